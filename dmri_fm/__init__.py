@@ -1,0 +1,38 @@
+"""Diffusion MRI as arrays and tensors: correction, normalisation, models, reports."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmri_fm.gradients import GradientTable
+    from dmri_fm.models.predict import extract_features, predict_tensor
+    from dmri_fm.models.tensor import fit_tensor
+    from dmri_fm.volumes import Dwi
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dwi",
+    "GradientTable",
+    "__version__",
+    "extract_features",
+    "fit_tensor",
+    "predict_tensor",
+]
+
+_HOMES = {
+    "Dwi": "dmri_fm.volumes",
+    "GradientTable": "dmri_fm.gradients",
+    "extract_features": "dmri_fm.models.predict",
+    "fit_tensor": "dmri_fm.models.tensor",
+    "predict_tensor": "dmri_fm.models.predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The networks' libraries take seconds to import: load them when they are asked for.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Names and sidecars of the output files."""

@@ -1,0 +1,372 @@
+"""Gradient tables: b-values and b-vectors, and the frames they live in.
+
+On disk a b-vector follows FSL's convention: it is given along the image's own axes, and its
+first component is negated when the image is stored neurologically (determinant of the affine
+above zero). In memory a b-vector is always in scanner space, RAS+. The two functions
+:func:`fsl_to_ras` and :func:`ras_to_fsl` are the only place where the two meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import polar
+
+from dmri_fm.errors import GradientError
+
+__all__ = [
+    "B0_THRESHOLD",
+    "GradientTable",
+    "Shell",
+    "fsl_to_ras",
+    "ras_to_fsl",
+    "read_gradients",
+    "rotation_part",
+    "write_gradients",
+]
+
+#: b-values below this count as b=0, s/mm^2. UIH stores 1.25, GE and Philips store 5 to 10.
+B0_THRESHOLD = 50.0
+
+#: b-values closer than this belong to one shell, s/mm^2.
+SHELL_WIDTH = 100.0
+
+#: Above this, the largest b-value is in another unit (s/m^2), s/mm^2. Ex-vivo scans reach 40,000.
+LARGEST_PLAUSIBLE_MAXIMUM = 100_000.0
+
+#: A diffusion-weighted b-vector may differ from unit length by this before it is refused.
+UNIT_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Volumes that share a b-value.
+
+    Attributes
+    ----------
+    bval
+        Mean b-value, s/mm^2.
+    index
+        Positions in the series, ascending.
+    """
+
+    bval: float
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class GradientTable:
+    """b-values and b-vectors of a series.
+
+    Parameters
+    ----------
+    bvals
+        Shape (N,), s/mm^2, finite and not negative.
+    bvecs_ras
+        Shape (N, 3), RAS+ scanner frame. Unit length where the b-value is at least
+        :data:`B0_THRESHOLD`; rows of b=0 volumes are set to zero.
+
+    Raises
+    ------
+    GradientError
+        If shapes differ, a value is not finite, or a vector is not of unit length.
+
+    Examples
+    --------
+    >>> gtab = GradientTable([0, 1000], [[np.nan] * 3, [0, 0, 1]])
+    >>> gtab.is_b0.tolist(), gtab.bvecs_ras.tolist()
+    ([True, False], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> GradientTable([0, 1000], [[0, 0, 0], [0, 0, 3]])
+    Traceback (most recent call last):
+    ...
+    dmri_fm.errors.GradientError: b-vector of volume 1 has length 3.000
+      expected: unit length for every volume with b >= 50 s/mm^2
+      what to do: check that the file holds directions, not directions times b
+    """
+
+    bvals: NDArray[np.float64]
+    bvecs_ras: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        bvals = np.array(self.bvals, dtype=np.float64)
+        bvecs = np.array(self.bvecs_ras, dtype=np.float64)
+        if bvals.ndim != 1 or bvecs.shape != (bvals.size, 3):
+            raise GradientError(
+                f"b-values of shape {bvals.shape} beside b-vectors of shape {bvecs.shape}",
+                expected="shapes (N,) and (N, 3)",
+            )
+        if not np.isfinite(bvals).all() or (bvals < 0).any():
+            raise GradientError(
+                "b-values that are negative or not finite",
+                expected="numbers in s/mm^2, zero or above",
+            )
+        weighted = bvals >= B0_THRESHOLD
+        bvecs[~weighted] = 0.0
+        if not np.isfinite(bvecs).all():
+            volume = int(np.flatnonzero(~np.isfinite(bvecs).all(axis=1))[0])
+            raise GradientError(
+                f"b-vector of volume {volume} (b = {bvals[volume]:g}) is not finite",
+                expected="a direction for every volume with b >= 50 s/mm^2",
+                advice="convert the scan again, or remove the volume from image, bval and bvec",
+            )
+        length = np.linalg.norm(bvecs, axis=1)
+        wrong = weighted & (np.abs(length - 1.0) > UNIT_TOLERANCE)
+        if wrong.any():
+            volume = int(np.flatnonzero(wrong)[0])
+            raise GradientError(
+                f"b-vector of volume {volume} has length {length[volume]:.3f}",
+                expected="unit length for every volume with b >= 50 s/mm^2",
+                advice="check that the file holds directions, not directions times b",
+            )
+        bvecs[weighted] /= length[weighted, None]
+        bvals.setflags(write=False)
+        bvecs.setflags(write=False)
+        object.__setattr__(self, "bvals", bvals)
+        object.__setattr__(self, "bvecs_ras", bvecs)
+
+    def __len__(self) -> int:
+        return int(self.bvals.size)
+
+    @property
+    def is_b0(self) -> NDArray[np.bool_]:
+        """Shape (N,): which volumes are b=0."""
+        return self.bvals < B0_THRESHOLD
+
+    @property
+    def shells(self) -> tuple[Shell, ...]:
+        """Diffusion-weighted shells by ascending b-value; a gap above 100 s/mm^2 parts them."""
+        order = [int(i) for i in np.argsort(self.bvals, kind="stable") if not self.is_b0[i]]
+        groups: list[list[int]] = []
+        for i in order:
+            if groups and self.bvals[i] - self.bvals[groups[-1][-1]] <= SHELL_WIDTH:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        return tuple(Shell(float(np.mean(self.bvals[g])), tuple(sorted(g))) for g in groups)
+
+    def count_directions(self) -> int:
+        """Count distinct axes (v and -v are one) among the diffusion-weighted volumes."""
+        axes: list[NDArray[np.float64]] = []
+        for v in self.bvecs_ras[~self.is_b0]:
+            if all(abs(float(v @ w)) < np.cos(np.deg2rad(2.0)) for w in axes):
+                axes.append(v)
+        return len(axes)
+
+    def select(self, index: Sequence[int] | NDArray[np.int_]) -> GradientTable:
+        """Return the table of the given volumes, in the given order."""
+        index = np.asarray(index)
+        return GradientTable(self.bvals[index], self.bvecs_ras[index])
+
+    def rotated(self, rotations: ArrayLike) -> GradientTable:
+        """Return the table with every b-vector rotated.
+
+        Parameters
+        ----------
+        rotations
+            Shape (3, 3), or (N, 3, 3) for one rotation per volume. A point x of the image
+            moves to R x, and so does the direction.
+        """
+        rotation = np.broadcast_to(np.asarray(rotations, dtype=np.float64), (len(self), 3, 3))
+        return GradientTable(self.bvals, np.einsum("nij,nj->ni", rotation, self.bvecs_ras))
+
+    @staticmethod
+    def concatenate(tables: Sequence[GradientTable]) -> GradientTable:
+        """Join tables, volumes in order."""
+        return GradientTable(
+            np.concatenate([t.bvals for t in tables]),
+            np.concatenate([t.bvecs_ras for t in tables]),
+        )
+
+
+def rotation_part(affine: ArrayLike) -> NDArray[np.float64]:
+    """Return the orthogonal matrix nearest to the linear part of an affine.
+
+    Parameters
+    ----------
+    affine
+        Shape (3, 3) or (4, 4). Voxel sizes, and shears of a sampling grid, are removed.
+
+    Returns
+    -------
+    ndarray
+        Shape (3, 3), orthogonal; its determinant has the sign of the affine's.
+
+    Examples
+    --------
+    >>> rotation_part(np.diag([-2.0, 2.0, 3.0, 1.0])).diagonal().tolist()
+    [-1.0, 1.0, 1.0]
+    """
+    linear = np.asarray(affine, dtype=np.float64)[:3, :3]
+    scale = np.linalg.norm(linear, axis=0)
+    rotation, _ = polar(linear / scale)
+    return np.asarray(rotation)
+
+
+def _fsl_axes(affine: ArrayLike) -> NDArray[np.float64]:
+    """Return the matrix that takes FSL's b-vector components to RAS."""
+    rotation = rotation_part(affine)
+    if np.linalg.det(rotation) > 0:
+        rotation = rotation @ np.diag([-1.0, 1.0, 1.0])
+    return rotation
+
+
+def fsl_to_ras(bvecs_fsl: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
+    """Turn FSL b-vectors into RAS+ scanner directions.
+
+    Parameters
+    ----------
+    bvecs_fsl
+        Shape (N, 3), along the image's axes, first component negated if det(affine) > 0.
+    affine
+        Shape (4, 4), voxel to RAS+ mm, of the image the vectors belong to.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, 3), RAS+.
+
+    Examples
+    --------
+    The same file vector means opposite sides in a RAS and an LAS image only if the image is
+    mirrored too: in both, FSL's +x points to the anatomical left.
+
+    >>> fsl_to_ras([[1, 0, 0]], np.diag([2, 2, 2, 1])).tolist()
+    [[-1.0, 0.0, 0.0]]
+    >>> fsl_to_ras([[1, 0, 0]], np.diag([-2, 2, 2, 1])).tolist()
+    [[-1.0, 0.0, 0.0]]
+    """
+    return np.asarray(bvecs_fsl, dtype=np.float64) @ _fsl_axes(affine).T + 0.0
+
+
+def ras_to_fsl(bvecs_ras: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
+    """Turn RAS+ scanner directions into FSL b-vectors; inverse of :func:`fsl_to_ras`."""
+    return np.asarray(bvecs_ras, dtype=np.float64) @ _fsl_axes(affine) + 0.0
+
+
+def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
+    if not path.exists():
+        raise GradientError(
+            "file is missing",
+            path=path,
+            expected=f"a text file with the {what}",
+            advice="convert the scan with dcm2niix, which writes .bval and .bvec beside the image",
+        )
+    text = path.read_text(encoding="utf-8", errors="replace").replace(",", " ")
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    if not rows:
+        raise GradientError("file is empty", path=path, expected=f"the {what}")
+    try:
+        numbers = [[float(word) for word in row] for row in rows]
+    except ValueError as error:
+        raise GradientError(
+            f"not a number: {error}", path=path, expected=f"the {what} as plain numbers"
+        ) from None
+    if len({len(row) for row in numbers}) > 1:
+        raise GradientError(
+            f"rows of unequal length: {[len(row) for row in numbers]}",
+            path=path,
+            expected=f"the {what} as a regular table",
+        )
+    return np.array(numbers)
+
+
+def read_gradients(
+    bval: str | Path, bvec: str | Path, *, affine: ArrayLike, n_volumes: int
+) -> GradientTable:
+    """Read FSL gradient files of an image.
+
+    Parameters
+    ----------
+    bval, bvec
+        FSL text files: N b-values; 3 rows of N components. A bvec file with N rows of 3 is
+        accepted unless N = 3 makes it ambiguous.
+    affine
+        Shape (4, 4), voxel to RAS+ mm, of the image.
+    n_volumes
+        Number of volumes of the image.
+
+    Returns
+    -------
+    GradientTable
+        b-vectors in RAS+.
+
+    Raises
+    ------
+    GradientError
+        If a file is missing, empty or malformed, a count differs from `n_volumes`, a b-value
+        is in another unit, or a diffusion-weighted volume has no direction.
+    """
+    bval, bvec = Path(bval), Path(bvec)
+    bvals = _read_numbers(bval, "b-values").ravel()
+    bvecs = _read_numbers(bvec, "b-vectors")
+    if bvals.size != n_volumes:
+        raise GradientError(
+            f"{bvals.size} b-values for an image of {n_volumes} volumes",
+            path=bval,
+            expected=f"{n_volumes} b-values",
+            advice="find the bval file that was converted together with this image",
+        )
+    if bvecs.shape != (3, n_volumes):
+        if bvecs.shape != (n_volumes, 3):
+            raise GradientError(
+                f"b-vectors of shape {bvecs.shape} for an image of {n_volumes} volumes",
+                path=bvec,
+                expected=f"3 rows of {n_volumes} numbers",
+                advice="find the bvec file that was converted together with this image",
+            )
+        bvecs = bvecs.T
+    largest = float(np.nanmax(bvals))
+    if _is_per_um2(bvals, bvecs.T):
+        raise GradientError(
+            f"the largest b-value is {largest:g} although the b-vectors hold directions",
+            path=bval,
+            expected="b-values in s/mm^2",
+            advice="multiply the file by 1000 if it is in ms/um^2",
+        )
+    if largest > LARGEST_PLAUSIBLE_MAXIMUM:
+        raise GradientError(
+            f"the largest b-value is {largest:g}",
+            path=bval,
+            expected="b-values in s/mm^2",
+            advice="divide the file by 1e6 if it is in s/m^2",
+        )
+    try:
+        return GradientTable(bvals, fsl_to_ras(bvecs.T, affine))
+    except GradientError as error:
+        raise GradientError(
+            error.found, path=bvec, expected=error.expected, advice=error.advice
+        ) from None
+
+
+def _is_per_um2(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> bool:
+    """Tell b-values in ms/um^2 (0, 1, 2.5) from a series that holds b=0 volumes only."""
+    largest = bvals.max()
+    if not 0.1 < largest < B0_THRESHOLD:
+        return False
+    strong = bvals > largest / 2
+    has_zero = bool((bvals < largest / 20).any())
+    return has_zero and bool((np.linalg.norm(bvecs[strong], axis=1) > 0.5).all())
+
+
+def write_gradients(
+    gtab: GradientTable, bval: str | Path, bvec: str | Path, *, affine: ArrayLike
+) -> None:
+    """Write FSL gradient files for an image with the given affine.
+
+    Parameters
+    ----------
+    gtab
+        The table, RAS+.
+    bval, bvec
+        Paths to write: one row of b-values, three rows of components.
+    affine
+        Shape (4, 4), voxel to RAS+ mm, of the image the files will stand beside.
+    """
+    bvals = " ".join(f"{b:g}" for b in gtab.bvals)
+    rows = (" ".join(f"{x:.6f}" for x in row) for row in ras_to_fsl(gtab.bvecs_ras, affine).T)
+    Path(bval).write_text(bvals + "\n", encoding="ascii")
+    Path(bvec).write_text("\n".join(rows) + "\n", encoding="ascii")

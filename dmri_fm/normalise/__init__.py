@@ -1,0 +1,1 @@
+"""Registration, grids and signal scales."""

@@ -1,0 +1,1 @@
+"""Checks and corrections of raw series, on arrays."""

@@ -1,0 +1,298 @@
+"""The diffusion series as a value object, and reading images with errors that help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zlib import error as ZlibError
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from numpy.typing import ArrayLike, NDArray
+
+from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.gradients import GradientTable, read_gradients, write_gradients
+
+__all__ = ["Dwi", "load_image", "read_array", "save_image"]
+
+#: qform and sform may place a corner of the image this far apart, mm, before they disagree.
+FORM_TOLERANCE_MM = 1.0
+
+
+def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
+    """Open a NIfTI image without reading its voxels.
+
+    Parameters
+    ----------
+    path
+        A `.nii` or `.nii.gz` file.
+    ndim
+        Number of dimensions asked for; trailing dimensions of length one are dropped.
+
+    Returns
+    -------
+    SpatialImage
+        The image, data not loaded.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, empty, not an image, of another rank, has no orientation, or
+        its qform and sform disagree.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ImageError("file is missing", path=path, expected="a NIfTI image")
+    if path.stat().st_size == 0:
+        raise ImageError(
+            "file has zero bytes",
+            path=path,
+            expected="a NIfTI image",
+            advice="fetch it again (datalad get, or a new copy): the content is not here",
+        )
+    try:
+        image = nib.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ZlibError) as error:
+        raise ImageError(
+            f"cannot be opened as an image ({error})",
+            path=path,
+            expected="a NIfTI image",
+            advice="copy or convert the file again",
+        ) from None
+    assert isinstance(image, SpatialImage)
+    shape = image.shape
+    while ndim is not None and len(shape) > ndim and shape[-1] == 1:
+        shape = shape[:-1]
+    if ndim is not None and len(shape) != ndim:
+        raise ImageError(
+            f"image has {len(shape)} dimensions, {tuple(image.shape)}",
+            path=path,
+            expected=f"{ndim} dimensions",
+            advice="a diffusion series is 4-D: x, y, z, volumes" if ndim == 4 else None,
+        )
+    if shape != image.shape:
+        image = image.slicer[(slice(None),) * len(shape) + (0,) * (len(image.shape) - len(shape))]
+    _check_forms(image, path)
+    return image
+
+
+def _check_forms(image: SpatialImage, path: Path) -> None:
+    header: Any = image.header
+    if "sform_code" not in header:
+        return
+    affine = np.asarray(image.affine)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise ImageError(
+            "the affine is singular or not finite",
+            path=path,
+            expected="an invertible voxel-to-mm matrix",
+            advice="convert the scan again",
+        )
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        corner = np.array([*(n - 1 for n in image.shape[:3]), 1.0])
+        apart = max(
+            float(np.abs((header.get_sform() - header.get_qform()) @ c).max())
+            for c in (corner, np.array([0.0, 0.0, 0.0, 1.0]))
+        )
+        if apart > FORM_TOLERANCE_MM:
+            raise ImageError(
+                f"qform and sform disagree by {apart:.1f} mm",
+                path=path,
+                expected="one position in space",
+                advice="decide which is right and copy it to the other (fslorient)",
+            )
+
+
+def read_array(image: SpatialImage, *, path: str | Path | None = None) -> NDArray[np.float32]:
+    """Read the voxels of an image as float32.
+
+    Raises
+    ------
+    ImageError
+        If the file ends too early or holds NaN or infinite voxels.
+    """
+    path = path or image.get_filename()
+    try:
+        data = np.asanyarray(image.dataobj).astype(np.float32, copy=False)
+    except (OSError, EOFError, ValueError, ZlibError) as error:
+        raise ImageError(
+            f"the voxels cannot be read ({error})",
+            path=path,
+            expected="a complete file",
+            advice="the file is truncated or damaged: copy or convert it again",
+        ) from None
+    bad = int((~np.isfinite(data)).sum())
+    if bad:
+        raise ImageError(
+            f"{bad} voxels are NaN or infinite",
+            path=path,
+            expected="finite numbers",
+            advice="export the raw series again, or set those voxels to zero on purpose",
+        )
+    return data
+
+
+def save_image(
+    data: ArrayLike, affine: ArrayLike, path: str | Path, *, dtype: Any = np.float32
+) -> Path:
+    """Save an array as NIfTI with equal qform and sform, in scanner space, mm and s."""
+    array = np.asarray(data).astype(dtype, copy=False)
+    image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(image.affine, code=1)
+    image.set_qform(image.affine, code=1, strip_shears=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return Path(path)
+
+
+@dataclass(frozen=True, eq=False)
+class Dwi:
+    """A diffusion-weighted series.
+
+    Build one with :meth:`from_files` or :meth:`from_arrays`.
+
+    Attributes
+    ----------
+    image
+        4-D image; its voxels are read at the first use of :attr:`data`.
+    gtab
+        Gradient table of its volumes, b-vectors in RAS+.
+    mask
+        Shape (X, Y, Z), bool, or None.
+    """
+
+    image: SpatialImage
+    gtab: GradientTable
+    mask: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.image.shape) != 4:
+            raise ImageError(f"image of shape {self.image.shape}", expected="4 dimensions")
+        if self.image.shape[3] != len(self.gtab):
+            raise GradientError(
+                f"{len(self.gtab)} gradients for {self.image.shape[3]} volumes",
+                expected="one gradient per volume",
+            )
+        if self.mask is not None and self.mask.shape != self.image.shape[:3]:
+            raise ImageError(
+                f"mask of shape {self.mask.shape} for an image of shape {self.image.shape[:3]}",
+                expected="the same grid",
+            )
+
+    @classmethod
+    def from_files(
+        cls,
+        dwi: str | Path,
+        bval: str | Path,
+        bvec: str | Path,
+        mask: str | Path | None = None,
+    ) -> Dwi:
+        """Open a series and its FSL gradient files.
+
+        Parameters
+        ----------
+        dwi
+            4-D NIfTI image.
+        bval, bvec
+            FSL gradient files.
+        mask
+            3-D NIfTI image on the same grid; voxels above zero belong to the brain.
+
+        Raises
+        ------
+        ImageError, GradientError
+            If a file is missing, damaged, or does not fit the others.
+        """
+        image = load_image(dwi, ndim=4)
+        gtab = read_gradients(bval, bvec, affine=image.affine, n_volumes=image.shape[3])
+        mask_data = None
+        if mask is not None:
+            mask_image = load_image(mask, ndim=3)
+            mask_data = read_array(mask_image, path=mask) > 0
+            if mask_image.shape != image.shape[:3] or not np.allclose(
+                mask_image.affine, image.affine, atol=1e-3
+            ):
+                raise ImageError(
+                    "mask and series have different grids",
+                    path=mask,
+                    expected=f"the grid of {dwi}",
+                    advice="resample the mask to the series",
+                )
+        return cls(image, gtab, mask_data)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        data: ArrayLike,
+        affine: ArrayLike,
+        gtab: GradientTable,
+        *,
+        mask: ArrayLike | None = None,
+    ) -> Dwi:
+        """Wrap an array of shape (X, Y, Z, N) and its voxel-to-RAS+ mm affine."""
+        array = np.asarray(data, dtype=np.float32)
+        image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+        return cls(image, gtab, None if mask is None else np.asarray(mask, dtype=bool))
+
+    @cached_property
+    def data(self) -> NDArray[np.float32]:
+        """Shape (X, Y, Z, N), float32, scanner units; read once."""
+        return read_array(self.image)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Shape (4, 4), voxel to RAS+ mm."""
+        return np.asarray(self.image.affine, dtype=np.float64)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """X, Y, Z, N."""
+        x, y, z, n = self.image.shape
+        return int(x), int(y), int(z), int(n)
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Shape (3,), mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def select(self, index: Sequence[int] | NDArray[np.int_]) -> Dwi:
+        """Return a series of the given volumes, in the given order."""
+        index = np.asarray(index)
+        return Dwi.from_arrays(
+            self.data[..., index], self.affine, self.gtab.select(index), mask=self.mask
+        )
+
+    def with_mask(self, mask: ArrayLike) -> Dwi:
+        """Return the series with another mask."""
+        return replace(self, mask=np.asarray(mask, dtype=bool))
+
+    def mean_b0(self) -> NDArray[np.float32]:
+        """Return the mean of the b=0 volumes, shape (X, Y, Z).
+
+        Raises
+        ------
+        GradientError
+            If the series has no b=0 volume.
+        """
+        if not self.gtab.is_b0.any():
+            raise GradientError(
+                f"no b=0 volume among {len(self.gtab)}",
+                expected="at least one volume with b < 50 s/mm^2",
+                advice="merge the b=0 images of the protocol into the series",
+            )
+        mean: NDArray[np.float32] = self.data[..., self.gtab.is_b0].mean(axis=3)
+        return mean
+
+    def save(self, stem: str | Path) -> tuple[Path, Path, Path]:
+        """Write `stem.nii.gz`, `stem.bval` and `stem.bvec`; return their paths."""
+        stem = Path(stem)
+        paths = tuple(stem.with_name(stem.name + e) for e in (".nii.gz", ".bval", ".bvec"))
+        save_image(self.data, self.affine, paths[0])
+        write_gradients(self.gtab, paths[1], paths[2], affine=self.affine)
+        return paths[0], paths[1], paths[2]

@@ -1,0 +1,1 @@
+"""Workflows and command line of the BIDS App."""

@@ -1,0 +1,1 @@
+"""Nipype interfaces: load files, one call into dmri_fm, save files."""
