@@ -1,1 +1,21 @@
 """Training and test data with known truth."""
+
+from dmri_fm.simulate.anatomy import Anatomy, draw_anatomy
+from dmri_fm.simulate.protocol import (
+    SKARE_DIRECTIONS,
+    condition_number,
+    draw_protocol,
+    spread_directions,
+)
+from dmri_fm.simulate.sample import Sample, draw_sample
+
+__all__ = [
+    "SKARE_DIRECTIONS",
+    "Anatomy",
+    "Sample",
+    "condition_number",
+    "draw_anatomy",
+    "draw_protocol",
+    "draw_sample",
+    "spread_directions",
+]
