@@ -1,0 +1,353 @@
+"""Linear alignment of two images with ANTs, in RAS+ on this side and LPS+ on ANTs' side.
+
+ANTs and ITK place points in LPS+ millimetres, NIfTI in RAS+. :func:`align` is where the two
+meet: it takes and returns RAS+ matrices only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import affine_transform
+
+from dmri_fm.errors import ImageError
+
+__all__ = [
+    "Alignment",
+    "align",
+    "itk_parameters",
+    "mutual_information",
+    "ras_matrix",
+    "resample_affine",
+    "to_ants_image",
+]
+
+#: Reflection that takes RAS+ points to LPS+ points and back.
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+#: Grey levels per image in the mutual information that :func:`align` reports.
+N_BINS = 32
+
+#: Random seed of ANTs' metric sampling; fixed, so that a repeated run gives the same matrix.
+SEED = 20
+
+
+class Alignment(NamedTuple):
+    """Result of :func:`align`.
+
+    Attributes
+    ----------
+    xfm
+        Shape (4, 4), RAS+ mm: takes a point of the fixed image to the point of the moving
+        image that shows the same tissue (a "pull" matrix).
+    similarity
+        Normalised mutual information of the fixed and the resampled moving image, 0 to 1.
+    """
+
+    xfm: NDArray[np.float64]
+    similarity: float
+
+
+def align(
+    fixed: ArrayLike,
+    moving: ArrayLike,
+    *,
+    fixed_affine: ArrayLike,
+    moving_affine: ArrayLike,
+    kind: Literal["rigid", "affine"] = "rigid",
+    initial: ArrayLike | Literal["identity", "centres"] = "identity",
+    fixed_mask: ArrayLike | None = None,
+    metric: Literal["mi", "correlation", "meansquares"] = "mi",
+    shrink_factors: Sequence[int] = (4, 2, 1),
+    smoothing_voxels: Sequence[float] = (2, 1, 0),
+    iterations: Sequence[int] = (200, 100, 50),
+    sampling_rate: float = 0.25,
+    seed: int = SEED,
+) -> Alignment:
+    """Align two images rigidly or affinely with ANTs.
+
+    Parameters
+    ----------
+    fixed, moving
+        Shapes (X, Y, Z) and (U, V, W), any intensity scale.
+    fixed_affine, moving_affine
+        Shape (4, 4), voxel to RAS+ mm.
+    kind
+        "rigid" has six parameters; "affine" runs a rigid stage, then twelve parameters.
+    initial
+        Where to start: a 4 x 4 RAS+ pull matrix, "identity", or "centres" (the centres of
+        mass of the two images are laid on each other).
+    fixed_mask
+        Shape (X, Y, Z): voxels of the fixed image where the metric is sampled. Leave it out
+        for images that are nearly aligned: without the surroundings of the head the affine
+        stage can diverge.
+    metric
+        "mi" (Mattes mutual information) across contrasts; "correlation" or "meansquares"
+        within one.
+    shrink_factors, smoothing_voxels, iterations
+        One number per resolution level, coarse to fine; iterations may be 0 to skip a level.
+    sampling_rate
+        Part of the voxels that the metric looks at, 0 to 1.
+    seed
+        Seed of that sampling.
+
+    Returns
+    -------
+    Alignment
+        The pull matrix and the similarity it reaches. The same call with the same number of
+        ITK threads returns the same numbers.
+
+    Raises
+    ------
+    ImageError
+        If an image is not 3-D, is constant, or ANTs gives up.
+
+    Notes
+    -----
+    Avants et al. 2011, doi:10.1016/j.neuroimage.2010.09.025. A fixed voxel with signal at
+    x = 10 mm that is found at x = 13 mm in the moving image gives ``xfm[0, 3] == 3``.
+    """
+    fixed = np.asarray(fixed, dtype=np.float32)
+    moving = np.asarray(moving, dtype=np.float32)
+    fixed_affine = np.asarray(fixed_affine, dtype=np.float64)
+    moving_affine = np.asarray(moving_affine, dtype=np.float64)
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        if image.ndim != 3 or float(np.ptp(image)) == 0.0:
+            raise ImageError(
+                f"{name} image of shape {image.shape} with values from "
+                f"{image.min():g} to {image.max():g} cannot be aligned",
+                expected="a 3-D image with contrast",
+            )
+    # ANTs' convergence test depends on the intensity scale of least-squares metrics.
+    fixed_image = to_ants_image(fixed / np.percentile(np.abs(fixed), 99.5), fixed_affine)
+    moving_image = to_ants_image(moving / np.percentile(np.abs(moving), 99.5), moving_affine)
+    mask = None if fixed_mask is None else to_ants_image(fixed_mask, fixed_affine)
+    matrix = _run_ants(
+        fixed_image,
+        moving_image,
+        mask=mask,
+        kind=kind,
+        initial=initial,
+        metric=metric,
+        shrink_factors=shrink_factors,
+        smoothing_voxels=smoothing_voxels,
+        iterations=iterations,
+        sampling_rate=sampling_rate,
+        seed=seed,
+    )
+    resampled = resample_affine(
+        moving, matrix, fixed_affine=fixed_affine, moving_affine=moving_affine, shape=fixed.shape
+    )
+    return Alignment(matrix, mutual_information(fixed, resampled))
+
+
+def to_ants_image(data: ArrayLike, affine: ArrayLike) -> Any:
+    """Wrap an array and its RAS+ affine as an ANTs image.
+
+    Parameters
+    ----------
+    data
+        Shape (X, Y, Z).
+    affine
+        Shape (4, 4), voxel to RAS+ mm.
+
+    Returns
+    -------
+    ants.ANTsImage
+        float32, its header in LPS+.
+    """
+    import ants
+
+    lps = RAS_TO_LPS @ np.asarray(affine, dtype=np.float64)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    return ants.from_numpy(
+        np.ascontiguousarray(data, dtype=np.float32),
+        origin=lps[:3, 3].tolist(),
+        spacing=spacing.tolist(),
+        direction=lps[:3, :3] / spacing,
+    )
+
+
+def ras_matrix(parameters: ArrayLike, centre: ArrayLike) -> NDArray[np.float64]:
+    """Turn the parameters of an ITK affine transform into a RAS+ matrix.
+
+    Parameters
+    ----------
+    parameters
+        Shape (12,): a 3 x 3 matrix by rows, then a translation, LPS+ mm.
+    centre
+        Shape (3,): the transform's fixed parameters, its centre of rotation, LPS+ mm.
+
+    Returns
+    -------
+    ndarray
+        Shape (4, 4), RAS+ mm; maps points the way the ITK transform does.
+
+    Examples
+    --------
+    A shift by 3 mm towards the left is +3 along ITK's x and -3 along NIfTI's.
+
+    >>> ras_matrix([1, 0, 0, 0, 1, 0, 0, 0, 1, 3, 0, 0], [0, 0, 0])[0].tolist()
+    [1.0, 0.0, 0.0, -3.0]
+    """
+    numbers = np.asarray(parameters, dtype=np.float64)
+    centre = np.asarray(centre, dtype=np.float64)
+    lps = np.eye(4)
+    lps[:3, :3] = numbers[:9].reshape(3, 3)
+    lps[:3, 3] = numbers[9:12] + centre - lps[:3, :3] @ centre
+    return np.asarray(RAS_TO_LPS @ lps @ RAS_TO_LPS + 0.0)
+
+
+def itk_parameters(xfm: ArrayLike) -> NDArray[np.float64]:
+    """Return the 12 ITK parameters, LPS+ mm, centre at the origin, of a RAS+ matrix."""
+    lps = RAS_TO_LPS @ np.asarray(xfm, dtype=np.float64) @ RAS_TO_LPS
+    return np.asarray(np.concatenate([lps[:3, :3].ravel(), lps[:3, 3]]) + 0.0)
+
+
+def resample_affine(
+    moving: ArrayLike,
+    xfm: ArrayLike,
+    *,
+    fixed_affine: ArrayLike,
+    moving_affine: ArrayLike,
+    shape: Sequence[int],
+    order: int = 1,
+) -> NDArray[np.float32]:
+    """Resample an image onto the fixed grid through a pull matrix.
+
+    Parameters
+    ----------
+    moving
+        Shape (U, V, W).
+    xfm
+        Shape (4, 4), RAS+ mm, fixed points to moving points.
+    fixed_affine, moving_affine
+        Shape (4, 4), voxel to RAS+ mm.
+    shape
+        Shape (X, Y, Z) of the fixed grid.
+    order
+        Spline order; 1 is trilinear. Outside the moving image the result is 0.
+
+    Returns
+    -------
+    ndarray
+        Shape (X, Y, Z), float32.
+    """
+    voxels = np.linalg.inv(np.asarray(moving_affine)) @ np.asarray(xfm) @ np.asarray(fixed_affine)
+    resampled: NDArray[np.float32] = affine_transform(
+        np.asarray(moving, dtype=np.float32),
+        voxels[:3, :3],
+        voxels[:3, 3],
+        output_shape=tuple(shape),
+        order=order,
+        mode="constant",
+        cval=0.0,
+    )
+    return resampled
+
+
+def mutual_information(first: ArrayLike, second: ArrayLike) -> float:
+    """Return the normalised mutual information of two images on one grid.
+
+    Parameters
+    ----------
+    first, second
+        Same shape. Values beyond the 99.5th percentile share the highest bin.
+
+    Returns
+    -------
+    float
+        2 I(a, b) / (H(a) + H(b)): 0 for independent images, 1 for images that determine
+        each other, 0 if both are constant.
+
+    Examples
+    --------
+    >>> image = np.arange(8.0).reshape(2, 2, 2)
+    >>> round(mutual_information(image, -image), 6)
+    1.0
+    """
+    a, b = _binned(first), _binned(second)
+    joint = np.bincount(a * N_BINS + b, minlength=N_BINS**2).reshape(N_BINS, N_BINS) / a.size
+    h_a, h_b, h_ab = (_entropy(p) for p in (joint.sum(1), joint.sum(0), joint))
+    return 2.0 * (h_a + h_b - h_ab) / (h_a + h_b) if h_a + h_b > 0 else 0.0
+
+
+def _binned(image: ArrayLike) -> NDArray[np.intp]:
+    values = np.asarray(image, dtype=np.float64).ravel()
+    low, high = values.min(), np.percentile(values, 99.5)
+    if high <= low:
+        return np.zeros(values.size, dtype=np.intp)
+    scaled = np.clip((values - low) / (high - low) * N_BINS, 0, N_BINS - 1)
+    return np.asarray(scaled, dtype=np.intp)
+
+
+def _entropy(p: NDArray[np.float64]) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum())
+
+
+def _run_ants(
+    fixed: Any,
+    moving: Any,
+    *,
+    mask: Any,
+    kind: str,
+    initial: ArrayLike | str,
+    metric: str,
+    shrink_factors: Sequence[int],
+    smoothing_voxels: Sequence[float],
+    iterations: Sequence[int],
+    sampling_rate: float,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Call the registration program inside antspyx and read its matrix back."""
+    import ants
+    from ants.internal import get_lib_fn, get_pointer_string
+
+    # With "--float 0" the program reads the voxels behind the pointers as doubles.
+    fixed, moving = fixed.clone("double"), moving.clone("double")
+    a, b = get_pointer_string(fixed), get_pointer_string(moving)
+    sampling = "None,1" if sampling_rate >= 1 else f"Regular,{sampling_rate:g}"
+    measure = {
+        "mi": f"MI[{a},{b},1,{N_BINS},{sampling}]",
+        "correlation": f"GC[{a},{b},1,0,{sampling}]",
+        "meansquares": f"MeanSquares[{a},{b},1,0,{sampling}]",
+    }[metric]
+    with tempfile.TemporaryDirectory(prefix="align-") as folder:
+        if isinstance(initial, str):
+            start = f"[{a},{b},1]" if initial == "centres" else "Identity"
+        else:
+            start = str(Path(folder) / "initial.mat")
+            transform = ants.create_ants_transform(
+                transform_type="AffineTransform",
+                dimension=3,
+                parameters=itk_parameters(initial).tolist(),
+                fixed_parameters=[0.0, 0.0, 0.0],
+            )
+            ants.write_transform(transform, start)
+        arguments = ["--dimensionality", "3", "--float", "0", "--random-seed", str(seed)]
+        arguments += ["-r", start, "-z", "1", "-u", "0", "-x", "[NA,NA]"]
+        if mask is not None:
+            arguments[-1] = f"[{get_pointer_string(mask)},NA]"
+        for stage in {"rigid": ("Rigid",), "affine": ("Rigid", "Affine")}[kind]:
+            arguments += ["--metric", measure, "--transform", f"{stage}[0.1]"]
+            arguments += ["--convergence", f"[{'x'.join(map(str, iterations))},1e-7,20]"]
+            arguments += ["--smoothing-sigmas", "x".join(f"{s:g}" for s in smoothing_voxels)]
+            arguments += ["--shrink-factors", "x".join(map(str, shrink_factors))]
+        prefix = str(Path(folder) / "out")
+        arguments += ["--output", prefix]
+        status = get_lib_fn("antsRegistration")(arguments)
+        result = Path(prefix + "0GenericAffine.mat")
+        if status != 0 or not result.exists():
+            raise ImageError(
+                f"ANTs could not align the images (status {status})",
+                expected="two images of the same head that overlap",
+                advice="look at the images; run with `-v` for the messages of ANTs",
+            )
+        found = ants.read_transform(str(result))
+        return ras_matrix(found.parameters, found.fixed_parameters)
