@@ -1,0 +1,87 @@
+"""Join the runs of a series into one, on one intensity scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmri_fm.errors import ImageError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.volumes import Dwi
+
+__all__ = ["MergedRuns", "merge_runs"]
+
+#: Runs of one series share their voxel-to-mm matrix up to this, mm.
+AFFINE_TOLERANCE_MM = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class MergedRuns:
+    """Several runs as one series.
+
+    Attributes
+    ----------
+    dwi
+        All volumes, run after run.
+    run_index
+        Shape (N,): the run each volume came from.
+    scales
+        Factor each run was multiplied by to bring its b=0 level to the first run's.
+    """
+
+    dwi: Dwi
+    run_index: np.ndarray
+    scales: tuple[float, ...]
+
+
+def merge_runs(runs: Sequence[Dwi]) -> MergedRuns:
+    """Concatenate runs after matching the level of their b=0 images.
+
+    The scanner may scale each run differently. The factor is the ratio of the medians of the
+    mean b=0 over voxels brighter than the mean, which holds through the local displacement of
+    opposite phase encodings. A run without b=0 keeps its scale.
+
+    Parameters
+    ----------
+    runs
+        Series on one voxel grid.
+
+    Raises
+    ------
+    ImageError
+        If the grids differ.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.shape[:3] != first.shape[:3] or not np.allclose(
+            run.affine, first.affine, atol=AFFINE_TOLERANCE_MM
+        ):
+            raise ImageError(
+                f"runs on different grids: {first.shape[:3]} and {run.shape[:3]}",
+                expected="one grid for the runs of a series",
+                advice="tell the runs apart by an `acq` entity",
+            )
+    levels = [_b0_level(run) for run in runs]
+    reference = next((level for level in levels if level), None)
+    scales = tuple(
+        1.0 if reference is None or level is None else reference / level for level in levels
+    )
+    data = np.concatenate(
+        [
+            run.data if scale == 1.0 else run.data * np.float32(scale)
+            for run, scale in zip(runs, scales, strict=True)
+        ],
+        axis=3,
+    )
+    gtab = GradientTable.concatenate([run.gtab for run in runs])
+    index = np.repeat(np.arange(len(runs)), [len(run.gtab) for run in runs])
+    return MergedRuns(Dwi.from_arrays(data, first.affine, gtab), index, scales)
+
+
+def _b0_level(run: Dwi) -> float | None:
+    if not run.gtab.is_b0.any():
+        return None
+    b0 = run.mean_b0()
+    return float(np.median(b0[b0 > b0.mean()])) or None

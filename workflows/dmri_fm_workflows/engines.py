@@ -1,0 +1,107 @@
+"""Which program does each step, decided before any work starts."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from dmri_fm.bids import DwiSeries
+from dmri_fm.errors import MissingToolError
+
+__all__ = ["Engines", "SdcChoice", "check_tools", "choose_engines", "choose_sdc"]
+
+#: Programs behind each choice that needs one; any of them will do.
+PROGRAMS = {
+    "topup": ("topup",),
+    "eddy": ("eddy_cpu", "eddy_openmp", "eddy"),
+    "dwidenoise": ("dwidenoise",),
+    "mrdegibbs": ("mrdegibbs",),
+}
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Programs chosen for a whole run: `denoise`, `sdc` for pairs, `hmc`."""
+
+    denoise: str
+    pair_sdc: str
+    hmc: str
+
+
+@dataclass(frozen=True)
+class SdcChoice:
+    """Susceptibility correction of one series.
+
+    Attributes
+    ----------
+    method
+        `topup`, `pepolar` or `none`.
+    reason
+        Why, for sidecar and report.
+    warning
+        What the user should know, or None.
+    """
+
+    method: str
+    reason: str
+    warning: str | None = None
+
+
+def is_present(tool: str) -> bool:
+    """Tell whether a program behind a choice is on the PATH."""
+    return any(shutil.which(program) for program in PROGRAMS[tool])
+
+
+def check_tools(*requested: str) -> None:
+    """Stop if a program that was asked for by name is missing.
+
+    Raises
+    ------
+    MissingToolError
+        Naming the first one that is not on the PATH.
+    """
+    for tool in requested:
+        if tool in PROGRAMS and not is_present(tool):
+            raise MissingToolError(
+                f"{tool} was asked for and is not on the PATH",
+                expected=" or ".join(PROGRAMS[tool]),
+                advice="install or load it, or leave the choice to `auto`",
+            )
+
+
+def choose_engines(*, denoise: str, sdc: str, hmc: str, unring: bool) -> Engines:
+    """Resolve `auto` against what is installed; FSL and MRtrix3 first.
+
+    Raises
+    ------
+    MissingToolError
+        If a program was asked for by name and is missing.
+    """
+    if denoise == "auto":
+        has_mrtrix = is_present("dwidenoise") and (not unring or is_present("mrdegibbs"))
+        denoise = "dwidenoise" if has_mrtrix else "mppca"
+    if sdc == "auto":
+        sdc = "topup" if is_present("topup") else "pepolar"
+    if hmc == "auto":
+        hmc = "eddy" if is_present("eddy") else "builtin"
+    check_tools(denoise, sdc, hmc, *(["mrdegibbs"] if unring and denoise == "dwidenoise" else []))
+    return Engines(denoise=denoise, pair_sdc=sdc, hmc=hmc)
+
+
+def choose_sdc(series: DwiSeries, engines: Engines) -> SdcChoice:
+    """Choose how the susceptibility distortion of a series is corrected."""
+    if engines.pair_sdc == "none":
+        return SdcChoice("none", "switched off on the command line")
+    if series.blip_pair is not None:
+        return SdcChoice(engines.pair_sdc, "reverse phase-encoding images found")
+    if all(run.phase_encoding is None for run in series.runs):
+        reason = "PhaseEncodingDirection is missing from the sidecars"
+    else:
+        reason = "no image of the opposite phase encoding with the same grid and head position"
+    return SdcChoice(
+        "none",
+        reason,
+        "Susceptibility distortion was NOT corrected: "
+        f"{reason}. Expect displaced and stretched tissue near air, above all in frontal and "
+        "temporal lobes.",
+    )
