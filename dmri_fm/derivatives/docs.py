@@ -1,0 +1,81 @@
+"""The page `docs/outputs.md`, generated from `maps.yaml`.
+
+`python -m dmri_fm.derivatives docs/outputs.md` writes it.
+"""
+
+from __future__ import annotations
+
+from dmri_fm.derivatives.maps import Kind, load_catalogue
+from dmri_fm.derivatives.naming import output_path
+from dmri_fm.derivatives.references import load_references
+
+__all__ = ["outputs_page"]
+
+_SECTIONS = {
+    "anat": "Anatomy",
+    "dwi": "Diffusion",
+    "figures": "Report",
+    "": "Report",
+    "group": "Group",
+}
+
+_INTRO = """\
+<!-- Generated from dmri_fm/derivatives/maps.yaml: run
+     python -m dmri_fm.derivatives docs/outputs.md -->
+# Outputs
+
+`S` stands for the entities of a scan, e.g. `sub-01_ses-02_acq-b1000`; entities over which runs
+were merged (`dir`, `run`) are dropped. `sub-<label>[/ses-<label>]` stands before each `anat/` and
+`dwi/`, `sub-<label>` before `figures/`. Names follow BIDS derivatives, maps of models BEP016.
+"""
+
+
+def _shown_name(kind: Kind) -> str:
+    if not kind.datatype:
+        return f"`sub-<label>{kind.extensions[0]}`"
+    entities = {} if kind.is_group else {"subject": "S"}
+    path = output_path(
+        entities,
+        kind.name,
+        space=kind.spaces[0] if kind.spaces else None,
+        from_space="A" if kind.is_transform else None,
+        to_space="B" if kind.is_transform else None,
+    )
+    name = path.name.removesuffix(kind.extensions[0]).replace("sub-S", "S")
+    endings = [e.removeprefix(".") for e in kind.extensions]
+    endings += ["json"] if kind.has_sidecar else []
+    ending = endings[0] if len(endings) == 1 else "{" + ",".join(endings) + "}"
+    if len(kind.spaces) > 1:
+        name = name.replace(f"space-{kind.spaces[0]}", "space-<space>")
+    return f"`{path.parts[-2]}/{name}.{ending}`"
+
+
+def outputs_page() -> str:
+    """Return the page in Markdown."""
+    catalogue = load_catalogue()
+    references = load_references()
+    lines = [_INTRO]
+    lines += ["| space | what |", "|---|---|"]
+    lines += [
+        f"| `{s.name}`{f', with `res-{s.resolution}`' if s.resolution else ''} | {s.description} |"
+        for s in catalogue.spaces.values()
+    ]
+    shown = ""
+    for kind in catalogue.kinds.values():
+        section = _SECTIONS[kind.datatype]
+        if section != shown:
+            shown = section
+            lines += ["", f"## {section}", ""]
+            lines += ["| file | what | units | spaces | source |", "|---|---|---|---|---|"]
+        cited = "; ".join(
+            f"[{references[k].label}](https://doi.org/{references[k].doi})" for k in kind.citations
+        )
+        lines.append(
+            f"| {_shown_name(kind)} | {kind.description} | {kind.units or ''} | "
+            f"{', '.join(kind.spaces)} | {cited} |"
+        )
+    lines += ["", "## Other files", "", "| file | what |", "|---|---|"]
+    lines += [f"| `{path}` | {text} |" for path, text in catalogue.files.items()]
+    lines += ["", "## Labels of `desc`", "", "| label | meaning |", "|---|---|"]
+    lines += [f"| `desc-{label}` | {text} |" for label, text in catalogue.descriptions.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,193 @@
+"""The table of output kinds: `maps.yaml` as frozen objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from dmri_fm.errors import ConfigError
+
+__all__ = ["Catalogue", "Kind", "Space", "load_catalogue"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space that outputs are written in.
+
+    Attributes
+    ----------
+    name
+        Label of the `space` entity.
+    description
+        For people.
+    form_code
+        NIfTI code of qform and sform: 2 aligned to another image, 4 a template.
+    resolution
+        Label of the `res` entity that images in this space carry, or None.
+    """
+
+    name: str
+    description: str
+    form_code: int
+    resolution: str | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of output file.
+
+    Attributes
+    ----------
+    name
+        Key in `maps.yaml`, e.g. `tensor_fa`.
+    title, description
+        For people.
+    datatype
+        `anat`, `dwi`, `figures`, `group`, or empty for the output folder itself.
+    suffix
+        Last word of the name; empty for a participant's page.
+    extensions
+        Allowed ones, the usual one first.
+    has_sidecar
+        Whether a JSON file stands beside it.
+    entities
+        Fixed entities by long name.
+    spaces
+        Spaces the kind exists in; empty if its name has no `space`.
+    has_resolution
+        Whether the name carries `res` in a space that has one.
+    units
+        Of the image's values, or None.
+    model
+        What made it: `tensor`, `qcgdti`, `drope`, or None.
+    value_range
+        Smallest and largest possible value, or None.
+    citations
+        Keys of `references.yaml`.
+    """
+
+    name: str
+    title: str
+    description: str
+    datatype: str
+    suffix: str
+    extensions: tuple[str, ...]
+    has_sidecar: bool
+    entities: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    spaces: tuple[str, ...] = ()
+    has_resolution: bool = True
+    units: str | None = None
+    model: str | None = None
+    value_range: tuple[float, float] | None = None
+    citations: tuple[str, ...] = ()
+
+    @property
+    def is_transform(self) -> bool:
+        """Whether the name has `from` and `to`."""
+        return self.suffix == "xfm"
+
+    @property
+    def is_group(self) -> bool:
+        """Whether there is one for the whole dataset rather than one per participant."""
+        return self.datatype == "group"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Everything `maps.yaml` says.
+
+    Attributes
+    ----------
+    kinds, spaces
+        By name, in the order of the file.
+    descriptions
+        Meaning of each `desc` label.
+    files
+        What the remaining files of the output folder hold, by path.
+    bidsignore
+        Patterns of `.bidsignore`.
+    """
+
+    kinds: Mapping[str, Kind]
+    spaces: Mapping[str, Space]
+    descriptions: Mapping[str, str]
+    files: Mapping[str, str]
+    bidsignore: tuple[str, ...]
+
+    def kind(self, name: str) -> Kind:
+        """Return a kind by its name.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name.
+        """
+        if name not in self.kinds:
+            raise ConfigError(
+                f"no output kind is called {name!r}",
+                expected="one of " + ", ".join(self.kinds),
+                advice="define it in maps.yaml",
+            )
+        return self.kinds[name]
+
+
+def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
+    low_high = entry.get("range")
+    return Kind(
+        name=name,
+        title=entry["title"],
+        description=entry["description"].strip(),
+        datatype=entry["datatype"],
+        suffix=entry["suffix"],
+        extensions=tuple(entry["extensions"]),
+        has_sidecar=bool(entry["sidecar"]),
+        entities=MappingProxyType({k: str(v) for k, v in entry.get("entities", {}).items()}),
+        spaces=tuple(entry.get("spaces", ())),
+        has_resolution=not entry.get("without_resolution", False),
+        units=entry.get("units"),
+        model=entry.get("model"),
+        value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
+        citations=tuple(entry.get("citations", ())),
+    )
+
+
+@cache
+def load_catalogue() -> Catalogue:
+    """Read `maps.yaml` (once) and return it.
+
+    Examples
+    --------
+    >>> load_catalogue().kind("tensor_fa").units
+    'unitless'
+    >>> load_catalogue().kind("tensor_vr")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    dmri_fm.errors.ConfigError: no output kind is called 'tensor_vr'
+      expected: one of t1w, ...
+      what to do: define it in maps.yaml
+    """
+    text = files("dmri_fm.derivatives").joinpath("maps.yaml").read_text(encoding="utf-8")
+    page = yaml.safe_load(text)
+    return Catalogue(
+        kinds=MappingProxyType({n: _kind(n, entry) for n, entry in page["kinds"].items()}),
+        spaces=MappingProxyType(
+            {
+                name: Space(
+                    name=name,
+                    description=entry["description"].strip(),
+                    form_code=int(entry["form_code"]),
+                    resolution=entry.get("resolution"),
+                )
+                for name, entry in page["spaces"].items()
+            }
+        ),
+        descriptions=MappingProxyType(dict(page["descriptions"])),
+        files=MappingProxyType(dict(page["files"])),
+        bidsignore=tuple(page["bidsignore"]),
+    )

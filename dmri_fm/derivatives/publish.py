@@ -1,0 +1,287 @@
+"""Files that appear whole or not at all.
+
+A file is written under a hidden name, flushed to the disk, and renamed. A file that is already
+there with the same bytes is left alone, so that a repeated run changes neither contents nor
+times.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import gzip
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from dmri_fm.errors import ImageError, OutputError
+
+__all__ = [
+    "clear_partial",
+    "conform_image",
+    "publish_file",
+    "publish_json",
+    "publish_text",
+    "to_json",
+]
+
+#: Ending of a file that is not complete yet.
+PARTIAL_SUFFIX = ".part"
+
+_CHUNK_BYTES = 4 * 2**20
+
+#: Optional fields of a gzip header, by their flag bit (RFC 1952).
+_GZIP_CRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT = 2, 4, 8, 16
+
+
+def to_json(value: Any) -> Any:
+    """Return a value as plain JSON types: numbers from numpy, text from paths, no NaN.
+
+    A number that is not finite, and None, become the text `n/a`; JSON knows neither.
+
+    Examples
+    --------
+    >>> to_json({"a": np.float32(0.5), "b": [np.int64(1), float("nan")], "c": Path("x")})
+    {'a': 0.5, 'b': [1, 'n/a'], 'c': 'x'}
+    """
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
+    if isinstance(value, np.generic):
+        return to_json(value.item())
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(to_json(v) for v in value)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "n/a"
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    return value
+
+
+def publish_text(text: str, target: str | Path, *, staging: str | Path | None = None) -> bool:
+    """Write a text file atomically, UTF-8.
+
+    Parameters
+    ----------
+    text
+        Contents.
+    target
+        Path; missing folders are made.
+    staging
+        Folder for the unfinished file; used if it is on the target's file system.
+
+    Returns
+    -------
+    bool
+        False if the file was there with the same bytes.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full or the folder cannot be written.
+    """
+    data = text.encode("utf-8")
+    return _publish(lambda stream: stream.write(data), Path(target), staging=staging)
+
+
+def publish_json(
+    content: Mapping[str, Any], target: str | Path, *, staging: str | Path | None = None
+) -> bool:
+    """Write a JSON file atomically, keys sorted; see :func:`publish_text`."""
+    text = json.dumps(to_json(content), indent=2, sort_keys=True, ensure_ascii=False)
+    return publish_text(text + "\n", target, staging=staging)
+
+
+def publish_file(
+    source: str | Path, target: str | Path, *, staging: str | Path | None = None
+) -> bool:
+    """Copy a file to its place atomically.
+
+    A `.gz` file loses the time and name that some programs put into its header; a plain file is
+    compressed if the target's name ends in `.gz`.
+
+    Parameters
+    ----------
+    source
+        File to copy; it stays.
+    target, staging
+        See :func:`publish_text`.
+
+    Returns
+    -------
+    bool
+        False if the target was there with the same bytes.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full, the folder cannot be written, or the source cannot be read.
+    """
+    source, target = Path(source), Path(target)
+
+    def copy(stream: IO[bytes]) -> None:
+        with source.open("rb") as found:
+            if target.suffix == ".gz" and found.peek(2)[:2] == b"\x1f\x8b":
+                stream.write(_plain_gzip_header(found))
+                shutil.copyfileobj(found, stream, _CHUNK_BYTES)
+            elif target.suffix == ".gz":
+                with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
+                    shutil.copyfileobj(found, packed, _CHUNK_BYTES)
+            else:
+                shutil.copyfileobj(found, stream, _CHUNK_BYTES)
+
+    return _publish(copy, target, staging=staging)
+
+
+def _plain_gzip_header(stream: IO[bytes]) -> bytes:
+    """Read past a gzip header and return one without time, name and comment."""
+    header = bytearray(stream.read(10))
+    flags = header[3]
+    if flags & _GZIP_EXTRA:
+        stream.read(int.from_bytes(stream.read(2), "little"))
+    for flag in (_GZIP_NAME, _GZIP_COMMENT):
+        if flags & flag:
+            while stream.read(1) not in (b"\0", b""):
+                pass
+    if flags & _GZIP_CRC:
+        stream.read(2)
+    header[3] = 0
+    header[4:8] = b"\0\0\0\0"
+    header[9] = 255
+    return bytes(header)
+
+
+def _publish(
+    write: Callable[[IO[bytes]], object], target: Path, *, staging: str | Path | None
+) -> bool:
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = target.parent
+        if staging is not None and os.stat(staging).st_dev == os.stat(folder).st_dev:
+            folder = Path(staging)
+        handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, f".{target.name}.", folder)
+        temporary = Path(name)
+        with os.fdopen(handle, "w+b") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if target.is_file() and filecmp.cmp(temporary, target, shallow=False):
+            temporary.unlink()
+            return False
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})",
+            path=target,
+            expected="a writable folder with free space",
+            advice="check permissions, quota and free space, then run the same command again",
+        ) from None
+    except BaseException:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _umask() -> int:
+    # The only portable way to read it is to set it; Linux also tells it without a change.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def clear_partial(folder: str | Path) -> int:
+    """Remove what killed runs left unfinished below a folder; return how many files.
+
+    Call it only while no other run writes there.
+    """
+    leftovers = [p for p in Path(folder).rglob(f".*{PARTIAL_SUFFIX}") if p.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def conform_image(
+    source: str | Path, target: str | Path, *, form_code: int, dtype: Any = None
+) -> Path:
+    """Give a NIfTI image the header that an output should have.
+
+    qform and sform become equal with the given code, units mm and s. Voxels keep their bytes
+    unless `dtype` asks for another type.
+
+    Parameters
+    ----------
+    source
+        NIfTI-1 image.
+    target
+        Path for a changed copy, `.nii.gz`; written only if something has to change.
+    form_code
+        NIfTI code: 1 scanner, 2 aligned, 4 template.
+    dtype
+        Voxel type to convert to, rounding; None keeps the type.
+
+    Returns
+    -------
+    Path
+        `source` if it was right already, else `target`.
+
+    Raises
+    ------
+    ImageError
+        If the file is not a NIfTI-1 image.
+    """
+    source, target = Path(source), Path(target)
+    try:
+        image = nib.load(source)
+    except (ImageFileError, OSError, EOFError) as error:
+        raise ImageError(f"cannot be opened as an image ({error})", path=source) from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise ImageError("is not a NIfTI image", path=source)
+    header = image.header.copy()
+    if dtype is not None and header.get_data_dtype() != np.dtype(dtype):
+        data = np.rint(np.asanyarray(image.dataobj)).astype(dtype)
+        image = nib.Nifti1Image(data, image.affine, header)
+        image.header.set_data_dtype(dtype)
+        image.header.set_slope_inter(1, 0)
+        _set_forms(image.header, image.affine, form_code)
+        nib.save(image, target)
+        return target
+    _set_forms(header, image.affine, form_code)
+    if header.binaryblock == image.header.binaryblock:
+        return source
+    opener = gzip.open if source.suffix == ".gz" else open
+    with opener(source, "rb") as found, target.open("wb") as out:
+        raw = found.read(len(header.binaryblock))
+        # nibabel hides the scale factors in the header that it shows: patch the file's own.
+        patched = type(header)(raw, check=False)
+        _set_forms(patched, image.affine, form_code)
+        with gzip.GzipFile("", "wb", 1, out, mtime=0) as packed:
+            packed.write(patched.binaryblock)
+            shutil.copyfileobj(found, packed, _CHUNK_BYTES)
+    return target
+
+
+def _set_forms(header: nib.Nifti1Header, affine: Any, code: int) -> None:
+    header.set_sform(affine, code=code)
+    header.set_qform(affine, code=code, strip_shears=True)
+    header.set_xyzt_units("mm", "sec")
