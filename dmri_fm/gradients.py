@@ -38,6 +38,10 @@ SHELL_WIDTH = 100.0
 #: Above this, the largest b-value is in another unit (s/m^2), s/mm^2. Ex-vivo scans reach 40,000.
 LARGEST_PLAUSIBLE_MAXIMUM = 100_000.0
 
+#: b-values up to this that come with directions are in ms/um^2; above it, up to
+#: :data:`B0_THRESHOLD`, they may be the 5 to 10 s/mm^2 some scanners store for b=0.
+LARGEST_PER_UM2_SURE = 4.5
+
 #: A diffusion-weighted b-vector may differ from unit length by this before it is refused.
 UNIT_TOLERANCE = 0.1
 
@@ -248,28 +252,37 @@ def ras_to_fsl(bvecs_ras: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
 
 
 def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
-    if not path.exists():
+    advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
+    expected = f"a text file with the {what}"
+    if not path.is_file():
+        raise GradientError("file is missing", path=path, expected=expected, advice=advice)
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace").replace(",", " ")
+    except OSError as error:
         raise GradientError(
-            "file is missing",
+            f"cannot be read ({error.strerror})",
             path=path,
-            expected=f"a text file with the {what}",
-            advice="convert the scan with dcm2niix, which writes .bval and .bvec beside the image",
-        )
-    text = path.read_text(encoding="utf-8", errors="replace").replace(",", " ")
+            expected=expected,
+            advice="check the permissions of the file",
+        ) from None
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if not rows:
-        raise GradientError("file is empty", path=path, expected=f"the {what}")
+        raise GradientError("file is empty", path=path, expected=expected, advice=advice)
     try:
         numbers = [[float(word) for word in row] for row in rows]
     except ValueError as error:
         raise GradientError(
-            f"not a number: {error}", path=path, expected=f"the {what} as plain numbers"
+            f"not a number: {error}",
+            path=path,
+            expected=f"the {what} as plain numbers",
+            advice=advice,
         ) from None
     if len({len(row) for row in numbers}) > 1:
         raise GradientError(
             f"rows of unequal length: {[len(row) for row in numbers]}",
             path=path,
             expected=f"the {what} as a regular table",
+            advice=advice,
         )
     return np.array(numbers)
 
@@ -282,8 +295,8 @@ def read_gradients(
     Parameters
     ----------
     bval, bvec
-        FSL text files: N b-values; 3 rows of N components. A bvec file with N rows of 3 is
-        accepted unless N = 3 makes it ambiguous.
+        FSL text files: N b-values, in a row or a column; 3 rows of N components. A bvec file
+        of N rows of 3 is refused: with N = 3 the two cannot be told apart.
     affine
         Shape (4, 4), voxel to RAS+ mm, of the image.
     n_volumes
@@ -311,15 +324,25 @@ def read_gradients(
             advice="find the bval file that was converted together with this image",
         )
     if bvecs.shape != (3, n_volumes):
-        if bvecs.shape != (n_volumes, 3):
-            raise GradientError(
-                f"b-vectors of shape {bvecs.shape} for an image of {n_volumes} volumes",
-                path=bvec,
-                expected=f"3 rows of {n_volumes} numbers",
-                advice="find the bvec file that was converted together with this image",
-            )
-        bvecs = bvecs.T
-    largest = float(np.nanmax(bvals))
+        is_transposed = bvecs.shape == (n_volumes, 3)
+        raise GradientError(
+            f"{bvecs.shape[0]} rows of {bvecs.shape[1]} numbers"
+            + (": the table is transposed" if is_transposed else "")
+            + f", for an image of {n_volumes} volumes",
+            path=bvec,
+            expected=f"3 rows (x, y, z) of {n_volumes} numbers",
+            advice="write the components as rows: numpy.savetxt(bvec, numpy.loadtxt(bvec).T)"
+            if is_transposed
+            else "find the bvec file that was converted together with this image",
+        )
+    if not np.isfinite(bvals).all() or (bvals < 0).any():
+        raise GradientError(
+            "b-values that are negative or not finite",
+            path=bval,
+            expected="numbers in s/mm^2, zero or above",
+            advice="convert the scan again",
+        )
+    largest = float(bvals.max())
     if _is_per_um2(bvals, bvecs.T):
         raise GradientError(
             f"the largest b-value is {largest:g} although the b-vectors hold directions",
@@ -345,11 +368,15 @@ def read_gradients(
 def _is_per_um2(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> bool:
     """Tell b-values in ms/um^2 (0, 1, 2.5) from a series that holds b=0 volumes only."""
     largest = bvals.max()
-    if not 0.1 < largest < B0_THRESHOLD:
+    if not 0.1 < largest < B0_THRESHOLD or not (bvals < largest / 20).any():
         return False
-    strong = bvals > largest / 2
-    has_zero = bool((bvals < largest / 20).any())
-    return has_zero and bool((np.linalg.norm(bvecs[strong], axis=1) > 0.5).all())
+    strong = bvecs[bvals > largest / 2]
+    length = np.linalg.norm(strong, axis=1)
+    if not (length > 0.5).all():
+        return False
+    axes = np.abs(strong @ strong.T) / np.outer(length, length)
+    n_others = (axes < np.cos(np.deg2rad(2.0))).sum(axis=1).max()
+    return bool(largest <= LARGEST_PER_UM2_SURE or n_others >= 5)
 
 
 def write_gradients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 from zlib import error as ZlibError
@@ -42,12 +43,19 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
     Raises
     ------
     ImageError
-        If the file is missing, empty, not an image, of another rank, has no orientation, or
-        its qform and sform disagree.
+        If the file is missing, empty, not an image, of another rank, its affine is singular,
+        or its qform and sform disagree.
     """
     path = Path(path)
-    if not path.exists():
-        raise ImageError("file is missing", path=path, expected="a NIfTI image")
+    if not path.is_file():
+        raise ImageError(
+            "the link leads nowhere" if path.is_symlink() else "file is missing",
+            path=path,
+            expected="a NIfTI image",
+            advice="fetch the content (datalad get, git annex get)"
+            if path.is_symlink()
+            else "check the path",
+        )
     if path.stat().st_size == 0:
         raise ImageError(
             "file has zero bytes",
@@ -73,11 +81,14 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
             f"image has {len(shape)} dimensions, {tuple(image.shape)}",
             path=path,
             expected=f"{ndim} dimensions",
-            advice="a diffusion series is 4-D: x, y, z, volumes" if ndim == 4 else None,
+            advice="a diffusion series is 4-D: x, y, z, volumes; merge or split the file"
+            if ndim == 4
+            else "take one volume of it",
         )
-    if shape != image.shape:
-        image = image.slicer[(slice(None),) * len(shape) + (0,) * (len(image.shape) - len(shape))]
     _check_forms(image, path)
+    if shape != image.shape:
+        data = read_array(image, path=path).reshape(shape)
+        image = type(image)(data, image.affine, image.header)
     return image
 
 
@@ -94,17 +105,16 @@ def _check_forms(image: SpatialImage, path: Path) -> None:
             advice="convert the scan again",
         )
     if header["sform_code"] > 0 and header["qform_code"] > 0:
-        corner = np.array([*(n - 1 for n in image.shape[:3]), 1.0])
-        apart = max(
-            float(np.abs((header.get_sform() - header.get_qform()) @ c).max())
-            for c in (corner, np.array([0.0, 0.0, 0.0, 1.0]))
-        )
+        ends = [(0, n - 1) for n in image.shape[:3]]
+        corners = np.array([(*corner, 1.0) for corner in product(*ends)])
+        apart = float(np.abs(corners @ (header.get_sform() - header.get_qform()).T).max())
         if apart > FORM_TOLERANCE_MM:
             raise ImageError(
                 f"qform and sform disagree by {apart:.1f} mm",
                 path=path,
                 expected="one position in space",
-                advice="decide which is right and copy it to the other (fslorient)",
+                advice="decide which is right and copy it to the other: "
+                "fslorient -copysform2qform or -copyqform2sform",
             )
 
 
@@ -114,9 +124,16 @@ def read_array(image: SpatialImage, *, path: str | Path | None = None) -> NDArra
     Raises
     ------
     ImageError
-        If the file ends too early or holds NaN or infinite voxels.
+        If the file ends too early, or its voxels are no numbers, NaN or infinite.
     """
     path = path or image.get_filename()
+    if image.get_data_dtype().kind not in "biuf":
+        raise ImageError(
+            f"voxels of type {image.get_data_dtype()}",
+            path=path,
+            expected="one real number per voxel",
+            advice="take the magnitude image; colour maps and complex images are no signal",
+        )
     try:
         data = np.asanyarray(image.dataobj).astype(np.float32, copy=False)
     except (OSError, EOFError, ValueError, ZlibError) as error:
