@@ -1,0 +1,196 @@
+"""The sink: names, sidecars, headers, and what happens when writing fails or repeats."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmri_fm.derivatives import load_catalogue, output_path
+from dmri_fm.derivatives.sidecars import map_sidecar
+from dmri_fm.errors import ConfigError, OutputError
+
+MNI = "MNI152NLin2009aSym"
+SCAN = {"subject": "01", "session": "a", "acquisition": "b", "run": "01"}
+RUNS = [
+    f"/bids/sub-01/ses-a/dwi/sub-01_ses-a_acq-b_dir-{d}_run-01_dwi.nii.gz" for d in ("AP", "PA")
+]
+#: Every kind but those of the group, and the page, which the report writes.
+SUNK = [k for k in load_catalogue().kinds.values() if not k.is_group and k.suffix]
+
+
+@pytest.fixture(scope="module")
+def sink(tmp_path_factory):
+    """Return the class, imported with the environment that the command line sets."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("NO_ET", "1")
+        patch.setenv("TEMPLATEFLOW_HOME", str(tmp_path_factory.mktemp("templateflow")))
+        from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
+
+        yield DerivativesDataSink
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def put(sink, tmp_path, out):
+    """Return a function that sinks files and returns the outputs."""
+
+    def run(kind, files, *, work="work", **inputs):
+        cwd = tmp_path / work
+        cwd.mkdir(exist_ok=True)
+        inputs = {"source_file": RUNS} | inputs
+        node = sink(kind=kind, base_directory=str(out), in_file=files, **inputs)
+        return node.run(cwd=str(cwd)).outputs
+
+    return run
+
+
+def _image(path: Path, *, shape=(4, 5, 6), dtype=np.float32, seed=0) -> str:
+    data = np.random.default_rng(seed).integers(0, 2, shape).astype(dtype)
+    nib.save(nib.Nifti1Image(data, np.diag([-2.0, 2, 2, 1])), path)
+    return str(path)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_map_with_metadata(put, out, tmp_path):
+    # A point in the file's name must not be taken for an extension.
+    file = _image(tmp_path / "fa_1.5mm.nii.gz")
+    meta = map_sidecar(
+        "tensor_fa", space=MNI, sources=["bids:raw:sub-01/x"], model={"Method": "WLS"}
+    )
+    found = put("tensor_fa", file, space=MNI, meta_dict=meta | {"Extra": np.float32(0.5)})
+    expected = output_path(SCAN, "tensor_fa", space=MNI)
+    assert found.out_file == str(out / expected)
+    sidecar = json.loads(Path(found.out_meta).read_text())
+    assert sidecar["Resolution"] == f"{MNI} grid with isotropic voxels of 2 mm"
+    assert sidecar["Model"]["Parameters"] == {"Method": "WLS"}
+    assert sidecar["Extra"] == 0.5
+    assert list(sidecar) == sorted(sidecar)
+    image = nib.load(found.out_file)
+    assert int(image.header["sform_code"]) == int(image.header["qform_code"]) == 4
+    np.testing.assert_array_equal(image.get_fdata(), nib.load(file).get_fdata())
+    assert _files(out) == sorted([str(expected), str(expected).replace(".nii.gz", ".json")])
+
+
+def test_series_with_its_gradients(put, out, tmp_path):
+    files = [_image(tmp_path / "d.nii.gz", shape=(2, 3, 4, 2))]
+    for ending in ("bval", "bvec"):
+        (tmp_path / f"rotated.{ending}").write_text("0 1000\n")
+        files.append(str(tmp_path / f"rotated.{ending}"))
+    found = put("preproc_dwi", files, space="ACPC", meta_dict={"SkullStripped": False})
+    assert [Path(f).suffixes[-1] for f in found.out_file] == [".gz", ".bval", ".bvec"]
+    assert json.loads(Path(found.out_meta).read_text())["SkullStripped"] is False
+    assert len(_files(out)) == 4
+
+
+@pytest.mark.parametrize("kind", SUNK, ids=lambda kind: kind.name)
+def test_every_kind_lands_where_naming_says(put, out, tmp_path, kind):
+    ends = {"from": "dwiref", "to": "ACPC"} if kind.name in ("dwi_xfm", "anat_xfm") else {}
+    named = {"from_space": ends.get("from"), "to_space": ends.get("to")}
+    for space in kind.spaces or (None,):
+        for extension in kind.extensions:
+            file = tmp_path / f"in{extension}"
+            if extension == ".nii.gz":
+                _image(file)
+            else:
+                file.write_text("content")
+            where = {"space": space} if space else {}
+            found = put(kind.name, str(file), **where, **ends)
+            expected = output_path(SCAN, kind.name, space=space, extension=extension, **named)
+            assert found.out_file == str(out / expected)
+
+
+def test_masks_are_bytes(put, tmp_path):
+    found = put("dwi_mask", _image(tmp_path / "m.nii.gz"), space="ACPC")
+    image = nib.load(found.out_file)
+    assert image.get_data_dtype() == np.uint8
+    assert int(image.header["sform_code"]) == 2
+
+
+def test_plain_nifti_is_compressed(put, tmp_path):
+    found = put("dwiref", _image(tmp_path / "r.nii"), space="ACPC")
+    assert found.out_file.endswith("_dwiref.nii.gz")
+    assert Path(found.out_file).read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_entities_instead_of_files(put, tmp_path):
+    (tmp_path / "c.tsv").write_text("a\n1\n")
+    entities = {"subject": "02", "direction": "AP", "suffix": "dwi"}
+    found = put("confounds", str(tmp_path / "c.tsv"), source_file=[], source_entities=entities)
+    assert found.out_file.endswith("sub-02/dwi/sub-02_dir-AP_desc-confounds_timeseries.tsv")
+
+
+def test_derivative_as_source_passes_on_its_scan_only(put, tmp_path):
+    (tmp_path / "c.tsv").write_text("a\n1\n")
+    source = ["/d/sub-02/dwi/sub-02_acq-x_space-T1w_desc-preproc_dwi.nii.gz"]
+    found = put("confounds", str(tmp_path / "c.tsv"), source_file=source)
+    assert found.out_file.endswith("sub-02/dwi/sub-02_acq-x_desc-confounds_timeseries.tsv")
+
+
+def test_second_run_touches_nothing(put, out, tmp_path):
+    file = _image(tmp_path / "r.nii.gz")
+    put("dwiref", file, space="ACPC", meta_dict={"a": 1})
+    for path in out.rglob("*.*"):
+        os.utime(path, (1, 1))
+    put("dwiref", file, space="ACPC", meta_dict={"a": 1}, work="again")
+    assert {p.stat().st_mtime for p in out.rglob("*.*") if p.is_file()} == {1}
+    put("dwiref", _image(tmp_path / "r2.nii.gz", seed=1), space="ACPC", meta_dict={"a": 1})
+    times = {p.suffix: p.stat().st_mtime for p in out.rglob("*.*") if p.is_file()}
+    assert times[".gz"] > 1
+    assert times[".json"] == 1
+
+
+def test_write_failure_names_the_file_and_leaves_nothing(put, out, tmp_path):
+    (out / "sub-01" / "ses-a").mkdir(parents=True)
+    (out / "sub-01" / "ses-a" / "dwi").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        put("dwiref", _image(tmp_path / "r.nii.gz"), space="ACPC")
+    assert _files(out) == ["sub-01/ses-a/dwi"]
+    assert not list((tmp_path / "work").glob(".*part"))
+
+
+def test_source_is_kept(put, tmp_path):
+    (tmp_path / "c.tsv").write_text("a\n1\n")
+    put("confounds", str(tmp_path / "c.tsv"))
+    assert (tmp_path / "c.tsv").read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"space": "T1w"}, "no output has such a name"),
+        ({"space": "ACPC", "param": "zz"}, "no output has such a name"),
+        ({"space": "ACPC", "source_file": []}, "neither source_file"),
+    ],
+)
+def test_wrong_requests(put, out, tmp_path, inputs, message):
+    with pytest.raises(ConfigError, match=message):
+        put("tensor_fa", _image(tmp_path / "f.nii.gz"), **inputs)
+    assert not out.exists() or _files(out) == []
+
+
+def test_unknown_extension(put, tmp_path):
+    (tmp_path / "c.xyz").write_text("")
+    with pytest.raises(ConfigError, match="extension"):
+        put("confounds", str(tmp_path / "c.xyz"))
+
+
+def test_travels_to_another_process(sink, tmp_path):
+    node = sink(kind="qcgdti_fa_std", base_directory=str(tmp_path), Note="kept")
+    again = pickle.loads(pickle.dumps(node))
+    assert again.inputs.param == "fa"
+    assert again._metadata == {"Note": "kept"}

@@ -1,0 +1,253 @@
+"""The only interface that writes into the output folder.
+
+niworkflows must find a writable `HOME` or `TEMPLATEFLOW_HOME` when it is imported, and nipype
+asks the network for its version unless `NO_ET` is set: the command line sets both first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from nipype.interfaces.base import (
+    Directory,
+    File,
+    InputMultiObject,
+    OutputMultiObject,
+    Str,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+from niworkflows.interfaces.bids import PrepareDerivative
+
+from dmri_fm.derivatives.maps import Kind, load_catalogue
+from dmri_fm.derivatives.naming import (
+    ENTITY_KEYS,
+    SOURCE_ENTITIES,
+    OutputName,
+    identify,
+    scan_name,
+    sidecar_path,
+)
+from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
+from dmri_fm.derivatives.sidecars import image_sidecar
+from dmri_fm.errors import ConfigError
+
+__all__ = ["DerivativesDataSink"]
+
+_MASK_DTYPE = "uint8"
+
+#: Suffixes of kinds that belong to a space but not to its grid.
+_WITHOUT_RESOLUTION = {k.suffix for k in load_catalogue().kinds.values() if not k.has_resolution}
+
+
+def _entities() -> list[dict[str, str]]:
+    """Return pybids definitions of every entity of our names, `param` included."""
+    label = "([a-zA-Z0-9+]+)"
+    named = [
+        {"name": name, "pattern": rf"[_/\\]+{key}-{label}"} for name, key in ENTITY_KEYS.items()
+    ]
+    return [
+        *named,
+        {"name": "suffix", "pattern": r"[._]*([a-zA-Z0-9]*?)\.[^/\\]+$"},
+        {"name": "extension", "pattern": r"[._]*[a-zA-Z0-9]*?(\.[^/\\]+)$"},
+        {"name": "datatype", "pattern": r"[/\\]+(anat|dwi|figures|fmap)[/\\]+"},
+    ]
+
+
+def _pattern(kind: Kind) -> str:
+    """Return the pybids path pattern of a kind."""
+    where = "" if kind.datatype == "figures" else "[/ses-{session}]"
+    words = [
+        f"{key}-{{{name}}}" if name == "subject" else f"[_{key}-{{{name}}}]"
+        for name, key in ENTITY_KEYS.items()
+    ]
+    fixed = f"{{datatype<{kind.datatype}>}}/"
+    endings = "|".join((*kind.extensions, *((".json",) if kind.has_sidecar else ())))
+    name = "".join(words) + f"_{{suffix<{kind.suffix}>}}{{extension<{endings}>}}"
+    return f"sub-{{subject}}{where}/{fixed}{name}"
+
+
+def _patterns() -> tuple[str, ...]:
+    kinds = [k for k in load_catalogue().kinds.values() if not k.is_group and k.suffix]
+    return tuple(dict.fromkeys(_pattern(k) for k in kinds))
+
+
+class _SinkInputSpec(PrepareDerivative.input_spec):
+    base_directory = Directory(mandatory=True, desc="output folder")
+    source_file = InputMultiObject(
+        File(exists=False), desc="raw file(s) whose common entities the name carries"
+    )
+    source_entities = traits.Dict(
+        Str, Str, desc="entities of the scan by long name, in place of source_file"
+    )
+
+
+class _SinkOutputSpec(TraitedSpec):
+    out_file = OutputMultiObject(File(exists=True), desc="written files")
+    out_meta = File(exists=True, desc="written JSON sidecar")
+
+
+class DerivativesDataSink(PrepareDerivative):
+    """Put a file and its sidecar in their places in the output folder.
+
+    niworkflows' own `DerivativesDataSink` writes in place, compresses again what is compressed,
+    knows no `param`, and writes templates' resolutions from TemplateFlow. Its parts are kept
+    apart in niworkflows as `PrepareDerivative` (what is the file called) and `SaveDerivative`
+    (copy it): this class is the first with our entities, followed by an atomic copy of our own.
+
+    Every name is checked against `maps.yaml`: a path that niworkflows builds and our catalogue
+    does not know is an error, so no entity can be dropped without a word.
+
+    Parameters
+    ----------
+    kind
+        Key in `maps.yaml`; it sets suffix, datatype and fixed entities. Without it these are
+        given as inputs.
+    **inputs
+        Inputs by name: entities (`space`, `desc`; `from` and `to` by way of a dictionary),
+        `meta_dict`, and any further metadata by its JSON key.
+
+    Examples
+    --------
+    ::
+
+        ds_fa = DerivativesDataSink(kind="tensor_fa", base_directory=out, space="ACPC")
+        ds_fa.inputs.source_file = ["/bids/sub-01/dwi/sub-01_dir-AP_dwi.nii.gz"]
+        ds_fa.inputs.in_file = "fa.nii.gz"
+        ds_fa.inputs.meta_dict = map_sidecar("tensor_fa", ...)
+    """
+
+    input_spec = _SinkInputSpec
+    output_spec = _SinkOutputSpec
+    _always_run = True
+    out_path_base = ""
+    _config_entities_dict = _entities()
+    _config_entities = frozenset(e["name"] for e in _config_entities_dict)
+    _file_patterns = _patterns()
+    # Our template is no TemplateFlow download, and our types are set below.
+    _standard_spaces = frozenset()
+    _default_dtypes: ClassVar[Mapping[str, None]] = defaultdict(lambda: None)
+
+    def __init__(self, kind: str | None = None, **inputs: Any) -> None:
+        if kind is not None:
+            found = load_catalogue().kind(kind)
+            space = {"space": found.spaces[0]} if len(found.spaces) == 1 else {}
+            inputs = {
+                "suffix": found.suffix,
+                "datatype": found.datatype,
+                **found.entities,
+                **space,
+                **inputs,
+            }
+        inputs.setdefault("check_hdr", False)
+        # A source that is itself a derivative does not pass on its space or desc.
+        inputs.setdefault("dismiss_entities", sorted(set(ENTITY_KEYS) - set(SOURCE_ENTITIES)))
+        super().__init__(**inputs)
+
+    def _run_interface(self, runtime):
+        staging = Path(runtime.cwd)
+        files = [Path(f) for f in self.inputs.in_file]
+        self._fill_inputs(files)
+        given = dict(self.inputs.meta_dict) if isdefined(self.inputs.meta_dict) else {}
+        super()._run_interface(runtime)
+        paths = self._results.pop("out_path")
+        meta = dict(self._results.pop("out_meta"))
+        del self._results["fixed_hdr"]
+        # niworkflows calls a resolution that TemplateFlow does not list "Unknown".
+        meta.pop("Resolution", None)
+        meta |= {"Resolution": given["Resolution"]} if "Resolution" in given else {}
+        names = [self._check(path) for path in paths]
+        base = Path(self.inputs.base_directory)
+        self._publish_sidecar(meta, names, [base / p for p in paths], staging)
+        self._results["out_file"] = []
+        for file, path, name in zip(files, paths, names, strict=True):
+            publish_file(_conformed(file, name, staging), base / path, staging=staging)
+            self._results["out_file"].append(str(base / path))
+        return runtime
+
+    def _fill_inputs(self, files: list[Path]) -> None:
+        """Derive what niworkflows needs from what was given: extension, resolution, source."""
+        if isdefined(self.inputs.source_entities):
+            scan = {k: v for k, v in self.inputs.source_entities.items() if k in SOURCE_ENTITIES}
+            folder = f"sub-{scan['subject']}/dwi"
+            self.inputs.source_file = [f"/{folder}/{scan_name(scan)}_dwi.nii.gz"]
+        if not isdefined(self.inputs.source_file) or not self.inputs.source_file:
+            raise ConfigError(
+                "the sink got neither source_file nor source_entities",
+                expected="the scan that the output belongs to",
+            )
+        endings = [_extension(f) for f in files]
+        if not isdefined(self.inputs.extension):
+            self.inputs.extension = endings if len(set(endings)) > 1 else endings[0]
+        if isdefined(self.inputs.space) and not isdefined(self.inputs.resolution):
+            space = load_catalogue().spaces.get(self.inputs.space)
+            if space and space.resolution and self.inputs.suffix not in _WITHOUT_RESOLUTION:
+                self.inputs.resolution = space.resolution
+
+    def _check(self, path: str) -> OutputName:
+        """Return what a path means; refuse it if an entity that was asked for is not in it."""
+        name = identify(PurePosixPath(path))
+        asked = {
+            key: str(value)
+            for key in ENTITY_KEYS
+            if isdefined(value := getattr(self.inputs, key)) and value is not None
+        }
+        lost = {k: v for k, v in asked.items() if name.entities.get(k) != v}
+        if lost:
+            raise ConfigError(
+                f"the name lost {lost}",
+                path=path,
+                expected="every entity that was asked for",
+                advice="add the entity to the kind in maps.yaml",
+            )
+        return name
+
+    def _publish_sidecar(
+        self,
+        meta: Mapping[str, Any],
+        names: list[OutputName],
+        targets: list[Path],
+        staging: Path,
+    ) -> None:
+        kind = names[0].kind
+        if not kind.has_sidecar:
+            return
+        space = names[0].entities.get("space")
+        content = image_sidecar(kind.name, space=space) | dict(meta)
+        target = Path(sidecar_path(targets[0]))
+        publish_json(content, target, staging=staging)
+        self._results["out_meta"] = str(target)
+
+
+def _extension(path: Path) -> str:
+    """Return a file's extension; `.nii` counts as `.nii.gz`, which is what gets written."""
+    known = {e for k in load_catalogue().kinds.values() for e in k.extensions} | {".json"}
+    fitting = [e for e in known if path.name.endswith(e)]
+    if fitting:
+        return max(fitting, key=len)
+    if path.suffix == ".nii":
+        return ".nii.gz"
+    raise ConfigError(
+        f"no output has the extension {path.suffix!r}",
+        path=path,
+        expected=" or ".join(sorted(known)),
+    )
+
+
+def _conformed(file: Path, name: OutputName, staging: Path) -> Path:
+    """Return the image with the header its space asks for; other files as they are."""
+    if not name.extension.startswith(".nii"):
+        return file
+    space = load_catalogue().spaces.get(name.entities.get("space", ""))
+    word = re.sub(r"\W+", "_", file.name.removesuffix(".gz").removesuffix(".nii"))
+    return conform_image(
+        file,
+        staging / f"conformed_{word}.nii.gz",
+        form_code=1 if space is None else space.form_code,
+        dtype=_MASK_DTYPE if name.kind.suffix == "mask" else None,
+    )
