@@ -204,7 +204,8 @@ def image_sidecar(
     space
         Space of the image.
     spatial_reference
-        URI or text that says what the space is; for a template its name is taken.
+        URI or text that says what the space is; by default a template's name, else the
+        description of the space.
     resolution
         In words; by default that of the space's grid.
     extra
@@ -235,11 +236,11 @@ def image_sidecar(
                 f"{kind.name} does not exist in space {space!r}",
                 expected=" or ".join(kind.spaces) or "no space",
             )
-        label = load_catalogue().spaces[space].resolution
-        if label is not None:
-            found["SpatialReference"] = space
-            if kind.has_resolution:
-                found["Resolution"] = f"{space} grid with isotropic voxels of {label} mm"
+        grid = load_catalogue().spaces[space]
+        # BIDS requires a reference for every space that is not one of its standard ones.
+        found["SpatialReference"] = space if grid.resolution else grid.description
+        if grid.resolution and kind.has_resolution:
+            found["Resolution"] = f"{space} grid with isotropic voxels of {grid.resolution} mm"
     if spatial_reference is not None:
         found["SpatialReference"] = spatial_reference
     if resolution is not None:

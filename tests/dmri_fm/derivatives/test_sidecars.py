@@ -1,0 +1,193 @@
+"""Sidecars: required keys, and what of the raw metadata is kept."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dmri_fm.derivatives import load_catalogue
+from dmri_fm.derivatives.publish import to_json
+from dmri_fm.derivatives.references import load_references, render_methods
+from dmri_fm.derivatives.root import dataset_description, default_methods, read_container
+from dmri_fm.derivatives.sidecars import (
+    Corrections,
+    carry_over,
+    derivative_uri,
+    describe_columns,
+    feature_sidecar,
+    image_sidecar,
+    map_sidecar,
+    mask_sidecar,
+    preproc_sidecar,
+    raw_uri,
+    reference_sidecar,
+    table_sidecar,
+)
+from dmri_fm.errors import ConfigError
+
+MNI = "MNI152NLin2009aSym"
+RAW = {
+    "Manufacturer": "Siemens",
+    "EchoTime": 0.068,
+    "SliceTiming": [0, 1.8],
+    "PhaseEncodingDirection": "j-",
+    "TotalReadoutTime": 0.0476,
+    "EffectiveEchoSpacing": 0.00067,
+    "SliceThickness": 3,
+    "ImageComments": "free text of a person",
+    "SeriesDescription": "DWI_AP",
+    "ImageOrientationPatientDICOM": [1, 0, 0, 0, 1, 0],
+}
+DONE = Corrections(
+    sdc_method="built-in pair",
+    sdc_reason="reverse-phase runs dir-AP and dir-PA",
+    hmc_method="ANTs affine, two passes",
+    denoising="MP-PCA (DIPY)",
+    gradient_check={"Consistent": True},
+    b0_normalization_scale=np.float32(812.5),
+)
+
+
+def test_stale_raw_metadata_are_dropped():
+    kept = carry_over([RAW, RAW])
+    assert kept == {"Manufacturer": "Siemens", "EchoTime": 0.068}
+    assert carry_over([RAW, RAW | {"EchoTime": 0.07}]) == {"Manufacturer": "Siemens"}
+    assert carry_over([RAW, {}]) == {}
+    assert carry_over([]) == {}
+
+
+def test_preprocessed_series():
+    common = {"sources": ["bids:raw:a", "bids:raw:a"], "raw_metadata": [RAW]}
+    acpc = preproc_sidecar(
+        DONE, space="ACPC", spatial_reference="bids::sub-01/anat/sub-01_x_T1w.nii.gz", **common
+    )
+    wanted = {
+        "SkullStripped", "SpatialReference", "Sources", "Description", "SDCMethod", "SDCReason",
+        "Denoising", "GibbsCorrection", "HMCMethod", "BvecConvention", "GradientCheck",
+        "B0NormalizationScale", "EchoTime", "GeneratedBy",
+    }  # fmt: skip
+    assert wanted <= set(acpc)
+    assert "Resolution" not in acpc
+    assert acpc["Sources"] == ["bids:raw:a"]
+    assert acpc["SpatialReference"].startswith("bids::sub-01/anat")
+    mni = preproc_sidecar(DONE, space=MNI, **common)
+    assert mni["SpatialReference"] == MNI
+    assert "2 mm" in mni["Resolution"]
+    assert "nonlinear" in mni["BvecRotation"]
+    assert json.loads(json.dumps(to_json(mni)))["B0NormalizationScale"] == 812.5
+
+
+def test_tensor_says_how_it_is_laid_out():
+    found = map_sidecar("tensor_diffusivity", space="ACPC", sources=[], model={"Method": "WLS"})
+    assert found["Units"] == "mm^2/s"
+    assert found["OrientationEncoding"] == {
+        "Type": "tensor",
+        "Reference": "scanner",
+        "EncodingAxis": 3,
+        "TensorRank": 2,
+        "AntipodalSymmetry": True,
+    }
+    assert "Sources" not in found
+    scalar = map_sidecar("qcgdti_fa", space=MNI, sources=["bids::x"], model={})
+    assert "OrientationEncoding" not in scalar
+    assert scalar["ValidRange"] == [0.0, 1.0]
+    assert scalar["Model"]["Label"] == "qcgdti"
+    with pytest.raises(ConfigError, match="not a map"):
+        map_sidecar("dwiref", space="ACPC", sources=[], model={})
+
+
+def test_masks_references_and_tables():
+    mask = mask_sidecar(space="ACPC", sources=["bids::a"], method="deepbet 1.0")
+    assert (mask["Type"], mask["MaskMethod"]) == ("Brain", "deepbet 1.0")
+    assert reference_sidecar(space="ACPC", sources=[])["SkullStripped"] is False
+    table = table_sidecar("confounds", ["trans_x", "bval", "unheard_of"])
+    assert table["trans_x"]["Units"] == "mm"
+    assert table["bval"]["Units"] == "s/mm^2"
+    assert "unheard_of" not in table
+
+
+def test_features():
+    columns = ["participant_id", "cls000", "cls001", "ood_score", "weights_sha256"]
+    found = feature_sidecar(
+        "cls_features",
+        sources=["bids::a"],
+        model={"Name": "drope", "SHA256": "0"},
+        preprocessing={"Grid": [96, 112, 96]},
+        seed=0,
+        columns=columns,
+    )
+    assert set(columns) <= set(found)
+    assert (found["Seed"], found["Model"]["Name"]) == (0, "drope")
+    assert found["SpatialReference"] == MNI
+    assert "Resolution" not in found
+
+
+def test_every_kind_has_a_sidecar_that_is_json():
+    for kind in load_catalogue().kinds.values():
+        for space in kind.spaces or (None,):
+            found = image_sidecar(kind.name, space=space)
+            assert found["Description"]
+            json.dumps(to_json(found), allow_nan=False)
+    with pytest.raises(ConfigError, match="does not exist in space"):
+        image_sidecar("tensor_s0", space=MNI)
+
+
+def test_uris():
+    assert raw_uri("/d/sub-1/dwi/x.nii.gz", "/d") == "bids:raw:sub-1/dwi/x.nii.gz"
+    with pytest.raises(ConfigError, match="outside"):
+        raw_uri("/other/x.nii.gz", "/d")
+    with pytest.raises(ConfigError, match="absolute"):
+        derivative_uri("/out/x.nii.gz")
+
+
+def test_first_fitting_pattern_describes_a_column():
+    found = describe_columns(["eddy_outliers", "eddy_xy", "cls123", "cnr_b1000"])
+    assert found["eddy_outliers"]["Description"].startswith("Outlier")
+    assert found["eddy_xy"]["Description"].startswith("Eddy-current")
+    assert set(found) == {"eddy_outliers", "eddy_xy", "cls123", "cnr_b1000"}
+
+
+def test_references():
+    known = load_references()
+    cited = {key for kind in load_catalogue().kinds.values() for key in kind.citations}
+    assert cited <= set(known)
+    assert known["basser1996"].label == "Basser and Pierpaoli 1996"
+    assert all(r.doi.startswith("10.") for r in known.values())
+    assert "and others" in known["yeh2019"].bibtex
+
+
+def test_methods_in_four_formats():
+    found = render_methods("# A & B\n\nDone with 5% of x_y [@yeh2019; @basser1994].\n\n<Last>")
+    assert "(Yeh et al. 2019; Basser et al. 1994)" in found["md"]
+    assert "\\citep{yeh2019,basser1994}" in found["tex"]
+    assert "\\section*{A \\& B}" in found["tex"]
+    assert "5\\% of x\\_y" in found["tex"]
+    assert "&lt;Last&gt;" in found["html"]
+    assert "https://doi.org/10.1006/jmrb.1994.1037" in found["html"]
+    assert found["bib"].count("@article{") == 2
+    with pytest.raises(ConfigError, match="nobody1900"):
+        render_methods("[@nobody1900]")
+    assert "@" not in render_methods(default_methods())["md"]
+
+
+def test_dataset_description(tmp_path):
+    raw = tmp_path / "raw"
+    inside = dataset_description(
+        raw / "derivatives" / "drope",
+        source=raw,
+        source_name="Study",
+        source_description={"License": "CC0", "DatasetDOI": "doi:10.1/x"},
+        container=read_container({"DROPE_CONTAINER": "docker:drope-bidsapp:0.1.0"}),
+    )
+    assert inside["DatasetLinks"] == {"raw": "../.."}
+    assert inside["DatasetType"] == "derivative"
+    assert inside["GeneratedBy"][0]["Container"]["Type"] == "docker"
+    assert inside["License"] == "CC0"
+    outside = dataset_description(tmp_path / "out", source=raw, source_name="Study")
+    assert outside["DatasetLinks"]["raw"] == raw.as_uri()
+    assert "Container" not in outside["GeneratedBy"][0]
+    assert read_container({}) is None
+    with pytest.raises(ConfigError, match="DROPE_CONTAINER"):
+        read_container({"DROPE_CONTAINER": "yes"})

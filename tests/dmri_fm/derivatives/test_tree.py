@@ -1,0 +1,186 @@
+"""A complete output folder, made by the library, against the BIDS validator."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmri_fm.derivatives import (
+    load_catalogue,
+    output_path,
+    publish_file,
+    publish_json,
+    publish_text,
+    sidecar_path,
+    write_root_files,
+)
+from dmri_fm.derivatives.docs import outputs_page
+from dmri_fm.derivatives.sidecars import Corrections, image_sidecar, map_sidecar, preproc_sidecar
+from dmri_fm.derivatives.tsv import format_table, scan_columns
+
+SCANS = [
+    {"subject": "01"},
+    {"subject": "02", "session": "pre", "acquisition": "tilted", "direction": "PA", "run": "1"},
+]
+
+
+def _validator() -> str | None:
+    beside = Path(sys.executable).with_name("bids-validator-deno")
+    return str(beside) if beside.exists() else shutil.which("bids-validator-deno")
+
+
+def _sidecar(kind, space):
+    if kind.name == "preproc_dwi":
+        done = Corrections(sdc_method="none", sdc_reason="no pair", hmc_method="ANTs affine")
+        raw = [{"EchoTime": 0.07, "Manufacturer": "x", "SliceTiming": [0]}]
+        return preproc_sidecar(done, space=space, sources=["bids:raw:a"], raw_metadata=raw)
+    if kind.suffix == "dwimap":
+        return map_sidecar(kind.name, space=space, sources=["bids::a"], model={"Method": "WLS"})
+    extra = {}
+    if kind.suffix == "mask":
+        extra["Type"] = "Brain"
+    if kind.suffix in ("T1w", "dwiref"):
+        extra["SkullStripped"] = False
+    return image_sidecar(kind.name, space=space, sources=["bids::a"], extra=extra)
+
+
+def _content(kind, extension, scan, folder):
+    path = folder / f"source{extension}"
+    if extension == ".nii.gz":
+        shape = (3, 4, 5)
+        if kind.suffix == "dwi":
+            shape = (3, 4, 5, 2)
+        elif kind.entities.get("param") == "diffusivity":
+            shape = (3, 4, 5, 6)
+        dtype = np.uint8 if kind.suffix == "mask" else np.float32
+        nib.save(nib.Nifti1Image(np.ones(shape, dtype), np.diag([2.0, 2, 2, 1])), path)
+    elif extension == ".tsv":
+        row = scan_columns(scan) | {"value": 0.5} if scan else {"participant_id": "sub-01"}
+        path.write_text(format_table([row], list(row)))
+    elif extension == ".bval":
+        path.write_text("0 1000\n")
+    elif extension == ".bvec":
+        path.write_text("0 1\n0 0\n0 0\n")
+    elif extension == ".npz":
+        np.savez(path, tokens=np.zeros((2, 3), np.float32))
+    else:
+        path.write_text("content\n")
+    return path
+
+
+def build_tree(out: Path, work: Path, raw: Path) -> None:
+    """Write one file of every kind for every scan, by way of the library."""
+    work.mkdir()
+    write_root_files(out, source=raw, source_name="Study", environ={})
+    for kind in load_catalogue().kinds.values():
+        ends = {"from_space": "dwiref", "to_space": "ACPC"} if kind.is_transform else {}
+        for scan in [{}] if kind.is_group else SCANS:
+            if kind.datatype == "anat":
+                # A T1w image has no phase-encoding direction in its name.
+                scan = {k: v for k, v in scan.items() if k != "direction"}
+            for space in kind.spaces or (None,):
+                for extension in kind.extensions:
+                    path = output_path(scan, kind.name, space=space, extension=extension, **ends)
+                    publish_file(_content(kind, extension, scan, work), out / path)
+                if kind.has_sidecar:
+                    publish_json(_sidecar(kind, space), out / sidecar_path(path))
+    for scan in SCANS:
+        log = out / f"sub-{scan['subject']}" / "log" / "20260101-000000_x"
+        publish_json({"status": "complete"}, log / "provenance.json")
+        publish_text("[run]\n", log / "drope.toml")
+        publish_text("crash", log / "crash-1.txt")
+    publish_text("[run]\n", out / "logs" / "20260101-000000_x" / "config.toml")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    out = tmp_path / "out"
+    build_tree(out, tmp_path / "work", tmp_path / "raw")
+    return out
+
+
+def test_validator_finds_no_error(tree, tmp_path):
+    program = _validator()
+    if program is None:
+        pytest.skip("bids-validator-deno is not installed")
+    # Proxies that lead nowhere: the validator has to do without the network.
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [program, "--format", "json", str(tree)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | nowhere | {"DENO_DIR": str(tmp_path / "deno"), "NO_COLOR": "1"},
+        check=False,
+    )
+    found = json.loads(done.stdout)["issues"]["issues"]
+    errors = [(i["code"], i.get("location"), i.get("issueMessage")) for i in found
+              if i["severity"] == "error"]  # fmt: skip
+    assert errors == []
+    assert done.returncode == 0
+
+
+def test_writing_twice_changes_nothing(tree, tmp_path):
+    files = [p for p in tree.rglob("*") if p.is_file()]
+    for path in files:
+        os.utime(path, (1, 1))
+    before = {p: p.read_bytes() for p in files}
+    build_tree(tree, tmp_path / "work2", tmp_path / "raw")
+    after = {p: p.read_bytes() for p in tree.rglob("*") if p.is_file()}
+    assert after == before
+    assert {p.stat().st_mtime for p in after} == {1}
+
+
+def test_many_writers_of_the_root_files_agree(tmp_path):
+    out = tmp_path / "out"
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [
+            pool.submit(write_root_files, out, source=tmp_path, source_name="x", environ={})
+            for _ in range(16)
+        ]
+        for job in jobs:
+            job.result()
+    names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    assert names == [
+        ".bidsignore", "CHANGES", "README.md", "dataset_description.json", "descriptions.tsv",
+        "logs/CITATION.bib", "logs/CITATION.html", "logs/CITATION.md", "logs/CITATION.tex",
+    ]  # fmt: skip
+
+
+def test_root_files(tree):
+    ignored = (tree / ".bidsignore").read_text().splitlines()
+    assert ignored[0] == "*.html"
+    assert "sub-*/log" in ignored
+    assert (tree / "descriptions.tsv").read_text().startswith("desc_id\tdescription\ndesc-preproc")
+    changes = (tree / "CHANGES").read_text()
+    assert changes.count("Outputs written") == 1
+
+
+def test_changes_keep_earlier_versions(tmp_path):
+    (tmp_path / "CHANGES").write_text("0.0.1\n  - Outputs written by drope-bidsapp 0.0.1.\n")
+    for _ in range(2):
+        write_root_files(tmp_path, source=tmp_path / "raw", source_name="x", environ={})
+    assert (tmp_path / "CHANGES").read_text().count("Outputs written") == 2
+
+
+def test_licence_of_the_source_is_kept(tmp_path):
+    (tmp_path / "dataset_description.json").write_text('{"Name": "x", "License": "CC0"}')
+    write_root_files(tmp_path / "out", source=tmp_path, source_name="x", environ={})
+    page = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert page["License"] == "CC0"
+
+
+def test_page_of_outputs_is_current():
+    page = Path(__file__).resolve().parents[3] / "docs" / "outputs.md"
+    assert page.read_text(encoding="utf-8") == outputs_page(), (
+        "run: python -m dmri_fm.derivatives docs/outputs.md"
+    )
