@@ -1,6 +1,7 @@
 """Training and test data with known truth."""
 
 from dmri_fm.simulate.anatomy import Anatomy, draw_anatomy
+from dmri_fm.simulate.cohort import simulate_dataset
 from dmri_fm.simulate.protocol import (
     SKARE_DIRECTIONS,
     condition_number,
@@ -17,5 +18,6 @@ __all__ = [
     "draw_anatomy",
     "draw_protocol",
     "draw_sample",
+    "simulate_dataset",
     "spread_directions",
 ]

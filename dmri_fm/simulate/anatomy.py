@@ -15,10 +15,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import BSpline
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial.transform import Rotation
 
-__all__ = ["Anatomy", "draw_anatomy", "smooth_field"]
+__all__ = [
+    "LESION_CHANCE",
+    "N_REGIONS",
+    "Anatomy",
+    "draw_anatomy",
+    "sample_head",
+    "sample_template",
+    "smooth_field",
+]
 
 #: Number of region kinds. The first four follow the rough atlas, the others are free.
 N_REGIONS = 12
@@ -73,6 +81,8 @@ class Anatomy:
         Shape (2, 3, X, Y, Z), float32: unit axes of two fibre populations, RAS+.
     mni_mm
         Shape (3, X, Y, Z), float32: where each voxel lies in MNI space, RAS mm.
+    sharpness
+        Exponent by which the template's fractions were sharpened.
     affine
         Shape (4, 4), voxel to RAS+ mm.
     """
@@ -84,6 +94,7 @@ class Anatomy:
     region: NDArray[np.int16]
     fibres: NDArray[np.float32]
     mni_mm: NDArray[np.float32]
+    sharpness: float
     affine: NDArray[np.float64]
 
 
@@ -218,6 +229,7 @@ def draw_anatomy(
     deformation_mm: float = 4.0,
     atlas_weight: float = 1.0,
     random_labels: bool = False,
+    lesion_chance: float = LESION_CHANCE,
     rotation: NDArray[np.float64] | None = None,
 ) -> Anatomy:
     """Draw the anatomy of one head on a grid.
@@ -240,6 +252,8 @@ def draw_anatomy(
         projections up-down, association front-back, gyri radial).
     random_labels
         Take tissues from random labels in place of the template.
+    lesion_chance
+        Probability that the white matter has lesions.
     rotation
         Shape (3, 3), a rotation to apply before the random one, for patches of any pose.
 
@@ -263,34 +277,63 @@ def draw_anatomy(
     mni_mm += deformation_mm * smooth_field(
         rng, shape, spacing=rng.uniform(25.0, 45.0) / voxel_size_mm, n_channels=3
     )
+    sharpness = float(rng.uniform(1.5, 3.5))
     if random_labels:
         wm, gm, csf = _random_tissue(rng, shape, voxel_size_mm)
         mask = np.ones(shape, dtype=bool)
     else:
-        wm, gm, csf, mask = _sample_template(rng, mni_mm)
-    if rng.uniform() < LESION_CHANCE:
+        wm, gm, csf, mask = sample_template(mni_mm, sharpness=sharpness)
+    if rng.uniform() < lesion_chance:
         spots = smooth_field(rng, shape, spacing=rng.uniform(3.0, 7.0) / voxel_size_mm)[0]
         fluid = wm * np.float32(rng.uniform(0.1, 0.6)) * (spots > rng.uniform(1.8, 2.8))
         wm, csf = wm - fluid, csf + fluid
     region, fibres = _draw_fibres(rng, mni_mm, turn.T, voxel_size_mm, atlas_weight)
-    return Anatomy(wm, gm, csf, mask, region, fibres, mni_mm, affine)
+    return Anatomy(wm, gm, csf, mask, region, fibres, mni_mm, sharpness, affine)
 
 
-def _sample_template(
-    rng: np.random.Generator, mni_mm: NDArray[np.float32]
+def sample_template(
+    mni_mm: NDArray[np.float32], *, sharpness: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the template's white matter, grey matter, CSF and brain at points of MNI space.
+
+    Parameters
+    ----------
+    mni_mm
+        Shape (3, X, Y, Z), RAS mm.
+    sharpness
+        The maps are averages over many heads: their fractions are raised to this power and
+        add up to one again, which gives the partial volumes of a single head.
+    """
     template = _load_template()
     mm2voxel = np.linalg.inv(template.affine)
-    if not np.allclose(mm2voxel[:3, :3], np.eye(3)):
-        raise AssertionError("nilearn's template is on another grid than 1 mm RAS")
+    assert np.allclose(mm2voxel[:3, :3], np.eye(3)), "nilearn's template is on another grid"
     where = mni_mm + mm2voxel[:3, 3].astype(np.float32)[:, None, None, None]
     wm, gm, brain = (
         map_coordinates(a, where, order=1, output=np.float32, prefilter=False)
         for a in (template.wm, template.gm, template.brain)
     )
     mask = brain > 0.5
-    # The maps are averages over many heads: sharpen them to the partial volumes of one.
-    power = rng.uniform(1.5, 3.5)
-    parts = np.stack([wm, gm, np.clip(1.0 - wm - gm, 0.0, 1.0)]) ** power * mask
+    parts = np.stack([wm, gm, np.clip(1.0 - wm - gm, 0.0, 1.0)]) ** np.float32(sharpness) * mask
     parts /= np.maximum(parts.sum(axis=0), 1e-6)
     return parts[0], parts[1], parts[2], mask
+
+
+@lru_cache(maxsize=1)
+def _load_head() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the distance from the template's brain, mm, on a 2 mm grid with wide margins."""
+    template = _load_template()
+    brain = np.pad(template.brain[::2, ::2, ::2] > 0.5, 16)
+    distance = distance_transform_edt(~brain, sampling=2.0).astype(np.float32)
+    affine = template.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] -= 16 * 2.0
+    return distance, affine
+
+
+def sample_head(mni_mm: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the distance from the brain at points of MNI space, mm; zero inside the brain."""
+    distance, affine = _load_head()
+    where = (mni_mm - affine[:3, 3].astype(np.float32)[:, None, None, None]) / np.float32(2.0)
+    sampled: NDArray[np.float32] = map_coordinates(
+        distance, where, order=1, mode="nearest", output=np.float32, prefilter=False
+    )
+    return sampled

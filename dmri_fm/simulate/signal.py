@@ -61,28 +61,42 @@ class Tissue:
     intensity: tuple[float, float, float]
 
 
-def draw_tissue(rng: np.random.Generator) -> Tissue:
-    """Draw diffusivities and b=0 contrast over the range of healthy and diseased brains."""
+def draw_tissue(rng: np.random.Generator, *, variety: float = 1.0) -> Tissue:
+    """Draw diffusivities and b=0 contrast.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    variety
+        1: the range of healthy and diseased brains and of all scanners, for training; near 0:
+        a healthy adult. Regions differ from one another in either case.
+
+    Returns
+    -------
+    Tissue
+        Properties of one head.
+    """
+
+    def draw(low: float, high: float) -> float:
+        return 0.5 * (low + high) + variety * rng.uniform(-0.5, 0.5) * (high - low)
+
     n = N_REGIONS
-    stick = np.clip(rng.uniform(0.35, 0.6) + rng.normal(0, 0.07, n), 0.15, 0.8)
-    along = rng.uniform(1.5, 2.3) * rng.gamma(60.0, 1 / 60.0, n)
-    parallel = rng.uniform(1.2, 1.9) * rng.gamma(60.0, 1 / 60.0, n)
-    radial = np.minimum(rng.uniform(0.45, 0.9) * rng.gamma(40.0, 1 / 40.0, n), 0.8 * parallel)
+    stick = np.clip(draw(0.35, 0.6) + rng.normal(0, 0.07, n), 0.15, 0.8)
+    along = draw(1.4, 2.2) * rng.gamma(60.0, 1 / 60.0, n)
+    parallel = draw(1.1, 1.8) * rng.gamma(60.0, 1 / 60.0, n)
+    radial = np.minimum(draw(0.35, 0.8) * rng.gamma(40.0, 1 / 40.0, n), 0.8 * parallel)
     second = np.where(rng.uniform(size=n) < 0.6, rng.uniform(0.1, 0.5, n), 0.0)
-    dispersion = np.minimum(rng.uniform(0.03, 0.2) * rng.gamma(4.0, 0.25, n), 0.6) * along
+    dispersion = np.minimum(draw(0.03, 0.2) * rng.gamma(4.0, 0.25, n), 0.6) * along
     white = np.stack([stick, along, parallel, radial, second, dispersion], axis=1)
     scale = float(np.exp(rng.uniform(np.log(50.0), np.log(2000.0))))
     return Tissue(
         white=white.astype(np.float32),
-        grey=float(rng.uniform(0.7, 1.0)),
-        grey_shape=float(rng.uniform(3.0, 12.0)),
-        grey_fibres=float(rng.uniform(0.0, 0.3)),
-        csf=float(rng.uniform(2.6, 3.2)),
-        intensity=(
-            scale,
-            scale * float(rng.uniform(1.05, 1.6)),
-            scale * float(rng.uniform(1.5, 4.5)),
-        ),
+        grey=draw(0.7, 1.0),
+        grey_shape=draw(3.0, 12.0),
+        grey_fibres=draw(0.0, 0.3),
+        csf=draw(2.6, 3.2),
+        intensity=(scale, scale * draw(1.05, 1.6), scale * draw(1.5, 4.5)),
     )
 
 

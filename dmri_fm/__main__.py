@@ -1,0 +1,272 @@
+"""Command line of the library: `dmri-fm SUBCOMMAND`, or `python -m dmri_fm SUBCOMMAND`.
+
+A thin parser over public functions. Each subcommand is a pair of functions here: one adds its
+parser, the other reads the options, calls one function of the library and prints what it made.
+Libraries that take seconds to import are imported by the subcommand that needs them.
+
+Exit codes: 0 done; 1 the request could not be carried out, the reason is on stderr; 2 the
+command line is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmri_fm import __version__
+from dmri_fm.errors import ConfigError, DmriError
+
+if TYPE_CHECKING:
+    from dmri_fm.volumes import Dwi
+
+Subparsers = Any
+
+
+def _add_simulate(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "simulate", help="make a raw BIDS dataset of simulated scans, with its truth"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to create")
+    parser.add_argument("--participants", type=int, default=2, metavar="N", help="default 2")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.add_argument(
+        "--voxel-size", type=float, default=3.0, metavar="MM", help="of the dwi; default 3"
+    )
+    parser.add_argument(
+        "--directions", type=int, default=16, metavar="N", help="weighted volumes; default 16"
+    )
+    parser.add_argument(
+        "--bval", type=float, default=1000.0, metavar="B", help="s/mm^2; default 1000"
+    )
+    parser.set_defaults(run=_run_simulate)
+
+
+def _run_simulate(options: argparse.Namespace) -> None:
+    from dmri_fm.simulate import simulate_dataset
+
+    print(
+        simulate_dataset(
+            options.out,
+            n_participants=options.participants,
+            seed=options.seed,
+            voxel_size_mm=options.voxel_size,
+            n_directions=options.directions,
+            bval=options.bval,
+        )
+    )
+
+
+def _add_training(
+    subparsers: Subparsers, name: str, summary: str, run: Callable[[argparse.Namespace], None]
+) -> None:
+    parser = subparsers.add_parser(name, help=summary)
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a model with shipped settings, or a TOML file"
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="for log and checkpoint; a run is continued"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="PATH", help="safetensors file to write afterwards"
+    )
+    parser.add_argument("--weights-version", default=__version__, metavar="V")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes")
+    parser.add_argument("--steps", type=int, metavar="N", help="in place of the settings' number")
+    parser.add_argument("--seed", type=int, metavar="S", help="in place of the settings' seed")
+    parser.set_defaults(run=run)
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    changes = {
+        "max_minutes": options.minutes,
+        "n_steps": options.steps,
+        "seed": options.seed,
+    }
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def _add_train(subparsers: Subparsers) -> None:
+    _add_training(subparsers, "train", "train QCG-DTI on simulation", _run_train)
+
+
+def _run_train(options: argparse.Namespace) -> None:
+    from dmri_fm.train.config import QcgDtiTraining, read_training
+    from dmri_fm.train.qcg_dti import train_qcg_dti
+
+    train_qcg_dti(
+        read_training(QcgDtiTraining, options.config, optimisation=_changes(options)),
+        options.folder,
+        accelerator=options.accelerator,
+        weights=options.weights,
+        version=options.weights_version,
+    )
+    print(options.weights or options.folder)
+
+
+def _add_pretrain(subparsers: Subparsers) -> None:
+    _add_training(subparsers, "pretrain", "pretrain the D-RoPE encoder", _run_pretrain)
+
+
+def _run_pretrain(options: argparse.Namespace) -> None:
+    from dmri_fm.train.config import DropePretraining, read_training
+    from dmri_fm.train.drope import pretrain_drope
+
+    pretrain_drope(
+        read_training(DropePretraining, options.config, optimisation=_changes(options)),
+        options.folder,
+        accelerator=options.accelerator,
+        weights=options.weights,
+        version=options.weights_version,
+    )
+    print(options.weights or options.folder)
+
+
+def _add_series(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dwi", type=Path, metavar="DWI", help="4-D NIfTI image")
+    parser.add_argument("stem", type=Path, metavar="STEM", help="folder and start of the names")
+    parser.add_argument("--bval", type=Path, metavar="FILE", help="default: beside the image")
+    parser.add_argument("--bvec", type=Path, metavar="FILE", help="default: beside the image")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="brain, on the same grid")
+
+
+def _read_series(options: argparse.Namespace) -> Dwi:
+    from dmri_fm.volumes import Dwi
+
+    name = options.dwi.name.removesuffix(".gz").removesuffix(".nii")
+    return Dwi.from_files(
+        options.dwi,
+        options.bval or options.dwi.with_name(f"{name}.bval"),
+        options.bvec or options.dwi.with_name(f"{name}.bvec"),
+        options.mask,
+    )
+
+
+def _print_paths(paths: dict[str, Path]) -> None:
+    for path in paths.values():
+        print(path)
+
+
+def _add_tensor(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("tensor", help="estimate tensor maps of a corrected series")
+    _add_series(parser)
+    parser.add_argument(
+        "--model", default="tensor", help="tensor (least squares, the default) or a network"
+    )
+    parser.add_argument("--shell", default="auto", help="auto, all, or a b-value; of the fit")
+    parser.add_argument("--weights", type=Path, metavar="PATH", help="of the network")
+    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.set_defaults(run=_run_tensor)
+
+
+def _run_tensor(options: argparse.Namespace) -> None:
+    dwi = _read_series(options)
+    if options.model == "tensor":
+        from dmri_fm.models.tensor import fit_tensor
+
+        maps = fit_tensor(dwi, shell=_parse_shell(options.shell))
+    else:
+        from dmri_fm.models.predict import predict_tensor
+
+        maps = predict_tensor(
+            dwi, model=options.model, weights=options.weights, device=options.device
+        )
+    _print_paths(maps.save(options.stem))
+
+
+def _parse_shell(text: str) -> Any:
+    if text in ("auto", "all"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(
+            f"shell {text!r}", expected="'auto', 'all' or a b-value in s/mm^2"
+        ) from None
+
+
+def _add_features(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "features", help="compute latent features of a series on the model's MNI grid"
+    )
+    _add_series(parser)
+    parser.add_argument("--model", default="drope", help="default drope")
+    parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
+    parser.add_argument("--device", default="cpu", help="default cpu")
+    parser.add_argument("--directions", type=int, default=12, metavar="N", help="default 12")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.set_defaults(run=_run_features)
+
+
+def _run_features(options: argparse.Namespace) -> None:
+    from dmri_fm.models.predict import extract_features
+
+    features = extract_features(
+        _read_series(options),
+        model=options.model,
+        weights=options.weights,
+        device=options.device,
+        n_directions=options.directions,
+        seed=options.seed,
+    )
+    _print_paths(features.save(options.stem))
+
+
+def _add_models(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("models", help="list the networks and their parameters")
+    parser.set_defaults(run=_run_models)
+
+
+def _run_models(options: argparse.Namespace) -> None:
+    from dmri_fm.models.registry import MODELS
+
+    for name, (config, kind) in MODELS.items():
+        n_parameters = sum(p.numel() for p in kind(config).parameters())  # type: ignore[call-arg]
+        print(f"{name:16s} {kind.__name__:8s} {n_parameters / 1e6:6.2f}M parameters")
+
+
+#: In the order in which they are listed.
+_SUBCOMMANDS = (
+    _add_simulate,
+    _add_train,
+    _add_pretrain,
+    _add_tensor,
+    _add_features,
+    _add_models,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `dmri-fm`, all subcommands included."""
+    parser = argparse.ArgumentParser(
+        prog="dmri-fm", description="Diffusion MRI: simulation, networks, tensors, features."
+    )
+    parser.add_argument("--version", action="version", version=f"dmri-fm {__version__}")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
+    subparsers = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
+    for add in _SUBCOMMANDS:
+        add(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = build_parser().parse_args(argv)
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    logging.basicConfig(
+        level=levels[min(options.verbose, 2)], format="%(asctime)s %(name)s: %(message)s"
+    )
+    try:
+        options.run(options)
+    except DmriError as error:
+        print(f"dmri-fm: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
