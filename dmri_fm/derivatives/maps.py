@@ -70,6 +70,8 @@ class Kind:
         Smallest and largest possible value, or None.
     citations
         Keys of `references.yaml`.
+    required
+        Keys that its sidecar must hold.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Kind:
     model: str | None = None
     value_range: tuple[float, float] | None = None
     citations: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     @property
     def is_transform(self) -> bool:
@@ -154,6 +157,7 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         model=entry.get("model"),
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
         citations=tuple(entry.get("citations", ())),
+        required=tuple(entry.get("required", ())),
     )
 
 

@@ -7,7 +7,6 @@ out, so that a sidecar never holds a null.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
@@ -17,25 +16,20 @@ from typing import Any
 import yaml
 
 from dmri_fm import __version__
-from dmri_fm.derivatives.maps import load_catalogue
+from dmri_fm.derivatives.maps import Kind, load_catalogue
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references
 from dmri_fm.derivatives.root import APP_NAME, write_root_files
 from dmri_fm.errors import ConfigError
 
 __all__ = [
-    "Corrections",
+    "BVEC_CONVENTION",
     "carry_over",
     "derivative_uri",
     "describe_columns",
-    "feature_sidecar",
     "image_sidecar",
-    "map_sidecar",
-    "mask_sidecar",
-    "preproc_sidecar",
+    "missing_metadata",
     "raw_uri",
-    "reference_sidecar",
-    "table_sidecar",
     "to_json",
     "write_root_files",
 ]
@@ -83,41 +77,15 @@ CARRIED_OVER = (
     "ContrastBolusIngredient",
 )
 
+_MODEL_NAMES = {"tensor": "Diffusion tensor", "qcgdti": "Diffusion tensor by QCG-DTI"}
+
 #: How the b-vectors beside a corrected series are to be read.
 BVEC_CONVENTION = (
     "FSL: components along the image axes, the first one negated when the determinant of the "
-    "affine is positive; rotated with the head of each volume and into this space"
+    "affine is positive; rotated with the head of each volume and by the rigid or affine part of "
+    "the transform into this space; the local rotations of a nonlinear warp do not fit into one "
+    "file and are not in it"
 )
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """What was done to a series, in words for its sidecar.
-
-    Attributes
-    ----------
-    sdc_method, sdc_reason
-        Correction of susceptibility distortion, and why this one.
-    hmc_method
-        Correction of head motion and eddy currents.
-    denoising, gibbs_correction
-        What ran, `none` if nothing.
-    gradient_check
-        Result of the check of the b-vectors against fibre continuity; empty if not done.
-    b0_normalization_scale
-        Mean b=0 signal by which the models' input was divided, scanner units.
-    extra
-        Anything else, by its JSON key.
-    """
-
-    sdc_method: str
-    sdc_reason: str
-    hmc_method: str
-    denoising: str = "none"
-    gibbs_correction: str = "none"
-    gradient_check: Mapping[str, Any] = field(default_factory=dict)
-    b0_normalization_scale: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def raw_uri(path: str | Path, root: str | Path) -> str:
@@ -191,9 +159,10 @@ def image_sidecar(
     space: str | None = None,
     spatial_reference: str | Mapping[str, str] | None = None,
     resolution: str | None = None,
+    columns: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what every output's sidecar holds.
+    """Return the sidecar of an output.
 
     Parameters
     ----------
@@ -208,19 +177,30 @@ def image_sidecar(
         description of the space.
     resolution
         In words; by default that of the space's grid.
+    columns
+        Of a table; each that is known gets a description.
     extra
-        Further keys; they win.
+        Further keys; they win. Values from numpy and paths become plain JSON.
 
     Returns
     -------
     dict
         `Description`, `GeneratedBy`, and where they apply `Units`, `Model`, `Sources`,
-        `SpatialReference`, `Resolution`, `References`.
+        `SpatialReference`, `Resolution`, `References`, `Type` of a mask, `OrientationEncoding`
+        of a tensor (after BEP016).
+
+    Examples
+    --------
+    >>> found = image_sidecar("tensor_md", space="MNI152NLin2009aSym", sources=["bids::x"])
+    >>> found["Units"], found["Resolution"]
+    ('mm^2/s', 'MNI152NLin2009aSym grid with isotropic voxels of 2 mm')
     """
     kind = load_catalogue().kind(kind_name)
     found: dict[str, Any] = {
         "Description": kind.description,
         "GeneratedBy": [{"Name": APP_NAME, "Version": __version__}],
+        **_inherent(kind),
+        **describe_columns(columns),
     }
     if kind.units is not None:
         found["Units"] = kind.units
@@ -248,199 +228,39 @@ def image_sidecar(
     return found | dict(to_json(extra or {}))
 
 
-def preproc_sidecar(
-    corrections: Corrections,
-    *,
-    space: str,
-    sources: Iterable[str],
-    raw_metadata: Sequence[Mapping[str, Any]],
-    spatial_reference: str | Mapping[str, str] | None = None,
-    resolution: str | None = None,
-    skull_stripped: bool = False,
-) -> dict[str, Any]:
-    """Return the sidecar of a preprocessed series: what was done, and what stays true.
-
-    Parameters
-    ----------
-    corrections
-        What was done.
-    space, sources, spatial_reference, resolution
-        See :func:`image_sidecar`.
-    raw_metadata
-        Merged raw sidecars of the runs; see :func:`carry_over`.
-    skull_stripped
-        Whether voxels outside the brain were set to zero.
-    """
-    done = {
-        "SkullStripped": skull_stripped,
-        "SDCMethod": corrections.sdc_method,
-        "SDCReason": corrections.sdc_reason,
-        "HMCMethod": corrections.hmc_method,
-        "Denoising": corrections.denoising,
-        "GibbsCorrection": corrections.gibbs_correction,
-        "BvecConvention": BVEC_CONVENTION,
-    }
-    if space != "ACPC":
-        done["BvecRotation"] = (
-            "b-vectors carry the rigid or affine part of the transform into this space; the local "
-            "rotations of a nonlinear warp do not fit into one file and are not in it"
-        )
-    if corrections.gradient_check:
-        done["GradientCheck"] = dict(corrections.gradient_check)
-    if corrections.b0_normalization_scale is not None:
-        done["B0NormalizationScale"] = corrections.b0_normalization_scale
-    return carry_over(raw_metadata) | image_sidecar(
-        "preproc_dwi",
-        sources=sources,
-        space=space,
-        spatial_reference=spatial_reference,
-        resolution=resolution,
-        extra=done | dict(corrections.extra),
-    )
-
-
-def reference_sidecar(
-    kind_name: str = "dwiref",
-    *,
-    space: str,
-    sources: Iterable[str],
-    spatial_reference: str | Mapping[str, str] | None = None,
-    skull_stripped: bool = False,
-) -> dict[str, Any]:
-    """Return the sidecar of a b=0 reference or a T1w image."""
-    return image_sidecar(
-        kind_name,
-        sources=sources,
-        space=space,
-        spatial_reference=spatial_reference,
-        extra={"SkullStripped": skull_stripped},
-    )
-
-
-def mask_sidecar(
-    kind_name: str = "dwi_mask",
-    *,
-    space: str,
-    sources: Iterable[str],
-    method: str,
-    spatial_reference: str | Mapping[str, str] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the sidecar of a brain mask; `method` says what drew it."""
-    return image_sidecar(
-        kind_name,
-        sources=sources,
-        space=space,
-        spatial_reference=spatial_reference,
-        extra={"Type": "Brain", "MaskMethod": method} | dict(extra or {}),
-    )
-
-
-def map_sidecar(
-    kind_name: str,
-    *,
-    space: str,
-    sources: Iterable[str],
-    model: Mapping[str, Any],
-    spatial_reference: str | Mapping[str, str] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the sidecar of a model's map, after BEP016.
-
-    Parameters
-    ----------
-    kind_name
-        A `dwimap` kind of `maps.yaml`.
-    space, sources, spatial_reference, extra
-        See :func:`image_sidecar`.
-    model
-        How the model was fitted or the network ran: goes under `Model.Parameters`.
-
-    Returns
-    -------
-    dict
-        With `OrientationEncoding` where the image is a tensor.
-    """
-    kind = load_catalogue().kind(kind_name)
-    if kind.suffix != "dwimap":
-        raise ConfigError(f"{kind_name} is not a map", expected="a dwimap kind")
-    names = {"tensor": "Diffusion tensor", "qcgdti": "Diffusion tensor by QCG-DTI"}
-    own: dict[str, Any] = {
-        "SkullStripped": True,
-        "Model": {
-            "Name": names[kind.model or "tensor"],
-            "Label": kind.model,
-            "Parameters": dict(model),
-        },
-    }
-    if kind.entities["param"] == "diffusivity":
-        own["OrientationEncoding"] = {
-            "Type": "tensor",
-            "Reference": "scanner",
-            "EncodingAxis": 3,
-            "TensorRank": 2,
-            "AntipodalSymmetry": True,
-        }
-        own["TensorElements"] = ["D11", "D12", "D13", "D22", "D23", "D33"]
+def _inherent(kind: Kind) -> dict[str, Any]:
+    """Return the entries that follow from the kind alone."""
+    found: dict[str, Any] = {}
+    if kind.suffix == "mask":
+        found["Type"] = "Brain"
+    if kind.name == "preproc_dwi":
+        found["BvecConvention"] = BVEC_CONVENTION
+    if kind.suffix == "dwimap":
+        found["SkullStripped"] = True
+        found["Model"] = {"Name": _MODEL_NAMES[kind.model or ""], "Label": kind.model}
+        if kind.entities["param"] == "diffusivity":
+            found["OrientationEncoding"] = {
+                "Type": "tensor",
+                "Reference": "scanner",
+                "EncodingAxis": 3,
+                "TensorRank": 2,
+                "AntipodalSymmetry": True,
+            }
+            found["TensorElements"] = ["D11", "D12", "D13", "D22", "D23", "D33"]
     if kind.value_range is not None:
-        own["ValidRange"] = list(kind.value_range)
-    return image_sidecar(
-        kind_name,
-        sources=sources,
-        space=space,
-        spatial_reference=spatial_reference,
-        extra=own | dict(extra or {}),
-    )
+        found["ValidRange"] = list(kind.value_range)
+    return found
 
 
-def feature_sidecar(
-    kind_name: str,
-    *,
-    sources: Iterable[str],
-    model: Mapping[str, Any],
-    preprocessing: Mapping[str, Any],
-    seed: int,
-    columns: Sequence[str] = (),
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the sidecar of scan or patch features.
+def missing_metadata(kind_name: str, sidecar: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys that `maps.yaml` requires of a kind and its sidecar lacks.
 
-    Parameters
-    ----------
-    kind_name
-        `cls_features` or `patch_features`.
-    sources, extra
-        See :func:`image_sidecar`.
-    model
-        Name, Weights, SHA256, License, Precision, Device.
-    preprocessing
-        Grid, normalisation and clipping of the encoder's input.
-    seed
-        Of the choice of directions.
-    columns
-        Of the table; each gets a description.
+    Examples
+    --------
+    >>> missing_metadata("t1w", {"SpatialReference": "bids::x", "Description": "T1w"})
+    ('SkullStripped', 'Sources')
     """
-    return image_sidecar(
-        kind_name,
-        sources=sources,
-        space="MNI152NLin2009aSym",
-        extra=describe_columns(columns)
-        | {"Model": dict(model), "Preprocessing": dict(preprocessing), "Seed": seed}
-        | dict(extra or {}),
-    )
-
-
-def table_sidecar(
-    kind_name: str,
-    columns: Sequence[str],
-    *,
-    sources: Iterable[str] = (),
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the sidecar of a table: one entry per column that has a description."""
-    return image_sidecar(
-        kind_name, sources=sources, extra=describe_columns(columns) | dict(extra or {})
-    )
+    return tuple(k for k in load_catalogue().kind(kind_name).required if k not in sidecar)
 
 
 @cache

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dmri_fm.derivatives import load_catalogue, output_path
-from dmri_fm.derivatives.sidecars import map_sidecar
+from dmri_fm.derivatives.sidecars import image_sidecar
 from dmri_fm.errors import ConfigError, OutputError
 
 MNI = "MNI152NLin2009aSym"
@@ -69,15 +69,13 @@ def _files(folder: Path) -> list[str]:
 def test_map_with_metadata(put, out, tmp_path):
     # A point in the file's name must not be taken for an extension.
     file = _image(tmp_path / "fa_1.5mm.nii.gz")
-    meta = map_sidecar(
-        "tensor_fa", space=MNI, sources=["bids:raw:sub-01/x"], model={"Method": "WLS"}
-    )
+    meta = image_sidecar("tensor_fa", space=MNI, sources=["bids:raw:sub-01/x"])
     found = put("tensor_fa", file, space=MNI, meta_dict=meta | {"Extra": np.float32(0.5)})
     expected = output_path(SCAN, "tensor_fa", space=MNI)
     assert found.out_file == str(out / expected)
     sidecar = json.loads(Path(found.out_meta).read_text())
     assert sidecar["Resolution"] == f"{MNI} grid with isotropic voxels of 2 mm"
-    assert sidecar["Model"]["Parameters"] == {"Method": "WLS"}
+    assert sidecar["Model"] == {"Name": "Diffusion tensor", "Label": "tensor"}
     assert sidecar["Extra"] == 0.5
     assert list(sidecar) == sorted(sidecar)
     image = nib.load(found.out_file)

@@ -12,18 +12,12 @@ from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references, render_methods
 from dmri_fm.derivatives.root import dataset_description, default_methods, read_container
 from dmri_fm.derivatives.sidecars import (
-    Corrections,
     carry_over,
     derivative_uri,
     describe_columns,
-    feature_sidecar,
     image_sidecar,
-    map_sidecar,
-    mask_sidecar,
-    preproc_sidecar,
+    missing_metadata,
     raw_uri,
-    reference_sidecar,
-    table_sidecar,
 )
 from dmri_fm.errors import ConfigError
 
@@ -40,14 +34,6 @@ RAW = {
     "SeriesDescription": "DWI_AP",
     "ImageOrientationPatientDICOM": [1, 0, 0, 0, 1, 0],
 }
-DONE = Corrections(
-    sdc_method="built-in pair",
-    sdc_reason="reverse-phase runs dir-AP and dir-PA",
-    hmc_method="ANTs affine, two passes",
-    denoising="MP-PCA (DIPY)",
-    gradient_check={"Consistent": True},
-    b0_normalization_scale=np.float32(812.5),
-)
 
 
 def test_stale_raw_metadata_are_dropped():
@@ -59,29 +45,37 @@ def test_stale_raw_metadata_are_dropped():
 
 
 def test_preprocessed_series():
-    common = {"sources": ["bids:raw:a", "bids:raw:a"], "raw_metadata": [RAW]}
-    acpc = preproc_sidecar(
-        DONE, space="ACPC", spatial_reference="bids::sub-01/anat/sub-01_x_T1w.nii.gz", **common
+    acpc = image_sidecar(
+        "preproc_dwi",
+        space="ACPC",
+        sources=["bids:raw:a", "bids:raw:a"],
+        spatial_reference="bids::sub-01/anat/sub-01_x_T1w.nii.gz",
+        extra=carry_over([RAW]) | {"B0NormalizationScale": np.float32(812.5)},
     )
-    wanted = {
-        "SkullStripped", "SpatialReference", "Sources", "Description", "SDCMethod", "SDCReason",
-        "Denoising", "GibbsCorrection", "HMCMethod", "BvecConvention", "GradientCheck",
-        "B0NormalizationScale", "EchoTime", "GeneratedBy",
-    }  # fmt: skip
-    assert wanted <= set(acpc)
     assert "Resolution" not in acpc
     assert acpc["Sources"] == ["bids:raw:a"]
     assert acpc["SpatialReference"].startswith("bids::sub-01/anat")
-    mni = preproc_sidecar(DONE, space=MNI, **common)
+    assert acpc["EchoTime"] == 0.068
+    assert json.loads(json.dumps(acpc))["B0NormalizationScale"] == 812.5
+    assert missing_metadata("preproc_dwi", acpc) == (
+        "SkullStripped", "SDCMethod", "SDCReason", "HMCMethod", "Denoising", "GibbsCorrection",
+        "GradientCheck",
+    )  # fmt: skip
+    mni = image_sidecar("preproc_dwi", space=MNI)
     assert mni["SpatialReference"] == MNI
     assert "2 mm" in mni["Resolution"]
-    assert "nonlinear" in mni["BvecRotation"]
-    assert json.loads(json.dumps(to_json(mni)))["B0NormalizationScale"] == 812.5
+    assert "determinant" in mni["BvecConvention"]
+    assert "nonlinear" in mni["BvecConvention"]
+
+
+def test_acpc_has_a_reference_even_without_t1w():
+    assert "b=0 reference" in image_sidecar("tensor_fa", space="ACPC")["SpatialReference"]
 
 
 def test_tensor_says_how_it_is_laid_out():
-    found = map_sidecar("tensor_diffusivity", space="ACPC", sources=[], model={"Method": "WLS"})
+    found = image_sidecar("tensor_diffusivity", space="ACPC")
     assert found["Units"] == "mm^2/s"
+    assert found["TensorElements"] == ["D11", "D12", "D13", "D22", "D23", "D33"]
     assert found["OrientationEncoding"] == {
         "Type": "tensor",
         "Reference": "scanner",
@@ -90,38 +84,25 @@ def test_tensor_says_how_it_is_laid_out():
         "AntipodalSymmetry": True,
     }
     assert "Sources" not in found
-    scalar = map_sidecar("qcgdti_fa", space=MNI, sources=["bids::x"], model={})
+    scalar = image_sidecar("qcgdti_fa", space=MNI, sources=["bids::x"])
     assert "OrientationEncoding" not in scalar
     assert scalar["ValidRange"] == [0.0, 1.0]
     assert scalar["Model"]["Label"] == "qcgdti"
-    with pytest.raises(ConfigError, match="not a map"):
-        map_sidecar("dwiref", space="ACPC", sources=[], model={})
 
 
-def test_masks_references_and_tables():
-    mask = mask_sidecar(space="ACPC", sources=["bids::a"], method="deepbet 1.0")
-    assert (mask["Type"], mask["MaskMethod"]) == ("Brain", "deepbet 1.0")
-    assert reference_sidecar(space="ACPC", sources=[])["SkullStripped"] is False
-    table = table_sidecar("confounds", ["trans_x", "bval", "unheard_of"])
+def test_what_the_steps_say_wins():
+    found = image_sidecar("tensor_fa", space=MNI, extra={"Model": {"Name": "x"}, "Units": "y"})
+    assert (found["Model"], found["Units"]) == ({"Name": "x"}, "y")
+
+
+def test_masks_and_tables():
+    assert image_sidecar("dwi_mask", space="ACPC")["Type"] == "Brain"
+    table = image_sidecar("confounds", columns=["trans_x", "bval", "unheard_of"])
     assert table["trans_x"]["Units"] == "mm"
     assert table["bval"]["Units"] == "s/mm^2"
     assert "unheard_of" not in table
-
-
-def test_features():
-    columns = ["participant_id", "cls000", "cls001", "ood_score", "weights_sha256"]
-    found = feature_sidecar(
-        "cls_features",
-        sources=["bids::a"],
-        model={"Name": "drope", "SHA256": "0"},
-        preprocessing={"Grid": [96, 112, 96]},
-        seed=0,
-        columns=columns,
-    )
-    assert set(columns) <= set(found)
-    assert (found["Seed"], found["Model"]["Name"]) == (0, "drope")
-    assert found["SpatialReference"] == MNI
-    assert "Resolution" not in found
+    features = image_sidecar("cls_features", columns=["participant_id", "cls000", "ood_score"])
+    assert {"participant_id", "cls000", "ood_score"} <= set(features)
 
 
 def test_every_kind_has_a_sidecar_that_is_json():

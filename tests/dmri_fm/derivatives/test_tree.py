@@ -24,7 +24,7 @@ from dmri_fm.derivatives import (
     write_root_files,
 )
 from dmri_fm.derivatives.docs import outputs_page
-from dmri_fm.derivatives.sidecars import Corrections, image_sidecar, map_sidecar, preproc_sidecar
+from dmri_fm.derivatives.sidecars import image_sidecar, missing_metadata
 from dmri_fm.derivatives.tsv import format_table, scan_columns
 
 SCANS = [
@@ -38,19 +38,35 @@ def _validator() -> str | None:
     return str(beside) if beside.exists() else shutil.which("bids-validator-deno")
 
 
+#: What the steps of a run would add.
+FACTS = {
+    "preproc_dwi": {
+        "SkullStripped": False,
+        "SDCMethod": "none",
+        "SDCReason": "no reverse phase encoding",
+        "HMCMethod": "ANTs affine",
+        "Denoising": "MP-PCA",
+        "GibbsCorrection": "none",
+        "GradientCheck": {"Consistent": True},
+        "B0NormalizationScale": np.float32(812.5),
+    },
+    "t1w": {"SkullStripped": False},
+    "dwiref": {"SkullStripped": False},
+    "cls_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
+    "patch_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
+}
+
+
 def _sidecar(kind, space):
-    if kind.name == "preproc_dwi":
-        done = Corrections(sdc_method="none", sdc_reason="no pair", hmc_method="ANTs affine")
-        raw = [{"EchoTime": 0.07, "Manufacturer": "x", "SliceTiming": [0]}]
-        return preproc_sidecar(done, space=space, sources=["bids:raw:a"], raw_metadata=raw)
-    if kind.suffix == "dwimap":
-        return map_sidecar(kind.name, space=space, sources=["bids::a"], model={"Method": "WLS"})
-    extra = {}
-    if kind.suffix == "mask":
-        extra["Type"] = "Brain"
-    if kind.suffix in ("T1w", "dwiref"):
-        extra["SkullStripped"] = False
-    return image_sidecar(kind.name, space=space, sources=["bids::a"], extra=extra)
+    content = image_sidecar(
+        kind.name,
+        space=space,
+        sources=["bids:raw:sub-01/dwi/sub-01_dwi.nii.gz"],
+        columns=["trans_x", "bval"],
+        extra=FACTS.get(kind.name),
+    )
+    assert missing_metadata(kind.name, content) == ()
+    return content
 
 
 def _content(kind, extension, scan, folder):

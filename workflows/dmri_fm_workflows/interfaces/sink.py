@@ -119,7 +119,7 @@ class DerivativesDataSink(PrepareDerivative):
         ds_fa = DerivativesDataSink(kind="tensor_fa", base_directory=out, space="ACPC")
         ds_fa.inputs.source_file = ["/bids/sub-01/dwi/sub-01_dir-AP_dwi.nii.gz"]
         ds_fa.inputs.in_file = "fa.nii.gz"
-        ds_fa.inputs.meta_dict = map_sidecar("tensor_fa", ...)
+        ds_fa.inputs.meta_dict = image_sidecar("tensor_fa", space="ACPC")
     """
 
     input_spec = _SinkInputSpec
