@@ -1,0 +1,27 @@
+"""Read a BIDS dataset: participants, sessions, diffusion series and what belongs to them."""
+
+from dmri_fm.bids.dataset import read_dataset
+from dmri_fm.bids.filters import read_filter_file
+from dmri_fm.bids.records import (
+    Dataset,
+    DwiRun,
+    DwiSeries,
+    EpiImage,
+    Fieldmap,
+    Participant,
+    Problem,
+    Session,
+)
+
+__all__ = [
+    "Dataset",
+    "DwiRun",
+    "DwiSeries",
+    "EpiImage",
+    "Fieldmap",
+    "Participant",
+    "Problem",
+    "Session",
+    "read_dataset",
+    "read_filter_file",
+]

@@ -1,0 +1,138 @@
+"""Which images a request is about: filter files in fmriprep's form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dmri_fm.bids.names import SCAN_ENTITIES, split_name
+from dmri_fm.bids.scans import FIELDMAP_SUFFIXES
+from dmri_fm.errors import ConfigError
+
+__all__ = ["QUERIES", "Filters", "check_filters", "passes", "read_filter_file", "wanted_suffixes"]
+
+Filters = Mapping[str, Mapping[str, Any]]
+
+#: Queries of a filter file that concern this program, and the suffixes they select among.
+QUERIES: Mapping[str, tuple[str, ...]] = {
+    "dwi": ("dwi",),
+    "t1w": ("T1w",),
+    "fmap": ("epi", *FIELDMAP_SUFFIXES),
+}
+
+#: Entities that a name may have beside those of a scan; their absence is no reason to look for
+#: them in the sidecars.
+_OTHER_ENTITIES = frozenset({"desc", "space", "inv", "flip", "mt", "task", "trc", "recording"})
+
+_EXTENSIONS = (".nii", ".nii.gz")
+
+
+def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read a filter file as fmriprep's `--bids-filter-file` takes it.
+
+    Parameters
+    ----------
+    path
+        JSON: `{"dwi": {"acquisition": "multiband"}, "t1w": {"session": "01"}}`, with the queries
+        `dwi`, `t1w` and `fmap`. A value is a label, a list of labels, null (the entity must be
+        absent) or `"*"` (any label). Keys that are no entities are looked up in the sidecars.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or is no such object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot be read as JSON ({error})",
+            path=path,
+            expected='a filter file, {"dwi": {"acquisition": "x"}}',
+            advice="check the path and the file; a JSON validator names the place",
+        ) from None
+    check_filters(content, path=path)
+    return dict(content)
+
+
+def check_filters(filters: object, *, path: str | Path | None = None) -> None:
+    """Refuse filters of another form, or without any query of :data:`QUERIES`.
+
+    Raises
+    ------
+    ConfigError
+        If they are refused. Queries for other programs beside ours are accepted.
+    """
+    if not isinstance(filters, Mapping) or not all(
+        isinstance(query, Mapping) for query in filters.values()
+    ):
+        raise ConfigError(
+            "the filters are no object of objects",
+            path=path,
+            expected='{"dwi": {"acquisition": "x"}, "t1w": {"session": "01"}}',
+        )
+    if filters and not set(filters) & set(QUERIES):
+        raise ConfigError(
+            f"filters for {', '.join(map(repr, filters))} only",
+            path=path,
+            expected="filters for some of " + ", ".join(QUERIES),
+        )
+
+
+def wanted_suffixes(filters: Filters) -> list[str]:
+    """Return every suffix that a query may select."""
+    suffixes = {suffix for query in QUERIES.values() for suffix in query}
+    for query in filters.values():
+        suffixes |= {s for s in _as_list(query.get("suffix")) if isinstance(s, str)}
+    return sorted(suffixes)
+
+
+def passes(
+    path: Path, query: str, filters: Filters, *, metadata: Callable[[Path], Mapping[str, Any]]
+) -> bool:
+    """Tell whether an image belongs to a query.
+
+    Parameters
+    ----------
+    path
+        NIfTI image.
+    query
+        Key of :data:`QUERIES`.
+    filters
+        Conditions beside the suffix.
+    metadata
+        Returns the merged sidecars of an image; called only if a condition needs them.
+    """
+    entities, suffix, extension = split_name(path)
+    if extension not in _EXTENSIONS or "desc" in entities or "space" in entities:
+        return False
+    known = {
+        **entities,
+        "suffix": suffix,
+        "extension": extension,
+        "datatype": path.parent.name,
+    }
+    names = {*SCAN_ENTITIES.values(), *_OTHER_ENTITIES}
+    conditions = {"suffix": QUERIES[query], **filters.get(query, {})}
+    for key, wanted in conditions.items():
+        value = known.get(key)
+        if key not in known and key not in names:
+            value = metadata(path).get(key)
+        if not any(_agrees(value, w) for w in _as_list(wanted)):
+            return False
+    return True
+
+
+def _as_list(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _agrees(value: object, wanted: object) -> bool:
+    """Compare a label with a wanted one; index 1 and label `01` are the same run."""
+    if wanted is None or value is None:
+        return wanted is value
+    if wanted == "*" or wanted == value or str(wanted) == str(value):
+        return True
+    return str(wanted).isdigit() and str(value).isdigit() and int(str(wanted)) == int(str(value))

@@ -1,0 +1,311 @@
+"""Open single scans: diffusion runs, echo-planar references, T1-weighted images, field maps."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+
+from dmri_fm.bids.names import split_name
+from dmri_fm.bids.records import DwiRun, EpiImage, Fieldmap
+from dmri_fm.bids.sidecars import Sidecars
+from dmri_fm.errors import ImageError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.volumes import Dwi, load_image
+
+__all__ = [
+    "FIELDMAP_SUFFIXES",
+    "is_diffusion_signal",
+    "list_fieldmaps",
+    "open_epi",
+    "open_run",
+    "open_t1w",
+    "readout_time_s",
+]
+
+#: A series with this many directions of its own holds measured signal, whatever its tags say.
+SIGNAL_DIRECTIONS = 6
+
+#: A readout longer than this is in another unit, s.
+LONGEST_READOUT_S = 1.0
+
+#: Suffixes of gradient-echo field maps, and the kind that each belongs to.
+FIELDMAP_SUFFIXES: Mapping[str, str] = {
+    "phasediff": "phasediff",
+    "phase1": "phase1phase2",
+    "phase2": "phase1phase2",
+    "fieldmap": "fieldmap",
+    "magnitude": "",
+    "magnitude1": "",
+    "magnitude2": "",
+}
+
+#: Words by which scanners call the maps they compute.
+_MAP_WORDS = frozenset(
+    {"TRACEW", "TRACE", "ADC", "EADC", "EXPADC", "FA", "FAC", "COLFA", "TENSOR", "S0MAP"}
+)
+_MAP_LABEL = re.compile(r"(.*(TRACEW|ADC|COLFA)|TRACE|FA|TENSOR)", re.IGNORECASE)
+_MAP_DESCRIPTION = re.compile(r".*_(TRACEW|ADC|EADC|FA|COLFA|TENSOR)", re.IGNORECASE)
+_NOT_MAGNITUDE = frozenset({"P", "PHASE", "PHASE MAP", "REAL", "R", "IMAGINARY", "I"})
+_PHASE_ENCODINGS = frozenset({"i", "i-", "j", "j-", "k", "k-"})
+
+
+def is_diffusion_signal(
+    entities: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    *,
+    n_directions: int | None = None,
+) -> bool:
+    """Tell measured magnitude signal from phase images and from maps the scanner computed.
+
+    Parameters
+    ----------
+    entities
+        Labels of the file's name.
+    metadata
+        Merged sidecars.
+    n_directions
+        Distinct directions of the gradient files with the image's own name; None if it has none
+        that fit. `DERIVED` alone rejects an image only where there are fewer than
+        :data:`SIGNAL_DIRECTIONS`: some scanners write it for distortion-corrected signal.
+
+    Examples
+    --------
+    >>> is_diffusion_signal({"acquisition": "b1000TRACEW"}, {})
+    False
+    >>> is_diffusion_signal({"part": "mag"}, {"ImageType": ["ORIGINAL", "PRIMARY", "M"]})
+    True
+    """
+    if entities.get("part", "mag") != "mag" or "desc" in entities:
+        return False
+    if any(
+        _MAP_LABEL.fullmatch(entities.get(name, "")) for name in ("acquisition", "reconstruction")
+    ):
+        return False
+    image_type = metadata.get("ImageType") or ()
+    words = {
+        str(word).upper()
+        for word in ([image_type] if isinstance(image_type, str) else image_type)
+        for word in str(word).split("\\")
+    }
+    if words & _MAP_WORDS or (words & _NOT_MAGNITUDE and not words & {"M", "MAGNITUDE"}):
+        return False
+    description = str(metadata.get("SeriesDescription", ""))
+    if "ORIGINAL" not in words and _MAP_DESCRIPTION.fullmatch(description):
+        return False
+    return "DERIVED" not in words or (n_directions or 0) >= SIGNAL_DIRECTIONS
+
+
+def readout_time_s(
+    metadata: Mapping[str, Any], n_phase_encodes: int | None = None
+) -> float | None:
+    """Return the total readout time that a sidecar states or implies.
+
+    Parameters
+    ----------
+    metadata
+        Merged sidecars.
+    n_phase_encodes
+        Voxels along the phase encoding, used where `ReconMatrixPE` is missing.
+
+    Returns
+    -------
+    float or None
+        Seconds: `TotalReadoutTime`, else `EffectiveEchoSpacing` (s) times one less than the
+        number of phase encodes.
+
+    Examples
+    --------
+    >>> readout_time_s({"EffectiveEchoSpacing": 0.0005, "ReconMatrixPE": 101})
+    0.05
+    >>> readout_time_s({"TotalReadoutTime": 50}) is None  # milliseconds
+    True
+    """
+    total = _positive(metadata.get("TotalReadoutTime"))
+    if total is None:
+        spacing = _positive(metadata.get("EffectiveEchoSpacing"))
+        n_lines = _positive(metadata.get("ReconMatrixPE")) or n_phase_encodes
+        total = None if spacing is None or not n_lines else spacing * (n_lines - 1)
+    return total if total is not None and 0 < total <= LONGEST_READOUT_S else None
+
+
+def _positive(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _encoding(
+    metadata: Mapping[str, Any], shape: Sequence[int]
+) -> tuple[str | None, float | None]:
+    direction = metadata.get("PhaseEncodingDirection")
+    direction = direction if direction in _PHASE_ENCODINGS else None
+    n_lines = shape["ijk".index(direction[0])] if direction else None
+    return direction, readout_time_s(metadata, n_lines)
+
+
+def open_run(
+    path: Path, metadata: Mapping[str, Any], *, sidecars: Sidecars
+) -> tuple[DwiRun, GradientTable, tuple[str, ...]]:
+    """Open a diffusion run and check everything about it but its voxels.
+
+    Parameters
+    ----------
+    path
+        4-D image.
+    metadata
+        Its merged sidecars.
+    sidecars
+        Finds its gradient files.
+
+    Returns
+    -------
+    run
+        The run.
+    gtab
+        Its gradients, RAS+.
+    warnings
+        What is missing and can be done without.
+
+    Raises
+    ------
+    InputError
+        If the image or a gradient file is missing, damaged, or does not fit the other.
+    """
+    entities, _, extension = split_name(path)
+    bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
+    dwi = Dwi.from_files(path, bval, bvec)
+    direction, readout = _encoding(metadata, dwi.shape)
+    sbref = path.with_name(path.name.removesuffix("dwi" + extension) + "sbref" + extension)
+    run = DwiRun(
+        path=path,
+        bval=bval,
+        bvec=bvec,
+        sbref=sbref if sbref.is_file() and sbref.stat().st_size else None,
+        entities=entities,
+        metadata=dict(metadata),
+        shape=dwi.shape,
+        affine=dwi.affine,
+        phase_encoding=direction,
+        readout_time_s=readout,
+        has_b0=bool(dwi.gtab.is_b0.any()),
+    )
+    return run, dwi.gtab, tuple(_doubts(run, dwi.image))
+
+
+def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
+    name, metadata = run.path.name, run.metadata
+    if not metadata:
+        yield (
+            f"{name} has no JSON sidecar: its phase encoding is unknown, so no reverse-phase "
+            "image can correct its distortion. Add a .json file with PhaseEncodingDirection "
+            "and TotalReadoutTime."
+        )
+    elif run.phase_encoding is None:
+        value = metadata.get("PhaseEncodingDirection")
+        yield (
+            f"{name}: PhaseEncodingDirection is "
+            + ("missing" if value is None else f"{value!r}, not one of i, i-, j, j-, k, k-")
+            + ", so no reverse-phase image can correct its distortion. Add it to the JSON file."
+        )
+    elif run.readout_time_s is None:
+        value = metadata.get("TotalReadoutTime")
+        yield (
+            f"{name}: TotalReadoutTime is "
+            + ("missing" if value is None else f"{value!r}, which is no time in seconds")
+            + ", so fields are known in voxels, not in Hz. Add it to the JSON file."
+        )
+    header: Any = image.header
+    if header.get("qform_code", 1) == 0 and header.get("sform_code", 1) == 0:
+        yield (
+            f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
+            "radiological storage. Set the orientation if that is wrong."
+        )
+    if "DERIVED" in (metadata.get("ImageType") or ()):
+        yield (
+            f"{name}: ImageType says DERIVED; it is taken as measured signal because its "
+            "gradient files hold a full set of directions."
+        )
+
+
+def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
+    """Open a b=0 image that shows the distortion of another phase encoding.
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, damaged, or neither 3-D nor 4-D.
+    """
+    image = load_image(path)
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) not in (3, 4):
+        raise ImageError(
+            f"image has {len(shape)} dimensions, {shape}", path=path, expected="3 or 4 dimensions"
+        )
+    direction, readout = _encoding(metadata, shape)
+    return EpiImage(
+        path=path,
+        entities=split_name(path)[0],
+        metadata=dict(metadata),
+        shape=shape,
+        affine=np.asarray(image.affine, dtype=np.float64),
+        phase_encoding=direction,
+        readout_time_s=readout,
+    )
+
+
+def open_t1w(path: Path, metadata: Mapping[str, Any]) -> tuple[bool, float, str]:
+    """Open a T1-weighted image and say how it ranks among others; lower is better.
+
+    The scanner's own intensity normalisation comes first, then smaller voxels, then the name.
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, damaged, or not 3-D.
+    """
+    image = load_image(path, ndim=3)
+    is_normalised = "NORM" in (metadata.get("ImageType") or ())
+    volume = abs(float(np.linalg.det(np.asarray(image.affine)[:3, :3])))
+    return not is_normalised, round(volume, 3), path.name
+
+
+def list_fieldmaps(
+    images: Iterable[Path], *, metadata: Mapping[Path, Mapping[str, Any]]
+) -> tuple[Fieldmap, ...]:
+    """Gather gradient-echo images into field maps, by the entities of their names.
+
+    Parameters
+    ----------
+    images
+        Images whose suffix is among :data:`FIELDMAP_SUFFIXES`.
+    metadata
+        Merged sidecars of each image.
+
+    Returns
+    -------
+    tuple of Fieldmap
+        Sets without a phase image or a field are left out.
+    """
+    groups: dict[tuple[tuple[str, str], ...], dict[str, Path]] = {}
+    for path in sorted(images):
+        entities, suffix, _ = split_name(path)
+        groups.setdefault(tuple(entities.items()), {})[suffix] = path
+    maps = []
+    for labels, paths in groups.items():
+        kinds = {FIELDMAP_SUFFIXES[suffix] for suffix in paths} - {""}
+        if kinds:
+            maps.append(
+                Fieldmap(
+                    kind=min(kinds, key=["phasediff", "phase1phase2", "fieldmap"].index),
+                    paths=paths,
+                    entities=dict(labels),
+                    metadata={suffix: metadata[path] for suffix, path in paths.items()},
+                )
+            )
+    return tuple(maps)
