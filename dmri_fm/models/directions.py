@@ -1,0 +1,181 @@
+"""Choosing directions of a series: six for a tensor, a few well spread ones for features."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from dmri_fm.errors import GradientError
+from dmri_fm.gradients import GradientTable, Shell
+from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
+
+__all__ = ["LARGEST_CONDITION", "SixDirections", "choose_six", "choose_spread"]
+
+logger = logging.getLogger(__name__)
+
+#: Six directions of a higher condition number magnify noise too much to be trusted.
+LARGEST_CONDITION = 3.0
+
+#: The shell nearest to this is preferred, s/mm^2.
+PREFERRED_BVAL = 1000.0
+
+#: Up to so many subsets are all tried; of more directions, those near rotated ideal sets.
+MOST_SUBSETS = 40_000
+
+#: Rotations of the ideal set that are tried.
+N_ROTATIONS = 4_000
+
+#: Axes closer than this are one direction measured again, degrees.
+SAME_AXIS_DEG = 2.0
+
+
+@dataclass(frozen=True)
+class SixDirections:
+    """Six diffusion-weighted volumes of one shell.
+
+    Attributes
+    ----------
+    index
+        Their positions in the series, ascending.
+    condition_number
+        Of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
+    bval
+        Mean b-value, s/mm^2.
+    """
+
+    index: tuple[int, ...]
+    condition_number: float
+    bval: float
+
+
+def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
+    """Choose the six directions of one shell that determine a tensor best.
+
+    Of the shells that hold six directions of condition number below
+    :data:`LARGEST_CONDITION`, the one nearest to :data:`PREFERRED_BVAL`; if there is none, the
+    best there is, with a warning.
+
+    Parameters
+    ----------
+    gtab
+        Gradient table of the series.
+    seed
+        Of the random rotations that are tried where there are too many subsets to try all.
+
+    Raises
+    ------
+    GradientError
+        If no shell has six directions that determine a tensor.
+    """
+    found = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
+    if not found:
+        raise GradientError(
+            f"{gtab.count_directions()} distinct directions, none of the shells "
+            f"{[round(s.bval) for s in gtab.shells]} with six that determine a tensor",
+            expected="one shell with six directions or more, spread over the sphere",
+            advice="leave the tensor network out for this series",
+        )
+    good = [s for s in found if s.condition_number < LARGEST_CONDITION]
+    if good:
+        return min(good, key=lambda s: abs(np.log(s.bval / PREFERRED_BVAL)))
+    best = min(found, key=lambda s: s.condition_number)
+    logger.warning(
+        "the best six directions (b = %.0f) have condition number %.2f; below %.0f is expected",
+        best.bval,
+        best.condition_number,
+        LARGEST_CONDITION,
+    )
+    return best
+
+
+def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:
+    volumes: list[int] = []
+    for i in shell.index:
+        cosines = np.abs(gtab.bvecs_ras[volumes] @ gtab.bvecs_ras[i])
+        if not (cosines > np.cos(np.deg2rad(SAME_AXIS_DEG))).any():
+            volumes.append(i)
+    axes = gtab.bvecs_ras[volumes]
+    if len(axes) < 6:
+        return None
+    if comb(len(axes), 6) <= MOST_SUBSETS:
+        subsets = np.array(list(combinations(range(len(axes)), 6)))
+    else:
+        subsets = _near_ideal(axes, np.random.default_rng(seed))
+    conditions = _condition_numbers(axes[subsets])
+    best = int(conditions.argmin())
+    if not np.isfinite(conditions[best]):
+        return None
+    index = tuple(sorted(volumes[i] for i in subsets[best]))
+    return SixDirections(index, float(conditions[best]), shell.bval)
+
+
+def _near_ideal(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
+    """Return subsets (M, 6) of the axes nearest to randomly rotated ideal sets."""
+    turns = Rotation.random(N_ROTATIONS, random_state=rng).as_matrix()
+    ideal = np.einsum("rij,kj->rki", turns, SKARE_DIRECTIONS)
+    nearest = np.sort(np.abs(ideal @ axes.T).argmax(axis=2), axis=1)
+    distinct = nearest[(np.diff(nearest, axis=1) > 0).all(axis=1)]
+    return np.unique(distinct, axis=0) if len(distinct) else np.arange(6)[None]
+
+
+def _condition_numbers(g: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return condition numbers (M,) of the designs of (M, 6, 3) axes."""
+    x, y, z = np.moveaxis(g, -1, 0)
+    design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=-1)
+    singular = np.linalg.svd(design, compute_uv=False)
+    usable = singular[:, -1] > 1e-6 * singular[:, 0]
+    return np.where(usable, singular[:, 0] / np.where(usable, singular[:, -1], 1.0), np.inf)
+
+
+def choose_spread(
+    gtab: GradientTable, n_directions: int, *, seed: int = 0, gamma: float = 0.5
+) -> NDArray[np.int_]:
+    """Choose diffusion-weighted volumes that lie far apart in q-space.
+
+    Starts from a random volume and adds, again and again, the one whose nearest chosen
+    neighbour is farthest, by the distance of the D-RoPE network.
+
+    Parameters
+    ----------
+    gtab
+        Gradient table of the series.
+    n_directions
+        How many; all of them if there are fewer.
+    seed
+        Of the first choice.
+    gamma
+        Weight of the squared difference of b / 1000 against the squared angle, rad.
+
+    Returns
+    -------
+    ndarray
+        Positions in the series, ascending.
+
+    Raises
+    ------
+    GradientError
+        If the series has no diffusion-weighted volume.
+    """
+    weighted = np.flatnonzero(~gtab.is_b0)
+    if not weighted.size:
+        raise GradientError(
+            "no diffusion-weighted volume", expected="one or more with b >= 50 s/mm^2"
+        )
+    v, rho = gtab.bvecs_ras[weighted], gtab.bvals[weighted] / 1000.0
+    angle = np.arccos(np.clip(np.abs(v @ v.T), 0.0, 1.0))
+    distance = np.sqrt(gamma * (rho[:, None] - rho) ** 2 + angle**2)
+    chosen = [int(np.random.default_rng(seed).integers(weighted.size))]
+    nearest = distance[chosen[0]].copy()
+    nearest[chosen[0]] = -1.0
+    while len(chosen) < min(n_directions, weighted.size):
+        farthest = int(nearest.argmax())
+        chosen.append(farthest)
+        nearest = np.minimum(nearest, distance[farthest])
+        nearest[chosen] = -1.0
+    return np.sort(weighted[chosen])

@@ -1,0 +1,372 @@
+"""Run the trained networks on a scan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dmri_fm.errors import ConfigError, GradientError, ImageError, WeightsError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.models.directions import choose_six, choose_spread
+from dmri_fm.models.drope import Drope, DropeConfig
+from dmri_fm.models.familiarity import percentile_of, score_features
+from dmri_fm.models.maps import TensorMaps
+from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig, estimate_noise
+from dmri_fm.models.registry import find_model
+from dmri_fm.models.scan_features import ScanFeatures
+from dmri_fm.models.tokens import feature_grid, patch_centres, tokenise
+from dmri_fm.models.weights import Weights, load_weights
+from dmri_fm.normalise.grid import Grid
+from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.volumes import Dwi
+
+__all__ = ["ScanFeatures", "extract_features", "feature_grid", "predict_tensor", "tensor_inputs"]
+
+logger = logging.getLogger(__name__)
+
+#: The tensor network runs on blocks of this side, voxels, of which the inner part is kept.
+BLOCK_VOXELS = 96
+
+#: Border of a block that is computed and thrown away, voxels.
+MARGIN_VOXELS = 16
+
+#: Without a mask, voxels whose b=0 signal is above this share of its 98th percentile count.
+SIGNAL_SHARE = 0.1
+
+
+def tensor_inputs(
+    data: NDArray[np.float32], gtab: GradientTable, mask: NDArray[np.bool_]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Turn volumes into what a QCG-DTI network reads, a batch of one.
+
+    Parameters
+    ----------
+    data
+        Shape (X, Y, Z, N): b=0 volumes, which are averaged, and weighted ones.
+    gtab
+        Their gradient table.
+    mask
+        Shape (X, Y, Z): the brain.
+
+    Returns
+    -------
+    s0, ratios, q, mask : Tensor
+        Shapes (1, 1, X, Y, Z), (1, M, X, Y, Z), (1, M, 4) and (1, 1, X, Y, Z), see
+        :meth:`dmri_fm.models.qcg_dti.QcgDti.forward`. Voxels without b=0 signal leave the mask.
+    """
+    is_b0 = gtab.is_b0
+    b0 = data[..., is_b0].mean(axis=3)
+    inside = mask & (b0 > 0)
+    weighted = np.where(inside[..., None], data[..., ~is_b0], 0.0)
+    ratios = weighted / np.where(inside, b0, 1.0)[..., None]
+    scale = float(b0[inside].mean()) if inside.any() else 1.0
+    q = np.concatenate([gtab.bvecs_ras, gtab.bvals[:, None] / 1000.0], axis=1)[~is_b0]
+    return (
+        torch.from_numpy((b0 / scale * inside).astype(np.float32))[None, None],
+        torch.from_numpy(np.moveaxis(ratios, 3, 0).astype(np.float32))[None],
+        torch.from_numpy(q.astype(np.float32))[None],
+        torch.from_numpy(inside.astype(np.float32))[None, None],
+    )
+
+
+def predict_tensor(
+    dwi: Dwi,
+    *,
+    model: str = "qcg-dti",
+    weights: str | Path | None = None,
+    mask: ArrayLike | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> TensorMaps:
+    """Estimate diffusion tensors from the b=0 mean and six directions of one shell.
+
+    The six are those of lowest condition number, of the shell nearest to b = 1000 that has a
+    set below 3. The weights are experimental: see the model card, and compare with
+    :func:`dmri_fm.fit_tensor`.
+
+    Parameters
+    ----------
+    dwi
+        The series, with one b=0 volume or more.
+    model
+        Name in the registry.
+    weights
+        A `.safetensors` file in place of the weights that ship with the package.
+    mask
+        Shape (X, Y, Z): the brain. The series' own mask if None, or every voxel with signal
+        (see :data:`SIGNAL_SHARE`).
+    device
+        A torch device.
+    seed
+        Of the search for six directions in large shells.
+
+    Returns
+    -------
+    TensorMaps
+        mm^2/s, RAS+. `metadata` holds the volumes used, their condition number, the shell, the
+        checksum of the weights, device and precision.
+
+    Raises
+    ------
+    GradientError
+        If there is no b=0 volume, or no shell has six directions that determine a tensor.
+    ImageError
+        If the mask is empty or on another grid.
+    ConfigError, WeightsError
+        If the model is unknown or no tensor network, or its weights cannot be used.
+    """
+    if not isinstance(find_model(model)[0], QcgDtiConfig):
+        raise ConfigError(f"model {model!r} estimates no tensor", expected="qcg-dti")
+    loaded = load_weights(model if weights is None else weights, model=model, device=device)
+    assert isinstance(loaded.model, QcgDti)
+    six = choose_six(dwi.gtab, seed=seed)
+    dwi.mean_b0()
+    b0_volumes = np.flatnonzero(dwi.gtab.is_b0)
+    volumes = np.concatenate([b0_volumes, six.index])
+    inside = _brain(dwi, mask)
+    s0, ratios, q, network_mask = tensor_inputs(
+        dwi.data[..., volumes], dwi.gtab.select(volumes), inside
+    )
+    with torch.inference_mode():
+        noise = estimate_noise(ratios * s0, network_mask)
+        tensor = _run_in_blocks(loaded.model, s0, ratios, q, network_mask, noise, device)
+    logger.debug("tensor network on %d voxels, noise %.3f", int(inside.sum()), float(noise))
+    return TensorMaps.from_tensor(
+        np.moveaxis(tensor.numpy(), 0, 3).astype(np.float64) * 1e-3,
+        inside,
+        affine=dwi.affine,
+        model="qcgdti",
+        metadata={
+            "Name": loaded.name,
+            "Version": loaded.version,
+            "Weights": "packaged" if weights is None else str(Path(weights).name),
+            "SHA256": loaded.sha256,
+            "License": "Apache-2.0",
+            "Status": "experimental",
+            "Reference": "doi:10.1631/FITEE.2400766",
+            "Device": device,
+            "Precision": "float32",
+            "Volumes": [int(i) for i in six.index],
+            "B0Volumes": [int(i) for i in b0_volumes],
+            "BValue": round(six.bval),
+            "ConditionNumber": round(six.condition_number, 3),
+            "NoiseOverMeanB0": round(float(noise), 4),
+            "Seed": seed,
+        },
+    )
+
+
+def _brain(dwi: Dwi, mask: ArrayLike | None) -> NDArray[np.bool_]:
+    inside = dwi.mask if mask is None else np.asarray(mask) > 0
+    if inside is None:
+        b0 = dwi.mean_b0()
+        inside = b0 > SIGNAL_SHARE * np.percentile(b0, 98)
+        logger.warning("no brain mask: every voxel with b=0 signal counts as brain")
+    if inside.shape != dwi.shape[:3] or not inside.any():
+        raise ImageError(
+            f"mask of shape {inside.shape} with {int(inside.sum())} voxels",
+            expected=f"some voxels on the series' grid, {dwi.shape[:3]}",
+        )
+    return inside
+
+
+def _spans(size: int, stride: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield (block, kept part in the volume, kept part in the block) along one axis."""
+    core = BLOCK_VOXELS - 2 * MARGIN_VOXELS if size > BLOCK_VOXELS else size
+    for start in range(0, size, core):
+        stop = min(start + core, size)
+        low = max(0, start - MARGIN_VOXELS) // stride * stride
+        high = min(size, stop + MARGIN_VOXELS)
+        yield slice(low, high), slice(start, stop), slice(start - low, stop - low)
+
+
+def _run_in_blocks(
+    network: QcgDti,
+    s0: Tensor,
+    ratios: Tensor,
+    q: Tensor,
+    mask: Tensor,
+    noise: Tensor,
+    device: str,
+) -> Tensor:
+    """Return (6, X, Y, Z), um^2/ms; blocks overlap, and empty ones are skipped."""
+    stride = network.config.stride
+    shape = mask.shape[2:]
+    out = torch.zeros(6, *shape)
+    where = torch.nonzero(mask[0, 0])
+    first = (where.amin(dim=0) // stride * stride).tolist()
+    sizes = [int(n) - f for n, f in zip(where.amax(dim=0) + 1, first, strict=True)]
+    box: tuple[Any, ...] = (..., *(slice(f, f + n) for f, n in zip(first, sizes, strict=True)))
+    s0, ratios, mask = s0[box], ratios[box], mask[box]
+    for spans in product(*(list(_spans(n, stride)) for n in sizes)):
+        block, kept, inner = ((..., *part) for part in zip(*spans, strict=True))
+        if not mask[kept].any():
+            continue
+        padding = [p for s in reversed(spans) for p in (0, -(s[0].stop - s[0].start) % stride)]
+        parts = (functional.pad(t[block], padding).to(device) for t in (s0, ratios, mask))
+        block_s0, block_ratios, block_mask = parts
+        estimate = network(block_s0, block_ratios, q.to(device), block_mask, noise.to(device))
+        out[box][kept] = estimate[0][inner].cpu()
+    return out
+
+
+def extract_features(
+    dwi_mni: Dwi,
+    *,
+    model: str = "drope",
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    n_directions: int = 12,
+    seed: int = 0,
+) -> ScanFeatures:
+    """Compute features of a scan with a D-RoPE encoder.
+
+    Parameters
+    ----------
+    dwi_mni
+        The series on the model's grid in MNI152NLin2009aSym, see :func:`feature_grid`,
+        b-vectors in its RAS frame, scanner units (not yet divided by b=0), with a brain mask.
+    model
+        Name in the registry.
+    weights
+        A `.safetensors` file in place of the weights that ship with the package.
+    device
+        A torch device.
+    n_directions
+        Directions to use, spread over q-space; all there are if the series has fewer.
+    seed
+        Of the choice of directions.
+
+    Returns
+    -------
+    ScanFeatures
+        Features of the scan and of its patches.
+
+    Raises
+    ------
+    ImageError
+        If the series is on another grid, or no patch holds brain.
+    GradientError
+        If there is no b=0 volume, or no diffusion-weighted one.
+    ConfigError, WeightsError
+        If the model is unknown or no encoder, or its weights cannot be used.
+    """
+    if n_directions < 1:
+        raise ConfigError(f"{n_directions} directions", expected="one or more")
+    grid = feature_grid(model)
+    _check_grid(dwi_mni, grid, model)
+    loaded = load_weights(model if weights is None else weights, model=model, device=device)
+    config, network = loaded.config, loaded.model
+    assert isinstance(config, DropeConfig)
+    assert isinstance(network, Drope)
+    if not _is_same(feature_grid(config), grid):
+        raise WeightsError("weights for another grid", expected=f"{grid.shape}")
+    if not dwi_mni.gtab.is_b0.any():
+        raise GradientError("no b=0 volume", expected="at least one volume with b < 50 s/mm^2")
+    chosen = choose_spread(dwi_mni.gtab, n_directions, seed=seed, gamma=config.gamma)
+    volumes = np.concatenate([np.flatnonzero(dwi_mni.gtab.is_b0), chosen])
+    table = dwi_mni.gtab.select(volumes)
+    mask = _brain(dwi_mni, None)
+    normalised = normalise_b0(dwi_mni.data[..., volumes], table, mask=mask)
+    signal = normalised.signal[..., ~table.is_b0]
+    tokens = tokenise(signal, dwi_mni.gtab.select(chosen), mask, config).to(device)
+    if not tokens.index.size:
+        raise ImageError("no patch holds brain", expected="a brain mask on the model's grid")
+    with torch.inference_mode():
+        cls, patches = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+    return _collect(
+        loaded,
+        config,
+        tokens.index,
+        cls[0].cpu(),
+        patches[0].mean(dim=0).cpu(),
+        grid,
+        bvals=dwi_mni.gtab.bvals[chosen],
+        metadata={
+            "Device": device,
+            "Seed": seed,
+            "Volumes": [int(i) for i in chosen],
+            "ClippedFraction": float(normalised.clipped_fraction),
+            "B0NormalizationScale": float(normalised.scale),
+        },
+    )
+
+
+def _check_grid(dwi: Dwi, grid: Grid, model: str) -> None:
+    if not _is_same(Grid(dwi.shape[:3], dwi.affine), grid):
+        origin = np.round(dwi.affine[:3, 3], 2).tolist()
+        raise ImageError(
+            f"a series of {dwi.shape[:3]} voxels of {np.round(dwi.voxel_size_mm, 3).tolist()} mm "
+            f"with origin {origin}",
+            expected=f"the grid of {model!r}: {tuple(grid.shape)} voxels, origin "
+            f"{np.round(grid.affine[:3, 3], 2).tolist()}, MNI152NLin2009aSym",
+            advice="resample to feature_grid(model) with dmri_fm.normalise.grid.resample_dwi",
+        )
+
+
+def _is_same(a: Grid, b: Grid) -> bool:
+    return tuple(a.shape) == tuple(b.shape) and np.allclose(a.affine, b.affine, atol=1e-3)
+
+
+def _collect(
+    loaded: Weights,
+    config: DropeConfig,
+    index: NDArray[np.int_],
+    cls: Tensor,
+    patches: Tensor,
+    grid: Grid,
+    *,
+    bvals: NDArray[np.float64],
+    metadata: dict[str, Any],
+) -> ScanFeatures:
+    centres = patch_centres(config)
+    tokens = np.zeros((len(centres), config.dim), dtype=np.float32)
+    tokens[index] = patches.numpy()
+    valid = np.zeros(len(centres), dtype=bool)
+    valid[index] = True
+    patch2voxel = np.diag([*(float(p) for p in config.patch), 1.0])
+    patch2voxel[:3, 3] = (np.array(config.patch) - 1) / 2
+    affine = np.asarray(grid.affine, dtype=np.float64) @ patch2voxel
+    ijk = np.indices(config.patch_grid).reshape(3, -1).T
+    features = cls.numpy().astype(np.float32)
+    score, percentile = float("nan"), float("nan")
+    if loaded.statistics:
+        score = score_features(features, loaded.statistics)
+        percentile = percentile_of(score, loaded.statistics)
+    return ScanFeatures(
+        cls=features,
+        tokens=tokens,
+        ijk=ijk,
+        xyz_mm=ijk @ affine[:3, :3].T + affine[:3, 3],
+        valid=valid,
+        grid_shape=config.patch_grid,
+        affine=affine,
+        ood_score=score,
+        ood_percentile=percentile,
+        n_directions=len(bvals),
+        max_bval=float(bvals.max()),
+        weights_sha256=loaded.sha256,
+        metadata={
+            "Model": {
+                "Name": loaded.name,
+                "Version": loaded.version,
+                "SHA256": loaded.sha256,
+                "License": "Apache-2.0",
+                "Status": "experimental",
+                "Reference": "doi:10.48550/arXiv.2603.25977",
+                "Precision": "float32",
+            },
+            "Preprocessing": loaded.normalisation,
+            "Space": "MNI152NLin2009aSym",
+            **metadata,
+        },
+    )

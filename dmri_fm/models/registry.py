@@ -1,0 +1,35 @@
+"""The networks this package knows, by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.models import drope, qcg_dti
+from dmri_fm.models.drope import Drope, DropeConfig
+from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
+
+__all__ = ["MODELS", "Config", "find_model"]
+
+Config = QcgDtiConfig | DropeConfig
+
+#: Name to default configuration and class. Weights ship for `qcg-dti` and `drope`.
+MODELS: dict[str, tuple[Config, type[nn.Module]]] = {
+    "qcg-dti": (qcg_dti.SMALL, QcgDti),
+    "qcg-dti-paper": (qcg_dti.PAPER, QcgDti),
+    "drope": (drope.SMALL, Drope),
+    "drope-paper": (drope.PAPER, Drope),
+}
+
+
+def find_model(name: str) -> tuple[Config, type[nn.Module]]:
+    """Return the default configuration and the class of a model.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"unknown model {name!r}", expected=f"one of {', '.join(MODELS)}")
+    return MODELS[name]

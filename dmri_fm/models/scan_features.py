@@ -1,0 +1,104 @@
+"""Latent features of a scan as a value object."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ScanFeatures"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFeatures:
+    """Features of a scan; N patches, C order of the grid's patches.
+
+    Attributes
+    ----------
+    cls
+        Shape (D,), float32: features of the scan.
+    tokens
+        Shape (N, d), float32: features of the patches, mean over directions; zero where not
+        valid.
+    ijk
+        Shape (N, 3), int: patch indices.
+    xyz_mm
+        Shape (N, 3): patch centres, RAS+ mm, MNI152NLin2009aSym.
+    valid
+        Shape (N,), bool: which patches the network saw.
+    grid_shape, affine
+        The patch grid: patches along each axis, and patch index to RAS+ mm, shape (4, 4).
+    ood_score
+        Distance from the features of the training simulation; about 1 is usual there.
+    ood_percentile
+        Share of held-out simulated scans with a lower score, percent; 100 is beyond all.
+    n_directions
+        Directions the network saw.
+    max_bval
+        Highest b-value among them, s/mm^2.
+    weights_sha256
+        Checksum of the weights.
+    metadata
+        Model, volumes, normalisation, seed.
+    """
+
+    cls: NDArray[np.float32]
+    tokens: NDArray[np.float32]
+    ijk: NDArray[np.int_]
+    xyz_mm: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    grid_shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    ood_score: float
+    ood_percentile: float
+    n_directions: int
+    max_bval: float
+    weights_sha256: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """Return the scan's row of a features table: cls000 ... and what describes it."""
+        return {
+            **{f"cls{i:03d}": float(value) for i, value in enumerate(self.cls)},
+            "ood_score": self.ood_score,
+            "ood_percentile": self.ood_percentile,
+            "n_directions": self.n_directions,
+            "max_bval": self.max_bval,
+            "weights_sha256": self.weights_sha256,
+        }
+
+    def save(self, stem: str | Path) -> dict[str, Path]:
+        """Write `<stem>_desc-cls_features.{tsv,json}` and `<stem>_desc-patch_features.{npz,json}`.
+
+        Returns
+        -------
+        dict
+            Paths by "cls" and "patch"; a JSON file with the metadata stands beside each.
+        """
+        stem = Path(stem)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        table = stem.with_name(f"{stem.name}_desc-cls_features.tsv")
+        with table.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+            row = self.row()
+            writer.writerow(row)
+            writer.writerow(f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
+        arrays = stem.with_name(f"{stem.name}_desc-patch_features.npz")
+        np.savez_compressed(
+            arrays,
+            tokens=self.tokens,
+            ijk=self.ijk,
+            xyz_mm=self.xyz_mm,
+            valid=self.valid,
+            grid_shape=np.array(self.grid_shape),
+            affine=self.affine,
+        )
+        text = json.dumps(self.metadata, indent=2) + "\n"
+        for path in (table, arrays):
+            path.with_suffix(".json").write_text(text, encoding="utf-8")
+        return {"cls": table, "patch": arrays}

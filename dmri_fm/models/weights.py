@@ -1,0 +1,281 @@
+"""Checkpoints: a safetensors file of weights and a JSON file that says what they are.
+
+Nothing is unpickled. The JSON holds the model's name and configuration, how its input is
+normalised, how it was trained, and the sha256 of the weights, which is verified at every load.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from dmri_fm.errors import WeightsError
+from dmri_fm.models.registry import MODELS, Config
+
+__all__ = ["Weights", "load_weights", "save_weights"]
+
+#: Version of the JSON's layout.
+FORMAT = 1
+
+#: Tensors whose names start so describe training data; the rest belong to the network.
+STATISTICS_PREFIX = "statistics."
+
+#: Formats that can run code when they are read.
+PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A trained network, ready to run.
+
+    Attributes
+    ----------
+    name
+        Name in the registry.
+    version
+        Of the weights.
+    sha256
+        Of the safetensors file.
+    config
+        Configuration of `model`.
+    model
+        The network in evaluation mode, float32.
+    statistics
+        Tensors about the training data, such as those that score unusual scans.
+    normalisation
+        What the network expects as input, in words and numbers.
+    training
+        How the weights came about.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    config: Config
+    model: nn.Module
+    statistics: dict[str, Tensor]
+    normalisation: dict[str, Any]
+    training: dict[str, Any]
+
+
+def save_weights(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    name: str,
+    config: Config,
+    version: str,
+    normalisation: dict[str, Any],
+    training: dict[str, Any],
+    statistics: dict[str, Tensor] | None = None,
+) -> Path:
+    """Write `path` (.safetensors, half precision) and the JSON beside it.
+
+    Parameters
+    ----------
+    path
+        Ends in `.safetensors`.
+    model, name, config
+        The network, its name in the registry, its configuration.
+    version, normalisation, training
+        See :class:`Weights`; JSON-serialisable.
+    statistics
+        Extra tensors; kept in their own precision.
+
+    Raises
+    ------
+    WeightsError
+        If a weight is not finite in half precision, or the name is not registered.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" or name not in MODELS:
+        raise WeightsError(
+            f"weights of {name!r} cannot be saved here",
+            path=path,
+            expected=f"a .safetensors path and one of {', '.join(MODELS)}",
+        )
+    tensors = {
+        key: value.detach().cpu().to(torch.float16).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{key} is not finite in half precision", path=path)
+    for key, value in (statistics or {}).items():
+        tensors[STATISTICS_PREFIX + key] = value.detach().cpu().contiguous()
+    content = save(tensors)
+    description = {
+        "format": FORMAT,
+        "model": name,
+        "version": version,
+        "license": "Apache-2.0",
+        "sha256": sha256(content).hexdigest(),
+        "config": asdict(config),
+        "normalisation": normalisation,
+        "training": training,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def load_weights(
+    name_or_path: str | Path, *, model: str | None = None, device: str = "cpu"
+) -> Weights:
+    """Load a network and its weights, strictly.
+
+    Parameters
+    ----------
+    name_or_path
+        A registered name whose weights ship with the package, or the path of a `.safetensors`
+        file with its `.json` beside it.
+    model
+        Refuse weights of any other model.
+    device
+        A torch device.
+
+    Returns
+    -------
+    Weights
+        In evaluation mode, float32.
+
+    Raises
+    ------
+    WeightsError
+        If there are no such weights, the format could run code, the checksum, configuration or
+        a tensor's name or shape is wrong, or a weight is not finite.
+    """
+    path = _find(name_or_path)
+    description = _read_description(path)
+    content = path.read_bytes()
+    digest = sha256(content).hexdigest()
+    if digest != description["sha256"]:
+        raise WeightsError(
+            f"sha256 is {digest}",
+            path=path,
+            expected=description["sha256"],
+            advice="the file is damaged or was changed: copy it again",
+        )
+    name = description["model"]
+    if model is not None and name != model:
+        raise WeightsError(f"weights of model {name!r}", path=path, expected=f"model {model!r}")
+    config = _build_config(name, description["config"], path)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"not a safetensors file ({error})", path=path) from None
+    statistics = {
+        key.removeprefix(STATISTICS_PREFIX): tensors.pop(key)
+        for key in sorted(tensors)
+        if key.startswith(STATISTICS_PREFIX)
+    }
+    network = _build_network(name, config, path)
+    try:
+        network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the tensors do not fit the configuration ({error})",
+            path=path,
+            expected=f"the weights of {name!r} with the configuration in the JSON beside them",
+        ) from None
+    if not all(torch.isfinite(t).all() for t in tensors.values()):
+        raise WeightsError("a weight is not finite", path=path)
+    return Weights(
+        name=name,
+        version=description["version"],
+        sha256=digest,
+        config=config,
+        model=network.eval().requires_grad_(False).to(device),
+        statistics=statistics,
+        normalisation=description["normalisation"],
+        training=description["training"],
+    )
+
+
+def _find(name_or_path: str | Path) -> Path:
+    if str(name_or_path) in MODELS:
+        path = Path(str(files("dmri_fm") / "data" / "weights" / f"{name_or_path}.safetensors"))
+        if not path.exists():
+            raise WeightsError(
+                f"no weights of {name_or_path!r} ship with this package",
+                path=path,
+                expected="a model with shipped weights",
+                advice="train it, or name your own .safetensors file",
+            )
+        return path
+    path = Path(name_or_path)
+    if path.suffix in PICKLED:
+        raise WeightsError(
+            "a pickled checkpoint can run code when it is read",
+            path=path,
+            expected="a .safetensors file with a .json beside it",
+            advice="convert it where you trust its source",
+        )
+    if path.suffix != ".safetensors" or not path.exists():
+        raise WeightsError(
+            "no such weights",
+            path=path,
+            expected=f"a .safetensors file, or one of {', '.join(MODELS)}",
+        )
+    return path
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    beside = path.with_suffix(".json")
+    try:
+        description = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"cannot be read ({error})", path=beside, expected="the JSON written with the weights"
+        ) from None
+    needed = {"format", "model", "version", "sha256", "config", "normalisation", "training"}
+    if not isinstance(description, dict) or not needed <= description.keys():
+        raise WeightsError(
+            "an entry is missing", path=beside, expected=f"the keys {', '.join(sorted(needed))}"
+        )
+    if description["format"] != FORMAT or description["model"] not in MODELS:
+        raise WeightsError(
+            f"format {description['format']!r}, model {description['model']!r}",
+            path=beside,
+            expected=f"format {FORMAT} and one of {', '.join(MODELS)}",
+        )
+    return description
+
+
+def _build_config(name: str, values: dict[str, Any], path: Path) -> Config:
+    kind: Any = type(MODELS[name][0])
+    known = {f.name for f in fields(kind)}
+    if not isinstance(values, dict) or set(values) != known:
+        raise WeightsError(
+            f"configuration with {sorted(values)}",
+            path=path.with_suffix(".json"),
+            expected=f"the fields {sorted(known)}",
+        )
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        config: Config = kind(**tuples)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"impossible configuration ({error})", path=path.with_suffix(".json")
+        ) from None
+    return config
+
+
+def _build_network(name: str, config: Config, path: Path) -> nn.Module:
+    try:
+        return MODELS[name][1](config)
+    except (TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"impossible configuration ({error})", path=path.with_suffix(".json")
+        ) from None

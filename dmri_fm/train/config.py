@@ -1,0 +1,194 @@
+"""Training runs as data: frozen settings, read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dmri_fm.errors import ConfigError
+
+__all__ = ["DropePretraining", "Optimisation", "QcgDtiTraining", "read_training"]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with a linear warm-up and a cosine descent.
+
+    Attributes
+    ----------
+    n_steps
+        Optimiser steps of the whole run; the schedule ends there.
+    warmup_steps
+        Steps over which the learning rate rises.
+    learning_rate, final_learning_rate
+        At the end of the warm-up and at the end of the run.
+    weight_decay, final_weight_decay
+        At the start and at the end of the run (cosine).
+    beta2
+        Decay of the second moment.
+    clip_norm
+        Largest norm of a gradient.
+    average_decay
+        Decay of the running average of the weights, which is what is kept.
+    max_minutes
+        Stop cleanly after so much time; 0: never.
+    checkpoint_minutes
+        Time between checkpoints.
+    seed
+        Of the initial weights and of every sample.
+    matmul_precision
+        As :func:`torch.set_float32_matmul_precision` takes it; "medium" is faster on
+        processors with bfloat16 units.
+    """
+
+    n_steps: int
+    warmup_steps: int
+    learning_rate: float
+    final_learning_rate: float
+    weight_decay: float = 0.01
+    final_weight_decay: float = 0.01
+    beta2: float = 0.999
+    clip_norm: float = 1.0
+    average_decay: float = 0.995
+    max_minutes: float = 0.0
+    checkpoint_minutes: float = 3.0
+    seed: int = 0
+    matmul_precision: str = "medium"
+
+
+@dataclass(frozen=True)
+class QcgDtiTraining:
+    """Training of a QCG-DTI network on simulated patches.
+
+    Attributes
+    ----------
+    model
+        Name in the registry.
+    optimisation
+        See :class:`Optimisation`.
+    batch
+        Patches a step.
+    patch_voxels
+        Side of a patch.
+    csf_weight
+        Weight of pure CSF in the loss; other tissue has weight one.
+    spread_share
+        Share of patches whose six directions are picked from a larger spread set, as in use;
+        the others have a rotated, jittered Skare set.
+    """
+
+    model: str
+    optimisation: Optimisation
+    batch: int = 2
+    patch_voxels: int = 24
+    csf_weight: float = 0.3
+    spread_share: float = 0.3
+
+
+@dataclass(frozen=True)
+class DropePretraining:
+    """Masked pretraining of a D-RoPE encoder on simulated whole brains.
+
+    Attributes
+    ----------
+    model
+        Name in the registry.
+    optimisation
+        See :class:`Optimisation`.
+    min_directions, max_directions
+        Directions a step sees, hidden ones included.
+    scan_directions
+        Directions drawn for a simulated scan.
+    n_reuse
+        Steps for which a simulated scan serves, each with other directions and another mask.
+    steps_per_epoch
+        Places and directions are hidden in turn, epoch by epoch.
+    n_reference, n_held_out
+        Simulated scans from which the statistics of features, and the quantiles of scores, are
+        taken after training.
+    """
+
+    model: str
+    optimisation: Optimisation
+    min_directions: int = 6
+    max_directions: int = 12
+    scan_directions: int = 24
+    n_reuse: int = 4
+    steps_per_epoch: int = 20
+    n_reference: int = 64
+    n_held_out: int = 32
+
+
+Training = TypeVar("Training", QcgDtiTraining, DropePretraining)
+
+
+def read_training(
+    kind: type[Training],
+    name_or_path: str | Path,
+    *,
+    optimisation: Mapping[str, Any] | None = None,
+) -> Training:
+    """Read the settings of a training run.
+
+    Parameters
+    ----------
+    kind
+        :class:`QcgDtiTraining` or :class:`DropePretraining`.
+    name_or_path
+        Name of a model whose settings ship with the package, or a TOML file: the fields of
+        `kind`, and those of :class:`Optimisation` in a table of that name.
+    optimisation
+        Settings of the optimisation to put in place of those in the file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, it is not TOML, or a field is unknown, missing or of the wrong
+        type.
+    """
+    shipped = files("dmri_fm.train") / "configs" / f"{name_or_path}.toml"
+    path = Path(str(shipped)) if shipped.is_file() else Path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read ({error.strerror})",
+            path=path,
+            expected="a TOML file, or the name of a model with shipped settings",
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"not TOML ({error})", path=path) from None
+    table = {**values.pop("optimisation", {}), **(optimisation or {})}
+    return _build(kind, {**values, "optimisation": _build(Optimisation, table, path)}, path)
+
+
+_Settings = TypeVar("_Settings", Optimisation, QcgDtiTraining, DropePretraining)
+
+
+def _build(kind: type[_Settings], values: Mapping[str, Any], path: Path) -> _Settings:
+    known = {f.name: f for f in fields(kind)}
+    required = {n for n, f in known.items() if f.default is MISSING}
+    unknown, missing = set(values) - set(known), required - set(values)
+    if unknown or missing:
+        raise ConfigError(
+            f"{kind.__name__}: unknown {sorted(unknown)}, missing {sorted(missing)}",
+            path=path,
+            expected=f"the fields {', '.join(known)}",
+        )
+    kinds: dict[str, Any] = {
+        "int": int,
+        "float": (int, float),
+        "str": str,
+        "Optimisation": Optimisation,
+    }
+    for name, value in values.items():
+        wanted = str(known[name].type)
+        if isinstance(value, bool) or not isinstance(value, kinds[wanted]):
+            raise ConfigError(
+                f"{name} = {value!r}", path=path, expected=f"a value of type {wanted}"
+            )
+    return kind(**values)

@@ -1,0 +1,212 @@
+"""The loop that every training run shares: optimiser, schedule, checkpoints, log.
+
+A step's data depend on the seed and the step's number alone, so a run that was interrupted
+goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.train.config import Optimisation
+
+__all__ = ["Run", "learning_rate_at", "run_training", "weight_decay_at"]
+
+logger = logging.getLogger(__name__)
+
+#: Name of the checkpoint within a run's folder.
+CHECKPOINT = "last.ckpt"
+
+#: Name of the log within a run's folder.
+LOG = "log.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a training run left.
+
+    Attributes
+    ----------
+    model
+        The network with the running average of its weights, evaluation mode.
+    steps
+        Optimiser steps done.
+    minutes
+        Time spent in them, interruptions not counted.
+    last
+        Means of the logged numbers over the last twentieth of the steps.
+    """
+
+    model: nn.Module
+    steps: int
+    minutes: float
+    last: dict[str, float]
+
+
+def learning_rate_at(step: int, settings: Optimisation) -> float:
+    """Return the learning rate of a step: linear rise, then half a cosine down."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    span = max(1, settings.n_steps - settings.warmup_steps)
+    x = min(1.0, (step - settings.warmup_steps) / span)
+    low, high = settings.final_learning_rate, settings.learning_rate
+    return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * x))
+
+
+def weight_decay_at(step: int, settings: Optimisation) -> float:
+    """Return the weight decay of a step: half a cosine from the first to the final value."""
+    x = min(1.0, step / max(1, settings.n_steps))
+    first, final = settings.weight_decay, settings.final_weight_decay
+    return final + (first - final) * 0.5 * (1.0 + math.cos(math.pi * x))
+
+
+def run_training(
+    model: nn.Module,
+    step_losses: Callable[[nn.Module, int], dict[str, Tensor]],
+    *,
+    settings: Optimisation,
+    folder: str | Path,
+    accelerator: str = "cpu",
+    is_resumed: bool = True,
+) -> Run:
+    """Train a network.
+
+    Parameters
+    ----------
+    model
+        The network, initialised.
+    step_losses
+        Called with the network and the step's number; returns scalars, `"loss"` among them,
+        which is minimised. All of them are logged.
+    settings
+        Optimiser and schedule.
+    folder
+        For the log (CSV) and the checkpoint; made if need be.
+    accelerator
+        As Lightning Fabric takes it: "cpu", "cuda", "auto".
+    is_resumed
+        Go on from the folder's checkpoint where there is one.
+
+    Raises
+    ------
+    ConfigError
+        If the folder's checkpoint belongs to a run with other settings.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # One process, whatever scheduler it runs under.
+    fabric = Fabric(accelerator=accelerator, devices=1, plugins=LightningEnvironment())
+    fabric.launch()
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
+    )
+    average.to(fabric.device)
+    optimiser: Any = torch.optim.AdamW(_parameter_groups(model), betas=(0.9, settings.beta2))
+    wrapped, optimiser = fabric.setup(model, optimiser)
+    state: dict[str, Any] = {
+        "model": wrapped,
+        "average": average.state_dict(),
+        "optimiser": optimiser,
+        "settings": asdict(settings),
+        "step": 0,
+        "seconds": 0.0,
+    }
+    checkpoint = folder / CHECKPOINT
+    if is_resumed and checkpoint.exists():
+        _resume(fabric, checkpoint, state, settings)
+        average.load_state_dict(state["average"])
+    step, before = int(state["step"]), float(state["seconds"])
+    started = saved = time.monotonic()
+    recent: list[dict[str, float]] = []
+    wrapped.train()
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    while step < settings.n_steps:
+        rate = learning_rate_at(step, settings)
+        decay = weight_decay_at(step, settings)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+            group["weight_decay"] = decay if group["is_decayed"] else 0.0
+        losses = step_losses(wrapped, step)
+        fabric.backward(losses["loss"])
+        norm = fabric.clip_gradients(wrapped, optimiser, max_norm=settings.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+        average.update_parameters(model)
+        step += 1
+        now = time.monotonic()
+        seconds = before + now - started
+        row = {k: float(v.detach()) for k, v in losses.items()}
+        recent = [*recent[-(settings.n_steps // 20) :], row]
+        _log(
+            folder / LOG,
+            {"step": step, "minutes": seconds / 60, "rate": rate, "norm": _number(norm), **row},
+            is_new=step == 1,
+        )
+        is_late = 0 < settings.max_minutes * 60 <= seconds
+        is_last = is_late or step == settings.n_steps
+        if is_last or now - saved > settings.checkpoint_minutes * 60:
+            state |= {"step": step, "seconds": seconds, "average": average.state_dict()}
+            partial = checkpoint.with_suffix(".part")
+            fabric.save(partial, state)
+            partial.replace(checkpoint)
+            saved = now
+            logger.info("step %d of %d, %.1f minutes", step, settings.n_steps, seconds / 60)
+        if is_late:
+            break
+    model.load_state_dict({k: v.clone() for k, v in average.module.state_dict().items()})
+    last = {k: sum(r[k] for r in recent) / len(recent) for k in recent[-1]} if recent else {}
+    minutes = (before + time.monotonic() - started) / 60 if recent else before / 60
+    return Run(model.eval(), step, minutes, last)
+
+
+def _resume(
+    fabric: Fabric, checkpoint: Path, state: dict[str, Any], settings: Optimisation
+) -> None:
+    fabric.load(checkpoint, state, weights_only=True)
+    limits = ("max_minutes", "checkpoint_minutes")
+    saved, asked = (
+        {k: v for k, v in s.items() if k not in limits}
+        for s in (state["settings"], asdict(settings))
+    )
+    if saved != asked:
+        raise ConfigError(
+            "the checkpoint belongs to a run with other settings",
+            path=checkpoint,
+            expected=str(asked),
+            advice="choose another folder, or repeat the settings",
+        )
+
+
+def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Part matrices, which decay, from biases, norms and lone tokens, which do not."""
+    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "token" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "token" not in n)]
+    return [
+        {"params": decayed, "is_decayed": True},
+        {"params": others, "is_decayed": False},
+    ]
+
+
+def _log(path: Path, row: dict[str, float], *, is_new: bool) -> None:
+    with path.open("w" if is_new else "a", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        if is_new:
+            writer.writerow(row)
+        writer.writerow(f"{value:.6g}" for value in row.values())
+
+
+def _number(value: Tensor | None) -> float:
+    return float("nan") if value is None else float(value)

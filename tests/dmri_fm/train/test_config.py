@@ -1,0 +1,48 @@
+from importlib.resources import files
+
+import pytest
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.models.registry import MODELS
+from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_has_settings(name):
+    kind = QcgDtiTraining if name.startswith("qcg") else DropePretraining
+    settings = read_training(kind, name)
+    assert settings.model == name
+    assert settings.optimisation.n_steps > settings.optimisation.warmup_steps > 0
+
+
+def test_no_settings_without_a_model():
+    folder = files("dmri_fm.train") / "configs"
+    assert {p.name.removesuffix(".toml") for p in folder.iterdir()} == set(MODELS)
+
+
+def test_overrides():
+    settings = read_training(QcgDtiTraining, "qcg-dti", optimisation={"n_steps": 7, "seed": 3})
+    assert (settings.optimisation.n_steps, settings.optimisation.seed) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = ", "not TOML"),
+        ('model = "qcg-dti"', "missing"),
+        ('model = "qcg-dti"\nwidth = 3', "unknown"),
+        ('model = "qcg-dti"\nbatch = "two"', "batch"),
+        ('model = "qcg-dti"\nbatch = true', "batch"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, text, message):
+    path = tmp_path / "run.toml"
+    table = "\n[optimisation]\nn_steps=1\nwarmup_steps=1\nlearning_rate=1\nfinal_learning_rate=1\n"
+    path.write_text(text + ("" if message == "missing" else table))
+    with pytest.raises(ConfigError, match=message):
+        read_training(QcgDtiTraining, path)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_training(QcgDtiTraining, tmp_path / "none.toml")

@@ -1,0 +1,142 @@
+"""Both training runs, shrunk to a few steps."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.models import drope, mae, qcg_dti
+from dmri_fm.models.registry import MODELS
+from dmri_fm.models.tokens import ScanTokens
+from dmri_fm.models.weights import load_weights
+from dmri_fm.simulate import condition_number
+from dmri_fm.train import drope as drope_training
+from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
+from dmri_fm.train.drope import draw_scan_tokens, pretrain_drope
+from dmri_fm.train.qcg_dti import draw_tensor_batch, draw_training_protocol, train_qcg_dti
+
+FEW = {"n_steps": 3, "warmup_steps": 1}
+
+
+@pytest.fixture
+def tiny_models(monkeypatch):
+    """Put narrow networks in the registry's place."""
+    encoder = replace(drope.SMALL, dim=24, depth=1, heads=2)
+    monkeypatch.setitem(
+        MODELS,
+        "qcg-dti",
+        (replace(qcg_dti.SMALL, widths=(2, 4), qcf_hidden=4), MODELS["qcg-dti"][1]),
+    )
+    monkeypatch.setitem(MODELS, "drope", (encoder, MODELS["drope"][1]))
+    monkeypatch.setitem(
+        drope_training.MAE_CONFIGS,
+        "drope",
+        replace(mae.SMALL_MAE, decoder_dim=24, decoder_depth=1, decoder_heads=2),
+    )
+
+
+def random_scan(number):
+    """Return a few random patches, in place of a simulated brain."""
+    rng = np.random.default_rng(number)
+    angles = rng.uniform([0.5, 0, -3], [3, 3, 3], (8, 3))
+    return ScanTokens(
+        patches=torch.from_numpy(rng.uniform(size=(8, 10, 512)).astype(np.float32)),
+        qspace=torch.from_numpy(angles),
+        positions=torch.from_numpy(rng.uniform(0, 90, (10, 3)).astype(np.float32)),
+        brain=torch.ones(10, 512),
+        index=np.arange(10),
+    )
+
+
+def test_protocols_are_usable():
+    rng = np.random.default_rng(0)
+    for share in (0.0, 1.0):
+        for _ in range(5):
+            gtab = draw_training_protocol(rng, spread_share=share)
+            weighted = ~gtab.is_b0
+            assert weighted.sum() == 6
+            assert 1 <= gtab.is_b0.sum() <= 4
+            assert 400 <= gtab.bvals[weighted].mean() <= 3000
+            assert condition_number(gtab.bvecs_ras[weighted]) < 3
+
+
+def test_batches_are_repeatable_and_in_range():
+    first, second = (
+        draw_tensor_batch(np.random.default_rng(4), batch=2, patch_voxels=8, spread_share=0.3)
+        for _ in range(2)
+    )
+    assert first.ratios.shape == (2, 6, 8, 8, 8)
+    assert first.truth.shape == (2, 6, 8, 8, 8)
+    torch.testing.assert_close(first.ratios, second.ratios, atol=0, rtol=0)
+    inside = first.mask[:, 0] > 0
+    trace = first.truth[:, [0, 3, 5]].sum(dim=1)[inside]
+    assert 0.3 < trace.median() / 3 < 3.2, "um^2/ms"
+
+
+def test_tensor_training(tiny_models, tmp_path):
+    settings = replace(
+        read_training(QcgDtiTraining, "qcg-dti", optimisation=FEW), patch_voxels=8, batch=1
+    )
+    runs = [
+        train_qcg_dti(settings, tmp_path / name, weights=tmp_path / f"{name}.safetensors")
+        for name in ("a", "b")
+    ]
+    assert runs[0].steps == 3
+    # The same seed, the same bytes.
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    loaded = load_weights(tmp_path / "a.safetensors", model="qcg-dti")
+    assert loaded.training["steps"] == 3
+    assert json.dumps(loaded.normalisation)
+
+
+def test_pretraining(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        drope_training,
+        "draw_scan_tokens",
+        lambda rng, config, *, n_directions: random_scan(int(rng.integers(1000))),
+    )
+    settings = replace(
+        read_training(DropePretraining, "drope", optimisation={**FEW, "n_steps": 4}),
+        n_reuse=2,
+        steps_per_epoch=2,
+        n_reference=6,
+        n_held_out=4,
+    )
+    path = tmp_path / "drope.safetensors"
+    run = pretrain_drope(settings, tmp_path / "run", weights=path, draw=random_scan)
+    assert run.steps == 4
+    loaded = load_weights(path, model="drope")
+    assert set(loaded.statistics) == {
+        "mean",
+        "components",
+        "variance",
+        "residual_variance",
+        "quantiles",
+    }
+    assert loaded.statistics["mean"].shape == (48,)
+
+
+def test_the_wrong_kind_of_model_is_refused(tmp_path):
+    tensor = read_training(QcgDtiTraining, "qcg-dti")
+    with pytest.raises(ConfigError, match="estimates no tensor"):
+        train_qcg_dti(replace(tensor, model="drope"), tmp_path)
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        train_qcg_dti(replace(tensor, patch_voxels=30), tmp_path)
+    with pytest.raises(ConfigError, match="no encoder"):
+        pretrain_drope(
+            replace(read_training(DropePretraining, "drope"), model="qcg-dti"), tmp_path
+        )
+
+
+@pytest.mark.slow
+def test_simulated_scans_fill_the_encoders_grid():
+    scan = draw_scan_tokens(np.random.default_rng(0), drope.SMALL, n_directions=6)
+    assert scan.qspace.shape == (6, 3)
+    n_places = scan.positions.shape[0]
+    assert 400 < n_places < 900
+    assert scan.patches.shape == (6, n_places, 512)
+    assert 0.1 < scan.patches[:, scan.brain.bool()].median() < 0.9
+    assert not scan.patches[:, ~scan.brain.bool()].any()
