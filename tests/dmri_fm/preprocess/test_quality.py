@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dipy.core.gradients import gradient_table
+from dipy.stats.qc import neighboring_dwi_correlation
+
+from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.quality import (
+    check_white_matter,
+    describe_quality,
+    find_bad_slices,
+    image_quality,
+    measure_cnr,
+    measure_snr_b0,
+    neighbour_correlation,
+)
+
+SHAPE = (14, 15, 12)
+BRAIN = np.zeros(SHAPE, dtype=bool)
+BRAIN[2:12, 2:13, 1:11] = True
+
+
+def make_series(
+    rng: np.random.Generator, *, snr: float, n: int = 20, n_b0: int = 2, bvals=(1000,)
+) -> tuple[np.ndarray, GradientTable]:
+    """Draw a brain of tensors with random axes on a Gaussian noise background."""
+    g = rng.standard_normal((n * len(bvals), 3))
+    g /= np.linalg.norm(g, axis=1, keepdims=True)
+    gtab = GradientTable(
+        np.concatenate([np.zeros(n_b0), np.repeat(bvals, n)]),
+        np.concatenate([np.zeros((n_b0, 3)), g]),
+    )
+    axes = rng.standard_normal((*SHAPE, 3))
+    axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
+    cosine = np.einsum("xyzi,ni->xyzn", axes, gtab.bvecs_ras)
+    signal = 1000 * np.exp(-gtab.bvals * (0.3e-3 + 1.2e-3 * cosine**2)) * BRAIN[..., None]
+    noise = rng.standard_normal((2, *signal.shape)) * 1000 / snr
+    return np.hypot(signal + noise[0], noise[1]).astype(np.float32), gtab
+
+
+@pytest.mark.parametrize("bvals", [(1000,), (700, 2000)])
+def test_neighbour_correlation_agrees_with_dipy(bvals) -> None:
+    data, gtab = make_series(np.random.default_rng(0), snr=20, bvals=bvals)
+    table = gradient_table(gtab.bvals, bvecs=gtab.bvecs_ras, b0_threshold=50)
+    expected = neighboring_dwi_correlation(data, table, mask=BRAIN)
+    assert neighbour_correlation(data, gtab, mask=BRAIN) == pytest.approx(expected, rel=1e-5)
+
+
+def test_neighbour_correlation_falls_with_noise_and_ignores_scale_and_sign() -> None:
+    rng = np.random.default_rng(1)
+    clean, gtab = make_series(rng, snr=100)
+    noisy = clean + rng.normal(0, 200, clean.shape).astype(np.float32)
+    value = neighbour_correlation(clean, gtab, mask=BRAIN)
+    assert value > neighbour_correlation(noisy, gtab, mask=BRAIN)
+    flipped = GradientTable(gtab.bvals, gtab.bvecs_ras * rng.choice([-1, 1], (len(gtab), 1)))
+    assert neighbour_correlation(7 * clean, flipped, mask=BRAIN) == pytest.approx(value, rel=1e-5)
+
+
+def test_neighbour_correlation_needs_two_volumes_and_a_brain() -> None:
+    data, gtab = make_series(np.random.default_rng(2), snr=20, n=1)
+    assert neighbour_correlation(data, gtab, mask=BRAIN) is None
+    data, gtab = make_series(np.random.default_rng(2), snr=20)
+    assert neighbour_correlation(data, gtab, mask=np.zeros(SHAPE)) is None
+
+
+def test_lost_slices_are_found_and_no_others() -> None:
+    data, gtab = make_series(np.random.default_rng(3), snr=20, n=15)
+    assert not find_bad_slices(data, gtab, mask=BRAIN).any()
+    data[:, :, 5, 4] *= 0.3
+    data[:, :, 8, 11] = 0
+    bad = find_bad_slices(data, gtab, mask=BRAIN)
+    assert sorted(zip(*map(list, np.nonzero(bad)), strict=True)) == [(4, 5), (11, 8)]
+
+
+def test_small_shells_are_not_judged() -> None:
+    data, gtab = make_series(np.random.default_rng(4), snr=20, n=4)
+    data[:, :, 5, 4] = 0
+    assert not find_bad_slices(data, gtab, mask=BRAIN).any()
+
+
+@pytest.mark.parametrize("n_b0", [2, 3, 8])
+@pytest.mark.parametrize("snr", [10.0, 40.0])
+def test_temporal_snr_is_that_of_the_simulation(n_b0, snr) -> None:
+    data, gtab = make_series(np.random.default_rng(5), snr=snr, n_b0=n_b0)
+    measured, is_temporal = measure_snr_b0(data, gtab, mask=BRAIN)
+    assert is_temporal
+    # About 1100 voxels: the median of a chi-squared variable of one degree has 5 % of error.
+    assert measured == pytest.approx(snr, rel=0.12)
+
+
+def test_snr_of_a_single_b0_comes_from_sigma_or_the_background() -> None:
+    rng = np.random.default_rng(6)
+    shape = (40, 40, 24)
+    brain = np.zeros(shape, dtype=bool)
+    brain[14:26, 14:26, 8:16] = True
+    signal = 1000.0 * brain[..., None] * np.array([1.0, 0.4])
+    noise = rng.standard_normal((2, *signal.shape)) * 50
+    data = np.hypot(signal + noise[0], noise[1])
+    gtab = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
+    assert measure_snr_b0(data, gtab, mask=brain, sigma=25.0)[0] == pytest.approx(40, rel=0.02)
+    snr, is_temporal = measure_snr_b0(data, gtab, mask=brain)
+    assert snr == pytest.approx(20, rel=0.05)
+    assert not is_temporal
+    assert measure_snr_b0(data * brain[..., None], gtab, mask=brain) == (None, False)
+    weighted = GradientTable([1000, 1000], [[1, 0, 0], [0, 1, 0]])
+    assert measure_snr_b0(data, weighted, mask=brain) == (None, False)
+
+
+def test_cnr_is_the_ratio_it_says() -> None:
+    rng = np.random.default_rng(7)
+    g = rng.standard_normal((60, 3))
+    g /= np.linalg.norm(g, axis=1, keepdims=True)
+    gtab = GradientTable(np.full(60, 1000.0), g)
+    contrast = 100.0 * g[:, 2] ** 2
+    data = 500 + contrast + rng.normal(0, 10, (*SHAPE, 60))
+    cnr = measure_cnr(data, gtab.shells[0], gtab, mask=BRAIN)
+    assert cnr == pytest.approx(contrast.std(ddof=1) / 10, rel=0.03)
+    # Noise alone has no contrast: half of the voxels are clipped at zero.
+    noise = 500 + rng.normal(0, 10, (*SHAPE, 60))
+    assert measure_cnr(noise, gtab.shells[0], gtab, mask=BRAIN) < 0.2
+
+
+def test_cnr_needs_more_directions_than_terms() -> None:
+    data, gtab = make_series(np.random.default_rng(8), snr=20, n=7)
+    assert measure_cnr(data, gtab.shells[0], gtab, mask=BRAIN) is None
+
+
+def test_row_has_every_column_and_none_where_nothing_is_known() -> None:
+    data, gtab = make_series(np.random.default_rng(9), snr=20, bvals=(1000, 2000))
+    row = image_quality(data, gtab, mask=BRAIN, affine=np.diag([-2.0, 2, 3, 1]))
+    assert row["mask_volume_ml"] == pytest.approx(BRAIN.sum() * 12 / 1000)
+    assert {"cnr_b1000", "cnr_b2000"} <= set(row)
+    assert row["raw_neighbor_corr"] is None
+    assert row["mean_fd"] is None
+    assert row["fa_nan_fraction"] is None
+    assert row["registration_dice"] is None
+    assert set(describe_quality(list(row))) == set(row)
+    assert all(isinstance(v, int | float | None) for v in row.values())
+
+
+def test_row_of_a_full_call() -> None:
+    rng = np.random.default_rng(10)
+    data, gtab = make_series(rng, snr=20)
+    diffusivity = np.zeros((*SHAPE, 6), dtype=np.float32)
+    diffusivity[..., [0, 3, 5]] = [1.5e-3, 0.4e-3, 0.3e-3]
+    inside = np.argwhere(BRAIN)
+    diffusivity[tuple(inside[0])] = np.nan
+    # (1, 1, -1) has a squared FA of 1.5 (1 - (1/3)^2 / 1) > 1: out of range and negative.
+    diffusivity[tuple(inside[1])] = [1e-3, 0, 0, 1e-3, 0, -1e-3]
+    # (2, 0.5, -0.01) is negative, but its FA stays below 1.
+    diffusivity[tuple(inside[2])] = [2e-3, 0, 0, 0.5e-3, 0, -1e-5]
+    n = BRAIN.sum()
+    row = image_quality(
+        data,
+        gtab,
+        mask=BRAIN,
+        affine=np.eye(4),
+        raw=data,
+        raw_gtab=gtab,
+        raw_mask=BRAIN,
+        fd_mm=[np.nan, *np.linspace(0.1, 0.3, len(gtab) - 1)],
+        is_outlier=np.eye(len(gtab), 12) > 0,
+        diffusivity=diffusivity,
+        registration_dice=0.97,
+        ood_score=1.5,
+        ood_percentile=80.0,
+    )
+    assert row["raw_neighbor_corr"] == row["preproc_neighbor_corr"]
+    assert row["mean_fd"] == pytest.approx(0.2)
+    assert row["max_fd"] == pytest.approx(0.3)
+    assert row["num_outlier_slices"] == 12
+    assert row["fa_nan_fraction"] == pytest.approx(1 / n)
+    assert row["fa_out_of_range_fraction"] == pytest.approx(1 / n)
+    assert row["negative_diffusivity_fraction"] == pytest.approx(2 / n)
+    assert (row["registration_dice"], row["ood_score"], row["ood_percentile"]) == (0.97, 1.5, 80.0)
+
+
+@pytest.mark.parametrize(
+    ("bval", "md"), [(500, 0.9e-3), (1000, 0.75e-3), (1500, 0.69e-3), (2500, 0.57e-3)]
+)
+def test_usual_white_matter_gives_no_warning(bval, md) -> None:
+    one = np.ones((3, 3, 3))
+    medians, warnings = check_white_matter(0.43 * one, md * one, white_matter=one, bval=bval)
+    assert warnings == ()
+    assert medians == {"wm_fa_median": pytest.approx(0.43), "wm_md_median": pytest.approx(md)}
+
+
+def test_unusual_white_matter_is_told() -> None:
+    one = np.ones((3, 3, 3))
+    _, warnings = check_white_matter(0.1 * one, 1.4e-3 * one, white_matter=one, bval=1000)
+    assert len(warnings) == 2
+    assert "FA of white matter is 0.10" in warnings[0]
+    assert check_white_matter(one, one, white_matter=0 * one, bval=1000) == (
+        {"wm_fa_median": None, "wm_md_median": None},
+        (),
+    )
+
+
+def test_unlike_shapes_are_refused() -> None:
+    data, gtab = make_series(np.random.default_rng(11), snr=20)
+    with pytest.raises(ImageError, match="mask of shape"):
+        neighbour_correlation(data, gtab, mask=BRAIN[1:])
+    with pytest.raises(GradientError, match="gradients for"):
+        image_quality(data[..., 1:], gtab, mask=BRAIN, affine=np.eye(4))
+    with pytest.raises(ImageError, match="tensors of shape"):
+        image_quality(data, gtab, mask=BRAIN, affine=np.eye(4), diffusivity=np.zeros((2, 2, 2, 6)))
+
+
+@pytest.mark.realdata
+def test_white_matter_of_real_scans_is_plausible(data_dir) -> None:
+    from dmri_fm.models.tensor import fit_tensor
+    from dmri_fm.volumes import Dwi
+
+    for name, bval in (
+        ("sub-trio/dwi/sub-trio_dir-AP_dwi", 1000),
+        ("sub-umr/dwi/sub-umr_dir-PA_dwi", 950),
+        ("sub-galan/dwi/sub-galan_dir-PA_dwi", 1500),
+        ("sub-prisma/dwi/sub-prisma_dir-AP_dwi", 2500),
+    ):
+        stem = data_dir / "ds-vendors" / name
+        whole = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
+        x, y, z, _ = whole.shape
+        box = np.s_[x // 3 : 2 * x // 3, y // 4 : 3 * y // 4, z // 2 : z // 2 + 3]
+        data = np.asarray(whole.image.dataobj[box], dtype=np.float32)
+        maps = fit_tensor(Dwi.from_arrays(data, whole.affine, whole.gtab))
+        # Without a registered template: voxels of tract-like anisotropy that hold no CSF.
+        white = (maps.fa > 0.3) & (maps.md < 1.1e-3) & (maps.md > 0.2e-3)
+        assert white.sum() > 300
+        assert check_white_matter(maps.fa, maps.md, white_matter=white, bval=bval)[1] == ()
