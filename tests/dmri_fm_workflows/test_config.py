@@ -1,0 +1,113 @@
+"""The request as a value object."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmri_fm.errors import ConfigError
+from dmri_fm_workflows.config import _DECIDING, RunConfig, read_options
+
+#: A value for every field, none of them the default.
+FULL: dict[str, Any] = {
+    "bids_dir": Path("/data/bids"),
+    "output_dir": Path("/data/out"),
+    "analysis_level": "group",
+    "participant_label": ("01", "02"),
+    "session_label": ("base",),
+    "bids_filters": {"dwi": {"acquisition": "b1000", "run": None}, "t1w": {"session": ["1", "2"]}},
+    "bids_database_dir": Path("/data/db"),
+    "skip_bids_validation": True,
+    "work_dir": Path("/scratch"),
+    "keep_work": True,
+    "nprocs": 6,
+    "omp_nthreads": 3,
+    "mem_gb": 7.5,
+    "output_resolution": 1.25,
+    "output_spaces": ("ACPC",),
+    "sdc": "pepolar",
+    "hmc": "none",
+    "denoise": "patch2self",
+    "unring": True,
+    "normalisation": "syn",
+    "models": ("drope",),
+    "weights": {"drope": Path("/data/own.safetensors")},
+    "device": "cpu",
+    "random_seed": 7,
+    "plugin": "SLURM",
+    "plugin_args": {"sbatch_args": "--mem 4G", "max_jobs": 3},
+    "dry_run": True,
+    "sloppy": True,
+    "stop_on_first_crash": True,
+    "verbose": 2,
+    "run_uuid": "20260101-000000_x",
+}
+
+
+def test_every_field_survives_toml() -> None:
+    config = RunConfig(**FULL)
+    assert set(FULL) == {f.name for f in fields(RunConfig)}
+    assert RunConfig.from_toml(config.to_toml()) == config
+
+
+def test_defaults_survive_toml() -> None:
+    config = RunConfig(Path("/in"), Path("/out"))
+    assert RunConfig.from_toml(config.to_toml()) == config
+    assert config.work_dir == Path("/out/work")
+    assert 1 <= config.omp_nthreads <= config.nprocs
+    assert config.mem_gb > 0
+
+
+def test_options_of_a_run_fit_another_output_folder() -> None:
+    values = read_options(RunConfig(Path("/in"), Path("/out")).to_toml())
+    assert RunConfig(**values | {"output_dir": Path("/new")}).work_dir == Path("/new/work")
+
+
+@pytest.mark.parametrize("name", sorted(set(FULL) - {"bids_dir", "output_dir"}))
+def test_fingerprint_follows_what_decides_outputs_and_nothing_else(name: str) -> None:
+    plain = RunConfig(Path("/in"), Path("/out"), nprocs=8, omp_nthreads=2)
+    changed = replace(plain, **{name: FULL[name]})
+    assert (changed.fingerprint() != plain.fingerprint()) == (name in _DECIDING)
+
+
+def test_fingerprint_ignores_order_of_entities() -> None:
+    one = RunConfig(Path("/in"), Path("/out"), bids_filters={"dwi": {"a": 1, "b": 2}})
+    two = RunConfig(Path("/in"), Path("/out"), bids_filters={"dwi": {"b": 2, "a": 1}})
+    assert one.fingerprint() == two.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sdc": "magic"}, "sdc is 'magic'"),
+        ({"models": ("qcg",)}, "models is 'qcg'"),
+        ({"weights": {"other": Path("x")}}, "weights is 'other'"),
+        ({"nprocs": 0}, "nprocs is 0"),
+        ({"nprocs": 2, "omp_nthreads": 3}, "omp_nthreads is 3"),
+        ({"output_resolution": 20.0}, "20 mm"),
+    ],
+)
+def test_impossible_values_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(Path("/in"), Path("/out"), **change)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nprocs = ", "not valid TOML"),
+        ("n_procs = 2", "unknown option n_procs"),
+        ('nprocs = "2"', "nprocs = '2'"),
+        ("unring = 1", "unring = 1"),
+        ("mem_gb = true", "mem_gb = True"),
+        ('models = "drope"', "models = 'drope'"),
+    ],
+)
+def test_wrong_toml_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "options.toml"
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_options(text, path=path)
+    assert caught.value.path == path
