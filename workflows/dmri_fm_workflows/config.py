@@ -11,6 +11,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,10 +68,9 @@ def count_cpus() -> int:
 def available_memory_gb() -> float:
     """Return most of the memory of this machine or of the container around us, GB."""
     n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
+    # No control group there, or no limit ("max"): then all of it.
+    with suppress(OSError, ValueError):
         n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):
-        pass  # no control group, or no limit ("max")
     return round(MEMORY_SHARE * n_bytes / 1e9, 1)
 
 

@@ -15,7 +15,7 @@ LOGGER = logging.getLogger(__name__)
 
 PROGRAM = "bids-validator-deno"
 
-#: A dataset of thousands of participants is read in this time; a hanging program is not waited for.
+#: Enough for thousands of participants; a program that hangs is not waited for.
 TIMEOUT_S = 600.0
 
 
