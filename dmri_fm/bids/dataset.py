@@ -218,6 +218,13 @@ def _list_images(
                     root / path.relative_to(layout.root)
                 )
     except (SQLAlchemyError, OSError) as error:
+        if database_dir is None:
+            raise LayoutError(
+                f"cannot be read ({error})",
+                path=root,
+                expected="folders and files that this user may read",
+                advice="check the permissions",
+            ) from error
         raise ConfigError(
             f"the pybids database cannot be used ({type(error).__name__})",
             path=database_dir,

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmri_fm.bids.names import join_name, split_name
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["sub-01", "sub-01_ses-a", "sub-01_ses-a_acq-x_dir-AP_run-02", "sub-01_rec-n_dir-AP_part-mag"],
+)
+def test_joining_undoes_splitting(stem: str) -> None:
+    entities, suffix, extension = split_name(Path(f"/data/{stem}_dwi.nii.gz"))
+    assert (join_name(entities), suffix, extension) == (stem, "dwi", ".nii.gz")
+
+
+def test_joining_sorts_entities_as_bids_does() -> None:
+    assert join_name({"run": "1", "direction": "AP", "subject": "x"}) == "sub-x_dir-AP_run-1"
+
+
+def test_index_keeps_its_zeros() -> None:
+    assert split_name(Path("sub-01_run-002_dwi.nii"))[0]["run"] == "002"
