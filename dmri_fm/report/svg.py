@@ -1,0 +1,295 @@
+"""A small SVG writer: pictures, lines and text, and layers that flicker when pointed at."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Drawing", "check_target"]
+
+#: Pictures wider than this are reduced before they are embedded, pixels.
+WIDEST_PICTURE = 1100
+
+#: Pictures that take more than this, bytes, are stored with 64 instead of 256 levels: the noise
+#: of a fine anatomical image does not compress, and two layers of it would fill megabytes.
+LARGEST_PICTURE = 100_000
+
+#: Outlines keep about this distance between their points, user units.
+POINT_SPACING = 1.1
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+#: Words on a picture carry a dark rim.
+MARK_STYLE = ".mark{paint-order:stroke;stroke:#000;stroke-width:3px;stroke-linejoin:round}"
+
+#: The upper layer is hidden, alternates with the lower one while the pointer is over the figure,
+#: and stays after a click or the Enter key.
+FLICKER_STYLE = """
+.upper{opacity:0}
+svg:hover .upper{animation:flicker 1.6s step-end infinite}
+svg.held .upper,svg.held:hover .upper{opacity:1;animation:none}
+svg:focus-visible{outline:3px solid #0072b2}
+@keyframes flicker{0%{opacity:1}50%{opacity:0}}
+@media (prefers-reduced-motion:reduce){svg:hover .upper{animation:none;opacity:1}}
+@media print{.hint{display:none}}
+"""
+
+FLICKER_SCRIPT = """
+(function(){var s=document.documentElement;
+function turn(){s.classList.toggle('held');}
+s.addEventListener('click',turn);
+s.addEventListener('keydown',function(e){
+if(e.key==='Enter'||e.key===' '){e.preventDefault();turn();}});})();
+"""
+
+
+def check_target(out: str | Path) -> Path:
+    """Return the path of a figure.
+
+    Raises
+    ------
+    ConfigError
+        If it does not end in `.svg`.
+    """
+    out = Path(out)
+    if out.suffix != ".svg":
+        raise ConfigError(
+            f"figure with the ending {out.suffix!r}", path=out, expected="a path ending in .svg"
+        )
+    return out
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _picture_uri(picture: NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    if image.width > WIDEST_PICTURE:
+        height = max(1, round(image.height * WIDEST_PICTURE / image.width))
+        image = image.resize((WIDEST_PICTURE, height), Image.Resampling.BOX)
+    content = _png(image)
+    if len(content) > LARGEST_PICTURE:
+        content = _png(Image.fromarray(np.asarray(image) & 0xFC))
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
+def _png(image: Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", compress_level=9)
+    return buffer.getvalue()
+
+
+class Drawing:
+    """An SVG document under construction.
+
+    Parameters
+    ----------
+    width
+        Width of the drawing in user units, which are CSS pixels at full size.
+
+    Notes
+    -----
+    The height grows with what is drawn. The same calls give the same bytes.
+    """
+
+    def __init__(self, width: float) -> None:
+        self.width = width
+        self.height = 0.0
+        self._body: list[str] = []
+        self._flickers = False
+
+    def _reach(self, bottom: float) -> None:
+        self.height = max(self.height, bottom)
+
+    def rectangle(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        *,
+        fill: str,
+        stroke: str = "none",
+    ) -> None:
+        """Draw a filled rectangle."""
+        self._body.append(
+            f'<rect x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" '
+            f'height="{_number(height)}" fill="{fill}" stroke="{stroke}"/>'
+        )
+        self._reach(y + height)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        size: float = 13,
+        fill: str = "#222",
+        anchor: str = "start",
+        weight: str = "normal",
+        css_class: str | None = None,
+    ) -> None:
+        """Write words with their baseline at y."""
+        named = f' class="{css_class}"' if css_class else ""
+        self._body.append(
+            f'<text{named} x="{_number(x)}" y="{_number(y)}" font-size="{_number(size)}" '
+            f'fill="{fill}" text-anchor="{anchor}" font-weight="{weight}">'
+            f"{escape(words)}</text>"
+        )
+        self._reach(y + 0.3 * size)
+
+    def picture(
+        self,
+        picture: NDArray[np.uint8],
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        *,
+        is_smooth: bool = True,
+    ) -> None:
+        """Place a picture.
+
+        Parameters
+        ----------
+        picture
+            Shape (rows, columns) grey or (rows, columns, 3) RGB, 0 to 255.
+        x, y, width, height
+            Where; the picture is stretched to fill it, which gives anisotropic voxels their
+            true shape.
+        is_smooth
+            Let the viewer interpolate between pixels.
+        """
+        rendering = "" if is_smooth else ' style="image-rendering:pixelated"'
+        self._body.append(
+            f'<image x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" '
+            f'height="{_number(height)}" preserveAspectRatio="none"{rendering} '
+            f'href="{_picture_uri(np.ascontiguousarray(picture))}"/>'
+        )
+        self._reach(y + height)
+
+    def lines(
+        self,
+        lines: Sequence[NDArray[np.float64]],
+        *,
+        origin: tuple[float, float],
+        scale: tuple[float, float],
+        stroke: str,
+        width: float = 1.3,
+    ) -> None:
+        """Draw polylines given in pixels of a picture.
+
+        Parameters
+        ----------
+        lines
+            Each of shape (points, 2), x and y.
+        origin
+            Where the picture's corner is.
+        scale
+            Size of a pixel, in user units.
+        stroke, width
+            Colour and thickness.
+        """
+        parts = []
+        for line in lines:
+            # Tenths of a unit as relative integers: a third of the bytes of absolute decimals.
+            every = max(int(POINT_SPACING / max(scale)), 1)
+            kept = line if every == 1 else np.vstack([line[:-1:every], line[-1:]])
+            points = np.round((kept * scale + origin) * 10).astype(int)
+            steps = np.diff(points, axis=0)
+            steps = steps[steps.any(axis=1)]
+            if len(steps):
+                moves = " ".join(f"{dx} {dy}" for dx, dy in steps.tolist())
+                parts.append(f"M{points[0, 0]} {points[0, 1]}l{moves.replace(' -', '-')}")
+        if parts:
+            self._body.append(
+                f'<path transform="scale(.1)" d="{"".join(parts)}" fill="none" '
+                f'stroke="{stroke}" stroke-width="{_number(10 * width)}" '
+                'stroke-linejoin="round"/>'
+            )
+
+    def embed(self, svg: str, x: float, y: float, width: float) -> float:
+        """Place another SVG document, scaled to a width; return its height."""
+        found = re.search(r'<svg[^>]*viewBox="([-\d. ]+)"[^>]*>', svg)
+        assert found is not None
+        box = [float(word) for word in found[1].split()]
+        height = width * box[3] / box[2]
+        inner = svg[found.end() : svg.rindex("</svg>")]
+        self._body.append(
+            f'<svg x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" '
+            f'height="{_number(height)}" viewBox="{found[1]}">{inner}</svg>'
+        )
+        self._reach(y + height)
+        return height
+
+    @contextmanager
+    def layer(self, *, is_upper: bool) -> Iterator[None]:
+        """Collect what is drawn into the lower or the upper of two flickering layers."""
+        self._flickers = True
+        self._body.append(f'<g class="{"upper" if is_upper else "lower"}">')
+        yield
+        self._body.append("</g>")
+
+    def render(self, *, title: str, description: str) -> str:
+        """Return the document.
+
+        Parameters
+        ----------
+        title, description
+            Read aloud by screen readers.
+        """
+        width, height = _number(self.width), _number(self.height + 4)
+        interactive = ' tabindex="0"' if self._flickers else ""
+        style = MARK_STYLE + (FLICKER_STYLE if self._flickers else "")
+        script = f"<script>//<![CDATA[{FLICKER_SCRIPT}//]]></script>" if self._flickers else ""
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" '
+            'xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+            f'viewBox="0 0 {width} {height}" width="100%"{interactive} '
+            f'aria-label="{escape(title)}" font-family="{FONT}">\n'
+            f"<title>{escape(title)}</title><desc>{escape(description)}</desc>\n"
+            f"<style>{style}</style>\n"
+            f'<rect width="{width}" height="{height}" fill="#fff"/>\n'
+            + "\n".join(self._body)
+            + f"\n{script}</svg>\n"
+        )
+
+    def write(self, out: str | Path, *, title: str, description: str) -> Path:
+        """Write the document; return its path.
+
+        Raises
+        ------
+        ConfigError
+            If the path does not end in `.svg`.
+        OutputError
+            If the file cannot be written.
+        """
+        out = check_target(out)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(self.render(title=title, description=description), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"the figure cannot be written ({error.strerror})",
+                path=out,
+                expected="a writable folder with free space",
+            ) from None
+        return out
