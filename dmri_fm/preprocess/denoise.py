@@ -1,0 +1,153 @@
+"""Noise and Gibbs ringing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_dilation
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+
+__all__ = ["DenoiseMethod", "Denoised", "denoise", "foreground", "unring"]
+
+logger = logging.getLogger(__name__)
+
+DenoiseMethod = Literal["mppca", "patch2self", "none"]
+
+#: With fewer volumes the noise cannot be told from the signal.
+FEWEST_VOLUMES = 7
+
+#: Voxels brighter than this share of the bright end of the mean image are denoised.
+FOREGROUND_SHARE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Denoised:
+    """A denoised series.
+
+    Attributes
+    ----------
+    data
+        Shape (X, Y, Z, N), float32, not negative.
+    sigma
+        Shape (X, Y, Z): standard deviation of the noise, scanner units; None where the method
+        does not estimate it.
+    method
+        What ran, for the sidecar.
+    """
+
+    data: NDArray[np.float32]
+    sigma: NDArray[np.float32] | None
+    method: str
+
+
+def foreground(data: ArrayLike) -> NDArray[np.bool_]:
+    """Return the voxels that are not plain background, with a margin of two voxels."""
+    mean = np.asarray(data, dtype=np.float32).mean(axis=3)
+    bright = mean > FOREGROUND_SHARE * np.percentile(mean, 99)
+    return np.asarray(binary_dilation(bright, iterations=2))
+
+
+def denoise(
+    data: ArrayLike,
+    *,
+    method: DenoiseMethod,
+    gtab: GradientTable | None = None,
+    mask: ArrayLike | None = None,
+) -> Denoised:
+    """Remove thermal noise from a series as it was acquired.
+
+    Parameters
+    ----------
+    data
+        Shape (X, Y, Z, N), scanner units, before any resampling.
+    method
+        `mppca`: Marchenko-Pastur PCA (Veraart et al. 2016, doi:10.1016/j.neuroimage.2016.08.016);
+        `patch2self`: self-supervised regression (Fadnavis et al. 2020, arXiv:2011.01355);
+        `none`.
+    gtab
+        Gradient table; needed by `patch2self`.
+    mask
+        Shape (X, Y, Z): voxels to denoise; the foreground if not given. Others stay as they are.
+
+    Returns
+    -------
+    Denoised
+        A series of fewer than seven volumes is returned as it is, and `method` says so.
+
+    Raises
+    ------
+    ConfigError
+        If `patch2self` is asked for without a gradient table.
+    """
+    series = np.asarray(data, dtype=np.float32)
+    n_volumes = series.shape[3]
+    if method == "none":
+        return Denoised(series, None, "none")
+    if n_volumes < FEWEST_VOLUMES:
+        logger.warning("Not denoised: %d volumes are fewer than %d", n_volumes, FEWEST_VOLUMES)
+        return Denoised(series, None, f"none ({n_volumes} volumes are too few)")
+    region = foreground(series) if mask is None else np.asarray(mask, dtype=bool)
+    dipy = f"DIPY {version('dipy')}"
+    if method == "patch2self":
+        if gtab is None:
+            raise ConfigError("patch2self needs the gradient table")
+        from dipy.denoise.patch2self import patch2self
+
+        found = patch2self(
+            series,
+            gtab.bvals,
+            b0_threshold=50,
+            model="ols",
+            verbose=False,
+            clip_negative_vals=True,
+        )
+        kept = np.where(region[..., None], found, series).astype(np.float32)
+        return Denoised(np.maximum(kept, 0), None, f"Patch2Self ({dipy})")
+    from dipy.denoise.localpca import mppca
+
+    radius = _patch_radius(n_volumes)
+    found, sigma = mppca(
+        series, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
+    )
+    kept = np.where(region[..., None], found, series)
+    return Denoised(
+        np.maximum(kept, 0).astype(np.float32),
+        np.nan_to_num(sigma).astype(np.float32),
+        f"MP-PCA ({dipy}, patches of {2 * radius + 1}^3 voxels)",
+    )
+
+
+def _patch_radius(n_volumes: int) -> int:
+    """Return the smallest radius whose patch holds at least as many voxels as volumes."""
+    radius = 1
+    while (2 * radius + 1) ** 3 < n_volumes:
+        radius += 1
+    return max(radius, 2)
+
+
+def unring(data: ArrayLike, *, n_jobs: int = 1) -> NDArray[np.float32]:
+    """Remove Gibbs ringing by local subvoxel shifts, slice by slice.
+
+    Parameters
+    ----------
+    data
+        Shape (X, Y, Z, N); slices along the third axis, not interpolated before.
+    n_jobs
+        Processes; more than one needs a `__main__` guard in the calling script.
+
+    References
+    ----------
+    Kellner et al. 2016, doi:10.1002/mrm.26054.
+    """
+    from dipy.denoise.gibbs import gibbs_removal
+
+    series = np.array(data, dtype=np.float64)
+    corrected = gibbs_removal(series, slice_axis=2, inplace=False, num_processes=n_jobs)
+    return np.maximum(corrected, 0).astype(np.float32)

@@ -1,0 +1,95 @@
+"""The b=0 reference image."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmri_fm.errors import GradientError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.alignment import align, resample_affine, to_ants_image
+
+__all__ = ["b0_reference", "correct_bias"]
+
+#: More b=0 volumes than this add little to the mean and cost a registration each.
+MOST_B0 = 8
+
+
+def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDArray[np.float32]:
+    """Align the b=0 volumes rigidly to the first one and average them.
+
+    Parameters
+    ----------
+    data
+        Shape (X, Y, Z, N).
+    gtab
+        Its gradient table.
+    affine
+        Shape (4, 4), voxel to RAS+ mm.
+
+    Returns
+    -------
+    ndarray
+        Shape (X, Y, Z), float32, at the position of the first b=0.
+
+    Raises
+    ------
+    GradientError
+        If there is no b=0 volume.
+    """
+    series = np.asarray(data, dtype=np.float32)
+    index = np.flatnonzero(gtab.is_b0)
+    if not index.size:
+        raise GradientError(
+            f"no b=0 volume among {len(gtab)}",
+            expected="at least one volume with b < 50 s/mm^2",
+            advice="merge the b=0 images of the protocol into the series",
+        )
+    if index.size > MOST_B0:
+        index = index[np.linspace(0, index.size - 1, MOST_B0).round().astype(int)]
+    first = series[..., index[0]]
+    total = first.astype(np.float64)
+    for n in index[1:]:
+        volume = series[..., n]
+        found = align(
+            first, volume, fixed_affine=affine, moving_affine=affine, metric="correlation"
+        )
+        total += resample_affine(
+            volume, found.xfm, fixed_affine=affine, moving_affine=affine, shape=first.shape
+        )
+    return np.maximum(total / index.size, 0).astype(np.float32)
+
+
+def correct_bias(
+    image: ArrayLike, affine: ArrayLike, *, mask: ArrayLike | None = None
+) -> NDArray[np.float32]:
+    """Even out the slow intensity change of the receive coil (N4).
+
+    Parameters
+    ----------
+    image
+        Shape (X, Y, Z), not negative.
+    affine
+        Shape (4, 4), voxel to RAS+ mm.
+    mask
+        Shape (X, Y, Z): where the field is estimated; the bright voxels if not given.
+
+    References
+    ----------
+    Tustison et al. 2010, doi:10.1109/TMI.2010.2046908.
+    """
+    import ants
+
+    data = np.asarray(image, dtype=np.float32)
+    if mask is None:
+        mask = data > 0.1 * np.percentile(data, 99)
+    wrapped = to_ants_image(data, affine)
+    region = to_ants_image(np.asarray(mask, dtype=np.float32), affine)
+    smallest_mm = float(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).min())
+    corrected = ants.n4_bias_field_correction(
+        wrapped,
+        mask=region,
+        shrink_factor=max(1, round(4.0 / smallest_mm)),
+        rescale_intensities=False,
+    )
+    return np.maximum(corrected.numpy(), 0).astype(np.float32)

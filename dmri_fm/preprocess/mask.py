@@ -1,0 +1,157 @@
+"""Brain masks: a network's, checked against a threshold's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_fill_holes, label
+
+__all__ = ["BrainMask", "brain_mask"]
+
+logger = logging.getLogger(__name__)
+
+#: Brains smaller or larger than this are doubted, ml. A slab may hold less of a brain.
+PLAUSIBLE_ML = (600.0, 2300.0)
+
+#: Field of view along the body below which a scan counts as a slab, mm.
+WHOLE_HEAD_MM = 110.0
+
+#: A slab has to hold at least this much, ml.
+SMALLEST_SLAB_ML = 150.0
+
+#: Below this agreement of the two masks the user is asked to look.
+AGREEMENT_WARNING = 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class BrainMask:
+    """A brain mask and how far it can be trusted.
+
+    Attributes
+    ----------
+    mask
+        Shape (X, Y, Z), bool.
+    method
+        What drew it, for the sidecar.
+    agreement_dice
+        Overlap with the second method, 0 to 1.
+    volume_ml
+        Volume of the mask.
+    warnings
+        What the user should check; empty if nothing is suspicious.
+    """
+
+    mask: NDArray[np.bool_]
+    method: str
+    agreement_dice: float
+    volume_ml: float
+    warnings: tuple[str, ...] = ()
+
+
+def brain_mask(
+    image: ArrayLike, affine: ArrayLike, *, contrast: Literal["b0", "t1w"]
+) -> BrainMask:
+    """Find the brain in a 3-D image.
+
+    deepbet (Fisch et al. 2024, doi:10.1002/hbm.26717) draws the mask; a median filter with
+    Otsu's threshold draws a second one to compare. The second replaces the first, with a
+    warning, where the first has an impossible volume and the second has not.
+
+    Parameters
+    ----------
+    image
+        Shape (X, Y, Z), not negative.
+    affine
+        Shape (4, 4), voxel to RAS+ mm.
+    contrast
+        What the image shows. deepbet was trained on T1w images; b=0 images are more often
+        cut short, and the comparison is strict there.
+    """
+    data = np.asarray(image, dtype=np.float32)
+    matrix = np.asarray(affine, dtype=np.float64)
+    voxel_ml = abs(float(np.linalg.det(matrix[:3, :3]))) / 1000.0
+    network = _deepbet_mask(data, matrix)
+    threshold = _otsu_mask(data)
+    agreement = _dice(network, threshold)
+    is_whole = _height_mm(data.shape, matrix) >= WHOLE_HEAD_MM
+    low, high = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
+    network_ml, threshold_ml = (float(m.sum()) * voxel_ml for m in (network, threshold))
+    name = f"deepbet {version('deepbet')}"
+    if low <= network_ml <= high:
+        warnings: tuple[str, ...] = ()
+        # A T1w image shows scalp and neck, which Otsu's threshold keeps: no evidence there.
+        if contrast == "b0" and agreement < AGREEMENT_WARNING:
+            warnings = (
+                f"The brain masks of two methods overlap by {agreement:.2f} only (Dice): "
+                "check the mask in the report.",
+            )
+        return BrainMask(network, name, agreement, network_ml, warnings)
+    if low <= threshold_ml <= high:
+        warning = (
+            f"deepbet's brain mask holds {network_ml:.0f} ml and was replaced by "
+            f"median_otsu's, {threshold_ml:.0f} ml: check the mask in the report."
+        )
+        logger.warning(warning)
+        method = f"median_otsu (DIPY {version('dipy')})"
+        return BrainMask(threshold, method, agreement, threshold_ml, (warning,))
+    warning = (
+        f"The brain mask holds {network_ml:.0f} ml; {low:.0f} to {high:.0f} ml were expected: "
+        "check the mask in the report."
+    )
+    logger.warning(warning)
+    return BrainMask(network, name, agreement, network_ml, (warning,))
+
+
+@cache
+def _network() -> Any:
+    from deepbet.bet import BrainExtraction
+
+    return BrainExtraction(no_gpu=True)
+
+
+def _deepbet_mask(data: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(data, affine))
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            _, mask, _ = _network().run(canonical)
+        except AssertionError:
+            # Its way of saying that it sees no head at all.
+            return np.zeros(data.shape, dtype=bool)
+    found = np.asarray(mask.dataobj) > 0
+    # Back from RAS+ storage to the image's own order of axes.
+    back = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(canonical.affine), nib.orientations.io_orientation(affine)
+    )
+    return np.asarray(nib.orientations.apply_orientation(found, back), dtype=bool)
+
+
+def _otsu_mask(data: NDArray[np.float32]) -> NDArray[np.bool_]:
+    from dipy.segment.mask import median_otsu
+
+    _, mask = median_otsu(data, median_radius=2, numpass=2)
+    parts, count = label(mask)
+    if count > 1:
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        mask = parts == sizes.argmax()
+    return np.asarray(binary_fill_holes(mask), dtype=bool)
+
+
+def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    total = int(a.sum()) + int(b.sum())
+    return 2.0 * int((a & b).sum()) / total if total else 0.0
+
+
+def _height_mm(shape: tuple[int, ...], affine: NDArray[np.float64]) -> float:
+    """Return the extent of the image along the body axis, mm."""
+    corners = np.abs(affine[2, :3]) * (np.array(shape[:3]) - 1)
+    return float(corners.sum())
