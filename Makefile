@@ -80,7 +80,7 @@ lock:  ## Pin the containers' packages: a fresh environment, frozen into require
 	$(MAKE) install VENV=build/lock EXTRAS=
 	{ echo "# Exact versions of the containers' packages. Written by: make lock"; \
 	  build/lock/bin/python -m pip list --format=freeze --exclude-editable \
-	    --exclude pip --exclude setuptools | sed 's/+cpu$$//'; } > requirements.lock
+	    --exclude pip | sed 's/+cpu$$//'; } > requirements.lock
 
 image:  ## Build the container image
 	docker build --tag $(IMAGE) $(DOCKER_ARGS) .

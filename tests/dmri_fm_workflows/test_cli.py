@@ -300,6 +300,17 @@ def test_environment_is_set_for_the_libraries(bids: Path, tmp_path: Path) -> Non
     assert "NUMBA_CACHE_DIR" not in environ
 
 
+def test_templates_may_be_read_only(bids: Path) -> None:
+    # /proc cannot be written even by root. What is there is kept, what is missing is replaced.
+    filled = {"HOME": str(bids), "TEMPLATEFLOW_HOME": "/proc/self"}
+    environment.prepare_environment(parse(bids), filled)
+    assert filled["TEMPLATEFLOW_HOME"] == "/proc/self"
+    missing = {"HOME": str(bids), "TEMPLATEFLOW_HOME": "/proc/templates"}
+    environment.prepare_environment(parse(bids), missing)
+    assert Path(missing["TEMPLATEFLOW_HOME"]).is_dir()
+    assert missing["HOME"] == str(bids)
+
+
 def test_import_and_help_are_quick() -> None:
     """`--help` on a shared disk must not wait for torch: nothing heavy is imported."""
     code = (

@@ -25,7 +25,10 @@ THREAD_VARIABLES = (
 )
 
 #: Folders that libraries write into, which may lie on a read-only disk.
-CACHE_VARIABLES = ("HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TEMPLATEFLOW_HOME")
+CACHE_VARIABLES = ("HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
+
+#: Written into only where it is still empty: a filled one may be read-only.
+TEMPLATES_VARIABLE = "TEMPLATEFLOW_HOME"
 
 #: Loggers whose INFO messages are for users; those of libraries only with `-v`.
 OWN_LOGGERS = ("dmri_fm", "dmri_fm_workflows")
@@ -53,7 +56,11 @@ def prepare_environment(
     # nipype asks its home page for the newest version; TemplateFlow asks for its newest list.
     environ.update(NO_ET="1", TEMPLATEFLOW_AUTOUPDATE="off", MPLBACKEND="Agg")
     environ.setdefault("HOME", "/nonexistent")
-    unusable = [n for n in CACHE_VARIABLES if n in environ and not _is_usable(Path(environ[n]))]
+    unusable = [n for n in CACHE_VARIABLES if n in environ and not _is_writable(Path(environ[n]))]
+    if templates := environ.get(TEMPLATES_VARIABLE):
+        folder = Path(templates)
+        if not _has_content(folder) and not _is_writable(folder):
+            unusable.append(TEMPLATES_VARIABLE)
     if unusable:
         scratch = Path(tempfile.mkdtemp(prefix="drope-bidsapp-"))
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
@@ -63,7 +70,11 @@ def prepare_environment(
             environ[name] = str(folder)
 
 
-def _is_usable(folder: Path) -> bool:
+def _has_content(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK) and any(folder.iterdir())
+
+
+def _is_writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

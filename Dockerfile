@@ -1,0 +1,58 @@
+# drope-bidsapp for any processor of x86-64 kind; networks run on the CPU.
+#
+#   docker build --tag drope-bidsapp .
+#   docker run --rm --read-only --tmpfs /tmp --network none -u "$(id -u):$(id -g)" \
+#     -v /data/bids:/bids:ro -v /data/out:/out drope-bidsapp /bids /out participant
+#
+# FSL may not be redistributed and is not here; the built-in engines take its place.
+
+FROM python:3.11-slim-bookworm AS build
+COPY pyproject.toml README.md LICENSE /src/
+COPY dmri_fm /src/dmri_fm
+COPY workflows /src/workflows
+RUN python -m venv /tmp/venv \
+ && /tmp/venv/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /dist /src
+
+
+FROM python:3.11-slim-bookworm
+# PyTorch's index of builds without CUDA; where it cannot be reached, pip's own index is used.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mrtrix3 \
+ && rm -rf /var/lib/apt/lists/*
+
+COPY requirements.lock /opt/drope/requirements.lock
+RUN python -m venv /opt/drope \
+ && torch="$(grep '^torch==' /opt/drope/requirements.lock)" \
+ && { /opt/drope/bin/pip install --no-cache-dir --no-deps --retries 0 --timeout 20 \
+        --index-url "$TORCH_INDEX" "$torch" \
+   || /opt/drope/bin/pip install --no-cache-dir --no-deps "$torch"; } \
+ && /opt/drope/bin/pip install --no-cache-dir --no-deps -r /opt/drope/requirements.lock \
+ && /opt/drope/bin/pip check
+
+COPY --from=build /dist /opt/drope/dist
+RUN /opt/drope/bin/pip install --no-cache-dir --no-deps /opt/drope/dist/*.whl \
+ && TEMPLATEFLOW_HOME=/opt/templateflow /opt/drope/bin/python -c 'import templateflow' \
+ && chmod -R a+rX /opt/drope /opt/templateflow \
+ && groupadd --gid 1000 drope && useradd --uid 1000 --gid 1000 --no-create-home drope
+
+# Every folder that a library writes into is below /tmp, so that the root can be read-only and
+# the user anyone. Templates that are bound over /opt/templateflow are found.
+ENV PATH=/opt/drope/bin:$PATH \
+    HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    NUMBA_CACHE_DIR=/tmp/numba \
+    TEMPLATEFLOW_HOME=/opt/templateflow \
+    DROPE_CONTAINER=docker:drope-bidsapp:0.1.0 \
+    NO_ET=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONNOUSERSITE=1
+
+LABEL org.opencontainers.image.title="drope-bidsapp" \
+      org.opencontainers.image.description="BIDS App for diffusion MRI" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+USER 1000:1000
+WORKDIR /tmp
+ENTRYPOINT ["drope-bidsapp"]
