@@ -47,8 +47,12 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
-demo: $(STAMP)  ## Simulate two participants, run the app on them, show where the report is
+$(DEMO)/.simulated: | $(STAMP)
+	rm -rf $(DEMO)/bids
 	$(BIN)/dmri-fm simulate $(DEMO)/bids --participants 2
+	@touch $@
+
+demo: $(DEMO)/.simulated  ## Simulate two participants, run the app on them, show where the report is
 	$(BIN)/drope-bidsapp $(DEMO)/bids $(DEMO)/out participant --sloppy
 	$(BIN)/drope-bidsapp $(DEMO)/bids $(DEMO)/out group
 	@echo
