@@ -1,0 +1,140 @@
+"""What became of every participant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmri_fm.group.collect import Problem
+
+__all__ = ["ParticipantStatus", "read_status"]
+
+#: Missing outputs are named up to this many.
+SHOWN_PATHS = 3
+
+
+@dataclass(frozen=True)
+class ParticipantStatus:
+    """The latest run of a participant.
+
+    Attributes
+    ----------
+    participant_id
+        With the prefix.
+    status
+        `complete`; `incomplete`: outputs are missing or changed; `failed`; `unknown`: no
+        readable record.
+    reason
+        Why it is not complete, and what could not be read; empty if all is well.
+    run_uuid, version, started, finished
+        Of the latest run; empty if unknown.
+    n_outputs, n_missing
+        Outputs the run wrote, and those among them that are gone or of another size.
+    n_scans
+        Scans with tables in the output folder.
+    """
+
+    participant_id: str
+    status: str
+    reason: str = ""
+    run_uuid: str = ""
+    version: str = ""
+    started: str = ""
+    finished: str = ""
+    n_outputs: int | None = None
+    n_missing: int | None = None
+    n_scans: int = 0
+
+
+def _records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read all records of a participant; return them, oldest first, and what is broken."""
+    records, broken = [], []
+    for path in sorted(folder.glob("log/*/provenance.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            broken.append(f"{path.relative_to(folder)} cannot be read ({error})")
+            continue
+        if not isinstance(record, dict) or record.get("status") not in ("complete", "failed"):
+            broken.append(f"{path.relative_to(folder)} is not a record of a run")
+            continue
+        records.append({"run_uuid": path.parent.name, **record})
+    records.sort(key=lambda r: (str(r.get("finished", "")), str(r["run_uuid"])))
+    return records, broken
+
+
+def _missing(output_dir: Path, outputs: Mapping[str, Any]) -> list[str]:
+    found = []
+    for relative, size in sorted(outputs.items()):
+        path = output_dir / relative
+        if not path.is_file() or path.stat().st_size != size:
+            found.append(relative)
+    return found
+
+
+def _join(messages: Sequence[str]) -> str:
+    """Put reasons on one line; the lines of a message are parted by commas."""
+    lines = [[" ".join(line.split()) for line in m.splitlines() if line.strip()] for m in messages]
+    return "; ".join(dict.fromkeys(", ".join(words) for words in lines))
+
+
+def read_status(
+    output_dir: str | Path,
+    participant: str,
+    *,
+    problems: Sequence[Problem] = (),
+    n_scans: int = 0,
+) -> ParticipantStatus:
+    """Find out what became of a participant.
+
+    The latest record among `log/*/provenance.json` counts. A broken record is a reason, never
+    an error.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder.
+    participant
+        With the prefix.
+    problems
+        What the collection of the tables met; those of this participant become reasons.
+    n_scans
+        Scans with tables.
+    """
+    output_dir = Path(output_dir)
+    records, broken = _records(output_dir / participant)
+    reasons = [p.message for p in problems if p.participant == participant]
+    if not records:
+        why = broken or ["no record of a finished run (log/*/provenance.json)"]
+        return ParticipantStatus(participant, "unknown", _join([*why, *reasons]), n_scans=n_scans)
+    latest = records[-1]
+    outputs = latest.get("outputs")
+    outputs = outputs if isinstance(outputs, dict) else {}
+    missing = _missing(output_dir, outputs)
+    status = latest["status"]
+    why = []
+    for error in latest.get("errors") or []:
+        entry = error if isinstance(error, dict) else {"message": str(error)}
+        parts = [str(entry[k]) for k in ("scan", "stage", "message") if entry.get(k)]
+        why.append(": ".join(parts))
+    if status == "complete" and missing:
+        status = "incomplete"
+    if missing:
+        more = f" and {len(missing) - SHOWN_PATHS} more" if len(missing) > SHOWN_PATHS else ""
+        shown = ", ".join(missing[:SHOWN_PATHS])
+        why.append(f"{len(missing)} outputs are missing or changed: {shown}{more}")
+    return ParticipantStatus(
+        participant_id=participant,
+        status=status,
+        reason=_join([*why, *broken, *reasons]),
+        run_uuid=str(latest["run_uuid"]),
+        version=str(latest.get("version", "")),
+        started=str(latest.get("started", "")),
+        finished=str(latest.get("finished", "")),
+        n_outputs=len(outputs),
+        n_missing=len(missing),
+        n_scans=n_scans,
+    )

@@ -1,0 +1,63 @@
+"""Status of participants from the records of their runs."""
+
+from __future__ import annotations
+
+from dmri_fm.derivatives import publish_text
+from dmri_fm.group.collect import Problem
+from dmri_fm.group.status import read_status
+
+
+def test_complete(outputs):
+    publish_text("12345", outputs.root / "sub-01" / "dwi" / "a.tsv")
+    outputs.add_record("sub-01", outputs={"sub-01/dwi/a.tsv": 5})
+    found = read_status(outputs.root, "sub-01", n_scans=1)
+    assert (found.status, found.reason, found.n_outputs, found.n_missing) == ("complete", "", 1, 0)
+    assert found.version == "0.1.0"
+
+
+def test_missing_and_changed_outputs(outputs):
+    publish_text("1234567", outputs.root / "sub-01" / "dwi" / "a.tsv")
+    listed = {f"sub-01/dwi/{c}.tsv": 5 for c in "abcdef"}
+    outputs.add_record("sub-01", outputs=listed)
+    found = read_status(outputs.root, "sub-01")
+    assert (found.status, found.n_missing) == ("incomplete", 6)
+    assert found.reason.endswith("a.tsv, sub-01/dwi/b.tsv, sub-01/dwi/c.tsv and 3 more")
+
+
+def test_failed_names_scan_stage_and_message(outputs):
+    error = {"scan": "dir-AP", "stage": "preprocess", "message": "disk full\n  what to do: x"}
+    outputs.add_record("sub-01", status="failed", errors=[error, "plain"])
+    found = read_status(outputs.root, "sub-01")
+    assert found.status == "failed"
+    assert found.reason == "dir-AP: preprocess: disk full, what to do: x; plain"
+
+
+def test_latest_run_wins(outputs):
+    outputs.add_record("sub-01", "b", status="failed", finished="2026-01-02T00:00:00+00:00")
+    outputs.add_record("sub-01", "a", finished="2026-01-03T00:00:00+00:00")
+    found = read_status(outputs.root, "sub-01")
+    assert (found.run_uuid, found.status) == ("a", "complete")
+    outputs.add_record("sub-01", "c", status="failed", finished="2026-01-04T00:00:00+00:00")
+    assert read_status(outputs.root, "sub-01").status == "failed"
+
+
+def test_broken_records(outputs):
+    log = outputs.root / "sub-01" / "log"
+    publish_text("{", log / "1" / "provenance.json")
+    publish_text("[]", log / "2" / "provenance.json")
+    found = read_status(outputs.root, "sub-01")
+    assert found.status == "unknown"
+    assert "log/1/provenance.json cannot be read" in found.reason
+    assert "log/2/provenance.json is not a record" in found.reason
+    outputs.add_record("sub-01", "3")
+    found = read_status(outputs.root, "sub-01")
+    assert found.status == "complete"
+    assert "log/1/provenance.json" in found.reason
+
+
+def test_no_record_and_problems(outputs):
+    (outputs.root / "sub-01").mkdir()
+    problems = [Problem("sub-01", "x.tsv: empty"), Problem("sub-02", "y.tsv: empty")]
+    found = read_status(outputs.root, "sub-01", problems=problems)
+    assert found.status == "unknown"
+    assert found.reason == "no record of a finished run (log/*/provenance.json); x.tsv: empty"

@@ -1,0 +1,98 @@
+"""The group level: tables and a page from the output folder; no raw data, no graph."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmri_fm.derivatives.naming import output_path
+from dmri_fm.derivatives.publish import publish_text
+from dmri_fm.errors import LayoutError
+from dmri_fm.group.collect import list_participants
+from dmri_fm.group.page import find_pages, render_group_page
+from dmri_fm.group.regional import RegionSet
+from dmri_fm.group.tables import collect_tables, write_tables
+from dmri_fm.normalise.template import load_regions
+
+__all__ = ["run_group"]
+
+LOGGER = logging.getLogger(__name__)
+
+
+def run_group(
+    output_dir: str | Path,
+    *,
+    participant_labels: Sequence[str] = (),
+    regions: RegionSet | None = None,
+) -> int:
+    """Write the tables and the page of the group.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder of the participant level.
+    participant_labels
+        With or without the prefix; all participants by default.
+    regions
+        Regions in the template's space; those of the packaged template by default.
+
+    Returns
+    -------
+    int
+        0: at least one participant was tabulated.
+
+    Raises
+    ------
+    LayoutError
+        If the folder holds no participant, or not those asked for.
+    OutputError
+        If a file cannot be written.
+    """
+    output_dir = Path(output_dir)
+    participants = _choose(list_participants(output_dir), participant_labels)
+    tables = collect_tables(output_dir, regions or _packaged(), participants=participants)
+    for problem in tables.problems:
+        LOGGER.warning("%s: %s", problem.participant, problem.message)
+    for path in write_tables(output_dir, tables):
+        LOGGER.info("Wrote %s", path)
+    page = render_group_page(
+        tables,
+        dataset=_dataset_name(output_dir),
+        pages=find_pages(output_dir, participants),
+    )
+    target = output_dir / output_path({}, "group_report")
+    publish_text(page, target)
+    LOGGER.info("Wrote %s", target)
+    return 0
+
+
+def _choose(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    wanted = [f"sub-{label.removeprefix('sub-')}" for label in labels]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise LayoutError(
+            f"no outputs of {', '.join(unknown)}",
+            expected=f"some of {', '.join(known)}",
+            advice="run the participant level for them first",
+        )
+    return tuple(p for p in known if not wanted or p in wanted)
+
+
+def _packaged() -> RegionSet:
+    found = load_regions()
+    return RegionSet.from_table(
+        found.labels,
+        found.grid.affine,
+        names={region.index: region.name for region in found.table},
+        tissues={region.index: region.tissue for region in found.table},
+    )
+
+
+def _dataset_name(output_dir: Path) -> str:
+    try:
+        page = json.loads((output_dir / "dataset_description.json").read_text(encoding="utf-8"))
+        return str(page["Name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return output_dir.name
