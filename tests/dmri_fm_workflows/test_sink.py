@@ -112,6 +112,14 @@ def test_every_kind_lands_where_naming_says(put, out, tmp_path, kind):
             assert found.out_file == str(out / expected)
 
 
+def test_table_columns_are_described(put, tmp_path):
+    (tmp_path / "c.tsv").write_text("trans_x\tbval\n0.1\t1000\n")
+    found = put("confounds", str(tmp_path / "c.tsv"), meta_dict={"bval": {"Description": "own"}})
+    sidecar = json.loads(Path(found.out_meta).read_text())
+    assert sidecar["trans_x"]["Units"] == "mm"
+    assert sidecar["bval"] == {"Description": "own"}
+
+
 def test_masks_are_bytes(put, tmp_path):
     found = put("dwi_mask", _image(tmp_path / "m.nii.gz"), space="ACPC")
     image = nib.load(found.out_file)

@@ -163,7 +163,7 @@ class DerivativesDataSink(PrepareDerivative):
         meta |= {"Resolution": given["Resolution"]} if "Resolution" in given else {}
         names = [self._check(path) for path in paths]
         base = Path(self.inputs.base_directory)
-        self._publish_sidecar(meta, names, [base / p for p in paths], staging)
+        self._publish_sidecar(meta, names[0], base / paths[0], files[0], staging)
         self._results["out_file"] = []
         for file, path, name in zip(files, paths, names, strict=True):
             publish_file(_conformed(file, name, staging), base / path, staging=staging)
@@ -208,20 +208,22 @@ class DerivativesDataSink(PrepareDerivative):
         return name
 
     def _publish_sidecar(
-        self,
-        meta: Mapping[str, Any],
-        names: list[OutputName],
-        targets: list[Path],
-        staging: Path,
+        self, meta: Mapping[str, Any], name: OutputName, target: Path, file: Path, staging: Path
     ) -> None:
-        kind = names[0].kind
-        if not kind.has_sidecar:
+        if not name.kind.has_sidecar:
             return
-        space = names[0].entities.get("space")
-        content = image_sidecar(kind.name, space=space) | dict(meta)
-        target = Path(sidecar_path(targets[0]))
+        space = name.entities.get("space")
+        columns = _columns(file) if name.extension == ".tsv" else ()
+        content = image_sidecar(name.kind.name, space=space, columns=columns) | dict(meta)
+        target = Path(sidecar_path(target))
         publish_json(content, target, staging=staging)
         self._results["out_meta"] = str(target)
+
+
+def _columns(path: Path) -> list[str]:
+    """Return the column names of a table."""
+    with path.open(encoding="utf-8") as stream:
+        return stream.readline().rstrip("\n").split("\t")
 
 
 def _extension(path: Path) -> str:
