@@ -265,12 +265,18 @@ def missing_metadata(kind_name: str, sidecar: Mapping[str, Any]) -> tuple[str, .
 
 @cache
 def _column_table() -> tuple[tuple[str, dict[str, Any]], ...]:
+    # Imported here: it takes scipy.stats with it, and names and sidecars are wanted quickly.
+    from dmri_fm.preprocess.quality import QUALITY_COLUMNS
+
     text = files("dmri_fm.derivatives").joinpath("columns.yaml").read_text(encoding="utf-8")
-    return tuple(yaml.safe_load(text).items())
+    measured = {name: dict(entry) for name, entry in QUALITY_COLUMNS.items()}
+    return tuple((measured | yaml.safe_load(text)).items())
 
 
 def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return description and units of table columns, from `columns.yaml`.
+    """Return description and units of table columns.
+
+    They come from `columns.yaml`, and from the measures of image quality.
 
     Examples
     --------

@@ -93,8 +93,8 @@ def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def _measures(table: pd.DataFrame) -> list[str]:
-    """Return the numeric columns of a table that hold anything."""
-    columns = [c for c in table.columns if c not in SCAN_COLUMNS]
+    """Return the numeric columns of a table that hold anything; `_is_` tells a kind apart."""
+    columns = [c for c in table.columns if c not in SCAN_COLUMNS and "_is_" not in c]
     return [c for c in columns if np.isfinite(_numbers(table, c)).any()]
 
 
