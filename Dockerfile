@@ -34,7 +34,7 @@ RUN python -m venv /opt/drope \
 COPY --from=build /dist /opt/drope/dist
 RUN /opt/drope/bin/pip install --no-cache-dir --no-deps /opt/drope/dist/*.whl \
  && TEMPLATEFLOW_HOME=/opt/templateflow /opt/drope/bin/python -c 'import templateflow' \
- && chmod -R a+rX /opt/drope /opt/templateflow \
+ && chmod -R a+rX /opt/templateflow \
  && groupadd --gid 1000 drope && useradd --uid 1000 --gid 1000 --no-create-home drope
 
 # Every folder that a library writes into is below /tmp, so that the root can be read-only and
