@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dmri_fm.bids import Participant
-from dmri_fm.errors import BusyError, ImageError, OutputError
+from dmri_fm.derivatives.publish import publish_text
+from dmri_fm.errors import BusyError, ImageError
 from dmri_fm_workflows.execution import (
     LOCK_NAME,
     Provenance,
@@ -21,7 +22,6 @@ from dmri_fm_workflows.execution import (
     list_outputs,
     locked,
     read_crash,
-    write_atomically,
     write_provenance,
 )
 
@@ -71,7 +71,7 @@ def _record(fingerprint_: str, outputs: dict[str, int], status: str = "complete"
 
 def test_complete_run_is_found_only_with_its_outputs(tmp_path: Path) -> None:
     image = tmp_path / "sub-01" / "dwi" / "a.nii.gz"
-    write_atomically(image, "voxels")
+    publish_text("voxels", image)
     outputs = list_outputs(tmp_path, "01")
     assert outputs == {"sub-01/dwi/a.nii.gz": 6}
     write_provenance(tmp_path, _record("abc", outputs))
@@ -83,7 +83,7 @@ def test_complete_run_is_found_only_with_its_outputs(tmp_path: Path) -> None:
 
 def test_failed_run_is_never_complete(tmp_path: Path) -> None:
     image = tmp_path / "sub-01" / "a.txt"
-    write_atomically(image, "x")
+    publish_text("x", image)
     write_provenance(tmp_path, _record("abc", {"sub-01/a.txt": 1}, status="failed"))
     assert find_complete(tmp_path, "01", "abc") is None
 
@@ -98,15 +98,6 @@ def test_fingerprint_follows_options_version_and_files(tmp_path: Path) -> None:
     assert first != fingerprint(participant, "a", version="2", extra=[extra])
     extra.write_bytes(b"12")
     assert first != fingerprint(participant, "a", version="1", extra=[extra])
-
-
-def test_nothing_half_written_on_a_full_disk(tmp_path: Path) -> None:
-    # /dev/full accepts opening and refuses every byte, as a full disk does.
-    target = tmp_path / "folder"
-    target.write_text("a file where a folder is wanted")
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_atomically(target / "a.txt", "x")
-    assert sorted(tmp_path.iterdir()) == [target]
 
 
 def test_crash_file_yields_node_and_whole_message(tmp_path: Path) -> None:

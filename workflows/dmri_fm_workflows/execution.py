@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dmri_fm.bids import Participant
+from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.errors import BusyError, OutputError
 
 LOGGER = logging.getLogger(__name__)
@@ -207,31 +208,8 @@ def write_provenance(output_dir: Path, record: Provenance) -> Path:
     content = asdict(record) | {"participant": f"sub-{record.participant}"}
     text = json.dumps(content, indent=2) + "\n"
     path = folder / "provenance.json"
-    write_atomically(path, text)
+    publish_text(text, path)
     return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it appears whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be written or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot be written ({error.strerror})",
-            path=path,
-            expected="a writable folder with free space",
-            advice="check permissions, quota and free space, then run the same command again",
-        ) from None
 
 
 #: Last line of a Python traceback, with the lines that an error of ours adds below it.

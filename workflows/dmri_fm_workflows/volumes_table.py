@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-__all__ = ["VolumeOrigin", "read_volumes", "write_volumes"]
+__all__ = ["ASSUMED_READOUT_S", "VolumeOrigin", "fill_readouts", "read_volumes", "write_volumes"]
+
+#: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal, and
+#: the correction does not depend on the number: only the unit of the field does.
+ASSUMED_READOUT_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,14 @@ class VolumeOrigin:
     phase_encoding
         `i`, `i-`, `j`, `j-`, `k`, `k-`, or None where the sidecar does not say.
     readout_s
-        Total readout time, s, or None.
+        Total readout time, s.
     original_file
         Name of the raw image.
     """
 
     run: int
     phase_encoding: str | None
-    readout_s: float | None
+    readout_s: float
     original_file: str
 
 
@@ -49,8 +53,23 @@ def read_volumes(path: str | Path) -> list[VolumeOrigin]:
             VolumeOrigin(
                 run=int(row["run"]),
                 phase_encoding=None if row["phase_encoding"] == "n/a" else row["phase_encoding"],
-                readout_s=None if row["readout_s"] == "n/a" else float(row["readout_s"]),
+                readout_s=float(row["readout_s"]),
                 original_file=row["original_file"],
             )
             for row in csv.DictReader(stream, delimiter="\t")
         ]
+
+
+def fill_readouts(readouts_s: Sequence[float | None]) -> tuple[list[float], bool]:
+    """Return a readout time for every run, and whether one had to be assumed.
+
+    Examples
+    --------
+    >>> fill_readouts([None, 0.04])
+    ([0.04, 0.04], True)
+    >>> fill_readouts([None, None])
+    ([0.05, 0.05], True)
+    """
+    known = [r for r in readouts_s if r]
+    usual = known[0] if known else ASSUMED_READOUT_S
+    return [r or usual for r in readouts_s], len(known) < len(readouts_s)

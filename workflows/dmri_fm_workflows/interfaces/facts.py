@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     InputMultiObject,
@@ -12,28 +15,43 @@ from nipype.interfaces.base import (
 )
 
 
+def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join dictionaries: lists are concatenated without repeats, of other values the last wins.
+
+    Examples
+    --------
+    >>> join_facts([{"Warnings": ["a"], "x": 1}, {"Warnings": ["b", "a"], "x": 2}])
+    {'Warnings': ['a', 'b'], 'x': 2}
+    """
+    joined: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            if key == "Warnings":
+                known = joined.get(key, [])
+                joined[key] = known + [item for item in value if item not in known]
+            else:
+                joined[key] = value
+    return joined
+
+
 class _FactsInputSpec(BaseInterfaceInputSpec):
+    base = traits.Dict(desc="what is known when the graph is built")
     in_facts = InputMultiObject(traits.Dict(), desc="facts of several nodes, in order")
 
 
 class _FactsOutputSpec(TraitedSpec):
-    facts = traits.Dict(desc="one dictionary; lists are joined, later scalars win")
+    facts = traits.Dict(desc="all of them")
 
 
 class MergeFacts(SimpleInterface):
-    """Join dictionaries of facts; lists such as `Warnings` are concatenated without repeats."""
+    """Join the facts of several nodes into one dictionary."""
 
     input_spec = _FactsInputSpec
     output_spec = _FactsOutputSpec
 
     def _run_interface(self, runtime):
-        merged: dict[str, object] = {}
-        for facts in self.inputs.in_facts if isdefined(self.inputs.in_facts) else []:
-            for key, value in facts.items():
-                if isinstance(value, list):
-                    known = merged.get(key, [])
-                    merged[key] = known + [item for item in value if item not in known]
-                else:
-                    merged[key] = value
-        self._results["facts"] = merged
+        parts = [dict(self.inputs.base)] if isdefined(self.inputs.base) else []
+        if isdefined(self.inputs.in_facts):
+            parts += [dict(facts) for facts in self.inputs.in_facts]
+        self._results["facts"] = join_facts(parts)
         return runtime

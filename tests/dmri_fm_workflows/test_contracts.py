@@ -1,0 +1,254 @@
+"""Every builder: documented fields are the fields there are, and every field is wired.
+
+nipype accepts an edge into a field that an `IdentityInterface` does not declare without a word,
+and an output that nothing feeds; both are found here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmri_fm.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
+from dmri_fm.volumes import save_image
+from dmri_fm_workflows import models, normalise, participant, preprocess, report
+from dmri_fm_workflows.engines import Engines
+
+AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
+
+
+def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
+    """Write a tiny run and return its record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"sub-01_dir-{direction}_dwi"
+    n = n_directions + 1
+    save_image(np.ones((4, 4, 3, n)), AFFINE, f"{stem}.nii.gz")
+    angles = np.linspace(0, np.pi, n_directions, endpoint=False)
+    bvecs = np.zeros((3, n))
+    bvecs[0, 1:], bvecs[1, 1:] = np.cos(angles), np.sin(angles)
+    bvecs[2, 1:] = np.linspace(-0.9, 0.9, n_directions)
+    bvecs[:, 1:] /= np.linalg.norm(bvecs[:, 1:], axis=0)
+    np.savetxt(f"{stem}.bvec", bvecs)
+    np.savetxt(f"{stem}.bval", [[0] + [1000] * n_directions], fmt="%d")
+    return DwiRun(
+        path=Path(f"{stem}.nii.gz"),
+        entities={"subject": "01", "direction": direction},
+        metadata={},
+        shape=(4, 4, 3, n),
+        affine=AFFINE,
+        phase_encoding="j" if direction == "PA" else "j-",
+        readout_time_s=0.05,
+        bval=Path(f"{stem}.bval"),
+        bvec=Path(f"{stem}.bvec"),
+    )
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> DwiSeries:
+    """Two runs of opposite phase encoding."""
+    runs = (make_run(tmp_path / "raw", "PA"), make_run(tmp_path / "raw", "AP"))
+    return DwiSeries(runs=runs, entities={"subject": "01"})
+
+
+def documented(builder: Callable[..., object], section: str) -> set[str]:
+    """Return the field names of a section of a builder's docstring."""
+    text = inspect.getdoc(builder) or ""
+    match = re.search(rf"^{section}\n-+\n(.*?)(?=^\S[^\n]*\n-+\n|\Z)", text, re.S | re.M)
+    if match is None:
+        return set()
+    names = [line for line in match[1].splitlines() if line and not line.startswith(" ")]
+    return {name.strip() for line in names for name in line.split(",")}
+
+
+def assert_contract(builder: Callable[..., object], **arguments: object) -> None:
+    """Compare documentation, declared fields and edges of a builder's workflow."""
+    workflow = builder(**arguments)
+    for section, node_name in (("Inputs", "inputnode"), ("Outputs", "outputnode")):
+        node = workflow.get_node(node_name)
+        declared = set(node.inputs.copyable_trait_names())
+        assert documented(builder, section) == declared, (builder.__name__, section)
+        is_input = section == "Inputs"
+        edges = (
+            workflow._graph.out_edges(node, data=True)
+            if is_input
+            else workflow._graph.in_edges(node, data=True)
+        )
+        wired = set()
+        for *_, data in edges:
+            for source, target in data["connect"]:
+                field = source if is_input else target
+                wired.add((field[0] if isinstance(field, tuple) else field).split(".")[0])
+        if not is_input:
+            wired |= {f for f in declared if str(getattr(node.inputs, f)) != "<undefined>"}
+        assert wired == declared, (builder.__name__, section, declared ^ wired)
+
+
+COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
+
+
+@pytest.mark.parametrize("method", ["dwidenoise", "mppca"])
+def test_denoise(method: str) -> None:
+    assert_contract(preprocess.init_denoise_wf, method=method, unring=False, **COMMON)
+
+
+def test_preprocess(series: DwiSeries) -> None:
+    assert_contract(
+        preprocess.init_preprocess_wf,
+        series=series,
+        denoise="mppca",
+        unring=True,
+        sdc="pepolar",
+        sdc_reason="pair",
+        hmc="builtin",
+        sloppy=False,
+        **COMMON,
+    )
+
+
+def test_anatomy() -> None:
+    assert_contract(
+        normalise.init_anat_wf, normalisation="affine", sloppy=False, omp_nthreads=1
+    )
+
+
+def test_models() -> None:
+    assert_contract(
+        models.init_models_wf,
+        networks=("qcg-dti",),
+        weights={},
+        device="cpu",
+        random_seed=0,
+        **COMMON,
+    )
+
+
+def test_features() -> None:
+    assert_contract(
+        models.init_features_wf,
+        model="drope",
+        weights={},
+        device="cpu",
+        random_seed=0,
+        entities={"subject": "01"},
+        omp_nthreads=1,
+    )
+
+
+def test_anatomy_figures() -> None:
+    assert_contract(report.init_anat_figures_wf)
+
+
+ENGINES = [
+    Engines("mppca", "pepolar", "builtin"),
+    Engines("none", "none", "none"),
+    Engines("patch2self", "topup", "builtin"),
+    Engines("mppca", "topup", "eddy"),
+    Engines("mppca", "pepolar", "eddy"),
+]
+
+
+def build(
+    series: DwiSeries, root: Path, *, engines: Engines, t1w: bool = True, **changes: object
+) -> object:
+    """Build a participant's graph with one series."""
+    anatomy = ()
+    if t1w:
+        path = root / "raw" / "sub-01_T1w.nii.gz"
+        save_image(np.ones((4, 4, 4)), AFFINE, path)
+        anatomy = (path,)
+    options: dict[str, object] = {
+        "unring": False,
+        "normalisation": "affine",
+        "output_resolution_mm": None,
+        "models": ("qcg-dti", "drope"),
+        "weights": {},
+        "device": "cpu",
+        "random_seed": 0,
+        "sloppy": True,
+        "omp_nthreads": 1,
+    }
+    return participant.init_participant_wf(
+        participant=Participant("01", (Session(None, anatomy, (series,)),)),
+        bids_root=root / "raw",
+        output_dir=root / "out",
+        engines=engines,
+        **(options | changes),
+    )
+
+
+@pytest.fixture
+def fsl_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `eddy_cpu` to be found: building does not run it."""
+    program = tmp_path / "bin" / "eddy_cpu"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+
+@pytest.mark.usefixtures("fsl_on_path")
+@pytest.mark.parametrize("engines", ENGINES, ids=lambda e: f"{e.denoise}-{e.pair_sdc}-{e.hmc}")
+@pytest.mark.parametrize("t1w", [True, False])
+def test_graph_expands_with_every_engine(
+    series: DwiSeries, tmp_path: Path, engines: Engines, t1w: bool
+) -> None:
+    workflow = build(series, tmp_path, engines=engines, t1w=t1w)
+    graph = workflow._create_flat_graph()
+    names = {node.name for node in graph.nodes()}
+    assert {"ds_tensor_fa_acpc", "ds_cls_features", "ds_preproc_dwi_mni"} <= names
+    assert ("eddy" in names) == (engines.hmc == "eddy")
+    assert ("ds_t1w" in names) == t1w
+
+
+@pytest.mark.parametrize(
+    ("models_asked", "normalisation"), itertools.product([(), ("drope",)], ["affine", "syn"])
+)
+def test_graph_without_networks(
+    series: DwiSeries, tmp_path: Path, models_asked: tuple[str, ...], normalisation: str
+) -> None:
+    workflow = build(
+        series,
+        tmp_path,
+        engines=ENGINES[0],
+        models=models_asked,
+        normalisation=normalisation,
+        output_resolution_mm=2.0,
+    )
+    names = {node.name for node in workflow._create_flat_graph().nodes()}
+    assert "predict_tensor" not in names
+    assert ("extract_features" in names) == ("drope" in models_asked)
+
+
+def test_few_directions_skip_the_tensor_and_say_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "PA", n_directions=4)
+    few = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
+    workflow = build(few, tmp_path, engines=ENGINES[0])
+    names = {node.name for node in workflow._create_flat_graph().nodes()}
+    assert "fit_tensor" not in names
+    assert "extract_features" in names
+    base = workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base
+    assert any("fewer than the six" in text for text in base["Warnings"])
+    assert any("NOT corrected" in text for text in base["Warnings"])
+
+
+def test_reverse_image_of_fmap_reaches_the_estimate(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "PA")
+    path = save_image(np.ones((4, 4, 3)), AFFINE, tmp_path / "raw" / "sub-01_dir-AP_epi.nii.gz")
+    epi = EpiImage(path, {"subject": "01"}, {}, (4, 4, 3), AFFINE, "j-", 0.05)
+    one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"}, reverse=(epi,))
+    workflow = build(one, tmp_path, engines=ENGINES[0])
+    node = workflow.get_node("dwi_dir_PA_wf.preprocess_wf.sdc_wf.estimate_field")
+    assert node.inputs.epi_file == str(path)
+    assert node.inputs.epi_phase_encoding == "j-"
+
+
+def test_no_two_outputs_share_a_name(series: DwiSeries, tmp_path: Path) -> None:
+    workflow = build(series, tmp_path, engines=ENGINES[0])
+    sinks = [n for n in workflow._create_flat_graph().nodes() if n.name.startswith("ds_")]
+    assert len({n.fullname for n in sinks}) == len(sinks)

@@ -1,0 +1,333 @@
+"""The participant level: read the dataset, then one graph per participant, one after another."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nipype.pipeline.engine as pe
+from nipype import config as nipype_config
+from rich.console import Console
+
+from dmri_fm import __version__
+from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
+from dmri_fm.derivatives.publish import clear_partial, publish_text
+from dmri_fm.derivatives.root import write_root_files
+from dmri_fm.errors import DmriError
+from dmri_fm.report import RunError
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines, choose_engines
+from dmri_fm_workflows.execution import (
+    Provenance,
+    ScanError,
+    find_complete,
+    fingerprint,
+    list_outputs,
+    locked,
+    read_crash,
+    remove_work,
+    utc_now,
+    write_provenance,
+)
+from dmri_fm_workflows.participant import init_participant_wf
+from dmri_fm_workflows.progress import ParticipantProgress
+from dmri_fm_workflows.report import write_participant_page
+
+__all__ = ["run_participants"]
+
+LOGGER = logging.getLogger(__name__)
+
+#: Exit codes of the command line.
+EXIT_OK = 0
+EXIT_SCAN_FAILED = 1
+
+
+def run_participants(config: RunConfig) -> int:
+    """Process every requested participant; return the exit code.
+
+    Parameters
+    ----------
+    config
+        The request.
+
+    Returns
+    -------
+    int
+        0 if every requested output and report was written, else 1.
+
+    Raises
+    ------
+    DmriError
+        If nothing can be started: no dataset, an unknown label, a missing program.
+    """
+    engines = choose_engines(
+        denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
+    )
+    dataset = read_dataset(
+        config.bids_dir,
+        participant_labels=config.participant_label or None,
+        session_labels=config.session_label or None,
+        filters=config.bids_filters or None,
+        database_dir=config.bids_database_dir,
+    )
+    console = Console(stderr=True)
+    _announce(console, dataset, engines)
+    if config.dry_run:
+        return _dry_run(console, config, dataset, engines)
+    run_uuid = config.run_uuid
+    write_root_files(config.output_dir, source=config.bids_dir, source_name=dataset.name)
+    publish_text(config.to_toml(), config.output_dir / "logs" / run_uuid / "config.toml")
+    failed: list[str] = []
+    labels = sorted({p.label for p in dataset.participants} | {
+        p.participant for p in dataset.problems if p.participant})  # fmt: skip
+    by_label = {p.label: p for p in dataset.participants}
+    for label in labels:
+        problems = [p for p in dataset.problems if p.participant == label]
+        participant = by_label.get(label, Participant(label=label, sessions=()))
+        try:
+            done = _run_one(
+                config, dataset, participant, problems, engines, run_uuid=run_uuid, console=console
+            )
+        except DmriError as error:
+            console.print(f"[red]sub-{label}[/] {error}", highlight=False)
+            LOGGER.error("sub-%s: %s", label, error)
+            done = False
+        if not done:
+            failed.append(label)
+            if config.stop_on_first_crash:
+                break
+    remove_empty(config.work_dir)
+    if failed:
+        names = ", ".join(f"sub-{label}" for label in failed)
+        console.print(
+            f"[bold red]{len(failed)} of {len(labels)} participants have errors:[/] {names}. "
+            "Each report names the scan, the stage and the way out.",
+            highlight=False,
+        )
+        return EXIT_SCAN_FAILED
+    console.print(f"[bold green]All {len(labels)} participants are complete[/] in "
+                  f"{config.output_dir}", highlight=False)  # fmt: skip
+    return EXIT_OK
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing is left in it."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
+    n_series = sum(len(s.series) for p in dataset.participants for s in p.sessions)
+    console.print(
+        f"[bold]drope-bidsapp {__version__}[/]  {dataset.name}: "
+        f"{len(dataset.participants)} participants, {n_series} series; "
+        f"denoise {engines.denoise}, pairs {engines.pair_sdc}, motion {engines.hmc}",
+        highlight=False,
+    )
+    for problem in dataset.problems:
+        console.print(f"[yellow]skipped[/] {problem.error}", highlight=False)
+
+
+def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Engines) -> int:
+    for participant in dataset.participants:
+        workflow = _build(config, dataset, participant, engines)
+        n_nodes = len(workflow.list_node_names())
+        console.print(f"sub-{participant.label}: {n_nodes} steps", highlight=False)
+        for session in participant.sessions:
+            for series in session.series:
+                console.print(f"  {series.name}: {len(series.runs)} runs", highlight=False)
+    return EXIT_SCAN_FAILED if dataset.problems else EXIT_OK
+
+
+def _build(
+    config: RunConfig, dataset: Dataset, participant: Participant, engines: Engines
+) -> pe.Workflow:
+    return init_participant_wf(
+        participant=participant,
+        output_dir=config.output_dir,
+        bids_root=dataset.root,
+        engines=engines,
+        unring=config.unring,
+        normalisation=config.normalisation,
+        output_resolution_mm=config.output_resolution,
+        models=config.models,
+        weights=config.weights,
+        device=config.device,
+        random_seed=config.random_seed,
+        sloppy=config.sloppy,
+        omp_nthreads=config.omp_nthreads,
+    )
+
+
+def _run_one(
+    config: RunConfig,
+    dataset: Dataset,
+    participant: Participant,
+    problems: Sequence[Problem],
+    engines: Engines,
+    *,
+    run_uuid: str,
+    console: Console,
+) -> bool:
+    label = participant.label
+    wanted = fingerprint(
+        participant,
+        f"{config.fingerprint()} {engines}",
+        version=__version__,
+        extra=config.weights.values(),
+    )
+    if not problems and (record := find_complete(config.output_dir, label, wanted)):
+        console.print(f"sub-{label}: complete already ({record.parent.name})", highlight=False)
+        return True
+    started, clock = utc_now(), time.monotonic()
+    work_dir = config.work_dir / f"sub-{label}"
+    log_dir = config.output_dir / f"sub-{label}" / "log" / run_uuid
+    with locked(label, [work_dir, config.output_dir / f"sub-{label}"]):
+        errors = [
+            ScanError(str(p.path.name if p.path else f"sub-{label}"), "read", str(p.error))
+            for p in problems
+        ]
+        clear_partial(config.output_dir / f"sub-{label}")
+        if any(session.series for session in participant.sessions):
+            publish_text(config.to_toml(), log_dir / "drope.toml")
+            workflow = _build(config, dataset, participant, engines)
+            errors += _execute(workflow, config, label, work_dir, log_dir, console=console)
+        write_participant_page(
+            config.output_dir,
+            label,
+            dataset=dataset.name,
+            errors=[RunError(e.stage, e.message, scan=e.scan) for e in errors],
+            config=config.to_toml(),
+        )
+        write_provenance(
+            config.output_dir,
+            Provenance(
+                participant=label,
+                status="failed" if errors else "complete",
+                run_uuid=run_uuid,
+                version=__version__,
+                command=shlex.join(sys.argv),
+                started=started,
+                finished=utc_now(),
+                fingerprint=wanted,
+                outputs=list_outputs(config.output_dir, label),
+                errors=tuple(errors),
+            ),
+        )
+    for error in errors:
+        console.print(
+            f"[red]sub-{label}[/] {error.scan}, stage {error.stage}:\n{error.message}",
+            highlight=False,
+        )
+    if not errors and not config.keep_work:
+        remove_work(work_dir)
+    minutes = (time.monotonic() - clock) / 60
+    word = "[red]with errors[/]" if errors else "[green]complete[/]"
+    console.print(f"sub-{label}: {word} after {minutes:.1f} min", highlight=False)
+    return not errors
+
+
+def _execute(
+    workflow: pe.Workflow,
+    config: RunConfig,
+    label: str,
+    work_dir: Path,
+    log_dir: Path,
+    *,
+    console: Console,
+) -> list[ScanError]:
+    log_dir.mkdir(parents=True, exist_ok=True)
+    nipype_config.update_config(
+        {
+            "execution": {
+                "crashdump_dir": str(log_dir),
+                "crashfile_format": "txt",
+                "stop_on_first_crash": config.stop_on_first_crash,
+                "remove_unnecessary_outputs": False,
+                "poll_sleep_duration": 0.5,
+                "check_version": False,
+                "hash_method": "timestamp",
+            },
+            "logging": {"log_to_file": False},
+        }
+    )
+    workflow.base_dir = str(work_dir)
+    workflow.config["execution"]["crashdump_dir"] = str(log_dir)
+    known = set(log_dir.glob("crash*"))
+    n_steps = len(workflow.list_node_names())
+    with ParticipantProgress(console, label, n_steps=n_steps) as progress:
+
+        def report(node: pe.Node, status: str) -> None:
+            scan, stage = describe_node(node.fullname)
+            progress.update(f"{stage} ({scan})" if scan else stage, status)
+
+        plugin, arguments = choose_plugin(config)
+        try:
+            workflow.run(plugin=plugin, plugin_args=arguments | {"status_callback": report})
+        except Exception as error:
+            LOGGER.debug("The graph of sub-%s stopped: %s", label, error)
+            failure: Exception | None = error
+        else:
+            failure = None
+    gc.collect()
+    errors = []
+    for path in sorted(set(log_dir.glob("crash*")) - known):
+        node, message = read_crash(path)
+        scan, stage = describe_node(node)
+        errors.append(
+            ScanError(
+                f"sub-{label}" + (f" {scan}" if scan else ""),
+                stage,
+                f"{message}\n  details: {os.path.relpath(path, config.output_dir)}",
+            )
+        )
+    if failure is not None and not errors:
+        errors.append(
+            ScanError(f"sub-{label}", "workflow", f"{type(failure).__name__}: {failure}")
+        )
+    return errors
+
+
+def choose_plugin(config: RunConfig) -> tuple[str, dict[str, object]]:
+    """Return nipype's plugin and its arguments for this request."""
+    if config.plugin:
+        return config.plugin, dict(config.plugin_args)
+    if config.nprocs == 1:
+        return "Linear", {}
+    return "MultiProc", {
+        "n_procs": config.nprocs,
+        "memory_gb": config.mem_gb,
+        "raise_insufficient": False,
+        "mp_context": "forkserver",
+    }
+
+
+def describe_node(fullname: str) -> tuple[str, str]:
+    """Turn a node's full name into the scan and the stage a user knows.
+
+    Examples
+    --------
+    >>> describe_node("sub_01_wf.dwi_ses_1_acq_b_wf.preprocess_wf.hmc_wf.estimate_motion")
+    ('ses-1_acq-b', 'preprocess: estimate motion')
+    >>> describe_node("sub_01_wf.anat_wf.mask_t1w")
+    ('', 'anat: mask t1w')
+    """
+    parts = fullname.split(".")
+    scan = ""
+    stages = []
+    for part in parts[1:-1]:
+        word = part.removesuffix("_wf")
+        if word.startswith("dwi_"):
+            pieces = word.removeprefix("dwi_").split("_")
+            pairs = zip(pieces[::2], pieces[1::2], strict=False)
+            scan = "_".join(f"{key}-{value}" for key, value in pairs)
+        elif not stages and word != "dwi":
+            stages.append(word)
+    name = parts[-1].split(".")[0].replace("_", " ").strip()
+    return scan, f"{stages[0]}: {name}" if stages else name

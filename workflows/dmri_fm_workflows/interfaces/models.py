@@ -1,0 +1,222 @@
+"""Interfaces of the models stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from dmri_fm.preprocess.gradient_check import check_gradients
+from dmri_fm.preprocess.motion import read_motion_tsv
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from dmri_fm.derivatives.sidecars import describe_columns
+from dmri_fm.derivatives.tsv import format_table, scan_columns
+from dmri_fm.models.predict import extract_features, predict_tensor
+from dmri_fm.models.tensor import TensorMaps, fit_tensor
+from dmri_fm.preprocess.quality import describe_quality, image_quality
+from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+
+#: Maps a tensor model writes, in the order of the output tree.
+TENSOR_PARAMS = ("diffusivity", "fa", "md", "ad", "rd")
+
+
+class _DwiMaskInputSpec(BaseInterfaceInputSpec):
+    dwi_file = File(exists=True, mandatory=True, desc="corrected series")
+    bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
+    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+
+    def load(self) -> Dwi:
+        """Open the series with its mask."""
+        return Dwi.from_files(self.dwi_file, self.bval_file, self.bvec_file, self.mask_file)
+
+
+class _TensorOutputSpec(TraitedSpec):
+    diffusivity_file = File(exists=True, desc="tensor, 4-D, mm^2/s")
+    s0_file = File(exists=True, desc="signal without diffusion weighting")
+    fa_file = File(exists=True, desc="fractional anisotropy")
+    md_file = File(exists=True, desc="mean diffusivity, mm^2/s")
+    ad_file = File(exists=True, desc="axial diffusivity, mm^2/s")
+    rd_file = File(exists=True, desc="radial diffusivity, mm^2/s")
+    v1_file = File(exists=True, desc="main eigenvector, RAS+, 4-D")
+    facts = traits.Dict(desc="what ran, for the sidecars of the maps")
+
+
+def _save_tensor(maps: TensorMaps, folder: Path) -> dict[str, str]:
+    arrays = {name: getattr(maps, name) for name in (*TENSOR_PARAMS, "v1")}
+    if maps.s0 is not None:
+        arrays["s0"] = maps.s0
+    return {
+        f"{name}_file": str(save_image(data, maps.affine, folder / f"{name}.nii.gz"))
+        for name, data in arrays.items()
+    }
+
+
+class FitTensor(SimpleInterface):
+    """Fit the diffusion tensor by weighted least squares."""
+
+    input_spec = _DwiMaskInputSpec
+    output_spec = _TensorOutputSpec
+
+    def _run_interface(self, runtime):
+        maps = fit_tensor(self.inputs.load())
+        self._results |= _save_tensor(maps, Path(runtime.cwd))
+        self._results["facts"] = dict(maps.metadata)
+        return runtime
+
+
+class _PredictInputSpec(_DwiMaskInputSpec):
+    model = traits.Str("qcg-dti", usedefault=True, desc="registered model")
+    weights = File(exists=True, desc="checkpoint; the packaged one if not given")
+    device = traits.Str("cpu", usedefault=True, desc="torch device")
+    seed = traits.Int(0, usedefault=True, desc="random seed")
+
+
+class PredictTensor(SimpleInterface):
+    """Estimate the diffusion tensor from six directions with a network."""
+
+    input_spec = _PredictInputSpec
+    output_spec = _TensorOutputSpec
+
+    def _run_interface(self, runtime):
+        maps = predict_tensor(
+            self.inputs.load(),
+            model=self.inputs.model,
+            weights=self.inputs.weights if isdefined(self.inputs.weights) else None,
+            device=self.inputs.device,
+            seed=self.inputs.seed,
+        )
+        self._results |= _save_tensor(maps, Path(runtime.cwd))
+        self._results["facts"] = dict(maps.metadata)
+        return runtime
+
+
+class _FeaturesInputSpec(_PredictInputSpec):
+    entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
+
+
+class _FeaturesOutputSpec(TraitedSpec):
+    cls_file = File(exists=True, desc="one row: the scan's features")
+    patch_file = File(exists=True, desc="features per patch, npz")
+    ood = traits.Dict(desc="score and percentile of the distance to the training features")
+    facts = traits.Dict(desc="what ran, for the sidecars")
+
+
+class ExtractFeatures(SimpleInterface):
+    """Compute scan and patch features with a D-RoPE encoder."""
+
+    input_spec = _FeaturesInputSpec
+    output_spec = _FeaturesOutputSpec
+
+    def _run_interface(self, runtime):
+        features = extract_features(
+            self.inputs.load(),
+            model=self.inputs.model,
+            weights=self.inputs.weights if isdefined(self.inputs.weights) else None,
+            device=self.inputs.device,
+            seed=self.inputs.seed,
+        )
+        folder = Path(runtime.cwd)
+        row = scan_columns(self.inputs.entities) | features.row()
+        table = folder / "cls_features.tsv"
+        table.write_text(format_table([row], list(row), digits=9), encoding="utf-8")
+        self._results |= {
+            "cls_file": str(table),
+            "patch_file": str(features.save(folder / "scan")["patch"]),
+            "ood": {
+                "ood_score": float(features.ood_score),
+                "ood_percentile": float(features.ood_percentile),
+            },
+            "facts": describe_columns(list(row)) | dict(features.metadata),
+        }
+        return runtime
+
+
+class _CheckOutputSpec(TraitedSpec):
+    facts = traits.Dict(desc="the answer, for the sidecar")
+
+
+class CheckGradients(SimpleInterface):
+    """Ask whether the b-vectors continue the fibres better than any mirrored or swapped ones."""
+
+    input_spec = _DwiMaskInputSpec
+    output_spec = _CheckOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        check = check_gradients(dwi.data, dwi.gtab, dwi.affine, dwi.mask)
+        self._results["facts"] = {
+            "GradientCheck": {"Best": check.best, "IsConsistent": check.is_consistent},
+            "Warnings": []
+            if check.is_consistent
+            else [
+                "The fibres continue better with b-vectors changed by "
+                f"'{check.best}': the gradient table is probably wrong."
+            ],
+        }
+        return runtime
+
+
+class _QualityInputSpec(_DwiMaskInputSpec):
+    raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
+    raw_bval_file = File(exists=True, mandatory=True, desc="its b-values")
+    raw_bvec_file = File(exists=True, mandatory=True, desc="its b-vectors")
+    raw_mask_file = File(exists=True, mandatory=True, desc="brain mask on its grid")
+    motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
+    outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
+    diffusivity_file = File(exists=True, desc="fitted tensor")
+    registration_dice = traits.Float(desc="overlap with the template's brain")
+    ood = traits.Dict(desc="score and percentile of the features")
+    entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
+
+
+class _QualityOutputSpec(TraitedSpec):
+    qc_file = File(exists=True, desc="one row of quality measures")
+    facts = traits.Dict(desc="column descriptions, for the sidecar")
+
+
+class AssessQuality(SimpleInterface):
+    """Measure the quality of a series, raw and preprocessed."""
+
+    input_spec = _QualityInputSpec
+    output_spec = _QualityOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        raw = Dwi.from_files(
+            self.inputs.raw_file,
+            self.inputs.raw_bval_file,
+            self.inputs.raw_bvec_file,
+            self.inputs.raw_mask_file,
+        )
+        tensor = self.inputs.diffusivity_file
+        dice = self.inputs.registration_dice
+        ood = dict(self.inputs.ood) if isdefined(self.inputs.ood) else {}
+        quality = image_quality(
+            dwi.data,
+            dwi.gtab,
+            mask=dwi.mask,
+            affine=dwi.affine,
+            raw=raw.data,
+            raw_gtab=raw.gtab,
+            raw_mask=raw.mask,
+            fd_mm=read_motion_tsv(self.inputs.motion_file).fd_mm,
+            is_outlier=np.load(self.inputs.outliers_file),
+            diffusivity=read_array(load_image(tensor, ndim=4)) if isdefined(tensor) else None,
+            registration_dice=dice if isdefined(dice) else None,
+            ood_score=ood.get("ood_score"),
+            ood_percentile=ood.get("ood_percentile"),
+        )
+        row = scan_columns(self.inputs.entities) | quality
+        out = Path(runtime.cwd) / "image_qc.tsv"
+        out.write_text(format_table([row], list(row)), encoding="utf-8")
+        self._results["qc_file"] = str(out)
+        self._results["facts"] = describe_columns(list(row)) | describe_quality(list(quality))
+        return runtime

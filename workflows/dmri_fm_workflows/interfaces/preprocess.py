@@ -1,0 +1,413 @@
+"""Interfaces of the preprocess stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from dmri_fm.preprocess.confounds import confounds_table
+from dmri_fm.preprocess.motion import (
+    MotionEstimate,
+    estimate_motion,
+    no_motion,
+    write_motion_tsv,
+)
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from dmri_fm.derivatives.sidecars import describe_columns
+from dmri_fm.derivatives.tsv import format_table
+from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.preprocess.denoise import denoise, unring
+from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
+from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.preprocess.merge import merge_runs
+from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
+from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.volumes_table import (
+    VolumeOrigin,
+    fill_readouts,
+    read_volumes,
+    write_volumes,
+)
+
+
+class _DwiInputSpec(BaseInterfaceInputSpec):
+    dwi_file = File(exists=True, mandatory=True, desc="4-D series")
+    bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
+    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
+
+    def load(self) -> Dwi:
+        """Open the series."""
+        return Dwi.from_files(self.dwi_file, self.bval_file, self.bvec_file)
+
+
+class _ValidateOutputSpec(TraitedSpec):
+    dwi_file = File(exists=True, desc="the same series")
+    bval_file = File(exists=True, desc="the same b-values")
+    bvec_file = File(exists=True, desc="the same b-vectors")
+
+
+class ValidateDwi(SimpleInterface):
+    """Read every voxel and gradient of a raw series, and stop if one cannot be used."""
+
+    input_spec = _DwiInputSpec
+    output_spec = _ValidateOutputSpec
+
+    def _run_interface(self, runtime):
+        read_array(load_image(self.inputs.dwi_file, ndim=4), path=self.inputs.dwi_file)
+        self.inputs.load()
+        for name in ("dwi_file", "bval_file", "bvec_file"):
+            self._results[name] = getattr(self.inputs, name)
+        return runtime
+
+
+class _DenoiseInputSpec(_DwiInputSpec):
+    method = traits.Enum("mppca", "patch2self", "none", mandatory=True, desc="denoiser")
+    unring = traits.Bool(False, usedefault=True, desc="also remove Gibbs ringing")
+    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _DenoiseOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="denoised series")
+    noise_file = File(exists=True, desc="noise standard deviation, where the method gives one")
+    facts = traits.Dict(desc="what ran, for the sidecar")
+
+
+class DenoiseDwi(SimpleInterface):
+    """Denoise one run by the built-in methods."""
+
+    input_spec = _DenoiseInputSpec
+    output_spec = _DenoiseOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        result = denoise(dwi.data, method=self.inputs.method, gtab=dwi.gtab)
+        data = result.data
+        if self.inputs.unring:
+            data = unring(data, n_jobs=self.inputs.n_threads)
+        folder = Path(runtime.cwd)
+        self._results["out_file"] = str(save_image(data, dwi.affine, folder / "denoised.nii"))
+        if result.sigma is not None:
+            noise = save_image(result.sigma, dwi.affine, folder / "noise.nii.gz")
+            self._results["noise_file"] = str(noise)
+        self._results["facts"] = {
+            "Denoising": result.method,
+            "GibbsCorrection": "DIPY gibbs_removal" if self.inputs.unring else "none",
+        }
+        return runtime
+
+
+class _MergeInputSpec(BaseInterfaceInputSpec):
+    dwi_files = InputMultiObject(File(exists=True), mandatory=True, desc="denoised runs")
+    raw_files = InputMultiObject(File(exists=True), mandatory=True, desc="the runs as acquired")
+    bval_files = InputMultiObject(File(exists=True), mandatory=True, desc="b-values per run")
+    bvec_files = InputMultiObject(File(exists=True), mandatory=True, desc="b-vectors per run")
+    phase_encodings = traits.List(
+        traits.Either(None, traits.Str()), mandatory=True, desc="phase encoding per run"
+    )
+    readouts_s = traits.List(
+        traits.Either(None, traits.Float()), mandatory=True, desc="readout time per run, s"
+    )
+
+
+class _MergeOutputSpec(TraitedSpec):
+    dwi_file = File(exists=True, desc="all volumes, on one intensity scale")
+    raw_file = File(exists=True, desc="all volumes as acquired, on the same scale")
+    bval_file = File(exists=True, desc="b-values")
+    bvec_file = File(exists=True, desc="b-vectors, FSL convention")
+    volumes_file = File(exists=True, desc="where each volume came from")
+    facts = traits.Dict(desc="intensity factor per run, for the sidecar")
+
+
+class MergeRuns(SimpleInterface):
+    """Concatenate the runs of a series and note where each volume came from."""
+
+    input_spec = _MergeInputSpec
+    output_spec = _MergeOutputSpec
+
+    def _run_interface(self, runtime):
+        gradients = list(zip(self.inputs.bval_files, self.inputs.bvec_files, strict=True))
+        folder = Path(runtime.cwd)
+        raw = merge_runs(
+            [
+                Dwi.from_files(f, bval, bvec)
+                for f, (bval, bvec) in zip(self.inputs.raw_files, gradients, strict=True)
+            ]
+        )
+        denoised = [load_image(f, ndim=4) for f in self.inputs.dwi_files]
+        data = np.concatenate(
+            [
+                read_array(image) * np.float32(scale)
+                for image, scale in zip(denoised, raw.scales, strict=True)
+            ],
+            axis=3,
+        )
+        affine = raw.dwi.affine
+        self._results["dwi_file"] = str(save_image(data, affine, folder / "merged.nii"))
+        self._results["raw_file"] = str(save_image(raw.dwi.data, affine, folder / "raw.nii"))
+        bval, bvec = folder / "merged.bval", folder / "merged.bvec"
+        write_gradients(raw.dwi.gtab, bval, bvec, affine=affine)
+        readouts, is_assumed = fill_readouts(self.inputs.readouts_s)
+        origins = [
+            VolumeOrigin(
+                run=int(i),
+                phase_encoding=self.inputs.phase_encodings[i],
+                readout_s=readouts[i],
+                original_file=Path(self.inputs.raw_files[i]).name,
+            )
+            for i in raw.run_index
+        ]
+        self._results["volumes_file"] = str(write_volumes(origins, folder / "volumes.tsv"))
+        self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
+        facts = {"RunIntensityScales": [round(s, 6) for s in raw.scales]}
+        if is_assumed:
+            facts["TotalReadoutTimeAssumed"] = readouts
+        self._results["facts"] = facts
+        return runtime
+
+
+class _ReferenceOutputSpec(TraitedSpec):
+    dwiref_file = File(exists=True, desc="3-D b=0 reference")
+
+
+class MakeReference(SimpleInterface):
+    """Average the b=0 volumes after aligning them."""
+
+    input_spec = _DwiInputSpec
+    output_spec = _ReferenceOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        reference = b0_reference(dwi.data, dwi.gtab, dwi.affine)
+        out = save_image(reference, dwi.affine, Path(runtime.cwd) / "dwiref.nii.gz")
+        self._results["dwiref_file"] = str(out)
+        return runtime
+
+
+class _PairInputSpec(_DwiInputSpec):
+    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+    epi_file = File(exists=True, desc="b=0 image of the other phase encoding, from fmap/")
+    epi_phase_encoding = traits.Str(desc="its phase encoding")
+    epi_readout_s = traits.Either(None, traits.Float(), desc="its readout time, s")
+
+
+class _PairOutputSpec(TraitedSpec):
+    field_file = File(exists=True, desc="off-resonance on the reference's grid, Hz")
+    dwiref_file = File(exists=True, desc="corrected b=0 reference")
+    uncorrected_file = File(exists=True, desc="b=0 image of the first phase encoding, as it was")
+    facts = traits.Dict(desc="what ran, for the sidecar")
+
+
+class EstimatePairField(SimpleInterface):
+    """Estimate the distortion field from two b=0 images of opposite phase encoding."""
+
+    input_spec = _PairInputSpec
+    output_spec = _PairOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        origins = read_volumes(self.inputs.volumes_file)
+        first = origins[0].phase_encoding
+        is_up = np.array([o.phase_encoding == first for o in origins])
+        up = _mean_b0(dwi, is_up)
+        readout_up = origins[0].readout_s
+        if isdefined(self.inputs.epi_file):
+            down = _first_volumes_mean(self.inputs.epi_file)
+            pe_down, readout_down = (
+                self.inputs.epi_phase_encoding,
+                self.inputs.epi_readout_s or readout_up,
+            )
+        else:
+            down = _mean_b0(dwi, ~is_up)
+            other = origins[int(np.flatnonzero(~is_up)[0])]
+            pe_down, readout_down = other.phase_encoding, other.readout_s
+        pair = estimate_pair_field(
+            up,
+            down,
+            dwi.affine,
+            pe_up=first,
+            pe_down=pe_down,
+            readout_up_s=readout_up,
+            readout_down_s=readout_down,
+        )
+        folder = Path(runtime.cwd)
+        for name, data in (
+            ("field_file", pair.field.hz),
+            ("dwiref_file", pair.corrected),
+            ("uncorrected_file", up),
+        ):
+            out = save_image(data, dwi.affine, folder / f"{name.removesuffix('_file')}.nii.gz")
+            self._results[name] = str(out)
+        self._results["facts"] = {
+            "SDCMethod": pair.field.method,
+            "SDCReason": f"reverse phase encoding found ({first} and {pe_down})",
+            "SDCSimilarityBefore": round(float(pair.similarity_before), 4),
+            "SDCSimilarityAfter": round(float(pair.similarity_after), 4),
+        }
+        return runtime
+
+
+def _mean_b0(dwi: Dwi, wanted: np.ndarray) -> np.ndarray:
+    index = np.flatnonzero(wanted & dwi.gtab.is_b0)
+    part = dwi.select(index)
+    return b0_reference(part.data, part.gtab, part.affine)
+
+
+def _first_volumes_mean(path: str) -> np.ndarray:
+    data = read_array(nib.load(path), path=path)
+    return data.mean(axis=3) if data.ndim == 4 else data
+
+
+class _BiasInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="3-D image")
+    mask_file = File(exists=True, desc="brain mask")
+
+
+class _BiasOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="image with an even bias field")
+
+
+class CorrectBias(SimpleInterface):
+    """Even out the coil bias of a 3-D image (N4)."""
+
+    input_spec = _BiasInputSpec
+    output_spec = _BiasOutputSpec
+
+    def _run_interface(self, runtime):
+        image = load_image(self.inputs.in_file, ndim=3)
+        mask = (
+            read_array(load_image(self.inputs.mask_file)) > 0
+            if isdefined(self.inputs.mask_file)
+            else None
+        )
+        data = correct_bias(read_array(image), image.affine, mask=mask)
+        out = save_image(data, image.affine, Path(runtime.cwd) / "unbiased.nii.gz")
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _MaskInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="3-D image")
+    contrast = traits.Enum("b0", "t1w", mandatory=True, desc="what the image shows")
+
+
+class _MaskOutputSpec(TraitedSpec):
+    mask_file = File(exists=True, desc="brain mask")
+    brain_file = File(exists=True, desc="the image inside the mask, zero outside")
+    facts = traits.Dict(desc="what ran, for the sidecar")
+
+
+class MaskBrain(SimpleInterface):
+    """Find the brain."""
+
+    input_spec = _MaskInputSpec
+    output_spec = _MaskOutputSpec
+
+    def _run_interface(self, runtime):
+        image = load_image(self.inputs.in_file, ndim=3)
+        data = read_array(image)
+        result = brain_mask(data, image.affine, contrast=self.inputs.contrast)
+        folder = Path(runtime.cwd)
+        mask = save_image(result.mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
+        brain = save_image(data * result.mask, image.affine, folder / "brain.nii.gz")
+        self._results["mask_file"], self._results["brain_file"] = str(mask), str(brain)
+        self._results["facts"] = {
+            "MaskMethod": result.method,
+            "MaskAgreementDice": round(float(result.agreement_dice), 4),
+            "Warnings": list(result.warnings),
+        }
+        return runtime
+
+
+class _MotionInputSpec(_DwiInputSpec):
+    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask on the reference's grid")
+    dwiref_file = File(exists=True, mandatory=True, desc="b=0 reference, undistorted")
+    field_file = File(exists=True, desc="off-resonance, Hz")
+    sloppy = traits.Bool(False, usedefault=True, desc="one coarse pass")
+    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _MotionOutputSpec(TraitedSpec):
+    motion_file = File(exists=True, desc="transform of each volume")
+    confounds_file = File(exists=True, desc="confounds table")
+    confounds_facts = traits.Dict(desc="its column descriptions")
+    outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
+    facts = traits.Dict(desc="what ran, for the sidecar")
+
+
+class EstimateMotion(SimpleInterface):
+    """Estimate head motion and eddy currents of each volume with the built-in engine."""
+
+    input_spec = _MotionInputSpec
+    output_spec = _MotionOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        origins = read_volumes(self.inputs.volumes_file)
+        field = None
+        if isdefined(self.inputs.field_file):
+            image = load_image(self.inputs.field_file, ndim=3)
+            field = DistortionField(read_array(image), image.affine, "estimated before")
+        motion = estimate_motion(
+            dwi.data,
+            dwi.gtab,
+            dwi.affine,
+            mask=read_array(load_image(self.inputs.mask_file)) > 0,
+            reference=read_array(load_image(self.inputs.dwiref_file)),
+            field=field,
+            phase_encodings=[o.phase_encoding for o in origins],
+            readouts_s=[o.readout_s for o in origins],
+            sloppy=self.inputs.sloppy,
+            n_threads=self.inputs.n_threads,
+        )
+        self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
+        self._results["facts"] = {"HMCMethod": motion.method}
+        return runtime
+
+
+def save_motion(
+    motion: MotionEstimate, gtab: GradientTable, origins: list[VolumeOrigin], folder: Path
+) -> dict[str, Any]:
+    """Write transforms, outliers and confounds; return what the interface puts out."""
+    write_motion_tsv(motion, folder / "motion.tsv")
+    np.save(folder / "outliers.npy", motion.is_outlier)
+    rows = confounds_table(motion, gtab, [o.original_file for o in origins])
+    columns = list(rows[0])
+    table = folder / "confounds.tsv"
+    table.write_text(format_table(rows, columns), encoding="utf-8")
+    return {
+        "motion_file": str(folder / "motion.tsv"),
+        "outliers_file": str(folder / "outliers.npy"),
+        "confounds_file": str(table),
+        "confounds_facts": describe_columns(columns),
+    }
+
+
+class _SkipInputSpec(_DwiInputSpec):
+    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+
+
+class SkipMotion(SimpleInterface):
+    """Write identity transforms."""
+
+    input_spec = _SkipInputSpec
+    output_spec = _MotionOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        motion = no_motion(len(dwi.gtab), dwi.shape[2])
+        origins = read_volumes(self.inputs.volumes_file)
+        self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
+        self._results["facts"] = {"HMCMethod": motion.method}
+        return runtime

@@ -1,0 +1,311 @@
+"""Interfaces that draw the report's figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from dmri_fm.preprocess.motion import read_motion_tsv
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from dmri_fm.derivatives.tsv import read_table
+from dmri_fm.gradients import read_gradients
+from dmri_fm.report import figures
+from dmri_fm.volumes import load_image, read_array
+
+
+def _open(path: str) -> tuple[np.ndarray, np.ndarray]:
+    image = load_image(path)
+    return read_array(image, path=path), np.asarray(image.affine)
+
+
+class _FigureOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="the figure, SVG")
+
+
+class _MaskInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="3-D image")
+    mask_file = File(exists=True, mandatory=True, desc="its brain mask")
+    title = traits.Str("Brain mask", usedefault=True, desc="title")
+
+
+class PlotMask(SimpleInterface):
+    """Draw the contour of a brain mask on its image."""
+
+    input_spec = _MaskInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        image, affine = _open(self.inputs.in_file)
+        mask, _ = _open(self.inputs.mask_file)
+        out = figures.plot_mask(
+            image, mask > 0, affine, Path(runtime.cwd) / "mask.svg", title=self.inputs.title
+        )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _SchemeInputSpec(BaseInterfaceInputSpec):
+    dwi_file = File(exists=True, mandatory=True, desc="series")
+    bval_file = File(exists=True, mandatory=True, desc="b-values")
+    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
+
+
+class PlotScheme(SimpleInterface):
+    """Draw the gradient directions of every shell."""
+
+    input_spec = _SchemeInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        image = load_image(self.inputs.dwi_file, ndim=4)
+        gtab = read_gradients(
+            self.inputs.bval_file,
+            self.inputs.bvec_file,
+            affine=image.affine,
+            n_volumes=image.shape[3],
+        )
+        out = figures.plot_sampling_scheme(gtab, Path(runtime.cwd) / "scheme.svg")
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _BeforeAfterInputSpec(BaseInterfaceInputSpec):
+    before_file = File(exists=True, mandatory=True, desc="3-D image before")
+    after_file = File(exists=True, mandatory=True, desc="3-D image after, same grid")
+    mask_file = File(exists=True, desc="brain mask")
+    title = traits.Str("Before and after", usedefault=True, desc="title")
+
+
+class PlotBeforeAfter(SimpleInterface):
+    """Draw two states of an image that flicker under the pointer."""
+
+    input_spec = _BeforeAfterInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        before, affine = _open(self.inputs.before_file)
+        after, _ = _open(self.inputs.after_file)
+        mask = _open(self.inputs.mask_file)[0] > 0 if isdefined(self.inputs.mask_file) else None
+        out = figures.plot_before_after(
+            before,
+            after,
+            affine,
+            Path(runtime.cwd) / "before_after.svg",
+            mask=mask,
+            contour=mask,
+            contour_label="brain mask of the corrected image",
+            title=self.inputs.title,
+        )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _DenoisingInputSpec(BaseInterfaceInputSpec):
+    raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
+    dwi_file = File(exists=True, mandatory=True, desc="the same, denoised")
+    bval_file = File(exists=True, mandatory=True, desc="b-values")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class PlotDenoising(SimpleInterface):
+    """Draw the volume of highest b before and after denoising, and what was removed."""
+
+    input_spec = _DenoisingInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        volume = int(np.argmax(np.loadtxt(self.inputs.bval_file)))
+        before = load_image(self.inputs.raw_file, ndim=4)
+        after = load_image(self.inputs.dwi_file, ndim=4)
+        mask, _ = _open(self.inputs.mask_file)
+        out = figures.plot_denoising(
+            np.asarray(before.dataobj[..., volume], dtype=np.float32),
+            np.asarray(after.dataobj[..., volume], dtype=np.float32),
+            np.asarray(before.affine),
+            Path(runtime.cwd) / "denoising.svg",
+            mask=mask > 0,
+            volume_name=f"volume {volume + 1}",
+        )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _CarpetInputSpec(BaseInterfaceInputSpec):
+    dwi_file = File(exists=True, mandatory=True, desc="merged series, not resampled")
+    bval_file = File(exists=True, mandatory=True, desc="b-values")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+    motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
+    outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
+
+
+class PlotCarpet(SimpleInterface):
+    """Draw head motion over the slices of every volume."""
+
+    input_spec = _CarpetInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        data, _ = _open(self.inputs.dwi_file)
+        mask, _ = _open(self.inputs.mask_file)
+        motion = read_motion_tsv(self.inputs.motion_file)
+        out = figures.plot_carpet(
+            data,
+            mask > 0,
+            motion.fd_mm,
+            motion.parameters[:, :6],
+            np.load(self.inputs.outliers_file),
+            Path(runtime.cwd) / "carpet.svg",
+            bvals=np.loadtxt(self.inputs.bval_file),
+        )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _RegistrationInputSpec(BaseInterfaceInputSpec):
+    moving_file = File(exists=True, mandatory=True, desc="image resampled to the fixed one")
+    fixed_file = File(exists=True, mandatory=True, desc="image registered to")
+    mask_file = File(exists=True, desc="brain mask on the fixed grid")
+    moving_label = traits.Str("moving", usedefault=True, desc="name of the moving image")
+    fixed_label = traits.Str("fixed", usedefault=True, desc="name of the fixed image")
+    title = traits.Str("Registration", usedefault=True, desc="title")
+
+
+class PlotRegistration(SimpleInterface):
+    """Draw two registered images that flicker under the pointer, with contours."""
+
+    input_spec = _RegistrationInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        moving, _ = _open(self.inputs.moving_file)
+        fixed, affine = _open(self.inputs.fixed_file)
+        mask = _open(self.inputs.mask_file)[0] > 0 if isdefined(self.inputs.mask_file) else None
+        out = figures.plot_registration(
+            moving,
+            fixed,
+            affine,
+            Path(runtime.cwd) / "registration.svg",
+            mask=mask,
+            labels=(self.inputs.moving_label, self.inputs.fixed_label),
+            title=self.inputs.title,
+        )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _ColourFaInputSpec(BaseInterfaceInputSpec):
+    fa_file = File(exists=True, mandatory=True, desc="fractional anisotropy")
+    v1_file = File(exists=True, mandatory=True, desc="main eigenvector, RAS+")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class PlotColourFa(SimpleInterface):
+    """Draw FA coloured by the main direction."""
+
+    input_spec = _ColourFaInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        fa, affine = _open(self.inputs.fa_file)
+        v1, _ = _open(self.inputs.v1_file)
+        mask, _ = _open(self.inputs.mask_file)
+        out = figures.plot_colour_fa(fa, v1, affine, Path(runtime.cwd) / "fa.svg", mask=mask > 0)
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _CompareInputSpec(BaseInterfaceInputSpec):
+    tensor_file = File(exists=True, mandatory=True, desc="FA of the tensor fit")
+    network_file = File(exists=True, mandatory=True, desc="FA of the network")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class PlotComparison(SimpleInterface):
+    """Draw FA of the tensor fit beside FA of the network."""
+
+    input_spec = _CompareInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        tensor, affine = _open(self.inputs.tensor_file)
+        network, _ = _open(self.inputs.network_file)
+        mask, _ = _open(self.inputs.mask_file)
+        out = figures.plot_scalar_comparison(
+            tensor,
+            network,
+            mask > 0,
+            affine,
+            Path(runtime.cwd) / "compare.svg",
+            labels=("tensor fit", "QCG-DTI (experimental)"),
+            title="Tensor fit and QCG-DTI",
+        )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _FeaturesInputSpec(BaseInterfaceInputSpec):
+    cls_file = File(exists=True, mandatory=True, desc="scan features, one row")
+    patch_file = File(exists=True, mandatory=True, desc="patch features, npz")
+
+
+class PlotFeatures(SimpleInterface):
+    """Draw the scan's features and the patches' principal components."""
+
+    input_spec = _FeaturesInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        (row,) = read_table(self.inputs.cls_file)
+        vector = [float(row[c]) for c in row if c.startswith("cls")]
+        with np.load(self.inputs.patch_file) as patches:
+            out = figures.plot_features(
+                vector,
+                patches["tokens"],
+                patches["ijk"],
+                tuple(int(n) for n in patches["grid_shape"]),
+                Path(runtime.cwd) / "features.svg",
+                xyz_mm=patches["xyz_mm"],
+                valid=patches["valid"],
+                ood_percentile=float(row["ood_percentile"]),
+                ood_score=float(row["ood_score"]),
+            )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
+class _ContourInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="3-D map")
+    contour_file = File(exists=True, mandatory=True, desc="mask to outline")
+    contour_label = traits.Str(mandatory=True, desc="what it is")
+    low = traits.Float(0.0, usedefault=True, desc="black")
+    high = traits.Float(1.0, usedefault=True, desc="white")
+    title = traits.Str(mandatory=True, desc="title")
+
+
+class PlotContour(SimpleInterface):
+    """Draw the outline of a mask on a map."""
+
+    input_spec = _ContourInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime):
+        image, affine = _open(self.inputs.in_file)
+        contour, _ = _open(self.inputs.contour_file)
+        out = figures.plot_contours(
+            image,
+            {self.inputs.contour_label: contour > 0},
+            affine,
+            Path(runtime.cwd) / "contour.svg",
+            window=(self.inputs.low, self.inputs.high),
+            title=self.inputs.title,
+        )
+        self._results["out_file"] = str(out)
+        return runtime

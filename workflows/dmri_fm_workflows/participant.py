@@ -1,0 +1,409 @@
+"""The graph of one participant: anatomy once a session, then every series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import nipype.pipeline.engine as pe
+from nipype.interfaces import utility as niu
+
+from dmri_fm.bids import DwiSeries, Participant, Session
+from dmri_fm.derivatives.sidecars import raw_uri
+from dmri_fm.gradients import GradientTable
+from dmri_fm_workflows.derivatives import (
+    ANAT_OUTPUTS,
+    FEATURE_OUTPUTS,
+    QCGDTI_OUTPUTS,
+    SERIES_OUTPUTS,
+    SERIES_TEMPLATE_OUTPUTS,
+    TENSOR_OUTPUTS,
+    Output,
+    figure_outputs,
+    init_derivatives_wf,
+)
+from dmri_fm_workflows.engines import Engines, choose_sdc
+from dmri_fm_workflows.interfaces.facts import MergeFacts
+from dmri_fm_workflows.interfaces.models import AssessQuality
+from dmri_fm_workflows.models import init_features_wf, init_models_wf
+from dmri_fm_workflows.normalise import init_anat_wf, init_normalise_wf
+from dmri_fm_workflows.preprocess import init_preprocess_wf
+from dmri_fm_workflows.report import init_anat_figures_wf, init_series_figures_wf
+
+__all__ = ["init_dwi_wf", "init_participant_wf"]
+
+#: A tensor has six unknowns.
+FEWEST_DIRECTIONS = 6
+
+
+def init_participant_wf(
+    *,
+    participant: Participant,
+    bids_root: Path,
+    output_dir: Path,
+    engines: Engines,
+    unring: bool,
+    normalisation: str,
+    output_resolution_mm: float | None,
+    models: tuple[str, ...],
+    weights: Mapping[str, Path],
+    device: str,
+    random_seed: int,
+    sloppy: bool,
+    omp_nthreads: int,
+) -> pe.Workflow:
+    """Build everything that is computed for one participant.
+
+    Parameters
+    ----------
+    participant
+        Sessions and series.
+    bids_root
+        Root of the raw dataset, for the sources in the sidecars.
+    output_dir
+        Root of the output dataset.
+    engines
+        Programs chosen for this run.
+    unring
+        Remove Gibbs ringing.
+    normalisation
+        `affine` or `syn`.
+    output_resolution_mm
+        Voxel size in ACPC; None for that of each series.
+    models
+        Networks to run.
+    weights
+        Checkpoint by model, in place of the packaged one.
+    device
+        Torch device.
+    random_seed
+        Seed of whatever a model draws.
+    sloppy
+        Coarse and quick, for tests.
+    omp_nthreads
+        Threads a node may use.
+
+    Returns
+    -------
+    Workflow
+        Named `sub_<label>_wf`.
+    """
+    workflow = pe.Workflow(name=f"sub_{participant.label}_wf")
+    for session in participant.sessions:
+        if not session.series:
+            continue
+        anat_wf = None
+        if session.t1w:
+            anat_wf = _init_session_anat_wf(
+                participant,
+                session,
+                bids_root=bids_root,
+                output_dir=output_dir,
+                normalisation=normalisation,
+                sloppy=sloppy,
+                omp_nthreads=omp_nthreads,
+            )
+            workflow.add_nodes([anat_wf])
+        for series in session.series:
+            dwi_wf = init_dwi_wf(
+                series=series,
+                has_t1w=anat_wf is not None,
+                bids_root=bids_root,
+                output_dir=output_dir,
+                engines=engines,
+                unring=unring,
+                normalisation=normalisation,
+                output_resolution_mm=output_resolution_mm,
+                models=models,
+                weights=weights,
+                device=device,
+                random_seed=random_seed,
+                sloppy=sloppy,
+                omp_nthreads=omp_nthreads,
+            )
+            workflow.add_nodes([dwi_wf])
+            if anat_wf is not None:
+                workflow.connect([
+                    (anat_wf, dwi_wf, [(f"anat_wf.outputnode.{source}", f"inputnode.{target}")
+                                       for source, target in (
+                        ("brain_file", "t1w_brain_file"),
+                        ("to_acpc_file", "to_t1w_acpc_file"),
+                        ("to_mni_file", "to_mni_file"),
+                        ("dice", "anat_dice"),
+                        ("facts", "anat_facts"))]),
+                ])  # fmt: skip
+    return workflow
+
+
+def _init_session_anat_wf(
+    participant: Participant,
+    session: Session,
+    *,
+    bids_root: Path,
+    output_dir: Path,
+    normalisation: str,
+    sloppy: bool,
+    omp_nthreads: int,
+) -> pe.Workflow:
+    """Process and write the T1w image of a session."""
+    entities = {"subject": participant.label}
+    if session.label is not None:
+        entities["session"] = session.label
+    name = "anat_wf" if session.label is None else f"anat_ses_{session.label}_wf"
+    workflow = pe.Workflow(name=name if name != "anat_wf" else "session_anat_wf")
+    t1w = session.t1w[0]
+    anat_wf = init_anat_wf(normalisation=normalisation, sloppy=sloppy, omp_nthreads=omp_nthreads)
+    anat_wf.inputs.inputnode.t1w_file = str(t1w)
+    figures_wf = init_anat_figures_wf()
+    derivatives_wf = init_derivatives_wf(
+        outputs=(*ANAT_OUTPUTS, *figure_outputs(("t1wmask", "t1wtemplate"))),
+        output_dir=output_dir,
+        entities=entities,
+        sources=[raw_uri(t1w, bids_root)],
+        spatial_reference={"Description": "T1w image, rigidly aligned to the template's axes"},
+    )
+    _connect_outputs(workflow, anat_wf, derivatives_wf, ANAT_OUTPUTS)
+    workflow.connect(anat_wf, "outputnode.facts", derivatives_wf, "inputnode.facts")
+    workflow.connect([
+        (anat_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+            "t1w_file", "mask_file", "mni_brain_file", "template_file",
+            "template_mask_file")]),
+        (figures_wf, derivatives_wf, [(f"outputnode.{f}_figure", f"inputnode.{f}_figure")
+                                      for f in ("t1wmask", "t1wtemplate")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _connect_outputs(
+    workflow: pe.Workflow,
+    stage_wf: pe.Workflow,
+    derivatives_wf: pe.Workflow,
+    outputs: tuple[Output, ...],
+) -> None:
+    """Wire the fields that outputs name, where the stage has them.
+
+    `facts` is left to the caller: several stages have them, and one sidecar holds them all.
+    """
+    offered = set(stage_wf.get_node("outputnode").inputs.copyable_trait_names()) - {"facts"}
+    wanted = dict.fromkeys(
+        f for output in outputs for f in (*output.fields, *([output.facts] * bool(output.facts)))
+    )
+    pairs = [(f"outputnode.{f}", f"inputnode.{f}") for f in wanted if f in offered]
+    workflow.connect([(stage_wf, derivatives_wf, pairs)])
+
+
+def init_dwi_wf(
+    *,
+    series: DwiSeries,
+    has_t1w: bool,
+    bids_root: Path,
+    output_dir: Path,
+    engines: Engines,
+    unring: bool,
+    normalisation: str,
+    output_resolution_mm: float | None,
+    models: tuple[str, ...],
+    weights: Mapping[str, Path],
+    device: str,
+    random_seed: int,
+    sloppy: bool,
+    omp_nthreads: int,
+) -> pe.Workflow:
+    """Build preprocess, normalise, models and outputs of one series.
+
+    Parameters are those of :func:`init_participant_wf`, and `has_t1w`: whether the anatomy of
+    the session is connected.
+
+    Inputs
+    ------
+    t1w_brain_file, to_t1w_acpc_file, to_mni_file
+        Anatomy in ACPC and its transforms.
+    anat_dice, anat_facts
+        Quality and method of the anatomy's registration.
+
+    Outputs
+    -------
+    out_files
+        Files that were written.
+    """
+    pieces = [
+        f"{key}_{series.entities[name]}"
+        for name, key in (
+            ("session", "ses"), ("acquisition", "acq"), ("reconstruction", "rec"),
+            ("direction", "dir"), ("run", "run"), ("echo", "echo"))
+        if name in series.entities
+    ]  # fmt: skip
+    workflow = pe.Workflow(name="_".join(["dwi", *pieces, "wf"]))
+    inputnode = pe.Node(
+        niu.IdentityInterface(
+            ["t1w_brain_file", "to_t1w_acpc_file", "to_mni_file", "anat_dice", "anat_facts"]
+        ),
+        name="inputnode",
+    )
+    outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
+    mem_gb = sum(_size_gb(run.shape) for run in series.runs)
+    gtab = GradientTable.concatenate([run.load().gtab for run in series.runs])
+    has_tensor = gtab.count_directions() >= FEWEST_DIRECTIONS
+    networks = tuple(m for m in models if m != "drope" and has_tensor)
+    encoder = "drope" if "drope" in models else None
+    sdc = choose_sdc(series, engines)
+    warnings = [*series.warnings, *([sdc.warning] if sdc.warning else [])]
+    if not has_tensor:
+        warnings.append(
+            f"{gtab.count_directions()} directions are fewer than the six that a tensor needs: "
+            "tensor maps and QCG-DTI were skipped, features were made."
+        )
+    entities = {k: str(v) for k, v in series.entities.items()}
+
+    preprocess_wf = init_preprocess_wf(
+        series=series,
+        denoise=engines.denoise,
+        unring=unring,
+        sdc=sdc.method,
+        sdc_reason=sdc.reason,
+        hmc=engines.hmc,
+        sloppy=sloppy,
+        omp_nthreads=omp_nthreads,
+        mem_gb=mem_gb,
+    )
+    preprocess_wf.inputs.inputnode.dwi_files = [str(run.path) for run in series.runs]
+    preprocess_wf.inputs.inputnode.bval_files = [str(run.bval) for run in series.runs]
+    preprocess_wf.inputs.inputnode.bvec_files = [str(run.bvec) for run in series.runs]
+    normalise_wf = init_normalise_wf(
+        has_t1w=has_t1w,
+        normalisation=normalisation,
+        sloppy=sloppy,
+        voxel_size_mm=output_resolution_mm,
+        feature_model=encoder,
+        omp_nthreads=omp_nthreads,
+        mem_gb=mem_gb,
+    )
+    quality = pe.Node(AssessQuality(entities=entities), name="assess_quality", mem_gb=4 * mem_gb)
+    facts = pe.Node(niu.Merge(4), name="list_facts", run_without_submitting=True)
+    merge_facts = pe.Node(
+        MergeFacts(base={"Warnings": warnings}), name="merge_facts", run_without_submitting=True
+    )
+    outputs = [*SERIES_OUTPUTS, *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS)]
+    outputs += TENSOR_OUTPUTS if has_tensor else ()
+    outputs += QCGDTI_OUTPUTS if "qcg-dti" in networks else ()
+    outputs += FEATURE_OUTPUTS if encoder else ()
+    figures_wf = init_series_figures_wf(
+        has_t1w=has_t1w,
+        has_sdc=sdc.method != "none",
+        has_denoising=engines.denoise != "none",
+        has_tensor=has_tensor,
+        has_network="qcg-dti" in networks,
+        has_features=encoder is not None,
+    )
+    figure_names = tuple(
+        f.removesuffix("_figure")
+        for f in figures_wf.get_node("outputnode").inputs.copyable_trait_names()
+    )
+    derivatives_wf = init_derivatives_wf(
+        outputs=(*outputs, *figure_outputs(figure_names)),
+        output_dir=output_dir,
+        entities=entities,
+        sources=[raw_uri(run.path, bids_root) for run in series.runs],
+        raw_metadata=[run.metadata for run in series.runs],
+        spatial_reference={
+            "Description": "T1w image, rigidly aligned to the template's axes"
+            if has_t1w
+            else "b=0 reference, rigidly aligned to the template's axes (no T1w image)"
+        },
+    )
+    workflow.connect([
+        (preprocess_wf, normalise_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+            "dwi_file", "bval_file", "bvec_file", "volumes_file", "motion_file", "field_file",
+            "dwiref_file", "dwi_brain_file", "dwi_mask_file")]),
+        (preprocess_wf, facts, [("outputnode.facts", "in1")]),
+        (normalise_wf, facts, [("outputnode.facts", "in2")]),
+        (facts, merge_facts, [("out", "in_facts")]),
+        (merge_facts, derivatives_wf, [("facts", "inputnode.facts")]),
+        (preprocess_wf, derivatives_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+            "motion_file", "confounds_file", "confounds_facts")]),
+        (normalise_wf, quality, [("outputnode.acpc_dwi_file", "dwi_file"),
+                                 ("outputnode.acpc_bval_file", "bval_file"),
+                                 ("outputnode.acpc_bvec_file", "bvec_file"),
+                                 ("outputnode.acpc_mask_file", "mask_file")]),
+        (preprocess_wf, quality, [("outputnode.raw_file", "raw_file"),
+                                  ("outputnode.bval_file", "raw_bval_file"),
+                                  ("outputnode.raw_bvec_file", "raw_bvec_file"),
+                                  ("outputnode.dwi_mask_file", "raw_mask_file"),
+                                  ("outputnode.motion_file", "motion_file"),
+                                  ("outputnode.outliers_file", "outliers_file")]),
+        (quality, derivatives_wf, [("qc_file", "inputnode.qc_file"),
+                                   ("facts", "inputnode.qc_facts")]),
+        (derivatives_wf, outputnode, [("outputnode.out_files", "out_files")]),
+    ])  # fmt: skip
+    _connect_outputs(workflow, normalise_wf, derivatives_wf, tuple(outputs))
+    if has_t1w:
+        workflow.connect([
+            (inputnode, normalise_wf, [(f, f"inputnode.{f}") for f in (
+                "t1w_brain_file", "to_t1w_acpc_file", "to_mni_file")]),
+            (inputnode, quality, [("anat_dice", "registration_dice")]),
+            (inputnode, facts, [("anat_facts", "in4")]),
+            (inputnode, figures_wf, [("t1w_brain_file", "inputnode.t1w_brain_file")]),
+        ])  # fmt: skip
+    else:
+        workflow.connect(normalise_wf, "outputnode.dice", quality, "registration_dice")
+    workflow.connect([
+        (preprocess_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+            "dwi_file", "raw_file", "bval_file", "raw_bvec_file", "dwiref_file",
+            "uncorrected_file", "dwi_mask_file", "motion_file", "outliers_file")]),
+        (normalise_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+            "acpc_dwiref_file", "acpc_mask_file", "mni_dwiref_file", "mni_mask_file")]),
+        (figures_wf, derivatives_wf, [(f"outputnode.{f}_figure", f"inputnode.{f}_figure")
+                                      for f in figure_names]),
+    ])  # fmt: skip
+    if has_tensor:
+        models_wf = init_models_wf(
+            networks=networks,
+            weights=weights,
+            device=device,
+            random_seed=random_seed,
+            omp_nthreads=omp_nthreads,
+            mem_gb=mem_gb,
+        )
+        workflow.connect([
+            (normalise_wf, models_wf, [
+                *((f"outputnode.acpc_{f}", f"inputnode.{f}") for f in (
+                    "dwi_file", "bval_file", "bvec_file", "mask_file")),
+                ("outputnode.to_mni_file", "inputnode.to_mni_file"),
+                ("outputnode.mni_mask_file", "inputnode.mni_mask_file")]),
+            (models_wf, facts, [("outputnode.gradient_facts", "in3")]),
+            (models_wf, quality, [("outputnode.tensor_diffusivity_file", "diffusivity_file")]),
+            (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+                "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
+        ])  # fmt: skip
+        if "qcg-dti" in networks:
+            workflow.connect(
+                models_wf, "outputnode.qcgdti_fa_file", figures_wf, "inputnode.qcgdti_fa_file"
+            )
+        _connect_outputs(workflow, models_wf, derivatives_wf, tuple(outputs))
+    if encoder:
+        features_wf = init_features_wf(
+            model=encoder,
+            weights=weights,
+            device=device,
+            random_seed=random_seed,
+            entities=entities,
+            omp_nthreads=omp_nthreads,
+        )
+        workflow.connect([
+            (normalise_wf, features_wf, [
+                (f"outputnode.features_{f}", f"inputnode.{f}") for f in (
+                    "dwi_file", "bval_file", "bvec_file", "mask_file")]),
+            (features_wf, quality, [("outputnode.ood", "ood")]),
+            (features_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+                "cls_file", "patch_file")]),
+        ])  # fmt: skip
+        _connect_outputs(workflow, features_wf, derivatives_wf, tuple(outputs))
+    return workflow
+
+
+def _size_gb(shape: tuple[int, ...]) -> float:
+    """Return the size of a series as float32, GB."""
+    n_values = 1
+    for n in shape:
+        n_values *= n
+    return 4 * n_values / 1e9

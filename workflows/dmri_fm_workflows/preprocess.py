@@ -1,0 +1,510 @@
+"""Preprocess stage: from the raw runs of a series to estimates of every distortion.
+
+Nothing is resampled here by the built-in engine: the stage hands on the denoised volumes as
+they were acquired, the distortion field and one transform per volume, and the normalise stage
+interpolates once. FSL's eddy interpolates by itself; after it the field is used up and the
+transforms are identities.
+"""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+from nipype.interfaces import fsl, mrtrix3
+from nipype.interfaces import utility as niu
+
+from dmri_fm.bids import DwiSeries
+from dmri_fm_workflows.interfaces.facts import MergeFacts
+from dmri_fm_workflows.interfaces.fsl import (
+    CollectEddy,
+    CollectTopup,
+    WriteFslFiles,
+    find_eddy,
+)
+from dmri_fm_workflows.interfaces.preprocess import (
+    CorrectBias,
+    DenoiseDwi,
+    EstimateMotion,
+    EstimatePairField,
+    MakeReference,
+    MaskBrain,
+    MergeRuns,
+    SkipMotion,
+    ValidateDwi,
+)
+
+__all__ = ["init_denoise_wf", "init_hmc_wf", "init_preprocess_wf", "init_sdc_wf"]
+
+
+def init_preprocess_wf(
+    *,
+    series: DwiSeries,
+    denoise: str,
+    unring: bool,
+    sdc: str,
+    sdc_reason: str,
+    hmc: str,
+    sloppy: bool,
+    omp_nthreads: int,
+    mem_gb: float,
+    name: str = "preprocess_wf",
+) -> pe.Workflow:
+    """Estimate noise, susceptibility distortion, head motion and eddy currents of a series.
+
+    Parameters
+    ----------
+    series
+        The runs to correct together.
+    denoise
+        `dwidenoise`, `mppca`, `patch2self` or `none`.
+    unring
+        Remove Gibbs ringing after denoising.
+    sdc
+        `topup`, `pepolar` (built in) or `none`.
+    sdc_reason
+        Why, for the sidecar.
+    hmc
+        `eddy`, `builtin` or `none`.
+    sloppy
+        Coarse and quick, for tests.
+    omp_nthreads
+        Threads a node may use.
+    mem_gb
+        Size of the merged series as float32, GB.
+    name
+        Name of the workflow.
+
+    Inputs
+    ------
+    dwi_files, bval_files, bvec_files
+        The runs.
+
+    Outputs
+    -------
+    dwi_file, bval_file, bvec_file
+        Denoised, merged volumes; not resampled unless eddy ran.
+    raw_file, raw_bvec_file
+        Merged volumes before denoising, and their b-vectors before any rotation.
+    volumes_file
+        Run, phase encoding and readout of each volume.
+    field_file
+        Off-resonance that is still to be corrected, Hz; undefined where there is none.
+    motion_file
+        Transform of each volume.
+    dwiref_file, uncorrected_file
+        b=0 reference, bias-corrected; the same before distortion correction.
+    dwi_brain_file, dwi_mask_file
+        Brain of the reference, and its mask.
+    confounds_file, confounds_facts, outliers_file
+        Confounds table, its column descriptions, outlier slices.
+    facts
+        What ran.
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(
+        niu.IdentityInterface(["dwi_files", "bval_files", "bvec_files"]), name="inputnode"
+    )
+    outputnode = pe.Node(
+        niu.IdentityInterface(
+            [
+                "dwi_file",
+                "bval_file",
+                "bvec_file",
+                "raw_file",
+                "raw_bvec_file",
+                "volumes_file",
+                "field_file",
+                "motion_file",
+                "dwiref_file",
+                "uncorrected_file",
+                "dwi_brain_file",
+                "dwi_mask_file",
+                "confounds_file",
+                "confounds_facts",
+                "outliers_file",
+                "facts",
+            ]
+        ),
+        name="outputnode",
+    )
+    validate = pe.MapNode(
+        ValidateDwi(),
+        iterfield=["dwi_file", "bval_file", "bvec_file"],
+        name="validate",
+        mem_gb=mem_gb,
+    )
+    denoise_wf = init_denoise_wf(
+        method=denoise, unring=unring, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+    )
+    merge = pe.Node(
+        MergeRuns(
+            phase_encodings=[run.phase_encoding for run in series.runs],
+            readouts_s=[run.readout_time_s for run in series.runs],
+        ),
+        name="merge_runs",
+        mem_gb=3 * mem_gb,
+    )
+    sdc_wf = init_sdc_wf(
+        method=sdc, reason=sdc_reason, series=series, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+    )
+    unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", n_procs=omp_nthreads, mem_gb=0.5)
+    mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", n_procs=omp_nthreads, mem_gb=2)
+    hmc_wf = init_hmc_wf(
+        method=hmc, sdc=sdc, sloppy=sloppy, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+    )
+    facts = pe.Node(niu.Merge(5), name="list_facts", run_without_submitting=True)
+    merge_facts = pe.Node(MergeFacts(), name="merge_facts", run_without_submitting=True)
+
+    workflow.connect([
+        (inputnode, validate, [("dwi_files", "dwi_file"), ("bval_files", "bval_file"),
+                               ("bvec_files", "bvec_file")]),
+        (validate, denoise_wf, [("dwi_file", "inputnode.dwi_files"),
+                                ("bval_file", "inputnode.bval_files"),
+                                ("bvec_file", "inputnode.bvec_files")]),
+        (validate, merge, [("dwi_file", "raw_files"), ("bval_file", "bval_files"),
+                           ("bvec_file", "bvec_files")]),
+        (denoise_wf, merge, [("outputnode.dwi_files", "dwi_files")]),
+    ])  # fmt: skip
+    gradients = [("bval_file", "bval_file"), ("bvec_file", "bvec_file")]
+    series_files = [("dwi_file", "dwi_file"), *gradients, ("volumes_file", "volumes_file")]
+    to_inputnode = [(source, f"inputnode.{target}") for source, target in series_files]
+    workflow.connect([
+        (merge, sdc_wf, to_inputnode),
+        (sdc_wf, unbias, [("outputnode.dwiref_file", "in_file")]),
+        (unbias, mask, [("out_file", "in_file")]),
+    ])  # fmt: skip
+    workflow.connect([
+        (merge, hmc_wf, to_inputnode),
+        (sdc_wf, hmc_wf, [("outputnode.dwiref_file", "inputnode.dwiref_file"),
+                          ("outputnode.field_file", "inputnode.field_file"),
+                          ("outputnode.fieldcoef_file", "inputnode.fieldcoef_file"),
+                          ("outputnode.movpar_file", "inputnode.movpar_file")]),
+        (mask, hmc_wf, [("mask_file", "inputnode.mask_file")]),
+    ])  # fmt: skip
+    workflow.connect([
+        (denoise_wf, facts, [("outputnode.facts", "in1")]),
+        (merge, facts, [("facts", "in2")]),
+        (sdc_wf, facts, [("outputnode.facts", "in3")]),
+        (mask, facts, [("facts", "in4")]),
+        (hmc_wf, facts, [("outputnode.facts", "in5")]),
+        (facts, merge_facts, [("out", "in_facts")]),
+    ])  # fmt: skip
+    workflow.connect([
+        (merge, outputnode, [("raw_file", "raw_file"), ("volumes_file", "volumes_file"),
+                             ("bval_file", "bval_file"), ("bvec_file", "raw_bvec_file")]),
+        (unbias, outputnode, [("out_file", "dwiref_file")]),
+        (sdc_wf, outputnode, [("outputnode.uncorrected_file", "uncorrected_file")]),
+        (mask, outputnode, [("mask_file", "dwi_mask_file"), ("brain_file", "dwi_brain_file")]),
+        (hmc_wf, outputnode, [(f"outputnode.{field}", field) for field in (
+            "dwi_file", "bvec_file", "field_file", "motion_file", "confounds_file",
+            "confounds_facts", "outliers_file")]),
+        (merge_facts, outputnode, [("facts", "facts")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_denoise_wf(
+    *, method: str, unring: bool, omp_nthreads: int, mem_gb: float, name: str = "denoise_wf"
+) -> pe.Workflow:
+    """Denoise each run, and remove Gibbs ringing on request.
+
+    Parameters
+    ----------
+    method
+        `dwidenoise` (MRtrix3), `mppca`, `patch2self` or `none`.
+    unring
+        Remove Gibbs ringing, by `mrdegibbs` beside dwidenoise and by DIPY beside the others.
+    omp_nthreads
+        Threads a node may use.
+    mem_gb
+        Size of the series, GB.
+    name
+        Name of the workflow.
+
+    Inputs
+    ------
+    dwi_files, bval_files, bvec_files
+        The runs.
+
+    Outputs
+    -------
+    dwi_files
+        Denoised runs, in order.
+    facts
+        What ran.
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(
+        niu.IdentityInterface(["dwi_files", "bval_files", "bvec_files"]), name="inputnode"
+    )
+    outputnode = pe.Node(niu.IdentityInterface(["dwi_files", "facts"]), name="outputnode")
+    if method == "dwidenoise":
+        version = mrtrix3.DWIDenoise().version
+        denoise = pe.MapNode(
+            mrtrix3.DWIDenoise(nthreads=omp_nthreads, out_file="denoised.nii"),
+            iterfield=["in_file"],
+            name="dwidenoise",
+            n_procs=omp_nthreads,
+            mem_gb=3 * mem_gb,
+        )
+        workflow.connect(inputnode, "dwi_files", denoise, "in_file")
+        last = denoise
+        facts = {"Denoising": f"MRtrix3 dwidenoise {version}", "GibbsCorrection": "none"}
+        if unring:
+            last = pe.MapNode(
+                mrtrix3.MRDeGibbs(nthreads=omp_nthreads, out_file="unringed.nii"),
+                iterfield=["in_file"],
+                name="mrdegibbs",
+                n_procs=omp_nthreads,
+                mem_gb=2 * mem_gb,
+            )
+            workflow.connect(denoise, "out_file", last, "in_file")
+            facts["GibbsCorrection"] = f"MRtrix3 mrdegibbs {version}"
+        workflow.connect(last, "out_file", outputnode, "dwi_files")
+        outputnode.inputs.facts = facts
+        return workflow
+    denoise = pe.MapNode(
+        DenoiseDwi(method=method, unring=unring, n_threads=omp_nthreads),
+        iterfield=["dwi_file", "bval_file", "bvec_file"],
+        name="denoise",
+        n_procs=omp_nthreads,
+        mem_gb=4 * mem_gb,
+    )
+    collect = pe.Node(MergeFacts(), name="collect_facts", run_without_submitting=True)
+    workflow.connect([
+        (inputnode, denoise, [("dwi_files", "dwi_file"), ("bval_files", "bval_file"),
+                              ("bvec_files", "bvec_file")]),
+        (denoise, collect, [("facts", "in_facts")]),
+        (denoise, outputnode, [("out_file", "dwi_files")]),
+        (collect, outputnode, [("facts", "facts")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_sdc_wf(
+    *,
+    method: str,
+    reason: str,
+    series: DwiSeries,
+    omp_nthreads: int,
+    mem_gb: float,
+    name: str = "sdc_wf",
+) -> pe.Workflow:
+    """Make the b=0 reference and, where a reverse-phase image exists, the distortion field.
+
+    Parameters
+    ----------
+    method
+        `topup`, `pepolar` (built in) or `none`.
+    reason
+        Why the method was chosen.
+    series
+        The runs, for a reverse-phase image in `fmap/`.
+    omp_nthreads
+        Threads a node may use.
+    mem_gb
+        Size of the merged series, GB.
+    name
+        Name of the workflow.
+
+    Inputs
+    ------
+    dwi_file, bval_file, bvec_file, volumes_file
+        Merged series.
+
+    Outputs
+    -------
+    dwiref_file, uncorrected_file
+        b=0 reference, and the image it was corrected from.
+    field_file
+        Off-resonance, Hz; undefined for `none`.
+    fieldcoef_file, movpar_file
+        topup's own files; undefined for the other methods.
+    facts
+        What ran.
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(
+        niu.IdentityInterface(["dwi_file", "bval_file", "bvec_file", "volumes_file"]),
+        name="inputnode",
+    )
+    outputnode = pe.Node(
+        niu.IdentityInterface(
+            [
+                "dwiref_file",
+                "uncorrected_file",
+                "field_file",
+                "fieldcoef_file",
+                "movpar_file",
+                "facts",
+            ]
+        ),
+        name="outputnode",
+    )
+    series_files = [(f, f) for f in ("dwi_file", "bval_file", "bvec_file")]
+    if method == "none":
+        reference = pe.Node(MakeReference(), name="make_reference", mem_gb=2 * mem_gb)
+        outputnode.inputs.facts = {"SDCMethod": "none", "SDCReason": reason}
+        workflow.connect([
+            (inputnode, reference, series_files),
+            (reference, outputnode, [("dwiref_file", "dwiref_file"),
+                                     ("dwiref_file", "uncorrected_file")]),
+        ])  # fmt: skip
+        return workflow
+    if method == "pepolar":
+        estimate = pe.Node(
+            EstimatePairField(), name="estimate_field", n_procs=omp_nthreads, mem_gb=2 * mem_gb
+        )
+        if series.reverse:
+            epi = series.reverse[0]
+            estimate.inputs.epi_file = str(epi.path)
+            estimate.inputs.epi_phase_encoding = epi.phase_encoding
+            estimate.inputs.epi_readout_s = epi.readout_time_s
+        workflow.connect([
+            (inputnode, estimate, [*series_files, ("volumes_file", "volumes_file")]),
+            (estimate, outputnode, [(f, f) for f in (
+                "dwiref_file", "uncorrected_file", "field_file", "facts")]),
+        ])  # fmt: skip
+        return workflow
+    files = pe.Node(WriteFslFiles(), name="write_fsl_files", mem_gb=2 * mem_gb)
+    topup = pe.Node(
+        fsl.TOPUP(config="b02b0.cnf", out_field="field.nii.gz", out_corrected="corrected.nii.gz"),
+        name="topup",
+        n_procs=omp_nthreads,
+        mem_gb=2,
+    )
+    collect = pe.Node(CollectTopup(), name="collect_topup")
+    workflow.connect([
+        (inputnode, files, [*series_files, ("volumes_file", "volumes_file")]),
+        (files, topup, [("b0_file", "in_file"), ("b0_acqp_file", "encoding_file")]),
+        (topup, collect, [("out_corrected", "corrected_file"), ("out_field", "field_file")]),
+        (files, outputnode, [("first_b0_file", "uncorrected_file")]),
+        (topup, outputnode, [("out_field", "field_file"), ("out_fieldcoef", "fieldcoef_file"),
+                             ("out_movpar", "movpar_file")]),
+        (collect, outputnode, [("dwiref_file", "dwiref_file"), ("facts", "facts")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_hmc_wf(
+    *,
+    method: str,
+    sdc: str,
+    sloppy: bool,
+    omp_nthreads: int,
+    mem_gb: float,
+    name: str = "hmc_wf",
+) -> pe.Workflow:
+    """Estimate head motion and eddy currents.
+
+    Parameters
+    ----------
+    method
+        `eddy`, `builtin` or `none`.
+    sdc
+        How the field was estimated; eddy takes topup's own files, or the field in Hz.
+    sloppy
+        Coarse and quick, for tests.
+    omp_nthreads
+        Threads a node may use.
+    mem_gb
+        Size of the merged series, GB.
+    name
+        Name of the workflow.
+
+    Inputs
+    ------
+    dwi_file, bval_file, bvec_file, volumes_file
+        Merged series.
+    dwiref_file, mask_file
+        Reference and brain mask.
+    field_file, fieldcoef_file, movpar_file
+        Distortion field and topup's own files, where there are any.
+
+    Outputs
+    -------
+    dwi_file, bvec_file
+        The same series, or eddy's.
+    field_file
+        Distortion still to be corrected; undefined after eddy.
+    motion_file, confounds_file, confounds_facts, outliers_file
+        Transforms and confounds.
+    facts
+        What ran.
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(
+        niu.IdentityInterface(
+            [
+                "dwi_file",
+                "bval_file",
+                "bvec_file",
+                "volumes_file",
+                "dwiref_file",
+                "mask_file",
+                "field_file",
+                "fieldcoef_file",
+                "movpar_file",
+            ]
+        ),
+        name="inputnode",
+    )
+    results = [(f, f) for f in (
+        "motion_file", "confounds_file", "confounds_facts", "outliers_file", "facts")]  # fmt: skip
+    outputnode = pe.Node(
+        niu.IdentityInterface(["dwi_file", "bvec_file", "field_file", *dict(results)]),
+        name="outputnode",
+    )
+    series_files = [(f, f) for f in ("dwi_file", "bval_file", "bvec_file", "volumes_file")]
+    if method != "eddy":
+        if method == "builtin":
+            estimate = pe.Node(
+                EstimateMotion(sloppy=sloppy, n_threads=omp_nthreads),
+                name="estimate_motion",
+                n_procs=omp_nthreads,
+                mem_gb=4 * mem_gb,
+            )
+            workflow.connect(inputnode, "dwiref_file", estimate, "dwiref_file")
+            workflow.connect(inputnode, "mask_file", estimate, "mask_file")
+            if sdc != "none":
+                workflow.connect(inputnode, "field_file", estimate, "field_file")
+        else:
+            estimate = pe.Node(SkipMotion(), name="skip_motion")
+        workflow.connect([
+            (inputnode, estimate, series_files),
+            (estimate, outputnode, results),
+            (inputnode, outputnode, [(f, f) for f in ("dwi_file", "bvec_file", "field_file")]),
+        ])  # fmt: skip
+        return workflow
+    files = pe.Node(WriteFslFiles(), name="write_fsl_files", mem_gb=2 * mem_gb)
+    eddy = pe.Node(
+        fsl.Eddy(repol=True, cnr_maps=False, is_shelled=True, num_threads=omp_nthreads),
+        name="eddy",
+        n_procs=omp_nthreads,
+        mem_gb=6 * mem_gb,
+    )
+    eddy.interface._cmd = find_eddy()
+    collect = pe.Node(CollectEddy(), name="collect_eddy", mem_gb=mem_gb)
+    if sdc == "topup":
+        workflow.connect([
+            (inputnode, eddy, [("fieldcoef_file", "in_topup_fieldcoef"),
+                               ("movpar_file", "in_topup_movpar")]),
+        ])  # fmt: skip
+    elif sdc == "pepolar":
+        workflow.connect(inputnode, ("field_file", _without_extension), eddy, "field")
+    workflow.connect([
+        (inputnode, files, series_files),
+        (inputnode, eddy, [("dwi_file", "in_file"), ("bval_file", "in_bval"),
+                           ("bvec_file", "in_bvec"), ("mask_file", "in_mask")]),
+        (files, eddy, [("acqp_file", "in_acqp"), ("index_file", "in_index")]),
+        (inputnode, collect, [("bval_file", "bval_file"), ("volumes_file", "volumes_file")]),
+        (eddy, collect, [("out_corrected", "corrected_file"),
+                         ("out_rotated_bvecs", "rotated_bvec_file"),
+                         ("out_parameter", "parameter_file"),
+                         ("out_outlier_map", "outlier_map_file")]),
+        (collect, outputnode, [("dwi_file", "dwi_file"), ("bvec_file", "bvec_file"), *results]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _without_extension(path: str) -> str:
+    return path.removesuffix(".gz").removesuffix(".nii")
