@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, MissingToolError
 from dmri_fm.train.config import Optimisation
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 __all__ = ["Run", "learning_rate_at", "run_training", "weight_decay_at"]
 
@@ -104,12 +105,12 @@ def run_training(
     ------
     ConfigError
         If the folder's checkpoint belongs to a run with other settings.
+    MissingToolError
+        If Lightning is not installed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # One process, whatever scheduler it runs under.
-    fabric = Fabric(accelerator=accelerator, devices=1, plugins=LightningEnvironment())
-    fabric.launch()
+    fabric = _make_fabric(accelerator)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
     )
@@ -128,6 +129,7 @@ def run_training(
     if is_resumed and checkpoint.exists():
         _resume(fabric, checkpoint, state, settings)
         average.load_state_dict(state["average"])
+        _shorten_log(folder / LOG, int(state["step"]))
     step, before = int(state["step"]), float(state["seconds"])
     started = saved = time.monotonic()
     recent: list[dict[str, float]] = []
@@ -172,6 +174,22 @@ def run_training(
     return Run(model.eval(), step, minutes, last)
 
 
+def _make_fabric(accelerator: str) -> Fabric:
+    try:
+        from lightning.fabric import Fabric
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    except ModuleNotFoundError as error:
+        raise MissingToolError(
+            f"{error.name} is not installed",
+            expected="the packages of the extra `train`",
+            advice="pip install 'drope-bidsapp[train]'",
+        ) from None
+    # One process, whatever scheduler it runs under.
+    fabric = Fabric(accelerator=accelerator, devices=1, plugins=LightningEnvironment())
+    fabric.launch()
+    return fabric
+
+
 def _resume(
     fabric: Fabric, checkpoint: Path, state: dict[str, Any], settings: Optimisation
 ) -> None:
@@ -206,6 +224,13 @@ def _log(path: Path, row: dict[str, float], *, is_new: bool) -> None:
         if is_new:
             writer.writerow(row)
         writer.writerow(f"{value:.6g}" for value in row.values())
+
+
+def _shorten_log(path: Path, n_steps: int) -> None:
+    """Drop the rows of steps that were done after the checkpoint and will be done again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[: n_steps + 1]), encoding="utf-8")
 
 
 def _number(value: Tensor | None) -> float:

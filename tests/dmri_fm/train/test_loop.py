@@ -61,6 +61,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
     folder = tmp_path / "parts"
     with pytest.raises(PowerCut):
         run_training(make(), interrupted, settings=SETTINGS, folder=folder)
+    # Rows of steps after the last checkpoint are written again, not twice.
+    with (folder / "log.csv").open("a") as stream:
+        stream.write("18,0,0,0,0,0\n")
     resumed = run_training(make(), losses, settings=SETTINGS, folder=folder)
     assert resumed.steps == 30
     for key, value in whole.model.state_dict().items():
