@@ -276,7 +276,7 @@ class Dwi:
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
         """Shape (3,), mm."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     def select(self, index: Sequence[int] | NDArray[np.int_]) -> Dwi:
         """Return a series of the given volumes, in the given order."""

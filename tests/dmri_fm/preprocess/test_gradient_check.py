@@ -1,0 +1,253 @@
+"""Which arrangement of the b-vectors' axes continues the fibres best."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy.spatial.transform import Rotation
+
+from dmri_fm.errors import ImageError
+from dmri_fm.gradients import GradientTable, fsl_to_ras, ras_to_fsl
+from dmri_fm.preprocess.gradient_check import check_gradients, principal_axis
+from dmri_fm.volumes import Dwi
+
+RAS = np.diag([2.0, 2.0, 2.0, 1.0])
+LAS = np.diag([-2.0, 2.0, 2.0, 1.0])
+OBLIQUE = LAS.copy()
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", [12, -7, 25], degrees=True).as_matrix() @ LAS[:3, :3]
+
+SCANS = [
+    "sub-galan/dwi/sub-galan_acq-tilted_dir-PA",
+    "sub-galan/dwi/sub-galan_dir-AP",
+    "sub-galan/dwi/sub-galan_dir-PA",
+    "sub-prisma/dwi/sub-prisma_dir-AP",
+    "sub-prisma/dwi/sub-prisma_dir-PA",
+    "sub-trio/dwi/sub-trio_dir-AP",
+    "sub-umr/dwi/sub-umr_acq-rot_dir-PA",
+    "sub-umr/dwi/sub-umr_dir-AP",
+    "sub-umr/dwi/sub-umr_dir-PA",
+]
+
+
+def rearranged(gtab: GradientTable, affine: np.ndarray, label: str) -> GradientTable:
+    """Read the components of the stored b-vectors as a label says."""
+    stored = ras_to_fsl(gtab.bvecs_ras, affine)
+    rows = [
+        -stored[:, "xyz".index(word[-1])]
+        if word.startswith("-")
+        else stored[:, "xyz".index(word[-1])]
+        for word in label.replace("identity", "x,y,z").split(",")
+    ]
+    return GradientTable(gtab.bvals, fsl_to_ras(np.column_stack(rows), affine))
+
+
+def every_arrangement() -> list[str]:
+    return [
+        ",".join(("-" if row == flipped else "") + axis for row, axis in enumerate(order))
+        for order in itertools.permutations("xyz")
+        for flipped in (None, 0, 1, 2)
+    ]
+
+
+def make_phantom(affine: np.ndarray, *, size: int = 28, noise: float = 0.03) -> Dwi:
+    """Return straight bundles in many directions, 3 voxels wide, in isotropic surroundings."""
+    rng = np.random.default_rng(11)
+    points = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), axis=-1)
+    points = points @ affine[:3, :3].T
+    centre = points.reshape(-1, 3).mean(axis=0)
+    tensors = np.broadcast_to(0.8e-3 * np.eye(3), (size, size, size, 3, 3)).copy()
+    for _ in range(14):
+        along = rng.normal(size=3)
+        along /= np.linalg.norm(along)
+        through = centre + rng.uniform(-16, 16, size=3)
+        offset = points - through
+        across = offset - (offset @ along)[..., None] * along
+        inside = np.linalg.norm(across, axis=-1) < 3.0
+        tensors[inside] = 0.3e-3 * np.eye(3) + 1.4e-3 * np.outer(along, along)
+    bvecs = rng.normal(size=(24, 3))
+    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+    gtab = GradientTable([0, 0] + [1000] * 24, np.vstack([np.zeros((2, 3)), bvecs]))
+    exponent = np.einsum(
+        "n,ni,xyzij,nj->xyzn", gtab.bvals, gtab.bvecs_ras, tensors, gtab.bvecs_ras
+    )
+    signal = 1000 * np.exp(-exponent)
+    signal = np.abs(signal + 1000 * noise * rng.normal(size=signal.shape))
+    return Dwi.from_arrays(signal, affine, gtab, mask=np.ones((size,) * 3))
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Dwi:
+    return make_phantom(LAS)
+
+
+def check(dwi: Dwi, *, gtab: GradientTable | None = None):
+    return check_gradients(dwi.data, gtab or dwi.gtab, dwi.affine, dwi.mask)
+
+
+@pytest.mark.parametrize("affine", [RAS, LAS, OBLIQUE], ids=["RAS", "LAS", "oblique"])
+def test_right_gradients_win(affine) -> None:
+    found = check(make_phantom(affine))
+    assert (found.best, found.is_consistent, found.is_decisive) == ("identity", True, True)
+    assert found.margin > 0.05
+    assert len(found.scores) == 24
+    assert found.n_voxels > 1000
+
+
+@pytest.mark.parametrize("label", every_arrangement())
+def test_label_says_what_the_components_should_be(phantom, label) -> None:
+    wrong = rearranged(phantom.gtab, LAS, label)
+    found = check(phantom, gtab=wrong)
+    mended = rearranged(wrong, LAS, found.best)
+    # v and -v are one gradient.
+    cosine = np.einsum("ni,ni->n", mended.bvecs_ras, phantom.gtab.bvecs_ras)[2:]
+    np.testing.assert_allclose(np.abs(cosine), 1.0, atol=1e-12)
+    assert found.is_consistent == (label == "x,y,z")
+    assert found.is_decisive
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "ASL", "SRA", "IPL"])
+def test_storage_changes_no_score(phantom, codes) -> None:
+    image = nib.Nifti1Image(phantom.data, LAS)
+    moved = image.as_reoriented(ornt_transform(io_orientation(LAS), axcodes2ornt(codes)))
+    found = check_gradients(
+        moved.get_fdata(dtype=np.float32), phantom.gtab, moved.affine, phantom.mask
+    )
+    before = check(phantom)
+    assert found.best == "identity"
+    # The same 24 pictures in another order; only the order of sums differs.
+    np.testing.assert_allclose(
+        sorted(found.scores.values()), sorted(before.scores.values()), rtol=1e-6
+    )
+    assert found.margin == pytest.approx(before.margin, rel=1e-4)
+    assert found.n_voxels == before.n_voxels
+
+
+def test_neither_scale_nor_order_of_volumes_matters(phantom) -> None:
+    order = np.random.default_rng(0).permutation(len(phantom.gtab))
+    found = check_gradients(
+        7.5 * phantom.data[..., order], phantom.gtab.select(order), LAS, phantom.mask
+    )
+    for label, score in check(phantom).scores.items():
+        assert found.scores[label] == pytest.approx(score, rel=1e-4)
+
+
+def test_dropout_of_one_slice_does_not_fool(phantom) -> None:
+    data = phantom.data.copy()
+    data[:, :, 9, 4] *= 0.3
+    data[:, :, 17, 8] *= 0.3
+    found = check_gradients(data, phantom.gtab, LAS, phantom.mask)
+    assert (found.best, found.is_decisive) == ("identity", True)
+
+
+def test_no_fibres_decide_nothing(phantom) -> None:
+    rng = np.random.default_rng(1)
+    data = 1000 * np.exp(-0.8e-3 * phantom.gtab.bvals) + rng.normal(
+        scale=60.0, size=(12, 12, 12, 26)
+    )
+    for label in ("x,y,z", "-x,y,z"):
+        found = check_gradients(data, rearranged(phantom.gtab, LAS, label), LAS)
+        assert found.is_consistent
+        assert not found.is_decisive
+        assert "could not be decided" in found.summary
+
+
+@pytest.mark.parametrize("index", [range(2, 26), range(7), [0, *[2] * 20]])
+def test_no_tensor_decides_nothing(phantom, index) -> None:
+    some = phantom.select(list(index))
+    found = check_gradients(some.data, some.gtab, LAS)
+    assert (found.is_consistent, found.is_decisive, found.n_voxels) == (True, False, 0)
+
+
+def test_empty_mask_decides_nothing(phantom) -> None:
+    found = check_gradients(phantom.data, phantom.gtab, LAS, np.zeros(phantom.shape[:3]))
+    assert (found.is_consistent, found.is_decisive, found.n_voxels) == (True, False, 0)
+
+
+def test_shapes_must_fit(phantom) -> None:
+    with pytest.raises(ImageError, match="26 gradients"):
+        check_gradients(phantom.data[..., :5], phantom.gtab, LAS)
+    with pytest.raises(ImageError, match="mask of shape"):
+        check_gradients(phantom.data, phantom.gtab, LAS, np.ones((3, 3, 3)))
+
+
+def test_answer_goes_into_a_sidecar_and_between_processes(phantom) -> None:
+    found = check(phantom, gtab=rearranged(phantom.gtab, LAS, "-x,y,z"))
+    assert pickle.loads(pickle.dumps(found)).scores == found.scores
+    facts = json.loads(json.dumps(found.as_facts()))["GradientCheck"]
+    assert (facts["Best"], facts["IsConsistent"], facts["IsDecisive"]) == ("-x,y,z", False, True)
+    assert "-x,y,z" in facts["Summary"]
+    assert "any of the 23" in check(phantom).summary
+
+
+# Real scans
+
+
+def open_scan(data_dir: Path, name: str) -> Dwi:
+    stem = data_dir / "ds-vendors" / f"{name}_dwi"
+    return Dwi.from_files(*[Path(f"{stem}{e}") for e in (".nii.gz", ".bval", ".bvec")])
+
+
+def expect_stored_to_win(dwi: Dwi, *, codes: str | None = None) -> None:
+    found = check(dwi)
+    assert (found.best, found.is_decisive) == ("identity", True), found.summary
+    flipped = check(dwi, gtab=rearranged(dwi.gtab, dwi.affine, "-x,y,z"))
+    assert (flipped.best, flipped.is_decisive) == ("-x,y,z", True), flipped.summary
+    assert not flipped.is_consistent
+    if codes is not None:
+        turn = ornt_transform(io_orientation(dwi.affine), axcodes2ornt(codes))
+        image = nib.Nifti1Image(dwi.data, dwi.affine).as_reoriented(turn)
+        moved = Dwi.from_arrays(image.get_fdata(dtype=np.float32), image.affine, dwi.gtab)
+        assert check(moved).margin == pytest.approx(found.margin, abs=0.01)
+        assert check(moved).best == "identity"
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", SCANS)
+def test_stored_gradients_win_on_a_slab_of_every_scanner(data_dir, name) -> None:
+    dwi = open_scan(data_dir, name)
+    # 24 mm about the middle of the head: the fewest slices that decide for every scanner, with
+    # a margin to spare (18 mm do).
+    n_slices = round(24 / dwi.voxel_size_mm[2])
+    bright = dwi.mean_b0() > dwi.mean_b0().mean()
+    start = int(np.argwhere(bright)[:, 2].mean()) - n_slices // 2
+    affine = dwi.affine.copy()
+    affine[:3, 3] += start * affine[:3, 2]
+    slab = Dwi.from_arrays(dwi.data[:, :, start : start + n_slices], affine, dwi.gtab)
+    expect_stored_to_win(slab)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SCANS, "../ds-sim/sub-sim01/dwi/sub-sim01_dir-AP"])
+def test_stored_gradients_win_on_every_whole_scan_in_any_storage(data_dir, name) -> None:
+    expect_stored_to_win(open_scan(data_dir, name), codes="PIR")
+
+
+# Axis of a region
+
+
+def test_axis_turns_with_its_vectors() -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(500, 3)) * [3.0, 1.0, 1.0]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    axis, coherence = principal_axis(vectors)
+    turn = Rotation.from_euler("xyz", [30, 40, 50], degrees=True).as_matrix()
+    turned, same = principal_axis(vectors @ turn.T)
+    assert abs(turned @ turn @ axis) == pytest.approx(1.0)
+    assert same == pytest.approx(coherence)
+    flips = rng.choice([-1.0, 1.0], size=(500, 1))
+    np.testing.assert_allclose(principal_axis(flips * vectors)[0], axis, atol=1e-12)
+
+
+def test_axis_of_no_weight_is_refused() -> None:
+    with pytest.raises(ImageError, match="weights"):
+        principal_axis(np.eye(3), [0, 0, 0])
+    with pytest.raises(ImageError, match="weights"):
+        principal_axis(np.eye(3), [1, 1])
