@@ -1,9 +1,10 @@
 """Anatomy and fibres of a simulated head.
 
 Tissue comes from the MNI152 2009a symmetric maps that nilearn packages (or from random
-labels), under a random affine and elastic deformation. White matter is cut into many small
-regions with sharp borders; every region has fibre populations and properties of its own, so
-that orientations change as abruptly as they do in a brain.
+labels), under a random affine and elastic deformation. White matter is cut into many bundles, long
+in the direction of their fibres and narrow across, with sharp borders; each kind has fibre
+populations and properties of its own. So orientations change slowly along a fibre and
+abruptly between neighbours, as they do in a brain.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import BSpline
-from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 __all__ = [
@@ -28,8 +29,11 @@ __all__ = [
     "smooth_field",
 ]
 
-#: Number of region kinds. The first four follow the rough atlas, the others are free.
-N_REGIONS = 12
+#: Number of kinds of bundle. The first four follow the rough atlas, the others are free.
+N_REGIONS = 18
+#: Kinds whose fibres spread from a point, MNI mm: up from below the brainstem, and out to the
+#: gyri from the brain's middle.
+_FANS = {1: (0.0, -22.0, -75.0), 3: (0.0, -18.0, 10.0)}
 
 #: Share of heads with white-matter lesions: small places where free water replaces fibres.
 LESION_CHANCE = 0.3
@@ -76,9 +80,10 @@ class Anatomy:
     mask
         Shape (X, Y, Z), bool: the brain.
     region
-        Shape (X, Y, Z), int16: kind of white-matter region, 0 to ``N_REGIONS - 1``.
+        Shape (X, Y, Z), int16: kind of bundle, 0 to ``N_REGIONS - 1``; zero outside the brain.
     fibres
-        Shape (2, 3, X, Y, Z), float32: unit axes of two fibre populations, RAS+.
+        Shape (2, 3, X, Y, Z), float32: unit axes of two fibre populations, RAS+; zero outside
+        the brain.
     mni_mm
         Shape (3, X, Y, Z), float32: where each voxel lies in MNI space, RAS mm.
     sharpness
@@ -145,67 +150,101 @@ def _voxel_mm(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArr
     return np.stack([r[0] * x + r[1] * y + (r[2] * z + r[3]) for r in linear])
 
 
-def _unit(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.sqrt(np.einsum("cxyz,cxyz->xyz", field, field))
-    result: NDArray[np.float32] = field / np.maximum(length, 1e-6)
-    return result
-
-
 def _atlas_scores(mni_mm: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Score four kinds of region by place: left-right, up-down, front-back, radial."""
+    """Score four kinds of bundle by place: left-right, up-down, front-back, radial; (4, M)."""
     side, z = np.abs(mni_mm[0]), mni_mm[2]
     above = 1.0 / (1.0 + np.exp(-(z + 8.0) / 4.0))
     middle = np.exp(-((side / 15.0) ** 2))
+    # Where a ray from below the brainstem through the point is at the height of the callosum.
+    ray = side * 95.0 / np.maximum(z + 75.0, 10.0)
     radius = np.sqrt(mni_mm[0] ** 2 + (0.85 * (mni_mm[1] + 18.0)) ** 2 + (1.1 * (z - 10.0)) ** 2)
     return np.stack(
         [
             middle * above,
-            np.exp(-(((side - 24.0) / 8.0) ** 2)) + middle * (1.0 - above),
+            np.exp(-(((ray - 24.0) / 8.0) ** 2)) + middle * (1.0 - above),
             np.exp(-(((side - 38.0) / 8.0) ** 2)),
             1.0 / (1.0 + np.exp(-(radius - 58.0) / 4.0)),
         ]
     ).astype(np.float32)
 
 
+def _draw_noise(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw a periodic cube of smooth noise, variance 1; features are about three cells wide."""
+    noise = rng.standard_normal((48, 48, 48), dtype=np.float32)
+    noise = gaussian_filter(noise, 1.5, mode="wrap")
+    smooth: NDArray[np.float32] = noise / noise.std()
+    return smooth
+
+
+def _look_up(
+    noise: NDArray[np.float32], mm: NDArray[np.float32], *, width_mm: ArrayLike, offset: ArrayLike
+) -> NDArray[np.float32]:
+    """Sample the noise at (3, M) points so that its features have the given widths; (M,)."""
+    cells = np.float32(3.0) / np.asarray(width_mm, dtype=np.float32)
+    where = mm * np.broadcast_to(cells, 3)[:, None] + np.asarray(offset, dtype=np.float32)[:, None]
+    sampled: NDArray[np.float32] = map_coordinates(
+        noise, where, order=1, mode="grid-wrap", output=np.float32, prefilter=False
+    )
+    return sampled
+
+
 def _draw_fibres(
     rng: np.random.Generator,
     mni_mm: NDArray[np.float32],
     rotation: NDArray[np.float64],
-    voxel_size_mm: NDArray[np.float64],
     atlas_weight: float,
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Draw region kinds and two axes per voxel; `rotation` takes MNI to scanner directions."""
-    shape = (mni_mm.shape[1], mni_mm.shape[2], mni_mm.shape[3])
-    scores = smooth_field(
-        rng, shape, spacing=rng.uniform(5.0, 11.0) / voxel_size_mm, n_channels=N_REGIONS
-    )
-    scores[:4] += 4.0 * atlas_weight * _atlas_scores(mni_mm)
+    """Draw kinds of bundle (M,) and two axes (2, 3, M) at (3, M) points of MNI space.
+
+    Every kind has a main axis of its own. Bundles are the places where its noise, stretched
+    along that axis, is the highest of all: tubes that the fibres inside follow, with sharp borders
+    across. Within a bundle the axis bends slowly. `rotation` takes MNI to scanner directions.
+    """
+    noise = _draw_noise(rng)
+    frames = Rotation.random(2 * N_REGIONS, random_state=rng).as_matrix().astype(np.float32)
+    frames = frames.reshape(2, N_REGIONS, 3, 3)
+    # Columns are axes, the main one first: left-right, up-down, front-back for the atlas.
+    for kind, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
+        frames[0, kind] = np.eye(3, dtype=np.float32)[:, order]
+    across = rng.uniform(5.0, 9.0)
+    width = np.array([4.0 * across, across, across])
+    scores = np.empty((N_REGIONS, mni_mm.shape[1]), dtype=np.float32)
+    for kind in range(N_REGIONS):
+        scores[kind] = _look_up(
+            noise,
+            frames[0, kind].T @ mni_mm,
+            width_mm=width if kind != 3 else across,
+            offset=rng.uniform(0, 48, 3),
+        )
+    scores[:4] += np.float32(2.5 * atlas_weight) * _atlas_scores(mni_mm)
     region = scores.argmax(axis=0).astype(np.int16)
-    bend = smooth_field(rng, shape, spacing=rng.uniform(15.0, 40.0) / voxel_size_mm, n_channels=6)
-    wobble = rng.uniform(0.05, 0.25) * smooth_field(
-        rng, shape, spacing=rng.uniform(4.0, 8.0) / voxel_size_mm, n_channels=3
-    )
-    # One smooth field turned differently in every region: bundles bend slowly and end sharply.
-    turns = Rotation.random(2 * N_REGIONS, random_state=rng).as_matrix().astype(np.float32)
-    turns = turns.reshape(2, N_REGIONS, 3, 3)
-    axes = np.empty((2, 3, *shape), dtype=np.float32)
-    radial = mni_mm - np.array([0, -18, 10], dtype=np.float32)[:, None, None, None]
-    to_scanner = rotation.astype(np.float32)
+
+    bend_width = rng.uniform(15.0, 30.0) * np.array([3.0, 1.0, 1.0])
+    offsets = rng.uniform(0, 48, (4, 3))
+    axes = np.empty((2, 3, mni_mm.shape[1]), dtype=np.float32)
     for kind in range(N_REGIONS):
         inside = region == kind
-        first = bend[:3, inside]
-        if kind < 3:
-            first = 0.35 * first + to_scanner[:, kind, None]
-        elif kind == 3:
-            away = radial[:, inside]
-            away = away / np.maximum(np.linalg.norm(away, axis=0), 1e-3)
-            first = 0.35 * first + to_scanner @ away
-        else:
-            first = turns[0, kind] @ first
-        axes[0][:, inside] = first
-        axes[1][:, inside] = turns[1, kind] @ bend[3:, inside]
-    axes[0] = _unit(axes[0]) + wobble
-    axes[0], axes[1] = _unit(axes[0]), _unit(axes[1])
+        mm = mni_mm[:, inside]
+        for population, frame in enumerate(frames[:, kind]):
+            local = frame.T @ mm
+            bend = np.float32(0.3) * np.stack(
+                [
+                    _look_up(noise, local, width_mm=bend_width, offset=o)
+                    for o in offsets[2 * population : 2 * population + 2]
+                ]
+            )
+            main = frame[:, :1]
+            if population == 0 and kind in _FANS:
+                away = mm - np.array(_FANS[kind], dtype=np.float32)[:, None]
+                main = away / np.maximum(np.linalg.norm(away, axis=0), 1e-3)
+            axes[population][:, inside] = main + frame[:, 1:] @ bend
+    wobble_mm, wobble = rng.uniform(4.0, 8.0), np.float32(rng.uniform(0.03, 0.15))
+    for component in axes[0]:
+        component += wobble * _look_up(
+            noise, mni_mm, width_mm=wobble_mm, offset=rng.uniform(0, 48, 3)
+        )
+    axes = rotation.astype(np.float32) @ axes
+    axes /= np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
     return region, axes
 
 
@@ -287,7 +326,9 @@ def draw_anatomy(
         spots = smooth_field(rng, shape, spacing=rng.uniform(3.0, 7.0) / voxel_size_mm)[0]
         fluid = wm * np.float32(rng.uniform(0.1, 0.6)) * (spots > rng.uniform(1.8, 2.8))
         wm, csf = wm - fluid, csf + fluid
-    region, fibres = _draw_fibres(rng, mni_mm, turn.T, voxel_size_mm, atlas_weight)
+    region = np.zeros(shape, dtype=np.int16)
+    fibres = np.zeros((2, 3, *shape), dtype=np.float32)
+    region[mask], fibres[:, :, mask] = _draw_fibres(rng, mni_mm[:, mask], turn.T, atlas_weight)
     return Anatomy(wm, gm, csf, mask, region, fibres, mni_mm, sharpness, affine)
 
 

@@ -54,6 +54,10 @@ MOTION_STEP_DEG = 0.2
 #: How far participants differ in tissue, see `draw_tissue`.
 TISSUE_VARIETY = 0.25
 
+#: How far orientations follow the rough atlas, see `draw_anatomy`. Its bundles run along the
+#: body's axes: with oblique ones among them, b-vectors that are mirrored or permuted show.
+ATLAS_WEIGHT = 0.3
+
 #: Width of the point spread, see `blur_volumes`.
 BLUR = 0.08
 
@@ -99,7 +103,7 @@ def simulate_dataset(
     n_participants
         1 or more. A participant's scan depends on the seed and on its own number only.
     seed
-        Zero or more; the same seed gives the same files, byte for byte.
+        Zero or more; the same seed gives the same files, byte for byte on one machine.
     voxel_size_mm
         Isotropic, of the diffusion series, 1.5 to 6 mm.
     n_directions
@@ -274,7 +278,7 @@ def _write_subject(
     bval: float,
 ) -> None:
     shape, affine = _grid(voxel_size_mm)
-    anatomy = draw_anatomy(rng, shape, affine=affine, lesion_chance=0.0)
+    anatomy = draw_anatomy(rng, shape, affine=affine, lesion_chance=0.0, atlas_weight=ATLAS_WEIGHT)
     tissue = _age(draw_tissue(rng, variety=TISSUE_VARIETY), subject.age)
     _write_t1w(root, subject, rng, anatomy)
 
