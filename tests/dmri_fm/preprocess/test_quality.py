@@ -8,7 +8,6 @@ from dipy.stats.qc import neighboring_dwi_correlation
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.quality import (
-    check_white_matter,
     describe_quality,
     find_bad_slices,
     image_quality,
@@ -177,27 +176,6 @@ def test_row_of_a_full_call() -> None:
     assert (row["registration_dice"], row["ood_score"], row["ood_percentile"]) == (0.97, 1.5, 80.0)
 
 
-@pytest.mark.parametrize(
-    ("bval", "md"), [(500, 0.9e-3), (1000, 0.75e-3), (1500, 0.69e-3), (2500, 0.57e-3)]
-)
-def test_usual_white_matter_gives_no_warning(bval, md) -> None:
-    one = np.ones((3, 3, 3))
-    medians, warnings = check_white_matter(0.43 * one, md * one, white_matter=one, bval=bval)
-    assert warnings == ()
-    assert medians == {"wm_fa_median": pytest.approx(0.43), "wm_md_median": pytest.approx(md)}
-
-
-def test_unusual_white_matter_is_told() -> None:
-    one = np.ones((3, 3, 3))
-    _, warnings = check_white_matter(0.1 * one, 1.4e-3 * one, white_matter=one, bval=1000)
-    assert len(warnings) == 2
-    assert "FA of white matter is 0.10" in warnings[0]
-    assert check_white_matter(one, one, white_matter=0 * one, bval=1000) == (
-        {"wm_fa_median": None, "wm_md_median": None},
-        (),
-    )
-
-
 def test_unlike_shapes_are_refused() -> None:
     data, gtab = make_series(np.random.default_rng(11), snr=20)
     with pytest.raises(ImageError, match="mask of shape"):
@@ -206,26 +184,3 @@ def test_unlike_shapes_are_refused() -> None:
         image_quality(data[..., 1:], gtab, mask=BRAIN, affine=np.eye(4))
     with pytest.raises(ImageError, match="tensors of shape"):
         image_quality(data, gtab, mask=BRAIN, affine=np.eye(4), diffusivity=np.zeros((2, 2, 2, 6)))
-
-
-@pytest.mark.realdata
-def test_white_matter_of_real_scans_is_plausible(data_dir) -> None:
-    from dmri_fm.models.tensor import fit_tensor
-    from dmri_fm.volumes import Dwi
-
-    for name, bval in (
-        ("sub-trio/dwi/sub-trio_dir-AP_dwi", 1000),
-        ("sub-umr/dwi/sub-umr_dir-PA_dwi", 950),
-        ("sub-galan/dwi/sub-galan_dir-PA_dwi", 1500),
-        ("sub-prisma/dwi/sub-prisma_dir-AP_dwi", 2500),
-    ):
-        stem = data_dir / "ds-vendors" / name
-        whole = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
-        x, y, z, _ = whole.shape
-        box = np.s_[x // 3 : 2 * x // 3, y // 4 : 3 * y // 4, z // 2 : z // 2 + 3]
-        data = np.asarray(whole.image.dataobj[box], dtype=np.float32)
-        maps = fit_tensor(Dwi.from_arrays(data, whole.affine, whole.gtab))
-        # Without a registered template: voxels of tract-like anisotropy that hold no CSF.
-        white = (maps.fa > 0.3) & (maps.md < 1.1e-3) & (maps.md > 0.2e-3)
-        assert white.sum() > 300
-        assert check_white_matter(maps.fa, maps.md, white_matter=white, bval=bval)[1] == ()
