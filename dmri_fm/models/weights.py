@@ -125,7 +125,7 @@ def save_weights(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    text = json.dumps(description, indent=2, ensure_ascii=False)
+    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     return path
 

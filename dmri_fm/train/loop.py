@@ -48,7 +48,8 @@ class Run:
     minutes
         Time spent in them, interruptions not counted.
     last
-        Means of the logged numbers over the last twentieth of the steps.
+        Means of the logged numbers over the last twentieth of the steps; numbers that no such
+        step has are left out.
     """
 
     model: nn.Module
@@ -169,7 +170,7 @@ def run_training(
         if is_late:
             break
     model.load_state_dict({k: v.clone() for k, v in average.module.state_dict().items()})
-    last = {k: sum(r[k] for r in recent) / len(recent) for k in recent[-1]} if recent else {}
+    last = _mean_rows(recent)
     minutes = (before + time.monotonic() - started) / 60 if recent else before / 60
     return Run(model.eval(), step, minutes, last)
 
@@ -231,6 +232,16 @@ def _shorten_log(path: Path, n_steps: int) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         path.write_text("".join(lines[: n_steps + 1]), encoding="utf-8")
+
+
+def _mean_rows(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Average each column over the rows that have a number there."""
+    means = {}
+    for key in rows[-1] if rows else ():
+        numbers = [row[key] for row in rows if not math.isnan(row[key])]
+        if numbers:
+            means[key] = sum(numbers) / len(numbers)
+    return means
 
 
 def _number(value: Tensor | None) -> float:

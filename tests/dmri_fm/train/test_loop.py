@@ -1,4 +1,5 @@
 import csv
+import json
 from dataclasses import replace
 
 import pytest
@@ -28,7 +29,13 @@ def losses(network, step):
     generator = torch.Generator().manual_seed(step)
     x = torch.randn(16, 3, generator=generator)
     loss = (network(x) - x @ torch.tensor([[1.0], [-2.0], [0.5]])).square().mean()
-    return {"loss": loss, "half": loss / 2}
+    absent = torch.tensor(float("nan"))
+    return {
+        "loss": loss,
+        "half": loss / 2,
+        "sometimes": absent if step % 2 else loss.detach(),
+        "never": absent,
+    }
 
 
 def read_log(folder):
@@ -42,9 +49,21 @@ def test_learns_and_logs(tmp_path):
     assert not run.model.training
     rows = read_log(tmp_path)
     assert len(rows) == 200
-    assert list(rows[0]) == ["step", "minutes", "rate", "norm", "loss", "half"]
+    assert list(rows[0]) == [
+        "step",
+        "minutes",
+        "rate",
+        "norm",
+        "loss",
+        "half",
+        "sometimes",
+        "never",
+    ]
     assert run.last["loss"] < 0.1 * float(rows[0]["loss"])
     assert run.last["half"] == pytest.approx(run.last["loss"] / 2)
+    assert "sometimes" in run.last
+    assert "never" not in run.last
+    assert json.dumps(run.last, allow_nan=False)
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
@@ -63,7 +82,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
         run_training(make(), interrupted, settings=SETTINGS, folder=folder)
     # Rows of steps after the last checkpoint are written again, not twice.
     with (folder / "log.csv").open("a") as stream:
-        stream.write("18,0,0,0,0,0\n")
+        stream.write("18,0,0,0,0,0,0,0\n")
     resumed = run_training(make(), losses, settings=SETTINGS, folder=folder)
     assert resumed.steps == 30
     for key, value in whole.model.state_dict().items():
