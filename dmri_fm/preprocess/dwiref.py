@@ -11,6 +11,9 @@ from dmri_fm.preprocess.alignment import align, resample_affine, to_ants_image
 
 __all__ = ["b0_reference", "correct_bias"]
 
+#: Bias fields are smooth over centimetres: they are estimated on voxels of about this size, mm.
+N4_SAMPLING_MM = 6.0
+
 #: More b=0 volumes than this add little to the mean and cost a registration each.
 MOST_B0 = 8
 
@@ -89,7 +92,7 @@ def correct_bias(
     corrected = ants.n4_bias_field_correction(
         wrapped,
         mask=region,
-        shrink_factor=max(1, round(4.0 / smallest_mm)),
-        rescale_intensities=False,
+        shrink_factor=max(1, round(N4_SAMPLING_MM / smallest_mm)),
+        convergence={"iters": [50, 40, 30], "tol": 1e-6},
     )
     return np.maximum(corrected.numpy(), 0).astype(np.float32)

@@ -64,7 +64,8 @@ def brain_mask(
 
     deepbet (Fisch et al. 2024, doi:10.1002/hbm.26717) draws the mask; a median filter with
     Otsu's threshold draws a second one to compare. The second replaces the first, with a
-    warning, where the first has an impossible volume and the second has not.
+    warning, where the first has an impossible volume and the second has not. In a b=0 slab
+    the second leads: deepbet expects a whole head and drops tissue near the cut.
 
     Parameters
     ----------
@@ -86,6 +87,9 @@ def brain_mask(
     low, high = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
     network_ml, threshold_ml = (float(m.sum()) * voxel_ml for m in (network, threshold))
     name = f"deepbet {version('deepbet')}"
+    otsu_name = f"median_otsu (DIPY {version('dipy')})"
+    if contrast == "b0" and not is_whole and low <= threshold_ml <= high:
+        return BrainMask(threshold, f"{otsu_name}, slab", agreement, threshold_ml)
     if low <= network_ml <= high:
         warnings: tuple[str, ...] = ()
         # A T1w image shows scalp and neck, which Otsu's threshold keeps: no evidence there.
@@ -101,8 +105,7 @@ def brain_mask(
             f"median_otsu's, {threshold_ml:.0f} ml: check the mask in the report."
         )
         logger.warning(warning)
-        method = f"median_otsu (DIPY {version('dipy')})"
-        return BrainMask(threshold, method, agreement, threshold_ml, (warning,))
+        return BrainMask(threshold, otsu_name, agreement, threshold_ml, (warning,))
     warning = (
         f"The brain mask holds {network_ml:.0f} ml; {low:.0f} to {high:.0f} ml were expected: "
         "check the mask in the report."

@@ -112,9 +112,7 @@ def test_preprocess(series: DwiSeries) -> None:
 
 
 def test_anatomy() -> None:
-    assert_contract(
-        normalise.init_anat_wf, normalisation="affine", sloppy=False, omp_nthreads=1
-    )
+    assert_contract(normalise.init_anat_wf, normalisation="affine", sloppy=False, omp_nthreads=1)
 
 
 def test_models() -> None:
@@ -166,6 +164,7 @@ def build(
         "unring": False,
         "normalisation": "affine",
         "output_resolution_mm": None,
+        "output_spaces": ("ACPC", "MNI152NLin2009aSym"),
         "models": ("qcg-dti", "drope"),
         "weights": {},
         "device": "cpu",

@@ -9,17 +9,20 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
 from nipype import config as nipype_config
+from nipype.interfaces.utility import IdentityInterface
+from rich import get_console
 from rich.console import Console
 
 from dmri_fm import __version__
 from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
 from dmri_fm.derivatives.publish import clear_partial, publish_text
 from dmri_fm.derivatives.root import write_root_files
-from dmri_fm.errors import DmriError
+from dmri_fm.errors import ConfigError, DmriError
 from dmri_fm.report import RunError
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines, choose_engines
@@ -76,7 +79,7 @@ def run_participants(config: RunConfig) -> int:
         filters=config.bids_filters or None,
         database_dir=config.bids_database_dir,
     )
-    console = Console(stderr=True)
+    console = get_console()
     _announce(console, dataset, engines)
     if config.dry_run:
         return _dry_run(console, config, dataset, engines)
@@ -95,7 +98,6 @@ def run_participants(config: RunConfig) -> int:
                 config, dataset, participant, problems, engines, run_uuid=run_uuid, console=console
             )
         except DmriError as error:
-            console.print(f"[red]sub-{label}[/] {error}", highlight=False)
             LOGGER.error("sub-%s: %s", label, error)
             done = False
         if not done:
@@ -119,7 +121,8 @@ def run_participants(config: RunConfig) -> int:
 def remove_empty(folder: Path) -> None:
     """Remove a folder if nothing is left in it."""
     if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+        with suppress(OSError):  # a mount point cannot be removed, and need not be
+            folder.rmdir()
 
 
 def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
@@ -156,9 +159,10 @@ def _build(
         unring=config.unring,
         normalisation=config.normalisation,
         output_resolution_mm=config.output_resolution,
+        output_spaces=("ACPC", *config.output_spaces),
         models=config.models,
         weights=config.weights,
-        device=config.device,
+        device=choose_device(config.device),
         random_seed=config.random_seed,
         sloppy=config.sloppy,
         omp_nthreads=config.omp_nthreads,
@@ -243,38 +247,29 @@ def _execute(
     console: Console,
 ) -> list[ScanError]:
     log_dir.mkdir(parents=True, exist_ok=True)
-    nipype_config.update_config(
-        {
-            "execution": {
-                "crashdump_dir": str(log_dir),
-                "crashfile_format": "txt",
-                "stop_on_first_crash": config.stop_on_first_crash,
-                "remove_unnecessary_outputs": False,
-                "poll_sleep_duration": 0.5,
-                "check_version": False,
-                "hash_method": "timestamp",
-            },
-            "logging": {"log_to_file": False},
-        }
-    )
+    execution = {
+        "crashdump_dir": str(log_dir),
+        "crashfile_format": "txt",
+        "stop_on_first_crash": str(config.stop_on_first_crash),
+        "remove_unnecessary_outputs": "False",
+        "poll_sleep_duration": "0.2",
+        "check_version": "False",
+        "hash_method": "timestamp",
+    }
+    nipype_config.update_config({"execution": execution})
     workflow.base_dir = str(work_dir)
-    workflow.config["execution"]["crashdump_dir"] = str(log_dir)
+    workflow.config["execution"].update(execution)
     known = set(log_dir.glob("crash*"))
-    n_steps = len(workflow.list_node_names())
+    n_steps = count_steps(workflow)
+    failure: Exception | None = None
     with ParticipantProgress(console, label, n_steps=n_steps) as progress:
-
-        def report(node: pe.Node, status: str) -> None:
-            scan, stage = describe_node(node.fullname)
-            progress.update(f"{stage} ({scan})" if scan else stage, status)
-
         plugin, arguments = choose_plugin(config)
+        arguments["status_callback"] = NodeWatcher(progress)
         try:
-            workflow.run(plugin=plugin, plugin_args=arguments | {"status_callback": report})
-        except Exception as error:
+            workflow.run(plugin=plugin, plugin_args=arguments)
+        except Exception as error:  # any node may raise anything; the crash files say what
             LOGGER.debug("The graph of sub-%s stopped: %s", label, error)
-            failure: Exception | None = error
-        else:
-            failure = None
+            failure = error
     gc.collect()
     errors = []
     for path in sorted(set(log_dir.glob("crash*")) - known):
@@ -292,6 +287,52 @@ def _execute(
             ScanError(f"sub-{label}", "workflow", f"{type(failure).__name__}: {failure}")
         )
     return errors
+
+
+def choose_device(requested: str) -> str:
+    """Resolve `auto`: a CUDA device where torch sees one.
+
+    Raises
+    ------
+    ConfigError
+        If CUDA was asked for and there is none.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if requested == "cuda" and not has_cuda:
+        raise ConfigError(
+            "--device cuda was asked for and torch sees no CUDA device",
+            expected="an NVIDIA GPU, its driver, and a CUDA build of torch",
+            advice="use --device cpu, or leave the choice to `auto`",
+        )
+    return ("cuda" if has_cuda else "cpu") if requested == "auto" else requested
+
+
+class NodeWatcher:
+    """Tell the progress display about nodes; nipype pickles it with the nodes, without display."""
+
+    def __init__(self, progress: ParticipantProgress | None = None) -> None:
+        self._progress = progress
+
+    def __call__(self, node: pe.Node, status: str) -> None:
+        """Take note of a node's start, end or failure; bookkeeping nodes are left out."""
+        if self._progress is None or node.run_without_submitting:
+            return
+        scan, stage = describe_node(node.fullname)
+        self._progress.update(f"{stage} ({scan})" if scan else stage, status)
+
+    def __reduce__(self) -> tuple[type[NodeWatcher], tuple[()]]:
+        return NodeWatcher, ()
+
+
+def count_steps(workflow: pe.Workflow) -> int:
+    """Count the nodes that a user waits for."""
+    nodes = (workflow.get_node(name) for name in workflow.list_node_names())
+    return sum(
+        not node.run_without_submitting and not isinstance(node.interface, IdentityInterface)
+        for node in nodes
+    )
 
 
 def choose_plugin(config: RunConfig) -> tuple[str, dict[str, object]]:

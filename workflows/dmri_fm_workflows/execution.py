@@ -218,7 +218,8 @@ _LAST_ERROR = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt
 
 def read_crash(path: Path) -> tuple[str, str]:
     """Return the node's full name and the final error of a nipype crash file."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    # The traceback of the interface itself stands indented by tabs inside that of the node.
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\t", "")
     node = next(
         (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Node:")),
         path.stem,
@@ -236,7 +237,5 @@ def read_crash(path: Path) -> tuple[str, str]:
 
 
 def remove_work(work_dir: Path) -> None:
-    """Remove a participant's work folder, and its parent where that is left empty."""
+    """Remove a participant's work folder."""
     shutil.rmtree(work_dir, ignore_errors=True)
-    if work_dir.parent.is_dir() and not any(work_dir.parent.iterdir()):
-        work_dir.parent.rmdir()

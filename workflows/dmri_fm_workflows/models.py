@@ -97,8 +97,8 @@ def init_models_wf(
     fit = pe.Node(FitTensor(), name="fit_tensor", n_procs=omp_nthreads, mem_gb=3 * mem_gb)
     check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * mem_gb)
     workflow.connect([
-        (inputnode, fit, series),
-        (inputnode, check, series),
+        (inputnode, fit, list(series)),
+        (inputnode, check, list(series)),
         (fit, outputnode, [(f, f"tensor_{f}") for f in tensor_fields]),
         (fit, outputnode, [("facts", "tensor_facts")]),
         (check, outputnode, [("facts", "gradient_facts")]),
@@ -114,7 +114,7 @@ def init_models_wf(
         if "qcg-dti" in weights:
             predict.inputs.weights = str(weights["qcg-dti"])
         workflow.connect([
-            (inputnode, predict, series),
+            (inputnode, predict, list(series)),
             (predict, outputnode, [(f, f"qcgdti_{f}") for f in qcgdti_fields]),
             (predict, outputnode, [("facts", "qcgdti_facts")]),
         ])  # fmt: skip

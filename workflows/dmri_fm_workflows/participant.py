@@ -45,6 +45,7 @@ def init_participant_wf(
     unring: bool,
     normalisation: str,
     output_resolution_mm: float | None,
+    output_spaces: tuple[str, ...],
     models: tuple[str, ...],
     weights: Mapping[str, Path],
     device: str,
@@ -70,6 +71,8 @@ def init_participant_wf(
         `affine` or `syn`.
     output_resolution_mm
         Voxel size in ACPC; None for that of each series.
+    output_spaces
+        Spaces of series and maps; ACPC is always among them.
     models
         Networks to run.
     weights
@@ -114,6 +117,7 @@ def init_participant_wf(
                 unring=unring,
                 normalisation=normalisation,
                 output_resolution_mm=output_resolution_mm,
+                output_spaces=output_spaces,
                 models=models,
                 weights=weights,
                 device=device,
@@ -202,6 +206,7 @@ def init_dwi_wf(
     unring: bool,
     normalisation: str,
     output_resolution_mm: float | None,
+    output_spaces: tuple[str, ...],
     models: tuple[str, ...],
     weights: Mapping[str, Path],
     device: str,
@@ -286,6 +291,8 @@ def init_dwi_wf(
     outputs = [*SERIES_OUTPUTS, *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS)]
     outputs += TENSOR_OUTPUTS if has_tensor else ()
     outputs += QCGDTI_OUTPUTS if "qcg-dti" in networks else ()
+    outputs = [o for o in outputs if o.space is None or o.space in output_spaces]
+    # Features live on the template's grid whatever else is asked for.
     outputs += FEATURE_OUTPUTS if encoder else ()
     figures_wf = init_series_figures_wf(
         has_t1w=has_t1w,

@@ -166,14 +166,15 @@ def init_preprocess_wf(
     ])  # fmt: skip
     gradients = [("bval_file", "bval_file"), ("bvec_file", "bvec_file")]
     series_files = [("dwi_file", "dwi_file"), *gradients, ("volumes_file", "volumes_file")]
+    # nipype keeps and edits the lists it is given: each edge gets its own.
     to_inputnode = [(source, f"inputnode.{target}") for source, target in series_files]
     workflow.connect([
-        (merge, sdc_wf, to_inputnode),
+        (merge, sdc_wf, list(to_inputnode)),
         (sdc_wf, unbias, [("outputnode.dwiref_file", "in_file")]),
         (unbias, mask, [("out_file", "in_file")]),
     ])  # fmt: skip
     workflow.connect([
-        (merge, hmc_wf, to_inputnode),
+        (merge, hmc_wf, list(to_inputnode)),
         (sdc_wf, hmc_wf, [("outputnode.dwiref_file", "inputnode.dwiref_file"),
                           ("outputnode.field_file", "inputnode.field_file"),
                           ("outputnode.fieldcoef_file", "inputnode.fieldcoef_file"),
@@ -345,7 +346,7 @@ def init_sdc_wf(
         reference = pe.Node(MakeReference(), name="make_reference", mem_gb=2 * mem_gb)
         outputnode.inputs.facts = {"SDCMethod": "none", "SDCReason": reason}
         workflow.connect([
-            (inputnode, reference, series_files),
+            (inputnode, reference, list(series_files)),
             (reference, outputnode, [("dwiref_file", "dwiref_file"),
                                      ("dwiref_file", "uncorrected_file")]),
         ])  # fmt: skip
@@ -470,8 +471,8 @@ def init_hmc_wf(
         else:
             estimate = pe.Node(SkipMotion(), name="skip_motion")
         workflow.connect([
-            (inputnode, estimate, series_files),
-            (estimate, outputnode, results),
+            (inputnode, estimate, list(series_files)),
+            (estimate, outputnode, list(results)),
             (inputnode, outputnode, [(f, f) for f in ("dwi_file", "bvec_file", "field_file")]),
         ])  # fmt: skip
         return workflow
@@ -492,7 +493,7 @@ def init_hmc_wf(
     elif sdc == "pepolar":
         workflow.connect(inputnode, ("field_file", _without_extension), eddy, "field")
     workflow.connect([
-        (inputnode, files, series_files),
+        (inputnode, files, list(series_files)),
         (inputnode, eddy, [("dwi_file", "in_file"), ("bval_file", "in_bval"),
                            ("bvec_file", "in_bvec"), ("mask_file", "in_mask")]),
         (files, eddy, [("acqp_file", "in_acqp"), ("index_file", "in_index")]),

@@ -330,7 +330,7 @@ def write_participant_page(
     ]
     page = output_dir / f"sub-{label}.html"
     report = ReportData(
-        participant=f"sub-{label}",
+        participant=label,
         dataset=dataset,
         version=__version__,
         summary=(
@@ -381,9 +381,12 @@ def _anatomy_section(
     entities = identify(path.relative_to(output_dir)).source_entities
     name = scan_name(entities)
     sidecar = _read_json(path)
-    warnings += [ReportWarning("warning", t, where=name) for t in sidecar.get("Warnings", [])]
+    warnings += [
+        ReportWarning("warning", t, where=f"Anatomy of {name}")
+        for t in sidecar.get("Warnings", [])
+    ]
     figures = _figures(output_dir, entities, ("t1wmask", "t1wtemplate"), "T1w")
-    return AnatomySection(name, _facts(sidecar), figures)
+    return AnatomySection(f"Anatomy of {name}", _facts(sidecar), figures)
 
 
 def _series_section(output_dir: Path, path: Path, warnings: list[ReportWarning]) -> SeriesSection:

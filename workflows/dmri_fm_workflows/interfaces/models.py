@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.motion import read_motion_tsv
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -20,6 +19,7 @@ from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table, scan_columns
 from dmri_fm.models.predict import extract_features, predict_tensor
 from dmri_fm.models.tensor import TensorMaps, fit_tensor
+from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.quality import describe_quality, image_quality
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 
@@ -153,13 +153,13 @@ class CheckGradients(SimpleInterface):
         dwi = self.inputs.load()
         check = check_gradients(dwi.data, dwi.gtab, dwi.affine, dwi.mask)
         self._results["facts"] = {
-            "GradientCheck": {"Best": check.best, "IsConsistent": check.is_consistent},
-            "Warnings": []
-            if check.is_consistent
-            else [
-                "The fibres continue better with b-vectors changed by "
-                f"'{check.best}': the gradient table is probably wrong."
-            ],
+            "GradientCheck": {
+                "Best": check.best,
+                "IsConsistent": check.is_consistent,
+                "IsDecisive": check.is_decisive,
+                "Margin": round(check.margin, 4),
+            },
+            "Warnings": [] if check.is_consistent else [check.summary],
         }
         return runtime
 
