@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmri_fm.errors import ImageError
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.volumes import Dwi
 
 __all__ = ["MergedRuns", "merge_runs"]
-
-#: Runs of one series share their voxel-to-mm matrix up to this, mm.
-AFFINE_TOLERANCE_MM = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,21 +40,23 @@ def merge_runs(runs: Sequence[Dwi]) -> MergedRuns:
     mean b=0 over voxels brighter than the mean, which holds through the local displacement of
     opposite phase encodings. A run without b=0 keeps its scale.
 
+    Every run is taken to lie where the first one lies: a field of view that was moved by a few
+    millimetres between runs then counts as head motion, which is corrected anyway. Its b-vectors
+    keep their direction in the image.
+
     Parameters
     ----------
     runs
-        Series on one voxel grid.
+        Series with the same number of voxels and nearly the same position.
 
     Raises
     ------
     ImageError
-        If the grids differ.
+        If the numbers of voxels differ.
     """
     first = runs[0]
     for run in runs[1:]:
-        if run.shape[:3] != first.shape[:3] or not np.allclose(
-            run.affine, first.affine, atol=AFFINE_TOLERANCE_MM
-        ):
+        if run.shape[:3] != first.shape[:3]:
             raise ImageError(
                 f"runs on different grids: {first.shape[:3]} and {run.shape[:3]}",
                 expected="one grid for the runs of a series",
@@ -75,7 +74,10 @@ def merge_runs(runs: Sequence[Dwi]) -> MergedRuns:
         ],
         axis=3,
     )
-    gtab = GradientTable.concatenate([run.gtab for run in runs])
+    axes = rotation_part(first.affine)
+    gtab = GradientTable.concatenate(
+        [run.gtab.rotated(axes @ rotation_part(run.affine).T) for run in runs]
+    )
     index = np.repeat(np.arange(len(runs)), [len(run.gtab) for run in runs])
     return MergedRuns(Dwi.from_arrays(data, first.affine, gtab), index, scales)
 
