@@ -94,7 +94,7 @@ class Grid:
         stop = self.shape[2] if stop is None else stop
         index = np.indices((*self.shape[:2], stop - start), dtype=np.float64)
         index[2] += start
-        return apply_affine(self.affine, index.reshape(3, -1).T)
+        return np.asarray(apply_affine(self.affine, index.reshape(3, -1).T))
 
 
 def _box(shape: tuple[int, int, int], voxel_size_mm: float) -> Grid:
@@ -287,7 +287,7 @@ def resample_dwi(
         else np.asarray(xfms, dtype=np.float64)
     )
     to_mm = np.asarray(affine, dtype=np.float64)
-    to_voxels = np.linalg.inv(to_mm)
+    to_voxels = np.asarray(np.linalg.inv(to_mm), dtype=np.float64)
     slabs = list(_slabs(target.shape[2]))
     reference = [target2dwiref(target.points(start, stop)) for start, stop in slabs]
     used = shifts if field_hz is not None and shifts is not None else [(1, 0.0)] * n_volumes

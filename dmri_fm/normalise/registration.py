@@ -237,7 +237,7 @@ def register_syn(
 
 
 def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
-    image = nib.load(path)
+    image: Any = nib.load(path)
     lps = np.asarray(image.dataobj, dtype=np.float32).squeeze()
     x, y, z, _ = lps.shape
     return lps * np.array([-1, -1, 1], np.float32), Grid((x, y, z), np.asarray(image.affine))

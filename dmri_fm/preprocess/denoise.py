@@ -150,4 +150,4 @@ def unring(data: ArrayLike, *, n_jobs: int = 1) -> NDArray[np.float32]:
 
     series = np.array(data, dtype=np.float64)
     corrected = gibbs_removal(series, slice_axis=2, inplace=False, num_processes=n_jobs)
-    return np.maximum(corrected, 0).astype(np.float32)
+    return np.asarray(np.maximum(corrected, 0), dtype=np.float32)

@@ -95,4 +95,4 @@ def correct_bias(
         shrink_factor=max(1, round(N4_SAMPLING_MM / smallest_mm)),
         convergence={"iters": [50, 40, 30], "tol": 1e-6},
     )
-    return np.maximum(corrected.numpy(), 0).astype(np.float32)
+    return np.asarray(np.maximum(corrected.numpy(), 0), dtype=np.float32)
