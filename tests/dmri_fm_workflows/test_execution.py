@@ -104,7 +104,8 @@ def test_crash_file_yields_node_and_whole_message(tmp_path: Path) -> None:
     error = ImageError("file has zero bytes", path="a.nii", expected="an image", advice="copy it")
     crash = tmp_path / "crash.txt"
     crash.write_text(
-        "Node: sub_01_wf.anat_wf.mask_t1w\nWorking directory: /x\n\nTraceback (most recent call last):\n"
+        "Node: sub_01_wf.anat_wf.mask_t1w\nWorking directory: /x\n\n"
+        "Traceback (most recent call last):\n"
         '  File "a.py", line 3, in f\n    raise error\n'
         f"dmri_fm.errors.ImageError: {error}\n"
     )

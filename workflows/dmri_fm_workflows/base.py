@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nipype.pipeline.engine as pe
 from nipype import config as nipype_config
+from nipype import logging as nipype_logging
 from nipype.interfaces.utility import IdentityInterface
 from rich import get_console
 from rich.console import Console
@@ -257,6 +258,7 @@ def _execute(
         "hash_method": "timestamp",
     }
     nipype_config.update_config({"execution": execution})
+    _quiet_nipype(work_dir, verbose=config.verbose)
     workflow.base_dir = str(work_dir)
     workflow.config["execution"].update(execution)
     known = set(log_dir.glob("crash*"))
@@ -307,6 +309,23 @@ def choose_device(requested: str) -> str:
             advice="use --device cpu, or leave the choice to `auto`",
         )
     return ("cuda" if has_cuda else "cpu") if requested == "auto" else requested
+
+
+def _quiet_nipype(work_dir: Path, *, verbose: int) -> None:
+    """Keep nipype's own messages off the terminal, here and in its worker processes.
+
+    What matters of them is shown by the progress display; what failed stands in the crash files.
+    """
+    if verbose:
+        return
+    levels = {"workflow_level": "CRITICAL", "interface_level": "CRITICAL", "utils_level": "ERROR"}
+    nipype_config.update_config({"logging": levels})
+    nipype_logging.update_logging(nipype_config)
+    # Workers import nipype anew and read its configuration file.
+    folder = work_dir / "nipype"
+    lines = ["[logging]", *(f"{key} = {value}" for key, value in levels.items())]
+    publish_text("\n".join(lines) + "\n", folder / "nipype.cfg")
+    os.environ["NIPYPE_CONFIG_DIR"] = str(folder)
 
 
 class NodeWatcher:
