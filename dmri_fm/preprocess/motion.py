@@ -469,8 +469,8 @@ class _Scene:
 
     def everywhere(self, n: int, xyz: NDArray[np.float64]) -> Points:
         """Return the points of the whole grid for a volume, with its distortion."""
-        shift = np.zeros(xyz.shape, np.float32)
-        stretch = np.ones(len(xyz), np.float32)
+        shift: NDArray[np.float32] = np.zeros(xyz.shape, np.float32)
+        stretch: NDArray[np.float32] = np.ones(len(xyz), np.float32)
         code, readout = self.keys[n]
         if self.field is not None and code is not None:
             shift = self.field.displacement_mm(code, readout, self.affine).reshape(-1, 3)
