@@ -208,7 +208,7 @@ def init_normalise_wf(
         name="outputnode",
     )
     merge_facts = pe.Node(MergeFacts(), name="merge_facts", run_without_submitting=True)
-    facts = pe.Node(niu.Merge(2), name="list_facts", run_without_submitting=True)
+    facts = pe.Node(niu.Merge(3), name="list_facts", run_without_submitting=True)
     workflow.connect(facts, "out", merge_facts, "in_facts")
     workflow.connect(merge_facts, "facts", outputnode, "facts")
     if has_t1w:
@@ -263,6 +263,8 @@ def init_normalise_wf(
             resample.inputs.voxel_size_mm = voxel_size_mm
         if grid == "features":
             resample.inputs.model = feature_model
+        if grid == "acpc":
+            workflow.connect(resample, "facts", facts, "in3")
         chain = pe.Node(
             niu.Merge(1 if grid == "acpc" else 2),
             name=f"chain_{grid}",

@@ -284,6 +284,7 @@ def init_dwi_wf(
         mem_gb=mem_gb,
     )
     quality = pe.Node(AssessQuality(entities=entities), name="assess_quality", mem_gb=4 * mem_gb)
+    # The series' own facts come after those of the anatomy: of two masks its own is named.
     facts = pe.Node(niu.Merge(4), name="list_facts", run_without_submitting=True)
     merge_facts = pe.Node(
         MergeFacts(base={"Warnings": warnings}), name="merge_facts", run_without_submitting=True
@@ -322,8 +323,8 @@ def init_dwi_wf(
         (preprocess_wf, normalise_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
             "dwi_file", "bval_file", "bvec_file", "volumes_file", "motion_file", "field_file",
             "dwiref_file", "dwi_brain_file", "dwi_mask_file")]),
-        (preprocess_wf, facts, [("outputnode.facts", "in1")]),
-        (normalise_wf, facts, [("outputnode.facts", "in2")]),
+        (preprocess_wf, facts, [("outputnode.facts", "in2")]),
+        (normalise_wf, facts, [("outputnode.facts", "in3")]),
         (facts, merge_facts, [("out", "in_facts")]),
         (merge_facts, derivatives_wf, [("facts", "inputnode.facts")]),
         (preprocess_wf, derivatives_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
@@ -348,7 +349,7 @@ def init_dwi_wf(
             (inputnode, normalise_wf, [(f, f"inputnode.{f}") for f in (
                 "t1w_brain_file", "to_t1w_acpc_file", "to_mni_file")]),
             (inputnode, quality, [("anat_dice", "registration_dice")]),
-            (inputnode, facts, [("anat_facts", "in4")]),
+            (inputnode, facts, [("anat_facts", "in1")]),
             (inputnode, figures_wf, [("t1w_brain_file", "inputnode.t1w_brain_file")]),
         ])  # fmt: skip
     else:
@@ -377,7 +378,7 @@ def init_dwi_wf(
                     "dwi_file", "bval_file", "bvec_file", "mask_file")),
                 ("outputnode.to_mni_file", "inputnode.to_mni_file"),
                 ("outputnode.mni_mask_file", "inputnode.mni_mask_file")]),
-            (models_wf, facts, [("outputnode.gradient_facts", "in3")]),
+            (models_wf, facts, [("outputnode.gradient_facts", "in4")]),
             (models_wf, quality, [("outputnode.tensor_diffusivity_file", "diffusivity_file")]),
             (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
                 "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),

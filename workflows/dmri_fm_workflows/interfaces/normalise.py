@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from dmri_fm.preprocess.motion import read_motion_tsv, rotate_bvecs
 from nibabel.affines import apply_affine
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -38,6 +37,7 @@ from dmri_fm.normalise.registration import (
 )
 from dmri_fm.normalise.template import TEMPLATE_NAME, load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
+from dmri_fm.preprocess.motion import read_motion_tsv, rotate_bvecs
 from dmri_fm.preprocess.susceptibility import phase_encoding_vector
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
@@ -252,6 +252,7 @@ class _ResampleOutputSpec(TraitedSpec):
     bvec_file = File(exists=True, desc="rotated b-vectors, FSL convention")
     mask_file = File(exists=True, desc="brain mask on the target grid")
     dwiref_file = File(exists=True, desc="mean b=0 on the target grid")
+    facts = traits.Dict(desc="level of b=0, for the sidecar")
 
 
 class ResampleDwi(SimpleInterface):
@@ -310,6 +311,9 @@ class ResampleDwi(SimpleInterface):
                 save_image(brain, grid.affine, folder / "mask.nii.gz", dtype=np.uint8)
             ),
             "dwiref_file": str(save_image(reference, grid.affine, folder / "dwiref.nii.gz")),
+            "facts": {"B0NormalizationScale": round(float(np.median(reference[brain])), 4)}
+            if brain.any()
+            else {},
         }
 
 
