@@ -1,0 +1,348 @@
+"""A real scan through the whole app: what stands in the output folder, and that it is right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmri_fm.derivatives.naming import identify
+from dmri_fm.derivatives.sidecars import missing_metadata
+from dmri_fm.derivatives.tsv import read_table
+from dmri_fm.normalise.template import load_template
+from dmri_fm.preprocess.gradient_check import check_gradients, principal_axis
+from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+
+pytestmark = pytest.mark.realdata
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Every participant of the vendors' dataset, and its series.
+VENDORS = {
+    "prisma": ("sub-prisma",),
+    "trio": ("sub-trio_dir-AP",),
+    "galan": ("sub-galan", "sub-galan_acq-tilted_dir-PA"),
+    "umr": ("sub-umr", "sub-umr_acq-rot_dir-PA"),
+}
+
+#: Medians in white matter by b-value, s/mm^2: FA, and MD in 1e-3 mm^2/s, which falls with b
+#: because the signal does not decay like a single exponential.
+PLAUSIBLE_FA = (0.28, 0.60)
+PLAUSIBLE_MD = {1000: (0.60, 0.95), 1500: (0.52, 0.85), 2500: (0.40, 0.75)}
+
+
+@dataclass(frozen=True)
+class AppRun:
+    """Outcome of one call of the command line."""
+
+    code: int
+    text: str
+    out_dir: Path
+
+
+def run_app(*arguments: str | Path, timeout_s: float = 3000) -> tuple[int, str]:
+    """Call the BIDS App in a process of its own; return exit code and all it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dmri_fm_workflows", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def umr(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> AppRun:
+    """`sub-umr`, coarse settings."""
+    out = tmp_path_factory.mktemp("umr") / "out"
+    code, text = run_app(
+        data_dir / "ds-vendors", out, "participant", "--participant-label", "umr", "--sloppy"
+    )
+    return AppRun(code, text, out)
+
+
+@pytest.fixture(scope="session")
+def vendors(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> AppRun:
+    """All four scanners, default settings."""
+    out = tmp_path_factory.mktemp("vendors") / "out"
+    code, text = run_app(data_dir / "ds-vendors", out, "participant")
+    return AppRun(code, text, out)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the checksums of all files but the run-specific ones."""
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "log" not in p.parts and "logs" not in p.relative_to(folder).parts
+    }
+
+
+def open_series(out: Path, name: str, space: str) -> Dwi:
+    """Open a preprocessed series."""
+    folder = out / name.split("_")[0] / "dwi"
+    label = "ACPC" if space == "ACPC" else "MNI152NLin2009aSym_res-2"
+    stem = folder / f"{name}_space-{label}_desc-"
+    return Dwi.from_files(
+        f"{stem}preproc_dwi.nii.gz",
+        f"{stem}preproc_dwi.bval",
+        f"{stem}preproc_dwi.bvec",
+        f"{stem}brain_mask.nii.gz",
+    )
+
+
+def read_map(out: Path, name: str, param: str) -> np.ndarray:
+    """Read a scalar map of the tensor fit in MNI."""
+    folder = out / name.split("_")[0] / "dwi"
+    label = "space-MNI152NLin2009aSym_res-2_model-tensor"
+    return read_array(load_image(folder / f"{name}_{label}_param-{param}_dwimap.nii.gz"))
+
+
+def assert_series_is_right(out: Path, name: str) -> None:
+    """Check directions and diffusivities of a series by what is known of every brain."""
+    for space in ("ACPC", "MNI"):
+        dwi = open_series(out, name, space)
+        check = check_gradients(dwi.data, dwi.gtab, dwi.affine, dwi.mask)
+        assert check.best == "identity", (name, space, check.summary)
+        assert check.is_decisive, (name, space, check.summary)
+    template = load_template(2)
+    fa, md = read_map(out, name, "fa"), read_map(out, name, "md")
+    white = (template.wm > 0.9) & (fa > 0.2)
+    assert white.sum() > 2000
+    bval = max(s.bval for s in dwi.gtab.shells)
+    nominal = min(PLAUSIBLE_MD, key=lambda b: abs(b - bval))
+    low, high = PLAUSIBLE_MD[nominal]
+    print(f"{name}: b {bval:.0f}, FA {np.median(fa[white]):.3f}, "
+          f"MD {1e3 * np.median(md[white]):.3f}e-3 mm^2/s")  # fmt: skip
+    assert PLAUSIBLE_FA[0] < np.median(fa[white]) < PLAUSIBLE_FA[1], name
+    assert low < 1e3 * np.median(md[white]) < high, name
+
+
+def assert_tracts_have_their_directions(out: Path, name: str) -> None:
+    """Find the corpus callosum left-right and the corticospinal tract up-down."""
+    from dmri_fm import fit_tensor
+
+    maps = fit_tensor(open_series(out, name, "MNI"))
+    points = load_template(2).grid.points().reshape(*maps.fa.shape, 3)
+    x, y, z = np.moveaxis(points, -1, 0)
+    # MNI boxes, mm: the body of the callosum at the midline, the corona radiata above the
+    # posterior limb of the internal capsule.
+    boxes = {
+        "corpus callosum": (abs(x) < 6) & (abs(y + 8) < 26) & (abs(z - 24) < 8),
+        "corticospinal tract": (abs(abs(x) - 24) < 5) & (abs(y + 18) < 8) & (abs(z - 20) < 12),
+    }
+    for (tract, box), expected in zip(boxes.items(), (0, 2), strict=True):
+        inside = box & (maps.fa > 0.35)
+        assert inside.sum() > 40, (name, tract)
+        axis, _ = principal_axis(maps.v1[inside], maps.fa[inside])
+        assert np.abs(axis).argmax() == expected, (name, tract, axis)
+        assert abs(axis[expected]) > 0.8, (name, tract, axis)
+
+
+def test_it_finishes(umr: AppRun) -> None:
+    assert umr.code == 0, umr.text[-3000:]
+    assert not (umr.out_dir / "work").exists()
+    assert "Traceback" not in umr.text
+
+
+@pytest.mark.parametrize("name", VENDORS["umr"])
+def test_series_is_right(umr: AppRun, name: str) -> None:
+    assert_series_is_right(umr.out_dir, name)
+    assert_tracts_have_their_directions(umr.out_dir, name)
+
+
+def test_every_file_has_a_name_we_know_and_a_complete_sidecar(umr: AppRun) -> None:
+    n_files = 0
+    for path in sorted((umr.out_dir / "sub-umr").rglob("*")):
+        if not path.is_file() or "log" in path.parts:
+            continue
+        found = identify(path.relative_to(umr.out_dir))
+        n_files += 1
+        if path.suffix == ".json":
+            sidecar = json.loads(path.read_text(encoding="utf-8"))
+            assert not missing_metadata(found.kind.name, sidecar), path.name
+    assert n_files > 100
+
+
+def test_maps_are_finite_and_in_range(umr: AppRun) -> None:
+    for path in (umr.out_dir / "sub-umr" / "dwi").glob("*_dwimap.nii.gz"):
+        data = read_array(load_image(path))  # refuses NaN
+        if "param-fa" in path.name:
+            assert data.min() >= 0.0, path.name
+            assert data.max() <= 1.0, path.name
+
+
+def test_features_and_quality_are_one_row_each(umr: AppRun) -> None:
+    folder = umr.out_dir / "sub-umr" / "dwi"
+    for name in VENDORS["umr"]:
+        (row,) = read_table(folder / f"{name}_space-MNI152NLin2009aSym_desc-cls_features.tsv")
+        values = [float(v) for k, v in row.items() if k.startswith("cls")]
+        assert len(values) == 384
+        assert np.isfinite(values).all()
+        assert row["participant_id"] == "sub-umr"
+        (quality,) = read_table(folder / f"{name}_desc-image_qc.tsv")
+        assert 0.5 < float(quality["preproc_neighbor_corr"]) <= 1
+        confounds = read_table(folder / f"{name}_desc-confounds_timeseries.tsv")
+        dwi = open_series(umr.out_dir, name, "ACPC")
+        assert len(confounds) == len(dwi.gtab)
+
+
+def test_sidecar_says_what_ran(umr: AppRun) -> None:
+    folder = umr.out_dir / "sub-umr" / "dwi"
+    pair, single = (
+        json.loads((folder / f"{n}_space-ACPC_desc-preproc_dwi.json").read_text(encoding="utf-8"))
+        for n in VENDORS["umr"]
+    )
+    assert "none" not in pair["SDCMethod"]
+    assert len(pair["Sources"]) == 2
+    assert single["SDCMethod"] == "none"
+    assert any("NOT corrected" in text for text in single["Warnings"])
+    for sidecar in (pair, single):
+        assert sidecar["GradientCheck"]["Best"] == "identity"
+        assert sidecar["B0NormalizationScale"] > 0
+        assert {"HMCMethod", "Denoising", "MaskMethod", "NormalisationMethod"} <= set(sidecar)
+
+
+def test_report_shows_its_figures_and_warnings_first(umr: AppRun) -> None:
+    page = (umr.out_dir / "sub-umr.html").read_text(encoding="utf-8")
+    assert page.index("NOT corrected") < page.index("Brain mask of the T1w image")
+    figures = list((umr.out_dir / "sub-umr" / "figures").glob("*.svg"))
+    assert len(figures) >= 20
+    for figure in figures:
+        assert f"sub-umr/figures/{figure.name}" in page, figure.name
+
+
+def test_validator_finds_no_error(umr: AppRun) -> None:
+    validator = shutil.which("bids-validator-deno") or str(
+        Path(sys.executable).parent / "bids-validator-deno"
+    )
+    done = subprocess.run(
+        [validator, str(umr.out_dir), "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [i for i in issues if i.get("severity") == "error"] == []
+
+
+def test_second_run_is_quick_and_touches_nothing(umr: AppRun, data_dir: Path) -> None:
+    before = digests(umr.out_dir)
+    times = {p: p.stat().st_mtime_ns for p in (umr.out_dir / "sub-umr" / "dwi").iterdir()}
+    start = time.monotonic()
+    code, text = run_app(
+        data_dir / "ds-vendors",
+        umr.out_dir,
+        "participant",
+        "--participant-label",
+        "umr",
+        "--sloppy",
+    )
+    assert code == 0, text[-2000:]
+    assert time.monotonic() - start < 60
+    assert "complete already" in text
+    assert digests(umr.out_dir) == before
+    assert {p: p.stat().st_mtime_ns for p in (umr.out_dir / "sub-umr" / "dwi").iterdir()} == times
+
+
+def test_group_collects_the_participant(umr: AppRun, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(umr.out_dir, out)
+    # `group` needs no raw data: an empty folder stands for a dataset that is gone.
+    (tmp_path / "nothing").mkdir()
+    code, text = run_app(tmp_path / "nothing", out, "group")
+    assert code == 0, text[-2000:]
+    features = read_table(out / "group" / "desc-cls_features.tsv")
+    assert [row["participant_id"] for row in features] == ["sub-umr", "sub-umr"]
+    (status,) = read_table(out / "group" / "participants_status.tsv")
+    assert status["status"] == "complete"
+    scalars = read_table(out / "group" / "desc-scalars_features.tsv")
+    assert 0.2 < float(scalars[0]["tensor_fa_median_wm"]) < 0.7
+    assert (out / "group" / "report.html").stat().st_size > 10_000
+
+
+def test_bad_scan_is_named_and_the_other_participant_goes_on(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """One participant with NaN voxels, one without gradients, beside a tiny good one."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    source = data_dir / "ds-vendors" / "sub-umr" / "dwi" / "sub-umr_acq-rot_dir-PA_dwi"
+    raw.mkdir()
+    (raw / "dataset_description.json").write_text('{"Name": "bad", "BIDSVersion": "1.10.0"}')
+    for label in ("nan", "empty"):
+        stem = raw / f"sub-{label}" / "dwi" / f"sub-{label}_dwi"
+        stem.parent.mkdir(parents=True)
+        for ending in (".json", ".bval", ".bvec", ".nii.gz"):
+            shutil.copyfile(f"{source}{ending}", f"{stem}{ending}")
+            Path(f"{stem}{ending}").chmod(0o644)
+    stem = raw / "sub-nan" / "dwi" / "sub-nan_dwi"
+    image = load_image(f"{stem}.nii.gz")
+    data = np.array(image.dataobj, dtype=np.float32)
+    data[30, 30, 10, 3] = np.nan
+    save_image(data, image.affine, f"{stem}.nii.gz")
+    (raw / "sub-empty" / "dwi" / "sub-empty_dwi.bvec").write_text("")
+    code, text = run_app(raw, out, "participant", "--sloppy", "--models", "none")
+    assert code == 1
+    for expected in ("sub-nan_dwi.nii.gz", "1 voxels are NaN", "sub-empty_dwi.bvec", "is empty"):
+        assert expected in " ".join(text.split()), expected
+    for label, word in (("nan", "NaN"), ("empty", "empty")):
+        record = json.loads(
+            next((out / f"sub-{label}" / "log").glob("*/provenance.json")).read_text()
+        )
+        assert record["status"] == "failed"
+        assert word in record["errors"][0]["message"]
+        assert "what to do" in record["errors"][0]["message"] or label == "empty"
+        assert (out / f"sub-{label}.html").exists()
+    assert not list(out.rglob("*_dwimap*"))
+    assert not [p for p in out.rglob("*") if p.name.endswith((".part", ".tmp"))]
+
+
+@pytest.mark.slow
+def test_killed_run_resumes(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        str(data_dir / "ds-vendors"), str(out), "participant", "--participant-label", "umr",
+        "--sloppy", "--models", "none",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dmri_fm_workflows", *arguments],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    finished = out / "work" / "sub-umr"
+    while not list(finished.rglob("merge_runs/result_merge_runs.pklz")):
+        assert process.poll() is None
+        time.sleep(0.5)
+    os.killpg(process.pid, 9)
+    process.wait()
+    kept = next(finished.rglob("merge_runs/result_merge_runs.pklz")).stat().st_mtime_ns
+    code, text = run_app(*arguments, "--keep-work")
+    assert code == 0, text[-2000:]
+    again = next(finished.rglob("merge_runs/result_merge_runs.pklz")).stat().st_mtime_ns
+    assert again == kept
+
+
+@pytest.mark.slow
+def test_all_scanners_finish(vendors: AppRun) -> None:
+    assert vendors.code == 0, vendors.text[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for names in VENDORS.values() for n in names])
+def test_every_series_of_every_scanner_is_right(vendors: AppRun, name: str) -> None:
+    assert_series_is_right(vendors.out_dir, name)
+    assert_tracts_have_their_directions(vendors.out_dir, name)
