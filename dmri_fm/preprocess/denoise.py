@@ -107,6 +107,7 @@ def denoise(
             model="ols",
             verbose=False,
             clip_negative_vals=True,
+            shift_intensity=False,
         )
         kept = np.where(region[..., None], found, series).astype(np.float32)
         return Denoised(np.maximum(kept, 0), None, f"Patch2Self ({dipy})")

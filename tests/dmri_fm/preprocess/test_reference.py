@@ -1,0 +1,123 @@
+"""Denoising, b=0 reference, bias and brain mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmri_fm.errors import ConfigError, GradientError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.denoise import denoise, foreground, unring
+from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
+from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.volumes import Dwi
+
+AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
+
+
+def series(*, sigma: float, n: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return a noisy block of smooth decays, and the same without noise."""
+    rng = np.random.default_rng(seed)
+    x = np.linspace(0, 1, 14)
+    base = 300 * (1 + x[:, None, None] * x[None, :, None] + 0 * x[None, None, :8])
+    decay = np.exp(-np.linspace(0.2, 1.5, n)[None] * (0.5 + x[:, None]))
+    clean = base[..., None] * decay[:, None, None, :]
+    return clean + rng.normal(0, sigma, clean.shape), clean
+
+
+@pytest.mark.parametrize("method", ["mppca", "patch2self"])
+def test_denoising_brings_the_signal_nearer_to_the_truth(method: str) -> None:
+    noisy, clean = series(sigma=20)
+    gtab = GradientTable([0, *[1000] * 19], [[0, 0, 0], *[[1, 0, 0]] * 19])
+    result = denoise(noisy.clip(0), method=method, gtab=gtab, mask=np.ones(noisy.shape[:3]))
+    before = np.sqrt(np.mean((noisy - clean) ** 2))
+    after = np.sqrt(np.mean((result.data - clean) ** 2))
+    assert after < 0.6 * before
+    assert "DIPY" in result.method
+    if method == "mppca":
+        # The edges of the block see half a patch; the middle has to be right to a fifth.
+        assert np.median(result.sigma[4:-4, 4:-4, 2:-2]) == pytest.approx(20, rel=0.2)
+
+
+def test_too_few_volumes_are_left_alone_and_it_is_said() -> None:
+    noisy, _ = series(sigma=20, n=5)
+    result = denoise(noisy, method="mppca")
+    np.testing.assert_array_equal(result.data, noisy.astype(np.float32))
+    assert "too few" in result.method
+
+
+def test_patch2self_needs_gradients() -> None:
+    with pytest.raises(ConfigError, match="gradient table"):
+        denoise(series(sigma=1)[0], method="patch2self")
+
+
+def test_background_is_not_foreground() -> None:
+    data = np.zeros((20, 20, 20, 3))
+    data[8:12, 8:12, 8:12] = 100
+    inside = foreground(data)
+    assert inside[10, 10, 10]
+    assert not inside[0, 0, 0]
+
+
+def test_ringing_at_an_edge_shrinks() -> None:
+    fine = np.zeros((256, 256))
+    fine[70:190, 70:190] = 100
+    spectrum = np.fft.fftshift(np.fft.fft2(fine))[96:160, 96:160]
+    ringing = np.abs(np.fft.ifft2(np.fft.ifftshift(spectrum)))[:, :, None, None] / 16
+    fixed = unring(np.tile(ringing, (1, 1, 2, 2)))
+    inside = (slice(20, 45), slice(20, 45))
+    assert fixed[(*inside, 0, 0)].std() < 0.7 * ringing[(*inside, 0, 0)].std()
+
+
+def test_no_b0_is_an_error() -> None:
+    gtab = GradientTable([1000], [[1, 0, 0]])
+    with pytest.raises(GradientError, match="no b=0"):
+        b0_reference(np.ones((4, 4, 4, 1)), gtab, AFFINE)
+
+
+def test_one_b0_is_its_own_reference() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.uniform(1, 2, (6, 6, 6, 2)).astype(np.float32)
+    gtab = GradientTable([1000, 0], [[1, 0, 0], [0, 0, 0]])
+    np.testing.assert_allclose(b0_reference(data, gtab, AFFINE), data[..., 1], rtol=1e-6)
+
+
+def test_bias_becomes_even() -> None:
+    x = np.linspace(-1, 1, 40)
+    field = 1 + 0.4 * x[:, None, None] + 0 * x[None, :, None] * x[None, None, :]
+    ball = (x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2) < 0.7
+    rng = np.random.default_rng(0)
+    image = (100 * field + rng.normal(0, 1, field.shape)) * ball
+    fixed = correct_bias(image.clip(0), AFFINE, mask=ball)
+    assert fixed[ball].std() / fixed[ball].mean() < 0.5 * image[ball].std() / image[ball].mean()
+
+
+@pytest.mark.realdata
+def test_brain_of_a_real_b0_in_any_storage(data_dir: Path) -> None:
+    """The mask has a brain's volume, and follows the image when that is stored otherwise."""
+    stem = data_dir / "ds-vendors" / "sub-galan" / "dwi" / "sub-galan_dir-PA_dwi"
+    dwi = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
+    b0 = dwi.mean_b0()
+    found = brain_mask(b0, dwi.affine, contrast="b0")
+    assert 900 < found.volume_ml < 1900
+    assert found.agreement_dice > 0.8
+    assert found.warnings == ()
+    image = nib.Nifti1Image(b0, dwi.affine)
+    stored = nib.orientations.axcodes2ornt("PIR")
+    change = nib.orientations.ornt_transform(nib.io_orientation(dwi.affine), stored)
+    other = image.as_reoriented(change)
+    again = brain_mask(np.asarray(other.dataobj), other.affine, contrast="b0")
+    back = nib.Nifti1Image(again.mask.astype(np.uint8), other.affine).as_reoriented(
+        nib.orientations.ornt_transform(stored, nib.io_orientation(dwi.affine))
+    )
+    np.testing.assert_array_equal(np.asarray(back.dataobj) > 0, found.mask)
+
+
+def test_image_without_a_head_is_warned_about() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(0, 10, (48, 48, 48)).astype(np.float32)
+    found = brain_mask(noise, AFFINE, contrast="b0")
+    assert found.warnings
