@@ -99,8 +99,8 @@ def align(
     Returns
     -------
     Alignment
-        The pull matrix and the similarity it reaches. The same call with the same number of
-        ITK threads returns the same numbers.
+        The pull matrix and the similarity it reaches. The same call returns the same numbers,
+        but for rounding (1e-5 mm) where ITK works with several threads.
 
     Raises
     ------

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nipype.interfaces.base import isdefined
+from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from dmri_fm.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
 from dmri_fm.volumes import save_image
@@ -190,6 +192,24 @@ def fsl_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
 
 
+def assert_every_mandatory_input_is_fed(graph: object) -> None:
+    """Look for mandatory inputs that have neither a value nor an edge."""
+    expanded = generate_expanded_graph(graph)
+    for node in expanded.nodes():
+        fed = {
+            (field[0] if isinstance(field, tuple) else field)
+            for *_, data in expanded.in_edges(node, data=True)
+            for _, field in data["connect"]
+        }
+        for name, trait in node.inputs.traits(mandatory=True).items():
+            if trait.xor and any(
+                x in fed or isdefined(getattr(node.inputs, x)) for x in trait.xor
+            ):
+                continue
+            is_set = isdefined(getattr(node.inputs, name)) or name in fed
+            assert is_set, f"{node.fullname} has no {name}"
+
+
 @pytest.mark.usefixtures("fsl_on_path")
 @pytest.mark.parametrize("engines", ENGINES, ids=lambda e: f"{e.denoise}-{e.pair_sdc}-{e.hmc}")
 @pytest.mark.parametrize("t1w", [True, False])
@@ -198,6 +218,7 @@ def test_graph_expands_with_every_engine(
 ) -> None:
     workflow = build(series, tmp_path, engines=engines, t1w=t1w)
     graph = workflow._create_flat_graph()
+    assert_every_mandatory_input_is_fed(graph)
     names = {node.name for node in graph.nodes()}
     assert {"ds_tensor_fa_acpc", "ds_cls_features", "ds_preproc_dwi_mni"} <= names
     assert ("eddy" in names) == (engines.hmc == "eddy")

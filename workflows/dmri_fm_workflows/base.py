@@ -40,6 +40,7 @@ from dmri_fm_workflows.execution import (
     write_provenance,
 )
 from dmri_fm_workflows.participant import init_participant_wf
+from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
 from dmri_fm_workflows.report import write_participant_page
 
@@ -267,6 +268,8 @@ def _execute(
     with ParticipantProgress(console, label, n_steps=n_steps) as progress:
         plugin, arguments = choose_plugin(config)
         arguments["status_callback"] = NodeWatcher(progress)
+        if plugin == "MultiProc":
+            plugin = ProcessPoolPlugin(plugin_args=arguments)
         try:
             workflow.run(plugin=plugin, plugin_args=arguments)
         except Exception as error:  # any node may raise anything; the crash files say what

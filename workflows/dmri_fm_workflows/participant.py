@@ -353,7 +353,11 @@ def init_dwi_wf(
             (inputnode, figures_wf, [("t1w_brain_file", "inputnode.t1w_brain_file")]),
         ])  # fmt: skip
     else:
-        workflow.connect(normalise_wf, "outputnode.dice", quality, "registration_dice")
+        workflow.connect([
+            (normalise_wf, quality, [("outputnode.dice", "registration_dice")]),
+            (normalise_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+                "mni_brain_file", "template_file", "template_mask_file")]),
+        ])  # fmt: skip
     workflow.connect([
         (preprocess_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
             "dwi_file", "raw_file", "bval_file", "raw_bvec_file", "dwiref_file",
