@@ -66,6 +66,10 @@ N_ALIGNED = 12
 #: Fewer volumes of a shell than this do not predict one another by a tensor.
 FEWEST_FOR_TENSOR = 9
 
+#: Ridge on the tensor's departure from a sphere, against (ms/um^2)^2 of the design: with a dozen
+#: directions the plain fit leaves noise in the predictions, which volumes would follow.
+RIDGE = 5.0
+
 #: A slice is an outlier if it lost at least this share of its signal, and stands out by this
 #: many robust standard deviations.
 OUTLIER_LOSS, OUTLIER_DEVIATIONS = 0.15, 4.0
@@ -171,7 +175,7 @@ def predict_left_out(
     if len(used) >= FEWEST_FOR_TENSOR and np.linalg.matrix_rank(design, tol=1e-2) == 7:
         floor = 1e-3 * np.percentile(values, 99)
         log_signal = np.log(np.maximum(values[used], np.float32(max(float(floor), 1e-6))))
-        hat = design @ np.linalg.pinv(design)
+        hat = design @ np.linalg.solve(design.T @ design + _RIDGE * RIDGE, design.T)
         own = np.clip(np.diag(hat), 0.0, 0.95)[:, None]
         residual = log_signal - hat.astype(np.float32) @ log_signal
         predicted = np.exp(log_signal - residual / (1 - own))
@@ -180,6 +184,13 @@ def predict_left_out(
         return np.asarray(values[index])
     total = values[index].sum(axis=0)
     return np.asarray((total - values[index]) / (len(index) - 1), dtype=np.float32)
+
+
+#: The penalty on (log S0, D11, D22, D33, D12, D13, D23): what is left without the mean of the
+#: diagonal; off-diagonal elements count twice, as they stand twice in a tensor.
+_RIDGE = np.zeros((7, 7))
+_RIDGE[1:4, 1:4] = np.eye(3) - 1 / 3
+_RIDGE[4:, 4:] = 2 * np.eye(3)
 
 
 def _design(gtab: GradientTable) -> NDArray[np.float64]:
