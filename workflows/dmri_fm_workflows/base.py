@@ -259,7 +259,7 @@ def _execute(
         "hash_method": "timestamp",
     }
     nipype_config.update_config({"execution": execution})
-    _quiet_nipype(work_dir, verbose=config.verbose)
+    _quiet_nipype(config.output_dir / "logs" / config.run_uuid, verbose=config.verbose)
     workflow.base_dir = str(work_dir)
     workflow.config["execution"].update(execution)
     known = set(log_dir.glob("crash*"))
@@ -314,7 +314,7 @@ def choose_device(requested: str) -> str:
     return ("cuda" if has_cuda else "cpu") if requested == "auto" else requested
 
 
-def _quiet_nipype(work_dir: Path, *, verbose: int) -> None:
+def _quiet_nipype(log_dir: Path, *, verbose: int) -> None:
     """Keep nipype's own messages off the terminal, here and in its worker processes.
 
     What matters of them is shown by the progress display; what failed stands in the crash files.
@@ -324,11 +324,10 @@ def _quiet_nipype(work_dir: Path, *, verbose: int) -> None:
     levels = {"workflow_level": "CRITICAL", "interface_level": "CRITICAL", "utils_level": "ERROR"}
     nipype_config.update_config({"logging": levels})
     nipype_logging.update_logging(nipype_config)
-    # Workers import nipype anew and read its configuration file.
-    folder = work_dir / "nipype"
+    # Workers import nipype anew and read its configuration file, as long as this process lives.
     lines = ["[logging]", *(f"{key} = {value}" for key, value in levels.items())]
-    publish_text("\n".join(lines) + "\n", folder / "nipype.cfg")
-    os.environ["NIPYPE_CONFIG_DIR"] = str(folder)
+    publish_text("\n".join(lines) + "\n", log_dir / "nipype.cfg")
+    os.environ["NIPYPE_CONFIG_DIR"] = str(log_dir)
 
 
 class NodeWatcher:

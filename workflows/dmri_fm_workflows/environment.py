@@ -129,5 +129,5 @@ def configure_logging(config: RunConfig) -> None:
         file.setFormatter(logging.Formatter(_FILE_FORMAT))
         handlers.append(file)
     level = logging.DEBUG if config.verbose > 1 else logging.INFO
-    logging.basicConfig(level=level, handlers=handlers, force=True)
+    logging.basicConfig(level=level, handlers=handlers, force=True, format="%(message)s")
     logging.captureWarnings(True)
