@@ -13,7 +13,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_fill_holes, label
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
 __all__ = ["BrainMask", "brain_mask"]
 
@@ -27,6 +27,9 @@ WHOLE_HEAD_MM = 110.0
 
 #: A slab has to hold at least this much, ml.
 SMALLEST_SLAB_ML = 150.0
+
+#: Gaps of up to twice this width are filled where the second method sees brain, mm.
+CLOSING_MM = 12.0
 
 #: Below this agreement of the two masks the user is asked to look.
 AGREEMENT_WARNING = 0.75
@@ -65,7 +68,9 @@ def brain_mask(
     deepbet (Fisch et al. 2024, doi:10.1002/hbm.26717) draws the mask; a median filter with
     Otsu's threshold draws a second one to compare. The second replaces the first, with a
     warning, where the first has an impossible volume and the second has not. In a b=0 slab
-    the second leads: deepbet expects a whole head and drops tissue near the cut.
+    the second leads: deepbet expects a whole head and drops tissue near the cut. In a whole
+    b=0 head, which is not deepbet's T1w contrast either, gaps and dents of its mask are filled
+    where the second sees brain.
 
     Parameters
     ----------
@@ -83,10 +88,14 @@ def brain_mask(
     network = _deepbet_mask(data, matrix)
     threshold = _otsu_mask(data)
     agreement = _dice(network, threshold)
+    if contrast == "b0":
+        network |= _closed(network, matrix) & threshold
     is_whole = _height_mm(data.shape, matrix) >= WHOLE_HEAD_MM
     low, high = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
     network_ml, threshold_ml = (float(m.sum()) * voxel_ml for m in (network, threshold))
-    name = f"deepbet {version('deepbet')}"
+    name = f"deepbet {version('deepbet')}" + (
+        f", gaps filled by median_otsu (DIPY {version('dipy')})" if contrast == "b0" else ""
+    )
     otsu_name = f"median_otsu (DIPY {version('dipy')})"
     if contrast == "b0" and not is_whole and low <= threshold_ml <= high:
         return BrainMask(threshold, f"{otsu_name}, slab", agreement, threshold_ml)
@@ -147,6 +156,17 @@ def _otsu_mask(data: NDArray[np.float32]) -> NDArray[np.bool_]:
         sizes[0] = 0
         mask = parts == sizes.argmax()
     return np.asarray(binary_fill_holes(mask), dtype=bool)
+
+
+def _closed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return the mask with gaps and dents up to twice the closing radius filled."""
+    size_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    margin = [int(n) for n in np.ceil(CLOSING_MM / size_mm) + 1]
+    padded = np.pad(mask, [(n, n) for n in margin])
+    grown = distance_transform_edt(~padded, sampling=size_mm) <= CLOSING_MM
+    closed = distance_transform_edt(grown, sampling=size_mm) > CLOSING_MM
+    inner = tuple(slice(n, -n) for n in margin)
+    return np.asarray(binary_fill_holes(closed)[inner], dtype=bool)
 
 
 def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
