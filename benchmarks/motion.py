@@ -1,0 +1,91 @@
+"""Error of the built-in motion and eddy-current correction on a real scan moved on purpose.
+
+Usage: python benchmarks/motion.py DWI BVAL BVEC
+
+The volumes are first laid on one another by the engine itself, then moved by known poses
+(translations and rotations of 1.2 mm and 1.2 degrees, eddy currents of 1 %, one standard
+deviation), and the engine is asked again. Prints the mean displacement of the brain that is left.
+The rival is ANTs: one affine registration per volume to the mean of its shell.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+from nibabel.affines import apply_affine
+
+from dmri_fm.normalise.grid import Grid, affine_map, resample_image
+from dmri_fm.preprocess.alignment import align
+from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion
+from dmri_fm.preprocess.pose import pose_matrix, pose_tangent
+from dmri_fm.volumes import Dwi
+
+
+def error_mm(xfms: np.ndarray, truth: np.ndarray, points: np.ndarray) -> float:
+    """Return the mean distance between two sets of transforms over the brain."""
+    apart = [
+        np.linalg.norm(apply_affine(a, points) - apply_affine(b, points), axis=1).mean()
+        for a, b in zip(xfms, truth, strict=True)
+    ]
+    return float(np.mean(apart))
+
+
+def main() -> int:
+    """Move a scan, find the movement, print what is left."""
+    dwi = Dwi.from_files(*sys.argv[1:4])
+    mask = brain_mask(dwi.mean_b0(), dwi.affine, contrast="b0").mask
+    reference = dwi.data[..., int(np.flatnonzero(dwi.gtab.is_b0)[0])]
+    n = len(dwi.gtab)
+
+    def estimate(data: np.ndarray, **options: int) -> MotionEstimate:
+        return estimate_motion(
+            data, dwi.gtab, dwi.affine, mask=mask, reference=reference,
+            phase_encodings=["j"] * n, readouts_s=[0.05] * n, n_threads=2, **options,
+        )  # fmt: skip
+
+    own = estimate(dwi.data)
+    rng = np.random.default_rng(0)
+    poses = np.zeros((n, 15))
+    poses[:, :3] = rng.normal(0, 1.2, (n, 3))
+    poses[:, 3:6] = np.deg2rad(rng.normal(0, 1.2, (n, 3)))
+    direction = dwi.affine[:3, 1] / np.linalg.norm(dwi.affine[:3, 1])
+    eddy = pose_tangent("eddy", encoding=direction)[6:, 6:]
+    poses[:, 6:] = (rng.normal(0, 0.01, (n, 3)) @ eddy.T) * ~dwi.gtab.is_b0[:, None]
+    poses[int(np.flatnonzero(dwi.gtab.is_b0)[0])] = 0.0
+    points = apply_affine(dwi.affine, np.argwhere(mask))
+    truth = np.stack([pose_matrix(p, centre_mm=points.mean(axis=0)) for p in poses])
+    points = points[::50]
+    grid = Grid(dwi.shape[:3], dwi.affine)
+    moved = np.empty_like(dwi.data)
+    for k in range(n):
+        back = affine_map(own.xfms[k] @ np.linalg.inv(truth[k]))
+        moved[..., k] = resample_image(
+            dwi.data[..., k], dwi.affine, grid, target2source=back, order=3
+        ).clip(0)
+    still = np.tile(np.eye(4), (n, 1, 1))
+    print(f"before                   {error_mm(still, truth, points):.2f} mm")
+    for passes in (1, 2):
+        start = time.process_time()
+        found = estimate(moved, n_passes=passes)
+        seconds = time.process_time() - start
+        print(f"built in, {passes} pass(es)     {error_mm(found.xfms, truth, points):.2f} mm, "
+              f"{seconds:.0f} CPU-s")  # fmt: skip
+    start = time.process_time()
+    xfms = np.tile(np.eye(4), (n, 1, 1))
+    weighted = ~dwi.gtab.is_b0
+    mean = moved[..., weighted].mean(axis=3)
+    for k in np.flatnonzero(weighted):
+        xfms[k] = align(
+            mean, moved[..., k], fixed_affine=dwi.affine, moving_affine=dwi.affine, kind="affine"
+        ).xfm
+    seconds = time.process_time() - start
+    left = error_mm(xfms[weighted], truth[weighted], points)
+    print(f"ANTs affine to the mean  {left:.2f} mm, {seconds:.0f} CPU-s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
