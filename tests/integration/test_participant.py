@@ -288,7 +288,7 @@ def test_bad_scan_is_named_and_the_other_participant_goes_on(
             Path(f"{stem}{ending}").chmod(0o644)
     stem = raw / "sub-nan" / "dwi" / "sub-nan_dwi"
     image = load_image(f"{stem}.nii.gz")
-    data = np.array(image.dataobj, dtype=np.float32)
+    data = read_array(image).copy()
     data[30, 30, 10, 3] = np.nan
     save_image(data, image.affine, f"{stem}.nii.gz")
     (raw / "sub-empty" / "dwi" / "sub-empty_dwi.bvec").write_text("")
