@@ -113,10 +113,11 @@ def run_participants(config: RunConfig) -> int:
             f"[bold red]{len(failed)} of {len(labels)} participants have errors:[/] {names}. "
             "Each report names the scan, the stage and the way out.",
             highlight=False,
+            soft_wrap=True,
         )
         return EXIT_SCAN_FAILED
     console.print(f"[bold green]All {len(labels)} participants are complete[/] in "
-                  f"{config.output_dir}", highlight=False)  # fmt: skip
+                  f"{config.output_dir}", highlight=False, soft_wrap=True)  # fmt: skip
     return EXIT_OK
 
 
@@ -134,19 +135,22 @@ def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
         f"{len(dataset.participants)} participants, {n_series} series; "
         f"denoise {engines.denoise}, pairs {engines.pair_sdc}, motion {engines.hmc}",
         highlight=False,
+        soft_wrap=True,
     )
     for problem in dataset.problems:
-        console.print(f"[yellow]skipped[/] {problem.error}", highlight=False)
+        console.print(f"[yellow]skipped[/] {problem.error}", highlight=False, soft_wrap=True)
 
 
 def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Engines) -> int:
     for participant in dataset.participants:
         workflow = _build(config, dataset, participant, engines)
         n_nodes = len(workflow.list_node_names())
-        console.print(f"sub-{participant.label}: {n_nodes} steps", highlight=False)
+        console.print(f"sub-{participant.label}: {n_nodes} steps", highlight=False, soft_wrap=True)
         for session in participant.sessions:
             for series in session.series:
-                console.print(f"  {series.name}: {len(series.runs)} runs", highlight=False)
+                console.print(
+                    f"  {series.name}: {len(series.runs)} runs", highlight=False, soft_wrap=True
+                )
     return EXIT_SCAN_FAILED if dataset.problems else EXIT_OK
 
 
@@ -189,7 +193,11 @@ def _run_one(
         extra=config.weights.values(),
     )
     if not problems and (record := find_complete(config.output_dir, label, wanted)):
-        console.print(f"sub-{label}: complete already ({record.parent.name})", highlight=False)
+        console.print(
+            f"sub-{label}: complete already ({record.parent.name})",
+            highlight=False,
+            soft_wrap=True,
+        )
         return True
     started, clock = utc_now(), time.monotonic()
     work_dir = config.work_dir / f"sub-{label}"
@@ -230,12 +238,13 @@ def _run_one(
         console.print(
             f"[red]sub-{label}[/] {error.scan}, stage {error.stage}:\n{error.message}",
             highlight=False,
+            soft_wrap=True,
         )
     if not errors and not config.keep_work:
         remove_work(work_dir)
     minutes = (time.monotonic() - clock) / 60
     word = "[red]with errors[/]" if errors else "[green]complete[/]"
-    console.print(f"sub-{label}: {word} after {minutes:.1f} min", highlight=False)
+    console.print(f"sub-{label}: {word} after {minutes:.1f} min", highlight=False, soft_wrap=True)
     return not errors
 
 
