@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from dmri_fm.preprocess.motion import resampled_motion
 from nipype.interfaces import fsl
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -19,6 +18,7 @@ from nipype.interfaces.base import (
 
 from dmri_fm.errors import MissingToolError
 from dmri_fm.gradients import read_gradients, write_gradients
+from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.volumes import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.preprocess import save_motion
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from dmri_fm.preprocess.motion import read_motion_tsv
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -20,6 +19,7 @@ from dmri_fm.derivatives.tsv import format_table, scan_columns
 from dmri_fm.models.predict import extract_features, predict_tensor
 from dmri_fm.models.tensor import TensorMaps, fit_tensor
 from dmri_fm.preprocess.gradient_check import check_gradients
+from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.preprocess.quality import describe_quality, image_quality
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 

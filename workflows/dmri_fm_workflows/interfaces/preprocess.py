@@ -7,13 +7,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from dmri_fm.preprocess.confounds import confounds_table
-from dmri_fm.preprocess.motion import (
-    MotionEstimate,
-    estimate_motion,
-    no_motion,
-    write_motion_tsv,
-)
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -27,10 +20,17 @@ from nipype.interfaces.base import (
 from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.preprocess.confounds import confounds_table
 from dmri_fm.preprocess.denoise import denoise, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import merge_runs
+from dmri_fm.preprocess.motion import (
+    MotionEstimate,
+    estimate_motion,
+    no_motion,
+    write_motion_tsv,
+)
 from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.volumes_table import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from dmri_fm.preprocess.motion import read_motion_tsv
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -17,6 +16,7 @@ from nipype.interfaces.base import (
 
 from dmri_fm.derivatives.tsv import read_table
 from dmri_fm.gradients import read_gradients
+from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.report import figures
 from dmri_fm.volumes import load_image, read_array
 
