@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from types import MappingProxyType
 
-__all__ = ["SCAN_ENTITIES", "join_name", "split_name"]
+__all__ = ["SCAN_ENTITIES", "scan_name", "split_name"]
 
 #: Entities of a raw diffusion scan: key in file names to pybids' long name, in name order.
 SCAN_ENTITIES: Mapping[str, str] = MappingProxyType(
@@ -62,14 +62,14 @@ def split_name(path: PurePath) -> tuple[dict[str, str], str, str]:
     return entities, suffix, dot + extension
 
 
-def join_name(entities: Mapping[str, str]) -> str:
-    """Join the scan's entities into the stem of its outputs.
+def scan_name(entities: Mapping[str, str]) -> str:
+    """Join the entities of a scan into the stem that its outputs share.
 
     Examples
     --------
-    >>> join_name({"acquisition": "x", "subject": "01", "run": "02"})
+    >>> scan_name({"acquisition": "x", "subject": "01", "run": "02", "desc": "preproc"})
     'sub-01_acq-x_run-02'
     """
     return "_".join(
-        f"{key}-{entities[name]}" for key, name in SCAN_ENTITIES.items() if name in entities
+        f"{key}-{entities[name]}" for key, name in SCAN_ENTITIES.items() if entities.get(name)
     )

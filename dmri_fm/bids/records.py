@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.bids.names import join_name
+from dmri_fm.bids.names import scan_name
 from dmri_fm.errors import DmriError
 from dmri_fm.gradients import rotation_part
 from dmri_fm.volumes import Dwi
@@ -149,7 +149,7 @@ class DwiSeries:
     @property
     def name(self) -> str:
         """Stem of the outputs: `sub-01_ses-01_acq-x`."""
-        return join_name(self.entities)
+        return scan_name(self.entities)
 
     @property
     def n_volumes(self) -> int:

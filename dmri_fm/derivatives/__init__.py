@@ -1,7 +1,7 @@
 """Names and sidecars of the output files."""
 
 from dmri_fm.derivatives.maps import Catalogue, Kind, Space, load_catalogue
-from dmri_fm.derivatives.naming import identify, output_path, scan_name, sidecar_path
+from dmri_fm.derivatives.naming import identify, output_path, sidecar_path
 from dmri_fm.derivatives.publish import publish_file, publish_json, publish_text
 from dmri_fm.derivatives.root import write_root_files
 
@@ -15,7 +15,6 @@ __all__ = [
     "publish_file",
     "publish_json",
     "publish_text",
-    "scan_name",
     "sidecar_path",
     "write_root_files",
 ]

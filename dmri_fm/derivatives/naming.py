@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
 from types import MappingProxyType
 
+from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.derivatives.maps import Kind, load_catalogue
 from dmri_fm.errors import ConfigError
 
@@ -21,22 +22,16 @@ __all__ = [
     "OutputName",
     "identify",
     "output_path",
-    "scan_name",
     "sidecar_path",
 ]
+
+#: Entities that a raw scan may have and that its outputs inherit, by long name.
+SOURCE_ENTITIES = tuple(SCAN_ENTITIES.values())
 
 #: Long name to the key in file names, in the order in which they stand there.
 ENTITY_KEYS: Mapping[str, str] = MappingProxyType(
     {
-        "subject": "sub",
-        "session": "ses",
-        "acquisition": "acq",
-        "ceagent": "ce",
-        "reconstruction": "rec",
-        "direction": "dir",
-        "run": "run",
-        "echo": "echo",
-        "part": "part",
+        **{name: key for key, name in SCAN_ENTITIES.items() if name != "chunk"},
         "from": "from",
         "to": "to",
         "mode": "mode",
@@ -47,20 +42,6 @@ ENTITY_KEYS: Mapping[str, str] = MappingProxyType(
         "param": "param",
         "desc": "desc",
     }
-)
-
-#: Entities that a raw scan may have and that its outputs inherit.
-SOURCE_ENTITIES = (
-    "subject",
-    "session",
-    "acquisition",
-    "ceagent",
-    "reconstruction",
-    "direction",
-    "run",
-    "echo",
-    "part",
-    "chunk",
 )
 
 #: What pybids reports beside the entities of a name.
@@ -91,21 +72,6 @@ class OutputName:
     def source_entities(self) -> dict[str, str]:
         """Entities of the scan it belongs to."""
         return {k: v for k, v in self.entities.items() if k in SOURCE_ENTITIES}
-
-
-def scan_name(entities: Mapping[str, str]) -> str:
-    """Return the leading entities that the outputs of one scan share.
-
-    Examples
-    --------
-    >>> scan_name({"session": "02", "subject": "01", "acquisition": "b1"})
-    'sub-01_ses-02_acq-b1'
-    """
-    return "_".join(
-        f"{key}-{entities[name]}"
-        for name, key in ENTITY_KEYS.items()
-        if name in SOURCE_ENTITIES and entities.get(name)
-    )
 
 
 def output_path(

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmri_fm.derivatives.naming import OutputName, identify, scan_name
+from dmri_fm.bids.names import scan_name
+from dmri_fm.derivatives.naming import OutputName, identify
 from dmri_fm.derivatives.tsv import scan_columns
 from dmri_fm.errors import ConfigError, LayoutError
 

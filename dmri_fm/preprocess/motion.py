@@ -28,6 +28,7 @@ from dmri_fm.preprocess.pose import (
     is_plausible,
     pose_from_matrix,
     pose_matrix,
+    pose_rotation,
     pose_tangent,
 )
 from dmri_fm.preprocess.susceptibility import DistortionField, phase_encoding_vector
@@ -142,9 +143,15 @@ def rotate_bvecs(gtab: GradientTable, motion: MotionEstimate) -> GradientTable:
     """Turn the b-vectors with the head, into the frame of the b=0 reference.
 
     A head that is turned by R in a volume has met that volume's gradient g where the reference
-    head would have met R^T g (Leemans & Jones 2009, doi:10.1002/mrm.21890).
+    head would have met R^T g (Leemans & Jones 2009, doi:10.1002/mrm.21890). What eddy currents
+    sheared is no part of R.
     """
-    return gtab.rotated([rotation_part(xfm).T for xfm in motion.xfms])
+    eddy = motion.parameters[:, 6:15].reshape(-1, 3, 3)
+    turns = [
+        rotation_part(np.linalg.inv(np.eye(3) + g) @ xfm[:3, :3]).T
+        for g, xfm in zip(eddy, motion.xfms, strict=True)
+    ]
+    return gtab.rotated(turns)
 
 
 def predict_left_out(
@@ -276,7 +283,7 @@ def estimate_motion(
     passes = ["mean"] + ["tensor"] * (1 if sloppy else n_passes)
     for kind in passes if weighted else []:
         values = scene.sample(poses)
-        turned = gtab.rotated([rotation_part(scene.matrix_of(p)).T for p in poses])
+        turned = gtab.rotated([pose_rotation(p).T for p in poses])
         for shell in gtab.shells:
             members = list(shell.index)
             if kind == "mean":
@@ -519,7 +526,7 @@ def _find_outliers(
     n = len(gtab)
     loss = np.full((n, scene.n_slices), np.nan)
     values = scene.sample(poses)
-    turned = gtab.rotated([rotation_part(scene.matrix_of(p)).T for p in poses])
+    turned = gtab.rotated([pose_rotation(p).T for p in poses])
     for shell in gtab.shells:
         members = list(shell.index)
         if len(members) < 3:

@@ -27,6 +27,7 @@ __all__ = [
     "is_plausible",
     "pose_from_matrix",
     "pose_matrix",
+    "pose_rotation",
     "pose_tangent",
 ]
 
@@ -45,6 +46,12 @@ HEAD_RADIUS_MM = 50.0
 
 #: A volume beyond these bounds has not been registered but lost.
 LARGEST_TRANSLATION_MM, LARGEST_ROTATION_RAD, LARGEST_EDDY = 20.0, np.deg2rad(15.0), 0.1
+
+
+def pose_rotation(pose: ArrayLike) -> NDArray[np.float64]:
+    """Return how a pose turns the head, shape (3, 3), RAS+; eddy currents turn nothing."""
+    numbers = np.asarray(pose, dtype=np.float64)
+    return np.asarray(Rotation.from_euler("xyz", numbers[3:6]).as_matrix())
 
 
 def pose_matrix(pose: ArrayLike, *, centre_mm: ArrayLike) -> NDArray[np.float64]:
@@ -72,8 +79,7 @@ def pose_matrix(pose: ArrayLike, *, centre_mm: ArrayLike) -> NDArray[np.float64]
     numbers = np.asarray(pose, dtype=np.float64)
     centre = np.asarray(centre_mm, dtype=np.float64)
     matrix = np.eye(4)
-    rotation = Rotation.from_euler("xyz", numbers[3:6]).as_matrix()
-    matrix[:3, :3] = (np.eye(3) + numbers[6:].reshape(3, 3)) @ rotation
+    matrix[:3, :3] = (np.eye(3) + numbers[6:].reshape(3, 3)) @ pose_rotation(numbers)
     matrix[:3, 3] = centre + numbers[:3] - matrix[:3, :3] @ centre
     return matrix
 

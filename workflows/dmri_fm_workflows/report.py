@@ -14,7 +14,8 @@ import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
 from dmri_fm import __version__
-from dmri_fm.derivatives.naming import identify, scan_name, sidecar_path
+from dmri_fm.bids.names import scan_name
+from dmri_fm.derivatives.naming import identify, sidecar_path
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.derivatives.root import default_methods
 from dmri_fm.derivatives.tsv import read_table, scan_columns

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dmri_fm.bids.names import join_name, split_name
+from dmri_fm.bids.names import scan_name, split_name
 
 
 @pytest.mark.parametrize(
@@ -13,11 +13,11 @@ from dmri_fm.bids.names import join_name, split_name
 )
 def test_joining_undoes_splitting(stem: str) -> None:
     entities, suffix, extension = split_name(Path(f"/data/{stem}_dwi.nii.gz"))
-    assert (join_name(entities), suffix, extension) == (stem, "dwi", ".nii.gz")
+    assert (scan_name(entities), suffix, extension) == (stem, "dwi", ".nii.gz")
 
 
 def test_joining_sorts_entities_as_bids_does() -> None:
-    assert join_name({"run": "1", "direction": "AP", "subject": "x"}) == "sub-x_dir-AP_run-1"
+    assert scan_name({"run": "1", "direction": "AP", "subject": "x"}) == "sub-x_dir-AP_run-1"
 
 
 def test_index_keeps_its_zeros() -> None:

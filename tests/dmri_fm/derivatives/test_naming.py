@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from dmri_fm.derivatives import identify, load_catalogue, output_path, scan_name, sidecar_path
+from dmri_fm.bids.names import scan_name
+from dmri_fm.derivatives import identify, load_catalogue, output_path, sidecar_path
 from dmri_fm.derivatives.naming import ENTITY_KEYS
 from dmri_fm.errors import ConfigError
 

@@ -25,7 +25,12 @@ from dmri_fm.preprocess.motion import (
     rotate_bvecs,
     write_motion_tsv,
 )
-from dmri_fm.preprocess.pose import pose_from_matrix, pose_matrix, pose_tangent
+from dmri_fm.preprocess.pose import (
+    pose_from_matrix,
+    pose_matrix,
+    pose_rotation,
+    pose_tangent,
+)
 
 AFFINE = np.array([[-4.0, 0, 0, 92], [0, 4, 0, -124], [0, 0, 4, -76], [0, 0, 0, 1]])
 SHAPE = (47, 52, 42)
@@ -174,6 +179,23 @@ def test_turned_head_turns_its_directions_back() -> None:
     fibre_in_volume = turn[:3, :3] @ [1, 0, 0]
     assert fibre_in_volume @ gtab.bvecs_ras[1] == pytest.approx(1)
     np.testing.assert_allclose(rotate_bvecs(gtab, turned).bvecs_ras[1], [1, 0, 0], atol=1e-12)
+
+
+def test_eddy_currents_turn_no_directions() -> None:
+    gtab = GradientTable([0, 1000], [[0, 0, 0], [0.6, 0.8, 0]])
+    poses = np.zeros((2, 15))
+    poses[1, 3:6] = [0.02, -0.01, 0.03]
+    turned = [rotate_bvecs(gtab, _motion_of(poses)).bvecs_ras[1]]
+    poses[1, 6:] = pose_tangent("eddy", encoding=[0, 1, 0])[6:, 6:] @ [0.04, -0.02, 0.03]
+    turned.append(rotate_bvecs(gtab, _motion_of(poses)).bvecs_ras[1])
+    np.testing.assert_allclose(turned[1], turned[0], atol=1e-12)
+    np.testing.assert_allclose(turned[0], pose_rotation(poses[1]).T @ [0.6, 0.8, 0], atol=1e-12)
+
+
+def _motion_of(poses: np.ndarray) -> MotionEstimate:
+    still = no_motion(len(poses), 1)
+    xfms = np.stack([pose_matrix(p, centre_mm=[5, 6, 7]) for p in poses])
+    return MotionEstimate(xfms, still.is_outlier, poses, still.fd_mm, "test")
 
 
 def test_prediction_leaves_the_volume_out(still) -> None:

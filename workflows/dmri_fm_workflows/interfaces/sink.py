@@ -24,13 +24,13 @@ from nipype.interfaces.base import (
 )
 from niworkflows.interfaces.bids import PrepareDerivative
 
+from dmri_fm.bids.names import scan_name
 from dmri_fm.derivatives.maps import Kind, load_catalogue
 from dmri_fm.derivatives.naming import (
     ENTITY_KEYS,
     SOURCE_ENTITIES,
     OutputName,
     identify,
-    scan_name,
     sidecar_path,
 )
 from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
