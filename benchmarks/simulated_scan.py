@@ -39,6 +39,7 @@ TRUTH_NAMES = {
     "fa": ("model-tensor_param-fa_desc-truth_dwimap", "desc-truth_fa"),
     "md": ("model-tensor_param-md_desc-truth_dwimap", "desc-truth_md"),
     "wm": ("label-WM_desc-truth_probseg", "desc-truth_wm"),
+    "brain": ("desc-truth_mask",),
     "field": ("desc-truth_fieldmap", "desc-truth_fieldmap_hz"),
 }
 
