@@ -36,8 +36,9 @@ def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
     ----------
     path
         JSON: `{"dwi": {"acquisition": "multiband"}, "t1w": {"session": "01"}}`, with the queries
-        `dwi`, `t1w` and `fmap`. A value is a label, a list of labels, null (the entity must be
-        absent) or `"*"` (any label). Keys that are no entities are looked up in the sidecars.
+        `dwi`, `t1w` and `fmap`. A value is a label, null or `"Query.NONE"` (the entity must be
+        absent), `"*"` or `"Query.ANY"` (any label), `"Query.OPTIONAL"` (either), or a list of
+        these. Keys that are no entities are looked up in the sidecars.
 
     Raises
     ------
@@ -69,7 +70,7 @@ def check_filters(filters: object, *, path: str | Path | None = None) -> None:
         isinstance(query, Mapping) for query in filters.values()
     ):
         raise ConfigError(
-            "the filters are no object of objects",
+            "the filters are no JSON object of objects",
             path=path,
             expected='{"dwi": {"acquisition": "x"}, "t1w": {"session": "01"}}',
         )
@@ -131,8 +132,10 @@ def _as_list(value: object) -> list[Any]:
 
 def _agrees(value: object, wanted: object) -> bool:
     """Compare a label with a wanted one; index 1 and label `01` are the same run."""
-    if wanted is None or value is None:
-        return wanted is value
-    if wanted == "*" or wanted == value or str(wanted) == str(value):
+    if wanted == "Query.OPTIONAL":
+        return True
+    if wanted in (None, "Query.NONE") or value is None:
+        return wanted in (None, "Query.NONE") and value is None
+    if wanted in ("*", "Query.ANY") or wanted == value or str(wanted) == str(value):
         return True
     return str(wanted).isdigit() and str(value).isdigit() and int(str(wanted)) == int(str(value))

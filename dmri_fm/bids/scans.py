@@ -90,7 +90,7 @@ def is_diffusion_signal(
     image_type = metadata.get("ImageType") or ()
     words = {
         str(word).upper()
-        for word in ([image_type] if isinstance(image_type, str) else image_type)
+        for word in (image_type if isinstance(image_type, list | tuple) else [image_type])
         for word in str(word).split("\\")
     }
     if words & _MAP_WORDS or (words & _NOT_MAGNITUDE and not words & {"M", "MAGNITUDE"}):
@@ -144,7 +144,8 @@ def _encoding(
     metadata: Mapping[str, Any], shape: Sequence[int]
 ) -> tuple[str | None, float | None]:
     direction = metadata.get("PhaseEncodingDirection")
-    direction = direction if direction in _PHASE_ENCODINGS else None
+    is_known = isinstance(direction, str) and direction in _PHASE_ENCODINGS
+    direction = direction if is_known else None
     n_lines = shape["ijk".index(direction[0])] if direction else None
     return direction, readout_time_s(metadata, n_lines)
 

@@ -69,7 +69,7 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def publish_text(text: str, target: str | Path, *, staging: str | Path | None = None) -> bool:
+def publish_text(text: str, target: str | Path) -> bool:
     """Write a text file atomically, UTF-8.
 
     Parameters
@@ -78,8 +78,6 @@ def publish_text(text: str, target: str | Path, *, staging: str | Path | None = 
         Contents.
     target
         Path; missing folders are made.
-    staging
-        Folder for the unfinished file; used if it is on the target's file system.
 
     Returns
     -------
@@ -92,20 +90,16 @@ def publish_text(text: str, target: str | Path, *, staging: str | Path | None = 
         If the disk is full or the folder cannot be written.
     """
     data = text.encode("utf-8")
-    return _publish(lambda stream: stream.write(data), Path(target), staging=staging)
+    return _publish(lambda stream: stream.write(data), Path(target))
 
 
-def publish_json(
-    content: Mapping[str, Any], target: str | Path, *, staging: str | Path | None = None
-) -> bool:
+def publish_json(content: Mapping[str, Any], target: str | Path) -> bool:
     """Write a JSON file atomically, keys sorted; see :func:`publish_text`."""
     text = json.dumps(to_json(content), indent=2, sort_keys=True, ensure_ascii=False)
-    return publish_text(text + "\n", target, staging=staging)
+    return publish_text(text + "\n", target)
 
 
-def publish_file(
-    source: str | Path, target: str | Path, *, staging: str | Path | None = None
-) -> bool:
+def publish_file(source: str | Path, target: str | Path) -> bool:
     """Copy a file to its place atomically.
 
     A `.gz` file loses the time and name that some programs put into its header; a plain file is
@@ -115,7 +109,7 @@ def publish_file(
     ----------
     source
         File to copy; it stays.
-    target, staging
+    target
         See :func:`publish_text`.
 
     Returns
@@ -141,7 +135,7 @@ def publish_file(
             else:
                 shutil.copyfileobj(found, stream, _CHUNK_BYTES)
 
-    return _publish(copy, target, staging=staging)
+    return _publish(copy, target)
 
 
 def _plain_gzip_header(stream: IO[bytes]) -> bytes:
@@ -162,16 +156,12 @@ def _plain_gzip_header(stream: IO[bytes]) -> bytes:
     return bytes(header)
 
 
-def _publish(
-    write: Callable[[IO[bytes]], object], target: Path, *, staging: str | Path | None
-) -> bool:
+def _publish(write: Callable[[IO[bytes]], object], target: Path) -> bool:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = target.parent
-        if staging is not None and os.stat(staging).st_dev == os.stat(folder).st_dev:
-            folder = Path(staging)
-        handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, f".{target.name}.", folder)
+        # Beside the target: two bind mounts of one file system are two to `rename`.
+        handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, f".{target.name}.", target.parent)
         temporary = Path(name)
         with os.fdopen(handle, "w+b") as stream:
             write(stream)

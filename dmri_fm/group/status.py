@@ -18,19 +18,19 @@ SHOWN_PATHS = 3
 
 @dataclass(frozen=True)
 class ParticipantStatus:
-    """The latest run of a participant.
+    """What the latest runs of a participant's scans came to.
 
     Attributes
     ----------
     participant_id
         With the prefix.
     status
-        `complete`; `incomplete`: outputs are missing or changed; `failed`; `unknown`: no
-        readable record.
+        `complete`; `incomplete`: outputs are missing or changed; `failed`: the latest run of a
+        scan has errors; `unknown`: no readable record.
     reason
         Why it is not complete, and what could not be read; empty if all is well.
     run_uuid, version, started, finished
-        Of the latest run; empty if unknown.
+        Of the latest run of all; empty if unknown.
     n_outputs, n_missing
         Outputs the run wrote, and those among them that are gone or of another size.
     n_scans
@@ -66,6 +66,23 @@ def _records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return records, broken
 
 
+def _current(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the last record, and before it those of scans that no later record has.
+
+    A run that was not asked for some scans only has the last word on all of them.
+    """
+    found: list[Mapping[str, Any]] = []
+    seen: set[str] = set()
+    for record in reversed(records):
+        scans = {str(s) for s in record.get("scans") or ()}
+        if not found or scans - seen:
+            found.append(record)
+        seen |= scans
+        if not record.get("is_partial"):
+            break
+    return found
+
+
 def _missing(output_dir: Path, outputs: Mapping[str, Any]) -> list[str]:
     found = []
     for relative, size in sorted(outputs.items()):
@@ -90,8 +107,9 @@ def read_status(
 ) -> ParticipantStatus:
     """Find out what became of a participant.
 
-    The latest record among `log/*/provenance.json` counts. A broken record is a reason, never
-    an error.
+    The latest record among `log/*/provenance.json` counts, and earlier ones of scans, such as
+    those of another session, that no later run was asked for. A broken record is a reason,
+    never an error.
 
     Parameters
     ----------
@@ -114,9 +132,10 @@ def read_status(
     outputs = latest.get("outputs")
     outputs = outputs if isinstance(outputs, dict) else {}
     missing = _missing(output_dir, outputs)
-    status = latest["status"]
+    current = _current(records)
+    status = "failed" if any(r["status"] == "failed" for r in current) else "complete"
     why = []
-    for error in latest.get("errors") or []:
+    for error in (e for r in current for e in r.get("errors") or []):
         entry = error if isinstance(error, dict) else {"message": str(error)}
         parts = [str(entry[k]) for k in ("scan", "stage", "message") if entry.get(k)]
         why.append(": ".join(parts))

@@ -270,7 +270,8 @@ def collect_tables(
     problems = (*bad_features, *bad_quality, *bad_scalars)
     scans = pd.concat(
         [t[[c for c in SCAN_COLUMNS if c in t]] for t in (features, quality, scalars)]
-    ).drop_duplicates()
+    ).fillna(MISSING)
+    scans = scans.drop_duplicates()
     counts = scans["participant_id"].value_counts()
     rows = []
     for participant in everybody:

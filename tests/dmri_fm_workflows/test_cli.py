@@ -70,7 +70,7 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
         output_dir=tmp_path / "out",
         participant_label=("01", "02"),
         session_label=("a",),
-        bids_filters={"dwi": {"acquisition": None, "run": None}},
+        bids_filters={"dwi": {"acquisition": None, "run": "Query.NONE"}},
         bids_database_dir=tmp_path / "db",
         skip_bids_validation=True,
         work_dir=tmp_path / "w",

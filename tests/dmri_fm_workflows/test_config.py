@@ -18,7 +18,10 @@ FULL: dict[str, Any] = {
     "analysis_level": "group",
     "participant_label": ("01", "02"),
     "session_label": ("base",),
-    "bids_filters": {"dwi": {"acquisition": "b1000", "run": None}, "t1w": {"session": ["1", "2"]}},
+    "bids_filters": {
+        "dwi": {"acquisition": "b1000", "run": None},
+        "t1w": {"session": ["1", None]},
+    },
     "bids_database_dir": Path("/data/db"),
     "skip_bids_validation": True,
     "work_dir": Path("/scratch"),

@@ -153,9 +153,14 @@ ENGINES = [
 
 
 def build(
-    series: DwiSeries, root: Path, *, engines: Engines, t1w: bool = True, **changes: object
+    *series: DwiSeries,
+    root: Path,
+    engines: Engines,
+    t1w: bool = True,
+    session_warnings: tuple[str, ...] = (),
+    **changes: object,
 ) -> object:
-    """Build a participant's graph with one series."""
+    """Build a participant's graph."""
     anatomy = ()
     if t1w:
         path = root / "raw" / "sub-01_T1w.nii.gz"
@@ -174,7 +179,7 @@ def build(
         "omp_nthreads": 1,
     }
     return participant.init_participant_wf(
-        participant=Participant("01", (Session(None, anatomy, (series,)),)),
+        participant=Participant("01", (Session(None, anatomy, series, session_warnings),)),
         bids_root=root / "raw",
         output_dir=root / "out",
         engines=engines,
@@ -216,7 +221,7 @@ def assert_every_mandatory_input_is_fed(graph: object) -> None:
 def test_graph_expands_with_every_engine(
     series: DwiSeries, tmp_path: Path, engines: Engines, t1w: bool
 ) -> None:
-    workflow = build(series, tmp_path, engines=engines, t1w=t1w)
+    workflow = build(series, root=tmp_path, engines=engines, t1w=t1w)
     graph = workflow._create_flat_graph()
     assert_every_mandatory_input_is_fed(graph)
     names = {node.name for node in graph.nodes()}
@@ -234,7 +239,7 @@ def test_graph_without_networks(
 ) -> None:
     workflow = build(
         series,
-        tmp_path,
+        root=tmp_path,
         engines=ENGINES[0],
         models=models_asked,
         normalisation=normalisation,
@@ -245,15 +250,14 @@ def test_graph_without_networks(
     assert ("extract_features" in names) == ("drope" in models_asked)
 
 
-def test_few_directions_skip_the_tensor_and_say_so(tmp_path: Path) -> None:
+def test_few_directions_skip_the_tensor(tmp_path: Path) -> None:
     run = make_run(tmp_path / "raw", "PA", n_directions=4)
     few = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
-    workflow = build(few, tmp_path, engines=ENGINES[0])
+    workflow = build(few, root=tmp_path, engines=ENGINES[0])
     names = {node.name for node in workflow._create_flat_graph().nodes()}
     assert "fit_tensor" not in names
     assert "extract_features" in names
     base = workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base
-    assert any("fewer than the six" in text for text in base["Warnings"])
     assert any("NOT corrected" in text for text in base["Warnings"])
 
 
@@ -270,13 +274,33 @@ def test_reverse_image_of_fmap_reaches_the_estimate(tmp_path: Path) -> None:
         readout_time_s=0.05,
     )
     one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"}, reverse=(epi,))
-    workflow = build(one, tmp_path, engines=ENGINES[0])
+    workflow = build(one, root=tmp_path, engines=ENGINES[0])
     node = workflow.get_node("dwi_dir_PA_wf.preprocess_wf.sdc_wf.estimate_field")
     assert node.inputs.epi_file == str(path)
     assert node.inputs.epi_phase_encoding == "j-"
 
 
 def test_no_two_outputs_share_a_name(series: DwiSeries, tmp_path: Path) -> None:
-    workflow = build(series, tmp_path, engines=ENGINES[0])
+    workflow = build(series, root=tmp_path, engines=ENGINES[0])
     sinks = [n for n in workflow._create_flat_graph().nodes() if n.name.startswith("ds_")]
     assert len({n.fullname for n in sinks}) == len(sinks)
+
+
+def test_any_label_and_any_entity_gives_a_graph(tmp_path: Path) -> None:
+    entities = {"subject": "01", "acquisition": "b1000+", "reconstruction": "x"}
+    one, two = (
+        DwiSeries(
+            runs=(make_run(tmp_path / "raw", direction),), entities={**entities, "chunk": chunk}
+        )
+        for direction, chunk in (("AP", "1"), ("PA", "2"))
+    )
+    workflow = build(one, two, root=tmp_path, engines=ENGINES[0])
+    assert workflow.get_node("dwi_acq_b1000x2b_rec_x_chunk_2_wf.merge_facts") is not None
+
+
+def test_warnings_of_the_session_reach_the_sidecars(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "PA")
+    series = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
+    said = "ses-2 has no T1-weighted image that can be used; ses-1's is used."
+    workflow = build(series, root=tmp_path, engines=ENGINES[0], session_warnings=(said,))
+    assert said in workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base["Warnings"]

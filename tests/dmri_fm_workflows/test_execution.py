@@ -4,49 +4,82 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dmri_fm.bids import Participant
+from dmri_fm.bids.records import DwiRun, DwiSeries, Participant, Session
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.errors import BusyError, ImageError
 from dmri_fm_workflows.execution import (
     LOCK_NAME,
     Provenance,
     find_complete,
+    find_stale,
     fingerprint,
-    list_outputs,
     locked,
+    measure_outputs,
     read_crash,
     write_provenance,
 )
 
+ROOT = Path(__file__).parents[2]
+
+HOLD = """
+import sys
+from pathlib import Path
+from dmri_fm_workflows.execution import locked
+with locked("01", [Path(sys.argv[1])]):
+    print("held", flush=True)
+    input()
+"""
+
+
+def hold(folder: Path, *, inside: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Return a process that holds the lock until it is killed or told to end."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"}
+    process = subprocess.Popen(
+        [*inside, sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
 
 def test_second_run_of_a_participant_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "work" / LOCK_NAME
-    path.parent.mkdir()
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        path.write_text(json.dumps({"host": socket.gethostname(), "pid": other.pid}))
-        with pytest.raises(BusyError, match=str(other.pid)), locked("01", [path.parent]):
-            pass
-        assert path.exists()
-    finally:
-        other.communicate(b"\n")
-    with locked("01", [path.parent]):
-        owner = json.loads(path.read_text())
-        assert owner["pid"] == os.getpid()
-    assert not path.exists()
-
-
-def test_lock_of_another_host_is_respected(tmp_path: Path) -> None:
-    (tmp_path / LOCK_NAME).write_text(json.dumps({"host": "another-node", "pid": 1}))
-    with pytest.raises(BusyError, match="another-node"), locked("01", [tmp_path]):
+    other = hold(tmp_path / "work")
+    with pytest.raises(BusyError, match=str(other.pid)), locked("01", [tmp_path / "work"]):
         pass
+    other.communicate("\n")
+    assert not (tmp_path / "work" / LOCK_NAME).exists()
+    with locked("01", [tmp_path / "work"]):
+        assert json.loads((tmp_path / "work" / LOCK_NAME).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "work" / LOCK_NAME).exists()
+
+
+def test_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> None:
+    other = hold(tmp_path)
+    other.kill()
+    other.communicate()
+    assert (tmp_path / LOCK_NAME).exists()
+    with locked("01", [tmp_path]):
+        pass
+
+
+def test_lock_is_seen_from_another_container(tmp_path: Path) -> None:
+    inside = ("unshare", "--pid", "--fork", "--kill-child")
+    try:
+        subprocess.run([*inside, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user may not make process namespaces")
+    other = hold(tmp_path, inside=inside)
+    with pytest.raises(BusyError, match="another run"), locked("01", [tmp_path]):
+        pass
+    other.communicate("\n")
 
 
 def test_lock_released_after_an_error(tmp_path: Path) -> None:
@@ -72,9 +105,11 @@ def _record(fingerprint_: str, outputs: dict[str, int], status: str = "complete"
 def test_complete_run_is_found_only_with_its_outputs(tmp_path: Path) -> None:
     image = tmp_path / "sub-01" / "dwi" / "a.nii.gz"
     publish_text("voxels", image)
-    outputs = list_outputs(tmp_path, "01")
+    outputs = measure_outputs(tmp_path, [image])
     assert outputs == {"sub-01/dwi/a.nii.gz": 6}
     write_provenance(tmp_path, _record("abc", outputs))
+    assert find_complete(tmp_path, "01", "abc") is None
+    publish_text("page", tmp_path / "sub-01.html")
     assert find_complete(tmp_path, "01", "abc") is not None
     assert find_complete(tmp_path, "01", "other options") is None
     image.write_text("vox")
@@ -84,8 +119,48 @@ def test_complete_run_is_found_only_with_its_outputs(tmp_path: Path) -> None:
 def test_failed_run_is_never_complete(tmp_path: Path) -> None:
     image = tmp_path / "sub-01" / "a.txt"
     publish_text("x", image)
+    publish_text("page", tmp_path / "sub-01.html")
     write_provenance(tmp_path, _record("abc", {"sub-01/a.txt": 1}, status="failed"))
     assert find_complete(tmp_path, "01", "abc") is None
+
+
+def test_outputs_that_a_later_run_does_not_write_are_stale(tmp_path: Path) -> None:
+    dwi = tmp_path / "sub-01" / "dwi"
+    files = {
+        name: dwi / f"sub-01_{name}_space-ACPC_model-{model}_param-fa_dwimap.nii.gz"
+        for name, model in (("acq-a", "tensor"), ("acq-b", "tensor"), ("acq-c", "qcgdti"))
+    }
+    for path in (*files.values(), dwi / "notes.txt"):
+        publish_text("x", path)
+    write_provenance(tmp_path, _record("abc", measure_outputs(tmp_path, files.values())))
+    now = make_participant("a", "b")
+    written = [files["acq-a"]]
+    assert find_stale(tmp_path, now, written, is_partial=False) == [
+        files["acq-b"], files["acq-c"]
+    ]  # fmt: skip
+    assert find_stale(tmp_path, now, written, is_partial=True) == [files["acq-b"]]
+
+
+def make_participant(*acquisitions: str, **metadata: str) -> Participant:
+    series = tuple(
+        DwiSeries((make_run(acq, metadata),), {"subject": "01", "acquisition": acq})
+        for acq in acquisitions
+    )
+    return Participant(label="01", sessions=(Session(None, (), series),))
+
+
+def make_run(acquisition: str, metadata: dict[str, str]) -> DwiRun:
+    path = Path(f"sub-01_acq-{acquisition}_dwi.nii.gz")
+    return DwiRun(
+        path=path, bval=path, bvec=path, entities={}, metadata=metadata, shape=(2, 2, 2, 2),
+        affine=np.eye(4), phase_encoding=None, readout_time_s=None,
+    )  # fmt: skip
+
+
+def test_fingerprint_follows_the_sidecars() -> None:
+    before, after = make_participant("a"), make_participant("a", PhaseEncodingDirection="j")
+    assert fingerprint(before, "", version="1") == fingerprint(before, "", version="1")
+    assert fingerprint(before, "", version="1") != fingerprint(after, "", version="1")
 
 
 def test_fingerprint_follows_options_version_and_files(tmp_path: Path) -> None:
@@ -112,3 +187,15 @@ def test_crash_file_yields_node_and_whole_message(tmp_path: Path) -> None:
     node, message = read_crash(crash)
     assert node == "sub_01_wf.anat_wf.mask_t1w"
     assert message == f"ImageError: {error}"
+
+
+def test_worker_that_was_killed_is_explained(tmp_path: Path) -> None:
+    crash = tmp_path / "crash.txt"
+    crash.write_text(
+        "Node: sub_01_wf.x\n\nTraceback (most recent call last):\n"
+        "concurrent.futures.process.BrokenProcessPool: A process in the process pool was "
+        "terminated abruptly while the future was running or pending.\n"
+    )
+    _, message = read_crash(crash)
+    assert message.startswith("BrokenProcessPool: A process")
+    assert "memory" in message

@@ -169,6 +169,22 @@ def test_write_failure_names_the_file_and_leaves_nothing(put, out, tmp_path):
     assert not list((tmp_path / "work").glob(".*part"))
 
 
+def test_no_member_of_a_group_stays_without_the_others(put, out, tmp_path):
+    image = _image(tmp_path / "dwi.nii.gz", shape=(4, 5, 6, 2))
+    (tmp_path / "dwi.bval").write_text("0 1000\n")
+    (tmp_path / "dwi.bvec").write_text("0 1\n0 0\n0 0\n")
+    files = [image, str(tmp_path / "dwi.bval"), str(tmp_path / "dwi.bvec")]
+    put("preproc_dwi", files, space="ACPC")
+    whole = _files(out)
+    assert len(whole) == 4
+    (bvec,) = (p for p in whole if p.endswith(".bvec"))
+    (out / bvec).unlink()
+    (out / bvec).mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        put("preproc_dwi", files, space="ACPC")
+    assert _files(out) == []
+
+
 def test_source_is_kept(put, tmp_path):
     (tmp_path / "c.tsv").write_text("a\n1\n")
     put("confounds", str(tmp_path / "c.tsv"))

@@ -15,9 +15,11 @@ from pathlib import Path
 import nipype.pipeline.engine as pe
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
+from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
 from rich import get_console
 from rich.console import Console
+from rich.markup import escape
 
 from dmri_fm import __version__
 from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
@@ -31,14 +33,16 @@ from dmri_fm_workflows.execution import (
     Provenance,
     ScanError,
     find_complete,
+    find_stale,
     fingerprint,
-    list_outputs,
     locked,
+    measure_outputs,
     read_crash,
     remove_work,
     utc_now,
     write_provenance,
 )
+from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
@@ -74,6 +78,7 @@ def run_participants(config: RunConfig) -> int:
     engines = choose_engines(
         denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
     )
+    check_networks(config)
     dataset = read_dataset(
         config.bids_dir,
         participant_labels=config.participant_label or None,
@@ -101,6 +106,9 @@ def run_participants(config: RunConfig) -> int:
             )
         except DmriError as error:
             LOGGER.error("sub-%s: %s", label, error)
+            done = False
+        except Exception as error:  # a defect of ours; the others go on
+            LOGGER.exception("sub-%s: %s: %s", label, type(error).__name__, error)
             done = False
         if not done:
             failed.append(label)
@@ -131,14 +139,16 @@ def remove_empty(folder: Path) -> None:
 def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
     n_series = sum(len(s.series) for p in dataset.participants for s in p.sessions)
     console.print(
-        f"[bold]drope-bidsapp {__version__}[/]  {dataset.name}: "
+        f"[bold]drope-bidsapp {__version__}[/]  {escape(dataset.name)}: "
         f"{len(dataset.participants)} participants, {n_series} series; "
         f"denoise {engines.denoise}, pairs {engines.pair_sdc}, motion {engines.hmc}",
         highlight=False,
         soft_wrap=True,
     )
     for problem in dataset.problems:
-        console.print(f"[yellow]skipped[/] {problem.error}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[yellow]skipped[/] {escape(str(problem.error))}", highlight=False, soft_wrap=True
+        )
 
 
 def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Engines) -> int:
@@ -200,8 +210,11 @@ def _run_one(
         )
         return True
     started, clock = utc_now(), time.monotonic()
-    work_dir = config.work_dir / f"sub-{label}"
+    # A folder of one version: nipype knows of changed inputs, not of changed code.
+    work_dir = config.work_dir / f"drope-{__version__}" / f"sub-{label}"
     log_dir = config.output_dir / f"sub-{label}" / "log" / run_uuid
+    written: set[Path] = set()
+    is_partial = bool(config.session_label or config.bids_filters)
     with locked(label, [work_dir, config.output_dir / f"sub-{label}"]):
         errors = [
             ScanError(str(p.path.name if p.path else f"sub-{label}"), "read", str(p.error))
@@ -211,14 +224,26 @@ def _run_one(
         if any(session.series for session in participant.sessions):
             publish_text(config.to_toml(), log_dir / "drope.toml")
             workflow = _build(config, dataset, participant, engines)
-            errors += _execute(workflow, config, label, work_dir, log_dir, console=console)
-        write_participant_page(
-            config.output_dir,
-            label,
-            dataset=dataset.name,
-            errors=[RunError(e.stage, e.message, scan=e.scan) for e in errors],
-            config=config.to_toml(),
-        )
+            errors += _execute(
+                workflow, config, label, work_dir, log_dir, console=console, written=written
+            )
+        stale = find_stale(config.output_dir, participant, written, is_partial=is_partial)
+        if not errors:
+            for path in stale:
+                LOGGER.info("%s is of an earlier run and no output of this one: removed", path)
+                path.unlink()
+        try:
+            write_participant_page(
+                config.output_dir,
+                label,
+                dataset=dataset.name,
+                errors=[RunError(e.stage, e.message, scan=e.scan) for e in errors],
+                config=config.to_toml(),
+                hidden=stale,
+            )
+        except DmriError as error:
+            errors.append(ScanError(f"sub-{label}", "report", str(error)))
+        _print_errors(console, label, errors)
         write_provenance(
             config.output_dir,
             Provenance(
@@ -230,22 +255,28 @@ def _run_one(
                 started=started,
                 finished=utc_now(),
                 fingerprint=wanted,
-                outputs=list_outputs(config.output_dir, label),
+                scans=tuple(s.name for v in participant.sessions for s in v.series),
+                is_partial=is_partial,
+                outputs=measure_outputs(config.output_dir, written),
                 errors=tuple(errors),
             ),
         )
-    for error in errors:
-        console.print(
-            f"[red]sub-{label}[/] {error.scan}, stage {error.stage}:\n{error.message}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if not errors and not config.keep_work:
-        remove_work(work_dir)
+        if not errors and not config.keep_work:
+            remove_work(work_dir)
     minutes = (time.monotonic() - clock) / 60
     word = "[red]with errors[/]" if errors else "[green]complete[/]"
     console.print(f"sub-{label}: {word} after {minutes:.1f} min", highlight=False, soft_wrap=True)
     return not errors
+
+
+def _print_errors(console: Console, label: str, errors: Sequence[ScanError]) -> None:
+    for error in errors:
+        console.print(
+            f"[red]sub-{label}[/] {escape(error.scan)}, stage {escape(error.stage)}:\n"
+            f"{escape(error.message)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _execute(
@@ -256,7 +287,9 @@ def _execute(
     log_dir: Path,
     *,
     console: Console,
+    written: set[Path],
 ) -> list[ScanError]:
+    """Run a graph; return what failed, and add what was written to `written`."""
     log_dir.mkdir(parents=True, exist_ok=True)
     execution = {
         "crashdump_dir": str(log_dir),
@@ -276,7 +309,7 @@ def _execute(
     failure: Exception | None = None
     with ParticipantProgress(console, label, n_steps=n_steps) as progress:
         plugin, arguments = choose_plugin(config)
-        arguments["status_callback"] = NodeWatcher(progress)
+        arguments["status_callback"] = NodeWatcher(progress, written)
         if plugin == "MultiProc":
             plugin = ProcessPoolPlugin(plugin_args=arguments)
         try:
@@ -301,6 +334,23 @@ def _execute(
             ScanError(f"sub-{label}", "workflow", f"{type(failure).__name__}: {failure}")
         )
     return errors
+
+
+def check_networks(config: RunConfig) -> None:
+    """Stop before any work if a network could not run at its end.
+
+    Raises
+    ------
+    ConfigError
+        If the device is missing.
+    WeightsError
+        If a checkpoint of the user's cannot be used.
+    """
+    from dmri_fm.models.weights import load_weights
+
+    choose_device(config.device)
+    for name, path in config.weights.items():
+        load_weights(path, model=name)
 
 
 def choose_device(requested: str) -> str:
@@ -340,13 +390,25 @@ def _quiet_nipype(log_dir: Path, *, verbose: int) -> None:
 
 
 class NodeWatcher:
-    """Tell the progress display about nodes; nipype pickles it with the nodes, without display."""
+    """Tell the progress display about nodes, and list the files that sinks write.
 
-    def __init__(self, progress: ParticipantProgress | None = None) -> None:
+    nipype pickles it with the nodes; a copy in a worker process has neither.
+    """
+
+    def __init__(
+        self, progress: ParticipantProgress | None = None, written: set[Path] | None = None
+    ) -> None:
         self._progress = progress
+        self._written = written
 
     def __call__(self, node: pe.Node, status: str) -> None:
-        """Take note of a node's start, end or failure; bookkeeping nodes are left out."""
+        """Take note of a node's start, end or failure, and of the files that sinks write."""
+        if (
+            self._written is not None
+            and status == "end"
+            and isinstance(node.interface, DerivativesDataSink)
+        ):
+            self._written.update(_sunk(node))
         if self._progress is None or node.run_without_submitting:
             return
         scan, stage = describe_node(node.fullname)
@@ -354,6 +416,12 @@ class NodeWatcher:
 
     def __reduce__(self) -> tuple[type[NodeWatcher], tuple[()]]:
         return NodeWatcher, ()
+
+
+def _sunk(node: pe.Node) -> list[Path]:
+    found = node.result.outputs
+    files = found.out_file if isinstance(found.out_file, list) else [found.out_file]
+    return [Path(f) for f in (*files, found.out_meta) if isdefined(f)]
 
 
 def count_steps(workflow: pe.Workflow) -> int:

@@ -7,11 +7,12 @@ are known to be good and the environment is set up for them.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from dmri_fm_workflows.config import (
     DEVICES,
     HMC,
     MODELS,
-    NO_ENTITY,
     NORMALISATIONS,
     OUTPUT_SPACES,
     SDC,
@@ -288,7 +288,9 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
         values = read_options(_read_text(path), path=path)
         values.pop("run_uuid", None)
     if path := given.pop("bids_filter_file", None):
-        values["bids_filters"] = read_filters(path)
+        from dmri_fm.bids.filters import read_filter_file
+
+        values["bids_filters"] = read_filter_file(path)
     if path := given.pop("use_plugin", None):
         values["plugin"], values["plugin_args"] = read_plugin(path)
     if pairs := given.pop("weights", None):
@@ -329,41 +331,6 @@ def _read_text(path: Path) -> str:
         ) from None
     except UnicodeDecodeError:
         raise ConfigError("is not text", path=path, expected="UTF-8") from None
-
-
-def read_filters(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a filter file as fmriprep and qsiprep have it.
-
-    Parameters
-    ----------
-    path
-        JSON: entities by kind of image; `null` or `"Query.NONE"` for an absent entity.
-
-    Returns
-    -------
-    dict
-        The same, with None for absent entities.
-
-    Raises
-    ------
-    ConfigError
-        If the file is no JSON object of objects.
-    """
-    example = '{"dwi": {"acquisition": "b1000"}}'
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"not valid JSON ({error})", path=path, expected=f"filters such as {example}"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise ConfigError(
-            "not a JSON object of objects", path=path, expected=f"filters such as {example}"
-        )
-    return {
-        kind: {key: None if value == NO_ENTITY else value for key, value in entities.items()}
-        for kind, entities in content.items()
-    }
 
 
 def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
@@ -497,6 +464,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DmriError as error:
         print(f"drope-bidsapp: {error}", file=sys.stderr)
         return EXIT_USAGE
+    # Slurm at its time limit, and `docker stop`: end as after Ctrl-C.
+    with suppress(ValueError):  # of a thread that gets no signals
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         prepare_environment(config)
         configure_logging(config)
@@ -515,7 +485,11 @@ def _run(config: RunConfig) -> int:
     if config.analysis_level == "group":
         from dmri_fm_workflows.group import run_group
 
-        return run_group(config.output_dir)
+        return run_group(
+            config.output_dir,
+            participant_labels=config.participant_label,
+            dry_run=config.dry_run,
+        )
     if not config.skip_bids_validation and not config.participant_label:
         from dmri_fm_workflows.validation import report_validation
 

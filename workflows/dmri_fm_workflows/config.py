@@ -307,10 +307,7 @@ def _typed(name: str, value: Any, annotation: str, path: Path | None) -> Any:
     if name == "weights" and isinstance(value, dict):
         return {model: Path(file) for model, file in value.items()}
     if name == "bids_filters" and isinstance(value, dict):
-        return {
-            kind: {key: None if v == NO_ENTITY else v for key, v in entities.items()}
-            for kind, entities in value.items()
-        }
+        return _with_nulls(value)
     if annotation.startswith("Mapping") and isinstance(value, dict):
         return value
     if annotation.startswith("float") and isinstance(value, int | float):
@@ -326,10 +323,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [NO_ENTITY if v is None else _plain(v) for v in value]
     if isinstance(value, Mapping):
         return {k: NO_ENTITY if v is None else _plain(v) for k, v in sorted(value.items())}
     return value
+
+
+def _with_nulls(filters: Any) -> Any:
+    """Undo what :func:`_plain` does to absent entities."""
+    if isinstance(filters, list):
+        return [_with_nulls(v) for v in filters]
+    if isinstance(filters, dict):
+        return {k: _with_nulls(v) for k, v in filters.items()}
+    return None if filters == NO_ENTITY else filters
 
 
 def _check_choice(name: str, values: Any, allowed: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ finished in an interrupted run are taken up again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -15,15 +16,18 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dmri_fm.bids import Participant
-from dmri_fm.derivatives.publish import publish_text
-from dmri_fm.errors import BusyError, OutputError
+from dmri_fm.bids.names import scan_name
+from dmri_fm.derivatives.naming import identify
+from dmri_fm.derivatives.publish import publish_text, to_json
+from dmri_fm.errors import BusyError, ConfigError, OutputError
 
 LOGGER = logging.getLogger(__name__)
 
@@ -42,7 +46,10 @@ class ScanError:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What one run did for one participant; `provenance.json` in its log folder."""
+    """What one run did for one participant; `provenance.json` in its log folder.
+
+    `is_partial`: it was asked for some sessions or scans only.
+    """
 
     participant: str
     status: str
@@ -52,6 +59,8 @@ class Provenance:
     started: str
     finished: str
     fingerprint: str
+    scans: tuple[str, ...] = ()
+    is_partial: bool = False
     outputs: dict[str, int] = field(default_factory=dict)
     errors: tuple[ScanError, ...] = ()
 
@@ -63,46 +72,29 @@ def utc_now() -> str:
 
 @contextmanager
 def locked(participant: str, folders: Iterable[Path]) -> Iterator[None]:
-    """Hold a lock file in every folder; a lock of a dead process of this host is taken over.
+    """Hold the lock of every folder.
+
+    The kernel keeps the lock (`flock`) and drops it when the process dies, whichever way; it is
+    seen from other containers and, where the file system shares its locks, from other hosts.
+    What stands in the file is for the reader only.
 
     Raises
     ------
     BusyError
-        If a live process, or one of another host, holds one of them.
+        If another run holds one of them.
+    OutputError
+        If a folder cannot be written.
     """
-    held: list[Path] = []
-    owner = {"host": socket.gethostname(), "pid": os.getpid()}
-    try:
+    with ExitStack() as held:
         for folder in folders:
-            path = folder / LOCK_NAME
-            _take(path, owner, participant)
-            held.append(path)
+            held.enter_context(_lock(folder / LOCK_NAME, participant))
         yield
-    finally:
-        for path in held:
-            path.unlink(missing_ok=True)
 
 
-def _take(path: Path, owner: dict[str, object], participant: str) -> None:
+@contextmanager
+def _lock(path: Path, participant: str) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(2):
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                if not _is_stale(path, owner):
-                    raise BusyError(
-                        f"another run is at work on sub-{participant} ({_read_owner(path)})",
-                        path=path,
-                        expected="one run per participant at a time",
-                        advice="wait for it; if it is gone for good, delete this lock file",
-                    ) from None
-                LOGGER.warning("Taking over the lock of a run that is gone: %s", path)
-                path.unlink(missing_ok=True)
-                continue
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(owner, stream)
-            return
+        handle = _take(path, participant)
     except OSError as error:
         raise OutputError(
             f"cannot write here ({error.strerror})",
@@ -110,7 +102,49 @@ def _take(path: Path, owner: dict[str, object], participant: str) -> None:
             expected="a writable folder",
             advice="check permissions, quota and free space",
         ) from None
-    raise BusyError(f"another run took the lock of sub-{participant}", path=path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _take(path: Path, participant: str) -> int:
+    """Return an open, locked file; nobody else's, and the one that the name stands for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise BusyError(
+                f"another run is at work on sub-{participant} ({_read_owner(path)})",
+                path=path,
+                expected="one run per participant at a time",
+                advice="wait for it",
+            ) from None
+        except OSError as error:
+            LOGGER.warning(
+                "%s: no locks on this file system (%s); see to it that no second run works on "
+                "sub-%s",
+                path.parent,
+                error.strerror,
+                participant,
+            )
+        # The last holder may have removed the file between our opening and locking it.
+        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+            break
+        os.close(handle)
+    try:
+        os.ftruncate(handle, 0)
+        owner = {"host": socket.gethostname(), "pid": os.getpid()}
+        os.write(handle, json.dumps(owner).encode())
+    except OSError:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+        raise
+    return handle
 
 
 def _read_owner(path: Path) -> str:
@@ -121,37 +155,26 @@ def _read_owner(path: Path) -> str:
         return "owner unknown"
 
 
-def _is_stale(path: Path, owner: dict[str, object]) -> bool:
-    try:
-        other = json.loads(path.read_text(encoding="utf-8"))
-        host, pid = other["host"], int(other["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if host != owner["host"]:
-        return False
-    if pid == owner["pid"]:
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
 def fingerprint(
     participant: Participant, options: str, *, version: str, extra: Iterable[Path] = ()
 ) -> str:
-    """Hash what decides a participant's outputs: options, version, names and sizes of inputs.
+    """Hash what decides a participant's outputs: options, version, inputs and what they say.
 
-    Input files count by path, size and modification time, so that a replaced scan is noticed
-    without reading gigabytes.
+    Input files count by name, size and modification time, so that a replaced scan is noticed
+    without reading gigabytes; sidecars count by what they say of a scan.
     """
     digest = hashlib.sha256(f"{version}\n{options}\n".encode())
     for path in sorted({*input_files(participant), *extra}):
         status = path.stat()
         digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    said = [
+        [session.label, session.warnings, series.entities, series.warnings,
+         [[i.path.name, i.metadata, i.phase_encoding, i.readout_time_s]
+          for i in (*series.runs, *series.reverse)]]
+        for session in participant.sessions
+        for series in session.series
+    ]  # fmt: skip
+    digest.update(json.dumps(to_json(said), sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -168,17 +191,26 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
 
 def find_complete(output_dir: Path, participant: str, wanted: str) -> Path | None:
     """Return the provenance file of a complete earlier run with this fingerprint, if any."""
-    for path in sorted((output_dir / f"sub-{participant}" / "log").glob("*/provenance.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
+    if not (output_dir / f"sub-{participant}.html").exists():
+        return None
+    for path, record in read_records(output_dir, participant):
         if record.get("status") != "complete" or record.get("fingerprint") != wanted:
             continue
         outputs = record.get("outputs", {})
         if outputs and all(_has_size(output_dir / p, size) for p, size in outputs.items()):
             return path
     return None
+
+
+def read_records(output_dir: Path, participant: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the readable records of earlier runs and their paths."""
+    for path in sorted((output_dir / f"sub-{participant}" / "log").glob("*/provenance.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict):
+            yield path, record
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -188,18 +220,44 @@ def _has_size(path: Path, size: int) -> bool:
         return False
 
 
-def list_outputs(output_dir: Path, participant: str) -> dict[str, int]:
-    """Return the sizes, bytes, of a participant's files by path relative to the output folder."""
-    label = f"sub-{participant}"
-    log = output_dir / label / "log"
-    files = [
-        p
-        for p in (output_dir / label).rglob("*")
-        if p.is_file() and log not in p.parents and not p.name.startswith(".")
-    ]
-    page = output_dir / f"{label}.html"
-    files += [page] if page.exists() else []
-    return {p.relative_to(output_dir).as_posix(): p.stat().st_size for p in sorted(files)}
+def measure_outputs(output_dir: Path, written: Iterable[Path]) -> dict[str, int]:
+    """Return the sizes, bytes, of written files by path relative to the output folder."""
+    return {p.relative_to(output_dir).as_posix(): p.stat().st_size for p in sorted(set(written))}
+
+
+def find_stale(
+    output_dir: Path, participant: Participant, written: Collection[Path], *, is_partial: bool
+) -> list[Path]:
+    """Return outputs of earlier runs that this one has replaced by none.
+
+    Parameters
+    ----------
+    output_dir
+        Root of the output dataset.
+    participant
+        What this run processed.
+    written
+        What it wrote.
+    is_partial
+        It was asked for some sessions or scans only: those of others are not stale.
+    """
+    listed = {
+        output_dir / name
+        for _, record in read_records(output_dir, participant.label)
+        for name in record.get("outputs", {})
+    }
+    names = {series.name for session in participant.sessions for series in session.series}
+    found = []
+    for path in sorted(listed - set(written)):
+        if not path.is_file():
+            continue
+        try:
+            entities = identify(path.relative_to(output_dir)).source_entities
+        except ConfigError:  # a name of another version
+            entities = {}
+        if not is_partial or scan_name(entities) in names:
+            found.append(path)
+    return found
 
 
 def write_provenance(output_dir: Path, record: Provenance) -> Path:
@@ -213,7 +271,15 @@ def write_provenance(output_dir: Path, record: Provenance) -> Path:
 
 
 #: Last line of a Python traceback, with the lines that an error of ours adds below it.
-_LAST_ERROR = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit))(?::|$)")
+_LAST_ERROR = re.compile(
+    r"^(?P<kind>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|BrokenProcessPool))(?::|$)"
+)
+
+#: What a user can do when a worker process has died without a word.
+_KILLED_ADVICE = (
+    "  what to do: its memory ran out, most likely; give the job more of it, or run fewer steps "
+    "at a time (--nprocs, --omp-nthreads)"
+)
 
 
 def read_crash(path: Path) -> tuple[str, str]:
@@ -233,9 +299,13 @@ def read_crash(path: Path) -> tuple[str, str]:
             message.append(line)
         elif message and line and not line.startswith(" "):
             continue
+    if message and message[0].startswith("BrokenProcessPool"):
+        message.append(_KILLED_ADVICE)
     return node, "\n".join(message) or "no message; see the crash file"
 
 
 def remove_work(work_dir: Path) -> None:
-    """Remove a participant's work folder."""
+    """Remove a participant's work folder, and its parent if nothing else is in it."""
     shutil.rmtree(work_dir, ignore_errors=True)
+    with suppress(OSError):
+        work_dir.parent.rmdir()

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import get_console
+
 from dmri_fm.derivatives.naming import output_path
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.errors import LayoutError
@@ -26,6 +28,7 @@ def run_group(
     *,
     participant_labels: Sequence[str] = (),
     regions: RegionSet | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Write the tables and the page of the group.
 
@@ -37,11 +40,13 @@ def run_group(
         With or without the prefix; all participants by default.
     regions
         Regions in the template's space; those of the packaged template by default.
+    dry_run
+        Say who would be tabulated; write nothing.
 
     Returns
     -------
     int
-        0: at least one participant was tabulated.
+        0 if everything that was found could be tabulated, else 1.
 
     Raises
     ------
@@ -52,6 +57,9 @@ def run_group(
     """
     output_dir = Path(output_dir)
     participants = _choose(list_participants(output_dir), participant_labels)
+    if dry_run:
+        get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
+        return 0
     tables = collect_tables(output_dir, regions or _packaged(), participants=participants)
     for problem in tables.problems:
         LOGGER.warning("%s: %s", problem.participant, problem.message)
@@ -65,7 +73,7 @@ def run_group(
     target = output_dir / output_path({}, "group_report")
     publish_text(page, target)
     LOGGER.info("Wrote %s", target)
-    return 0
+    return 1 if tables.problems else 0
 
 
 def _choose(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:

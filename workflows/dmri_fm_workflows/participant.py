@@ -9,6 +9,7 @@ import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
 from dmri_fm.bids import DwiSeries, Participant, Session
+from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.derivatives.sidecars import raw_uri
 from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.derivatives import (
@@ -91,7 +92,7 @@ def init_participant_wf(
     Workflow
         Named `sub_<label>_wf`.
     """
-    workflow = pe.Workflow(name=f"sub_{participant.label}_wf")
+    workflow = pe.Workflow(name=f"sub_{_word(participant.label)}_wf")
     for session in participant.sessions:
         if not session.series:
             continue
@@ -110,6 +111,7 @@ def init_participant_wf(
         for series in session.series:
             dwi_wf = init_dwi_wf(
                 series=series,
+                session_warnings=session.warnings,
                 has_t1w=anat_wf is not None,
                 bids_root=bids_root,
                 output_dir=output_dir,
@@ -153,8 +155,8 @@ def _init_session_anat_wf(
     entities = {"subject": participant.label}
     if session.label is not None:
         entities["session"] = session.label
-    name = "anat_wf" if session.label is None else f"anat_ses_{session.label}_wf"
-    workflow = pe.Workflow(name=name if name != "anat_wf" else "session_anat_wf")
+    label = "" if session.label is None else f"_ses_{_word(session.label)}"
+    workflow = pe.Workflow(name=f"session_anat{label}_wf")
     t1w = session.t1w[0]
     anat_wf = init_anat_wf(normalisation=normalisation, sloppy=sloppy, omp_nthreads=omp_nthreads)
     anat_wf.inputs.inputnode.t1w_file = str(t1w)
@@ -196,9 +198,21 @@ def _connect_outputs(
     workflow.connect([(stage_wf, derivatives_wf, pairs)])
 
 
+def _word(label: str) -> str:
+    """Return a label as part of a node's name, which holds letters, digits and `_` only.
+
+    Examples
+    --------
+    >>> _word("b1000"), _word("b1000+")
+    ('b1000', 'b1000x2b')
+    """
+    return "".join(c if c.isalnum() and c.isascii() else f"x{ord(c):x}" for c in label)
+
+
 def init_dwi_wf(
     *,
     series: DwiSeries,
+    session_warnings: tuple[str, ...],
     has_t1w: bool,
     bids_root: Path,
     output_dir: Path,
@@ -216,8 +230,8 @@ def init_dwi_wf(
 ) -> pe.Workflow:
     """Build preprocess, normalise, models and outputs of one series.
 
-    Parameters are those of :func:`init_participant_wf`, and `has_t1w`: whether the anatomy of
-    the session is connected.
+    Parameters are those of :func:`init_participant_wf`, what the session's reader has to say,
+    and `has_t1w`: whether the anatomy of the session is connected.
 
     Inputs
     ------
@@ -232,12 +246,10 @@ def init_dwi_wf(
         Files that were written.
     """
     pieces = [
-        f"{key}_{series.entities[name]}"
-        for name, key in (
-            ("session", "ses"), ("acquisition", "acq"), ("reconstruction", "rec"),
-            ("direction", "dir"), ("run", "run"), ("echo", "echo"))
-        if name in series.entities
-    ]  # fmt: skip
+        f"{key}_{_word(series.entities[name])}"
+        for key, name in SCAN_ENTITIES.items()
+        if name in series.entities and name != "subject"
+    ]
     workflow = pe.Workflow(name="_".join(["dwi", *pieces, "wf"]))
     inputnode = pe.Node(
         niu.IdentityInterface(
@@ -252,12 +264,7 @@ def init_dwi_wf(
     networks = tuple(m for m in models if m != "drope" and has_tensor)
     encoder = "drope" if "drope" in models else None
     sdc = choose_sdc(series, engines)
-    warnings = [*series.warnings, *([sdc.warning] if sdc.warning else [])]
-    if not has_tensor:
-        warnings.append(
-            f"{gtab.count_directions()} directions are fewer than the six that a tensor needs: "
-            "tensor maps and QCG-DTI were skipped, features were made."
-        )
+    warnings = [*session_warnings, *series.warnings, *([sdc.warning] if sdc.warning else [])]
     entities = {k: str(v) for k, v in series.entities.items()}
 
     preprocess_wf = init_preprocess_wf(
@@ -311,7 +318,10 @@ def init_dwi_wf(
         outputs=(*outputs, *figure_outputs(figure_names)),
         output_dir=output_dir,
         entities=entities,
-        sources=[raw_uri(run.path, bids_root) for run in series.runs],
+        sources=[
+            raw_uri(image.path, bids_root)
+            for image in (*series.runs, *(series.reverse if sdc.method != "none" else ()))
+        ],
         raw_metadata=[run.metadata for run in series.runs],
         spatial_reference={
             "Description": "T1w image, rigidly aligned to the template's axes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -302,7 +302,13 @@ def init_series_figures_wf(
 
 
 def write_participant_page(
-    output_dir: Path, label: str, *, dataset: str, errors: Sequence[RunError], config: str
+    output_dir: Path,
+    label: str,
+    *,
+    dataset: str,
+    errors: Sequence[RunError],
+    config: str,
+    hidden: Collection[Path] = (),
 ) -> Path:
     """Write `sub-<label>.html` from what stands in the output folder.
 
@@ -318,16 +324,20 @@ def write_participant_page(
         What failed in this run.
     config
         The request, as TOML.
+    hidden
+        Outputs of earlier runs that this one should have replaced.
     """
     subject = output_dir / f"sub-{label}"
     warnings: list[ReportWarning] = []
+
+    there = set(subject.rglob("*")).difference(hidden)
     series = [
-        _series_section(output_dir, path, warnings)
-        for path in sorted(subject.rglob("*_space-ACPC_desc-preproc_dwi.json"))
+        _series_section(output_dir, path, warnings, there)
+        for path in sorted(p for p in there if p.match("*_space-ACPC_desc-preproc_dwi.json"))
     ]
     anatomy = [
-        _anatomy_section(output_dir, path, warnings)
-        for path in sorted(subject.rglob("*_space-ACPC_desc-preproc_T1w.json"))
+        _anatomy_section(output_dir, path, warnings, there)
+        for path in sorted(p for p in there if p.match("*_space-ACPC_desc-preproc_T1w.json"))
     ]
     page = output_dir / f"sub-{label}.html"
     report = ReportData(
@@ -357,14 +367,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _figures(
-    output_dir: Path, entities: dict[str, str], labels: Sequence[str], suffix: str
+    output_dir: Path,
+    there: Collection[Path],
+    entities: dict[str, str],
+    labels: Sequence[str],
+    suffix: str,
 ) -> tuple[Figure, ...]:
+    """Return the figures of a scan among the files that are there."""
     found = []
     for label in labels:
         name = f"{scan_name(entities)}_desc-{label}_{suffix}.svg"
-        path = Path(f"sub-{entities['subject']}") / "figures" / name
-        if (output_dir / path).exists():
-            found.append(standard_figure(label, path.as_posix()))
+        path = f"sub-{entities['subject']}/figures/{name}"
+        if output_dir / path in there:
+            found.append(standard_figure(label, path))
     return tuple(found)
 
 
@@ -377,7 +392,7 @@ def _facts(sidecar: dict[str, Any]) -> tuple[Fact, ...]:
 
 
 def _anatomy_section(
-    output_dir: Path, path: Path, warnings: list[ReportWarning]
+    output_dir: Path, path: Path, warnings: list[ReportWarning], there: Collection[Path]
 ) -> AnatomySection:
     entities = identify(path.relative_to(output_dir)).source_entities
     name = scan_name(entities)
@@ -386,18 +401,20 @@ def _anatomy_section(
         ReportWarning("warning", t, where=f"Anatomy of {name}")
         for t in sidecar.get("Warnings", [])
     ]
-    figures = _figures(output_dir, entities, ("t1wmask", "t1wtemplate"), "T1w")
-    return AnatomySection(f"Anatomy of {name}", _facts(sidecar), figures)
+    own = _figures(output_dir, there, entities, ("t1wmask", "t1wtemplate"), "T1w")
+    return AnatomySection(f"Anatomy of {name}", _facts(sidecar), own)
 
 
-def _series_section(output_dir: Path, path: Path, warnings: list[ReportWarning]) -> SeriesSection:
+def _series_section(
+    output_dir: Path, path: Path, warnings: list[ReportWarning], there: Collection[Path]
+) -> SeriesSection:
     entities = identify(path.relative_to(output_dir)).source_entities
     name = scan_name(entities)
     sidecar = _read_json(path)
     warnings += [ReportWarning("warning", t, where=name) for t in sidecar.get("Warnings", [])]
     stem = path.name.removesuffix(".json")
     facts: tuple[Fact, ...] = ()
-    if (path.parent / f"{stem}.nii.gz").exists():
+    if path.parent / f"{stem}.nii.gz" in there:
         image = load_image(path.parent / f"{stem}.nii.gz", ndim=4)
         gtab = read_gradients(
             path.parent / f"{stem}.bval",
@@ -408,7 +425,7 @@ def _series_section(output_dir: Path, path: Path, warnings: list[ReportWarning])
         facts = describe_series(image.shape, image.affine, gtab)
     quality = path.parent / f"{name}_desc-image_qc.tsv"
     measures: dict[str, float | None] = {}
-    if quality.exists():
+    if quality in there:
         described = _read_json(Path(sidecar_path(quality)))
         (row,) = read_table(quality)
         scan = scan_columns(entities)
@@ -420,6 +437,6 @@ def _series_section(output_dir: Path, path: Path, warnings: list[ReportWarning])
     return SeriesSection(
         name,
         facts=(*facts, *_facts(sidecar)),
-        figures=_figures(output_dir, entities, FIGURES, "dwi"),
+        figures=_figures(output_dir, there, entities, FIGURES, "dwi"),
         quality=quality_rows(measures),
     )

@@ -148,6 +148,12 @@ def test_unusable_t1w_is_an_error_and_the_diffusion_goes_on(maker, kind) -> None
     assert t1w_names(dataset) == []
 
 
+def test_phase_encoding_of_another_type_is_an_unknown_one(maker) -> None:
+    maker.dwi("sub-01_dwi", metadata={**maker.AP, "PhaseEncodingDirection": ["j"]})
+    (series,) = read_dataset(maker.root).participants[0].sessions[0].series
+    assert series.runs[0].phase_encoding is None
+
+
 # Filters
 
 
@@ -157,6 +163,7 @@ def test_unusable_t1w_is_an_error_and_the_diffusion_goes_on(maker, kind) -> None
         ({"acquisition": "a"}, ["sub-01_acq-a_run-01"]),
         ({"acquisition": ["a", "b"], "run": 1}, ["sub-01_acq-a_run-01"]),
         ({"acquisition": None}, ["sub-01"]),
+        ({"acquisition": "Query.NONE"}, ["sub-01"]),
         ({"acquisition": "*"}, ["sub-01_acq-a_run-01", "sub-01_acq-b_run-02"]),
         ({"run": "02"}, ["sub-01_acq-b_run-02"]),
         ({"datatype": "dwi", "suffix": "dwi", "run": None}, ["sub-01"]),

@@ -36,6 +36,7 @@ def test_phase_images_and_scanner_maps_are_no_signal(entities, metadata) -> None
         ({}, {}),
         ({"part": "mag", "acquisition": "FAST"}, ORIGINAL),
         ({"acquisition": "sofa"}, ORIGINAL),
+        ({}, {"ImageType": 3}),
         ({}, {"ImageType": ["ORIGINAL", "PRIMARY", "M", "VFRAME", "MAGNITUDE"]}),
         ({}, {"ImageType": ["ORIGINAL", "PRIMARY", "GDC"]}),
         ({}, {"ImageType": ["ORIGINAL"], "SeriesDescription": "protocol_FA"}),

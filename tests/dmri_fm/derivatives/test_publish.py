@@ -6,8 +6,6 @@ import errno
 import gzip
 import json
 import os
-import tempfile
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -124,32 +122,22 @@ def test_interruption_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        publish._publish(interrupted, tmp_path / "x.txt", staging=None)
+        publish._publish(interrupted, tmp_path / "x.txt")
     assert _names(tmp_path) == []
 
 
-def test_unfinished_file_lies_in_the_staging_folder(tmp_path):
-    staging = tmp_path / "work"
-    staging.mkdir()
+def test_unfinished_file_lies_beside_its_target(tmp_path):
     seen = []
 
     def write(stream):
         seen.extend(_names(tmp_path))
         stream.write(b"x")
 
-    publish._publish(write, tmp_path / "out" / "x.txt", staging=staging)
-    assert len(seen) == 1
-    assert _names(staging) == []
-    assert (tmp_path / "out" / "x.txt").read_bytes() == b"x"
-
-
-def test_staging_on_another_device_is_not_used(tmp_path):
-    shm = Path("/dev/shm")
-    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("needs a second file system at /dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm) as staging:
-        assert publish_text("x", tmp_path / "out" / "x.txt", staging=staging)
-    assert _names(tmp_path) == ["x.txt"]
+    publish._publish(write, tmp_path / "x.txt")
+    (name,) = seen
+    assert name.startswith(".x.txt.")
+    assert name.endswith(publish.PARTIAL_SUFFIX)
+    assert (tmp_path / "x.txt").read_bytes() == b"x"
 
 
 def test_permissions_follow_the_umask(tmp_path):

@@ -41,6 +41,22 @@ def test_latest_run_wins(outputs):
     assert read_status(outputs.root, "sub-01").status == "failed"
 
 
+def test_failed_session_is_not_hidden_by_another_one(outputs):
+    def add(run, day, scans, **more):
+        outputs.add_record("sub-01", run, finished=f"2026-01-{day}", scans=scans, **more)
+
+    add("a", "01", ["sub-01_ses-1"], is_partial=True, status="failed", errors=["boom"])
+    add("b", "02", ["sub-01_ses-2"], is_partial=True)
+    found = read_status(outputs.root, "sub-01")
+    assert (found.run_uuid, found.status, found.reason) == ("b", "failed", "boom")
+    add("c", "03", ["sub-01_ses-1"], is_partial=True)
+    assert read_status(outputs.root, "sub-01").status == "complete"
+    add("d", "04", ["sub-01_ses-1_dir-AP"], status="failed")
+    assert read_status(outputs.root, "sub-01").status == "failed"
+    add("e", "05", ["sub-01_ses-1"])
+    assert read_status(outputs.root, "sub-01").status == "complete"
+
+
 def test_broken_records(outputs):
     log = outputs.root / "sub-01" / "log"
     publish_text("{", log / "1" / "provenance.json")

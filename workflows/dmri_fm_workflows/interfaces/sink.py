@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -35,7 +36,7 @@ from dmri_fm.derivatives.naming import (
 )
 from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
 from dmri_fm.derivatives.sidecars import image_sidecar
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, OutputError
 
 __all__ = ["DerivativesDataSink"]
 
@@ -163,11 +164,19 @@ class DerivativesDataSink(PrepareDerivative):
         meta |= {"Resolution": given["Resolution"]} if "Resolution" in given else {}
         names = [self._check(path) for path in paths]
         base = Path(self.inputs.base_directory)
-        self._publish_sidecar(meta, names[0], base / paths[0], files[0], staging)
-        self._results["out_file"] = []
-        for file, path, name in zip(files, paths, names, strict=True):
-            publish_file(_conformed(file, name, staging), base / path, staging=staging)
-            self._results["out_file"].append(str(base / path))
+        targets = [base / path for path in paths]
+        try:
+            for file, target, name in zip(files, targets, names, strict=True):
+                publish_file(_conformed(file, name, staging), target)
+            # Last, as it is by their sidecars that outputs are found.
+            self._publish_sidecar(meta, names[0], targets[0], files[0])
+        except OutputError:
+            # An image without its b-vectors, or without its sidecar, is no output.
+            for path in (*targets, Path(sidecar_path(targets[0]))):
+                with suppress(OSError):
+                    path.unlink()
+            raise
+        self._results["out_file"] = [str(target) for target in targets]
         return runtime
 
     def _fill_inputs(self, files: list[Path]) -> None:
@@ -208,7 +217,7 @@ class DerivativesDataSink(PrepareDerivative):
         return name
 
     def _publish_sidecar(
-        self, meta: Mapping[str, Any], name: OutputName, target: Path, file: Path, staging: Path
+        self, meta: Mapping[str, Any], name: OutputName, target: Path, file: Path
     ) -> None:
         if not name.kind.has_sidecar:
             return
@@ -216,7 +225,7 @@ class DerivativesDataSink(PrepareDerivative):
         columns = _columns(file) if name.extension == ".tsv" else ()
         content = image_sidecar(name.kind.name, space=space, columns=columns) | dict(meta)
         target = Path(sidecar_path(target))
-        publish_json(content, target, staging=staging)
+        publish_json(content, target)
         self._results["out_meta"] = str(target)
 
 
