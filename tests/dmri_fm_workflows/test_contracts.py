@@ -10,6 +10,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from dmri_fm.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
 from dmri_fm.volumes import save_image
 from dmri_fm_workflows import models, normalise, participant, preprocess, report
-from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.engines import Engines, choose_sdc
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 
@@ -261,7 +262,12 @@ def test_few_directions_skip_the_tensor(tmp_path: Path) -> None:
     assert any("NOT corrected" in text for text in base["Warnings"])
 
 
-def test_reverse_image_of_fmap_reaches_the_estimate(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engines", "node_name"), [(ENGINES[0], "estimate_field"), (ENGINES[2], "write_fsl_files")]
+)
+def test_reverse_image_of_fmap_reaches_the_estimate(
+    tmp_path: Path, engines: Engines, node_name: str
+) -> None:
     run = make_run(tmp_path / "raw", "PA")
     path = save_image(np.ones((4, 4, 3)), AFFINE, tmp_path / "raw" / "sub-01_dir-AP_epi.nii.gz")
     epi = EpiImage(
@@ -274,8 +280,8 @@ def test_reverse_image_of_fmap_reaches_the_estimate(tmp_path: Path) -> None:
         readout_time_s=0.05,
     )
     one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"}, reverse=(epi,))
-    workflow = build(one, root=tmp_path, engines=ENGINES[0])
-    node = workflow.get_node("dwi_dir_PA_wf.preprocess_wf.sdc_wf.estimate_field")
+    workflow = build(one, root=tmp_path, engines=engines)
+    node = workflow.get_node(f"dwi_dir_PA_wf.preprocess_wf.sdc_wf.{node_name}")
     assert node.inputs.epi_file == str(path)
     assert node.inputs.epi_phase_encoding == "j-"
 
@@ -304,3 +310,23 @@ def test_warnings_of_the_session_reach_the_sidecars(tmp_path: Path) -> None:
     said = "ses-2 has no T1-weighted image that can be used; ses-1's is used."
     workflow = build(series, root=tmp_path, engines=ENGINES[0], session_warnings=(said,))
     assert said in workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base["Warnings"]
+
+
+def test_topup_takes_a_grid_of_odd_size(series: DwiSeries) -> None:
+    def config(*shape: int) -> str:
+        runs = tuple(replace(run, shape=(*shape, 3)) for run in series.runs)
+        workflow = preprocess.init_sdc_wf(
+            method="topup", reason="", series=replace(series, runs=runs), **COMMON
+        )
+        return str(workflow.get_node("topup").inputs.config)
+
+    assert config(4, 4, 4) == "b02b0.cnf"
+    assert config(4, 4, 3) == "b02b0_1.cnf"
+
+
+def test_uncorrected_runs_of_unlike_phase_encoding_are_warned_of(series: DwiSeries) -> None:
+    engines = Engines("none", "none", "none")
+    choice = choose_sdc(series, engines)
+    assert choice.method == "none"
+    assert "j, j-" in (choice.warning or "")
+    assert choose_sdc(replace(series, runs=series.runs[:1]), engines).warning is None

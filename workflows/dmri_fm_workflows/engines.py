@@ -91,7 +91,18 @@ def choose_engines(*, denoise: str, sdc: str, hmc: str, unring: bool) -> Engines
 def choose_sdc(series: DwiSeries, engines: Engines) -> SdcChoice:
     """Choose how the susceptibility distortion of a series is corrected."""
     if engines.pair_sdc == "none":
-        return SdcChoice("none", "switched off on the command line")
+        reason = "switched off on the command line"
+        encodings = sorted({run.phase_encoding or "unknown" for run in series.runs})
+        if len(encodings) == 1:
+            return SdcChoice("none", reason)
+        return SdcChoice(
+            "none",
+            reason,
+            f"Susceptibility distortion was NOT corrected ({reason}), and the merged runs have "
+            f"different phase encodings, {', '.join(encodings)}: tissue lies at different places "
+            "in them, and maps made of all of them are blurred. Leave --sdc to auto, or choose "
+            "one phase encoding with --bids-filter-file.",
+        )
     if series.blip_pair is not None:
         return SdcChoice(engines.pair_sdc, "reverse phase-encoding images found")
     if all(run.phase_encoding is None for run in series.runs):

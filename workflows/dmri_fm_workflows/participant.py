@@ -370,7 +370,7 @@ def init_dwi_wf(
         ])  # fmt: skip
     workflow.connect([
         (preprocess_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "dwi_file", "raw_file", "bval_file", "raw_bvec_file", "dwiref_file",
+            "denoised_file", "raw_file", "bval_file", "raw_bvec_file", "dwiref_file",
             "uncorrected_file", "dwi_mask_file", "motion_file", "outliers_file")]),
         (normalise_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
             "acpc_dwiref_file", "acpc_mask_file", "mni_dwiref_file", "mni_mask_file")]),

@@ -13,7 +13,7 @@ from nipype.interfaces import fsl, mrtrix3
 from nipype.interfaces import utility as niu
 
 from dmri_fm.bids import DwiSeries
-from dmri_fm_workflows.interfaces.facts import MergeFacts
+from dmri_fm_workflows.interfaces.facts import MergeFacts, MergeRunFacts
 from dmri_fm_workflows.interfaces.fsl import (
     CollectEddy,
     CollectTopup,
@@ -23,6 +23,7 @@ from dmri_fm_workflows.interfaces.fsl import (
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
     DenoiseDwi,
+    DwiDenoise,
     EstimateMotion,
     EstimatePairField,
     MakeReference,
@@ -84,6 +85,8 @@ def init_preprocess_wf(
         Denoised, merged volumes; not resampled unless eddy ran.
     raw_file, raw_bvec_file
         Merged volumes before denoising, and their b-vectors before any rotation.
+    denoised_file
+        Merged volumes after denoising, before eddy.
     volumes_file
         Run, phase encoding and readout of each volume.
     field_file
@@ -111,6 +114,7 @@ def init_preprocess_wf(
                 "bvec_file",
                 "raw_file",
                 "raw_bvec_file",
+                "denoised_file",
                 "volumes_file",
                 "field_file",
                 "motion_file",
@@ -191,6 +195,7 @@ def init_preprocess_wf(
     ])  # fmt: skip
     workflow.connect([
         (merge, outputnode, [("raw_file", "raw_file"), ("volumes_file", "volumes_file"),
+                             ("dwi_file", "denoised_file"),
                              ("bval_file", "bval_file"), ("bvec_file", "raw_bvec_file")]),
         (unbias, outputnode, [("out_file", "dwiref_file")]),
         (sdc_wf, outputnode, [("outputnode.uncorrected_file", "uncorrected_file")]),
@@ -239,17 +244,15 @@ def init_denoise_wf(
     )
     outputnode = pe.Node(niu.IdentityInterface(["dwi_files", "facts"]), name="outputnode")
     if method == "dwidenoise":
-        version = mrtrix3.DWIDenoise().version
         denoise = pe.MapNode(
-            mrtrix3.DWIDenoise(nthreads=omp_nthreads, out_file="denoised.nii"),
+            DwiDenoise(nthreads=omp_nthreads, out_file="denoised.nii"),
             iterfield=["in_file"],
             name="dwidenoise",
             n_procs=omp_nthreads,
             mem_gb=3 * mem_gb,
         )
-        workflow.connect(inputnode, "dwi_files", denoise, "in_file")
         last = denoise
-        facts = {"Denoising": f"MRtrix3 dwidenoise {version}", "GibbsCorrection": "none"}
+        ringing = "none"
         if unring:
             last = pe.MapNode(
                 mrtrix3.MRDeGibbs(nthreads=omp_nthreads, out_file="unringed.nii"),
@@ -259,9 +262,20 @@ def init_denoise_wf(
                 mem_gb=2 * mem_gb,
             )
             workflow.connect(denoise, "out_file", last, "in_file")
-            facts["GibbsCorrection"] = f"MRtrix3 mrdegibbs {version}"
-        workflow.connect(last, "out_file", outputnode, "dwi_files")
-        outputnode.inputs.facts = facts
+            ringing = f"MRtrix3 mrdegibbs {last.interface.version}"
+        collect = pe.Node(MergeRunFacts(), name="collect_run_facts", run_without_submitting=True)
+        merge = pe.Node(
+            MergeFacts(base={"GibbsCorrection": ringing}),
+            name="collect_facts",
+            run_without_submitting=True,
+        )
+        workflow.connect([
+            (inputnode, denoise, [("dwi_files", "in_file")]),
+            (denoise, collect, [("facts", "in_facts")]),
+            (collect, merge, [("facts", "in_facts")]),
+            (last, outputnode, [("out_file", "dwi_files")]),
+            (merge, outputnode, [("facts", "facts")]),
+        ])  # fmt: skip
         return workflow
     denoise = pe.MapNode(
         DenoiseDwi(method=method, unring=unring, n_threads=omp_nthreads),
@@ -270,7 +284,7 @@ def init_denoise_wf(
         n_procs=omp_nthreads,
         mem_gb=4 * mem_gb,
     )
-    collect = pe.Node(MergeFacts(), name="collect_facts", run_without_submitting=True)
+    collect = pe.Node(MergeRunFacts(), name="collect_facts", run_without_submitting=True)
     workflow.connect([
         (inputnode, denoise, [("dwi_files", "dwi_file"), ("bval_files", "bval_file"),
                               ("bvec_files", "bvec_file")]),
@@ -299,7 +313,7 @@ def init_sdc_wf(
     reason
         Why the method was chosen.
     series
-        The runs, for a reverse-phase image in `fmap/`.
+        The runs and the images that oppose them; a method other than `none` needs such a pair.
     omp_nthreads
         Threads a node may use.
     mem_gb
@@ -355,20 +369,29 @@ def init_sdc_wf(
         estimate = pe.Node(
             EstimatePairField(), name="estimate_field", n_procs=omp_nthreads, mem_gb=2 * mem_gb
         )
-        if series.reverse:
-            epi = series.reverse[0]
-            estimate.inputs.epi_file = str(epi.path)
-            estimate.inputs.epi_phase_encoding = epi.phase_encoding
-            estimate.inputs.epi_readout_s = epi.readout_time_s
+        up, down = series.blip_pair
+        estimate.inputs.trait_set(
+            up_encoding=up.phase_encoding,
+            down_encoding=down.phase_encoding,
+            **_reverse_inputs(series),
+        )
         workflow.connect([
             (inputnode, estimate, [*series_files, ("volumes_file", "volumes_file")]),
             (estimate, outputnode, [(f, f) for f in (
                 "dwiref_file", "uncorrected_file", "field_file", "facts")]),
         ])  # fmt: skip
         return workflow
-    files = pe.Node(WriteFslFiles(), name="write_fsl_files", mem_gb=2 * mem_gb)
+    files = pe.Node(
+        WriteFslFiles(**_reverse_inputs(series)), name="write_fsl_files", mem_gb=2 * mem_gb
+    )
+    # The usual schedule halves the grid and refuses one that it cannot halve.
+    is_even = all(n % 2 == 0 for n in series.runs[0].shape[:3])
     topup = pe.Node(
-        fsl.TOPUP(config="b02b0.cnf", out_field="field.nii.gz", out_corrected="corrected.nii.gz"),
+        fsl.TOPUP(
+            config="b02b0.cnf" if is_even else "b02b0_1.cnf",
+            out_field="field.nii.gz",
+            out_corrected="corrected.nii.gz",
+        ),
         name="topup",
         n_procs=omp_nthreads,
         mem_gb=2,
@@ -384,6 +407,21 @@ def init_sdc_wf(
         (collect, outputnode, [("dwiref_file", "dwiref_file"), ("facts", "facts")]),
     ])  # fmt: skip
     return workflow
+
+
+def _reverse_inputs(series: DwiSeries) -> dict[str, object]:
+    """Return the inputs about the image outside a series that opposes it; none if it has both."""
+    _, image = series.blip_pair or (None, None)
+    if image is None or image in series.runs:
+        return {}
+    inputs: dict[str, object] = {
+        "epi_file": str(image.path),
+        "epi_phase_encoding": image.phase_encoding,
+        "epi_readout_s": image.readout_time_s,
+    }
+    if image.bval is not None and image.bvec is not None:
+        inputs |= {"epi_bval_file": str(image.bval), "epi_bvec_file": str(image.bvec)}
+    return inputs
 
 
 def init_hmc_wf(

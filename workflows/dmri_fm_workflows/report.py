@@ -153,7 +153,7 @@ def init_series_figures_wf(
 
     Inputs
     ------
-    dwi_file, raw_file, bval_file, raw_bvec_file, motion_file, outliers_file
+    denoised_file, raw_file, bval_file, raw_bvec_file, motion_file, outliers_file
         Merged series, as denoised and as acquired, with gradients and motion.
     dwiref_file, uncorrected_file, dwi_mask_file
         b=0 reference after and before distortion correction, and its mask.
@@ -174,7 +174,7 @@ def init_series_figures_wf(
     inputnode = pe.Node(
         niu.IdentityInterface(
             [
-                "dwi_file",
+                "denoised_file",
                 "raw_file",
                 "bval_file",
                 "raw_bvec_file",
@@ -225,7 +225,7 @@ def init_series_figures_wf(
         nodes["denoising"] = (
             pe.Node(PlotDenoising(), name="plot_denoising"),
             [(f, f) for f in ("raw_file", "bval_file")]
-            + [("dwi_file", "dwi_file"), ("dwi_mask_file", "mask_file")],
+            + [("denoised_file", "dwi_file"), ("dwi_mask_file", "mask_file")],
         )
     if has_sdc:
         nodes["sdc"] = (

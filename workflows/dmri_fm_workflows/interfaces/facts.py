@@ -55,3 +55,23 @@ class MergeFacts(SimpleInterface):
             parts += [dict(facts) for facts in self.inputs.in_facts]
         self._results["facts"] = join_facts(parts)
         return runtime
+
+
+class _RunFactsInputSpec(BaseInterfaceInputSpec):
+    in_facts = InputMultiObject(traits.Dict(), mandatory=True, desc="facts of each run, in order")
+
+
+class MergeRunFacts(SimpleInterface):
+    """Join the facts of the runs of a series; where runs differ, every value is told."""
+
+    input_spec = _RunFactsInputSpec
+    output_spec = _FactsOutputSpec
+
+    def _run_interface(self, runtime):
+        runs = [dict(facts) for facts in self.inputs.in_facts]
+        keys = dict.fromkeys(key for facts in runs for key in facts)
+        self._results["facts"] = {
+            key: "; ".join(dict.fromkeys(str(facts[key]) for facts in runs if key in facts))
+            for key in keys
+        }
+        return runtime

@@ -20,7 +20,7 @@ from dmri_fm.errors import MissingToolError
 from dmri_fm.gradients import read_gradients, write_gradients
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.volumes import load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.preprocess import save_motion
+from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec, save_motion
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
 
 _AXES = {"i": (1, 0, 0), "j": (0, 1, 0), "k": (0, 0, 1)}
@@ -58,17 +58,10 @@ def find_eddy() -> str:
     )
 
 
-class _FilesInputSpec(BaseInterfaceInputSpec):
-    dwi_file = File(exists=True, mandatory=True, desc="merged series")
-    bval_file = File(exists=True, mandatory=True, desc="b-values")
-    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
-
-
 class _FilesOutputSpec(TraitedSpec):
     acqp_file = File(exists=True, desc="one row per phase encoding and readout")
     index_file = File(exists=True, desc="row of each volume, from 1")
-    b0_file = File(exists=True, desc="all b=0 volumes")
+    b0_file = File(exists=True, desc="all b=0 volumes, those of the reverse image last")
     b0_acqp_file = File(exists=True, desc="one row per b=0 volume")
     first_b0_file = File(exists=True, desc="the first b=0 volume")
 
@@ -76,28 +69,36 @@ class _FilesOutputSpec(TraitedSpec):
 class WriteFslFiles(SimpleInterface):
     """Write acqp, index and b=0 files."""
 
-    input_spec = _FilesInputSpec
+    input_spec = ReverseInputSpec
     output_spec = _FilesOutputSpec
 
     def _run_interface(self, runtime):
-        image = load_image(self.inputs.dwi_file, ndim=4)
-        data = read_array(image)
-        gtab = read_gradients(
-            self.inputs.bval_file,
-            self.inputs.bvec_file,
-            affine=image.affine,
-            n_volumes=data.shape[3],
-        )
-        rows = [encoding_row(o) for o in read_volumes(self.inputs.volumes_file)]
+        dwi = self.inputs.load()
+        origins = read_volumes(self.inputs.volumes_file)
+        rows = [encoding_row(o) for o in origins]
         distinct = sorted(set(rows), key=rows.index)
         index = [distinct.index(row) + 1 for row in rows]
-        b0s = np.flatnonzero(gtab.is_b0)
+        # What has no known phase encoding says nothing about the field.
+        is_b0 = dwi.gtab.is_b0
+        b0s = [i for i in np.flatnonzero(is_b0) if origins[i].phase_encoding is not None]
+        b0s = b0s or list(np.flatnonzero(is_b0))
+        volumes, b0_rows = dwi.data[..., b0s], [rows[i] for i in b0s]
+        if isdefined(self.inputs.epi_file):
+            reverse = self.inputs.load_epi_b0s()
+            origin = VolumeOrigin(
+                run=-1,
+                phase_encoding=self.inputs.epi_phase_encoding,
+                readout_s=self.inputs.epi_readout_s or origins[b0s[0]].readout_s,
+                original_file=Path(self.inputs.epi_file).name,
+            )
+            volumes = np.concatenate([volumes, reverse.data], axis=3)
+            b0_rows += [encoding_row(origin)] * reverse.shape[3]
         folder = Path(runtime.cwd)
         np.savetxt(folder / "acqp.txt", distinct, fmt="%g")
         np.savetxt(folder / "index.txt", [index], fmt="%d")
-        np.savetxt(folder / "b0_acqp.txt", [rows[i] for i in b0s], fmt="%g")
-        save_image(data[..., b0s], image.affine, folder / "b0.nii.gz")
-        save_image(data[..., b0s[0]], image.affine, folder / "first_b0.nii.gz")
+        np.savetxt(folder / "b0_acqp.txt", b0_rows, fmt="%g")
+        save_image(volumes, dwi.affine, folder / "b0.nii.gz")
+        save_image(volumes[..., 0], dwi.affine, folder / "first_b0.nii.gz")
         self._results |= {
             "acqp_file": str(folder / "acqp.txt"),
             "index_file": str(folder / "index.txt"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nipype.interfaces import mrtrix3
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -21,7 +21,7 @@ from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.gradients import GradientTable, write_gradients
 from dmri_fm.preprocess.confounds import confounds_table
-from dmri_fm.preprocess.denoise import denoise, unring
+from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import merge_runs
@@ -105,6 +105,38 @@ class DenoiseDwi(SimpleInterface):
             "GibbsCorrection": "DIPY gibbs_removal" if self.inputs.unring else "none",
         }
         return runtime
+
+
+class _DwiDenoiseOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="denoised series")
+    facts = traits.Dict(desc="what ran, for the sidecar")
+
+
+class DwiDenoise(mrtrix3.DWIDenoise):
+    """MRtrix3's dwidenoise; a run of fewer volumes than it can use passes as it is."""
+
+    output_spec = _DwiDenoiseOutputSpec
+
+    def _run_interface(self, runtime):
+        if self._n_volumes() >= FEWEST_VOLUMES:
+            return super()._run_interface(runtime)
+        image = load_image(self.inputs.in_file, ndim=4)
+        save_image(read_array(image), image.affine, Path(runtime.cwd) / self.inputs.out_file)
+        return runtime
+
+    def _list_outputs(self):
+        n_volumes = self._n_volumes()
+        is_enough = n_volumes >= FEWEST_VOLUMES
+        method = (
+            f"MRtrix3 dwidenoise {self.version}"
+            if is_enough
+            else f"none ({n_volumes} volumes are too few)"
+        )
+        out_file = Path(self.inputs.out_file).resolve()
+        return {"out_file": str(out_file), "facts": {"Denoising": method}}
+
+    def _n_volumes(self) -> int:
+        return load_image(self.inputs.in_file, ndim=4).shape[3]
 
 
 class _MergeInputSpec(BaseInterfaceInputSpec):
@@ -194,11 +226,31 @@ class MakeReference(SimpleInterface):
         return runtime
 
 
-class _PairInputSpec(_DwiInputSpec):
+class ReverseInputSpec(_DwiInputSpec):
+    """A merged series, and the image outside it that opposes its phase encoding, if any."""
+
     volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
-    epi_file = File(exists=True, desc="b=0 image of the other phase encoding, from fmap/")
+    epi_file = File(exists=True, desc="image of the other phase encoding")
+    epi_bval_file = File(exists=True, desc="its b-values, if it has any")
+    epi_bvec_file = File(exists=True, desc="its b-vectors, if it has any")
     epi_phase_encoding = traits.Str(desc="its phase encoding")
     epi_readout_s = traits.Either(None, traits.Float(), desc="its readout time, s")
+
+    def load_epi_b0s(self) -> Dwi:
+        """Open the b=0 volumes of that image; without b-values all volumes are b=0."""
+        if isdefined(self.epi_bval_file):
+            dwi = Dwi.from_files(self.epi_file, self.epi_bval_file, self.epi_bvec_file)
+            return dwi.select(np.flatnonzero(dwi.gtab.is_b0))
+        image = load_image(self.epi_file)
+        data = read_array(image, path=self.epi_file)
+        data = data.reshape(*data.shape[:3], -1)
+        n = data.shape[3]
+        return Dwi.from_arrays(data, image.affine, GradientTable(np.zeros(n), np.zeros((n, 3))))
+
+
+class _PairInputSpec(ReverseInputSpec):
+    up_encoding = traits.Str(mandatory=True, desc="phase encoding of the first half of the pair")
+    down_encoding = traits.Str(mandatory=True, desc="and of the other half")
 
 
 class _PairOutputSpec(TraitedSpec):
@@ -217,28 +269,24 @@ class EstimatePairField(SimpleInterface):
     def _run_interface(self, runtime):
         dwi = self.inputs.load()
         origins = read_volumes(self.inputs.volumes_file)
-        first = origins[0].phase_encoding
-        is_up = np.array([o.phase_encoding == first for o in origins])
-        up = _mean_b0(dwi, is_up)
-        readout_up = origins[0].readout_s
+        pe_up, pe_down = self.inputs.up_encoding, self.inputs.down_encoding
+        up, readout_up = _mean_b0(dwi, origins, pe_up)
         if isdefined(self.inputs.epi_file):
-            down = _first_volumes_mean(self.inputs.epi_file)
-            pe_down, readout_down = (
-                self.inputs.epi_phase_encoding,
-                self.inputs.epi_readout_s or readout_up,
-            )
+            b0s = self.inputs.load_epi_b0s()
+            down, down_affine = b0_reference(b0s.data, b0s.gtab, b0s.affine), b0s.affine
+            readout_down = self.inputs.epi_readout_s or readout_up
         else:
-            down = _mean_b0(dwi, ~is_up)
-            other = origins[int(np.flatnonzero(~is_up)[0])]
-            pe_down, readout_down = other.phase_encoding, other.readout_s
+            down, readout_down = _mean_b0(dwi, origins, pe_down)
+            down_affine = dwi.affine
         pair = estimate_pair_field(
             up,
             down,
             dwi.affine,
-            pe_up=first,
+            pe_up=pe_up,
             pe_down=pe_down,
             readout_up_s=readout_up,
             readout_down_s=readout_down,
+            down_affine=down_affine,
         )
         folder = Path(runtime.cwd)
         for name, data in (
@@ -250,22 +298,22 @@ class EstimatePairField(SimpleInterface):
             self._results[name] = str(out)
         self._results["facts"] = {
             "SDCMethod": pair.field.method,
-            "SDCReason": f"reverse phase encoding found ({first} and {pe_down})",
+            "SDCReason": f"reverse phase encoding found ({pe_up} and {pe_down})",
             "SDCSimilarityBefore": round(float(pair.similarity_before), 4),
             "SDCSimilarityAfter": round(float(pair.similarity_after), 4),
         }
         return runtime
 
 
-def _mean_b0(dwi: Dwi, wanted: np.ndarray) -> np.ndarray:
-    index = np.flatnonzero(wanted & dwi.gtab.is_b0)
+def _mean_b0(
+    dwi: Dwi, origins: list[VolumeOrigin], phase_encoding: str
+) -> tuple[np.ndarray, float]:
+    """Return the mean b=0 of one phase encoding, and its readout time, s."""
+    index = [
+        i for i in np.flatnonzero(dwi.gtab.is_b0) if origins[i].phase_encoding == phase_encoding
+    ]
     part = dwi.select(index)
-    return b0_reference(part.data, part.gtab, part.affine)
-
-
-def _first_volumes_mean(path: str) -> np.ndarray:
-    data = read_array(nib.load(path), path=path)
-    return data.mean(axis=3) if data.ndim == 4 else data
+    return b0_reference(part.data, part.gtab, part.affine), origins[index[0]].readout_s
 
 
 class _BiasInputSpec(BaseInterfaceInputSpec):

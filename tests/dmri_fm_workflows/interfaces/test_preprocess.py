@@ -1,0 +1,133 @@
+"""Interfaces around preprocessing: what they read, choose and write."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.facts import MergeRunFacts
+from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
+from dmri_fm_workflows.interfaces.preprocess import DwiDenoise, EstimatePairField
+from dmri_fm_workflows.volumes_table import VolumeOrigin, write_volumes
+
+SHAPE = (32, 34, 24)
+AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
+READOUT_S = 0.05
+
+
+def head() -> np.ndarray:
+    """An ellipsoid with structure inside."""
+    axes = np.meshgrid(*(np.linspace(-1.3, 1.3, n) for n in SHAPE), indexing="ij")
+    inside = sum(a**2 for a in axes) < 1
+    rng = np.random.default_rng(0)
+    texture = gaussian_filter(rng.normal(size=SHAPE), 2)
+    return gaussian_filter(inside * (600 + 250 * texture / texture.std()), 0.7).clip(0)
+
+
+def shift_voxels() -> np.ndarray:
+    """A smooth displacement, voxels at j."""
+    axes = np.meshgrid(*(np.linspace(-1.3, 1.3, n) for n in SHAPE), indexing="ij")
+    return 1.5 * np.exp(-4 * ((axes[0] - 0.2) ** 2 + (axes[1] - 0.4) ** 2 + axes[2] ** 2))
+
+
+def distorted(phase_encoding: str) -> np.ndarray:
+    """The head under the displacement, to first order."""
+    axis = "ij".index(phase_encoding[0])
+    sign = -1 if phase_encoding.endswith("-") else 1
+    where = np.indices(SHAPE, dtype=float)
+    where[axis] -= sign * shift_voxels()
+    return map_coordinates(head(), where, order=1)
+
+
+def write_series(folder: Path, encodings: list[str], *, is_b0: list[bool]) -> dict[str, str]:
+    """Write a merged series and the table of its volumes; weighted ones are dark noise."""
+    rng = np.random.default_rng(1)
+    volumes = [
+        distorted(e) if b0 else rng.uniform(0, 50, SHAPE)
+        for e, b0 in zip(encodings, is_b0, strict=True)
+    ]
+    gtab = GradientTable(
+        [0 if b0 else 1000 for b0 in is_b0], [[0, 0, 0] if b0 else [1, 0, 0] for b0 in is_b0]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_gradients(gtab, folder / "dwi.bval", folder / "dwi.bvec", affine=AFFINE)
+    save_image(np.stack(volumes, axis=3), AFFINE, folder / "dwi.nii.gz")
+    write_volumes(
+        [VolumeOrigin(i, e, READOUT_S, f"{i}.nii.gz") for i, e in enumerate(encodings)],
+        folder / "volumes.tsv",
+    )
+    return {
+        "dwi_file": str(folder / "dwi.nii.gz"),
+        "bval_file": str(folder / "dwi.bval"),
+        "bvec_file": str(folder / "dwi.bvec"),
+        "volumes_file": str(folder / "volumes.tsv"),
+    }
+
+
+def field_error(found: str) -> float:
+    hz = read_array(load_image(found))
+    inside = head() > 200
+    return float(np.abs(hz * READOUT_S - shift_voxels())[inside].mean())
+
+
+def test_pair_is_chosen_among_four_phase_encodings(tmp_path: Path) -> None:
+    inputs = write_series(tmp_path, ["i", "j", "i-", "j-"], is_b0=[True] * 4)
+    done = EstimatePairField(**inputs, up_encoding="j", down_encoding="j-").run(cwd=tmp_path)
+    assert field_error(done.outputs.field_file) < 0.15 < shift_voxels()[head() > 200].mean()
+
+
+def test_weighted_volumes_of_the_reverse_image_are_left_out(tmp_path: Path) -> None:
+    inputs = write_series(tmp_path / "a", ["j", "j"], is_b0=[True, False])
+    reverse = write_series(tmp_path / "b", ["j-"] * 3, is_b0=[False, True, False])
+    done = EstimatePairField(
+        **inputs,
+        up_encoding="j",
+        down_encoding="j-",
+        epi_file=reverse["dwi_file"],
+        epi_bval_file=reverse["bval_file"],
+        epi_bvec_file=reverse["bvec_file"],
+        epi_phase_encoding="j-",
+        epi_readout_s=READOUT_S,
+    ).run(cwd=tmp_path)
+    assert field_error(done.outputs.field_file) < 0.15
+
+
+def test_topup_gets_the_reverse_image(tmp_path: Path) -> None:
+    inputs = write_series(tmp_path / "a", ["j", "j", "j"], is_b0=[True, False, True])
+    epi = save_image(distorted("j-"), AFFINE, tmp_path / "epi.nii.gz")
+    done = WriteFslFiles(
+        **inputs, epi_file=str(epi), epi_phase_encoding="j-", epi_readout_s=0.04
+    ).run(cwd=tmp_path)
+    rows = np.loadtxt(done.outputs.b0_acqp_file)
+    np.testing.assert_allclose(rows, [[0, 1, 0, 0.05], [0, 1, 0, 0.05], [0, -1, 0, 0.04]])
+    b0s = read_array(load_image(done.outputs.b0_file))
+    np.testing.assert_allclose(b0s[..., 2], distorted("j-"), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(np.loadtxt(done.outputs.acqp_file), [0, 1, 0, 0.05])
+    assert np.loadtxt(done.outputs.index_file).tolist() == [1, 1, 1]
+
+
+@pytest.mark.skipif(shutil.which("dwidenoise") is None, reason="MRtrix3 is not installed")
+@pytest.mark.parametrize(("n", "word"), [(1, "none (1 volumes"), (8, "MRtrix3 dwidenoise")])
+def test_dwidenoise_passes_short_runs(tmp_path: Path, n: int, word: str) -> None:
+    rng = np.random.default_rng(0)
+    data = (1000 + rng.normal(0, 20, (12, 12, 10, n))).astype(np.float32)
+    path = save_image(data, AFFINE, tmp_path / "run.nii.gz")
+    done = DwiDenoise(in_file=str(path), out_file="denoised.nii").run(cwd=tmp_path)
+    found = read_array(load_image(done.outputs.out_file, ndim=4))
+    assert done.outputs.facts["Denoising"].startswith(word)
+    assert np.array_equal(found, data) == (n == 1)
+    assert found.shape == data.shape
+
+
+def test_facts_of_unlike_runs_are_all_told() -> None:
+    facts = [{"Denoising": "MP-PCA", "GibbsCorrection": "none"}] * 2
+    facts.append({"Denoising": "none (1 volumes are too few)", "GibbsCorrection": "none"})
+    found = MergeRunFacts(in_facts=facts).run().outputs.facts
+    assert found["Denoising"] == "MP-PCA; none (1 volumes are too few)"
+    assert found["GibbsCorrection"] == "none"
