@@ -323,7 +323,7 @@ def test_killed_run_resumes(data_dir: Path, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    finished = out / "work" / "sub-umr"
+    finished = out / "work"
     while not list(finished.rglob("merge_runs/result_merge_runs.pklz")):
         assert process.poll() is None
         time.sleep(0.5)
