@@ -89,30 +89,36 @@ def choose_engines(*, denoise: str, sdc: str, hmc: str, unring: bool) -> Engines
 
 
 def choose_sdc(series: DwiSeries, engines: Engines) -> SdcChoice:
-    """Choose how the susceptibility distortion of a series is corrected."""
-    if engines.pair_sdc == "none":
-        reason = "switched off on the command line"
-        encodings = sorted({run.phase_encoding or "unknown" for run in series.runs})
-        if len(encodings) == 1:
-            return SdcChoice("none", reason)
-        return SdcChoice(
-            "none",
-            reason,
-            f"Susceptibility distortion was NOT corrected ({reason}), and the merged runs have "
-            f"different phase encodings, {', '.join(encodings)}: tissue lies at different places "
-            "in them, and maps made of all of them are blurred. Leave --sdc to auto, or choose "
-            "one phase encoding with --bids-filter-file.",
-        )
-    if series.blip_pair is not None:
+    """Choose how the susceptibility distortion of a series is corrected.
+
+    The user's own `none` needs no warning, unless runs of unlike distortion are merged or an
+    image that could have corrected it lies unused.
+    """
+    is_off = engines.pair_sdc == "none"
+    if series.blip_pair is not None and not is_off:
         return SdcChoice(engines.pair_sdc, "reverse phase-encoding images found")
-    if all(run.phase_encoding is None for run in series.runs):
+    if is_off:
+        reason = "switched off on the command line"
+    elif all(run.phase_encoding is None for run in series.runs):
         reason = "PhaseEncodingDirection is missing from the sidecars"
     else:
         reason = "no image of the opposite phase encoding with the same grid and head position"
-    return SdcChoice(
-        "none",
-        reason,
-        "Susceptibility distortion was NOT corrected: "
-        f"{reason}. Expect displaced and stretched tissue near air, above all in frontal and "
-        "temporal lobes.",
-    )
+    warning = f"Susceptibility distortion was NOT corrected: {reason}. "
+    encodings = sorted({run.phase_encoding or "unknown" for run in series.runs})
+    if len(encodings) > 1:
+        warning += (
+            f"The merged runs have different phase encodings, {', '.join(encodings)}: tissue lies "
+            "at different places in them, and maps made of all of them are blurred. "
+            + ("Leave --sdc to auto, or choose" if series.blip_pair else "Choose")
+            + " one phase encoding with --bids-filter-file."
+        )
+    elif series.blip_pair is not None:
+        warning += f"{series.blip_pair[1].path.name} could correct it: leave --sdc to auto."
+    elif is_off:
+        return SdcChoice("none", reason)
+    else:
+        warning += (
+            "Expect displaced and stretched tissue near air, above all in frontal and temporal "
+            "lobes."
+        )
+    return SdcChoice("none", reason, warning)
