@@ -10,11 +10,16 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from dmri_fm.gradients import GradientTable, write_gradients
-from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
-from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
-from dmri_fm_workflows.interfaces.preprocess import DwiDenoise, EstimatePairField
-from dmri_fm_workflows.volumes_table import VolumeOrigin, write_volumes
+from dmri_fm_workflows.interfaces.preprocess import (
+    DwiDenoise,
+    EstimatePairField,
+    MergeRuns,
+    _mean_b0,
+)
+from dmri_fm_workflows.preprocess import init_denoise_wf
+from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 SHAPE = (32, 34, 24)
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
@@ -98,18 +103,45 @@ def test_weighted_volumes_of_the_reverse_image_are_left_out(tmp_path: Path) -> N
     assert field_error(done.outputs.field_file) < 0.15
 
 
-def test_topup_gets_the_reverse_image(tmp_path: Path) -> None:
-    inputs = write_series(tmp_path / "a", ["j", "j", "j"], is_b0=[True, False, True])
-    epi = save_image(distorted("j-"), AFFINE, tmp_path / "epi.nii.gz")
-    done = WriteFslFiles(
-        **inputs, epi_file=str(epi), epi_phase_encoding="j-", epi_readout_s=0.04
+def test_volumes_of_another_readout_are_left_out_of_the_pair() -> None:
+    origins = [VolumeOrigin(0, "i", 0.03, "x"), VolumeOrigin(1, "j", 0.05, "x")]
+    origins.append(VolumeOrigin(2, "j", 0.02, "x"))
+    values = np.array([500.0, 100.0, 900.0])
+    gtab = GradientTable(np.zeros(3), np.zeros((3, 3)))
+    dwi = Dwi.from_arrays(values * np.ones((4, 4, 4, 1)), AFFINE, gtab)
+    found, readout_s = _mean_b0(dwi, origins, "j")
+    assert (float(found.mean()), readout_s) == (100.0, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("own", "reverse", "expected", "is_assumed"),
+    [
+        ([None], [0.04], 0.04, True),
+        ([0.04], [None], 0.04, True),
+        ([0.05], [0.04], 0.05, False),
+        ([0.05], [], 0.05, False),
+        ([None], [None], 0.05, True),
+    ],
+)
+def test_readouts_of_a_pair_are_equal_unless_both_are_known(
+    tmp_path: Path,
+    own: list[float | None],
+    reverse: list[float | None],
+    expected: float,
+    is_assumed: bool,
+) -> None:
+    inputs = write_series(tmp_path / "in", ["j"], is_b0=[True])
+    done = MergeRuns(
+        dwi_files=[inputs["dwi_file"]],
+        raw_files=[inputs["dwi_file"]],
+        bval_files=[inputs["bval_file"]],
+        bvec_files=[inputs["bvec_file"]],
+        phase_encodings=["j"],
+        readouts_s=own,
+        reverse_readouts_s=reverse,
     ).run(cwd=tmp_path)
-    rows = np.loadtxt(done.outputs.b0_acqp_file)
-    np.testing.assert_allclose(rows, [[0, 1, 0, 0.05], [0, 1, 0, 0.05], [0, -1, 0, 0.04]])
-    b0s = read_array(load_image(done.outputs.b0_file))
-    np.testing.assert_allclose(b0s[..., 2], distorted("j-"), rtol=1e-5, atol=1e-3)
-    np.testing.assert_allclose(np.loadtxt(done.outputs.acqp_file), [0, 1, 0, 0.05])
-    assert np.loadtxt(done.outputs.index_file).tolist() == [1, 1, 1]
+    assert [o.readout_s for o in read_volumes(done.outputs.volumes_file)] == [expected]
+    assert ("TotalReadoutTimeAssumed" in done.outputs.facts) == is_assumed
 
 
 @pytest.mark.skipif(shutil.which("dwidenoise") is None, reason="MRtrix3 is not installed")
@@ -123,6 +155,21 @@ def test_dwidenoise_passes_short_runs(tmp_path: Path, n: int, word: str) -> None
     assert done.outputs.facts["Denoising"].startswith(word)
     assert np.array_equal(found, data) == (n == 1)
     assert found.shape == data.shape
+
+
+@pytest.mark.skipif(shutil.which("mrdegibbs") is None, reason="MRtrix3 is not installed")
+def test_a_run_of_one_volume_can_be_unringed_after_it(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).uniform(900, 1100, (12, 12, 4, 1))
+    path = save_image(data, AFFINE, tmp_path / "run.nii.gz")
+    denoise_wf = init_denoise_wf(method="dwidenoise", unring=True, omp_nthreads=1, mem_gb=0.1)
+    denoise_wf.base_dir = str(tmp_path)
+    denoise_wf.inputs.inputnode.dwi_files = [str(path)]
+    graph = denoise_wf.run()
+    results = {node.name: node.result.outputs for node in graph.nodes()}
+    (unringed,) = results["mrdegibbs"].out_file
+    assert load_image(unringed, ndim=4).shape == data.shape
+    assert results["collect_facts"].facts["Denoising"] == "none (1 volumes are too few)"
+    assert results["collect_facts"].facts["GibbsCorrection"].startswith("MRtrix3 mrdegibbs")
 
 
 def test_facts_of_unlike_runs_are_all_told() -> None:

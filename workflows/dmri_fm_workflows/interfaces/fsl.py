@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 
 from dmri_fm.errors import MissingToolError
 from dmri_fm.gradients import read_gradients, write_gradients
+from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.volumes import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec, save_motion
@@ -61,7 +62,9 @@ def find_eddy() -> str:
 class _FilesOutputSpec(TraitedSpec):
     acqp_file = File(exists=True, desc="one row per phase encoding and readout")
     index_file = File(exists=True, desc="row of each volume, from 1")
-    b0_file = File(exists=True, desc="all b=0 volumes, those of the reverse image last")
+    b0_file = File(
+        exists=True, desc="all b=0 volumes, those of the reverse image last, on one scale"
+    )
     b0_acqp_file = File(exists=True, desc="one row per b=0 volume")
     first_b0_file = File(exists=True, desc="the first b=0 volume")
 
@@ -82,7 +85,7 @@ class WriteFslFiles(SimpleInterface):
         is_b0 = dwi.gtab.is_b0
         b0s = [i for i in np.flatnonzero(is_b0) if origins[i].phase_encoding is not None]
         b0s = b0s or list(np.flatnonzero(is_b0))
-        volumes, b0_rows = dwi.data[..., b0s], [rows[i] for i in b0s]
+        part, b0_rows = dwi.select(b0s), [rows[i] for i in b0s]
         if isdefined(self.inputs.epi_file):
             reverse = self.inputs.load_epi_b0s()
             origin = VolumeOrigin(
@@ -91,14 +94,14 @@ class WriteFslFiles(SimpleInterface):
                 readout_s=self.inputs.epi_readout_s or origins[b0s[0]].readout_s,
                 original_file=Path(self.inputs.epi_file).name,
             )
-            volumes = np.concatenate([volumes, reverse.data], axis=3)
+            part = merge_runs([part, reverse]).dwi
             b0_rows += [encoding_row(origin)] * reverse.shape[3]
         folder = Path(runtime.cwd)
         np.savetxt(folder / "acqp.txt", distinct, fmt="%g")
         np.savetxt(folder / "index.txt", [index], fmt="%d")
         np.savetxt(folder / "b0_acqp.txt", b0_rows, fmt="%g")
-        save_image(volumes, dwi.affine, folder / "b0.nii.gz")
-        save_image(volumes[..., 0], dwi.affine, folder / "first_b0.nii.gz")
+        save_image(part.data, dwi.affine, folder / "b0.nii.gz")
+        save_image(part.data[..., 0], dwi.affine, folder / "first_b0.nii.gz")
         self._results |= {
             "acqp_file": str(folder / "acqp.txt"),
             "index_file": str(folder / "index.txt"),

@@ -150,6 +150,11 @@ class _MergeInputSpec(BaseInterfaceInputSpec):
     readouts_s = traits.List(
         traits.Either(None, traits.Float()), mandatory=True, desc="readout time per run, s"
     )
+    reverse_readouts_s = traits.List(
+        traits.Either(None, traits.Float()),
+        usedefault=True,
+        desc="readout time of the image outside the series that opposes it, if there is one, s",
+    )
 
 
 class _MergeOutputSpec(TraitedSpec):
@@ -189,7 +194,11 @@ class MergeRuns(SimpleInterface):
         self._results["raw_file"] = str(save_image(raw.dwi.data, affine, folder / "raw.nii"))
         bval, bvec = folder / "merged.bval", folder / "merged.bvec"
         write_gradients(raw.dwi.gtab, bval, bvec, affine=affine)
-        readouts, is_assumed = fill_readouts(self.inputs.readouts_s)
+        # A pair's readouts are equal unless both are known, wherever the known one is.
+        readouts, is_assumed = fill_readouts(
+            [*self.inputs.readouts_s, *self.inputs.reverse_readouts_s]
+        )
+        readouts = readouts[: len(self.inputs.readouts_s)]
         origins = [
             VolumeOrigin(
                 run=int(i),
@@ -308,12 +317,16 @@ class EstimatePairField(SimpleInterface):
 def _mean_b0(
     dwi: Dwi, origins: list[VolumeOrigin], phase_encoding: str
 ) -> tuple[np.ndarray, float]:
-    """Return the mean b=0 of one phase encoding, and its readout time, s."""
+    """Return the mean b=0 of one phase encoding, and its readout time, s.
+
+    Another readout is another distortion: only volumes with that of the first one are used.
+    """
     index = [
         i for i in np.flatnonzero(dwi.gtab.is_b0) if origins[i].phase_encoding == phase_encoding
     ]
-    part = dwi.select(index)
-    return b0_reference(part.data, part.gtab, part.affine), origins[index[0]].readout_s
+    readout_s = origins[index[0]].readout_s
+    part = dwi.select([i for i in index if origins[i].readout_s == readout_s])
+    return b0_reference(part.data, part.gtab, part.affine), readout_s
 
 
 class _BiasInputSpec(BaseInterfaceInputSpec):
