@@ -235,12 +235,16 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
 
 
 def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
-    """Open a b=0 image that shows the distortion of another phase encoding.
+    """Open an image that shows the distortion of another phase encoding.
+
+    All its volumes are b=0, unless gradient files of its own name say otherwise.
 
     Raises
     ------
     ImageError
         If the image is missing, damaged, or neither 3-D nor 4-D.
+    GradientError
+        If its gradient files cannot be used.
     """
     image = load_image(path)
     shape = tuple(int(n) for n in image.shape)
@@ -249,6 +253,10 @@ def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
             f"image has {len(shape)} dimensions, {shape}", path=path, expected="3 or 4 dimensions"
         )
     direction, readout = _encoding(metadata, shape)
+    stem = path.name.partition(".")[0]
+    bval, bvec = (path.with_name(stem + e) for e in (".bval", ".bvec"))
+    has_gradients = len(shape) == 4 and bval.is_file() and bvec.is_file()
+    gtab = Dwi.from_files(path, bval, bvec).gtab if has_gradients else None
     return EpiImage(
         path=path,
         entities=split_name(path)[0],
@@ -257,6 +265,9 @@ def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
         affine=np.asarray(image.affine, dtype=np.float64),
         phase_encoding=direction,
         readout_time_s=readout,
+        bval=bval if has_gradients else None,
+        bvec=bvec if has_gradients else None,
+        has_b0=gtab is None or bool(gtab.is_b0.any()),
     )
 
 
@@ -271,7 +282,8 @@ def open_t1w(path: Path, metadata: Mapping[str, Any]) -> tuple[bool, float, str]
         If the image is missing, damaged, or not 3-D.
     """
     image = load_image(path, ndim=3)
-    is_normalised = "NORM" in (metadata.get("ImageType") or ())
+    image_type = metadata.get("ImageType")
+    is_normalised = isinstance(image_type, list | tuple) and "NORM" in image_type
     volume = abs(float(np.linalg.det(np.asarray(image.affine)[:3, :3])))
     return not is_normalised, round(volume, 3), path.name
 

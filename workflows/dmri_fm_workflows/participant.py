@@ -320,7 +320,9 @@ def init_dwi_wf(
         entities=entities,
         sources=[
             raw_uri(image.path, bids_root)
-            for image in (*series.runs, *(series.reverse if sdc.method != "none" else ()))
+            for image in dict.fromkeys(
+                (*series.runs, *((series.blip_pair or ()) if sdc.method != "none" else ()))
+            )
         ],
         raw_metadata=[run.metadata for run in series.runs],
         spatial_reference={

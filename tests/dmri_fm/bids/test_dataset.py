@@ -525,3 +525,19 @@ def test_damaged_database_is_named(maker, tmp_path) -> None:
     with pytest.raises(ConfigError, match="database cannot be used") as caught:
         read_dataset(maker.root, database_dir=database)
     assert caught.value.path == database
+
+
+def test_reverse_image_with_gradient_files_has_its_own_b0s(maker) -> None:
+    maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
+    metadata = {**maker.PA, "IntendedFor": "dwi/sub-01_dir-AP_dwi.nii.gz"}
+    maker.json("sub-01_dir-PA_epi.json", metadata)
+    maker.image("sub-01_dir-PA_epi.nii.gz", shape=(6, 6, 4, 3))
+    (plain,) = read_dataset(maker.root).participants[0].sessions[0].series
+    assert plain.reverse[0].bval is None
+    maker.gradients("sub-01_dir-PA_epi", [1000, 0, 1000])
+    (series,) = read_dataset(maker.root).participants[0].sessions[0].series
+    assert series.blip_pair is not None
+    assert series.blip_pair[1].bval is not None
+    maker.gradients("sub-01_dir-PA_epi", [1000, 1000, 1000])
+    (useless,) = read_dataset(maker.root).participants[0].sessions[0].series
+    assert useless.blip_pair is None
