@@ -1,6 +1,7 @@
 """Training and test data with known truth."""
 
 from dmri_fm.simulate.anatomy import Anatomy, draw_anatomy
+from dmri_fm.simulate.batch import Batch, draw_batch
 from dmri_fm.simulate.cohort import simulate_dataset
 from dmri_fm.simulate.protocol import (
     SKARE_DIRECTIONS,
@@ -13,9 +14,11 @@ from dmri_fm.simulate.sample import Sample, draw_sample
 __all__ = [
     "SKARE_DIRECTIONS",
     "Anatomy",
+    "Batch",
     "Sample",
     "condition_number",
     "draw_anatomy",
+    "draw_batch",
     "draw_protocol",
     "draw_sample",
     "simulate_dataset",

@@ -23,7 +23,9 @@ __all__ = [
     "LESION_CHANCE",
     "N_REGIONS",
     "Anatomy",
+    "TissueMaps",
     "draw_anatomy",
+    "load_tissue_maps",
     "sample_head",
     "sample_template",
     "smooth_field",
@@ -42,7 +44,7 @@ LESION_CHANCE = 0.3
 _SPLINE_DEVIATION = 0.4794**0.5
 
 
-class _Template(NamedTuple):
+class TissueMaps(NamedTuple):
     """MNI152 2009a maps: float32 arrays of one shape, and their voxel-to-RAS mm affine."""
 
     wm: NDArray[np.float32]
@@ -52,7 +54,8 @@ class _Template(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _load_template() -> _Template:
+def load_tissue_maps() -> TissueMaps:
+    """Load the packaged maps; read-only."""
     from nilearn import datasets
 
     wm, gm, brain = (
@@ -66,7 +69,7 @@ def _load_template() -> _Template:
     arrays = [np.ascontiguousarray(image.dataobj, dtype=np.float32) for image in (wm, gm, brain)]
     for array in arrays:
         array.setflags(write=False)
-    return _Template(arrays[0], arrays[1], arrays[2], np.asarray(wm.affine, dtype=np.float64))
+    return TissueMaps(arrays[0], arrays[1], arrays[2], np.asarray(wm.affine, dtype=np.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,7 +348,7 @@ def sample_template(
         The maps are averages over many heads: their fractions are raised to this power and
         add up to one again, which gives the partial volumes of a single head.
     """
-    template = _load_template()
+    template = load_tissue_maps()
     mm2voxel = np.linalg.inv(template.affine)
     assert np.allclose(mm2voxel[:3, :3], np.eye(3)), "nilearn's template is on another grid"
     where = mni_mm + mm2voxel[:3, 3].astype(np.float32)[:, None, None, None]
@@ -362,7 +365,7 @@ def sample_template(
 @lru_cache(maxsize=1)
 def _load_head() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return the distance from the template's brain, mm, on a 2 mm grid with wide margins."""
-    template = _load_template()
+    template = load_tissue_maps()
     brain = np.pad(template.brain[::2, ::2, ::2] > 0.5, 16)
     distance = distance_transform_edt(~brain, sampling=2.0).astype(np.float32)
     affine = template.affine @ np.diag([2.0, 2.0, 2.0, 1.0])

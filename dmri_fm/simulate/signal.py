@@ -24,6 +24,7 @@ __all__ = [
     "Tissue",
     "add_noise",
     "blur_volumes",
+    "dense_directions",
     "draw_tissue",
     "noise_free_signal",
     "true_tensor",
@@ -179,7 +180,8 @@ def _fit_shell(signal, s0, bval, bvecs):  # type: ignore
 
 
 @lru_cache(maxsize=1)
-def _dense_directions() -> NDArray[np.float64]:
+def dense_directions() -> NDArray[np.float64]:
+    """Return the axes (30, 3) whose noise-free signal defines the true tensor."""
     directions = spread_directions(np.random.default_rng(0), N_DENSE_DIRECTIONS, n_steps=400)
     directions.setflags(write=False)
     return directions
@@ -239,7 +241,7 @@ def true_tensor(
     ndarray
         Shape (X, Y, Z, 6), float32, mm^2/s, RAS+, order xx, xy, xz, yy, yz, zz.
     """
-    dense = _dense_directions()
+    dense = dense_directions()
     gtab = GradientTable(
         np.concatenate([[0.0], np.full(len(dense), bval)]),
         np.concatenate([np.zeros((1, 3)), dense]),

@@ -27,7 +27,7 @@ from dmri_fm.models.registry import find_model
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.models.weights import save_weights
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.simulate import draw_protocol, draw_sample
+from dmri_fm.simulate import draw_batch, draw_protocol
 from dmri_fm.train.config import DropePretraining
 from dmri_fm.train.loop import Run, run_training
 
@@ -65,11 +65,18 @@ def draw_scan_tokens(
         n_b0=int(rng.integers(1, 5)),
     )
     grid = feature_grid(config)
-    sample = draw_sample(rng, shape=grid.shape, affine=grid.affine, gtab=gtab, with_truth=False)
-    signal = normalise_b0(sample.signal, gtab, mask=sample.mask).signal
+    drawn = draw_batch(
+        torch.Generator().manual_seed(int(rng.integers(2**63))),
+        [gtab],
+        shape=grid.shape,
+        affine=torch.tensor(grid.affine, dtype=torch.float32),
+        with_truth=False,
+    )
+    mask = drawn.mask[0].numpy()
+    signal = normalise_b0(drawn.signal[0].movedim(0, 3).numpy(), gtab, mask=mask).signal
     is_weighted = ~gtab.is_b0
     return tokenise(
-        signal[..., is_weighted], gtab.select(np.flatnonzero(is_weighted)), sample.mask, config
+        signal[..., is_weighted], gtab.select(np.flatnonzero(is_weighted)), mask, config
     )
 
 

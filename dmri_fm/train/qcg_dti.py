@@ -16,7 +16,7 @@ from dmri_fm.models.predict import tensor_inputs
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig, estimate_noise, fit_least_squares
 from dmri_fm.models.registry import find_model
 from dmri_fm.models.weights import save_weights
-from dmri_fm.simulate import draw_protocol, draw_sample
+from dmri_fm.simulate import draw_batch, draw_protocol
 from dmri_fm.train.config import QcgDtiTraining
 from dmri_fm.train.loop import Run, run_training
 from dmri_fm.train.losses import relative_tensor_loss
@@ -58,13 +58,21 @@ class TensorBatch:
     csf: Tensor
 
 
-def draw_training_protocol(rng: np.random.Generator, *, spread_share: float) -> GradientTable:
-    """Draw one to four b=0 volumes and six directions of one shell, b 400 to 3000.
+def draw_n_b0(rng: np.random.Generator) -> int:
+    """Draw a number of b=0 volumes, one to four."""
+    return int(rng.choice([1, 1, 2, 4]))
+
+
+def draw_training_protocol(
+    rng: np.random.Generator, *, spread_share: float, n_b0: int | None = None
+) -> GradientTable:
+    """Draw b=0 volumes (one to four if None) and six directions of one shell, b 400 to 3000.
 
     Half of the b-values lie between 700 and 1300, where most tensors are measured.
     """
+    if n_b0 is None:
+        n_b0 = draw_n_b0(rng)
     bval = float(rng.uniform(700, 1300) if rng.uniform() < 0.5 else rng.uniform(400, 3000))
-    n_b0 = int(rng.choice([1, 1, 2, 4]))
     if rng.uniform() >= spread_share:
         return draw_protocol(rng, kind="skare6", bvals=bval, n_b0=n_b0)
     while True:
@@ -78,19 +86,25 @@ def draw_training_protocol(rng: np.random.Generator, *, spread_share: float) -> 
 def draw_tensor_batch(
     rng: np.random.Generator, *, batch: int, patch_voxels: int, spread_share: float
 ) -> TensorBatch:
-    """Draw simulated patches."""
-    parts = []
-    for _ in range(batch):
-        while True:
-            gtab = draw_training_protocol(rng, spread_share=spread_share)
-            sample = draw_sample(rng, shape=(patch_voxels,) * 3, gtab=gtab)
-            if sample.mask.mean() >= FEWEST_BRAIN:
-                break
-        assert sample.truth_tensor is not None
-        s0, ratios, q, mask = tensor_inputs(sample.signal, sample.gtab, sample.mask)
-        truth = torch.from_numpy(np.moveaxis(sample.truth_tensor, 3, 0) * 1000.0)[None]
-        csf = torch.from_numpy(np.ascontiguousarray(sample.fractions[..., 2]))[None]
-        parts.append((s0, ratios, q, mask, estimate_noise(ratios * s0, mask), truth, csf))
+    """Draw simulated patches; all of a batch have one to four b=0 volumes."""
+    n_b0 = draw_n_b0(rng)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    parts: list[tuple[torch.Tensor, ...]] = []
+    while len(parts) < batch:
+        gtabs = [
+            draw_training_protocol(rng, spread_share=spread_share, n_b0=n_b0)
+            for _ in range(batch - len(parts))
+        ]
+        drawn = draw_batch(generator, gtabs, shape=(patch_voxels,) * 3)
+        assert drawn.truth_tensor is not None
+        for k, gtab in enumerate(gtabs):
+            if drawn.mask[k].float().mean() < FEWEST_BRAIN:
+                continue
+            signal = drawn.signal[k].movedim(0, 3).numpy()
+            s0, ratios, q, mask = tensor_inputs(signal, gtab, drawn.mask[k].numpy())
+            truth = 1000.0 * drawn.truth_tensor[k : k + 1]
+            csf = drawn.fractions[k : k + 1, 2]
+            parts.append((s0, ratios, q, mask, estimate_noise(ratios * s0, mask), truth, csf))
     return TensorBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -1,0 +1,280 @@
+"""Batches of random training scans: heads, protocols, signal and truth, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.simulate.acquisition import (
+    add_noise,
+    apply_per_axis,
+    drop_slices,
+    jitter_volumes,
+    point_spread,
+)
+from dmri_fm.simulate.fields import (
+    log_uniform,
+    normal,
+    random_rotations,
+    small_rotations,
+    smooth_fields,
+    uniform,
+)
+from dmri_fm.simulate.heads import draw_heads
+from dmri_fm.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture
+
+__all__ = ["Batch", "draw_batch"]
+
+#: SNR of white matter at b=0.
+LEAST_SNR, LARGEST_SNR = 5.0, 80.0
+
+#: Highest b-value at which a tensor is usually fitted, s/mm^2: where several shells exist, the
+#: true tensor is that of the highest one up to here.
+LARGEST_TENSOR_BVAL = 1500.0
+
+#: Centres of patches, MNI mm.
+_LOWEST_CENTRE, _HIGHEST_CENTRE = (-45.0, -75.0, -20.0), (45.0, 40.0, 50.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Simulated scans of one shape and their truth.
+
+    Attributes
+    ----------
+    signal
+        Shape (B, N, X, Y, Z), float32, scanner units: as measured.
+    bvals
+        Shape (B, N), s/mm^2, as the gradient table states them.
+    bvecs
+        Shape (B, N, 3), RAS+.
+    truth_tensor
+        Shape (B, 6, X, Y, Z), mm^2/s, RAS+, order xx, xy, xz, yy, yz, zz; zero outside the
+        mask. None if it was not asked for.
+    truth_bval
+        Shape (B,), s/mm^2: b-value the true tensor belongs to.
+    fractions
+        Shape (B, 4, X, Y, Z): white matter, grey matter, CSF, lesion.
+    mask
+        Shape (B, X, Y, Z), bool: the brain.
+    sigma
+        Shape (B,): noise of one channel in the middle of its field, scanner units.
+    affine
+        Shape (B, 4, 4), voxel to RAS+ mm.
+    """
+
+    signal: Tensor
+    bvals: Tensor
+    bvecs: Tensor
+    truth_tensor: Tensor | None
+    truth_bval: Tensor
+    fractions: Tensor
+    mask: Tensor
+    sigma: Tensor
+    affine: Tensor
+
+
+def draw_batch(
+    generator: torch.Generator,
+    gtabs: Sequence[GradientTable],
+    *,
+    shape: tuple[int, int, int],
+    affine: Tensor | None = None,
+    snr: float | None = None,
+    atlas_weight: float | None = None,
+    with_truth: bool = True,
+) -> Batch:
+    """Draw simulated scans with everything about them at random.
+
+    Parameters
+    ----------
+    generator
+        Source of randomness, on the device of the results: the same state gives the same batch.
+    gtabs
+        The protocol of each sample, of equal length, with b=0 and weighted volumes.
+    shape
+        X, Y, Z.
+    affine
+        Shape (4, 4), voxel to RAS+ mm of a grid in MNI space: the brains lie there, up to a few
+        degrees and millimetres. If None: patches of random pose, place and voxel size (1.2 to
+        4 mm, a quarter of them with thicker slices), one in five with random labels for tissues.
+    snr
+        b=0 intensity of white matter over sigma; 5 to 80, log-uniform, if None.
+    atlas_weight
+        How far orientations follow the rough atlas, 0 to 1; at random if None.
+    with_truth
+        Compute the true tensors; it takes half of the time.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is out of range.
+    """
+    bvals, bvecs, shells = _protocols(gtabs, generator.device)
+    if len(shape) != 3 or min(shape) < 2:
+        raise ConfigError(f"shape {shape}", expected="three numbers, two or more each")
+    if snr is not None and not snr > 0:
+        raise ConfigError(f"SNR {snr:g}", expected="a number above zero")
+    n, device = len(gtabs), generator.device
+
+    def draw(low: float, high: float, *more: int) -> Tensor:
+        return uniform(generator, low, high, n, *more)
+
+    weight = draw(0.0, 1.0) if atlas_weight is None else torch.full((n,), atlas_weight).to(device)
+    is_patch = affine is None
+    heads = draw_heads(
+        generator,
+        shape,
+        _patch_affines(generator, n, shape)
+        if affine is None
+        else affine.to(device).repeat(n, 1, 1),
+        rotation=random_rotations(generator, n) if is_patch else None,
+        jitter=2.0 if is_patch else 1.0,
+        atlas_weight=weight,
+        label_chance=0.2 if is_patch else 0.0,
+    )
+    tissues = draw_tissues(generator, n)
+    spread, smooth_spread = _draw_point_spreads(generator, n, shape)
+
+    # The scanner's gradients are not quite those of the table.
+    real_bvals = bvals / 1000 * (1 + 0.01 * normal(generator, n, 1))
+    turns = small_rotations(torch.deg2rad(0.5 * normal(generator, n, bvals.shape[1], 3)))
+    real_bvecs = (turns @ bvecs[..., None])[..., 0]
+    signal = apply_per_axis(mixture(heads, tissues, real_bvals, real_bvecs), spread).clamp_(min=0)
+    truth = None
+    if with_truth:
+        axes = dense_shell(device)
+        values = (shells / 1000)[:, None].expand(n, len(axes)).contiguous()
+        zero = torch.zeros(n, 1, device=device)
+        dense = mixture(
+            heads,
+            tissues,
+            torch.cat([zero, values], dim=1),
+            torch.cat([axes[:1], axes]).expand(n, -1, -1),
+        )
+        dense = apply_per_axis(dense, smooth_spread)
+        truth = 1e-3 * fit_shell(dense[:, 1:], dense[:, 0] * heads.mask, shells / 1000)
+
+    bias = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
+    signal = signal * torch.exp(draw(0.0, 0.2, 1, 1, 1, 1) * bias)
+    signal = _disturb(generator, signal)
+    ratio = (
+        log_uniform(generator, LEAST_SNR, LARGEST_SNR, n)
+        if snr is None
+        else torch.full((n,), snr, device=device)
+    )
+    sigma = tissues.intensity[:, 0] / ratio
+    uneven = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
+    sigma_map = sigma.reshape(n, 1, 1, 1, 1) * torch.exp(draw(0.0, 0.25, 1, 1, 1, 1) * uneven)
+    # Interpolation by the scanner correlates the noise of neighbours in three of ten scans.
+    width = draw(0.3, 0.6) * (draw(0.0, 1.0) < 0.3)
+    correlation = (
+        point_spread(shape[0], blur_voxels=width),
+        point_spread(shape[1], blur_voxels=width),
+        point_spread(shape[2], blur_voxels=width),
+    )
+    coils = int(uniform(generator, 0.0, 1.0, 1).item() < 0.25)
+    noisy = add_noise(
+        generator, signal, sigma=sigma_map, n_coils=1 + 2 * coils, correlation=correlation
+    )
+    return Batch(
+        noisy, bvals, bvecs, truth, shells, heads.fractions, heads.mask, sigma, heads.affine
+    )
+
+
+def _protocols(
+    gtabs: Sequence[GradientTable], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return b-values (B, N), b-vectors (B, N, 3) and the true tensors' b-values (B,)."""
+    if not gtabs or len({len(gtab) for gtab in gtabs}) != 1:
+        raise ConfigError(
+            f"protocols of {sorted({len(gtab) for gtab in gtabs})} volumes",
+            expected="one or more protocols of equal length",
+        )
+    shells = []
+    for gtab in gtabs:
+        if not gtab.is_b0.any() or gtab.is_b0.all():
+            raise ConfigError(
+                "a protocol of one kind of volume", expected="b=0 and weighted volumes"
+            )
+        below = [s.bval for s in gtab.shells if s.bval <= LARGEST_TENSOR_BVAL]
+        shells.append(below[-1] if below else gtab.shells[0].bval)
+
+    bvals = torch.tensor(np.stack([g.bvals for g in gtabs]), dtype=torch.float32, device=device)
+    bvecs = torch.tensor(
+        np.stack([g.bvecs_ras for g in gtabs]), dtype=torch.float32, device=device
+    )
+    return bvals, bvecs, torch.tensor(shells, dtype=torch.float32, device=device)
+
+
+def _patch_affines(generator: torch.Generator, n: int, shape: tuple[int, int, int]) -> Tensor:
+    device = generator.device
+    voxel_mm = uniform(generator, 1.2, 3.2, n, 1) * torch.exp(0.05 * normal(generator, n, 3))
+    is_thick = uniform(generator, 0.0, 1.0, n) < 0.25
+    voxel_mm[:, 2] *= torch.where(is_thick, uniform(generator, 1.2, 2.0, n), 1.0)
+    voxel_mm = voxel_mm.clamp(1.2, 4.0)
+    low = torch.tensor(_LOWEST_CENTRE, device=device)
+    centre = uniform(generator, low, torch.tensor(_HIGHEST_CENTRE, device=device), n, 3)
+    affine = torch.eye(4, device=device).repeat(n, 1, 1)
+    affine[:, :3, :3] = torch.diag_embed(voxel_mm)
+    half = torch.tensor([(k - 1) / 2 for k in shape], device=device)
+    affine[:, :3, 3] = centre - voxel_mm * half
+    return affine
+
+
+_Spread = tuple[Tensor, Tensor, Tensor]
+
+
+def _draw_point_spreads(
+    generator: torch.Generator, n: int, shape: tuple[int, int, int]
+) -> tuple[_Spread, _Spread]:
+    """Draw blur along all axes, Gibbs ringing in plane, partial Fourier along the second axis.
+
+    The second of the two has the same resolution and does not ring: that of the truth.
+    """
+
+    def draw(low: float, high: float) -> Tensor:
+        return uniform(generator, low, high, n)
+
+    blur = draw(0.0, 0.5)
+    rings = draw(0.0, 1.0) < 0.4
+    cutoff = torch.where(rings, draw(0.75, 1.0), 1.0)
+    partial = torch.where(draw(0.0, 1.0) < 0.4, draw(0.7, 0.95), 1.0)
+    x, y, z = shape
+    # The main lobe of a cut spectrum is about as wide as this Gaussian.
+    lobe = 0.5 * (cutoff**-2 - 1).sqrt()
+    in_plane = (blur.square() + lobe.square()).sqrt()
+    return (
+        (
+            point_spread(x, blur_voxels=blur, cutoff=cutoff),
+            point_spread(y, blur_voxels=blur, cutoff=cutoff, partial=partial),
+            point_spread(z, blur_voxels=blur),
+        ),
+        (
+            point_spread(x, blur_voxels=in_plane),
+            point_spread(y, blur_voxels=in_plane),
+            point_spread(z, blur_voxels=blur),
+        ),
+    )
+
+
+def _disturb(generator: torch.Generator, signal: Tensor) -> Tensor:
+    """Add what correction leaves: misalignment, drift, dropped slices, ghosts."""
+    n, n_volumes = signal.shape[:2]
+
+    def some(chance: float, low: float, high: float) -> Tensor:
+        has = uniform(generator, 0.0, 1.0, n) < chance
+        return torch.where(has, uniform(generator, low, high, n), 0.0)
+
+    signal = jitter_volumes(generator, signal, deviation=some(0.5, 0.02, 0.15))
+    drift = some(0.3, 0.0, 0.06)[:, None] * torch.linspace(0, 1, n_volumes, device=signal.device)
+    signal = signal * (1 - drift).reshape(n, n_volumes, 1, 1, 1)
+    ghost = some(0.1, 0.01, 0.05).reshape(n, 1, 1, 1, 1)
+    signal = signal + ghost * signal.roll(signal.shape[3] // 2, 3)
+    return drop_slices(generator, signal, chance=some(0.1, 0.01, 0.05))

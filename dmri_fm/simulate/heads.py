@@ -1,0 +1,327 @@
+"""Heads of the training generator: tissues and fibres, batched in torch.
+
+Tissue comes from the MNI152 2009a symmetric maps that nilearn packages (or from random labels),
+under a random affine and elastic deformation, with ventricles, cortex and sulci of random size.
+White matter is cut into many bundles, long in the direction of their fibres and narrow across,
+with sharp borders; up to three fibre populations cross in each. Fibres of the cortex are radial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from torch import Tensor
+
+from dmri_fm.simulate.anatomy import load_tissue_maps
+from dmri_fm.simulate.fields import (
+    NOISE_CELLS,
+    grid_mm,
+    noise_cubes,
+    normal,
+    random_rotations,
+    sample_periodic,
+    sample_voxels,
+    small_rotations,
+    smooth_fields,
+    uniform,
+    unit,
+)
+
+__all__ = ["N_BUNDLES", "N_POPULATIONS", "Heads", "draw_heads"]
+
+#: Kinds of bundle. The first four follow a rough atlas, the others are free.
+N_BUNDLES = 18
+
+#: Fibre populations that may cross in a bundle.
+N_POPULATIONS = 3
+
+#: Kinds whose fibres spread from a point, MNI mm: up from below the brainstem, and out to the
+#: gyri from the brain's middle.
+_FANS = {1: (0.0, -22.0, -75.0), 3: (0.0, -18.0, 10.0)}
+
+#: Deeper below the brain's surface than this lie the ventricles, mm.
+_DEEP_MM = 22.0
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Tissues and fibres of a batch on their grids.
+
+    Attributes
+    ----------
+    fractions
+        Shape (B, 4, X, Y, Z): white matter, grey matter, CSF, lesion; they add up to one inside
+        the brain and are zero outside.
+    mask
+        Shape (B, X, Y, Z), bool: the brain.
+    bundle
+        Shape (B, X, Y, Z), int64: kind of bundle, below :data:`N_BUNDLES`.
+    fibres
+        Shape (B, 3, 3, X, Y, Z): unit axes of the populations, RAS+; (batch, population, axis).
+    cortical
+        Shape (B, 3, X, Y, Z): unit axis of the cortex' fibres, RAS+.
+    mni_mm
+        Shape (B, 3, X, Y, Z): where each voxel lies in MNI space, RAS mm.
+    affine
+        Shape (B, 4, 4), voxel to RAS+ mm.
+    """
+
+    fractions: Tensor
+    mask: Tensor
+    bundle: Tensor
+    fibres: Tensor
+    cortical: Tensor
+    mni_mm: Tensor
+    affine: Tensor
+
+    @property
+    def voxel_mm(self) -> Tensor:
+        """Voxel sizes, shape (B, 3)."""
+        size: Tensor = self.affine[:, :3, :3].square().sum(dim=1).sqrt()
+        return size
+
+
+@lru_cache(maxsize=2)
+def _template(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return maps (1, 7, X, Y, Z) and the RAS mm of their first voxel, which are 1 mm apart.
+
+    White matter, grey matter, brain, depth below the surface (0 to 1), and the direction in
+    which white matter grows, which fibres of the cortex follow.
+    """
+    maps = load_tissue_maps()
+    inside = maps.brain > 0.5
+    depth = gaussian_filter(
+        (distance_transform_edt(inside) > _DEEP_MM).astype(np.float32), 3.0, output=np.float32
+    )
+    slope = np.stack(np.gradient(gaussian_filter(maps.wm, 2.0, output=np.float32)))
+    channels = np.stack([maps.wm, maps.gm, maps.brain, depth, *slope]).astype(np.float32)
+    assert np.allclose(maps.affine[:3, :3], np.eye(3)), "nilearn's template is on another grid"
+    origin = torch.tensor(maps.affine[:3, 3], dtype=torch.float32, device=device)
+    return torch.from_numpy(channels)[None].to(device), origin
+
+
+def draw_heads(
+    generator: torch.Generator,
+    shape: tuple[int, int, int],
+    affine: Tensor,
+    *,
+    rotation: Tensor | None = None,
+    jitter: float = 1.0,
+    deformation_mm: float = 4.0,
+    atlas_weight: Tensor,
+    label_chance: float = 0.0,
+    lesion_chance: float = 0.3,
+    tumour_chance: float = 0.05,
+) -> Heads:
+    """Draw the anatomy of a batch of heads.
+
+    Parameters
+    ----------
+    generator
+        Source of randomness; the heads lie on its device.
+    shape
+        X, Y, Z.
+    affine
+        Shape (B, 4, 4), voxel to RAS+ mm of each grid; scanner space is MNI space up to the
+        drawn transform.
+    rotation
+        Shape (B, 3, 3): rotations before the random one, for patches of any pose.
+    jitter
+        Size of the random affine: 1 means deviations of 5 degrees, 3 mm and 5 % of scale.
+    deformation_mm
+        Deviation of the elastic displacement, mm; its control points are 25 to 45 mm apart, so
+        that the map stays one to one.
+    atlas_weight
+        Shape (B,). 0: orientations are random; 1: they follow a rough atlas (callosum
+        left-right, projections up-down, association front-back, gyri radial).
+    label_chance
+        Probability that tissues come from random labels in place of the template.
+    lesion_chance, tumour_chance
+        Probability of many small lesions in white matter, and of one large one anywhere.
+    """
+    n, device = len(affine), affine.device
+    voxel_mm = affine[:, :3, :3].norm(dim=1)
+    turn = small_rotations(jitter * np.deg2rad(5.0) * normal(generator, n, 3))
+    if rotation is not None:
+        turn = turn @ rotation
+    stretch = torch.exp(0.05 * jitter * normal(generator, n, 3))
+    linear = stretch[:, :, None] * turn
+    middle = torch.tensor([*((k - 1) / 2 for k in shape), 1.0], device=device)
+    centre = (affine @ middle)[:, :3]
+    to_mni = torch.eye(4, device=device).repeat(n, 1, 1)
+    to_mni[:, :3, :3] = linear
+    shift = 3.0 * jitter * normal(generator, n, 3)
+    to_mni[:, :3, 3] = centre - (linear @ centre[..., None])[..., 0] + shift
+    mni_mm = grid_mm(shape, to_mni @ affine)
+    mni_mm = mni_mm + deformation_mm * smooth_fields(
+        generator, shape, spacing=uniform(generator, 25.0, 45.0, n, 1) / voxel_mm, n_channels=3
+    )
+    maps, origin = _template(device)
+    found = sample_voxels(maps, mni_mm - origin.reshape(3, 1, 1, 1))
+    fractions, mask = _tissues(generator, found[:, :4], shape, voxel_mm, label_chance)
+    fractions = _wound(generator, fractions, voxel_mm, lesion_chance, tumour_chance)
+    bundle, fibres = _draw_fibres(generator, mni_mm, atlas_weight)
+    # Directions were made in MNI space.
+    fibres = torch.einsum("bji,bpjxyz->bpixyz", turn, fibres)
+    cortical = torch.einsum("bji,bjxyz->bixyz", turn, found[:, 4:])
+    return Heads(
+        fractions,
+        mask,
+        bundle,
+        unit(fibres, 2),
+        unit(cortical, 1),
+        mni_mm,
+        affine,
+    )
+
+
+def _tissues(
+    generator: torch.Generator,
+    maps: Tensor,
+    shape: tuple[int, int, int],
+    voxel_mm: Tensor,
+    label_chance: float,
+) -> tuple[Tensor, Tensor]:
+    """Turn averaged maps into the tissue fractions (B, 4, X, Y, Z) of single heads."""
+    n = len(maps)
+    white, grey, brain, depth = maps.unbind(1)
+    mask = brain > 0.5
+
+    def size(deviation: float) -> Tensor:
+        return deviation * normal(generator, n, 1, 1, 1)
+
+    # The maps are averages over many heads: their fractions are sharpened. Larger ventricles,
+    # a thicker cortex, wider sulci: more weight for a tissue, deep or near the surface.
+    odds = torch.stack(
+        [
+            torch.zeros_like(white),
+            size(0.5) * (1 - depth) + size(0.3) * depth,
+            size(0.7) * (1 - depth) + size(0.8) * depth,
+        ],
+        dim=1,
+    )
+    parts = torch.stack([white, grey, (1 - white - grey).clamp(0, 1)], dim=1)
+    sharpness = uniform(generator, 1.5, 3.5, n, 1, 1, 1, 1)
+    parts = parts.clamp(min=1e-6) ** sharpness * odds.exp()
+    labelled = uniform(generator, 0.0, 1.0, n) < label_chance
+    if labelled.any():
+        where = labelled.nonzero()[:, 0]
+        spacing = uniform(generator, 6.0, 20.0, len(where), 1) / voxel_mm[where]
+        scores = smooth_fields(generator, shape, spacing=spacing, n_channels=3)
+        scores = scores + torch.tensor([0.8, 0.4, -0.2], device=maps.device).reshape(3, 1, 1, 1)
+        parts[where] = torch.softmax(8.0 * scores, dim=1)
+        mask = mask | labelled.reshape(n, 1, 1, 1)
+    parts = parts / parts.sum(dim=1, keepdim=True) * mask[:, None]
+    return F.pad(parts, (0, 0, 0, 0, 0, 0, 0, 1)), mask
+
+
+def _wound(
+    generator: torch.Generator,
+    fractions: Tensor,
+    voxel_mm: Tensor,
+    lesion_chance: float,
+    tumour_chance: float,
+) -> Tensor:
+    """Put lesions in the place of tissue."""
+    n, _, *shape = fractions.shape
+    size = (shape[0], shape[1], shape[2])
+
+    def draw(low: float, high: float) -> Tensor:
+        return uniform(generator, low, high, n, 1, 1, 1)
+
+    def has(chance: float) -> Tensor:
+        return (draw(0.0, 1.0) < chance).float()
+
+    spacing = uniform(generator, 3.0, 7.0, n, 1) / voxel_mm
+    spots = smooth_fields(generator, size, spacing=spacing)[:, 0]
+    lesion = has(lesion_chance) * draw(0.1, 0.8) * (spots > draw(1.8, 2.8))
+    index = grid_mm(size, torch.eye(4, device=fractions.device)[None])
+    edge = torch.tensor(size, device=fractions.device) - 1.0
+    place = uniform(generator, 0.0, 1.0, n, 3) * edge
+    apart = (index - place.reshape(n, 3, 1, 1, 1)) * voxel_mm.reshape(n, 3, 1, 1, 1)
+    ragged = apart.square().sum(dim=1).sqrt() + 3.0 * spots
+    tumour = has(tumour_chance) * draw(0.7, 1.0) * (ragged < draw(6.0, 20.0))
+    white, grey, csf, _ = fractions.unbind(1)
+    lost_white = white * torch.maximum(lesion, tumour)
+    lost_grey = grey * tumour
+    return torch.stack([white - lost_white, grey - lost_grey, csf, lost_white + lost_grey], dim=1)
+
+
+def _atlas_scores(mni_mm: Tensor) -> Tensor:
+    """Score four kinds of bundle by place: left-right, up-down, front-back, radial."""
+    x, y, z = mni_mm.unbind(1)
+    side = x.abs()
+    above = torch.sigmoid((z + 8.0) / 4.0)
+    middle = torch.exp(-((side / 15.0) ** 2))
+    # Where a ray from below the brainstem through the point is at the height of the callosum.
+    ray = side * 95.0 / (z + 75.0).clamp(min=10.0)
+    radius = torch.sqrt(x**2 + (0.85 * (y + 18.0)) ** 2 + (1.1 * (z - 10.0)) ** 2)
+    return torch.stack(
+        [
+            middle * above,
+            torch.exp(-(((ray - 24.0) / 8.0) ** 2)) + middle * (1.0 - above),
+            torch.exp(-(((side - 38.0) / 8.0) ** 2)),
+            torch.sigmoid((radius - 58.0) / 4.0),
+        ],
+        dim=1,
+    )
+
+
+def _draw_fibres(
+    generator: torch.Generator, mni_mm: Tensor, atlas_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Draw kinds of bundle (B, X, Y, Z) and axes (B, 3, 3, X, Y, Z) in MNI directions.
+
+    Every kind has a main axis of its own. Bundles are the places where its noise, stretched
+    along that axis, is the highest of all: tubes that the fibres inside follow, with sharp
+    borders across. Within a bundle the axis bends slowly.
+    """
+    n, _, *size = mni_mm.shape
+    device = mni_mm.device
+    cubes = noise_cubes(generator, n, n_channels=3)
+    frames = random_rotations(generator, n, N_POPULATIONS, N_BUNDLES)
+    # Columns are axes, the main one first: left-right, up-down, front-back for the atlas.
+    for kind, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
+        frames[:, 0, kind] = torch.eye(3, device=device)[:, order]
+
+    across = uniform(generator, 5.0, 9.0, n, 1, 1)
+    width = across * torch.tensor([4.0, 1.0, 1.0], device=device).repeat(n, N_BUNDLES, 1)
+    width[:, 3] = across[:, 0]
+    offset = uniform(generator, 0.0, float(NOISE_CELLS), n, N_BUNDLES, 3)
+    # Scores are smooth: half the grid will do. The borders between them stay sharp.
+    half = [max(2, k // 2 + 1) for k in size]
+    coarse_mm = F.interpolate(mni_mm, size=half, mode="trilinear", align_corners=True)
+    cells = torch.einsum("bkji,bjxyz->bikxyz", frames[:, 0] * (3.0 / width)[:, :, None], coarse_mm)
+    cells = cells + offset.movedim(1, 2)[..., None, None, None]
+    scores = sample_periodic(cubes[:, :1], cells.flatten(2, 3)).reshape(n, N_BUNDLES, *half)
+    scores[:, :4] += 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
+    scores = F.interpolate(scores, size=size, mode="trilinear", align_corners=True)
+    bundle = scores.argmax(dim=1)
+
+    picked = bundle.reshape(n, -1)
+    bend_mm = uniform(generator, 15.0, 30.0, n, 1) * torch.tensor([3.0, 1.0, 1.0], device=device)
+    own = frames[:, 0][torch.arange(n, device=device)[:, None], picked]  # (B, V, 3, 3)
+    local = torch.einsum("bvji,bjv->biv", own, mni_mm.reshape(n, 3, -1))
+    cells = (local * (3.0 / bend_mm)[..., None]).reshape(n, 3, *size)
+    bend = 0.3 * sample_periodic(cubes[:, 1:], cells).flatten(2)
+    axes = torch.empty(n, N_POPULATIONS, 3, picked.shape[1], device=device)
+    for population in range(N_POPULATIONS):
+        own = frames[:, population][torch.arange(n, device=device)[:, None], picked]
+        axes[:, population] = own[..., 0].movedim(2, 1) + torch.einsum(
+            "bvik,bkv->biv", own[..., 1:], bend
+        )
+        if population == 0:
+            for kind, source in _FANS.items():
+                away = mni_mm.reshape(n, 3, -1) - torch.tensor(source, device=device)[:, None]
+                spread = unit(away, 1) - own[..., 0].movedim(2, 1)
+                axes[:, 0] += torch.where((picked == kind)[:, None], spread, 0.0)
+    wobble_mm = uniform(generator, 4.0, 8.0, n, 1, 1, 1, 1)
+    wobble = sample_periodic(cubes, mni_mm * (3.0 / wobble_mm))
+    axes = axes.reshape(n, N_POPULATIONS, 3, *size)
+    axes[:, 0] += uniform(generator, 0.03, 0.15, n, 1, 1, 1, 1) * wobble
+    return bundle, axes
