@@ -150,7 +150,9 @@ def to_model_grid(dwi: Dwi) -> Dwi:
     target = Image3D(template.t1, np.asarray(template.grid.affine))
     shift[:3, 3] = brain.centre_mm() - target.centre_mm()
     matrix = register_affine(brain, template, initial=shift).xfm
-    data = resample_dwi(dwi.data, dwi.affine, grid, target2dwiref=affine_map(matrix))
+    data = np.nan_to_num(
+        resample_dwi(dwi.data, dwi.affine, grid, target2dwiref=affine_map(matrix))
+    )
     mask = resample_dwi(
         dwi.mask[..., None], dwi.affine, grid, target2dwiref=affine_map(matrix), order=1
     )

@@ -61,7 +61,7 @@ def outputs_page() -> str:
         for s in catalogue.spaces.values()
     ]
     shown = ""
-    for kind in catalogue.kinds.values():
+    for kind in (k for k in catalogue.kinds.values() if not k.is_reserved):
         section = _SECTIONS[kind.datatype]
         if section != shown:
             shown = section

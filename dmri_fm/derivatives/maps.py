@@ -72,6 +72,8 @@ class Kind:
         Keys of `references.yaml`.
     required
         Keys that its sidecar must hold.
+    is_reserved
+        Nothing writes it yet: the name is kept free, and documents leave it out.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Kind:
     value_range: tuple[float, float] | None = None
     citations: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    is_reserved: bool = False
 
     @property
     def is_transform(self) -> bool:
@@ -158,6 +161,7 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
         citations=tuple(entry.get("citations", ())),
         required=tuple(entry.get("required", ())),
+        is_reserved=bool(entry.get("reserved", False)),
     )
 
 

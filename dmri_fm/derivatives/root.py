@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Template
 
 from dmri_fm import __version__
 from dmri_fm.derivatives.maps import load_catalogue
@@ -117,14 +119,19 @@ def dataset_description(
     return found
 
 
-def default_methods() -> str:
-    """Return the packaged methods text, with citations as `[@key]`."""
-    return files("dmri_fm.derivatives").joinpath("methods.md").read_text(encoding="utf-8")
+def default_methods(models: Collection[str]) -> str:
+    """Return the packaged methods text for the networks that ran, with citations as `[@key]`."""
+    text = files("dmri_fm.derivatives").joinpath("methods.md").read_text(encoding="utf-8")
+    return str(Template(text, keep_trailing_newline=True).render(models=models))
 
 
 def _readme(source_name: str) -> str:
     catalogue = load_catalogue()
-    shown = [k for k in catalogue.kinds.values() if k.datatype not in ("figures", "")]
+    shown = [
+        k
+        for k in catalogue.kinds.values()
+        if k.datatype not in ("figures", "") and not k.is_reserved
+    ]
     lines = [
         f"# Diffusion MRI derivatives of {source_name}",
         "",
@@ -171,7 +178,7 @@ def write_root_files(
     *,
     source: str | Path,
     source_name: str,
-    methods: str | None = None,
+    models: Collection[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> None:
     """Write description, README, CHANGES, `.bidsignore`, `descriptions.tsv` and citations.
@@ -184,8 +191,8 @@ def write_root_files(
         Folder of the raw dataset.
     source_name
         Its name.
-    methods
-        Methods text with citations as `[@key]`; the packaged one by default.
+    models
+        Networks that run, for the methods text.
     environ
         Where :data:`CONTAINER_VARIABLE` is looked up; the process's environment by default.
 
@@ -217,7 +224,5 @@ def write_root_files(
         for label, text in catalogue.descriptions.items()
     ]
     publish_text(format_table(rows, ["desc_id", "description"]), out / "descriptions.tsv")
-    for extension, text in render_methods(
-        default_methods() if methods is None else methods
-    ).items():
+    for extension, text in render_methods(default_methods(models)).items():
         publish_text(text, out / "logs" / f"CITATION.{extension}")

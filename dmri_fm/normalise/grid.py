@@ -34,6 +34,10 @@ PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _SLAB = 16
 
 
+#: Half a voxel, and a little for rounding: how far an image reaches beyond its outermost centres.
+HALF_VOXEL = 0.501
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Voxels of a target image.
@@ -175,13 +179,17 @@ def _slabs(depth: int) -> Iterator[tuple[int, int]]:
 
 
 def _read(
-    volume: NDArray[np.float32], voxels: NDArray[np.float64], order: int
+    volume: NDArray[np.float32], voxels: NDArray[np.float64], order: int, *, outside: float
 ) -> NDArray[np.float32]:
-    """Interpolate a volume (spline coefficients if order is above 1) at voxel coordinates."""
+    """Interpolate a volume (spline coefficients if order is above 1) at voxel coordinates.
+
+    A voxel reaches half its size beyond its centre; further out `outside` is returned.
+    """
+    inside = np.clip(voxels, 0, np.array(volume.shape) - 1)
     values: NDArray[np.float32] = map_coordinates(
-        volume, voxels.T, order=order, mode="constant", cval=0.0, prefilter=False,
-        output=np.float32,
-    )  # fmt: skip
+        volume, inside.T, order=order, mode="mirror", prefilter=False, output=np.float32
+    )
+    values[(np.abs(voxels - inside) > HALF_VOXEL).any(axis=1)] = outside
     return values
 
 
@@ -229,7 +237,7 @@ def resample_image(
     for start, stop in _slabs(target.shape[2]):
         voxels = apply_affine(to_voxels, target2source(target.points(start, stop)))
         for c, volume in enumerate(prepared):
-            values = _read(volume, voxels, order)
+            values = _read(volume, voxels, order, outside=0.0)
             out[:, :, start:stop, c] = values.reshape(*target.shape[:2], stop - start)
     return out[..., 0] if image.ndim == 3 else out
 
@@ -277,7 +285,7 @@ def resample_dwi(
     Returns
     -------
     ndarray
-        Shape of the grid and N, float32, not negative; zero where a volume has no data.
+        Shape of the grid and N, float32, not negative; NaN where a volume has no data.
     """
     series = np.asarray(data, dtype=np.float32)
     n_volumes = series.shape[3]
@@ -306,7 +314,8 @@ def resample_dwi(
                 hz, slope = displaced[axis][position]
                 points = points + (per_hz * hz)[:, None] * step_mm
                 factor = stretch * np.maximum(1.0 + per_hz * slope, 0.0)
-            values = _read(volume, apply_affine(to_voxels, points), order) * factor
+            voxels = apply_affine(to_voxels, points)
+            values = _read(volume, voxels, order, outside=np.nan) * factor
             block = np.maximum(values, 0.0).reshape(*target.shape[:2], stop - start)
             out[:, :, start:stop, n] = block
 

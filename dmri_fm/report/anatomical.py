@@ -320,14 +320,14 @@ def plot_registration(
     region = foreground(fixed) if inside is None else inside > 0
     if contour is None:
         contour = tissue_boundary(fixed, region)
-        contour_label = contour_label or f"brightest tissue of the {labels[1]} image"
+        contour_label = contour_label or f"brightest tissue of the {labels[1]}"
     return plot_before_after(
         moving_in_fixed,
         fixed,
         fixed_affine,
         out,
         contour=contour,
-        contour_label=contour_label or f"outline from the {labels[1]} image",
+        contour_label=contour_label or f"outline from the {labels[1]}",
         mask=region,
         labels=labels,
         is_one_contrast=False,

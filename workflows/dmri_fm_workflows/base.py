@@ -91,7 +91,9 @@ def run_participants(config: RunConfig) -> int:
     if config.dry_run:
         return _dry_run(console, config, dataset, engines)
     run_uuid = config.run_uuid
-    write_root_files(config.output_dir, source=config.bids_dir, source_name=dataset.name)
+    write_root_files(
+        config.output_dir, source=config.bids_dir, source_name=dataset.name, models=config.models
+    )
     publish_text(config.to_toml(), config.output_dir / "logs" / run_uuid / "config.toml")
     failed: list[str] = []
     labels = sorted({p.label for p in dataset.participants} | {

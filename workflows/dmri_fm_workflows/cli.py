@@ -183,7 +183,7 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
         "--output-resolution",
         type=float,
         metavar="MM",
-        help="voxel size in ACPC space (default: that of the input)",
+        help="voxel size in ACPC space (default: the smallest edge of the input's voxels)",
     )
     group.add_argument(
         "--output-spaces",

@@ -265,6 +265,8 @@ def init_dwi_wf(
     encoder = "drope" if "drope" in models else None
     sdc = choose_sdc(series, engines)
     warnings = [*session_warnings, *series.warnings, *([sdc.warning] if sdc.warning else [])]
+    if sloppy:
+        warnings.insert(0, "Made with --sloppy: coarse and quick, for trying out; not for use.")
     entities = {k: str(v) for k, v in series.entities.items()}
 
     preprocess_wf = init_preprocess_wf(

@@ -40,9 +40,9 @@ from dmri_fm_workflows.interfaces.report import (
     PlotCarpet,
     PlotColourFa,
     PlotComparison,
-    PlotContour,
     PlotDenoising,
     PlotFeatures,
+    PlotInTemplate,
     PlotMask,
     PlotRegistration,
     PlotScheme,
@@ -284,11 +284,8 @@ def init_series_figures_wf(
         )
     if has_tensor:
         nodes["famni"] = (
-            pe.Node(
-                PlotContour(contour_label="brain of the series", title="FA in the template"),
-                name="plot_fa_mni",
-            ),
-            [("tensor_fa_mni_file", "in_file"), ("mni_mask_file", "contour_file")],
+            pe.Node(PlotInTemplate(title="FA in the template"), name="plot_fa_mni"),
+            [("tensor_fa_mni_file", "in_file"), ("mni_mask_file", "mask_file")],
         )
     outputnode = pe.Node(
         niu.IdentityInterface([f"{f}_figure" for f in FIGURES if f in nodes]), name="outputnode"
@@ -351,7 +348,7 @@ def write_participant_page(
         warnings=tuple(warnings),
         anatomy=tuple(anatomy),
         series=tuple(series),
-        methods=default_methods(),
+        methods=default_methods(_models_of(there)),
         software=tuple(Fact(name, version(name)) for name in PACKAGES),
         command=shlex.join(["drope-bidsapp", *sys.argv[1:]]),
         config=config,
@@ -359,6 +356,12 @@ def write_participant_page(
     )
     publish_text(render_report(report), page)
     return page
+
+
+def _models_of(files: Collection[Path]) -> tuple[str, ...]:
+    """Return the networks that wrote some of the files."""
+    tokens = {"qcg-dti": "_model-qcgdti_", "drope": "_model-drope_"}
+    return tuple(m for m, token in tokens.items() if any(token in f.name for f in files))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -150,7 +150,14 @@ def test_methods_in_four_formats():
     assert found["bib"].count("@article{") == 2
     with pytest.raises(ConfigError, match="nobody1900"):
         render_methods("[@nobody1900]")
-    assert "@" not in render_methods(default_methods())["md"]
+    whole = render_methods(default_methods(["qcg-dti", "drope"]))["md"]
+    assert "@" not in whole
+    assert "QCG-DTI" in whole
+    assert "rotary" in whole
+    plain = render_methods(default_methods([]))["md"]
+    assert "QCG-DTI" not in plain
+    assert "rotary" not in plain
+    assert "{%" not in plain
 
 
 def test_dataset_description(tmp_path):

@@ -82,7 +82,8 @@ def test_series_and_image_agree_through_a_chain() -> None:
     chained = resample_image(
         image, affine, target, target2source=compose(affine_map(turn), affine_map(move)), order=3
     )
-    np.testing.assert_allclose(series[..., 0], chained.clip(0), rtol=1e-4, atol=1e-2)
+    found = np.nan_to_num(series[..., 0])
+    np.testing.assert_allclose(found, chained.clip(0), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -115,13 +116,27 @@ def test_threads_do_not_change_the_result() -> None:
     np.testing.assert_array_equal(one, four)
 
 
-def test_nothing_is_negative_and_outside_is_zero() -> None:
+def test_nothing_is_negative_and_outside_is_nan() -> None:
     rng = np.random.default_rng(2)
     data = (rng.uniform(size=(10, 10, 8, 1)) > 0.5).astype(np.float32)
     wide = Grid.isotropic(2.0, low=[-30, -30, -30], high=[40, 40, 40])
     out = resample_dwi(data, AFFINES["RAS"], wide)
-    assert out.min() == 0.0
-    assert out[0, 0, 0, 0] == 0.0
+    assert np.nanmin(out) == 0.0
+    assert np.isnan(out[0, 0, 0, 0])
+    assert resample_image(data, AFFINES["RAS"], wide)[0, 0, 0, 0] == 0.0
+
+
+def test_image_reaches_half_a_voxel_beyond_its_outermost_centres() -> None:
+    data = np.full((6, 6, 4, 1), 7.0, np.float32)
+    for shift, is_seen in ((0.45, True), (0.55, False)):
+        move = np.eye(4)
+        move[2, 3] = -shift * 3.0
+        affine = np.diag([2.0, 2.0, 3.0, 1.0])
+        out = resample_dwi(data, affine, Grid((6, 6, 4), affine), xfms=move[None])[..., 0]
+        assert np.isfinite(out[..., 0]).all() == is_seen
+        np.testing.assert_allclose(out[..., 1:], 7.0, rtol=1e-5)
+        if is_seen:
+            np.testing.assert_allclose(out[..., 0], 7.0, rtol=1e-5)
 
 
 def test_linear_part_of_an_affine_is_itself() -> None:

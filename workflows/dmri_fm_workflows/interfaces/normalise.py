@@ -283,7 +283,11 @@ class ResampleDwi(SimpleInterface):
             shifts=voxels_per_hz(read_volumes(self.inputs.volumes_file), dwi.affine),
             n_threads=self.inputs.n_threads,
         )
+        # Where the head has moved out of the field of view in any volume, nothing can be fitted.
+        is_seen = np.isfinite(data).all(axis=3)
+        data = np.nan_to_num(data, copy=False)
         brain = resample_image(mask.data, mask.affine, grid, target2source=to_dwiref) > 0.5
+        brain &= is_seen
         gtab = rotate_bvecs(dwi.gtab, motion).rotated(_turn(to_dwiref, grid, brain))
         self._save(data, brain, gtab, grid, Path(runtime.cwd))
         return runtime

@@ -16,6 +16,7 @@ from nipype.interfaces.base import (
 
 from dmri_fm.derivatives.tsv import read_table
 from dmri_fm.gradients import read_gradients
+from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.report import figures
 from dmri_fm.volumes import load_image, read_array
@@ -281,30 +282,30 @@ class PlotFeatures(SimpleInterface):
         return runtime
 
 
-class _ContourInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="3-D map")
-    contour_file = File(exists=True, mandatory=True, desc="mask to outline")
-    contour_label = traits.Str(mandatory=True, desc="what it is")
-    low = traits.Float(0.0, usedefault=True, desc="black")
-    high = traits.Float(1.0, usedefault=True, desc="white")
+class _TemplateContourInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="map on the template's 2 mm grid")
+    mask_file = File(exists=True, mandatory=True, desc="brain of the series, same grid")
     title = traits.Str(mandatory=True, desc="title")
 
 
-class PlotContour(SimpleInterface):
-    """Draw the outline of a mask on a map."""
+class PlotInTemplate(SimpleInterface):
+    """Draw the template's white matter and the brain of the series on a map of 0 to 1."""
 
-    input_spec = _ContourInputSpec
+    input_spec = _TemplateContourInputSpec
     output_spec = _FigureOutputSpec
 
     def _run_interface(self, runtime):
         image, affine = _open(self.inputs.in_file)
-        contour, _ = _open(self.inputs.contour_file)
+        mask, _ = _open(self.inputs.mask_file)
         out = figures.plot_contours(
             image,
-            {self.inputs.contour_label: contour > 0},
+            {
+                "white matter of the template": load_template(2).wm > 0.5,
+                "brain of the series": mask > 0,
+            },
             affine,
-            Path(runtime.cwd) / "contour.svg",
-            window=(self.inputs.low, self.inputs.high),
+            Path(runtime.cwd) / "template.svg",
+            window=(0.0, 1.0),
             title=self.inputs.title,
         )
         self._results["out_file"] = str(out)
