@@ -185,6 +185,17 @@ def _warnings(tables: GroupTables) -> list[ReportWarning]:
                     advice="See the reasons below; run these participants again.",
                 )
             )
+    warned = tables.status.loc[~tables.status["n_warnings"].isin(["0", MISSING]), "participant_id"]
+    if len(warned):
+        shown = ", ".join(warned[:8]) + (" and others" if len(warned) > 8 else "")
+        found.append(
+            ReportWarning(
+                "warning",
+                f"The reports of {len(warned)} of {len(tables.status)} participants hold "
+                f"warnings: {shown}.",
+                advice="Read them before using these scans.",
+            )
+        )
     if tables.problems:
         files = len(tables.problems)
         found.append(

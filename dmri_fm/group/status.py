@@ -35,6 +35,8 @@ class ParticipantStatus:
         Outputs the run wrote, and those among them that are gone or of another size.
     n_scans
         Scans with tables in the output folder.
+    n_warnings
+        Warnings in the participant's report.
     """
 
     participant_id: str
@@ -47,6 +49,7 @@ class ParticipantStatus:
     n_outputs: int | None = None
     n_missing: int | None = None
     n_scans: int = 0
+    n_warnings: int = 0
 
 
 def _records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -127,7 +130,13 @@ def read_status(
     reasons = [p.message for p in problems if p.participant == participant]
     if not records:
         why = broken or ["no record of a finished run (log/*/provenance.json)"]
-        return ParticipantStatus(participant, "unknown", _join([*why, *reasons]), n_scans=n_scans)
+        return ParticipantStatus(
+            participant,
+            "unknown",
+            _join([*why, *reasons]),
+            n_scans=n_scans,
+            n_warnings=_count_warnings(output_dir / participant),
+        )
     latest = records[-1]
     outputs = latest.get("outputs")
     outputs = outputs if isinstance(outputs, dict) else {}
@@ -156,4 +165,18 @@ def read_status(
         n_outputs=len(outputs),
         n_missing=len(missing),
         n_scans=n_scans,
+        n_warnings=_count_warnings(output_dir / participant),
     )
+
+
+def _count_warnings(folder: Path) -> int:
+    """Count what the sidecars of the preprocessed images warn of."""
+    count = 0
+    for path in folder.rglob("*_space-ACPC_desc-preproc_*.json"):
+        try:
+            sidecar = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found = sidecar.get("Warnings") if isinstance(sidecar, dict) else None
+        count += len(found) if isinstance(found, list) else 0
+    return count

@@ -121,7 +121,7 @@ def run_participants(config: RunConfig) -> int:
         names = ", ".join(f"sub-{label}" for label in failed)
         console.print(
             f"[bold red]{len(failed)} of {len(labels)} participants have errors:[/] {names}. "
-            "Each report names the scan, the stage and the way out.",
+            "Messages and reports name the scan, the stage and the way out.",
             highlight=False,
             soft_wrap=True,
         )
@@ -156,8 +156,8 @@ def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
 def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Engines) -> int:
     for participant in dataset.participants:
         workflow = _build(config, dataset, participant, engines)
-        n_nodes = len(workflow.list_node_names())
-        console.print(f"sub-{participant.label}: {n_nodes} steps", highlight=False, soft_wrap=True)
+        n_steps = count_steps(workflow)
+        console.print(f"sub-{participant.label}: {n_steps} steps", highlight=False, soft_wrap=True)
         for session in participant.sessions:
             for series in session.series:
                 console.print(
@@ -411,7 +411,9 @@ class NodeWatcher:
             and isinstance(node.interface, DerivativesDataSink)
         ):
             self._written.update(_sunk(node))
-        if self._progress is None or node.run_without_submitting:
+        # The iterations of a MapNode (`_denoise0`) are one step together.
+        is_iteration = node.name.startswith("_")
+        if self._progress is None or node.run_without_submitting or is_iteration:
             return
         scan, stage = describe_node(node.fullname)
         self._progress.update(f"{stage} ({scan})" if scan else stage, status)

@@ -57,6 +57,14 @@ def test_failed_session_is_not_hidden_by_another_one(outputs):
     assert read_status(outputs.root, "sub-01").status == "complete"
 
 
+def test_warnings_of_the_reports_are_counted(outputs):
+    outputs.add_record("sub-01")
+    assert read_status(outputs.root, "sub-01").n_warnings == 0
+    sidecar = outputs.root / "sub-01" / "dwi" / "sub-01_space-ACPC_desc-preproc_dwi.json"
+    publish_text('{"Warnings": ["no field", "few directions"]}', sidecar)
+    assert read_status(outputs.root, "sub-01").n_warnings == 2
+
+
 def test_broken_records(outputs):
     log = outputs.root / "sub-01" / "log"
     publish_text("{", log / "1" / "provenance.json")
