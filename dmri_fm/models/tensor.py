@@ -26,7 +26,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.volumes import Dwi
 
-__all__ = ["TensorMaps", "fit_tensor", "select_shells"]
+__all__ = ["MIN_SIGNAL", "TensorMaps", "fit_tensor", "select_shells"]
 
 logger = logging.getLogger(__name__)
 

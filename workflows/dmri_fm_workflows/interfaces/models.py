@@ -17,11 +17,15 @@ from nipype.interfaces.base import (
 from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table, scan_columns
 from dmri_fm.models.predict import extract_features, predict_tensor
-from dmri_fm.models.tensor import TensorMaps, fit_tensor
+from dmri_fm.models.tensor import MIN_SIGNAL, TensorMaps, fit_tensor
 from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.preprocess.quality import describe_quality, image_quality
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+
+#: Smallest signal that counts as measured, as a share of the brain's median b=0 signal: no scan
+#: has an SNR of 500.
+SMALLEST_SIGNAL_SHARE = 0.002
 
 #: Maps a tensor model writes, in the order of the output tree.
 TENSOR_PARAMS = ("diffusivity", "fa", "md", "ad", "rd")
@@ -59,6 +63,16 @@ def _save_tensor(maps: TensorMaps, folder: Path) -> dict[str, str]:
     }
 
 
+def smallest_signal(dwi: Dwi) -> float:
+    """Return the signal below which nothing was measured, scanner units.
+
+    Interpolation and clipping leave zeros beside bright tissue; the logarithm of next to nothing
+    would make a diffusivity a thousand times that of water.
+    """
+    b0 = dwi.mean_b0() if dwi.mask is None else dwi.mean_b0()[dwi.mask]
+    return max(MIN_SIGNAL, SMALLEST_SIGNAL_SHARE * float(np.median(b0))) if b0.size else MIN_SIGNAL
+
+
 class FitTensor(SimpleInterface):
     """Fit the diffusion tensor by weighted least squares."""
 
@@ -66,7 +80,8 @@ class FitTensor(SimpleInterface):
     output_spec = _TensorOutputSpec
 
     def _run_interface(self, runtime):
-        maps = fit_tensor(self.inputs.load())
+        dwi = self.inputs.load()
+        maps = fit_tensor(dwi, min_signal=smallest_signal(dwi))
         self._results |= _save_tensor(maps, Path(runtime.cwd))
         self._results["facts"] = dict(maps.metadata)
         return runtime
