@@ -28,7 +28,7 @@ from dmri_fm.derivatives.root import write_root_files
 from dmri_fm.errors import ConfigError, DmriError
 from dmri_fm.report import RunError
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines, choose_engines
+from dmri_fm_workflows.engines import Engines, choose_engines, choose_sdc
 from dmri_fm_workflows.execution import (
     Provenance,
     ScanError,
@@ -156,14 +156,31 @@ def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
 def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Engines) -> int:
     for participant in dataset.participants:
         workflow = _build(config, dataset, participant, engines)
-        n_steps = count_steps(workflow)
-        console.print(f"sub-{participant.label}: {n_steps} steps", highlight=False, soft_wrap=True)
+        wanted = _fingerprint(config, participant, engines)
+        is_done = find_complete(config.output_dir, participant.label, wanted) is not None
+        lines = [
+            f"sub-{participant.label}: "
+            + ("complete already" if is_done else f"{count_steps(workflow)} steps")
+        ]
         for session in participant.sessions:
             for series in session.series:
-                console.print(
-                    f"  {series.name}: {len(series.runs)} runs", highlight=False, soft_wrap=True
-                )
+                runs = ", ".join(run.path.name for run in series.runs)
+                sdc = choose_sdc(series, engines)
+                lines += [
+                    f"  {series.name}: {runs}",
+                    f"    distortion: {sdc.method}, {sdc.reason}",
+                ]
+        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return EXIT_SCAN_FAILED if dataset.problems else EXIT_OK
+
+
+def _fingerprint(config: RunConfig, participant: Participant, engines: Engines) -> str:
+    return fingerprint(
+        participant,
+        f"{config.fingerprint()} {engines}",
+        version=__version__,
+        extra=config.weights.values(),
+    )
 
 
 def _build(
@@ -198,12 +215,7 @@ def _run_one(
     console: Console,
 ) -> bool:
     label = participant.label
-    wanted = fingerprint(
-        participant,
-        f"{config.fingerprint()} {engines}",
-        version=__version__,
-        extra=config.weights.values(),
-    )
+    wanted = _fingerprint(config, participant, engines)
     if not problems and (record := find_complete(config.output_dir, label, wanted)):
         console.print(
             f"sub-{label}: complete already ({record.parent.name})",
