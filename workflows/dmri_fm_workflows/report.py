@@ -326,7 +326,6 @@ def write_participant_page(
     """
     subject = output_dir / f"sub-{label}"
     warnings: list[ReportWarning] = []
-
     there = set(subject.rglob("*")).difference(hidden)
     series = [
         _series_section(output_dir, path, warnings, there)
@@ -360,7 +359,7 @@ def write_participant_page(
 
 def _models_of(files: Collection[Path]) -> tuple[str, ...]:
     """Return the networks that wrote some of the files."""
-    tokens = {"qcg-dti": "_model-qcgdti_", "drope": "_model-drope_"}
+    tokens = {"qcg-dti": "_model-qcgdti_", "drope": "_desc-cls_features"}
     return tuple(m for m, token in tokens.items() if any(token in f.name for f in files))
 
 
