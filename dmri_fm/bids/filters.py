@@ -134,8 +134,10 @@ def _agrees(value: object, wanted: object) -> bool:
     """Compare a label with a wanted one; index 1 and label `01` are the same run."""
     if wanted == "Query.OPTIONAL":
         return True
-    if wanted in (None, "Query.NONE") or value is None:
-        return wanted in (None, "Query.NONE") and value is None
+    if wanted in (None, "Query.NONE"):
+        return value is None
+    if value is None:
+        return False
     if wanted in ("*", "Query.ANY") or wanted == value or str(wanted) == str(value):
         return True
     return str(wanted).isdigit() and str(value).isdigit() and int(str(wanted)) == int(str(value))

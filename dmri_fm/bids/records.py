@@ -161,6 +161,12 @@ class DwiSeries:
         """Return two images with b=0 volumes, of opposite phase encoding; the first is a run."""
         return find_pair(self.runs, (*self.runs, *self.reverse))
 
+    @property
+    def outside_image(self) -> EpiImage | None:
+        """Return the half of the pair that is no run of the series; None if both are, or none."""
+        other = self.blip_pair[1] if self.blip_pair else None
+        return None if other in self.runs else other
+
 
 @dataclass(frozen=True, eq=False)
 class Session:

@@ -171,28 +171,32 @@ def _features_chart(tables: GroupTables) -> str:
     )
 
 
+def _some(participants: Sequence[str]) -> str:
+    """Name participants, up to eight of them."""
+    return ", ".join(participants[:8]) + (" and others" if len(participants) > 8 else "")
+
+
 def _warnings(tables: GroupTables) -> list[ReportWarning]:
     found = []
     status = Counter(tables.status["status"])
     for word in _VERBS:
         if status[word]:
             who = tables.status.loc[tables.status["status"] == word, "participant_id"]
-            shown = ", ".join(who[:8]) + (" and others" if len(who) > 8 else "")
             found.append(
                 ReportWarning(
                     "error" if word == "failed" else "warning",
-                    f"{len(who)} of {len(tables.status)} participants {_VERBS[word]}: {shown}.",
+                    f"{len(who)} of {len(tables.status)} participants {_VERBS[word]}: "
+                    f"{_some(who)}.",
                     advice="See the reasons below; run these participants again.",
                 )
             )
     warned = tables.status.loc[~tables.status["n_warnings"].isin(["0", MISSING]), "participant_id"]
     if len(warned):
-        shown = ", ".join(warned[:8]) + (" and others" if len(warned) > 8 else "")
         found.append(
             ReportWarning(
                 "warning",
                 f"The reports of {len(warned)} of {len(tables.status)} participants hold "
-                f"warnings: {shown}.",
+                f"warnings: {_some(warned)}.",
                 advice="Read them before using these scans.",
             )
         )

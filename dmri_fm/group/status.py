@@ -10,7 +10,7 @@ from typing import Any
 
 from dmri_fm.group.collect import Problem
 
-__all__ = ["ParticipantStatus", "read_status"]
+__all__ = ["ParticipantStatus", "find_missing", "read_records", "read_status"]
 
 #: Missing outputs are named up to this many.
 SHOWN_PATHS = 3
@@ -52,8 +52,8 @@ class ParticipantStatus:
     n_warnings: int = 0
 
 
-def _records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read all records of a participant; return them, oldest first, and what is broken."""
+def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the records in a participant's folder, oldest first, and say what is broken."""
     records, broken = [], []
     for path in sorted(folder.glob("log/*/provenance.json")):
         try:
@@ -86,7 +86,8 @@ def _current(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return found
 
 
-def _missing(output_dir: Path, outputs: Mapping[str, Any]) -> list[str]:
+def find_missing(output_dir: Path, outputs: Mapping[str, Any]) -> list[str]:
+    """Return which of a record's outputs are gone or of another size."""
     found = []
     for relative, size in sorted(outputs.items()):
         path = output_dir / relative
@@ -126,8 +127,9 @@ def read_status(
         Scans with tables.
     """
     output_dir = Path(output_dir)
-    records, broken = _records(output_dir / participant)
+    records, broken = read_records(output_dir / participant)
     reasons = [p.message for p in problems if p.participant == participant]
+    n_warnings = _count_warnings(output_dir / participant)
     if not records:
         why = broken or ["no record of a finished run (log/*/provenance.json)"]
         return ParticipantStatus(
@@ -135,12 +137,12 @@ def read_status(
             "unknown",
             _join([*why, *reasons]),
             n_scans=n_scans,
-            n_warnings=_count_warnings(output_dir / participant),
+            n_warnings=n_warnings,
         )
     latest = records[-1]
     outputs = latest.get("outputs")
     outputs = outputs if isinstance(outputs, dict) else {}
-    missing = _missing(output_dir, outputs)
+    missing = find_missing(output_dir, outputs)
     current = _current(records)
     status = "failed" if any(r["status"] == "failed" for r in current) else "complete"
     why = []
@@ -165,7 +167,7 @@ def read_status(
         n_outputs=len(outputs),
         n_missing=len(missing),
         n_scans=n_scans,
-        n_warnings=_count_warnings(output_dir / participant),
+        n_warnings=n_warnings,
     )
 
 

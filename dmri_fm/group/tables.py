@@ -268,10 +268,8 @@ def collect_tables(
     quality, bad_quality = gather_rows(output_dir, "image_qc", participants=everybody)
     scalars, bad_scalars = gather_scalars(output_dir, regions, participants=everybody)
     problems = (*bad_features, *bad_quality, *bad_scalars)
-    scans = pd.concat(
-        [t[[c for c in SCAN_COLUMNS if c in t]] for t in (features, quality, scalars)]
-    ).fillna(MISSING)
-    scans = scans.drop_duplicates()
+    tables = [t[[c for c in SCAN_COLUMNS if c in t]] for t in (features, quality, scalars)]
+    scans = pd.concat(tables).fillna(MISSING).drop_duplicates()
     counts = scans["participant_id"].value_counts()
     rows = []
     for participant in everybody:

@@ -111,8 +111,9 @@ def register_affine(
 ) -> Alignment:
     """Register the template to a brain; the matrix takes template points to the brain's.
 
-    A coarse one stops at 4 mm, a tenth of the work: for starts, and for tests.
+    A coarse one stops at 4 mm: for starts, and for tests.
     """
+    n_levels = 2 if is_coarse else 3
     return align(
         template.t1,
         brain.data,
@@ -120,9 +121,9 @@ def register_affine(
         moving_affine=brain.affine,
         kind="affine",
         initial=initial,
-        shrink_factors=(4, 2) if is_coarse else (4, 2, 1),
-        smoothing_voxels=(2, 1) if is_coarse else (2, 1, 0),
-        iterations=(100, 50) if is_coarse else (100, 50, 50),
+        shrink_factors=(4, 2, 1)[:n_levels],
+        smoothing_voxels=(2, 1, 0)[:n_levels],
+        iterations=(100, 50, 50)[:n_levels],
     )
 
 

@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 
-__all__ = ["DenoiseMethod", "Denoised", "denoise", "foreground", "unring"]
+__all__ = ["DenoiseMethod", "Denoised", "denoise", "foreground", "name_too_few", "unring"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,11 @@ def foreground(data: ArrayLike) -> NDArray[np.bool_]:
     mean = np.asarray(data, dtype=np.float32).mean(axis=3)
     bright = mean > FOREGROUND_SHARE * np.percentile(mean, 99)
     return np.asarray(binary_dilation(bright, iterations=2))
+
+
+def name_too_few(n_volumes: int) -> str:
+    """Return what the sidecar says of a run that is too short to be denoised."""
+    return f"none ({n_volumes} volumes are too few)"
 
 
 def denoise(
@@ -92,7 +97,7 @@ def denoise(
         return Denoised(series, None, "none")
     if n_volumes < FEWEST_VOLUMES:
         logger.warning("Not denoised: %d volumes are fewer than %d", n_volumes, FEWEST_VOLUMES)
-        return Denoised(series, None, f"none ({n_volumes} volumes are too few)")
+        return Denoised(series, None, name_too_few(n_volumes))
     region = foreground(series) if mask is None else np.asarray(mask, dtype=bool)
     dipy = f"DIPY {version('dipy')}"
     if method == "patch2self":

@@ -361,7 +361,7 @@ def image_quality(
     row["snr_b0_is_temporal"] = None if snr is None else int(is_temporal)
     for shell in gtab.shells:
         # Runs of one protocol differ by a few s/mm^2 and share a column.
-        row[f"cnr_b{round(shell.bval / 10) * 10}"] = measure_cnr(data, shell, gtab, mask=mask)
+        row[f"cnr_b{round(shell.bval, -1):.0f}"] = measure_cnr(data, shell, gtab, mask=mask)
 
     measures: Mapping[str, float | None] = dict.fromkeys(
         ("fa_nan_fraction", "fa_out_of_range_fraction", "negative_diffusivity_fraction")

@@ -20,6 +20,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from scipy.spatial.transform import Rotation
 
 __all__ = [
+    "FANS",
     "LESION_CHANCE",
     "N_REGIONS",
     "Anatomy",
@@ -35,7 +36,7 @@ __all__ = [
 N_REGIONS = 18
 #: Kinds whose fibres spread from a point, MNI mm: up from below the brainstem, and out to the
 #: gyri from the brain's middle.
-_FANS = {1: (0.0, -22.0, -75.0), 3: (0.0, -18.0, 10.0)}
+FANS = {1: (0.0, -22.0, -75.0), 3: (0.0, -18.0, 10.0)}
 
 #: Share of heads with white-matter lesions: small places where free water replaces fibres.
 LESION_CHANCE = 0.3
@@ -237,8 +238,8 @@ def _draw_fibres(
                 ]
             )
             main = frame[:, :1]
-            if population == 0 and kind in _FANS:
-                away = mm - np.array(_FANS[kind], dtype=np.float32)[:, None]
+            if population == 0 and kind in FANS:
+                away = mm - np.array(FANS[kind], dtype=np.float32)[:, None]
                 main = away / np.maximum(np.linalg.norm(away, axis=0), 1e-3)
             axes[population][:, inside] = main + frame[:, 1:] @ bend
     wobble_mm, wobble = rng.uniform(4.0, 8.0), np.float32(rng.uniform(0.03, 0.15))

@@ -28,15 +28,12 @@ from dmri_fm.simulate.fields import (
 )
 from dmri_fm.simulate.heads import draw_heads
 from dmri_fm.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture
+from dmri_fm.simulate.protocol import check_request, truth_bval
 
 __all__ = ["Batch", "draw_batch"]
 
 #: SNR of white matter at b=0.
 LEAST_SNR, LARGEST_SNR = 5.0, 80.0
-
-#: Highest b-value at which a tensor is usually fitted, s/mm^2: where several shells exist, the
-#: true tensor is that of the highest one up to here.
-LARGEST_TENSOR_BVAL = 1500.0
 
 #: Centres of patches, MNI mm.
 _LOWEST_CENTRE, _HIGHEST_CENTRE = (-45.0, -75.0, -20.0), (45.0, 40.0, 50.0)
@@ -109,7 +106,7 @@ def draw_batch(
     atlas_weight
         How far orientations follow the rough atlas, 0 to 1; at random if None.
     with_truth
-        Compute the true tensors; it takes half of the time.
+        Compute the true tensors, which takes much of the time.
 
     Raises
     ------
@@ -117,10 +114,7 @@ def draw_batch(
         If an argument is out of range.
     """
     bvals, bvecs, shells = _protocols(gtabs, generator.device)
-    if len(shape) != 3 or min(shape) < 2:
-        raise ConfigError(f"shape {shape}", expected="three numbers, two or more each")
-    if snr is not None and not snr > 0:
-        raise ConfigError(f"SNR {snr:g}", expected="a number above zero")
+    check_request(shape, snr)
     n, device = len(gtabs), generator.device
 
     def draw(low: float, high: float, *more: int) -> Tensor:
@@ -179,10 +173,8 @@ def draw_batch(
         point_spread(shape[1], blur_voxels=width),
         point_spread(shape[2], blur_voxels=width),
     )
-    coils = int(uniform(generator, 0.0, 1.0, 1).item() < 0.25)
-    noisy = add_noise(
-        generator, signal, sigma=sigma_map, n_coils=1 + 2 * coils, correlation=correlation
-    )
+    n_coils = 3 if uniform(generator, 0.0, 1.0, 1).item() < 0.25 else 1
+    noisy = add_noise(generator, signal, sigma=sigma_map, n_coils=n_coils, correlation=correlation)
     return Batch(
         noisy, bvals, bvecs, truth, shells, heads.fractions, heads.mask, sigma, heads.affine
     )
@@ -197,15 +189,7 @@ def _protocols(
             f"protocols of {sorted({len(gtab) for gtab in gtabs})} volumes",
             expected="one or more protocols of equal length",
         )
-    shells = []
-    for gtab in gtabs:
-        if not gtab.is_b0.any() or gtab.is_b0.all():
-            raise ConfigError(
-                "a protocol of one kind of volume", expected="b=0 and weighted volumes"
-            )
-        below = [s.bval for s in gtab.shells if s.bval <= LARGEST_TENSOR_BVAL]
-        shells.append(below[-1] if below else gtab.shells[0].bval)
-
+    shells = [truth_bval(gtab) for gtab in gtabs]
     bvals = torch.tensor(np.stack([g.bvals for g in gtabs]), dtype=torch.float32, device=device)
     bvecs = torch.tensor(
         np.stack([g.bvecs_ras for g in gtabs]), dtype=torch.float32, device=device

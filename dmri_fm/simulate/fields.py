@@ -23,6 +23,7 @@ __all__ = [
     "smooth_fields",
     "uniform",
     "unit",
+    "voxel_sizes",
 ]
 
 #: Side of a cube of periodic noise, cells; its features are about three cells wide.
@@ -34,7 +35,6 @@ _SPLINE_VARIANCE = 0.4794
 
 def unit(vectors: Tensor, dim: int) -> Tensor:
     """Scale vectors along an axis to length one; zero stays zero."""
-    # Several times as fast as a norm along an axis that is not the last.
     return vectors * vectors.square().sum(dim=dim, keepdim=True).clamp(min=1e-20).rsqrt()
 
 
@@ -85,6 +85,12 @@ def grid_mm(shape: tuple[int, int, int], affine: Tensor) -> Tensor:
         index = torch.arange(n, device=affine.device, dtype=affine.dtype).reshape(size)
         out = out + affine[:, :3, axis].reshape(-1, 3, 1, 1, 1) * index
     return out
+
+
+def voxel_sizes(affine: Tensor) -> Tensor:
+    """Return the voxel sizes of affines (B, 4, 4), shape (B, 3)."""
+    sizes: Tensor = affine[:, :3, :3].square().sum(dim=1).sqrt()
+    return sizes
 
 
 def smooth_fields(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
-from dmri_fm.simulate.anatomy import load_tissue_maps
+from dmri_fm.simulate.anatomy import FANS, N_REGIONS, load_tissue_maps
 from dmri_fm.simulate.fields import (
     NOISE_CELLS,
     grid_mm,
@@ -30,19 +30,13 @@ from dmri_fm.simulate.fields import (
     smooth_fields,
     uniform,
     unit,
+    voxel_sizes,
 )
 
-__all__ = ["N_BUNDLES", "N_POPULATIONS", "Heads", "draw_heads"]
-
-#: Kinds of bundle. The first four follow a rough atlas, the others are free.
-N_BUNDLES = 18
+__all__ = ["N_POPULATIONS", "Heads", "draw_heads"]
 
 #: Fibre populations that may cross in a bundle.
 N_POPULATIONS = 3
-
-#: Kinds whose fibres spread from a point, MNI mm: up from below the brainstem, and out to the
-#: gyri from the brain's middle.
-_FANS = {1: (0.0, -22.0, -75.0), 3: (0.0, -18.0, 10.0)}
 
 #: Deeper below the brain's surface than this lie the ventricles, mm.
 _DEEP_MM = 22.0
@@ -60,7 +54,7 @@ class Heads:
     mask
         Shape (B, X, Y, Z), bool: the brain.
     bundle
-        Shape (B, X, Y, Z), int64: kind of bundle, below :data:`N_BUNDLES`.
+        Shape (B, X, Y, Z), int64: kind of bundle, below :data:`N_REGIONS`.
     fibres
         Shape (B, 3, 3, X, Y, Z): unit axes of the populations, RAS+; (batch, population, axis).
     cortical
@@ -82,8 +76,7 @@ class Heads:
     @property
     def voxel_mm(self) -> Tensor:
         """Voxel sizes, shape (B, 3)."""
-        size: Tensor = self.affine[:, :3, :3].square().sum(dim=1).sqrt()
-        return size
+        return voxel_sizes(self.affine)
 
 
 @lru_cache(maxsize=2)
@@ -145,7 +138,7 @@ def draw_heads(
         Probability of many small lesions in white matter, and of one large one anywhere.
     """
     n, device = len(affine), affine.device
-    voxel_mm = affine[:, :3, :3].norm(dim=1)
+    voxel_mm = voxel_sizes(affine)
     turn = small_rotations(jitter * np.deg2rad(5.0) * normal(generator, n, 3))
     if rotation is not None:
         turn = turn @ rotation
@@ -284,21 +277,21 @@ def _draw_fibres(
     n, _, *size = mni_mm.shape
     device = mni_mm.device
     cubes = noise_cubes(generator, n, n_channels=3)
-    frames = random_rotations(generator, n, N_POPULATIONS, N_BUNDLES)
+    frames = random_rotations(generator, n, N_POPULATIONS, N_REGIONS)
     # Columns are axes, the main one first: left-right, up-down, front-back for the atlas.
     for kind, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
         frames[:, 0, kind] = torch.eye(3, device=device)[:, order]
 
     across = uniform(generator, 5.0, 9.0, n, 1, 1)
-    width = across * torch.tensor([4.0, 1.0, 1.0], device=device).repeat(n, N_BUNDLES, 1)
+    width = across * torch.tensor([4.0, 1.0, 1.0], device=device).repeat(n, N_REGIONS, 1)
     width[:, 3] = across[:, 0]
-    offset = uniform(generator, 0.0, float(NOISE_CELLS), n, N_BUNDLES, 3)
+    offset = uniform(generator, 0.0, float(NOISE_CELLS), n, N_REGIONS, 3)
     # Scores are smooth: half the grid will do. The borders between them stay sharp.
     half = [max(2, k // 2 + 1) for k in size]
     coarse_mm = F.interpolate(mni_mm, size=half, mode="trilinear", align_corners=True)
     cells = torch.einsum("bkji,bjxyz->bikxyz", frames[:, 0] * (3.0 / width)[:, :, None], coarse_mm)
     cells = cells + offset.movedim(1, 2)[..., None, None, None]
-    scores = sample_periodic(cubes[:, :1], cells.flatten(2, 3)).reshape(n, N_BUNDLES, *half)
+    scores = sample_periodic(cubes[:, :1], cells.flatten(2, 3)).reshape(n, N_REGIONS, *half)
     scores[:, :4] += 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
     scores = F.interpolate(scores, size=size, mode="trilinear", align_corners=True)
     bundle = scores.argmax(dim=1)
@@ -316,7 +309,7 @@ def _draw_fibres(
             "bvik,bkv->biv", own[..., 1:], bend
         )
         if population == 0:
-            for kind, source in _FANS.items():
+            for kind, source in FANS.items():
                 away = mni_mm.reshape(n, 3, -1) - torch.tensor(source, device=device)[:, None]
                 spread = unit(away, 1) - own[..., 0].movedim(2, 1)
                 axes[:, 0] += torch.where((picked == kind)[:, None], spread, 0.0)

@@ -16,8 +16,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from dmri_fm.simulate.anatomy import N_REGIONS
 from dmri_fm.simulate.fields import log_uniform, normal, uniform
-from dmri_fm.simulate.heads import N_BUNDLES, Heads
+from dmri_fm.simulate.heads import Heads
 from dmri_fm.simulate.signal import dense_directions
 
 __all__ = ["Tissues", "dense_shell", "draw_tissues", "fit_shell", "mixture"]
@@ -33,7 +34,7 @@ class Tissues:
     Attributes
     ----------
     white
-        Shape (B, N_BUNDLES, 8): stick fraction, diffusivity along and across the stick (its
+        Shape (B, N_REGIONS, 8): stick fraction, diffusivity along and across the stick (its
         dispersion), parallel and radial zeppelin diffusivity, weights of the three populations.
     grey
         Shape (B, 5): mean and gamma shape of the diffusivity, share of cortical fibres, their
@@ -58,18 +59,18 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
         return uniform(generator, low, high, n, *shape)
 
     def vary(deviation: float) -> Tensor:
-        return torch.exp(deviation * normal(generator, n, N_BUNDLES))
+        return torch.exp(deviation * normal(generator, n, N_REGIONS))
 
-    stick = (draw(0.35, 0.6, 1) + 0.07 * normal(generator, n, N_BUNDLES)).clamp(0.15, 0.8)
+    stick = (draw(0.35, 0.6, 1) + 0.07 * normal(generator, n, N_REGIONS)).clamp(0.15, 0.8)
     along = draw(1.4, 2.2, 1) * vary(0.13)
     parallel = draw(1.1, 1.8, 1) * vary(0.13)
     radial = torch.minimum(draw(0.35, 0.8, 1) * vary(0.16), 0.8 * parallel)
     across = (draw(0.05, 0.35, 1) * vary(0.4)).clamp(max=0.6) * along
     # Most voxels of white matter hold more than one population (Jeurissen et al. 2013,
     # doi:10.1002/hbm.22099).
-    crosses = draw(0.0, 1.0, N_BUNDLES)
-    second = draw(0.1, 0.5, N_BUNDLES) * (crosses < 0.8)
-    third = draw(0.1, 0.33, N_BUNDLES) * (crosses < 0.3)
+    crosses = draw(0.0, 1.0, N_REGIONS)
+    second = draw(0.1, 0.5, N_REGIONS) * (crosses < 0.8)
+    third = draw(0.1, 0.33, N_REGIONS) * (crosses < 0.3)
     weights = [(1 - second) * (1 - third), second * (1 - third), third]
     white = torch.stack([stick, along, across, parallel, radial, *weights], dim=-1)
     cortical = draw(1.1, 1.6)

@@ -20,6 +20,9 @@ __all__ = [
     "spread_directions",
 ]
 
+#: Highest b-value at which a tensor is usually fitted, s/mm^2.
+LARGEST_TENSOR_BVAL = 1500.0
+
 #: Mean angle by which the directions of a jittered Skare set leave their places, degrees.
 SKARE_JITTER_DEG = 5.0
 
@@ -118,6 +121,36 @@ def _draw_skare(rng: np.random.Generator) -> NDArray[np.float64]:
         if condition_number(g) < SKARE_LARGEST_CONDITION:
             signed: NDArray[np.float64] = rng.choice([-1.0, 1.0], size=(6, 1)) * rng.permutation(g)
             return signed
+
+
+def truth_bval(gtab: GradientTable) -> float:
+    """Return the b-value, s/mm^2, of the shell whose tensor is the truth of a scan.
+
+    The highest one at which a tensor is usually fitted, else the lowest.
+
+    Raises
+    ------
+    ConfigError
+        If the table holds only b=0 or only weighted volumes.
+    """
+    if not gtab.is_b0.any() or gtab.is_b0.all():
+        raise ConfigError("a protocol of one kind of volume", expected="b=0 and weighted volumes")
+    below = [s.bval for s in gtab.shells if s.bval <= LARGEST_TENSOR_BVAL]
+    return below[-1] if below else gtab.shells[0].bval
+
+
+def check_request(shape: Sequence[int], snr: float | None) -> None:
+    """Refuse a scan that cannot be drawn.
+
+    Raises
+    ------
+    ConfigError
+        If it has no three axes of two voxels or more, or its SNR is not above zero.
+    """
+    if len(shape) != 3 or min(shape) < 2:
+        raise ConfigError(f"shape {shape}", expected="three numbers, two or more each")
+    if snr is not None and not snr > 0:
+        raise ConfigError(f"SNR {snr:g}", expected="a number above zero")
 
 
 def draw_protocol(

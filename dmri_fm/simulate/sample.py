@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.simulate.anatomy import Anatomy, draw_anatomy, smooth_field
-from dmri_fm.simulate.protocol import draw_protocol
+from dmri_fm.simulate.protocol import check_request, draw_protocol, truth_bval
 from dmri_fm.simulate.signal import (
     add_noise,
     blur_volumes,
@@ -21,10 +20,6 @@ from dmri_fm.simulate.signal import (
 )
 
 __all__ = ["Sample", "draw_sample"]
-
-#: Highest b-value at which a tensor is usually fitted, s/mm^2: where several shells exist, the
-#: true tensor is that of the highest one up to here.
-LARGEST_TENSOR_BVAL = 1500.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +107,10 @@ def draw_sample(
     >>> sample.signal.shape, sample.truth_tensor.shape
     ((8, 8, 8, 7), (8, 8, 8, 6))
     """
-    if len(shape) != 3 or min(shape) < 2:
-        raise ConfigError(f"shape {shape}", expected="three numbers, two or more each")
-    if snr is not None and not snr > 0:
-        raise ConfigError(f"SNR {snr:g}", expected="a number above zero")
+    check_request(shape, snr)
     if gtab is None:
         gtab = draw_protocol(rng)
-    if not gtab.is_b0.any() or gtab.is_b0.all():
-        raise ConfigError("a protocol of one kind of volume", expected="b=0 and weighted volumes")
+    bval = truth_bval(gtab)
     if atlas_weight is None:
         atlas_weight = float(rng.uniform(0, 1))
     anatomy = (
@@ -137,8 +128,6 @@ def draw_sample(
         snr = float(np.exp(rng.uniform(np.log(7.0), np.log(80.0))))
     sigma = tissue.intensity[0] / snr
     correlation = float(rng.uniform(0.3, 0.6)) if rng.uniform() < 0.3 else 0.0
-    below = [s.bval for s in gtab.shells if s.bval <= LARGEST_TENSOR_BVAL]
-    bval = below[-1] if below else gtab.shells[0].bval
     return Sample(
         signal=add_noise(rng, signal, sigma=sigma, correlation=correlation),
         gtab=gtab,

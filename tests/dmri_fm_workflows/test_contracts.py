@@ -188,16 +188,6 @@ def build(
     )
 
 
-@pytest.fixture
-def fsl_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `eddy_cpu` to be found: building does not run it."""
-    program = tmp_path / "bin" / "eddy_cpu"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-
-
 def assert_every_mandatory_input_is_fed(graph: object) -> None:
     """Look for mandatory inputs that have neither a value nor an edge."""
     expanded = generate_expanded_graph(graph)
@@ -216,7 +206,7 @@ def assert_every_mandatory_input_is_fed(graph: object) -> None:
             assert is_set, f"{node.fullname} has no {name}"
 
 
-@pytest.mark.usefixtures("fsl_on_path")
+@pytest.mark.usefixtures("eddy_on_path")
 @pytest.mark.parametrize("engines", ENGINES, ids=lambda e: f"{e.denoise}-{e.pair_sdc}-{e.hmc}")
 @pytest.mark.parametrize("t1w", [True, False])
 def test_graph_expands_with_every_engine(

@@ -57,16 +57,6 @@ def source(workflow: Workflow, target: str, field: str) -> tuple[Node, str]:
     return found, output
 
 
-@pytest.fixture
-def eddy_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `eddy_cpu` to be found: building does not run it."""
-    program = tmp_path / "bin" / "eddy_cpu"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-
-
 @pytest.mark.usefixtures("eddy_on_path")
 @pytest.mark.parametrize("hmc", ["eddy", "builtin", "none"])
 def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:

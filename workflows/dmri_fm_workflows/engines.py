@@ -94,31 +94,36 @@ def choose_sdc(series: DwiSeries, engines: Engines) -> SdcChoice:
     The user's own `none` needs no warning, unless runs of unlike distortion are merged or an
     image that could have corrected it lies unused.
     """
-    is_off = engines.pair_sdc == "none"
-    if series.blip_pair is not None and not is_off:
-        return SdcChoice(engines.pair_sdc, "reverse phase-encoding images found")
-    if is_off:
+    if engines.pair_sdc == "none":
         reason = "switched off on the command line"
+    elif series.blip_pair is not None:
+        return SdcChoice(engines.pair_sdc, "reverse phase-encoding images found")
     elif all(run.phase_encoding is None for run in series.runs):
         reason = "PhaseEncodingDirection is missing from the sidecars"
     else:
         reason = "no image of the opposite phase encoding with the same grid and head position"
-    warning = f"Susceptibility distortion was NOT corrected: {reason}. "
+    consequence = _consequence(series, is_own_choice=engines.pair_sdc == "none")
+    if consequence is None:
+        return SdcChoice("none", reason)
+    return SdcChoice(
+        "none", reason, f"Susceptibility distortion was NOT corrected: {reason}. {consequence}"
+    )
+
+
+def _consequence(series: DwiSeries, *, is_own_choice: bool) -> str | None:
+    """Say what a series without correction suffers from; None where nobody has to be told."""
     encodings = sorted({run.phase_encoding or "unknown" for run in series.runs})
     if len(encodings) > 1:
-        warning += (
+        advice = "Leave --sdc to auto, or choose" if series.blip_pair else "Choose"
+        return (
             f"The merged runs have different phase encodings, {', '.join(encodings)}: tissue lies "
             "at different places in them, and maps made of all of them are blurred. "
-            + ("Leave --sdc to auto, or choose" if series.blip_pair else "Choose")
-            + " one phase encoding with --bids-filter-file."
+            f"{advice} one phase encoding with --bids-filter-file."
         )
-    elif series.blip_pair is not None:
-        warning += f"{series.blip_pair[1].path.name} could correct it: leave --sdc to auto."
-    elif is_off:
-        return SdcChoice("none", reason)
-    else:
-        warning += (
-            "Expect displaced and stretched tissue near air, above all in frontal and temporal "
-            "lobes."
-        )
-    return SdcChoice("none", reason, warning)
+    if series.blip_pair is not None:
+        return f"{series.blip_pair[1].path.name} could correct it: leave --sdc to auto."
+    if is_own_choice:
+        return None
+    return (
+        "Expect displaced and stretched tissue near air, above all in frontal and temporal lobes."
+    )

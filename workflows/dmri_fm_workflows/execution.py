@@ -21,13 +21,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from dmri_fm.bids import Participant
 from dmri_fm.bids.names import scan_name
 from dmri_fm.derivatives.naming import identify
 from dmri_fm.derivatives.publish import publish_text, to_json
 from dmri_fm.errors import BusyError, ConfigError, OutputError
+from dmri_fm.group.status import find_missing, read_records
 
 LOGGER = logging.getLogger(__name__)
 
@@ -133,8 +133,9 @@ def _take(path: Path, participant: str) -> int:
                 participant,
             )
         # The last holder may have removed the file between our opening and locking it.
-        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                break
         os.close(handle)
     try:
         os.ftruncate(handle, 0)
@@ -193,31 +194,14 @@ def find_complete(output_dir: Path, participant: str, wanted: str) -> Path | Non
     """Return the provenance file of a complete earlier run with this fingerprint, if any."""
     if not (output_dir / f"sub-{participant}.html").exists():
         return None
-    for path, record in read_records(output_dir, participant):
-        if record.get("status") != "complete" or record.get("fingerprint") != wanted:
+    folder = output_dir / f"sub-{participant}"
+    for record in read_records(folder)[0]:
+        if record["status"] != "complete" or record.get("fingerprint") != wanted:
             continue
         outputs = record.get("outputs", {})
-        if outputs and all(_has_size(output_dir / p, size) for p, size in outputs.items()):
-            return path
+        if outputs and not find_missing(output_dir, outputs):
+            return folder / "log" / str(record["run_uuid"]) / "provenance.json"
     return None
-
-
-def read_records(output_dir: Path, participant: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the readable records of earlier runs and their paths."""
-    for path in sorted((output_dir / f"sub-{participant}" / "log").glob("*/provenance.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict):
-            yield path, record
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
 
 
 def measure_outputs(output_dir: Path, written: Iterable[Path]) -> dict[str, int]:
@@ -243,7 +227,7 @@ def find_stale(
     """
     listed = {
         output_dir / name
-        for _, record in read_records(output_dir, participant.label)
+        for record in read_records(output_dir / f"sub-{participant.label}")[0]
         for name in record.get("outputs", {})
     }
     names = {series.name for session in participant.sessions for series in session.series}

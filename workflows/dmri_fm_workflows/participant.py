@@ -8,7 +8,7 @@ from pathlib import Path
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm.bids import DwiSeries, Participant, Session
+from dmri_fm.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.derivatives.sidecars import raw_uri
 from dmri_fm.gradients import GradientTable
@@ -268,6 +268,9 @@ def init_dwi_wf(
     if sloppy:
         warnings.insert(0, "Made with --sloppy: coarse and quick, for trying out; not for use.")
     entities = {k: str(v) for k, v in series.entities.items()}
+    images: list[EpiImage] = [*series.runs]
+    if series.outside_image is not None and sdc.method != "none":
+        images.append(series.outside_image)
 
     preprocess_wf = init_preprocess_wf(
         series=series,
@@ -320,12 +323,7 @@ def init_dwi_wf(
         outputs=(*outputs, *figure_outputs(figure_names)),
         output_dir=output_dir,
         entities=entities,
-        sources=[
-            raw_uri(image.path, bids_root)
-            for image in dict.fromkeys(
-                (*series.runs, *((series.blip_pair or ()) if sdc.method != "none" else ()))
-            )
-        ],
+        sources=[raw_uri(image.path, bids_root) for image in images],
         raw_metadata=[run.metadata for run in series.runs],
         spatial_reference={
             "Description": "T1w image, rigidly aligned to the template's axes"

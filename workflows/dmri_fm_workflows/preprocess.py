@@ -12,7 +12,7 @@ import nipype.pipeline.engine as pe
 from nipype.interfaces import fsl, mrtrix3
 from nipype.interfaces import utility as niu
 
-from dmri_fm.bids import DwiSeries, EpiImage
+from dmri_fm.bids import DwiSeries
 from dmri_fm_workflows.interfaces.facts import MergeFacts, MergeRunFacts
 from dmri_fm_workflows.interfaces.fsl import (
     CollectEddy,
@@ -139,13 +139,12 @@ def init_preprocess_wf(
     denoise_wf = init_denoise_wf(
         method=denoise, unring=unring, omp_nthreads=omp_nthreads, mem_gb=mem_gb
     )
+    outside = series.outside_image
     merge = pe.Node(
         MergeRuns(
             phase_encodings=[run.phase_encoding for run in series.runs],
             readouts_s=[run.readout_time_s for run in series.runs],
-            reverse_readouts_s=[
-                image.readout_time_s for image in _outside_images(series) if sdc != "none"
-            ],
+            reverse_readouts_s=[outside.readout_time_s] if outside and sdc != "none" else [],
         ),
         name="merge_runs",
         mem_gb=3 * mem_gb,
@@ -414,22 +413,18 @@ def init_sdc_wf(
 
 def _reverse_inputs(series: DwiSeries) -> dict[str, object]:
     """Return the inputs about the image outside a series that opposes it; none if it has both."""
-    inputs: dict[str, object] = {}
-    for image in _outside_images(series):
-        opposed = series.blip_pair[0]
-        inputs |= {
-            "epi_file": str(image.path),
-            "epi_phase_encoding": image.phase_encoding,
-            "epi_readout_s": image.readout_time_s or opposed.readout_time_s,
-        }
-        if image.bval is not None and image.bvec is not None:
-            inputs |= {"epi_bval_file": str(image.bval), "epi_bvec_file": str(image.bvec)}
+    image = series.outside_image
+    if image is None:
+        return {}
+    opposed = series.blip_pair[0]
+    inputs: dict[str, object] = {
+        "epi_file": str(image.path),
+        "epi_phase_encoding": image.phase_encoding,
+        "epi_readout_s": image.readout_time_s or opposed.readout_time_s,
+    }
+    if image.bval is not None and image.bvec is not None:
+        inputs |= {"epi_bval_file": str(image.bval), "epi_bvec_file": str(image.bvec)}
     return inputs
-
-
-def _outside_images(series: DwiSeries) -> list[EpiImage]:
-    """Return the half of the pair that is no run of the series: one image or none."""
-    return [image for image in series.blip_pair or () if image not in series.runs]
 
 
 def init_hmc_wf(

@@ -21,7 +21,7 @@ from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.gradients import GradientTable, write_gradients
 from dmri_fm.preprocess.confounds import confounds_table
-from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, unring
+from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_too_few, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import merge_runs
@@ -126,11 +126,10 @@ class DwiDenoise(mrtrix3.DWIDenoise):
 
     def _list_outputs(self):
         n_volumes = self._n_volumes()
-        is_enough = n_volumes >= FEWEST_VOLUMES
         method = (
             f"MRtrix3 dwidenoise {self.version}"
-            if is_enough
-            else f"none ({n_volumes} volumes are too few)"
+            if n_volumes >= FEWEST_VOLUMES
+            else name_too_few(n_volumes)
         )
         out_file = Path(self.inputs.out_file).resolve()
         return {"out_file": str(out_file), "facts": {"Denoising": method}}
