@@ -32,6 +32,14 @@ def _add_simulate(subparsers: Subparsers) -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to create")
     parser.add_argument("--participants", type=int, default=2, metavar="N", help="default 2")
+    parser.add_argument(
+        "--sites",
+        type=int,
+        default=1,
+        metavar="M",
+        help="scanners with protocols of their own: reverse-phase b=0 at the first, a fieldmap at "
+        "the second, neither at the third, and so on; default 1",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.add_argument(
         "--voxel-size", type=float, default=3.0, metavar="MM", help="of the dwi; default 3"
@@ -42,17 +50,26 @@ def _add_simulate(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--bval", type=float, default=1000.0, metavar="B", help="s/mm^2; default 1000"
     )
+    parser.add_argument(
+        "--b-table",
+        type=Path,
+        nargs=2,
+        metavar=("BVAL", "BVEC"),
+        help="FSL gradient files of a RAS image, in place of --directions and --bval",
+    )
     parser.set_defaults(run=_run_simulate)
 
 
 def _run_simulate(options: argparse.Namespace) -> None:
-    from dmri_fm.simulate import simulate_dataset
+    from dmri_fm.simulate import read_protocol, simulate_dataset
 
     print(
         simulate_dataset(
             options.out,
             n_participants=options.participants,
+            n_sites=options.sites,
             seed=options.seed,
+            gtab=read_protocol(*options.b_table) if options.b_table else None,
             voxel_size_mm=options.voxel_size,
             n_directions=options.directions,
             bval=options.bval,

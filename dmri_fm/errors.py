@@ -8,7 +8,7 @@
     │   ├── ImageError        a NIfTI image: truncated, wrong rank, NaN voxels
     │   └── GradientError     b-values and b-vectors
     ├── ConfigError           the request: impossible or contradictory options
-    │   └── MissingToolError  an external program that was asked for is absent
+    │   └── MissingToolError  a program or package that was asked for is absent
     ├── WeightsError          a checkpoint: checksum, configuration, format
     ├── OutputError           writing failed: permission, full disk
     └── BusyError             another run works on the same participant

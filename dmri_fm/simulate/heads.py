@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
-from dmri_fm.simulate.anatomy import FANS, N_REGIONS, load_tissue_maps
 from dmri_fm.simulate.fields import (
     NOISE_CELLS,
     grid_mm,
@@ -32,8 +31,15 @@ from dmri_fm.simulate.fields import (
     unit,
     voxel_sizes,
 )
+from dmri_fm.simulate.template import load_tissue_maps
 
-__all__ = ["N_POPULATIONS", "Heads", "draw_heads"]
+__all__ = ["N_POPULATIONS", "N_REGIONS", "Heads", "draw_heads"]
+
+#: Number of kinds of bundle. The first four follow the rough atlas, the others are free.
+N_REGIONS = 18
+#: Kinds whose fibres spread from a point, MNI mm: up from below the brainstem, and out to the
+#: gyri from the brain's middle.
+FANS = {1: (0.0, -22.0, -75.0), 3: (0.0, -18.0, 10.0)}
 
 #: Fibre populations that may cross in a bundle.
 N_POPULATIONS = 3
@@ -93,7 +99,6 @@ def _template(device: torch.device) -> tuple[Tensor, Tensor]:
     )
     slope = np.stack(np.gradient(gaussian_filter(maps.wm, 2.0, output=np.float32)))
     channels = np.stack([maps.wm, maps.gm, maps.brain, depth, *slope]).astype(np.float32)
-    assert np.allclose(maps.affine[:3, :3], np.eye(3)), "nilearn's template is on another grid"
     origin = torch.tensor(maps.affine[:3, 3], dtype=torch.float32, device=device)
     return torch.from_numpy(channels)[None].to(device), origin
 

@@ -16,10 +16,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dmri_fm.simulate.anatomy import N_REGIONS
 from dmri_fm.simulate.fields import log_uniform, normal, uniform
-from dmri_fm.simulate.heads import Heads
-from dmri_fm.simulate.signal import dense_directions
+from dmri_fm.simulate.heads import N_REGIONS, Heads
+from dmri_fm.simulate.protocol import dense_directions
 
 __all__ = ["Tissues", "dense_shell", "draw_tissues", "fit_shell", "mixture"]
 

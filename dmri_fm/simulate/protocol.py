@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import sqrt
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,12 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradients import GradientTable, read_gradients
 
 __all__ = [
     "SKARE_DIRECTIONS",
     "condition_number",
+    "dense_directions",
     "draw_protocol",
+    "read_protocol",
     "spread_directions",
 ]
 
@@ -28,6 +32,9 @@ SKARE_JITTER_DEG = 5.0
 
 #: A six-direction set is drawn again until its design has a condition number below this.
 SKARE_LARGEST_CONDITION = 2.0
+
+#: Directions of the dense set that defines the true tensor.
+N_DENSE_DIRECTIONS = 30
 
 _T = sqrt((7.0 - sqrt(21.0)) / 14.0)
 _U = sqrt(1.0 - _T**2)
@@ -110,6 +117,14 @@ def spread_directions(
     return g
 
 
+@lru_cache(maxsize=1)
+def dense_directions() -> NDArray[np.float64]:
+    """Return the axes (30, 3) whose noise-free signal defines the true tensor."""
+    directions = spread_directions(np.random.default_rng(0), N_DENSE_DIRECTIONS, n_steps=400)
+    directions.setflags(write=False)
+    return directions
+
+
 def _draw_skare(rng: np.random.Generator) -> NDArray[np.float64]:
     while True:
         g = SKARE_DIRECTIONS @ Rotation.random(random_state=rng).as_matrix().T
@@ -137,6 +152,50 @@ def truth_bval(gtab: GradientTable) -> float:
         raise ConfigError("a protocol of one kind of volume", expected="b=0 and weighted volumes")
     below = [s.bval for s in gtab.shells if s.bval <= LARGEST_TENSOR_BVAL]
     return below[-1] if below else gtab.shells[0].bval
+
+
+def check_protocol(gtab: GradientTable) -> None:
+    """Refuse a gradient table that no tensor can be fitted to.
+
+    Raises
+    ------
+    ConfigError
+        If it holds no b=0 volume, or fewer than six weighted ones.
+    """
+    n_weighted = int((~gtab.is_b0).sum())
+    if not gtab.is_b0.any() or n_weighted < 6:
+        raise ConfigError(
+            f"a gradient table of {len(gtab) - n_weighted} b=0 and {n_weighted} weighted volumes",
+            expected="one b=0 volume (below 50 s/mm^2) and six weighted volumes, or more",
+            advice="add a row of b=0 to the table",
+        )
+
+
+def read_protocol(bval: str | Path, bvec: str | Path) -> GradientTable:
+    """Read the gradient table of a scan that is to be simulated.
+
+    Parameters
+    ----------
+    bval, bvec
+        FSL gradient files that belong to a RAS image.
+
+    Returns
+    -------
+    GradientTable
+        RAS+.
+
+    Raises
+    ------
+    GradientError
+        If a file cannot be read as such.
+    ConfigError
+        If no tensor can be fitted to the scan.
+    """
+    ras = np.eye(4)
+    n_volumes = Path(bval).read_text(encoding="utf-8").split() if Path(bval).is_file() else []
+    gtab = read_gradients(bval, bvec, affine=ras, n_volumes=len(n_volumes))
+    check_protocol(gtab)
+    return gtab
 
 
 def check_request(shape: Sequence[int], snr: float | None) -> None:

@@ -1,23 +1,52 @@
-"""What happens to a head in the scanner: it moves, and echo-planar images are distorted."""
+"""Scans of simulated heads: echo-planar series from k-space, by trxscan, and a T1-weighted image.
+
+trxscan (https://github.com/PennLINC/TRXScan) makes the signal of streamlines and tissue
+fractions on a finer grid and acquires it line by line, with susceptibility distortion, T2 decay,
+eddy currents, ghosts, partial Fourier, ringing, noise and head motion. Its model of tissue is its
+own: sticks and zeppelins along streamlines, in the place of this project's mixture.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import affine_transform
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from dmri_fm.errors import ConfigError
-from dmri_fm.simulate.anatomy import Anatomy, sample_head, sample_template, smooth_field
+from dmri_fm.errors import MissingToolError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.simulate.anatomy import (
+    FIELD_OF_VIEW_CENTRE_MM,
+    FIELD_OF_VIEW_MM,
+    Anatomy,
+    Fractions,
+    smooth_field,
+    voxel_mm,
+)
+from dmri_fm.simulate.protocol import dense_directions
 
 __all__ = [
-    "distort",
+    "Acquisition",
+    "Subject",
+    "Tissue",
+    "acquire",
+    "acquire_fieldmap",
     "draw_field_hz",
     "draw_motion",
-    "head_shell",
-    "move_volume",
+    "grid",
+    "place_subject",
     "t1w_image",
+    "true_signal",
 ]
+
+#: Points of the finer grid along each in-plane axis of a voxel.
+OVERSAMPLING = 2
+
+#: b=0 intensity of white matter, scanner units.
+_SIGNAL = 2000.0
 
 #: Bones and air near the brain, where the field is bent: MNI mm, width mm, share of the peak.
 _FIELD_SOURCES = (
@@ -27,22 +56,117 @@ _FIELD_SOURCES = (
 )
 
 
-def head_shell(mni_mm: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the fractions of fluid and scalp around the brain at points of MNI space.
+@dataclass(frozen=True)
+class Tissue:
+    """Diffusivities of one head, mm^2/s, and relaxation.
 
-    From the brain outwards: 3 mm of fluid, 6 mm of bone (no signal), 5 mm of scalp.
+    Attributes
+    ----------
+    stick_fraction, stick, parallel, radial
+        White matter: share of restricted sticks and their diffusivity, and the diffusivities of
+        the hindered rest along and across.
+    grey, csf
+        Diffusivities.
+    t2_ms
+        Of white matter, grey matter and CSF.
     """
-    distance = sample_head(mni_mm)
 
-    def layer(inner: float, outer: float) -> NDArray[np.float32]:
-        rise, fall = np.clip(distance - inner, 0, 1), np.clip(outer - distance, 0, 1)
-        return np.asarray(np.minimum(rise, fall), dtype=np.float32)
+    stick_fraction: float = 0.42
+    stick: float = 1.6e-3
+    parallel: float = 1.35e-3
+    radial: float = 0.75e-3
+    grey: float = 0.9e-3
+    csf: float = 3.0e-3
+    t2_ms: tuple[float, float, float] = (70.0, 82.0, 900.0)
 
-    return layer(0.0, 3.0), layer(9.0, 14.0)
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How a series is acquired.
+
+    Attributes
+    ----------
+    phase_encoding
+        ``"j"`` or ``"j-"`` of a RAS image.
+    echo_ms, readout_s, partial_fourier
+        Echo time, total readout time, and share of the lines that are sampled.
+    sigma
+        Noise of the real and of the imaginary channel, scanner units.
+    eddy, ghost
+        Strength of eddy currents and of the Nyquist ghost, in trxscan's units: 3e-4 stretches
+        an image by about a hundredth at 1000 s/mm^2.
+    is_distorted
+        Whether the susceptibility field acts.
+    seed
+        Of the noise.
+    """
+
+    phase_encoding: str = "j-"
+    echo_ms: float = 85.0
+    readout_s: float = 0.05
+    partial_fourier: float = 1.0
+    sigma: float = 0.0
+    eddy: float = 0.0
+    ghost: float = 0.0
+    is_distorted: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A head on the grid of a series.
+
+    Attributes
+    ----------
+    shape, affine
+        Of the grid; the affine is RAS and diagonal.
+    fractions
+        On the grid.
+    field_hz
+        Shape (X, Y, Z), float32: the susceptibility field.
+    tissue
+        Its tissue.
+    phantom
+        trxscan's object.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    fractions: Fractions
+    field_hz: NDArray[np.float32]
+    tissue: Tissue
+    phantom: Any
+
+
+def _trxscan() -> ModuleType:
+    try:
+        import trxscan
+    except ImportError:
+        raise MissingToolError(
+            "trxscan is not installed",
+            expected="the extra 'simulate'",
+            advice="pip install 'drope-bidsapp[simulate]'",
+        ) from None
+    module: ModuleType = trxscan
+    return module
+
+
+def grid(
+    voxel_size_mm: tuple[float, float, float],
+) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Return shape and RAS affine of a grid over the field of view."""
+    size = [
+        2 * round(length / step / 2)
+        for length, step in zip(FIELD_OF_VIEW_MM, voxel_size_mm, strict=True)
+    ]
+    affine = np.diag([*voxel_size_mm, 1.0])
+    half = (np.array(size) - 1) / 2 * voxel_size_mm
+    affine[:3, 3] = np.array(FIELD_OF_VIEW_CENTRE_MM) - half
+    return (size[0], size[1], size[2]), affine
 
 
 def draw_field_hz(
-    rng: np.random.Generator, anatomy: Anatomy, *, peak_hz: float
+    rng: np.random.Generator, mni_mm: NDArray[np.float32], *, peak_hz: float
 ) -> NDArray[np.float32]:
     """Draw a susceptibility field: bumps above the sinuses and the ears, and a smooth rest.
 
@@ -50,8 +174,8 @@ def draw_field_hz(
     ----------
     rng
         Source of randomness.
-    anatomy
-        The head.
+    mni_mm
+        Shape (3, X, Y, Z): where voxels of 1 to 6 mm lie in MNI space.
     peak_hz
         Field above the frontal sinus, Hz.
 
@@ -60,77 +184,18 @@ def draw_field_hz(
     ndarray
         Shape (X, Y, Z), float32, Hz.
     """
-    mni_mm = anatomy.mni_mm
     field = np.zeros(mni_mm.shape[1:], dtype=np.float32)
     for place, width, share in _FIELD_SOURCES:
         centre = np.array(place) + rng.normal(0.0, 3.0, 3)
         apart = mni_mm - centre.astype(np.float32)[:, None, None, None]
         size = peak_hz * share * rng.uniform(0.8, 1.2)
         field += np.float32(size) * np.exp(-(apart**2).sum(axis=0) / np.float32(2 * width**2))
-    voxel_size_mm = np.linalg.norm(anatomy.affine[:3, :3], axis=0)
-    shape = anatomy.mask.shape
-    rest = smooth_field(rng, (shape[0], shape[1], shape[2]), spacing=50.0 / voxel_size_mm)[0]
-    field += np.float32(0.06 * peak_hz) * rest
+    # The smooth rest: a plane wave or two of long wavelength.
+    for _ in range(3):
+        wave = rng.normal(0, 2 * np.pi / 150.0, 3).astype(np.float32)
+        phase = np.tensordot(wave, mni_mm, 1) + np.float32(rng.uniform(0, 2 * np.pi))
+        field += np.float32(0.04 * peak_hz) * np.sin(phase)
     return field
-
-
-def distort(
-    data: NDArray[np.float32],
-    shift: NDArray[np.float32],
-    *,
-    axis: int,
-) -> NDArray[np.float32]:
-    """Shift signal along one axis, and keep its sum.
-
-    Parameters
-    ----------
-    data
-        Shape (X, Y, Z, N).
-    shift
-        Shape (X, Y, Z), voxels: the signal of voxel x along the axis appears at x + shift.
-    axis
-        0, 1 or 2.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z, N), float32: stretched signal is fainter, compressed signal brighter.
-
-    Raises
-    ------
-    ConfigError
-        If the field folds the image: neighbours would change places.
-
-    Examples
-    --------
-    >>> line = np.array([0, 0, 4, 0, 0], dtype=np.float32).reshape(1, 5, 1, 1)
-    >>> distort(line, np.full((1, 5, 1), 1.5, np.float32), axis=1).ravel().tolist()
-    [0.0, 0.0, 0.0, 2.0, 2.0]
-    """
-    lines = np.moveaxis(data, axis, 2).astype(np.float64)
-    shifts = np.moveaxis(shift, axis, 2).astype(np.float64)
-    n = lines.shape[2]
-    middle = 0.5 * (shifts[..., 1:] + shifts[..., :-1])
-    edges = np.concatenate([shifts[..., :1], middle, shifts[..., -1:]], axis=2) + np.arange(n + 1)
-    if (np.diff(edges, axis=2) <= 0).any():
-        raise ConfigError(
-            "a field that folds the image",
-            expected="a shift that changes by less than one voxel from voxel to voxel",
-            advice="lower the field or the readout time",
-        )
-    # The signal that lies before an edge stays before it: interpolate the running sum.
-    total = np.zeros((*lines.shape[:2], n + 1, lines.shape[3]))
-    np.cumsum(lines, axis=2, out=total[:, :, 1:])
-    source = np.empty_like(edges)
-    grid = np.arange(n + 1, dtype=np.float64)
-    for i, j in np.ndindex(*edges.shape[:2]):
-        source[i, j] = np.interp(grid, edges[i, j], grid)
-    lower = np.minimum(source.astype(np.intp), n - 1)
-    part = (source - lower)[..., None]
-    before = np.take_along_axis(total, lower[..., None], axis=2)
-    after = np.take_along_axis(total, lower[..., None] + 1, axis=2)
-    moved = np.diff(before + part * (after - before), axis=2)
-    return np.ascontiguousarray(np.moveaxis(moved, 2, axis), dtype=np.float32)
 
 
 def draw_motion(
@@ -156,40 +221,201 @@ def draw_motion(
     return xfms
 
 
-def move_volume(
-    volume: NDArray[np.float32], affine: ArrayLike, xfm: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Resample a volume so that what was at x (RAS mm) is at ``xfm @ x``."""
-    if np.array_equal(xfm, np.eye(4)):
-        return volume
-    affine = np.asarray(affine, dtype=np.float64)
-    pull = np.linalg.inv(affine) @ np.linalg.inv(xfm) @ affine
-    moved: NDArray[np.float32] = affine_transform(
-        volume, pull[:3, :3], offset=pull[:3, 3], order=3, output=np.float32
+def place_subject(
+    anatomy: Anatomy,
+    tissue: Tissue,
+    *,
+    voxel_size_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+    field_peak_hz: float,
+) -> Subject:
+    """Put a head on the grid of a series, with a random susceptibility field.
+
+    What lies outside the brain gives no signal, as where fat is suppressed well.
+
+    Parameters
+    ----------
+    anatomy, tissue
+        The head.
+    voxel_size_mm
+        Of the series.
+    rng
+        Source of the field's randomness.
+    field_peak_hz
+        See :func:`draw_field_hz`.
+    """
+    trxscan = _trxscan()
+    shape, affine = grid(voxel_size_mm)
+    fine = affine @ np.diag([1 / OVERSAMPLING, 1 / OVERSAMPLING, 1.0, 1.0])
+    fine[:3, 3] -= 0.5 * (1 - 1 / OVERSAMPLING) * affine[:3, :3] @ [1, 1, 0]
+    fine_shape = (shape[0] * OVERSAMPLING, shape[1] * OVERSAMPLING, shape[2])
+    parts = anatomy.fractions(fine_shape, fine, n_inside=(1, 1, 2))
+    field = draw_field_hz(rng, anatomy.mni_mm(voxel_mm(fine_shape, fine)), peak_hz=field_peak_hz)
+    phantom = trxscan.objects.from_arrays(
+        parts.wm,
+        parts.gm,
+        parts.csf,
+        oversample=OVERSAMPLING,
+        voxel_mm=voxel_size_mm,
+        fieldmap=field,
+        affine=affine,
     )
-    return np.maximum(moved, 0.0)
+    phantom = replace(
+        phantom,
+        streamlines=trxscan.Streamlines(anatomy.fibres.points, anatomy.fibres.offsets),
+    )
+    coarse = Fractions.of(
+        *(_coarser(a) for a in (parts.wm, parts.gm, parts.csf, parts.lesion, parts.scalp))
+    )
+    return Subject(shape, affine, coarse, _coarser(field), tissue, phantom)
+
+
+def _coarser(field: NDArray[np.float32]) -> NDArray[np.float32]:
+    x, y, z = field.shape
+    blocks = field.reshape(x // OVERSAMPLING, OVERSAMPLING, y // OVERSAMPLING, OVERSAMPLING, z)
+    mean: NDArray[np.float32] = blocks.mean(axis=(1, 3))
+    return mean
+
+
+def acquire(
+    subject: Subject,
+    gtab: GradientTable,
+    acquisition: Acquisition,
+    *,
+    xfms: NDArray[np.float64] | None = None,
+) -> NDArray[np.float32]:
+    """Acquire a series.
+
+    Parameters
+    ----------
+    subject
+        The head on its grid.
+    gtab
+        Gradients, RAS+.
+    acquisition
+        How.
+    xfms
+        Shape (N, 4, 4), RAS mm: a point x of the head is at ``xfms[n] @ x`` during volume n.
+
+    Returns
+    -------
+    ndarray
+        Shape (X, Y, Z, N), float32, scanner units: magnitudes.
+    """
+    trxscan = _trxscan()
+    motion = None
+    if xfms is not None:
+        middle = subject.affine @ [*((np.array(subject.shape) - 1) / 2), 1.0]
+        # trxscan turns heads about the middle of the grid.
+        motion = trxscan.Motion.from_affines(xfms, center=tuple(middle[:3]))
+    artefacts = trxscan.Artifacts(
+        # Noise is white in k-space: lines that are not sampled bring none.
+        noise=acquisition.sigma**2 / acquisition.partial_fourier,
+        eddy=acquisition.eddy,
+        ghost=acquisition.ghost,
+        distortion=acquisition.is_distorted,
+        motion=motion,
+        seed=acquisition.seed,
+    )
+    simulation = subject.phantom.simulate(
+        (gtab.bvals, gtab.bvecs_ras),
+        _protocol(subject, acquisition),
+        artefacts,
+        clean_b0=False,
+        kspace=False,
+    )
+    data: NDArray[np.float32] = np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
+    return data
+
+
+def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
+    trxscan = _trxscan()
+    tissue = subject.tissue
+    white, grey, csf = tissue.t2_ms
+    return trxscan.Protocol(
+        voxel_mm=tuple(np.diag(subject.affine)[:3]),
+        oversample=OVERSAMPLING,
+        te_ms=acquisition.echo_ms,
+        readout_ms=1000 * acquisition.readout_s,
+        partial_fourier=acquisition.partial_fourier,
+        pe=acquisition.phase_encoding,
+        signal_scale=_SIGNAL,
+        # Proton densities of the three tissues.
+        tissue_s0=(0.7, 0.82, 1.0),
+        tissue=trxscan.Tissue.ADULT.replace(
+            intra_frac=tissue.stick_fraction,
+            extra_frac=1 - tissue.stick_fraction,
+            d_intra=tissue.stick,
+            d_extra=(tissue.parallel, tissue.radial, tissue.radial),
+            d_gm=tissue.grey,
+            d_csf=tissue.csf,
+            t2_fiber=white,
+            t2_gm=grey,
+            t2_csf=csf,
+        ),
+    )
+
+
+def true_signal(
+    subject: Subject, *, bval: float, echo_ms: float
+) -> tuple[NDArray[np.float32], GradientTable]:
+    """Return what the true tensor is fitted to: b=0 and a dense shell, free of noise.
+
+    Nothing is distorted and nothing moves; all of k-space is sampled, up to the voxel size.
+
+    Returns
+    -------
+    ndarray
+        Shape (X, Y, Z, 31), float32.
+    GradientTable
+        One b=0 and 30 directions, RAS+.
+    """
+    axes = dense_directions()
+    gtab = GradientTable(
+        np.concatenate([[0.0], np.full(len(axes), bval)]), np.concatenate([np.zeros((1, 3)), axes])
+    )
+    clean = Acquisition(echo_ms=echo_ms, is_distorted=False)
+    return acquire(subject, gtab, clean), gtab
+
+
+def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[Any], float]]:
+    """Acquire a gradient-echo fieldmap.
+
+    Returns
+    -------
+    dict
+        ``magnitude1``, ``magnitude2`` and ``phasediff`` (0 to 4095 is a turn, -pi to pi): array
+        (X, Y, Z), and echo time, s; the later one for the difference.
+    """
+    trxscan = _trxscan()
+    result = subject.phantom.simulate(
+        (np.zeros(1), np.zeros((1, 3))),
+        _protocol(subject, Acquisition()),
+        trxscan.Artifacts(seed=seed),
+        gre=trxscan.Gre(head=False),
+        clean_b0=False,
+        kspace=False,
+    ).gre
+    images = {"magnitude1": result.magnitude1, "magnitude2": result.magnitude2}
+    first, second = result.te_s
+    echoes = {"magnitude1": first, "magnitude2": second, "phasediff": second}
+    images["phasediff"] = result.phase["phasediff"]
+    return {name: (np.asarray(i.dataobj), echoes[name]) for name, i in images.items()}
 
 
 def t1w_image(
-    rng: np.random.Generator,
-    mni_mm: NDArray[np.float32],
-    *,
-    sharpness: float,
-    voxel_size_mm: float,
-    snr: float = 30.0,
+    rng: np.random.Generator, parts: Fractions, *, voxel_size_mm: float, snr: float = 30.0
 ) -> NDArray[np.float32]:
-    """Draw a T1-weighted image of a head, skull and scalp included.
+    """Draw a T1-weighted image of a head, scalp included.
 
     Parameters
     ----------
     rng
         Source of randomness.
-    mni_mm
-        Shape (3, X, Y, Z): where each voxel lies in MNI space, RAS mm.
-    sharpness
-        See :func:`~dmri_fm.simulate.anatomy.sample_template`.
+    parts
+        Fractions on the image's grid.
     voxel_size_mm
-        Of the image's grid, for the receive field.
+        Of that grid, for the receive field.
     snr
         White matter over the noise.
 
@@ -198,13 +424,9 @@ def t1w_image(
     ndarray
         Shape (X, Y, Z), float32, scanner units.
     """
-    wm, gm, csf, _ = sample_template(mni_mm, sharpness=sharpness)
-    fluid, scalp = head_shell(mni_mm)
-    image = wm + 0.68 * gm + 0.22 * csf + 0.2 * fluid + 0.95 * scalp
-    bias = smooth_field(
-        rng, (image.shape[0], image.shape[1], image.shape[2]), spacing=90.0 / voxel_size_mm
-    )[0]
-    image = image * np.exp(np.float32(0.12) * bias)
-    noise = rng.standard_normal((2, *image.shape), dtype=np.float32) / np.float32(snr)
+    image = parts.wm + 0.68 * parts.gm + 0.22 * parts.csf + 0.95 * parts.scalp
+    shape = (image.shape[0], image.shape[1], image.shape[2])
+    image = image * np.exp(0.12 * smooth_field(rng, shape, spacing=90.0 / voxel_size_mm)[0])
+    noise = rng.standard_normal((2, *shape), dtype=np.float32) / np.float32(snr)
     drawn: NDArray[np.float32] = 900.0 * np.hypot(image + noise[0], noise[1])
     return drawn.astype(np.float32)
