@@ -9,7 +9,7 @@ VENV ?= .venv
 # reached, the configured package index is used. For CUDA: make TORCH_INDEX= demo
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
-EXTRAS ?= train,stats,test,dev
+EXTRAS ?= simulate,train,stats,test,dev
 DEMO ?= demo
 IMAGE ?= drope-bidsapp
 PYTEST_ARGS ?=

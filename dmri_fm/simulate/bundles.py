@@ -123,11 +123,13 @@ def _draw_bundle(
     course = bundle.course.copy()
     if bundle.is_commissure:
         course = np.concatenate([course, (course * [-1, 1, 1, 1])[-2::-1]])
-    course[:, :3] += rng.normal(0, _COURSE_DEVIATION_MM, (len(course), 3))
     course[:, 0] *= side
     course[:, 3] *= np.exp(rng.normal(0, _RADIUS_DEVIATION))
     apart = np.linalg.norm(np.diff(course[:, :3], axis=0), axis=1)
     along = np.concatenate([[0.0], np.cumsum(apart)])
+    # The whole course leaves its place, and each half a little: single points would be kinks.
+    shift, bend = rng.normal(0, _COURSE_DEVIATION_MM, (2, 3))
+    course[:, :3] += shift + 0.5 * bend * np.cos(np.pi * along / along[-1])[:, None]
     at = np.arange(0.0, along[-1], STEP_MM)
     line = PchipInterpolator(along, course)(at)
     centre, radius = line[:, :3], line[:, 3]

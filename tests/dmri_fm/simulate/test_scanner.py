@@ -1,90 +1,212 @@
+"""Laws of the scans that trxscan makes, and the two generators side by side."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from dmri_fm.errors import ConfigError
-from dmri_fm.simulate import draw_anatomy
+from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.susceptibility import DistortionField, correct_image
+from dmri_fm.simulate import spread_directions
+from dmri_fm.simulate.anatomy import draw_anatomy
+from dmri_fm.simulate.heads import N_REGIONS, Heads
+from dmri_fm.simulate.mixture import Tissues, mixture
 from dmri_fm.simulate.scanner import (
-    distort,
-    draw_field_hz,
+    Acquisition,
+    Subject,
+    Tissue,
+    acquire,
+    acquire_fieldmap,
     draw_motion,
-    head_shell,
-    move_volume,
+    place_subject,
+    t1w_image,
 )
 
+trxscan = pytest.importorskip("trxscan")
 
-def smooth_shift(shape: tuple[int, int, int]) -> np.ndarray:
-    y = np.linspace(0, 2 * np.pi, shape[1])
-    return np.broadcast_to((1.5 * np.sin(y))[None, :, None], shape).astype(np.float32)
-
-
-def test_no_shift_changes_nothing() -> None:
-    data = np.random.default_rng(0).uniform(size=(4, 9, 3, 2)).astype(np.float32)
-    np.testing.assert_allclose(distort(data, np.zeros((4, 9, 3), np.float32), axis=1), data)
+B0 = GradientTable(np.zeros(2), np.zeros((2, 3)))
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_signal_appears_at_its_place_plus_shift(axis: int) -> None:
-    data = np.zeros((11, 11, 11, 1), dtype=np.float32)
-    data[5, 5, 5] = 1.0
-    moved = distort(data, np.full((11, 11, 11), 2.0, np.float32), axis=axis)
-    place = [5, 5, 5]
-    place[axis] += 2
-    assert moved[(*place, 0)] == pytest.approx(1.0)
-    assert moved.sum() == pytest.approx(1.0)
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    rng = np.random.default_rng(4)
+    return place_subject(
+        draw_anatomy(rng), Tissue(), voxel_size_mm=(5.0, 5.0, 5.0), rng=rng, field_peak_hz=60.0
+    )
 
 
-def test_signal_is_kept() -> None:
-    rng = np.random.default_rng(1)
-    data = np.zeros((3, 40, 3, 2), dtype=np.float32)
-    data[:, 8:32] = rng.uniform(1, 2, (3, 24, 3, 2))
-    moved = distort(data, smooth_shift((3, 40, 3)), axis=1)
-    np.testing.assert_allclose(moved.sum(axis=1), data.sum(axis=1), rtol=1e-5)
-    assert not np.allclose(moved, data, atol=0.1)
+def move(volume: np.ndarray, affine: np.ndarray, xfm: np.ndarray) -> np.ndarray:
+    """Resample a volume so that what was at x (RAS mm) is at ``xfm @ x``."""
+    from scipy.ndimage import affine_transform
+
+    pull = np.linalg.inv(affine) @ np.linalg.inv(xfm) @ affine
+    return affine_transform(volume, pull[:3, :3], offset=pull[:3, 3], order=1)
 
 
-def test_constant_image_becomes_the_inverse_jacobian() -> None:
-    shift = smooth_shift((1, 200, 1))
-    moved = distort(np.ones((1, 200, 1, 1), np.float32), shift, axis=1)[0, :, 0, 0]
-    y = np.arange(200) + shift[0, :, 0].astype(float)
-    density = 1.0 / np.gradient(y)
-    np.testing.assert_allclose(np.interp(y[5:-5], np.arange(200), moved), density[5:-5], atol=2e-3)
+def test_same_seed_gives_the_same_scan_and_another_seed_other_noise(subject: Subject) -> None:
+    noisy = Acquisition(sigma=20.0, seed=1)
+    first, again = acquire(subject, B0, noisy), acquire(subject, B0, noisy)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, acquire(subject, B0, replace(noisy, seed=2)))
+    assert np.isfinite(first).all()
+    assert first.min() >= 0
 
 
-def test_folding_field_is_refused() -> None:
-    shift = np.zeros((1, 10, 1), dtype=np.float32)
-    shift[0, 4] = 3.0
-    with pytest.raises(ConfigError, match="folds"):
-        distort(np.ones((1, 10, 1, 1), np.float32), shift, axis=1)
+def test_opposite_gradients_give_the_same_signal(subject: Subject) -> None:
+    axes = spread_directions(np.random.default_rng(0), 3)
+    gtab = GradientTable(np.full(6, 1000.0), np.concatenate([axes, -axes]))
+    data = acquire(subject, gtab, Acquisition())
+    # Every volume has a phase of its own, which the echo's sampling does not quite forget.
+    np.testing.assert_allclose(data[..., :3], data[..., 3:], atol=2e-3 * data.max())
+    assert np.abs(data[..., 0] - data[..., 1]).max() > 2e-2 * data.max()
 
 
-def test_motion_starts_at_rest_and_moves_points_as_stated() -> None:
-    rng = np.random.default_rng(2)
-    xfms = draw_motion(rng, 12, step_mm=0.5, step_deg=0.5)
+@pytest.mark.parametrize("partial_fourier", [1.0, 0.75])
+def test_noise_has_the_stated_deviation(subject: Subject, partial_fourier: float) -> None:
+    acquisition = Acquisition(partial_fourier=partial_fourier, is_distorted=False)
+    clean = acquire(subject, B0, acquisition)[..., 0]
+    noisy = acquire(subject, B0, replace(acquisition, sigma=15.0))[..., 0]
+    bright = clean > 300
+    # In bright tissue the magnitude's noise is that of one channel.
+    assert (noisy - clean)[bright].std() == pytest.approx(15.0, rel=0.1)
+    air = clean < 1
+    # Rayleigh noise without signal.
+    assert noisy[air].mean() == pytest.approx(15.0 * np.sqrt(np.pi / 2), rel=0.15)
+
+
+def test_head_moves_as_the_transforms_say(subject: Subject) -> None:
+    """A point x of the head is at xfm @ x; turns are about the scanner's origin."""
+    xfms = np.stack([np.eye(4)] * 3)
+    xfms[1, :3, 3] = [10.0, -5.0, 10.0]
+    angle = np.deg2rad(10.0)
+    xfms[2, :2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    gtab = GradientTable(np.zeros(3), np.zeros((3, 3)))
+    data = acquire(subject, gtab, Acquisition(is_distorted=False), xfms=xfms)
+    for n in (1, 2):
+        expected = move(data[..., 0], subject.affine, xfms[n])
+        error = np.abs(data[..., n] - expected).mean()
+        assert error < 0.4 * np.abs(data[..., n] - data[..., 0]).mean()
+        mirrored = move(data[..., 0], subject.affine, np.linalg.inv(xfms[n]))
+        assert error < 0.4 * np.abs(data[..., n] - mirrored).mean()
+
+
+def test_turning_head_turns_its_fibres(subject: Subject) -> None:
+    """Anatomy and gradients turned together leave the signal where it was in the head."""
+    angle = np.deg2rad(90.0)
+    turn = np.eye(4)
+    turn[:2, :2] = np.rint([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    gtab = GradientTable([1000.0, 1000.0], [[0.6, 0.8, 0.0], turn[:3, :3] @ [0.6, 0.8, 0.0]])
+    clean = Acquisition(is_distorted=False)
+    data = acquire(subject, gtab, clean, xfms=np.stack([np.eye(4), turn]))
+    still = acquire(subject, gtab, clean)
+    white = move(subject.fractions.wm, subject.affine, turn) > 0.9
+    moved, unmoved = (move(d, subject.affine, turn)[white] for d in (data[..., 0], still[..., 1]))
+    turned = data[..., 1][white]
+    assert white.sum() > 200
+    assert np.corrcoef(turned, moved)[0, 1] > 0.9
+    # With gradients that stay, the fibres would look otherwise.
+    assert np.corrcoef(turned, moved)[0, 1] > np.corrcoef(turned, unmoved)[0, 1] + 0.1
+
+
+@pytest.mark.parametrize("phase_encoding", ["j", "j-"])
+def test_correcting_with_the_true_field_returns_the_undistorted_image(
+    subject: Subject, phase_encoding: str
+) -> None:
+    clean = Acquisition(phase_encoding=phase_encoding)
+    distorted = acquire(subject, B0, clean)[..., 0]
+    straight = acquire(subject, B0, replace(clean, is_distorted=False))[..., 0]
+
+    def corrected(field_hz: np.ndarray) -> np.ndarray:
+        return correct_image(
+            distorted,
+            subject.affine,
+            field=DistortionField(field_hz, subject.affine, "truth"),
+            phase_encoding=phase_encoding,
+            readout_time_s=clean.readout_s,
+        )
+
+    inside = subject.fractions.mask
+    before = np.abs(distorted - straight)[inside].mean()
+    after = np.abs(corrected(subject.field_hz) - straight)[inside].mean()
+    wrong = np.abs(corrected(-subject.field_hz) - straight)[inside].mean()
+    # Linear interpolation between voxels of 5 mm is what is left.
+    assert after < 0.6 * before
+    assert wrong > 1.3 * before
+
+
+def test_fieldmap_shows_the_field(subject: Subject) -> None:
+    images = acquire_fieldmap(subject, seed=0)
+    turns = (images["phasediff"][0] - 2048.0) / 4096.0
+    apart_s = images["magnitude2"][1] - images["magnitude1"][1]
+    inside = subject.fractions.mask & (np.abs(subject.field_hz) < 0.4 / apart_s)
+    error = turns[inside] / apart_s - subject.field_hz[inside]
+    assert np.median(np.abs(error)) < 3.0
+    assert np.corrcoef(turns[inside], subject.field_hz[inside])[0, 1] > 0.95
+
+
+def test_motion_starts_at_rest() -> None:
+    xfms = draw_motion(np.random.default_rng(2), 12, step_mm=0.5, step_deg=0.5)
     np.testing.assert_array_equal(xfms[0], np.eye(4))
     np.testing.assert_allclose(np.linalg.det(xfms[:, :3, :3]), 1.0)
-    affine = np.diag([-2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = [30, -30, -20]
-    xfm = np.eye(4)
-    xfm[:3, 3] = [4.0, 0.0, -2.0]
-    volume = np.zeros((20, 20, 20), dtype=np.float32)
-    volume[10, 10, 10] = 1.0
-    moved = move_volume(volume, affine, xfm)
-    # 4 mm to the right is two voxels down the first axis of a LAS image.
-    assert np.unravel_index(moved.argmax(), moved.shape) == (8, 10, 9)
+    assert np.abs(xfms[1:, :3, 3]).max() > 0.2
 
 
-def test_field_and_shell_fit_the_head() -> None:
-    rng = np.random.default_rng(3)
-    affine = np.array([[6.0, 0, 0, -96], [0, 6, 0, -128], [0, 0, 6, -84], [0, 0, 0, 1]])
-    anatomy = draw_anatomy(rng, (33, 38, 31), affine=affine, jitter=0, deformation_mm=0)
-    field = draw_field_hz(rng, anatomy, peak_hz=60.0)
-    peak = np.unravel_index(np.where(anatomy.mask, field, 0).argmax(), field.shape)
-    # The strongest field of the brain is in the lower half of its front.
-    assert anatomy.mni_mm[1][peak] > 20
-    assert anatomy.mni_mm[2][peak] < 10
-    fluid, scalp = head_shell(anatomy.mni_mm)
-    assert not (scalp[anatomy.mask] > 0).any()
-    assert fluid[anatomy.mask].max() < 0.9
-    assert 0.2 < scalp.sum() * 6**3 / 1e6 < 1.5
+def test_t1w_has_the_contrast_of_one(subject: Subject) -> None:
+    parts = subject.fractions
+    image = t1w_image(np.random.default_rng(0), parts, voxel_size_mm=5.0)
+    white, grey, fluid = (np.median(image[p > 0.9]) for p in (parts.wm, parts.gm, parts.csf))
+    assert white > 1.2 * grey > 1.8 * fluid
+    assert np.median(image[parts.scalp > 0.9]) > grey
+
+
+@pytest.mark.parametrize("axis", [[1.0, 0.0, 0.0], [0.36, 0.48, 0.8]])
+def test_both_generators_make_the_same_signal_of_the_same_tissue(axis: list[float]) -> None:
+    """One bundle of parallel fibres, no noise: trxscan and the training generator agree."""
+    tissue = Tissue(grey=0.8e-3)
+    side = 8
+    white = np.ones((2 * side, 2 * side, 4), dtype=np.float32)
+    phantom = trxscan.objects.from_arrays(white, fibers=[(axis, 1.0)])
+    flat = Subject(
+        (side, side, 4),
+        np.diag([2.0, 2.0, 2.0, 1.0]),
+        None,  # type: ignore[arg-type]
+        np.zeros((side, side, 4), np.float32),
+        tissue,
+        phantom,
+    )
+    bvecs = spread_directions(np.random.default_rng(3), 20)
+    gtab = GradientTable([0.0] + [700.0] * 10 + [2000.0] * 10, np.vstack([np.zeros(3), bvecs]))
+    scan = acquire(flat, gtab, Acquisition(is_distorted=False))[side // 2, side // 2, 2]
+
+    one = (1, 1, 1)
+    fibres = torch.tensor(axis).reshape(1, 1, 3, 1, 1, 1).expand(1, 3, 3, *one)
+    heads = Heads(
+        fractions=torch.tensor([1.0, 0, 0, 0]).reshape(1, 4, *one),
+        mask=torch.ones(1, *one, dtype=torch.bool),
+        bundle=torch.zeros(1, *one, dtype=torch.long),
+        fibres=fibres,
+        cortical=fibres[:, 0],
+        mni_mm=torch.zeros(1, 3, *one),
+        affine=torch.eye(4)[None],
+    )
+    stick = [tissue.stick_fraction, 1e3 * tissue.stick, 0.0]
+    white_matter = [*stick, 1e3 * tissue.parallel, 1e3 * tissue.radial, 1.0, 0.0, 0.0]
+    tissues = Tissues(
+        white=torch.tensor(white_matter).expand(1, N_REGIONS, -1),
+        grey=torch.tensor([[0.8, 5.0, 0.0, 1.0, 1.0]]),
+        csf=torch.tensor([3.0]),
+        lesion=torch.tensor([2.0]),
+        intensity=torch.ones(1, 4),
+    )
+    mixed = mixture(
+        heads,
+        tissues,
+        torch.tensor(gtab.bvals / 1000, dtype=torch.float32)[None],
+        torch.tensor(gtab.bvecs_ras, dtype=torch.float32)[None],
+    )[0, :, 0, 0, 0]
+    # trxscan counts directions on a sphere of 321 points: a degree or two.
+    np.testing.assert_allclose(scan / scan[0], mixed.numpy() / mixed[0].item(), atol=0.02)
+    assert (scan / scan[0]).std() > 0.05

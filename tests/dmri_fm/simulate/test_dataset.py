@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm.errors import ConfigError, GradientError, OutputError
+from dmri_fm.gradients import GradientTable, write_gradients
 from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.simulate import simulate_dataset
+from dmri_fm.simulate import draw_protocol, read_protocol, simulate_dataset
+from dmri_fm.simulate.cohort import EFFECTS, draw_participant, draw_sites
 from dmri_fm.volumes import Dwi
+
+pytest.importorskip("trxscan")
+
+SETTINGS = {"seed": 3, "n_sites": 3, "voxel_size_mm": 5.0, "n_directions": 12}
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("cohort") / "ds"
-    return simulate_dataset(out, n_participants=2, seed=3, voxel_size_mm=5.0, n_directions=12)
+    return simulate_dataset(out, **SETTINGS, n_participants=3)
 
 
 def series(dataset: Path, label: str, direction: str) -> Dwi:
@@ -44,30 +50,79 @@ def digest(folder: Path) -> dict[str, str]:
     }
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
 def test_participants_table(dataset: Path) -> None:
-    with (dataset / "participants.tsv").open() as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    assert [r["participant_id"] for r in rows] == ["sub-01", "sub-02"]
+    rows = table(dataset / "participants.tsv")
+    assert [r["participant_id"] for r in rows] == ["sub-01", "sub-02", "sub-03"]
     described = json.loads((dataset / "participants.json").read_text())
-    assert set(described) == {"age", "sex", "site"} == set(rows[0]) - {"participant_id"}
+    assert set(described) == {"age", "sex", "site", "group"} == set(rows[0]) - {"participant_id"}
     assert all(20 <= int(r["age"]) <= 80 for r in rows)
+    assert {r["site"] for r in rows} == {"site1", "site2", "site3"}
 
 
-def test_storage_is_mixed(dataset: Path) -> None:
-    codes = {
-        label: (
-            nib.aff2axcodes(series(dataset, label, "AP").affine),
-            nib.aff2axcodes(nib.load(dataset / f"sub-{label}/anat/sub-{label}_T1w.nii.gz").affine),
+def test_truth_table_describes_the_tissue_of_each(dataset: Path) -> None:
+    folder = dataset / "derivatives" / "truth"
+    rows = table(folder / "participants.tsv")
+    described = json.loads((folder / "participants.json").read_text())
+    assert set(described) < set(rows[0])
+    effects = json.loads((folder / "effects.json").read_text())
+    assert effects["age"]["radial"] > 0
+    assert all(0.2 < float(r["stick_fraction"]) < 0.6 for r in rows)
+
+
+def test_sites_differ_in_protocol_storage_and_distortion_data(dataset: Path) -> None:
+    codes, files = {}, {}
+    for label in ("01", "02", "03"):
+        t1w = nib.load(dataset / f"sub-{label}/anat/sub-{label}_T1w.nii.gz")
+        codes[label] = "".join(
+            nib.aff2axcodes(series(dataset, label, "AP").affine) + nib.aff2axcodes(t1w.affine)
         )
-        for label in ("01", "02")
-    }
-    las, ras = ("L", "A", "S"), ("R", "A", "S")
-    assert codes == {"01": (ras, las), "02": (las, ras)}
+        files[label] = {p.name.split("_", 1)[1] for p in (dataset / f"sub-{label}").rglob("*.gz")}
+    assert codes == {"01": "RASLAS", "02": "LASRAS", "03": "RASLAS"}
+    both = {"T1w.nii.gz", "dir-AP_dwi.nii.gz"}
+    assert files["01"] - both == {"dir-PA_dwi.nii.gz"}
+    assert files["02"] - both == {f"{n}.nii.gz" for n in ("magnitude1", "magnitude2", "phasediff")}
+    assert files["03"] - both == set()
+    stated = [series(dataset, label, "AP").gtab for label in ("01", "02", "03")]
+    assert len({round(float(g.bvals.max())) for g in stated}) == 3
+    slices = [series(dataset, label, "AP").affine[2, 2] for label in ("01", "02", "03")]
+    assert slices[0] == 5.0 <= min(slices)
 
 
-@pytest.mark.parametrize("label", ["01", "02"])
-def test_sidecars_obey_the_sign_law(dataset: Path, label: str) -> None:
+def test_groups_and_sites_are_balanced_and_participants_keep_their_numbers() -> None:
+    people = [draw_participant(7, number + 1, 3) for number in range(24)]
+    assert [p.site for p in people[:6]] == [0, 1, 2, 0, 1, 2]
+    for site in range(3):
+        groups = [p.group for p in people if p.site == site]
+        assert groups.count("patient") == groups.count("control") == 4
+    assert people[4] == draw_participant(7, 5, 3)
+
+
+def test_age_and_group_do_what_the_effects_say() -> None:
+    people = [draw_participant(1, number + 1, 1) for number in range(300)]
+    is_patient = np.array([p.group == "patient" for p in people], dtype=float)
+    design = np.stack([np.ones(300), [p.age - 50 for p in people], is_patient], axis=1)
+
+    def fit(values: list[float]) -> tuple[float, float]:
+        constant, age, patient = np.linalg.lstsq(design, np.array(values), rcond=None)[0]
+        return age / constant, patient / constant
+
+    for name in ("radial", "stick_fraction"):
+        age, patient = fit([getattr(p.tissue, name) for p in people])
+        # 3 % between people, 300 of them: errors of 0.0001 a year and 0.004 a group.
+        assert age == pytest.approx(EFFECTS["age"][name], abs=5e-4)
+        assert patient == pytest.approx(EFFECTS["patient"].get(name, 0.0), abs=0.015)
+    counts = [len(p.shape.lesions) for p in people]
+    assert fit([float(n) for n in counts])[1] > 1
+
+
+def test_sidecars_obey_the_sign_law(dataset: Path) -> None:
     """An image of direction "j" shows the signal of voxel x at x + field * readout along +j."""
+    label = "01"
     field = truth(dataset, label, "desc-truth_fieldmap")
     # The brain's own edge is where distorted signals differ most.
     mask = truth(dataset, label, "desc-truth_mask") > 0
@@ -108,13 +163,31 @@ def test_fitted_tensor_agrees_with_the_truth(dataset: Path, label: str) -> None:
 def test_same_seed_gives_the_same_bytes_and_participants_do_not_depend_on_their_number(
     dataset: Path, tmp_path: Path
 ) -> None:
-    again = simulate_dataset(
-        tmp_path / "again", n_participants=1, seed=3, voxel_size_mm=5.0, n_directions=12
-    )
+    again = simulate_dataset(tmp_path / "again", **SETTINGS, n_participants=1)
     first, second = digest(dataset), digest(again)
     shared = [name for name in first if "sub-01" in name]
     assert len(shared) > 10
     assert {n: first[n] for n in shared} == {n: second[n] for n in shared}
+
+
+def test_table_of_the_users_is_used_at_every_site(tmp_path: Path) -> None:
+    bval, bvec = tmp_path / "table.bval", tmp_path / "table.bvec"
+    gtab = draw_protocol(np.random.default_rng(0), kind="shell", n_directions=7, bvals=800)
+    write_gradients(gtab, bval, bvec, affine=np.eye(4))
+    read = read_protocol(bval, bvec)
+    np.testing.assert_allclose(read.bvecs_ras, gtab.bvecs_ras, atol=1e-5)
+    sites = draw_sites(0, 3, voxel_size_mm=3.0, n_directions=16, bval=1000.0, gtab=read)
+    assert all(site.gtab is read for site in sites)
+
+
+def test_table_without_b0_is_refused(tmp_path: Path) -> None:
+    bval, bvec = tmp_path / "table.bval", tmp_path / "table.bvec"
+    axes = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    write_gradients(GradientTable(np.full(6, 900.0), axes), bval, bvec, affine=np.eye(4))
+    with pytest.raises(ConfigError, match="0 b=0 and 6 weighted"):
+        read_protocol(bval, bvec)
+    with pytest.raises(GradientError, match=r"absent\.bval"):
+        read_protocol(tmp_path / "absent.bval", bvec)
 
 
 def test_validator_finds_no_error(dataset: Path) -> None:
@@ -133,6 +206,7 @@ def test_validator_finds_no_error(dataset: Path) -> None:
     ("options", "message"),
     [
         ({"n_participants": 0}, "0 participants"),
+        ({"n_sites": 0}, "0 sites"),
         ({"seed": -1}, "-1 as the seed"),
         ({"n_directions": 5}, "5 directions"),
         ({"voxel_size_mm": 0.5}, "0.5 mm"),
@@ -154,11 +228,17 @@ def test_folder_in_use_is_refused(tmp_path) -> None:
         simulate_dataset(tmp_path / "full" / "file", n_participants=1, seed=0)
 
 
+def test_folder_that_cannot_be_made_is_refused(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        simulate_dataset(tmp_path / "file" / "ds", n_participants=1, seed=0)
+
+
 def test_nothing_half_written_remains_after_a_failure(tmp_path, monkeypatch) -> None:
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dmri_fm.simulate.cohort.save_image", fail)
+    monkeypatch.setattr("dmri_fm.simulate.dataset.save_image", fail)
     with pytest.raises(OutputError, match="No space left"):
         simulate_dataset(tmp_path / "ds", n_participants=1, seed=0, voxel_size_mm=6.0)
     assert list(tmp_path.iterdir()) == []
