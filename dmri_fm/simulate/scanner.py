@@ -45,7 +45,10 @@ __all__ = [
 #: Points of the finer grid along each in-plane axis of a voxel.
 OVERSAMPLING = 2
 
-#: b=0 intensity of white matter, scanner units.
+#: Slices that are simulated at a time.
+_SLAB = 16
+
+#: Intensity of fully relaxed free water, scanner units.
 _SIGNAL = 2000.0
 
 #: Bones and air near the brain, where the field is bent: MNI mm, width mm, share of the peak.
@@ -323,6 +326,9 @@ def acquire(
         artefacts,
         clean_b0=False,
         kspace=False,
+        # A head at rest is simulated in slabs, for memory. A moving one would turn about the
+        # middle of each slab.
+        chunk=_SLAB if motion is None else None,
     )
     data: NDArray[np.float32] = np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
     return data
