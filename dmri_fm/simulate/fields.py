@@ -18,6 +18,7 @@ __all__ = [
     "normal",
     "random_rotations",
     "sample_periodic",
+    "sample_points",
     "sample_voxels",
     "small_rotations",
     "smooth_fields",
@@ -31,6 +32,9 @@ NOISE_CELLS = 48
 
 #: Variance of a cubic B-spline field with unit coefficients, per axis.
 _SPLINE_VARIANCE = 0.4794
+
+#: Points that one thread looks up together.
+_POINTS_PER_THREAD = 2**13
 
 
 def unit(vectors: Tensor, dim: int) -> Tensor:
@@ -178,3 +182,12 @@ def noise_cubes(generator: torch.Generator, n: int, *, n_channels: int) -> Tenso
 def sample_periodic(cubes: Tensor, cells: Tensor) -> Tensor:
     """Look periodic noise up at positions (B, 3, ...), cells; shape (B, C, ...)."""
     return sample_voxels(cubes, torch.remainder(cells, NOISE_CELLS))
+
+
+def sample_points(cubes: Tensor, cells: Tensor) -> Tensor:
+    """Look periodic noise (C, ...) up at points (3, V), cells; shape (C, V)."""
+    n = cells.shape[1]
+    # On a CPU, grid_sample works on the samples of a batch side by side, but on one thread each.
+    cells = F.pad(cells, (0, -n % _POINTS_PER_THREAD)).reshape(3, -1, _POINTS_PER_THREAD, 1, 1)
+    found = sample_periodic(cubes[None], cells.movedim(1, 0))
+    return found.movedim(0, 1).reshape(len(cubes), -1)[:, :n]
