@@ -51,11 +51,14 @@ def point_spread(
 
 def apply_per_axis(signal: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Apply one matrix (B, n, n) along each spatial axis."""
-    x, y, z = matrices
-    b, n, *size = signal.shape
-    signal = torch.matmul(x[:, None], signal.reshape(b, n, size[0], -1)).reshape(b, n, *size)
-    signal = torch.matmul(y[:, None, None], signal)
-    return torch.matmul(signal, z.mT[:, None, None])
+    n, *size = signal.shape[1:]
+    out = torch.empty_like(signal)
+    # One sample after the other: its arrays stay in the cache of a processor.
+    for k, (x, y, z) in enumerate(zip(*matrices, strict=True)):
+        rows = torch.matmul(x.expand(n, -1, -1), signal[k].reshape(n, size[0], -1))
+        rows = torch.matmul(y.expand(n * size[0], -1, -1), rows.reshape(-1, *size[1:]))
+        torch.matmul(rows.reshape(-1, size[2]), z.T, out=out[k].view(-1, size[2]))
+    return out
 
 
 def jitter_volumes(generator: torch.Generator, signal: Tensor, *, deviation: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from dmri_fm.simulate.fields import (
     smooth_fields,
     uniform,
 )
-from dmri_fm.simulate.heads import draw_heads
-from dmri_fm.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture
+from dmri_fm.simulate.heads import Heads, draw_heads
+from dmri_fm.simulate.mixture import Tissues, dense_shell, draw_tissues, fit_shell, mixture
 from dmri_fm.simulate.protocol import check_request, truth_bval
 
 __all__ = ["Batch", "draw_batch"]
@@ -140,21 +140,15 @@ def draw_batch(
     real_bvals = bvals / 1000 * (1 + 0.01 * normal(generator, n, 1))
     turns = small_rotations(torch.deg2rad(0.5 * normal(generator, n, bvals.shape[1], 3)))
     real_bvecs = (turns @ bvecs[..., None])[..., 0]
-    signal = apply_per_axis(mixture(heads, tissues, real_bvals, real_bvecs), spread).clamp_(min=0)
-    truth = None
-    if with_truth:
-        axes = dense_shell(device)
-        values = (shells / 1000)[:, None].expand(n, len(axes)).contiguous()
-        zero = torch.zeros(n, 1, device=device)
-        dense = mixture(
-            heads,
-            tissues,
-            torch.cat([zero, values], dim=1),
-            torch.cat([axes[:1], axes]).expand(n, -1, -1),
-        )
-        dense = apply_per_axis(dense, smooth_spread)
-        truth = 1e-3 * fit_shell(dense[:, 1:], dense[:, 0] * heads.mask, shells / 1000)
-
+    signal, truth = _signal_and_truth(
+        heads,
+        tissues,
+        real_bvals,
+        real_bvecs,
+        spread,
+        shells / 1000 if with_truth else None,
+        smooth_spread,
+    )
     bias = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
     signal = signal * torch.exp(draw(0.0, 0.2, 1, 1, 1, 1) * bias)
     signal = _disturb(generator, signal)
@@ -246,6 +240,54 @@ def _draw_point_spreads(
             point_spread(z, blur_voxels=blur),
         ),
     )
+
+
+def _signal_and_truth(
+    heads: Heads,
+    tissues: Tissues,
+    bvals: Tensor,
+    bvecs: Tensor,
+    spread: _Spread,
+    shells: Tensor | None,
+    smooth_spread: _Spread,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute blurred signals (B, N, X, Y, Z) and true tensors (B, 6, X, Y, Z), mm^2/s.
+
+    Parameters
+    ----------
+    heads, tissues
+        A batch.
+    bvals, bvecs
+        Shapes (B, N), ms/um^2, and (B, N, 3).
+    spread
+        Point spread of the signals.
+    shells
+        Shape (B,), ms/um^2: b-values of the true tensors; None leaves them out.
+    smooth_spread
+        Point spread of the true tensors.
+    """
+    n, n_volumes = bvals.shape
+    if shells is not None:
+        axes = dense_shell(bvals.device)
+        bvals = torch.cat(
+            [bvals, torch.zeros_like(shells)[:, None], shells[:, None].expand(-1, len(axes))], 1
+        )
+        bvecs = torch.cat([bvecs, torch.cat([axes[:1], axes]).expand(n, -1, -1)], 1)
+    signals, truths = [], []
+    # Protocol and dense shell together, as they share work; one sample after the other, as the
+    # arrays of a batch are too large to be allocated quickly.
+    for k in range(n):
+        one = slice(k, k + 1)
+        volumes = mixture(heads.one(k), tissues.one(k), bvals[one], bvecs[one])
+        x, y, z = (matrices[one] for matrices in spread)
+        signals.append(apply_per_axis(volumes[:, :n_volumes], (x, y, z)).clamp_(min=0))
+        if shells is not None:
+            x, y, z = (matrices[one] for matrices in smooth_spread)
+            dense = apply_per_axis(volumes[:, n_volumes:], (x, y, z))
+            truths.append(
+                1e-3 * fit_shell(dense[:, 1:], dense[:, 0] * heads.mask[one], shells[one])
+            )
+    return torch.cat(signals), torch.cat(truths) if truths else None
 
 
 def _disturb(generator: torch.Generator, signal: Tensor) -> Tensor:
