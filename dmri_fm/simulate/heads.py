@@ -25,7 +25,6 @@ from dmri_fm.simulate.fields import (
     noise_cubes,
     normal,
     random_rotations,
-    sample_periodic,
     sample_points,
     sample_voxels,
     small_rotations,
@@ -167,9 +166,8 @@ def draw_heads(
     found = sample_voxels(maps, mni_mm - origin.reshape(3, 1, 1, 1))
     fractions, mask = _tissues(generator, found[:, :4], shape, voxel_mm, label_chance)
     fractions = _wound(generator, fractions, voxel_mm, lesion_chance, tumour_chance)
-    bundle, fibres = _draw_fibres(generator, mni_mm, mask, atlas_weight)
-    # Directions were made in MNI space.
-    fibres = torch.einsum("bji,bpjxyz->bpixyz", turn, fibres)
+    bundle, fibres = _draw_fibres(generator, mni_mm, mask, turn, atlas_weight)
+    # The template's directions are those of MNI space.
     cortical = torch.einsum("bji,bjxyz->bixyz", turn, found[:, 4:])
     return Heads(
         fractions,
@@ -275,13 +273,14 @@ def _atlas_scores(mni_mm: Tensor) -> Tensor:
 
 
 def _draw_fibres(
-    generator: torch.Generator, mni_mm: Tensor, mask: Tensor, atlas_weight: Tensor
+    generator: torch.Generator, mni_mm: Tensor, mask: Tensor, turn: Tensor, atlas_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw kinds of bundle (B, X, Y, Z) and axes (B, 3, 3, X, Y, Z) in MNI directions.
+    """Draw kinds of bundle (B, X, Y, Z) and axes (B, 3, 3, X, Y, Z), RAS+.
 
     Every kind has a main axis of its own. Bundles are the places where its noise, stretched
     along that axis, is the highest of all: tubes that the fibres inside follow, with sharp
-    borders across. Within a bundle the axis bends slowly. Axes are unit, zero outside the mask.
+    borders across. Within a bundle the axis bends slowly. Axes are unit, zero outside the mask;
+    `turn` (B, 3, 3) takes them to MNI space.
     """
     n, _, *size = mni_mm.shape
     device = mni_mm.device
@@ -295,27 +294,32 @@ def _draw_fibres(
     width = across * torch.tensor([4.0, 1.0, 1.0], device=device).repeat(n, N_REGIONS, 1)
     width[:, 3] = across[:, 0]
     offset = uniform(generator, 0.0, float(NOISE_CELLS), n, N_REGIONS, 3)
-    # Scores are smooth: half the grid will do. The borders between them stay sharp.
-    half = [max(2, k // 2 + 1) for k in size]
-    coarse_mm = F.interpolate(mni_mm, size=half, mode="trilinear", align_corners=True)
-    cells = torch.einsum("bkji,bjxyz->bikxyz", frames[:, 0] * (3.0 / width)[:, :, None], coarse_mm)
-    cells = cells + offset.movedim(1, 2)[..., None, None, None]
-    scores = sample_periodic(cubes[:, :1], cells.flatten(2, 3)).reshape(n, N_REGIONS, *half)
-    scores[:, :4] += 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
-
     bend_mm = uniform(generator, 15.0, 30.0, n, 1) * torch.tensor([3.0, 1.0, 1.0], device=device)
     wobble_mm = uniform(generator, 4.0, 8.0, n)
     wobble = uniform(generator, 0.03, 0.15, n)
+    # Scores are smooth: half the grid will do. The borders between them stay sharp.
+    half = [max(2, k // 2 + 1) for k in size]
+    coarse_mm = F.interpolate(mni_mm, size=half, mode="trilinear", align_corners=True)
+    pull = 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
+    to_cells = (frames[:, 0] * (3.0 / width)[:, :, None]).movedim(3, 1)  # (B, 3, N_REGIONS, 3)
     bundle = torch.empty(n, *size, dtype=torch.int64, device=device)
     axes = torch.zeros(n, N_POPULATIONS, 3, math.prod(size), device=device)
     for k in range(n):
-        fine = F.interpolate(scores[k : k + 1], size=size, mode="trilinear", align_corners=True)
-        bundle[k] = _highest(fine[0])
+        cells = torch.addmm(
+            offset[k].T.reshape(-1, 1), to_cells[k].reshape(-1, 3), coarse_mm[k].flatten(1)
+        )
+        scores = sample_points(cubes[k, :1], cells.reshape(3, -1)).reshape(N_REGIONS, *half)
+        scores[:4] += pull[k]
+        bundle[k] = _highest(
+            F.interpolate(scores[None], size=size, mode="trilinear", align_corners=True)[0]
+        )
         voxels = mask[k].flatten().nonzero()[:, 0]
+        to_ras = turn[k].T
         found = _bundle_axes(
-            mni_mm[k].flatten(1)[:, voxels],
+            to_ras @ mni_mm[k].flatten(1)[:, voxels],
             bundle[k].flatten()[voxels],
-            frames[k],
+            to_ras @ frames[k],
+            {kind: to_ras @ torch.tensor(place, device=device) for kind, place in FANS.items()},
             cubes[k],
             bend_mm=bend_mm[k],
             wobble_mm=wobble_mm[k],
@@ -326,34 +330,35 @@ def _draw_fibres(
 
 
 def _highest(scores: Tensor) -> Tensor:
-    """Return where scores (K, ...) are the highest: argmax over the first axis, but quick."""
-    best, found = scores[0], torch.zeros_like(scores[0], dtype=torch.int64)
-    for kind, score in enumerate(scores[1:], start=1):
-        found.masked_fill_(score > best, kind)
-        best = torch.maximum(best, score)
-    return found
+    """Return which scores (K, ...) are the highest: argmax over the first axis, but quick."""
+    kinds = torch.arange(len(scores), dtype=torch.uint8, device=scores.device)
+    is_highest = scores == scores.amax(dim=0)
+    return (is_highest * kinds.reshape(-1, *[1] * (scores.ndim - 1))).amax(dim=0).long()
 
 
 def _bundle_axes(
-    mni_mm: Tensor,
+    place_mm: Tensor,
     kinds: Tensor,
     frames: Tensor,
+    fans: dict[int, Tensor],
     cubes: Tensor,
     *,
     bend_mm: Tensor,
     wobble_mm: Tensor,
     wobble: Tensor,
 ) -> Tensor:
-    """Return the axes (3, 3, V) of V voxels of one head: population, MNI direction, voxel.
+    """Return the axes (3, 3, V) of V voxels of one head: population, direction, voxel.
 
     Parameters
     ----------
-    mni_mm
-        Shape (3, V).
+    place_mm
+        Shape (3, V): places in MNI space, turned as the axes are to be.
     kinds
         Shape (V,): kinds of bundle.
     frames
-        Shape (3, N_REGIONS, 3, 3): populations' frames, whose columns are axes.
+        Shape (3, N_REGIONS, 3, 3): populations' frames, whose columns are axes, turned alike.
+    fans
+        Where the fibres of some kinds come from, shape (3,), mm, turned alike.
     cubes
         Shape (3, ...): noise, see :func:`noise_cubes`.
     bend_mm
@@ -362,12 +367,12 @@ def _bundle_axes(
         Width of wobbles of the first population, and their size, rad.
     """
     own = frames.movedim(1, 3)[..., kinds]  # (3, 3, 3, V)
-    local = (own[0] * mni_mm[:, None]).sum(dim=0)
+    local = (own[0] * place_mm[:, None]).sum(dim=0)
     bend = 0.3 * sample_points(cubes[1:], local * (3.0 / bend_mm)[:, None])
     main = own[:, :, 0]
     axes = torch.addcmul(main, own[:, :, 1], bend[0]).addcmul_(own[:, :, 2], bend[1])
-    for kind, source in FANS.items():
-        away = mni_mm - torch.tensor(source, device=mni_mm.device)[:, None]
-        axes[0] += torch.where(kinds == kind, unit(away, 0) - main[0], 0.0)
-    axes[0] += wobble * sample_points(cubes, mni_mm * (3.0 / wobble_mm))
+    for kind, source in fans.items():
+        away = unit(place_mm - source[:, None], 0)
+        axes[0] += torch.where(kinds == kind, away - main[0], 0.0)
+    axes[0] += wobble * sample_points(cubes, place_mm * (3.0 / wobble_mm))
     return unit(axes, 1)
