@@ -14,15 +14,17 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.simulate.acquisition import (
     add_noise,
     apply_per_axis,
+    distort,
     drop_slices,
+    eddy_slopes,
     jitter_volumes,
     point_spread,
+    real_gradients,
 )
 from dmri_fm.simulate.fields import (
     log_uniform,
     normal,
     random_rotations,
-    small_rotations,
     smooth_fields,
     uniform,
 )
@@ -136,10 +138,7 @@ def draw_batch(
     tissues = draw_tissues(generator, n)
     spread, smooth_spread = _draw_point_spreads(generator, n, shape)
 
-    # The scanner's gradients are not quite those of the table.
-    real_bvals = bvals / 1000 * (1 + 0.01 * normal(generator, n, 1))
-    turns = small_rotations(torch.deg2rad(0.5 * normal(generator, n, bvals.shape[1], 3)))
-    real_bvecs = (turns @ bvecs[..., None])[..., 0]
+    real_bvals, real_bvecs = real_gradients(generator, bvals / 1000, bvecs)
     signal, truth = _signal_and_truth(
         heads,
         tissues,
@@ -150,8 +149,8 @@ def draw_batch(
         smooth_spread,
     )
     bias = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
-    signal = signal * torch.exp(draw(0.0, 0.2, 1, 1, 1, 1) * bias)
-    signal = _disturb(generator, signal)
+    signal *= torch.exp(draw(0.0, 0.2, 1, 1, 1, 1) * bias)
+    signal = _disturb(generator, signal, bvals, bvecs, heads.voxel_mm)
     ratio = (
         log_uniform(generator, LEAST_SNR, LARGEST_SNR, n)
         if snr is None
@@ -290,17 +289,24 @@ def _signal_and_truth(
     return torch.cat(signals), torch.cat(truths) if truths else None
 
 
-def _disturb(generator: torch.Generator, signal: Tensor) -> Tensor:
-    """Add what correction leaves: misalignment, drift, dropped slices, ghosts."""
-    n, n_volumes = signal.shape[:2]
+def _disturb(
+    generator: torch.Generator, signal: Tensor, bvals: Tensor, bvecs: Tensor, voxel_mm: Tensor
+) -> Tensor:
+    """Add what correction leaves: distortion, misalignment, drift, dropped slices, ghosts."""
+    n, n_volumes, *size = signal.shape
 
     def some(chance: float, low: float, high: float) -> Tensor:
         has = uniform(generator, 0.0, 1.0, n) < chance
         return torch.where(has, uniform(generator, low, high, n), 0.0)
 
+    spacing = uniform(generator, 20.0, 40.0, n, 1) / voxel_mm
+    field = smooth_fields(generator, (size[0], size[1], size[2]), spacing=spacing)[:, 0]
+    slopes = eddy_slopes(generator, bvals, bvecs, deviation=some(0.3, 0.0, 0.004))
+    signal = distort(signal, some(0.3, 0.05, 0.3).reshape(n, 1, 1, 1) * field, slopes)
     signal = jitter_volumes(generator, signal, deviation=some(0.5, 0.02, 0.15))
     drift = some(0.3, 0.0, 0.06)[:, None] * torch.linspace(0, 1, n_volumes, device=signal.device)
-    signal = signal * (1 - drift).reshape(n, n_volumes, 1, 1, 1)
+    signal *= (1 - drift).reshape(n, n_volumes, 1, 1, 1)
     ghost = some(0.1, 0.01, 0.05).reshape(n, 1, 1, 1, 1)
-    signal = signal + ghost * signal.roll(signal.shape[3] // 2, 3)
+    for k in ghost.flatten().nonzero()[:, 0].tolist():
+        signal[k] += ghost[k] * signal[k].roll(size[1] // 2, 2)
     return drop_slices(generator, signal, chance=some(0.1, 0.01, 0.05))
