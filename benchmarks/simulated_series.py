@@ -33,7 +33,7 @@ def main() -> int:
         )
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(
-        f"{options.voxel_size:g} mm, {options.directions + 2} volumes AP, 2 PA, 31 of truth: "
+        f"{options.voxel_size:g} mm, {options.directions + 2} volumes AP, 2 PA, 17 of truth: "
         f"{wall / 60:.1f} min, {cpu / 60:.1f} CPU-min"
     )
     return 0

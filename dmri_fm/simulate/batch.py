@@ -14,20 +14,22 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.simulate.acquisition import (
     add_noise,
     apply_per_axis,
+    distort,
     drop_slices,
+    eddy_slopes,
     jitter_volumes,
     point_spread,
+    real_gradients,
 )
 from dmri_fm.simulate.fields import (
     log_uniform,
     normal,
     random_rotations,
-    small_rotations,
     smooth_fields,
     uniform,
 )
-from dmri_fm.simulate.heads import draw_heads
-from dmri_fm.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture
+from dmri_fm.simulate.heads import Heads, draw_heads
+from dmri_fm.simulate.mixture import Tissues, dense_shell, draw_tissues, fit_shell, mixture
 from dmri_fm.simulate.protocol import check_request, truth_bval
 
 __all__ = ["Batch", "draw_batch"]
@@ -136,28 +138,19 @@ def draw_batch(
     tissues = draw_tissues(generator, n)
     spread, smooth_spread = _draw_point_spreads(generator, n, shape)
 
-    # The scanner's gradients are not quite those of the table.
-    real_bvals = bvals / 1000 * (1 + 0.01 * normal(generator, n, 1))
-    turns = small_rotations(torch.deg2rad(0.5 * normal(generator, n, bvals.shape[1], 3)))
-    real_bvecs = (turns @ bvecs[..., None])[..., 0]
-    signal = apply_per_axis(mixture(heads, tissues, real_bvals, real_bvecs), spread).clamp_(min=0)
-    truth = None
-    if with_truth:
-        axes = dense_shell(device)
-        values = (shells / 1000)[:, None].expand(n, len(axes)).contiguous()
-        zero = torch.zeros(n, 1, device=device)
-        dense = mixture(
-            heads,
-            tissues,
-            torch.cat([zero, values], dim=1),
-            torch.cat([axes[:1], axes]).expand(n, -1, -1),
-        )
-        dense = apply_per_axis(dense, smooth_spread)
-        truth = 1e-3 * fit_shell(dense[:, 1:], dense[:, 0] * heads.mask, shells / 1000)
-
+    real_bvals, real_bvecs = real_gradients(generator, bvals / 1000, bvecs)
+    signal, truth = _signal_and_truth(
+        heads,
+        tissues,
+        real_bvals,
+        real_bvecs,
+        spread,
+        shells / 1000 if with_truth else None,
+        smooth_spread,
+    )
     bias = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
-    signal = signal * torch.exp(draw(0.0, 0.2, 1, 1, 1, 1) * bias)
-    signal = _disturb(generator, signal)
+    signal *= torch.exp(draw(0.0, 0.2, 1, 1, 1, 1) * bias)
+    signal = _disturb(generator, signal, bvals, bvecs, heads.voxel_mm)
     ratio = (
         log_uniform(generator, LEAST_SNR, LARGEST_SNR, n)
         if snr is None
@@ -248,17 +241,72 @@ def _draw_point_spreads(
     )
 
 
-def _disturb(generator: torch.Generator, signal: Tensor) -> Tensor:
-    """Add what correction leaves: misalignment, drift, dropped slices, ghosts."""
-    n, n_volumes = signal.shape[:2]
+def _signal_and_truth(
+    heads: Heads,
+    tissues: Tissues,
+    bvals: Tensor,
+    bvecs: Tensor,
+    spread: _Spread,
+    shells: Tensor | None,
+    smooth_spread: _Spread,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute blurred signals (B, N, X, Y, Z) and true tensors (B, 6, X, Y, Z), mm^2/s.
+
+    Parameters
+    ----------
+    heads, tissues
+        A batch.
+    bvals, bvecs
+        Shapes (B, N), ms/um^2, and (B, N, 3).
+    spread
+        Point spread of the signals.
+    shells
+        Shape (B,), ms/um^2: b-values of the true tensors; None leaves them out.
+    smooth_spread
+        Point spread of the true tensors.
+    """
+    n, n_volumes = bvals.shape
+    if shells is not None:
+        axes = dense_shell(bvals.device)
+        bvals = torch.cat(
+            [bvals, torch.zeros_like(shells)[:, None], shells[:, None].expand(-1, len(axes))], 1
+        )
+        bvecs = torch.cat([bvecs, torch.cat([axes[:1], axes]).expand(n, -1, -1)], 1)
+    signals, truths = [], []
+    # Protocol and dense shell together, as they share work; one sample after the other, as the
+    # arrays of a batch are too large to be allocated quickly.
+    for k in range(n):
+        one = slice(k, k + 1)
+        volumes = mixture(heads.one(k), tissues.one(k), bvals[one], bvecs[one])
+        x, y, z = (matrices[one] for matrices in spread)
+        signals.append(apply_per_axis(volumes[:, :n_volumes], (x, y, z)).clamp_(min=0))
+        if shells is not None:
+            x, y, z = (matrices[one] for matrices in smooth_spread)
+            dense = apply_per_axis(volumes[:, n_volumes:], (x, y, z))
+            truths.append(
+                1e-3 * fit_shell(dense[:, 1:], dense[:, 0] * heads.mask[one], shells[one])
+            )
+    return torch.cat(signals), torch.cat(truths) if truths else None
+
+
+def _disturb(
+    generator: torch.Generator, signal: Tensor, bvals: Tensor, bvecs: Tensor, voxel_mm: Tensor
+) -> Tensor:
+    """Add what correction leaves: distortion, misalignment, drift, dropped slices, ghosts."""
+    n, n_volumes, *size = signal.shape
 
     def some(chance: float, low: float, high: float) -> Tensor:
         has = uniform(generator, 0.0, 1.0, n) < chance
         return torch.where(has, uniform(generator, low, high, n), 0.0)
 
+    spacing = uniform(generator, 20.0, 40.0, n, 1) / voxel_mm
+    field = smooth_fields(generator, (size[0], size[1], size[2]), spacing=spacing)[:, 0]
+    slopes = eddy_slopes(generator, bvals, bvecs, deviation=some(0.3, 0.0, 0.004))
+    signal = distort(signal, some(0.3, 0.05, 0.3).reshape(n, 1, 1, 1) * field, slopes)
     signal = jitter_volumes(generator, signal, deviation=some(0.5, 0.02, 0.15))
     drift = some(0.3, 0.0, 0.06)[:, None] * torch.linspace(0, 1, n_volumes, device=signal.device)
-    signal = signal * (1 - drift).reshape(n, n_volumes, 1, 1, 1)
+    signal *= (1 - drift).reshape(n, n_volumes, 1, 1, 1)
     ghost = some(0.1, 0.01, 0.05).reshape(n, 1, 1, 1, 1)
-    signal = signal + ghost * signal.roll(signal.shape[3] // 2, 3)
+    for k in ghost.flatten().nonzero()[:, 0].tolist():
+        signal[k] += ghost[k] * signal[k].roll(size[1] // 2, 2)
     return drop_slices(generator, signal, chance=some(0.1, 0.01, 0.05))

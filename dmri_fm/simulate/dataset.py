@@ -216,7 +216,7 @@ def _write_root(
         "eddy currents and susceptibility distortion.\n\n"
         "Age and group have effects, listed in `derivatives/truth/effects.json`; sex and site "
         "have none but the protocol's.\n\n"
-        "`derivatives/truth` holds the tensor of the noise-free signal of 30 directions (mm^2/s, "
+        "`derivatives/truth` holds the tensor of the noise-free signal of 16 directions (mm^2/s, "
         "RAS+, order xx, xy, xz, yy, yz, zz), FA, MD, the field in Hz, tissue fractions and the "
         "brain mask, on the undistorted grid of the first `dir-AP` volume, the motion of each "
         "volume, and the tissue of each participant.\n",
@@ -451,7 +451,7 @@ def _write_truth(
 
 
 def _true_tensor(clean: NDArray[np.float32], *, bval: float) -> NDArray[np.float32]:
-    """Fit the noise-free shell: (X, Y, Z, 31) -> (X, Y, Z, 6), mm^2/s."""
+    """Fit the noise-free shell: (X, Y, Z, 17) -> (X, Y, Z, 6), mm^2/s."""
     signal = torch.from_numpy(np.ascontiguousarray(np.moveaxis(clean, 3, 0)))[None]
     fitted = 1e-3 * fit_shell(signal[:, 1:], signal[:, 0], torch.tensor([bval / 1000.0]))
     tensor: NDArray[np.float32] = fitted[0].movedim(0, -1).numpy()

@@ -17,7 +17,7 @@ __all__ = [
     "noise_cubes",
     "normal",
     "random_rotations",
-    "sample_periodic",
+    "sample_points",
     "sample_voxels",
     "small_rotations",
     "smooth_fields",
@@ -31,6 +31,9 @@ NOISE_CELLS = 48
 
 #: Variance of a cubic B-spline field with unit coefficients, per axis.
 _SPLINE_VARIANCE = 0.4794
+
+#: Points that one thread looks up together.
+_POINTS_PER_THREAD = 2**13
 
 
 def unit(vectors: Tensor, dim: int) -> Tensor:
@@ -151,10 +154,12 @@ def sample_voxels(volume: Tensor, where: Tensor) -> Tensor:
         Shape (B, C, ...).
     """
     size = torch.tensor(volume.shape[2:], device=where.device, dtype=where.dtype)
-    scaled = where.movedim(1, -1) * (2 / (size - 1)) - 1
+    # From -1 to 1, the last axis first.
+    scale = (2 / (size - 1)).flip(0).reshape(3, *[1] * (where.ndim - 2))
+    scaled = where.flip(1).mul_(scale).sub_(1)
     return F.grid_sample(
         volume.expand(len(where), -1, -1, -1, -1),
-        scaled.flip(-1),
+        scaled.movedim(1, -1),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=True,
@@ -162,7 +167,7 @@ def sample_voxels(volume: Tensor, where: Tensor) -> Tensor:
 
 
 def noise_cubes(generator: torch.Generator, n: int, *, n_channels: int) -> Tensor:
-    """Draw periodic cubes of smooth noise, variance 1, for :func:`sample_periodic`."""
+    """Draw periodic cubes of smooth noise, variance 1, for :func:`sample_points`."""
     side = NOISE_CELLS
     frequency = torch.fft.fftfreq(side, device=generator.device)
     # A Gaussian of 1.5 cells, in the frequency domain.
@@ -175,6 +180,11 @@ def noise_cubes(generator: torch.Generator, n: int, *, n_channels: int) -> Tenso
     return F.pad(noise, (0, 1) * 3, mode="circular")
 
 
-def sample_periodic(cubes: Tensor, cells: Tensor) -> Tensor:
-    """Look periodic noise up at positions (B, 3, ...), cells; shape (B, C, ...)."""
-    return sample_voxels(cubes, torch.remainder(cells, NOISE_CELLS))
+def sample_points(cubes: Tensor, cells: Tensor) -> Tensor:
+    """Look cubes (C, ...) of periodic noise up at points (3, V), cells; shape (C, V)."""
+    n = cells.shape[1]
+    # On a CPU, grid_sample works on the samples of a batch side by side, but on one thread each.
+    cells = F.pad(cells, (0, -n % _POINTS_PER_THREAD)).remainder_(NOISE_CELLS)
+    cells = cells.reshape(3, -1, _POINTS_PER_THREAD, 1, 1).movedim(1, 0)
+    found = sample_voxels(cubes[None], cells)
+    return found.movedim(0, 1).reshape(len(cubes), -1)[:, :n]

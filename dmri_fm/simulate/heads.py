@@ -8,7 +8,8 @@ with sharp borders; up to three fibre populations cross in each. Fibres of the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +24,7 @@ from dmri_fm.simulate.fields import (
     noise_cubes,
     normal,
     random_rotations,
-    sample_periodic,
+    sample_points,
     sample_voxels,
     small_rotations,
     smooth_fields,
@@ -62,7 +63,8 @@ class Heads:
     bundle
         Shape (B, X, Y, Z), int64: kind of bundle, below :data:`N_REGIONS`.
     fibres
-        Shape (B, 3, 3, X, Y, Z): unit axes of the populations, RAS+; (batch, population, axis).
+        Shape (B, 3, 3, X, Y, Z): unit axes of the populations, RAS+; (batch, population, axis);
+        zero outside the brain.
     cortical
         Shape (B, 3, X, Y, Z): unit axis of the cortex' fibres, RAS+.
     mni_mm
@@ -84,6 +86,10 @@ class Heads:
         """Voxel sizes, shape (B, 3)."""
         return voxel_sizes(self.affine)
 
+    def one(self, index: int) -> Heads:
+        """Return one sample of the batch, as a batch of one."""
+        return Heads(*(getattr(self, f.name)[index : index + 1] for f in fields(self)))
+
 
 @lru_cache(maxsize=2)
 def _template(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -100,7 +106,9 @@ def _template(device: torch.device) -> tuple[Tensor, Tensor]:
     slope = np.stack(np.gradient(gaussian_filter(maps.wm, 2.0, output=np.float32)))
     channels = np.stack([maps.wm, maps.gm, maps.brain, depth, *slope]).astype(np.float32)
     origin = torch.tensor(maps.affine[:3, 3], dtype=torch.float32, device=device)
-    return torch.from_numpy(channels)[None].to(device), origin
+    # The channels of a voxel lie side by side: they are looked up together.
+    stacked = torch.from_numpy(channels)[None].to(device)
+    return stacked.contiguous(memory_format=torch.channels_last_3d), origin
 
 
 def draw_heads(
@@ -163,15 +171,14 @@ def draw_heads(
     found = sample_voxels(maps, mni_mm - origin.reshape(3, 1, 1, 1))
     fractions, mask = _tissues(generator, found[:, :4], shape, voxel_mm, label_chance)
     fractions = _wound(generator, fractions, voxel_mm, lesion_chance, tumour_chance)
-    bundle, fibres = _draw_fibres(generator, mni_mm, atlas_weight)
-    # Directions were made in MNI space.
-    fibres = torch.einsum("bji,bpjxyz->bpixyz", turn, fibres)
+    bundle, fibres = _draw_fibres(generator, mni_mm, mask, turn, atlas_weight)
+    # The template's directions are those of MNI space.
     cortical = torch.einsum("bji,bjxyz->bixyz", turn, found[:, 4:])
     return Heads(
         fractions,
         mask,
         bundle,
-        unit(fibres, 2),
+        fibres,
         unit(cortical, 1),
         mni_mm,
         affine,
@@ -271,13 +278,14 @@ def _atlas_scores(mni_mm: Tensor) -> Tensor:
 
 
 def _draw_fibres(
-    generator: torch.Generator, mni_mm: Tensor, atlas_weight: Tensor
+    generator: torch.Generator, mni_mm: Tensor, mask: Tensor, turn: Tensor, atlas_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw kinds of bundle (B, X, Y, Z) and axes (B, 3, 3, X, Y, Z) in MNI directions.
+    """Draw kinds of bundle (B, X, Y, Z) and axes (B, 3, 3, X, Y, Z), RAS+.
 
     Every kind has a main axis of its own. Bundles are the places where its noise, stretched
     along that axis, is the highest of all: tubes that the fibres inside follow, with sharp
-    borders across. Within a bundle the axis bends slowly.
+    borders across. Within a bundle the axis bends slowly. Axes are unit, zero outside the mask;
+    `turn` (B, 3, 3) takes them to MNI space.
     """
     n, _, *size = mni_mm.shape
     device = mni_mm.device
@@ -291,35 +299,85 @@ def _draw_fibres(
     width = across * torch.tensor([4.0, 1.0, 1.0], device=device).repeat(n, N_REGIONS, 1)
     width[:, 3] = across[:, 0]
     offset = uniform(generator, 0.0, float(NOISE_CELLS), n, N_REGIONS, 3)
+    bend_mm = uniform(generator, 15.0, 30.0, n, 1) * torch.tensor([3.0, 1.0, 1.0], device=device)
+    wobble_mm = uniform(generator, 4.0, 8.0, n)
+    wobble = uniform(generator, 0.03, 0.15, n)
     # Scores are smooth: half the grid will do. The borders between them stay sharp.
     half = [max(2, k // 2 + 1) for k in size]
     coarse_mm = F.interpolate(mni_mm, size=half, mode="trilinear", align_corners=True)
-    cells = torch.einsum("bkji,bjxyz->bikxyz", frames[:, 0] * (3.0 / width)[:, :, None], coarse_mm)
-    cells = cells + offset.movedim(1, 2)[..., None, None, None]
-    scores = sample_periodic(cubes[:, :1], cells.flatten(2, 3)).reshape(n, N_REGIONS, *half)
-    scores[:, :4] += 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
-    scores = F.interpolate(scores, size=size, mode="trilinear", align_corners=True)
-    bundle = scores.argmax(dim=1)
-
-    picked = bundle.reshape(n, -1)
-    bend_mm = uniform(generator, 15.0, 30.0, n, 1) * torch.tensor([3.0, 1.0, 1.0], device=device)
-    own = frames[:, 0][torch.arange(n, device=device)[:, None], picked]  # (B, V, 3, 3)
-    local = torch.einsum("bvji,bjv->biv", own, mni_mm.reshape(n, 3, -1))
-    cells = (local * (3.0 / bend_mm)[..., None]).reshape(n, 3, *size)
-    bend = 0.3 * sample_periodic(cubes[:, 1:], cells).flatten(2)
-    axes = torch.empty(n, N_POPULATIONS, 3, picked.shape[1], device=device)
-    for population in range(N_POPULATIONS):
-        own = frames[:, population][torch.arange(n, device=device)[:, None], picked]
-        axes[:, population] = own[..., 0].movedim(2, 1) + torch.einsum(
-            "bvik,bkv->biv", own[..., 1:], bend
+    pull = 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
+    to_cells = (frames[:, 0] * (3.0 / width)[:, :, None]).movedim(3, 1)  # (B, 3, N_REGIONS, 3)
+    bundle = torch.empty(n, *size, dtype=torch.int64, device=device)
+    axes = torch.zeros(n, N_POPULATIONS, 3, math.prod(size), device=device)
+    for k in range(n):
+        cells = torch.addmm(
+            offset[k].T.reshape(-1, 1), to_cells[k].reshape(-1, 3), coarse_mm[k].flatten(1)
         )
-        if population == 0:
-            for kind, source in FANS.items():
-                away = mni_mm.reshape(n, 3, -1) - torch.tensor(source, device=device)[:, None]
-                spread = unit(away, 1) - own[..., 0].movedim(2, 1)
-                axes[:, 0] += torch.where((picked == kind)[:, None], spread, 0.0)
-    wobble_mm = uniform(generator, 4.0, 8.0, n, 1, 1, 1, 1)
-    wobble = sample_periodic(cubes, mni_mm * (3.0 / wobble_mm))
-    axes = axes.reshape(n, N_POPULATIONS, 3, *size)
-    axes[:, 0] += uniform(generator, 0.03, 0.15, n, 1, 1, 1, 1) * wobble
-    return bundle, axes
+        scores = sample_points(cubes[k, :1], cells.reshape(3, -1)).reshape(N_REGIONS, *half)
+        scores[:4] += pull[k]
+        bundle[k] = _highest(
+            F.interpolate(scores[None], size=size, mode="trilinear", align_corners=True)[0]
+        )
+        voxels = mask[k].flatten().nonzero()[:, 0]
+        to_ras = turn[k].T
+        found = _bundle_axes(
+            to_ras @ mni_mm[k].flatten(1)[:, voxels],
+            bundle[k].flatten()[voxels],
+            to_ras @ frames[k],
+            {kind: to_ras @ torch.tensor(place, device=device) for kind, place in FANS.items()},
+            cubes[k],
+            bend_mm=bend_mm[k],
+            wobble_mm=wobble_mm[k],
+            wobble=wobble[k],
+        )
+        axes[k].index_copy_(2, voxels, found)
+    return bundle, axes.reshape(n, N_POPULATIONS, 3, *size)
+
+
+def _highest(scores: Tensor) -> Tensor:
+    """Return which scores (K, ...) are the highest: argmax over the first axis, but quick."""
+    kinds = torch.arange(len(scores), dtype=torch.uint8, device=scores.device)
+    is_highest = scores == scores.amax(dim=0)
+    return (is_highest * kinds.reshape(-1, *[1] * (scores.ndim - 1))).amax(dim=0).long()
+
+
+def _bundle_axes(
+    place_mm: Tensor,
+    kinds: Tensor,
+    frames: Tensor,
+    fans: dict[int, Tensor],
+    cubes: Tensor,
+    *,
+    bend_mm: Tensor,
+    wobble_mm: Tensor,
+    wobble: Tensor,
+) -> Tensor:
+    """Return the axes (3, 3, V) of V voxels of one head: population, direction, voxel.
+
+    Parameters
+    ----------
+    place_mm
+        Shape (3, V): places in MNI space, turned as the axes are to be.
+    kinds
+        Shape (V,): kinds of bundle.
+    frames
+        Shape (3, N_REGIONS, 3, 3): populations' frames, whose columns are axes, turned alike.
+    fans
+        Where the fibres of some kinds come from, shape (3,), mm, turned alike.
+    cubes
+        Shape (3, ...): noise, see :func:`noise_cubes`.
+    bend_mm
+        Shape (3,): width of the bends along the axes of a bundle's frame.
+    wobble_mm, wobble
+        Width of wobbles of the first population, and their size, rad.
+    """
+    own = frames.movedim(1, 3)[..., kinds]  # (3, 3, 3, V)
+    local = (own[0] * place_mm[:, None]).sum(dim=0)
+    bend = 0.3 * sample_points(cubes[1:], local * (3.0 / bend_mm)[:, None])
+    main = own[:, :, 0]
+    axes = torch.addcmul(main, own[:, :, 1], bend[0]).addcmul_(own[:, :, 2], bend[1])
+    for kind, source in fans.items():
+        away = unit(place_mm - source[:, None], 0)
+        axes[0] += torch.where(kinds == kind, away - main[0], 0.0)
+    axes[0] += wobble * sample_points(cubes, place_mm * (3.0 / wobble_mm))
+    return unit(axes, 1)

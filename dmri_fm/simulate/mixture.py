@@ -9,21 +9,25 @@ at one b-value, point spread included.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from dmri_fm.simulate.fields import log_uniform, normal, uniform
+from dmri_fm.simulate.fields import log_uniform, normal, uniform, unit
 from dmri_fm.simulate.heads import N_REGIONS, Heads
-from dmri_fm.simulate.protocol import dense_directions
 
 __all__ = ["Tissues", "dense_shell", "draw_tissues", "fit_shell", "mixture"]
 
 #: Diffusivity of free water in the body, with a margin, um^2/ms.
 FASTEST = 3.5
+
+#: Voxels that are worked on together: the arrays of a few tens of volumes stay in the cache of a
+#: processor.
+_VOXELS_PER_PASS = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,10 @@ class Tissues:
     csf: Tensor
     lesion: Tensor
     intensity: Tensor
+
+    def one(self, index: int) -> Tissues:
+        """Return one sample of the batch, as a batch of one."""
+        return Tissues(*(getattr(self, f.name)[index : index + 1] for f in fields(self)))
 
 
 def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
@@ -119,43 +127,103 @@ def mixture(heads: Heads, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Ten
         Shape (B, N, X, Y, Z), scanner units, zero outside the brain.
     """
     n, _, *size = heads.fractions.shape
-    n_volumes = bvals.shape[1]
-    amounts = heads.fractions.flatten(2) * tissues.intensity[..., None]
-    white, grey, csf, lesion = amounts.unbind(1)
-    row = torch.arange(n, device=white.device)[:, None]
-    picked = tissues.white[row, heads.bundle.flatten(1)]  # (B, V, 8)
-    stick, along, across, parallel, radial, *shares = picked.movedim(2, 0).contiguous()
-    mean, gamma, fibrous, cortex_along, cortex_across = tissues.grey[..., None].unbind(1)
-    folded = grey * fibrous
+    out = torch.zeros(n, bvals.shape[1], math.prod(size), device=bvals.device)
+    # Diffusion weighting of each volume along the three axes: the squared product with an axis
+    # of fibres is the b-value along them.
+    weighting = bvals.sqrt()[..., None] * bvecs
+    for k in range(n):
+        for voxels in _passes(heads.mask[k]):
+            values = _voxel_signals(
+                heads.fractions[k].flatten(1)[:, voxels],
+                tissues.white[k].T[:, heads.bundle[k].flatten()[voxels]],
+                heads.fibres[k].flatten(2)[..., voxels],
+                heads.cortical[k].flatten(1)[:, voxels],
+                tissues.one(k),
+                bvals[k, :, None],
+                weighting[k],
+            )
+            out[k].index_copy_(1, voxels, values)
+    return out.reshape(n, -1, *size)
+
+
+def _voxel_signals(
+    fractions: Tensor,
+    white: Tensor,
+    fibres: Tensor,
+    cortical: Tensor,
+    tissues: Tissues,
+    bvals: Tensor,
+    weighting: Tensor,
+) -> Tensor:
+    """Compute the signals (N, V) of V voxels of one head.
+
+    Parameters
+    ----------
+    fractions
+        Shape (4, V).
+    white
+        Shape (8, V): properties of the voxels' white matter, see :class:`Tissues`.
+    fibres
+        Shape (3, 3, V).
+    cortical
+        Shape (3, V).
+    tissues
+        A batch of one.
+    bvals
+        Shape (N, 1), ms/um^2.
+    weighting
+        Shape (N, 3): b-vectors times the roots of the b-values.
+    """
+    white_matter, grey_matter, csf, lesion = fractions * tissues.intensity[0, :, None]
+    stick, along, across, parallel, radial, *shares = white
+    mean, gamma, fibrous, cortex_along, cortex_across = tissues.grey[0]
+    folded = grey_matter * fibrous
     # Axes, and what decays along them: amount, diffusivity across, and how much more along.
-    fibres = [
-        (axes, [(white * stick * share, across, along - across),
-                (white * (1 - stick) * share, radial, parallel - radial)])
-        for axes, share in zip(heads.fibres.flatten(3).unbind(1), shares, strict=True)
+    compartments = [
+        (axis, [(white_matter * stick * share, across, along - across),
+                (white_matter * (1 - stick) * share, radial, parallel - radial)])
+        for axis, share in zip(fibres, shares, strict=True)
     ]  # fmt: skip
-    extra = cortex_along - cortex_across
-    fibres.append((heads.cortical.flatten(2), [(folded, cortex_across, extra)]))
-    free = [(csf, tissues.csf[:, None]), (lesion, tissues.lesion[:, None])]
-    out = torch.empty(n, n_volumes, white.shape[1], device=white.device)
-    # One volume after the other: its arrays stay in the cache of a processor.
-    for k in range(n_volumes):
-        b, g = bvals[:, k, None], bvecs[:, k, :, None]
-        total = (grey - folded) * (1 + b * mean / gamma) ** -gamma
-        for amount, diffusivity in free:
-            total.addcmul_(amount, torch.exp(-b * diffusivity))
-        for axes, decays in fibres:
-            cosine = axes[:, 0] * g[:, 0]
-            cosine.addcmul_(axes[:, 1], g[:, 1]).addcmul_(axes[:, 2], g[:, 2]).square_()
-            for amount, least, more in decays:
-                total.addcmul_(amount, torch.addcmul(least, cosine, more).mul_(-b).exp_())
-        out[:, k] = total
-    return out.reshape(n, n_volumes, *size)
+    extra = (cortex_along - cortex_across).expand_as(folded)
+    compartments.append((cortical, [(folded, cortex_across.expand_as(folded), extra)]))
+    total: Tensor = (1 + bvals * mean / gamma) ** -gamma * (grey_matter - folded)
+    total.addcmul_(torch.exp(-bvals * tissues.csf), csf)
+    total.addcmul_(torch.exp(-bvals * tissues.lesion), lesion)
+    gx, gy, gz = weighting.T[..., None]
+    for (x, y, z), decays in compartments:
+        bvals_along = (gx * x).addcmul_(gy, y).addcmul_(gz, z).square_()
+        for amount, least, more in decays:
+            exponent = torch.mul(bvals_along, -more).addcmul_(bvals, -least)
+            total.addcmul_(amount, exponent.exp_())
+    return total
+
+
+def _passes(mask: Tensor) -> tuple[Tensor, ...]:
+    """Return flat indices of the voxels in a mask, in pieces to be worked on together."""
+    voxels: tuple[Tensor, ...] = mask.flatten().nonzero()[:, 0].split(_VOXELS_PER_PASS)
+    return voxels
 
 
 @lru_cache(maxsize=2)
 def dense_shell(device: torch.device) -> Tensor:
-    """Return the axes (30, 3) whose noise-free signal defines the true tensor."""
-    return torch.tensor(dense_directions(), dtype=torch.float32, device=device)
+    """Return the axes (16, 3) whose noise-free signal defines the true tensor.
+
+    The corners and the centres of the faces of an icosahedron: up to 8 % in their weights they
+    integrate polynomials of degree 9 exactly, so that the fit is that of 200 directions to
+    within 0.01 um^2/ms at b=1000.
+    """
+    golden = (1 + 5**0.5) / 2
+    axes = torch.tensor(
+        [
+            *((0.0, 1.0, golden), (1.0, golden, 0.0), (golden, 0.0, 1.0)),
+            *((0.0, -1.0, golden), (-1.0, golden, 0.0), (golden, 0.0, -1.0)),
+            *((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, -1.0)),
+            *((0.0, golden, 1 / golden), (golden, 1 / golden, 0.0), (1 / golden, 0.0, golden)),
+            *((0.0, golden, -1 / golden), (golden, -1 / golden, 0.0), (-1 / golden, 0.0, golden)),
+        ],
+        device=device,
+    )
+    return unit(axes, 1)
 
 
 def fit_shell(signal: Tensor, s0: Tensor, bval: Tensor) -> Tensor:
@@ -167,7 +235,7 @@ def fit_shell(signal: Tensor, s0: Tensor, bval: Tensor) -> Tensor:
     Parameters
     ----------
     signal
-        Shape (B, 30, ...).
+        Shape (B, 16, ...).
     s0
         Shape (B, ...): b=0; the tensor is zero where it is.
     bval
@@ -179,19 +247,20 @@ def fit_shell(signal: Tensor, s0: Tensor, bval: Tensor) -> Tensor:
         Shape (B, 6, ...), um^2/ms, order xx, xy, xz, yy, yz, zz.
     """
     x, y, z = dense_shell(signal.device).to(signal.dtype).unbind(1)
-    design = torch.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], dim=1)
-    b = bval[:, None, None]
-    ratio = (signal / s0.clamp(min=1e-12)[:, None]).flatten(2)
-    ratio = torch.minimum(torch.maximum(ratio, torch.exp(-FASTEST * b)), torch.ones_like(b))
-    weight = ratio.square()
-    adc = -ratio.log() / b
+    design = torch.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z])  # (6, 16)
     pairs = [(i, j) for i in range(6) for j in range(i + 1)]
-    products = torch.stack([design[:, i] * design[:, j] for i, j in pairs])
-    entries = dict(zip(pairs, torch.matmul(products, weight).unbind(1), strict=True))
-    right = torch.matmul(design.T, weight * adc)
-    found = torch.stack(list(_solve(entries, list(right.unbind(1)))), dim=1)
-    found = found.reshape(len(signal), 6, *signal.shape[2:])
-    return torch.where(s0[:, None] > 0, found, 0.0)
+    products = torch.stack([design[i] * design[j] for i, j in pairs])
+    out = signal.new_zeros(len(signal), 6, s0[0].numel())
+    for k, b in enumerate(bval):
+        for voxels in _passes(s0[k] > 0):
+            ratio = signal[k].flatten(1)[:, voxels] / s0[k].flatten()[voxels]
+            ratio = ratio.clamp_(torch.exp(-FASTEST * b), torch.ones_like(b))
+            weight = ratio.square()
+            entries = dict(zip(pairs, torch.matmul(products, weight), strict=True))
+            right = torch.matmul(design, ratio.log_().mul_(weight)) / -b
+            found = torch.stack(list(_solve(entries, list(right))))
+            out[k].index_copy_(1, voxels, found)
+    return out.reshape(len(signal), 6, *s0.shape[1:])
 
 
 def _solve(matrix: dict[tuple[int, int], Tensor], right: list[Tensor]) -> Iterator[Tensor]:

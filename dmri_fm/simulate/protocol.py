@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import sqrt
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,6 @@ from dmri_fm.gradients import GradientTable, read_gradients
 __all__ = [
     "SKARE_DIRECTIONS",
     "condition_number",
-    "dense_directions",
     "draw_protocol",
     "read_protocol",
     "spread_directions",
@@ -32,9 +30,6 @@ SKARE_JITTER_DEG = 5.0
 
 #: A six-direction set is drawn again until its design has a condition number below this.
 SKARE_LARGEST_CONDITION = 2.0
-
-#: Directions of the dense set that defines the true tensor.
-N_DENSE_DIRECTIONS = 30
 
 _T = sqrt((7.0 - sqrt(21.0)) / 14.0)
 _U = sqrt(1.0 - _T**2)
@@ -115,14 +110,6 @@ def spread_directions(
         g /= np.linalg.norm(g, axis=1, keepdims=True)
     g *= rng.choice([-1.0, 1.0], size=(n_directions, 1))
     return g
-
-
-@lru_cache(maxsize=1)
-def dense_directions() -> NDArray[np.float64]:
-    """Return the axes (30, 3) whose noise-free signal defines the true tensor."""
-    directions = spread_directions(np.random.default_rng(0), N_DENSE_DIRECTIONS, n_steps=400)
-    directions.setflags(write=False)
-    return directions
 
 
 def _draw_skare(rng: np.random.Generator) -> NDArray[np.float64]:

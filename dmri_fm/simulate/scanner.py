@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
@@ -26,7 +27,7 @@ from dmri_fm.simulate.anatomy import (
     smooth_field,
     voxel_mm,
 )
-from dmri_fm.simulate.protocol import dense_directions
+from dmri_fm.simulate.mixture import dense_shell
 
 __all__ = [
     "Acquisition",
@@ -372,11 +373,11 @@ def true_signal(
     Returns
     -------
     ndarray
-        Shape (X, Y, Z, 31), float32.
+        Shape (X, Y, Z, 17), float32.
     GradientTable
-        One b=0 and 30 directions, RAS+.
+        One b=0 and the 16 axes of :func:`~.mixture.dense_shell`, RAS+.
     """
-    axes = dense_directions()
+    axes = dense_shell(torch.device("cpu")).numpy().astype(np.float64)
     gtab = GradientTable(
         np.concatenate([[0.0], np.full(len(axes), bval)]), np.concatenate([np.zeros((1, 3)), axes])
     )

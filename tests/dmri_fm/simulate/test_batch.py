@@ -12,7 +12,16 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.simulate import draw_batch, draw_protocol, spread_directions
-from dmri_fm.simulate.acquisition import add_noise, apply_per_axis, point_spread
+from dmri_fm.simulate.acquisition import (
+    add_noise,
+    apply_per_axis,
+    displace,
+    distort,
+    eddy_slopes,
+    jitter_volumes,
+    point_spread,
+    real_gradients,
+)
 from dmri_fm.simulate.fields import smooth_fields
 from dmri_fm.simulate.heads import Heads, draw_heads
 from dmri_fm.simulate.mixture import Tissues, dense_shell, draw_tissues, fit_shell, mixture
@@ -194,6 +203,85 @@ def test_noise_has_the_stated_distribution(n_coils: int, width: float) -> None:
     )
     assert bright.std() == pytest.approx(5.0, rel=0.03)
     assert apply_per_axis(dark, matrices).shape == dark.shape
+
+
+def test_noise_is_correlated_only_in_scans_with_a_point_spread() -> None:
+    matrices = tuple(point_spread(24, blur_voxels=torch.tensor([0.0, 0.6])) for _ in range(3))
+    bright = add_noise(
+        seeded(0),
+        torch.full((2, 4, 24, 24, 24), 500.0),
+        sigma=torch.tensor(5.0),
+        correlation=matrices,
+    )
+    noise = bright - 500.0
+    neighbours = (noise * noise.roll(1, 2)).mean(dim=(1, 2, 3, 4)) / 25.0
+    assert neighbours[0].abs() < 0.02
+    assert neighbours[1] > 0.1
+
+
+def test_displacement_moves_the_centre_of_mass_by_the_shift() -> None:
+    line = torch.zeros(9)
+    line[4] = 1.0
+    for shift in (-0.7, 0.0, 0.3):
+        moved = displace(line, torch.tensor(shift), 0)
+        assert (moved * (torch.arange(9) - 4)).sum() == pytest.approx(shift, abs=1e-6)
+    assert torch.equal(displace(torch.ones(9), torch.tensor(0.4), 0), torch.ones(9))
+
+
+def test_jitter_moves_volumes_of_the_scans_that_moved() -> None:
+    signal = torch.rand(2, 3, 8, 8, 8, generator=seeded(0))
+    moved = jitter_volumes(seeded(1), signal, deviation=torch.tensor([0.0, 0.1]))
+    assert torch.equal(moved[0], signal[0])
+    assert not any(torch.equal(a, b) for a, b in zip(moved[1], signal[1], strict=True))
+
+
+def test_distortion_is_that_of_all_volumes_piles_up_and_keeps_the_sum() -> None:
+    ball = torch.zeros(1, 2, 24, 24, 24)
+    ball[:, :, 6:18, 6:18, 6:18] = 100.0
+    ball = apply_per_axis(ball, (point_spread(24, blur_voxels=torch.tensor([2.0])),) * 3)
+    field = 0.5 * smooth_fields(seeded(0), (24, 24, 24), spacing=torch.full((1, 3), 10.0))[:, 0]
+    still = torch.zeros(1, 2, 3)
+    distorted = distort(ball, field, still)
+    assert torch.equal(distorted[:, 0], distorted[:, 1])
+    assert (distorted - ball).abs().max() > 1.0
+    along_y = ball.sum(dim=3)
+    error = (distorted.sum(dim=3) - along_y).abs().max() / along_y.max()
+    assert error < 0.01
+    unmodulated = (displace(ball, field[:, None], 3).sum(dim=3) - along_y).abs().max()
+    assert unmodulated / along_y.max() > 2 * error
+    assert torch.equal(distort(ball, torch.zeros_like(field), still), ball)
+
+
+def test_opposite_gradients_leave_opposite_eddy_distortions() -> None:
+    axes = torch.from_numpy(spread_directions(np.random.default_rng(0), 6)).float()
+    bvecs = torch.cat([axes[:1], axes, -axes, axes])[None]
+    bvals = torch.tensor([[0.0] + [1000.0] * 12 + [250.0] * 6])
+    slopes = eddy_slopes(seeded(0), bvals, bvecs, deviation=torch.tensor([0.004]))[0]
+    assert not slopes[0].any()
+    torch.testing.assert_close(slopes[1:7], -slopes[7:13])
+    torch.testing.assert_close(slopes[13:], slopes[1:7] / 2)
+    assert 1e-4 < slopes.abs().max() <= 0.01
+    ramp = torch.arange(24.0).expand(1, 19, 24, 24, 24).movedim(4, 3)
+    moved = distort(ramp, torch.zeros(1, 24, 24, 24), slopes[None])
+    expected = (1 - slopes[:, 1]) * (
+        ramp[0, 0, 23, 12, 23] - slopes @ torch.tensor([11.5, 0.5, 11.5])
+    )
+    torch.testing.assert_close(moved[0, :, 23, 12, 23], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_played_gradients_differ_a_little_from_the_table() -> None:
+    axes = torch.from_numpy(spread_directions(np.random.default_rng(0), 6)).float()
+    bvecs = torch.cat([torch.zeros(1, 3), axes, -axes]).expand(200, -1, -1)
+    bvals = torch.tensor([0.0] + [1.0] * 12).expand(200, -1)
+    played, turned = real_gradients(seeded(0), bvals, bvecs)
+    assert not played[:, 0].any()
+    assert torch.equal(played[:, 1:7], played[:, 7:])
+    scale = played[:, 1:7] / played[:, 1:7].mean(dim=1, keepdim=True)
+    assert 0.003 < scale.std() < 0.02
+    assert 0.005 < played[:, 1:].std() < 0.03
+    torch.testing.assert_close(turned[:, 1:].norm(dim=2), torch.ones(200, 12))
+    angle = torch.rad2deg(torch.linalg.cross(turned[:, 1:], bvecs[:, 1:]).norm(dim=2).asin())
+    assert 0.3 < angle.mean() < 1.5
 
 
 def test_smooth_fields_have_unit_variance_and_are_smooth() -> None:
