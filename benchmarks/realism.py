@@ -68,9 +68,6 @@ BAND = (0.06, 0.5)
 #: Draws per call of the simulator.
 DRAWS = 4
 
-#: Sets of one b=0 and six directions that the network sees of a table.
-SETS = 12
-
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
@@ -102,16 +99,17 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Effort:
-    """Patches per scanner and side; networks per question, and the steps of each."""
+    """Patches per scanner and side, sets of seven volumes; networks per question, their steps."""
 
     patches: int
+    sets: int
     networks: int
     steps: int
     batch: int = 32
 
 
-FULL = Effort(patches=120, networks=3, steps=250)
-QUICK = Effort(patches=4, networks=1, steps=4, batch=8)
+FULL = Effort(patches=120, sets=12, networks=3, steps=250)
+QUICK = Effort(patches=4, sets=2, networks=1, steps=4, batch=8)
 
 
 # Patches. Each is a `Dwi` with a mask, of all volumes of its gradient table.
@@ -523,7 +521,7 @@ def compare(dataset: Path, folder: Path, effort: Effort) -> list[str]:
     scans = {scanner: read_scan(dataset, scanner) for scanner in SCANNERS}
     real = {s: cut_patches(rng, scan, effort.patches) for s, scan in scans.items()}
     measured = {s: measure(patches) for s, patches in real.items()}
-    sets = {s: choose_sevens(rng, scan.gtab, SETS) for s, scan in scans.items()}
+    sets = {s: choose_sevens(rng, scan.gtab, effort.sets) for s, scan in scans.items()}
     inputs = {s: network_inputs(rng, patches, sets[s]) for s, patches in real.items()}
     verdicts: dict[tuple[str, str, str], Verdict] = {}
     table: list[str] = []
