@@ -160,7 +160,7 @@ def draw_batch(
     uneven = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
     sigma_map = sigma.reshape(n, 1, 1, 1, 1) * torch.exp(draw(0.0, 0.25, 1, 1, 1, 1) * uneven)
     # Interpolation by the scanner correlates the noise of neighbours in three of ten scans.
-    width = draw(0.3, 0.6) * (draw(0.0, 1.0) < 0.3)
+    width = draw(0.3, 0.7) * (draw(0.0, 1.0) < 0.5)
     correlation = (
         point_spread(shape[0], blur_voxels=width),
         point_spread(shape[1], blur_voxels=width),

@@ -206,7 +206,7 @@ def _tissues(
         [
             torch.zeros_like(white),
             size(0.5) * (1 - depth) + size(0.3) * depth,
-            size(0.7) * (1 - depth) + size(0.8) * depth,
+            (0.5 + size(0.7)) * (1 - depth) + size(0.8) * depth,
         ],
         dim=1,
     )
@@ -222,6 +222,12 @@ def _tissues(
         parts[where] = torch.softmax(8.0 * scores, dim=1)
         mask = mask | labelled.reshape(n, 1, 1, 1)
     parts = parts / parts.sum(dim=1, keepdim=True) * mask[:, None]
+    # Sulci that the average has lost: sheets of CSF within the cortex.
+    spacing = uniform(generator, 8.0, 16.0, n, 1) / voxel_mm
+    fold = smooth_fields(generator, shape, spacing=spacing)[:, 0]
+    width = uniform(generator, 0.1, 0.4, n, 1, 1, 1)
+    lost = parts[:, 1] * (1 - depth) * torch.exp(-(fold / width).square())
+    parts = torch.stack([parts[:, 0], parts[:, 1] - lost, parts[:, 2] + lost], dim=1)
     return F.pad(parts, (0, 0, 0, 0, 0, 0, 0, 1)), mask
 
 
@@ -295,7 +301,7 @@ def _draw_fibres(
     for kind, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
         frames[:, 0, kind] = torch.eye(3, device=device)[:, order]
 
-    across = uniform(generator, 5.0, 9.0, n, 1, 1)
+    across = uniform(generator, 6.0, 14.0, n, 1, 1)
     width = across * torch.tensor([4.0, 1.0, 1.0], device=device).repeat(n, N_REGIONS, 1)
     width[:, 3] = across[:, 0]
     offset = uniform(generator, 0.0, float(NOISE_CELLS), n, N_REGIONS, 3)

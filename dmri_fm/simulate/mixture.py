@@ -68,10 +68,10 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
     def vary(deviation: float) -> Tensor:
         return torch.exp(deviation * normal(generator, n, N_REGIONS))
 
-    stick = (draw(0.35, 0.6, 1) + 0.07 * normal(generator, n, N_REGIONS)).clamp(0.15, 0.8)
-    along = draw(1.4, 2.2, 1) * vary(0.13)
-    parallel = draw(1.1, 1.8, 1) * vary(0.13)
-    radial = torch.minimum(draw(0.35, 0.8, 1) * vary(0.16), 0.8 * parallel)
+    stick = (draw(0.4, 0.65, 1) + 0.07 * normal(generator, n, N_REGIONS)).clamp(0.15, 0.8)
+    along = draw(1.2, 1.9, 1) * vary(0.13)
+    parallel = draw(0.9, 1.5, 1) * vary(0.13)
+    radial = torch.minimum(draw(0.3, 0.7, 1) * vary(0.16), 0.8 * parallel)
     across = (draw(0.05, 0.35, 1) * vary(0.4)).clamp(max=0.6) * along
     # Most voxels of white matter hold more than one population (Jeurissen et al. 2013,
     # doi:10.1002/hbm.22099).
@@ -82,9 +82,11 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
     white = torch.stack([stick, along, across, parallel, radial, *weights], dim=-1)
     cortical = draw(1.1, 1.6)
     grey = torch.stack(
-        [draw(0.7, 1.0), draw(3.0, 12.0), draw(0.0, 0.4), cortical, cortical * draw(0.5, 0.9)], -1
+        [draw(0.65, 0.95), draw(3.0, 12.0), draw(0.0, 0.4), cortical, cortical * draw(0.5, 0.9)],
+        -1,
     )
-    # Proton density and T2 of white matter, grey matter, CSF and lesion at one echo time.
+    # Proton density and T2 of white matter, grey matter, CSF and lesion at one echo time; short
+    # repetition times leave CSF saturated.
     echo_ms = draw(50.0, 120.0)
     t2_ms = torch.stack(
         [draw(60.0, 85.0), draw(75.0, 110.0), draw(400.0, 1500.0), draw(100.0, 300.0)], -1
@@ -93,7 +95,7 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
         [
             draw(0.65, 0.72),
             draw(0.78, 0.85),
-            torch.ones(n, device=echo_ms.device),
+            draw(0.5, 1.0),
             draw(0.75, 0.95),
         ],
         -1,
