@@ -134,6 +134,7 @@ def draw_batch(
         jitter=2.0 if is_patch else 1.0,
         atlas_weight=weight,
         label_chance=0.2 if is_patch else 0.0,
+        slab_chance=0.1 if is_patch else 0.0,
     )
     tissues = draw_tissues(generator, n)
     spread, smooth_spread = _draw_point_spreads(generator, n, shape)

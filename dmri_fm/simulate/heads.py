@@ -21,6 +21,7 @@ from torch import Tensor
 from dmri_fm.simulate.fields import (
     NOISE_CELLS,
     grid_mm,
+    log_uniform,
     noise_cubes,
     normal,
     random_rotations,
@@ -45,6 +46,9 @@ FANS = {1: (0.0, -22.0, -75.0), 3: (0.0, -18.0, 10.0)}
 #: Fibre populations that may cross in a bundle.
 N_POPULATIONS = 3
 
+#: Lead of a bundle's noise (variance 1) at which its neighbour's share is a quarter.
+_MIXING = (0.03, 0.4)
+
 #: Deeper below the brain's surface than this lie the ventricles, mm.
 _DEEP_MM = 22.0
 
@@ -63,8 +67,10 @@ class Heads:
     bundle
         Shape (B, X, Y, Z), int64: kind of bundle, below :data:`N_REGIONS`.
     fibres
-        Shape (B, 3, 3, X, Y, Z): unit axes of the populations, RAS+; (batch, population, axis);
-        zero outside the brain.
+        Shape (B, 3, 3, X, Y, Z): unit axes of the populations, RAS+; (batch, population, axis):
+        of the bundle, of its neighbour, and of what crosses it; zero outside the brain.
+    neighbour
+        Shape (B, X, Y, Z): share of the neighbour's fibres, 0 to 0.5: most at the border.
     cortical
         Shape (B, 3, X, Y, Z): unit axis of the cortex' fibres, RAS+.
     mni_mm
@@ -77,6 +83,7 @@ class Heads:
     mask: Tensor
     bundle: Tensor
     fibres: Tensor
+    neighbour: Tensor
     cortical: Tensor
     mni_mm: Tensor
     affine: Tensor
@@ -123,6 +130,7 @@ def draw_heads(
     label_chance: float = 0.0,
     lesion_chance: float = 0.3,
     tumour_chance: float = 0.05,
+    slab_chance: float = 0.0,
 ) -> Heads:
     """Draw the anatomy of a batch of heads.
 
@@ -149,6 +157,8 @@ def draw_heads(
         Probability that tissues come from random labels in place of the template.
     lesion_chance, tumour_chance
         Probability of many small lesions in white matter, and of one large one anywhere.
+    slab_chance
+        Probability that slices at one end of the third axis hold nothing.
     """
     n, device = len(affine), affine.device
     voxel_mm = voxel_sizes(affine)
@@ -171,7 +181,8 @@ def draw_heads(
     found = sample_voxels(maps, mni_mm - origin.reshape(3, 1, 1, 1))
     fractions, mask = _tissues(generator, found[:, :4], shape, voxel_mm, label_chance)
     fractions = _wound(generator, fractions, voxel_mm, lesion_chance, tumour_chance)
-    bundle, fibres = _draw_fibres(generator, mni_mm, mask, turn, atlas_weight)
+    fractions, mask = _leave_out(generator, fractions, mask, slab_chance)
+    bundle, fibres, neighbour = _draw_fibres(generator, mni_mm, mask, turn, atlas_weight)
     # The template's directions are those of MNI space.
     cortical = torch.einsum("bji,bjxyz->bixyz", turn, found[:, 4:])
     return Heads(
@@ -179,6 +190,7 @@ def draw_heads(
         mask,
         bundle,
         fibres,
+        neighbour,
         unit(cortical, 1),
         mni_mm,
         affine,
@@ -263,6 +275,19 @@ def _wound(
     return torch.stack([white - lost_white, grey - lost_grey, csf, lost_white + lost_grey], dim=1)
 
 
+def _leave_out(
+    generator: torch.Generator, fractions: Tensor, mask: Tensor, slab_chance: float
+) -> tuple[Tensor, Tensor]:
+    """Empty slices at one end of the third axis: the field of view ends there."""
+    n, slices = len(mask), mask.shape[3]
+    left = uniform(generator, 0.1, 0.5, n) * (uniform(generator, 0.0, 1.0, n) < slab_chance)
+    height = torch.arange(slices, device=mask.device) / slices
+    from_below = uniform(generator, 0.0, 1.0, n, 1) < 0.5
+    height = torch.where(from_below, height, 1 - 1 / slices - height)
+    kept = (height >= left[:, None]).reshape(n, 1, 1, slices)
+    return fractions * kept[:, None], mask & kept
+
+
 def _atlas_scores(mni_mm: Tensor) -> Tensor:
     """Score four kinds of bundle by place: left-right, up-down, front-back, radial."""
     x, y, z = mni_mm.unbind(1)
@@ -285,18 +310,19 @@ def _atlas_scores(mni_mm: Tensor) -> Tensor:
 
 def _draw_fibres(
     generator: torch.Generator, mni_mm: Tensor, mask: Tensor, turn: Tensor, atlas_weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Draw kinds of bundle (B, X, Y, Z) and axes (B, 3, 3, X, Y, Z), RAS+.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw kinds of bundle (B, X, Y, Z), axes (B, 3, 3, X, Y, Z), RAS+, and neighbours' shares.
 
     Every kind has a main axis of its own. Bundles are the places where its noise, stretched
-    along that axis, is the highest of all: tubes that the fibres inside follow, with sharp
-    borders across. Within a bundle the axis bends slowly. Axes are unit, zero outside the mask;
-    `turn` (B, 3, 3) takes them to MNI space.
+    along that axis, is the highest of all: tubes that the fibres inside follow. Within a bundle
+    the axis bends slowly. Where another kind's noise is nearly as high its fibres mix in, half
+    and half at the border: over less than a voxel in some heads, over most of a bundle in others.
+    Axes are unit, zero outside the mask; `turn` (B, 3, 3) takes them to MNI space.
     """
     n, _, *size = mni_mm.shape
     device = mni_mm.device
     cubes = noise_cubes(generator, n, n_channels=3)
-    frames = random_rotations(generator, n, N_POPULATIONS, N_REGIONS)
+    frames = random_rotations(generator, n, 2, N_REGIONS)
     # Columns are axes, the main one first: left-right, up-down, front-back for the atlas.
     for kind, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
         frames[:, 0, kind] = torch.eye(3, device=device)[:, order]
@@ -308,12 +334,14 @@ def _draw_fibres(
     bend_mm = uniform(generator, 15.0, 30.0, n, 1) * torch.tensor([3.0, 1.0, 1.0], device=device)
     wobble_mm = uniform(generator, 4.0, 8.0, n)
     wobble = uniform(generator, 0.03, 0.15, n)
+    sharpness = log_uniform(generator, *_MIXING, n)
     # Scores are smooth: half the grid will do. The borders between them stay sharp.
     half = [max(2, k // 2 + 1) for k in size]
     coarse_mm = F.interpolate(mni_mm, size=half, mode="trilinear", align_corners=True)
     pull = 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
     to_cells = (frames[:, 0] * (3.0 / width)[:, :, None]).movedim(3, 1)  # (B, 3, N_REGIONS, 3)
     bundle = torch.empty(n, *size, dtype=torch.int64, device=device)
+    neighbour = torch.zeros(n, *size, device=device)
     axes = torch.zeros(n, N_POPULATIONS, 3, math.prod(size), device=device)
     for k in range(n):
         cells = torch.addmm(
@@ -321,14 +349,15 @@ def _draw_fibres(
         )
         scores = sample_points(cubes[k, :1], cells.reshape(3, -1)).reshape(N_REGIONS, *half)
         scores[:4] += pull[k]
-        bundle[k] = _highest(
-            F.interpolate(scores[None], size=size, mode="trilinear", align_corners=True)[0]
-        )
+        scores = F.interpolate(scores[None], size=size, mode="trilinear", align_corners=True)[0]
         voxels = mask[k].flatten().nonzero()[:, 0]
+        kinds, lead = _two_highest(scores.flatten(1)[:, voxels])
+        bundle[k].view(-1).index_copy_(0, voxels, kinds[0])
+        neighbour[k].view(-1).index_copy_(0, voxels, torch.sigmoid(-lead / sharpness[k]))
         to_ras = turn[k].T
         found = _bundle_axes(
             to_ras @ mni_mm[k].flatten(1)[:, voxels],
-            bundle[k].flatten()[voxels],
+            kinds,
             to_ras @ frames[k],
             {kind: to_ras @ torch.tensor(place, device=device) for kind, place in FANS.items()},
             cubes[k],
@@ -337,14 +366,19 @@ def _draw_fibres(
             wobble=wobble[k],
         )
         axes[k].index_copy_(2, voxels, found)
-    return bundle, axes.reshape(n, N_POPULATIONS, 3, *size)
+    return bundle, axes.reshape(n, N_POPULATIONS, 3, *size), neighbour
 
 
-def _highest(scores: Tensor) -> Tensor:
-    """Return which scores (K, ...) are the highest: argmax over the first axis, but quick."""
-    kinds = torch.arange(len(scores), dtype=torch.uint8, device=scores.device)
-    is_highest = scores == scores.amax(dim=0)
-    return (is_highest * kinds.reshape(-1, *[1] * (scores.ndim - 1))).amax(dim=0).long()
+def _two_highest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two highest (2, V) of scores (K, V), and by how much the first leads, (V,)."""
+    kinds = torch.arange(len(scores), dtype=torch.uint8, device=scores.device)[:, None]
+    best = scores.amax(dim=0)
+    is_best = scores == best
+    rest = scores.masked_fill(is_best, -torch.inf)
+    second = rest.amax(dim=0)
+    # Quicker than argmax, which is slow along the first axis.
+    found = [(hit * kinds).amax(dim=0) for hit in (is_best, rest == second)]
+    return torch.stack(found).long(), best - second
 
 
 def _bundle_axes(
@@ -365,9 +399,10 @@ def _bundle_axes(
     place_mm
         Shape (3, V): places in MNI space, turned as the axes are to be.
     kinds
-        Shape (V,): kinds of bundle.
+        Shape (2, V): kinds of bundle, and their neighbours.
     frames
-        Shape (3, N_REGIONS, 3, 3): populations' frames, whose columns are axes, turned alike.
+        Shape (2, N_REGIONS, 3, 3): frames of the kinds, and of what crosses them, whose columns
+        are axes, turned alike.
     fans
         Where the fibres of some kinds come from, shape (3,), mm, turned alike.
     cubes
@@ -377,13 +412,16 @@ def _bundle_axes(
     wobble_mm, wobble
         Width of wobbles of the first population, and their size, rad.
     """
-    own = frames.movedim(1, 3)[..., kinds]  # (3, 3, 3, V)
+    main_frames, crossing_frames = frames.movedim(1, 3)  # (3, 3, N_REGIONS)
+    own = torch.stack(
+        [main_frames[..., kinds[0]], main_frames[..., kinds[1]], crossing_frames[..., kinds[0]]]
+    )  # (3, 3, 3, V)
     local = (own[0] * place_mm[:, None]).sum(dim=0)
     bend = 0.3 * sample_points(cubes[1:], local * (3.0 / bend_mm)[:, None])
     main = own[:, :, 0]
     axes = torch.addcmul(main, own[:, :, 1], bend[0]).addcmul_(own[:, :, 2], bend[1])
     for kind, source in fans.items():
         away = unit(place_mm - source[:, None], 0)
-        axes[0] += torch.where(kinds == kind, away - main[0], 0.0)
+        axes[:2] += torch.where((kinds == kind)[:, None], away - main[:2], 0.0)
     axes[0] += wobble * sample_points(cubes, place_mm * (3.0 / wobble_mm))
     return unit(axes, 1)

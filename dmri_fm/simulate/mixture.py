@@ -37,8 +37,8 @@ class Tissues:
     Attributes
     ----------
     white
-        Shape (B, N_REGIONS, 8): stick fraction, diffusivity along and across the stick (its
-        dispersion), parallel and radial zeppelin diffusivity, weights of the three populations.
+        Shape (B, N_REGIONS, 6): stick fraction, diffusivity along and across the stick (its
+        dispersion), parallel and radial zeppelin diffusivity, share of crossing fibres.
     grey
         Shape (B, 5): mean and gamma shape of the diffusivity, share of cortical fibres, their
         parallel and radial diffusivity.
@@ -74,12 +74,9 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
     radial = torch.minimum(draw(0.3, 0.7, 1) * vary(0.16), 0.8 * parallel)
     across = (draw(0.05, 0.35, 1) * vary(0.4)).clamp(max=0.6) * along
     # Most voxels of white matter hold more than one population (Jeurissen et al. 2013,
-    # doi:10.1002/hbm.22099).
-    crosses = draw(0.0, 1.0, N_REGIONS)
-    second = draw(0.1, 0.5, N_REGIONS) * (crosses < 0.8)
-    third = draw(0.1, 0.33, N_REGIONS) * (crosses < 0.3)
-    weights = [(1 - second) * (1 - third), second * (1 - third), third]
-    white = torch.stack([stick, along, across, parallel, radial, *weights], dim=-1)
+    # doi:10.1002/hbm.22099), here by these or by a neighbour that mixes in.
+    crossing = draw(0.05, 0.45, N_REGIONS) * (draw(0.0, 1.0, N_REGIONS) < 0.6)
+    white = torch.stack([stick, along, across, parallel, radial, crossing], dim=-1)
     cortical = draw(1.1, 1.6)
     grey = torch.stack(
         [draw(0.65, 0.95), draw(3.0, 12.0), draw(0.0, 0.4), cortical, cortical * draw(0.5, 0.9)],
@@ -95,7 +92,7 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
         [
             draw(0.65, 0.72),
             draw(0.78, 0.85),
-            draw(0.5, 1.0),
+            draw(0.4, 1.0),
             draw(0.75, 0.95),
         ],
         -1,
@@ -139,6 +136,7 @@ def mixture(heads: Heads, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Ten
                 heads.fractions[k].flatten(1)[:, voxels],
                 tissues.white[k].T[:, heads.bundle[k].flatten()[voxels]],
                 heads.fibres[k].flatten(2)[..., voxels],
+                heads.neighbour[k].flatten()[voxels],
                 heads.cortical[k].flatten(1)[:, voxels],
                 tissues.one(k),
                 bvals[k, :, None],
@@ -152,6 +150,7 @@ def _voxel_signals(
     fractions: Tensor,
     white: Tensor,
     fibres: Tensor,
+    neighbour: Tensor,
     cortical: Tensor,
     tissues: Tissues,
     bvals: Tensor,
@@ -164,9 +163,11 @@ def _voxel_signals(
     fractions
         Shape (4, V).
     white
-        Shape (8, V): properties of the voxels' white matter, see :class:`Tissues`.
+        Shape (6, V): properties of the voxels' white matter, see :class:`Tissues`.
     fibres
         Shape (3, 3, V).
+    neighbour
+        Shape (V,).
     cortical
         Shape (3, V).
     tissues
@@ -177,7 +178,8 @@ def _voxel_signals(
         Shape (N, 3): b-vectors times the roots of the b-values.
     """
     white_matter, grey_matter, csf, lesion = fractions * tissues.intensity[0, :, None]
-    stick, along, across, parallel, radial, *shares = white
+    stick, along, across, parallel, radial, crossing = white
+    shares = ((1 - crossing) * (1 - neighbour), (1 - crossing) * neighbour, crossing)
     mean, gamma, fibrous, cortex_along, cortex_across = tissues.grey[0]
     folded = grey_matter * fibrous
     # Axes, and what decays along them: amount, diffusivity across, and how much more along.

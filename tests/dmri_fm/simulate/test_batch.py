@@ -284,6 +284,35 @@ def test_played_gradients_differ_a_little_from_the_table() -> None:
     assert 0.3 < angle.mean() < 1.5
 
 
+def test_neighbours_mix_most_at_the_border_of_bundles() -> None:
+    heads = head(3, voxel_mm=3.0)
+    inside = heads.mask[0]
+    kinds, share = heads.bundle[0], heads.neighbour[0]
+    assert share.min() >= 0
+    assert share.max() <= 0.5
+    assert not share[~inside].any()
+    both = inside[1:] & inside[:-1]
+    is_border = (kinds[1:] != kinds[:-1]) & both
+    mixed = torch.maximum(share[1:], share[:-1])
+    assert mixed[is_border].median() > mixed[both & ~is_border].median() + 0.05
+    # One bundle's main axis is its neighbour's second one, but for bends: chance is 0.5.
+    here, there = heads.fibres[0, 0, :, 1:][:, is_border], heads.fibres[0, 1, :, :-1][:, is_border]
+    assert (here * there).sum(dim=0).abs().median() > 0.75
+
+
+def test_field_of_view_may_leave_slices_out() -> None:
+    affine = torch.diag(torch.tensor([3.0, 3.0, 3.0, 1.0]))[None]
+    options = {"atlas_weight": torch.ones(1)}
+    whole = draw_heads(seeded(0), (20, 20, 20), affine, **options)
+    slab = draw_heads(seeded(0), (20, 20, 20), affine, **options, slab_chance=1.0)
+    slices = slab.mask[0].any(dim=(0, 1))
+    n_empty = int((~slices).sum())
+    assert whole.mask[0].any(dim=(0, 1)).all()
+    assert 2 <= n_empty <= 10
+    assert not slices[:n_empty].any() or not slices[-n_empty:].any()
+    assert not slab.fractions[0][:, :, :, ~slices].any()
+
+
 def test_smooth_fields_have_unit_variance_and_are_smooth() -> None:
     field = smooth_fields(seeded(0), (60, 50, 40), spacing=torch.full((8, 3), 6.0), n_channels=2)
     assert field.shape == (8, 2, 60, 50, 40)

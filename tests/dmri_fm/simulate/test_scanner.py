@@ -188,12 +188,13 @@ def test_both_generators_make_the_same_signal_of_the_same_tissue(axis: list[floa
         mask=torch.ones(1, *one, dtype=torch.bool),
         bundle=torch.zeros(1, *one, dtype=torch.long),
         fibres=fibres,
+        neighbour=torch.zeros(1, *one),
         cortical=fibres[:, 0],
         mni_mm=torch.zeros(1, 3, *one),
         affine=torch.eye(4)[None],
     )
     stick = [tissue.stick_fraction, 1e3 * tissue.stick, 0.0]
-    white_matter = [*stick, 1e3 * tissue.parallel, 1e3 * tissue.radial, 1.0, 0.0, 0.0]
+    white_matter = [*stick, 1e3 * tissue.parallel, 1e3 * tissue.radial, 0.0]
     tissues = Tissues(
         white=torch.tensor(white_matter).expand(1, N_REGIONS, -1),
         grey=torch.tensor([[0.8, 5.0, 0.0, 1.0, 1.0]]),
