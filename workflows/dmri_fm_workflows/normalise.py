@@ -254,7 +254,7 @@ def init_normalise_wf(
     ])  # fmt: skip
     for grid in grids:
         resample = pe.Node(
-            ResampleDwi(grid=grid, n_threads=omp_nthreads),
+            ResampleDwi(grid=grid, order=1 if sloppy else 3, n_threads=omp_nthreads),
             name=f"resample_{grid}",
             n_procs=omp_nthreads,
             mem_gb=6 * mem_gb,

@@ -243,6 +243,7 @@ class _ResampleInputSpec(BaseInterfaceInputSpec):
     grid = traits.Enum("acpc", "mni", "features", mandatory=True, desc="target grid")
     voxel_size_mm = traits.Float(desc="voxel size of an ACPC grid; the series' own if not given")
     model = traits.Str(desc="model whose grid `features` means")
+    order = traits.Enum(3, 1, usedefault=True, desc="order of the spline: cubic or linear")
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
 
@@ -281,6 +282,7 @@ class ResampleDwi(SimpleInterface):
             xfms=motion.xfms,
             field_hz=field,
             shifts=voxels_per_hz(read_volumes(self.inputs.volumes_file), dwi.affine),
+            order=self.inputs.order,
             n_threads=self.inputs.n_threads,
         )
         # Where the head has moved out of the field of view in any volume, nothing can be fitted.
