@@ -288,7 +288,7 @@ def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
 
 
 def read_gradients(
-    bval: str | Path, bvec: str | Path, *, affine: ArrayLike, n_volumes: int
+    bval: str | Path, bvec: str | Path, *, affine: ArrayLike, n_volumes: int | None = None
 ) -> GradientTable:
     """Read FSL gradient files of an image.
 
@@ -300,7 +300,7 @@ def read_gradients(
     affine
         Shape (4, 4), voxel to RAS+ mm, of the image.
     n_volumes
-        Number of volumes of the image.
+        Number of volumes of the image; that of the b-values if there is no image.
 
     Returns
     -------
@@ -316,6 +316,7 @@ def read_gradients(
     bval, bvec = Path(bval), Path(bvec)
     bvals = _read_numbers(bval, "b-values").ravel()
     bvecs = _read_numbers(bvec, "b-vectors")
+    n_volumes = bvals.size if n_volumes is None else n_volumes
     if bvals.size != n_volumes:
         raise GradientError(
             f"{bvals.size} b-values for an image of {n_volumes} volumes",

@@ -155,12 +155,19 @@ def read_array(image: SpatialImage, *, path: str | Path | None = None) -> NDArra
 
 
 def save_image(
-    data: ArrayLike, affine: ArrayLike, path: str | Path, *, dtype: Any = np.float32
+    data: ArrayLike,
+    affine: ArrayLike,
+    path: str | Path,
+    *,
+    dtype: Any = np.float32,
+    repetition_s: float | None = None,
 ) -> Path:
     """Save an array as NIfTI with equal qform and sform, in scanner space, mm and s."""
     array = np.asarray(data).astype(dtype, copy=False)
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm", "sec")
+    if repetition_s is not None:
+        image.header.set_zooms((*image.header.get_zooms()[:3], repetition_s))
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1, strip_shears=True)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

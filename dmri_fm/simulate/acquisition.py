@@ -5,6 +5,8 @@ Signals are (B, N, X, Y, Z).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -213,7 +215,7 @@ def add_noise(
     signal: Tensor,
     *,
     sigma: Tensor,
-    n_coils: int = 1,
+    n_coils: Sequence[int] = (),
     correlation: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Take the magnitude of a noisy signal: Rician, or non-central chi of several coils.
@@ -227,12 +229,11 @@ def add_noise(
     sigma
         Broadcasts against it: deviation of the real and of the imaginary part of each coil.
     n_coils
-        Coils whose squares are added up; one gives Rician noise.
+        For each sample, coils whose squares are added up; one, the default, gives Rician noise.
     correlation
         Point spreads that correlate the noise of neighbours; its deviation stays.
     """
-    if n_coils < 1:
-        raise ValueError(f"{n_coils} coils")
+    counts = n_coils or [1] * len(signal)
     sigmas = sigma.expand_as(signal)
     correlated = [False] * len(signal)
     if correlation is not None:
@@ -248,7 +249,7 @@ def add_noise(
             real, imaginary = (both[0] / gain).chunk(2)
         square = real.mul_(sigmas[k]).add_(signal[k]).square_()
         square += imaginary.mul_(sigmas[k]).square_()
-        for _ in range(n_coils - 1):
+        for _ in range(counts[k] - 1):
             # Two more normal squares add up to an exponential of mean two.
             exponential = uniform(generator, 1e-7, 1.0, *square.shape).log_()
             square.addcmul_(exponential, sigmas[k].square(), value=-2)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from dmri_fm.simulate.bundles import Streamlines, draw_streamlines
+from dmri_fm.simulate.bundles import Streamlines, draw_streamlines, near_callosum
 from dmri_fm.simulate.fields import smooth_fields
 from dmri_fm.simulate.template import load_head_maps
 
@@ -28,7 +28,7 @@ FIELD_OF_VIEW_CENTRE_MM = (0.0, -16.0, 8.0)
 #: The pial surface of averaged hemispheres lies too deep by about this much, mm.
 _PIAL_MM = 0.8
 
-#: Place of the corpus callosum, MNI mm: where its fibres are all there is.
+#: Half the width of the corpus callosum between its fans, MNI mm.
 _CALLOSUM_HALF_WIDTH_MM = 12.0
 
 
@@ -43,7 +43,8 @@ class Shape:
     cortex_mm
         By which the cortex is thicker.
     callosum
-        Share of the callosum's fibres that is left.
+        Share of the callosum's fibres that is left between the hemispheres; the rest is as grey
+        matter.
     lesions
         Shape (N, 4): centres, MNI mm, and radii, mm, of lesions in white matter.
     """
@@ -227,8 +228,8 @@ def _tissues(mni_mm: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
     wm = within * (1 - nuclei) * (1 - fluid) + (1 - hemisphere) * below_white
     gm = (hemisphere - within) + within * nuclei * (1 - fluid) + (1 - hemisphere) * below_grey
     if shape.callosum < 1:
-        middle = np.abs(mni_mm[0]) < _CALLOSUM_HALF_WIDTH_MM
-        callosal = middle & (mni_mm[2] > 0) & (white < 0)
+        callosal = (white < 0) & (np.abs(mni_mm[0]) < _CALLOSUM_HALF_WIDTH_MM)
+        callosal[callosal] = near_callosum(mni_mm[:, callosal])
         lost = np.where(callosal, wm * np.float32(1 - shape.callosum), 0)
         wm, gm = wm - lost, gm + lost
     spots = np.zeros_like(wm)

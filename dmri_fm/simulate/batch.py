@@ -29,7 +29,14 @@ from dmri_fm.simulate.fields import (
     uniform,
 )
 from dmri_fm.simulate.heads import Heads, draw_heads
-from dmri_fm.simulate.mixture import Tissues, dense_shell, draw_tissues, fit_shell, mixture
+from dmri_fm.simulate.mixture import (
+    Tissues,
+    count_populations,
+    dense_shell,
+    draw_tissues,
+    fit_shell,
+    mixture,
+)
 from dmri_fm.simulate.protocol import check_request, truth_bval
 
 __all__ = ["Batch", "draw_batch"]
@@ -60,6 +67,8 @@ class Batch:
         Shape (B,), s/mm^2: b-value the true tensor belongs to.
     fractions
         Shape (B, 4, X, Y, Z): white matter, grey matter, CSF, lesion.
+    n_populations
+        Shape (B, X, Y, Z), int64: fibre populations that fill a tenth of a voxel or more.
     mask
         Shape (B, X, Y, Z), bool: the brain.
     sigma
@@ -74,6 +83,7 @@ class Batch:
     truth_tensor: Tensor | None
     truth_bval: Tensor
     fractions: Tensor
+    n_populations: Tensor
     mask: Tensor
     sigma: Tensor
     affine: Tensor
@@ -117,6 +127,10 @@ def draw_batch(
     """
     bvals, bvecs, shells = _protocols(gtabs, generator.device)
     check_request(shape, snr)
+    if affine is not None:
+        affine = _checked_affine(affine)
+    if atlas_weight is not None and not 0 <= atlas_weight <= 1:
+        raise ConfigError(f"atlas weight {atlas_weight:g}", expected="0 to 1")
     n, device = len(gtabs), generator.device
 
     def draw(low: float, high: float, *more: int) -> Tensor:
@@ -160,17 +174,26 @@ def draw_batch(
     sigma = tissues.intensity[:, 0] / ratio
     uneven = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
     sigma_map = sigma.reshape(n, 1, 1, 1, 1) * torch.exp(draw(0.0, 0.25, 1, 1, 1, 1) * uneven)
-    # Interpolation by the scanner correlates the noise of neighbours in three of ten scans.
+    # Interpolation by the scanner correlates the noise of neighbours in half of the scans.
     width = draw(0.3, 0.7) * (draw(0.0, 1.0) < 0.5)
     correlation = (
         point_spread(shape[0], blur_voxels=width),
         point_spread(shape[1], blur_voxels=width),
         point_spread(shape[2], blur_voxels=width),
     )
-    n_coils = 3 if uniform(generator, 0.0, 1.0, 1).item() < 0.25 else 1
+    n_coils = torch.where(draw(0.0, 1.0) < 0.25, 3, 1).tolist()
     noisy = add_noise(generator, signal, sigma=sigma_map, n_coils=n_coils, correlation=correlation)
     return Batch(
-        noisy, bvals, bvecs, truth, shells, heads.fractions, heads.mask, sigma, heads.affine
+        noisy,
+        bvals,
+        bvecs,
+        truth,
+        shells,
+        heads.fractions,
+        count_populations(heads, tissues),
+        heads.mask,
+        sigma,
+        heads.affine,
     )
 
 
@@ -189,6 +212,13 @@ def _protocols(
         np.stack([g.bvecs_ras for g in gtabs]), dtype=torch.float32, device=device
     )
     return bvals, bvecs, torch.tensor(shells, dtype=torch.float32, device=device)
+
+
+def _checked_affine(affine: Tensor) -> Tensor:
+    is_square = affine.shape == (4, 4)
+    if not is_square or not torch.isfinite(affine).all() or affine[:3, :3].det() == 0:
+        raise ConfigError(f"affine {affine.tolist()}", expected="4 x 4, finite, of full rank")
+    return affine.float()
 
 
 def _patch_affines(generator: torch.Generator, n: int, shape: tuple[int, int, int]) -> Tensor:

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial import cKDTree
 
 from dmri_fm.simulate.template import HeadMaps, load_head_maps
 
-__all__ = ["Bundle", "Streamlines", "draw_streamlines", "load_bundles"]
+__all__ = ["Bundle", "Streamlines", "draw_streamlines", "load_bundles", "near_callosum"]
 
 
 class Bundle(NamedTuple):
@@ -53,8 +54,32 @@ def load_bundles() -> dict[str, Bundle]:
     }
 
 
+@lru_cache(maxsize=1)
+def _callosum() -> cKDTree:
+    """Return points on the callosum's courses near the middle, MNI mm."""
+    courses = [b.course for b in load_bundles().values() if b.is_commissure]
+    callosal = [course for course in courses if course[-1, 2] > 0]
+    middles = [
+        near + share * (last - near)
+        for near, last in ((course[-2], course[-1]) for course in callosal)
+        for share in np.linspace(-0.5, 1.0, 8)
+    ]
+    points = np.array(middles)[:, :3]
+    return cKDTree(np.concatenate([points, points * [-1, 1, 1]]))
+
+
+def near_callosum(mni_mm: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which points (3, M) of MNI space, RAS mm, lie in the middle of the callosum, (M,)."""
+    apart, _ = _callosum().query(mni_mm.T, distance_upper_bound=_CALLOSUM_MM)
+    is_near: NDArray[np.bool_] = np.isfinite(apart)
+    return is_near
+
+
 #: Streamlines of density 1 through a square millimetre of a bundle's narrowest part.
 _PER_MM2 = 3.0
+
+#: Reach of the callosum about its courses, mm: they lie side by side.
+_CALLOSUM_MM = 7.0
 
 #: Short streamlines for each voxel of 2 mm that no other reaches.
 _PER_GAP = 3

@@ -42,6 +42,11 @@ EFFECTS: dict[str, dict[str, float]] = {
 #: Participants of one age and group differ by this much: shares, and mm.
 _TISSUE_DEVIATION, _SIZE_DEVIATION_MM = 0.03, 0.3
 
+#: Share of the callosum's fibres that a control in middle age has, and its deviation.
+_CALLOSUM, _CALLOSUM_DEVIATION = 0.87, 0.01
+
+_TISSUE_COLUMNS = ("stick_fraction", "stick", "parallel", "radial", "grey")
+
 #: Lesions of a healthy participant in middle age.
 _LESIONS = 2.0
 
@@ -61,14 +66,12 @@ class Participant:
     def truth(self) -> dict[str, Any]:
         """Return what was drawn, one value per column of the truth's table."""
         tissue = asdict(self.tissue)
-        radii = np.array([radius for *_, radius in self.shape.lesions])
         return {
-            **{name: tissue[name] for name in ("stick_fraction", "parallel", "radial", "grey")},
+            **{name: tissue[name] for name in _TISSUE_COLUMNS},
             "ventricles_mm": self.shape.ventricles_mm,
             "cortex_mm": self.shape.cortex_mm,
             "callosum": self.shape.callosum,
-            "n_lesions": len(radii),
-            "lesions_ml": float((4 / 3 * np.pi * radii**3).sum() / 1000),
+            "n_lesions": len(self.shape.lesions),
         }
 
 
@@ -162,14 +165,15 @@ def draw_sites(
 
 
 def draw_participant(seed: int, number: int, n_sites: int) -> Participant:
-    """Draw a participant, who depends on the seed and on the own number (from 1) only.
+    """Draw a participant, who depends on the seed, the own number (from 1) and the sites.
 
-    Sites and groups are balanced: sites take turns, groups after each round of sites.
+    Sites take turns, and groups take turns over them, so that both are balanced.
     """
     rng = np.random.default_rng([seed, 0, number])
     age = int(rng.integers(20, 81))
     sex = str(rng.choice(["F", "M"]))
-    is_patient = (number - 1) // n_sites % 2 == 1
+    turn, site = divmod(number - 1, n_sites)
+    is_patient = (turn + site) % 2 == 1
     years = age - MIDDLE_AGE
 
     def effect(name: str) -> float:
@@ -193,7 +197,7 @@ def draw_participant(seed: int, number: int, n_sites: int) -> Participant:
     shape = Shape(
         ventricles_mm=effect("ventricles_mm") + rng.normal(0, _SIZE_DEVIATION_MM),
         cortex_mm=effect("cortex_mm") + rng.normal(0, _SIZE_DEVIATION_MM),
-        callosum=float(np.clip(0.95 + effect("callosum"), 0.5, 1.0)),
+        callosum=_CALLOSUM + effect("callosum") + rng.normal(0, _CALLOSUM_DEVIATION),
         lesions=tuple(_draw_lesion(rng) for _ in range(rng.poisson(expected))),
     )
     return Participant(
@@ -201,14 +205,14 @@ def draw_participant(seed: int, number: int, n_sites: int) -> Participant:
         age=age,
         sex=sex,
         group="patient" if is_patient else "control",
-        site=(number - 1) % n_sites,
+        site=site,
         tissue=tissue,
         shape=shape,
     )
 
 
 def _draw_lesion(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Draw centre, MNI mm, and radius, mm: in white matter beside the ventricles and above."""
+    """Draw centre and radius, MNI mm: beside and above the ventricles, mostly in white matter."""
     side = rng.choice([-1.0, 1.0])
     x, y, z = side * rng.uniform(16, 32), rng.uniform(-55, 35), rng.uniform(8, 40)
     return float(x), float(y), float(z), float(rng.uniform(1.5, 4.5))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from dmri_fm.simulate.cohort import (
     draw_participant,
     draw_sites,
 )
-from dmri_fm.simulate.mixture import fit_shell
+from dmri_fm.simulate.mixture import fit_shell, scalars
 from dmri_fm.simulate.protocol import check_protocol, truth_bval
 from dmri_fm.simulate.scanner import (
     Acquisition,
@@ -55,14 +54,15 @@ EDDY, GHOST = 2e-4, 0.005
 
 _COLUMNS = {
     "stick_fraction": "Share of restricted sticks in white matter",
+    "stick": "Diffusivity along the sticks, mm^2/s",
     "parallel": "Diffusivity along fibres outside the sticks, mm^2/s",
     "radial": "Diffusivity across fibres outside the sticks, mm^2/s",
     "grey": "Diffusivity of grey matter, mm^2/s",
     "ventricles_mm": "Distance by which the ventricles' walls lie outside the average's, mm",
     "cortex_mm": "Thickness of the cortex beyond the average's, mm",
-    "callosum": "Share of the callosum's fibres that is left",
+    "callosum": "Share of the callosum's fibres that is left between the hemispheres",
     "n_lesions": "Number of lesions in white matter",
-    "lesions_ml": "Their volume, ml",
+    "lesions_ml": "Their volume, ml; the sum of the lesions' fractions",
 }
 
 
@@ -83,9 +83,9 @@ def simulate_dataset(
     motion, eddy currents, susceptibility distortion). What else there is differs between
     sites: the first adds a `dir-PA` series of two b=0, the second a gradient-echo fieldmap, the
     third nothing, and so on; every second site stores its diffusion images LAS, the others RAS,
-    and the T1w the other way round. The truth (tensor, FA, MD, field, tissue fractions, mask,
-    motion, and what age and group did) is under `derivatives/truth`, on the undistorted grid of
-    the first `dir-AP` volume.
+    and the T1w the other way round. The truth (tensor and its scalars, crossing fibres, field,
+    tissue fractions, mask, motion, and what age and group did) is under `derivatives/truth`, on
+    the undistorted grid of the first `dir-AP` volume.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def simulate_dataset(
     seed
         Zero or more; the same seed gives the same files, byte for byte on one machine.
     n_sites
-        1 to 20; participants are spread over them in turn.
+        1 to the number of participants, 20 at most; participants are spread over them in turn.
     voxel_size_mm
         Of the diffusion series of the first site, isotropic, 1.2 to 6 mm; others have slices up
         to a fifth thicker.
@@ -122,7 +122,7 @@ def simulate_dataset(
     """
     for value, least, most, what in (
         (n_participants, 1, 999, "participants"),
-        (n_sites, 1, 20, "sites"),
+        (n_sites, 1, min(20, n_participants), "sites"),
         (seed, 0, 2**63, "as the seed"),
         (n_directions, 6, 300, "directions"),
         (voxel_size_mm, 1.2, 6.0, "mm voxel size"),
@@ -132,14 +132,7 @@ def simulate_dataset(
             raise ConfigError(f"{value:g} {what}", expected=f"{least:g} to {most:g}")
     if gtab is not None:
         check_protocol(gtab)
-    out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            "the folder is not empty" if out.is_dir() else "a file is in the way",
-            path=out,
-            expected="a folder that does not exist yet, or is empty",
-            advice="remove it or name another folder",
-        )
+    out = Path(out).resolve()
     sites = draw_sites(
         seed,
         n_sites,
@@ -149,17 +142,21 @@ def simulate_dataset(
         gtab=gtab,
     )
     people = [draw_participant(seed, n + 1, n_sites) for n in range(n_participants)]
-    staging = out.with_name(f".{out.name}.{os.getpid()}.part")
+    is_new = not out.exists()
+    staging = out / ".part"
     try:
-        staging.mkdir(parents=True)
-        _write_root(staging, people, sites, seed=seed)
+        _make_folder(out)
+        staging.mkdir()
+        truth = []
         for number, person in enumerate(people, start=1):
             logger.info("simulating sub-%s (%d of %d)", person.label, number, n_participants)
             rng = np.random.default_rng([seed, 2, number])
-            _write_participant(staging, person, sites[person.site], rng)
-        if out.is_dir():
-            out.rmdir()
-        staging.rename(out)
+            lesions_ml = _write_participant(staging, person, sites[person.site], rng)
+            truth.append(person.truth() | {"lesions_ml": lesions_ml})
+        _write_root(staging, people, sites, truth, seed=seed)
+        # The description comes last: without it, no one takes the folder for a dataset.
+        for path in sorted(staging.iterdir(), key=lambda p: p.name == "dataset_description.json"):
+            path.rename(out / path.name)
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error})",
@@ -168,7 +165,20 @@ def simulate_dataset(
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if is_new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     return out
+
+
+def _make_folder(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            "the folder is not empty" if out.is_dir() else "a file is in the way",
+            path=out,
+            expected="a folder that does not exist yet, or is empty",
+            advice="remove it or name another folder",
+        )
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -187,7 +197,12 @@ def _text(value: object) -> str:
 
 
 def _write_root(
-    root: Path, people: Sequence[Participant], sites: Sequence[Site], *, seed: int
+    root: Path,
+    people: Sequence[Participant],
+    sites: Sequence[Site],
+    tissue: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
 ) -> None:
     from dmri_fm import __version__
 
@@ -207,7 +222,7 @@ def _write_root(
         {"Name": f"{name}: truth", "DatasetType": "derivative", **described},
     )
     (truth / ".bidsignore").write_text(
-        "*_dwimap.*\n*_fieldmap.*\n*_xfm.*\neffects.json\n", encoding="utf-8"
+        "*_dwimap.*\n*_fieldmap.*\n*_npeaks.*\n*_xfm.*\neffects.json\n", encoding="utf-8"
     )
     (root / "README.md").write_text(
         f"# {name}\n\nMade by `dmri-fm simulate`: no person was scanned. Heads are deformed from "
@@ -217,9 +232,10 @@ def _write_root(
         "Age and group have effects, listed in `derivatives/truth/effects.json`; sex and site "
         "have none but the protocol's.\n\n"
         "`derivatives/truth` holds the tensor of the noise-free signal of 16 directions (mm^2/s, "
-        "RAS+, order xx, xy, xz, yy, yz, zz), FA, MD, the field in Hz, tissue fractions and the "
-        "brain mask, on the undistorted grid of the first `dir-AP` volume, the motion of each "
-        "volume, and the tissue of each participant.\n",
+        "RAS+, order xx, xy, xz, yy, yz, zz), its FA, MD, AD, RD and main direction (v1, RAS+), "
+        "the number of crossing fibres, the field in Hz, tissue fractions and the brain mask, on "
+        "the undistorted grid of the first `dir-AP` volume, the motion of each volume, and the "
+        "tissue of each participant.\n",
         encoding="utf-8",
     )
     who = [
@@ -253,7 +269,7 @@ def _write_root(
     )
     _write_table(
         truth / "participants.tsv",
-        [row | p.truth() for row, p in zip(who, people, strict=True)],
+        [{**row, **drawn} for row, drawn in zip(who, tissue, strict=True)],
     )
     _write_json(
         truth / "participants.json", {n: {"Description": text} for n, text in _COLUMNS.items()}
@@ -283,7 +299,13 @@ def _describe(site: Site) -> str:
 
 
 def _store(
-    data: NDArray[Any], affine: NDArray[np.float64], path: Path, *, is_las: bool, dtype: Any
+    data: NDArray[Any],
+    affine: NDArray[np.float64],
+    path: Path,
+    *,
+    is_las: bool,
+    dtype: Any,
+    repetition_s: float | None = None,
 ) -> NDArray[np.float64]:
     """Save an array of a RAS grid as RAS or LAS; return the affine on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,13 +316,14 @@ def _store(
         data = data[::-1]
     if np.issubdtype(dtype, np.integer):
         data = np.clip(np.rint(data), 0, np.iinfo(dtype).max)
-    save_image(data, affine, path, dtype=dtype)
+    save_image(data, affine, path, dtype=dtype, repetition_s=repetition_s)
     return affine
 
 
 def _write_participant(
     root: Path, person: Participant, site: Site, rng: np.random.Generator
-) -> None:
+) -> float:
+    """Scan a participant; return the volume of the lesions, ml."""
     folder = root / f"sub-{person.label}"
     anatomy = draw_anatomy(rng, person.shape)
     shape, affine = grid((T1W_VOXEL_SIZE_MM,) * 3)
@@ -318,7 +341,7 @@ def _write_participant(
         field_peak_hz=FIELD_PEAK_HZ,
     )
     bval = truth_bval(site.gtab)
-    clean, _ = true_signal(subject, bval=bval, echo_ms=site.echo_ms)
+    clean, n_peaks = true_signal(subject, bval=bval, echo_ms=site.echo_ms)
     white = subject.fractions.wm > 0.9
     acquisition = Acquisition(
         echo_ms=site.echo_ms,
@@ -347,7 +370,10 @@ def _write_participant(
         _write_series(stem, data, subject, site, gtab, phase_encoding)
     if site.distortion_data == "fieldmap":
         _write_fieldmap(folder, person, subject, site, seed=int(rng.integers(2**31)))
-    _write_truth(root, person, site, subject, clean, motion, bval=bval)
+    maps = _true_maps(subject, clean, bval=bval) | {"desc-truth_npeaks": n_peaks}
+    scans = [(direction, n) for direction, (gtab, _) in series.items() for n in range(len(gtab))]
+    _write_truth(root, person, site, subject, maps, list(zip(scans, motion, strict=True)))
+    return float(subject.fractions.lesion.sum() * np.prod(site.voxel_size_mm) / 1000)
 
 
 def _write_series(
@@ -359,7 +385,14 @@ def _write_series(
     phase_encoding: str,
 ) -> None:
     path = stem.with_name(stem.name + ".nii.gz")
-    stored = _store(data, subject.affine, path, is_las=site.is_las, dtype=np.int16)
+    stored = _store(
+        data,
+        subject.affine,
+        path,
+        is_las=site.is_las,
+        dtype=np.int16,
+        repetition_s=site.repetition_s,
+    )
     write_gradients(
         gtab,
         stem.with_name(stem.name + ".bval"),
@@ -407,28 +440,21 @@ def _write_fieldmap(
         )
 
 
-def _write_truth(
-    root: Path,
-    person: Participant,
-    site: Site,
-    subject: Subject,
-    clean: NDArray[np.float32],
-    motion: NDArray[np.float64],
-    *,
-    bval: float,
-) -> None:
-    folder = root / "derivatives" / "truth" / f"sub-{person.label}" / "dwi"
+def _true_maps(
+    subject: Subject, clean: NDArray[np.float32], *, bval: float
+) -> dict[str, NDArray[Any]]:
+    """Return the truth as maps on the grid of the series, by the endings of their names."""
     parts = subject.fractions
-    tensor = _true_tensor(clean, bval=bval) * parts.mask[..., None]
-    matrices = tensor[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(*tensor.shape[:3], 3, 3)
-    values = np.linalg.eigvalsh(matrices.astype(np.float64))
-    md = values.mean(axis=3)
-    spread = ((values - md[..., None]) ** 2).sum(axis=3)
-    fa = np.sqrt(1.5 * spread / np.maximum((values**2).sum(axis=3), 1e-30))
-    maps: dict[str, NDArray[Any]] = {
-        "model-tensor_param-diffusivity_desc-truth_dwimap": tensor,
-        "model-tensor_param-fa_desc-truth_dwimap": fa * parts.mask,
-        "model-tensor_param-md_desc-truth_dwimap": md,
+    # In double precision: threads that add up in another order change no digit that is kept.
+    signal = torch.from_numpy(np.moveaxis(clean, 3, 0).astype(np.float64))[None]
+    fitted = 1e-3 * fit_shell(signal[:, 1:], signal[:, 0], torch.tensor([bval / 1000.0]).double())
+    maps = {"diffusivity": fitted[0].movedim(0, -1), **scalars(fitted[0])}
+    return {
+        **{
+            f"model-tensor_param-{name}_desc-truth_dwimap": values.numpy()
+            * (parts.mask if values.ndim == 3 else parts.mask[..., None])
+            for name, values in maps.items()
+        },
         "desc-truth_fieldmap": subject.field_hz,
         "label-WM_desc-truth_probseg": parts.wm,
         "label-GM_desc-truth_probseg": parts.gm,
@@ -436,23 +462,35 @@ def _write_truth(
         "label-lesion_desc-truth_probseg": parts.lesion,
         "desc-truth_mask": parts.mask,
     }
+
+
+def _write_truth(
+    root: Path,
+    person: Participant,
+    site: Site,
+    subject: Subject,
+    maps: Mapping[str, NDArray[Any]],
+    motion: Sequence[tuple[tuple[str, int], NDArray[np.float64]]],
+) -> None:
+    folder = root / "derivatives" / "truth" / f"sub-{person.label}" / "dwi"
     for suffix, data in maps.items():
-        dtype: Any = np.uint8 if data.dtype == bool else np.float32
+        dtype: Any = np.float32 if np.issubdtype(data.dtype, np.floating) else np.uint8
         path = folder / f"sub-{person.label}_{suffix}.nii.gz"
         _store(data, subject.affine, path, is_las=site.is_las, dtype=dtype)
     names = [f"m{i}{j}" for i in range(3) for j in range(4)]
-    _write_table(
-        folder / f"sub-{person.label}_from-dwiref_to-orig_mode-image_desc-truth_xfm.tsv",
-        [
-            {name: f"{x:.8f}" for name, x in zip(names, xfm[:3].ravel(), strict=True)}
-            for xfm in motion
-        ],
+    stem = f"sub-{person.label}_from-dwiref_to-orig_mode-image_desc-truth_xfm"
+    rows = [
+        {"dir": direction, "volume": volume}
+        | {name: f"{x:.8f}" for name, x in zip(names, xfm[:3].ravel(), strict=True)}
+        for (direction, volume), xfm in motion
+    ]
+    _write_table(folder / f"{stem}.tsv", rows)
+    _write_json(
+        folder / f"{stem}.json",
+        {
+            "Description": "Where the head is during each volume: a point x, RAS mm, is at M x",
+            "dir": {"Description": "Series, by the entity dir"},
+            "volume": {"Description": "Volume of the series, from zero"},
+            "m00": {"Description": "First entry of the first of three rows of M; so on to m23"},
+        },
     )
-
-
-def _true_tensor(clean: NDArray[np.float32], *, bval: float) -> NDArray[np.float32]:
-    """Fit the noise-free shell: (X, Y, Z, 17) -> (X, Y, Z, 6), mm^2/s."""
-    signal = torch.from_numpy(np.ascontiguousarray(np.moveaxis(clean, 3, 0)))[None]
-    fitted = 1e-3 * fit_shell(signal[:, 1:], signal[:, 0], torch.tensor([bval / 1000.0]))
-    tensor: NDArray[np.float32] = fitted[0].movedim(0, -1).numpy()
-    return tensor

@@ -2,8 +2,9 @@
 
 Tissue comes from the MNI152 2009a symmetric maps that nilearn packages (or from random labels),
 under a random affine and elastic deformation, with ventricles, cortex and sulci of random size.
-White matter is cut into many bundles, long in the direction of their fibres and narrow across,
-with sharp borders; up to three fibre populations cross in each. Fibres of the cortex are radial.
+White matter is cut into many bundles, long in the direction of their fibres and narrow across;
+neighbours mix at the borders, over a width of each head's own, and others cross them. Fibres of
+the cortex are radial.
 """
 
 from __future__ import annotations
@@ -340,7 +341,7 @@ def _draw_fibres(
     coarse_mm = F.interpolate(mni_mm, size=half, mode="trilinear", align_corners=True)
     pull = 2.5 * atlas_weight.reshape(n, 1, 1, 1, 1) * _atlas_scores(coarse_mm)
     to_cells = (frames[:, 0] * (3.0 / width)[:, :, None]).movedim(3, 1)  # (B, 3, N_REGIONS, 3)
-    bundle = torch.empty(n, *size, dtype=torch.int64, device=device)
+    bundle = torch.zeros(n, *size, dtype=torch.int64, device=device)
     neighbour = torch.zeros(n, *size, device=device)
     axes = torch.zeros(n, N_POPULATIONS, 3, math.prod(size), device=device)
     for k in range(n):

@@ -20,7 +20,15 @@ from torch import Tensor
 from dmri_fm.simulate.fields import log_uniform, normal, uniform, unit
 from dmri_fm.simulate.heads import N_REGIONS, Heads
 
-__all__ = ["Tissues", "dense_shell", "draw_tissues", "fit_shell", "mixture"]
+__all__ = [
+    "Tissues",
+    "count_populations",
+    "dense_shell",
+    "draw_tissues",
+    "fit_shell",
+    "mixture",
+    "scalars",
+]
 
 #: Diffusivity of free water in the body, with a margin, um^2/ms.
 FASTEST = 3.5
@@ -202,6 +210,16 @@ def _voxel_signals(
     return total
 
 
+def count_populations(heads: Heads, tissues: Tissues) -> Tensor:
+    """Count the fibre populations that fill a tenth of a voxel or more, shape (B, X, Y, Z)."""
+    crossing = torch.stack(
+        [white[kinds, 5] for white, kinds in zip(tissues.white, heads.bundle, strict=True)]
+    )
+    own, neighbour = (1 - crossing) * (1 - heads.neighbour), (1 - crossing) * heads.neighbour
+    shares = torch.stack([own, neighbour, crossing], dim=1)
+    return (heads.fractions[:, :1] * shares >= 0.1).sum(dim=1)
+
+
 def _passes(mask: Tensor) -> tuple[Tensor, ...]:
     """Return flat indices of the voxels in a mask, in pieces to be worked on together."""
     voxels: tuple[Tensor, ...] = mask.flatten().nonzero()[:, 0].split(_VOXELS_PER_PASS)
@@ -265,6 +283,35 @@ def fit_shell(signal: Tensor, s0: Tensor, bval: Tensor) -> Tensor:
             found = torch.stack(list(_solve(entries, list(right))))
             out[k].index_copy_(1, voxels, found)
     return out.reshape(len(signal), 6, *s0.shape[1:])
+
+
+def scalars(tensor: Tensor) -> dict[str, Tensor]:
+    """Return FA, MD, AD, RD and main direction of tensors, by their names in files.
+
+    Parameters
+    ----------
+    tensor
+        Shape (6, X, Y, Z), order xx, xy, xz, yy, yz, zz.
+
+    Returns
+    -------
+    dict
+        ``fa``, ``md``, ``ad``, ``rd``: shape (X, Y, Z), in the tensor's unit; ``v1``: shape
+        (X, Y, Z, 3), unit, of any sign.
+    """
+    matrices = tensor[[0, 1, 2, 1, 3, 4, 2, 4, 5]].movedim(0, -1).unflatten(-1, (3, 3))
+    values, vectors = torch.linalg.eigh(matrices.double())
+    md = values.mean(dim=-1)
+    spread = (values - md[..., None]).square().sum(dim=-1)
+    fa = (1.5 * spread / values.square().sum(dim=-1).clamp(min=1e-30)).sqrt()
+    found = {
+        "fa": fa,
+        "md": md,
+        "ad": values[..., 2],
+        "rd": values[..., :2].mean(dim=-1),
+        "v1": vectors[..., 2],
+    }
+    return {name: value.to(tensor.dtype) for name, value in found.items()}
 
 
 def _solve(matrix: dict[tuple[int, int], Tensor], right: list[Tensor]) -> Iterator[Tensor]:

@@ -147,14 +147,15 @@ def check_protocol(gtab: GradientTable) -> None:
     Raises
     ------
     ConfigError
-        If it holds no b=0 volume, or fewer than six weighted ones.
+        If it holds no b=0 volume, or its weighted ones do not determine a tensor.
     """
     n_weighted = int((~gtab.is_b0).sum())
-    if not gtab.is_b0.any() or n_weighted < 6:
+    if not gtab.is_b0.any() or not np.isfinite(condition_number(gtab.bvecs_ras[~gtab.is_b0])):
         raise ConfigError(
             f"a gradient table of {len(gtab) - n_weighted} b=0 and {n_weighted} weighted volumes",
-            expected="one b=0 volume (below 50 s/mm^2) and six weighted volumes, or more",
-            advice="add a row of b=0 to the table",
+            expected="a b=0 volume (below 50 s/mm^2), and weighted volumes of six directions that "
+            "determine a tensor",
+            advice="add what is missing to the table",
         )
 
 
@@ -178,9 +179,7 @@ def read_protocol(bval: str | Path, bvec: str | Path) -> GradientTable:
     ConfigError
         If no tensor can be fitted to the scan.
     """
-    ras = np.eye(4)
-    n_volumes = Path(bval).read_text(encoding="utf-8").split() if Path(bval).is_file() else []
-    gtab = read_gradients(bval, bvec, affine=ras, n_volumes=len(n_volumes))
+    gtab = read_gradients(bval, bvec, affine=np.eye(4))
     check_protocol(gtab)
     return gtab
 

@@ -306,6 +306,19 @@ def acquire(
     ndarray
         Shape (X, Y, Z, N), float32, scanner units: magnitudes.
     """
+    simulation = _simulate(subject, gtab, acquisition, xfms=xfms)
+    data: NDArray[np.float32] = np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
+    return data
+
+
+def _simulate(
+    subject: Subject,
+    gtab: GradientTable,
+    acquisition: Acquisition,
+    *,
+    xfms: NDArray[np.float64] | None = None,
+    with_peaks: bool = False,
+) -> Any:
     trxscan = _trxscan()
     motion = None
     if xfms is not None:
@@ -321,7 +334,7 @@ def acquire(
         motion=motion,
         seed=acquisition.seed,
     )
-    simulation = subject.phantom.simulate(
+    return subject.phantom.simulate(
         (gtab.bvals, gtab.bvecs_ras),
         _protocol(subject, acquisition),
         artefacts,
@@ -330,9 +343,8 @@ def acquire(
         # A head at rest is simulated in slabs, for memory. A moving one would turn about the
         # middle of each slab.
         chunk=_SLAB if motion is None else None,
+        truth_peaks=with_peaks,
     )
-    data: NDArray[np.float32] = np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
-    return data
 
 
 def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
@@ -355,6 +367,8 @@ def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
             d_intra=tissue.stick,
             d_extra=(tissue.parallel, tissue.radial, tissue.radial),
             d_gm=tissue.grey,
+            # Only heads at rest would have it.
+            gm_restricted_frac=0.0,
             d_csf=tissue.csf,
             t2_fiber=white,
             t2_gm=grey,
@@ -365,24 +379,27 @@ def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
 
 def true_signal(
     subject: Subject, *, bval: float, echo_ms: float
-) -> tuple[NDArray[np.float32], GradientTable]:
-    """Return what the true tensor is fitted to: b=0 and a dense shell, free of noise.
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return what the true tensor is fitted to, free of noise, and how many fibres cross.
 
     Nothing is distorted and nothing moves; all of k-space is sampled, up to the voxel size.
 
     Returns
     -------
     ndarray
-        Shape (X, Y, Z, 17), float32.
-    GradientTable
-        One b=0 and the 16 axes of :func:`~.mixture.dense_shell`, RAS+.
+        Shape (X, Y, Z, 17), float32: b=0 and the 16 axes of :func:`~.mixture.dense_shell`.
+    ndarray
+        Shape (X, Y, Z), uint8: peaks of the fibres' orientations, up to three.
     """
     axes = dense_shell(torch.device("cpu")).numpy().astype(np.float64)
     gtab = GradientTable(
         np.concatenate([[0.0], np.full(len(axes), bval)]), np.concatenate([np.zeros((1, 3)), axes])
     )
     clean = Acquisition(echo_ms=echo_ms, is_distorted=False)
-    return acquire(subject, gtab, clean), gtab
+    simulation = _simulate(subject, gtab, clean, with_peaks=True)
+    peaks = np.asarray(simulation.truth_peaks.dataobj).reshape(*subject.shape, 3, 3)
+    n_peaks = (np.abs(peaks).max(axis=4) > 0).sum(axis=3).astype(np.uint8)
+    return np.asarray(simulation.magnitude.dataobj, dtype=np.float32), n_peaks
 
 
 def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[Any], float]]:
@@ -402,6 +419,7 @@ def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[
         gre=trxscan.Gre(head=False),
         clean_b0=False,
         kspace=False,
+        chunk=_SLAB,
     ).gre
     images = {"magnitude1": result.magnitude1, "magnitude2": result.magnitude2}
     first, second = result.te_s

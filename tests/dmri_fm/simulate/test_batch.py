@@ -24,7 +24,14 @@ from dmri_fm.simulate.acquisition import (
 )
 from dmri_fm.simulate.fields import smooth_fields
 from dmri_fm.simulate.heads import Heads, draw_heads
-from dmri_fm.simulate.mixture import Tissues, dense_shell, draw_tissues, fit_shell, mixture
+from dmri_fm.simulate.mixture import (
+    Tissues,
+    dense_shell,
+    draw_tissues,
+    fit_shell,
+    mixture,
+    scalars,
+)
 
 SHAPE = (16, 18, 14)
 
@@ -80,6 +87,9 @@ def test_samples_are_finite_and_plausible(seed: int) -> None:
     total = batch.fractions.sum(dim=1)
     torch.testing.assert_close(total[batch.mask], torch.ones(int(batch.mask.sum())))
     assert not total[~batch.mask].any()
+    assert set(batch.n_populations.unique().tolist()) >= {0, 1, 2}
+    assert batch.n_populations.max() <= 3
+    assert not batch.n_populations[batch.fractions[:, 0] < 0.1].any()
     voxel_mm = batch.affine[:, :3, :3].norm(dim=1)
     assert ((voxel_mm >= 1.19) & (voxel_mm <= 4.01)).all()
 
@@ -124,6 +134,20 @@ def test_gaussian_voxel_has_its_own_tensor_as_truth() -> None:
     s0 = torch.full((1, 50), 300.0, dtype=torch.float64)
     found = fit_shell((s0 * torch.exp(-0.7 * adc))[None], s0, torch.tensor([0.7]).double())
     torch.testing.assert_close(to_matrix(found)[0], tensors, rtol=0, atol=1e-6)
+
+
+def test_scalars_are_those_of_the_eigenvalues() -> None:
+    turn = Rotation.from_euler("xyz", [20, 50, -70], degrees=True).as_matrix()
+    full = turn @ np.diag([1.7, 0.4, 0.2]) @ turn.T
+    tensor = torch.from_numpy(full[np.triu_indices(3)]).reshape(6, 1, 1, 1)
+    found = {name: value[0, 0, 0] for name, value in scalars(tensor).items()}
+    assert found["md"] == pytest.approx(2.3 / 3)
+    assert found["ad"] == pytest.approx(1.7)
+    assert found["rd"] == pytest.approx(0.3)
+    md = 2.3 / 3
+    spread = (1.7 - md) ** 2 + (0.4 - md) ** 2 + (0.2 - md) ** 2
+    assert found["fa"] == pytest.approx(np.sqrt(1.5 * spread / (1.7**2 + 0.4**2 + 0.2**2)))
+    assert abs(found["v1"].numpy() @ turn[:, 0]) == pytest.approx(1)
 
 
 def test_truth_is_the_fit_of_a_dense_shell() -> None:
@@ -194,12 +218,15 @@ def test_noise_has_the_stated_distribution(n_coils: int, width: float) -> None:
         seeded(0),
         torch.zeros(1, 4, 24, 24, 24),
         sigma=torch.tensor(5.0),
-        n_coils=n_coils,
+        n_coils=[n_coils],
         correlation=matrices,
     )
     assert (dark**2).mean() == pytest.approx(2 * n_coils * 25.0, rel=0.03)
     bright = add_noise(
-        seeded(0), torch.full((1, 4, 24, 24, 24), 500.0), sigma=torch.tensor(5.0), n_coils=n_coils
+        seeded(0),
+        torch.full((1, 4, 24, 24, 24), 500.0),
+        sigma=torch.tensor(5.0),
+        n_coils=[n_coils],
     )
     assert bright.std() == pytest.approx(5.0, rel=0.03)
     assert apply_per_axis(dark, matrices).shape == dark.shape
@@ -322,6 +349,11 @@ def test_smooth_fields_have_unit_variance_and_are_smooth() -> None:
 
 def test_bad_requests_are_refused() -> None:
     good = protocols(1)
+    with pytest.raises(ConfigError, match="atlas weight"):
+        draw_batch(seeded(0), protocols(1), shape=SHAPE, atlas_weight=float("nan"))
+    with pytest.raises(ConfigError, match="affine"):
+        draw_batch(seeded(0), protocols(1), shape=SHAPE, affine=torch.zeros(4, 4))
+    draw_batch(seeded(0), protocols(1), shape=SHAPE, affine=torch.eye(4).double())
     with pytest.raises(ConfigError, match="shape"):
         draw_batch(seeded(0), good, shape=(4, 4))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="SNR"):

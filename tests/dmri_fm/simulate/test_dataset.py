@@ -21,7 +21,7 @@ from dmri_fm.volumes import Dwi
 
 pytest.importorskip("trxscan")
 
-SETTINGS = {"seed": 3, "n_sites": 3, "voxel_size_mm": 5.0, "n_directions": 12}
+SETTINGS = {"seed": 3, "n_sites": 3, "voxel_size_mm": 5.5, "n_directions": 8}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_sites_differ_in_protocol_storage_and_distortion_data(dataset: Path) -> 
     stated = [series(dataset, label, "AP").gtab for label in ("01", "02", "03")]
     assert len({round(float(g.bvals.max())) for g in stated}) == 3
     slices = [series(dataset, label, "AP").affine[2, 2] for label in ("01", "02", "03")]
-    assert slices[0] == 5.0 <= min(slices)
+    assert slices[0] == 5.5 <= min(slices)
 
 
 def test_groups_and_sites_are_balanced_and_participants_keep_their_numbers() -> None:
@@ -99,6 +99,7 @@ def test_groups_and_sites_are_balanced_and_participants_keep_their_numbers() -> 
     for site in range(3):
         groups = [p.group for p in people if p.site == site]
         assert groups.count("patient") == groups.count("control") == 4
+    assert {p.group for p in people[:2]} == {"control", "patient"}
     assert people[4] == draw_participant(7, 5, 3)
 
 
@@ -111,13 +112,23 @@ def test_age_and_group_do_what_the_effects_say() -> None:
         constant, age, patient = np.linalg.lstsq(design, np.array(values), rcond=None)[0]
         return age / constant, patient / constant
 
-    for name in ("radial", "stick_fraction"):
+    for name in ("radial", "parallel", "grey", "stick_fraction"):
         age, patient = fit([getattr(p.tissue, name) for p in people])
         # 3 % between people, 300 of them: errors of 0.0001 a year and 0.004 a group.
-        assert age == pytest.approx(EFFECTS["age"][name], abs=5e-4)
+        assert age == pytest.approx(EFFECTS["age"].get(name, 0.0), abs=5e-4)
         assert patient == pytest.approx(EFFECTS["patient"].get(name, 0.0), abs=0.015)
-    counts = [len(p.shape.lesions) for p in people]
-    assert fit([float(n) for n in counts])[1] > 1
+    # Lesions: none below the age at which their expected number reaches zero.
+    for name, year, group in (
+        ("ventricles_mm", 0.004, 0.12),
+        ("cortex_mm", 0.004, 0.12),
+        ("callosum", 2e-4, 0.004),
+        ("lesions", 0.03, 1.0),
+    ):
+        values = [getattr(p.shape, name) for p in people]
+        sizes = [float(len(v)) if name == "lesions" else v for v in values]
+        _, age, patient = np.linalg.lstsq(design, np.array(sizes), rcond=None)[0]
+        assert age == pytest.approx(EFFECTS["age"][name], abs=year)
+        assert patient == pytest.approx(EFFECTS["patient"].get(name, 0.0), abs=group)
 
 
 def test_sidecars_obey_the_sign_law(dataset: Path) -> None:
@@ -153,31 +164,70 @@ def test_fitted_tensor_agrees_with_the_truth(dataset: Path, label: str) -> None:
     inside = (truth(dataset, label, "label-WM_desc-truth_probseg") > 0.9) & (np.abs(field) < 6)
     tensor = truth(dataset, label, "model-tensor_param-diffusivity_desc-truth_dwimap")
     fa = truth(dataset, label, "model-tensor_param-fa_desc-truth_dwimap")
+    md = truth(dataset, label, "model-tensor_param-md_desc-truth_dwimap")
     assert inside.sum() > 50
     assert np.abs(maps.fa - fa)[inside].mean() < 0.08
     error = np.abs(maps.diffusivity - tensor)[inside].mean()
-    mirrored = tensor * np.array([1, -1, -1, 1, 1, 1])
-    assert error < 0.7 * np.abs(maps.diffusivity - mirrored)[inside].mean()
+    # x, y or z mirrored, in the order xx, xy, xz, yy, yz, zz.
+    for signs in ([1, -1, -1, 1, 1, 1], [1, -1, 1, 1, -1, 1], [1, 1, -1, 1, -1, 1]):
+        assert error < 0.8 * np.abs(maps.diffusivity - tensor * signs)[inside].mean()
+    for tissue in ("WM", "GM"):
+        part = truth(dataset, label, f"label-{tissue}_desc-truth_probseg")
+        here = (part > 0.9) & (np.abs(field) < 6)
+        assert np.median(maps.md[here]) == pytest.approx(np.median(md[here]), rel=0.08)
+
+
+def test_scalars_and_peaks_of_the_truth_belong_together(dataset: Path) -> None:
+    ad, rd, md = (
+        truth(dataset, "01", f"model-tensor_param-{name}_desc-truth_dwimap")
+        for name in ("ad", "rd", "md")
+    )
+    np.testing.assert_allclose((ad + 2 * rd) / 3, md, atol=1e-8)
+    v1 = truth(dataset, "01", "model-tensor_param-v1_desc-truth_dwimap")
+    white = truth(dataset, "01", "label-WM_desc-truth_probseg") > 0.9
+    np.testing.assert_allclose(np.linalg.norm(v1, axis=3)[white], 1.0, atol=1e-5)
+    peaks = truth(dataset, "01", "desc-truth_npeaks")
+    assert set(np.unique(peaks)) == {0, 1, 2, 3}
+    assert (peaks[white] > 0).mean() > 0.95
+
+
+def test_motion_is_that_of_each_volume_of_each_series(dataset: Path) -> None:
+    stem = dataset / "derivatives/truth/sub-01/dwi/sub-01_from-dwiref_to-orig_mode-image_desc-tr"
+    rows = table(Path(f"{stem}uth_xfm.tsv"))
+    assert [r["dir"] for r in rows] == ["AP"] * 10 + ["PA"] * 2
+    assert [int(r["volume"]) for r in rows] == [*range(10), 0, 1]
+    assert float(rows[0]["m00"]) == 1.0
+    header = nib.load(dataset / "sub-01/dwi/sub-01_dir-AP_dwi.nii.gz").header
+    assert header.get_zooms()[3] == 6.0
 
 
 def test_same_seed_gives_the_same_bytes_and_participants_do_not_depend_on_their_number(
     dataset: Path, tmp_path: Path
 ) -> None:
-    again = simulate_dataset(tmp_path / "again", **SETTINGS, n_participants=1)
+    alone = SETTINGS | {"n_sites": 1, "n_participants": 1}
+    again = simulate_dataset(tmp_path / "again", **alone)
     first, second = digest(dataset), digest(again)
     shared = [name for name in first if "sub-01" in name]
     assert len(shared) > 10
     assert {n: first[n] for n in shared} == {n: second[n] for n in shared}
 
 
-def test_table_of_the_users_is_used_at_every_site(tmp_path: Path) -> None:
+def test_table_of_the_users_is_scanned(tmp_path: Path) -> None:
     bval, bvec = tmp_path / "table.bval", tmp_path / "table.bvec"
-    gtab = draw_protocol(np.random.default_rng(0), kind="shell", n_directions=7, bvals=800)
+    drawn = draw_protocol(
+        np.random.default_rng(0), kind="multishell", n_directions=7, bvals=[800, 1800]
+    )
+    # b=0 as some scanners state it.
+    gtab = GradientTable(np.where(drawn.bvals > 0, drawn.bvals, 5.0), drawn.bvecs_ras)
     write_gradients(gtab, bval, bvec, affine=np.eye(4))
     read = read_protocol(bval, bvec)
     np.testing.assert_allclose(read.bvecs_ras, gtab.bvecs_ras, atol=1e-5)
     sites = draw_sites(0, 3, voxel_size_mm=3.0, n_directions=16, bval=1000.0, gtab=read)
     assert all(site.gtab is read for site in sites)
+    out = simulate_dataset(tmp_path / "ds", n_participants=1, seed=0, voxel_size_mm=6.0, gtab=read)
+    written = series(out, "01", "AP").gtab
+    np.testing.assert_allclose(written.bvals, gtab.bvals)
+    np.testing.assert_allclose(written.bvecs_ras, gtab.bvecs_ras, atol=1e-5)
 
 
 def test_table_without_b0_is_refused(tmp_path: Path) -> None:
@@ -185,6 +235,10 @@ def test_table_without_b0_is_refused(tmp_path: Path) -> None:
     axes = np.eye(3)[[0, 1, 2, 0, 1, 2]]
     write_gradients(GradientTable(np.full(6, 900.0), axes), bval, bvec, affine=np.eye(4))
     with pytest.raises(ConfigError, match="0 b=0 and 6 weighted"):
+        read_protocol(bval, bvec)
+    same = GradientTable([0.0] + [900.0] * 6, np.concatenate([np.zeros((1, 3)), axes]))
+    write_gradients(same, bval, bvec, affine=np.eye(4))
+    with pytest.raises(ConfigError, match="determine a tensor"):
         read_protocol(bval, bvec)
     with pytest.raises(GradientError, match=r"absent\.bval"):
         read_protocol(tmp_path / "absent.bval", bvec)
@@ -207,6 +261,7 @@ def test_validator_finds_no_error(dataset: Path) -> None:
     [
         ({"n_participants": 0}, "0 participants"),
         ({"n_sites": 0}, "0 sites"),
+        ({"n_sites": 2}, "2 sites"),
         ({"seed": -1}, "-1 as the seed"),
         ({"n_directions": 5}, "5 directions"),
         ({"voxel_size_mm": 0.5}, "0.5 mm"),
@@ -226,6 +281,19 @@ def test_folder_in_use_is_refused(tmp_path) -> None:
         simulate_dataset(tmp_path / "full", n_participants=1, seed=0)
     with pytest.raises(OutputError, match="in the way"):
         simulate_dataset(tmp_path / "full" / "file", n_participants=1, seed=0)
+
+
+def test_empty_folder_is_filled_and_kept_after_a_failure(tmp_path, monkeypatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr("dmri_fm.simulate.dataset._write_participant", lambda *_: 0.0)
+    simulate_dataset(tmp_path / "link", n_participants=1, seed=0)
+    assert (tmp_path / "real" / "dataset_description.json").is_file()
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr("dmri_fm.simulate.dataset._write_root", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        simulate_dataset(tmp_path / "other", n_participants=1, seed=0)
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path) -> None:
