@@ -43,7 +43,8 @@ from dmri_fm.models.predict import tensor_inputs
 from dmri_fm.models.qcg_dti import estimate_noise
 from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.preprocess.mask import brain_mask
-from dmri_fm.simulate import draw_batch
+from dmri_fm.simulate import draw_anatomy, draw_batch
+from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject
 from dmri_fm.volumes import Dwi
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -52,6 +53,9 @@ SCANNERS = {"prisma": "b 2500", "trio": "b 1000", "galan": "b 1500", "umr": "b 9
 #: As large as the thinnest slab allows, voxels.
 SHAPE = (32, 32, 16)
 PICTURE_SHAPE = (64, 64, 16)
+
+#: Scanners whose protocols the other generator shows in the picture.
+PICTURED_SCANS = ("trio", "galan")
 
 #: Patches with a smaller share of brain are not taken.
 FEWEST_BRAIN = 0.5
@@ -181,6 +185,17 @@ def simulate_patches(
         )
         patches += [patch for patch in drawn if brain_share(patch) >= FEWEST_BRAIN]
     return patches[:n]
+
+
+def simulate_scan(rng: np.random.Generator, scan: Dwi) -> Dwi:
+    """Scan a head as `dmri-fm simulate` does, with a scan's gradient table and voxel size."""
+    x, y, z = scan.voxel_size_mm.tolist()
+    subject = place_subject(
+        draw_anatomy(rng), Tissue(), voxel_size_mm=(x, y, z), rng=rng, field_peak_hz=65.0
+    )
+    # White matter has some 450 at b=0: an SNR of about 20.
+    data = acquire(subject, scan.gtab, Acquisition(sigma=22.0, ghost=0.005))
+    return Dwi.from_arrays(data, subject.affine, scan.gtab, mask=subject.fractions.mask)
 
 
 # Measurements.
@@ -538,6 +553,8 @@ def compare(dataset: Path, folder: Path, effort: Effort) -> list[str]:
         ("simulated", s, simulate_patches(rng, scan.gtab, 1, shape=PICTURE_SHAPE)[0])
         for s, scan in scans.items()
     ]
+    for s in PICTURED_SCANS:
+        pictured.append(("scanned by trxscan", s, centre_of_brain(simulate_scan(rng, scans[s]))))
     draw_rows([(row_title(*row), row[2]) for row in pictured], folder / "realism.png")
     return [*table_of_verdicts(verdicts), "", *table]
 

@@ -63,6 +63,8 @@ def _add_simulate(subparsers: Subparsers) -> None:
 def _run_simulate(options: argparse.Namespace) -> None:
     from dmri_fm.simulate import read_protocol, simulate_dataset
 
+    # A participant takes half a minute: say which one it is.
+    logging.getLogger("dmri_fm.simulate").setLevel(logging.INFO)
     print(
         simulate_dataset(
             options.out,
