@@ -3,6 +3,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from dipy.core.gradients import gradient_table
 from dipy.reconst.dti import TensorModel
 from scipy.spatial.transform import Rotation
@@ -10,7 +11,9 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.errors import ConfigError, GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.tensor import fit_tensor, select_shells
-from dmri_fm.simulate import SKARE_DIRECTIONS, draw_protocol, draw_sample
+from dmri_fm.simulate import SKARE_DIRECTIONS, draw_protocol
+from dmri_fm.simulate.heads import draw_heads
+from dmri_fm.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture
 from dmri_fm.volumes import Dwi
 
 #: dipy's order is Dxx, Dxy, Dyy, Dxz, Dyz, Dzz.
@@ -154,15 +157,29 @@ def test_tensor_is_in_the_scanner_frame_whatever_the_storage(tmp_path) -> None:
         np.testing.assert_allclose(np.abs(maps.v1[1, 1, 1] @ axis), 1.0, atol=1e-5)
 
 
-def test_true_tensor_of_the_simulator_is_the_fit_of_its_dense_noise_free_shell() -> None:
-    rng = np.random.default_rng(6)
-    gtab = draw_protocol(rng, kind="shell", n_directions=90, bvals=1200)
-    sample = draw_sample(rng, shape=(16, 16, 16), gtab=gtab, snr=1e5)
-    maps = fit_tensor(Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask))
-    difference = np.abs(maps.diffusivity - sample.truth_tensor)[sample.mask]
+def test_true_tensor_of_the_simulator_is_the_fit_of_its_noise_free_shell() -> None:
+    generator = torch.Generator().manual_seed(6)
+    affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
+    heads = draw_heads(generator, (16, 16, 16), affine[None], atlas_weight=torch.ones(1))
+    tissues = draw_tissues(generator, 1)
+    gtab = draw_protocol(np.random.default_rng(6), kind="shell", n_directions=90, bvals=1200)
+    signal = mixture(
+        heads,
+        tissues,
+        torch.tensor(gtab.bvals / 1000, dtype=torch.float32)[None],
+        torch.tensor(gtab.bvecs_ras, dtype=torch.float32)[None],
+    )
+    dense = torch.cat([torch.zeros(1, 3), dense_shell(torch.device("cpu"))])
+    bvals = torch.cat([torch.zeros(1), torch.full((len(dense) - 1,), 1.2)])
+    clean = mixture(heads, tissues, bvals[None], dense[None])
+    truth = 1e-3 * fit_shell(clean[:, 1:], clean[:, 0], torch.tensor([1.2]))[0].movedim(0, 3)
+    mask = heads.mask[0].numpy()
+    dwi = Dwi.from_arrays(signal[0].movedim(0, 3).numpy(), affine.numpy(), gtab, mask=mask)
+    difference = np.abs(fit_tensor(dwi).diffusivity - truth.numpy())[mask]
     # Two finite sets of directions see the fourth-order part of crossings a little differently.
+    assert mask.sum() > 2000
     assert np.quantile(difference, 0.99) < 3e-5
-    assert np.median(difference) < 3e-6
+    assert np.median(difference) < 5e-6
 
 
 def test_shell_selection() -> None:
