@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"dmri_fm": ROOT / "dmri_fm", "dmri_fm_workflows": ROOT / "workflows/dmri_fm_workflows"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-#: Imports that only the extra `train` brings; the modules that need them are the training ones.
-TRAINING = {"lightning"}
+#: Imports that only the extras `train` and `simulate` bring.
+OPTIONAL = {"lightning", "trxscan"}
 
 
 def modules() -> list[str]:
@@ -171,7 +171,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     missing = {
         name: sorted(where)
         for name, where in third_party_imports().items()
-        if name not in TRAINING and not declared & {canonicalize_name(h) for h in homes[name]}
+        if name not in OPTIONAL and not declared & {canonicalize_name(h) for h in homes[name]}
     }
     assert missing == {}
 
