@@ -94,6 +94,9 @@ def _add_training(
     )
     parser.add_argument("--weights-version", default=__version__, metavar="V")
     parser.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="processors or GPUs; default 1"
+    )
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the settings' number")
     parser.add_argument("--seed", type=int, metavar="S", help="in place of the settings' seed")
@@ -121,6 +124,7 @@ def _run_train(options: argparse.Namespace) -> None:
         read_training(QcgDtiTraining, options.config, optimisation=_changes(options)),
         options.folder,
         accelerator=options.accelerator,
+        devices=options.devices,
         weights=options.weights,
         version=options.weights_version,
     )
@@ -139,6 +143,7 @@ def _run_pretrain(options: argparse.Namespace) -> None:
         read_training(DropePretraining, options.config, optimisation=_changes(options)),
         options.folder,
         accelerator=options.accelerator,
+        devices=options.devices,
         weights=options.weights,
         version=options.weights_version,
     )

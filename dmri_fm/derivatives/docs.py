@@ -61,7 +61,7 @@ def outputs_page() -> str:
         for s in catalogue.spaces.values()
     ]
     shown = ""
-    for kind in (k for k in catalogue.kinds.values() if not k.is_reserved):
+    for kind in catalogue.kinds.values():
         section = _SECTIONS[kind.datatype]
         if section != shown:
             shown = section

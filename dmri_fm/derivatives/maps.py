@@ -72,8 +72,6 @@ class Kind:
         Keys of `references.yaml`.
     required
         Keys that its sidecar must hold.
-    is_reserved
-        Nothing writes it yet: the name is kept free, and documents leave it out.
     """
 
     name: str
@@ -91,7 +89,6 @@ class Kind:
     value_range: tuple[float, float] | None = None
     citations: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
-    is_reserved: bool = False
 
     @property
     def is_transform(self) -> bool:
@@ -161,7 +158,6 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
         citations=tuple(entry.get("citations", ())),
         required=tuple(entry.get("required", ())),
-        is_reserved=bool(entry.get("reserved", False)),
     )
 
 

@@ -127,11 +127,7 @@ def default_methods(models: Collection[str]) -> str:
 
 def _readme(source_name: str) -> str:
     catalogue = load_catalogue()
-    shown = [
-        k
-        for k in catalogue.kinds.values()
-        if k.datatype not in ("figures", "") and not k.is_reserved
-    ]
+    shown = [k for k in catalogue.kinds.values() if k.datatype not in ("figures", "")]
     lines = [
         f"# Diffusion MRI derivatives of {source_name}",
         "",

@@ -8,14 +8,15 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable, Shell
 from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
 
-__all__ = ["LARGEST_CONDITION", "SixDirections", "choose_six", "choose_spread"]
+__all__ = ["LARGEST_CONDITION", "SixDirections", "choose_six", "choose_spread", "skare_angle_deg"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ MOST_SUBSETS = 40_000
 
 #: Rotations of the ideal set that are tried.
 N_ROTATIONS = 4_000
+
+#: The most promising of them are refined when the angle to an ideal set is asked for.
+N_PROMISING = 20
 
 #: Axes closer than this are one direction measured again, degrees.
 SAME_AXIS_DEG = 2.0
@@ -47,11 +51,14 @@ class SixDirections:
         Of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
     bval
         Mean b-value, s/mm^2.
+    angle_deg
+        See :func:`skare_angle_deg`.
     """
 
     index: tuple[int, ...]
     condition_number: float
     bval: float
+    angle_deg: float
 
 
 def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
@@ -112,7 +119,8 @@ def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirect
     if not np.isfinite(conditions[best]):
         return None
     index = tuple(sorted(volumes[i] for i in subsets[best]))
-    return SixDirections(index, float(conditions[best]), shell.bval)
+    angle = skare_angle_deg(axes[subsets[best]])
+    return SixDirections(index, float(conditions[best]), shell.bval, angle)
 
 
 def _near_ideal(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
@@ -131,6 +139,45 @@ def _condition_numbers(g: NDArray[np.float64]) -> NDArray[np.float64]:
     singular = np.linalg.svd(design, compute_uv=False)
     usable = singular[:, -1] > 1e-6 * singular[:, 0]
     return np.where(usable, singular[:, 0] / np.where(usable, singular[:, -1], 1.0), np.inf)
+
+
+def skare_angle_deg(axes: ArrayLike) -> float:
+    """Return how far six axes are from the nearest turned ideal set of Skare et al.
+
+    Parameters
+    ----------
+    axes
+        Shape (6, 3), unit vectors; their order and signs do not matter.
+
+    Returns
+    -------
+    float
+        Mean angle between an axis and its place in the ideal set, degrees.
+
+    Examples
+    --------
+    >>> skare_angle_deg(-SKARE_DIRECTIONS[::-1]) < 1e-3
+    True
+    """
+    own = np.asarray(axes, dtype=np.float64)
+    turns = Rotation.random(N_ROTATIONS, random_state=0).as_matrix()
+    cosines = np.abs(np.einsum("rij,kj,ni->rkn", turns, SKARE_DIRECTIONS, own))
+    promising = np.argsort(-cosines.max(axis=2).sum(axis=1))[:N_PROMISING]
+    return min(_refined_angle_deg(own, turns[k]) for k in promising)
+
+
+def _refined_angle_deg(own: NDArray[np.float64], turn: NDArray[np.float64]) -> float:
+    """Pair axes with a turned ideal set, turn it to fit them, and so on until pairs stay."""
+    pairs = None
+    while True:
+        ideal = SKARE_DIRECTIONS @ turn.T
+        cosines = own @ ideal.T
+        rows, columns = linear_sum_assignment(-np.abs(cosines))
+        if pairs is not None and (columns == pairs).all():
+            return float(np.rad2deg(np.arccos(np.abs(cosines[rows, columns]).clip(0, 1))).mean())
+        pairs = columns
+        signs = np.sign(cosines[rows, columns])[:, None]
+        turn = Rotation.align_vectors(signs * own, SKARE_DIRECTIONS[columns])[0].as_matrix()
 
 
 def choose_spread(

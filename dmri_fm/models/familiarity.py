@@ -53,24 +53,25 @@ def fit_familiarity(reference: ArrayLike, held_out: ArrayLike) -> dict[str, Tens
         "quantiles": np.zeros(101),
     }
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)).float() for k, v in statistics.items()}
-    scores = np.array([score_features(row, tensors) for row in np.asarray(held_out)])
+    scores = score_features(held_out, tensors)
     tensors["quantiles"] = torch.from_numpy(np.percentile(scores, np.arange(101))).float()
     return tensors
 
 
-def score_features(features: ArrayLike, statistics: Mapping[str, Tensor]) -> float:
-    """Return the score of one scan's features (D,): about 1 for a scan like the reference."""
+def score_features(features: ArrayLike, statistics: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """Return scores (...) of features (..., D): about 1 where they are like the reference."""
     parts: dict[str, NDArray[np.float64]] = {
         k: v.detach().cpu().numpy().astype(np.float64) for k, v in statistics.items()
     }
     away = np.asarray(features, dtype=np.float64) - parts["mean"]
-    along = parts["components"] @ away
-    rest = max(0.0, float(away @ away - along @ along))
-    total = (along**2 / parts["variance"]).sum() + rest / float(parts["residual_variance"][0])
-    return float(np.sqrt(total / away.size))
+    along = away @ parts["components"].T
+    rest = np.maximum(0.0, (away**2).sum(axis=-1) - (along**2).sum(axis=-1))
+    total = (along**2 / parts["variance"]).sum(axis=-1) + rest / parts["residual_variance"][0]
+    scores: NDArray[np.float64] = np.sqrt(total / away.shape[-1])
+    return scores
 
 
-def percentile_of(score: float, statistics: Mapping[str, Tensor]) -> float:
-    """Return the share of held-out scans, in percent, with a lower score."""
+def percentile_of(scores: ArrayLike, statistics: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """Return the share of held-out scans, in percent, with lower scores than each of these."""
     quantiles = statistics["quantiles"].detach().cpu().numpy().astype(np.float64)
-    return float(np.interp(score, quantiles, np.arange(101)))
+    return np.asarray(np.interp(np.asarray(scores), quantiles, np.arange(101)))

@@ -142,6 +142,9 @@ class TensorMaps:
         Shape (X, Y, Z), float32, scanner units: signal without weighting; None if unknown.
     std
         Standard deviation of a map, by the map's name; None if not estimated.
+    unfamiliarity
+        Shape (X, Y, Z), float32: how unlike a network's training data the surroundings of a
+        voxel are, as the percentile of such data; None if not estimated.
     metadata
         How the maps were made.
     """
@@ -157,6 +160,7 @@ class TensorMaps:
     model: str
     s0: NDArray[np.float32] | None = None
     std: dict[str, NDArray[np.float32]] | None = None
+    unfamiliarity: NDArray[np.float32] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -183,6 +187,7 @@ class TensorMaps:
         model: str,
         s0: ArrayLike | None = None,
         std: Mapping[str, NDArray[np.float32]] | None = None,
+        unfamiliarity: NDArray[np.float32] | None = None,
         metadata: Mapping[str, Any] | None = None,
         min_diffusivity: float = 0.0,
     ) -> TensorMaps:
@@ -198,7 +203,7 @@ class TensorMaps:
             Shape (4, 4), voxel to RAS+ mm.
         model
             `"tensor"` or `"qcgdti"`.
-        s0, std, metadata
+        s0, std, unfamiliarity, metadata
             See the class.
         min_diffusivity
             Eigenvalues below this are raised to it before the scalars are computed, mm^2/s.
@@ -243,7 +248,8 @@ class TensorMaps:
             affine=np.array(affine, dtype=np.float64),
             model=model,
             s0=None if s0 is None else place(np.nan_to_num(np.asarray(s0)[inside])),
-            std=None if std is None else dict(std),
+            std=None if std is None else {name: place(d[inside]) for name, d in std.items()},
+            unfamiliarity=None if unfamiliarity is None else place(unfamiliarity[inside]),
             metadata=dict(metadata or {}),
         )
 
@@ -286,6 +292,10 @@ class TensorMaps:
         }
         for label, array in (self.std or {}).items():
             paths[f"{label}_std"] = save_image(array, self.affine, path(label, "_desc-std"))
+        if self.unfamiliarity is not None:
+            paths["unfamiliarity"] = save_image(
+                self.unfamiliarity, self.affine, path("unfamiliarity")
+            )
         sidecar = {
             "Units": "mm^2/s",
             "TensorElements": list(TENSOR_ELEMENTS),

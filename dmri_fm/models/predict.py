@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,67 +15,41 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmri_fm.errors import ConfigError, GradientError, ImageError, WeightsError
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradients import rotation_part
 from dmri_fm.models.directions import choose_six, choose_spread
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import percentile_of, score_features
 from dmri_fm.models.maps import TensorMaps
-from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig, estimate_noise
+from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.registry import find_model
 from dmri_fm.models.scan_features import ScanFeatures
+from dmri_fm.models.tensor_inputs import (
+    TensorInputs,
+    tensor_inputs,
+    turn_tensors,
+)
+from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner
 from dmri_fm.models.tokens import feature_grid, patch_centres, tokenise
 from dmri_fm.models.weights import Weights, load_weights
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.volumes import Dwi
 
-__all__ = ["ScanFeatures", "extract_features", "feature_grid", "predict_tensor", "tensor_inputs"]
+__all__ = ["ScanFeatures", "extract_features", "feature_grid", "predict_tensor"]
 
 logger = logging.getLogger(__name__)
 
 #: The tensor network runs on blocks of this side, voxels, of which the inner part is kept.
-BLOCK_VOXELS = 96
+BLOCK_VOXELS = 128
 
 #: Border of a block that is computed and thrown away, voxels.
-MARGIN_VOXELS = 16
+MARGIN_VOXELS = 24
+
+#: Nine in ten of a normal variable lie within this many standard deviations.
+NORMAL_90 = 1.6449
 
 #: Without a mask, voxels whose b=0 signal is above this share of its 98th percentile count.
 SIGNAL_SHARE = 0.1
-
-
-def tensor_inputs(
-    data: NDArray[np.float32], gtab: GradientTable, mask: NDArray[np.bool_]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turn volumes into what a QCG-DTI network reads, a batch of one.
-
-    Parameters
-    ----------
-    data
-        Shape (X, Y, Z, N): b=0 volumes, which are averaged, and weighted ones.
-    gtab
-        Their gradient table.
-    mask
-        Shape (X, Y, Z): the brain.
-
-    Returns
-    -------
-    s0, ratios, q, mask : Tensor
-        Shapes (1, 1, X, Y, Z), (1, M, X, Y, Z), (1, M, 4) and (1, 1, X, Y, Z), see
-        :meth:`dmri_fm.models.qcg_dti.QcgDti.forward`. Voxels without b=0 signal leave the mask.
-    """
-    is_b0 = gtab.is_b0
-    b0 = data[..., is_b0].mean(axis=3)
-    inside = mask & (b0 > 0)
-    weighted = np.where(inside[..., None], data[..., ~is_b0], 0.0)
-    ratios = weighted / np.where(inside, b0, 1.0)[..., None]
-    scale = float(b0[inside].mean()) if inside.any() else 1.0
-    q = np.concatenate([gtab.bvecs_ras, gtab.bvals[:, None] / 1000.0], axis=1)[~is_b0]
-    return (
-        torch.from_numpy((b0 / scale * inside).astype(np.float32))[None, None],
-        torch.from_numpy(np.moveaxis(ratios, 3, 0).astype(np.float32))[None],
-        torch.from_numpy(q.astype(np.float32))[None],
-        torch.from_numpy(inside.astype(np.float32))[None, None],
-    )
 
 
 def predict_tensor(
@@ -90,7 +64,7 @@ def predict_tensor(
     """Estimate diffusion tensors from the b=0 mean and six directions of one shell.
 
     The six are those of lowest condition number, of the shell nearest to b = 1000 that has a
-    set below 3. The weights are experimental: see the model card, and compare with
+    set below 3. Where the network is worth using says its model card; compare with
     :func:`dmri_fm.fit_tensor`.
 
     Parameters
@@ -124,27 +98,27 @@ def predict_tensor(
     ConfigError, WeightsError
         If the model is unknown or no tensor network, or its weights cannot be used.
     """
-    if not isinstance(find_model(model)[0], QcgDtiConfig):
+    if not isinstance(find_model(model)[0], (QcgDtiConfig, RefinerConfig)):
         raise ConfigError(f"model {model!r} estimates no tensor", expected="qcg-dti")
     loaded = load_weights(model if weights is None else weights, model=model, device=device)
-    assert isinstance(loaded.model, QcgDti)
+    assert isinstance(loaded.model, (QcgDti, TensorRefiner))
     six = choose_six(dwi.gtab, seed=seed)
     dwi.mean_b0()
     b0_volumes = np.flatnonzero(dwi.gtab.is_b0)
     volumes = np.concatenate([b0_volumes, six.index])
     inside = _brain(dwi, mask)
-    s0, ratios, q, network_mask = tensor_inputs(
-        dwi.data[..., volumes], dwi.gtab.select(volumes), inside
-    )
+    inputs = tensor_inputs(dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine)
     with torch.inference_mode():
-        noise = estimate_noise(ratios * s0, network_mask)
-        tensor = _run_in_blocks(loaded.model, s0, ratios, q, network_mask, noise, device)
-    logger.debug("tensor network on %d voxels, noise %.3f", int(inside.sum()), float(noise))
+        images = _run_in_blocks(loaded.model, inputs, loaded.statistics, device)
+    tensor = turn_tensors(images[:6], rotation_part(dwi.affine))
+    has_more = len(images) > 6
     return TensorMaps.from_tensor(
         np.moveaxis(tensor.numpy(), 0, 3).astype(np.float64) * 1e-3,
         inside,
         affine=dwi.affine,
         model="qcgdti",
+        std=_deviations(images[6:8], loaded.statistics) if has_more else None,
+        unfamiliarity=images[8].numpy() if has_more else None,
         metadata={
             "Name": loaded.name,
             "Version": loaded.version,
@@ -157,9 +131,11 @@ def predict_tensor(
             "Precision": "float32",
             "Volumes": [int(i) for i in six.index],
             "B0Volumes": [int(i) for i in b0_volumes],
+            "UsesAllDirections": dwi.gtab.count_directions() == len(six.index),
             "BValue": round(six.bval),
             "ConditionNumber": round(six.condition_number, 3),
-            "NoiseOverMeanB0": round(float(noise), 4),
+            "AngleToSkare": round(six.angle_deg, 1),
+            "NoiseOverMeanB0": round(float(inputs.noise), 4),
             "Seed": seed,
         },
     )
@@ -189,34 +165,59 @@ def _spans(size: int, stride: int) -> Iterator[tuple[slice, slice, slice]]:
         yield slice(low, high), slice(start, stop), slice(start - low, stop - low)
 
 
+def _deviations(width: Tensor, statistics: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    """Return standard deviations of FA and MD (mm^2/s) from half-widths (2, X, Y, Z)."""
+    calibrated = width * statistics["width_factor"][:, None, None, None] / NORMAL_90
+    fa, md = calibrated.numpy()
+    return {"fa": fa, "md": np.float32(1e-3) * md}
+
+
 def _run_in_blocks(
-    network: QcgDti,
-    s0: Tensor,
-    ratios: Tensor,
-    q: Tensor,
-    mask: Tensor,
-    noise: Tensor,
+    network: QcgDti | TensorRefiner,
+    inputs: TensorInputs,
+    statistics: Mapping[str, Tensor],
     device: str,
 ) -> Tensor:
-    """Return (6, X, Y, Z), um^2/ms; blocks overlap, and empty ones are skipped."""
+    """Return the images of :func:`_run_block` for a scan; blocks overlap, empty ones are skipped."""
     stride = network.config.stride
-    shape = mask.shape[2:]
-    out = torch.zeros(6, *shape)
+    mask = inputs.mask
     where = torch.nonzero(mask[0, 0])
     first = (where.amin(dim=0) // stride * stride).tolist()
     sizes = [int(n) - f for n, f in zip(where.amax(dim=0) + 1, first, strict=True)]
     box: tuple[Any, ...] = (..., *(slice(f, f + n) for f, n in zip(first, sizes, strict=True)))
-    s0, ratios, mask = s0[box], ratios[box], mask[box]
+    cropped = inputs.map_images(lambda t: t[box])
+    whole: Tensor | None = None
     for spans in product(*(list(_spans(n, stride)) for n in sizes)):
         block, kept, inner = ((..., *part) for part in zip(*spans, strict=True))
-        if not mask[kept].any():
+        if not cropped.mask[kept].any():
             continue
         padding = [p for s in reversed(spans) for p in (0, -(s[0].stop - s[0].start) % stride)]
-        parts = (functional.pad(t[block], padding).to(device) for t in (s0, ratios, mask))
-        block_s0, block_ratios, block_mask = parts
-        estimate = network(block_s0, block_ratios, q.to(device), block_mask, noise.to(device))
-        out[box][kept] = estimate[0][inner].cpu()
-    return out
+        part = cropped.map_images(lambda t: functional.pad(t[block], padding))  # noqa: B023
+        images = _run_block(network, part.to(device), statistics).cpu()
+        if whole is None:
+            whole = torch.zeros(len(images), *mask.shape[2:])
+        whole[box][kept] = images[inner]
+    assert whole is not None
+    return whole
+
+
+def _run_block(
+    network: QcgDti | TensorRefiner, inputs: TensorInputs, statistics: Mapping[str, Tensor]
+) -> Tensor:
+    """Return images (C, X, Y, Z) of a batch of one.
+
+    The tensor's six elements; if the network and its statistics give them, the half-widths of
+    FA and of MD, and how unlike the training data the surroundings are (percentile).
+    """
+    estimate = network(inputs)
+    images = [estimate.tensor[0]]
+    if estimate.width is not None and "width_factor" in statistics:
+        assert estimate.code is not None
+        scores = score_features(estimate.code[0].movedim(0, 3).cpu().numpy(), statistics)
+        coarse = torch.from_numpy(percentile_of(scores, statistics)).to(inputs.mask)
+        fine = functional.interpolate(coarse[None, None], size=tuple(inputs.mask.shape[2:]))
+        images += [estimate.width[0], fine[0] * inputs.mask[0]]
+    return torch.cat(images)
 
 
 def extract_features(
@@ -340,8 +341,8 @@ def _collect(
     features = cls.numpy().astype(np.float32)
     score, percentile = float("nan"), float("nan")
     if loaded.statistics:
-        score = score_features(features, loaded.statistics)
-        percentile = percentile_of(score, loaded.statistics)
+        score = float(score_features(features, loaded.statistics))
+        percentile = float(percentile_of(score, loaded.statistics))
     return ScanFeatures(
         cls=features,
         tokens=tokens,

@@ -1,23 +1,20 @@
-"""Q-space coordinate guided diffusion tensor estimation from few directions.
+"""The published QCG-DTI network: q-space coordinate guided tensor estimation.
 
 Each diffusion-weighted image, together with the b=0 image, passes one shared encoder; its
 features are scaled and shifted by numbers computed from its q-space coordinate (QCF), the images
 are fused at every level, and a decoder estimates the six tensor elements.
 
-Method: Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766.
-
-Two configurations: :data:`PAPER` follows the publication (20M parameters; widths worked out from
-its table of costs); :data:`SMALL`, the default of this project, has the same blocks, narrower, and
-
-- estimates what has to be added to the tensor that least squares finds in the same images,
-- fuses images by mean and maximum, so that any number from six on works and order cannot matter,
-- encodes a direction by g g^T, so that g and -g are the same,
-- pools nothing over the block, so that its size does not matter beyond the receptive field.
+Method: Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766. The widths were worked out from
+its table of costs. Differences, without which training diverged: the scale of QCF is 1 + alpha,
+residual branches start small, and QCF pools over the brain in place of the whole block. Input and
+output are in units (see :mod:`~dmri_fm.models.tensor_inputs`), not standardised by a data set's
+statistics. :data:`PAPER` is the whole network, :data:`ABLATIONS` a small one and what is left of
+it when a part is taken away.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -25,18 +22,10 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmri_fm.models.layers import conv3d, dyadic_code
+from dmri_fm.models.layers import conv3d
+from dmri_fm.models.tensor_inputs import RATIO_RANGE, TensorEstimate, TensorInputs
 
-__all__ = ["PAPER", "SMALL", "QcgDti", "QcgDtiConfig", "estimate_noise", "fit_least_squares"]
-
-#: Ratios S/S0 are clipped to this range before a logarithm is taken.
-RATIO_RANGE = (0.01, 1.5)
-
-#: Elements of the least-squares tensor are clipped to plus and minus this, um^2/ms.
-LARGEST_ELEMENT = 6.0
-
-#: The median absolute deviation of a normal variable times this is its standard deviation.
-MAD_TO_SIGMA = 1.4826
+__all__ = ["ABLATIONS", "PAPER", "QcgDti", "QcgDtiConfig"]
 
 
 @dataclass(frozen=True)
@@ -47,18 +36,15 @@ class QcgDtiConfig:
     ----------
     widths
         Channels of the encoder's levels, finest first; each level halves the grid.
-    wide_kernel, wide_dilation
-        The second branch of a block beside the 3^3 one: 5^3, or a 3^3 of dilation 2, which
-        spans as much with a fifth of the weights.
     n_items
-        Number of images where they are fused by concatenation; None: any number, fused by mean
-        and maximum.
-    is_dyadic
-        Code of a direction: g g^T in place of g.
-    is_pooled
-        Whether QCF sees the mean of an image's features over the brain.
-    is_residual
-        Whether the network adds to the least-squares tensor, and sees it.
+        Number of weighted images.
+    is_shared
+        Whether each image passes the encoder with its own q-space coordinate (the paper's
+        feature consistency strategy), or all of them at once, on channels, with all coordinates.
+    has_qcf
+        Whether features are scaled and shifted by q-space coordinates.
+    is_multiscale
+        Blocks of two kernel sizes (MRD), or plain residual blocks of about as many parameters.
     qcf_hidden
         Width of the hidden layers of QCF.
     branch_scale
@@ -66,12 +52,10 @@ class QcgDtiConfig:
     """
 
     widths: tuple[int, ...]
-    wide_kernel: int = 5
-    wide_dilation: int = 1
-    n_items: int | None = 6
-    is_dyadic: bool = False
-    is_pooled: bool = True
-    is_residual: bool = False
+    n_items: int = 6
+    is_shared: bool = True
+    has_qcf: bool = True
+    is_multiscale: bool = True
     qcf_hidden: int = 64
     branch_scale: float = 0.1
 
@@ -84,85 +68,28 @@ class QcgDtiConfig:
 #: The published network. Ships without weights.
 PAPER = QcgDtiConfig(widths=(16, 32, 64, 128))
 
-#: The small network whose weights ship with the package.
-SMALL = QcgDtiConfig(
-    widths=(8, 16, 24),
-    wide_kernel=3,
-    wide_dilation=2,
-    n_items=None,
-    is_dyadic=True,
-    is_pooled=False,
-    is_residual=True,
-    qcf_hidden=32,
-)
+_SMALL = QcgDtiConfig(widths=(8, 16, 32))
 
-
-def fit_least_squares(ratios: Tensor, q: Tensor) -> Tensor:
-    """Fit tensors to ln(S/S0) by ordinary least squares.
-
-    Parameters
-    ----------
-    ratios
-        Shape (B, N, X, Y, Z): S/S0, clipped to :data:`RATIO_RANGE`.
-    q
-        Shape (B, N, 4): unit g in the frame of the result, and b in ms/um^2.
-
-    Returns
-    -------
-    Tensor
-        Shape (B, 6, X, Y, Z), um^2/ms, order xx, xy, xz, yy, yz, zz, clipped to
-        plus and minus :data:`LARGEST_ELEMENT`.
-    """
-    x, y, z, b = q.to(torch.float64).unbind(-1)
-    design = torch.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], dim=-1)
-    inverse = torch.linalg.pinv(design * b[..., None]).to(ratios.dtype)
-    attenuation = -ratios.clamp(*RATIO_RANGE).log()
-    tensor = torch.einsum("bin,bnxyz->bixyz", inverse, attenuation)
-    return tensor.clamp(-LARGEST_ELEMENT, LARGEST_ELEMENT)
-
-
-def estimate_noise(images: Tensor, mask: Tensor) -> Tensor:
-    """Estimate the noise of each block from the finest diagonal detail of its images.
-
-    Parameters
-    ----------
-    images
-        Shape (B, N, X, Y, Z).
-    mask
-        Shape (B, 1, X, Y, Z), 1 inside the brain.
-
-    Returns
-    -------
-    Tensor
-        Shape (B,): standard deviation in the units of `images`; 0 where no 2^3 cube lies inside
-        the mask. Interpolated images look less noisy than they are.
-    """
-    kernel = torch.tensor([1.0, -1.0], dtype=images.dtype, device=images.device)
-    cube = torch.einsum("i,j,k->ijk", kernel, kernel, kernel)[None, None] / 8.0**0.5
-    n_images = images.shape[1]
-    flat = rearrange(images, "b n x y z -> (b n) 1 x y z")
-    detail = rearrange(functional.conv3d(flat, cube), "(b n) 1 x y z -> b n x y z", n=n_images)
-    inside = functional.conv3d(mask.to(images.dtype), cube.abs() * 8.0**0.5) > 7.5
-    sigmas = []
-    for values, where in zip(detail, inside, strict=True):
-        kept = values[:, where[0]].abs()
-        sigmas.append(MAD_TO_SIGMA * kept.median() if kept.numel() else kept.sum())
-    return torch.stack(sigmas)
+#: Rows of the paper's table of ablations, as small networks.
+ABLATIONS = {
+    "whole": _SMALL,
+    "no-qcf": replace(_SMALL, has_qcf=False),
+    "no-strategy": replace(_SMALL, is_shared=False),
+    "no-mrd": replace(_SMALL, is_multiscale=False),
+    "baseline": replace(_SMALL, is_shared=False, has_qcf=False),
+}
 
 
 class MrBlock(nn.Module):
     """Two branches of different span, joined, fused, and added to the input."""
 
-    def __init__(self, channels: int, config: QcgDtiConfig) -> None:
+    def __init__(self, channels: int, branch_scale: float) -> None:
         super().__init__()
         self.narrow = conv3d(channels, channels, 3)
-        self.wide = conv3d(channels, channels, config.wide_kernel, dilation=config.wide_dilation)
+        self.wide = conv3d(channels, channels, 5)
         self.reduce = conv3d(2 * channels, channels, 1)
         self.fuse = conv3d(channels, channels, 3)
-        with torch.no_grad():
-            self.fuse.weight *= config.branch_scale
-            assert self.fuse.bias is not None
-            self.fuse.bias.zero_()
+        _quieten(self.fuse, branch_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channel, X, Y, Z) to the same."""
@@ -171,12 +98,35 @@ class MrBlock(nn.Module):
         return out
 
 
+class ResidualBlock(nn.Module):
+    """x + convolution(ReLU(convolution(x)))."""
+
+    def __init__(self, channels: int, branch_scale: float) -> None:
+        super().__init__()
+        self.first = conv3d(channels, channels, 3)
+        self.second = conv3d(channels, channels, 3)
+        _quieten(self.second, branch_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channel, X, Y, Z) to the same."""
+        out: Tensor = x + self.second(self.first(x).relu())
+        return out
+
+
+def _quieten(last: nn.Conv3d, scale: float) -> None:
+    with torch.no_grad():
+        last.weight *= scale
+        assert last.bias is not None
+        last.bias.zero_()
+
+
 class MrdBlock(nn.Module):
-    """x + MR(MR(x))."""
+    """x + MR(MR(x)); or seven plain residual blocks, 4 % more parameters, in place of MR(MR)."""
 
     def __init__(self, channels: int, config: QcgDtiConfig) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(MrBlock(channels, config), MrBlock(channels, config))
+        kind, n = (MrBlock, 2) if config.is_multiscale else (ResidualBlock, 7)
+        self.blocks = nn.Sequential(*(kind(channels, config.branch_scale) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channel, X, Y, Z) to the same."""
@@ -185,134 +135,83 @@ class MrdBlock(nn.Module):
 
 
 class Qcf(nn.Module):
-    """Scale and shift features by numbers computed from the q-space coordinate.
+    """Scale and shift features by numbers computed from their mean and the q-space coordinate.
 
-    Starts as the identity: the scale is 1 + alpha, and alpha and beta start at zero.
+    Starts as the identity: the scale is 1 + alpha, and alpha and beta start near zero.
     """
 
-    def __init__(self, channels: int, config: QcgDtiConfig) -> None:
+    def __init__(self, channels: int, n_coordinates: int, hidden: int) -> None:
         super().__init__()
-        hidden = config.qcf_hidden
-        self.is_dyadic = config.is_dyadic
-        self.pool = (
-            nn.Sequential(nn.Linear(channels, hidden), nn.ReLU()) if config.is_pooled else None
-        )
-        n_inputs = (7 if config.is_dyadic else 4) + (hidden if config.is_pooled else 0)
-        self.mlp = nn.Sequential(
-            nn.Linear(n_inputs, hidden), nn.ReLU(), nn.Linear(hidden, 2 * channels)
-        )
-        last = self.mlp[-1]
-        assert isinstance(last, nn.Linear)
+        self.pool = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU())
+        last = nn.Linear(hidden, 2 * channels)
         nn.init.normal_(last.weight, std=1e-2)
         nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Linear(hidden + n_coordinates, hidden), nn.ReLU(), last)
 
     def forward(self, features: Tensor, q: Tensor, mask: Tensor) -> Tensor:
-        """Modulate (item, channel, X, Y, Z) by q (item, 4); mask (item, 1, X, Y, Z)."""
-        code = torch.cat([dyadic_code(q[:, :3]), q[:, 3:]], dim=1) if self.is_dyadic else q
-        if self.pool is not None:
-            total = reduce(features * mask, "i c x y z -> i c", "sum")
-            count = reduce(mask, "i 1 x y z -> i 1", "sum").clamp(min=1.0)
-            code = torch.cat([self.pool(total / count), code], dim=1)
+        """Modulate (item, channel, X, Y, Z) by q (item, coordinate); mask (item, 1, X, Y, Z)."""
+        total = reduce(features * mask, "i c x y z -> i c", "sum")
+        count = reduce(mask, "i 1 x y z -> i 1", "sum").clamp(min=1.0)
+        code = torch.cat([self.pool(total / count), q], dim=1)
         alpha, beta = rearrange(self.mlp(code), "i (two c) -> two i c 1 1 1", two=2)
         guided: Tensor = (1.0 + alpha) * features + beta
         return guided
 
 
 class QcgDti(nn.Module):
-    """Network: one b=0 image and N weighted images to a tensor image."""
-
-    #: s0, noise / s0, and the six least-squares elements, which the residual network sees.
-    N_CONTEXT = 8
+    """Network: :class:`TensorInputs` of exactly `n_items` images to :class:`TensorEstimate`."""
 
     def __init__(self, config: QcgDtiConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.widths
-        context = self.N_CONTEXT if config.is_residual else 0
-        fused = (config.n_items or 2, context)
-        self.stem = conv3d(2, widths[0], 3)
+        widths, n = config.widths, config.n_items
+        self.stem = conv3d(2 if config.is_shared else 1 + n, widths[0], 3)
         self.encoder = nn.ModuleList(MrdBlock(c, config) for c in widths)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 4, 2, 1) for a, b in pairwise(widths))
-        self.qcf = nn.ModuleList(Qcf(c, config) for c in widths)
-        self.fusion = nn.ModuleList(conv3d(fused[0] * c + fused[1], c, 3) for c in widths)
+        self.qcf = nn.ModuleList(
+            Qcf(c, 4 if config.is_shared else 4 * n, config.qcf_hidden)
+            for c in (widths if config.has_qcf else ())
+        )
+        n_fused = n if config.is_shared else 1
+        self.fusion = nn.ModuleList(conv3d(n_fused * c, c, 3) for c in widths)
         below = [*(2 * c for c in widths[1:-1]), widths[-1]]
         self.up = nn.ModuleList(conv3d(b, c, 3) for b, c in zip(below, widths[:-1], strict=True))
         self.decoder = nn.ModuleList(MrdBlock(2 * c, config) for c in widths[:-1])
         self.head = conv3d(2 * widths[0], 6, 3)
-        if config.is_residual:
-            nn.init.normal_(self.head.weight, std=1e-3)
-            assert self.head.bias is not None
-            nn.init.zeros_(self.head.bias)
 
-    def forward(
-        self, s0: Tensor, ratios: Tensor, q: Tensor, mask: Tensor, noise: Tensor | None = None
-    ) -> Tensor:
-        """Estimate tensors.
+    def forward(self, inputs: TensorInputs) -> TensorEstimate:
+        """Estimate tensors; sides of the images are multiples of `config.stride`.
 
-        Parameters
-        ----------
-        s0
-            Shape (B, 1, X, Y, Z): b=0 image over its mean within the brain. Sides are multiples
-            of `config.stride`.
-        ratios
-            Shape (B, N, X, Y, Z): weighted images over the b=0 image, voxel by voxel.
-        q
-            Shape (B, N, 4): unit b-vectors in the frame of the result (RAS), b in ms/um^2.
-        mask
-            Shape (B, 1, X, Y, Z): 1 inside the brain, 0 outside, float.
-        noise
-            Shape (B,): standard deviation of the weighted images in units of `s0`; estimated
-            from the block if None. Blocks of one scan should be given that scan's value.
-
-        Returns
-        -------
-        Tensor
-            Shape (B, 6, X, Y, Z), um^2/ms, order xx, xy, xz, yy, yz, zz; zero outside the mask.
+        Raises
+        ------
+        ValueError
+            If the number of images is not `config.n_items`.
         """
-        config = self.config
-        n_images = ratios.shape[1]
-        s0, ratios = s0 * mask, ratios.clamp(0.0, RATIO_RANGE[1]) * mask
-        weighted = ratios if config.is_residual else ratios * s0
-        items = torch.stack([repeat(s0, "b 1 x y z -> b n x y z", n=n_images), weighted], dim=2)
-        x = self.stem(rearrange(items, "b n c x y z -> (b n) c x y z"))
-        item_q = rearrange(q, "b n c -> (b n) c")
-        least_squares, context = None, None
-        if config.is_residual:
-            if noise is None:
-                noise = estimate_noise(ratios * s0, mask)
-            least_squares = fit_least_squares(ratios, q) * mask
-            relative = (noise[:, None, None, None, None] / s0.clamp(min=0.05)).clamp(max=1.0)
-            context = torch.cat([s0, relative * mask, least_squares], dim=1)
+        mask, n = inputs.mask, inputs.ratios.shape[1]
+        if n != self.config.n_items:
+            raise ValueError(f"{n} images, but this network fuses {self.config.n_items}")
+        weighted = inputs.ratios.clamp(0.0, RATIO_RANGE[1]) * inputs.s0 * mask
+        s0 = inputs.s0 * mask
+        if self.config.is_shared:
+            pairs = torch.stack([repeat(s0, "b 1 x y z -> b n x y z", n=n), weighted], dim=2)
+            x = rearrange(pairs, "b n c x y z -> (b n) c x y z")
+            q = rearrange(inputs.q, "b n c -> (b n) c")
+            item_mask = repeat(mask, "b 1 x y z -> (b n) 1 x y z", n=n)
+        else:
+            x, item_mask = torch.cat([s0, weighted], dim=1), mask
+            q = rearrange(inputs.q, "b n c -> b (n c)")
+        x = self.stem(x)
         skips: list[Tensor] = []
-        level_mask = mask
         for level, block in enumerate(self.encoder):
             if level:
                 x = self.down[level - 1](x)
-                level_mask = functional.avg_pool3d(level_mask, 2)
-                context = None if context is None else functional.avg_pool3d(context, 2)
+                item_mask = functional.avg_pool3d(item_mask, 2)
             x = block(x)
-            item_mask = repeat(level_mask, "b 1 x y z -> (b n) 1 x y z", n=n_images)
-            guided = rearrange(
-                self.qcf[level](x, item_q, item_mask), "(b n) c x y z -> b n c x y z", n=n_images
-            )
-            skips.append(self.fusion[level](self._join(guided, context)))
+            guided = self.qcf[level](x, q, item_mask) if self.config.has_qcf else x
+            joined = rearrange(guided, "(b n) c x y z -> b (n c) x y z", b=mask.shape[0])
+            skips.append(self.fusion[level](joined))
         x = skips[-1]
         for level in reversed(range(len(self.decoder))):
             up = functional.interpolate(x, scale_factor=2, mode="nearest")
             x = self.decoder[level](torch.cat([self.up[level](up), skips[level]], dim=1))
-        out: Tensor = self.head(x)
-        if least_squares is not None:
-            out = out + least_squares
-        return out * mask
-
-    def _join(self, guided: Tensor, context: Tensor | None) -> Tensor:
-        """Join the images' features, (B, N, C, X, Y, Z), into (B, C', X, Y, Z)."""
-        if self.config.n_items is None:
-            parts = [guided.mean(dim=1), guided.amax(dim=1)]
-        else:
-            if guided.shape[1] != self.config.n_items:
-                raise ValueError(
-                    f"{guided.shape[1]} images, but this network fuses {self.config.n_items}"
-                )
-            parts = [rearrange(guided, "b n c x y z -> b (n c) x y z")]
-        return torch.cat(parts if context is None else [*parts, context], dim=1)
+        return TensorEstimate(self.head(x) * mask)

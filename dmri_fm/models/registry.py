@@ -5,18 +5,20 @@ from __future__ import annotations
 from torch import nn
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.models import drope, qcg_dti
+from dmri_fm.models import drope, qcg_dti, tensor_refiner
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
+from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner
 
 __all__ = ["MODELS", "Config", "find_model"]
 
-Config = QcgDtiConfig | DropeConfig
+Config = QcgDtiConfig | RefinerConfig | DropeConfig
 
 #: Name to default configuration and class. Weights ship for `qcg-dti` and `drope`.
 MODELS: dict[str, tuple[Config, type[nn.Module]]] = {
-    "qcg-dti": (qcg_dti.SMALL, QcgDti),
+    "qcg-dti": (tensor_refiner.DEFAULT, TensorRefiner),
     "qcg-dti-paper": (qcg_dti.PAPER, QcgDti),
+    **{f"qcg-dti-ablation-{n}": (c, QcgDti) for n, c in qcg_dti.ABLATIONS.items()},
     "drope": (drope.SMALL, Drope),
     "drope-paper": (drope.PAPER, Drope),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.stats import chi2
 
 from dmri_fm.errors import GradientError, ImageError
@@ -21,6 +21,7 @@ __all__ = [
     "measure_cnr",
     "measure_snr_b0",
     "neighbour_correlation",
+    "network_measures",
 ]
 
 #: A slice is bad if its signal is below its shell's by this many robust deviations ...
@@ -37,6 +38,12 @@ CNR_FREEDOM = 2
 
 #: Voxels of background needed to take the noise from it.
 BACKGROUND_VOXELS = 500
+
+#: What is left of the difference of two maps after smoothing by this is a bias, mm.
+BIAS_SIGMA_MM = 8.0
+
+#: Surroundings beyond this percentile of the training data are unfamiliar.
+UNFAMILIAR_PERCENTILE = 99.0
 
 #: Description and unit of each column of the table of image quality; `cnr_b*` has the shell's
 #: b-value in place of the asterisk.
@@ -72,6 +79,22 @@ QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     },
     "negative_diffusivity_fraction": {
         "Description": "Share of brain voxels whose tensor has a negative eigenvalue, 0 to 1"
+    },
+    "qcgdti_fa_out_of_range_fraction": {
+        "Description": "Share of brain voxels whose FA by the network, before clipping, is above "
+        "1, 0 to 1"
+    },
+    "qcgdti_negative_diffusivity_fraction": {
+        "Description": "Share of brain voxels whose tensor by the network has a negative "
+        "eigenvalue, 0 to 1"
+    },
+    "qcgdti_md_bias": {
+        "Description": "Smooth part of the difference of mean diffusivity between network and "
+        "fit, over the fit's: 99th percentile of the absolute value over the brain"
+    },
+    "qcgdti_unfamiliar_fraction": {
+        "Description": "Share of brain voxels whose surroundings are less like the network's "
+        "training data than 99 in 100 of such data, 0 to 1"
     },
     "mask_volume_ml": {"Description": "Volume of the brain mask", "Units": "ml"},
     "registration_dice": {
@@ -281,6 +304,59 @@ def _tensor_measures(tensor: NDArray[Any]) -> dict[str, float]:
     }
 
 
+def network_measures(
+    network: NDArray[Any],
+    fitted: NDArray[Any] | None,
+    *,
+    mask: NDArray[np.bool_],
+    affine: ArrayLike,
+    unfamiliarity: NDArray[Any] | None,
+) -> dict[str, float | None]:
+    """Look for the known ways in which networks fail to estimate tensors.
+
+    FA above 1, negative diffusivities, a smooth bias against the fit, and input unlike the
+    training data (Karimi and Warfield 2024, doi:10.48550/arXiv.2402.00019).
+
+    Parameters
+    ----------
+    network, fitted
+        Shape (X, Y, Z, 6), mm^2/s: tensors of the network and of the fit.
+    mask
+        Shape (X, Y, Z): the brain.
+    affine
+        Voxel to RAS+ mm.
+    unfamiliarity
+        Shape (X, Y, Z): percentile among training data.
+
+    Returns
+    -------
+    dict
+        Columns `qcgdti_*` of the table; None for what cannot be known.
+    """
+    measures = _tensor_measures(network[mask])
+    bias, unfamiliar = None, None
+    if fitted is not None:
+        md, reference = (
+            np.where(mask, t[..., [0, 3, 5]].mean(axis=3), 0.0) for t in (network, fitted)
+        )
+        voxel_mm = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
+        weight = gaussian_filter(mask.astype(np.float64), BIAS_SIGMA_MM / voxel_mm)
+        smooth = [
+            gaussian_filter(m, BIAS_SIGMA_MM / voxel_mm) for m in (md - reference, reference)
+        ]
+        known = mask & (weight > 0.5) & (smooth[1] > 0)
+        if known.any():
+            bias = float(np.percentile(np.abs(smooth[0][known] / smooth[1][known]), 99))
+    if unfamiliarity is not None:
+        unfamiliar = float((unfamiliarity[mask] >= UNFAMILIAR_PERCENTILE).mean())
+    return {
+        "qcgdti_fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
+        "qcgdti_negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],
+        "qcgdti_md_bias": bias,
+        "qcgdti_unfamiliar_fraction": unfamiliar,
+    }
+
+
 def image_quality(
     data: NDArray[Any],
     gtab: GradientTable,
@@ -294,6 +370,8 @@ def image_quality(
     fd_mm: ArrayLike | None = None,
     is_outlier: ArrayLike | None = None,
     diffusivity: NDArray[Any] | None = None,
+    network_diffusivity: NDArray[Any] | None = None,
+    unfamiliarity: NDArray[Any] | None = None,
     registration_dice: float | None = None,
     ood_score: float | None = None,
     ood_percentile: float | None = None,
@@ -315,6 +393,9 @@ def image_quality(
         Shape (N, Z), bool: slices that motion correction flagged.
     diffusivity
         Shape (X, Y, Z, 6), mm^2/s: the fitted tensor, not clipped, on the preprocessed grid.
+    network_diffusivity, unfamiliarity
+        The tensor of the network, likewise, and how unlike its training data each voxel is; the
+        columns `qcgdti_*` are there only with them. See :func:`network_measures`.
     registration_dice, ood_score, ood_percentile
         Passed on.
 
@@ -374,6 +455,14 @@ def image_quality(
             )
         measures = _tensor_measures(diffusivity[inside])
     row.update(measures)
+    if network_diffusivity is not None and inside.any():
+        row |= network_measures(
+            network_diffusivity,
+            diffusivity,
+            mask=inside,
+            affine=affine,
+            unfamiliarity=unfamiliarity,
+        )
     voxel_ml = abs(float(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000.0
     row["mask_volume_ml"] = float(inside.sum()) * voxel_ml
     row["registration_dice"] = registration_dice

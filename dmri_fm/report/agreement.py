@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ def plot_scalar_comparison(
     unit: str = "",
     limits: tuple[float, float] = (0.0, 1.0),
     title: str = "Tensor fit against QCG-DTI",
+    more: Mapping[str, tuple[ArrayLike, tuple[float, float]]] | None = None,
 ) -> Path:
     """Draw two maps of one quantity, their difference, joint histogram and Bland-Altman plot.
 
@@ -68,6 +70,9 @@ def plot_scalar_comparison(
         Values at the ends of the grey scale and of the axes.
     title
         Name of the figure.
+    more
+        Further maps on the same grid, such as the second one's uncertainty, by what they show:
+        shape (X, Y, Z), and the values at the ends of their colour scale.
 
     Returns
     -------
@@ -115,6 +120,13 @@ def plot_scalar_comparison(
     y = draw_strips(
         drawing, row, y, strip, scale=scale, name=f"difference: {labels[1]} - {labels[0]}"
     )
+    sequential = _colours("viridis")
+    for name, (image, (low, high)) in (more or {}).items():
+        volume, _ = to_ras(np.where(inside, np.asarray(image, dtype=np.float32), 0), affine)
+        strip = sequential[rescale(cut_strip(volume, row), (low, high))]
+        strip[~cut_strip(region, row)] = 0
+        label = f"{name} (colours from {low:g} to {high:g})"
+        y = draw_strips(drawing, row, y + 2, strip, scale=scale, name=label)
     of_unit = f", {unit}" if unit else ""
     end = draw_colour_bar(
         drawing,

@@ -39,6 +39,10 @@ QUALITY_LIMITS: Mapping[str, tuple[float, float]] = {
     "max_fd": (0.0, 5.0),
     "fa_nan_fraction": (0.0, 0.0),
     "fa_out_of_range_fraction": (0.0, 0.02),
+    "qcgdti_fa_out_of_range_fraction": (0.0, 0.02),
+    "qcgdti_negative_diffusivity_fraction": (0.0, 0.02),
+    "qcgdti_md_bias": (0.0, 0.15),
+    "qcgdti_unfamiliar_fraction": (0.0, 0.1),
     "ood_percentile": (0.0, 95.0),
 }
 

@@ -16,7 +16,7 @@ __all__ = ["DropePretraining", "Optimisation", "QcgDtiTraining", "read_training"
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW with a linear warm-up and a cosine descent.
+    """AdamW with a linear warm-up and a descent of the learning rate.
 
     Attributes
     ----------
@@ -26,6 +26,8 @@ class Optimisation:
         Steps over which the learning rate rises.
     learning_rate, final_learning_rate
         At the end of the warm-up and at the end of the run.
+    schedule
+        "cosine", or "halves": the first rate for half of the run, the final one for the rest.
     weight_decay, final_weight_decay
         At the start and at the end of the run (cosine).
     beta2
@@ -43,12 +45,15 @@ class Optimisation:
     matmul_precision
         As :func:`torch.set_float32_matmul_precision` takes it; "medium" is faster on
         processors with bfloat16 units.
+    precision
+        As Lightning Fabric takes it: "32-true", "bf16-mixed", "16-mixed".
     """
 
     n_steps: int
     warmup_steps: int
     learning_rate: float
     final_learning_rate: float
+    schedule: str = "cosine"
     weight_decay: float = 0.01
     final_weight_decay: float = 0.01
     beta2: float = 0.999
@@ -58,6 +63,7 @@ class Optimisation:
     checkpoint_minutes: float = 3.0
     seed: int = 0
     matmul_precision: str = "medium"
+    precision: str = "32-true"
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,14 @@ class QcgDtiTraining:
     spread_share
         Share of patches whose six directions are picked from a larger spread set, as in use;
         the others have a rotated, jittered Skare set.
+    more_share
+        Share of batches with seven to sixteen directions.
+    loss
+        "relative" (errors of tensor, FA and MD over those of least squares, and of the
+        intervals) or "squared" (mean squared error of the elements, as published).
+    n_reference, n_held_out
+        Further patches from which the statistics of the network's features, and the factors
+        that calibrate its intervals, are taken after training.
     """
 
     model: str
@@ -87,6 +101,10 @@ class QcgDtiTraining:
     patch_voxels: int = 24
     csf_weight: float = 0.3
     spread_share: float = 0.3
+    more_share: float = 0.0
+    loss: str = "relative"
+    n_reference: int = 96
+    n_held_out: int = 48
 
 
 @dataclass(frozen=True)

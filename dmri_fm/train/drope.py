@@ -114,6 +114,7 @@ def pretrain_drope(
     folder: str | Path,
     *,
     accelerator: str = "cpu",
+    devices: int = 1,
     weights: str | Path | None = None,
     version: str = "0.1.0",
     draw: Callable[[int], ScanTokens] | None = None,
@@ -126,8 +127,8 @@ def pretrain_drope(
         Settings; see :func:`dmri_fm.train.config.read_training`.
     folder
         For the log and the checkpoint; a run found there is continued.
-    accelerator
-        "cpu", "cuda" or "auto".
+    accelerator, devices
+        "cpu", "cuda" or "auto", and how many of them.
     weights
         Where to write the encoder's weights (.safetensors) afterwards, with the statistics of
         its features on further simulated scans.
@@ -151,10 +152,9 @@ def pretrain_drope(
     scans = SimulatedScans(architecture, config.scan_directions, settings.seed, TRAINING)
     draw = draw or scans.get
 
-    def step_losses(network: nn.Module, step: int) -> dict[str, Tensor]:
+    def step_losses(network: nn.Module, scan: ScanTokens, step: int) -> dict[str, Tensor]:
         device = next(network.parameters()).device
         rng = np.random.default_rng([settings.seed, 3, step])
-        scan = draw(step // config.n_reuse)
         available = scan.qspace.shape[0]
         most = min(config.max_directions, available)
         n = int(rng.integers(min(config.min_directions, most), most + 1))
@@ -187,9 +187,15 @@ def pretrain_drope(
         }
 
     run = run_training(
-        model, step_losses, settings=settings, folder=folder, accelerator=accelerator
+        model,
+        lambda number: draw(number // config.n_reuse),
+        step_losses,
+        settings=settings,
+        folder=folder,
+        accelerator=accelerator,
+        devices=devices,
     )
-    if weights is not None:
+    if weights is not None and run.is_main:
         assert isinstance(run.model, MaskedAutoencoder)
         encoder = run.model.encoder.cpu()
         statistics = fit_familiarity(

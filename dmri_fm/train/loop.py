@@ -1,7 +1,7 @@
 """The loop that every training run shares: optimiser, schedule, checkpoints, log.
 
 A step's data depend on the seed and the step's number alone, so a run that was interrupted
-goes on as if it had not been.
+goes on as if it had not been. They are drawn in a thread while the step before is computed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Run", "learning_rate_at", "run_training", "weight_decay_at"]
 
 logger = logging.getLogger(__name__)
+
+Sample = TypeVar("Sample")
 
 #: Name of the checkpoint within a run's folder.
 CHECKPOINT = "last.ckpt"
@@ -50,21 +53,26 @@ class Run:
     last
         Means of the logged numbers over the last twentieth of the steps; numbers that no such
         step has are left out.
+    is_main
+        Whether this process is the first of those that train together.
     """
 
     model: nn.Module
     steps: int
     minutes: float
     last: dict[str, float]
+    is_main: bool = True
 
 
 def learning_rate_at(step: int, settings: Optimisation) -> float:
-    """Return the learning rate of a step: linear rise, then half a cosine down."""
+    """Return the learning rate of a step: linear rise, then half a cosine or a step down."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     span = max(1, settings.n_steps - settings.warmup_steps)
     x = min(1.0, (step - settings.warmup_steps) / span)
     low, high = settings.final_learning_rate, settings.learning_rate
+    if settings.schedule == "halves":
+        return high if x < 0.5 else low
     return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * x))
 
 
@@ -77,11 +85,13 @@ def weight_decay_at(step: int, settings: Optimisation) -> float:
 
 def run_training(
     model: nn.Module,
-    step_losses: Callable[[nn.Module, int], dict[str, Tensor]],
+    draw: Callable[[int], Sample],
+    step_losses: Callable[[nn.Module, Sample, int], dict[str, Tensor]],
     *,
     settings: Optimisation,
     folder: str | Path,
     accelerator: str = "cpu",
+    devices: int = 1,
     is_resumed: bool = True,
 ) -> Run:
     """Train a network.
@@ -90,15 +100,21 @@ def run_training(
     ----------
     model
         The network, initialised.
+    draw
+        Called with a number, in a thread of its own; returns the data of a step. With several
+        devices, each draws numbers of its own.
     step_losses
-        Called with the network and the step's number; returns scalars, `"loss"` among them,
-        which is minimised. All of them are logged.
+        Called with the network, the data and the step's number; returns scalars, `"loss"` among
+        them, which is minimised. All of them are logged, as the first device sees them.
     settings
         Optimiser and schedule.
     folder
         For the log (CSV) and the checkpoint; made if need be.
     accelerator
         As Lightning Fabric takes it: "cpu", "cuda", "auto".
+    devices
+        Number of processors or GPUs; with several, gradients are averaged over them (DDP), and
+        the command that called this is started again for each.
     is_resumed
         Go on from the folder's checkpoint where there is one.
 
@@ -111,7 +127,7 @@ def run_training(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fabric = _make_fabric(accelerator)
+    fabric = _make_fabric(accelerator, devices, settings.precision)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
     )
@@ -130,19 +146,29 @@ def run_training(
     if is_resumed and checkpoint.exists():
         _resume(fabric, checkpoint, state, settings)
         average.load_state_dict(state["average"])
-        _shorten_log(folder / LOG, int(state["step"]))
+        if fabric.is_global_zero:
+            _shorten_log(folder / LOG, int(state["step"]))
     step, before = int(state["step"]), float(state["seconds"])
     started = saved = time.monotonic()
     recent: list[dict[str, float]] = []
     wrapped.train()
     torch.set_float32_matmul_precision(settings.matmul_precision)
+    drawer = ThreadPoolExecutor(1)
+
+    def start_draw(number: int) -> Future[Sample]:
+        return drawer.submit(draw, number * fabric.world_size + fabric.global_rank)
+
+    coming = start_draw(step)
     while step < settings.n_steps:
         rate = learning_rate_at(step, settings)
         decay = weight_decay_at(step, settings)
         for group in optimiser.param_groups:
             group["lr"] = rate
             group["weight_decay"] = decay if group["is_decayed"] else 0.0
-        losses = step_losses(wrapped, step)
+        sample = coming.result()
+        if step + 1 < settings.n_steps:
+            coming = start_draw(step + 1)
+        losses = step_losses(wrapped, sample, step)
         fabric.backward(losses["loss"])
         norm = fabric.clip_gradients(wrapped, optimiser, max_norm=settings.clip_norm)
         optimiser.step()
@@ -153,29 +179,34 @@ def run_training(
         seconds = before + now - started
         row = {k: float(v.detach()) for k, v in losses.items()}
         recent = [*recent[-(settings.n_steps // 20) :], row]
-        _log(
-            folder / LOG,
-            {"step": step, "minutes": seconds / 60, "rate": rate, "norm": _number(norm), **row},
-            is_new=step == 1,
+        if fabric.is_global_zero:
+            numbers = {"minutes": seconds / 60, "rate": rate, "norm": _number(norm)}
+            _log(folder / LOG, {"step": step, **numbers, **row}, is_new=step == 1)
+        is_late, is_due = fabric.broadcast(
+            (
+                0 < settings.max_minutes * 60 <= seconds,
+                now - saved > settings.checkpoint_minutes * 60,
+            )
         )
-        is_late = 0 < settings.max_minutes * 60 <= seconds
         is_last = is_late or step == settings.n_steps
-        if is_last or now - saved > settings.checkpoint_minutes * 60:
+        if is_last or is_due:
             state |= {"step": step, "seconds": seconds, "average": average.state_dict()}
             partial = checkpoint.with_suffix(".part")
             fabric.save(partial, state)
-            partial.replace(checkpoint)
+            if fabric.is_global_zero:
+                partial.replace(checkpoint)
             saved = now
             logger.info("step %d of %d, %.1f minutes", step, settings.n_steps, seconds / 60)
         if is_late:
             break
+    drawer.shutdown(cancel_futures=True)
     model.load_state_dict({k: v.clone() for k, v in average.module.state_dict().items()})
     last = _mean_rows(recent)
     minutes = (before + time.monotonic() - started) / 60 if recent else before / 60
-    return Run(model.eval(), step, minutes, last)
+    return Run(model.eval(), step, minutes, last, fabric.is_global_zero)
 
 
-def _make_fabric(accelerator: str) -> Fabric:
+def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
     try:
         from lightning.fabric import Fabric
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -185,8 +216,14 @@ def _make_fabric(accelerator: str) -> Fabric:
             expected="the packages of the extra `train`",
             advice="pip install 'drope-bidsapp[train]'",
         ) from None
-    # One process, whatever scheduler it runs under.
-    fabric = Fabric(accelerator=accelerator, devices=1, plugins=LightningEnvironment())
+    # As many processes as were asked for, whatever scheduler they run under.
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        strategy="auto" if devices == 1 else "ddp",
+        precision=precision,
+        plugins=LightningEnvironment(),
+    )
     fabric.launch()
     return fabric
 

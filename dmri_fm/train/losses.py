@@ -1,16 +1,23 @@
-"""Losses of the tensor network."""
+"""Losses of the tensor networks."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["relative_tensor_loss", "tensor_error"]
+from dmri_fm.models.tensor_inputs import TensorEstimate, mean_diffusivity, tensor_fa
+
+__all__ = ["COVERAGE", "interval_loss", "refinement_losses", "squared_loss", "tensor_error"]
 
 #: Rounds the tip of the norm, um^2/ms, so that its gradient is smooth at zero.
 SMOOTHING = 0.02
 
-#: Added to the error that a patch's loss is divided by, um^2/ms.
-OFFSET = 0.05
+#: Added to the errors of least squares by which a patch's errors are divided: of the tensor,
+#: of FA, and of MD; tensor and MD in um^2/ms.
+OFFSETS = {"tensor": 0.05, "fa": 0.01, "md": 0.01}
+
+#: Errors that an interval should hold.
+COVERAGE = 0.9
 
 
 def tensor_error(estimate: Tensor, truth: Tensor) -> Tensor:
@@ -33,27 +40,66 @@ def tensor_error(estimate: Tensor, truth: Tensor) -> Tensor:
     return (total + SMOOTHING**2).sqrt()
 
 
-def relative_tensor_loss(
-    estimate: Tensor, truth: Tensor, *, rival: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Average the error of each patch over that of a rival, so that noisy patches do not rule.
+def squared_loss(estimate: Tensor, truth: Tensor, *, weight: Tensor) -> Tensor:
+    """Return the mean squared error of the six elements; `weight` (B, X, Y, Z)."""
+    squared = (estimate - truth).square().mean(dim=1)
+    return (squared * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def interval_loss(error: Tensor, width: Tensor) -> Tensor:
+    """Return the pinball loss of half-widths that should exceed nine errors in ten.
 
     Parameters
     ----------
-    estimate, truth, rival
+    error, width
+        One shape; errors are absolute.
+    """
+    beyond = error - width
+    return torch.maximum(COVERAGE * beyond, (COVERAGE - 1) * beyond)
+
+
+def _errors(tensor: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Return errors of the tensor, of FA and of MD, each (B, X, Y, Z)."""
+    return {
+        "tensor": tensor_error(tensor, truth),
+        "fa": (tensor_fa(tensor) - tensor_fa(truth)).abs(),
+        "md": mean_diffusivity(tensor - truth)[:, 0].abs(),
+    }
+
+
+def refinement_losses(
+    estimate: TensorEstimate, truth: Tensor, *, rival: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    """Average the errors of each patch over those of a rival, so that noisy patches do not rule.
+
+    Parameters
+    ----------
+    estimate
+        What the network estimates.
+    truth, rival
         Shape (B, 6, X, Y, Z), um^2/ms.
     weight
         Shape (B, X, Y, Z).
 
     Returns
     -------
-    loss : Tensor
-        Scalar: mean over patches of error / (error of the rival + :data:`OFFSET`).
-    error : Tensor
-        Scalar: mean error, um^2/ms.
+    dict
+        `loss`, the sum of the others; `tensor`, `fa` and `md`, means over patches of
+        error / (error of the rival + its offset); `interval`, likewise, of the half-widths.
     """
     total = weight.sum(dim=(1, 2, 3)).clamp(min=1.0)
-    own, other = (
-        (tensor_error(t, truth) * weight).sum(dim=(1, 2, 3)) / total for t in (estimate, rival)
+
+    def mean(image: Tensor) -> Tensor:
+        return (image * weight).sum(dim=(1, 2, 3)) / total
+
+    own, other = _errors(estimate.tensor, truth), _errors(rival, truth)
+    scale = {name: mean(error).detach() + OFFSETS[name] for name, error in other.items()}
+    losses = {name: (mean(error) / scale[name]).mean() for name, error in own.items()}
+    losses["interval"] = sum(
+        (
+            (mean(interval_loss(own[name].detach(), estimate.width[:, k])) / scale[name]).mean()
+            for k, name in enumerate(("fa", "md"))
+        ),
+        start=torch.zeros((), device=truth.device),
     )
-    return (own / (other.detach() + OFFSET)).mean(), own.mean()
+    return {"loss": sum(losses.values(), start=torch.zeros_like(losses["interval"])), **losses}

@@ -22,6 +22,7 @@ from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 __all__ = [
     "ANAT_OUTPUTS",
     "FEATURE_OUTPUTS",
+    "QCGDTI_MAPS",
     "QCGDTI_OUTPUTS",
     "SERIES_OUTPUTS",
     "SERIES_TEMPLATE_OUTPUTS",
@@ -128,7 +129,8 @@ def _map_outputs(model: str, params: Sequence[str], warped: Sequence[str]) -> tu
 
 SCALARS = ("fa", "md", "ad", "rd")
 TENSOR_OUTPUTS = _map_outputs("tensor", ("diffusivity", "s0", *SCALARS), SCALARS)
-QCGDTI_OUTPUTS = _map_outputs("qcgdti", ("diffusivity", *SCALARS), SCALARS)
+QCGDTI_MAPS = ("diffusivity", *SCALARS, "fa_std", "md_std", "unfamiliarity")
+QCGDTI_OUTPUTS = _map_outputs("qcgdti", QCGDTI_MAPS, SCALARS)
 FEATURE_OUTPUTS = (
     Output("cls_features", ("cls_file",), MNI, "features_facts"),
     Output("patch_features", ("patch_file",), MNI, "features_facts"),

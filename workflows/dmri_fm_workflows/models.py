@@ -8,7 +8,7 @@ from pathlib import Path
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm_workflows.derivatives import SCALARS
+from dmri_fm_workflows.derivatives import QCGDTI_MAPS, SCALARS
 from dmri_fm_workflows.interfaces.models import (
     CheckGradients,
     ExtractFeatures,
@@ -64,7 +64,7 @@ def init_models_wf(
         Tensor fit in ACPC.
     tensor_fa_mni_file, tensor_md_mni_file, tensor_ad_mni_file, tensor_rd_mni_file
         Its scalars in MNI.
-    qcgdti_diffusivity_file, qcgdti_fa_file, qcgdti_md_file, qcgdti_ad_file, qcgdti_rd_file
+    qcgdti_diffusivity_file, qcgdti_fa_file, qcgdti_md_file, qcgdti_ad_file, qcgdti_rd_file, qcgdti_fa_std_file, qcgdti_md_std_file, qcgdti_unfamiliarity_file
         QCG-DTI in ACPC, if it was asked for.
     qcgdti_fa_mni_file, qcgdti_md_mni_file, qcgdti_ad_mni_file, qcgdti_rd_mni_file
         Its scalars in MNI.
@@ -78,7 +78,7 @@ def init_models_wf(
         niu.IdentityInterface([*_ACPC_FIELDS, "to_mni_file", "mni_mask_file"]), name="inputnode"
     )
     tensor_fields = ("diffusivity_file", "s0_file", *(f"{s}_file" for s in SCALARS), "v1_file")
-    qcgdti_fields = ("diffusivity_file", *(f"{s}_file" for s in SCALARS))
+    qcgdti_fields = tuple(f"{name}_file" for name in QCGDTI_MAPS)
     outputnode = pe.Node(
         niu.IdentityInterface(
             [

@@ -400,9 +400,14 @@ def init_dwi_wf(
                 "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
         ])  # fmt: skip
         if "qcg-dti" in networks:
-            workflow.connect(
-                models_wf, "outputnode.qcgdti_fa_file", figures_wf, "inputnode.qcgdti_fa_file"
-            )
+            workflow.connect([
+                (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+                    "qcgdti_fa_file", "qcgdti_fa_std_file", "qcgdti_unfamiliarity_file",
+                    "qcgdti_facts")]),
+                (models_wf, quality, [
+                    ("outputnode.qcgdti_diffusivity_file", "network_diffusivity_file"),
+                    ("outputnode.qcgdti_unfamiliarity_file", "unfamiliarity_file")]),
+            ])  # fmt: skip
         _connect_outputs(workflow, models_wf, derivatives_wf, tuple(outputs))
     if encoder:
         features_wf = init_features_wf(

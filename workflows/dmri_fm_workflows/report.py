@@ -195,6 +195,9 @@ def init_series_figures_wf(
                 "tensor_v1_file",
                 "tensor_fa_mni_file",
                 "qcgdti_fa_file",
+                "qcgdti_fa_std_file",
+                "qcgdti_unfamiliarity_file",
+                "qcgdti_facts",
                 "cls_file",
                 "patch_file",
             ]
@@ -251,6 +254,9 @@ def init_series_figures_wf(
             [
                 ("tensor_fa_file", "tensor_file"),
                 ("qcgdti_fa_file", "network_file"),
+                ("qcgdti_fa_std_file", "std_file"),
+                ("qcgdti_unfamiliarity_file", "unfamiliarity_file"),
+                ("qcgdti_facts", "facts"),
                 ("acpc_mask_file", "mask_file"),
             ],
         )

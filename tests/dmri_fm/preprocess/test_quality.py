@@ -14,6 +14,7 @@ from dmri_fm.preprocess.quality import (
     measure_cnr,
     measure_snr_b0,
     neighbour_correlation,
+    network_measures,
 )
 
 SHAPE = (14, 15, 12)
@@ -174,6 +175,39 @@ def test_row_of_a_full_call() -> None:
     assert row["fa_out_of_range_fraction"] == pytest.approx(1 / n)
     assert row["negative_diffusivity_fraction"] == pytest.approx(2 / n)
     assert (row["registration_dice"], row["ood_score"], row["ood_percentile"]) == (0.97, 1.5, 80.0)
+
+
+def test_failures_of_a_network_are_found() -> None:
+    shape = (24, 24, 24)
+    mask = np.zeros(shape, dtype=bool)
+    mask[2:-2, 2:-2, 2:-2] = True
+    fitted = np.zeros((*shape, 6))
+    fitted[...] = [1.2e-3, 0, 0, 0.6e-3, 0, 0.6e-3]
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    unfamiliarity = np.where(np.arange(24)[:, None, None] < 12, 99.5, 40.0) * np.ones(shape)
+
+    def measure(network):
+        return network_measures(
+            network, fitted, mask=mask, affine=affine, unfamiliarity=unfamiliarity
+        )
+
+    same = measure(fitted)
+    assert same["qcgdti_md_bias"] == 0
+    assert same["qcgdti_unfamiliar_fraction"] == pytest.approx(0.5)
+    noisy = fitted + 3e-4 * np.random.default_rng(0).standard_normal(fitted.shape)
+    assert measure(noisy)["qcgdti_md_bias"] < 0.05, "noise is no bias"
+    shaded = fitted * np.linspace(0.8, 1.2, 24)[:, None, None, None]
+    assert 0.1 < measure(shaded)["qcgdti_md_bias"] < 0.2
+    inside = np.argwhere(mask)
+    broken = fitted.copy()
+    broken[tuple(inside[0])] = [1e-3, 0, 0, 1e-3, 0, -1e-3]
+    broken[tuple(inside[1])] = [2e-3, 0, 0, 0.5e-3, 0, -1e-5]
+    found = measure(broken)
+    assert found["qcgdti_fa_out_of_range_fraction"] == pytest.approx(1 / mask.sum())
+    assert found["qcgdti_negative_diffusivity_fraction"] == pytest.approx(2 / mask.sum())
+    alone = network_measures(fitted, None, mask=mask, affine=affine, unfamiliarity=None)
+    assert alone["qcgdti_md_bias"] is None
+    assert alone["qcgdti_unfamiliar_fraction"] is None
 
 
 def test_unlike_shapes_are_refused() -> None:

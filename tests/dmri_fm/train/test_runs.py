@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.models import drope, mae, qcg_dti
+from dmri_fm.models import drope, mae
 from dmri_fm.models.registry import MODELS
+from dmri_fm.models.tensor_refiner import RefinerConfig
+from dmri_fm.models.tensor_inputs import fit_least_squares
 from dmri_fm.models.tokens import ScanTokens
 from dmri_fm.models.weights import load_weights
 from dmri_fm.simulate import condition_number
@@ -28,7 +30,10 @@ def tiny_models(monkeypatch):
     monkeypatch.setitem(
         MODELS,
         "qcg-dti",
-        (replace(qcg_dti.SMALL, widths=(2, 4), qcf_hidden=4), MODELS["qcg-dti"][1]),
+        (
+            RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,)),
+            MODELS["qcg-dti"][1],
+        ),
     )
     monkeypatch.setitem(MODELS, "drope", (encoder, MODELS["drope"][1]))
     monkeypatch.setitem(
@@ -68,17 +73,42 @@ def test_batches_are_repeatable_and_in_range():
         draw_tensor_batch(np.random.default_rng(4), batch=2, patch_voxels=8, spread_share=0.3)
         for _ in range(2)
     )
-    assert first.ratios.shape == (2, 6, 8, 8, 8)
+    assert first.inputs.ratios.shape == (2, 6, 8, 8, 8)
     assert first.truth.shape == (2, 6, 8, 8, 8)
-    torch.testing.assert_close(first.ratios, second.ratios, atol=0, rtol=0)
-    inside = first.mask[:, 0] > 0
+    torch.testing.assert_close(first.inputs.ratios, second.inputs.ratios, atol=0, rtol=0)
+    inside = first.inputs.mask[:, 0] > 0
     trace = first.truth[:, [0, 3, 5]].sum(dim=1)[inside]
     assert 0.3 < trace.median() / 3 < 3.2, "um^2/ms"
 
 
+def test_some_batches_have_more_directions():
+    batch = draw_tensor_batch(
+        np.random.default_rng(0), batch=1, patch_voxels=8, spread_share=0.0, more_share=1.0
+    )
+    assert 7 <= batch.inputs.ratios.shape[1] == batch.inputs.q.shape[1] <= 16
+
+
+def test_batches_hold_the_tensors_that_least_squares_finds():
+    """Frames and units: averaged over voxels, noise and compartments hide little."""
+    batch = draw_tensor_batch(
+        np.random.default_rng(1), batch=4, patch_voxels=16, spread_share=0.0, more_share=1.0
+    )
+    found = fit_least_squares(batch.inputs.ratios, batch.inputs.q)
+    inside = ((batch.inputs.mask[:, 0] > 0) & (batch.csf < 0.2)).expand(6, -1, -1, -1, -1)
+    a, b = found.movedim(1, 0)[inside], batch.truth.movedim(1, 0)[inside]
+    assert (
+        np.corrcoef(a.reshape(6, -1)[[1, 2, 4]].ravel(), b.reshape(6, -1)[[1, 2, 4]].ravel())[0, 1]
+        > 0.5
+    )
+
+
 def test_tensor_training(tiny_models, tmp_path):
     settings = replace(
-        read_training(QcgDtiTraining, "qcg-dti", optimisation=FEW), patch_voxels=8, batch=1
+        read_training(QcgDtiTraining, "qcg-dti", optimisation=FEW),
+        patch_voxels=8,
+        batch=1,
+        n_reference=3,
+        n_held_out=2,
     )
     runs = [
         train_qcg_dti(settings, tmp_path / name, weights=tmp_path / f"{name}.safetensors")
@@ -90,6 +120,29 @@ def test_tensor_training(tiny_models, tmp_path):
     loaded = load_weights(tmp_path / "a.safetensors", model="qcg-dti")
     assert loaded.training["steps"] == 3
     assert json.dumps(loaded.normalisation)
+    assert loaded.statistics["width_factor"].shape == (2,)
+    assert (loaded.statistics["width_factor"] > 0).all()
+    assert loaded.statistics["mean"].shape == (4,)
+
+
+def test_published_recipe(tmp_path):
+    """The squared loss, and a network without intervals, through the same command."""
+    settings = replace(
+        read_training(QcgDtiTraining, "qcg-dti-ablation-whole", optimisation=FEW),
+        patch_voxels=8,
+        batch=1,
+    )
+    assert settings.loss == "squared"
+    path = tmp_path / "x.safetensors"
+    run = train_qcg_dti(settings, tmp_path / "run", weights=path)
+    assert set(run.last) == {"loss", "tensor"}
+    assert not load_weights(path).statistics
+
+
+def test_unknown_loss_is_refused(tmp_path):
+    settings = replace(read_training(QcgDtiTraining, "qcg-dti"), loss="cubic")
+    with pytest.raises(ConfigError, match="cubic"):
+        train_qcg_dti(settings, tmp_path)
 
 
 def test_pretraining(tiny_models, tmp_path, monkeypatch):

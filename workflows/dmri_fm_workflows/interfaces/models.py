@@ -16,6 +16,7 @@ from nipype.interfaces.base import (
 
 from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table, scan_columns
+from dmri_fm.errors import WeightsError
 from dmri_fm.models.predict import extract_features, predict_tensor
 from dmri_fm.models.tensor import MIN_SIGNAL, TensorMaps, fit_tensor
 from dmri_fm.preprocess.gradient_check import check_gradients
@@ -94,11 +95,17 @@ class _PredictInputSpec(_DwiMaskInputSpec):
     seed = traits.Int(0, usedefault=True, desc="random seed")
 
 
+class _PredictOutputSpec(_TensorOutputSpec):
+    fa_std_file = File(exists=True, desc="standard deviation of fractional anisotropy")
+    md_std_file = File(exists=True, desc="standard deviation of mean diffusivity, mm^2/s")
+    unfamiliarity_file = File(exists=True, desc="percentile among training data")
+
+
 class PredictTensor(SimpleInterface):
     """Estimate the diffusion tensor from six directions with a network."""
 
     input_spec = _PredictInputSpec
-    output_spec = _TensorOutputSpec
+    output_spec = _PredictOutputSpec
 
     def _run_interface(self, runtime):
         maps = predict_tensor(
@@ -108,7 +115,22 @@ class PredictTensor(SimpleInterface):
             device=self.inputs.device,
             seed=self.inputs.seed,
         )
-        self._results |= _save_tensor(maps, Path(runtime.cwd))
+        if maps.std is None or maps.unfamiliarity is None:
+            raise WeightsError(
+                "weights without statistics of their training data",
+                path=self.inputs.weights if isdefined(self.inputs.weights) else None,
+                expected="weights that `dmri-fm train` has written",
+            )
+        folder = Path(runtime.cwd)
+        self._results |= _save_tensor(maps, folder)
+        more = {
+            "fa_std": maps.std["fa"],
+            "md_std": maps.std["md"],
+            "unfamiliarity": maps.unfamiliarity,
+        }
+        for name, data in more.items():
+            path = save_image(data, maps.affine, folder / f"{name}.nii.gz")
+            self._results[f"{name}_file"] = str(path)
         self._results["facts"] = dict(maps.metadata)
         return runtime
 
@@ -187,6 +209,8 @@ class _QualityInputSpec(_DwiMaskInputSpec):
     motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
     outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
     diffusivity_file = File(exists=True, desc="fitted tensor")
+    network_diffusivity_file = File(exists=True, desc="tensor of the network")
+    unfamiliarity_file = File(exists=True, desc="percentile among the network's training data")
     registration_dice = traits.Float(desc="overlap with the template's brain")
     ood = traits.Dict(desc="score and percentile of the features")
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
@@ -195,6 +219,10 @@ class _QualityInputSpec(_DwiMaskInputSpec):
 class _QualityOutputSpec(TraitedSpec):
     qc_file = File(exists=True, desc="one row of quality measures")
     facts = traits.Dict(desc="column descriptions, for the sidecar")
+
+
+def _read_optional(path, *, ndim):
+    return read_array(load_image(path, ndim=ndim)) if isdefined(path) else None
 
 
 class AssessQuality(SimpleInterface):
@@ -211,7 +239,6 @@ class AssessQuality(SimpleInterface):
             self.inputs.raw_bvec_file,
             self.inputs.raw_mask_file,
         )
-        tensor = self.inputs.diffusivity_file
         dice = self.inputs.registration_dice
         ood = dict(self.inputs.ood) if isdefined(self.inputs.ood) else {}
         quality = image_quality(
@@ -224,7 +251,9 @@ class AssessQuality(SimpleInterface):
             raw_mask=raw.mask,
             fd_mm=read_motion_tsv(self.inputs.motion_file).fd_mm,
             is_outlier=np.load(self.inputs.outliers_file),
-            diffusivity=read_array(load_image(tensor, ndim=4)) if isdefined(tensor) else None,
+            diffusivity=_read_optional(self.inputs.diffusivity_file, ndim=4),
+            network_diffusivity=_read_optional(self.inputs.network_diffusivity_file, ndim=4),
+            unfamiliarity=_read_optional(self.inputs.unfamiliarity_file, ndim=3),
             registration_dice=dice if isdefined(dice) else None,
             ood_score=ood.get("ood_score"),
             ood_percentile=ood.get("ood_percentile"),

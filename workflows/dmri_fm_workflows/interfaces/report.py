@@ -226,6 +226,9 @@ class PlotColourFa(SimpleInterface):
 class _CompareInputSpec(BaseInterfaceInputSpec):
     tensor_file = File(exists=True, mandatory=True, desc="FA of the tensor fit")
     network_file = File(exists=True, mandatory=True, desc="FA of the network")
+    std_file = File(exists=True, mandatory=True, desc="its standard deviation")
+    unfamiliarity_file = File(exists=True, mandatory=True, desc="percentile among training data")
+    facts = traits.Dict(mandatory=True, desc="how the network's map was made")
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
@@ -239,14 +242,24 @@ class PlotComparison(SimpleInterface):
         tensor, affine = _open(self.inputs.tensor_file)
         network, _ = _open(self.inputs.network_file)
         mask, _ = _open(self.inputs.mask_file)
+        deviation, _ = _open(self.inputs.std_file)
+        unfamiliarity, _ = _open(self.inputs.unfamiliarity_file)
+        status = self.inputs.facts["Status"]
         out = figures.plot_scalar_comparison(
             tensor,
             network,
             mask > 0,
             affine,
             Path(runtime.cwd) / "compare.svg",
-            labels=("tensor fit", "QCG-DTI (experimental)"),
+            labels=("tensor fit", f"QCG-DTI ({status})"),
             title="Tensor fit and QCG-DTI",
+            more={
+                "standard deviation of FA, QCG-DTI": (deviation, (0.0, 0.1)),
+                "unfamiliar to QCG-DTI: percentile of its training data": (
+                    unfamiliarity,
+                    (50.0, 100.0),
+                ),
+            },
         )
         self._results["out_file"] = str(out)
         return runtime

@@ -1,0 +1,308 @@
+"""The default tensor network: averages neighbours with learnt weights, fits, and corrects.
+
+The published QCG-DTI (:mod:`~dmri_fm.models.qcg_dti`) lets a network learn how images, b-vectors
+and b-values make a tensor. Here least squares does that, exactly: q-space enters through the
+design matrix and through the standard deviation that it gives each element. A U-Net sees the
+least-squares tensor and its deviation, voxel by voxel, and estimates
+
+- the weights with which the images of a voxel and its neighbours are averaged before the tensor
+  is fitted: a mixture of Gaussians, and a factor for each neighbour (Mildenhall et al. 2018,
+  doi:10.1109/CVPR.2018.00265, call it kernel prediction); one mixture for the mean diffusivity,
+  one for the rest of the tensor, as grey matter is isotropic over wide areas whose diffusivity
+  is not the same everywhere,
+- what then has to be added to the tensor,
+- how large the errors of FA and MD are likely to be.
+
+So order and sign of the directions cannot matter, any number from six on works, units stay
+physical, and nothing is pooled over the block: its size does not matter beyond the receptive
+field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dmri_fm.models.layers import conv3d
+from dmri_fm.models.tensor_inputs import (
+    RATIO_RANGE,
+    TensorEstimate,
+    TensorInputs,
+    fit_least_squares,
+    least_squares_deviation,
+    mean_diffusivity,
+    tensor_fa,
+)
+
+__all__ = [
+    "DEFAULT",
+    "RefinerConfig",
+    "TensorRefiner",
+    "average_neighbours",
+    "coarse_codes",
+    "mixed_weights",
+]
+
+#: Deviations that the network sees are clipped to this, um^2/ms.
+LARGEST_DEVIATION = 3.0
+
+#: Least-squares tensor, its deviation, its FA, S0, noise / S0, mask, b, N, and voxel sizes.
+N_CHANNELS = 6 + 6 + 4 + 2 + 3
+
+#: Steps, voxels, to the neighbours that are averaged. All of the 3^3 cube; then faces and edges
+#: of cubes twice and four times as wide, where the images are blurred first, the more the farther.
+NEAR = tuple(product((-1, 0, 1), repeat=3))
+_RIM = tuple(step for step in NEAR if 0 < sum(map(abs, step)) < 3)
+RINGS = tuple(tuple((r * i, r * j, r * k) for i, j, k in _RIM) for r in (2, 4))
+TAPS = (*NEAR, *RINGS[0], *RINGS[1])
+
+#: Widths of the Gaussians that the weights are mixed of, voxels; an untrained network prefers
+#: the second.
+SIGMAS = (0.2, 0.5, 0.7, 1.0, 1.5, 2.5)
+
+#: Numbers that the network gives for each voxel: corrections of the tensor, half-widths of
+#: intervals, shares of the Gaussians for the mean diffusivity and for the rest of the tensor,
+#: and factors of the weights.
+OUTPUTS = (6, 2, len(SIGMAS), len(SIGMAS), len(TAPS))
+
+#: What the network's numbers are multiplied by before they become weights: these have to move
+#: much farther in training than the corrections of the tensor.
+GAIN = 5.0
+
+#: A weight differs from that of the mixture by this factor at most, up or down, as a logarithm.
+LARGEST_LOG_FACTOR = 8.0
+
+#: Half-widths of intervals are at least this: FA, and MD in um^2/ms.
+LEAST_WIDTH = 1e-3
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """Architecture of a :class:`TensorRefiner`.
+
+    Attributes
+    ----------
+    widths
+        Channels of the levels, finest first; each level halves the grid.
+    encoder_blocks, decoder_blocks
+        Residual blocks of each level; the coarsest has no decoder.
+    branch_scale
+        Factor on the initial weights of the last convolution of a block.
+    """
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    encoder_blocks: tuple[int, ...] = (1, 2, 2)
+    decoder_blocks: tuple[int, ...] = (1, 1)
+    branch_scale: float = 0.1
+
+    @property
+    def stride(self) -> int:
+        """Sides of a block must be multiples of this."""
+        return int(2 ** (len(self.widths) - 1))
+
+
+#: The network whose weights ship with the package.
+DEFAULT = RefinerConfig()
+
+
+class Block(nn.Module):
+    """x + convolution(ReLU(convolution(x)))."""
+
+    def __init__(self, channels: int, branch_scale: float) -> None:
+        super().__init__()
+        self.first = conv3d(channels, channels, 3)
+        self.second = conv3d(channels, channels, 3)
+        with torch.no_grad():
+            self.second.weight *= branch_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, X, Y, Z) to the same."""
+        out: Tensor = x + self.second(self.first(x).relu_())
+        return out
+
+
+class TensorRefiner(nn.Module):
+    """Network: :class:`TensorInputs` to :class:`TensorEstimate`."""
+
+    def __init__(self, config: RefinerConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+
+        def blocks(channels: int, n: int) -> nn.Sequential:
+            return nn.Sequential(*(Block(channels, config.branch_scale) for _ in range(n)))
+
+        self.stem = conv3d(N_CHANNELS, widths[0], 3)
+        self.encoder = nn.ModuleList(
+            blocks(c, n) for c, n in zip(widths, config.encoder_blocks, strict=True)
+        )
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, 2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairwise(widths))
+        self.decoder = nn.ModuleList(
+            blocks(c, n) for c, n in zip(widths[:-1], config.decoder_blocks, strict=True)
+        )
+        self.join = conv3d(widths[0], 2 * widths[0], 3)
+        self.head = nn.Conv3d(2 * widths[0], sum(OUTPUTS), 1)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        assert self.head.bias is not None
+        with torch.no_grad():
+            self.head.bias.zero_()
+            self.head.bias[6:8] = -2.5
+            self.head.bias[[8 + 1, 8 + len(SIGMAS) + 1]] = 2.0 / GAIN
+
+    def forward(self, inputs: TensorInputs) -> TensorEstimate:
+        """Estimate tensors; sides of the images are multiples of `config.stride`."""
+        mask = inputs.mask
+        identity = mask.new_tensor([1.0, 0, 0, 1, 0, 1])[:, None, None, None]
+        least_squares = fit_least_squares(inputs.ratios, inputs.q) * mask
+        x = self.stem(_channels(inputs, least_squares))
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            if level:
+                skips.append(x)
+                x = self.down[level - 1](x)
+            x = block(x)
+        code = x
+        for level in reversed(range(len(self.decoder))):
+            up = functional.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
+            x = self.decoder[level](skips[level] + up)
+        out = self.head(self.join(x.relu_()).relu_())
+        correction, width, *scales, factors = out.split(OUTPUTS, dim=1)
+        size, shape = (
+            fit_least_squares(
+                average_neighbours(inputs, mixed_weights(GAIN * s, GAIN * factors)), inputs.q
+            )
+            for s in scales
+        )
+        tensor = shape + (mean_diffusivity(size) - mean_diffusivity(shape)) * identity + correction
+        return TensorEstimate(
+            tensor=tensor * mask,
+            width=(functional.softplus(width) + LEAST_WIDTH) * mask,
+            code=code,
+        )
+
+
+def coarse_codes(code: Tensor, mask: Tensor) -> Tensor:
+    """Return the features (M, C) of coarse voxels that lie in the brain by more than half.
+
+    Parameters
+    ----------
+    code
+        Shape (B, C, X', Y', Z').
+    mask
+        Shape (B, 1, X, Y, Z).
+    """
+    share = functional.adaptive_avg_pool3d(mask, code.shape[2:])[:, 0]
+    return code.movedim(1, 4)[share > 0.5]
+
+
+def _gaussian_weights() -> Tensor:
+    """Return the weights (K, N) of N neighbours for each of K Gaussians; rows sum to one.
+
+    A neighbour in a ring of blurred images stands for all voxels nearer to it than to others.
+    """
+    distance = torch.tensor(TAPS, dtype=torch.float32).square().sum(dim=1)
+    share = len(NEAR) / len(_RIM)
+    size = torch.tensor([1.0] * len(NEAR) + [8.0 * share] * len(_RIM) + [64.0 * share] * len(_RIM))
+    sigma = torch.tensor(SIGMAS)[:, None]
+    weights = size * torch.exp(-distance / (2 * sigma.square()))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def mixed_weights(scales: Tensor, factors: Tensor) -> Tensor:
+    """Return the weights of the neighbours, (B, N, X, Y, Z).
+
+    Parameters
+    ----------
+    scales
+        Shape (B, K, X, Y, Z): logits of the shares of the Gaussians of :data:`SIGMAS`.
+    factors
+        Shape (B, N, X, Y, Z): logarithms of what the mixture's weights are multiplied by.
+    """
+    table = _gaussian_weights().to(scales)
+    mixture = torch.einsum("bkxyz,kn->bnxyz", scales.softmax(dim=1), table)
+    return mixture * factors.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).exp()
+
+
+def average_neighbours(inputs: TensorInputs, weights: Tensor) -> Tensor:
+    """Return S/S0 of images averaged with weights (B, N, X, Y, Z), in the order of :data:`TAPS`.
+
+    Neighbours outside the mask have no weight.
+    """
+    images = torch.cat([inputs.ratios.clamp(max=RATIO_RANGE[1]) * inputs.s0, inputs.s0], dim=1)
+    sharp = torch.cat([images * inputs.mask, inputs.mask], dim=1)
+    soft = _blur(sharp, 1)
+    softer = _blur(soft, 2)
+    total = _WeightedSum.apply(weights.contiguous(), sharp, soft, softer)
+    average = total[:, :-1] / total[:, -1:].clamp(min=1e-6)
+    return average[:, :-1] / average[:, -1:].clamp(min=1e-3)
+
+
+class _WeightedSum(torch.autograd.Function):
+    """Sum shifted images with the weights of each voxel; images get no gradient.
+
+    Written out as autograd would otherwise keep every product and a copy of every weight.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *images: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, *images)
+        total = torch.zeros_like(images[0])
+        for k, shifted in enumerate(_shifted(images)):
+            total.addcmul_(weights[:, k : k + 1], shifted)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        weights, *images = ctx.saved_tensors
+        out = torch.empty_like(weights)
+        for k, shifted in enumerate(_shifted(images)):
+            torch.sum(gradient * shifted, dim=1, out=out[:, k])
+        return out, None, None, None
+
+
+def _shifted(images: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the neighbours in the order of :data:`TAPS`; zeros lie beyond the border."""
+    x, y, z = images[0].shape[2:]
+    for image, steps in zip(images, (NEAR, *RINGS), strict=True):
+        reach = max(map(max, steps))
+        padded = functional.pad(image, (reach,) * 6)
+        for step in steps:
+            i, j, k = (s + reach for s in step)
+            yield padded[:, :, i : i + x, j : j + y, k : k + z]
+
+
+def _blur(images: Tensor, reach: int) -> Tensor:
+    """Blur (B, C, X, Y, Z) with the weights 1/4, 1/2, 1/4 at -reach, 0, reach of each axis."""
+    for axis in (2, 3, 4):
+        n = images.shape[axis]
+        wide = functional.pad(images, [0, 0] * (4 - axis) + [reach, reach])
+        neighbours = wide.narrow(axis, 0, n) + wide.narrow(axis, 2 * reach, n)
+        images = 0.5 * images + 0.25 * neighbours
+    return images
+
+
+def _channels(inputs: TensorInputs, least_squares: Tensor) -> Tensor:
+    """Stack what the network sees, (B, C, X, Y, Z)."""
+    s0, mask = inputs.s0, inputs.mask
+    noise = inputs.noise[:, None, None, None, None]
+    deviation = least_squares_deviation(inputs).clamp(max=LARGEST_DEVIATION)
+    relative = (noise / s0.clamp(min=0.05)).clamp(max=1.0)
+    fa = tensor_fa(least_squares)[:, None].clamp(max=1.5)
+    numbers = torch.cat(
+        [
+            inputs.q[:, :, 3].mean(dim=1, keepdim=True),
+            (inputs.q.shape[1] / 6 * torch.ones_like(inputs.q[:, :1, 0])).log(),
+            (inputs.voxel_mm / 2).log(),
+        ],
+        dim=1,
+    )
+    constant = numbers[:, :, None, None, None].expand(-1, -1, *s0.shape[2:])
+    maps = [least_squares, deviation, fa, s0.clamp(max=6.0), relative, torch.ones_like(mask)]
+    return torch.cat([*maps, constant], dim=1) * mask

@@ -1,0 +1,34 @@
+"""Random inputs of the tensor networks."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dmri_fm.models.tensor_inputs import TensorInputs
+from dmri_fm.simulate import SKARE_DIRECTIONS
+
+
+@pytest.fixture
+def draw_inputs():
+    """Return a function that draws a batch; the first two planes lie outside the mask."""
+
+    def draw(*, n=6, side=8, batch=1, seed=0, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(seed)
+        shape = (side, side, side)
+        s0 = 0.5 + torch.rand(batch, 1, *shape, generator=generator)
+        ratios = 0.1 + 0.8 * torch.rand(batch, n, *shape, generator=generator)
+        g = functional.normalize(torch.randn(batch, n, 3, generator=generator), dim=-1)
+        g[:, :6] = torch.tensor(SKARE_DIRECTIONS.tolist())
+        mask = torch.ones(batch, 1, *shape)
+        mask[:, :, :2] = 0.0
+        return TensorInputs(
+            s0=s0 * mask,
+            ratios=ratios * mask,
+            q=torch.cat([g, 1.0 + torch.rand(batch, n, 1, generator=generator)], dim=-1),
+            mask=mask,
+            noise=torch.full((batch,), 0.05),
+            n_b0=torch.ones(batch),
+            voxel_mm=torch.full((batch, 3), 2.0),
+        ).map(lambda t: t.to(dtype))
+
+    return draw
