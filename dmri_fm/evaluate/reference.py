@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dmri_fm.evaluate.bootstrap import ReferenceNoise, bootstrap_noise
 from dmri_fm.evaluate.regions import Regions, reference_regions
 from dmri_fm.evaluate.subsets import SixSubset
+from dmri_fm.evaluate.tensor_errors import AXIS_FA
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.simulate import condition_number
@@ -56,7 +57,13 @@ class Reference:
         inside = region[self.regions.tissue]
         found: dict[str, float | None] = {}
         if self.noise is not None and inside.any():
-            found |= {f"{k}_bootstrap": float(v[inside].mean()) for k, v in self.noise.floor.items()}
+            found |= {
+                f"{k}_bootstrap": float(v[inside].mean()) for k, v in self.noise.floor.items()
+            }
+            with_axis = inside & (self.maps.fa[self.regions.tissue] > AXIS_FA)
+            if with_axis.any():
+                angle = self.noise.floor["v1"][with_axis]
+                found["v1_fa03_bootstrap"] = float(angle.mean())
             found["fa_bias_bootstrap"] = float(self.noise.fa_bias[inside].mean())
         if self.halves is not None and inside.any():
             found |= {f"{k}_halves": float(v[inside].mean()) for k, v in self.halves.items()}

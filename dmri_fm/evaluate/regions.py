@@ -100,6 +100,4 @@ def reference_regions(reference: TensorMaps, brain: NDArray[np.bool_]) -> Region
 def true_regions(fractions: Fractions) -> Regions:
     """Return the regions of a simulated scan from its tissue fractions."""
     tissue = fractions.mask & (fractions.csf < 0.1)
-    return Regions(
-        tissue, white=tissue & (fractions.wm > 0.8), grey=tissue & (fractions.gm > 0.8)
-    )
+    return Regions(tissue, white=tissue & (fractions.wm > 0.8), grey=tissue & (fractions.gm > 0.8))

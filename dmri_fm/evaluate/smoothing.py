@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from dmri_fm.models.qcg_dti import estimate_noise
 from dmri_fm.volumes import Dwi
 
-__all__ = ["noise_sigma", "smooth_within", "brain_snr"]
+__all__ = ["brain_snr", "noise_sigma", "smooth_within"]
 
 
 def smooth_within(

@@ -30,7 +30,7 @@ GOOD_CONDITION = 2.0
 #: The reference's directions have to have a condition number below this.
 LARGEST_REFERENCE_CONDITION = 10.0
 
-#: A shell of fewer distinct directions serves only if repetitions leave enough for the reference.
+#: Distinct directions that have to be left for the reference.
 FEWEST_LEFT = 6
 
 #: Random rotations of the ideal set from which the nearest one is searched.
@@ -100,8 +100,9 @@ def choose_subsets(gtab: GradientTable, *, n_subsets: int = 6, seed: int = 0) ->
     Those of lowest condition number below 3 are taken; where more than `n_subsets` have one
     below 2, some of these that differ most; where none is below 3, the one lowest, which
     :attr:`SixSubset.is_well_conditioned` tells. The number is that of the columns gx^2, gy^2,
-    gz^2, 2gxgy, 2gxgz, 2gygz, and differs a little between frames. Where each direction was measured several times, each
-    measurement gives a test of its own. Tests take the b=0 volumes in turn.
+    gz^2, 2gxgy, 2gxgz, 2gygz, and differs a little between frames. Where each direction was
+    measured several times, each measurement gives a test of its own. Tests take the b=0 volumes
+    in turn.
 
     Parameters
     ----------
