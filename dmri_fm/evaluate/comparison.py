@@ -52,6 +52,9 @@ _NOTES = {
     "errors": "mean absolute errors against the reference; mm^2/s, degrees",
     "corrected": "rmse_corrected: root of the mean square minus the mean variance of the "
     "reference (wild bootstrap)",
+    "fa": "noise raises the FA of a reference as it raises that of an estimate: where the "
+    "reference is noisy, FA errors favour estimates that are as noisy; fa_bias_corrected takes "
+    "off what the bootstrap finds of it",
     "shares_b0": "where the reference has the test's b=0, the noise of that volume is in "
     "neither errors nor variance: errors are too small, most of all of MD",
     "upper marks": "gaussian-oracle chooses its width by the error; the whole-series marks have "

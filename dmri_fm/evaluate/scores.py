@@ -28,7 +28,7 @@ FA_BINS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 FEWEST_VOXELS = 20
 
 #: Numbers whose distance from zero is what counts.
-SIGNED = ("fa_bias", "md_bias")
+SIGNED = ("fa_bias", "fa_bias_corrected", "md_bias")
 
 
 def subtract_noise(mean_square: float, variance: float) -> float:
@@ -58,7 +58,7 @@ def score(estimate: TensorMaps, reference: Reference) -> dict[str, Row]:
         By region. Mean absolute errors: `tensor` (sum of six elements), `fa`, `md`, `ad`, `rd`
         (mm^2/s); `v1_deg`, angle of the main axes everywhere and `v1_deg_fa03` where the
         reference's FA is above 0.3; `fa_bias`, `md_bias`; root mean squares `fa_rmse`,
-        `md_rmse`, and, with `_corrected`, without the reference's noise. `fa_coverage` and
+        `md_rmse`; with `_corrected`, without the reference's noise. `fa_coverage` and
         `md_coverage` where the estimate has standard deviations: share of voxels whose 90 %
         interval holds the reference, its noise allowed for.
     """
@@ -84,6 +84,9 @@ def _score_region(estimate: TensorMaps, reference: Reference, region: NDArray[np
         found = getattr(errors, name)
         row[f"{name}_bias"] = found.bias
         row[f"{name}_rmse"] = found.root_mean_square
+        if name == "fa" and reference.noise is not None:
+            own = reference.noise.fa_bias[region[reference.regions.tissue]]
+            row["fa_bias_corrected"] = found.bias + float(own.mean())
         if not reference.is_truth:
             variance = _variance(reference, name, region)
             row[f"{name}_rmse_corrected"] = (

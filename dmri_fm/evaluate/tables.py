@@ -22,6 +22,7 @@ _COLUMNS = {
     "v1_deg": ("V1", 1.0, 1),
     "v1_deg_fa03": ("V1 FA>.3", 1.0, 1),
     "fa_bias": ("FA bias", 1.0, 4),
+    "fa_bias_corrected": ("FA bias*", 1.0, 4),
     "md_bias": ("MD bias", 1e3, 4),
     "fa_rmse_corrected": ("FA rmse*", 1.0, 4),
     "md_rmse_corrected": ("MD rmse*", 1e3, 4),
@@ -30,7 +31,13 @@ _COLUMNS = {
 }
 
 #: Columns that are left out where no row has them.
-_OPTIONAL = ("fa_rmse_corrected", "md_rmse_corrected", "fa_coverage", "md_coverage")
+_OPTIONAL = (
+    "fa_bias_corrected",
+    "fa_rmse_corrected",
+    "md_rmse_corrected",
+    "fa_coverage",
+    "md_coverage",
+)
 
 
 def format_series(record: Mapping[str, Any]) -> str:
@@ -73,7 +80,7 @@ def _describe(subsets: Sequence[Mapping[str, Any]]) -> str:
     lines.append(
         "the reference's noise is unknown: too few volumes"
         if free is None
-        else f"rmse*: without the reference's noise, from {free} residual degrees of freedom"
+        else f"*: without the reference's noise, from {free} residual degrees of freedom"
     )
     return "\n".join(lines)
 
