@@ -136,11 +136,14 @@ def bootstrap_noise(
         )
     if not parts:
         return None
-    variance, floor = (
-        {name: np.concatenate([p[k][name] for p in parts]) for name in parts[0][k]} for k in (0, 1)
+    variances, floors, biases = zip(*parts, strict=True)
+    return ReferenceNoise(
+        variance={name: np.concatenate([v[name] for v in variances]) for name in variances[0]},
+        floor={name: np.concatenate([f[name] for f in floors]) for name in floors[0]},
+        fa_bias=np.concatenate(biases),
+        n_free=n_free,
+        has_b0_noise=has_b0_noise,
     )
-    bias = np.concatenate([p[2] for p in parts])
-    return ReferenceNoise(variance, floor, bias, n_free, has_b0_noise)
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,6 +165,7 @@ def test_a_file_in_the_way_is_said(tmp_path) -> None:
         write_json({}, tmp_path / "file" / "out.json")
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_a_real_series_is_compared(data_dir, tmp_path) -> None:
     out = tmp_path / "scores.json"
