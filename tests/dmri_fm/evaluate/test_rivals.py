@@ -8,6 +8,7 @@ from dmri_fm.evaluate.regions import Regions
 from dmri_fm.evaluate.smoothing import brain_snr, noise_sigma, smooth_within
 from dmri_fm.evaluate.tensor_errors import tensor_errors
 from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.simulate import draw_protocol
 from dmri_fm.volumes import Dwi
 
 
@@ -95,15 +96,24 @@ def test_smoothing_stays_within_the_mask() -> None:
 
 def test_noise_is_found_in_a_flat_image() -> None:
     rng = np.random.default_rng(0)
-    from dmri_fm.simulate import draw_protocol
-
     gtab = draw_protocol(rng, bvals=1000)
     data = 1000 + rng.normal(0, 25, (16, 16, 16, 7))
     dwi = Dwi.from_arrays(data, np.eye(4), gtab)
-    assert noise_sigma(dwi) == pytest.approx(25, rel=0.05)
-    assert brain_snr(dwi) == pytest.approx(40, rel=0.05)
+    # The quietest components of 3,375 cubes are a little too quiet.
+    assert noise_sigma(dwi) == pytest.approx(25, rel=0.08)
+    assert brain_snr(dwi) == pytest.approx(40, rel=0.08)
     assert brain_snr(dwi.select([0]).with_mask(np.ones((16, 16, 16)))) > 30
     still = Dwi.from_arrays(np.full((4, 4, 4, 7), 5.0), np.eye(4), gtab)
     # What is left is rounding.
     assert brain_snr(still) > 1e6
     assert rivals.fit_nlmeans(still).fa.max() < 1e-3
+
+
+def test_anatomy_is_not_taken_for_noise() -> None:
+    rng = np.random.default_rng(0)
+    gtab = draw_protocol(rng, bvals=1000)
+    # Detail that all volumes share, three times as strong as the noise.
+    shared = 1000 + rng.normal(0, 60, (20, 20, 20, 1)) * np.linspace(0.5, 1.5, 7)
+    dwi = Dwi.from_arrays(shared + rng.normal(0, 20, (20, 20, 20, 7)), np.eye(4), gtab)
+    assert noise_sigma(dwi) == pytest.approx(20, rel=0.08)
+    assert noise_sigma(dwi.with_mask(np.zeros((20, 20, 20)))) == 0
