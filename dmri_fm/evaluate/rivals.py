@@ -49,14 +49,14 @@ CANDIDATES: Mapping[str, tuple[float, ...]] = {
 }
 
 #: Strengths by bin, from `benchmarks/tune_rivals.py --samples 84 --side 32`; two of the patches
-#: lie in the first bin, 8 to 20 in each other. Errors of FA and MD over those of plain least
-#: squares at these strengths, bin by bin: Gaussian .48 .66 .61 .76 .86 .98 .95, non-local means
-#: .51 .73 .68 .83 1 1 1, total variation .50 .66 .57 .73 .79 .92 .87. Of the Gaussian: voxels. Of non-local means
-#: and total variation: shares of the estimated standard deviation of the noise.
+#: lie in the first bin, 7 to 27 in each other. Of the Gaussian: voxels; of the others: shares of
+#: the estimated standard deviation of the noise. Errors of FA and MD there, over those of plain
+#: least squares: Gaussian .48 .66 .55 .71 .82 .87 .98, non-local means .51 .73 .61 .80 .90 1 1,
+#: total variation .51 .66 .54 .69 .73 .82 .90.
 TUNED: Mapping[str, tuple[float, ...]] = {
-    "gaussian": (0.7, 0.6, 0.6, 0.55, 0.45, 0.35, 0.4),
-    "nlmeans": (1.0, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0),
-    "tv": (0.45, 0.45, 0.45, 0.45, 0.3, 0.3, 0.45),
+    "gaussian": (0.7, 0.6, 0.6, 0.55, 0.5, 0.45, 0.35),
+    "nlmeans": (1.0, 0.1, 1.0, 0.1, 0.1, 0.0, 0.0),
+    "tv": (0.45, 0.45, 0.45, 0.45, 0.45, 0.45, 0.45),
 }
 
 #: Widths of the Gaussian among which the oracle has its choice, voxels.
