@@ -40,8 +40,8 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.models.directions import LARGEST_CONDITION, choose_six
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.predict import tensor_inputs
-from dmri_fm.models.tensor_inputs import estimate_noise
 from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.models.tensor_inputs import estimate_noise
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.simulate import draw_anatomy, draw_batch
 from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject

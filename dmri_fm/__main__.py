@@ -253,6 +253,55 @@ def _run_models(options: argparse.Namespace) -> None:
         print(f"{name:16s} {kind.__name__:8s} {n_parameters / 1e6:6.2f}M parameters")
 
 
+def _add_evaluate(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("evaluate", help="score estimates against references")
+    kinds = parser.add_subparsers(required=True, metavar="WHAT")
+    _add_evaluate_tensor(kinds)
+
+
+def _add_evaluate_tensor(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "tensor", help="tensors from one b=0 and six directions, by a network and plain methods"
+    )
+    parser.add_argument(
+        "bids", type=Path, metavar="BIDS", help="a raw dataset, or the app's output folder"
+    )
+    parser.add_argument("--subsets", type=int, default=6, metavar="N", help="per shell; default 6")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
+    parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
+    parser.add_argument("--model", default="qcg-dti", help="the network; default qcg-dti")
+    parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.add_argument(
+        "--replicates", type=int, default=40, metavar="N", help="of the bootstrap; default 40"
+    )
+    parser.set_defaults(run=_run_evaluate_tensor)
+
+
+def _run_evaluate_tensor(options: argparse.Namespace) -> None:
+    from dmri_fm.evaluate.comparison import METHOD_TITLES, Request, compare_dataset
+    from dmri_fm.evaluate.tables import format_series, write_json
+
+    # A series takes minutes: say which one it is.
+    logging.getLogger("dmri_fm.evaluate").setLevel(logging.INFO)
+    found = compare_dataset(
+        options.bids,
+        Request(
+            methods=tuple(options.methods or METHOD_TITLES),
+            n_subsets=options.subsets,
+            model=options.model,
+            weights=options.weights,
+            seed=options.seed,
+            n_replicates=options.replicates,
+        ),
+        participant_labels=options.participant_label,
+        report=lambda record: print(format_series(record), end="\n\n", flush=True),
+    )
+    if options.json:
+        print(write_json(found, options.json))
+
+
 #: In the order in which they are listed.
 _SUBCOMMANDS = (
     _add_simulate,
@@ -260,6 +309,7 @@ _SUBCOMMANDS = (
     _add_pretrain,
     _add_tensor,
     _add_features,
+    _add_evaluate,
     _add_models,
 )
 

@@ -16,7 +16,15 @@ from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable, Shell
 from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
 
-__all__ = ["LARGEST_CONDITION", "SixDirections", "choose_six", "choose_spread", "skare_angle_deg"]
+__all__ = [
+    "LARGEST_CONDITION",
+    "SixDirections",
+    "choose_six",
+    "choose_spread",
+    "condition_numbers",
+    "near_ideal",
+    "skare_angle_deg",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +121,8 @@ def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirect
     if comb(len(axes), 6) <= MOST_SUBSETS:
         subsets = np.array(list(combinations(range(len(axes)), 6)))
     else:
-        subsets = _near_ideal(axes, np.random.default_rng(seed))
-    conditions = _condition_numbers(axes[subsets])
+        subsets = near_ideal(axes, np.random.default_rng(seed))
+    conditions = condition_numbers(axes[subsets])
     best = int(conditions.argmin())
     if not np.isfinite(conditions[best]):
         return None
@@ -123,7 +131,7 @@ def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirect
     return SixDirections(index, float(conditions[best]), shell.bval, angle)
 
 
-def _near_ideal(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
+def near_ideal(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
     """Return subsets (M, 6) of the axes nearest to randomly rotated ideal sets."""
     turns = Rotation.random(N_ROTATIONS, random_state=rng).as_matrix()
     ideal = np.einsum("rij,kj->rki", turns, SKARE_DIRECTIONS)
@@ -132,7 +140,7 @@ def _near_ideal(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[
     return np.unique(distinct, axis=0) if len(distinct) else np.arange(6)[None]
 
 
-def _condition_numbers(g: NDArray[np.float64]) -> NDArray[np.float64]:
+def condition_numbers(g: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return condition numbers (M,) of the designs of (M, 6, 3) axes."""
     x, y, z = np.moveaxis(g, -1, 0)
     design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=-1)

@@ -178,7 +178,7 @@ def _run_in_blocks(
     statistics: Mapping[str, Tensor],
     device: str,
 ) -> Tensor:
-    """Return the images of :func:`_run_block` for a scan; blocks overlap, empty ones are skipped."""
+    """Return the images of :func:`_run_block` for a scan, block by overlapping block."""
     stride = network.config.stride
     mask = inputs.mask
     where = torch.nonzero(mask[0, 0])

@@ -298,4 +298,5 @@ def _least_shared(detail: Tensor) -> Tensor:
     _, axes = torch.linalg.eigh(bounded @ bounded.T)
     parts = axes.T.to(detail.dtype) @ detail
     sigmas = MAD_TO_SIGMA * parts.abs().median(dim=1).values
-    return sigmas.sort().values[: max(1, len(sigmas) // 3)].mean()
+    least: Tensor = sigmas.sort().values[: max(1, len(sigmas) // 3)].mean()
+    return least

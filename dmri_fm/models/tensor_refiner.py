@@ -198,7 +198,8 @@ def coarse_codes(code: Tensor, mask: Tensor) -> Tensor:
     mask
         Shape (B, 1, X, Y, Z).
     """
-    share = functional.adaptive_avg_pool3d(mask, code.shape[2:])[:, 0]
+    stride = mask.shape[-1] // code.shape[-1]
+    share = functional.avg_pool3d(mask, stride)[:, 0]
     return code.movedim(1, 4)[share > 0.5]
 
 
@@ -241,7 +242,8 @@ def average_neighbours(inputs: TensorInputs, weights: Tensor) -> Tensor:
     softer = _blur(soft, 2)
     total = _WeightedSum.apply(weights.contiguous(), sharp, soft, softer)
     average = total[:, :-1] / total[:, -1:].clamp(min=1e-6)
-    return average[:, :-1] / average[:, -1:].clamp(min=1e-3)
+    ratios: Tensor = average[:, :-1] / average[:, -1:].clamp(min=1e-3)
+    return ratios
 
 
 class _WeightedSum(torch.autograd.Function):

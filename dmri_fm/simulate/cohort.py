@@ -12,7 +12,7 @@ from dmri_fm.simulate.anatomy import Shape
 from dmri_fm.simulate.protocol import draw_protocol
 from dmri_fm.simulate.scanner import Tissue
 
-__all__ = ["EFFECTS", "Participant", "Site", "draw_participant", "draw_sites"]
+__all__ = ["EFFECTS", "Participant", "Site", "draw_lesion", "draw_participant", "draw_sites"]
 
 #: Age at which the effects of age are nil, years.
 MIDDLE_AGE = 50
@@ -198,7 +198,7 @@ def draw_participant(seed: int, number: int, n_sites: int) -> Participant:
         ventricles_mm=effect("ventricles_mm") + rng.normal(0, _SIZE_DEVIATION_MM),
         cortex_mm=effect("cortex_mm") + rng.normal(0, _SIZE_DEVIATION_MM),
         callosum=_CALLOSUM + effect("callosum") + rng.normal(0, _CALLOSUM_DEVIATION),
-        lesions=tuple(_draw_lesion(rng) for _ in range(rng.poisson(expected))),
+        lesions=tuple(draw_lesion(rng) for _ in range(rng.poisson(expected))),
     )
     return Participant(
         label=f"{number:02d}",
@@ -211,7 +211,7 @@ def draw_participant(seed: int, number: int, n_sites: int) -> Participant:
     )
 
 
-def _draw_lesion(rng: np.random.Generator) -> tuple[float, float, float, float]:
+def draw_lesion(rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Draw centre and radius, MNI mm: beside and above the ventricles, mostly in white matter."""
     side = rng.choice([-1.0, 1.0])
     x, y, z = side * rng.uniform(16, 32), rng.uniform(-55, 35), rng.uniform(8, 40)

@@ -95,10 +95,12 @@ def refinement_losses(
     own, other = _errors(estimate.tensor, truth), _errors(rival, truth)
     scale = {name: mean(error).detach() + OFFSETS[name] for name, error in other.items()}
     losses = {name: (mean(error) / scale[name]).mean() for name, error in own.items()}
+    assert estimate.width is not None
+    width = dict(zip(("fa", "md"), estimate.width.unbind(1), strict=True))
     losses["interval"] = sum(
         (
-            (mean(interval_loss(own[name].detach(), estimate.width[:, k])) / scale[name]).mean()
-            for k, name in enumerate(("fa", "md"))
+            (mean(interval_loss(own[name].detach(), w)) / scale[name]).mean()
+            for name, w in width.items()
         ),
         start=torch.zeros((), device=truth.device),
     )

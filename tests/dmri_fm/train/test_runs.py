@@ -10,8 +10,8 @@ import torch
 from dmri_fm.errors import ConfigError
 from dmri_fm.models import drope, mae
 from dmri_fm.models.registry import MODELS
-from dmri_fm.models.tensor_refiner import RefinerConfig
 from dmri_fm.models.tensor_inputs import fit_least_squares
+from dmri_fm.models.tensor_refiner import RefinerConfig
 from dmri_fm.models.tokens import ScanTokens
 from dmri_fm.models.weights import load_weights
 from dmri_fm.simulate import condition_number

@@ -1,0 +1,159 @@
+"""Find the series of a dataset: raw scans, or what the app made of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.bids import read_dataset
+from dmri_fm.bids.names import scan_name, split_name
+from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.volumes import Dwi
+
+__all__ = ["Scan", "find_scans"]
+
+logger = logging.getLogger(__name__)
+
+#: Of the app's outputs: the corrected series, and the mask of the same grid.
+PREPROC = "_space-ACPC_desc-preproc_dwi.nii.gz"
+MASK = "_space-ACPC_desc-brain_mask.nii.gz"
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A series to evaluate.
+
+    Attributes
+    ----------
+    name
+        Such as `sub-01_dir-AP`.
+    participant
+        Without `sub-`.
+    scanner
+        Manufacturer and model, or what there is in their place.
+    dwi
+        The series; it has a mask if one was given with it.
+    kind
+        `raw`, or `preprocessed`: corrected for motion and resampled, so that noise is correlated.
+    """
+
+    name: str
+    participant: str
+    scanner: str
+    dwi: Dwi
+    kind: str
+
+    def brain(self, b0_volumes: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the brain mask: the one given, or that of the mean of some b=0 volumes."""
+        if self.dwi.mask is not None:
+            return self.dwi.mask
+        b0 = self.dwi.data[..., list(b0_volumes)].mean(axis=3)
+        return brain_mask(b0, self.dwi.affine, contrast="b0").mask
+
+
+def find_scans(
+    root: str | Path, *, participant_labels: Sequence[str] | None = None
+) -> Iterator[Scan]:
+    """Yield the series of a raw dataset, or the corrected ones of a dataset of this app.
+
+    Raw series are taken run by run, as they were acquired: not corrected for anything.
+
+    Parameters
+    ----------
+    root
+        Folder with `dataset_description.json`.
+    participant_labels
+        With or without `sub-`; all participants if None.
+
+    Raises
+    ------
+    LayoutError
+        If the folder is no such dataset, a participant is unknown, or there is no series.
+    InputError
+        If a file that was asked for is damaged.
+    """
+    root = Path(root)
+    if _is_derivative(root):
+        yield from _find_corrected(root, participant_labels)
+        return
+    dataset = read_dataset(root, participant_labels=participant_labels)
+    for problem in dataset.problems:
+        logger.warning("left out: %s", problem.error)
+    for participant in dataset.participants:
+        for session in participant.sessions:
+            for run in (run for series in session.series for run in series.runs):
+                yield Scan(
+                    name=scan_name(run.entities),
+                    participant=participant.label,
+                    scanner=_scanner(run.metadata, participant.label),
+                    dwi=run.load(),
+                    kind="raw",
+                )
+
+
+def _is_derivative(root: Path) -> bool:
+    try:
+        text = (root / "dataset_description.json").read_text(encoding="utf-8-sig")
+        return bool(json.loads(text).get("DatasetType") == "derivative")
+    except (OSError, ValueError, AttributeError):
+        # The reader of raw datasets says what is wrong.
+        return False
+
+
+def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
+    paths = sorted(
+        [*root.glob(f"sub-*/dwi/*{PREPROC}"), *root.glob(f"sub-*/ses-*/dwi/*{PREPROC}")]
+    )
+    known = sorted({split_name(path)[0]["subject"] for path in paths})
+    wanted = known if labels is None else [str(a).removeprefix("sub-") for a in labels]
+    unknown = [label for label in wanted if label not in known]
+    if unknown or not paths:
+        raise LayoutError(
+            f"no corrected series of {', '.join(unknown) or 'any participant'}",
+            path=root,
+            expected=f"sub-*/dwi/*{PREPROC}, as drope-bidsapp writes it",
+            advice=f"participants that have one: {', '.join(known) or 'none'}",
+        )
+    for path in paths:
+        entities = split_name(path)[0]
+        if entities["subject"] not in wanted:
+            continue
+        stem = path.name.removesuffix(".nii.gz")
+        mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
+        dwi = Dwi.from_files(
+            path,
+            path.with_name(f"{stem}.bval"),
+            path.with_name(f"{stem}.bvec"),
+            mask if mask.is_file() else None,
+        )
+        yield Scan(
+            name=scan_name(entities),
+            participant=entities["subject"],
+            scanner=_scanner(_read_sidecar(path.with_name(f"{stem}.json")), entities["subject"]),
+            dwi=dwi,
+            kind="preprocessed",
+        )
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"no JSON object ({error})", path=path, expected="the sidecar of the series"
+        ) from None
+
+
+def _scanner(metadata: Any, participant: str) -> str:
+    words = [str(metadata[k]) for k in ("Manufacturer", "ManufacturersModelName") if k in metadata]
+    return " ".join(words) or f"unknown scanner of sub-{participant}"
