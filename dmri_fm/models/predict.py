@@ -19,6 +19,7 @@ from dmri_fm.gradients import rotation_part
 from dmri_fm.models.directions import choose_six, choose_spread
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import percentile_of, score_features
+from dmri_fm.models.gate import judge_scan
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.registry import find_model
@@ -33,6 +34,7 @@ from dmri_fm.models.tokens import feature_grid, patch_centres, tokenise
 from dmri_fm.models.weights import Weights, load_weights
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.preprocess.quality import UNFAMILIAR_PERCENTILE
 from dmri_fm.volumes import Dwi
 
 __all__ = ["ScanFeatures", "extract_features", "feature_grid", "predict_tensor"]
@@ -112,6 +114,14 @@ def predict_tensor(
         images = _run_in_blocks(loaded.model, inputs, loaded.statistics, device)
     tensor = turn_tensors(images[:6], rotation_part(dwi.affine))
     has_more = len(images) > 6
+    unfamiliar = images[8][inputs.mask[0, 0] > 0] >= UNFAMILIAR_PERCENTILE if has_more else None
+    status, reasons = judge_scan(
+        loaded.gate,
+        bval=six.bval,
+        snr=1.0 / max(float(inputs.noise), 1e-6),
+        n_directions=dwi.gtab.count_directions(),
+        unfamiliar=0.0 if unfamiliar is None else float(unfamiliar.float().mean()),
+    )
     return TensorMaps.from_tensor(
         np.moveaxis(tensor.numpy(), 0, 3).astype(np.float64) * 1e-3,
         inside,
@@ -125,7 +135,8 @@ def predict_tensor(
             "Weights": "packaged" if weights is None else str(Path(weights).name),
             "SHA256": loaded.sha256,
             "License": "Apache-2.0",
-            "Status": "experimental",
+            "Status": status,
+            "StatusReasons": reasons,
             "Reference": "doi:10.1631/FITEE.2400766",
             "Device": device,
             "Precision": "float32",

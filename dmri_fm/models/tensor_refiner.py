@@ -7,9 +7,10 @@ least-squares tensor and its deviation, voxel by voxel, and estimates
 
 - the weights with which the images of a voxel and its neighbours are averaged before the tensor
   is fitted: a mixture of Gaussians, and a factor for each neighbour (Mildenhall et al. 2018,
-  doi:10.1109/CVPR.2018.00265, call it kernel prediction); one mixture for the mean diffusivity,
-  one for the rest of the tensor, as grey matter is isotropic over wide areas whose diffusivity
-  is not the same everywhere,
+  doi:10.1109/CVPR.2018.00265, call it kernel prediction),
+- how much of the tensor of locally denoised images (:mod:`~dmri_fm.models.local_pca`) to take in,
+- both for the mean diffusivity and for the rest of the tensor apart, as grey matter is isotropic
+  over wide areas whose diffusivity is not the same everywhere,
 - what then has to be added to the tensor,
 - how large the errors of FA and MD are likely to be.
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmri_fm.models.layers import conv3d
+from dmri_fm.models.local_pca import denoise_locally
 from dmri_fm.models.tensor_inputs import (
     RATIO_RANGE,
     TensorEstimate,
@@ -46,14 +48,16 @@ __all__ = [
     "TensorRefiner",
     "average_neighbours",
     "coarse_codes",
+    "image_pyramid",
     "mixed_weights",
 ]
 
-#: Deviations that the network sees are clipped to this, um^2/ms.
-LARGEST_DEVIATION = 3.0
+#: Deviations that the network sees are clipped to these and written as logarithms of their share
+#: of a typical one, um^2/ms; noise over S0 likewise.
+LEAST_DEVIATION, TYPICAL_DEVIATION, LARGEST_DEVIATION = 0.003, 0.1, 3.0
 
-#: Least-squares tensor, its deviation, its FA, S0, noise / S0, mask, b, N, and voxel sizes.
-N_CHANNELS = 6 + 6 + 4 + 2 + 3
+#: See :func:`_channels`.
+N_CHANNELS = 4 * 6 + 4 + 3 + 6 + 1 + 1 + 1 + 5
 
 #: Steps, voxels, to the neighbours that are averaged. All of the 3^3 cube; then faces and edges
 #: of cubes twice and four times as wide, where the images are blurred first, the more the farther.
@@ -68,8 +72,8 @@ SIGMAS = (0.2, 0.5, 0.7, 1.0, 1.5, 2.5)
 
 #: Numbers that the network gives for each voxel: corrections of the tensor, half-widths of
 #: intervals, shares of the Gaussians for the mean diffusivity and for the rest of the tensor,
-#: and factors of the weights.
-OUTPUTS = (6, 2, len(SIGMAS), len(SIGMAS), len(TAPS))
+#: shares of the locally denoised images' tensor likewise, and factors of the weights.
+OUTPUTS = (6, 2, len(SIGMAS), len(SIGMAS), 2, len(TAPS))
 
 #: What the network's numbers are multiplied by before they become weights: these have to move
 #: much farther in training than the corrections of the tensor.
@@ -160,8 +164,9 @@ class TensorRefiner(nn.Module):
         """Estimate tensors; sides of the images are multiples of `config.stride`."""
         mask = inputs.mask
         identity = mask.new_tensor([1.0, 0, 0, 1, 0, 1])[:, None, None, None]
-        least_squares = fit_least_squares(inputs.ratios, inputs.q) * mask
-        x = self.stem(_channels(inputs, least_squares))
+        pyramid = image_pyramid(inputs)
+        shared = fit_least_squares(_ratios(_shared_part(inputs, pyramid[0])), inputs.q)
+        x = self.stem(_channels(inputs, pyramid, shared))
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             if level:
@@ -173,12 +178,17 @@ class TensorRefiner(nn.Module):
             up = functional.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
             x = self.decoder[level](skips[level] + up)
         out = self.head(self.join(x.relu_()).relu_())
-        correction, width, *scales, factors = out.split(OUTPUTS, dim=1)
+        correction, width, *scales, blend, factors = out.split(OUTPUTS, dim=1)
         size, shape = (
             fit_least_squares(
-                average_neighbours(inputs, mixed_weights(GAIN * s, GAIN * factors)), inputs.q
+                average_neighbours(pyramid, mixed_weights(GAIN * s, GAIN * factors)), inputs.q
             )
             for s in scales
+        )
+        # What is shared locally, and what the neighbours' average says, in shares of each voxel.
+        size_share, shape_share = (GAIN * blend).sigmoid().split(1, dim=1)
+        size, shape = (
+            a + share * (shared - a) for a, share in ((size, size_share), (shape, shape_share))
         )
         tensor = shape + (mean_diffusivity(size) - mean_diffusivity(shape)) * identity + correction
         return TensorEstimate(
@@ -231,19 +241,20 @@ def mixed_weights(scales: Tensor, factors: Tensor) -> Tensor:
     return mixture * factors.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).exp()
 
 
-def average_neighbours(inputs: TensorInputs, weights: Tensor) -> Tensor:
-    """Return S/S0 of images averaged with weights (B, N, X, Y, Z), in the order of :data:`TAPS`.
+def average_neighbours(pyramid: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return S/S0 (B, N, X, Y, Z) of averaged images.
 
     Neighbours outside the mask have no weight.
+
+    Parameters
+    ----------
+    pyramid
+        From :func:`image_pyramid`.
+    weights
+        Shape (B, K, X, Y, Z), in the order of :data:`TAPS`.
     """
-    images = torch.cat([inputs.ratios.clamp(max=RATIO_RANGE[1]) * inputs.s0, inputs.s0], dim=1)
-    sharp = torch.cat([images * inputs.mask, inputs.mask], dim=1)
-    soft = _blur(sharp, 1)
-    softer = _blur(soft, 2)
-    total = _WeightedSum.apply(weights.contiguous(), sharp, soft, softer)
-    average = total[:, :-1] / total[:, -1:].clamp(min=1e-6)
-    ratios: Tensor = average[:, :-1] / average[:, -1:].clamp(min=1e-3)
-    return ratios
+    total: Tensor = _WeightedSum.apply(weights.contiguous(), *pyramid)
+    return _ratios(total / total[:, -1:].clamp(min=1e-6))
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -290,13 +301,47 @@ def _blur(images: Tensor, reach: int) -> Tensor:
     return images
 
 
-def _channels(inputs: TensorInputs, least_squares: Tensor) -> Tensor:
-    """Stack what the network sees, (B, C, X, Y, Z)."""
+def image_pyramid(inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images and mask, (B, N + 2, X, Y, Z): weighted, b=0, mask; as they are, and blurred.
+
+    Blurred images have to be divided by the blurred mask.
+    """
+    weighted = inputs.ratios.clamp(max=RATIO_RANGE[1]) * inputs.s0
+    sharp = torch.cat([torch.cat([weighted, inputs.s0], dim=1) * inputs.mask, inputs.mask], dim=1)
+    soft = _blur(sharp, 1)
+    return sharp, soft, _blur(soft, 2)
+
+
+def _shared_part(inputs: TensorInputs, sharp: Tensor) -> Tensor:
+    """Return the sharp images of the pyramid without what they do not share locally."""
+    images, mask = sharp[:, :-1], sharp[:, -1:]
+    sigma = inputs.noise[:, None].repeat(1, images.shape[1])
+    sigma[:, -1] = sigma[:, -1] / inputs.n_b0.sqrt()
+    return torch.cat([denoise_locally(images, mask, sigma), mask], dim=1)
+
+
+def _ratios(images: Tensor) -> Tensor:
+    """Return S/S0 (B, N, X, Y, Z) of images as :func:`image_pyramid` returns them."""
+    weighted, b0 = images[:, :-2], images[:, -2:-1]
+    return weighted / b0.clamp(min=1e-3 * images[:, -1:].clamp(min=1e-3))
+
+
+def _channels(inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor) -> Tensor:
+    """Stack what the network sees, (B, C, X, Y, Z).
+
+    The tensors of sharp, blurred and locally denoised images; how far these are from the sharp one's, in its
+    standard deviations, which tells structure from noise; deviations as logarithms, so that a
+    factor between scans is a step; and the numbers of the scan.
+    """
     s0, mask = inputs.s0, inputs.mask
     noise = inputs.noise[:, None, None, None, None]
-    deviation = least_squares_deviation(inputs).clamp(max=LARGEST_DEVIATION)
-    relative = (noise / s0.clamp(min=0.05)).clamp(max=1.0)
-    fa = tensor_fa(least_squares)[:, None].clamp(max=1.5)
+    deviation = least_squares_deviation(inputs).clamp(LEAST_DEVIATION, LARGEST_DEVIATION)
+    tensors = [*(fit_least_squares(_ratios(images), inputs.q) for images in pyramid), shared]
+    apart = [
+        ((t - tensors[0]) / deviation).square().mean(dim=1, keepdim=True).log1p()
+        for t in tensors[1:]
+    ]
+    relative = (noise / s0.clamp(min=0.05)).clamp(LEAST_DEVIATION, 1.0)
     numbers = torch.cat(
         [
             inputs.q[:, :, 3].mean(dim=1, keepdim=True),
@@ -305,6 +350,14 @@ def _channels(inputs: TensorInputs, least_squares: Tensor) -> Tensor:
         ],
         dim=1,
     )
-    constant = numbers[:, :, None, None, None].expand(-1, -1, *s0.shape[2:])
-    maps = [least_squares, deviation, fa, s0.clamp(max=6.0), relative, torch.ones_like(mask)]
-    return torch.cat([*maps, constant], dim=1) * mask
+    maps = [
+        *tensors,
+        *(tensor_fa(t)[:, None].clamp(max=1.5) for t in tensors),
+        *apart,
+        (deviation / TYPICAL_DEVIATION).log(),
+        (relative / TYPICAL_DEVIATION).log(),
+        s0.clamp(max=6.0),
+        torch.ones_like(mask),
+        numbers[:, :, None, None, None].expand(-1, -1, *s0.shape[2:]),
+    ]
+    return torch.cat(maps, dim=1) * mask

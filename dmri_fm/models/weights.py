@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from dmri_fm.errors import WeightsError
+from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.models.gate import Gate
 from dmri_fm.models.registry import MODELS, Config
 
 __all__ = ["Weights", "load_weights", "save_weights"]
@@ -55,6 +56,8 @@ class Weights:
         What the network expects as input, in words and numbers.
     training
         How the weights came about.
+    gate
+        Scans for which they were found better than their rivals; None: none.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Weights:
     statistics: dict[str, Tensor]
     normalisation: dict[str, Any]
     training: dict[str, Any]
+    gate: Gate | None = None
 
 
 def save_weights(
@@ -200,7 +204,16 @@ def load_weights(
         statistics=statistics,
         normalisation=description["normalisation"],
         training=description["training"],
+        gate=_read_gate(description, path),
     )
+
+
+def _read_gate(description: dict[str, Any], path: Path) -> Gate | None:
+    values = description.get("gate")
+    try:
+        return None if values is None else Gate.from_json(values)
+    except ConfigError as error:
+        raise WeightsError(str(error), path=path.with_suffix(".json")) from None
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -97,6 +97,8 @@ def quiet_weights(tmp_path_factory):
         # All shares to the narrowest Gaussian.
         model.head.bias.zero_()
         model.head.bias[[8, 8 + len(SIGMAS)]] = 100.0
+        # And nothing from the locally denoised images.
+        model.head.bias[8 + 2 * len(SIGMAS) :][:2] = -100.0
     path = tmp_path_factory.mktemp("weights") / "quiet.safetensors"
     return save_weights(
         path, model, name="qcg-dti", config=TINY_DTI, version="0", normalisation={}, training={}

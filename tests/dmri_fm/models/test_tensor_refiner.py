@@ -14,6 +14,7 @@ from dmri_fm.models.tensor_refiner import (
     TensorRefiner,
     average_neighbours,
     coarse_codes,
+    image_pyramid,
     mixed_weights,
 )
 
@@ -93,7 +94,7 @@ def test_weights_on_the_voxel_itself_leave_least_squares(draw_inputs):
     inputs = draw_inputs(dtype=torch.float64)
     weights = torch.zeros(1, len(TAPS), 8, 8, 8, dtype=torch.float64)
     weights[:, NEAR.index((0, 0, 0))] = 1.0
-    ratios = average_neighbours(inputs, weights)
+    ratios = average_neighbours(image_pyramid(inputs), weights)
     found = fit_least_squares(ratios, inputs.q) * inputs.mask
     expected = fit_least_squares(inputs.ratios, inputs.q) * inputs.mask
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
@@ -110,19 +111,19 @@ def test_a_neighbours_weight_fetches_that_neighbour(step, draw_inputs):
     inputs = inputs._replace(ratios=image.expand(1, 6, side, side, side))
     weights = torch.zeros(1, len(TAPS), side, side, side, dtype=torch.float64)
     weights[:, TAPS.index(step)] = 1.0
-    found = average_neighbours(inputs, weights)[0, 0, 8:10, 8:10, 8:10]
+    found = average_neighbours(image_pyramid(inputs), weights)[0, 0, 8:10, 8:10, 8:10]
     change = sum(s * slope for s, slope in zip(step, (0.01, 0.02, 0.03), strict=True))
     expected = image[8:10, 8:10, 8:10] + change
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
 
 def test_gradient_of_the_weights_is_that_of_finite_differences(draw_inputs):
-    inputs = draw_inputs(side=4, dtype=torch.float64)
+    pyramid = image_pyramid(draw_inputs(side=4, dtype=torch.float64))
     weights = torch.rand(
         1, len(TAPS), 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     assert torch.autograd.gradcheck(
-        lambda some: average_neighbours(inputs, torch.cat([some, weights[:, 3:]], dim=1)),
+        lambda some: average_neighbours(pyramid, torch.cat([some, weights[:, 3:]], dim=1)),
         weights[:, :3].clone().requires_grad_(),
     )
 
@@ -147,7 +148,7 @@ def test_each_gaussian_smooths_white_noise_as_its_width_says(sigma):
     scales[:, SIGMAS.index(sigma)] = 0.0
     weights = mixed_weights(scales, torch.zeros(1, len(TAPS), side, side, side))
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, side, side, side))
-    found = average_neighbours(inputs, weights)[0, :, 8:-8, 8:-8, 8:-8].std() / 0.01
+    found = average_neighbours(image_pyramid(inputs), weights)[0, :, 8:-8, 8:-8, 8:-8].std() / 0.01
     expected = gaussian_filter(noise[0, 0].numpy(), sigma)[8:-8, 8:-8, 8:-8].std() / 0.01
     assert found.item() == pytest.approx(expected, rel=0.35)
 
@@ -159,7 +160,7 @@ def test_an_untrained_network_smooths_a_little(draw_inputs):
     inputs = draw_inputs()
     found = model(inputs).tensor[:, :, 3:]
     rough = fit_least_squares(inputs.ratios, inputs.q)[:, :, 3:]
-    assert found.std() < 0.8 * rough.std()
+    assert found.std() < 0.85 * rough.std()
     assert abs(found[:, 0].mean() - rough[:, 0].mean()) < 0.3
 
 

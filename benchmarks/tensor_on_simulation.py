@@ -1,0 +1,180 @@
+"""Score tensor estimates from seven volumes on the simulation that networks do not train on.
+
+Usage: python benchmarks/tensor_on_simulation.py [--heads 2] [--weights FILE] [--json OUT]
+                                                 [--figure OUT.png]
+
+Heads of `dmri_fm.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
+with one b=0 and a turned Skare set. From one condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no
+lesions) one thing at a time is changed: SNR, b, voxel size, lesions. Prints a table for each
+condition, and at the end the two lines that decide: the gain over the best rival at SNR 20, and
+the loss against least squares at SNR 60 and above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dmri_fm.evaluate.comparison import METHOD_TITLES, Request, clean, compare_methods
+from dmri_fm.evaluate.scores import mean_rows
+from dmri_fm.evaluate.simulated import build_head, simulated_scan
+
+#: Names and values of what is changed; the first of each is the condition that the rest keep.
+SNRS = (20.0, 8.0, 12.0, 30.0, 45.0, 60.0, 80.0)
+BVALS = (1000.0, 600.0, 2000.0, 3000.0)
+VOXELS_MM = (2.5, 2.0, 3.5)
+
+#: Rivals that see the same seven volumes.
+RIVALS = ("wls", "gaussian", "nlmeans", "tv", "mppca")
+METHODS = (*RIVALS, "network", "gaussian-oracle")
+
+#: Share of k-space that is sampled.
+PARTIAL_FOURIER = 0.8
+
+#: Seeds of heads lie outside those of other benchmarks.
+FIRST_HEAD = 700
+
+COLUMNS = (
+    ("fa", "FA", 1.0),
+    ("fa_bias", "FA bias", 1.0),
+    ("md", "MD", 1e3),
+    ("tensor", "tensor", 1e3),
+    ("v1_deg_fa03", "V1 FA>.3", 1.0),
+    ("fa_coverage", "FA 90%", 1.0),
+    ("md_coverage", "MD 90%", 1.0),
+)
+
+
+def score_head(
+    seed: int, snrs: Sequence[float], request: Request, **changes: Any
+) -> dict[float, dict[str, Any]]:
+    """Return the numbers of every method and region, by SNR."""
+    head = build_head(seed, **changes)
+    found = {}
+    for snr in snrs:
+        scan = simulated_scan(head, snr=snr, partial_fourier=PARTIAL_FOURIER, seed=seed)
+        found[snr] = compare_methods(scan, head.reference(), request)
+    return found
+
+
+def conditions(n_heads: int, request: Request) -> dict[str, list[dict[str, Any]]]:
+    """Return the numbers of each head, by condition."""
+    found: dict[str, list[dict[str, Any]]] = {}
+
+    def add(name: str, numbers: dict[str, Any]) -> None:
+        print(f"{name}: head {len(found.get(name, ())) + 1}", flush=True)
+        found.setdefault(name, []).append(numbers)
+
+    for k in range(n_heads):
+        seed = FIRST_HEAD + k
+        for snr, numbers in score_head(seed, SNRS, request).items():
+            add(f"SNR {snr:g}", numbers)
+        for bval in BVALS[1:]:
+            add(f"b {bval:g}", score_head(seed, SNRS[:1], request, bval=bval)[SNRS[0]])
+        for size in VOXELS_MM[1:]:
+            numbers = score_head(seed, SNRS[:1], request, voxel_size_mm=size)[SNRS[0]]
+            add(f"{size:g} mm", numbers)
+        add("lesions", score_head(seed, SNRS[:1], request, has_lesions=True)[SNRS[0]])
+    return found
+
+
+def means(heads: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Average over heads, by method and region."""
+    return {m: {r: mean_rows([h[m][r] for h in heads]) for r in heads[0][m]} for m in heads[0]}
+
+
+def print_condition(name: str, numbers: dict[str, dict[str, Any]]) -> None:
+    for region in ("white", "grey"):
+        print(f"\n{name}, {region} matter\n")
+        print("| method | " + " | ".join(title for _, title, _ in COLUMNS) + " |")
+        print("|---" * (len(COLUMNS) + 1) + "|")
+        for method, regions in numbers.items():
+            row = regions[region]
+            cells = [
+                "" if row.get(key) is None else f"{factor * row[key]:.4g}"
+                for key, _, factor in COLUMNS
+            ]
+            print(f"| {METHOD_TITLES[method]} | " + " | ".join(cells) + " |")
+
+
+def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+    print("\nVerdict\n")
+    for region in ("white", "grey"):
+        for key in ("fa", "md"):
+            numbers = found["SNR 20"]
+            best = min(RIVALS, key=lambda m: numbers[m][region][key])
+            gain = 1 - numbers["network"][region][key] / numbers[best][region][key]
+            print(
+                f"SNR 20, {region}, {key.upper()}: network {100 * gain:+.0f} % against "
+                f"{METHOD_TITLES[best]} (bar: +15 %)"
+            )
+        for snr in (60, 80):
+            numbers = found[f"SNR {snr}"]
+            loss = numbers["network"][region]["fa"] - numbers["wls"][region]["fa"]
+            print(f"SNR {snr}, {region}, FA: network {loss:+.4f} against WLS (bar: +.005)")
+
+
+def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
+    """Draw FA and MD error of white and grey matter against SNR, b and voxel size."""
+    from matplotlib.figure import Figure
+
+    axes_of = {
+        "SNR": sorted(SNRS),
+        "b, s/mm^2": sorted(BVALS),
+        "voxel, mm": sorted(VOXELS_MM),
+    }
+    names = {"SNR": "SNR {:g}", "b, s/mm^2": "b {:g}", "voxel, mm": "{:g} mm"}
+    figure = Figure(figsize=(12, 11), layout="constrained")
+    panels = figure.subplots(4, 3, sharey="row")
+    for row, (region, key) in enumerate((r, k) for r in ("white", "grey") for k in ("fa", "md")):
+        factor, unit = (1.0, "") if key == "fa" else (1e3, ", 1e-3 mm$^2$/s")
+        for panel, (title, values) in zip(panels[row], axes_of.items(), strict=True):
+            for method in METHODS:
+                errors = [
+                    factor * found["SNR 20" if n not in found else n][method][region][key]
+                    for n in (names[title].format(v) for v in values)
+                ]
+                style = {"color": "black", "linewidth": 2.2} if method == "network" else {}
+                dashes = "--" if method == "gaussian-oracle" else "-"
+                panel.plot(
+                    values,
+                    errors,
+                    linestyle=dashes,
+                    marker="o",
+                    markersize=3,
+                    label=METHOD_TITLES[method],
+                    **style,
+                )
+            panel.set_xlabel(title)
+            panel.set_ylim(bottom=0)
+            if title == "SNR":
+                panel.set_xscale("log")
+                panel.set_xticks(values, [f"{v:g}" for v in values])
+                panel.set_ylabel(f"error of {key.upper()}, {region} matter{unit}")
+    panels[0, 0].legend(fontsize=7)
+    figure.savefig(out, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--weights", type=Path, help="in place of those of the package")
+    parser.add_argument("--json", type=Path, help="write all numbers")
+    parser.add_argument("--figure", type=Path, help="write the plots")
+    options = parser.parse_args()
+    request = Request(methods=METHODS, weights=options.weights)
+    found = {name: means(heads) for name, heads in conditions(options.heads, request).items()}
+    for name, numbers in found.items():
+        print_condition(name, numbers)
+    print_verdict(found)
+    if options.json:
+        options.json.write_text(json.dumps(clean(found), indent=1) + "\n", encoding="utf-8")
+    if options.figure:
+        draw(found, options.figure)
+
+
+if __name__ == "__main__":
+    main()
