@@ -1,82 +1,39 @@
-"""Score the weights that ship against plain rivals, on held-out simulation and a real scan.
+"""Score the D-RoPE weights that ship against plain rivals, on held-out simulation and a real scan.
 
 Usage: python benchmarks/first_weights.py [--data FOLDER] [--pretraining FOLDER] [--scans 24]
 
-Prints, for simulated patches that no training run draws and, with --data, for a real scan
-(sub-trio of the test scans, never used in training): errors of FA, MD and V1 of the tensor network
-and of weighted least squares on the same seven volumes, as measured and after Gaussian smoothing.
-With --pretraining (the folder of a run of `dmri-fm pretrain`, whose checkpoint holds the decoder):
-the error of hidden directions and places against the mean of the visible directions.
+Prints, with --data, how familiar a real scan is (sub-trio of the test scans, never used in
+training); with --pretraining (the folder of a run of `dmri-fm pretrain`, whose checkpoint holds
+the decoder), the error of hidden directions and places against the mean of the visible ones, on
+simulated brains that no training run draws and on that scan.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from dipy.segment.mask import median_otsu
-from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, gaussian_filter
 
 from dmri_fm.gradients import rotation_part
 from dmri_fm.models.directions import choose_spread
 from dmri_fm.models.drope import SMALL
 from dmri_fm.models.mae import SMALL_MAE, Mask, MaskedAutoencoder, draw_mask
-from dmri_fm.models.maps import TensorMaps
-from dmri_fm.models.predict import extract_features, predict_tensor
-from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.models.predict import extract_features
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.models.weights import load_weights
 from dmri_fm.normalise.grid import affine_map, resample_dwi
 from dmri_fm.normalise.registration import Image3D, register_affine
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.normalise.template import load_template
-from dmri_fm.simulate import draw_sample
 from dmri_fm.train.drope import draw_scan_tokens
-from dmri_fm.train.qcg_dti import draw_training_protocol
 from dmri_fm.volumes import Dwi
 
 #: Training draws from [seed, step] and [seed, 0..2, number]; these seeds lie outside.
 HELD_OUT = 777_000
-
-#: Voxels of a higher MD are left out as CSF, mm^2/s.
-CSF_MD = 1.6e-3
-
-#: V1 is compared where the reference's FA is above this.
-V1_FA = 0.3
-
-
-def smooth(dwi: Dwi, sigma_voxels: float) -> Dwi:
-    """Blur every volume."""
-    data = gaussian_filter(dwi.data, (sigma_voxels,) * 3 + (0,))
-    return Dwi.from_arrays(data, dwi.affine, dwi.gtab, mask=dwi.mask)
-
-
-#: The rivals, from the same volumes.
-METHODS: dict[str, Callable[[Dwi], TensorMaps]] = {
-    "WLS": fit_tensor,
-    "Gaussian 0.5 voxel, WLS": lambda dwi: fit_tensor(smooth(dwi, 0.5)),
-    "Gaussian 0.7 voxel, WLS": lambda dwi: fit_tensor(smooth(dwi, 0.7)),
-    "qcg-dti": predict_tensor,
-}
-
-
-def errors(maps: TensorMaps, truth: TensorMaps, where: NDArray[np.bool_]) -> dict[str, float]:
-    """Return mean absolute errors within a region; tensors and MD in 1e-3 mm^2/s."""
-    difference = np.abs(maps.diffusivity - truth.diffusivity)[where].sum(axis=1)
-    fibres = where & (truth.fa > V1_FA)
-    cosine = np.abs((maps.v1 * truth.v1).sum(axis=3))[fibres].clip(0, 1)
-    return {
-        "tensor": 1e3 * float(difference.mean()),
-        "FA": float(np.abs(maps.fa - truth.fa)[where].mean()),
-        "FA bias": float((maps.fa - truth.fa)[where].mean()),
-        "MD": 1e3 * float(np.abs(maps.md - truth.md)[where].mean()),
-        "V1": float(np.rad2deg(np.arccos(cosine)).mean()) if fibres.any() else float("nan"),
-    }
 
 
 def print_table(title: str, rows: dict[str, list[dict[str, float]]]) -> None:
@@ -89,29 +46,6 @@ def print_table(title: str, rows: dict[str, list[dict[str, float]]]) -> None:
         print(f"| {method} | " + " | ".join(f"{m:.4f}" for m in means) + " |")
 
 
-def score_tensors_on_simulation(n_scans: int) -> None:
-    """Compare with the true tensor of simulated patches."""
-    tables: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
-    for number in range(n_scans):
-        rng = np.random.default_rng([HELD_OUT, number])
-        gtab = draw_training_protocol(rng, spread_share=0.3)
-        sample = draw_sample(rng, shape=(40, 40, 40), gtab=gtab)
-        assert sample.truth_tensor is not None
-        dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
-        truth = TensorMaps.from_tensor(
-            sample.truth_tensor, sample.mask, affine=sample.affine, model="tensor"
-        )
-        where = sample.mask & (sample.fractions[..., 2] < 0.5)
-        snr = "SNR < 20" if sample.signal[where, 0].mean() < 20 * sample.sigma else "SNR >= 20"
-        shell = "b <= 1500" if sample.truth_bval <= 1500 else "b > 1500"
-        for method, run in METHODS.items():
-            found = errors(run(dwi), truth, where)
-            tables[f"{shell}, {snr}"][method].append(found)
-    for title, rows in sorted(tables.items()):
-        n = len(next(iter(rows.values())))
-        print_table(f"Held-out simulation, {title}, {n} patches (truth known, CSF left out)", rows)
-
-
 def read_trio(data: Path) -> Dwi:
     stem = data / "ds-vendors" / "sub-trio" / "dwi"
     image = next(stem.glob("*_dwi.nii.gz"))
@@ -119,26 +53,6 @@ def read_trio(data: Path) -> Dwi:
     dwi = Dwi.from_files(image, f"{name}.bval", f"{name}.bvec")
     _, mask = median_otsu(dwi.mean_b0(), median_radius=4, numpass=4)
     return dwi.with_mask(mask)
-
-
-def score_tensors_on_trio(dwi: Dwi) -> None:
-    """Compare with least squares on the volumes, and the b=0, that were not used."""
-    b0 = np.flatnonzero(dwi.gtab.is_b0)
-    weighted = np.flatnonzero(~dwi.gtab.is_b0)
-    assert dwi.mask is not None
-    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-    halves = (weighted[: weighted.size // 2], weighted[weighted.size // 2 :])
-    # Each repetition of the 20 directions gives one test; the other b=0 is the reference's.
-    for half, own_b0, other_b0 in zip(halves, b0[:2], b0[1::-1], strict=True):
-        pool = dwi.select([own_b0, *half])
-        six = np.array([own_b0, *half])[predict_tensor(pool).metadata["Volumes"]]
-        test = dwi.select([own_b0, *six])
-        rest = [v for v in weighted if v not in six]
-        reference = fit_tensor(dwi.select([other_b0, *rest]))
-        where = binary_erosion(dwi.mask, iterations=2) & (reference.md < CSF_MD)
-        for method, run in METHODS.items():
-            rows[method].append(errors(run(test), reference, where))
-    print_table("sub-trio, raw, b 1000 (reference: WLS on 34 other volumes, noisy itself)", rows)
 
 
 def to_model_grid(dwi: Dwi) -> Dwi:
@@ -220,15 +134,12 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=24, help="simulated scans of each kind")
     options = parser.parse_args()
 
-    for name in ("qcg-dti", "drope"):
-        loaded = load_weights(name)
-        print(f"{name} {loaded.version}, sha256 {loaded.sha256}")
-        print(f"  {loaded.training['steps']} steps, {loaded.training['minutes']} minutes")
-    score_tensors_on_simulation(options.scans)
+    loaded = load_weights("drope")
+    print(f"drope {loaded.version}, sha256 {loaded.sha256}")
+    print(f"  {loaded.training['steps']} steps, {loaded.training['minutes']} minutes")
     trio = read_trio(options.data) if options.data else None
     in_mni = None
     if trio is not None:
-        score_tensors_on_trio(trio)
         in_mni = to_model_grid(trio)
         features = extract_features(in_mni)
         print(

@@ -11,6 +11,7 @@ least-squares tensor and its deviation, voxel by voxel, and estimates
 - how much of the tensor of locally denoised images (:mod:`~dmri_fm.models.local_pca`) to take in,
 - both for the mean diffusivity and for the rest of the tensor apart, as grey matter is isotropic
   over wide areas whose diffusivity is not the same everywhere,
+- by what factor the anisotropic part is to be stretched, as averages lose anisotropy,
 - what then has to be added to the tensor,
 - how large the errors of FA and MD are likely to be.
 
@@ -72,12 +73,16 @@ SIGMAS = (0.2, 0.5, 0.7, 1.0, 1.5, 2.5)
 
 #: Numbers that the network gives for each voxel: corrections of the tensor, half-widths of
 #: intervals, shares of the Gaussians for the mean diffusivity and for the rest of the tensor,
-#: shares of the locally denoised images' tensor likewise, and factors of the weights.
-OUTPUTS = (6, 2, len(SIGMAS), len(SIGMAS), 2, len(TAPS))
+#: shares of the locally denoised images' tensor likewise, a factor of the anisotropic part, and
+#: factors of the weights.
+OUTPUTS = (6, 2, len(SIGMAS), len(SIGMAS), 2, 1, len(TAPS))
 
 #: What the network's numbers are multiplied by before they become weights: these have to move
 #: much farther in training than the corrections of the tensor.
 GAIN = 5.0
+
+#: The anisotropic part of a tensor is stretched or shrunk by this at most, as a logarithm.
+LARGEST_STRETCH = 1.0
 
 #: A weight differs from that of the mixture by this factor at most, up or down, as a logarithm.
 LARGEST_LOG_FACTOR = 8.0
@@ -162,11 +167,19 @@ class TensorRefiner(nn.Module):
 
     def forward(self, inputs: TensorInputs) -> TensorEstimate:
         """Estimate tensors; sides of the images are multiples of `config.stride`."""
-        mask = inputs.mask
-        identity = mask.new_tensor([1.0, 0, 0, 1, 0, 1])[:, None, None, None]
-        pyramid = image_pyramid(inputs)
-        shared = fit_least_squares(_ratios(_shared_part(inputs, pyramid[0])), inputs.q)
-        x = self.stem(_channels(inputs, pyramid, shared))
+        # Logarithms and inverses stay in full precision where the convolutions do not.
+        with torch.autocast(inputs.mask.device.type, enabled=False):
+            pyramid = image_pyramid(inputs)
+            shared = fit_least_squares(_ratios(_shared_part(inputs, pyramid[0])), inputs.q)
+            channels = _channels(inputs, pyramid, shared)
+        numbers, code = self._convolve(channels)
+        with torch.autocast(inputs.mask.device.type, enabled=False):
+            tensor, width = _assemble(numbers.to(channels.dtype), inputs, pyramid, shared)
+        return TensorEstimate(tensor, width, code)
+
+    def _convolve(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the numbers of each voxel, split by :data:`OUTPUTS`, and the coarse features."""
+        x = self.stem(channels)
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             if level:
@@ -177,25 +190,31 @@ class TensorRefiner(nn.Module):
         for level in reversed(range(len(self.decoder))):
             up = functional.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
             x = self.decoder[level](skips[level] + up)
-        out = self.head(self.join(x.relu_()).relu_())
-        correction, width, *scales, blend, factors = out.split(OUTPUTS, dim=1)
-        size, shape = (
-            fit_least_squares(
-                average_neighbours(pyramid, mixed_weights(GAIN * s, GAIN * factors)), inputs.q
-            )
-            for s in scales
+        return self.head(self.join(x.relu_()).relu_()), code
+
+
+def _assemble(
+    numbers: Tensor, inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return tensors (B, 6, X, Y, Z) and half-widths (B, 2, X, Y, Z) from all numbers."""
+    correction, width, *scales, blend, stretch, factors = numbers.split(OUTPUTS, dim=1)
+    size, shape = (
+        fit_least_squares(
+            average_neighbours(pyramid, mixed_weights(GAIN * s, GAIN * factors)), inputs.q
         )
-        # What is shared locally, and what the neighbours' average says, in shares of each voxel.
-        size_share, shape_share = (GAIN * blend).sigmoid().split(1, dim=1)
-        size, shape = (
-            a + share * (shared - a) for a, share in ((size, size_share), (shape, shape_share))
-        )
-        tensor = shape + (mean_diffusivity(size) - mean_diffusivity(shape)) * identity + correction
-        return TensorEstimate(
-            tensor=tensor * mask,
-            width=(functional.softplus(width) + LEAST_WIDTH) * mask,
-            code=code,
-        )
+        for s in scales
+    )
+    # What is shared locally, and what the neighbours' average says, in shares of each voxel.
+    size_share, shape_share = (GAIN * blend).sigmoid().split(1, dim=1)
+    size, shape = (
+        a + share * (shared - a) for a, share in ((size, size_share), (shape, shape_share))
+    )
+    # Averaging takes anisotropy away, and noise adds some: one factor for each voxel.
+    factor = (GAIN * stretch).clamp(-LARGEST_STRETCH, LARGEST_STRETCH).exp()
+    identity = numbers.new_tensor([1.0, 0, 0, 1, 0, 1])[:, None, None, None]
+    anisotropic = factor * (shape - mean_diffusivity(shape) * identity)
+    tensor = mean_diffusivity(size) * identity + anisotropic + correction
+    return tensor * inputs.mask, (functional.softplus(width) + LEAST_WIDTH) * inputs.mask
 
 
 def coarse_codes(code: Tensor, mask: Tensor) -> Tensor:
@@ -329,9 +348,9 @@ def _ratios(images: Tensor) -> Tensor:
 def _channels(inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor) -> Tensor:
     """Stack what the network sees, (B, C, X, Y, Z).
 
-    The tensors of sharp, blurred and locally denoised images; how far these are from the sharp one's, in its
-    standard deviations, which tells structure from noise; deviations as logarithms, so that a
-    factor between scans is a step; and the numbers of the scan.
+    The tensors of sharp, blurred and locally denoised images; how far these are from the sharp
+    one's, in its standard deviations, which tells structure from noise; deviations as logarithms,
+    so that a factor between scans is a step; and the numbers of the scan.
     """
     s0, mask = inputs.s0, inputs.mask
     noise = inputs.noise[:, None, None, None, None]

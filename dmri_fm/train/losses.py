@@ -16,6 +16,9 @@ SMOOTHING = 0.02
 #: of FA, and of MD; tensor and MD in um^2/ms.
 OFFSETS = {"tensor": 0.05, "fa": 0.01, "md": 0.01}
 
+#: How much the errors count. FA counts most: the other two alone ask for more smoothing than it.
+SHARES = {"tensor": 1.0, "fa": 2.0, "md": 1.0}
+
 #: Errors that an interval should hold.
 COVERAGE = 0.9
 
@@ -85,7 +88,8 @@ def refinement_losses(
     -------
     dict
         `loss`, the sum of the others; `tensor`, `fa` and `md`, means over patches of
-        error / (error of the rival + its offset); `interval`, likewise, of the half-widths.
+        error / (error of the rival + its offset), times :data:`SHARES`; `interval`, likewise, of
+        the half-widths.
     """
     total = weight.sum(dim=(1, 2, 3)).clamp(min=1.0)
 
@@ -94,7 +98,9 @@ def refinement_losses(
 
     own, other = _errors(estimate.tensor, truth), _errors(rival, truth)
     scale = {name: mean(error).detach() + OFFSETS[name] for name, error in other.items()}
-    losses = {name: (mean(error) / scale[name]).mean() for name, error in own.items()}
+    losses = {
+        name: SHARES[name] * (mean(error) / scale[name]).mean() for name, error in own.items()
+    }
     assert estimate.width is not None
     width = dict(zip(("fa", "md"), estimate.width.unbind(1), strict=True))
     losses["interval"] = sum(

@@ -164,6 +164,19 @@ def test_an_untrained_network_smooths_a_little(draw_inputs):
     assert abs(found[:, 0].mean() - rough[:, 0].mean()) < 0.3
 
 
+def test_mixed_precision_touches_the_convolutions_only(draw_inputs):
+    """Logarithms in bfloat16 would be off by hundredths; a quiet network shows only them."""
+    torch.manual_seed(0)
+    model = TensorRefiner(TINY)
+    torch.nn.init.zeros_(model.head.weight)
+    inputs = draw_inputs()
+    expected = model(inputs).tensor
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(inputs).tensor
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
 def test_codes_are_those_of_the_brain(draw_inputs):
     code = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
     mask = draw_inputs().mask.clone()

@@ -7,6 +7,7 @@ from dmri_fm.models.tensor_inputs import TensorEstimate
 from dmri_fm.train.losses import (
     COVERAGE,
     OFFSETS,
+    SHARES,
     SMOOTHING,
     interval_loss,
     refinement_losses,
@@ -62,7 +63,7 @@ def test_patches_count_equally_against_the_rival():
     assert losses["tensor"].item() == pytest.approx(tensor, abs=5e-3)
     md = (0.05 / (0.1 + OFFSETS["md"]) + 0.5 / (1 + OFFSETS["md"])) / 2
     assert losses["md"].item() == pytest.approx(md, abs=1e-6)
-    assert 0 < losses["fa"].item() < 1
+    assert 0 < losses["fa"].item() < SHARES["fa"]
     parts = sum(v for k, v in losses.items() if k != "loss")
     assert losses["loss"].item() == pytest.approx(parts.item())
 
