@@ -237,6 +237,11 @@ class TensorMaps:
             out[inside] = numbers
             return out
 
+        def within(image: ArrayLike) -> NDArray[np.float32]:
+            array = np.asarray(image, dtype=np.float32)
+            # The constructor refuses another grid.
+            return array * inside if array.shape == inside.shape else array
+
         return cls(
             diffusivity=place(chosen),
             fa=place(np.clip(fa, 0.0, 1.0)),
@@ -248,8 +253,8 @@ class TensorMaps:
             affine=np.array(affine, dtype=np.float64),
             model=model,
             s0=None if s0 is None else place(np.nan_to_num(np.asarray(s0)[inside])),
-            std=None if std is None else {name: place(d[inside]) for name, d in std.items()},
-            unfamiliarity=None if unfamiliarity is None else place(unfamiliarity[inside]),
+            std=None if std is None else {name: within(d) for name, d in std.items()},
+            unfamiliarity=None if unfamiliarity is None else within(unfamiliarity),
             metadata=dict(metadata or {}),
         )
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models import predict
+from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.predict import extract_features, feature_grid, predict_tensor
 from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.models.weights import load_weights
@@ -49,6 +51,36 @@ def test_tensor_network_turns_with_the_subject():
     fibres = sample.mask & (maps.fa > 0.4)
     cosine = np.abs((back * maps.v1).sum(axis=3))[fibres]
     assert np.rad2deg(np.arccos(np.median(cosine.clip(0, 1)))) < 6
+
+
+def test_size_of_blocks_does_not_change_the_tensors(monkeypatch):
+    """The margin that is computed and thrown away is wide enough: 1e-3 um^2/ms at most."""
+    rng = np.random.default_rng([777_004])
+    gtab = draw_protocol(rng, kind="skare6", bvals=1000)
+    sample = draw_sample(rng, shape=(100, 28, 28), gtab=gtab, snr=20)
+    dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
+    whole = predict_tensor(dwi)
+    monkeypatch.setattr(predict, "BLOCK_VOXELS", 80)
+    parts = predict_tensor(dwi)
+    assert np.abs(parts.diffusivity - whole.diffusivity).max() < 1e-6
+    np.testing.assert_allclose(parts.std["fa"], whole.std["fa"], atol=1e-3)
+
+
+def test_intervals_hold_nine_errors_in_ten_on_simulation():
+    """Of patches that neither training nor calibration drew."""
+    held = []
+    for seed in range(4):
+        rng = np.random.default_rng([777_005, seed])
+        gtab = draw_protocol(rng, kind="skare6", bvals=1000)
+        sample = draw_sample(rng, shape=(32, 32, 32), gtab=gtab)
+        dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
+        maps = predict_tensor(dwi)
+        truth = TensorMaps.from_tensor(
+            sample.truth_tensor, sample.mask, affine=sample.affine, model="tensor"
+        )
+        where = sample.mask & (sample.fractions[..., 2] < 0.5)
+        held.append((np.abs(maps.fa - truth.fa) < 1.645 * maps.std["fa"])[where].mean())
+    assert 0.75 < np.mean(held) <= 1.0
 
 
 def simulated_scan(seed):

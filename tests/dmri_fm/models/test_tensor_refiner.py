@@ -177,6 +177,15 @@ def test_mixed_precision_touches_the_convolutions_only(draw_inputs):
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_what_the_processor_gives(draw_inputs):
+    model, inputs = make().float(), draw_inputs()
+    expected = model(inputs)
+    found = model.cuda()(inputs.to("cuda"))
+    torch.testing.assert_close(found.tensor.cpu(), expected.tensor, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.width.cpu(), expected.width, atol=1e-3, rtol=0)
+
+
 def test_codes_are_those_of_the_brain(draw_inputs):
     code = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
     mask = draw_inputs().mask.clone()

@@ -1,0 +1,109 @@
+"""What tensor networks cost: parameters, multiplications, processor time, beside least squares.
+
+Usage: python benchmarks/tensor_cost.py [--paper]
+
+Parameters and multiply-adds of the convolutions for a block of 64^3 voxels and six directions
+(the paper's Table 4 has 488.30 billion and 19.28 million for its network), and CPU-seconds for a
+brain of 96 x 96 x 60 voxels, as the app runs it, over those of the least-squares fit of the same
+volumes. `--paper` times the published network too (minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dmri_fm.models.predict import predict_tensor
+from dmri_fm.models.registry import MODELS
+from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.models.tensor_inputs import TensorInputs
+from dmri_fm.models.weights import save_weights
+from dmri_fm.simulate import draw_protocol
+from dmri_fm.volumes import Dwi
+
+BRAIN = (96, 96, 60)
+BLOCK = (64, 64, 64)
+
+
+def count_macs(name: str) -> float:
+    """Return billions of multiply-adds for a block, from convolutions and matrix products."""
+    config, kind = MODELS[name]
+    # Counted on a small block: shapes alone would need a device that computes nothing, which
+    # eigenvectors cannot be computed on.
+    side = 16
+    model = kind(config)  # type: ignore[call-arg]
+    shape = (1, 1, side, side, side)
+    q = torch.tensor(draw_protocol(np.random.default_rng(0)).bvecs_ras[1:].tolist())
+    inputs = TensorInputs(
+        s0=torch.ones(shape),
+        ratios=torch.full((1, 6, *shape[2:]), 0.5),
+        q=torch.cat([q, torch.ones(6, 1)], dim=1)[None],
+        mask=torch.ones(shape),
+        noise=torch.full((1,), 0.05),
+        n_b0=torch.ones(1),
+        voxel_mm=torch.full((1, 3), 2.0),
+    )
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(inputs)
+    return float(counter.get_total_flops() / 2e9 * np.prod(BLOCK) / side**3)
+
+
+def cpu_seconds(run: Callable[[], object]) -> tuple[float, float]:
+    """Return processor and wall time of a second call."""
+    run()
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def make_scan() -> Dwi:
+    """Return a noisy ball in a box: what matters here is its size."""
+    rng = np.random.default_rng(0)
+    gtab = draw_protocol(rng, bvals=1000.0)
+    inside = np.linalg.norm(np.indices(BRAIN).T / np.array(BRAIN) - 0.5, axis=-1).T < 0.49
+    data = np.where(gtab.is_b0, 1000.0, 450.0) + 40.0 * rng.standard_normal((*BRAIN, len(gtab)))
+    return Dwi.from_arrays(
+        data.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]), gtab, mask=inside
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--paper", action="store_true", help="time the published network too")
+    options = parser.parse_args()
+    dwi = make_scan()
+    fit_cpu, fit_wall = cpu_seconds(lambda: fit_tensor(dwi))
+    print(f"brain of {int(dwi.mask.sum())} voxels in {BRAIN}")  # type: ignore[union-attr]
+    print(f"{'least squares':16s} {fit_cpu:7.2f} CPU-s {fit_wall:7.2f} s")
+    for name in ("qcg-dti", "qcg-dti-paper"):
+        config, kind = MODELS[name]
+        model = kind(config)  # type: ignore[call-arg]
+        n_parameters = sum(p.numel() for p in model.parameters())
+        line = (
+            f"{name:16s} {n_parameters / 1e6:.2f}M parameters, {count_macs(name):.1f} GMAC a block"
+        )
+        if name == "qcg-dti" or options.paper:
+            with tempfile.TemporaryDirectory() as folder:
+                path = save_weights(
+                    Path(folder) / "w.safetensors",
+                    model,
+                    name=name,
+                    config=config,
+                    version="0",
+                    normalisation={},
+                    training={},
+                )
+                cpu, wall = cpu_seconds(lambda: predict_tensor(dwi, model=name, weights=path))  # noqa: B023
+            line += f", {cpu:.1f} CPU-s, {wall:.1f} s, {cpu / fit_cpu:.0f} times least squares"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
