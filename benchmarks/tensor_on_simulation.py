@@ -153,8 +153,9 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
             if title == "SNR":
                 panel.set_xscale("log")
                 panel.set_xticks(values, [f"{v:g}" for v in values])
+                panel.minorticks_off()
                 panel.set_ylabel(f"error of {key.upper()}, {region} matter{unit}")
-    panels[0, 0].legend(fontsize=7)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(out, dpi=90)
 
 
