@@ -69,7 +69,7 @@ def noise_sigma(dwi: Dwi) -> float:
     """
     mask = np.ones(dwi.shape[:3], dtype=bool) if dwi.mask is None else dwi.mask
     images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dwi.data, 3, 0)))[None]
-    return float(estimate_noise(images, torch.from_numpy(mask)[None, None]))
+    return float(estimate_noise(images, torch.from_numpy(np.ascontiguousarray(mask))[None, None]))
 
 
 def brain_snr(dwi: Dwi) -> float:

@@ -140,7 +140,7 @@ def tensor_inputs(
     return batch_inputs(
         torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, 3, 0), dtype=np.float32))[None],
         torch.from_numpy(q.astype(np.float32))[None],
-        torch.from_numpy(mask.astype(np.float32))[None, None],
+        torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None],
         torch.from_numpy(voxel_mm.astype(np.float32))[None],
         is_b0=gtab.is_b0,
     )

@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.evaluate.smoothing import noise_sigma
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.tensor_inputs import (
     TensorInputs,
@@ -14,6 +15,7 @@ from dmri_fm.models.tensor_inputs import (
     turn_tensors,
 )
 from dmri_fm.simulate import SKARE_DIRECTIONS
+from dmri_fm.volumes import Dwi
 
 ROW, COLUMN = np.triu_indices(3)
 
@@ -37,6 +39,17 @@ def test_voxels_without_b0_leave_the_mask():
     assert inputs.mask.ravel().tolist() == [1.0, 0.0]
     assert inputs.ratios.ravel().tolist() == [0.5, 0.0]
     assert inputs.s0.ravel().tolist() == [1.0, 0.0]
+
+
+def test_views_of_other_arrays_are_read():
+    """Masks come flipped and transposed where images were turned."""
+    gtab = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
+    data = np.full((2, 3, 4, 2), 100.0, dtype=np.float32)
+    mask = np.ones((4, 3, 2), dtype=bool).T[::-1]
+    inputs = tensor_inputs(data[::-1], gtab, mask, np.eye(4))
+    assert inputs.mask.sum() == 24
+    series = Dwi.from_arrays(data, np.eye(4), gtab, mask=mask)
+    assert noise_sigma(series) == 0.0
 
 
 @pytest.mark.parametrize(
