@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dmri_fm.simulate import draw_anatomy, draw_batch, draw_protocol
-from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject, true_signal
+from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject, true_tensor
 
 SHAPE = (64, 64, 64)
 
@@ -48,7 +48,7 @@ def main() -> int:
     subject = place_subject(
         anatomy, Tissue(), voxel_size_mm=(3.0, 3.0, 3.0), rng=rng, field_peak_hz=60.0
     )
-    true_signal(subject, bval=1000.0, echo_ms=85.0)
+    true_tensor(subject, bval=1000.0, echo_ms=85.0)
     acquire(subject, draw_protocol(rng), Acquisition(sigma=10.0))
     rival = (time.process_time() - start) * np.prod(SHAPE) / np.prod(subject.shape)
     print(f"trxscan             {rival:.2f} CPU-s each, {rival / cpu:.0f} times as many")

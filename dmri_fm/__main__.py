@@ -81,8 +81,8 @@ def _run_simulate(options: argparse.Namespace) -> None:
 
 def _add_training(
     subparsers: Subparsers, name: str, summary: str, run: Callable[[argparse.Namespace], None]
-) -> None:
-    parser = subparsers.add_parser(name, help=summary)
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=summary)
     parser.add_argument(
         "config", metavar="CONFIG", help="a model with shipped settings, or a TOML file"
     )
@@ -101,6 +101,7 @@ def _add_training(
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the settings' number")
     parser.add_argument("--seed", type=int, metavar="S", help="in place of the settings' seed")
     parser.set_defaults(run=run)
+    return parser
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -113,16 +114,29 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_train(subparsers: Subparsers) -> None:
-    _add_training(subparsers, "train", "train QCG-DTI on simulation", _run_train)
+    parser = _add_training(subparsers, "train", "train QCG-DTI on simulation", _run_train)
+    parser.add_argument(
+        "--scans", type=Path, metavar="BIDS", help="dataset to train on beside the simulation"
+    )
+    parser.add_argument(
+        "--participant-label", nargs="+", metavar="LABEL", help="of --scans; default: all"
+    )
 
 
 def _run_train(options: argparse.Namespace) -> None:
     from dmri_fm.train.config import QcgDtiTraining, read_training
     from dmri_fm.train.qcg_dti import train_qcg_dti
+    from dmri_fm.train.scan_patches import read_training_scans
 
+    scans = (
+        read_training_scans(options.scans, participant_labels=options.participant_label)
+        if options.scans
+        else []
+    )
     train_qcg_dti(
         read_training(QcgDtiTraining, options.config, optimisation=_changes(options)),
         options.folder,
+        scans=scans,
         accelerator=options.accelerator,
         devices=options.devices,
         weights=options.weights,

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm.evaluate.tensor_errors import axis_angle_deg
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.maps import decompose_tensors
+from dmri_fm.models.maps import decompose_tensors, eigenvalue_scalars
 from dmri_fm.models.tensor import MIN_SIGNAL
 from dmri_fm.volumes import Dwi
 
@@ -161,23 +162,11 @@ class _Fit:
     is_exact: NDArray[np.bool_]
 
 
-def _design(gtab: GradientTable) -> NDArray[np.float64]:
-    """Return the design in ms/um^2 and a column of ones, (N, 7)."""
-    x, y, z = gtab.bvecs_ras.T
-    columns = [x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z]
-    b = gtab.bvals / 1000.0
-    return np.stack([*(-b * c for c in columns), np.ones_like(b)], axis=1)
-
-
 def _fit(signal: NDArray[np.float64], gtab: GradientTable) -> _Fit:
-    design = _design(gtab)
+    design = log_design(gtab)
     log_s = np.log(signal)
     predicted = log_s @ np.linalg.pinv(design).T @ design.T
-    weight = np.exp(2 * (predicted - predicted.max(axis=1, keepdims=True)))
-    weighted = design.T[None] * weight[:, None]  # (M, 7, N)
-    # A ridge far below rounding keeps voxels without signal from stopping the others.
-    normal = weighted @ design + 1e-12 * np.eye(7)
-    solve = np.linalg.solve(normal, weighted)
+    solve, weight = weighted_inverse(design, predicted)
     beta = np.einsum("min,mn->mi", solve, log_s)
     leverage = np.einsum("ni,min->mn", design, solve).clip(0.0, 1.0)
     residual = log_s - beta @ design.T
@@ -229,14 +218,4 @@ def _scalars(
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
     """Return tensor, FA, MD, AD and RD, um^2/ms, and the main axis of (M, 6) tensors."""
     values, axis = decompose_tensors(tensor)
-    values = values.clip(0.0)
-    square = (values**2).sum(axis=1)
-    apart = ((values - values[:, [1, 2, 0]]) ** 2).sum(axis=1)
-    fa = np.sqrt(0.5 * apart / np.where(square > 0, square, 1.0))
-    return {
-        "tensor": tensor,
-        "fa": fa.clip(0.0, 1.0),
-        "md": values.mean(axis=1),
-        "ad": values[:, 0],
-        "rd": values[:, 1:].mean(axis=1),
-    }, axis
+    return {"tensor": tensor, **eigenvalue_scalars(values.clip(0.0))}, axis

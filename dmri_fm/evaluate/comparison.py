@@ -17,13 +17,13 @@ from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.evaluate.reference import Reference, make_reference
 from dmri_fm.evaluate.regions import CRITERIA
 from dmri_fm.evaluate.rivals import METHODS, ORACLE_SIGMAS, SERIES_DENOISERS, fit_gaussian
-from dmri_fm.evaluate.scans import Scan, find_scans
 from dmri_fm.evaluate.scores import Row, best_of, mean_rows, score
 from dmri_fm.evaluate.smoothing import brain_snr
 from dmri_fm.evaluate.subsets import SixSubset, choose_subsets
 from dmri_fm.models.predict import predict_tensor
 from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.models.weights import load_weights
+from dmri_fm.scans import Scan, find_scans
 from dmri_fm.volumes import Dwi
 
 __all__ = ["METHOD_TITLES", "Request", "compare_dataset", "compare_methods", "compare_scan"]

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from dmri_fm.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm.evaluate.smoothing import brain_snr, noise_sigma, smooth_within
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.tensor import MIN_SIGNAL, fit_tensor
@@ -104,18 +105,12 @@ def fit_iteratively(dwi: Dwi) -> TensorMaps:
     :func:`fit_weighted` again.
     """
     mask = _mask(dwi)
-    x, y, z = dwi.gtab.bvecs_ras.T
-    b = dwi.gtab.bvals / 1000.0
-    columns = [x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z]
-    design = np.stack([*(-b * c for c in columns), np.ones_like(b)], axis=1)
+    design = log_design(dwi.gtab)
     log_s = np.log(np.maximum(dwi.data[mask].astype(np.float64), MIN_SIGNAL))
     beta = log_s @ np.linalg.pinv(design).T
     for _ in range(N_ITERATIONS):
-        predicted = beta @ design.T
-        weight = np.exp(2 * (predicted - predicted.max(axis=1, keepdims=True)))
-        weighted = design.T[None] * weight[:, None]
-        normal = weighted @ design + 1e-12 * np.eye(7)
-        beta = np.linalg.solve(normal, (weighted @ log_s[..., None]))[..., 0]
+        inverse, _weight = weighted_inverse(design, beta @ design.T)
+        beta = np.einsum("min,mn->mi", inverse, log_s)
     tensor = np.zeros((*mask.shape, 6))
     tensor[mask] = 1e-3 * beta[:, :6]
     return TensorMaps.from_tensor(tensor, mask, affine=dwi.affine, model="tensor")
@@ -148,7 +143,7 @@ def fit_nlmeans(dwi: Dwi, strength: float | None = None) -> TensorMaps:
     from dipy.denoise.nlmeans import nlmeans
 
     sigma = noise_sigma(dwi)
-    share = tuned("nlmeans", brain_snr(dwi)) if strength is None else strength
+    share = tuned("nlmeans", brain_snr(dwi, sigma)) if strength is None else strength
     if not sigma * share > 0:
         return fit_weighted(dwi)
     box, mask = _box(dwi), _mask(dwi)
@@ -181,7 +176,7 @@ def fit_total_variation(dwi: Dwi, strength: float | None = None) -> TensorMaps:
     from skimage.restoration import denoise_tv_chambolle
 
     sigma = noise_sigma(dwi)
-    share = tuned("tv", brain_snr(dwi)) if strength is None else strength
+    share = tuned("tv", brain_snr(dwi, sigma)) if strength is None else strength
     if not sigma * share > 0:
         return fit_weighted(dwi)
     box = _box(dwi)

@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from dmri_fm.evaluate.reference import Reference
 from dmri_fm.evaluate.tensor_errors import axis_angle_deg, tensor_errors
-from dmri_fm.models.maps import TensorMaps
+from dmri_fm.models.maps import NORMAL_90, TensorMaps
 
 __all__ = ["Row", "best_of", "interval_coverage", "mean_rows", "score", "subtract_noise"]
 
 #: Numbers of one method in one region, by name; None where there is nothing to tell.
 Row = dict[str, float | None]
-
-#: Half the width of a 90 percent interval, standard deviations.
-INTERVAL = 1.645
 
 #: Bins of the reference's FA in which intervals are checked.
 FA_BINS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -126,7 +123,7 @@ def interval_coverage(
         std = estimate.std[name][region].astype(np.float64)
         apart = getattr(estimate, name)[region].astype(np.float64)
         apart = apart - getattr(reference.maps, name)[region]
-        holds = np.abs(apart) <= INTERVAL * np.sqrt(std**2 + variance)
+        holds = np.abs(apart) <= NORMAL_90 * np.sqrt(std**2 + variance)
         row[f"{name}_coverage"] = float(holds.mean())
         for low, high in pairwise(FA_BINS):
             here = (fa >= low) & ((fa < high) | (high == FA_BINS[-1]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
@@ -17,14 +16,13 @@ from dmri_fm.models.maps import TensorMaps
 from dmri_fm.simulate import SKARE_DIRECTIONS, draw_anatomy
 from dmri_fm.simulate.anatomy import Fractions, Shape
 from dmri_fm.simulate.cohort import draw_lesion
-from dmri_fm.simulate.mixture import fit_shell
 from dmri_fm.simulate.scanner import (
     Acquisition,
     Subject,
     Tissue,
     acquire,
     place_subject,
-    true_signal,
+    true_tensor,
 )
 from dmri_fm.volumes import Dwi
 
@@ -116,15 +114,11 @@ def build_head(
         rng=np.random.default_rng([seed, 2]),
         field_peak_hz=0.0,
     )
-    clean, _ = true_signal(subject, bval=bval, echo_ms=echo_ms)
+    found = true_tensor(subject, bval=bval, echo_ms=echo_ms)
     parts = subject.fractions
-    signal = torch.from_numpy(np.moveaxis(clean, 3, 0).astype(np.float64))[None]
-    fitted = fit_shell(signal[:, 1:], signal[:, 0], torch.tensor([bval / 1000.0]).double())
-    truth = TensorMaps.from_tensor(
-        1e-3 * fitted[0].movedim(0, -1).numpy(), parts.mask, affine=subject.affine, model="tensor"
-    )
-    white = parts.wm > PURE_WHITE
-    return SimulatedHead(subject, truth, parts, bval, echo_ms, float(np.median(clean[white, 0])))
+    maps = TensorMaps.from_tensor(found.tensor, parts.mask, affine=subject.affine, model="tensor")
+    level = float(np.median(found.b0[parts.wm > PURE_WHITE]))
+    return SimulatedHead(subject, maps, parts, bval, echo_ms, level)
 
 
 def simulated_scan(

@@ -72,9 +72,17 @@ def noise_sigma(dwi: Dwi) -> float:
     return float(estimate_noise(images, torch.from_numpy(np.ascontiguousarray(mask))[None, None]))
 
 
-def brain_snr(dwi: Dwi) -> float:
-    """Return the median b=0 signal of the brain over the noise; infinite without noise."""
+def brain_snr(dwi: Dwi, sigma: float | None = None) -> float:
+    """Return the median b=0 signal of the brain over the noise; infinite without noise.
+
+    Parameters
+    ----------
+    dwi
+        The series.
+    sigma
+        Its :func:`noise_sigma`, where that is known already.
+    """
     b0 = dwi.mean_b0()
     inside = np.ones(b0.shape, dtype=bool) if dwi.mask is None else dwi.mask
-    sigma = noise_sigma(dwi)
+    sigma = noise_sigma(dwi) if sigma is None else sigma
     return float(np.median(b0[inside]) / sigma) if sigma > 0 and inside.any() else float("inf")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
-from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +11,9 @@ from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.gradients import GradientTable, Shell
 from dmri_fm.models.directions import (
     LARGEST_CONDITION,
-    MOST_SUBSETS,
-    SAME_AXIS_DEG,
     condition_numbers,
-    near_ideal,
+    group_axes,
+    list_subsets,
     skare_angle_deg,
 )
 from dmri_fm.simulate import condition_number
@@ -134,11 +131,11 @@ def choose_subsets(gtab: GradientTable, *, n_subsets: int = 6, seed: int = 0) ->
 def _of_shell(
     gtab: GradientTable, shell: Shell, n_subsets: int, rng: np.random.Generator
 ) -> list[SixSubset]:
-    groups = _group_by_axis(gtab, shell)
+    groups = group_axes(gtab, shell)
     axes = np.array([gtab.bvecs_ras[group[0]] for group in groups])
     if len(groups) < 6:
         return []
-    subsets = _list_subsets(axes, rng)
+    subsets = list_subsets(axes, rng)
     conditions = condition_numbers(axes[subsets])
     usable = np.array([_leaves_enough(axes, groups, s) for s in subsets]) & np.isfinite(conditions)
     subsets, conditions = subsets[usable], conditions[usable]
@@ -149,26 +146,6 @@ def _of_shell(
             weighted = sorted(group[repetition] for group in six)
             found.append(_describe(gtab, shell, weighted, repetition, turn=place + repetition))
     return found
-
-
-def _group_by_axis(gtab: GradientTable, shell: Shell) -> list[list[int]]:
-    """Return the volumes of each distinct axis of a shell."""
-    groups: list[list[int]] = []
-    for i in shell.index:
-        for group in groups:
-            cosine = abs(float(gtab.bvecs_ras[group[0]] @ gtab.bvecs_ras[i]))
-            if cosine > np.cos(np.deg2rad(SAME_AXIS_DEG)):
-                group.append(i)
-                break
-        else:
-            groups.append([i])
-    return groups
-
-
-def _list_subsets(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
-    if comb(len(axes), 6) <= MOST_SUBSETS:
-        return np.array(list(combinations(range(len(axes)), 6)))
-    return near_ideal(axes, rng)
 
 
 def _leaves_enough(

@@ -22,7 +22,8 @@ __all__ = [
     "choose_six",
     "choose_spread",
     "condition_numbers",
-    "near_ideal",
+    "group_axes",
+    "list_subsets",
     "skare_angle_deg",
 ]
 
@@ -59,14 +60,11 @@ class SixDirections:
         Of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
     bval
         Mean b-value, s/mm^2.
-    angle_deg
-        See :func:`skare_angle_deg`.
     """
 
     index: tuple[int, ...]
     condition_number: float
     bval: float
-    angle_deg: float
 
 
 def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
@@ -110,29 +108,37 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
 
 
 def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:
-    volumes: list[int] = []
-    for i in shell.index:
-        cosines = np.abs(gtab.bvecs_ras[volumes] @ gtab.bvecs_ras[i])
-        if not (cosines > np.cos(np.deg2rad(SAME_AXIS_DEG))).any():
-            volumes.append(i)
+    volumes = [group[0] for group in group_axes(gtab, shell)]
     axes = gtab.bvecs_ras[volumes]
     if len(axes) < 6:
         return None
-    if comb(len(axes), 6) <= MOST_SUBSETS:
-        subsets = np.array(list(combinations(range(len(axes)), 6)))
-    else:
-        subsets = near_ideal(axes, np.random.default_rng(seed))
+    subsets = list_subsets(axes, np.random.default_rng(seed))
     conditions = condition_numbers(axes[subsets])
     best = int(conditions.argmin())
     if not np.isfinite(conditions[best]):
         return None
     index = tuple(sorted(volumes[i] for i in subsets[best]))
-    angle = skare_angle_deg(axes[subsets[best]])
-    return SixDirections(index, float(conditions[best]), shell.bval, angle)
+    return SixDirections(index, float(conditions[best]), shell.bval)
 
 
-def near_ideal(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
-    """Return subsets (M, 6) of the axes nearest to randomly rotated ideal sets."""
+def group_axes(gtab: GradientTable, shell: Shell) -> list[list[int]]:
+    """Return the volumes of each distinct axis of a shell."""
+    groups: list[list[int]] = []
+    for i in shell.index:
+        for group in groups:
+            cosine = abs(float(gtab.bvecs_ras[group[0]] @ gtab.bvecs_ras[i]))
+            if cosine > np.cos(np.deg2rad(SAME_AXIS_DEG)):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
+
+
+def list_subsets(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
+    """Return all subsets (M, 6) of the axes; of many, those near randomly turned ideal sets."""
+    if comb(len(axes), 6) <= MOST_SUBSETS:
+        return np.array(list(combinations(range(len(axes)), 6)))
     turns = Rotation.random(N_ROTATIONS, random_state=rng).as_matrix()
     ideal = np.einsum("rij,kj->rki", turns, SKARE_DIRECTIONS)
     nearest = np.sort(np.abs(ideal @ axes.T).argmax(axis=2), axis=1)

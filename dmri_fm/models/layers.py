@@ -7,7 +7,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Mlp", "SelfAttention", "conv3d", "dyadic_code", "sincos_positions"]
+__all__ = [
+    "Mlp",
+    "ResidualBlock",
+    "SelfAttention",
+    "conv3d",
+    "dyadic_code",
+    "quieten",
+    "sincos_positions",
+]
 
 
 class Mlp(nn.Module):
@@ -89,3 +97,34 @@ def dyadic_code(directions: Tensor) -> Tensor:
 def conv3d(n_in: int, n_out: int, kernel: int, *, dilation: int = 1) -> nn.Conv3d:
     """Build a convolution that keeps the grid (zeros beyond the border)."""
     return nn.Conv3d(n_in, n_out, kernel, padding=dilation * (kernel - 1) // 2, dilation=dilation)
+
+
+class ResidualBlock(nn.Module):
+    """x + convolution(ReLU(convolution(x))).
+
+    Parameters
+    ----------
+    channels
+        Of x.
+    branch_scale
+        Factor on the initial weights of the last convolution.
+    """
+
+    def __init__(self, channels: int, branch_scale: float) -> None:
+        super().__init__()
+        self.first = conv3d(channels, channels, 3)
+        self.second = conv3d(channels, channels, 3)
+        quieten(self.second, branch_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, X, Y, Z) to the same."""
+        out: Tensor = x + self.second(self.first(x).relu_())
+        return out
+
+
+def quieten(last: nn.Conv3d, scale: float) -> None:
+    """Scale down the initial weights of the last convolution of a branch; no bias."""
+    with torch.no_grad():
+        last.weight *= scale
+        assert last.bias is not None
+        last.bias.zero_()

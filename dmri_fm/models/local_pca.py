@@ -21,7 +21,7 @@ WINDOW = 5
 #: Distance of neighbouring windows, voxels.
 STEP = 2
 
-#: Images are not divided by less noise than this share of their own deviation.
+#: Images are not divided by less noise than this, in their own units.
 LEAST_NOISE = 1e-3
 
 

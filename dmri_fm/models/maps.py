@@ -15,7 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.errors import ImageError
 from dmri_fm.volumes import save_image
 
-__all__ = ["TENSOR_ELEMENTS", "TensorMaps", "decompose_tensors"]
+__all__ = [
+    "NORMAL_90",
+    "TENSOR_ELEMENTS",
+    "TensorMaps",
+    "decompose_tensors",
+    "eigenvalue_scalars",
+]
+
+#: Nine in ten of a normal variable lie within this many standard deviations.
+NORMAL_90 = 1.6449
 
 #: Order of the tensor's elements along the last axis.
 TENSOR_ELEMENTS = ("D11", "D12", "D13", "D22", "D23", "D33")
@@ -113,6 +122,19 @@ def decompose_tensors(tensors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[
     _decompose(flat, values, first)
     shape = (*array.shape[:-1], 3)
     return values.reshape(shape), first.reshape(shape)
+
+
+def eigenvalue_scalars(values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return `fa`, `md`, `ad` and `rd`, (M,), of eigenvalues (M, 3), descending, not negative."""
+    squared = (values**2).sum(axis=1)
+    spread = ((values - values[:, [1, 2, 0]]) ** 2).sum(axis=1)
+    fa = np.sqrt(0.5 * spread / np.where(squared > 0, squared, 1.0))
+    return {
+        "fa": np.clip(fa, 0.0, 1.0),
+        "md": values.mean(axis=1),
+        "ad": values[:, 0],
+        "rd": values[:, 1:].mean(axis=1),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,9 +250,7 @@ class TensorMaps:
         chosen = np.nan_to_num(tensor[inside].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         values, first = decompose_tensors(chosen)
         values = np.maximum(values, min_diffusivity)
-        squared = (values**2).sum(axis=1)
-        spread = ((values - values[:, [1, 2, 0]]) ** 2).sum(axis=1)
-        fa = np.sqrt(0.5 * spread / np.where(squared > 0, squared, 1.0))
+        scalars = eigenvalue_scalars(values)
 
         def place(numbers: NDArray[Any]) -> NDArray[np.float32]:
             out = np.zeros((*inside.shape, *numbers.shape[1:]), dtype=np.float32)
@@ -244,11 +264,8 @@ class TensorMaps:
 
         return cls(
             diffusivity=place(chosen),
-            fa=place(np.clip(fa, 0.0, 1.0)),
-            md=place(values.mean(axis=1)),
-            ad=place(values[:, 0]),
-            rd=place(values[:, 1:].mean(axis=1)),
-            v1=place(np.where(squared[:, None] > 0, first, 0.0)),
+            **{name: place(numbers) for name, numbers in scalars.items()},
+            v1=place(np.where(values[:, :1] > 0, first, 0.0)),
             mask=inside,
             affine=np.array(affine, dtype=np.float64),
             model=model,

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from dmri_fm.errors import ConfigError, GradientError, ImageError, WeightsError
 from dmri_fm.gradients import rotation_part
-from dmri_fm.models.directions import choose_six, choose_spread
+from dmri_fm.models.directions import choose_six, choose_spread, skare_angle_deg
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import percentile_of, score_features
 from dmri_fm.models.gate import judge_scan
-from dmri_fm.models.maps import TensorMaps
+from dmri_fm.models.maps import NORMAL_90, TensorMaps
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.registry import find_model
 from dmri_fm.models.scan_features import ScanFeatures
@@ -46,9 +46,6 @@ BLOCK_VOXELS = 128
 
 #: Border of a block that is computed and thrown away, voxels.
 MARGIN_VOXELS = 24
-
-#: Nine in ten of a normal variable lie within this many standard deviations.
-NORMAL_90 = 1.6449
 
 #: Without a mask, voxels whose b=0 signal is above this share of its 98th percentile count.
 SIGNAL_SHARE = 0.1
@@ -145,7 +142,7 @@ def predict_tensor(
             "UsesAllDirections": dwi.gtab.count_directions() == len(six.index),
             "BValue": round(six.bval),
             "ConditionNumber": round(six.condition_number, 3),
-            "AngleToSkare": round(six.angle_deg, 1),
+            "AngleToSkare": round(skare_angle_deg(dwi.gtab.bvecs_ras[list(six.index)]), 1),
             "NoiseOverMeanB0": round(float(inputs.noise), 4),
             "Seed": seed,
         },

@@ -22,7 +22,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmri_fm.models.layers import conv3d
+from dmri_fm.models.layers import ResidualBlock, conv3d, quieten
 from dmri_fm.models.tensor_inputs import RATIO_RANGE, TensorEstimate, TensorInputs
 
 __all__ = ["ABLATIONS", "PAPER", "QcgDti", "QcgDtiConfig"]
@@ -89,35 +89,13 @@ class MrBlock(nn.Module):
         self.wide = conv3d(channels, channels, 5)
         self.reduce = conv3d(2 * channels, channels, 1)
         self.fuse = conv3d(channels, channels, 3)
-        _quieten(self.fuse, branch_scale)
+        quieten(self.fuse, branch_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channel, X, Y, Z) to the same."""
         both = torch.cat([self.narrow(x).relu(), self.wide(x).relu()], dim=1)
         out: Tensor = x + self.fuse(self.reduce(both))
         return out
-
-
-class ResidualBlock(nn.Module):
-    """x + convolution(ReLU(convolution(x)))."""
-
-    def __init__(self, channels: int, branch_scale: float) -> None:
-        super().__init__()
-        self.first = conv3d(channels, channels, 3)
-        self.second = conv3d(channels, channels, 3)
-        _quieten(self.second, branch_scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, channel, X, Y, Z) to the same."""
-        out: Tensor = x + self.second(self.first(x).relu())
-        return out
-
-
-def _quieten(last: nn.Conv3d, scale: float) -> None:
-    with torch.no_grad():
-        last.weight *= scale
-        assert last.bias is not None
-        last.bias.zero_()
 
 
 class MrdBlock(nn.Module):

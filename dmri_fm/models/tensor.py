@@ -26,7 +26,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.volumes import Dwi
 
-__all__ = ["MIN_SIGNAL", "TensorMaps", "fit_tensor", "select_shells"]
+__all__ = ["MIN_SIGNAL", "TensorMaps", "design_matrix", "fit_tensor", "select_shells"]
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _fit_range(signal, design, pseudo, squares, min_signal, block, out, start, s
                 out[first + v, i] = beta[i, v] + right[i, v]
 
 
-def _design_matrix(gtab: GradientTable) -> NDArray[np.float64]:
+def design_matrix(gtab: GradientTable) -> NDArray[np.float64]:
     """Return the negative b-matrix, columns in the order of the tensor, and ones: (N, 7)."""
     x, y, z = gtab.bvecs_ras.T
     b = gtab.bvals
@@ -319,7 +319,7 @@ def fit_tensor(
         raise ConfigError(f"{n_threads} threads", expected="one or more")
     index = select_shells(dwi.gtab, shell=shell)
     gtab = dwi.gtab.select(index)
-    design = _design_matrix(gtab)
+    design = design_matrix(gtab)
     scale = float(max(gtab.bvals.max(initial=0.0), 1.0))
     scaled = design / np.array([scale] * 6 + [1.0])
     condition = _check_design(gtab, scaled)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmri_fm.models.layers import conv3d
+from dmri_fm.models.layers import ResidualBlock, conv3d
 from dmri_fm.models.local_pca import denoise_locally
 from dmri_fm.models.tensor_inputs import (
     RATIO_RANGE,
@@ -67,9 +67,10 @@ _RIM = tuple(step for step in NEAR if 0 < sum(map(abs, step)) < 3)
 RINGS = tuple(tuple((r * i, r * j, r * k) for i, j, k in _RIM) for r in (2, 4))
 TAPS = (*NEAR, *RINGS[0], *RINGS[1])
 
-#: Widths of the Gaussians that the weights are mixed of, voxels; an untrained network prefers
-#: the second.
+#: Widths of the Gaussians that the weights are mixed of, voxels, and which of them an untrained
+#: network prefers.
 SIGMAS = (0.2, 0.5, 0.7, 1.0, 1.5, 2.5)
+PREFERRED = 1
 
 #: Numbers that the network gives for each voxel: corrections of the tensor, half-widths of
 #: intervals, shares of the Gaussians for the mean diffusivity and for the rest of the tensor,
@@ -87,8 +88,9 @@ LARGEST_STRETCH = 1.0
 #: A weight differs from that of the mixture by this factor at most, up or down, as a logarithm.
 LARGEST_LOG_FACTOR = 8.0
 
-#: Half-widths of intervals are at least this: FA, and MD in um^2/ms.
-LEAST_WIDTH = 1e-3
+#: Half-widths of intervals, FA and MD in um^2/ms: those of an untrained network, and by how much
+#: they differ from these at most, as a logarithm.
+TYPICAL_WIDTH, LARGEST_LOG_WIDTH = 0.05, 4.0
 
 
 @dataclass(frozen=True)
@@ -120,22 +122,6 @@ class RefinerConfig:
 DEFAULT = RefinerConfig()
 
 
-class Block(nn.Module):
-    """x + convolution(ReLU(convolution(x)))."""
-
-    def __init__(self, channels: int, branch_scale: float) -> None:
-        super().__init__()
-        self.first = conv3d(channels, channels, 3)
-        self.second = conv3d(channels, channels, 3)
-        with torch.no_grad():
-            self.second.weight *= branch_scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, X, Y, Z) to the same."""
-        out: Tensor = x + self.second(self.first(x).relu_())
-        return out
-
-
 class TensorRefiner(nn.Module):
     """Network: :class:`TensorInputs` to :class:`TensorEstimate`."""
 
@@ -145,7 +131,7 @@ class TensorRefiner(nn.Module):
         widths = config.widths
 
         def blocks(channels: int, n: int) -> nn.Sequential:
-            return nn.Sequential(*(Block(channels, config.branch_scale) for _ in range(n)))
+            return nn.Sequential(*(ResidualBlock(channels, config.branch_scale) for _ in range(n)))
 
         self.stem = conv3d(N_CHANNELS, widths[0], 3)
         self.encoder = nn.ModuleList(
@@ -160,10 +146,10 @@ class TensorRefiner(nn.Module):
         self.head = nn.Conv3d(2 * widths[0], sum(OUTPUTS), 1)
         nn.init.normal_(self.head.weight, std=1e-3)
         assert self.head.bias is not None
-        with torch.no_grad():
-            self.head.bias.zero_()
-            self.head.bias[6:8] = -2.5
-            self.head.bias[[8 + 1, 8 + len(SIGMAS) + 1]] = 2.0 / GAIN
+        nn.init.zeros_(self.head.bias)
+        _, _, *scales, _, _, _ = self.head.bias.detach().split(OUTPUTS)
+        for shares in scales:
+            shares[PREFERRED] = 2.0 / GAIN
 
     def forward(self, inputs: TensorInputs) -> TensorEstimate:
         """Estimate tensors; sides of the images are multiples of `config.stride`."""
@@ -198,10 +184,9 @@ def _assemble(
 ) -> tuple[Tensor, Tensor]:
     """Return tensors (B, 6, X, Y, Z) and half-widths (B, 2, X, Y, Z) from all numbers."""
     correction, width, *scales, blend, stretch, factors = numbers.split(OUTPUTS, dim=1)
+    factors = (GAIN * factors).clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).exp()
     size, shape = (
-        fit_least_squares(
-            average_neighbours(pyramid, mixed_weights(GAIN * s, GAIN * factors)), inputs.q
-        )
+        fit_least_squares(average_neighbours(pyramid, factors * mixed_weights(GAIN * s)), inputs.q)
         for s in scales
     )
     # What is shared locally, and what the neighbours' average says, in shares of each voxel.
@@ -214,7 +199,8 @@ def _assemble(
     identity = numbers.new_tensor([1.0, 0, 0, 1, 0, 1])[:, None, None, None]
     anisotropic = factor * (shape - mean_diffusivity(shape) * identity)
     tensor = mean_diffusivity(size) * identity + anisotropic + correction
-    return tensor * inputs.mask, (functional.softplus(width) + LEAST_WIDTH) * inputs.mask
+    width = TYPICAL_WIDTH * (GAIN * width).clamp(-LARGEST_LOG_WIDTH, LARGEST_LOG_WIDTH).exp()
+    return tensor * inputs.mask, width * inputs.mask
 
 
 def coarse_codes(code: Tensor, mask: Tensor) -> Tensor:
@@ -245,19 +231,15 @@ def _gaussian_weights() -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def mixed_weights(scales: Tensor, factors: Tensor) -> Tensor:
-    """Return the weights of the neighbours, (B, N, X, Y, Z).
+def mixed_weights(scales: Tensor) -> Tensor:
+    """Return weights of the neighbours, (B, N, X, Y, Z), that add up to one.
 
     Parameters
     ----------
     scales
         Shape (B, K, X, Y, Z): logits of the shares of the Gaussians of :data:`SIGMAS`.
-    factors
-        Shape (B, N, X, Y, Z): logarithms of what the mixture's weights are multiplied by.
     """
-    table = _gaussian_weights().to(scales)
-    mixture = torch.einsum("bkxyz,kn->bnxyz", scales.softmax(dim=1), table)
-    return mixture * factors.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).exp()
+    return torch.einsum("bkxyz,kn->bnxyz", scales.softmax(dim=1), _gaussian_weights().to(scales))
 
 
 def average_neighbours(pyramid: Sequence[Tensor], weights: Tensor) -> Tensor:

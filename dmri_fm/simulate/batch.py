@@ -42,7 +42,7 @@ from dmri_fm.simulate.protocol import check_request, truth_bval
 __all__ = ["Batch", "draw_batch"]
 
 #: SNR of white matter at b=0.
-LEAST_SNR, LARGEST_SNR = 5.0, 80.0
+LEAST_SNR, LARGEST_SNR = 5.0, 120.0
 
 #: Centres of patches, MNI mm.
 _LOWEST_CENTRE, _HIGHEST_CENTRE = (-45.0, -75.0, -20.0), (45.0, 40.0, 50.0)
@@ -114,7 +114,7 @@ def draw_batch(
         degrees and millimetres. If None: patches of random pose, place and voxel size (1.2 to
         4 mm, a quarter of them with thicker slices), one in five with random labels for tissues.
     snr
-        b=0 intensity of white matter over sigma; 5 to 80, log-uniform, if None.
+        b=0 intensity of white matter over sigma; 5 to 120, log-uniform, if None.
     atlas_weight
         How far orientations follow the rough atlas, 0 to 1; at random if None.
     with_truth

@@ -25,18 +25,19 @@ from dmri_fm.simulate.cohort import (
     draw_participant,
     draw_sites,
 )
-from dmri_fm.simulate.mixture import fit_shell, scalars
+from dmri_fm.simulate.mixture import scalars
 from dmri_fm.simulate.protocol import check_protocol, truth_bval
 from dmri_fm.simulate.scanner import (
     Acquisition,
     Subject,
+    Truth,
     acquire,
     acquire_fieldmap,
     draw_motion,
     grid,
     place_subject,
     t1w_image,
-    true_signal,
+    true_tensor,
 )
 from dmri_fm.volumes import save_image
 
@@ -341,13 +342,13 @@ def _write_participant(
         field_peak_hz=FIELD_PEAK_HZ,
     )
     bval = truth_bval(site.gtab)
-    clean, n_peaks = true_signal(subject, bval=bval, echo_ms=site.echo_ms)
+    truth = true_tensor(subject, bval=bval, echo_ms=site.echo_ms)
     white = subject.fractions.wm > 0.9
     acquisition = Acquisition(
         echo_ms=site.echo_ms,
         readout_s=site.readout_s,
         partial_fourier=site.partial_fourier,
-        sigma=float(np.median(clean[white, 0])) / site.snr,
+        sigma=float(np.median(truth.b0[white])) / site.snr,
         eddy=EDDY,
         ghost=GHOST,
     )
@@ -370,7 +371,7 @@ def _write_participant(
         _write_series(stem, data, subject, site, gtab, phase_encoding)
     if site.distortion_data == "fieldmap":
         _write_fieldmap(folder, person, subject, site, seed=int(rng.integers(2**31)))
-    maps = _true_maps(subject, clean, bval=bval) | {"desc-truth_npeaks": n_peaks}
+    maps = _true_maps(subject, truth)
     scans = [(direction, n) for direction, (gtab, _) in series.items() for n in range(len(gtab))]
     _write_truth(root, person, site, subject, maps, list(zip(scans, motion, strict=True)))
     return float(subject.fractions.lesion.sum() * np.prod(site.voxel_size_mm) / 1000)
@@ -440,21 +441,18 @@ def _write_fieldmap(
         )
 
 
-def _true_maps(
-    subject: Subject, clean: NDArray[np.float32], *, bval: float
-) -> dict[str, NDArray[Any]]:
+def _true_maps(subject: Subject, truth: Truth) -> dict[str, NDArray[Any]]:
     """Return the truth as maps on the grid of the series, by the endings of their names."""
     parts = subject.fractions
-    # In double precision: threads that add up in another order change no digit that is kept.
-    signal = torch.from_numpy(np.moveaxis(clean, 3, 0).astype(np.float64))[None]
-    fitted = 1e-3 * fit_shell(signal[:, 1:], signal[:, 0], torch.tensor([bval / 1000.0]).double())
-    maps = {"diffusivity": fitted[0].movedim(0, -1), **scalars(fitted[0])}
+    tensor = torch.from_numpy(truth.tensor)
+    maps = {"diffusivity": tensor, **scalars(tensor.movedim(-1, 0))}
     return {
         **{
             f"model-tensor_param-{name}_desc-truth_dwimap": values.numpy()
             * (parts.mask if values.ndim == 3 else parts.mask[..., None])
             for name, values in maps.items()
         },
+        "desc-truth_npeaks": truth.n_peaks,
         "desc-truth_fieldmap": subject.field_hz,
         "label-WM_desc-truth_probseg": parts.wm,
         "label-GM_desc-truth_probseg": parts.gm,

@@ -50,6 +50,9 @@ N_POPULATIONS = 3
 #: Lead of a bundle's noise (variance 1) at which its neighbour's share is a quarter.
 _MIXING = (0.03, 0.4)
 
+#: Period of the finest folds of grey and white matter, mm.
+_FOLDS_MM = (3.0, 10.0)
+
 #: Deeper below the brain's surface than this lie the ventricles, mm.
 _DEEP_MM = 22.0
 
@@ -224,6 +227,10 @@ def _tissues(
         dim=1,
     )
     parts = torch.stack([white, grey, (1 - white - grey).clamp(0, 1)], dim=1)
+    # Folds that the average has lost: grey and white matter interlock finely near the surface.
+    spacing = log_uniform(generator, *_FOLDS_MM, n, 1) / voxel_mm
+    folds = smooth_fields(generator, shape, spacing=spacing)[:, 0]
+    odds[:, 1] += uniform(generator, 0.0, 3.0, n, 1, 1, 1) * (1 - depth) * folds
     sharpness = uniform(generator, 1.5, 3.5, n, 1, 1, 1, 1)
     parts = parts.clamp(min=1e-6) ** sharpness * odds.exp()
     labelled = uniform(generator, 0.0, 1.0, n) < label_chance
@@ -328,13 +335,13 @@ def _draw_fibres(
     for kind, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
         frames[:, 0, kind] = torch.eye(3, device=device)[:, order]
 
-    across = uniform(generator, 6.0, 14.0, n, 1, 1)
+    across = uniform(generator, 4.0, 14.0, n, 1, 1)
     width = across * torch.tensor([4.0, 1.0, 1.0], device=device).repeat(n, N_REGIONS, 1)
     width[:, 3] = across[:, 0]
     offset = uniform(generator, 0.0, float(NOISE_CELLS), n, N_REGIONS, 3)
     bend_mm = uniform(generator, 15.0, 30.0, n, 1) * torch.tensor([3.0, 1.0, 1.0], device=device)
-    wobble_mm = uniform(generator, 4.0, 8.0, n)
-    wobble = uniform(generator, 0.03, 0.15, n)
+    wobble_mm = uniform(generator, 3.0, 8.0, n)
+    wobble = log_uniform(generator, 0.03, 0.5, n)
     sharpness = log_uniform(generator, *_MIXING, n)
     # Scores are smooth: half the grid will do. The borders between them stay sharp.
     half = [max(2, k // 2 + 1) for k in size]

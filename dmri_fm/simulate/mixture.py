@@ -1,10 +1,10 @@
 """Signal of the training generator's heads, and the tensor that is true of it.
 
 White matter holds up to three fibre populations, each a stick within a zeppelin; grey matter is
-isotropic with gamma-distributed diffusivity, a part of it fibres that follow the cortex' normal;
-CSF and lesions are isotropic. The mixture is not a tensor, as tissue is not: its *true tensor* is
-the one that weighted least squares finds in the noise-free signal of a dense set of directions
-at one b-value, point spread included.
+isotropic with gamma-distributed diffusivity, but for fibres that follow the cortex' normal and
+others that go on from the white matter; CSF and lesions are isotropic. The mixture is not a
+tensor, as tissue is not: its *true tensor* is the one that weighted least squares finds in the
+noise-free signal of a dense set of directions at one b-value, point spread included.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Tissues:
         Shape (B, N_REGIONS, 6): stick fraction, diffusivity along and across the stick (its
         dispersion), parallel and radial zeppelin diffusivity, share of crossing fibres.
     grey
-        Shape (B, 5): mean and gamma shape of the diffusivity, share of cortical fibres, their
-        parallel and radial diffusivity.
+        Shape (B, N_REGIONS, 6): mean and gamma shape of the diffusivity, shares of fibres along
+        the cortex' normal and along the bundle, their parallel and radial diffusivity.
     csf, lesion
         Shape (B,): diffusivities.
     intensity
@@ -85,10 +85,19 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
     # doi:10.1002/hbm.22099), here by these or by a neighbour that mixes in.
     crossing = draw(0.05, 0.45, N_REGIONS) * (draw(0.0, 1.0, N_REGIONS) < 0.6)
     white = torch.stack([stick, along, across, parallel, radial, crossing], dim=-1)
-    cortical = draw(1.1, 1.6)
+    # Grey matter is anisotropic: the cortex by .1 to .2 (McNab et al. 2013,
+    # doi:10.1016/j.neuroimage.2012.11.065), the thalamus more.
+    cortical = draw(1.1, 1.7, 1) * vary(0.1)
     grey = torch.stack(
-        [draw(0.65, 0.95), draw(3.0, 12.0), draw(0.0, 0.4), cortical, cortical * draw(0.5, 0.9)],
-        -1,
+        [
+            draw(0.65, 0.95, 1) * vary(0.08),
+            draw(3.0, 12.0, 1).expand(n, N_REGIONS),
+            draw(0.2, 1.0, 1) * draw(0.0, 0.5, N_REGIONS),
+            draw(0.2, 1.0, 1) * draw(0.0, 0.5, N_REGIONS),
+            cortical,
+            cortical * draw(0.15, 0.7, 1),
+        ],
+        dim=-1,
     )
     # Proton density and T2 of white matter, grey matter, CSF and lesion at one echo time; short
     # repetition times leave CSF saturated.
@@ -142,7 +151,9 @@ def mixture(heads: Heads, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Ten
         for voxels in _passes(heads.mask[k]):
             values = _voxel_signals(
                 heads.fractions[k].flatten(1)[:, voxels],
-                tissues.white[k].T[:, heads.bundle[k].flatten()[voxels]],
+                torch.cat([tissues.white[k], tissues.grey[k]], dim=1).T[
+                    :, heads.bundle[k].flatten()[voxels]
+                ],
                 heads.fibres[k].flatten(2)[..., voxels],
                 heads.neighbour[k].flatten()[voxels],
                 heads.cortical[k].flatten(1)[:, voxels],
@@ -156,7 +167,7 @@ def mixture(heads: Heads, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Ten
 
 def _voxel_signals(
     fractions: Tensor,
-    white: Tensor,
+    properties: Tensor,
     fibres: Tensor,
     neighbour: Tensor,
     cortical: Tensor,
@@ -170,8 +181,9 @@ def _voxel_signals(
     ----------
     fractions
         Shape (4, V).
-    white
-        Shape (6, V): properties of the voxels' white matter, see :class:`Tissues`.
+    properties
+        Shape (12, V): of the voxels' white matter and of their grey matter, see
+        :class:`Tissues`.
     fibres
         Shape (3, 3, V).
     neighbour
@@ -186,19 +198,20 @@ def _voxel_signals(
         Shape (N, 3): b-vectors times the roots of the b-values.
     """
     white_matter, grey_matter, csf, lesion = fractions * tissues.intensity[0, :, None]
-    stick, along, across, parallel, radial, crossing = white
+    stick, along, across, parallel, radial, crossing = properties[:6]
+    mean, gamma, radially, onwards, cortex_along, cortex_across = properties[6:]
     shares = ((1 - crossing) * (1 - neighbour), (1 - crossing) * neighbour, crossing)
-    mean, gamma, fibrous, cortex_along, cortex_across = tissues.grey[0]
-    folded = grey_matter * fibrous
     # Axes, and what decays along them: amount, diffusivity across, and how much more along.
     compartments = [
         (axis, [(white_matter * stick * share, across, along - across),
                 (white_matter * (1 - stick) * share, radial, parallel - radial)])
         for axis, share in zip(fibres, shares, strict=True)
     ]  # fmt: skip
-    extra = (cortex_along - cortex_across).expand_as(folded)
-    compartments.append((cortical, [(folded, cortex_across.expand_as(folded), extra)]))
-    total: Tensor = (1 + bvals * mean / gamma) ** -gamma * (grey_matter - folded)
+    extra = cortex_along - cortex_across
+    compartments.append((cortical, [(grey_matter * radially, cortex_across, extra)]))
+    compartments[0][1].append((grey_matter * onwards, cortex_across, extra))
+    rest = grey_matter * (1 - radially - onwards)
+    total: Tensor = (1 + bvals * mean / gamma) ** -gamma * rest
     total.addcmul_(torch.exp(-bvals * tissues.csf), csf)
     total.addcmul_(torch.exp(-bvals * tissues.lesion), lesion)
     gx, gy, gz = weighting.T[..., None]

@@ -27,12 +27,13 @@ from dmri_fm.simulate.anatomy import (
     smooth_field,
     voxel_mm,
 )
-from dmri_fm.simulate.mixture import dense_shell
+from dmri_fm.simulate.mixture import dense_shell, fit_shell
 
 __all__ = [
     "Acquisition",
     "Subject",
     "Tissue",
+    "Truth",
     "acquire",
     "acquire_fieldmap",
     "draw_field_hz",
@@ -40,7 +41,7 @@ __all__ = [
     "grid",
     "place_subject",
     "t1w_image",
-    "true_signal",
+    "true_tensor",
 ]
 
 #: Points of the finer grid along each in-plane axis of a voxel.
@@ -71,6 +72,9 @@ class Tissue:
         the hindered rest along and across.
     grey, csf
         Diffusivities.
+    fibrous
+        Share of grey matter that is as white matter: fibres go on into it. Real cortex has an FA
+        of .1 to .2 (McNab et al. 2013, doi:10.1016/j.neuroimage.2012.11.065).
     t2_ms
         Of white matter, grey matter and CSF.
     """
@@ -81,6 +85,7 @@ class Tissue:
     radial: float = 0.75e-3
     grey: float = 0.9e-3
     csf: float = 3.0e-3
+    fibrous: float = 0.3
     t2_ms: tuple[float, float, float] = (70.0, 82.0, 900.0)
 
 
@@ -256,8 +261,8 @@ def place_subject(
     parts = anatomy.fractions(fine_shape, fine, n_inside=(1, 1, 2))
     field = draw_field_hz(rng, anatomy.mni_mm(voxel_mm(fine_shape, fine)), peak_hz=field_peak_hz)
     phantom = trxscan.objects.from_arrays(
-        parts.wm,
-        parts.gm,
+        parts.wm + tissue.fibrous * parts.gm,
+        (1 - tissue.fibrous) * parts.gm,
         parts.csf,
         oversample=OVERSAMPLING,
         voxel_mm=voxel_size_mm,
@@ -274,9 +279,10 @@ def place_subject(
     return Subject(shape, affine, coarse, _coarser(field), tissue, phantom)
 
 
-def _coarser(field: NDArray[np.float32]) -> NDArray[np.float32]:
-    x, y, z = field.shape
-    blocks = field.reshape(x // OVERSAMPLING, OVERSAMPLING, y // OVERSAMPLING, OVERSAMPLING, z)
+def _coarser(fine: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average (X, Y, Z, ...) over the points of each voxel."""
+    x, y, *rest = fine.shape
+    blocks = fine.reshape(x // OVERSAMPLING, OVERSAMPLING, y // OVERSAMPLING, OVERSAMPLING, *rest)
     mean: NDArray[np.float32] = blocks.mean(axis=(1, 3))
     return mean
 
@@ -352,8 +358,8 @@ def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
     tissue = subject.tissue
     white, grey, csf = tissue.t2_ms
     return trxscan.Protocol(
-        voxel_mm=tuple(np.diag(subject.affine)[:3]),
-        oversample=OVERSAMPLING,
+        voxel_mm=subject.phantom.voxel_mm,
+        oversample=subject.phantom.oversample,
         te_ms=acquisition.echo_ms,
         readout_ms=1000 * acquisition.readout_s,
         partial_fourier=acquisition.partial_fourier,
@@ -377,29 +383,73 @@ def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
     )
 
 
-def true_signal(
-    subject: Subject, *, bval: float, echo_ms: float
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return what the true tensor is fitted to, free of noise, and how many fibres cross.
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What an ideal scanner would find in a head.
 
-    Nothing is distorted and nothing moves; all of k-space is sampled, up to the voxel size.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z, 17), float32: b=0 and the 16 axes of :func:`~.mixture.dense_shell`.
-    ndarray
+    Attributes
+    ----------
+    tensor
+        Shape (X, Y, Z, 6), mm^2/s, RAS+, order xx, xy, xz, yy, yz, zz.
+    b0
+        Shape (X, Y, Z), float32, scanner units.
+    n_peaks
         Shape (X, Y, Z), uint8: peaks of the fibres' orientations, up to three.
+    """
+
+    tensor: NDArray[np.float64]
+    b0: NDArray[np.float32]
+    n_peaks: NDArray[np.uint8]
+
+
+def true_tensor(subject: Subject, *, bval: float, echo_ms: float) -> Truth:
+    """Fit a tensor to the signal of a dense shell, free of noise, at rest and undistorted.
+
+    The signal is averaged over each voxel: images whose k-space ends at the voxel size ring, and
+    a truth should not. See :func:`~.mixture.fit_shell`.
+
+    Parameters
+    ----------
+    subject
+        The head on its grid.
+    bval
+        Of the shell, s/mm^2.
+    echo_ms
+        Echo time.
     """
     axes = dense_shell(torch.device("cpu")).numpy().astype(np.float64)
     gtab = GradientTable(
         np.concatenate([[0.0], np.full(len(axes), bval)]), np.concatenate([np.zeros((1, 3)), axes])
     )
     clean = Acquisition(echo_ms=echo_ms, is_distorted=False)
-    simulation = _simulate(subject, gtab, clean, with_peaks=True)
-    peaks = np.asarray(simulation.truth_peaks.dataobj).reshape(*subject.shape, 3, 3)
+    b0 = _simulate(subject, gtab.select([0]), clean, with_peaks=True)
+    peaks = np.asarray(b0.truth_peaks.dataobj).reshape(*subject.shape, 3, 3)
     n_peaks = (np.abs(peaks).max(axis=4) > 0).sum(axis=3).astype(np.uint8)
-    return np.asarray(simulation.magnitude.dataobj, dtype=np.float32), n_peaks
+    fine = _simulate(_on_fine_grid(subject), gtab, clean)
+    volumes = _coarser(np.asarray(fine.magnitude.dataobj, dtype=np.float32))
+    # In double precision: threads that add up in another order change no digit that is kept.
+    signal = torch.from_numpy(np.moveaxis(volumes, 3, 0).astype(np.float64))[None]
+    fitted = fit_shell(signal[:, 1:], signal[:, 0], torch.tensor([bval / 1000.0]).double())
+    return Truth(1e-3 * fitted[0].movedim(0, -1).numpy(), volumes[..., 0], n_peaks)
+
+
+def _on_fine_grid(subject: Subject) -> Subject:
+    """Return a subject whose voxels are the points of its finer grid."""
+    was = subject.phantom
+    phantom = replace(
+        was,
+        oversample=1,
+        dims=was.sim_dims,
+        nz_full=None,
+        affine=was.sim_affine,
+        wm=was.sim_wm,
+        gm=was.sim_gm,
+        csf=was.sim_csf,
+        mask=was.sim_mask,
+        fmap=was.sim_fmap,
+        voxel_mm=tuple(np.linalg.norm(was.sim_affine[:3, :3], axis=0)),
+    )
+    return replace(subject, shape=was.sim_dims, affine=was.sim_affine, phantom=phantom)
 
 
 def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[Any], float]]:

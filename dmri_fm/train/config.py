@@ -68,7 +68,7 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class QcgDtiTraining:
-    """Training of a QCG-DTI network on simulated patches.
+    """Training of a QCG-DTI network.
 
     Attributes
     ----------
@@ -87,6 +87,8 @@ class QcgDtiTraining:
         the others have a rotated, jittered Skare set.
     more_share
         Share of batches with seven to sixteen directions.
+    scan_share
+        Share of batches that are drawn from real scans, where there are any.
     loss
         "relative" (errors of tensor, FA and MD over those of least squares, and of the
         intervals) or "squared" (mean squared error of the elements, as published).
@@ -102,6 +104,7 @@ class QcgDtiTraining:
     csf_weight: float = 0.3
     spread_share: float = 0.3
     more_share: float = 0.0
+    scan_share: float = 0.25
     loss: str = "relative"
     n_reference: int = 96
     n_held_out: int = 48

@@ -10,7 +10,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,21 +153,17 @@ def run_training(
     recent: list[dict[str, float]] = []
     wrapped.train()
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    drawer = ThreadPoolExecutor(1)
-
-    def start_draw(number: int) -> Future[Sample]:
-        return drawer.submit(draw, number * fabric.world_size + fabric.global_rank)
-
-    coming = start_draw(step)
-    while step < settings.n_steps:
+    mine = range(
+        step * fabric.world_size + fabric.global_rank,
+        settings.n_steps * fabric.world_size,
+        fabric.world_size,
+    )
+    for sample in _draw_ahead(draw, mine, fabric.device):
         rate = learning_rate_at(step, settings)
         decay = weight_decay_at(step, settings)
         for group in optimiser.param_groups:
             group["lr"] = rate
             group["weight_decay"] = decay if group["is_decayed"] else 0.0
-        sample = coming.result()
-        if step + 1 < settings.n_steps:
-            coming = start_draw(step + 1)
         losses = step_losses(wrapped, sample, step)
         fabric.backward(losses["loss"])
         norm = fabric.clip_gradients(wrapped, optimiser, max_norm=settings.clip_norm)
@@ -199,11 +195,31 @@ def run_training(
             logger.info("step %d of %d, %.1f minutes", step, settings.n_steps, seconds / 60)
         if is_late:
             break
-    drawer.shutdown(cancel_futures=True)
     model.load_state_dict({k: v.clone() for k, v in average.module.state_dict().items()})
     last = _mean_rows(recent)
     minutes = (before + time.monotonic() - started) / 60 if recent else before / 60
     return Run(model.eval(), step, minutes, last, fabric.is_global_zero)
+
+
+def _draw_ahead(
+    draw: Callable[[int], Sample], numbers: Sequence[int], device: torch.device
+) -> Iterator[Sample]:
+    """Yield the samples of some numbers, each drawn while the one before is worked on."""
+
+    def draw_here(number: int) -> Sample:
+        # The current GPU is one of a thread's own settings.
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return draw(number)
+
+    coming: Future[Sample] | None = None
+    with ThreadPoolExecutor(1) as drawer:
+        for number in numbers:
+            ready, coming = coming, drawer.submit(draw_here, number)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:

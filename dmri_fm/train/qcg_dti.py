@@ -1,9 +1,9 @@
-"""Train a tensor network on simulated patches with known tensors."""
+"""Train a tensor network on simulated patches with known tensors, and on patches of scans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from dmri_fm.models.qcg_dti import QcgDtiConfig
 from dmri_fm.models.registry import find_model
 from dmri_fm.models.tensor_inputs import (
     TensorEstimate,
-    TensorInputs,
     batch_inputs,
     fit_least_squares,
     mean_diffusivity,
@@ -30,8 +29,10 @@ from dmri_fm.simulate import draw_batch, draw_protocol
 from dmri_fm.train.config import QcgDtiTraining
 from dmri_fm.train.loop import Run, run_training
 from dmri_fm.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
+from dmri_fm.train.scan_patches import TrainingScan, draw_scan_patch
+from dmri_fm.train.tensor_batch import TensorBatch
 
-__all__ = ["TensorBatch", "draw_tensor_batch", "train_qcg_dti"]
+__all__ = ["draw_tensor_batch", "train_qcg_dti"]
 
 #: A patch with a smaller share of brain is drawn again.
 FEWEST_BRAIN = 0.2
@@ -49,29 +50,6 @@ NORMALISATION = {
     "q": "unit b-vector in the frame of the voxel axes, and b in ms/um^2",
     "output": "um^2/ms, order xx, xy, xz, yy, yz, zz, in the frame of the voxel axes",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class TensorBatch:
-    """Inputs of a network and the truth.
-
-    Attributes
-    ----------
-    inputs
-        See :class:`~dmri_fm.models.tensor_inputs.TensorInputs`.
-    truth
-        Shape (B, 6, X, Y, Z), um^2/ms, in the frame of the inputs.
-    csf
-        Shape (B, X, Y, Z): volume fraction of CSF.
-    """
-
-    inputs: TensorInputs
-    truth: Tensor
-    csf: Tensor
-
-    def to(self, device: torch.device) -> TensorBatch:
-        """Return the batch on a device."""
-        return TensorBatch(self.inputs.to(device), self.truth.to(device), self.csf.to(device))
 
 
 def draw_n_b0(rng: np.random.Generator) -> int:
@@ -146,23 +124,20 @@ def draw_tensor_batch(
                 drawn.fractions[kept, 2],
             )
         )
-    return TensorBatch(
-        TensorInputs.join([p.inputs for p in parts]),
-        torch.cat([p.truth for p in parts]),
-        torch.cat([p.csf for p in parts]),
-    )
+    return TensorBatch.join(parts)
 
 
 def train_qcg_dti(
     config: QcgDtiTraining,
     folder: str | Path,
     *,
+    scans: Sequence[TrainingScan] = (),
     accelerator: str = "cpu",
     devices: int = 1,
     weights: str | Path | None = None,
     version: str = "0.1.0",
 ) -> Run:
-    """Train a network on simulation, drawn on the fly.
+    """Train a network on simulation, drawn on the fly, and on scans if there are any.
 
     Parameters
     ----------
@@ -170,6 +145,9 @@ def train_qcg_dti(
         Settings; see :func:`dmri_fm.train.config.read_training`.
     folder
         For the log and the checkpoint; a run found there is continued.
+    scans
+        Real scans, see :func:`~dmri_fm.train.scan_patches.read_training_scans`, from which the
+        share `config.scan_share` of the batches is drawn. None: simulation alone.
     accelerator, devices
         "cpu", "cuda" or "auto", and how many of them.
     weights
@@ -201,8 +179,15 @@ def train_qcg_dti(
     device = torch.device("cuda" if is_cuda else "cpu")
 
     def draw(number: int) -> TensorBatch:
+        rng = np.random.default_rng([seed, TRAINING, number])
+        if scans and rng.uniform() < config.scan_share:
+            patches = (
+                draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
+                for _ in range(config.batch)
+            )
+            return TensorBatch.join(list(patches))
         return draw_tensor_batch(
-            np.random.default_rng([seed, TRAINING, number]),
+            rng,
             batch=config.batch,
             patch_voxels=config.patch_voxels,
             spread_share=config.spread_share,
@@ -233,7 +218,8 @@ def train_qcg_dti(
             version=version,
             normalisation=NORMALISATION,
             training={
-                "data": "simulation (dmri_fm.simulate), drawn on the fly; no real scan",
+                "data": "simulation (dmri_fm.simulate), drawn on the fly",
+                "scans": sorted({f"{scan.name}, {scan.scanner}" for scan in scans}),
                 "steps": run.steps,
                 "minutes": round(run.minutes, 1),
                 "settings": asdict(config),

@@ -12,11 +12,11 @@ from dmri_fm.evaluate.comparison import METHOD_TITLES, Request, clean, compare_s
 from dmri_fm.evaluate.reference import Reference, make_reference
 from dmri_fm.evaluate.regions import Regions, reference_regions
 from dmri_fm.evaluate.rivals import METHODS, SERIES_DENOISERS
-from dmri_fm.evaluate.scans import Scan, find_scans
 from dmri_fm.evaluate.scores import interval_coverage, score
 from dmri_fm.evaluate.subsets import choose_subsets
 from dmri_fm.evaluate.tables import format_series, write_json
 from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.scans import Scan, find_scans
 
 REGIONS = {"tissue", "white", "grey"}
 

@@ -173,9 +173,9 @@ def test_uncertainty_and_unfamiliarity(scan, dti_weights, tmp_path):
     for std in maps.std.values():
         assert (std[scan.mask] > 0).all()
         assert not std[~scan.mask].any()
-    # An untrained network says 0.08 for both, before calibration.
-    assert np.median(maps.std["fa"][scan.mask]) == pytest.approx(2 * 0.08 / 1.645, rel=0.1)
-    assert np.median(maps.std["md"][scan.mask]) == pytest.approx(3e-3 * 0.08 / 1.645, rel=0.1)
+    # An untrained network says 0.05 for both, before calibration.
+    assert np.median(maps.std["fa"][scan.mask]) == pytest.approx(2 * 0.05 / 1.645, rel=0.1)
+    assert np.median(maps.std["md"][scan.mask]) == pytest.approx(3e-3 * 0.05 / 1.645, rel=0.1)
     assert 0 <= maps.unfamiliarity.min() <= maps.unfamiliarity.max() <= 100
     saved = maps.save(tmp_path / "sub-01")
     assert saved["fa_std"].name == "sub-01_model-qcgdti_param-fa_desc-std_dwimap.nii.gz"
@@ -191,7 +191,7 @@ def test_order_of_volumes_and_signs_do_not_matter(scan, dti_weights):
     again = predict_tensor(
         Dwi.from_arrays(shuffled.data, scan.affine, flipped, mask=scan.mask), weights=dti_weights
     )
-    np.testing.assert_allclose(again.diffusivity, maps.diffusivity, atol=1e-8)
+    np.testing.assert_allclose(again.diffusivity, maps.diffusivity, atol=5e-8)
 
 
 def test_scanner_scale_does_not_matter(scan, dti_weights):

@@ -146,7 +146,7 @@ def test_each_gaussian_smooths_white_noise_as_its_width_says(sigma):
     )
     scales = torch.full((1, len(SIGMAS), side, side, side), -100.0)
     scales[:, SIGMAS.index(sigma)] = 0.0
-    weights = mixed_weights(scales, torch.zeros(1, len(TAPS), side, side, side))
+    weights = mixed_weights(scales)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, side, side, side))
     found = average_neighbours(image_pyramid(inputs), weights)[0, :, 8:-8, 8:-8, 8:-8].std() / 0.01
     expected = gaussian_filter(noise[0, 0].numpy(), sigma)[8:-8, 8:-8, 8:-8].std() / 0.01

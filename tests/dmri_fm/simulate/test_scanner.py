@@ -23,6 +23,7 @@ from dmri_fm.simulate.scanner import (
     draw_motion,
     place_subject,
     t1w_image,
+    true_tensor,
 )
 
 trxscan = pytest.importorskip("trxscan")
@@ -210,7 +211,7 @@ def test_both_generators_make_the_same_signal_of_the_same_tissue(axis: list[floa
     white_matter = [*stick, 1e3 * tissue.parallel, 1e3 * tissue.radial, 0.0]
     tissues = Tissues(
         white=torch.tensor(white_matter).expand(1, N_REGIONS, -1),
-        grey=torch.tensor([[0.8, 5.0, 0.0, 1.0, 1.0]]),
+        grey=torch.tensor([0.8, 5.0, 0.0, 0.0, 1.0, 1.0]).expand(1, N_REGIONS, -1),
         csf=torch.tensor([3.0]),
         lesion=torch.tensor([2.0]),
         intensity=torch.ones(1, 4),
@@ -224,3 +225,34 @@ def test_both_generators_make_the_same_signal_of_the_same_tissue(axis: list[floa
     # trxscan counts directions on a sphere of 321 points: two or three degrees.
     np.testing.assert_allclose(scan / scan[0], mixed.numpy() / mixed[0].item(), atol=0.04)
     assert (scan / scan[0]).std() > 0.05
+
+
+def test_the_truth_does_not_ring() -> None:
+    """A sharp edge: the images of k-space overshoot, the truth is the mean of each voxel."""
+    side = 16
+    white = np.zeros((2 * side, 2 * side, 2), dtype=np.float32)
+    white[:, side + 3 :] = 1.0
+    phantom = trxscan.objects.from_arrays(
+        white, 1 - white, fibers=[([1.0, 0.0, 0.0], 1.0)], voxel_mm=2.0
+    )
+    subject = Subject(
+        (side, side, 2),
+        np.diag([2.0, 2.0, 2.0, 1.0]),
+        None,  # type: ignore[arg-type]
+        np.zeros((side, side, 2), np.float32),
+        Tissue(),
+        phantom,
+    )
+    truth = true_tensor(subject, bval=1000.0, echo_ms=85.0)
+    b0 = GradientTable([0.0], np.zeros((1, 3)))
+    image = acquire(subject, b0, Acquisition(is_distorted=False))[:, :, 0, 0]
+    line, rings = truth.b0[side // 2, :, 0], image[side // 2]
+    # T2 decay blurs both a little. Ringing goes up and down from voxel to voxel.
+    for part in (slice(1, 7), slice(10, 15)):
+        assert not np.diff(np.sign(np.diff(line[part]))).any()
+    assert np.abs(np.diff(np.sign(np.diff(rings[1:7])))).sum() >= 4
+    assert line[9] == pytest.approx((line[8] + line[10]) / 2, rel=0.02)
+    # Fibres along x where there is white matter, none elsewhere.
+    found = truth.tensor[side // 2, 12, 0]
+    assert found[0] > 2 * found[3] > 0
+    assert truth.tensor[side // 2, 4, 0, 0] == pytest.approx(truth.tensor[side // 2, 4, 0, 3])
