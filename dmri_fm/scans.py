@@ -51,6 +51,11 @@ class Scan:
     dwi: Dwi
     kind: str
 
+    @property
+    def title(self) -> str:
+        """Name and scanner, as weights list the series that they were trained on."""
+        return f"{self.name}, {self.scanner}"
+
     def brain(self, b0_volumes: Sequence[int]) -> NDArray[np.bool_]:
         """Return the brain mask: the one given, or that of the mean of some b=0 volumes."""
         if self.dwi.mask is not None:

@@ -271,9 +271,10 @@ def compare_dataset(
         If dataset or weights cannot be used.
     """
     network = _describe_network(request) if "network" in request.methods else None
+    seen = [] if network is None else network["training_scans"]
     series = []
     for scan in find_scans(root, participant_labels=participant_labels):
-        record = clean(compare_scan(scan, request))
+        record = clean({**compare_scan(scan, request), "is_trained_on": scan.title in seen})
         series.append(record)
         if report is not None:
             report(record)
@@ -310,6 +311,7 @@ def _describe_network(request: Request) -> dict[str, Any]:
         "version": loaded.version,
         "sha256": loaded.sha256,
         "weights": "packaged" if request.weights is None else request.weights.name,
+        "training_scans": loaded.training.get("scans", []),
     }
 
 

@@ -219,7 +219,7 @@ def train_qcg_dti(
             normalisation=NORMALISATION,
             training={
                 "data": "simulation (dmri_fm.simulate), drawn on the fly",
-                "scans": sorted({f"{scan.name}, {scan.scanner}" for scan in scans}),
+                "scans": sorted({scan.title for scan in scans}),
                 "steps": run.steps,
                 "minutes": round(run.minutes, 1),
                 "settings": asdict(config),

@@ -64,8 +64,8 @@ class TrainingScan:
 
     Attributes
     ----------
-    name, scanner
-        See :class:`~dmri_fm.scans.Scan`.
+    title
+        See :attr:`dmri_fm.scans.Scan.title`.
     images
         Shape (2 + N, X, Y, Z), float32: brain mask, mean b=0, weighted images.
     q
@@ -79,8 +79,7 @@ class TrainingScan:
         Volumes in the mean b=0.
     """
 
-    name: str
-    scanner: str
+    title: str
     images: Tensor
     q: Tensor
     subsets: NDArray[np.int_]
@@ -116,7 +115,7 @@ def read_training_scans(
             expected=f"a shell of {6 + FEWEST_OTHERS} directions or more, and a b=0 volume",
         )
     for scan in found:
-        logger.info("training on %s, %d directions", scan.name, len(scan.q))
+        logger.info("training on %s, %d directions", scan.title, len(scan.q))
     return found
 
 
@@ -136,8 +135,7 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
         images = np.stack([mask, b0, *np.moveaxis(scan.dwi.data[..., volumes], 3, 0)])
         q = np.column_stack([turned[volumes], gtab.bvals[volumes] / 1000.0])
         yield TrainingScan(
-            scan.name,
-            scan.scanner,
+            scan.title,
             torch.from_numpy(images.astype(np.float32)),
             torch.from_numpy(q.astype(np.float32)),
             subsets,

@@ -32,3 +32,24 @@ def draw_inputs():
         ).map(lambda t: t.to(dtype))
 
     return draw
+
+
+@pytest.fixture
+def overfit(draw_inputs):
+    """Return a function that trains on one batch; first and last mean squared error."""
+
+    def train(model):
+        inputs = draw_inputs()
+        generator = torch.Generator().manual_seed(5)
+        truth = torch.rand(1, 6, 8, 8, 8, generator=generator) * inputs.mask
+        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(600):
+            loss = (model(inputs).tensor - truth).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return losses[0], losses[-1]
+
+    return train

@@ -200,17 +200,7 @@ def test_size():
 
 
 @pytest.mark.slow
-def test_overfits_one_batch(draw_inputs):
+def test_overfits_one_batch(overfit):
     torch.manual_seed(0)
-    model, inputs = TensorRefiner(TINY), draw_inputs()
-    generator = torch.Generator().manual_seed(5)
-    truth = torch.rand(1, 6, 8, 8, 8, generator=generator) * inputs.mask
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(600):
-        loss = (model(inputs).tensor - truth).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.1 * losses[0]
+    first, last = overfit(TensorRefiner(TINY))
+    assert last < 0.1 * first

@@ -1,5 +1,7 @@
 """Training patches of scans: frames above all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,11 @@ import torch
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.tensor_inputs import fit_least_squares, mean_diffusivity, tensor_fa
+from dmri_fm.models.weights import load_weights
 from dmri_fm.scans import Scan
 from dmri_fm.train import scan_patches
+from dmri_fm.train.config import QcgDtiTraining, read_training
+from dmri_fm.train.qcg_dti import train_qcg_dti
 from dmri_fm.train.scan_patches import draw_scan_patch, read_training_scans
 from dmri_fm.volumes import Dwi
 
@@ -99,7 +104,7 @@ def test_few_directions_are_left_out():
 def test_real_scans(data_dir):
     scans = read_training_scans(data_dir / "ds-vendors", participant_labels=["umr"])
     assert len(scans) == 3
-    assert {scan.scanner for scan in scans} == {"UIH uMR 770"}
+    assert scans[0].title == "sub-umr_dir-AP, UIH uMR 770"
     for scan in scans:
         assert set(scan.subsets.shape[1:]) == {6}
         assert len(scan.subsets) > 20
@@ -111,3 +116,19 @@ def test_real_scans(data_dir):
 def test_datasets_without_enough_directions_are_refused(data_dir):
     with pytest.raises(InputError, match="no series to train on"):
         read_training_scans(data_dir / "ds-vendors", participant_labels=["galan"])
+
+
+def test_weights_name_the_scans_they_were_trained_on(tmp_path):
+    settings = replace(
+        read_training(QcgDtiTraining, "qcg-dti", optimisation={"n_steps": 2, "warmup_steps": 1}),
+        patch_voxels=16,
+        batch=1,
+        scan_share=1.0,
+        n_reference=2,
+        n_held_out=2,
+    )
+    (scan,) = scan_patches._shells_of(make_scan("RAS"))
+    path = tmp_path / "x.safetensors"
+    run = train_qcg_dti(settings, tmp_path / "run", scans=[scan], weights=path)
+    assert run.steps == 2
+    assert load_weights(path).training["scans"] == ["sub-a, test"] == [scan.title]
