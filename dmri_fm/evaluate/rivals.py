@@ -49,15 +49,15 @@ CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "tv": (0.0, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.4),
 }
 
-#: Strengths by bin, from `benchmarks/tune_rivals.py --samples 84 --side 32`; two of the patches
-#: lie in the first bin, 7 to 27 in each other. Of the Gaussian: voxels; of the others: shares of
-#: the estimated standard deviation of the noise. Errors of FA and MD there, over those of plain
-#: least squares: Gaussian .48 .66 .55 .71 .82 .87 .98, non-local means .51 .73 .61 .80 .90 1 1,
-#: total variation .51 .66 .54 .69 .73 .82 .90.
+#: Strengths by bin, from `benchmarks/tune_rivals.py --samples 84 --side 32`; 5 to 31 of the
+#: patches lie in each bin, none in the first, which has the strengths of the second. Of the
+#: Gaussian: voxels; of the others: shares of the estimated standard deviation of the noise.
+#: Errors of FA and MD there, over those of plain least squares: Gaussian .57 .67 .72 .81 .91 .98,
+#: non-local means .63 .75 .78 .94 1 1, total variation .57 .70 .74 .80 .88 .94.
 TUNED: Mapping[str, tuple[float, ...]] = {
-    "gaussian": (0.7, 0.6, 0.6, 0.55, 0.5, 0.45, 0.35),
-    "nlmeans": (1.0, 0.1, 1.0, 0.1, 0.1, 0.0, 0.0),
-    "tv": (0.45, 0.45, 0.45, 0.45, 0.45, 0.45, 0.45),
+    "gaussian": (0.6, 0.6, 0.6, 0.55, 0.5, 0.4, 0.35),
+    "nlmeans": (1.0, 1.0, 0.1, 0.1, 1.0, 0.0, 0.0),
+    "tv": (0.45, 0.45, 0.45, 0.45, 0.45, 0.3, 0.45),
 }
 
 #: Widths of the Gaussian among which the oracle has its choice, voxels.

@@ -119,10 +119,13 @@ def denoise(
     from dipy.denoise.localpca import mppca
 
     radius = _patch_radius(n_volumes)
-    found, sigma = mppca(
-        series, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
-    )
-    kept = np.where(region[..., None], found, series)
+    # No window reaches some voxels at the edge of the field of view: they stay as they are.
+    with np.errstate(invalid="ignore"):
+        found, sigma = mppca(
+            series, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
+        )
+    reached = region & np.isfinite(found).all(axis=3)
+    kept = np.where(reached[..., None], found, series)
     return Denoised(
         np.maximum(kept, 0).astype(np.float32),
         np.nan_to_num(sigma).astype(np.float32),

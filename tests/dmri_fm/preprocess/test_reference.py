@@ -121,3 +121,15 @@ def test_image_without_a_head_is_warned_about() -> None:
     noise = rng.uniform(0, 10, (48, 48, 48)).astype(np.float32)
     found = brain_mask(noise, AFFINE, contrast="b0")
     assert found.warnings
+
+
+def test_voxels_that_no_window_reaches_stay_as_they_are():
+    """A lone corner of the mask, as bright fat at the edge of the field of view leaves it."""
+    rng = np.random.default_rng(0)
+    series = 100 + rng.normal(0, 5, (12, 12, 12, 8)).astype(np.float32)
+    mask = np.zeros(series.shape[:3], dtype=bool)
+    mask[3:9, 3:9, 3:9] = True
+    mask[0, 0, 0] = True
+    found = denoise(series, method="mppca", mask=mask).data
+    np.testing.assert_array_equal(found[0, 0, 0], series[0, 0, 0])
+    assert found[mask].std() < 0.8 * series[mask].std()
