@@ -257,6 +257,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("evaluate", help="score estimates against references")
     kinds = parser.add_subparsers(required=True, metavar="WHAT")
     _add_evaluate_tensor(kinds)
+    _add_evaluate_reconstruction(kinds)
 
 
 def _add_evaluate_tensor(subparsers: Subparsers) -> None:
@@ -300,6 +301,67 @@ def _run_evaluate_tensor(options: argparse.Namespace) -> None:
     )
     if options.json:
         print(write_json(found, options.json))
+
+
+def _add_evaluate_reconstruction(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "reconstruction",
+        help="hidden directions and places, by a pretrained autoencoder and plain methods",
+    )
+    parser.add_argument(
+        "pretraining", type=Path, metavar="RUN", help="folder of `dmri-fm pretrain`"
+    )
+    parser.add_argument(
+        "bids", type=Path, nargs="?", metavar="BIDS", help="a raw dataset, or the app's output"
+    )
+    parser.add_argument(
+        "--simulated", type=int, default=0, metavar="N", help="held-out scans of the training data"
+    )
+    parser.add_argument(
+        "--heads", type=int, default=0, metavar="N", help="scans of the other generator (trxscan)"
+    )
+    parser.add_argument(
+        "--directions", type=int, nargs="+", default=[12, 30], metavar="T", help="default 12 30"
+    )
+    parser.add_argument("--masks", type=int, default=2, metavar="N", help="per kind; default 2")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
+    parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
+    parser.add_argument("--model", default="drope", help="the encoder; default drope")
+    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.set_defaults(run=_run_evaluate_reconstruction)
+
+
+def _run_evaluate_reconstruction(options: argparse.Namespace) -> None:
+    from itertools import chain
+
+    from dmri_fm.evaluate.grid_scans import dataset_scans, head_scans, simulated_scans
+    from dmri_fm.evaluate.reconstruction import ReconstructionRequest, score_scans
+    from dmri_fm.evaluate.reconstruction_tables import format_scan
+    from dmri_fm.evaluate.tables import write_json
+    from dmri_fm.models.tokens import feature_grid
+    from dmri_fm.train.runs import load_autoencoder
+
+    logging.getLogger("dmri_fm.evaluate").setLevel(logging.INFO)
+    request = ReconstructionRequest(tuple(options.directions), options.masks, options.seed)
+    network = load_autoencoder(options.pretraining, model=options.model).to(options.device)
+    grid, most = feature_grid(network.config.encoder), max(options.directions)
+    scans = chain(
+        simulated_scans(grid, options.simulated, n_directions=most, seed=options.seed),
+        head_scans(grid, options.heads, n_directions=most, seed=options.seed),
+        dataset_scans(options.bids, grid, participant_labels=options.participant_label)
+        if options.bids
+        else (),
+    )
+    found = score_scans(
+        network,
+        scans,
+        request,
+        report=lambda record: print(format_scan(record), end="\n\n", flush=True),
+    )
+    if options.json:
+        source = {"run": str(options.pretraining), "model": options.model}
+        print(write_json({**source, **found}, options.json))
 
 
 #: In the order in which they are listed.
