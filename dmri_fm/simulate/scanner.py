@@ -40,6 +40,7 @@ __all__ = [
     "grid",
     "place_subject",
     "t1w_image",
+    "true_peaks",
     "true_signal",
 ]
 
@@ -400,6 +401,17 @@ def true_signal(
     peaks = np.asarray(simulation.truth_peaks.dataobj).reshape(*subject.shape, 3, 3)
     n_peaks = (np.abs(peaks).max(axis=4) > 0).sum(axis=3).astype(np.uint8)
     return np.asarray(simulation.magnitude.dataobj, dtype=np.float32), n_peaks
+
+
+def true_peaks(subject: Subject) -> NDArray[np.float32]:
+    """Return the fibres' orientations: shape (X, Y, Z, 3, 3), up to three peaks a voxel.
+
+    RAS+; the length of a peak is its share, and absent ones are zero.
+    """
+    gtab = GradientTable(np.zeros(1), np.zeros((1, 3)))
+    simulation = _simulate(subject, gtab, Acquisition(is_distorted=False), with_peaks=True)
+    peaks = np.asarray(simulation.truth_peaks.dataobj, dtype=np.float32)
+    return peaks.reshape(*subject.shape, 3, 3)
 
 
 def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[Any], float]]:
