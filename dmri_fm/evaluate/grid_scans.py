@@ -22,7 +22,7 @@ from dmri_fm.evaluate.smoothing import noise_sigma
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.normalise.grid import Grid, affine_map, resample_dwi
 from dmri_fm.normalise.registration import Image3D, register_affine
-from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.normalise.signal import CLIP, normalise_b0
 from dmri_fm.normalise.template import load_template
 from dmri_fm.simulate import draw_anatomy, draw_batch, draw_protocol
 from dmri_fm.simulate.anatomy import Shape
@@ -98,7 +98,7 @@ class GridScan:
         truth = None
         if clean is not None:
             ratio = clean.data[..., weighted] / level[..., None]
-            truth = np.clip(ratio, 0, 1.5).astype(np.float32) * mask[..., None]
+            truth = np.clip(ratio, *CLIP).astype(np.float32) * mask[..., None]
         return cls(
             name,
             kind,

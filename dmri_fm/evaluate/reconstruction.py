@@ -212,7 +212,8 @@ def _hide_directions(
     mask = draw_direction_mask(rng, network, scan.gtab, n_places=len(tokens.index))
     kept = mask.kept[0].numpy()
     hidden = np.setdiff1d(np.arange(n), kept)
-    where = scan.mask & _seen_voxels(tokens, network)
+    seen = _seen_voxels(tokens, network)
+    where = scan.mask & seen
     visible = Kept(scan.signal[..., kept], scan.gtab.select(kept), scan.mask, scan.affine)
     whole = reconstruct(network, scan, tokens, mask)
     estimates = {"network": np.clip(whole[..., hidden], *CLIP)}
@@ -228,7 +229,7 @@ def _hide_directions(
     return {
         "rows": _rows(filled, scan, hidden, where),
         "tensors": _tensor_rows(filled, scan, where),
-        "authors": {"network": authors_scores(whole, scan.signal)},
+        "authors": {"network": authors_scores(whole, scan.signal * seen[..., None])},
     }
 
 
@@ -249,7 +250,7 @@ def _hide_places(
     return {
         "rows": _rows(estimates, scan, np.arange(n), hidden),
         "tensors": _tensor_rows(estimates, scan, hidden),
-        "authors": {"network": authors_scores(whole, scan.signal)},
+        "authors": {"network": authors_scores(whole, scan.signal * seen[..., None])},
     }
 
 
