@@ -31,7 +31,8 @@ def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
     ConfigError
         If the model is not a D-RoPE encoder.
     """
-    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=_architecture(model)))
+    encoder = _architecture(model)
+    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
 
 
 def _architecture(model: str) -> DropeConfig:
