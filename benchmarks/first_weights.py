@@ -18,18 +18,16 @@ import numpy as np
 import torch
 from dipy.segment.mask import median_otsu
 
-from dmri_fm.gradients import rotation_part
+from dmri_fm.evaluate.grid_scans import lay_on_grid
 from dmri_fm.models.directions import choose_spread
 from dmri_fm.models.drope import SMALL
 from dmri_fm.models.mae import SMALL_MAE, Mask, MaskedAutoencoder, draw_mask
 from dmri_fm.models.predict import extract_features
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.models.weights import load_weights
-from dmri_fm.normalise.grid import affine_map, resample_dwi
-from dmri_fm.normalise.registration import Image3D, register_affine
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.normalise.template import load_template
 from dmri_fm.train.drope import draw_scan_tokens
+from dmri_fm.train.runs import load_autoencoder
 from dmri_fm.volumes import Dwi
 
 #: Training draws from [seed, step] and [seed, 0..2, number]; these seeds lie outside.
@@ -53,33 +51,6 @@ def read_trio(data: Path) -> Dwi:
     dwi = Dwi.from_files(image, f"{name}.bval", f"{name}.bvec")
     _, mask = median_otsu(dwi.mean_b0(), median_radius=4, numpass=4)
     return dwi.with_mask(mask)
-
-
-def to_model_grid(dwi: Dwi) -> Dwi:
-    """Register a series to the template (affine) and resample it to the encoder's grid."""
-    grid, template = feature_grid("drope"), load_template(2)
-    assert dwi.mask is not None
-    brain = Image3D(dwi.mean_b0() * dwi.mask, dwi.affine)
-    shift = np.eye(4)
-    target = Image3D(template.t1, np.asarray(template.grid.affine))
-    shift[:3, 3] = brain.centre_mm() - target.centre_mm()
-    matrix = register_affine(brain, template, initial=shift).xfm
-    data = np.nan_to_num(
-        resample_dwi(dwi.data, dwi.affine, grid, target2dwiref=affine_map(matrix))
-    )
-    mask = resample_dwi(
-        dwi.mask[..., None], dwi.affine, grid, target2dwiref=affine_map(matrix), order=1
-    )
-    gtab = dwi.gtab.rotated(rotation_part(np.linalg.inv(matrix)))
-    return Dwi.from_arrays(data, grid.affine, gtab, mask=mask[..., 0] > 0.5)
-
-
-def load_autoencoder(folder: Path) -> MaskedAutoencoder:
-    state = torch.load(folder / "last.ckpt", weights_only=True)["average"]
-    model = MaskedAutoencoder(SMALL_MAE)
-    prefix = "module."
-    model.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-    return model.eval()
 
 
 def hidden_errors(
@@ -140,7 +111,7 @@ def main() -> None:
     trio = read_trio(options.data) if options.data else None
     in_mni = None
     if trio is not None:
-        in_mni = to_model_grid(trio)
+        in_mni = lay_on_grid(trio, feature_grid("drope"))
         features = extract_features(in_mni)
         print(
             f"\nsub-trio's features: familiarity score {features.ood_score:.2f}, "

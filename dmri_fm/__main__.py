@@ -271,6 +271,8 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("evaluate", help="score estimates against references")
     kinds = parser.add_subparsers(required=True, metavar="WHAT")
     _add_evaluate_tensor(kinds)
+    _add_evaluate_reconstruction(kinds)
+    _add_evaluate_protocols(kinds)
 
 
 def _add_evaluate_tensor(subparsers: Subparsers) -> None:
@@ -312,6 +314,143 @@ def _run_evaluate_tensor(options: argparse.Namespace) -> None:
         participant_labels=options.participant_label,
         report=lambda record: print(format_series(record), end="\n\n", flush=True),
     )
+    if options.json:
+        print(write_json(found, options.json))
+
+
+def _add_evaluate_reconstruction(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "reconstruction",
+        help="hidden directions and places, by a pretrained autoencoder and plain methods",
+    )
+    parser.add_argument(
+        "pretraining", type=Path, metavar="RUN", help="folder of `dmri-fm pretrain`"
+    )
+    parser.add_argument(
+        "bids", type=Path, nargs="?", metavar="BIDS", help="a raw dataset, or the app's output"
+    )
+    parser.add_argument(
+        "--simulated", type=int, default=0, metavar="N", help="held-out scans of the training data"
+    )
+    parser.add_argument(
+        "--heads", type=int, default=0, metavar="N", help="scans of the other generator (trxscan)"
+    )
+    parser.add_argument(
+        "--directions", type=int, nargs="+", default=[12, 30], metavar="T", help="default 12 30"
+    )
+    parser.add_argument("--masks", type=int, default=2, metavar="N", help="per kind; default 2")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
+    parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
+    parser.add_argument("--model", default="drope", help="the encoder; default drope")
+    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.set_defaults(run=_run_evaluate_reconstruction)
+
+
+def _run_evaluate_reconstruction(options: argparse.Namespace) -> None:
+    from itertools import chain
+
+    from dmri_fm.evaluate.grid_scans import dataset_scans, head_scans, simulated_scans
+    from dmri_fm.evaluate.reconstruction import ReconstructionRequest, score_scans
+    from dmri_fm.evaluate.reconstruction_tables import format_scan
+    from dmri_fm.evaluate.tables import write_json
+    from dmri_fm.models.tokens import feature_grid
+    from dmri_fm.train.runs import load_autoencoder
+
+    logging.getLogger("dmri_fm.evaluate").setLevel(logging.INFO)
+    request = ReconstructionRequest(tuple(options.directions), options.masks, options.seed)
+    network = load_autoencoder(options.pretraining, model=options.model).to(options.device)
+    grid, most = feature_grid(network.config.encoder), max(options.directions)
+    scans = chain(
+        simulated_scans(grid, options.simulated, n_directions=most, seed=options.seed),
+        head_scans(grid, options.heads, n_directions=most, seed=options.seed),
+        dataset_scans(options.bids, grid, participant_labels=options.participant_label)
+        if options.bids
+        else (),
+    )
+    found = score_scans(
+        network,
+        scans,
+        request,
+        report=lambda record: print(format_scan(record), end="\n\n", flush=True),
+    )
+    if options.json:
+        source = {"run": str(options.pretraining), "model": options.model}
+        print(write_json({**source, **found}, options.json))
+
+
+def _add_evaluate_protocols(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "protocols", help="do an encoder's features tell heads apart, whatever the protocol?"
+    )
+    parser.add_argument(
+        "bids",
+        type=Path,
+        nargs="?",
+        metavar="BIDS",
+        help="scans to cut into two sets of directions",
+    )
+    parser.add_argument(
+        "--simulated", type=int, default=0, metavar="N", help="held-out simulated scans likewise"
+    )
+    parser.add_argument(
+        "--gallery",
+        type=int,
+        default=200,
+        metavar="N",
+        help="heads that differ in microstructure only; 0: none; default 200",
+    )
+    parser.add_argument("--directions", type=int, default=12, metavar="T", help="default 12")
+    parser.add_argument("--snr", type=float, default=25.0, help="of the gallery; default 25")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
+    parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
+    parser.add_argument("--model", default="drope", help="the encoder; default drope")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
+    weights.add_argument("--pretraining", type=Path, metavar="RUN", help="a run's encoder")
+    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.set_defaults(run=_run_evaluate_protocols)
+
+
+def _run_evaluate_protocols(options: argparse.Namespace) -> None:
+    from itertools import chain
+
+    from dmri_fm.evaluate.galleries import head_geometry
+    from dmri_fm.evaluate.grid_scans import dataset_scans, simulated_scans
+    from dmri_fm.evaluate.protocols import (
+        ProtocolRequest,
+        compare_directions,
+        evaluate_gallery,
+        format_agreement,
+        format_gallery,
+    )
+    from dmri_fm.evaluate.tables import write_json
+    from dmri_fm.models.tokens import feature_grid
+    from dmri_fm.train.runs import load_encoder
+
+    logging.getLogger("dmri_fm.evaluate").setLevel(logging.INFO)
+    if not (options.bids or options.simulated or options.gallery):
+        raise ConfigError("nothing to evaluate", expected="BIDS, --simulated or --gallery")
+    encoder, source = load_encoder(
+        options.model, weights=options.weights, folder=options.pretraining
+    )
+    encoder, grid = encoder.to(options.device), feature_grid(encoder.config)
+    found: dict[str, Any] = {"encoder": source}
+    if options.bids or options.simulated:
+        scans = chain(
+            simulated_scans(grid, options.simulated, seed=options.seed),
+            dataset_scans(options.bids, grid, participant_labels=options.participant_label)
+            if options.bids
+            else (),
+        )
+        found["directions"] = compare_directions(encoder, scans, seed=options.seed)
+        print(format_agreement(found["directions"]), end="\n\n", flush=True)
+    if options.gallery:
+        request = ProtocolRequest(options.gallery, options.directions, options.snr, options.seed)
+        geometry = head_geometry(grid, seed=options.seed)
+        found["gallery"] = evaluate_gallery(encoder, geometry, request)
+        print(format_gallery(found["gallery"]))
     if options.json:
         print(write_json(found, options.json))
 

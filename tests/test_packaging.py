@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"dmri_fm": ROOT / "dmri_fm", "dmri_fm_workflows": ROOT / "workflows/dmri_fm_workflows"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-#: Imports that only the extras `train` and `simulate` bring.
-OPTIONAL = {"lightning", "trxscan"}
+#: Imports that only the extras `train`, `simulate` and `stats` bring.
+OPTIONAL = {"lightning", "sklearn", "torchmetrics", "trxscan"}
 
 
 def modules() -> list[str]:

@@ -26,7 +26,14 @@ from dmri_fm.models.weights import load_weights
 from dmri_fm.scans import Scan, find_scans
 from dmri_fm.volumes import Dwi
 
-__all__ = ["METHOD_TITLES", "Request", "compare_dataset", "compare_methods", "compare_scan"]
+__all__ = [
+    "METHOD_TITLES",
+    "Request",
+    "compare_dataset",
+    "compare_methods",
+    "compare_scan",
+    "versions",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +53,7 @@ METHOD_TITLES: dict[str, str] = {
 }
 
 #: Packages whose versions are in the output.
-_PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "deepbet")
+_PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "scikit-learn", "deepbet")
 
 _NOTES = {
     "errors": "mean absolute errors against the reference; mm^2/s, degrees",
@@ -287,7 +294,7 @@ def compare_dataset(
     found: dict[str, Any] = clean(
         {
             "dataset": str(root),
-            "versions": _versions(),
+            "versions": versions(),
             "network": network,
             "request": {
                 "methods": list(request.methods),
@@ -315,7 +322,8 @@ def _describe_network(request: Request) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Return the versions of this package and of those that the numbers depend on."""
     from dmri_fm import __version__
 
     found: dict[str, str | None] = {"dmri_fm": __version__}

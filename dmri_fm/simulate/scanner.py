@@ -41,6 +41,7 @@ __all__ = [
     "grid",
     "place_subject",
     "t1w_image",
+    "true_peaks",
     "true_tensor",
 ]
 
@@ -422,9 +423,7 @@ def true_tensor(subject: Subject, *, bval: float, echo_ms: float) -> Truth:
         np.concatenate([[0.0], np.full(len(axes), bval)]), np.concatenate([np.zeros((1, 3)), axes])
     )
     clean = Acquisition(echo_ms=echo_ms, is_distorted=False)
-    b0 = _simulate(subject, gtab.select([0]), clean, with_peaks=True)
-    peaks = np.asarray(b0.truth_peaks.dataobj).reshape(*subject.shape, 3, 3)
-    n_peaks = (np.abs(peaks).max(axis=4) > 0).sum(axis=3).astype(np.uint8)
+    n_peaks = (np.abs(true_peaks(subject)).max(axis=4) > 0).sum(axis=3).astype(np.uint8)
     fine = _simulate(_on_fine_grid(subject), gtab, clean)
     volumes = _coarser(np.asarray(fine.magnitude.dataobj, dtype=np.float32))
     # In double precision: threads that add up in another order change no digit that is kept.
@@ -450,6 +449,17 @@ def _on_fine_grid(subject: Subject) -> Subject:
         voxel_mm=tuple(np.linalg.norm(was.sim_affine[:3, :3], axis=0)),
     )
     return replace(subject, shape=was.sim_dims, affine=was.sim_affine, phantom=phantom)
+
+
+def true_peaks(subject: Subject) -> NDArray[np.float32]:
+    """Return the fibres' orientations: shape (X, Y, Z, 3, 3), up to three peaks a voxel.
+
+    RAS+; the length of a peak is its share, and absent ones are zero.
+    """
+    gtab = GradientTable(np.zeros(1), np.zeros((1, 3)))
+    simulation = _simulate(subject, gtab, Acquisition(is_distorted=False), with_peaks=True)
+    peaks = np.asarray(simulation.truth_peaks.dataobj, dtype=np.float32)
+    return peaks.reshape(*subject.shape, 3, 3)
 
 
 def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[Any], float]]:

@@ -155,8 +155,9 @@ def _choices(scan: Scan, shell: Shell) -> NDArray[np.int_]:
     subsets = np.array([rng.choice(len(axes), 6, replace=False) for _ in range(N_SUBSETS)])
     good = condition_numbers(axes[subsets]) < LARGEST_CONDITION
     place = {volume: k for k, volume in enumerate(shell.index)}
-    places: NDArray[np.int_] = np.array([place[int(v)] for v in first])
-    return places[subsets[good]]
+    places = np.array([place[int(v)] for v in first])
+    chosen: NDArray[np.int_] = places[subsets[good]]
+    return chosen
 
 
 def draw_scan_patch(

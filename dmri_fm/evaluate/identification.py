@@ -1,0 +1,142 @@
+"""Whether features are those of the scanned head and not of the protocol: three tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.errors import MissingToolError
+
+__all__ = ["agreement", "identify", "probe", "rank_one"]
+
+#: Folds of the probe, and penalties among which each fold chooses by its own training part.
+N_FOLDS = 5
+PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 11))
+
+_Array = NDArray[np.float64]
+
+
+def agreement(first: _Array, second: _Array) -> dict[str, float]:
+    """Compare two feature vectors: cosine, and distance over their mean length.
+
+    Examples
+    --------
+    >>> agreement(np.array([3.0, 4.0]), np.array([3.0, 4.0]))
+    {'cosine': 1.0, 'relative_distance': 0.0}
+    """
+    lengths = np.linalg.norm(first), np.linalg.norm(second)
+    return {
+        "cosine": float(first @ second / (lengths[0] * lengths[1])),
+        "relative_distance": float(np.linalg.norm(first - second) / np.mean(lengths)),
+    }
+
+
+def rank_one(distances: _Array) -> float:
+    """Return how often the right one of a gallery is the nearest, looked for both ways.
+
+    Parameters
+    ----------
+    distances
+        Shape (N, N): of the scans of one protocol to those of another, heads in one order. A
+        tie is a miss.
+
+    Examples
+    --------
+    >>> rank_one(np.array([[0.1, 0.9], [0.2, 0.3]]))
+    0.75
+    """
+    own = np.diag(distances)
+    others = distances + np.diag(np.full(len(own), np.inf))
+    hits = [own < others.min(axis=1), own < others.min(axis=0)]
+    return float(np.mean(hits))
+
+
+def identify(first: _Array, second: _Array) -> dict[str, float]:
+    """Look each head up in a gallery scanned with another protocol.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N, D): features of the same heads by two protocols.
+
+    Returns
+    -------
+    dict
+        `raw`: share of heads whose own features are the nearest, by Euclidean distance.
+        `centred`: by correlation, after each feature was standardised over the heads of its
+        protocol, which takes off what all scans of a protocol share. `chance`.
+    """
+    square = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None]
+    a, b = (_standardise(x) for x in (first, second))
+    return {
+        "raw": rank_one(square - 2 * first @ second.T),
+        "centred": rank_one(-_unit(a) @ _unit(b).T),
+        "chance": 1.0 / len(first),
+    }
+
+
+def _standardise(features: _Array) -> _Array:
+    spread = features.std(axis=0)
+    centred = features - features.mean(axis=0)
+    found: _Array = np.divide(centred, spread, where=spread > 0, out=np.zeros_like(centred))
+    return found
+
+
+def _unit(features: _Array) -> _Array:
+    found: _Array = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
+    return found
+
+
+def probe(
+    features: Sequence[_Array], target: _Array, *, seed: int = 0
+) -> tuple[list[float], list[float]]:
+    """Predict a quantity by ridge regression, learnt on one protocol, tested on all.
+
+    Five folds over heads; the penalty is chosen by leave-one-out within the training part. No
+    head is tested that was trained on, by any protocol.
+
+    Parameters
+    ----------
+    features
+        Shape (N, D) each: by protocol, the first is trained on.
+    target
+        Shape (N,).
+    seed
+        Of the folds.
+
+    Returns
+    -------
+    as_is, centred
+        R^2 of the pooled held-out predictions, by protocol: with the features as they are, and
+        with those of each protocol standardised over its own heads.
+
+    Raises
+    ------
+    MissingToolError
+        If scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import RidgeCV
+        from sklearn.metrics import r2_score
+        from sklearn.model_selection import KFold
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ModuleNotFoundError as error:
+        raise MissingToolError(
+            f"{error.name} is not installed",
+            expected="the packages of the extra `stats`",
+            advice="pip install 'drope-bidsapp[stats]'",
+        ) from None
+    found = []
+    for sets in (list(features), [_standardise(x) for x in features]):
+        predicted = np.zeros((len(sets), len(target)))
+        folds = KFold(N_FOLDS, shuffle=True, random_state=seed)
+        for train, test in folds.split(target):
+            model = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
+            model.fit(sets[0][train], target[train])
+            for k, x in enumerate(sets):
+                predicted[k, test] = model.predict(x[test])
+        found.append([float(r2_score(target, row)) for row in predicted])
+    return found[0], found[1]

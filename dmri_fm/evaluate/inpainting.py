@@ -1,0 +1,138 @@
+"""Plain ways to fill hidden places of images from what is visible."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_array, diags_array
+from scipy.sparse.linalg import cg
+
+__all__ = ["fill_by_directions", "fill_by_means", "fill_harmonically", "fill_smoothly"]
+
+#: Width of the Gaussian of the normalised convolution, voxels; doubled where nothing visible is
+#: near.
+WIDTH_VOXELS = 3.0
+
+#: Least share of the Gaussian that has to fall on visible voxels.
+LEAST_SHARE = 0.02
+
+#: Relative residual at which the harmonic fill stops.
+_TOLERANCE = 1e-4
+
+_Image = NDArray[np.float32]
+_Mask = NDArray[np.bool_]
+
+
+def fill_by_means(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
+    """Put the mean of an image's visible voxels in its hidden ones.
+
+    Parameters
+    ----------
+    images
+        Shape (X, Y, Z, N); what is hidden is not read.
+    visible, hidden
+        Shape (X, Y, Z): voxels of the brain, without overlap.
+
+    Returns
+    -------
+    ndarray
+        Shape (X, Y, Z, N), float32.
+    """
+    out = images.astype(np.float32)
+    out[hidden] = images[visible].mean(axis=0)
+    return out
+
+
+def fill_smoothly(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
+    """Put a Gaussian mean of the visible voxels around in the hidden ones.
+
+    Normalised convolution (Knutsson & Westin 1993, doi:10.1109/CVPR.1993.341081). Parameters
+    and result are those of :func:`fill_by_means`.
+    """
+    out = fill_by_means(images, visible, hidden)
+    left, width = hidden.copy(), WIDTH_VOXELS
+    seen = visible.astype(np.float32)
+    while left.any() and width < max(hidden.shape):
+        share = gaussian_filter(seen, width)
+        near = left & (share > LEAST_SHARE)
+        for n in range(images.shape[3]):
+            blurred = gaussian_filter(np.where(visible, images[..., n], np.float32(0)), width)
+            out[near, n] = blurred[near] / share[near]
+        left, width = left & ~near, 2.0 * width
+    return out
+
+
+def fill_harmonically(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
+    """Solve Laplace's equation in the hidden voxels, the visible ones as its boundary.
+
+    Nothing flows out of the brain; hidden voxels that no visible one reaches keep the mean.
+    Parameters and result are those of :func:`fill_by_means`.
+    """
+    out = fill_smoothly(images, visible, hidden)
+    number = np.full(hidden.shape, -1)
+    number[hidden] = np.arange(int(hidden.sum()))
+    inside = hidden | visible
+    n_neighbours = np.zeros(int(hidden.sum()))
+    right = np.zeros((len(n_neighbours), images.shape[3]))
+    rows, columns = [], []
+    for axis in range(3):
+        for step in (1, -1):
+            here, there = _shifted(axis, step)
+            pairs = hidden[here] & inside[there]
+            first, second = number[here][pairs], number[there][pairs]
+            np.add.at(n_neighbours, first, 1.0)
+            known = second < 0
+            np.add.at(right, first[known], images[there][pairs][known])
+            rows.append(first[~known])
+            columns.append(second[~known])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    size = (len(n_neighbours), len(n_neighbours))
+    # Lone voxels have no equation: they keep what they have.
+    alone = n_neighbours == 0
+    diagonal = np.where(alone, 1.0, n_neighbours)
+    right[alone] = out[hidden][alone]
+    matrix = diags_array(diagonal) - coo_array((np.ones(len(row)), (row, column)), shape=size)
+    matrix = matrix.tocsr()
+    inverse = diags_array(1.0 / diagonal)
+    start = out[hidden].astype(np.float64)
+    for n in range(images.shape[3]):
+        solved, _ = cg(
+            matrix, right[:, n], x0=start[:, n], rtol=_TOLERANCE, maxiter=500, M=inverse
+        )
+        out[hidden, n] = solved
+    return out
+
+
+def _shifted(axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return where voxels lie that have a neighbour along an axis, and where these lie."""
+    low, high = slice(None, -1), slice(1, None)
+    pair = (low, high) if step > 0 else (high, low)
+    here, there = (tuple(p if a == axis else slice(None) for a in range(3)) for p in pair)
+    return here, there
+
+
+def fill_by_directions(images: _Image, visible: NDArray[np.bool_]) -> _Image:
+    """Put the mean of the visible other directions at a place in the hidden ones.
+
+    Only where masks differ between directions, as in the authors' code, is there any.
+
+    Parameters
+    ----------
+    images
+        Shape (X, Y, Z, N).
+    visible
+        Shape (X, Y, Z, N): a mask of every direction. Where no direction is visible, the mean of
+        each image's visible voxels is put.
+    """
+    count = visible.sum(axis=3)
+    total = np.where(visible, images, np.float32(0)).sum(axis=3)
+    own = np.array([image[seen].mean() for image, seen in _volumes(images, visible)])
+    mean = np.where(
+        (count > 0)[..., None], (total / np.maximum(count, 1))[..., None], own.astype(np.float32)
+    )
+    return np.where(visible, images, mean).astype(np.float32)
+
+
+def _volumes(images: _Image, visible: _Mask) -> list[tuple[_Image, _Mask]]:
+    return list(zip(np.moveaxis(images, 3, 0), np.moveaxis(visible, 3, 0), strict=True))

@@ -1,0 +1,298 @@
+"""Do features of a scan depend on the head, and not on how it was scanned?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.evaluate.comparison import clean, versions
+from dmri_fm.evaluate.galleries import (
+    FACTORS,
+    Geometry,
+    acquire_tissue,
+    draw_gallery,
+    draw_protocols,
+)
+from dmri_fm.evaluate.grid_scans import HELD_OUT, GridScan
+from dmri_fm.evaluate.identification import agreement, identify, probe, rank_one
+from dmri_fm.evaluate.reconstruction_rivals import Kept, fit_normalised
+from dmri_fm.evaluate.reconstruction_tables import markdown
+from dmri_fm.evaluate.smoothing import smooth_within
+from dmri_fm.models.directions import choose_spread
+from dmri_fm.models.drope import Drope
+from dmri_fm.models.tokens import tokenise
+
+__all__ = [
+    "FEATURES",
+    "ProtocolRequest",
+    "compare_directions",
+    "encode",
+    "evaluate_gallery",
+    "format_agreement",
+    "format_gallery",
+    "untrained",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Every representation, in the order of tables.
+FEATURES = {
+    "encoder": "encoder",
+    "untrained": "untrained encoder",
+    "mean": "blurred mean DWI",
+    "maps": "blurred FA and MD maps",
+}
+
+#: Protocols of a gallery, all with directions of their own. The probe is trained on the first.
+PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
+
+#: Maps and mean images are blurred by this much, voxels, and every fourth voxel is kept.
+BLUR_VOXELS, STEP = 2.0, 4
+
+#: Directions of a half, at most, when one scan is cut in two (Kung et al. 2026, table 7).
+MOST_DIRECTIONS = 12
+
+_NOTES = {
+    "gallery": "one head of the generator that is not trained on; its members share geometry, "
+    "mask and b=0 contrast and differ in five factors of the microstructure. Each protocol has "
+    "directions and noise of its own; C has another b-value too",
+    "raw": "rank-1 by Euclidean distance of the features as they are",
+    "centred": "each feature standardised over the heads of its protocol, for every method",
+    "probe": "R^2 of held-out heads; ridge, trained on A, the penalty chosen within folds",
+}
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProtocolRequest:
+    """How large a gallery, and how it is scanned.
+
+    Attributes
+    ----------
+    n_heads
+        Members.
+    n_directions
+        Of each protocol.
+    snr
+        b=0 signal of white matter over the noise.
+    seed
+        Of everything but the geometry.
+    """
+
+    n_heads: int = 200
+    n_directions: int = 12
+    snr: float = 25.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_heads < 10 or self.n_directions < 7 or not self.snr > 0:
+            raise ConfigError(
+                f"{self.n_heads} heads, {self.n_directions} directions, SNR {self.snr:g}",
+                expected="10 heads, 7 directions or more, an SNR above zero",
+            )
+
+
+def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
+    """Return an encoder of the same architecture with weights as they are drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Drope(encoder.config).eval().requires_grad_(False)
+
+
+def encode(encoder: Drope, scan: GridScan) -> _Array:
+    """Return the features of a scan, all of its directions read."""
+    device = next(encoder.parameters()).device
+    tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
+    with torch.inference_mode():
+        cls, _ = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+    return np.asarray(cls[0].cpu().numpy(), dtype=np.float64)
+
+
+def plain_features(scan: GridScan) -> dict[str, _Array]:
+    """Return what plain images say: the mean of the weighted volumes, and FA and MD."""
+    maps = fit_normalised(Kept(scan.signal, scan.gtab, scan.mask, scan.affine))
+    # MD in um^2/ms has about the range of FA.
+    images = np.stack([scan.signal.mean(axis=3), maps.fa, 1e3 * maps.md], axis=3)
+    blurred = smooth_within(images, scan.mask, BLUR_VOXELS)[::STEP, ::STEP, ::STEP]
+    mean, fa, md = blurred[scan.mask[::STEP, ::STEP, ::STEP]].astype(np.float64).T
+    return {"mean": mean, "maps": np.concatenate([fa, md])}
+
+
+def evaluate_gallery(
+    encoder: Drope, geometry: Geometry, request: ProtocolRequest
+) -> dict[str, Any]:
+    """Scan a gallery by three protocols; identify its members, and predict their tissue.
+
+    Returns
+    -------
+    dict
+        JSON-ready: `identification` by representation and pair of protocols, `probe` by
+        representation and factor.
+    """
+    rng = np.random.default_rng([HELD_OUT, 3, request.seed])
+    tissues = draw_gallery(rng, request.n_heads)
+    tables = dict(
+        zip(
+            PROTOCOLS,
+            draw_protocols(
+                rng, n_directions=request.n_directions, bvals=tuple(PROTOCOLS.values())
+            ),
+            strict=True,
+        )
+    )
+    plain = untrained(encoder, seed=request.seed)
+    rows: dict[str, dict[str, list[_Array]]] = {f: {p: [] for p in PROTOCOLS} for f in FEATURES}
+    for number, tissue in enumerate(tissues):
+        if number % 20 == 0:
+            logger.info("head %d of %d", number + 1, request.n_heads)
+        for protocol, gtab in tables.items():
+            scan = acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng)
+            found = {
+                "encoder": encode(encoder, scan),
+                "untrained": encode(plain, scan),
+                **plain_features(scan),
+            }
+            for name, features in found.items():
+                rows[name][protocol].append(features)
+    stacked = {f: {p: np.stack(v) for p, v in by.items()} for f, by in rows.items()}
+    factors = {name: np.array([getattr(t, name) for t in tissues]) for name in FACTORS}
+    result: dict[str, Any] = clean(
+        {
+            "request": asdict(request),
+            "protocols": PROTOCOLS,
+            "versions": versions(),
+            "notes": _NOTES,
+            "identification": {
+                name: {f"A-{p}": identify(by["A"], by[p]) for p in list(PROTOCOLS)[1:]}
+                for name, by in stacked.items()
+            },
+            "probe": {
+                name: {k: _probe(by, y, request.seed) for k, y in factors.items()}
+                for name, by in stacked.items()
+            },
+        }
+    )
+    return result
+
+
+def _probe(by_protocol: Mapping[str, _Array], target: _Array, seed: int) -> dict[str, float]:
+    as_is, centred = probe(list(by_protocol.values()), target, seed=seed)
+    names = list(by_protocol)
+    return {
+        **dict(zip(names, as_is, strict=True)),
+        **{f"{n} centred": r for n, r in zip(names, centred, strict=True)},
+    }
+
+
+def compare_directions(
+    encoder: Drope,
+    scans: Iterable[GridScan],
+    *,
+    seed: int = 0,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Compare features of two disjoint sets of directions of the same scan.
+
+    Each of min(12, half of the directions), both spread over q-space.
+
+    Parameters
+    ----------
+    encoder
+        Trained; one untrained is put beside it.
+    scans
+        On its grid; of two or more, features of different scans are compared, too.
+    seed
+        Of the choice of directions.
+    report
+        Called with the name of each scan.
+
+    Returns
+    -------
+    dict
+        JSON-ready. `scans`: cosine and relative distance by scan; `between`: means of the same
+        between different scans; `rank_one`: share of scans found again among the others.
+    """
+    encoders = {"encoder": encoder, "untrained": untrained(encoder, seed=seed)}
+    names: list[str] = []
+    pairs: dict[str, list[tuple[_Array, _Array]]] = {name: [] for name in encoders}
+    for scan in scans:
+        n = min(MOST_DIRECTIONS, len(scan.gtab) // 2)
+        if n < 1:
+            logger.warning("%s: has no two directions", scan.name)
+            continue
+        gamma = encoder.config.gamma
+        first = choose_spread(scan.gtab, n, seed=seed, gamma=gamma)
+        rest = np.setdiff1d(np.arange(len(scan.gtab)), first)
+        second = rest[choose_spread(scan.gtab.select(rest), n, seed=seed, gamma=gamma)]
+        for name, network in encoders.items():
+            pairs[name].append(
+                (encode(network, scan.select(first)), encode(network, scan.select(second)))
+            )
+        names.append(f"{scan.name}, 2 x {n}")
+        if report is not None:
+            report(names[-1])
+    result: dict[str, Any] = {}
+    for name, found in pairs.items():
+        same = [agreement(a, b) for a, b in found]
+        other = [agreement(a, b) for i, (a, _) in enumerate(found) for j, (_, b) in
+                 enumerate(found) if i != j]  # fmt: skip
+        entry: dict[str, Any] = {"scans": dict(zip(names, same, strict=True))}
+        if other:
+            entry["between"] = {k: float(np.mean([o[k] for o in other])) for k in other[0]}
+            apart = [[np.linalg.norm(a - b) for _, b in found] for a, _ in found]
+            entry["rank_one"] = rank_one(np.array(apart))
+        result[name] = entry
+    cleaned: dict[str, Any] = clean(result)
+    return cleaned
+
+
+def format_gallery(found: Mapping[str, Any]) -> str:
+    """Return identification and probe as markdown tables."""
+    pairs = list(next(iter(found["identification"].values())))
+    rows = [
+        [
+            FEATURES[name],
+            *(f"{by[p]['raw']:.3f} / {by[p]['centred']:.3f}" for p in pairs),
+            f"{by[pairs[0]]['chance']:.3f}",
+        ]
+        for name, by in found["identification"].items()
+    ]
+    titles = ["rank-1, raw / centred", *(f"{p}, b {_bvals(p)}" for p in pairs), "chance"]
+    blocks = [markdown(titles, rows)]
+    columns = [*PROTOCOLS, *(f"{p} centred" for p in PROTOCOLS)]
+    rows = [
+        [f"{FEATURES[name]}, {factor}", *(f"{scores[c]:.3f}" for c in columns)]
+        for name, by in found["probe"].items()
+        for factor, scores in by.items()
+    ]
+    return "\n\n".join([*blocks, markdown(["R^2, trained on A", *columns], rows)])
+
+
+def _bvals(pair: str) -> str:
+    return " and ".join(f"{PROTOCOLS[p]:.0f}" for p in pair.split("-"))
+
+
+def format_agreement(found: Mapping[str, Any]) -> str:
+    """Return the agreement of two sets of directions as a markdown table."""
+    rows = []
+    for name, entry in found.items():
+        lines = {**entry["scans"], "different scans": entry.get("between")}
+        for scan, values in lines.items():
+            if values is not None:
+                rows.append(
+                    [
+                        FEATURES[name],
+                        scan,
+                        f"{values['cosine']:.4f}",
+                        f"{values['relative_distance']:.4f}",
+                    ]
+                )
+    return markdown(["features", "scan", "cosine", "relative distance"], rows)

@@ -1,0 +1,112 @@
+"""Read back what a training run has learnt."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.models.drope import Drope, DropeConfig
+from dmri_fm.models.mae import MaskedAutoencoder
+from dmri_fm.models.registry import find_model
+from dmri_fm.models.weights import load_weights
+from dmri_fm.train.drope import MAE_CONFIGS
+from dmri_fm.train.loop import CHECKPOINT
+
+__all__ = ["build_autoencoder", "load_autoencoder", "load_encoder"]
+
+#: What the running average puts before the names of the weights.
+_PREFIX = "module."
+
+
+def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
+    """Return the autoencoder that pretrains an encoder, its weights as they are drawn.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not a D-RoPE encoder.
+    """
+    encoder = _architecture(model)
+    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
+
+
+def _architecture(model: str) -> DropeConfig:
+    architecture, _ = find_model(model)
+    if not isinstance(architecture, DropeConfig):
+        raise ConfigError(f"model {model!r} is no encoder", expected="drope or drope-paper")
+    return architecture
+
+
+def load_autoencoder(folder: str | Path, *, model: str = "drope") -> MaskedAutoencoder:
+    """Load encoder and decoder of a pretraining run: the running average of their weights.
+
+    The decoder does not ship with the package; a run's checkpoint holds it. The file is read as
+    tensors and plain values: nothing in it can run code.
+
+    Parameters
+    ----------
+    folder
+        Of `dmri-fm pretrain`, finished or not.
+    model
+        The encoder that was pretrained.
+
+    Returns
+    -------
+    MaskedAutoencoder
+        In evaluation mode.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not a D-RoPE encoder.
+    WeightsError
+        If there is no checkpoint, or it is that of another model.
+    """
+    network = build_autoencoder(model)
+    path = Path(folder) / CHECKPOINT
+    expected = f"the checkpoint of `dmri-fm pretrain {model} {folder}`"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["average"]
+        tensors = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+        network.load_state_dict(tensors, strict=True)
+    except (OSError, RuntimeError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"cannot be read ({str(error).splitlines()[0]})", path=path, expected=expected
+        ) from None
+    return network.eval().requires_grad_(False)
+
+
+def load_encoder(
+    model: str = "drope",
+    *,
+    weights: str | Path | None = None,
+    folder: str | Path | None = None,
+) -> tuple[Drope, dict[str, Any]]:
+    """Load an encoder, and say which it is.
+
+    Parameters
+    ----------
+    model
+        Name in the registry.
+    weights
+        A `.safetensors` file in place of the weights that ship with the package.
+    folder
+        Of a pretraining run, in place of both.
+
+    Raises
+    ------
+    ConfigError, WeightsError
+        If the model is no encoder, or its weights cannot be used.
+    """
+    if folder is not None:
+        network = load_autoencoder(folder, model=model)
+        return network.encoder, {"model": model, "run": str(folder)}
+    _architecture(model)
+    loaded = load_weights(model if weights is None else weights, model=model)
+    assert isinstance(loaded.model, Drope)
+    return loaded.model, {"model": model, "version": loaded.version, "sha256": loaded.sha256}
