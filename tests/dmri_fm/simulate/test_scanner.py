@@ -255,4 +255,5 @@ def test_the_truth_does_not_ring() -> None:
     # Fibres along x where there is white matter, none elsewhere.
     found = truth.tensor[side // 2, 12, 0]
     assert found[0] > 2 * found[3] > 0
-    assert truth.tensor[side // 2, 4, 0, 0] == pytest.approx(truth.tensor[side // 2, 4, 0, 3])
+    grey = truth.tensor[side // 2, 4, 0]
+    assert grey[0] == pytest.approx(grey[3], rel=0.01)
