@@ -39,9 +39,8 @@ from torch import Tensor, nn
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.directions import LARGEST_CONDITION, choose_six
 from dmri_fm.models.maps import TensorMaps
-from dmri_fm.models.predict import tensor_inputs
 from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.models.tensor_inputs import estimate_noise
+from dmri_fm.models.tensor_inputs import estimate_noise, tensor_inputs
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.simulate import draw_anatomy, draw_batch
 from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject
@@ -311,8 +310,8 @@ def network_inputs(
     for patch in patches:
         seven = patch.select(sets[rng.integers(len(sets))])
         assert seven.mask is not None
-        s0, ratios, _, _ = tensor_inputs(seven.data, seven.gtab, seven.mask)
-        inputs.append(torch.cat([s0, ratios.clamp(0, 1.5)], dim=1))
+        read = tensor_inputs(seven.data, seven.gtab, seven.mask, seven.affine)
+        inputs.append(torch.cat([read.s0, read.ratios.clamp(0, 1.5)], dim=1))
     return torch.cat(inputs)
 
 
