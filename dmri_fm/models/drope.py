@@ -10,34 +10,55 @@ Method: Kung et al. 2026, https://doi.org/10.48550/arXiv.2603.25977.
 Two configurations: :data:`PAPER` follows the publication; :data:`SMALL`, the default of this
 project, has fewer and narrower blocks, reads a 2 mm grid, keeps only the patches that hold brain,
 encodes a direction by rho v v^T (equal for v and -v) and reads two scan tokens of 192 numbers.
+Checkpoints of the authors' own code load with :func:`from_authors`, in their conventions.
+
+Without gradients, on a CPU, a scan passes in pieces (:mod:`dmri_fm.models.drope_stream`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from dmri_fm.models.layers import Mlp, SelfAttention, dyadic_code, sincos_positions
+from dmri_fm.errors import WeightsError
+from dmri_fm.models.authors_checkpoint import read_encoder
+from dmri_fm.models.drope_block import DiffusionAttention, DropeBlock
+from dmri_fm.models.drope_stream import can_stream, stream_blocks
+from dmri_fm.models.layers import dyadic_code, sincos_positions
+from dmri_fm.models.packed_linear import PackedLinear
+from dmri_fm.models.patches import patchify, unpatchify
+from dmri_fm.models.rotary import (
+    Layout,
+    RotaryTables,
+    check_table,
+    find_weighted,
+    qspace_directions,
+    qspace_distance,
+    rotary_tables,
+)
+from dmri_fm.models.volume_encoder import Reader, VolumeEncoder
 
 __all__ = [
     "PAPER",
     "SMALL",
+    "DiffusionAttention",
     "Drope",
+    "DropeBlock",
     "DropeConfig",
     "RotaryTables",
+    "VolumeEncoder",
+    "from_authors",
     "patchify",
     "qspace_directions",
     "qspace_distance",
     "rotary_tables",
     "unpatchify",
 ]
-
-#: Largest error of a rotary table entry that its low-rank form may leave.
-TABLE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,9 @@ class DropeConfig:
     gamma
         Weight of the squared difference of b / 1000 against the squared angle in radians.
     base
-        The slowest rotary frequency is about 1 / `base`.
+        The slowest rotary frequency is about 1 / `base`; below 1, the fastest.
+    rotary
+        Which channel has which frequency, see :data:`dmri_fm.models.rotary.Layout`.
     direction_code
         "spherical": linear in (rho, theta, phi), as published. "dyadic": linear in rho v v^T.
     pos_scale
@@ -87,6 +110,7 @@ class DropeConfig:
     is_packed: bool = True
     signal_mean: float = 0.0
     signal_std: float = 1.0
+    rotary: Layout = "paired"
 
     def __post_init__(self) -> None:
         if any(n % p for n, p in zip(self.grid_shape, self.patch, strict=True)):
@@ -95,6 +119,8 @@ class DropeConfig:
             raise ValueError(f"dim {self.dim} must be a multiple of 12 and of 2 * heads")
         if self.direction_code not in ("spherical", "dyadic"):
             raise ValueError(f"unknown direction code {self.direction_code!r}")
+        if self.rotary not in ("paired", "tiled"):
+            raise ValueError(f"unknown rotary layout {self.rotary!r}")
 
     @property
     def n_features(self) -> int:
@@ -134,166 +160,6 @@ SMALL = DropeConfig(
 )
 
 
-def qspace_directions(qspace: Tensor) -> Tensor:
-    """Turn (rho, theta, phi) of shape (..., 3) into unit vectors of shape (..., 3), RAS."""
-    theta, phi = qspace[..., 1], qspace[..., 2]
-    return torch.stack([theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()], dim=-1)
-
-
-def qspace_distance(qspace: Tensor, *, gamma: float) -> Tensor:
-    """Measure how far apart measurements lie in q-space.
-
-    Parameters
-    ----------
-    qspace
-        Shape (..., T, 3): rho = b / 1000 in ms/um^2, theta and phi in radians.
-    gamma
-        Weight of the b-values' part.
-
-    Returns
-    -------
-    Tensor
-        Shape (..., T, T), float64: sqrt(gamma (rho_m - rho_n)^2 + angle^2), where the angle
-        between two axes lies in [0, pi/2]. Zero on the diagonal.
-    """
-    qspace = qspace.to(torch.float64)
-    v = qspace_directions(qspace)
-    a, b = torch.broadcast_tensors(v[..., :, None, :], v[..., None, :, :])
-    # atan2 keeps full precision where axes coincide; arccos loses half of the digits there.
-    angle = torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(dim=-1).abs())
-    rho = qspace[..., 0]
-    return (gamma * (rho[..., :, None] - rho[..., None, :]) ** 2 + angle**2).sqrt()
-
-
-@dataclass(frozen=True)
-class RotaryTables:
-    """Cosines and sines of D(m, n) a_i for all pairs and channels, in joint low rank.
-
-    cos(D a_i) ~ sum_j pair_j[m, n] cos_j[i], and likewise for the sine with the same `pair`.
-
-    Attributes
-    ----------
-    pair
-        Shape (B, J, T, T).
-    cos, sin
-        Shape (B, J, d): each entry repeated for the two channels of its pair.
-    """
-
-    pair: Tensor
-    cos: Tensor
-    sin: Tensor
-
-
-def rotary_tables(
-    qspace: Tensor,
-    head_dim: int,
-    *,
-    gamma: float,
-    base: float,
-    dtype: torch.dtype = torch.float32,
-) -> RotaryTables:
-    """Prepare the rotations between all pairs of directions.
-
-    The distances are those of a scan, the same for every place in the brain, and the matrix
-    [pairs x (cosines | sines of all channels)] has a small rank because most frequencies are
-    slow. Its singular vectors turn the rotation into a few ordinary matrix products.
-
-    Parameters
-    ----------
-    qspace
-        Shape (B, T, 3): rho, theta, phi.
-    head_dim
-        Channels d of one attention head, even.
-    gamma, base
-        See :class:`DropeConfig`.
-    dtype
-        Of the tables; they are computed in float64.
-    """
-    pairs = torch.arange(head_dim // 2, dtype=torch.float64, device=qspace.device)
-    frequency = base ** (-2.0 * pairs / head_dim)
-    angle = qspace_distance(qspace, gamma=gamma)[..., None] * frequency
-    n_directions = qspace.shape[-2]
-    joint = rearrange(torch.cat([angle.cos(), angle.sin()], dim=-1), "b m n c -> b (m n) c")
-    u, s, vh = torch.linalg.svd(joint, full_matrices=False)
-    tail = s.square().flip(-1).cumsum(-1).flip(-1).sqrt().amax(dim=0)
-    rank = max(1, int((tail > TABLE_TOLERANCE).sum()))
-    pair = rearrange(u[..., :rank] * s[..., None, :rank], "b (m n) j -> b j m n", m=n_directions)
-    cos, sin = vh[:, :rank].chunk(2, dim=-1)
-    return RotaryTables(
-        pair.to(dtype),
-        repeat(cos, "b j i -> b j (i two)", two=2).to(dtype),
-        repeat(sin, "b j i -> b j (i two)", two=2).to(dtype),
-    )
-
-
-def _swap_pairs(x: Tensor) -> Tensor:
-    """Turn each adjacent pair (x1, x2) into (x2, -x1)."""
-    x = rearrange(x, "... (i two) -> ... i two", two=2)
-    return rearrange(torch.stack([x[..., 1], -x[..., 0]], dim=-1), "... i two -> ... (i two)")
-
-
-class DiffusionAttention(nn.Module):
-    """Self-attention across directions with D-RoPE; values are not rotated.
-
-    score(m, n) = d^-1/2 sum_i [cos(D a_i) (q1 k1 + q2 k2) + sin(D a_i) (q2 k1 - q1 k2)].
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out_proj = nn.Linear(dim, dim)
-
-    def scores(self, q: Tensor, k: Tensor, tables: RotaryTables) -> Tensor:
-        """Compute scores (B, S, heads, T, T) of queries and keys (B, S, heads, T, d)."""
-        swapped, transposed = _swap_pairs(q), k.transpose(-1, -2)
-        total = torch.zeros((), dtype=q.dtype, device=q.device)
-        for j in range(tables.pair.shape[1]):
-            cos, sin = (t[:, j, None, None, None, :] for t in (tables.cos, tables.sin))
-            product = (q * cos + swapped * sin) @ transposed
-            total = total + tables.pair[:, j, None, None] * product
-        scaled: Tensor = total * float(q.shape[-1]) ** -0.5
-        return scaled
-
-    def forward(self, x: Tensor, tables: RotaryTables) -> Tensor:
-        """Map (B, T, S, dim) to the same."""
-        q, k, v = rearrange(
-            self.qkv(x), "b t s (three h d) -> three b s h t d", three=3, h=self.heads
-        )
-        mixed = self.scores(q, k, tables).softmax(dim=-1) @ v
-        out: Tensor = self.out_proj(rearrange(mixed, "b s h t d -> b t s (h d)"))
-        return out
-
-
-class DropeBlock(nn.Module):
-    """Attention across directions, then across places; an MLP after each."""
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
-        super().__init__()
-        self.norm1_diffusion = nn.LayerNorm(dim, eps=1e-5)
-        self.attn_diffusion = DiffusionAttention(dim, heads)
-        self.norm2_diffusion = nn.LayerNorm(dim, eps=1e-5)
-        self.mlp_diffusion = Mlp(dim, mlp_ratio * dim)
-        self.norm1_space = nn.LayerNorm(dim, eps=1e-5)
-        self.attn_space = SelfAttention(dim, heads)
-        self.norm2_space = nn.LayerNorm(dim, eps=1e-5)
-        self.mlp_space = Mlp(dim, mlp_ratio * dim)
-
-    def forward(self, cls: Tensor, x: Tensor, tables: RotaryTables) -> tuple[Tensor, Tensor]:
-        """Update scan tokens (B, C, dim) and patch tokens (B, T, S, dim)."""
-        n_directions, n_cls = x.shape[1], cls.shape[1]
-        x = x + self.attn_diffusion(self.norm1_diffusion(x), tables)
-        x = x + self.mlp_diffusion(self.norm2_diffusion(x))
-        everywhere = torch.cat([repeat(cls, "b c d -> b t c d", t=n_directions), x], dim=2)
-        rows = rearrange(self.norm1_space(everywhere), "b t n d -> (b t) n d")
-        r = rearrange(self.attn_space(rows), "(b t) n d -> b t n d", t=n_directions)
-        cls = cls + reduce(r[:, :, :n_cls], "b t c d -> b c d", "mean")
-        x = x + r[:, :, n_cls:]
-        cls = cls + self.mlp_space(self.norm2_space(cls))
-        x = x + self.mlp_space(self.norm2_space(x))
-        return cls, x
-
-
 class PositionCode(nn.Module):
     """[place | direction] code that is added to the tokens, half of the channels each."""
 
@@ -304,19 +170,26 @@ class PositionCode(nn.Module):
         self.place_dim = dim // 2
         self.qpos_embed = nn.Linear(6 if self.is_dyadic else 3, dim - self.place_dim)
 
-    def forward(self, qspace: Tensor, positions: Tensor) -> Tensor:
-        """Encode (B, T, 3) measurements and (B, S, 3) patch centres as (B, T, S, dim)."""
+    def encode_directions(self, qspace: Tensor) -> Tensor:
+        """Encode (..., T, 3) measurements as (..., T, dim - dim // 2)."""
         if self.is_dyadic:
             code = qspace[..., :1] * dyadic_code(qspace_directions(qspace))
         else:
             code = qspace
-        direction = self.qpos_embed(code.to(self.qpos_embed.weight.dtype))
-        place = sincos_positions(positions * self.pos_scale, self.place_dim)
+        out: Tensor = self.qpos_embed(code.to(self.qpos_embed.weight.dtype))
+        return out
+
+    def encode_places(self, positions: Tensor) -> Tensor:
+        """Encode (..., S, 3) patch centres as (..., S, dim // 2)."""
+        return sincos_positions(positions * self.pos_scale, self.place_dim)
+
+    def forward(self, qspace: Tensor, positions: Tensor) -> Tensor:
+        """Encode (B, T, 3) measurements and (B, S, 3) patch centres as (B, T, S, dim)."""
         n_directions, n_places = qspace.shape[1], positions.shape[1]
         return torch.cat(
             [
-                repeat(place, "b s d -> b t s d", t=n_directions),
-                repeat(direction, "b t d -> b t s d", s=n_places),
+                repeat(self.encode_places(positions), "b s d -> b t s d", t=n_directions),
+                repeat(self.encode_directions(qspace), "b t d -> b t s d", s=n_places),
             ],
             dim=-1,
         )
@@ -347,6 +220,7 @@ class Drope(nn.Module):
             brain.
         qspace
             Shape (B, T, 3): rho = b / 1000, theta, phi; b-vectors in the grid's RAS frame.
+            Volumes with b below 50 s/mm^2 are left out here, whatever the caller did.
         positions
             Shape (B, S, 3): patch centres in voxels of the model's grid.
 
@@ -355,40 +229,156 @@ class Drope(nn.Module):
         cls : Tensor
             Shape (B, n_cls * dim).
         tokens : Tensor
-            Shape (B, T, S, dim).
+            Shape (B, T, S, dim), T without b=0.
+
+        Raises
+        ------
+        GradientError
+            If the table does not fit the patches, lacks a vector, or has b=0 only.
         """
+        return self.encode(_read_patches(patches, qspace), qspace, positions)
+
+    def encode_cls(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> Tensor:
+        """Encode scans as :meth:`forward` does, but compute the scan features only."""
+        read = _read_patches(patches, qspace)
+        return self.encode(read, qspace, positions, only_cls=True)[0]
+
+    def encode(
+        self, read: Reader, qspace: Tensor, positions: Tensor, *, only_cls: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Encode scans whose patches are read as they are needed.
+
+        Parameters
+        ----------
+        read
+            See :data:`Reader`; volumes are numbered as in `qspace`.
+        qspace, positions
+            As in :meth:`forward`.
+        only_cls
+            Leave out what the scan features do not need. The tokens are then of no use.
+        """
+        kept = find_weighted(qspace)
+        if kept is not None:
+            qspace = qspace[:, kept]
+        encode = self._encode_in_pieces if can_stream(self.cls_token) else self._encode_at_once
+        cls, tokens = encode(read, kept, qspace, positions, only_cls=only_cls)
+        return rearrange(self.ln(cls), "b c d -> b (c d)"), tokens
+
+    def _encode_at_once(
+        self,
+        read: Reader,
+        kept: Tensor | None,
+        qspace: Tensor,
+        positions: Tensor,
+        *,
+        only_cls: bool,
+    ) -> tuple[Tensor, Tensor]:
         config = self.config
+        patches = read(slice(None) if kept is None else kept)
         x = self.patch_mlp((patches - config.signal_mean) / config.signal_std)
         x = x + self.position(qspace, positions)
         tables = rotary_tables(
-            qspace, config.dim // config.heads, gamma=config.gamma, base=config.base, dtype=x.dtype
+            qspace,
+            config.dim // config.heads,
+            gamma=config.gamma,
+            base=config.base,
+            layout=config.rotary,
+            dtype=x.dtype,
         )
         cls = self.cls_token.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             cls, x = block(cls, x, tables)
-        return rearrange(self.ln(cls), "b c d -> b (c d)"), self.ln(x)
+        return cls, x if only_cls else self.ln(x)
+
+    def _encode_in_pieces(
+        self,
+        read: Reader,
+        kept: Tensor | None,
+        qspace: Tensor,
+        positions: Tensor,
+        *,
+        only_cls: bool,
+    ) -> tuple[Tensor, Tensor]:
+        config = self.config
+        embed = PackedLinear(self.patch_mlp.weight, self.patch_mlp.bias)
+        places = self.position.encode_places(positions)
+        directions = self.position.encode_directions(qspace)
+        batch, n_directions = qspace.shape[:2]
+        half = places.shape[-1]
+        tokens = places.new_empty(batch, n_directions, positions.shape[1], config.dim)
+        for t, volume in enumerate(range(n_directions) if kept is None else kept.tolist()):
+            patches = (read(slice(volume, volume + 1)) - config.signal_mean) / config.signal_std
+            rows = embed(rearrange(patches, "b 1 s p -> (b s) p"))
+            tokens[:, t] = rearrange(rows, "(b s) d -> b s d", b=batch)
+            tokens[:, t, :, :half] += places
+            tokens[:, t, :, half:] += directions[:, t, None]
+        blocks = cast("list[DropeBlock]", list(self.blocks))
+        cls = []
+        for scan, table in zip(tokens, qspace, strict=True):
+            first = self.cls_token[0].clone()
+            cls.append(stream_blocks(blocks, first, scan, table, config, only_cls=only_cls))
+            for direction in scan[: 0 if only_cls else None]:
+                direction.copy_(self.ln(direction))
+        return torch.stack(cls), tokens
 
 
-def patchify(volumes: Tensor, patch: tuple[int, int, int]) -> Tensor:
-    """Cut (B, T, X, Y, Z) into (B, T, S, P), patches and voxels in C order of their axes."""
-    p1, p2, p3 = patch
-    return rearrange(
-        volumes, "b t (h p1) (w p2) (z p3) -> b t (h w z) (p1 p2 p3)", p1=p1, p2=p2, p3=p3
-    )
+def _read_patches(patches: Tensor, qspace: Tensor) -> Reader:
+    check_table(qspace, patches.shape[1])
+    return lambda t: patches[:, t]
 
 
-def unpatchify(
-    patches: Tensor, patch: tuple[int, int, int], patch_grid: tuple[int, int, int]
-) -> Tensor:
-    """Assemble (B, T, S, P) into (B, T, X, Y, Z); inverse of :func:`patchify`."""
-    (p1, p2, p3), (h, w, z) = patch, patch_grid
-    return rearrange(
-        patches,
-        "b t (h w z) (p1 p2 p3) -> b t (h p1) (w p2) (z p3)",
-        p1=p1,
-        p2=p2,
-        p3=p3,
-        h=h,
-        w=w,
-        z=z,
-    )
+def from_authors(
+    state_dict: Mapping[str, Tensor],
+    num_heads: int = 3,
+    patch_size: tuple[int, int, int] = (8, 8, 4),
+    pos_scale: float = 1.0,
+) -> VolumeEncoder:
+    """Build an encoder from a state_dict of the authors' masked autoencoder.
+
+    Parameters
+    ----------
+    state_dict
+        As their code saves it; parameters of the decoder and dead ones are left out.
+    num_heads
+        Attention heads, which the state_dict does not tell.
+    patch_size
+        Voxels of a patch.
+    pos_scale
+        Factor on the positions: 1 / 300 in their pretraining, 1 in their feature extraction.
+
+    Returns
+    -------
+    VolumeEncoder
+        In evaluation mode. Their dropout, which stays on in evaluation in spatial attention, is
+        off here.
+
+    Raises
+    ------
+    WeightsError
+        If a parameter is missing, unknown, of another shape or not finite; its name is told.
+    """
+    patch = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
+    loaded = read_encoder(state_dict, patch_size=patch)
+    try:
+        config = DropeConfig(
+            grid_shape=patch,
+            voxel_size_mm=1.0,
+            patch=patch,
+            dim=loaded.dim,
+            depth=loaded.depth,
+            heads=num_heads,
+            mlp_ratio=loaded.mlp_ratio,
+            base=0.3,
+            rotary="tiled",
+            direction_code="spherical",
+            pos_scale=pos_scale,
+            is_packed=False,
+        )
+    except (ValueError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"patch_mlp.weight has {loaded.dim} rows ({error})",
+            expected=f"a width that {num_heads} heads and three axes divide",
+        ) from None
+    encoder = Drope(config)
+    encoder.load_state_dict(loaded.tensors)
+    return VolumeEncoder(encoder).eval()

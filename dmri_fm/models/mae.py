@@ -18,17 +18,11 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmri_fm.models.drope import (
-    PAPER,
-    SMALL,
-    Drope,
-    DropeBlock,
-    DropeConfig,
-    PositionCode,
-    patchify,
-    rotary_tables,
-    unpatchify,
-)
+from dmri_fm.errors import GradientError
+from dmri_fm.models.drope import PAPER, SMALL, Drope, DropeConfig, PositionCode
+from dmri_fm.models.drope_block import DropeBlock
+from dmri_fm.models.patches import patchify, unpatchify
+from dmri_fm.models.rotary import find_weighted, rotary_tables
 
 __all__ = [
     "PAPER_MAE",
@@ -171,7 +165,16 @@ class MaskedAutoencoder(nn.Module):
         -------
         Tensor
             Shape (B, T, S, P), S/S0.
+
+        Raises
+        ------
+        GradientError
+            If a vector is missing or a volume is b=0.
         """
+        if find_weighted(qspace) is not None:
+            raise GradientError(
+                "b=0 volumes among those to reconstruct", expected="weighted volumes only"
+            )
         config, encoder = self.config, self.config.encoder
         n_directions, n_places = qspace.shape[1], positions.shape[1]
         seen_patches, seen_qspace, seen_positions = _keep(patches, qspace, positions, mask)
@@ -185,6 +188,7 @@ class MaskedAutoencoder(nn.Module):
             config.decoder_dim // config.decoder_heads,
             gamma=encoder.gamma,
             base=encoder.base,
+            layout=encoder.rotary,
             dtype=x.dtype,
         )
         for block in self.decoder_blocks:

@@ -30,6 +30,9 @@ FORMAT = 1
 #: Tensors whose names start so describe training data; the rest belong to the network.
 STATISTICS_PREFIX = "statistics."
 
+#: Fields of configurations that are younger than the format; files without them mean the default.
+LATER_FIELDS = {"rotary"}
+
 #: Formats that can run code when they are read.
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
 
@@ -269,7 +272,7 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _build_config(name: str, values: dict[str, Any], path: Path) -> Config:
     kind: Any = type(MODELS[name][0])
     known = {f.name for f in fields(kind)}
-    if not isinstance(values, dict) or set(values) != known:
+    if not isinstance(values, dict) or (set(values) ^ known) - (LATER_FIELDS & known):
         raise WeightsError(
             f"configuration with {sorted(values)}",
             path=path.with_suffix(".json"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.errors import GradientError
 from dmri_fm.models import mae
 from dmri_fm.models.drope import DropeConfig
 from dmri_fm.models.mae import (
@@ -74,6 +75,29 @@ def test_scans_of_a_batch_are_independent():
         one = slice(i, i + 1)
         alone = model(patches[one], qspace[one], positions[one], Mask("spatial", mask.kept[one]))
         torch.testing.assert_close(alone, both[one], atol=1e-5, rtol=0)
+
+
+def test_b0_volumes_are_refused():
+    model = MaskedAutoencoder(TINY)
+    patches, qspace, positions = draw_inputs()
+    qspace[:, 2] = 0.0
+    mask = draw_mask(np.random.default_rng(0), TINY, kind="spatial", n_directions=6, n_places=8)
+    with pytest.raises(GradientError, match="b=0"):
+        model(patches, qspace, positions, mask)
+
+
+def test_conventions_of_the_authors_reach_the_decoder():
+    """Same parameters, other frequencies: another reconstruction, with the encoder left out."""
+    patches, qspace, positions = draw_inputs()
+    mask = draw_mask(np.random.default_rng(0), TINY, kind="spatial", n_directions=6, n_places=8)
+    results = []
+    for layout in ("paired", "tiled"):
+        torch.manual_seed(0)
+        model = MaskedAutoencoder(replace(TINY, encoder=replace(ENCODER, rotary=layout)))
+        with torch.no_grad():
+            model.encoder.ln.weight.zero_()
+        results.append(model(patches, qspace, positions, mask))
+    assert (results[0] - results[1]).abs().max() > 1e-6
 
 
 def test_convolutional_decoder_runs_on_whole_grids():
