@@ -103,7 +103,7 @@ def main() -> None:
     print("\nTable 1: six directions, always the same, or turned at random\n")
     for title, sets, published in (
         ("fixed", [np.asarray(SKARE_DIRECTIONS)], PUBLISHED_FIXED),
-        ("free", free, PUBLISHED_FREE),
+        ("turned", free, PUBLISHED_FREE),
     ):
         print(f"\n{title}\n\n{HEADER}")
         print_published(published)

@@ -114,7 +114,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_train(subparsers: Subparsers) -> None:
-    parser = _add_training(subparsers, "train", "train QCG-DTI on simulation", _run_train)
+    parser = _add_training(subparsers, "train", "train QCG-DTI", _run_train)
     parser.add_argument(
         "--scans", type=Path, metavar="BIDS", help="dataset to train on beside the simulation"
     )
@@ -128,6 +128,10 @@ def _run_train(options: argparse.Namespace) -> None:
     from dmri_fm.train.qcg_dti import train_qcg_dti
     from dmri_fm.train.scan_patches import read_training_scans
 
+    if options.participant_label and not options.scans:
+        raise ConfigError(
+            "participants without a dataset", expected="--scans BIDS with --participant-label"
+        )
     scans = (
         read_training_scans(options.scans, participant_labels=options.participant_label)
         if options.scans

@@ -29,7 +29,7 @@ MASK = "_space-ACPC_desc-brain_mask.nii.gz"
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A series to evaluate.
+    """A series to learn from, or to compare methods on.
 
     Attributes
     ----------
@@ -52,9 +52,9 @@ class Scan:
     kind: str
 
     @property
-    def title(self) -> str:
-        """Name and scanner, as weights list the series that they were trained on."""
-        return f"{self.name}, {self.scanner}"
+    def brain_name(self) -> str:
+        """Participant and scanner, as weights list the brains that they were trained on."""
+        return f"sub-{self.participant}, {self.scanner}"
 
     def brain(self, b0_volumes: Sequence[int]) -> NDArray[np.bool_]:
         """Return the brain mask: the one given, or that of the mean of some b=0 volumes."""

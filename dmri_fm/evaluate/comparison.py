@@ -281,7 +281,7 @@ def compare_dataset(
     seen = [] if network is None else network["training_scans"]
     series = []
     for scan in find_scans(root, participant_labels=participant_labels):
-        record = clean({**compare_scan(scan, request), "is_trained_on": scan.title in seen})
+        record = clean({**compare_scan(scan, request), "is_trained_on": scan.brain_name in seen})
         series.append(record)
         if report is not None:
             report(record)

@@ -15,7 +15,13 @@ from scipy.optimize import minimize
 
 from dmri_fm.gradients import GradientTable
 
-__all__ = ["GaussianProcess", "fit_gaussian_process", "predict_harmonics", "shell_means"]
+__all__ = [
+    "GaussianProcess",
+    "fit_gaussian_process",
+    "nearest_shells",
+    "predict_harmonics",
+    "shell_means",
+]
 
 _Array = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.evaluate.grid_scans import HELD_OUT, GridScan, embed
+from dmri_fm.evaluate.grid_scans import EVALUATION, GridScan, embed
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.simulate import draw_anatomy, spread_directions
@@ -84,7 +84,7 @@ def head_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
     MissingToolError
         If trxscan is not installed.
     """
-    rng = np.random.default_rng([HELD_OUT, 2, seed])
+    rng = np.random.default_rng([EVALUATION, 2, seed])
     size = tuple(float(s) for s in grid.voxel_size_mm)
     subject = place_subject(
         draw_anatomy(rng, Shape()),

@@ -34,7 +34,7 @@ __all__ = ["GridScan", "dataset_scans", "embed", "head_scans", "lay_on_grid", "s
 logger = logging.getLogger(__name__)
 
 #: Training draws from seeds of two or three numbers; these begin with another one.
-HELD_OUT = 910_000
+EVALUATION = 910_000
 
 #: Shells of simulated scans, taken in turn, s/mm^2. Their directions are shared out.
 PROTOCOLS = ((1000.0,), (1000.0, 2500.0), (2500.0,))
@@ -166,7 +166,7 @@ def simulated_scans(
         Of everything.
     """
     for number in range(n_scans):
-        rng = np.random.default_rng([HELD_OUT, 0, seed, number])
+        rng = np.random.default_rng([EVALUATION, 0, seed, number])
         gtab = _protocol(rng, number, n_directions)
         state = int(rng.integers(2**63))
         snr = float(np.exp(rng.uniform(np.log(12.0), np.log(50.0))))
@@ -242,7 +242,7 @@ def head_scans(
     """
     size = tuple(float(s) for s in grid.voxel_size_mm)
     for number in range(n_scans):
-        rng = np.random.default_rng([HELD_OUT, 1, seed, number])
+        rng = np.random.default_rng([EVALUATION, 1, seed, number])
         gtab = _protocol(rng, number, n_directions)
         subject = place_subject(
             draw_anatomy(rng, Shape()),

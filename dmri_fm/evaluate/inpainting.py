@@ -127,7 +127,9 @@ def fill_by_directions(images: _Image, visible: NDArray[np.bool_]) -> _Image:
     """
     count = visible.sum(axis=3)
     total = np.where(visible, images, np.float32(0)).sum(axis=3)
-    own = np.array([image[seen].mean() for image, seen in _volumes(images, visible)])
+    own = np.array(
+        [image[seen].mean() if seen.any() else 0.0 for image, seen in _volumes(images, visible)]
+    )
     mean = np.where(
         (count > 0)[..., None], (total / np.maximum(count, 1))[..., None], own.astype(np.float32)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from dmri_fm.evaluate.galleries import (
     draw_gallery,
     draw_protocols,
 )
-from dmri_fm.evaluate.grid_scans import HELD_OUT, GridScan
+from dmri_fm.evaluate.grid_scans import EVALUATION, GridScan
 from dmri_fm.evaluate.identification import agreement, identify, probe, rank_one
 from dmri_fm.evaluate.reconstruction_rivals import Kept, fit_normalised
 from dmri_fm.evaluate.reconstruction_tables import markdown
@@ -137,7 +137,7 @@ def evaluate_gallery(
         JSON-ready: `identification` by representation and pair of protocols, `probe` by
         representation and factor.
     """
-    rng = np.random.default_rng([HELD_OUT, 3, request.seed])
+    rng = np.random.default_rng([EVALUATION, 3, request.seed])
     tissues = draw_gallery(rng, request.n_heads)
     tables = dict(
         zip(
@@ -197,7 +197,6 @@ def compare_directions(
     scans: Iterable[GridScan],
     *,
     seed: int = 0,
-    report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Compare features of two disjoint sets of directions of the same scan.
 
@@ -211,8 +210,6 @@ def compare_directions(
         On its grid; of two or more, features of different scans are compared, too.
     seed
         Of the choice of directions.
-    report
-        Called with the name of each scan.
 
     Returns
     -------
@@ -237,8 +234,8 @@ def compare_directions(
                 (encode(network, scan.select(first)), encode(network, scan.select(second)))
             )
         names.append(f"{scan.name}, 2 x {n}")
-        if report is not None:
-            report(names[-1])
+    if not names:
+        raise ConfigError("no scan with two directions", expected="one scan or more")
     result: dict[str, Any] = {}
     for name, found in pairs.items():
         same = [agreement(a, b) for a, b in found]

@@ -243,6 +243,11 @@ def _hide_places(
     seen = _seen_voxels(tokens, network)
     visible = scan.mask & _seen_voxels(tokens, network, mask.kept[0].numpy())
     hidden = scan.mask & seen & ~visible
+    if not hidden.any():
+        raise ImageError(
+            f"{scan.name}: {len(tokens.index)} patches with brain, none of which can be hidden",
+            expected="several patches with brain",
+        )
     whole = reconstruct(network, scan, tokens, mask)
     estimates = {"network": np.where(hidden[..., None], np.clip(whole, *CLIP), scan.signal)}
     for name, fill in PLACE_RIVALS.items():
@@ -338,8 +343,8 @@ def _tensor_rows(
 
     try:
         reference = fit(scan.signal if scan.clean is None else scan.clean)
-        tissue = reference_regions(reference, scan.mask).tissue & where
-        white = reference_regions(reference, scan.mask).white & where
+        regions = reference_regions(reference, scan.mask)
+        tissue, white = regions.tissue & where, regions.white & where
     except (GradientError, ImageError) as error:
         logger.info("%s: no tensors, %s", scan.name, error.found)
         return {}

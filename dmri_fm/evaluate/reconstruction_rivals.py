@@ -24,7 +24,7 @@ from dmri_fm.evaluate.rivals import tuned
 from dmri_fm.evaluate.smoothing import noise_sigma, smooth_within
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.maps import TensorMaps
-from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.models.tensor import design_matrix, fit_tensor
 from dmri_fm.normalise.signal import CLIP
 from dmri_fm.volumes import Dwi
 
@@ -129,9 +129,7 @@ def predict_tensor_signal(kept: Kept, wanted: GradientTable, *, width: float = 0
         assert maps.s0 is not None
         level = maps.s0[kept.mask].astype(np.float64)
         table = wanted.select(targets)
-        x, y, z = table.bvecs_ras.T
-        design = np.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z])
-        voxels[:, targets] = level[:, None] * np.exp(-(elements @ (design * table.bvals)))
+        voxels[:, targets] = level[:, None] * np.exp(elements @ design_matrix(table)[:, :6].T)
     return kept.spread(voxels)
 
 

@@ -130,12 +130,13 @@ def _mean_square(estimate: _Image, target: _Image, where: NDArray[np.bool_]) -> 
 
 
 def _box(region: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the box of a region, as far as windows at its voxels reach."""
+    """Return the box of a region, as far as windows at its voxels reach, and one at least."""
     (tight,) = find_objects(region.astype(np.int8))
-    return tuple(
-        slice(max(s.start - _SSIM_REACH, 0), min(s.stop + _SSIM_REACH, n))
-        for s, n in zip(tight, region.shape, strict=True)
-    )
+    box = []
+    for s, n in zip(tight, region.shape, strict=True):
+        stop = min(max(s.stop + _SSIM_REACH, 2 * _SSIM_REACH + 1), n)
+        box.append(slice(max(min(s.start, stop - _SSIM_REACH - 1) - _SSIM_REACH, 0), stop))
+    return tuple(box)
 
 
 def authors_scores(estimate: _Image, target: _Image) -> Row:

@@ -45,7 +45,7 @@ def format_series(record: Mapping[str, Any]) -> str:
     edges = " x ".join(f"{x:g}" for x in record["voxel_size_mm"])
     head = f"{record['scanner']}, {record['name']}, {record['kind']}, {edges} mm"
     if record.get("is_trained_on"):
-        head += ", the network was TRAINED on this series"
+        head += ", the network was TRAINED on this brain"
     if not record["subsets"]:
         return f"{head}: too few directions for six and a reference"
     blocks = []

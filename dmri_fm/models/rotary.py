@@ -79,7 +79,9 @@ def find_weighted(qspace: Tensor) -> Tensor | None:
             f"a gradient table of shape {tuple(qspace.shape)}",
             expected="(scans, directions, 3): rho, theta, phi, with one direction or more",
         )
-    missing = ~torch.isfinite(qspace).all(dim=-1).all(dim=0)
+    # At b=0 there is no direction to miss.
+    is_known = torch.isfinite(qspace).all(dim=-1) | (qspace[..., 0] < B0_THRESHOLD / 1000.0)
+    missing = ~is_known.all(dim=0)
     if missing.any():
         volumes = torch.nonzero(missing)[:, 0].tolist()
         raise GradientError(

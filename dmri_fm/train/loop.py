@@ -10,7 +10,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,6 +93,7 @@ def run_training(
     accelerator: str = "cpu",
     devices: int = 1,
     is_resumed: bool = True,
+    data: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a network.
 
@@ -117,6 +118,8 @@ def run_training(
         the command that called this is started again for each.
     is_resumed
         Go on from the folder's checkpoint where there is one.
+    data
+        What `draw` draws from, in plain types: a run does not go on with other data.
 
     Raises
     ------
@@ -138,13 +141,13 @@ def run_training(
         "model": wrapped,
         "average": average.state_dict(),
         "optimiser": optimiser,
-        "settings": asdict(settings),
+        "settings": {**asdict(settings), **(data or {})},
         "step": 0,
         "seconds": 0.0,
     }
     checkpoint = folder / CHECKPOINT
     if is_resumed and checkpoint.exists():
-        _resume(fabric, checkpoint, state, settings)
+        _resume(fabric, checkpoint, state)
         average.load_state_dict(state["average"])
         if fabric.is_global_zero:
             _shorten_log(folder / LOG, int(state["step"]))
@@ -244,14 +247,12 @@ def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
     return fabric
 
 
-def _resume(
-    fabric: Fabric, checkpoint: Path, state: dict[str, Any], settings: Optimisation
-) -> None:
+def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> None:
+    wanted = state["settings"]
     fabric.load(checkpoint, state, weights_only=True)
     limits = ("max_minutes", "checkpoint_minutes")
     saved, asked = (
-        {k: v for k, v in s.items() if k not in limits}
-        for s in (state["settings"], asdict(settings))
+        {k: v for k, v in s.items() if k not in limits} for s in (state["settings"], wanted)
     )
     if saved != asked:
         raise ConfigError(

@@ -178,9 +178,11 @@ def train_qcg_dti(
     is_cuda = accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
 
+    brains = sorted({scan.brain_name for scan in scans}) if config.scan_share > 0 else []
+
     def draw(number: int) -> TensorBatch:
         rng = np.random.default_rng([seed, TRAINING, number])
-        if scans and rng.uniform() < config.scan_share:
+        if brains and rng.uniform() < config.scan_share:
             patches = (
                 draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
                 for _ in range(config.batch)
@@ -208,6 +210,7 @@ def train_qcg_dti(
         folder=folder,
         accelerator=accelerator,
         devices=devices,
+        data={"scans": brains, "scan_share": config.scan_share},
     )
     if weights is not None and run.is_main:
         save_weights(
@@ -219,7 +222,7 @@ def train_qcg_dti(
             normalisation=NORMALISATION,
             training={
                 "data": "simulation (dmri_fm.simulate), drawn on the fly",
-                "scans": sorted({scan.title for scan in scans}),
+                "scans": brains,
                 "steps": run.steps,
                 "minutes": round(run.minutes, 1),
                 "settings": asdict(config),

@@ -74,7 +74,14 @@ def load_autoencoder(folder: str | Path, *, model: str = "drope") -> MaskedAutoe
         state = torch.load(path, map_location="cpu", weights_only=True)["average"]
         tensors = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         network.load_state_dict(tensors, strict=True)
-    except (OSError, RuntimeError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
         raise WeightsError(
             f"cannot be read ({str(error).splitlines()[0]})", path=path, expected=expected
         ) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
@@ -36,7 +37,7 @@ FEWEST_OTHERS = 8
 #: Sets of six that are tried, and the largest condition number of those that are kept.
 N_SUBSETS, LARGEST_CONDITION = 4000, 5.0
 
-#: Patches to which noise is added, so that white matter is between these SNRs at b=0.
+#: Patches to which noise is added, so that the brain's median is between these SNRs at b=0.
 NOISY_SHARE, SNR_RANGE = 0.7, (5.0, 40.0)
 
 #: Patches that keep the scan's voxels; the others are turned at random and interpolated, to
@@ -44,7 +45,10 @@ NOISY_SHARE, SNR_RANGE = 0.7, (5.0, 40.0)
 SHARP_SHARE, LEAST_ZOOM = 0.5, 0.6
 
 #: A patch with a smaller share of brain is drawn again; scans may be thin slabs.
-FEWEST_BRAIN = 0.1
+FEWEST_BRAIN_OF_SLAB = 0.1
+
+#: So often.
+MOST_DRAWS = 200
 
 #: Mean diffusivities, um^2/ms, at which a voxel starts to count as CSF and counts as nothing else.
 CSF_RANGE = (1.2, 3.0)
@@ -64,10 +68,12 @@ class TrainingScan:
 
     Attributes
     ----------
-    title
-        See :attr:`dmri_fm.scans.Scan.title`.
+    name
+        Of the series.
+    brain_name
+        See :attr:`dmri_fm.scans.Scan.brain_name`.
     images
-        Shape (2 + N, X, Y, Z), float32: brain mask, mean b=0, weighted images.
+        Shape (2 + N, X, Y, Z), float32: brain mask, mean b=0, weighted images; the brain's box.
     q
         Shape (N, 4): unit b-vectors in the frame of the voxel axes, b in ms/um^2.
     subsets
@@ -79,7 +85,8 @@ class TrainingScan:
         Volumes in the mean b=0.
     """
 
-    title: str
+    name: str
+    brain_name: str
     images: Tensor
     q: Tensor
     subsets: NDArray[np.int_]
@@ -115,7 +122,7 @@ def read_training_scans(
             expected=f"a shell of {6 + FEWEST_OTHERS} directions or more, and a b=0 volume",
         )
     for scan in found:
-        logger.info("training on %s, %d directions", scan.title, len(scan.q))
+        logger.info("training on %s, %d directions", scan.name, len(scan.q))
     return found
 
 
@@ -127,15 +134,20 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
     b0 = scan.dwi.mean_b0()
     mask = scan.brain([int(i) for i in b0_volumes]) & (b0 > 0)
     turned = gtab.bvecs_ras @ rotation_part(scan.dwi.affine)
+    if not mask.any() or min(mask.shape) < 2:
+        return
+    (box,) = find_objects(mask.astype(np.int8))
     for shell in gtab.shells:
         subsets = _choices(scan, shell)
         if not len(subsets):
             continue
         volumes = list(shell.index)
-        images = np.stack([mask, b0, *np.moveaxis(scan.dwi.data[..., volumes], 3, 0)])
+        weighted = np.moveaxis(scan.dwi.data[..., volumes][box], 3, 0)
+        images = np.stack([mask[box], b0[box], *weighted])
         q = np.column_stack([turned[volumes], gtab.bvals[volumes] / 1000.0])
         yield TrainingScan(
-            scan.title,
+            scan.name,
+            scan.brain_name,
             torch.from_numpy(images.astype(np.float32)),
             torch.from_numpy(q.astype(np.float32)),
             subsets,
@@ -166,14 +178,27 @@ def draw_scan_patch(
     """Draw a patch of a scan, a batch of one; place, pose, six directions and noise at random.
 
     The truth is the least-squares tensor of the directions that do not go in or, where noise is
-    added to those that do, of all.
+    added to those that do, of all. Both are over the same b=0 image, whose own noise is therefore
+    in neither error.
+
+    Raises
+    ------
+    InputError
+        If no patch of the scans holds enough brain.
     """
-    while True:
+    for _ in range(MOST_DRAWS):
         scan = scans[int(rng.integers(len(scans)))]
         images, turn, voxel_mm = _resample(rng, scan, patch_voxels)
         mask = (images[0] > 0.99) & (images[1] > 0)
-        if mask.float().mean() >= FEWEST_BRAIN:
+        if mask.float().mean() >= FEWEST_BRAIN_OF_SLAB:
             break
+    else:
+        raise InputError(
+            f"no patch of {patch_voxels} voxels with {FEWEST_BRAIN_OF_SLAB:.0%} of brain in "
+            f"{MOST_DRAWS} draws, the last of {scan.name}",
+            expected="series that hold most of a head",
+            advice="smaller patches (patch_voxels), or other participants",
+        )
     inside = mask[None, None].float()
     q = torch.cat([scan.q[:, :3] @ turn, scan.q[:, 3:]], dim=1)
     six = rng.permutation(scan.subsets[int(rng.integers(len(scan.subsets)))])

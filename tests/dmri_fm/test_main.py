@@ -69,6 +69,7 @@ def test_models_are_listed(capsys) -> None:
         (["simulate", "x", "--participants", "0"], "0 participants"),
         (["train", "no-such-model", "folder"], "cannot be read"),
         (["pretrain", "no-such-model", "folder"], "cannot be read"),
+        (["train", "qcg-dti", "folder", "--participant-label", "1"], "without a dataset"),
     ],
 )
 def test_errors_are_told_in_words_and_give_exit_code_1(

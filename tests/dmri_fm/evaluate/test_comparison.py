@@ -84,7 +84,7 @@ def test_a_series_of_few_directions_is_said_to_be_left_out(noisy) -> None:
     record = compare_scan(scan, Request(("wls",)))
     assert record["subsets"] == []
     assert "too few directions" in format_series(record)
-    assert "TRAINED on this series" in format_series({**record, "is_trained_on": True})
+    assert "TRAINED on this brain" in format_series({**record, "is_trained_on": True})
 
 
 def test_the_reference_is_another_when_volumes_of_the_test_change(noisy) -> None:

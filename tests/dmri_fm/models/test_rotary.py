@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 
 from dmri_fm.models.rotary import (
+    find_weighted,
     pair_tables,
     qspace_distance,
     rotary_scores,
@@ -121,3 +122,8 @@ def test_kernel_survives_large_scores():
     mixed = attend_directions(qkv.float().numpy(), cos, sin)
     assert np.isfinite(mixed).all()
     assert np.abs(mixed).max() <= np.abs(v.numpy()).max() * (1 + 1e-6)
+
+
+def test_b0_needs_no_direction():
+    table = torch.tensor([[[0.0, float("nan"), float("nan")], [1.0, 0.5, 0.5]]])
+    assert find_weighted(table).tolist() == [1]

@@ -104,7 +104,7 @@ def test_few_directions_are_left_out():
 def test_real_scans(data_dir):
     scans = read_training_scans(data_dir / "ds-vendors", participant_labels=["umr"])
     assert len(scans) == 3
-    assert scans[0].title == "sub-umr_dir-AP, UIH uMR 770"
+    assert {scan.brain_name for scan in scans} == {"sub-umr, UIH uMR 770"}
     for scan in scans:
         assert set(scan.subsets.shape[1:]) == {6}
         assert len(scan.subsets) > 20
@@ -131,4 +131,13 @@ def test_weights_name_the_scans_they_were_trained_on(tmp_path):
     path = tmp_path / "x.safetensors"
     run = train_qcg_dti(settings, tmp_path / "run", scans=[scan], weights=path)
     assert run.steps == 2
-    assert load_weights(path).training["scans"] == ["sub-a, test"] == [scan.title]
+    assert load_weights(path).training["scans"] == ["sub-a, test"] == [scan.brain_name]
+
+
+def test_scans_without_enough_brain_are_named(monkeypatch):
+    monkeypatch.setattr(scan_patches, "LEAST_ZOOM", 1.0)
+    monkeypatch.setattr(scan_patches, "MOST_DRAWS", 3)
+    (scan,) = scan_patches._shells_of(make_scan("RAS"))
+    with pytest.raises(InputError, match="no patch of 64 voxels") as error:
+        draw_scan_patch(np.random.default_rng(0), [scan], patch_voxels=64)
+    assert "sub-a" in error.value.found
