@@ -6,6 +6,7 @@ are fitted to all voxels together, so that a prediction is one matrix product.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +41,14 @@ _STARTS = ((-4.0, 0.4, 0.0, -6.0), (-5.0, -0.3, -0.5, -5.0))
 _BOUNDS = ((-14.0, 4.0), (-1.2, 1.15), (-3.0, 3.0), (-16.0, 2.0))
 
 
-def nearest_shells(kept: GradientTable, wanted: GradientTable) -> list[NDArray[np.int_]]:
-    """Return, for each wanted measurement, the kept ones of the shell nearest to its b-value."""
+def nearest_shells(
+    kept: GradientTable, wanted: GradientTable
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield kept measurements of a shell, and the wanted ones to whose b-values it is nearest."""
     shells = kept.shells
-    found = []
-    for b in wanted.bvals:
-        nearest = min(shells, key=lambda s: abs(s.bval - b))
-        found.append(np.array(nearest.index))
-    return found
+    nearest = np.array([np.argmin([abs(s.bval - b) for s in shells]) for b in wanted.bvals])
+    for number in np.unique(nearest).tolist():
+        yield list(shells[number].index), np.flatnonzero(nearest == number).tolist()
 
 
 def shell_means(signal: _Array, kept: GradientTable, wanted: GradientTable) -> _Array:
@@ -65,8 +66,10 @@ def shell_means(signal: _Array, kept: GradientTable, wanted: GradientTable) -> _
     ndarray
         Shape (V, H).
     """
-    columns = [signal[:, index].mean(axis=1) for index in nearest_shells(kept, wanted)]
-    return np.stack(columns, axis=1)
+    out = np.empty((len(signal), len(wanted)))
+    for index, targets in nearest_shells(kept, wanted):
+        out[:, targets] = signal[:, index].mean(axis=1, keepdims=True)
+    return out
 
 
 def predict_harmonics(signal: _Array, kept: GradientTable, wanted: GradientTable) -> _Array:
@@ -90,15 +93,11 @@ def predict_harmonics(signal: _Array, kept: GradientTable, wanted: GradientTable
         Shape (V, H).
     """
     out = np.empty((len(signal), len(wanted)))
-    sources = nearest_shells(kept, wanted)
-    for index in {tuple(source.tolist()) for source in sources}:
-        targets = [h for h, source in enumerate(sources) if tuple(source.tolist()) == index]
+    for index, targets in nearest_shells(kept, wanted):
         weights = _harmonic_weights(
-            signal[:, list(index)],
-            kept.bvecs_ras[list(index)],
-            wanted.bvecs_ras[targets],
+            signal[:, index], kept.bvecs_ras[index], wanted.bvecs_ras[targets]
         )
-        out[:, targets] = signal[:, list(index)] @ weights
+        out[:, targets] = signal[:, index] @ weights
     return out
 
 
@@ -185,8 +184,8 @@ class GaussianProcess:
 def _same(kept: GradientTable, wanted: GradientTable) -> _Array:
     """Return the covariance (K, H) that the shells' means bring."""
     shared = np.zeros((len(kept), len(wanted)))
-    for h, index in enumerate(nearest_shells(kept, wanted)):
-        shared[index, h] = MEAN_VARIANCE
+    for index, targets in nearest_shells(kept, wanted):
+        shared[np.ix_(index, targets)] = MEAN_VARIANCE
     return shared
 
 

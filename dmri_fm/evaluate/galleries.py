@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.evaluate.grid_scans import EVALUATION, GridScan, embed
+from dmri_fm.evaluate.grid_scans import EVALUATION, GridScan, draw_subject, embed
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
-from dmri_fm.simulate import draw_anatomy, spread_directions
-from dmri_fm.simulate.anatomy import Shape
-from dmri_fm.simulate.scanner import Tissue, place_subject, true_peaks
+from dmri_fm.simulate import spread_directions
+from dmri_fm.simulate.scanner import Tissue, true_peaks
 from dmri_fm.volumes import Dwi
 
 __all__ = [
@@ -85,14 +84,7 @@ def head_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
         If trxscan is not installed.
     """
     rng = np.random.default_rng([EVALUATION, 2, seed])
-    size = tuple(float(s) for s in grid.voxel_size_mm)
-    subject = place_subject(
-        draw_anatomy(rng, Shape()),
-        Tissue(),
-        voxel_size_mm=(size[0], size[1], size[2]),
-        rng=rng,
-        field_peak_hz=0.0,
-    )
+    subject = draw_subject(rng, grid)
     parts = subject.fractions
     mask = embed(parts.mask.astype(np.float32), subject.affine, grid) > 0
     fractions = embed(np.stack([parts.wm, parts.gm, parts.csf], 3), subject.affine, grid)[mask]

@@ -26,10 +26,18 @@ from dmri_fm.normalise.template import load_template
 from dmri_fm.scans import find_scans
 from dmri_fm.simulate import draw_anatomy, draw_batch, draw_protocol
 from dmri_fm.simulate.anatomy import Shape
-from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject
+from dmri_fm.simulate.scanner import Acquisition, Subject, Tissue, acquire, place_subject
 from dmri_fm.volumes import Dwi
 
-__all__ = ["GridScan", "dataset_scans", "embed", "head_scans", "lay_on_grid", "simulated_scans"]
+__all__ = [
+    "GridScan",
+    "dataset_scans",
+    "draw_subject",
+    "embed",
+    "head_scans",
+    "lay_on_grid",
+    "simulated_scans",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +236,18 @@ def embed(
     return out
 
 
+def draw_subject(rng: np.random.Generator, grid: Grid) -> Subject:
+    """Draw a head of the generator that no network is trained on, of the grid's voxel size."""
+    x, y, z = (float(s) for s in grid.voxel_size_mm)
+    return place_subject(
+        draw_anatomy(rng, Shape()),
+        Tissue(),
+        voxel_size_mm=(x, y, z),
+        rng=rng,
+        field_peak_hz=0.0,
+    )
+
+
 def head_scans(
     grid: Grid, n_scans: int, *, n_directions: int = 30, seed: int = 0
 ) -> Iterator[GridScan]:
@@ -240,17 +260,10 @@ def head_scans(
     MissingToolError
         If trxscan is not installed.
     """
-    size = tuple(float(s) for s in grid.voxel_size_mm)
     for number in range(n_scans):
         rng = np.random.default_rng([EVALUATION, 1, seed, number])
         gtab = _protocol(rng, number, n_directions)
-        subject = place_subject(
-            draw_anatomy(rng, Shape()),
-            Tissue(),
-            voxel_size_mm=(size[0], size[1], size[2]),
-            rng=rng,
-            field_peak_hz=0.0,
-        )
+        subject = draw_subject(rng, grid)
         clean = acquire(subject, gtab, Acquisition(is_distorted=False))
         parts = subject.fractions
         sigma = float(np.median(clean[parts.wm > 0.9][:, gtab.is_b0])) / HEAD_SNR

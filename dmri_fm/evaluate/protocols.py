@@ -112,7 +112,7 @@ def encode(encoder: Drope, scan: GridScan) -> _Array:
     device = next(encoder.parameters()).device
     tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
     with torch.inference_mode():
-        cls, _ = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+        cls = encoder.encode_cls(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
     return np.asarray(cls[0].cpu().numpy(), dtype=np.float64)
 
 

@@ -24,7 +24,7 @@ from dmri_fm.evaluate.reconstruction_rivals import (
     fit_normalised,
 )
 from dmri_fm.evaluate.reconstruction_scores import authors_scores, hidden_scores, psnr_db
-from dmri_fm.evaluate.regions import reference_regions
+from dmri_fm.evaluate.regions import Regions, reference_regions
 from dmri_fm.evaluate.scores import Row, mean_rows
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.directions import choose_spread
@@ -90,6 +90,22 @@ _NOTES = {
 }
 
 _Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What every mask of a scan shares.
+
+    `scan` and its `tokens`; `seen` (X, Y, Z), the voxels of the patches that the encoder is given;
+    `reference`, the tensors that others are compared with, and their `regions`, None where the
+    directions determine none.
+    """
+
+    scan: GridScan
+    tokens: ScanTokens
+    seen: NDArray[np.bool_]
+    reference: TensorMaps | None
+    regions: Regions | None
 
 
 @dataclass(frozen=True)
@@ -179,12 +195,13 @@ def score_scan(
         if not tokens.index.size:
             raise ImageError(f"{scan.name}: no patch holds brain", expected="a brain")
         logger.info("%s: %d directions", scan.name, n)
+        task = _Task(part, tokens, _seen_voxels(tokens, network), *_reference(part))
         found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for number in range(request.n_masks):
             rng = np.random.default_rng([request.seed, n, number])
-            found["diffusion"].append(_hide_directions(network, part, tokens, rng))
-            found["spatial"].append(_hide_places(network, part, tokens, rng))
-            found["spatial-per-direction"].append(_hide_apart(network, part, tokens, rng))
+            found["diffusion"].append(_hide_directions(network, task, rng))
+            found["spatial"].append(_hide_places(network, task, rng))
+            found["spatial-per-direction"].append(_hide_apart(network, task, rng))
         record["results"][str(n)] = {k: _mean_records(rows) for k, rows in found.items()}
     result: dict[str, Any] = clean(record)
     return result
@@ -206,14 +223,14 @@ def draw_direction_mask(
 
 
 def _hide_directions(
-    network: MaskedAutoencoder, scan: GridScan, tokens: ScanTokens, rng: np.random.Generator
+    network: MaskedAutoencoder, task: _Task, rng: np.random.Generator
 ) -> dict[str, Any]:
+    scan, tokens = task.scan, task.tokens
     n = len(scan.gtab)
     mask = draw_direction_mask(rng, network, scan.gtab, n_places=len(tokens.index))
     kept = mask.kept[0].numpy()
     hidden = np.setdiff1d(np.arange(n), kept)
-    seen = _seen_voxels(tokens, network)
-    where = scan.mask & seen
+    where = scan.mask & task.seen
     visible = Kept(scan.signal[..., kept], scan.gtab.select(kept), scan.mask, scan.affine)
     whole = reconstruct(network, scan, tokens, mask)
     estimates = {"network": np.clip(whole[..., hidden], *CLIP)}
@@ -228,21 +245,21 @@ def _hide_directions(
         filled[name][..., hidden] = volumes
     return {
         "rows": _rows(filled, scan, hidden, where),
-        "tensors": _tensor_rows(filled, scan, where),
-        "authors": {"network": authors_scores(whole, scan.signal * seen[..., None])},
+        "tensors": _tensor_rows(filled, task, where),
+        "authors": {"network": authors_scores(whole, scan.signal * task.seen[..., None])},
     }
 
 
 def _hide_places(
-    network: MaskedAutoencoder, scan: GridScan, tokens: ScanTokens, rng: np.random.Generator
+    network: MaskedAutoencoder, task: _Task, rng: np.random.Generator
 ) -> dict[str, Any]:
+    scan, tokens = task.scan, task.tokens
     n = len(scan.gtab)
     mask = draw_mask(
         rng, network.config, kind="spatial", n_directions=n, n_places=len(tokens.index)
     )
-    seen = _seen_voxels(tokens, network)
     visible = scan.mask & _seen_voxels(tokens, network, mask.kept[0].numpy())
-    hidden = scan.mask & seen & ~visible
+    hidden = scan.mask & task.seen & ~visible
     if not hidden.any():
         raise ImageError(
             f"{scan.name}: {len(tokens.index)} patches with brain, none of which can be hidden",
@@ -254,16 +271,17 @@ def _hide_places(
         estimates[name] = np.clip(fill(scan.signal, visible, hidden), *CLIP)
     return {
         "rows": _rows(estimates, scan, np.arange(n), hidden),
-        "tensors": _tensor_rows(estimates, scan, hidden),
-        "authors": {"network": authors_scores(whole, scan.signal * seen[..., None])},
+        "tensors": _tensor_rows(estimates, task, hidden),
+        "authors": {"network": authors_scores(whole, scan.signal * task.seen[..., None])},
     }
 
 
 def _hide_apart(
-    network: MaskedAutoencoder, scan: GridScan, tokens: ScanTokens, rng: np.random.Generator
+    network: MaskedAutoencoder, task: _Task, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Hide places of each direction by themselves, from plain methods."""
-    seen = scan.mask & _seen_voxels(tokens, network)
+    scan, tokens = task.scan, task.tokens
+    seen = scan.mask & task.seen
     flags = []
     for _ in range(len(scan.gtab)):
         mask = draw_mask(
@@ -333,27 +351,33 @@ def _floor(scan: GridScan, volumes: NDArray[np.int_], where: NDArray[np.bool_]) 
     return {"rmse": error, "psnr": psnr_db(error**2), "ssim": None, "rmse_truth": None}
 
 
-def _tensor_rows(
-    filled: Mapping[str, _Image], scan: GridScan, where: NDArray[np.bool_]
-) -> dict[str, Row]:
-    """Return errors of FA and MD, by method; empty where directions determine no tensor."""
+def _fit(scan: GridScan, images: _Image) -> TensorMaps:
+    return fit_normalised(Kept(images, scan.gtab, scan.mask, scan.affine))
 
-    def fit(images: _Image) -> TensorMaps:
-        return fit_normalised(Kept(images, scan.gtab, scan.mask, scan.affine))
 
+def _reference(scan: GridScan) -> tuple[TensorMaps, Regions] | tuple[None, None]:
     try:
-        reference = fit(scan.signal if scan.clean is None else scan.clean)
-        regions = reference_regions(reference, scan.mask)
-        tissue, white = regions.tissue & where, regions.white & where
+        reference = _fit(scan, scan.signal if scan.clean is None else scan.clean)
+        return reference, reference_regions(reference, scan.mask)
     except (GradientError, ImageError) as error:
         logger.info("%s: no tensors, %s", scan.name, error.found)
+        return None, None
+
+
+def _tensor_rows(
+    filled: Mapping[str, _Image], task: _Task, where: NDArray[np.bool_]
+) -> dict[str, Row]:
+    """Return errors of FA and MD, by method; empty where directions determine no tensor."""
+    scan, reference, regions = task.scan, task.reference, task.regions
+    if reference is None or regions is None:
         return {}
+    tissue, white = regions.tissue & where, regions.white & where
     found = dict(filled)
     if scan.clean is not None:
         found["floor"] = scan.signal
     rows: dict[str, Row] = {}
     for name, images in found.items():
-        maps = fit(images)
+        maps = _fit(scan, images)
         rows[name] = {
             f"{scalar}{suffix}": _mean_absolute(maps, reference, scalar, region)
             for scalar in ("fa", "md")

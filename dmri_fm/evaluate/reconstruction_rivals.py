@@ -121,9 +121,7 @@ def predict_tensor_signal(kept: Kept, wanted: GradientTable, *, width: float = 0
     """
     smooth = smooth_within(kept.signal, kept.mask, width)
     voxels = np.zeros((int(kept.mask.sum()), len(wanted)))
-    sources = nearest_shells(kept.gtab, wanted)
-    for index in {tuple(source.tolist()) for source in sources}:
-        targets = [h for h, source in enumerate(sources) if tuple(source.tolist()) == index]
+    for index, targets in nearest_shells(kept.gtab, wanted):
         maps = _shell_tensors(kept, smooth, index)
         elements = maps.diffusivity[kept.mask].astype(np.float64)
         assert maps.s0 is not None
@@ -133,13 +131,13 @@ def predict_tensor_signal(kept: Kept, wanted: GradientTable, *, width: float = 0
     return kept.spread(voxels)
 
 
-def _shell_tensors(kept: Kept, signal: _Image, index: tuple[int, ...]) -> TensorMaps:
+def _shell_tensors(kept: Kept, signal: _Image, index: list[int]) -> TensorMaps:
     def fit(volumes: list[int]) -> TensorMaps:
         part = Kept(signal[..., volumes], kept.gtab.select(volumes), kept.mask, kept.affine)
         return fit_tensor(part.dwi(), shell="all", min_signal=LEAST_SIGNAL)
 
     try:
-        return fit(list(index))
+        return fit(index)
     except GradientError:
         return fit(list(range(len(kept.gtab))))
 

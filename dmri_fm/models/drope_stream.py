@@ -36,11 +36,10 @@ SCORES = 2_500_000
 KERNEL_DIRECTIONS = 160
 
 
-def can_stream(x: Tensor, *parameters: Tensor) -> bool:
-    """Say whether a scan can pass in pieces: no gradients, float32, on the CPU."""
-    return not torch.is_grad_enabled() and all(
-        t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, *parameters)
-    )
+def can_stream(parameter: Tensor) -> bool:
+    """Say whether scans can pass an encoder in pieces: no gradients, float32, on the CPU."""
+    on_cpu = parameter.device.type == "cpu" and parameter.dtype == torch.float32
+    return on_cpu and not torch.is_grad_enabled()
 
 
 def stream_blocks(

@@ -10,7 +10,7 @@ from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner
 
-__all__ = ["MODELS", "Config", "find_model"]
+__all__ = ["MODELS", "Config", "find_encoder", "find_model"]
 
 Config = QcgDtiConfig | RefinerConfig | DropeConfig
 
@@ -35,3 +35,17 @@ def find_model(name: str) -> tuple[Config, type[nn.Module]]:
     if name not in MODELS:
         raise ConfigError(f"unknown model {name!r}", expected=f"one of {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def find_encoder(name: str) -> DropeConfig:
+    """Return the default configuration of a D-RoPE encoder.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, or it is no encoder.
+    """
+    config, _ = find_model(name)
+    if not isinstance(config, DropeConfig):
+        raise ConfigError(f"model {name!r} is no encoder", expected="drope or drope-paper")
+    return config

@@ -139,10 +139,10 @@ def qspace_distance(qspace: Tensor, *, gamma: float) -> Tensor:
     return (gamma * (rho[..., :, None] - rho[..., None, :]) ** 2 + angle**2).sqrt()
 
 
-def _frequencies(head_dim: int, base: float, device: torch.device) -> Tensor:
-    """Return the d/2 frequencies base^(-2i/d), float64."""
-    pairs = torch.arange(head_dim // 2, dtype=torch.float64, device=device)
-    return base ** (-2.0 * pairs / head_dim)
+def _angles(qspace: Tensor, head_dim: int, *, gamma: float, base: float) -> Tensor:
+    """Return D(m, n) base^(-2i/d) for the d/2 frequencies, (..., T, T, d/2), float64."""
+    pairs = torch.arange(head_dim // 2, dtype=torch.float64, device=qspace.device)
+    return qspace_distance(qspace, gamma=gamma)[..., None] * base ** (-2.0 * pairs / head_dim)
 
 
 def _lay_out(values: Tensor, layout: Layout) -> Tensor:
@@ -169,8 +169,7 @@ def pair_tables(
     cos, sin : Tensor
         Shape (..., T, T, d), float32.
     """
-    frequency = _frequencies(head_dim, base, qspace.device)
-    angle = qspace_distance(qspace, gamma=gamma)[..., None] * frequency
+    angle = _angles(qspace, head_dim, gamma=gamma, base=base)
     cos, sin = (_lay_out(t.to(torch.float32), layout) for t in (angle.cos(), angle.sin()))
     return cos, sin
 
@@ -224,8 +223,7 @@ def rotary_tables(
     dtype
         Of the tables; they are computed in float64.
     """
-    frequency = _frequencies(head_dim, base, qspace.device)
-    angle = qspace_distance(qspace, gamma=gamma)[..., None] * frequency
+    angle = _angles(qspace, head_dim, gamma=gamma, base=base)
     n_directions = qspace.shape[-2]
     joint = rearrange(torch.cat([angle.cos(), angle.sin()], dim=-1), "b m n c -> b (m n) c")
     u, s, vh = torch.linalg.svd(joint, full_matrices=False)

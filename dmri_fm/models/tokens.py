@@ -12,7 +12,7 @@ from torch import Tensor
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import DropeConfig, patchify
-from dmri_fm.models.registry import find_model
+from dmri_fm.models.registry import find_encoder
 from dmri_fm.normalise.grid import DROPE_GRID_1MM, DROPE_GRID_2MM, Grid
 from dmri_fm.normalise.qspace import to_qspace
 
@@ -70,9 +70,7 @@ def feature_grid(model: str | DropeConfig = "drope") -> Grid:
     ConfigError
         If the model is not a D-RoPE encoder, or its grid is none of the fixed ones.
     """
-    config = find_model(model)[0] if isinstance(model, str) else model
-    if not isinstance(config, DropeConfig):
-        raise ConfigError(f"model {model!r} is no encoder", expected="drope or drope-paper")
+    config = find_encoder(model) if isinstance(model, str) else model
     for voxel_size_mm, grid in ((1.0, DROPE_GRID_1MM), (2.0, DROPE_GRID_2MM)):
         if config.voxel_size_mm == voxel_size_mm and config.grid_shape == tuple(grid.shape):
             return grid

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmri_fm.errors import ConfigError
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import fit_familiarity
 from dmri_fm.models.mae import (
@@ -23,7 +22,7 @@ from dmri_fm.models.mae import (
     mae_loss,
     ramp_tau,
 )
-from dmri_fm.models.registry import find_model
+from dmri_fm.models.registry import find_encoder
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.models.weights import save_weights
 from dmri_fm.normalise.signal import normalise_b0
@@ -31,7 +30,13 @@ from dmri_fm.simulate import draw_batch, draw_protocol
 from dmri_fm.train.config import DropePretraining
 from dmri_fm.train.loop import Run, run_training
 
-__all__ = ["MAE_CONFIGS", "SimulatedScans", "draw_scan_tokens", "pretrain_drope"]
+__all__ = [
+    "MAE_CONFIGS",
+    "SimulatedScans",
+    "build_autoencoder",
+    "draw_scan_tokens",
+    "pretrain_drope",
+]
 
 #: Decoder and masks for each encoder of the registry.
 MAE_CONFIGS: dict[str, MaeConfig] = {"drope": SMALL_MAE, "drope-paper": PAPER_MAE}
@@ -45,6 +50,18 @@ NORMALISATION = {
     "qspace": "rho = b / 1000 in ms/um^2, theta and phi of the b-vector in the grid's RAS frame",
     "grid": "MNI152NLin2009aSym",
 }
+
+
+def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
+    """Return the autoencoder that pretrains an encoder, its weights as they are drawn.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not a D-RoPE encoder.
+    """
+    encoder = find_encoder(model)
+    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
 
 
 def draw_scan_tokens(
@@ -142,13 +159,11 @@ def pretrain_drope(
     ConfigError
         If the model is not a D-RoPE encoder.
     """
-    architecture, _ = find_model(config.model)
-    if not isinstance(architecture, DropeConfig):
-        raise ConfigError(f"model {config.model!r} is no encoder", expected="a D-RoPE encoder")
+    architecture = find_encoder(config.model)
     settings = config.optimisation
     torch.manual_seed(settings.seed)
-    mae = replace(MAE_CONFIGS[config.model], encoder=architecture)
-    model = MaskedAutoencoder(mae)
+    model = build_autoencoder(config.model)
+    mae = model.config
     scans = SimulatedScans(architecture, config.scan_directions, settings.seed, TRAINING)
     draw = draw or scans.get
 
@@ -231,6 +246,6 @@ def _encode_scans(
         rng = np.random.default_rng([seed, purpose, number])
         scan = draw_scan_tokens(rng, encoder.config, n_directions=config.max_directions)
         with torch.inference_mode():
-            cls, _ = encoder(scan.patches[None], scan.qspace[None], scan.positions[None])
+            cls = encoder.encode_cls(scan.patches[None], scan.qspace[None], scan.positions[None])
         rows.append(cls[0].numpy())
     return np.stack(rows)

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.models.drope import Drope, DropeConfig
+from dmri_fm.errors import WeightsError
+from dmri_fm.models.drope import Drope
 from dmri_fm.models.mae import MaskedAutoencoder
-from dmri_fm.models.registry import find_model
+from dmri_fm.models.registry import find_encoder
 from dmri_fm.models.weights import load_weights
-from dmri_fm.train.drope import MAE_CONFIGS
+from dmri_fm.train.drope import build_autoencoder
 from dmri_fm.train.loop import CHECKPOINT
 
-__all__ = ["build_autoencoder", "load_autoencoder", "load_encoder"]
+__all__ = ["load_autoencoder", "load_encoder"]
 
 #: What the running average puts before the names of the weights.
 _PREFIX = "module."
-
-
-def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
-    """Return the autoencoder that pretrains an encoder, its weights as they are drawn.
-
-    Raises
-    ------
-    ConfigError
-        If the model is not a D-RoPE encoder.
-    """
-    encoder = _architecture(model)
-    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
-
-
-def _architecture(model: str) -> DropeConfig:
-    architecture, _ = find_model(model)
-    if not isinstance(architecture, DropeConfig):
-        raise ConfigError(f"model {model!r} is no encoder", expected="drope or drope-paper")
-    return architecture
 
 
 def load_autoencoder(folder: str | Path, *, model: str = "drope") -> MaskedAutoencoder:
@@ -113,7 +93,7 @@ def load_encoder(
     if folder is not None:
         network = load_autoencoder(folder, model=model)
         return network.encoder, {"model": model, "run": str(folder)}
-    _architecture(model)
+    find_encoder(model)
     loaded = load_weights(model if weights is None else weights, model=model)
     assert isinstance(loaded.model, Drope)
     return loaded.model, {"model": model, "version": loaded.version, "sha256": loaded.sha256}
