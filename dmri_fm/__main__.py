@@ -81,7 +81,7 @@ def _run_simulate(options: argparse.Namespace) -> None:
 
 def _add_training(
     subparsers: Subparsers, name: str, summary: str, run: Callable[[argparse.Namespace], None]
-) -> argparse.ArgumentParser:
+) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(name, help=summary)
     parser.add_argument(
         "config", metavar="CONFIG", help="a model with shipped settings, or a TOML file"
@@ -100,8 +100,16 @@ def _add_training(
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after so many minutes")
     parser.add_argument("--steps", type=int, metavar="N", help="in place of the settings' number")
     parser.add_argument("--seed", type=int, metavar="S", help="in place of the settings' seed")
+    parser.add_argument(
+        "--scans",
+        type=Path,
+        metavar="BIDS",
+        help="dataset to train on beside the simulation: raw, or the app's output",
+    )
+    parser.add_argument(
+        "--participant-label", nargs="+", metavar="LABEL", help="of --scans; default: all"
+    )
     parser.set_defaults(run=run)
-    return parser
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -113,14 +121,15 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if value is not None}
 
 
+def _check_scans(options: argparse.Namespace) -> None:
+    if options.participant_label and not options.scans:
+        raise ConfigError(
+            "participants without a dataset", expected="--scans BIDS with --participant-label"
+        )
+
+
 def _add_train(subparsers: Subparsers) -> None:
-    parser = _add_training(subparsers, "train", "train QCG-DTI", _run_train)
-    parser.add_argument(
-        "--scans", type=Path, metavar="BIDS", help="dataset to train on beside the simulation"
-    )
-    parser.add_argument(
-        "--participant-label", nargs="+", metavar="LABEL", help="of --scans; default: all"
-    )
+    _add_training(subparsers, "train", "train QCG-DTI", _run_train)
 
 
 def _run_train(options: argparse.Namespace) -> None:
@@ -128,10 +137,7 @@ def _run_train(options: argparse.Namespace) -> None:
     from dmri_fm.train.qcg_dti import train_qcg_dti
     from dmri_fm.train.scan_patches import read_training_scans
 
-    if options.participant_label and not options.scans:
-        raise ConfigError(
-            "participants without a dataset", expected="--scans BIDS with --participant-label"
-        )
+    _check_scans(options)
     scans = (
         read_training_scans(options.scans, participant_labels=options.participant_label)
         if options.scans
@@ -154,12 +160,27 @@ def _add_pretrain(subparsers: Subparsers) -> None:
 
 
 def _run_pretrain(options: argparse.Namespace) -> None:
+    from dmri_fm.models.registry import find_encoder
     from dmri_fm.train.config import DropePretraining, read_training
     from dmri_fm.train.drope import pretrain_drope
+    from dmri_fm.train.scan_cache import cache_scans
 
+    _check_scans(options)
+    config = read_training(DropePretraining, options.config, optimisation=_changes(options))
+    scans = (
+        cache_scans(
+            options.scans,
+            options.folder / "scans",
+            find_encoder(config.model),
+            participant_labels=options.participant_label,
+        )
+        if options.scans
+        else []
+    )
     pretrain_drope(
-        read_training(DropePretraining, options.config, optimisation=_changes(options)),
+        config,
         options.folder,
+        scans=scans,
         accelerator=options.accelerator,
         devices=options.devices,
         weights=options.weights,
@@ -328,7 +349,10 @@ def _add_evaluate_reconstruction(subparsers: Subparsers) -> None:
         help="hidden directions and places, by a pretrained autoencoder and plain methods",
     )
     parser.add_argument(
-        "pretraining", type=Path, metavar="RUN", help="folder of `dmri-fm pretrain`"
+        "pretraining",
+        type=Path,
+        metavar="RUN",
+        help="folder of `dmri-fm pretrain`, a .safetensors file, or drope: the shipped weights",
     )
     parser.add_argument(
         "bids", type=Path, nargs="?", metavar="BIDS", help="a raw dataset, or the app's output"

@@ -23,7 +23,7 @@ from dmri_fm.normalise.grid import Grid, affine_map, resample_dwi
 from dmri_fm.normalise.registration import Image3D, register_affine
 from dmri_fm.normalise.signal import CLIP, normalise_b0
 from dmri_fm.normalise.template import load_template
-from dmri_fm.scans import find_scans
+from dmri_fm.scans import Scan, find_scans
 from dmri_fm.simulate import draw_anatomy, draw_batch, draw_protocol
 from dmri_fm.simulate.anatomy import Shape
 from dmri_fm.simulate.scanner import Acquisition, Subject, Tissue, acquire, place_subject
@@ -36,6 +36,7 @@ __all__ = [
     "embed",
     "head_scans",
     "lay_on_grid",
+    "place_scan",
     "simulated_scans",
 ]
 
@@ -301,12 +302,19 @@ def dataset_scans(
         If the dataset cannot be used.
     """
     for scan in find_scans(root, participant_labels=participant_labels):
-        b0 = np.flatnonzero(scan.dwi.gtab.is_b0)
-        if not b0.size or len(b0) == len(scan.dwi.gtab):
-            logger.warning("%s: left out, it needs b=0 and weighted volumes", scan.name)
-            continue
-        dwi = scan.dwi.with_mask(scan.brain([int(i) for i in b0]))
-        yield GridScan.of(lay_on_grid(dwi, grid), name=scan.name, kind=scan.kind)
+        placed = place_scan(scan, grid)
+        if placed is not None:
+            yield placed
+
+
+def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
+    """Lay a series on a grid; None, with a warning, if it lacks b=0 or weighted volumes."""
+    b0 = np.flatnonzero(scan.dwi.gtab.is_b0)
+    if not b0.size or len(b0) == len(scan.dwi.gtab):
+        logger.warning("%s: left out, it needs b=0 and weighted volumes", scan.name)
+        return None
+    dwi = scan.dwi.with_mask(scan.brain([int(i) for i in b0]))
+    return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, kind=scan.kind)
 
 
 def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:

@@ -29,7 +29,8 @@ from dmri_fm.evaluate.scores import Row, mean_rows
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.directions import choose_spread
 from dmri_fm.models.drope import unpatchify
-from dmri_fm.models.mae import Mask, MaskedAutoencoder, draw_mask
+from dmri_fm.models.guided_mae import Autoencoder
+from dmri_fm.models.mae import Mask, draw_mask
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.tokens import ScanTokens, tokenise
 from dmri_fm.normalise.signal import CLIP
@@ -134,19 +135,19 @@ class ReconstructionRequest:
             )
 
 
-def reconstruct(
-    network: MaskedAutoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask
-) -> _Image:
+def reconstruct(network: Autoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask) -> _Image:
     """Return the network's reconstruction (X, Y, Z, T) of a scan, zero outside the brain."""
     device = next(network.parameters()).device
     moved = tokens.to(device)
     mask = replace(mask, kept=mask.kept.to(device))
     with torch.inference_mode():
-        found = network(moved.patches[None], moved.qspace[None], moved.positions[None], mask)
+        found = network.reconstruct(
+            moved.patches[None], moved.qspace[None], moved.positions[None], mask, moved.brain[None]
+        )
     return to_volumes(found[0].cpu(), tokens, network) * scan.mask[..., None]
 
 
-def to_volumes(patches: Tensor, tokens: ScanTokens, network: MaskedAutoencoder) -> _Image:
+def to_volumes(patches: Tensor, tokens: ScanTokens, network: Autoencoder) -> _Image:
     """Put patches (T, S, P) back on the grid, (X, Y, Z, T); zero where there is none."""
     config = network.config.encoder
     n_places = math.prod(config.patch_grid)
@@ -157,7 +158,7 @@ def to_volumes(patches: Tensor, tokens: ScanTokens, network: MaskedAutoencoder) 
 
 
 def _seen_voxels(
-    tokens: ScanTokens, network: MaskedAutoencoder, kept: NDArray[np.int_] | None = None
+    tokens: ScanTokens, network: Autoencoder, kept: NDArray[np.int_] | None = None
 ) -> NDArray[np.bool_]:
     """Return the voxels of the patches that the encoder is given, or of some of them."""
     which = np.arange(len(tokens.index)) if kept is None else kept
@@ -167,7 +168,7 @@ def _seen_voxels(
 
 
 def score_scan(
-    network: MaskedAutoencoder, scan: GridScan, request: ReconstructionRequest
+    network: Autoencoder, scan: GridScan, request: ReconstructionRequest
 ) -> dict[str, Any]:
     """Hide directions and places of a scan and score what comes back.
 
@@ -208,7 +209,7 @@ def score_scan(
 
 
 def draw_direction_mask(
-    rng: np.random.Generator, network: MaskedAutoencoder, gtab: GradientTable, *, n_places: int
+    rng: np.random.Generator, network: Autoencoder, gtab: GradientTable, *, n_places: int
 ) -> Mask:
     """Choose which directions stay visible: of some draws, the best for a tensor.
 
@@ -223,7 +224,7 @@ def draw_direction_mask(
 
 
 def _hide_directions(
-    network: MaskedAutoencoder, task: _Task, rng: np.random.Generator
+    network: Autoencoder, task: _Task, rng: np.random.Generator
 ) -> dict[str, Any]:
     scan, tokens = task.scan, task.tokens
     n = len(scan.gtab)
@@ -250,9 +251,7 @@ def _hide_directions(
     }
 
 
-def _hide_places(
-    network: MaskedAutoencoder, task: _Task, rng: np.random.Generator
-) -> dict[str, Any]:
+def _hide_places(network: Autoencoder, task: _Task, rng: np.random.Generator) -> dict[str, Any]:
     scan, tokens = task.scan, task.tokens
     n = len(scan.gtab)
     mask = draw_mask(
@@ -276,9 +275,7 @@ def _hide_places(
     }
 
 
-def _hide_apart(
-    network: MaskedAutoencoder, task: _Task, rng: np.random.Generator
-) -> dict[str, Any]:
+def _hide_apart(network: Autoencoder, task: _Task, rng: np.random.Generator) -> dict[str, Any]:
     """Hide places of each direction by themselves, from plain methods."""
     scan, tokens = task.scan, task.tokens
     seen = scan.mask & task.seen
@@ -418,7 +415,7 @@ def _mean_by_method(records: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
 
 
 def score_scans(
-    network: MaskedAutoencoder,
+    network: Autoencoder,
     scans: Iterable[GridScan],
     request: ReconstructionRequest,
     *,

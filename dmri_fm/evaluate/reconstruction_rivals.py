@@ -13,16 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import GradientError
-from dmri_fm.evaluate.direction_models import (
-    fit_gaussian_process,
-    nearest_shells,
-    predict_harmonics,
-    shell_means,
-)
+from dmri_fm.evaluate.direction_models import predict_harmonics, shell_means
 from dmri_fm.evaluate.inpainting import fill_by_means, fill_harmonically, fill_smoothly
 from dmri_fm.evaluate.rivals import tuned
 from dmri_fm.evaluate.smoothing import noise_sigma, smooth_within
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models.gaussian_process import fit_gaussian_process, nearest_shells
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.tensor import design_matrix, fit_tensor
 from dmri_fm.normalise.signal import CLIP
@@ -97,7 +93,8 @@ def _by_voxel(
 def _gaussian_process(
     signal: NDArray[np.float64], kept: GradientTable, wanted: GradientTable
 ) -> NDArray[np.float64]:
-    return fit_gaussian_process(signal, kept).predict(signal, kept, wanted)
+    products = signal.T @ signal / max(len(signal), 1)
+    return fit_gaussian_process(products, kept).predict(signal, kept, wanted)
 
 
 def predict_tensor_signal(kept: Kept, wanted: GradientTable, *, width: float = 0.0) -> _Image:

@@ -1,7 +1,8 @@
 """Masked autoencoder around the D-RoPE encoder, for pretraining.
 
 Either a share of the places is hidden (the same places in every direction) or a share of the
-directions; a light decoder of the same kind of blocks fills in what was hidden.
+directions; a light decoder of the same kind of blocks fills in what was hidden. This is the
+published autoencoder; :mod:`dmri_fm.models.guided_mae` pretrains our own encoder.
 
 Method: He et al. 2022, https://doi.org/10.1109/CVPR52688.2022.01553; Kung et al. 2026,
 https://doi.org/10.48550/arXiv.2603.25977.
@@ -19,20 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.errors import GradientError
-from dmri_fm.models.drope import PAPER, SMALL, Drope, DropeConfig, PositionCode
+from dmri_fm.models.drope import PAPER, Drope, DropeConfig, PositionCode
 from dmri_fm.models.drope_block import DropeBlock
 from dmri_fm.models.patches import patchify, unpatchify
 from dmri_fm.models.rotary import find_weighted, rotary_tables
 
 __all__ = [
     "PAPER_MAE",
-    "SMALL_MAE",
+    "Decoder",
     "MaeConfig",
     "Mask",
     "MaskedAutoencoder",
     "draw_mask",
+    "keep_visible",
     "mae_loss",
     "ramp_tau",
+    "refuse_b0",
 ]
 
 
@@ -69,9 +72,6 @@ class MaeConfig:
 
 #: Pretraining of the published encoder.
 PAPER_MAE = MaeConfig(PAPER, decoder_dim=384, conv_channels=8)
-
-#: Pretraining of the small encoder.
-SMALL_MAE = MaeConfig(SMALL, decoder_dim=192, decoder_depth=2)
 
 
 @dataclass(frozen=True)
@@ -118,25 +118,79 @@ def draw_mask(
     return Mask(kind, torch.from_numpy(kept))
 
 
+class Decoder(nn.Module):
+    """Blocks of an encoder's kind: from visible tokens and a mask to tokens of all patches."""
+
+    def __init__(self, config: MaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.decoder_dim
+        self.embed = nn.Linear(config.encoder.dim, dim)
+        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.position = PositionCode(config.encoder, dim)
+        self.blocks = nn.ModuleList(
+            DropeBlock(dim, config.decoder_heads, config.decoder_mlp_ratio)
+            for _ in range(config.decoder_depth)
+        )
+        self.ln = nn.LayerNorm(dim, eps=1e-5)
+
+    def forward(
+        self,
+        features: Tensor,
+        seen: Tensor,
+        mask: Mask,
+        qspace: Tensor,
+        positions: Tensor,
+        hints: Tensor | None = None,
+    ) -> Tensor:
+        """Compute tokens (B, T, S, decoder_dim).
+
+        Parameters
+        ----------
+        features, seen
+            What the encoder made of the visible patches: (B, n_cls * dim) and (B, T', S', dim).
+        mask
+            Which these are.
+        qspace, positions
+            Shapes (B, T, 3) and (B, S, 3): of all directions and places.
+        hints
+            Shape (B, T, S, decoder_dim): added to hidden tokens.
+        """
+        config, encoder = self.config, self.config.encoder
+        n_directions, n_places = qspace.shape[1], positions.shape[1]
+        cls = self.embed(rearrange(features, "b (c d) -> b c d", c=encoder.n_cls))
+        blank = self.mask_token.to(seen.dtype)
+        if hints is None:
+            hints = blank.expand(len(seen), n_directions, n_places, -1)
+        else:
+            hints = hints + blank
+        x = _fill(self.embed(seen), hints, mask)
+        x = x + self.position(qspace, positions)
+        tables = rotary_tables(
+            qspace,
+            config.decoder_dim // config.decoder_heads,
+            gamma=encoder.gamma,
+            base=encoder.base,
+            layout=encoder.rotary,
+            dtype=x.dtype,
+        )
+        for block in self.blocks:
+            cls, x = block(cls, x, tables)
+        out: Tensor = self.ln(x)
+        return out
+
+
 class MaskedAutoencoder(nn.Module):
-    """The encoder and the decoder that pretrains it."""
+    """The encoder and the decoder that pretrains it, as published."""
 
     def __init__(self, config: MaeConfig) -> None:
         super().__init__()
         self.config = config
         encoder = config.encoder
         self.encoder = Drope(encoder)
-        dim = config.decoder_dim
+        self.decoder = Decoder(config)
         n_voxels = encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
-        self.decoder_embed = nn.Linear(encoder.dim, dim)
-        self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
-        self.position = PositionCode(encoder, dim)
-        self.decoder_blocks = nn.ModuleList(
-            DropeBlock(dim, config.decoder_heads, config.decoder_mlp_ratio)
-            for _ in range(config.decoder_depth)
-        )
-        self.ln2 = nn.LayerNorm(dim, eps=1e-5)
-        self.decoder_pred = nn.Linear(dim, n_voxels)
+        self.decoder_pred = nn.Linear(config.decoder_dim, n_voxels)
         c = config.conv_channels
         self.decoder_conv = (
             nn.Sequential(
@@ -171,32 +225,21 @@ class MaskedAutoencoder(nn.Module):
         GradientError
             If a vector is missing or a volume is b=0.
         """
-        if find_weighted(qspace) is not None:
-            raise GradientError(
-                "b=0 volumes among those to reconstruct", expected="weighted volumes only"
-            )
-        config, encoder = self.config, self.config.encoder
-        n_directions, n_places = qspace.shape[1], positions.shape[1]
-        seen_patches, seen_qspace, seen_positions = _keep(patches, qspace, positions, mask)
+        refuse_b0(qspace)
+        encoder = self.config.encoder
+        seen_patches, seen_qspace, seen_positions = keep_visible(patches, qspace, positions, mask)
         features, seen = self.encoder(seen_patches, seen_qspace, seen_positions)
-        cls = rearrange(features, "b (c d) -> b c d", c=encoder.n_cls)
-        cls, seen = self.decoder_embed(cls), self.decoder_embed(seen)
-        x = _fill(seen, self.mask_token, mask, n_directions, n_places)
-        x = x + self.position(qspace, positions)
-        tables = rotary_tables(
-            qspace,
-            config.decoder_dim // config.decoder_heads,
-            gamma=encoder.gamma,
-            base=encoder.base,
-            layout=encoder.rotary,
-            dtype=x.dtype,
-        )
-        for block in self.decoder_blocks:
-            cls, x = block(cls, x, tables)
-        out: Tensor = self.decoder_pred(self.ln2(x))
+        out: Tensor = self.decoder_pred(self.decoder(features, seen, mask, qspace, positions))
         if self.decoder_conv is not None:
             out = self._convolve(out, positions)
         return out * encoder.signal_std + encoder.signal_mean
+
+    def reconstruct(
+        self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask, brain: Tensor
+    ) -> Tensor:
+        """Return what :meth:`forward` does; the brain mask (B, S, P) is not read."""
+        out: Tensor = self(patches, qspace, positions, mask)
+        return out
 
     def _convolve(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Smooth the seams between patches, volume by volume."""
@@ -211,9 +254,18 @@ class MaskedAutoencoder(nn.Module):
         return patchify(smooth, patch)
 
 
-def _keep(
+def refuse_b0(qspace: Tensor) -> None:
+    """Raise GradientError if a vector is missing or a volume is b=0."""
+    if find_weighted(qspace) is not None:
+        raise GradientError(
+            "b=0 volumes among those to reconstruct", expected="weighted volumes only"
+        )
+
+
+def keep_visible(
     patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the visible part of patches, measurements and places."""
     kept = mask.kept
     if mask.kind == "spatial":
         index = repeat(kept, "b k -> b t k p", t=patches.shape[1], p=patches.shape[3])
@@ -224,17 +276,14 @@ def _keep(
     return patches.gather(1, index), qspace.gather(1, which), positions
 
 
-def _fill(
-    seen: Tensor, mask_token: Tensor, mask: Mask, n_directions: int, n_places: int
-) -> Tensor:
-    """Put visible tokens back to their places, the mask token everywhere else."""
-    batch, dim = seen.shape[0], seen.shape[-1]
-    full = mask_token.to(seen.dtype).expand(batch, n_directions, n_places, dim)
+def _fill(seen: Tensor, hints: Tensor, mask: Mask) -> Tensor:
+    """Put visible tokens in their places among those of all patches."""
+    _, n_directions, n_places, dim = hints.shape
     if mask.kind == "spatial":
         index = repeat(mask.kept, "b k -> b t k d", t=n_directions, d=dim)
-        return full.scatter(2, index, seen)
+        return hints.scatter(2, index, seen)
     index = repeat(mask.kept, "b k -> b k s d", s=n_places, d=dim)
-    return full.scatter(1, index, seen)
+    return hints.scatter(1, index, seen)
 
 
 def ramp_tau(progress: float) -> float:

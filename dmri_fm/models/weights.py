@@ -7,7 +7,7 @@ normalised, how it was trained, and the sha256 of the weights, which is verified
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +29,9 @@ FORMAT = 1
 
 #: Tensors whose names start so describe training data; the rest belong to the network.
 STATISTICS_PREFIX = "statistics."
+
+#: Tensors whose names start so belong to what pretrained the network, beside it.
+PRETRAINING_PREFIX = "pretraining."
 
 #: Fields of configurations that are younger than the format; files without them mean the default.
 LATER_FIELDS = {"rotary"}
@@ -61,6 +64,11 @@ class Weights:
         How the weights came about.
     gate
         Scans for which they were found better than their rivals; None: none.
+    pretraining
+        Tensors of the rest of the autoencoder that pretrained the network; empty if they did not
+        come with it. See :func:`dmri_fm.models.guided_mae.restore_autoencoder`.
+    pretraining_config
+        Its configuration, but for the network's.
     """
 
     name: str
@@ -72,6 +80,8 @@ class Weights:
     normalisation: dict[str, Any]
     training: dict[str, Any]
     gate: Gate | None = None
+    pretraining: dict[str, Tensor] = field(default_factory=dict)
+    pretraining_config: dict[str, Any] = field(default_factory=dict)
 
 
 def save_weights(
@@ -84,6 +94,8 @@ def save_weights(
     normalisation: dict[str, Any],
     training: dict[str, Any],
     statistics: dict[str, Tensor] | None = None,
+    pretraining: dict[str, Tensor] | None = None,
+    pretraining_config: dict[str, Any] | None = None,
 ) -> Path:
     """Write `path` (.safetensors, half precision) and the JSON beside it.
 
@@ -97,6 +109,8 @@ def save_weights(
         See :class:`Weights`; JSON-serialisable.
     statistics
         Extra tensors; kept in their own precision.
+    pretraining, pretraining_config
+        See :class:`Weights`; half precision, too.
 
     Raises
     ------
@@ -110,9 +124,11 @@ def save_weights(
             path=path,
             expected=f"a .safetensors path and one of {', '.join(MODELS)}",
         )
+    networks = model.state_dict() | {
+        PRETRAINING_PREFIX + key: value for key, value in (pretraining or {}).items()
+    }
     tensors = {
-        key: value.detach().cpu().to(torch.float16).contiguous()
-        for key, value in model.state_dict().items()
+        key: value.detach().cpu().to(torch.float16).contiguous() for key, value in networks.items()
     }
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
@@ -130,6 +146,8 @@ def save_weights(
         "normalisation": normalisation,
         "training": training,
     }
+    if pretraining_config is not None:
+        description["pretraining"] = pretraining_config
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
@@ -182,11 +200,10 @@ def load_weights(
         tensors = load(content)
     except (SafetensorError, ValueError) as error:
         raise WeightsError(f"not a safetensors file ({error})", path=path) from None
-    statistics = {
-        key.removeprefix(STATISTICS_PREFIX): tensors.pop(key)
-        for key in sorted(tensors)
-        if key.startswith(STATISTICS_PREFIX)
-    }
+    if not all(torch.isfinite(t).all() for t in tensors.values()):
+        raise WeightsError("a weight is not finite", path=path)
+    statistics = _take(tensors, STATISTICS_PREFIX)
+    pretraining = {k: v.float() for k, v in _take(tensors, PRETRAINING_PREFIX).items()}
     network = _build_network(name, config, path)
     try:
         network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
@@ -196,8 +213,6 @@ def load_weights(
             path=path,
             expected=f"the weights of {name!r} with the configuration in the JSON beside them",
         ) from None
-    if not all(torch.isfinite(t).all() for t in tensors.values()):
-        raise WeightsError("a weight is not finite", path=path)
     return Weights(
         name=name,
         version=description["version"],
@@ -208,7 +223,15 @@ def load_weights(
         normalisation=description["normalisation"],
         training=description["training"],
         gate=_read_gate(description, path),
+        pretraining=pretraining,
+        pretraining_config=description.get("pretraining", {}),
     )
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the tensors of a group out; their names lose its prefix."""
+    names = [name for name in sorted(tensors) if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def _read_gate(description: dict[str, Any], path: Path) -> Gate | None:

@@ -23,6 +23,7 @@ __all__ = [
     "compose",
     "identity_map",
     "linear_part",
+    "mni_box",
     "resample_dwi",
     "resample_image",
 ]
@@ -101,7 +102,8 @@ class Grid:
         return np.asarray(apply_affine(self.affine, index.reshape(3, -1).T))
 
 
-def _box(shape: tuple[int, int, int], voxel_size_mm: float) -> Grid:
+def mni_box(shape: tuple[int, int, int], voxel_size_mm: float) -> Grid:
+    """Return the grid of so many voxels of so many mm, from the corner of the models' box on."""
     affine = np.diag([voxel_size_mm, voxel_size_mm, voxel_size_mm, 1.0])
     # The brain of the 2009a template spans x -72 to 72, y -107 to 74, z -72 to 82 mm;
     # the box holds it with a margin, and both grids cover exactly the same volume.
@@ -110,10 +112,10 @@ def _box(shape: tuple[int, int, int], voxel_size_mm: float) -> Grid:
 
 
 #: The D-RoPE grid at 1 mm: 192 x 224 x 192 voxels in MNI152NLin2009aSym, RAS+.
-DROPE_GRID_1MM = _box((192, 224, 192), 1.0)
+DROPE_GRID_1MM = mni_box((192, 224, 192), 1.0)
 
 #: The same box at 2 mm: 96 x 112 x 96 voxels.
-DROPE_GRID_2MM = _box((96, 112, 96), 2.0)
+DROPE_GRID_2MM = mni_box((96, 112, 96), 2.0)
 
 
 def identity_map(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -112,7 +112,7 @@ class QcgDtiTraining:
 
 @dataclass(frozen=True)
 class DropePretraining:
-    """Masked pretraining of a D-RoPE encoder on simulated whole brains.
+    """Masked pretraining of a D-RoPE encoder on whole brains.
 
     Attributes
     ----------
@@ -125,9 +125,18 @@ class DropePretraining:
     scan_directions
         Directions drawn for a simulated scan.
     n_reuse
-        Steps for which a simulated scan serves, each with other directions and another mask.
+        Steps for which a scan serves, on the average, each with other directions and another mask.
+    n_at_hand
+        Scans among which a step chooses, so that steps in a row are not alike.
     steps_per_epoch
         Places and directions are hidden in turn, epoch by epoch.
+    scan_share
+        Share of scans that are real, where there are any.
+    shell_share
+        How often, of scans with several shells, one shell is hidden from another.
+    summary_weight, disagreement_weight
+        Of what the features say of the tissue, and of how they differ between two sets of
+        directions, against the error of reconstruction.
     n_reference, n_held_out
         Simulated scans from which the statistics of features, and the quantiles of scores, are
         taken after training.
@@ -139,7 +148,12 @@ class DropePretraining:
     max_directions: int = 12
     scan_directions: int = 24
     n_reuse: int = 4
+    n_at_hand: int = 8
     steps_per_epoch: int = 20
+    scan_share: float = 0.25
+    shell_share: float = 0.6
+    summary_weight: float = 0.3
+    disagreement_weight: float = 0.3
     n_reference: int = 64
     n_held_out: int = 32
 

@@ -1,10 +1,16 @@
-"""Pretrain a D-RoPE encoder as a masked autoencoder of simulated brains."""
+"""Pretrain a D-RoPE encoder as a masked autoencoder of brains, simulated and real.
+
+Places and directions are hidden in turn, epoch by epoch. Our own encoder learns two more things:
+the features of two sets of directions of a scan agree, whatever their b-values, and they tell what
+the tissue would measure, where simulation knows it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +19,19 @@ from torch import Tensor, nn
 
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import fit_familiarity
+from dmri_fm.models.guided_mae import (
+    SMALL_MAE,
+    Autoencoder,
+    GuidedAutoencoder,
+    GuidedConfig,
+    Reconstruction,
+    Window,
+    split_autoencoder,
+)
 from dmri_fm.models.mae import (
     PAPER_MAE,
-    SMALL_MAE,
     MaeConfig,
+    Mask,
     MaskedAutoencoder,
     draw_mask,
     mae_loss,
@@ -29,10 +44,12 @@ from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.simulate import draw_batch, draw_protocol
 from dmri_fm.train.config import DropePretraining
 from dmri_fm.train.loop import Run, run_training
+from dmri_fm.train.scan_cache import CachedScan
 
 __all__ = [
     "MAE_CONFIGS",
-    "SimulatedScans",
+    "PretrainingScan",
+    "ScanSource",
     "build_autoencoder",
     "draw_scan_tokens",
     "pretrain_drope",
@@ -44,6 +61,9 @@ MAE_CONFIGS: dict[str, MaeConfig] = {"drope": SMALL_MAE, "drope-paper": PAPER_MA
 #: Seeds of simulated scans are [seed, purpose, number]: no scan serves two purposes.
 TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
+#: Likewise, of the choice of a step's scan, and of its directions and mask.
+CHOICE, STEP = 4, 3
+
 #: What the network expects, written beside the weights.
 NORMALISATION = {
     "signal": "weighted volumes over the mean b=0, clipped, zero outside the brain, no logarithm",
@@ -52,7 +72,28 @@ NORMALISATION = {
 }
 
 
-def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
+#: Mean and deviation of the numbers of :func:`dmri_fm.simulate.mixture.tissue_summary`.
+SUMMARY_MEAN = (0.500, 0.0995, 0.277, 0.100, 0.446, 0.0239, 0.226, 0.0219)
+SUMMARY_STD = (0.037, 0.020, 0.041, 0.025, 0.033, 0.012, 0.032, 0.013)
+
+#: Mean squared error of S/S0 that weighs as much as a deviation of the summary.
+ERROR_SCALE = 0.01
+
+#: Side of the box of patches in which the convolutions are trained, and directions of a step.
+WINDOW_PATCHES, WINDOW_DIRECTIONS = 5, 4
+
+#: Least number of directions of a shell that is shown while another one is hidden.
+FEWEST_OF_SHELL = 3
+
+
+class PretrainingScan(NamedTuple):
+    """A scan to learn from, and what its tissue would measure (8,), standardised; NaN: unknown."""
+
+    tokens: ScanTokens
+    summary: Tensor
+
+
+def build_autoencoder(model: str = "drope") -> Autoencoder:
     """Return the autoencoder that pretrains an encoder, its weights as they are drawn.
 
     Raises
@@ -61,12 +102,15 @@ def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
         If the model is not a D-RoPE encoder.
     """
     encoder = find_encoder(model)
-    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
+    config = replace(MAE_CONFIGS[model], encoder=encoder)
+    if isinstance(config, GuidedConfig):
+        return GuidedAutoencoder(config)
+    return MaskedAutoencoder(config)
 
 
 def draw_scan_tokens(
     rng: np.random.Generator, config: DropeConfig, *, n_directions: int
-) -> ScanTokens:
+) -> PretrainingScan:
     """Simulate a whole brain on the model's grid and cut it into patches.
 
     One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes.
@@ -88,42 +132,106 @@ def draw_scan_tokens(
         shape=grid.shape,
         affine=torch.tensor(grid.affine, dtype=torch.float32),
         with_truth=False,
+        with_summary=True,
     )
+    assert drawn.summary is not None
     mask = drawn.mask[0].numpy()
     signal = normalise_b0(drawn.signal[0].movedim(0, 3).numpy(), gtab, mask=mask).signal
     is_weighted = ~gtab.is_b0
-    return tokenise(
+    tokens = tokenise(
         signal[..., is_weighted], gtab.select(np.flatnonzero(is_weighted)), mask, config
     )
+    summary = (drawn.summary[0] - torch.tensor(SUMMARY_MEAN)) / torch.tensor(SUMMARY_STD)
+    return PretrainingScan(tokens, summary)
 
 
 @dataclass
-class SimulatedScans:
-    """Simulated scans by number; the last one is kept, as steps in a row ask for the same.
+class ScanSource:
+    """Training scans by step: one of the last few that were drawn.
 
     Attributes
     ----------
     config
         The encoder's.
-    n_directions
-        Directions of a scan.
-    seed, purpose
-        See :data:`TRAINING`.
+    training
+        Says how many directions a scan has, for how many steps it serves, how many of them are
+        at hand, and which share of scans is real.
+    scans
+        Real ones; all are simulated if there is none.
     """
 
     config: DropeConfig
-    n_directions: int
-    seed: int
-    purpose: int
-    _last: tuple[int, ScanTokens] | None = None
+    training: DropePretraining
+    scans: Sequence[CachedScan] = ()
+    _drawn: dict[int, PretrainingScan] = field(default_factory=dict)
 
-    def get(self, number: int) -> ScanTokens:
-        """Return a scan."""
-        if self._last is None or self._last[0] != number:
-            rng = np.random.default_rng([self.seed, self.purpose, number])
-            tokens = draw_scan_tokens(rng, self.config, n_directions=self.n_directions)
-            self._last = (number, tokens)
-        return self._last[1]
+    def get(self, step: int) -> PretrainingScan:
+        """Return the scan of a step, which depends on nothing but its number."""
+        rng = np.random.default_rng([self.training.optimisation.seed, CHOICE, step])
+        newest = step // self.training.n_reuse
+        number = newest - int(rng.integers(min(self.training.n_at_hand, newest + 1)))
+        oldest = newest - self.training.n_at_hand
+        self._drawn = {k: v for k, v in self._drawn.items() if k > oldest}
+        if number not in self._drawn:
+            self._drawn[number] = self._draw(number)
+        return self._drawn[number]
+
+    def _draw(self, number: int) -> PretrainingScan:
+        rng = np.random.default_rng([self.training.optimisation.seed, TRAINING, number])
+        n = self.training.scan_directions
+        if self.scans and rng.uniform() < self.training.scan_share:
+            scan = self.scans[int(rng.integers(len(self.scans)))]
+            tokens = scan.draw(rng, self.config, n_directions=n)
+            return PretrainingScan(tokens, torch.full((len(SUMMARY_MEAN),), torch.nan))
+        return draw_scan_tokens(rng, self.config, n_directions=n)
+
+
+def choose_directions(
+    rng: np.random.Generator, rho: NDArray[np.float64], training: DropePretraining
+) -> tuple[NDArray[np.int_], NDArray[np.int_] | None]:
+    """Choose directions of a step and, of some, which stay visible.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    rho
+        Shape (N,): b / 1000 of the scan's directions.
+    training
+        Says how many there are, and how often one shell is hidden from another.
+
+    Returns
+    -------
+    chosen
+        Ascending indices.
+    kept
+        Positions among the chosen that stay visible: those of one shell, where another is to be
+        hidden. None if any may be.
+    """
+    most = min(training.max_directions, len(rho))
+    n = int(rng.integers(min(training.min_directions, most), most + 1))
+    shells = [np.flatnonzero(np.round(rho, 2) == r) for r in np.unique(np.round(rho, 2))]
+    shells = [s for s in shells if len(s) >= FEWEST_OF_SHELL]
+    if len(shells) > 1 and rng.uniform() < training.shell_share:
+        one, other = (shells[i] for i in rng.permutation(len(shells))[:2])
+        parts = [rng.permutation(s)[: max(FEWEST_OF_SHELL, n // 2)] for s in (one, other)]
+        chosen = np.sort(np.concatenate(parts))
+        return chosen, np.flatnonzero(np.isin(chosen, parts[0]))
+    return np.sort(rng.permutation(len(rho))[:n]), None
+
+
+def draw_window(
+    rng: np.random.Generator, scan: ScanTokens, hidden: Tensor, patch: tuple[int, int, int]
+) -> Window:
+    """Choose where the convolutions are trained: about a random place, hidden directions."""
+    cells = np.floor(scan.positions.cpu().numpy() / np.array(patch)).astype(int)
+    low = cells[int(rng.integers(len(cells)))] - WINDOW_PATCHES // 2
+    low = np.clip(low, cells.min(axis=0), np.maximum(cells.max(axis=0) + 1 - WINDOW_PATCHES, 0))
+    high = np.minimum(low + WINDOW_PATCHES, cells.max(axis=0) + 1)
+    directions = hidden.any(dim=1).nonzero()[:, 0].cpu().numpy()
+    chosen = np.sort(rng.permutation(directions)[:WINDOW_DIRECTIONS])
+    a, b, c, d, e, f = (int(v) for v in (*low, *high))
+    return Window([int(t) for t in chosen], (a, b, c), (d, e, f))
 
 
 def pretrain_drope(
@@ -134,9 +242,10 @@ def pretrain_drope(
     devices: int = 1,
     weights: str | Path | None = None,
     version: str = "0.1.0",
-    draw: Callable[[int], ScanTokens] | None = None,
+    scans: Sequence[CachedScan] = (),
+    draw: Callable[[int], PretrainingScan] | None = None,
 ) -> Run:
-    """Pretrain an encoder on simulation, drawn on the fly.
+    """Pretrain an encoder on simulation, drawn on the fly, and on real scans.
 
     Parameters
     ----------
@@ -151,8 +260,10 @@ def pretrain_drope(
         its features on further simulated scans.
     version
         Of the weights.
+    scans
+        Real scans, see :func:`dmri_fm.train.scan_cache.cache_scans`.
     draw
-        Other training scans by number, in place of the simulated ones.
+        Other training scans by step, in place of all these.
 
     Raises
     ------
@@ -164,58 +275,76 @@ def pretrain_drope(
     torch.manual_seed(settings.seed)
     model = build_autoencoder(config.model)
     mae = model.config
-    scans = SimulatedScans(architecture, config.scan_directions, settings.seed, TRAINING)
-    draw = draw or scans.get
+    source = ScanSource(architecture, config, scans=scans)
+    draw = draw or source.get
+    shares = {"summary": config.summary_weight, "disagreement": config.disagreement_weight}
 
-    def step_losses(network: nn.Module, scan: ScanTokens, step: int) -> dict[str, Tensor]:
+    def step_losses(network: nn.Module, drawn: PretrainingScan, step: int) -> dict[str, Tensor]:
         device = next(network.parameters()).device
-        rng = np.random.default_rng([settings.seed, 3, step])
-        available = scan.qspace.shape[0]
-        most = min(config.max_directions, available)
-        n = int(rng.integers(min(config.min_directions, most), most + 1))
-        scan = scan.select(np.sort(rng.permutation(available)[:n])).to(device)
+        rng = np.random.default_rng([settings.seed, STEP, step])
+        scan = drawn.tokens
         is_spatial = (step // config.steps_per_epoch) % 2 == 0
-        mask = draw_mask(
-            rng,
-            mae,
-            kind="spatial" if is_spatial else "diffusion",
-            n_directions=n,
-            n_places=scan.positions.shape[0],
-        )
+        chosen, kept = choose_directions(rng, scan.qspace[:, 0].numpy(), config)
+        scan = scan.select(chosen).to(device)
+        n, n_places = len(chosen), scan.positions.shape[0]
+        if is_spatial or kept is None:
+            kind: Literal["spatial", "diffusion"] = "spatial" if is_spatial else "diffusion"
+            mask = draw_mask(rng, mae, kind=kind, n_directions=n, n_places=n_places)
+        else:
+            mask = Mask("diffusion", torch.from_numpy(kept)[None])
         mask = replace(mask, kept=mask.kept.to(device))
-        target = scan.patches[None]
-        reconstruction = network(target, scan.qspace[None], scan.positions[None], mask)
-        loss, visible, hidden = mae_loss(
-            reconstruction,
-            target,
-            mask.hidden(n, scan.positions.shape[0]),
-            tau=ramp_tau(step / settings.n_steps),
-            brain=scan.brain[None],
-        )
+        hidden = mask.hidden(n, n_places)
+        target, brain = scan.patches[None], scan.brain[None]
+        args = (target, scan.qspace[None], scan.positions[None], mask)
         # The two kinds of masks differ in difficulty: log them apart, NaN where absent.
-        absent = torch.full_like(hidden, float("nan")).detach()
+        absent = torch.full((), float("nan"), device=device)
+        more: dict[str, Tensor] = {}
+        if isinstance(model, GuidedAutoencoder):
+            window = draw_window(rng, scan, hidden[0], architecture.patch)
+            found: Reconstruction = network(*args, brain, window=window)
+            patches = found.patches
+            known = drawn.summary.to(device)
+            wrong = torch.where(known.isnan(), torch.zeros_like(known), found.summary[0] - known)
+            more["summary"] = wrong.square().mean()
+            more["disagreement"] = absent if found.disagreement is None else found.disagreement
+        else:
+            patches = network(*args)
+        error, visible, masked = mae_loss(
+            patches, target, hidden, tau=ramp_tau(step / settings.n_steps), brain=brain
+        )
+        loss = error / ERROR_SCALE
+        for name, weight in shares.items():
+            if name in more and more[name].isfinite():
+                loss = loss + weight * more[name]
         return {
             "loss": loss,
             "visible": visible,
-            "hidden_spatial": hidden if is_spatial else absent,
-            "hidden_diffusion": absent if is_spatial else hidden,
+            "hidden_spatial": masked if is_spatial else absent,
+            "hidden_diffusion": absent if is_spatial else masked,
+            **more,
         }
 
     run = run_training(
         model,
-        lambda number: draw(number // config.n_reuse),
+        draw,
         step_losses,
         settings=settings,
         folder=folder,
         accelerator=accelerator,
         devices=devices,
+        data={"scans": [scan.name for scan in scans]},
     )
     if weights is not None and run.is_main:
-        assert isinstance(run.model, MaskedAutoencoder)
+        assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
         encoder = run.model.encoder.cpu()
         statistics = fit_familiarity(
             _encode_scans(encoder, config, REFERENCE, config.n_reference),
             _encode_scans(encoder, config, HELD_OUT, config.n_held_out),
+        )
+        rest, rest_config = (
+            split_autoencoder(run.model)
+            if isinstance(run.model, GuidedAutoencoder)
+            else (None, None)
         )
         save_weights(
             weights,
@@ -225,13 +354,17 @@ def pretrain_drope(
             version=version,
             normalisation=NORMALISATION,
             training={
-                "data": "simulation (dmri_fm.simulate), drawn on the fly; no real scan",
+                "data": "simulation (dmri_fm.simulate), drawn on the fly"
+                + (", and real scans" if scans else "; no real scan"),
+                "scans": [scan.name for scan in scans],
                 "steps": run.steps,
                 "minutes": round(run.minutes, 1),
                 "settings": asdict(config),
                 "last": {k: round(v, 5) for k, v in run.last.items()},
             },
             statistics=statistics,
+            pretraining=rest,
+            pretraining_config=rest_config,
         )
     return run
 
@@ -244,7 +377,7 @@ def _encode_scans(
     rows = []
     for number in range(n_scans):
         rng = np.random.default_rng([seed, purpose, number])
-        scan = draw_scan_tokens(rng, encoder.config, n_directions=config.max_directions)
+        scan = draw_scan_tokens(rng, encoder.config, n_directions=config.max_directions).tokens
         with torch.inference_mode():
             cls = encoder.encode_cls(scan.patches[None], scan.qspace[None], scan.positions[None])
         rows.append(cls[0].numpy())

@@ -10,7 +10,7 @@ import torch
 
 from dmri_fm.errors import WeightsError
 from dmri_fm.models.drope import Drope
-from dmri_fm.models.mae import MaskedAutoencoder
+from dmri_fm.models.guided_mae import Autoencoder, restore_autoencoder
 from dmri_fm.models.registry import find_encoder
 from dmri_fm.models.weights import load_weights
 from dmri_fm.train.drope import build_autoencoder
@@ -22,22 +22,22 @@ __all__ = ["load_autoencoder", "load_encoder"]
 _PREFIX = "module."
 
 
-def load_autoencoder(folder: str | Path, *, model: str = "drope") -> MaskedAutoencoder:
-    """Load encoder and decoder of a pretraining run: the running average of their weights.
+def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder:
+    """Load encoder and decoder, shipped or of a pretraining run: its running average.
 
-    The decoder does not ship with the package; a run's checkpoint holds it. The file is read as
-    tensors and plain values: nothing in it can run code.
+    A run's checkpoint is read as tensors and plain values: nothing in it can run code.
 
     Parameters
     ----------
-    folder
-        Of `dmri-fm pretrain`, finished or not.
+    source
+        Folder of `dmri-fm pretrain`, finished or not; a `.safetensors` file; or the model's name
+        for the weights that ship with the package.
     model
         The encoder that was pretrained.
 
     Returns
     -------
-    MaskedAutoencoder
+    Autoencoder
         In evaluation mode.
 
     Raises
@@ -47,9 +47,12 @@ def load_autoencoder(folder: str | Path, *, model: str = "drope") -> MaskedAutoe
     WeightsError
         If there is no checkpoint, or it is that of another model.
     """
+    find_encoder(model)
+    if str(source) == model or Path(source).suffix == ".safetensors":
+        return restore_autoencoder(load_weights(source, model=model))
     network = build_autoencoder(model)
-    path = Path(folder) / CHECKPOINT
-    expected = f"the checkpoint of `dmri-fm pretrain {model} {folder}`"
+    path = Path(source) / CHECKPOINT
+    expected = f"the checkpoint of `dmri-fm pretrain {model} {source}`"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["average"]
         tensors = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}

@@ -28,7 +28,7 @@ from dmri_fm.normalise.grid import Grid
 from dmri_fm.simulate import condition_number
 from dmri_fm.train import drope as drope_training
 from dmri_fm.train.config import DropePretraining, read_training
-from dmri_fm.train.drope import pretrain_drope
+from dmri_fm.train.drope import PretrainingScan, pretrain_drope
 from dmri_fm.train.runs import load_autoencoder
 
 SIDE = 16
@@ -165,14 +165,20 @@ def run(tmp_path, monkeypatch, scan):
         DropePretraining, "drope", optimisation={"n_steps": 3, "warmup_steps": 1}
     )
     few = tokenise(scan.signal, scan.gtab, scan.mask, TINY)
-    pretrain_drope(settings, tmp_path / "run", draw=lambda _: few)
+    pretrain_drope(
+        settings,
+        tmp_path / "run",
+        draw=lambda _: PretrainingScan(few, torch.full((8,), torch.nan)),
+    )
     return tmp_path / "run"
 
 
 def test_a_run_is_read_back(run, tmp_path) -> None:
     network = load_autoencoder(run)
     average = torch.load(run / "last.ckpt", weights_only=True)["average"]
-    torch.testing.assert_close(network.mask_token.data, average["module.mask_token"])
+    torch.testing.assert_close(
+        network.decoder.mask_token.data, average["module.decoder.mask_token"]
+    )
     assert not network.training
     with pytest.raises(WeightsError, match="cannot be read"):
         load_autoencoder(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.models import drope, mae
+from dmri_fm.models import drope, guided_mae
 from dmri_fm.models.registry import MODELS
 from dmri_fm.models.tensor_inputs import fit_least_squares
 from dmri_fm.models.tensor_refiner import RefinerConfig
@@ -17,8 +17,16 @@ from dmri_fm.models.weights import load_weights
 from dmri_fm.simulate import condition_number
 from dmri_fm.train import drope as drope_training
 from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
-from dmri_fm.train.drope import draw_scan_tokens, pretrain_drope
+from dmri_fm.train.drope import (
+    PretrainingScan,
+    ScanSource,
+    build_autoencoder,
+    choose_directions,
+    draw_scan_tokens,
+    pretrain_drope,
+)
 from dmri_fm.train.qcg_dti import draw_tensor_batch, draw_training_protocol, train_qcg_dti
+from dmri_fm.train.runs import load_autoencoder
 
 FEW = {"n_steps": 3, "warmup_steps": 1}
 
@@ -39,7 +47,7 @@ def tiny_models(monkeypatch):
     monkeypatch.setitem(
         drope_training.MAE_CONFIGS,
         "drope",
-        replace(mae.SMALL_MAE, decoder_dim=24, decoder_depth=1, decoder_heads=2),
+        replace(guided_mae.SMALL_MAE, decoder_dim=24, decoder_depth=1, decoder_heads=2),
     )
 
 
@@ -47,13 +55,15 @@ def random_scan(number):
     """Return a few random patches, in place of a simulated brain."""
     rng = np.random.default_rng(number)
     angles = rng.uniform([0.5, 0, -3], [3, 3, 3], (8, 3))
-    return ScanTokens(
+    cells = np.indices((5, 2, 1)).reshape(3, -1).T + 5
+    tokens = ScanTokens(
         patches=torch.from_numpy(rng.uniform(size=(8, 10, 512)).astype(np.float32)),
         qspace=torch.from_numpy(angles),
-        positions=torch.from_numpy(rng.uniform(0, 90, (10, 3)).astype(np.float32)),
+        positions=torch.from_numpy((8 * cells + 3.5).astype(np.float32)),
         brain=torch.ones(10, 512),
         index=np.arange(10),
     )
+    return PretrainingScan(tokens, torch.full((8,), 0.5 if number % 2 else float("nan")))
 
 
 def test_protocols_are_usable():
@@ -170,6 +180,54 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
         "quantiles",
     }
     assert loaded.statistics["mean"].shape == (48,)
+    # The decoder came along, and is the one that the run's checkpoint holds.
+    shipped, checkpoint = load_autoencoder(path), load_autoencoder(tmp_path / "run")
+    torch.testing.assert_close(
+        shipped.correction.weight, checkpoint.correction.weight, atol=1e-3, rtol=1e-2
+    )
+    log = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert log[0].split(",")[4:] == [
+        "loss",
+        "visible",
+        "hidden_spatial",
+        "hidden_diffusion",
+        "summary",
+        "disagreement",
+    ]
+
+
+def test_steps_choose_among_the_last_scans(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        drope_training,
+        "draw_scan_tokens",
+        lambda rng, config, *, n_directions: drawn.append(1) or random_scan(len(drawn)),
+    )
+    training = replace(read_training(DropePretraining, "drope"), n_reuse=3, n_at_hand=4)
+    source = ScanSource(drope.SMALL, training)
+    for step in range(60):
+        source.get(step)
+        assert len(source._drawn) <= 4
+    assert 15 <= len(drawn) <= 20, "a scan for every three steps"
+
+
+def test_one_shell_is_hidden_from_another():
+    rng = np.random.default_rng(0)
+    training = replace(read_training(DropePretraining, "drope"), shell_share=0.5)
+    rho = np.repeat([1.0, 2.0, 3.0], 10)
+    found = [choose_directions(rng, rho, training) for _ in range(200)]
+    split = [(rho[c[k]], np.delete(rho[c], k)) for c, k in found if k is not None]
+    assert 70 < len(split) < 130
+    assert all(len(np.unique(a)) == len(np.unique(b)) == 1 for a, b in split)
+    assert all(a[0] != b[0] for a, b in split)
+    assert all(6 <= len(c) <= 18 for c, _ in found)
+    assert choose_directions(rng, np.ones(30), training)[1] is None
+
+
+def test_the_published_encoder_has_the_published_autoencoder():
+    assert isinstance(build_autoencoder("drope"), guided_mae.GuidedAutoencoder)
+    with pytest.raises(ConfigError, match="no encoder"):
+        build_autoencoder("qcg-dti")
 
 
 def test_the_wrong_kind_of_model_is_refused(tmp_path):
@@ -186,10 +244,12 @@ def test_the_wrong_kind_of_model_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_simulated_scans_fill_the_encoders_grid():
-    scan = draw_scan_tokens(np.random.default_rng(0), drope.SMALL, n_directions=6)
+    scan, summary = draw_scan_tokens(np.random.default_rng(0), drope.SMALL, n_directions=6)
     assert scan.qspace.shape == (6, 3)
     n_places = scan.positions.shape[0]
     assert 400 < n_places < 900
     assert scan.patches.shape == (6, n_places, 512)
     assert 0.1 < scan.patches[:, scan.brain.bool()].median() < 0.9
     assert not scan.patches[:, ~scan.brain.bool()].any()
+    assert summary.isfinite().all()
+    assert summary.abs().max() < 5

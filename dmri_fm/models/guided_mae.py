@@ -1,0 +1,430 @@
+"""Masked autoencoder that corrects plain estimates of what is hidden.
+
+Hidden directions start from predictions by a Gaussian process, hidden places from a regression on
+the template's tissue (:mod:`dmri_fm.models.estimates`); the decoder's tokens and three
+convolutions, which the tokens modulate, add what these miss. Visible patches have no such start:
+all that is given back of them went through the encoder. Beside the patches, the scan's features
+predict what its tissue would measure without noise (:mod:`dmri_fm.simulate`), where that is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dmri_fm.errors import WeightsError
+from dmri_fm.models.drope import SMALL, Drope, DropeConfig
+from dmri_fm.models.estimates import fill_places, predict_by_process, predict_by_tensor
+from dmri_fm.models.layers import conv3d
+from dmri_fm.models.mae import (
+    Decoder,
+    MaeConfig,
+    Mask,
+    MaskedAutoencoder,
+    keep_visible,
+    refuse_b0,
+)
+from dmri_fm.models.patches import patchify, unpatchify
+from dmri_fm.models.weights import Weights
+from dmri_fm.normalise.grid import mni_box, resample_image
+from dmri_fm.normalise.template import load_template
+
+__all__ = [
+    "SMALL_MAE",
+    "Autoencoder",
+    "GuidedAutoencoder",
+    "GuidedConfig",
+    "Reconstruction",
+    "Window",
+    "restore_autoencoder",
+    "split_autoencoder",
+]
+
+#: Width of the Gaussian over the template's tissue maps, voxels: heads differ by as much.
+TISSUE_BLUR_VOXELS = 1.5
+
+#: Side of the cube whose share of brain tells how near the border is, voxels.
+BORDER_VOXELS = 5
+
+#: Share of the features' running mean and variance that a step keeps; the least variance.
+MEMORY, LEAST_VARIANCE = 0.99, 1e-4
+
+#: Images that the convolutions see, beside the border: corrected estimate, estimate, a second
+#: one, mean of the visible directions or of the estimates, what is hidden, brain, tissue (2).
+_N_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class GuidedConfig(MaeConfig):
+    """Also says how wide the convolutions are, and how many numbers describe a scan's tissue.
+
+    Attributes
+    ----------
+    refiner_channels
+        Of the two hidden layers.
+    n_summary
+        Length of :func:`dmri_fm.simulate.batch.tissue_summary`.
+    """
+
+    refiner_channels: int = 16
+    n_summary: int = 8
+
+
+#: Pretraining of the small encoder.
+SMALL_MAE = GuidedConfig(SMALL, decoder_dim=192, decoder_depth=2)
+
+
+class Window(NamedTuple):
+    """Where the convolutions run: some directions, and a box of patches.
+
+    `directions` (N,) indices; `low`, `high` first cell of the box and the one after the last.
+    """
+
+    directions: list[int]
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+
+
+class Reconstruction(NamedTuple):
+    """What the autoencoder gives back.
+
+    Attributes
+    ----------
+    patches
+        Shape (B, T, S, P), S/S0.
+    summary
+        Shape (B, n_summary), standardised: what the features say of the tissue.
+    disagreement
+        In training, if directions are hidden: mean squared difference between the features of the
+        visible and of the hidden ones, over the variance between scans.
+    """
+
+    patches: Tensor
+    summary: Tensor
+    disagreement: Tensor | None
+
+
+class Refiner(nn.Module):
+    """Three convolutions over images of one direction, modulated by its tokens."""
+
+    def __init__(self, channels: int, token_dim: int, patch: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.patch = patch
+        self.first = conv3d(_N_IMAGES + 1, channels, 3)
+        self.second = conv3d(channels, channels, 3, dilation=2)
+        self.last = conv3d(channels, 1, 3)
+        self.modulation = nn.Linear(token_dim, 4 * channels)
+        for layer in (self.last, self.modulation):
+            nn.init.zeros_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Return corrections (N, 1, X, Y, Z).
+
+        Parameters
+        ----------
+        images
+            Shape (N, 9, X, Y, Z).
+        tokens
+            Shape (N, h, w, z, dim), of the patches that the images are made of.
+        """
+        parts = rearrange(self.modulation(tokens), "n h w z (k c) -> k n c h w z", k=4)
+        for axis, size in enumerate(self.patch):
+            parts = parts.repeat_interleave(size, dim=3 + axis)
+        scale, shift, scale_2, shift_2 = parts
+        x = functional.gelu(self.first(images) * (1.0 + scale) + shift)
+        x = functional.gelu(self.second(x) * (1.0 + scale_2) + shift_2)
+        out: Tensor = self.last(x)
+        return out
+
+
+class GuidedAutoencoder(nn.Module):
+    """The encoder, and what pretrains it."""
+
+    tissue: Tensor
+    feature_mean: Tensor
+    feature_variance: Tensor
+
+    def __init__(self, config: GuidedConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder, dim = config.encoder, config.decoder_dim
+        n_voxels = encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
+        self.encoder = Drope(encoder)
+        self.decoder = Decoder(config)
+        self.decoder_pred = nn.Linear(dim, n_voxels)
+        self.hint = nn.Linear(n_voxels, dim)
+        self.correction = nn.Linear(dim, n_voxels)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+        self.refiner = Refiner(config.refiner_channels, dim, encoder.patch)
+        self.summary_head = nn.Linear(encoder.n_features, config.n_summary)
+        self.register_buffer("feature_mean", torch.zeros(encoder.n_features))
+        self.register_buffer("feature_variance", torch.ones(encoder.n_features))
+        self.register_buffer("tissue", _template_tissue(config.encoder), persistent=False)
+
+    def forward(
+        self,
+        patches: Tensor,
+        qspace: Tensor,
+        positions: Tensor,
+        mask: Mask,
+        brain: Tensor,
+        *,
+        window: Window | None = None,
+    ) -> Reconstruction:
+        """Reconstruct all patches of one scan from the visible ones.
+
+        Parameters
+        ----------
+        patches, qspace, positions
+            As :meth:`dmri_fm.models.drope.Drope.forward` takes them, of one scan (B = 1), nothing
+            hidden yet.
+        mask
+            What the encoder sees.
+        brain
+            Shape (1, S, P): 1 in the brain, 0 outside; known everywhere.
+        window
+            Where the convolutions run; everywhere if None.
+
+        Raises
+        ------
+        GradientError
+            If a vector is missing or a volume is b=0.
+        """
+        refuse_b0(qspace)
+        encoder = self.config.encoder
+        features, seen = self.encoder(*keep_visible(patches, qspace, positions, mask))
+        hidden = mask.hidden(qspace.shape[1], positions.shape[1])
+        with torch.no_grad():
+            first, second = self._estimate(patches[0], qspace[0], positions[0], mask, brain[0])
+        tokens = self.decoder(
+            features,
+            seen,
+            mask,
+            qspace,
+            positions,
+            self.hint((first[None] - encoder.signal_mean) / encoder.signal_std),
+        )
+        found = torch.where(
+            hidden[..., None],
+            first + encoder.signal_std * self.correction(tokens),
+            encoder.signal_mean + encoder.signal_std * self.decoder_pred(tokens),
+        )[0]
+        cells, flags = self._cells(positions[0]), hidden[0]
+        # Directions with anything visible; if places are hidden, none is without.
+        told = first[~flags.all(dim=1)]
+        parts = _Parts(cells, brain[0], flags, tokens[0], first, second, told.mean(dim=0))
+        found = self._refine(found, parts, _everywhere(flags, cells) if window is None else window)
+        disagreement = None
+        if self.training and mask.kind == "diffusion":
+            rest = _others(mask.kept[0], qspace.shape[1])
+            others = self.encoder.encode_cls(patches[:, rest], qspace[:, rest], positions)
+            disagreement = self._compare(features, others)
+        return Reconstruction(found[None], self.summary_head(features), disagreement)
+
+    def reconstruct(
+        self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask, brain: Tensor
+    ) -> Tensor:
+        """Return the reconstruction (1, T, S, P) alone; parameters as of :meth:`forward`."""
+        found: Reconstruction = self(patches, qspace, positions, mask, brain)
+        return found.patches
+
+    def _compare(self, features: Tensor, others: Tensor) -> Tensor:
+        """Return the squared difference of two views over the variance between scans so far."""
+        with torch.no_grad():
+            away = features.detach()[0] - self.feature_mean
+            self.feature_mean += (1.0 - MEMORY) * away
+            self.feature_variance *= MEMORY
+            self.feature_variance += (1.0 - MEMORY) * away.square()
+        scale = self.feature_variance + LEAST_VARIANCE
+        out: Tensor = ((features - others).square() / scale).mean()
+        return out
+
+    def _cells(self, positions: Tensor) -> Tensor:
+        """Return which cell of the grid of patches each place is, (S, 3)."""
+        patch = torch.tensor(self.config.encoder.patch, device=positions.device)
+        cells: Tensor = ((positions - (patch - 1) / 2) / patch).round().long()
+        return cells
+
+    def _tissue_at(self, cells: Tensor) -> Tensor:
+        """Return the template's tissue in patches, (S, P, 2)."""
+        _, h, z = self.config.encoder.patch_grid
+        return self.tissue[(cells[:, 0] * h + cells[:, 1]) * z + cells[:, 2]]
+
+    def _estimate(
+        self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask, brain: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return two estimates (T, S, P), the measurements where these are visible."""
+        kept = mask.kept[0]
+        first, second = patches.clone(), patches.clone()
+        if mask.kind == "diffusion":
+            rest = _others(kept, len(qspace))
+            args = (patches[kept], brain, qspace[kept], qspace[rest])
+            first[rest] = predict_by_process(*args)
+            second[rest] = predict_by_tensor(*args)
+            return first, second
+        rest = _others(kept, len(positions))
+        cells = self._cells(positions)
+        wm, gm = self._tissue_at(cells).unbind(-1)
+        border = self._border(brain, cells)
+        ones = torch.ones_like(wm)
+        regressors = torch.stack([ones, wm, gm, wm * wm, border, border * border], dim=2)
+        first[:, rest] = fill_places(
+            patches[:, kept],
+            regressors * brain[..., None],
+            positions * self.config.encoder.voxel_size_mm,
+            kept,
+            rest,
+        )
+        visible = brain[kept]
+        means = patches[:, kept].sum(dim=(1, 2)) / visible.sum().clamp(min=1.0)
+        second[:, rest] = means[:, None, None] * brain[rest]
+        return first, second
+
+    def _border(self, brain: Tensor, cells: Tensor) -> Tensor:
+        """Return the share of brain around each voxel, (S, P)."""
+        patch, low = self.config.encoder.patch, cells.amin(dim=0)
+        size = (cells.amax(dim=0) + 1 - low).tolist()
+        volume = _to_box(brain[None, ..., None], cells - low, size, patch)
+        share = functional.avg_pool3d(volume, BORDER_VOXELS, stride=1, padding=BORDER_VOXELS // 2)
+        return _from_box(share, cells - low, patch)[0, ..., 0]
+
+    def _refine(self, found: Tensor, parts: _Parts, window: Window) -> Tensor:
+        """Add the convolutions' corrections to hidden patches (T, S, P) within a window."""
+        config = self.config.encoder
+        low, high = (torch.tensor(c, device=found.device) for c in (window.low, window.high))
+        inside = ((parts.cells >= low) & (parts.cells < high)).all(dim=1).nonzero()[:, 0]
+        if not inside.numel() or not window.directions:
+            return found
+        cells, brain = parts.cells[inside], parts.brain[inside]
+        tissue = self._tissue_at(cells) * brain[..., None]
+        fixed = torch.stack([brain, self._border(brain, cells), *tissue.unbind(-1)], dim=-1)
+        average = parts.average[inside]
+        out = found.clone()
+        # Without gradients one direction after the other: whole heads are large.
+        step = len(window.directions) if torch.is_grad_enabled() else 1
+        for start in range(0, len(window.directions), step):
+            which = torch.tensor(window.directions[start : start + step], device=found.device)
+            pick = (which[:, None], inside[None])
+            flags = parts.hidden[pick][..., None].to(found.dtype)
+            shown = torch.where(flags > 0, found[pick], parts.first[pick])
+            signals = (shown, parts.first[pick], parts.second[pick], average.expand_as(shown))
+            images = torch.stack(
+                [(s - config.signal_mean) / config.signal_std * brain for s in signals]
+                + [flags * brain],
+                dim=-1,
+            )
+            images = torch.cat([images, fixed.expand(len(which), -1, -1, -1)], dim=-1)
+            grid = found.new_zeros(len(which), *(high - low).tolist(), parts.tokens.shape[-1])
+            a, b, c = (cells - low).unbind(1)
+            grid[:, a, b, c] = parts.tokens[pick]
+            box = _to_box(images, cells - low, (high - low).tolist(), config.patch)
+            change = _from_box(self.refiner(box, grid), cells - low, config.patch)[..., 0]
+            out[pick] = found[pick] + config.signal_std * change * flags
+        return out
+
+
+class _Parts(NamedTuple):
+    """What the convolutions see of a scan of S places and T directions.
+
+    `cells` (S, 3), `brain` (S, P), `hidden` (T, S), `tokens` (T, S, dim), both estimates (T, S, P)
+    and their mean, or that of the visible directions, (S, P).
+    """
+
+    cells: Tensor
+    brain: Tensor
+    hidden: Tensor
+    tokens: Tensor
+    first: Tensor
+    second: Tensor
+    average: Tensor
+
+
+@lru_cache(maxsize=2)
+def _template_tissue(encoder: DropeConfig) -> Tensor:
+    """Return white and grey matter of the template, patches of the whole grid, (S, P, 2)."""
+    grid = mni_box(encoder.grid_shape, encoder.voxel_size_mm)
+    template = load_template(1)
+    maps = [
+        gaussian_filter(resample_image(m, template.grid.affine, grid), TISSUE_BLUR_VOXELS)
+        for m in (template.wm, template.gm)
+    ]
+    volumes = torch.from_numpy(np.stack(maps).astype(np.float32))
+    return rearrange(patchify(volumes[None], encoder.patch)[0], "c s p -> s p c").contiguous()
+
+
+def _to_box(values: Tensor, cells: Tensor, size: list[int], patch: tuple[int, int, int]) -> Tensor:
+    """Lay patches (N, S, P, C) into a box of cells: (N, C, X, Y, Z), zero where there is none."""
+    h, w, z = size
+    full = values.new_zeros(len(values), h * w * z, *values.shape[2:])
+    full[:, (cells[:, 0] * w + cells[:, 1]) * z + cells[:, 2]] = values
+    return unpatchify(rearrange(full, "n s p c -> n c s p"), patch, (h, w, z))
+
+
+def _from_box(box: Tensor, cells: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Take patches (N, S, P, C) out of a box (N, C, X, Y, Z); inverse of :func:`_to_box`."""
+    w, z = box.shape[3] // patch[1], box.shape[4] // patch[2]
+    full = rearrange(patchify(box, patch), "n c s p -> n s p c")
+    return full[:, (cells[:, 0] * w + cells[:, 1]) * z + cells[:, 2]]
+
+
+def _others(kept: Tensor, n: int) -> Tensor:
+    """Return the indices below n that are not kept."""
+    flags = torch.ones(n, dtype=torch.bool, device=kept.device)
+    flags[kept] = False
+    return flags.nonzero()[:, 0]
+
+
+def _everywhere(hidden: Tensor, cells: Tensor) -> Window:
+    directions = hidden.any(dim=1).nonzero()[:, 0].tolist()
+    low, high = cells.amin(dim=0).tolist(), (cells.amax(dim=0) + 1).tolist()
+    return Window(directions, (low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def split_autoencoder(network: GuidedAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of all but the encoder, and the configuration of all but the encoder."""
+    rest = {k: v for k, v in network.state_dict().items() if not k.startswith("encoder.")}
+    config = {k: v for k, v in asdict(network.config).items() if k != "encoder"}
+    return rest, config
+
+
+def restore_autoencoder(loaded: Weights) -> GuidedAutoencoder:
+    """Put an encoder and what pretrained it together again.
+
+    Raises
+    ------
+    WeightsError
+        If it did not come with the weights, or does not fit them.
+    """
+    if not loaded.pretraining:
+        raise WeightsError(
+            f"weights {loaded.version} of {loaded.name!r} hold the encoder alone",
+            expected="weights that `dmri-fm pretrain drope` has written",
+        )
+    assert isinstance(loaded.model, Drope)
+    try:
+        config = GuidedConfig(encoder=loaded.model.config, **loaded.pretraining_config)
+        network = GuidedAutoencoder(config)
+        encoder = {f"encoder.{k}": v for k, v in loaded.model.state_dict().items()}
+        network.load_state_dict(encoder | loaded.pretraining, strict=True)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"the decoder does not fit its configuration ({error})",
+            expected="the weights that were written together",
+        ) from None
+    device = next(loaded.model.parameters()).device
+    return network.eval().requires_grad_(False).to(device)
+
+
+#: Either kind of autoencoder; both have `encoder`, `config` and `reconstruct`.
+Autoencoder = MaskedAutoencoder | GuidedAutoencoder

@@ -1,0 +1,149 @@
+"""Real scans for pretraining, laid on the encoder's grid once and read from disk after that.
+
+Half precision, one volume after the other, so that a step reads the directions it needs and a
+cohort need not fit into memory. Scans are varied as they are drawn: mirrored, moved by a few
+voxels, made noisier.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dmri_fm.errors import InputError
+from dmri_fm.evaluate.grid_scans import GridScan, place_scan
+from dmri_fm.gradients import GradientTable
+from dmri_fm.models.drope import DropeConfig
+from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
+from dmri_fm.scans import find_scans
+
+__all__ = ["CachedScan", "cache_scans"]
+
+logger = logging.getLogger(__name__)
+
+#: A scan with fewer directions teaches nothing about hidden ones.
+FEWEST_DIRECTIONS = 6
+
+#: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
+NOISY_SHARE, SNR_RANGE = 0.5, (10.0, 60.0)
+
+#: Scans are moved by up to so many voxels along each axis.
+MOST_SHIFT_VOXELS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class CachedScan:
+    """A scan on disk.
+
+    Attributes
+    ----------
+    name
+        Such as `sub-01_dir-AP`.
+    folder
+        Holds `signal.npy` (N, X, Y, Z), S/S0 in half precision, `mask.npy` (X, Y, Z) and
+        `gradients.json`.
+    gtab
+        Of the N weighted volumes, RAS+.
+    """
+
+    name: str
+    folder: Path
+    gtab: GradientTable
+
+    @classmethod
+    def write(cls, scan: GridScan, folder: Path) -> CachedScan:
+        """Write a scan; nothing half-written takes the final name."""
+        partial = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+        partial.mkdir(parents=True, exist_ok=True)
+        np.save(partial / "signal.npy", np.moveaxis(scan.signal, 3, 0).astype(np.float16))
+        np.save(partial / "mask.npy", scan.mask)
+        table = {"bvals": scan.gtab.bvals.tolist(), "bvecs_ras": scan.gtab.bvecs_ras.tolist()}
+        (partial / "gradients.json").write_text(json.dumps(table), encoding="utf-8")
+        partial.rename(folder)
+        return cls.read(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> CachedScan:
+        """Read what :meth:`write` left, but for the images."""
+        table = json.loads((folder / "gradients.json").read_text(encoding="utf-8"))
+        return cls(folder.name, folder, GradientTable(table["bvals"], table["bvecs_ras"]))
+
+    def draw(
+        self, rng: np.random.Generator, config: DropeConfig, *, n_directions: int
+    ) -> ScanTokens:
+        """Return some directions of the scan, varied at random."""
+        n = min(n_directions, len(self.gtab))
+        which = np.sort(rng.permutation(len(self.gtab))[:n])
+        volumes = np.load(self.folder / "signal.npy", mmap_mode="r")[which].astype(np.float32)
+        mask = np.load(self.folder / "mask.npy")
+        gtab = self.gtab.select(which)
+        if rng.uniform() < 0.5:
+            volumes, mask, gtab = volumes[:, ::-1], mask[::-1], mirrored(gtab)
+        shift = rng.integers(-MOST_SHIFT_VOXELS, MOST_SHIFT_VOXELS + 1, 3)
+        volumes = np.roll(volumes, shift, (1, 2, 3))
+        mask = np.roll(mask, shift, (0, 1, 2))
+        if rng.uniform() < NOISY_SHARE:
+            sigma = np.float32(1.0 / np.exp(rng.uniform(*np.log(SNR_RANGE))))
+            noise = sigma * rng.standard_normal((2, *volumes.shape), dtype=np.float32)
+            volumes = np.hypot(volumes + noise[0], noise[1])
+        return tokenise(np.moveaxis(volumes, 0, 3), gtab, mask, config)
+
+
+def mirrored(gtab: GradientTable) -> GradientTable:
+    """Return the table of the mirror image, left for right."""
+    return GradientTable(gtab.bvals, gtab.bvecs_ras * np.array([-1.0, 1.0, 1.0]))
+
+
+def cache_scans(
+    root: str | Path,
+    folder: str | Path,
+    config: DropeConfig,
+    *,
+    participant_labels: Sequence[str] | None = None,
+) -> list[CachedScan]:
+    """Lay the scans of a dataset on an encoder's grid; those of an earlier call are kept.
+
+    Parameters
+    ----------
+    root
+        A raw dataset, or an output folder of the app, see :func:`dmri_fm.scans.find_scans`.
+    folder
+        Gets one folder a scan.
+    config
+        The encoder's.
+    participant_labels
+        All participants if None.
+
+    Raises
+    ------
+    InputError
+        If no scan has enough directions.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob("*/gradients.json")}
+    kept: list[CachedScan] = []
+    for scan in find_scans(root, participant_labels=participant_labels):
+        if scan.name not in found:
+            placed = place_scan(scan, feature_grid(config))
+            if placed is None:
+                continue
+            found[scan.name] = CachedScan.write(placed, folder / scan.name)
+            logger.info("%s: %d directions", scan.name, len(placed.gtab))
+        if len(found[scan.name].gtab) < FEWEST_DIRECTIONS:
+            logger.warning("%s: left out, fewer than %d directions", scan.name, FEWEST_DIRECTIONS)
+            continue
+        kept.append(found[scan.name])
+    if not kept:
+        raise InputError(
+            "no scan to train on",
+            path=Path(root),
+            expected=f"one or more with b=0 and {FEWEST_DIRECTIONS} directions",
+        )
+    return kept
