@@ -43,6 +43,7 @@ __all__ = [
     "GuidedAutoencoder",
     "GuidedConfig",
     "Reconstruction",
+    "SiblingTokens",
     "Window",
     "restore_autoencoder",
     "split_autoencoder",
@@ -54,8 +55,8 @@ TISSUE_BLUR_VOXELS = 1.5
 #: Side of the cube whose share of brain tells how near the border is, voxels.
 BORDER_VOXELS = 5
 
-#: Share of the features' running mean and variance that a step keeps; the least variance.
-MEMORY, LEAST_VARIANCE = 0.99, 1e-4
+#: Difference of the logarithms of two b-values below which they are taken as one shell.
+SAME_SHELL = 0.15
 
 #: Images that the convolutions see, beside the border: corrected estimate, estimate, a second
 #: one, mean of the visible directions or of the estimates, what is hidden, brain, tissue (2).
@@ -102,14 +103,26 @@ class Reconstruction(NamedTuple):
         Shape (B, T, S, P), S/S0.
     summary
         Shape (B, n_summary), standardised: what the features say of the tissue.
-    disagreement
-        In training, if directions are hidden: mean squared difference between the features of the
-        visible and of the hidden ones, over the variance between scans.
+    siblings, sibling_summary
+        Features (K, Q, D) of scans that were given beside this one, and what they say of their
+        tissue, (K, Q, n_summary); or None.
     """
 
     patches: Tensor
     summary: Tensor
-    disagreement: Tensor | None
+    siblings: Tensor | None = None
+    sibling_summary: Tensor | None = None
+
+
+class SiblingTokens(NamedTuple):
+    """K scans of one head that differ in their tissue, by Q protocols of T directions each.
+
+    `patches` (K, Q, T, S, P), `qspace` (Q, T, 3), `positions` (S, 3).
+    """
+
+    patches: Tensor
+    qspace: Tensor
+    positions: Tensor
 
 
 class Refiner(nn.Module):
@@ -151,8 +164,6 @@ class GuidedAutoencoder(nn.Module):
     """The encoder, and what pretrains it."""
 
     tissue: Tensor
-    feature_mean: Tensor
-    feature_variance: Tensor
 
     def __init__(self, config: GuidedConfig) -> None:
         super().__init__()
@@ -168,8 +179,6 @@ class GuidedAutoencoder(nn.Module):
         nn.init.zeros_(self.correction.bias)
         self.refiner = Refiner(config.refiner_channels, dim, encoder.patch)
         self.summary_head = nn.Linear(encoder.n_features, config.n_summary)
-        self.register_buffer("feature_mean", torch.zeros(encoder.n_features))
-        self.register_buffer("feature_variance", torch.ones(encoder.n_features))
         self.register_buffer("tissue", _template_tissue(config.encoder), persistent=False)
 
     def forward(
@@ -181,6 +190,7 @@ class GuidedAutoencoder(nn.Module):
         brain: Tensor,
         *,
         window: Window | None = None,
+        siblings: SiblingTokens | None = None,
     ) -> Reconstruction:
         """Reconstruct all patches of one scan from the visible ones.
 
@@ -195,6 +205,8 @@ class GuidedAutoencoder(nn.Module):
             Shape (1, S, P): 1 in the brain, 0 outside; known everywhere.
         window
             Where the convolutions run; everywhere if None.
+        siblings
+            Scans whose features are wanted, too.
 
         Raises
         ------
@@ -225,12 +237,21 @@ class GuidedAutoencoder(nn.Module):
         told = first[~flags.all(dim=1)]
         parts = _Parts(cells, brain[0], flags, tokens[0], first, second, told.mean(dim=0))
         found = self._refine(found, parts, _everywhere(flags, cells) if window is None else window)
-        disagreement = None
-        if self.training and mask.kind == "diffusion":
-            rest = _others(mask.kept[0], qspace.shape[1])
-            others = self.encoder.encode_cls(patches[:, rest], qspace[:, rest], positions)
-            disagreement = self._compare(features, others)
-        return Reconstruction(found[None], self.summary_head(features), disagreement)
+        result = Reconstruction(found[None], self.summary_head(features))
+        if siblings is None:
+            return result
+        others = self._encode_siblings(siblings)
+        return result._replace(siblings=others, sibling_summary=self.summary_head(others))
+
+    def _encode_siblings(self, siblings: SiblingTokens) -> Tensor:
+        n, n_protocols = siblings.patches.shape[:2]
+        features: Tensor = self.encoder.encode_cls(
+            siblings.patches.flatten(0, 1),
+            siblings.qspace.repeat(n, 1, 1),
+            siblings.positions.expand(n * n_protocols, -1, -1),
+        )
+        out: Tensor = features.unflatten(0, (n, n_protocols))
+        return out
 
     def reconstruct(
         self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask, brain: Tensor
@@ -238,17 +259,6 @@ class GuidedAutoencoder(nn.Module):
         """Return the reconstruction (1, T, S, P) alone; parameters as of :meth:`forward`."""
         found: Reconstruction = self(patches, qspace, positions, mask, brain)
         return found.patches
-
-    def _compare(self, features: Tensor, others: Tensor) -> Tensor:
-        """Return the squared difference of two views over the variance between scans so far."""
-        with torch.no_grad():
-            away = features.detach()[0] - self.feature_mean
-            self.feature_mean += (1.0 - MEMORY) * away
-            self.feature_variance *= MEMORY
-            self.feature_variance += (1.0 - MEMORY) * away.square()
-        scale = self.feature_variance + LEAST_VARIANCE
-        out: Tensor = ((features - others).square() / scale).mean()
-        return out
 
     def _cells(self, positions: Tensor) -> Tensor:
         """Return which cell of the grid of patches each place is, (S, 3)."""
@@ -270,8 +280,11 @@ class GuidedAutoencoder(nn.Module):
         if mask.kind == "diffusion":
             rest = _others(kept, len(qspace))
             args = (patches[kept], brain, qspace[kept], qspace[rest])
-            first[rest] = predict_by_process(*args)
             second[rest] = predict_by_tensor(*args)
+            # A shell of which nothing is visible has no mean that the process could know.
+            apart = (qspace[rest, None, 0] / qspace[kept, 0]).log().abs().amin(dim=1)
+            known = (apart < SAME_SHELL)[:, None, None]
+            first[rest] = torch.where(known, predict_by_process(*args), second[rest])
             return first, second
         rest = _others(kept, len(positions))
         cells = self._cells(positions)

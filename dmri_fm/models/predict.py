@@ -20,6 +20,8 @@ from dmri_fm.models.directions import choose_six, choose_spread, skare_angle_deg
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import percentile_of, score_features
 from dmri_fm.models.gate import judge_scan
+from dmri_fm.models.guided_mae import restore_autoencoder
+from dmri_fm.models.hidden_directions import direction_errors
 from dmri_fm.models.maps import NORMAL_90, TensorMaps
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.registry import find_model
@@ -292,12 +294,17 @@ def extract_features(
         raise ImageError("no patch holds brain", expected="a brain mask on the model's grid")
     with torch.inference_mode():
         cls, patches = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+    error = np.full(len(tokens.index), np.nan, dtype=np.float32)
+    if loaded.pretraining:
+        autoencoder = restore_autoencoder(loaded)
+        error = direction_errors(autoencoder, tokens, dwi_mni.gtab.select(chosen), seed=seed)
     return _collect(
         loaded,
         config,
         tokens.index,
         cls[0].cpu(),
         patches[0].mean(dim=0).cpu(),
+        error,
         grid,
         bvals=dwi_mni.gtab.bvals[chosen],
         metadata={
@@ -332,6 +339,7 @@ def _collect(
     index: NDArray[np.int_],
     cls: Tensor,
     patches: Tensor,
+    error: NDArray[np.float32],
     grid: Grid,
     *,
     bvals: NDArray[np.float64],
@@ -340,6 +348,8 @@ def _collect(
     centres = patch_centres(config)
     tokens = np.zeros((len(centres), config.dim), dtype=np.float32)
     tokens[index] = patches.numpy()
+    errors = np.full(len(centres), np.nan, dtype=np.float32)
+    errors[index] = error
     valid = np.zeros(len(centres), dtype=bool)
     valid[index] = True
     patch2voxel = np.diag([*(float(p) for p in config.patch), 1.0])
@@ -364,6 +374,7 @@ def _collect(
         n_directions=len(bvals),
         max_bval=float(bvals.max()),
         weights_sha256=loaded.sha256,
+        error=errors,
         metadata={
             "Model": {
                 "Name": loaded.name,

@@ -36,7 +36,10 @@ class ScanFeatures:
     ood_score
         Distance from the features of the training simulation; about 1 is usual there.
     ood_percentile
-        Share of held-out simulated scans with a lower score, percent; 100 is beyond all.
+        Share of held-out training scans with a lower score, percent; 100 is beyond all.
+    error
+        Shape (N,), float32: error of hidden directions in each patch, S/S0, see
+        :func:`~dmri_fm.models.hidden_directions.direction_errors`; NaN where not valid or unknown.
     n_directions
         Directions the network saw.
     max_bval
@@ -59,7 +62,14 @@ class ScanFeatures:
     n_directions: int
     max_bval: float
     weights_sha256: str
+    error: NDArray[np.float32]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def direction_error(self) -> float:
+        """Median of the patches' errors of hidden directions, S/S0; NaN if unknown."""
+        known = self.error[np.isfinite(self.error)]
+        return float(np.median(known)) if known.size else float("nan")
 
     def row(self) -> dict[str, Any]:
         """Return the scan's row of a features table: cls000 ... and what describes it."""
@@ -67,6 +77,7 @@ class ScanFeatures:
             **{f"cls{i:03d}": float(value) for i, value in enumerate(self.cls)},
             "ood_score": self.ood_score,
             "ood_percentile": self.ood_percentile,
+            "direction_error": self.direction_error,
             "n_directions": self.n_directions,
             "max_bval": self.max_bval,
             "weights_sha256": self.weights_sha256,
@@ -95,6 +106,7 @@ class ScanFeatures:
             ijk=self.ijk,
             xyz_mm=self.xyz_mm,
             valid=self.valid,
+            error=self.error,
             grid_shape=np.array(self.grid_shape),
             affine=self.affine,
         )

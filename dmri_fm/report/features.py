@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,7 @@ def plot_features(
     *,
     xyz_mm: ArrayLike | None = None,
     valid: ArrayLike | None = None,
+    error: ArrayLike | None = None,
     ood_percentile: float | None = None,
     ood_score: float | None = None,
     title: str = "Latent features",
@@ -142,6 +144,9 @@ def plot_features(
         Without it the axes of `ijk` are taken as RAS with cubic patches.
     valid
         Shape (N,), bool: tokens to draw.
+    error
+        Shape (N,): error of hidden directions in each patch, S/S0; not drawn where it is None or
+        all NaN.
     ood_percentile
         0 to 100: share of the training scans that are closer to their centre than this scan.
     ood_score
@@ -174,19 +179,12 @@ def plot_features(
     affine = np.eye(4) * [8, 8, 8, 1] if xyz_mm is None else _grid_affine(index, xyz_mm)
     region = np.zeros(shape, dtype=bool)
     region[tuple(index[keep].T)] = True
-    norm = np.zeros(shape, dtype=np.float32)
-    norm[tuple(index[keep].T)] = np.linalg.norm(patches[keep], axis=1)
     colours = np.zeros((*shape, 3), dtype=np.uint8)
     explained = np.zeros(3)
     if keep.sum() > 1:
         colours[tuple(index[keep].T)], explained = principal_colours(patches[keep])
     colours, ras_affine = to_ras(colours, affine)
     region = to_ras(region, affine)[0]
-    norm = to_ras(norm, affine)[0]
-    inside = norm[region] if region.any() else np.array([0.0, 1.0])
-    window = (float(np.percentile(inside, 1)), float(np.percentile(inside, 99)))
-    if window[1] <= window[0]:
-        window = (window[0], window[0] + 1.0)
 
     drawing = Drawing(FULL_WIDTH)
     y = draw_legend(drawing, 0, (), words=title)
@@ -206,27 +204,23 @@ def plot_features(
     for row in rows:
         drawn = cut_strip(colours, row)
         y = _draw_blocks(drawing, row, y, drawn, scale=scale)
-    y = draw_legend(drawing, y + 6, (), words="Patch tokens: length of the vector")
-    table = _viridis()
-    for row in rows:
-        drawn = table[rescale(cut_strip(norm, row), window)]
-        drawn[~cut_strip(region, row)] = 0
-        y = _draw_blocks(drawing, row, y, drawn, scale=scale)
-    draw_colour_bar(
-        drawing,
-        0,
-        y + 6,
-        table,
-        limits=(f"{window[0]:.3g}", f"{window[1]:.3g}"),
-        name="length",
-    )
-    draw_convention(drawing, y + 24)
+    scalars = {"Patch tokens: length of the vector": np.linalg.norm(patches, axis=1)}
+    if error is not None and np.isfinite(np.asarray(error)).any():
+        words = "Error of hidden directions, predicted from the others (S/S0, noise included)"
+        scalars[words] = np.asarray(error, dtype=np.float64)
+    for words, values in scalars.items():
+        volume = np.zeros(shape, dtype=np.float32)
+        volume[tuple(index[keep].T)] = np.nan_to_num(values[keep])
+        y = draw_legend(drawing, y + 6, (), words=words)
+        y = _draw_scalar(drawing, rows, y, to_ras(volume, affine)[0], region, scale=scale)
+    draw_convention(drawing, y)
     return drawing.write(
         out,
         title=title,
         description=(
             f"A scan vector of {vector.size} numbers and {int(keep.sum())} patch tokens drawn on "
-            "axial slices by principal components and by length."
+            "axial slices by principal components, by length and by how well directions predict "
+            "one another."
         ),
     )
 
@@ -237,6 +231,29 @@ def _draw_blocks(
     # Repeating the pixels keeps patches square-edged in every viewer.
     sharp = strip.repeat(8, axis=0).repeat(8, axis=1)
     return draw_strips(drawing, row, y, sharp, scale=scale)
+
+
+def _draw_scalar(
+    drawing: Drawing,
+    rows: Sequence[Row],
+    y: float,
+    volume: NDArray[np.float32],
+    region: NDArray[np.bool_],
+    *,
+    scale: float,
+) -> float:
+    """Draw a number per patch, with its colour bar; return where it ends."""
+    inside = volume[region] if region.any() else np.array([0.0, 1.0])
+    low, high = (float(v) for v in np.percentile(inside, [1, 99]))
+    window = (low, high if high > low else low + 1.0)
+    table = _viridis()
+    for row in rows:
+        drawn = table[rescale(cut_strip(volume, row), window)]
+        drawn[~cut_strip(region, row)] = 0
+        y = _draw_blocks(drawing, row, y, drawn, scale=scale)
+    limits = (f"{window[0]:.3g}", f"{window[1]:.3g}")
+    draw_colour_bar(drawing, 0, y + 6, table, limits=limits, name="")
+    return y + 24
 
 
 def _viridis() -> NDArray[np.uint8]:

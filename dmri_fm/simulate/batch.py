@@ -76,6 +76,8 @@ class Batch:
         Shape (B,): noise of one channel in the middle of its field, scanner units.
     affine
         Shape (B, 4, 4), voxel to RAS+ mm.
+    heads
+        What was scanned, undisturbed.
     summary
         Shape (B, 8): see :func:`dmri_fm.simulate.mixture.tissue_summary`. None if it was not asked
         for.
@@ -91,6 +93,7 @@ class Batch:
     mask: Tensor
     sigma: Tensor
     affine: Tensor
+    heads: Heads
     summary: Tensor | None
 
 
@@ -202,6 +205,7 @@ def draw_batch(
         heads.mask,
         sigma,
         heads.affine,
+        heads,
         tissue_summary(heads, tissues) if with_summary else None,
     )
 

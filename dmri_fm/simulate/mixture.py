@@ -28,6 +28,7 @@ __all__ = [
     "fit_shell",
     "mixture",
     "scalars",
+    "signals_at",
     "tissue_summary",
 ]
 
@@ -149,25 +150,45 @@ def mixture(heads: Heads, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Ten
     """
     n, _, *size = heads.fractions.shape
     out = torch.zeros(n, bvals.shape[1], math.prod(size), device=bvals.device)
-    # Diffusion weighting of each volume along the three axes: the squared product with an axis
-    # of fibres is the b-value along them.
-    weighting = bvals.sqrt()[..., None] * bvecs
     for k in range(n):
         for voxels in _passes(heads.mask[k]):
-            values = _voxel_signals(
-                heads.fractions[k].flatten(1)[:, voxels],
-                torch.cat([tissues.white[k], tissues.grey[k]], dim=1).T[
-                    :, heads.bundle[k].flatten()[voxels]
-                ],
-                heads.fibres[k].flatten(2)[..., voxels],
-                heads.neighbour[k].flatten()[voxels],
-                heads.cortical[k].flatten(1)[:, voxels],
-                tissues.one(k),
-                bvals[k, :, None],
-                weighting[k],
-            )
+            values = signals_at(heads.one(k), tissues.one(k), voxels, bvals[k], bvecs[k])
             out[k].index_copy_(1, voxels, values)
     return out.reshape(n, -1, *size)
+
+
+def signals_at(
+    heads: Heads, tissues: Tissues, voxels: Tensor, bvals: Tensor, bvecs: Tensor
+) -> Tensor:
+    """Compute what :func:`mixture` does in some voxels of one head.
+
+    Parameters
+    ----------
+    heads, tissues
+        Batches of one.
+    voxels
+        Shape (V,): flat indices.
+    bvals, bvecs
+        Shapes (N,), ms/um^2, and (N, 3).
+
+    Returns
+    -------
+    Tensor
+        Shape (N, V).
+    """
+    properties = torch.cat([tissues.white[0], tissues.grey[0]], dim=1).T
+    return _voxel_signals(
+        heads.fractions[0].flatten(1)[:, voxels],
+        properties[:, heads.bundle[0].flatten()[voxels]],
+        heads.fibres[0].flatten(2)[..., voxels],
+        heads.neighbour[0].flatten()[voxels],
+        heads.cortical[0].flatten(1)[:, voxels],
+        tissues,
+        bvals[:, None],
+        # Diffusion weighting of each volume along the three axes: the squared product with an
+        # axis of fibres is the b-value along them.
+        bvals.sqrt()[:, None] * bvecs,
+    )
 
 
 def _voxel_signals(
@@ -245,27 +266,17 @@ def tissue_summary(heads: Heads, tissues: Tissues) -> Tensor:
     """
     axes = dense_shell(heads.mask.device)
     bvals = torch.cat([axes.new_zeros(1), *(axes.new_full((len(axes),), b) for b in (1.0, 2.0))])
-    weighting = bvals.sqrt()[:, None] * torch.cat([axes[:1], axes, axes])
+    bvecs = torch.cat([axes[:1], axes, axes])
     rows = []
     for k in range(len(heads.mask)):
-        one, row = tissues.one(k), []
-        properties = torch.cat([tissues.white[k], tissues.grey[k]], dim=1).T
+        row = []
         for tissue in range(2):
             pure = (heads.fractions[k, tissue] > _PURE).flatten().nonzero()[:, 0]
             if not len(pure):
                 row += [axes.new_tensor(torch.nan)] * 4
                 continue
             voxels = pure[:: max(1, len(pure) // _SUMMARY_VOXELS)]
-            signal = _voxel_signals(
-                heads.fractions[k].flatten(1)[:, voxels],
-                properties[:, heads.bundle[k].flatten()[voxels]],
-                heads.fibres[k].flatten(2)[..., voxels],
-                heads.neighbour[k].flatten()[voxels],
-                heads.cortical[k].flatten(1)[:, voxels],
-                one,
-                bvals[:, None],
-                weighting,
-            )
+            signal = signals_at(heads.one(k), tissues.one(k), voxels, bvals, bvecs)
             for shell in (signal[1:] / signal[:1]).unflatten(0, (2, len(axes))):
                 row += [shell.mean(), shell.std(dim=0, correction=0).mean()]
         rows.append(torch.stack(row))

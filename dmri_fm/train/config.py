@@ -134,9 +134,12 @@ class DropePretraining:
         Share of scans that are real, where there are any.
     shell_share
         How often, of scans with several shells, one shell is hidden from another.
-    summary_weight, disagreement_weight
-        Of what the features say of the tissue, and of how they differ between two sets of
-        directions, against the error of reconstruction.
+    n_siblings, sibling_places, sibling_directions
+        Tissues that are drawn for each simulated head, and how many of its patches are scanned
+        with how many directions, twice each; about half of both are taken in a step.
+    summary_weight, sibling_weight
+        Of what the features say of the tissue, and of how well they tell siblings apart, against
+        the error of reconstruction.
     n_reference, n_held_out
         Simulated scans from which the statistics of features, and the quantiles of scores, are
         taken after training.
@@ -153,7 +156,10 @@ class DropePretraining:
     scan_share: float = 0.25
     shell_share: float = 0.6
     summary_weight: float = 0.3
-    disagreement_weight: float = 0.3
+    n_siblings: int = 0
+    sibling_places: int = 96
+    sibling_directions: int = 10
+    sibling_weight: float = 0.3
     n_reference: int = 64
     n_held_out: int = 32
 

@@ -1,8 +1,8 @@
 """Pretrain a D-RoPE encoder as a masked autoencoder of brains, simulated and real.
 
-Places and directions are hidden in turn, epoch by epoch. Our own encoder learns two more things:
-the features of two sets of directions of a scan agree, whatever their b-values, and they tell what
-the tissue would measure, where simulation knows it.
+Places and directions are hidden in turn, epoch by epoch. Our own encoder learns two more things
+where simulation can teach them: to tell apart scans of one head that differ in their tissue alone,
+whatever directions and b-values they were measured with, and what that tissue would measure.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import fit_familiarity
 from dmri_fm.models.guided_mae import (
@@ -25,6 +26,7 @@ from dmri_fm.models.guided_mae import (
     GuidedAutoencoder,
     GuidedConfig,
     Reconstruction,
+    SiblingTokens,
     Window,
     split_autoencoder,
 )
@@ -37,13 +39,18 @@ from dmri_fm.models.mae import (
     mae_loss,
     ramp_tau,
 )
+from dmri_fm.models.patches import patchify
 from dmri_fm.models.registry import find_encoder
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.models.weights import save_weights
-from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.simulate import draw_batch, draw_protocol
+from dmri_fm.normalise.qspace import to_qspace
+from dmri_fm.normalise.signal import CLIP, normalise_b0
+from dmri_fm.simulate import draw_batch, draw_protocol, spread_directions
+from dmri_fm.simulate.heads import Heads
+from dmri_fm.simulate.siblings import draw_siblings
 from dmri_fm.train.config import DropePretraining
 from dmri_fm.train.loop import Run, run_training
+from dmri_fm.train.losses import confusion
 from dmri_fm.train.scan_cache import CachedScan
 
 __all__ = [
@@ -86,11 +93,44 @@ WINDOW_PATCHES, WINDOW_DIRECTIONS = 5, 4
 FEWEST_OF_SHELL = 3
 
 
+#: b-values of the two protocols of siblings, s/mm^2: in half of the cases the same.
+SIBLING_BVALS = (700.0, 2500.0)
+
+
 class PretrainingScan(NamedTuple):
-    """A scan to learn from, and what its tissue would measure (8,), standardised; NaN: unknown."""
+    """A scan to learn from, and what its tissue would measure.
+
+    Attributes
+    ----------
+    tokens
+        The scan.
+    summary
+        Shape (8,), standardised; NaN where it is not known.
+    siblings
+        Scans of the same head with other tissues, where there are any.
+    sibling_summary
+        Shape (K, 8): of the siblings.
+    """
 
     tokens: ScanTokens
     summary: Tensor
+    siblings: SiblingTokens | None = None
+    sibling_summary: Tensor | None = None
+
+
+class SiblingRequest(NamedTuple):
+    """How many tissues are drawn for a head, how many places and directions are scanned."""
+
+    n: int
+    n_places: int
+    n_directions: int
+
+    @classmethod
+    def of(cls, training: DropePretraining) -> SiblingRequest | None:
+        """Return what a run asks for; None if it has no use for siblings."""
+        if training.n_siblings < 2:
+            return None
+        return cls(training.n_siblings, training.sibling_places, training.sibling_directions)
 
 
 def build_autoencoder(model: str = "drope") -> Autoencoder:
@@ -109,11 +149,16 @@ def build_autoencoder(model: str = "drope") -> Autoencoder:
 
 
 def draw_scan_tokens(
-    rng: np.random.Generator, config: DropeConfig, *, n_directions: int
+    rng: np.random.Generator,
+    config: DropeConfig,
+    *,
+    n_directions: int,
+    siblings: SiblingRequest | None = None,
 ) -> PretrainingScan:
     """Simulate a whole brain on the model's grid and cut it into patches.
 
     One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes.
+    Siblings are drawn where they are asked for.
     """
     n_shells = min(int(rng.integers(1, 4)), n_directions)
     counts = [len(part) for part in np.array_split(np.arange(n_directions), n_shells)]
@@ -126,8 +171,9 @@ def draw_scan_tokens(
         n_b0=int(rng.integers(1, 5)),
     )
     grid = feature_grid(config)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     drawn = draw_batch(
-        torch.Generator().manual_seed(int(rng.integers(2**63))),
+        generator,
         [gtab],
         shape=grid.shape,
         affine=torch.tensor(grid.affine, dtype=torch.float32),
@@ -141,8 +187,65 @@ def draw_scan_tokens(
     tokens = tokenise(
         signal[..., is_weighted], gtab.select(np.flatnonzero(is_weighted)), mask, config
     )
-    summary = (drawn.summary[0] - torch.tensor(SUMMARY_MEAN)) / torch.tensor(SUMMARY_STD)
-    return PretrainingScan(tokens, summary)
+    scan = PretrainingScan(tokens, _standardise(drawn.summary[0]))
+    if siblings is None:
+        return scan
+    others, summary = _draw_siblings(rng, generator, drawn.heads, tokens, config, siblings)
+    return scan._replace(siblings=others, sibling_summary=_standardise(summary))
+
+
+def _standardise(summary: Tensor) -> Tensor:
+    return (summary - torch.tensor(SUMMARY_MEAN)) / torch.tensor(SUMMARY_STD)
+
+
+def _draw_siblings(
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    heads: Heads,
+    tokens: ScanTokens,
+    config: DropeConfig,
+    request: SiblingRequest,
+) -> tuple[SiblingTokens, Tensor]:
+    """Scan some patches of a head with other tissues; return their summaries (K, 8), too."""
+    first = float(rng.uniform(*SIBLING_BVALS))
+    bvals = (first, first if rng.uniform() < 0.5 else float(rng.uniform(*SIBLING_BVALS)))
+    axes = [spread_directions(rng, request.n_directions) for _ in bvals]
+    n_b0 = 2
+    gtabs = [
+        GradientTable(
+            np.concatenate([np.zeros(n_b0), np.full(request.n_directions, bval)]),
+            np.concatenate([np.zeros((n_b0, 3)), directions]),
+        )
+        for bval, directions in zip(bvals, axes, strict=True)
+    ]
+    places = np.sort(rng.permutation(len(tokens.index))[: request.n_places])
+    numbers = torch.arange(int(np.prod(config.grid_shape))).reshape(1, 1, *config.grid_shape)
+    voxels = patchify(numbers, config.patch)[0, 0][torch.from_numpy(tokens.index[places])]
+    drawn = draw_siblings(generator, heads, gtabs, voxels.flatten(), n=request.n)
+    signal = drawn.signal.unflatten(3, voxels.shape)
+    s0 = signal[:, :, :n_b0].mean(dim=2, keepdim=True)
+    ratio = (signal[:, :, n_b0:] / s0.clamp(min=1e-6)).clamp(*CLIP)
+    qspace = np.stack([to_qspace(gtab)[n_b0:] for gtab in gtabs])
+    patches = ratio * tokens.brain[places]
+    scans = SiblingTokens(
+        patches, torch.from_numpy(qspace).double(), tokens.positions[torch.from_numpy(places)]
+    )
+    return scans, drawn.summary
+
+
+def _choose_of_siblings(
+    rng: np.random.Generator, siblings: SiblingTokens, request: SiblingRequest
+) -> SiblingTokens:
+    """Return about half of the directions and of the places, others at every step."""
+    _, _, n_directions, n_places, _ = siblings.patches.shape
+    places = torch.from_numpy(np.sort(rng.permutation(n_places)[: (n_places + 1) // 2]))
+    n = int(rng.integers(request.n_directions // 2, request.n_directions + 1))
+    which = torch.from_numpy(np.sort(rng.permutation(n_directions)[:n]))
+    return SiblingTokens(
+        siblings.patches[:, :, which][:, :, :, places],
+        siblings.qspace[:, which],
+        siblings.positions[places],
+    )
 
 
 @dataclass
@@ -183,7 +286,8 @@ class ScanSource:
             scan = self.scans[int(rng.integers(len(self.scans)))]
             tokens = scan.draw(rng, self.config, n_directions=n)
             return PretrainingScan(tokens, torch.full((len(SUMMARY_MEAN),), torch.nan))
-        return draw_scan_tokens(rng, self.config, n_directions=n)
+        request = SiblingRequest.of(self.training)
+        return draw_scan_tokens(rng, self.config, n_directions=n, siblings=request)
 
 
 def choose_directions(
@@ -277,7 +381,12 @@ def pretrain_drope(
     mae = model.config
     source = ScanSource(architecture, config, scans=scans)
     draw = draw or source.get
-    shares = {"summary": config.summary_weight, "disagreement": config.disagreement_weight}
+    shares = {
+        "summary": config.summary_weight,
+        "sibling_summary": config.summary_weight,
+        "siblings": config.sibling_weight,
+    }
+    request = SiblingRequest.of(config)
 
     def step_losses(network: nn.Module, drawn: PretrainingScan, step: int) -> dict[str, Tensor]:
         device = next(network.parameters()).device
@@ -301,12 +410,20 @@ def pretrain_drope(
         more: dict[str, Tensor] = {}
         if isinstance(model, GuidedAutoencoder):
             window = draw_window(rng, scan, hidden[0], architecture.patch)
-            found: Reconstruction = network(*args, brain, window=window)
+            chosen_siblings = None
+            if drawn.siblings is not None and request is not None:
+                chosen_siblings = SiblingTokens(
+                    *(t.to(device) for t in _choose_of_siblings(rng, drawn.siblings, request))
+                )
+            found: Reconstruction = network(*args, brain, window=window, siblings=chosen_siblings)
             patches = found.patches
-            known = drawn.summary.to(device)
-            wrong = torch.where(known.isnan(), torch.zeros_like(known), found.summary[0] - known)
-            more["summary"] = wrong.square().mean()
-            more["disagreement"] = absent if found.disagreement is None else found.disagreement
+            more["summary"] = _summary_error(found.summary[0], drawn.summary.to(device))
+            more["sibling_summary"] = more["siblings"] = absent
+            if found.siblings is not None and found.sibling_summary is not None:
+                assert drawn.sibling_summary is not None
+                known = drawn.sibling_summary[:, None].to(device)
+                more["sibling_summary"] = _summary_error(found.sibling_summary, known)
+                more["siblings"] = confusion(found.siblings)
         else:
             patches = network(*args)
         error, visible, masked = mae_loss(
@@ -367,6 +484,11 @@ def pretrain_drope(
             pretraining_config=rest_config,
         )
     return run
+
+
+def _summary_error(found: Tensor, known: Tensor) -> Tensor:
+    """Return the mean squared error, without what is not known."""
+    return torch.where(known.isnan(), torch.zeros_like(found), found - known).square().mean()
 
 
 def _encode_scans(

@@ -12,6 +12,7 @@ from dmri_fm.models.guided_mae import (
     SMALL_MAE,
     GuidedAutoencoder,
     GuidedConfig,
+    SiblingTokens,
     Window,
     restore_autoencoder,
     split_autoencoder,
@@ -95,14 +96,9 @@ def test_all_parameters_learn(network, kind):
     patches, qspace, positions, brain = draw_inputs()
     mask = draw(kind)
     hidden = mask.hidden(8, 27)
-    network.train()
-    found = network(patches, qspace, positions, mask, brain)
-    assert (found.disagreement is None) == (kind == "spatial")
+    found = network.train()(patches, qspace, positions, mask, brain)
     loss, _, _ = mae_loss(found.patches, patches, hidden, tau=0.5, brain=brain)
-    loss = loss + found.summary.square().sum()
-    if found.disagreement is not None:
-        loss = loss + found.disagreement
-    loss.backward()
+    (loss + found.summary.square().sum()).backward()
     assert [n for n, p in network.named_parameters() if p.grad is None] == []
     assert torch.isfinite(loss)
 
@@ -124,6 +120,23 @@ def test_a_window_limits_the_convolutions(network):
     assert changed.sum() == inside.sum()
     assert (whole != none).any(dim=2)[hidden].all()
     assert not (whole != none)[[t for t in range(8) if t not in hidden]].any()
+
+
+def test_siblings_are_encoded_as_scans_of_their_own(network):
+    patches, qspace, positions, brain = draw_inputs()
+    others = SiblingTokens(
+        torch.rand(3, 2, 5, 9, 64), torch.cat([qspace[:, :5], qspace[:, 3:]]), positions[0, :9]
+    )
+    args = (patches, qspace, positions, draw("diffusion"), brain)
+    with torch.no_grad():
+        found = network(*args, siblings=others)
+        assert found.siblings.shape == (3, 2, ENCODER.n_features)
+        assert found.sibling_summary.shape == (3, 2, TINY.n_summary)
+        alone = network.encoder.encode_cls(
+            others.patches[2, 1][None], others.qspace[1][None], others.positions[None]
+        )
+        torch.testing.assert_close(found.siblings[2, 1], alone[0], atol=1e-5, rtol=1e-4)
+        assert network(*args).siblings is None
 
 
 def test_the_order_and_the_signs_of_directions_do_not_matter(network):

@@ -256,6 +256,7 @@ def test_features(drope_weights, tmp_path):
     assert columns[48:] == [
         "ood_score",
         "ood_percentile",
+        "direction_error",
         "n_directions",
         "max_bval",
         "weights_sha256",

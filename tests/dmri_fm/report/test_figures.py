@@ -314,6 +314,23 @@ def test_features_show_patches_on_their_side(tmp_path: Path) -> None:
     assert np.nonzero(bright)[1].mean() < tile.shape[1] / 2
 
 
+def test_features_show_errors_where_they_are_known(tmp_path: Path) -> None:
+    t = tokens(1)
+    right = t["xyz_mm"][:, 0] > 40
+    place = (t["tokens"], t["ijk"], tuple(t["shape"]), tmp_path / "features.svg")
+    more = {"xyz_mm": t["xyz_mm"], "error": np.where(right, 0.2, 0.05)}
+    path = figures.plot_features(np.ones(4), *place, **more)
+    assert "Error of hidden directions" in path.read_text()
+    rgb = [p for p in pictures(path) if p.ndim == 3 and p.shape[2] == 3 and p.shape[0] > 20][-1]
+    tile = np.array_split(rgb.astype(float), path.read_text().count(">z = ") // 3, axis=1)[2]
+    bright = tile[..., 0] > 200
+    assert bright.any()
+    assert np.nonzero(bright)[1].mean() > tile.shape[1] / 2
+    more["error"] = np.full(len(right), np.nan)
+    path = figures.plot_features(np.ones(4), *place, **more)
+    assert "Error of hidden directions" not in path.read_text()
+
+
 def test_features_of_few_or_odd_tokens(tmp_path: Path) -> None:
     out = tmp_path / "features.svg"
     figures.plot_features(np.zeros(3), np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1), out)

@@ -9,6 +9,7 @@ import torch
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.models import drope, guided_mae
+from dmri_fm.models.guided_mae import SiblingTokens
 from dmri_fm.models.registry import MODELS
 from dmri_fm.models.tensor_inputs import fit_least_squares
 from dmri_fm.models.tensor_refiner import RefinerConfig
@@ -20,6 +21,7 @@ from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
 from dmri_fm.train.drope import (
     PretrainingScan,
     ScanSource,
+    SiblingRequest,
     build_autoencoder,
     choose_directions,
     draw_scan_tokens,
@@ -63,7 +65,14 @@ def random_scan(number):
         brain=torch.ones(10, 512),
         index=np.arange(10),
     )
-    return PretrainingScan(tokens, torch.full((8,), 0.5 if number % 2 else float("nan")))
+    if number % 2:
+        return PretrainingScan(tokens, torch.full((8,), torch.nan))
+    others = SiblingTokens(
+        torch.from_numpy(rng.uniform(size=(3, 2, 6, 8, 512)).astype(np.float32)),
+        torch.from_numpy(rng.uniform([0.5, 0, -3], [3, 3, 3], (2, 6, 3))),
+        tokens.positions[:8],
+    )
+    return PretrainingScan(tokens, torch.full((8,), 0.5), others, torch.zeros(3, 8))
 
 
 def test_protocols_are_usable():
@@ -159,7 +168,7 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setattr(
         drope_training,
         "draw_scan_tokens",
-        lambda rng, config, *, n_directions: random_scan(int(rng.integers(1000))),
+        lambda rng, config, *, n_directions, siblings=None: random_scan(int(rng.integers(1000))),
     )
     settings = replace(
         read_training(DropePretraining, "drope", optimisation={**FEW, "n_steps": 4}),
@@ -192,7 +201,8 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
         "hidden_spatial",
         "hidden_diffusion",
         "summary",
-        "disagreement",
+        "sibling_summary",
+        "siblings",
     ]
 
 
@@ -201,7 +211,7 @@ def test_steps_choose_among_the_last_scans(monkeypatch):
     monkeypatch.setattr(
         drope_training,
         "draw_scan_tokens",
-        lambda rng, config, *, n_directions: drawn.append(1) or random_scan(len(drawn)),
+        lambda rng, config, *, n_directions, siblings: drawn.append(1) or random_scan(len(drawn)),
     )
     training = replace(read_training(DropePretraining, "drope"), n_reuse=3, n_at_hand=4)
     source = ScanSource(drope.SMALL, training)
@@ -243,8 +253,30 @@ def test_the_wrong_kind_of_model_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_siblings_are_parts_of_the_same_head():
+    request = SiblingRequest(2, 40, 6)
+    scan = draw_scan_tokens(
+        np.random.default_rng(1), drope.SMALL, n_directions=6, siblings=request
+    )
+    patches, qspace, positions = scan.siblings
+    assert patches.shape == (2, 2, 6, 40, 512)
+    assert qspace.shape == (2, 6, 3)
+    assert scan.sibling_summary.shape == (2, 8)
+    at = (scan.tokens.positions[:, None] == positions).all(dim=2).nonzero()[:, 0]
+    assert len(at) == 40
+    brain = scan.tokens.brain[at] > 0
+    assert not patches[..., ~brain].any()
+    # CSF is dark and tissue bright in the scan and in its siblings at the same places.
+    means = [p.mean(dim=0)[brain] for p in (patches[0, 0], scan.tokens.patches[:, at])]
+    assert torch.corrcoef(torch.stack(means))[0, 1] > 0.5
+
+
+@pytest.mark.slow
 def test_simulated_scans_fill_the_encoders_grid():
-    scan, summary = draw_scan_tokens(np.random.default_rng(0), drope.SMALL, n_directions=6)
+    scan, summary, siblings, _ = draw_scan_tokens(
+        np.random.default_rng(0), drope.SMALL, n_directions=6
+    )
+    assert siblings is None
     assert scan.qspace.shape == (6, 3)
     n_places = scan.positions.shape[0]
     assert 400 < n_places < 900

@@ -288,6 +288,7 @@ class PlotFeatures(SimpleInterface):
                 Path(runtime.cwd) / "features.svg",
                 xyz_mm=patches["xyz_mm"],
                 valid=patches["valid"],
+                error=patches["error"],
                 ood_percentile=float(row["ood_percentile"]),
                 ood_score=float(row["ood_score"]),
             )
