@@ -298,6 +298,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     _add_evaluate_tensor(kinds)
     _add_evaluate_reconstruction(kinds)
     _add_evaluate_protocols(kinds)
+    _add_evaluate_unusual(kinds)
 
 
 def _add_evaluate_tensor(subparsers: Subparsers) -> None:
@@ -479,6 +480,48 @@ def _run_evaluate_protocols(options: argparse.Namespace) -> None:
         geometry = head_geometry(grid, seed=options.seed)
         found["gallery"] = evaluate_gallery(encoder, geometry, request)
         print(format_gallery(found["gallery"]))
+    if options.json:
+        print(write_json(found, options.json))
+
+
+def _add_evaluate_unusual(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "unusual", help="does the score of unusual scans tell spoilt scans from sound ones?"
+    )
+    parser.add_argument(
+        "bids", type=Path, nargs="?", metavar="BIDS", help="sound scans of other scanners"
+    )
+    parser.add_argument(
+        "--heads", type=int, default=0, metavar="N", help="scans of the other generator (trxscan)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
+    parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
+    parser.add_argument("--model", default="drope", help="the encoder; default drope")
+    parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.set_defaults(run=_run_evaluate_unusual)
+
+
+def _run_evaluate_unusual(options: argparse.Namespace) -> None:
+    from itertools import chain
+
+    from dmri_fm.evaluate.grid_scans import dataset_scans, head_scans
+    from dmri_fm.evaluate.tables import write_json
+    from dmri_fm.evaluate.unusual import format_unusual, score_unusual
+    from dmri_fm.models.registry import find_encoder
+    from dmri_fm.models.tokens import feature_grid
+    from dmri_fm.models.weights import load_weights
+
+    grid = feature_grid(find_encoder(options.model))
+    loaded = load_weights(options.weights or options.model, model=options.model)
+    scans = chain(
+        head_scans(grid, options.heads, n_directions=12, seed=options.seed),
+        dataset_scans(options.bids, grid, participant_labels=options.participant_label)
+        if options.bids
+        else (),
+    )
+    found = score_unusual(loaded, scans, seed=options.seed)
+    print(format_unusual(found))
     if options.json:
         print(write_json(found, options.json))
 

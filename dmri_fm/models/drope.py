@@ -18,8 +18,8 @@ Without gradients, on a CPU, a scan passes in pieces (:mod:`dmri_fm.models.drope
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, cast
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
 
 import torch
 from einops import rearrange, repeat
@@ -44,6 +44,7 @@ from dmri_fm.models.rotary import (
 from dmri_fm.models.volume_encoder import Reader, VolumeEncoder
 
 __all__ = [
+    "ABLATION",
     "PAPER",
     "SMALL",
     "DiffusionAttention",
@@ -119,7 +120,7 @@ class DropeConfig:
             raise ValueError(f"dim {self.dim} must be a multiple of 12 and of 2 * heads")
         if self.direction_code not in ("spherical", "dyadic"):
             raise ValueError(f"unknown direction code {self.direction_code!r}")
-        if self.rotary not in ("paired", "tiled"):
+        if self.rotary not in get_args(Layout):
             raise ValueError(f"unknown rotary layout {self.rotary!r}")
 
     @property
@@ -158,6 +159,9 @@ SMALL = DropeConfig(
     signal_mean=0.35,
     signal_std=0.2,
 )
+
+#: A yet smaller encoder for comparisons of trainings, with the published autoencoder.
+ABLATION = replace(SMALL, dim=96, depth=2, n_cls=1)
 
 
 class PositionCode(nn.Module):

@@ -58,6 +58,12 @@ BORDER_VOXELS = 5
 #: Difference of the logarithms of two b-values below which they are taken as one shell.
 SAME_SHELL = 0.15
 
+#: Share of the features' running mean and variance that a step keeps; the least variance.
+MEMORY, LEAST_VARIANCE = 0.98, 1e-4
+
+#: Of the first readout, over the mean square of a token's channel.
+READOUT_RIDGE = 1e-3
+
 #: Images that the convolutions see, beside the border: corrected estimate, estimate, a second
 #: one, mean of the visible directions or of the estimates, what is hidden, brain, tissue (2).
 _N_IMAGES = 8
@@ -164,6 +170,8 @@ class GuidedAutoencoder(nn.Module):
     """The encoder, and what pretrains it."""
 
     tissue: Tensor
+    feature_mean: Tensor
+    feature_variance: Tensor
 
     def __init__(self, config: GuidedConfig) -> None:
         super().__init__()
@@ -179,6 +187,8 @@ class GuidedAutoencoder(nn.Module):
         nn.init.zeros_(self.correction.bias)
         self.refiner = Refiner(config.refiner_channels, dim, encoder.patch)
         self.summary_head = nn.Linear(encoder.n_features, config.n_summary)
+        self.register_buffer("feature_mean", torch.zeros(encoder.n_features))
+        self.register_buffer("feature_variance", torch.ones(encoder.n_features))
         self.register_buffer("tissue", _template_tissue(config.encoder), persistent=False)
 
     def forward(
@@ -213,20 +223,9 @@ class GuidedAutoencoder(nn.Module):
         GradientError
             If a vector is missing or a volume is b=0.
         """
-        refuse_b0(qspace)
         encoder = self.config.encoder
-        features, seen = self.encoder(*keep_visible(patches, qspace, positions, mask))
+        features, tokens, first, second = self.decode(patches, qspace, positions, mask, brain)
         hidden = mask.hidden(qspace.shape[1], positions.shape[1])
-        with torch.no_grad():
-            first, second = self._estimate(patches[0], qspace[0], positions[0], mask, brain[0])
-        tokens = self.decoder(
-            features,
-            seen,
-            mask,
-            qspace,
-            positions,
-            self.hint((first[None] - encoder.signal_mean) / encoder.signal_std),
-        )
         found = torch.where(
             hidden[..., None],
             first + encoder.signal_std * self.correction(tokens),
@@ -237,11 +236,59 @@ class GuidedAutoencoder(nn.Module):
         told = first[~flags.all(dim=1)]
         parts = _Parts(cells, brain[0], flags, tokens[0], first, second, told.mean(dim=0))
         found = self._refine(found, parts, _everywhere(flags, cells) if window is None else window)
-        result = Reconstruction(found[None], self.summary_head(features))
+        result = Reconstruction(found[None], self._summarise(features))
         if siblings is None:
             return result
         others = self._encode_siblings(siblings)
-        return result._replace(siblings=others, sibling_summary=self.summary_head(others))
+        return result._replace(siblings=others, sibling_summary=self._summarise(others))
+
+    def decode(
+        self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask, brain: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return features (1, D), the decoder's tokens (1, T, S, dim), two estimates (T, S, P).
+
+        Parameters as of :meth:`forward`.
+        """
+        refuse_b0(qspace)
+        encoder = self.config.encoder
+        features, seen = self.encoder(*keep_visible(patches, qspace, positions, mask))
+        with torch.no_grad():
+            first, second = self._estimate(patches[0], qspace[0], positions[0], mask, brain[0])
+        hints = self.hint((first[None] - encoder.signal_mean) / encoder.signal_std)
+        tokens = self.decoder(features, seen, mask, qspace, positions, hints)
+        return features, tokens, first, second
+
+    @torch.no_grad()
+    def start_readout(self, tokens: Tensor, patches: Tensor) -> None:
+        """Set the readout of visible patches to its best linear one.
+
+        Parameters
+        ----------
+        tokens
+            Shape (N, dim), of visible patches, as :meth:`decode` makes them.
+        patches
+            Shape (N, P), S/S0: what they should give back.
+        """
+        config = self.config.encoder
+        wanted = (patches - config.signal_mean) / config.signal_std
+        rows = torch.cat([tokens, torch.ones_like(tokens[:, :1])], dim=1).double()
+        normal = rows.T @ rows
+        ridge = READOUT_RIDGE * normal.diagonal().mean() * torch.eye(len(normal)).to(normal)
+        solution = torch.linalg.solve(normal + ridge, rows.T @ wanted.double()).float()
+        self.decoder_pred.weight.copy_(solution[:-1].T)
+        self.decoder_pred.bias.copy_(solution[-1])
+
+    def _summarise(self, features: Tensor) -> Tensor:
+        """Predict the tissue's summary from features (..., D), centred by their running mean."""
+        if self.training:
+            with torch.no_grad():
+                away = features.detach().flatten(0, -2) - self.feature_mean
+                self.feature_mean += (1.0 - MEMORY) * away.mean(dim=0)
+                self.feature_variance *= MEMORY
+                self.feature_variance += (1.0 - MEMORY) * away.square().mean(dim=0)
+        scale = (self.feature_variance + LEAST_VARIANCE).sqrt()
+        out: Tensor = self.summary_head((features - self.feature_mean) / scale)
+        return out
 
     def _encode_siblings(self, siblings: SiblingTokens) -> Tensor:
         n, n_protocols = siblings.patches.shape[:2]

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.errors import GradientError
-from dmri_fm.models.drope import PAPER, Drope, DropeConfig, PositionCode
+from dmri_fm.models.drope import ABLATION, PAPER, Drope, DropeConfig, PositionCode
 from dmri_fm.models.drope_block import DropeBlock
 from dmri_fm.models.patches import patchify, unpatchify
 from dmri_fm.models.rotary import find_weighted, rotary_tables
 
 __all__ = [
+    "ABLATION_MAE",
     "PAPER_MAE",
     "Decoder",
     "MaeConfig",
@@ -72,6 +73,9 @@ class MaeConfig:
 
 #: Pretraining of the published encoder.
 PAPER_MAE = MaeConfig(PAPER, decoder_dim=384, conv_channels=8)
+
+#: Pretraining for comparisons; its encoder is packed, so it has no convolutions.
+ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=96, decoder_depth=2)
 
 
 @dataclass(frozen=True)

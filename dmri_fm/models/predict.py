@@ -25,6 +25,7 @@ from dmri_fm.models.hidden_directions import direction_errors
 from dmri_fm.models.maps import NORMAL_90, TensorMaps
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.registry import find_model
+from dmri_fm.models.scan_code import ScanCode, encode_tokens
 from dmri_fm.models.scan_features import ScanFeatures
 from dmri_fm.models.tensor_inputs import (
     TensorInputs,
@@ -292,8 +293,7 @@ def extract_features(
     tokens = tokenise(signal, dwi_mni.gtab.select(chosen), mask, config).to(device)
     if not tokens.index.size:
         raise ImageError("no patch holds brain", expected="a brain mask on the model's grid")
-    with torch.inference_mode():
-        cls, patches = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+    found = encode_tokens(network, tokens)
     error = np.full(len(tokens.index), np.nan, dtype=np.float32)
     if loaded.pretraining:
         autoencoder = restore_autoencoder(loaded)
@@ -302,8 +302,7 @@ def extract_features(
         loaded,
         config,
         tokens.index,
-        cls[0].cpu(),
-        patches[0].mean(dim=0).cpu(),
+        found,
         error,
         grid,
         bvals=dwi_mni.gtab.bvals[chosen],
@@ -337,8 +336,7 @@ def _collect(
     loaded: Weights,
     config: DropeConfig,
     index: NDArray[np.int_],
-    cls: Tensor,
-    patches: Tensor,
+    found: ScanCode,
     error: NDArray[np.float32],
     grid: Grid,
     *,
@@ -347,7 +345,7 @@ def _collect(
 ) -> ScanFeatures:
     centres = patch_centres(config)
     tokens = np.zeros((len(centres), config.dim), dtype=np.float32)
-    tokens[index] = patches.numpy()
+    tokens[index] = found.patches
     errors = np.full(len(centres), np.nan, dtype=np.float32)
     errors[index] = error
     valid = np.zeros(len(centres), dtype=bool)
@@ -356,13 +354,12 @@ def _collect(
     patch2voxel[:3, 3] = (np.array(config.patch) - 1) / 2
     affine = np.asarray(grid.affine, dtype=np.float64) @ patch2voxel
     ijk = np.indices(config.patch_grid).reshape(3, -1).T
-    features = cls.numpy().astype(np.float32)
     score, percentile = float("nan"), float("nan")
     if loaded.statistics:
-        score = float(score_features(features, loaded.statistics))
+        score = float(score_features(found.code, loaded.statistics))
         percentile = float(percentile_of(score, loaded.statistics))
     return ScanFeatures(
-        cls=features,
+        cls=found.cls,
         tokens=tokens,
         ijk=ijk,
         xyz_mm=ijk @ affine[:3, :3].T + affine[:3, 3],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from dmri_fm.errors import ConfigError
@@ -21,6 +23,8 @@ MODELS: dict[str, tuple[Config, type[nn.Module]]] = {
     **{f"qcg-dti-ablation-{n}": (c, QcgDti) for n, c in qcg_dti.ABLATIONS.items()},
     "drope": (drope.SMALL, Drope),
     "drope-paper": (drope.PAPER, Drope),
+    "drope-ablation": (drope.ABLATION, Drope),
+    "drope-ablation-plain": (replace(drope.ABLATION, rotary="none"), Drope),
 }
 
 

@@ -39,8 +39,9 @@ __all__ = [
 ]
 
 #: Which frequency a channel has. "paired": both channels of the adjacent pair i have a_i, as
-#: published. "tiled": channel c has a_(c mod d/2), as in the authors' code.
-Layout = Literal["paired", "tiled"]
+#: published. "tiled": channel c has a_(c mod d/2), as in the authors' code. "none": no channel
+#: turns, which leaves plain attention, for ablations.
+Layout = Literal["paired", "tiled", "none"]
 
 #: Largest error of a rotary table entry that its low-rank form may leave.
 TABLE_TOLERANCE = 1e-6
@@ -139,8 +140,11 @@ def qspace_distance(qspace: Tensor, *, gamma: float) -> Tensor:
     return (gamma * (rho[..., :, None] - rho[..., None, :]) ** 2 + angle**2).sqrt()
 
 
-def _angles(qspace: Tensor, head_dim: int, *, gamma: float, base: float) -> Tensor:
+def _angles(qspace: Tensor, head_dim: int, *, gamma: float, base: float, layout: Layout) -> Tensor:
     """Return D(m, n) base^(-2i/d) for the d/2 frequencies, (..., T, T, d/2), float64."""
+    if layout == "none":
+        n = qspace.shape[-2]
+        return qspace.new_zeros(*qspace.shape[:-1], n, head_dim // 2, dtype=torch.float64)
     pairs = torch.arange(head_dim // 2, dtype=torch.float64, device=qspace.device)
     return qspace_distance(qspace, gamma=gamma)[..., None] * base ** (-2.0 * pairs / head_dim)
 
@@ -169,7 +173,7 @@ def pair_tables(
     cos, sin : Tensor
         Shape (..., T, T, d), float32.
     """
-    angle = _angles(qspace, head_dim, gamma=gamma, base=base)
+    angle = _angles(qspace, head_dim, gamma=gamma, base=base, layout=layout)
     cos, sin = (_lay_out(t.to(torch.float32), layout) for t in (angle.cos(), angle.sin()))
     return cos, sin
 
@@ -223,7 +227,7 @@ def rotary_tables(
     dtype
         Of the tables; they are computed in float64.
     """
-    angle = _angles(qspace, head_dim, gamma=gamma, base=base)
+    angle = _angles(qspace, head_dim, gamma=gamma, base=base, layout=layout)
     n_directions = qspace.shape[-2]
     joint = rearrange(torch.cat([angle.cos(), angle.sin()], dim=-1), "b m n c -> b (m n) c")
     u, s, vh = torch.linalg.svd(joint, full_matrices=False)

@@ -51,6 +51,17 @@ class ScanTokens:
         which = torch.from_numpy(np.asarray(directions))
         return replace(self, patches=self.patches[which], qspace=self.qspace[which])
 
+    def select_places(self, places: NDArray[np.int_]) -> ScanTokens:
+        """Return the scan with the given places, in the given order."""
+        which = torch.from_numpy(np.asarray(places))
+        return ScanTokens(
+            self.patches[:, which],
+            self.qspace,
+            self.positions[which],
+            self.brain[which],
+            self.index[places],
+        )
+
     def to(self, device: torch.device | str) -> ScanTokens:
         """Return the scan on a device."""
         return replace(

@@ -124,12 +124,20 @@ class DropePretraining:
         Directions a step sees, hidden ones included.
     scan_directions
         Directions drawn for a simulated scan.
+    whole_share, crop_share
+        Share of steps that see whole brains; of the others, share of the places that they see, a
+        ball about one of them.
+    ramp_share
+        Part of the run over which the weight of hidden patches rises.
     n_reuse
         Steps for which a scan serves, on the average, each with other directions and another mask.
     n_at_hand
         Scans among which a step chooses, so that steps in a row are not alike.
+    masking
+        "alternating": places and directions are hidden in turn, epoch by epoch; "spatial" or
+        "diffusion": only places or directions are.
     steps_per_epoch
-        Places and directions are hidden in turn, epoch by epoch.
+        Steps of such an epoch.
     scan_share
         Share of scans that are real, where there are any.
     shell_share
@@ -140,6 +148,8 @@ class DropePretraining:
     summary_weight, sibling_weight
         Of what the features say of the tissue, and of how well they tell siblings apart, against
         the error of reconstruction.
+    n_starting
+        Steps whose scans set the first readout of visible patches.
     n_reference, n_held_out
         Simulated scans from which the statistics of features, and the quantiles of scores, are
         taken after training.
@@ -150,8 +160,12 @@ class DropePretraining:
     min_directions: int = 6
     max_directions: int = 12
     scan_directions: int = 24
+    whole_share: float = 1.0
+    crop_share: float = 0.4
+    ramp_share: float = 1.0
     n_reuse: int = 4
     n_at_hand: int = 8
+    masking: str = "alternating"
     steps_per_epoch: int = 20
     scan_share: float = 0.25
     shell_share: float = 0.6
@@ -160,6 +174,7 @@ class DropePretraining:
     sibling_places: int = 96
     sibling_directions: int = 10
     sibling_weight: float = 0.3
+    n_starting: int = 0
     n_reference: int = 64
     n_held_out: int = 32
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import fit_familiarity
@@ -31,6 +32,7 @@ from dmri_fm.models.guided_mae import (
     split_autoencoder,
 )
 from dmri_fm.models.mae import (
+    ABLATION_MAE,
     PAPER_MAE,
     MaeConfig,
     Mask,
@@ -41,6 +43,7 @@ from dmri_fm.models.mae import (
 )
 from dmri_fm.models.patches import patchify
 from dmri_fm.models.registry import find_encoder
+from dmri_fm.models.scan_code import encode_tokens
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.models.weights import save_weights
 from dmri_fm.normalise.qspace import to_qspace
@@ -49,7 +52,7 @@ from dmri_fm.simulate import draw_batch, draw_protocol, spread_directions
 from dmri_fm.simulate.heads import Heads
 from dmri_fm.simulate.siblings import draw_siblings
 from dmri_fm.train.config import DropePretraining
-from dmri_fm.train.loop import Run, run_training
+from dmri_fm.train.loop import CHECKPOINT, Run, run_training
 from dmri_fm.train.losses import confusion
 from dmri_fm.train.scan_cache import CachedScan
 
@@ -63,7 +66,12 @@ __all__ = [
 ]
 
 #: Decoder and masks for each encoder of the registry.
-MAE_CONFIGS: dict[str, MaeConfig] = {"drope": SMALL_MAE, "drope-paper": PAPER_MAE}
+MAE_CONFIGS: dict[str, MaeConfig] = {
+    "drope": SMALL_MAE,
+    "drope-paper": PAPER_MAE,
+    "drope-ablation": ABLATION_MAE,
+    "drope-ablation-plain": ABLATION_MAE,
+}
 
 #: Seeds of simulated scans are [seed, purpose, number]: no scan serves two purposes.
 TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
@@ -88,6 +96,9 @@ ERROR_SCALE = 0.01
 
 #: Side of the box of patches in which the convolutions are trained, and directions of a step.
 WINDOW_PATCHES, WINDOW_DIRECTIONS = 5, 4
+
+#: Directions of the scans from which the first readout is made.
+FEW_DIRECTIONS = 8
 
 #: Least number of directions of a shell that is shown while another one is hidden.
 FEWEST_OF_SHELL = 3
@@ -259,12 +270,15 @@ class ScanSource:
     training
         Says how many directions a scan has, for how many steps it serves, how many of them are
         at hand, and which share of scans is real.
+    purpose
+        See :data:`TRAINING`.
     scans
         Real ones; all are simulated if there is none.
     """
 
     config: DropeConfig
     training: DropePretraining
+    purpose: int = TRAINING
     scans: Sequence[CachedScan] = ()
     _drawn: dict[int, PretrainingScan] = field(default_factory=dict)
 
@@ -276,11 +290,12 @@ class ScanSource:
         oldest = newest - self.training.n_at_hand
         self._drawn = {k: v for k, v in self._drawn.items() if k > oldest}
         if number not in self._drawn:
-            self._drawn[number] = self._draw(number)
+            self._drawn[number] = self.draw(number)
         return self._drawn[number]
 
-    def _draw(self, number: int) -> PretrainingScan:
-        rng = np.random.default_rng([self.training.optimisation.seed, TRAINING, number])
+    def draw(self, number: int) -> PretrainingScan:
+        """Return a scan by its own number."""
+        rng = np.random.default_rng([self.training.optimisation.seed, self.purpose, number])
         n = self.training.scan_directions
         if self.scans and rng.uniform() < self.training.scan_share:
             scan = self.scans[int(rng.integers(len(self.scans)))]
@@ -322,6 +337,33 @@ def choose_directions(
         chosen = np.sort(np.concatenate(parts))
         return chosen, np.flatnonzero(np.isin(chosen, parts[0]))
     return np.sort(rng.permutation(len(rho))[:n]), None
+
+
+def crop(rng: np.random.Generator, scan: ScanTokens, training: DropePretraining) -> ScanTokens:
+    """Return the whole scan, or the places nearest to one of them, in the order of the whole."""
+    if rng.uniform() < training.whole_share:
+        return scan
+    n = len(scan.index)
+    centre = scan.positions[int(rng.integers(n))]
+    nearest = (scan.positions - centre).norm(dim=1).argsort(stable=True).numpy()
+    return scan.select_places(np.sort(nearest[: max(2, round(training.crop_share * n))]))
+
+
+def hides_places(config: DropePretraining, step: int) -> bool:
+    """Return whether a step hides places; if not, it hides directions.
+
+    Raises
+    ------
+    ConfigError
+        If the settings name no way of masking.
+    """
+    epoch = step // config.steps_per_epoch
+    is_spatial = {"alternating": epoch % 2 == 0, "spatial": True, "diffusion": False}
+    if config.masking not in is_spatial:
+        raise ConfigError(
+            f"masking {config.masking!r}", expected=f"one of {', '.join(is_spatial)}"
+        )
+    return is_spatial[config.masking]
 
 
 def draw_window(
@@ -375,6 +417,7 @@ def pretrain_drope(
         If the model is not a D-RoPE encoder.
     """
     architecture = find_encoder(config.model)
+    hides_places(config, 0)
     settings = config.optimisation
     torch.manual_seed(settings.seed)
     model = build_autoencoder(config.model)
@@ -392,9 +435,9 @@ def pretrain_drope(
         device = next(network.parameters()).device
         rng = np.random.default_rng([settings.seed, STEP, step])
         scan = drawn.tokens
-        is_spatial = (step // config.steps_per_epoch) % 2 == 0
+        is_spatial = hides_places(config, step)
         chosen, kept = choose_directions(rng, scan.qspace[:, 0].numpy(), config)
-        scan = scan.select(chosen).to(device)
+        scan = crop(rng, scan.select(chosen), config).to(device)
         n, n_places = len(chosen), scan.positions.shape[0]
         if is_spatial or kept is None:
             kind: Literal["spatial", "diffusion"] = "spatial" if is_spatial else "diffusion"
@@ -426,9 +469,8 @@ def pretrain_drope(
                 more["siblings"] = confusion(found.siblings)
         else:
             patches = network(*args)
-        error, visible, masked = mae_loss(
-            patches, target, hidden, tau=ramp_tau(step / settings.n_steps), brain=brain
-        )
+        tau = ramp_tau(step / (config.ramp_share * settings.n_steps))
+        error, visible, masked = mae_loss(patches, target, hidden, tau=tau, brain=brain)
         loss = error / ERROR_SCALE
         for name, weight in shares.items():
             if name in more and more[name].isfinite():
@@ -441,6 +483,8 @@ def pretrain_drope(
             **more,
         }
 
+    if isinstance(model, GuidedAutoencoder) and not (Path(folder) / CHECKPOINT).exists():
+        _start_readout(model, [draw(step) for step in range(config.n_starting)])
     run = run_training(
         model,
         draw,
@@ -455,8 +499,8 @@ def pretrain_drope(
         assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
         encoder = run.model.encoder.cpu()
         statistics = fit_familiarity(
-            _encode_scans(encoder, config, REFERENCE, config.n_reference),
-            _encode_scans(encoder, config, HELD_OUT, config.n_held_out),
+            _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
+            _encode_scans(encoder, config, scans, HELD_OUT, config.n_held_out),
         )
         rest, rest_config = (
             split_autoencoder(run.model)
@@ -486,21 +530,41 @@ def pretrain_drope(
     return run
 
 
+def _start_readout(model: GuidedAutoencoder, scans: Sequence[PretrainingScan]) -> None:
+    """Start from the linear readout that gives visible patches back best, with random blocks."""
+    rows: list[tuple[Tensor, Tensor]] = []
+    rng = np.random.default_rng(0)
+    for number, drawn in enumerate(scans):
+        scan = drawn.tokens.select(np.arange(min(FEW_DIRECTIONS, len(drawn.tokens.qspace))))
+        n, n_places = len(scan.qspace), len(scan.index)
+        kind: Literal["spatial", "diffusion"] = "diffusion" if number % 2 else "spatial"
+        mask = draw_mask(rng, model.config, kind=kind, n_directions=n, n_places=n_places)
+        args = (scan.patches[None], scan.qspace[None], scan.positions[None], mask)
+        with torch.no_grad():
+            _, tokens, _, _ = model.decode(*args, scan.brain[None])
+        shown = ~mask.hidden(n, n_places)[0]
+        rows.append((tokens[0][shown], scan.patches[shown]))
+    if rows:
+        model.start_readout(torch.cat([t for t, _ in rows]), torch.cat([p for _, p in rows]))
+
+
 def _summary_error(found: Tensor, known: Tensor) -> Tensor:
     """Return the mean squared error, without what is not known."""
     return torch.where(known.isnan(), torch.zeros_like(found), found - known).square().mean()
 
 
 def _encode_scans(
-    encoder: Drope, config: DropePretraining, purpose: int, n_scans: int
+    encoder: Drope,
+    config: DropePretraining,
+    scans: Sequence[CachedScan],
+    purpose: int,
+    n_scans: int,
 ) -> NDArray[np.float32]:
-    """Return features (n_scans, D) of simulated scans with the largest number of directions."""
-    seed = config.optimisation.seed
+    """Return codes (n_scans, D + 3 d) of scans as training draws them, all of their directions."""
+    source = ScanSource(encoder.config, replace(config, n_siblings=0), purpose, scans)
+    n = config.max_directions
     rows = []
     for number in range(n_scans):
-        rng = np.random.default_rng([seed, purpose, number])
-        scan = draw_scan_tokens(rng, encoder.config, n_directions=config.max_directions).tokens
-        with torch.inference_mode():
-            cls = encoder.encode_cls(scan.patches[None], scan.qspace[None], scan.positions[None])
-        rows.append(cls[0].numpy())
-    return np.stack(rows)
+        tokens = source.draw(number).tokens
+        rows.append(encode_tokens(encoder, tokens.select(np.arange(min(n, len(tokens.qspace))))))
+    return np.stack([row.code for row in rows])
