@@ -78,12 +78,11 @@ def predict_by_tensor(seen: Tensor, brain: Tensor, kept: Tensor, wanted: Tensor)
     return found.clamp(*CLIP).reshape(-1, *brain.shape) * brain
 
 
-def fill_places(
-    seen: Tensor, regressors: Tensor, positions_mm: Tensor, kept: Tensor, hidden: Tensor
-) -> Tensor:
-    """Fill places by regression of each volume on what is known of every voxel.
+def fill_places(seen: Tensor, regressors: Tensor, positions_mm: Tensor, kept: Tensor) -> Tensor:
+    """Estimate all places by regression of each volume on what is known of every voxel.
 
-    The coefficients are those of the whole visible brain, corrected by what is seen near by.
+    The coefficients are those of the whole visible brain, corrected by what is seen near by; what
+    a place itself shows is not used for it.
 
     Parameters
     ----------
@@ -93,13 +92,13 @@ def fill_places(
         Shape (S, P, C): zero outside the brain.
     positions_mm
         Shape (S, 3): centres of all places.
-    kept, hidden
-        Shapes (K,) and (H,): indices of visible and hidden places.
+    kept
+        Shape (K,): indices of visible places.
 
     Returns
     -------
     Tensor
-        Shape (T, H, P), S/S0, clipped as input is, zero outside the brain.
+        Shape (T, S, P), S/S0, clipped as input is, zero outside the brain.
     """
     known = regressors[kept]
     squares = torch.einsum("kpc,kpd->kcd", known, known)
@@ -109,11 +108,12 @@ def fill_places(
     ridge = 1e-4 * torch.diag(whole.diagonal()) + 1e-6 * torch.eye(len(whole)).to(whole)
     coefficients = torch.linalg.solve(whole + ridge, moments.sum(dim=0).T)  # (C, T)
     missing = moments - (squares @ coefficients).transpose(1, 2)
-    apart = torch.cdist(positions_mm[hidden], positions_mm[kept])
+    apart = torch.cdist(positions_mm, positions_mm[kept])
     near = torch.exp(-0.5 * (apart / REACH_MM).square())
-    local = torch.einsum("hk,kcd->hcd", near, squares)
+    near[kept, torch.arange(len(kept), device=kept.device)] = 0.0
+    local = torch.einsum("sk,kcd->scd", near, squares)
     prior = torch.diag(whole.diagonal() / size * PRIOR_VOXELS) + ridge / size
-    change = torch.linalg.solve(local + prior, torch.einsum("hk,ktc->hct", near, missing))
-    values = torch.einsum("hpc,hct->thp", regressors[hidden], coefficients + change)
-    inside = regressors[hidden].square().sum(dim=2) > 0
+    change = torch.linalg.solve(local + prior, torch.einsum("sk,ktc->sct", near, missing))
+    values = torch.einsum("spc,sct->tsp", regressors, coefficients + change)
+    inside = regressors.square().sum(dim=2) > 0
     return values.clamp(*CLIP) * inside

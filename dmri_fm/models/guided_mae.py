@@ -55,6 +55,17 @@ TISSUE_BLUR_VOXELS = 1.5
 #: Side of the cube whose share of brain tells how near the border is, voxels.
 BORDER_VOXELS = 5
 
+#: Widths by which an estimate of hidden directions, and the difference of the second one from it,
+#: are smoothed; and by which what visible voxels miss is carried into hidden places; voxels.
+SMOOTHING_VOXELS, OTHER_VOXELS = (0.7, 1.5), (1.0, 2.0)
+FILLING_VOXELS = (1.0, 1.7, 3.0, 5.0, 8.0)
+
+#: How much of each of the alternatives is taken before anything is learnt.
+START = (0.2, 0.0, 0.0, 0.0, 0.0, 0.7, 0.2, 0.2, 0.0, 0.0)
+
+#: Added to, or least, share of a Gaussian on known voxels.
+LEAST_SHARE = 0.02
+
 #: Difference of the logarithms of two b-values below which they are taken as one shell.
 SAME_SHELL = 0.15
 
@@ -64,8 +75,8 @@ MEMORY, LEAST_VARIANCE = 0.98, 1e-4
 #: Of the first readout, over the mean square of a token's channel.
 READOUT_RIDGE = 1e-3
 
-#: Images that the convolutions see, beside the border: corrected estimate, estimate, a second
-#: one, mean of the visible directions or of the estimates, what is hidden, brain, tissue (2).
+#: Images that the convolutions see, beside the border: estimate with the tokens' correction, first
+#: and second estimate, mean of the visible directions, what is hidden, brain, tissue (2).
 _N_IMAGES = 8
 
 
@@ -107,6 +118,8 @@ class Reconstruction(NamedTuple):
     ----------
     patches
         Shape (B, T, S, P), S/S0.
+    estimate
+        Shape (B, T, S, P): the plain estimate of what is hidden.
     summary
         Shape (B, n_summary), standardised: what the features say of the tissue.
     siblings, sibling_summary
@@ -115,6 +128,7 @@ class Reconstruction(NamedTuple):
     """
 
     patches: Tensor
+    estimate: Tensor
     summary: Tensor
     siblings: Tensor | None = None
     sibling_summary: Tensor | None = None
@@ -132,22 +146,25 @@ class SiblingTokens(NamedTuple):
 
 
 class Refiner(nn.Module):
-    """Three convolutions over images of one direction, modulated by its tokens."""
+    """Three convolutions, modulated by tokens, that weigh what neighbours and estimates add."""
 
     def __init__(self, channels: int, token_dim: int, patch: tuple[int, int, int]) -> None:
         super().__init__()
         self.patch = patch
         self.first = conv3d(_N_IMAGES + 1, channels, 3)
         self.second = conv3d(channels, channels, 3, dilation=2)
-        self.last = conv3d(channels, 1, 3)
+        self.last = conv3d(channels, 1 + len(START), 3)
         self.modulation = nn.Linear(token_dim, 4 * channels)
         for layer in (self.last, self.modulation):
             nn.init.zeros_(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+        assert self.last.bias is not None
+        with torch.no_grad():
+            self.last.bias[1:] = torch.tensor(START)
 
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Return corrections (N, 1, X, Y, Z).
+    def forward(self, images: Tensor, tokens: Tensor, changes: Tensor) -> Tensor:
+        """Return corrections (N, 1, X, Y, Z), in deviations of the signal.
 
         Parameters
         ----------
@@ -155,6 +172,9 @@ class Refiner(nn.Module):
             Shape (N, 9, X, Y, Z).
         tokens
             Shape (N, h, w, z, dim), of the patches that the images are made of.
+        changes
+            Shape (N, 10, X, Y, Z): what each alternative would change; they are weighed voxel by
+            voxel, and one more change is free.
         """
         parts = rearrange(self.modulation(tokens), "n h w z (k c) -> k n c h w z", k=4)
         for axis, size in enumerate(self.patch):
@@ -162,8 +182,57 @@ class Refiner(nn.Module):
         scale, shift, scale_2, shift_2 = parts
         x = functional.gelu(self.first(images) * (1.0 + scale) + shift)
         x = functional.gelu(self.second(x) * (1.0 + scale_2) + shift_2)
-        out: Tensor = self.last(x)
+        weights: Tensor = self.last(x)
+        out: Tensor = weights[:, :1] + (weights[:, 1:] * changes).sum(dim=1, keepdim=True)
         return out
+
+
+def alternatives(images: Tensor, *, is_whole: Tensor) -> Tensor:
+    """Return what alternatives to an estimate would change, (N, 10, X, Y, Z).
+
+    Five for directions that are hidden everywhere: the estimate smoothed, twice, and the second
+    estimate, as it is and its difference smoothed, twice. Five for hidden places: what the
+    regression misses in the visible voxels around, by normalised convolutions (Knutsson & Westin
+    1993, doi:10.1109/CVPR.1993.341081).
+
+    Parameters
+    ----------
+    images
+        Shape (N, 9, X, Y, Z): see :data:`_N_IMAGES`; standardised.
+    is_whole
+        Shape (N,), bool: whether the direction is hidden everywhere.
+    """
+    _, first, second, _, flags, brain = images[:, :6].unsqueeze(2).unbind(dim=1)
+
+    def smooth(image: Tensor, width: float) -> Tensor:
+        return _blur(image * brain, width) / _blur(brain, width).clamp(min=LEAST_SHARE)
+
+    visible = brain * (1.0 - flags)
+    other, missing = second - first, (first - second) * visible
+    for_directions = [
+        *(smooth(first, width) - first for width in SMOOTHING_VOXELS),
+        other,
+        *(smooth(other, width) for width in OTHER_VOXELS),
+    ]
+    for_places = [
+        _blur(missing, width) / (_blur(visible, width) + LEAST_SHARE) for width in FILLING_VOXELS
+    ]
+    which = is_whole[:, None, None, None, None]
+    parts = [c * which for c in for_directions] + [c * ~which for c in for_places]
+    return torch.cat(parts, dim=1) * brain
+
+
+def _blur(images: Tensor, width: float) -> Tensor:
+    """Convolve (N, 1, X, Y, Z) with a Gaussian of so many voxels, zero beyond the border."""
+    reach = max(1, round(2.5 * width))
+    x = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (x / width).square())
+    kernel = kernel / kernel.sum()
+    for axis in range(3):
+        shape, padding = [1, 1, 1, 1, 1], [0, 0, 0]
+        shape[2 + axis], padding[axis] = len(x), reach
+        images = functional.conv3d(images, kernel.reshape(shape), padding=padding)
+    return images
 
 
 class GuidedAutoencoder(nn.Module):
@@ -236,7 +305,7 @@ class GuidedAutoencoder(nn.Module):
         told = first[~flags.all(dim=1)]
         parts = _Parts(cells, brain[0], flags, tokens[0], first, second, told.mean(dim=0))
         found = self._refine(found, parts, _everywhere(flags, cells) if window is None else window)
-        result = Reconstruction(found[None], self._summarise(features))
+        result = Reconstruction(found[None], first[None], self._summarise(features))
         if siblings is None:
             return result
         others = self._encode_siblings(siblings)
@@ -321,12 +390,16 @@ class GuidedAutoencoder(nn.Module):
     def _estimate(
         self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask, brain: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return two estimates (T, S, P), the measurements where these are visible."""
+        """Return two estimates (T, S, P), the first with the measurements where they are visible.
+
+        Where places are hidden, the second is that of visible places, too, from the others.
+        """
         kept = mask.kept[0]
-        first, second = patches.clone(), patches.clone()
+        first = patches.clone()
         if mask.kind == "diffusion":
             rest = _others(kept, len(qspace))
             args = (patches[kept], brain, qspace[kept], qspace[rest])
+            second = patches.clone()
             second[rest] = predict_by_tensor(*args)
             # A shell of which nothing is visible has no mean that the process could know.
             apart = (qspace[rest, None, 0] / qspace[kept, 0]).log().abs().amin(dim=1)
@@ -339,16 +412,13 @@ class GuidedAutoencoder(nn.Module):
         border = self._border(brain, cells)
         ones = torch.ones_like(wm)
         regressors = torch.stack([ones, wm, gm, wm * wm, border, border * border], dim=2)
-        first[:, rest] = fill_places(
+        second = fill_places(
             patches[:, kept],
             regressors * brain[..., None],
             positions * self.config.encoder.voxel_size_mm,
             kept,
-            rest,
         )
-        visible = brain[kept]
-        means = patches[:, kept].sum(dim=(1, 2)) / visible.sum().clamp(min=1.0)
-        second[:, rest] = means[:, None, None] * brain[rest]
+        first[:, rest] = second[:, rest]
         return first, second
 
     def _border(self, brain: Tensor, cells: Tensor) -> Tensor:
@@ -368,7 +438,7 @@ class GuidedAutoencoder(nn.Module):
             return found
         cells, brain = parts.cells[inside], parts.brain[inside]
         tissue = self._tissue_at(cells) * brain[..., None]
-        fixed = torch.stack([brain, self._border(brain, cells), *tissue.unbind(-1)], dim=-1)
+        fixed = torch.stack([self._border(brain, cells), *tissue.unbind(-1)], dim=-1)
         average = parts.average[inside]
         out = found.clone()
         # Without gradients one direction after the other: whole heads are large.
@@ -381,7 +451,7 @@ class GuidedAutoencoder(nn.Module):
             signals = (shown, parts.first[pick], parts.second[pick], average.expand_as(shown))
             images = torch.stack(
                 [(s - config.signal_mean) / config.signal_std * brain for s in signals]
-                + [flags * brain],
+                + [flags * brain, brain.expand_as(shown)],
                 dim=-1,
             )
             images = torch.cat([images, fixed.expand(len(which), -1, -1, -1)], dim=-1)
@@ -389,7 +459,11 @@ class GuidedAutoencoder(nn.Module):
             a, b, c = (cells - low).unbind(1)
             grid[:, a, b, c] = parts.tokens[pick]
             box = _to_box(images, cells - low, (high - low).tolist(), config.patch)
-            change = _from_box(self.refiner(box, grid), cells - low, config.patch)[..., 0]
+            with torch.no_grad():
+                whole = parts.hidden[which].all(dim=1)
+                changes = alternatives(box.detach(), is_whole=whole)
+            change = self.refiner(box, grid, changes)
+            change = _from_box(change, cells - low, config.patch)[..., 0]
             out[pick] = found[pick] + config.signal_std * change * flags
         return out
 

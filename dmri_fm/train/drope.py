@@ -91,7 +91,7 @@ NORMALISATION = {
 SUMMARY_MEAN = (0.500, 0.0995, 0.277, 0.100, 0.446, 0.0239, 0.226, 0.0219)
 SUMMARY_STD = (0.037, 0.020, 0.041, 0.025, 0.033, 0.012, 0.032, 0.013)
 
-#: Mean squared error of S/S0 that weighs as much as a deviation of the summary.
+#: Mean squared error of S/S0 by which errors are divided that have no plain estimate beside them.
 ERROR_SCALE = 0.01
 
 #: Side of the box of patches in which the convolutions are trained, and directions of a step.
@@ -459,7 +459,7 @@ def pretrain_drope(
                     *(t.to(device) for t in _choose_of_siblings(rng, drawn.siblings, request))
                 )
             found: Reconstruction = network(*args, brain, window=window, siblings=chosen_siblings)
-            patches = found.patches
+            patches, estimate = found.patches, found.estimate
             more["summary"] = _summary_error(found.summary[0], drawn.summary.to(device))
             more["sibling_summary"] = more["siblings"] = absent
             if found.siblings is not None and found.sibling_summary is not None:
@@ -468,10 +468,15 @@ def pretrain_drope(
                 more["sibling_summary"] = _summary_error(found.sibling_summary, known)
                 more["siblings"] = confusion(found.siblings)
         else:
-            patches = network(*args)
+            patches, estimate = network(*args), None
         tau = ramp_tau(step / (config.ramp_share * settings.n_steps))
-        error, visible, masked = mae_loss(patches, target, hidden, tau=tau, brain=brain)
-        loss = error / ERROR_SCALE
+        _, visible, masked = mae_loss(patches, target, hidden, tau=tau, brain=brain)
+        scale = torch.full_like(masked, ERROR_SCALE)
+        if estimate is not None:
+            # Scans differ in noise: a gain of a tenth counts the same in all of them.
+            _, _, scale = mae_loss(estimate, target, hidden, tau=tau, brain=brain)
+            more["gain"] = masked / scale
+        loss = (1.0 - tau) * visible / ERROR_SCALE + tau * masked / scale.clamp(min=1e-6)
         for name, weight in shares.items():
             if name in more and more[name].isfinite():
                 loss = loss + weight * more[name]
