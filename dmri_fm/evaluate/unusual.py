@@ -17,9 +17,9 @@ from dmri_fm.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from dmri_fm.evaluate.grid_scans import EVALUATION, GridScan
 from dmri_fm.evaluate.reconstruction_tables import markdown
 from dmri_fm.models.directions import choose_spread
-from dmri_fm.models.familiarity import percentile_of, score_features
-from dmri_fm.models.scan_code import encode_tokens
+from dmri_fm.models.familiarity import percentile_of
 from dmri_fm.models.tokens import tokenise
+from dmri_fm.models.unusual import encode_tokens, judge_scan_code
 from dmri_fm.models.weights import Weights
 
 __all__ = ["format_unusual", "score_unusual"]
@@ -75,6 +75,7 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
     network: Any = loaded.model
     names: list[str] = []
     scores: dict[str, list[float]] = {name: [] for name in ("clean", *CORRUPTIONS)}
+    signs: dict[str, list[dict[str, float]]] = {name: [] for name in scores}
     for scan in scans:
         for number, part in enumerate(_sets(scan, network.config.gamma)):
             names.append(f"{scan.name}, set {number + 1}")
@@ -82,8 +83,11 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
             spoilt = {name: spoil(part, rng) for name, spoil in CORRUPTIONS.items()}
             for name, image in {"clean": part, **spoilt}.items():
                 tokens = tokenise(image.signal, image.gtab, image.mask, network.config)
-                code = encode_tokens(network, tokens).code
-                scores[name].append(float(score_features(code, loaded.statistics)))
+                score, _, found = judge_scan_code(
+                    encode_tokens(network, tokens), loaded.statistics
+                )
+                scores[name].append(score)
+                signs[name].append(found)
     if len(names) < 2:
         raise ConfigError(f"{len(names)} sound scans", expected="two or more")
     result: dict[str, Any] = clean(
@@ -93,6 +97,7 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
             "notes": _NOTES,
             "scans": names,
             "scores": scores,
+            "signs": signs,
             "percentiles": {
                 k: percentile_of(v, loaded.statistics).tolist() for k, v in scores.items()
             },

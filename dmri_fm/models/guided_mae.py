@@ -10,18 +10,15 @@ predict what its tissue would measure without noise (:mod:`dmri_fm.simulate`), w
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dmri_fm.errors import WeightsError
-from dmri_fm.models.drope import SMALL, Drope, DropeConfig
+from dmri_fm.models.drope import SMALL, Drope
 from dmri_fm.models.estimates import fill_places, predict_by_process, predict_by_tensor
 from dmri_fm.models.layers import conv3d
 from dmri_fm.models.mae import (
@@ -33,9 +30,8 @@ from dmri_fm.models.mae import (
     refuse_b0,
 )
 from dmri_fm.models.patches import patchify, unpatchify
+from dmri_fm.models.template_patches import template_tissue
 from dmri_fm.models.weights import Weights
-from dmri_fm.normalise.grid import mni_box, resample_image
-from dmri_fm.normalise.template import load_template
 
 __all__ = [
     "SMALL_MAE",
@@ -49,9 +45,6 @@ __all__ = [
     "split_autoencoder",
 ]
 
-#: Width of the Gaussian over the template's tissue maps, voxels: heads differ by as much.
-TISSUE_BLUR_VOXELS = 1.5
-
 #: Side of the cube whose share of brain tells how near the border is, voxels.
 BORDER_VOXELS = 5
 
@@ -61,7 +54,7 @@ SMOOTHING_VOXELS, OTHER_VOXELS = (0.7, 1.5), (1.0, 2.0)
 FILLING_VOXELS = (1.0, 1.7, 3.0, 5.0, 8.0)
 
 #: How much of each of the alternatives is taken before anything is learnt.
-START = (0.2, 0.0, 0.0, 0.0, 0.0, 0.7, 0.2, 0.2, 0.0, 0.0)
+START = (0.55, -0.15, 0.0, 0.6, -0.25, 0.7, 0.2, 0.2, 0.0, 0.0)
 
 #: Added to, or least, share of a Gaussian on known voxels.
 LEAST_SHARE = 0.02
@@ -258,7 +251,7 @@ class GuidedAutoencoder(nn.Module):
         self.summary_head = nn.Linear(encoder.n_features, config.n_summary)
         self.register_buffer("feature_mean", torch.zeros(encoder.n_features))
         self.register_buffer("feature_variance", torch.ones(encoder.n_features))
-        self.register_buffer("tissue", _template_tissue(config.encoder), persistent=False)
+        self.register_buffer("tissue", template_tissue(config.encoder), persistent=False)
 
     def forward(
         self,
@@ -482,19 +475,6 @@ class _Parts(NamedTuple):
     first: Tensor
     second: Tensor
     average: Tensor
-
-
-@lru_cache(maxsize=2)
-def _template_tissue(encoder: DropeConfig) -> Tensor:
-    """Return white and grey matter of the template, patches of the whole grid, (S, P, 2)."""
-    grid = mni_box(encoder.grid_shape, encoder.voxel_size_mm)
-    template = load_template(1)
-    maps = [
-        gaussian_filter(resample_image(m, template.grid.affine, grid), TISSUE_BLUR_VOXELS)
-        for m in (template.wm, template.gm)
-    ]
-    volumes = torch.from_numpy(np.stack(maps).astype(np.float32))
-    return rearrange(patchify(volumes[None], encoder.patch)[0], "c s p -> s p c").contiguous()
 
 
 def _to_box(values: Tensor, cells: Tensor, size: list[int], patch: tuple[int, int, int]) -> Tensor:

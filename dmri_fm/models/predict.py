@@ -25,7 +25,6 @@ from dmri_fm.models.hidden_directions import direction_errors
 from dmri_fm.models.maps import NORMAL_90, TensorMaps
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.registry import find_model
-from dmri_fm.models.scan_code import ScanCode, encode_tokens
 from dmri_fm.models.scan_features import ScanFeatures
 from dmri_fm.models.tensor_inputs import (
     TensorInputs,
@@ -34,6 +33,7 @@ from dmri_fm.models.tensor_inputs import (
 )
 from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner
 from dmri_fm.models.tokens import feature_grid, patch_centres, tokenise
+from dmri_fm.models.unusual import ScanCode, encode_tokens, judge_scan_code
 from dmri_fm.models.weights import Weights, load_weights
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
@@ -355,9 +355,9 @@ def _collect(
     affine = np.asarray(grid.affine, dtype=np.float64) @ patch2voxel
     ijk = np.indices(config.patch_grid).reshape(3, -1).T
     score, percentile = float("nan"), float("nan")
+    signs: dict[str, float] = {}
     if loaded.statistics:
-        score = float(score_features(found.code, loaded.statistics))
-        percentile = float(percentile_of(score, loaded.statistics))
+        score, percentile, signs = judge_scan_code(found, loaded.statistics)
     return ScanFeatures(
         cls=found.cls,
         tokens=tokens,
@@ -384,6 +384,7 @@ def _collect(
             },
             "Preprocessing": loaded.normalisation,
             "Space": "MNI152NLin2009aSym",
+            "UnusualSigns": signs,
             **metadata,
         },
     )

@@ -100,9 +100,11 @@ QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "registration_dice": {
         "Description": "Overlap of the registered brain mask and that of the template, 0 to 1"
     },
-    "ood_score": {"Description": "Distance of the scan from the encoder's training data"},
+    "ood_score": {
+        "Description": "Largest of five signs that the scan is unlike the encoder's training data"
+    },
     "ood_percentile": {
-        "Description": "Share of training scans that lie nearer than this one",
+        "Description": "Share of sound training scans with a lower score",
         "Units": "percent",
     },
 }

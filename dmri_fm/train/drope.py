@@ -7,6 +7,7 @@ whatever directions and b-values they were measured with, and what that tissue w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import Drope, DropeConfig
-from dmri_fm.models.familiarity import fit_familiarity
 from dmri_fm.models.guided_mae import (
     SMALL_MAE,
     Autoencoder,
@@ -43,8 +43,8 @@ from dmri_fm.models.mae import (
 )
 from dmri_fm.models.patches import patchify
 from dmri_fm.models.registry import find_encoder
-from dmri_fm.models.scan_code import encode_tokens
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
+from dmri_fm.models.unusual import ScanCode, encode_tokens, fit_unusual
 from dmri_fm.models.weights import save_weights
 from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import CLIP, normalise_b0
@@ -96,6 +96,9 @@ ERROR_SCALE = 0.01
 
 #: Side of the box of patches in which the convolutions are trained, and directions of a step.
 WINDOW_PATCHES, WINDOW_DIRECTIONS = 5, 4
+
+#: Share of an octant of the brain beyond whose lack a scan is no example of a sound one.
+MOST_MISSING = 0.25
 
 #: Directions of the scans from which the first readout is made.
 FEW_DIRECTIONS = 8
@@ -503,7 +506,7 @@ def pretrain_drope(
     if weights is not None and run.is_main:
         assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
         encoder = run.model.encoder.cpu()
-        statistics = fit_familiarity(
+        statistics = fit_unusual(
             _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
             _encode_scans(encoder, config, scans, HELD_OUT, config.n_held_out),
         )
@@ -564,12 +567,16 @@ def _encode_scans(
     scans: Sequence[CachedScan],
     purpose: int,
     n_scans: int,
-) -> NDArray[np.float32]:
-    """Return codes (n_scans, D + 3 d) of scans as training draws them, all of their directions."""
+) -> list[ScanCode]:
+    """Encode scans as training draws them, but for those that miss much of the brain."""
     source = ScanSource(encoder.config, replace(config, n_siblings=0), purpose, scans)
-    n = config.max_directions
-    rows = []
-    for number in range(n_scans):
+    found: list[ScanCode] = []
+    for number in itertools.count():
         tokens = source.draw(number).tokens
-        rows.append(encode_tokens(encoder, tokens.select(np.arange(min(n, len(tokens.qspace))))))
-    return np.stack([row.code for row in rows])
+        n = min(config.max_directions, len(tokens.qspace))
+        code = encode_tokens(encoder, tokens.select(np.arange(n)))
+        if not code.signs[0] > MOST_MISSING or number >= 2 * n_scans:
+            found.append(code)
+        if len(found) == n_scans:
+            break
+    return found

@@ -12,9 +12,8 @@ from dmri_fm.evaluate.grid_scans import GridScan
 from dmri_fm.evaluate.unusual import _sets, auroc, format_unusual, score_unusual
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import Drope, DropeConfig
-from dmri_fm.models.familiarity import fit_familiarity
-from dmri_fm.models.scan_code import encode_tokens
 from dmri_fm.models.tokens import tokenise
+from dmri_fm.models.unusual import encode_tokens, fit_unusual
 from dmri_fm.models.weights import Weights
 from dmri_fm.simulate import spread_directions
 
@@ -45,8 +44,8 @@ def loaded():
     for seed in range(100, 160):
         (scan,) = _sets(sound(seed), CONFIG.gamma)
         tokens = tokenise(scan.signal, scan.gtab, scan.mask, CONFIG)
-        codes.append(encode_tokens(network, tokens).code)
-    statistics = fit_familiarity(np.stack(codes[:40]), np.stack(codes[40:]))
+        codes.append(encode_tokens(network, tokens))
+    statistics = fit_unusual(codes[:40], codes[40:])
     return Weights("drope", "1", "0", CONFIG, network, statistics, {}, {})
 
 

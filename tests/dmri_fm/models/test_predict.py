@@ -14,6 +14,7 @@ from dmri_fm.models.familiarity import fit_familiarity
 from dmri_fm.models.predict import extract_features, feature_grid, predict_tensor
 from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.models.tensor_refiner import SIGMAS, RefinerConfig, TensorRefiner
+from dmri_fm.models.unusual import SIGNS, ScanCode, fit_unusual
 from dmri_fm.models.weights import save_weights
 from dmri_fm.simulate import draw_protocol, draw_sample
 from dmri_fm.volumes import Dwi
@@ -37,7 +38,11 @@ def dti_weights(tmp_path_factory):
 def drope_weights(tmp_path_factory):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    statistics = fit_familiarity(rng.normal(size=(20, 48)), rng.normal(size=(10, 48)))
+    codes = [
+        ScanCode(np.zeros(48), np.zeros((1, 24)), rng.normal(size=120), rng.normal(size=4))
+        for _ in range(30)
+    ]
+    statistics = fit_unusual(codes[:20], codes[20:])
     path = tmp_path_factory.mktemp("weights") / "drope.safetensors"
     return save_weights(
         path,
@@ -242,6 +247,8 @@ def test_features(drope_weights, tmp_path):
     assert features.n_directions == 5
     assert features.max_bval == 1000
     assert 0 <= features.ood_percentile <= 100
+    assert list(features.metadata["UnusualSigns"]) == list(SIGNS)
+    assert np.isnan(features.error).all(), "these weights have no decoder"
     centre = dwi.affine @ [43.5, 51.5, 43.5, 1.0]
     first = np.flatnonzero(features.valid)[0]
     np.testing.assert_allclose(features.xyz_mm[first], centre[:3])

@@ -187,8 +187,10 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
         "variance",
         "residual_variance",
         "quantiles",
+        "middle",
+        "scale",
     }
-    assert loaded.statistics["mean"].shape == (48,)
+    assert loaded.statistics["mean"].shape == (48 + 3 * 24,)
     # The decoder came along, and is the one that the run's checkpoint holds.
     shipped, checkpoint = load_autoencoder(path), load_autoencoder(tmp_path / "run")
     torch.testing.assert_close(
