@@ -56,6 +56,10 @@ FILLING_VOXELS = (1.0, 1.7, 3.0, 5.0, 8.0)
 #: How much of each of the alternatives is taken before anything is learnt.
 START = (0.55, -0.15, 0.0, 0.6, -0.25, 0.7, 0.2, 0.2, 0.0, 0.0)
 
+#: Visible directions below which hidden ones are left to the Gaussian process: the convolutions
+#: have been seen to spoil what so few predict.
+FEWEST_TO_REFINE = 6
+
 #: Added to, or least, share of a Gaussian on known voxels.
 LEAST_SHARE = 0.02
 
@@ -297,7 +301,10 @@ class GuidedAutoencoder(nn.Module):
         # Directions with anything visible; if places are hidden, none is without.
         told = first[~flags.all(dim=1)]
         parts = _Parts(cells, brain[0], flags, tokens[0], first, second, told.mean(dim=0))
-        found = self._refine(found, parts, _everywhere(flags, cells) if window is None else window)
+        if window is None:
+            window = _everywhere(flags, cells)
+        if self.training or mask.kind == "spatial" or mask.kept.shape[1] >= FEWEST_TO_REFINE:
+            found = self._refine(found, parts, window)
         result = Reconstruction(found[None], first[None], self._summarise(features))
         if siblings is None:
             return result
