@@ -46,8 +46,8 @@ COLUMNS = (
 def train(folder: Path, model: str, masking: str, steps: int) -> None:
     """Pretrain one row; a run that is there is finished or kept."""
     changes = {"n_steps": steps, "warmup_steps": max(1, steps // 10)}
-    settings = read_training(DropePretraining, "drope-ablation", optimisation=changes)
-    pretrain_drope(replace(settings, model=model, masking=masking), folder)
+    settings = read_training(DropePretraining, model, optimisation=changes)
+    pretrain_drope(replace(settings, masking=masking), folder)
 
 
 def describe(records: list[dict[str, Any]], kind: str) -> list[str]:

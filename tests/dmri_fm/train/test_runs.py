@@ -205,6 +205,7 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
         "summary",
         "sibling_summary",
         "siblings",
+        "gain",
     ]
 
 
