@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from dmri_fm.evaluate.galleries import (
     acquire_tissue,
     draw_gallery,
-    draw_protocols,
     head_geometry,
 )
 from dmri_fm.evaluate.grid_scans import GridScan, dataset_scans
@@ -32,6 +31,7 @@ from dmri_fm.evaluate.protocols import encode
 from dmri_fm.models.directions import choose_spread
 from dmri_fm.models.drope import Drope, unpatchify
 from dmri_fm.models.tokens import feature_grid, tokenise
+from dmri_fm.simulate.protocol import draw_shells
 from dmri_fm.train.runs import load_encoder
 
 mpl.use("Agg")
@@ -104,7 +104,7 @@ def draw_cohort(encoder: Drope, scans: list[GridScan], n: int, out: Path) -> Non
     geometry = head_geometry(feature_grid(encoder.config))
     tissues = draw_gallery(rng, n)
     rows, protocol, factor = [], [], []
-    for number, gtab in enumerate(draw_protocols(rng, n_directions=12, bvals=BVALS)):
+    for number, gtab in enumerate(draw_shells(rng, n_directions=12, bvals=BVALS)):
         for tissue in tissues:
             scan = acquire_tissue(geometry, tissue, gtab, snr=25.0, rng=rng)
             rows.append(encode(encoder, scan))

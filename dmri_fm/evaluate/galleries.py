@@ -18,7 +18,6 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.evaluate.grid_scans import EVALUATION, GridScan, draw_subject, embed
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
-from dmri_fm.simulate import spread_directions
 from dmri_fm.simulate.scanner import Tissue, true_peaks
 from dmri_fm.volumes import Dwi
 
@@ -27,7 +26,6 @@ __all__ = [
     "Geometry",
     "acquire_tissue",
     "draw_gallery",
-    "draw_protocols",
     "head_geometry",
     "tissue_signal",
 ]
@@ -37,9 +35,6 @@ FACTORS = ("stick_fraction", "stick", "parallel", "radial", "grey")
 
 #: Deviation of the logarithm of a factor.
 DEVIATION = 0.1
-
-#: b=0 volumes of a scan.
-N_B0 = 2
 
 #: Intensities of white matter, grey matter and CSF without weighting, at one echo time.
 INTENSITY = (0.70 * 0.30, 0.82 * 0.36, 1.0 * 0.91)
@@ -116,22 +111,6 @@ def draw_gallery(
         )
         for row in factors.tolist()
     ]
-
-
-def draw_protocols(
-    rng: np.random.Generator, *, n_directions: int, bvals: tuple[float, ...]
-) -> list[GradientTable]:
-    """Draw shells, b=0 first, whose directions are spread and disjoint."""
-    tables = []
-    for bval in bvals:
-        axes = spread_directions(rng, n_directions)
-        tables.append(
-            GradientTable(
-                np.concatenate([np.zeros(N_B0), np.full(n_directions, bval)]),
-                np.concatenate([np.zeros((N_B0, 3)), axes]),
-            )
-        )
-    return tables
 
 
 def tissue_signal(geometry: Geometry, tissue: Tissue, gtab: GradientTable) -> NDArray[np.float32]:

@@ -18,7 +18,6 @@ from dmri_fm.evaluate.galleries import (
     Geometry,
     acquire_tissue,
     draw_gallery,
-    draw_protocols,
 )
 from dmri_fm.evaluate.grid_scans import EVALUATION, GridScan
 from dmri_fm.evaluate.identification import agreement, identify, probe, rank_one
@@ -28,6 +27,7 @@ from dmri_fm.evaluate.smoothing import smooth_within
 from dmri_fm.models.directions import choose_spread
 from dmri_fm.models.drope import Drope
 from dmri_fm.models.tokens import tokenise
+from dmri_fm.simulate.protocol import draw_shells
 
 __all__ = [
     "FEATURES",
@@ -142,9 +142,7 @@ def evaluate_gallery(
     tables = dict(
         zip(
             PROTOCOLS,
-            draw_protocols(
-                rng, n_directions=request.n_directions, bvals=tuple(PROTOCOLS.values())
-            ),
+            draw_shells(rng, n_directions=request.n_directions, bvals=tuple(PROTOCOLS.values())),
             strict=True,
         )
     )

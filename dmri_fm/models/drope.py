@@ -128,6 +128,14 @@ class DropeConfig:
         """Length of a scan's feature vector."""
         return self.n_cls * self.dim
 
+    def rotary_tables(
+        self, qspace: Tensor, head_dim: int, *, dtype: torch.dtype = torch.float32
+    ) -> RotaryTables:
+        """Prepare the rotations between measurements (B, T, 3) for one head of some channels."""
+        return rotary_tables(
+            qspace, head_dim, gamma=self.gamma, base=self.base, layout=self.rotary, dtype=dtype
+        )
+
     @property
     def patch_grid(self) -> tuple[int, int, int]:
         """Number of patches along each axis of the grid."""
@@ -281,14 +289,7 @@ class Drope(nn.Module):
         patches = read(slice(None) if kept is None else kept)
         x = self.patch_mlp((patches - config.signal_mean) / config.signal_std)
         x = x + self.position(qspace, positions)
-        tables = rotary_tables(
-            qspace,
-            config.dim // config.heads,
-            gamma=config.gamma,
-            base=config.base,
-            layout=config.rotary,
-            dtype=x.dtype,
-        )
+        tables = config.rotary_tables(qspace, config.dim // config.heads, dtype=x.dtype)
         cls = self.cls_token.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             cls, x = block(cls, x, tables)

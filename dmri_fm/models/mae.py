@@ -23,7 +23,7 @@ from dmri_fm.errors import GradientError
 from dmri_fm.models.drope import ABLATION, PAPER, Drope, DropeConfig, PositionCode
 from dmri_fm.models.drope_block import DropeBlock
 from dmri_fm.models.patches import patchify, unpatchify
-from dmri_fm.models.rotary import find_weighted, rotary_tables
+from dmri_fm.models.rotary import find_weighted
 
 __all__ = [
     "ABLATION_MAE",
@@ -170,14 +170,8 @@ class Decoder(nn.Module):
             hints = hints + blank
         x = _fill(self.embed(seen), hints, mask)
         x = x + self.position(qspace, positions)
-        tables = rotary_tables(
-            qspace,
-            config.decoder_dim // config.decoder_heads,
-            gamma=encoder.gamma,
-            base=encoder.base,
-            layout=encoder.rotary,
-            dtype=x.dtype,
-        )
+        head_dim = config.decoder_dim // config.decoder_heads
+        tables = encoder.rotary_tables(qspace, head_dim, dtype=x.dtype)
         for block in self.blocks:
             cls, x = block(cls, x, tables)
         out: Tensor = self.ln(x)

@@ -18,6 +18,7 @@ from torch import Tensor
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.estimates import predict_by_process
 from dmri_fm.models.familiarity import fit_familiarity, percentile_of, score_features
+from dmri_fm.models.hidden_directions import FEWEST_DIRECTIONS
 from dmri_fm.models.template_patches import template_tissue
 from dmri_fm.models.tokens import ScanTokens, patch_centres
 
@@ -37,9 +38,6 @@ LEAST_TISSUE = 0.3
 
 #: Part of the held-out scans between whose middle and which a sign grows by one.
 UPPER_QUANTILE = 0.8
-
-#: Directions below which they cannot be halved to predict one another.
-FEWEST_DIRECTIONS = 6
 
 _Array = NDArray[np.float32]
 

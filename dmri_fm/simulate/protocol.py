@@ -18,12 +18,16 @@ __all__ = [
     "SKARE_DIRECTIONS",
     "condition_number",
     "draw_protocol",
+    "draw_shells",
     "read_protocol",
     "spread_directions",
 ]
 
 #: Highest b-value at which a tensor is usually fitted, s/mm^2.
 LARGEST_TENSOR_BVAL = 1500.0
+
+#: b=0 volumes of plain shells.
+N_B0 = 2
 
 #: Mean angle by which the directions of a jittered Skare set leave their places, degrees.
 SKARE_JITTER_DEG = 5.0
@@ -264,3 +268,19 @@ def draw_protocol(
         [np.zeros(n_b0), *(np.full(len(g), b) for g, b in zip(sets, shells, strict=True))]
     )
     return GradientTable(values, np.concatenate([np.zeros((n_b0, 3)), *sets]))
+
+
+def draw_shells(
+    rng: np.random.Generator, *, n_directions: int, bvals: tuple[float, ...]
+) -> list[GradientTable]:
+    """Draw shells, b=0 first, whose directions are spread and disjoint."""
+    tables = []
+    for bval in bvals:
+        axes = spread_directions(rng, n_directions)
+        tables.append(
+            GradientTable(
+                np.concatenate([np.zeros(N_B0), np.full(n_directions, bval)]),
+                np.concatenate([np.zeros((N_B0, 3)), axes]),
+            )
+        )
+    return tables

@@ -144,7 +144,8 @@ class DropePretraining:
         How often, of scans with several shells, one shell is hidden from another.
     n_siblings, sibling_places, sibling_directions
         Tissues that are drawn for each simulated head, and how many of its patches are scanned
-        with how many directions, twice each; about half of both are taken in a step.
+        with how many directions, twice each; a step takes half of the places and half or more of
+        the directions.
     summary_weight, sibling_weight
         Of what the features say of the tissue, and of how well they tell siblings apart, against
         the error of reconstruction.

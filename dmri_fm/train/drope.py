@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.guided_mae import (
     SMALL_MAE,
@@ -48,8 +47,9 @@ from dmri_fm.models.unusual import ScanCode, encode_tokens, fit_unusual
 from dmri_fm.models.weights import save_weights
 from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import CLIP, normalise_b0
-from dmri_fm.simulate import draw_batch, draw_protocol, spread_directions
+from dmri_fm.simulate import draw_batch, draw_protocol
 from dmri_fm.simulate.heads import Heads
+from dmri_fm.simulate.protocol import draw_shells
 from dmri_fm.simulate.siblings import draw_siblings
 from dmri_fm.train.config import DropePretraining
 from dmri_fm.train.loop import CHECKPOINT, Run, run_training
@@ -223,23 +223,16 @@ def _draw_siblings(
     """Scan some patches of a head with other tissues; return their summaries (K, 8), too."""
     first = float(rng.uniform(*SIBLING_BVALS))
     bvals = (first, first if rng.uniform() < 0.5 else float(rng.uniform(*SIBLING_BVALS)))
-    axes = [spread_directions(rng, request.n_directions) for _ in bvals]
-    n_b0 = 2
-    gtabs = [
-        GradientTable(
-            np.concatenate([np.zeros(n_b0), np.full(request.n_directions, bval)]),
-            np.concatenate([np.zeros((n_b0, 3)), directions]),
-        )
-        for bval, directions in zip(bvals, axes, strict=True)
-    ]
+    gtabs = draw_shells(rng, n_directions=request.n_directions, bvals=bvals)
+    is_weighted = torch.from_numpy(~gtabs[0].is_b0)
     places = np.sort(rng.permutation(len(tokens.index))[: request.n_places])
     numbers = torch.arange(int(np.prod(config.grid_shape))).reshape(1, 1, *config.grid_shape)
     voxels = patchify(numbers, config.patch)[0, 0][torch.from_numpy(tokens.index[places])]
     drawn = draw_siblings(generator, heads, gtabs, voxels.flatten(), n=request.n)
     signal = drawn.signal.unflatten(3, voxels.shape)
-    s0 = signal[:, :, :n_b0].mean(dim=2, keepdim=True)
-    ratio = (signal[:, :, n_b0:] / s0.clamp(min=1e-6)).clamp(*CLIP)
-    qspace = np.stack([to_qspace(gtab)[n_b0:] for gtab in gtabs])
+    s0 = signal[:, :, ~is_weighted].mean(dim=2, keepdim=True)
+    ratio = (signal[:, :, is_weighted] / s0.clamp(min=1e-6)).clamp(*CLIP)
+    qspace = np.stack([to_qspace(gtab)[~gtab.is_b0] for gtab in gtabs])
     patches = ratio * tokens.brain[places]
     scans = SiblingTokens(
         patches, torch.from_numpy(qspace).double(), tokens.positions[torch.from_numpy(places)]
@@ -247,13 +240,11 @@ def _draw_siblings(
     return scans, drawn.summary
 
 
-def _choose_of_siblings(
-    rng: np.random.Generator, siblings: SiblingTokens, request: SiblingRequest
-) -> SiblingTokens:
-    """Return about half of the directions and of the places, others at every step."""
+def _choose_of_siblings(rng: np.random.Generator, siblings: SiblingTokens) -> SiblingTokens:
+    """Return half of the places and half or more of the directions, others at every step."""
     _, _, n_directions, n_places, _ = siblings.patches.shape
     places = torch.from_numpy(np.sort(rng.permutation(n_places)[: (n_places + 1) // 2]))
-    n = int(rng.integers(request.n_directions // 2, request.n_directions + 1))
+    n = int(rng.integers(n_directions // 2, n_directions + 1))
     which = torch.from_numpy(np.sort(rng.permutation(n_directions)[:n]))
     return SiblingTokens(
         siblings.patches[:, :, which][:, :, :, places],
@@ -432,7 +423,6 @@ def pretrain_drope(
         "sibling_summary": config.summary_weight,
         "siblings": config.sibling_weight,
     }
-    request = SiblingRequest.of(config)
 
     def step_losses(network: nn.Module, drawn: PretrainingScan, step: int) -> dict[str, Tensor]:
         device = next(network.parameters()).device
@@ -457,9 +447,9 @@ def pretrain_drope(
         if isinstance(model, GuidedAutoencoder):
             window = draw_window(rng, scan, hidden[0], architecture.patch)
             chosen_siblings = None
-            if drawn.siblings is not None and request is not None:
+            if drawn.siblings is not None:
                 chosen_siblings = SiblingTokens(
-                    *(t.to(device) for t in _choose_of_siblings(rng, drawn.siblings, request))
+                    *(t.to(device) for t in _choose_of_siblings(rng, drawn.siblings))
                 )
             found: Reconstruction = network(*args, brain, window=window, siblings=chosen_siblings)
             patches, estimate = found.patches, found.estimate

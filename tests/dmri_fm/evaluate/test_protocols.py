@@ -16,7 +16,6 @@ from dmri_fm.evaluate.galleries import (
     Geometry,
     acquire_tissue,
     draw_gallery,
-    draw_protocols,
     tissue_signal,
 )
 from dmri_fm.evaluate.identification import agreement, identify, probe, rank_one
@@ -33,6 +32,7 @@ from dmri_fm.models import tokens
 from dmri_fm.models.drope import SMALL, Drope
 from dmri_fm.models.weights import save_weights
 from dmri_fm.normalise.grid import Grid
+from dmri_fm.simulate.protocol import draw_shells
 from dmri_fm.simulate.scanner import Tissue
 
 SIDE = 16
@@ -85,7 +85,7 @@ def test_members_share_b0_and_differ_in_the_factors(geometry) -> None:
     members = draw_gallery(rng, 50)
     spread = [np.std([np.log(getattr(m, name)) for m in members]) for name in FACTORS]
     np.testing.assert_allclose(spread, 0.1, rtol=0.4)
-    (gtab,) = draw_protocols(rng, n_directions=8, bvals=(1000.0,))
+    (gtab,) = draw_shells(rng, n_directions=8, bvals=(1000.0,))
     first, second = (tissue_signal(geometry, m, gtab) for m in members[:2])
     # Shares add up to one to within single precision.
     np.testing.assert_allclose(first[:, gtab.is_b0], second[:, gtab.is_b0], rtol=1e-4)
@@ -97,7 +97,7 @@ def test_members_share_b0_and_differ_in_the_factors(geometry) -> None:
 
 
 def test_protocols_have_directions_of_their_own() -> None:
-    tables = draw_protocols(np.random.default_rng(0), n_directions=12, bvals=(1000.0, 2000.0))
+    tables = draw_shells(np.random.default_rng(0), n_directions=12, bvals=(1000.0, 2000.0))
     first, second = (t.bvecs_ras[~t.is_b0] for t in tables)
     assert np.abs(first @ second.T).max() < np.cos(np.deg2rad(0.1))
     assert [t.bvals.max() for t in tables] == [1000, 2000]
@@ -172,7 +172,7 @@ def test_an_untrained_twin_is_another_and_leaves_the_random_state_alone() -> Non
 
 def test_two_sets_of_directions_of_a_scan(geometry) -> None:
     rng = np.random.default_rng(0)
-    (gtab,) = draw_protocols(rng, n_directions=10, bvals=(1000.0,))
+    (gtab,) = draw_shells(rng, n_directions=10, bvals=(1000.0,))
     scans = [
         acquire_tissue(geometry, m, gtab, snr=1e6, rng=rng, name=f"head {k}")
         for k, m in enumerate(draw_gallery(rng, 3))
