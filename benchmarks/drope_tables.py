@@ -101,7 +101,8 @@ def main() -> None:
             network = load_autoencoder(folder, model=model)
             by_kind: dict[str, list[dict[str, Any]]] = {}
             for scan in scans:
-                request = ReconstructionRequest((min(30, len(scan.gtab)),), 1)
+                n = min(30, len(scan.gtab))
+                request = ReconstructionRequest((n,), n_masks=1, has_rivals=False)
                 by_kind.setdefault(scan.kind, []).append(score_scan(network, scan, request))
             for kind, records in by_kind.items():
                 for hidden in ("spatial", "diffusion"):

@@ -81,7 +81,7 @@ def _run_simulate(options: argparse.Namespace) -> None:
 
 def _add_training(
     subparsers: Subparsers, name: str, summary: str, run: Callable[[argparse.Namespace], None]
-) -> None:
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(name, help=summary)
     parser.add_argument(
         "config", metavar="CONFIG", help="a model with shipped settings, or a TOML file"
@@ -110,6 +110,7 @@ def _add_training(
         "--participant-label", nargs="+", metavar="LABEL", help="of --scans; default: all"
     )
     parser.set_defaults(run=run)
+    return parser
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,17 +157,28 @@ def _run_train(options: argparse.Namespace) -> None:
 
 
 def _add_pretrain(subparsers: Subparsers) -> None:
-    _add_training(subparsers, "pretrain", "pretrain the D-RoPE encoder", _run_pretrain)
+    parser = _add_training(subparsers, "pretrain", "pretrain the D-RoPE encoder", _run_pretrain)
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="train further: folder of a run, a .safetensors file, or drope: the shipped weights",
+    )
 
 
 def _run_pretrain(options: argparse.Namespace) -> None:
     from dmri_fm.models.registry import find_encoder
     from dmri_fm.train.config import DropePretraining, read_training
-    from dmri_fm.train.drope import pretrain_drope
+    from dmri_fm.train.drope import check_part, pretrain_drope
+    from dmri_fm.train.runs import load_start
     from dmri_fm.train.scan_cache import cache_scans
 
     _check_scans(options)
     config = read_training(DropePretraining, options.config, optimisation=_changes(options))
+    check_part(config, has_start=options.start is not None)
+    start, origin = (
+        load_start(options.start, model=config.model) if options.start else (None, None)
+    )
     scans = (
         cache_scans(
             options.scans,
@@ -181,6 +193,8 @@ def _run_pretrain(options: argparse.Namespace) -> None:
         config,
         options.folder,
         scans=scans,
+        start=start,
+        origin=origin,
         accelerator=options.accelerator,
         devices=options.devices,
         weights=options.weights,
@@ -429,7 +443,13 @@ def _add_evaluate_protocols(subparsers: Subparsers) -> None:
         metavar="N",
         help="heads that differ in microstructure only; 0: none; default 200",
     )
-    parser.add_argument("--directions", type=int, default=12, metavar="T", help="default 12")
+    parser.add_argument(
+        "--directions",
+        type=int,
+        default=12,
+        metavar="T",
+        help="of the gallery's protocols, and of each set (half of a scan's at most); default 12",
+    )
     parser.add_argument("--snr", type=float, default=25.0, help="of the gallery; default 25")
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
     parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
@@ -473,7 +493,9 @@ def _run_evaluate_protocols(options: argparse.Namespace) -> None:
             if options.bids
             else (),
         )
-        found["directions"] = compare_directions(encoder, scans, seed=options.seed)
+        found["directions"] = compare_directions(
+            encoder, scans, n_directions=options.directions, seed=options.seed
+        )
         print(format_agreement(found["directions"]), end="\n\n", flush=True)
     if options.gallery:
         request = ProtocolRequest(options.gallery, options.directions, options.snr, options.seed)

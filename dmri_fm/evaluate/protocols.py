@@ -24,8 +24,9 @@ from dmri_fm.evaluate.identification import agreement, identify, probe, rank_one
 from dmri_fm.evaluate.reconstruction_rivals import Kept, fit_normalised
 from dmri_fm.evaluate.reconstruction_tables import markdown
 from dmri_fm.evaluate.smoothing import smooth_within
-from dmri_fm.models.directions import choose_spread
+from dmri_fm.models.directions import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm.models.drope import Drope
+from dmri_fm.models.scan_readout import pool_tokens
 from dmri_fm.models.tokens import tokenise
 from dmri_fm.simulate.protocol import draw_shells
 
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 #: Every representation, in the order of tables.
 FEATURES = {
     "encoder": "encoder",
+    "pooled": "its tokens, pooled as they are",
+    "cls": "its scan tokens",
     "untrained": "untrained encoder",
     "mean": "blurred mean DWI",
     "maps": "blurred FA and MD maps",
@@ -55,9 +58,6 @@ PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
 
 #: Maps and mean images are blurred by this much, voxels, and every fourth voxel is kept.
 BLUR_VOXELS, STEP = 2.0, 4
-
-#: Directions of a half, at most, when one scan is cut in two (Kung et al. 2026, table 7).
-MOST_DIRECTIONS = 12
 
 _NOTES = {
     "gallery": "one head of the generator that is not trained on; its members share geometry, "
@@ -88,7 +88,7 @@ class ProtocolRequest:
     """
 
     n_heads: int = 200
-    n_directions: int = 12
+    n_directions: int = FEATURE_DIRECTIONS
     snr: float = 25.0
     seed: int = 0
 
@@ -109,11 +109,18 @@ def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
 
 def encode(encoder: Drope, scan: GridScan) -> _Array:
     """Return the features of a scan, all of its directions read."""
+    return encode_in_parts(encoder, scan)["encoder"]
+
+
+def encode_in_parts(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
+    """Return the features of a scan, and what else could serve as such; see :data:`FEATURES`."""
     device = next(encoder.parameters()).device
     tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
     with torch.inference_mode():
-        cls = encoder.encode_cls(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-    return np.asarray(cls[0].cpu().numpy(), dtype=np.float64)
+        cls, found = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+        features = encoder.read_out(cls, found)
+        rows = {"encoder": features, "pooled": pool_tokens(found), "cls": cls}
+    return {name: row[0].double().cpu().numpy() for name, row in rows.items()}
 
 
 def plain_features(scan: GridScan) -> dict[str, _Array]:
@@ -154,7 +161,7 @@ def evaluate_gallery(
         for protocol, gtab in tables.items():
             scan = acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng)
             found = {
-                "encoder": encode(encoder, scan),
+                **encode_in_parts(encoder, scan),
                 "untrained": encode(plain, scan),
                 **plain_features(scan),
             }
@@ -194,11 +201,12 @@ def compare_directions(
     encoder: Drope,
     scans: Iterable[GridScan],
     *,
+    n_directions: int = FEATURE_DIRECTIONS,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare features of two disjoint sets of directions of the same scan.
 
-    Each of min(12, half of the directions), both spread over q-space.
+    Both are spread over q-space.
 
     Parameters
     ----------
@@ -206,6 +214,8 @@ def compare_directions(
         Trained; one untrained is put beside it.
     scans
         On its grid; of two or more, features of different scans are compared, too.
+    n_directions
+        Of each set; half of the scan's directions, if they are fewer.
     seed
         Of the choice of directions.
 
@@ -215,11 +225,11 @@ def compare_directions(
         JSON-ready. `scans`: cosine and relative distance by scan; `between`: means of the same
         between different scans; `rank_one`: share of scans found again among the others.
     """
-    encoders = {"encoder": encoder, "untrained": untrained(encoder, seed=seed)}
+    plain = untrained(encoder, seed=seed)
     names: list[str] = []
-    pairs: dict[str, list[tuple[_Array, _Array]]] = {name: [] for name in encoders}
+    pairs: dict[str, list[tuple[_Array, _Array]]] = {}
     for scan in scans:
-        n = min(MOST_DIRECTIONS, len(scan.gtab) // 2)
+        n = min(n_directions, len(scan.gtab) // 2)
         if n < 1:
             logger.warning("%s: has no two directions", scan.name)
             continue
@@ -227,10 +237,12 @@ def compare_directions(
         first = choose_spread(scan.gtab, n, seed=seed, gamma=gamma)
         rest = np.setdiff1d(np.arange(len(scan.gtab)), first)
         second = rest[choose_spread(scan.gtab.select(rest), n, seed=seed, gamma=gamma)]
-        for name, network in encoders.items():
-            pairs[name].append(
-                (encode(network, scan.select(first)), encode(network, scan.select(second)))
-            )
+        halves = [
+            {**encode_in_parts(encoder, part), "untrained": encode(plain, part)}
+            for part in (scan.select(first), scan.select(second))
+        ]
+        for name in halves[0]:
+            pairs.setdefault(name, []).append((halves[0][name], halves[1][name]))
         names.append(f"{scan.name}, 2 x {n}")
     if not names:
         raise ConfigError("no scan with two directions", expected="one scan or more")

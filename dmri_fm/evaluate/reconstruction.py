@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ RIVAL_TITLES: dict[str, str] = {
     "tensor-smooth": "tensor of smoothed images",
     "harmonics": "spherical harmonics",
     "gaussian-process": "Gaussian process",
+    "stacked": "stacked predictions, where the network starts",
     "convolution": "normalised convolution",
     "harmonic": "harmonic inpainting",
     "directions": "same place, other directions",
@@ -99,7 +100,7 @@ class _Task:
 
     `scan` and its `tokens`; `seen` (X, Y, Z), the voxels of the patches that the encoder is given;
     `reference`, the tensors that others are compared with, and their `regions`, None where the
-    directions determine none.
+    directions determine none; `has_rivals`, whether plain methods are scored, too.
     """
 
     scan: GridScan
@@ -107,6 +108,7 @@ class _Task:
     seen: NDArray[np.bool_]
     reference: TensorMaps | None
     regions: Regions | None
+    has_rivals: bool
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,14 @@ class ReconstructionRequest:
         Masks of each kind.
     seed
         Of directions and masks.
+    has_rivals
+        Whether plain methods are scored beside the network.
     """
 
     directions: tuple[int, ...] = (12, 30)
     n_masks: int = 2
     seed: int = 0
+    has_rivals: bool = True
 
     def __post_init__(self) -> None:
         if not self.directions or min(self.directions) < 2 or self.n_masks < 1:
@@ -139,7 +144,7 @@ def reconstruct(network: Autoencoder, scan: GridScan, tokens: ScanTokens, mask: 
     """Return the network's reconstruction (X, Y, Z, T) of a scan, zero outside the brain."""
     device = next(network.parameters()).device
     moved = tokens.to(device)
-    mask = replace(mask, kept=mask.kept.to(device))
+    mask = mask._replace(kept=mask.kept.to(device))
     with torch.inference_mode():
         found = network.reconstruct(
             moved.patches[None], moved.qspace[None], moved.positions[None], mask, moved.brain[None]
@@ -196,14 +201,17 @@ def score_scan(
         if not tokens.index.size:
             raise ImageError(f"{scan.name}: no patch holds brain", expected="a brain")
         logger.info("%s: %d directions", scan.name, n)
-        task = _Task(part, tokens, _seen_voxels(tokens, network), *_reference(part))
+        seen = _seen_voxels(tokens, network)
+        reference, regions = _reference(part)
+        task = _Task(part, tokens, seen, reference, regions, request.has_rivals)
         found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for number in range(request.n_masks):
             rng = np.random.default_rng([request.seed, n, number])
             found["diffusion"].append(_hide_directions(network, task, rng))
             found["spatial"].append(_hide_places(network, task, rng))
-            found["spatial-per-direction"].append(_hide_apart(network, task, rng))
-        record["results"][str(n)] = {k: _mean_records(rows) for k, rows in found.items()}
+            if request.has_rivals:
+                found["spatial-per-direction"].append(_hide_apart(network, task, rng))
+        record["results"][str(n)] = {k: _mean_records(rows) for k, rows in found.items() if rows}
     result: dict[str, Any] = clean(record)
     return result
 
@@ -235,7 +243,7 @@ def _hide_directions(
     visible = Kept(scan.signal[..., kept], scan.gtab.select(kept), scan.mask, scan.affine)
     whole = reconstruct(network, scan, tokens, mask)
     estimates = {"network": np.clip(whole[..., hidden], *CLIP)}
-    for name, predict in DIRECTION_RIVALS.items():
+    for name, predict in (DIRECTION_RIVALS if task.has_rivals else {}).items():
         try:
             estimates[name] = predict(visible, scan.gtab.select(hidden))
         except GradientError as error:
@@ -266,7 +274,7 @@ def _hide_places(network: Autoencoder, task: _Task, rng: np.random.Generator) ->
         )
     whole = reconstruct(network, scan, tokens, mask)
     estimates = {"network": np.where(hidden[..., None], np.clip(whole, *CLIP), scan.signal)}
-    for name, fill in PLACE_RIVALS.items():
+    for name, fill in (PLACE_RIVALS if task.has_rivals else {}).items():
         estimates[name] = np.clip(fill(scan.signal, visible, hidden), *CLIP)
     return {
         "rows": _rows(estimates, scan, np.arange(n), hidden),

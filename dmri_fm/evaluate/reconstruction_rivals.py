@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dmri_fm.errors import GradientError
-from dmri_fm.evaluate.direction_models import predict_harmonics, shell_means
 from dmri_fm.evaluate.inpainting import fill_by_means, fill_harmonically, fill_smoothly
 from dmri_fm.evaluate.rivals import tuned
 from dmri_fm.evaluate.smoothing import noise_sigma, smooth_within
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models.direction_models import predict_harmonics, shell_means
+from dmri_fm.models.estimates import predict_directions
 from dmri_fm.models.gaussian_process import fit_gaussian_process, nearest_shells
+from dmri_fm.models.guided_refiner import SMOOTHING_VOXELS
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.tensor import design_matrix, fit_tensor
+from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import CLIP
 from dmri_fm.volumes import Dwi
 
@@ -146,6 +150,18 @@ def _predict_smooth_tensor(kept: Kept, wanted: GradientTable) -> _Image:
     return predict_tensor_signal(kept, wanted, width=tuned("gaussian", snr))
 
 
+def _stack(kept: Kept, wanted: GradientTable) -> _Image:
+    """Predict as the network's own start does, from the same smoothed images."""
+    widths = (0.0, *SMOOTHING_VOXELS)
+    images = [
+        torch.from_numpy(smooth_within(kept.signal, kept.mask, width)[kept.mask].T)[:, None]
+        for width in widths
+    ]
+    tables = (torch.from_numpy(to_qspace(table)) for table in (kept.gtab, wanted))
+    found = predict_directions(images, torch.ones(1, images[0].shape[2]), *tables)
+    return kept.spread(found[:, 0].T.double().numpy())
+
+
 #: Hidden directions from the kept ones: shape (X, Y, Z, H). They raise GradientError where the
 #: kept directions are too few.
 DIRECTION_RIVALS: dict[str, Callable[[Kept, GradientTable], _Image]] = {
@@ -154,6 +170,7 @@ DIRECTION_RIVALS: dict[str, Callable[[Kept, GradientTable], _Image]] = {
     "tensor-smooth": _predict_smooth_tensor,
     "harmonics": partial(_by_voxel, predict=predict_harmonics),
     "gaussian-process": partial(_by_voxel, predict=_gaussian_process),
+    "stacked": _stack,
 }
 
 #: Hidden places from the visible ones of the same volume: images (X, Y, Z, N), visible and

@@ -17,6 +17,7 @@ from dmri_fm.gradients import GradientTable, Shell
 from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
 
 __all__ = [
+    "FEATURE_DIRECTIONS",
     "LARGEST_CONDITION",
     "SixDirections",
     "choose_six",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+#: Directions from which an encoder's features are computed (Kung et al. 2026, section 4.3).
+FEATURE_DIRECTIONS = 12
 
 #: Six directions of a higher condition number magnify noise too much to be trusted.
 LARGEST_CONDITION = 3.0

@@ -9,7 +9,8 @@ Method: Kung et al. 2026, https://doi.org/10.48550/arXiv.2603.25977.
 
 Two configurations: :data:`PAPER` follows the publication; :data:`SMALL`, the default of this
 project, has fewer and narrower blocks, reads a 2 mm grid, keeps only the patches that hold brain,
-encodes a direction by rho v v^T (equal for v and -v) and reads two scan tokens of 192 numbers.
+encodes a direction by rho v v^T (equal for v and -v) and describes a scan by its pooled patch
+tokens, 384 numbers.
 Checkpoints of the authors' own code load with :func:`from_authors`, in their conventions.
 
 Without gradients, on a CPU, a scan passes in pieces (:mod:`dmri_fm.models.drope_stream`).
@@ -41,6 +42,7 @@ from dmri_fm.models.rotary import (
     qspace_distance,
     rotary_tables,
 )
+from dmri_fm.models.scan_readout import ScanReadout
 from dmri_fm.models.volume_encoder import Reader, VolumeEncoder
 
 __all__ = [
@@ -79,7 +81,10 @@ class DropeConfig:
     depth, heads, mlp_ratio
         Blocks, attention heads, widening of the two MLPs of a block.
     n_cls
-        Scan tokens; the scan's feature vector is their concatenation, `n_cls * dim` numbers.
+        Scan tokens.
+    features
+        What describes a scan: "cls", its scan tokens, `n_cls * dim` numbers; or "pooled", its
+        patch tokens as :class:`~dmri_fm.models.scan_readout.ScanReadout` pools them, `2 * dim`.
     gamma
         Weight of the squared difference of b / 1000 against the squared angle in radians.
     base
@@ -112,6 +117,7 @@ class DropeConfig:
     signal_mean: float = 0.0
     signal_std: float = 1.0
     rotary: Layout = "paired"
+    features: Literal["cls", "pooled"] = "cls"
 
     def __post_init__(self) -> None:
         if any(n % p for n, p in zip(self.grid_shape, self.patch, strict=True)):
@@ -122,11 +128,13 @@ class DropeConfig:
             raise ValueError(f"unknown direction code {self.direction_code!r}")
         if self.rotary not in get_args(Layout):
             raise ValueError(f"unknown rotary layout {self.rotary!r}")
+        if self.features not in ("cls", "pooled"):
+            raise ValueError(f"unknown features {self.features!r}")
 
     @property
     def n_features(self) -> int:
         """Length of a scan's feature vector."""
-        return self.n_cls * self.dim
+        return (2 if self.features == "pooled" else self.n_cls) * self.dim
 
     def rotary_tables(
         self, qspace: Tensor, head_dim: int, *, dtype: torch.dtype = torch.float32
@@ -166,10 +174,11 @@ SMALL = DropeConfig(
     n_cls=2,
     signal_mean=0.35,
     signal_std=0.2,
+    features="pooled",
 )
 
 #: A yet smaller encoder for comparisons of trainings, with the published autoencoder.
-ABLATION = replace(SMALL, dim=96, depth=2, n_cls=1)
+ABLATION = replace(SMALL, dim=96, depth=2, n_cls=1, features="cls")
 
 
 class PositionCode(nn.Module):
@@ -221,6 +230,7 @@ class Drope(nn.Module):
             DropeBlock(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.ln = nn.LayerNorm(config.dim, eps=1e-5)
+        self.readout = ScanReadout(config.dim) if config.features == "pooled" else None
 
     def forward(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Encode scans.
@@ -250,8 +260,22 @@ class Drope(nn.Module):
         """
         return self.encode(_read_patches(patches, qspace), qspace, positions)
 
+    def describe(
+        self, patches: Tensor, qspace: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Encode scans as :meth:`forward` does; return features (B, n_features) and tokens."""
+        cls, tokens = self(patches, qspace, positions)
+        return self.read_out(cls, tokens), tokens
+
+    def read_out(self, cls: Tensor, tokens: Tensor) -> Tensor:
+        """Return features (B, n_features) of what :meth:`forward` gives."""
+        if self.readout is None:
+            return cls
+        features: Tensor = self.readout(tokens)
+        return features
+
     def encode_cls(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> Tensor:
-        """Encode scans as :meth:`forward` does, but compute the scan features only."""
+        """Encode scans as :meth:`forward` does, but compute the scan tokens only."""
         read = _read_patches(patches, qspace)
         return self.encode(read, qspace, positions, only_cls=True)[0]
 
@@ -267,7 +291,7 @@ class Drope(nn.Module):
         qspace, positions
             As in :meth:`forward`.
         only_cls
-            Leave out what the scan features do not need. The tokens are then of no use.
+            Leave out what the scan tokens do not need. The tokens are then of no use.
         """
         kept = find_weighted(qspace)
         if kept is not None:

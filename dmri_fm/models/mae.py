@@ -11,7 +11,7 @@ https://doi.org/10.48550/arXiv.2603.25977.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ __all__ = [
     "MaskedAutoencoder",
     "draw_mask",
     "keep_visible",
-    "mae_loss",
+    "masked_errors",
     "ramp_tau",
     "refuse_b0",
 ]
@@ -78,8 +78,7 @@ PAPER_MAE = MaeConfig(PAPER, decoder_dim=384, conv_channels=8)
 ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=96, decoder_depth=2)
 
 
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     """What the encoder sees.
 
     Attributes
@@ -168,7 +167,8 @@ class Decoder(nn.Module):
             hints = blank.expand(len(seen), n_directions, n_places, -1)
         else:
             hints = hints + blank
-        x = _fill(self.embed(seen), hints, mask)
+        embedded = self.embed(seen)
+        x = _fill(embedded, hints.to(embedded.dtype), mask)
         x = x + self.position(qspace, positions)
         head_dim = config.decoder_dim // config.decoder_heads
         tables = encoder.rotary_tables(qspace, head_dim, dtype=x.dtype)
@@ -289,10 +289,10 @@ def ramp_tau(progress: float) -> float:
     return 0.05 + 0.90 * min(max(progress, 0.0), 1.0)
 
 
-def mae_loss(
-    reconstruction: Tensor, target: Tensor, hidden: Tensor, *, tau: float, brain: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weigh the errors of visible and hidden patches.
+def masked_errors(
+    reconstruction: Tensor, target: Tensor, hidden: Tensor, *, brain: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the mean squared errors of visible and of hidden patches.
 
     Parameters
     ----------
@@ -300,22 +300,19 @@ def mae_loss(
         Shape (B, T, S, P), S/S0.
     hidden
         Shape (B, T, S), bool.
-    tau
-        Weight of the hidden patches; the visible ones get 1 - tau.
     brain
         Shape (B, S, P): 1 inside the brain, 0 outside; errors outside do not count.
 
     Returns
     -------
-    loss, mse_visible, mse_hidden : Tensor
+    visible, hidden : Tensor
         Scalars; a part without voxels counts as zero.
     """
     squared = (reconstruction - target).square() * brain[:, None]
     per_patch = squared.sum(dim=-1)
     voxels = brain.sum(dim=-1)[:, None].expand_as(per_patch)
-    parts = []
-    for where in (~hidden, hidden):
-        n = (voxels * where).sum()
-        parts.append((per_patch * where).sum() / n.clamp(min=1.0))
-    visible, masked = parts
-    return (1.0 - tau) * visible + tau * masked, visible, masked
+    seen, unseen = (
+        (per_patch * where).sum() / (voxels * where).sum().clamp(min=1.0)
+        for where in (~hidden, hidden)
+    )
+    return seen, unseen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["patchify", "unpatchify"]
+__all__ = ["lay_in_box", "patchify", "take_from_box", "unpatchify"]
 
 
 def patchify(volumes: Tensor, patch: tuple[int, int, int]) -> Tensor:
@@ -31,3 +31,20 @@ def unpatchify(
         w=w,
         z=z,
     )
+
+
+def lay_in_box(
+    values: Tensor, cells: Tensor, size: list[int], patch: tuple[int, int, int]
+) -> Tensor:
+    """Lay patches (N, S, P, C) into a box of cells: (N, C, X, Y, Z), zero where there is none."""
+    h, w, z = size
+    full = values.new_zeros(len(values), h * w * z, *values.shape[2:])
+    full[:, (cells[:, 0] * w + cells[:, 1]) * z + cells[:, 2]] = values
+    return unpatchify(rearrange(full, "n s p c -> n c s p"), patch, (h, w, z))
+
+
+def take_from_box(box: Tensor, cells: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Take patches (N, S, P, C) out of a box (N, C, X, Y, Z); inverse of :func:`lay_in_box`."""
+    w, z = box.shape[3] // patch[1], box.shape[4] // patch[2]
+    full = rearrange(patchify(box, patch), "n c s p -> n s p c")
+    return full[:, (cells[:, 0] * w + cells[:, 1]) * z + cells[:, 2]]

@@ -16,7 +16,12 @@ from torch.nn import functional
 
 from dmri_fm.errors import ConfigError, GradientError, ImageError, WeightsError
 from dmri_fm.gradients import rotation_part
-from dmri_fm.models.directions import choose_six, choose_spread, skare_angle_deg
+from dmri_fm.models.directions import (
+    FEATURE_DIRECTIONS,
+    choose_six,
+    choose_spread,
+    skare_angle_deg,
+)
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.familiarity import percentile_of, score_features
 from dmri_fm.models.gate import judge_scan
@@ -237,7 +242,7 @@ def extract_features(
     model: str = "drope",
     weights: str | Path | None = None,
     device: str = "cpu",
-    n_directions: int = 12,
+    n_directions: int = FEATURE_DIRECTIONS,
     seed: int = 0,
 ) -> ScanFeatures:
     """Compute features of a scan with a D-RoPE encoder.
@@ -359,7 +364,7 @@ def _collect(
     if loaded.statistics:
         score, percentile, signs = judge_scan_code(found, loaded.statistics)
     return ScanFeatures(
-        cls=found.cls,
+        cls=found.scan,
         tokens=tokens,
         ijk=ijk,
         xyz_mm=ijk @ affine[:3, :3].T + affine[:3, 3],

@@ -19,6 +19,7 @@ from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.estimates import predict_by_process
 from dmri_fm.models.familiarity import fit_familiarity, percentile_of, score_features
 from dmri_fm.models.hidden_directions import FEWEST_DIRECTIONS
+from dmri_fm.models.scan_readout import pool_tokens
 from dmri_fm.models.template_patches import template_tissue
 from dmri_fm.models.tokens import ScanTokens, patch_centres
 
@@ -47,18 +48,18 @@ class ScanCode(NamedTuple):
 
     Attributes
     ----------
-    cls
+    scan
         Shape (D,): features of the scan.
     patches
         Shape (S, d): features of the patches, mean over directions.
     code
-        Shape (D + 3 d,): beside `cls`, mean and deviation of `patches` over places, and the
-        deviation of the patch tokens over directions, mean over places.
+        Shape (3 d,): pooled tokens as they are, and the deviation of `patches` over places; before
+        them `scan`, where it is no function of the pooled tokens.
     signs
         Shape (4,): :data:`SIGNS` without the first; NaN where not known.
     """
 
-    cls: _Array
+    scan: _Array
     patches: _Array
     code: _Array
     signs: _Array
@@ -67,17 +68,14 @@ class ScanCode(NamedTuple):
 def encode_tokens(network: Drope, tokens: ScanTokens) -> ScanCode:
     """Encode a scan on the device of its tokens."""
     with torch.inference_mode():
-        cls, found = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-        patches = found[0].mean(dim=0)
-        code = torch.cat(
-            [
-                cls[0],
-                patches.mean(dim=0),
-                patches.std(dim=0, correction=0),
-                found[0].std(dim=0, correction=0).mean(dim=0),
-            ]
+        scan, found = network.describe(
+            tokens.patches[None], tokens.qspace[None], tokens.positions[None]
         )
-    features, places, both = (t.float().cpu().numpy() for t in (cls[0], patches, code))
+        patches = found[0].mean(dim=0)
+        parts = [pool_tokens(found)[0], patches.std(dim=0, correction=0)]
+        # Features that are read off the pooled tokens say nothing more.
+        code = torch.cat(parts if network.readout is not None else [scan[0], *parts])
+    features, places, both = (t.float().cpu().numpy() for t in (scan[0], patches, code))
     return ScanCode(features, places, both, plain_signs(tokens, network.config))
 
 

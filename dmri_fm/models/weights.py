@@ -34,7 +34,7 @@ STATISTICS_PREFIX = "statistics."
 PRETRAINING_PREFIX = "pretraining."
 
 #: Fields of configurations that are younger than the format; files without them mean the default.
-LATER_FIELDS = {"rotary"}
+LATER_FIELDS = {"rotary", "features"}
 
 #: Formats that can run code when they are read.
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")

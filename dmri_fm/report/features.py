@@ -298,7 +298,7 @@ def _vector_chart(
         aspect="auto",
         interpolation="none",
     )
-    left.set_title(f"Scan vector (CLS), {vector.size} numbers", loc="left")
+    left.set_title(f"Scan vector, {vector.size} numbers", loc="left")
     left.set_yticks(range(n_lines), [f"{i * STRIP_LENGTH}" for i in range(n_lines)])
     left.set_ylabel("line starts at")
     left.set_xlabel("position in the line")

@@ -36,7 +36,6 @@ from dmri_fm.simulate.mixture import (
     draw_tissues,
     fit_shell,
     mixture,
-    tissue_summary,
 )
 from dmri_fm.simulate.protocol import check_request, truth_bval
 
@@ -76,11 +75,6 @@ class Batch:
         Shape (B,): noise of one channel in the middle of its field, scanner units.
     affine
         Shape (B, 4, 4), voxel to RAS+ mm.
-    heads
-        What was scanned, undisturbed.
-    summary
-        Shape (B, 8): see :func:`dmri_fm.simulate.mixture.tissue_summary`. None if it was not asked
-        for.
     """
 
     signal: Tensor
@@ -93,8 +87,6 @@ class Batch:
     mask: Tensor
     sigma: Tensor
     affine: Tensor
-    heads: Heads
-    summary: Tensor | None
 
 
 def draw_batch(
@@ -106,7 +98,6 @@ def draw_batch(
     snr: float | None = None,
     atlas_weight: float | None = None,
     with_truth: bool = True,
-    with_summary: bool = False,
 ) -> Batch:
     """Draw simulated scans with everything about them at random.
 
@@ -128,8 +119,6 @@ def draw_batch(
         How far orientations follow the rough atlas, 0 to 1; at random if None.
     with_truth
         Compute the true tensors, which takes much of the time.
-    with_summary
-        Compute what the tissues would measure.
 
     Raises
     ------
@@ -205,8 +194,6 @@ def draw_batch(
         heads.mask,
         sigma,
         heads.affine,
-        heads,
-        tissue_summary(heads, tissues) if with_summary else None,
     )
 
 

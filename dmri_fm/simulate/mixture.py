@@ -29,7 +29,6 @@ __all__ = [
     "mixture",
     "scalars",
     "signals_at",
-    "tissue_summary",
 ]
 
 #: Diffusivity of free water in the body, with a margin, um^2/ms.
@@ -38,10 +37,6 @@ FASTEST = 3.5
 #: Voxels that are worked on together: the arrays of a few tens of volumes stay in the cache of a
 #: processor.
 _VOXELS_PER_PASS = 2**15
-
-
-#: Share of a tissue in the voxels that describe it, and about how many are taken.
-_PURE, _SUMMARY_VOXELS = 0.8, 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,40 +242,6 @@ def _voxel_signals(
             exponent = torch.mul(bvals_along, -more).addcmul_(bvals, -least)
             total.addcmul_(amount, exponent.exp_())
     return total
-
-
-def tissue_summary(heads: Heads, tissues: Tissues) -> Tensor:
-    """Return what white and grey matter would measure, whatever the protocol.
-
-    Parameters
-    ----------
-    heads, tissues
-        A batch.
-
-    Returns
-    -------
-    Tensor
-        Shape (B, 8): of white matter, then of grey matter, at b of 1 and then of 2 ms/um^2, mean
-        over directions of S/S0 and its deviation over directions, without noise or blur; means
-        over voxels. NaN where a head has no voxel of nearly pure tissue.
-    """
-    axes = dense_shell(heads.mask.device)
-    bvals = torch.cat([axes.new_zeros(1), *(axes.new_full((len(axes),), b) for b in (1.0, 2.0))])
-    bvecs = torch.cat([axes[:1], axes, axes])
-    rows = []
-    for k in range(len(heads.mask)):
-        row = []
-        for tissue in range(2):
-            pure = (heads.fractions[k, tissue] > _PURE).flatten().nonzero()[:, 0]
-            if not len(pure):
-                row += [axes.new_tensor(torch.nan)] * 4
-                continue
-            voxels = pure[:: max(1, len(pure) // _SUMMARY_VOXELS)]
-            signal = signals_at(heads.one(k), tissues.one(k), voxels, bvals, bvecs)
-            for shell in (signal[1:] / signal[:1]).unflatten(0, (2, len(axes))):
-                row += [shell.mean(), shell.std(dim=0, correction=0).mean()]
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
 
 
 def count_populations(heads: Heads, tissues: Tissues) -> Tensor:

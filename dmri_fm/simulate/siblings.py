@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,27 +14,12 @@ from torch import Tensor
 from dmri_fm.gradients import GradientTable
 from dmri_fm.simulate.fields import log_uniform, normal
 from dmri_fm.simulate.heads import Heads
-from dmri_fm.simulate.mixture import draw_tissues, signals_at, tissue_summary
+from dmri_fm.simulate.mixture import draw_tissues, signals_at
 
-__all__ = ["Siblings", "draw_siblings"]
+__all__ = ["draw_siblings"]
 
 #: SNR of white matter at b=0.
 LEAST_SNR, LARGEST_SNR = 10.0, 80.0
-
-
-class Siblings(NamedTuple):
-    """K scans by Q protocols of N volumes, V voxels.
-
-    Attributes
-    ----------
-    signal
-        Shape (K, Q, N, V), scanner units, with Rician noise.
-    summary
-        Shape (K, 8): see :func:`dmri_fm.simulate.mixture.tissue_summary`.
-    """
-
-    signal: Tensor
-    summary: Tensor
 
 
 def draw_siblings(
@@ -45,7 +29,7 @@ def draw_siblings(
     voxels: Tensor,
     *,
     n: int,
-) -> Siblings:
+) -> Tensor:
     """Draw tissues for a head and scan some of its voxels.
 
     Parameters
@@ -55,11 +39,16 @@ def draw_siblings(
     heads
         A batch of one.
     gtabs
-        Q protocols of equal length.
+        Q protocols of equal length N.
     voxels
         Shape (V,): flat indices; those outside the brain hold noise.
     n
         Number of tissues, K.
+
+    Returns
+    -------
+    Tensor
+        Shape (K, Q, N, V), scanner units, with Rician noise of its own in each scan.
     """
     device = generator.device
     tissues = draw_tissues(generator, n)
@@ -76,5 +65,4 @@ def draw_siblings(
             noise = sigma * normal(generator, 2, *signal.shape)
             views.append(torch.hypot(signal + noise[0], noise[1]))
         rows.append(torch.stack(views))
-    summaries = [tissue_summary(heads, tissues.one(k)) for k in range(n)]
-    return Siblings(torch.stack(rows), torch.cat(summaries))
+    return torch.stack(rows)

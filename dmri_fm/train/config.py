@@ -120,6 +120,8 @@ class DropePretraining:
         Name in the registry.
     optimisation
         See :class:`Optimisation`.
+    part
+        "all", or "decoder": the encoder stays as it was.
     min_directions, max_directions
         Directions a step sees, hidden ones included.
     scan_directions
@@ -142,15 +144,10 @@ class DropePretraining:
         Share of scans that are real, where there are any.
     shell_share
         How often, of scans with several shells, one shell is hidden from another.
-    n_siblings, sibling_places, sibling_directions
-        Tissues that are drawn for each simulated head, and how many of its patches are scanned
-        with how many directions, twice each; a step takes half of the places and half or more of
-        the directions.
-    summary_weight, sibling_weight
-        Of what the features say of the tissue, and of how well they tell siblings apart, against
-        the error of reconstruction.
     n_starting
         Steps whose scans set the first readout of visible patches.
+    n_readout
+        Simulated heads to which the readout of the scan's features is fitted after training.
     n_reference, n_held_out
         Simulated scans from which the statistics of features, and the quantiles of scores, are
         taken after training.
@@ -158,6 +155,7 @@ class DropePretraining:
 
     model: str
     optimisation: Optimisation
+    part: str = "all"
     min_directions: int = 6
     max_directions: int = 12
     scan_directions: int = 24
@@ -170,12 +168,8 @@ class DropePretraining:
     steps_per_epoch: int = 20
     scan_share: float = 0.25
     shell_share: float = 0.6
-    summary_weight: float = 0.3
-    n_siblings: int = 0
-    sibling_places: int = 96
-    sibling_directions: int = 10
-    sibling_weight: float = 0.3
     n_starting: int = 0
+    n_readout: int = 32
     n_reference: int = 64
     n_held_out: int = 32
 

@@ -1,17 +1,16 @@
 """Pretrain a D-RoPE encoder as a masked autoencoder of brains, simulated and real.
 
-Places and directions are hidden in turn, epoch by epoch. Our own encoder learns two more things
-where simulation can teach them: to tell apart scans of one head that differ in their tissue alone,
-whatever directions and b-values they were measured with, and what that tissue would measure.
+Places and directions are hidden in turn, epoch by epoch. What the scan's features are, beside the
+tokens, is fitted afterwards: see :mod:`dmri_fm.train.readout`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.models.directions import FEATURE_DIRECTIONS
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.guided_mae import (
     SMALL_MAE,
@@ -26,7 +26,6 @@ from dmri_fm.models.guided_mae import (
     GuidedAutoencoder,
     GuidedConfig,
     Reconstruction,
-    SiblingTokens,
     Window,
     split_autoencoder,
 )
@@ -37,30 +36,26 @@ from dmri_fm.models.mae import (
     Mask,
     MaskedAutoencoder,
     draw_mask,
-    mae_loss,
+    masked_errors,
     ramp_tau,
 )
-from dmri_fm.models.patches import patchify
 from dmri_fm.models.registry import find_encoder
+from dmri_fm.models.scan_readout import ScanReadout
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.models.unusual import ScanCode, encode_tokens, fit_unusual
 from dmri_fm.models.weights import save_weights
-from dmri_fm.normalise.qspace import to_qspace
-from dmri_fm.normalise.signal import CLIP, normalise_b0
+from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.simulate import draw_batch, draw_protocol
-from dmri_fm.simulate.heads import Heads
-from dmri_fm.simulate.protocol import draw_shells
-from dmri_fm.simulate.siblings import draw_siblings
 from dmri_fm.train.config import DropePretraining
 from dmri_fm.train.loop import CHECKPOINT, Run, run_training
-from dmri_fm.train.losses import confusion
+from dmri_fm.train.readout import fit_scan_readout
 from dmri_fm.train.scan_cache import CachedScan
 
 __all__ = [
     "MAE_CONFIGS",
-    "PretrainingScan",
     "ScanSource",
     "build_autoencoder",
+    "check_part",
     "draw_scan_tokens",
     "pretrain_drope",
 ]
@@ -87,9 +82,8 @@ NORMALISATION = {
 }
 
 
-#: Mean and deviation of the numbers of :func:`dmri_fm.simulate.mixture.tissue_summary`.
-SUMMARY_MEAN = (0.500, 0.0995, 0.277, 0.100, 0.446, 0.0239, 0.226, 0.0219)
-SUMMARY_STD = (0.037, 0.020, 0.041, 0.025, 0.033, 0.012, 0.032, 0.013)
+#: What of an autoencoder is trained: the encoder stays as it is with the second.
+PARTS = ("all", "decoder")
 
 #: Mean squared error of S/S0 by which errors are divided that have no plain estimate beside them.
 ERROR_SCALE = 0.01
@@ -105,46 +99,6 @@ FEW_DIRECTIONS = 8
 
 #: Least number of directions of a shell that is shown while another one is hidden.
 FEWEST_OF_SHELL = 3
-
-
-#: b-values of the two protocols of siblings, s/mm^2: in half of the cases the same.
-SIBLING_BVALS = (700.0, 2500.0)
-
-
-class PretrainingScan(NamedTuple):
-    """A scan to learn from, and what its tissue would measure.
-
-    Attributes
-    ----------
-    tokens
-        The scan.
-    summary
-        Shape (8,), standardised; NaN where it is not known.
-    siblings
-        Scans of the same head with other tissues, where there are any.
-    sibling_summary
-        Shape (K, 8): of the siblings.
-    """
-
-    tokens: ScanTokens
-    summary: Tensor
-    siblings: SiblingTokens | None = None
-    sibling_summary: Tensor | None = None
-
-
-class SiblingRequest(NamedTuple):
-    """How many tissues are drawn for a head, how many places and directions are scanned."""
-
-    n: int
-    n_places: int
-    n_directions: int
-
-    @classmethod
-    def of(cls, training: DropePretraining) -> SiblingRequest | None:
-        """Return what a run asks for; None if it has no use for siblings."""
-        if training.n_siblings < 2:
-            return None
-        return cls(training.n_siblings, training.sibling_places, training.sibling_directions)
 
 
 def build_autoencoder(model: str = "drope") -> Autoencoder:
@@ -167,12 +121,10 @@ def draw_scan_tokens(
     config: DropeConfig,
     *,
     n_directions: int,
-    siblings: SiblingRequest | None = None,
-) -> PretrainingScan:
+) -> ScanTokens:
     """Simulate a whole brain on the model's grid and cut it into patches.
 
     One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes.
-    Siblings are drawn where they are asked for.
     """
     n_shells = min(int(rng.integers(1, 4)), n_directions)
     counts = [len(part) for part in np.array_split(np.arange(n_directions), n_shells)]
@@ -192,65 +144,12 @@ def draw_scan_tokens(
         shape=grid.shape,
         affine=torch.tensor(grid.affine, dtype=torch.float32),
         with_truth=False,
-        with_summary=True,
     )
-    assert drawn.summary is not None
     mask = drawn.mask[0].numpy()
     signal = normalise_b0(drawn.signal[0].movedim(0, 3).numpy(), gtab, mask=mask).signal
     is_weighted = ~gtab.is_b0
-    tokens = tokenise(
-        signal[..., is_weighted], gtab.select(np.flatnonzero(is_weighted)), mask, config
-    )
-    scan = PretrainingScan(tokens, _standardise(drawn.summary[0]))
-    if siblings is None:
-        return scan
-    others, summary = _draw_siblings(rng, generator, drawn.heads, tokens, config, siblings)
-    return scan._replace(siblings=others, sibling_summary=_standardise(summary))
-
-
-def _standardise(summary: Tensor) -> Tensor:
-    return (summary - torch.tensor(SUMMARY_MEAN)) / torch.tensor(SUMMARY_STD)
-
-
-def _draw_siblings(
-    rng: np.random.Generator,
-    generator: torch.Generator,
-    heads: Heads,
-    tokens: ScanTokens,
-    config: DropeConfig,
-    request: SiblingRequest,
-) -> tuple[SiblingTokens, Tensor]:
-    """Scan some patches of a head with other tissues; return their summaries (K, 8), too."""
-    first = float(rng.uniform(*SIBLING_BVALS))
-    bvals = (first, first if rng.uniform() < 0.5 else float(rng.uniform(*SIBLING_BVALS)))
-    gtabs = draw_shells(rng, n_directions=request.n_directions, bvals=bvals)
-    is_weighted = torch.from_numpy(~gtabs[0].is_b0)
-    places = np.sort(rng.permutation(len(tokens.index))[: request.n_places])
-    numbers = torch.arange(int(np.prod(config.grid_shape))).reshape(1, 1, *config.grid_shape)
-    voxels = patchify(numbers, config.patch)[0, 0][torch.from_numpy(tokens.index[places])]
-    drawn = draw_siblings(generator, heads, gtabs, voxels.flatten(), n=request.n)
-    signal = drawn.signal.unflatten(3, voxels.shape)
-    s0 = signal[:, :, ~is_weighted].mean(dim=2, keepdim=True)
-    ratio = (signal[:, :, is_weighted] / s0.clamp(min=1e-6)).clamp(*CLIP)
-    qspace = np.stack([to_qspace(gtab)[~gtab.is_b0] for gtab in gtabs])
-    patches = ratio * tokens.brain[places]
-    scans = SiblingTokens(
-        patches, torch.from_numpy(qspace).double(), tokens.positions[torch.from_numpy(places)]
-    )
-    return scans, drawn.summary
-
-
-def _choose_of_siblings(rng: np.random.Generator, siblings: SiblingTokens) -> SiblingTokens:
-    """Return half of the places and half or more of the directions, others at every step."""
-    _, _, n_directions, n_places, _ = siblings.patches.shape
-    places = torch.from_numpy(np.sort(rng.permutation(n_places)[: (n_places + 1) // 2]))
-    n = int(rng.integers(n_directions // 2, n_directions + 1))
-    which = torch.from_numpy(np.sort(rng.permutation(n_directions)[:n]))
-    return SiblingTokens(
-        siblings.patches[:, :, which][:, :, :, places],
-        siblings.qspace[:, which],
-        siblings.positions[places],
-    )
+    table = gtab.select(np.flatnonzero(is_weighted))
+    return tokenise(signal[..., is_weighted], table, mask, config)
 
 
 @dataclass
@@ -274,9 +173,9 @@ class ScanSource:
     training: DropePretraining
     purpose: int = TRAINING
     scans: Sequence[CachedScan] = ()
-    _drawn: dict[int, PretrainingScan] = field(default_factory=dict)
+    _drawn: dict[int, ScanTokens] = field(default_factory=dict)
 
-    def get(self, step: int) -> PretrainingScan:
+    def get(self, step: int) -> ScanTokens:
         """Return the scan of a step, which depends on nothing but its number."""
         rng = np.random.default_rng([self.training.optimisation.seed, CHOICE, step])
         newest = step // self.training.n_reuse
@@ -287,16 +186,14 @@ class ScanSource:
             self._drawn[number] = self.draw(number)
         return self._drawn[number]
 
-    def draw(self, number: int) -> PretrainingScan:
+    def draw(self, number: int) -> ScanTokens:
         """Return a scan by its own number."""
         rng = np.random.default_rng([self.training.optimisation.seed, self.purpose, number])
         n = self.training.scan_directions
         if self.scans and rng.uniform() < self.training.scan_share:
             scan = self.scans[int(rng.integers(len(self.scans)))]
-            tokens = scan.draw(rng, self.config, n_directions=n)
-            return PretrainingScan(tokens, torch.full((len(SUMMARY_MEAN),), torch.nan))
-        request = SiblingRequest.of(self.training)
-        return draw_scan_tokens(rng, self.config, n_directions=n, siblings=request)
+            return scan.draw(rng, self.config, n_directions=n)
+        return draw_scan_tokens(rng, self.config, n_directions=n)
 
 
 def choose_directions(
@@ -374,6 +271,16 @@ def draw_window(
     return Window([int(t) for t in chosen], (a, b, c), (d, e, f))
 
 
+def check_part(config: DropePretraining, *, has_start: bool) -> None:
+    """Raise ConfigError if a decoder is to be trained without an encoder that has been."""
+    if config.part not in PARTS or (config.part == "decoder" and not has_start):
+        raise ConfigError(
+            f"part {config.part!r} of a {'trained' if has_start else 'new'} network",
+            expected=f"one of {', '.join(PARTS)}; the decoder alone only of a trained one",
+            advice="name weights or a run with --start",
+        )
+
+
 def pretrain_drope(
     config: DropePretraining,
     folder: str | Path,
@@ -383,7 +290,9 @@ def pretrain_drope(
     weights: str | Path | None = None,
     version: str = "0.1.0",
     scans: Sequence[CachedScan] = (),
-    draw: Callable[[int], PretrainingScan] | None = None,
+    start: Autoencoder | None = None,
+    origin: Mapping[str, Any] | None = None,
+    draw: Callable[[int], ScanTokens] | None = None,
 ) -> Run:
     """Pretrain an encoder on simulation, drawn on the fly, and on real scans.
 
@@ -402,32 +311,33 @@ def pretrain_drope(
         Of the weights.
     scans
         Real scans, see :func:`dmri_fm.train.scan_cache.cache_scans`.
+    start
+        What to train further, see :func:`dmri_fm.train.runs.load_start`; it is changed.
+    origin
+        What `start` is, its `scans` among it: written beside the weights.
     draw
         Other training scans by step, in place of all these.
 
     Raises
     ------
     ConfigError
-        If the model is not a D-RoPE encoder.
+        If the model is not a D-RoPE encoder, or its decoder is to be trained without one.
     """
     architecture = find_encoder(config.model)
     hides_places(config, 0)
     settings = config.optimisation
     torch.manual_seed(settings.seed)
-    model = build_autoencoder(config.model)
+    check_part(config, has_start=start is not None)
+    model = build_autoencoder(config.model) if start is None else start.train()
+    model.requires_grad_(True)
+    model.encoder.requires_grad_(config.part == "all")
     mae = model.config
     source = ScanSource(architecture, config, scans=scans)
     draw = draw or source.get
-    shares = {
-        "summary": config.summary_weight,
-        "sibling_summary": config.summary_weight,
-        "siblings": config.sibling_weight,
-    }
 
-    def step_losses(network: nn.Module, drawn: PretrainingScan, step: int) -> dict[str, Tensor]:
+    def step_losses(network: nn.Module, scan: ScanTokens, step: int) -> dict[str, Tensor]:
         device = next(network.parameters()).device
         rng = np.random.default_rng([settings.seed, STEP, step])
-        scan = drawn.tokens
         is_spatial = hides_places(config, step)
         chosen, kept = choose_directions(rng, scan.qspace[:, 0].numpy(), config)
         scan = crop(rng, scan.select(chosen), config).to(device)
@@ -437,7 +347,7 @@ def pretrain_drope(
             mask = draw_mask(rng, mae, kind=kind, n_directions=n, n_places=n_places)
         else:
             mask = Mask("diffusion", torch.from_numpy(kept)[None])
-        mask = replace(mask, kept=mask.kept.to(device))
+        mask = mask._replace(kept=mask.kept.to(device))
         hidden = mask.hidden(n, n_places)
         target, brain = scan.patches[None], scan.brain[None]
         args = (target, scan.qspace[None], scan.positions[None], mask)
@@ -446,33 +356,18 @@ def pretrain_drope(
         more: dict[str, Tensor] = {}
         if isinstance(model, GuidedAutoencoder):
             window = draw_window(rng, scan, hidden[0], architecture.patch)
-            chosen_siblings = None
-            if drawn.siblings is not None:
-                chosen_siblings = SiblingTokens(
-                    *(t.to(device) for t in _choose_of_siblings(rng, drawn.siblings))
-                )
-            found: Reconstruction = network(*args, brain, window=window, siblings=chosen_siblings)
+            found: Reconstruction = network(*args, brain, window=window)
             patches, estimate = found.patches, found.estimate
-            more["summary"] = _summary_error(found.summary[0], drawn.summary.to(device))
-            more["sibling_summary"] = more["siblings"] = absent
-            if found.siblings is not None and found.sibling_summary is not None:
-                assert drawn.sibling_summary is not None
-                known = drawn.sibling_summary[:, None].to(device)
-                more["sibling_summary"] = _summary_error(found.sibling_summary, known)
-                more["siblings"] = confusion(found.siblings)
         else:
             patches, estimate = network(*args), None
         tau = ramp_tau(step / (config.ramp_share * settings.n_steps))
-        _, visible, masked = mae_loss(patches, target, hidden, tau=tau, brain=brain)
+        visible, masked = masked_errors(patches, target, hidden, brain=brain)
         scale = torch.full_like(masked, ERROR_SCALE)
         if estimate is not None:
             # Scans differ in noise: a gain of a tenth counts the same in all of them.
-            _, _, scale = mae_loss(estimate, target, hidden, tau=tau, brain=brain)
+            _, scale = masked_errors(estimate, target, hidden, brain=brain)
             more["gain"] = masked / scale
         loss = (1.0 - tau) * visible / ERROR_SCALE + tau * masked / scale.clamp(min=1e-6)
-        for name, weight in shares.items():
-            if name in more and more[name].isfinite():
-                loss = loss + weight * more[name]
         return {
             "loss": loss,
             "visible": visible,
@@ -481,7 +376,11 @@ def pretrain_drope(
             **more,
         }
 
-    if isinstance(model, GuidedAutoencoder) and not (Path(folder) / CHECKPOINT).exists():
+    if (
+        isinstance(model, GuidedAutoencoder)
+        and start is None
+        and not (Path(folder) / CHECKPOINT).exists()
+    ):
         _start_readout(model, [draw(step) for step in range(config.n_starting)])
     run = run_training(
         model,
@@ -491,11 +390,18 @@ def pretrain_drope(
         folder=folder,
         accelerator=accelerator,
         devices=devices,
-        data={"scans": [scan.name for scan in scans]},
+        data={
+            "scans": [scan.name for scan in scans],
+            "part": config.part,
+            "start": None if origin is None else dict(origin),
+        },
     )
     if weights is not None and run.is_main:
         assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
         encoder = run.model.encoder.cpu()
+        if encoder.readout is not None and (config.part == "all" or not encoder.readout.is_fitted):
+            fit_scan_readout(encoder, n_heads=config.n_readout, seed=settings.seed)
+            _keep_readout(Path(folder) / CHECKPOINT, encoder.readout)
         statistics = fit_unusual(
             _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
             _encode_scans(encoder, config, scans, HELD_OUT, config.n_held_out),
@@ -505,6 +411,7 @@ def pretrain_drope(
             if isinstance(run.model, GuidedAutoencoder)
             else (None, None)
         )
+        seen = {scan.name for scan in scans} | set((origin or {}).get("scans", ()))
         save_weights(
             weights,
             encoder,
@@ -514,8 +421,9 @@ def pretrain_drope(
             normalisation=NORMALISATION,
             training={
                 "data": "simulation (dmri_fm.simulate), drawn on the fly"
-                + (", and real scans" if scans else "; no real scan"),
-                "scans": [scan.name for scan in scans],
+                + (", and real scans" if seen else "; no real scan"),
+                "start": None if origin is None else dict(origin),
+                "scans": sorted(seen),
                 "steps": run.steps,
                 "minutes": round(run.minutes, 1),
                 "settings": asdict(config),
@@ -528,27 +436,33 @@ def pretrain_drope(
     return run
 
 
-def _start_readout(model: GuidedAutoencoder, scans: Sequence[PretrainingScan]) -> None:
+def _keep_readout(checkpoint: Path, readout: ScanReadout) -> None:
+    """Put a fitted readout into a finished run's checkpoint, so that the run's folder has it."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for name, value in readout.state_dict().items():
+        state["model"][f"encoder.readout.{name}"] = value
+        state["average"][f"module.encoder.readout.{name}"] = value
+    partial = checkpoint.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(checkpoint)
+
+
+def _start_readout(model: GuidedAutoencoder, scans: Sequence[ScanTokens]) -> None:
     """Start from the linear readout that gives visible patches back best, with random blocks."""
     rows: list[tuple[Tensor, Tensor]] = []
     rng = np.random.default_rng(0)
-    for number, drawn in enumerate(scans):
-        scan = drawn.tokens.select(np.arange(min(FEW_DIRECTIONS, len(drawn.tokens.qspace))))
+    for number, whole in enumerate(scans):
+        scan = whole.select(np.arange(min(FEW_DIRECTIONS, len(whole.qspace))))
         n, n_places = len(scan.qspace), len(scan.index)
         kind: Literal["spatial", "diffusion"] = "diffusion" if number % 2 else "spatial"
         mask = draw_mask(rng, model.config, kind=kind, n_directions=n, n_places=n_places)
         args = (scan.patches[None], scan.qspace[None], scan.positions[None], mask)
         with torch.no_grad():
-            _, tokens, _, _ = model.decode(*args, scan.brain[None])
+            tokens, _, _ = model.decode(*args, scan.brain[None])
         shown = ~mask.hidden(n, n_places)[0]
         rows.append((tokens[0][shown], scan.patches[shown]))
     if rows:
         model.start_readout(torch.cat([t for t, _ in rows]), torch.cat([p for _, p in rows]))
-
-
-def _summary_error(found: Tensor, known: Tensor) -> Tensor:
-    """Return the mean squared error, without what is not known."""
-    return torch.where(known.isnan(), torch.zeros_like(found), found - known).square().mean()
 
 
 def _encode_scans(
@@ -558,13 +472,16 @@ def _encode_scans(
     purpose: int,
     n_scans: int,
 ) -> list[ScanCode]:
-    """Encode scans as training draws them, but for those that miss much of the brain."""
-    source = ScanSource(encoder.config, replace(config, n_siblings=0), purpose, scans)
+    """Encode scans as training draws them, but for those that miss much of the brain.
+
+    With as many directions as features are computed from in the app.
+    """
+    config = replace(config, scan_directions=FEATURE_DIRECTIONS)
+    source = ScanSource(encoder.config, config, purpose, scans)
     found: list[ScanCode] = []
     for number in itertools.count():
-        tokens = source.draw(number).tokens
-        n = min(config.max_directions, len(tokens.qspace))
-        code = encode_tokens(encoder, tokens.select(np.arange(n)))
+        tokens = source.draw(number)
+        code = encode_tokens(encoder, tokens)
         if not code.signs[0] > MOST_MISSING or number >= 2 * n_scans:
             found.append(code)
         if len(found) == n_scans:

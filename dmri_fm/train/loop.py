@@ -229,19 +229,32 @@ def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
     try:
         from lightning.fabric import Fabric
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning.fabric.plugins.precision.amp import MixedPrecision
     except ModuleNotFoundError as error:
         raise MissingToolError(
             f"{error.name} is not installed",
             expected="the packages of the extra `train`",
             advice="pip install 'drope-bidsapp[train]'",
         ) from None
+
+    class ExactInputs(MixedPrecision):
+        """Layers run in half precision; b-vectors and S/S0 come in with all of their digits."""
+
+        def convert_input(self, data: Any) -> Any:
+            return data
+
     # As many processes as were asked for, whatever scheduler they run under.
+    plugins: list[Any] = [LightningEnvironment()]
+    if str(precision).endswith("-mixed"):
+        on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
+        plugins.append(ExactInputs(precision, "cpu" if on_cpu else "cuda"))
+        precision = None
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
         strategy="auto" if devices == 1 else "ddp",
         precision=precision,
-        plugins=LightningEnvironment(),
+        plugins=plugins,
     )
     fabric.launch()
     return fabric

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from dmri_fm.models.tensor_inputs import TensorEstimate, mean_diffusivity, tensor_fa
 
 __all__ = [
     "COVERAGE",
-    "confusion",
     "interval_loss",
     "refinement_losses",
     "squared_loss",
@@ -26,9 +24,6 @@ OFFSETS = {"tensor": 0.05, "fa": 0.01, "md": 0.01}
 
 #: How much the errors count. FA counts most: the other two alone ask for more smoothing than it.
 SHARES = {"tensor": 1.0, "fa": 2.0, "md": 1.0}
-
-#: Squared distances over their mean are divided by this before they compete.
-CONFUSION_TEMPERATURE = 0.2
 
 #: Errors that an interval should hold.
 COVERAGE = 0.9
@@ -122,21 +117,3 @@ def refinement_losses(
         start=torch.zeros((), device=truth.device),
     )
     return {"loss": sum(losses.values(), start=torch.zeros_like(losses["interval"])), **losses}
-
-
-def confusion(features: Tensor) -> Tensor:
-    """Return how hard it is to find a scan by the features of another protocol.
-
-    Cross-entropy of finding the right one of K among the scans of the other protocol, by squared
-    distances over their mean (van den Oord et al. 2018, doi:10.48550/arXiv.1807.03748).
-
-    Parameters
-    ----------
-    features
-        Shape (K, 2, D): of K scans by two protocols.
-    """
-    apart = torch.cdist(features[:, 0], features[:, 1]).square()
-    others = ~torch.eye(len(apart), dtype=torch.bool, device=apart.device)
-    scores = -apart / (CONFUSION_TEMPERATURE * apart[others].mean().detach().clamp(min=1e-9))
-    own = torch.arange(len(apart), device=apart.device)
-    return 0.5 * (functional.cross_entropy(scores, own) + functional.cross_entropy(scores.T, own))

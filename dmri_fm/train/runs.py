@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from dmri_fm.models.weights import load_weights
 from dmri_fm.train.drope import build_autoencoder
 from dmri_fm.train.loop import CHECKPOINT
 
-__all__ = ["load_autoencoder", "load_encoder"]
+__all__ = ["load_autoencoder", "load_encoder", "load_start"]
+
+logger = logging.getLogger(__name__)
 
 #: What the running average puts before the names of the weights.
 _PREFIX = "module."
@@ -71,6 +74,23 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder
     return network.eval().requires_grad_(False)
 
 
+def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder, dict[str, Any]]:
+    """Load what a run starts from, and say what it is and which real scans it has seen.
+
+    Parameters and errors as of :func:`load_autoencoder`.
+    """
+    network = load_autoencoder(source, model=model)
+    if (Path(source) / CHECKPOINT).exists():
+        state = torch.load(Path(source) / CHECKPOINT, map_location="cpu", weights_only=True)
+        settings = state["settings"]
+        before = (settings.get("start") or {}).get("scans", ())
+        scans = sorted({*settings.get("scans", ()), *before})
+        return network, {"run": str(source), "steps": int(state["step"]), "scans": scans}
+    loaded = load_weights(source, model=model)
+    kept = {k: v for k, v in loaded.training.items() if k in ("steps", "scans")}
+    return network, {"model": model, "version": loaded.version, "sha256": loaded.sha256, **kept}
+
+
 def load_encoder(
     model: str = "drope",
     *,
@@ -95,6 +115,13 @@ def load_encoder(
     """
     if folder is not None:
         network = load_autoencoder(folder, model=model)
+        readout = network.encoder.readout
+        if readout is not None and not readout.is_fitted:
+            logger.warning(
+                "%s: the readout of the scan's features is not fitted yet; "
+                "`dmri-fm pretrain --weights` does that when the run is over",
+                folder,
+            )
         return network.encoder, {"model": model, "run": str(folder)}
     find_encoder(model)
     loaded = load_weights(model if weights is None else weights, model=model)

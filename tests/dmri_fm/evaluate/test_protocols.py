@@ -20,6 +20,7 @@ from dmri_fm.evaluate.galleries import (
 )
 from dmri_fm.evaluate.identification import agreement, identify, probe, rank_one
 from dmri_fm.evaluate.protocols import (
+    FEATURES,
     ProtocolRequest,
     compare_directions,
     evaluate_gallery,
@@ -146,7 +147,9 @@ def test_a_gallery_end_to_end(geometry) -> None:
     torch.manual_seed(0)
     encoder = Drope(TINY).eval()
     found = evaluate_gallery(encoder, geometry, ProtocolRequest(n_heads=12, n_directions=8))
-    assert set(found["identification"]) == {"encoder", "untrained", "mean", "maps"}
+    assert set(found["identification"]) == set(FEATURES)
+    # A readout that was not fitted leaves the pooled tokens as they are.
+    assert found["identification"]["pooled"] == found["identification"]["encoder"]
     for by_pair in found["identification"].values():
         assert set(by_pair) == {"A-B", "A-C"}
         assert all(0 <= v <= 1 for scores in by_pair.values() for v in scores.values())

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dmri_fm.errors import GradientError
-from dmri_fm.evaluate.direction_models import predict_harmonics, shell_means
 from dmri_fm.evaluate.inpainting import (
     fill_by_directions,
     fill_by_means,
@@ -13,6 +12,7 @@ from dmri_fm.evaluate.inpainting import (
 )
 from dmri_fm.evaluate.reconstruction_rivals import DIRECTION_RIVALS, PLACE_RIVALS, Kept
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models.direction_models import predict_harmonics, shell_means
 from dmri_fm.models.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.simulate import spread_directions
 

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.estimates import fill_places, predict_by_process, predict_by_tensor
+from dmri_fm.models.estimates import (
+    fill_places,
+    predict_by_process,
+    predict_by_stacking,
+    predict_by_tensor,
+    predict_directions,
+)
 from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.simulate import spread_directions
 
@@ -47,6 +54,43 @@ def test_a_tensor_is_found_from_six_directions_and_from_fewer():
     assert (many - patches[9:])[:, inside].abs().mean() < 0.05
 
 
+@pytest.mark.parametrize("noise", [0.005, 0.1])
+def test_stacked_predictions_are_as_good_as_the_best_of_them(noise):
+    patches, brain, qspace = tensor_signals(n=24, noise=noise)
+    inside = brain > 0
+    # Smoothing would mix voxels that have nothing to do with one another: it must get no weight.
+    seen, mixed = patches[:14], patches[:14].mean(dim=2, keepdim=True) * brain
+    args = (brain, qspace[:14], qspace[14:])
+    truth = tensor_signals(n=24)[0][14:]
+
+    def error(found):
+        return float((found - truth)[:, inside].square().mean().sqrt())
+
+    stacked = predict_by_stacking([seen, mixed], *args)
+    assert not stacked[:, ~inside].any()
+    alone = [error(predict(seen, *args)) for predict in (predict_by_process, predict_by_tensor)]
+    assert error(stacked) < 1.05 * min(alone)
+
+
+def test_a_shell_of_which_little_is_visible_is_left_to_the_tensor():
+    rng = np.random.default_rng(0)
+    gtab = GradientTable(np.repeat([1000.0, 2500.0], [12, 6]), spread_directions(rng, 18))
+    qspace = torch.from_numpy(to_qspace(gtab)).double()
+    patches, brain = torch.rand(18, 6, 30), torch.ones(6, 30)
+    kept, hidden = [*range(8), 12], [*range(8, 12), *range(13, 18)]
+    args = (brain, qspace[kept], qspace[hidden])
+    found = predict_directions([patches[kept]], *args)
+    tensor = predict_by_tensor(patches[kept], *args)
+    torch.testing.assert_close(found[4:], tensor[4:], atol=0, rtol=0)
+    assert not torch.isclose(found[:4], tensor[:4]).all(dim=2).any()
+    # Few in all: the Gaussian process, but for a shell without any.
+    few = predict_directions([patches[:3]], brain, qspace[:3], qspace[hidden])
+    process = predict_by_process(patches[:3], brain, qspace[:3], qspace[hidden])
+    torch.testing.assert_close(few[:4], process[:4], atol=0, rtol=0)
+    with pytest.raises(GradientError, match="two or more"):
+        predict_by_stacking([patches[:1]], brain, qspace[:1], qspace[1:])
+
+
 def test_estimates_do_not_depend_on_the_sign_of_b_vectors():
     patches, brain, qspace = tensor_signals(noise=0.01)
     turned = qspace.clone()
@@ -55,6 +99,9 @@ def test_estimates_do_not_depend_on_the_sign_of_b_vectors():
         a = predict(patches[:14], brain, qspace[:14], qspace[14:])
         b = predict(patches[:14], brain, turned[:14], turned[14:])
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    a = predict_by_stacking([patches[:14]], brain, qspace[:14], qspace[14:])
+    b = predict_by_stacking([patches[:14]], brain, turned[:14], turned[14:])
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
 def test_places_follow_tissue_and_their_neighbours():

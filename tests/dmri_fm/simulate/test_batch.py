@@ -31,7 +31,6 @@ from dmri_fm.simulate.mixture import (
     fit_shell,
     mixture,
     scalars,
-    tissue_summary,
 )
 
 SHAPE = (16, 18, 14)
@@ -166,23 +165,6 @@ def test_truth_is_the_fit_of_a_dense_shell() -> None:
     dense = np.linalg.solve(normal, right[..., None])[..., 0]
     found = true_tensor(heads, tissues)[0].movedim(0, 3)[heads.mask[0]].numpy()
     assert np.quantile(np.abs(found - dense), 0.999) < 0.01
-
-
-def test_the_summary_is_that_of_the_tissue_and_of_no_protocol() -> None:
-    heads, tissues = head(voxel_mm=5.0), draw_tissues(seeded(0), 1)
-    summary = tissue_summary(heads, tissues)
-    assert summary.shape == (1, 8)
-    white_mean, white_deviation, white_mean_2, *_ = summary[0].tolist()
-    assert 0.35 < white_mean < 0.65
-    assert white_mean_2 < white_mean - 0.1
-    assert white_deviation > 2 * float(summary[0, 5]), "white matter is more anisotropic"
-    # Tissue without fibres: exponential decay, the same in all directions.
-    white = torch.tensor([0.0, 1.0, 1.0, 0.8, 0.8, 0.0]).expand(1, 18, 6)
-    plain = tissue_summary(heads, replace(tissues, white=white))[0]
-    np.testing.assert_allclose(plain[[0, 2]], np.exp([-0.8, -1.6]), atol=0.03)
-    assert plain[1] < 0.3 * white_deviation
-    empty = replace(heads, fractions=torch.zeros_like(heads.fractions))
-    assert tissue_summary(empty, tissues).isnan().all()
 
 
 def test_brain_looks_like_a_brain() -> None:

@@ -17,7 +17,9 @@ def test_every_model_has_settings(name):
 
 def test_no_settings_without_a_model():
     folder = files("dmri_fm.train") / "configs"
-    assert {p.name.removesuffix(".toml") for p in folder.iterdir()} == set(MODELS)
+    names = {p.name.removesuffix(".toml") for p in folder.iterdir()}
+    assert names == set(MODELS) | {"drope-decoder"}
+    assert read_training(DropePretraining, "drope-decoder").model == "drope"
 
 
 def test_overrides():

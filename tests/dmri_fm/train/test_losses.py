@@ -9,7 +9,6 @@ from dmri_fm.train.losses import (
     OFFSETS,
     SHARES,
     SMOOTHING,
-    confusion,
     interval_loss,
     refinement_losses,
     squared_loss,
@@ -86,15 +85,3 @@ def test_the_best_width_holds_nine_errors_in_ten():
     widths = torch.linspace(0.8, 1.0, 41)
     losses = torch.stack([interval_loss(error, w.expand_as(error)).mean() for w in widths])
     assert widths[losses.argmin()].item() == pytest.approx(COVERAGE, abs=0.02)
-
-
-def test_confusion_is_least_where_the_nearest_is_the_right_one():
-    rng = np.random.default_rng(0)
-    heads = torch.from_numpy(rng.normal(size=(6, 1, 40)))
-    same = heads + 0.05 * torch.from_numpy(rng.normal(size=(6, 2, 40)))
-    protocol = same + torch.tensor([[[0.0], [3.0]]])
-    chance = torch.from_numpy(rng.normal(size=(6, 2, 40)))
-    found = [float(confusion(f)) for f in (same, protocol, chance)]
-    assert found[0] < 0.1 < found[1]
-    assert found[2] == pytest.approx(np.log(6), abs=0.6)
-    assert float(confusion(7.0 * same)) == pytest.approx(found[0]), "no matter the scale"

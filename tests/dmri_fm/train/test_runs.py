@@ -9,7 +9,6 @@ import torch
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.models import drope, guided_mae
-from dmri_fm.models.guided_mae import SiblingTokens
 from dmri_fm.models.registry import MODELS
 from dmri_fm.models.tensor_inputs import fit_least_squares
 from dmri_fm.models.tensor_refiner import RefinerConfig
@@ -17,18 +16,17 @@ from dmri_fm.models.tokens import ScanTokens
 from dmri_fm.models.weights import load_weights
 from dmri_fm.simulate import condition_number
 from dmri_fm.train import drope as drope_training
+from dmri_fm.train import readout
 from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
 from dmri_fm.train.drope import (
-    PretrainingScan,
     ScanSource,
-    SiblingRequest,
     build_autoencoder,
     choose_directions,
     draw_scan_tokens,
     pretrain_drope,
 )
 from dmri_fm.train.qcg_dti import draw_tensor_batch, draw_training_protocol, train_qcg_dti
-from dmri_fm.train.runs import load_autoencoder
+from dmri_fm.train.runs import load_autoencoder, load_start
 
 FEW = {"n_steps": 3, "warmup_steps": 1}
 
@@ -65,14 +63,7 @@ def random_scan(number):
         brain=torch.ones(10, 512),
         index=np.arange(10),
     )
-    if number % 2:
-        return PretrainingScan(tokens, torch.full((8,), torch.nan))
-    others = SiblingTokens(
-        torch.from_numpy(rng.uniform(size=(3, 2, 6, 8, 512)).astype(np.float32)),
-        torch.from_numpy(rng.uniform([0.5, 0, -3], [3, 3, 3], (2, 6, 3))),
-        tokens.positions[:8],
-    )
-    return PretrainingScan(tokens, torch.full((8,), 0.5), others, torch.zeros(3, 8))
+    return tokens
 
 
 def test_protocols_are_usable():
@@ -168,15 +159,17 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setattr(
         drope_training,
         "draw_scan_tokens",
-        lambda rng, config, *, n_directions, siblings=None: random_scan(int(rng.integers(1000))),
+        lambda rng, config, *, n_directions: random_scan(int(rng.integers(1000))),
     )
     settings = replace(
         read_training(DropePretraining, "drope", optimisation={**FEW, "n_steps": 4}),
         n_reuse=2,
         steps_per_epoch=2,
+        n_readout=2,
         n_reference=6,
         n_held_out=4,
     )
+    monkeypatch.setattr(readout, "draw_pairs", random_pairs)
     path = tmp_path / "drope.safetensors"
     run = pretrain_drope(settings, tmp_path / "run", weights=path, draw=random_scan)
     assert run.steps == 4
@@ -190,7 +183,13 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
         "middle",
         "scale",
     }
-    assert loaded.statistics["mean"].shape == (48 + 3 * 24,)
+    assert loaded.statistics["mean"].shape == (3 * 24,)
+    # What two scans of one tissue share passes, and nothing else.
+    kept = loaded.model.readout.weight.diagonal()
+    assert kept[0] > 0.8
+    assert kept[1:].max() < 0.25
+    in_folder = load_autoencoder(tmp_path / "run").encoder.readout
+    torch.testing.assert_close(loaded.model.readout.weight, in_folder.weight, atol=1e-3, rtol=1e-2)
     # The decoder came along, and is the one that the run's checkpoint holds.
     shipped, checkpoint = load_autoencoder(path), load_autoencoder(tmp_path / "run")
     torch.testing.assert_close(
@@ -202,11 +201,65 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
         "visible",
         "hidden_spatial",
         "hidden_diffusion",
-        "summary",
-        "sibling_summary",
-        "siblings",
         "gain",
     ]
+
+
+def test_pretraining_in_mixed_precision(tiny_models, tmp_path):
+    changes = {**FEW, "n_steps": 4, "precision": "bf16-mixed"}
+    settings = read_training(DropePretraining, "drope", optimisation=changes)
+    settings = replace(settings, n_starting=1, steps_per_epoch=2)
+    run = pretrain_drope(settings, tmp_path, draw=random_scan)
+    assert np.isfinite(list(run.last.values())).all()
+
+
+def random_pairs(rng, encoder):
+    """Return pairs that share their first feature and nothing else."""
+    pairs = torch.from_numpy(rng.normal(size=(400, 2, encoder.config.n_features)))
+    pairs[:, 1, 0] = pairs[:, 0, 0]
+    return pairs.float()
+
+
+def test_the_decoder_is_trained_alone(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(readout, "draw_pairs", random_pairs)
+    monkeypatch.setattr(
+        drope_training,
+        "draw_scan_tokens",
+        lambda rng, config, *, n_directions: random_scan(int(rng.integers(1000))),
+    )
+    settings = replace(
+        read_training(DropePretraining, "drope", optimisation=FEW),
+        n_starting=1,
+        n_readout=1,
+        n_reference=6,
+        n_held_out=4,
+    )
+    path = tmp_path / "first.safetensors"
+    first = pretrain_drope(settings, tmp_path / "first", weights=path, draw=random_scan)
+    assert first.steps == 3
+    start, origin = load_start(path)
+    assert origin["steps"] == 3
+    assert load_start(tmp_path / "first")[1]["scans"] == []
+    before = {k: v.clone() for k, v in start.state_dict().items()}
+    alone = replace(settings, part="decoder")
+    with pytest.raises(ConfigError, match="--start"):
+        pretrain_drope(alone, tmp_path / "none", draw=random_scan)
+    origin["scans"] = ["sub-01"]
+    more = {"start": start, "origin": origin, "draw": random_scan}
+    path = tmp_path / "second.safetensors"
+    run = pretrain_drope(alone, tmp_path / "second", weights=path, **more)
+    written = load_weights(path)
+    assert written.training["scans"] == ["sub-01"], "what the start has seen"
+    assert written.training["start"]["sha256"] == origin["sha256"]
+    torch.testing.assert_close(
+        written.model.readout.weight, before["encoder.readout.weight"], atol=1e-3, rtol=1e-2
+    )
+    with pytest.raises(ConfigError, match="other settings"):
+        pretrain_drope(settings, tmp_path / "second", **more)
+    after = run.model.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert not any(k.startswith("encoder.") for k in changed)
+    assert {k.split(".")[0] for k in changed} >= {"decoder", "decoder_pred", "refiner"}
 
 
 def test_steps_choose_among_the_last_scans(monkeypatch):
@@ -214,7 +267,7 @@ def test_steps_choose_among_the_last_scans(monkeypatch):
     monkeypatch.setattr(
         drope_training,
         "draw_scan_tokens",
-        lambda rng, config, *, n_directions, siblings: drawn.append(1) or random_scan(len(drawn)),
+        lambda rng, config, *, n_directions: drawn.append(1) or random_scan(len(drawn)),
     )
     training = replace(read_training(DropePretraining, "drope"), n_reuse=3, n_at_hand=4)
     source = ScanSource(drope.SMALL, training)
@@ -256,35 +309,11 @@ def test_the_wrong_kind_of_model_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_siblings_are_parts_of_the_same_head():
-    request = SiblingRequest(2, 40, 6)
-    scan = draw_scan_tokens(
-        np.random.default_rng(1), drope.SMALL, n_directions=6, siblings=request
-    )
-    patches, qspace, positions = scan.siblings
-    assert patches.shape == (2, 2, 6, 40, 512)
-    assert qspace.shape == (2, 6, 3)
-    assert scan.sibling_summary.shape == (2, 8)
-    at = (scan.tokens.positions[:, None] == positions).all(dim=2).nonzero()[:, 0]
-    assert len(at) == 40
-    brain = scan.tokens.brain[at] > 0
-    assert not patches[..., ~brain].any()
-    # CSF is dark and tissue bright in the scan and in its siblings at the same places.
-    means = [p.mean(dim=0)[brain] for p in (patches[0, 0], scan.tokens.patches[:, at])]
-    assert torch.corrcoef(torch.stack(means))[0, 1] > 0.5
-
-
-@pytest.mark.slow
 def test_simulated_scans_fill_the_encoders_grid():
-    scan, summary, siblings, _ = draw_scan_tokens(
-        np.random.default_rng(0), drope.SMALL, n_directions=6
-    )
-    assert siblings is None
+    scan = draw_scan_tokens(np.random.default_rng(0), drope.SMALL, n_directions=6)
     assert scan.qspace.shape == (6, 3)
     n_places = scan.positions.shape[0]
     assert 400 < n_places < 900
     assert scan.patches.shape == (6, n_places, 512)
     assert 0.1 < scan.patches[:, scan.brain.bool()].median() < 0.9
     assert not scan.patches[:, ~scan.brain.bool()].any()
-    assert summary.isfinite().all()
-    assert summary.abs().max() < 5

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.gaussian_process import nearest_shells
 
-__all__ = ["predict_harmonics", "shell_means"]
+__all__ = ["harmonic_weights", "predict_harmonics", "shell_means"]
 
 _Array = NDArray[np.float64]
 
@@ -45,12 +45,7 @@ def shell_means(signal: _Array, kept: GradientTable, wanted: GradientTable) -> _
 
 
 def predict_harmonics(signal: _Array, kept: GradientTable, wanted: GradientTable) -> _Array:
-    """Predict by spherical harmonics of each shell (Descoteaux et al. 2007).
-
-    Real, even harmonics with a Laplace-Beltrami penalty (doi:10.1002/mrm.21277): of the highest
-    order that has no more functions than the shell has kept directions, the penalty chosen by
-    generalised cross-validation over all voxels. A shell without kept directions takes the
-    nearest one's.
+    """Predict by spherical harmonics of each shell, see :func:`harmonic_weights`.
 
     Parameters
     ----------
@@ -64,28 +59,53 @@ def predict_harmonics(signal: _Array, kept: GradientTable, wanted: GradientTable
     ndarray
         Shape (V, H).
     """
-    out = np.empty((len(signal), len(wanted)))
+    products = signal.T @ signal / max(len(signal), 1)
+    found: _Array = signal @ harmonic_weights(products, kept, wanted)
+    return found
+
+
+def harmonic_weights(
+    products: _Array, kept: GradientTable, wanted: GradientTable, *, spare: int = 0
+) -> _Array:
+    """Return weights (K, H) of a prediction by spherical harmonics (Descoteaux et al. 2007).
+
+    Real, even harmonics of each shell with a Laplace-Beltrami penalty (doi:10.1002/mrm.21277): of
+    the highest order that has no more functions than the shell has kept directions, the penalty
+    chosen by generalised cross-validation over all voxels. A shell without kept directions takes
+    the nearest one's.
+
+    Parameters
+    ----------
+    products
+        Shape (K, K): mean over voxels of the products of two measurements.
+    kept, wanted
+        Tables of K and H weighted measurements.
+    spare
+        Directions of a shell that do not count when the order is chosen.
+    """
+    out = np.zeros((len(kept), len(wanted)))
     for index, targets in nearest_shells(kept, wanted):
-        weights = _harmonic_weights(
-            signal[:, index], kept.bvecs_ras[index], wanted.bvecs_ras[targets]
+        out[np.ix_(index, targets)] = _shell_weights(
+            products[np.ix_(index, index)],
+            kept.bvecs_ras[index],
+            wanted.bvecs_ras[targets],
+            most=max(1, len(index) - spare),
         )
-        out[:, targets] = signal[:, index] @ weights
     return out
 
 
-def _harmonic_weights(signal: _Array, axes: _Array, targets: _Array) -> _Array:
-    """Return weights (K, H) of one shell."""
-    order = max(o for o, n in ORDERS.items() if n <= len(axes))
+def _shell_weights(products: _Array, axes: _Array, targets: _Array, *, most: int) -> _Array:
+    """Return weights (K, H) of one shell, of so many functions at most."""
+    order = max(o for o, n in ORDERS.items() if n <= most)
     design, degree = _basis(axes, order)
     roughness = np.diag((degree * (degree + 1.0)) ** 2)
     n = len(axes)
     best, lowest = None, np.inf
-    covariance = signal.T @ signal / max(len(signal), 1)
     for penalty in PENALTIES:
         inverse = np.linalg.pinv(design.T @ design + penalty * roughness) @ design.T
         residual = np.eye(n) - design @ inverse
         freedom = max(float(np.trace(residual)) / n, 1e-6)
-        score = float(np.trace(residual @ covariance @ residual.T)) / freedom**2
+        score = float(np.trace(residual @ products @ residual.T)) / freedom**2
         if best is None or score < lowest:
             best, lowest = inverse, score
     assert best is not None

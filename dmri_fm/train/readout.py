@@ -1,0 +1,102 @@
+"""Features of a scan that change with its tissue, and little with how it was scanned."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmri_fm.gradients import GradientTable
+from dmri_fm.models.drope import Drope
+from dmri_fm.models.scan_readout import pool_tokens
+from dmri_fm.models.tokens import feature_grid, tokenise
+from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.simulate import draw_protocol
+from dmri_fm.simulate.fields import uniform
+from dmri_fm.simulate.heads import draw_heads
+from dmri_fm.simulate.siblings import draw_siblings
+
+__all__ = ["draw_pairs", "fit_scan_readout"]
+
+logger = logging.getLogger(__name__)
+
+#: Beside the purposes of :mod:`dmri_fm.train.drope`: seeds are [seed, purpose, number].
+READOUT = 5
+
+#: Tissues that are drawn for each head.
+N_TISSUES = 4
+
+#: Directions and b-values of the protocols; the share of them that have two shells.
+DIRECTIONS, BVALS, MULTISHELL_SHARE = (8, 16), (700.0, 3000.0), 0.3
+
+
+def fit_scan_readout(encoder: Drope, *, n_heads: int, seed: int) -> None:
+    """Fit what pools an encoder's tokens to simulated tissues that were scanned twice each.
+
+    Parameters
+    ----------
+    encoder
+        On the CPU; one without such a readout is left as it is.
+    n_heads
+        Simulated heads, each with :data:`N_TISSUES`.
+    seed
+        Of all that is drawn.
+    """
+    if encoder.readout is None or n_heads < 1:
+        return
+    pairs = []
+    for number in range(n_heads):
+        pairs.append(draw_pairs(np.random.default_rng([seed, READOUT, number]), encoder))
+        logger.info("readout: head %d of %d", number + 1, n_heads)
+    first, second = torch.cat(pairs).unbind(dim=1)
+    encoder.readout.fit(first, second)
+
+
+def draw_pairs(rng: np.random.Generator, encoder: Drope) -> Tensor:
+    """Scan tissues of one simulated head twice, by directions and noise of their own.
+
+    Returns
+    -------
+    Tensor
+        Shape (:data:`N_TISSUES`, 2, 2 d): pooled tokens.
+    """
+    grid = feature_grid(encoder.config)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    affine = torch.tensor(grid.affine, dtype=torch.float32)[None]
+    weight = uniform(generator, 0.0, 1.0, 1)
+    heads = draw_heads(generator, grid.shape, affine, rotation=None, atlas_weight=weight)
+    gtabs = _draw_protocols(rng)
+    inside = heads.mask[0]
+    voxels = inside.flatten().nonzero()[:, 0]
+    signals = draw_siblings(generator, heads, gtabs, voxels, n=N_TISSUES)
+    mask = inside.numpy()
+    found = []
+    for tissue in signals:
+        for signal, gtab in zip(tissue, gtabs, strict=True):
+            images = np.zeros((*mask.shape, len(gtab)), dtype=np.float32)
+            images[mask] = signal.T.numpy()
+            ratio = normalise_b0(images, gtab, mask=mask).signal
+            weighted = np.flatnonzero(~gtab.is_b0)
+            table = gtab.select(weighted)
+            scan = tokenise(ratio[..., weighted], table, mask, encoder.config)
+            with torch.inference_mode():
+                _, tokens = encoder(scan.patches[None], scan.qspace[None], scan.positions[None])
+            found.append(pool_tokens(tokens)[0].clone())
+    pairs: Tensor = torch.stack(found).unflatten(0, (N_TISSUES, 2))
+    return pairs
+
+
+def _draw_protocols(rng: np.random.Generator) -> list[GradientTable]:
+    """Draw two tables of the same b-values, with directions of their own."""
+    n = int(rng.integers(DIRECTIONS[0], DIRECTIONS[1] + 1))
+    if rng.uniform() < MULTISHELL_SHARE:
+        bvals = np.sort(rng.uniform(*BVALS, 2)).tolist()
+        counts = [n // 2, n - n // 2]
+        return [
+            draw_protocol(rng, kind="multishell", n_directions=counts, bvals=bvals, n_b0=2)
+            for _ in range(2)
+        ]
+    bval = float(rng.uniform(*BVALS))
+    return [draw_protocol(rng, kind="shell", n_directions=n, bvals=bval, n_b0=2) for _ in range(2)]
