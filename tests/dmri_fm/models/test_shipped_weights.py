@@ -109,11 +109,11 @@ def test_encoder_knows_simulated_brains_and_not_noise():
     rng = np.random.default_rng(0)
     noise = rng.uniform(0, 500, dwi.shape).astype(np.float32) * dwi.mask[..., None]
     strange = extract_features(Dwi.from_arrays(noise, dwi.affine, dwi.gtab, mask=dwi.mask))
-    assert strange.ood_percentile == 100.0
+    assert strange.ood_percentile > 95.0
     assert strange.ood_score > 2 * max(features.ood_score, 1.0)
 
 
-def test_hidden_parts_are_filled_better_than_by_the_plain_estimates():
+def test_hidden_places_are_filled_better_than_by_the_start_and_directions_no_worse():
     """Of a simulated brain that training did not draw; figures are in the card."""
     network = load_autoencoder("drope")
     dwi = simulated_scan(1, n_directions=12)
@@ -122,7 +122,7 @@ def test_hidden_parts_are_filled_better_than_by_the_plain_estimates():
     config = network.config.encoder
     tokens = tokenise(signal, dwi.gtab.select(np.flatnonzero(weighted)), dwi.mask, config)
     rng = np.random.default_rng(0)
-    for kind, least in (("diffusion", 1.0), ("spatial", 0.97)):
+    for kind, least in (("diffusion", 1.02), ("spatial", 0.97)):
         mask = draw_mask(
             rng, network.config, kind=kind, n_directions=12, n_places=len(tokens.index)
         )
