@@ -39,7 +39,7 @@ def drope_weights(tmp_path_factory):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     codes = [
-        ScanCode(np.zeros(48), np.zeros((1, 24)), rng.normal(size=120), rng.normal(size=4))
+        ScanCode(np.zeros(48), np.zeros((1, 24)), rng.normal(size=72), rng.normal(size=4))
         for _ in range(30)
     ]
     statistics = fit_unusual(codes[:20], codes[20:])
