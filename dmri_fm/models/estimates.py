@@ -128,7 +128,10 @@ def predict_directions(
         found, fewest = predict_by_process(*args), 1
     else:
         found, fewest = predict_by_stacking(images, *args[1:]), FEWEST_OF_SHELL
-    return torch.where((n_of_shell >= fewest)[:, None, None], found, predict_by_tensor(*args))
+    is_told = n_of_shell >= fewest
+    if is_told.all():
+        return found
+    return torch.where(is_told[:, None, None], found, predict_by_tensor(*args))
 
 
 def _same_shell(a: Tensor, b: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from dmri_fm.models.drope import DropeConfig, patchify
 from dmri_fm.models.registry import find_encoder
 from dmri_fm.normalise.grid import DROPE_GRID_1MM, DROPE_GRID_2MM, Grid
 from dmri_fm.normalise.qspace import to_qspace
+from dmri_fm.normalise.signal import normalise_b0
 
-__all__ = ["MIN_BRAIN_FRACTION", "ScanTokens", "feature_grid", "tokenise"]
+__all__ = ["MIN_BRAIN_FRACTION", "ScanTokens", "feature_grid", "tokenise", "tokenise_series"]
 
 #: A packed encoder reads the patches of which at least this share is brain.
 MIN_BRAIN_FRACTION = 0.1
@@ -124,6 +125,31 @@ def tokenise(
         brain=brain[kept],
         index=index,
     )
+
+
+def tokenise_series(
+    images: NDArray[np.float32],
+    gtab: GradientTable,
+    mask: NDArray[np.bool_],
+    config: DropeConfig,
+) -> ScanTokens:
+    """Divide a series by its mean b=0 and cut the diffusion-weighted volumes into patches.
+
+    Parameters
+    ----------
+    images
+        Shape (X, Y, Z, N), scanner units, on the model's grid.
+    gtab, mask, config
+        See :func:`tokenise`; of all volumes, with b=0.
+
+    Raises
+    ------
+    GradientError
+        If there is no b=0 volume.
+    """
+    weighted = np.flatnonzero(~gtab.is_b0)
+    ratio = normalise_b0(images, gtab, mask=mask).signal
+    return tokenise(ratio[..., weighted], gtab.select(weighted), mask, config)
 
 
 def patch_centres(config: DropeConfig) -> NDArray[np.float64]:

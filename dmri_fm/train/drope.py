@@ -41,10 +41,9 @@ from dmri_fm.models.mae import (
 )
 from dmri_fm.models.registry import find_encoder
 from dmri_fm.models.scan_readout import ScanReadout
-from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
+from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise_series
 from dmri_fm.models.unusual import ScanCode, encode_tokens, fit_unusual
 from dmri_fm.models.weights import save_weights
-from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.simulate import draw_batch, draw_protocol
 from dmri_fm.train.config import DropePretraining
 from dmri_fm.train.loop import CHECKPOINT, Run, run_training
@@ -145,11 +144,8 @@ def draw_scan_tokens(
         affine=torch.tensor(grid.affine, dtype=torch.float32),
         with_truth=False,
     )
-    mask = drawn.mask[0].numpy()
-    signal = normalise_b0(drawn.signal[0].movedim(0, 3).numpy(), gtab, mask=mask).signal
-    is_weighted = ~gtab.is_b0
-    table = gtab.select(np.flatnonzero(is_weighted))
-    return tokenise(signal[..., is_weighted], table, mask, config)
+    images = drawn.signal[0].movedim(0, 3).numpy()
+    return tokenise_series(images, gtab, drawn.mask[0].numpy(), config)
 
 
 @dataclass

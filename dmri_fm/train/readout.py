@@ -11,8 +11,7 @@ from torch import Tensor
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import Drope
 from dmri_fm.models.scan_readout import pool_tokens
-from dmri_fm.models.tokens import feature_grid, tokenise
-from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.models.tokens import feature_grid, tokenise_series
 from dmri_fm.simulate import draw_protocol
 from dmri_fm.simulate.fields import uniform
 from dmri_fm.simulate.heads import draw_heads
@@ -77,10 +76,7 @@ def draw_pairs(rng: np.random.Generator, encoder: Drope) -> Tensor:
         for signal, gtab in zip(tissue, gtabs, strict=True):
             images = np.zeros((*mask.shape, len(gtab)), dtype=np.float32)
             images[mask] = signal.T.numpy()
-            ratio = normalise_b0(images, gtab, mask=mask).signal
-            weighted = np.flatnonzero(~gtab.is_b0)
-            table = gtab.select(weighted)
-            scan = tokenise(ratio[..., weighted], table, mask, encoder.config)
+            scan = tokenise_series(images, gtab, mask, encoder.config)
             with torch.inference_mode():
                 _, tokens = encoder(scan.patches[None], scan.qspace[None], scan.positions[None])
             found.append(pool_tokens(tokens)[0].clone())
@@ -91,12 +87,10 @@ def draw_pairs(rng: np.random.Generator, encoder: Drope) -> Tensor:
 def _draw_protocols(rng: np.random.Generator) -> list[GradientTable]:
     """Draw two tables of the same b-values, with directions of their own."""
     n = int(rng.integers(DIRECTIONS[0], DIRECTIONS[1] + 1))
-    if rng.uniform() < MULTISHELL_SHARE:
-        bvals = np.sort(rng.uniform(*BVALS, 2)).tolist()
-        counts = [n // 2, n - n // 2]
-        return [
-            draw_protocol(rng, kind="multishell", n_directions=counts, bvals=bvals, n_b0=2)
-            for _ in range(2)
-        ]
-    bval = float(rng.uniform(*BVALS))
-    return [draw_protocol(rng, kind="shell", n_directions=n, bvals=bval, n_b0=2) for _ in range(2)]
+    n_shells = 2 if rng.uniform() < MULTISHELL_SHARE else 1
+    bvals = np.sort(rng.uniform(*BVALS, n_shells)).tolist()
+    counts = [n // 2, n - n // 2] if n_shells == 2 else [n]
+    return [
+        draw_protocol(rng, kind="multishell", n_directions=counts, bvals=bvals, n_b0=2)
+        for _ in range(2)
+    ]

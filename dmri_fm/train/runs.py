@@ -50,15 +50,27 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder
     WeightsError
         If there is no checkpoint, or it is that of another model.
     """
+    return load_start(source, model=model)[0]
+
+
+def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder, dict[str, Any]]:
+    """Load what a run starts from, and say what it is and which real scans it has seen.
+
+    Parameters and errors as of :func:`load_autoencoder`.
+    """
     find_encoder(model)
     if str(source) == model or Path(source).suffix == ".safetensors":
-        return restore_autoencoder(load_weights(source, model=model))
+        loaded = load_weights(source, model=model)
+        kept = {k: v for k, v in loaded.training.items() if k in ("steps", "scans")}
+        origin = {"model": model, "version": loaded.version, "sha256": loaded.sha256, **kept}
+        return restore_autoencoder(loaded), origin
     network = build_autoencoder(model)
     path = Path(source) / CHECKPOINT
     expected = f"the checkpoint of `dmri-fm pretrain {model} {source}`"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["average"]
-        tensors = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        average = state["average"]
+        tensors = {k.removeprefix(_PREFIX): v for k, v in average.items() if k.startswith(_PREFIX)}
         network.load_state_dict(tensors, strict=True)
     except (
         OSError,
@@ -71,24 +83,11 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder
         raise WeightsError(
             f"cannot be read ({str(error).splitlines()[0]})", path=path, expected=expected
         ) from None
-    return network.eval().requires_grad_(False)
-
-
-def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder, dict[str, Any]]:
-    """Load what a run starts from, and say what it is and which real scans it has seen.
-
-    Parameters and errors as of :func:`load_autoencoder`.
-    """
-    network = load_autoencoder(source, model=model)
-    if (Path(source) / CHECKPOINT).exists():
-        state = torch.load(Path(source) / CHECKPOINT, map_location="cpu", weights_only=True)
-        settings = state["settings"]
-        before = (settings.get("start") or {}).get("scans", ())
-        scans = sorted({*settings.get("scans", ()), *before})
-        return network, {"run": str(source), "steps": int(state["step"]), "scans": scans}
-    loaded = load_weights(source, model=model)
-    kept = {k: v for k, v in loaded.training.items() if k in ("steps", "scans")}
-    return network, {"model": model, "version": loaded.version, "sha256": loaded.sha256, **kept}
+    settings = state["settings"]
+    before = (settings.get("start") or {}).get("scans", ())
+    scans = sorted({*settings.get("scans", ()), *before})
+    origin = {"run": str(source), "steps": int(state["step"]), "scans": scans}
+    return network.eval().requires_grad_(False), origin
 
 
 def load_encoder(

@@ -18,7 +18,13 @@ from dmri_fm.evaluate.galleries import (
     draw_gallery,
     tissue_signal,
 )
-from dmri_fm.evaluate.identification import agreement, identify, probe, rank_one
+from dmri_fm.evaluate.identification import (
+    agreement,
+    identify,
+    identify_linked,
+    probe,
+    rank_one,
+)
 from dmri_fm.evaluate.protocols import (
     FEATURES,
     ProtocolRequest,
@@ -121,6 +127,18 @@ def test_a_shift_of_the_protocol_is_forgiven_when_centred() -> None:
     assert found["chance"] == 1 / 40
     assert identify(heads, heads)["raw"] == 1.0
     assert identify(heads, rng.normal(size=(40, 6)))["centred"] < 0.2
+
+
+def test_heads_that_travel_link_two_protocols() -> None:
+    rng = np.random.default_rng(0)
+    tissue = rng.normal(size=(100, 4))
+    # Each protocol mixes what there is in a way of its own, with noise in many more features.
+    first, second = (tissue @ rng.normal(size=(4, 60)) for _ in range(2))
+    first, second = (x + 0.1 * rng.normal(size=x.shape) for x in (first, second))
+    assert identify(first, second)["centred"] < 0.2
+    assert identify_linked(first, second) > 0.9
+    # Nothing is shared: the heads that are looked up were not learnt from.
+    assert identify_linked(first, rng.normal(size=(100, 60))) < 0.1
 
 
 def test_agreement_of_vectors_at_a_right_angle() -> None:

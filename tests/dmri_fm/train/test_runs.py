@@ -155,12 +155,25 @@ def test_unknown_loss_is_refused(tmp_path):
         train_qcg_dti(settings, tmp_path)
 
 
-def test_pretraining(tiny_models, tmp_path, monkeypatch):
+def random_pairs(rng, encoder):
+    """Return pairs that share their first feature and nothing else."""
+    pairs = torch.from_numpy(rng.normal(size=(400, 2, encoder.config.n_features)))
+    pairs[:, 1, 0] = pairs[:, 0, 0]
+    return pairs.float()
+
+
+@pytest.fixture
+def drawn_in_no_time(monkeypatch):
+    """Draw noise in place of simulated heads."""
     monkeypatch.setattr(
         drope_training,
         "draw_scan_tokens",
         lambda rng, config, *, n_directions: random_scan(int(rng.integers(1000))),
     )
+    monkeypatch.setattr(readout, "draw_pairs", random_pairs)
+
+
+def test_pretraining(tiny_models, drawn_in_no_time, tmp_path):
     settings = replace(
         read_training(DropePretraining, "drope", optimisation={**FEW, "n_steps": 4}),
         n_reuse=2,
@@ -169,7 +182,6 @@ def test_pretraining(tiny_models, tmp_path, monkeypatch):
         n_reference=6,
         n_held_out=4,
     )
-    monkeypatch.setattr(readout, "draw_pairs", random_pairs)
     path = tmp_path / "drope.safetensors"
     run = pretrain_drope(settings, tmp_path / "run", weights=path, draw=random_scan)
     assert run.steps == 4
@@ -213,20 +225,7 @@ def test_pretraining_in_mixed_precision(tiny_models, tmp_path):
     assert np.isfinite(list(run.last.values())).all()
 
 
-def random_pairs(rng, encoder):
-    """Return pairs that share their first feature and nothing else."""
-    pairs = torch.from_numpy(rng.normal(size=(400, 2, encoder.config.n_features)))
-    pairs[:, 1, 0] = pairs[:, 0, 0]
-    return pairs.float()
-
-
-def test_the_decoder_is_trained_alone(tiny_models, tmp_path, monkeypatch):
-    monkeypatch.setattr(readout, "draw_pairs", random_pairs)
-    monkeypatch.setattr(
-        drope_training,
-        "draw_scan_tokens",
-        lambda rng, config, *, n_directions: random_scan(int(rng.integers(1000))),
-    )
+def test_the_decoder_is_trained_alone(tiny_models, drawn_in_no_time, tmp_path):
     settings = replace(
         read_training(DropePretraining, "drope", optimisation=FEW),
         n_starting=1,
