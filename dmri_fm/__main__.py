@@ -481,6 +481,11 @@ def _run_evaluate_protocols(options: argparse.Namespace) -> None:
     logging.getLogger("dmri_fm.evaluate").setLevel(logging.INFO)
     if not (options.bids or options.simulated or options.gallery):
         raise ConfigError("nothing to evaluate", expected="BIDS, --simulated or --gallery")
+    request = (
+        ProtocolRequest(options.gallery, options.directions, options.snr, options.seed)
+        if options.gallery
+        else None
+    )
     encoder, source = load_encoder(
         options.model, weights=options.weights, folder=options.pretraining
     )
@@ -497,8 +502,7 @@ def _run_evaluate_protocols(options: argparse.Namespace) -> None:
             encoder, scans, n_directions=options.directions, seed=options.seed
         )
         print(format_agreement(found["directions"]), end="\n\n", flush=True)
-    if options.gallery:
-        request = ProtocolRequest(options.gallery, options.directions, options.snr, options.seed)
+    if request:
         geometry = head_geometry(grid, seed=options.seed)
         found["gallery"] = evaluate_gallery(encoder, geometry, request)
         print(format_gallery(found["gallery"]))

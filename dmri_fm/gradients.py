@@ -23,6 +23,7 @@ __all__ = [
     "GradientTable",
     "Shell",
     "fsl_to_ras",
+    "group_shells",
     "ras_to_fsl",
     "read_gradients",
     "rotation_part",
@@ -60,6 +61,30 @@ class Shell:
 
     bval: float
     index: tuple[int, ...]
+
+
+def group_shells(bvals: ArrayLike) -> list[NDArray[np.int_]]:
+    """Part measurements into shells by ascending b-value; a gap above 100 s/mm^2 parts two.
+
+    Parameters
+    ----------
+    bvals
+        Shape (N,), s/mm^2.
+
+    Returns
+    -------
+    list of ndarray
+        Positions of each shell, ascending.
+
+    Examples
+    --------
+    >>> [shell.tolist() for shell in group_shells([1000, 2500, 990, 1010])]
+    [[0, 2, 3], [1]]
+    """
+    values = np.asarray(bvals, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order]) > SHELL_WIDTH) + 1
+    return [np.sort(part) for part in np.split(order, starts) if part.size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +168,9 @@ class GradientTable:
     @property
     def shells(self) -> tuple[Shell, ...]:
         """Diffusion-weighted shells by ascending b-value; a gap above 100 s/mm^2 parts them."""
-        order = [int(i) for i in np.argsort(self.bvals, kind="stable") if not self.is_b0[i]]
-        groups: list[list[int]] = []
-        for i in order:
-            if groups and self.bvals[i] - self.bvals[groups[-1][-1]] <= SHELL_WIDTH:
-                groups[-1].append(i)
-            else:
-                groups.append([i])
-        return tuple(Shell(float(np.mean(self.bvals[g])), tuple(sorted(g))) for g in groups)
+        weighted = np.flatnonzero(~self.is_b0)
+        groups = [weighted[g] for g in group_shells(self.bvals[weighted])]
+        return tuple(Shell(float(np.mean(self.bvals[g])), tuple(g.tolist())) for g in groups)
 
     def count_directions(self) -> int:
         """Count distinct axes (v and -v are one) among the diffusion-weighted volumes."""

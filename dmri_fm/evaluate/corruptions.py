@@ -14,6 +14,7 @@ from scipy.ndimage import affine_transform, binary_erosion
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.evaluate.grid_scans import GridScan
+from dmri_fm.normalise.signal import CLIP
 
 __all__ = ["CORRUPTIONS", "SEVERITIES"]
 
@@ -54,8 +55,9 @@ def _with_noise(signal: _Image, snr: float, rng: np.random.Generator) -> _Image:
 
 
 def add_noise(scan: GridScan, rng: np.random.Generator) -> GridScan:
-    """Add Rician noise."""
-    return replace(scan, signal=_with_noise(scan.signal, NOISE_SNR, rng) * scan.mask[..., None])
+    """Add Rician noise, and clip as the app does."""
+    noisy = _with_noise(scan.signal, NOISE_SNR, rng).clip(*CLIP)
+    return replace(scan, signal=noisy * scan.mask[..., None])
 
 
 def move_volumes(scan: GridScan, rng: np.random.Generator) -> GridScan:

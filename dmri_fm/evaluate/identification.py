@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import MissingToolError
 
-__all__ = ["agreement", "identify", "identify_linked", "probe", "rank_one"]
+__all__ = [
+    "agreement",
+    "identify",
+    "identify_linked",
+    "needs_scikit_learn",
+    "probe",
+    "rank_one",
+]
 
 #: Folds over heads, and penalties among which each fold chooses by its own training part.
 N_FOLDS = 5
@@ -88,6 +95,8 @@ def identify_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
     the first makes of the second's features. The rest are looked up among all; distances are
     those of Mahalanobis, from what the regression leaves in the heads that travelled. It shows
     how much of the tissue features keep in both protocols, were the map between them known.
+    Principal components are those of all heads of a protocol, which takes no knowledge of who is
+    who: of the travelling ones alone, heads that did not travel would lie apart from them.
 
     Parameters
     ----------
@@ -106,21 +115,19 @@ def identify_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
     MissingToolError
         If scikit-learn is not installed.
     """
-    with _needs_scikit_learn():
+    with needs_scikit_learn():
         from sklearn.covariance import LedoitWolf
         from sklearn.decomposition import PCA
         from sklearn.linear_model import RidgeCV
         from sklearn.model_selection import KFold, cross_val_predict
-    distances = np.zeros((len(first), len(first)))
-    a, b = (_standardise(x) for x in (first, second))
-    for train, test in KFold(N_FOLDS, shuffle=True, random_state=seed).split(a):
-        most = min(len(train) - 1, a.shape[1])
-        target, source = (
-            PCA(min(n, most), random_state=seed).fit(x[train])
-            for n, x in ((LINK_TO, a), (LINK_FROM, b))
-        )
-        x, y = source.transform(b), target.transform(a)
-        link = RidgeCV(alphas=PENALTIES)
+    most = min(len(first) // 2, first.shape[1])
+    y, x = (
+        PCA(min(n, most), svd_solver="full").fit_transform(_standardise(features))
+        for n, features in ((LINK_TO, first), (LINK_FROM, second))
+    )
+    distances = np.zeros((len(y), len(y)))
+    link = RidgeCV(alphas=PENALTIES)
+    for train, test in KFold(N_FOLDS, shuffle=True, random_state=seed).split(y):
         rest = y[train] - cross_val_predict(link, x[train], y[train], cv=N_FOLDS)
         precision = LedoitWolf(assume_centered=True).fit(rest).precision_
         apart = y[:, None] - link.fit(x[train], y[train]).predict(x[test])[None]
@@ -129,7 +136,8 @@ def identify_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
 
 
 @contextmanager
-def _needs_scikit_learn() -> Iterator[None]:
+def needs_scikit_learn() -> Iterator[None]:
+    """Say which packages to install, where an import within fails."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -180,7 +188,7 @@ def probe(
     MissingToolError
         If scikit-learn is not installed.
     """
-    with _needs_scikit_learn():
+    with needs_scikit_learn():
         from sklearn.linear_model import RidgeCV
         from sklearn.metrics import r2_score
         from sklearn.model_selection import KFold

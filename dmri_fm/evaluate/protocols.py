@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from dmri_fm.evaluate.identification import (
     agreement,
     identify,
     identify_linked,
+    needs_scikit_learn,
     probe,
     rank_one,
 )
@@ -154,7 +156,14 @@ def evaluate_gallery(
     dict
         JSON-ready: `identification` by representation and pair of protocols, `probe` by
         representation and factor.
+
+    Raises
+    ------
+    MissingToolError
+        If scikit-learn is not installed.
     """
+    with needs_scikit_learn():
+        import_module("sklearn")
     rng = np.random.default_rng([EVALUATION, 3, request.seed])
     tissues = draw_gallery(rng, request.n_heads)
     tables = dict(

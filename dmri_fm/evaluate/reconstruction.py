@@ -29,7 +29,7 @@ from dmri_fm.evaluate.scores import Row, mean_rows
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.directions import choose_spread
 from dmri_fm.models.drope import unpatchify
-from dmri_fm.models.guided_mae import Autoencoder
+from dmri_fm.models.guided_mae import Autoencoder, GuidedAutoencoder, Reconstruction
 from dmri_fm.models.mae import Mask, draw_mask
 from dmri_fm.models.maps import TensorMaps
 from dmri_fm.models.tokens import ScanTokens, tokenise
@@ -49,12 +49,13 @@ logger = logging.getLogger(__name__)
 #: Every method, in the order of tables.
 RIVAL_TITLES: dict[str, str] = {
     "network": "network",
+    "start": "where the network starts",
     "mean": "mean of what is visible",
     "tensor": "tensor",
     "tensor-smooth": "tensor of smoothed images",
     "harmonics": "spherical harmonics",
     "gaussian-process": "Gaussian process",
-    "stacked": "stacked predictions, where the network starts",
+    "stacked": "stacked predictions",
     "convolution": "normalised convolution",
     "harmonic": "harmonic inpainting",
     "directions": "same place, other directions",
@@ -70,6 +71,7 @@ N_DRAWS = 20
 
 _NOTES = {
     "where": "hidden voxels of the brain on the encoder's grid; S/S0, range 1",
+    "start": "the plain estimate that the network corrects, which no weights have a part in",
     "mean": "of the kept directions of the nearest b-value; of the visible voxels of the volume",
     "psnr": "10 log10(1 / MSE); authors_psnr is 10 log10(1 / sqrt(MSE)), half of it",
     "ssim": "ours: 3-D, Gaussian window of 1.5 voxels, the target in place of visible voxels",
@@ -140,16 +142,27 @@ class ReconstructionRequest:
             )
 
 
-def reconstruct(network: Autoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask) -> _Image:
-    """Return the network's reconstruction (X, Y, Z, T) of a scan, zero outside the brain."""
+def reconstruct(
+    network: Autoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask
+) -> dict[str, _Image]:
+    """Return what a network makes of a scan, (X, Y, Z, T), zero outside the brain.
+
+    `network`, and `start`: the plain estimate that it corrects, if it is one that does.
+    """
     device = next(network.parameters()).device
     moved = tokens.to(device)
     mask = mask._replace(kept=mask.kept.to(device))
     with torch.inference_mode():
-        found = network.reconstruct(
-            moved.patches[None], moved.qspace[None], moved.positions[None], mask, moved.brain[None]
-        )
-    return to_volumes(found[0].cpu(), tokens, network) * scan.mask[..., None]
+        args = (moved.patches[None], moved.qspace[None], moved.positions[None], mask)
+        if isinstance(network, GuidedAutoencoder):
+            whole: Reconstruction = network(*args, moved.brain[None])
+            found = {"network": whole.patches, "start": whole.estimate}
+        else:
+            found = {"network": network.reconstruct(*args, moved.brain[None])}
+    return {
+        name: to_volumes(patches[0].cpu(), tokens, network) * scan.mask[..., None]
+        for name, patches in found.items()
+    }
 
 
 def to_volumes(patches: Tensor, tokens: ScanTokens, network: Autoencoder) -> _Image:
@@ -242,7 +255,7 @@ def _hide_directions(
     where = scan.mask & task.seen
     visible = Kept(scan.signal[..., kept], scan.gtab.select(kept), scan.mask, scan.affine)
     whole = reconstruct(network, scan, tokens, mask)
-    estimates = {"network": np.clip(whole[..., hidden], *CLIP)}
+    estimates = {name: np.clip(images[..., hidden], *CLIP) for name, images in whole.items()}
     for name, predict in (DIRECTION_RIVALS if task.has_rivals else {}).items():
         try:
             estimates[name] = predict(visible, scan.gtab.select(hidden))
@@ -255,7 +268,9 @@ def _hide_directions(
     return {
         "rows": _rows(filled, scan, hidden, where),
         "tensors": _tensor_rows(filled, task, where),
-        "authors": {"network": authors_scores(whole, scan.signal * task.seen[..., None])},
+        "authors": {
+            "network": authors_scores(whole["network"], scan.signal * task.seen[..., None])
+        },
     }
 
 
@@ -273,13 +288,18 @@ def _hide_places(network: Autoencoder, task: _Task, rng: np.random.Generator) ->
             expected="several patches with brain",
         )
     whole = reconstruct(network, scan, tokens, mask)
-    estimates = {"network": np.where(hidden[..., None], np.clip(whole, *CLIP), scan.signal)}
+    estimates = {
+        name: np.where(hidden[..., None], np.clip(images, *CLIP), scan.signal)
+        for name, images in whole.items()
+    }
     for name, fill in (PLACE_RIVALS if task.has_rivals else {}).items():
         estimates[name] = np.clip(fill(scan.signal, visible, hidden), *CLIP)
     return {
         "rows": _rows(estimates, scan, np.arange(n), hidden),
         "tensors": _tensor_rows(estimates, task, hidden),
-        "authors": {"network": authors_scores(whole, scan.signal * task.seen[..., None])},
+        "authors": {
+            "network": authors_scores(whole["network"], scan.signal * task.seen[..., None])
+        },
     }
 
 

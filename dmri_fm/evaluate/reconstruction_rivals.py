@@ -151,7 +151,7 @@ def _predict_smooth_tensor(kept: Kept, wanted: GradientTable) -> _Image:
 
 
 def _stack(kept: Kept, wanted: GradientTable) -> _Image:
-    """Predict as the network's own start does, from the same smoothed images."""
+    """Predict as a network does that starts from stacked predictions, whole images smoothed."""
     widths = (0.0, *SMOOTHING_VOXELS)
     images = [
         torch.from_numpy(smooth_within(kept.signal, kept.mask, width)[kept.mask].T)[:, None]

@@ -75,7 +75,7 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
     network: Any = loaded.model
     names: list[str] = []
     scores: dict[str, list[float]] = {name: [] for name in ("clean", *CORRUPTIONS)}
-    signs: dict[str, list[dict[str, float]]] = {name: [] for name in scores}
+    signs: dict[str, list[dict[str, float | None]]] = {name: [] for name in scores}
     for scan in scans:
         for number, part in enumerate(_sets(scan, network.config.gamma)):
             names.append(f"{scan.name}, set {number + 1}")

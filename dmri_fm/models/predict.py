@@ -360,7 +360,7 @@ def _collect(
     affine = np.asarray(grid.affine, dtype=np.float64) @ patch2voxel
     ijk = np.indices(config.patch_grid).reshape(3, -1).T
     score, percentile = float("nan"), float("nan")
-    signs: dict[str, float] = {}
+    signs: dict[str, float | None] = {}
     if loaded.statistics:
         score, percentile, signs = judge_scan_code(found, loaded.statistics)
     return ScanFeatures(

@@ -34,7 +34,8 @@ class ScanFeatures:
     grid_shape, affine
         The patch grid: patches along each axis, and patch index to RAS+ mm, shape (4, 4).
     ood_score
-        Distance from the features of the training simulation; about 1 is usual there.
+        Largest of five signs of an unusual scan, see :mod:`dmri_fm.models.unusual`; of sound
+        scans, 0 is their middle and 1 their upper fifth.
     ood_percentile
         Share of held-out training scans with a lower score, percent; 100 is beyond all.
     error

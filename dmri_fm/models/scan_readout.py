@@ -37,8 +37,14 @@ class ScanReadout(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.eye(2 * dim))
-        self.register_buffer("bias", torch.zeros(2 * dim))
+        self.register_buffer("weight", torch.empty(2 * dim, 2 * dim))
+        self.register_buffer("bias", torch.empty(2 * dim))
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the identity, for an encoder that is about to change."""
+        nn.init.eye_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, S, d) to features (B, 2 d)."""

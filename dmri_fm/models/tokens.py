@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import DropeConfig, patchify
 from dmri_fm.models.registry import find_encoder
@@ -110,7 +110,16 @@ def tokenise(
         Shape (X, Y, Z): the brain.
     config
         The encoder's.
+
+    Raises
+    ------
+    ImageError
+        If the series is not on the encoder's grid.
     """
+    if mask.shape != tuple(config.grid_shape):
+        raise ImageError(
+            f"a series of {mask.shape} voxels", expected=f"{config.grid_shape}, the encoder's grid"
+        )
     brain = patchify(torch.from_numpy(mask.astype(np.float32))[None, None], config.patch)[0, 0]
     share = brain.mean(dim=1).numpy()
     index = (

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmri_fm.gradients import group_shells
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.estimates import predict_by_process
 from dmri_fm.models.familiarity import fit_familiarity, percentile_of, score_features
@@ -122,24 +123,31 @@ def _unexplained(tokens: ScanTokens, tissue: Tensor) -> float:
 
 
 def _contradictions(tokens: ScanTokens) -> tuple[float, float]:
-    """Return how far volumes are off as a whole, and how even errors are over places."""
-    n = len(tokens.qspace)
-    if n < FEWEST_DIRECTIONS:
+    """Return how far volumes are off as a whole, and how even errors are over places.
+
+    One half of each shell predicts the other; a measurement that is alone in its shell is not
+    predicted: what another b-value says of it is off by more than what is looked for.
+    """
+    shells = group_shells(1000.0 * tokens.qspace[:, 0].cpu().numpy())
+    told = np.array([i for shell in shells if len(shell) > 1 for i in shell], dtype=int)
+    if len(told) < FEWEST_DIRECTIONS:
         return float("nan"), float("nan")
-    voxels = tokens.brain.sum(dim=1)
-    offsets = torch.zeros(n)
+    inside = tokens.brain.any(dim=1)
+    patches, brain = tokens.patches[:, inside], tokens.brain[inside]
+    voxels = brain.sum(dim=1)
+    offsets = []
     total = torch.zeros_like(voxels)
-    for kept in (np.arange(0, n, 2), np.arange(1, n, 2)):
-        hidden = np.setdiff1d(np.arange(n), kept)
+    for hidden in (told[::2], told[1::2]):
+        kept = np.setdiff1d(np.arange(len(tokens.qspace)), hidden)
         found = predict_by_process(
-            tokens.patches[kept], tokens.brain, tokens.qspace[kept], tokens.qspace[hidden]
+            patches[kept], brain, tokens.qspace[kept], tokens.qspace[hidden]
         )
-        missing = (found - tokens.patches[hidden]) * tokens.brain
-        offsets[hidden] = (missing.sum(dim=2) / voxels).mean(dim=1).cpu()
+        missing = (found - patches[hidden]) * brain
+        offsets.append((missing.sum(dim=2) / voxels).mean(dim=1))
         total += missing.square().sum(dim=(0, 2))
-    errors = (total / (n * voxels)).sqrt()
+    errors = (total / (len(told) * voxels)).sqrt()
     tail = torch.quantile(errors, 0.95) / errors.median().clamp(min=1e-9)
-    return float(offsets.std(correction=0).clamp(min=1e-9).log()), -float(tail.log())
+    return float(torch.cat(offsets).std(correction=0).clamp(min=1e-9).log()), -float(tail.log())
 
 
 def fit_unusual(reference: Sequence[ScanCode], held_out: Sequence[ScanCode]) -> dict[str, Tensor]:
@@ -148,7 +156,7 @@ def fit_unusual(reference: Sequence[ScanCode], held_out: Sequence[ScanCode]) -> 
     Parameters
     ----------
     reference, held_out
-        Two disjoint sets.
+        Two sets of draws; scans that nothing was trained on in the second, where there are any.
 
     Returns
     -------
@@ -162,7 +170,7 @@ def fit_unusual(reference: Sequence[ScanCode], held_out: Sequence[ScanCode]) -> 
     middle, upper = np.nanquantile(rows, [0.5, UPPER_QUANTILE], axis=0)
     statistics["middle"] = torch.from_numpy(middle).float()
     statistics["scale"] = torch.from_numpy(np.maximum(upper - middle, 1e-3)).float()
-    scores = [float(np.max(scaled_signs(c, statistics))) for c in held_out]
+    scores = [float(np.nanmax(scaled_signs(c, statistics))) for c in held_out]
     statistics["quantiles"] = torch.from_numpy(np.percentile(scores, np.arange(101))).float()
     return statistics
 
@@ -173,17 +181,18 @@ def _all_signs(code: ScanCode, statistics: Mapping[str, Tensor]) -> NDArray[np.f
 
 
 def scaled_signs(code: ScanCode, statistics: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    """Return :data:`SIGNS` (5,): zero is usual, one the fifth that is most so; unknown is zero."""
+    """Return :data:`SIGNS` (5,): zero is usual, one the fifth that is most so; NaN if unknown."""
     middle, scale = (statistics[k].numpy().astype(np.float64) for k in ("middle", "scale"))
-    found: NDArray[np.float64] = np.nan_to_num((_all_signs(code, statistics) - middle) / scale)
+    found: NDArray[np.float64] = (_all_signs(code, statistics) - middle) / scale
     return found
 
 
 def judge_scan_code(
     code: ScanCode, statistics: Mapping[str, Tensor]
-) -> tuple[float, float, dict[str, float]]:
-    """Return a scan's score, its percentile among sound scans, and all signs."""
+) -> tuple[float, float, dict[str, float | None]]:
+    """Return a scan's score, its percentile among sound scans, and all signs; None if unknown."""
     signs = scaled_signs(code, statistics)
-    score = float(signs.max())
-    named = dict(zip(SIGNS, (round(float(s), 3) for s in signs), strict=True))
+    score = float(np.nanmax(signs))
+    known = (None if np.isnan(s) else round(float(s), 3) for s in signs)
+    named = dict(zip(SIGNS, known, strict=True))
     return score, float(percentile_of(score, statistics)), named

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dmri_fm.errors import ConfigError
 
-__all__ = ["DropePretraining", "Optimisation", "QcgDtiTraining", "read_training"]
+__all__ = [
+    "DropePretraining",
+    "Optimisation",
+    "QcgDtiTraining",
+    "describe_recipe",
+    "read_training",
+]
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,11 @@ class DropePretraining:
     n_readout
         Simulated heads to which the readout of the scan's features is fitted after training.
     n_reference, n_held_out
-        Simulated scans from which the statistics of features, and the quantiles of scores, are
-        taken after training.
+        Scans as training draws them, from which the statistics of features, and the quantiles of
+        scores, are taken after training.
+    aside_share
+        Share of participants that are not trained on: the quantiles of scores come from them.
+        Where that rounds to none, they come from other draws of the scans that were trained on.
     """
 
     model: str
@@ -172,6 +181,7 @@ class DropePretraining:
     n_readout: int = 32
     n_reference: int = 64
     n_held_out: int = 32
+    aside_share: float = 0.1
 
 
 Training = TypeVar("Training", QcgDtiTraining, DropePretraining)
@@ -215,6 +225,16 @@ def read_training(
         raise ConfigError(f"not TOML ({error})", path=path) from None
     table = {**values.pop("optimisation", {}), **(optimisation or {})}
     return _build(kind, {**values, "optimisation": _build(Optimisation, table, path)}, path)
+
+
+def describe_recipe(config: QcgDtiTraining | DropePretraining) -> dict[str, Any]:
+    """Return the settings that decide what a network learns: a run goes on with no others.
+
+    Without those of the optimisation, which the training loop compares itself, and of what is
+    done when training is over.
+    """
+    rest = ("optimisation", "n_readout", "n_reference", "n_held_out")
+    return {k: v for k, v in asdict(config).items() if k not in rest}
 
 
 _Settings = TypeVar("_Settings", Optimisation, QcgDtiTraining, DropePretraining)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import group_shells
 from dmri_fm.models.directions import FEATURE_DIRECTIONS
 from dmri_fm.models.drope import Drope, DropeConfig
 from dmri_fm.models.guided_mae import (
@@ -40,14 +42,13 @@ from dmri_fm.models.mae import (
     ramp_tau,
 )
 from dmri_fm.models.registry import find_encoder
-from dmri_fm.models.scan_readout import ScanReadout
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise_series
 from dmri_fm.models.unusual import ScanCode, encode_tokens, fit_unusual
 from dmri_fm.models.weights import save_weights
 from dmri_fm.simulate import draw_batch, draw_protocol
-from dmri_fm.train.config import DropePretraining
+from dmri_fm.train.config import DropePretraining, describe_recipe
 from dmri_fm.train.loop import CHECKPOINT, Run, run_training
-from dmri_fm.train.readout import fit_scan_readout
+from dmri_fm.train.readout import fit_scan_readout, load_readout, save_readout
 from dmri_fm.train.scan_cache import CachedScan
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "check_part",
     "draw_scan_tokens",
     "pretrain_drope",
+    "set_aside",
 ]
 
 #: Decoder and masks for each encoder of the registry.
@@ -70,8 +72,8 @@ MAE_CONFIGS: dict[str, MaeConfig] = {
 #: Seeds of simulated scans are [seed, purpose, number]: no scan serves two purposes.
 TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
-#: Likewise, of the choice of a step's scan, and of its directions and mask.
-CHOICE, STEP = 4, 3
+#: Likewise, of the choice of a step's scan, of its directions and mask, and of participants.
+CHOICE, STEP, ASIDE = 4, 3, 6
 
 #: What the network expects, written beside the weights.
 NORMALISATION = {
@@ -216,8 +218,7 @@ def choose_directions(
     """
     most = min(training.max_directions, len(rho))
     n = int(rng.integers(min(training.min_directions, most), most + 1))
-    shells = [np.flatnonzero(np.round(rho, 2) == r) for r in np.unique(np.round(rho, 2))]
-    shells = [s for s in shells if len(s) >= FEWEST_OF_SHELL]
+    shells = [s for s in group_shells(1000.0 * rho) if len(s) >= FEWEST_OF_SHELL]
     if len(shells) > 1 and rng.uniform() < training.shell_share:
         one, other = (shells[i] for i in rng.permutation(len(shells))[:2])
         parts = [rng.permutation(s)[: max(FEWEST_OF_SHELL, n // 2)] for s in (one, other)]
@@ -302,7 +303,7 @@ def pretrain_drope(
         "cpu", "cuda" or "auto", and how many of them.
     weights
         Where to write the encoder's weights (.safetensors) afterwards, with the statistics of
-        its features on further simulated scans.
+        its features on further draws of simulated and real scans.
     version
         Of the weights.
     scans
@@ -327,90 +328,39 @@ def pretrain_drope(
     model = build_autoencoder(config.model) if start is None else start.train()
     model.requires_grad_(True)
     model.encoder.requires_grad_(config.part == "all")
-    mae = model.config
-    source = ScanSource(architecture, config, scans=scans)
-    draw = draw or source.get
-
-    def step_losses(network: nn.Module, scan: ScanTokens, step: int) -> dict[str, Tensor]:
-        device = next(network.parameters()).device
-        rng = np.random.default_rng([settings.seed, STEP, step])
-        is_spatial = hides_places(config, step)
-        chosen, kept = choose_directions(rng, scan.qspace[:, 0].numpy(), config)
-        scan = crop(rng, scan.select(chosen), config).to(device)
-        n, n_places = len(chosen), scan.positions.shape[0]
-        if is_spatial or kept is None:
-            kind: Literal["spatial", "diffusion"] = "spatial" if is_spatial else "diffusion"
-            mask = draw_mask(rng, mae, kind=kind, n_directions=n, n_places=n_places)
-        else:
-            mask = Mask("diffusion", torch.from_numpy(kept)[None])
-        mask = mask._replace(kept=mask.kept.to(device))
-        hidden = mask.hidden(n, n_places)
-        target, brain = scan.patches[None], scan.brain[None]
-        args = (target, scan.qspace[None], scan.positions[None], mask)
-        # The two kinds of masks differ in difficulty: log them apart, NaN where absent.
-        absent = torch.full((), float("nan"), device=device)
-        more: dict[str, Tensor] = {}
-        if isinstance(model, GuidedAutoencoder):
-            window = draw_window(rng, scan, hidden[0], architecture.patch)
-            found: Reconstruction = network(*args, brain, window=window)
-            patches, estimate = found.patches, found.estimate
-        else:
-            patches, estimate = network(*args), None
-        tau = ramp_tau(step / (config.ramp_share * settings.n_steps))
-        visible, masked = masked_errors(patches, target, hidden, brain=brain)
-        scale = torch.full_like(masked, ERROR_SCALE)
-        if estimate is not None:
-            # Scans differ in noise: a gain of a tenth counts the same in all of them.
-            _, scale = masked_errors(estimate, target, hidden, brain=brain)
-            more["gain"] = masked / scale
-        loss = (1.0 - tau) * visible / ERROR_SCALE + tau * masked / scale.clamp(min=1e-6)
-        return {
-            "loss": loss,
-            "visible": visible,
-            "hidden_spatial": masked if is_spatial else absent,
-            "hidden_diffusion": absent if is_spatial else masked,
-            **more,
-        }
-
-    if (
-        isinstance(model, GuidedAutoencoder)
-        and start is None
-        and not (Path(folder) / CHECKPOINT).exists()
-    ):
+    if config.part == "all" and model.encoder.readout is not None:
+        model.encoder.readout.reset()
+    aside = set_aside(scans, config)
+    scans = [scan for scan in scans if scan not in aside]
+    draw = draw or ScanSource(architecture, config, scans=scans).get
+    is_new = start is None and not (Path(folder) / CHECKPOINT).exists()
+    if isinstance(model, GuidedAutoencoder) and is_new:
         _start_readout(model, [draw(step) for step in range(config.n_starting)])
     run = run_training(
         model,
         draw,
-        step_losses,
+        partial(step_losses, model, config),
         settings=settings,
         folder=folder,
         accelerator=accelerator,
         devices=devices,
         data={
             "scans": [scan.name for scan in scans],
-            "part": config.part,
+            "recipe": describe_recipe(config),
             "start": None if origin is None else dict(origin),
         },
     )
     if weights is not None and run.is_main:
-        assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
-        encoder = run.model.encoder.cpu()
-        if encoder.readout is not None and (config.part == "all" or not encoder.readout.is_fitted):
-            fit_scan_readout(encoder, n_heads=config.n_readout, seed=settings.seed)
-            _keep_readout(Path(folder) / CHECKPOINT, encoder.readout)
-        statistics = fit_unusual(
-            _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
-            _encode_scans(encoder, config, scans, HELD_OUT, config.n_held_out),
-        )
+        statistics = _describe_features(run, config, folder, scans, aside)
+        seen = {scan.name for scan in scans} | set((origin or {}).get("scans", ()))
         rest, rest_config = (
             split_autoencoder(run.model)
             if isinstance(run.model, GuidedAutoencoder)
             else (None, None)
         )
-        seen = {scan.name for scan in scans} | set((origin or {}).get("scans", ()))
         save_weights(
             weights,
-            encoder,
+            model.encoder,
             name=config.model,
             config=architecture,
             version=version,
@@ -420,6 +370,7 @@ def pretrain_drope(
                 + (", and real scans" if seen else "; no real scan"),
                 "start": None if origin is None else dict(origin),
                 "scans": sorted(seen),
+                "aside": [scan.name for scan in aside],
                 "steps": run.steps,
                 "minutes": round(run.minutes, 1),
                 "settings": asdict(config),
@@ -432,15 +383,93 @@ def pretrain_drope(
     return run
 
 
-def _keep_readout(checkpoint: Path, readout: ScanReadout) -> None:
-    """Put a fitted readout into a finished run's checkpoint, so that the run's folder has it."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    for name, value in readout.state_dict().items():
-        state["model"][f"encoder.readout.{name}"] = value
-        state["average"][f"module.encoder.readout.{name}"] = value
-    partial = checkpoint.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(checkpoint)
+def set_aside(scans: Sequence[CachedScan], config: DropePretraining) -> list[CachedScan]:
+    """Return the scans of the participants that are not trained on."""
+    participants = sorted({scan.participant for scan in scans})
+    rng = np.random.default_rng([config.optimisation.seed, ASIDE])
+    n = int(config.aside_share * len(participants))
+    chosen = set(rng.permutation(participants)[:n].tolist())
+    return [scan for scan in scans if scan.participant in chosen]
+
+
+def step_losses(
+    model: Autoencoder, config: DropePretraining, network: nn.Module, scan: ScanTokens, step: int
+) -> dict[str, Tensor]:
+    """Hide a part of a scan, and compare what comes back with it.
+
+    Parameters
+    ----------
+    model
+        What is trained.
+    config
+        How.
+    network
+        The model as it is called, on one device or several.
+    scan
+        Of this step.
+    step
+        Its number: mask and directions depend on nothing else.
+    """
+    device = next(network.parameters()).device
+    rng = np.random.default_rng([config.optimisation.seed, STEP, step])
+    is_spatial = hides_places(config, step)
+    chosen, kept = choose_directions(rng, scan.qspace[:, 0].numpy(), config)
+    scan = crop(rng, scan.select(chosen), config).to(device)
+    n, n_places = len(chosen), scan.positions.shape[0]
+    if is_spatial or kept is None:
+        kind: Literal["spatial", "diffusion"] = "spatial" if is_spatial else "diffusion"
+        mask = draw_mask(rng, model.config, kind=kind, n_directions=n, n_places=n_places)
+    else:
+        mask = Mask("diffusion", torch.from_numpy(kept)[None])
+    mask = mask._replace(kept=mask.kept.to(device))
+    hidden = mask.hidden(n, n_places)
+    target, brain = scan.patches[None], scan.brain[None]
+    args = (target, scan.qspace[None], scan.positions[None], mask)
+    # The two kinds of masks differ in difficulty: log them apart, NaN where absent.
+    absent = torch.full((), float("nan"), device=device)
+    more: dict[str, Tensor] = {}
+    if isinstance(model, GuidedAutoencoder):
+        window = draw_window(rng, scan, hidden[0], model.config.encoder.patch)
+        found: Reconstruction = network(*args, brain, window=window)
+        patches, estimate = found.patches, found.estimate
+    else:
+        patches, estimate = network(*args), None
+    tau = ramp_tau(step / (config.ramp_share * config.optimisation.n_steps))
+    visible, masked = masked_errors(patches, target, hidden, brain=brain)
+    scale = torch.full_like(masked, ERROR_SCALE)
+    if estimate is not None:
+        # Scans differ in noise: a gain of a tenth counts the same in all of them.
+        _, scale = masked_errors(estimate, target, hidden, brain=brain)
+        more["gain"] = masked / scale
+    loss = (1.0 - tau) * visible / ERROR_SCALE + tau * masked / scale.clamp(min=1e-6)
+    return {
+        "loss": loss,
+        "visible": visible,
+        "hidden_spatial": masked if is_spatial else absent,
+        "hidden_diffusion": absent if is_spatial else masked,
+        **more,
+    }
+
+
+def _describe_features(
+    run: Run,
+    config: DropePretraining,
+    folder: str | Path,
+    scans: Sequence[CachedScan],
+    aside: Sequence[CachedScan],
+) -> dict[str, Tensor]:
+    """Fit what reads features off the tokens, if need be; return statistics of sound scans."""
+    assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
+    encoder = run.model.encoder.cpu()
+    if encoder.readout is not None:
+        load_readout(folder, encoder.readout, step=run.steps)
+        if not encoder.readout.is_fitted:
+            fit_scan_readout(encoder, n_heads=config.n_readout, seed=config.optimisation.seed)
+            save_readout(folder, encoder.readout, step=run.steps)
+    return fit_unusual(
+        _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
+        _encode_scans(encoder, config, aside or scans, HELD_OUT, config.n_held_out),
+    )
 
 
 def _start_readout(model: GuidedAutoencoder, scans: Sequence[ScanTokens]) -> None:

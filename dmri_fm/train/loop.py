@@ -119,7 +119,8 @@ def run_training(
     is_resumed
         Go on from the folder's checkpoint where there is one.
     data
-        What `draw` draws from, in plain types: a run does not go on with other data.
+        What `draw` draws from and how it is learnt, in plain types: a run does not go on with
+        another.
 
     Raises
     ------

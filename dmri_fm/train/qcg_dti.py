@@ -26,7 +26,7 @@ from dmri_fm.models.tensor_inputs import (
 from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner, coarse_codes
 from dmri_fm.models.weights import save_weights
 from dmri_fm.simulate import draw_batch, draw_protocol
-from dmri_fm.train.config import QcgDtiTraining
+from dmri_fm.train.config import QcgDtiTraining, describe_recipe
 from dmri_fm.train.loop import Run, run_training
 from dmri_fm.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
 from dmri_fm.train.scan_patches import TrainingScan, draw_scan_patch
@@ -210,7 +210,7 @@ def train_qcg_dti(
         folder=folder,
         accelerator=accelerator,
         devices=devices,
-        data={"scans": brains, "scan_share": config.scan_share},
+        data={"scans": brains, "recipe": describe_recipe(config)},
     )
     if weights is not None and run.is_main:
         save_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,19 +11,22 @@ from torch import Tensor
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import Drope
-from dmri_fm.models.scan_readout import pool_tokens
+from dmri_fm.models.scan_readout import ScanReadout, pool_tokens
 from dmri_fm.models.tokens import feature_grid, tokenise_series
 from dmri_fm.simulate import draw_protocol
 from dmri_fm.simulate.fields import uniform
 from dmri_fm.simulate.heads import draw_heads
 from dmri_fm.simulate.siblings import draw_siblings
 
-__all__ = ["draw_pairs", "fit_scan_readout"]
+__all__ = ["draw_pairs", "fit_scan_readout", "load_readout", "save_readout"]
 
 logger = logging.getLogger(__name__)
 
 #: Beside the purposes of :mod:`dmri_fm.train.drope`: seeds are [seed, purpose, number].
 READOUT = 5
+
+#: In a run's folder.
+READOUT_FILE = "readout.pt"
 
 #: Tissues that are drawn for each head.
 N_TISSUES = 4
@@ -37,20 +41,38 @@ def fit_scan_readout(encoder: Drope, *, n_heads: int, seed: int) -> None:
     Parameters
     ----------
     encoder
-        On the CPU; one without such a readout is left as it is.
+        On the CPU, with such a readout; it stays as it is without a head.
     n_heads
         Simulated heads, each with :data:`N_TISSUES`.
     seed
         Of all that is drawn.
     """
-    if encoder.readout is None or n_heads < 1:
+    if n_heads < 1:
         return
+    assert encoder.readout is not None
     pairs = []
     for number in range(n_heads):
         pairs.append(draw_pairs(np.random.default_rng([seed, READOUT, number]), encoder))
         logger.info("readout: head %d of %d", number + 1, n_heads)
     first, second = torch.cat(pairs).unbind(dim=1)
     encoder.readout.fit(first, second)
+
+
+def save_readout(folder: str | Path, readout: ScanReadout, *, step: int) -> None:
+    """Keep a readout beside a run's checkpoint, and the step whose encoder it was made for."""
+    path = Path(folder) / READOUT_FILE
+    partial = path.with_suffix(".part")
+    torch.save({"step": step, "readout": readout.state_dict()}, partial)
+    partial.replace(path)
+
+
+def load_readout(folder: str | Path, readout: ScanReadout, *, step: int) -> None:
+    """Set a readout to what was kept of a run's, if it was made for the encoder of that step."""
+    path = Path(folder) / READOUT_FILE
+    if path.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["step"] == step:
+            readout.load_state_dict(state["readout"])
 
 
 def draw_pairs(rng: np.random.Generator, encoder: Drope) -> Tensor:

@@ -16,6 +16,7 @@ from dmri_fm.models.registry import find_encoder
 from dmri_fm.models.weights import load_weights
 from dmri_fm.train.drope import build_autoencoder
 from dmri_fm.train.loop import CHECKPOINT
+from dmri_fm.train.readout import load_readout
 
 __all__ = ["load_autoencoder", "load_encoder", "load_start"]
 
@@ -69,24 +70,28 @@ def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder
     expected = f"the checkpoint of `dmri-fm pretrain {model} {source}`"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        average = state["average"]
+        settings, average, step = state["settings"], state["average"], int(state["step"])
         tensors = {k.removeprefix(_PREFIX): v for k, v in average.items() if k.startswith(_PREFIX)}
+        trained = settings["recipe"]["model"]
+        if trained != model:
+            raise WeightsError(f"a checkpoint of {trained}", path=path, expected=expected)
         network.load_state_dict(tensors, strict=True)
     except (
         OSError,
         EOFError,
         RuntimeError,
         KeyError,
+        TypeError,
         AttributeError,
         pickle.UnpicklingError,
     ) as error:
-        raise WeightsError(
-            f"cannot be read ({str(error).splitlines()[0]})", path=path, expected=expected
-        ) from None
-    settings = state["settings"]
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"cannot be read ({why})", path=path, expected=expected) from None
+    if network.encoder.readout is not None:
+        load_readout(source, network.encoder.readout, step=step)
     before = (settings.get("start") or {}).get("scans", ())
     scans = sorted({*settings.get("scans", ()), *before})
-    origin = {"run": str(source), "steps": int(state["step"]), "scans": scans}
+    origin = {"run": str(source), "steps": step, "scans": scans}
     return network.eval().requires_grad_(False), origin
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,9 @@ from dmri_fm.evaluate.grid_scans import GridScan, place_scan
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import DropeConfig
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
-from dmri_fm.scans import find_scans
+from dmri_fm.normalise.grid import Grid
+from dmri_fm.normalise.signal import CLIP
+from dmri_fm.scans import Scan, find_scans
 
 __all__ = ["CachedScan", "cache_scans"]
 
@@ -50,21 +54,47 @@ class CachedScan:
         `gradients.json`.
     gtab
         Of the N weighted volumes, RAS+.
+    origin
+        Grid and source file it was made of.
     """
 
     name: str
     folder: Path
     gtab: GradientTable
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def participant(self) -> str:
+        """Such as `sub-01`."""
+        return self.name.split("_")[0]
 
     @classmethod
-    def write(cls, scan: GridScan, folder: Path) -> CachedScan:
-        """Write a scan; nothing half-written takes the final name."""
+    def write(
+        cls, scan: GridScan, folder: Path, *, origin: Mapping[str, Any] | None = None
+    ) -> CachedScan:
+        """Write a scan, in place of an earlier one; nothing half-written takes the final name.
+
+        Parameters
+        ----------
+        scan
+            On the encoder's grid.
+        folder
+            Its own.
+        origin
+            What it was made of, in plain types.
+        """
         partial = folder.with_name(f"{folder.name}.part-{os.getpid()}")
         partial.mkdir(parents=True, exist_ok=True)
         np.save(partial / "signal.npy", np.moveaxis(scan.signal, 3, 0).astype(np.float16))
         np.save(partial / "mask.npy", scan.mask)
-        table = {"bvals": scan.gtab.bvals.tolist(), "bvecs_ras": scan.gtab.bvecs_ras.tolist()}
+        table = {
+            "bvals": scan.gtab.bvals.tolist(),
+            "bvecs_ras": scan.gtab.bvecs_ras.tolist(),
+            "origin": dict(origin or {}),
+        }
         (partial / "gradients.json").write_text(json.dumps(table), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
         partial.rename(folder)
         return cls.read(folder)
 
@@ -72,7 +102,8 @@ class CachedScan:
     def read(cls, folder: Path) -> CachedScan:
         """Read what :meth:`write` left, but for the images."""
         table = json.loads((folder / "gradients.json").read_text(encoding="utf-8"))
-        return cls(folder.name, folder, GradientTable(table["bvals"], table["bvecs_ras"]))
+        gtab = GradientTable(table["bvals"], table["bvecs_ras"])
+        return cls(folder.name, folder, gtab, table.get("origin", {}))
 
     def draw(
         self, rng: np.random.Generator, config: DropeConfig, *, n_directions: int
@@ -91,7 +122,7 @@ class CachedScan:
         if rng.uniform() < NOISY_SHARE:
             sigma = np.float32(1.0 / np.exp(rng.uniform(*np.log(SNR_RANGE))))
             noise = sigma * rng.standard_normal((2, *volumes.shape), dtype=np.float32)
-            volumes = np.hypot(volumes + noise[0], noise[1])
+            volumes = np.hypot(volumes + noise[0], noise[1]).clip(*CLIP)
         return tokenise(np.moveaxis(volumes, 0, 3), gtab, mask, config)
 
 
@@ -107,7 +138,9 @@ def cache_scans(
     *,
     participant_labels: Sequence[str] | None = None,
 ) -> list[CachedScan]:
-    """Lay the scans of a dataset on an encoder's grid; those of an earlier call are kept.
+    """Lay the scans of a dataset on an encoder's grid.
+
+    Those of an earlier call are kept, if their grid is the same and their file has not changed.
 
     Parameters
     ----------
@@ -127,14 +160,16 @@ def cache_scans(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    grid = feature_grid(config)
     found = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob("*/gradients.json")}
     kept: list[CachedScan] = []
     for scan in find_scans(root, participant_labels=participant_labels):
-        if scan.name not in found:
-            placed = place_scan(scan, feature_grid(config))
+        origin = _describe_origin(scan, grid)
+        if scan.name not in found or found[scan.name].origin != origin:
+            placed = place_scan(scan, grid)
             if placed is None:
                 continue
-            found[scan.name] = CachedScan.write(placed, folder / scan.name)
+            found[scan.name] = CachedScan.write(placed, folder / scan.name, origin=origin)
             logger.info("%s: %d directions", scan.name, len(placed.gtab))
         if len(found[scan.name].gtab) < FEWEST_DIRECTIONS:
             logger.warning("%s: left out, fewer than %d directions", scan.name, FEWEST_DIRECTIONS)
@@ -147,3 +182,15 @@ def cache_scans(
             expected=f"one or more with b=0 and {FEWEST_DIRECTIONS} directions",
         )
     return kept
+
+
+def _describe_origin(scan: Scan, grid: Grid) -> dict[str, Any]:
+    path = Path(str(scan.dwi.image.get_filename()))
+    state = path.stat()
+    return {
+        "file": str(path.resolve()),
+        "bytes": state.st_size,
+        "mtime_ns": state.st_mtime_ns,
+        "grid_shape": list(grid.shape),
+        "affine": np.asarray(grid.affine).tolist(),
+    }

@@ -22,6 +22,7 @@ from dmri_fm.evaluate.reconstruction_rivals import DIRECTION_RIVALS
 from dmri_fm.evaluate.reconstruction_tables import format_scan
 from dmri_fm.models import mae, tokens
 from dmri_fm.models.drope import SMALL
+from dmri_fm.models.guided_mae import GuidedAutoencoder, GuidedConfig
 from dmri_fm.models.mae import MaeConfig, MaskedAutoencoder
 from dmri_fm.models.registry import MODELS
 from dmri_fm.models.tokens import tokenise
@@ -104,8 +105,13 @@ def test_rows_of_a_scan(scan, network) -> None:
     json.dumps(record, allow_nan=False)
 
 
-def test_hidden_data_reach_nobody(scan, network) -> None:
+@pytest.mark.parametrize("kind_of_network", ["published", "guided"])
+def test_hidden_data_reach_nobody(scan, network, kind_of_network) -> None:
     """Other values in hidden places and directions change no reconstruction of them."""
+    names = {"network"}
+    if kind_of_network == "guided":
+        network = GuidedAutoencoder(GuidedConfig(**vars(TINY_MAE))).eval()
+        names |= {"start"}
     chosen = tokenise(scan.signal, scan.gtab, scan.mask, TINY)
     rng = np.random.default_rng(0)
     for kind in ("spatial", "diffusion"):
@@ -115,7 +121,9 @@ def test_hidden_data_reach_nobody(scan, network) -> None:
         patches[hidden] = 1.0
         first = reconstruct(network, scan, chosen, mask)
         second = reconstruct(network, scan, replace(chosen, patches=patches), mask)
-        np.testing.assert_array_equal(first, second)
+        assert first.keys() == second.keys() == names
+        for name in names:
+            np.testing.assert_array_equal(first[name], second[name])
 
 
 def test_visible_directions_determine_a_tensor(scan, network) -> None:

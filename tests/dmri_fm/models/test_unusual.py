@@ -26,15 +26,20 @@ MISSING, ANATOMY, VOLUMES, EVENNESS = range(4)
 
 @pytest.fixture(scope="module")
 def scan() -> ScanTokens:
-    """A head whose signal follows the template's tissue, 12 directions, little noise."""
+    return draw_scan(np.full(12, 1000.0))
+
+
+def draw_scan(bvals: np.ndarray) -> ScanTokens:
+    """A head whose signal follows the template's tissue, little noise."""
     rng = np.random.default_rng(0)
-    gtab = GradientTable(np.full(12, 1000.0), spread_directions(rng, 12))
+    gtab = GradientTable(bvals, spread_directions(rng, len(bvals)))
     tissue = template_tissue(SMALL).permute(2, 0, 1)[None]
     wm, gm = unpatchify(tissue, SMALL.patch, SMALL.patch_grid)[0].numpy()
     mask = wm + gm > 0.3
     along = (gtab.bvecs_ras @ np.array([1.0, 0, 0])) ** 2
-    white = np.exp(-0.6 - 0.2 * along)
-    signal = wm[..., None] * white + 0.45 * gm[..., None]
+    b = bvals / 1000.0
+    white = np.exp(-b * (0.6 + 0.2 * along))
+    signal = wm[..., None] * white + np.exp(-0.8 * b) * gm[..., None]
     signal = signal + 0.02 * rng.normal(size=signal.shape)
     return tokenise(signal.astype(np.float32), gtab, mask, SMALL)
 
@@ -68,6 +73,28 @@ def test_a_volume_that_lost_signal_stands_out(scan: ScanTokens) -> None:
     assert spoilt > sound + 1.0
 
 
+@pytest.mark.parametrize(
+    "bvals",
+    [
+        np.repeat([1000.0, 2500.0], 6),
+        np.tile([1000.0, 2500.0], 6),
+        np.array([1000.0] * 11 + [2500.0]),
+    ],
+    ids=["blocks", "in turn", "one apart"],
+)
+def test_several_shells_are_no_contradiction(scan: ScanTokens, bvals: np.ndarray) -> None:
+    one, several = (plain_signs(s, SMALL)[VOLUMES] for s in (scan, draw_scan(bvals)))
+    spoilt = replace(scan, patches=scan.patches.clone())
+    spoilt.patches[3] *= 0.7
+    assert several < one + 0.3 * (plain_signs(spoilt, SMALL)[VOLUMES] - one)
+
+
+def test_places_without_brain_are_left_out(scan: ScanTokens) -> None:
+    padded = replace(scan, brain=scan.brain.clone())
+    padded.brain[0] = 0.0
+    assert np.isfinite(plain_signs(padded, SMALL)).all()
+
+
 def test_few_directions_contradict_nothing(scan: ScanTokens) -> None:
     signs = plain_signs(scan.select(np.arange(5)), SMALL)
     assert np.isnan(signs[VOLUMES:]).all()
@@ -91,10 +118,11 @@ def test_the_largest_sign_is_the_score() -> None:
     odd = codes[0]._replace(signs=np.array([0.0, 8.0, 0.0, np.nan], np.float32))
     score, percentile, signs = judge_scan_code(odd, statistics)
     assert percentile == 100
-    assert max(signs, key=lambda name: signs[name]) == "anatomy"
+    assert signs["anatomy"] == max(s for s in signs.values() if s is not None)
     assert score == pytest.approx(signs["anatomy"], abs=1e-3)
     assert list(signs) == list(SIGNS)
-    assert scaled_signs(odd, statistics)[4] == 0, "what is not known is usual"
+    assert np.isnan(scaled_signs(odd, statistics)[4])
+    assert signs["evenness"] is None, "what is not known is said to be so"
 
 
 def test_signs_that_no_scan_has_are_left_out() -> None:

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.gradients import GradientTable
 from dmri_fm.models import drope, guided_mae
 from dmri_fm.models.registry import MODELS
 from dmri_fm.models.tensor_inputs import fit_least_squares
@@ -24,9 +26,11 @@ from dmri_fm.train.drope import (
     choose_directions,
     draw_scan_tokens,
     pretrain_drope,
+    set_aside,
 )
 from dmri_fm.train.qcg_dti import draw_tensor_batch, draw_training_protocol, train_qcg_dti
 from dmri_fm.train.runs import load_autoencoder, load_start
+from dmri_fm.train.scan_cache import CachedScan
 
 FEW = {"n_steps": 3, "warmup_steps": 1}
 
@@ -244,6 +248,10 @@ def test_the_decoder_is_trained_alone(tiny_models, drawn_in_no_time, tmp_path):
     with pytest.raises(ConfigError, match="--start"):
         pretrain_drope(alone, tmp_path / "none", draw=random_scan)
     origin["scans"] = ["sub-01"]
+    # An encoder that is trained further leaves the readout of the old one behind.
+    further = replace(settings, n_readout=0)
+    pretrain_drope(further, tmp_path / "further", start=load_start(path)[0], draw=random_scan)
+    assert not load_autoencoder(tmp_path / "further").encoder.readout.is_fitted
     more = {"start": start, "origin": origin, "draw": random_scan}
     path = tmp_path / "second.safetensors"
     run = pretrain_drope(alone, tmp_path / "second", weights=path, **more)
@@ -261,6 +269,33 @@ def test_the_decoder_is_trained_alone(tiny_models, drawn_in_no_time, tmp_path):
     assert {k.split(".")[0] for k in changed} >= {"decoder", "decoder_pred", "refiner"}
 
 
+def test_a_run_goes_on_with_its_own_settings_alone(tiny_models, tmp_path):
+    settings = replace(read_training(DropePretraining, "drope", optimisation=FEW), n_starting=1)
+    pretrain_drope(settings, tmp_path, draw=random_scan)
+    for changed in ({"scan_share": 0.9}, {"masking": "spatial"}):
+        with pytest.raises(ConfigError, match="other settings"):
+            pretrain_drope(replace(settings, **changed), tmp_path, draw=random_scan)
+    # What is done when training is over may change.
+    pretrain_drope(replace(settings, n_reference=7), tmp_path, draw=random_scan)
+    with pytest.raises(WeightsError, match="a checkpoint of drope"):
+        load_autoencoder(tmp_path, model="drope-ablation")
+
+
+def test_participants_are_set_aside_whole():
+    settings = replace(read_training(DropePretraining, "drope"), aside_share=0.2)
+    gtab = GradientTable(np.full(6, 1000.0), np.eye(3)[[0, 1, 2, 0, 1, 2]])
+    scans = [
+        CachedScan(f"sub-{p:02}_dir-{d}", Path("none"), gtab)
+        for p in range(11)
+        for d in ("AP", "PA")
+    ]
+    aside = set_aside(scans, settings)
+    assert len(aside) == 4
+    assert len({scan.participant for scan in aside}) == 2
+    assert [s.name for s in set_aside(scans[::-1], settings)] == [s.name for s in aside][::-1]
+    assert not set_aside(scans[:8], settings), "a fifth of four participants is none"
+
+
 def test_steps_choose_among_the_last_scans(monkeypatch):
     drawn = []
     monkeypatch.setattr(
@@ -274,6 +309,12 @@ def test_steps_choose_among_the_last_scans(monkeypatch):
         source.get(step)
         assert len(source._drawn) <= 4
     assert 15 <= len(drawn) <= 20, "a scan for every three steps"
+
+
+def test_a_jittered_shell_is_one():
+    training = replace(read_training(DropePretraining, "drope"), shell_share=1.0)
+    rho = np.repeat([0.99, 0.995, 1.0, 1.005, 1.01], 6)
+    assert choose_directions(np.random.default_rng(0), rho, training)[1] is None
 
 
 def test_one_shell_is_hidden_from_another():

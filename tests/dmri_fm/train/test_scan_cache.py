@@ -1,7 +1,10 @@
 """Real scans on disk, laid on the encoder's grid."""
 
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from dmri_fm.errors import InputError
 from dmri_fm.evaluate.grid_scans import GridScan
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.drope import SMALL
+from dmri_fm.models.registry import find_encoder
 from dmri_fm.simulate import spread_directions
 from dmri_fm.train import scan_cache
 from dmri_fm.train.scan_cache import CachedScan, cache_scans, mirrored
@@ -65,10 +69,12 @@ def test_a_mirrored_table_mirrors_its_axes():
 
 def test_a_dataset_is_laid_on_the_grid_once(tmp_path, monkeypatch):
     calls = []
+    series = tmp_path / "series.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4)), series)
 
-    class Found:
-        def __init__(self, name):
-            self.name = name
+    def find(name):
+        image = nibabel.load(series)
+        return SimpleNamespace(name=name, dwi=SimpleNamespace(image=image))
 
     def place(scan, grid):
         calls.append(scan.name)
@@ -77,13 +83,20 @@ def test_a_dataset_is_laid_on_the_grid_once(tmp_path, monkeypatch):
         return replace(grid_scan(4 if scan.name == "sub-03" else 8), name=scan.name)
 
     names = ["sub-01", "sub-02", "sub-03"]
-    monkeypatch.setattr(scan_cache, "find_scans", lambda *_, **__: map(Found, names))
+    monkeypatch.setattr(scan_cache, "find_scans", lambda *_, **__: map(find, names))
     monkeypatch.setattr(scan_cache, "place_scan", place)
     first = cache_scans(tmp_path, tmp_path / "scans", SMALL)
     assert [s.name for s in first] == ["sub-01"], "without weighted volumes, or too few: left out"
     calls.clear()
     assert [s.name for s in cache_scans(tmp_path, tmp_path / "scans", SMALL)] == ["sub-01"]
     assert calls == ["sub-02"], "what is on disk is not computed again"
+    calls.clear()
+    os.utime(series, ns=(0, 0))
+    assert [s.name for s in cache_scans(tmp_path, tmp_path / "scans", SMALL)] == ["sub-01"]
+    assert calls == names, "the file has changed"
+    calls.clear()
+    cache_scans(tmp_path, tmp_path / "scans", find_encoder("drope-paper"))
+    assert calls == names, "the grid has changed"
     names[:] = ["sub-03"]
     with pytest.raises(InputError, match="no scan to train on"):
         cache_scans(tmp_path, tmp_path / "scans", SMALL)
