@@ -29,6 +29,9 @@ MANY_POINTS = 500
 #: Names of outliers in a panel, at most.
 MAX_NAMES = 3
 
+#: Letters that fit above a panel.
+TITLE_WIDTH = 27
+
 _GOLDEN = 0.6180339887
 
 
@@ -120,7 +123,7 @@ def draw_panels(panels: Sequence[Panel]) -> str:
                         color=OUTLIER_COLOUR,
                         va="center",
                     )
-            axes.set_title(panel.title, loc="left", wrap=True)
+            axes.set_title(break_name(panel.title), loc="left")
             axes.set_ylabel(panel.unit)
             axes.set_xlim(-0.6, max(len(labels) - 0.4, 0.9))
             is_grouped = labels not in ([""], [])
@@ -130,6 +133,22 @@ def draw_panels(panels: Sequence[Panel]) -> str:
             axes.grid(axis="y", color="#e4e9ee", lw=0.6)
             axes.set_axisbelow(True)
         return _inline(figure)
+
+
+def break_name(name: str) -> str:
+    """Break a name of many parts after one of them, to fit above a panel.
+
+    Examples
+    --------
+    >>> break_name("qcgdti_negative_diffusivity_fraction")
+    'qcgdti_negative_\\ndiffusivity_fraction'
+    >>> break_name("MD, white, QCG-DTI")
+    'MD, white, QCG-DTI'
+    """
+    place = max(name.rfind(mark, 0, TITLE_WIDTH) for mark in "_ ") + 1
+    if len(name) <= TITLE_WIDTH or not place:
+        return name
+    return f"{name[:place].rstrip()}\n{name[place:]}"
 
 
 def main_axes(features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

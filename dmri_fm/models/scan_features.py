@@ -37,7 +37,7 @@ class ScanFeatures:
         Largest of five signs of an unusual scan, see :mod:`dmri_fm.models.unusual`; of sound
         scans, 0 is their middle and 1 their upper fifth.
     ood_percentile
-        Share of held-out training scans with a lower score, percent; 100 is beyond all.
+        Share of further draws of sound scans with a lower score, percent; 100 is beyond all.
     error
         Shape (N,), float32: error of hidden directions in each patch, S/S0, see
         :func:`~dmri_fm.models.hidden_directions.direction_errors`; NaN where not valid or unknown.
