@@ -22,7 +22,7 @@ __all__ = ["draw_pairs", "fit_scan_readout", "load_readout", "save_readout"]
 
 logger = logging.getLogger(__name__)
 
-#: Beside the purposes of :mod:`dmri_fm.train.drope`: seeds are [seed, purpose, number].
+#: Beside the purposes of :mod:`dmri_fm.train.masked_steps`: seeds are [seed, purpose, number].
 READOUT = 5
 
 #: In a run's folder.

@@ -18,16 +18,10 @@ from dmri_fm.models.tokens import ScanTokens
 from dmri_fm.models.weights import load_weights
 from dmri_fm.simulate import condition_number
 from dmri_fm.train import drope as drope_training
-from dmri_fm.train import readout
+from dmri_fm.train import masked_steps, readout
 from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
-from dmri_fm.train.drope import (
-    ScanSource,
-    build_autoencoder,
-    choose_directions,
-    draw_scan_tokens,
-    pretrain_drope,
-    set_aside,
-)
+from dmri_fm.train.drope import build_autoencoder, pretrain_drope, set_aside
+from dmri_fm.train.masked_steps import ScanSource, choose_directions, draw_scan_tokens
 from dmri_fm.train.qcg_dti import draw_tensor_batch, draw_training_protocol, train_qcg_dti
 from dmri_fm.train.runs import load_autoencoder, load_start
 from dmri_fm.train.scan_cache import CachedScan
@@ -170,7 +164,7 @@ def random_pairs(rng, encoder):
 def drawn_in_no_time(monkeypatch):
     """Draw noise in place of simulated heads."""
     monkeypatch.setattr(
-        drope_training,
+        masked_steps,
         "draw_scan_tokens",
         lambda rng, config, *, n_directions: random_scan(int(rng.integers(1000))),
     )
@@ -299,7 +293,7 @@ def test_participants_are_set_aside_whole():
 def test_steps_choose_among_the_last_scans(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        drope_training,
+        masked_steps,
         "draw_scan_tokens",
         lambda rng, config, *, n_directions: drawn.append(1) or random_scan(len(drawn)),
     )
