@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dmri_fm.gradients import GradientTable
     from dmri_fm.models.predict import extract_features, predict_tensor
     from dmri_fm.models.tensor import fit_tensor
+    from dmri_fm.normalise.series import resample_series
     from dmri_fm.volumes import Dwi
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "extract_features",
     "fit_tensor",
     "predict_tensor",
+    "resample_series",
 ]
 
 _HOMES = {
@@ -28,7 +30,12 @@ _HOMES = {
     "extract_features": "dmri_fm.models.predict",
     "fit_tensor": "dmri_fm.models.tensor",
     "predict_tensor": "dmri_fm.models.predict",
+    "resample_series": "dmri_fm.normalise.series",
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

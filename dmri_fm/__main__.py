@@ -268,9 +268,12 @@ def _parse_shell(text: str) -> Any:
 
 def _add_features(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
-        "features", help="compute latent features of a series on the model's MNI grid"
+        "features", help="compute latent features of a series in MNI152NLin2009aSym"
     )
     _add_series(parser)
+    parser.add_argument(
+        "--resample", action="store_true", help="to the encoder's grid; without, it must be on it"
+    )
     parser.add_argument("--model", default="drope", help="default drope")
     parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
     parser.add_argument("--device", default="cpu", help="default cpu")
@@ -280,10 +283,12 @@ def _add_features(subparsers: Subparsers) -> None:
 
 
 def _run_features(options: argparse.Namespace) -> None:
-    from dmri_fm.models.predict import extract_features
+    from dmri_fm.models.predict import extract_features, feature_grid
+    from dmri_fm.normalise.series import resample_series
 
+    dwi = _read_series(options)
     features = extract_features(
-        _read_series(options),
+        resample_series(dwi, feature_grid(options.model)) if options.resample else dwi,
         model=options.model,
         weights=options.weights,
         device=options.device,

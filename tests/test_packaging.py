@@ -187,6 +187,7 @@ def test_public_names_of_the_library() -> None:
         "extract_features",
         "fit_tensor",
         "predict_tensor",
+        "resample_series",
     ]
 
 

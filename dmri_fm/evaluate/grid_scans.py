@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.evaluate.smoothing import noise_sigma
 from dmri_fm.gradients import GradientTable, rotation_part
-from dmri_fm.normalise.grid import Grid, affine_map, resample_dwi
+from dmri_fm.normalise.grid import Grid, affine_map
 from dmri_fm.normalise.registration import Image3D, register_affine
+from dmri_fm.normalise.series import resample_series
 from dmri_fm.normalise.signal import CLIP, normalise_b0
 from dmri_fm.normalise.template import load_template
 from dmri_fm.scans import Scan, find_scans
@@ -326,11 +327,6 @@ def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:
     target = Image3D(template.t1, np.asarray(template.grid.affine))
     start[:3, 3] = brain.centre_mm() - target.centre_mm()
     matrix = register_affine(brain, template, initial=start).xfm
-    to_scan = affine_map(matrix)
-    data = np.nan_to_num(resample_dwi(dwi.data, dwi.affine, grid, target2dwiref=to_scan))
-    mask = resample_dwi(
-        dwi.mask[..., None].astype(np.float32), dwi.affine, grid, target2dwiref=to_scan, order=1
-    )
+    placed = resample_series(dwi, grid, target2dwi=affine_map(matrix))
     table = dwi.gtab.rotated(rotation_part(np.linalg.inv(matrix)))
-    inside = np.nan_to_num(mask[..., 0]) > 0.5
-    return Dwi.from_arrays(np.maximum(data, 0), np.asarray(grid.affine), table, mask=inside)
+    return replace(placed, gtab=table)

@@ -329,7 +329,7 @@ def _check_grid(dwi: Dwi, grid: Grid, model: str) -> None:
             f"with origin {origin}",
             expected=f"the grid of {model!r}: {tuple(grid.shape)} voxels, origin "
             f"{np.round(grid.affine[:3, 3], 2).tolist()}, MNI152NLin2009aSym",
-            advice="resample to feature_grid(model) with dmri_fm.normalise.grid.resample_dwi",
+            advice="dmri_fm.resample_series, or --resample on the command line, puts it there",
         )
 
 

@@ -33,7 +33,7 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Grey levels per image in the mutual information that :func:`align` reports.
 N_BINS = 32
 
-#: Random seed of ANTs' metric sampling; fixed, so that a repeated run gives the same matrix.
+#: Random seed of ANTs' metric sampling; fixed, so that runs differ by little, see :func:`align`.
 SEED = 20
 
 
@@ -99,8 +99,9 @@ def align(
     Returns
     -------
     Alignment
-        The pull matrix and the similarity it reaches. The same call returns the same numbers,
-        but for rounding (1e-5 mm) where ITK works with several threads.
+        The pull matrix and the similarity it reaches. The same call returns the same numbers if
+        ITK works with one thread (ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1). With several its sums
+        are rounded in another order each time; matrices were seen to differ by .03 to .3 mm.
 
     Raises
     ------

@@ -65,12 +65,12 @@ def brain_mask(
 ) -> BrainMask:
     """Find the brain in a 3-D image.
 
-    deepbet (Fisch et al. 2024, doi:10.1002/hbm.26717) draws the mask; a median filter with
-    Otsu's threshold draws a second one to compare. The second replaces the first, with a
-    warning, where the first has an impossible volume and the second has not. In a b=0 slab
-    the second leads: deepbet expects a whole head and drops tissue near the cut. In a whole
-    b=0 head, which is not deepbet's T1w contrast either, gaps and dents of its mask are filled
-    where the second sees brain.
+    deepbet (Fisch et al. 2024, doi:10.1016/j.compbiomed.2024.108845) draws the mask; a median
+    filter with Otsu's threshold draws a second one to compare. The second replaces the first, with
+    a warning, where the first has an impossible volume and the second has not. In a b=0 slab the
+    second leads: deepbet expects a whole head and drops tissue near the cut. In a whole b=0 head,
+    which is not deepbet's T1w contrast either, gaps and dents of its mask are filled where the
+    second sees brain.
 
     Parameters
     ----------
