@@ -150,9 +150,9 @@ def _protocol(rng: np.random.Generator, number: int, n_directions: int) -> Gradi
     counts = [len(part) for part in np.array_split(np.arange(n_directions), len(bvals))]
     return draw_protocol(
         rng,
-        kind="multishell" if len(bvals) > 1 else "shell",
-        n_directions=counts if len(bvals) > 1 else n_directions,
-        bvals=list(bvals) if len(bvals) > 1 else bvals[0],
+        kind="multishell",
+        n_directions=counts,
+        bvals=list(bvals),
         n_b0=2,
     )
 

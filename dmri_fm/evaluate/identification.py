@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.errors import MissingToolError
+from dmri_fm.extras import needs_extra
 
-__all__ = [
-    "agreement",
-    "identify",
-    "identify_linked",
-    "needs_scikit_learn",
-    "probe",
-    "rank_one",
-]
+__all__ = ["agreement", "identify", "identify_linked", "probe", "rank_one"]
 
 #: Folds over heads, and penalties among which each fold chooses by its own training part.
 N_FOLDS = 5
@@ -115,7 +107,7 @@ def identify_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
     MissingToolError
         If scikit-learn is not installed.
     """
-    with needs_scikit_learn():
+    with needs_extra("stats"):
         from sklearn.covariance import LedoitWolf
         from sklearn.decomposition import PCA
         from sklearn.linear_model import RidgeCV
@@ -133,19 +125,6 @@ def identify_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
         apart = y[:, None] - link.fit(x[train], y[train]).predict(x[test])[None]
         distances[:, test] = np.einsum("ijk,kl,ijl->ij", apart, precision, apart)
     return rank_one(distances)
-
-
-@contextmanager
-def needs_scikit_learn() -> Iterator[None]:
-    """Say which packages to install, where an import within fails."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingToolError(
-            f"{error.name} is not installed",
-            expected="the packages of the extra `stats`",
-            advice="pip install 'drope-bidsapp[stats]'",
-        ) from None
 
 
 def _standardise(features: _Array) -> _Array:
@@ -188,7 +167,7 @@ def probe(
     MissingToolError
         If scikit-learn is not installed.
     """
-    with needs_scikit_learn():
+    with needs_extra("stats"):
         from sklearn.linear_model import RidgeCV
         from sklearn.metrics import r2_score
         from sklearn.model_selection import KFold

@@ -25,13 +25,13 @@ from dmri_fm.evaluate.identification import (
     agreement,
     identify,
     identify_linked,
-    needs_scikit_learn,
     probe,
     rank_one,
 )
 from dmri_fm.evaluate.reconstruction_rivals import Kept, fit_normalised
 from dmri_fm.evaluate.reconstruction_tables import markdown
 from dmri_fm.evaluate.smoothing import smooth_within
+from dmri_fm.extras import needs_extra
 from dmri_fm.models.directions import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm.models.drope import Drope
 from dmri_fm.models.scan_readout import pool_tokens
@@ -162,7 +162,7 @@ def evaluate_gallery(
     MissingToolError
         If scikit-learn is not installed.
     """
-    with needs_scikit_learn():
+    with needs_extra("stats"):
         import_module("sklearn")
     rng = np.random.default_rng([EVALUATION, 3, request.seed])
     tissues = draw_gallery(rng, request.n_heads)

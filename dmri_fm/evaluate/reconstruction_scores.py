@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from dmri_fm.errors import MissingToolError
 from dmri_fm.evaluate.scores import Row
+from dmri_fm.extras import needs_extra
 
 __all__ = [
     "authors_psnr_db",
@@ -166,16 +166,10 @@ def authors_scores(estimate: _Image, target: _Image) -> Row:
 
 def _ms_ssim(estimate: _Image, target: _Image) -> tuple[float | None, int]:
     """Return the mean over axial slices that hold something, each scaled by its own maximum."""
-    try:
+    with needs_extra("train"):
         from torchmetrics.functional.image import (
             multiscale_structural_similarity_index_measure as ms_ssim,
         )
-    except ModuleNotFoundError as error:
-        raise MissingToolError(
-            f"{error.name} is not installed",
-            expected="the packages of the extra `train`",
-            advice="pip install 'drope-bidsapp[train]'",
-        ) from None
     side = min(target.shape[:2])
     n_scales = max(n for n in range(6) if n == 0 or side // max(1, n - 1) ** 2 >= _WINDOW)
     if not n_scales:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dmri_fm.errors import ConfigError, MissingToolError
+from dmri_fm.errors import ConfigError
+from dmri_fm.extras import needs_extra
 from dmri_fm.train.config import Optimisation
 
 if TYPE_CHECKING:
@@ -227,16 +228,10 @@ def _draw_ahead(
 
 
 def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
-    try:
+    with needs_extra("train"):
         from lightning.fabric import Fabric
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
         from lightning.fabric.plugins.precision.amp import MixedPrecision
-    except ModuleNotFoundError as error:
-        raise MissingToolError(
-            f"{error.name} is not installed",
-            expected="the packages of the extra `train`",
-            advice="pip install 'drope-bidsapp[train]'",
-        ) from None
 
     class ExactInputs(MixedPrecision):
         """Layers run in half precision; b-vectors and S/S0 come in with all of their digits."""

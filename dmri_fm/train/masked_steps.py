@@ -54,9 +54,9 @@ def draw_scan_tokens(
     bvals = np.sort(rng.uniform(400.0, 3000.0, n_shells)).round(-1)
     gtab = draw_protocol(
         rng,
-        kind="multishell" if n_shells > 1 else "shell",
-        n_directions=counts if n_shells > 1 else counts[0],
-        bvals=bvals.tolist() if n_shells > 1 else float(bvals[0]),
+        kind="multishell",
+        n_directions=counts,
+        bvals=bvals.tolist(),
         n_b0=int(rng.integers(1, 5)),
     )
     grid = feature_grid(config)
