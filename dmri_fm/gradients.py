@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import polar
 
+from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError
 
 __all__ = [
@@ -274,6 +275,7 @@ def ras_to_fsl(bvecs_ras: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
 def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
     advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
     expected = f"a text file with the {what}"
+    require_content(path, GradientError)
     if not path.is_file():
         raise GradientError("file is missing", path=path, expected=expected, advice=advice)
     try:

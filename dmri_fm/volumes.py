@@ -16,6 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
+from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable, read_gradients, write_gradients
 
@@ -43,18 +44,14 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
     Raises
     ------
     ImageError
-        If the file is missing, empty, not an image, of another rank, its affine is singular,
-        or its qform and sform disagree.
+        If the file is missing, not fetched, empty, not an image, of another rank, its affine is
+        singular, or its qform and sform disagree.
     """
     path = Path(path)
+    require_content(path, ImageError)
     if not path.is_file():
         raise ImageError(
-            "the link leads nowhere" if path.is_symlink() else "file is missing",
-            path=path,
-            expected="a NIfTI image",
-            advice="fetch the content (datalad get, git annex get)"
-            if path.is_symlink()
-            else "check the path",
+            "file is missing", path=path, expected="a NIfTI image", advice="check the path"
         )
     if path.stat().st_size == 0:
         raise ImageError(

@@ -188,7 +188,7 @@ def spoiled(kind: str, path):
     [
         ("missing", ["file is missing"]),
         ("folder", ["file is missing"]),
-        ("dangling link", ["leads nowhere", "datalad get"]),
+        ("dangling link", ["leads nowhere", "mount"]),
         ("zero bytes", ["zero bytes", "datalad get"]),
         ("short header", ["cannot be opened"]),
         ("cut gzip header", ["cannot be opened"]),
