@@ -42,8 +42,8 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
     Raises
     ------
     InputError
-        Of the class `kind`, if it is a link that leads nowhere, or a pointer file of git-annex or Git
-        LFS. The advice holds the command that fetches it.
+        Of the class `kind`, if it is a link that leads nowhere, or a pointer file of git-annex
+        or Git LFS. The advice holds the command that fetches it.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
     ...
     dmri_fm.errors.InputError: ...the content is not here: git-annex has not fetched it
       expected: the file itself
-      what to do: in ..., run `datalad get sub-01_dwi.bval` or `git annex get sub-01_dwi.bval`
+      what to do: in ..., run `datalad get ...sub-01_dwi.bval` or `git annex get ...`
     """
     path = Path(path)
     if path.is_symlink() and not os.path.exists(path):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.bids import read_dataset
+from dmri_fm.bids.folders import check_name
 from dmri_fm.bids.names import scan_name, split_name
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.preprocess.mask import brain_mask
@@ -117,6 +118,8 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
     paths = sorted(
         [*root.glob(f"sub-*/dwi/*{PREPROC}"), *root.glob(f"sub-*/ses-*/dwi/*{PREPROC}")]
     )
+    for path in paths:
+        check_name(path, root, suffix="dwi")
     known = sorted({split_name(path)[0]["subject"] for path in paths})
     wanted = known if labels is None else [str(a).removeprefix("sub-") for a in labels]
     unknown = [label for label in wanted if label not in known]

@@ -1,18 +1,26 @@
-"""Read a dataset: find its scans with pybids, open them, and collect what cannot be used."""
+"""Read a dataset: find its scans, open them, and collect what cannot be used."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from dmri_fm.bids.filters import Filters, check_filters, wanted_suffixes
+from dmri_fm.bids.filters import Filters, check_filters
+from dmri_fm.bids.folders import misnamed_folder
+from dmri_fm.bids.ignore import BidsIgnore
+from dmri_fm.bids.listing import (
+    list_images,
+    list_participant_folders,
+    list_session_folders,
+)
+from dmri_fm.bids.names import is_label
 from dmri_fm.bids.participants import ParticipantReader
-from dmri_fm.bids.records import Dataset, Participant
+from dmri_fm.bids.records import Dataset, Participant, Problem
 from dmri_fm.bids.sidecars import read_json_object
-from dmri_fm.errors import ConfigError, InputError, LayoutError
+from dmri_fm.content import require_content
+from dmri_fm.errors import InputError, LayoutError
 
 __all__ = ["read_dataset"]
 
@@ -21,8 +29,6 @@ LOGGER = logging.getLogger(__name__)
 #: Participants named in an error about an unknown one.
 N_LISTED = 20
 
-_IGNORED_FOLDERS = re.compile(r"^/(code|derivatives|models|sourcedata|stimuli)(/|$)")
-
 
 def read_dataset(
     root: str | Path,
@@ -30,27 +36,25 @@ def read_dataset(
     participant_labels: Sequence[str] | None = None,
     session_labels: Sequence[str] | None = None,
     filters: Filters | None = None,
-    database_dir: str | Path | None = None,
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
     Headers and gradient files are checked; voxels are not read. A scan that cannot be used
-    becomes a :class:`~dmri_fm.bids.Problem` and does not stop the others.
+    becomes a :class:`~dmri_fm.bids.Problem` and does not stop the others. Whose a scan is, its
+    folder says; a name that does not agree is such a problem. Files that `.bidsignore` lists, and
+    folders of a participant or session other than `anat`, `dwi` and `fmap`, are left alone.
 
     Parameters
     ----------
     root
         Folder with `dataset_description.json`.
     participant_labels
-        With or without `sub-`; all participants if None. Only their folders are indexed.
+        With or without `sub-`; all participants if None. Only their folders are looked at.
     session_labels
         With or without `ses-`; all sessions if None. T1-weighted images may come from another
         session, where a session has none.
     filters
         As :func:`~dmri_fm.bids.read_filter_file` returns them.
-    database_dir
-        Folder of a pybids database of the whole dataset; made at the first use. Remove it after
-        the dataset changed.
 
     Returns
     -------
@@ -60,44 +64,60 @@ def read_dataset(
     Raises
     ------
     LayoutError
-        If the folder is no BIDS dataset, a label is unknown, or no diffusion scan is found.
+        If the folder is no BIDS dataset, a label is unknown or not allowed, or no diffusion scan
+        is found.
     ConfigError
-        If filters or database do not fit.
+        If the filters do not fit.
     """
     root = Path(root).resolve()
     name = _read_name(root)
     filters = {} if filters is None else filters
     check_filters(filters)
-    labels = _choose_participants(root, participant_labels)
+    is_ignored = BidsIgnore(root)
+    folders, misnamed = _choose_participants(root, is_ignored, participant_labels)
     sessions = (
         None
         if session_labels is None
         else frozenset(str(s).removeprefix("ses-") for s in session_labels)
     )
-    images = _list_images(
-        root,
-        labels=labels,
-        is_whole=participant_labels is None,
-        suffixes=wanted_suffixes(filters),
-        database_dir=None if database_dir is None else Path(database_dir),
-    )
-    reader = ParticipantReader(root, filters=filters, sessions=sessions)
+    reader = ParticipantReader(root, filters=filters, sessions=sessions, is_ignored=is_ignored)
     participants = []
     without: list[str] = []
-    for label in labels:
-        visits = reader.read(label, images.get(label, []))
+    for folder in folders:
+        label = folder.name.removeprefix("sub-")
+        visits = reader.read(label, _list_images(folder, label, reader, is_ignored, sessions))
         if visits:
             participants.append(Participant(label, visits))
         elif not any(p.participant == label for p in reader.problems):
             without.append(label)
-    if len(without) == len(labels):
-        raise _no_scans(root, sessions, filters, database_dir)
+    if len(without) == len(folders) and not misnamed:
+        raise _no_scans(root, sessions, filters)
     for label in without:
         if participant_labels is None:
             LOGGER.info("sub-%s has no diffusion scan", label)
         else:
-            reader.note(label, _no_scans(root / f"sub-{label}", sessions, filters, database_dir))
-    return Dataset(root, name, tuple(participants), tuple(reader.problems))
+            reader.note(label, _no_scans(root / f"sub-{label}", sessions, filters))
+    return Dataset(root, name, tuple(participants), (*misnamed, *reader.problems))
+
+
+def _list_images(
+    folder: Path,
+    label: str,
+    reader: ParticipantReader,
+    is_ignored: BidsIgnore,
+    sessions: Collection[str] | None,
+) -> list[Path]:
+    """List the images of a participant; what keeps some from being listed is a problem."""
+    try:
+        require_content(folder, LayoutError)
+        for path in list_session_folders(folder, is_ignored):
+            session = path.name.removeprefix("ses-")
+            if not is_label(session) and (sessions is None or session in sessions):
+                reader.note(label, misnamed_folder(path))
+        return list_images(folder, is_ignored)
+    except LayoutError as error:
+        reader.note(label, error)
+        return []
 
 
 def _read_name(root: Path) -> str:
@@ -109,6 +129,7 @@ def _read_name(root: Path) -> str:
             advice="give the folder that holds the sub-* folders and dataset_description.json",
         )
     path = root / "dataset_description.json"
+    require_content(path, LayoutError)
     if not path.is_file():
         raise LayoutError(
             "file is missing",
@@ -126,9 +147,15 @@ def _read_name(root: Path) -> str:
     return str(description.get("Name") or root.name)
 
 
-def _choose_participants(root: Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    known = sorted(p.name.removeprefix("sub-") for p in root.glob("sub-*") if p.is_dir())
-    if not known:
+def _choose_participants(
+    root: Path, is_ignored: BidsIgnore, wanted: Sequence[str] | None
+) -> tuple[list[Path], list[Problem]]:
+    """Return the folders asked for, and a problem for each whose label BIDS does not allow.
+
+    Such a folder is of no participant that could be named, so nothing of it is read.
+    """
+    folders = {p.name.removeprefix("sub-"): p for p in list_participant_folders(root, is_ignored)}
+    if not folders:
         raise LayoutError(
             "no sub-* folder",
             path=root,
@@ -136,10 +163,18 @@ def _choose_participants(root: Path, wanted: Sequence[str] | None) -> tuple[str,
             advice="give the folder that holds the sub-* folders",
         )
     if wanted is None:
-        return tuple(known)
+        return (
+            [path for label, path in folders.items() if is_label(label)],
+            [
+                Problem(None, path, misnamed_folder(path))
+                for label, path in folders.items()
+                if not is_label(label)
+            ],
+        )
     labels = sorted({str(label).removeprefix("sub-") for label in wanted})
-    unknown = [label for label in labels if label not in known]
+    unknown = [label for label in labels if label not in folders]
     if unknown or not labels:
+        known = [label for label in folders if is_label(label)]
         more = f" and {len(known) - N_LISTED} more" if len(known) > N_LISTED else ""
         raise LayoutError(
             f"no participant {', '.join(unknown)}" if unknown else "no participant is asked for",
@@ -147,15 +182,13 @@ def _choose_participants(root: Path, wanted: Sequence[str] | None) -> tuple[str,
             expected=f"some of {', '.join(known[:N_LISTED])}{more}",
             advice="give labels as in the folder names, with or without sub-",
         )
-    return tuple(labels)
+    for label in labels:
+        if not is_label(label):
+            raise misnamed_folder(folders[label])
+    return [folders[label] for label in labels], []
 
 
-def _no_scans(
-    folder: Path,
-    sessions: Iterable[str] | None,
-    filters: Filters,
-    database_dir: str | Path | None,
-) -> LayoutError:
+def _no_scans(folder: Path, sessions: Iterable[str] | None, filters: Filters) -> LayoutError:
     found = "no diffusion scan"
     if sessions is not None:
         found += f" in session {', '.join(sorted(sessions))}"
@@ -165,8 +198,6 @@ def _no_scans(
     if sessions is not None:
         known = sorted({p.name.removeprefix("ses-") for p in _session_folders(folder)})
         advice = f"sessions there: {', '.join(known) or 'none'}"
-    if database_dir is not None:
-        advice += f"; remove {database_dir} if the dataset changed since it was made"
     return LayoutError(
         found,
         path=folder,
@@ -177,58 +208,3 @@ def _no_scans(
 
 def _session_folders(folder: Path) -> Iterable[Path]:
     return folder.glob("ses-*" if folder.name.startswith("sub-") else "sub-*/ses-*")
-
-
-def _list_images(
-    root: Path,
-    *,
-    labels: Sequence[str],
-    is_whole: bool,
-    suffixes: Sequence[str],
-    database_dir: Path | None,
-) -> dict[str, list[Path]]:
-    """Find images by participant; without a database, other participants are not indexed."""
-    # pybids and the database engine below it take a third of a second to import.
-    from bids.layout import BIDSLayout, BIDSLayoutIndexer
-    from sqlalchemy.exc import SQLAlchemyError
-
-    ignore = [_IGNORED_FOLDERS]
-    if database_dir is None and not is_whole:
-        wanted = "|".join(map(re.escape, labels))
-        ignore.append(re.compile(rf"^/sub-(?!({wanted})(/|$))"))
-    # Sidecars are merged by our own rule, so pybids need not open every JSON file.
-    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
-    images: dict[str, list[Path]] = {}
-    try:
-        layout = BIDSLayout(
-            root, validate=False, config="bids", database_path=database_dir, indexer=indexer
-        )
-        if Path(layout.root).resolve() != root:
-            raise ConfigError(
-                f"database of another dataset, {layout.root}",
-                path=database_dir,
-                expected=f"the database of {root}",
-                advice="give each dataset a database folder of its own",
-            )
-        for file in layout.get(suffix=list(suffixes), extension=[".nii", ".nii.gz"]):
-            path = Path(file.path)
-            folder = path.relative_to(layout.root).parts[0]
-            if folder.startswith("sub-"):
-                images.setdefault(folder.removeprefix("sub-"), []).append(
-                    root / path.relative_to(layout.root)
-                )
-    except (SQLAlchemyError, OSError) as error:
-        if database_dir is None:
-            raise LayoutError(
-                f"cannot be read ({error})",
-                path=root,
-                expected="folders and files that this user may read",
-                advice="check the permissions",
-            ) from error
-        raise ConfigError(
-            f"the pybids database cannot be used ({type(error).__name__})",
-            path=database_dir,
-            expected="a folder that can be written, or a database that pybids made",
-            advice="remove the folder, or name another",
-        ) from error
-    return images

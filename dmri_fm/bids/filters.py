@@ -7,11 +7,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dmri_fm.bids.names import SCAN_ENTITIES, split_name
+from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.bids.scans import FIELDMAP_SUFFIXES
 from dmri_fm.errors import ConfigError
 
-__all__ = ["QUERIES", "Filters", "check_filters", "passes", "read_filter_file", "wanted_suffixes"]
+__all__ = [
+    "FOLDERS",
+    "QUERIES",
+    "Filters",
+    "check_filters",
+    "passes",
+    "read_filter_file",
+    "wanted_suffixes",
+]
 
 Filters = Mapping[str, Mapping[str, Any]]
 
@@ -26,7 +34,10 @@ QUERIES: Mapping[str, tuple[str, ...]] = {
 #: them in the sidecars.
 _OTHER_ENTITIES = frozenset({"desc", "space", "inv", "flip", "mt", "task", "trc", "recording"})
 
-_EXTENSIONS = (".nii", ".nii.gz")
+_ANY = frozenset({"*", "Query.ANY", "Query.OPTIONAL"})
+
+#: Datatype folder in which the images of a query lie.
+FOLDERS: Mapping[str, str] = {"dwi": "dwi", "t1w": "anat", "fmap": "fmap"}
 
 
 def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -82,16 +93,28 @@ def check_filters(filters: object, *, path: str | Path | None = None) -> None:
         )
 
 
-def wanted_suffixes(filters: Filters) -> list[str]:
-    """Return every suffix that a query may select."""
-    suffixes = {suffix for query in QUERIES.values() for suffix in query}
-    for query in filters.values():
-        suffixes |= {s for s in _as_list(query.get("suffix")) if isinstance(s, str)}
-    return sorted(suffixes)
+def wanted_suffixes(query: str, filters: Filters) -> list[str]:
+    """Return the suffixes that a query selects among, by name.
+
+    Examples
+    --------
+    >>> wanted_suffixes("t1w", {}), wanted_suffixes("t1w", {"t1w": {"suffix": "UNIT1"}})
+    (['T1w'], ['UNIT1'])
+    """
+    wanted = _as_list(filters.get(query, {}).get("suffix", "*"))
+    if not _ANY.isdisjoint(s for s in wanted if isinstance(s, str)):
+        return sorted(QUERIES[query])
+    return sorted(s for s in wanted if isinstance(s, str))
 
 
 def passes(
-    path: Path, query: str, filters: Filters, *, metadata: Callable[[Path], Mapping[str, Any]]
+    path: Path,
+    query: str,
+    filters: Filters,
+    *,
+    entities: Mapping[str, str],
+    suffix: str,
+    metadata: Callable[[Path], Mapping[str, Any]] | None,
 ) -> bool:
     """Tell whether an image belongs to a query.
 
@@ -103,23 +126,30 @@ def passes(
         Key of :data:`QUERIES`.
     filters
         Conditions beside the suffix.
+    entities
+        Labels by long name; participant and session are those of the folder. A name that is no
+        BIDS name is read as well as it can be, so that a filter may leave it out.
+    suffix
+        What the image claims to be.
     metadata
-        Returns the merged sidecars of an image; called only if a condition needs them.
+        Returns the merged sidecars of an image; called only if a condition needs them. None
+        passes over such conditions.
     """
-    entities, suffix, extension = split_name(path)
-    if extension not in _EXTENSIONS or "desc" in entities or "space" in entities:
+    if "desc" in entities or "space" in entities:
         return False
     known = {
         **entities,
         "suffix": suffix,
-        "extension": extension,
+        "extension": ".nii.gz" if path.name.lower().endswith(".gz") else ".nii",
         "datatype": path.parent.name,
     }
     names = {*SCAN_ENTITIES.values(), *_OTHER_ENTITIES}
-    conditions = {"suffix": QUERIES[query], **filters.get(query, {})}
+    conditions = {"suffix": wanted_suffixes(query, filters), **filters.get(query, {})}
     for key, wanted in conditions.items():
         value = known.get(key)
         if key not in known and key not in names:
+            if metadata is None:
+                continue
             value = metadata(path).get(key)
         if not any(_agrees(value, w) for w in _as_list(wanted)):
             return False

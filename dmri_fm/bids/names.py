@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from types import MappingProxyType
 
-__all__ = ["SCAN_ENTITIES", "scan_name", "split_name"]
+__all__ = ["SCAN_ENTITIES", "find_fault", "is_label", "plain_label", "scan_name", "split_name"]
 
 #: Entities of a raw diffusion scan: key in file names to pybids' long name, in name order.
 SCAN_ENTITIES: Mapping[str, str] = MappingProxyType(
@@ -23,6 +24,73 @@ SCAN_ENTITIES: Mapping[str, str] = MappingProxyType(
         "chunk": "chunk",
     }
 )
+
+_LABEL = re.compile(r"[0-9A-Za-z+]+")
+_NOT_IN_LABELS = re.compile(r"[^0-9A-Za-z+]+")
+_KEY = re.compile(r"[a-z]+")
+_SUFFIX = re.compile(r"[0-9A-Za-z]+")
+_EXTENSION = re.compile(r"\.nii\.gz|\.[0-9a-z]+")
+
+
+def is_label(label: str) -> bool:
+    """Tell whether BIDS allows a label: letters, digits and, since 1.10, `+`.
+
+    Examples
+    --------
+    >>> is_label("b1000+"), is_label("A_x"), is_label("pre-1"), is_label("")
+    (True, False, False, False)
+    """
+    return _LABEL.fullmatch(label) is not None
+
+
+def plain_label(label: str) -> str:
+    """Return a label without the characters that BIDS does not allow.
+
+    Examples
+    --------
+    >>> plain_label("WMH_MRI_01H")
+    'WMHMRI01H'
+    """
+    return _NOT_IN_LABELS.sub("", label)
+
+
+def find_fault(name: str) -> str | None:
+    """Return what keeps a file name from being read as a BIDS name; None if nothing does.
+
+    Such a name has a second reading: `sub-WMH_MRI_01H_dwi.nii.gz` is not of participant `WMH`.
+    Which entities a file of its suffix may have, and their order, is not asked.
+
+    Examples
+    --------
+    >>> find_fault("sub-01_dir-AP_dwi.nii.gz")
+    >>> find_fault("sub-WMH_MRI_01H_dwi.nii.gz")
+    "'MRI' is no entity: it has no dash"
+    >>> find_fault("sub-01_run-1_run-2_dwi.nii.gz")
+    'run- stands there twice'
+    >>> find_fault("sub-01_acq-_dwi.nii.gz"), find_fault("sub-01_acq-b0.5_dwi.nii.gz")
+    ('acq- has no label', "'.5_dwi.nii.gz' is no extension: it begins at the first dot")
+    """
+    stem, dot, rest = name.partition(".")
+    *words, suffix = stem.split("_")
+    keys: set[str] = set()
+    if not _EXTENSION.fullmatch(dot + rest):
+        return f"{dot + rest!r} is no extension: it begins at the first dot"
+    for word in words:
+        key, dash, label = word.partition("-")
+        if not dash:
+            return f"{word!r} is no entity: it has no dash"
+        if not _KEY.fullmatch(key):
+            return f"{key!r} in {word!r} is no entity: keys are lower-case letters"
+        if key in keys:
+            return f"{key}- stands there twice"
+        if not label:
+            return f"{key}- has no label"
+        if not is_label(label):
+            return f"{label!r} is no label: letters and digits only"
+        keys.add(key)
+    if not _SUFFIX.fullmatch(suffix):
+        return f"{suffix!r} is no suffix: letters and digits only"
+    return None
 
 
 def split_name(path: PurePath) -> tuple[dict[str, str], str, str]:

@@ -143,21 +143,22 @@ def _name_apart(series: Sequence[DwiSeries]) -> tuple[list[DwiSeries], list[Inpu
         replace(s, entities=_shared_entities(s.runs[:1])) if names.count(s.name) > 1 else s
         for s in series
     ]
-    kept: dict[str, DwiSeries] = {}
+    kept: list[DwiSeries] = []
     clashes: list[InputError] = []
     for s in named:
-        if s.name in kept:
-            clashes.append(
-                LayoutError(
-                    f"its outputs would be named as those of {kept[s.name].runs[0].path.name}",
-                    path=s.runs[0].path,
-                    expected="names that differ in " + ", ".join(SCAN_ENTITIES),
-                    advice="tell the two scans apart by an `acq` entity",
-                )
+        others = [o for o in named if o is not s and o.name == s.name]
+        if not others:
+            kept.append(s)
+            continue
+        clashes.append(
+            LayoutError(
+                f"its outputs would be named as those of {others[0].runs[0].path.name}",
+                path=s.runs[0].path,
+                expected="names that differ in " + ", ".join(SCAN_ENTITIES),
+                advice="tell the two scans apart by an `acq` entity",
             )
-        else:
-            kept[s.name] = s
-    return list(kept.values()), clashes
+        )
+    return kept, clashes
 
 
 def _group_doubts(group: Sequence[OpenedRun]) -> Iterator[str]:

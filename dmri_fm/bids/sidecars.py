@@ -4,19 +4,32 @@ The file with the image's own stem wins. Only where it is absent does the inheri
 apply: a file of the same suffix, in the image's folder or one above it up to the dataset's root,
 whose entities all occur in the image's name with the same labels; the nearest folder wins, and in
 one folder the file with the most entities.
+
+A file whose own name does not agree with its folder is of nobody that could be known, and never
+applies. Where it would, were it named after its folder, and the image has no file of its own, the
+image is refused rather than read without it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmri_fm.bids.folders import check_name
+from dmri_fm.bids.ignore import BidsIgnore
 from dmri_fm.bids.names import split_name
-from dmri_fm.errors import InputError
+from dmri_fm.content import require_content
+from dmri_fm.errors import InputError, LayoutError
 
 __all__ = ["Sidecars"]
+
+_EXTENSIONS = (".json", ".bval", ".bvec")
+
+#: Entities that a folder gives.
+_OWNER = ("subject", "session")
 
 
 class Sidecars:
@@ -28,10 +41,13 @@ class Sidecars:
     ----------
     root
         Folder of the dataset.
+    is_ignored
+        Tells which files are not part of it; by default, those that its `.bidsignore` lists.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_ignored: BidsIgnore | None = None) -> None:
         self._root = root
+        self._is_ignored = BidsIgnore(root) if is_ignored is None else is_ignored
         self._listings: dict[Path, tuple[tuple[Path, frozenset[tuple[str, str]], str], ...]] = {}
 
     def find(self, image: Path, extension: str) -> Path:
@@ -47,16 +63,19 @@ class Sidecars:
         Returns
         -------
         Path
-            The file that applies; the image's own, which is then missing, if none does.
+            The file that applies; the image's own, which is then missing, if none does. Its
+            content may not be fetched.
 
         Raises
         ------
         InputError
-            If two inherited files of one folder apply equally.
+            If two inherited files of one folder apply equally, or one whose name does not agree
+            with its folder might.
         """
         own = image.with_name(image.name.partition(".")[0] + extension)
-        if own.exists() or own.is_symlink():
+        if self._is_there(own):
             return own
+        self._refuse_misnamed(image, extension)
         for found in self._applicable(image, extension):
             if len(found) > 1 and len(found[-1][1]) == len(found[-2][1]):
                 raise InputError(
@@ -79,13 +98,55 @@ class Sidecars:
         Raises
         ------
         InputError
-            If a file is not a JSON object.
+            If a file is not a JSON object, or was not fetched, or one whose name does not agree
+            with its folder might apply.
         """
+        if not self._is_there(image.with_name(image.name.partition(".")[0] + ".json")):
+            self._refuse_misnamed(image, ".json")
         merged: dict[str, Any] = {}
         for found in reversed(list(self._applicable(image, ".json"))):
             for path, _ in found:
                 merged |= read_json_object(path)
         return merged
+
+    def misnamed(self, image: Path) -> Iterator[LayoutError]:
+        """Yield an error for each file that would apply, were it named after its folder."""
+        for extension in _EXTENSIONS:
+            yield from self._misnamed(image, extension)
+
+    def _misnamed(self, image: Path, extension: str) -> Iterator[LayoutError]:
+        entities, suffix, _ = split_name(image)
+        own = frozenset((k, v) for k, v in entities.items() if k not in _OWNER)
+        for folder in self._upwards(image):
+            for path, labels, ending in self._list(folder):
+                others = frozenset((k, v) for k, v in labels if k not in _OWNER)
+                if ending == suffix + extension and others <= own:
+                    error = self._find_fault(path, suffix)
+                    if error is not None:
+                        yield error
+
+    def _refuse_misnamed(self, image: Path, extension: str) -> None:
+        for error in self._misnamed(image, extension):
+            raise error
+
+    def _find_fault(self, path: Path, suffix: str) -> LayoutError | None:
+        try:
+            check_name(path, self._root, suffix=suffix)
+        except LayoutError as error:
+            return error
+        return None
+
+    def _is_there(self, path: Path) -> bool:
+        # A link that leads nowhere is there: its content was not fetched.
+        return os.path.lexists(path) and not self._is_ignored(path)
+
+    def _upwards(self, image: Path) -> Iterator[Path]:
+        folder = image.parent
+        while True:
+            yield folder
+            if folder == self._root or folder == folder.parent:
+                return
+            folder = folder.parent
 
     def _applicable(
         self, image: Path, extension: str
@@ -93,24 +154,22 @@ class Sidecars:
         """Yield the files that apply, folder by folder upwards, by number of entities."""
         entities, suffix, _ = split_name(image)
         own = frozenset(entities.items())
-        folder = image.parent
-        while True:
+        for folder in self._upwards(image):
             found = [
                 (path, labels)
                 for path, labels, ending in self._list(folder)
-                if ending == suffix + extension and labels <= own
+                if ending == suffix + extension
+                and labels <= own
+                and self._find_fault(path, suffix) is None
             ]
             if found:
                 yield sorted(found, key=lambda pair: (len(pair[1]), pair[0].name))
-            if folder == self._root or folder == folder.parent:
-                return
-            folder = folder.parent
 
     def _list(self, folder: Path) -> tuple[tuple[Path, frozenset[tuple[str, str]], str], ...]:
         if folder not in self._listings:
             listing = []
             for path in sorted(folder.iterdir()):
-                if path.suffix in (".json", ".bval", ".bvec"):
+                if path.suffix in _EXTENSIONS and not self._is_ignored(path):
                     entities, suffix, extension = split_name(path)
                     listing.append((path, frozenset(entities.items()), suffix + extension))
             self._listings[folder] = tuple(listing)
@@ -123,8 +182,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it cannot be read or holds something else.
+        If it cannot be read, was not fetched, or holds something else.
     """
+    require_content(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

@@ -43,6 +43,7 @@ from dmri_fm_workflows.execution import (
     write_provenance,
 )
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
+from dmri_fm_workflows.letter_case import check_letter_case
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
@@ -84,7 +85,6 @@ def run_participants(config: RunConfig) -> int:
         participant_labels=config.participant_label or None,
         session_labels=config.session_label or None,
         filters=config.bids_filters or None,
-        database_dir=config.bids_database_dir,
     )
     console = get_console()
     _announce(console, dataset, engines)
@@ -122,6 +122,16 @@ def run_participants(config: RunConfig) -> int:
         console.print(
             f"[bold red]{len(failed)} of {len(labels)} participants have errors:[/] {names}. "
             "Messages and reports name the scan, the stage and the way out.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return EXIT_SCAN_FAILED
+    unread = [p for p in dataset.problems if p.participant is None]
+    if unread:
+        console.print(
+            f"[bold red]{len(unread)} folders could not be read:[/] "
+            + ", ".join(escape(p.path.name) for p in unread if p.path)
+            + f". The {len(labels)} other participants are complete in {config.output_dir}",
             highlight=False,
             soft_wrap=True,
         )
@@ -215,6 +225,8 @@ def _run_one(
     console: Console,
 ) -> bool:
     label = participant.label
+    names = [series.name for session in participant.sessions for series in session.series]
+    check_letter_case(config.output_dir, label, names)
     wanted = _fingerprint(config, participant, engines)
     if not problems and (record := find_complete(config.output_dir, label, wanted)):
         console.print(

@@ -115,7 +115,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         "--bids-database-dir",
         type=Path,
         metavar="DIR",
-        help="pybids index to reuse; made there if there is none",
+        help="accepted and not used: folders are listed directly, which is quicker than an index "
+        "and never out of date",
     )
     group.add_argument(
         "--skip-bids-validation",

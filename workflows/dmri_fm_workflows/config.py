@@ -97,7 +97,7 @@ class RunConfig:
         Entities by kind of image (`dwi`, `t1w`, `sbref`, `fmap`), as the filter files of
         fmriprep have them; None as value: the entity is absent.
     bids_database_dir
-        Folder of a pybids database to read or to make; None: index anew.
+        Accepted as other BIDS Apps accept it, and not used.
     skip_bids_validation
         Leave out the check with bids-validator.
     work_dir

@@ -488,45 +488,6 @@ def test_label_that_begins_like_another_is_not_mixed_up(maker) -> None:
     assert [p.label for p in dataset.participants] == ["01"]
 
 
-def test_database_serves_any_later_label(maker, tmp_path) -> None:
-    for label in ("01", "02"):
-        maker.dwi(f"sub-{label}_dwi", metadata=maker.AP)
-    database = tmp_path / "database"
-    for label in ("01", "02"):
-        dataset = read_dataset(maker.root, participant_labels=[label], database_dir=database)
-        assert [p.label for p in dataset.participants] == [label]
-    assert any(database.iterdir())
-
-
-def test_stale_database_is_hinted_at(maker, tmp_path) -> None:
-    maker.dwi("sub-01_dwi", metadata=maker.AP)
-    database = tmp_path / "database"
-    read_dataset(maker.root, database_dir=database)
-    maker.dwi("sub-02_dwi", metadata=maker.AP)
-    with pytest.raises(LayoutError, match=f"remove {database}"):
-        read_dataset(maker.root, participant_labels=["02"], database_dir=database)
-
-
-def test_database_of_another_dataset_is_refused(maker, tmp_path) -> None:
-    maker.dwi("sub-01_dwi", metadata=maker.AP)
-    read_dataset(maker.root, database_dir=tmp_path / "database")
-    copy = tmp_path / "copy"
-    shutil.copytree(maker.root, copy)
-    with pytest.raises(ConfigError, match="database of another dataset"):
-        read_dataset(copy, database_dir=tmp_path / "database")
-
-
-def test_damaged_database_is_named(maker, tmp_path) -> None:
-    maker.dwi("sub-01_dwi", metadata=maker.AP)
-    database = tmp_path / "database"
-    read_dataset(maker.root, database_dir=database)
-    for path in database.rglob("*.sqlite"):
-        path.write_bytes(b"damaged" * 999)
-    with pytest.raises(ConfigError, match="database cannot be used") as caught:
-        read_dataset(maker.root, database_dir=database)
-    assert caught.value.path == database
-
-
 def test_reverse_image_with_gradient_files_has_its_own_b0s(maker) -> None:
     maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
     metadata = {**maker.PA, "IntendedFor": "dwi/sub-01_dir-AP_dwi.nii.gz"}

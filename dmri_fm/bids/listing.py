@@ -1,0 +1,79 @@
+"""Which folders and images a dataset has.
+
+Only the folders of the participants asked for are listed, which takes less time than an index of
+the dataset, and cannot be out of date.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dmri_fm.bids.folders import DATATYPES
+from dmri_fm.bids.ignore import BidsIgnore
+from dmri_fm.bids.names import is_label
+from dmri_fm.errors import LayoutError
+
+__all__ = ["list_images", "list_participant_folders", "list_session_folders"]
+
+
+def list_participant_folders(root: Path, is_ignored: BidsIgnore) -> list[Path]:
+    """Return the `sub-*` folders of a dataset, links among them, by name.
+
+    A link that leads nowhere is among them: it stands for a participant.
+    """
+    return [
+        path
+        for path in _entries(root)
+        if path.name.startswith("sub-")
+        and (path.is_dir() or (path.is_symlink() and not path.exists()))
+        and not is_ignored(path, is_folder=True)
+    ]
+
+
+def list_session_folders(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
+    """Return the `ses-*` folders of a participant, by name."""
+    return [
+        path
+        for path in _entries(folder)
+        if path.name.startswith("ses-") and path.is_dir() and not is_ignored(path, is_folder=True)
+    ]
+
+
+def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
+    """Return the NIfTI files that lie directly in a participant's datatype folders.
+
+    Sessions whose label BIDS does not allow are left out. Names are not looked at beyond their
+    ending.
+
+    Raises
+    ------
+    LayoutError
+        If a folder cannot be read.
+    """
+    sessions = [
+        path for path in list_session_folders(folder, is_ignored) if is_label(path.name[4:])
+    ]
+    return [
+        path
+        for place in (folder, *sessions)
+        for datatype in DATATYPES
+        if (place / datatype).is_dir() and not is_ignored(place / datatype, is_folder=True)
+        for path in _entries(place / datatype)
+        if _is_image(path) and not path.is_dir() and not is_ignored(path)
+    ]
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise LayoutError(
+            f"folder cannot be read ({error.strerror})",
+            path=folder,
+            expected="folders and files that this user may read",
+            advice="check the permissions",
+        ) from None
