@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from dmri_fm.errors import InputError
 
-__all__ = ["require_content"]
+__all__ = ["require_content", "require_installed"]
 
 #: A link or a pointer of git-annex holds one of these: locked, locked on a file system without
 #: links, unlocked.
@@ -66,8 +66,8 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
         raise kind(
             f"the link leads nowhere, to {target}",
             path=path,
-            expected="the file itself",
-            advice="copy the file there; in a container, mount the folder that holds it as well",
+            expected="what it stands for",
+            advice="copy the data there; in a container, mount the folder that holds it as well",
         )
     start = _read_start(path)
     if start.startswith(_LFS_POINTER):
@@ -81,6 +81,36 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
     first = start.partition(b"\n")[0].replace(b"\\", b"/")
     if first.startswith(_ANNEX_POINTER) or _is_written_link(first):
         raise _of_annex(path, kind)
+
+
+def require_installed(folder: Path, kind: type[InputError] = InputError) -> None:
+    """Refuse an empty folder that stands for a subdataset which was not fetched.
+
+    Parameters
+    ----------
+    folder
+        Folder directly below the root of a dataset, whose `.gitmodules` lists subdatasets.
+    kind
+        Class of the error.
+
+    Raises
+    ------
+    InputError
+        Of the class `kind`, if the folder is empty and such a subdataset.
+    """
+    modules = folder.parent / ".gitmodules"
+    if not modules.is_file() or any(folder.iterdir()):
+        return
+    lines = modules.read_text(encoding="utf-8", errors="replace").splitlines()
+    if folder.name in (line.partition("=")[2].strip() for line in lines if "path" in line):
+        name = shlex.quote(folder.name)
+        raise kind(
+            "folder is empty: the subdataset it stands for is not here",
+            path=folder,
+            expected="its files",
+            advice=f"in {folder.parent}, run `datalad get {name}` or "
+            f"`git submodule update --init {name}`, then fetch its files",
+        )
 
 
 def _read_start(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from dmri_fm.bids.names import is_label
 from dmri_fm.bids.participants import ParticipantReader
 from dmri_fm.bids.records import Dataset, Participant, Problem
 from dmri_fm.bids.sidecars import read_json_object
-from dmri_fm.content import require_content
+from dmri_fm.content import require_content, require_installed
 from dmri_fm.errors import InputError, LayoutError
 
 __all__ = ["read_dataset"]
@@ -85,7 +85,7 @@ def read_dataset(
     without: list[str] = []
     for folder in folders:
         label = folder.name.removeprefix("sub-")
-        visits = reader.read(label, _list_images(folder, label, reader, is_ignored, sessions))
+        visits = reader.read(label, _images_of(folder, label, reader, is_ignored, sessions))
         if visits:
             participants.append(Participant(label, visits))
         elif not any(p.participant == label for p in reader.problems):
@@ -100,7 +100,7 @@ def read_dataset(
     return Dataset(root, name, tuple(participants), (*misnamed, *reader.problems))
 
 
-def _list_images(
+def _images_of(
     folder: Path,
     label: str,
     reader: ParticipantReader,
@@ -114,6 +114,7 @@ def _list_images(
             session = path.name.removeprefix("ses-")
             if not is_label(session) and (sessions is None or session in sessions):
                 reader.note(label, misnamed_folder(path))
+        require_installed(folder, LayoutError)
         return list_images(folder, is_ignored)
     except LayoutError as error:
         reader.note(label, error)

@@ -120,7 +120,7 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
         raise LayoutError(
             f"{suffix} image in the folder {shown}",
             path=path,
-            expected=f"it in {shown.parent / datatype}",
+            expected=str(shown.parent / datatype / path.name),
             advice="move it there, with the files that describe it, or list it in .bidsignore",
         )
 

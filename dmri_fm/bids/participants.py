@@ -116,6 +116,9 @@ class ParticipantReader:
                         chosen[query].append(path)
             except InputError as error:
                 self.note(label, error)
+        for path in (*chosen["dwi"], *chosen["fmap"]):
+            for error in self._sidecars.misnamed(path):
+                self._note_misnamed(label, error)
         chosen["dwi"] = self._drop_doubles(label, chosen["dwi"])
         return chosen
 
@@ -150,8 +153,6 @@ class ParticipantReader:
         if fault:
             self._note_misnamed(label, fault)
             return False
-        for error in self._sidecars.misnamed(path):
-            self._note_misnamed(label, error)
         if query == "dwi" and not self._is_signal(path):
             LOGGER.info("%s is no diffusion signal: left out", path)
             return False
@@ -280,10 +281,10 @@ def _twice(path: Path) -> InputError:
 
 def _double(path: Path, other: Path) -> LayoutError:
     return LayoutError(
-        f"says the same as {other.name}, so their outputs would have one name",
+        f"has the entities of {other.name}, so their outputs would have one name",
         path=path,
-        expected="one file per scan; neither the order of entities nor a zero before a number "
-        "tells two scans apart",
+        expected="labels that tell the two scans apart; the order of entities and zeros before a "
+        "number do not",
         advice="give one of them another `run` or `acq` label, or remove the copy",
     )
 

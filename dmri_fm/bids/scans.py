@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -255,7 +256,8 @@ def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
     direction, readout = _encoding(metadata, shape)
     stem = path.name.partition(".")[0]
     bval, bvec = (path.with_name(stem + e) for e in (".bval", ".bvec"))
-    has_gradients = len(shape) == 4 and bval.is_file() and bvec.is_file()
+    # A link that leads nowhere is a file that was not fetched: reading it says so.
+    has_gradients = len(shape) == 4 and os.path.lexists(bval) and os.path.lexists(bvec)
     gtab = Dwi.from_files(path, bval, bvec).gtab if has_gradients else None
     return EpiImage(
         path=path,

@@ -126,12 +126,10 @@ def run_participants(config: RunConfig) -> int:
             soft_wrap=True,
         )
         return EXIT_SCAN_FAILED
-    unread = [p for p in dataset.problems if p.participant is None]
-    if unread:
+    if unread := [p.path.name for p in dataset.problems if p.participant is None and p.path]:
+        others = f" All {len(labels)} others are complete." if labels else ""
         console.print(
-            f"[bold red]{len(unread)} folders could not be read:[/] "
-            + ", ".join(escape(p.path.name) for p in unread if p.path)
-            + f". The {len(labels)} other participants are complete in {config.output_dir}",
+            f"[bold red]Not read:[/] {escape(', '.join(unread))}.{others}",
             highlight=False,
             soft_wrap=True,
         )

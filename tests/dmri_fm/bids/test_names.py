@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dmri_fm.bids.names import scan_name, split_name
+from dmri_fm.bids.names import find_fault, scan_name, split_name
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,25 @@ def test_joining_sorts_entities_as_bids_does() -> None:
 
 def test_index_keeps_its_zeros() -> None:
     assert split_name(Path("sub-01_run-002_dwi.nii"))[0]["run"] == "002"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-01_dwi.nii.gz",
+        "sub-a+b_ses-2_acq-b1000+_dir-AP_run-02_part-mag_dwi.nii",
+        "sub-01_acq-T1w_T1w.json",
+        "dwi.bval",
+        "acq-x_dwi.bvec",
+    ],
+)
+def test_bids_names_have_no_fault(name: str) -> None:
+    assert find_fault(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub-01_dwi.NII", "sub-01_dwi", "sub-01_dwi.tar.gz", "sub-01_.nii", "sub-01_dwi_acq-x.json"],
+)
+def test_names_without_suffix_or_extension_have_one(name: str) -> None:
+    assert find_fault(name)
