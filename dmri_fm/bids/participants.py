@@ -117,8 +117,8 @@ class ParticipantReader:
             except InputError as error:
                 self.note(label, error)
         for path in (*chosen["dwi"], *chosen["fmap"]):
-            for error in self._sidecars.misnamed(path):
-                self._note_misnamed(label, error)
+            for fault in self._sidecars.misnamed(path):
+                self._note_misnamed(label, fault)
         chosen["dwi"] = self._drop_doubles(label, chosen["dwi"])
         return chosen
 
