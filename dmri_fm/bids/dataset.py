@@ -10,11 +10,7 @@ from pathlib import Path
 from dmri_fm.bids.filters import Filters, check_filters
 from dmri_fm.bids.folders import misnamed_folder
 from dmri_fm.bids.ignore import BidsIgnore
-from dmri_fm.bids.listing import (
-    list_images,
-    list_participant_folders,
-    list_session_folders,
-)
+from dmri_fm.bids.listing import list_images, list_participant_folders, list_session_folders
 from dmri_fm.bids.names import is_label
 from dmri_fm.bids.participants import ParticipantReader
 from dmri_fm.bids.records import Dataset, Participant, Problem
@@ -181,7 +177,8 @@ def _choose_participants(
             f"no participant {', '.join(unknown)}" if unknown else "no participant is asked for",
             path=root,
             expected=f"some of {', '.join(known[:N_LISTED])}{more}",
-            advice="give labels as in the folder names, with or without sub-",
+            advice="give labels as in the folder names, with or without sub-; "
+            "folders that .bidsignore lists are left out",
         )
     for label in labels:
         if not is_label(label):
