@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from dmri_fm.bids.database import read_database
 from dmri_fm.bids.filters import Filters, check_filters
 from dmri_fm.bids.folders import misnamed_folder
 from dmri_fm.bids.ignore import BidsIgnore
@@ -32,6 +33,7 @@ def read_dataset(
     participant_labels: Sequence[str] | None = None,
     session_labels: Sequence[str] | None = None,
     filters: Filters | None = None,
+    database_dir: str | Path | None = None,
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -51,6 +53,9 @@ def read_dataset(
         session, where a session has none.
     filters
         As :func:`~dmri_fm.bids.read_filter_file` returns them.
+    database_dir
+        Folder of a pybids database of the whole dataset, to take its images from; made at the
+        first use. Remove it after the dataset changed. Folders are listed if None.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def read_dataset(
         If the folder is no BIDS dataset, a label is unknown or not allowed, or no diffusion scan
         is found.
     ConfigError
-        If the filters do not fit.
+        If filters or database do not fit.
     """
     root = Path(root).resolve()
     name = _read_name(root)
@@ -76,23 +81,27 @@ def read_dataset(
         if session_labels is None
         else frozenset(str(s).removeprefix("ses-") for s in session_labels)
     )
+    indexed = None
+    if database_dir is not None:
+        indexed = read_database(Path(database_dir), root, is_ignored)
     reader = ParticipantReader(root, filters=filters, sessions=sessions, is_ignored=is_ignored)
     participants = []
     without: list[str] = []
     for folder in folders:
         label = folder.name.removeprefix("sub-")
-        visits = reader.read(label, _images_of(folder, label, reader, is_ignored, sessions))
+        listed = _images_of(folder, label, reader, is_ignored, sessions, indexed=indexed)
+        visits = reader.read(label, listed)
         if visits:
             participants.append(Participant(label, visits))
         elif not any(p.participant == label for p in reader.problems):
             without.append(label)
     if len(without) == len(folders) and not misnamed:
-        raise _no_scans(root, sessions, filters)
+        raise _no_scans(root, sessions, filters, database_dir)
     for label in without:
         if participant_labels is None:
             LOGGER.info("sub-%s has no diffusion scan", label)
         else:
-            reader.note(label, _no_scans(root / f"sub-{label}", sessions, filters))
+            reader.note(label, _no_scans(root / f"sub-{label}", sessions, filters, database_dir))
     return Dataset(root, name, tuple(participants), (*misnamed, *reader.problems))
 
 
@@ -102,6 +111,8 @@ def _images_of(
     reader: ParticipantReader,
     is_ignored: BidsIgnore,
     sessions: Collection[str] | None,
+    *,
+    indexed: Mapping[Path, list[Path]] | None,
 ) -> list[Path]:
     """List the images of a participant; what keeps some from being listed is a problem."""
     try:
@@ -111,7 +122,7 @@ def _images_of(
             if not is_label(session) and (sessions is None or session in sessions):
                 reader.note(label, misnamed_folder(path))
         require_installed(folder, LayoutError)
-        return list_images(folder, is_ignored)
+        return list_images(folder, is_ignored) if indexed is None else indexed.get(folder, [])
     except LayoutError as error:
         reader.note(label, error)
         return []
@@ -186,7 +197,12 @@ def _choose_participants(
     return [folders[label] for label in labels], []
 
 
-def _no_scans(folder: Path, sessions: Iterable[str] | None, filters: Filters) -> LayoutError:
+def _no_scans(
+    folder: Path,
+    sessions: Iterable[str] | None,
+    filters: Filters,
+    database_dir: str | Path | None,
+) -> LayoutError:
     found = "no diffusion scan"
     if sessions is not None:
         found += f" in session {', '.join(sorted(sessions))}"
@@ -196,6 +212,8 @@ def _no_scans(folder: Path, sessions: Iterable[str] | None, filters: Filters) ->
     if sessions is not None:
         known = sorted({p.name.removeprefix("ses-") for p in _session_folders(folder)})
         advice = f"sessions there: {', '.join(known) or 'none'}"
+    if database_dir is not None:
+        advice += f"; remove {database_dir} if the dataset changed since it was made"
     return LayoutError(
         found,
         path=folder,

@@ -1,7 +1,7 @@
 """Which folders and images a dataset has.
 
 Only the folders of the participants asked for are listed, which takes less time than an index of
-the dataset, and cannot be out of date.
+the dataset, and cannot be out of date. :mod:`dmri_fm.bids.database` serves where that is slow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dmri_fm.bids.ignore import BidsIgnore
 from dmri_fm.bids.names import is_label
 from dmri_fm.errors import LayoutError
 
-__all__ = ["list_images", "list_participant_folders", "list_session_folders"]
+__all__ = ["is_image", "list_images", "list_participant_folders", "list_session_folders"]
 
 
 def list_participant_folders(root: Path, is_ignored: BidsIgnore) -> list[Path]:
@@ -59,11 +59,12 @@ def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
         for datatype in DATATYPES
         if (place / datatype).is_dir() and not is_ignored(place / datatype, is_folder=True)
         for path in _entries(place / datatype)
-        if _is_image(path) and not path.is_dir() and not is_ignored(path)
+        if is_image(path) and not path.is_dir() and not is_ignored(path)
     ]
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Tell a NIfTI file by its ending, in any case."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 

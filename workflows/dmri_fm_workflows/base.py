@@ -85,6 +85,7 @@ def run_participants(config: RunConfig) -> int:
         participant_labels=config.participant_label or None,
         session_labels=config.session_label or None,
         filters=config.bids_filters or None,
+        database_dir=config.bids_database_dir,
     )
     console = get_console()
     _announce(console, dataset, engines)

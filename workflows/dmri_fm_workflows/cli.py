@@ -115,8 +115,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         "--bids-database-dir",
         type=Path,
         metavar="DIR",
-        help="accepted and not used: folders are listed directly, which is quicker than an index "
-        "and never out of date",
+        help="pybids index to take the images from; made there if there is none "
+        "(default: folders are listed)",
     )
     group.add_argument(
         "--skip-bids-validation",

@@ -97,7 +97,7 @@ class RunConfig:
         Entities by kind of image (`dwi`, `t1w`, `sbref`, `fmap`), as the filter files of
         fmriprep have them; None as value: the entity is absent.
     bids_database_dir
-        Accepted as other BIDS Apps accept it, and not used.
+        Folder of a pybids database to read or to make; None: folders are listed.
     skip_bids_validation
         Leave out the check with bids-validator.
     work_dir
