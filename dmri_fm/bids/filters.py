@@ -17,7 +17,7 @@ Filters = Mapping[str, Mapping[str, Any]]
 
 #: Queries of a filter file that concern this program, and the suffixes they select among.
 QUERIES: Mapping[str, tuple[str, ...]] = {
-    "dwi": ("dwi",),
+    "dwi": ("dwi", "sbref"),
     "t1w": ("T1w",),
     "fmap": ("epi", *FIELDMAP_SUFFIXES),
 }
@@ -108,6 +108,8 @@ def passes(
     """
     entities, suffix, extension = split_name(path)
     if extension not in _EXTENSIONS or "desc" in entities or "space" in entities:
+        return False
+    if suffix == "sbref" and path.parent.name != "dwi":
         return False
     known = {
         **entities,
