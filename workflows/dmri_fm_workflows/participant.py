@@ -272,12 +272,12 @@ def init_dwi_wf(
     if series.outside_image is not None and sdc.method != "none":
         images.append(series.outside_image)
 
-    field_facts: dict[str, object] = {
-        "SDCImagesNotUsed": [
+    field_facts: dict[str, object] = {}
+    if sdc.unused:
+        field_facts["SDCImagesNotUsed"] = [
             {"File": raw_uri(image.path, bids_root), "Reason": image.reason}
             for image in sdc.unused
         ]
-    }
     if sdc.method != "none":
         pair = [raw_uri(image.path, bids_root) for image in series.blip_pair or ()]
         field_facts |= {"SDCPair": pair, "SDCPairReason": sdc.reason}

@@ -11,6 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dmri_fm.bids import Problem, Session
+from dmri_fm.bids.filters import Filters
+from dmri_fm.bids.participants import ParticipantReader
+
 #: Stored LAS, as dcm2niix writes it.
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 
@@ -91,6 +95,16 @@ class DatasetMaker:
         if metadata is not None:
             self.json(stem + ".json", metadata)
         return self.image(stem + ".nii.gz", shape=(*grid, len(bvals)), affine=affine)
+
+    def read(
+        self, *, session: str | None = None, filters: Filters | None = None
+    ) -> tuple[tuple[Session, ...], list[Problem]]:
+        """Read participant 01 without pybids, which is slow; return sessions and problems."""
+        reader = ParticipantReader(
+            self.root, filters=filters or {}, sessions=None if session is None else [session]
+        )
+        visits = reader.read("01", (self.root / "sub-01").rglob("*.nii*"))
+        return visits, reader.problems
 
 
 @pytest.fixture
