@@ -107,8 +107,10 @@ class _Verdict:
     @property
     def reason(self) -> str:
         """Everything that stands against it, what it says about itself first."""
-        against = [self.tie.obstacle, *self.misfits, self.difference]
-        return "; ".join(part for part in against if part)
+        against = [part for part in (self.tie.obstacle, *self.misfits, self.difference) if part]
+        if self.tie.advice and len(against) == 1:
+            against[0] += f": {self.tie.advice}"
+        return "; ".join(against)
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
@@ -204,7 +206,7 @@ def _judge(
     known: Collection[str],
 ) -> _Verdict:
     image = candidate.image
-    tie = tie_to(runs, said, others=[o for o in others if o is not image])
+    tie = tie_to(runs, said, others=others)
     if candidate.is_elsewhere and tie.by_field in known:
         tie = Tie(
             obstacle=f"it is of another session, and this one has images of its own with "
@@ -229,15 +231,15 @@ def _tie_by_protocol(candidate: Candidate, runs: tuple[DwiRun, ...]) -> Tie | No
     if candidate.origin == "sbref" and _protocol(image) == _protocol(runs[0]):
         return Tie("the second is a single-band reference of the same protocol")
     if candidate.origin == "dwi":
-        if not any(acquisitions_oppose(image.entities, run.entities) for run in runs):
-            return Tie(
-                obstacle="it belongs to another series and nothing ties the two: add "
-                "B0FieldIdentifier and B0FieldSource to the JSON files"
-            )
-        if not _has_same_echo(image, runs[0]):
-            return Tie(obstacle=f"it has another EchoTime, {echo_time_s(image):g} s, and no link")
-        label, own = (i.entities["acquisition"] for i in (image, runs[0]))
-        return Tie(f"labels acq-{own} and acq-{label}, opposite directions of one protocol")
+        own = next((r for r in runs if acquisitions_oppose(image.entities, r.entities)), None)
+        advice = "to tie them add B0FieldIdentifier and B0FieldSource to the JSON files"
+        if own is None:
+            return Tie(obstacle="it belongs to another series", advice=advice)
+        if not _has_same_echo(image, own):
+            found = f"it belongs to another series of another EchoTime, {echo_time_s(image):g} s"
+            return Tie(obstacle=found, advice=advice)
+        labels = " and ".join(f"acq-{i.entities['acquisition']}" for i in (own, image))
+        return Tie(f"labels {labels}, opposite directions of one protocol")
     return None
 
 

@@ -83,6 +83,8 @@ class Tie:
         The B0 field both name; empty if a link ties them.
     obstacle
         Why they are not tied.
+    advice
+        What would tie them, if the image fits the series otherwise.
     remarks
         Warnings about metadata that were followed and should be written otherwise.
     """
@@ -90,6 +92,7 @@ class Tie:
     how: str = ""
     by_field: str = ""
     obstacle: str = ""
+    advice: str = ""
     remarks: tuple[str, ...] = ()
 
 
@@ -244,7 +247,12 @@ def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] 
                 by_field=own[0],
                 remarks=(remark,),
             )
-    return Tie(obstacle="; ".join(_obstacles(runs, said, others)))
+    advice = ""
+    if said.is_silent:
+        advice = "add IntendedFor or B0FieldIdentifier to its JSON file"
+    elif said.identifiers and not any(run.metadata.get("B0FieldSource") for run in runs):
+        advice = f'add "B0FieldSource": "{said.identifiers[0]}" to the JSON file of the series'
+    return Tie(obstacle="; ".join(_obstacles(runs, said, others)), advice=advice)
 
 
 def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]) -> Iterator[str]:
@@ -261,8 +269,8 @@ def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]
         )
     elif said.identifiers:
         yield (
-            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is the B0FieldSource of no run: "
-            f'add "B0FieldSource": "{said.identifiers[0]}" to the JSON file of the series'
+            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is the B0FieldSource of no run of "
+            "this session"
         )
     targets = {link.target for link in said.links}
     if sources and any(run.path in targets for run in runs):
@@ -278,10 +286,7 @@ def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]
     if said.is_silent and said.has_empty_link:
         yield "IntendedFor is empty"
     elif said.is_silent:
-        yield (
-            "it does not say for which scans it is: add IntendedFor or B0FieldIdentifier to its "
-            "JSON file"
-        )
+        yield "it does not say for which scans it is"
 
 
 def _quoted(labels: Iterable[str]) -> str:

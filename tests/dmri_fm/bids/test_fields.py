@@ -105,6 +105,7 @@ def test_unlinked_image_of_the_same_direction_is_told_both(maker) -> None:
     found = reasons(only_series(maker))["sub-01_dir-AP_epi"]
     assert "does not say for which scans" in found
     assert "its phase encoding, j-, is that of the series" in found
+    assert "add IntendedFor" not in found  # of no use here
 
 
 def test_second_image_is_not_needed_and_says_which_are_used(maker) -> None:
@@ -271,9 +272,15 @@ def test_acquisitions_that_are_called_opposite_are_a_pair(maker, labels) -> None
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"labels": ("a", "b")}, "nothing ties the two"),
-        ({"labels": ("b1000AP", "b2000PA")}, "nothing ties the two"),
-        ({"EchoTime": 0.2}, "another EchoTime, 0.2 s"),
+        (
+            {"labels": ("a", "b")},
+            "it belongs to another series: to tie them add B0FieldIdentifier",
+        ),
+        (
+            {"labels": ("b1000AP", "b2000PA")},
+            "it belongs to another series: to tie them add B0FieldIdentifier",
+        ),
+        ({"EchoTime": 0.2}, "another series of another EchoTime, 0.2 s: to tie"),
         ({"bvals": (1000, 2000, 2000)}, "it holds no b=0 volume"),
         ({"PhaseEncodingDirection": "j-"}, "its phase encoding, j-, is that of the series"),
     ],

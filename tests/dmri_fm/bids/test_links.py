@@ -159,7 +159,7 @@ def test_source_that_no_image_has_is_named_with_the_nearest(visit) -> None:
 
 def test_identifier_that_no_series_names_is_told_what_to_add(visit) -> None:
     found = reason(link(visit, B0FieldIdentifier="f"))
-    assert "its B0FieldIdentifier, 'f', is the B0FieldSource of no run" in found
+    assert "its B0FieldIdentifier, 'f', is the B0FieldSource of no run of this session" in found
     assert 'add "B0FieldSource": "f"' in found
 
 
