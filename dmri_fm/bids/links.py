@@ -269,8 +269,8 @@ def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]
         )
     elif said.identifiers:
         yield (
-            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is the B0FieldSource of no run of "
-            "this session"
+            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is the B0FieldSource of no run "
+            "of this session"
         )
     targets = {link.target for link in said.links}
     if sources and any(run.path in targets for run in runs):
