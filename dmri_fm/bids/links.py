@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ _LIKENESS = 0.8
 
 #: Scans of other series that a reason names.
 _N_NAMED = 2
+
+#: Characters of an entry that a reason quotes.
+_LONGEST_SHOWN = 200
 
 _EXTENSIONS = (".nii.gz", ".nii")
 
@@ -151,8 +155,9 @@ def resolve_link(text: str, *, image: Path, root: Path) -> Link:
     """
     is_uri = text.startswith("bids:")
     dataset, colon, rest = text.removeprefix("bids:").partition(":")
+    named = f"IntendedFor names {_quoted([text])}"
     if is_uri and dataset and colon:
-        return Link(text, problem=f"IntendedFor names {text!r}, in another dataset")
+        return Link(text, problem=f"{named}, in another dataset")
     folder = root / image.relative_to(root).parts[0]
     relative = (rest if colon else dataset) if is_uri else text
     parts = PurePosixPath(relative.strip().replace("\\", "/")).parts
@@ -165,8 +170,8 @@ def resolve_link(text: str, *, image: Path, root: Path) -> Link:
             return Link(text, path, right_form="" if is_right else uri)
     others = [p for p in parts[:-1] if p.startswith("sub-")]
     if others and folder.name not in others:
-        return Link(text, problem=f"IntendedFor names {text!r}, of another participant")
-    problem = f"IntendedFor names {text!r}, which does not exist"
+        return Link(text, problem=f"{named}, of another participant")
+    problem = f"{named}, which does not exist"
     patterns = ("dwi/*.nii*", "ses-*/dwi/*.nii*")
     scans = [p.name for pattern in patterns for p in sorted(folder.glob(pattern))]
     near = get_close_matches(parts[-1] if parts else "", scans, n=1, cutoff=_LIKENESS)
@@ -240,7 +245,8 @@ def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] 
         if own and not sources:
             remark = (
                 f"{run.path.name} has no B0FieldSource; {said.path.name} is used because both "
-                f'have B0FieldIdentifier {own[0]!r}. Add "B0FieldSource": "{own[0]}" to the run.'
+                f"have B0FieldIdentifier {own[0]!r}. "
+                f'Add "B0FieldSource": {json.dumps(own[0])} to the JSON file of the run.'
             )
             return Tie(
                 f"linked by B0FieldIdentifier {own[0]!r} of both",
@@ -251,7 +257,8 @@ def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] 
     if said.is_silent:
         advice = "add IntendedFor or B0FieldIdentifier to its JSON file"
     elif said.identifiers and not any(run.metadata.get("B0FieldSource") for run in runs):
-        advice = f'add "B0FieldSource": "{said.identifiers[0]}" to the JSON file of the series'
+        source = json.dumps(said.identifiers[0])
+        advice = f'add "B0FieldSource": {source} to the JSON file of the series'
     return Tie(obstacle="; ".join(_obstacles(runs, said, others)), advice=advice)
 
 
@@ -282,7 +289,10 @@ def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]
         known = [link.target for link in said.links if link.target is not None]
         if known:
             yield f"IntendedFor names other scans: {_names_of(known)}"
-        yield from (link.problem for link in said.links if link.problem)
+        problems = [link.problem for link in said.links if link.problem]
+        yield from problems[:_N_NAMED]
+        if len(problems) > _N_NAMED:
+            yield f"and {len(problems) - _N_NAMED} more of its links lead nowhere"
     if said.is_silent and said.has_empty_link:
         yield "IntendedFor is empty"
     elif said.is_silent:
@@ -290,7 +300,8 @@ def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]
 
 
 def _quoted(labels: Iterable[str]) -> str:
-    return ", ".join(repr(label) for label in labels)
+    shown = (t if len(t) <= _LONGEST_SHOWN else t[:_LONGEST_SHOWN] + "..." for t in labels)
+    return ", ".join(map(repr, shown))
 
 
 def _named(runs: Sequence[DwiRun]) -> str:

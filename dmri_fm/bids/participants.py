@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmri_fm.bids.bare_b0 import open_bare_b0
 from dmri_fm.bids.fields import Candidate
 from dmri_fm.bids.filters import QUERIES, Filters, passes
 from dmri_fm.bids.links import read_statement, tie_to
@@ -17,7 +18,6 @@ from dmri_fm.bids.scans import (
     SIGNAL_DIRECTIONS,
     is_diffusion_signal,
     list_fieldmaps,
-    open_bare_b0,
     open_epi,
     open_run,
     open_t1w,
@@ -121,13 +121,16 @@ class ParticipantReader:
 
     def _would_correct(self, path: Path, query: str) -> bool:
         """Tell whether an image could correct distortion, filters aside."""
-        metadata = self._sidecars.metadata
-        suffix = split_name(path)[1]
-        return (
-            passes(path, query, {}, metadata=metadata)
-            and not suffix.startswith("magnitude")
-            and is_diffusion_signal(split_name(path)[0], metadata(path))
-        )
+        entities, suffix, _ = split_name(path)
+        if not passes(path, query, {}, metadata=self._sidecars.metadata):
+            return False
+        try:
+            metadata = self._sidecars.metadata(path)
+        except InputError as error:
+            # What a filter leaves out is no problem of this run.
+            LOGGER.debug("%s is left out by a filter: %s", path, error)
+            metadata = {}
+        return not suffix.startswith("magnitude") and is_diffusion_signal(entities, metadata)
 
     def _is_signal(self, path: Path) -> bool:
         entities, metadata = split_name(path)[0], self._sidecars.metadata(path)

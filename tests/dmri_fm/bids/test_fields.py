@@ -174,6 +174,14 @@ def test_image_that_a_filter_leaves_out_is_named(maker) -> None:
     )
 
 
+def test_broken_sidecar_that_a_filter_leaves_out_is_no_problem(maker) -> None:
+    maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
+    maker.dwi("sub-01_dir-PA_dwi", metadata=maker.PA)
+    maker.path("sub-01_dir-PA_dwi.json").write_text("{")
+    series = only_series(maker, filters={"dwi": {"direction": "AP"}})
+    assert list(reasons(series)) == ["sub-01_dir-PA_dwi"]
+
+
 @pytest.mark.parametrize(
     ("suffixes", "named"),
     [

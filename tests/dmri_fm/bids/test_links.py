@@ -121,6 +121,12 @@ def test_links_that_lead_nowhere_are_the_reason(visit, text, said) -> None:
         assert word in found
 
 
+def test_of_many_dead_links_the_first_are_named(visit) -> None:
+    found = reason(link(visit, IntendedFor=[f"func/{n}_bold.nii.gz" for n in range(9)]))
+    assert "'func/1_bold.nii.gz', which does not exist; and 7 more of its links" in found
+    assert len(reason(link(visit, IntendedFor="x" * 5000))) < 300
+
+
 def test_image_that_says_nothing_is_named_with_what_to_add(visit) -> None:
     found = reason(link(visit))
     assert found.startswith("it does not say for which scans it is")
