@@ -227,7 +227,7 @@ def _tie_by_protocol(candidate: Candidate, runs: tuple[DwiRun, ...]) -> Tie | No
     """Tie an image that names no scan to the series by what it is; None if it needs a link."""
     image = candidate.image
     if candidate.origin == "b0":
-        return Tie("the second holds b=0 volumes alone")
+        return Tie("the second is a run of b=0 volumes only")
     if candidate.origin == "sbref" and _protocol(image) == _protocol(runs[0]):
         return Tie("the second is a single-band reference of the same protocol")
     if candidate.origin == "dwi":

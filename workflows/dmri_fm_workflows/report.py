@@ -70,7 +70,7 @@ FACTS = {
     "GibbsCorrection": "Gibbs ringing",
     "SDCMethod": "Susceptibility distortion",
     "SDCReason": "because",
-    "SDCPairReason": "with",
+    "SDCPairReason": "Images used for it",
     "HMCMethod": "Head motion and eddy currents",
     "MaskMethod": "Brain mask",
     "CoregistrationMethod": "Registration to the T1w image",
