@@ -25,6 +25,9 @@ __all__ = ["ECHO_TIME_TOLERANCE", "Candidate", "FieldChoice", "choose_images", "
 #: Runs whose echo times differ by a larger fraction differ in contrast.
 ECHO_TIME_TOLERANCE = 0.03
 
+#: A longer echo time is in another unit, s.
+LONGEST_ECHO_TIME_S = 10.0
+
 #: Entities in which a single-band reference may differ from the run that it serves.
 _SBREF_FREE = ("direction", "run")
 
@@ -191,10 +194,12 @@ def choose_images(
 
 
 def echo_time_s(image: EpiImage) -> float | None:
-    """Return EchoTime; None if it is missing or no number."""
+    """Return EchoTime; None if it is missing or no time in seconds."""
     value = image.metadata.get("EchoTime")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and value is not None else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Compared before it is converted: an integer may be too large for a float.
+    return float(value) if 0 < value < LONGEST_ECHO_TIME_S else None
 
 
 def _judge(

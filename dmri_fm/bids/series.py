@@ -112,7 +112,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
     misplaced: set[Path] = set()
     for group in weighted:
         if not any(o.run.has_b0 for o in group):
-            errors.append(_no_b0(group))
+            errors.append(_no_b0(group, images.bare))
             continue
         runs = tuple(o.run for o in group)
         others = [o.run for g in weighted if g is not group for o in g]
@@ -250,14 +250,16 @@ def _group_doubts(
             )
 
 
-def _no_b0(group: Sequence[OpenedRun]) -> GradientError:
+def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientError:
     n_volumes = sum(len(o.gtab) for o in group)
     lowest = min(float(o.gtab.bvals.min()) for o in group)
     return GradientError(
         f"no b=0 volume among {n_volumes}; the lowest b-value is {lowest:g} s/mm^2",
         path=group[0].run.bval,
         expected="at least one volume with b < 50 s/mm^2",
-        advice="add the b=0 images of the protocol to the series, or as a run of the same `acq`",
+        advice="add the b=0 images of the protocol to the series, or as a run of the same `acq` "
+        "or MultipartID"
+        + (f"; {bare[0].path.name} needs .bval and .bvec files of zeros for that" if bare else ""),
     )
 
 

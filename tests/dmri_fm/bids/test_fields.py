@@ -309,6 +309,12 @@ def test_acquisitions_of_any_label_pair_by_a_link(maker) -> None:
     assert first.outside_image.path.name == "sub-01_acq-rev_dwi.nii.gz"
 
 
+@pytest.mark.parametrize("echo", [10**400, True, "0.1", [0.1], -1, float("nan")])
+def test_echo_time_that_is_no_time_is_an_unknown_one(maker, echo) -> None:
+    uk_biobank(maker, EchoTime=echo)
+    assert read_session(maker).series[0].blip_pair is not None
+
+
 def test_b0_run_of_another_echo_time_is_used_and_said_so(maker) -> None:
     uk_biobank(maker, bvals=B0, EchoTime=0.2)
     maker.json("sub-01_acq-AP_dwi.json", {**maker.AP, "EchoTime": 0.1})
@@ -335,6 +341,15 @@ def test_multipart_scans_of_two_names_are_two_series(maker) -> None:
         said = {**maker.AP, "MultipartID": "first" if run in "12" else "second"}
         maker.dwi(f"sub-01_run-{run}_dwi", metadata=said)
     assert [len(s.runs) for s in read_session(maker).series] == [2, 2]
+
+
+def test_b0_image_without_gradients_is_pointed_at_where_the_series_lacks_one(maker) -> None:
+    said = {**maker.AP, "MultipartID": "scan"}
+    maker.dwi("sub-01_acq-b1000_dwi", bvals=[1000] * 7, metadata=said)
+    epi(maker, "sub-01_acq-b0_dwi", said)
+    errors = [p.error for p in maker.read()[1]]
+    (error,) = [e for e in errors if isinstance(e, GradientError)]
+    assert "sub-01_acq-b0_dwi.nii.gz needs .bval and .bvec files of zeros" in str(error)
 
 
 def test_reconstructions_of_one_multipart_scan_are_kept_apart(maker) -> None:
