@@ -11,6 +11,7 @@ from dmri_fm.bids.records import (
     Participant,
     Problem,
     Session,
+    UnusedImage,
 )
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Participant",
     "Problem",
     "Session",
+    "UnusedImage",
     "read_dataset",
     "read_filter_file",
 ]

@@ -25,7 +25,7 @@ Filters = Mapping[str, Mapping[str, Any]]
 
 #: Queries of a filter file that concern this program, and the suffixes they select among.
 QUERIES: Mapping[str, tuple[str, ...]] = {
-    "dwi": ("dwi",),
+    "dwi": ("dwi", "sbref"),
     "t1w": ("T1w",),
     "fmap": ("epi", *FIELDMAP_SUFFIXES),
 }

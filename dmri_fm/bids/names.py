@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from types import MappingProxyType
 
-__all__ = ["SCAN_ENTITIES", "find_fault", "is_label", "plain_label", "scan_name", "split_name"]
+__all__ = [
+    "SCAN_ENTITIES",
+    "find_fault",
+    "is_label",
+    "plain_label",
+    "scan_name",
+    "session_of",
+    "split_name",
+]
 
 #: Entities of a raw diffusion scan: key in file names to pybids' long name, in name order.
 SCAN_ENTITIES: Mapping[str, str] = MappingProxyType(
@@ -141,3 +149,16 @@ def scan_name(entities: Mapping[str, str]) -> str:
     return "_".join(
         f"{key}-{entities[name]}" for key, name in SCAN_ENTITIES.items() if entities.get(name)
     )
+
+
+def session_of(path: PurePath) -> str:
+    """Return the label of an image's session, which its folder says; empty outside the sessions.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> session_of(Path("sub-01/ses-a/dwi/sub-01_ses-a_dwi.nii.gz")), session_of(Path("x/y.nii"))
+    ('a', '')
+    """
+    folder = path.parent.parent.name
+    return folder.removeprefix("ses-") if folder.startswith("ses-") else ""

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmri_fm.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
-from dmri_fm.bids.folders import check_name, claimed_suffix, owner_of
+from dmri_fm.bids.bare_b0 import open_bare_b0
+from dmri_fm.bids.fields import Candidate
+from dmri_fm.bids.filters import QUERIES, Filters
 from dmri_fm.bids.ignore import BidsIgnore
-from dmri_fm.bids.names import find_fault, split_name
-from dmri_fm.bids.records import DwiSeries, Problem, Session
+from dmri_fm.bids.links import read_statement, tie_to
+from dmri_fm.bids.names import session_of, split_name
+from dmri_fm.bids.records import DwiRun, EpiImage, Problem, Session, UnusedImage
 from dmri_fm.bids.scans import (
-    SIGNAL_DIRECTIONS,
-    is_diffusion_signal,
+    FIELDMAP_SUFFIXES,
     list_fieldmaps,
     open_epi,
     open_run,
     open_t1w,
 )
-from dmri_fm.bids.series import OpenedRun, group_runs
+from dmri_fm.bids.selection import LEFT_OUT, ImageSelector
+from dmri_fm.bids.series import GroupedRuns, OpenedRun, SessionImages, group_runs
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.content import require_content
-from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
-from dmri_fm.volumes import Dwi
+from dmri_fm.errors import ImageError, InputError
 
 __all__ = ["ParticipantReader"]
 
 LOGGER = logging.getLogger(__name__)
-
-#: Entities whose labels are numbers: `run-1` and `run-01` are one.
-_INDICES = ("run", "echo", "chunk")
 
 
 class ParticipantReader:
@@ -59,10 +57,10 @@ class ParticipantReader:
     ) -> None:
         self.problems: list[Problem] = []
         self._root = root
-        self._filters = filters
-        self._sessions = sessions
-        self._misnamed: set[Path] = set()
         self._sidecars = Sidecars(root, is_ignored=is_ignored)
+        self._selector = ImageSelector(
+            root, filters=filters, sessions=sessions, sidecars=self._sidecars, note=self.note
+        )
 
     def note(self, label: str, error: InputError) -> None:
         """Add a problem of a participant, once."""
@@ -84,139 +82,28 @@ class ParticipantReader:
         tuple of Session
             Those with a usable series, by label.
         """
-        chosen = self._select(label, images)
-        visits = []
-        for session in sorted({_session_of(path) for path in chosen["dwi"]}):
-            here = {
-                q: [p for p in paths if _session_of(p) == session] for q, paths in chosen.items()
-            }
-            series = self._read_series(label, here["dwi"], here["fmap"])
-            if series:
-                t1w, warnings = self._choose_t1w(label, session, chosen["t1w"])
-                visits.append(Session(session or None, t1w, series, warnings))
-        return tuple(visits)
-
-    def _select(self, label: str, images: Iterable[Path]) -> dict[str, list[Path]]:
-        """Sort images by query; sessions restrict all but the T1-weighted images."""
-        chosen: dict[str, list[Path]] = {query: [] for query in QUERIES}
         images = sorted(images)
-        for path in images:
-            query = self._query_of(path)
-            if query != "t1w" and not (
-                self._sessions is None or _session_of(path) in self._sessions
-            ):
-                continue
-            try:
-                if query is None:
-                    self._check_other(path)
-                elif self._is_wanted(label, path, query):
-                    if path.suffix == ".nii" and path.with_name(path.name + ".gz") in images:
-                        self.note(label, _twice(path))
-                    else:
-                        chosen[query].append(path)
-            except InputError as error:
-                self.note(label, error)
-        for path in (*chosen["dwi"], *chosen["fmap"]):
-            for fault in self._sidecars.misnamed(path):
-                self._note_misnamed(label, fault)
-        chosen["dwi"] = self._drop_doubles(label, chosen["dwi"])
-        return chosen
-
-    def _query_of(self, path: Path) -> str | None:
-        """Return the query that an image is for by its suffix; that of its folder comes first."""
-        claimed = [
-            query
-            for query in QUERIES
-            if claimed_suffix(path.name, wanted_suffixes(query, self._filters))
-        ]
-        here = [query for query in claimed if FOLDERS[query] == path.parent.name]
-        if here or find_fault(path.name):
-            claimed = here
-        return claimed[0] if claimed else None
-
-    def _is_wanted(self, label: str, path: Path, query: str) -> bool:
-        """Tell whether an image passes the filters, and is what its query asks for."""
-        fault = self._find_fault(path, query)
-        owner = owner_of(path.parent, self._root)
-        labels = {"subject": owner.subject, "session": owner.session}
-        if not passes(
-            path,
-            query,
-            self._filters,
-            entities=split_name(path)[0] | {k: v for k, v in labels.items() if v is not None},
-            suffix=self._claimed_suffix(path, query),
-            metadata=None if fault else self._sidecars.metadata,
-        ):
-            return False
-        if query == "t1w":
-            return True  # few of them are opened, and checked then
-        if fault:
-            self._note_misnamed(label, fault)
-            return False
-        if query == "dwi" and not self._is_signal(path):
-            LOGGER.info("%s is no diffusion signal: left out", path)
-            return False
-        return True
-
-    def _claimed_suffix(self, path: Path, query: str) -> str:
-        return claimed_suffix(path.name, wanted_suffixes(query, self._filters)) or ""
-
-    def _find_fault(self, path: Path, query: str) -> LayoutError | None:
-        suffix = self._claimed_suffix(path, query)
-        try:
-            check_name(path, self._root, suffix=suffix, datatype=FOLDERS[query])
-        except LayoutError as error:
-            return error
-        return None
-
-    def _check_other(self, path: Path) -> None:
-        """Refuse a file in `dwi` that is no known image, unless its name says what it is."""
-        if path.parent.name == "dwi":
-            entities, suffix, _ = split_name(path)
-            is_named = bool(entities) and find_fault(path.name) is None
-            check_name(path, self._root, suffix=suffix if is_named else "dwi")
-
-    def _note_misnamed(self, label: str, error: LayoutError) -> None:
-        """Add a problem of a name; the files of one name are one problem."""
-        assert error.path is not None
-        name = error.path.with_name(error.path.name.partition(".")[0])
-        if name not in self._misnamed:
-            self._misnamed.add(name)
-            self.note(label, error)
-
-    def _drop_doubles(self, label: str, paths: Sequence[Path]) -> list[Path]:
-        """Refuse scans whose names say the same: their outputs would have one name."""
-        kept = []
-        for path in paths:
-            same = [p for p in paths if p != path and _meaning(p) == _meaning(path)]
-            if same:
-                self.note(label, _double(path, same[0]))
-            else:
-                kept.append(path)
-        return kept
-
-    def _is_signal(self, path: Path) -> bool:
-        entities, metadata = split_name(path)[0], self._sidecars.metadata(path)
-        if is_diffusion_signal(entities, metadata):
-            return True
-        if not is_diffusion_signal(entities, metadata, n_directions=SIGNAL_DIRECTIONS):
-            return False
-        own = [path.with_name(path.name.partition(".")[0] + e) for e in (".bval", ".bvec")]
-        for file in (path, *own):
-            require_content(file, ImageError if file == path else GradientError)
-        try:
-            n_directions = Dwi.from_files(path, *own).gtab.count_directions()
-        except InputError:
-            return False
-        return is_diffusion_signal(entities, metadata, n_directions=n_directions)
+        chosen = self._selector.select(label, images)
+        visits = []
+        for session in sorted({session_of(path) for path in chosen["dwi"]}):
+            here = {
+                q: [p for p in paths if session_of(p) == session] for q, paths in chosen.items()
+            }
+            others = [p for p in images if session_of(p) != session]
+            found = self._read_series(label, here, others=others)
+            if found.series:
+                t1w, warnings = self._choose_t1w(label, session, chosen["t1w"])
+                warnings = (*warnings, *found.warnings)
+                visits.append(Session(session or None, t1w, found.series, warnings))
+        return tuple(visits)
 
     def _choose_t1w(
         self, label: str, session: str, paths: Sequence[Path]
     ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         """Take the session's images, else those above the sessions, else the first other's."""
-        others = sorted({_session_of(p) for p in paths} - {session, ""})
+        others = sorted({session_of(p) for p in paths} - {session, ""})
         for source in (session, "", *others):
-            usable = self._rank_t1w(label, [p for p in paths if _session_of(p) == source])
+            usable = self._rank_t1w(label, [p for p in paths if session_of(p) == source])
             if usable and source in (session, ""):
                 return usable, ()
             if usable:
@@ -233,25 +120,35 @@ class ParticipantReader:
             if split_name(path)[0].get("part", "mag") != "mag":
                 continue
             try:
-                if fault := self._find_fault(path, "t1w"):
-                    raise fault
+                self._selector.check_name(path, "t1w")
                 ranked.append((open_t1w(path, self._sidecars.metadata(path)), path))
             except InputError as error:
                 self.note(label, error)
         return tuple(path for _, path in sorted(ranked))
 
     def _read_series(
-        self, label: str, dwi: Sequence[Path], fmap: Sequence[Path]
-    ) -> tuple[DwiSeries, ...]:
-        opened, epis = [], []
+        self, label: str, here: Mapping[str, Sequence[Path]], *, others: Sequence[Path]
+    ) -> GroupedRuns:
+        """Open the images of a session, sorted by query, and group its runs."""
+        opened: list[OpenedRun] = []
+        bare, epis, sbrefs = [], [], []
         gradient_echo: dict[Path, dict[str, Any]] = {}
-        for path in (*dwi, *fmap):
+        unusable = [UnusedImage(path, "a filter leaves it out") for path in here[LEFT_OUT]]
+        # Whether an image without gradients is a reverse-phase one is seen from the others.
+        dwi = sorted(here["dwi"], key=lambda path: not self._has_own_gradients(path))
+        for path in (*dwi, *here["fmap"]):
             suffix = split_name(path)[1]
             try:
                 metadata = self._sidecars.metadata(path)
-                if path in dwi:
-                    run, gtab, warnings = open_run(path, metadata, sidecars=self._sidecars)
-                    opened.append(OpenedRun(run, gtab, warnings))
+                if path in here["dwi"] and suffix == "sbref":
+                    sbrefs.append(open_epi(path, metadata))
+                elif path in here["dwi"]:
+                    encodings = [o.run.phase_encoding for o in opened]
+                    image = self._open_dwi(path, metadata, encodings=encodings)
+                    if isinstance(image, OpenedRun):
+                        opened.append(image)
+                    else:
+                        bare.append(image)
                 elif suffix == "epi":
                     epis.append(open_epi(path, metadata))
                 else:
@@ -259,47 +156,90 @@ class ParticipantReader:
                     gradient_echo[path] = metadata
             except InputError as error:
                 self.note(label, error)
-        series, errors = group_runs(
-            opened,
-            epis=epis,
-            fieldmaps=list_fieldmaps(gradient_echo, metadata=gradient_echo),
+                unusable.append(UnusedImage(path, f"it cannot be read: {error.found}"))
+        runs = [o.run for o in opened]
+        elsewhere, maps_elsewhere, unread = self._find_elsewhere(runs, others)
+        gradient_echo |= maps_elsewhere
+        found = group_runs(
+            SessionImages(
+                opened,
+                bare=bare,
+                epis=epis,
+                sbrefs=sbrefs,
+                fieldmaps=list_fieldmaps(gradient_echo, metadata=gradient_echo),
+                elsewhere=elsewhere,
+                unusable=(*unusable, *unread),
+            ),
             root=self._root,
         )
-        for refused in errors:
+        for refused in found.errors:
             self.note(label, refused)
-        return series
+        return found
 
+    def _has_own_gradients(self, path: Path) -> bool:
+        stem = path.name.partition(".")[0]
+        return all(path.with_name(stem + e).is_file() for e in (".bval", ".bvec"))
 
-def _twice(path: Path) -> InputError:
-    return InputError(
-        f"exists a second time as {path.name}.gz, which is used",
-        path=path,
-        expected="one file per scan",
-        advice="remove the one that is not the original",
-    )
+    def _open_dwi(
+        self, path: Path, metadata: Mapping[str, Any], *, encodings: Collection[str | None] = ()
+    ) -> OpenedRun | EpiImage:
+        """Open a run, or an image of b=0 volumes that has no gradients."""
+        image = open_bare_b0(path, metadata, sidecars=self._sidecars, encodings=encodings)
+        return image or OpenedRun(*open_run(path, metadata, sidecars=self._sidecars))
 
+    def _find_elsewhere(
+        self, runs: Sequence[DwiRun], others: Sequence[Path]
+    ) -> tuple[list[Candidate], dict[Path, dict[str, Any]], list[UnusedImage]]:
+        """Find images of other sessions that name runs of this one.
 
-def _double(path: Path, other: Path) -> LayoutError:
-    return LayoutError(
-        f"has the entities of {other.name}, so their outputs would have one name",
-        path=path,
-        expected="labels that tell the two scans apart; the order of entities and zeros before a "
-        "number do not",
-        advice="give one of them another `run` or `acq` label, or remove the copy",
-    )
+        A file of another session that cannot be read is a problem where that session is read.
 
+        Returns
+        -------
+        candidates
+            Echo-planar images.
+        gradient_echo
+            Images of gradient-echo field maps, with their sidecars.
+        unusable
+            Images that name a run and cannot be opened.
+        """
+        candidates: list[Candidate] = []
+        gradient_echo: dict[Path, dict[str, Any]] = {}
+        unusable: list[UnusedImage] = []
+        encodings = [run.phase_encoding for run in runs]
+        for path in others:
+            metadata = self._links_of(path, runs)
+            if metadata is None:
+                continue
+            suffix = split_name(path)[1]
+            try:
+                if suffix in FIELDMAP_SUFFIXES:
+                    gradient_echo[path] = metadata
+                elif suffix in ("epi", "sbref"):
+                    candidates.append(Candidate(open_epi(path, metadata), suffix, True))
+                else:
+                    image = self._open_dwi(path, metadata, encodings=encodings)
+                    if isinstance(image, OpenedRun):
+                        origin = "b0" if image.gtab.is_b0.all() else "dwi"
+                        candidates.append(Candidate(image.run, origin, True))
+                    else:
+                        candidates.append(Candidate(image, "b0", True))
+            except InputError as error:
+                unusable.append(UnusedImage(path, f"it cannot be read: {error.found}"))
+        return candidates, gradient_echo, unusable
 
-def _meaning(path: Path) -> tuple[str, frozenset[tuple[str, str]]]:
-    """Return what a name says: entities in no order, indices as numbers."""
-    entities, suffix, _ = split_name(path)
-    labels = {
-        key: label.lstrip("0") or "0" if key in _INDICES and label.isdigit() else label
-        for key, label in entities.items()
-    }
-    return f"{_session_of(path)} {suffix}", frozenset(labels.items())
-
-
-def _session_of(path: Path) -> str:
-    """Return the label of the session's folder; empty outside the sessions."""
-    folder = path.parent.parent.name
-    return folder.removeprefix("ses-") if folder.startswith("ses-") else ""
+    def _links_of(self, path: Path, runs: Sequence[DwiRun]) -> dict[str, Any] | None:
+        """Return the sidecars of an image that names one of the runs; None if it does not."""
+        suffix = split_name(path)[1]
+        query = next((q for q, s in QUERIES.items() if suffix in s and q != "t1w"), None)
+        if query is None:
+            return None
+        try:
+            if not self._selector.is_candidate(path, query):
+                return None
+            metadata = self._sidecars.metadata(path)
+        except InputError as error:
+            LOGGER.debug("%s says nothing of this session: %s", path, error)
+            return None
+        statement = read_statement(path, [metadata], root=self._root)
+        return metadata if tie_to(runs, statement).how else None

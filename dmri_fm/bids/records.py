@@ -26,8 +26,10 @@ __all__ = [
     "Participant",
     "Problem",
     "Session",
+    "UnusedImage",
     "has_same_pose",
     "is_opposite",
+    "pose_difference",
 ]
 
 #: Grids turned against each other by more than this are different head poses, degrees.
@@ -121,6 +123,22 @@ class Fieldmap:
     metadata: Mapping[str, Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class UnusedImage:
+    """An image that could have corrected the distortion of a series, and why it does not.
+
+    Attributes
+    ----------
+    path
+        NIfTI file.
+    reason
+        Why it is not used, without a full stop: "its phase encoding, j, is that of the series".
+    """
+
+    path: Path
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class DwiSeries:
     """Runs of one session that are corrected together and merged.
@@ -132,12 +150,17 @@ class DwiSeries:
     entities
         Labels that the runs share; `direction` and `run` are left out if merged over.
     reverse
-        Images outside the series whose phase encoding opposes that of a run, on the same grid.
-        Empty where the runs themselves hold a pair.
+        Images outside the series whose phase encoding opposes that of a run, on the same grid;
+        the first one is used. Empty where the runs themselves hold a pair.
     fieldmaps
         Gradient-echo field maps meant for one of the runs.
     warnings
         What a reader of the results should know about the input.
+    unused
+        Images that could have corrected the distortion and are not used, those that were meant
+        for the series first.
+    pair_reason
+        What ties the two images of the pair: "linked by IntendedFor". Empty if there is none.
     """
 
     runs: tuple[DwiRun, ...]
@@ -145,6 +168,8 @@ class DwiSeries:
     reverse: tuple[EpiImage, ...] = ()
     fieldmaps: tuple[Fieldmap, ...] = ()
     warnings: tuple[str, ...] = ()
+    unused: tuple[UnusedImage, ...] = ()
+    pair_reason: str = ""
 
     @property
     def name(self) -> str:
@@ -279,17 +304,32 @@ def has_same_pose(one: EpiImage, other: EpiImage) -> bool:
     The same number and size of voxels, axes within :data:`POSE_ROTATION_DEG` and centres within
     :data:`POSE_SHIFT_MM`: what is left is head motion, which is corrected anyway.
     """
+    return pose_difference(one, other) is None
+
+
+def pose_difference(one: EpiImage, other: EpiImage) -> str | None:
+    """Say how the grid or the head pose of an image differs from that of another.
+
+    Returns
+    -------
+    str or None
+        What `one` has in place of what `other` has; None if both have one grid and one pose.
+    """
     if one.shape[:3] != other.shape[:3]:
-        return False
+        found, wanted = (" x ".join(map(str, i.shape[:3])) for i in (one, other))
+        return f"it has another grid, {found} voxels in place of {wanted}"
     edges, other_edges = (np.linalg.norm(i.affine[:3, :3], axis=0) for i in (one, other))
     if not np.allclose(edges, other_edges, rtol=0, atol=_EDGE_TOLERANCE_MM):
-        return False
+        found, wanted = (" x ".join(f"{e:.4g}" for e in size) for size in (edges, other_edges))
+        return f"it has another grid, voxels of {found} mm in place of {wanted} mm"
     turn = rotation_part(one.affine).T @ rotation_part(other.affine)
-    cosine = (np.trace(turn) - 1) / 2
+    if np.linalg.det(turn) <= 0:
+        return "it is stored as the mirror image"
+    degrees = float(np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
+    if degrees > POSE_ROTATION_DEG:
+        return f"it shows another head pose, turned by {degrees:.1f} degrees"
     centre = np.array([*((n - 1) / 2 for n in one.shape[:3]), 1.0])
-    shift = np.linalg.norm((one.affine - other.affine) @ centre)
-    return bool(
-        np.linalg.det(turn) > 0
-        and cosine >= np.cos(np.deg2rad(POSE_ROTATION_DEG))
-        and shift <= POSE_SHIFT_MM
-    )
+    shift = float(np.linalg.norm((one.affine - other.affine) @ centre))
+    if shift > POSE_SHIFT_MM:
+        return f"it shows another head pose, {shift:.1f} mm away"
+    return None

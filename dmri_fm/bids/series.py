@@ -1,35 +1,30 @@
-"""Group the runs of a session into series, and find what corrects their distortion."""
+"""Group the runs of a session into series."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
+from dmri_fm.bids.encoding import find_contradictions
+from dmri_fm.bids.fields import ECHO_TIME_TOLERANCE, Candidate, choose_images, echo_time_s
 from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.bids.records import (
     DwiRun,
     DwiSeries,
     EpiImage,
     Fieldmap,
-    find_pair,
+    UnusedImage,
     has_same_pose,
-    is_opposite,
+    pose_difference,
 )
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.gradients import GradientTable
 
-__all__ = ["OpenedRun", "group_runs"]
+__all__ = ["GroupedRuns", "OpenedRun", "SessionImages", "group_runs"]
 
-LOGGER = logging.getLogger(__name__)
-
-#: Entities that a series may merge over.
+#: Entities that a series may merge over; with a MultipartID also over `acquisition`.
 MERGED_OVER = ("direction", "run")
-
-#: Runs whose echo times differ by a larger fraction differ in contrast.
-ECHO_TIME_TOLERANCE = 0.03
 
 #: The tensor has six unknowns.
 TENSOR_DIRECTIONS = 6
@@ -44,37 +39,133 @@ class OpenedRun:
     warnings: tuple[str, ...] = ()
 
 
-def group_runs(
-    opened: Sequence[OpenedRun],
-    *,
-    epis: Sequence[EpiImage],
-    fieldmaps: Sequence[Fieldmap],
-    root: Path,
-) -> tuple[tuple[DwiSeries, ...], tuple[InputError, ...]]:
-    """Group the runs of one session into series.
+@dataclass(frozen=True, eq=False)
+class SessionImages:
+    """Images of one session, opened.
 
-    Runs with the same entities but `direction` and `run`, on one grid and in one head pose, are
-    one series. A run of b=0 volumes only is no series: it serves as reverse-phase image of
-    another, or is an error.
-
-    Parameters
+    Attributes
     ----------
-    opened
-        Runs of the session.
+    runs
+        Diffusion runs with gradients.
+    bare
+        Images of the `dwi` folder that hold b=0 volumes and have no gradient table.
     epis
-        Echo-planar images of its `fmap` folder.
+        Echo-planar images of the `fmap` folder.
+    sbrefs
+        Single-band references of the `dwi` folder.
     fieldmaps
-        Gradient-echo field maps of the session.
-    root
-        Folder of the dataset, to which `bids::` links are relative.
+        Gradient-echo field maps of this session, and those of others that name its runs.
+    elsewhere
+        Candidates of other sessions that name its runs.
+    unusable
+        Images of the session that could not be opened, or that a filter leaves out.
+    """
 
-    Returns
-    -------
+    runs: Sequence[OpenedRun]
+    bare: Sequence[EpiImage] = ()
+    epis: Sequence[EpiImage] = ()
+    sbrefs: Sequence[EpiImage] = ()
+    fieldmaps: Sequence[Fieldmap] = ()
+    elsewhere: Sequence[Candidate] = ()
+    unusable: Sequence[UnusedImage] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedRuns:
+    """The series of a session.
+
+    Attributes
+    ----------
     series
         By name.
     errors
         One for each run or reverse-phase image that cannot be used, its path set.
+    warnings
+        What a reader of the results of any series should know.
     """
+
+    series: tuple[DwiSeries, ...]
+    errors: tuple[InputError, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
+    """Group the runs of one session into series, and choose what corrects their distortion.
+
+    Runs with one `MultipartID` are one series; else those with the same entities but
+    `direction` and `run`; all on one grid and in one head pose. A run of b=0 volumes only is no
+    series: it may serve as reverse-phase image of another.
+
+    Parameters
+    ----------
+    images
+        Images of the session.
+    root
+        Folder of the dataset, to which `bids::` links are relative.
+    """
+    groups = _gather(images.runs)
+    weighted = [g for g in groups if not all(o.gtab.is_b0.all() for o in g)]
+    spare: list[EpiImage] = [o.run for g in groups if g not in weighted for o in g]
+    spare += images.bare
+    errors: list[InputError] = []
+    series: list[DwiSeries] = []
+    misplaced: set[Path] = set()
+    for group in weighted:
+        if not any(o.run.has_b0 for o in group):
+            errors.append(_no_b0(group, images.bare))
+            continue
+        runs = tuple(o.run for o in group)
+        others = [o.run for g in weighted if g is not group for o in g]
+        candidates = [
+            Candidate(image, origin)
+            for origin, listed in (
+                ("epi", images.epis), ("b0", spare), ("dwi", others), ("sbref", images.sbrefs)
+            )
+            for image in listed
+        ]  # fmt: skip
+        choice = choose_images(
+            runs,
+            candidates=[*candidates, *images.elsewhere],
+            fieldmaps=images.fieldmaps,
+            others=others,
+            root=root,
+        )
+        errors += choice.errors
+        misplaced |= {image.path for image in choice.misplaced}
+        series.append(
+            DwiSeries(
+                runs,
+                _shared_entities(runs),
+                reverse=choice.reverse,
+                fieldmaps=choice.fieldmaps,
+                warnings=(
+                    *(w for o in group for w in o.warnings),
+                    *_group_doubts(group, groups),
+                    *choice.warnings,
+                ),
+                unused=(*choice.unused, *images.unusable),
+                pair_reason=choice.pair_reason,
+            )
+        )
+    refused = {error.path for error in errors}
+    used = {s.outside_image.path for s in series if s.outside_image}
+    errors += [
+        _useless(image, weighted)
+        for image in spare
+        if image.path not in refused | used and (not series or image.path in misplaced)
+    ]
+    named, clashes = _name_apart(series)
+    unique = {(e.path, e.found): e for e in [*errors, *clashes]}
+    known = [*(o.run for o in images.runs), *images.bare, *images.epis, *images.sbrefs]
+    return GroupedRuns(
+        tuple(sorted(named, key=lambda s: s.name)),
+        tuple(unique.values()),
+        tuple(find_contradictions(known)),
+    )
+
+
+def _gather(opened: Sequence[OpenedRun]) -> list[list[OpenedRun]]:
+    """Group runs that belong to one scan and lie on one grid in one head pose."""
     groups: list[list[OpenedRun]] = []
     for item in sorted(opened, key=lambda o: o.run.path.name):
         for group in groups:
@@ -85,46 +176,20 @@ def group_runs(
                 break
         else:
             groups.append([item])
-    weighted = [g for g in groups if not all(o.gtab.is_b0.all() for o in g)]
-    spare = [o.run for g in groups if all(o.gtab.is_b0.all() for o in g) for o in g]
-    errors: list[InputError] = []
-    used: set[Path] = set()
-    series = []
-    for group in weighted:
-        if not any(o.run.has_b0 for o in group):
-            errors.append(_no_b0(group))
-            continue
-        runs = tuple(o.run for o in group)
-        doubts = [w for o in group for w in o.warnings]
-        doubts += _group_doubts(group)
-        reverse: tuple[EpiImage, ...] = ()
-        if find_pair(runs, runs) is None:
-            others = [o.run for g in weighted if g is not group for o in g]
-            reverse, refused, more = _find_reverse(
-                runs, epis=epis, others=others, spare=spare, root=root
-            )
-            errors += refused
-            doubts += more
-        used |= {image.path for image in reverse}
-        series.append(
-            DwiSeries(
-                runs,
-                _shared_entities(runs),
-                reverse=reverse,
-                fieldmaps=tuple(
-                    f for f in fieldmaps if any(_is_meant_for(f, r, root) for r in runs)
-                ),
-                warnings=tuple(doubts),
-            )
-        )
-    errors += [_useless(run, weighted) for run in spare if run.path not in used]
-    named, clashes = _name_apart(series)
-    unique = {(e.path, e.found): e for e in [*errors, *clashes]}
-    return tuple(sorted(named, key=lambda s: s.name)), tuple(unique.values())
+    return groups
+
+
+def _multipart_id(run: DwiRun) -> str:
+    """Return the run's MultipartID; empty if it has none."""
+    value = run.metadata.get("MultipartID")
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _merge_key(run: DwiRun) -> tuple[tuple[str, str], ...]:
-    return tuple((k, v) for k, v in sorted(run.entities.items()) if k not in MERGED_OVER)
+    scan = _multipart_id(run)
+    merged_over = (*MERGED_OVER, *(("acquisition",) if scan else ()))
+    labels = tuple((k, v) for k, v in sorted(run.entities.items()) if k not in merged_over)
+    return (("MultipartID", scan), *labels)
 
 
 def _shared_entities(runs: Sequence[DwiRun]) -> dict[str, str]:
@@ -161,7 +226,9 @@ def _name_apart(series: Sequence[DwiSeries]) -> tuple[list[DwiSeries], list[Inpu
     return kept, clashes
 
 
-def _group_doubts(group: Sequence[OpenedRun]) -> Iterator[str]:
+def _group_doubts(
+    group: Sequence[OpenedRun], groups: Sequence[Sequence[OpenedRun]]
+) -> Iterator[str]:
     gtab = GradientTable.concatenate([o.gtab for o in group])
     n_directions = gtab.count_directions()
     first = group[0].run
@@ -170,26 +237,34 @@ def _group_doubts(group: Sequence[OpenedRun]) -> Iterator[str]:
             f"{first.path.name}: {n_directions} diffusion directions, fewer than the "
             f"{TENSOR_DIRECTIONS} a tensor needs: the tensor is not fitted."
         )
-    echo_times = sorted(
-        {t for o in group if isinstance(t := o.run.metadata.get("EchoTime"), int | float)}
-    )
+    echo_times = sorted({t for o in group if (t := echo_time_s(o.run)) is not None})
     if echo_times and echo_times[-1] > (1 + ECHO_TIME_TOLERANCE) * echo_times[0]:
         times = ", ".join(f"{t:g}" for t in echo_times)
         yield f"runs merged with {first.path.name} differ in EchoTime: {times} s."
+    for other in groups:
+        is_same_scan = other is not group and _merge_key(other[0].run) == _merge_key(first)
+        if _multipart_id(first) and is_same_scan:
+            yield (
+                f"{first.path.name} and {other[0].run.path.name} have one MultipartID, "
+                f"{_multipart_id(first)!r}, and are kept apart: of the second, "
+                f"{pose_difference(other[0].run, first)}."
+            )
 
 
-def _no_b0(group: Sequence[OpenedRun]) -> GradientError:
+def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientError:
     n_volumes = sum(len(o.gtab) for o in group)
     lowest = min(float(o.gtab.bvals.min()) for o in group)
     return GradientError(
         f"no b=0 volume among {n_volumes}; the lowest b-value is {lowest:g} s/mm^2",
         path=group[0].run.bval,
         expected="at least one volume with b < 50 s/mm^2",
-        advice="add the b=0 images of the protocol to the series, or as a run of the same `acq`",
+        advice="add the b=0 images of the protocol to the series, or as a run of the same `acq` "
+        "or MultipartID"
+        + (f"; {bare[0].path.name} needs .bval and .bvec files of zeros for that" if bare else ""),
     )
 
 
-def _useless(run: DwiRun, weighted: Sequence[Sequence[OpenedRun]]) -> ImageError:
+def _useless(run: EpiImage, weighted: Sequence[Sequence[OpenedRun]]) -> ImageError:
     grids = "; ".join(
         f"{g[0].run.path.name} has {g[0].run.shape[:3]}, {g[0].run.phase_encoding}"
         for g in weighted
@@ -202,79 +277,3 @@ def _useless(run: DwiRun, weighted: Sequence[Sequence[OpenedRun]]) -> ImageError
         f"of another run ({grids or 'there is none'})",
         advice="export it with the matrix and position of that run, or leave it out by a filter",
     )
-
-
-def _find_reverse(
-    runs: Sequence[DwiRun],
-    *,
-    epis: Sequence[EpiImage],
-    others: Sequence[DwiRun],
-    spare: Sequence[DwiRun],
-    root: Path,
-) -> tuple[tuple[EpiImage, ...], list[InputError], list[str]]:
-    """Find images outside a series that were meant for it, or can serve it only."""
-    chosen: list[EpiImage] = []
-    errors: list[InputError] = []
-    doubts: list[str] = []
-    for image in (*epis, *spare, *others):
-        is_meant = any(_is_meant_for(image, run, root) for run in runs)
-        is_free = image in spare and not _targets(image.metadata)
-        if not (is_meant or is_free):
-            if image in epis and not _targets(image.metadata):
-                doubts.append(
-                    f"{image.path.name} is not used: it does not say for which scans it is. "
-                    "Add IntendedFor or B0FieldIdentifier to its JSON file."
-                )
-            continue
-        if is_meant and image.phase_encoding is None:
-            doubts.append(f"{image.path.name} is not used: it has no PhaseEncodingDirection.")
-        if not any(is_opposite(image.phase_encoding, run.phase_encoding) for run in runs):
-            continue
-        if has_same_pose(image, runs[0]):
-            chosen.append(image)
-        elif is_meant:
-            errors.append(
-                ImageError(
-                    f"is meant to correct {runs[0].path.name} but has another grid or head pose: "
-                    f"{image.shape[:3]}",
-                    path=image.path,
-                    expected=f"the grid and position of that scan, {runs[0].shape[:3]}",
-                    advice="export both with one matrix and position; the scan goes on without it",
-                )
-            )
-    return tuple(chosen), errors, doubts
-
-
-def _targets(metadata: Mapping[str, Any]) -> bool:
-    return bool(metadata.get("IntendedFor") or metadata.get("B0FieldIdentifier"))
-
-
-def _is_meant_for(image: EpiImage | Fieldmap, run: DwiRun, root: Path) -> bool:
-    """Tell whether an image says it corrects a run; the run's B0FieldSource decides if set."""
-    all_metadata: Iterable[Mapping[str, Any]] = (
-        image.metadata.values() if isinstance(image, Fieldmap) else [image.metadata]
-    )
-    sources = _words(run.metadata.get("B0FieldSource"))
-    for metadata in all_metadata:
-        if sources:
-            if sources & _words(metadata.get("B0FieldIdentifier")):
-                return True
-        elif any(
-            _resolve(link, run, root) == run.path for link in _words(metadata.get("IntendedFor"))
-        ):
-            return True
-    return False
-
-
-def _words(value: object) -> set[str]:
-    if isinstance(value, str):
-        return {value}
-    return {w for w in value if isinstance(w, str)} if isinstance(value, list) else set()
-
-
-def _resolve(link: str, run: DwiRun, root: Path) -> Path | None:
-    """Return the file a link names: a BIDS URI, or a path below the participant's folder."""
-    if link.startswith("bids:"):
-        dataset, _, relative = link.removeprefix("bids:").partition(":")
-        return root.joinpath(*PurePosixPath(relative).parts) if not dataset else None
-    return root.joinpath(f"sub-{run.entities['subject']}", *PurePosixPath(link).parts)

@@ -173,12 +173,15 @@ class SeriesSection:
         In the order of processing.
     quality
         Rows of its quality table.
+    not_used
+        Images that could have corrected its distortion, and why they do not: path and reason.
     """
 
     name: str
     facts: tuple[Fact, ...] = ()
     figures: tuple[Figure, ...] = ()
     quality: tuple[QualityRow, ...] = ()
+    not_used: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dmri_fm.bids import DwiRun, DwiSeries
+from dmri_fm.bids import DwiRun, DwiSeries, UnusedImage
 from dmri_fm_workflows.engines import Engines, choose_sdc
 
 
@@ -68,6 +69,36 @@ def test_an_unused_reverse_image_is_named() -> None:
     method, warning = choose(make_series("j", reverse=("j-",)), "none")
     assert method == "none"
     assert "sub-01_acq-reverse_dwi.nii.gz could correct it" in warning
+
+
+def test_there_is_no_image_is_said_only_if_there_is_none() -> None:
+    engines = Engines("none", "pepolar", "none")
+    assert choose_sdc(make_series("j"), engines).reason == (
+        "there is no image of the opposite phase encoding"
+    )
+    unused = tuple(UnusedImage(Path(f"sub-01_run-{n}_epi.nii.gz"), f"why {n}") for n in range(4))
+    choice = choose_sdc(replace(make_series("j"), unused=unused), engines)
+    assert choice.reason == (
+        "no image fits (sub-01_run-0_epi.nii.gz: why 0; sub-01_run-1_epi.nii.gz: why 1; "
+        "and 2 more, each with its reason in SDCImagesNotUsed)"
+    )
+    assert choice.reason in (choice.warning or "")
+    assert choice.unused == unused
+
+
+def test_pair_is_named_with_what_ties_it() -> None:
+    series = replace(make_series("j", reverse=("j-",)), pair_reason="linked by IntendedFor")
+    choice = choose_sdc(series, Engines("none", "pepolar", "none"))
+    assert choice.reason == (
+        "sub-01_acq-x_dwi.nii.gz (j) and sub-01_acq-reverse_dwi.nii.gz (j-): linked by IntendedFor"
+    )
+
+
+def test_reverse_image_is_not_used_where_correction_is_switched_off() -> None:
+    choice = choose_sdc(make_series("j", reverse=("j-",)), Engines("none", "none", "none"))
+    (unused,) = choice.unused
+    assert unused.path.name == "sub-01_acq-reverse_dwi.nii.gz"
+    assert unused.reason == "switched off on the command line"
 
 
 def test_none_for_runs_of_one_phase_encoding_is_the_users_choice() -> None:

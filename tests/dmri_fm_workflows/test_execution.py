@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dmri_fm.bids.records import DwiRun, DwiSeries, Participant, Session
+from dmri_fm.bids.records import DwiRun, DwiSeries, Participant, Session, UnusedImage
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.errors import BusyError, ImageError
 from dmri_fm_workflows.execution import (
@@ -161,6 +162,20 @@ def test_fingerprint_follows_the_sidecars() -> None:
     before, after = make_participant("a"), make_participant("a", PhaseEncodingDirection="j")
     assert fingerprint(before, "", version="1") == fingerprint(before, "", version="1")
     assert fingerprint(before, "", version="1") != fingerprint(after, "", version="1")
+
+
+def test_fingerprint_follows_why_images_are_not_used() -> None:
+    (visit,) = make_participant("a").sessions
+    (series,) = visit.series
+
+    def digest(*unused: UnusedImage, pair_reason: str = "") -> str:
+        changed = replace(series, unused=unused, pair_reason=pair_reason)
+        participant = Participant("01", (replace(visit, series=(changed,)),))
+        return fingerprint(participant, "", version="1")
+
+    image = UnusedImage(Path("sub-01_epi.nii.gz"), "IntendedFor is empty")
+    said = [digest(), digest(image), digest(replace(image, reason="x")), digest(pair_reason="y")]
+    assert len(set(said)) == 4
 
 
 def test_fingerprint_follows_options_version_and_files(tmp_path: Path) -> None:

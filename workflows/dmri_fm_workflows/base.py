@@ -178,6 +178,8 @@ def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Eng
                 lines += [
                     f"  {series.name}: {runs}",
                     f"    distortion: {sdc.method}, {sdc.reason}",
+                    *(f"    not used: {i.path.name}: {i.reason}" for i in sdc.unused),
+                    *(f"    warning: {text}" for text in (*session.warnings, *series.warnings)),
                 ]
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return EXIT_SCAN_FAILED if dataset.problems else EXIT_OK

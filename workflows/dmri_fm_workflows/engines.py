@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dmri_fm.bids import DwiSeries
+from dmri_fm.bids import DwiSeries, UnusedImage
 from dmri_fm.errors import MissingToolError
 
 __all__ = ["Engines", "SdcChoice", "check_tools", "choose_engines", "choose_sdc"]
+
+#: Images that a reason names; the plan, the sidecar and the report list them all.
+N_NAMED = 2
 
 #: Programs behind each choice that needs one; any of them will do.
 PROGRAMS = {
@@ -40,11 +44,14 @@ class SdcChoice:
         Why, for sidecar and report.
     warning
         What the user should know, or None.
+    unused
+        Images that could have corrected the series and do not.
     """
 
     method: str
     reason: str
     warning: str | None = None
+    unused: tuple[UnusedImage, ...] = ()
 
 
 def is_present(tool: str) -> bool:
@@ -94,20 +101,36 @@ def choose_sdc(series: DwiSeries, engines: Engines) -> SdcChoice:
     The user's own `none` needs no warning, unless runs of unlike distortion are merged or an
     image that could have corrected it lies unused.
     """
+    unused = series.unused
     if engines.pair_sdc == "none":
         reason = "switched off on the command line"
+        if series.outside_image is not None:
+            unused = (UnusedImage(series.outside_image.path, reason), *unused)
     elif series.blip_pair is not None:
-        return SdcChoice(engines.pair_sdc, "reverse phase-encoding images found")
+        return SdcChoice(engines.pair_sdc, _describe_pair(series), unused=unused)
     elif all(run.phase_encoding is None for run in series.runs):
         reason = "PhaseEncodingDirection is missing from the sidecars"
     else:
-        reason = "no image of the opposite phase encoding with the same grid and head position"
+        reason = _why_none(unused)
     consequence = _consequence(series, is_own_choice=engines.pair_sdc == "none")
-    if consequence is None:
-        return SdcChoice("none", reason)
-    return SdcChoice(
-        "none", reason, f"Susceptibility distortion was NOT corrected: {reason}. {consequence}"
-    )
+    warning = f"Susceptibility distortion was NOT corrected: {reason}. {consequence}"
+    return SdcChoice("none", reason, None if consequence is None else warning, unused)
+
+
+def _describe_pair(series: DwiSeries) -> str:
+    """Name the two images of the pair, and what ties them."""
+    names = " and ".join(f"{i.path.name} ({i.phase_encoding})" for i in series.blip_pair or ())
+    return f"{names}: {series.pair_reason}" if series.pair_reason else names
+
+
+def _why_none(unused: Sequence[UnusedImage]) -> str:
+    """Say why no image corrects a series whose phase encoding is known."""
+    if not unused:
+        return "there is no image of the opposite phase encoding"
+    said = "; ".join(f"{image.path.name}: {image.reason}" for image in unused[:N_NAMED])
+    n_more = len(unused) - N_NAMED
+    more = f"; and {n_more} more, each with its reason in SDCImagesNotUsed" if n_more > 0 else ""
+    return f"no image fits ({said}{more})"
 
 
 def _consequence(series: DwiSeries, *, is_own_choice: bool) -> str | None:

@@ -169,7 +169,8 @@ def fingerprint(
         status = path.stat()
         digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     said = [
-        [session.label, session.warnings, series.entities, series.warnings,
+        [session.label, session.warnings, series.entities, series.warnings, series.pair_reason,
+         [[i.path.name, i.reason] for i in series.unused],
          [[i.path.name, i.metadata, i.phase_encoding, i.readout_time_s]
           for i in (*series.runs, *series.reverse)]]
         for session in participant.sessions

@@ -272,6 +272,16 @@ def init_dwi_wf(
     if series.outside_image is not None and sdc.method != "none":
         images.append(series.outside_image)
 
+    field_facts: dict[str, object] = {}
+    if sdc.unused:
+        field_facts["SDCImagesNotUsed"] = [
+            {"File": raw_uri(image.path, bids_root), "Reason": image.reason}
+            for image in sdc.unused
+        ]
+    if sdc.method != "none":
+        pair = [raw_uri(image.path, bids_root) for image in series.blip_pair or ()]
+        field_facts |= {"SDCPair": pair, "SDCPairReason": sdc.reason}
+
     preprocess_wf = init_preprocess_wf(
         series=series,
         denoise=engines.denoise,
@@ -299,7 +309,9 @@ def init_dwi_wf(
     # The series' own facts come after those of the anatomy: of two masks its own is named.
     facts = pe.Node(niu.Merge(4), name="list_facts", run_without_submitting=True)
     merge_facts = pe.Node(
-        MergeFacts(base={"Warnings": warnings}), name="merge_facts", run_without_submitting=True
+        MergeFacts(base={"Warnings": warnings, **field_facts}),
+        name="merge_facts",
+        run_without_submitting=True,
     )
     outputs = [*SERIES_OUTPUTS, *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS)]
     outputs += TENSOR_OUTPUTS if has_tensor else ()

@@ -70,6 +70,7 @@ FACTS = {
     "GibbsCorrection": "Gibbs ringing",
     "SDCMethod": "Susceptibility distortion",
     "SDCReason": "because",
+    "SDCPairReason": "Images used for it",
     "HMCMethod": "Head motion and eddy currents",
     "MaskMethod": "Brain mask",
     "CoregistrationMethod": "Registration to the T1w image",
@@ -447,4 +448,8 @@ def _series_section(
         facts=(*facts, *_facts(sidecar)),
         figures=_figures(output_dir, there, entities, FIGURES, "dwi"),
         quality=quality_rows(measures),
+        not_used=tuple(
+            Fact(entry["File"].removeprefix("bids:raw:"), entry["Reason"])
+            for entry in sidecar.get("SDCImagesNotUsed", [])
+        ),
     )

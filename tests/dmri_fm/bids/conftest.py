@@ -11,6 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dmri_fm.bids import Problem, Session
+from dmri_fm.bids.filters import Filters
+from dmri_fm.bids.ignore import BidsIgnore
+from dmri_fm.bids.listing import list_images
+from dmri_fm.bids.participants import ParticipantReader
+
 #: Stored LAS, as dcm2niix writes it.
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 
@@ -91,6 +97,20 @@ class DatasetMaker:
         if metadata is not None:
             self.json(stem + ".json", metadata)
         return self.image(stem + ".nii.gz", shape=(*grid, len(bvals)), affine=affine)
+
+    def read(
+        self, *, session: str | None = None, filters: Filters | None = None
+    ) -> tuple[tuple[Session, ...], list[Problem]]:
+        """Read participant 01; return sessions and problems."""
+        is_ignored = BidsIgnore(self.root)
+        reader = ParticipantReader(
+            self.root,
+            filters=filters or {},
+            sessions=None if session is None else [session],
+            is_ignored=is_ignored,
+        )
+        visits = reader.read("01", list_images(self.root / "sub-01", is_ignored))
+        return visits, reader.problems
 
 
 @pytest.fixture

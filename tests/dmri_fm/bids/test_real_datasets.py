@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm.bids import Participant, read_dataset
+from dmri_fm.bids import DwiSeries, Participant, read_dataset
 
 pytestmark = pytest.mark.realdata
 
@@ -23,6 +23,11 @@ def by_label(root: Path, **chosen) -> dict[str, Participant]:
 @pytest.fixture(scope="module")
 def vendors(data_dir) -> dict[str, Participant]:
     return by_label(data_dir / "ds-vendors")
+
+
+def reasons(series: DwiSeries) -> dict[str, str]:
+    """Return why images are not used, by name without the participant."""
+    return {u.path.name.split(".")[0].split("_", 1)[1]: u.reason for u in series.unused}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +71,19 @@ def test_what_the_four_scanners_say(vendors) -> None:
     assert trio.t1w == galan.t1w == ()
     (fieldmap,) = prisma.series[0].fieldmaps
     assert fieldmap.kind == "phasediff"
+    assert reasons(prisma.series[0]) == {
+        "phasediff": "correction by gradient-echo field maps is not built in yet (linked by "
+        "IntendedFor)"
+    }
+    for visit, degrees, acquisition in ((galan, 28.5, "tilted"), (umr, 14.1, "rot")):
+        turned = f"it belongs to another series; it shows another head pose, turned by {degrees}"
+        together, alone = visit.series
+        found = reasons(together)[f"acq-{acquisition}_dir-PA_dwi"]
+        assert found == f"{turned} degrees"
+        assert reasons(alone)["dir-AP_dwi"] == f"{turned} degrees"
+        assert "its phase encoding, j, is that of the series" in reasons(alone)["dir-PA_dwi"]
+    assert reasons(trio.series[0]) == {}
+    assert not any(visit.warnings for visit in (prisma, trio, galan, umr))
     assert prisma.series[0].runs[0].readout_time_s == 0.0475693
     assert [run.phase_encoding for run in prisma.series[0].runs] == ["j-", "j"]
     assert all(run.readout_time_s is None for s in galan.series for run in s.runs)

@@ -138,6 +138,7 @@ def test_names_are_escaped_everywhere() -> None:
                 (Fact(NASTY, NASTY),),
                 (Figure(NASTY, f"a/{NASTY}.svg", NASTY, NASTY, NASTY, True),),
                 quality_rows({NASTY: NASTY}),
+                (Fact(NASTY, NASTY),),
             ),
         ),
         methods=NASTY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from dmri_fm.bids.participants import ParticipantReader
 from dmri_fm.gradients import GradientTable, write_gradients
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
@@ -18,7 +20,7 @@ from dmri_fm_workflows.interfaces.preprocess import (
     MergeRuns,
     _mean_b0,
 )
-from dmri_fm_workflows.preprocess import init_denoise_wf
+from dmri_fm_workflows.preprocess import init_denoise_wf, init_sdc_wf
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 SHAPE = (32, 34, 24)
@@ -100,6 +102,34 @@ def test_weighted_volumes_of_the_reverse_image_are_left_out(tmp_path: Path) -> N
         epi_phase_encoding="j-",
         epi_readout_s=READOUT_S,
     ).run(cwd=tmp_path)
+    assert field_error(done.outputs.field_file) < 0.15
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (*SHAPE, 1)])
+def test_b0_image_without_gradients_serves_from_the_dataset_to_the_field(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    root = tmp_path / "raw"
+    inputs = write_series(root / "sub-01" / "dwi", ["j", "j"], is_b0=[True, False])
+    for name, extension in (("dwi_file", "nii.gz"), ("bval_file", "bval"), ("bvec_file", "bvec")):
+        target = Path(inputs[name]).with_name(f"sub-01_dir-PA_dwi.{extension}")
+        inputs[name] = str(Path(inputs[name]).rename(target))
+    reverse = root / "sub-01" / "dwi" / "sub-01_dir-AP_dwi.nii.gz"
+    save_image(distorted("j-").reshape(shape), AFFINE, reverse)
+    for direction, encoding in (("PA", "j"), ("AP", "j-")):
+        path = reverse.with_name(f"sub-01_dir-{direction}_dwi.json")
+        said = {"PhaseEncodingDirection": encoding, "TotalReadoutTime": READOUT_S}
+        path.write_text(json.dumps(said))
+    reader = ParticipantReader(root, filters={}, sessions=None)
+    (visit,) = reader.read("01", (root / "sub-01").rglob("*.nii.gz"))
+    assert reader.problems == []
+    workflow = init_sdc_wf(
+        method="pepolar", reason="", series=visit.series[0], omp_nthreads=1, mem_gb=0.1
+    )
+    estimate = workflow.get_node("estimate_field").interface
+    assert estimate.inputs.epi_file == str(reverse)
+    estimate.inputs.trait_set(**inputs)
+    done = estimate.run(cwd=tmp_path)
     assert field_error(done.outputs.field_file) < 0.15
 
 

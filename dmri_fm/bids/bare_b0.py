@@ -1,0 +1,88 @@
+"""Images of the `dwi` folder that hold b=0 volumes and need no gradient table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from dmri_fm.bids.encoding import has_direction_word
+from dmri_fm.bids.records import EpiImage, is_opposite
+from dmri_fm.bids.scans import open_epi
+from dmri_fm.bids.sidecars import Sidecars
+from dmri_fm.gradients import B0_THRESHOLD
+from dmri_fm.volumes import load_image
+
+__all__ = ["FEW_B0_VOLUMES", "open_bare_b0"]
+
+#: Without b-values, an image of more volumes is not taken for one of b=0 volumes alone.
+FEW_B0_VOLUMES = 10
+
+
+def open_bare_b0(
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    sidecars: Sidecars,
+    encodings: Collection[str | None] = (),
+) -> EpiImage | None:
+    """Open an image of the `dwi` folder that needs no gradient table: all its volumes are b=0.
+
+    Converters write no gradient files for a series without weighted volumes, or b-values alone.
+
+    Parameters
+    ----------
+    path
+        3-D or 4-D image.
+    metadata
+        Its merged sidecars.
+    sidecars
+        Finds its gradient files.
+    encodings
+        Phase encodings of the runs of its session that have gradients.
+
+    Returns
+    -------
+    EpiImage or None
+        None if it is to be read as a run with gradients. Without gradient files a single volume
+        is b=0; of up to :data:`FEW_B0_VOLUMES` it is said by a name with a direction or by a
+        link, and by a phase encoding that opposes that of a run.
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, damaged, or neither 3-D nor 4-D.
+    """
+    own_bval, own_bvec = (path.with_name(path.name.partition(".")[0] + e)
+                          for e in (".bval", ".bvec"))  # fmt: skip
+    has_own = [p.exists() or p.is_symlink() for p in (own_bval, own_bvec)]
+    image = open_epi(path, metadata) if not all(has_own) or _ndim(path) == 3 else None
+    if image is None:
+        return None
+    n_volumes = image.shape[3] if len(image.shape) == 4 else 1
+    if has_own[0]:
+        bvals = _read_bvals(own_bval)
+        is_bare = len(bvals) == n_volumes and all(0 <= b < B0_THRESHOLD for b in bvals)
+        return image if is_bare else None
+    if has_own[1]:
+        return None
+    if n_volumes == 1:
+        return image
+    is_inherited = any(sidecars.find(path, e).exists() for e in (".bval", ".bvec"))
+    is_named = has_direction_word(image.entities) or any(
+        metadata.get(key) for key in ("IntendedFor", "B0FieldIdentifier")
+    )
+    is_reverse = is_named and any(is_opposite(image.phase_encoding, e) for e in encodings)
+    return image if is_reverse and not is_inherited and n_volumes <= FEW_B0_VOLUMES else None
+
+
+def _ndim(path: Path) -> int:
+    return len(load_image(path).shape)
+
+
+def _read_bvals(path: Path) -> list[float]:
+    """Return the numbers of a b-value file; none if it holds anything else."""
+    try:
+        return [float(word) for word in path.read_text(encoding="utf-8-sig").split()]
+    except (OSError, ValueError):
+        return []
