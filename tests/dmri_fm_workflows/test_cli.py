@@ -293,7 +293,7 @@ def test_environment_is_set_for_the_libraries(bids: Path, tmp_path: Path) -> Non
     environ = {"HOME": "/proc/nobody", "MPLCONFIGDIR": str(tmp_path / "mpl")}
     environment.prepare_environment(parse(bids, "--nprocs", "3"), environ)
     assert environ["NO_ET"] == "1"
-    assert {environ[n] for n in environment.THREAD_VARIABLES} == {"3"}
+    assert {environ[n] for n in environment.THREAD_VARIABLES} == {"1"}
     assert environ["MPLCONFIGDIR"] == str(tmp_path / "mpl")
     home = Path(environ["HOME"])
     (home / "file").write_text("writable")

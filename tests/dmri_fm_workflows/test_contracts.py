@@ -114,7 +114,7 @@ def test_preprocess(series: DwiSeries) -> None:
 
 
 def test_anatomy() -> None:
-    assert_contract(normalise.init_anat_wf, normalisation="affine", sloppy=False, omp_nthreads=1)
+    assert_contract(normalise.init_anat_wf, normalisation="affine", sloppy=False)
 
 
 def test_models() -> None:
@@ -136,7 +136,6 @@ def test_features() -> None:
         device="cpu",
         random_seed=0,
         entities={"subject": "01"},
-        omp_nthreads=1,
     )
 
 

@@ -141,7 +141,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         "--omp-nthreads",
         type=int,
         metavar="N",
-        help="threads of one step (default: --nprocs, at most 8)",
+        help="threads of one step, results do not depend on it (default: --nprocs, at most 8)",
     )
     group.add_argument(
         "--mem",
