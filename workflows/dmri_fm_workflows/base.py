@@ -8,8 +8,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
@@ -47,6 +47,7 @@ from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
 from dmri_fm_workflows.report import write_participant_page
+from dmri_fm_workflows.stopping import STOP
 
 __all__ = ["run_participants"]
 
@@ -100,6 +101,7 @@ def run_participants(config: RunConfig) -> int:
         p.participant for p in dataset.problems if p.participant})  # fmt: skip
     by_label = {p.label: p for p in dataset.participants}
     for label in labels:
+        STOP.check()
         problems = [p for p in dataset.problems if p.participant == label]
         participant = by_label.get(label, Participant(label=label, sessions=()))
         try:
@@ -229,12 +231,14 @@ def _run_one(
     log_dir = config.output_dir / f"sub-{label}" / "log" / run_uuid
     written: set[Path] = set()
     is_partial = bool(config.session_label or config.bids_filters)
-    with locked(label, [work_dir, config.output_dir / f"sub-{label}"]):
+    with (
+        locked(label, [work_dir, config.output_dir / f"sub-{label}"]),
+        _nothing_partial(config.output_dir, label),
+    ):
         errors = [
             ScanError(str(p.path.name if p.path else f"sub-{label}"), "read", str(p.error))
             for p in problems
         ]
-        clear_partial(config.output_dir / f"sub-{label}")
         if any(session.series for session in participant.sessions):
             publish_text(config.to_toml(), log_dir / "drope.toml")
             workflow = _build(config, dataset, participant, engines)
@@ -283,6 +287,21 @@ def _run_one(
     return not errors
 
 
+@contextmanager
+def _nothing_partial(output_dir: Path, label: str) -> Iterator[None]:
+    """Clear what killed processes left unfinished: those of earlier runs, then those of this."""
+
+    def clear() -> None:
+        clear_partial(output_dir / f"sub-{label}")
+        clear_partial(output_dir, name=f"sub-{label}.html")
+
+    clear()
+    try:
+        yield
+    finally:
+        clear()
+
+
 def _print_errors(console: Console, label: str, errors: Sequence[ScanError]) -> None:
     for error in errors:
         console.print(
@@ -310,7 +329,8 @@ def _execute(
         "crashfile_format": "txt",
         "stop_on_first_crash": str(config.stop_on_first_crash),
         "remove_unnecessary_outputs": "False",
-        "poll_sleep_duration": "0.2",
+        # Nodes are waited for, see ProcessPoolPlugin: this is a lower limit between two looks.
+        "poll_sleep_duration": "0.01",
         "check_version": "False",
         "hash_method": "timestamp",
     }
@@ -453,13 +473,10 @@ def choose_plugin(config: RunConfig) -> tuple[str, dict[str, object]]:
     """Return nipype's plugin and its arguments for this request."""
     if config.plugin:
         return config.plugin, dict(config.plugin_args)
-    if config.nprocs == 1:
-        return "Linear", {}
     return "MultiProc", {
         "n_procs": config.nprocs,
         "memory_gb": config.mem_gb,
         "raise_insufficient": False,
-        "mp_context": "forkserver",
     }
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -457,6 +455,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv
         Arguments after the program's name; those of this process by default.
     """
+    from dmri_fm_workflows.stopping import STOP
+
+    # Slurm at its time limit, and `docker stop`: end as after Ctrl-C.
+    with STOP.heard(is_last=argv is None):
+        try:
+            return _main(argv)
+        except KeyboardInterrupt:
+            print(
+                "drope-bidsapp: interrupted; the same command goes on from here", file=sys.stderr
+            )
+            return EXIT_INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from dmri_fm_workflows.environment import configure_logging, prepare_environment
 
     try:
@@ -464,9 +476,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DmriError as error:
         print(f"drope-bidsapp: {error}", file=sys.stderr)
         return EXIT_USAGE
-    # Slurm at its time limit, and `docker stop`: end as after Ctrl-C.
-    with suppress(ValueError):  # of a thread that gets no signals
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         prepare_environment(config)
         configure_logging(config)
@@ -476,9 +485,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"drope-bidsapp: {error}", file=sys.stderr)
         is_request = isinstance(error, InputError | ConfigError | WeightsError)
         return EXIT_USAGE if is_request else EXIT_FAILED
-    except KeyboardInterrupt:
-        print("drope-bidsapp: interrupted; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
 
 
 def _run(config: RunConfig) -> int:
