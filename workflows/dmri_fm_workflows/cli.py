@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm import __version__
+from dmri_fm.cwd import absolute, current_folder, empty_folder
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
@@ -280,8 +281,23 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     DmriError
         If a file or folder that it names cannot be used, or options contradict each other.
     """
-    given = vars(build_parser().parse_args(argv))
+    return make_config(vars(build_parser().parse_args(argv)), current_folder())
+
+
+def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
+    """Turn parsed options into a request; see :func:`parse_args`.
+
+    Parameters
+    ----------
+    given
+        Options by destination, of :func:`build_parser`; emptied.
+    folder
+        Folder that relative paths start from.
+    """
     values: dict[str, Any] = {}
+    for name in ("config_file", "bids_filter_file", "use_plugin"):
+        if name in given:
+            given[name] = absolute(given[name], folder)
     if path := given.pop("config_file", None):
         values = read_options(_read_text(path), path=path)
         values.pop("run_uuid", None)
@@ -309,15 +325,11 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     values |= given
     for name in ("bids_dir", "output_dir", "work_dir", "bids_database_dir"):
         if name in values:
-            values[name] = _absolute(values[name])
-    values["weights"] = {n: _absolute(p) for n, p in values.get("weights", {}).items()}
+            values[name] = absolute(values[name], folder)
+    values["weights"] = {n: absolute(p, folder) for n, p in values.get("weights", {}).items()}
     config = RunConfig(**values)
     check_paths(config)
     return config
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().resolve()
 
 
 def _read_text(path: Path) -> str:
@@ -353,6 +365,10 @@ def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
             path=path,
             expected="`plugin: SLURM` (or another of nipype's), and `plugin_args` as a mapping",
         )
+    # A job template, as nipype's plugins for batch systems have it, is a text or a file.
+    if isinstance(template := arguments.get("template"), str):
+        file = absolute(template, path.parent)
+        arguments = arguments | ({"template": str(file)} if file.is_file() else {})
     return content["plugin"], arguments
 
 
@@ -469,13 +485,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from dmri_fm_workflows.environment import configure_logging, prepare_environment
-
+    given = vars(build_parser().parse_args(argv))
     try:
-        config = parse_args(argv)
+        with empty_folder() as folder:
+            return _start(make_config(given, folder))
     except DmriError as error:
         print(f"drope-bidsapp: {error}", file=sys.stderr)
         return EXIT_USAGE
+
+
+def _start(config: RunConfig) -> int:
+    from dmri_fm_workflows.environment import configure_logging, prepare_environment
+
     try:
         prepare_environment(config)
         configure_logging(config)
