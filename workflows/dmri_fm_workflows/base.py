@@ -26,6 +26,7 @@ from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
 from dmri_fm.derivatives.publish import clear_partial, publish_text
 from dmri_fm.derivatives.root import write_root_files
 from dmri_fm.errors import ConfigError, DmriError
+from dmri_fm.links import refuse_link, refuse_links
 from dmri_fm.report import RunError
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines, choose_engines, choose_sdc
@@ -231,6 +232,7 @@ def _run_one(
     log_dir = config.output_dir / f"sub-{label}" / "log" / run_uuid
     written: set[Path] = set()
     is_partial = bool(config.session_label or config.bids_filters)
+    _refuse_links(config.output_dir, label, work_dir)
     with (
         locked(label, [work_dir, config.output_dir / f"sub-{label}"]),
         _nothing_partial(config.output_dir, label),
@@ -285,6 +287,15 @@ def _run_one(
     word = "[red]with errors[/]" if errors else "[green]complete[/]"
     console.print(f"sub-{label}: {word} after {minutes:.1f} min", highlight=False, soft_wrap=True)
     return not errors
+
+
+def _refuse_links(output_dir: Path, label: str, work_dir: Path) -> None:
+    """Refuse links in a participant's folders, which would be written through."""
+    for name in (f"sub-{label}", f"sub-{label}.html"):
+        refuse_links(output_dir / name, root=output_dir)
+    # Below, nipype makes links of its own, to the files that its nodes read.
+    for folder in (work_dir.parent, work_dir):
+        refuse_link(folder, inside=folder)
 
 
 @contextmanager

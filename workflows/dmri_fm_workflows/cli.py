@@ -17,6 +17,7 @@ from typing import Any
 from dmri_fm import __version__
 from dmri_fm.cwd import absolute, current_folder, empty_folder
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
+from dmri_fm.links import refuse_links
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
     DENOISE,
@@ -382,6 +383,8 @@ def check_paths(config: RunConfig) -> None:
     ConfigError
         If folders are inside each other in a way that endangers data, the output folder is
         not writable, or a file is missing.
+    OutputError
+        If something that will be written to is a link that leads elsewhere.
     """
     out, work, bids = config.output_dir, config.work_dir, config.bids_dir
     if config.analysis_level == "participant":
@@ -412,6 +415,9 @@ def check_paths(config: RunConfig) -> None:
         )
     else:
         _check_writable(out, make=True)
+    # Files at the root are replaced, not written through; folders are entered.
+    for name in ("logs", "group") if config.analysis_level == "group" else ("logs",):
+        refuse_links(out / name, root=out)
     for name, path in config.weights.items():
         if not path.is_file():
             raise WeightsError(
