@@ -22,7 +22,7 @@ from dmri_fm.errors import (
     OutputError,
     WeightsError,
 )
-from dmri_fm_workflows import cli, environment
+from dmri_fm_workflows import base, cli, environment
 from dmri_fm_workflows.config import RunConfig
 
 
@@ -166,6 +166,34 @@ def test_derivatives_may_lie_in_the_dataset(bids: Path) -> None:
     out = bids / "derivatives" / "drope"
     assert cli.parse_args([str(bids), str(out), "participant"]).output_dir == out
     assert out.is_dir()
+
+
+@pytest.mark.parametrize(("level", "name"), [("participant", "logs"), ("group", "group")])
+def test_folders_of_the_output_folder_are_no_links(
+    bids: Path, tmp_path: Path, level: str, name: str
+) -> None:
+    (tmp_path / "disk" / "out").mkdir(parents=True)
+    (tmp_path / "precious").mkdir()
+    # The output folder itself may be one.
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    assert cli.parse_args([str(bids), str(tmp_path / "out"), level]).nprocs > 0
+    (tmp_path / "out" / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match=str(tmp_path / "precious")) as caught:
+        cli.parse_args([str(bids), str(tmp_path / "out"), level])
+    assert caught.value.path == tmp_path / "disk" / "out" / name
+
+
+def test_participant_whose_folders_are_links_is_not_started(tmp_path: Path) -> None:
+    out, work, precious = tmp_path / "out", tmp_path / "work" / "drope-1" / "sub-a", tmp_path / "p"
+    for folder in (out / "sub-a", out / "sub-b", work.parent, precious):
+        folder.mkdir(parents=True)
+    base._refuse_links(out, "a", work)
+    (out / "sub-a" / "dwi").symlink_to(precious)
+    with pytest.raises(OutputError, match="sub-a/dwi: is a link"):
+        base._refuse_links(out, "a", work)
+    work.symlink_to(precious)
+    with pytest.raises(OutputError, match="drope-1/sub-a: is a link"):
+        base._refuse_links(out, "b", work)
 
 
 def test_output_inside_dataset_through_a_link(bids: Path, tmp_path: Path) -> None:
