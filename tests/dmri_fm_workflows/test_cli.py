@@ -22,7 +22,7 @@ from dmri_fm.errors import (
     OutputError,
     WeightsError,
 )
-from dmri_fm_workflows import base, cli, environment
+from dmri_fm_workflows import cli, environment
 from dmri_fm_workflows.config import RunConfig
 
 
@@ -184,6 +184,8 @@ def test_folders_of_the_output_folder_are_no_links(
 
 
 def test_participant_whose_folders_are_links_is_not_started(tmp_path: Path) -> None:
+    from dmri_fm_workflows import base  # takes seconds
+
     out, work, precious = tmp_path / "out", tmp_path / "work" / "drope-1" / "sub-a", tmp_path / "p"
     for folder in (out / "sub-a", out / "sub-b", work.parent, precious):
         folder.mkdir(parents=True)

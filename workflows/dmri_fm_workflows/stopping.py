@@ -43,7 +43,10 @@ class StopRequest:
                 yield
             finally:
                 if is_last and self.is_requested:
+                    # Ignored by the system: Python takes its own handlers down before it ends.
                     before.pop_all()
+                    for number in SIGNALS:
+                        signal.signal(number, signal.SIG_IGN)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self.is_requested:
