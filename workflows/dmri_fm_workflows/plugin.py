@@ -70,6 +70,10 @@ class ProcessPoolPlugin(MultiProcPlugin):
         """Run the graph; whichever way that ends, no worker is left."""
         try:
             super().run(graph, config, updatehash=updatehash)
+        except BrokenProcessPool:
+            if self._is_stopped():
+                raise KeyboardInterrupt from None
+            raise
         finally:
             self._end_workers()
 
