@@ -335,13 +335,14 @@ def _execute(
 ) -> list[ScanError]:
     """Run a graph; return what failed, and add what was written to `written`."""
     log_dir.mkdir(parents=True, exist_ok=True)
+    plugin, arguments = choose_plugin(config)
     execution = {
         "crashdump_dir": str(log_dir),
         "crashfile_format": "txt",
         "stop_on_first_crash": str(config.stop_on_first_crash),
         "remove_unnecessary_outputs": "False",
-        # Nodes are waited for, see ProcessPoolPlugin: this is a lower limit between two looks.
-        "poll_sleep_duration": "0.01",
+        # Our pool waits for nodes: for it this is a lower limit between two looks.
+        "poll_sleep_duration": "0.01" if plugin == "MultiProc" else "0.2",
         "check_version": "False",
         "hash_method": "timestamp",
     }
@@ -353,7 +354,6 @@ def _execute(
     n_steps = count_steps(workflow)
     failure: Exception | None = None
     with ParticipantProgress(console, label, n_steps=n_steps) as progress:
-        plugin, arguments = choose_plugin(config)
         arguments["status_callback"] = NodeWatcher(progress, written)
         if plugin == "MultiProc":
             plugin = ProcessPoolPlugin(plugin_args=arguments)
