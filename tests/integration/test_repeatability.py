@@ -32,6 +32,8 @@ class Request:
         command = [
             *(sys.executable, "-m", "dmri_fm_workflows", str(self.bids), str(out), "participant"),
             *("--nprocs", str(n_procs), "--omp-nthreads", str(n_threads), "--keep-work"),
+            # Engines of our own, whatever else this machine has.
+            *("--denoise", "mppca", "--sdc", "pepolar", "--hmc", "builtin"),
             *("--skip-bids-validation", *self.options),
         ]
         with out.with_suffix(".log").open("a") as log:
