@@ -61,6 +61,6 @@ def refuse_link(path: Path, *, inside: Path) -> None:
     raise OutputError(
         f"is a link, and leads to {target}",
         path=path,
-        expected=f"nothing that leads out of {inside}; the output folder itself may be a link",
+        expected="a file or folder of its own; the output and work folders given may be links",
         advice="remove the link, or put what it leads to in its place",
     )
