@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmri_fm import __version__
+from dmri_fm.cwd import empty_folder
 from dmri_fm.errors import ConfigError, DmriError
 
 if TYPE_CHECKING:
@@ -585,16 +586,36 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = build_parser().parse_args(argv)
-    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
-    logging.basicConfig(
-        level=levels[min(options.verbose, 2)], format="%(asctime)s %(name)s: %(message)s"
-    )
     try:
-        options.run(options)
+        with empty_folder() as folder:
+            _make_absolute(options, folder)
+            _run(options)
     except DmriError as error:
         print(f"dmri-fm: error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _make_absolute(options: argparse.Namespace, folder: Path) -> None:
+    """Let paths start from a folder."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, folder / value.expanduser())
+        elif isinstance(value, list) and all(isinstance(v, Path) for v in value):
+            setattr(options, name, [folder / v.expanduser() for v in value])
+    # Settings are those that ship under a name, or a file.
+    config = getattr(options, "config", None)
+    shipped = Path(__file__).parent / "train" / "configs" / f"{config}.toml"
+    if config is not None and not shipped.is_file():
+        options.config = str(folder / config)
+
+
+def _run(options: argparse.Namespace) -> None:
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    logging.basicConfig(
+        level=levels[min(options.verbose, 2)], format="%(asctime)s %(name)s: %(message)s"
+    )
+    options.run(options)
 
 
 if __name__ == "__main__":

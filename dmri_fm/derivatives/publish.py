@@ -200,12 +200,24 @@ def _umask() -> int:
     return current
 
 
-def clear_partial(folder: str | Path) -> int:
-    """Remove what killed runs left unfinished below a folder; return how many files.
+def clear_partial(folder: str | Path, *, name: str | None = None) -> int:
+    """Remove what killed runs left unfinished; return how many files.
 
     Call it only while no other run writes there.
+
+    Parameters
+    ----------
+    folder
+        Where to look, with all folders below it.
+    name
+        Remove unfinished versions of the file of this name only, in the folder itself only.
     """
-    leftovers = [p for p in Path(folder).rglob(f".*{PARTIAL_SUFFIX}") if p.is_file()]
+    found = (
+        Path(folder).rglob(f".*{PARTIAL_SUFFIX}")
+        if name is None
+        else Path(folder).glob(f".{name}.*{PARTIAL_SUFFIX}")
+    )
+    leftovers = [p for p in found if p.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.normalise.grid import Grid, PointMap, affine_map, compose, resample_image
 from dmri_fm.normalise.template import Template
 from dmri_fm.normalise.transforms import warp_map, write_affine
-from dmri_fm.preprocess.alignment import Alignment, align, to_ants_image
+from dmri_fm.preprocess.alignment import Alignment, align, one_itk_thread, to_ants_image
 
 __all__ = [
     "Image3D",
@@ -186,6 +186,7 @@ def _rigid_part(matrix: NDArray[np.float64], centre: NDArray[np.float64]) -> NDA
     return rigid
 
 
+@one_itk_thread()
 def register_syn(
     brain: Image3D,
     template: Template,

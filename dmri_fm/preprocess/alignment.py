@@ -6,8 +6,10 @@ meet: it takes and returns RAS+ matrices only.
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +24,7 @@ __all__ = [
     "align",
     "itk_parameters",
     "mutual_information",
+    "one_itk_thread",
     "ras_matrix",
     "resample_affine",
     "to_ants_image",
@@ -33,8 +36,33 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Grey levels per image in the mutual information that :func:`align` reports.
 N_BINS = 32
 
-#: Random seed of ANTs' metric sampling; fixed, so that runs differ by little, see :func:`align`.
+#: Random seed of ANTs' metric sampling.
 SEED = 20
+
+#: Environment variable from which ITK takes its number of threads.
+ITK_THREADS_VARIABLE = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+
+
+@contextmanager
+def one_itk_thread() -> Iterator[None]:
+    """Let ITK, and so ANTs, work with one thread: its results then repeat exactly.
+
+    With several threads ITK's sums are rounded in another order each time, and registrations end
+    elsewhere: matrices were seen to differ by .3 mm, and by .8 degrees on a slab.
+
+    ITK reads its number of threads once in the life of a process, at its first filter. A program
+    that has called ANTs by itself before keeps the number it had then; set
+    `ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1` before it starts. Serves as a decorator, too.
+    """
+    before = os.environ.get(ITK_THREADS_VARIABLE)
+    os.environ[ITK_THREADS_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(ITK_THREADS_VARIABLE, None)
+        else:
+            os.environ[ITK_THREADS_VARIABLE] = before
 
 
 class Alignment(NamedTuple):
@@ -53,6 +81,7 @@ class Alignment(NamedTuple):
     similarity: float
 
 
+@one_itk_thread()
 def align(
     fixed: ArrayLike,
     moving: ArrayLike,
@@ -99,9 +128,8 @@ def align(
     Returns
     -------
     Alignment
-        The pull matrix and the similarity it reaches. The same call returns the same numbers if
-        ITK works with one thread (ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1). With several its sums
-        are rounded in another order each time; matrices were seen to differ by .03 to .3 mm.
+        The pull matrix and the similarity it reaches. The same call returns the same numbers:
+        ITK works with one thread, see :func:`one_itk_thread`.
 
     Raises
     ------
@@ -147,6 +175,7 @@ def align(
     return Alignment(matrix, mutual_information(fixed, resampled))
 
 
+@one_itk_thread()
 def to_ants_image(data: ArrayLike, affine: ArrayLike) -> Any:
     """Wrap an array and its RAS+ affine as an ANTs image.
 

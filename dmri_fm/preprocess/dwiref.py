@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.preprocess.alignment import align, resample_affine, to_ants_image
+from dmri_fm.preprocess.alignment import align, one_itk_thread, resample_affine, to_ants_image
 
 __all__ = ["b0_reference", "correct_bias"]
 
@@ -63,6 +63,7 @@ def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDA
     return np.maximum(total / index.size, 0).astype(np.float32)
 
 
+@one_itk_thread()
 def correct_bias(
     image: ArrayLike, affine: ArrayLike, *, mask: ArrayLike | None = None
 ) -> NDArray[np.float32]:

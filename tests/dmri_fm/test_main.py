@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm.__main__ import build_parser, main
+from dmri_fm.__main__ import _make_absolute, build_parser, main
 from dmri_fm.simulate import draw_protocol
 from dmri_fm.volumes import Dwi
 
@@ -45,6 +46,26 @@ def test_tensor_writes_maps(tmp_path, capsys) -> None:
     assert fa.shape == (4, 4, 4)
     assert (fa >= 0).all()
     assert (fa <= 1).all()
+
+
+def test_paths_are_relative_to_the_current_folder_and_nothing_else_of_it_is_used(traps) -> None:
+    write_series(traps.folder, np.random.default_rng(0))
+    command = [sys.executable, "-m", "dmri_fm", "tensor", "scan.nii.gz", "../out/x"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        command, cwd=traps.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (traps.folder.parent / "out" / "x_model-tensor_param-fa_dwimap.nii.gz").is_file()
+    assert traps.sprung() == []
+
+
+def test_settings_are_a_shipped_name_or_a_file_of_the_current_folder(tmp_path) -> None:
+    for config, expected in (("qcg-dti", "qcg-dti"), ("mine.toml", str(tmp_path / "mine.toml"))):
+        options = build_parser().parse_args(["train", config, "run"])
+        _make_absolute(options, tmp_path)
+        assert options.config == expected
+        assert options.folder == tmp_path / "run"
 
 
 def test_simulate_writes_a_dataset(tmp_path, capsys) -> None:

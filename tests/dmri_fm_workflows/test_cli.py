@@ -168,6 +168,36 @@ def test_derivatives_may_lie_in_the_dataset(bids: Path) -> None:
     assert out.is_dir()
 
 
+@pytest.mark.parametrize(("level", "name"), [("participant", "logs"), ("group", "group")])
+def test_folders_of_the_output_folder_are_no_links(
+    bids: Path, tmp_path: Path, level: str, name: str
+) -> None:
+    (tmp_path / "disk" / "out").mkdir(parents=True)
+    (tmp_path / "precious").mkdir()
+    # The output folder itself may be one.
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    assert cli.parse_args([str(bids), str(tmp_path / "out"), level]).nprocs > 0
+    (tmp_path / "out" / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match=str(tmp_path / "precious")) as caught:
+        cli.parse_args([str(bids), str(tmp_path / "out"), level])
+    assert caught.value.path == tmp_path / "disk" / "out" / name
+
+
+def test_participant_whose_folders_are_links_is_not_started(tmp_path: Path) -> None:
+    from dmri_fm_workflows import base  # takes seconds
+
+    out, work, precious = tmp_path / "out", tmp_path / "work" / "drope-1" / "sub-a", tmp_path / "p"
+    for folder in (out / "sub-a", out / "sub-b", work.parent, precious):
+        folder.mkdir(parents=True)
+    base._refuse_links(out, "a", work)
+    (out / "sub-a" / "dwi").symlink_to(precious)
+    with pytest.raises(OutputError, match="sub-a/dwi: is a link"):
+        base._refuse_links(out, "a", work)
+    work.symlink_to(precious)
+    with pytest.raises(OutputError, match="drope-1/sub-a: is a link"):
+        base._refuse_links(out, "b", work)
+
+
 def test_output_inside_dataset_through_a_link(bids: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bids)
     with pytest.raises(ConfigError, match="the dataset itself"):
@@ -293,7 +323,7 @@ def test_environment_is_set_for_the_libraries(bids: Path, tmp_path: Path) -> Non
     environ = {"HOME": "/proc/nobody", "MPLCONFIGDIR": str(tmp_path / "mpl")}
     environment.prepare_environment(parse(bids, "--nprocs", "3"), environ)
     assert environ["NO_ET"] == "1"
-    assert {environ[n] for n in environment.THREAD_VARIABLES} == {"3"}
+    assert {environ[n] for n in environment.THREAD_VARIABLES} == {"1"}
     assert environ["MPLCONFIGDIR"] == str(tmp_path / "mpl")
     home = Path(environ["HOME"])
     (home / "file").write_text("writable")

@@ -114,7 +114,7 @@ def test_preprocess(series: DwiSeries) -> None:
 
 
 def test_anatomy() -> None:
-    assert_contract(normalise.init_anat_wf, normalisation="affine", sloppy=False, omp_nthreads=1)
+    assert_contract(normalise.init_anat_wf, normalisation="affine", sloppy=False)
 
 
 def test_models() -> None:
@@ -136,7 +136,6 @@ def test_features() -> None:
         device="cpu",
         random_seed=0,
         entities={"subject": "01"},
-        omp_nthreads=1,
     )
 
 
@@ -219,6 +218,24 @@ def test_graph_expands_with_every_engine(
     assert {"ds_tensor_fa_acpc", "ds_cls_features", "ds_preproc_dwi_mni"} <= names
     assert ("eddy" in names) == (engines.hmc == "eddy")
     assert ("ds_t1w" in names) == t1w
+
+
+@pytest.mark.usefixtures("eddy_on_path")
+@pytest.mark.parametrize("engines", [ENGINES[0], ENGINES[3]])
+@pytest.mark.parametrize("unring", [True, False])
+def test_only_steps_that_use_several_threads_ask_for_them(
+    series: DwiSeries, tmp_path: Path, engines: Engines, unring: bool
+) -> None:
+    """A library has one thread; others of the node's share would stand idle."""
+    workflow = build(series, root=tmp_path, engines=engines, unring=unring, omp_nthreads=4)
+    nodes = workflow._create_flat_graph().nodes()
+    assert {n.n_procs for n in nodes} == {1, 4}
+    for node in nodes:
+        names = {"n_threads", "nthreads", "num_threads"} & set(node.inputs.copyable_trait_names())
+        used = {getattr(node.inputs, name) for name in names}
+        if node.name == "denoise" and not unring:
+            used = {1}
+        assert node.n_procs == (used.pop() if used else 1) or node.name == "topup", node.fullname
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from dmri_fm.bids.records import DwiRun, DwiSeries, Participant, Session, UnusedImage
 from dmri_fm.derivatives.publish import publish_text
-from dmri_fm.errors import BusyError, ImageError
+from dmri_fm.errors import BusyError, ImageError, OutputError
 from dmri_fm_workflows.execution import (
     LOCK_NAME,
     Provenance,
@@ -24,6 +24,7 @@ from dmri_fm_workflows.execution import (
     locked,
     measure_outputs,
     read_crash,
+    remove_work,
     write_provenance,
 )
 
@@ -89,6 +90,48 @@ def test_lock_released_after_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / LOCK_NAME).exists()
 
 
+@pytest.mark.parametrize("kind", ["link", "hard link", "other file", "long file", "pipe"])
+def test_only_a_lock_file_of_ours_is_emptied(tmp_path: Path, kind: str) -> None:
+    lock, precious = tmp_path / "sub-01" / LOCK_NAME, tmp_path / "thesis.txt"
+    lock.parent.mkdir()
+    precious.write_text("years of work")
+    if kind == "link":
+        lock.symlink_to(precious)
+    elif kind == "hard link":
+        precious.write_text('{"host": "a", "pid": 1}')
+        lock.hardlink_to(precious)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.write_text("mine" * (1000 if kind == "long file" else 1))
+    before = precious.read_text(), lock.lstat()
+    with pytest.raises(OutputError) as caught, locked("01", [lock.parent]):
+        pass
+    assert caught.value.path == lock
+    assert str(precious) in caught.value.found or kind != "link"
+    after = precious.read_text(), lock.lstat()
+    assert after[0] == before[0]
+    assert (after[1].st_ino, after[1].st_size) == (before[1].st_ino, before[1].st_size)
+
+
+def test_lock_of_a_run_killed_at_its_first_word_is_taken(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).touch()
+    with locked("01", [tmp_path]):
+        pass
+    assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_work_is_removed_and_not_what_its_links_lead_to(tmp_path: Path) -> None:
+    work, precious = tmp_path / "work" / "sub-01", tmp_path / "precious"
+    for folder in (work / "node", precious):
+        folder.mkdir(parents=True)
+        (folder / "scan.nii").write_text("voxels")
+    (work / "node" / "input").symlink_to(precious)
+    remove_work(work)
+    assert not work.parent.exists()
+    assert (precious / "scan.nii").read_text() == "voxels"
+
+
 def _record(fingerprint_: str, outputs: dict[str, int], status: str = "complete") -> Provenance:
     return Provenance(
         participant="01",
@@ -140,6 +183,18 @@ def test_outputs_that_a_later_run_does_not_write_are_stale(tmp_path: Path) -> No
         files["acq-b"], files["acq-c"]
     ]  # fmt: skip
     assert find_stale(tmp_path, now, written, is_partial=True) == [files["acq-b"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious.txt", "sub-01/../../precious.txt", "{root}/precious.txt", "sub-02/x.txt"]
+)
+def test_record_that_names_files_elsewhere_removes_none(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    for path in (tmp_path / "precious.txt", out / "sub-02" / "x.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("years of work")
+    write_provenance(out, _record("abc", {name.format(root=tmp_path): 13}))
+    assert find_stale(out, make_participant("a"), [], is_partial=False) == []
 
 
 def make_participant(*acquisitions: str, **metadata: str) -> Participant:

@@ -8,8 +8,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
@@ -26,6 +26,7 @@ from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
 from dmri_fm.derivatives.publish import clear_partial, publish_text
 from dmri_fm.derivatives.root import write_root_files
 from dmri_fm.errors import ConfigError, DmriError
+from dmri_fm.links import refuse_link, refuse_links
 from dmri_fm.report import RunError
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines, choose_engines, choose_sdc
@@ -48,6 +49,7 @@ from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
 from dmri_fm_workflows.report import write_participant_page
+from dmri_fm_workflows.stopping import STOP
 
 __all__ = ["run_participants"]
 
@@ -101,6 +103,7 @@ def run_participants(config: RunConfig) -> int:
         p.participant for p in dataset.problems if p.participant})  # fmt: skip
     by_label = {p.label: p for p in dataset.participants}
     for label in labels:
+        STOP.check()
         problems = [p for p in dataset.problems if p.participant == label]
         participant = by_label.get(label, Participant(label=label, sessions=()))
         try:
@@ -242,12 +245,15 @@ def _run_one(
     log_dir = config.output_dir / f"sub-{label}" / "log" / run_uuid
     written: set[Path] = set()
     is_partial = bool(config.session_label or config.bids_filters)
-    with locked(label, [work_dir, config.output_dir / f"sub-{label}"]):
+    _refuse_links(config.output_dir, label, work_dir)
+    with (
+        locked(label, [work_dir, config.output_dir / f"sub-{label}"]),
+        _nothing_partial(config.output_dir, label),
+    ):
         errors = [
             ScanError(str(p.path.name if p.path else f"sub-{label}"), "read", str(p.error))
             for p in problems
         ]
-        clear_partial(config.output_dir / f"sub-{label}")
         if any(session.series for session in participant.sessions):
             publish_text(config.to_toml(), log_dir / "drope.toml")
             workflow = _build(config, dataset, participant, engines)
@@ -296,6 +302,30 @@ def _run_one(
     return not errors
 
 
+def _refuse_links(output_dir: Path, label: str, work_dir: Path) -> None:
+    """Refuse links in a participant's folders, which would be written through."""
+    for name in (f"sub-{label}", f"sub-{label}.html"):
+        refuse_links(output_dir / name, root=output_dir)
+    # Below, nipype makes links of its own, to the files that its nodes read.
+    for folder in (work_dir.parent, work_dir):
+        refuse_link(folder, inside=folder)
+
+
+@contextmanager
+def _nothing_partial(output_dir: Path, label: str) -> Iterator[None]:
+    """Clear what killed processes left unfinished: those of earlier runs, then those of this."""
+
+    def clear() -> None:
+        clear_partial(output_dir / f"sub-{label}")
+        clear_partial(output_dir, name=f"sub-{label}.html")
+
+    clear()
+    try:
+        yield
+    finally:
+        clear()
+
+
 def _print_errors(console: Console, label: str, errors: Sequence[ScanError]) -> None:
     for error in errors:
         console.print(
@@ -318,12 +348,14 @@ def _execute(
 ) -> list[ScanError]:
     """Run a graph; return what failed, and add what was written to `written`."""
     log_dir.mkdir(parents=True, exist_ok=True)
+    plugin, arguments = choose_plugin(config)
     execution = {
         "crashdump_dir": str(log_dir),
         "crashfile_format": "txt",
         "stop_on_first_crash": str(config.stop_on_first_crash),
         "remove_unnecessary_outputs": "False",
-        "poll_sleep_duration": "0.2",
+        # Our pool waits for nodes: for it this is a lower limit between two looks.
+        "poll_sleep_duration": "0.01" if plugin == "MultiProc" else "0.2",
         "check_version": "False",
         "hash_method": "timestamp",
     }
@@ -335,7 +367,6 @@ def _execute(
     n_steps = count_steps(workflow)
     failure: Exception | None = None
     with ParticipantProgress(console, label, n_steps=n_steps) as progress:
-        plugin, arguments = choose_plugin(config)
         arguments["status_callback"] = NodeWatcher(progress, written)
         if plugin == "MultiProc":
             plugin = ProcessPoolPlugin(plugin_args=arguments)
@@ -466,13 +497,10 @@ def choose_plugin(config: RunConfig) -> tuple[str, dict[str, object]]:
     """Return nipype's plugin and its arguments for this request."""
     if config.plugin:
         return config.plugin, dict(config.plugin_args)
-    if config.nprocs == 1:
-        return "Linear", {}
     return "MultiProc", {
         "n_procs": config.nprocs,
         "memory_gb": config.mem_gb,
         "raise_insufficient": False,
-        "mp_context": "forkserver",
     }
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dmri_fm import __version__
+from dmri_fm.cwd import absolute, current_folder, empty_folder
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
+from dmri_fm.links import refuse_links
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
     DENOISE,
@@ -142,7 +142,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         "--omp-nthreads",
         type=int,
         metavar="N",
-        help="threads of one step (default: --nprocs, at most 8)",
+        help="threads of one step, results do not depend on it (default: --nprocs, at most 8)",
     )
     group.add_argument(
         "--mem",
@@ -283,8 +283,23 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     DmriError
         If a file or folder that it names cannot be used, or options contradict each other.
     """
-    given = vars(build_parser().parse_args(argv))
+    return make_config(vars(build_parser().parse_args(argv)), current_folder())
+
+
+def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
+    """Turn parsed options into a request; see :func:`parse_args`.
+
+    Parameters
+    ----------
+    given
+        Options by destination, of :func:`build_parser`; emptied.
+    folder
+        Folder that relative paths start from.
+    """
     values: dict[str, Any] = {}
+    for name in ("config_file", "bids_filter_file", "use_plugin"):
+        if name in given:
+            given[name] = absolute(given[name], folder)
     if path := given.pop("config_file", None):
         values = read_options(_read_text(path), path=path)
         values.pop("run_uuid", None)
@@ -312,15 +327,11 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     values |= given
     for name in ("bids_dir", "output_dir", "work_dir", "bids_database_dir"):
         if name in values:
-            values[name] = _absolute(values[name])
-    values["weights"] = {n: _absolute(p) for n, p in values.get("weights", {}).items()}
+            values[name] = absolute(values[name], folder)
+    values["weights"] = {n: absolute(p, folder) for n, p in values.get("weights", {}).items()}
     config = RunConfig(**values)
     check_paths(config)
     return config
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().resolve()
 
 
 def _read_text(path: Path) -> str:
@@ -356,6 +367,10 @@ def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
             path=path,
             expected="`plugin: SLURM` (or another of nipype's), and `plugin_args` as a mapping",
         )
+    # A job template, as nipype's plugins for batch systems have it, is a text or a file.
+    if isinstance(template := arguments.get("template"), str):
+        file = absolute(template, path.parent)
+        arguments = arguments | ({"template": str(file)} if file.is_file() else {})
     return content["plugin"], arguments
 
 
@@ -369,6 +384,8 @@ def check_paths(config: RunConfig) -> None:
     ConfigError
         If folders are inside each other in a way that endangers data, the output folder is
         not writable, or a file is missing.
+    OutputError
+        If something that will be written to is a link that leads elsewhere.
     """
     out, work, bids = config.output_dir, config.work_dir, config.bids_dir
     if config.analysis_level == "participant":
@@ -399,6 +416,9 @@ def check_paths(config: RunConfig) -> None:
         )
     else:
         _check_writable(out, make=True)
+    # Files at the root are replaced, not written through; folders are entered.
+    for name in ("logs", "group") if config.analysis_level == "group" else ("logs",):
+        refuse_links(out / name, root=out)
     for name, path in config.weights.items():
         if not path.is_file():
             raise WeightsError(
@@ -458,16 +478,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv
         Arguments after the program's name; those of this process by default.
     """
-    from dmri_fm_workflows.environment import configure_logging, prepare_environment
+    from dmri_fm_workflows.stopping import STOP
 
+    # Slurm at its time limit, and `docker stop`: end as after Ctrl-C.
+    with STOP.heard(is_last=argv is None):
+        try:
+            return _main(argv)
+        except KeyboardInterrupt:
+            print(
+                "drope-bidsapp: interrupted; the same command goes on from here", file=sys.stderr
+            )
+            return EXIT_INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    given = vars(build_parser().parse_args(argv))
     try:
-        config = parse_args(argv)
+        with empty_folder() as folder:
+            return _start(make_config(given, folder))
     except DmriError as error:
         print(f"drope-bidsapp: {error}", file=sys.stderr)
         return EXIT_USAGE
-    # Slurm at its time limit, and `docker stop`: end as after Ctrl-C.
-    with suppress(ValueError):  # of a thread that gets no signals
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _start(config: RunConfig) -> int:
+    from dmri_fm_workflows.environment import configure_logging, prepare_environment
+
     try:
         prepare_environment(config)
         configure_logging(config)
@@ -477,9 +513,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"drope-bidsapp: {error}", file=sys.stderr)
         is_request = isinstance(error, InputError | ConfigError | WeightsError)
         return EXIT_USAGE if is_request else EXIT_FAILED
-    except KeyboardInterrupt:
-        print("drope-bidsapp: interrupted; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
 
 
 def _run(config: RunConfig) -> int:

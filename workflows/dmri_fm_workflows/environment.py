@@ -15,7 +15,10 @@ from dmri_fm_workflows.config import RunConfig
 
 __all__ = ["configure_logging", "prepare_environment"]
 
-#: Variables that set how many threads a numerical library starts.
+#: Variables that set how many threads a numerical library starts: one. A library that shares a
+#: sum or a product out among threads rounds it in another way for each number of threads, and a
+#: registration that follows ends elsewhere. The threads that `--omp-nthreads` grants are those of
+#: our own loops over volumes and voxels, whose results do not depend on how many there are.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -39,7 +42,7 @@ _FILE_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 def prepare_environment(
     config: RunConfig, environ: MutableMapping[str, str] | None = None
 ) -> None:
-    """Set thread counts, forbid look-ups on the network, and find writable caches.
+    """Hold libraries to one thread, forbid look-ups on the network, and find writable caches.
 
     A folder that a variable names and that cannot be written is replaced by one that lives as
     long as this process: on a read-only root, or for a user without a home.
@@ -52,7 +55,7 @@ def prepare_environment(
         Environment to change; this process's own by default.
     """
     environ = os.environ if environ is None else environ
-    environ.update(dict.fromkeys(THREAD_VARIABLES, str(config.omp_nthreads)))
+    environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     # nipype asks its home page for the newest version; TemplateFlow asks for its newest list.
     environ.update(NO_ET="1", TEMPLATEFLOW_AUTOUPDATE="off", MPLBACKEND="Agg")
     environ.setdefault("HOME", "/nonexistent")

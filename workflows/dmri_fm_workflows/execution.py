@@ -16,11 +16,12 @@ import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dmri_fm.bids import Participant
 from dmri_fm.bids.names import scan_name
@@ -28,11 +29,18 @@ from dmri_fm.derivatives.naming import identify
 from dmri_fm.derivatives.publish import publish_text, to_json
 from dmri_fm.errors import BusyError, ConfigError, OutputError
 from dmri_fm.group.status import find_missing, read_records
+from dmri_fm.links import refuse_link
 
 LOGGER = logging.getLogger(__name__)
 
 #: Name of the lock file in a participant's work folder and in its output folder.
 LOCK_NAME = ".drope.lock"
+
+#: What a lock file holds; nothing, if its writer was killed early.
+_LOCK_CONTENT = re.compile(rb'(\{"host": "[^"]*", "pid": [0-9]+\})?')
+
+#: A lock file is shorter than this, bytes.
+_LOCK_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,9 @@ def utc_now() -> str:
 def locked(participant: str, folders: Iterable[Path]) -> Iterator[None]:
     """Hold the lock of every folder.
 
+    Only a file of ours is ever emptied: neither a link is followed, nor another file touched that
+    bears the lock's name.
+
     The kernel keeps the lock (`flock`) and drops it when the process dies, whichever way; it is
     seen from other containers and, where the file system shares its locks, from other hosts.
     What stands in the file is for the reader only.
@@ -83,7 +94,7 @@ def locked(participant: str, folders: Iterable[Path]) -> Iterator[None]:
     BusyError
         If another run holds one of them.
     OutputError
-        If a folder cannot be written.
+        If a folder cannot be written, or something else stands in the lock's place.
     """
     with ExitStack() as held:
         for folder in folders:
@@ -113,7 +124,7 @@ def _take(path: Path, participant: str) -> int:
     """Return an open, locked file; nobody else's, and the one that the name stands for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        handle = _open_lock(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,7 +145,7 @@ def _take(path: Path, participant: str) -> int:
             )
         # The last holder may have removed the file between our opening and locking it.
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
+            if os.path.samestat(os.fstat(handle), path.lstat()):
                 break
         os.close(handle)
     try:
@@ -145,6 +156,30 @@ def _take(path: Path, participant: str) -> int:
         path.unlink(missing_ok=True)
         os.close(handle)
         raise
+    return handle
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file without following links; refuse what is not one."""
+    refuse_link(path, inside=path)
+    # O_NOFOLLOW: a link that was put there after the look above is an error, ELOOP.
+    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags, 0o666)
+    status = os.fstat(handle)
+    is_ours = (
+        stat.S_ISREG(status.st_mode)
+        and status.st_nlink <= 1  # none: its holder has removed it meanwhile
+        and status.st_size < _LOCK_BYTES
+        and _LOCK_CONTENT.fullmatch(os.pread(handle, _LOCK_BYTES, 0)) is not None
+    )
+    if not is_ours:
+        os.close(handle)
+        raise OutputError(
+            "is not a lock file of this program",
+            path=path,
+            expected="a lock file, or nothing",
+            advice="move it elsewhere; it was not changed",
+        )
     return handle
 
 
@@ -230,6 +265,8 @@ def find_stale(
         output_dir / name
         for record in read_records(output_dir / f"sub-{participant.label}")[0]
         for name in record.get("outputs", {})
+        # Whatever a record says, nothing outside the participant's folder is ours to remove.
+        if name.startswith(f"sub-{participant.label}/") and ".." not in PurePosixPath(name).parts
     }
     names = {series.name for session in participant.sessions for series in session.series}
     found = []
@@ -290,7 +327,10 @@ def read_crash(path: Path) -> tuple[str, str]:
 
 
 def remove_work(work_dir: Path) -> None:
-    """Remove a participant's work folder, and its parent if nothing else is in it."""
+    """Remove a participant's work folder, and its parent if nothing else is in it.
+
+    Links in it are removed, what they lead to is not.
+    """
     shutil.rmtree(work_dir, ignore_errors=True)
     with suppress(OSError):
         work_dir.parent.rmdir()

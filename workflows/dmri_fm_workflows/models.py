@@ -94,7 +94,12 @@ def init_models_wf(
         name="outputnode",
     )
     series = [(f, f) for f in _ACPC_FIELDS]
-    fit = pe.Node(FitTensor(), name="fit_tensor", n_procs=omp_nthreads, mem_gb=3 * mem_gb)
+    fit = pe.Node(
+        FitTensor(n_threads=omp_nthreads),
+        name="fit_tensor",
+        n_procs=omp_nthreads,
+        mem_gb=3 * mem_gb,
+    )
     check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * mem_gb)
     workflow.connect([
         (inputnode, fit, list(series)),
@@ -108,7 +113,6 @@ def init_models_wf(
         predict = pe.Node(
             PredictTensor(model="qcg-dti", device=device, seed=random_seed),
             name="predict_tensor",
-            n_procs=omp_nthreads,
             mem_gb=3 * mem_gb + 1,
         )
         if "qcg-dti" in weights:
@@ -150,7 +154,6 @@ def init_features_wf(
     device: str,
     random_seed: int,
     entities: Mapping[str, str],
-    omp_nthreads: int,
     name: str = "features_wf",
 ) -> pe.Workflow:
     """Extract latent features of a series on the encoder's grid.
@@ -167,8 +170,6 @@ def init_features_wf(
         Seed of the choice of directions.
     entities
         Entities of the scan, long names; they lead the table's row.
-    omp_nthreads
-        Threads a node may use.
     name
         Name of the workflow.
 
@@ -195,7 +196,6 @@ def init_features_wf(
     extract = pe.Node(
         ExtractFeatures(model=model, device=device, seed=random_seed, entities=dict(entities)),
         name="extract_features",
-        n_procs=omp_nthreads,
         mem_gb=4,
     )
     if model in weights:

@@ -17,9 +17,7 @@ from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
 __all__ = ["init_anat_wf", "init_normalise_wf"]
 
 
-def init_anat_wf(
-    *, normalisation: str, sloppy: bool, omp_nthreads: int, name: str = "anat_wf"
-) -> pe.Workflow:
+def init_anat_wf(*, normalisation: str, sloppy: bool, name: str = "anat_wf") -> pe.Workflow:
     """Align the T1w image to ACPC and register it to the template.
 
     Parameters
@@ -28,8 +26,6 @@ def init_anat_wf(
         `affine` or `syn`.
     sloppy
         Coarse and quick, for tests.
-    omp_nthreads
-        Threads a node may use.
     name
         Name of the workflow.
 
@@ -74,13 +70,12 @@ def init_anat_wf(
         ),
         name="outputnode",
     )
-    unbias = pe.Node(CorrectBias(), name="correct_t1w_bias", n_procs=omp_nthreads, mem_gb=1)
-    mask = pe.Node(MaskBrain(contrast="t1w"), name="mask_t1w", n_procs=omp_nthreads, mem_gb=2)
-    align = pe.Node(AlignAcpc(), name="align_acpc", n_procs=omp_nthreads, mem_gb=1)
+    unbias = pe.Node(CorrectBias(), name="correct_t1w_bias", mem_gb=1)
+    mask = pe.Node(MaskBrain(contrast="t1w"), name="mask_t1w", mem_gb=2)
+    align = pe.Node(AlignAcpc(), name="align_acpc", mem_gb=1)
     register = pe.Node(
         RegisterTemplate(method=normalisation, sloppy=sloppy),
         name="register_template",
-        n_procs=omp_nthreads,
         mem_gb=2,
     )
     facts = pe.Node(niu.Merge(2), name="list_facts", run_without_submitting=True)
@@ -212,9 +207,7 @@ def init_normalise_wf(
     workflow.connect(facts, "out", merge_facts, "in_facts")
     workflow.connect(merge_facts, "facts", outputnode, "facts")
     if has_t1w:
-        align = pe.Node(
-            CoregisterReference(), name="coregister_t1w", n_procs=omp_nthreads, mem_gb=1
-        )
+        align = pe.Node(CoregisterReference(), name="coregister_t1w", mem_gb=1)
         to_mni, to_mni_field = inputnode, "to_mni_file"
         workflow.connect([
             (inputnode, align, [("dwi_brain_file", "dwi_brain_file"),
@@ -224,16 +217,10 @@ def init_normalise_wf(
             (align, facts, [("facts", "in1")]),
         ])  # fmt: skip
     else:
-        align = pe.Node(
-            AlignAcpc(),
-            name="align_acpc",
-            n_procs=omp_nthreads,
-            mem_gb=1,
-        )
+        align = pe.Node(AlignAcpc(), name="align_acpc", mem_gb=1)
         register = pe.Node(
             RegisterTemplate(method=normalisation, sloppy=sloppy),
             name="register_template",
-            n_procs=omp_nthreads,
             mem_gb=2,
         )
         to_mni, to_mni_field = register, "to_mni_file"

@@ -105,7 +105,6 @@ def init_participant_wf(
                 output_dir=output_dir,
                 normalisation=normalisation,
                 sloppy=sloppy,
-                omp_nthreads=omp_nthreads,
             )
             workflow.add_nodes([anat_wf])
         for series in session.series:
@@ -149,7 +148,6 @@ def _init_session_anat_wf(
     output_dir: Path,
     normalisation: str,
     sloppy: bool,
-    omp_nthreads: int,
 ) -> pe.Workflow:
     """Process and write the T1w image of a session."""
     entities = {"subject": participant.label}
@@ -158,7 +156,7 @@ def _init_session_anat_wf(
     label = "" if session.label is None else f"_ses_{_word(session.label)}"
     workflow = pe.Workflow(name=f"session_anat{label}_wf")
     t1w = session.t1w[0]
-    anat_wf = init_anat_wf(normalisation=normalisation, sloppy=sloppy, omp_nthreads=omp_nthreads)
+    anat_wf = init_anat_wf(normalisation=normalisation, sloppy=sloppy)
     anat_wf.inputs.inputnode.t1w_file = str(t1w)
     figures_wf = init_anat_figures_wf()
     derivatives_wf = init_derivatives_wf(
@@ -428,7 +426,6 @@ def init_dwi_wf(
             device=device,
             random_seed=random_seed,
             entities=entities,
-            omp_nthreads=omp_nthreads,
         )
         workflow.connect([
             (normalise_wf, features_wf, [

@@ -152,8 +152,8 @@ def init_preprocess_wf(
     sdc_wf = init_sdc_wf(
         method=sdc, reason=sdc_reason, series=series, omp_nthreads=omp_nthreads, mem_gb=mem_gb
     )
-    unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", n_procs=omp_nthreads, mem_gb=0.5)
-    mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", n_procs=omp_nthreads, mem_gb=2)
+    unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
+    mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
     hmc_wf = init_hmc_wf(
         method=hmc, sdc=sdc, sloppy=sloppy, omp_nthreads=omp_nthreads, mem_gb=mem_gb
     )
@@ -283,7 +283,7 @@ def init_denoise_wf(
         DenoiseDwi(method=method, unring=unring, n_threads=omp_nthreads),
         iterfield=["dwi_file", "bval_file", "bvec_file"],
         name="denoise",
-        n_procs=omp_nthreads,
+        n_procs=omp_nthreads if unring else 1,
         mem_gb=4 * mem_gb,
     )
     collect = pe.Node(MergeRunFacts(), name="collect_facts", run_without_submitting=True)
@@ -368,9 +368,7 @@ def init_sdc_wf(
         ])  # fmt: skip
         return workflow
     if method == "pepolar":
-        estimate = pe.Node(
-            EstimatePairField(), name="estimate_field", n_procs=omp_nthreads, mem_gb=2 * mem_gb
-        )
+        estimate = pe.Node(EstimatePairField(), name="estimate_field", mem_gb=2 * mem_gb)
         up, down = series.blip_pair
         estimate.inputs.trait_set(
             up_encoding=up.phase_encoding,

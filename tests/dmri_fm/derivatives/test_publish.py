@@ -116,6 +116,32 @@ def test_folder_that_is_a_file(tmp_path):
         publish_text("x", tmp_path / "sub-01" / "dwi" / "x.json")
 
 
+def test_link_is_replaced_and_not_written_through(tmp_path):
+    precious, target = tmp_path / "precious.json", tmp_path / "out" / "x.json"
+    precious.write_text("years of work")
+    target.parent.mkdir()
+    target.symlink_to(precious)
+    assert publish_json({"a": 1}, target)
+    assert not target.is_symlink()
+    assert json.loads(target.read_text()) == {"a": 1}
+    assert precious.read_text() == "years of work"
+
+
+def test_leftovers_are_cleared_and_not_what_links_lead_to(tmp_path):
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    for folder in (out, precious):
+        folder.mkdir()
+        (folder / ".x.json.abc.part").write_text("{")
+    (out / "linked").symlink_to(precious)
+    (out / ".y.json.abc.part").symlink_to(precious / ".x.json.abc.part")
+    assert clear_partial(out) == 2
+    assert _names(precious) == [".x.json.abc.part"]
+    for name in (".sub-1.html.abc.part", ".sub-12.html.abc.part"):
+        (out / name).write_text("<")
+    assert clear_partial(out, name="sub-1.html") == 1
+    assert (out / ".sub-12.html.abc.part").exists()
+
+
 def test_interruption_leaves_nothing(tmp_path):
     def interrupted(stream):
         stream.write(b"half")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Literal
 
 import numpy as np
@@ -10,9 +13,11 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import ImageError
 from dmri_fm.preprocess.alignment import (
+    ITK_THREADS_VARIABLE,
     align,
     itk_parameters,
     mutual_information,
+    one_itk_thread,
     ras_matrix,
 )
 
@@ -151,3 +156,43 @@ def test_a_constant_image_is_refused() -> None:
             fixed_affine=np.eye(4),
             moving_affine=np.eye(4),
         )
+
+
+#: ITK reads its number of threads once in the life of a process, so that each gets its own.
+REPEAT = """
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from dmri_fm.preprocess.alignment import align
+from dmri_fm.preprocess.dwiref import correct_bias
+
+noise = np.random.default_rng(0).random((32, 32, 16))
+image = (gaussian_filter(noise, 2) * np.linspace(1, 2, 32)[:, None, None]).astype(np.float32)
+moved = np.roll(image, 2, axis=0)
+even = correct_bias(image, np.diag([4.0, 4, 4, 1]))
+found = align(image, moved, fixed_affine=np.eye(4), moving_affine=np.eye(4))
+print(found.xfm.tobytes().hex(), even.tobytes().hex())
+"""
+
+
+def test_registration_and_bias_do_not_depend_on_threads() -> None:
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", REPEAT],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), ITK_THREADS_VARIABLE: n},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for n in ("1", "2")
+    }
+    assert len(found) == 1
+
+
+def test_number_of_itk_threads_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ITK_THREADS_VARIABLE, "7")
+    with one_itk_thread():
+        assert os.environ[ITK_THREADS_VARIABLE] == "1"
+    assert os.environ[ITK_THREADS_VARIABLE] == "7"
+    monkeypatch.delenv(ITK_THREADS_VARIABLE)
+    with one_itk_thread():
+        pass
+    assert ITK_THREADS_VARIABLE not in os.environ

@@ -74,15 +74,19 @@ def smallest_signal(dwi: Dwi) -> float:
     return max(MIN_SIGNAL, SMALLEST_SIGNAL_SHARE * float(np.median(b0))) if b0.size else MIN_SIGNAL
 
 
+class _FitInputSpec(_DwiMaskInputSpec):
+    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
 class FitTensor(SimpleInterface):
     """Fit the diffusion tensor by weighted least squares."""
 
-    input_spec = _DwiMaskInputSpec
+    input_spec = _FitInputSpec
     output_spec = _TensorOutputSpec
 
     def _run_interface(self, runtime):
         dwi = self.inputs.load()
-        maps = fit_tensor(dwi, min_signal=smallest_signal(dwi))
+        maps = fit_tensor(dwi, min_signal=smallest_signal(dwi), n_threads=self.inputs.n_threads)
         self._results |= _save_tensor(maps, Path(runtime.cwd))
         self._results["facts"] = dict(maps.metadata)
         return runtime
