@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dmri_fm.bids.metadata import read_number
 from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.bids.records import (
     DwiRun,
@@ -170,7 +171,7 @@ def _group_doubts(group: Sequence[OpenedRun]) -> Iterator[str]:
             f"{TENSOR_DIRECTIONS} a tensor needs: the tensor is not fitted."
         )
     echo_times = sorted(
-        {t for o in group if isinstance(t := o.run.metadata.get("EchoTime"), int | float)}
+        {t for o in group if (t := read_number(o.run.metadata, "EchoTime")) is not None}
     )
     if echo_times and echo_times[-1] > (1 + ECHO_TIME_TOLERANCE) * echo_times[0]:
         times = ", ".join(f"{t:g}" for t in echo_times)

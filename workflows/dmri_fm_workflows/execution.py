@@ -26,8 +26,9 @@ from dmri_fm.bids import Participant
 from dmri_fm.bids.names import scan_name
 from dmri_fm.derivatives.naming import identify
 from dmri_fm.derivatives.publish import publish_text, to_json
-from dmri_fm.errors import BusyError, ConfigError, OutputError
+from dmri_fm.errors import BusyError, ConfigError, InputError, OutputError
 from dmri_fm.group.status import find_missing, read_records
+from dmri_fm.json_files import read_object
 
 LOGGER = logging.getLogger(__name__)
 
@@ -150,10 +151,12 @@ def _take(path: Path, participant: str) -> int:
 
 def _read_owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        return f"host {owner['host']}, process {owner['pid']}"
-    except (OSError, ValueError, KeyError):
+        owner = read_object(path)
+    except InputError:
+        owner = {}
+    if not {"host", "pid"} <= owner.keys():
         return "owner unknown"
+    return f"host {owner['host']}, process {owner['pid']}"
 
 
 def fingerprint(
@@ -167,7 +170,9 @@ def fingerprint(
     digest = hashlib.sha256(f"{version}\n{options}\n".encode())
     for path in sorted({*input_files(participant), *extra}):
         status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        entry = f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+        # A file's name need not be UTF-8.
+        digest.update(entry.encode(errors="surrogateescape"))
     said = [
         [session.label, session.warnings, series.entities, series.warnings,
          [[i.path.name, i.metadata, i.phase_encoding, i.readout_time_s]
