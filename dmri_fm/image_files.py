@@ -47,6 +47,9 @@ _CHUNK_BYTES = 4 * 2**20
 #: Header size to class; the first number of every NIfTI file.
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 
+#: Four bytes in a NIfTI-2 header that a transfer as text would have changed; some leave them 0.
+_LINE_ENDS = (b"\r\n\x1a\n", bytes(4))
+
 #: Lowest three bits of `xyzt_units`.
 _UNITS = {0: "unknown", 1: "metre", 2: "mm", 3: "micron"}
 
@@ -238,7 +241,8 @@ def _parse_header(block: bytes, path: Path) -> tuple[Any, Any]:
         if size in _HEADERS and len(block) >= size:
             image_class = _HEADERS[size]
             header = image_class.header_class(block[:size], code, check=False)
-            if header["magic"].item() == header.single_magic:
+            is_whole = size == 348 or header["eol_check"].tobytes() in _LINE_ENDS
+            if header["magic"].item() == header.single_magic and is_whole:
                 return header, image_class
     raise _refuse(path, "cannot be opened as an image (no NIfTI header)")
 
@@ -247,9 +251,9 @@ def _describe_voxels(header: Any, path: Path) -> VoxelFile:
     """Check what the header says of the array; return where and how it is stored."""
     dims = [int(n) for n in header["dim"]]
     shape = tuple(dims[1 : 1 + max(dims[0], 0)])
-    if not 1 <= dims[0] <= 7 or min(shape) < 1:
+    if not 3 <= dims[0] <= 7 or min(shape) < 1:
         raise _refuse(
-            path, f"{dims[0]} dimensions, {shape}", "1 to 7 axes of at least one voxel each"
+            path, f"{dims[0]} dimensions, {shape}", "3 to 7 axes of at least one voxel each"
         )
     code = int(header["datatype"])
     known: Any = data_type_codes.dtype
@@ -272,6 +276,9 @@ def _describe_voxels(header: Any, path: Path) -> VoxelFile:
     scaling = (slope, inter) if slope != 0 else (1.0, 0.0)
     voxels = VoxelFile(path, shape, dtype, int(offset), *scaling)
     _check_size(voxels)
+    # What nibabel would complain of, and nothing here depends on.
+    header["bitpix"] = 8 * dtype.itemsize
+    header["vox_offset"] = header.single_vox_offset
     return voxels
 
 
@@ -304,8 +311,7 @@ def _find_affine(header: Any, path: Path) -> NDArray[np.float64]:
     if not all(0 <= code <= 5 for code in codes.values()):
         raise _refuse(path, f"orientation codes {codes}", "codes from 0 to 5")
     sizes = np.asarray(header["pixdim"][:4], dtype=np.float64)
-    n_axes = min(int(header["dim"][0]), 3)
-    _check_edges(sizes[1 : 1 + n_axes], path, "pixdim")
+    _check_edges(sizes[1:], path, "pixdim")
     if not math.isfinite(sizes[0]):
         raise _refuse(path, f"pixdim[0] is {sizes[0]:g}", "1 or -1")
     # As the reference implementation reads it; 0 occurs, and means 1.
@@ -373,8 +379,7 @@ def check_affine(affine: ArrayLike, shape: tuple[int, ...], path: Path | None) -
             advice=_CONVERT,
         )
     _check_edges(edges, path, "affine")
-    ends = [*shape[:3], 1, 1, 1][:3]
-    reach = np.abs(matrix[:3, 3]) + np.abs(matrix[:3, :3]) @ (np.array(ends) - 1.0)
+    reach = np.abs(matrix[:3, 3]) + np.abs(matrix[:3, :3]) @ (np.array(shape[:3]) - 1.0)
     if reach.max() > FARTHEST_VOXEL_MM:
         raise ImageError(
             f"voxels as far as {reach.max():g} mm from the origin",
