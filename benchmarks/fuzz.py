@@ -50,7 +50,7 @@ EXTREME_NUMBERS = (0, -1, 1, 2, 7, 255, 348, 32767, -32768, 2**31 - 1, -(2**31),
                    -0.0, 1e-40, 1e30, -1e30, 3e38, np.nan, np.inf, -np.inf)  # fmt: skip
 EXTREME_WORDS = (b"nan", b"inf", b"-inf", b"1e400", b"-1", b"1e308", b"1e-400", b"9" * 400,
                  b"1_000", "\uff11".encode(), "\u00b2".encode(), b"\0", b"0x10", b"", b"-",
-                 b"1,5", b"\xff\xfe", b"1000;", b"1e5", b"0 " * 50_000)  # fmt: skip
+                 b"1,5", b"\xff\xfe", b"1000;", b"1e5", b"0 " * 5_000)  # fmt: skip
 EXTREME_JSON = (b"9" * 400, b"-" + b"9" * 5000, b"1e999", b"NaN", b"-Infinity", b"null", b"true",
                 b"[]", b"{}", b"3", b"-0", b'""', b'"\\ud800"', b'"\\u0000"', b'"\xff"',
                 b"[" * 100_000, b"[" * 70 + b"]" * 70, b'{"a":' * 500 + b"1" + b"}" * 500,

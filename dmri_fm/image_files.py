@@ -368,10 +368,12 @@ def check_affine(affine: ArrayLike, shape: tuple[int, ...], path: Path | None) -
         to :data:`LARGEST_EDGE_MM`, or a corner further away than :data:`FARTHEST_VOXEL_MM`.
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    is_finite = bool(np.isfinite(matrix).all())
-    edges = np.linalg.norm(matrix[:3, :3], axis=0) if is_finite else np.zeros(3)
-    box = float(np.prod(edges))
-    if not is_finite or abs(np.linalg.det(matrix[:3, :3])) <= LEAST_SPAN * box:
+    # Numbers of 1e300 overflow here, into what is refused.
+    with np.errstate(all="ignore"):
+        edges = np.linalg.norm(matrix[:3, :3], axis=0)
+        span, box = abs(np.linalg.det(matrix[:3, :3])), np.prod(edges)
+        reach = np.abs(matrix[:3, 3]) + np.abs(matrix[:3, :3]) @ (np.array(shape[:3]) - 1.0)
+    if not np.isfinite(matrix).all() or not span > LEAST_SPAN * box:
         raise ImageError(
             "the affine is singular or not finite",
             path=path,
@@ -379,7 +381,6 @@ def check_affine(affine: ArrayLike, shape: tuple[int, ...], path: Path | None) -
             advice=_CONVERT,
         )
     _check_edges(edges, path, "affine")
-    reach = np.abs(matrix[:3, 3]) + np.abs(matrix[:3, :3]) @ (np.array(shape[:3]) - 1.0)
     if reach.max() > FARTHEST_VOXEL_MM:
         raise ImageError(
             f"voxels as far as {reach.max():g} mm from the origin",

@@ -52,16 +52,14 @@ def read_words(metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(w for text in values if isinstance(text, str) for w in text.split("\\"))
 
 
-#: Entries that something is decided by: what they should be, and what tells so.
+#: Entries that something is decided by: what they should be, and what tells so. A phase encoding
+#: that is none is named where it is missed.
 _TYPES = {
     **dict.fromkeys(
         ("EchoTime", "TotalReadoutTime", "EffectiveEchoSpacing", "ReconMatrixPE"),
         ("a finite number", lambda metadata, key: read_number(metadata, key) is not None),
     ),
-    **dict.fromkeys(
-        ("PhaseEncodingDirection", "SeriesDescription"),
-        ("text", lambda metadata, key: isinstance(metadata[key], str)),
-    ),
+    "SeriesDescription": ("text", lambda metadata, key: isinstance(metadata[key], str)),
     **dict.fromkeys(
         ("ImageType", "IntendedFor", "B0FieldIdentifier", "B0FieldSource"),
         (

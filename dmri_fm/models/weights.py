@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from importlib.resources import files
@@ -265,6 +266,8 @@ def _read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
                 path=path,
                 expected="one of " + ", ".join(map(str, TENSOR_TYPES)),
             )
+        if not value.numel():
+            raise WeightsError(f"{key!r} holds no numbers", path=path)
         if not torch.isfinite(value).all():
             raise WeightsError("a weight is not finite", path=path)
     return tensors
@@ -278,7 +281,9 @@ def _check_shapes(name: str, config: Config, tensors: dict[str, Tensor], *, path
         raise WeightsError(
             f"{len(tensors)} tensors for a configuration of {n_blocks} blocks", path=path
         )
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        # torch warns of layers without weights; no file has tensors that fit them.
+        warnings.simplefilter("ignore")
         wanted = {k: v.shape for k, v in _build_network(name, config, path).state_dict().items()}
     found = {k: v.shape for k, v in tensors.items()}
     if wrong := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
