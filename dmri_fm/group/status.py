@@ -65,7 +65,7 @@ def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
         except InputError as error:
             broken.append(f"{path.relative_to(folder)} {error.found}")
             continue
-        if not _is_record(record):
+        if not _is_record(record, participant=folder.name):
             broken.append(f"{path.relative_to(folder)} is not a record of a run")
             continue
         records.append({**record, "run_uuid": path.parent.name})
@@ -73,10 +73,11 @@ def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return records, broken
 
 
-def _is_record(content: Mapping[str, Any]) -> bool:
+def _is_record(content: Mapping[str, Any], *, participant: str) -> bool:
     """Tell whether a record's entries have the types that a run writes.
 
-    Outputs are compared, and stale ones removed, by the paths in it: none may lead elsewhere.
+    Outputs are compared, and stale ones removed, by the paths in it: none may lead out of the
+    participant's folder.
     """
     lists = [content.get(key, []) for key in ("scans", "errors")]
     outputs = content.get("outputs", {})
@@ -84,16 +85,20 @@ def _is_record(content: Mapping[str, Any]) -> bool:
         content.get("status") in ("complete", "failed")
         and all(isinstance(value, list) for value in lists)
         and isinstance(outputs, dict)
-        and all(_is_below(name) and isinstance(size, int) for name, size in outputs.items())
+        and all(
+            _is_below(participant, name) and isinstance(size, int)
+            for name, size in outputs.items()
+        )
     )
 
 
-def _is_below(name: str) -> bool:
-    """Tell whether a path stays below the folder that it is relative to."""
+def _is_below(folder: str, name: str) -> bool:
+    """Tell whether a relative path starts with a folder and stays below it."""
     parts = PurePosixPath(name).parts
     return (
-        bool(parts)
-        and not {"/", "//", ".."} & set(parts)
+        len(parts) > 1
+        and parts[0] == folder
+        and ".." not in parts
         and "\0" not in name
         and max(len(part.encode()) for part in parts) <= LONGEST_NAME_BYTES
     )

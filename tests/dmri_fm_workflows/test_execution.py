@@ -141,6 +141,15 @@ def test_outputs_that_a_later_run_does_not_write_are_stale(tmp_path: Path) -> No
     assert find_stale(tmp_path, now, written, is_partial=True) == [files["acq-b"]]
 
 
+@pytest.mark.parametrize("name", ["{root}/kept.txt", "sub-01/../kept.txt", "sub-02/kept.txt"])
+def test_record_cannot_make_files_elsewhere_stale(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    for path in (tmp_path / "kept.txt", out / "kept.txt", out / "sub-02" / "kept.txt"):
+        publish_text("x", path)
+    write_provenance(out, _record("abc", {name.format(root=tmp_path): 1}))
+    assert find_stale(out, make_participant("a"), [], is_partial=False) == []
+
+
 def make_participant(*acquisitions: str, **metadata: str) -> Participant:
     series = tuple(
         DwiSeries((make_run(acq, metadata),), {"subject": "01", "acquisition": acq})

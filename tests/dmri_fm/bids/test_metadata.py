@@ -112,3 +112,16 @@ def test_filters_compare_any_entry(maker) -> None:
         maker.dwi(f"sub-{label}_dwi", metadata={**maker.AP, "SeriesNumber": value})
     found = read_dataset(maker.root, filters={"dwi": {"SeriesNumber": "007"}})
     assert [p.label for p in found.participants] == ["03"]
+
+
+def test_inherited_sidecar_is_every_participant_s_problem(maker) -> None:
+    for label in ("01", "02"):
+        maker.dwi(f"sub-{label}_dwi", metadata=maker.AP)
+        maker.dwi(f"sub-{label}_acq-x_dwi", metadata=maker.AP)
+    maker.path("acq-x_dwi.json").write_text("{")
+    dataset = read_dataset(maker.root)
+    assert [p.label for p in dataset.participants] == ["01", "02"]
+    assert [(p.participant, p.path.name) for p in dataset.problems] == [
+        ("01", "acq-x_dwi.json"),
+        ("02", "acq-x_dwi.json"),
+    ]

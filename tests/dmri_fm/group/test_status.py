@@ -80,6 +80,7 @@ def test_warnings_of_the_reports_are_counted(outputs):
         {"outputs": {"sub-01/\0": 1}},
         {"outputs": {"sub-01/" + "x" * 5000: 1}},
         {"outputs": {"": 1}},
+        {"outputs": {"sub-02/dwi/x": 1}},
         {"finished": 10**400},
     ],
 )

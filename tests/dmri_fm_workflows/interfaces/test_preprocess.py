@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable, write_gradients
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
+from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
 from dmri_fm_workflows.interfaces.preprocess import (
+    CorrectBias,
     DwiDenoise,
     EstimatePairField,
     MergeRuns,
+    ValidateDwi,
     _mean_b0,
 )
 from dmri_fm_workflows.preprocess import init_denoise_wf
@@ -101,6 +105,49 @@ def test_weighted_volumes_of_the_reverse_image_are_left_out(tmp_path: Path) -> N
         epi_readout_s=READOUT_S,
     ).run(cwd=tmp_path)
     assert field_error(done.outputs.field_file) < 0.15
+
+
+def flip_a_bit(path: str) -> Path:
+    """Damage the checksum of a compressed image, which nothing but its end shows."""
+    content = bytearray(Path(path).read_bytes())
+    content[-5] ^= 1
+    Path(path).write_bytes(content)
+    return Path(path)
+
+
+def test_damaged_series_stops_at_the_first_node(tmp_path: Path) -> None:
+    inputs = write_series(tmp_path, ["j"] * 2, is_b0=[True, False])
+    inputs.pop("volumes_file")
+    assert ValidateDwi(**inputs).run(cwd=tmp_path).outputs.dwi_file == inputs["dwi_file"]
+    path = flip_a_bit(inputs["dwi_file"])
+    with pytest.raises(ImageError, match="CRC check failed") as caught:
+        ValidateDwi(**inputs).run(cwd=tmp_path)
+    assert caught.value.path == path
+
+
+def test_damaged_t1w_image_is_found_before_n4_gets_it(tmp_path: Path) -> None:
+    path = flip_a_bit(str(save_image(head(), AFFINE, tmp_path / "T1w.nii.gz")))
+    with pytest.raises(ImageError, match="CRC check failed") as caught:
+        CorrectBias(in_file=str(path)).run(cwd=tmp_path)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("has_gradients", [False, True])
+@pytest.mark.parametrize("engine", [EstimatePairField, WriteFslFiles])
+def test_damaged_reverse_image_is_found_before_an_engine_gets_it(
+    tmp_path: Path, engine, has_gradients
+) -> None:
+    inputs = write_series(tmp_path / "a", ["j", "j"], is_b0=[True, False])
+    reverse = write_series(tmp_path / "b", ["j-"] * 2, is_b0=[True, True])
+    path = flip_a_bit(reverse["dwi_file"])
+    if has_gradients:
+        inputs |= {f"epi_{k}_file": reverse[f"{k}_file"] for k in ("bval", "bvec")}
+    if engine is EstimatePairField:
+        inputs |= {"up_encoding": "j", "down_encoding": "j-"}
+    inputs |= {"epi_file": str(path), "epi_phase_encoding": "j-", "epi_readout_s": READOUT_S}
+    with pytest.raises(ImageError, match="CRC check failed") as caught:
+        engine(**inputs).run(cwd=tmp_path)
+    assert caught.value.path == path
 
 
 def test_volumes_of_another_readout_are_left_out_of_the_pair() -> None:
