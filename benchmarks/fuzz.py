@@ -1,8 +1,8 @@
 """Feed damaged files to the readers of images, gradients, sidecars and weights, and count.
 
 A file may be refused, with one of our errors, or accepted, if what comes out of it is possible.
-Everything else is a failure: another exception, a warning, memory beyond the limit, voxels of a
-damaged gzip stream that differ from those written, a value that no scan has.
+Everything else is a failure: another exception, a warning, a line in the log, memory beyond the
+limit, voxels of a damaged gzip stream that differ from those written, a value that no scan has.
 
     python benchmarks/fuzz.py --inputs 100000 --seed 0
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import logging
 import re
 import resource
 import sys
@@ -118,6 +119,7 @@ def run_target(target: Target, *, n_inputs: int, seed: int, folder: Path) -> Tal
         For the files, empty.
     """
     tally = Tally()
+    logged = _LogRecords()
     start = time.perf_counter()
     sound = [_try(target, files, folder) for files in target.seeds]
     for i in range(n_inputs):
@@ -126,13 +128,18 @@ def run_target(target: Target, *, n_inputs: int, seed: int, folder: Path) -> Tal
         files, must_agree = target.damage(rng, target.seeds[which])
         before = time.perf_counter()
         try:
-            value = _try(target, files, folder)
+            with logged:
+                value = _try(target, files, folder)
             fault = target.judge(value)
             if fault is None and must_agree and not target.is_same(value, sound[which]):
                 fault = "damage was not noticed"
+            fault = fault or logged.first
         except DmriError as error:
             str(error).encode()
-            tally.n_refused += 1
+            if logged.first is None:
+                tally.n_refused += 1
+            else:
+                tally.failures.append(f"input {i}: {logged.first}")
         except Exception as error:  # what the fuzz is for
             tally.failures.append(f"input {i}: {type(error).__name__}: {str(error)[:200]}")
         else:
@@ -143,6 +150,25 @@ def run_target(target: Target, *, n_inputs: int, seed: int, folder: Path) -> Tal
         tally.slowest_s = max(tally.slowest_s, time.perf_counter() - before)
     tally.seconds = time.perf_counter() - start
     return tally
+
+
+class _LogRecords(logging.Handler):
+    """Catches what is logged as a warning, by any package."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first: str | None = None
+
+    def __enter__(self) -> None:
+        self.first = None
+        logging.getLogger().addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the first record."""
+        self.first = self.first or f"logged: {record.getMessage()[:200]}"
 
 
 def _try(target: Target, files: Files, folder: Path) -> Any:

@@ -29,8 +29,6 @@ def run(n_inputs: int, seed: int) -> dict[str, list[int]]:
     command = [sys.executable, str(SCRIPT), "--inputs", str(n_inputs), "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    # Nothing is logged or warned of beside the errors.
-    assert done.stderr == ""
     rows = re.findall(r"\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", done.stdout)
     return {name: list(map(int, numbers)) for name, *numbers in rows}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -112,6 +113,21 @@ def test_filters_compare_any_entry(maker) -> None:
         maker.dwi(f"sub-{label}_dwi", metadata={**maker.AP, "SeriesNumber": value})
     found = read_dataset(maker.root, filters={"dwi": {"SeriesNumber": "007"}})
     assert [p.label for p in found.participants] == ["03"]
+
+
+def test_hostile_header_is_its_participant_s_problem(maker) -> None:
+    changes = {"size": (42, b"\xff\x7f"), "offset": (108, b"\0\0\xc0\x7f"), "edge": (80, bytes(4))}
+    maker.dwi("sub-sound_dwi", metadata=maker.AP)
+    for label, (place, value) in changes.items():
+        path = maker.dwi(f"sub-{label}_dwi", metadata=maker.AP)
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[place : place + len(value)] = value
+        path.write_bytes(gzip.compress(content))
+    dataset = read_dataset(maker.root)
+    assert [p.label for p in dataset.participants] == ["sound"]
+    assert {p.participant: p.path.name for p in dataset.problems} == {
+        label: f"sub-{label}_dwi.nii.gz" for label in changes
+    }
 
 
 def test_inherited_sidecar_is_every_participant_s_problem(maker) -> None:
