@@ -7,6 +7,7 @@ reading only as many bytes as the header asks for finds no damage.
 
 from __future__ import annotations
 
+import builtins
 import gzip
 import math
 from collections.abc import Iterator
@@ -103,7 +104,12 @@ class VoxelFile:
         return self.read(dtype)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        # A copy: a slice of one volume must not hold the whole series in memory.
+        """Return a slice. Of `[..., n]` no more than that volume is held in memory."""
+        match index:
+            case (builtins.Ellipsis, int(n)) if -self.shape[-1] <= n < self.shape[-1]:
+                size = math.prod(self.shape[:-1])
+                start = n % self.shape[-1] * size
+                return self._keep(start, start + size).reshape(self.shape[:-1], order="F")
         return np.array(self.read()[index])
 
     def read(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
@@ -122,15 +128,22 @@ class VoxelFile:
             If the file ends early, goes on after the voxels, fails its checksum, or the array
             does not fit into memory.
         """
+        flat = self._keep(0, math.prod(self.shape), dtype)
+        return flat.reshape(self.shape, order="F")
+
+    def _keep(self, start: int, stop: int, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """Read the file to its end; return some of its voxels, in their order there."""
         dtype = self._scale(np.empty(0, self.dtype)).dtype if dtype is None else dtype
+        place = 0
         try:
-            flat = np.empty(math.prod(self.shape), dtype)
-            start = 0
+            kept = np.empty(stop - start, dtype)
             # A stored number may be too large for the type that was asked for.
             with np.errstate(over="ignore", invalid="ignore"):
                 for part in self._read_parts():
-                    flat[start : start + part.size] = self._scale(part)
-                    start += part.size
+                    wanted = part[max(start - place, 0) : max(stop - place, 0)]
+                    first = max(place - start, 0)
+                    kept[first : first + wanted.size] = self._scale(wanted)
+                    place += part.size
         except (OSError, EOFError, ZlibError) as error:
             raise ImageError(
                 f"the voxels cannot be read ({error})",
@@ -145,7 +158,7 @@ class VoxelFile:
                 expected="an image of shape " + " x ".join(map(str, self.shape)),
                 advice="check that this is its shape; if so, give the job more memory",
             ) from None
-        return flat.reshape(self.shape, order="F")
+        return kept
 
     def _scale(self, stored: NDArray[Any]) -> NDArray[Any]:
         scaled: NDArray[Any] = apply_read_scaling(stored, self.slope, self.inter)

@@ -108,6 +108,7 @@ def test_voxels_are_those_that_nibabel_reads(tmp_path, dtype, scaling, extension
     ours = load_image(path)
     np.testing.assert_array_equal(np.asarray(ours.dataobj), expected)
     np.testing.assert_array_equal(ours.dataobj[1:3, ..., 2], expected[1:3, ..., 2])
+    np.testing.assert_array_equal(ours.dataobj[..., -1], expected[..., -1])
     np.testing.assert_array_equal(ours.get_fdata(), expected)
     data = read_array(ours)
     assert data.flags.f_contiguous
@@ -156,7 +157,12 @@ def test_reading_takes_the_memory_of_the_array_and_a_buffer(tmp_path) -> None:
     array = read_array(load_image(path))
     seconds = time.perf_counter() - start
     _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    np.testing.assert_array_equal(load_image(path).dataobj[..., 7], data[..., 7])
+    _, peak_of_one = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+    assert peak_of_one - before < 20 * 2**20
     assert array.nbytes == 4 * data.size
     # One buffer as stored, its copy in the wanted type, and a mask of one volume.
     assert peak < array.nbytes + 20 * 2**20
