@@ -7,7 +7,6 @@ reading only as many bytes as the header asks for finds no damage.
 
 from __future__ import annotations
 
-import builtins
 import gzip
 import math
 from collections.abc import Iterator
@@ -105,11 +104,10 @@ class VoxelFile:
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         """Return a slice. Of `[..., n]` no more than that volume is held in memory."""
-        match index:
-            case (builtins.Ellipsis, int(n)) if -self.shape[-1] <= n < self.shape[-1]:
-                size = math.prod(self.shape[:-1])
-                start = n % self.shape[-1] * size
-                return self._keep(start, start + size).reshape(self.shape[:-1], order="F")
+        if isinstance(index, tuple) and index[:-1] == (Ellipsis,) and isinstance(index[-1], int):
+            size = math.prod(self.shape[:-1])
+            start = range(self.shape[-1])[index[-1]] * size
+            return self._keep(start, start + size).reshape(self.shape[:-1], order="F")
         return np.array(self.read()[index])
 
     def read(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
