@@ -104,9 +104,10 @@ class VoxelFile:
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         """Return a slice. Of `[..., n]` no more than that volume is held in memory."""
-        if isinstance(index, tuple) and index[:-1] == (Ellipsis,) and isinstance(index[-1], int):
+        is_pair = isinstance(index, tuple) and len(index) == 2
+        if is_pair and index[0] is Ellipsis and isinstance(index[1], int):
             size = math.prod(self.shape[:-1])
-            start = range(self.shape[-1])[index[-1]] * size
+            start = range(self.shape[-1])[index[1]] * size
             return self._keep(start, start + size).reshape(self.shape[:-1], order="F")
         return np.array(self.read()[index])
 
