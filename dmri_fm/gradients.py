@@ -8,6 +8,7 @@ above zero). In memory a b-vector is always in scanner space, RAS+. The two func
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ LARGEST_PLAUSIBLE_MAXIMUM = 100_000.0
 #: b-values up to this that come with directions are in ms/um^2; above it, up to
 #: :data:`B0_THRESHOLD`, they may be the 5 to 10 s/mm^2 some scanners store for b=0.
 LARGEST_PER_UM2_SURE = 4.5
+
+#: Numbers beyond this are no b-values in any unit: 10,000 s/mm^2 are 1e10 s/m^2.
+LARGEST_NUMBER = 1e12
+
+#: Larger files hold no gradients: 10,000 volumes take less than one MB.
+MAX_FILE_BYTES = 4_000_000
 
 #: A diffusion-weighted b-vector may differ from unit length by this before it is refused.
 UNIT_TOLERANCE = 0.1
@@ -272,6 +279,14 @@ def ras_to_fsl(bvecs_ras: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(bvecs_ras, dtype=np.float64) @ _fsl_axes(affine) + 0.0
 
 
+def _is_number(word: str) -> bool:
+    """Tell plain numbers, NaN included, from words, infinity and what only Python accepts."""
+    try:
+        return word.isascii() and "_" not in word and not abs(float(word)) > LARGEST_NUMBER
+    except ValueError:
+        return False
+
+
 def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
     advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
     expected = f"a text file with the {what}"
@@ -279,7 +294,8 @@ def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
     if not path.is_file():
         raise GradientError("file is missing", path=path, expected=expected, advice=advice)
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace").replace(",", " ")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise GradientError(
             f"cannot be read ({error.strerror})",
@@ -287,21 +303,28 @@ def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
             expected=expected,
             advice="check the permissions of the file",
         ) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise GradientError(
+            f"file is larger than {MAX_FILE_BYTES // 10**6} MB",
+            path=path,
+            expected=expected,
+            advice=advice,
+        )
+    text = content.decode("utf-8-sig", errors="replace").replace(",", " ")
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if not rows:
         raise GradientError("file is empty", path=path, expected=expected, advice=advice)
-    try:
-        numbers = [[float(word) for word in row] for row in rows]
-    except ValueError as error:
+    if (bad := next((w for row in rows for w in row if not _is_number(w)), None)) is not None:
         raise GradientError(
-            f"not a number: {error}",
+            f"not a number: {reprlib.repr(bad)}",
             path=path,
             expected=f"the {what} as plain numbers",
             advice=advice,
-        ) from None
+        )
+    numbers = [[float(word) for word in row] for row in rows]
     if len({len(row) for row in numbers}) > 1:
         raise GradientError(
-            f"rows of unequal length: {[len(row) for row in numbers]}",
+            f"rows of unequal length: {reprlib.repr([len(row) for row in numbers])}",
             path=path,
             expected=f"the {what} as a regular table",
             advice=advice,

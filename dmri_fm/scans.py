@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from dmri_fm.bids import read_dataset
 from dmri_fm.bids.folders import check_name
 from dmri_fm.bids.names import scan_name, split_name
 from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.volumes import Dwi
 
@@ -107,9 +107,9 @@ def find_scans(
 
 def _is_derivative(root: Path) -> bool:
     try:
-        text = (root / "dataset_description.json").read_text(encoding="utf-8-sig")
-        return bool(json.loads(text).get("DatasetType") == "derivative")
-    except (OSError, ValueError, AttributeError):
+        description = read_object(root / "dataset_description.json")
+        return bool(description.get("DatasetType") == "derivative")
+    except InputError:
         # The reader of raw datasets says what is wrong.
         return False
 
@@ -152,14 +152,7 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"no JSON object ({error})", path=path, expected="the sidecar of the series"
-        ) from None
+    return read_object(path) if path.is_file() else {}
 
 
 def _scanner(metadata: Any, participant: str) -> str:

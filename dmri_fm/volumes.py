@@ -8,17 +8,16 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
-from zlib import error as ZlibError
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable, read_gradients, write_gradients
+from dmri_fm.image_files import VoxelFile, open_nifti
 
 __all__ = ["Dwi", "load_image", "read_array", "save_image"]
 
@@ -44,8 +43,9 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
     Raises
     ------
     ImageError
-        If the file is missing, not fetched, empty, not an image, of another rank, its affine is
-        singular, or its qform and sform disagree.
+        If the file is missing, not fetched, empty, not a NIfTI image or of another rank, if its
+        header describes no possible scan or promises more than the file holds, or if its qform
+        and sform disagree.
     """
     path = Path(path)
     require_content(path, ImageError)
@@ -60,16 +60,7 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
             expected="a NIfTI image",
             advice="fetch it again (datalad get, or a new copy): the content is not here",
         )
-    try:
-        image = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ZlibError) as error:
-        raise ImageError(
-            f"cannot be opened as an image ({error})",
-            path=path,
-            expected="a NIfTI image",
-            advice="copy or convert the file again",
-        ) from None
-    assert isinstance(image, SpatialImage)
+    image = open_nifti(path)
     shape = image.shape
     while ndim is not None and len(shape) > ndim and shape[-1] == 1:
         shape = shape[:-1]
@@ -84,23 +75,15 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
         )
     _check_forms(image, path)
     if shape != image.shape:
-        data = read_array(image, path=path).reshape(shape)
-        image = type(image)(data, image.affine, image.header)
+        voxels: Any = image.dataobj
+        image = type(image)(
+            voxels.reshape(shape), image.affine, image.header, file_map=image.file_map
+        )
     return image
 
 
 def _check_forms(image: SpatialImage, path: Path) -> None:
     header: Any = image.header
-    if "sform_code" not in header:
-        return
-    affine = np.asarray(image.affine)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise ImageError(
-            "the affine is singular or not finite",
-            path=path,
-            expected="an invertible voxel-to-mm matrix",
-            advice="convert the scan again",
-        )
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         ends = [(0, n - 1) for n in image.shape[:3]]
         corners = np.array([(*corner, 1.0) for corner in product(*ends)])
@@ -115,13 +98,25 @@ def _check_forms(image: SpatialImage, path: Path) -> None:
             )
 
 
-def read_array(image: SpatialImage, *, path: str | Path | None = None) -> NDArray[np.float32]:
-    """Read the voxels of an image as float32.
+def read_array(
+    image: SpatialImage, *, path: str | Path | None = None, is_finite: bool = True
+) -> NDArray[np.float32]:
+    """Read the voxels of an image as float32, and its file to the end, checksum included.
+
+    Parameters
+    ----------
+    image
+        From :func:`load_image`, or made of an array.
+    path
+        For messages; the image's own file by default.
+    is_finite
+        Refuse voxels that are NaN or infinite. Maps of ours may hold NaN.
 
     Raises
     ------
     ImageError
-        If the file ends too early, or its voxels are no numbers, NaN or infinite.
+        If the file ends too early or fails its checksum, its voxels are no real numbers, or
+        some are NaN or infinite.
     """
     path = path or image.get_filename()
     if image.get_data_dtype().kind not in "biuf":
@@ -131,16 +126,12 @@ def read_array(image: SpatialImage, *, path: str | Path | None = None) -> NDArra
             expected="one real number per voxel",
             advice="take the magnitude image; colour maps and complex images are no signal",
         )
-    try:
-        data = np.asanyarray(image.dataobj).astype(np.float32, copy=False)
-    except (OSError, EOFError, ValueError, ZlibError) as error:
-        raise ImageError(
-            f"the voxels cannot be read ({error})",
-            path=path,
-            expected="a complete file",
-            advice="the file is truncated or damaged: copy or convert it again",
-        ) from None
-    bad = int((~np.isfinite(data)).sum())
+    voxels: Any = image.dataobj
+    if isinstance(voxels, VoxelFile):
+        data = voxels.read(np.float32)
+    else:
+        data = np.asanyarray(voxels).astype(np.float32, copy=False)
+    bad = count_not_finite(data) if is_finite else 0
     if bad:
         raise ImageError(
             f"{bad} voxels are NaN or infinite",
@@ -149,6 +140,11 @@ def read_array(image: SpatialImage, *, path: str | Path | None = None) -> NDArra
             advice="export the raw series again, or set those voxels to zero on purpose",
         )
     return data
+
+
+def count_not_finite(data: NDArray[np.float32]) -> int:
+    """Count NaN and infinite voxels, one piece of the last axis at a time to save memory."""
+    return sum(int(np.count_nonzero(~np.isfinite(part))) for part in np.moveaxis(data, -1, 0))
 
 
 def save_image(

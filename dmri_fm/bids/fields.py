@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dmri_fm.bids.encoding import acquisitions_oppose
 from dmri_fm.bids.links import Statement, Tie, read_statement, tie_to, words
+from dmri_fm.bids.metadata import read_number
 from dmri_fm.bids.records import (
     DwiRun,
     EpiImage,
@@ -194,12 +195,8 @@ def choose_images(
 
 
 def echo_time_s(image: EpiImage) -> float | None:
-    """Return EchoTime; None if it is missing or no time in seconds."""
-    value = image.metadata.get("EchoTime")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    # Compared before it is converted: an integer may be too large for a float.
-    return float(value) if 0 < value < LONGEST_ECHO_TIME_S else None
+    """Return EchoTime; None if it is missing or no number."""
+    return read_number(image.metadata, "EchoTime")
 
 
 def _judge(

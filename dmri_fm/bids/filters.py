@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.bids.scans import FIELDMAP_SUFFIXES
 from dmri_fm.errors import ConfigError
+from dmri_fm.json_files import read_object
 
 __all__ = [
     "FOLDERS",
@@ -56,17 +56,11 @@ def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
     ConfigError
         If the file is missing or is no such object.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot be read as JSON ({error})",
-            path=path,
-            expected='a filter file, {"dwi": {"acquisition": "x"}}',
-            advice="check the path and the file; a JSON validator names the place",
-        ) from None
+    content = read_object(
+        path, kind=ConfigError, expected='a filter file, {"dwi": {"acquisition": "x"}}'
+    )
     check_filters(content, path=path)
-    return dict(content)
+    return content
 
 
 def check_filters(filters: object, *, path: str | Path | None = None) -> None:
@@ -170,4 +164,7 @@ def _agrees(value: object, wanted: object) -> bool:
         return False
     if wanted in ("*", "Query.ANY") or wanted == value or str(wanted) == str(value):
         return True
-    return str(wanted).isdigit() and str(value).isdigit() and int(str(wanted)) == int(str(value))
+    labels = [str(v) for v in (wanted, value)]
+    return all(v.isascii() and v.isdecimal() for v in labels) and (
+        labels[0].lstrip("0") == labels[1].lstrip("0")
+    )

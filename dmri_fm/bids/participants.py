@@ -64,7 +64,9 @@ class ParticipantReader:
 
     def note(self, label: str, error: InputError) -> None:
         """Add a problem of a participant, once."""
-        if all((p.path, str(p.error)) != (error.path, str(error)) for p in self.problems):
+        # An inherited file may be wrong for several participants, and all of them are told.
+        known = {(p.participant, p.path, str(p.error)) for p in self.problems}
+        if (label, error.path, str(error)) not in known:
             self.problems.append(Problem(label, error.path, error))
 
     def read(self, label: str, images: Iterable[Path]) -> tuple[Session, ...]:

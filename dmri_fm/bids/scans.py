@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from dmri_fm.bids.metadata import list_ignored, read_number, read_text, read_words
 from dmri_fm.bids.names import split_name
 from dmri_fm.bids.records import DwiRun, EpiImage, Fieldmap
 from dmri_fm.bids.sidecars import Sidecars
@@ -88,15 +89,10 @@ def is_diffusion_signal(
         _MAP_LABEL.fullmatch(entities.get(name, "")) for name in ("acquisition", "reconstruction")
     ):
         return False
-    image_type = metadata.get("ImageType") or ()
-    words = {
-        str(word).upper()
-        for word in (image_type if isinstance(image_type, list | tuple) else [image_type])
-        for word in str(word).split("\\")
-    }
+    words = {word.upper() for word in read_words(metadata, "ImageType")}
     if words & _MAP_WORDS or (words & _NOT_MAGNITUDE and not words & {"M", "MAGNITUDE"}):
         return False
-    description = str(metadata.get("SeriesDescription", ""))
+    description = read_text(metadata, "SeriesDescription")
     if "ORIGINAL" not in words and _MAP_DESCRIPTION.fullmatch(description):
         return False
     return "DERIVED" not in words or (n_directions or 0) >= SIGNAL_DIRECTIONS
@@ -127,28 +123,26 @@ def readout_time_s(
     >>> readout_time_s({"TotalReadoutTime": 50}) is None  # milliseconds
     True
     """
-    total = _positive(metadata.get("TotalReadoutTime"))
+    total = _positive(metadata, "TotalReadoutTime")
     if total is None:
-        spacing = _positive(metadata.get("EffectiveEchoSpacing"))
-        n_lines = _positive(metadata.get("ReconMatrixPE")) or n_phase_encodes
+        spacing = _positive(metadata, "EffectiveEchoSpacing")
+        n_lines = _positive(metadata, "ReconMatrixPE") or n_phase_encodes
         total = None if spacing is None or not n_lines else spacing * (n_lines - 1)
     return total if total is not None and 0 < total <= LONGEST_READOUT_S else None
 
 
-def _positive(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    number = float(value) if is_number else math.nan  # type: ignore[arg-type]
-    return number if math.isfinite(number) and number > 0 else None
+def _positive(metadata: Mapping[str, Any], key: str) -> float | None:
+    number = read_number(metadata, key)
+    return number if number is not None and number > 0 else None
 
 
 def _encoding(
     metadata: Mapping[str, Any], shape: Sequence[int]
 ) -> tuple[str | None, float | None]:
-    direction = metadata.get("PhaseEncodingDirection")
-    is_known = isinstance(direction, str) and direction in _PHASE_ENCODINGS
-    direction = direction if is_known else None
-    n_lines = shape["ijk".index(direction[0])] if direction else None
-    return direction, readout_time_s(metadata, n_lines)
+    direction = read_text(metadata, "PhaseEncodingDirection")
+    if direction not in _PHASE_ENCODINGS:
+        return None, readout_time_s(metadata)
+    return direction, readout_time_s(metadata, shape["ijk".index(direction[0])])
 
 
 def open_run(
@@ -212,14 +206,22 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
         value = metadata.get("PhaseEncodingDirection")
         yield (
             f"{name}: PhaseEncodingDirection is "
-            + ("missing" if value is None else f"{value!r}, not one of i, i-, j, j-, k, k-")
+            + (
+                "missing"
+                if value is None
+                else f"{reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
+            )
             + ", so no reverse-phase image can correct its distortion. Add it to the JSON file."
         )
     elif run.readout_time_s is None:
         value = metadata.get("TotalReadoutTime")
         yield (
             f"{name}: TotalReadoutTime is "
-            + ("missing" if value is None else f"{value!r}, which is no time in seconds")
+            + (
+                "missing"
+                if value is None
+                else f"{reprlib.repr(value)}, which is no time in seconds"
+            )
             + ", so fields are known in voxels, not in Hz. Add it to the JSON file."
         )
     header: Any = image.header
@@ -228,7 +230,9 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
             f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
             "radiological storage. Set the orientation if that is wrong."
         )
-    if "DERIVED" in (metadata.get("ImageType") or ()):
+    for what in list_ignored(metadata):
+        yield f"{name}: {what}."
+    if "DERIVED" in read_words(metadata, "ImageType"):
         yield (
             f"{name}: ImageType says DERIVED; it is taken as measured signal because its "
             "gradient files hold a full set of directions."
@@ -284,8 +288,7 @@ def open_t1w(path: Path, metadata: Mapping[str, Any]) -> tuple[bool, float, str]
         If the image is missing, damaged, or not 3-D.
     """
     image = load_image(path, ndim=3)
-    image_type = metadata.get("ImageType")
-    is_normalised = isinstance(image_type, list | tuple) and "NORM" in image_type
+    is_normalised = "NORM" in read_words(metadata, "ImageType")
     volume = abs(float(np.linalg.det(np.asarray(image.affine)[:3, :3])))
     return not is_normalised, round(volume, 3), path.name
 

@@ -12,7 +12,6 @@ image is refused rather than read without it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from dmri_fm.bids.ignore import BidsIgnore
 from dmri_fm.bids.names import split_name
 from dmri_fm.content import require_content
 from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.json_files import read_object
 
 __all__ = ["Sidecars"]
 
@@ -182,20 +182,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it cannot be read, was not fetched, or holds something else.
+        If it cannot be read, was not fetched, or holds something else or what could not be
+        written again; see :func:`dmri_fm.json_files.read_object`.
     """
     require_content(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot be read as JSON ({error})",
-            path=path,
-            expected="a JSON object in UTF-8",
-            advice="repair the file; a JSON validator names the place",
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"holds a {type(content).__name__}", path=path, expected="a JSON object {...}"
-        )
-    return content
+    return read_object(path)

@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
-from dmri_fm.errors import ImageError, OutputError
+from dmri_fm.errors import OutputError
+from dmri_fm.image_files import open_nifti
 
 __all__ = [
     "clear_partial",
@@ -250,15 +250,10 @@ def conform_image(
     Raises
     ------
     ImageError
-        If the file is not a NIfTI-1 image.
+        If the file is damaged or no NIfTI image.
     """
     source, target = Path(source), Path(target)
-    try:
-        image = nib.load(source)
-    except (ImageFileError, OSError, EOFError) as error:
-        raise ImageError(f"cannot be opened as an image ({error})", path=source) from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise ImageError("is not a NIfTI image", path=source)
+    image = open_nifti(source)
     header = image.header.copy()
     if dtype is not None and header.get_data_dtype() != np.dtype(dtype):
         data = np.rint(np.asanyarray(image.dataobj)).astype(dtype)

@@ -6,7 +6,6 @@ dataset only, so every job writes the same bytes, by rename.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from importlib.resources import files
@@ -20,7 +19,8 @@ from dmri_fm.derivatives.maps import load_catalogue
 from dmri_fm.derivatives.publish import publish_json, publish_text
 from dmri_fm.derivatives.references import render_methods
 from dmri_fm.derivatives.tsv import format_table
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.json_files import read_object
 
 __all__ = [
     "APP_NAME",
@@ -163,10 +163,9 @@ def _changes(existing: str) -> str:
 def _read_description(source: Path) -> Mapping[str, Any]:
     # The dataset's reader has already complained about a page that is broken.
     try:
-        page = json.loads((source / "dataset_description.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(source / "dataset_description.json")
+    except InputError:
         return {}
-    return page if isinstance(page, dict) else {}
 
 
 def write_root_files(

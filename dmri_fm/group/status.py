@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dmri_fm.errors import InputError
 from dmri_fm.group.collect import Problem
+from dmri_fm.json_files import read_object
 
 __all__ = ["ParticipantStatus", "find_missing", "read_records", "read_status"]
+
+#: Longest name of a file that Linux has.
+LONGEST_NAME_BYTES = 255
 
 #: Missing outputs are named up to this many.
 SHOWN_PATHS = 3
@@ -57,16 +61,47 @@ def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     records, broken = [], []
     for path in sorted(folder.glob("log/*/provenance.json")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            broken.append(f"{path.relative_to(folder)} cannot be read ({error})")
+            record = read_object(path)
+        except InputError as error:
+            broken.append(f"{path.relative_to(folder)} {error.found}")
             continue
-        if not isinstance(record, dict) or record.get("status") not in ("complete", "failed"):
+        if not _is_record(record, participant=folder.name):
             broken.append(f"{path.relative_to(folder)} is not a record of a run")
             continue
-        records.append({"run_uuid": path.parent.name, **record})
+        records.append({**record, "run_uuid": path.parent.name})
     records.sort(key=lambda r: (str(r.get("finished", "")), str(r["run_uuid"])))
     return records, broken
+
+
+def _is_record(content: Mapping[str, Any], *, participant: str) -> bool:
+    """Tell whether a record's entries have the types that a run writes.
+
+    Outputs are compared, and stale ones removed, by the paths in it: none may lead out of the
+    participant's folder.
+    """
+    lists = [content.get(key, []) for key in ("scans", "errors")]
+    outputs = content.get("outputs", {})
+    return (
+        content.get("status") in ("complete", "failed")
+        and all(isinstance(value, list) for value in lists)
+        and isinstance(outputs, dict)
+        and all(
+            _is_below(participant, name) and isinstance(size, int)
+            for name, size in outputs.items()
+        )
+    )
+
+
+def _is_below(folder: str, name: str) -> bool:
+    """Tell whether a relative path starts with a folder and stays below it."""
+    parts = PurePosixPath(name).parts
+    return (
+        len(parts) > 1
+        and parts[0] == folder
+        and ".." not in parts
+        and "\0" not in name
+        and max(len(part.encode()) for part in parts) <= LONGEST_NAME_BYTES
+    )
 
 
 def _current(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -77,7 +112,7 @@ def _current(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     seen: set[str] = set()
     for record in reversed(records):
-        scans = {str(s) for s in record.get("scans") or ()}
+        scans = {str(s) for s in record.get("scans", [])}
         if not found or scans - seen:
             found.append(record)
         seen |= scans
@@ -140,13 +175,12 @@ def read_status(
             n_warnings=n_warnings,
         )
     latest = records[-1]
-    outputs = latest.get("outputs")
-    outputs = outputs if isinstance(outputs, dict) else {}
+    outputs = latest.get("outputs", {})
     missing = find_missing(output_dir, outputs)
     current = _current(records)
     status = "failed" if any(r["status"] == "failed" for r in current) else "complete"
     why = []
-    for error in (e for r in current for e in r.get("errors") or []):
+    for error in (e for r in current for e in r.get("errors", [])):
         entry = error if isinstance(error, dict) else {"message": str(error)}
         parts = [str(entry[k]) for k in ("scan", "stage", "message") if entry.get(k)]
         why.append(": ".join(parts))
@@ -176,9 +210,8 @@ def _count_warnings(folder: Path) -> int:
     count = 0
     for path in folder.rglob("*_space-ACPC_desc-preproc_*.json"):
         try:
-            sidecar = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_object(path).get("Warnings")
+        except InputError:
             continue
-        found = sidecar.get("Warnings") if isinstance(sidecar, dict) else None
         count += len(found) if isinstance(found, list) else 0
     return count

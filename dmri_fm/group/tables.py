@@ -21,7 +21,7 @@ from dmri_fm.gradients import B0_THRESHOLD
 from dmri_fm.group.collect import OutputFile, Problem, find_files, list_participants
 from dmri_fm.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
 from dmri_fm.group.status import ParticipantStatus, read_status
-from dmri_fm.volumes import load_image
+from dmri_fm.volumes import load_image, read_array
 
 __all__ = [
     "GroupTables",
@@ -98,7 +98,9 @@ def _frame(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
 
 
 def _one_line(error: DmriError, file: OutputFile) -> Problem:
-    return Problem(file.participant, f"{file.path.name}: {' '.join(error.found.split())}")
+    # What is damaged may be another file than the map: its mask.
+    name = (error.path or file.path).name
+    return Problem(file.participant, f"{name}: {' '.join(error.found.split())}")
 
 
 def gather_rows(
@@ -141,10 +143,7 @@ def gather_rows(
 def _read_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Read a map; unlike a raw scan it may hold NaN, which the summary leaves out."""
     image = load_image(path, ndim=3)
-    try:
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"the voxels cannot be read ({error})", path=path) from None
+    data = read_array(image, path=path, is_finite=False)
     return data, np.asarray(image.affine, dtype=np.float64)
 
 

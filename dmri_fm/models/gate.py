@@ -6,6 +6,7 @@ found is written beside the weights. Everywhere else the maps are experimental.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -59,9 +60,10 @@ class Gate:
                 int(values["most_directions"]),
                 float(values["most_unfamiliar"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
-                f"gate {dict(values)} ({error})", expected=f"the fields {', '.join(sorted(known))}"
+                f"gate {reprlib.repr(values)} ({error})",
+                expected=f"the fields {', '.join(sorted(known))}",
             ) from None
 
 

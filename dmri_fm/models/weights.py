@@ -7,6 +7,8 @@ normalised, how it was trained, and the sha256 of the weights, which is verified
 from __future__ import annotations
 
 import json
+import reprlib
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from importlib.resources import files
@@ -19,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.json_files import read_object
 from dmri_fm.models.gate import Gate
 from dmri_fm.models.registry import MODELS, Config
 
@@ -35,6 +38,29 @@ PRETRAINING_PREFIX = "pretraining."
 
 #: Fields of configurations that are younger than the format; files without them mean the default.
 LATER_FIELDS = {"rotary", "features"}
+
+#: Entries of the JSON and their types.
+ENTRIES: dict[str, type] = {
+    "format": int,
+    "model": str,
+    "version": str,
+    "sha256": str,
+    "config": dict,
+    "normalisation": dict,
+    "training": dict,
+}
+
+#: Entries that files may have.
+LATER_ENTRIES: dict[str, type] = {"gate": dict, "pretraining": dict}
+
+#: Types of tensors in a file.
+TENSOR_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
+
+#: Largest number and longest list in a configuration.
+LARGEST, LONGEST = 100_000, 16
+
+#: Fields of configurations that count blocks, of which each has some tensors.
+BLOCK_COUNTS = ("depth", "encoder_blocks", "decoder_blocks")
 
 #: Formats that can run code when they are read.
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
@@ -183,7 +209,10 @@ def load_weights(
     """
     path = _find(name_or_path)
     description = _read_description(path)
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot be read ({error.strerror})", path=path) from None
     digest = sha256(content).hexdigest()
     if digest != description["sha256"]:
         raise WeightsError(
@@ -196,14 +225,10 @@ def load_weights(
     if model is not None and name != model:
         raise WeightsError(f"weights of model {name!r}", path=path, expected=f"model {model!r}")
     config = _build_config(name, description["config"], path)
-    try:
-        tensors = load(content)
-    except (SafetensorError, ValueError) as error:
-        raise WeightsError(f"not a safetensors file ({error})", path=path) from None
-    if not all(torch.isfinite(t).all() for t in tensors.values()):
-        raise WeightsError("a weight is not finite", path=path)
+    tensors = _read_tensors(content, path)
     statistics = _take(tensors, STATISTICS_PREFIX)
     pretraining = {k: v.float() for k, v in _take(tensors, PRETRAINING_PREFIX).items()}
+    _check_shapes(name, config, tensors, path=path)
     network = _build_network(name, config, path)
     try:
         network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
@@ -226,6 +251,47 @@ def load_weights(
         pretraining=pretraining,
         pretraining_config=description.get("pretraining", {}),
     )
+
+
+def _read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load(content)
+    # A type that safetensors knows and torch does not is a KeyError.
+    except (SafetensorError, ValueError, RuntimeError, KeyError, OverflowError) as error:
+        raise WeightsError(f"not a safetensors file ({error})", path=path) from None
+    for key, value in tensors.items():
+        if value.dtype not in TENSOR_TYPES:
+            raise WeightsError(
+                f"{key!r} holds {value.dtype}",
+                path=path,
+                expected="one of " + ", ".join(map(str, TENSOR_TYPES)),
+            )
+        if not value.numel():
+            raise WeightsError(f"{key!r} holds no numbers", path=path)
+        if not torch.isfinite(value).all():
+            raise WeightsError("a weight is not finite", path=path)
+    return tensors
+
+
+def _check_shapes(name: str, config: Config, tensors: dict[str, Tensor], *, path: Path) -> None:
+    """Compare the file with the network's shapes before memory is taken for the network."""
+    counts = [getattr(config, field, 0) for field in BLOCK_COUNTS]
+    n_blocks = sum(sum(c) if isinstance(c, tuple) else c for c in counts)
+    if n_blocks > len(tensors):
+        raise WeightsError(
+            f"{len(tensors)} tensors for a configuration of {n_blocks} blocks", path=path
+        )
+    with torch.device("meta"), warnings.catch_warnings():
+        # torch warns of layers without weights; no file has tensors that fit them.
+        warnings.simplefilter("ignore")
+        wanted = {k: v.shape for k, v in _build_network(name, config, path).state_dict().items()}
+    found = {k: v.shape for k, v in tensors.items()}
+    if wrong := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
+        raise WeightsError(
+            f"{len(wrong)} tensors do not fit the configuration, the first is {wrong[0]!r}",
+            path=path,
+            expected=f"the weights of {name!r} with the configuration in the JSON beside them",
+        )
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -272,17 +338,20 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _read_description(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
-    try:
-        description = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    description = read_object(
+        beside, kind=WeightsError, expected="the JSON object written with the weights"
+    )
+    if missing := sorted(ENTRIES.keys() - description.keys()):
         raise WeightsError(
-            f"cannot be read ({error})", path=beside, expected="the JSON written with the weights"
-        ) from None
-    needed = {"format", "model", "version", "sha256", "config", "normalisation", "training"}
-    if not isinstance(description, dict) or not needed <= description.keys():
-        raise WeightsError(
-            "an entry is missing", path=beside, expected=f"the keys {', '.join(sorted(needed))}"
+            f"no entry {missing[0]!r}", path=beside, expected=f"the keys {', '.join(ENTRIES)}"
         )
+    for key, kind in (ENTRIES | LATER_ENTRIES).items():
+        if key in description and type(description[key]) is not kind:
+            raise WeightsError(
+                f"{key} is a {type(description[key]).__name__}",
+                path=beside,
+                expected=f"a {kind.__name__}",
+            )
     if description["format"] != FORMAT or description["model"] not in MODELS:
         raise WeightsError(
             f"format {description['format']!r}, model {description['model']!r}",
@@ -295,26 +364,49 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _build_config(name: str, values: dict[str, Any], path: Path) -> Config:
     kind: Any = type(MODELS[name][0])
     known = {f.name for f in fields(kind)}
-    if not isinstance(values, dict) or (set(values) ^ known) - (LATER_FIELDS & known):
+    if (set(values) ^ known) - (LATER_FIELDS & known):
         raise WeightsError(
             f"configuration with {sorted(values)}",
             path=path.with_suffix(".json"),
             expected=f"the fields {sorted(known)}",
         )
+    for key, value in values.items():
+        if not _is_like(value, getattr(MODELS[name][0], key)):
+            raise WeightsError(
+                f"impossible configuration ({key} is {reprlib.repr(value)})",
+                path=path.with_suffix(".json"),
+                expected=f"a value like {getattr(MODELS[name][0], key)!r}, "
+                f"no number beyond {LARGEST}",
+            )
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         config: Config = kind(**tuples)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(
             f"impossible configuration ({error})", path=path.with_suffix(".json")
         ) from None
     return config
 
 
+def _is_like(value: object, default: object) -> bool:
+    """Tell whether a configuration's value has the type of another, and a usable size."""
+    if isinstance(default, tuple):
+        return (
+            isinstance(value, list)
+            and len(value) <= LONGEST
+            and all(_is_like(v, default[0]) for v in value)
+        )
+    if isinstance(default, float):
+        return type(value) in (int, float) and abs(value) <= LARGEST  # type: ignore[arg-type]
+    if type(default) is int:
+        return type(value) is int and abs(value) <= LARGEST
+    return type(value) is type(default)
+
+
 def _build_network(name: str, config: Config, path: Path) -> nn.Module:
     try:
         return MODELS[name][1](config)
-    except (TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
         raise WeightsError(
             f"impossible configuration ({error})", path=path.with_suffix(".json")
         ) from None

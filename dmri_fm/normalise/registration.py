@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +16,7 @@ from dmri_fm.normalise.grid import Grid, PointMap, affine_map, compose, resample
 from dmri_fm.normalise.template import Template
 from dmri_fm.normalise.transforms import warp_map, write_affine
 from dmri_fm.preprocess.alignment import Alignment, align, one_itk_thread, to_ants_image
+from dmri_fm.volumes import load_image, read_array
 
 __all__ = [
     "Image3D",
@@ -243,8 +243,8 @@ def register_syn(
 
 
 def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
-    image: Any = nib.load(path)
-    lps = np.asarray(image.dataobj, dtype=np.float32).squeeze()
+    image = load_image(path)
+    lps = read_array(image, path=path).squeeze()
     x, y, z, _ = lps.shape
     return lps * np.array([-1, -1, 1], np.float32), Grid((x, y, z), np.asarray(image.affine))
 

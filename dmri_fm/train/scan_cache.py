@@ -21,6 +21,7 @@ import numpy as np
 from dmri_fm.errors import InputError
 from dmri_fm.evaluate.grid_scans import GridScan, place_scan
 from dmri_fm.gradients import GradientTable
+from dmri_fm.json_files import read_object
 from dmri_fm.models.drope import DropeConfig
 from dmri_fm.models.tokens import ScanTokens, feature_grid, tokenise
 from dmri_fm.normalise.grid import Grid
@@ -101,7 +102,7 @@ class CachedScan:
     @classmethod
     def read(cls, folder: Path) -> CachedScan:
         """Read what :meth:`write` left, but for the images."""
-        table = json.loads((folder / "gradients.json").read_text(encoding="utf-8"))
+        table = read_object(folder / "gradients.json")
         gtab = GradientTable(table["bvals"], table["bvecs_ras"])
         return cls(folder.name, folder, gtab, table.get("origin", {}))
 

@@ -186,14 +186,20 @@ def test_outputs_that_a_later_run_does_not_write_are_stale(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["../precious.txt", "sub-01/../../precious.txt", "{root}/precious.txt", "sub-02/x.txt"]
+    "name",
+    [
+        "{root}/kept.txt",
+        "../kept.txt",
+        "sub-01/../kept.txt",
+        "sub-01/../../kept.txt",
+        "sub-02/kept.txt",
+    ],
 )
-def test_record_that_names_files_elsewhere_removes_none(tmp_path: Path, name: str) -> None:
+def test_record_cannot_make_files_elsewhere_stale(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
-    for path in (tmp_path / "precious.txt", out / "sub-02" / "x.txt"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("years of work")
-    write_provenance(out, _record("abc", {name.format(root=tmp_path): 13}))
+    for path in (tmp_path / "kept.txt", out / "kept.txt", out / "sub-02" / "kept.txt"):
+        publish_text("x", path)
+    write_provenance(out, _record("abc", {name.format(root=tmp_path): 1}))
     assert find_stale(out, make_participant("a"), [], is_partial=False) == []
 
 

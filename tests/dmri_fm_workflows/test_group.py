@@ -60,6 +60,32 @@ def test_tables_and_page(out):
     assert status["reason"][1] == "sub-02_dir-AP: preprocess: no b=0"
 
 
+def test_one_damaged_map_is_named_and_the_others_are_tabulated(out, caplog):
+    sound = out / output_path({"subject": "01", "direction": "AP"}, "tensor_fa", space=MNI)
+    damaged = out / output_path({"subject": "02", "direction": "AP"}, "tensor_fa", space=MNI)
+    damaged.parent.mkdir(parents=True)
+    content = bytearray(sound.read_bytes())
+    # Three kinds of damage: a wrong checksum, a stream that cannot be decompressed, a cut one.
+    content[-6] ^= 1
+    for data in (content, content[:300] + bytes(64) + content[364:], content[:-2000]):
+        damaged.write_bytes(data)
+        caplog.clear()
+        assert run_group(out) == 1
+        assert damaged.name in caplog.text
+        status = pd.read_csv(out / "group" / "participants_status.tsv", sep="\t")
+        assert damaged.name in status["reason"][1]
+        table = pd.read_csv(out / "group" / "desc-scalars_features.tsv", sep="\t")
+        assert table["participant_id"].tolist() == ["sub-01"]
+        assert table["tensor_fa_mean_wm_left_frontal"][0] == pytest.approx(0.6)
+
+
+def test_damaged_mask_is_named_itself(out, caplog):
+    mask = out / output_path({"subject": "01", "direction": "AP"}, "dwi_mask", space=MNI)
+    mask.write_bytes(b"no image")
+    assert run_group(out) == 1
+    assert f"{mask.name}: cannot be opened" in caplog.text
+
+
 def test_second_run_changes_nothing(out):
     run_group(out)
     files = list((out / "group").iterdir())

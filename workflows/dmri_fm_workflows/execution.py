@@ -21,14 +21,15 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dmri_fm.bids import Participant
 from dmri_fm.bids.names import scan_name
 from dmri_fm.derivatives.naming import identify
 from dmri_fm.derivatives.publish import publish_text, to_json
-from dmri_fm.errors import BusyError, ConfigError, OutputError
+from dmri_fm.errors import BusyError, ConfigError, InputError, OutputError
 from dmri_fm.group.status import find_missing, read_records
+from dmri_fm.json_files import read_object
 from dmri_fm.links import refuse_link
 
 LOGGER = logging.getLogger(__name__)
@@ -185,10 +186,12 @@ def _open_lock(path: Path) -> int:
 
 def _read_owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        return f"host {owner['host']}, process {owner['pid']}"
-    except (OSError, ValueError, KeyError):
+        owner = read_object(path)
+    except InputError:
+        owner = {}
+    if not {"host", "pid"} <= owner.keys():
         return "owner unknown"
+    return f"host {owner['host']}, process {owner['pid']}"
 
 
 def fingerprint(
@@ -202,7 +205,9 @@ def fingerprint(
     digest = hashlib.sha256(f"{version}\n{options}\n".encode())
     for path in sorted({*input_files(participant), *extra}):
         status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        entry = f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+        # A file's name need not be UTF-8.
+        digest.update(entry.encode(errors="surrogateescape"))
     said = [
         [session.label, session.warnings, series.entities, series.warnings, series.pair_reason,
          [[i.path.name, i.reason] for i in series.unused],
@@ -265,8 +270,6 @@ def find_stale(
         output_dir / name
         for record in read_records(output_dir / f"sub-{participant.label}")[0]
         for name in record.get("outputs", {})
-        # Whatever a record says, nothing outside the participant's folder is ours to remove.
-        if name.startswith(f"sub-{participant.label}/") and ".." not in PurePosixPath(name).parts
     }
     names = {series.name for session in participant.sessions for series in session.series}
     found = []

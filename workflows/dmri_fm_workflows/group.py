@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,12 @@ from rich import get_console
 
 from dmri_fm.derivatives.naming import output_path
 from dmri_fm.derivatives.publish import publish_text
-from dmri_fm.errors import LayoutError
+from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.group.collect import list_participants
 from dmri_fm.group.page import find_pages, render_group_page
 from dmri_fm.group.regional import RegionSet
 from dmri_fm.group.tables import collect_tables, write_tables
+from dmri_fm.json_files import read_object
 from dmri_fm.normalise.template import load_regions
 
 __all__ = ["run_group"]
@@ -100,7 +100,7 @@ def _packaged() -> RegionSet:
 
 def _dataset_name(output_dir: Path) -> str:
     try:
-        page = json.loads((output_dir / "dataset_description.json").read_text(encoding="utf-8"))
-        return str(page["Name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        page = read_object(output_dir / "dataset_description.json")
+    except InputError:
         return output_dir.name
+    return str(page.get("Name") or output_dir.name)

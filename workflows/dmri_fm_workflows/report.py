@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Collection, Sequence
@@ -20,6 +19,7 @@ from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.derivatives.root import default_methods
 from dmri_fm.derivatives.tsv import read_table, scan_columns
 from dmri_fm.gradients import read_gradients
+from dmri_fm.json_files import read_object
 from dmri_fm.report import (
     AnatomySection,
     Fact,
@@ -370,11 +370,6 @@ def _models_of(files: Collection[Path]) -> tuple[str, ...]:
     return tuple(m for m, token in tokens.items() if any(token in f.name for f in files))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def _figures(
     output_dir: Path,
     there: Collection[Path],
@@ -400,16 +395,19 @@ def _facts(sidecar: dict[str, Any]) -> tuple[Fact, ...]:
     )
 
 
+def _warnings(sidecar: dict[str, Any], where: str) -> list[ReportWarning]:
+    found = sidecar.get("Warnings")
+    texts = found if isinstance(found, list) else []
+    return [ReportWarning("warning", str(text), where=where) for text in texts]
+
+
 def _anatomy_section(
     output_dir: Path, path: Path, warnings: list[ReportWarning], there: Collection[Path]
 ) -> AnatomySection:
     entities = identify(path.relative_to(output_dir)).source_entities
     name = scan_name(entities)
-    sidecar = _read_json(path)
-    warnings += [
-        ReportWarning("warning", t, where=f"Anatomy of {name}")
-        for t in sidecar.get("Warnings", [])
-    ]
+    sidecar = read_object(path)
+    warnings += _warnings(sidecar, f"Anatomy of {name}")
     own = _figures(output_dir, there, entities, ("t1wmask", "t1wtemplate"), "T1w")
     return AnatomySection(f"Anatomy of {name}", _facts(sidecar), own)
 
@@ -419,8 +417,8 @@ def _series_section(
 ) -> SeriesSection:
     entities = identify(path.relative_to(output_dir)).source_entities
     name = scan_name(entities)
-    sidecar = _read_json(path)
-    warnings += [ReportWarning("warning", t, where=name) for t in sidecar.get("Warnings", [])]
+    sidecar = read_object(path)
+    warnings += _warnings(sidecar, name)
     stem = path.name.removesuffix(".json")
     facts: tuple[Fact, ...] = ()
     if path.parent / f"{stem}.nii.gz" in there:
@@ -435,7 +433,7 @@ def _series_section(
     quality = path.parent / f"{name}_desc-image_qc.tsv"
     measures: dict[str, float | None] = {}
     if quality in there:
-        described = _read_json(Path(sidecar_path(quality)))
+        described = read_object(Path(sidecar_path(quality)))
         (row,) = read_table(quality)
         scan = scan_columns(entities)
         measures = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dmri_fm.derivatives import publish_text
 from dmri_fm.group.collect import Problem
 from dmri_fm.group.status import read_status
@@ -65,6 +67,32 @@ def test_warnings_of_the_reports_are_counted(outputs):
     assert read_status(outputs.root, "sub-01").n_warnings == 2
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": ["complete"]},
+        {"scans": 3},
+        {"errors": "none"},
+        {"outputs": ["sub-01/x"]},
+        {"outputs": {"sub-01/x": "large"}},
+        {"outputs": {"/etc/passwd": 1}},
+        {"outputs": {"sub-01/../../x": 1}},
+        {"outputs": {"sub-01/\0": 1}},
+        {"outputs": {"sub-01/" + "x" * 5000: 1}},
+        {"outputs": {"": 1}},
+        {"outputs": {"sub-02/dwi/x": 1}},
+        {"finished": 10**400},
+    ],
+)
+def test_record_that_no_run_writes_is_a_reason(outputs, changes):
+    outputs.add_record("sub-01", run="20260101-000000_a")
+    outputs.add_record("sub-01", run="20260102-000000_b", **changes)
+    found = read_status(outputs.root, "sub-01")
+    assert found.status == "complete"
+    assert found.run_uuid == "20260101-000000_a"
+    assert "log/20260102-000000_b/provenance.json" in found.reason
+
+
 def test_broken_records(outputs):
     log = outputs.root / "sub-01" / "log"
     publish_text("{", log / "1" / "provenance.json")
@@ -72,7 +100,7 @@ def test_broken_records(outputs):
     found = read_status(outputs.root, "sub-01")
     assert found.status == "unknown"
     assert "log/1/provenance.json cannot be read" in found.reason
-    assert "log/2/provenance.json is not a record" in found.reason
+    assert "log/2/provenance.json holds a list" in found.reason
     outputs.add_record("sub-01", "3")
     found = read_status(outputs.root, "sub-01")
     assert found.status == "complete"

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from dmri_fm.bids.participants import ParticipantReader
+from dmri_fm.bids import read_dataset
+from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable, write_gradients
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
+from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
 from dmri_fm_workflows.interfaces.preprocess import (
+    CorrectBias,
     DwiDenoise,
     EstimatePairField,
     MergeRuns,
+    ValidateDwi,
     _mean_b0,
 )
 from dmri_fm_workflows.preprocess import init_denoise_wf, init_sdc_wf
@@ -120,9 +124,10 @@ def test_b0_image_without_gradients_serves_from_the_dataset_to_the_field(
         path = reverse.with_name(f"sub-01_dir-{direction}_dwi.json")
         said = {"PhaseEncodingDirection": encoding, "TotalReadoutTime": READOUT_S}
         path.write_text(json.dumps(said))
-    reader = ParticipantReader(root, filters={}, sessions=None)
-    (visit,) = reader.read("01", (root / "sub-01").rglob("*.nii.gz"))
-    assert reader.problems == []
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    dataset = read_dataset(root)
+    assert dataset.problems == ()
+    (visit,) = dataset.participants[0].sessions
     workflow = init_sdc_wf(
         method="pepolar", reason="", series=visit.series[0], omp_nthreads=1, mem_gb=0.1
     )
@@ -131,6 +136,49 @@ def test_b0_image_without_gradients_serves_from_the_dataset_to_the_field(
     estimate.inputs.trait_set(**inputs)
     done = estimate.run(cwd=tmp_path)
     assert field_error(done.outputs.field_file) < 0.15
+
+
+def flip_a_bit(path: str) -> Path:
+    """Damage the checksum of a compressed image, which nothing but its end shows."""
+    content = bytearray(Path(path).read_bytes())
+    content[-5] ^= 1
+    Path(path).write_bytes(content)
+    return Path(path)
+
+
+def test_damaged_series_stops_at_the_first_node(tmp_path: Path) -> None:
+    inputs = write_series(tmp_path, ["j"] * 2, is_b0=[True, False])
+    inputs.pop("volumes_file")
+    assert ValidateDwi(**inputs).run(cwd=tmp_path).outputs.dwi_file == inputs["dwi_file"]
+    path = flip_a_bit(inputs["dwi_file"])
+    with pytest.raises(ImageError, match="CRC check failed") as caught:
+        ValidateDwi(**inputs).run(cwd=tmp_path)
+    assert caught.value.path == path
+
+
+def test_damaged_t1w_image_is_found_before_n4_gets_it(tmp_path: Path) -> None:
+    path = flip_a_bit(str(save_image(head(), AFFINE, tmp_path / "T1w.nii.gz")))
+    with pytest.raises(ImageError, match="CRC check failed") as caught:
+        CorrectBias(in_file=str(path)).run(cwd=tmp_path)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("has_gradients", [False, True])
+@pytest.mark.parametrize("engine", [EstimatePairField, WriteFslFiles])
+def test_damaged_reverse_image_is_found_before_an_engine_gets_it(
+    tmp_path: Path, engine, has_gradients
+) -> None:
+    inputs = write_series(tmp_path / "a", ["j", "j"], is_b0=[True, False])
+    reverse = write_series(tmp_path / "b", ["j-"] * 2, is_b0=[True, True])
+    path = flip_a_bit(reverse["dwi_file"])
+    if has_gradients:
+        inputs |= {f"epi_{k}_file": reverse[f"{k}_file"] for k in ("bval", "bvec")}
+    if engine is EstimatePairField:
+        inputs |= {"up_encoding": "j", "down_encoding": "j-"}
+    inputs |= {"epi_file": str(path), "epi_phase_encoding": "j-", "epi_readout_s": READOUT_S}
+    with pytest.raises(ImageError, match="CRC check failed") as caught:
+        engine(**inputs).run(cwd=tmp_path)
+    assert caught.value.path == path
 
 
 def test_volumes_of_another_readout_are_left_out_of_the_pair() -> None:

@@ -1,0 +1,89 @@
+"""Entries of sidecars that decide something, read by the type that BIDS gives them.
+
+An entry of another type is as good as absent, and is named: :func:`list_ignored`.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["list_ignored", "read_number", "read_text", "read_words"]
+
+
+def read_number(metadata: Mapping[str, Any], key: str) -> float | None:
+    """Return a finite number; None if there is none.
+
+    Examples
+    --------
+    >>> read_number({"EchoTime": 0.08}, "EchoTime")
+    0.08
+    >>> [read_number({"EchoTime": v}, "EchoTime") for v in ([0.08], "0.08", True, math.nan)]
+    [None, None, None, None]
+    """
+    value = metadata.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def read_text(metadata: Mapping[str, Any], key: str) -> str:
+    """Return a text; empty if there is none."""
+    value = metadata.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def read_words(metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    r"""Return a list of words, or the words of one text, which DICOM parts by backslashes.
+
+    Examples
+    --------
+    >>> read_words({"ImageType": ["ORIGINAL", "M", 3]}, "ImageType")
+    ('ORIGINAL', 'M')
+    >>> read_words({"ImageType": "ORIGINAL\\M"}, "ImageType")
+    ('ORIGINAL', 'M')
+    >>> read_words({"ImageType": 3}, "ImageType")
+    ()
+    """
+    value = metadata.get(key)
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(w for text in values if isinstance(text, str) for w in text.split("\\"))
+
+
+#: Entries that something is decided by: what they should be, and what tells so. A phase encoding
+#: that is none is named where it is missed.
+_TYPES = {
+    **dict.fromkeys(
+        ("EchoTime", "TotalReadoutTime", "EffectiveEchoSpacing", "ReconMatrixPE"),
+        ("a finite number", lambda metadata, key: read_number(metadata, key) is not None),
+    ),
+    "SeriesDescription": ("text", lambda metadata, key: isinstance(metadata[key], str)),
+    **dict.fromkeys(
+        ("ImageType", "IntendedFor", "B0FieldIdentifier", "B0FieldSource"),
+        (
+            "text or a list of texts",
+            lambda metadata, key: (
+                isinstance(metadata[key], str)
+                or (
+                    isinstance(metadata[key], list | tuple)
+                    and all(isinstance(word, str) for word in metadata[key])
+                )
+            ),
+        ),
+    ),
+}
+
+
+def list_ignored(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """Say which entries have a type that cannot be used.
+
+    Examples
+    --------
+    >>> list(list_ignored({"EchoTime": [0.08], "ImageType": ["M"]}))
+    ['EchoTime is [0.08], not a finite number: it is ignored']
+    """
+    for key, (wanted, is_right) in _TYPES.items():
+        if metadata.get(key) is not None and not is_right(metadata, key):
+            yield f"{key} is {reprlib.repr(metadata[key])}, not {wanted}: it is ignored"
