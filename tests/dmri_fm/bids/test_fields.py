@@ -309,7 +309,7 @@ def test_acquisitions_of_any_label_pair_by_a_link(maker) -> None:
     assert first.outside_image.path.name == "sub-01_acq-rev_dwi.nii.gz"
 
 
-@pytest.mark.parametrize("echo", [10**400, True, "0.1", [0.1], -1, float("nan")])
+@pytest.mark.parametrize("echo", [True, "0.1", [0.1], -1, float("nan")])
 def test_echo_time_that_is_no_time_is_an_unknown_one(maker, echo) -> None:
     uk_biobank(maker, EchoTime=echo)
     assert read_session(maker).series[0].blip_pair is not None
