@@ -13,6 +13,7 @@ from dmri_fm.bids.participants import ParticipantReader
 from dmri_fm.bids.records import Dataset, Participant
 from dmri_fm.bids.sidecars import read_json_object
 from dmri_fm.errors import ConfigError, InputError, LayoutError
+from dmri_fm.vector_lengths import GradientOptions
 
 __all__ = ["read_dataset"]
 
@@ -31,6 +32,7 @@ def read_dataset(
     session_labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     database_dir: str | Path | None = None,
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -51,6 +53,8 @@ def read_dataset(
     database_dir
         Folder of a pybids database of the whole dataset; made at the first use. Remove it after
         the dataset changed.
+    gradient_options
+        How gradient files are read.
 
     Returns
     -------
@@ -81,7 +85,9 @@ def read_dataset(
         suffixes=wanted_suffixes(filters),
         database_dir=None if database_dir is None else Path(database_dir),
     )
-    reader = ParticipantReader(root, filters=filters, sessions=sessions)
+    reader = ParticipantReader(
+        root, filters=filters, sessions=sessions, gradient_options=gradient_options
+    )
     participants = []
     without: list[str] = []
     for label in labels:

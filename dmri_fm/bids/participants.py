@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from dmri_fm.bids.scans import (
 from dmri_fm.bids.series import OpenedRun, group_runs
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.errors import InputError
-from dmri_fm.volumes import Dwi
+from dmri_fm.gradient_files import read_raw_gradients
+from dmri_fm.vector_lengths import GradientOptions
+from dmri_fm.volumes import load_image
 
 __all__ = ["ParticipantReader"]
 
@@ -39,13 +42,23 @@ class ParticipantReader:
         Conditions on the images.
     sessions
         Labels asked for; all if None.
+    gradient_options
+        How gradient files are read.
     """
 
-    def __init__(self, root: Path, *, filters: Filters, sessions: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        filters: Filters,
+        sessions: Collection[str] | None,
+        gradient_options: GradientOptions,
+    ) -> None:
         self.problems: list[Problem] = []
         self._root = root
         self._filters = filters
         self._sessions = sessions
+        self._gradient_options = gradient_options
         self._sidecars = Sidecars(root)
 
     def note(self, label: str, error: InputError) -> None:
@@ -113,7 +126,15 @@ class ParticipantReader:
             return False
         own = [path.with_name(path.name.partition(".")[0] + e) for e in (".bval", ".bvec")]
         try:
-            n_directions = Dwi.from_files(path, *own).gtab.count_directions()
+            image = load_image(path, ndim=4)
+            found = read_raw_gradients(
+                *own,
+                affine=image.affine,
+                n_volumes=image.shape[3],
+                # Directions alone count here; what lengths mean is asked when it is opened.
+                options=replace(self._gradient_options, b_scaling="none"),
+            )
+            n_directions = found.gtab.count_directions()
         except InputError:
             return False
         return is_diffusion_signal(entities, metadata, n_directions=n_directions)
@@ -156,10 +177,15 @@ class ParticipantReader:
             try:
                 metadata = self._sidecars.metadata(path)
                 if path in dwi:
-                    run, gtab, warnings = open_run(path, metadata, sidecars=self._sidecars)
+                    run, gtab, warnings = open_run(
+                        path,
+                        metadata,
+                        sidecars=self._sidecars,
+                        gradient_options=self._gradient_options,
+                    )
                     opened.append(OpenedRun(run, gtab, warnings))
                 elif suffix == "epi":
-                    epis.append(open_epi(path, metadata))
+                    epis.append(open_epi(path, metadata, gradient_options=self._gradient_options))
                 else:
                     gradient_echo[path] = metadata
             except InputError as error:

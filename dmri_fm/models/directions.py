@@ -230,7 +230,8 @@ def choose_spread(
     weighted = np.flatnonzero(~gtab.is_b0)
     if not weighted.size:
         raise GradientError(
-            "no diffusion-weighted volume", expected="one or more with b >= 50 s/mm^2"
+            "no diffusion-weighted volume",
+            expected=f"one or more with b >= {gtab.b0_threshold:g} s/mm^2",
         )
     v, rho = gtab.bvecs_ras[weighted], gtab.bvals[weighted] / 1000.0
     angle = np.arccos(np.clip(np.abs(v @ v.T), 0.0, 1.0))

@@ -45,7 +45,7 @@ def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDA
     if not index.size:
         raise GradientError(
             f"no b=0 volume among {len(gtab)}",
-            expected="at least one volume with b < 50 s/mm^2",
+            expected=f"at least one volume with b < {gtab.b0_threshold:g} s/mm^2",
             advice="merge the b=0 images of the protocol into the series",
         )
     if index.size > MOST_B0:

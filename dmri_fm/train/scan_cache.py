@@ -90,6 +90,7 @@ class CachedScan:
         table = {
             "bvals": scan.gtab.bvals.tolist(),
             "bvecs_ras": scan.gtab.bvecs_ras.tolist(),
+            "b0_threshold": scan.gtab.b0_threshold,
             "origin": dict(origin or {}),
         }
         (partial / "gradients.json").write_text(json.dumps(table), encoding="utf-8")
@@ -102,7 +103,7 @@ class CachedScan:
     def read(cls, folder: Path) -> CachedScan:
         """Read what :meth:`write` left, but for the images."""
         table = json.loads((folder / "gradients.json").read_text(encoding="utf-8"))
-        gtab = GradientTable(table["bvals"], table["bvecs_ras"])
+        gtab = GradientTable(table["bvals"], table["bvecs_ras"], table.get("b0_threshold"))
         return cls(folder.name, folder, gtab, table.get("origin", {}))
 
     def draw(
@@ -128,7 +129,8 @@ class CachedScan:
 
 def mirrored(gtab: GradientTable) -> GradientTable:
     """Return the table of the mirror image, left for right."""
-    return GradientTable(gtab.bvals, gtab.bvecs_ras * np.array([-1.0, 1.0, 1.0]))
+    across = np.array([-1.0, 1.0, 1.0])
+    return GradientTable(gtab.bvals, gtab.bvecs_ras * across, gtab.b0_threshold)
 
 
 def cache_scans(

@@ -168,6 +168,7 @@ def build(
         save_image(np.ones((4, 4, 4)), AFFINE, path)
         anatomy = (path,)
     options: dict[str, object] = {
+        "b_scaling": "auto",
         "unring": False,
         "normalisation": "affine",
         "output_resolution_mm": None,
