@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import GradientError
+from dmri_fm.gradient_options import B0_THRESHOLD_RANGE, BScaling, GradientOptions
 from dmri_fm.gradients import (
     B0_THRESHOLD,
     GradientTable,
@@ -25,9 +26,6 @@ from dmri_fm.gradients import (
     ras_to_fsl,
 )
 from dmri_fm.vector_lengths import (
-    B0_THRESHOLD_RANGE,
-    BScaling,
-    GradientOptions,
     VectorLengths,
     apply_lengths,
     describe_lengths,

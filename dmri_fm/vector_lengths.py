@@ -5,34 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.errors import ConfigError, GradientError
+from dmri_fm.errors import GradientError
+from dmri_fm.gradient_options import BScaling, GradientOptions
 from dmri_fm.gradients import choose_b0_threshold, group_shells, is_unit_length
 
 __all__ = [
-    "B0_THRESHOLD_RANGE",
-    "B_SCALINGS",
-    "BScaling",
-    "GradientOptions",
     "VectorLengths",
     "apply_lengths",
-    "check_b0_threshold",
     "describe_lengths",
     "describe_range",
     "has_direction",
 ]
-
-BScaling = Literal["auto", "length", "none"]
-
-#: Ways to read b-vectors whose length is not 1.
-B_SCALINGS = ("auto", "length", "none")
-
-#: b=0 thresholds that may be asked for, s/mm^2.
-B0_THRESHOLD_RANGE = (1.0, 500.0)
 
 #: A shorter b-vector is no direction.
 SHORTEST_VECTOR = 0.01
@@ -42,44 +30,6 @@ LONGEST_VECTOR = 2.0
 
 #: Lengths within one shell that differ by this share and more vary.
 LENGTH_SPREAD = 0.01
-
-
-@dataclass(frozen=True)
-class GradientOptions:
-    """What a user decides about gradient files.
-
-    Attributes
-    ----------
-    b_scaling
-        Reading of b-vectors whose length is not 1. `length`: the b-value is multiplied by the
-        squared length; `none`: it is not; `auto`: it is where lengths vary within one shell, and
-        a common length is refused.
-    b0_threshold
-        b-values below it count as b=0, s/mm^2; None: see
-        :func:`dmri_fm.gradients.choose_b0_threshold`.
-
-    Raises
-    ------
-    ConfigError
-        If a value is not allowed.
-    """
-
-    b_scaling: BScaling = "auto"
-    b0_threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.b_scaling not in B_SCALINGS:
-            raise ConfigError(f"b_scaling is {self.b_scaling!r}", expected=", ".join(B_SCALINGS))
-        check_b0_threshold(self.b0_threshold)
-
-
-def check_b0_threshold(b0_threshold: float | None) -> None:
-    """Refuse a threshold out of :data:`B0_THRESHOLD_RANGE`; None is the automatic one."""
-    low, high = B0_THRESHOLD_RANGE
-    if b0_threshold is not None and not low <= b0_threshold <= high:
-        raise ConfigError(
-            f"b0_threshold is {b0_threshold:g} s/mm^2", expected=f"{low:g} to {high:g} s/mm^2"
-        )
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_gradients, write_gradients
+from dmri_fm.gradient_options import BScaling
 from dmri_fm.gradients import GradientTable
-from dmri_fm.vector_lengths import BScaling
 
 __all__ = ["Dwi", "load_image", "read_array", "save_image"]
 
@@ -233,7 +233,7 @@ class Dwi:
         mask
             3-D NIfTI image on the same grid; voxels above zero belong to the brain.
         b_scaling, b0_threshold
-            See :class:`dmri_fm.vector_lengths.GradientOptions`. Without `b_scaling` every
+            See :class:`dmri_fm.gradient_options.GradientOptions`. Without `b_scaling` every
             b-vector whose length is not 1 is refused.
 
         Raises

@@ -13,7 +13,7 @@ from dmri_fm.bids.participants import ParticipantReader
 from dmri_fm.bids.records import Dataset, Participant
 from dmri_fm.bids.sidecars import read_json_object
 from dmri_fm.errors import ConfigError, InputError, LayoutError
-from dmri_fm.vector_lengths import GradientOptions
+from dmri_fm.gradient_options import GradientOptions
 
 __all__ = ["read_dataset"]
 

@@ -23,7 +23,7 @@ from dmri_fm.bids.series import OpenedRun, group_runs
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.errors import InputError
 from dmri_fm.gradient_files import read_raw_gradients
-from dmri_fm.vector_lengths import GradientOptions
+from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.volumes import load_image
 
 __all__ = ["ParticipantReader"]

@@ -16,8 +16,8 @@ from dmri_fm.bids.records import DwiRun, EpiImage, Fieldmap
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
+from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
-from dmri_fm.vector_lengths import GradientOptions
 from dmri_fm.volumes import load_image
 
 __all__ = [

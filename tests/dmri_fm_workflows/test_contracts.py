@@ -32,11 +32,11 @@ def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
     stem = folder / f"sub-01_dir-{direction}_dwi"
     n = n_directions + 1
     save_image(np.ones((4, 4, 3, n)), AFFINE, f"{stem}.nii.gz")
-    angles = np.linspace(0, np.pi, n_directions, endpoint=False)
+    z = 1 - (np.arange(n_directions) + 0.5) / n_directions
+    turn = np.pi * (1 + np.sqrt(5)) * np.arange(n_directions)
     bvecs = np.zeros((3, n))
-    bvecs[0, 1:], bvecs[1, 1:] = np.cos(angles), np.sin(angles)
-    bvecs[2, 1:] = np.linspace(-0.9, 0.9, n_directions)
-    bvecs[:, 1:] /= np.linalg.norm(bvecs[:, 1:], axis=0)
+    bvecs[:, 1:] = np.cos(turn), np.sin(turn), z
+    bvecs[:2, 1:] *= np.sqrt(1 - z**2)
     np.savetxt(f"{stem}.bvec", bvecs)
     np.savetxt(f"{stem}.bval", [[0] + [1000] * n_directions], fmt="%d")
     return DwiRun(
@@ -103,6 +103,8 @@ def test_preprocess(series: DwiSeries) -> None:
     assert_contract(
         preprocess.init_preprocess_wf,
         series=series,
+        b_scaling="auto",
+        has_tensor=True,
         denoise="mppca",
         unring=True,
         sdc="pepolar",

@@ -18,7 +18,7 @@ from typing import Any
 
 from dmri_fm import __version__
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
-from dmri_fm.vector_lengths import B_SCALINGS
+from dmri_fm.gradient_options import B_SCALINGS
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
     DENOISE,

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.vector_lengths import B_SCALINGS, GradientOptions, check_b0_threshold
+from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 
 __all__ = [
     "ANALYSIS_LEVELS",
@@ -118,7 +118,7 @@ class RunConfig:
     unring
         Remove Gibbs ringing.
     b_scaling, b0_threshold
-        How gradient files are read: :class:`dmri_fm.vector_lengths.GradientOptions`.
+        How gradient files are read: :class:`dmri_fm.gradient_options.GradientOptions`.
     normalisation
         `affine`, or `syn` for a non-linear warp to the template.
     models

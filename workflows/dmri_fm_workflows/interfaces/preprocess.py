@@ -21,6 +21,7 @@ from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.confounds import confounds_table
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_too_few, unring
@@ -35,7 +36,6 @@ from dmri_fm.preprocess.motion import (
 )
 from dmri_fm.preprocess.raw_series import check_run, check_usable, find_empty_volumes
 from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
-from dmri_fm.vector_lengths import B_SCALINGS, GradientOptions
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import (
