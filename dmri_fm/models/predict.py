@@ -115,6 +115,10 @@ def predict_tensor(
     volumes = np.concatenate([b0_volumes, six.index])
     inside = _brain(dwi, mask)
     inputs = tensor_inputs(dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine)
+    if not inputs.mask.any():
+        raise ImageError(
+            "no voxel of the brain has b=0 signal", expected="b=0 volumes that hold signal"
+        )
     with torch.inference_mode():
         images = _run_in_blocks(loaded.model, inputs, loaded.statistics, device)
     tensor = turn_tensors(images[:6], rotation_part(dwi.affine))

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.alignment import align, resample_affine, to_ants_image
+from dmri_fm.preprocess.raw_series import find_empty_volumes
 
 __all__ = ["b0_reference", "correct_bias"]
 
@@ -19,7 +20,7 @@ MOST_B0 = 8
 
 
 def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDArray[np.float32]:
-    """Align the b=0 volumes rigidly to the first one and average them.
+    """Align the b=0 volumes that hold signal rigidly to the first one and average them.
 
     Parameters
     ----------
@@ -38,13 +39,14 @@ def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDA
     Raises
     ------
     GradientError
-        If there is no b=0 volume.
+        If there is no b=0 volume with signal.
     """
     series = np.asarray(data, dtype=np.float32)
-    index = np.flatnonzero(gtab.is_b0)
+    empty = find_empty_volumes(series)
+    index = np.array([n for n in np.flatnonzero(gtab.is_b0) if n not in empty], dtype=int)
     if not index.size:
         raise GradientError(
-            f"no b=0 volume among {len(gtab)}",
+            f"no b=0 volume with signal among {len(gtab)} volumes",
             expected=f"at least one volume with b < {gtab.b0_threshold:g} s/mm^2",
             advice="merge the b=0 images of the protocol into the series",
         )
