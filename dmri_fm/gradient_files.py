@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import GradientError
-from dmri_fm.gradient_options import B0_THRESHOLD_RANGE, BScaling, GradientOptions
+from dmri_fm.gradient_options import (
+    B0_THRESHOLD_RANGE,
+    BScaling,
+    GradientOptions,
+    check_b0_threshold,
+)
 from dmri_fm.gradients import (
     B0_THRESHOLD,
     GradientTable,
@@ -137,6 +142,7 @@ def read_gradients(
         are not 1 and `b_scaling` does not say what that means.
     """
     bval, bvec = Path(bval), Path(bvec)
+    check_b0_threshold(b0_threshold)
     bvals, bvecs = _read_table(bval, bvec, n_volumes)
     if b_scaling is not None:
         options = GradientOptions(b_scaling, b0_threshold)

@@ -24,6 +24,7 @@ __all__ = [
     "choose_spread",
     "condition_numbers",
     "group_axes",
+    "has_six",
     "list_subsets",
     "skare_angle_deg",
 ]
@@ -109,6 +110,11 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
         LARGEST_CONDITION,
     )
     return best
+
+
+def has_six(gtab: GradientTable) -> bool:
+    """Tell whether :func:`choose_six` finds six directions of one shell in a series."""
+    return any(_best_of_shell(gtab, shell, seed=0) for shell in gtab.shells)
 
 
 def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:

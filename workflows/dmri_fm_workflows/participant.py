@@ -13,6 +13,7 @@ from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.derivatives.sidecars import raw_uri
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models.directions import has_six
 from dmri_fm.tensor_design import determines_tensor
 from dmri_fm_workflows.derivatives import (
     ANAT_OUTPUTS,
@@ -265,10 +266,15 @@ def init_dwi_wf(
     mem_gb = sum(_size_gb(run.shape) for run in series.runs)
     gtab = GradientTable.concatenate([run.load().gtab for run in series.runs])
     has_tensor = determines_tensor(gtab)
-    networks = tuple(m for m in models if m != "drope" and has_tensor)
+    networks = tuple(m for m in models if m != "drope" and has_tensor and has_six(gtab))
     encoder = "drope" if "drope" in models else None
     sdc = choose_sdc(series, engines)
     warnings = [*session_warnings, *series.warnings, *([sdc.warning] if sdc.warning else [])]
+    if has_tensor and not networks and set(models) - {"drope"}:
+        warnings.append(
+            f"{series.name}: no shell has six directions that determine a tensor: the tensor "
+            "network is left out."
+        )
     if sloppy:
         warnings.insert(0, "Made with --sloppy: coarse and quick, for trying out; not for use.")
     entities = {k: str(v) for k, v in series.entities.items()}
