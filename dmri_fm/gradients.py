@@ -267,12 +267,17 @@ class GradientTable:
 
     @staticmethod
     def concatenate(tables: Sequence[GradientTable]) -> GradientTable:
-        """Join tables, volumes in order; what is b=0 in one of them stays so in the whole."""
-        return GradientTable(
-            np.concatenate([t.bvals for t in tables]),
-            np.concatenate([t.bvecs_ras for t in tables]),
-            max(t.b0_threshold for t in tables),
-        )
+        """Join tables, volumes in order.
+
+        Of different thresholds the lowest serves, raised as far as what is b=0 in one of the
+        tables needs to stay so in the whole.
+        """
+        bvals = np.concatenate([t.bvals for t in tables])
+        threshold = min(t.b0_threshold for t in tables)
+        largest_b0 = bvals[np.concatenate([t.is_b0 for t in tables])].max(initial=0.0)
+        if largest_b0 >= threshold:
+            threshold = float(np.floor(largest_b0)) + 1.0
+        return GradientTable(bvals, np.concatenate([t.bvecs_ras for t in tables]), threshold)
 
 
 def rotation_part(affine: ArrayLike) -> NDArray[np.float64]:

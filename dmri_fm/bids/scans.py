@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,9 @@ def open_epi(
     stem = path.name.partition(".")[0]
     bval, bvec = (path.with_name(stem + e) for e in (".bval", ".bvec"))
     has_gradients = len(shape) == 4 and bval.is_file() and bvec.is_file()
-    gradients = _read_gradients(image, bval, bvec, gradient_options) if has_gradients else None
+    # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
+    options = replace(gradient_options, b_scaling="none")
+    gradients = _read_gradients(image, bval, bvec, options) if has_gradients else None
     return EpiImage(
         path=path,
         entities=split_name(path)[0],

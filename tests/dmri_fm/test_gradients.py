@@ -429,6 +429,11 @@ def test_a_table_keeps_its_threshold() -> None:
     assert usual.b0_threshold == 50
     joined = GradientTable.concatenate([usual, gtab])
     assert joined.is_b0.tolist() == [True, False, True, False, False]
+    # That is no reason to take a weak shell of the other run for b=0.
+    weak = GradientTable([0, 120], [[0, 0, 0], axes[0]])
+    assert (
+        GradientTable.concatenate([weak, gtab]).is_b0.tolist() == [True, False, True] + [False] * 2
+    )
 
 
 def test_an_explicit_threshold_may_lie_below_the_usual_one() -> None:

@@ -19,8 +19,7 @@ BY_FILE = ("BScaling", "VolumesCutShort", "VolumesLeftOut")
 
 
 def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join dictionaries: warnings are concatenated without repeats, what is told by file is
-    gathered, of other values the last wins.
+    """Join dictionaries: warnings without repeats, facts by file together, else the last wins.
 
     Examples
     --------
