@@ -215,6 +215,7 @@ def fit_tensor(
     --------
     A stick-like tensor along the body's left-right axis:
 
+    >>> from dmri_fm.gradients import GradientTable
     >>> from dmri_fm.simulate import SKARE_DIRECTIONS
     >>> gtab = GradientTable([0] + [1000] * 6, np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
     >>> adc = gtab.bvecs_ras**2 @ [1.7e-3, 0.2e-3, 0.2e-3]
