@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.alignment import align, resample_affine, to_ants_image
-from dmri_fm.preprocess.raw_series import find_empty_volumes
 
 __all__ = ["b0_reference", "correct_bias"]
 
@@ -42,8 +41,7 @@ def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDA
         If there is no b=0 volume with signal.
     """
     series = np.asarray(data, dtype=np.float32)
-    empty = find_empty_volumes(series)
-    index = np.array([n for n in np.flatnonzero(gtab.is_b0) if n not in empty], dtype=int)
+    index = np.array([n for n in np.flatnonzero(gtab.is_b0) if series[..., n].any()], dtype=int)
     if not index.size:
         raise GradientError(
             f"no b=0 volume with signal among {len(gtab)} volumes",
