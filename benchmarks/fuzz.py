@@ -34,7 +34,7 @@ from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.sidecars import carry_over
 from dmri_fm.errors import DmriError
-from dmri_fm.gradients import read_gradients
+from dmri_fm.gradient_files import read_gradients
 from dmri_fm.image_files import check_affine
 from dmri_fm.models import drope
 from dmri_fm.models.registry import MODELS

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dmri_fm import __version__
 from dmri_fm.cwd import empty_folder
 from dmri_fm.errors import ConfigError, DmriError
+from dmri_fm.gradient_options import B_SCALINGS
 
 if TYPE_CHECKING:
     from dmri_fm.volumes import Dwi
@@ -210,6 +211,18 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bval", type=Path, metavar="FILE", help="default: beside the image")
     parser.add_argument("--bvec", type=Path, metavar="FILE", help="default: beside the image")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="brain, on the same grid")
+    parser.add_argument(
+        "--b-scaling",
+        choices=B_SCALINGS,
+        help="b-vectors whose length is not 1: `length` multiplies b by the squared length, "
+        "`none` does not, `auto` does where lengths vary within a shell; default: refuse them",
+    )
+    parser.add_argument(
+        "--b0-threshold",
+        type=float,
+        metavar="B",
+        help="volumes with a b-value below this count as b=0, s/mm^2; default: automatic",
+    )
 
 
 def _read_series(options: argparse.Namespace) -> Dwi:
@@ -221,6 +234,8 @@ def _read_series(options: argparse.Namespace) -> Dwi:
         options.bval or options.dwi.with_name(f"{name}.bval"),
         options.bvec or options.dwi.with_name(f"{name}.bvec"),
         options.mask,
+        b_scaling=options.b_scaling,
+        b0_threshold=options.b0_threshold,
     )
 
 

@@ -8,51 +8,45 @@ above zero). In memory a b-vector is always in scanner space, RAS+. The two func
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import polar
 
-from dmri_fm.content import require_content
-from dmri_fm.errors import GradientError
+from dmri_fm.errors import ConfigError, GradientError
 
 __all__ = [
     "B0_THRESHOLD",
     "GradientTable",
     "Shell",
+    "choose_b0_threshold",
     "fsl_to_ras",
     "group_shells",
+    "is_unit_length",
     "ras_to_fsl",
-    "read_gradients",
     "rotation_part",
-    "write_gradients",
 ]
 
-#: b-values below this count as b=0, s/mm^2. UIH stores 1.25, GE and Philips store 5 to 10.
+#: b-values below this count as b=0 unless a table says otherwise, s/mm^2. UIH stores 1.25, GE
+#: and Philips store 5 to 10.
 B0_THRESHOLD = 50.0
 
-#: b-values closer than this belong to one shell, s/mm^2.
-SHELL_WIDTH = 100.0
+#: Where no b-value lies below :data:`B0_THRESHOLD`, those up to this count as b=0 ...
+LARGEST_B0_BVAL = 100.0
+#: ... if the next one is higher by this or more ...
+B0_GAP = 200.0
+#: ... and this is the threshold, s/mm^2. HCP 7T has 60 to 70 for b=0, Bruker 55.
+RAISED_B0_THRESHOLD = 150.0
 
-#: Above this, the largest b-value is in another unit (s/m^2), s/mm^2. Ex-vivo scans reach 40,000.
-LARGEST_PLAUSIBLE_MAXIMUM = 100_000.0
+#: A gap between b-values that is larger than this, s/mm^2, and than this share of the lower
+#: one, parts two shells.
+SHELL_GAP = 100.0
+SHELL_GAP_SHARE = 0.05
 
-#: b-values up to this that come with directions are in ms/um^2; above it, up to
-#: :data:`B0_THRESHOLD`, they may be the 5 to 10 s/mm^2 some scanners store for b=0.
-LARGEST_PER_UM2_SURE = 4.5
-
-#: Numbers beyond this are no b-values in any unit: 10,000 s/mm^2 are 1e10 s/m^2.
-LARGEST_NUMBER = 1e12
-
-#: Larger files hold no gradients: 10,000 volumes take less than one MB.
-MAX_FILE_BYTES = 4_000_000
-
-#: A diffusion-weighted b-vector may differ from unit length by this before it is refused.
-UNIT_TOLERANCE = 0.1
+#: A length that differs from 1 by no more than this is rounding, and is normalised.
+UNIT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,55 @@ class Shell:
     index: tuple[int, ...]
 
 
+def choose_b0_threshold(bvals: ArrayLike) -> float:
+    """Return the b-value from which volumes count as diffusion-weighted.
+
+    Some scanners store no b-value below 50 s/mm^2 although they did measure b=0: the b-values of
+    the lowest cluster then belong to the imaging and crusher gradients.
+
+    Parameters
+    ----------
+    bvals
+        Shape (N,), s/mm^2.
+
+    Returns
+    -------
+    float
+        :data:`B0_THRESHOLD`. Where no b-value lies below it, :data:`RAISED_B0_THRESHOLD`, if
+        there are b-values up to :data:`LARGEST_B0_BVAL` and the next one, if any, is higher by
+        :data:`B0_GAP` or more.
+
+    Examples
+    --------
+    >>> choose_b0_threshold([0, 60, 1000]), choose_b0_threshold([60, 65, 1000])
+    (50.0, 150.0)
+    >>> choose_b0_threshold([60, 200, 1000]), choose_b0_threshold([120, 1000])
+    (50.0, 50.0)
+    """
+    values = np.asarray(bvals, dtype=np.float64)
+    low, high = values[values <= LARGEST_B0_BVAL], values[values > LARGEST_B0_BVAL]
+    if (values < B0_THRESHOLD).any() or not low.size:
+        return B0_THRESHOLD
+    is_apart = not high.size or high.min() >= low.max() + B0_GAP
+    return RAISED_B0_THRESHOLD if is_apart else B0_THRESHOLD
+
+
+def is_unit_length(lengths: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which lengths are 1 but for rounding; NaN is not.
+
+    Examples
+    --------
+    >>> is_unit_length([0.98, 0.995, 1.01]).tolist()
+    [False, True, True]
+    """
+    return np.asarray(np.abs(np.asarray(lengths, dtype=np.float64) - 1.0) <= UNIT_TOLERANCE + 1e-9)
+
+
 def group_shells(bvals: ArrayLike) -> list[NDArray[np.int_]]:
-    """Part measurements into shells by ascending b-value; a gap above 100 s/mm^2 parts two.
+    """Part measurements into shells by ascending b-value.
+
+    A gap parts two shells if it is above 100 s/mm^2 and above 5% of the lower b-value: scanners
+    that state the b-value of each volume scatter it by a share of the nominal one.
 
     Parameters
     ----------
@@ -88,10 +129,14 @@ def group_shells(bvals: ArrayLike) -> list[NDArray[np.int_]]:
     --------
     >>> [shell.tolist() for shell in group_shells([1000, 2500, 990, 1010])]
     [[0, 2, 3], [1]]
+    >>> [shell.tolist() for shell in group_shells([4850, 5000, 5150, 700])]
+    [[3], [0, 1, 2]]
     """
     values = np.asarray(bvals, dtype=np.float64)
     order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.diff(values[order]) > SHELL_WIDTH) + 1
+    ascending = values[order]
+    gaps = np.diff(ascending)
+    starts = np.flatnonzero(gaps > np.maximum(SHELL_GAP, SHELL_GAP_SHARE * ascending[:-1])) + 1
     return [np.sort(part) for part in np.split(order, starts) if part.size]
 
 
@@ -104,13 +149,18 @@ class GradientTable:
     bvals
         Shape (N,), s/mm^2, finite and not negative.
     bvecs_ras
-        Shape (N, 3), RAS+ scanner frame. Unit length where the b-value is at least
-        :data:`B0_THRESHOLD`; rows of b=0 volumes are set to zero.
+        Shape (N, 3), RAS+ scanner frame, unit length for every diffusion-weighted volume. The
+        direction of a b=0 volume is kept if its b-value is at least :data:`B0_THRESHOLD` (the
+        60 s/mm^2 of HCP 7T weight the signal a little); other rows are set to zero.
+    b0_threshold
+        b-values below it count as b=0, s/mm^2; that of :func:`choose_b0_threshold` if not given.
 
     Raises
     ------
     GradientError
-        If shapes differ, a value is not finite, or a vector is not of unit length.
+        If shapes differ, a value is not finite, or a vector is not of unit length to 1%.
+    ConfigError
+        If the threshold is not above zero.
 
     Examples
     --------
@@ -127,6 +177,7 @@ class GradientTable:
 
     bvals: NDArray[np.float64]
     bvecs_ras: NDArray[np.float64]
+    b0_threshold: float = None  # type: ignore[assignment]  # a number once it is made
 
     def __post_init__(self) -> None:
         bvals = np.array(self.bvals, dtype=np.float64)
@@ -141,29 +192,37 @@ class GradientTable:
                 "b-values that are negative or not finite",
                 expected="numbers in s/mm^2, zero or above",
             )
-        weighted = bvals >= B0_THRESHOLD
-        bvecs[~weighted] = 0.0
+        threshold = self.b0_threshold
+        threshold = choose_b0_threshold(bvals) if threshold is None else float(threshold)
+        if not threshold > 0:
+            raise ConfigError(f"b=0 threshold of {threshold:g}", expected="more than 0 s/mm^2")
+        weighted = bvals >= threshold
+        directed = weighted | (
+            (bvals >= B0_THRESHOLD) & is_unit_length(np.linalg.norm(bvecs, axis=1))
+        )
+        bvecs[~directed] = 0.0
         if not np.isfinite(bvecs).all():
             volume = int(np.flatnonzero(~np.isfinite(bvecs).all(axis=1))[0])
             raise GradientError(
                 f"b-vector of volume {volume} (b = {bvals[volume]:g}) is not finite",
-                expected="a direction for every volume with b >= 50 s/mm^2",
+                expected=f"a direction for every volume with b >= {threshold:g} s/mm^2",
                 advice="convert the scan again, or remove the volume from image, bval and bvec",
             )
         length = np.linalg.norm(bvecs, axis=1)
-        wrong = weighted & (np.abs(length - 1.0) > UNIT_TOLERANCE)
+        wrong = weighted & ~is_unit_length(length)
         if wrong.any():
             volume = int(np.flatnonzero(wrong)[0])
             raise GradientError(
                 f"b-vector of volume {volume} has length {length[volume]:.3f}",
-                expected="unit length for every volume with b >= 50 s/mm^2",
+                expected=f"unit length for every volume with b >= {threshold:g} s/mm^2",
                 advice="check that the file holds directions, not directions times b",
             )
-        bvecs[weighted] /= length[weighted, None]
+        bvecs[directed] /= length[directed, None]
         bvals.setflags(write=False)
         bvecs.setflags(write=False)
         object.__setattr__(self, "bvals", bvals)
         object.__setattr__(self, "bvecs_ras", bvecs)
+        object.__setattr__(self, "b0_threshold", threshold)
 
     def __len__(self) -> int:
         return int(self.bvals.size)
@@ -171,11 +230,11 @@ class GradientTable:
     @property
     def is_b0(self) -> NDArray[np.bool_]:
         """Shape (N,): which volumes are b=0."""
-        return self.bvals < B0_THRESHOLD
+        return self.bvals < self.b0_threshold
 
     @property
     def shells(self) -> tuple[Shell, ...]:
-        """Diffusion-weighted shells by ascending b-value; a gap above 100 s/mm^2 parts them."""
+        """Diffusion-weighted shells by ascending b-value, see :func:`group_shells`."""
         weighted = np.flatnonzero(~self.is_b0)
         groups = [weighted[g] for g in group_shells(self.bvals[weighted])]
         return tuple(Shell(float(np.mean(self.bvals[g])), tuple(g.tolist())) for g in groups)
@@ -191,7 +250,7 @@ class GradientTable:
     def select(self, index: Sequence[int] | NDArray[np.int_]) -> GradientTable:
         """Return the table of the given volumes, in the given order."""
         index = np.asarray(index)
-        return GradientTable(self.bvals[index], self.bvecs_ras[index])
+        return GradientTable(self.bvals[index], self.bvecs_ras[index], self.b0_threshold)
 
     def rotated(self, rotations: ArrayLike) -> GradientTable:
         """Return the table with every b-vector rotated.
@@ -203,15 +262,22 @@ class GradientTable:
             moves to R x, and so does the direction.
         """
         rotation = np.broadcast_to(np.asarray(rotations, dtype=np.float64), (len(self), 3, 3))
-        return GradientTable(self.bvals, np.einsum("nij,nj->ni", rotation, self.bvecs_ras))
+        turned = np.einsum("nij,nj->ni", rotation, self.bvecs_ras)
+        return GradientTable(self.bvals, turned, self.b0_threshold)
 
     @staticmethod
     def concatenate(tables: Sequence[GradientTable]) -> GradientTable:
-        """Join tables, volumes in order."""
-        return GradientTable(
-            np.concatenate([t.bvals for t in tables]),
-            np.concatenate([t.bvecs_ras for t in tables]),
-        )
+        """Join tables, volumes in order.
+
+        Of different thresholds the lowest serves, raised as far as what is b=0 in one of the
+        tables needs to stay so in the whole.
+        """
+        bvals = np.concatenate([t.bvals for t in tables])
+        threshold = min(t.b0_threshold for t in tables)
+        largest_b0 = bvals[np.concatenate([t.is_b0 for t in tables])].max(initial=0.0)
+        if largest_b0 >= threshold:
+            threshold = float(np.floor(largest_b0)) + 1.0
+        return GradientTable(bvals, np.concatenate([t.bvecs_ras for t in tables]), threshold)
 
 
 def rotation_part(affine: ArrayLike) -> NDArray[np.float64]:
@@ -277,169 +343,3 @@ def fsl_to_ras(bvecs_fsl: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
 def ras_to_fsl(bvecs_ras: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     """Turn RAS+ scanner directions into FSL b-vectors; inverse of :func:`fsl_to_ras`."""
     return np.asarray(bvecs_ras, dtype=np.float64) @ _fsl_axes(affine) + 0.0
-
-
-def _is_number(word: str) -> bool:
-    """Tell plain numbers, NaN included, from words, infinity and what only Python accepts."""
-    try:
-        return word.isascii() and "_" not in word and not abs(float(word)) > LARGEST_NUMBER
-    except ValueError:
-        return False
-
-
-def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
-    advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
-    expected = f"a text file with the {what}"
-    require_content(path, GradientError)
-    if not path.is_file():
-        raise GradientError("file is missing", path=path, expected=expected, advice=advice)
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise GradientError(
-            f"cannot be read ({error.strerror})",
-            path=path,
-            expected=expected,
-            advice="check the permissions of the file",
-        ) from None
-    if len(content) > MAX_FILE_BYTES:
-        raise GradientError(
-            f"file is larger than {MAX_FILE_BYTES // 10**6} MB",
-            path=path,
-            expected=expected,
-            advice=advice,
-        )
-    text = content.decode("utf-8-sig", errors="replace").replace(",", " ")
-    rows = [line.split() for line in text.splitlines() if line.strip()]
-    if not rows:
-        raise GradientError("file is empty", path=path, expected=expected, advice=advice)
-    if (bad := next((w for row in rows for w in row if not _is_number(w)), None)) is not None:
-        raise GradientError(
-            f"not a number: {reprlib.repr(bad)}",
-            path=path,
-            expected=f"the {what} as plain numbers",
-            advice=advice,
-        )
-    numbers = [[float(word) for word in row] for row in rows]
-    if len({len(row) for row in numbers}) > 1:
-        raise GradientError(
-            f"rows of unequal length: {reprlib.repr([len(row) for row in numbers])}",
-            path=path,
-            expected=f"the {what} as a regular table",
-            advice=advice,
-        )
-    return np.array(numbers)
-
-
-def read_gradients(
-    bval: str | Path, bvec: str | Path, *, affine: ArrayLike, n_volumes: int | None = None
-) -> GradientTable:
-    """Read FSL gradient files of an image.
-
-    Parameters
-    ----------
-    bval, bvec
-        FSL text files: N b-values, in a row or a column; 3 rows of N components. A bvec file
-        of N rows of 3 is refused: with N = 3 the two cannot be told apart.
-    affine
-        Shape (4, 4), voxel to RAS+ mm, of the image.
-    n_volumes
-        Number of volumes of the image; that of the b-values if there is no image.
-
-    Returns
-    -------
-    GradientTable
-        b-vectors in RAS+.
-
-    Raises
-    ------
-    GradientError
-        If a file is missing, empty or malformed, a count differs from `n_volumes`, a b-value
-        is in another unit, or a diffusion-weighted volume has no direction.
-    """
-    bval, bvec = Path(bval), Path(bvec)
-    bvals = _read_numbers(bval, "b-values").ravel()
-    bvecs = _read_numbers(bvec, "b-vectors")
-    n_volumes = bvals.size if n_volumes is None else n_volumes
-    if bvals.size != n_volumes:
-        raise GradientError(
-            f"{bvals.size} b-values for an image of {n_volumes} volumes",
-            path=bval,
-            expected=f"{n_volumes} b-values",
-            advice="find the bval file that was converted together with this image",
-        )
-    if bvecs.shape != (3, n_volumes):
-        is_transposed = bvecs.shape == (n_volumes, 3)
-        raise GradientError(
-            f"{bvecs.shape[0]} rows of {bvecs.shape[1]} numbers"
-            + (": the table is transposed" if is_transposed else "")
-            + f", for an image of {n_volumes} volumes",
-            path=bvec,
-            expected=f"3 rows (x, y, z) of {n_volumes} numbers",
-            advice="write the components as rows: numpy.savetxt(bvec, numpy.loadtxt(bvec).T)"
-            if is_transposed
-            else "find the bvec file that was converted together with this image",
-        )
-    if not np.isfinite(bvals).all() or (bvals < 0).any():
-        raise GradientError(
-            "b-values that are negative or not finite",
-            path=bval,
-            expected="numbers in s/mm^2, zero or above",
-            advice="convert the scan again",
-        )
-    largest = float(bvals.max())
-    if _is_per_um2(bvals, bvecs.T):
-        raise GradientError(
-            f"the largest b-value is {largest:g} although the b-vectors hold directions",
-            path=bval,
-            expected="b-values in s/mm^2",
-            advice="multiply the file by 1000 if it is in ms/um^2",
-        )
-    if largest > LARGEST_PLAUSIBLE_MAXIMUM:
-        raise GradientError(
-            f"the largest b-value is {largest:g}",
-            path=bval,
-            expected="b-values in s/mm^2",
-            advice="divide the file by 1e6 if it is in s/m^2",
-        )
-    try:
-        return GradientTable(bvals, fsl_to_ras(bvecs.T, affine))
-    except GradientError as error:
-        raise GradientError(
-            error.found, path=bvec, expected=error.expected, advice=error.advice
-        ) from None
-
-
-def _is_per_um2(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> bool:
-    """Tell b-values in ms/um^2 (0, 1, 2.5) from a series that holds b=0 volumes only."""
-    largest = bvals.max()
-    if not 0.1 < largest < B0_THRESHOLD or not (bvals < largest / 20).any():
-        return False
-    strong = bvecs[bvals > largest / 2]
-    length = np.linalg.norm(strong, axis=1)
-    if not (length > 0.5).all():
-        return False
-    axes = np.abs(strong @ strong.T) / np.outer(length, length)
-    n_others = (axes < np.cos(np.deg2rad(2.0))).sum(axis=1).max()
-    return bool(largest <= LARGEST_PER_UM2_SURE or n_others >= 5)
-
-
-def write_gradients(
-    gtab: GradientTable, bval: str | Path, bvec: str | Path, *, affine: ArrayLike
-) -> None:
-    """Write FSL gradient files for an image with the given affine.
-
-    Parameters
-    ----------
-    gtab
-        The table, RAS+.
-    bval, bvec
-        Paths to write: one row of b-values, three rows of components.
-    affine
-        Shape (4, 4), voxel to RAS+ mm, of the image the files will stand beside.
-    """
-    bvals = " ".join(f"{b:g}" for b in gtab.bvals)
-    rows = (" ".join(f"{x:.6f}" for x in row) for row in ras_to_fsl(gtab.bvecs_ras, affine).T)
-    Path(bval).write_text(bvals + "\n", encoding="ascii")
-    Path(bvec).write_text("\n".join(rows) + "\n", encoding="ascii")

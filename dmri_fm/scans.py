@@ -15,6 +15,7 @@ from dmri_fm.bids import read_dataset
 from dmri_fm.bids.folders import check_name
 from dmri_fm.bids.names import scan_name, split_name
 from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.gradient_files import stated_b0_threshold
 from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.volumes import Dwi
@@ -136,16 +137,18 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             continue
         stem = path.name.removesuffix(".nii.gz")
         mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
+        sidecar = _read_sidecar(path.with_name(f"{stem}.json"))
         dwi = Dwi.from_files(
             path,
             path.with_name(f"{stem}.bval"),
             path.with_name(f"{stem}.bvec"),
             mask if mask.is_file() else None,
+            b0_threshold=stated_b0_threshold(sidecar),
         )
         yield Scan(
             name=scan_name(entities),
             participant=entities["subject"],
-            scanner=_scanner(_read_sidecar(path.with_name(f"{stem}.json")), entities["subject"]),
+            scanner=_scanner(sidecar, entities["subject"]),
             dwi=dwi,
             kind="preprocessed",
         )

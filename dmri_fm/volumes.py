@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError
-from dmri_fm.gradients import GradientTable, read_gradients, write_gradients
+from dmri_fm.gradient_files import RawGradients, read_gradients, write_gradients
+from dmri_fm.gradient_options import BScaling
+from dmri_fm.gradients import GradientTable
 from dmri_fm.image_files import VoxelFile, open_nifti
 
 __all__ = ["Dwi", "load_image", "read_array", "save_image"]
@@ -209,8 +211,11 @@ class Dwi:
         bval: str | Path,
         bvec: str | Path,
         mask: str | Path | None = None,
+        *,
+        b_scaling: BScaling | None = None,
+        b0_threshold: float | None = None,
     ) -> Dwi:
-        """Open a series and its FSL gradient files.
+        """Open a series and its FSL gradient files, which must be in order.
 
         Parameters
         ----------
@@ -220,6 +225,9 @@ class Dwi:
             FSL gradient files.
         mask
             3-D NIfTI image on the same grid; voxels above zero belong to the brain.
+        b_scaling, b0_threshold
+            See :class:`dmri_fm.gradient_options.GradientOptions`. Without `b_scaling` every
+            b-vector whose length is not 1 is refused.
 
         Raises
         ------
@@ -227,7 +235,14 @@ class Dwi:
             If a file is missing, damaged, or does not fit the others.
         """
         image = load_image(dwi, ndim=4)
-        gtab = read_gradients(bval, bvec, affine=image.affine, n_volumes=image.shape[3])
+        gtab = read_gradients(
+            bval,
+            bvec,
+            affine=image.affine,
+            n_volumes=image.shape[3],
+            b_scaling=b_scaling,
+            b0_threshold=b0_threshold,
+        )
         mask_data = None
         if mask is not None:
             mask_image = load_image(mask, ndim=3)
@@ -242,6 +257,14 @@ class Dwi:
                     advice="resample the mask to the series",
                 )
         return cls(image, gtab, mask_data)
+
+    @classmethod
+    def from_raw(cls, image: SpatialImage, gradients: RawGradients) -> Dwi:
+        """Join a raw 4-D image and its gradients; volumes that these leave out are dropped."""
+        if not gradients.left_out:
+            return cls(image, gradients.gtab)
+        kept = read_array(image)[..., list(gradients.kept)]
+        return cls.from_arrays(kept, image.affine, gradients.gtab)
 
     @classmethod
     def from_arrays(
@@ -300,7 +323,7 @@ class Dwi:
         if not self.gtab.is_b0.any():
             raise GradientError(
                 f"no b=0 volume among {len(self.gtab)}",
-                expected="at least one volume with b < 50 s/mm^2",
+                expected=f"at least one volume with b < {self.gtab.b0_threshold:g} s/mm^2",
                 advice="merge the b=0 images of the protocol into the series",
             )
         mean: NDArray[np.float32] = self.data[..., self.gtab.is_b0].mean(axis=3)

@@ -10,6 +10,7 @@ from dmri_fm.bids.encoding import has_direction_word
 from dmri_fm.bids.records import EpiImage, is_opposite
 from dmri_fm.bids.scans import open_epi
 from dmri_fm.bids.sidecars import Sidecars
+from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import B0_THRESHOLD
 from dmri_fm.volumes import load_image
 
@@ -25,6 +26,7 @@ def open_bare_b0(
     *,
     sidecars: Sidecars,
     encodings: Collection[str | None] = (),
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
 ) -> EpiImage | None:
     """Open an image of the `dwi` folder that needs no gradient table: all its volumes are b=0.
 
@@ -40,6 +42,8 @@ def open_bare_b0(
         Finds its gradient files.
     encodings
         Phase encodings of the runs of its session that have gradients.
+    gradient_options
+        How gradient files are read.
 
     Returns
     -------
@@ -56,13 +60,16 @@ def open_bare_b0(
     own_bval, own_bvec = (path.with_name(path.name.partition(".")[0] + e)
                           for e in (".bval", ".bvec"))  # fmt: skip
     has_own = [p.exists() or p.is_symlink() for p in (own_bval, own_bvec)]
-    image = open_epi(path, metadata) if not all(has_own) or _ndim(path) == 3 else None
+    image = None
+    if not all(has_own) or _ndim(path) == 3:
+        image = open_epi(path, metadata, gradient_options=gradient_options)
     if image is None:
         return None
     n_volumes = image.shape[3] if len(image.shape) == 4 else 1
     if has_own[0]:
         bvals = _read_bvals(own_bval)
-        is_bare = len(bvals) == n_volumes and all(0 <= b < B0_THRESHOLD for b in bvals)
+        threshold = gradient_options.b0_threshold or B0_THRESHOLD
+        is_bare = len(bvals) == n_volumes and all(0 <= b < threshold for b in bvals)
         return image if is_bare else None
     if has_own[1]:
         return None

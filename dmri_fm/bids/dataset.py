@@ -18,6 +18,7 @@ from dmri_fm.bids.records import Dataset, Participant, Problem
 from dmri_fm.bids.sidecars import read_json_object
 from dmri_fm.content import require_content, require_installed
 from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.gradient_options import GradientOptions
 
 __all__ = ["read_dataset"]
 
@@ -34,6 +35,7 @@ def read_dataset(
     session_labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     database_dir: str | Path | None = None,
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -56,6 +58,8 @@ def read_dataset(
     database_dir
         Folder of a pybids database of the whole dataset, to take its images from; made at the
         first use. Remove it after the dataset changed. Folders are listed if None.
+    gradient_options
+        How gradient files are read.
 
     Returns
     -------
@@ -84,7 +88,13 @@ def read_dataset(
     indexed = None
     if database_dir is not None:
         indexed = read_database(Path(database_dir), root, is_ignored)
-    reader = ParticipantReader(root, filters=filters, sessions=sessions, is_ignored=is_ignored)
+    reader = ParticipantReader(
+        root,
+        filters=filters,
+        sessions=sessions,
+        is_ignored=is_ignored,
+        gradient_options=gradient_options,
+    )
     participants = []
     without: list[str] = []
     for folder in folders:

@@ -26,6 +26,7 @@ from dmri_fm.bids.series import GroupedRuns, OpenedRun, SessionImages, group_run
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.content import require_content
 from dmri_fm.errors import ImageError, InputError
+from dmri_fm.gradient_options import GradientOptions
 
 __all__ = ["ParticipantReader"]
 
@@ -45,6 +46,8 @@ class ParticipantReader:
         Labels asked for; all if None.
     is_ignored
         Tells which files are not part of the dataset.
+    gradient_options
+        How gradient files are read.
     """
 
     def __init__(
@@ -54,12 +57,19 @@ class ParticipantReader:
         filters: Filters,
         sessions: Collection[str] | None,
         is_ignored: BidsIgnore,
+        gradient_options: GradientOptions,
     ) -> None:
         self.problems: list[Problem] = []
         self._root = root
+        self._gradient_options = gradient_options
         self._sidecars = Sidecars(root, is_ignored=is_ignored)
         self._selector = ImageSelector(
-            root, filters=filters, sessions=sessions, sidecars=self._sidecars, note=self.note
+            root,
+            filters=filters,
+            sessions=sessions,
+            sidecars=self._sidecars,
+            gradient_options=gradient_options,
+            note=self.note,
         )
 
     def note(self, label: str, error: InputError) -> None:
@@ -143,7 +153,7 @@ class ParticipantReader:
             try:
                 metadata = self._sidecars.metadata(path)
                 if path in here["dwi"] and suffix == "sbref":
-                    sbrefs.append(open_epi(path, metadata))
+                    sbrefs.append(self._open_epi(path, metadata))
                 elif path in here["dwi"]:
                     encodings = [o.run.phase_encoding for o in opened]
                     image = self._open_dwi(path, metadata, encodings=encodings)
@@ -152,7 +162,7 @@ class ParticipantReader:
                     else:
                         bare.append(image)
                 elif suffix == "epi":
-                    epis.append(open_epi(path, metadata))
+                    epis.append(self._open_epi(path, metadata))
                 else:
                     require_content(path, ImageError)
                     gradient_echo[path] = metadata
@@ -186,8 +196,20 @@ class ParticipantReader:
         self, path: Path, metadata: Mapping[str, Any], *, encodings: Collection[str | None] = ()
     ) -> OpenedRun | EpiImage:
         """Open a run, or an image of b=0 volumes that has no gradients."""
-        image = open_bare_b0(path, metadata, sidecars=self._sidecars, encodings=encodings)
-        return image or OpenedRun(*open_run(path, metadata, sidecars=self._sidecars))
+        options = self._gradient_options
+        image = open_bare_b0(
+            path,
+            metadata,
+            sidecars=self._sidecars,
+            encodings=encodings,
+            gradient_options=options,
+        )
+        return image or OpenedRun(
+            *open_run(path, metadata, sidecars=self._sidecars, gradient_options=options)
+        )
+
+    def _open_epi(self, path: Path, metadata: Mapping[str, Any]) -> EpiImage:
+        return open_epi(path, metadata, gradient_options=self._gradient_options)
 
     def _find_elsewhere(
         self, runs: Sequence[DwiRun], others: Sequence[Path]
@@ -218,7 +240,7 @@ class ParticipantReader:
                 if suffix in FIELDMAP_SUFFIXES:
                     gradient_echo[path] = metadata
                 elif suffix in ("epi", "sbref"):
-                    candidates.append(Candidate(open_epi(path, metadata), suffix, True))
+                    candidates.append(Candidate(self._open_epi(path, metadata), suffix, True))
                 else:
                     image = self._open_dwi(path, metadata, encodings=encodings)
                     if isinstance(image, OpenedRun):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dmri_fm.bids.names import scan_name
 from dmri_fm.errors import DmriError
+from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import rotation_part
-from dmri_fm.volumes import Dwi
+from dmri_fm.volumes import Dwi, load_image
 
 __all__ = [
     "POSE_ROTATION_DEG",
@@ -64,6 +65,8 @@ class EpiImage:
         From the first to the last echo's centre; None if unknown.
     bval, bvec
         Gradient files; None for an image that has none.
+    gradients
+        What was read from them; None for an image that has none.
     has_b0
         It holds a b=0 volume.
     """
@@ -77,6 +80,7 @@ class EpiImage:
     readout_time_s: float | None
     bval: Path | None = None
     bvec: Path | None = None
+    gradients: RawGradients | None = None
     has_b0: bool = True
 
 
@@ -97,8 +101,13 @@ class DwiRun(EpiImage):
     sbref: Path | None = None
 
     def load(self) -> Dwi:
-        """Open the series; voxels are read at first use."""
-        return Dwi.from_files(self.path, self.bval, self.bvec)
+        """Open the series of the volumes whose gradients can be used, b-values scaled.
+
+        Voxels are read at first use, or at once where volumes are left out.
+        """
+        if self.gradients is None:
+            return Dwi.from_files(self.path, self.bval, self.bvec)
+        return Dwi.from_raw(load_image(self.path, ndim=4), self.gradients)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,6 +6,7 @@ import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from dmri_fm.bids.names import split_name
 from dmri_fm.bids.records import DwiRun, EpiImage, Fieldmap
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.errors import ImageError
+from dmri_fm.gradient_files import RawGradients, read_raw_gradients
+from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
-from dmri_fm.volumes import Dwi, load_image
+from dmri_fm.volumes import load_image
 
 __all__ = [
     "FIELDMAP_SUFFIXES",
@@ -146,7 +149,11 @@ def _encoding(
 
 
 def open_run(
-    path: Path, metadata: Mapping[str, Any], *, sidecars: Sidecars
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    sidecars: Sidecars,
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
 ) -> tuple[DwiRun, GradientTable, tuple[str, ...]]:
     """Open a diffusion run and check everything about it but its voxels.
 
@@ -158,15 +165,17 @@ def open_run(
         Its merged sidecars.
     sidecars
         Finds its gradient files.
+    gradient_options
+        How they are read.
 
     Returns
     -------
     run
         The run.
     gtab
-        Its gradients, RAS+.
+        Its gradients, RAS+, of the volumes that are kept.
     warnings
-        What is missing and can be done without.
+        What is missing and can be done without, and what was done about its gradients.
 
     Raises
     ------
@@ -175,8 +184,11 @@ def open_run(
     """
     entities, _, extension = split_name(path)
     bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
-    dwi = Dwi.from_files(path, bval, bvec)
-    direction, readout = _encoding(metadata, dwi.shape)
+    image = load_image(path, ndim=4)
+    gradients = _read_gradients(image, bval, bvec, gradient_options)
+    x, y, z, n = (int(length) for length in image.shape)
+    shape = (x, y, z, n)
+    direction, readout = _encoding(metadata, shape)
     sbref = path.with_name(path.name.removesuffix("dwi" + extension) + "sbref" + extension)
     run = DwiRun(
         path=path,
@@ -185,13 +197,22 @@ def open_run(
         sbref=sbref if sbref.is_file() and sbref.stat().st_size else None,
         entities=entities,
         metadata=dict(metadata),
-        shape=dwi.shape,
-        affine=dwi.affine,
+        shape=shape,
+        affine=np.asarray(image.affine, dtype=np.float64),
         phase_encoding=direction,
         readout_time_s=readout,
-        has_b0=bool(dwi.gtab.is_b0.any()),
+        gradients=gradients,
+        has_b0=bool(gradients.gtab.is_b0.any()),
     )
-    return run, dwi.gtab, tuple(_doubts(run, dwi.image))
+    return run, gradients.gtab, (*gradients.warnings, *_doubts(run, image))
+
+
+def _read_gradients(
+    image: SpatialImage, bval: Path, bvec: Path, options: GradientOptions
+) -> RawGradients:
+    return read_raw_gradients(
+        bval, bvec, affine=image.affine, n_volumes=int(image.shape[3]), options=options
+    )
 
 
 def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
@@ -239,7 +260,12 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
         )
 
 
-def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
+def open_epi(
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
+) -> EpiImage:
     """Open an image that shows the distortion of another phase encoding.
 
     All its volumes are b=0, unless gradient files of its own name say otherwise.
@@ -262,7 +288,9 @@ def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
     bval, bvec = (path.with_name(stem + e) for e in (".bval", ".bvec"))
     # A link that leads nowhere is a file that was not fetched: reading it says so.
     has_gradients = len(shape) == 4 and os.path.lexists(bval) and os.path.lexists(bvec)
-    gtab = Dwi.from_files(path, bval, bvec).gtab if has_gradients else None
+    # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
+    options = replace(gradient_options, b_scaling="none")
+    gradients = _read_gradients(image, bval, bvec, options) if has_gradients else None
     return EpiImage(
         path=path,
         entities=split_name(path)[0],
@@ -273,7 +301,8 @@ def open_epi(path: Path, metadata: Mapping[str, Any]) -> EpiImage:
         readout_time_s=readout,
         bval=bval if has_gradients else None,
         bvec=bvec if has_gradients else None,
-        has_b0=gtab is None or bool(gtab.is_b0.any()),
+        gradients=gradients,
+        has_b0=gradients is None or bool(gradients.gtab.is_b0.any()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dmri_fm.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
@@ -13,7 +14,9 @@ from dmri_fm.bids.scans import SIGNAL_DIRECTIONS, is_diffusion_signal
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
-from dmri_fm.volumes import Dwi
+from dmri_fm.gradient_files import read_raw_gradients
+from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.volumes import load_image
 
 __all__ = ["LEFT_OUT", "ImageSelector"]
 
@@ -39,6 +42,8 @@ class ImageSelector:
         Labels asked for; all if None.
     sidecars
         What describes the images.
+    gradient_options
+        How gradient files are read.
     note
         Takes a participant's label and a problem.
     """
@@ -50,12 +55,14 @@ class ImageSelector:
         filters: Filters,
         sessions: Collection[str] | None,
         sidecars: Sidecars,
+        gradient_options: GradientOptions,
         note: Callable[[str, InputError], None],
     ) -> None:
         self._root = root
         self._filters = filters
         self._sessions = sessions
         self._sidecars = sidecars
+        self._gradient_options = gradient_options
         self._note = note
         self._misnamed: set[Path] = set()
 
@@ -204,7 +211,15 @@ class ImageSelector:
         for file in (path, *own):
             require_content(file, ImageError if file == path else GradientError)
         try:
-            n_directions = Dwi.from_files(path, *own).gtab.count_directions()
+            image = load_image(path, ndim=4)
+            found = read_raw_gradients(
+                *own,
+                affine=image.affine,
+                n_volumes=image.shape[3],
+                # Directions alone count here; what lengths mean is asked when it is opened.
+                options=replace(self._gradient_options, b_scaling="none"),
+            )
+            n_directions = found.gtab.count_directions()
         except InputError:
             return False
         return is_diffusion_signal(entities, metadata, n_directions=n_directions)

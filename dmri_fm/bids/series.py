@@ -20,14 +20,12 @@ from dmri_fm.bids.records import (
 )
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.tensor_design import FEWEST_DIRECTIONS, determines_tensor
 
 __all__ = ["GroupedRuns", "OpenedRun", "SessionImages", "group_runs"]
 
 #: Entities that a series may merge over; with a MultipartID also over `acquisition`.
 MERGED_OVER = ("direction", "run")
-
-#: The tensor has six unknowns.
-TENSOR_DIRECTIONS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,10 +230,15 @@ def _group_doubts(
     gtab = GradientTable.concatenate([o.gtab for o in group])
     n_directions = gtab.count_directions()
     first = group[0].run
-    if n_directions < TENSOR_DIRECTIONS:
+    if n_directions < FEWEST_DIRECTIONS:
         yield (
             f"{first.path.name}: {n_directions} diffusion directions, fewer than the "
-            f"{TENSOR_DIRECTIONS} a tensor needs: the tensor is not fitted."
+            f"{FEWEST_DIRECTIONS} a tensor needs: the tensor is not fitted."
+        )
+    elif not determines_tensor(gtab):
+        yield (
+            f"{first.path.name}: its {n_directions} diffusion directions do not determine a "
+            "tensor (they may lie in one plane or on one cone): the tensor is not fitted."
         )
     echo_times = sorted({t for o in group if (t := echo_time_s(o.run)) is not None})
     if echo_times and echo_times[-1] > (1 + ECHO_TIME_TOLERANCE) * echo_times[0]:
@@ -257,7 +260,7 @@ def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientErro
     return GradientError(
         f"no b=0 volume among {n_volumes}; the lowest b-value is {lowest:g} s/mm^2",
         path=group[0].run.bval,
-        expected="at least one volume with b < 50 s/mm^2",
+        expected=f"at least one volume with b < {group[0].gtab.b0_threshold:g} s/mm^2",
         advice="add the b=0 images of the protocol to the series, or as a run of the same `acq` "
         "or MultipartID"
         + (f"; {bare[0].path.name} needs .bval and .bvec files of zeros for that" if bare else ""),

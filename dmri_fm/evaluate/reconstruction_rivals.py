@@ -63,6 +63,7 @@ class Kept:
         table = GradientTable(
             np.concatenate([[0.0], self.gtab.bvals]),
             np.concatenate([np.zeros((1, 3)), self.gtab.bvecs_ras]),
+            self.gtab.b0_threshold,
         )
         data = np.concatenate([ones, self.signal], axis=3)
         return Dwi.from_arrays(data, self.affine, table, mask=self.mask)

@@ -121,7 +121,7 @@ def choose_subsets(gtab: GradientTable, *, n_subsets: int = 6, seed: int = 0) ->
     if not gtab.is_b0.any():
         raise GradientError(
             "no b=0 volume",
-            expected="one volume with b < 50 s/mm^2 or more",
+            expected=f"one volume with b < {gtab.b0_threshold:g} s/mm^2 or more",
             advice="evaluate a series that holds b=0 volumes",
         )
     rng = np.random.default_rng(seed)

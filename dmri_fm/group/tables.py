@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +18,8 @@ from dmri_fm.derivatives.publish import publish_json, publish_text
 from dmri_fm.derivatives.sidecars import image_sidecar
 from dmri_fm.derivatives.tsv import MISSING, format_cell, format_table, read_table
 from dmri_fm.errors import DmriError, InputError
-from dmri_fm.gradients import B0_THRESHOLD
+from dmri_fm.gradient_files import stated_b0_threshold
+from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.group.collect import OutputFile, Problem, find_files, list_participants
 from dmri_fm.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
 from dmri_fm.group.status import ParticipantStatus, read_status
@@ -174,11 +176,20 @@ def _protocol(file: OutputFile, output_dir: Path) -> dict[str, str]:
     if not bvals:
         return {"max_bval": MISSING, "n_volumes": MISSING}
     largest = max(bvals)
+    threshold = _b0_threshold(path.with_suffix(".json")) or choose_b0_threshold(bvals)
     return {
         # Scanners add a few s/mm^2 to what was asked for.
-        "max_bval": format_cell(round(largest, -1) if largest >= B0_THRESHOLD else 0.0),
+        "max_bval": format_cell(round(largest, -1) if largest >= threshold else 0.0),
         "n_volumes": str(len(bvals)),
     }
+
+
+def _b0_threshold(sidecar: Path) -> float | None:
+    try:
+        stated = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stated_b0_threshold(stated) if isinstance(stated, dict) else None
 
 
 def gather_scalars(

@@ -24,6 +24,7 @@ __all__ = [
     "choose_spread",
     "condition_numbers",
     "group_axes",
+    "has_six",
     "list_subsets",
     "skare_angle_deg",
 ]
@@ -109,6 +110,11 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
         LARGEST_CONDITION,
     )
     return best
+
+
+def has_six(gtab: GradientTable) -> bool:
+    """Tell whether :func:`choose_six` finds six directions of one shell in a series."""
+    return any(_best_of_shell(gtab, shell, seed=0) for shell in gtab.shells)
 
 
 def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:
@@ -230,7 +236,8 @@ def choose_spread(
     weighted = np.flatnonzero(~gtab.is_b0)
     if not weighted.size:
         raise GradientError(
-            "no diffusion-weighted volume", expected="one or more with b >= 50 s/mm^2"
+            "no diffusion-weighted volume",
+            expected=f"one or more with b >= {gtab.b0_threshold:g} s/mm^2",
         )
     v, rho = gtab.bvecs_ras[weighted], gtab.bvals[weighted] / 1000.0
     angle = np.arccos(np.clip(np.abs(v @ v.T), 0.0, 1.0))

@@ -54,7 +54,9 @@ REACH_MM, PRIOR_VOXELS = 18.0, 300.0
 
 def _table(qspace: Tensor) -> GradientTable:
     axes = qspace_directions(qspace.double().cpu()).numpy()
-    return GradientTable(1000.0 * qspace[:, 0].double().cpu().numpy(), axes)
+    bvals = 1000.0 * qspace[:, 0].double().cpu().numpy()
+    # There is no b=0 among them, however low the b-values are.
+    return GradientTable(bvals, axes, b0_threshold=0.5)
 
 
 def predict_by_process(seen: Tensor, brain: Tensor, kept: Tensor, wanted: Tensor) -> Tensor:

@@ -115,6 +115,10 @@ def predict_tensor(
     volumes = np.concatenate([b0_volumes, six.index])
     inside = _brain(dwi, mask)
     inputs = tensor_inputs(dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine)
+    if not inputs.mask.any():
+        raise ImageError(
+            "no voxel of the brain has b=0 signal", expected="b=0 volumes that hold signal"
+        )
     with torch.inference_mode():
         images = _run_in_blocks(loaded.model, inputs, loaded.statistics, device)
     tensor = turn_tensors(images[:6], rotation_part(dwi.affine))
@@ -288,7 +292,10 @@ def extract_features(
     if not _is_same(feature_grid(config), grid):
         raise WeightsError("weights for another grid", expected=f"{grid.shape}")
     if not dwi_mni.gtab.is_b0.any():
-        raise GradientError("no b=0 volume", expected="at least one volume with b < 50 s/mm^2")
+        raise GradientError(
+            "no b=0 volume",
+            expected=f"at least one volume with b < {dwi_mni.gtab.b0_threshold:g} s/mm^2",
+        )
     chosen = choose_spread(dwi_mni.gtab, n_directions, seed=seed, gamma=config.gamma)
     volumes = np.concatenate([np.flatnonzero(dwi_mni.gtab.is_b0), chosen])
     table = dwi_mni.gtab.select(volumes)

@@ -24,7 +24,6 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from dmri_fm.errors import GradientError
-from dmri_fm.gradients import B0_THRESHOLD
 
 __all__ = [
     "Layout",
@@ -62,7 +61,7 @@ def find_weighted(qspace: Tensor) -> Tensor | None:
     Parameters
     ----------
     qspace
-        Shape (B, T, 3): rho = b / 1000, theta, phi.
+        Shape (B, T, 3): rho = b / 1000, theta, phi; rho is 0 for b=0.
 
     Returns
     -------
@@ -80,8 +79,8 @@ def find_weighted(qspace: Tensor) -> Tensor | None:
             f"a gradient table of shape {tuple(qspace.shape)}",
             expected="(scans, directions, 3): rho, theta, phi, with one direction or more",
         )
-    # At b=0 there is no direction to miss.
-    is_known = torch.isfinite(qspace).all(dim=-1) | (qspace[..., 0] < B0_THRESHOLD / 1000.0)
+    # At b=0 there is no direction to miss. The table has decided which volumes are b=0: rho is 0.
+    is_known = torch.isfinite(qspace).all(dim=-1) | (qspace[..., 0] == 0)
     missing = ~is_known.all(dim=0)
     if missing.any():
         volumes = torch.nonzero(missing)[:, 0].tolist()
@@ -92,11 +91,11 @@ def find_weighted(qspace: Tensor) -> Tensor | None:
     rho = qspace[..., 0]
     if (rho < 0).any():
         raise GradientError("a negative b-value", expected="rho = b / 1000 of zero or more")
-    is_weighted = rho >= B0_THRESHOLD / 1000.0
+    is_weighted = rho > 0
     if not is_weighted.any():
         raise GradientError(
             f"all {rho.shape[1]} volumes are b=0",
-            expected=f"at least one volume with b >= {B0_THRESHOLD:g} s/mm^2",
+            expected="at least one volume with rho above 0",
         )
     if is_weighted.all():
         return None

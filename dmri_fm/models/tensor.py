@@ -21,25 +21,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.errors import ConfigError, GradientError, ImageError
-from dmri_fm.gradients import GradientTable
+from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.models.maps import TensorMaps
+from dmri_fm.tensor_design import (
+    check_design,
+    describe_widening,
+    design_matrix,
+    design_scale,
+    select_shells,
+)
 from dmri_fm.volumes import Dwi
 
 __all__ = ["MIN_SIGNAL", "TensorMaps", "design_matrix", "fit_tensor", "select_shells"]
 
 logger = logging.getLogger(__name__)
-
-#: Shells up to here serve the tensor where they hold enough directions, s/mm^2: above, the
-#: logarithm of the signal bends away from a line. Scanners miss a nominal 1500 by a little.
-LARGEST_BVAL = 1550.0
-
-#: A tensor has six unknowns.
-FEWEST_DIRECTIONS = 6
-
-#: Highest condition number of the scaled design (seven columns) that is accepted. Skare's
-#: six directions and one b=0 have 6.2.
-LARGEST_CONDITION = 100.0
 
 #: Signals below this are raised to it before the logarithm, scanner units, as dipy does.
 MIN_SIGNAL = 1e-4
@@ -157,85 +152,6 @@ def _fit_range(signal, design, pseudo, squares, min_signal, block, out, start, s
                 out[first + v, i] = beta[i, v] + right[i, v]
 
 
-def design_matrix(gtab: GradientTable) -> NDArray[np.float64]:
-    """Return the negative b-matrix, columns in the order of the tensor, and ones: (N, 7)."""
-    x, y, z = gtab.bvecs_ras.T
-    b = gtab.bvals
-    columns = [b * x * x, 2 * b * x * y, 2 * b * x * z, b * y * y, 2 * b * y * z, b * z * z]
-    return np.stack([*(-c for c in columns), np.ones_like(b)], axis=1)
-
-
-def select_shells(
-    gtab: GradientTable, *, shell: Literal["auto", "all"] | float = "auto"
-) -> NDArray[np.int_]:
-    """Choose the volumes that a tensor is fitted to.
-
-    Parameters
-    ----------
-    gtab
-        Gradient table of the series.
-    shell
-        `"auto"`: b=0 and the shells up to :data:`LARGEST_BVAL` if they hold six directions
-        or more, otherwise all volumes; `"all"`; or the b-value of one shell, s/mm^2, which is
-        taken together with b=0.
-
-    Returns
-    -------
-    ndarray
-        Positions in the series, ascending.
-
-    Raises
-    ------
-    ConfigError
-        If the series has no such shell.
-    """
-    everything = np.arange(len(gtab))
-    if shell == "all":
-        return everything
-    if shell == "auto":
-        low = everything[gtab.bvals <= LARGEST_BVAL]
-        enough = low.size and gtab.select(low).count_directions() >= FEWEST_DIRECTIONS
-        return low if enough else everything
-    shells = gtab.shells
-    if isinstance(shell, str) or not shells:
-        raise ConfigError(
-            f"shell {shell!r} of a series with shells {[round(s.bval) for s in shells]}",
-            expected="'auto', 'all' or a b-value",
-        )
-    nearest = min(shells, key=lambda s: abs(s.bval - shell))
-    if abs(nearest.bval - shell) > 0.1 * shell:
-        raise ConfigError(
-            f"no shell at b = {shell:g} s/mm^2",
-            expected=f"one of {[round(s.bval) for s in shells]}",
-        )
-    return np.sort(np.concatenate([np.flatnonzero(gtab.is_b0), nearest.index]))
-
-
-def _check_design(gtab: GradientTable, design: NDArray[np.float64]) -> float:
-    """Return the condition number of the scaled design, or say why there can be no tensor."""
-    n_directions = gtab.count_directions()
-    if n_directions < FEWEST_DIRECTIONS:
-        raise GradientError(
-            f"{n_directions} distinct directions",
-            expected=f"{FEWEST_DIRECTIONS} or more, as a tensor has six unknowns",
-            advice="leave the tensor out for this series, or give one with more directions",
-        )
-    condition = float(np.linalg.cond(design)) if len(design) >= design.shape[1] else np.inf
-    if condition > LARGEST_CONDITION:
-        problem = (
-            f"directions that do not determine a tensor (condition number {condition:.3g})"
-            if gtab.is_b0.any() or len(gtab.shells) > 1
-            else "no b=0 volume beside a single shell"
-        )
-        raise GradientError(
-            problem,
-            expected="b=0 and directions spread over the sphere: condition number "
-            f"{LARGEST_CONDITION:g} or less",
-            advice="check the b-vectors: they may lie in one plane or on one cone",
-        )
-    return condition
-
-
 def _fit_grid(
     data: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -299,6 +215,7 @@ def fit_tensor(
     --------
     A stick-like tensor along the body's left-right axis:
 
+    >>> from dmri_fm.gradients import GradientTable
     >>> from dmri_fm.simulate import SKARE_DIRECTIONS
     >>> gtab = GradientTable([0] + [1000] * 6, np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
     >>> adc = gtab.bvecs_ras**2 @ [1.7e-3, 0.2e-3, 0.2e-3]
@@ -319,11 +236,11 @@ def fit_tensor(
         raise ConfigError(f"{n_threads} threads", expected="one or more")
     index = select_shells(dwi.gtab, shell=shell)
     gtab = dwi.gtab.select(index)
-    design = design_matrix(gtab)
-    scale = float(max(gtab.bvals.max(initial=0.0), 1.0))
+    design, scale = design_matrix(gtab), design_scale(gtab)
     scaled = design / np.array([scale] * 6 + [1.0])
-    condition = _check_design(gtab, scaled)
+    condition = check_design(gtab)
     inside = _choose_mask(dwi, mask)
+    widening = describe_widening(dwi.gtab, index) if shell == "auto" else None
 
     data = dwi.data if index.size == dwi.shape[3] else dwi.data[..., index]
     coefficients = _fit_grid(data, inside, scaled, min_signal=min_signal, n_threads=n_threads)
@@ -345,7 +262,8 @@ def fit_tensor(
             "Directions": gtab.count_directions(),
             "ConditionNumber": round(condition, 3),
             "MinimalSignal": min_signal,
-        },
+        }
+        | ({"ShellSelection": widening} if widening else {}),
     )
 
 

@@ -77,7 +77,7 @@ def normalise_b0(
     if not gtab.is_b0.any():
         raise GradientError(
             "no b=0 volume to divide by",
-            expected="at least one volume with b < 50 s/mm^2",
+            expected=f"at least one volume with b < {gtab.b0_threshold:g} s/mm^2",
             advice="merge the b=0 images of the protocol into the series",
         )
     region = np.ones(series.shape[:3], dtype=bool) if mask is None else np.asarray(mask, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
@@ -108,7 +109,8 @@ def denoise(
         found = patch2self(
             series,
             gtab.bvals,
-            b0_threshold=50,
+            # dipy counts b-values up to its threshold as b=0, the table those below.
+            b0_threshold=np.nextafter(gtab.b0_threshold, 0.0),
             model="ols",
             verbose=False,
             clip_negative_vals=True,
@@ -120,7 +122,9 @@ def denoise(
 
     radius = _patch_radius(n_volumes)
     # No window reaches some voxels at the edge of the field of view: they stay as they are.
-    with np.errstate(invalid="ignore"):
+    # Nor is there noise to be told in patches where volumes are cut short.
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         found, sigma = mppca(
             series, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
         )

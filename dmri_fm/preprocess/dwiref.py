@@ -19,7 +19,7 @@ MOST_B0 = 8
 
 
 def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDArray[np.float32]:
-    """Align the b=0 volumes rigidly to the first one and average them.
+    """Align the b=0 volumes that hold signal rigidly to the first one and average them.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDA
     Raises
     ------
     GradientError
-        If there is no b=0 volume.
+        If there is no b=0 volume with signal.
     """
     series = np.asarray(data, dtype=np.float32)
-    index = np.flatnonzero(gtab.is_b0)
+    index = np.array([n for n in np.flatnonzero(gtab.is_b0) if series[..., n].any()], dtype=int)
     if not index.size:
         raise GradientError(
-            f"no b=0 volume among {len(gtab)}",
-            expected="at least one volume with b < 50 s/mm^2",
+            f"no b=0 volume with signal among {len(gtab)} volumes",
+            expected=f"at least one volume with b < {gtab.b0_threshold:g} s/mm^2",
             advice="merge the b=0 images of the protocol into the series",
         )
     if index.size > MOST_B0:

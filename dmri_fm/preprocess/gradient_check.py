@@ -176,7 +176,7 @@ def check_gradients(
     voxel_size_mm = np.linalg.norm(linear, axis=0)
     # In the image's own axes a step is a matter of voxel sizes, whatever the storage.
     axes = rotation_part(affine)
-    v1, fa, misfit = _fit(volumes[brain], gtab.bvals, gtab.bvecs_ras @ axes)
+    v1, fa, misfit = _fit(volumes[brain], gtab, gtab.bvecs_ras @ axes)
     fa[misfit > WORST_MISFIT * max(float(np.median(misfit)), 1e-6)] = 0.0
     weights = np.zeros(brain.shape)
     weights[brain] = fa
@@ -230,6 +230,8 @@ def _rough_mask(volumes: NDArray[Any], gtab: GradientTable) -> NDArray[np.bool_]
     from dipy.segment.threshold import otsu
 
     b0 = ndimage.median_filter(volumes[..., gtab.is_b0].mean(axis=3), size=3)
+    if b0.min() == b0.max():
+        return np.zeros(b0.shape, dtype=bool)
     bright = b0 > otsu(b0)
     parts, n_parts = ndimage.label(bright)
     if n_parts == 0:
@@ -239,7 +241,7 @@ def _rough_mask(volumes: NDArray[Any], gtab: GradientTable) -> NDArray[np.bool_]
 
 
 def _fit(
-    signal: NDArray[Any], bvals: NDArray[np.float64], bvecs: NDArray[np.float64]
+    signal: NDArray[Any], gtab: GradientTable, bvecs: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Fit tensors to logarithms, quickly.
 
@@ -247,8 +249,10 @@ def _fit(
     ----------
     signal
         Shape (V, N).
-    bvals, bvecs
-        Shapes (N,), s/mm^2, and (N, 3), in the frame the eigenvectors shall have.
+    gtab
+        Gradients.
+    bvecs
+        Shape (N, 3), in the frame the eigenvectors shall have.
 
     Returns
     -------
@@ -259,7 +263,7 @@ def _fit(
     misfit
         Shape (V,), residual in units of the b=0 signal; zero if nothing is left to misfit.
     """
-    b, g = bvals / 1000.0, bvecs
+    b, g = gtab.bvals / 1000.0, bvecs
     pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
     columns = [-b * g[:, i] * g[:, j] * (1 if i == j else 2) for i, j in pairs]
     design = np.column_stack([*columns, np.ones_like(b)])
@@ -270,7 +274,7 @@ def _fit(
     for start in range(0, len(signal), _CHUNK):
         part = slice(start, start + _CHUNK)
         values = signal[part].astype(np.float64)
-        b0 = values[:, b < 0.05].mean(axis=1, keepdims=True)
+        b0 = values[:, gtab.is_b0].mean(axis=1, keepdims=True)
         values = np.maximum(values / b0, 1e-3)
         found = np.log(values) @ inverse.T
         if n_free > 0:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
+from dmri_fm.errors import ImageError
+
 __all__ = ["BrainMask", "brain_mask"]
 
 logger = logging.getLogger(__name__)
@@ -81,8 +83,18 @@ def brain_mask(
     contrast
         What the image shows. deepbet was trained on T1w images; b=0 images are more often
         cut short, and the comparison is strict there.
+
+    Raises
+    ------
+    ImageError
+        If all voxels are equal.
     """
     data = np.asarray(image, dtype=np.float32)
+    if data.min() == data.max():
+        raise ImageError(
+            f"all voxels are {data.min():g}: no brain can be found",
+            expected="an image with signal",
+        )
     matrix = np.asarray(affine, dtype=np.float64)
     voxel_ml = abs(float(np.linalg.det(matrix[:3, :3]))) / 1000.0
     network = _deepbet_mask(data, matrix)

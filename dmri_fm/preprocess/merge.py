@@ -9,6 +9,7 @@ import numpy as np
 
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.preprocess.raw_series import find_empty_volumes
 from dmri_fm.volumes import Dwi
 
 __all__ = ["MergedRuns", "merge_runs"]
@@ -83,7 +84,9 @@ def merge_runs(runs: Sequence[Dwi]) -> MergedRuns:
 
 
 def _b0_level(run: Dwi) -> float | None:
-    if not run.gtab.is_b0.any():
+    empty = find_empty_volumes(run.data)
+    index = [n for n in np.flatnonzero(run.gtab.is_b0) if n not in empty]
+    if not index:
         return None
-    b0 = run.mean_b0()
+    b0 = run.data[..., index].mean(axis=3)
     return float(np.median(b0[b0 > b0.mean()])) or None

@@ -31,6 +31,7 @@ from dmri_fm.preprocess.pose import (
     pose_rotation,
     pose_tangent,
 )
+from dmri_fm.preprocess.raw_series import find_empty_volumes
 from dmri_fm.preprocess.susceptibility import DistortionField, phase_encoding_vector
 from dmri_fm.preprocess.volume_registration import (
     Points,
@@ -344,6 +345,7 @@ class _Scene:
     centre_mm: NDArray[np.float64]
     n_slices: int
     n_threads: int
+    flat: frozenset[int]
 
     @classmethod
     def build(
@@ -398,6 +400,7 @@ class _Scene:
             centre,
             series.shape[2],
             n_threads,
+            frozenset(find_empty_volumes(series)),
         )
 
     def matrix_of(self, pose: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -426,6 +429,9 @@ class _Scene:
         def move(k: int) -> tuple[NDArray[np.float64], bool]:
             n, target = members[k], np.ascontiguousarray(targets[k], dtype=np.float32)
             start = poses[n]
+            if n in self.flat or not np.ptp(target) > 0:
+                # Nothing is seen that could be laid on anything.
+                return start, False
             direction = self.encodings[n]
             kinds = ["rigid"] if is_rigid else ["eddy" if direction is not None else "affine"]
             # What gets lost with eddy currents may be found as a rigid head.
@@ -468,6 +474,8 @@ class _Scene:
             total += sample_volume(
                 self.volumes[n], self.everywhere(n, xyz), self.matrix_of(poses[n])
             )[0]
+        if not np.ptp(total) > 0:
+            return
         found = align(
             reference,
             total.reshape(reference.shape).astype(np.float32),
@@ -545,7 +553,10 @@ def _find_outliers(
             ratio = np.full(scene.n_slices, np.nan)
             ratio[enough] = measured[enough] / expected[enough]
             if enough.any():
-                loss[volume] = 1 - ratio / np.nanmedian(ratio)
+                level = float(np.nanmedian(ratio))
+                # Where most slices are empty, the volume has no level: those are lost, all else
+                # is as expected.
+                loss[volume] = 1 - (ratio / level if level > 0 else np.minimum(ratio, 1.0))
     spread = 1.4826 * float(np.nanmedian(np.abs(loss))) if np.isfinite(loss).any() else 0.0
     limit = max(OUTLIER_LOSS, OUTLIER_DEVIATIONS * spread)
     return np.asarray(np.nan_to_num(loss, nan=0.0) > limit)

@@ -12,6 +12,7 @@ from scipy.stats import chi2
 
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable, Shell
+from dmri_fm.preprocess.raw_series import find_cut_volumes
 
 __all__ = [
     "QUALITY_COLUMNS",
@@ -60,6 +61,10 @@ QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     },
     "preproc_num_bad_slices": {
         "Description": "Preprocessed slices that lost signal against the same slice of their shell"
+    },
+    "raw_num_cut_volumes": {
+        "Description": "Raw volumes that were cut short: a quarter of the slices that hold signal "
+        "in the others, or more, is zero"
     },
     "num_outlier_slices": {"Description": "Slices that motion correction flagged as outliers"},
     "mean_fd": {"Description": "Mean framewise displacement", "Units": "mm"},
@@ -422,6 +427,7 @@ def image_quality(
             "preproc_num_bad_slices",
         )
     )
+    row["raw_num_cut_volumes"] = None if raw is None else len(find_cut_volumes(raw))
     for name, series, table, brain in (
         ("raw", raw, raw_gtab, raw_mask),
         ("preproc", data, gtab, mask),

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, OutputError
-from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm.simulate.anatomy import draw_anatomy
 from dmri_fm.simulate.cohort import (
     EFFECTS,

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.gradients import GradientTable, read_gradients
+from dmri_fm.gradient_files import read_gradients
+from dmri_fm.gradients import GradientTable
 
 __all__ = [
     "SKARE_DIRECTIONS",

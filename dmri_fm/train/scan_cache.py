@@ -91,6 +91,7 @@ class CachedScan:
         table = {
             "bvals": scan.gtab.bvals.tolist(),
             "bvecs_ras": scan.gtab.bvecs_ras.tolist(),
+            "b0_threshold": scan.gtab.b0_threshold,
             "origin": dict(origin or {}),
         }
         (partial / "gradients.json").write_text(json.dumps(table), encoding="utf-8")
@@ -103,7 +104,7 @@ class CachedScan:
     def read(cls, folder: Path) -> CachedScan:
         """Read what :meth:`write` left, but for the images."""
         table = read_object(folder / "gradients.json")
-        gtab = GradientTable(table["bvals"], table["bvecs_ras"])
+        gtab = GradientTable(table["bvals"], table["bvecs_ras"], table.get("b0_threshold"))  # type: ignore[arg-type]
         return cls(folder.name, folder, gtab, table.get("origin", {}))
 
     def draw(
@@ -129,7 +130,8 @@ class CachedScan:
 
 def mirrored(gtab: GradientTable) -> GradientTable:
     """Return the table of the mirror image, left for right."""
-    return GradientTable(gtab.bvals, gtab.bvecs_ras * np.array([-1.0, 1.0, 1.0]))
+    across = np.array([-1.0, 1.0, 1.0])
+    return GradientTable(gtab.bvals, gtab.bvecs_ras * across, gtab.b0_threshold)
 
 
 def cache_scans(

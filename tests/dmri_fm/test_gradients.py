@@ -12,15 +12,17 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
-from dmri_fm.errors import GradientError
+from dmri_fm.errors import ConfigError, GradientError
+from dmri_fm.gradient_files import read_gradients, write_gradients
 from dmri_fm.gradients import (
     GradientTable,
     fsl_to_ras,
+    group_shells,
     ras_to_fsl,
-    read_gradients,
     rotation_part,
-    write_gradients,
 )
+from dmri_fm.models.directions import choose_six
+from dmri_fm.normalise.qspace import to_qspace
 
 SHAPE = (5, 6, 7)
 needs_mrtrix = pytest.mark.skipif(shutil.which("mrinfo") is None, reason="MRtrix3 is absent")
@@ -225,7 +227,7 @@ def test_low_b_values_are_b0_whatever_their_vector(low) -> None:
 
 
 def test_nearly_unit_vectors_are_normalised() -> None:
-    gtab = GradientTable([1000, 1000], [[1.05, 0, 0], [0, 0, -0.95]])
+    gtab = GradientTable([1000, 1000], [[1.008, 0, 0], [0, 0, -0.995]])
     np.testing.assert_allclose(np.linalg.norm(gtab.bvecs_ras, axis=1), 1.0, atol=1e-12)
 
 
@@ -373,3 +375,70 @@ def test_full_scheme_in_another_unit_is_told_from_b0(tmp_path, vectors) -> None:
     np.savetxt(tmp_path / "x.bvec", np.vstack([np.zeros(3), vectors]).T)
     with pytest.raises(GradientError, match="by 1000"):
         read_gradients(tmp_path / "x.bval", tmp_path / "x.bvec", affine=np.eye(4), n_volumes=13)
+
+
+# --- shells and the b=0 threshold -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bvals", "shells"),
+    [
+        # HCP 3T, HCP 7T and UK Biobank state the b-value of every volume.
+        ([0, 5, 990, 995, 1000, 1005, 1985, 2000, 2010, 2990, 2995, 3010], [4, 3, 3]),
+        ([60, 65, 995, 1000, 1005, 1995, 2005], [3, 2]),
+        ([0, 995, 1000, 1005, 1995, 2000, 2005], [3, 3]),
+        ([0, 4850, 4930, 5000, 5080, 5150], [5]),
+        ([0, 4850, 5000, 5150], [3]),
+        ([0, 700, 1000], [1, 1]),
+        ([0, 700, 1000, 2000, 3000], [1, 1, 1, 1]),
+        ([0, 1000, 1200], [1, 1]),
+        ([0, 2000, 2500, 3000, 4000, 5000, 10000], [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_jitter_of_b_does_not_split_a_shell(bvals, shells) -> None:
+    axes = np.eye(3)[np.arange(len(bvals)) % 3]
+    gtab = GradientTable(bvals, axes)
+    assert [len(shell.index) for shell in gtab.shells] == shells
+
+
+def test_a_jittered_shell_serves_six_directions_and_the_encoder_as_one() -> None:
+    rng = np.random.default_rng(3)
+    axes = rng.normal(size=(12, 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    bvals = np.concatenate([[0], 5000 + np.linspace(-150, 150, 12)])
+    gtab = GradientTable(bvals, np.vstack([np.zeros((1, 3)), axes]))
+    assert gtab.count_directions() == 12
+    assert choose_six(gtab).bval == pytest.approx(5000)
+    rho = to_qspace(gtab.select(range(1, 13)))[:, 0]
+    assert len(group_shells(1000.0 * rho)) == 1
+
+
+def test_a_table_keeps_its_threshold() -> None:
+    axes = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
+    gtab = GradientTable([60, 1000, 2000], axes)
+    assert gtab.b0_threshold == 150
+    assert gtab.is_b0.tolist() == [True, False, False]
+    # A b=0 volume that is weighted a little keeps its direction, and turns with the others.
+    turned = gtab.rotated(Rotation.from_euler("z", 90, degrees=True).as_matrix())
+    np.testing.assert_allclose(turned.bvecs_ras[0], [0, 1, 0], atol=1e-12)
+    assert to_qspace(gtab)[0].tolist() == [0, 0, 0]
+    for part in (gtab.select([1]), turned, GradientTable.concatenate([gtab, gtab])):
+        assert part.b0_threshold == 150
+    # What is b=0 in one run stays so in the series of several.
+    usual = GradientTable([0, 1000], [[0, 0, 0], axes[0]])
+    assert usual.b0_threshold == 50
+    joined = GradientTable.concatenate([usual, gtab])
+    assert joined.is_b0.tolist() == [True, False, True, False, False]
+    # That is no reason to take a weak shell of the other run for b=0.
+    weak = GradientTable([0, 120], [[0, 0, 0], axes[0]])
+    assert (
+        GradientTable.concatenate([weak, gtab]).is_b0.tolist() == [True, False, True] + [False] * 2
+    )
+
+
+def test_an_explicit_threshold_may_lie_below_the_usual_one() -> None:
+    gtab = GradientTable([0, 20, 1000], [[0, 0, 0], [1, 0, 0], [0, 1, 0]], 10.0)
+    assert gtab.is_b0.tolist() == [True, False, False]
+    assert gtab.bvecs_ras[1].tolist() == [1, 0, 0]
+    with pytest.raises(ConfigError):
+        GradientTable([0], [[0, 0, 0]], -1.0)

@@ -68,6 +68,21 @@ def test_settings_are_a_shipped_name_or_a_file_of_the_current_folder(tmp_path) -
         assert options.folder == tmp_path / "run"
 
 
+def test_tensor_is_told_what_lengths_of_vectors_mean(tmp_path, capsys) -> None:
+    write_series(tmp_path, np.random.default_rng(0))
+    path = tmp_path / "scan.bvec"
+    np.savetxt(path, 0.93 * np.loadtxt(path))
+    scan, md = str(tmp_path / "scan.nii.gz"), "x_model-tensor_param-md_dwimap.nii.gz"
+    assert main(["tensor", scan, str(tmp_path / "x")]) == 1
+    assert "length 0.930" in capsys.readouterr().err
+    found = {}
+    for way in ("length", "none"):
+        stem = tmp_path / way / "x"
+        assert main(["tensor", scan, str(stem), "--b-scaling", way, "--b0-threshold", "60"]) == 0
+        found[way] = np.median(np.asarray(nib.load(stem.with_name(md)).dataobj))
+    assert found["length"] / found["none"] == pytest.approx(0.93**-2, rel=1e-3)
+
+
 def test_simulate_writes_a_dataset(tmp_path, capsys) -> None:
     out = tmp_path / "ds"
     arguments = ["--participants", "1", "--seed", "4", "--voxel-size", "6", "--directions", "6"]

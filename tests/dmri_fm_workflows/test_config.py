@@ -35,6 +35,8 @@ FULL: dict[str, Any] = {
     "hmc": "none",
     "denoise": "patch2self",
     "unring": True,
+    "b_scaling": "length",
+    "b0_threshold": 65.0,
     "normalisation": "syn",
     "models": ("drope",),
     "weights": {"drope": Path("/data/own.safetensors")},

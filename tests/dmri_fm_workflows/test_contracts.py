@@ -19,6 +19,8 @@ from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from dmri_fm.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
+from dmri_fm.gradient_files import read_raw_gradients
+from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.volumes import save_image
 from dmri_fm_workflows import models, normalise, participant, preprocess, report
 from dmri_fm_workflows.engines import Engines, choose_sdc
@@ -32,11 +34,11 @@ def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
     stem = folder / f"sub-01_dir-{direction}_dwi"
     n = n_directions + 1
     save_image(np.ones((4, 4, 3, n)), AFFINE, f"{stem}.nii.gz")
-    angles = np.linspace(0, np.pi, n_directions, endpoint=False)
+    z = 1 - (np.arange(n_directions) + 0.5) / n_directions
+    turn = np.pi * (1 + np.sqrt(5)) * np.arange(n_directions)
     bvecs = np.zeros((3, n))
-    bvecs[0, 1:], bvecs[1, 1:] = np.cos(angles), np.sin(angles)
-    bvecs[2, 1:] = np.linspace(-0.9, 0.9, n_directions)
-    bvecs[:, 1:] /= np.linalg.norm(bvecs[:, 1:], axis=0)
+    bvecs[:, 1:] = np.cos(turn), np.sin(turn), z
+    bvecs[:2, 1:] *= np.sqrt(1 - z**2)
     np.savetxt(f"{stem}.bvec", bvecs)
     np.savetxt(f"{stem}.bval", [[0] + [1000] * n_directions], fmt="%d")
     return DwiRun(
@@ -103,6 +105,8 @@ def test_preprocess(series: DwiSeries) -> None:
     assert_contract(
         preprocess.init_preprocess_wf,
         series=series,
+        b_scaling="auto",
+        has_tensor=True,
         denoise="mppca",
         unring=True,
         sdc="pepolar",
@@ -167,6 +171,7 @@ def build(
         save_image(np.ones((4, 4, 4)), AFFINE, path)
         anatomy = (path,)
     options: dict[str, object] = {
+        "b_scaling": "auto",
         "unring": False,
         "normalisation": "affine",
         "output_resolution_mm": None,
@@ -337,3 +342,44 @@ def test_uncorrected_runs_of_unlike_phase_encoding_are_warned_of(series: DwiSeri
     assert choice.method == "none"
     assert "j, j-" in (choice.warning or "")
     assert choose_sdc(replace(series, runs=series.runs[:1]), engines).warning is None
+
+
+@pytest.mark.usefixtures("eddy_on_path")
+@pytest.mark.parametrize("engines", [ENGINES[0], ENGINES[-1]], ids=str)
+def test_every_reader_of_gradients_is_given_the_threshold_of_the_series(
+    tmp_path: Path, engines: Engines
+) -> None:
+    run = make_run(tmp_path / "raw", "PA")
+    np.savetxt(run.bval, [[60] + [1000] * 8], fmt="%d")
+    one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
+    workflow = build(one, root=tmp_path, engines=engines)
+    assert workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base["B0Threshold"] == 150
+    readers = [
+        node
+        for node in map(workflow.get_node, workflow.list_node_names())
+        if any(n.endswith(("bvec_file", "bvec_files")) for n in node.inputs.copyable_trait_names())
+        and type(node.interface).__module__.startswith("dmri_fm_workflows")
+    ]
+    assert len(readers) > 8
+    for node in readers:
+        assert node.inputs.b0_threshold == 150, node.fullname
+
+
+def test_the_ventricles_are_looked_at_where_lengths_were_decided(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "PA")
+    bvecs = 0.93 * np.loadtxt(run.bvec)
+    np.savetxt(run.bvec, bvecs)
+    gradients = read_raw_gradients(
+        run.bval, run.bvec, affine=AFFINE, options=GradientOptions("none")
+    )
+    one = DwiSeries(
+        runs=(replace(run, gradients=gradients),), entities={"subject": "01", "direction": "PA"}
+    )
+    workflow = build(one, root=tmp_path, engines=ENGINES[0], b_scaling="none")
+    check = workflow.get_node("dwi_dir_PA_wf.check_free_water").inputs
+    assert (check.method, round(check.common_length, 3)) == ("none", 0.93)
+    validate = workflow.get_node("dwi_dir_PA_wf.preprocess_wf.validate")
+    assert validate.inputs.b_scaling == "none"
+    plain = build(DwiSeries((make_run(tmp_path / "raw", "AP"),), one.entities), root=tmp_path,
+                  engines=ENGINES[0])  # fmt: skip
+    assert plain.get_node("dwi_dir_PA_wf.check_free_water") is None

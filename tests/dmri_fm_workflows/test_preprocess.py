@@ -63,6 +63,8 @@ def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:
     series = make_series(make_run(tmp_path, "dir-PA", "j"), make_run(tmp_path, "dir-AP", "j-"))
     workflow = init_preprocess_wf(
         series=series,
+        b_scaling="auto",
+        has_tensor=True,
         denoise="mppca",
         unring=False,
         sdc="topup",
@@ -114,6 +116,8 @@ def test_the_readout_of_the_reverse_image_reaches_the_merge(
     reverse = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=0.04)
     workflow = init_preprocess_wf(
         series=make_series(run, reverse=(reverse,)),
+        b_scaling="auto",
+        has_tensor=True,
         denoise="none",
         unring=False,
         sdc=sdc,

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmri_fm.derivatives import output_path, publish_text
 from dmri_fm.derivatives.sidecars import image_sidecar
+from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.free_water import FreeWater, describe_free_water
+from dmri_fm.simulate import SKARE_DIRECTIONS
+from dmri_fm.volumes import save_image
 from dmri_fm_workflows.report import write_participant_page
 
 
@@ -51,3 +57,30 @@ def test_page_lists_images_that_were_not_used(tmp_path: Path) -> None:
     assert "Images not used to correct distortion" in text
     assert '<th scope="row">sub-01/fmap/sub-01_dir-PA_epi.nii.gz</th>' in text
     assert "IntendedFor names &#39;dwi/&lt;old&gt;.nii.gz&#39;, which does not exist" in text
+
+
+def test_the_page_states_what_was_done_about_the_gradients(tmp_path: Path) -> None:
+    stem = tmp_path / "sub-01" / "dwi" / "sub-01_space-ACPC_desc-preproc_dwi"
+    save_image(np.ones((3, 3, 3, 8)), np.eye(4), f"{stem}.nii.gz")
+    axes = np.vstack([np.zeros(3), [1, 0, 0], SKARE_DIRECTIONS])
+    gtab = GradientTable([0, 120] + [1000] * 6, axes)
+    write_gradients(gtab, f"{stem}.bval", f"{stem}.bvec", affine=np.eye(4))
+    sidecar = {
+        "B0Threshold": 200.0,
+        "BScaling": {"a.nii.gz": {"Method": "none", "VectorLengths": [0.93, 0.93]}},
+        "BScalingCheck": dict(
+            describe_free_water(FreeWater(3.0e-3, 99), method="none", common_length=0.93)
+        ),
+        "VolumesLeftOut": {"a.nii.gz": {"7": "no signal in any voxel"}},
+        "Warnings": ["a.nii.gz: volume 7 (counted from 0) left out"],
+    }
+    publish_text(json.dumps(sidecar), Path(f"{stem}.json"))
+    page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for words in (
+        "2 of b=0",
+        "volume 7 (counted from 0) left out",
+        "MD 3.00e-3 mm^2/s with --b-scaling none, 3.47e-3 with length",
+        "a.nii.gz: 7: no signal in any voxel",
+    ):
+        assert words in text

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
 from dmri_fm.derivatives.publish import clear_partial, publish_text
 from dmri_fm.derivatives.root import write_root_files
 from dmri_fm.errors import ConfigError, DmriError
+from dmri_fm.json_files import read_object
 from dmri_fm.links import refuse_link, refuse_links
+from dmri_fm.preprocess.free_water import B_SCALING_CHECK_KEY
 from dmri_fm.report import RunError
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines, choose_engines, choose_sdc
@@ -88,6 +90,7 @@ def run_participants(config: RunConfig) -> int:
         session_labels=config.session_label or None,
         filters=config.bids_filters or None,
         database_dir=config.bids_database_dir,
+        gradient_options=config.gradient_options,
     )
     console = get_console()
     _announce(console, dataset, engines)
@@ -205,6 +208,7 @@ def _build(
         output_dir=config.output_dir,
         bids_root=dataset.root,
         engines=engines,
+        b_scaling=config.b_scaling,
         unring=config.unring,
         normalisation=config.normalisation,
         output_resolution_mm=config.output_resolution,
@@ -296,6 +300,7 @@ def _run_one(
         )
         if not errors and not config.keep_work:
             remove_work(work_dir)
+    _print_checks(console, written)
     minutes = (time.monotonic() - clock) / 60
     word = "[red]with errors[/]" if errors else "[green]complete[/]"
     console.print(f"sub-{label}: {word} after {minutes:.1f} min", highlight=False, soft_wrap=True)
@@ -324,6 +329,17 @@ def _nothing_partial(output_dir: Path, label: str) -> Iterator[None]:
         yield
     finally:
         clear()
+
+
+def _print_checks(console: Console, written: Collection[Path]) -> None:
+    """Print what a user who decided about b-values has to see: MD of the ventricles."""
+    for path in sorted(p for p in written if p.name.endswith("_desc-preproc_dwi.json")):
+        check = read_object(path).get(B_SCALING_CHECK_KEY)
+        if check and "_space-ACPC_" in path.name:
+            name = path.name.partition("_space-")[0]
+            console.print(
+                f"{escape(name)}: {escape(check['Summary'])}", highlight=False, soft_wrap=True
+            )
 
 
 def _print_errors(console: Console, label: str, errors: Sequence[ScanError]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from dmri_fm import __version__
 from dmri_fm.cwd import absolute, current_folder, empty_folder
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
+from dmri_fm.gradient_options import B_SCALINGS
 from dmri_fm.links import refuse_links
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
@@ -195,6 +196,21 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--b-scaling",
+        choices=B_SCALINGS,
+        help="b-vectors whose length is not 1: `length` multiplies the b-value by the squared "
+        "length, `none` does not (default: auto, by the squared length where lengths vary within "
+        "a shell; a length that all share is refused)",
+    )
+    group.add_argument(
+        "--b0-threshold",
+        type=float,
+        metavar="B",
+        help="volumes with a b-value below this, in s/mm^2, count as b=0 (default: 50; or 150, "
+        "where none lies below 50 and the lowest, up to 100, are followed by a gap of 200 or "
+        "more)",
+    )
     group.add_argument(
         "--denoise", choices=DENOISE, help="default: auto, MRtrix3's dwidenoise or else MP-PCA"
     )

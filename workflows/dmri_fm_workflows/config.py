@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 
 __all__ = [
     "ANALYSIS_LEVELS",
@@ -116,6 +117,8 @@ class RunConfig:
         Engines for susceptibility, head motion and noise; `auto` takes the best one present.
     unring
         Remove Gibbs ringing.
+    b_scaling, b0_threshold
+        How gradient files are read: :class:`dmri_fm.gradient_options.GradientOptions`.
     normalisation
         `affine`, or `syn` for a non-linear warp to the template.
     models
@@ -164,6 +167,8 @@ class RunConfig:
     hmc: str = "auto"
     denoise: str = "auto"
     unring: bool = False
+    b_scaling: str = "auto"
+    b0_threshold: float | None = None
     normalisation: str = "affine"
     models: tuple[str, ...] = MODELS
     weights: Mapping[str, Path] = field(default_factory=dict)
@@ -188,6 +193,7 @@ class RunConfig:
             ("sdc", SDC),
             ("hmc", HMC),
             ("denoise", DENOISE),
+            ("b_scaling", B_SCALINGS),
             ("normalisation", NORMALISATIONS),
             ("device", DEVICES),
         ):
@@ -204,12 +210,19 @@ class RunConfig:
                 expected="no more threads in one step than processors in all",
                 advice="raise --nprocs or lower --omp-nthreads",
             )
+        check_b0_threshold(self.b0_threshold)
         low, high = RESOLUTION_RANGE_MM
         if self.output_resolution is not None and not low <= self.output_resolution <= high:
             raise ConfigError(
                 f"output_resolution is {self.output_resolution:g} mm",
                 expected=f"{low:g} to {high:g} mm",
             )
+
+    @property
+    def gradient_options(self) -> GradientOptions:
+        """How gradient files are read."""
+        # The choice is checked when the request is made.
+        return GradientOptions(self.b_scaling, self.b0_threshold)  # type: ignore[arg-type]
 
     def to_toml(self) -> str:
         """Return all fields as TOML, without those that are None and a default work folder."""
@@ -244,6 +257,8 @@ class RunConfig:
 
 #: Fields on which the content of the outputs depends.
 _DECIDING = (
+    "b0_threshold",
+    "b_scaling",
     "bids_filters",
     "denoise",
     "device",

@@ -11,7 +11,10 @@ from nipype.interfaces import utility as niu
 from dmri_fm.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.derivatives.sidecars import raw_uri
+from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models.directions import has_six
+from dmri_fm.tensor_design import determines_tensor
 from dmri_fm_workflows.derivatives import (
     ANAT_OUTPUTS,
     FEATURE_OUTPUTS,
@@ -25,16 +28,13 @@ from dmri_fm_workflows.derivatives import (
 )
 from dmri_fm_workflows.engines import Engines, choose_sdc
 from dmri_fm_workflows.interfaces.facts import MergeFacts
-from dmri_fm_workflows.interfaces.models import AssessQuality
+from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
 from dmri_fm_workflows.models import init_features_wf, init_models_wf
 from dmri_fm_workflows.normalise import init_anat_wf, init_normalise_wf
 from dmri_fm_workflows.preprocess import init_preprocess_wf
 from dmri_fm_workflows.report import init_anat_figures_wf, init_series_figures_wf
 
 __all__ = ["init_dwi_wf", "init_participant_wf"]
-
-#: A tensor has six unknowns.
-FEWEST_DIRECTIONS = 6
 
 
 def init_participant_wf(
@@ -43,6 +43,7 @@ def init_participant_wf(
     bids_root: Path,
     output_dir: Path,
     engines: Engines,
+    b_scaling: str,
     unring: bool,
     normalisation: str,
     output_resolution_mm: float | None,
@@ -66,6 +67,8 @@ def init_participant_wf(
         Root of the output dataset.
     engines
         Programs chosen for this run.
+    b_scaling
+        What b-vectors of another length than 1 say about b: `auto`, `length` or `none`.
     unring
         Remove Gibbs ringing.
     normalisation
@@ -115,6 +118,7 @@ def init_participant_wf(
                 bids_root=bids_root,
                 output_dir=output_dir,
                 engines=engines,
+                b_scaling=b_scaling,
                 unring=unring,
                 normalisation=normalisation,
                 output_resolution_mm=output_resolution_mm,
@@ -215,6 +219,7 @@ def init_dwi_wf(
     bids_root: Path,
     output_dir: Path,
     engines: Engines,
+    b_scaling: str,
     unring: bool,
     normalisation: str,
     output_resolution_mm: float | None,
@@ -258,11 +263,16 @@ def init_dwi_wf(
     outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
     mem_gb = sum(_size_gb(run.shape) for run in series.runs)
     gtab = GradientTable.concatenate([run.load().gtab for run in series.runs])
-    has_tensor = gtab.count_directions() >= FEWEST_DIRECTIONS
-    networks = tuple(m for m in models if m != "drope" and has_tensor)
+    has_tensor = determines_tensor(gtab)
+    networks = tuple(m for m in models if m != "drope" and has_tensor and has_six(gtab))
     encoder = "drope" if "drope" in models else None
     sdc = choose_sdc(series, engines)
     warnings = [*session_warnings, *series.warnings, *([sdc.warning] if sdc.warning else [])]
+    if has_tensor and not networks and set(models) - {"drope"}:
+        warnings.append(
+            f"{series.name}: no shell has six directions that determine a tensor: the tensor "
+            "network is left out."
+        )
     if sloppy:
         warnings.insert(0, "Made with --sloppy: coarse and quick, for trying out; not for use.")
     entities = {k: str(v) for k, v in series.entities.items()}
@@ -282,6 +292,8 @@ def init_dwi_wf(
 
     preprocess_wf = init_preprocess_wf(
         series=series,
+        b_scaling=b_scaling,
+        has_tensor=has_tensor,
         denoise=engines.denoise,
         unring=unring,
         sdc=sdc.method,
@@ -305,9 +317,11 @@ def init_dwi_wf(
     )
     quality = pe.Node(AssessQuality(entities=entities), name="assess_quality", mem_gb=4 * mem_gb)
     # The series' own facts come after those of the anatomy: of two masks its own is named.
-    facts = pe.Node(niu.Merge(4), name="list_facts", run_without_submitting=True)
+    facts = pe.Node(niu.Merge(5), name="list_facts", run_without_submitting=True)
     merge_facts = pe.Node(
-        MergeFacts(base={"Warnings": warnings, **field_facts}),
+        MergeFacts(
+            base={"Warnings": warnings, B0_THRESHOLD_KEY: gtab.b0_threshold, **field_facts}
+        ),
         name="merge_facts",
         run_without_submitting=True,
     )
@@ -436,7 +450,26 @@ def init_dwi_wf(
                 "cls_file", "patch_file")]),
         ])  # fmt: skip
         _connect_outputs(workflow, features_wf, derivatives_wf, tuple(outputs))
+    lengths = [r.gradients.lengths for r in series.runs if r.gradients and r.gradients.lengths]
+    if lengths:
+        check = pe.Node(CheckFreeWater(method=lengths[0].method), name="check_free_water")
+        if lengths[0].common is not None:
+            check.inputs.common_length = lengths[0].common
+        workflow.connect([
+            (normalise_wf, check, [(f"outputnode.acpc_{f}", f) for f in (
+                "dwi_file", "bval_file", "bvec_file", "mask_file")]),
+            (check, facts, [("facts", "in5")]),
+        ])  # fmt: skip
+    _set_b0_threshold(workflow, gtab.b0_threshold)
     return workflow
+
+
+def _set_b0_threshold(workflow: pe.Workflow, b0_threshold: float) -> None:
+    """Let every node that reads gradient files take the same volumes as b=0."""
+    for name in workflow.list_node_names():
+        node = workflow.get_node(name)
+        if "b0_threshold" in node.interface.inputs.traits():
+            node.inputs.b0_threshold = b0_threshold
 
 
 def _size_gb(shape: tuple[int, ...]) -> float:

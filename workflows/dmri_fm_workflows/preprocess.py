@@ -39,6 +39,8 @@ __all__ = ["init_denoise_wf", "init_hmc_wf", "init_preprocess_wf", "init_sdc_wf"
 def init_preprocess_wf(
     *,
     series: DwiSeries,
+    b_scaling: str,
+    has_tensor: bool,
     denoise: str,
     unring: bool,
     sdc: str,
@@ -55,6 +57,10 @@ def init_preprocess_wf(
     ----------
     series
         The runs to correct together.
+    b_scaling
+        `auto`, `length` or `none`: what b-vectors of another length than 1 say about b.
+    has_tensor
+        The gradients determine a tensor, and must still do so once volumes are left out.
     denoise
         `dwidenoise`, `mppca`, `patch2self` or `none`.
     unring
@@ -131,7 +137,7 @@ def init_preprocess_wf(
         name="outputnode",
     )
     validate = pe.MapNode(
-        ValidateDwi(),
+        ValidateDwi(b_scaling=b_scaling),
         iterfield=["dwi_file", "bval_file", "bvec_file"],
         name="validate",
         mem_gb=mem_gb,
@@ -144,6 +150,7 @@ def init_preprocess_wf(
         MergeRuns(
             phase_encodings=[run.phase_encoding for run in series.runs],
             readouts_s=[run.readout_time_s for run in series.runs],
+            needs_tensor=has_tensor,
             reverse_readouts_s=[outside.readout_time_s] if outside and sdc != "none" else [],
         ),
         name="merge_runs",
@@ -157,7 +164,8 @@ def init_preprocess_wf(
     hmc_wf = init_hmc_wf(
         method=hmc, sdc=sdc, sloppy=sloppy, omp_nthreads=omp_nthreads, mem_gb=mem_gb
     )
-    facts = pe.Node(niu.Merge(5), name="list_facts", run_without_submitting=True)
+    collect = pe.Node(MergeFacts(), name="collect_input_facts", run_without_submitting=True)
+    facts = pe.Node(niu.Merge(6), name="list_facts", run_without_submitting=True)
     merge_facts = pe.Node(MergeFacts(), name="merge_facts", run_without_submitting=True)
 
     workflow.connect([
@@ -188,11 +196,13 @@ def init_preprocess_wf(
         (mask, hmc_wf, [("mask_file", "inputnode.mask_file")]),
     ])  # fmt: skip
     workflow.connect([
-        (denoise_wf, facts, [("outputnode.facts", "in1")]),
-        (merge, facts, [("facts", "in2")]),
-        (sdc_wf, facts, [("outputnode.facts", "in3")]),
-        (mask, facts, [("facts", "in4")]),
-        (hmc_wf, facts, [("outputnode.facts", "in5")]),
+        (validate, collect, [("facts", "in_facts")]),
+        (collect, facts, [("facts", "in1")]),
+        (denoise_wf, facts, [("outputnode.facts", "in2")]),
+        (merge, facts, [("facts", "in3")]),
+        (sdc_wf, facts, [("outputnode.facts", "in4")]),
+        (mask, facts, [("facts", "in5")]),
+        (hmc_wf, facts, [("outputnode.facts", "in6")]),
         (facts, merge_facts, [("out", "in_facts")]),
     ])  # fmt: skip
     workflow.connect([
@@ -422,6 +432,8 @@ def _reverse_inputs(series: DwiSeries) -> dict[str, object]:
     }
     if image.bval is not None and image.bvec is not None:
         inputs |= {"epi_bval_file": str(image.bval), "epi_bvec_file": str(image.bvec)}
+    if image.gradients is not None:
+        inputs["epi_b0_threshold"] = image.gradients.gtab.b0_threshold
     return inputs
 
 

@@ -18,7 +18,7 @@ from dmri_fm.derivatives.naming import identify, sidecar_path
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.derivatives.root import default_methods
 from dmri_fm.derivatives.tsv import read_table, scan_columns
-from dmri_fm.gradients import read_gradients
+from dmri_fm.gradient_files import read_gradients, stated_b0_threshold
 from dmri_fm.json_files import read_object
 from dmri_fm.report import (
     AnatomySection,
@@ -66,6 +66,11 @@ FIGURES = (
 
 #: Entries of the preprocessed series' sidecar that the page shows, with their headings.
 FACTS = {
+    "B0Threshold": "b-values below this count as b=0, s/mm^2",
+    "BScaling": "b-vectors of another length than 1",
+    "BScalingCheck": "Check of the b-values",
+    "VolumesLeftOut": "Volumes left out (counted from 0)",
+    "VolumesCutShort": "Volumes cut short (counted from 0; share of slices that are zero)",
     "Denoising": "Denoising",
     "GibbsCorrection": "Gibbs ringing",
     "SDCMethod": "Susceptibility distortion",
@@ -389,9 +394,7 @@ def _figures(
 
 def _facts(sidecar: dict[str, Any]) -> tuple[Fact, ...]:
     return tuple(
-        Fact(title, ", ".join(map(str, v)) if isinstance(v := sidecar[key], list) else str(v))
-        for key, title in FACTS.items()
-        if key in sidecar
+        Fact(title, _in_words(sidecar[key])) for key, title in FACTS.items() if key in sidecar
     )
 
 
@@ -399,6 +402,14 @@ def _warnings(sidecar: dict[str, Any], where: str) -> list[ReportWarning]:
     found = sidecar.get("Warnings")
     texts = found if isinstance(found, list) else []
     return [ReportWarning("warning", str(text), where=where) for text in texts]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        # A measure with a sentence of its own, or something told file by file.
+        told = "; ".join(f"{name}: {_in_words(part)}" for name, part in value.items())
+        return str(value.get("Summary") or told)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _anatomy_section(
@@ -428,6 +439,7 @@ def _series_section(
             path.parent / f"{stem}.bvec",
             affine=image.affine,
             n_volumes=image.shape[3],
+            b0_threshold=stated_b0_threshold(sidecar),
         )
         facts = describe_series(image.shape, image.affine, gtab)
     quality = path.parent / f"{name}_desc-image_qc.tsv"

@@ -75,10 +75,11 @@ class DatasetMaker:
         return path
 
     def gradients(self, stem: str, bvals: Sequence[float] = BVALS) -> None:
-        """Write `stem.bval` and `stem.bvec`, with distinct directions."""
-        rng = np.random.default_rng(len(bvals))
-        bvecs = rng.normal(size=(3, len(bvals)))
-        bvecs /= np.linalg.norm(bvecs, axis=0)
+        """Write `stem.bval` and `stem.bvec`, with distinct directions on a spiral."""
+        z = 1 - (np.arange(len(bvals)) + 0.5) / len(bvals)
+        turn = np.pi * (1 + np.sqrt(5)) * np.arange(len(bvals))
+        bvecs = np.stack([np.cos(turn), np.sin(turn), z])
+        bvecs[:2] *= np.sqrt(1 - z**2)
         bvecs[:, np.array(bvals) < 50] = 0
         np.savetxt(self.path(stem + ".bval"), np.array([bvals]), fmt="%g")
         np.savetxt(self.path(stem + ".bvec"), bvecs)

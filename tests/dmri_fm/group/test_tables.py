@@ -162,3 +162,15 @@ def test_files_that_are_not_ours_are_passed_over(outputs):
     publish_text("x", folder / "sub-02_desc-image_qc.tsv")
     found = list(find_files(outputs.root, "image_qc", participant="sub-01"))
     assert [f.scan for f in found] == ["sub-01_dir-AP"]
+
+
+@pytest.mark.parametrize(("stated", "largest"), [(None, "0"), (150, "0"), (50, "60")])
+def test_b0_counts_as_the_series_says(outputs, regions, stated, largest):
+    outputs.add_participant("01", bmax=60)
+    path = outputs.path({"subject": "01", "direction": "AP"}, "preproc_dwi", space="ACPC",
+                        extension=".bval")  # fmt: skip
+    # The automatic rule reads 60 and 62 without any 0 as b=0, HCP 7T's way.
+    path.write_text("60 60 62\n")
+    if stated is not None:
+        path.with_suffix(".json").write_text(json.dumps({"B0Threshold": stated}))
+    assert _row(collect_tables(outputs.root, regions).scalars)["max_bval"] == largest

@@ -14,6 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import ImageError
+from dmri_fm.gradient_files import read_gradients
 from dmri_fm.gradients import GradientTable, fsl_to_ras, ras_to_fsl
 from dmri_fm.preprocess.gradient_check import check_gradients, principal_axis
 from dmri_fm.volumes import Dwi
@@ -221,6 +222,37 @@ def test_stored_gradients_win_on_a_slab_of_every_scanner(data_dir, name) -> None
     affine[:3, 3] += start * affine[:3, 2]
     slab = Dwi.from_arrays(dwi.data[:, :, start : start + n_slices], affine, dwi.gtab)
     expect_stored_to_win(slab)
+
+
+#: Series whose b-vectors a DICOM converter got wrong, and the row it negated.
+WRONGLY_CONVERTED = [("acq-ortho_dir-AP", "x,y,-z", 2), ("acq-sagittal_dir-PA", "-x,y,z", 0)]
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("series", "label", "row"), WRONGLY_CONVERTED)
+def test_tables_that_a_converter_got_wrong_are_named(data_dir, series, label, row) -> None:
+    stem = f"sub-galan6_{series}_dwi"
+    folder = data_dir / "ds-more" / "sub-galan6" / "dwi"
+    image = nib.load(folder / f"{stem}.nii.gz").slicer[:, :, 14:26]
+    bval, right = folder / f"{stem}.bval", folder / f"{stem}.bvec"
+    wrong = data_dir / "gradients-as-converted" / f"{stem}.bvec"
+    tables = {
+        path: read_gradients(bval, path, affine=image.affine, n_volumes=image.shape[3])
+        for path in (wrong, right)
+    }
+    data = np.asanyarray(image.dataobj)
+    found = {path: check_gradients(data, gtab, image.affine) for path, gtab in tables.items()}
+    assert found[wrong].is_decisive
+    assert not found[wrong].is_consistent
+    assert found[wrong].best == label
+    assert found[right].is_decisive
+    assert found[right].is_consistent
+    assert found[right].best == "identity"
+    # The repair that the label names is the right table, row by row of the file.
+    repaired = np.loadtxt(wrong)
+    repaired[row] *= -1
+    sign = np.sign((repaired * np.loadtxt(right)).sum(axis=0))
+    np.testing.assert_allclose(repaired * sign, np.loadtxt(right), atol=2e-6)
 
 
 @pytest.mark.realdata

@@ -13,7 +13,8 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from dmri_fm.errors import ConfigError, GradientError, OutputError
-from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.simulate import draw_protocol, read_protocol, simulate_dataset
 from dmri_fm.simulate.cohort import EFFECTS, draw_participant, draw_sites

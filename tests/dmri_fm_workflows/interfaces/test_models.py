@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm.simulate import SKARE_DIRECTIONS
 from dmri_fm.volumes import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.models import FitTensor

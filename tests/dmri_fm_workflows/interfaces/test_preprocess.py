@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from dmri_fm.bids import read_dataset
 from dmri_fm.errors import ImageError
-from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles

@@ -14,14 +14,19 @@ from nipype.interfaces.base import (
     traits,
 )
 
+#: Facts of the raw runs of a series: one entry per file.
+BY_FILE = ("BScaling", "VolumesCutShort", "VolumesLeftOut")
+
 
 def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join dictionaries: lists are concatenated without repeats, of other values the last wins.
+    """Join dictionaries: warnings without repeats, facts by file together, else the last wins.
 
     Examples
     --------
     >>> join_facts([{"Warnings": ["a"], "x": 1}, {"Warnings": ["b", "a"], "x": 2}])
     {'Warnings': ['a', 'b'], 'x': 2}
+    >>> join_facts([{"BScaling": {"a.nii": "none"}}, {"BScaling": {"b.nii": "length"}}])
+    {'BScaling': {'a.nii': 'none', 'b.nii': 'length'}}
     """
     joined: dict[str, Any] = {}
     for part in parts:
@@ -29,6 +34,8 @@ def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if key == "Warnings":
                 known = joined.get(key, [])
                 joined[key] = known + [item for item in value if item not in known]
+            elif key in BY_FILE:
+                joined[key] = {**joined.get(key, {}), **value}
             else:
                 joined[key] = value
     return joined

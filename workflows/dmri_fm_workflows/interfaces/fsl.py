@@ -17,10 +17,11 @@ from nipype.interfaces.base import (
 )
 
 from dmri_fm.errors import MissingToolError
-from dmri_fm.gradients import read_gradients, write_gradients
+from dmri_fm.gradient_files import read_gradients, write_gradients
 from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec, save_motion
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
 
@@ -141,7 +142,7 @@ class CollectTopup(SimpleInterface):
         return runtime
 
 
-class _EddyResultInputSpec(BaseInterfaceInputSpec):
+class _EddyResultInputSpec(GradientInputSpec):
     bval_file = File(exists=True, mandatory=True, desc="b-values")
     volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
     corrected_file = File(exists=True, mandatory=True, desc="eddy's series")
@@ -175,6 +176,7 @@ class CollectEddy(SimpleInterface):
             self.inputs.rotated_bvec_file,
             affine=image.affine,
             n_volumes=n_volumes,
+            b0_threshold=self.inputs.threshold(),
         )
         write_gradients(gtab, folder / "eddy.bval", folder / "eddy.bvec", affine=image.affine)
         parameters = np.loadtxt(self.inputs.parameter_file, ndmin=2)

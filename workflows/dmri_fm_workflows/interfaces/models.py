@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
     File,
     SimpleInterface,
     TraitedSpec,
@@ -19,10 +18,16 @@ from dmri_fm.derivatives.tsv import format_table, scan_columns
 from dmri_fm.errors import WeightsError
 from dmri_fm.models.predict import extract_features, predict_tensor
 from dmri_fm.models.tensor import MIN_SIGNAL, TensorMaps, fit_tensor
+from dmri_fm.preprocess.free_water import (
+    B_SCALING_CHECK_KEY,
+    describe_free_water,
+    measure_free_water,
+)
 from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.preprocess.quality import describe_quality, image_quality
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 
 #: Smallest signal that counts as measured, as a share of the brain's median b=0 signal: no scan
 #: has an SNR of 500.
@@ -32,7 +37,7 @@ SMALLEST_SIGNAL_SHARE = 0.002
 TENSOR_PARAMS = ("diffusivity", "fa", "md", "ad", "rd")
 
 
-class _DwiMaskInputSpec(BaseInterfaceInputSpec):
+class _DwiMaskInputSpec(GradientInputSpec):
     dwi_file = File(exists=True, mandatory=True, desc="corrected series")
     bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
@@ -40,7 +45,7 @@ class _DwiMaskInputSpec(BaseInterfaceInputSpec):
 
     def load(self) -> Dwi:
         """Open the series with its mask."""
-        return Dwi.from_files(self.dwi_file, self.bval_file, self.bvec_file, self.mask_file)
+        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file, self.mask_file)
 
 
 class _TensorOutputSpec(TraitedSpec):
@@ -205,6 +210,32 @@ class CheckGradients(SimpleInterface):
         return runtime
 
 
+class _FreeWaterInputSpec(_DwiMaskInputSpec):
+    method = traits.Enum(
+        "length", "none", mandatory=True, desc="how lengths of b-vectors are read"
+    )
+    common_length = traits.Float(desc="length that the b-vectors share, if they share one")
+
+
+class CheckFreeWater(SimpleInterface):
+    """Compare MD of the ventricles with that of free water, where b-values are in doubt."""
+
+    input_spec = _FreeWaterInputSpec
+    output_spec = _CheckOutputSpec
+
+    def _run_interface(self, runtime):
+        dwi = self.inputs.load()
+        found = measure_free_water(dwi.data, dwi.gtab, mask=dwi.mask, affine=dwi.affine)
+        length = self.inputs.common_length
+        check = describe_free_water(
+            found,
+            method=self.inputs.method,
+            common_length=length if isdefined(length) else None,
+        )
+        self._results["facts"] = {B_SCALING_CHECK_KEY: dict(check)}
+        return runtime
+
+
 class _QualityInputSpec(_DwiMaskInputSpec):
     raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
     raw_bval_file = File(exists=True, mandatory=True, desc="its b-values")
@@ -237,7 +268,7 @@ class AssessQuality(SimpleInterface):
 
     def _run_interface(self, runtime):
         dwi = self.inputs.load()
-        raw = Dwi.from_files(
+        raw = self.inputs.open_dwi(
             self.inputs.raw_file,
             self.inputs.raw_bval_file,
             self.inputs.raw_bvec_file,

@@ -17,7 +17,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm.models.predict import feature_grid
 from dmri_fm.normalise.grid import (
     Grid,
@@ -39,7 +40,8 @@ from dmri_fm.normalise.template import TEMPLATE_NAME, load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
 from dmri_fm.preprocess.motion import read_motion_tsv, rotate_bvecs
 from dmri_fm.preprocess.susceptibility import phase_encoding_vector
-from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
 
 #: Margin around the brain in ACPC images, mm.
@@ -227,7 +229,7 @@ class CoregisterReference(SimpleInterface):
 _CORNERS = np.array([[0, 0, 0], [80, 0, 0], [0, 80, 0], [0, 0, 80], [60, 60, 60]], dtype=float)
 
 
-class _ResampleInputSpec(BaseInterfaceInputSpec):
+class _ResampleInputSpec(GradientInputSpec):
     dwi_file = File(exists=True, mandatory=True, desc="merged series")
     bval_file = File(exists=True, mandatory=True, desc="b-values")
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
@@ -263,7 +265,9 @@ class ResampleDwi(SimpleInterface):
     output_spec = _ResampleOutputSpec
 
     def _run_interface(self, runtime):
-        dwi = Dwi.from_files(self.inputs.dwi_file, self.inputs.bval_file, self.inputs.bvec_file)
+        dwi = self.inputs.open_dwi(
+            self.inputs.dwi_file, self.inputs.bval_file, self.inputs.bvec_file
+        )
         mask = open_image(self.inputs.mask_file)
         motion = read_motion_tsv(self.inputs.motion_file)
         # The last transform is the first to see a point of the target.

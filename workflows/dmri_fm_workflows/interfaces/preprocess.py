@@ -19,7 +19,10 @@ from nipype.interfaces.base import (
 
 from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table
-from dmri_fm.gradients import GradientTable, write_gradients
+from dmri_fm.errors import ImageError
+from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
+from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.confounds import confounds_table
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_too_few, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
@@ -31,8 +34,10 @@ from dmri_fm.preprocess.motion import (
     no_motion,
     write_motion_tsv,
 )
+from dmri_fm.preprocess.raw_series import check_run, check_usable, find_empty_volumes
 from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import (
     VolumeOrigin,
     fill_readouts,
@@ -41,33 +46,61 @@ from dmri_fm_workflows.volumes_table import (
 )
 
 
-class _DwiInputSpec(BaseInterfaceInputSpec):
+class _DwiInputSpec(GradientInputSpec):
     dwi_file = File(exists=True, mandatory=True, desc="4-D series")
     bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
 
     def load(self) -> Dwi:
         """Open the series."""
-        return Dwi.from_files(self.dwi_file, self.bval_file, self.bvec_file)
+        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file)
+
+
+class _ValidateInputSpec(_DwiInputSpec):
+    b_scaling = traits.Enum(*B_SCALINGS, usedefault=True, desc="b-vectors of another length")
 
 
 class _ValidateOutputSpec(TraitedSpec):
-    dwi_file = File(exists=True, desc="the same series")
-    bval_file = File(exists=True, desc="the same b-values")
-    bvec_file = File(exists=True, desc="the same b-vectors")
+    dwi_file = File(exists=True, desc="volumes that can be used; the same file if all can")
+    bval_file = File(exists=True, desc="their b-values, scaled where that was needed")
+    bvec_file = File(exists=True, desc="their b-vectors, unit length")
+    facts = traits.Dict(desc="what was done, for the sidecar")
 
 
 class ValidateDwi(SimpleInterface):
-    """Read every voxel and gradient of a raw series, and stop if one cannot be used."""
+    """Read every voxel and gradient of a raw run, and hand on a clean one.
 
-    input_spec = _DwiInputSpec
+    Volumes that cannot be used are left out, b-values are scaled where the length of b-vectors
+    says so. A run that needs none of this passes as the files it came in.
+    """
+
+    input_spec = _ValidateInputSpec
     output_spec = _ValidateOutputSpec
 
     def _run_interface(self, runtime):
-        read_array(load_image(self.inputs.dwi_file, ndim=4), path=self.inputs.dwi_file)
-        self.inputs.load()
+        source = Path(self.inputs.dwi_file)
+        image = load_image(source, ndim=4)
+        data = read_array(image, path=source)
+        gradients = read_raw_gradients(
+            self.inputs.bval_file,
+            self.inputs.bvec_file,
+            affine=image.affine,
+            n_volumes=data.shape[3],
+            options=GradientOptions(self.inputs.b_scaling, self.inputs.threshold()),
+        )
+        run = check_run(data, gradients, name=source.name)
         for name in ("dwi_file", "bval_file", "bvec_file"):
             self._results[name] = getattr(self.inputs, name)
+        folder, stem = Path(runtime.cwd), source.name.removesuffix(".gz").removesuffix(".nii")
+        if run.left_out:
+            # Volumes keep the name of their file: the confounds table tells where they are from.
+            out = save_image(data[..., list(run.kept)], image.affine, folder / source.name)
+            self._results["dwi_file"] = str(out)
+        if run.left_out or not gradients.is_as_stored:
+            bval, bvec = folder / f"{stem}.bval", folder / f"{stem}.bvec"
+            write_gradients(run.gtab, bval, bvec, affine=image.affine)
+            self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
+        self._results["facts"] = run.facts
         return runtime
 
 
@@ -138,7 +171,7 @@ class DwiDenoise(mrtrix3.DWIDenoise):
         return load_image(self.inputs.in_file, ndim=4).shape[3]
 
 
-class _MergeInputSpec(BaseInterfaceInputSpec):
+class _MergeInputSpec(GradientInputSpec):
     dwi_files = InputMultiObject(File(exists=True), mandatory=True, desc="denoised runs")
     raw_files = InputMultiObject(File(exists=True), mandatory=True, desc="the runs as acquired")
     bval_files = InputMultiObject(File(exists=True), mandatory=True, desc="b-values per run")
@@ -153,6 +186,9 @@ class _MergeInputSpec(BaseInterfaceInputSpec):
         traits.Either(None, traits.Float()),
         usedefault=True,
         desc="readout time of the image outside the series that opposes it, if there is one, s",
+    )
+    needs_tensor = traits.Bool(
+        False, usedefault=True, desc="the raw gradient files determine a tensor"
     )
 
 
@@ -176,9 +212,14 @@ class MergeRuns(SimpleInterface):
         folder = Path(runtime.cwd)
         raw = merge_runs(
             [
-                Dwi.from_files(f, bval, bvec)
+                self.inputs.open_dwi(f, bval, bvec)
                 for f, (bval, bvec) in zip(self.inputs.raw_files, gradients, strict=True)
             ]
+        )
+        check_usable(
+            raw.dwi.gtab,
+            files=[Path(f).name for f in self.inputs.raw_files],
+            needs_tensor=self.inputs.needs_tensor,
         )
         denoised = [load_image(f, ndim=4) for f in self.inputs.dwi_files]
         data = np.concatenate(
@@ -241,19 +282,43 @@ class ReverseInputSpec(_DwiInputSpec):
     epi_file = File(exists=True, desc="image of the other phase encoding")
     epi_bval_file = File(exists=True, desc="its b-values, if it has any")
     epi_bvec_file = File(exists=True, desc="its b-vectors, if it has any")
+    epi_b0_threshold = traits.Float(desc="b-values below it count as b=0 there, s/mm^2")
     epi_phase_encoding = traits.Str(desc="its phase encoding")
     epi_readout_s = traits.Either(None, traits.Float(), desc="its readout time, s")
 
     def load_epi_b0s(self) -> Dwi:
-        """Open the b=0 volumes of that image; without b-values all volumes are b=0."""
-        if isdefined(self.epi_bval_file):
-            dwi = Dwi.from_files(self.epi_file, self.epi_bval_file, self.epi_bvec_file)
-            return dwi.select(np.flatnonzero(dwi.gtab.is_b0))
+        """Open the b=0 volumes of that image; without b-values all volumes are b=0.
+
+        Raises
+        ------
+        ImageError
+            If none of them holds signal.
+        """
         image = load_image(self.epi_file)
         data = read_array(image, path=self.epi_file)
         data = data.reshape(*data.shape[:3], -1)
-        n = data.shape[3]
-        return Dwi.from_arrays(data, image.affine, GradientTable(np.zeros(n), np.zeros((n, 3))))
+        usable = set(range(data.shape[3])) - set(find_empty_volumes(data))
+        if isdefined(self.epi_bval_file):
+            threshold = self.epi_b0_threshold
+            raw = read_raw_gradients(
+                self.epi_bval_file,
+                self.epi_bvec_file,
+                affine=image.affine,
+                n_volumes=data.shape[3],
+                # Lengths were asked about when the image was linked; b=0 has none.
+                options=GradientOptions("none", threshold if isdefined(threshold) else None),
+            )
+            usable &= {raw.kept[i] for i in np.flatnonzero(raw.gtab.is_b0)}
+        if not usable:
+            raise ImageError(
+                "no b=0 volume holds signal",
+                path=self.epi_file,
+                expected="a b=0 image of the opposite phase encoding",
+                advice="copy or convert it again, or leave it out by a filter",
+            )
+        b0s = data[..., sorted(usable)]
+        n = len(usable)
+        return Dwi.from_arrays(b0s, image.affine, GradientTable(np.zeros(n), np.zeros((n, 3))))
 
 
 class _PairInputSpec(ReverseInputSpec):

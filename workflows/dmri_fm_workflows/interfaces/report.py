@@ -15,11 +15,12 @@ from nipype.interfaces.base import (
 )
 
 from dmri_fm.derivatives.tsv import read_table
-from dmri_fm.gradients import read_gradients
+from dmri_fm.gradient_files import read_gradients
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.report import figures
 from dmri_fm.volumes import load_image, read_array
+from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 
 
 def _open(path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +54,7 @@ class PlotMask(SimpleInterface):
         return runtime
 
 
-class _SchemeInputSpec(BaseInterfaceInputSpec):
+class _SchemeInputSpec(GradientInputSpec):
     dwi_file = File(exists=True, mandatory=True, desc="series")
     bval_file = File(exists=True, mandatory=True, desc="b-values")
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
@@ -72,6 +73,7 @@ class PlotScheme(SimpleInterface):
             self.inputs.bvec_file,
             affine=image.affine,
             n_volumes=image.shape[3],
+            b0_threshold=self.inputs.threshold(),
         )
         out = figures.plot_sampling_scheme(gtab, Path(runtime.cwd) / "scheme.svg")
         self._results["out_file"] = str(out)

@@ -1,0 +1,62 @@
+"""What a user decides about gradient files. Imports nothing, for the command line's sake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dmri_fm.errors import ConfigError
+
+__all__ = [
+    "B0_THRESHOLD_RANGE",
+    "B_SCALINGS",
+    "BScaling",
+    "GradientOptions",
+    "check_b0_threshold",
+]
+
+BScaling = Literal["auto", "length", "none"]
+
+#: Ways to read b-vectors whose length is not 1.
+B_SCALINGS = ("auto", "length", "none")
+
+#: b=0 thresholds that may be asked for, s/mm^2.
+B0_THRESHOLD_RANGE = (1.0, 500.0)
+
+
+@dataclass(frozen=True)
+class GradientOptions:
+    """What a user decides about gradient files.
+
+    Attributes
+    ----------
+    b_scaling
+        Reading of b-vectors whose length is not 1. `length`: the b-value is multiplied by the
+        squared length; `none`: it is not; `auto`: it is where lengths vary within one shell, and
+        a common length is refused.
+    b0_threshold
+        b-values below it count as b=0, s/mm^2; None: see
+        :func:`dmri_fm.gradients.choose_b0_threshold`.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed.
+    """
+
+    b_scaling: BScaling = "auto"
+    b0_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.b_scaling not in B_SCALINGS:
+            raise ConfigError(f"b_scaling is {self.b_scaling!r}", expected=", ".join(B_SCALINGS))
+        check_b0_threshold(self.b0_threshold)
+
+
+def check_b0_threshold(b0_threshold: float | None) -> None:
+    """Refuse a threshold out of :data:`B0_THRESHOLD_RANGE`; None is the automatic one."""
+    low, high = B0_THRESHOLD_RANGE
+    if b0_threshold is not None and not low <= b0_threshold <= high:
+        raise ConfigError(
+            f"b0_threshold is {b0_threshold:g} s/mm^2", expected=f"{low:g} to {high:g} s/mm^2"
+        )

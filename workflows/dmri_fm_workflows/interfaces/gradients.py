@@ -1,0 +1,23 @@
+"""What every interface that reads gradient files has in common."""
+
+from __future__ import annotations
+
+from nipype.interfaces.base import BaseInterfaceInputSpec, isdefined, traits
+
+from dmri_fm.volumes import Dwi
+
+
+class GradientInputSpec(BaseInterfaceInputSpec):
+    """Inputs of an interface that reads gradient files: which volumes are b=0."""
+
+    b0_threshold = traits.Float(
+        desc="b-values below it count as b=0, s/mm^2; automatic if not given"
+    )
+
+    def threshold(self) -> float | None:
+        """Return the threshold, None if it is automatic."""
+        return self.b0_threshold if isdefined(self.b0_threshold) else None
+
+    def open_dwi(self, dwi: str, bval: str, bvec: str, mask: str | None = None) -> Dwi:
+        """Open a series."""
+        return Dwi.from_files(dwi, bval, bvec, mask, b0_threshold=self.threshold())
