@@ -58,8 +58,12 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def results(out: Path) -> dict[Path, int]:
-    """Return the nodes that have finished, and when they did, ns."""
-    return {p: p.stat().st_mtime_ns for p in (out / "work").rglob("result_*.pklz")}
+    """Return the nodes that have finished, and when they did, ns.
+
+    Without those that write outputs: they always run, and leave files alone that are the same.
+    """
+    found = [p for p in (out / "work").rglob("result_*.pklz") if p.parent.name[:3] != "ds_"]
+    return {p: p.stat().st_mtime_ns for p in found}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_interrupted_run_goes_on_and_ends_alike(
     """Ended while reading, denoising, in ANTs and while writing; then left to finish."""
     out, log = tmp_path / "out", tmp_path / "out.log"
     log.touch()
-    for stage in ("drope-bidsapp 0", "denoise", "align acpc", "models: fit tensor"):
+    for stage in ("drope-bidsapp 0", "preprocess: denoise", "align acpc", "models: fit tensor"):
         before, n_said = results(out), log.read_text().count(stage)
         process = slab.start(out, n_procs=n_procs, n_threads=1)
         while log.read_text().count(stage) == n_said:
@@ -125,7 +129,7 @@ def test_interrupted_run_goes_on_and_ends_alike(
         # Nodes that had finished are as they were.
         assert before.items() <= results(out).items()
     before = results(out)
-    assert len(before) > 20
+    assert len(before) > 10
     assert slab.start(out, n_procs=n_procs, n_threads=1).wait() == 0, log.read_text()
     assert before.items() <= results(out).items()
     assert digests(out) == digests(alone)
