@@ -16,6 +16,7 @@ from dmri_fm.bids.filters import Filters
 from dmri_fm.bids.ignore import BidsIgnore
 from dmri_fm.bids.listing import list_images
 from dmri_fm.bids.participants import ParticipantReader
+from dmri_fm.gradient_options import GradientOptions
 
 #: Stored LAS, as dcm2niix writes it.
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
@@ -109,6 +110,7 @@ class DatasetMaker:
             filters=filters or {},
             sessions=None if session is None else [session],
             is_ignored=is_ignored,
+            gradient_options=GradientOptions(),
         )
         visits = reader.read("01", list_images(self.root / "sub-01", is_ignored))
         return visits, reader.problems
