@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.group.collect import OutputFile, Problem, find_files, list_participants
 from dmri_fm.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
 from dmri_fm.group.status import ParticipantStatus, read_status
+from dmri_fm.json_files import read_object
 from dmri_fm.volumes import load_image, read_array
 
 __all__ = [
@@ -186,10 +186,9 @@ def _protocol(file: OutputFile, output_dir: Path) -> dict[str, str]:
 
 def _b0_threshold(sidecar: Path) -> float | None:
     try:
-        stated = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return stated_b0_threshold(read_object(sidecar))
+    except InputError:
         return None
-    return stated_b0_threshold(stated) if isinstance(stated, dict) else None
 
 
 def gather_scalars(

@@ -62,6 +62,7 @@ def test_facts_of_the_sidecar_name_them_by_uri(raw: Path, tmp_path: Path, pair_s
         bids_root=raw,
         output_dir=tmp_path / "out",
         engines=Engines("none", pair_sdc, "none"),
+        b_scaling="auto",
         unring=False,
         normalisation="affine",
         output_resolution_mm=None,
