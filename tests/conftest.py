@@ -75,3 +75,11 @@ class Traps:
 def traps(tmp_path_factory: pytest.TempPathFactory) -> Traps:
     """Give a folder full of traps."""
     return Traps.set(tmp_path_factory.mktemp("traps") / "here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders whose fixtures take longest first, so that no process waits for them."""
+    first = ("integration", "simulate", "evaluate")
+    items.sort(key=lambda item: next(
+        (i for i, folder in enumerate(first) if folder in item.path.parts), len(first)
+    ))  # fmt: skip
