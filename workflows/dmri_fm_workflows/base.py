@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.letter_case import check_letter_case
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
-from dmri_fm_workflows.plan_text import describe_plan
+from dmri_fm_workflows.plan_text import LATER, WIDTH, describe_plan
 from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
 from dmri_fm_workflows.report import write_participant_page
@@ -192,6 +193,7 @@ def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Eng
         except DmriError as error:
             text, code = f"sub-{participant.label}: {error}", EXIT_SCAN_FAILED
         console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
+    console.print("", *textwrap.wrap(LATER, WIDTH), sep="\n", highlight=False, soft_wrap=True)
     return code
 
 

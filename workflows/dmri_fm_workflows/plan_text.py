@@ -13,7 +13,20 @@ from dmri_fm.preprocess.mask import is_slab
 from dmri_fm_workflows.plan import ENCODERS, ParticipantPlan, SeriesPlan, SessionPlan
 from dmri_fm_workflows.volumes_table import fill_readouts
 
-__all__ = ["describe_plan", "list_omissions"]
+__all__ = ["LATER", "describe_plan", "list_omissions"]
+
+#: What draws the mask, by field of view.
+SLAB_MASK = "median_otsu, as the field of view is a slab"
+HEAD_MASK = (
+    "deepbet, gaps filled by median_otsu; median_otsu alone where deepbet finds no brain of a "
+    "possible volume"
+)
+
+#: What no plan can hold.
+LATER = (
+    "Volumes without signal, doubtful masks and registrations, and b-vectors that do not follow "
+    "the fibres are found in the voxels only: the run adds them to the warnings."
+)
 
 #: Columns of a line; a file name that is longer stays whole.
 WIDTH = 100
@@ -121,13 +134,11 @@ def _series_lines(plan: SeriesPlan) -> list[str]:
 
 def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
     runs = plan.series.runs
-    readouts, is_assumed = fill_readouts(
+    readouts, _ = fill_readouts(
         [image.readout_time_s for image in plan.sources]  # the pair is filled together
     )
     for number, (run, n_usable) in enumerate(zip(runs, plan.run_sizes, strict=True)):
         yield ("files" if number == 0 else ""), _run_text(run, n_usable, readouts[number])
-    if is_assumed:
-        yield "", "readout times that are missing are assumed"
     yield "volumes", _volumes_text(plan)
     yield "denoise", plan.denoising
     yield "Gibbs ringing", plan.unringing
@@ -140,14 +151,7 @@ def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
         yield "  not used", f"{image.path.name}: {image.reason}"
     yield "motion and eddy", plan.hmc_name
     slab = is_slab(runs[0].shape, runs[0].affine)
-    yield (
-        "mask",
-        (
-            "of the b=0 reference: median_otsu, as the field of view is a slab"
-            if slab
-            else "of the b=0 reference: deepbet, gaps filled by median_otsu"
-        ),
-    )
+    yield "mask", f"of the b=0 reference: {SLAB_MASK if slab else HEAD_MASK}"
     yield "registration", _alignment_text(plan)
     yield "resampling", _resampling_text(plan)
     yield "tensor", _tensor_text(plan)
