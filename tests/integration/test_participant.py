@@ -227,7 +227,11 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         data_dir / "ds-vendors", umr.out_dir, participant_label=("umr",), sloppy=True, dry_run=True
     )
     engines = choose_engines(
-        denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
+        denoise=config.denoise,
+        sdc=config.sdc,
+        hmc=config.hmc,
+        unring=config.unring,
+        device=config.device,
     )
     (participant,) = read_dataset(config.bids_dir, participant_labels=["umr"]).participants
     plans = plan_participant(config, participant, engines).series
