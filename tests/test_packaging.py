@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import dmri_fm
 from dmri_fm_workflows.cli import build_parser, parse_args
@@ -174,6 +175,30 @@ def test_every_import_is_a_declared_dependency() -> None:
         if name not in OPTIONAL and not declared & {canonicalize_name(h) for h in homes[name]}
     }
     assert missing == {}
+
+
+def test_every_dependency_is_imported() -> None:
+    imported = {
+        canonicalize_name(home)
+        for name in third_party_imports()
+        for home in packages_distributions().get(name, ())
+    }
+    declared = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
+    assert declared - imported == set()
+
+
+@pytest.mark.parametrize("name", ["numpy", "scipy"])
+def test_upper_limit_is_that_of_the_package_that_asks_for_it(name: str) -> None:
+    """When antspyx lets go of it, so do we."""
+
+    def limit(requirements: list[str]) -> Version:
+        found = next(r for r in map(Requirement, requirements) if r.name == name)
+        (upper,) = (s.version for s in found.specifier if s.operator == "<")
+        return Version(upper)
+
+    assert limit(PROJECT["dependencies"]) == limit(requires("antspyx") or [])
+    line = next(x for x in read("pyproject.toml").splitlines() if x.startswith(f'  "{name}>='))
+    assert "# antspyx" in line
 
 
 # --- names and files ------------------------------------------------------------------------

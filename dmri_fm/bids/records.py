@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmri_fm.bids.names import scan_name
 from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients
-from dmri_fm.gradients import rotation_part
+from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.volumes import Dwi, load_image
 
 __all__ = [
@@ -99,6 +99,11 @@ class DwiRun(EpiImage):
     bval: Path
     bvec: Path
     sbref: Path | None = None
+
+    @property
+    def gtab(self) -> GradientTable:
+        """Gradients of the volumes that :meth:`load` opens; no image is read for them."""
+        return self.load().gtab if self.gradients is None else self.gradients.gtab
 
     def load(self) -> Dwi:
         """Open the series of the volumes whose gradients can be used, b-values scaled.

@@ -23,8 +23,8 @@ __all__ = [
     "choose_six",
     "choose_spread",
     "condition_numbers",
+    "find_six",
     "group_axes",
-    "has_six",
     "list_subsets",
     "skare_angle_deg",
 ]
@@ -71,6 +71,16 @@ class SixDirections:
     condition_number: float
     bval: float
 
+    @property
+    def problem(self) -> str | None:
+        """Say that they magnify noise too much to be trusted; None if they do not."""
+        if self.condition_number < LARGEST_CONDITION:
+            return None
+        return (
+            f"the best six directions (b = {self.bval:.0f}) have condition number "
+            f"{self.condition_number:.2f}; below {LARGEST_CONDITION:.0f} is expected"
+        )
+
 
 def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     """Choose the six directions of one shell that determine a tensor best.
@@ -91,30 +101,26 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     GradientError
         If no shell has six directions that determine a tensor.
     """
-    found = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
-    if not found:
+    six = find_six(gtab, seed=seed)
+    if six is None:
         raise GradientError(
             f"{gtab.count_directions()} distinct directions, none of the shells "
             f"{[round(s.bval) for s in gtab.shells]} with six that determine a tensor",
             expected="one shell with six directions or more, spread over the sphere",
             advice="leave the tensor network out for this series",
         )
+    if six.problem is not None:
+        logger.warning(six.problem)
+    return six
+
+
+def find_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections | None:
+    """Return what :func:`choose_six` chooses, without a log message; None where it refuses."""
+    found = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
     good = [s for s in found if s.condition_number < LARGEST_CONDITION]
     if good:
         return min(good, key=lambda s: abs(np.log(s.bval / PREFERRED_BVAL)))
-    best = min(found, key=lambda s: s.condition_number)
-    logger.warning(
-        "the best six directions (b = %.0f) have condition number %.2f; below %.0f is expected",
-        best.bval,
-        best.condition_number,
-        LARGEST_CONDITION,
-    )
-    return best
-
-
-def has_six(gtab: GradientTable) -> bool:
-    """Tell whether :func:`choose_six` finds six directions of one shell in a series."""
-    return any(_best_of_shell(gtab, shell, seed=0) for shell in gtab.shells)
+    return min(found, key=lambda s: s.condition_number, default=None)
 
 
 def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:

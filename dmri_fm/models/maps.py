@@ -280,13 +280,6 @@ class TensorMaps:
         maps = {"fa": self.fa, "md": self.md, "ad": self.ad, "rd": self.rd}
         return maps if self.s0 is None else {"s0": self.s0, **maps}
 
-    def negative_fraction(self) -> float:
-        """Return the share of the mask's voxels whose tensor has a negative eigenvalue."""
-        if not self.mask.any():
-            return 0.0
-        values, _ = decompose_tensors(self.diffusivity[self.mask])
-        return float((values[:, 2] < 0).mean())
-
     def save(self, stem: str | Path) -> dict[str, Path]:
         """Write every map as `<stem>_model-<model>_param-<map>_dwimap.nii.gz`.
 

@@ -84,6 +84,20 @@ class ScanFeatures:
             "weights_sha256": self.weights_sha256,
         }
 
+    def save_patches(self, path: Path) -> Path:
+        """Write what is known of each patch as npz; return the path."""
+        np.savez_compressed(
+            path,
+            tokens=self.tokens,
+            ijk=self.ijk,
+            xyz_mm=self.xyz_mm,
+            valid=self.valid,
+            error=self.error,
+            grid_shape=np.array(self.grid_shape),
+            affine=self.affine,
+        )
+        return path
+
     def save(self, stem: str | Path) -> dict[str, Path]:
         """Write `<stem>_desc-cls_features.{tsv,json}` and `<stem>_desc-patch_features.{npz,json}`.
 
@@ -100,17 +114,7 @@ class ScanFeatures:
             row = self.row()
             writer.writerow(row)
             writer.writerow(f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
-        arrays = stem.with_name(f"{stem.name}_desc-patch_features.npz")
-        np.savez_compressed(
-            arrays,
-            tokens=self.tokens,
-            ijk=self.ijk,
-            xyz_mm=self.xyz_mm,
-            valid=self.valid,
-            error=self.error,
-            grid_shape=np.array(self.grid_shape),
-            affine=self.affine,
-        )
+        arrays = self.save_patches(stem.with_name(f"{stem.name}_desc-patch_features.npz"))
         text = json.dumps(self.metadata, indent=2) + "\n"
         for path in (table, arrays):
             path.with_suffix(".json").write_text(text, encoding="utf-8")

@@ -199,8 +199,8 @@ def fit_tensor(
     Returns
     -------
     TensorMaps
-        Maps in mm^2/s and RAS+; `metadata` holds the volumes used, the condition number of
-        the design and the share of tensors with a negative eigenvalue.
+        Maps in mm^2/s and RAS+; `metadata` holds the volumes used and the condition number of
+        the design.
 
     Raises
     ------

@@ -15,7 +15,15 @@ from scipy.ndimage import binary_dilation
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 
-__all__ = ["DenoiseMethod", "Denoised", "denoise", "foreground", "name_too_few", "unring"]
+__all__ = [
+    "DenoiseMethod",
+    "Denoised",
+    "denoise",
+    "foreground",
+    "name_denoiser",
+    "name_too_few",
+    "unring",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +68,24 @@ def name_too_few(n_volumes: int) -> str:
     return f"none ({n_volumes} volumes are too few)"
 
 
+def name_denoiser(method: DenoiseMethod, n_volumes: int) -> str:
+    """Return what the sidecar says of a run of so many volumes that :func:`denoise` gets.
+
+    Examples
+    --------
+    >>> name_denoiser("none", 30), name_denoiser("mppca", 3)
+    ('none', 'none (3 volumes are too few)')
+    """
+    if method == "none":
+        return "none"
+    if n_volumes < FEWEST_VOLUMES:
+        return name_too_few(n_volumes)
+    dipy = f"DIPY {version('dipy')}"
+    if method == "patch2self":
+        return f"Patch2Self ({dipy})"
+    return f"MP-PCA ({dipy}, patches of {2 * _patch_radius(n_volumes) + 1}^3 voxels)"
+
+
 def denoise(
     data: ArrayLike,
     *,
@@ -94,13 +120,13 @@ def denoise(
     """
     series = np.asarray(data, dtype=np.float32)
     n_volumes = series.shape[3]
+    name = name_denoiser(method, n_volumes)
     if method == "none":
-        return Denoised(series, None, "none")
+        return Denoised(series, None, name)
     if n_volumes < FEWEST_VOLUMES:
         logger.warning("Not denoised: %d volumes are fewer than %d", n_volumes, FEWEST_VOLUMES)
-        return Denoised(series, None, name_too_few(n_volumes))
+        return Denoised(series, None, name)
     region = foreground(series) if mask is None else np.asarray(mask, dtype=bool)
-    dipy = f"DIPY {version('dipy')}"
     if method == "patch2self":
         if gtab is None:
             raise ConfigError("patch2self needs the gradient table")
@@ -117,7 +143,7 @@ def denoise(
             shift_intensity=False,
         )
         kept = np.where(region[..., None], found, series).astype(np.float32)
-        return Denoised(np.maximum(kept, 0), None, f"Patch2Self ({dipy})")
+        return Denoised(np.maximum(kept, 0), None, name)
     from dipy.denoise.localpca import mppca
 
     radius = _patch_radius(n_volumes)
@@ -133,7 +159,7 @@ def denoise(
     return Denoised(
         np.maximum(kept, 0).astype(np.float32),
         np.nan_to_num(sigma).astype(np.float32),
-        f"MP-PCA ({dipy}, patches of {2 * radius + 1}^3 voxels)",
+        name,
     )
 
 

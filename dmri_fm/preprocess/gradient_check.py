@@ -113,7 +113,8 @@ class GradientCheck:
                 "Margin": round(self.margin, 4),
                 "NumberOfVoxels": self.n_voxels,
                 "Summary": self.summary,
-            }
+            },
+            "Warnings": [] if self.is_consistent else [self.summary],
         }
 
 

@@ -17,7 +17,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
 from dmri_fm.errors import ImageError
 
-__all__ = ["BrainMask", "brain_mask"]
+__all__ = ["BrainMask", "brain_mask", "is_slab"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def brain_mask(
     agreement = _dice(network, threshold)
     if contrast == "b0":
         network |= _closed(network, matrix) & threshold
-    is_whole = _height_mm(data.shape, matrix) >= WHOLE_HEAD_MM
+    is_whole = not is_slab(data.shape, matrix)
     low, high = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
     network_ml, threshold_ml = (float(m.sum()) * voxel_ml for m in (network, threshold))
     name = f"deepbet {version('deepbet')}" + (
@@ -133,6 +133,17 @@ def brain_mask(
     )
     logger.warning(warning)
     return BrainMask(network, name, agreement, network_ml, (warning,))
+
+
+def is_slab(shape: tuple[int, ...], affine: ArrayLike) -> bool:
+    """Tell whether a field of view is too short along the body for a whole head.
+
+    Examples
+    --------
+    >>> is_slab((64, 64, 20), np.diag([3.5, 3.5, 4.2, 1]))
+    True
+    """
+    return _height_mm(shape, np.asarray(affine, dtype=np.float64)) < WHOLE_HEAD_MM
 
 
 @cache

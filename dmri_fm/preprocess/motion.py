@@ -43,6 +43,7 @@ from dmri_fm.preprocess.volume_registration import (
 __all__ = [
     "MotionEstimate",
     "estimate_motion",
+    "name_motion",
     "no_motion",
     "predict_left_out",
     "read_motion_tsv",
@@ -52,6 +53,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+#: Passes over all volumes with tensor predictions.
+N_PASSES, N_PASSES_SLOPPY = 2, 1
 
 #: Points of the brain at which volumes are compared, and the same for coarse runs.
 N_POINTS, N_POINTS_SLOPPY = 60_000, 15_000
@@ -103,6 +107,20 @@ class MotionEstimate:
     parameters: NDArray[np.float64]
     fd_mm: NDArray[np.float64]
     method: str
+
+
+def name_motion(n_passes: int = N_PASSES) -> str:
+    """Return what the sidecar says of :func:`estimate_motion`.
+
+    Examples
+    --------
+    >>> name_motion(1)
+    'registration to leave-one-out tensor predictions, 1 pass'
+    """
+    return (
+        f"registration to leave-one-out tensor predictions, {n_passes} "
+        f"{'pass' if n_passes == 1 else 'passes'}"
+    )
 
 
 def no_motion(n_volumes: int, n_slices: int) -> MotionEstimate:
@@ -217,7 +235,7 @@ def estimate_motion(
     field: DistortionField | None = None,
     phase_encodings: Sequence[str | None],
     readouts_s: Sequence[float | None],
-    n_passes: int = 2,
+    n_passes: int = N_PASSES,
     sloppy: bool = False,
     n_threads: int = 1,
 ) -> MotionEstimate:
@@ -281,7 +299,8 @@ def estimate_motion(
     runs = _runs(phase_encodings)
     _start_between_b0s(poses, gtab, runs)
     weighted = [int(i) for i in np.flatnonzero(~gtab.is_b0)]
-    passes = ["mean"] + ["tensor"] * (1 if sloppy else n_passes)
+    n_passes = N_PASSES_SLOPPY if sloppy else n_passes
+    passes = ["mean"] + ["tensor"] * n_passes
     for kind in passes if weighted else []:
         values = scene.sample(poses)
         turned = gtab.rotated([pose_rotation(p).T for p in poses])
@@ -296,10 +315,7 @@ def estimate_motion(
                 scene.align_shell(poses, members, np.asarray(reference, np.float32))
     is_outlier = _find_outliers(scene, poses, gtab)
     starts = [int(np.flatnonzero(runs == r)[0]) for r in np.unique(runs)]
-    method = (
-        f"registration to leave-one-out tensor predictions, {len(passes) - 1} "
-        f"{'pass' if len(passes) == 2 else 'passes'}"
-    )
+    method = name_motion(n_passes)
     if lost:
         method += f"; {len(lost)} volumes kept their neighbours' position"
         logger.warning("%d volumes could not be registered", len(lost))

@@ -17,6 +17,7 @@ from scipy.ndimage import map_coordinates
 from dmri_fm.errors import ConfigError, ImageError
 
 __all__ = [
+    "PAIR_METHOD",
     "DistortionField",
     "PairField",
     "correct_image",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+#: What the sidecar says of :func:`estimate_pair_field`.
+PAIR_METHOD = "Variational estimate from the reverse-phase pair"
 
 AXES = {"i": 0, "j": 1, "k": 2}
 
@@ -305,9 +309,7 @@ def estimate_pair_field(
     weight = [j * solution.is_seen + 1e-6 for j in solution.jacobians]
     first, second = solution.corrected
     corrected = (weight[0] * first + weight[1] * second) / (weight[0] + weight[1])
-    method = "Variational estimate from the reverse-phase pair" + (
-        ", readout times unknown and taken to be equal" if is_relative else ""
-    )
+    method = PAIR_METHOD + (", readout times unknown and taken to be equal" if is_relative else "")
     down_on_up = correct_image(
         down_scaled,
         down_affine,

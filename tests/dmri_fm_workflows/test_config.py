@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_workflows.config import _DECIDING, RunConfig, read_options
+from dmri_fm_workflows.config import NOT_DECIDING, RunConfig, read_options
+
+#: Fields whose value changes what is written for a participant.
+DECIDING = {
+    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "models",
+    "normalisation", "output_resolution", "output_spaces", "random_seed", "sdc", "session_label",
+    "sloppy", "unring", "weights",
+}  # fmt: skip
 
 #: A value for every field, none of them the default.
 FULL: dict[str, Any] = {
@@ -55,12 +62,12 @@ FULL: dict[str, Any] = {
 def test_every_field_survives_toml() -> None:
     config = RunConfig(**FULL)
     assert set(FULL) == {f.name for f in fields(RunConfig)}
-    assert RunConfig.from_toml(config.to_toml()) == config
+    assert RunConfig(**read_options(config.to_toml())) == config
 
 
 def test_defaults_survive_toml() -> None:
     config = RunConfig(Path("/in"), Path("/out"))
-    assert RunConfig.from_toml(config.to_toml()) == config
+    assert RunConfig(**read_options(config.to_toml())) == config
     assert config.work_dir == Path("/out/work")
     assert 1 <= config.omp_nthreads <= config.nprocs
     assert config.mem_gb > 0
@@ -71,11 +78,33 @@ def test_options_of_a_run_fit_another_output_folder() -> None:
     assert RunConfig(**values | {"output_dir": Path("/new")}).work_dir == Path("/new/work")
 
 
-@pytest.mark.parametrize("name", sorted(set(FULL) - {"bids_dir", "output_dir"}))
+def find_unclassified(request: type) -> set[str]:
+    """Return the fields of which nobody has said whether they decide outputs."""
+    return {f.name for f in fields(request)} - DECIDING - NOT_DECIDING
+
+
+def test_every_option_is_classified_once() -> None:
+    unclassified = find_unclassified(RunConfig)
+    assert not unclassified, f"say in DECIDING (here) or NOT_DECIDING (config.py): {unclassified}"
+    assert {f.name for f in fields(RunConfig)} == DECIDING | NOT_DECIDING
+    assert not DECIDING & NOT_DECIDING
+
+
+def test_an_option_that_nobody_classified_is_found_and_decides() -> None:
+    @dataclass(frozen=True)
+    class Longer(RunConfig):
+        new_option: int = 0
+
+    assert find_unclassified(Longer) == {"new_option"}
+    one = Longer(Path("/in"), Path("/out"))
+    assert one.fingerprint() != replace(one, new_option=1).fingerprint()
+
+
+@pytest.mark.parametrize("name", sorted(FULL))
 def test_fingerprint_follows_what_decides_outputs_and_nothing_else(name: str) -> None:
     plain = RunConfig(Path("/in"), Path("/out"), nprocs=8, omp_nthreads=2)
     changed = replace(plain, **{name: FULL[name]})
-    assert (changed.fingerprint() != plain.fingerprint()) == (name in _DECIDING)
+    assert (changed.fingerprint() != plain.fingerprint()) == (name in DECIDING)
 
 
 def test_fingerprint_ignores_order_of_entities() -> None:

@@ -6,24 +6,30 @@ and an output that nothing feeds; both are found here.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
+import pkgutil
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from nipype.interfaces.base import isdefined
+from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
+import dmri_fm_workflows
 from dmri_fm.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
 from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.volumes import save_image
-from dmri_fm_workflows import models, normalise, participant, preprocess, report
-from dmri_fm_workflows.engines import Engines, choose_sdc
+from dmri_fm_workflows import derivatives, participant, preprocess
+from dmri_fm_workflows.config import HMC, SDC, RunConfig
+from dmri_fm_workflows.engines import SDC_METHODS, Engines, SdcMethod, choose_sdc
+from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 
@@ -68,83 +74,134 @@ def documented(builder: Callable[..., object], section: str) -> set[str]:
     if match is None:
         return set()
     names = [line for line in match[1].splitlines() if line and not line.startswith(" ")]
-    return {name.strip() for line in names for name in line.split(",")}
+    return {name.strip() for line in names for name in line.split(",") if name.strip()}
 
 
-def assert_contract(builder: Callable[..., object], **arguments: object) -> None:
-    """Compare documentation, declared fields and edges of a builder's workflow."""
-    workflow = builder(**arguments)
-    for section, node_name in (("Inputs", "inputnode"), ("Outputs", "outputnode")):
-        node = workflow.get_node(node_name)
-        declared = set(node.inputs.copyable_trait_names())
-        assert documented(builder, section) == declared, (builder.__name__, section)
-        is_input = section == "Inputs"
-        edges = (
-            workflow._graph.out_edges(node, data=True)
-            if is_input
-            else workflow._graph.in_edges(node, data=True)
-        )
-        wired = set()
-        for *_, data in edges:
-            for source, target in data["connect"]:
-                field = source if is_input else target
-                wired.add((field[0] if isinstance(field, tuple) else field).split(".")[0])
-        if not is_input:
-            wired |= {f for f in declared if str(getattr(node.inputs, f)) != "<undefined>"}
-        assert wired == declared, (builder.__name__, section, declared ^ wired)
+@dataclass(frozen=True)
+class Contract:
+    """Documented, declared and wired fields of the workflows that a builder makes."""
+
+    declared: frozenset[str]
+    wired: frozenset[str]
+
+
+def find_fields(workflow: Workflow, node_name: str) -> Contract:
+    """Return the fields of a workflow's inputnode or outputnode; none if it has no such node."""
+    node = workflow.get_node(node_name)
+    if node is None:
+        return Contract(frozenset(), frozenset())
+    declared = set(node.inputs.copyable_trait_names())
+    is_input = node_name == "inputnode"
+    graph = workflow._graph
+    edges = graph.out_edges(node, data=True) if is_input else graph.in_edges(node, data=True)
+    wired = set()
+    for *_, data in edges:
+        for source, target in data["connect"]:
+            field = source if is_input else target
+            wired.add((field[0] if isinstance(field, tuple) else field).split(".")[0])
+    if not is_input:
+        wired |= {f for f in declared if isdefined(getattr(node.inputs, f))}
+    return Contract(frozenset(declared), frozenset(wired))
 
 
 COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
+NETWORK = {"weights": {}, "device": "cpu", "random_seed": 0}
+NORMALISE = {"normalisation": "affine", "sloppy": False, "voxel_size_mm": None,
+             "feature_model": "drope"}  # fmt: skip
+FIGURES = ("sdc", "denoising", "tensor", "network", "features")
+
+#: Fields of a builder that no docstring can list: they are an argument of it.
+SOME_OUTPUTS = (*derivatives.ANAT_OUTPUTS, *derivatives.figure_outputs(["t1wmask"]))
+ARGUMENT_FIELDS = {
+    ("init_derivatives_wf", "Inputs"): {
+        *(f for output in SOME_OUTPUTS for f in output.fields),
+        *(output.facts for output in SOME_OUTPUTS if output.facts),
+    },
+}
 
 
-def test_denoise() -> None:
-    assert_contract(preprocess.init_denoise_wf, method="mppca", unring=False, **COMMON)
+def list_variants(name: str, series: DwiSeries, root: Path) -> list[dict[str, object]]:
+    """Return arguments of a builder, several sets where no single one wires all fields.
+
+    Raises
+    ------
+    KeyError
+        If nobody has said how the builder is called: then its contract is not tested.
+    """
+    plan = plan_for(series, root=root)
+    folders = {"bids_root": root / "raw", "output_dir": root / "out", "omp_nthreads": 1}
+    series_plan = plan.series[0]
+    return {
+        "init_participant_wf": [{"plan": plan, **folders}],
+        "init_dwi_wf": [{"plan": series_plan, **folders}],
+        "init_preprocess_wf": [{"plan": series_plan, **COMMON}],
+        "init_denoise_wf": [
+            {"method": method, "unring": unring, **COMMON}
+            for method, unring in (("mppca", False), ("dwidenoise", True))
+        ],
+        "init_sdc_wf": [{"method": m, "series": series, **COMMON} for m in SDC_METHODS],
+        "init_hmc_wf": [
+            {"method": hmc, "sdc": sdc, "sloppy": False, **COMMON}
+            for hmc in HMC
+            if hmc != "auto"
+            for sdc in SDC_METHODS
+        ],
+        "init_anat_wf": [{"normalisation": "affine", "sloppy": False}],
+        "init_normalise_wf": [{"has_t1w": t, **NORMALISE, **COMMON} for t in (True, False)],
+        "init_models_wf": [{"networks": ("qcg-dti",), **NETWORK, **COMMON}],
+        "init_features_wf": [{"model": "drope", "entities": {"subject": "01"}, **NETWORK}],
+        "init_anat_figures_wf": [{}],
+        "init_series_figures_wf": [
+            {"has_t1w": t, **{f"has_{stage}": True for stage in FIGURES}} for t in (True, False)
+        ],
+        "init_derivatives_wf": [
+            {
+                "outputs": SOME_OUTPUTS,
+                "output_dir": root / "out",
+                "entities": {"subject": "01"},
+                "sources": ["bids:raw:x"],
+            }
+        ],
+    }[name]
 
 
-def test_preprocess(series: DwiSeries) -> None:
-    assert_contract(
-        preprocess.init_preprocess_wf,
-        series=series,
-        b_scaling="auto",
-        has_tensor=True,
-        denoise="mppca",
-        unring=True,
-        sdc="pepolar",
-        sdc_reason="pair",
-        hmc="builtin",
-        sloppy=False,
-        **COMMON,
-    )
+def list_builders() -> dict[str, Callable[..., Workflow]]:
+    """Return every function `init_..._wf` of the package, wherever it is."""
+    found = {}
+    for module in pkgutil.walk_packages(dmri_fm_workflows.__path__, "dmri_fm_workflows."):
+        if module.name.endswith("__main__"):
+            continue
+        for name, function in vars(importlib.import_module(module.name)).items():
+            if re.fullmatch(r"init_\w+_wf", name) and inspect.isfunction(function):
+                found[name] = function
+    return found
 
 
-def test_anatomy() -> None:
-    assert_contract(normalise.init_anat_wf, normalisation="affine", sloppy=False)
+BUILDERS = list_builders()
 
 
-def test_models() -> None:
-    assert_contract(
-        models.init_models_wf,
-        networks=("qcg-dti",),
-        weights={},
-        device="cpu",
-        random_seed=0,
-        **COMMON,
-    )
+@pytest.mark.parametrize("section", ["Inputs", "Outputs"])
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_documented_fields_are_declared_and_wired(
+    name: str, section: str, series: DwiSeries, tmp_path: Path
+) -> None:
+    builder = BUILDERS[name]
+    expected = ARGUMENT_FIELDS.get((name, section), documented(builder, section))
+    node_name = {"Inputs": "inputnode", "Outputs": "outputnode"}[section]
+    variants = [
+        find_fields(builder(**arguments), node_name)
+        for arguments in list_variants(name, series, tmp_path)
+    ]
+    for variant in variants:
+        assert variant.wired <= variant.declared, "an edge leads into a field that does not exist"
+    assert frozenset().union(*(v.declared for v in variants)) == expected
+    assert frozenset().union(*(v.wired for v in variants)) == expected
 
 
-def test_features() -> None:
-    assert_contract(
-        models.init_features_wf,
-        model="drope",
-        weights={},
-        device="cpu",
-        random_seed=0,
-        entities={"subject": "01"},
-    )
-
-
-def test_anatomy_figures() -> None:
-    assert_contract(report.init_anat_figures_wf)
+def test_a_builder_that_nobody_covers_is_found(series: DwiSeries, tmp_path: Path) -> None:
+    assert {"init_participant_wf", "init_hmc_wf", "init_derivatives_wf"} <= set(BUILDERS)
+    with pytest.raises(KeyError):
+        list_variants("init_new_wf", series, tmp_path)
 
 
 ENGINES = [
@@ -156,39 +213,32 @@ ENGINES = [
 ]
 
 
-def build(
+def plan_for(
     *series: DwiSeries,
     root: Path,
-    engines: Engines,
+    engines: Engines = ENGINES[0],
     t1w: bool = True,
     session_warnings: tuple[str, ...] = (),
-    **changes: object,
-) -> object:
-    """Build a participant's graph."""
+    **options: object,
+) -> ParticipantPlan:
+    """Plan a participant with these series and options."""
     anatomy = ()
     if t1w:
         path = root / "raw" / "sub-01_T1w.nii.gz"
         save_image(np.ones((4, 4, 4)), AFFINE, path)
         anatomy = (path,)
-    options: dict[str, object] = {
-        "b_scaling": "auto",
-        "unring": False,
-        "normalisation": "affine",
-        "output_resolution_mm": None,
-        "output_spaces": ("ACPC", "MNI152NLin2009aSym"),
-        "models": ("qcg-dti", "drope"),
-        "weights": {},
-        "device": "cpu",
-        "random_seed": 0,
-        "sloppy": True,
-        "omp_nthreads": 1,
-    }
+    config = RunConfig(root / "raw", root / "out", **({"sloppy": True} | options))
+    found = Participant("01", (Session(None, anatomy, series, session_warnings),))
+    return plan_participant(config, found, engines)
+
+
+def build(*series: DwiSeries, root: Path, omp_nthreads: int = 1, **options: object) -> Workflow:
+    """Build a participant's graph."""
     return participant.init_participant_wf(
-        participant=Participant("01", (Session(None, anatomy, series, session_warnings),)),
+        plan=plan_for(*series, root=root, **options),
         bids_root=root / "raw",
         output_dir=root / "out",
-        engines=engines,
-        **(options | changes),
+        omp_nthreads=omp_nthreads,
     )
 
 
@@ -210,7 +260,6 @@ def assert_every_mandatory_input_is_fed(graph: object) -> None:
             assert is_set, f"{node.fullname} has no {name}"
 
 
-@pytest.mark.usefixtures("eddy_on_path")
 @pytest.mark.parametrize("engines", ENGINES, ids=lambda e: f"{e.denoise}-{e.pair_sdc}-{e.hmc}")
 @pytest.mark.parametrize("t1w", [True, False])
 def test_graph_expands_with_every_engine(
@@ -225,7 +274,6 @@ def test_graph_expands_with_every_engine(
     assert ("ds_t1w" in names) == t1w
 
 
-@pytest.mark.usefixtures("eddy_on_path")
 @pytest.mark.parametrize("engines", [ENGINES[0], ENGINES[3]])
 @pytest.mark.parametrize("unring", [True, False])
 def test_only_steps_that_use_several_threads_ask_for_them(
@@ -256,7 +304,7 @@ def test_graph_without_networks(
         engines=ENGINES[0],
         models=models_asked,
         normalisation=normalisation,
-        output_resolution_mm=2.0,
+        output_resolution=2.0,
     )
     names = {node.name for node in workflow._create_flat_graph().nodes()}
     assert "predict_tensor" not in names
@@ -328,7 +376,7 @@ def test_topup_takes_a_grid_of_odd_size(series: DwiSeries) -> None:
     def config(*shape: int) -> str:
         runs = tuple(replace(run, shape=(*shape, 3)) for run in series.runs)
         workflow = preprocess.init_sdc_wf(
-            method="topup", reason="", series=replace(series, runs=runs), **COMMON
+            method="topup", series=replace(series, runs=runs), **COMMON
         )
         return str(workflow.get_node("topup").inputs.config)
 
@@ -344,7 +392,6 @@ def test_uncorrected_runs_of_unlike_phase_encoding_are_warned_of(series: DwiSeri
     assert choose_sdc(replace(series, runs=series.runs[:1]), engines).warning is None
 
 
-@pytest.mark.usefixtures("eddy_on_path")
 @pytest.mark.parametrize("engines", [ENGINES[0], ENGINES[-1]], ids=str)
 def test_every_reader_of_gradients_is_given_the_threshold_of_the_series(
     tmp_path: Path, engines: Engines
@@ -383,3 +430,33 @@ def test_the_ventricles_are_looked_at_where_lengths_were_decided(tmp_path: Path)
     plain = build(DwiSeries((make_run(tmp_path / "raw", "AP"),), one.entities), root=tmp_path,
                   engines=ENGINES[0])  # fmt: skip
     assert plain.get_node("dwi_dir_PA_wf.check_free_water") is None
+
+
+def fields_into(workflow: Workflow, target: str) -> set[str]:
+    """Return the inputs of a node that are fed from the workflow's inputnode."""
+    graph = workflow._graph
+    source, node = workflow.get_node("inputnode"), workflow.get_node(target)
+    data = graph.get_edge_data(source, node) or {"connect": []}
+    return {field for _, field in data["connect"]}
+
+
+def test_every_choice_of_the_command_line_has_its_method() -> None:
+    assert set(SDC_METHODS) == set(SDC) - {"auto"}
+
+
+@pytest.mark.parametrize("sdc", [*SDC_METHODS, "another"])
+def test_every_method_with_a_field_hands_it_to_what_corrects_motion(
+    sdc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that is added is connected by what it says of itself."""
+    monkeypatch.setitem(SDC_METHODS, "another", SdcMethod("field"))
+    expected = {
+        "topup": {"in_topup_fieldcoef", "in_topup_movpar"},
+        "field": {"field_file"},
+        None: set(),
+    }[SDC_METHODS[sdc].gives]
+    eddy = preprocess.init_hmc_wf(method="eddy", sdc=sdc, sloppy=False, **COMMON)
+    field_inputs = {"in_topup_fieldcoef", "in_topup_movpar", "field_file"}
+    assert fields_into(eddy, "eddy") & field_inputs == expected
+    builtin = preprocess.init_hmc_wf(method="builtin", sdc=sdc, sloppy=False, **COMMON)
+    assert ("field_file" in fields_into(builtin, "estimate_motion")) == bool(expected)

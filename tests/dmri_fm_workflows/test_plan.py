@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich import get_console
 
-from dmri_fm.bids import read_dataset
+from dmri_fm.bids import DwiRun, DwiSeries, Session, read_dataset
+from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradients import GradientTable
+from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
 from dmri_fm.volumes import save_image
+from dmri_fm_workflows import base
 from dmri_fm_workflows.base import run_participants
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.participant import init_participant_wf
+from dmri_fm_workflows.plan import (
+    ParticipantPlan,
+    SeriesPlan,
+    SessionPlan,
+    plan_participant,
+    plan_series,
+)
+from dmri_fm_workflows.plan_text import (
+    LABEL_WIDTH,
+    WIDTH,
+    _item,
+    describe_plan,
+    list_omissions,
+)
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 DEAD_LINK = "IntendedFor names 'dwi/sub-01_dwi.nii.gz', which does not exist"
@@ -40,38 +59,159 @@ def raw(tmp_path: Path) -> Path:
     return root
 
 
-def test_plan_names_the_pair_and_every_image_that_is_not_used(raw: Path, tmp_path: Path) -> None:
-    config = RunConfig(raw, tmp_path / "out", dry_run=True, models=(), sdc="pepolar")
+def dry_run(raw: Path, out: Path, **options: object) -> tuple[int, str]:
+    """Return exit code and text of a dry run, in one line so that wrapping does not matter."""
     with get_console().capture() as captured:
-        assert run_participants(config) == 0
-    lines = [line.strip() for line in captured.get().splitlines()]
+        code = run_participants(RunConfig(raw, out, dry_run=True, **options))
+    return code, " ".join(captured.get().split())
+
+
+def test_plan_names_the_pair_and_every_image_that_is_not_used(raw: Path, tmp_path: Path) -> None:
+    code, text = dry_run(raw, tmp_path / "out", models=(), sdc="pepolar")
+    assert code == 0
     assert (
-        "distortion: pepolar, sub-01_dir-AP_dwi.nii.gz (j-) and "
-        "sub-01_dir-PA_run-1_epi.nii.gz (j): linked by IntendedFor"
-    ) in lines
-    assert any(
-        line.startswith(f"not used: sub-01_dir-PA_run-2_epi.nii.gz: {DEAD_LINK}") for line in lines
-    )
-    assert any(line.startswith("warning: sub-01_dir-AP_dwi.nii.gz: 2 diff") for line in lines)
+        "distortion Variational estimate from the reverse-phase pair: sub-01_dir-AP_dwi.nii.gz "
+        "(j-) and sub-01_dir-PA_run-1_epi.nii.gz (j): linked by IntendedFor"
+    ) in text
+    assert f"not used sub-01_dir-PA_run-2_epi.nii.gz: {DEAD_LINK}" in text
+    assert "WARNING sub-01_dir-AP_dwi.nii.gz: 2 diff" in text
+
+
+def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_path: Path) -> None:
+    code, text = dry_run(
+        raw, tmp_path / "out", models=(), sdc="none", hmc="none", denoise="mppca",
+        output_spaces=("ACPC",), output_resolution=2.5, normalisation="syn",
+    )  # fmt: skip
+    assert code == 0
+    for said in (
+        "sub-01: 1 series,",
+        "files sub-01_dir-AP_dwi.nii.gz (3 volumes; phase encoding j-, readout 0.05 s)",
+        "volumes 3: 1 b=0 (b < 50 s/mm^2), 2 at b = 1000",
+        "denoise none (3 volumes are too few)",
+        "Gibbs ringing none",
+        "distortion none: switched off on the command line",
+        "motion and eddy none",
+        "mask of the b=0 reference: median_otsu, as the field of view is a slab",
+        "registration b=0 reference rigidly to ACPC, affine and SyN registration to MNI",
+        "ACPC at 2.5 mm (--output-resolution)",
+        "tensor none network none features none output spaces ACPC",
+        "will NOT be done Noise is not removed from runs of too few volumes.",
+        "Gibbs ringing is not removed: --unring does that.",
+        "Susceptibility distortion is not corrected, for the reason above.",
+        "Head motion and eddy currents are not corrected: switched off by --hmc none.",
+        "There are no anatomical outputs: no T1w image can be used.",
+        "No tensor is fitted, by least squares or a network: the 2 directions do not determine",
+        "There are no features: --models does not name drope.",
+        "Series and maps are not written in MNI152NLin2009aSym: --output-spaces",
+    ):
+        assert said in text, said
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_line_is_wider_than_a_page_unless_a_name_is() -> None:
+    lines = _item("not used", "x" * 120 + " " + "because of b = 1000 or 0.05 s " * 8)
+    assert [len(line) > WIDTH for line in lines] == [True] + [False] * (len(lines) - 1)
+    assert all(line.startswith(" " * (4 + LABEL_WIDTH)) for line in lines[1:])
+    assert not any(line.rstrip().endswith(("b", "=", "0.05")) for line in lines)
+
+
+def make_series(folder: Path, bvals: list[float], bvecs: np.ndarray) -> DwiSeries:
+    """A series that is in memory but for its gradient files."""
+    gtab = GradientTable(bvals, bvecs)
+    bval, bvec = folder / "x.bval", folder / "x.bvec"
+    write_gradients(gtab, bval, bvec, affine=AFFINE)
+    run = DwiRun(
+        path=folder / "sub-01_dwi.nii.gz", bval=bval, bvec=bvec, entities={"subject": "01"},
+        metadata={}, shape=(4, 4, 3, len(gtab)), affine=AFFINE, phase_encoding="j",
+        readout_time_s=0.05, gradients=read_raw_gradients(bval, bvec, affine=AFFINE),
+    )  # fmt: skip
+    return DwiSeries(runs=(run,), entities={"subject": "01"})
+
+
+def plan(folder: Path, series: DwiSeries, t1w: tuple[Path, ...] = ()) -> SeriesPlan:
+    config = RunConfig(folder, folder / "out")
+    session = Session("a", t1w, (series,))
+    return plan_series(config, series, session, Engines("none", "none", "none"))
+
+
+def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None:
+    bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS, SKARE_DIRECTIONS])
+    found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 6, *[3000] * 6], bvecs))
+    assert found.tensor_volumes == tuple(range(7))
+    assert found.six is not None
+    assert (found.six.bval, found.six.index) == (1000, tuple(range(1, 7)))
+    text = " ".join(describe_plan(ParticipantPlan(
+        label="01", normalisation="affine", sloppy=False,
+        sessions=(SessionPlan(label="a", t1w=None, unused_t1w=(), series=(found,)),),
+    )).split())  # fmt: skip
+    assert "squares on 7 volumes, b=0 and b = 1000 (6 directions)" in text
+    assert "six of 6 directions at b = 1000" in text
+    assert f"volumes 1 2 3 4 5 6, counted from 0, {found.six.condition_number:.2f})" in text
+    assert "drope: all 12 directions" in text
+
+
+def test_a_network_without_six_directions_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    half = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
+    found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 3, *[1500] * 3], half))
+    assert found.has_tensor
+    assert (found.six, found.networks) == (None, ())
+    assert any("the tensor network is left out" in text for text in found.warnings)
+    assert any("qcg-dti does not run: no shell" in text for text in list_omissions(found))
+
+
+def test_ill_conditioned_six_are_warned_of(tmp_path: Path) -> None:
+    flat = SKARE_DIRECTIONS * [1, 1, 0.35]
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 6], np.vstack([np.zeros(3), flat])))
+    assert found.networks == ("qcg-dti",)
+    assert any("condition number" in text and "below 3" in text for text in found.warnings)
+
+
+def test_the_t1w_image_and_its_session_are_named(tmp_path: Path) -> None:
+    bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
+    t1w = tmp_path / "sub-01" / "ses-b" / "anat" / "sub-01_ses-b_T1w.nii.gz"
+    other = t1w.with_name("sub-01_ses-b_run-2_T1w.nii.gz")
+    found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 6], bvecs), (t1w, other))
+    text = " ".join(describe_plan(ParticipantPlan(
+        label="01", normalisation="affine", sloppy=False,
+        sessions=(SessionPlan(label="a", t1w=t1w, unused_t1w=(other,), series=(found,)),),
+    )).split())  # fmt: skip
+    assert "ses-a: T1w image sub-01_ses-b_T1w.nii.gz: bias" in text
+    assert "not used sub-01_ses-b_run-2_T1w.nii.gz: one T1w image is used" in text
+    assert "rigidly to sub-01_ses-b_T1w.nii.gz of ses-b" in text
+
+
+def test_what_is_complete_is_said_to_be_left_alone(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "out" / "sub-01" / "log" / "some_run" / "provenance.json"
+    monkeypatch.setattr(base, "find_complete", lambda *_: record)
+    _, text = dry_run(raw, tmp_path / "out", models=())
+    assert "sub-01: complete already (some_run); nothing will be done." in text
+
+
+def test_a_participant_that_would_fail_is_told_beside_the_others(
+    raw: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(raw / "sub-01", raw / "sub-02")
+    for path in sorted((raw / "sub-02").rglob("sub-01*")):
+        path.rename(path.with_name(path.name.replace("sub-01", "sub-02")))
+    (raw / "sub-02" / "dwi" / "sub-02_dir-AP_dwi.bval").unlink()
+    code, text = dry_run(raw, out, models=())
+    assert code == 1
+    assert "sub-01: 1 series" in text
+    assert "sub-02: nothing can be processed not read: sub-02_dir-AP_dwi.bval" in text
 
 
 @pytest.mark.parametrize("pair_sdc", ["pepolar", "none"])
 def test_facts_of_the_sidecar_name_them_by_uri(raw: Path, tmp_path: Path, pair_sdc: str) -> None:
+    engines = Engines("none", pair_sdc, "none")
+    config = RunConfig(raw, tmp_path / "out", models=(), output_spaces=("ACPC",), sloppy=True)
     workflow = init_participant_wf(
-        participant=read_dataset(raw).participants[0],
+        plan=plan_participant(config, read_dataset(raw).participants[0], engines),
         bids_root=raw,
         output_dir=tmp_path / "out",
-        engines=Engines("none", pair_sdc, "none"),
-        b_scaling="auto",
-        unring=False,
-        normalisation="affine",
-        output_resolution_mm=None,
-        output_spaces=("ACPC",),
-        models=(),
-        weights={},
-        device="cpu",
-        random_seed=0,
-        sloppy=True,
         omp_nthreads=1,
     )
     facts = workflow.get_node("dwi_dir_AP_wf.merge_facts").inputs.base
@@ -81,7 +221,8 @@ def test_facts_of_the_sidecar_name_them_by_uri(raw: Path, tmp_path: Path, pair_s
     if pair_sdc == "none":
         assert listed[used] == "switched off on the command line"
         assert "SDCPair" not in facts
+        assert facts["SDCReason"] == "switched off on the command line"
     else:
         assert used not in listed
         assert facts["SDCPair"] == ["bids:raw:sub-01/dwi/sub-01_dir-AP_dwi.nii.gz", used]
-        assert facts["SDCPairReason"].endswith("linked by IntendedFor")
+        assert facts["SDCReason"].endswith("linked by IntendedFor")

@@ -9,7 +9,13 @@ import pytest
 from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine import Node, Workflow
 
-from dmri_fm.bids import DwiRun, DwiSeries
+from dmri_fm.bids import DwiRun, DwiSeries, Session
+from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradients import GradientTable
+from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.plan import SeriesPlan, plan_series
 from dmri_fm_workflows.preprocess import init_preprocess_wf, init_sdc_wf
 
 COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
@@ -23,10 +29,11 @@ def make_run(
     readout_time_s: float | None = 0.05,
     has_b0: bool = True,
 ) -> DwiRun:
-    """A record of a run whose files are there and empty."""
+    """A record of a run whose image is empty."""
     files = [folder / f"sub-01_{name}_dwi{e}" for e in (".nii.gz", ".bval", ".bvec")]
-    for path in files:
-        path.touch()
+    files[0].touch()
+    gtab = GradientTable([0, *[1000] * 6], np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+    write_gradients(gtab, files[1], files[2], affine=np.eye(4))
     return DwiRun(
         path=files[0],
         bval=files[1],
@@ -37,12 +44,18 @@ def make_run(
         affine=np.eye(4),
         phase_encoding=phase_encoding,
         readout_time_s=readout_time_s,
+        gradients=read_raw_gradients(files[1], files[2], affine=np.eye(4)),
         has_b0=has_b0,
     )
 
 
 def make_series(*runs: DwiRun, reverse: tuple[DwiRun, ...] = ()) -> DwiSeries:
     return DwiSeries(runs=runs, entities={"subject": "01"}, reverse=reverse)
+
+
+def plan_for(series: DwiSeries, folder: Path, engines: Engines) -> SeriesPlan:
+    config = RunConfig(folder, folder / "out")
+    return plan_series(config, series, Session(None, (), (series,)), engines)
 
 
 def source(workflow: Workflow, target: str, field: str) -> tuple[Node, str]:
@@ -57,22 +70,11 @@ def source(workflow: Workflow, target: str, field: str) -> tuple[Node, str]:
     return found, output
 
 
-@pytest.mark.usefixtures("eddy_on_path")
 @pytest.mark.parametrize("hmc", ["eddy", "builtin", "none"])
 def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:
     series = make_series(make_run(tmp_path, "dir-PA", "j"), make_run(tmp_path, "dir-AP", "j-"))
-    workflow = init_preprocess_wf(
-        series=series,
-        b_scaling="auto",
-        has_tensor=True,
-        denoise="mppca",
-        unring=False,
-        sdc="topup",
-        sdc_reason="",
-        hmc=hmc,
-        sloppy=True,
-        **COMMON,
-    )
+    plan = plan_for(series, tmp_path, Engines("mppca", "topup", hmc))
+    workflow = init_preprocess_wf(plan=plan, **COMMON)
     node, output = source(workflow, "outputnode", "denoised_file")
     assert (node.name, output) == ("merge_runs", "dwi_file")
     assert source(workflow, "outputnode", "dwi_file")[0].name == "hmc_wf"
@@ -86,7 +88,7 @@ def test_the_reverse_image_with_b0_is_chosen(
     useless = make_run(tmp_path, "acq-97_dir-PA", "j", has_b0=False)
     usable = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=None)
     series = make_series(run, reverse=(useless, usable))
-    workflow = init_sdc_wf(method=method, reason="", series=series, **COMMON)
+    workflow = init_sdc_wf(method=method, series=series, **COMMON)
     inputs = workflow.get_node(name or "write_fsl_files").inputs
     assert inputs.epi_file == str(usable.path)
     assert inputs.epi_bval_file == str(usable.bval)
@@ -102,7 +104,7 @@ def test_the_pair_may_start_after_runs_that_have_none(tmp_path: Path) -> None:
         make_run(tmp_path, "run-4", "j-"),
         make_run(tmp_path, "run-5", "j"),
     )
-    workflow = init_sdc_wf(method="pepolar", reason="", series=series, **COMMON)
+    workflow = init_sdc_wf(method="pepolar", series=series, **COMMON)
     inputs = workflow.get_node("estimate_field").inputs
     assert (inputs.up_encoding, inputs.down_encoding) == ("j-", "j")
     assert not isdefined(inputs.epi_file)
@@ -114,16 +116,7 @@ def test_the_readout_of_the_reverse_image_reaches_the_merge(
 ) -> None:
     run = make_run(tmp_path, "dir-AP", "j-", readout_time_s=None)
     reverse = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=0.04)
-    workflow = init_preprocess_wf(
-        series=make_series(run, reverse=(reverse,)),
-        b_scaling="auto",
-        has_tensor=True,
-        denoise="none",
-        unring=False,
-        sdc=sdc,
-        sdc_reason="",
-        hmc="none",
-        sloppy=True,
-        **COMMON,
-    )
+    series = make_series(run, reverse=(reverse,))
+    plan = plan_for(series, tmp_path, Engines("none", sdc, "none"))
+    workflow = init_preprocess_wf(plan=plan, **COMMON)
     assert workflow.get_node("merge_runs").inputs.reverse_readouts_s == expected

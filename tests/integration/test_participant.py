@@ -11,16 +11,23 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich import get_console
 
+from dmri_fm.bids import read_dataset
 from dmri_fm.derivatives.naming import identify
 from dmri_fm.derivatives.sidecars import missing_metadata
 from dmri_fm.derivatives.tsv import read_table
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.gradient_check import check_gradients, principal_axis
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.base import run_participants
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import choose_engines
+from dmri_fm_workflows.plan import plan_participant
 
 pytestmark = pytest.mark.realdata
 
@@ -212,6 +219,64 @@ def test_sidecar_says_what_ran(umr: AppRun) -> None:
         assert sidecar["GradientCheck"]["Best"] == "identity"
         assert sidecar["B0NormalizationScale"] > 0
         assert {"HMCMethod", "Denoising", "MaskMethod", "NormalisationMethod"} <= set(sidecar)
+
+
+def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
+    """What `--dry-run` prints is what the run then does."""
+    config = RunConfig(
+        data_dir / "ds-vendors", umr.out_dir, participant_label=("umr",), sloppy=True, dry_run=True
+    )
+    engines = choose_engines(
+        denoise=config.denoise,
+        sdc=config.sdc,
+        hmc=config.hmc,
+        unring=config.unring,
+        device=config.device,
+    )
+    (participant,) = read_dataset(config.bids_dir, participant_labels=["umr"]).participants
+    plans = plan_participant(config, participant, engines).series
+    with get_console().capture() as captured:
+        assert run_participants(config) == 0
+    text = " ".join(captured.get().split())
+    assert "sub-umr: complete already" in text
+    assert tuple(plan.name for plan in plans) == VENDORS["umr"]
+    folder = umr.out_dir / "sub-umr" / "dwi"
+    for plan in plans:
+
+        def read(what: str, name: str = plan.name) -> dict[str, Any]:
+            return json.loads((folder / f"{name}_{what}.json").read_text(encoding="utf-8"))
+
+        series = read("space-ACPC_desc-preproc_dwi")
+        planned = {
+            "Denoising": plan.denoising,
+            "GibbsCorrection": plan.unringing,
+            "SDCMethod": plan.sdc_name,
+            "SDCReason": plan.sdc.reason,
+            "HMCMethod": plan.hmc_name,
+            "B0Threshold": plan.b0_threshold,
+        }
+        assert {key: series[key] for key in planned} == planned
+        assert ("CoregistrationMethod" in series) == plan.has_t1w
+        # What the voxels tell comes behind what was known.
+        n_known = len(plan.warnings)
+        assert tuple(series["Warnings"][:n_known]) == plan.warnings
+        files = [image.path.name for image in plan.sources]
+        assert [uri.rsplit("/", 1)[1] for uri in series["Sources"]] == files
+        tensor = read("space-ACPC_model-tensor_param-fa_dwimap")
+        shells = plan.gtab.select(plan.tensor_volumes).shells
+        assert tuple(tensor["Volumes"]) == plan.tensor_volumes
+        assert tensor["BValues"] == [round(s.bval) for s in shells]
+        words = [f"{v:g}" if isinstance(v, float) else v for v in planned.values()]
+        for said in (*words, *files, *plan.warnings):
+            assert " ".join(said.split()) in text, said
+        assert plan.six is not None
+        (network,) = plan.networks
+        maps = folder.glob(f"{plan.name}_space-ACPC_model-*_param-fa_dwimap.json")
+        (found,) = (json.loads(p.read_text()) for p in maps if "model-tensor_" not in p.name)
+        assert found["BValue"] == round(plan.six.bval)
+        assert f"network {network}: six of {plan.n_six_candidates} directions" in text
+        (row,) = read_table(folder / f"{plan.name}_space-MNI152NLin2009aSym_desc-cls_features.tsv")
+        assert int(row["n_directions"]) == plan.n_feature_directions
 
 
 def test_report_shows_its_figures_and_warnings_first(umr: AppRun) -> None:

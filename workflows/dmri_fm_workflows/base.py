@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,13 +26,13 @@ from dmri_fm import __version__
 from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
 from dmri_fm.derivatives.publish import clear_partial, publish_text
 from dmri_fm.derivatives.root import write_root_files
-from dmri_fm.errors import ConfigError, DmriError
+from dmri_fm.errors import DmriError
 from dmri_fm.json_files import read_object
 from dmri_fm.links import refuse_link, refuse_links
 from dmri_fm.preprocess.free_water import B_SCALING_CHECK_KEY
 from dmri_fm.report import RunError
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines, choose_engines, choose_sdc
+from dmri_fm_workflows.engines import Engines, choose_engines
 from dmri_fm_workflows.execution import (
     Provenance,
     ScanError,
@@ -48,6 +49,8 @@ from dmri_fm_workflows.execution import (
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.letter_case import check_letter_case
 from dmri_fm_workflows.participant import init_participant_wf
+from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
+from dmri_fm_workflows.plan_text import LATER, WIDTH, describe_plan
 from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
 from dmri_fm_workflows.report import write_participant_page
@@ -81,9 +84,13 @@ def run_participants(config: RunConfig) -> int:
         If nothing can be started: no dataset, an unknown label, a missing program.
     """
     engines = choose_engines(
-        denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
+        denoise=config.denoise,
+        sdc=config.sdc,
+        hmc=config.hmc,
+        unring=config.unring,
+        device=config.device,
     )
-    check_networks(config)
+    check_weights(config)
     dataset = read_dataset(
         config.bids_dir,
         participant_labels=config.participant_label or None,
@@ -102,13 +109,10 @@ def run_participants(config: RunConfig) -> int:
     )
     publish_text(config.to_toml(), config.output_dir / "logs" / run_uuid / "config.toml")
     failed: list[str] = []
-    labels = sorted({p.label for p in dataset.participants} | {
-        p.participant for p in dataset.problems if p.participant})  # fmt: skip
-    by_label = {p.label: p for p in dataset.participants}
-    for label in labels:
+    everyone = _list_participants(dataset)
+    for participant, problems in everyone:
         STOP.check()
-        problems = [p for p in dataset.problems if p.participant == label]
-        participant = by_label.get(label, Participant(label=label, sessions=()))
+        label = participant.label
         try:
             done = _run_one(
                 config, dataset, participant, problems, engines, run_uuid=run_uuid, console=console
@@ -127,21 +131,21 @@ def run_participants(config: RunConfig) -> int:
     if failed:
         names = ", ".join(f"sub-{label}" for label in failed)
         console.print(
-            f"[bold red]{len(failed)} of {len(labels)} participants have errors:[/] {names}. "
+            f"[bold red]{len(failed)} of {len(everyone)} participants have errors:[/] {names}. "
             "Messages and reports name the scan, the stage and the way out.",
             highlight=False,
             soft_wrap=True,
         )
         return EXIT_SCAN_FAILED
     if unread := [p.path.name for p in dataset.problems if p.participant is None and p.path]:
-        others = f" All {len(labels)} others are complete." if labels else ""
+        others = f" All {len(everyone)} others are complete." if everyone else ""
         console.print(
             f"[bold red]Not read:[/] {escape(', '.join(unread))}.{others}",
             highlight=False,
             soft_wrap=True,
         )
         return EXIT_SCAN_FAILED
-    console.print(f"[bold green]All {len(labels)} participants are complete[/] in "
+    console.print(f"[bold green]All {len(everyone)} participants are complete[/] in "
                   f"{config.output_dir}", highlight=False, soft_wrap=True)  # fmt: skip
     return EXIT_OK
 
@@ -168,27 +172,70 @@ def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
         )
 
 
+def _list_participants(dataset: Dataset) -> list[tuple[Participant, list[Problem]]]:
+    """Return every participant, those without a usable scan as well, with what cannot be used."""
+    by_label = {p.label: p for p in dataset.participants}
+    labels = {*by_label, *(p.participant for p in dataset.problems if p.participant)}
+    return [
+        (
+            by_label.get(label, Participant(label=label, sessions=())),
+            [p for p in dataset.problems if p.participant == label],
+        )
+        for label in sorted(labels)
+    ]
+
+
 def _dry_run(console: Console, config: RunConfig, dataset: Dataset, engines: Engines) -> int:
-    for participant in dataset.participants:
-        workflow = _build(config, dataset, participant, engines)
-        wanted = _fingerprint(config, participant, engines)
-        is_done = find_complete(config.output_dir, participant.label, wanted) is not None
-        lines = [
-            f"sub-{participant.label}: "
-            + ("complete already" if is_done else f"{count_steps(workflow)} steps")
-        ]
-        for session in participant.sessions:
-            for series in session.series:
-                runs = ", ".join(run.path.name for run in series.runs)
-                sdc = choose_sdc(series, engines)
-                lines += [
-                    f"  {series.name}: {runs}",
-                    f"    distortion: {sdc.method}, {sdc.reason}",
-                    *(f"    not used: {i.path.name}: {i.reason}" for i in sdc.unused),
-                    *(f"    warning: {text}" for text in (*session.warnings, *series.warnings)),
-                ]
-        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-    return EXIT_SCAN_FAILED if dataset.problems else EXIT_OK
+    code = EXIT_SCAN_FAILED if dataset.problems else EXIT_OK
+    for participant, problems in _list_participants(dataset):
+        try:
+            text = _describe(config, dataset, participant, problems, engines)
+        except DmriError as error:
+            text, code = f"sub-{participant.label}: {error}", EXIT_SCAN_FAILED
+        console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
+    console.print("", *textwrap.wrap(LATER, WIDTH), sep="\n", highlight=False, soft_wrap=True)
+    return code
+
+
+def _describe(
+    config: RunConfig,
+    dataset: Dataset,
+    participant: Participant,
+    problems: Sequence[Problem],
+    engines: Engines,
+) -> str:
+    """Return what a run would do with a participant, or the error that it would end with."""
+    label = participant.label
+    _check_outputs(config, participant)
+    unread = [f"  not read: {p.path.name if p.path else p.error.found}" for p in problems]
+    if not any(session.series for session in participant.sessions):
+        return "\n".join([f"sub-{label}: nothing can be processed", *unread])
+    plan = plan_participant(config, participant, engines)
+    n_steps = count_steps(_build(config, dataset, plan))
+    head = f"sub-{label}: {len(plan.series)} series, {n_steps} steps"
+    if record := _find_done(config, participant, problems, engines):
+        head = (
+            f"sub-{label}: complete already ({record.parent.name}); nothing will be done. "
+            "This is how the outputs were made:"
+        )
+    return "\n".join([head, *unread, describe_plan(plan)])
+
+
+def _find_done(
+    config: RunConfig, participant: Participant, problems: Sequence[Problem], engines: Engines
+) -> Path | None:
+    """Return the record of the run that has done all of this, if there is one."""
+    if problems:
+        return None
+    wanted = _fingerprint(config, participant, engines)
+    return find_complete(config.output_dir, participant.label, wanted)
+
+
+def _check_outputs(config: RunConfig, participant: Participant) -> None:
+    """Refuse names that the output disk cannot tell apart, if it is there."""
+    names = [series.name for session in participant.sessions for series in session.series]
+    if config.output_dir.is_dir():
+        check_letter_case(config.output_dir, participant.label, names)
 
 
 def _fingerprint(config: RunConfig, participant: Participant, engines: Engines) -> str:
@@ -200,24 +247,11 @@ def _fingerprint(config: RunConfig, participant: Participant, engines: Engines) 
     )
 
 
-def _build(
-    config: RunConfig, dataset: Dataset, participant: Participant, engines: Engines
-) -> pe.Workflow:
+def _build(config: RunConfig, dataset: Dataset, plan: ParticipantPlan) -> pe.Workflow:
     return init_participant_wf(
-        participant=participant,
+        plan=plan,
         output_dir=config.output_dir,
         bids_root=dataset.root,
-        engines=engines,
-        b_scaling=config.b_scaling,
-        unring=config.unring,
-        normalisation=config.normalisation,
-        output_resolution_mm=config.output_resolution,
-        output_spaces=("ACPC", *config.output_spaces),
-        models=config.models,
-        weights=config.weights,
-        device=choose_device(config.device),
-        random_seed=config.random_seed,
-        sloppy=config.sloppy,
         omp_nthreads=config.omp_nthreads,
     )
 
@@ -233,10 +267,8 @@ def _run_one(
     console: Console,
 ) -> bool:
     label = participant.label
-    names = [series.name for session in participant.sessions for series in session.series]
-    check_letter_case(config.output_dir, label, names)
-    wanted = _fingerprint(config, participant, engines)
-    if not problems and (record := find_complete(config.output_dir, label, wanted)):
+    _check_outputs(config, participant)
+    if record := _find_done(config, participant, problems, engines):
         console.print(
             f"sub-{label}: complete already ({record.parent.name})",
             highlight=False,
@@ -260,7 +292,8 @@ def _run_one(
         ]
         if any(session.series for session in participant.sessions):
             publish_text(config.to_toml(), log_dir / "drope.toml")
-            workflow = _build(config, dataset, participant, engines)
+            plan = plan_participant(config, participant, engines)
+            workflow = _build(config, dataset, plan)
             errors += _execute(
                 workflow, config, label, work_dir, log_dir, console=console, written=written
             )
@@ -291,7 +324,7 @@ def _run_one(
                 command=shlex.join(sys.argv),
                 started=started,
                 finished=utc_now(),
-                fingerprint=wanted,
+                fingerprint=_fingerprint(config, participant, engines),
                 scans=tuple(s.name for v in participant.sessions for s in v.series),
                 is_partial=is_partial,
                 outputs=measure_outputs(config.output_dir, written),
@@ -410,41 +443,18 @@ def _execute(
     return errors
 
 
-def check_networks(config: RunConfig) -> None:
+def check_weights(config: RunConfig) -> None:
     """Stop before any work if a network could not run at its end.
 
     Raises
     ------
-    ConfigError
-        If the device is missing.
     WeightsError
         If a checkpoint of the user's cannot be used.
     """
     from dmri_fm.models.weights import load_weights
 
-    choose_device(config.device)
     for name, path in config.weights.items():
         load_weights(path, model=name)
-
-
-def choose_device(requested: str) -> str:
-    """Resolve `auto`: a CUDA device where torch sees one.
-
-    Raises
-    ------
-    ConfigError
-        If CUDA was asked for and there is none.
-    """
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if requested == "cuda" and not has_cuda:
-        raise ConfigError(
-            "--device cuda was asked for and torch sees no CUDA device",
-            expected="an NVIDIA GPU, its driver, and a CUDA build of torch",
-            advice="use --device cpu, or leave the choice to `auto`",
-        )
-    return ("cuda" if has_cuda else "cpu") if requested == "auto" else requested
 
 
 def _quiet_nipype(log_dir: Path, *, verbose: int) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "HMC",
     "MODELS",
     "NORMALISATIONS",
+    "NOT_DECIDING",
     "OUTPUT_SPACES",
     "SDC",
     "RunConfig",
@@ -225,7 +226,10 @@ class RunConfig:
         return GradientOptions(self.b_scaling, self.b0_threshold)  # type: ignore[arg-type]
 
     def to_toml(self) -> str:
-        """Return all fields as TOML, without those that are None and a default work folder."""
+        """Return all fields as TOML, without those that are None and a default work folder.
+
+        :func:`read_options` reads it.
+        """
         import tomli_w
 
         values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
@@ -233,46 +237,40 @@ class RunConfig:
             del values["work_dir"]  # so that the same options can be used with other outputs
         return tomli_w.dumps({name: v for name, v in values.items() if v is not None})
 
-    @classmethod
-    def from_toml(cls, text: str) -> RunConfig:
-        """Read what :meth:`to_toml` wrote.
-
-        Raises
-        ------
-        ConfigError
-            If the text is no TOML or a key is unknown.
-        """
-        return cls(**read_options(text))
-
     def fingerprint(self) -> str:
-        """Return a hash of the options that change a participant's outputs.
+        """Return a hash of all options but :data:`NOT_DECIDING`.
 
-        How fast, where and how talkative a run is does not count, nor which other
-        participants are asked for. Input files, program versions and the engines that `auto`
-        resolves to are the caller's to add.
+        Input files, program versions and the engines that `auto` resolves to are the caller's
+        to add.
         """
-        values = {name: _plain(getattr(self, name)) for name in sorted(_DECIDING)}
+        names = sorted({f.name for f in fields(self)} - NOT_DECIDING)
+        values = {name: _plain(getattr(self, name)) for name in names}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-#: Fields on which the content of the outputs depends.
-_DECIDING = (
-    "b0_threshold",
-    "b_scaling",
-    "bids_filters",
-    "denoise",
-    "device",
-    "hmc",
-    "models",
-    "normalisation",
-    "output_resolution",
-    "output_spaces",
-    "random_seed",
-    "sdc",
-    "session_label",
-    "sloppy",
-    "unring",
-    "weights",
+#: Fields on which the content of a participant's outputs does not depend: how fast, where and how
+#: talkative a run is, and who else is asked for. Every other field counts, so that an option that
+#: was forgotten here makes a finished run start again rather than stand for another request.
+NOT_DECIDING = frozenset(
+    {
+        "analysis_level",
+        "bids_database_dir",
+        "bids_dir",
+        "dry_run",
+        "keep_work",
+        "mem_gb",
+        "nprocs",
+        "omp_nthreads",
+        "output_dir",
+        "participant_label",
+        "plugin",
+        "plugin_args",
+        "run_uuid",
+        "skip_bids_validation",
+        "stop_on_first_crash",
+        "verbose",
+        "work_dir",
+    }
 )
 
 _PATHS = ("bids_dir", "output_dir", "bids_database_dir", "work_dir")

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 from dmri_fm.bids import DwiSeries, UnusedImage
-from dmri_fm.errors import MissingToolError
+from dmri_fm.errors import ConfigError, MissingToolError
 
-__all__ = ["Engines", "SdcChoice", "check_tools", "choose_engines", "choose_sdc"]
+__all__ = [
+    "SDC_METHODS",
+    "Engines",
+    "SdcChoice",
+    "SdcMethod",
+    "check_tools",
+    "choose_device",
+    "choose_engines",
+    "choose_sdc",
+    "name_denoising",
+    "name_hmc",
+    "name_sdc",
+    "name_unringing",
+]
 
 #: Images that a reason names; the plan, the sidecar and the report list them all.
 N_NAMED = 2
@@ -24,12 +39,49 @@ PROGRAMS = {
 
 
 @dataclass(frozen=True)
+class SdcMethod:
+    """A way to correct susceptibility distortion.
+
+    Attributes
+    ----------
+    gives
+        What the estimate hands on: `topup`, topup's own files beside the field in Hz; `field`,
+        the field alone; None, nothing. Whatever corrects motion afterwards takes the field from
+        here, so that a method that is added needs no edge of its own.
+    """
+
+    gives: Literal["topup", "field"] | None
+
+    @property
+    def has_field(self) -> bool:
+        """There is a field in Hz."""
+        return self.gives is not None
+
+
+#: Every method by name; the command line offers these and `auto`.
+SDC_METHODS: Mapping[str, SdcMethod] = {
+    "topup": SdcMethod("topup"),
+    "pepolar": SdcMethod("field"),
+    "none": SdcMethod(None),
+}
+
+
+@dataclass(frozen=True)
 class Engines:
-    """Programs chosen for a whole run: `denoise`, `sdc` for pairs, `hmc`."""
+    """What does the steps of a whole run.
+
+    Attributes
+    ----------
+    denoise, pair_sdc, hmc
+        Noise, distortion where there is a pair of images, motion and eddy currents.
+    device
+        Torch device of the networks.
+    """
 
     denoise: str
     pair_sdc: str
     hmc: str
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -39,7 +91,7 @@ class SdcChoice:
     Attributes
     ----------
     method
-        `topup`, `pepolar` or `none`.
+        A key of :data:`SDC_METHODS`.
     reason
         Why, for sidecar and report.
     warning
@@ -52,6 +104,11 @@ class SdcChoice:
     reason: str
     warning: str | None = None
     unused: tuple[UnusedImage, ...] = ()
+
+    @property
+    def has_field(self) -> bool:
+        """The series is corrected."""
+        return SDC_METHODS[self.method].has_field
 
 
 def is_present(tool: str) -> bool:
@@ -76,13 +133,17 @@ def check_tools(*requested: str) -> None:
             )
 
 
-def choose_engines(*, denoise: str, sdc: str, hmc: str, unring: bool) -> Engines:
-    """Resolve `auto` against what is installed; FSL and MRtrix3 first.
+def choose_engines(
+    *, denoise: str, sdc: str, hmc: str, unring: bool, device: str = "cpu"
+) -> Engines:
+    """Resolve `auto` against what is installed; FSL, MRtrix3 and CUDA first.
 
     Raises
     ------
     MissingToolError
         If a program was asked for by name and is missing.
+    ConfigError
+        If the device is missing.
     """
     if denoise == "auto":
         has_mrtrix = is_present("dwidenoise") and (not unring or is_present("mrdegibbs"))
@@ -92,7 +153,80 @@ def choose_engines(*, denoise: str, sdc: str, hmc: str, unring: bool) -> Engines
     if hmc == "auto":
         hmc = "eddy" if is_present("eddy") else "builtin"
     check_tools(denoise, sdc, hmc, *(["mrdegibbs"] if unring and denoise == "dwidenoise" else []))
-    return Engines(denoise=denoise, pair_sdc=sdc, hmc=hmc)
+    return Engines(denoise=denoise, pair_sdc=sdc, hmc=hmc, device=choose_device(device))
+
+
+def choose_device(requested: str) -> str:
+    """Resolve `auto`: a CUDA device where torch sees one.
+
+    Raises
+    ------
+    ConfigError
+        If CUDA was asked for and there is none.
+    """
+    if requested == "cpu":
+        return "cpu"
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if requested == "cuda" and not has_cuda:
+        raise ConfigError(
+            "--device cuda was asked for and torch sees no CUDA device",
+            expected="an NVIDIA GPU, its driver, and a CUDA build of torch",
+            advice="use --device cpu, or leave the choice to `auto`",
+        )
+    return "cuda" if has_cuda else "cpu"
+
+
+@cache
+def mrtrix_version() -> str:
+    """Return the version of the MRtrix3 on the PATH."""
+    from nipype.interfaces.mrtrix3.base import Info
+
+    return Info.version() or "of unknown version"
+
+
+def fsl_version() -> str:
+    """Return the version of the FSL that FSLDIR names."""
+    from fsl.utils.platform import platform
+
+    return platform.fslVersion or "version unknown"
+
+
+def name_denoising(method: str, n_volumes: int) -> str:
+    """Return what the plan and the sidecar say of a run of so many volumes."""
+    from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, name_denoiser, name_too_few
+
+    if method != "dwidenoise":
+        return name_denoiser(method, n_volumes)  # type: ignore[arg-type]
+    if n_volumes < FEWEST_VOLUMES:
+        return name_too_few(n_volumes)
+    return f"MRtrix3 dwidenoise {mrtrix_version()}"
+
+
+def name_unringing(denoise: str, *, unring: bool) -> str:
+    """Return what removes Gibbs ringing beside a denoiser."""
+    if not unring:
+        return "none"
+    is_mrtrix = denoise == "dwidenoise"
+    return f"MRtrix3 mrdegibbs {mrtrix_version()}" if is_mrtrix else "DIPY gibbs_removal"
+
+
+def name_sdc(method: str) -> str:
+    """Return what estimates the distortion field."""
+    from dmri_fm.preprocess.susceptibility import PAIR_METHOD
+
+    names = {"none": "none", "pepolar": PAIR_METHOD, "topup": f"FSL topup ({fsl_version()})"}
+    return names[method]
+
+
+def name_hmc(method: str, *, sloppy: bool = False) -> str:
+    """Return what estimates head motion and eddy currents."""
+    from dmri_fm.preprocess.motion import N_PASSES, N_PASSES_SLOPPY, name_motion
+
+    if method == "eddy":
+        return f"FSL eddy ({fsl_version()}) with outlier replacement"
+    return "none" if method == "none" else name_motion(N_PASSES_SLOPPY if sloppy else N_PASSES)
 
 
 def choose_sdc(series: DwiSeries, engines: Engines) -> SdcChoice:

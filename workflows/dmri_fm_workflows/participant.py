@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm.bids.names import SCAN_ENTITIES
 from dmri_fm.derivatives.sidecars import raw_uri
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
-from dmri_fm.gradients import GradientTable
-from dmri_fm.models.directions import has_six
-from dmri_fm.tensor_design import determines_tensor
 from dmri_fm_workflows.derivatives import (
     ANAT_OUTPUTS,
     FEATURE_OUTPUTS,
@@ -26,11 +22,11 @@ from dmri_fm_workflows.derivatives import (
     figure_outputs,
     init_derivatives_wf,
 )
-from dmri_fm_workflows.engines import Engines, choose_sdc
 from dmri_fm_workflows.interfaces.facts import MergeFacts
 from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
 from dmri_fm_workflows.models import init_features_wf, init_models_wf
 from dmri_fm_workflows.normalise import init_anat_wf, init_normalise_wf
+from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 from dmri_fm_workflows.preprocess import init_preprocess_wf
 from dmri_fm_workflows.report import init_anat_figures_wf, init_series_figures_wf
 
@@ -38,55 +34,18 @@ __all__ = ["init_dwi_wf", "init_participant_wf"]
 
 
 def init_participant_wf(
-    *,
-    participant: Participant,
-    bids_root: Path,
-    output_dir: Path,
-    engines: Engines,
-    b_scaling: str,
-    unring: bool,
-    normalisation: str,
-    output_resolution_mm: float | None,
-    output_spaces: tuple[str, ...],
-    models: tuple[str, ...],
-    weights: Mapping[str, Path],
-    device: str,
-    random_seed: int,
-    sloppy: bool,
-    omp_nthreads: int,
+    *, plan: ParticipantPlan, bids_root: Path, output_dir: Path, omp_nthreads: int
 ) -> pe.Workflow:
     """Build everything that is computed for one participant.
 
     Parameters
     ----------
-    participant
-        Sessions and series.
+    plan
+        What is to be done.
     bids_root
         Root of the raw dataset, for the sources in the sidecars.
     output_dir
         Root of the output dataset.
-    engines
-        Programs chosen for this run.
-    b_scaling
-        What b-vectors of another length than 1 say about b: `auto`, `length` or `none`.
-    unring
-        Remove Gibbs ringing.
-    normalisation
-        `affine` or `syn`.
-    output_resolution_mm
-        Voxel size in ACPC; None for that of each series.
-    output_spaces
-        Spaces of series and maps; ACPC is always among them.
-    models
-        Networks to run.
-    weights
-        Checkpoint by model, in place of the packaged one.
-    device
-        Torch device.
-    random_seed
-        Seed of whatever a model draws.
-    sloppy
-        Coarse and quick, for tests.
     omp_nthreads
         Threads a node may use.
 
@@ -95,39 +54,19 @@ def init_participant_wf(
     Workflow
         Named `sub_<label>_wf`.
     """
-    workflow = pe.Workflow(name=f"sub_{_word(participant.label)}_wf")
-    for session in participant.sessions:
-        if not session.series:
-            continue
+    workflow = pe.Workflow(name=f"sub_{_word(plan.label)}_wf")
+    for session in plan.sessions:
         anat_wf = None
-        if session.t1w:
+        if session.t1w is not None:
             anat_wf = _init_session_anat_wf(
-                participant,
-                session,
-                bids_root=bids_root,
-                output_dir=output_dir,
-                normalisation=normalisation,
-                sloppy=sloppy,
+                plan, session, bids_root=bids_root, output_dir=output_dir
             )
             workflow.add_nodes([anat_wf])
         for series in session.series:
             dwi_wf = init_dwi_wf(
-                series=series,
-                session_warnings=session.warnings,
-                has_t1w=anat_wf is not None,
+                plan=series,
                 bids_root=bids_root,
                 output_dir=output_dir,
-                engines=engines,
-                b_scaling=b_scaling,
-                unring=unring,
-                normalisation=normalisation,
-                output_resolution_mm=output_resolution_mm,
-                output_spaces=output_spaces,
-                models=models,
-                weights=weights,
-                device=device,
-                random_seed=random_seed,
-                sloppy=sloppy,
                 omp_nthreads=omp_nthreads,
             )
             workflow.add_nodes([dwi_wf])
@@ -145,29 +84,23 @@ def init_participant_wf(
 
 
 def _init_session_anat_wf(
-    participant: Participant,
-    session: Session,
-    *,
-    bids_root: Path,
-    output_dir: Path,
-    normalisation: str,
-    sloppy: bool,
+    plan: ParticipantPlan, session: SessionPlan, *, bids_root: Path, output_dir: Path
 ) -> pe.Workflow:
     """Process and write the T1w image of a session."""
-    entities = {"subject": participant.label}
+    assert session.t1w is not None
+    entities = {"subject": plan.label}
     if session.label is not None:
         entities["session"] = session.label
     label = "" if session.label is None else f"_ses_{_word(session.label)}"
     workflow = pe.Workflow(name=f"session_anat{label}_wf")
-    t1w = session.t1w[0]
-    anat_wf = init_anat_wf(normalisation=normalisation, sloppy=sloppy)
-    anat_wf.inputs.inputnode.t1w_file = str(t1w)
+    anat_wf = init_anat_wf(normalisation=plan.normalisation, sloppy=plan.sloppy)
+    anat_wf.inputs.inputnode.t1w_file = str(session.t1w)
     figures_wf = init_anat_figures_wf()
     derivatives_wf = init_derivatives_wf(
         outputs=(*ANAT_OUTPUTS, *figure_outputs(("t1wmask", "t1wtemplate"))),
         output_dir=output_dir,
         entities=entities,
-        sources=[raw_uri(t1w, bids_root)],
+        sources=[raw_uri(session.t1w, bids_root)],
         spatial_reference={"Description": "T1w image, rigidly aligned to the template's axes"},
     )
     _connect_outputs(workflow, anat_wf, derivatives_wf, ANAT_OUTPUTS)
@@ -212,29 +145,12 @@ def _word(label: str) -> str:
 
 
 def init_dwi_wf(
-    *,
-    series: DwiSeries,
-    session_warnings: tuple[str, ...],
-    has_t1w: bool,
-    bids_root: Path,
-    output_dir: Path,
-    engines: Engines,
-    b_scaling: str,
-    unring: bool,
-    normalisation: str,
-    output_resolution_mm: float | None,
-    output_spaces: tuple[str, ...],
-    models: tuple[str, ...],
-    weights: Mapping[str, Path],
-    device: str,
-    random_seed: int,
-    sloppy: bool,
-    omp_nthreads: int,
+    *, plan: SeriesPlan, bids_root: Path, output_dir: Path, omp_nthreads: int
 ) -> pe.Workflow:
     """Build preprocess, normalise, models and outputs of one series.
 
-    Parameters are those of :func:`init_participant_wf`, what the session's reader has to say,
-    and `has_t1w`: whether the anatomy of the session is connected.
+    Parameters are those of :func:`init_participant_wf`, with the plan of the series. Where it
+    has a T1w image, the anatomy of the session has to be connected.
 
     Inputs
     ------
@@ -248,6 +164,7 @@ def init_dwi_wf(
     out_files
         Files that were written.
     """
+    series = plan.series
     pieces = [
         f"{key}_{_word(series.entities[name])}"
         for key, name in SCAN_ENTITIES.items()
@@ -261,57 +178,17 @@ def init_dwi_wf(
         name="inputnode",
     )
     outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
-    mem_gb = sum(_size_gb(run.shape) for run in series.runs)
-    gtab = GradientTable.concatenate([run.load().gtab for run in series.runs])
-    has_tensor = determines_tensor(gtab)
-    networks = tuple(m for m in models if m != "drope" and has_tensor and has_six(gtab))
-    encoder = "drope" if "drope" in models else None
-    sdc = choose_sdc(series, engines)
-    warnings = [*session_warnings, *series.warnings, *([sdc.warning] if sdc.warning else [])]
-    if has_tensor and not networks and set(models) - {"drope"}:
-        warnings.append(
-            f"{series.name}: no shell has six directions that determine a tensor: the tensor "
-            "network is left out."
-        )
-    if sloppy:
-        warnings.insert(0, "Made with --sloppy: coarse and quick, for trying out; not for use.")
-    entities = {k: str(v) for k, v in series.entities.items()}
-    images: list[EpiImage] = [*series.runs]
-    if series.outside_image is not None and sdc.method != "none":
-        images.append(series.outside_image)
-
-    field_facts: dict[str, object] = {}
-    if sdc.unused:
-        field_facts["SDCImagesNotUsed"] = [
-            {"File": raw_uri(image.path, bids_root), "Reason": image.reason}
-            for image in sdc.unused
-        ]
-    if sdc.method != "none":
-        pair = [raw_uri(image.path, bids_root) for image in series.blip_pair or ()]
-        field_facts |= {"SDCPair": pair, "SDCPairReason": sdc.reason}
-
-    preprocess_wf = init_preprocess_wf(
-        series=series,
-        b_scaling=b_scaling,
-        has_tensor=has_tensor,
-        denoise=engines.denoise,
-        unring=unring,
-        sdc=sdc.method,
-        sdc_reason=sdc.reason,
-        hmc=engines.hmc,
-        sloppy=sloppy,
-        omp_nthreads=omp_nthreads,
-        mem_gb=mem_gb,
-    )
+    mem_gb, entities = plan.size_gb, plan.entities
+    preprocess_wf = init_preprocess_wf(plan=plan, omp_nthreads=omp_nthreads, mem_gb=mem_gb)
     preprocess_wf.inputs.inputnode.dwi_files = [str(run.path) for run in series.runs]
     preprocess_wf.inputs.inputnode.bval_files = [str(run.bval) for run in series.runs]
     preprocess_wf.inputs.inputnode.bvec_files = [str(run.bvec) for run in series.runs]
     normalise_wf = init_normalise_wf(
-        has_t1w=has_t1w,
-        normalisation=normalisation,
-        sloppy=sloppy,
-        voxel_size_mm=output_resolution_mm,
-        feature_model=encoder,
+        has_t1w=plan.has_t1w,
+        normalisation=plan.normalisation,
+        sloppy=plan.sloppy,
+        voxel_size_mm=plan.voxel_size_mm,
+        feature_model=plan.encoder,
         omp_nthreads=omp_nthreads,
         mem_gb=mem_gb,
     )
@@ -319,25 +196,23 @@ def init_dwi_wf(
     # The series' own facts come after those of the anatomy: of two masks its own is named.
     facts = pe.Node(niu.Merge(5), name="list_facts", run_without_submitting=True)
     merge_facts = pe.Node(
-        MergeFacts(
-            base={"Warnings": warnings, B0_THRESHOLD_KEY: gtab.b0_threshold, **field_facts}
-        ),
+        MergeFacts(base=_planned_facts(plan, bids_root)),
         name="merge_facts",
         run_without_submitting=True,
     )
-    outputs = [*SERIES_OUTPUTS, *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS)]
-    outputs += TENSOR_OUTPUTS if has_tensor else ()
-    outputs += QCGDTI_OUTPUTS if "qcg-dti" in networks else ()
-    outputs = [o for o in outputs if o.space is None or o.space in output_spaces]
+    outputs = [*SERIES_OUTPUTS, *(() if plan.has_t1w else SERIES_TEMPLATE_OUTPUTS)]
+    outputs += TENSOR_OUTPUTS if plan.has_tensor else ()
+    outputs += QCGDTI_OUTPUTS if "qcg-dti" in plan.networks else ()
+    outputs = [o for o in outputs if o.space is None or o.space in plan.output_spaces]
     # Features live on the template's grid whatever else is asked for.
-    outputs += FEATURE_OUTPUTS if encoder else ()
+    outputs += FEATURE_OUTPUTS if plan.encoder else ()
     figures_wf = init_series_figures_wf(
-        has_t1w=has_t1w,
-        has_sdc=sdc.method != "none",
-        has_denoising=engines.denoise != "none",
-        has_tensor=has_tensor,
-        has_network="qcg-dti" in networks,
-        has_features=encoder is not None,
+        has_t1w=plan.has_t1w,
+        has_sdc=plan.sdc.has_field,
+        has_denoising=plan.engines.denoise != "none",
+        has_tensor=plan.has_tensor,
+        has_network="qcg-dti" in plan.networks,
+        has_features=plan.encoder is not None,
     )
     figure_names = tuple(
         f.removesuffix("_figure")
@@ -347,11 +222,11 @@ def init_dwi_wf(
         outputs=(*outputs, *figure_outputs(figure_names)),
         output_dir=output_dir,
         entities=entities,
-        sources=[raw_uri(image.path, bids_root) for image in images],
+        sources=[raw_uri(image.path, bids_root) for image in plan.sources],
         raw_metadata=[run.metadata for run in series.runs],
         spatial_reference={
             "Description": "T1w image, rigidly aligned to the template's axes"
-            if has_t1w
+            if plan.has_t1w
             else "b=0 reference, rigidly aligned to the template's axes (no T1w image)"
         },
     )
@@ -380,7 +255,7 @@ def init_dwi_wf(
         (derivatives_wf, outputnode, [("outputnode.out_files", "out_files")]),
     ])  # fmt: skip
     _connect_outputs(workflow, normalise_wf, derivatives_wf, tuple(outputs))
-    if has_t1w:
+    if plan.has_t1w:
         workflow.connect([
             (inputnode, normalise_wf, [(f, f"inputnode.{f}") for f in (
                 "t1w_brain_file", "to_t1w_acpc_file", "to_mni_file")]),
@@ -399,16 +274,16 @@ def init_dwi_wf(
             "denoised_file", "raw_file", "bval_file", "raw_bvec_file", "dwiref_file",
             "uncorrected_file", "dwi_mask_file", "motion_file", "outliers_file")]),
         (normalise_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "acpc_dwiref_file", "acpc_mask_file", "mni_dwiref_file", "mni_mask_file")]),
+            "acpc_dwiref_file", "acpc_mask_file", "mni_mask_file")]),
         (figures_wf, derivatives_wf, [(f"outputnode.{f}_figure", f"inputnode.{f}_figure")
                                       for f in figure_names]),
     ])  # fmt: skip
-    if has_tensor:
+    if plan.has_tensor:
         models_wf = init_models_wf(
-            networks=networks,
-            weights=weights,
-            device=device,
-            random_seed=random_seed,
+            networks=plan.networks,
+            weights=plan.weights,
+            device=plan.engines.device,
+            random_seed=plan.random_seed,
             omp_nthreads=omp_nthreads,
             mem_gb=mem_gb,
         )
@@ -423,7 +298,7 @@ def init_dwi_wf(
             (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
                 "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
         ])  # fmt: skip
-        if "qcg-dti" in networks:
+        if "qcg-dti" in plan.networks:
             workflow.connect([
                 (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
                     "qcgdti_fa_file", "qcgdti_fa_std_file", "qcgdti_unfamiliarity_file",
@@ -433,12 +308,12 @@ def init_dwi_wf(
                     ("outputnode.qcgdti_unfamiliarity_file", "unfamiliarity_file")]),
             ])  # fmt: skip
         _connect_outputs(workflow, models_wf, derivatives_wf, tuple(outputs))
-    if encoder:
+    if plan.encoder:
         features_wf = init_features_wf(
-            model=encoder,
-            weights=weights,
-            device=device,
-            random_seed=random_seed,
+            model=plan.encoder,
+            weights=plan.weights,
+            device=plan.engines.device,
+            random_seed=plan.random_seed,
             entities=entities,
         )
         workflow.connect([
@@ -450,18 +325,36 @@ def init_dwi_wf(
                 "cls_file", "patch_file")]),
         ])  # fmt: skip
         _connect_outputs(workflow, features_wf, derivatives_wf, tuple(outputs))
-    lengths = [r.gradients.lengths for r in series.runs if r.gradients and r.gradients.lengths]
-    if lengths:
-        check = pe.Node(CheckFreeWater(method=lengths[0].method), name="check_free_water")
-        if lengths[0].common is not None:
-            check.inputs.common_length = lengths[0].common
+    if plan.length_scaling is not None:
+        method, common_length = plan.length_scaling
+        check = pe.Node(CheckFreeWater(method=method), name="check_free_water")
+        if common_length is not None:
+            check.inputs.common_length = common_length
         workflow.connect([
             (normalise_wf, check, [(f"outputnode.acpc_{f}", f) for f in (
                 "dwi_file", "bval_file", "bvec_file", "mask_file")]),
             (check, facts, [("facts", "in5")]),
         ])  # fmt: skip
-    _set_b0_threshold(workflow, gtab.b0_threshold)
+    _set_b0_threshold(workflow, plan.b0_threshold)
     return workflow
+
+
+def _planned_facts(plan: SeriesPlan, bids_root: Path) -> dict[str, Any]:
+    """Return what the plan says and every sidecar of the series repeats."""
+    facts: dict[str, Any] = {
+        "Warnings": list(plan.warnings),
+        B0_THRESHOLD_KEY: plan.b0_threshold,
+        "SDCReason": plan.sdc.reason,
+    }
+    if plan.sdc.unused:
+        facts["SDCImagesNotUsed"] = [
+            {"File": raw_uri(image.path, bids_root), "Reason": image.reason}
+            for image in plan.sdc.unused
+        ]
+    if plan.sdc.has_field:
+        pair = plan.series.blip_pair or ()
+        facts["SDCPair"] = [raw_uri(image.path, bids_root) for image in pair]
+    return facts
 
 
 def _set_b0_threshold(workflow: pe.Workflow, b0_threshold: float) -> None:
@@ -470,11 +363,3 @@ def _set_b0_threshold(workflow: pe.Workflow, b0_threshold: float) -> None:
         node = workflow.get_node(name)
         if "b0_threshold" in node.interface.inputs.traits():
             node.inputs.b0_threshold = b0_threshold
-
-
-def _size_gb(shape: tuple[int, ...]) -> float:
-    """Return the size of a series as float32, GB."""
-    n_values = 1
-    for n in shape:
-        n_values *= n
-    return 4 * n_values / 1e9

@@ -9,16 +9,18 @@ transforms are identities.
 from __future__ import annotations
 
 import nipype.pipeline.engine as pe
-from nipype.interfaces import fsl, mrtrix3
+from nipype.interfaces import mrtrix3
 from nipype.interfaces import utility as niu
 
 from dmri_fm.bids import DwiSeries
+from dmri_fm_workflows.engines import SDC_METHODS, name_sdc, name_unringing
 from dmri_fm_workflows.interfaces.facts import MergeFacts, MergeRunFacts
 from dmri_fm_workflows.interfaces.fsl import (
     CollectEddy,
     CollectTopup,
+    RunEddy,
+    RunTopup,
     WriteFslFiles,
-    find_eddy,
 )
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
@@ -32,47 +34,20 @@ from dmri_fm_workflows.interfaces.preprocess import (
     SkipMotion,
     ValidateDwi,
 )
+from dmri_fm_workflows.plan import SeriesPlan
 
 __all__ = ["init_denoise_wf", "init_hmc_wf", "init_preprocess_wf", "init_sdc_wf"]
 
 
 def init_preprocess_wf(
-    *,
-    series: DwiSeries,
-    b_scaling: str,
-    has_tensor: bool,
-    denoise: str,
-    unring: bool,
-    sdc: str,
-    sdc_reason: str,
-    hmc: str,
-    sloppy: bool,
-    omp_nthreads: int,
-    mem_gb: float,
-    name: str = "preprocess_wf",
+    *, plan: SeriesPlan, omp_nthreads: int, mem_gb: float, name: str = "preprocess_wf"
 ) -> pe.Workflow:
     """Estimate noise, susceptibility distortion, head motion and eddy currents of a series.
 
     Parameters
     ----------
-    series
-        The runs to correct together.
-    b_scaling
-        `auto`, `length` or `none`: what b-vectors of another length than 1 say about b.
-    has_tensor
-        The gradients determine a tensor, and must still do so once volumes are left out.
-    denoise
-        `dwidenoise`, `mppca`, `patch2self` or `none`.
-    unring
-        Remove Gibbs ringing after denoising.
-    sdc
-        `topup`, `pepolar` (built in) or `none`.
-    sdc_reason
-        Why, for the sidecar.
-    hmc
-        `eddy`, `builtin` or `none`.
-    sloppy
-        Coarse and quick, for tests.
+    plan
+        The runs to correct together, and how.
     omp_nthreads
         Threads a node may use.
     mem_gb
@@ -137,32 +112,39 @@ def init_preprocess_wf(
         name="outputnode",
     )
     validate = pe.MapNode(
-        ValidateDwi(b_scaling=b_scaling),
+        ValidateDwi(b_scaling=plan.b_scaling),
         iterfield=["dwi_file", "bval_file", "bvec_file"],
         name="validate",
         mem_gb=mem_gb,
     )
     denoise_wf = init_denoise_wf(
-        method=denoise, unring=unring, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+        method=plan.engines.denoise,
+        unring=plan.unring,
+        omp_nthreads=omp_nthreads,
+        mem_gb=mem_gb,
     )
-    outside = series.outside_image
+    series = plan.series
     merge = pe.Node(
         MergeRuns(
             phase_encodings=[run.phase_encoding for run in series.runs],
             readouts_s=[run.readout_time_s for run in series.runs],
-            needs_tensor=has_tensor,
-            reverse_readouts_s=[outside.readout_time_s] if outside and sdc != "none" else [],
+            needs_tensor=plan.has_tensor,
+            reverse_readouts_s=[i.readout_time_s for i in plan.sources[len(series.runs) :]],
         ),
         name="merge_runs",
         mem_gb=3 * mem_gb,
     )
     sdc_wf = init_sdc_wf(
-        method=sdc, reason=sdc_reason, series=series, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+        method=plan.sdc.method, series=series, omp_nthreads=omp_nthreads, mem_gb=mem_gb
     )
     unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
     mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
     hmc_wf = init_hmc_wf(
-        method=hmc, sdc=sdc, sloppy=sloppy, omp_nthreads=omp_nthreads, mem_gb=mem_gb
+        method=plan.engines.hmc,
+        sdc=plan.sdc.method,
+        sloppy=plan.sloppy,
+        omp_nthreads=omp_nthreads,
+        mem_gb=mem_gb,
     )
     collect = pe.Node(MergeFacts(), name="collect_input_facts", run_without_submitting=True)
     facts = pe.Node(niu.Merge(6), name="list_facts", run_without_submitting=True)
@@ -264,7 +246,6 @@ def init_denoise_wf(
             mem_gb=3 * mem_gb,
         )
         last = denoise
-        ringing = "none"
         if unring:
             last = pe.MapNode(
                 mrtrix3.MRDeGibbs(nthreads=omp_nthreads, out_file="unringed.nii"),
@@ -274,10 +255,9 @@ def init_denoise_wf(
                 mem_gb=2 * mem_gb,
             )
             workflow.connect(denoise, "out_file", last, "in_file")
-            ringing = f"MRtrix3 mrdegibbs {last.interface.version}"
         collect = pe.Node(MergeRunFacts(), name="collect_run_facts", run_without_submitting=True)
         merge = pe.Node(
-            MergeFacts(base={"GibbsCorrection": ringing}),
+            MergeFacts(base={"GibbsCorrection": name_unringing(method, unring=unring)}),
             name="collect_facts",
             run_without_submitting=True,
         )
@@ -310,7 +290,6 @@ def init_denoise_wf(
 def init_sdc_wf(
     *,
     method: str,
-    reason: str,
     series: DwiSeries,
     omp_nthreads: int,
     mem_gb: float,
@@ -322,8 +301,6 @@ def init_sdc_wf(
     ----------
     method
         `topup`, `pepolar` (built in) or `none`.
-    reason
-        Why the method was chosen.
     series
         The runs and the images that oppose them; a method other than `none` needs such a pair.
     omp_nthreads
@@ -370,7 +347,7 @@ def init_sdc_wf(
     series_files = [(f, f) for f in ("dwi_file", "bval_file", "bvec_file")]
     if method == "none":
         reference = pe.Node(MakeReference(), name="make_reference", mem_gb=2 * mem_gb)
-        outputnode.inputs.facts = {"SDCMethod": "none", "SDCReason": reason}
+        outputnode.inputs.facts = {"SDCMethod": name_sdc(method)}
         workflow.connect([
             (inputnode, reference, list(series_files)),
             (reference, outputnode, [("dwiref_file", "dwiref_file"),
@@ -397,11 +374,7 @@ def init_sdc_wf(
     # The usual schedule halves the grid and refuses one that it cannot halve.
     is_even = all(n % 2 == 0 for n in series.runs[0].shape[:3])
     topup = pe.Node(
-        fsl.TOPUP(
-            config="b02b0.cnf" if is_even else "b02b0_1.cnf",
-            out_field="field.nii.gz",
-            out_corrected="corrected.nii.gz",
-        ),
+        RunTopup(config="b02b0.cnf" if is_even else "b02b0_1.cnf", n_threads=omp_nthreads),
         name="topup",
         n_procs=omp_nthreads,
         mem_gb=2,
@@ -453,7 +426,8 @@ def init_hmc_wf(
     method
         `eddy`, `builtin` or `none`.
     sdc
-        How the field was estimated; eddy takes topup's own files, or the field in Hz.
+        How the field was estimated: :data:`~dmri_fm_workflows.engines.SDC_METHODS` says what of
+        it there is. eddy takes topup's own files, or else the field in Hz.
     sloppy
         Coarse and quick, for tests.
     omp_nthreads
@@ -507,6 +481,7 @@ def init_hmc_wf(
         name="outputnode",
     )
     series_files = [(f, f) for f in ("dwi_file", "bval_file", "bvec_file", "volumes_file")]
+    gives = SDC_METHODS[sdc].gives
     if method != "eddy":
         if method == "builtin":
             estimate = pe.Node(
@@ -517,7 +492,7 @@ def init_hmc_wf(
             )
             workflow.connect(inputnode, "dwiref_file", estimate, "dwiref_file")
             workflow.connect(inputnode, "mask_file", estimate, "mask_file")
-            if sdc != "none":
+            if gives is not None:
                 workflow.connect(inputnode, "field_file", estimate, "field_file")
         else:
             estimate = pe.Node(SkipMotion(), name="skip_motion")
@@ -529,20 +504,19 @@ def init_hmc_wf(
         return workflow
     files = pe.Node(WriteFslFiles(), name="write_fsl_files", mem_gb=2 * mem_gb)
     eddy = pe.Node(
-        fsl.Eddy(repol=True, cnr_maps=False, is_shelled=True, num_threads=omp_nthreads),
+        RunEddy(n_threads=omp_nthreads),
         name="eddy",
         n_procs=omp_nthreads,
         mem_gb=6 * mem_gb,
     )
-    eddy.interface._cmd = find_eddy()
     collect = pe.Node(CollectEddy(), name="collect_eddy", mem_gb=mem_gb)
-    if sdc == "topup":
+    if gives == "topup":
         workflow.connect([
             (inputnode, eddy, [("fieldcoef_file", "in_topup_fieldcoef"),
                                ("movpar_file", "in_topup_movpar")]),
         ])  # fmt: skip
-    elif sdc == "pepolar":
-        workflow.connect(inputnode, ("field_file", _without_extension), eddy, "field")
+    elif gives == "field":
+        workflow.connect(inputnode, "field_file", eddy, "field_file")
     workflow.connect([
         (inputnode, files, list(series_files)),
         (inputnode, eddy, [("dwi_file", "in_file"), ("bval_file", "in_bval"),
@@ -556,7 +530,3 @@ def init_hmc_wf(
         (collect, outputnode, [("dwi_file", "dwi_file"), ("bvec_file", "bvec_file"), *results]),
     ])  # fmt: skip
     return workflow
-
-
-def _without_extension(path: str) -> str:
-    return path.removesuffix(".gz").removesuffix(".nii")

@@ -75,7 +75,6 @@ FACTS = {
     "GibbsCorrection": "Gibbs ringing",
     "SDCMethod": "Susceptibility distortion",
     "SDCReason": "because",
-    "SDCPairReason": "Images used for it",
     "HMCMethod": "Head motion and eddy currents",
     "MaskMethod": "Brain mask",
     "CoregistrationMethod": "Registration to the T1w image",
@@ -163,18 +162,23 @@ def init_series_figures_wf(
         Merged series, as denoised and as acquired, with gradients and motion.
     dwiref_file, uncorrected_file, dwi_mask_file
         b=0 reference after and before distortion correction, and its mask.
-    acpc_dwiref_file, acpc_mask_file, mni_dwiref_file, mni_mask_file
+    acpc_dwiref_file, acpc_mask_file, mni_mask_file
         The same after the one resampling.
     t1w_brain_file, mni_brain_file, template_file, template_mask_file
         Anatomy, or the series' own registration to the template.
-    tensor_fa_file, tensor_v1_file, tensor_fa_mni_file, qcgdti_fa_file
-        Maps.
+    tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
+        Maps of the tensor fit.
+    qcgdti_fa_file, qcgdti_fa_std_file, qcgdti_unfamiliarity_file, qcgdti_facts
+        Maps of the network, and how they were made.
     cls_file, patch_file
         Features.
 
     Outputs
     -------
-    One field `<desc>_figure` per figure that can be drawn: SVG files.
+    samplingscheme_figure, dwiref_figure, carpetplot_figure, coreg_figure
+        SVG files of every series.
+    denoising_figure, sdc_figure, fa_figure, famni_figure, tensorvsqcg_figure, features_figure
+        Of the stages that ran; the others are no fields.
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(
@@ -191,7 +195,6 @@ def init_series_figures_wf(
                 "dwi_mask_file",
                 "acpc_dwiref_file",
                 "acpc_mask_file",
-                "mni_dwiref_file",
                 "mni_mask_file",
                 "t1w_brain_file",
                 "mni_brain_file",

@@ -248,4 +248,4 @@ def test_empty_mask_gives_empty_maps() -> None:
     gtab = GradientTable([0] + [1000] * 6, np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
     maps = fit_tensor(wrap(np.ones((4, 7)), gtab), mask=np.zeros((4, 1, 1)))
     assert not maps.fa.any()
-    assert maps.negative_fraction() == 0
+    assert not maps.diffusivity.any()

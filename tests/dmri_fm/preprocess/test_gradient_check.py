@@ -181,7 +181,10 @@ def test_shapes_must_fit(phantom) -> None:
 def test_answer_goes_into_a_sidecar_and_between_processes(phantom) -> None:
     found = check(phantom, gtab=rearranged(phantom.gtab, LAS, "-x,y,z"))
     assert pickle.loads(pickle.dumps(found)).scores == found.scores
-    facts = json.loads(json.dumps(found.as_facts()))["GradientCheck"]
+    told = json.loads(json.dumps(found.as_facts()))
+    assert told["Warnings"] == [found.summary]
+    assert check(phantom).as_facts()["Warnings"] == []
+    facts = told["GradientCheck"]
     assert (facts["Best"], facts["IsConsistent"], facts["IsDecisive"]) == ("-x,y,z", False, True)
     assert "-x,y,z" in facts["Summary"]
     assert "any of the 23" in check(phantom).summary

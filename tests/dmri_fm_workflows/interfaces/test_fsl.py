@@ -1,15 +1,31 @@
-"""Files for topup and eddy."""
+"""Files for topup and eddy, their commands, and FSL's coordinates.
+
+FSL itself is not needed: a stand-in on the PATH notes how it was called.
+"""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+import pytest
+from fsl.data.image import Nifti
+from fsl.transform import affine as fsl_affine
 
+from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.gradient_files import write_gradients
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradients import GradientTable, fsl_to_ras, rotation_part
 from dmri_fm.volumes import load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
+from dmri_fm_workflows.interfaces.fsl import (
+    CollectEddy,
+    RunEddy,
+    RunTopup,
+    WriteFslFiles,
+    find_program,
+    motion_in_ras,
+)
 from dmri_fm_workflows.volumes_table import VolumeOrigin, write_volumes
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
@@ -119,3 +135,155 @@ def test_topup_gets_no_b0_of_unknown_phase_encoding(tmp_path: Path) -> None:
     b0s, b0_rows, *_ = write_files(tmp_path, encodings, bvals=[0, 0, 0])
     np.testing.assert_allclose(b0_rows, [[0, 1, 0, 0.05], [0, -1, 0, 0.05]])
     np.testing.assert_array_equal(b0s[..., 0], brain(1))
+
+
+def put_program(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> Path:
+    """Put a program on the PATH that writes its arguments, and the files that it is known for."""
+    outputs = {
+        "topup": ["corrected.nii.gz", "field.nii.gz", "topup_fieldcoef.nii.gz",
+                  "topup_movpar.txt"],
+    }.get(name, [f"eddy_corrected.{e}" for e in (
+        "nii.gz", "eddy_rotated_bvecs", "eddy_parameters", "eddy_outlier_map")])  # fmt: skip
+    program = folder / "bin" / name
+    program.parent.mkdir()
+    called = folder / "called.txt"
+    end = "echo 'EDDY::: no such field' >&2; exit 3" if fails else f"touch {' '.join(outputs)}"
+    program.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$OMP_NUM_THREADS" "$@" > {shlex.quote(str(called))}\n{end}\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return called
+
+
+def image_at(path: Path) -> str:
+    return str(save_image(np.ones((4, 4, 4)), AFFINE, path))
+
+
+def text_at(path: Path) -> str:
+    path.write_text("0 1 0 0.05\n")
+    return str(path)
+
+
+def test_topup_is_called_with_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = put_program(tmp_path, "topup", monkeypatch, fails=False)
+    b0s, acqp = image_at(tmp_path / "b0.nii.gz"), text_at(tmp_path / "acqp.txt")
+    node = RunTopup(in_file=b0s, encoding_file=acqp, config="b02b0_1.cnf", n_threads=3)
+    outputs = node.run(cwd=tmp_path).outputs
+    threads, *arguments = called.read_text().split()
+    assert threads == "3"
+    assert set(arguments) == {
+        f"--imain={b0s}", f"--datain={acqp}", "--config=b02b0_1.cnf", "--out=topup",
+        "--fout=field.nii.gz", "--iout=corrected.nii.gz",
+    }  # fmt: skip
+    assert outputs.out_fieldcoef == str(tmp_path / "topup_fieldcoef.nii.gz")
+
+
+def eddy(folder: Path, **field: str) -> RunEddy:
+    texts = {n: text_at(folder / n) for n in ("in_bval", "in_bvec", "in_acqp", "in_index")}
+    images = {n: image_at(folder / f"{n}.nii.gz") for n in ("in_file", "in_mask")}
+    return RunEddy(**texts, **images, **field)
+
+
+@pytest.mark.parametrize("given", ["topup", "field", None])
+@pytest.mark.parametrize("name", ["eddy_cpu", "eddy_openmp", "eddy"])
+def test_eddy_is_called_with_the_field_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, name: str
+) -> None:
+    called = put_program(tmp_path, name, monkeypatch, fails=False)
+    field = {
+        "topup": {
+            "in_topup_fieldcoef": image_at(tmp_path / "topup_fieldcoef.nii.gz"),
+            "in_topup_movpar": text_at(tmp_path / "topup_movpar.txt"),
+        },
+        "field": {"field_file": image_at(tmp_path / "hz.nii.gz")},
+        None: {},
+    }[given]
+    outputs = eddy(tmp_path, **field).run(cwd=tmp_path).outputs
+    _, *arguments = called.read_text().split()
+    stems = {"topup": f"--topup={tmp_path / 'topup'}", "field": f"--field={tmp_path / 'hz'}"}
+    expected = {
+        f"--imain={tmp_path / 'in_file.nii.gz'}", f"--mask={tmp_path / 'in_mask.nii.gz'}",
+        *(f"--{n}={tmp_path / f'in_{file}'}" for n, file in (
+            ("bvals", "bval"), ("bvecs", "bvec"), ("acqp", "acqp"), ("index", "index"))),
+        "--out=eddy_corrected", "--repol", "--data_is_shelled",
+        *([stems[given]] if given else []),
+    }  # fmt: skip
+    assert set(arguments) == expected
+    assert outputs.out_parameter == str(tmp_path / "eddy_corrected.eddy_parameters")
+
+
+def test_a_program_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path, "eddy_cpu", monkeypatch, fails=True)
+    with pytest.raises(DmriError, match="exit status 3: EDDY::: no such field"):
+        eddy(tmp_path).run(cwd=tmp_path)
+
+
+def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingToolError, match="eddy_cpu is not on the PATH"):
+        find_program("eddy_cpu", "eddy")
+
+
+#: An image in each of FSL's two storages, and one that is turned.
+STORED = {
+    "LAS": np.diag([-2.0, 2.0, 3.0, 1.0]),
+    "RAS": np.diag([2.0, 2.0, 3.0, 1.0]),
+    "turned": fsl_affine.compose([2.0, 2.0, 3.0], [5.0, -3.0, 8.0], [0.2, -0.1, 0.3]),
+}
+
+
+def make_image(affine: np.ndarray) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.zeros((6, 8, 4), np.float32), affine)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_motion_of_eddy_is_that_of_the_scanner(name: str) -> None:
+    """A small motion, as a matrix in FSL's coordinates, is the same one in world coordinates."""
+    image = make_image(STORED[name])
+    to_world = Nifti(image.header).getAffine("fsl", "world")
+    parameters = np.array([[0.5, -1.0, 2.0, 1e-3, -2e-3, 3e-3]])
+    centre = np.array([5 * 2.0, 7 * 2.0, 3 * 3.0]) / 2
+    motion = fsl_affine.compose([1, 1, 1], parameters[0, :3], parameters[0, 3:], origin=centre)
+    world = fsl_affine.concat(to_world, motion, fsl_affine.invert(to_world))
+    middle = fsl_affine.transform(centre, to_world)
+    found = motion_in_ras(parameters, image)[0]
+    np.testing.assert_allclose(found[:3], fsl_affine.transform(middle, world) - middle, atol=1e-9)
+    # Angles of a few mrad: their order matters to 1e-5 only.
+    np.testing.assert_allclose(found[3:], fsl_affine.decompose(world)[2], atol=1e-5)
+
+
+def test_to_the_left_is_minus_x_however_the_image_is_stored() -> None:
+    for name in ("LAS", "RAS"):
+        found = motion_in_ras(np.array([[1.0, 0, 0, 0, 0, 0.01]]), make_image(STORED[name]))
+        np.testing.assert_allclose(found, [[-1, 0, 0, 0, 0, -0.01]], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_b_vectors_are_read_in_the_coordinates_of_fsl(name: str) -> None:
+    """FSL's own library agrees on the frame of a bvec file."""
+    image = make_image(STORED[name])
+    axes = rotation_part(Nifti(image.header).getAffine("fsl", "world"))
+    bvecs = np.eye(3)
+    np.testing.assert_allclose(fsl_to_ras(bvecs, image.affine), bvecs @ axes.T, atol=1e-6)
+
+
+def test_eddys_results_are_those_of_the_built_in_engine(tmp_path: Path) -> None:
+    dwi, bval, bvec = write_series(tmp_path / "series", [brain(0), brain(1)], bvals=[0, 1000])
+    table = write_volumes(
+        [VolumeOrigin(i, "j", 0.05, "x") for i in range(2)], tmp_path / "volumes.tsv"
+    )
+    parameters, outliers = tmp_path / "parameters", tmp_path / "outliers"
+    np.savetxt(parameters, [[0] * 16, [1, 2, 3, 0.01, 0, 0, *[0] * 10]])
+    outliers.write_text("header\n0 0 0 0\n0 1 0 0\n")
+    found = CollectEddy(
+        bval_file=bval, volumes_file=str(table), corrected_file=dwi, rotated_bvec_file=bvec,
+        parameter_file=str(parameters), outlier_map_file=str(outliers),
+    ).run(cwd=tmp_path).outputs  # fmt: skip
+    assert np.load(found.outliers_file).tolist() == [[False] * 4, [False, True, False, False]]
+    head, *_, last = Path(found.confounds_file).read_text().splitlines()
+    row = dict(zip(head.split("\t"), last.split("\t"), strict=True))
+    # The series is stored LAS: FSL's x is the voxels' own, which run to the left.
+    assert [float(row[f"trans_{a}"]) for a in "xyz"] == [-1, 2, 3]
+    assert float(row["rot_x"]) == pytest.approx(0.01)
+    assert found.facts["HMCMethod"].startswith("FSL eddy (")

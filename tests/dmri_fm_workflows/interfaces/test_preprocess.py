@@ -129,9 +129,7 @@ def test_b0_image_without_gradients_serves_from_the_dataset_to_the_field(
     dataset = read_dataset(root)
     assert dataset.problems == ()
     (visit,) = dataset.participants[0].sessions
-    workflow = init_sdc_wf(
-        method="pepolar", reason="", series=visit.series[0], omp_nthreads=1, mem_gb=0.1
-    )
+    workflow = init_sdc_wf(method="pepolar", series=visit.series[0], omp_nthreads=1, mem_gb=0.1)
     estimate = workflow.get_node("estimate_field").interface
     assert estimate.inputs.epi_file == str(reverse)
     estimate.inputs.trait_set(**inputs)

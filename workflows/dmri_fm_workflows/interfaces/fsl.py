@@ -1,12 +1,20 @@
-"""Files that FSL's topup and eddy read, and what becomes of the files they write."""
+"""FSL's topup and eddy: the files they read, their commands, and what becomes of what they write.
+
+Command lines come from fslpy, FSL's own Python library.
+"""
 
 from __future__ import annotations
 
+import inspect
+import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
-from nipype.interfaces import fsl
+from fsl import wrappers
+from fsl.data.image import Nifti
+from fsl.utils.run import run
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -16,11 +24,13 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.errors import MissingToolError
+from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.gradient_files import read_gradients, write_gradients
+from dmri_fm.gradients import rotation_part
 from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm_workflows.engines import PROGRAMS, name_hmc, name_sdc
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec, save_motion
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
@@ -42,22 +52,49 @@ def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
     return x, y, z, origin.readout_s
 
 
-def find_eddy() -> str:
-    """Return the eddy program of this FSL.
+def find_program(*names: str) -> str:
+    """Return the path of the first program that there is.
 
     Raises
     ------
     MissingToolError
-        If no eddy is on the PATH.
+        If none is on the PATH.
     """
-    for name in ("eddy_cpu", "eddy_openmp", "eddy"):
-        if shutil.which(name):
-            return name
-    raise MissingToolError(
-        "eddy is not on the PATH",
-        expected="eddy_cpu, eddy_openmp or eddy of FSL",
-        advice="load FSL, or ask for --hmc builtin",
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise MissingToolError(
+            f"{names[0]} is not on the PATH",
+            expected=f"{' or '.join(names)} of FSL",
+            advice="load FSL, or ask for --sdc pepolar --hmc builtin",
+        )
+    return found
+
+
+#: Lines of a program's messages that an error repeats.
+N_LINES = 5
+
+
+def run_command(command: list[str], folder: Path, *, n_threads: int = 1) -> None:
+    """Run one of FSL's programs in a folder.
+
+    Raises
+    ------
+    DmriError
+        With the end of what the program said, if it fails.
+    """
+    # topup and eddy share out work among as many threads as OpenMP has.
+    env = os.environ | {"OMP_NUM_THREADS": str(n_threads), "FSLOUTPUTTYPE": "NIFTI_GZ"}
+    out, err, code = run(
+        command, stderr=True, exitcode=True, log={"tee": False}, cwd=folder, env=env
     )
+    if code != 0:
+        said = " / ".join((err or out).strip().splitlines()[-N_LINES:])
+        raise DmriError(
+            f"{Path(command[0]).name} ended with exit status {code}: {said or 'no message'}",
+            expected="exit status 0",
+            advice="try the command by hand, or the built-in engines: --sdc pepolar "
+            f"--hmc builtin. It was: {' '.join(command)}",
+        )
 
 
 class _FilesOutputSpec(TraitedSpec):
@@ -113,6 +150,120 @@ class WriteFslFiles(SimpleInterface):
         return runtime
 
 
+class _TopupInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="b=0 volumes")
+    encoding_file = File(exists=True, mandatory=True, desc="phase encoding and readout of each")
+    config = traits.Str(mandatory=True, desc="a schedule of FSL's")
+    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _TopupOutputSpec(TraitedSpec):
+    out_corrected = File(exists=True, desc="corrected volumes")
+    out_field = File(exists=True, desc="off-resonance, Hz")
+    out_fieldcoef = File(exists=True, desc="coefficients of the field")
+    out_movpar = File(exists=True, desc="position of each volume")
+
+
+def topup_command(in_file: str, encoding_file: str, *, config: str) -> list[str]:
+    """Return the command line of topup; its files lie where it is called."""
+    # Beneath fslpy's machinery for running, a wrapper is a function that makes the command line.
+    return inspect.unwrap(wrappers.topup)(
+        in_file,
+        encoding_file,
+        config=config,
+        out="topup",
+        fout="field.nii.gz",
+        iout="corrected.nii.gz",
+    )
+
+
+class RunTopup(SimpleInterface):
+    """Estimate the distortion field by FSL's topup."""
+
+    input_spec = _TopupInputSpec
+    output_spec = _TopupOutputSpec
+
+    def _run_interface(self, runtime):
+        _, *arguments = topup_command(
+            self.inputs.in_file, self.inputs.encoding_file, config=self.inputs.config
+        )
+        folder = Path(runtime.cwd)
+        program = find_program(*PROGRAMS["topup"])
+        run_command([program, *arguments], folder, n_threads=self.inputs.n_threads)
+        self._results |= {
+            "out_corrected": str(folder / "corrected.nii.gz"),
+            "out_field": str(folder / "field.nii.gz"),
+            "out_fieldcoef": str(folder / "topup_fieldcoef.nii.gz"),
+            "out_movpar": str(folder / "topup_movpar.txt"),
+        }
+        return runtime
+
+
+class _EddyInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="series")
+    in_bval = File(exists=True, mandatory=True, desc="b-values")
+    in_bvec = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
+    in_mask = File(exists=True, mandatory=True, desc="brain mask")
+    in_acqp = File(exists=True, mandatory=True, desc="one row per phase encoding and readout")
+    in_index = File(exists=True, mandatory=True, desc="row of each volume, from 1")
+    in_topup_fieldcoef = File(exists=True, requires=["in_topup_movpar"], desc="topup's field")
+    in_topup_movpar = File(exists=True, requires=["in_topup_fieldcoef"], desc="topup's positions")
+    field_file = File(
+        exists=True, xor=["in_topup_fieldcoef"], desc="off-resonance on the series' grid, Hz"
+    )
+    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _EddyOutputSpec(TraitedSpec):
+    out_corrected = File(exists=True, desc="corrected series")
+    out_rotated_bvecs = File(exists=True, desc="rotated b-vectors, FSL convention")
+    out_parameter = File(exists=True, desc="motion and eddy currents of each volume")
+    out_outlier_map = File(exists=True, desc="outlier slices")
+
+
+def eddy_command(inputs: _EddyInputSpec) -> list[str]:
+    """Return the command line of eddy; its files lie where it is called."""
+    field: dict[str, str] = {}
+    if isdefined(inputs.in_topup_fieldcoef):
+        field["topup"] = inputs.in_topup_fieldcoef.removesuffix("_fieldcoef.nii.gz")
+    elif isdefined(inputs.field_file):
+        # eddy adds the extension by itself.
+        field["field"] = inputs.field_file.removesuffix(".gz").removesuffix(".nii")
+    return inspect.unwrap(wrappers.eddy)(
+        inputs.in_file,
+        inputs.in_mask,
+        inputs.in_index,
+        inputs.in_acqp,
+        inputs.in_bvec,
+        inputs.in_bval,
+        "eddy_corrected",
+        repol=True,
+        data_is_shelled=True,
+        **field,
+    )
+
+
+class RunEddy(SimpleInterface):
+    """Correct motion, eddy currents and, where a field is given, distortion by FSL's eddy."""
+
+    input_spec = _EddyInputSpec
+    output_spec = _EddyOutputSpec
+
+    def _run_interface(self, runtime):
+        _, *arguments = eddy_command(self.inputs)
+        folder = Path(runtime.cwd)
+        # Which of the names there is depends on the version of FSL.
+        program = find_program(*PROGRAMS["eddy"])
+        run_command([program, *arguments], folder, n_threads=self.inputs.n_threads)
+        self._results |= {
+            "out_corrected": str(folder / "eddy_corrected.nii.gz"),
+            "out_rotated_bvecs": str(folder / "eddy_corrected.eddy_rotated_bvecs"),
+            "out_parameter": str(folder / "eddy_corrected.eddy_parameters"),
+            "out_outlier_map": str(folder / "eddy_corrected.eddy_outlier_map"),
+        }
+        return runtime
+
+
 class _TopupResultInputSpec(BaseInterfaceInputSpec):
     corrected_file = File(exists=True, mandatory=True, desc="topup's corrected b=0 volumes")
     field_file = File(exists=True, mandatory=True, desc="topup's field, Hz")
@@ -135,11 +286,31 @@ class CollectTopup(SimpleInterface):
         mean = data.mean(axis=3) if data.ndim == 4 else data
         out = save_image(np.maximum(mean, 0), image.affine, Path(runtime.cwd) / "dwiref.nii.gz")
         self._results["dwiref_file"] = str(out)
-        self._results["facts"] = {
-            "SDCMethod": f"FSL topup ({fsl.Info.version()})",
-            "SDCReason": "reverse phase encoding found",
-        }
+        self._results["facts"] = {"SDCMethod": name_sdc("topup")}
         return runtime
+
+
+def motion_in_ras(parameters: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
+    """Turn eddy's head motion from FSL's coordinates into those of the scanner.
+
+    Parameters
+    ----------
+    parameters
+        Shape (N, 6): translations, mm, and rotations, rad, along and about the axes of FSL's
+        coordinates: voxels times their size, x mirrored in an image with positive determinant.
+    image
+        The series.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, 6): the same along and about the axes of RAS+.
+    """
+    axes = rotation_part(Nifti(image.header).getAffine("fsl", "world"))
+    # A rotation keeps its sense only if the axes are not mirrored.
+    sense = np.linalg.det(axes)
+    translations, rotations = parameters[:, :3], parameters[:, 3:6]
+    return np.hstack([translations @ axes.T, sense * rotations @ axes.T])
 
 
 class _EddyResultInputSpec(GradientInputSpec):
@@ -180,14 +351,15 @@ class CollectEddy(SimpleInterface):
         )
         write_gradients(gtab, folder / "eddy.bval", folder / "eddy.bvec", affine=image.affine)
         parameters = np.loadtxt(self.inputs.parameter_file, ndmin=2)
+        moved = motion_in_ras(parameters[:, :6], image)
         outliers = np.zeros((n_volumes, n_slices), dtype=bool)
         if isdefined(self.inputs.outlier_map_file):
             outliers = np.loadtxt(self.inputs.outlier_map_file, skiprows=1, ndmin=2) > 0
         origins = read_volumes(self.inputs.volumes_file)
-        motion = resampled_motion(parameters[:, :6], outliers, f"FSL eddy ({fsl.Info.version()})")
+        motion = resampled_motion(moved, outliers, name_hmc("eddy"))
         self._results |= save_motion(motion, gtab, origins, folder) | {
             "dwi_file": self.inputs.corrected_file,
             "bvec_file": str(folder / "eddy.bvec"),
-            "facts": {"HMCMethod": f"{motion.method} with outlier replacement"},
+            "facts": {"HMCMethod": motion.method},
         }
         return runtime

@@ -175,7 +175,7 @@ class ExtractFeatures(SimpleInterface):
         table.write_text(format_table([row], list(row), digits=9), encoding="utf-8")
         self._results |= {
             "cls_file": str(table),
-            "patch_file": str(features.save(folder / "scan")["patch"]),
+            "patch_file": str(features.save_patches(folder / "patch_features.npz")),
             "ood": {
                 "ood_score": float(features.ood_score),
                 "ood_percentile": float(features.ood_percentile),
@@ -198,15 +198,7 @@ class CheckGradients(SimpleInterface):
     def _run_interface(self, runtime):
         dwi = self.inputs.load()
         check = check_gradients(dwi.data, dwi.gtab, dwi.affine, dwi.mask)
-        self._results["facts"] = {
-            "GradientCheck": {
-                "Best": check.best,
-                "IsConsistent": check.is_consistent,
-                "IsDecisive": check.is_decisive,
-                "Margin": round(check.margin, 4),
-            },
-            "Warnings": [] if check.is_consistent else [check.summary],
-        }
+        self._results["facts"] = check.as_facts()
         return runtime
 
 

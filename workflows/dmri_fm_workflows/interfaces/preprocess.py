@@ -24,7 +24,7 @@ from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.confounds import confounds_table
-from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_too_few, unring
+from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import merge_runs
@@ -37,6 +37,7 @@ from dmri_fm.preprocess.motion import (
 from dmri_fm.preprocess.raw_series import check_run, check_usable, find_empty_volumes
 from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.engines import name_denoising, name_unringing
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import (
     VolumeOrigin,
@@ -135,7 +136,7 @@ class DenoiseDwi(SimpleInterface):
             self._results["noise_file"] = str(noise)
         self._results["facts"] = {
             "Denoising": result.method,
-            "GibbsCorrection": "DIPY gibbs_removal" if self.inputs.unring else "none",
+            "GibbsCorrection": name_unringing(self.inputs.method, unring=self.inputs.unring),
         }
         return runtime
 
@@ -158,12 +159,7 @@ class DwiDenoise(mrtrix3.DWIDenoise):
         return runtime
 
     def _list_outputs(self):
-        n_volumes = self._n_volumes()
-        method = (
-            f"MRtrix3 dwidenoise {self.version}"
-            if n_volumes >= FEWEST_VOLUMES
-            else name_too_few(n_volumes)
-        )
+        method = name_denoising("dwidenoise", self._n_volumes())
         out_file = Path(self.inputs.out_file).resolve()
         return {"out_file": str(out_file), "facts": {"Denoising": method}}
 
@@ -371,7 +367,6 @@ class EstimatePairField(SimpleInterface):
             self._results[name] = str(out)
         self._results["facts"] = {
             "SDCMethod": pair.field.method,
-            "SDCReason": f"reverse phase encoding found ({pe_up} and {pe_down})",
             "SDCSimilarityBefore": round(float(pair.similarity_before), 4),
             "SDCSimilarityAfter": round(float(pair.similarity_after), 4),
         }

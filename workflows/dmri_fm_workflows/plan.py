@@ -1,0 +1,341 @@
+"""What a run will do with a participant, decided before anything runs.
+
+A plan follows from names, headers, sidecars and gradient files alone. `--dry-run` prints it, and
+the builders of the graph take every decision from it, so that the two cannot differ. What only
+voxels can tell (volumes without signal, a doubtful mask, b-vectors that do not follow the fibres)
+is found while the graph runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from dmri_fm.bids import DwiSeries, EpiImage, Participant, Session
+from dmri_fm.bids.names import session_of
+from dmri_fm.gradients import GradientTable
+from dmri_fm.models.directions import (
+    FEATURE_DIRECTIONS,
+    SixDirections,
+    find_six,
+    group_axes,
+)
+from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import (
+    Engines,
+    SdcChoice,
+    choose_sdc,
+    name_denoising,
+    name_hmc,
+    name_sdc,
+    name_unringing,
+)
+
+__all__ = [
+    "ENCODERS",
+    "ParticipantPlan",
+    "SeriesPlan",
+    "SessionPlan",
+    "plan_participant",
+    "plan_series",
+]
+
+#: Of the models that a user may ask for, those that give features; the others estimate tensors.
+ENCODERS = ("drope",)
+
+SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SeriesPlan:
+    """What is done with one series.
+
+    Attributes
+    ----------
+    series
+        Its runs, and the image that opposes them.
+    gtab
+        Gradients of all runs, RAS+; volumes whose gradients cannot be used are not in it.
+    t1w
+        The T1w image that the b=0 reference is registered to; None: it is aligned to the
+        template itself.
+    t1w_session
+        Session that this image comes from; empty outside the sessions.
+    engines
+        What does each step.
+    sdc
+        Susceptibility correction, its reason, and images that are not used.
+    unring
+        Gibbs ringing is removed.
+    b_scaling
+        How b-vectors of another length than 1 are read: `auto`, `length` or `none`.
+    normalisation
+        `affine` or `syn`: the registration to the template.
+    voxel_size_mm
+        Voxel size in ACPC that was asked for; None: the series' own.
+    output_spaces
+        Spaces of series and maps.
+    tensor_volumes
+        Positions, in `gtab`, of the volumes that the tensor is fitted to; empty: no tensor.
+    tensor_widening
+        Why they hold higher b-values than a tensor should be fitted to; None if they do not.
+    models
+        Networks that were asked for.
+    networks
+        Of these, the tensor networks that run.
+    six
+        Directions for them by the gradient files; None if no shell has six. The run chooses
+        again once b-vectors are turned with the head into ACPC.
+    encoder
+        The network that gives features, or None.
+    weights
+        Checkpoint by model, in place of the packaged one.
+    random_seed
+        Seed of whatever a model draws.
+    sloppy
+        Coarse and quick, for tests.
+    warnings
+        What the reader of the results should know; they stand in the sidecars.
+    """
+
+    series: DwiSeries
+    gtab: GradientTable
+    t1w: Path | None
+    t1w_session: str
+    engines: Engines
+    sdc: SdcChoice
+    unring: bool
+    b_scaling: str
+    normalisation: str
+    voxel_size_mm: float | None
+    output_spaces: tuple[str, ...]
+    tensor_volumes: tuple[int, ...]
+    tensor_widening: str | None
+    models: tuple[str, ...]
+    networks: tuple[str, ...]
+    six: SixDirections | None
+    encoder: str | None
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    random_seed: int = 0
+    sloppy: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Stem of the outputs."""
+        return self.series.name
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Entities of the outputs, long names."""
+        return {key: str(value) for key, value in self.series.entities.items()}
+
+    @property
+    def has_t1w(self) -> bool:
+        """There is a T1w image to register to."""
+        return self.t1w is not None
+
+    @property
+    def has_tensor(self) -> bool:
+        """A tensor is fitted."""
+        return bool(self.tensor_volumes)
+
+    @property
+    def b0_threshold(self) -> float:
+        """b-values below it count as b=0 in every step, s/mm^2."""
+        return self.gtab.b0_threshold
+
+    @property
+    def sources(self) -> tuple[EpiImage, ...]:
+        """Images that the outputs are made from: the runs, and what corrects them."""
+        outside = self.series.outside_image if self.sdc.has_field else None
+        return (*self.series.runs, *([outside] if outside else []))
+
+    @property
+    def size_gb(self) -> float:
+        """Size of all runs as float32, GB."""
+        return sum(_size_gb(run.shape) for run in self.series.runs)
+
+    @cached_property
+    def run_sizes(self) -> tuple[int, ...]:
+        """Volumes of each run whose gradients can be used."""
+        return tuple(len(run.gtab) for run in self.series.runs)
+
+    @property
+    def denoising(self) -> str:
+        """What the sidecar says under `Denoising`."""
+        names = (name_denoising(self.engines.denoise, n) for n in self.run_sizes)
+        return "; ".join(dict.fromkeys(names))
+
+    @property
+    def unringing(self) -> str:
+        """What the sidecar says under `GibbsCorrection`."""
+        return name_unringing(self.engines.denoise, unring=self.unring)
+
+    @property
+    def sdc_name(self) -> str:
+        """What the sidecar says under `SDCMethod`."""
+        return name_sdc(self.sdc.method)
+
+    @property
+    def hmc_name(self) -> str:
+        """What the sidecar says under `HMCMethod`."""
+        return name_hmc(self.engines.hmc, sloppy=self.sloppy)
+
+    @property
+    def length_scaling(self) -> tuple[str, float | None] | None:
+        """How b-vectors of another length are read, and the length they share, if any.
+
+        None if all have unit length: then MD of the ventricles need not be looked at.
+        """
+        found = [r.gradients.lengths for r in self.series.runs if r.gradients is not None]
+        return next(((length.method, length.common) for length in found if length), None)
+
+    @property
+    def n_six_candidates(self) -> int:
+        """Distinct directions of the shell that the six come from."""
+        if self.six is None:
+            return 0
+        shell = next(s for s in self.gtab.shells if self.six.index[0] in s.index)
+        return len(group_axes(self.gtab, shell))
+
+    @property
+    def n_feature_directions(self) -> int:
+        """Diffusion-weighted volumes that the encoder sees."""
+        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoder else 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SessionPlan:
+    """What is done with one session that has a series.
+
+    Attributes
+    ----------
+    label
+        Without `ses-`; None where the dataset has no sessions.
+    t1w
+        T1w image that is processed, or None.
+    unused_t1w
+        Further T1w images.
+    series
+        One plan each.
+    """
+
+    label: str | None
+    t1w: Path | None
+    unused_t1w: tuple[Path, ...]
+    series: tuple[SeriesPlan, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParticipantPlan:
+    """What is done with one participant.
+
+    Attributes
+    ----------
+    label
+        Without `sub-`.
+    normalisation
+        `affine` or `syn`: the registration to the template.
+    sloppy
+        Coarse and quick, for tests.
+    sessions
+        Those with a series.
+    """
+
+    label: str
+    normalisation: str
+    sloppy: bool
+    sessions: tuple[SessionPlan, ...]
+
+    @property
+    def series(self) -> tuple[SeriesPlan, ...]:
+        """Every series of every session."""
+        return tuple(plan for session in self.sessions for plan in session.series)
+
+
+def plan_participant(
+    config: RunConfig, participant: Participant, engines: Engines
+) -> ParticipantPlan:
+    """Decide everything that can be decided before a participant's scans are read.
+
+    Parameters
+    ----------
+    config
+        The request.
+    participant
+        Sessions and series, as :func:`dmri_fm.bids.read_dataset` finds them.
+    engines
+        What `auto` means on this machine.
+    """
+    return ParticipantPlan(
+        label=participant.label,
+        normalisation=config.normalisation,
+        sloppy=config.sloppy,
+        sessions=tuple(
+            SessionPlan(
+                label=session.label,
+                t1w=session.t1w[0] if session.t1w else None,
+                unused_t1w=session.t1w[1:],
+                series=tuple(plan_series(config, s, session, engines) for s in session.series),
+            )
+            for session in participant.sessions
+            if session.series
+        ),
+    )
+
+
+def plan_series(
+    config: RunConfig, series: DwiSeries, session: Session, engines: Engines
+) -> SeriesPlan:
+    """Decide what is done with one series of a session."""
+    gtab = GradientTable.concatenate([run.gtab for run in series.runs])
+    volumes = select_shells(gtab) if determines_tensor(gtab) else ()
+    wanted = tuple(m for m in config.models if m not in ENCODERS)
+    six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
+    networks = wanted if six is not None else ()
+    sdc = choose_sdc(series, engines)
+    warnings = [SLOPPY_WARNING] if config.sloppy else []
+    warnings += [*session.warnings, *series.warnings]
+    if sdc.warning is not None:
+        warnings.append(sdc.warning)
+    if len(volumes) and wanted and not networks:
+        warnings.append(
+            f"{series.name}: no shell has six directions that determine a tensor: the tensor "
+            "network is left out."
+        )
+    if six is not None and six.problem is not None:
+        warnings.append(f"{series.name}: {six.problem} for a tensor network.")
+    return SeriesPlan(
+        series=series,
+        gtab=gtab,
+        t1w=session.t1w[0] if session.t1w else None,
+        t1w_session=session_of(session.t1w[0]) if session.t1w else "",
+        engines=engines,
+        sdc=sdc,
+        unring=config.unring,
+        b_scaling=config.b_scaling,
+        normalisation=config.normalisation,
+        voxel_size_mm=config.output_resolution,
+        output_spaces=tuple(dict.fromkeys(("ACPC", *config.output_spaces))),
+        tensor_volumes=tuple(int(i) for i in volumes),
+        tensor_widening=describe_widening(gtab, volumes) if len(volumes) else None,
+        models=config.models,
+        networks=networks,
+        six=six,
+        encoder=next((m for m in config.models if m in ENCODERS), None),
+        weights=config.weights,
+        random_seed=config.random_seed,
+        sloppy=config.sloppy,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _size_gb(shape: tuple[int, ...]) -> float:
+    n_values = 1
+    for n in shape:
+        n_values *= n
+    return 4 * n_values / 1e9

@@ -1,0 +1,242 @@
+"""The plan as text, for `--dry-run`."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dmri_fm.bids import EpiImage
+from dmri_fm.preprocess.mask import is_slab
+from dmri_fm_workflows.plan import ENCODERS, ParticipantPlan, SeriesPlan, SessionPlan
+from dmri_fm_workflows.volumes_table import fill_readouts
+
+__all__ = ["LATER", "describe_plan", "list_omissions"]
+
+#: What draws the mask, by field of view.
+SLAB_MASK = "median_otsu, as the field of view is a slab"
+HEAD_MASK = (
+    "deepbet, gaps filled by median_otsu; median_otsu alone where deepbet finds no brain of a "
+    "possible volume"
+)
+
+#: What no plan can hold.
+LATER = (
+    "Volumes without signal, doubtful masks and registrations, and b-vectors that do not follow "
+    "the fibres are found in the voxels only: the run adds them to the warnings."
+)
+
+#: Columns of a line; a file name that is longer stays whole.
+WIDTH = 100
+
+#: Columns of the name of a stage.
+LABEL_WIDTH = 18
+
+#: Spaces at which no line ends: those of "b = 1000", and those before a unit.
+_TOGETHER = re.compile(r" (?==)|(?<==) |(?<=\d) (?=(?:s|mm|s/mm\^2)\b)")
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def describe_plan(plan: ParticipantPlan) -> str:
+    """Return what will be done with a participant, one stage a line."""
+    lines: list[str] = []
+    for session in plan.sessions:
+        lines += _session_lines(plan, session)
+        for series in session.series:
+            lines += ["", f"  {series.name}", *_series_lines(series)]
+    return "\n".join(lines)
+
+
+def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
+    """Return what will not be done with a series, and why."""
+    found: list[str] = []
+    if plan.engines.denoise == "none":
+        found.append("Noise is not removed: switched off by --denoise none.")
+    elif "too few" in plan.denoising:
+        found.append("Noise is not removed from runs of too few volumes.")
+    if not plan.unring:
+        found.append("Gibbs ringing is not removed: --unring does that.")
+    if not plan.sdc.has_field:
+        found.append("Susceptibility distortion is not corrected, for the reason above.")
+    if plan.engines.hmc == "none":
+        found.append(
+            "Head motion and eddy currents are not corrected: switched off by --hmc none."
+        )
+    if not plan.has_t1w:
+        found.append("There are no anatomical outputs: no T1w image can be used.")
+    if not plan.has_tensor:
+        found.append(
+            f"No tensor is fitted, by least squares or a network: the "
+            f"{plan.gtab.count_directions()} directions do not determine one."
+        )
+    wanted = [m for m in plan.models if m not in ENCODERS]
+    if plan.has_tensor and not wanted:
+        found.append("No tensor network runs: --models does not name one.")
+    elif plan.has_tensor and not plan.networks:
+        found.append(
+            f"{', '.join(wanted)} does not run: no shell has six directions that determine a "
+            "tensor."
+        )
+    if plan.encoder is None:
+        found.append(f"There are no features: --models does not name {' or '.join(ENCODERS)}.")
+    found += [
+        f"Series and maps are not written in {space}: --output-spaces does not name it."
+        for space in ("MNI152NLin2009aSym",)
+        if space not in plan.output_spaces
+    ]
+    return tuple(found)
+
+
+def _session_lines(plan: ParticipantPlan, session: SessionPlan) -> list[str]:
+    head = "" if session.label is None else f"ses-{session.label}: "
+    if session.t1w is None:
+        return [f"  {head}no T1w image: each series is registered to the template by itself"]
+    text = (
+        f"{session.t1w.name}: bias correction, brain mask (deepbet), ACPC, "
+        f"{_registration(plan.normalisation)}"
+    )
+    lines = _item(f"{head}T1w image", text, indent=2)
+    for path in session.unused_t1w:
+        lines += _item("not used", f"{path.name}: one T1w image is used", indent=4)
+    return lines
+
+
+def _registration(method: str) -> str:
+    word = {"affine": "affine", "syn": "affine and SyN"}[method]
+    return f"{word} registration to MNI152NLin2009aSym (ANTs)"
+
+
+def _item(label: str, text: str, *, indent: int = 4) -> list[str]:
+    """Return a stage and what is done, wrapped; file names stay whole."""
+    lines = textwrap.wrap(
+        _TOGETHER.sub(_NO_BREAK, text),
+        WIDTH,
+        initial_indent=f"{'':{indent}}{label:<{LABEL_WIDTH}}",
+        subsequent_indent=" " * (indent + LABEL_WIDTH),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_NO_BREAK, " ") for line in lines]
+
+
+def _series_lines(plan: SeriesPlan) -> list[str]:
+    lines: list[str] = []
+    for label, text in _stages(plan):
+        lines += _item(label, text)
+    for number, omission in enumerate(list_omissions(plan)):
+        lines += _item("will NOT be done" if number == 0 else "", omission)
+    for warning in plan.warnings:
+        lines += _item("WARNING", warning)
+    return lines
+
+
+def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
+    runs = plan.series.runs
+    readouts, _ = fill_readouts(
+        [image.readout_time_s for image in plan.sources]  # the pair is filled together
+    )
+    for number, (run, n_usable) in enumerate(zip(runs, plan.run_sizes, strict=True)):
+        yield ("files" if number == 0 else ""), _run_text(run, n_usable, readouts[number])
+    yield "volumes", _volumes_text(plan)
+    yield "denoise", plan.denoising
+    yield "Gibbs ringing", plan.unringing
+    if len(runs) > 1:
+        yield "merge", f"{len(runs)} runs, brought to the b=0 level of the first"
+    yield "distortion", f"{plan.sdc_name}: {plan.sdc.reason}"
+    for image in plan.sdc.unused:
+        if f"{image.path.name}: {image.reason}" in plan.sdc.reason:
+            continue  # said above
+        yield "  not used", f"{image.path.name}: {image.reason}"
+    yield "motion and eddy", plan.hmc_name
+    slab = is_slab(runs[0].shape, runs[0].affine)
+    yield "mask", f"of the b=0 reference: {SLAB_MASK if slab else HEAD_MASK}"
+    yield "registration", _alignment_text(plan)
+    yield "resampling", _resampling_text(plan)
+    yield "tensor", _tensor_text(plan)
+    for network in plan.networks:
+        yield "network", f"{network}: {_six_text(plan)}"
+    if not plan.networks:
+        yield "network", "none"
+    yield "features", _features_text(plan)
+    yield "output spaces", ", ".join(plan.output_spaces)
+
+
+def _run_text(run: EpiImage, n_usable: int, readout_s: float) -> str:
+    n_all = run.shape[3]
+    left_out = f", {n_all - n_usable} of them left out" if n_all != n_usable else ""
+    plural = "volume" if n_all == 1 else "volumes"
+    encoding = run.phase_encoding or "unknown"
+    assumed = "" if run.readout_time_s else " (assumed)"
+    return (
+        f"{run.path.name} ({n_all} {plural}{left_out}; phase encoding {encoding}, readout "
+        f"{readout_s:.4g} s{assumed})"
+    )
+
+
+def _volumes_text(plan: SeriesPlan) -> str:
+    gtab = plan.gtab
+    shells = ", ".join(f"{len(s.index)} at b = {s.bval:.0f}" for s in gtab.shells)
+    return (
+        f"{len(gtab)}: {int(gtab.is_b0.sum())} b=0 (b < {plan.b0_threshold:g} s/mm^2), "
+        f"{shells or 'none weighted'}"
+    )
+
+
+def _alignment_text(plan: SeriesPlan) -> str:
+    if plan.t1w is None:
+        return f"b=0 reference rigidly to ACPC, {_registration(plan.normalisation)}"
+    source = f" of ses-{plan.t1w_session}" if plan.t1w_session else ""
+    return (
+        f"b=0 reference rigidly to {plan.t1w.name}{source} (ANTs, mutual information), then by "
+        "that image's transforms"
+    )
+
+
+def _resampling_text(plan: SeriesPlan) -> str:
+    size = plan.voxel_size_mm
+    if size is None:
+        size = float(np.linalg.norm(plan.series.runs[0].affine[:3, :3], axis=0).min())
+    asked = " (--output-resolution)" if plan.voxel_size_mm is not None else ""
+    return f"one interpolation into each space; ACPC at {size:.3g} mm{asked}, MNI at 2 mm"
+
+
+def _tensor_text(plan: SeriesPlan) -> str:
+    if not plan.has_tensor:
+        return "none"
+    table = plan.gtab.select(plan.tensor_volumes)
+    which = f"all {len(table)}" if len(table) == len(plan.gtab) else f"{len(table)}"
+    shells = " and ".join(f"{s.bval:.0f}" for s in table.shells)
+    text = (
+        f"weighted least squares on {which} volumes, b=0 and b = {shells} "
+        f"({table.count_directions()} directions)"
+    )
+    return f"{text}; {plan.tensor_widening}" if plan.tensor_widening else text
+
+
+def _six_text(plan: SeriesPlan) -> str:
+    assert plan.six is not None
+    volumes = _numbers(plan.six.index)
+    return (
+        f"six of {plan.n_six_candidates} directions at b = {plan.six.bval:.0f}, those of lowest "
+        f"condition number once b-vectors are turned into ACPC (as acquired: volumes {volumes}, "
+        f"counted from 0, {plan.six.condition_number:.2f}), {_device(plan)}"
+    )
+
+
+def _features_text(plan: SeriesPlan) -> str:
+    if plan.encoder is None:
+        return "none"
+    n_weighted = int((~plan.gtab.is_b0).sum())
+    n = plan.n_feature_directions
+    which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, spread"
+    return f"{plan.encoder}: {which}, on the model's MNI grid, {_device(plan)}"
+
+
+def _device(plan: SeriesPlan) -> str:
+    return f"on {'a GPU' if plan.engines.device == 'cuda' else 'the CPU'}"
+
+
+def _numbers(index: Sequence[int]) -> str:
+    return " ".join(str(i) for i in index)
