@@ -115,7 +115,7 @@ def gather_rows(
     output_dir
         Output folder.
     kind_name
-        `cls_features` or `image_qc`.
+        `drope_pooled_features` or `image_qc`.
     participants
         With their prefix.
 
@@ -274,7 +274,9 @@ def collect_tables(
     """
     output_dir = Path(output_dir)
     everybody = list_participants(output_dir) if participants is None else tuple(participants)
-    features, bad_features = gather_rows(output_dir, "cls_features", participants=everybody)
+    features, bad_features = gather_rows(
+        output_dir, "drope_pooled_features", participants=everybody
+    )
     quality, bad_quality = gather_rows(output_dir, "image_qc", participants=everybody)
     scalars, bad_scalars = gather_scalars(output_dir, regions, participants=everybody)
     problems = (*bad_features, *bad_quality, *bad_scalars)
@@ -336,7 +338,7 @@ def write_tables(output_dir: str | Path, tables: GroupTables) -> tuple[Path, ...
     output_dir = Path(output_dir)
     written = []
     for kind, table in (
-        ("group_cls_features", tables.features),
+        ("group_drope_pooled_features", tables.features),
         ("group_scalars", tables.scalars),
         ("group_image_qc", tables.quality),
         ("group_status", tables.status),

@@ -124,7 +124,7 @@ def test_anatomy() -> None:
 def test_models() -> None:
     assert_contract(
         models.init_models_wf,
-        networks=("qcg-dti",),
+        networks=("tensor-refiner",),
         weights={},
         device="cpu",
         random_seed=0,
@@ -176,7 +176,7 @@ def build(
         "normalisation": "affine",
         "output_resolution_mm": None,
         "output_spaces": ("ACPC", "MNI152NLin2009aSym"),
-        "models": ("qcg-dti", "drope"),
+        "models": ("tensor-refiner", "drope"),
         "weights": {},
         "device": "cpu",
         "random_seed": 0,
@@ -220,7 +220,7 @@ def test_graph_expands_with_every_engine(
     graph = workflow._create_flat_graph()
     assert_every_mandatory_input_is_fed(graph)
     names = {node.name for node in graph.nodes()}
-    assert {"ds_tensor_fa_acpc", "ds_cls_features", "ds_preproc_dwi_mni"} <= names
+    assert {"ds_tensor_fa_acpc", "ds_drope_pooled_features", "ds_preproc_dwi_mni"} <= names
     assert ("eddy" in names) == (engines.hmc == "eddy")
     assert ("ds_t1w" in names) == t1w
 

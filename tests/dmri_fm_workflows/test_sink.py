@@ -212,7 +212,7 @@ def test_unknown_extension(put, tmp_path):
 
 
 def test_travels_to_another_process(sink, tmp_path):
-    node = sink(kind="qcgdti_fa_std", base_directory=str(tmp_path), Note="kept")
+    node = sink(kind="tensorrefiner_fa_std", base_directory=str(tmp_path), Note="kept")
     again = pickle.loads(pickle.dumps(node))
     assert again.inputs.param == "fa"
     assert again._metadata == {"Note": "kept"}

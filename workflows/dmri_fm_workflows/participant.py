@@ -18,7 +18,7 @@ from dmri_fm.tensor_design import determines_tensor
 from dmri_fm_workflows.derivatives import (
     ANAT_OUTPUTS,
     FEATURE_OUTPUTS,
-    QCGDTI_OUTPUTS,
+    REFINER_OUTPUTS,
     SERIES_OUTPUTS,
     SERIES_TEMPLATE_OUTPUTS,
     TENSOR_OUTPUTS,
@@ -327,7 +327,7 @@ def init_dwi_wf(
     )
     outputs = [*SERIES_OUTPUTS, *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS)]
     outputs += TENSOR_OUTPUTS if has_tensor else ()
-    outputs += QCGDTI_OUTPUTS if "qcg-dti" in networks else ()
+    outputs += REFINER_OUTPUTS if "tensor-refiner" in networks else ()
     outputs = [o for o in outputs if o.space is None or o.space in output_spaces]
     # Features live on the template's grid whatever else is asked for.
     outputs += FEATURE_OUTPUTS if encoder else ()
@@ -336,7 +336,7 @@ def init_dwi_wf(
         has_sdc=sdc.method != "none",
         has_denoising=engines.denoise != "none",
         has_tensor=has_tensor,
-        has_network="qcg-dti" in networks,
+        has_network="tensor-refiner" in networks,
         has_features=encoder is not None,
     )
     figure_names = tuple(
@@ -423,14 +423,14 @@ def init_dwi_wf(
             (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
                 "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
         ])  # fmt: skip
-        if "qcg-dti" in networks:
+        if "tensor-refiner" in networks:
             workflow.connect([
                 (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                    "qcgdti_fa_file", "qcgdti_fa_std_file", "qcgdti_unfamiliarity_file",
-                    "qcgdti_facts")]),
+                    "tensorrefiner_fa_file", "tensorrefiner_fa_std_file",
+                    "tensorrefiner_unfamiliarity_file", "tensorrefiner_facts")]),
                 (models_wf, quality, [
-                    ("outputnode.qcgdti_diffusivity_file", "network_diffusivity_file"),
-                    ("outputnode.qcgdti_unfamiliarity_file", "unfamiliarity_file")]),
+                    ("outputnode.tensorrefiner_diffusivity_file", "network_diffusivity_file"),
+                    ("outputnode.tensorrefiner_unfamiliarity_file", "unfamiliarity_file")]),
             ])  # fmt: skip
         _connect_outputs(workflow, models_wf, derivatives_wf, tuple(outputs))
     if encoder:
@@ -447,7 +447,7 @@ def init_dwi_wf(
                     "dwi_file", "bval_file", "bvec_file", "mask_file")]),
             (features_wf, quality, [("outputnode.ood", "ood")]),
             (features_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                "cls_file", "patch_file")]),
+                "scan_file", "patch_file")]),
         ])  # fmt: skip
         _connect_outputs(workflow, features_wf, derivatives_wf, tuple(outputs))
     lengths = [r.gradients.lengths for r in series.runs if r.gradients and r.gradients.lengths]

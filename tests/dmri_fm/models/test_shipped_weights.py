@@ -102,7 +102,7 @@ def simulated_scan(seed, n_directions=6):
 def test_encoder_knows_simulated_brains_and_not_noise():
     dwi = simulated_scan(0)
     features = extract_features(dwi)
-    assert features.cls.shape == (384,)
+    assert features.vector.shape == (384,)
     assert features.ood_percentile < 100.0
     assert 0.0 < features.direction_error < 0.2
     assert np.isfinite(features.error[features.valid]).all()
@@ -137,7 +137,9 @@ def test_hidden_places_are_filled_better_than_by_the_start_and_directions_no_wor
         assert error < least * estimate, kind
 
 
-@pytest.mark.parametrize(("name", "data"), [("qcg-dti", "one real brain"), ("drope", "two heads")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("tensor-refiner", "one real brain"), ("drope", "two heads")]
+)
 def test_card_names_the_weights_that_ship(name, data):
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
     loaded = load_weights(name)
