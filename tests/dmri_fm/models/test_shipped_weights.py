@@ -17,6 +17,7 @@ from dmri_fm.models.tokens import tokenise
 from dmri_fm.models.weights import load_weights
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.simulate import draw_protocol, draw_sample
+from dmri_fm.train.config import describe_data
 from dmri_fm.train.readout import draw_pairs
 from dmri_fm.train.runs import load_autoencoder
 from dmri_fm.volumes import Dwi
@@ -148,6 +149,15 @@ def test_card_names_the_weights_that_ship(name, data):
     assert data in head
     assert "xperimental" in head
     assert str(loaded.training["steps"]) in card
+
+
+@pytest.mark.parametrize(("name", "noun"), [("tensor-refiner", "brain"), ("drope", "scan")])
+def test_shipped_weights_say_what_they_learnt_from(name, noun):
+    training = load_weights(name).training
+    for part in (training, *([training["before"]] if "before" in training else [])):
+        share = part["settings"]["scan_share"]
+        assert part["data"] == describe_data(part["scans"], scan_share=share, noun=noun)
+        assert part["settings"]["model"] == name
 
 
 @pytest.mark.realdata

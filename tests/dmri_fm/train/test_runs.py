@@ -131,6 +131,8 @@ def test_tensor_training(tiny_models, tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     loaded = load_weights(tmp_path / "a.safetensors", model="tensor-refiner")
     assert loaded.training["steps"] == 3
+    assert loaded.training["scans"] == []
+    assert loaded.training["data"].endswith("drawn on the fly; no real brain")
     assert json.dumps(loaded.normalisation)
     assert loaded.statistics["width_factor"].shape == (2,)
     assert (loaded.statistics["width_factor"] > 0).all()
@@ -255,6 +257,7 @@ def test_the_decoder_is_trained_alone(tiny_models, drawn_in_no_time, tmp_path):
     run = pretrain_drope(alone, tmp_path / "second", weights=path, **more)
     written = load_weights(path)
     assert written.training["scans"] == ["sub-01"], "what the start has seen"
+    assert written.training["data"].endswith("and 1 real scan (in the run before)")
     assert written.training["start"]["sha256"] == origin["sha256"]
     torch.testing.assert_close(
         written.model.readout.weight, before["encoder.readout.weight"], atol=1e-3, rtol=1e-2

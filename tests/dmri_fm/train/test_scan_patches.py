@@ -133,7 +133,9 @@ def test_weights_name_the_scans_they_were_trained_on(tmp_path):
     path = tmp_path / "x.safetensors"
     run = train_tensor_network(settings, tmp_path / "run", scans=[scan], weights=path)
     assert run.steps == 2
-    assert load_weights(path).training["scans"] == ["sub-a, test"] == [scan.brain_name]
+    training = load_weights(path).training
+    assert training["scans"] == ["sub-a, test"] == [scan.brain_name]
+    assert training["data"] == "1 real brain", "every sample was drawn from it"
 
 
 def test_scans_without_enough_brain_are_named(monkeypatch):
