@@ -20,7 +20,7 @@ from dmri_fm.derivatives.tsv import MISSING, format_cell, format_table, read_tab
 from dmri_fm.errors import DmriError, InputError
 from dmri_fm.gradient_files import stated_b0_threshold
 from dmri_fm.gradients import choose_b0_threshold
-from dmri_fm.group.collect import OutputFile, Problem, find_files, list_participants
+from dmri_fm.group.collect import OutputFile, Problem, find_files, find_unknown, list_participants
 from dmri_fm.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
 from dmri_fm.group.status import ParticipantStatus, read_status
 from dmri_fm.volumes import load_image, read_array
@@ -279,7 +279,8 @@ def collect_tables(
     )
     quality, bad_quality = gather_rows(output_dir, "image_qc", participants=everybody)
     scalars, bad_scalars = gather_scalars(output_dir, regions, participants=everybody)
-    problems = (*bad_features, *bad_quality, *bad_scalars)
+    unknown = [p for who in everybody for p in find_unknown(output_dir, participant=who)]
+    problems = (*bad_features, *bad_quality, *bad_scalars, *unknown)
     tables = [t[[c for c in SCAN_COLUMNS if c in t]] for t in (features, quality, scalars)]
     scans = pd.concat(tables).fillna(MISSING).drop_duplicates()
     counts = scans["participant_id"].value_counts()

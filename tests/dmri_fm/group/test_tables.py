@@ -91,6 +91,21 @@ def test_tables_join_with_participants(outputs, regions, tmp_path):
     assert sidecar["status"]["Levels"]["complete"]
 
 
+def test_outputs_with_names_of_earlier_versions_are_told(outputs, regions):
+    outputs.add_participant("01")
+    outputs.add_participant("02")
+    folder = outputs.root / "sub-01" / "dwi"
+    for name in ("desc-cls_features.tsv", "model-qcgdti_param-fa_dwimap.nii.gz", "note.txt"):
+        (folder / f"sub-01_space-MNI152NLin2009aSym_{name}").write_text("x")
+    tables = collect_tables(outputs.root, regions)
+    (problem,) = tables.problems
+    assert problem.participant == "sub-01"
+    assert "sub-01_space-MNI152NLin2009aSym_desc-cls_features.tsv and 1 more" in problem.message
+    reasons = dict(zip(tables.status["participant_id"], tables.status["reason"], strict=True))
+    assert "no output of this version has such a name" in reasons["sub-01"]
+    assert "no output of this version" not in reasons["sub-02"]
+
+
 def test_order_and_bytes_are_stable(outputs, regions, tmp_path):
     for label in ("10", "9", "A"):
         outputs.add_participant(label)
