@@ -325,11 +325,12 @@ def _add_models(subparsers: Subparsers) -> None:
 
 
 def _run_models(options: argparse.Namespace) -> None:
+    from dmri_fm.models.identity import identity
     from dmri_fm.models.registry import MODELS
 
     for name, (config, kind) in MODELS.items():
         n_parameters = sum(p.numel() for p in kind(config).parameters())  # type: ignore[call-arg]
-        print(f"{name:16s} {kind.__name__:8s} {n_parameters / 1e6:6.2f}M parameters")
+        print(f"{name:28s} {n_parameters / 1e6:6.2f}M parameters  {identity(name).title}")
 
 
 def _add_evaluate(subparsers: Subparsers) -> None:

@@ -151,7 +151,7 @@ def _map_titles(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _model_title(label: str) -> str:
-    return "tensor fit" if label == "tensor" else identity(label).title.lower()
+    return "tensor fit" if label == "tensor" else identity(label).title
 
 
 def _features_chart(tables: GroupTables) -> str:

@@ -123,7 +123,7 @@ _REFINER = ModelIdentity(
     methods=(
         "The tensor refiner, a network of this software that follows no published architecture, "
         "estimated the diffusion tensor from one b=0 and six directions: it weighs the neighbours "
-        "over which the images are averaged (kernel prediction [@mildenhall2018]), fits the "
+        "over which the images are averaged, by kernel prediction [@mildenhall2018], fits the "
         "tensor [@basser1994] and corrects it. Its maps are experimental. Standard deviations of "
         "its FA and MD, and the map of unfamiliarity, are this software's own, calibrated on "
         "simulation."

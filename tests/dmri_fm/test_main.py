@@ -96,9 +96,10 @@ def test_simulate_writes_a_dataset(tmp_path, capsys) -> None:
 
 def test_models_are_listed(capsys) -> None:
     assert main(["models"]) == 0
-    assert {"tensor-refiner", "drope"} <= {
-        line.split()[0] for line in capsys.readouterr().out.splitlines()
-    }
+    lines = capsys.readouterr().out.splitlines()
+    assert {"tensor-refiner", "drope"} <= {line.split()[0] for line in lines}
+    (published,) = (line for line in lines if line.startswith("qcg-dti-paper "))
+    assert published.endswith("QCG-DTI")
 
 
 @pytest.mark.parametrize(

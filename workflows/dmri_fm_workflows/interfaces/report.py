@@ -257,10 +257,10 @@ class PlotComparison(SimpleInterface):
             affine,
             Path(runtime.cwd) / "compare.svg",
             labels=("tensor fit", f"{name} ({status})"),
-            title=f"Tensor fit and {name.lower()}",
+            title=f"Tensor fit and {name}",
             more={
-                f"standard deviation of FA, {name.lower()}": (deviation, (0.0, 0.1)),
-                f"unfamiliar to the {name.lower()}: percentile of its training data": (
+                f"standard deviation of FA, {name}": (deviation, (0.0, 0.1)),
+                f"unfamiliar to the {name}: percentile of its training data": (
                     unfamiliarity,
                     (50.0, 100.0),
                 ),
