@@ -115,18 +115,18 @@ _REFINER = ModelIdentity(
     title="Tensor refiner",
     architecture=(
         "Convolutional network that refines a least-squares diffusion tensor: it weighs the "
-        "neighbours over which the images of one b=0 and six directions are averaged before the "
+        "neighbours over which the b=0 image and those of six directions are averaged before the "
         "tensor is fitted, and corrects the fitted tensor."
     ),
     provenance="This software's own network, experimental; it follows no published architecture.",
     citations=("basser1994", "mildenhall2018"),
     methods=(
         "The tensor refiner, a network of this software that follows no published architecture, "
-        "estimated the diffusion tensor from one b=0 and six directions: it weighs the neighbours "
-        "over which the images are averaged, by kernel prediction [@mildenhall2018], fits the "
-        "tensor [@basser1994] and corrects it. Its maps are experimental. Standard deviations of "
-        "its FA and MD, and the map of unfamiliarity, are this software's own, calibrated on "
-        "simulation."
+        "estimated the diffusion tensor from the mean b=0 and six directions: it averages the "
+        "images over neighbours that it weighs itself (as kernel prediction does) "
+        "[@mildenhall2018], fits the tensor [@basser1994] and corrects it. Its maps are "
+        "experimental. Standard deviations of its FA and MD, and the map of unfamiliarity, are "
+        "this software's own, calibrated on simulation."
     ),
     fit_method="neural network",
     card="docs/model_cards/tensor-refiner.md",
