@@ -420,7 +420,10 @@ def _make_weights() -> list[Files]:
     found: list[Files] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, config in (
-            ("qcg-dti", RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))),
+            (
+                "tensor-refiner",
+                RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,)),
+            ),
             ("drope", replace(drope.SMALL, dim=24, depth=1, heads=2)),
         ):
             torch.manual_seed(0)

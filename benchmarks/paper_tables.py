@@ -108,14 +108,14 @@ def main() -> None:
         print(f"\n{title}\n\n{HEADER}")
         print_published(published)
         for method, row in score(heads, sets, Request(methods=METHODS)).items():
-            name = "qcg-dti (ours)" if method == "network" else METHOD_TITLES[method]
+            name = "tensor-refiner (ours)" if method == "network" else METHOD_TITLES[method]
             print_row(name, row)
 
     print("\nTable 4: cost of a block of 64^3 voxels\n")
     print("| source | method | 1e9 multiply-adds | 1e6 parameters |\n|---|---|---|---|")
     for name, (macs, millions) in PUBLISHED_COST.items():
         print(f"| published | {name} | {macs:g} | {millions:g} |")
-    for name in ("qcg-dti-paper", "qcg-dti"):
+    for name in ("qcg-dti-paper", "tensor-refiner"):
         config, kind = MODELS[name]
         with torch.device("meta"):
             count = sum(p.numel() for p in kind(config).parameters())  # type: ignore[call-arg]

@@ -82,14 +82,14 @@ def main() -> None:
     fit_cpu, fit_wall = cpu_seconds(lambda: fit_tensor(dwi))
     print(f"brain of {int(dwi.mask.sum())} voxels in {BRAIN}")  # type: ignore[union-attr]
     print(f"{'least squares':16s} {fit_cpu:7.2f} CPU-s {fit_wall:7.2f} s")
-    for name in ("qcg-dti", "qcg-dti-paper"):
+    for name in ("tensor-refiner", "qcg-dti-paper"):
         config, kind = MODELS[name]
         model = kind(config)  # type: ignore[call-arg]
         n_parameters = sum(p.numel() for p in model.parameters())
         line = (
             f"{name:16s} {n_parameters / 1e6:.2f}M parameters, {count_macs(name):.1f} GMAC a block"
         )
-        if name == "qcg-dti" or options.paper:
+        if name == "tensor-refiner" or options.paper:
             with tempfile.TemporaryDirectory() as folder:
                 path = save_weights(
                     Path(folder) / "w.safetensors",

@@ -18,7 +18,7 @@ from dipy.reconst.dti import TensorModel
 from numpy.typing import NDArray
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.models.tensor import MIN_SIGNAL, fit_tensor
 from dmri_fm.simulate import draw_protocol
 from dmri_fm.volumes import Dwi
 
@@ -62,7 +62,7 @@ def main() -> int:
     results = {}
 
     def ours() -> None:
-        results["ours"] = fit_tensor(dwi, n_threads=options.threads)
+        results["ours"] = fit_tensor(dwi, min_signal=MIN_SIGNAL, n_threads=options.threads)
 
     def theirs() -> None:
         table = gradient_table(gtab.bvals, bvecs=gtab.bvecs_ras)

@@ -132,13 +132,18 @@ def _check_scans(options: argparse.Namespace) -> None:
 
 
 def _add_train(subparsers: Subparsers) -> None:
-    _add_training(subparsers, "train", "train QCG-DTI", _run_train)
+    _add_training(
+        subparsers,
+        "train",
+        "train a tensor network (tensor-refiner, qcg-dti-paper)",
+        _run_train,
+    )
 
 
 def _run_train(options: argparse.Namespace) -> None:
-    from dmri_fm.train.config import QcgDtiTraining, read_training
-    from dmri_fm.train.qcg_dti import train_qcg_dti
+    from dmri_fm.train.config import TensorTraining, read_training
     from dmri_fm.train.scan_patches import read_training_scans
+    from dmri_fm.train.tensor_training import train_tensor_network
 
     _check_scans(options)
     scans = (
@@ -146,8 +151,8 @@ def _run_train(options: argparse.Namespace) -> None:
         if options.scans
         else []
     )
-    train_qcg_dti(
-        read_training(QcgDtiTraining, options.config, optimisation=_changes(options)),
+    train_tensor_network(
+        read_training(TensorTraining, options.config, optimisation=_changes(options)),
         options.folder,
         scans=scans,
         accelerator=options.accelerator,
@@ -320,11 +325,12 @@ def _add_models(subparsers: Subparsers) -> None:
 
 
 def _run_models(options: argparse.Namespace) -> None:
+    from dmri_fm.models.identity import identity
     from dmri_fm.models.registry import MODELS
 
     for name, (config, kind) in MODELS.items():
         n_parameters = sum(p.numel() for p in kind(config).parameters())  # type: ignore[call-arg]
-        print(f"{name:16s} {kind.__name__:8s} {n_parameters / 1e6:6.2f}M parameters")
+        print(f"{name:28s} {n_parameters / 1e6:6.2f}M parameters  {identity(name).title}")
 
 
 def _add_evaluate(subparsers: Subparsers) -> None:
@@ -347,7 +353,9 @@ def _add_evaluate_tensor(subparsers: Subparsers) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
     parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
-    parser.add_argument("--model", default="qcg-dti", help="the network; default qcg-dti")
+    parser.add_argument(
+        "--model", default="tensor-refiner", help="the network; default tensor-refiner"
+    )
     parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.add_argument(

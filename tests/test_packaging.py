@@ -96,7 +96,7 @@ def test_the_parser_understands_what_boutiques_writes(tmp_path: Path) -> None:
         "nprocs": 2,
         "mem": "16G",
         "output_resolution": 1.5,
-        "models": ["qcg-dti"],
+        "models": ["tensor-refiner"],
         "sdc": "none",
     }
     path = tmp_path / "invocation.json"
@@ -106,7 +106,11 @@ def test_the_parser_understands_what_boutiques_writes(tmp_path: Path) -> None:
     config = parse_args(command.split()[1:])
     assert config.participant_label == ("01", "02")
     assert (config.unring, config.nprocs, config.mem_gb) == (True, 2, 16.0)
-    assert (config.output_resolution, config.models, config.sdc) == (1.5, ("qcg-dti",), "none")
+    assert (config.output_resolution, config.models, config.sdc) == (
+        1.5,
+        ("tensor-refiner",),
+        "none",
+    )
 
 
 # --- one version, one set of packages -------------------------------------------------------

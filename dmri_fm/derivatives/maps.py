@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.models.identity import identity
 
 __all__ = ["Catalogue", "Kind", "Space", "load_catalogue"]
 
@@ -65,11 +66,11 @@ class Kind:
     units
         Of the image's values, or None.
     model
-        What made it: `tensor`, `qcgdti`, `drope`, or None.
+        Label of what made it, see :func:`~dmri_fm.models.identity.identity`, or None.
     value_range
         Smallest and largest possible value, or None.
     citations
-        Keys of `references.yaml`.
+        Keys of `references.yaml`: the works of the model, then those of the quantity.
     required
         Keys that its sidecar must hold.
     """
@@ -142,10 +143,12 @@ class Catalogue:
 
 def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
     low_high = entry.get("range")
+    model = identity(entry["model"]) if "model" in entry else None
+    cited = (*(model.citations if model else ()), *entry.get("citations", ()))
     return Kind(
         name=name,
         title=entry["title"],
-        description=entry["description"].strip(),
+        description=_description(entry),
         datatype=entry["datatype"],
         suffix=entry["suffix"],
         extensions=tuple(entry["extensions"]),
@@ -154,11 +157,18 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         spaces=tuple(entry.get("spaces", ())),
         has_resolution=not entry.get("without_resolution", False),
         units=entry.get("units"),
-        model=entry.get("model"),
+        model=model.label if model else None,
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
-        citations=tuple(entry.get("citations", ())),
+        citations=tuple(dict.fromkeys(cited)),
         required=tuple(entry.get("required", ())),
     )
+
+
+def _description(entry: Mapping[str, Any]) -> str:
+    """Return the kind's own description, or the model's words for this output of it."""
+    if "words" in entry:
+        return identity(entry["model"]).outputs[entry["words"]]
+    return str(entry["description"]).strip()
 
 
 @cache

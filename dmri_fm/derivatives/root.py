@@ -21,6 +21,7 @@ from dmri_fm.derivatives.references import render_methods
 from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.json_files import read_object
+from dmri_fm.models.identity import describe_models
 
 __all__ = [
     "APP_NAME",
@@ -120,9 +121,15 @@ def dataset_description(
 
 
 def default_methods(models: Collection[str]) -> str:
-    """Return the packaged methods text for the networks that ran, with citations as `[@key]`."""
+    """Return the packaged methods text for the models that ran, with citations as `[@key]`.
+
+    Raises
+    ------
+    ConfigError
+        If a model is unknown.
+    """
     text = files("dmri_fm.derivatives").joinpath("methods.md").read_text(encoding="utf-8")
-    return str(Template(text, keep_trailing_newline=True).render(models=models))
+    return str(Template(text, keep_trailing_newline=True).render(models=describe_models(models)))
 
 
 def _readme(source_name: str) -> str:
@@ -219,5 +226,5 @@ def write_root_files(
         for label, text in catalogue.descriptions.items()
     ]
     publish_text(format_table(rows, ["desc_id", "description"]), out / "descriptions.tsv")
-    for extension, text in render_methods(default_methods(models)).items():
+    for extension, text in render_methods(default_methods(("tensor", *models))).items():
         publish_text(text, out / "logs" / f"CITATION.{extension}")

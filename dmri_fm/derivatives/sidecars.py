@@ -21,6 +21,7 @@ from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references
 from dmri_fm.derivatives.root import APP_NAME, write_root_files
 from dmri_fm.errors import ConfigError
+from dmri_fm.models.identity import about_model
 
 __all__ = [
     "BVEC_CONVENTION",
@@ -76,8 +77,6 @@ CARRIED_OVER = (
     "MultibandAccelerationFactor",
     "ContrastBolusIngredient",
 )
-
-_MODEL_NAMES = {"tensor": "Diffusion tensor", "qcgdti": "Diffusion tensor by QCG-DTI"}
 
 #: How the b-vectors beside a corrected series are to be read.
 BVEC_CONVENTION = (
@@ -235,9 +234,10 @@ def _inherent(kind: Kind) -> dict[str, Any]:
         found["Type"] = "Brain"
     if kind.name == "preproc_dwi":
         found["BvecConvention"] = BVEC_CONVENTION
+    if kind.model is not None:
+        found["Model"] = about_model(kind.model)
     if kind.suffix == "dwimap":
         found["SkullStripped"] = True
-        found["Model"] = {"Name": _MODEL_NAMES[kind.model or ""], "Label": kind.model}
         if kind.entities["param"] == "diffusivity":
             found["OrientationEncoding"] = {
                 "Type": "tensor",
@@ -276,10 +276,13 @@ def _column_table() -> tuple[tuple[str, dict[str, Any]], ...]:
 def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return description and units of table columns.
 
-    They come from `columns.yaml`, and from the measures of image quality.
+    They come from `columns.yaml`, and from the measures of image quality. Numbered columns of one
+    meaning share an entry, whose name is a pattern.
 
     Examples
     --------
+    >>> describe_columns(["pooled000", "pooled001"])
+    {'pooled*': {'Description': 'Feature of the whole scan, pooled over its patch tokens'}}
     >>> describe_columns(["trans_x", "no_such"])
     {'trans_x': {'Description': 'Head translation, left to right (RAS+)', 'Units': 'mm'}}
     """
@@ -287,6 +290,7 @@ def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     for name in columns:
         for pattern, entry in _column_table():
             if fnmatchcase(name, pattern):
-                found[name] = dict(entry)
+                shared = entry.get("Columns", name)
+                found[shared] = {k: v for k, v in entry.items() if k != "Columns"}
                 break
     return found

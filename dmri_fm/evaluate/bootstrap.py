@@ -22,7 +22,7 @@ from dmri_fm.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm.evaluate.tensor_errors import axis_angle_deg
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.maps import decompose_tensors, eigenvalue_scalars
-from dmri_fm.models.tensor import MIN_SIGNAL
+from dmri_fm.models.tensor import smallest_signal
 from dmri_fm.volumes import Dwi
 
 __all__ = ["LINEAR", "ReferenceNoise", "bootstrap_noise"]
@@ -113,7 +113,7 @@ def bootstrap_noise(
     n_free = len(fitted) - 7
     if n_free < FEWEST_FREE:
         return None
-    signal = np.maximum(dwi.data[mask].astype(np.float64), MIN_SIGNAL)
+    signal = np.maximum(dwi.data[mask].astype(np.float64), smallest_signal(dwi, mask))
     parts = []
     for start in range(0, len(signal), _BLOCK):
         block = signal[start : start + _BLOCK]

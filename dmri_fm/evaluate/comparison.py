@@ -92,7 +92,7 @@ class Request:
 
     methods: tuple[str, ...] = tuple(METHOD_TITLES)
     n_subsets: int = 6
-    model: str = "qcg-dti"
+    model: str = "tensor-refiner"
     weights: Path | None = None
     seed: int = 0
     n_replicates: int = 40

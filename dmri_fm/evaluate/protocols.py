@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 FEATURES = {
     "encoder": "encoder",
     "pooled": "its tokens, pooled as they are",
-    "cls": "its scan tokens",
+    "cls": "its class tokens",
     "untrained": "untrained encoder",
     "mean": "blurred mean DWI",
     "maps": "blurred FA and MD maps",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dmri_fm.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm.evaluate.smoothing import brain_snr, noise_sigma, smooth_within
 from dmri_fm.models.maps import TensorMaps
-from dmri_fm.models.tensor import MIN_SIGNAL, fit_tensor
+from dmri_fm.models.tensor import fit_tensor, smallest_signal
 from dmri_fm.preprocess.denoise import DenoiseMethod, denoise
 from dmri_fm.volumes import Dwi
 
@@ -106,7 +106,7 @@ def fit_iteratively(dwi: Dwi) -> TensorMaps:
     """
     mask = _mask(dwi)
     design = log_design(dwi.gtab)
-    log_s = np.log(np.maximum(dwi.data[mask].astype(np.float64), MIN_SIGNAL))
+    log_s = np.log(np.maximum(dwi.data[mask].astype(np.float64), smallest_signal(dwi, mask)))
     beta = log_s @ np.linalg.pinv(design).T
     for _ in range(N_ITERATIONS):
         inverse, _weight = weighted_inverse(design, beta @ design.T)

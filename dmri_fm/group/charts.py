@@ -140,10 +140,10 @@ def break_name(name: str) -> str:
 
     Examples
     --------
-    >>> break_name("qcgdti_negative_diffusivity_fraction")
-    'qcgdti_negative_\\ndiffusivity_fraction'
-    >>> break_name("MD, white, QCG-DTI")
-    'MD, white, QCG-DTI'
+    >>> break_name("tensorrefiner_negative_diffusivity_fraction")
+    'tensorrefiner_negative_\\ndiffusivity_fraction'
+    >>> break_name("MD, white, tensor fit")
+    'MD, white, tensor fit'
     """
     place = max(name.rfind(mark, 0, TITLE_WIDTH) for mark in "_ ") + 1
     if len(name) <= TITLE_WIDTH or not place:

@@ -11,7 +11,10 @@ from dmri_fm.derivatives.naming import OutputName, identify
 from dmri_fm.derivatives.tsv import scan_columns
 from dmri_fm.errors import ConfigError, LayoutError
 
-__all__ = ["OutputFile", "Problem", "find_files", "list_participants"]
+__all__ = ["OutputFile", "Problem", "find_files", "find_unknown", "list_participants"]
+
+#: Ends of names that the group reads: tables of features and quality, and maps.
+_READ = ("_features.tsv", "_qc.tsv", "_dwimap.nii.gz")
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,7 @@ def find_files(
         With its dot.
     """
     output_dir = Path(output_dir)
-    home = output_dir / participant
-    for folder in sorted({*home.glob("dwi"), *home.glob("ses-*/dwi")}):
+    for folder in _folders(output_dir / participant):
         for path in sorted(folder.glob(f"*{extension}")):
             if path.name.startswith("."):
                 continue
@@ -108,3 +110,39 @@ def find_files(
                 continue  # not one of ours
             if name.kind.name == kind_name:
                 yield OutputFile(path, name)
+
+
+def _folders(home: Path) -> list[Path]:
+    return sorted({*home.glob("dwi"), *home.glob("ses-*/dwi")})
+
+
+def find_unknown(output_dir: str | Path, *, participant: str) -> tuple[Problem, ...]:
+    """Find tables and maps whose names this version does not write, as earlier versions did.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder.
+    participant
+        With the prefix.
+
+    Returns
+    -------
+    tuple of Problem
+        One that names the first such file and counts them, or none.
+    """
+    unknown = []
+    for folder in _folders(Path(output_dir) / participant):
+        for path in sorted(p for p in folder.iterdir() if p.name.endswith(_READ)):
+            try:
+                identify(path.relative_to(output_dir))
+            except ConfigError:
+                unknown.append(path.name)
+    if not unknown:
+        return ()
+    more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    message = (
+        f"{unknown[0]}{more}: no output of this version has such a name, so it is in no table; "
+        "run the participant again"
+    )
+    return (Problem(participant, message),)

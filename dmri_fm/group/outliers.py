@@ -34,7 +34,7 @@ _BAD_SIDES = (
 )
 
 #: Measures that depend on the b-values, to be compared within a protocol only.
-_OF_PROTOCOL = ("*corr*", "*snr*", "cnr*", "tensor_*", "qcgdti_*")
+_OF_PROTOCOL = ("*corr*", "*snr*", "cnr*", "tensor_*", "tensorrefiner_*")
 
 
 @dataclass(frozen=True)

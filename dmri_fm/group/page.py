@@ -19,6 +19,8 @@ from dmri_fm.derivatives.tsv import MISSING
 from dmri_fm.group.charts import Panel, draw_features, draw_panels
 from dmri_fm.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
 from dmri_fm.group.tables import SCAN_COLUMNS, GroupTables
+from dmri_fm.models.identity import APP_MODELS, identity, label_of
+from dmri_fm.models.scan_features import feature_columns
 from dmri_fm.report.content import Fact, ReportWarning
 from dmri_fm.report.page import page_environment
 
@@ -32,7 +34,7 @@ _VERBS = {"failed": "failed", "incomplete": "lack outputs", "unknown": "have no 
 #: Distributions of maps that are drawn, where they exist.
 _DRAWN_MAPS = tuple(
     f"{model}_{param}_median_{tissue}"
-    for model in ("tensor", "qcgdti")
+    for model in ("tensor", *map(label_of, APP_MODELS))
     for param in ("fa", "md")
     for tissue in ("wm", "gm")
 )
@@ -140,18 +142,21 @@ def _named(flags: Sequence[Flag], table: pd.DataFrame) -> list[_ScanFlag]:
 
 
 def _map_titles(columns: Sequence[str]) -> dict[str, str]:
-    models = {"tensor": "tensor fit", "qcgdti": "QCG-DTI"}
     tissues = {"wm": "white", "gm": "grey"}
     titles = {}
     for column in columns:
         model, param, _, tissue = column.split("_")
-        titles[column] = f"{param.upper()}, {tissues[tissue]}, {models[model]}"
+        titles[column] = f"{param.upper()}, {tissues[tissue]}, {_model_title(model)}"
     return titles
+
+
+def _model_title(label: str) -> str:
+    return "tensor fit" if label == "tensor" else identity(label).title
 
 
 def _features_chart(tables: GroupTables) -> str:
     table = tables.features
-    columns = [c for c in table.columns if c.startswith("cls") and c[3:].isdigit()]
+    columns = feature_columns(table.columns)
     if len(table) < 3 or not columns:
         return ""
     data = np.stack([_numbers(table, c) for c in columns], axis=1)
@@ -314,7 +319,7 @@ def render_group_page(
         rule=_RULE,
         charts={name: Markup(svg) for name, svg in charts.items()},
         files=[
-            ("desc-cls_features.tsv", "scan features", len(tables.features)),
+            ("model-drope_desc-pooled_features.tsv", "scan features", len(tables.features)),
             ("desc-scalars_features.tsv", "regional scalars", len(scalars)),
             ("desc-image_qc.tsv", "image quality", len(quality)),
             ("participants_status.tsv", "status of every participant", len(tables.status)),

@@ -19,7 +19,7 @@ from dmri_fm.derivatives.tsv import MISSING, format_cell, format_table, read_tab
 from dmri_fm.errors import DmriError, InputError
 from dmri_fm.gradient_files import stated_b0_threshold
 from dmri_fm.gradients import choose_b0_threshold
-from dmri_fm.group.collect import OutputFile, Problem, find_files, list_participants
+from dmri_fm.group.collect import OutputFile, Problem, find_files, find_unknown, list_participants
 from dmri_fm.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
 from dmri_fm.group.status import ParticipantStatus, read_status
 from dmri_fm.json_files import read_object
@@ -115,7 +115,7 @@ def gather_rows(
     output_dir
         Output folder.
     kind_name
-        `cls_features` or `image_qc`.
+        `drope_pooled_features` or `image_qc`.
     participants
         With their prefix.
 
@@ -273,10 +273,13 @@ def collect_tables(
     """
     output_dir = Path(output_dir)
     everybody = list_participants(output_dir) if participants is None else tuple(participants)
-    features, bad_features = gather_rows(output_dir, "cls_features", participants=everybody)
+    features, bad_features = gather_rows(
+        output_dir, "drope_pooled_features", participants=everybody
+    )
     quality, bad_quality = gather_rows(output_dir, "image_qc", participants=everybody)
     scalars, bad_scalars = gather_scalars(output_dir, regions, participants=everybody)
-    problems = (*bad_features, *bad_quality, *bad_scalars)
+    unknown = [p for who in everybody for p in find_unknown(output_dir, participant=who)]
+    problems = (*bad_features, *bad_quality, *bad_scalars, *unknown)
     tables = [t[[c for c in SCAN_COLUMNS if c in t]] for t in (features, quality, scalars)]
     scans = pd.concat(tables).fillna(MISSING).drop_duplicates()
     counts = scans["participant_id"].value_counts()
@@ -335,7 +338,7 @@ def write_tables(output_dir: str | Path, tables: GroupTables) -> tuple[Path, ...
     output_dir = Path(output_dir)
     written = []
     for kind, table in (
-        ("group_cls_features", tables.features),
+        ("group_drope_pooled_features", tables.features),
         ("group_scalars", tables.scalars),
         ("group_image_qc", tables.quality),
         ("group_status", tables.status),

@@ -1,4 +1,4 @@
-"""Diffusion tensors as maps: what the tensor fit and the QCG-DTI network both return."""
+"""Diffusion tensors as maps: what the tensor fit and the tensor networks all return."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
+from dmri_fm.models.identity import about_model
 from dmri_fm.volumes import save_image
 
 __all__ = [
@@ -159,7 +160,7 @@ class TensorMaps:
     affine
         Shape (4, 4), voxel to RAS+ mm.
     model
-        `"tensor"` or `"qcgdti"`.
+        Label of the model in file names: `"tensor"`, `"tensorrefiner"`.
     s0
         Shape (X, Y, Z), float32, scanner units: signal without weighting; None if unknown.
     std
@@ -224,7 +225,7 @@ class TensorMaps:
         affine
             Shape (4, 4), voxel to RAS+ mm.
         model
-            `"tensor"` or `"qcgdti"`.
+            Label of the model in file names: `"tensor"`, `"tensorrefiner"`.
         s0, std, unfamiliarity, metadata
             See the class.
         min_diffusivity
@@ -315,7 +316,7 @@ class TensorMaps:
             "Units": "mm^2/s",
             "TensorElements": list(TENSOR_ELEMENTS),
             "ReferenceFrame": "RAS+ scanner axes",
-            "Model": self.metadata,
+            "Model": about_model(self.model) | self.metadata,
         }
         name = paths["diffusivity"].name.removesuffix(".nii.gz") + ".json"
         paths["diffusivity"].with_name(name).write_text(

@@ -27,6 +27,7 @@ from dmri_fm.models.familiarity import percentile_of, score_features
 from dmri_fm.models.gate import judge_scan
 from dmri_fm.models.guided_mae import restore_autoencoder
 from dmri_fm.models.hidden_directions import direction_errors
+from dmri_fm.models.identity import about_model, label_of
 from dmri_fm.models.maps import NORMAL_90, TensorMaps
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.registry import find_model
@@ -62,7 +63,7 @@ SIGNAL_SHARE = 0.1
 def predict_tensor(
     dwi: Dwi,
     *,
-    model: str = "qcg-dti",
+    model: str = "tensor-refiner",
     weights: str | Path | None = None,
     mask: ArrayLike | None = None,
     device: str = "cpu",
@@ -106,7 +107,9 @@ def predict_tensor(
         If the model is unknown or no tensor network, or its weights cannot be used.
     """
     if not isinstance(find_model(model)[0], (QcgDtiConfig, RefinerConfig)):
-        raise ConfigError(f"model {model!r} estimates no tensor", expected="qcg-dti")
+        raise ConfigError(
+            f"model {model!r} estimates no tensor", expected="tensor-refiner or qcg-dti-paper"
+        )
     loaded = load_weights(model if weights is None else weights, model=model, device=device)
     assert isinstance(loaded.model, (QcgDti, TensorRefiner))
     six = choose_six(dwi.gtab, seed=seed)
@@ -135,7 +138,7 @@ def predict_tensor(
         np.moveaxis(tensor.numpy(), 0, 3).astype(np.float64) * 1e-3,
         inside,
         affine=dwi.affine,
-        model="qcgdti",
+        model=label_of(loaded.name),
         std=_deviations(images[6:8], loaded.statistics) if has_more else None,
         unfamiliarity=images[8].numpy() if has_more else None,
         metadata={
@@ -146,7 +149,6 @@ def predict_tensor(
             "License": "Apache-2.0",
             "Status": status,
             "StatusReasons": reasons,
-            "Reference": "doi:10.1631/FITEE.2400766",
             "Device": device,
             "Precision": "float32",
             "Volumes": [int(i) for i in six.index],
@@ -371,7 +373,9 @@ def _collect(
     if loaded.statistics:
         score, percentile, signs = judge_scan_code(found, loaded.statistics)
     return ScanFeatures(
-        cls=found.scan,
+        vector=found.scan,
+        kind=config.features,
+        model=label_of(loaded.name),
         tokens=tokens,
         ijk=ijk,
         xyz_mm=ijk @ affine[:3, :3].T + affine[:3, 3],
@@ -385,13 +389,13 @@ def _collect(
         weights_sha256=loaded.sha256,
         error=errors,
         metadata={
-            "Model": {
-                "Name": loaded.name,
+            "Model": about_model(loaded.name)
+            | {
                 "Version": loaded.version,
                 "SHA256": loaded.sha256,
                 "License": "Apache-2.0",
                 "Status": "experimental",
-                "Reference": "doi:10.48550/arXiv.2603.25977",
+                "Features": config.features,
                 "Precision": "float32",
             },
             "Preprocessing": loaded.normalisation,

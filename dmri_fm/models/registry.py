@@ -9,6 +9,7 @@ from torch import nn
 from dmri_fm.errors import ConfigError
 from dmri_fm.models import drope, qcg_dti, tensor_refiner
 from dmri_fm.models.drope import Drope, DropeConfig
+from dmri_fm.models.identity import explain_retired
 from dmri_fm.models.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner
 
@@ -16,9 +17,10 @@ __all__ = ["MODELS", "Config", "find_encoder", "find_model"]
 
 Config = QcgDtiConfig | RefinerConfig | DropeConfig
 
-#: Name to default configuration and class. Weights ship for `qcg-dti` and `drope`.
+#: Name to default configuration and class. Weights ship for `tensor-refiner` and `drope`. What
+#: each is, and whose method, stands in :mod:`~dmri_fm.models.identity`.
 MODELS: dict[str, tuple[Config, type[nn.Module]]] = {
-    "qcg-dti": (tensor_refiner.DEFAULT, TensorRefiner),
+    "tensor-refiner": (tensor_refiner.DEFAULT, TensorRefiner),
     "qcg-dti-paper": (qcg_dti.PAPER, QcgDti),
     **{f"qcg-dti-ablation-{n}": (c, QcgDti) for n, c in qcg_dti.ABLATIONS.items()},
     "drope": (drope.SMALL, Drope),
@@ -36,6 +38,8 @@ def find_model(name: str) -> tuple[Config, type[nn.Module]]:
     ConfigError
         If there is no such model.
     """
+    if retired := explain_retired(name):
+        raise retired
     if name not in MODELS:
         raise ConfigError(f"unknown model {name!r}", expected=f"one of {', '.join(MODELS)}")
     return MODELS[name]

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ScanFeatures"]
+__all__ = ["FeatureKind", "ScanFeatures", "feature_columns"]
+
+#: What describes a scan: its patch tokens, pooled, or the class token.
+FeatureKind = Literal["pooled", "cls"]
+
+
+def feature_columns(columns: Iterable[str]) -> list[str]:
+    """Return the columns of a table that hold features of the scan.
+
+    Examples
+    --------
+    >>> feature_columns(["participant_id", "pooled000", "pooled001", "ood_score"])
+    ['pooled000', 'pooled001']
+    """
+    numbered = re.compile(rf"(?:{'|'.join(get_args(FeatureKind))})\d+")
+    return [column for column in columns if numbered.fullmatch(column)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +37,12 @@ class ScanFeatures:
 
     Attributes
     ----------
-    cls
+    vector
         Shape (D,), float32: features of the scan.
+    kind
+        What `vector` is: "pooled", patch tokens pooled over the scan; "cls", the class token.
+    model
+        Label of the encoder in file names.
     tokens
         Shape (N, d), float32: features of the patches, mean over directions; zero where not
         valid.
@@ -51,7 +72,9 @@ class ScanFeatures:
         Model, volumes, normalisation, seed.
     """
 
-    cls: NDArray[np.float32]
+    vector: NDArray[np.float32]
+    kind: FeatureKind
+    model: str
     tokens: NDArray[np.float32]
     ijk: NDArray[np.int_]
     xyz_mm: NDArray[np.float64]
@@ -73,9 +96,9 @@ class ScanFeatures:
         return float(np.median(known)) if known.size else float("nan")
 
     def row(self) -> dict[str, Any]:
-        """Return the scan's row of a features table: cls000 ... and what describes it."""
+        """Return the scan's row of a features table: pooled000 ... and what describes it."""
         return {
-            **{f"cls{i:03d}": float(value) for i, value in enumerate(self.cls)},
+            **{f"{self.kind}{i:03d}": float(value) for i, value in enumerate(self.vector)},
             "ood_score": self.ood_score,
             "ood_percentile": self.ood_percentile,
             "direction_error": self.direction_error,
@@ -99,23 +122,27 @@ class ScanFeatures:
         return path
 
     def save(self, stem: str | Path) -> dict[str, Path]:
-        """Write `<stem>_desc-cls_features.{tsv,json}` and `<stem>_desc-patch_features.{npz,json}`.
+        """Write the scan's and the patches' features.
+
+        `<stem>_model-<model>_desc-<kind>_features.tsv` and
+        `<stem>_model-<model>_desc-patch_features.npz`.
 
         Returns
         -------
         dict
-            Paths by "cls" and "patch"; a JSON file with the metadata stands beside each.
+            Paths by "scan" and "patch"; a JSON file with the metadata stands beside each.
         """
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
-        table = stem.with_name(f"{stem.name}_desc-cls_features.tsv")
+        start = f"{stem.name}_model-{self.model}"
+        table = stem.with_name(f"{start}_desc-{self.kind}_features.tsv")
         with table.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
             row = self.row()
             writer.writerow(row)
             writer.writerow(f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
-        arrays = self.save_patches(stem.with_name(f"{stem.name}_desc-patch_features.npz"))
+        arrays = self.save_patches(stem.with_name(f"{start}_desc-patch_features.npz"))
         text = json.dumps(self.metadata, indent=2) + "\n"
         for path in (table, arrays):
             path.with_suffix(".json").write_text(text, encoding="utf-8")
-        return {"cls": table, "patch": arrays}
+        return {"scan": table, "patch": arrays}

@@ -3,8 +3,8 @@
 The estimate is that of Chung, Lu & Henry 2006 (doi:10.1016/j.neuroimage.2006.07.001): ordinary
 least squares on the logarithm of the signal, then one weighted pass whose weights are the
 squares of the signal that the first pass predicts. Clipping follows dipy's
-`TensorModel(fit_method="WLS")`: signals below 1e-4 are raised to it, and eigenvalues below
-1e-6 over the largest element of the b-matrix are raised to that.
+`TensorModel(fit_method="WLS")`, with another floor of the signal (:func:`smallest_signal`), and
+eigenvalues below 1e-6 over the largest element of the b-matrix are raised to that.
 
 Voxels are worked on in blocks that stay in the processor's cache, each operation over a whole
 block at a time: matrix products go to BLAS, the compiler turns the rest into vector instructions.
@@ -32,11 +32,22 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.volumes import Dwi
 
-__all__ = ["MIN_SIGNAL", "TensorMaps", "design_matrix", "fit_tensor", "select_shells"]
+__all__ = [
+    "MIN_SIGNAL",
+    "TensorMaps",
+    "design_matrix",
+    "fit_tensor",
+    "select_shells",
+    "smallest_signal",
+]
 
 logger = logging.getLogger(__name__)
 
-#: Signals below this are raised to it before the logarithm, scanner units, as dipy does.
+#: Smallest signal that counts as measured, as a share of the brain's median b=0 signal: no scan
+#: has an SNR of 500.
+SMALLEST_SIGNAL_SHARE = 0.002
+
+#: The smallest signal is no smaller than this, scanner units, as in dipy.
 MIN_SIGNAL = 1e-4
 
 #: Eigenvalues are raised to this over the largest element of the b-matrix, as dipy does.
@@ -178,7 +189,7 @@ def fit_tensor(
     *,
     mask: ArrayLike | None = None,
     shell: Literal["auto", "all"] | float = "auto",
-    min_signal: float = MIN_SIGNAL,
+    min_signal: float | None = None,
     n_threads: int | None = None,
 ) -> TensorMaps:
     """Fit a diffusion tensor to every voxel by weighted least squares.
@@ -192,7 +203,7 @@ def fit_tensor(
     shell
         Which volumes serve, see :func:`select_shells`.
     min_signal
-        Signals below this are raised to it, scanner units.
+        Signals below this are raised to it, scanner units; see :func:`smallest_signal` if None.
     n_threads
         Threads to use; every processor that the process may run on if None.
 
@@ -230,7 +241,7 @@ def fit_tensor(
       expected: 6 or more, as a tensor has six unknowns
       what to do: leave the tensor out for this series, or give one with more directions
     """
-    if not min_signal > 0:
+    if min_signal is not None and not min_signal > 0:
         raise ConfigError(f"smallest signal {min_signal:g}", expected="a number above zero")
     if n_threads is not None and n_threads < 1:
         raise ConfigError(f"{n_threads} threads", expected="one or more")
@@ -240,6 +251,8 @@ def fit_tensor(
     scaled = design / np.array([scale] * 6 + [1.0])
     condition = check_design(gtab)
     inside = _choose_mask(dwi, mask)
+    if min_signal is None:
+        min_signal = smallest_signal(dwi, inside)
     widening = describe_widening(dwi.gtab, index) if shell == "auto" else None
 
     data = dwi.data if index.size == dwi.shape[3] else dwi.data[..., index]
@@ -261,10 +274,48 @@ def fit_tensor(
             "BValues": [round(s.bval) for s in gtab.shells],
             "Directions": gtab.count_directions(),
             "ConditionNumber": round(condition, 3),
-            "MinimalSignal": min_signal,
+            "MinimalSignal": round(min_signal, 6),
         }
         | ({"ShellSelection": widening} if widening else {}),
     )
+
+
+def smallest_signal(dwi: Dwi, mask: ArrayLike) -> float:
+    """Return the signal below which nothing was measured, scanner units.
+
+    Interpolation and clipping leave zeros beside bright tissue; the logarithm of next to nothing
+    would make a diffusivity a thousand times that of water.
+
+    Parameters
+    ----------
+    dwi
+        The series.
+    mask
+        Shape (X, Y, Z): voxels to fit.
+
+    Returns
+    -------
+    float
+        :data:`SMALLEST_SIGNAL_SHARE` of the median over the mask of the mean b=0 image, or of
+        the mean of the volumes of lowest b-value where there is none of b=0;
+        :data:`MIN_SIGNAL` at least.
+
+    Examples
+    --------
+    >>> from dmri_fm.gradients import GradientTable
+    >>> gtab = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
+    >>> dwi = Dwi.from_arrays(np.full((2, 2, 2, 2), 400.0), np.eye(4), gtab)
+    >>> round(smallest_signal(dwi, np.ones((2, 2, 2))), 6)
+    0.8
+    """
+    inside = np.asarray(mask) > 0
+    if not inside.any():
+        return MIN_SIGNAL
+    bvals = dwi.gtab.bvals
+    lowest = dwi.gtab.is_b0 if dwi.gtab.is_b0.any() else bvals == bvals.min()
+    images = [dwi.data[..., int(n)][inside] for n in np.flatnonzero(lowest)]
+    level = float(np.median(np.mean(images, axis=0, dtype=np.float64)))
+    return max(MIN_SIGNAL, SMALLEST_SIGNAL_SHARE * level)
 
 
 def _choose_mask(dwi: Dwi, mask: ArrayLike | None) -> NDArray[np.bool_]:

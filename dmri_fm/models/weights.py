@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.json_files import read_object
 from dmri_fm.models.gate import Gate
+from dmri_fm.models.identity import RETIRED_NAMES, explain_retired
 from dmri_fm.models.registry import MODELS, Config
 
 __all__ = ["Weights", "load_weights", "save_weights"]
@@ -203,6 +204,8 @@ def load_weights(
 
     Raises
     ------
+    ConfigError
+        If the name stands for no model any more.
     WeightsError
         If there are no such weights, the format could run code, the checksum, configuration or
         a tensor's name or shape is wrong, or a weight is not finite.
@@ -309,6 +312,8 @@ def _read_gate(description: dict[str, Any], path: Path) -> Gate | None:
 
 
 def _find(name_or_path: str | Path) -> Path:
+    if retired := explain_retired(str(name_or_path)):
+        raise retired
     if str(name_or_path) in MODELS:
         path = Path(str(files("dmri_fm") / "data" / "weights" / f"{name_or_path}.safetensors"))
         if not path.exists():
@@ -352,6 +357,15 @@ def _read_description(path: Path) -> dict[str, Any]:
                 path=beside,
                 expected=f"a {kind.__name__}",
             )
+    if description["model"] in RETIRED_NAMES:
+        raise WeightsError(
+            f"weights of {description['model']!r}, a name that no model has any more",
+            path=beside,
+            expected=f"one of {', '.join(MODELS)}",
+            advice=f"{RETIRED_NAMES[description['model']]}. Weights that `dmri-fm train qcg-dti` "
+            'wrote are the tensor refiner\'s: if these are, set "model" to "tensor-refiner" '
+            "in this file; the .safetensors file stays as it is",
+        )
     if description["format"] != FORMAT or description["model"] not in MODELS:
         raise WeightsError(
             f"format {description['format']!r}, model {description['model']!r}",

@@ -85,19 +85,19 @@ QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "negative_diffusivity_fraction": {
         "Description": "Share of brain voxels whose tensor has a negative eigenvalue, 0 to 1"
     },
-    "qcgdti_fa_out_of_range_fraction": {
+    "tensorrefiner_fa_out_of_range_fraction": {
         "Description": "Share of brain voxels whose FA by the network, before clipping, is above "
         "1, 0 to 1"
     },
-    "qcgdti_negative_diffusivity_fraction": {
+    "tensorrefiner_negative_diffusivity_fraction": {
         "Description": "Share of brain voxels whose tensor by the network has a negative "
         "eigenvalue, 0 to 1"
     },
-    "qcgdti_md_bias": {
+    "tensorrefiner_md_bias": {
         "Description": "Smooth part of the difference of mean diffusivity between network and "
         "fit, over the fit's: 99th percentile of the absolute value over the brain"
     },
-    "qcgdti_unfamiliar_fraction": {
+    "tensorrefiner_unfamiliar_fraction": {
         "Description": "Share of brain voxels whose surroundings are less like the network's "
         "training data than 99 in 100 of such data, 0 to 1"
     },
@@ -338,7 +338,7 @@ def network_measures(
     Returns
     -------
     dict
-        Columns `qcgdti_*` of the table; None for what cannot be known.
+        Columns `tensorrefiner_*` of the table; None for what cannot be known.
     """
     measures = _tensor_measures(network[mask])
     bias, unfamiliar = None, None
@@ -357,10 +357,10 @@ def network_measures(
     if unfamiliarity is not None:
         unfamiliar = float((unfamiliarity[mask] >= UNFAMILIAR_PERCENTILE).mean())
     return {
-        "qcgdti_fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
-        "qcgdti_negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],
-        "qcgdti_md_bias": bias,
-        "qcgdti_unfamiliar_fraction": unfamiliar,
+        "tensorrefiner_fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
+        "tensorrefiner_negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],
+        "tensorrefiner_md_bias": bias,
+        "tensorrefiner_unfamiliar_fraction": unfamiliar,
     }
 
 
@@ -402,7 +402,7 @@ def image_quality(
         Shape (X, Y, Z, 6), mm^2/s: the fitted tensor, not clipped, on the preprocessed grid.
     network_diffusivity, unfamiliarity
         The tensor of the network, likewise, and how unlike its training data each voxel is; the
-        columns `qcgdti_*` are there only with them. See :func:`network_measures`.
+        columns `tensorrefiner_*` are there only with them. See :func:`network_measures`.
     registration_dice, ood_score, ood_percentile
         Passed on.
 

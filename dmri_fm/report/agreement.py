@@ -43,11 +43,11 @@ def plot_scalar_comparison(
     affine: ArrayLike,
     out: str | Path,
     *,
-    labels: tuple[str, str] = ("tensor", "QCG-DTI"),
+    labels: tuple[str, str] = ("tensor fit", "network"),
     quantity: str = "FA",
     unit: str = "",
     limits: tuple[float, float] = (0.0, 1.0),
-    title: str = "Tensor fit against QCG-DTI",
+    title: str = "Tensor fit against network",
     more: Mapping[str, tuple[ArrayLike, tuple[float, float]]] | None = None,
 ) -> Path:
     """Draw two maps of one quantity, their difference, joint histogram and Bland-Altman plot.

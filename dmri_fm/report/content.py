@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models.identity import identity
 
 __all__ = [
     "AnatomySection",
@@ -39,10 +40,10 @@ QUALITY_LIMITS: Mapping[str, tuple[float, float]] = {
     "max_fd": (0.0, 5.0),
     "fa_nan_fraction": (0.0, 0.0),
     "fa_out_of_range_fraction": (0.0, 0.02),
-    "qcgdti_fa_out_of_range_fraction": (0.0, 0.02),
-    "qcgdti_negative_diffusivity_fraction": (0.0, 0.02),
-    "qcgdti_md_bias": (0.0, 0.15),
-    "qcgdti_unfamiliar_fraction": (0.0, 0.1),
+    "tensorrefiner_fa_out_of_range_fraction": (0.0, 0.02),
+    "tensorrefiner_negative_diffusivity_fraction": (0.0, 0.02),
+    "tensorrefiner_md_bias": (0.0, 0.15),
+    "tensorrefiner_unfamiliar_fraction": (0.0, 0.1),
     "ood_percentile": (0.0, 95.0),
 }
 
@@ -286,6 +287,10 @@ def standard_figure(desc: str, path: str, *, remark: str = "") -> Figure:
     entry = _captions().get(desc)
     if entry is None:
         raise ConfigError(f"a figure named {desc!r}", expected=", ".join(sorted(_captions())))
+    if "model" in entry:
+        model = identity(entry["model"])
+        names = {n: getattr(model, n) for n in ("title", "architecture", "provenance")}
+        entry = {k: v.format(**names) if isinstance(v, str) else v for k, v in entry.items()}
     return Figure(
         title=entry["title"],
         path=path,

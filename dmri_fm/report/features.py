@@ -112,7 +112,7 @@ def token_grid(
 
 
 def plot_features(
-    cls: ArrayLike,
+    vector: ArrayLike,
     tokens: ArrayLike,
     ijk: ArrayLike,
     grid_shape: tuple[int, int, int],
@@ -129,7 +129,7 @@ def plot_features(
 
     Parameters
     ----------
-    cls
+    vector
         Shape (D,), the scan vector.
     tokens
         Shape (N, D), one vector per patch.
@@ -164,7 +164,7 @@ def plot_features(
     ImageError
         If the arrays do not fit each other.
     """
-    vector = np.asarray(cls, dtype=np.float64).ravel()
+    features = np.asarray(vector, dtype=np.float64).ravel()
     patches = np.asarray(tokens, dtype=np.float32)
     place = np.asarray(ijk)
     if patches.ndim != 2 or place.shape != (len(patches), 3):
@@ -189,7 +189,7 @@ def plot_features(
     drawing = Drawing(FULL_WIDTH)
     y = draw_legend(drawing, 0, (), words=title)
     with chart_style():
-        chart = _vector_chart(vector, ood_percentile=ood_percentile, ood_score=ood_score)
+        chart = _vector_chart(features, ood_percentile=ood_percentile, ood_score=ood_score)
     y += drawing.embed(chart, 0, y, drawing.width) + 6
     # One patch of margin parts the tiles.
     rows = plan_rows(region, ras_affine, views=("axial",), n_widest=8, margin_mm=0.1)
@@ -218,9 +218,9 @@ def plot_features(
         out,
         title=title,
         description=(
-            f"A scan vector of {vector.size} numbers and {int(keep.sum())} patch tokens drawn on "
-            "axial slices by principal components, by length and by how well directions predict "
-            "one another."
+            f"A scan vector of {features.size} numbers and {int(keep.sum())} patch tokens drawn "
+            "on axial slices by principal components, by length and by how well directions "
+            "predict one another."
         ),
     )
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.models.identity import explain_retired
 
 __all__ = [
     "DropePretraining",
     "Optimisation",
-    "QcgDtiTraining",
+    "TensorTraining",
+    "describe_data",
     "describe_recipe",
     "read_training",
 ]
@@ -73,8 +75,8 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
-class QcgDtiTraining:
-    """Training of a QCG-DTI network.
+class TensorTraining:
+    """Training of a tensor network: the tensor refiner, or the published QCG-DTI.
 
     Attributes
     ----------
@@ -184,7 +186,7 @@ class DropePretraining:
     aside_share: float = 0.1
 
 
-Training = TypeVar("Training", QcgDtiTraining, DropePretraining)
+Training = TypeVar("Training", TensorTraining, DropePretraining)
 
 
 def read_training(
@@ -198,7 +200,7 @@ def read_training(
     Parameters
     ----------
     kind
-        :class:`QcgDtiTraining` or :class:`DropePretraining`.
+        :class:`TensorTraining` or :class:`DropePretraining`.
     name_or_path
         Name of a model whose settings ship with the package, or a TOML file: the fields of
         `kind`, and those of :class:`Optimisation` in a table of that name.
@@ -208,9 +210,11 @@ def read_training(
     Raises
     ------
     ConfigError
-        If there is no such file, it is not TOML, or a field is unknown, missing or of the wrong
-        type.
+        If there is no such file, the name stands for no model any more, the file is not TOML, or
+        a field is unknown, missing or of the wrong type.
     """
+    if retired := explain_retired(str(name_or_path)):
+        raise retired
     shipped = files("dmri_fm.train") / "configs" / f"{name_or_path}.toml"
     path = Path(str(shipped)) if shipped.is_file() else Path(name_or_path)
     try:
@@ -227,7 +231,38 @@ def read_training(
     return _build(kind, {**values, "optimisation": _build(Optimisation, table, path)}, path)
 
 
-def describe_recipe(config: QcgDtiTraining | DropePretraining) -> dict[str, Any]:
+def describe_data(scans: Sequence[str], *, scan_share: float = 0.0, noun: str = "scan") -> str:
+    """Return what a network learnt from, in words, for the description of its weights.
+
+    Parameters
+    ----------
+    scans
+        Names of all real scans that it has seen, those of the run that it started from included.
+    scan_share
+        Share of this run's samples that were drawn from real scans.
+    noun
+        What the names name: "scan", or "brain" where all scans of one head share a name.
+
+    Examples
+    --------
+    >>> describe_data([])
+    'simulation (dmri_fm.simulate), drawn on the fly; no real scan'
+    >>> describe_data(["sub-01"], scan_share=0.25)
+    'simulation (dmri_fm.simulate), drawn on the fly, and 1 real scan (25 % of the samples)'
+    >>> describe_data(["sub-01", "sub-02"], scan_share=1)
+    '2 real scans'
+    """
+    simulated = "simulation (dmri_fm.simulate), drawn on the fly"
+    if not scans:
+        return f"{simulated}; no real {noun}"
+    real = f"{len(scans)} real {noun}{'s' if len(scans) > 1 else ''}"
+    if scan_share >= 1:
+        return real
+    how = f"{100 * scan_share:g} % of the samples" if scan_share > 0 else "in the run before"
+    return f"{simulated}, and {real} ({how})"
+
+
+def describe_recipe(config: TensorTraining | DropePretraining) -> dict[str, Any]:
     """Return the settings that decide what a network learns: a run goes on with no others.
 
     Without those of the optimisation, which the training loop compares itself, and of what is
@@ -237,7 +272,7 @@ def describe_recipe(config: QcgDtiTraining | DropePretraining) -> dict[str, Any]
     return {k: v for k, v in asdict(config).items() if k not in rest}
 
 
-_Settings = TypeVar("_Settings", Optimisation, QcgDtiTraining, DropePretraining)
+_Settings = TypeVar("_Settings", Optimisation, TensorTraining, DropePretraining)
 
 
 def _build(kind: type[_Settings], values: Mapping[str, Any], path: Path) -> _Settings:

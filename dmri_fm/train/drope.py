@@ -39,7 +39,7 @@ from dmri_fm.models.registry import find_encoder
 from dmri_fm.models.tokens import ScanTokens
 from dmri_fm.models.unusual import ScanCode, encode_tokens, fit_unusual
 from dmri_fm.models.weights import save_weights
-from dmri_fm.train.config import DropePretraining, describe_recipe
+from dmri_fm.train.config import DropePretraining, describe_data, describe_recipe
 from dmri_fm.train.loop import CHECKPOINT, Run, run_training
 from dmri_fm.train.masked_steps import (
     ASIDE,
@@ -184,7 +184,8 @@ def pretrain_drope(
     )
     if weights is not None and run.is_main:
         statistics = _describe_features(run, config, folder, scans, aside)
-        seen = {scan.name for scan in scans} | set((origin or {}).get("scans", ()))
+        drawn = scans if config.scan_share > 0 else []
+        seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
         rest, rest_config = (
             split_autoencoder(run.model)
             if isinstance(run.model, GuidedAutoencoder)
@@ -198,8 +199,9 @@ def pretrain_drope(
             version=version,
             normalisation=NORMALISATION,
             training={
-                "data": "simulation (dmri_fm.simulate), drawn on the fly"
-                + (", and real scans" if seen else "; no real scan"),
+                "data": describe_data(
+                    sorted(seen), scan_share=config.scan_share if drawn else 0.0
+                ),
                 "start": None if origin is None else dict(origin),
                 "scans": sorted(seen),
                 "aside": [scan.name for scan in aside],

@@ -61,7 +61,10 @@ def test_paths_are_relative_to_the_current_folder_and_nothing_else_of_it_is_used
 
 
 def test_settings_are_a_shipped_name_or_a_file_of_the_current_folder(tmp_path) -> None:
-    for config, expected in (("qcg-dti", "qcg-dti"), ("mine.toml", str(tmp_path / "mine.toml"))):
+    for config, expected in (
+        ("tensor-refiner", "tensor-refiner"),
+        ("mine.toml", str(tmp_path / "mine.toml")),
+    ):
         options = build_parser().parse_args(["train", config, "run"])
         _make_absolute(options, tmp_path)
         assert options.config == expected
@@ -93,9 +96,10 @@ def test_simulate_writes_a_dataset(tmp_path, capsys) -> None:
 
 def test_models_are_listed(capsys) -> None:
     assert main(["models"]) == 0
-    assert {"qcg-dti", "drope"} <= {
-        line.split()[0] for line in capsys.readouterr().out.splitlines()
-    }
+    lines = capsys.readouterr().out.splitlines()
+    assert {"tensor-refiner", "drope"} <= {line.split()[0] for line in lines}
+    (published,) = (line for line in lines if line.startswith("qcg-dti-paper "))
+    assert published.endswith("QCG-DTI")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_models_are_listed(capsys) -> None:
         (["simulate", "x", "--participants", "0"], "0 participants"),
         (["train", "no-such-model", "folder"], "cannot be read"),
         (["pretrain", "no-such-model", "folder"], "cannot be read"),
-        (["train", "qcg-dti", "folder", "--participant-label", "1"], "without a dataset"),
+        (["train", "tensor-refiner", "folder", "--participant-label", "1"], "without a dataset"),
     ],
 )
 def test_errors_are_told_in_words_and_give_exit_code_1(

@@ -119,6 +119,8 @@ def test_fingerprint_ignores_order_of_entities() -> None:
         ({"sdc": "magic"}, "sdc is 'magic'"),
         ({"models": ("qcg",)}, "models is 'qcg'"),
         ({"weights": {"other": Path("x")}}, "weights is 'other'"),
+        ({"models": ("qcg-dti",)}, "'qcg-dti' names no model"),
+        ({"weights": {"qcg-dti": Path("x")}}, "'qcg-dti' names no model"),
         ({"nprocs": 0}, "nprocs is 0"),
         ({"nprocs": 2, "omp_nthreads": 3}, "omp_nthreads is 3"),
         ({"output_resolution": 20.0}, "20 mm"),

@@ -148,7 +148,7 @@ def list_variants(name: str, series: DwiSeries, root: Path) -> list[dict[str, ob
         ],
         "init_anat_wf": [{"normalisation": "affine", "sloppy": False}],
         "init_normalise_wf": [{"has_t1w": t, **NORMALISE, **COMMON} for t in (True, False)],
-        "init_models_wf": [{"networks": ("qcg-dti",), **NETWORK, **COMMON}],
+        "init_models_wf": [{"networks": ("tensor-refiner",), **NETWORK, **COMMON}],
         "init_features_wf": [{"model": "drope", "entities": {"subject": "01"}, **NETWORK}],
         "init_anat_figures_wf": [{}],
         "init_series_figures_wf": [
@@ -269,7 +269,7 @@ def test_graph_expands_with_every_engine(
     graph = workflow._create_flat_graph()
     assert_every_mandatory_input_is_fed(graph)
     names = {node.name for node in graph.nodes()}
-    assert {"ds_tensor_fa_acpc", "ds_cls_features", "ds_preproc_dwi_mni"} <= names
+    assert {"ds_tensor_fa_acpc", "ds_drope_pooled_features", "ds_preproc_dwi_mni"} <= names
     assert ("eddy" in names) == (engines.hmc == "eddy")
     assert ("ds_t1w" in names) == t1w
 

@@ -172,7 +172,7 @@ def test_outputs_that_a_later_run_does_not_write_are_stale(tmp_path: Path) -> No
     dwi = tmp_path / "sub-01" / "dwi"
     files = {
         name: dwi / f"sub-01_{name}_space-ACPC_model-{model}_param-fa_dwimap.nii.gz"
-        for name, model in (("acq-a", "tensor"), ("acq-b", "tensor"), ("acq-c", "qcgdti"))
+        for name, model in (("acq-a", "tensor"), ("acq-b", "tensor"), ("acq-c", "tensorrefiner"))
     }
     for path in (*files.values(), dwi / "notes.txt"):
         publish_text("x", path)

@@ -34,7 +34,9 @@ def out(tmp_path):
     path.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(fa.astype(np.float32), regions.grid.affine), path)
     _write(tmp_path / output_path(scan, "image_qc"), "mean_fd\n0.2\n")
-    _write(tmp_path / output_path(scan, "cls_features"), "cls000\tcls001\n0.25\t-1.5\n")
+    _write(
+        tmp_path / output_path(scan, "drope_pooled_features"), "pooled000\tpooled001\n0.25\t-1.5\n"
+    )
     record = {"status": "complete", "finished": "2026-01-01T00:00:00+00:00", "outputs": {}}
     _write(tmp_path / "sub-01" / "log" / "a" / "provenance.json", json.dumps(record))
     error = {"scan": "sub-02_dir-AP", "stage": "preprocess", "message": "no b=0"}
@@ -47,8 +49,9 @@ def test_tables_and_page(out):
     assert run_group(out) == 0
     names = sorted(p.name for p in (out / "group").iterdir())
     assert names == [
-        "desc-cls_features.json", "desc-cls_features.tsv", "desc-image_qc.json",
-        "desc-image_qc.tsv", "desc-scalars_features.json", "desc-scalars_features.tsv",
+        "desc-image_qc.json", "desc-image_qc.tsv",
+        "desc-scalars_features.json", "desc-scalars_features.tsv",
+        "model-drope_desc-pooled_features.json", "model-drope_desc-pooled_features.tsv",
         "participants_status.json", "participants_status.tsv", "report.html",
     ]  # fmt: skip
     table = pd.read_csv(out / "group" / "desc-scalars_features.tsv", sep="\t")

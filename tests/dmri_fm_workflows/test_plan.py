@@ -156,14 +156,14 @@ def test_a_network_without_six_directions_is_left_out_with_its_reason(tmp_path: 
     assert found.has_tensor
     assert (found.six, found.networks) == (None, ())
     assert any("the tensor network is left out" in text for text in found.warnings)
-    assert any("qcg-dti does not run: no shell" in text for text in list_omissions(found))
+    assert any("tensor-refiner does not run: no shell" in text for text in list_omissions(found))
 
 
 def test_ill_conditioned_six_are_warned_of(tmp_path: Path) -> None:
     flat = SKARE_DIRECTIONS * [1, 1, 0.35]
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 6], np.vstack([np.zeros(3), flat])))
-    assert found.networks == ("qcg-dti",)
+    assert found.networks == ("tensor-refiner",)
     assert any("condition number" in text and "below 3" in text for text in found.warnings)
 
 

@@ -22,9 +22,9 @@ from dmri_fm_workflows.report import write_participant_page
     ("kinds", "words"),
     [
         ((), ()),
-        (("cls_features",), ("rotary embedding",)),
-        (("qcgdti_fa",), ("QCG-DTI network",)),
-        (("qcgdti_fa", "cls_features"), ("QCG-DTI network", "rotary embedding")),
+        (("drope_pooled_features",), ("rotary embedding",)),
+        (("tensorrefiner_fa",), ("tensor refiner",)),
+        (("tensorrefiner_fa", "drope_pooled_features"), ("tensor refiner", "rotary embedding")),
     ],
 )
 def test_methods_name_the_networks_that_wrote_something(
@@ -35,7 +35,7 @@ def test_methods_name_the_networks_that_wrote_something(
         publish_text("", tmp_path / output_path({"subject": "01"}, kind, space=space))
     page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
     text = page.read_text(encoding="utf-8")
-    for word in ("QCG-DTI network", "rotary embedding"):
+    for word in ("tensor refiner", "rotary embedding"):
         assert (word in text) == (word in words)
 
 

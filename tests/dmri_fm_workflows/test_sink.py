@@ -15,6 +15,7 @@ import pytest
 from dmri_fm.derivatives import load_catalogue, output_path
 from dmri_fm.derivatives.sidecars import image_sidecar
 from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm.models.identity import about_model
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01", "session": "a", "acquisition": "b", "run": "01"}
@@ -75,7 +76,7 @@ def test_map_with_metadata(put, out, tmp_path):
     assert found.out_file == str(out / expected)
     sidecar = json.loads(Path(found.out_meta).read_text())
     assert sidecar["Resolution"] == f"{MNI} grid with isotropic voxels of 2 mm"
-    assert sidecar["Model"] == {"Name": "Diffusion tensor", "Label": "tensor"}
+    assert sidecar["Model"] == about_model("tensor")
     assert sidecar["Extra"] == 0.5
     assert list(sidecar) == sorted(sidecar)
     image = nib.load(found.out_file)
@@ -212,7 +213,7 @@ def test_unknown_extension(put, tmp_path):
 
 
 def test_travels_to_another_process(sink, tmp_path):
-    node = sink(kind="qcgdti_fa_std", base_directory=str(tmp_path), Note="kept")
+    node = sink(kind="tensorrefiner_fa_std", base_directory=str(tmp_path), Note="kept")
     again = pickle.loads(pickle.dumps(node))
     assert again.inputs.param == "fa"
     assert again._metadata == {"Note": "kept"}

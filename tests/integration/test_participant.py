@@ -193,8 +193,10 @@ def test_maps_are_finite_and_in_range(umr: AppRun) -> None:
 def test_features_and_quality_are_one_row_each(umr: AppRun) -> None:
     folder = umr.out_dir / "sub-umr" / "dwi"
     for name in VENDORS["umr"]:
-        (row,) = read_table(folder / f"{name}_space-MNI152NLin2009aSym_desc-cls_features.tsv")
-        values = [float(v) for k, v in row.items() if k.startswith("cls")]
+        (row,) = read_table(
+            folder / f"{name}_space-MNI152NLin2009aSym_model-drope_desc-pooled_features.tsv"
+        )
+        values = [float(v) for k, v in row.items() if k.startswith("pooled")]
         assert len(values) == 384
         assert np.isfinite(values).all()
         assert row["participant_id"] == "sub-umr"
@@ -328,7 +330,7 @@ def test_group_collects_the_participant(umr: AppRun, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     code, text = run_app(tmp_path / "nothing", out, "group")
     assert code == 0, text[-2000:]
-    features = read_table(out / "group" / "desc-cls_features.tsv")
+    features = read_table(out / "group" / "model-drope_desc-pooled_features.tsv")
     assert [row["participant_id"] for row in features] == ["sub-umr", "sub-umr"]
     (status,) = read_table(out / "group" / "participants_status.tsv")
     assert status["status"] == "complete"

@@ -26,7 +26,7 @@ from dmri_fm import __version__
 from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
 from dmri_fm.derivatives.publish import clear_partial, publish_text
 from dmri_fm.derivatives.root import write_root_files
-from dmri_fm.errors import DmriError
+from dmri_fm.errors import DmriError, WeightsError
 from dmri_fm.json_files import read_object
 from dmri_fm.links import refuse_link, refuse_links
 from dmri_fm.preprocess.free_water import B_SCALING_CHECK_KEY
@@ -454,7 +454,15 @@ def check_weights(config: RunConfig) -> None:
     from dmri_fm.models.weights import load_weights
 
     for name, path in config.weights.items():
-        load_weights(path, model=name)
+        loaded = load_weights(path, model=name)
+        found = getattr(loaded.config, "features", "pooled")
+        if found != "pooled":
+            raise WeightsError(
+                f"an encoder whose features of a scan are {found!r}, the class token",
+                path=path,
+                expected="features 'pooled' in the JSON file: what the outputs are named after",
+                advice="dmri_fm.extract_features reads such weights from Python",
+            )
 
 
 def _quiet_nipype(log_dir: Path, *, verbose: int) -> None:

@@ -19,6 +19,7 @@ from dmri_fm.cwd import absolute, current_folder, empty_folder
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
 from dmri_fm.gradient_options import B_SCALINGS
 from dmri_fm.links import refuse_links
+from dmri_fm.models.identity import explain_retired
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
     DENOISE,
@@ -237,8 +238,9 @@ def _add_networks(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--models",
         nargs="+",
+        type=_model_name,
         choices=(*MODELS, "none"),
-        help="networks to run (default: all)",
+        help=f"networks to run (default: {' '.join(MODELS)})",
     )
     group.add_argument(
         "--weights",
@@ -252,6 +254,12 @@ def _add_networks(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--random-seed", type=int, metavar="N", help="start of every random sequence (default: 0)"
     )
+
+
+def _model_name(text: str) -> str:
+    if retired := explain_retired(text):
+        raise argparse.ArgumentTypeError(f"{retired.found}: {retired.advice}")
+    return text
 
 
 def _bare(prefix: str) -> Any:

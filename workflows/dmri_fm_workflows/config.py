@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
+from dmri_fm.models.identity import APP_MODELS, explain_retired
 
 __all__ = [
     "ANALYSIS_LEVELS",
@@ -40,7 +41,7 @@ SDC = ("auto", "topup", "pepolar", "none")
 HMC = ("auto", "eddy", "builtin", "none")
 DENOISE = ("auto", "dwidenoise", "mppca", "patch2self", "none")
 NORMALISATIONS = ("affine", "syn")
-MODELS = ("qcg-dti", "drope")
+MODELS = APP_MODELS
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -353,5 +354,7 @@ def _with_nulls(filters: Any) -> Any:
 
 def _check_choice(name: str, values: Any, allowed: tuple[str, ...]) -> None:
     for value in values:
+        if retired := explain_retired(value):
+            raise retired
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}", expected=", ".join(allowed))

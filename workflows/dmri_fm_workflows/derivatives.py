@@ -22,8 +22,8 @@ from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 __all__ = [
     "ANAT_OUTPUTS",
     "FEATURE_OUTPUTS",
-    "QCGDTI_MAPS",
-    "QCGDTI_OUTPUTS",
+    "REFINER_MAPS",
+    "REFINER_OUTPUTS",
     "SERIES_OUTPUTS",
     "SERIES_TEMPLATE_OUTPUTS",
     "TENSOR_OUTPUTS",
@@ -129,11 +129,11 @@ def _map_outputs(model: str, params: Sequence[str], warped: Sequence[str]) -> tu
 
 SCALARS = ("fa", "md", "ad", "rd")
 TENSOR_OUTPUTS = _map_outputs("tensor", ("diffusivity", "s0", *SCALARS), SCALARS)
-QCGDTI_MAPS = ("diffusivity", *SCALARS, "fa_std", "md_std", "unfamiliarity")
-QCGDTI_OUTPUTS = _map_outputs("qcgdti", QCGDTI_MAPS, SCALARS)
+REFINER_MAPS = ("diffusivity", *SCALARS, "fa_std", "md_std", "unfamiliarity")
+REFINER_OUTPUTS = _map_outputs("tensorrefiner", REFINER_MAPS, SCALARS)
 FEATURE_OUTPUTS = (
-    Output("cls_features", ("cls_file",), MNI, "features_facts"),
-    Output("patch_features", ("patch_file",), MNI, "features_facts"),
+    Output("drope_pooled_features", ("scan_file",), MNI, "features_facts"),
+    Output("drope_patch_features", ("patch_file",), MNI, "features_facts"),
 )
 
 

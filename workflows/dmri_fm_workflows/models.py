@@ -1,4 +1,4 @@
-"""Models stage: tensor fit, QCG-DTI and D-RoPE features of a corrected series."""
+"""Models stage: tensor fit, tensor network and encoder's features of a corrected series."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm_workflows.derivatives import QCGDTI_MAPS, SCALARS
+from dmri_fm_workflows.derivatives import REFINER_MAPS, SCALARS
 from dmri_fm_workflows.interfaces.models import (
     CheckGradients,
     ExtractFeatures,
@@ -37,7 +37,7 @@ def init_models_wf(
     Parameters
     ----------
     networks
-        Of the registered tensor networks, those to run: `("qcg-dti",)` or none.
+        Of the registered tensor networks, those to run: `("tensor-refiner",)` or none.
     weights
         Checkpoint by model, for those that do not use the packaged one.
     device
@@ -64,11 +64,11 @@ def init_models_wf(
         Tensor fit in ACPC.
     tensor_fa_mni_file, tensor_md_mni_file, tensor_ad_mni_file, tensor_rd_mni_file
         Its scalars in MNI.
-    qcgdti_diffusivity_file, qcgdti_fa_file, qcgdti_md_file, qcgdti_ad_file, qcgdti_rd_file, qcgdti_fa_std_file, qcgdti_md_std_file, qcgdti_unfamiliarity_file
-        QCG-DTI in ACPC, if it was asked for.
-    qcgdti_fa_mni_file, qcgdti_md_mni_file, qcgdti_ad_mni_file, qcgdti_rd_mni_file
+    tensorrefiner_diffusivity_file, tensorrefiner_fa_file, tensorrefiner_md_file, tensorrefiner_ad_file, tensorrefiner_rd_file, tensorrefiner_fa_std_file, tensorrefiner_md_std_file, tensorrefiner_unfamiliarity_file
+        Tensor refiner in ACPC, if it was asked for.
+    tensorrefiner_fa_mni_file, tensorrefiner_md_mni_file, tensorrefiner_ad_mni_file, tensorrefiner_rd_mni_file
         Its scalars in MNI.
-    tensor_facts, qcgdti_facts
+    tensor_facts, tensorrefiner_facts
         How the maps were made.
     gradient_facts
         Check of the b-vectors against the fibres.
@@ -78,16 +78,16 @@ def init_models_wf(
         niu.IdentityInterface([*_ACPC_FIELDS, "to_mni_file", "mni_mask_file"]), name="inputnode"
     )
     tensor_fields = ("diffusivity_file", "s0_file", *(f"{s}_file" for s in SCALARS), "v1_file")
-    qcgdti_fields = tuple(f"{name}_file" for name in QCGDTI_MAPS)
+    tensorrefiner_fields = tuple(f"{name}_file" for name in REFINER_MAPS)
     outputnode = pe.Node(
         niu.IdentityInterface(
             [
                 *(f"tensor_{f}" for f in tensor_fields),
                 *(f"tensor_{s}_mni_file" for s in SCALARS),
-                *(f"qcgdti_{f}" for f in qcgdti_fields),
-                *(f"qcgdti_{s}_mni_file" for s in SCALARS),
+                *(f"tensorrefiner_{f}" for f in tensorrefiner_fields),
+                *(f"tensorrefiner_{s}_mni_file" for s in SCALARS),
                 "tensor_facts",
-                "qcgdti_facts",
+                "tensorrefiner_facts",
                 "gradient_facts",
             ]
         ),
@@ -109,20 +109,20 @@ def init_models_wf(
         (check, outputnode, [("facts", "gradient_facts")]),
     ])  # fmt: skip
     _connect_warp(workflow, fit, label="tensor")
-    if "qcg-dti" in networks:
+    if "tensor-refiner" in networks:
         predict = pe.Node(
-            PredictTensor(model="qcg-dti", device=device, seed=random_seed),
+            PredictTensor(model="tensor-refiner", device=device, seed=random_seed),
             name="predict_tensor",
             mem_gb=3 * mem_gb + 1,
         )
-        if "qcg-dti" in weights:
-            predict.inputs.weights = str(weights["qcg-dti"])
+        if "tensor-refiner" in weights:
+            predict.inputs.weights = str(weights["tensor-refiner"])
         workflow.connect([
             (inputnode, predict, list(series)),
-            (predict, outputnode, [(f, f"qcgdti_{f}") for f in qcgdti_fields]),
-            (predict, outputnode, [("facts", "qcgdti_facts")]),
+            (predict, outputnode, [(f, f"tensorrefiner_{f}") for f in tensorrefiner_fields]),
+            (predict, outputnode, [("facts", "tensorrefiner_facts")]),
         ])  # fmt: skip
-        _connect_warp(workflow, predict, label="qcgdti")
+        _connect_warp(workflow, predict, label="tensorrefiner")
     return workflow
 
 
@@ -180,7 +180,7 @@ def init_features_wf(
 
     Outputs
     -------
-    cls_file, patch_file
+    scan_file, patch_file
         Scan features, patch features.
     ood
         Score and percentile of the distance to the training features.
@@ -190,7 +190,7 @@ def init_features_wf(
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(list(_ACPC_FIELDS)), name="inputnode")
     outputnode = pe.Node(
-        niu.IdentityInterface(["cls_file", "patch_file", "ood", "features_facts"]),
+        niu.IdentityInterface(["scan_file", "patch_file", "ood", "features_facts"]),
         name="outputnode",
     )
     extract = pe.Node(
@@ -202,7 +202,7 @@ def init_features_wf(
         extract.inputs.weights = str(weights[model])
     workflow.connect([
         (inputnode, extract, [(f, f) for f in _ACPC_FIELDS]),
-        (extract, outputnode, [("cls_file", "cls_file"), ("patch_file", "patch_file"),
+        (extract, outputnode, [("scan_file", "scan_file"), ("patch_file", "patch_file"),
                                ("ood", "ood"), ("facts", "features_facts")]),
     ])  # fmt: skip
     return workflow

@@ -14,7 +14,7 @@ from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.derivatives import (
     ANAT_OUTPUTS,
     FEATURE_OUTPUTS,
-    QCGDTI_OUTPUTS,
+    REFINER_OUTPUTS,
     SERIES_OUTPUTS,
     SERIES_TEMPLATE_OUTPUTS,
     TENSOR_OUTPUTS,
@@ -202,7 +202,7 @@ def init_dwi_wf(
     )
     outputs = [*SERIES_OUTPUTS, *(() if plan.has_t1w else SERIES_TEMPLATE_OUTPUTS)]
     outputs += TENSOR_OUTPUTS if plan.has_tensor else ()
-    outputs += QCGDTI_OUTPUTS if "qcg-dti" in plan.networks else ()
+    outputs += REFINER_OUTPUTS if "tensor-refiner" in plan.networks else ()
     outputs = [o for o in outputs if o.space is None or o.space in plan.output_spaces]
     # Features live on the template's grid whatever else is asked for.
     outputs += FEATURE_OUTPUTS if plan.encoder else ()
@@ -211,7 +211,7 @@ def init_dwi_wf(
         has_sdc=plan.sdc.has_field,
         has_denoising=plan.engines.denoise != "none",
         has_tensor=plan.has_tensor,
-        has_network="qcg-dti" in plan.networks,
+        has_network="tensor-refiner" in plan.networks,
         has_features=plan.encoder is not None,
     )
     figure_names = tuple(
@@ -298,14 +298,14 @@ def init_dwi_wf(
             (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
                 "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
         ])  # fmt: skip
-        if "qcg-dti" in plan.networks:
+        if "tensor-refiner" in plan.networks:
             workflow.connect([
                 (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                    "qcgdti_fa_file", "qcgdti_fa_std_file", "qcgdti_unfamiliarity_file",
-                    "qcgdti_facts")]),
+                    "tensorrefiner_fa_file", "tensorrefiner_fa_std_file",
+                    "tensorrefiner_unfamiliarity_file", "tensorrefiner_facts")]),
                 (models_wf, quality, [
-                    ("outputnode.qcgdti_diffusivity_file", "network_diffusivity_file"),
-                    ("outputnode.qcgdti_unfamiliarity_file", "unfamiliarity_file")]),
+                    ("outputnode.tensorrefiner_diffusivity_file", "network_diffusivity_file"),
+                    ("outputnode.tensorrefiner_unfamiliarity_file", "unfamiliarity_file")]),
             ])  # fmt: skip
         _connect_outputs(workflow, models_wf, derivatives_wf, tuple(outputs))
     if plan.encoder:
@@ -322,7 +322,7 @@ def init_dwi_wf(
                     "dwi_file", "bval_file", "bvec_file", "mask_file")]),
             (features_wf, quality, [("outputnode.ood", "ood")]),
             (features_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                "cls_file", "patch_file")]),
+                "scan_file", "patch_file")]),
         ])  # fmt: skip
         _connect_outputs(workflow, features_wf, derivatives_wf, tuple(outputs))
     if plan.length_scaling is not None:

@@ -20,6 +20,7 @@ from dmri_fm.derivatives.root import default_methods
 from dmri_fm.derivatives.tsv import read_table, scan_columns
 from dmri_fm.gradient_files import read_gradients, stated_b0_threshold
 from dmri_fm.json_files import read_object
+from dmri_fm.models.identity import IDENTITIES
 from dmri_fm.report import (
     AnatomySection,
     Fact,
@@ -60,7 +61,7 @@ FIGURES = (
     "carpetplot",
     "fa",
     "famni",
-    "tensorvsqcg",
+    "tensorvsnetwork",
     "features",
 )
 
@@ -80,7 +81,7 @@ FACTS = {
     "CoregistrationMethod": "Registration to the T1w image",
     "NormalisationMethod": "Registration to the template",
     "RunIntensityScales": "Intensity factor per run",
-    "TotalReadoutTimeAssumed": "Readout times assumed, s",
+    "TotalReadoutTimeAssumed": "Readout times assumed, s (the correction does not depend on them)",
 }
 
 #: Packages whose versions decide the numbers.
@@ -168,16 +169,18 @@ def init_series_figures_wf(
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
         Maps of the tensor fit.
-    qcgdti_fa_file, qcgdti_fa_std_file, qcgdti_unfamiliarity_file, qcgdti_facts
-        Maps of the network, and how they were made.
-    cls_file, patch_file
+    tensorrefiner_fa_file, tensorrefiner_fa_std_file, tensorrefiner_unfamiliarity_file
+        Maps of the network.
+    tensorrefiner_facts
+        How they were made.
+    scan_file, patch_file
         Features.
 
     Outputs
     -------
     samplingscheme_figure, dwiref_figure, carpetplot_figure, coreg_figure
         SVG files of every series.
-    denoising_figure, sdc_figure, fa_figure, famni_figure, tensorvsqcg_figure, features_figure
+    denoising_figure, sdc_figure, fa_figure, famni_figure, tensorvsnetwork_figure, features_figure
         Of the stages that ran; the others are no fields.
     """
     workflow = pe.Workflow(name=name)
@@ -203,11 +206,11 @@ def init_series_figures_wf(
                 "tensor_fa_file",
                 "tensor_v1_file",
                 "tensor_fa_mni_file",
-                "qcgdti_fa_file",
-                "qcgdti_fa_std_file",
-                "qcgdti_unfamiliarity_file",
-                "qcgdti_facts",
-                "cls_file",
+                "tensorrefiner_fa_file",
+                "tensorrefiner_fa_std_file",
+                "tensorrefiner_unfamiliarity_file",
+                "tensorrefiner_facts",
+                "scan_file",
                 "patch_file",
             ]
         ),
@@ -258,21 +261,21 @@ def init_series_figures_wf(
             ],
         )
     if has_network:
-        nodes["tensorvsqcg"] = (
+        nodes["tensorvsnetwork"] = (
             pe.Node(PlotComparison(), name="plot_comparison"),
             [
                 ("tensor_fa_file", "tensor_file"),
-                ("qcgdti_fa_file", "network_file"),
-                ("qcgdti_fa_std_file", "std_file"),
-                ("qcgdti_unfamiliarity_file", "unfamiliarity_file"),
-                ("qcgdti_facts", "facts"),
+                ("tensorrefiner_fa_file", "network_file"),
+                ("tensorrefiner_fa_std_file", "std_file"),
+                ("tensorrefiner_unfamiliarity_file", "unfamiliarity_file"),
+                ("tensorrefiner_facts", "facts"),
                 ("acpc_mask_file", "mask_file"),
             ],
         )
     if has_features:
         nodes["features"] = (
             pe.Node(PlotFeatures(), name="plot_features"),
-            [("cls_file", "cls_file"), ("patch_file", "patch_file")],
+            [("scan_file", "scan_file"), ("patch_file", "patch_file")],
         )
     coreg = pe.Node(PlotRegistration(moving_label="b=0 reference"), name="plot_coreg")
     if has_t1w:
@@ -373,9 +376,9 @@ def write_participant_page(
 
 
 def _models_of(files: Collection[Path]) -> tuple[str, ...]:
-    """Return the networks that wrote some of the files."""
-    tokens = {"qcg-dti": "_model-qcgdti_", "drope": "_desc-cls_features"}
-    return tuple(m for m, token in tokens.items() if any(token in f.name for f in files))
+    """Return the models that wrote some of the files."""
+    labels = {f.name.partition("_model-")[2].partition("_")[0] for f in files}
+    return tuple(name for name, model in IDENTITIES.items() if model.label in labels)
 
 
 def _figures(

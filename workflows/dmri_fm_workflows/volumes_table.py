@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-__all__ = ["ASSUMED_READOUT_S", "VolumeOrigin", "fill_readouts", "read_volumes", "write_volumes"]
+from dmri_fm.bids.scans import ASSUMED_READOUT_S
 
-#: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal, and
-#: the correction does not depend on the number: only the unit of the field does.
-ASSUMED_READOUT_S = 0.05
+__all__ = ["VolumeOrigin", "fill_readouts", "read_volumes", "write_volumes"]
 
 
 @dataclass(frozen=True)

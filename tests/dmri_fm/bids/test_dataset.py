@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dmri_fm.bids import read_dataset, read_filter_file
+from dmri_fm.bids.scans import ASSUMED_READOUT_S
 from dmri_fm.errors import ConfigError, ImageError, InputError, LayoutError
 
 
@@ -410,7 +411,14 @@ def test_bad_scan_is_named_and_the_others_go_on(maker, spoil, words) -> None:
         (None, ["no JSON sidecar"]),
         ({"TotalReadoutTime": 0.05}, ["PhaseEncodingDirection is missing"]),
         ({"PhaseEncodingDirection": "AP"}, ["'AP'", "i, i-, j"]),
-        ({"PhaseEncodingDirection": "j"}, ["TotalReadoutTime is missing"]),
+        (
+            {"PhaseEncodingDirection": "j"},
+            [
+                "TotalReadoutTime is missing, so a readout time is assumed",
+                f"or {ASSUMED_READOUT_S} s",
+                "not on the number; the field in Hz scales with it",
+            ],
+        ),
         ({"PhaseEncodingDirection": "j", "TotalReadoutTime": 50}, ["50", "no time in seconds"]),
     ],
 )

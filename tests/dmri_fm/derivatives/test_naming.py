@@ -44,13 +44,17 @@ MNI = "MNI152NLin2009aSym"
             f"dwi/{S}_space-ACPC_model-tensor_param-diffusivity_dwimap.nii.gz",
         ),
         (
-            "qcgdti_fa",
+            "tensorrefiner_fa",
             {"space": MNI},
-            f"dwi/{S}_space-{MNI}_res-2_model-qcgdti_param-fa_dwimap.nii.gz",
+            f"dwi/{S}_space-{MNI}_res-2_model-tensorrefiner_param-fa_dwimap.nii.gz",
         ),
-        ("qcgdti_md_std", {}, f"dwi/{S}_space-ACPC_model-qcgdti_param-md_desc-std_dwimap.nii.gz"),
-        ("cls_features", {}, f"dwi/{S}_space-{MNI}_desc-cls_features.tsv"),
-        ("patch_features", {}, f"dwi/{S}_space-{MNI}_desc-patch_features.npz"),
+        (
+            "tensorrefiner_md_std",
+            {},
+            f"dwi/{S}_space-ACPC_model-tensorrefiner_param-md_desc-std_dwimap.nii.gz",
+        ),
+        ("drope_pooled_features", {}, f"dwi/{S}_space-{MNI}_model-drope_desc-pooled_features.tsv"),
+        ("drope_patch_features", {}, f"dwi/{S}_space-{MNI}_model-drope_desc-patch_features.npz"),
     ],
 )
 def test_documented_names(kind, options, expected):

@@ -84,10 +84,10 @@ def test_tensor_says_how_it_is_laid_out():
         "AntipodalSymmetry": True,
     }
     assert "Sources" not in found
-    scalar = image_sidecar("qcgdti_fa", space=MNI, sources=["bids::x"])
+    scalar = image_sidecar("tensorrefiner_fa", space=MNI, sources=["bids::x"])
     assert "OrientationEncoding" not in scalar
     assert scalar["ValidRange"] == [0.0, 1.0]
-    assert scalar["Model"]["Label"] == "qcgdti"
+    assert scalar["Model"]["Label"] == "tensorrefiner"
 
 
 def test_what_the_steps_say_wins():
@@ -101,8 +101,11 @@ def test_masks_and_tables():
     assert table["trans_x"]["Units"] == "mm"
     assert table["bval"]["Units"] == "s/mm^2"
     assert "unheard_of" not in table
-    features = image_sidecar("cls_features", columns=["participant_id", "cls000", "ood_score"])
-    assert {"participant_id", "cls000", "ood_score"} <= set(features)
+    features = image_sidecar(
+        "drope_pooled_features", columns=["participant_id", "pooled000", "pooled001", "ood_score"]
+    )
+    assert {"participant_id", "pooled*", "ood_score"} <= set(features)
+    assert "pooled000" not in features
 
 
 def test_every_kind_has_a_sidecar_that_is_json():
@@ -124,10 +127,10 @@ def test_uris():
 
 
 def test_first_fitting_pattern_describes_a_column():
-    found = describe_columns(["eddy_outliers", "eddy_xy", "cls123", "cnr_b1000"])
+    found = describe_columns(["eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"])
     assert found["eddy_outliers"]["Description"].startswith("Outlier")
     assert found["eddy_xy"]["Description"].startswith("Eddy-current")
-    assert set(found) == {"eddy_outliers", "eddy_xy", "cls123", "cnr_b1000"}
+    assert set(found) == {"eddy_outliers", "eddy_xy", "pooled*", "cnr_b1000"}
 
 
 def test_references():
@@ -150,12 +153,12 @@ def test_methods_in_four_formats():
     assert found["bib"].count("@article{") == 2
     with pytest.raises(ConfigError, match="nobody1900"):
         render_methods("[@nobody1900]")
-    whole = render_methods(default_methods(["qcg-dti", "drope"]))["md"]
+    whole = render_methods(default_methods(["tensor", "tensor-refiner", "drope"]))["md"]
     assert "@" not in whole
-    assert "QCG-DTI" in whole
+    assert "tensor refiner" in whole
     assert "rotary" in whole
     plain = render_methods(default_methods([]))["md"]
-    assert "QCG-DTI" not in plain
+    assert "tensor refiner" not in plain
     assert "rotary" not in plain
     assert "{%" not in plain
 

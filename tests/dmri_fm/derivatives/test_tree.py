@@ -52,8 +52,8 @@ FACTS = {
     },
     "t1w": {"SkullStripped": False},
     "dwiref": {"SkullStripped": False},
-    "cls_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
-    "patch_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
+    "drope_pooled_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
+    "drope_patch_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
 }
 
 

@@ -242,7 +242,7 @@ def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
     assert found["gallery"]["request"]["n_heads"] == 10
     assert main(["evaluate", "protocols", "--gallery", "0"]) == 1
     assert "nothing to evaluate" in capsys.readouterr().err
-    assert main(["evaluate", "protocols", *options[:2], "--model", "qcg-dti"]) == 1
+    assert main(["evaluate", "protocols", *options[:2], "--model", "tensor-refiner"]) == 1
     assert "no encoder" in capsys.readouterr().err
 
 

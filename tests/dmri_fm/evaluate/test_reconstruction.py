@@ -195,7 +195,7 @@ def test_a_run_is_read_back(run, tmp_path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         load_autoencoder(tmp_path)
     with pytest.raises(ConfigError, match="no encoder"):
-        load_autoencoder(run, model="qcg-dti")
+        load_autoencoder(run, model="tensor-refiner")
 
 
 def test_the_command(run, tmp_path, capsys) -> None:

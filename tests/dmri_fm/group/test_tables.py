@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def test_regional_numbers(outputs, regions):
     assert float(row["tensor_fa_median_wm"]) == pytest.approx(0.4, abs=1e-3)
     assert float(row["tensor_fa_std_wm"]) == pytest.approx(0.004, rel=0.15)
     assert float(row["tensor_md_mean_wm_right"]) == pytest.approx(7e-4, rel=2e-3)
-    assert float(row["qcgdti_fa_mean_wm"]) == pytest.approx(0.5, abs=1e-3)
+    assert float(row["tensorrefiner_fa_mean_wm"]) == pytest.approx(0.5, abs=1e-3)
     # The scan covers the lower half only.
     assert row["coverage_wm_left"] == "1"
     assert row["coverage_gm_top"] == "0"
@@ -67,7 +68,7 @@ def test_features_are_passed_on_digit_by_digit(outputs, regions):
     outputs.add_participant("01", cls=cls)
     row = _row(collect_tables(outputs.root, regions).features)
     assert row["participant_id"] == "sub-01"
-    found = np.array([row[f"cls{i:03d}"] for i in range(5)], dtype=np.float32)
+    found = np.array([row[f"pooled{i:03d}"] for i in range(5)], dtype=np.float32)
     np.testing.assert_array_equal(found, cls)
 
 
@@ -76,7 +77,7 @@ def test_tables_join_with_participants(outputs, regions, tmp_path):
         outputs.add_participant(label, fa=fa)
     write_tables(outputs.root, collect_tables(outputs.root, regions))
     people = pd.DataFrame({"participant_id": ["sub-02", "sub-01"], "age": [30, 40]})
-    for name in ("desc-cls_features", "desc-scalars_features", "desc-image_qc",
+    for name in ("model-drope_desc-pooled_features", "desc-scalars_features", "desc-image_qc",
                  "participants_status"):  # fmt: skip
         table = pd.read_csv(outputs.root / "group" / f"{name}.tsv", sep="\t", na_values="n/a")
         assert table.columns[0] == "participant_id"
@@ -84,8 +85,25 @@ def test_tables_join_with_participants(outputs, regions, tmp_path):
         assert joined["age"].tolist() == [30, 40]
         sidecar = json.loads((outputs.root / "group" / f"{name}.json").read_text())
         described = [c for c in table.columns if c != "note"]
-        assert set(described) <= set(sidecar), f"{name}: a column has no description"
+        undescribed = [c for c in described if not any(fnmatchcase(c, k) for k in sidecar)]
+        assert not undescribed, name
+        assert sum(k.startswith("pooled") for k in sidecar) <= 1, "one entry for all features"
     assert sidecar["status"]["Levels"]["complete"]
+
+
+def test_outputs_with_names_of_earlier_versions_are_told(outputs, regions):
+    outputs.add_participant("01")
+    outputs.add_participant("02")
+    folder = outputs.root / "sub-01" / "dwi"
+    for name in ("desc-cls_features.tsv", "model-qcgdti_param-fa_dwimap.nii.gz", "note.txt"):
+        (folder / f"sub-01_space-MNI152NLin2009aSym_{name}").write_text("x")
+    tables = collect_tables(outputs.root, regions)
+    (problem,) = tables.problems
+    assert problem.participant == "sub-01"
+    assert "sub-01_space-MNI152NLin2009aSym_desc-cls_features.tsv and 1 more" in problem.message
+    reasons = dict(zip(tables.status["participant_id"], tables.status["reason"], strict=True))
+    assert "no output of this version has such a name" in reasons["sub-01"]
+    assert "no output of this version" not in reasons["sub-02"]
 
 
 def test_order_and_bytes_are_stable(outputs, regions, tmp_path):
@@ -101,9 +119,9 @@ def test_order_and_bytes_are_stable(outputs, regions, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "content", "reason"),
     [
-        ("cls_features", "", "table is empty"),
-        ("cls_features", "cls000\tcls001\n1\n", "line 2 has 1 cells"),
-        ("cls_features", "cls000\n1\n2\n", "2 rows, not one"),
+        ("drope_pooled_features", "", "table is empty"),
+        ("drope_pooled_features", "pooled000\tpooled001\n1\n", "line 2 has 1 cells"),
+        ("drope_pooled_features", "pooled000\n1\n2\n", "2 rows, not one"),
         ("image_qc", "mean_fd\n", "0 rows, not one"),
         ("tensor_fa", "not an image", "cannot be opened as an image"),
     ],
@@ -120,7 +138,7 @@ def test_damaged_file_becomes_a_reason(outputs, regions, kind, content, reason):
     assert path.name in row["reason"]
     assert row["status"] == "complete"
     assert _row(tables.status, participant_id="sub-02")["reason"] == "n/a"
-    table = {"cls_features": tables.features, "image_qc": tables.quality}.get(kind)
+    table = {"drope_pooled_features": tables.features, "image_qc": tables.quality}.get(kind)
     if table is not None:
         assert table["participant_id"].tolist() == ["sub-02"]
     else:

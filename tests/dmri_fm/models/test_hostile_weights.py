@@ -26,8 +26,8 @@ def path(tmp_path):
     torch.manual_seed(0)
     return save_weights(
         tmp_path / "w.safetensors",
-        MODELS["qcg-dti"][1](TINY),
-        name="qcg-dti",
+        MODELS["tensor-refiner"][1](TINY),
+        name="tensor-refiner",
         config=TINY,
         version="1",
         normalisation={},
@@ -47,7 +47,7 @@ def describe(path, **changes):
     [
         {"format": "1"},
         {"format": True},
-        {"model": ["qcg-dti"]},
+        {"model": ["tensor-refiner"]},
         {"model": {}},
         {"version": 1},
         {"sha256": None},
@@ -163,7 +163,7 @@ def test_folders_and_deep_text_in_place_of_files_are_refused(path) -> None:
     beside.rmdir()
     os.rename(path, path.with_name("x.safetensors"))
     path.mkdir()
-    describing = {"format": 1, "model": "qcg-dti", "version": "1", "sha256": "", "config": {},
+    describing = {"format": 1, "model": "drope", "version": "1", "sha256": "", "config": {},
                   "normalisation": {}, "training": {}}  # fmt: skip
     beside.write_text(json.dumps(describing))
     with pytest.raises(WeightsError, match="cannot be read"):

@@ -93,7 +93,7 @@ def test_maps_hold_no_nan_and_nothing_outside_the_mask() -> None:
     tensors[0, 1, 0] = 0.0
     mask = rng.uniform(size=(4, 4, 4)) > 0.4
     mask[0] = True
-    maps = TensorMaps.from_tensor(tensors, mask, affine=np.eye(4), model="qcgdti")
+    maps = TensorMaps.from_tensor(tensors, mask, affine=np.eye(4), model="tensorrefiner")
     for array in (maps.diffusivity, maps.v1, *maps.scalars().values()):
         assert np.isfinite(array).all()
         assert not array[~mask].any()

@@ -30,7 +30,13 @@ def dti_weights(tmp_path_factory):
     torch.nn.init.normal_(model.head.weight, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "dti.safetensors"
     return save_weights(
-        path, model, name="qcg-dti", config=TINY_DTI, version="0", normalisation={}, training={}
+        path,
+        model,
+        name="tensor-refiner",
+        config=TINY_DTI,
+        version="0",
+        normalisation={},
+        training={},
     )
 
 
@@ -79,7 +85,7 @@ def mni_scan(*, n_directions=5, seed=0, axes=None):
 
 def test_tensor_maps(scan, dti_weights):
     maps = predict_tensor(scan, weights=dti_weights)
-    assert maps.model == "qcgdti"
+    assert maps.model == "tensorrefiner"
     assert maps.diffusivity.shape == (*scan.shape[:3], 6)
     assert not maps.diffusivity[~scan.mask].any()
     assert 1e-5 < np.median(maps.md[scan.mask]) < 1e-2, "mm^2/s"
@@ -106,7 +112,13 @@ def quiet_weights(tmp_path_factory):
         model.head.bias[8 + 2 * len(SIGMAS) :][:2] = -100.0
     path = tmp_path_factory.mktemp("weights") / "quiet.safetensors"
     return save_weights(
-        path, model, name="qcg-dti", config=TINY_DTI, version="0", normalisation={}, training={}
+        path,
+        model,
+        name="tensor-refiner",
+        config=TINY_DTI,
+        version="0",
+        normalisation={},
+        training={},
     )
 
 
@@ -163,7 +175,7 @@ def test_uncertainty_and_unfamiliarity(scan, dti_weights, tmp_path):
     weights = save_weights(
         tmp_path / "w.safetensors",
         TensorRefiner(TINY_DTI),
-        name="qcg-dti",
+        name="tensor-refiner",
         config=TINY_DTI,
         version="0",
         normalisation={},
@@ -183,7 +195,7 @@ def test_uncertainty_and_unfamiliarity(scan, dti_weights, tmp_path):
     assert np.median(maps.std["md"][scan.mask]) == pytest.approx(3e-3 * 0.05 / 1.645, rel=0.1)
     assert 0 <= maps.unfamiliarity.min() <= maps.unfamiliarity.max() <= 100
     saved = maps.save(tmp_path / "sub-01")
-    assert saved["fa_std"].name == "sub-01_model-qcgdti_param-fa_desc-std_dwimap.nii.gz"
+    assert saved["fa_std"].name == "sub-01_model-tensorrefiner_param-fa_desc-std_dwimap.nii.gz"
     assert saved["unfamiliarity"].exists()
 
 
@@ -237,7 +249,7 @@ def test_tensor_refusals(scan, dti_weights, drope_weights):
 def test_features(drope_weights, tmp_path):
     dwi = mni_scan()
     features = extract_features(dwi, weights=drope_weights)
-    assert features.cls.shape == (48,)
+    assert features.vector.shape == (48,)
     assert features.tokens.shape == (12 * 14 * 12, 24)
     assert features.grid_shape == (12, 14, 12)
     # 24 x 24 x 16 voxels of brain, aligned with patches of 8: 3 x 3 x 2 of them.
@@ -257,9 +269,13 @@ def test_features(drope_weights, tmp_path):
     )
 
     paths = features.save(tmp_path / "sub-01")
-    head, row = paths["cls"].read_text().splitlines()
+    head, row = paths["scan"].read_text().splitlines()
     columns = head.split("\t")
-    assert columns[:2] == ["cls000", "cls001"]
+    assert columns[:2] == ["pooled000", "pooled001"]
+    assert {p.name for p in paths.values()} == {
+        "sub-01_model-drope_desc-pooled_features.tsv",
+        "sub-01_model-drope_desc-patch_features.npz",
+    }
     assert columns[48:] == [
         "ood_score",
         "ood_percentile",
@@ -269,12 +285,17 @@ def test_features(drope_weights, tmp_path):
         "weights_sha256",
     ]
     assert row.split("\t")[-1] == features.weights_sha256
-    assert float(row.split("\t")[0]) == pytest.approx(float(features.cls[0]), rel=1e-5)
+    assert float(row.split("\t")[0]) == pytest.approx(float(features.vector[0]), rel=1e-5)
     stored = np.load(paths["patch"])
     np.testing.assert_array_equal(stored["tokens"], features.tokens)
     np.testing.assert_array_equal(stored["grid_shape"], [12, 14, 12])
-    sidecar = json.loads(paths["cls"].with_suffix(".json").read_text())
+    sidecar = json.loads(paths["scan"].with_suffix(".json").read_text())
     assert sidecar["Model"]["SHA256"] == features.weights_sha256
+    assert sidecar["Model"]["Features"] == "pooled"
+    assert "class token of the publication is not used" in sidecar["Model"]["Description"]
+    own_token = replace(features, kind="cls").save(tmp_path / "sub-02")["scan"]
+    assert own_token.name == "sub-02_model-drope_desc-cls_features.tsv"
+    assert own_token.read_text().startswith("cls000\tcls001")
 
 
 def test_features_do_not_depend_on_order_sign_or_scale(drope_weights):
@@ -285,7 +306,7 @@ def test_features_do_not_depend_on_order_sign_or_scale(drope_weights):
     gtab = GradientTable(dwi.gtab.bvals[order], dwi.gtab.bvecs_ras[order] * signs)
     other = Dwi.from_arrays(dwi.data[..., order] * 3.0, dwi.affine, gtab, mask=dwi.mask)
     again = extract_features(other, weights=drope_weights)
-    np.testing.assert_allclose(again.cls, features.cls, atol=1e-4)
+    np.testing.assert_allclose(again.vector, features.vector, atol=1e-4)
     np.testing.assert_allclose(again.tokens, features.tokens, atol=1e-4)
 
 
@@ -295,7 +316,7 @@ def test_features_of_one_direction_and_of_many(drope_weights):
     a = extract_features(many, weights=drope_weights, seed=0)
     assert a.n_directions == 12
     b = extract_features(many, weights=drope_weights, seed=0)
-    np.testing.assert_array_equal(a.cls, b.cls)
+    np.testing.assert_array_equal(a.vector, b.vector)
 
 
 def test_feature_refusals(scan, drope_weights, dti_weights):
@@ -303,7 +324,7 @@ def test_feature_refusals(scan, drope_weights, dti_weights):
         extract_features(scan, weights=drope_weights)
     dwi = mni_scan(n_directions=2)
     with pytest.raises(ConfigError, match="no encoder"):
-        extract_features(dwi, model="qcg-dti")
+        extract_features(dwi, model="tensor-refiner")
     with pytest.raises(ConfigError, match="one or more"):
         extract_features(dwi, weights=drope_weights, n_directions=0)
     with pytest.raises(WeightsError):

@@ -17,6 +17,7 @@ from dmri_fm.models.tokens import tokenise
 from dmri_fm.models.weights import load_weights
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.simulate import draw_protocol, draw_sample
+from dmri_fm.train.config import describe_data
 from dmri_fm.train.readout import draw_pairs
 from dmri_fm.train.runs import load_autoencoder
 from dmri_fm.volumes import Dwi
@@ -102,7 +103,7 @@ def simulated_scan(seed, n_directions=6):
 def test_encoder_knows_simulated_brains_and_not_noise():
     dwi = simulated_scan(0)
     features = extract_features(dwi)
-    assert features.cls.shape == (384,)
+    assert features.vector.shape == (384,)
     assert features.ood_percentile < 100.0
     assert 0.0 < features.direction_error < 0.2
     assert np.isfinite(features.error[features.valid]).all()
@@ -137,7 +138,9 @@ def test_hidden_places_are_filled_better_than_by_the_start_and_directions_no_wor
         assert error < least * estimate, kind
 
 
-@pytest.mark.parametrize(("name", "data"), [("qcg-dti", "one real brain"), ("drope", "two heads")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("tensor-refiner", "one real brain"), ("drope", "two heads")]
+)
 def test_card_names_the_weights_that_ship(name, data):
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
     loaded = load_weights(name)
@@ -146,6 +149,15 @@ def test_card_names_the_weights_that_ship(name, data):
     assert data in head
     assert "xperimental" in head
     assert str(loaded.training["steps"]) in card
+
+
+@pytest.mark.parametrize(("name", "noun"), [("tensor-refiner", "brain"), ("drope", "scan")])
+def test_shipped_weights_say_what_they_learnt_from(name, noun):
+    training = load_weights(name).training
+    for part in (training, *([training["before"]] if "before" in training else [])):
+        share = part["settings"]["scan_share"]
+        assert part["data"] == describe_data(part["scans"], scan_share=share, noun=noun)
+        assert part["settings"]["model"] == name
 
 
 @pytest.mark.realdata

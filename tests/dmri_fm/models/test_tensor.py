@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import ConfigError, GradientError, ImageError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.tensor import fit_tensor, select_shells
+from dmri_fm.models.tensor import MIN_SIGNAL, fit_tensor, select_shells, smallest_signal
 from dmri_fm.simulate import SKARE_DIRECTIONS, draw_protocol
 from dmri_fm.simulate.heads import draw_heads
 from dmri_fm.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture
@@ -49,7 +49,8 @@ def test_noise_free_tensors_come_back(bvals) -> None:
     rng = np.random.default_rng(0)
     gtab = multi_shell(rng, bvals=bvals)
     matrices = random_matrices(rng, 500)
-    maps = fit_tensor(wrap(gaussian_signal(gtab, matrices), gtab))
+    # Some of these tensors leave less signal than any scanner measures.
+    maps = fit_tensor(wrap(gaussian_signal(gtab, matrices), gtab), min_signal=MIN_SIGNAL)
     expected = matrices[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
     # ln S carries single precision, about 1e-6, which a b-value turns into a diffusivity.
     np.testing.assert_allclose(maps.diffusivity[:, 0, 0], expected, atol=5e-6 / min(bvals))
@@ -64,7 +65,7 @@ def test_agrees_with_dipy_under_noise(bvals, snr) -> None:
     signal = gaussian_signal(gtab, random_matrices(rng, 4000))
     noise = rng.normal(0, 1000 / snr, (2, *signal.shape))
     data = np.hypot(signal + noise[0], noise[1]).astype(np.float32).reshape(-1, 1, 1, len(gtab))
-    maps = fit_tensor(Dwi.from_arrays(data, np.eye(4), gtab))
+    maps = fit_tensor(Dwi.from_arrays(data, np.eye(4), gtab), min_signal=MIN_SIGNAL)
     theirs = fit_dipy(data, gtab)
     positive = theirs.evals[..., 2] > 1e-7
     assert positive.mean() > 0.5
@@ -88,7 +89,7 @@ def test_zero_and_negative_signals_are_clipped_as_dipy_clips_them() -> None:
         data[voxel, rng.integers(len(gtab))] = rng.choice([0.0, -5.0, 1e-7])
     data[0] = 0.0
     data = data.reshape(-1, 1, 1, len(gtab))
-    maps = fit_tensor(Dwi.from_arrays(data, np.eye(4), gtab))
+    maps = fit_tensor(Dwi.from_arrays(data, np.eye(4), gtab), min_signal=MIN_SIGNAL)
     theirs = fit_dipy(data, gtab)
     positive = theirs.evals[..., 2] > 1e-7
     assert positive.any()
@@ -103,7 +104,7 @@ def test_agrees_with_dipy_on_a_real_scan(data_dir) -> None:
     stem = folder / "sub-trio_dir-AP_dwi"
     whole = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
     data = np.asarray(whole.image.dataobj[30:70, 30:70, 28:32], dtype=np.float32)
-    maps = fit_tensor(Dwi.from_arrays(data, whole.affine, whole.gtab))
+    maps = fit_tensor(Dwi.from_arrays(data, whole.affine, whole.gtab), min_signal=MIN_SIGNAL)
     theirs = fit_dipy(data, whole.gtab)
     positive = theirs.evals[..., 2] > 1e-7
     assert positive.mean() > 0.8
@@ -249,3 +250,20 @@ def test_empty_mask_gives_empty_maps() -> None:
     maps = fit_tensor(wrap(np.ones((4, 7)), gtab), mask=np.zeros((4, 1, 1)))
     assert not maps.fa.any()
     assert not maps.diffusivity.any()
+
+
+def test_the_smallest_signal_follows_the_brain() -> None:
+    gtab = multi_shell(np.random.default_rng(3), n=12)
+    data = gaussian_signal(gtab, np.stack([7e-4 * np.eye(3)] * 8), s0=500)
+    data[0] = np.where(gtab.is_b0, 500, 0.0)
+    dwi = wrap(data, gtab)
+    mask = np.ones(dwi.shape[:3], dtype=bool)
+    assert smallest_signal(dwi, mask) == pytest.approx(1.0)
+    maps = fit_tensor(dwi)
+    assert maps.metadata["MinimalSignal"] == pytest.approx(1.0)
+    # A zero counts as 1 of 500: ln(500) / b, not a thousand times the diffusivity of water.
+    assert maps.md.max() == pytest.approx(np.log(500) / gtab.bvals.max(), rel=0.02)
+    no_b0 = dwi.select(np.flatnonzero(~gtab.is_b0))
+    weighted = float(np.median(no_b0.data[1:]))
+    assert smallest_signal(no_b0, mask) == pytest.approx(0.002 * weighted, rel=0.2)
+    assert smallest_signal(dwi, ~mask) == MIN_SIGNAL

@@ -16,12 +16,12 @@ from dmri_fm.models.weights import load_weights, save_weights
 
 TINY_DTI = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
 TINY_DROPE = replace(drope.SMALL, dim=24, depth=1, heads=2)
-SHIPPED = ("qcg-dti", "drope")
+SHIPPED = ("tensor-refiner", "drope")
 
 
-def save(path, *, name="qcg-dti", statistics=None):
+def save(path, *, name="tensor-refiner", statistics=None):
     torch.manual_seed(0)
-    config = TINY_DTI if name == "qcg-dti" else TINY_DROPE
+    config = TINY_DTI if name == "tensor-refiner" else TINY_DROPE
     model = MODELS[name][1](config)
     save_weights(
         path,
@@ -43,14 +43,14 @@ def rewrite(path, **changes):
     beside.write_text(json.dumps(description))
 
 
-@pytest.mark.parametrize("name", ["qcg-dti", "drope"])
+@pytest.mark.parametrize("name", ["tensor-refiner", "drope"])
 def test_save_and_load_give_the_same_network(tmp_path, name):
     path = tmp_path / "w.safetensors"
     statistics = {"mean": torch.tensor([1.0, 1e-7])}
     model = save(path, name=name, statistics=statistics)
     loaded = load_weights(path)
     assert (loaded.name, loaded.version, loaded.training) == (name, "1.2", {"steps": 3})
-    assert loaded.config == (TINY_DTI if name == "qcg-dti" else TINY_DROPE)
+    assert loaded.config == (TINY_DTI if name == "tensor-refiner" else TINY_DROPE)
     assert loaded.sha256 == sha256(path.read_bytes()).hexdigest()
     assert not loaded.model.training
     for key, value in model.state_dict().items():
@@ -160,7 +160,7 @@ def test_weights_that_overflow_half_precision_are_not_saved(tmp_path):
         save_weights(
             tmp_path / "w.safetensors",
             model,
-            name="qcg-dti",
+            name="tensor-refiner",
             config=TINY_DTI,
             version="1",
             normalisation={},
@@ -169,7 +169,7 @@ def test_weights_that_overflow_half_precision_are_not_saved(tmp_path):
 
 
 def test_registry():
-    assert {"qcg-dti", "qcg-dti-paper", "drope", "drope-paper"} <= set(MODELS)
+    assert {"tensor-refiner", "qcg-dti-paper", "drope", "drope-paper"} <= set(MODELS)
     assert find_model("drope") == (drope.SMALL, Drope)
     with pytest.raises(ConfigError, match="unknown model"):
         find_model("resnet")

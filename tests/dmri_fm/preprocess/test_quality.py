@@ -192,22 +192,22 @@ def test_failures_of_a_network_are_found() -> None:
         )
 
     same = measure(fitted)
-    assert same["qcgdti_md_bias"] == 0
-    assert same["qcgdti_unfamiliar_fraction"] == pytest.approx(0.5)
+    assert same["tensorrefiner_md_bias"] == 0
+    assert same["tensorrefiner_unfamiliar_fraction"] == pytest.approx(0.5)
     noisy = fitted + 3e-4 * np.random.default_rng(0).standard_normal(fitted.shape)
-    assert measure(noisy)["qcgdti_md_bias"] < 0.05, "noise is no bias"
+    assert measure(noisy)["tensorrefiner_md_bias"] < 0.05, "noise is no bias"
     shaded = fitted * np.linspace(0.8, 1.2, 24)[:, None, None, None]
-    assert 0.1 < measure(shaded)["qcgdti_md_bias"] < 0.2
+    assert 0.1 < measure(shaded)["tensorrefiner_md_bias"] < 0.2
     inside = np.argwhere(mask)
     broken = fitted.copy()
     broken[tuple(inside[0])] = [1e-3, 0, 0, 1e-3, 0, -1e-3]
     broken[tuple(inside[1])] = [2e-3, 0, 0, 0.5e-3, 0, -1e-5]
     found = measure(broken)
-    assert found["qcgdti_fa_out_of_range_fraction"] == pytest.approx(1 / mask.sum())
-    assert found["qcgdti_negative_diffusivity_fraction"] == pytest.approx(2 / mask.sum())
+    assert found["tensorrefiner_fa_out_of_range_fraction"] == pytest.approx(1 / mask.sum())
+    assert found["tensorrefiner_negative_diffusivity_fraction"] == pytest.approx(2 / mask.sum())
     alone = network_measures(fitted, None, mask=mask, affine=affine, unfamiliarity=None)
-    assert alone["qcgdti_md_bias"] is None
-    assert alone["qcgdti_unfamiliar_fraction"] is None
+    assert alone["tensorrefiner_md_bias"] is None
+    assert alone["tensorrefiner_unfamiliar_fraction"] is None
 
 
 def test_unlike_shapes_are_refused() -> None:

@@ -4,12 +4,12 @@ import pytest
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.models.registry import MODELS
-from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
+from dmri_fm.train.config import DropePretraining, TensorTraining, read_training
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_has_settings(name):
-    kind = QcgDtiTraining if name.startswith("qcg") else DropePretraining
+    kind = DropePretraining if name.startswith("drope") else TensorTraining
     settings = read_training(kind, name)
     assert settings.model == name
     assert settings.optimisation.n_steps > settings.optimisation.warmup_steps > 0
@@ -23,7 +23,9 @@ def test_no_settings_without_a_model():
 
 
 def test_overrides():
-    settings = read_training(QcgDtiTraining, "qcg-dti", optimisation={"n_steps": 7, "seed": 3})
+    settings = read_training(
+        TensorTraining, "tensor-refiner", optimisation={"n_steps": 7, "seed": 3}
+    )
     assert (settings.optimisation.n_steps, settings.optimisation.seed) == (7, 3)
 
 
@@ -31,10 +33,10 @@ def test_overrides():
     ("text", "message"),
     [
         ("model = ", "not TOML"),
-        ('model = "qcg-dti"', "missing"),
-        ('model = "qcg-dti"\nwidth = 3', "unknown"),
-        ('model = "qcg-dti"\nbatch = "two"', "batch"),
-        ('model = "qcg-dti"\nbatch = true', "batch"),
+        ('model = "tensor-refiner"', "missing"),
+        ('model = "tensor-refiner"\nwidth = 3', "unknown"),
+        ('model = "tensor-refiner"\nbatch = "two"', "batch"),
+        ('model = "tensor-refiner"\nbatch = true', "batch"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, message):
@@ -42,9 +44,9 @@ def test_bad_files_are_refused(tmp_path, text, message):
     table = "\n[optimisation]\nn_steps=1\nwarmup_steps=1\nlearning_rate=1\nfinal_learning_rate=1\n"
     path.write_text(text + ("" if message == "missing" else table))
     with pytest.raises(ConfigError, match=message):
-        read_training(QcgDtiTraining, path)
+        read_training(TensorTraining, path)
 
 
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_training(QcgDtiTraining, tmp_path / "none.toml")
+        read_training(TensorTraining, tmp_path / "none.toml")

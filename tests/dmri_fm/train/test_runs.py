@@ -19,12 +19,16 @@ from dmri_fm.models.weights import load_weights
 from dmri_fm.simulate import condition_number
 from dmri_fm.train import drope as drope_training
 from dmri_fm.train import masked_steps, readout
-from dmri_fm.train.config import DropePretraining, QcgDtiTraining, read_training
+from dmri_fm.train.config import DropePretraining, TensorTraining, read_training
 from dmri_fm.train.drope import build_autoencoder, pretrain_drope, set_aside
 from dmri_fm.train.masked_steps import ScanSource, choose_directions, draw_scan_tokens
-from dmri_fm.train.qcg_dti import draw_tensor_batch, draw_training_protocol, train_qcg_dti
 from dmri_fm.train.runs import load_autoencoder, load_start
 from dmri_fm.train.scan_cache import CachedScan
+from dmri_fm.train.tensor_training import (
+    draw_tensor_batch,
+    draw_training_protocol,
+    train_tensor_network,
+)
 
 FEW = {"n_steps": 3, "warmup_steps": 1}
 
@@ -35,10 +39,10 @@ def tiny_models(monkeypatch):
     encoder = replace(drope.SMALL, dim=24, depth=1, heads=2)
     monkeypatch.setitem(
         MODELS,
-        "qcg-dti",
+        "tensor-refiner",
         (
             RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,)),
-            MODELS["qcg-dti"][1],
+            MODELS["tensor-refiner"][1],
         ),
     )
     monkeypatch.setitem(MODELS, "drope", (encoder, MODELS["drope"][1]))
@@ -112,21 +116,23 @@ def test_batches_hold_the_tensors_that_least_squares_finds():
 
 def test_tensor_training(tiny_models, tmp_path):
     settings = replace(
-        read_training(QcgDtiTraining, "qcg-dti", optimisation=FEW),
+        read_training(TensorTraining, "tensor-refiner", optimisation=FEW),
         patch_voxels=8,
         batch=1,
         n_reference=3,
         n_held_out=2,
     )
     runs = [
-        train_qcg_dti(settings, tmp_path / name, weights=tmp_path / f"{name}.safetensors")
+        train_tensor_network(settings, tmp_path / name, weights=tmp_path / f"{name}.safetensors")
         for name in ("a", "b")
     ]
     assert runs[0].steps == 3
     # The same seed, the same bytes.
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    loaded = load_weights(tmp_path / "a.safetensors", model="qcg-dti")
+    loaded = load_weights(tmp_path / "a.safetensors", model="tensor-refiner")
     assert loaded.training["steps"] == 3
+    assert loaded.training["scans"] == []
+    assert loaded.training["data"].endswith("drawn on the fly; no real brain")
     assert json.dumps(loaded.normalisation)
     assert loaded.statistics["width_factor"].shape == (2,)
     assert (loaded.statistics["width_factor"] > 0).all()
@@ -136,21 +142,21 @@ def test_tensor_training(tiny_models, tmp_path):
 def test_published_recipe(tmp_path):
     """The squared loss, and a network without intervals, through the same command."""
     settings = replace(
-        read_training(QcgDtiTraining, "qcg-dti-ablation-whole", optimisation=FEW),
+        read_training(TensorTraining, "qcg-dti-ablation-whole", optimisation=FEW),
         patch_voxels=8,
         batch=1,
     )
     assert settings.loss == "squared"
     path = tmp_path / "x.safetensors"
-    run = train_qcg_dti(settings, tmp_path / "run", weights=path)
+    run = train_tensor_network(settings, tmp_path / "run", weights=path)
     assert set(run.last) == {"loss", "tensor"}
     assert not load_weights(path).statistics
 
 
 def test_unknown_loss_is_refused(tmp_path):
-    settings = replace(read_training(QcgDtiTraining, "qcg-dti"), loss="cubic")
+    settings = replace(read_training(TensorTraining, "tensor-refiner"), loss="cubic")
     with pytest.raises(ConfigError, match="cubic"):
-        train_qcg_dti(settings, tmp_path)
+        train_tensor_network(settings, tmp_path)
 
 
 def random_pairs(rng, encoder):
@@ -251,6 +257,7 @@ def test_the_decoder_is_trained_alone(tiny_models, drawn_in_no_time, tmp_path):
     run = pretrain_drope(alone, tmp_path / "second", weights=path, **more)
     written = load_weights(path)
     assert written.training["scans"] == ["sub-01"], "what the start has seen"
+    assert written.training["data"].endswith("and 1 real scan (in the run before)")
     assert written.training["start"]["sha256"] == origin["sha256"]
     torch.testing.assert_close(
         written.model.readout.weight, before["encoder.readout.weight"], atol=1e-3, rtol=1e-2
@@ -327,18 +334,18 @@ def test_one_shell_is_hidden_from_another():
 def test_the_published_encoder_has_the_published_autoencoder():
     assert isinstance(build_autoencoder("drope"), guided_mae.GuidedAutoencoder)
     with pytest.raises(ConfigError, match="no encoder"):
-        build_autoencoder("qcg-dti")
+        build_autoencoder("tensor-refiner")
 
 
 def test_the_wrong_kind_of_model_is_refused(tmp_path):
-    tensor = read_training(QcgDtiTraining, "qcg-dti")
+    tensor = read_training(TensorTraining, "tensor-refiner")
     with pytest.raises(ConfigError, match="estimates no tensor"):
-        train_qcg_dti(replace(tensor, model="drope"), tmp_path)
+        train_tensor_network(replace(tensor, model="drope"), tmp_path)
     with pytest.raises(ConfigError, match="multiple of 4"):
-        train_qcg_dti(replace(tensor, patch_voxels=30), tmp_path)
+        train_tensor_network(replace(tensor, patch_voxels=30), tmp_path)
     with pytest.raises(ConfigError, match="no encoder"):
         pretrain_drope(
-            replace(read_training(DropePretraining, "drope"), model="qcg-dti"), tmp_path
+            replace(read_training(DropePretraining, "drope"), model="tensor-refiner"), tmp_path
         )
 
 

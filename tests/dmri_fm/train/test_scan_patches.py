@@ -12,9 +12,9 @@ from dmri_fm.models.tensor_inputs import fit_least_squares, mean_diffusivity, te
 from dmri_fm.models.weights import load_weights
 from dmri_fm.scans import Scan
 from dmri_fm.train import scan_patches
-from dmri_fm.train.config import QcgDtiTraining, read_training
-from dmri_fm.train.qcg_dti import train_qcg_dti
+from dmri_fm.train.config import TensorTraining, read_training
 from dmri_fm.train.scan_patches import draw_scan_patch, read_training_scans
+from dmri_fm.train.tensor_training import train_tensor_network
 from dmri_fm.volumes import Dwi
 
 SIDE = 20
@@ -120,7 +120,9 @@ def test_datasets_without_enough_directions_are_refused(data_dir):
 
 def test_weights_name_the_scans_they_were_trained_on(tmp_path):
     settings = replace(
-        read_training(QcgDtiTraining, "qcg-dti", optimisation={"n_steps": 2, "warmup_steps": 1}),
+        read_training(
+            TensorTraining, "tensor-refiner", optimisation={"n_steps": 2, "warmup_steps": 1}
+        ),
         patch_voxels=16,
         batch=1,
         scan_share=1.0,
@@ -129,9 +131,11 @@ def test_weights_name_the_scans_they_were_trained_on(tmp_path):
     )
     (scan,) = scan_patches._shells_of(make_scan("RAS"))
     path = tmp_path / "x.safetensors"
-    run = train_qcg_dti(settings, tmp_path / "run", scans=[scan], weights=path)
+    run = train_tensor_network(settings, tmp_path / "run", scans=[scan], weights=path)
     assert run.steps == 2
-    assert load_weights(path).training["scans"] == ["sub-a, test"] == [scan.brain_name]
+    training = load_weights(path).training
+    assert training["scans"] == ["sub-a, test"] == [scan.brain_name]
+    assert training["data"] == "1 real brain", "every sample was drawn from it"
 
 
 def test_scans_without_enough_brain_are_named(monkeypatch):

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from dmri_fm.__main__ import main
+from dmri_fm.derivatives.sidecars import describe_columns
+from dmri_fm.errors import WeightsError
+from dmri_fm.evaluate.rivals import METHODS
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
+from dmri_fm.models import drope
+from dmri_fm.models.drope import Drope
+from dmri_fm.models.scan_features import feature_columns
+from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.models.weights import save_weights
 from dmri_fm.simulate import SKARE_DIRECTIONS
-from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.base import check_weights
+from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.models import FitTensor
 
 
@@ -24,13 +37,42 @@ def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
     save_image(data, affine, tmp_path / "dwi.nii.gz")
     write_gradients(gtab, tmp_path / "dwi.bval", tmp_path / "dwi.bvec", affine=affine)
     mask = save_image(np.ones((6, 6, 4)), affine, tmp_path / "mask.nii.gz", dtype=np.uint8)
+    files = [str(tmp_path / f"dwi.{end}") for end in ("nii.gz", "bval", "bvec")] + [str(mask)]
     done = FitTensor(
-        dwi_file=str(tmp_path / "dwi.nii.gz"),
-        bval_file=str(tmp_path / "dwi.bval"),
-        bvec_file=str(tmp_path / "dwi.bvec"),
-        mask_file=str(mask),
+        **dict(zip(("dwi_file", "bval_file", "bvec_file", "mask_file"), files, strict=True))
     ).run(cwd=tmp_path)
     md = read_array(load_image(done.outputs.md_file))
     assert md.max() < 10e-3
     np.testing.assert_allclose(md[2:], 0.8e-3, rtol=1e-3)
     assert done.outputs.facts["MinimalSignal"] > 0.5
+
+    # The library, its command and the evaluation fit the same tensor.
+    dwi = Dwi.from_files(*files)
+    command = ["tensor", files[0], str(tmp_path / "out"), "--mask", files[3]]
+    assert main(command) == 0
+    for param in ("fa", "md", "ad", "rd", "s0"):
+        app = read_array(load_image(getattr(done.outputs, f"{param}_file")))
+        told = read_array(load_image(tmp_path / f"out_model-tensor_param-{param}_dwimap.nii.gz"))
+        np.testing.assert_array_equal(getattr(fit_tensor(dwi), param), app, err_msg=param)
+        np.testing.assert_array_equal(told, app, err_msg=param)
+        evaluated = getattr(METHODS["wls"](dwi), param)
+        np.testing.assert_array_equal(evaluated, app, err_msg=param)
+
+
+def test_features_are_named_and_described_once(tmp_path: Path) -> None:
+    """The table's columns share one entry of the sidecar."""
+    row = {"participant_id": "sub-01"} | {f"pooled{i:03d}": 0.5 for i in range(384)}
+    described = describe_columns(list(row))
+    assert list(described) == ["participant_id", "pooled*"]
+    assert feature_columns(row) == [f"pooled{i:03d}" for i in range(384)]
+
+
+def test_an_encoder_whose_features_are_class_tokens_is_refused(tmp_path: Path) -> None:
+    config = replace(drope.SMALL, dim=24, depth=1, heads=2, features="cls")
+    path = save_weights(
+        tmp_path / "cls.safetensors", Drope(config), name="drope", config=config, version="0",
+        normalisation={}, training={},
+    )  # fmt: skip
+    request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"drope": path})
+    with pytest.raises(WeightsError, match="'cls', the class token"):
+        check_weights(request)

@@ -17,7 +17,7 @@ from dmri_fm.derivatives.sidecars import describe_columns
 from dmri_fm.derivatives.tsv import format_table, scan_columns
 from dmri_fm.errors import WeightsError
 from dmri_fm.models.predict import extract_features, predict_tensor
-from dmri_fm.models.tensor import MIN_SIGNAL, TensorMaps, fit_tensor
+from dmri_fm.models.tensor import TensorMaps, fit_tensor
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -28,10 +28,6 @@ from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.preprocess.quality import describe_quality, image_quality
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-
-#: Smallest signal that counts as measured, as a share of the brain's median b=0 signal: no scan
-#: has an SNR of 500.
-SMALLEST_SIGNAL_SHARE = 0.002
 
 #: Maps a tensor model writes, in the order of the output tree.
 TENSOR_PARAMS = ("diffusivity", "fa", "md", "ad", "rd")
@@ -69,16 +65,6 @@ def _save_tensor(maps: TensorMaps, folder: Path) -> dict[str, str]:
     }
 
 
-def smallest_signal(dwi: Dwi) -> float:
-    """Return the signal below which nothing was measured, scanner units.
-
-    Interpolation and clipping leave zeros beside bright tissue; the logarithm of next to nothing
-    would make a diffusivity a thousand times that of water.
-    """
-    b0 = dwi.mean_b0() if dwi.mask is None else dwi.mean_b0()[dwi.mask]
-    return max(MIN_SIGNAL, SMALLEST_SIGNAL_SHARE * float(np.median(b0))) if b0.size else MIN_SIGNAL
-
-
 class _FitInputSpec(_DwiMaskInputSpec):
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
@@ -90,15 +76,14 @@ class FitTensor(SimpleInterface):
     output_spec = _TensorOutputSpec
 
     def _run_interface(self, runtime):
-        dwi = self.inputs.load()
-        maps = fit_tensor(dwi, min_signal=smallest_signal(dwi), n_threads=self.inputs.n_threads)
+        maps = fit_tensor(self.inputs.load(), n_threads=self.inputs.n_threads)
         self._results |= _save_tensor(maps, Path(runtime.cwd))
         self._results["facts"] = dict(maps.metadata)
         return runtime
 
 
 class _PredictInputSpec(_DwiMaskInputSpec):
-    model = traits.Str("qcg-dti", usedefault=True, desc="registered model")
+    model = traits.Str("tensor-refiner", usedefault=True, desc="registered model")
     weights = File(exists=True, desc="checkpoint; the packaged one if not given")
     device = traits.Str("cpu", usedefault=True, desc="torch device")
     seed = traits.Int(0, usedefault=True, desc="random seed")
@@ -149,7 +134,7 @@ class _FeaturesInputSpec(_PredictInputSpec):
 
 
 class _FeaturesOutputSpec(TraitedSpec):
-    cls_file = File(exists=True, desc="one row: the scan's features")
+    scan_file = File(exists=True, desc="one row: the scan's features")
     patch_file = File(exists=True, desc="features per patch, npz")
     ood = traits.Dict(desc="score and percentile of the distance to the training features")
     facts = traits.Dict(desc="what ran, for the sidecars")
@@ -171,10 +156,10 @@ class ExtractFeatures(SimpleInterface):
         )
         folder = Path(runtime.cwd)
         row = scan_columns(self.inputs.entities) | features.row()
-        table = folder / "cls_features.tsv"
+        table = folder / "scan_features.tsv"
         table.write_text(format_table([row], list(row), digits=9), encoding="utf-8")
         self._results |= {
-            "cls_file": str(table),
+            "scan_file": str(table),
             "patch_file": str(features.save_patches(folder / "patch_features.npz")),
             "ood": {
                 "ood_score": float(features.ood_score),

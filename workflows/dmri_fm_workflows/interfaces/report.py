@@ -16,6 +16,8 @@ from nipype.interfaces.base import (
 
 from dmri_fm.derivatives.tsv import read_table
 from dmri_fm.gradient_files import read_gradients
+from dmri_fm.models.identity import identity
+from dmri_fm.models.scan_features import feature_columns
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.report import figures
@@ -247,17 +249,18 @@ class PlotComparison(SimpleInterface):
         deviation, _ = _open(self.inputs.std_file)
         unfamiliarity, _ = _open(self.inputs.unfamiliarity_file)
         status = self.inputs.facts["Status"]
+        name = identity(self.inputs.facts["Name"]).title
         out = figures.plot_scalar_comparison(
             tensor,
             network,
             mask > 0,
             affine,
             Path(runtime.cwd) / "compare.svg",
-            labels=("tensor fit", f"QCG-DTI ({status})"),
-            title="Tensor fit and QCG-DTI",
+            labels=("tensor fit", f"{name} ({status})"),
+            title=f"Tensor fit and {name}",
             more={
-                "standard deviation of FA, QCG-DTI": (deviation, (0.0, 0.1)),
-                "unfamiliar to QCG-DTI: percentile of its training data": (
+                f"standard deviation of FA, {name}": (deviation, (0.0, 0.1)),
+                f"unfamiliar to the {name}: percentile of its training data": (
                     unfamiliarity,
                     (50.0, 100.0),
                 ),
@@ -268,7 +271,7 @@ class PlotComparison(SimpleInterface):
 
 
 class _FeaturesInputSpec(BaseInterfaceInputSpec):
-    cls_file = File(exists=True, mandatory=True, desc="scan features, one row")
+    scan_file = File(exists=True, mandatory=True, desc="scan features, one row")
     patch_file = File(exists=True, mandatory=True, desc="patch features, npz")
 
 
@@ -279,8 +282,8 @@ class PlotFeatures(SimpleInterface):
     output_spec = _FigureOutputSpec
 
     def _run_interface(self, runtime):
-        (row,) = read_table(self.inputs.cls_file)
-        vector = [float(row[c]) for c in row if c.startswith("cls")]
+        (row,) = read_table(self.inputs.scan_file)
+        vector = [float(row[c]) for c in feature_columns(row)]
         with np.load(self.inputs.patch_file) as patches:
             out = figures.plot_features(
                 vector,

@@ -26,13 +26,13 @@ from dmri_fm.models.tensor_inputs import (
 from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner, coarse_codes
 from dmri_fm.models.weights import save_weights
 from dmri_fm.simulate import draw_batch, draw_protocol
-from dmri_fm.train.config import QcgDtiTraining, describe_recipe
+from dmri_fm.train.config import TensorTraining, describe_data, describe_recipe
 from dmri_fm.train.loop import Run, run_training
 from dmri_fm.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
 from dmri_fm.train.scan_patches import TrainingScan, draw_scan_patch
 from dmri_fm.train.tensor_batch import TensorBatch
 
-__all__ = ["draw_tensor_batch", "train_qcg_dti"]
+__all__ = ["draw_tensor_batch", "train_tensor_network"]
 
 #: A patch with a smaller share of brain is drawn again.
 FEWEST_BRAIN = 0.2
@@ -127,8 +127,8 @@ def draw_tensor_batch(
     return TensorBatch.join(parts)
 
 
-def train_qcg_dti(
-    config: QcgDtiTraining,
+def train_tensor_network(
+    config: TensorTraining,
     folder: str | Path,
     *,
     scans: Sequence[TrainingScan] = (),
@@ -162,7 +162,10 @@ def train_qcg_dti(
     """
     architecture, kind = find_model(config.model)
     if not isinstance(architecture, (QcgDtiConfig, RefinerConfig)):
-        raise ConfigError(f"model {config.model!r} estimates no tensor", expected="a QCG-DTI")
+        raise ConfigError(
+            f"model {config.model!r} estimates no tensor",
+            expected="tensor-refiner or qcg-dti-paper",
+        )
     if config.patch_voxels % architecture.stride:
         raise ConfigError(
             f"patches of {config.patch_voxels} voxels",
@@ -221,7 +224,7 @@ def train_qcg_dti(
             version=version,
             normalisation=NORMALISATION,
             training={
-                "data": "simulation (dmri_fm.simulate), drawn on the fly",
+                "data": describe_data(brains, scan_share=config.scan_share, noun="brain"),
                 "scans": brains,
                 "steps": run.steps,
                 "minutes": round(run.minutes, 1),
@@ -254,7 +257,7 @@ LOSSES: dict[str, Callable[[TensorEstimate, TensorBatch, Tensor], dict[str, Tens
 }
 
 
-def calibrate(network: TensorRefiner, config: QcgDtiTraining) -> dict[str, Tensor]:
+def calibrate(network: TensorRefiner, config: TensorTraining) -> dict[str, Tensor]:
     """Measure on further simulated patches what the network's own numbers mean.
 
     Returns

@@ -1,0 +1,123 @@
+"""Sidecars, methods text, citation files and page say the same of a model: its record."""
+
+from __future__ import annotations
+
+import json
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmri_fm.derivatives import load_catalogue, output_path, publish_text
+from dmri_fm.derivatives.docs import outputs_page
+from dmri_fm.derivatives.references import load_references, render_methods
+from dmri_fm.derivatives.root import default_methods, write_root_files
+from dmri_fm.derivatives.sidecars import image_sidecar
+from dmri_fm.models.identity import APP_MODELS, identity
+from dmri_fm_workflows.interfaces.report import PlotComparison
+from dmri_fm_workflows.report import write_participant_page
+
+MNI = "MNI152NLin2009aSym"
+SCAN = {"subject": "01"}
+
+
+def _kinds(label: str):
+    return [k for k in load_catalogue().kinds.values() if k.model == label]
+
+
+def _doi(key: str) -> str:
+    return f"https://doi.org/{load_references()[key].doi}"
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """Return, by network, the four texts of an output folder where it alone ran."""
+    found = {}
+    for name in APP_MODELS:
+        out = tmp_path_factory.mktemp(name)
+        model = identity(name)
+        sidecars = {
+            k.name: json.dumps(image_sidecar(k.name, space=k.spaces[-1] if k.spaces else None))
+            for k in _kinds(model.label)
+        }
+        write_root_files(out, source=out / "raw", source_name="x", models=(name,), environ={})
+        kind = next(k for k in _kinds(model.label) if not k.is_group)
+        publish_text("", out / output_path(SCAN, kind.name, space=kind.spaces[-1]))
+        figure = {"tensor-refiner": "tensorvsnetwork", "drope": "features"}[name]
+        publish_text("<svg/>", out / output_path(SCAN, f"figure_{figure}"))
+        series = out / output_path(SCAN, "preproc_dwi", space="ACPC", extension=".json")
+        publish_text(json.dumps(image_sidecar("preproc_dwi", space="ACPC")), series)
+        page = write_participant_page(out, "01", dataset="x", errors=[], config="")
+        found[name] = {
+            **{f"sidecar {kind}": text for kind, text in sidecars.items()},
+            "methods": render_methods(default_methods(("tensor", name)))["md"],
+            **{
+                p.name: p.read_text(encoding="utf-8")
+                for p in [*sorted((out / "logs").iterdir()), out / "README.md"]
+            },
+            "page": " ".join(unescape(page.read_text(encoding="utf-8")).split()),
+        }
+    return found
+
+
+@pytest.mark.parametrize("name", APP_MODELS)
+def test_all_texts_name_the_model_and_its_works(texts, name: str) -> None:
+    model, own = identity(name), texts[name]
+    sidecars = {k: json.loads(t) for k, t in own.items() if k.startswith("sidecar ")}
+    assert len(sidecars) >= 3
+    for sidecar in sidecars.values():
+        assert sidecar["Model"]["Name"] == model.title
+        assert sidecar["Model"]["Description"] == model.description
+        assert {_doi(key) for key in model.citations} <= set(sidecar["References"])
+    for where in ("methods", "CITATION.md", "CITATION.html", "page"):
+        for key in model.citations:
+            assert _doi(key) in own[where], f"{key} in {where}"
+        assert "experimental" in own[where], where
+    assert all(f"@article{{{key}," in own["CITATION.bib"] for key in model.citations)
+    assert model.provenance in own["page"]
+    assert model.title in own["page"]
+    sentence = model.methods.partition("[")[0].strip()
+    assert all(sentence in own[where] for where in ("methods", "CITATION.md", "page"))
+
+
+def test_nothing_credits_the_refiner_s_maps_to_others(texts) -> None:
+    for where, text in texts["tensor-refiner"].items():
+        for word in ("Zheng", "zheng2025", "FITEE.2400766", "QCG", "qcg"):
+            assert word not in text, where
+    rows = [line for line in outputs_page().splitlines() if "tensorrefiner" in line]
+    assert len(rows) == 8
+    assert not any("Zheng" in row for row in rows)
+
+
+def test_the_encoder_s_paper_is_not_named_without_saying_what_differs(texts) -> None:
+    named = {w: t for w, t in texts["drope"].items() if "Kung" in t or "2603.25977" in t}
+    named.pop("CITATION.bib")
+    assert len(named) >= 6
+    for where, text in named.items():
+        assert "class token" in text, where
+        assert "not used" in text, where
+    assert not any("Kung" in text for text in texts["tensor-refiner"].values())
+    for row in outputs_page().splitlines():
+        assert "Kung" not in row or "the class token is not used" in row
+
+
+def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
+    from dmri_fm.volumes import save_image
+
+    rng = np.random.default_rng(0)
+    files = {
+        name: str(
+            save_image(rng.uniform(0.1, 0.9, (6, 6, 4)), np.eye(4), tmp_path / f"{name}.nii")
+        )
+        for name in ("tensor", "network", "std", "unfamiliarity")
+    }
+    mask = save_image(np.ones((6, 6, 4)), np.eye(4), tmp_path / "mask.nii", dtype=np.uint8)
+    done = PlotComparison(
+        **{f"{name}_file": path for name, path in files.items()},
+        mask_file=str(mask),
+        facts={"Name": "tensor-refiner", "Status": "experimental"},
+    ).run(cwd=tmp_path)
+    drawn = Path(done.outputs.out_file).read_text(encoding="utf-8")
+    assert "Tensor refiner (experimental)" in drawn
+    assert "QCG" not in drawn
