@@ -86,13 +86,13 @@ def test_map_with_metadata(put, out, tmp_path):
 
 def test_series_with_its_gradients(put, out, tmp_path):
     files = [_image(tmp_path / "d.nii.gz", shape=(2, 3, 4, 2))]
-    for ending in ("bval", "bvec"):
+    for ending in ("bval", "bvec", "b"):
         (tmp_path / f"rotated.{ending}").write_text("0 1000\n")
         files.append(str(tmp_path / f"rotated.{ending}"))
     found = put("preproc_dwi", files, space="ACPC", meta_dict={"SkullStripped": False})
-    assert [Path(f).suffixes[-1] for f in found.out_file] == [".gz", ".bval", ".bvec"]
+    assert [Path(f).suffixes[-1] for f in found.out_file] == [".gz", ".bval", ".bvec", ".b"]
     assert json.loads(Path(found.out_meta).read_text())["SkullStripped"] is False
-    assert len(_files(out)) == 4
+    assert len(_files(out)) == 5
 
 
 @pytest.mark.parametrize("kind", SUNK, ids=lambda kind: kind.name)
@@ -169,17 +169,19 @@ def test_write_failure_names_the_file_and_leaves_nothing(put, out, tmp_path):
     assert not list((tmp_path / "work").glob(".*part"))
 
 
-def test_no_member_of_a_group_stays_without_the_others(put, out, tmp_path):
+@pytest.mark.parametrize("ending", [".bval", ".bvec", ".b", ".json"])
+def test_no_member_of_a_group_stays_without_the_others(put, out, tmp_path, ending):
     image = _image(tmp_path / "dwi.nii.gz", shape=(4, 5, 6, 2))
     (tmp_path / "dwi.bval").write_text("0 1000\n")
     (tmp_path / "dwi.bvec").write_text("0 1\n0 0\n0 0\n")
-    files = [image, str(tmp_path / "dwi.bval"), str(tmp_path / "dwi.bvec")]
+    (tmp_path / "dwi.b").write_text("0 0 0 0\n1 0 0 1000\n")
+    files = [image, *(str(tmp_path / f"dwi.{e}") for e in ("bval", "bvec", "b"))]
     put("preproc_dwi", files, space="ACPC")
     whole = _files(out)
-    assert len(whole) == 4
-    (bvec,) = (p for p in whole if p.endswith(".bvec"))
-    (out / bvec).unlink()
-    (out / bvec).mkdir()
+    assert len(whole) == 5
+    (member,) = (p for p in whole if p.endswith(ending))
+    (out / member).unlink()
+    (out / member).mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
         put("preproc_dwi", files, space="ACPC")
     assert _files(out) == []

@@ -94,7 +94,7 @@ SERIES_OUTPUTS = (
         for output in (
             Output(
                 "preproc_dwi",
-                (f"{grid}_dwi_file", f"{grid}_bval_file", f"{grid}_bvec_file"),
+                tuple(f"{grid}_{f}_file" for f in ("dwi", "bval", "bvec", "b")),
                 space,
                 "facts",
                 metadata=_BVEC,
