@@ -109,6 +109,8 @@ class Catalogue:
     ----------
     kinds, spaces
         By name, in the order of the file.
+    frames
+        What the ends of transforms are that are no space, by label.
     descriptions
         Meaning of each `desc` label.
     files
@@ -119,6 +121,7 @@ class Catalogue:
 
     kinds: Mapping[str, Kind]
     spaces: Mapping[str, Space]
+    frames: Mapping[str, str]
     descriptions: Mapping[str, str]
     files: Mapping[str, str]
     bidsignore: tuple[str, ...]
@@ -191,6 +194,7 @@ def load_catalogue() -> Catalogue:
                 for name, entry in page["spaces"].items()
             }
         ),
+        frames=MappingProxyType(dict(page["frames"])),
         descriptions=MappingProxyType(dict(page["descriptions"])),
         files=MappingProxyType(dict(page["files"])),
         bidsignore=tuple(page["bidsignore"]),

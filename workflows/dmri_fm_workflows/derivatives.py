@@ -80,6 +80,8 @@ ANAT_OUTPUTS = (
     Output("t1w", ("t1w_file",), ACPC, "facts", metadata={"SkullStripped": False}),
     Output("t1w_mask", ("mask_file",), ACPC, "facts", metadata={"Type": "Brain"}),
     _transform("anat_xfm", "to_acpc_file", "T1w", ACPC),
+    # The same under the name that qsiprep has for it, and qsirecon looks for.
+    _transform("anat_xfm", "to_acpc_file", "orig", ACPC),
     _transform("anat_xfm", "from_acpc_file", ACPC, "T1w"),
     _transform("anat_xfm", "to_mni_file", ACPC, MNI),
     _transform("anat_xfm", "from_mni_file", MNI, ACPC),

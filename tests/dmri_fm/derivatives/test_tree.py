@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from dmri_fm.derivatives import (
+    identify,
     load_catalogue,
     output_path,
     publish_file,
@@ -25,6 +26,7 @@ from dmri_fm.derivatives import (
 )
 from dmri_fm.derivatives.docs import outputs_page
 from dmri_fm.derivatives.sidecars import image_sidecar, missing_metadata
+from dmri_fm.derivatives.transforms import transform_metadata
 from dmri_fm.derivatives.tsv import format_table, scan_columns
 
 SCANS = [
@@ -57,7 +59,7 @@ FACTS = {
 }
 
 
-def _sidecar(kind, space):
+def _sidecar(kind, space, path):
     content = image_sidecar(
         kind.name,
         space=space,
@@ -65,6 +67,8 @@ def _sidecar(kind, space):
         columns=["trans_x", "bval"],
         extra=FACTS.get(kind.name),
     )
+    if kind.is_transform:
+        content |= transform_metadata(identify(path))
     assert missing_metadata(kind.name, content) == ()
     return content
 
@@ -108,7 +112,7 @@ def build_tree(out: Path, work: Path, raw: Path) -> None:
                     path = output_path(scan, kind.name, space=space, extension=extension, **ends)
                     publish_file(_content(kind, extension, scan, work), out / path)
                 if kind.has_sidecar:
-                    publish_json(_sidecar(kind, space), out / sidecar_path(path))
+                    publish_json(_sidecar(kind, space, path), out / sidecar_path(path))
     for scan in SCANS:
         log = out / f"sub-{scan['subject']}" / "log" / "20260101-000000_x"
         publish_json({"status": "complete"}, log / "provenance.json")

@@ -36,6 +36,7 @@ from dmri_fm.derivatives.naming import (
 )
 from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
 from dmri_fm.derivatives.sidecars import image_sidecar
+from dmri_fm.derivatives.transforms import transform_metadata
 from dmri_fm.errors import ConfigError, OutputError
 
 __all__ = ["DerivativesDataSink"]
@@ -224,6 +225,8 @@ class DerivativesDataSink(PrepareDerivative):
         space = name.entities.get("space")
         columns = _columns(file) if name.extension == ".tsv" else ()
         content = image_sidecar(name.kind.name, space=space, columns=columns) | dict(meta)
+        if name.kind.is_transform:
+            content |= transform_metadata(name)
         target = Path(sidecar_path(target))
         publish_json(content, target)
         self._results["out_meta"] = str(target)
