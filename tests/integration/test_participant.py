@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,6 +21,13 @@ from dmri_fm.derivatives.tsv import read_table
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.gradient_check import check_gradients, principal_axis
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.integration.conftest import AppRun
+
+    RunApp = Callable[..., tuple[int, str]]
 
 pytestmark = pytest.mark.realdata
 
@@ -38,46 +45,6 @@ VENDORS = {
 #: because the signal does not decay like a single exponential.
 PLAUSIBLE_FA = (0.28, 0.60)
 PLAUSIBLE_MD = {1000: (0.60, 0.95), 1500: (0.52, 0.85), 2500: (0.40, 0.75)}
-
-
-@dataclass(frozen=True)
-class AppRun:
-    """Outcome of one call of the command line."""
-
-    code: int
-    text: str
-    out_dir: Path
-
-
-def run_app(*arguments: str | Path, timeout_s: float = 3000) -> tuple[int, str]:
-    """Call the BIDS App in a process of its own; return exit code and all it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dmri_fm_workflows", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"},
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session")
-def umr(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> AppRun:
-    """`sub-umr`, coarse settings."""
-    out = tmp_path_factory.mktemp("umr") / "out"
-    code, text = run_app(
-        data_dir / "ds-vendors", out, "participant", "--participant-label", "umr", "--sloppy"
-    )
-    return AppRun(code, text, out)
-
-
-@pytest.fixture(scope="session")
-def vendors(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> AppRun:
-    """All four scanners, default settings."""
-    out = tmp_path_factory.mktemp("vendors") / "out"
-    code, text = run_app(data_dir / "ds-vendors", out, "participant")
-    return AppRun(code, text, out)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -237,7 +204,9 @@ def test_validator_finds_no_error(umr: AppRun) -> None:
     assert [i for i in issues if i.get("severity") == "error"] == []
 
 
-def test_second_run_is_quick_and_touches_nothing(umr: AppRun, data_dir: Path) -> None:
+def test_second_run_is_quick_and_touches_nothing(
+    umr: AppRun, run_app: RunApp, data_dir: Path
+) -> None:
     before = digests(umr.out_dir)
     times = {p: p.stat().st_mtime_ns for p in (umr.out_dir / "sub-umr" / "dwi").iterdir()}
     start = time.monotonic()
@@ -256,7 +225,7 @@ def test_second_run_is_quick_and_touches_nothing(umr: AppRun, data_dir: Path) ->
     assert {p: p.stat().st_mtime_ns for p in (umr.out_dir / "sub-umr" / "dwi").iterdir()} == times
 
 
-def test_group_collects_the_participant(umr: AppRun, tmp_path: Path) -> None:
+def test_group_collects_the_participant(umr: AppRun, run_app: RunApp, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(umr.out_dir, out)
     # `group` needs no raw data: an empty folder stands for a dataset that is gone.
@@ -273,7 +242,7 @@ def test_group_collects_the_participant(umr: AppRun, tmp_path: Path) -> None:
 
 
 def test_bad_scan_is_named_and_the_other_participant_goes_on(
-    data_dir: Path, tmp_path: Path
+    run_app: RunApp, data_dir: Path, tmp_path: Path
 ) -> None:
     """One participant with NaN voxels, one without gradients, beside a tiny good one."""
     raw, out = tmp_path / "raw", tmp_path / "out"
@@ -309,7 +278,7 @@ def test_bad_scan_is_named_and_the_other_participant_goes_on(
 
 
 @pytest.mark.slow
-def test_killed_run_resumes(data_dir: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes(run_app: RunApp, data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [
         str(data_dir / "ds-vendors"), str(out), "participant", "--participant-label", "umr",
