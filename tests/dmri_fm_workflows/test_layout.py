@@ -219,7 +219,7 @@ def files_for_pyafq(layout: BIDSLayout, **filters: Any) -> list[str]:
         "subject": "01",
         "session": None,
         "return_type": "filename",
-        "scope": "all",
+        "scope": "drope-bidsapp",
         "extension": "nii.gz",
         "suffix": "dwi",
     }
