@@ -233,10 +233,9 @@ def conform_image(
 ) -> Path:
     """Give a NIfTI image the header that an output should have.
 
-    qform and sform become equal with the given code, units mm and s. The fourth axis of a series
-    gets the repetition time as its step; one that is no time (the elements of a tensor) or whose
-    step is not known gets 0 and no unit. Voxels keep their bytes unless `dtype` asks for another
-    type.
+    qform and sform become equal with the given code, units mm and s, and the fourth axis of a
+    series gets the repetition time as its step. Voxels keep their bytes unless `dtype` asks for
+    another type.
 
     Parameters
     ----------
@@ -249,7 +248,8 @@ def conform_image(
     dtype
         Voxel type to convert to, rounding; None keeps the type.
     time_step_s
-        Repetition time of a 4-D series, s; None if the fourth axis is no time, or it is unknown.
+        Repetition time of a 4-D series, s; 0 if it is not known. None if a fourth axis is no time,
+        such as the elements of a tensor: its step stays 1.
 
     Returns
     -------
@@ -292,7 +292,7 @@ def _set_geometry(
 ) -> None:
     header.set_sform(affine, code=code)
     header.set_qform(affine, code=code, strip_shears=True)
-    is_4d = int(header["dim"][0]) == 4
-    if is_4d:
-        header["pixdim"][4] = time_step_s or 0.0
-    header.set_xyzt_units("mm", "unknown" if is_4d and not time_step_s else "sec")
+    if int(header["dim"][0]) == 4:
+        header["pixdim"][4] = 1.0 if time_step_s is None else time_step_s
+    # The validator wants both units of every image, whether it has a fourth axis or not.
+    header.set_xyzt_units("mm", "sec")

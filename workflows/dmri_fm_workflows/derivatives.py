@@ -216,9 +216,7 @@ def init_derivatives_wf(
     fields = dict.fromkeys(
         f for output in outputs for f in (*output.fields, *([output.facts] * bool(output.facts)))
     )
-    inputnode = pe.Node(
-        niu.IdentityInterface(list(fields | {"facts": None})), name="inputnode"
-    )
+    inputnode = pe.Node(niu.IdentityInterface(list(fields | {"facts": None})), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
     collect = pe.Node(niu.Merge(len(outputs)), name="collect_outputs", run_without_submitting=True)
     catalogue = load_catalogue()

@@ -167,7 +167,7 @@ class DerivativesDataSink(PrepareDerivative):
         targets = [base / path for path in paths]
         try:
             for file, target, name in zip(files, targets, names, strict=True):
-                step = meta.get("RepetitionTime") if name.kind.suffix == "dwi" else None
+                step = meta.get("RepetitionTime", 0.0) if name.kind.suffix == "dwi" else None
                 publish_file(_conformed(file, name, staging, time_step_s=step), target)
             # Last, as it is by their sidecars that outputs are found.
             self._publish_sidecar(meta, names[0], targets[0], files[0])
@@ -253,9 +253,7 @@ def _extension(path: Path) -> str:
     )
 
 
-def _conformed(
-    file: Path, name: OutputName, staging: Path, *, time_step_s: float | None
-) -> Path:
+def _conformed(file: Path, name: OutputName, staging: Path, *, time_step_s: float | None) -> Path:
     """Return the image with the header its space asks for; other files as they are."""
     if not name.extension.startswith(".nii"):
         return file
