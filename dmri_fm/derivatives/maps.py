@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -30,12 +30,15 @@ class Space:
         NIfTI code of qform and sform: 2 aligned to another image, 4 a template.
     resolution
         Label of the `res` entity that images in this space carry, or None.
+    uri
+        Page of the template; None for a space that an image of the participant defines.
     """
 
     name: str
     description: str
     form_code: int
     resolution: str | None = None
+    uri: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Kind:
         Keys of `references.yaml`.
     required
         Keys that its sidecar must hold.
+    parameter
+        Key of `references.yaml`: the work that defines a map's parameter, or None.
+    sources
+        Direct inputs, see :func:`dmri_fm.derivatives.sources.direct_sources`: by space, by both
+        ends of a transform in alphabetical order, or under an empty key for all files.
     """
 
     name: str
@@ -89,6 +97,8 @@ class Kind:
     value_range: tuple[float, float] | None = None
     citations: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    parameter: str | None = None
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def is_transform(self) -> bool:
@@ -110,13 +120,13 @@ class Catalogue:
     kinds, spaces
         By name, in the order of the file.
     frames
-        What the ends of transforms are that are no space, by label.
+        Meaning of the ends of transforms that are no space of outputs, by label.
     descriptions
         Meaning of each `desc` label.
     files
         What the remaining files of the output folder hold, by path.
     bidsignore
-        Patterns of `.bidsignore`.
+        Patterns of `.bidsignore`, with the reason for each.
     """
 
     kinds: Mapping[str, Kind]
@@ -124,7 +134,7 @@ class Catalogue:
     frames: Mapping[str, str]
     descriptions: Mapping[str, str]
     files: Mapping[str, str]
-    bidsignore: tuple[str, ...]
+    bidsignore: Mapping[str, str]
 
     def kind(self, name: str) -> Kind:
         """Return a kind by its name.
@@ -161,7 +171,14 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
         citations=tuple(entry.get("citations", ())),
         required=tuple(entry.get("required", ())),
+        parameter=entry.get("parameter"),
+        sources=MappingProxyType(_sources(entry.get("sources", ()))),
     )
+
+
+def _sources(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    by_place = entry if isinstance(entry, Mapping) else {"": entry}
+    return {place: tuple(listed) for place, listed in by_place.items()}
 
 
 @cache
@@ -190,6 +207,7 @@ def load_catalogue() -> Catalogue:
                     description=entry["description"].strip(),
                     form_code=int(entry["form_code"]),
                     resolution=entry.get("resolution"),
+                    uri=entry.get("uri"),
                 )
                 for name, entry in page["spaces"].items()
             }
@@ -197,5 +215,5 @@ def load_catalogue() -> Catalogue:
         frames=MappingProxyType(dict(page["frames"])),
         descriptions=MappingProxyType(dict(page["descriptions"])),
         files=MappingProxyType(dict(page["files"])),
-        bidsignore=tuple(page["bidsignore"]),
+        bidsignore=MappingProxyType(dict(page["bidsignore"])),
     )

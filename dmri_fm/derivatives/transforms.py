@@ -1,11 +1,10 @@
-"""What the sidecar of a transform says: its frames, which way it takes points, its format.
+"""What a transform file is, for its sidecar: which way it takes points, in which frame and format.
 
 The convention of the files themselves is that of :mod:`dmri_fm.normalise.transforms`.
 """
 
 from __future__ import annotations
 
-from dmri_fm.derivatives.maps import load_catalogue
 from dmri_fm.derivatives.naming import OutputName
 from dmri_fm.errors import ConfigError
 
@@ -15,11 +14,20 @@ _FORMATS = {
     ".txt": "ITK text file, one affine transform",
     ".mat": "ITK binary file, one affine transform",
     ".h5": "ITK composite transform in HDF5, one displacement field",
+    ".tsv": "table, one affine transform a row",
+}
+
+_LPS = "ITK: mm along LPS+, the first two components of RAS+ negated"
+_FRAMES = {
+    ".txt": _LPS,
+    ".mat": _LPS,
+    ".h5": f"{_LPS}; the displacement field is linear between the voxels of its own grid",
+    ".tsv": "mm along RAS+",
 }
 
 
 def transform_metadata(name: OutputName) -> dict[str, str]:
-    """Return what the sidecar of a transform file says beside its sources.
+    """Return what the sidecar of a transform says of the file, beside its ends and sources.
 
     Parameters
     ----------
@@ -29,56 +37,29 @@ def transform_metadata(name: OutputName) -> dict[str, str]:
     Returns
     -------
     dict
-        `Description`, `SourceFrame`, `TargetFrame`, `PointMapping`, `CoordinateSystem`, `Format`.
-        Nothing for a table of transforms, whose columns are described.
+        `PointMapping`, `CoordinateSystem` and `Format`.
 
     Raises
     ------
     ConfigError
-        If the name is not that of a transform, or `maps.yaml` has no such frame.
+        If the name is not that of a transform.
 
     Examples
     --------
     >>> from dmri_fm.derivatives import identify
     >>> name = identify("sub-1/anat/sub-1_from-T1w_to-ACPC_mode-image_xfm.txt")
-    >>> found = transform_metadata(name)
-    >>> found["Description"]
-    'Resamples an image from T1w into ACPC.'
-    >>> found["PointMapping"]
+    >>> transform_metadata(name)["PointMapping"]
     'A point of ACPC is taken to the point of T1w that shows the same tissue.'
     """
     if not name.kind.is_transform:
         raise ConfigError(
             f"{name.kind.name} is no transform", expected="a kind whose suffix is xfm"
         )
-    if name.extension not in _FORMATS:
-        return {}
     source, target = name.entities["from"], name.entities["to"]
     return {
-        "Description": f"Resamples an image from {source} into {target}.",
-        "SourceFrame": f"{source}: {_describe_frame(source)}",
-        "TargetFrame": f"{target}: {_describe_frame(target)}",
         "PointMapping": (
             f"A point of {target} is taken to the point of {source} that shows the same tissue."
         ),
-        "CoordinateSystem": (
-            "ITK: mm along LPS+, the first two components of RAS+ negated; a displacement field "
-            "is defined inside its own grid and is interpolated linearly"
-            if name.extension == ".h5"
-            else "ITK: mm along LPS+, the first two components of RAS+ negated"
-        ),
+        "CoordinateSystem": _FRAMES[name.extension],
         "Format": _FORMATS[name.extension],
     }
-
-
-def _describe_frame(label: str) -> str:
-    catalogue = load_catalogue()
-    if label in catalogue.spaces:
-        return catalogue.spaces[label].description
-    if label not in catalogue.frames:
-        raise ConfigError(
-            f"no frame is called {label!r}",
-            expected=" or ".join((*catalogue.spaces, *catalogue.frames)),
-            advice="describe it under `frames` in maps.yaml",
-        )
-    return catalogue.frames[label]

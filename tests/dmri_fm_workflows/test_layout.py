@@ -64,7 +64,9 @@ def write_tree(out: Path, scans: Sequence[Mapping[str, str]] = SERIES) -> None:
             kind = load_catalogue().kind(output.kind)
             columns = [*scan_columns(scan), "bval"] if kind.extensions[0] == ".tsv" else []
             if kind.has_sidecar:
-                content = image_sidecar(kind.name, space=output.space, columns=columns)
+                content = image_sidecar(
+                    kind.name, space=output.space, ends=output.ends, columns=columns
+                )
                 publish_json(content, out / sidecar_path(Path(name)))
 
 

@@ -75,7 +75,7 @@ def test_map_with_metadata(put, out, tmp_path):
     assert found.out_file == str(out / expected)
     sidecar = json.loads(Path(found.out_meta).read_text())
     assert sidecar["Resolution"] == f"{MNI} grid with isotropic voxels of 2 mm"
-    assert sidecar["Model"] == {"Name": "Diffusion tensor", "Label": "tensor"}
+    assert sidecar["Model"]["Description"] == "Diffusion tensor"
     assert sidecar["Extra"] == 0.5
     assert list(sidecar) == sorted(sidecar)
     image = nib.load(found.out_file)
@@ -89,7 +89,11 @@ def test_series_with_its_gradients(put, out, tmp_path):
     for ending in ("bval", "bvec", "b"):
         (tmp_path / f"rotated.{ending}").write_text("0 1000\n")
         files.append(str(tmp_path / f"rotated.{ending}"))
-    found = put("preproc_dwi", files, space="ACPC", meta_dict={"SkullStripped": False})
+    meta = {"SkullStripped": False, "RepetitionTime": 5.865}
+    found = put("preproc_dwi", files, space="ACPC", meta_dict=meta)
+    header = nib.load(found.out_file[0]).header
+    assert float(header["pixdim"][4]) == pytest.approx(5.865)
+    assert header.get_xyzt_units() == ("mm", "sec")
     assert [Path(f).suffixes[-1] for f in found.out_file] == [".gz", ".bval", ".bvec", ".b"]
     assert json.loads(Path(found.out_meta).read_text())["SkullStripped"] is False
     assert len(_files(out)) == 5
@@ -118,6 +122,22 @@ def test_table_columns_are_described(put, tmp_path):
     sidecar = json.loads(Path(found.out_meta).read_text())
     assert sidecar["trans_x"]["Units"] == "mm"
     assert sidecar["bval"] == {"Description": "own"}
+
+
+def test_elements_of_a_tensor_are_no_time(put, tmp_path):
+    file = _image(tmp_path / "d.nii.gz", shape=(2, 3, 4, 6))
+    found = put("tensor_diffusivity", file, space="ACPC", meta_dict={"RepetitionTime": 5.865})
+    header = nib.load(found.out_file).header
+    assert float(header["pixdim"][4]) == 1.0
+
+
+def test_a_transform_has_a_sidecar(put, tmp_path):
+    (tmp_path / "x.txt").write_text("#Insight Transform File V1.0\n")
+    found = put("dwi_xfm", str(tmp_path / "x.txt"), **{"from": "dwiref", "to": "ACPC"})
+    sidecar = json.loads(Path(found.out_meta).read_text())
+    assert found.out_meta.endswith("_from-dwiref_to-ACPC_mode-image_xfm.json")
+    assert list(sidecar["Spaces"]) == ["ACPC", "dwiref"]  # keys are sorted in files
+    assert sidecar["Description"].startswith("From dwiref to ACPC.")
 
 
 def test_masks_are_bytes(put, tmp_path):

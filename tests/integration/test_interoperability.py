@@ -243,7 +243,8 @@ def test_every_transform_reads_alike_everywhere(umr: AppRun, run_section: Any) -
         np.testing.assert_allclose(linear.load(path, fmt="itk").map(points), ours, atol=0.01)
         source, target = name.entities["from"], name.entities["to"]
         sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        assert sidecar["Description"] == f"Resamples an image from {source} into {target}."
+        assert set(sidecar["Spaces"]) == {source, target}
+        assert sidecar["PointMapping"].startswith(f"A point of {target} is taken to ")
         back = path.with_name(
             path.name.replace(f"from-{source}_to-{target}", f"from-{target}_to-{source}")
         )

@@ -114,7 +114,9 @@ def init_participant_wf(
             dwi_wf = init_dwi_wf(
                 series=series,
                 session_warnings=session.warnings,
-                has_t1w=anat_wf is not None,
+                anat_entities=_anat_entities(participant.label, session.label)
+                if anat_wf is not None
+                else None,
                 bids_root=bids_root,
                 output_dir=output_dir,
                 engines=engines,
@@ -154,9 +156,7 @@ def _init_session_anat_wf(
     sloppy: bool,
 ) -> pe.Workflow:
     """Process and write the T1w image of a session."""
-    entities = {"subject": participant.label}
-    if session.label is not None:
-        entities["session"] = session.label
+    entities = _anat_entities(participant.label, session.label)
     label = "" if session.label is None else f"_ses_{_word(session.label)}"
     workflow = pe.Workflow(name=f"session_anat{label}_wf")
     t1w = session.t1w[0]
@@ -168,7 +168,8 @@ def _init_session_anat_wf(
         output_dir=output_dir,
         entities=entities,
         sources=[raw_uri(t1w, bids_root)],
-        spatial_reference={"Description": "T1w image, rigidly aligned to the template's axes"},
+        anat_entities=entities,
+        normalisation=normalisation,
     )
     _connect_outputs(workflow, anat_wf, derivatives_wf, ANAT_OUTPUTS)
     workflow.connect(anat_wf, "outputnode.facts", derivatives_wf, "inputnode.facts")
@@ -180,6 +181,11 @@ def _init_session_anat_wf(
                                       for f in ("t1wmask", "t1wtemplate")]),
     ])  # fmt: skip
     return workflow
+
+
+def _anat_entities(subject: str, session: str | None) -> dict[str, str]:
+    """Return the entities of the anatomical outputs of a session."""
+    return {"subject": subject} | ({} if session is None else {"session": session})
 
 
 def _connect_outputs(
@@ -215,7 +221,7 @@ def init_dwi_wf(
     *,
     series: DwiSeries,
     session_warnings: tuple[str, ...],
-    has_t1w: bool,
+    anat_entities: Mapping[str, str] | None,
     bids_root: Path,
     output_dir: Path,
     engines: Engines,
@@ -234,7 +240,7 @@ def init_dwi_wf(
     """Build preprocess, normalise, models and outputs of one series.
 
     Parameters are those of :func:`init_participant_wf`, what the session's reader has to say,
-    and `has_t1w`: whether the anatomy of the session is connected.
+    and `anat_entities`: those of the session's T1w image, None if there is none to connect.
 
     Inputs
     ------
@@ -261,6 +267,7 @@ def init_dwi_wf(
         name="inputnode",
     )
     outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
+    has_t1w = anat_entities is not None
     mem_gb = sum(_size_gb(run.shape) for run in series.runs)
     gtab = GradientTable.concatenate([run.load().gtab for run in series.runs])
     has_tensor = determines_tensor(gtab)
@@ -349,11 +356,8 @@ def init_dwi_wf(
         entities=entities,
         sources=[raw_uri(image.path, bids_root) for image in images],
         raw_metadata=[run.metadata for run in series.runs],
-        spatial_reference={
-            "Description": "T1w image, rigidly aligned to the template's axes"
-            if has_t1w
-            else "b=0 reference, rigidly aligned to the template's axes (no T1w image)"
-        },
+        anat_entities=anat_entities,
+        normalisation=normalisation,
     )
     workflow.connect([
         (preprocess_wf, normalise_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
