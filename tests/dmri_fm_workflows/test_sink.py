@@ -140,6 +140,28 @@ def test_a_transform_has_a_sidecar(put, tmp_path):
     assert sidecar["Description"].startswith("From dwiref to ACPC.")
 
 
+@pytest.mark.parametrize(
+    ("ending", "format_", "frame"),
+    [(".txt", "text", "LPS+"), (".mat", "binary", "LPS+"), (".h5", "HDF5", "LPS+")],
+)
+def test_transform_says_which_way_it_takes_points(put, tmp_path, ending, format_, frame):
+    (tmp_path / f"x{ending}").write_text("content")
+    ends = {"from": "T1w", "to": "ACPC"}
+    found = put("anat_xfm", str(tmp_path / f"x{ending}"), **ends)
+    sidecar = json.loads(Path(found.out_meta).read_text())
+    assert sidecar["PointMapping"].startswith("A point of ACPC is taken to the point of T1w")
+    assert list(sidecar["Spaces"]) == ["ACPC", "T1w"]
+    assert format_ in sidecar["Format"]
+    assert frame in sidecar["CoordinateSystem"]
+
+
+def test_table_of_motion_is_in_another_frame_than_itk(put, tmp_path):
+    (tmp_path / "m.tsv").write_text("volume\tm1_1\n0\t1\n")
+    sidecar = json.loads(Path(put("hmc_xfm", str(tmp_path / "m.tsv")).out_meta).read_text())
+    assert sidecar["CoordinateSystem"] == "mm along RAS+"
+    assert sidecar["PointMapping"].startswith("A point of dwiref is taken to the point of orig")
+
+
 def test_masks_are_bytes(put, tmp_path):
     found = put("dwi_mask", _image(tmp_path / "m.nii.gz"), space="ACPC")
     image = nib.load(found.out_file)
