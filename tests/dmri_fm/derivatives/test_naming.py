@@ -28,6 +28,16 @@ MNI = "MNI152NLin2009aSym"
             {"space": MNI, "extension": ".bvec"},
             f"dwi/{S}_space-{MNI}_res-2_desc-preproc_dwi.bvec",
         ),
+        (
+            "preproc_dwi",
+            {"space": "ACPC", "extension": ".b"},
+            f"dwi/{S}_space-ACPC_desc-preproc_dwi.b",
+        ),
+        (
+            "anat_xfm",
+            {"from_space": "orig", "to_space": "ACPC"},
+            f"anat/{S}_from-orig_to-ACPC_mode-image_xfm.txt",
+        ),
         ("dwi_mask", {"space": MNI}, f"dwi/{S}_space-{MNI}_res-2_desc-brain_mask.nii.gz"),
         ("dwiref", {"space": "ACPC"}, f"dwi/{S}_space-ACPC_dwiref.nii.gz"),
         (
