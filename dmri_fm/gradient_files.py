@@ -394,3 +394,23 @@ def write_gradients(
     rows = (" ".join(f"{x:.6f}" for x in row) for row in ras_to_fsl(gtab.bvecs_ras, affine).T)
     Path(bval).write_text(bvals + "\n", encoding="ascii")
     Path(bvec).write_text("\n".join(rows) + "\n", encoding="ascii")
+
+
+def write_mrtrix_gradients(gtab: GradientTable, path: str | Path) -> None:
+    """Write a gradient table as MRtrix3 reads it with `-grad`.
+
+    Its frame is that of the scanner, not of the image: one file serves an image in whatever
+    order its voxels are stored, and no sign rule applies.
+
+    Parameters
+    ----------
+    gtab
+        The table, RAS+.
+    path
+        Path to write: a row `x y z b` for each volume, zeros for a volume without direction.
+    """
+    rows = (
+        " ".join([*(f"{x:.6f}" for x in bvec), f"{bval:g}"])
+        for bvec, bval in zip(gtab.bvecs_ras + 0.0, gtab.bvals, strict=True)
+    )
+    Path(path).write_text("\n".join(rows) + "\n", encoding="ascii")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pathspec
 import pytest
 
 #: Real scans live outside the repository; this folder, or the one DMRI_TEST_DATA names.
@@ -21,6 +25,108 @@ def data_dir() -> Path:
     if not (folder / "ds-vendors").is_dir():
         pytest.skip(f"no real scans at {folder}; set DMRI_TEST_DATA to the folder that holds them")
     return folder
+
+
+@dataclass(frozen=True)
+class BidsIssue:
+    """What the BIDS validator says of a file."""
+
+    severity: str
+    code: str
+    key: str
+    path: str
+
+
+#: Calls the command of the test extra by its module, so that it is found without a PATH.
+VALIDATOR = "from bids_validator_deno import cli; cli()"
+
+
+@pytest.fixture(scope="session")
+def run_validator(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., list[BidsIssue]]:
+    """Return a function that validates a dataset, offline.
+
+    It takes the folder and, by keyword, a compiled `schema` in place of the released one.
+    """
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    cache = str(tmp_path_factory.mktemp("deno"))
+    environment = os.environ | nowhere | {"DENO_DIR": cache, "NO_COLOR": "1"}
+
+    def run(root: Path, *, schema: Path | None = None) -> list[BidsIssue]:
+        arguments = [str(root), "--format", "json"]
+        arguments += [] if schema is None else ["--schema", schema.resolve().as_uri()]
+        done = subprocess.run(
+            [sys.executable, "-c", VALIDATOR, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env=environment,
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        return [
+            BidsIssue(i["severity"], i["code"], i.get("subCode", ""), i.get("location", ""))
+            for i in json.loads(done.stdout)["issues"]["issues"]
+        ]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def draft_schema(data_dir: Path) -> Path:
+    """Compiled schema of the draft BEP016."""
+    return data_dir / "bep016_schema.json"
+
+
+#: What the validator says of an output folder and stays, as docs/outputs.md explains.
+KNOWN_ISSUES = {("TOO_FEW_AUTHORS", "")}
+
+#: What it says with the draft's schema, which is older than the standard that we follow.
+KNOWN_DRAFT_ISSUES = {*KNOWN_ISSUES, ("UNKNOWN_BIDS_VERSION", "")}
+
+#: Keys that the draft looks for beside OrientationEncoding, while its text and its own schema of
+#: OrientationEncoding have them inside it.
+NESTED_KEYS = {"EncodingAxis", "Reference", "TensorRank"}
+
+
+@pytest.fixture(scope="session")
+def assert_valid_output(
+    run_validator: Callable[..., list[BidsIssue]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., None]:
+    """Return a function that validates an output folder, with and without its `.bidsignore`.
+
+    By keyword it takes the compiled `schema` of the draft; the released one is used otherwise.
+    """
+
+    def check(out: Path, *, schema: Path | None = None) -> None:
+        found = run_validator(out, schema=schema)
+        known = KNOWN_ISSUES if schema is None else KNOWN_DRAFT_ISSUES
+        assert {(i.code, i.key) for i in found} == known
+        ignored = [p for p in (out / ".bidsignore").read_text().splitlines() if p]
+        if schema is not None:
+            ignored.remove("*_dwimap.*")
+        # Hard links: the folder of a whole scan is large.
+        bare = tmp_path_factory.mktemp("bare") / "out"
+        hidden = shutil.ignore_patterns(".bidsignore")
+        shutil.copytree(out, bare, ignore=hidden, copy_function=os.link)
+        issues = [i for i in run_validator(bare, schema=schema) if i.severity == "error"]
+        shutil.rmtree(bare)
+        nested = [i for i in issues if i.code == "SIDECAR_KEY_REQUIRED" and i.key in NESTED_KEYS]
+        assert all("_param-diffusivity_" in i.path for i in nested)
+        assert bool(nested) == (schema is not None)
+        others = [i for i in issues if i not in nested]
+        spec = {p: pathspec.PathSpec.from_lines("gitignore", [p]) for p in ignored}
+        paths = {i.path.lstrip("/") for i in others}
+        for path in paths:
+            assert any(s.match_file(path) for s in spec.values()), path
+        # `.bidsignore` hides no more than it must.
+        present = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+        for pattern, matches in spec.items():
+            if any(matches.match_file(p) for p in present):
+                assert any(matches.match_file(p) for p in paths), pattern
+
+    return check
 
 
 #: What libraries read from the current folder when they are imported; none of it can be parsed.

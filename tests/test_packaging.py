@@ -256,7 +256,8 @@ def test_wheel_holds_every_file_of_both_packages(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert wanted <= packed
-    assert {"dmri_fm/py.typed", "dmri_fm/derivatives/maps.yaml"} <= packed
+    data = ("maps.yaml", "pybids_config.json")
+    assert {"dmri_fm/py.typed", *(f"dmri_fm/derivatives/{name}" for name in data)} <= packed
     others = {name.partition("/")[0] for name in packed}
     assert {n for n in others if not n.endswith(".dist-info")} == set(PACKAGES)
 
@@ -268,3 +269,18 @@ def test_scripts_and_pages_use_options_that_exist() -> None:
         used = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", command))
         assert used
         assert used <= known
+
+
+def test_no_test_is_skipped_for_a_package_that_make_installs() -> None:
+    """What is in an extra is there where `make test` runs; its lack is a failure, not a skip."""
+    listed = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+    wanted = {canonicalize_name(Requirement(r).name) for r in [*listed, *PROJECT["dependencies"]]}
+    modules = {m: {*map(canonicalize_name, ds)} for m, ds in packages_distributions().items()}
+    commands = re.compile(r"""(?:importorskip|which|find_spec)\(\s*["']([\w.-]+)["']""")
+    skipped = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in commands.findall(path.read_text(encoding="utf-8"))
+        if wanted & {canonicalize_name(name), *modules.get(name.split(".")[0], ())}
+    }
+    assert skipped == set()

@@ -1,5 +1,6 @@
 """Names and sidecars of the output files."""
 
+from dmri_fm.derivatives.layout import pybids_config
 from dmri_fm.derivatives.maps import Catalogue, Kind, Space, load_catalogue
 from dmri_fm.derivatives.naming import identify, output_path, sidecar_path
 from dmri_fm.derivatives.publish import publish_file, publish_json, publish_text
@@ -15,6 +16,7 @@ __all__ = [
     "publish_file",
     "publish_json",
     "publish_text",
+    "pybids_config",
     "sidecar_path",
     "write_root_files",
 ]

@@ -27,7 +27,48 @@ _INTRO = """\
 `S` stands for the entities of a scan, e.g. `sub-01_ses-02_acq-b1000`; entities over which runs
 were merged (`dir`, `run`) are dropped. `sub-<label>[/ses-<label>]` stands before each `anat/` and
 `dwi/`, `sub-<label>` before `figures/`. Names follow BIDS derivatives, maps of models BEP016.
+[How other tools read them](interoperability.md).
 """
+
+_VALIDATION = """\
+## What the BIDS validator says
+
+The tests validate OUT with bids-validator-deno 3.0.2, by its own schema and by the draft of
+BEP016 (the compiled branch `bep016` of the specification, November 2025). It finds no error. What
+remains:
+
+| message | schema | reason |
+|---|---|---|"""
+
+#: What the validator says and stays: message, by which schema, why.
+_REMARKS = (
+    (
+        "`TOO_FEW_AUTHORS`",
+        "both",
+        "The authors are those of the raw dataset, which `SourceDatasets` names",
+    ),
+    (
+        "`UNKNOWN_BIDS_VERSION`",
+        "draft",
+        "The draft branched off before version 1.11.1 of the standard",
+    ),
+    (
+        "`SIDECAR_KEY_REQUIRED` of `EncodingAxis`, `Reference`, `TensorRank`",
+        "draft, on tensors, where `*_dwimap.*` is not ignored",
+        "The draft's rules look for these keys at the top of the sidecar; its text, and its "
+        "schema of `OrientationEncoding`, have them inside that object, where they are",
+    ),
+)
+
+_IGNORED = """
+`OrientationEncoding.Reference` of a tensor is `xyz`: its elements are along the RAS+ axes of the
+scanner frame of the file, whichever way the image is stored.
+
+`.bidsignore` lists the names that the released standard does not know. Of these the draft knows
+maps (`*_dwimap.*`).
+
+| pattern | reason |
+|---|---|"""
 
 
 def _shown_name(kind: Kind) -> str:
@@ -78,4 +119,6 @@ def outputs_page() -> str:
     lines += [f"| `{path}` | {text} |" for path, text in catalogue.files.items()]
     lines += ["", "## Labels of `desc`", "", "| label | meaning |", "|---|---|"]
     lines += [f"| `desc-{label}` | {text} |" for label, text in catalogue.descriptions.items()]
+    lines += ["", _VALIDATION, *(f"| {' | '.join(remark)} |" for remark in _REMARKS), _IGNORED]
+    lines += [f"| `{pattern}` | {reason} |" for pattern, reason in catalogue.bidsignore.items()]
     return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -31,12 +31,15 @@ class Space:
         NIfTI code of qform and sform: 2 aligned to another image, 4 a template.
     resolution
         Label of the `res` entity that images in this space carry, or None.
+    uri
+        Page of the template; None for a space that an image of the participant defines.
     """
 
     name: str
     description: str
     form_code: int
     resolution: str | None = None
+    uri: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Kind:
         Keys of `references.yaml`: the works of the model, then those of the quantity.
     required
         Keys that its sidecar must hold.
+    parameter
+        Key of `references.yaml`: the work that defines a map's parameter, or None.
+    sources
+        Direct inputs, see :func:`dmri_fm.derivatives.sources.direct_sources`: by space, by both
+        ends of a transform in alphabetical order, or under an empty key for all files.
     """
 
     name: str
@@ -90,6 +98,8 @@ class Kind:
     value_range: tuple[float, float] | None = None
     citations: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    parameter: str | None = None
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def is_transform(self) -> bool:
@@ -110,19 +120,22 @@ class Catalogue:
     ----------
     kinds, spaces
         By name, in the order of the file.
+    frames
+        Meaning of the ends of transforms that are no space of outputs, by label.
     descriptions
         Meaning of each `desc` label.
     files
         What the remaining files of the output folder hold, by path.
     bidsignore
-        Patterns of `.bidsignore`.
+        Patterns of `.bidsignore`, with the reason for each.
     """
 
     kinds: Mapping[str, Kind]
     spaces: Mapping[str, Space]
+    frames: Mapping[str, str]
     descriptions: Mapping[str, str]
     files: Mapping[str, str]
-    bidsignore: tuple[str, ...]
+    bidsignore: Mapping[str, str]
 
     def kind(self, name: str) -> Kind:
         """Return a kind by its name.
@@ -161,6 +174,8 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
         citations=tuple(dict.fromkeys(cited)),
         required=tuple(entry.get("required", ())),
+        parameter=entry.get("parameter"),
+        sources=MappingProxyType(_sources(entry.get("sources", ()))),
     )
 
 
@@ -169,6 +184,11 @@ def _description(entry: Mapping[str, Any]) -> str:
     if "words" in entry:
         return identity(entry["model"]).outputs[entry["words"]]
     return str(entry["description"]).strip()
+
+
+def _sources(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    by_place = entry if isinstance(entry, Mapping) else {"": entry}
+    return {place: tuple(listed) for place, listed in by_place.items()}
 
 
 @cache
@@ -197,11 +217,13 @@ def load_catalogue() -> Catalogue:
                     description=entry["description"].strip(),
                     form_code=int(entry["form_code"]),
                     resolution=entry.get("resolution"),
+                    uri=entry.get("uri"),
                 )
                 for name, entry in page["spaces"].items()
             }
         ),
+        frames=MappingProxyType(dict(page["frames"])),
         descriptions=MappingProxyType(dict(page["descriptions"])),
         files=MappingProxyType(dict(page["files"])),
-        bidsignore=tuple(page["bidsignore"]),
+        bidsignore=MappingProxyType(dict(page["bidsignore"])),
     )

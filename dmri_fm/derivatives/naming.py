@@ -28,7 +28,7 @@ __all__ = [
 #: Entities that a raw scan may have and that its outputs inherit, by long name.
 SOURCE_ENTITIES = tuple(SCAN_ENTITIES.values())
 
-#: Long name to the key in file names, in the order in which they stand there.
+#: Long name to the key in file names, in the order of the standard with the draft BEP016.
 ENTITY_KEYS: Mapping[str, str] = MappingProxyType(
     {
         **{name: key for key, name in SCAN_ENTITIES.items() if name != "chunk"},
@@ -36,10 +36,10 @@ ENTITY_KEYS: Mapping[str, str] = MappingProxyType(
         "to": "to",
         "mode": "mode",
         "space": "space",
-        "chunk": "chunk",
-        "resolution": "res",
         "model": "model",
         "param": "param",
+        "chunk": "chunk",
+        "resolution": "res",
         "desc": "desc",
     }
 )
@@ -117,7 +117,7 @@ def output_path(
     --------
     >>> scan = {"subject": "01", "session": "a", "direction": "AP"}
     >>> str(output_path(scan, "tensor_fa", space="MNI152NLin2009aSym"))  # doctest: +ELLIPSIS
-    'sub-01/ses-a/dwi/sub-01_ses-a_dir-AP_space-MNI152NLin2009aSym_res-2_model-tensor_...nii.gz'
+    'sub-01/ses-a/dwi/sub-01_ses-a_dir-AP_space-MNI152NLin2009aSym_model-tensor_..._dwimap.nii.gz'
     >>> str(output_path(scan, "figure_sdc"))
     'sub-01/figures/sub-01_ses-a_dir-AP_desc-sdc_dwi.svg'
     >>> output_path(scan, "tensor_fa", space="T1w")

@@ -224,12 +224,18 @@ def clear_partial(folder: str | Path, *, name: str | None = None) -> int:
 
 
 def conform_image(
-    source: str | Path, target: str | Path, *, form_code: int, dtype: Any = None
+    source: str | Path,
+    target: str | Path,
+    *,
+    form_code: int,
+    dtype: Any = None,
+    time_step_s: float | None = None,
 ) -> Path:
     """Give a NIfTI image the header that an output should have.
 
-    qform and sform become equal with the given code, units mm and s. Voxels keep their bytes
-    unless `dtype` asks for another type.
+    qform and sform become equal with the given code, units mm and s, and the fourth axis of a
+    series gets the repetition time as its step. Voxels keep their bytes unless `dtype` asks for
+    another type.
 
     Parameters
     ----------
@@ -241,6 +247,9 @@ def conform_image(
         NIfTI code: 1 scanner, 2 aligned, 4 template.
     dtype
         Voxel type to convert to, rounding; None keeps the type.
+    time_step_s
+        Repetition time of a 4-D series, s; 0 if it is not known. None if a fourth axis is no time,
+        such as the elements of a tensor: its step stays 1.
 
     Returns
     -------
@@ -260,10 +269,10 @@ def conform_image(
         image = nib.Nifti1Image(data, image.affine, header)
         image.header.set_data_dtype(dtype)
         image.header.set_slope_inter(1, 0)
-        _set_forms(image.header, image.affine, form_code)
+        _set_geometry(image.header, image.affine, form_code, time_step_s)
         nib.save(image, target)
         return target
-    _set_forms(header, image.affine, form_code)
+    _set_geometry(header, image.affine, form_code, time_step_s)
     if header.binaryblock == image.header.binaryblock:
         return source
     opener = gzip.open if source.suffix == ".gz" else open
@@ -271,14 +280,19 @@ def conform_image(
         raw = found.read(len(header.binaryblock))
         # nibabel hides the scale factors in the header that it shows: patch the file's own.
         patched = type(header)(raw, check=False)
-        _set_forms(patched, image.affine, form_code)
+        _set_geometry(patched, image.affine, form_code, time_step_s)
         with gzip.GzipFile("", "wb", 1, out, mtime=0) as packed:
             packed.write(patched.binaryblock)
             shutil.copyfileobj(found, packed, _CHUNK_BYTES)
     return target
 
 
-def _set_forms(header: nib.Nifti1Header, affine: Any, code: int) -> None:
+def _set_geometry(
+    header: nib.Nifti1Header, affine: Any, code: int, time_step_s: float | None
+) -> None:
     header.set_sform(affine, code=code)
     header.set_qform(affine, code=code, strip_shears=True)
+    if int(header["dim"][0]) == 4:
+        header["pixdim"][4] = 1.0 if time_step_s is None else time_step_s
+    # The validator wants both units of every image, whether it has a fourth axis or not.
     header.set_xyzt_units("mm", "sec")

@@ -26,19 +26,30 @@ from dmri_fm.models.identity import describe_models
 __all__ = [
     "APP_NAME",
     "BIDS_VERSION",
+    "CODE_URL",
     "CONTAINER_VARIABLE",
     "dataset_description",
     "default_methods",
+    "generated_by",
     "read_container",
     "write_root_files",
 ]
 
 APP_NAME = "drope-bidsapp"
 
-BIDS_VERSION = "1.10.0"
+#: Where the code is to be had.
+CODE_URL = "https://pypi.org/project/drope-bidsapp/"
+
+BIDS_VERSION = "1.11.1"
 
 #: Environment variable that an image sets to name itself, `type:tag`.
 CONTAINER_VARIABLE = "DROPE_CONTAINER"
+
+_DESCRIPTIONS_SIDECAR = {
+    "Description": "Meaning of each desc label in the names of this dataset's files",
+    "desc_id": {"Description": "The desc entity, with its label"},
+    "description": {"Description": "What files with this label hold"},
+}
 
 _CONTAINER_TYPES = ("docker", "singularity", "apptainer", "podman")
 
@@ -69,6 +80,11 @@ def read_container(environ: Mapping[str, str]) -> dict[str, str] | None:
     return {"Type": kind, "Tag": tag}
 
 
+def generated_by() -> dict[str, str]:
+    """Return the entry of `GeneratedBy` that stands for this version of the app."""
+    return {"Name": APP_NAME, "Version": __version__, "CodeURL": CODE_URL}
+
+
 def dataset_description(
     out: str | Path,
     *,
@@ -96,9 +112,7 @@ def dataset_description(
     out, source = Path(out).absolute(), Path(source).absolute()
     # An output folder inside the dataset travels with it; elsewhere only the full path is safe.
     link = os.path.relpath(source, out) if source in out.parents else source.as_uri()
-    generator: dict[str, Any] = {
-        "Name": APP_NAME,
-        "Version": __version__,
+    generator: dict[str, Any] = generated_by() | {
         "Description": "Corrected diffusion MRI, tensor maps and transformer features",
     }
     if container:
@@ -183,7 +197,7 @@ def write_root_files(
     models: Collection[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> None:
-    """Write description, README, CHANGES, `.bidsignore`, `descriptions.tsv` and citations.
+    """Write description, README, CHANGES, `.bidsignore`, `descriptions.*` and citations.
 
     Parameters
     ----------
@@ -226,5 +240,6 @@ def write_root_files(
         for label, text in catalogue.descriptions.items()
     ]
     publish_text(format_table(rows, ["desc_id", "description"]), out / "descriptions.tsv")
+    publish_json(_DESCRIPTIONS_SIDECAR, out / "descriptions.json")
     for extension, text in render_methods(default_methods(("tensor", *models))).items():
         publish_text(text, out / "logs" / f"CITATION.{extension}")

@@ -10,22 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
-from dmri_fm import __version__
 from dmri_fm.derivatives.maps import Kind, load_catalogue
+from dmri_fm.derivatives.model_metadata import orientation_encoding, parameter_url
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references
-from dmri_fm.derivatives.root import APP_NAME, write_root_files
+from dmri_fm.derivatives.root import generated_by, write_root_files
+from dmri_fm.derivatives.sources import derivative_uri, raw_uri
 from dmri_fm.errors import ConfigError
 from dmri_fm.models.identity import about_model
 
 __all__ = [
     "BVEC_CONVENTION",
     "carry_over",
+    "column_metadata",
     "derivative_uri",
     "describe_columns",
     "image_sidecar",
@@ -87,38 +88,6 @@ BVEC_CONVENTION = (
 )
 
 
-def raw_uri(path: str | Path, root: str | Path) -> str:
-    """Return the BIDS URI of a file of the raw dataset.
-
-    Examples
-    --------
-    >>> raw_uri("/data/ds/sub-01/dwi/sub-01_dwi.nii.gz", "/data/ds")
-    'bids:raw:sub-01/dwi/sub-01_dwi.nii.gz'
-    """
-    try:
-        relative = Path(path).relative_to(root)
-    except ValueError:
-        raise ConfigError(
-            "file is outside the raw dataset", path=path, expected=f"a path below {root}"
-        ) from None
-    return f"bids:raw:{relative.as_posix()}"
-
-
-def derivative_uri(path: str | PurePath) -> str:
-    """Return the BIDS URI of an output, given relative to the output folder.
-
-    Examples
-    --------
-    >>> derivative_uri("sub-01/dwi/sub-01_space-ACPC_dwiref.nii.gz")
-    'bids::sub-01/dwi/sub-01_space-ACPC_dwiref.nii.gz'
-    """
-    if PurePath(path).is_absolute():
-        raise ConfigError(
-            "path is absolute", path=str(path), expected="relative to the output folder"
-        )
-    return f"bids::{PurePath(path).as_posix()}"
-
-
 def carry_over(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the raw metadata that are still true of a series made from these runs.
 
@@ -156,7 +125,8 @@ def image_sidecar(
     *,
     sources: Iterable[str] = (),
     space: str | None = None,
-    spatial_reference: str | Mapping[str, str] | None = None,
+    ends: tuple[str, str] | None = None,
+    spatial_reference: str | None = None,
     resolution: str | None = None,
     columns: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
@@ -168,16 +138,17 @@ def image_sidecar(
     kind_name
         Key in `maps.yaml`.
     sources
-        BIDS URIs of what the file was made from.
+        BIDS URIs of what the file was made from directly.
     space
         Space of the image.
+    ends
+        What a transform resamples from, and into; by default those of the kind, if it has them.
     spatial_reference
-        URI or text that says what the space is; by default a template's name, else the
-        description of the space.
+        URI of the image that defines the space; by default the page of a template.
     resolution
         In words; by default that of the space's grid.
     columns
-        Of a table; each that is known gets a description.
+        Of a table; each that is known gets a description, see :func:`column_metadata`.
     extra
         Further keys; they win. Values from numpy and paths become plain JSON.
 
@@ -185,8 +156,13 @@ def image_sidecar(
     -------
     dict
         `Description`, `GeneratedBy`, and where they apply `Units`, `Model`, `Sources`,
-        `SpatialReference`, `Resolution`, `References`, `Type` of a mask, `OrientationEncoding`
-        of a tensor (after BEP016).
+        `SpatialReference`, `Resolution`, `References`, `Type` of a mask, `Spaces` of a transform,
+        `ParameterURL` of a map, `OrientationEncoding` of a tensor (after BEP016).
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown or does not exist in the space.
 
     Examples
     --------
@@ -197,9 +173,10 @@ def image_sidecar(
     kind = load_catalogue().kind(kind_name)
     found: dict[str, Any] = {
         "Description": kind.description,
-        "GeneratedBy": [{"Name": APP_NAME, "Version": __version__}],
+        "GeneratedBy": [generated_by()],
         **_inherent(kind),
-        **describe_columns(columns),
+        **_describe_ends(kind, ends),
+        **column_metadata(columns),
     }
     if kind.units is not None:
         found["Units"] = kind.units
@@ -216,8 +193,8 @@ def image_sidecar(
                 expected=" or ".join(kind.spaces) or "no space",
             )
         grid = load_catalogue().spaces[space]
-        # BIDS requires a reference for every space that is not one of its standard ones.
-        found["SpatialReference"] = space if grid.resolution else grid.description
+        if grid.uri is not None:
+            found["SpatialReference"] = grid.uri
         if grid.resolution and kind.has_resolution:
             found["Resolution"] = f"{space} grid with isotropic voxels of {grid.resolution} mm"
     if spatial_reference is not None:
@@ -238,18 +215,36 @@ def _inherent(kind: Kind) -> dict[str, Any]:
         found["Model"] = about_model(kind.model)
     if kind.suffix == "dwimap":
         found["SkullStripped"] = True
+        url = parameter_url(kind)
+        if url is not None:
+            found["ParameterURL"] = url
         if kind.entities["param"] == "diffusivity":
-            found["OrientationEncoding"] = {
-                "Type": "tensor",
-                "Reference": "scanner",
-                "EncodingAxis": 3,
-                "TensorRank": 2,
-                "AntipodalSymmetry": True,
-            }
+            found["OrientationEncoding"] = orientation_encoding()
             found["TensorElements"] = ["D11", "D12", "D13", "D22", "D23", "D33"]
     if kind.value_range is not None:
         found["ValidRange"] = list(kind.value_range)
     return found
+
+
+def _describe_ends(kind: Kind, ends: tuple[str, str] | None) -> dict[str, Any]:
+    """Return what a transform goes from and to, and what the words mean."""
+    if not kind.is_transform:
+        return {}
+    named = ends or (kind.entities.get("from"), kind.entities.get("to"))
+    catalogue = load_catalogue()
+    meaning = dict(catalogue.frames) | {s.name: s.description for s in catalogue.spaces.values()}
+    unknown = [end for end in named if end not in meaning]
+    if unknown:
+        raise ConfigError(
+            f"{kind.name} {'without ends' if None in unknown else f'has an end {unknown[0]!r}'}",
+            expected="two of " + ", ".join(meaning),
+            advice="describe the end under `frames` in maps.yaml",
+        )
+    source, target = map(str, named)
+    return {
+        "Description": f"From {source} to {target}. {kind.description}",
+        "Spaces": {end: meaning[end] for end in (source, target)},
+    }
 
 
 def missing_metadata(kind_name: str, sidecar: Mapping[str, Any]) -> tuple[str, ...]:
@@ -263,6 +258,10 @@ def missing_metadata(kind_name: str, sidecar: Mapping[str, Any]) -> tuple[str, .
     return tuple(k for k in load_catalogue().kind(kind_name).required if k not in sidecar)
 
 
+#: Part of a pattern that stands for a number: such columns are described once for all.
+_NUMBERED = "[0-9]"
+
+
 @cache
 def _column_table() -> tuple[tuple[str, dict[str, Any]], ...]:
     # Imported here: it takes scipy.stats with it, and names and sidecars are wanted quickly.
@@ -274,10 +273,9 @@ def _column_table() -> tuple[tuple[str, dict[str, Any]], ...]:
 
 
 def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return description and units of table columns.
+    """Return description and units of every table column that is known, by its name.
 
-    They come from `columns.yaml`, and from the measures of image quality. Numbered columns of one
-    meaning share an entry, whose name is a pattern.
+    They come from `columns.yaml`, and from the measures of image quality.
 
     Examples
     --------
@@ -290,7 +288,37 @@ def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     for name in columns:
         for pattern, entry in _column_table():
             if fnmatchcase(name, pattern):
-                shared = entry.get("Columns", name)
-                found[shared] = {k: v for k, v in entry.items() if k != "Columns"}
+                found[name] = dict(entry)
                 break
+    return found
+
+
+def column_metadata(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what a table's sidecar says of its columns.
+
+    A column has a key of its own, as BIDS has it. Numbered columns that one pattern of
+    `columns.yaml` describes share one key, the pattern, whose text names the first and the last:
+    a sidecar with a key for each of hundreds of features gives as many metadata fields to every
+    program that indexes the dataset.
+
+    Examples
+    --------
+    >>> column_metadata(["cls000", "cls001", "bval"])["cls[0-9]*"]["Description"]
+    'Feature of the whole scan, class token, no unit (columns cls000 to cls001)'
+    """
+    found: dict[str, dict[str, Any]] = {}
+    numbered: dict[str, list[str]] = {}
+    for name in columns:
+        for pattern, entry in _column_table():
+            if not fnmatchcase(name, pattern):
+                continue
+            if _NUMBERED in pattern:
+                numbered.setdefault(pattern, []).append(name)
+                found[pattern] = dict(entry)
+            else:
+                found[name] = dict(entry)
+            break
+    for pattern, names in numbered.items():
+        span = f"columns {names[0]} to {names[-1]}" if len(names) > 1 else f"column {names[0]}"
+        found[pattern]["Description"] += f" ({span})"
     return found

@@ -35,8 +35,8 @@ def confounds_table(
     Returns
     -------
     list of dict
-        One per volume; None for what is missing: the displacement of a run's first volume, the
-        direction of a b=0.
+        One per volume; None for what is missing: the displacement of a run's first volume. The
+        direction of a b=0 is (0, 0, 0), as in QSIPrep's tables.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def confounds_table(
     rows = []
     for n, name in enumerate(original_files):
         fd = float(motion.fd_mm[n])
-        direction = [None] * 3 if gtab.is_b0[n] else [float(x) for x in gtab.bvecs_ras[n]]
+        direction = [0.0] * 3 if gtab.is_b0[n] else [float(x) for x in gtab.bvecs_ras[n]]
         slices = motion.is_outlier[n]
         rows.append(
             {

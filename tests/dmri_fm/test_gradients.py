@@ -13,7 +13,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import ConfigError, GradientError
-from dmri_fm.gradient_files import read_gradients, write_gradients
+from dmri_fm.gradient_files import read_gradients, write_gradients, write_mrtrix_gradients
 from dmri_fm.gradients import (
     GradientTable,
     fsl_to_ras,
@@ -136,6 +136,23 @@ def test_mrtrix_reads_what_is_written(tmp_path, affine, vectors) -> None:
     run_mrinfo(image, "-fslgrad", bvec, bval, "-export_grad_mrtrix", table)
     # Six decimals are written.
     np.testing.assert_allclose(np.loadtxt(table)[1:, :3], vectors, atol=2e-6)
+
+
+@needs_mrtrix
+@every_storage
+def test_mrtrix_exports_the_table_that_is_written(tmp_path, affine, vectors) -> None:
+    """Both sets of files beside a series say the same to MRtrix3, weak weighting included."""
+    image, bval, bvec = write_scan(tmp_path, affine, vectors)
+    gtab = GradientTable([0, 60.5, *[1000] * 11], np.vstack([np.zeros(3), vectors]))
+    write_gradients(gtab, bval, bvec, affine=affine)
+    ours, exported = tmp_path / "ours.b", tmp_path / "exported.b"
+    write_mrtrix_gradients(gtab, ours)
+    for words in (("-fslgrad", bvec, bval), ("-grad", ours)):
+        run_mrinfo(image, *words, "-export_grad_mrtrix", exported)
+        # Six decimals are written; MRtrix3 scales b by the square of a vector's length.
+        exact = np.column_stack([gtab.bvecs_ras, gtab.bvals])
+        np.testing.assert_allclose(np.loadtxt(exported), exact, atol=3e-6, rtol=3e-6)
+        exported.unlink()
 
 
 @needs_mrtrix
@@ -294,6 +311,21 @@ def test_written_files_are_read_back(tmp_path, affine, vectors) -> None:
     np.testing.assert_allclose(again.bvals, gtab.bvals)
     # Six decimals are written.
     np.testing.assert_allclose(again.bvecs_ras, gtab.bvecs_ras, atol=2e-6)
+
+
+@every_storage
+def test_mrtrix_table_is_in_the_scanner_frame(tmp_path, affine) -> None:
+    """A gradient along the first voxel axis points along the first column of the affine."""
+    sign = -1 if np.linalg.det(affine[:3, :3]) > 0 else 1
+    (tmp_path / "x.bval").write_text("0 1000\n")
+    (tmp_path / "x.bvec").write_text(f"0 {sign}\n0 0\n0 0\n")
+    gtab = read_gradients(tmp_path / "x.bval", tmp_path / "x.bvec", affine=affine, n_volumes=2)
+    write_mrtrix_gradients(gtab, tmp_path / "x.b")
+    along = affine[:3, 0] / np.linalg.norm(affine[:3, 0])
+    rows = np.loadtxt(tmp_path / "x.b")
+    np.testing.assert_array_equal(rows[0], np.zeros(4))
+    np.testing.assert_allclose(rows[1], [*along, 1000], atol=1e-6)
+    assert "-0.000000" not in (tmp_path / "x.b").read_text()
 
 
 GOOD_BVAL = "0 1000 1000 2000"

@@ -87,13 +87,17 @@ def test_map_with_metadata(put, out, tmp_path):
 
 def test_series_with_its_gradients(put, out, tmp_path):
     files = [_image(tmp_path / "d.nii.gz", shape=(2, 3, 4, 2))]
-    for ending in ("bval", "bvec"):
+    for ending in ("bval", "bvec", "b"):
         (tmp_path / f"rotated.{ending}").write_text("0 1000\n")
         files.append(str(tmp_path / f"rotated.{ending}"))
-    found = put("preproc_dwi", files, space="ACPC", meta_dict={"SkullStripped": False})
-    assert [Path(f).suffixes[-1] for f in found.out_file] == [".gz", ".bval", ".bvec"]
+    meta = {"SkullStripped": False, "RepetitionTime": 5.865}
+    found = put("preproc_dwi", files, space="ACPC", meta_dict=meta)
+    header = nib.load(found.out_file[0]).header
+    assert float(header["pixdim"][4]) == pytest.approx(5.865)
+    assert header.get_xyzt_units() == ("mm", "sec")
+    assert [Path(f).suffixes[-1] for f in found.out_file] == [".gz", ".bval", ".bvec", ".b"]
     assert json.loads(Path(found.out_meta).read_text())["SkullStripped"] is False
-    assert len(_files(out)) == 4
+    assert len(_files(out)) == 5
 
 
 @pytest.mark.parametrize("kind", SUNK, ids=lambda kind: kind.name)
@@ -119,6 +123,44 @@ def test_table_columns_are_described(put, tmp_path):
     sidecar = json.loads(Path(found.out_meta).read_text())
     assert sidecar["trans_x"]["Units"] == "mm"
     assert sidecar["bval"] == {"Description": "own"}
+
+
+def test_elements_of_a_tensor_are_no_time(put, tmp_path):
+    file = _image(tmp_path / "d.nii.gz", shape=(2, 3, 4, 6))
+    found = put("tensor_diffusivity", file, space="ACPC", meta_dict={"RepetitionTime": 5.865})
+    header = nib.load(found.out_file).header
+    assert float(header["pixdim"][4]) == 1.0
+
+
+def test_a_transform_has_a_sidecar(put, tmp_path):
+    (tmp_path / "x.txt").write_text("#Insight Transform File V1.0\n")
+    found = put("dwi_xfm", str(tmp_path / "x.txt"), **{"from": "dwiref", "to": "ACPC"})
+    sidecar = json.loads(Path(found.out_meta).read_text())
+    assert found.out_meta.endswith("_from-dwiref_to-ACPC_mode-image_xfm.json")
+    assert list(sidecar["Spaces"]) == ["ACPC", "dwiref"]  # keys are sorted in files
+    assert sidecar["Description"].startswith("From dwiref to ACPC.")
+
+
+@pytest.mark.parametrize(
+    ("ending", "format_", "frame"),
+    [(".txt", "text", "LPS+"), (".mat", "binary", "LPS+"), (".h5", "HDF5", "LPS+")],
+)
+def test_transform_says_which_way_it_takes_points(put, tmp_path, ending, format_, frame):
+    (tmp_path / f"x{ending}").write_text("content")
+    ends = {"from": "T1w", "to": "ACPC"}
+    found = put("anat_xfm", str(tmp_path / f"x{ending}"), **ends)
+    sidecar = json.loads(Path(found.out_meta).read_text())
+    assert sidecar["PointMapping"].startswith("A point of ACPC is taken to the point of T1w")
+    assert list(sidecar["Spaces"]) == ["ACPC", "T1w"]
+    assert format_ in sidecar["Format"]
+    assert frame in sidecar["CoordinateSystem"]
+
+
+def test_table_of_motion_is_in_another_frame_than_itk(put, tmp_path):
+    (tmp_path / "m.tsv").write_text("volume\tm1_1\n0\t1\n")
+    sidecar = json.loads(Path(put("hmc_xfm", str(tmp_path / "m.tsv")).out_meta).read_text())
+    assert sidecar["CoordinateSystem"] == "mm along RAS+"
+    assert sidecar["PointMapping"].startswith("A point of dwiref is taken to the point of orig")
 
 
 def test_masks_are_bytes(put, tmp_path):
@@ -170,17 +212,19 @@ def test_write_failure_names_the_file_and_leaves_nothing(put, out, tmp_path):
     assert not list((tmp_path / "work").glob(".*part"))
 
 
-def test_no_member_of_a_group_stays_without_the_others(put, out, tmp_path):
+@pytest.mark.parametrize("ending", [".bval", ".bvec", ".b", ".json"])
+def test_no_member_of_a_group_stays_without_the_others(put, out, tmp_path, ending):
     image = _image(tmp_path / "dwi.nii.gz", shape=(4, 5, 6, 2))
     (tmp_path / "dwi.bval").write_text("0 1000\n")
     (tmp_path / "dwi.bvec").write_text("0 1\n0 0\n0 0\n")
-    files = [image, str(tmp_path / "dwi.bval"), str(tmp_path / "dwi.bvec")]
+    (tmp_path / "dwi.b").write_text("0 0 0 0\n1 0 0 1000\n")
+    files = [image, *(str(tmp_path / f"dwi.{e}") for e in ("bval", "bvec", "b"))]
     put("preproc_dwi", files, space="ACPC")
     whole = _files(out)
-    assert len(whole) == 4
-    (bvec,) = (p for p in whole if p.endswith(".bvec"))
-    (out / bvec).unlink()
-    (out / bvec).mkdir()
+    assert len(whole) == 5
+    (member,) = (p for p in whole if p.endswith(ending))
+    (out / member).unlink()
+    (out / member).mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
         put("preproc_dwi", files, space="ACPC")
     assert _files(out) == []

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
 from dmri_fm.derivatives.maps import load_catalogue
+from dmri_fm.derivatives.naming import output_path
 from dmri_fm.derivatives.sidecars import BVEC_CONVENTION, carry_over, image_sidecar
+from dmri_fm.derivatives.sources import derivative_uri, direct_sources
 from dmri_fm_workflows.interfaces.facts import MergeFacts
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 
@@ -71,6 +73,32 @@ class Output:
             words.append("mni" if self.space == MNI else "acpc")
         return "ds_" + "_".join(words)
 
+    @property
+    def ends(self) -> tuple[str, str] | None:
+        """What a transform resamples from, and into; None if the kind says so itself."""
+        return (self.entities["from"], self.entities["to"]) if "from" in self.entities else None
+
+    def path(self, scan: Mapping[str, str], *, normalisation: str) -> PurePosixPath:
+        """Return where it is written, relative to the output folder; of several files the first.
+
+        Parameters
+        ----------
+        scan
+            Entities of the scan, long names.
+        normalisation
+            `affine` or `syn`: transforms to the template are affines or warps.
+        """
+        is_warp = self.ends is not None and MNI in self.ends and normalisation == "syn"
+        source, target = self.ends or (None, None)
+        return output_path(
+            scan,
+            self.kind,
+            space=self.space,
+            from_space=source,
+            to_space=target,
+            extension=".h5" if is_warp else None,
+        )
+
 
 def _transform(kind: str, field_name: str, source: str, target: str) -> Output:
     return Output(kind, (field_name,), entities={"from": source, "to": target})
@@ -80,6 +108,8 @@ ANAT_OUTPUTS = (
     Output("t1w", ("t1w_file",), ACPC, "facts", metadata={"SkullStripped": False}),
     Output("t1w_mask", ("mask_file",), ACPC, "facts", metadata={"Type": "Brain"}),
     _transform("anat_xfm", "to_acpc_file", "T1w", ACPC),
+    # The same under the name that qsiprep has for it, and qsirecon looks for.
+    _transform("anat_xfm", "to_acpc_file", "orig", ACPC),
     _transform("anat_xfm", "from_acpc_file", ACPC, "T1w"),
     _transform("anat_xfm", "to_mni_file", ACPC, MNI),
     _transform("anat_xfm", "from_mni_file", MNI, ACPC),
@@ -94,7 +124,7 @@ SERIES_OUTPUTS = (
         for output in (
             Output(
                 "preproc_dwi",
-                (f"{grid}_dwi_file", f"{grid}_bval_file", f"{grid}_bvec_file"),
+                tuple(f"{grid}_{f}_file" for f in ("dwi", "bval", "bvec", "b")),
                 space,
                 "facts",
                 metadata=_BVEC,
@@ -149,7 +179,8 @@ def init_derivatives_wf(
     entities: Mapping[str, str],
     sources: Sequence[str],
     raw_metadata: Sequence[Mapping[str, Any]] = (),
-    spatial_reference: Mapping[str, Any] | None = None,
+    anat_entities: Mapping[str, str] | None = None,
+    normalisation: str = "affine",
     name: str = "derivatives_wf",
 ) -> pe.Workflow:
     """Write files into the output folder, each with its sidecar.
@@ -166,14 +197,17 @@ def init_derivatives_wf(
         BIDS URIs of the raw files.
     raw_metadata
         Sidecars of the raw runs, for the preprocessed series.
-    spatial_reference
-        What ACPC refers to in this participant.
+    anat_entities
+        Entities of the T1w image that defines ACPC; None if the b=0 reference of the scan does.
+    normalisation
+        `affine` or `syn`: transforms to the template are affines or warps.
     name
         Name of the workflow.
 
     Inputs
     ------
-    One field per entry of `outputs` and per dictionary of facts that they name.
+    One field per entry of `outputs` and per dictionary of facts that they name; the warnings of
+    `facts` go into every sidecar.
 
     Outputs
     -------
@@ -184,10 +218,18 @@ def init_derivatives_wf(
     fields = dict.fromkeys(
         f for output in outputs for f in (*output.fields, *([output.facts] * bool(output.facts)))
     )
-    inputnode = pe.Node(niu.IdentityInterface(list(fields)), name="inputnode")
+    inputnode = pe.Node(niu.IdentityInterface(list(fields | {"facts": None})), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
     collect = pe.Node(niu.Merge(len(outputs)), name="collect_outputs", run_without_submitting=True)
     catalogue = load_catalogue()
+    written = [o.path(entities, normalisation=normalisation) for o in outputs]
+    if anat_entities is not None:
+        written += [o.path(anat_entities, normalisation=normalisation) for o in ANAT_OUTPUTS]
+    reference = (
+        Output("dwiref", (), ACPC).path(entities, normalisation=normalisation)
+        if anat_entities is None
+        else Output("t1w", (), ACPC).path(anat_entities, normalisation=normalisation)
+    )
     for number, output in enumerate(outputs, start=1):
         kind = catalogue.kind(output.kind)
         named = {"space": output.space} if output.space else {}
@@ -218,20 +260,22 @@ def init_derivatives_wf(
             continue
         static = image_sidecar(
             output.kind,
-            sources=sources,
+            sources=direct_sources(written[number - 1], raw=sources, written=written),
             space=output.space,
-            spatial_reference=spatial_reference if output.space == ACPC else None,
+            ends=output.ends,
+            spatial_reference=derivative_uri(reference) if output.space == ACPC else None,
             extra=output.metadata,
         )
         if output.kind == "preproc_dwi":
             static = carry_over(raw_metadata) | static
-        if output.facts is None:
-            sink.inputs.meta_dict = static
-            continue
         meta = pe.Node(
             MergeFacts(base=static), name=f"meta_{output.node_name}", run_without_submitting=True
         )
-        workflow.connect(inputnode, output.facts, meta, "in_facts")
+        if output.facts != "facts":
+            workflow.connect(inputnode, "facts", meta, "warnings_of")
+        if output.facts is not None:
+            field_name = "model_facts" if kind.suffix == "dwimap" else "in_facts"
+            workflow.connect(inputnode, output.facts, meta, field_name)
         workflow.connect(meta, "facts", sink, "meta_dict")
     workflow.connect(collect, "out", outputnode, "out_files")
     return workflow

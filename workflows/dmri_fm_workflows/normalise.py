@@ -149,9 +149,9 @@ def init_normalise_wf(
 
     Outputs
     -------
-    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file, acpc_dwiref_file
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_b_file, acpc_mask_file, acpc_dwiref_file
         The series in ACPC.
-    mni_dwi_file, mni_bval_file, mni_bvec_file, mni_mask_file, mni_dwiref_file
+    mni_dwi_file, mni_bval_file, mni_bvec_file, mni_b_file, mni_mask_file, mni_dwiref_file
         The series in MNI, 2 mm.
     features_dwi_file, features_bval_file, features_bvec_file, features_mask_file,
     features_dwiref_file
@@ -181,7 +181,7 @@ def init_normalise_wf(
         name="inputnode",
     )
     grids = ["acpc", "mni", *(["features"] if feature_model else [])]
-    resampled = ("dwi_file", "bval_file", "bvec_file", "mask_file", "dwiref_file")
+    resampled = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
     outputnode = pe.Node(
         niu.IdentityInterface(
             [

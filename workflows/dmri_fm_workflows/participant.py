@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ def init_participant_wf(
         for series in session.series:
             dwi_wf = init_dwi_wf(
                 plan=series,
+                anat_entities=_anat_entities(plan.label, session.label)
+                if anat_wf is not None
+                else None,
                 bids_root=bids_root,
                 output_dir=output_dir,
                 omp_nthreads=omp_nthreads,
@@ -88,9 +92,7 @@ def _init_session_anat_wf(
 ) -> pe.Workflow:
     """Process and write the T1w image of a session."""
     assert session.t1w is not None
-    entities = {"subject": plan.label}
-    if session.label is not None:
-        entities["session"] = session.label
+    entities = _anat_entities(plan.label, session.label)
     label = "" if session.label is None else f"_ses_{_word(session.label)}"
     workflow = pe.Workflow(name=f"session_anat{label}_wf")
     anat_wf = init_anat_wf(normalisation=plan.normalisation, sloppy=plan.sloppy)
@@ -101,7 +103,8 @@ def _init_session_anat_wf(
         output_dir=output_dir,
         entities=entities,
         sources=[raw_uri(session.t1w, bids_root)],
-        spatial_reference={"Description": "T1w image, rigidly aligned to the template's axes"},
+        anat_entities=entities,
+        normalisation=plan.normalisation,
     )
     _connect_outputs(workflow, anat_wf, derivatives_wf, ANAT_OUTPUTS)
     workflow.connect(anat_wf, "outputnode.facts", derivatives_wf, "inputnode.facts")
@@ -113,6 +116,11 @@ def _init_session_anat_wf(
                                       for f in ("t1wmask", "t1wtemplate")]),
     ])  # fmt: skip
     return workflow
+
+
+def _anat_entities(subject: str, session: str | None) -> dict[str, str]:
+    """Return the entities of the anatomical outputs of a session."""
+    return {"subject": subject} | ({} if session is None else {"session": session})
 
 
 def _connect_outputs(
@@ -145,12 +153,18 @@ def _word(label: str) -> str:
 
 
 def init_dwi_wf(
-    *, plan: SeriesPlan, bids_root: Path, output_dir: Path, omp_nthreads: int
+    *,
+    plan: SeriesPlan,
+    anat_entities: Mapping[str, str] | None,
+    bids_root: Path,
+    output_dir: Path,
+    omp_nthreads: int,
 ) -> pe.Workflow:
     """Build preprocess, normalise, models and outputs of one series.
 
     Parameters are those of :func:`init_participant_wf`, with the plan of the series. Where it
-    has a T1w image, the anatomy of the session has to be connected.
+    has a T1w image, the anatomy of the session has to be connected; `anat_entities` are those of
+    that image, None if there is none.
 
     Inputs
     ------
@@ -224,11 +238,8 @@ def init_dwi_wf(
         entities=entities,
         sources=[raw_uri(image.path, bids_root) for image in plan.sources],
         raw_metadata=[run.metadata for run in series.runs],
-        spatial_reference={
-            "Description": "T1w image, rigidly aligned to the template's axes"
-            if plan.has_t1w
-            else "b=0 reference, rigidly aligned to the template's axes (no T1w image)"
-        },
+        anat_entities=anat_entities,
+        normalisation=plan.normalisation,
     )
     workflow.connect([
         (preprocess_wf, normalise_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (

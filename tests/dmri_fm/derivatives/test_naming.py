@@ -28,6 +28,16 @@ MNI = "MNI152NLin2009aSym"
             {"space": MNI, "extension": ".bvec"},
             f"dwi/{S}_space-{MNI}_res-2_desc-preproc_dwi.bvec",
         ),
+        (
+            "preproc_dwi",
+            {"space": "ACPC", "extension": ".b"},
+            f"dwi/{S}_space-ACPC_desc-preproc_dwi.b",
+        ),
+        (
+            "anat_xfm",
+            {"from_space": "orig", "to_space": "ACPC"},
+            f"anat/{S}_from-orig_to-ACPC_mode-image_xfm.txt",
+        ),
         ("dwi_mask", {"space": MNI}, f"dwi/{S}_space-{MNI}_res-2_desc-brain_mask.nii.gz"),
         ("dwiref", {"space": "ACPC"}, f"dwi/{S}_space-ACPC_dwiref.nii.gz"),
         (
@@ -46,7 +56,7 @@ MNI = "MNI152NLin2009aSym"
         (
             "tensorrefiner_fa",
             {"space": MNI},
-            f"dwi/{S}_space-{MNI}_res-2_model-tensorrefiner_param-fa_dwimap.nii.gz",
+            f"dwi/{S}_space-{MNI}_model-tensorrefiner_param-fa_res-2_dwimap.nii.gz",
         ),
         (
             "tensorrefiner_md_std",
@@ -92,8 +102,17 @@ def test_every_path_is_read_back_as_what_it_is():
         assert seen.setdefault(path, kind.name) == kind.name, f"{path} stands for two kinds"
 
 
-def test_entities_stand_in_one_order():
+#: Order of the entities that our names have in the draft BEP016 of November 2025, and the ends of
+#: transforms as in BEP014.
+DRAFT_ORDER = (
+    "sub", "ses", "acq", "ce", "rec", "dir", "run", "echo", "part", "from", "to", "mode", "space",
+    "model", "param", "chunk", "res", "desc",
+)  # fmt: skip
+
+
+def test_entities_stand_in_the_order_of_the_standard():
     order = list(ENTITY_KEYS.values())
+    assert tuple(order) == DRAFT_ORDER
     for *_, path in _every_path():
         keys = [w.split("-")[0] for w in path.name.split(".")[0].split("_") if "-" in w]
         assert keys == sorted(keys, key=order.index)

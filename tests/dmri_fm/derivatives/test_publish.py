@@ -203,6 +203,21 @@ def test_conform_sets_the_forms_and_keeps_the_voxels(tmp_path, name, cls):
     assert conform_image(out, tmp_path / "again.nii.gz", form_code=4) == out
 
 
+def test_a_series_gets_its_repetition_time(tmp_path):
+    affine = np.diag([-2.0, 2, 3, 1])
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6, 3), np.float32), affine), tmp_path / "d.nii.gz")
+    out = conform_image(
+        tmp_path / "d.nii.gz", tmp_path / "o.nii.gz", form_code=2, time_step_s=5.865
+    )
+    header = nib.load(out).header
+    np.testing.assert_allclose(header.get_zooms(), (2, 2, 3, 5.865), rtol=1e-6)
+    assert header.get_xyzt_units() == ("mm", "sec")
+    # Not known: no program shall read one second. No time: one step an element.
+    for step, expected in ((0.0, 0.0), (None, 1.0)):
+        again = conform_image(out, tmp_path / f"{step}.nii.gz", form_code=2, time_step_s=step)
+        assert float(nib.load(again).header["pixdim"][4]) == expected
+
+
 def test_conform_converts_masks(tmp_path):
     data = np.array([[[0.0, 1.0], [1.0, 0.0]]], dtype=np.float32)
     nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "m.nii.gz")

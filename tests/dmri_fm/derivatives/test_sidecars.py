@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from dmri_fm.derivatives import load_catalogue
+from dmri_fm.derivatives.model_metadata import FIT_METHODS, nest_model
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references, render_methods
-from dmri_fm.derivatives.root import dataset_description, default_methods, read_container
+from dmri_fm.derivatives.root import (
+    CODE_URL,
+    dataset_description,
+    default_methods,
+    read_container,
+)
 from dmri_fm.derivatives.sidecars import (
+    _column_table,
     carry_over,
+    column_metadata,
     derivative_uri,
     describe_columns,
     image_sidecar,
@@ -62,14 +73,16 @@ def test_preprocessed_series():
         "GradientCheck",
     )  # fmt: skip
     mni = image_sidecar("preproc_dwi", space=MNI)
-    assert mni["SpatialReference"] == MNI
+    assert urlsplit(mni["SpatialReference"]).scheme == "https"
     assert "2 mm" in mni["Resolution"]
     assert "determinant" in mni["BvecConvention"]
     assert "nonlinear" in mni["BvecConvention"]
 
 
-def test_acpc_has_a_reference_even_without_t1w():
-    assert "b=0 reference" in image_sidecar("tensor_fa", space="ACPC")["SpatialReference"]
+def test_acpc_has_no_reference_of_its_own():
+    # An image of the participant defines the space: whoever writes the file names it.
+    assert "SpatialReference" not in image_sidecar("tensor_fa", space="ACPC")
+    assert "SpatialReference" in missing_metadata("tensor_fa", image_sidecar("tensor_fa"))
 
 
 def test_tensor_says_how_it_is_laid_out():
@@ -78,7 +91,7 @@ def test_tensor_says_how_it_is_laid_out():
     assert found["TensorElements"] == ["D11", "D12", "D13", "D22", "D23", "D33"]
     assert found["OrientationEncoding"] == {
         "Type": "tensor",
-        "Reference": "scanner",
+        "Reference": "xyz",
         "EncodingAxis": 3,
         "TensorRank": 2,
         "AntipodalSymmetry": True,
@@ -87,7 +100,9 @@ def test_tensor_says_how_it_is_laid_out():
     scalar = image_sidecar("tensorrefiner_fa", space=MNI, sources=["bids::x"])
     assert "OrientationEncoding" not in scalar
     assert scalar["ValidRange"] == [0.0, 1.0]
+    assert set(scalar["Model"]) == {"Name", "Label", "Description"}
     assert scalar["Model"]["Label"] == "tensorrefiner"
+    assert urlsplit(scalar["ParameterURL"]).path == "/10.1006/jmrb.1996.0086"
 
 
 def test_what_the_steps_say_wins():
@@ -104,14 +119,15 @@ def test_masks_and_tables():
     features = image_sidecar(
         "drope_pooled_features", columns=["participant_id", "pooled000", "pooled001", "ood_score"]
     )
-    assert {"participant_id", "pooled*", "ood_score"} <= set(features)
+    assert {"participant_id", "pooled[0-9]*", "ood_score"} <= set(features)
     assert "pooled000" not in features
 
 
 def test_every_kind_has_a_sidecar_that_is_json():
     for kind in load_catalogue().kinds.values():
         for space in kind.spaces or (None,):
-            found = image_sidecar(kind.name, space=space)
+            ends = ("T1w", "ACPC") if kind.is_transform and "from" not in kind.entities else None
+            found = image_sidecar(kind.name, space=space, ends=ends)
             assert found["Description"]
             json.dumps(to_json(found), allow_nan=False)
     with pytest.raises(ConfigError, match="does not exist in space"):
@@ -126,11 +142,81 @@ def test_uris():
         derivative_uri("/out/x.nii.gz")
 
 
+def test_every_column_is_described_by_words_and_a_unit():
+    # An unquoted comma in the table once made a key of the rest of the sentence.
+    for pattern, entry in _column_table():
+        assert set(entry) <= {"Description", "Units", "Levels"}, pattern
+        assert all(isinstance(entry[key], str) and entry[key] for key in entry if key != "Levels")
+        assert "Description" in entry, pattern
+        levels = entry.get("Levels", {})
+        assert all(isinstance(text, str) and text for text in levels.values()), pattern
+
+
+def test_numbered_columns_are_described_once():
+    names = ["volume", *(f"m{i}_{j}" for i in (1, 2, 3) for j in (1, 2, 3, 4)), "trans_x"]
+    found = column_metadata(names)
+    assert list(found) == ["volume", "m[0-9]*", "trans_x"]
+    assert found["volume"] == {"Description": "Position in the series, from 0"}
+    assert found["m[0-9]*"]["Description"].endswith("(columns m1_1 to m3_4)")
+    features = column_metadata([f"cls{i:03d}" for i in range(384)])
+    ((pattern, about),) = features.items()
+    assert about["Description"].endswith("(columns cls000 to cls383)")
+    assert fnmatchcase("cls383", pattern)
+    # A description of one table does not leak into the next.
+    assert column_metadata(["cls000"])[pattern]["Description"].endswith("(column cls000)")
+
+
+def test_transform_says_what_its_ends_mean():
+    found = image_sidecar("anat_xfm", ends=("T1w", "ACPC"), sources=["bids:raw:x"])
+    assert found["Description"].startswith("From T1w to ACPC. ")
+    assert "takes points of the second to points of the first" in found["Description"]
+    assert list(found["Spaces"]) == ["T1w", "ACPC"]
+    assert all(found["Spaces"].values())
+    motion = image_sidecar("hmc_xfm", sources=["bids:raw:x"])
+    assert list(motion["Spaces"]) == ["orig", "dwiref"]
+    with pytest.raises(ConfigError, match="end 'nowhere'"):
+        image_sidecar("dwi_xfm", ends=("nowhere", "ACPC"))
+    with pytest.raises(ConfigError, match="without ends"):
+        image_sidecar("dwi_xfm")
+
+
+def test_model_of_a_map_has_the_fields_of_the_draft():
+    facts = {
+        "Name": "diffusion tensor",
+        "Reference": "doi:10.1016/j.neuroimage.2006.07.001",
+        "FitMethod": "weighted least squares",
+        "Volumes": [0, 1],
+        "Warnings": ["w"],
+    }
+    found = nest_model(facts)
+    assert found == {
+        "Warnings": ["w"],
+        "Model": {
+            "Name": "diffusion tensor",
+            "Parameters": {"FitMethod": "wls", "Volumes": [0, 1]},
+        },
+    }
+    assert facts["FitMethod"] == "weighted least squares"
+    own = nest_model({"Seed": 0, "Model": {"Name": "x", "Parameters": {"Samples": 2}}})
+    assert own == {"Model": {"Name": "x", "Parameters": {"Seed": 0, "Samples": 2}}}
+
+
+def test_every_fit_has_the_drafts_terms():
+    assert set(FIT_METHODS.values()) <= {"ols", "wls", "iwls", "nlls"}
+
+
+def test_what_made_a_file_is_named_with_its_code():
+    (by,) = image_sidecar("t1w")["GeneratedBy"]
+    assert by["Name"] == "drope-bidsapp"
+    assert by["CodeURL"] == CODE_URL
+    assert re.fullmatch(r"https://\S+/drope-bidsapp/?", CODE_URL)
+
+
 def test_first_fitting_pattern_describes_a_column():
     found = describe_columns(["eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"])
     assert found["eddy_outliers"]["Description"].startswith("Outlier")
     assert found["eddy_xy"]["Description"].startswith("Eddy-current")
-    assert set(found) == {"eddy_outliers", "eddy_xy", "pooled*", "cnr_b1000"}
+    assert set(found) == {"eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"}
 
 
 def test_references():
@@ -174,6 +260,8 @@ def test_dataset_description(tmp_path):
     )
     assert inside["DatasetLinks"] == {"raw": "../.."}
     assert inside["DatasetType"] == "derivative"
+    assert inside["BIDSVersion"] == "1.11.1"
+    assert inside["GeneratedBy"][0]["CodeURL"] == CODE_URL
     assert inside["GeneratedBy"][0]["Container"]["Type"] == "docker"
     assert inside["License"] == "CC0"
     outside = dataset_description(tmp_path / "out", source=raw, source_name="Study")

@@ -248,7 +248,6 @@ def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
 
 @pytest.mark.slow
 def test_a_real_geometry_fills_the_grid() -> None:
-    pytest.importorskip("trxscan")
     found = galleries.head_geometry(tokens.feature_grid("drope"))
     assert 150_000 < found.mask.sum() < 300_000
     np.testing.assert_allclose(found.fractions.sum(axis=1), 1.0, atol=1e-4)

@@ -216,7 +216,6 @@ def test_the_command(run, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_heads_of_the_other_generator_lie_on_the_grid() -> None:
-    pytest.importorskip("trxscan")
     grid = tokens.feature_grid("drope")
     (found,) = grid_scans.head_scans(grid, 1, n_directions=6)
     assert isinstance(found, GridScan)

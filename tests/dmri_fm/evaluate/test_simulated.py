@@ -8,8 +8,6 @@ from dmri_fm.evaluate.comparison import Request, compare_methods
 from dmri_fm.evaluate.simulated import build_head, simulated_scan, skare_table
 from dmri_fm.simulate import condition_number
 
-pytest.importorskip("trxscan")
-
 
 @pytest.fixture(scope="module")
 def head():

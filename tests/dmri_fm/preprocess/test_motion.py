@@ -248,6 +248,6 @@ def test_confounds_have_one_row_a_volume() -> None:
     assert rows[0]["framewise_displacement"] is None
     assert rows[2]["framewise_displacement"] == pytest.approx(1.0)
     assert rows[2]["trans_x"] == 1.0
-    assert rows[0]["grad_x"] is None
+    assert [rows[0][f"grad_{a}"] for a in "xyz"] == [0.0, 0.0, 0.0]
     assert rows[1]["grad_x"] == 1.0
     assert rows[1]["outlier_fraction"] == 0.5

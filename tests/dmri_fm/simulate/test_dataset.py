@@ -3,8 +3,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -19,8 +17,6 @@ from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.simulate import draw_protocol, read_protocol, simulate_dataset
 from dmri_fm.simulate.cohort import EFFECTS, draw_participant, draw_sites
 from dmri_fm.volumes import Dwi
-
-pytest.importorskip("trxscan")
 
 SETTINGS = {"seed": 3, "n_sites": 3, "voxel_size_mm": 5.5, "n_directions": 8}
 
@@ -245,16 +241,9 @@ def test_table_without_b0_is_refused(tmp_path: Path) -> None:
         read_protocol(tmp_path / "absent.bval", bvec)
 
 
-def test_validator_finds_no_error(dataset: Path) -> None:
-    validator = shutil.which("bids-validator-deno")
-    if validator is None:
-        pytest.skip("bids-validator-deno is not installed")
+def test_validator_finds_no_error(dataset: Path, run_validator) -> None:
     for folder in (dataset, dataset / "derivatives" / "truth"):
-        result = subprocess.run(
-            [validator, str(folder), "--format", "json"], capture_output=True, check=False
-        )
-        issues = json.loads(result.stdout)["issues"]["issues"]
-        assert [i for i in issues if i["severity"] == "error"] == []
+        assert [i for i in run_validator(folder) if i.severity == "error"] == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import trxscan
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.susceptibility import DistortionField, correct_image
@@ -25,8 +26,6 @@ from dmri_fm.simulate.scanner import (
     t1w_image,
     true_tensor,
 )
-
-trxscan = pytest.importorskip("trxscan")
 
 B0 = GradientTable(np.zeros(2), np.zeros((2, 3)))
 

@@ -14,12 +14,16 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from dmri_fm.derivatives.model_metadata import nest_model
+
 #: Facts of the raw runs of a series: one entry per file.
 BY_FILE = ("BScaling", "VolumesCutShort", "VolumesLeftOut")
 
 
 def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join dictionaries: warnings without repeats, facts by file together, else the last wins.
+    """Join dictionaries: warnings without repeats, facts by file or of a model together.
+
+    Of other entries the last wins.
 
     Examples
     --------
@@ -34,7 +38,7 @@ def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if key == "Warnings":
                 known = joined.get(key, [])
                 joined[key] = known + [item for item in value if item not in known]
-            elif key in BY_FILE:
+            elif key in BY_FILE or key == "Model":
                 joined[key] = {**joined.get(key, {}), **value}
             else:
                 joined[key] = value
@@ -43,6 +47,8 @@ def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 class _FactsInputSpec(BaseInterfaceInputSpec):
     base = traits.Dict(desc="what is known when the graph is built")
+    warnings_of = traits.Dict(desc="facts of which only the warnings are taken over")
+    model_facts = traits.Dict(desc="what a tensor model says of itself: goes under Model")
     in_facts = InputMultiObject(traits.Dict(), desc="facts of several nodes, in order")
 
 
@@ -58,6 +64,10 @@ class MergeFacts(SimpleInterface):
 
     def _run_interface(self, runtime):
         parts = [dict(self.inputs.base)] if isdefined(self.inputs.base) else []
+        if isdefined(self.inputs.warnings_of):
+            parts.append({"Warnings": list(self.inputs.warnings_of.get("Warnings", []))})
+        if isdefined(self.inputs.model_facts):
+            parts.append(nest_model(self.inputs.model_facts))
         if isdefined(self.inputs.in_facts):
             parts += [dict(facts) for facts in self.inputs.in_facts]
         self._results["facts"] = join_facts(parts)

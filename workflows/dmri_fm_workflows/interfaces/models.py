@@ -165,7 +165,7 @@ class ExtractFeatures(SimpleInterface):
                 "ood_score": float(features.ood_score),
                 "ood_percentile": float(features.ood_percentile),
             },
-            "facts": describe_columns(list(row)) | dict(features.metadata),
+            "facts": dict(features.metadata),
         }
         return runtime
 

@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradient_files import write_gradients, write_mrtrix_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.predict import feature_grid
 from dmri_fm.normalise.grid import (
@@ -253,6 +253,7 @@ class _ResampleOutputSpec(TraitedSpec):
     dwi_file = File(exists=True, desc="series on the target grid")
     bval_file = File(exists=True, desc="b-values")
     bvec_file = File(exists=True, desc="rotated b-vectors, FSL convention")
+    b_file = File(exists=True, desc="rotated b-vectors and b-values, MRtrix3's convention")
     mask_file = File(exists=True, desc="brain mask on the target grid")
     dwiref_file = File(exists=True, desc="mean b=0 on the target grid")
     facts = traits.Dict(desc="level of b=0, for the sidecar")
@@ -310,13 +311,15 @@ class ResampleDwi(SimpleInterface):
     def _save(
         self, data: np.ndarray, brain: np.ndarray, gtab: GradientTable, grid: Grid, folder: Path
     ) -> None:
-        bval, bvec = folder / "dwi.bval", folder / "dwi.bvec"
+        bval, bvec, table = (folder / f"dwi.{ending}" for ending in ("bval", "bvec", "b"))
         write_gradients(gtab, bval, bvec, affine=grid.affine)
+        write_mrtrix_gradients(gtab, table)
         reference = data[..., gtab.is_b0].mean(axis=3)
         self._results |= {
             "dwi_file": str(save_image(data, grid.affine, folder / "dwi.nii.gz")),
             "bval_file": str(bval),
             "bvec_file": str(bvec),
+            "b_file": str(table),
             "mask_file": str(
                 save_image(brain, grid.affine, folder / "mask.nii.gz", dtype=np.uint8)
             ),

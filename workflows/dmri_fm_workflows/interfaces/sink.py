@@ -36,6 +36,7 @@ from dmri_fm.derivatives.naming import (
 )
 from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
 from dmri_fm.derivatives.sidecars import image_sidecar
+from dmri_fm.derivatives.transforms import transform_metadata
 from dmri_fm.errors import ConfigError, OutputError
 
 __all__ = ["DerivativesDataSink"]
@@ -167,7 +168,8 @@ class DerivativesDataSink(PrepareDerivative):
         targets = [base / path for path in paths]
         try:
             for file, target, name in zip(files, targets, names, strict=True):
-                publish_file(_conformed(file, name, staging), target)
+                step = meta.get("RepetitionTime", 0.0) if name.kind.suffix == "dwi" else None
+                publish_file(_conformed(file, name, staging, time_step_s=step), target)
             # Last, as it is by their sidecars that outputs are found.
             self._publish_sidecar(meta, names[0], targets[0], files[0])
         except OutputError:
@@ -223,7 +225,11 @@ class DerivativesDataSink(PrepareDerivative):
             return
         space = name.entities.get("space")
         columns = _columns(file) if name.extension == ".tsv" else ()
-        content = image_sidecar(name.kind.name, space=space, columns=columns) | dict(meta)
+        ends = (name.entities["from"], name.entities["to"]) if name.kind.is_transform else None
+        known = image_sidecar(name.kind.name, space=space, ends=ends, columns=columns)
+        content = known | dict(meta)
+        if name.kind.is_transform:
+            content |= transform_metadata(name)
         target = Path(sidecar_path(target))
         publish_json(content, target)
         self._results["out_meta"] = str(target)
@@ -250,7 +256,7 @@ def _extension(path: Path) -> str:
     )
 
 
-def _conformed(file: Path, name: OutputName, staging: Path) -> Path:
+def _conformed(file: Path, name: OutputName, staging: Path, *, time_step_s: float | None) -> Path:
     """Return the image with the header its space asks for; other files as they are."""
     if not name.extension.startswith(".nii"):
         return file
@@ -261,4 +267,5 @@ def _conformed(file: Path, name: OutputName, staging: Path) -> Path:
         staging / f"conformed_{word}.nii.gz",
         form_code=1 if space is None else space.form_code,
         dtype=_MASK_DTYPE if name.kind.suffix == "mask" else None,
+        time_step_s=time_step_s,
     )

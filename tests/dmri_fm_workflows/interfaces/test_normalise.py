@@ -1,0 +1,140 @@
+"""The transforms that the nodes write, by the tools of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+from scipy.spatial.transform import Rotation
+
+from dmri_fm.normalise.grid import Grid, affine_map, compose, resample_image
+from dmri_fm.normalise.template import load_template
+from dmri_fm.normalise.transforms import read_point_map
+from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.normalise import (
+    AlignAcpc,
+    CoregisterReference,
+    RegisterTemplate,
+)
+
+LPS = np.array([-1.0, -1.0, 1.0])
+TILT = Rotation.from_euler("xyz", [9, -6, 12], degrees=True).as_matrix()
+
+#: Directions of the voxel axes in RAS+.
+STORAGES = {
+    "RAS": np.eye(3),
+    "LAS": np.diag([-1.0, 1, 1]),
+    "oblique": TILT @ np.diag([-1.0, 1, 1]),
+}
+
+
+def write_head(folder: Path, axes: np.ndarray) -> tuple[Path, Path]:
+    """Write the template's head as if it had lain askew, in 4 mm voxels, and its brain mask."""
+    template = load_template(2)
+    affine = np.eye(4)
+    affine[:3, :3] = 4 * axes
+    affine[:3, 3] = [5, -12, 8] - affine[:3, :3] @ [24, 28, 24]
+    grid = Grid((49, 57, 49), affine)
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("xyz", [-8, 3, 5], degrees=True).as_matrix()
+    pose[:3, 3] = [-4, 6, 9]
+    head, mask = (
+        resample_image(data, template.grid.affine, grid, target2source=affine_map(pose))
+        for data in (template.t1, template.brain_mask.astype(np.float32))
+    )
+    return (
+        save_image(head, affine, folder / "head.nii.gz"),
+        save_image(mask > 0.5, affine, folder / "mask.nii.gz", dtype=np.uint8),
+    )
+
+
+def assert_readers_agree(there: str, back: str, points: np.ndarray, *, inverse_mm: float) -> None:
+    """Compare ANTs, nitransforms and ourselves, and the transform with its inverse.
+
+    nitransforms interpolates a displacement field by cubic splines: where it is smooth, as here,
+    that makes a tenth of a millimetre at most.
+    """
+    import ants
+    from nitransforms import linear, manip
+
+    for path, start in ((there, points), (back, read_point_map(there)(points))):
+        ours = read_point_map(path)(start)
+        transform = ants.read_transform(path)
+        by_ants = [ants.apply_ants_transform_to_point(transform, tuple(p)) for p in start * LPS]
+        np.testing.assert_allclose(np.array(by_ants) * LPS, ours, atol=0.01)
+        is_warp = path.endswith(".h5")
+        by_nitransforms = (manip if is_warp else linear).load(path, fmt="itk").map(start)
+        np.testing.assert_allclose(by_nitransforms, ours, atol=0.1 if is_warp else 0.01)
+    round_trip = compose(read_point_map(there), read_point_map(back))(points)
+    assert np.linalg.norm(round_trip - points, axis=1).max() < inverse_mm
+
+
+def resampled_by_ants(moving: Path, transform: str, reference: Path) -> np.ndarray:
+    import ants
+
+    fixed, image = ants.image_read(str(reference)), ants.image_read(str(moving))
+    return ants.apply_transforms(fixed, image, [transform], interpolator="linear").numpy()
+
+
+def assert_same_image(first: np.ndarray, second: np.ndarray) -> None:
+    both = (first > 0) & (second > 0)
+    assert both.sum() > 10_000
+    assert np.corrcoef(first[both], second[both])[0, 1] > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("axes", "method"), [("RAS", "affine"), ("LAS", "affine"), ("oblique", "syn")]
+)
+def test_transforms_of_the_anatomy_mean_the_same_to_others(
+    tmp_path: Path, axes: str, method: str
+) -> None:
+    head, mask = write_head(tmp_path, STORAGES[axes])
+    folder = tmp_path / "acpc"
+    folder.mkdir()
+    found = AlignAcpc(in_file=str(head), mask_file=str(mask)).run(cwd=str(folder)).outputs
+    brain = load_image(found.brain_file)
+    inside = np.argwhere(read_array(brain) > 0)[::997]
+    points = apply_affine(brain.affine, inside)
+    assert_readers_agree(found.to_acpc_file, found.from_acpc_file, points, inverse_mm=0.01)
+    ours = read_array(load_image(found.out_file))
+    assert_same_image(resampled_by_ants(head, found.to_acpc_file, Path(found.out_file)), ours)
+    folder = tmp_path / "mni"
+    folder.mkdir()
+    node = RegisterTemplate(
+        brain_file=found.brain_file, mask_file=found.mask_file, method=method, sloppy=True
+    )
+    mni = node.run(cwd=str(folder)).outputs
+    assert Path(mni.to_mni_file).suffix == {"affine": ".txt", "syn": ".h5"}[method]
+    points = load_template(2).grid.points()[load_template(2).brain_mask.ravel()][::9973]
+    # A warp and its inverse are two fields, each interpolated.
+    inverse_mm = {"affine": 0.01, "syn": 1.0}[method]
+    assert_readers_agree(mni.to_mni_file, mni.from_mni_file, points, inverse_mm=inverse_mm)
+    by_ants = resampled_by_ants(Path(found.brain_file), mni.to_mni_file, Path(mni.brain_file))
+    assert_same_image(by_ants, read_array(load_image(mni.brain_file)))
+
+
+@pytest.mark.slow
+def test_transforms_of_the_reference_mean_the_same_to_others(tmp_path: Path) -> None:
+    """The b=0 reference is stored obliquely, the T1w image along the scanner's axes."""
+    for name, axes in (("t1w", "RAS"), ("dwi", "oblique")):
+        (tmp_path / name).mkdir()
+        write_head(tmp_path / name, STORAGES[axes])
+    (tmp_path / "acpc").mkdir()
+    acpc = AlignAcpc(
+        in_file=str(tmp_path / "t1w" / "head.nii.gz"),
+        mask_file=str(tmp_path / "t1w" / "mask.nii.gz"),
+    ).run(cwd=str(tmp_path / "acpc"))
+    reference = tmp_path / "dwi" / "head.nii.gz"
+    found = CoregisterReference(
+        dwi_brain_file=str(reference),
+        t1w_brain_file=acpc.outputs.out_file,
+        to_t1w_acpc_file=acpc.outputs.to_acpc_file,
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    image = load_image(acpc.outputs.brain_file)
+    points = apply_affine(image.affine, np.argwhere(read_array(image) > 0)[::997])
+    assert_readers_agree(found.to_acpc_file, found.from_acpc_file, points, inverse_mm=0.01)
+    by_ants = resampled_by_ants(reference, found.to_acpc_file, Path(acpc.outputs.out_file))
+    assert_same_image(by_ants, read_array(load_image(acpc.outputs.out_file)))
