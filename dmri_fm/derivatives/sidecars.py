@@ -144,7 +144,8 @@ def image_sidecar(
     ends
         What a transform resamples from, and into; by default those of the kind, if it has them.
     spatial_reference
-        URI of the image that defines the space; by default the page of a template.
+        URI of the image that defines the space, or the end ACPC of a transform; by default the
+        page of a template.
     resolution
         In words; by default that of the space's grid.
     columns
@@ -175,7 +176,7 @@ def image_sidecar(
         "Description": kind.description,
         "GeneratedBy": [generated_by()],
         **_inherent(kind),
-        **_describe_ends(kind, ends),
+        **_describe_ends(kind, ends, spatial_reference),
         **column_metadata(columns),
     }
     if kind.units is not None:
@@ -197,7 +198,7 @@ def image_sidecar(
             found["SpatialReference"] = grid.uri
         if grid.resolution and kind.has_resolution:
             found["Resolution"] = f"{space} grid with isotropic voxels of {grid.resolution} mm"
-    if spatial_reference is not None:
+    if spatial_reference is not None and not kind.is_transform:
         found["SpatialReference"] = spatial_reference
     if resolution is not None:
         found["Resolution"] = resolution
@@ -226,13 +227,17 @@ def _inherent(kind: Kind) -> dict[str, Any]:
     return found
 
 
-def _describe_ends(kind: Kind, ends: tuple[str, str] | None) -> dict[str, Any]:
-    """Return what a transform goes from and to, and what the words mean."""
+def _describe_ends(
+    kind: Kind, ends: tuple[str, str] | None, reference: str | None
+) -> dict[str, Any]:
+    """Return what a transform goes from and to, and what the words mean or refer to."""
     if not kind.is_transform:
         return {}
     named = ends or (kind.entities.get("from"), kind.entities.get("to"))
     catalogue = load_catalogue()
-    meaning = dict(catalogue.frames) | {s.name: s.description for s in catalogue.spaces.values()}
+    meaning = dict(catalogue.frames)
+    for space in catalogue.spaces.values():
+        meaning[space.name] = space.uri or reference or space.description
     unknown = [end for end in named if end not in meaning]
     if unknown:
         raise ConfigError(

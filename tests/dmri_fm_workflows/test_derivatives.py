@@ -105,6 +105,12 @@ def test_maps_name_their_model_inputs_and_space(sidecars) -> None:
     assert in_mni["SpatialReference"].startswith("https://")
 
 
+def test_a_transform_names_the_images_of_its_ends(sidecars) -> None:
+    spaces = sidecars["from-dwiref_to-ACPC_mode-image_xfm.json"]["Spaces"]
+    assert spaces["ACPC"] == "bids::sub-01/anat/sub-01_space-ACPC_desc-preproc_T1w.nii.gz"
+    assert spaces["dwiref"].startswith("The b=0 reference")
+
+
 def _nodes(workflow: pe.Workflow) -> list[pe.Node]:
     return [workflow.get_node(n) for n in workflow.list_node_names()]
 

@@ -180,7 +180,8 @@ def test_sidecar_says_what_ran(umr: AppRun) -> None:
         for n in VENDORS["umr"]
     )
     assert "none" not in pair["SDCMethod"]
-    assert sum(uri.startswith("bids:raw:") for uri in pair["Sources"]) == 2
+    raw = [uri for uri in pair["Sources"] if uri.startswith("bids:raw:")]
+    assert len(raw) == 2
     assert single["SDCMethod"] == "none"
     assert any("NOT corrected" in text for text in single["Warnings"])
     for sidecar in (pair, single):

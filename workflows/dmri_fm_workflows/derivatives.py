@@ -263,7 +263,9 @@ def init_derivatives_wf(
             sources=direct_sources(written[number - 1], raw=sources, written=written),
             space=output.space,
             ends=output.ends,
-            spatial_reference=derivative_uri(reference) if output.space == ACPC else None,
+            spatial_reference=derivative_uri(reference)
+            if ACPC in (output.space, *(output.ends or ()))
+            else None,
             extra=output.metadata,
         )
         if output.kind == "preproc_dwi":

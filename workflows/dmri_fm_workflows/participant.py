@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +65,6 @@ def init_participant_wf(
         for series in session.series:
             dwi_wf = init_dwi_wf(
                 plan=series,
-                anat_entities=_anat_entities(plan.label, session.label)
-                if anat_wf is not None
-                else None,
                 bids_root=bids_root,
                 output_dir=output_dir,
                 omp_nthreads=omp_nthreads,
@@ -153,18 +149,12 @@ def _word(label: str) -> str:
 
 
 def init_dwi_wf(
-    *,
-    plan: SeriesPlan,
-    anat_entities: Mapping[str, str] | None,
-    bids_root: Path,
-    output_dir: Path,
-    omp_nthreads: int,
+    *, plan: SeriesPlan, bids_root: Path, output_dir: Path, omp_nthreads: int
 ) -> pe.Workflow:
     """Build preprocess, normalise, models and outputs of one series.
 
     Parameters are those of :func:`init_participant_wf`, with the plan of the series. Where it
-    has a T1w image, the anatomy of the session has to be connected; `anat_entities` are those of
-    that image, None if there is none.
+    has a T1w image, the anatomy of the session has to be connected.
 
     Inputs
     ------
@@ -238,7 +228,9 @@ def init_dwi_wf(
         entities=entities,
         sources=[raw_uri(image.path, bids_root) for image in plan.sources],
         raw_metadata=[run.metadata for run in series.runs],
-        anat_entities=anat_entities,
+        anat_entities=_anat_entities(entities["subject"], entities.get("session"))
+        if plan.has_t1w
+        else None,
         normalisation=plan.normalisation,
     )
     workflow.connect([

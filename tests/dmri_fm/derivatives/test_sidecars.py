@@ -171,7 +171,11 @@ def test_transform_says_what_its_ends_mean():
     assert found["Description"].startswith("From T1w to ACPC. ")
     assert "takes points of the second to points of the first" in found["Description"]
     assert list(found["Spaces"]) == ["T1w", "ACPC"]
-    assert all(found["Spaces"].values())
+    assert found["Spaces"]["T1w"] == "The T1-weighted image as acquired"
+    template = image_sidecar("anat_xfm", ends=("ACPC", MNI), spatial_reference="bids::t1w.nii.gz")
+    assert template["Spaces"]["ACPC"] == "bids::t1w.nii.gz"
+    assert urlsplit(template["Spaces"][MNI]).scheme == "https"
+    assert "SpatialReference" not in template
     motion = image_sidecar("hmc_xfm", sources=["bids:raw:x"])
     assert list(motion["Spaces"]) == ["orig", "dwiref"]
     with pytest.raises(ConfigError, match="end 'nowhere'"):

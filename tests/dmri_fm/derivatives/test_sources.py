@@ -21,15 +21,21 @@ def _xfm(scan, kind, source, target, extension=".txt"):
 def _series(*, has_t1w):
     """Return what a run writes of a series, and of its anatomy."""
     paths = [
-        *(output_path(SCAN, k, space=s) for k in ("preproc_dwi", "dwi_mask", "dwiref")
-          for s in ("ACPC", MNI)),
+        *(
+            output_path(SCAN, k, space=s)
+            for k in ("preproc_dwi", "dwi_mask", "dwiref")
+            for s in ("ACPC", MNI)
+        ),
         _xfm(SCAN, "dwi_xfm", "dwiref", "ACPC"),
         _xfm(SCAN, "dwi_xfm", "ACPC", "dwiref"),
         output_path(SCAN, "hmc_xfm"),
         output_path(SCAN, "confounds"),
-        *(output_path(SCAN, k, space="ACPC") for k in ("tensor_diffusivity", "tensor_fa",
-                                                        "tensorrefiner_diffusivity", "tensorrefiner_fa")),
-    ]  # fmt: skip
+        *(
+            output_path(SCAN, f"{model}_{param}", space="ACPC")
+            for model in ("tensor", "tensorrefiner")
+            for param in ("diffusivity", "fa")
+        ),
+    ]
     if has_t1w:
         anat = [output_path(ANAT, k) for k in ("t1w", "t1w_mask")]
         ends = (("T1w", "ACPC"), ("ACPC", "T1w"), ("ACPC", MNI), (MNI, "ACPC"))
@@ -95,7 +101,7 @@ def test_series_are_resampled_from_the_raw_runs_whatever_the_space() -> None:
     for kind in ("preproc_dwi", "dwi_mask"):
         assert _sources(output_path(SCAN, kind, space="ACPC")) == chain
         assert _sources(output_path(SCAN, kind, space=MNI)) == [*chain, to_mni]
-    assert _sources(output_path(SCAN, "cls_features")) == [*chain, to_mni]
+    assert _sources(output_path(SCAN, "drope_pooled_features")) == [*chain, to_mni]
     assert _sources(output_path(SCAN, "dwiref", space=MNI)) == [
         f"sub-01_acq-b_space-{MNI}_res-2_desc-preproc_dwi.nii.gz"
     ]

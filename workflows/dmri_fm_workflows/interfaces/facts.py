@@ -29,6 +29,8 @@ def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     --------
     >>> join_facts([{"Warnings": ["a"], "x": 1}, {"Warnings": ["b", "a"], "x": 2}])
     {'Warnings': ['a', 'b'], 'x': 2}
+    >>> join_facts([{"Model": {"Name": "x"}}, {"Model": {"Version": "1"}}])
+    {'Model': {'Name': 'x', 'Version': '1'}}
     >>> join_facts([{"BScaling": {"a.nii": "none"}}, {"BScaling": {"b.nii": "length"}}])
     {'BScaling': {'a.nii': 'none', 'b.nii': 'length'}}
     """
