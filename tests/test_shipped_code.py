@@ -13,6 +13,7 @@ FOR_OTHERS = {
     "from_authors": "reads a checkpoint of the authors', which users may have",
     "derivative_uri": "the form of a URI of an output",
     "missing_metadata": "checks an output folder",
+    "pybids_config": "users give it to pybids (docs/interoperability.md)",
     "principal_axis": "checks a fit against the course of known tracts",
 }
 

@@ -284,8 +284,6 @@ def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     Examples
     --------
-    >>> describe_columns(["pooled000", "pooled001"])
-    {'pooled*': {'Description': 'Feature of the whole scan, pooled over its patch tokens'}}
     >>> describe_columns(["trans_x", "no_such"])
     {'trans_x': {'Description': 'Head translation, left to right (RAS+)', 'Units': 'mm'}}
     """

@@ -153,7 +153,7 @@ def init_normalise_wf(
         The series in ACPC.
     mni_dwi_file, mni_bval_file, mni_bvec_file, mni_b_file, mni_mask_file, mni_dwiref_file
         The series in MNI, 2 mm.
-    features_dwi_file, features_bval_file, features_bvec_file, features_mask_file,
+    features_dwi_file, features_bval_file, features_bvec_file, features_b_file, features_mask_file,
     features_dwiref_file
         The series on the model's grid, if one was asked for.
     to_acpc_file, from_acpc_file, to_mni_file

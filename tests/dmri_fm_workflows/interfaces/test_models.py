@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dmri_fm.__main__ import main
-from dmri_fm.derivatives.sidecars import describe_columns
+from dmri_fm.derivatives.sidecars import column_metadata
 from dmri_fm.errors import WeightsError
 from dmri_fm.evaluate.rivals import METHODS
 from dmri_fm.gradient_files import write_gradients
@@ -62,8 +62,8 @@ def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
 def test_features_are_named_and_described_once(tmp_path: Path) -> None:
     """The table's columns share one entry of the sidecar."""
     row = {"participant_id": "sub-01"} | {f"pooled{i:03d}": 0.5 for i in range(384)}
-    described = describe_columns(list(row))
-    assert list(described) == ["participant_id", "pooled*"]
+    described = column_metadata(list(row))
+    assert list(described) == ["participant_id", "pooled[0-9]*"]
     assert feature_columns(row) == [f"pooled{i:03d}" for i in range(384)]
 
 
