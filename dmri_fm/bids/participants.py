@@ -162,7 +162,10 @@ class ParticipantReader:
                     else:
                         bare.append(image)
                 elif suffix == "epi":
-                    epis.append(self._open_epi(path, metadata))
+                    if reason := self._selector.why_no_signal(path):
+                        unusable.append(UnusedImage(path, reason))
+                    else:
+                        epis.append(self._open_epi(path, metadata))
                 else:
                     require_content(path, ImageError)
                     gradient_echo[path] = metadata
@@ -239,6 +242,8 @@ class ParticipantReader:
             try:
                 if suffix in FIELDMAP_SUFFIXES:
                     gradient_echo[path] = metadata
+                elif reason := self._selector.why_no_signal(path):
+                    unusable.append(UnusedImage(path, reason))
                 elif suffix in ("epi", "sbref"):
                     candidates.append(Candidate(self._open_epi(path, metadata), suffix, True))
                 else:

@@ -31,6 +31,7 @@ __all__ = [
     "open_run",
     "open_t1w",
     "readout_time_s",
+    "why_no_signal",
 ]
 
 #: A series with this many directions of its own holds measured signal, whatever its tags say.
@@ -86,19 +87,43 @@ def is_diffusion_signal(
     >>> is_diffusion_signal({"part": "mag"}, {"ImageType": ["ORIGINAL", "PRIMARY", "M"]})
     True
     """
-    if entities.get("part", "mag") != "mag" or "desc" in entities:
-        return False
-    if any(
-        _MAP_LABEL.fullmatch(entities.get(name, "")) for name in ("acquisition", "reconstruction")
-    ):
-        return False
+    return not why_no_signal(entities, metadata, n_directions=n_directions)
+
+
+def why_no_signal(
+    entities: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    *,
+    n_directions: int | None = None,
+) -> str:
+    """Say what tells a phase image or a computed map; empty for measured magnitude signal.
+
+    Parameters are those of :func:`is_diffusion_signal`.
+
+    Examples
+    --------
+    >>> why_no_signal({"part": "phase"}, {}), why_no_signal({}, {"ImageType": ["DERIVED", "ADC"]})
+    ('its name has part-phase', 'its ImageType has ADC')
+    """
+    if (part := entities.get("part", "mag")) != "mag":
+        return f"its name has part-{part}"
+    if "desc" in entities:
+        return f"its name has desc-{entities['desc']}"
+    for key, name in (("acq", "acquisition"), ("rec", "reconstruction")):
+        if _MAP_LABEL.fullmatch(label := entities.get(name, "")):
+            return f"its name has {key}-{label}"
     words = {word.upper() for word in read_words(metadata, "ImageType")}
-    if words & _MAP_WORDS or (words & _NOT_MAGNITUDE and not words & {"M", "MAGNITUDE"}):
-        return False
+    wrong = words & _MAP_WORDS
+    if not words & {"M", "MAGNITUDE"}:
+        wrong |= words & _NOT_MAGNITUDE
+    if wrong:
+        return f"its ImageType has {', '.join(sorted(wrong))}"
     description = read_text(metadata, "SeriesDescription")
     if "ORIGINAL" not in words and _MAP_DESCRIPTION.fullmatch(description):
-        return False
-    return "DERIVED" not in words or (n_directions or 0) >= SIGNAL_DIRECTIONS
+        return f"its SeriesDescription is {reprlib.repr(description)}"
+    if "DERIVED" in words and (n_directions or 0) < SIGNAL_DIRECTIONS:
+        return "its ImageType has DERIVED"
+    return ""
 
 
 def readout_time_s(

@@ -10,7 +10,7 @@ from pathlib import Path
 from dmri_fm.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
 from dmri_fm.bids.folders import check_name, claimed_suffix, owner_of
 from dmri_fm.bids.names import find_fault, session_of, split_name
-from dmri_fm.bids.scans import SIGNAL_DIRECTIONS, is_diffusion_signal
+from dmri_fm.bids.scans import SIGNAL_DIRECTIONS, is_diffusion_signal, why_no_signal
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
@@ -147,8 +147,8 @@ class ImageSelector:
         if fault := self._find_fault(path, query):
             self._note_misnamed(label, fault)
             return False
-        if query == "dwi" and not self._is_signal(path):
-            LOGGER.info("%s is no diffusion signal: left out", path)
+        if query == "dwi" and (reason := self.why_no_signal(path)):
+            LOGGER.info("%s is left out: %s", path, reason)
             return False
         return True
 
@@ -201,12 +201,25 @@ class ImageSelector:
                 kept.append(path)
         return kept
 
-    def _is_signal(self, path: Path) -> bool:
+    def why_no_signal(self, path: Path) -> str:
+        """Say why an image is no measured signal; empty if it is.
+
+        Raises
+        ------
+        InputError
+            If its sidecars cannot be read, or its content was not fetched.
+        """
         entities, metadata = split_name(path)[0], self._sidecars.metadata(path)
-        if is_diffusion_signal(entities, metadata):
-            return True
-        if not is_diffusion_signal(entities, metadata, n_directions=SIGNAL_DIRECTIONS):
-            return False
+        reason = why_no_signal(entities, metadata)
+        if not reason or not is_diffusion_signal(
+            entities, metadata, n_directions=SIGNAL_DIRECTIONS
+        ):
+            return reason and f"it is no measured signal: {reason}"
+        # DERIVED alone speaks against it; gradient files of its own may speak for it.
+        return "" if self._has_directions(path) else f"it is no measured signal: {reason}"
+
+    def _has_directions(self, path: Path) -> bool:
+        """Tell whether gradient files of an image's own name hold a full set of directions."""
         own = [path.with_name(path.name.partition(".")[0] + e) for e in (".bval", ".bvec")]
         for file in (path, *own):
             require_content(file, ImageError if file == path else GradientError)
@@ -219,10 +232,9 @@ class ImageSelector:
                 # Directions alone count here; what lengths mean is asked when it is opened.
                 options=replace(self._gradient_options, b_scaling="none"),
             )
-            n_directions = found.gtab.count_directions()
         except InputError:
             return False
-        return is_diffusion_signal(entities, metadata, n_directions=n_directions)
+        return found.gtab.count_directions() >= SIGNAL_DIRECTIONS
 
 
 def _twice(path: Path) -> InputError:
