@@ -6,6 +6,7 @@ says nothing, or can be read in two ways is of nobody that this program could kn
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,15 @@ from pathlib import Path
 from dmri_fm.bids.names import find_fault, plain_label, split_name
 from dmri_fm.errors import LayoutError
 
-__all__ = ["DATATYPES", "Owner", "check_name", "claimed_suffix", "misnamed_folder", "owner_of"]
+__all__ = [
+    "DATATYPES",
+    "Owner",
+    "check_name",
+    "claimed_suffix",
+    "misnamed_folder",
+    "owner_of",
+    "refuse_foreign_link",
+]
 
 #: Folders of a participant or session that are read. Whatever else lies there is left alone.
 DATATYPES = ("anat", "dwi", "fmap")
@@ -123,6 +132,39 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
             expected=str(shown.parent / datatype / path.name),
             advice="move it there, with the files that describe it, or list it in .bidsignore",
         )
+
+
+def refuse_foreign_link(path: Path, root: Path) -> None:
+    """Refuse a file that is a link, or lies behind one, into another participant's folder.
+
+    Links out of the dataset and into a store of git-annex say nothing of whose data they are.
+
+    Parameters
+    ----------
+    path
+        A file below a participant's folder.
+    root
+        Folder of the dataset, without links.
+
+    Raises
+    ------
+    LayoutError
+        With what the link leads to.
+    """
+    target = Path(os.path.realpath(path))
+    if target == path or not target.is_relative_to(root):
+        return
+    parts = target.relative_to(root).parts
+    own = path.relative_to(root).parts[0]
+    if ".git" in parts or not parts or not parts[0].startswith("sub-") or parts[0] == own:
+        return
+    raise LayoutError(
+        f"is a link to {target.relative_to(root).as_posix()}, data of another participant",
+        path=path,
+        expected=f"data of {own}",
+        advice="find out whose file it is; then put the file itself in place of the link, or "
+        "remove the link, or list it in .bidsignore",
+    )
 
 
 def _contradiction(path: Path, owner: Owner, suffix: str) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmri_fm.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
-from dmri_fm.bids.folders import check_name, claimed_suffix, owner_of
+from dmri_fm.bids.folders import check_name, claimed_suffix, owner_of, refuse_foreign_link
 from dmri_fm.bids.names import find_fault, session_of, split_name
 from dmri_fm.bids.scans import SIGNAL_DIRECTIONS, is_diffusion_signal, why_no_signal
 from dmri_fm.bids.sidecars import Sidecars
@@ -99,13 +99,14 @@ class ImageSelector:
         return chosen
 
     def check_name(self, path: Path, query: str) -> None:
-        """Refuse an image whose name or place does not agree with its folder.
+        """Refuse an image whose name, place or content does not agree with its folder.
 
         Raises
         ------
         LayoutError
             If it is refused.
         """
+        refuse_foreign_link(path, self._root)
         check_name(
             path, self._root, suffix=self._claimed_suffix(path, query), datatype=FOLDERS[query]
         )

@@ -58,3 +58,45 @@ def test_linked_phase_image_of_another_session_corrects_nothing(maker) -> None:
     series = only_series(maker)
     assert series.blip_pair is None
     assert "part-phase" in reasons(series)["sub-01_ses-1_dir-PA_part-phase_epi"]
+
+
+# Links to another participant's files
+
+
+def link(path, target) -> None:
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".bval", ".bvec", ".json"])
+def test_link_to_another_participants_file_is_refused(maker, extension) -> None:
+    for label in ("01", "02"):
+        maker.dwi(f"sub-{label}_dwi", metadata=maker.AP)
+    path = maker.path(f"sub-01_dwi{extension}")
+    link(path, f"../../sub-02/dwi/sub-02_dwi{extension}")
+    visits, problems = maker.read()
+    assert not visits
+    assert [p.path for p in problems] == [path]
+    assert f"a link to sub-02/dwi/sub-02_dwi{extension}" in str(problems[0].error)
+
+
+def test_linked_folder_of_another_participant_is_refused(maker) -> None:
+    maker.dwi("sub-02_dwi", metadata=maker.AP)
+    for file in list((maker.root / "sub-02/dwi").iterdir()):
+        file.rename(file.with_name(file.name.replace("sub-02", "sub-01")))
+    (maker.root / "sub-01").mkdir()
+    (maker.root / "sub-01/dwi").symlink_to("../sub-02/dwi")
+    visits, problems = maker.read()
+    assert not visits
+    assert "data of another participant" in str(problems[0].error)
+
+
+@pytest.mark.parametrize("store", [".git/annex/objects/a", "../elsewhere", "sub-01/shared"])
+def test_links_to_stores_and_own_files_are_followed(maker, store) -> None:
+    image = maker.dwi("sub-01_dwi", metadata=maker.AP)
+    kept = maker.root / store
+    kept.mkdir(parents=True)
+    image.rename(kept / "key.nii.gz")
+    image.symlink_to(kept / "key.nii.gz")
+    assert only_series(maker).runs[0].path == image
