@@ -10,6 +10,7 @@ from pathlib import Path
 from dmri_fm.bids.encoding import acquisitions_oppose
 from dmri_fm.bids.links import Statement, Tie, read_statement, tie_to, words
 from dmri_fm.bids.metadata import read_number
+from dmri_fm.bids.names import session_of
 from dmri_fm.bids.records import (
     DwiRun,
     EpiImage,
@@ -52,12 +53,17 @@ class Candidate:
         `epi` of the `fmap` folder, `b0` (a run without weighted volumes), `dwi` (a run of another
         series), or `sbref`.
     is_elsewhere
-        It is of another session.
+        It is of another session, or outside the sessions and the series is of one.
     """
 
     image: EpiImage
     origin: str
     is_elsewhere: bool = False
+
+    @property
+    def is_outside(self) -> bool:
+        """It lies outside the sessions, and the series is of one."""
+        return self.is_elsewhere and not session_of(self.image.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +163,15 @@ def choose_images(
         if _is_same_session(statement.path, runs[0].path, root)
         for i in statement.identifiers
     }
+    here |= {i for run in runs for i in words(run.metadata.get("B0FieldIdentifier"))}
     verdicts = sorted(
         (
             _judge(c, runs, said[c.image.path], others=others, known=here)
             for c in candidates
             if c.image not in runs
-            and not (c.is_elsewhere and not tie_to(runs, said[c.image.path]).how)
+            and not (
+                c.is_elsewhere and not c.is_outside and not tie_to(runs, said[c.image.path]).how
+            )
         ),
         key=lambda v: (v.rank, v.candidate.image.path),
     )
@@ -210,11 +219,12 @@ def _judge(
     image = candidate.image
     tie = tie_to(runs, said, others=others)
     if candidate.is_elsewhere and tie.by_field in known:
+        where = "lies outside the sessions" if candidate.is_outside else "is of another session"
         tie = Tie(
-            obstacle=f"it is of another session, and this one has images of its own with "
+            obstacle=f"it {where}, and that of the series has images of its own with "
             f"B0FieldIdentifier {tie.by_field!r}"
         )
-    if said.is_silent and not tie.how:
+    if said.is_silent and not tie.how and not candidate.is_elsewhere:
         tie = _tie_by_protocol(candidate, runs) or tie
     opposed = [r for r in runs if is_opposite(image.phase_encoding, r.phase_encoding)]
     misfits = [] if opposed else [_encoding_misfit(image, runs)]
@@ -297,7 +307,14 @@ def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
     """Yield what a reader should know of the image that is used."""
     yield from used.tie.remarks
     image, origin = used.candidate.image, used.candidate.origin
-    if used.candidate.is_elsewhere:
+    if used.candidate.is_outside:
+        yield (
+            f"{image.path.name}, which corrects {runs[0].path.name}, lies outside the sessions: "
+            "if it is of another visit, the head was placed anew and the magnet shimmed anew, so "
+            "the field may differ. A rigid movement between the two is estimated. Look at the "
+            "figure of the correction."
+        )
+    elif used.candidate.is_elsewhere:
         yield (
             f"{image.path.name}, which corrects {runs[0].path.name}, is of another session: "
             "the head was placed anew and the magnet shimmed anew, so the field may differ. A "

@@ -219,6 +219,9 @@ class ParticipantReader:
     ) -> tuple[list[Candidate], dict[Path, dict[str, Any]], list[UnusedImage]]:
         """Find images of other sessions that name runs of this one.
 
+        Echo-planar images outside the sessions are found without a link, too: they are of no
+        session that would list them as unused.
+
         A file of another session that cannot be read is a problem where that session is read.
 
         Returns
@@ -235,7 +238,7 @@ class ParticipantReader:
         unusable: list[UnusedImage] = []
         encodings = [run.phase_encoding for run in runs]
         for path in others:
-            metadata = self._links_of(path, runs)
+            metadata = self._links_of(path, runs, is_link_needed=not _is_outside(path))
             if metadata is None:
                 continue
             suffix = split_name(path)[1]
@@ -257,7 +260,9 @@ class ParticipantReader:
                 unusable.append(UnusedImage(path, f"it cannot be read: {error.found}"))
         return candidates, gradient_echo, unusable
 
-    def _links_of(self, path: Path, runs: Sequence[DwiRun]) -> dict[str, Any] | None:
+    def _links_of(
+        self, path: Path, runs: Sequence[DwiRun], *, is_link_needed: bool
+    ) -> dict[str, Any] | None:
         """Return the sidecars of an image that names one of the runs; None if it does not."""
         suffix = split_name(path)[1]
         query = next((q for q, s in QUERIES.items() if suffix in s and q != "t1w"), None)
@@ -271,4 +276,9 @@ class ParticipantReader:
             LOGGER.debug("%s says nothing of this session: %s", path, error)
             return None
         statement = read_statement(path, [metadata], root=self._root)
-        return metadata if tie_to(runs, statement).how else None
+        return metadata if not is_link_needed or tie_to(runs, statement).how else None
+
+
+def _is_outside(path: Path) -> bool:
+    """Tell an echo-planar image of the `fmap` folder outside the sessions."""
+    return not session_of(path) and path.parent.name == "fmap" and split_name(path)[1] == "epi"

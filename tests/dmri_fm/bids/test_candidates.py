@@ -100,3 +100,36 @@ def test_links_to_stores_and_own_files_are_followed(maker, store) -> None:
     image.rename(kept / "key.nii.gz")
     image.symlink_to(kept / "key.nii.gz")
     assert only_series(maker).runs[0].path == image
+
+
+# Other sessions, and images outside the sessions
+
+
+def test_field_of_the_series_own_session_comes_first(maker) -> None:
+    field = {"B0FieldIdentifier": "f", "B0FieldSource": "f"}
+    maker.dwi("sub-01_ses-1_dir-PA_dwi", metadata={**maker.PA, **field})
+    maker.dwi("sub-01_ses-2_dir-AP_dwi", metadata={**maker.AP, **field})
+    visits, problems = maker.read()
+    assert not problems
+    for visit, other in zip(visits, ("ses-2_dir-AP", "ses-1_dir-PA"), strict=True):
+        assert visit.series[0].blip_pair is None
+        reason = reasons(visit.series[0])[f"sub-01_{other}_dwi"]
+        assert reason.startswith("it is of another session, and that of the series has images of")
+
+
+def test_unlinked_image_outside_the_sessions_is_named(maker) -> None:
+    maker.dwi("sub-01_ses-2_dwi", metadata=maker.AP)
+    epi(maker, "sub-01_dir-PA_epi", {})
+    series = only_series(maker)
+    assert series.blip_pair is None
+    assert reasons(series)["sub-01_dir-PA_epi"].startswith("it does not say for which scans it is")
+
+
+def test_linked_image_outside_the_sessions_is_not_called_one_of_another(maker) -> None:
+    maker.dwi("sub-01_ses-2_dwi", metadata=maker.AP)
+    epi(maker, "sub-01_dir-PA_epi", {"IntendedFor": "ses-2/dwi/sub-01_ses-2_dwi.nii.gz"})
+    series = only_series(maker)
+    assert series.outside_image.path.name == "sub-01_dir-PA_epi.nii.gz"
+    (warning,) = (w for w in series.warnings if "corrects" in w)
+    assert "lies outside the sessions: if it is of another visit" in warning
+    assert "of another session" not in warning
