@@ -61,6 +61,7 @@ class ParticipantReader:
     ) -> None:
         self.problems: list[Problem] = []
         self._root = root
+        self._is_ignored = is_ignored
         self._gradient_options = gradient_options
         self._sidecars = Sidecars(root, is_ignored=is_ignored)
         self._selector = ImageSelector(
@@ -193,7 +194,8 @@ class ParticipantReader:
 
     def _has_own_gradients(self, path: Path) -> bool:
         stem = path.name.partition(".")[0]
-        return all(path.with_name(stem + e).is_file() for e in (".bval", ".bvec"))
+        own = [path.with_name(stem + e) for e in (".bval", ".bvec")]
+        return all(file.is_file() and not self._is_ignored(file) for file in own)
 
     def _open_dwi(
         self, path: Path, metadata: Mapping[str, Any], *, encodings: Collection[str | None] = ()
@@ -212,7 +214,9 @@ class ParticipantReader:
         )
 
     def _open_epi(self, path: Path, metadata: Mapping[str, Any]) -> EpiImage:
-        return open_epi(path, metadata, gradient_options=self._gradient_options)
+        return open_epi(
+            path, metadata, sidecars=self._sidecars, gradient_options=self._gradient_options
+        )
 
     def _find_elsewhere(
         self, runs: Sequence[DwiRun], others: Sequence[Path]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -215,11 +214,12 @@ def open_run(
     shape = (x, y, z, n)
     direction, readout = _encoding(metadata, shape)
     sbref = path.with_name(path.name.removesuffix("dwi" + extension) + "sbref" + extension)
+    is_sbref = sbref.is_file() and sbref.stat().st_size and not sidecars.is_foreign(sbref)
     run = DwiRun(
         path=path,
         bval=bval,
         bvec=bvec,
-        sbref=sbref if sbref.is_file() and sbref.stat().st_size else None,
+        sbref=sbref if is_sbref else None,
         entities=entities,
         metadata=dict(metadata),
         shape=shape,
@@ -289,6 +289,7 @@ def open_epi(
     path: Path,
     metadata: Mapping[str, Any],
     *,
+    sidecars: Sidecars,
     gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
 ) -> EpiImage:
     """Open an image that shows the distortion of another phase encoding.
@@ -299,7 +300,7 @@ def open_epi(
     ------
     ImageError
         If the image is missing, damaged, or neither 3-D nor 4-D.
-    GradientError
+    InputError
         If its gradient files cannot be used.
     """
     image = load_image(path)
@@ -309,13 +310,12 @@ def open_epi(
             f"image has {len(shape)} dimensions, {shape}", path=path, expected="3 or 4 dimensions"
         )
     direction, readout = _encoding(metadata, shape)
-    stem = path.name.partition(".")[0]
-    bval, bvec = (path.with_name(stem + e) for e in (".bval", ".bvec"))
-    # A link that leads nowhere is a file that was not fetched: reading it says so.
-    has_gradients = len(shape) == 4 and os.path.lexists(bval) and os.path.lexists(bvec)
-    # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
-    options = replace(gradient_options, b_scaling="none")
-    gradients = _read_gradients(image, bval, bvec, options) if has_gradients else None
+    bval, bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+    gradients = None
+    if len(shape) == 4 and bval is not None and bvec is not None:
+        # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
+        options = replace(gradient_options, b_scaling="none")
+        gradients = _read_gradients(image, bval, bvec, options)
     return EpiImage(
         path=path,
         entities=split_name(path)[0],
@@ -324,8 +324,8 @@ def open_epi(
         affine=np.asarray(image.affine, dtype=np.float64),
         phase_encoding=direction,
         readout_time_s=readout,
-        bval=bval if has_gradients else None,
-        bvec=bvec if has_gradients else None,
+        bval=None if gradients is None else bval,
+        bvec=None if gradients is None else bvec,
         gradients=gradients,
         has_b0=gradients is None or bool(gradients.gtab.is_b0.any()),
     )

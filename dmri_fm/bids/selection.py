@@ -221,13 +221,16 @@ class ImageSelector:
 
     def _has_directions(self, path: Path) -> bool:
         """Tell whether gradient files of an image's own name hold a full set of directions."""
-        own = [path.with_name(path.name.partition(".")[0] + e) for e in (".bval", ".bvec")]
-        for file in (path, *own):
+        bval, bvec = (self._sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+        if bval is None or bvec is None:
+            return False
+        for file in (path, bval, bvec):
             require_content(file, ImageError if file == path else GradientError)
         try:
             image = load_image(path, ndim=4)
             found = read_raw_gradients(
-                *own,
+                bval,
+                bvec,
                 affine=image.affine,
                 n_volumes=image.shape[3],
                 # Directions alone count here; what lengths mean is asked when it is opened.

@@ -133,3 +133,44 @@ def test_linked_image_outside_the_sessions_is_not_called_one_of_another(maker) -
     (warning,) = (w for w in series.warnings if "corrects" in w)
     assert "lies outside the sessions: if it is of another visit" in warning
     assert "of another session" not in warning
+
+
+# .bidsignore covers gradient files
+
+
+@pytest.mark.parametrize("extension", [".bval", ".bvec"])
+def test_ignored_gradient_file_is_not_read_and_named(maker, extension) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    (maker.root / ".bidsignore").write_text(f"*{extension}\n")
+    visits, (problem,) = maker.read()
+    assert not visits
+    assert problem.path == maker.path(f"sub-01_dwi{extension}")
+    assert "left out by .bidsignore" in str(problem.error)
+
+
+def test_inherited_gradient_file_takes_the_place_of_an_ignored_one(maker) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    inherited = maker.root / "dwi.bvec"
+    inherited.write_bytes(maker.path("sub-01_dwi.bvec").read_bytes())
+    (maker.root / ".bidsignore").write_text("sub-*.bvec\n")
+    assert only_series(maker).runs[0].bvec == inherited
+
+
+def test_ignored_gradient_files_of_an_epi_are_not_read(maker) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    epi(maker, "sub-01_dir-PA_epi", LINK)
+    maker.image("sub-01_dir-PA_epi.nii.gz", shape=(6, 6, 4, 2))
+    for extension in ("bval", "bvec"):
+        maker.path(f"sub-01_dir-PA_epi.{extension}").write_text("no numbers")
+    assert maker.read()[1]
+    (maker.root / ".bidsignore").write_text("fmap/*.bv*\n**/fmap/*.bv*\n")
+    assert only_series(maker).outside_image.gradients is None
+
+
+def test_foreign_sbref_is_not_used(maker) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    maker.image("sub-02_sbref.nii.gz")
+    link(maker.path("sub-01_sbref.nii.gz"), "../../sub-02/dwi/sub-02_sbref.nii.gz")
+    visits, (problem,) = maker.read()
+    assert "data of another participant" in str(problem.error)
+    assert visits[0].series[0].runs[0].sbref is None
