@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from dmri_fm.bids.encoding import acquisitions_oppose
 from dmri_fm.bids.links import Statement, Tie, read_statement, tie_to, words
-from dmri_fm.bids.metadata import read_number
+from dmri_fm.bids.metadata import list_ignored, read_number
 from dmri_fm.bids.names import session_of
 from dmri_fm.bids.records import (
     DwiRun,
@@ -196,6 +197,7 @@ def choose_images(
         errors=() if pair else tuple(_errors(verdicts, runs)),
         warnings=(
             *_missing_sources(runs, said),
+            *_ignored_entries([v.candidate for v in verdicts], fieldmaps),
             *(_remarks(used, runs) if used else ()),
             *remarks,
         ),
@@ -267,16 +269,25 @@ def _has_same_echo(one: EpiImage, other: EpiImage) -> bool:
 
 def _encoding_misfit(image: EpiImage, runs: Sequence[DwiRun]) -> str:
     if image.phase_encoding is None:
-        return "it has no PhaseEncodingDirection"
+        return _unknown_encoding("it", [image])
     known = sorted({run.phase_encoding for run in runs if run.phase_encoding})
     if not known:
-        return "the series has no PhaseEncodingDirection"
+        return _unknown_encoding("the series", runs)
     if image.phase_encoding in known:
         return f"its phase encoding, {image.phase_encoding}, is that of the series"
     return (
         f"its phase encoding, {image.phase_encoding}, is along another axis than that of the "
         f"series, {', '.join(known)}"
     )
+
+
+def _unknown_encoding(who: str, images: Sequence[EpiImage]) -> str:
+    """Say that the phase encoding is missing, or what stands in its place."""
+    values = [i.metadata.get("PhaseEncodingDirection") for i in images]
+    value = next((v for v in values if v is not None), None)
+    if value is None:
+        return f"{who} has no PhaseEncodingDirection"
+    return f"{who} has PhaseEncodingDirection {reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
 
 
 def _is_own_reference(candidate: Candidate, runs: Sequence[DwiRun]) -> bool:
@@ -331,6 +342,20 @@ def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
             f"{runs[0].path.name} and {image.path.name}, the pair that corrects distortion, "
             f"differ in EchoTime: {times} s."
         )
+
+
+def _ignored_entries(
+    candidates: Sequence[Candidate], fieldmaps: Sequence[Fieldmap]
+) -> Iterator[str]:
+    """Yield entries of sidecars whose type cannot be used; other series name their own."""
+    sidecars = {
+        c.image.path: c.image.metadata
+        for c in candidates
+        if c.origin != "dwi" or c.is_elsewhere
+    }
+    sidecars |= {f.paths[suffix]: m for f in fieldmaps for suffix, m in f.metadata.items()}
+    for path, metadata in sidecars.items():
+        yield from (f"{path.name}: {what}." for what in list_ignored(metadata))
 
 
 def _halves_without_b0(runs: Sequence[DwiRun]) -> Iterator[UnusedImage]:

@@ -117,6 +117,16 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
     owner = owner_of(path.parent, root)
     fault = find_fault(path.name) or _contradiction(path, owner, suffix)
     shown = path.parent.relative_to(root)
+    if fault is not None and owner.subject is None:
+        # No name is proposed: one that is valid here would apply to every participant.
+        raise LayoutError(
+            f"a file above the participants has no BIDS name: {fault}",
+            path=path,
+            expected="<key>-<label> words and a suffix; it then applies to all images of that "
+            "suffix whose names hold these labels",
+            advice="find out what it describes; then move it into the folder of that scan, under "
+            "the scan's name, or list it in .bidsignore",
+        )
     if fault is not None:
         raise LayoutError(
             f"the file's name does not fit its folder {shown}: {fault}",
@@ -194,8 +204,6 @@ def _expected_name(name: str, owner: Owner, suffix: str) -> str:
         key, dash, label = word.partition("-")
         if dash and key.lower() not in labels:
             labels[key.lower()] = plain_label(label)
-    if owner.subject is None:
-        labels.pop("sub")
     words = [f"{key}-{label}" for key, label in labels.items() if label]
     return "_".join([*words, suffix]) + ending
 

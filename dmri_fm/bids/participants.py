@@ -73,8 +73,8 @@ class ParticipantReader:
             note=self.note,
         )
 
-    def note(self, label: str, error: InputError) -> None:
-        """Add a problem of a participant, once."""
+    def note(self, label: str | None, error: InputError) -> None:
+        """Add a problem of a participant, or of the dataset, once."""
         # An inherited file may be wrong for several participants, and all of them are told.
         known = {(p.participant, p.path, str(p.error)) for p in self.problems}
         if (label, error.path, str(error)) not in known:

@@ -276,7 +276,8 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
             f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
             "radiological storage. Set the orientation if that is wrong."
         )
-    for what in list_ignored(metadata):
+    is_readout_said = run.phase_encoding is not None and run.readout_time_s is None
+    for what in list_ignored(metadata, said=("TotalReadoutTime",) if is_readout_said else ()):
         yield f"{name}: {what}."
     if "DERIVED" in read_words(metadata, "ImageType"):
         yield (

@@ -45,7 +45,7 @@ class ImageSelector:
     gradient_options
         How gradient files are read.
     note
-        Takes a participant's label and a problem.
+        Takes a participant's label, or None for all, and a problem.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ImageSelector:
         sessions: Collection[str] | None,
         sidecars: Sidecars,
         gradient_options: GradientOptions,
-        note: Callable[[str, InputError], None],
+        note: Callable[[str | None, InputError], None],
     ) -> None:
         self._root = root
         self._filters = filters
@@ -184,8 +184,15 @@ class ImageSelector:
             check_name(path, self._root, suffix=suffix if is_named else "dwi")
 
     def _note_misnamed(self, label: str, error: LayoutError) -> None:
-        """Add a problem of a name; the files of one name are one problem."""
+        """Add a problem of a name; the files of one name are one problem.
+
+        A file above the participants is nobody's. It is a problem of the dataset, unless images
+        lack a file of their own: these are refused, each for its participant.
+        """
         assert error.path is not None
+        if owner_of(error.path.parent, self._root).subject is None:
+            self._note(None, error)
+            return
         name = error.path.with_name(error.path.name.partition(".")[0])
         if name not in self._misnamed:
             self._misnamed.add(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dmri_fm.bids import read_dataset
+
 LINK = {"IntendedFor": "dwi/sub-01_dwi.nii.gz"}
 
 
@@ -174,3 +176,97 @@ def test_foreign_sbref_is_not_used(maker) -> None:
     visits, (problem,) = maker.read()
     assert "data of another participant" in str(problem.error)
     assert visits[0].series[0].runs[0].sbref is None
+
+
+# Entries of the wrong type
+
+
+@pytest.mark.parametrize("value", [5, {"a": 1}, [["sub-01_dwi.nii.gz"]]])
+def test_intended_for_of_another_type_is_quoted(maker, value) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    epi(maker, "sub-01_dir-PA_epi", {"IntendedFor": value})
+    series = only_series(maker)
+    reason = reasons(series)["sub-01_dir-PA_epi"]
+    assert reason.startswith(f"IntendedFor is {value}, not text or a list of texts")
+    warning = f"sub-01_dir-PA_epi.nii.gz: IntendedFor is {value}, not text or a list of texts"
+    assert [w for w in series.warnings if w.startswith(warning)]
+
+
+@pytest.mark.parametrize("stem", ["sub-01_dir-PA_epi", "sub-01_dir-PA_sbref"])
+def test_readout_time_as_text_is_named_for_the_image_that_corrects(maker, stem) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    epi(maker, stem, {"TotalReadoutTime": "0.05", **LINK})
+    series = only_series(maker)
+    assert series.outside_image.path.name == f"{stem}.nii.gz"
+    assert (
+        f"{stem}.nii.gz: TotalReadoutTime is '0.05', not a finite number: it is ignored."
+        in series.warnings
+    )
+
+
+def test_wrong_entry_of_a_field_map_is_named(maker) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    epi(maker, "sub-01_phasediff", {"EchoTime": [0.005], **LINK})
+    warnings = only_series(maker).warnings
+    assert "sub-01_phasediff.nii.gz: EchoTime is [0.005], not a finite number: it is ignored." in (
+        warnings
+    )
+
+
+def test_direction_of_the_series_that_is_none_is_quoted(maker) -> None:
+    maker.dwi("sub-01_dwi", metadata={**maker.AP, "PhaseEncodingDirection": "y"})
+    epi(maker, "sub-01_dir-PA_epi", LINK)
+    assert reasons(only_series(maker))["sub-01_dir-PA_epi"] == (
+        "the series has PhaseEncodingDirection 'y', not one of i, i-, j, j-, k, k-"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.05"])
+def test_readout_time_of_a_run_that_is_none_is_named_once(maker, value) -> None:
+    maker.dwi("sub-01_dwi", metadata={**maker.AP, "TotalReadoutTime": value})
+    found = [w for w in only_series(maker).warnings if "TotalReadoutTime" in w]
+    assert len(found) == 1
+    assert repr(value) in found[0]
+
+
+# b=0 images beside a series that is refused for want of b=0
+
+
+@pytest.mark.parametrize("encoding", ["AP", "PA"])
+def test_b0_image_that_fits_a_run_without_b0_is_not_blamed(maker, encoding) -> None:
+    maker.dwi("sub-01_acq-main_dwi", bvals=[1000] * 6, metadata=maker.AP)
+    maker.image("sub-01_acq-b0_dwi.nii.gz", shape=(6, 6, 4, 1))
+    maker.json("sub-01_acq-b0_dwi.json", getattr(maker, encoding))
+    visits, (problem,) = maker.read()
+    assert not visits
+    assert "no b=0 volume" in str(problem.error)
+
+
+def test_b0_image_of_another_grid_is_named_beside_a_run_without_b0(maker) -> None:
+    maker.dwi("sub-01_acq-main_dwi", bvals=[1000] * 6, metadata=maker.AP)
+    maker.image("sub-01_acq-b0_dwi.nii.gz", shape=(8, 8, 4, 1))
+    maker.json("sub-01_acq-b0_dwi.json", maker.PA)
+    assert len(maker.read()[1]) == 2
+
+
+# Files above the participants whose names are none
+
+
+def test_misnamed_file_above_the_participants_is_one_problem_of_the_dataset(maker) -> None:
+    for label in ("01", "02", "03"):
+        maker.dwi(f"sub-{label}_dwi", metadata=maker.AP)
+    path = maker.root / "phantom_dwi.json"
+    path.write_text("{}")
+    dataset = read_dataset(maker.root)
+    assert [p.label for p in dataset.participants] == ["01", "02", "03"]
+    assert [(p.participant, p.path) for p in dataset.problems] == [(None, path)]
+    assert "expected: dwi.json" not in str(dataset.problems[0].error)
+
+
+def test_misnamed_file_above_the_participants_is_a_problem_of_who_lacks_one(maker) -> None:
+    maker.dwi("sub-01_dwi", metadata=maker.AP)
+    maker.dwi("sub-02_dwi")
+    (maker.root / "phantom_dwi.json").write_text("{}")
+    dataset = read_dataset(maker.root)
+    assert [p.label for p in dataset.participants] == ["01"]
+    assert {p.participant for p in dataset.problems} == {None, "02"}

@@ -42,7 +42,7 @@ def epi(maker, stem: str, said: dict, **image) -> None:
         ("j-", "its phase encoding, j-, is that of the series"),
         ("i", "its phase encoding, i, is along another axis than that of the series, j-"),
         (None, "it has no PhaseEncodingDirection"),
-        ("AP", "it has no PhaseEncodingDirection"),
+        ("AP", "it has PhaseEncodingDirection 'AP', not one of i, i-, j, j-, k, k-"),
     ],
 )
 def test_linked_image_of_no_opposite_direction(maker, encoding, word) -> None:
