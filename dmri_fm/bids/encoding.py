@@ -164,7 +164,9 @@ def _contradict(one: _Labelled, other: _Labelled) -> str:
     )
     if _OPPOSITE_WORD.get(one.word) == other.word and cosine > -_SAME_DIRECTION_COSINE:
         what = "one direction" if cosine > _SAME_DIRECTION_COSINE else "directions not opposed"
-        return f"{names}, {what}, under the opposite labels {one.label} and {other.label}. {_CHECK}"
+        return (
+            f"{names}, {what}, under the opposite labels {one.label} and {other.label}. {_CHECK}"
+        )
     if one.label == other.label and cosine < -_SAME_DIRECTION_COSINE:
         return f"{names}, opposite directions, under one label, {one.label}. {_CHECK}"
     return ""

@@ -287,7 +287,9 @@ def _unknown_encoding(who: str, images: Sequence[EpiImage]) -> str:
     value = next((v for v in values if v is not None), None)
     if value is None:
         return f"{who} has no PhaseEncodingDirection"
-    return f"{who} has PhaseEncodingDirection {reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
+    return (
+        f"{who} has PhaseEncodingDirection {reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
+    )
 
 
 def _is_own_reference(candidate: Candidate, runs: Sequence[DwiRun]) -> bool:
@@ -349,9 +351,7 @@ def _ignored_entries(
 ) -> Iterator[str]:
     """Yield entries of sidecars whose type cannot be used; other series name their own."""
     sidecars = {
-        c.image.path: c.image.metadata
-        for c in candidates
-        if c.origin != "dwi" or c.is_elsewhere
+        c.image.path: c.image.metadata for c in candidates if c.origin != "dwi" or c.is_elsewhere
     }
     sidecars |= {f.paths[suffix]: m for f in fieldmaps for suffix, m in f.metadata.items()}
     for path, metadata in sidecars.items():

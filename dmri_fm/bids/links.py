@@ -132,9 +132,9 @@ def read_statement(path: Path, sidecars: Iterable[Mapping[str, Any]], *, root: P
         path,
         links=tuple(resolve_link(text, image=path, root=root) for text in texts),
         identifiers=tuple(identifiers),
-        unusable_link="" if texts else next(
-            (_show(m["IntendedFor"]) for m in sidecars if "IntendedFor" in m), ""
-        ),
+        unusable_link=""
+        if texts
+        else next((_show(m["IntendedFor"]) for m in sidecars if "IntendedFor" in m), ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from dmri_fm.bids.metadata import list_ignored, read_number, read_text, read_wor
 from dmri_fm.bids.names import split_name
 from dmri_fm.bids.records import DwiRun, EpiImage, Fieldmap
 from dmri_fm.bids.sidecars import Sidecars
-from dmri_fm.errors import ImageError
+from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
@@ -209,6 +210,7 @@ def open_run(
     entities, _, extension = split_name(path)
     bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
     image = load_image(path, ndim=4)
+    _require_bvals(bval)
     gradients = _read_gradients(image, bval, bvec, gradient_options)
     x, y, z, n = (int(length) for length in image.shape)
     shape = (x, y, z, n)
@@ -230,6 +232,18 @@ def open_run(
         has_b0=bool(gradients.gtab.is_b0.any()),
     )
     return run, gradients.gtab, (*gradients.warnings, *_doubts(run, image))
+
+
+def _require_bvals(bval: Path) -> None:
+    """Refuse a run without b-values, and say what to do if all its volumes are b=0."""
+    if not os.path.lexists(bval):
+        raise GradientError(
+            "file is missing",
+            path=bval,
+            expected="a text file with the b-values",
+            advice="convert the scan with dcm2niix, which writes .bval and .bvec for weighted "
+            "volumes; if all volumes are b=0, it writes none: write a .bval with a 0 for each",
+        )
 
 
 def _read_gradients(

@@ -1,4 +1,4 @@
-"""Which images may correct a series at all: measured signal, of this participant, well described."""
+"""Which images may correct a series at all: measured signal of this participant."""
 
 from __future__ import annotations
 
@@ -270,3 +270,15 @@ def test_misnamed_file_above_the_participants_is_a_problem_of_who_lacks_one(make
     dataset = read_dataset(maker.root)
     assert [p.label for p in dataset.participants] == ["01"]
     assert {p.participant for p in dataset.problems} == {None, "02"}
+
+
+@pytest.mark.parametrize("n_volumes", [3, 12])
+def test_b0_run_without_gradient_files_is_told_to_write_a_bval_of_zeros(maker, n_volumes) -> None:
+    maker.dwi("sub-01_acq-main_dwi", metadata=maker.AP)
+    maker.image("sub-01_acq-b0_dwi.nii.gz", shape=(6, 6, 4, n_volumes))
+    maker.json("sub-01_acq-b0_dwi.json", maker.PA)
+    _, (problem,) = maker.read()
+    assert "write a .bval with a 0 for each" in problem.error.advice
+    # The advice is enough.
+    maker.path("sub-01_acq-b0_dwi.bval").write_text(" ".join("0" * n_volumes))
+    assert only_series(maker).outside_image.path.name == "sub-01_acq-b0_dwi.nii.gz"
