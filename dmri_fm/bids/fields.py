@@ -223,7 +223,7 @@ def _judge(
     if candidate.is_elsewhere and tie.by_field in known:
         where = "lies outside the sessions" if candidate.is_outside else "is of another session"
         tie = Tie(
-            obstacle=f"it {where}, and that of the series has images of its own with "
+            obstacle=f"it {where}, and the series' own session has images with "
             f"B0FieldIdentifier {tie.by_field!r}"
         )
     if said.is_silent and not tie.how and not candidate.is_elsewhere:

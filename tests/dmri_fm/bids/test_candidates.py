@@ -116,7 +116,7 @@ def test_field_of_the_series_own_session_comes_first(maker) -> None:
     for visit, other in zip(visits, ("ses-2_dir-AP", "ses-1_dir-PA"), strict=True):
         assert visit.series[0].blip_pair is None
         reason = reasons(visit.series[0])[f"sub-01_{other}_dwi"]
-        assert reason.startswith("it is of another session, and that of the series has images of")
+        assert reason.startswith("it is of another session, and the series' own session has")
 
 
 def test_unlinked_image_outside_the_sessions_is_named(maker) -> None:
