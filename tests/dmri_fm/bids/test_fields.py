@@ -241,7 +241,7 @@ def test_identifiers_that_sessions_share_stay_in_their_session(maker) -> None:
     first, second = (visit.series[0] for visit in maker.read()[0])
     assert first.outside_image.path.name == "sub-01_ses-a_epi.nii.gz"
     assert second.blip_pair is None
-    assert "images of its own" in reasons(second)["sub-01_ses-a_epi"]
+    assert "own session has images" in reasons(second)["sub-01_ses-a_epi"]
 
 
 @pytest.mark.parametrize("stem", ["dir-PA_dwi", "phasediff"])
