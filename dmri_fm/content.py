@@ -89,7 +89,7 @@ def require_installed(folder: Path, kind: type[InputError] = InputError) -> None
     Parameters
     ----------
     folder
-        Folder directly below the root of a dataset, whose `.gitmodules` lists subdatasets.
+        Folder below the root of a dataset, whose `.gitmodules` lists subdatasets.
     kind
         Class of the error.
 
@@ -98,19 +98,37 @@ def require_installed(folder: Path, kind: type[InputError] = InputError) -> None
     InputError
         Of the class `kind`, if the folder is empty and such a subdataset.
     """
-    modules = folder.parent / ".gitmodules"
-    if not modules.is_file() or any(folder.iterdir()):
+    if not _is_empty(folder):
         return
-    lines = modules.read_text(encoding="utf-8", errors="replace").splitlines()
-    if folder.name in (line.partition("=")[2].strip() for line in lines if "path" in line):
-        name = shlex.quote(folder.name)
-        raise kind(
-            "folder is empty: the subdataset it stands for is not here",
-            path=folder,
-            expected="its files",
-            advice=f"in {folder.parent}, run `datalad get {name}` or "
-            f"`git submodule update --init {name}`, then fetch its files",
-        )
+    # A dataset of participants lists `sub-1/ses-1`, one of sessions in `sub-1` lists `ses-1`.
+    for parent in folder.parents:
+        name = folder.relative_to(parent).as_posix()
+        if name in _list_modules(parent):
+            name = shlex.quote(name)
+            raise kind(
+                "folder is empty: the subdataset it stands for is not here",
+                path=folder,
+                expected="its files",
+                advice=f"in {parent}, run `datalad get {name}` or "
+                f"`git submodule update --init {name}`, then fetch its files",
+            )
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except OSError:
+        return False  # whoever lists the folder next says why it cannot be read
+
+
+def _list_modules(root: Path) -> list[str]:
+    """Return the paths of the subdatasets that a dataset lists; none if it lists none."""
+    try:
+        text = (root / ".gitmodules").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    entries = (line.partition("=") for line in text.splitlines())
+    return [value.strip() for key, _, value in entries if key.strip() == "path"]
 
 
 def _read_start(path: Path) -> bytes:

@@ -232,6 +232,13 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
         with _open(path) as stream:
             block = stream.read(max(_HEADERS))
     except (OSError, EOFError, ZlibError) as error:
+        if _is_plain_nifti(path):
+            raise _refuse(
+                path,
+                "the file is not compressed, and its name ends in .gz",
+                "a gzip stream",
+                "rename it to end in .nii, or compress it",
+            ) from None
         raise _refuse(path, f"cannot be opened as an image ({error})") from None
     header, image_class = _parse_header(block, path)
     voxels = _describe_voxels(header, path)
@@ -239,6 +246,19 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     file_map = image_class.filespec_to_file_map(str(path))
     image: nib.Nifti1Image = image_class(voxels, affine, header, file_map=file_map)
     return image
+
+
+def _is_plain_nifti(path: Path) -> bool:
+    """Tell a file that holds a NIfTI header as it stands, whatever its name."""
+    try:
+        with path.open("rb") as stream:
+            block = stream.read(max(_HEADERS))
+    except OSError:
+        return False
+    return any(
+        int.from_bytes(block[:4], order) in _HEADERS  # type: ignore[arg-type]
+        for order in ("little", "big")
+    )
 
 
 def _refuse(

@@ -81,6 +81,8 @@ def read_object(
             f"holds a {type(content).__name__}",
             path=path,
             expected=expected if "object" in expected else f"{expected}: a JSON object {{...}}",
+            advice='write the entries between braces, {"Name": value}; a list or a bare value has '
+            "no names",
         )
     return content
 

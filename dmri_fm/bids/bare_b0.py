@@ -57,21 +57,20 @@ def open_bare_b0(
     ImageError
         If the image is missing, damaged, or neither 3-D nor 4-D.
     """
-    own_bval, own_bvec = (path.with_name(path.name.partition(".")[0] + e)
-                          for e in (".bval", ".bvec"))  # fmt: skip
-    has_own = [p.exists() or p.is_symlink() for p in (own_bval, own_bvec)]
+    own_bval, own_bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+    has_own = [own is not None for own in (own_bval, own_bvec)]
     image = None
     if not all(has_own) or _ndim(path) == 3:
-        image = open_epi(path, metadata, gradient_options=gradient_options)
+        image = open_epi(path, metadata, sidecars=sidecars, gradient_options=gradient_options)
     if image is None:
         return None
     n_volumes = image.shape[3] if len(image.shape) == 4 else 1
-    if has_own[0]:
+    if own_bval is not None:
         bvals = _read_bvals(own_bval)
         threshold = gradient_options.b0_threshold or B0_THRESHOLD
         is_bare = len(bvals) == n_volumes and all(0 <= b < threshold for b in bvals)
         return image if is_bare else None
-    if has_own[1]:
+    if own_bvec is not None:
         return None
     if n_volumes == 1:
         return image

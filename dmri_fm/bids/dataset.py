@@ -11,7 +11,12 @@ from dmri_fm.bids.database import read_database
 from dmri_fm.bids.filters import Filters, check_filters
 from dmri_fm.bids.folders import misnamed_folder
 from dmri_fm.bids.ignore import BidsIgnore
-from dmri_fm.bids.listing import list_images, list_participant_folders, list_session_folders
+from dmri_fm.bids.listing import (
+    find_missing_folders,
+    list_images,
+    list_participant_folders,
+    list_session_folders,
+)
 from dmri_fm.bids.names import is_label
 from dmri_fm.bids.participants import ParticipantReader
 from dmri_fm.bids.records import Dataset, Participant, Problem
@@ -132,6 +137,8 @@ def _images_of(
             if not is_label(session) and (sessions is None or session in sessions):
                 reader.note(label, misnamed_folder(path))
         require_installed(folder, LayoutError)
+        for missing in find_missing_folders(folder, is_ignored, sessions=sessions):
+            reader.note(label, missing)
         return list_images(folder, is_ignored) if indexed is None else indexed.get(folder, [])
     except LayoutError as error:
         reader.note(label, error)

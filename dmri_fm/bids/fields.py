@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from dmri_fm.bids.encoding import acquisitions_oppose
 from dmri_fm.bids.links import Statement, Tie, read_statement, tie_to, words
-from dmri_fm.bids.metadata import read_number
+from dmri_fm.bids.metadata import list_ignored, read_number
+from dmri_fm.bids.names import session_of
 from dmri_fm.bids.records import (
     DwiRun,
     EpiImage,
@@ -52,12 +54,17 @@ class Candidate:
         `epi` of the `fmap` folder, `b0` (a run without weighted volumes), `dwi` (a run of another
         series), or `sbref`.
     is_elsewhere
-        It is of another session.
+        It is of another session, or outside the sessions and the series is of one.
     """
 
     image: EpiImage
     origin: str
     is_elsewhere: bool = False
+
+    @property
+    def is_outside(self) -> bool:
+        """It lies outside the sessions, and the series is of one."""
+        return self.is_elsewhere and not session_of(self.image.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +164,15 @@ def choose_images(
         if _is_same_session(statement.path, runs[0].path, root)
         for i in statement.identifiers
     }
+    here |= {i for run in runs for i in words(run.metadata.get("B0FieldIdentifier"))}
     verdicts = sorted(
         (
             _judge(c, runs, said[c.image.path], others=others, known=here)
             for c in candidates
             if c.image not in runs
-            and not (c.is_elsewhere and not tie_to(runs, said[c.image.path]).how)
+            and not (
+                c.is_elsewhere and not c.is_outside and not tie_to(runs, said[c.image.path]).how
+            )
         ),
         key=lambda v: (v.rank, v.candidate.image.path),
     )
@@ -187,6 +197,7 @@ def choose_images(
         errors=() if pair else tuple(_errors(verdicts, runs)),
         warnings=(
             *_missing_sources(runs, said),
+            *_ignored_entries([v.candidate for v in verdicts], fieldmaps),
             *(_remarks(used, runs) if used else ()),
             *remarks,
         ),
@@ -210,11 +221,12 @@ def _judge(
     image = candidate.image
     tie = tie_to(runs, said, others=others)
     if candidate.is_elsewhere and tie.by_field in known:
+        where = "lies outside the sessions" if candidate.is_outside else "is of another session"
         tie = Tie(
-            obstacle=f"it is of another session, and this one has images of its own with "
+            obstacle=f"it {where}, and the series' own session has images with "
             f"B0FieldIdentifier {tie.by_field!r}"
         )
-    if said.is_silent and not tie.how:
+    if said.is_silent and not tie.how and not candidate.is_elsewhere:
         tie = _tie_by_protocol(candidate, runs) or tie
     opposed = [r for r in runs if is_opposite(image.phase_encoding, r.phase_encoding)]
     misfits = [] if opposed else [_encoding_misfit(image, runs)]
@@ -257,15 +269,26 @@ def _has_same_echo(one: EpiImage, other: EpiImage) -> bool:
 
 def _encoding_misfit(image: EpiImage, runs: Sequence[DwiRun]) -> str:
     if image.phase_encoding is None:
-        return "it has no PhaseEncodingDirection"
+        return _unknown_encoding("it", [image])
     known = sorted({run.phase_encoding for run in runs if run.phase_encoding})
     if not known:
-        return "the series has no PhaseEncodingDirection"
+        return _unknown_encoding("the series", runs)
     if image.phase_encoding in known:
         return f"its phase encoding, {image.phase_encoding}, is that of the series"
     return (
         f"its phase encoding, {image.phase_encoding}, is along another axis than that of the "
         f"series, {', '.join(known)}"
+    )
+
+
+def _unknown_encoding(who: str, images: Sequence[EpiImage]) -> str:
+    """Say that the phase encoding is missing, or what stands in its place."""
+    values = [i.metadata.get("PhaseEncodingDirection") for i in images]
+    value = next((v for v in values if v is not None), None)
+    if value is None:
+        return f"{who} has no PhaseEncodingDirection"
+    return (
+        f"{who} has PhaseEncodingDirection {reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
     )
 
 
@@ -297,7 +320,14 @@ def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
     """Yield what a reader should know of the image that is used."""
     yield from used.tie.remarks
     image, origin = used.candidate.image, used.candidate.origin
-    if used.candidate.is_elsewhere:
+    if used.candidate.is_outside:
+        yield (
+            f"{image.path.name}, which corrects {runs[0].path.name}, lies outside the sessions: "
+            "if it is of another visit, the head was placed anew and the magnet shimmed anew, so "
+            "the field may differ. A rigid movement between the two is estimated. Look at the "
+            "figure of the correction."
+        )
+    elif used.candidate.is_elsewhere:
         yield (
             f"{image.path.name}, which corrects {runs[0].path.name}, is of another session: "
             "the head was placed anew and the magnet shimmed anew, so the field may differ. A "
@@ -314,6 +344,18 @@ def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
             f"{runs[0].path.name} and {image.path.name}, the pair that corrects distortion, "
             f"differ in EchoTime: {times} s."
         )
+
+
+def _ignored_entries(
+    candidates: Sequence[Candidate], fieldmaps: Sequence[Fieldmap]
+) -> Iterator[str]:
+    """Yield entries of sidecars whose type cannot be used; other series name their own."""
+    sidecars = {
+        c.image.path: c.image.metadata for c in candidates if c.origin != "dwi" or c.is_elsewhere
+    }
+    sidecars |= {f.paths[suffix]: m for f in fieldmaps for suffix, m in f.metadata.items()}
+    for path, metadata in sidecars.items():
+        yield from (f"{path.name}: {what}." for what in list_ignored(metadata))
 
 
 def _halves_without_b0(runs: Sequence[DwiRun]) -> Iterator[UnusedImage]:

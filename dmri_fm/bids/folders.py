@@ -6,6 +6,7 @@ says nothing, or can be read in two ways is of nobody that this program could kn
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,15 @@ from pathlib import Path
 from dmri_fm.bids.names import find_fault, plain_label, split_name
 from dmri_fm.errors import LayoutError
 
-__all__ = ["DATATYPES", "Owner", "check_name", "claimed_suffix", "misnamed_folder", "owner_of"]
+__all__ = [
+    "DATATYPES",
+    "Owner",
+    "check_name",
+    "claimed_suffix",
+    "misnamed_folder",
+    "owner_of",
+    "refuse_foreign_link",
+]
 
 #: Folders of a participant or session that are read. Whatever else lies there is left alone.
 DATATYPES = ("anat", "dwi", "fmap")
@@ -108,6 +117,16 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
     owner = owner_of(path.parent, root)
     fault = find_fault(path.name) or _contradiction(path, owner, suffix)
     shown = path.parent.relative_to(root)
+    if fault is not None and owner.subject is None:
+        # No name is proposed: one that is valid here would apply to every participant.
+        raise LayoutError(
+            f"a file above the participants has no BIDS name: {fault}",
+            path=path,
+            expected="<key>-<label> words and a suffix; it then applies to all images of that "
+            "suffix whose names hold these labels",
+            advice="find out what it describes; then move it into the folder of that scan, under "
+            "the scan's name, or list it in .bidsignore",
+        )
     if fault is not None:
         raise LayoutError(
             f"the file's name does not fit its folder {shown}: {fault}",
@@ -123,6 +142,39 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
             expected=str(shown.parent / datatype / path.name),
             advice="move it there, with the files that describe it, or list it in .bidsignore",
         )
+
+
+def refuse_foreign_link(path: Path, root: Path) -> None:
+    """Refuse a file that is a link, or lies behind one, into another participant's folder.
+
+    Links out of the dataset and into a store of git-annex say nothing of whose data they are.
+
+    Parameters
+    ----------
+    path
+        A file below a participant's folder.
+    root
+        Folder of the dataset, without links.
+
+    Raises
+    ------
+    LayoutError
+        With what the link leads to.
+    """
+    target = Path(os.path.realpath(path))
+    if target == path or not target.is_relative_to(root):
+        return
+    parts = target.relative_to(root).parts
+    own = path.relative_to(root).parts[0]
+    if ".git" in parts or not parts or not parts[0].startswith("sub-") or parts[0] == own:
+        return
+    raise LayoutError(
+        f"is a link to {target.relative_to(root).as_posix()}, data of another participant",
+        path=path,
+        expected=f"data of {own}",
+        advice="find out whose file it is; then put the file itself in place of the link, or "
+        "remove the link, or list it in .bidsignore",
+    )
 
 
 def _contradiction(path: Path, owner: Owner, suffix: str) -> str | None:
@@ -152,8 +204,6 @@ def _expected_name(name: str, owner: Owner, suffix: str) -> str:
         key, dash, label = word.partition("-")
         if dash and key.lower() not in labels:
             labels[key.lower()] = plain_label(label)
-    if owner.subject is None:
-        labels.pop("sub")
     words = [f"{key}-{label}" for key, label in labels.items() if label]
     return "_".join([*words, suffix]) + ending
 

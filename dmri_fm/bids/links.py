@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -60,14 +61,14 @@ class Statement:
         Entries of IntendedFor.
     identifiers
         Its B0FieldIdentifier, one or several.
-    has_empty_link
-        IntendedFor is there, and names nothing.
+    unusable_link
+        What IntendedFor holds, where it is there and names nothing: `[]`.
     """
 
     path: Path
     links: tuple[Link, ...] = ()
     identifiers: tuple[str, ...] = ()
-    has_empty_link: bool = False
+    unusable_link: str = ""
 
     @property
     def is_silent(self) -> bool:
@@ -131,8 +132,16 @@ def read_statement(path: Path, sidecars: Iterable[Mapping[str, Any]], *, root: P
         path,
         links=tuple(resolve_link(text, image=path, root=root) for text in texts),
         identifiers=tuple(identifiers),
-        has_empty_link=not texts and any("IntendedFor" in m for m in sidecars),
+        unusable_link=""
+        if texts
+        else next((_show(m["IntendedFor"]) for m in sidecars if "IntendedFor" in m), ""),
     )
+
+
+def _show(value: object) -> str:
+    """Say what an entry holds that names nothing."""
+    is_empty = value in (None, "", [], [""])
+    return "empty" if is_empty else f"{reprlib.repr(value)}, not text or a list of texts"
 
 
 def resolve_link(text: str, *, image: Path, root: Path) -> Link:
@@ -293,8 +302,8 @@ def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]
         yield from problems[:_N_NAMED]
         if len(problems) > _N_NAMED:
             yield f"and {len(problems) - _N_NAMED} more of its links lead nowhere"
-    if said.is_silent and said.has_empty_link:
-        yield "IntendedFor is empty"
+    if said.is_silent and said.unusable_link:
+        yield f"IntendedFor is {said.unusable_link}"
     elif said.is_silent:
         yield "it does not say for which scans it is"
 

@@ -6,14 +6,23 @@ the dataset, and cannot be out of date. :mod:`dmri_fm.bids.database` serves wher
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dmri_fm.bids.folders import DATATYPES
 from dmri_fm.bids.ignore import BidsIgnore
 from dmri_fm.bids.names import is_label
+from dmri_fm.content import require_content, require_installed
 from dmri_fm.errors import LayoutError
 
-__all__ = ["is_image", "list_images", "list_participant_folders", "list_session_folders"]
+__all__ = [
+    "find_missing_folders",
+    "is_image",
+    "list_images",
+    "list_participant_folders",
+    "list_session_folders",
+]
 
 
 def list_participant_folders(root: Path, is_ignored: BidsIgnore) -> list[Path]:
@@ -31,12 +40,54 @@ def list_participant_folders(root: Path, is_ignored: BidsIgnore) -> list[Path]:
 
 
 def list_session_folders(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
-    """Return the `ses-*` folders of a participant, by name."""
+    """Return the `ses-*` folders of a participant, links among them, by name.
+
+    A link that leads nowhere is among them: it stands for a session.
+    """
     return [
         path
         for path in _entries(folder)
-        if path.name.startswith("ses-") and path.is_dir() and not is_ignored(path, is_folder=True)
+        if path.name.startswith("ses-")
+        and (path.is_dir() or (path.is_symlink() and not path.exists()))
+        and not is_ignored(path, is_folder=True)
     ]
+
+
+def find_missing_folders(
+    folder: Path, is_ignored: BidsIgnore, *, sessions: Collection[str] | None = None
+) -> Iterator[LayoutError]:
+    """Find session and datatype folders of a participant whose content is not here.
+
+    Parameters
+    ----------
+    folder
+        Of the participant.
+    is_ignored
+        Tells which folders are not part of the dataset.
+    sessions
+        Labels asked for; all if None. What lies outside the sessions is asked for only if all
+        are.
+
+    Yields
+    ------
+    LayoutError
+        For each link that leads nowhere, and each empty folder of a subdataset.
+    """
+    places = [folder] if sessions is None else []
+    for path in list_session_folders(folder, is_ignored):
+        label = path.name.removeprefix("ses-")
+        if is_label(label) and (sessions is None or label in sessions):
+            places.append(path)
+    for place in places:
+        found = () if place == folder else (place,)
+        for path in (*found, *(place / datatype for datatype in DATATYPES)):
+            if not os.path.lexists(path) or is_ignored(path, is_folder=True):
+                continue
+            try:
+                require_content(path, LayoutError)
+                require_installed(path, LayoutError)
+            except LayoutError as error:
+                yield error
 
 
 def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
@@ -51,7 +102,9 @@ def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
         If a folder cannot be read.
     """
     sessions = [
-        path for path in list_session_folders(folder, is_ignored) if is_label(path.name[4:])
+        path
+        for path in list_session_folders(folder, is_ignored)
+        if path.is_dir() and is_label(path.name[4:])
     ]
     return [
         path

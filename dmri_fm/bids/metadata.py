@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 __all__ = ["list_ignored", "read_number", "read_text", "read_words"]
@@ -76,8 +76,8 @@ _TYPES = {
 }
 
 
-def list_ignored(metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Say which entries have a type that cannot be used.
+def list_ignored(metadata: Mapping[str, Any], *, said: Collection[str] = ()) -> Iterator[str]:
+    """Say which entries have a type that cannot be used, but for keys that were `said` already.
 
     Examples
     --------
@@ -85,5 +85,5 @@ def list_ignored(metadata: Mapping[str, Any]) -> Iterator[str]:
     ['EchoTime is [0.08], not a finite number: it is ignored']
     """
     for key, (wanted, is_right) in _TYPES.items():
-        if metadata.get(key) is not None and not is_right(metadata, key):
+        if key not in said and metadata.get(key) is not None and not is_right(metadata, key):
             yield f"{key} is {reprlib.repr(metadata[key])}, not {wanted}: it is ignored"

@@ -61,6 +61,7 @@ class ParticipantReader:
     ) -> None:
         self.problems: list[Problem] = []
         self._root = root
+        self._is_ignored = is_ignored
         self._gradient_options = gradient_options
         self._sidecars = Sidecars(root, is_ignored=is_ignored)
         self._selector = ImageSelector(
@@ -72,8 +73,8 @@ class ParticipantReader:
             note=self.note,
         )
 
-    def note(self, label: str, error: InputError) -> None:
-        """Add a problem of a participant, once."""
+    def note(self, label: str | None, error: InputError) -> None:
+        """Add a problem of a participant, or of the dataset, once."""
         # An inherited file may be wrong for several participants, and all of them are told.
         known = {(p.participant, p.path, str(p.error)) for p in self.problems}
         if (label, error.path, str(error)) not in known:
@@ -162,7 +163,10 @@ class ParticipantReader:
                     else:
                         bare.append(image)
                 elif suffix == "epi":
-                    epis.append(self._open_epi(path, metadata))
+                    if reason := self._selector.why_no_signal(path):
+                        unusable.append(UnusedImage(path, reason))
+                    else:
+                        epis.append(self._open_epi(path, metadata))
                 else:
                     require_content(path, ImageError)
                     gradient_echo[path] = metadata
@@ -190,7 +194,8 @@ class ParticipantReader:
 
     def _has_own_gradients(self, path: Path) -> bool:
         stem = path.name.partition(".")[0]
-        return all(path.with_name(stem + e).is_file() for e in (".bval", ".bvec"))
+        own = [path.with_name(stem + e) for e in (".bval", ".bvec")]
+        return all(file.is_file() and not self._is_ignored(file) for file in own)
 
     def _open_dwi(
         self, path: Path, metadata: Mapping[str, Any], *, encodings: Collection[str | None] = ()
@@ -209,12 +214,17 @@ class ParticipantReader:
         )
 
     def _open_epi(self, path: Path, metadata: Mapping[str, Any]) -> EpiImage:
-        return open_epi(path, metadata, gradient_options=self._gradient_options)
+        return open_epi(
+            path, metadata, sidecars=self._sidecars, gradient_options=self._gradient_options
+        )
 
     def _find_elsewhere(
         self, runs: Sequence[DwiRun], others: Sequence[Path]
     ) -> tuple[list[Candidate], dict[Path, dict[str, Any]], list[UnusedImage]]:
         """Find images of other sessions that name runs of this one.
+
+        Echo-planar images outside the sessions are found without a link, too: they are of no
+        session that would list them as unused.
 
         A file of another session that cannot be read is a problem where that session is read.
 
@@ -232,13 +242,15 @@ class ParticipantReader:
         unusable: list[UnusedImage] = []
         encodings = [run.phase_encoding for run in runs]
         for path in others:
-            metadata = self._links_of(path, runs)
+            metadata = self._links_of(path, runs, is_link_needed=not _is_outside(path))
             if metadata is None:
                 continue
             suffix = split_name(path)[1]
             try:
                 if suffix in FIELDMAP_SUFFIXES:
                     gradient_echo[path] = metadata
+                elif reason := self._selector.why_no_signal(path):
+                    unusable.append(UnusedImage(path, reason))
                 elif suffix in ("epi", "sbref"):
                     candidates.append(Candidate(self._open_epi(path, metadata), suffix, True))
                 else:
@@ -252,7 +264,9 @@ class ParticipantReader:
                 unusable.append(UnusedImage(path, f"it cannot be read: {error.found}"))
         return candidates, gradient_echo, unusable
 
-    def _links_of(self, path: Path, runs: Sequence[DwiRun]) -> dict[str, Any] | None:
+    def _links_of(
+        self, path: Path, runs: Sequence[DwiRun], *, is_link_needed: bool
+    ) -> dict[str, Any] | None:
         """Return the sidecars of an image that names one of the runs; None if it does not."""
         suffix = split_name(path)[1]
         query = next((q for q, s in QUERIES.items() if suffix in s and q != "t1w"), None)
@@ -266,4 +280,9 @@ class ParticipantReader:
             LOGGER.debug("%s says nothing of this session: %s", path, error)
             return None
         statement = read_statement(path, [metadata], root=self._root)
-        return metadata if tie_to(runs, statement).how else None
+        return metadata if not is_link_needed or tie_to(runs, statement).how else None
+
+
+def _is_outside(path: Path) -> bool:
+    """Tell an echo-planar image of the `fmap` folder outside the sessions."""
+    return not session_of(path) and path.parent.name == "fmap" and split_name(path)[1] == "epi"

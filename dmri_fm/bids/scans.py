@@ -17,7 +17,7 @@ from dmri_fm.bids.metadata import list_ignored, read_number, read_text, read_wor
 from dmri_fm.bids.names import split_name
 from dmri_fm.bids.records import DwiRun, EpiImage, Fieldmap
 from dmri_fm.bids.sidecars import Sidecars
-from dmri_fm.errors import ImageError
+from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
@@ -32,6 +32,7 @@ __all__ = [
     "open_run",
     "open_t1w",
     "readout_time_s",
+    "why_no_signal",
 ]
 
 #: A series with this many directions of its own holds measured signal, whatever its tags say.
@@ -91,19 +92,43 @@ def is_diffusion_signal(
     >>> is_diffusion_signal({"part": "mag"}, {"ImageType": ["ORIGINAL", "PRIMARY", "M"]})
     True
     """
-    if entities.get("part", "mag") != "mag" or "desc" in entities:
-        return False
-    if any(
-        _MAP_LABEL.fullmatch(entities.get(name, "")) for name in ("acquisition", "reconstruction")
-    ):
-        return False
+    return not why_no_signal(entities, metadata, n_directions=n_directions)
+
+
+def why_no_signal(
+    entities: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    *,
+    n_directions: int | None = None,
+) -> str:
+    """Say what tells a phase image or a computed map; empty for measured magnitude signal.
+
+    Parameters are those of :func:`is_diffusion_signal`.
+
+    Examples
+    --------
+    >>> why_no_signal({"part": "phase"}, {}), why_no_signal({}, {"ImageType": ["DERIVED", "ADC"]})
+    ('its name has part-phase', 'its ImageType has ADC')
+    """
+    if (part := entities.get("part", "mag")) != "mag":
+        return f"its name has part-{part}"
+    if "desc" in entities:
+        return f"its name has desc-{entities['desc']}"
+    for key, name in (("acq", "acquisition"), ("rec", "reconstruction")):
+        if _MAP_LABEL.fullmatch(label := entities.get(name, "")):
+            return f"its name has {key}-{label}"
     words = {word.upper() for word in read_words(metadata, "ImageType")}
-    if words & _MAP_WORDS or (words & _NOT_MAGNITUDE and not words & {"M", "MAGNITUDE"}):
-        return False
+    wrong = words & _MAP_WORDS
+    if not words & {"M", "MAGNITUDE"}:
+        wrong |= words & _NOT_MAGNITUDE
+    if wrong:
+        return f"its ImageType has {', '.join(sorted(wrong))}"
     description = read_text(metadata, "SeriesDescription")
     if "ORIGINAL" not in words and _MAP_DESCRIPTION.fullmatch(description):
-        return False
-    return "DERIVED" not in words or (n_directions or 0) >= SIGNAL_DIRECTIONS
+        return f"its SeriesDescription is {reprlib.repr(description)}"
+    if "DERIVED" in words and (n_directions or 0) < SIGNAL_DIRECTIONS:
+        return "its ImageType has DERIVED"
+    return ""
 
 
 def readout_time_s(
@@ -190,16 +215,18 @@ def open_run(
     entities, _, extension = split_name(path)
     bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
     image = load_image(path, ndim=4)
+    _require_bvals(bval)
     gradients = _read_gradients(image, bval, bvec, gradient_options)
     x, y, z, n = (int(length) for length in image.shape)
     shape = (x, y, z, n)
     direction, readout = _encoding(metadata, shape)
     sbref = path.with_name(path.name.removesuffix("dwi" + extension) + "sbref" + extension)
+    is_sbref = sbref.is_file() and sbref.stat().st_size and not sidecars.is_foreign(sbref)
     run = DwiRun(
         path=path,
         bval=bval,
         bvec=bvec,
-        sbref=sbref if sbref.is_file() and sbref.stat().st_size else None,
+        sbref=sbref if is_sbref else None,
         entities=entities,
         metadata=dict(metadata),
         shape=shape,
@@ -210,6 +237,18 @@ def open_run(
         has_b0=bool(gradients.gtab.is_b0.any()),
     )
     return run, gradients.gtab, (*gradients.warnings, *_doubts(run, image))
+
+
+def _require_bvals(bval: Path) -> None:
+    """Refuse a run without b-values, and say what to do if all its volumes are b=0."""
+    if not os.path.lexists(bval):
+        raise GradientError(
+            "file is missing",
+            path=bval,
+            expected="a text file with the b-values",
+            advice="convert the scan with dcm2niix, which writes .bval and .bvec for weighted "
+            "volumes; if all volumes are b=0, it writes none: write a .bval with a 0 for each",
+        )
 
 
 def _read_gradients(
@@ -259,7 +298,8 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
             f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
             "radiological storage. Set the orientation if that is wrong."
         )
-    for what in list_ignored(metadata):
+    is_readout_said = run.phase_encoding is not None and run.readout_time_s is None
+    for what in list_ignored(metadata, said=("TotalReadoutTime",) if is_readout_said else ()):
         yield f"{name}: {what}."
     if "DERIVED" in read_words(metadata, "ImageType"):
         yield (
@@ -272,6 +312,7 @@ def open_epi(
     path: Path,
     metadata: Mapping[str, Any],
     *,
+    sidecars: Sidecars,
     gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
 ) -> EpiImage:
     """Open an image that shows the distortion of another phase encoding.
@@ -282,7 +323,7 @@ def open_epi(
     ------
     ImageError
         If the image is missing, damaged, or neither 3-D nor 4-D.
-    GradientError
+    InputError
         If its gradient files cannot be used.
     """
     image = load_image(path)
@@ -292,13 +333,12 @@ def open_epi(
             f"image has {len(shape)} dimensions, {shape}", path=path, expected="3 or 4 dimensions"
         )
     direction, readout = _encoding(metadata, shape)
-    stem = path.name.partition(".")[0]
-    bval, bvec = (path.with_name(stem + e) for e in (".bval", ".bvec"))
-    # A link that leads nowhere is a file that was not fetched: reading it says so.
-    has_gradients = len(shape) == 4 and os.path.lexists(bval) and os.path.lexists(bvec)
-    # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
-    options = replace(gradient_options, b_scaling="none")
-    gradients = _read_gradients(image, bval, bvec, options) if has_gradients else None
+    bval, bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+    gradients = None
+    if len(shape) == 4 and bval is not None and bvec is not None:
+        # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
+        options = replace(gradient_options, b_scaling="none")
+        gradients = _read_gradients(image, bval, bvec, options)
     return EpiImage(
         path=path,
         entities=split_name(path)[0],
@@ -307,8 +347,8 @@ def open_epi(
         affine=np.asarray(image.affine, dtype=np.float64),
         phase_encoding=direction,
         readout_time_s=readout,
-        bval=bval if has_gradients else None,
-        bvec=bvec if has_gradients else None,
+        bval=None if gradients is None else bval,
+        bvec=None if gradients is None else bvec,
         gradients=gradients,
         has_b0=gradients is None or bool(gradients.gtab.is_b0.any()),
     )

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmri_fm.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
-from dmri_fm.bids.folders import check_name, claimed_suffix, owner_of
+from dmri_fm.bids.folders import check_name, claimed_suffix, owner_of, refuse_foreign_link
 from dmri_fm.bids.names import find_fault, session_of, split_name
-from dmri_fm.bids.scans import SIGNAL_DIRECTIONS, is_diffusion_signal
+from dmri_fm.bids.scans import SIGNAL_DIRECTIONS, is_diffusion_signal, why_no_signal
 from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
@@ -45,7 +45,7 @@ class ImageSelector:
     gradient_options
         How gradient files are read.
     note
-        Takes a participant's label and a problem.
+        Takes a participant's label, or None for all, and a problem.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ImageSelector:
         sessions: Collection[str] | None,
         sidecars: Sidecars,
         gradient_options: GradientOptions,
-        note: Callable[[str, InputError], None],
+        note: Callable[[str | None, InputError], None],
     ) -> None:
         self._root = root
         self._filters = filters
@@ -99,13 +99,14 @@ class ImageSelector:
         return chosen
 
     def check_name(self, path: Path, query: str) -> None:
-        """Refuse an image whose name or place does not agree with its folder.
+        """Refuse an image whose name, place or content does not agree with its folder.
 
         Raises
         ------
         LayoutError
             If it is refused.
         """
+        refuse_foreign_link(path, self._root)
         check_name(
             path, self._root, suffix=self._claimed_suffix(path, query), datatype=FOLDERS[query]
         )
@@ -147,8 +148,8 @@ class ImageSelector:
         if fault := self._find_fault(path, query):
             self._note_misnamed(label, fault)
             return False
-        if query == "dwi" and not self._is_signal(path):
-            LOGGER.info("%s is no diffusion signal: left out", path)
+        if query == "dwi" and (reason := self.why_no_signal(path)):
+            LOGGER.info("%s is left out: %s", path, reason)
             return False
         return True
 
@@ -183,8 +184,15 @@ class ImageSelector:
             check_name(path, self._root, suffix=suffix if is_named else "dwi")
 
     def _note_misnamed(self, label: str, error: LayoutError) -> None:
-        """Add a problem of a name; the files of one name are one problem."""
+        """Add a problem of a name; the files of one name are one problem.
+
+        A file above the participants is nobody's. It is a problem of the dataset, unless images
+        lack a file of their own: these are refused, each for its participant.
+        """
         assert error.path is not None
+        if owner_of(error.path.parent, self._root).subject is None:
+            self._note(None, error)
+            return
         name = error.path.with_name(error.path.name.partition(".")[0])
         if name not in self._misnamed:
             self._misnamed.add(name)
@@ -201,28 +209,43 @@ class ImageSelector:
                 kept.append(path)
         return kept
 
-    def _is_signal(self, path: Path) -> bool:
+    def why_no_signal(self, path: Path) -> str:
+        """Say why an image is no measured signal; empty if it is.
+
+        Raises
+        ------
+        InputError
+            If its sidecars cannot be read, or its content was not fetched.
+        """
         entities, metadata = split_name(path)[0], self._sidecars.metadata(path)
-        if is_diffusion_signal(entities, metadata):
-            return True
-        if not is_diffusion_signal(entities, metadata, n_directions=SIGNAL_DIRECTIONS):
+        reason = why_no_signal(entities, metadata)
+        if not reason or not is_diffusion_signal(
+            entities, metadata, n_directions=SIGNAL_DIRECTIONS
+        ):
+            return reason and f"it is no measured signal: {reason}"
+        # DERIVED alone speaks against it; gradient files of its own may speak for it.
+        return "" if self._has_directions(path) else f"it is no measured signal: {reason}"
+
+    def _has_directions(self, path: Path) -> bool:
+        """Tell whether gradient files of an image's own name hold a full set of directions."""
+        bval, bvec = (self._sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+        if bval is None or bvec is None:
             return False
-        own = [path.with_name(path.name.partition(".")[0] + e) for e in (".bval", ".bvec")]
-        for file in (path, *own):
+        for file in (path, bval, bvec):
             require_content(file, ImageError if file == path else GradientError)
         try:
             image = load_image(path, ndim=4)
             found = read_raw_gradients(
-                *own,
+                bval,
+                bvec,
                 affine=image.affine,
                 n_volumes=image.shape[3],
                 # Directions alone count here; what lengths mean is asked when it is opened.
                 options=replace(self._gradient_options, b_scaling="none"),
             )
-            n_directions = found.gtab.count_directions()
         except InputError:
             return False
-        return is_diffusion_signal(entities, metadata, n_directions=n_directions)
+        return found.gtab.count_directions() >= SIGNAL_DIRECTIONS
 
 
 def _twice(path: Path) -> InputError:

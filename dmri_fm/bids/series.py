@@ -108,9 +108,11 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
     errors: list[InputError] = []
     series: list[DwiSeries] = []
     misplaced: set[Path] = set()
+    without_b0: list[DwiRun] = []
     for group in weighted:
         if not any(o.run.has_b0 for o in group):
             errors.append(_no_b0(group, images.bare))
+            without_b0 += [o.run for o in group]
             continue
         runs = tuple(o.run for o in group)
         others = [o.run for g in weighted if g is not group for o in g]
@@ -150,7 +152,10 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
     errors += [
         _useless(image, weighted)
         for image in spare
-        if image.path not in refused | used and (not series or image.path in misplaced)
+        if image.path not in refused | used
+        and (not series or image.path in misplaced)
+        # An image that fits a run refused for want of b=0 is no fault of its own.
+        and not any(has_same_pose(image, run) for run in without_b0)
     ]
     named, clashes = _name_apart(series)
     unique = {(e.path, e.found): e for e in [*errors, *clashes]}

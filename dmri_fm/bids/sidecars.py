@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dmri_fm.bids.folders import check_name
+from dmri_fm.bids.folders import check_name, owner_of, refuse_foreign_link
 from dmri_fm.bids.ignore import BidsIgnore
 from dmri_fm.bids.names import split_name
 from dmri_fm.content import require_content
-from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.errors import GradientError, InputError, LayoutError
 from dmri_fm.json_files import read_object
 
 __all__ = ["Sidecars"]
@@ -70,11 +70,12 @@ class Sidecars:
         ------
         InputError
             If two inherited files of one folder apply equally, or one whose name does not agree
-            with its folder might.
+            with its folder might; if the file is a link to another participant's; if the
+            image's own is the only one and `.bidsignore` lists it.
         """
+        if (there := self.find_own(image, extension)) is not None:
+            return there
         own = image.with_name(image.name.partition(".")[0] + extension)
-        if self._is_there(own):
-            return own
         self._refuse_misnamed(image, extension)
         for found in self._applicable(image, extension):
             if len(found) > 1 and len(found[-1][1]) == len(found[-2][1]):
@@ -84,7 +85,31 @@ class Sidecars:
                     expected=f"one {extension} file",
                     advice=f"put a file of the image's own name beside it: {own.name}",
                 )
+            self._refuse_foreign(found[-1][0])
             return found[-1][0]
+        if os.path.lexists(own):
+            raise GradientError(
+                "is left out by .bidsignore",
+                path=own,
+                expected=f"a {extension} file that is part of the dataset",
+                advice="take it off .bidsignore, or list the image there, too",
+            )
+        return own
+
+    def find_own(self, image: Path, extension: str) -> Path | None:
+        """Return the file of an image's own name; None if there is none in the dataset.
+
+        A link that leads nowhere is there: its content was not fetched.
+
+        Raises
+        ------
+        LayoutError
+            If it is a link to another participant's file.
+        """
+        own = image.with_name(image.name.partition(".")[0] + extension)
+        if not self._is_there(own):
+            return None
+        refuse_foreign_link(own, self._root)
         return own
 
     def metadata(self, image: Path) -> dict[str, Any]:
@@ -99,13 +124,14 @@ class Sidecars:
         ------
         InputError
             If a file is not a JSON object, or was not fetched, or one whose name does not agree
-            with its folder might apply.
+            with its folder might apply, or one is a link to another participant's.
         """
         if not self._is_there(image.with_name(image.name.partition(".")[0] + ".json")):
             self._refuse_misnamed(image, ".json")
         merged: dict[str, Any] = {}
         for found in reversed(list(self._applicable(image, ".json"))):
             for path, _ in found:
+                self._refuse_foreign(path)
                 merged |= read_json_object(path)
         return merged
 
@@ -135,6 +161,19 @@ class Sidecars:
         except LayoutError as error:
             return error
         return None
+
+    def is_foreign(self, path: Path) -> bool:
+        """Tell a link to another participant's file."""
+        try:
+            refuse_foreign_link(path, self._root)
+        except LayoutError:
+            return True
+        return False
+
+    def _refuse_foreign(self, path: Path) -> None:
+        # A file above the participants is of all of them, wherever it is kept.
+        if owner_of(path.parent, self._root).subject is not None:
+            refuse_foreign_link(path, self._root)
 
     def _is_there(self, path: Path) -> bool:
         # A link that leads nowhere is there: its content was not fetched.

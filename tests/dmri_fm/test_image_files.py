@@ -277,3 +277,14 @@ def test_numbers_too_large_for_float32_are_not_finite(tmp_path) -> None:
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 1e300), AFFINE), path)
     with pytest.raises(ImageError, match="27 voxels are NaN or infinite"):
         read_array(load_image(path))
+
+
+def test_uncompressed_file_with_the_name_of_a_compressed_one(tmp_path) -> None:
+    path = write(tmp_path / "a.nii").rename(tmp_path / "a.nii.gz")
+    with pytest.raises(ImageError, match=r"not compressed, and its name ends in \.gz") as caught:
+        load_image(path)
+    assert "rename it to end in .nii" in caught.value.advice
+    path.write_bytes(b"neither")
+    with pytest.raises(ImageError, match="cannot be opened") as caught:
+        load_image(path)
+    assert "rename" not in caught.value.advice

@@ -77,3 +77,11 @@ def test_unusual_and_usable_content_is_kept(tmp_path) -> None:
     assert found["inf"] == math.inf
     assert found["text"] == "\0\N{GRINNING FACE}"
     assert json.dumps(found).encode()
+
+
+def test_a_list_is_refused_with_advice(tmp_path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="holds a list") as caught:
+        read_object(path)
+    assert "between braces" in caught.value.advice

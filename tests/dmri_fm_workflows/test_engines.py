@@ -74,7 +74,7 @@ def test_an_unused_reverse_image_is_named() -> None:
 def test_there_is_no_image_is_said_only_if_there_is_none() -> None:
     engines = Engines("none", "pepolar", "none")
     assert choose_sdc(make_series("j"), engines).reason == (
-        "there is no image of the opposite phase encoding"
+        "the session has no image of the opposite phase encoding"
     )
     unused = tuple(UnusedImage(Path(f"sub-01_run-{n}_epi.nii.gz"), f"why {n}") for n in range(4))
     choice = choose_sdc(replace(make_series("j"), unused=unused), engines)

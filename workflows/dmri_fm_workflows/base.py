@@ -138,7 +138,7 @@ def run_participants(config: RunConfig) -> int:
         )
         return EXIT_SCAN_FAILED
     if unread := [p.path.name for p in dataset.problems if p.participant is None and p.path]:
-        others = f" All {len(everyone)} others are complete." if everyone else ""
+        others = f" All {len(everyone)} participants read are complete." if everyone else ""
         console.print(
             f"[bold red]Not read:[/] {escape(', '.join(unread))}.{others}",
             highlight=False,

@@ -260,7 +260,7 @@ def _describe_pair(series: DwiSeries) -> str:
 def _why_none(unused: Sequence[UnusedImage]) -> str:
     """Say why no image corrects a series whose phase encoding is known."""
     if not unused:
-        return "there is no image of the opposite phase encoding"
+        return "the session has no image of the opposite phase encoding"
     said = "; ".join(f"{image.path.name}: {image.reason}" for image in unused[:N_NAMED])
     n_more = len(unused) - N_NAMED
     more = f"; and {n_more} more, each with its reason in SDCImagesNotUsed" if n_more > 0 else ""

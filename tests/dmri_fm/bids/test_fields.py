@@ -42,7 +42,7 @@ def epi(maker, stem: str, said: dict, **image) -> None:
         ("j-", "its phase encoding, j-, is that of the series"),
         ("i", "its phase encoding, i, is along another axis than that of the series, j-"),
         (None, "it has no PhaseEncodingDirection"),
-        ("AP", "it has no PhaseEncodingDirection"),
+        ("AP", "it has PhaseEncodingDirection 'AP', not one of i, i-, j, j-, k, k-"),
     ],
 )
 def test_linked_image_of_no_opposite_direction(maker, encoding, word) -> None:
@@ -241,7 +241,7 @@ def test_identifiers_that_sessions_share_stay_in_their_session(maker) -> None:
     first, second = (visit.series[0] for visit in maker.read()[0])
     assert first.outside_image.path.name == "sub-01_ses-a_epi.nii.gz"
     assert second.blip_pair is None
-    assert "images of its own" in reasons(second)["sub-01_ses-a_epi"]
+    assert "own session has images" in reasons(second)["sub-01_ses-a_epi"]
 
 
 @pytest.mark.parametrize("stem", ["dir-PA_dwi", "phasediff"])
@@ -501,6 +501,8 @@ def test_single_band_reference_of_functional_runs_is_left_alone(maker) -> None:
         (["dir-AP_dwi", "dir-PA_dwi"], ["j", "j"], ["one direction", "dir-AP and dir-PA"]),
         (["dir-AP_run-1_dwi", "dir-AP_run-2_dwi"], ["j", "j-"], ["opposite directions", "dir-AP"]),
         (["dir-LR_dwi", "dir-rl_dwi"], ["i-", "i-"], ["one direction", "dir-LR and dir-rl"]),
+        (["acq-AP_dwi", "acq-PA_dwi"], ["j", "j"], ["one direction", "acq-AP and acq-PA"]),
+        (["acq-b1AP_dwi", "acq-b2PA_dwi"], ["j", "j"], ["one direction", "acq-b1AP and acq-b2PA"]),
     ],
 )
 def test_labels_that_contradict_the_metadata_are_warned_of(maker, stems, encodings, words) -> None:
@@ -525,3 +527,32 @@ def test_labels_are_compared_in_the_scanner_s_frame(maker) -> None:
     flipped = np.diag([-2.0, -2.0, 2.0, 1.0])
     maker.dwi("sub-01_dir-PA_dwi", metadata=maker.AP, affine=flipped)
     assert read_session(maker).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("stems", "encodings", "named"),
+    [
+        (["dir-AP", "dir-PA"], ["j", "i"], ["dir-PA"]),
+        (["dir-LR", "dir-RL"], ["j", "j-"], ["dir-LR", "dir-RL"]),
+        (["acq-HF"], ["j"], ["acq-HF"]),
+        (["acq-SNAP", "acq-map"], ["i", "i-"], []),  # no direction words
+        (["dir-1", "dir-2"], ["i", "i"], []),
+        (["acq-AP_dir-1", "acq-AP_dir-2"], ["j", "j-"], []),
+    ],
+)
+def test_axis_that_the_label_does_not_name_is_warned_of(maker, stems, encodings, named) -> None:
+    for stem, encoding in zip(stems, encodings, strict=True):
+        said = {"PhaseEncodingDirection": encoding, "TotalReadoutTime": 0.05}
+        maker.dwi(f"sub-01_{stem}_dwi", metadata=said)
+    warnings = read_session(maker).warnings
+    assert len(warnings) == len(named)
+    for label, warning in zip(named, warnings, strict=True):
+        assert f"under the label {label}." in warning
+
+
+def test_opposite_words_of_directions_that_are_not_opposed(maker) -> None:
+    # The first is turned by 50 degrees: each is near its axis, and they do not oppose each other.
+    maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP, affine=maker.turned(-50))
+    maker.dwi("sub-01_dir-PA_dwi", metadata=maker.PA, affine=maker.turned(0))
+    (warning,) = read_session(maker).warnings
+    assert "directions not opposed, under the opposite labels dir-AP and dir-PA" in warning
