@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,12 @@ from dmri_fm.vector_lengths import (
     describe_lengths,
     describe_range,
     has_direction,
+    list_volumes,
 )
 
 __all__ = [
     "B0_THRESHOLD_KEY",
     "RawGradients",
-    "list_volumes",
     "read_gradients",
     "read_raw_gradients",
     "stated_b0_threshold",
@@ -227,18 +227,6 @@ def read_raw_gradients(
         lengths=lengths,
         warnings=tuple(warnings),
     )
-
-
-def list_volumes(volumes: Iterable[int]) -> str:
-    """Name volumes by their numbers, and say from where these count.
-
-    Examples
-    --------
-    >>> list_volumes([64]), list_volumes([3, 4])
-    ('volume 64 (counted from 0)', 'volumes 3, 4 (counted from 0)')
-    """
-    numbers = [str(int(v)) for v in volumes]
-    return f"volume{'s' * (len(numbers) > 1)} {', '.join(numbers)} (counted from 0)"
 
 
 def _to_table(
