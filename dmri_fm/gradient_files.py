@@ -86,6 +86,8 @@ class RawGradients:
         What was made of b-vectors whose length is not 1; None if all are unit vectors.
     warnings
         What a reader of the results should know.
+    left_out_bvals
+        b-values of the volumes in `left_out`, in that order, s/mm^2.
     """
 
     gtab: GradientTable
@@ -93,6 +95,7 @@ class RawGradients:
     left_out: Mapping[int, str]
     lengths: VectorLengths | None
     warnings: tuple[str, ...]
+    left_out_bvals: tuple[float, ...] = ()
 
     @property
     def is_as_stored(self) -> bool:
@@ -226,6 +229,7 @@ def read_raw_gradients(
         left_out=left_out,
         lengths=lengths,
         warnings=tuple(warnings),
+        left_out_bvals=tuple(float(b) for b in bvals[bare]),
     )
 
 
