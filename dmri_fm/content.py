@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from dmri_fm.errors import InputError
 
-__all__ = ["require_content", "require_installed"]
+__all__ = ["describe_absence", "require_content", "require_installed"]
 
 #: A link or a pointer of git-annex holds one of these: locked, locked on a file system without
 #: links, unlocked.
@@ -111,6 +111,19 @@ def require_installed(folder: Path, kind: type[InputError] = InputError) -> None
             advice=f"in {folder.parent}, run `datalad get {name}` or "
             f"`git submodule update --init {name}`, then fetch its files",
         )
+
+
+def describe_absence(path: Path) -> str:
+    """Say why no regular file can be read at a path: there is none, or something else is there.
+
+    Opening a pipe would wait for ever, and a device may never end.
+
+    Examples
+    --------
+    >>> describe_absence(Path("/no/such/file")), describe_absence(Path("/"))
+    ('file is missing', 'it is no regular file')
+    """
+    return "it is no regular file" if path.exists() else "file is missing"
 
 
 def _read_start(path: Path) -> bytes:

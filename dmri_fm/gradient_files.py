@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.content import require_content
+from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError
 from dmri_fm.gradient_options import (
     B0_THRESHOLD_RANGE,
@@ -45,6 +45,7 @@ __all__ = [
     "B0_THRESHOLD_KEY",
     "RawGradients",
     "read_gradients",
+    "read_numbers",
     "read_raw_gradients",
     "stated_b0_threshold",
     "write_gradients",
@@ -258,12 +259,32 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
+def read_numbers(path: Path, what: str) -> NDArray[np.float64]:
+    """Read a gradient file as it stands.
+
+    Parameters
+    ----------
+    path
+        Text file of plain numbers, parted by blanks or commas; only a regular file is opened.
+    what
+        What it should hold, for the errors: "b-values".
+
+    Returns
+    -------
+    ndarray
+        Shape (rows, columns), NaN included; what the numbers mean is not looked at.
+
+    Raises
+    ------
+    GradientError
+        If the file is missing, not fetched, no regular file, empty, larger than
+        :data:`MAX_FILE_BYTES`, no table, or holds anything but numbers.
+    """
     advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
     expected = f"a text file with the {what}"
     require_content(path, GradientError)
     if not path.is_file():
-        raise GradientError("file is missing", path=path, expected=expected, advice=advice)
+        raise GradientError(describe_absence(path), path=path, expected=expected, advice=advice)
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
@@ -307,8 +328,8 @@ def _read_table(
     bval: Path, bvec: Path, n_volumes: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return b-values (N,) and the b-vectors (N, 3) of the files, FSL's frame, any length."""
-    bvals = _read_numbers(bval, "b-values").ravel()
-    bvecs = _read_numbers(bvec, "b-vectors")
+    bvals = read_numbers(bval, "b-values").ravel()
+    bvecs = read_numbers(bvec, "b-vectors")
     n_volumes = bvals.size if n_volumes is None else n_volumes
     if bvals.size != n_volumes:
         raise GradientError(

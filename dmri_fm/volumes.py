@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.content import require_content
+from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_gradients, write_gradients
 from dmri_fm.gradient_options import BScaling
@@ -53,7 +53,7 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
     require_content(path, ImageError)
     if not path.is_file():
         raise ImageError(
-            "file is missing", path=path, expected="a NIfTI image", advice="check the path"
+            describe_absence(path), path=path, expected="a NIfTI image", advice="check the path"
         )
     if path.stat().st_size == 0:
         raise ImageError(
