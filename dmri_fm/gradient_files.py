@@ -7,7 +7,6 @@ b-vectors that carry part of the b-value, volumes without a direction. It says w
 
 from __future__ import annotations
 
-import logging
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError
 from dmri_fm.gradient_options import (
     B0_THRESHOLD_RANGE,
-    BScaling,
     GradientOptions,
     check_b0_threshold,
 )
@@ -50,8 +48,6 @@ __all__ = [
     "stated_b0_threshold",
     "write_gradients",
 ]
-
-LOGGER = logging.getLogger(__name__)
 
 #: Key of a series' sidecar: b-values below it count as b=0, s/mm^2.
 B0_THRESHOLD_KEY = "B0Threshold"
@@ -124,10 +120,9 @@ def read_gradients(
     *,
     affine: ArrayLike,
     n_volumes: int | None = None,
-    b_scaling: BScaling | None = None,
     b0_threshold: float | None = None,
 ) -> GradientTable:
-    """Read FSL gradient files of an image that are in order.
+    """Read FSL gradient files of an image that are in order, and refuse all others.
 
     Parameters
     ----------
@@ -138,8 +133,8 @@ def read_gradients(
         Shape (4, 4), voxel to RAS+ mm, of the image.
     n_volumes
         Number of volumes of the image; that of the b-values if there is no image.
-    b_scaling, b0_threshold
-        See :class:`GradientOptions`. Without `b_scaling` every length other than 1 is refused.
+    b0_threshold
+        See :class:`GradientOptions`.
 
     Returns
     -------
@@ -150,17 +145,11 @@ def read_gradients(
     ------
     GradientError
         If a file is missing, empty or malformed, a count differs from `n_volumes`, a b-value
-        is in another unit, a diffusion-weighted volume has no direction, or lengths of b-vectors
-        are not 1 and `b_scaling` does not say what that means.
+        is in another unit, or a diffusion-weighted volume has no direction of length 1.
     """
     bval, bvec = Path(bval), Path(bvec)
     check_b0_threshold(b0_threshold)
     bvals, bvecs = _read_table(bval, bvec, n_volumes)
-    if b_scaling is not None:
-        options = GradientOptions(b_scaling, b0_threshold)
-        bvals, bvecs, lengths = apply_lengths(bvals, bvecs, options, path=bvec)
-        for warning in describe_lengths(bvec.name, bvals, lengths):
-            LOGGER.warning("%s", warning)
     return _to_table(bvals, bvecs, affine, b0_threshold, path=bvec)
 
 
@@ -174,9 +163,10 @@ def read_raw_gradients(
 ) -> RawGradients:
     """Read the FSL gradient files of a raw scan, and say what had to be done to use them.
 
-    Lengths of b-vectors that vary within one shell scale the b-value by their square, as MRtrix
-    does: some scanners store one nominal b-value for all shells. Weighted volumes without a
-    direction (trace images and ADC maps that a scanner appends) are left out.
+    Lengths of b-vectors that vary within one shell by more than rounding scale the b-value by
+    their square, as MRtrix does: some scanners store one nominal b-value for all shells, and
+    zeros for b=0. Other weighted volumes without a direction (trace images and ADC maps that a
+    scanner appends) are left out.
 
     Parameters
     ----------

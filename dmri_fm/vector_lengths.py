@@ -171,8 +171,8 @@ def _undecided(shared: Sequence[float], path: Path) -> GradientError:
         f"{farthest**2:.3f} times what the bval file says and MD {farthest**-2:.3f} times what it "
         "would be otherwise",
         advice="find out from the converter, and give --b-scaling length (b times the squared "
-        "length) or --b-scaling none (lengths mean nothing); the run then compares MD of the "
-        "ventricles with that of free water",
+        "length) or --b-scaling none (lengths mean nothing); drope-bidsapp then compares MD of "
+        "the ventricles with that of free water",
     )
 
 

@@ -18,7 +18,7 @@ from dmri_fm.gradient_files import (
 )
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.volumes import Dwi
+from dmri_fm.volumes import Dwi, save_image
 
 LAS = np.diag([-2.0, 2.0, 2.0, 1.0])
 
@@ -175,14 +175,25 @@ def test_directions_times_b_stay_an_error(tmp_path: Path) -> None:
             read(tmp_path, BVALS, 1000 * BVECS, **options)
 
 
-def test_the_strict_reader_asks_what_lengths_mean(tmp_path: Path, caplog) -> None:
-    paths = write(tmp_path, BVALS, 0.93 * BVECS)
-    with pytest.raises(GradientError, match=r"has length 0\.930"):
-        read_gradients(*paths, affine=LAS)
+def test_files_are_strict_or_raw_and_read_alike_by_library_and_app(tmp_path: Path, caplog) -> None:
+    # A trace image at the end, and lengths of .93.
+    bvals, bvecs = np.append(BVALS, 1000.0), np.vstack([0.93 * BVECS, np.zeros(3)])
+    paths = write(tmp_path, bvals, bvecs)
+    data = np.arange(14.0).reshape(1, 1, 1, 14)
+    image = save_image(data, LAS, tmp_path / "dwi.nii.gz")
+    for strict in ({}, {"b_scaling": None}):
+        with pytest.raises(GradientError, match=r"volume 13|has length 0\.930"):
+            Dwi.from_files(image, *paths, **strict)
+    with pytest.raises(GradientError, match="--b-scaling length"):
+        Dwi.from_files(image, *paths, b_scaling="auto")
+    mask = save_image(np.ones((1, 1, 1)), LAS, tmp_path / "mask.nii.gz")
     with caplog.at_level(logging.WARNING):
-        gtab = read_gradients(*paths, affine=LAS, b_scaling="length")
-    np.testing.assert_allclose(gtab.bvals[1:], 864.9)
-    assert "0.930 instead of 1" in caplog.text
+        dwi = Dwi.from_files(image, *paths, mask, b_scaling="length")
+    raw = read(tmp_path, bvals, bvecs, b_scaling="length")
+    assert dwi.gtab.bvals.tolist() == raw.gtab.bvals.tolist()
+    assert dwi.data.ravel().tolist() == list(range(13))
+    assert dwi.mask is not None
+    assert [record.message for record in caplog.records] == list(raw.warnings)
 
 
 # --- volumes without a direction ------------------------------------------------------------
