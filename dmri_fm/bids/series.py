@@ -260,12 +260,12 @@ def _group_doubts(
 def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientError:
     n_volumes = sum(len(o.gtab) for o in group)
     # Volumes left out for want of a direction may be the b=0 that is missed.
-    lowest = float(min(b for o in group for b in (*o.gtab.bvals, *_left_out_bvals(o))))
+    lowest = float(min(b for o in group for b in (*o.gtab.bvals, *o.run.gradients.left_out_bvals)))
     without = [
         f"{list_volumes(o.run.gradients.left_out)} of {o.run.path.name}, b = "
-        f"{describe_range(_left_out_bvals(o))} s/mm^2"
+        f"{describe_range(o.run.gradients.left_out_bvals)} s/mm^2"
         for o in group
-        if o.run.gradients is not None and o.run.gradients.left_out
+        if o.run.gradients.left_out
     ]
     found = f"no b=0 volume among {n_volumes}; the lowest b-value is {lowest:g} s/mm^2"
     advice = (
@@ -291,12 +291,6 @@ def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientErro
         expected=f"at least one volume with b < {group[0].gtab.b0_threshold:g} s/mm^2",
         advice=advice,
     )
-
-
-def _left_out_bvals(opened: OpenedRun) -> tuple[float, ...]:
-    """Return the b-values of the volumes that are left out for want of a direction."""
-    gradients = opened.run.gradients
-    return () if gradients is None else gradients.left_out_bvals
 
 
 def _useless(run: EpiImage, weighted: Sequence[Sequence[OpenedRun]]) -> ImageError:

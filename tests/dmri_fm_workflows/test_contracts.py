@@ -57,6 +57,7 @@ def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
         readout_time_s=0.05,
         bval=Path(f"{stem}.bval"),
         bvec=Path(f"{stem}.bvec"),
+        gradients=read_raw_gradients(f"{stem}.bval", f"{stem}.bvec", affine=AFFINE),
     )
 
 
@@ -398,7 +399,10 @@ def test_every_reader_of_gradients_is_given_the_threshold_of_the_series(
 ) -> None:
     run = make_run(tmp_path / "raw", "PA")
     np.savetxt(run.bval, [[60] + [1000] * 8], fmt="%d")
-    one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
+    gradients = read_raw_gradients(run.bval, run.bvec, affine=AFFINE)
+    one = DwiSeries(
+        runs=(replace(run, gradients=gradients),), entities={"subject": "01", "direction": "PA"}
+    )
     workflow = build(one, root=tmp_path, engines=engines)
     assert workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base["B0Threshold"] == 150
     readers = [

@@ -193,7 +193,7 @@ class SeriesPlan:
         None if all have unit length but for rounding: then MD of the ventricles need not be
         looked at.
         """
-        found = [r.gradients.lengths for r in self.series.runs if r.gradients is not None]
+        found = [r.gradients.lengths for r in self.series.runs]
         read_as = [x.method for x in found if x is not None and not x.is_rounding]
         if not read_as:
             return None
