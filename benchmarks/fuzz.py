@@ -34,7 +34,7 @@ from dmri_fm.bids.sidecars import Sidecars
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.sidecars import carry_over
 from dmri_fm.errors import DmriError
-from dmri_fm.gradient_files import read_gradients
+from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.image_files import check_affine
 from dmri_fm.models import drope
 from dmri_fm.models.registry import MODELS
@@ -304,9 +304,14 @@ def _make_gradients() -> list[Files]:
     bvecs = rng.normal(size=(3, N_VOLUMES))
     bvecs /= np.linalg.norm(bvecs, axis=0)
     bvecs[:, 0] = 0
-    rows = [" ".join(f"{x:.6f}" for x in row) for row in bvecs]
-    table = ("\n".join(rows) + "\n").encode()
+    scaled = bvecs * [0, 1, 1, 1, 0.6, 0.6, 0.6]
+    table, scaled_table = (
+        "".join(" ".join(f"{x:.6f}" for x in row) + "\n" for row in rows).encode()
+        for rows in (bvecs, scaled)
+    )
     return [
+        # One nominal b-value: lengths scale it.
+        {"x.bval": b"3000 " * N_VOLUMES, "x.bvec": scaled_table},
         {"x.bval": b"0 1000 1000 1000 2000 2000 2000\n", "x.bvec": table},
         {"x.bval": b"5\n1000\n1000\n995\n2000\n2005\n3000\n", "x.bvec": table.replace(b" ", b",")},
     ]
@@ -328,15 +333,19 @@ def _replace_word(rng: np.random.Generator, data: bytes, extremes: Sequence[byte
     return b"".join(words)
 
 
-def _judge_gradients(gtab: Any) -> str | None:
+def _judge_gradients(found: RawGradients) -> str | None:
+    gtab = found.gtab
     length = np.linalg.norm(gtab.bvecs_ras, axis=1)
     is_possible = (
-        len(gtab) == N_VOLUMES
+        len(gtab) == len(found.kept)
+        and sorted([*found.kept, *found.left_out]) == list(range(N_VOLUMES))
         and np.isfinite(gtab.bvals).all()
         and (gtab.bvals >= 0).all()
         and gtab.bvals.max() <= 1e6
         and np.isclose(length[~gtab.is_b0], 1).all()
-        and (length[gtab.is_b0] == 0).all()
+        and (np.isclose(length, 1) | ((length == 0) & gtab.is_b0)).all()
+        # What was changed or left out is said.
+        and bool(found.warnings) >= bool(found.left_out or found.lengths)
     )
     return None if is_possible else f"b-values {gtab.bvals}, lengths {length}"
 
@@ -482,7 +491,7 @@ def make_targets() -> dict[str, Target]:
         "gradients": Target(
             _make_gradients(),
             _damage_gradients,
-            lambda folder: read_gradients(
+            lambda folder: read_raw_gradients(
                 folder / "x.bval", folder / "x.bvec", affine=AFFINE, n_volumes=N_VOLUMES
             ),
             _judge_gradients,

@@ -219,8 +219,10 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--b-scaling",
         choices=B_SCALINGS,
+        default="auto",
         help="b-vectors whose length is not 1: `length` multiplies b by the squared length, "
-        "`none` does not, `auto` does where lengths vary within a shell; default: refuse them",
+        "`none` does not, `auto` (default) does where lengths vary within a shell, and refuses "
+        "a common length",
     )
     parser.add_argument(
         "--b0-threshold",

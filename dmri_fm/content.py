@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from dmri_fm.errors import InputError
 
-__all__ = ["require_content", "require_installed"]
+__all__ = ["describe_absence", "require_content", "require_installed"]
 
 #: A link or a pointer of git-annex holds one of these: locked, locked on a file system without
 #: links, unlocked.
@@ -129,6 +129,19 @@ def _list_modules(root: Path) -> list[str]:
         return []
     entries = (line.partition("=") for line in text.splitlines())
     return [value.strip() for key, _, value in entries if key.strip() == "path"]
+
+
+def describe_absence(path: Path) -> str:
+    """Say why no regular file can be read at a path: there is none, or something else is there.
+
+    Opening a pipe would wait for ever, and a device may never end.
+
+    Examples
+    --------
+    >>> describe_absence(Path("/no/such/file")), describe_absence(Path("/"))
+    ('file is missing', 'it is no regular file')
+    """
+    return "it is no regular file" if path.exists() else "file is missing"
 
 
 def _read_start(path: Path) -> bytes:

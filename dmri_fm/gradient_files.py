@@ -7,9 +7,8 @@ b-vectors that carry part of the b-value, volumes without a direction. It says w
 
 from __future__ import annotations
 
-import logging
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.content import require_content
+from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError
 from dmri_fm.gradient_options import (
     B0_THRESHOLD_RANGE,
-    BScaling,
     GradientOptions,
     check_b0_threshold,
 )
@@ -38,19 +36,18 @@ from dmri_fm.vector_lengths import (
     describe_lengths,
     describe_range,
     has_direction,
+    list_volumes,
 )
 
 __all__ = [
     "B0_THRESHOLD_KEY",
     "RawGradients",
-    "list_volumes",
     "read_gradients",
+    "read_numbers",
     "read_raw_gradients",
     "stated_b0_threshold",
     "write_gradients",
 ]
-
-LOGGER = logging.getLogger(__name__)
 
 #: Key of a series' sidecar: b-values below it count as b=0, s/mm^2.
 B0_THRESHOLD_KEY = "B0Threshold"
@@ -86,6 +83,8 @@ class RawGradients:
         What was made of b-vectors whose length is not 1; None if all are unit vectors.
     warnings
         What a reader of the results should know.
+    left_out_bvals
+        b-values of the volumes in `left_out`, in that order, s/mm^2.
     """
 
     gtab: GradientTable
@@ -93,6 +92,7 @@ class RawGradients:
     left_out: Mapping[int, str]
     lengths: VectorLengths | None
     warnings: tuple[str, ...]
+    left_out_bvals: tuple[float, ...] = ()
 
     @property
     def is_as_stored(self) -> bool:
@@ -120,10 +120,9 @@ def read_gradients(
     *,
     affine: ArrayLike,
     n_volumes: int | None = None,
-    b_scaling: BScaling | None = None,
     b0_threshold: float | None = None,
 ) -> GradientTable:
-    """Read FSL gradient files of an image that are in order.
+    """Read FSL gradient files of an image that are in order, and refuse all others.
 
     Parameters
     ----------
@@ -134,8 +133,8 @@ def read_gradients(
         Shape (4, 4), voxel to RAS+ mm, of the image.
     n_volumes
         Number of volumes of the image; that of the b-values if there is no image.
-    b_scaling, b0_threshold
-        See :class:`GradientOptions`. Without `b_scaling` every length other than 1 is refused.
+    b0_threshold
+        See :class:`GradientOptions`.
 
     Returns
     -------
@@ -146,17 +145,11 @@ def read_gradients(
     ------
     GradientError
         If a file is missing, empty or malformed, a count differs from `n_volumes`, a b-value
-        is in another unit, a diffusion-weighted volume has no direction, or lengths of b-vectors
-        are not 1 and `b_scaling` does not say what that means.
+        is in another unit, or a diffusion-weighted volume has no direction of length 1.
     """
     bval, bvec = Path(bval), Path(bvec)
     check_b0_threshold(b0_threshold)
     bvals, bvecs = _read_table(bval, bvec, n_volumes)
-    if b_scaling is not None:
-        options = GradientOptions(b_scaling, b0_threshold)
-        bvals, bvecs, lengths = apply_lengths(bvals, bvecs, options, path=bvec)
-        for warning in describe_lengths(bvec.name, bvals, lengths):
-            LOGGER.warning("%s", warning)
     return _to_table(bvals, bvecs, affine, b0_threshold, path=bvec)
 
 
@@ -170,9 +163,10 @@ def read_raw_gradients(
 ) -> RawGradients:
     """Read the FSL gradient files of a raw scan, and say what had to be done to use them.
 
-    Lengths of b-vectors that vary within one shell scale the b-value by their square, as MRtrix
-    does: some scanners store one nominal b-value for all shells. Weighted volumes without a
-    direction (trace images and ADC maps that a scanner appends) are left out.
+    Lengths of b-vectors that vary within one shell by more than rounding scale the b-value by
+    their square, as MRtrix does: some scanners store one nominal b-value for all shells, and
+    zeros for b=0. Other weighted volumes without a direction (trace images and ADC maps that a
+    scanner appends) are left out.
 
     Parameters
     ----------
@@ -226,19 +220,8 @@ def read_raw_gradients(
         left_out=left_out,
         lengths=lengths,
         warnings=tuple(warnings),
+        left_out_bvals=tuple(float(b) for b in bvals[bare]),
     )
-
-
-def list_volumes(volumes: Iterable[int]) -> str:
-    """Name volumes by their numbers, and say from where these count.
-
-    Examples
-    --------
-    >>> list_volumes([64]), list_volumes([3, 4])
-    ('volume 64 (counted from 0)', 'volumes 3, 4 (counted from 0)')
-    """
-    numbers = [str(int(v)) for v in volumes]
-    return f"volume{'s' * (len(numbers) > 1)} {', '.join(numbers)} (counted from 0)"
 
 
 def _to_table(
@@ -266,12 +249,32 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def _read_numbers(path: Path, what: str) -> NDArray[np.float64]:
+def read_numbers(path: Path, what: str) -> NDArray[np.float64]:
+    """Read a gradient file as it stands.
+
+    Parameters
+    ----------
+    path
+        Text file of plain numbers, parted by blanks or commas; only a regular file is opened.
+    what
+        What it should hold, for the errors: "b-values".
+
+    Returns
+    -------
+    ndarray
+        Shape (rows, columns), NaN included; what the numbers mean is not looked at.
+
+    Raises
+    ------
+    GradientError
+        If the file is missing, not fetched, no regular file, empty, larger than
+        :data:`MAX_FILE_BYTES`, no table, or holds anything but numbers.
+    """
     advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
     expected = f"a text file with the {what}"
     require_content(path, GradientError)
     if not path.is_file():
-        raise GradientError("file is missing", path=path, expected=expected, advice=advice)
+        raise GradientError(describe_absence(path), path=path, expected=expected, advice=advice)
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
@@ -315,8 +318,8 @@ def _read_table(
     bval: Path, bvec: Path, n_volumes: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return b-values (N,) and the b-vectors (N, 3) of the files, FSL's frame, any length."""
-    bvals = _read_numbers(bval, "b-values").ravel()
-    bvecs = _read_numbers(bvec, "b-vectors")
+    bvals = read_numbers(bval, "b-values").ravel()
+    bvecs = read_numbers(bvec, "b-vectors")
     n_volumes = bvals.size if n_volumes is None else n_volumes
     if bvals.size != n_volumes:
         raise GradientError(

@@ -33,7 +33,8 @@ class GradientOptions:
     b_scaling
         Reading of b-vectors whose length is not 1. `length`: the b-value is multiplied by the
         squared length; `none`: it is not; `auto`: it is where lengths vary within one shell, and
-        a common length is refused.
+        a common length other than 1 is refused. See
+        :func:`dmri_fm.gradient_files.read_raw_gradients`.
     b0_threshold
         b-values below it count as b=0, s/mm^2; None: see
         :func:`dmri_fm.gradients.choose_b0_threshold`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ __all__ = [
     "describe_lengths",
     "describe_range",
     "has_direction",
+    "list_volumes",
+    "share_length",
 ]
 
 #: A shorter b-vector is no direction.
@@ -28,8 +30,9 @@ SHORTEST_VECTOR = 0.01
 #: A longer one is no direction either, but a direction times b.
 LONGEST_VECTOR = 2.0
 
-#: Lengths within one shell that differ by this share and more vary.
-LENGTH_SPREAD = 0.01
+#: Lengths within this share of their median are one length but for rounding: components written
+#: with two decimals scatter by 0.7%, and a shell in its own right differs by far more.
+LENGTH_JITTER = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,26 +47,52 @@ class VectorLengths:
         A user decided it, not the file.
     shortest, longest
         Of the diffusion-weighted volumes.
+    common
+        The length that all of them share but for rounding; None if there is none.
+    unweighted
+        Positions of volumes of length zero whose b-value became 0, ascending, from 0.
     """
 
     method: BScaling
     is_asked: bool
     shortest: float
     longest: float
+    common: float | None = None
+    unweighted: tuple[int, ...] = ()
 
     @property
-    def common(self) -> float | None:
-        """The length that all vectors share; None if there is none."""
-        is_one = self.longest <= (1.0 + LENGTH_SPREAD) * self.shortest
-        return (self.shortest + self.longest) / 2 if is_one else None
+    def is_rounding(self) -> bool:
+        """The lengths scatter about 1, and b-values are not in doubt."""
+        return self.method == "none" and not self.is_asked
 
     def as_facts(self) -> dict[str, Any]:
         """Return what the sidecar says."""
-        return {
+        reason = "lengths scatter about 1" if self.is_rounding else "lengths vary within one shell"
+        facts: dict[str, Any] = {
             "Method": self.method,
-            "Reason": "--b-scaling" if self.is_asked else "lengths vary within one shell",
+            "Reason": "--b-scaling" if self.is_asked else reason,
             "VectorLengths": [round(self.shortest, 4), round(self.longest, 4)],
         }
+        return facts | ({"UnweightedVolumes": [*self.unweighted]} if self.unweighted else {})
+
+
+def share_length(lengths: ArrayLike) -> float | None:
+    """Return the length that vectors share but for rounding; None if they share none.
+
+    Parameters
+    ----------
+    lengths
+        Shape (N,), N at least 1.
+
+    Examples
+    --------
+    >>> share_length([0.923, 0.93, 0.934]), share_length([0.93, 1.0])
+    (0.93, None)
+    """
+    values = np.asarray(lengths, dtype=np.float64)
+    middle = float(np.median(values))
+    is_shared = (np.abs(values - middle) <= (LENGTH_JITTER + 1e-9) * middle).all()
+    return middle if is_shared else None
 
 
 def has_direction(bvecs: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -81,40 +110,58 @@ def apply_lengths(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], VectorLengths | None]:
     """Return b-values that lengths of b-vectors have scaled, unit vectors, and what was done.
 
-    Where all lengths are 1 but for rounding, both arrays are returned as they are.
+    Where all lengths are 1 but for rounding, both arrays are returned as they are. Where lengths
+    vary within one shell and scale its b-value, a vector of length zero makes it 0.
     """
     length = np.linalg.norm(bvecs, axis=1)
     threshold = options.b0_threshold
     threshold = choose_b0_threshold(bvals) if threshold is None else threshold
-    judged = np.flatnonzero((bvals >= threshold) & has_direction(bvecs))
-    is_scaled = np.zeros(bvals.size, dtype=bool)
-    is_scaled[judged] = ~is_unit_length(length[judged])
+    is_weighted = bvals >= threshold
+    is_judged = is_weighted & has_direction(bvecs)
+    is_scaled = is_judged & ~is_unit_length(length)
     # Directions times b are refused where the table is made, as any other nonsense.
-    if not is_scaled.any() or (length[judged] > LONGEST_VECTOR).any():
+    if not is_scaled.any() or (length[is_judged] > LONGEST_VECTOR).any():
         return bvals, bvecs, None
-    shells = [length[judged[shell]] for shell in group_shells(bvals[judged])]
-    varies = any(s.max() > (1.0 + LENGTH_SPREAD) * s.min() for s in shells)
+    # NaN is neither a direction nor zero.
+    placed = np.flatnonzero(is_weighted & np.isfinite(length))
+    shells = [placed[shell] for shell in group_shells(bvals[placed])]
+    shells = [shell for shell in shells if is_judged[shell].any()]
+    common = [share_length(length[shell[is_judged[shell]]]) for shell in shells]
     method = options.b_scaling
     if method == "auto":
-        if not varies:
-            raise _undecided(shells, path)
-        method = "length"
-    unit = bvecs.copy()
+        method = _choose_method(common, path)
+    scaled, unit = bvals.copy(), bvecs.copy()
     unit[is_scaled] /= length[is_scaled, None]
-    scaled = bvals.copy()
+    unweighted: list[int] = []
     if method == "length":
         scaled[is_scaled] *= length[is_scaled] ** 2
+        varied = [shell for shell, one in zip(shells, common, strict=True) if one is None]
+        unweighted = [int(v) for shell in varied for v in shell if not is_judged[v]]
+        scaled[unweighted] = 0.0
+        unit[unweighted] = 0.0
     lengths = VectorLengths(
         method,
         options.b_scaling != "auto",
-        float(length[judged].min()),
-        float(length[judged].max()),
+        float(length[is_judged].min()),
+        float(length[is_judged].max()),
+        share_length(length[is_judged]),
+        tuple(sorted(unweighted)),
     )
     return scaled, unit, lengths
 
 
-def _undecided(shells: Sequence[NDArray[np.float64]], path: Path) -> GradientError:
-    common = np.array([s.mean() for s in shells])
+def _choose_method(common: Sequence[float | None], path: Path) -> BScaling:
+    """Decide by the length that each shell shares, None where lengths vary within it."""
+    shared = [one for one in common if one is not None]
+    if len(shared) < len(common):
+        return "length"
+    if is_unit_length(shared).all():
+        return "none"
+    raise _undecided(shared, path)
+
+
+def _undecided(shared: Sequence[float], path: Path) -> GradientError:
+    common = np.array(shared)
     farthest = float(common[np.argmax(np.abs(np.log(common)))])
     return GradientError(
         f"the b-vectors of a shell share the length {farthest:.3g} (all shells: "
@@ -124,8 +171,8 @@ def _undecided(shells: Sequence[NDArray[np.float64]], path: Path) -> GradientErr
         f"{farthest**2:.3f} times what the bval file says and MD {farthest**-2:.3f} times what it "
         "would be otherwise",
         advice="find out from the converter, and give --b-scaling length (b times the squared "
-        "length) or --b-scaling none (lengths mean nothing); the run then compares MD of the "
-        "ventricles with that of free water",
+        "length) or --b-scaling none (lengths mean nothing); drope-bidsapp then compares MD of "
+        "the ventricles with that of free water",
     )
 
 
@@ -140,9 +187,32 @@ def describe_lengths(
         if lengths.method == "length"
         else "b-values are taken as they are"
     )
-    why = "as --b-scaling says" if lengths.is_asked else "as lengths vary within one shell"
+    why = "as --b-scaling says"
+    if not lengths.is_asked:
+        why = (
+            f"as lengths scatter about 1 by no more than {LENGTH_JITTER:.0%}"
+            if lengths.is_rounding
+            else "as lengths vary within one shell"
+        )
     found = describe_range([lengths.shortest, lengths.longest], ".3f")
     yield f"{name}: b-vectors of length {found} instead of 1: {made}, {why}."
+    if lengths.unweighted:
+        yield (
+            f"{name}: {list_volumes(lengths.unweighted)} counted as b=0: the b-vector has length "
+            "0, by which the b-value is multiplied as all others are."
+        )
+
+
+def list_volumes(volumes: Iterable[int]) -> str:
+    """Name volumes by their numbers, and say from where these count.
+
+    Examples
+    --------
+    >>> list_volumes([64]), list_volumes([3, 4])
+    ('volume 64 (counted from 0)', 'volumes 3, 4 (counted from 0)')
+    """
+    numbers = [str(int(v)) for v in volumes]
+    return f"volume{'s' * (len(numbers) > 1)} {', '.join(numbers)} (counted from 0)"
 
 
 def describe_range(values: ArrayLike, spec: str = "g") -> str:

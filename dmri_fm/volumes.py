@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,14 +15,21 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.content import require_content
+from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError, ImageError
-from dmri_fm.gradient_files import RawGradients, read_gradients, write_gradients
-from dmri_fm.gradient_options import BScaling
+from dmri_fm.gradient_files import (
+    RawGradients,
+    read_gradients,
+    read_raw_gradients,
+    write_gradients,
+)
+from dmri_fm.gradient_options import BScaling, GradientOptions
 from dmri_fm.gradients import GradientTable
 from dmri_fm.image_files import VoxelFile, open_nifti
 
 __all__ = ["Dwi", "load_image", "read_array", "save_image"]
+
+LOGGER = logging.getLogger(__name__)
 
 #: qform and sform may place a corner of the image this far apart, mm, before they disagree.
 FORM_TOLERANCE_MM = 1.0
@@ -53,7 +61,7 @@ def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
     require_content(path, ImageError)
     if not path.is_file():
         raise ImageError(
-            "file is missing", path=path, expected="a NIfTI image", advice="check the path"
+            describe_absence(path), path=path, expected="a NIfTI image", advice="check the path"
         )
     if path.stat().st_size == 0:
         raise ImageError(
@@ -215,7 +223,7 @@ class Dwi:
         b_scaling: BScaling | None = None,
         b0_threshold: float | None = None,
     ) -> Dwi:
-        """Open a series and its FSL gradient files, which must be in order.
+        """Open a series and its FSL gradient files.
 
         Parameters
         ----------
@@ -226,8 +234,9 @@ class Dwi:
         mask
             3-D NIfTI image on the same grid; voxels above zero belong to the brain.
         b_scaling, b0_threshold
-            See :class:`dmri_fm.gradient_options.GradientOptions`. Without `b_scaling` every
-            b-vector whose length is not 1 is refused.
+            See :class:`dmri_fm.gradient_options.GradientOptions`. With `b_scaling` the files
+            are read as those of a raw scan, volumes without a direction are dropped, and what
+            was done is logged; without it, files that are not in order are refused.
 
         Raises
         ------
@@ -235,14 +244,20 @@ class Dwi:
             If a file is missing, damaged, or does not fit the others.
         """
         image = load_image(dwi, ndim=4)
-        gtab = read_gradients(
-            bval,
-            bvec,
-            affine=image.affine,
-            n_volumes=image.shape[3],
-            b_scaling=b_scaling,
-            b0_threshold=b0_threshold,
-        )
+        n_volumes = int(image.shape[3])
+        if b_scaling is None:
+            gtab = read_gradients(
+                bval, bvec, affine=image.affine, n_volumes=n_volumes, b0_threshold=b0_threshold
+            )
+            opened = cls(image, gtab)
+        else:
+            options = GradientOptions(b_scaling, b0_threshold)
+            raw = read_raw_gradients(
+                bval, bvec, affine=image.affine, n_volumes=n_volumes, options=options
+            )
+            for warning in raw.warnings:
+                LOGGER.warning("%s", warning)
+            opened = cls.from_raw(image, raw)
         mask_data = None
         if mask is not None:
             mask_image = load_image(mask, ndim=3)
@@ -256,7 +271,7 @@ class Dwi:
                     expected=f"the grid of {dwi}",
                     advice="resample the mask to the series",
                 )
-        return cls(image, gtab, mask_data)
+        return opened if mask_data is None else replace(opened, mask=mask_data)
 
     @classmethod
     def from_raw(cls, image: SpatialImage, gradients: RawGradients) -> Dwi:

@@ -6,12 +6,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dmri_fm.bids.encoding import has_direction_word
 from dmri_fm.bids.records import EpiImage, is_opposite
 from dmri_fm.bids.scans import open_epi
 from dmri_fm.bids.sidecars import Sidecars
+from dmri_fm.errors import GradientError
+from dmri_fm.gradient_files import read_numbers
 from dmri_fm.gradient_options import GradientOptions
-from dmri_fm.gradients import B0_THRESHOLD
+from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.volumes import load_image
 
 __all__ = ["FEW_B0_VOLUMES", "open_bare_b0"]
@@ -56,6 +61,8 @@ def open_bare_b0(
     ------
     ImageError
         If the image is missing, damaged, or neither 3-D nor 4-D.
+    GradientError
+        If its b-values cannot be read; if those of a 3-D image do not make it b=0.
     """
     own_bval, own_bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
     has_own = [own is not None for own in (own_bval, own_bvec)]
@@ -66,10 +73,14 @@ def open_bare_b0(
         return None
     n_volumes = image.shape[3] if len(image.shape) == 4 else 1
     if own_bval is not None:
-        bvals = _read_bvals(own_bval)
-        threshold = gradient_options.b0_threshold or B0_THRESHOLD
-        is_bare = len(bvals) == n_volumes and all(0 <= b < threshold for b in bvals)
-        return image if is_bare else None
+        bvals = read_numbers(own_bval, "b-values").ravel()
+        is_b0 = _is_b0(bvals, gradient_options)
+        # b-values of a whole run say that the image is what is wrong, and how.
+        if len(image.shape) == 3 and (bvals.size == 1) != is_b0:
+            raise _no_b0_volume(own_bval, bvals)
+        return image if is_b0 and bvals.size == n_volumes else None
+    if own_bvec is not None and len(image.shape) == 3:
+        raise _no_b0_volume(own_bvec)
     if own_bvec is not None:
         return None
     if n_volumes == 1:
@@ -82,13 +93,30 @@ def open_bare_b0(
     return image if is_reverse and not is_inherited and n_volumes <= FEW_B0_VOLUMES else None
 
 
+def _is_b0(bvals: NDArray[np.float64], options: GradientOptions) -> bool:
+    threshold = options.b0_threshold
+    threshold = choose_b0_threshold(bvals) if threshold is None else threshold
+    # NaN compares as False.
+    return bool(((bvals >= 0) & (bvals < threshold)).all())
+
+
+def _no_b0_volume(path: Path, bvals: NDArray[np.float64] | None = None) -> GradientError:
+    """Say what is wrong with the gradient file of a 3-D image."""
+    if bvals is None:
+        found = "there is a .bvec file for a 3-D image, and no .bval file"
+    elif bvals.size == 1:
+        found = f"b = {bvals[0]:g} s/mm^2 for a 3-D image"
+    else:
+        found = f"{bvals.size} b-values for a 3-D image"
+    return GradientError(
+        found,
+        path=path,
+        expected="one b-value, that of b=0: a single volume can only be the b=0 image of another "
+        "phase encoding",
+        advice="correct or remove the gradient files if it is b=0; merge it into its series if it "
+        "is a weighted volume of one",
+    )
+
+
 def _ndim(path: Path) -> int:
     return len(load_image(path).shape)
-
-
-def _read_bvals(path: Path) -> list[float]:
-    """Return the numbers of a b-value file; none if it holds anything else."""
-    try:
-        return [float(word) for word in path.read_text(encoding="utf-8-sig").split()]
-    except (OSError, ValueError):
-        return []

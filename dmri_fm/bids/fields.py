@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from dmri_fm.bids.encoding import acquisitions_oppose
-from dmri_fm.bids.links import Statement, Tie, read_statement, tie_to, words
-from dmri_fm.bids.metadata import list_ignored, read_number
+from dmri_fm.bids.links import Statement, Tie, read_statement, tie_to
+from dmri_fm.bids.metadata import list_ignored, read_number, words
 from dmri_fm.bids.names import session_of
 from dmri_fm.bids.records import (
     DwiRun,

@@ -11,9 +11,10 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dmri_fm.bids.metadata import words
 from dmri_fm.bids.records import DwiRun
 
-__all__ = ["Link", "Statement", "Tie", "read_statement", "resolve_link", "tie_to", "words"]
+__all__ = ["Link", "Statement", "Tie", "read_statement", "resolve_link", "tie_to"]
 
 #: Names that agree less than this are not offered as the nearest one.
 _LIKENESS = 0.8
@@ -99,18 +100,6 @@ class Tie:
     obstacle: str = ""
     advice: str = ""
     remarks: tuple[str, ...] = ()
-
-
-def words(value: object) -> tuple[str, ...]:
-    """Return the words of a field that holds one or several, without empty ones and repeats.
-
-    Examples
-    --------
-    >>> words("a"), words(["a", "", "b", 3, "a"]), words(None)
-    (('a',), ('a', 'b'), ())
-    """
-    listed = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(dict.fromkeys(w for w in listed if isinstance(w, str) and w.strip()))
 
 
 def read_statement(path: Path, sidecars: Iterable[Mapping[str, Any]], *, root: Path) -> Statement:

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-__all__ = ["list_ignored", "read_number", "read_text", "read_words"]
+__all__ = ["list_ignored", "read_number", "read_text", "read_words", "words"]
 
 
 def read_number(metadata: Mapping[str, Any], key: str) -> float | None:
@@ -35,6 +35,18 @@ def read_text(metadata: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def words(value: object) -> tuple[str, ...]:
+    """Return the texts of an entry that holds one or several, without empty ones and repeats.
+
+    Examples
+    --------
+    >>> words("a"), words(["a", "", "b", 3, "a"]), words(None)
+    (('a',), ('a', 'b'), ())
+    """
+    listed = value if isinstance(value, list | tuple) else [value]
+    return tuple(dict.fromkeys(w for w in listed if isinstance(w, str) and w.strip()))
+
+
 def read_words(metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:
     r"""Return a list of words, or the words of one text, which DICOM parts by backslashes.
 
@@ -47,9 +59,7 @@ def read_words(metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:
     >>> read_words({"ImageType": 3}, "ImageType")
     ()
     """
-    value = metadata.get(key)
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(w for text in values if isinstance(text, str) for w in text.split("\\"))
+    return tuple(w for text in words(metadata.get(key)) for w in text.split("\\"))
 
 
 #: Entries that something is decided by: what they should be, and what tells so. A phase encoding

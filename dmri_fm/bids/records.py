@@ -92,26 +92,27 @@ class DwiRun(EpiImage):
     ----------
     bval, bvec
         Gradient files that apply to it.
+    gradients
+        What was read from them.
     sbref
         Single-band reference, or None.
     """
 
     bval: Path
     bvec: Path
+    gradients: RawGradients
     sbref: Path | None = None
 
     @property
     def gtab(self) -> GradientTable:
         """Gradients of the volumes that :meth:`load` opens; no image is read for them."""
-        return self.load().gtab if self.gradients is None else self.gradients.gtab
+        return self.gradients.gtab
 
     def load(self) -> Dwi:
         """Open the series of the volumes whose gradients can be used, b-values scaled.
 
         Voxels are read at first use, or at once where volumes are left out.
         """
-        if self.gradients is None:
-            return Dwi.from_files(self.path, self.bval, self.bvec)
         return Dwi.from_raw(load_image(self.path, ndim=4), self.gradients)
 
 

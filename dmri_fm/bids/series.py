@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from dmri_fm.bids.records import (
     pose_difference,
 )
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
+from dmri_fm.gradient_options import B0_THRESHOLD_RANGE
 from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS, determines_tensor
+from dmri_fm.vector_lengths import describe_range, list_volumes
 
 __all__ = ["GroupedRuns", "OpenedRun", "SessionImages", "group_runs"]
 
@@ -261,14 +264,37 @@ def _group_doubts(
 
 def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientError:
     n_volumes = sum(len(o.gtab) for o in group)
-    lowest = min(float(o.gtab.bvals.min()) for o in group)
+    # Volumes left out for want of a direction may be the b=0 that is missed.
+    lowest = float(min(b for o in group for b in (*o.gtab.bvals, *o.run.gradients.left_out_bvals)))
+    without = [
+        f"{list_volumes(o.run.gradients.left_out)} of {o.run.path.name}, b = "
+        f"{describe_range(o.run.gradients.left_out_bvals)} s/mm^2"
+        for o in group
+        if o.run.gradients.left_out
+    ]
+    found = f"no b=0 volume among {n_volumes}; the lowest b-value is {lowest:g} s/mm^2"
+    advice = (
+        "add the b=0 images of the protocol to the series, or as a run of the same `acq` or "
+        "MultipartID"
+    )
+    if bare:
+        advice += f"; {bare[0].path.name} needs .bval and .bvec files of zeros for that"
+    if without:
+        found += f"; left out, as they have no direction: {'; '.join(without)}"
+        advice += (
+            "; if those without a direction are b=0, write 0 for them into the .bval file (a "
+            "trace image or an ADC map is none)"
+        )
+    if (least := math.floor(lowest) + 1) <= B0_THRESHOLD_RANGE[1]:
+        advice += (
+            f"; if b = {lowest:g} s/mm^2 is what this protocol measures as b=0, say so by "
+            f"--b0-threshold {least} or more, up to {B0_THRESHOLD_RANGE[1]:g}"
+        )
     return GradientError(
-        f"no b=0 volume among {n_volumes}; the lowest b-value is {lowest:g} s/mm^2",
+        found,
         path=group[0].run.bval,
         expected=f"at least one volume with b < {group[0].gtab.b0_threshold:g} s/mm^2",
-        advice="add the b=0 images of the protocol to the series, or as a run of the same `acq` "
-        "or MultipartID"
-        + (f"; {bare[0].path.name} needs .bval and .bvec files of zeros for that" if bare else ""),
+        advice=advice,
     )
 
 

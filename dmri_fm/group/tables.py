@@ -16,8 +16,8 @@ from dmri_fm.derivatives.naming import output_path
 from dmri_fm.derivatives.publish import publish_json, publish_text
 from dmri_fm.derivatives.sidecars import image_sidecar
 from dmri_fm.derivatives.tsv import MISSING, format_cell, format_table, read_table
-from dmri_fm.errors import DmriError, InputError
-from dmri_fm.gradient_files import stated_b0_threshold
+from dmri_fm.errors import DmriError, GradientError, InputError
+from dmri_fm.gradient_files import read_numbers, stated_b0_threshold
 from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.group.collect import OutputFile, Problem, find_files, find_unknown, list_participants
 from dmri_fm.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
@@ -170,12 +170,10 @@ def _protocol(file: OutputFile, output_dir: Path) -> dict[str, str]:
         file.name.source_entities, "preproc_dwi", space="ACPC", extension=".bval"
     )
     try:
-        bvals = [float(word) for word in path.read_text(encoding="ascii").split()]
-    except (OSError, ValueError):
-        bvals = []
-    if not bvals:
+        bvals = read_numbers(path, "b-values").ravel()
+    except GradientError:
         return {"max_bval": MISSING, "n_volumes": MISSING}
-    largest = max(bvals)
+    largest = float(bvals.max())
     threshold = _b0_threshold(path.with_suffix(".json")) or choose_b0_threshold(bvals)
     return {
         # Scanners add a few s/mm^2 to what was asked for.

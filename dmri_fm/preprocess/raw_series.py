@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import GradientError
-from dmri_fm.gradient_files import RawGradients, list_volumes
+from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import determines_tensor
+from dmri_fm.vector_lengths import list_volumes
 
 __all__ = ["CheckedRun", "check_run", "check_usable", "find_cut_volumes", "find_empty_volumes"]
 

@@ -18,7 +18,7 @@ from dmri_fm.gradient_files import (
 )
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.volumes import Dwi
+from dmri_fm.volumes import Dwi, save_image
 
 LAS = np.diag([-2.0, 2.0, 2.0, 1.0])
 
@@ -111,20 +111,89 @@ def test_shells_with_a_common_length_each_are_refused_too(tmp_path: Path) -> Non
         read(tmp_path, bvals, BVECS * lengths[:, None])
 
 
+@pytest.mark.parametrize(("spread", "is_one"), [(0.019, True), (0.021, False)])
+def test_lengths_within_two_percent_of_their_median_are_one(
+    tmp_path: Path, spread: float, is_one: bool
+) -> None:
+    # The median of the 12 is the length of the ten.
+    lengths = np.r_[1.0, np.ones(10), 1 - spread, 1 + spread][:, None]
+    if is_one:
+        with pytest.raises(GradientError, match=r"share the length 0\.93"):
+            read(tmp_path, BVALS, 0.93 * lengths * BVECS)
+    else:
+        assert read(tmp_path, BVALS, 0.93 * lengths * BVECS).lengths.method == "length"
+    about_one = read(tmp_path, BVALS, lengths * BVECS)
+    assert about_one.lengths.is_rounding == is_one
+    assert (about_one.gtab.bvals == BVALS).all() == is_one
+
+
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_components_of_few_decimals_leave_a_common_length_undecided(
+    tmp_path: Path, decimals: int
+) -> None:
+    with pytest.raises(GradientError, match="--b-scaling length"):
+        read(tmp_path, BVALS, np.round(0.93 * BVECS, decimals))
+
+
+def test_lengths_that_scatter_about_one_are_rounding_and_said_so(tmp_path: Path) -> None:
+    lengths = np.linspace(0.985, 1.015, 13)[:, None]
+    raw = read(tmp_path, BVALS, lengths * BVECS)
+    np.testing.assert_allclose(np.linalg.norm(raw.gtab.bvecs_ras[1:], axis=1), 1, atol=1e-12)
+    assert raw.gtab.bvals.tolist() == BVALS.tolist()
+    assert raw.lengths.as_facts()["Reason"] == "lengths scatter about 1"
+    assert "by no more than 2%" in raw.warnings[0]
+
+
+def test_zero_length_makes_b0_where_lengths_scale_b(tmp_path: Path) -> None:
+    # b is nominal in every volume: only the vectors tell b = 0, 3000 and 1000.
+    lengths = np.r_[0.0, np.ones(6), np.full(6, np.sqrt(1 / 3))]
+    bvecs = np.vstack([np.zeros(3), spiral(12)]) * lengths[:, None]
+    raw = read(tmp_path, np.full(13, 3000.0), bvecs)
+    assert raw.left_out == {}
+    assert raw.gtab.is_b0.tolist() == [True] + [False] * 12
+    np.testing.assert_allclose(raw.gtab.bvals, [0] + [3000] * 6 + [1000] * 6, rtol=1e-6)
+    assert raw.lengths.as_facts()["UnweightedVolumes"] == [0]
+    assert "volume 0 (counted from 0) counted as b=0" in raw.warnings[1]
+    # NaN is no length, and `none` says that lengths mean nothing.
+    bvecs[0] = np.nan
+    assert list(read(tmp_path, np.full(13, 3000.0), bvecs).left_out) == [0]
+    bvecs[0] = 0
+    assert list(read(tmp_path, np.full(13, 3000.0), bvecs, b_scaling="none").left_out) == [0]
+
+
+def test_a_trace_image_is_no_b0_although_another_shell_scales(tmp_path: Path) -> None:
+    lengths = np.r_[0.0, np.ones(6), 1.0, 0.8, 0.6, 1.0, 0.8, 0.6, 0.0][:, None]
+    bvals = np.r_[0.0, np.full(6, 1000.0), np.full(6, 3000.0), 1000.0]
+    raw = read(tmp_path, bvals, lengths * spiral(14))
+    assert list(raw.left_out) == [13]
+    assert raw.lengths.unweighted == ()
+
+
 def test_directions_times_b_stay_an_error(tmp_path: Path) -> None:
     for options in ({}, {"b_scaling": "length"}, {"b_scaling": "none"}):
         with pytest.raises(GradientError, match=r"has length 1000\.000"):
             read(tmp_path, BVALS, 1000 * BVECS, **options)
 
 
-def test_the_strict_reader_asks_what_lengths_mean(tmp_path: Path, caplog) -> None:
-    paths = write(tmp_path, BVALS, 0.93 * BVECS)
-    with pytest.raises(GradientError, match=r"has length 0\.930"):
-        read_gradients(*paths, affine=LAS)
+def test_files_are_strict_or_raw_and_read_alike_by_library_and_app(tmp_path: Path, caplog) -> None:
+    # A trace image at the end, and lengths of .93.
+    bvals, bvecs = np.append(BVALS, 1000.0), np.vstack([0.93 * BVECS, np.zeros(3)])
+    paths = write(tmp_path, bvals, bvecs)
+    data = np.arange(14.0).reshape(1, 1, 1, 14)
+    image = save_image(data, LAS, tmp_path / "dwi.nii.gz")
+    for strict in ({}, {"b_scaling": None}):
+        with pytest.raises(GradientError, match=r"volume 13|has length 0\.930"):
+            Dwi.from_files(image, *paths, **strict)
+    with pytest.raises(GradientError, match="--b-scaling length"):
+        Dwi.from_files(image, *paths, b_scaling="auto")
+    mask = save_image(np.ones((1, 1, 1)), LAS, tmp_path / "mask.nii.gz")
     with caplog.at_level(logging.WARNING):
-        gtab = read_gradients(*paths, affine=LAS, b_scaling="length")
-    np.testing.assert_allclose(gtab.bvals[1:], 864.9)
-    assert "0.930 instead of 1" in caplog.text
+        dwi = Dwi.from_files(image, *paths, mask, b_scaling="length")
+    raw = read(tmp_path, bvals, bvecs, b_scaling="length")
+    assert dwi.gtab.bvals.tolist() == raw.gtab.bvals.tolist()
+    assert dwi.data.ravel().tolist() == list(range(13))
+    assert dwi.mask is not None
+    assert [record.message for record in caplog.records] == list(raw.warnings)
 
 
 # --- volumes without a direction ------------------------------------------------------------

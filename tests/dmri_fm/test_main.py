@@ -77,7 +77,7 @@ def test_tensor_is_told_what_lengths_of_vectors_mean(tmp_path, capsys) -> None:
     np.savetxt(path, 0.93 * np.loadtxt(path))
     scan, md = str(tmp_path / "scan.nii.gz"), "x_model-tensor_param-md_dwimap.nii.gz"
     assert main(["tensor", scan, str(tmp_path / "x")]) == 1
-    assert "length 0.930" in capsys.readouterr().err
+    assert "share the length 0.93" in capsys.readouterr().err
     found = {}
     for way in ("length", "none"):
         stem = tmp_path / way / "x"

@@ -187,7 +187,7 @@ def spoiled(kind: str, path):
     ("kind", "words"),
     [
         ("missing", ["file is missing"]),
-        ("folder", ["file is missing"]),
+        ("folder", ["no regular file"]),
         ("dangling link", ["leads nowhere", "mount"]),
         ("zero bytes", ["zero bytes", "datalad get"]),
         ("short header", ["cannot be opened"]),

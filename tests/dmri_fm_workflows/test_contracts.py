@@ -57,6 +57,7 @@ def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
         readout_time_s=0.05,
         bval=Path(f"{stem}.bval"),
         bvec=Path(f"{stem}.bvec"),
+        gradients=read_raw_gradients(f"{stem}.bval", f"{stem}.bvec", affine=AFFINE),
     )
 
 
@@ -398,7 +399,10 @@ def test_every_reader_of_gradients_is_given_the_threshold_of_the_series(
 ) -> None:
     run = make_run(tmp_path / "raw", "PA")
     np.savetxt(run.bval, [[60] + [1000] * 8], fmt="%d")
-    one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
+    gradients = read_raw_gradients(run.bval, run.bvec, affine=AFFINE)
+    one = DwiSeries(
+        runs=(replace(run, gradients=gradients),), entities={"subject": "01", "direction": "PA"}
+    )
     workflow = build(one, root=tmp_path, engines=engines)
     assert workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base["B0Threshold"] == 150
     readers = [
@@ -430,6 +434,34 @@ def test_the_ventricles_are_looked_at_where_lengths_were_decided(tmp_path: Path)
     plain = build(DwiSeries((make_run(tmp_path / "raw", "AP"),), one.entities), root=tmp_path,
                   engines=ENGINES[0])  # fmt: skip
     assert plain.get_node("dwi_dir_PA_wf.check_free_water") is None
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((0.93, 0.93), ("length", 0.93)),
+        # One factor for the whole series would be wrong for one of its runs.
+        ((0.93, 1.0), ("length", None)),
+        ((0.93, 0.8), ("length", None)),
+        ((1.0, 1.0), None),
+    ],
+)
+def test_an_alternative_md_is_told_only_of_a_length_that_all_runs_share(
+    tmp_path: Path, lengths: tuple[float, float], expected: tuple[str, float | None] | None
+) -> None:
+    runs = []
+    for encoding, length in zip(("AP", "PA"), lengths, strict=True):
+        run = make_run(tmp_path / "raw", encoding)
+        np.savetxt(run.bvec, length * np.loadtxt(run.bvec))
+        gradients = read_raw_gradients(
+            run.bval, run.bvec, affine=AFFINE, options=GradientOptions("length")
+        )
+        runs.append(replace(run, gradients=gradients))
+    one = DwiSeries(runs=tuple(runs), entities={"subject": "01"})
+    (plan,) = plan_for(one, root=tmp_path, b_scaling="length").series
+    assert plan.length_scaling == (
+        expected and (expected[0], expected[1] and pytest.approx(expected[1]))
+    )
 
 
 def fields_into(workflow: Workflow, target: str) -> set[str]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from dmri_fm.bids import DwiRun, DwiSeries, UnusedImage
+from dmri_fm.gradient_files import RawGradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.engines import Engines, choose_sdc
 
 
@@ -24,6 +26,7 @@ def make_run(phase_encoding: str | None, name: str = "x", *, has_b0: bool = True
         affine=np.eye(4),
         phase_encoding=phase_encoding,
         readout_time_s=0.05,
+        gradients=RawGradients(GradientTable([0], [[0, 0, 0]]), (0,), {}, None, ()),
         has_b0=has_b0,
     )
 

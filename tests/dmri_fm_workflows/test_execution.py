@@ -15,6 +15,8 @@ import pytest
 from dmri_fm.bids.records import DwiRun, DwiSeries, Participant, Session, UnusedImage
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.errors import BusyError, ImageError, OutputError
+from dmri_fm.gradient_files import RawGradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.execution import (
     LOCK_NAME,
     Provenance,
@@ -216,6 +218,7 @@ def make_run(acquisition: str, metadata: dict[str, str]) -> DwiRun:
     return DwiRun(
         path=path, bval=path, bvec=path, entities={}, metadata=metadata, shape=(2, 2, 2, 2),
         affine=np.eye(4), phase_encoding=None, readout_time_s=None,
+        gradients=RawGradients(GradientTable([0], [[0, 0, 0]]), (0,), {}, None, ()),
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from dmri_fm.models.directions import (
     group_axes,
 )
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
+from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import (
     Engines,
@@ -187,12 +188,18 @@ class SeriesPlan:
 
     @property
     def length_scaling(self) -> tuple[str, float | None] | None:
-        """How b-vectors of another length are read, and the length they share, if any.
+        """How b-vectors of another length are read, and the length that all runs share, if any.
 
-        None if all have unit length: then MD of the ventricles need not be looked at.
+        None if all have unit length but for rounding: then MD of the ventricles need not be
+        looked at.
         """
-        found = [r.gradients.lengths for r in self.series.runs if r.gradients is not None]
-        return next(((length.method, length.common) for length in found if length), None)
+        found = [r.gradients.lengths for r in self.series.runs]
+        read_as = [x.method for x in found if x is not None and not x.is_rounding]
+        if not read_as:
+            return None
+        common = [1.0 if x is None else x.common for x in found]
+        shared = [c for c in common if c is not None]
+        return read_as[0], share_length(shared) if len(shared) == len(found) else None
 
     @property
     def n_six_candidates(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm.bids import DwiSeries, Session
+from dmri_fm.bids import DwiSeries, Session, read_dataset
 from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.gradient_options import GradientOptions
 
 B0 = (0, 5)
 LINK = {"IntendedFor": "dwi/sub-01_dir-AP_dwi.nii.gz"}
@@ -394,6 +397,9 @@ def reverse_b0(
         ((6, 6, 4, 1), "5", False),
         ((6, 6, 4, 3), None, False),
         ((6, 6, 4, 3), "0 0 5", False),
+        # HCP 7T and Bruker store 55 to 70 for b=0.
+        ((6, 6, 4, 3), "60 65 60", False),
+        ((6, 6, 4), "60", True),
     ],
 )
 def test_b0_image_serves_whatever_its_files(maker, shape, bval, has_bvec) -> None:
@@ -436,6 +442,48 @@ def test_several_volumes_without_gradients_are_refused_unless_said_to_be_reverse
     (series,) = visits[0].series
     assert series.blip_pair is None
     assert f"{stem}" in reasons(series)
+
+
+@pytest.mark.parametrize(
+    ("bval", "has_bvec", "file", "found"),
+    [
+        pytest.param("", True, "bval", "file is empty", id="empty"),
+        pytest.param("0 x", True, "bval", "not a number: 'x'", id="words"),
+        pytest.param("0_0", False, "bval", "not a number: '0_0'", id="Python's own digits"),
+        pytest.param("1000", True, "bval", "b = 1000 s/mm^2 for a 3-D image", id="weighted"),
+        pytest.param("0 0", True, "bval", "2 b-values for a 3-D image", id="several"),
+        pytest.param(None, True, "bvec", "no .bval file", id="bvec alone"),
+    ],
+)
+def test_gradient_files_that_spoil_a_single_volume_are_named(
+    maker, bval, has_bvec, file, found
+) -> None:
+    maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
+    path = reverse_b0(maker, (6, 6, 4), bval=bval, has_bvec=has_bvec)
+    _, (problem,) = maker.read()
+    assert isinstance(problem.error, GradientError)
+    assert found in problem.error.found
+    assert problem.path == path.with_name(f"sub-01_dir-PA_dwi.{file}")
+
+
+def test_the_threshold_of_the_user_decides_about_a_b0_image(maker) -> None:
+    maker.dwi("sub-01_dir-AP_dwi", bvals=[0, *[1000] * 6], metadata=maker.AP)
+    reverse_b0(maker, (6, 6, 4), bval="60", has_bvec=False)
+    strict = GradientOptions(b0_threshold=50)
+    (problem,) = read_dataset(maker.root, gradient_options=strict).problems
+    assert "b = 60 s/mm^2" in problem.error.found
+
+
+@pytest.mark.parametrize("ending", ["bval", "bvec", "nii.gz", "json"])
+def test_a_pipe_is_refused_and_never_opened(maker, ending) -> None:
+    maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
+    path = reverse_b0(maker, (6, 6, 4, 2), bval="0 0", has_bvec=ending == "bvec")
+    pipe = path.with_name(f"sub-01_dir-PA_dwi.{ending}")
+    pipe.unlink()
+    os.mkfifo(pipe)
+    _, (problem,) = maker.read()
+    assert "no regular file" in problem.error.found
+    assert problem.path == pipe
 
 
 def test_weighted_volume_without_a_direction_is_no_b0(maker) -> None:

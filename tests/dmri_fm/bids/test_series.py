@@ -8,6 +8,7 @@ import pytest
 from dmri_fm.bids import Session, read_dataset
 from dmri_fm.bids.records import is_opposite
 from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.gradient_options import GradientOptions
 
 B0 = (0, 5)
 
@@ -226,3 +227,45 @@ def test_gradient_echo_field_map_goes_to_the_series_it_names(maker) -> None:
     assert sorted(a.fieldmaps[0].paths) == ["magnitude1", "magnitude2", "phasediff"]
     assert a.fieldmaps[0].metadata["phasediff"]["EchoTime2"] == 0.006
     assert [f.kind for f in b.fieldmaps] == ["phase1phase2"]
+
+
+@pytest.mark.parametrize(
+    ("bvals", "threshold"),
+    [
+        ([60, 200] + [1000] * 6, 61),
+        ([101] + [1000] * 6, 102),
+        ([60] * 2 + [259] * 6, 61),
+        ([60, 95, 110] + [1000] * 6, 61),
+        ([700] + [1000] * 6, None),
+    ],
+)
+def test_a_series_without_b0_is_told_of_the_threshold_where_that_may_help(
+    maker, bvals, threshold
+) -> None:
+    maker.dwi("sub-01_dwi", bvals=bvals, metadata=maker.AP)
+    (problem,) = maker.read()[1]
+    advice = problem.error.advice
+    assert "add the b=0 images" in advice
+    if threshold is None:
+        assert "--b0-threshold" not in advice
+    else:
+        assert f"--b0-threshold {threshold} or more, up to 500" in advice
+        options = GradientOptions(b0_threshold=threshold)
+        assert not read_dataset(maker.root, gradient_options=options).problems
+
+
+@pytest.mark.parametrize("bval", [101, 3000])
+def test_volumes_left_out_are_named_where_a_series_lacks_b0(maker, bval) -> None:
+    # b=0 stored with a nominal b-value and vectors of zeros.
+    maker.dwi("sub-01_dwi", bvals=[bval, *[3000] * 6, bval], metadata=maker.AP)
+    bvecs = np.loadtxt(maker.path("sub-01_dwi.bvec"))
+    bvecs[:, [0, 7]] = 0
+    np.savetxt(maker.path("sub-01_dwi.bvec"), bvecs)
+    (problem,) = maker.read()[1]
+    assert (
+        f"volumes 0, 7 (counted from 0) of sub-01_dwi.nii.gz, b = {bval} s/mm^2"
+        in problem.error.found
+    )
+    assert f"the lowest b-value is {bval} s/mm^2" in problem.error.found
+    assert "write 0 for them into the .bval file" in problem.error.advice
+    assert ("--b0-threshold 102" in problem.error.advice) == (bval == 101)
