@@ -165,8 +165,8 @@ def read_raw_gradients(
 
     Lengths of b-vectors that vary within one shell by more than rounding scale the b-value by
     their square, as MRtrix does: some scanners store one nominal b-value for all shells, and
-    zeros for b=0. Other weighted volumes without a direction (trace images and ADC maps that a
-    scanner appends) are left out.
+    a vector of zeros for b=0, which is read so if no b-value of the file is b=0. Other weighted
+    volumes without a direction (trace images and ADC maps that a scanner appends) are left out.
 
     Parameters
     ----------
@@ -205,8 +205,9 @@ def read_raw_gradients(
     if left_out:
         warnings.append(
             f"{bvec.name}: {list_volumes(left_out)} left out: no direction at b = "
-            f"{describe_range(bvals[bare])} s/mm^2, as in trace images and ADC maps that a "
-            "scanner appends. If it is b=0, its b-value is wrong."
+            f"{describe_range(bvals[bare])} s/mm^2 (zeros or NaN). Scanners append such "
+            "trace images and ADC maps; elsewhere the vector is damaged, or the b-value of a b=0 "
+            "is wrong."
         )
     if options.b0_threshold is None and threshold > B0_THRESHOLD:
         warnings.append(

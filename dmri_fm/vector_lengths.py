@@ -111,7 +111,8 @@ def apply_lengths(
     """Return b-values that lengths of b-vectors have scaled, unit vectors, and what was done.
 
     Where all lengths are 1 but for rounding, both arrays are returned as they are. Where lengths
-    vary within one shell and scale its b-value, a vector of length zero makes it 0.
+    vary within one shell and scale its b-value, a vector of length zero makes it 0, unless the
+    file has other volumes of b=0.
     """
     length = np.linalg.norm(bvecs, axis=1)
     threshold = options.b0_threshold
@@ -135,7 +136,13 @@ def apply_lengths(
     unweighted: list[int] = []
     if method == "length":
         scaled[is_scaled] *= length[is_scaled] ** 2
-        varied = [shell for shell, one in zip(shells, common, strict=True) if one is None]
+        # A file that states b=0 elsewhere needs no such reading: there it is a trace image.
+        states_b0 = not is_weighted.all()
+        varied = [
+            shell
+            for shell, one in zip(shells, common, strict=True)
+            if one is None and not states_b0
+        ]
         unweighted = [int(v) for shell in varied for v in shell if not is_judged[v]]
         scaled[unweighted] = 0.0
         unit[unweighted] = 0.0
@@ -199,7 +206,8 @@ def describe_lengths(
     if lengths.unweighted:
         yield (
             f"{name}: {list_volumes(lengths.unweighted)} counted as b=0: the b-vector has length "
-            "0, by which the b-value is multiplied as all others are."
+            "0, and the b-value is multiplied by its square. A trace image would look the same: "
+            "remove it from the series."
         )
 
 

@@ -22,7 +22,12 @@ from dmri_fm.bids.records import (
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.gradient_options import B0_THRESHOLD_RANGE
 from dmri_fm.gradients import GradientTable
-from dmri_fm.tensor_design import FEWEST_DIRECTIONS, determines_tensor
+from dmri_fm.tensor_design import (
+    FEWEST_DIRECTIONS,
+    describe_widening,
+    determines_tensor,
+    select_shells,
+)
 from dmri_fm.vector_lengths import describe_range, list_volumes
 
 __all__ = ["GroupedRuns", "OpenedRun", "SessionImages", "group_runs"]
@@ -248,6 +253,8 @@ def _group_doubts(
             f"{first.path.name}: its {n_directions} diffusion directions do not determine a "
             "tensor (they may lie in one plane or on one cone): the tensor is not fitted."
         )
+    elif (widening := describe_widening(gtab, select_shells(gtab))) is not None:
+        yield f"{first.path.name}: the tensor is fitted to {widening}. Kurtosis makes its MD low."
     echo_times = sorted({t for o in group if (t := echo_time_s(o.run)) is not None})
     if echo_times and echo_times[-1] > (1 + ECHO_TIME_TOLERANCE) * echo_times[0]:
         times = ", ".join(f"{t:g}" for t in echo_times)

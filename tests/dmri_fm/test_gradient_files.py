@@ -161,9 +161,11 @@ def test_zero_length_makes_b0_where_lengths_scale_b(tmp_path: Path) -> None:
     assert list(read(tmp_path, np.full(13, 3000.0), bvecs, b_scaling="none").left_out) == [0]
 
 
-def test_a_trace_image_is_no_b0_although_another_shell_scales(tmp_path: Path) -> None:
-    lengths = np.r_[0.0, np.ones(6), 1.0, 0.8, 0.6, 1.0, 0.8, 0.6, 0.0][:, None]
-    bvals = np.r_[0.0, np.full(6, 1000.0), np.full(6, 3000.0), 1000.0]
+@pytest.mark.parametrize(("first", "trace"), [(0.0, 3000.0), (1000.0, 1000.0)])
+def test_a_trace_image_is_no_b0(tmp_path: Path, first: float, trace: float) -> None:
+    # In the first file b=0 is stated, in the second the shell of the trace does not vary.
+    lengths = np.r_[first > 0, np.ones(6), 1.0, 0.8, 0.6, 1.0, 0.8, 0.6, 0.0][:, None]
+    bvals = np.r_[first, np.full(6, 1000.0), np.full(6, 3000.0), trace]
     raw = read(tmp_path, bvals, lengths * spiral(14))
     assert list(raw.left_out) == [13]
     assert raw.lengths.unweighted == ()

@@ -269,3 +269,11 @@ def test_volumes_left_out_are_named_where_a_series_lacks_b0(maker, bval) -> None
     assert f"the lowest b-value is {bval} s/mm^2" in problem.error.found
     assert "write 0 for them into the .bval file" in problem.error.advice
     assert ("--b0-threshold 102" in problem.error.advice) == (bval == 101)
+
+
+@pytest.mark.parametrize(("bvals", "is_widened"), [([0, *[3000] * 6], True), (None, False)])
+def test_a_tensor_of_higher_b_values_is_among_the_warnings(maker, bvals, is_widened) -> None:
+    maker.dwi("sub-01_dwi", bvals=bvals or (0, *[1000] * 6, *[3000] * 6), metadata=maker.AP)
+    (series,) = read_session(maker).series
+    said = "the tensor is fitted to b-values up to 3000 s/mm^2: those up to 1550 do not determine"
+    assert any(said in warning for warning in series.warnings) == is_widened
