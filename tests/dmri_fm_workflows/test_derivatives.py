@@ -16,7 +16,7 @@ from dmri_fm_workflows.derivatives import (
     ANAT_OUTPUTS,
     FEATURE_OUTPUTS,
     MNI,
-    QCGDTI_OUTPUTS,
+    REFINER_OUTPUTS,
     SERIES_OUTPUTS,
     SERIES_TEMPLATE_OUTPUTS,
     TENSOR_OUTPUTS,
@@ -29,13 +29,15 @@ RAW = ["bids:raw:sub-01/dwi/sub-01_acq-b_dwi.nii.gz"]
 WARNINGS = ["sub-01_acq-b: distortion is NOT corrected"]
 FACTS = {
     "facts": {"Warnings": WARNINGS, "HMCMethod": "none"},
-    "tensor_facts": {"Name": "diffusion tensor", "FitMethod": "weighted least squares"},
+    "tensor_facts": {"FitMethod": "weighted least squares"},
+    "tensorrefiner_facts": {"Version": "1", "Volumes": [0, 1]},
 }
 OUTPUTS = (
     *(o for o in SERIES_OUTPUTS if o.kind == "dwiref"),
     *(o for o in SERIES_OUTPUTS if o.kind == "preproc_dwi" and o.space == "ACPC"),
     *(o for o in SERIES_OUTPUTS if o.kind == "dwi_xfm"),
     *(o for o in TENSOR_OUTPUTS if o.kind in ("tensor_diffusivity", "tensor_fa")),
+    *(o for o in REFINER_OUTPUTS if o.kind == "tensorrefiner_fa" and o.space == "ACPC"),
 )
 
 
@@ -124,7 +126,7 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
         *SERIES_OUTPUTS,
         *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS),
         *TENSOR_OUTPUTS,
-        *QCGDTI_OUTPUTS,
+        *REFINER_OUTPUTS,
         *FEATURE_OUTPUTS,
     )
     anat = {"subject": "01"} if has_t1w else None

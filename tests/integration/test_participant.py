@@ -230,8 +230,9 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         n_known = len(plan.warnings)
         assert tuple(series["Warnings"][:n_known]) == plan.warnings
         files = [image.path.name for image in plan.sources]
-        assert [uri.rsplit("/", 1)[1] for uri in series["Sources"]] == files
-        tensor = read("space-ACPC_model-tensor_param-fa_dwimap")
+        raw = [uri for uri in series["Sources"] if uri.startswith("bids:raw:")]
+        assert [uri.rsplit("/", 1)[1] for uri in raw] == files
+        tensor = read("space-ACPC_model-tensor_param-fa_dwimap")["Model"]["Parameters"]
         shells = plan.gtab.select(plan.tensor_volumes).shells
         assert tuple(tensor["Volumes"]) == plan.tensor_volumes
         assert tensor["BValues"] == [round(s.bval) for s in shells]
@@ -242,9 +243,11 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         (network,) = plan.networks
         maps = folder.glob(f"{plan.name}_space-ACPC_model-*_param-fa_dwimap.json")
         (found,) = (json.loads(p.read_text()) for p in maps if "model-tensor_" not in p.name)
-        assert found["BValue"] == round(plan.six.bval)
+        assert found["Model"]["Parameters"]["BValue"] == round(plan.six.bval)
         assert f"network {network}: six of {plan.n_six_candidates} directions" in text
-        (row,) = read_table(folder / f"{plan.name}_space-MNI152NLin2009aSym_desc-cls_features.tsv")
+        (row,) = read_table(
+            folder / f"{plan.name}_space-MNI152NLin2009aSym_model-drope_desc-pooled_features.tsv"
+        )
         assert int(row["n_directions"]) == plan.n_feature_directions
 
 
