@@ -142,7 +142,6 @@ def predict_tensor(
         std=_deviations(images[6:8], loaded.statistics) if has_more else None,
         unfamiliarity=images[8].numpy() if has_more else None,
         metadata={
-            "Name": loaded.name,
             "Version": loaded.version,
             "Weights": "packaged" if weights is None else str(Path(weights).name),
             "SHA256": loaded.sha256,

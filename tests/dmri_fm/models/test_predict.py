@@ -97,6 +97,7 @@ def test_tensor_maps(scan, dti_weights):
     assert metadata["ConditionNumber"] < 3
     assert metadata["BValue"] == 1000
     assert len(metadata["SHA256"]) == 64
+    assert "Name" not in metadata, "the record names the model"
 
 
 @pytest.fixture(scope="module")
