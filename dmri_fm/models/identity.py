@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.project import source_url
 
 __all__ = [
     "APP_MODELS",
@@ -48,9 +50,11 @@ class ModelIdentity:
     url
         Address of the method's description; empty where there is none.
     fit_method
-        How the parameters of a voxel are found, in a word or two; empty for encoders.
+        How the parameters of a voxel are found, in the words of BEP016 (`wls`) where it has one;
+        empty for encoders. It is `Model.Parameters.FitMethod` of sidecars.
     card
-        Its model card, relative to the repository; empty where there is none.
+        Its model card, relative to the repository; empty where there is none. The address of the
+        card is that of a model without a publication.
     outputs
         What its outputs are that need words: `intervals`, `unfamiliarity`, `pooled`, `patch`.
     """
@@ -107,7 +111,7 @@ _TENSOR = ModelIdentity(
         "and scalar maps were derived from its eigenvalues [@basser1996]."
     ),
     url="https://doi.org/10.1006/jmrb.1994.1037",
-    fit_method="WLS",
+    fit_method="wls",
 )
 
 _REFINER = ModelIdentity(
@@ -308,13 +312,15 @@ def identity(name_or_label: str) -> ModelIdentity:
     )
 
 
-def about_model(name_or_label: str) -> dict[str, str]:
+def about_model(name_or_label: str) -> dict[str, Any]:
     """Return what metadata say of a model.
 
     Returns
     -------
     dict
-        `Name` (its title), `Label`, `Description` and, if there is an address, `URL`.
+        `Name` (its title), `Label`, `Description`; if there is an address, `URL`: of the
+        publication, or of the model card where the project has a public address; for models that
+        fit something, `Parameters` with `FitMethod`.
 
     Raises
     ------
@@ -322,8 +328,19 @@ def about_model(name_or_label: str) -> dict[str, str]:
         If there is no such model.
     """
     model = identity(name_or_label)
-    found = {"Name": model.title, "Label": model.label, "Description": model.description}
-    return found | ({"URL": model.url} if model.url else {})
+    found: dict[str, Any] = {
+        "Name": model.title,
+        "Label": model.label,
+        "Description": model.description,
+    }
+    source = source_url()
+    if model.url:
+        found["URL"] = model.url
+    elif model.card and source is not None:
+        found["URL"] = f"{source.rstrip('/')}/blob/HEAD/{model.card}"
+    if model.fit_method:
+        found["Parameters"] = {"FitMethod": model.fit_method}
+    return found
 
 
 def describe_models(names: Collection[str]) -> str:

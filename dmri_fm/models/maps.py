@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
 from dmri_fm.models.identity import about_model
+from dmri_fm.models.metadata import join_models, nest_model
 from dmri_fm.volumes import save_image
 
 __all__ = [
@@ -316,7 +317,7 @@ class TensorMaps:
             "Units": "mm^2/s",
             "TensorElements": list(TENSOR_ELEMENTS),
             "ReferenceFrame": "RAS+ scanner axes",
-            "Model": about_model(self.model) | self.metadata,
+            "Model": join_models(about_model(self.model), nest_model(self.metadata)["Model"]),
         }
         name = paths["diffusivity"].name.removesuffix(".nii.gz") + ".json"
         paths["diffusivity"].with_name(name).write_text(

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from dmri_fm.derivatives import load_catalogue
-from dmri_fm.derivatives.model_metadata import FIT_METHODS, nest_model
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references, render_methods
 from dmri_fm.derivatives.root import (
@@ -31,6 +30,7 @@ from dmri_fm.derivatives.sidecars import (
     raw_uri,
 )
 from dmri_fm.errors import ConfigError
+from dmri_fm.models.metadata import nest_model
 
 MNI = "MNI152NLin2009aSym"
 RAW = {
@@ -100,7 +100,7 @@ def test_tensor_says_how_it_is_laid_out():
     scalar = image_sidecar("tensorrefiner_fa", space=MNI, sources=["bids::x"])
     assert "OrientationEncoding" not in scalar
     assert scalar["ValidRange"] == [0.0, 1.0]
-    assert set(scalar["Model"]) == {"Name", "Label", "Description"}
+    assert set(scalar["Model"]) == {"Name", "Label", "Description", "Parameters"}
     assert scalar["Model"]["Label"] == "tensorrefiner"
     assert urlsplit(scalar["ParameterURL"]).path == "/10.1006/jmrb.1996.0086"
 
@@ -185,28 +185,22 @@ def test_transform_says_what_its_ends_mean():
 
 
 def test_model_of_a_map_has_the_fields_of_the_draft():
-    facts = {
-        "Name": "diffusion tensor",
-        "Reference": "doi:10.1016/j.neuroimage.2006.07.001",
-        "FitMethod": "weighted least squares",
-        "Volumes": [0, 1],
-        "Warnings": ["w"],
-    }
-    found = nest_model(facts)
+    found = nest_model({"Version": "1", "Volumes": [0, 1], "Warnings": ["w"]})
     assert found == {
         "Warnings": ["w"],
-        "Model": {
-            "Name": "diffusion tensor",
-            "Parameters": {"FitMethod": "wls", "Volumes": [0, 1]},
-        },
+        "Model": {"Version": "1", "Parameters": {"Volumes": [0, 1]}},
     }
-    assert facts["FitMethod"] == "weighted least squares"
     own = nest_model({"Seed": 0, "Model": {"Name": "x", "Parameters": {"Samples": 2}}})
     assert own == {"Model": {"Name": "x", "Parameters": {"Seed": 0, "Samples": 2}}}
 
 
-def test_every_fit_has_the_drafts_terms():
-    assert set(FIT_METHODS.values()) <= {"ols", "wls", "iwls", "nlls"}
+def test_every_fit_names_its_method():
+    methods = {"tensor": "wls", "tensorrefiner": "neural network"}
+    for kind in load_catalogue().kinds.values():
+        if kind.suffix == "dwimap":
+            model = image_sidecar(kind.name, space="ACPC")["Model"]
+            assert model["Parameters"] == {"FitMethod": methods[kind.model]}
+    assert "Parameters" not in image_sidecar("drope_pooled_features", space=MNI)["Model"]
 
 
 def test_what_made_a_file_is_named_with_its_code():

@@ -78,8 +78,20 @@ def test_methods_name_what_ran_alone():
     assert "rotary" not in text
     assert describe_models([]) == ""
     assert about_model("tensor-refiner")["Label"] == "tensorrefiner"
-    assert "URL" not in about_model("tensor-refiner")
     assert about_model("drope")["URL"].endswith("2603.25977")
+
+
+@pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope/"])
+def test_a_model_without_a_publication_has_the_address_of_its_card(monkeypatch, source):
+    monkeypatch.setattr("dmri_fm.models.identity.source_url", lambda: source)
+    expected = {
+        None: None,
+        "https://forge.example/lab/drope/": (
+            "https://forge.example/lab/drope/blob/HEAD/docs/model_cards/tensor-refiner.md"
+        ),
+    }
+    assert about_model("tensor-refiner").get("URL") == expected[source]
+    assert about_model("tensor")["URL"] == identity("tensor").url
 
 
 def test_names_do_not_wait_for_torch():
