@@ -130,7 +130,7 @@ _REFINER = ModelIdentity(
         "images over neighbours that it weighs itself (as kernel prediction does) "
         "[@mildenhall2018], fits the tensor [@basser1994] and corrects it. Its maps are "
         "experimental. Standard deviations of its FA and MD, and the map of unfamiliarity, are "
-        "this software's own, calibrated on simulation."
+        "this software's own; those of the packaged weights are calibrated on simulation."
     ),
     fit_method="neural network",
     card="docs/model_cards/tensor-refiner.md",
@@ -138,13 +138,14 @@ _REFINER = ModelIdentity(
         {
             "intervals": (
                 "Standard deviation of the tensor refiner's error, as the network itself predicts "
-                "it, calibrated on simulation so that nine errors in ten are below 1.645 times "
-                "this; 0 outside the brain."
+                "it; the packaged weights are calibrated on simulation so that nine errors in ten "
+                "are below 1.645 times this; 0 outside the brain."
             ),
             "unfamiliarity": (
                 "How unlike the tensor refiner's training data the surroundings of a voxel are "
-                "(Mahalanobis distance of the network's coarse features), as the share of "
-                "simulated data that are less unlike, percent; 0 outside the brain."
+                "(Mahalanobis distance of the network's coarse features), as the share of further "
+                "such data (simulated ones for the packaged weights) that are less unlike, "
+                "percent; 0 outside the brain."
             ),
         }
     ),
@@ -200,18 +201,19 @@ _DROPE = ModelIdentity(
         "autoencoder, on the signal over the mean b=0."
     ),
     provenance=(
-        "Method of Kung et al. 2026 with differences: a smaller encoder on a grid of 2 mm, a "
-        "direction enters as the product of its vector with itself, and the class token of the "
-        "publication is not used: the features of a scan are its pooled patch tokens, mapped by a "
-        "Wiener filter that was fitted to simulated test-retest scans."
+        "Method of Kung et al. 2026. The packaged weights differ from it: they are those of a "
+        "smaller encoder on a grid of 2 mm, a direction enters as the product of its vector with "
+        "itself, and the class token of the publication is not used: the features of a scan are "
+        "its pooled patch tokens, mapped by a Wiener filter that was fitted to simulated "
+        "test-retest scans."
     ),
     citations=("kung2026",),
     methods=(
         "Features of the scan and of its patches came from a transformer with rotary embedding of "
         "the diffusion space [@kung2026], applied to the signal divided by the mean b=0 image. "
-        "The class token of that publication is not used: the features of the scan are its pooled "
-        "patch tokens, mapped by a Wiener filter that was fitted to simulated test-retest scans. "
-        "They are experimental."
+        "With the packaged weights, the class token of that publication is not used: the features "
+        "of the scan are its pooled patch tokens, mapped by a Wiener filter that was fitted to "
+        "simulated test-retest scans. They are experimental."
     ),
     url="https://doi.org/10.48550/arXiv.2603.25977",
     card="docs/model_cards/drope.md",
@@ -219,8 +221,8 @@ _DROPE = ModelIdentity(
         {
             "pooled": (
                 "One row, the features of the whole scan: the encoder's patch tokens, pooled over "
-                "the scan and mapped by a Wiener filter (the class token is not used), and how "
-                "far the scan lies from the training data."
+                "the scan and, by the packaged weights, mapped by a Wiener filter (the class "
+                "token is not used), and how far the scan lies from the training data."
             ),
             "patch": (
                 "Features of every patch, patch tokens averaged over directions (the class token "
