@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -14,7 +13,6 @@ from dmri_fm.derivatives import load_catalogue
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references, render_methods
 from dmri_fm.derivatives.root import (
-    CODE_URL,
     dataset_description,
     default_methods,
     read_container,
@@ -203,11 +201,14 @@ def test_every_fit_names_its_method():
     assert "Parameters" not in image_sidecar("drope_pooled_features", space=MNI)["Model"]
 
 
-def test_what_made_a_file_is_named_with_its_code():
+@pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope"])
+def test_what_made_a_file_is_named_with_its_code_where_it_is_known(monkeypatch, source, tmp_path):
+    monkeypatch.setattr("dmri_fm.derivatives.root.source_url", lambda: source)
     (by,) = image_sidecar("t1w")["GeneratedBy"]
     assert by["Name"] == "drope-bidsapp"
-    assert by["CodeURL"] == CODE_URL
-    assert re.fullmatch(r"https://\S+/drope-bidsapp/?", CODE_URL)
+    assert by.get("CodeURL", "left out") == (source or "left out")
+    dataset = dataset_description(tmp_path / "out", source=tmp_path, source_name="x")
+    assert dataset["GeneratedBy"][0].get("CodeURL", "left out") == (source or "left out")
 
 
 def test_first_fitting_pattern_describes_a_column():
@@ -259,7 +260,6 @@ def test_dataset_description(tmp_path):
     assert inside["DatasetLinks"] == {"raw": "../.."}
     assert inside["DatasetType"] == "derivative"
     assert inside["BIDSVersion"] == "1.11.1"
-    assert inside["GeneratedBy"][0]["CodeURL"] == CODE_URL
     assert inside["GeneratedBy"][0]["Container"]["Type"] == "docker"
     assert inside["License"] == "CC0"
     outside = dataset_description(tmp_path / "out", source=raw, source_name="Study")
