@@ -55,6 +55,9 @@ class ModelIdentity:
     card
         Its model card, relative to the repository; empty where there is none. The address of the
         card is that of a model without a publication.
+    is_experimental
+        Whether its outputs are experimental: no evaluation has found the packaged weights better
+        than a baseline.
     outputs
         What its outputs are that need words: `intervals`, `unfamiliarity`, `pooled`, `patch`.
     """
@@ -68,6 +71,7 @@ class ModelIdentity:
     url: str = ""
     fit_method: str = ""
     card: str = ""
+    is_experimental: bool = False
     outputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -134,6 +138,7 @@ _REFINER = ModelIdentity(
     ),
     fit_method="neural network",
     card="docs/model_cards/tensor-refiner.md",
+    is_experimental=True,
     outputs=MappingProxyType(
         {
             "intervals": (
@@ -217,6 +222,7 @@ _DROPE = ModelIdentity(
     ),
     url="https://doi.org/10.48550/arXiv.2603.25977",
     card="docs/model_cards/drope.md",
+    is_experimental=True,
     outputs=MappingProxyType(
         {
             "pooled": (
@@ -235,10 +241,11 @@ _DROPE = ModelIdentity(
 
 
 def _ablation(of: ModelIdentity, name: str) -> ModelIdentity:
+    variant = name.partition("ablation")[2].removeprefix("-").replace("-", " ")
     return replace(
         of,
         name=name,
-        title=f"{of.title}, {name}",
+        title=f"{of.title}, ablation {variant}".rstrip(),
         provenance=f"Small variant of {of.name}, for its ablations; it ships without weights.",
     )
 

@@ -29,6 +29,7 @@ from dmri_fm.derivatives.sidecars import (
 )
 from dmri_fm.errors import ConfigError
 from dmri_fm.models.metadata import nest_model
+from dmri_fm.preprocess.pose import POSE_NAMES
 
 MNI = "MNI152NLin2009aSym"
 RAW = {
@@ -215,6 +216,10 @@ def test_first_fitting_pattern_describes_a_column():
     found = describe_columns(["eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"])
     assert found["eddy_outliers"]["Description"].startswith("Outlier")
     assert found["eddy_xy"]["Description"].startswith("Eddy-current")
+    poses = describe_columns(POSE_NAMES)
+    assert [poses[name]["Units"] for name in POSE_NAMES] == [
+        *["mm"] * 3, *["rad"] * 3, *["mm/mm"] * 9,
+    ]  # fmt: skip
     assert set(found) == {"eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"}
 
 

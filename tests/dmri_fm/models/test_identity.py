@@ -60,6 +60,18 @@ def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
     assert identity("qcg-dti-paper").citations == ("zheng2025",)
 
 
+def test_titles_are_told_apart_and_name_a_network_once():
+    titles = [model.title for model in IDENTITIES.values()]
+    assert len(set(titles)) == len(titles)
+    assert identity("qcg-dti-ablation-no-qcf").title == "QCG-DTI, ablation no qcf"
+    assert identity("drope-ablation").title == "D-RoPE encoder as published, ablation"
+
+
+def test_what_is_experimental_says_so_in_the_methods_text():
+    for name in ("tensor", *APP_MODELS):
+        assert identity(name).is_experimental == ("experimental" in identity(name).methods)
+
+
 def test_cards_exist():
     for model in IDENTITIES.values():
         assert (ROOT / model.card).exists()
