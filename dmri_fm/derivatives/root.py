@@ -22,11 +22,11 @@ from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.json_files import read_object
 from dmri_fm.models.identity import describe_models
+from dmri_fm.project import DISTRIBUTION, source_url
 
 __all__ = [
     "APP_NAME",
     "BIDS_VERSION",
-    "CODE_URL",
     "CONTAINER_VARIABLE",
     "dataset_description",
     "default_methods",
@@ -35,10 +35,7 @@ __all__ = [
     "write_root_files",
 ]
 
-APP_NAME = "drope-bidsapp"
-
-#: Where the code is to be had.
-CODE_URL = "https://pypi.org/project/drope-bidsapp/"
+APP_NAME = DISTRIBUTION
 
 BIDS_VERSION = "1.11.1"
 
@@ -81,8 +78,14 @@ def read_container(environ: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def generated_by() -> dict[str, str]:
-    """Return the entry of `GeneratedBy` that stands for this version of the app."""
-    return {"Name": APP_NAME, "Version": __version__, "CodeURL": CODE_URL}
+    """Return the entry of `GeneratedBy` that stands for this version of the app.
+
+    It has a `CodeURL` where the package's own metadata name the source, see
+    :func:`dmri_fm.project.source_url`.
+    """
+    found = {"Name": APP_NAME, "Version": __version__}
+    source = source_url()
+    return found | ({"CodeURL": source} if source is not None else {})
 
 
 def dataset_description(

@@ -15,13 +15,14 @@ from typing import Any
 import yaml
 
 from dmri_fm.derivatives.maps import Kind, load_catalogue
-from dmri_fm.derivatives.model_metadata import orientation_encoding, parameter_url
+from dmri_fm.derivatives.model_metadata import parameter_url
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references
 from dmri_fm.derivatives.root import generated_by, write_root_files
 from dmri_fm.derivatives.sources import derivative_uri, raw_uri
 from dmri_fm.errors import ConfigError
 from dmri_fm.models.identity import about_model
+from dmri_fm.models.metadata import orientation_encoding
 
 __all__ = [
     "BVEC_CONVENTION",

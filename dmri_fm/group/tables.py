@@ -23,6 +23,7 @@ from dmri_fm.group.collect import OutputFile, Problem, find_files, find_unknown,
 from dmri_fm.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
 from dmri_fm.group.status import ParticipantStatus, read_status
 from dmri_fm.json_files import read_object
+from dmri_fm.models.identity import identity
 from dmri_fm.volumes import load_image, read_array
 
 __all__ = [
@@ -312,9 +313,12 @@ def _describe_scalars(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
             statistic, _, region = column.removeprefix(f"{name}_").partition("_")
             if column.startswith(f"{name}_") and statistic in STATISTICS:
                 kind = kinds[name]
+                status = ", experimental" if identity(str(kind.model)).is_experimental else ""
                 words = {"std": "Standard deviation"}.get(statistic, statistic.capitalize())
                 found[column] = {
-                    "Description": f"{words} of {kind.title.lower()} ({kind.model}) in {region}",
+                    "Description": (
+                        f"{words} of {kind.title.lower()} ({kind.model}{status}) in {region}"
+                    ),
                     "Units": kind.units,
                 }
     return found

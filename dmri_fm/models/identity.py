@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.project import source_url
 
 __all__ = [
     "APP_MODELS",
@@ -48,9 +50,14 @@ class ModelIdentity:
     url
         Address of the method's description; empty where there is none.
     fit_method
-        How the parameters of a voxel are found, in a word or two; empty for encoders.
+        How the parameters of a voxel are found, in the words of BEP016 (`wls`) where it has one;
+        empty for encoders. It is `Model.Parameters.FitMethod` of sidecars.
     card
-        Its model card, relative to the repository; empty where there is none.
+        Its model card, relative to the repository; empty where there is none. The address of the
+        card is that of a model without a publication.
+    is_experimental
+        Whether its outputs are experimental: no evaluation has found the packaged weights better
+        than a baseline.
     outputs
         What its outputs are that need words: `intervals`, `unfamiliarity`, `pooled`, `patch`.
     """
@@ -64,6 +71,7 @@ class ModelIdentity:
     url: str = ""
     fit_method: str = ""
     card: str = ""
+    is_experimental: bool = False
     outputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -107,7 +115,7 @@ _TENSOR = ModelIdentity(
         "and scalar maps were derived from its eigenvalues [@basser1996]."
     ),
     url="https://doi.org/10.1006/jmrb.1994.1037",
-    fit_method="WLS",
+    fit_method="wls",
 )
 
 _REFINER = ModelIdentity(
@@ -126,21 +134,23 @@ _REFINER = ModelIdentity(
         "images over neighbours that it weighs itself (as kernel prediction does) "
         "[@mildenhall2018], fits the tensor [@basser1994] and corrects it. Its maps are "
         "experimental. Standard deviations of its FA and MD, and the map of unfamiliarity, are "
-        "this software's own, calibrated on simulation."
+        "this software's own; those of the packaged weights are calibrated on simulation."
     ),
     fit_method="neural network",
     card="docs/model_cards/tensor-refiner.md",
+    is_experimental=True,
     outputs=MappingProxyType(
         {
             "intervals": (
                 "Standard deviation of the tensor refiner's error, as the network itself predicts "
-                "it, calibrated on simulation so that nine errors in ten are below 1.645 times "
-                "this; 0 outside the brain."
+                "it; the packaged weights are calibrated on simulation so that nine errors in ten "
+                "are below 1.645 times this; 0 outside the brain."
             ),
             "unfamiliarity": (
                 "How unlike the tensor refiner's training data the surroundings of a voxel are "
-                "(Mahalanobis distance of the network's coarse features), as the share of "
-                "simulated data that are less unlike, percent; 0 outside the brain."
+                "(Mahalanobis distance of the network's coarse features), as the share of further "
+                "such data (simulated ones for the packaged weights) that are less unlike, "
+                "percent; 0 outside the brain."
             ),
         }
     ),
@@ -196,27 +206,29 @@ _DROPE = ModelIdentity(
         "autoencoder, on the signal over the mean b=0."
     ),
     provenance=(
-        "Method of Kung et al. 2026 with differences: a smaller encoder on a grid of 2 mm, a "
-        "direction enters as the product of its vector with itself, and the class token of the "
-        "publication is not used: the features of a scan are its pooled patch tokens, mapped by a "
-        "Wiener filter that was fitted to simulated test-retest scans."
+        "Method of Kung et al. 2026. The packaged weights differ from it: they are those of a "
+        "smaller encoder on a grid of 2 mm, a direction enters as the product of its vector with "
+        "itself, and the class token of the publication is not used: the features of a scan are "
+        "its pooled patch tokens, mapped by a Wiener filter that was fitted to simulated "
+        "test-retest scans."
     ),
     citations=("kung2026",),
     methods=(
         "Features of the scan and of its patches came from a transformer with rotary embedding of "
         "the diffusion space [@kung2026], applied to the signal divided by the mean b=0 image. "
-        "The class token of that publication is not used: the features of the scan are its pooled "
-        "patch tokens, mapped by a Wiener filter that was fitted to simulated test-retest scans. "
-        "They are experimental."
+        "With the packaged weights, the class token of that publication is not used: the features "
+        "of the scan are its pooled patch tokens, mapped by a Wiener filter that was fitted to "
+        "simulated test-retest scans. They are experimental."
     ),
     url="https://doi.org/10.48550/arXiv.2603.25977",
     card="docs/model_cards/drope.md",
+    is_experimental=True,
     outputs=MappingProxyType(
         {
             "pooled": (
                 "One row, the features of the whole scan: the encoder's patch tokens, pooled over "
-                "the scan and mapped by a Wiener filter (the class token is not used), and how "
-                "far the scan lies from the training data."
+                "the scan and, by the packaged weights, mapped by a Wiener filter (the class "
+                "token is not used), and how far the scan lies from the training data."
             ),
             "patch": (
                 "Features of every patch, patch tokens averaged over directions (the class token "
@@ -229,10 +241,11 @@ _DROPE = ModelIdentity(
 
 
 def _ablation(of: ModelIdentity, name: str) -> ModelIdentity:
+    variant = name.partition("ablation")[2].removeprefix("-").replace("-", " ")
     return replace(
         of,
         name=name,
-        title=f"{of.title}, {name}",
+        title=f"{of.title}, ablation {variant}".rstrip(),
         provenance=f"Small variant of {of.name}, for its ablations; it ships without weights.",
     )
 
@@ -308,13 +321,15 @@ def identity(name_or_label: str) -> ModelIdentity:
     )
 
 
-def about_model(name_or_label: str) -> dict[str, str]:
+def about_model(name_or_label: str) -> dict[str, Any]:
     """Return what metadata say of a model.
 
     Returns
     -------
     dict
-        `Name` (its title), `Label`, `Description` and, if there is an address, `URL`.
+        `Name` (its title), `Label`, `Description`; if there is an address, `URL`: of the
+        publication, or of the model card where the project has a public address; for models that
+        fit something, `Parameters` with `FitMethod`.
 
     Raises
     ------
@@ -322,8 +337,19 @@ def about_model(name_or_label: str) -> dict[str, str]:
         If there is no such model.
     """
     model = identity(name_or_label)
-    found = {"Name": model.title, "Label": model.label, "Description": model.description}
-    return found | ({"URL": model.url} if model.url else {})
+    found: dict[str, Any] = {
+        "Name": model.title,
+        "Label": model.label,
+        "Description": model.description,
+    }
+    source = source_url()
+    if model.url:
+        found["URL"] = model.url
+    elif model.card and source is not None:
+        found["URL"] = f"{source.rstrip('/')}/blob/HEAD/{model.card}"
+    if model.fit_method:
+        found["Parameters"] = {"FitMethod": model.fit_method}
+    return found
 
 
 def describe_models(names: Collection[str]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
 from dmri_fm.models.identity import about_model
+from dmri_fm.models.metadata import join_models, nest_model, orientation_encoding
 from dmri_fm.volumes import save_image
 
 __all__ = [
@@ -29,6 +30,34 @@ NORMAL_90 = 1.6449
 
 #: Order of the tensor's elements along the last axis.
 TENSOR_ELEMENTS = ("D11", "D12", "D13", "D22", "D23", "D33")
+
+#: Units of the maps, by their `param` label.
+_UNITS = {
+    "diffusivity": "mm^2/s",
+    "v1": "unitless",
+    "s0": "arbitrary",
+    "fa": "unitless",
+    "md": "mm^2/s",
+    "ad": "mm^2/s",
+    "rd": "mm^2/s",
+    "unfamiliarity": "percent",
+}
+
+#: How the volumes of 4-D maps hold a tensor or an axis, in the fields of BEP016.
+_LAYOUTS: dict[str, dict[str, Any]] = {
+    "diffusivity": {
+        "OrientationEncoding": orientation_encoding(),
+        "TensorElements": list(TENSOR_ELEMENTS),
+    },
+    "v1": {
+        "OrientationEncoding": {
+            "Type": "unit3vector",
+            "Reference": "xyz",
+            "EncodingAxis": 3,
+            "AntipodalSymmetry": True,
+        }
+    },
+}
 
 #: Sweeps of the Jacobi rotation; a 3x3 matrix needs four or five.
 _SWEEPS = 12
@@ -292,8 +321,9 @@ class TensorMaps:
         Returns
         -------
         dict
-            Path of each image by its `param` label; uncertainties as `<map>_std`. The tensor
-            has a JSON file beside it with its units, its order and the metadata.
+            Path of each image by its `param` label; uncertainties as `<map>_std`. Each has a
+            JSON file beside it with its units and the model; that of the tensor and of the
+            eigenvector says how its volumes hold them, in the fields of BEP016.
         """
         stem = Path(stem)
 
@@ -312,14 +342,16 @@ class TensorMaps:
             paths["unfamiliarity"] = save_image(
                 self.unfamiliarity, self.affine, path("unfamiliarity")
             )
-        sidecar = {
-            "Units": "mm^2/s",
-            "TensorElements": list(TENSOR_ELEMENTS),
-            "ReferenceFrame": "RAS+ scanner axes",
-            "Model": about_model(self.model) | self.metadata,
-        }
-        name = paths["diffusivity"].name.removesuffix(".nii.gz") + ".json"
-        paths["diffusivity"].with_name(name).write_text(
-            json.dumps(sidecar, indent=2, default=float) + "\n", encoding="utf-8"
-        )
+        model = join_models(about_model(self.model), nest_model(self.metadata)["Model"])
+        for label, image in paths.items():
+            param = label.removesuffix("_std")
+            sidecar = {
+                "Units": _UNITS[param],
+                "SkullStripped": True,
+                **_LAYOUTS.get(param, {}),
+                "Model": model,
+            }
+            image.with_name(image.name.removesuffix(".nii.gz") + ".json").write_text(
+                json.dumps(sidecar, indent=2, default=float) + "\n", encoding="utf-8"
+            )
         return paths

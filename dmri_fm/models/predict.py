@@ -142,11 +142,7 @@ def predict_tensor(
         std=_deviations(images[6:8], loaded.statistics) if has_more else None,
         unfamiliarity=images[8].numpy() if has_more else None,
         metadata={
-            "Name": loaded.name,
-            "Version": loaded.version,
-            "Weights": "packaged" if weights is None else str(Path(weights).name),
-            "SHA256": loaded.sha256,
-            "License": "Apache-2.0",
+            **loaded.describe(),
             "Status": status,
             "StatusReasons": reasons,
             "Device": device,
@@ -390,10 +386,8 @@ def _collect(
         error=errors,
         metadata={
             "Model": about_model(loaded.name)
+            | loaded.describe()
             | {
-                "Version": loaded.version,
-                "SHA256": loaded.sha256,
-                "License": "Apache-2.0",
                 "Status": "experimental",
                 "Features": config.features,
                 "Precision": "float32",

@@ -267,9 +267,6 @@ def fit_tensor(
         s0=np.exp(np.clip(coefficients[..., 6], -80.0, 80.0)),
         min_diffusivity=EIGENVALUE_TOLERANCE / max(-float(design.min()), 1.0),
         metadata={
-            "Name": "diffusion tensor",
-            "FitMethod": "weighted least squares",
-            "Reference": "doi:10.1016/j.neuroimage.2006.07.001",
             "Volumes": [int(i) for i in index],
             "BValues": [round(s.bval) for s in gtab.shells],
             "Directions": gtab.count_directions(),

@@ -52,7 +52,7 @@ ENTRIES: dict[str, type] = {
 }
 
 #: Entries that files may have.
-LATER_ENTRIES: dict[str, type] = {"gate": dict, "pretraining": dict}
+LATER_ENTRIES: dict[str, type] = {"license": str, "gate": dict, "pretraining": dict}
 
 #: Types of tensors in a file.
 TENSOR_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
@@ -96,6 +96,10 @@ class Weights:
         come with it. See :func:`dmri_fm.models.guided_mae.restore_autoencoder`.
     pretraining_config
         Its configuration, but for the network's.
+    license
+        Licence of the weights, as the JSON beside them has it; empty where it has none.
+    source
+        `packaged`, or the name of the file.
     """
 
     name: str
@@ -109,6 +113,13 @@ class Weights:
     gate: Gate | None = None
     pretraining: dict[str, Tensor] = field(default_factory=dict)
     pretraining_config: dict[str, Any] = field(default_factory=dict)
+    license: str = ""
+    source: str = "packaged"
+
+    def describe(self) -> dict[str, str]:
+        """Return what metadata say of the weights, in the entries of `Model`."""
+        found = {"Version": self.version, "Weights": self.source, "SHA256": self.sha256}
+        return found | ({"License": self.license} if self.license else {})
 
 
 def save_weights(
@@ -253,6 +264,8 @@ def load_weights(
         gate=_read_gate(description, path),
         pretraining=pretraining,
         pretraining_config=description.get("pretraining", {}),
+        license=description.get("license", ""),
+        source="packaged" if str(name_or_path) in MODELS else path.name,
     )
 
 

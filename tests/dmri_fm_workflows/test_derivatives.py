@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from dmri_fm.derivatives.maps import load_catalogue
-from dmri_fm.volumes import save_image
+from dmri_fm.gradients import GradientTable
+from dmri_fm.models.identity import about_model
+from dmri_fm.models.tensor import fit_tensor
+from dmri_fm.simulate import SKARE_DIRECTIONS
+from dmri_fm.volumes import Dwi, save_image
 from dmri_fm_workflows import participant
 from dmri_fm_workflows.derivatives import (
     ANAT_OUTPUTS,
@@ -27,9 +31,17 @@ from dmri_fm_workflows.derivatives import (
 SCAN = {"subject": "01", "acquisition": "b"}
 RAW = ["bids:raw:sub-01/dwi/sub-01_acq-b_dwi.nii.gz"]
 WARNINGS = ["sub-01_acq-b: distortion is NOT corrected"]
+
+
+def _fit_metadata() -> dict:
+    """Return what a tensor fit says of itself, as the node hands it on."""
+    gtab = GradientTable([0] + [1000] * 6, np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+    return fit_tensor(Dwi.from_arrays(np.full((2, 1, 1, 7), 100.0), np.eye(4), gtab)).metadata
+
+
 FACTS = {
     "facts": {"Warnings": WARNINGS, "HMCMethod": "none"},
-    "tensor_facts": {"FitMethod": "weighted least squares"},
+    "tensor_facts": _fit_metadata(),
     "tensorrefiner_facts": {"Version": "1", "Volumes": [0, 1]},
 }
 OUTPUTS = (
@@ -96,8 +108,10 @@ def test_only_the_series_carries_what_was_done_to_it(sidecars) -> None:
 
 def test_maps_name_their_model_inputs_and_space(sidecars) -> None:
     fa = sidecars["space-ACPC_model-tensor_param-fa_dwimap.json"]
-    assert fa["Model"]["Parameters"] == {"FitMethod": "wls"}
-    assert {"Description", "URL", "Name"} <= set(fa["Model"])
+    assert fa["Model"]["Parameters"]["FitMethod"] == "wls"
+    assert fa["Model"]["Parameters"]["Volumes"] == list(range(7))
+    # The facts of the run do not override what the record says.
+    assert fa["Model"] | {"Parameters": ...} == about_model("tensor") | {"Parameters": ...}
     assert not {"FitMethod", "Name", "Reference"} & set(fa)
     stem = "bids::sub-01/dwi/sub-01_acq-b"
     assert fa["Sources"] == [f"{stem}_space-ACPC_model-tensor_param-diffusivity_dwimap.nii.gz"]

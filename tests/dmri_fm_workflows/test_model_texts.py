@@ -116,7 +116,8 @@ def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
     done = PlotComparison(
         **{f"{name}_file": path for name, path in files.items()},
         mask_file=str(mask),
-        facts={"Name": "tensor-refiner", "Status": "experimental"},
+        model="tensor-refiner",
+        facts={"Status": "experimental"},
     ).run(cwd=tmp_path)
     drawn = Path(done.outputs.out_file).read_text(encoding="utf-8")
     assert "Tensor refiner (experimental)" in drawn

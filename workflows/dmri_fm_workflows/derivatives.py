@@ -16,7 +16,7 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm.derivatives.maps import load_catalogue
 from dmri_fm.derivatives.naming import output_path
-from dmri_fm.derivatives.sidecars import BVEC_CONVENTION, carry_over, image_sidecar
+from dmri_fm.derivatives.sidecars import carry_over, image_sidecar
 from dmri_fm.derivatives.sources import derivative_uri, direct_sources
 from dmri_fm_workflows.interfaces.facts import MergeFacts
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
@@ -106,7 +106,7 @@ def _transform(kind: str, field_name: str, source: str, target: str) -> Output:
 
 ANAT_OUTPUTS = (
     Output("t1w", ("t1w_file",), ACPC, "facts", metadata={"SkullStripped": False}),
-    Output("t1w_mask", ("mask_file",), ACPC, "facts", metadata={"Type": "Brain"}),
+    Output("t1w_mask", ("mask_file",), ACPC, "facts"),
     _transform("anat_xfm", "to_acpc_file", "T1w", ACPC),
     # The same under the name that qsiprep has for it, and qsirecon looks for.
     _transform("anat_xfm", "to_acpc_file", "orig", ACPC),
@@ -114,8 +114,6 @@ ANAT_OUTPUTS = (
     _transform("anat_xfm", "to_mni_file", ACPC, MNI),
     _transform("anat_xfm", "from_mni_file", MNI, ACPC),
 )
-
-_BVEC = {"SkullStripped": False, "BvecConvention": BVEC_CONVENTION}
 
 SERIES_OUTPUTS = (
     *(
@@ -127,9 +125,9 @@ SERIES_OUTPUTS = (
                 tuple(f"{grid}_{f}_file" for f in ("dwi", "bval", "bvec", "b")),
                 space,
                 "facts",
-                metadata=_BVEC,
+                metadata={"SkullStripped": False},
             ),
-            Output("dwi_mask", (f"{grid}_mask_file",), space, "facts", metadata={"Type": "Brain"}),
+            Output("dwi_mask", (f"{grid}_mask_file",), space, "facts"),
             Output("dwiref", (f"{grid}_dwiref_file",), space, metadata={"SkullStripped": False}),
         )
     ),

@@ -262,7 +262,7 @@ def init_series_figures_wf(
         )
     if has_network:
         nodes["tensorvsnetwork"] = (
-            pe.Node(PlotComparison(), name="plot_comparison"),
+            pe.Node(PlotComparison(model="tensor-refiner"), name="plot_comparison"),
             [
                 ("tensor_fa_file", "tensor_file"),
                 ("tensorrefiner_fa_file", "network_file"),

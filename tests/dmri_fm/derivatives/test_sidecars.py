@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -11,11 +10,9 @@ import numpy as np
 import pytest
 
 from dmri_fm.derivatives import load_catalogue
-from dmri_fm.derivatives.model_metadata import FIT_METHODS, nest_model
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references, render_methods
 from dmri_fm.derivatives.root import (
-    CODE_URL,
     dataset_description,
     default_methods,
     read_container,
@@ -31,6 +28,8 @@ from dmri_fm.derivatives.sidecars import (
     raw_uri,
 )
 from dmri_fm.errors import ConfigError
+from dmri_fm.models.metadata import nest_model
+from dmri_fm.preprocess.pose import POSE_NAMES
 
 MNI = "MNI152NLin2009aSym"
 RAW = {
@@ -100,7 +99,7 @@ def test_tensor_says_how_it_is_laid_out():
     scalar = image_sidecar("tensorrefiner_fa", space=MNI, sources=["bids::x"])
     assert "OrientationEncoding" not in scalar
     assert scalar["ValidRange"] == [0.0, 1.0]
-    assert set(scalar["Model"]) == {"Name", "Label", "Description"}
+    assert set(scalar["Model"]) == {"Name", "Label", "Description", "Parameters"}
     assert scalar["Model"]["Label"] == "tensorrefiner"
     assert urlsplit(scalar["ParameterURL"]).path == "/10.1006/jmrb.1996.0086"
 
@@ -185,41 +184,42 @@ def test_transform_says_what_its_ends_mean():
 
 
 def test_model_of_a_map_has_the_fields_of_the_draft():
-    facts = {
-        "Name": "diffusion tensor",
-        "Reference": "doi:10.1016/j.neuroimage.2006.07.001",
-        "FitMethod": "weighted least squares",
-        "Volumes": [0, 1],
-        "Warnings": ["w"],
-    }
-    found = nest_model(facts)
+    found = nest_model({"Version": "1", "Volumes": [0, 1], "Warnings": ["w"]})
     assert found == {
         "Warnings": ["w"],
-        "Model": {
-            "Name": "diffusion tensor",
-            "Parameters": {"FitMethod": "wls", "Volumes": [0, 1]},
-        },
+        "Model": {"Version": "1", "Parameters": {"Volumes": [0, 1]}},
     }
-    assert facts["FitMethod"] == "weighted least squares"
     own = nest_model({"Seed": 0, "Model": {"Name": "x", "Parameters": {"Samples": 2}}})
     assert own == {"Model": {"Name": "x", "Parameters": {"Seed": 0, "Samples": 2}}}
 
 
-def test_every_fit_has_the_drafts_terms():
-    assert set(FIT_METHODS.values()) <= {"ols", "wls", "iwls", "nlls"}
+def test_every_fit_names_its_method():
+    methods = {"tensor": "wls", "tensorrefiner": "neural network"}
+    for kind in load_catalogue().kinds.values():
+        if kind.suffix == "dwimap":
+            model = image_sidecar(kind.name, space="ACPC")["Model"]
+            assert model["Parameters"] == {"FitMethod": methods[kind.model]}
+    assert "Parameters" not in image_sidecar("drope_pooled_features", space=MNI)["Model"]
 
 
-def test_what_made_a_file_is_named_with_its_code():
+@pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope"])
+def test_what_made_a_file_is_named_with_its_code_where_it_is_known(monkeypatch, source, tmp_path):
+    monkeypatch.setattr("dmri_fm.derivatives.root.source_url", lambda: source)
     (by,) = image_sidecar("t1w")["GeneratedBy"]
     assert by["Name"] == "drope-bidsapp"
-    assert by["CodeURL"] == CODE_URL
-    assert re.fullmatch(r"https://\S+/drope-bidsapp/?", CODE_URL)
+    assert by.get("CodeURL", "left out") == (source or "left out")
+    dataset = dataset_description(tmp_path / "out", source=tmp_path, source_name="x")
+    assert dataset["GeneratedBy"][0].get("CodeURL", "left out") == (source or "left out")
 
 
 def test_first_fitting_pattern_describes_a_column():
     found = describe_columns(["eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"])
     assert found["eddy_outliers"]["Description"].startswith("Outlier")
     assert found["eddy_xy"]["Description"].startswith("Eddy-current")
+    poses = describe_columns(POSE_NAMES)
+    assert [poses[name]["Units"] for name in POSE_NAMES] == [
+        *["mm"] * 3, *["rad"] * 3, *["mm/mm"] * 9,
+    ]  # fmt: skip
     assert set(found) == {"eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"}
 
 
@@ -265,7 +265,6 @@ def test_dataset_description(tmp_path):
     assert inside["DatasetLinks"] == {"raw": "../.."}
     assert inside["DatasetType"] == "derivative"
     assert inside["BIDSVersion"] == "1.11.1"
-    assert inside["GeneratedBy"][0]["CodeURL"] == CODE_URL
     assert inside["GeneratedBy"][0]["Container"]["Type"] == "docker"
     assert inside["License"] == "CC0"
     outside = dataset_description(tmp_path / "out", source=raw, source_name="Study")

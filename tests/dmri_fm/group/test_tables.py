@@ -14,6 +14,7 @@ from dmri_fm.derivatives.naming import SOURCE_ENTITIES
 from dmri_fm.errors import LayoutError
 from dmri_fm.group import collect_tables, write_tables
 from dmri_fm.group.collect import find_files, list_participants
+from dmri_fm.group.tables import _describe_scalars
 
 MNI = "MNI152NLin2009aSym"
 
@@ -91,6 +92,17 @@ def test_tables_join_with_participants(outputs, regions, tmp_path):
             assert any(fnmatchcase(column, key) for key in sidecar), f"{name}: {column}"
         assert sum(k.startswith("pooled") for k in sidecar) <= 1, "one entry for all features"
     assert sidecar["status"]["Levels"]["complete"]
+
+
+def test_columns_of_experimental_maps_say_so():
+    found = _describe_scalars(["tensor_fa_mean_wm", "tensorrefiner_fa_mean_wm"])
+    assert found["tensor_fa_mean_wm"] == {
+        "Description": "Mean of fractional anisotropy (tensor) in wm",
+        "Units": "unitless",
+    }
+    assert found["tensorrefiner_fa_mean_wm"]["Description"] == (
+        "Mean of fractional anisotropy (tensorrefiner, experimental) in wm"
+    )
 
 
 def test_outputs_with_names_of_earlier_versions_are_told(outputs, regions):

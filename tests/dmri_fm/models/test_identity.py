@@ -60,6 +60,18 @@ def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
     assert identity("qcg-dti-paper").citations == ("zheng2025",)
 
 
+def test_titles_are_told_apart_and_name_a_network_once():
+    titles = [model.title for model in IDENTITIES.values()]
+    assert len(set(titles)) == len(titles)
+    assert identity("qcg-dti-ablation-no-qcf").title == "QCG-DTI, ablation no qcf"
+    assert identity("drope-ablation").title == "D-RoPE encoder as published, ablation"
+
+
+def test_what_is_experimental_says_so_in_the_methods_text():
+    for name in ("tensor", *APP_MODELS):
+        assert identity(name).is_experimental == ("experimental" in identity(name).methods)
+
+
 def test_cards_exist():
     for model in IDENTITIES.values():
         assert (ROOT / model.card).exists()
@@ -78,8 +90,20 @@ def test_methods_name_what_ran_alone():
     assert "rotary" not in text
     assert describe_models([]) == ""
     assert about_model("tensor-refiner")["Label"] == "tensorrefiner"
-    assert "URL" not in about_model("tensor-refiner")
     assert about_model("drope")["URL"].endswith("2603.25977")
+
+
+@pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope/"])
+def test_a_model_without_a_publication_has_the_address_of_its_card(monkeypatch, source):
+    monkeypatch.setattr("dmri_fm.models.identity.source_url", lambda: source)
+    expected = {
+        None: None,
+        "https://forge.example/lab/drope/": (
+            "https://forge.example/lab/drope/blob/HEAD/docs/model_cards/tensor-refiner.md"
+        ),
+    }
+    assert about_model("tensor-refiner").get("URL") == expected[source]
+    assert about_model("tensor")["URL"] == identity("tensor").url
 
 
 def test_names_do_not_wait_for_torch():

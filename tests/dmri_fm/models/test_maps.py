@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.derivatives.sidecars import image_sidecar
 from dmri_fm.errors import ImageError
 from dmri_fm.models.maps import TensorMaps, decompose_tensors
 
@@ -123,10 +124,38 @@ def test_save_and_read_back(tmp_path) -> None:
         image = nib.load(paths[name])
         np.testing.assert_array_equal(np.asarray(image.dataobj), array)
         np.testing.assert_allclose(image.affine, affine)
-    sidecar = paths["diffusivity"].with_name(
-        "sub-01_space-ACPC_model-tensor_param-diffusivity_dwimap.json"
+    sidecars = {
+        name: json.loads(path.with_name(path.name.removesuffix(".nii.gz") + ".json").read_text())
+        for name, path in paths.items()
+    }
+    assert all(s["Model"]["Name"] == "Diffusion tensor" for s in sidecars.values())
+    assert sidecars["v1"]["OrientationEncoding"]["Type"] == "unit3vector"
+
+
+@pytest.mark.parametrize("model", ["tensor", "tensorrefiner"])
+def test_files_of_the_library_say_what_those_of_the_app_say(tmp_path, model: str) -> None:
+    """Units, layout and model of each map are those of the app's catalogue."""
+    image = np.ones((2, 2, 2), dtype=np.float32)
+    maps = TensorMaps.from_tensor(
+        np.ones((2, 2, 2, 6)),
+        image,
+        affine=np.eye(4),
+        model=model,
+        s0=image if model == "tensor" else None,
+        std={"fa": image, "md": image} if model == "tensorrefiner" else None,
+        unfamiliarity=image if model == "tensorrefiner" else None,
+        metadata={"Volumes": [0, 1]},
     )
-    assert json.loads(sidecar.read_text())["Units"] == "mm^2/s"
+    paths = maps.save(tmp_path / "sub-01")
+    paths.pop("v1")
+    for name, path in paths.items():
+        found = json.loads(path.with_name(path.name.removesuffix(".nii.gz") + ".json").read_text())
+        app = image_sidecar(f"{model}_{name}", space="ACPC")
+        assert found["Model"].pop("Parameters") == app["Model"].pop("Parameters") | {
+            "Volumes": [0, 1]
+        }
+        for key in ("Units", "SkullStripped", "OrientationEncoding", "TensorElements", "Model"):
+            assert found.get(key) == app.get(key), f"{name}: {key}"
 
 
 def test_unlike_shapes_are_refused() -> None:

@@ -97,6 +97,8 @@ def test_tensor_maps(scan, dti_weights):
     assert metadata["ConditionNumber"] < 3
     assert metadata["BValue"] == 1000
     assert len(metadata["SHA256"]) == 64
+    assert metadata["Weights"] == "dti.safetensors"
+    assert "Name" not in metadata, "the record names the model"
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +293,7 @@ def test_features(drope_weights, tmp_path):
     np.testing.assert_array_equal(stored["grid_shape"], [12, 14, 12])
     sidecar = json.loads(paths["scan"].with_suffix(".json").read_text())
     assert sidecar["Model"]["SHA256"] == features.weights_sha256
+    assert sidecar["Model"]["Weights"] == "drope.safetensors"
     assert sidecar["Model"]["Features"] == "pooled"
     assert "class token of the publication is not used" in sidecar["Model"]["Description"]
     own_token = replace(features, kind="cls").save(tmp_path / "sub-02")["scan"]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.models import drope
 from dmri_fm.models.drope import Drope
+from dmri_fm.models.identity import identity
 from dmri_fm.models.registry import MODELS, find_model
 from dmri_fm.models.tensor_refiner import RefinerConfig, TensorRefiner
 from dmri_fm.models.weights import load_weights, save_weights
@@ -41,6 +42,34 @@ def rewrite(path, **changes):
     description = json.loads(beside.read_text())
     description.update(changes)
     beside.write_text(json.dumps(description))
+
+
+def test_own_weights_are_described_by_their_own_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save(path)
+    rewrite(path, license="CC-BY-NC-4.0")
+    described = load_weights(path).describe()
+    assert described == {
+        "Version": "1.2",
+        "Weights": "w.safetensors",
+        "SHA256": sha256(path.read_bytes()).hexdigest(),
+        "License": "CC-BY-NC-4.0",
+    }
+    beside = path.with_suffix(".json")
+    without = {k: v for k, v in json.loads(beside.read_text()).items() if k != "license"}
+    beside.write_text(json.dumps(without))
+    assert "License" not in load_weights(path).describe()
+    rewrite(path, license=3)
+    with pytest.raises(WeightsError, match="license is a int"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_packaged_weights_say_so(name):
+    described = load_weights(name).describe()
+    assert (described["Weights"], described["License"]) == ("packaged", "Apache-2.0")
+    # What is true of these weights alone is not said of every checkpoint of the name.
+    assert "packaged weights" in identity(name).methods
 
 
 @pytest.mark.parametrize("name", ["tensor-refiner", "drope"])

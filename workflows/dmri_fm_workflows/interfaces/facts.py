@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.derivatives.model_metadata import nest_model
+from dmri_fm.models.metadata import join_models, nest_model
 
 #: Facts of the raw runs of a series: one entry per file.
 BY_FILE = ("BScaling", "VolumesCutShort", "VolumesLeftOut")
@@ -40,7 +40,9 @@ def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if key == "Warnings":
                 known = joined.get(key, [])
                 joined[key] = known + [item for item in value if item not in known]
-            elif key in BY_FILE or key == "Model":
+            elif key == "Model":
+                joined[key] = join_models(joined.get(key, {}), value)
+            elif key in BY_FILE:
                 joined[key] = {**joined.get(key, {}), **value}
             else:
                 joined[key] = value

@@ -232,6 +232,7 @@ class _CompareInputSpec(BaseInterfaceInputSpec):
     network_file = File(exists=True, mandatory=True, desc="FA of the network")
     std_file = File(exists=True, mandatory=True, desc="its standard deviation")
     unfamiliarity_file = File(exists=True, mandatory=True, desc="percentile among training data")
+    model = traits.Str(mandatory=True, desc="name of the network")
     facts = traits.Dict(mandatory=True, desc="how the network's map was made")
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
@@ -249,7 +250,7 @@ class PlotComparison(SimpleInterface):
         deviation, _ = _open(self.inputs.std_file)
         unfamiliarity, _ = _open(self.inputs.unfamiliarity_file)
         status = self.inputs.facts["Status"]
-        name = identity(self.inputs.facts["Name"]).title
+        name = identity(self.inputs.model).title
         out = figures.plot_scalar_comparison(
             tensor,
             network,

@@ -1,0 +1,29 @@
+"""Where the project has its source code, as its own package metadata say."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+
+__all__ = ["DISTRIBUTION", "source_url"]
+
+#: Name of the distribution, in `pyproject.toml`.
+DISTRIBUTION = "drope-bidsapp"
+
+
+@cache
+def source_url() -> str | None:
+    """Return the address of the source code, or None while the package metadata hold none.
+
+    It is `Source` under `[project.urls]` of `pyproject.toml`. A source tree that is not installed
+    has no metadata.
+    """
+    try:
+        entries = metadata.metadata(DISTRIBUTION).get_all("Project-URL")
+    except metadata.PackageNotFoundError:
+        return None
+    for entry in entries or ():
+        label, _, url = entry.partition(",")
+        if label.strip().lower() == "source":
+            return str(url.strip())
+    return None
