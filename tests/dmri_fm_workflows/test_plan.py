@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ from rich import get_console
 from dmri_fm.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess import denoise as denoise_module
+from dmri_fm.preprocess import motion as motion_module
+from dmri_fm.preprocess import susceptibility as susceptibility_module
 from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
 from dmri_fm.volumes import save_image
 from dmri_fm_workflows import base
+from dmri_fm_workflows import engines as engines_module
 from dmri_fm_workflows.base import run_participants
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.engines import Engines, choose_engines
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import (
     ParticipantPlan,
@@ -188,6 +193,48 @@ def test_what_is_complete_is_said_to_be_left_alone(
     monkeypatch.setattr(base, "find_complete", lambda *_: record)
     _, text = dry_run(raw, tmp_path / "out", models=())
     assert "sub-01: complete already (some_run); nothing will be done." in text
+
+
+@pytest.mark.parametrize(
+    ("options", "module", "name", "value"),
+    [
+        ({"unring": True, "denoise": "none"}, engines_module, "version", lambda _: "9.9"),
+        ({"denoise": "mppca"}, denoise_module, "version", lambda _: "9.9"),
+        ({"hmc": "builtin"}, motion_module, "name_motion", lambda _: "another method"),
+        ({"sdc": "pepolar"}, susceptibility_module, "PAIR_METHOD", "another method"),
+    ],
+)
+def test_outputs_of_another_version_of_a_program_are_not_complete(
+    raw: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, object],
+    module: ModuleType,
+    name: str,
+    value: object,
+) -> None:
+    """The text of a dry run over a complete participant says how its outputs were made."""
+    save_image(np.ones((4, 4, 3, 12)), AFFINE, raw / "sub-01/dwi/sub-01_dir-AP_dwi.nii.gz")
+    stem = raw / "sub-01/dwi/sub-01_dir-AP_dwi"
+    stem.with_suffix(".bval").write_text(" ".join(["0", *["1000"] * 11]))
+    stem.with_suffix(".bvec").write_text("0" + " 1" * 11 + "\n" + ("0 " * 12 + "\n") * 2)
+    config = RunConfig(
+        raw, tmp_path / "out", models=(),
+        **{"denoise": "none", "sdc": "none", "hmc": "none", **options},
+    )  # fmt: skip
+    engines = choose_engines(
+        denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
+    )
+    (participant,) = read_dataset(raw).participants
+
+    def hashed() -> str:
+        found = plan_participant(config, participant, engines)
+        return base._fingerprint(config, participant, engines, found)
+
+    before = hashed()
+    assert hashed() == before
+    monkeypatch.setattr(module, name, value)
+    assert hashed() != before
 
 
 def test_a_participant_that_would_fail_is_told_beside_the_others(

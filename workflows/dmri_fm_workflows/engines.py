@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from typing import Literal
 
 from dmri_fm.bids import DwiSeries, UnusedImage
@@ -208,8 +209,9 @@ def name_unringing(denoise: str, *, unring: bool) -> str:
     """Return what removes Gibbs ringing beside a denoiser."""
     if not unring:
         return "none"
-    is_mrtrix = denoise == "dwidenoise"
-    return f"MRtrix3 mrdegibbs {mrtrix_version()}" if is_mrtrix else "DIPY gibbs_removal"
+    if denoise == "dwidenoise":
+        return f"MRtrix3 mrdegibbs {mrtrix_version()}"
+    return f"DIPY gibbs_removal {version('dipy')}"
 
 
 def name_sdc(method: str) -> str:

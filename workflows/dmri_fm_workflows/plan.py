@@ -187,6 +187,11 @@ class SeriesPlan:
         return name_hmc(self.engines.hmc, sloppy=self.sloppy)
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """What the sidecar says of every step that the plan decides, with versions."""
+        return (self.denoising, self.unringing, self.sdc_name, self.hmc_name)
+
+    @property
     def length_scaling(self) -> tuple[str, float | None] | None:
         """How b-vectors of another length are read, and the length that all runs share, if any.
 
@@ -262,6 +267,11 @@ class ParticipantPlan:
     def series(self) -> tuple[SeriesPlan, ...]:
         """Every series of every session."""
         return tuple(plan for session in self.sessions for plan in session.series)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, with versions, of every series."""
+        return tuple(name for plan in self.series for name in plan.methods)
 
 
 def plan_participant(
