@@ -26,6 +26,7 @@ from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines, choose_engines
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import (
+    SLOPPY_WARNING,
     ParticipantPlan,
     SeriesPlan,
     SessionPlan,
@@ -249,6 +250,26 @@ def test_a_participant_that_would_fail_is_told_beside_the_others(
     assert code == 1
     assert "sub-01: 1 series" in text
     assert "sub-02: nothing can be processed not read: sub-02_dir-AP_dwi.bval" in text
+
+
+@pytest.mark.parametrize("sloppy", [True, False])
+def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy: bool) -> None:
+    """Those of the anatomy as those of the series, beside the warnings of their own."""
+    save_image(np.ones((4, 4, 3)), AFFINE, raw / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    config = RunConfig(raw, tmp_path / "out", models=(), sloppy=sloppy)
+    engines = Engines("none", "none", "none")
+    workflow = init_participant_wf(
+        plan=plan_participant(config, read_dataset(raw).participants[0], engines),
+        bids_root=raw,
+        output_dir=tmp_path / "out",
+        omp_nthreads=1,
+    )
+    for name in ("session_anat_wf.anat_wf.merge_facts", "dwi_dir_AP_wf.merge_facts"):
+        node = workflow.get_node(name).interface
+        node.inputs.in_facts = [{"Warnings": ["its own"]}]
+        said = node.run(cwd=tmp_path).outputs.facts["Warnings"]
+        assert (SLOPPY_WARNING in said) == sloppy
+        assert said[-1] == "its own"
 
 
 @pytest.mark.parametrize("pair_sdc", ["pepolar", "none"])
