@@ -99,7 +99,7 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "motion and eddy none",
         "mask of the b=0 reference: median_otsu, as the field of view is a slab",
         "registration b=0 reference rigidly to ACPC, affine and SyN registration to MNI",
-        "ACPC at 2.5 mm (--output-resolution)",
+        "one interpolation into each space; ACPC at 2.5 mm (--output-resolution) tensor none",
         "tensor none network none features none output spaces ACPC",
         "will NOT be done Noise is not removed from runs of too few volumes.",
         "Gibbs ringing is not removed: --unring does that.",

@@ -121,7 +121,7 @@ def init_normalise_wf(
     mem_gb: float,
     name: str = "normalise_wf",
 ) -> pe.Workflow:
-    """Bring a series into ACPC and MNI, each by one interpolation.
+    """Bring a series into ACPC and MNI, each by one interpolation of what `dwi_file` holds.
 
     Parameters
     ----------

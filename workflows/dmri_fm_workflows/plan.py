@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dmri_fm.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm.bids.names import session_of
+from dmri_fm.bids.scans import ASSUMED_READOUT_S
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.directions import (
     FEATURE_DIRECTIONS,
@@ -154,6 +155,29 @@ class SeriesPlan:
         """Images that the outputs are made from: the runs, and what corrects them."""
         outside = self.series.outside_image if self.sdc.has_field else None
         return (*self.series.runs, *([outside] if outside else []))
+
+    @property
+    def readouts_s(self) -> tuple[float, ...]:
+        """Total readout time of every image of `sources`, s; assumed where none is stated.
+
+        Readouts are taken to be equal where they are not known: that of a reverse image to be the
+        one of the run that it opposes.
+        """
+        known = [image.readout_time_s for image in self.sources if image.readout_time_s]
+        usual = known[0] if known else ASSUMED_READOUT_S
+        runs = tuple(run.readout_time_s or usual for run in self.series.runs)
+        outside = self.sources[len(runs) :]
+        opposed = self.series.blip_pair[0].readout_time_s if self.series.blip_pair else None
+        return (*runs, *(image.readout_time_s or opposed or usual for image in outside))
+
+    @property
+    def assumed_readouts_s(self) -> dict[str, float]:
+        """Readout times that no sidecar states, by name of the image, s."""
+        return {
+            image.path.name: readout_s
+            for image, readout_s in zip(self.sources, self.readouts_s, strict=True)
+            if not image.readout_time_s
+        }
 
     @property
     def size_gb(self) -> float:

@@ -11,7 +11,6 @@ import numpy as np
 from dmri_fm.bids import EpiImage
 from dmri_fm.preprocess.mask import is_slab
 from dmri_fm_workflows.plan import ENCODERS, ParticipantPlan, SeriesPlan, SessionPlan
-from dmri_fm_workflows.volumes_table import fill_readouts
 
 __all__ = ["LATER", "describe_plan", "list_omissions"]
 
@@ -134,11 +133,11 @@ def _series_lines(plan: SeriesPlan) -> list[str]:
 
 def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
     runs = plan.series.runs
-    readouts, _ = fill_readouts(
-        [image.readout_time_s for image in plan.sources]  # the pair is filled together
-    )
+    readouts_s = plan.readouts_s
     for number, (run, n_usable) in enumerate(zip(runs, plan.run_sizes, strict=True)):
-        yield ("files" if number == 0 else ""), _run_text(run, n_usable, readouts[number])
+        yield ("files" if number == 0 else ""), _run_text(run, n_usable, readouts_s[number])
+    for image, readout_s in zip(plan.sources[len(runs) :], readouts_s[len(runs) :], strict=True):
+        yield "  reverse", f"{image.path.name} ({_encoding_text(image, readout_s)})"
     yield "volumes", _volumes_text(plan)
     yield "denoise", plan.denoising
     yield "Gibbs ringing", plan.unringing
@@ -167,12 +166,13 @@ def _run_text(run: EpiImage, n_usable: int, readout_s: float) -> str:
     n_all = run.shape[3]
     left_out = f", {n_all - n_usable} of them left out" if n_all != n_usable else ""
     plural = "volume" if n_all == 1 else "volumes"
-    encoding = run.phase_encoding or "unknown"
-    assumed = "" if run.readout_time_s else " (assumed)"
-    return (
-        f"{run.path.name} ({n_all} {plural}{left_out}; phase encoding {encoding}, readout "
-        f"{readout_s:.4g} s{assumed})"
-    )
+    return f"{run.path.name} ({n_all} {plural}{left_out}; {_encoding_text(run, readout_s)})"
+
+
+def _encoding_text(image: EpiImage, readout_s: float) -> str:
+    assumed = "" if image.readout_time_s else " (assumed)"
+    encoding = image.phase_encoding or "unknown"
+    return f"phase encoding {encoding}, readout {readout_s:.4g} s{assumed}"
 
 
 def _volumes_text(plan: SeriesPlan) -> str:
@@ -199,7 +199,11 @@ def _resampling_text(plan: SeriesPlan) -> str:
     if size is None:
         size = float(np.linalg.norm(plan.series.runs[0].affine[:3, :3], axis=0).min())
     asked = " (--output-resolution)" if plan.voxel_size_mm is not None else ""
-    return f"one interpolation into each space; ACPC at {size:.3g} mm{asked}, MNI at 2 mm"
+    spaces = [f"ACPC at {size:.3g} mm{asked}"]
+    spaces += [f"{space} at 2 mm" for space in plan.output_spaces if space != "ACPC"]
+    # eddy hands on its own series, built-in motion correction the volumes as they were acquired.
+    how = "by eddy on the grid of the series; then " if plan.engines.hmc == "eddy" else ""
+    return f"{how}one interpolation into each space; {', '.join(spaces)}"
 
 
 def _tensor_text(plan: SeriesPlan) -> str:
