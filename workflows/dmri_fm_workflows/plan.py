@@ -23,15 +23,18 @@ from dmri_fm.models.directions import (
     find_six,
     group_axes,
 )
+from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import (
+    COREGISTRATION,
     Engines,
     SdcChoice,
     choose_sdc,
     name_denoising,
     name_hmc,
+    name_normalisation,
     name_sdc,
     name_unringing,
 )
@@ -211,9 +214,32 @@ class SeriesPlan:
         return name_hmc(self.engines.hmc, sloppy=self.sloppy)
 
     @property
+    def is_slab(self) -> bool:
+        """The field of view is too short along the body for a whole head."""
+        first = self.series.runs[0]
+        return is_slab(first.shape, first.affine)
+
+    @property
+    def mask_name(self) -> str:
+        """What the sidecar says under `MaskMethod`, unless the voxels say otherwise."""
+        return name_mask("b0", slab=self.is_slab)
+
+    @property
+    def coregistration_name(self) -> str | None:
+        """What the sidecar says under `CoregistrationMethod`; None without a T1w image."""
+        return COREGISTRATION if self.has_t1w else None
+
+    @property
+    def normalisation_name(self) -> str:
+        """What the sidecar says under `NormalisationMethod`."""
+        return name_normalisation(self.normalisation)
+
+    @property
     def methods(self) -> tuple[str, ...]:
-        """What the sidecar says of every step that the plan decides, with versions."""
-        return (self.denoising, self.unringing, self.sdc_name, self.hmc_name)
+        """What the sidecars say of every step that the plan decides, with versions."""
+        names = (self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
+                 self.normalisation_name)  # fmt: skip
+        return (*names, COREGISTRATION, name_mask("t1w")) if self.has_t1w else names
 
     @property
     def length_scaling(self) -> tuple[str, float | None] | None:
