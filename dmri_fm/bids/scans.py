@@ -24,6 +24,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.volumes import load_image
 
 __all__ = [
+    "ASSUMED_READOUT_NOTE",
     "ASSUMED_READOUT_S",
     "FIELDMAP_SUFFIXES",
     "is_diffusion_signal",
@@ -38,9 +39,14 @@ __all__ = [
 #: A series with this many directions of its own holds measured signal, whatever its tags say.
 SIGNAL_DIRECTIONS = 6
 
-#: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal, and
-#: the correction does not depend on the number: only the unit of the field does.
+#: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal.
 ASSUMED_READOUT_S = 0.05
+
+#: What an assumed readout time means for the results.
+ASSUMED_READOUT_NOTE = (
+    "the correction of distortion rests on equal readouts, not on the number; the field in Hz "
+    "scales with it"
+)
 
 #: A readout longer than this is in another unit, s.
 LONGEST_READOUT_S = 1.0
@@ -288,8 +294,7 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
                 else f"{reprlib.repr(value)}, which is no time in seconds"
             )
             + ", so a readout time is assumed: that of the series' other images, or "
-            f"{ASSUMED_READOUT_S:g} s where none has one. The correction of distortion rests on "
-            "equal readouts, not on the number; the field in Hz scales with it. Add it to the "
+            f"{ASSUMED_READOUT_S:g} s where none has one: {ASSUMED_READOUT_NOTE}. Add it to the "
             "JSON file."
         )
     header: Any = image.header

@@ -17,7 +17,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
 from dmri_fm.errors import ImageError
 
-__all__ = ["BrainMask", "brain_mask", "is_slab"]
+__all__ = ["BrainMask", "brain_mask", "is_slab", "name_mask"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +105,10 @@ def brain_mask(
     is_whole = not is_slab(data.shape, matrix)
     low, high = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
     network_ml, threshold_ml = (float(m.sum()) * voxel_ml for m in (network, threshold))
-    name = f"deepbet {version('deepbet')}" + (
-        f", gaps filled by median_otsu (DIPY {version('dipy')})" if contrast == "b0" else ""
-    )
-    otsu_name = f"median_otsu (DIPY {version('dipy')})"
+    name = name_mask(contrast)
     if contrast == "b0" and not is_whole and low <= threshold_ml <= high:
-        return BrainMask(threshold, f"{otsu_name}, slab", agreement, threshold_ml)
+        slab_name = name_mask(contrast, slab=True)
+        return BrainMask(threshold, slab_name, agreement, threshold_ml)
     if low <= network_ml <= high:
         warnings: tuple[str, ...] = ()
         # A T1w image shows scalp and neck, which Otsu's threshold keeps: no evidence there.
@@ -126,13 +124,39 @@ def brain_mask(
             f"median_otsu's, {threshold_ml:.0f} ml: check the mask in the report."
         )
         logger.warning(warning)
-        return BrainMask(threshold, otsu_name, agreement, threshold_ml, (warning,))
+        return BrainMask(threshold, _name_otsu(), agreement, threshold_ml, (warning,))
     warning = (
         f"The brain mask holds {network_ml:.0f} ml; {low:.0f} to {high:.0f} ml were expected: "
         "check the mask in the report."
     )
     logger.warning(warning)
     return BrainMask(network, name, agreement, network_ml, (warning,))
+
+
+def name_mask(contrast: Literal["b0", "t1w"], *, slab: bool = False) -> str:
+    """Return what the sidecar says of a mask that :func:`brain_mask` has no doubts about.
+
+    Parameters
+    ----------
+    contrast
+        What the image shows.
+    slab
+        The field of view is too short for a whole head, see :func:`is_slab`.
+
+    Examples
+    --------
+    >>> name_mask("t1w").startswith("deepbet"), name_mask("b0", slab=True).endswith(", slab")
+    (True, True)
+    """
+    if contrast == "t1w":
+        return f"deepbet {version('deepbet')}"
+    if slab:
+        return f"{_name_otsu()}, slab"
+    return f"deepbet {version('deepbet')}, gaps filled by {_name_otsu()}"
+
+
+def _name_otsu() -> str:
+    return f"median_otsu (DIPY {version('dipy')})"
 
 
 def is_slab(shape: tuple[int, ...], affine: ArrayLike) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,15 +14,27 @@ from rich import get_console
 
 from dmri_fm.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess import denoise as denoise_module
+from dmri_fm.preprocess import motion as motion_module
+from dmri_fm.preprocess import susceptibility as susceptibility_module
+from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
 from dmri_fm.volumes import save_image
 from dmri_fm_workflows import base
+from dmri_fm_workflows import engines as engines_module
 from dmri_fm_workflows.base import run_participants
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.engines import (
+    COREGISTRATION,
+    Engines,
+    choose_engines,
+    name_normalisation,
+)
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import (
+    SLOPPY_WARNING,
     ParticipantPlan,
     SeriesPlan,
     SessionPlan,
@@ -31,6 +45,7 @@ from dmri_fm_workflows.plan_text import (
     LABEL_WIDTH,
     WIDTH,
     _item,
+    _stages,
     describe_plan,
     list_omissions,
 )
@@ -91,9 +106,10 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Gibbs ringing none",
         "distortion none: switched off on the command line",
         "motion and eddy none",
-        "mask of the b=0 reference: median_otsu, as the field of view is a slab",
-        "registration b=0 reference rigidly to ACPC, affine and SyN registration to MNI",
-        "ACPC at 2.5 mm (--output-resolution)",
+        f"mask of the b=0 reference: {name_mask('b0', slab=True)} (the field of view is too",
+        "registration b=0 reference rigidly to ACPC; to the template: "
+        f"{name_normalisation('syn')} resampling",
+        "one interpolation into each space; ACPC at 2.5 mm (--output-resolution) tensor none",
         "tensor none network none features none output spaces ACPC",
         "will NOT be done Noise is not removed from runs of too few volumes.",
         "Gibbs ringing is not removed: --unring does that.",
@@ -148,6 +164,41 @@ def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None
     assert "six of 6 directions at b = 1000" in text
     assert f"volumes 1 2 3 4 5 6, counted from 0, {found.six.condition_number:.2f})" in text
     assert "drope: all 12 directions" in text
+    assert "gradient check b-vectors" in text
+    assert ("own weights" in text, "b-value check" in text) == (False, False)
+
+
+def test_a_whole_head_is_masked_by_another_method_than_a_slab(tmp_path: Path) -> None:
+    series = make_series(tmp_path, [0, 1000], np.eye(3)[:2])
+    (run,) = series.runs
+    whole = replace(series, runs=(replace(run, shape=(64, 64, 48, 2)),))
+    found = plan(tmp_path, whole)
+    assert (found.is_slab, found.mask_name) == (False, name_mask("b0"))
+    assert f"{name_mask('b0')}; median_otsu alone where" in dict(_stages(found))["mask"]
+    assert set(found.methods) >= {found.mask_name, found.normalisation_name}
+
+
+def test_weights_of_ones_own_are_named(tmp_path: Path) -> None:
+    bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
+    series = make_series(tmp_path, [0, *[1000] * 6], bvecs)
+    weights = {m: tmp_path / f"{m}.safetensors" for m in ("drope", "tensor-refiner")}
+    found = dict(_stages(replace(plan(tmp_path, series), weights=weights)))
+    assert found["features"].endswith(f"own weights {weights['drope']}")
+    assert found["network"].endswith(f"own weights {weights['tensor-refiner']}")
+
+
+def test_the_look_at_the_ventricles_is_planned_where_lengths_are_in_doubt(tmp_path: Path) -> None:
+    bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
+    series = make_series(tmp_path, [0, *[1000] * 6], bvecs)
+    (run,) = series.runs
+    run.bvec.write_text("\n".join(" ".join(f"{2 * x:.6f}" for x in row) for row in bvecs.T))
+    raw_gradients = read_raw_gradients(
+        run.bval, run.bvec, affine=AFFINE, options=GradientOptions("none")
+    )
+    longer = replace(series, runs=(replace(run, gradients=raw_gradients),))
+    found = plan(tmp_path, longer)
+    assert found.length_scaling is not None
+    assert dict(_stages(found))["b-value check"].startswith("MD of the ventricles")
 
 
 def test_a_network_without_six_directions_is_left_out_with_its_reason(tmp_path: Path) -> None:
@@ -176,9 +227,14 @@ def test_the_t1w_image_and_its_session_are_named(tmp_path: Path) -> None:
         label="01", normalisation="affine", sloppy=False,
         sessions=(SessionPlan(label="a", t1w=t1w, unused_t1w=(other,), series=(found,)),),
     )).split())  # fmt: skip
+    affine = name_normalisation("affine")
     assert "ses-a: T1w image sub-01_ses-b_T1w.nii.gz: bias" in text
     assert "not used sub-01_ses-b_run-2_T1w.nii.gz: one T1w image is used" in text
-    assert "rigidly to sub-01_ses-b_T1w.nii.gz of ses-b" in text
+    assert f"brain mask by {name_mask('t1w')}, ACPC; to the template: {affine}" in text
+    assert (
+        f"b=0 reference to sub-01_ses-b_T1w.nii.gz of ses-b: {COREGISTRATION}; to the template "
+        f"by that image's: {affine}"
+    ) in text
 
 
 def test_what_is_complete_is_said_to_be_left_alone(
@@ -188,6 +244,48 @@ def test_what_is_complete_is_said_to_be_left_alone(
     monkeypatch.setattr(base, "find_complete", lambda *_: record)
     _, text = dry_run(raw, tmp_path / "out", models=())
     assert "sub-01: complete already (some_run); nothing will be done." in text
+
+
+@pytest.mark.parametrize(
+    ("options", "module", "name", "value"),
+    [
+        ({"unring": True, "denoise": "none"}, engines_module, "version", lambda _: "9.9"),
+        ({"denoise": "mppca"}, denoise_module, "version", lambda _: "9.9"),
+        ({"hmc": "builtin"}, motion_module, "name_motion", lambda _: "another method"),
+        ({"sdc": "pepolar"}, susceptibility_module, "PAIR_METHOD", "another method"),
+    ],
+)
+def test_outputs_of_another_version_of_a_program_are_not_complete(
+    raw: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, object],
+    module: ModuleType,
+    name: str,
+    value: object,
+) -> None:
+    """The text of a dry run over a complete participant says how its outputs were made."""
+    save_image(np.ones((4, 4, 3, 12)), AFFINE, raw / "sub-01/dwi/sub-01_dir-AP_dwi.nii.gz")
+    stem = raw / "sub-01/dwi/sub-01_dir-AP_dwi"
+    stem.with_suffix(".bval").write_text(" ".join(["0", *["1000"] * 11]))
+    stem.with_suffix(".bvec").write_text("0" + " 1" * 11 + "\n" + ("0 " * 12 + "\n") * 2)
+    config = RunConfig(
+        raw, tmp_path / "out", models=(),
+        **{"denoise": "none", "sdc": "none", "hmc": "none", **options},
+    )  # fmt: skip
+    engines = choose_engines(
+        denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
+    )
+    (participant,) = read_dataset(raw).participants
+
+    def hashed() -> str:
+        found = plan_participant(config, participant, engines)
+        return base._fingerprint(config, participant, engines, found)
+
+    before = hashed()
+    assert hashed() == before
+    monkeypatch.setattr(module, name, value)
+    assert hashed() != before
 
 
 def test_a_participant_that_would_fail_is_told_beside_the_others(
@@ -202,6 +300,26 @@ def test_a_participant_that_would_fail_is_told_beside_the_others(
     assert code == 1
     assert "sub-01: 1 series" in text
     assert "sub-02: nothing can be processed not read: sub-02_dir-AP_dwi.bval" in text
+
+
+@pytest.mark.parametrize("sloppy", [True, False])
+def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy: bool) -> None:
+    """Those of the anatomy as those of the series, beside the warnings of their own."""
+    save_image(np.ones((4, 4, 3)), AFFINE, raw / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    config = RunConfig(raw, tmp_path / "out", models=(), sloppy=sloppy)
+    engines = Engines("none", "none", "none")
+    workflow = init_participant_wf(
+        plan=plan_participant(config, read_dataset(raw).participants[0], engines),
+        bids_root=raw,
+        output_dir=tmp_path / "out",
+        omp_nthreads=1,
+    )
+    for name in ("session_anat_wf.anat_wf.merge_facts", "dwi_dir_AP_wf.merge_facts"):
+        node = workflow.get_node(name).interface
+        node.inputs.in_facts = [{"Warnings": ["its own"]}]
+        said = node.run(cwd=tmp_path).outputs.facts["Warnings"]
+        assert (SLOPPY_WARNING in said) == sloppy
+        assert said[-1] == "its own"
 
 
 @pytest.mark.parametrize("pair_sdc", ["pepolar", "none"])

@@ -16,6 +16,7 @@ from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.plan import SeriesPlan, plan_series
+from dmri_fm_workflows.plan_text import _stages
 from dmri_fm_workflows.preprocess import init_preprocess_wf, init_sdc_wf
 
 COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
@@ -110,13 +111,69 @@ def test_the_pair_may_start_after_runs_that_have_none(tmp_path: Path) -> None:
     assert not isdefined(inputs.epi_file)
 
 
-@pytest.mark.parametrize(("sdc", "expected"), [("pepolar", [0.04]), ("none", [])])
-def test_the_readout_of_the_reverse_image_reaches_the_merge(
-    tmp_path: Path, sdc: str, expected: list[float]
+@pytest.mark.parametrize(
+    ("hmc", "sdc", "said"),
+    [
+        ("eddy", "topup", "by eddy on the grid of the series; then one interpolation into each"),
+        ("builtin", "pepolar", "one interpolation into each space; ACPC at"),
+        ("none", "none", "one interpolation into each space; ACPC at"),
+    ],
+)
+def test_the_plan_says_who_interpolates(tmp_path: Path, hmc: str, sdc: str, said: str) -> None:
+    plan = plan_for(make_series(make_run(tmp_path, "dir-PA", "j")), tmp_path,
+                    Engines("none", sdc, hmc))  # fmt: skip
+    assert dict(_stages(plan))["resampling"].startswith(said)
+
+
+OWN, REVERSE = "sub-01_dir-AP_dwi.nii.gz", "sub-01_acq-99_dir-PA_dwi.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("own", "reverse", "sdc", "readouts_s", "assumed"),
+    [
+        (None, 0.04, "pepolar", (0.04, 0.04), {OWN: 0.04}),
+        (None, 0.04, "none", (0.05,), {OWN: 0.05}),
+        (0.04, None, "pepolar", (0.04, 0.04), {REVERSE: 0.04}),
+        (0.04, None, "none", (0.04,), {}),
+        (0.05, 0.04, "pepolar", (0.05, 0.04), {}),
+        (None, None, "pepolar", (0.05, 0.05), {OWN: 0.05, REVERSE: 0.05}),
+    ],
+)
+def test_only_readouts_that_no_sidecar_states_are_assumed(
+    tmp_path: Path,
+    own: float | None,
+    reverse: float | None,
+    sdc: str,
+    readouts_s: tuple[float, ...],
+    assumed: dict[str, float],
 ) -> None:
-    run = make_run(tmp_path, "dir-AP", "j-", readout_time_s=None)
-    reverse = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=0.04)
-    series = make_series(run, reverse=(reverse,))
+    """Plan, merge and correction of distortion take the same times."""
+    run = make_run(tmp_path, "dir-AP", "j-", readout_time_s=own)
+    other = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=reverse)
+    series = make_series(run, reverse=(other,))
     plan = plan_for(series, tmp_path, Engines("none", sdc, "none"))
+    assert plan.readouts_s == readouts_s
     workflow = init_preprocess_wf(plan=plan, **COMMON)
-    assert workflow.get_node("merge_runs").inputs.reverse_readouts_s == expected
+    inputs = workflow.get_node("merge_runs").inputs
+    assert inputs.readouts_s == [readouts_s[0]]
+    assert inputs.assumed_readouts_s == assumed
+    if sdc == "pepolar":
+        field = workflow.get_node("sdc_wf.estimate_field").inputs
+        assert (field.epi_readout_s or readouts_s[0]) == readouts_s[1]
+    lines = " ".join(text for _, text in _stages(plan))
+    assert lines.count("(assumed)") == len(assumed)
+    for name, readout_s in assumed.items():
+        said = lines.partition(name)[2].partition(")")[0]
+        assert said.endswith(f"readout {readout_s:g} s (assumed")
+
+
+def test_the_reverse_image_takes_the_readout_of_the_run_that_it_opposes(tmp_path: Path) -> None:
+    runs = (
+        make_run(tmp_path, "run-1", "i", readout_time_s=0.03),
+        make_run(tmp_path, "run-2", "j-", readout_time_s=0.06),
+    )
+    reverse = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=None)
+    series = make_series(*runs, reverse=(reverse,))
+    plan = plan_for(series, tmp_path, Engines("none", "pepolar", "none"))
+    assert plan.readouts_s == (0.03, 0.06, 0.06)
+    assert plan.assumed_readouts_s == {REVERSE: 0.06}

@@ -163,6 +163,17 @@ def test_table_of_motion_is_in_another_frame_than_itk(put, tmp_path):
     assert sidecar["PointMapping"].startswith("A point of dwiref is taken to the point of orig")
 
 
+def test_table_of_identities_maps_points_to_themselves(put, tmp_path):
+    """After FSL's eddy the volumes lie on the reference already: the facts say so."""
+    (tmp_path / "m.tsv").write_text("volume\tm1_1\n0\t1\n")
+    facts = {"IdentityTransforms": True, "PointMapping": "Every point is taken to itself: eddy."}
+    sidecar = json.loads(
+        Path(put("hmc_xfm", str(tmp_path / "m.tsv"), meta_dict=facts).out_meta).read_text()
+    )
+    assert {key: sidecar[key] for key in facts} == facts
+    assert sidecar["CoordinateSystem"] == "mm along RAS+"
+
+
 def test_masks_are_bytes(put, tmp_path):
     found = put("dwi_mask", _image(tmp_path / "m.nii.gz"), space="ACPC")
     image = nib.load(found.out_file)

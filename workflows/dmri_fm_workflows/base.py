@@ -213,7 +213,7 @@ def _describe(
     plan = plan_participant(config, participant, engines)
     n_steps = count_steps(_build(config, dataset, plan))
     head = f"sub-{label}: {len(plan.series)} series, {n_steps} steps"
-    if record := _find_done(config, participant, problems, engines):
+    if record := _find_done(config, participant, problems, engines, plan):
         head = (
             f"sub-{label}: complete already ({record.parent.name}); nothing will be done. "
             "This is how the outputs were made:"
@@ -222,12 +222,16 @@ def _describe(
 
 
 def _find_done(
-    config: RunConfig, participant: Participant, problems: Sequence[Problem], engines: Engines
+    config: RunConfig,
+    participant: Participant,
+    problems: Sequence[Problem],
+    engines: Engines,
+    plan: ParticipantPlan,
 ) -> Path | None:
     """Return the record of the run that has done all of this, if there is one."""
     if problems:
         return None
-    wanted = _fingerprint(config, participant, engines)
+    wanted = _fingerprint(config, participant, engines, plan)
     return find_complete(config.output_dir, participant.label, wanted)
 
 
@@ -238,10 +242,13 @@ def _check_outputs(config: RunConfig, participant: Participant) -> None:
         check_letter_case(config.output_dir, participant.label, names)
 
 
-def _fingerprint(config: RunConfig, participant: Participant, engines: Engines) -> str:
+def _fingerprint(
+    config: RunConfig, participant: Participant, engines: Engines, plan: ParticipantPlan
+) -> str:
+    """Hash what decides the outputs; names of methods hold the versions of their programs."""
     return fingerprint(
         participant,
-        f"{config.fingerprint()} {engines}",
+        "\n".join([f"{config.fingerprint()} {engines}", *plan.methods]),
         version=__version__,
         extra=config.weights.values(),
     )
@@ -268,7 +275,8 @@ def _run_one(
 ) -> bool:
     label = participant.label
     _check_outputs(config, participant)
-    if record := _find_done(config, participant, problems, engines):
+    plan = plan_participant(config, participant, engines)
+    if record := _find_done(config, participant, problems, engines, plan):
         console.print(
             f"sub-{label}: complete already ({record.parent.name})",
             highlight=False,
@@ -292,7 +300,6 @@ def _run_one(
         ]
         if any(session.series for session in participant.sessions):
             publish_text(config.to_toml(), log_dir / "drope.toml")
-            plan = plan_participant(config, participant, engines)
             workflow = _build(config, dataset, plan)
             errors += _execute(
                 workflow, config, label, work_dir, log_dir, console=console, written=written
@@ -324,7 +331,7 @@ def _run_one(
                 command=shlex.join(sys.argv),
                 started=started,
                 finished=utc_now(),
-                fingerprint=_fingerprint(config, participant, engines),
+                fingerprint=_fingerprint(config, participant, engines, plan),
                 scans=tuple(s.name for v in participant.sessions for s in v.series),
                 is_partial=is_partial,
                 outputs=measure_outputs(config.output_dir, written),

@@ -133,7 +133,7 @@ SERIES_OUTPUTS = (
     ),
     _transform("dwi_xfm", "to_acpc_file", "dwiref", ACPC),
     _transform("dwi_xfm", "from_acpc_file", ACPC, "dwiref"),
-    Output("hmc_xfm", ("motion_file",)),
+    Output("hmc_xfm", ("motion_file",), facts="motion_facts"),
     Output("confounds", ("confounds_file",), facts="confounds_facts"),
     Output("image_qc", ("qc_file",), facts="qc_facts"),
 )

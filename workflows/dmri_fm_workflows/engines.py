@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from typing import Literal
 
 from dmri_fm.bids import DwiSeries, UnusedImage
 from dmri_fm.errors import ConfigError, MissingToolError
 
 __all__ = [
+    "COREGISTRATION",
     "SDC_METHODS",
     "Engines",
     "SdcChoice",
@@ -22,9 +24,13 @@ __all__ = [
     "choose_sdc",
     "name_denoising",
     "name_hmc",
+    "name_normalisation",
     "name_sdc",
     "name_unringing",
 ]
+
+#: What registers the b=0 reference to the T1w image, for plan and sidecar.
+COREGISTRATION = "rigid, mutual information (ANTs)"
 
 #: Images that a reason names; the plan, the sidecar and the report list them all.
 N_NAMED = 2
@@ -208,8 +214,9 @@ def name_unringing(denoise: str, *, unring: bool) -> str:
     """Return what removes Gibbs ringing beside a denoiser."""
     if not unring:
         return "none"
-    is_mrtrix = denoise == "dwidenoise"
-    return f"MRtrix3 mrdegibbs {mrtrix_version()}" if is_mrtrix else "DIPY gibbs_removal"
+    if denoise == "dwidenoise":
+        return f"MRtrix3 mrdegibbs {mrtrix_version()}"
+    return f"DIPY gibbs_removal {version('dipy')}"
 
 
 def name_sdc(method: str) -> str:
@@ -227,6 +234,14 @@ def name_hmc(method: str, *, sloppy: bool = False) -> str:
     if method == "eddy":
         return f"FSL eddy ({fsl_version()}) with outlier replacement"
     return "none" if method == "none" else name_motion(N_PASSES_SLOPPY if sloppy else N_PASSES)
+
+
+def name_normalisation(method: str) -> str:
+    """Return what the plan and the sidecar say of the registration to the template."""
+    from dmri_fm.normalise.template import TEMPLATE_NAME
+
+    names = {"affine": "affine (ANTs)", "syn": "affine and SyN (ANTs)"}
+    return f"{names[method]} to {TEMPLATE_NAME}"
 
 
 def choose_sdc(series: DwiSeries, engines: Engines) -> SdcChoice:

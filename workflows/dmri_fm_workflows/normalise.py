@@ -13,6 +13,7 @@ from dmri_fm_workflows.interfaces.normalise import (
     ResampleDwi,
 )
 from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
+from dmri_fm_workflows.plan import SLOPPY_WARNING
 
 __all__ = ["init_anat_wf", "init_normalise_wf"]
 
@@ -79,7 +80,11 @@ def init_anat_wf(*, normalisation: str, sloppy: bool, name: str = "anat_wf") -> 
         mem_gb=2,
     )
     facts = pe.Node(niu.Merge(2), name="list_facts", run_without_submitting=True)
-    merge_facts = pe.Node(MergeFacts(), name="merge_facts", run_without_submitting=True)
+    merge_facts = pe.Node(
+        MergeFacts(base={"Warnings": [SLOPPY_WARNING] if sloppy else []}),
+        name="merge_facts",
+        run_without_submitting=True,
+    )
     workflow.connect([
         (inputnode, unbias, [("t1w_file", "in_file")]),
         (unbias, mask, [("out_file", "in_file")]),
@@ -116,7 +121,7 @@ def init_normalise_wf(
     mem_gb: float,
     name: str = "normalise_wf",
 ) -> pe.Workflow:
-    """Bring a series into ACPC and MNI, each by one interpolation.
+    """Bring a series into ACPC and MNI, each by one interpolation of what `dwi_file` holds.
 
     Parameters
     ----------

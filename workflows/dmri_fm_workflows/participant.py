@@ -242,7 +242,7 @@ def init_dwi_wf(
         (facts, merge_facts, [("out", "in_facts")]),
         (merge_facts, derivatives_wf, [("facts", "inputnode.facts")]),
         (preprocess_wf, derivatives_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "motion_file", "confounds_file", "confounds_facts")]),
+            "motion_file", "motion_facts", "confounds_file", "confounds_facts")]),
         (normalise_wf, quality, [("outputnode.acpc_dwi_file", "dwi_file"),
                                  ("outputnode.acpc_bval_file", "bval_file"),
                                  ("outputnode.acpc_bvec_file", "bvec_file"),

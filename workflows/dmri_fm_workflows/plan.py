@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dmri_fm.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm.bids.names import session_of
+from dmri_fm.bids.scans import ASSUMED_READOUT_S
 from dmri_fm.gradients import GradientTable
 from dmri_fm.models.directions import (
     FEATURE_DIRECTIONS,
@@ -22,15 +23,18 @@ from dmri_fm.models.directions import (
     find_six,
     group_axes,
 )
+from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import (
+    COREGISTRATION,
     Engines,
     SdcChoice,
     choose_sdc,
     name_denoising,
     name_hmc,
+    name_normalisation,
     name_sdc,
     name_unringing,
 )
@@ -156,6 +160,29 @@ class SeriesPlan:
         return (*self.series.runs, *([outside] if outside else []))
 
     @property
+    def readouts_s(self) -> tuple[float, ...]:
+        """Total readout time of every image of `sources`, s; assumed where none is stated.
+
+        Readouts are taken to be equal where they are not known: that of a reverse image to be the
+        one of the run that it opposes.
+        """
+        known = [image.readout_time_s for image in self.sources if image.readout_time_s]
+        usual = known[0] if known else ASSUMED_READOUT_S
+        runs = tuple(run.readout_time_s or usual for run in self.series.runs)
+        outside = self.sources[len(runs) :]
+        opposed = self.series.blip_pair[0].readout_time_s if self.series.blip_pair else None
+        return (*runs, *(image.readout_time_s or opposed or usual for image in outside))
+
+    @property
+    def assumed_readouts_s(self) -> dict[str, float]:
+        """Readout times that no sidecar states, by name of the image, s."""
+        return {
+            image.path.name: readout_s
+            for image, readout_s in zip(self.sources, self.readouts_s, strict=True)
+            if not image.readout_time_s
+        }
+
+    @property
     def size_gb(self) -> float:
         """Size of all runs as float32, GB."""
         return sum(_size_gb(run.shape) for run in self.series.runs)
@@ -185,6 +212,34 @@ class SeriesPlan:
     def hmc_name(self) -> str:
         """What the sidecar says under `HMCMethod`."""
         return name_hmc(self.engines.hmc, sloppy=self.sloppy)
+
+    @property
+    def is_slab(self) -> bool:
+        """The field of view is too short along the body for a whole head."""
+        first = self.series.runs[0]
+        return is_slab(first.shape, first.affine)
+
+    @property
+    def mask_name(self) -> str:
+        """What the sidecar says under `MaskMethod`, unless the voxels say otherwise."""
+        return name_mask("b0", slab=self.is_slab)
+
+    @property
+    def coregistration_name(self) -> str | None:
+        """What the sidecar says under `CoregistrationMethod`; None without a T1w image."""
+        return COREGISTRATION if self.has_t1w else None
+
+    @property
+    def normalisation_name(self) -> str:
+        """What the sidecar says under `NormalisationMethod`."""
+        return name_normalisation(self.normalisation)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What the sidecars say of every step that the plan decides, with versions."""
+        names = (self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
+                 self.normalisation_name)  # fmt: skip
+        return (*names, COREGISTRATION, name_mask("t1w")) if self.has_t1w else names
 
     @property
     def length_scaling(self) -> tuple[str, float | None] | None:
@@ -262,6 +317,11 @@ class ParticipantPlan:
     def series(self) -> tuple[SeriesPlan, ...]:
         """Every series of every session."""
         return tuple(plan for session in self.sessions for plan in session.series)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, with versions, of every series."""
+        return tuple(name for plan in self.series for name in plan.methods)
 
 
 def plan_participant(

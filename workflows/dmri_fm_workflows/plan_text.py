@@ -9,18 +9,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dmri_fm.bids import EpiImage
-from dmri_fm.preprocess.mask import is_slab
+from dmri_fm.preprocess.mask import name_mask
+from dmri_fm_workflows.engines import name_normalisation
 from dmri_fm_workflows.plan import ENCODERS, ParticipantPlan, SeriesPlan, SessionPlan
-from dmri_fm_workflows.volumes_table import fill_readouts
 
 __all__ = ["LATER", "describe_plan", "list_omissions"]
-
-#: What draws the mask, by field of view.
-SLAB_MASK = "median_otsu, as the field of view is a slab"
-HEAD_MASK = (
-    "deepbet, gaps filled by median_otsu; median_otsu alone where deepbet finds no brain of a "
-    "possible volume"
-)
 
 #: What no plan can hold.
 LATER = (
@@ -94,18 +87,13 @@ def _session_lines(plan: ParticipantPlan, session: SessionPlan) -> list[str]:
     if session.t1w is None:
         return [f"  {head}no T1w image: each series is registered to the template by itself"]
     text = (
-        f"{session.t1w.name}: bias correction, brain mask (deepbet), ACPC, "
-        f"{_registration(plan.normalisation)}"
+        f"{session.t1w.name}: bias correction (N4), brain mask by {name_mask('t1w')}, ACPC; to "
+        f"the template: {name_normalisation(plan.normalisation)}"
     )
     lines = _item(f"{head}T1w image", text, indent=2)
     for path in session.unused_t1w:
         lines += _item("not used", f"{path.name}: one T1w image is used", indent=4)
     return lines
-
-
-def _registration(method: str) -> str:
-    word = {"affine": "affine", "syn": "affine and SyN"}[method]
-    return f"{word} registration to MNI152NLin2009aSym (ANTs)"
 
 
 def _item(label: str, text: str, *, indent: int = 4) -> list[str]:
@@ -134,11 +122,11 @@ def _series_lines(plan: SeriesPlan) -> list[str]:
 
 def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
     runs = plan.series.runs
-    readouts, _ = fill_readouts(
-        [image.readout_time_s for image in plan.sources]  # the pair is filled together
-    )
+    readouts_s = plan.readouts_s
     for number, (run, n_usable) in enumerate(zip(runs, plan.run_sizes, strict=True)):
-        yield ("files" if number == 0 else ""), _run_text(run, n_usable, readouts[number])
+        yield ("files" if number == 0 else ""), _run_text(run, n_usable, readouts_s[number])
+    for image, readout_s in zip(plan.sources[len(runs) :], readouts_s[len(runs) :], strict=True):
+        yield "  reverse", f"{image.path.name} ({_encoding_text(image, readout_s)})"
     yield "volumes", _volumes_text(plan)
     yield "denoise", plan.denoising
     yield "Gibbs ringing", plan.unringing
@@ -150,13 +138,19 @@ def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
             continue  # said above
         yield "  not used", f"{image.path.name}: {image.reason}"
     yield "motion and eddy", plan.hmc_name
-    slab = is_slab(runs[0].shape, runs[0].affine)
-    yield "mask", f"of the b=0 reference: {SLAB_MASK if slab else HEAD_MASK}"
+    yield "mask", _mask_text(plan)
     yield "registration", _alignment_text(plan)
     yield "resampling", _resampling_text(plan)
+    if plan.length_scaling is not None:
+        yield "b-value check", "MD of the ventricles beside that of free water"
+    if plan.has_tensor:
+        yield (
+            "gradient check",
+            "b-vectors against the fibres, beside other orders and signs",
+        )
     yield "tensor", _tensor_text(plan)
     for network in plan.networks:
-        yield "network", f"{network}: {_six_text(plan)}"
+        yield "network", f"{network}: {_six_text(plan)}{_weights_text(plan, network)}"
     if not plan.networks:
         yield "network", "none"
     yield "features", _features_text(plan)
@@ -167,12 +161,13 @@ def _run_text(run: EpiImage, n_usable: int, readout_s: float) -> str:
     n_all = run.shape[3]
     left_out = f", {n_all - n_usable} of them left out" if n_all != n_usable else ""
     plural = "volume" if n_all == 1 else "volumes"
-    encoding = run.phase_encoding or "unknown"
-    assumed = "" if run.readout_time_s else " (assumed)"
-    return (
-        f"{run.path.name} ({n_all} {plural}{left_out}; phase encoding {encoding}, readout "
-        f"{readout_s:.4g} s{assumed})"
-    )
+    return f"{run.path.name} ({n_all} {plural}{left_out}; {_encoding_text(run, readout_s)})"
+
+
+def _encoding_text(image: EpiImage, readout_s: float) -> str:
+    assumed = "" if image.readout_time_s else " (assumed)"
+    encoding = image.phase_encoding or "unknown"
+    return f"phase encoding {encoding}, readout {readout_s:.4g} s{assumed}"
 
 
 def _volumes_text(plan: SeriesPlan) -> str:
@@ -186,12 +181,19 @@ def _volumes_text(plan: SeriesPlan) -> str:
 
 def _alignment_text(plan: SeriesPlan) -> str:
     if plan.t1w is None:
-        return f"b=0 reference rigidly to ACPC, {_registration(plan.normalisation)}"
+        return f"b=0 reference rigidly to ACPC; to the template: {plan.normalisation_name}"
     source = f" of ses-{plan.t1w_session}" if plan.t1w_session else ""
     return (
-        f"b=0 reference rigidly to {plan.t1w.name}{source} (ANTs, mutual information), then by "
-        "that image's transforms"
+        f"b=0 reference to {plan.t1w.name}{source}: {plan.coregistration_name}; to the template "
+        f"by that image's: {plan.normalisation_name}"
     )
+
+
+def _mask_text(plan: SeriesPlan) -> str:
+    text = f"of the b=0 reference: {plan.mask_name}"
+    if plan.is_slab:
+        return f"{text} (the field of view is too short for a whole head)"
+    return f"{text}; median_otsu alone where deepbet finds no brain of a possible volume"
 
 
 def _resampling_text(plan: SeriesPlan) -> str:
@@ -199,7 +201,11 @@ def _resampling_text(plan: SeriesPlan) -> str:
     if size is None:
         size = float(np.linalg.norm(plan.series.runs[0].affine[:3, :3], axis=0).min())
     asked = " (--output-resolution)" if plan.voxel_size_mm is not None else ""
-    return f"one interpolation into each space; ACPC at {size:.3g} mm{asked}, MNI at 2 mm"
+    spaces = [f"ACPC at {size:.3g} mm{asked}"]
+    spaces += [f"{space} at 2 mm" for space in plan.output_spaces if space != "ACPC"]
+    # eddy hands on its own series, built-in motion correction the volumes as they were acquired.
+    how = "by eddy on the grid of the series; then " if plan.engines.hmc == "eddy" else ""
+    return f"{how}one interpolation into each space; {', '.join(spaces)}"
 
 
 def _tensor_text(plan: SeriesPlan) -> str:
@@ -225,13 +231,19 @@ def _six_text(plan: SeriesPlan) -> str:
     )
 
 
+def _weights_text(plan: SeriesPlan, model: str) -> str:
+    path = plan.weights.get(model)
+    return "" if path is None else f"; own weights {path}"
+
+
 def _features_text(plan: SeriesPlan) -> str:
     if plan.encoder is None:
         return "none"
     n_weighted = int((~plan.gtab.is_b0).sum())
     n = plan.n_feature_directions
     which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, spread"
-    return f"{plan.encoder}: {which}, on the model's MNI grid, {_device(plan)}"
+    own = _weights_text(plan, plan.encoder)
+    return f"{plan.encoder}: {which}, on the model's MNI grid, {_device(plan)}{own}"
 
 
 def _device(plan: SeriesPlan) -> str:

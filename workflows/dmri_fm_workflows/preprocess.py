@@ -78,8 +78,8 @@ def init_preprocess_wf(
         b=0 reference, bias-corrected; the same before distortion correction.
     dwi_brain_file, dwi_mask_file
         Brain of the reference, and its mask.
-    confounds_file, confounds_facts, outliers_file
-        Confounds table, its column descriptions, outlier slices.
+    confounds_file, confounds_facts, motion_facts, outliers_file
+        Confounds table, its column descriptions, what the transforms are, outlier slices.
     facts
         What ran.
     """
@@ -105,6 +105,7 @@ def init_preprocess_wf(
                 "dwi_mask_file",
                 "confounds_file",
                 "confounds_facts",
+                "motion_facts",
                 "outliers_file",
                 "facts",
             ]
@@ -127,9 +128,9 @@ def init_preprocess_wf(
     merge = pe.Node(
         MergeRuns(
             phase_encodings=[run.phase_encoding for run in series.runs],
-            readouts_s=[run.readout_time_s for run in series.runs],
+            readouts_s=list(plan.readouts_s[: len(series.runs)]),
+            assumed_readouts_s=plan.assumed_readouts_s,
             needs_tensor=plan.has_tensor,
-            reverse_readouts_s=[i.readout_time_s for i in plan.sources[len(series.runs) :]],
         ),
         name="merge_runs",
         mem_gb=3 * mem_gb,
@@ -196,7 +197,7 @@ def init_preprocess_wf(
         (mask, outputnode, [("mask_file", "dwi_mask_file"), ("brain_file", "dwi_brain_file")]),
         (hmc_wf, outputnode, [(f"outputnode.{field}", field) for field in (
             "dwi_file", "bvec_file", "field_file", "motion_file", "confounds_file",
-            "confounds_facts", "outliers_file")]),
+            "confounds_facts", "motion_facts", "outliers_file")]),
         (merge_facts, outputnode, [("facts", "facts")]),
     ])  # fmt: skip
     return workflow
@@ -452,8 +453,8 @@ def init_hmc_wf(
         The same series, or eddy's.
     field_file
         Distortion still to be corrected; undefined after eddy.
-    motion_file, confounds_file, confounds_facts, outliers_file
-        Transforms and confounds.
+    motion_file, motion_facts, confounds_file, confounds_facts, outliers_file
+        Transforms, what they are, and confounds.
     facts
         What ran.
     """
@@ -475,7 +476,8 @@ def init_hmc_wf(
         name="inputnode",
     )
     results = [(f, f) for f in (
-        "motion_file", "confounds_file", "confounds_facts", "outliers_file", "facts")]  # fmt: skip
+        "motion_file", "motion_facts", "confounds_file", "confounds_facts", "outliers_file",
+        "facts")]  # fmt: skip
     outputnode = pe.Node(
         niu.IdentityInterface(["dwi_file", "bvec_file", "field_file", *dict(results)]),
         name="outputnode",

@@ -14,6 +14,7 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm import __version__
 from dmri_fm.bids.names import scan_name
+from dmri_fm.bids.scans import ASSUMED_READOUT_NOTE
 from dmri_fm.derivatives.naming import identify, sidecar_path
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.derivatives.root import default_methods
@@ -81,7 +82,7 @@ FACTS = {
     "CoregistrationMethod": "Registration to the T1w image",
     "NormalisationMethod": "Registration to the template",
     "RunIntensityScales": "Intensity factor per run",
-    "TotalReadoutTimeAssumed": "Readout times assumed, s (the correction does not depend on them)",
+    "TotalReadoutTimeAssumed": f"Readout times assumed, s ({ASSUMED_READOUT_NOTE})",
 }
 
 #: Packages whose versions decide the numbers.

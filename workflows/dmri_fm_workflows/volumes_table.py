@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from dmri_fm.bids.scans import ASSUMED_READOUT_S
-
-__all__ = ["VolumeOrigin", "fill_readouts", "read_volumes", "write_volumes"]
+__all__ = ["VolumeOrigin", "read_volumes", "write_volumes"]
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,3 @@ def read_volumes(path: str | Path) -> list[VolumeOrigin]:
             )
             for row in csv.DictReader(stream, delimiter="\t")
         ]
-
-
-def fill_readouts(readouts_s: Sequence[float | None]) -> tuple[list[float], bool]:
-    """Return a readout time for every run, and whether one had to be assumed.
-
-    Examples
-    --------
-    >>> fill_readouts([None, 0.04])
-    ([0.04, 0.04], True)
-    >>> fill_readouts([None, None])
-    ([0.05, 0.05], True)
-    """
-    known = [r for r in readouts_s if r]
-    usual = known[0] if known else ASSUMED_READOUT_S
-    return [r or usual for r in readouts_s], len(known) < len(readouts_s)

@@ -12,7 +12,7 @@ from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.denoise import denoise, foreground, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
-from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.preprocess.mask import brain_mask, is_slab, name_mask
 from dmri_fm.volumes import Dwi
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
@@ -105,6 +105,7 @@ def test_brain_of_a_real_b0_in_any_storage(data_dir: Path) -> None:
     assert 900 < found.volume_ml < 1900
     assert found.agreement_dice > 0.8
     assert found.warnings == ()
+    assert found.method == name_mask("b0")
     image = nib.Nifti1Image(b0, dwi.affine)
     stored = nib.orientations.axcodes2ornt("PIR")
     change = nib.orientations.ornt_transform(nib.io_orientation(dwi.affine), stored)
@@ -114,6 +115,17 @@ def test_brain_of_a_real_b0_in_any_storage(data_dir: Path) -> None:
         nib.orientations.ornt_transform(stored, nib.io_orientation(dwi.affine))
     )
     np.testing.assert_array_equal(np.asarray(back.dataobj) > 0, found.mask)
+
+
+def test_the_mask_of_a_slab_is_named_as_planned() -> None:
+    affine = np.diag([6.0, 6.0, 6.0, 1.0])
+    i, j, _ = np.indices((28, 28, 12))
+    inside = np.hypot(i - 14, j - 14) < 9
+    image = np.where(inside, 1000, 10) + np.random.default_rng(0).normal(0, 5, inside.shape)
+    found = brain_mask(image, affine, contrast="b0")
+    assert is_slab(image.shape, affine)
+    assert found.method == name_mask("b0", slab=True)
+    assert found.method.startswith("median_otsu (DIPY ")
 
 
 def test_image_without_a_head_is_warned_about() -> None:

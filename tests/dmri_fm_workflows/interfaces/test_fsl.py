@@ -287,3 +287,8 @@ def test_eddys_results_are_those_of_the_built_in_engine(tmp_path: Path) -> None:
     assert [float(row[f"trans_{a}"]) for a in "xyz"] == [-1, 2, 3]
     assert float(row["rot_x"]) == pytest.approx(0.01)
     assert found.facts["HMCMethod"].startswith("FSL eddy (")
+    assert found.motion_facts == {
+        "IdentityTransforms": True,
+        "PointMapping": "Every point is taken to itself: FSL's eddy has resampled the volumes "
+        "onto the grid of dwiref.",
+    }

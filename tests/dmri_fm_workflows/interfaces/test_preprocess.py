@@ -14,6 +14,7 @@ from dmri_fm.bids import read_dataset
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.motion import no_motion
 from dmri_fm.volumes import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
@@ -22,8 +23,10 @@ from dmri_fm_workflows.interfaces.preprocess import (
     DwiDenoise,
     EstimatePairField,
     MergeRuns,
+    SkipMotion,
     ValidateDwi,
     _mean_b0,
+    save_motion,
 )
 from dmri_fm_workflows.preprocess import init_denoise_wf, init_sdc_wf
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
@@ -190,22 +193,9 @@ def test_volumes_of_another_readout_are_left_out_of_the_pair() -> None:
     assert (float(found.mean()), readout_s) == (100.0, 0.05)
 
 
-@pytest.mark.parametrize(
-    ("own", "reverse", "expected", "is_assumed"),
-    [
-        ([None], [0.04], 0.04, True),
-        ([0.04], [None], 0.04, True),
-        ([0.05], [0.04], 0.05, False),
-        ([0.05], [], 0.05, False),
-        ([None], [None], 0.05, True),
-    ],
-)
-def test_readouts_of_a_pair_are_equal_unless_both_are_known(
-    tmp_path: Path,
-    own: list[float | None],
-    reverse: list[float | None],
-    expected: float,
-    is_assumed: bool,
+@pytest.mark.parametrize("assumed", [{}, {"reverse_epi.nii.gz": 0.04}])
+def test_merged_volumes_keep_their_readout_and_images_their_assumed_one(
+    tmp_path: Path, assumed: dict[str, float]
 ) -> None:
     inputs = write_series(tmp_path / "in", ["j"], is_b0=[True])
     done = MergeRuns(
@@ -214,11 +204,27 @@ def test_readouts_of_a_pair_are_equal_unless_both_are_known(
         bval_files=[inputs["bval_file"]],
         bvec_files=[inputs["bvec_file"]],
         phase_encodings=["j"],
-        readouts_s=own,
-        reverse_readouts_s=reverse,
+        readouts_s=[0.04],
+        assumed_readouts_s=assumed,
     ).run(cwd=tmp_path)
-    assert [o.readout_s for o in read_volumes(done.outputs.volumes_file)] == [expected]
-    assert ("TotalReadoutTimeAssumed" in done.outputs.facts) == is_assumed
+    assert [o.readout_s for o in read_volumes(done.outputs.volumes_file)] == [0.04]
+    assert done.outputs.facts.get("TotalReadoutTimeAssumed", {}) == assumed
+
+
+def test_transforms_say_that_motion_was_not_estimated(tmp_path: Path) -> None:
+    inputs = write_series(tmp_path / "in", ["j", "j"], is_b0=[True, False])
+    found = SkipMotion(**inputs).run(cwd=tmp_path).outputs
+    assert found.motion_facts["IdentityTransforms"] is True
+    assert found.motion_facts["PointMapping"].endswith("head motion was not estimated.")
+
+
+@pytest.mark.parametrize("why", [None, "eddy"])
+def test_only_identities_replace_the_point_mapping(tmp_path: Path, why: str | None) -> None:
+    gtab = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
+    origins = [VolumeOrigin(0, "j", READOUT_S, "x.nii.gz")] * 2
+    facts = save_motion(no_motion(2, 3), gtab, origins, tmp_path, why_identity=why)["motion_facts"]
+    assert facts["IdentityTransforms"] == (why is not None)
+    assert ("PointMapping" in facts) == (why is not None)
 
 
 @pytest.mark.skipif(shutil.which("dwidenoise") is None, reason="MRtrix3 is not installed")

@@ -329,6 +329,7 @@ class _EddyResultOutputSpec(TraitedSpec):
     confounds_file = File(exists=True, desc="confounds table")
     confounds_facts = traits.Dict(desc="its column descriptions")
     outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
+    motion_facts = traits.Dict(desc="what the transforms are, for their sidecar")
     facts = traits.Dict(desc="what ran, for the sidecar")
 
 
@@ -357,7 +358,8 @@ class CollectEddy(SimpleInterface):
             outliers = np.loadtxt(self.inputs.outlier_map_file, skiprows=1, ndmin=2) > 0
         origins = read_volumes(self.inputs.volumes_file)
         motion = resampled_motion(moved, outliers, name_hmc("eddy"))
-        self._results |= save_motion(motion, gtab, origins, folder) | {
+        why = "FSL's eddy has resampled the volumes onto the grid of dwiref"
+        self._results |= save_motion(motion, gtab, origins, folder, why_identity=why) | {
             "dwi_file": self.inputs.corrected_file,
             "bvec_file": str(folder / "eddy.bvec"),
             "facts": {"HMCMethod": motion.method},

@@ -36,11 +36,12 @@ from dmri_fm.normalise.registration import (
     register_template,
     registration_dice,
 )
-from dmri_fm.normalise.template import TEMPLATE_NAME, load_template
+from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
 from dmri_fm.preprocess.motion import read_motion_tsv, rotate_bvecs
 from dmri_fm.preprocess.susceptibility import phase_encoding_vector
 from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm_workflows.engines import COREGISTRATION, name_normalisation
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
 
@@ -164,13 +165,12 @@ class RegisterTemplate(SimpleInterface):
         ):
             out = save_image(data, template.grid.affine, folder / f"mni_{name[:-5]}.nii.gz")
             self._results[name] = str(out)
-        label = {"affine": "affine (ANTs)", "syn": "affine and SyN (ANTs)"}[self.inputs.method]
         self._results |= {
             "to_mni_file": str(to_mni),
             "from_mni_file": str(from_mni),
             "dice": dice,
             "facts": {
-                "NormalisationMethod": f"{label} to {TEMPLATE_NAME}",
+                "NormalisationMethod": name_normalisation(self.inputs.method),
                 "NormalisationDice": round(dice, 4),
                 "Warnings": _dice_warning(dice),
             },
@@ -220,7 +220,7 @@ class CoregisterReference(SimpleInterface):
         found = register_rigid(reference, anatomy, initial=np.linalg.inv(start))
         self._results |= _write_affine_pair(np.linalg.inv(found.xfm), Path(runtime.cwd))
         self._results["facts"] = {
-            "CoregistrationMethod": "rigid, mutual information (ANTs)",
+            "CoregistrationMethod": COREGISTRATION,
             "CoregistrationSimilarity": round(float(found.similarity), 4),
         }
         return runtime

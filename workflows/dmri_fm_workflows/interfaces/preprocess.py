@@ -41,7 +41,6 @@ from dmri_fm_workflows.engines import name_denoising, name_unringing
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import (
     VolumeOrigin,
-    fill_readouts,
     read_volumes,
     write_volumes,
 )
@@ -175,13 +174,9 @@ class _MergeInputSpec(GradientInputSpec):
     phase_encodings = traits.List(
         traits.Either(None, traits.Str()), mandatory=True, desc="phase encoding per run"
     )
-    readouts_s = traits.List(
-        traits.Either(None, traits.Float()), mandatory=True, desc="readout time per run, s"
-    )
-    reverse_readouts_s = traits.List(
-        traits.Either(None, traits.Float()),
-        usedefault=True,
-        desc="readout time of the image outside the series that opposes it, if there is one, s",
+    readouts_s = traits.List(traits.Float(), mandatory=True, desc="readout time per run, s")
+    assumed_readouts_s = traits.Dict(
+        usedefault=True, desc="readout times that no sidecar states, s, by name of the image"
     )
     needs_tensor = traits.Bool(
         False, usedefault=True, desc="the raw gradient files determine a tensor"
@@ -230,25 +225,20 @@ class MergeRuns(SimpleInterface):
         self._results["raw_file"] = str(save_image(raw.dwi.data, affine, folder / "raw.nii"))
         bval, bvec = folder / "merged.bval", folder / "merged.bvec"
         write_gradients(raw.dwi.gtab, bval, bvec, affine=affine)
-        # A pair's readouts are equal unless both are known, wherever the known one is.
-        readouts, is_assumed = fill_readouts(
-            [*self.inputs.readouts_s, *self.inputs.reverse_readouts_s]
-        )
-        readouts = readouts[: len(self.inputs.readouts_s)]
         origins = [
             VolumeOrigin(
                 run=int(i),
                 phase_encoding=self.inputs.phase_encodings[i],
-                readout_s=readouts[i],
+                readout_s=self.inputs.readouts_s[i],
                 original_file=Path(self.inputs.raw_files[i]).name,
             )
             for i in raw.run_index
         ]
         self._results["volumes_file"] = str(write_volumes(origins, folder / "volumes.tsv"))
         self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
-        facts = {"RunIntensityScales": [round(s, 6) for s in raw.scales]}
-        if is_assumed:
-            facts["TotalReadoutTimeAssumed"] = readouts
+        facts: dict[str, Any] = {"RunIntensityScales": [round(s, 6) for s in raw.scales]}
+        if self.inputs.assumed_readouts_s:
+            facts["TotalReadoutTimeAssumed"] = dict(self.inputs.assumed_readouts_s)
         self._results["facts"] = facts
         return runtime
 
@@ -463,6 +453,7 @@ class _MotionOutputSpec(TraitedSpec):
     confounds_file = File(exists=True, desc="confounds table")
     confounds_facts = traits.Dict(desc="its column descriptions")
     outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
+    motion_facts = traits.Dict(desc="what the transforms are, for their sidecar")
     facts = traits.Dict(desc="what ran, for the sidecar")
 
 
@@ -497,9 +488,21 @@ class EstimateMotion(SimpleInterface):
 
 
 def save_motion(
-    motion: MotionEstimate, gtab: GradientTable, origins: list[VolumeOrigin], folder: Path
+    motion: MotionEstimate,
+    gtab: GradientTable,
+    origins: list[VolumeOrigin],
+    folder: Path,
+    *,
+    why_identity: str | None = None,
 ) -> dict[str, Any]:
-    """Write transforms, outliers and confounds; return what the interface puts out."""
+    """Write transforms, outliers and confounds; return what the interface puts out.
+
+    `why_identity` says why the transforms are identities, for their sidecar; None: they are
+    estimates.
+    """
+    motion_facts: dict[str, Any] = {"IdentityTransforms": why_identity is not None}
+    if why_identity is not None:
+        motion_facts["PointMapping"] = f"Every point is taken to itself: {why_identity}."
     write_motion_tsv(motion, folder / "motion.tsv")
     np.save(folder / "outliers.npy", motion.is_outlier)
     rows = confounds_table(motion, gtab, [o.original_file for o in origins])
@@ -511,6 +514,7 @@ def save_motion(
         "outliers_file": str(folder / "outliers.npy"),
         "confounds_file": str(table),
         "confounds_facts": describe_columns(columns),
+        "motion_facts": motion_facts,
     }
 
 
@@ -528,6 +532,12 @@ class SkipMotion(SimpleInterface):
         dwi = self.inputs.load()
         motion = no_motion(len(dwi.gtab), dwi.shape[2])
         origins = read_volumes(self.inputs.volumes_file)
-        self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
+        self._results |= save_motion(
+            motion,
+            dwi.gtab,
+            origins,
+            Path(runtime.cwd),
+            why_identity="head motion was not estimated",
+        )
         self._results["facts"] = {"HMCMethod": motion.method}
         return runtime

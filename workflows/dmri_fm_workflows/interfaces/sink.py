@@ -227,9 +227,8 @@ class DerivativesDataSink(PrepareDerivative):
         columns = _columns(file) if name.extension == ".tsv" else ()
         ends = (name.entities["from"], name.entities["to"]) if name.kind.is_transform else None
         known = image_sidecar(name.kind.name, space=space, ends=ends, columns=columns)
-        content = known | dict(meta)
-        if name.kind.is_transform:
-            content |= transform_metadata(name)
+        # Facts win: a table of identities maps points otherwise than its name says.
+        content = known | (transform_metadata(name) if ends else {}) | dict(meta)
         target = Path(sidecar_path(target))
         publish_json(content, target)
         self._results["out_meta"] = str(target)
