@@ -35,7 +35,7 @@ from dmri_fm.derivatives.naming import (
     sidecar_path,
 )
 from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
-from dmri_fm.derivatives.sidecars import image_sidecar
+from dmri_fm.derivatives.sidecars import image_sidecar, with_references
 from dmri_fm.derivatives.transforms import transform_metadata
 from dmri_fm.errors import ConfigError, OutputError
 
@@ -227,7 +227,8 @@ class DerivativesDataSink(PrepareDerivative):
         columns = _columns(file) if name.extension == ".tsv" else ()
         ends = (name.entities["from"], name.entities["to"]) if name.kind.is_transform else None
         known = image_sidecar(name.kind.name, space=space, ends=ends, columns=columns)
-        content = known | dict(meta)
+        # Whose methods ran is known only now.
+        content = with_references(name.kind, known | dict(meta))
         if name.kind.is_transform:
             content |= transform_metadata(name)
         target = Path(sidecar_path(target))
