@@ -73,7 +73,10 @@ _EQUAL_READOUTS = (
     f"{_VARIATIONAL}, with readout times that are unknown and were taken to be equal."
 )
 
-_ONCE = "all transforms of a volume were composed, and its voxels were interpolated once"
+_ROTATED = "b-vectors were rotated accordingly"
+_ONCE = (
+    f"all transforms of a volume were composed, its voxels were interpolated once, and {_ROTATED}"
+)
 
 #: Methods of each step of a series, by the key of its sidecar; the first that fits counts.
 SERIES_STEPS: Mapping[str, tuple[Method, ...]] = MappingProxyType(
@@ -119,7 +122,7 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = MappingProxyType(
                 "FSL eddy",
                 "Head motion and eddy currents were corrected by {method} [@andersson2016], which "
                 "interpolates the series; its result was interpolated once more into each output "
-                "space.",
+                f"space, and {_ROTATED}.",
             ),
             Method(
                 "registration to leave-one-out",
