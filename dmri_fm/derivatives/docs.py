@@ -108,9 +108,11 @@ def outputs_page() -> str:
             shown = section
             lines += ["", f"## {section}", ""]
             lines += ["| file | what | units | spaces | source |", "|---|---|---|---|---|"]
-        cited = "; ".join(
+        works = [
             f"[{references[k].label}](https://doi.org/{references[k].doi})" for k in kind.citations
-        )
+        ]
+        named = ", ".join(f"`{key}`" for key in kind.cited_steps)
+        cited = "; ".join([*works, *([f"works of the methods in {named}"] if named else [])])
         lines.append(
             f"| {_shown_name(kind)} | {kind.description} | {kind.units or ''} | "
             f"{', '.join(kind.spaces)} | {cited} |"

@@ -74,6 +74,9 @@ class Kind:
         Smallest and largest possible value, or None.
     citations
         Keys of `references.yaml`: the works of the model, then those of the quantity.
+    cited_steps
+        Keys of the sidecar that name the method of a step, whose works are cited as well; see
+        :mod:`dmri_fm.derivatives.steps`.
     required
         Keys that its sidecar must hold.
     parameter
@@ -97,6 +100,7 @@ class Kind:
     model: str | None = None
     value_range: tuple[float, float] | None = None
     citations: tuple[str, ...] = ()
+    cited_steps: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     parameter: str | None = None
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
@@ -173,6 +177,7 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         model=model.label if model else None,
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
         citations=tuple(dict.fromkeys(cited)),
+        cited_steps=tuple(entry.get("cited_steps", ())),
         required=tuple(entry.get("required", ())),
         parameter=entry.get("parameter"),
         sources=MappingProxyType(_sources(entry.get("sources", ()))),

@@ -177,4 +177,5 @@ def _escape_tex(text: str) -> str:
     # Citations stay readable for the pattern: none of its characters is touched.
     for sign in ("&", "%", "$", "#"):
         text = text.replace(sign, "\\" + sign)
+    text = text.replace("^", "\\^{}")
     return re.sub(r"_(?![^\[]*\])", r"\\_", text)

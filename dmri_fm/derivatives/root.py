@@ -1,27 +1,23 @@
 """Files at the root of the output folder: what the dataset is, and how to read it.
 
 Thousands of jobs may write them at once. Their contents depend on the version and the source
-dataset only, so every job writes the same bytes, by rename.
+dataset only, so every job writes the same bytes, by rename. The methods text is the exception
+(:mod:`dmri_fm.derivatives.methods`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Template
 
 from dmri_fm import __version__
 from dmri_fm.derivatives.maps import load_catalogue
 from dmri_fm.derivatives.publish import publish_json, publish_text
-from dmri_fm.derivatives.references import render_methods
 from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.json_files import read_object
-from dmri_fm.models.identity import describe_models
 from dmri_fm.project import DISTRIBUTION, source_url
 
 __all__ = [
@@ -29,7 +25,6 @@ __all__ = [
     "BIDS_VERSION",
     "CONTAINER_VARIABLE",
     "dataset_description",
-    "default_methods",
     "generated_by",
     "read_container",
     "write_root_files",
@@ -137,18 +132,6 @@ def dataset_description(
     return found
 
 
-def default_methods(models: Collection[str]) -> str:
-    """Return the packaged methods text for the models that ran, with citations as `[@key]`.
-
-    Raises
-    ------
-    ConfigError
-        If a model is unknown.
-    """
-    text = files("dmri_fm.derivatives").joinpath("methods.md").read_text(encoding="utf-8")
-    return str(Template(text, keep_trailing_newline=True).render(models=describe_models(models)))
-
-
 def _readme(source_name: str) -> str:
     catalogue = load_catalogue()
     shown = [k for k in catalogue.kinds.values() if k.datatype not in ("figures", "")]
@@ -197,10 +180,9 @@ def write_root_files(
     *,
     source: str | Path,
     source_name: str,
-    models: Collection[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> None:
-    """Write description, README, CHANGES, `.bidsignore`, `descriptions.*` and citations.
+    """Write description, README, CHANGES, `.bidsignore` and `descriptions.*`.
 
     Parameters
     ----------
@@ -210,8 +192,6 @@ def write_root_files(
         Folder of the raw dataset.
     source_name
         Its name.
-    models
-        Networks that run, for the methods text.
     environ
         Where :data:`CONTAINER_VARIABLE` is looked up; the process's environment by default.
 
@@ -244,5 +224,3 @@ def write_root_files(
     ]
     publish_text(format_table(rows, ["desc_id", "description"]), out / "descriptions.tsv")
     publish_json(_DESCRIPTIONS_SIDECAR, out / "descriptions.json")
-    for extension, text in render_methods(default_methods(("tensor", *models))).items():
-        publish_text(text, out / "logs" / f"CITATION.{extension}")

@@ -20,6 +20,7 @@ from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references
 from dmri_fm.derivatives.root import generated_by, write_root_files
 from dmri_fm.derivatives.sources import derivative_uri, raw_uri
+from dmri_fm.derivatives.steps import works_of
 from dmri_fm.errors import ConfigError
 from dmri_fm.models.identity import about_model
 from dmri_fm.models.metadata import orientation_encoding
@@ -34,6 +35,7 @@ __all__ = [
     "missing_metadata",
     "raw_uri",
     "to_json",
+    "with_references",
     "write_root_files",
 ]
 
@@ -182,9 +184,6 @@ def image_sidecar(
     }
     if kind.units is not None:
         found["Units"] = kind.units
-    if kind.citations:
-        known = load_references()
-        found["References"] = [f"https://doi.org/{known[key].doi}" for key in kind.citations]
     listed = list(dict.fromkeys(sources))
     if listed:
         found["Sources"] = listed
@@ -203,7 +202,24 @@ def image_sidecar(
         found["SpatialReference"] = spatial_reference
     if resolution is not None:
         found["Resolution"] = resolution
-    return found | dict(to_json(extra or {}))
+    return with_references(kind, found | dict(to_json(extra or {})))
+
+
+def with_references(kind: Kind, sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sidecar with `References`: the works of its kind, then of the methods it states.
+
+    Examples
+    --------
+    >>> mask = load_catalogue().kind("t1w_mask")
+    >>> with_references(mask, {"MaskMethod": "deepbet 1.0.2"})["References"]
+    ['https://doi.org/10.1016/j.compbiomed.2024.108845']
+    >>> "References" in with_references(mask, {})
+    False
+    """
+    known = load_references()
+    keys = dict.fromkeys((*kind.citations, *works_of(kind.cited_steps, sidecar)))
+    cited = {"References": [f"https://doi.org/{known[key].doi}" for key in keys]} if keys else {}
+    return {**sidecar, **cited}
 
 
 def _inherent(kind: Kind) -> dict[str, Any]:

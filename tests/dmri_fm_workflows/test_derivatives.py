@@ -39,15 +39,16 @@ def _fit_metadata() -> dict:
     return fit_tensor(Dwi.from_arrays(np.full((2, 1, 1, 7), 100.0), np.eye(4), gtab)).metadata
 
 
+EDDY = "FSL eddy (6.0.7) with outlier replacement"
 FACTS = {
-    "facts": {"Warnings": WARNINGS, "HMCMethod": "none"},
+    "facts": {"Warnings": WARNINGS, "HMCMethod": EDDY, "Denoising": "none"},
     "tensor_facts": _fit_metadata(),
     "tensorrefiner_facts": {"Version": "1", "Volumes": [0, 1]},
 }
 OUTPUTS = (
     *(o for o in SERIES_OUTPUTS if o.kind == "dwiref"),
     *(o for o in SERIES_OUTPUTS if o.kind == "preproc_dwi" and o.space == "ACPC"),
-    *(o for o in SERIES_OUTPUTS if o.kind == "dwi_xfm"),
+    *(o for o in SERIES_OUTPUTS if o.kind in ("dwi_xfm", "hmc_xfm")),
     *(o for o in TENSOR_OUTPUTS if o.kind in ("tensor_diffusivity", "tensor_fa")),
     *(o for o in REFINER_OUTPUTS if o.kind == "tensorrefiner_fa" and o.space == "ACPC"),
 )
@@ -60,6 +61,9 @@ def _write(path: Path, output: Output, field: str) -> Path:
     elif output.kind == "dwi_xfm":
         path = path.with_suffix(".txt")
         path.write_text("#Insight Transform File V1.0\n")
+    elif output.kind == "hmc_xfm":
+        path = path.with_suffix(".tsv")
+        path.write_text("trans_x\n0\n")
     else:
         shape = (3, 4, 5, 2) if "dwi_file" in field else (3, 4, 5)
         save_image(np.ones(shape), np.eye(4), path := path.with_suffix(".nii.gz"))
@@ -101,9 +105,19 @@ def test_every_sidecar_carries_the_warnings_of_the_scan(sidecars) -> None:
 
 
 def test_only_the_series_carries_what_was_done_to_it(sidecars) -> None:
-    assert sidecars["space-ACPC_desc-preproc_dwi.json"]["HMCMethod"] == "none"
+    assert sidecars["space-ACPC_desc-preproc_dwi.json"]["HMCMethod"] == EDDY
     assert "HMCMethod" not in sidecars["space-ACPC_dwiref.json"]
     assert "HMCMethod" not in sidecars["space-ACPC_model-tensor_param-fa_dwimap.json"]
+
+
+def test_the_works_of_the_methods_that_ran_are_cited(sidecars) -> None:
+    motion = sidecars["from-orig_to-dwiref_mode-image_desc-eddy_xfm.json"]
+    assert motion["HMCMethod"] == EDDY
+    assert "Denoising" not in motion
+    andersson = ["https://doi.org/10.1016/j.neuroimage.2015.10.019"]
+    for written in (motion, sidecars["space-ACPC_desc-preproc_dwi.json"]):
+        assert written["References"] == andersson
+    assert "References" not in sidecars["space-ACPC_dwiref.json"]
 
 
 def test_maps_name_their_model_inputs_and_space(sidecars) -> None:

@@ -116,3 +116,25 @@ def test_place_that_cannot_be_written(out):
     (out / "group").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         run_group(out)
+
+
+def test_methods_text_of_all_participants(out):
+    for label, method in (("01", "none"), ("02", "FSL eddy (6.0.7) with outlier replacement")):
+        path = output_path({"subject": label}, "preproc_dwi", space="ACPC", extension=".json")
+        _write(out / path, json.dumps({"HMCMethod": method}))
+    assert run_group(out) == 0
+    text = (out / "logs" / "CITATION.md").read_text()
+    assert "were not corrected; all transforms" in text
+    assert "corrected by FSL eddy (6.0.7) with outlier replacement (Andersson and S" in text
+    assert text.count("(1 of 2 series)") == 2
+    assert "2 participants (sub-01, sub-02)" in text
+    assert "weighted least squares" in text
+    assert "tensor refiner" not in text
+
+
+def test_a_broken_sidecar_is_named_and_the_others_are_described(out, caplog):
+    path = output_path({"subject": "02"}, "preproc_dwi", space="ACPC", extension=".json")
+    _write(out / path, "{")
+    assert run_group(out) == 1
+    assert "sub-02: its methods are not in" in caplog.text
+    assert "1 participant (sub-01)" in (out / "logs" / "CITATION.md").read_text()

@@ -11,8 +11,14 @@ import pytest
 
 from dmri_fm.derivatives import load_catalogue, output_path, publish_text
 from dmri_fm.derivatives.docs import outputs_page
+from dmri_fm.derivatives.methods import (
+    Processed,
+    describe_methods,
+    find_processed,
+    write_citations,
+)
 from dmri_fm.derivatives.references import load_references, render_methods
-from dmri_fm.derivatives.root import default_methods, write_root_files
+from dmri_fm.derivatives.root import write_root_files
 from dmri_fm.derivatives.sidecars import image_sidecar
 from dmri_fm.models.identity import APP_MODELS, identity
 from dmri_fm_workflows.interfaces.report import PlotComparison
@@ -41,17 +47,18 @@ def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
             k.name: json.dumps(image_sidecar(k.name, space=k.spaces[-1] if k.spaces else None))
             for k in _kinds(model.label)
         }
-        write_root_files(out, source=out / "raw", source_name="x", models=(name,), environ={})
+        write_root_files(out, source=out / "raw", source_name="x", environ={})
         kind = next(k for k in _kinds(model.label) if not k.is_group)
         publish_text("", out / output_path(SCAN, kind.name, space=kind.spaces[-1]))
         figure = {"tensor-refiner": "tensorvsnetwork", "drope": "features"}[name]
         publish_text("<svg/>", out / output_path(SCAN, f"figure_{figure}"))
         series = out / output_path(SCAN, "preproc_dwi", space="ACPC", extension=".json")
         publish_text(json.dumps(image_sidecar("preproc_dwi", space="ACPC")), series)
+        write_citations(out, find_processed(set((out / "sub-01").rglob("*"))), ["01"])
         page = write_participant_page(out, "01", dataset="x", errors=[], config="")
         found[name] = {
             **{f"sidecar {kind}": text for kind, text in sidecars.items()},
-            "methods": render_methods(default_methods(("tensor", name)))["md"],
+            "methods": render_methods(describe_methods(Processed(models=("tensor", name))))["md"],
             **{
                 p.name: p.read_text(encoding="utf-8")
                 for p in [*sorted((out / "logs").iterdir()), out / "README.md"]

@@ -15,6 +15,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.free_water import FreeWater, describe_free_water
 from dmri_fm.simulate import SKARE_DIRECTIONS
 from dmri_fm.volumes import save_image
+from dmri_fm_workflows.base import _MethodsText
 from dmri_fm_workflows.report import write_participant_page
 
 
@@ -37,6 +38,45 @@ def test_methods_name_the_networks_that_wrote_something(
     text = page.read_text(encoding="utf-8")
     for word in ("tensor refiner", "rotary embedding"):
         assert (word in text) == (word in words)
+
+
+def _state(out: Path, label: str, facts: dict[str, str]) -> Path:
+    path = out / output_path({"subject": label}, "preproc_dwi", space="ACPC", extension=".json")
+    publish_text(json.dumps(facts), path)
+    return path
+
+
+def test_page_and_citations_say_what_ran(tmp_path: Path) -> None:
+    stated = {"Denoising": "MP-PCA (DIPY 1.12.1, patches of 5^3 voxels)", "HMCMethod": "none"}
+    _state(tmp_path, "01", stated)
+    page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
+    methods = _MethodsText(tmp_path)
+    methods.add("01", ())
+    shown = " ".join(page.read_text(encoding="utf-8").split())
+    cited = (tmp_path / "logs" / "CITATION.md").read_text(encoding="utf-8")
+    for text in (shown, cited):
+        assert "Noise was removed by MP-PCA (DIPY 1.12.1, patches of 5^3 voxels)" in text
+        assert "Veraart" in text
+        assert "Head motion and eddy currents were not corrected" in text
+        for word in ("Fisch", "Andersson", "Kellner", "Tournier", "Fadnavis", "refiner"):
+            assert word not in text
+    assert "1 participant (sub-01)" in cited
+    assert "The group level writes it for all participants." in cited
+
+
+def test_citations_gather_the_participants_of_a_run(tmp_path: Path) -> None:
+    methods = _MethodsText(tmp_path)
+    old = _state(tmp_path, "01", {"HMCMethod": "FSL eddy (6.0.7) with outlier replacement"})
+    _state(tmp_path, "02", {"HMCMethod": "none"})
+    space = "MNI152NLin2009aSym"
+    publish_text("", tmp_path / output_path({"subject": "02"}, "tensorrefiner_fa", space=space))
+    methods.add("01", {old})
+    methods.add("02", ())
+    cited = (tmp_path / "logs" / "CITATION.md").read_text(encoding="utf-8")
+    assert "Andersson" not in cited
+    assert "were not corrected" in cited
+    assert "tensor refiner" in cited
+    assert "2 participants (sub-01, sub-02)" in cited
 
 
 def test_page_lists_images_that_were_not_used(tmp_path: Path) -> None:

@@ -222,10 +222,12 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
             "SDCMethod": plan.sdc_name,
             "SDCReason": plan.sdc.reason,
             "HMCMethod": plan.hmc_name,
+            "MaskMethod": plan.mask_name,
+            "CoregistrationMethod": plan.coregistration_name,
+            "NormalisationMethod": plan.normalisation_name,
             "B0Threshold": plan.b0_threshold,
         }
         assert {key: series[key] for key in planned} == planned
-        assert ("CoregistrationMethod" in series) == plan.has_t1w
         # What the voxels tell comes behind what was known.
         n_known = len(plan.warnings)
         assert tuple(series["Warnings"][:n_known]) == plan.warnings

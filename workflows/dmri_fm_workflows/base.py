@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from dmri_fm import __version__
 from dmri_fm.bids import Dataset, Participant, Problem, read_dataset
+from dmri_fm.derivatives.methods import Processed, find_processed, write_citations
 from dmri_fm.derivatives.publish import clear_partial, publish_text
 from dmri_fm.derivatives.root import write_root_files
 from dmri_fm.errors import DmriError, WeightsError
@@ -104,24 +105,36 @@ def run_participants(config: RunConfig) -> int:
     if config.dry_run:
         return _dry_run(console, config, dataset, engines)
     run_uuid = config.run_uuid
-    write_root_files(
-        config.output_dir, source=config.bids_dir, source_name=dataset.name, models=config.models
-    )
+    write_root_files(config.output_dir, source=config.bids_dir, source_name=dataset.name)
     publish_text(config.to_toml(), config.output_dir / "logs" / run_uuid / "config.toml")
     failed: list[str] = []
+    methods = _MethodsText(config.output_dir)
     everyone = _list_participants(dataset)
     for participant, problems in everyone:
         STOP.check()
         label = participant.label
+        hidden: set[Path] = set()
         try:
             done = _run_one(
-                config, dataset, participant, problems, engines, run_uuid=run_uuid, console=console
+                config,
+                dataset,
+                participant,
+                problems,
+                engines,
+                run_uuid=run_uuid,
+                console=console,
+                hidden=hidden,
             )
         except DmriError as error:
             LOGGER.error("sub-%s: %s", label, error)
             done = False
         except Exception as error:  # a defect of ours; the others go on
             LOGGER.exception("sub-%s: %s: %s", label, type(error).__name__, error)
+            done = False
+        try:
+            methods.add(label, hidden)
+        except DmriError as error:
+            LOGGER.error("sub-%s: its methods are not in logs/CITATION.*: %s", label, error)
             done = False
         if not done:
             failed.append(label)
@@ -148,6 +161,25 @@ def run_participants(config: RunConfig) -> int:
     console.print(f"[bold green]All {len(everyone)} participants are complete[/] in "
                   f"{config.output_dir}", highlight=False, soft_wrap=True)  # fmt: skip
     return EXIT_OK
+
+
+class _MethodsText:
+    """The methods text of a run's participants.
+
+    It is written anew after each, as the run of a whole dataset may be stopped between two.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self.labels: list[str] = []
+        self.processed = Processed()
+
+    def add(self, label: str, hidden: Collection[Path]) -> None:
+        """Add a participant's outputs, without those hidden, and write the text."""
+        there = set((self.output_dir / f"sub-{label}").rglob("*")).difference(hidden)
+        self.processed += find_processed(there)
+        self.labels.append(label)
+        write_citations(self.output_dir, self.processed, self.labels)
 
 
 def remove_empty(folder: Path) -> None:
@@ -272,7 +304,12 @@ def _run_one(
     *,
     run_uuid: str,
     console: Console,
+    hidden: set[Path],
 ) -> bool:
+    """Process a participant; return whether all went well.
+
+    Outputs of earlier runs that this one should have replaced are added to `hidden`.
+    """
     label = participant.label
     _check_outputs(config, participant)
     plan = plan_participant(config, participant, engines)
@@ -305,6 +342,7 @@ def _run_one(
                 workflow, config, label, work_dir, log_dir, console=console, written=written
             )
         stale = find_stale(config.output_dir, participant, written, is_partial=is_partial)
+        hidden.update(stale)
         if not errors:
             for path in stale:
                 LOGGER.info("%s is of an earlier run and no output of this one: removed", path)

@@ -205,7 +205,7 @@ def init_derivatives_wf(
     Inputs
     ------
     One field per entry of `outputs` and per dictionary of facts that they name; the warnings of
-    `facts` go into every sidecar.
+    `facts` go into every sidecar, and so do the methods whose works a kind cites.
 
     Outputs
     -------
@@ -273,6 +273,7 @@ def init_derivatives_wf(
         )
         if output.facts != "facts":
             workflow.connect(inputnode, "facts", meta, "warnings_of")
+            meta.inputs.taken_keys = list(kind.cited_steps)
         if output.facts is not None:
             field_name = "model_facts" if kind.suffix == "dwimap" else "in_facts"
             workflow.connect(inputnode, output.facts, meta, field_name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich import get_console
 
+from dmri_fm.derivatives.methods import Processed, find_processed, write_citations
 from dmri_fm.derivatives.naming import output_path
 from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.errors import InputError, LayoutError
@@ -30,7 +31,7 @@ def run_group(
     regions: RegionSet | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Write the tables and the page of the group.
+    """Write the tables and the page of the group, and the methods text of its participants.
 
     Parameters
     ----------
@@ -73,7 +74,23 @@ def run_group(
     target = output_dir / output_path({}, "group_report")
     publish_text(page, target)
     LOGGER.info("Wrote %s", target)
-    return 1 if tables.problems else 0
+    all_described = _describe_methods(output_dir, participants)
+    return 1 if tables.problems or not all_described else 0
+
+
+def _describe_methods(output_dir: Path, participants: Sequence[str]) -> bool:
+    """Write the methods text of participants; tell whether the outputs of all could be read."""
+    processed = Processed()
+    described: list[str] = []
+    for label in participants:
+        try:
+            processed += find_processed(set((output_dir / label).rglob("*")))
+        except InputError as error:
+            LOGGER.warning("%s: its methods are not in logs/CITATION.*: %s", label, error)
+        else:
+            described.append(label)
+    write_citations(output_dir, processed, described)
+    return len(described) == len(participants)
 
 
 def _choose(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:

@@ -15,13 +15,12 @@ from nipype.interfaces import utility as niu
 from dmri_fm import __version__
 from dmri_fm.bids.names import scan_name
 from dmri_fm.bids.scans import ASSUMED_READOUT_NOTE
+from dmri_fm.derivatives.methods import describe_methods, find_processed
 from dmri_fm.derivatives.naming import identify, sidecar_path
 from dmri_fm.derivatives.publish import publish_text
-from dmri_fm.derivatives.root import default_methods
 from dmri_fm.derivatives.tsv import read_table, scan_columns
 from dmri_fm.gradient_files import read_gradients, stated_b0_threshold
 from dmri_fm.json_files import read_object
-from dmri_fm.models.identity import IDENTITIES
 from dmri_fm.report import (
     AnatomySection,
     Fact,
@@ -366,7 +365,7 @@ def write_participant_page(
         warnings=tuple(warnings),
         anatomy=tuple(anatomy),
         series=tuple(series),
-        methods=default_methods(_models_of(there)),
+        methods=describe_methods(find_processed(there)),
         software=tuple(Fact(name, version(name)) for name in PACKAGES),
         command=shlex.join(["drope-bidsapp", *sys.argv[1:]]),
         config=config,
@@ -374,12 +373,6 @@ def write_participant_page(
     )
     publish_text(render_report(report), page)
     return page
-
-
-def _models_of(files: Collection[Path]) -> tuple[str, ...]:
-    """Return the models that wrote some of the files."""
-    labels = {f.name.partition("_model-")[2].partition("_")[0] for f in files}
-    return tuple(name for name, model in IDENTITIES.items() if model.label in labels)
 
 
 def _figures(

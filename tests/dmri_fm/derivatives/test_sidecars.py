@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from dmri_fm.derivatives import load_catalogue
+from dmri_fm.derivatives.methods import Processed, describe_methods
 from dmri_fm.derivatives.publish import to_json
 from dmri_fm.derivatives.references import load_references, render_methods
 from dmri_fm.derivatives.root import (
     dataset_description,
-    default_methods,
     read_container,
 )
 from dmri_fm.derivatives.sidecars import (
@@ -236,6 +236,7 @@ def test_methods_in_four_formats():
     found = render_methods("# A & B\n\nDone with 5% of x_y [@yeh2019; @basser1994].\n\n<Last>")
     assert "(Yeh et al. 2019; Basser et al. 1994)" in found["md"]
     assert "\\citep{yeh2019,basser1994}" in found["tex"]
+    assert "5\\^{}3" in render_methods("patches of 5^3")["tex"]
     assert "\\section*{A \\& B}" in found["tex"]
     assert "5\\% of x\\_y" in found["tex"]
     assert "&lt;Last&gt;" in found["html"]
@@ -243,11 +244,12 @@ def test_methods_in_four_formats():
     assert found["bib"].count("@article{") == 2
     with pytest.raises(ConfigError, match="nobody1900"):
         render_methods("[@nobody1900]")
-    whole = render_methods(default_methods(["tensor", "tensor-refiner", "drope"]))["md"]
+    ran = Processed(models=("tensor", "tensor-refiner", "drope"))
+    whole = render_methods(describe_methods(ran))["md"]
     assert "@" not in whole
     assert "tensor refiner" in whole
     assert "rotary" in whole
-    plain = render_methods(default_methods([]))["md"]
+    plain = render_methods(describe_methods(Processed()))["md"]
     assert "tensor refiner" not in plain
     assert "rotary" not in plain
     assert "{%" not in plain

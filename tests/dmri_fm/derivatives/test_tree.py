@@ -22,6 +22,7 @@ from dmri_fm.derivatives import (
     write_root_files,
 )
 from dmri_fm.derivatives.docs import outputs_page
+from dmri_fm.derivatives.methods import Processed, write_citations
 from dmri_fm.derivatives.publish import conform_image
 from dmri_fm.derivatives.sidecars import image_sidecar, missing_metadata
 from dmri_fm.derivatives.transforms import transform_metadata
@@ -102,6 +103,7 @@ def build_tree(out: Path, work: Path, raw: Path) -> None:
     """Write one file of every kind for every scan, by way of the library."""
     work.mkdir()
     write_root_files(out, source=raw, source_name="Study", environ={})
+    write_citations(out, Processed(), [scan["subject"] for scan in SCANS])
     for kind in load_catalogue().kinds.values():
         ends = {"from_space": "dwiref", "to_space": "ACPC"} if kind.is_transform else {}
         for scan in [{}] if kind.is_group else SCANS:
@@ -169,8 +171,7 @@ def test_many_writers_of_the_root_files_agree(tmp_path):
     names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     assert names == [
         ".bidsignore", "CHANGES", "README.md", "dataset_description.json", "descriptions.json",
-        "descriptions.tsv", "logs/CITATION.bib", "logs/CITATION.html", "logs/CITATION.md",
-        "logs/CITATION.tex",
+        "descriptions.tsv",
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     InputMultiObject,
     SimpleInterface,
+    Str,
     TraitedSpec,
     isdefined,
     traits,
@@ -52,6 +53,7 @@ def join_facts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 class _FactsInputSpec(BaseInterfaceInputSpec):
     base = traits.Dict(desc="what is known when the graph is built")
     warnings_of = traits.Dict(desc="facts of which only the warnings are taken over")
+    taken_keys = traits.List(Str, desc="further entries of warnings_of that are taken over")
     model_facts = traits.Dict(desc="what a tensor model says of itself: goes under Model")
     in_facts = InputMultiObject(traits.Dict(), desc="facts of several nodes, in order")
 
@@ -69,7 +71,10 @@ class MergeFacts(SimpleInterface):
     def _run_interface(self, runtime):
         parts = [dict(self.inputs.base)] if isdefined(self.inputs.base) else []
         if isdefined(self.inputs.warnings_of):
-            parts.append({"Warnings": list(self.inputs.warnings_of.get("Warnings", []))})
+            given = self.inputs.warnings_of
+            taken = self.inputs.taken_keys if isdefined(self.inputs.taken_keys) else []
+            parts.append({"Warnings": list(given.get("Warnings", []))})
+            parts.append({key: given[key] for key in taken if key in given})
         if isdefined(self.inputs.model_facts):
             parts.append(nest_model(self.inputs.model_facts))
         if isdefined(self.inputs.in_facts):

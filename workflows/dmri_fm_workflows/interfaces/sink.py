@@ -35,7 +35,7 @@ from dmri_fm.derivatives.naming import (
     sidecar_path,
 )
 from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
-from dmri_fm.derivatives.sidecars import image_sidecar
+from dmri_fm.derivatives.sidecars import image_sidecar, with_references
 from dmri_fm.derivatives.transforms import transform_metadata
 from dmri_fm.errors import ConfigError, OutputError
 
@@ -227,8 +227,10 @@ class DerivativesDataSink(PrepareDerivative):
         columns = _columns(file) if name.extension == ".tsv" else ()
         ends = (name.entities["from"], name.entities["to"]) if name.kind.is_transform else None
         known = image_sidecar(name.kind.name, space=space, ends=ends, columns=columns)
-        # Facts win: a table of identities maps points otherwise than its name says.
+        # Facts win: a table of identities maps points otherwise than its name says. Whose methods
+        # ran is known only now.
         content = known | (transform_metadata(name) if ends else {}) | dict(meta)
+        content = with_references(name.kind, content)
         target = Path(sidecar_path(target))
         publish_json(content, target)
         self._results["out_meta"] = str(target)
