@@ -409,7 +409,9 @@ def _in_words(value: Any) -> str:
         # A measure with a sentence of its own, or something told file by file.
         told = "; ".join(f"{name}: {_in_words(part)}" for name, part in value.items())
         return str(value.get("Summary") or told)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _anatomy_section(
