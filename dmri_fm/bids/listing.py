@@ -30,13 +30,7 @@ def list_participant_folders(root: Path, is_ignored: BidsIgnore) -> list[Path]:
 
     A link that leads nowhere is among them: it stands for a participant.
     """
-    return [
-        path
-        for path in _entries(root)
-        if path.name.startswith("sub-")
-        and (path.is_dir() or (path.is_symlink() and not path.exists()))
-        and not is_ignored(path, is_folder=True)
-    ]
+    return _folders(root, "sub-", is_ignored)
 
 
 def list_session_folders(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
@@ -44,13 +38,7 @@ def list_session_folders(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
 
     A link that leads nowhere is among them: it stands for a session.
     """
-    return [
-        path
-        for path in _entries(folder)
-        if path.name.startswith("ses-")
-        and (path.is_dir() or (path.is_symlink() and not path.exists()))
-        and not is_ignored(path, is_folder=True)
-    ]
+    return _folders(folder, "ses-", is_ignored)
 
 
 def find_missing_folders(
@@ -119,6 +107,16 @@ def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
 def is_image(path: Path) -> bool:
     """Tell a NIfTI file by its ending, in any case."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _folders(place: Path, prefix: str, is_ignored: BidsIgnore) -> list[Path]:
+    return [
+        path
+        for path in _entries(place)
+        if path.name.startswith(prefix)
+        and (path.is_dir() or (path.is_symlink() and not path.exists()))
+        and not is_ignored(path, is_folder=True)
+    ]
 
 
 def _entries(folder: Path) -> list[Path]:

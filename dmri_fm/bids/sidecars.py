@@ -35,7 +35,7 @@ _OWNER = ("subject", "session")
 class Sidecars:
     """Finds the files that describe the images of one dataset.
 
-    Folder listings are kept, so one object serves one reading of the dataset.
+    Folder listings and JSON files are kept, so one object serves one reading of the dataset.
 
     Parameters
     ----------
@@ -49,6 +49,7 @@ class Sidecars:
         self._root = root
         self._is_ignored = BidsIgnore(root) if is_ignored is None else is_ignored
         self._listings: dict[Path, tuple[tuple[Path, frozenset[tuple[str, str]], str], ...]] = {}
+        self._objects: dict[Path, dict[str, Any]] = {}
 
     def find(self, image: Path, extension: str) -> Path:
         """Find the file of an image with another extension.
@@ -132,7 +133,7 @@ class Sidecars:
         for found in reversed(list(self._applicable(image, ".json"))):
             for path, _ in found:
                 self._refuse_foreign(path)
-                merged |= read_json_object(path)
+                merged |= self._read(path)
         return merged
 
     def misnamed(self, image: Path) -> Iterator[LayoutError]:
@@ -169,6 +170,12 @@ class Sidecars:
         except LayoutError:
             return True
         return False
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        # Asked for several times an image, and one above the participants by every image.
+        if path not in self._objects:
+            self._objects[path] = read_json_object(path)
+        return self._objects[path]
 
     def _refuse_foreign(self, path: Path) -> None:
         # A file above the participants is of all of them, wherever it is kept.

@@ -69,3 +69,13 @@ def test_broken_sidecar_is_named(maker, text) -> None:
         Sidecars(maker.root).metadata(image)
     assert caught.value.path == path
     assert caught.value.expected
+
+
+def test_one_reading_of_the_dataset_reads_a_sidecar_once(maker) -> None:
+    image = maker.dwi("sub-01_dwi", metadata={"EchoTime": 0.08})
+    sidecars = Sidecars(maker.root)
+    first = sidecars.metadata(image)
+    maker.path("sub-01_dwi.json").write_text("{}")
+    first["FlipAngle"] = 90  # the caller's own
+    assert sidecars.metadata(image) == {"EchoTime": 0.08}
+    assert Sidecars(maker.root).metadata(image) == {}
