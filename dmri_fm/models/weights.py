@@ -377,7 +377,7 @@ def _read_description(path: Path) -> dict[str, Any]:
             expected=f"one of {', '.join(MODELS)}",
             advice=f"{RETIRED_NAMES[description['model']]}. Weights that `dmri-fm train qcg-dti` "
             'wrote are the tensor refiner\'s: if these are, set "model" to "tensor-refiner" '
-            "in this file; the .safetensors file stays as it is",
+            "in this file; leave the .safetensors file unchanged",
         )
     if description["format"] != FORMAT or description["model"] not in MODELS:
         raise WeightsError(

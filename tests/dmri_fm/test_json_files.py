@@ -64,7 +64,7 @@ def test_caller_names_the_kind_of_error(tmp_path) -> None:
     assert caught.value.expected == "weights"
 
 
-def test_unusual_and_usable_content_is_kept(tmp_path) -> None:
+def test_rare_and_usable_content_is_kept(tmp_path) -> None:
     path = tmp_path / "x.json"
     deepest = b"[" * (MAX_NESTING - 1) + b"]" * (MAX_NESTING - 1)
     path.write_bytes(
