@@ -10,6 +10,7 @@ FROM python:3.11-slim-bookworm AS build
 COPY pyproject.toml README.md LICENSE /src/
 COPY dmri_fm /src/dmri_fm
 COPY workflows /src/workflows
+COPY lab /src/lab
 RUN python -m venv /tmp/venv \
  && /tmp/venv/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /dist /src
 

@@ -80,7 +80,7 @@ format: $(STAMP)  ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 docs: $(STAMP)  ## Write the generated pages (docs/outputs.md from maps.yaml)
-	$(BIN)/python -m dmri_fm.derivatives docs/outputs.md
+	$(BIN)/python -m dmri_fm_workflows.outputs docs/outputs.md
 
 lock:  ## Pin the containers' packages: a fresh environment, frozen into requirements.lock
 	rm -rf build/lock

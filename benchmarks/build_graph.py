@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dmri_fm.volumes import save_image
+from dmri_fm.series import save_image
 
 N_PARTICIPANTS = 1000
 

@@ -21,18 +21,18 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 
-from dmri_fm.evaluate.galleries import (
+from dmri_fm.encoders.drope.network import Drope, unpatchify
+from dmri_fm.encoders.drope.tokens import feature_grid, tokenise
+from dmri_fm.qspace import choose_spread
+from dmri_fm_lab.evaluate.galleries import (
     acquire_tissue,
     draw_gallery,
     head_geometry,
 )
-from dmri_fm.evaluate.grid_scans import GridScan, dataset_scans
-from dmri_fm.evaluate.protocols import encode
-from dmri_fm.models.directions import choose_spread
-from dmri_fm.models.drope import Drope, unpatchify
-from dmri_fm.models.tokens import feature_grid, tokenise
-from dmri_fm.simulate.protocol import draw_shells
-from dmri_fm.train.runs import load_encoder
+from dmri_fm_lab.evaluate.grid_scans import GridScan, dataset_scans
+from dmri_fm_lab.evaluate.protocols import encode
+from dmri_fm_lab.simulate.protocol import draw_shells
+from dmri_fm_lab.train.runs import load_encoder
 
 mpl.use("Agg")
 

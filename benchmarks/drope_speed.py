@@ -32,10 +32,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from dmri_fm.models.drope import PAPER, Drope, DropeConfig
-from dmri_fm.models.drope_block import DropeBlock
-from dmri_fm.models.rotary import pair_tables
-from dmri_fm.models.rotary_kernel import attend_directions
+from dmri_fm.encoders.drope.block import DropeBlock
+from dmri_fm.encoders.drope.network import PAPER, Drope, DropeConfig
+from dmri_fm.encoders.drope.rotary import pair_tables
+from dmri_fm.encoders.drope.rotary_kernel import attend_directions
 
 GRID = (192, 224, 56)
 FIGURE = Path(__file__).parents[1] / "docs" / "img" / "drope_speed.png"

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.evaluate.grid_scans import dataset_scans, simulated_scans
-from dmri_fm.evaluate.reconstruction import ReconstructionRequest, score_scan
-from dmri_fm.models.tokens import feature_grid
-from dmri_fm.train.config import DropePretraining, read_training
-from dmri_fm.train.drope import pretrain_drope
-from dmri_fm.train.runs import load_autoencoder
+from dmri_fm.encoders.drope.tokens import feature_grid
+from dmri_fm_lab.evaluate.grid_scans import dataset_scans, simulated_scans
+from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan
+from dmri_fm_lab.train.config import DropePretraining, read_training
+from dmri_fm_lab.train.drope import pretrain_drope
+from dmri_fm_lab.train.runs import load_autoencoder
 
 MODELS = {"MAE": "drope-ablation-plain", "MAE with D-RoPE": "drope-ablation"}
 MASKINGS = ("spatial", "diffusion", "alternating")

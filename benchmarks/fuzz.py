@@ -29,18 +29,18 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from dmri_fm.bids.scans import is_diffusion_signal, open_run
-from dmri_fm.bids.sidecars import Sidecars
-from dmri_fm.derivatives.publish import to_json
-from dmri_fm.derivatives.sidecars import carry_over
+from dmri_fm.encoders.drope import network as drope
 from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.image_files import check_affine
-from dmri_fm.models import drope
-from dmri_fm.models.registry import MODELS
-from dmri_fm.models.tensor_refiner import RefinerConfig
-from dmri_fm.models.weights import load_weights, save_weights
-from dmri_fm.volumes import load_image, read_array
+from dmri_fm.registry import MODELS
+from dmri_fm.series import load_image, read_array
+from dmri_fm.tensor_networks.refiner import RefinerConfig
+from dmri_fm.weights import load_weights, save_weights
+from dmri_fm_workflows.bids.scans import is_diffusion_signal, open_run
+from dmri_fm_workflows.bids.sidecars import Sidecars
+from dmri_fm_workflows.outputs.publish import to_json
+from dmri_fm_workflows.outputs.sidecars import carry_over
 
 #: Contents by file name: what one reader reads together.
 Files = Mapping[str, bytes]

@@ -24,7 +24,7 @@ from dmri_fm.preprocess.alignment import align
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, rotate_bvecs
 from dmri_fm.preprocess.pose import pose_matrix, pose_rotation, pose_tangent
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 
 def error(xfms: np.ndarray, truth: np.ndarray, points: np.ndarray, weighted: np.ndarray) -> str:

@@ -4,7 +4,7 @@ Usage: python benchmarks/paper_tables.py [--ablations FOLDER] [--heads 1] [--set
 
 Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766: Table 1 (directions fixed or free),
 Table 4 (cost) and Table 5 (ablations). The published rows are of 20 HCP subjects at 1.25 mm; ours
-are of simulated heads (`dmri_fm.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so only
+are of simulated heads (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so only
 the order of rows within one source can be compared. FOLDER holds the weights of the ablations, as
 `dmri-fm train qcg-dti-ablation-ROW RUN --weights FOLDER/ROW.safetensors` writes them.
 """
@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from tensor_cost import count_macs
 
-from dmri_fm.evaluate.comparison import METHOD_TITLES, Request, compare_methods
-from dmri_fm.evaluate.scores import Row, mean_rows
-from dmri_fm.evaluate.simulated import SimulatedHead, build_head, simulated_scan, skare_table
-from dmri_fm.models.qcg_dti import ABLATIONS
-from dmri_fm.models.registry import MODELS
-from dmri_fm.simulate import SKARE_DIRECTIONS
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.registry import MODELS
+from dmri_fm.tensor_networks.qcg_dti import ABLATIONS
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
+from dmri_fm_lab.evaluate.scores import Row, mean_rows
+from dmri_fm_lab.evaluate.simulated import SimulatedHead, build_head, simulated_scan, skare_table
 
 #: Tensor, MD, AD and RD in 1e-3 mm^2/s; the angle is over all tissue but CSF.
 COLUMNS = (("tensor", 1e3), ("fa", 1.0), ("md", 1e3), ("ad", 1e3), ("rd", 1e3), ("v1_deg", 1.0))

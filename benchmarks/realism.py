@@ -37,14 +37,14 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from torch import Tensor, nn
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.directions import LARGEST_CONDITION, choose_six
-from dmri_fm.models.maps import TensorMaps
-from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.models.tensor_inputs import estimate_noise, tensor_inputs
 from dmri_fm.preprocess.mask import brain_mask
-from dmri_fm.simulate import draw_anatomy, draw_batch
-from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject
-from dmri_fm.volumes import Dwi
+from dmri_fm.qspace import LARGEST_CONDITION, choose_six
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm.tensor_networks.inputs import estimate_noise, tensor_inputs
+from dmri_fm_lab.simulate import draw_anatomy, draw_batch
+from dmri_fm_lab.simulate.scanner import Acquisition, Tissue, acquire, place_subject
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SCANNERS = {"prisma": "b 2500", "trio": "b 1000", "galan": "b 1500", "umr": "b 950"}
@@ -572,7 +572,7 @@ def main() -> int:
         )
         return 1
     # Sets of directions that are doubted are drawn again.
-    logging.getLogger("dmri_fm.models.directions").setLevel(logging.ERROR)
+    logging.getLogger("dmri_fm.qspace").setLevel(logging.ERROR)
     start = time.process_time()
     pictures = options.output / "img"
     pictures.mkdir(parents=True, exist_ok=True)

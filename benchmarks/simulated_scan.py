@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from dmri_fm.errors import LayoutError
-from dmri_fm.evaluate.tensor_errors import scalar_errors
-from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.preprocess.susceptibility import (
     DistortionField,
     correct_image,
     estimate_pair_field,
 )
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor
+from dmri_fm_lab.evaluate.tensor_errors import scalar_errors
 
 Maps = dict[str, NDArray[np.float32]]
 

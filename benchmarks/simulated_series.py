@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dmri_fm.simulate import simulate_dataset
+from dmri_fm_lab.simulate import simulate_dataset
 
 
 def main() -> int:

@@ -15,8 +15,8 @@ import time
 import numpy as np
 import torch
 
-from dmri_fm.simulate import draw_anatomy, draw_batch, draw_protocol
-from dmri_fm.simulate.scanner import Acquisition, Tissue, acquire, place_subject, true_tensor
+from dmri_fm_lab.simulate import draw_anatomy, draw_batch, draw_protocol
+from dmri_fm_lab.simulate.scanner import Acquisition, Tissue, acquire, place_subject, true_tensor
 
 SHAPE = (64, 64, 64)
 

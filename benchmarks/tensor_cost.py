@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmri_fm.models.predict import predict_tensor
-from dmri_fm.models.registry import MODELS
-from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.models.tensor_inputs import TensorInputs
-from dmri_fm.models.weights import save_weights
-from dmri_fm.simulate import draw_protocol
-from dmri_fm.volumes import Dwi
+from dmri_fm.predict import predict_tensor
+from dmri_fm.registry import MODELS
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_networks.inputs import TensorInputs
+from dmri_fm.weights import save_weights
+from dmri_fm_lab.simulate import draw_protocol
 
 BRAIN = (96, 96, 60)
 BLOCK = (64, 64, 64)

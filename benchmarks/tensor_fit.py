@@ -18,9 +18,9 @@ from dipy.reconst.dti import TensorModel
 from numpy.typing import NDArray
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.tensor import MIN_SIGNAL, fit_tensor
-from dmri_fm.simulate import draw_protocol
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import MIN_SIGNAL, fit_tensor
+from dmri_fm_lab.simulate import draw_protocol
 
 #: The project's claim.
 RATIO_CLAIMED = 10.0

@@ -3,7 +3,7 @@
 Usage: python benchmarks/tensor_on_simulation.py [--heads 2] [--weights FILE] [--json OUT]
                                                  [--figure OUT.png]
 
-Heads of `dmri_fm.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
+Heads of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
 with one b=0 and a turned Skare set. From one condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no
 lesions) one thing at a time is changed: SNR, b, voxel size, lesions. Prints a table for each
 condition, and at the end the two lines that decide: the gain over the best rival at SNR 20, and
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dmri_fm.evaluate.comparison import METHOD_TITLES, Request, clean, compare_methods
-from dmri_fm.evaluate.scores import mean_rows
-from dmri_fm.evaluate.simulated import build_head, simulated_scan
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, clean, compare_methods
+from dmri_fm_lab.evaluate.scores import mean_rows
+from dmri_fm_lab.evaluate.simulated import build_head, simulated_scan
 
 #: Names and values of what is changed; the first of each is the condition that the rest keep.
 SNRS = (20.0, 8.0, 12.0, 30.0, 45.0, 60.0, 80.0)

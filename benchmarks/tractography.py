@@ -25,13 +25,13 @@ from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.utils import density_map
 from numpy.typing import NDArray
 
-from dmri_fm.evaluate.rivals import METHODS
-from dmri_fm.evaluate.subsets import choose_subsets
 from dmri_fm.gradients import rotation_part
-from dmri_fm.models.maps import TensorMaps
-from dmri_fm.models.predict import predict_tensor
-from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.scans import find_scans
+from dmri_fm.predict import predict_tensor
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.evaluate.rivals import METHODS
+from dmri_fm_lab.evaluate.subsets import choose_subsets
+from dmri_fm_lab.scans import find_scans
 
 LEAST_FA = 0.2
 MORE_THAN = 5

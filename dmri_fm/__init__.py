@@ -12,11 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dmri_fm.encoders.drope.tokens import feature_grid
     from dmri_fm.gradients import GradientTable
-    from dmri_fm.models.predict import extract_features, predict_tensor
-    from dmri_fm.models.tensor import fit_tensor
     from dmri_fm.normalise.series import resample_series
-    from dmri_fm.volumes import Dwi
+    from dmri_fm.predict import extract_features, predict_tensor
+    from dmri_fm.series import Dwi
+    from dmri_fm.tensor import fit_tensor
 
 __version__ = "0.1.0"
 
@@ -25,17 +26,19 @@ __all__ = [
     "GradientTable",
     "__version__",
     "extract_features",
+    "feature_grid",
     "fit_tensor",
     "predict_tensor",
     "resample_series",
 ]
 
 _HOMES = {
-    "Dwi": "dmri_fm.volumes",
+    "Dwi": "dmri_fm.series",
     "GradientTable": "dmri_fm.gradients",
-    "extract_features": "dmri_fm.models.predict",
-    "fit_tensor": "dmri_fm.models.tensor",
-    "predict_tensor": "dmri_fm.models.predict",
+    "extract_features": "dmri_fm.predict",
+    "feature_grid": "dmri_fm.encoders.drope.tokens",
+    "fit_tensor": "dmri_fm.tensor",
+    "predict_tensor": "dmri_fm.predict",
     "resample_series": "dmri_fm.normalise.series",
 }
 

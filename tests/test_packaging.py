@@ -25,7 +25,11 @@ import dmri_fm
 from dmri_fm_workflows.cli import build_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"dmri_fm": ROOT / "dmri_fm", "dmri_fm_workflows": ROOT / "workflows/dmri_fm_workflows"}
+PACKAGES = {
+    "dmri_fm": ROOT / "dmri_fm",
+    "dmri_fm_workflows": ROOT / "workflows/dmri_fm_workflows",
+    "dmri_fm_lab": ROOT / "lab/dmri_fm_lab",
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 #: Imports that only the extras `train`, `simulate` and `stats` bring.
@@ -214,6 +218,7 @@ def test_public_names_of_the_library() -> None:
         "GradientTable",
         "__version__",
         "extract_features",
+        "feature_grid",
         "fit_tensor",
         "predict_tensor",
         "resample_series",
@@ -243,7 +248,7 @@ def test_importing_the_library_is_quick() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_wheel_holds_every_file_of_both_packages(tmp_path: Path) -> None:
+def test_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
     from hatchling.builders.wheel import WheelBuilder
 
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
@@ -257,7 +262,10 @@ def test_wheel_holds_every_file_of_both_packages(tmp_path: Path) -> None:
     }
     assert wanted <= packed
     data = ("maps.yaml", "pybids_config.json")
-    assert {"dmri_fm/py.typed", *(f"dmri_fm/derivatives/{name}" for name in data)} <= packed
+    assert {
+        "dmri_fm/py.typed",
+        *(f"workflows/dmri_fm_workflows/outputs/{name}" for name in data),
+    } <= packed
     others = {name.partition("/")[0] for name in packed}
     assert {n for n in others if not n.endswith(".dist-info")} == set(PACKAGES)
 

@@ -19,7 +19,7 @@ UNCHECKED = {
     "json.loads": {"dmri_fm/json_files.py", "workflows/dmri_fm_workflows/validation.py"},
     "pickle.load": set(),
     # Of a training run that the same person started.
-    "torch.load": {"dmri_fm/train/readout.py", "dmri_fm/train/runs.py"},
+    "torch.load": {"lab/dmri_fm_lab/train/readout.py", "lab/dmri_fm_lab/train/runs.py"},
 }
 
 
@@ -32,7 +32,7 @@ def calls() -> dict[str, set[str]]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call)
         }
-        for folder in ("dmri_fm", "workflows")
+        for folder in ("dmri_fm", "workflows", "lab")
         for path in (ROOT / folder).rglob("*.py")
     }
 

@@ -16,7 +16,7 @@ from dmri_fm.normalise.grid import Grid, PointMap, affine_map, compose, resample
 from dmri_fm.normalise.template import Template
 from dmri_fm.normalise.transforms import warp_map, write_affine
 from dmri_fm.preprocess.alignment import Alignment, align, one_itk_thread, to_ants_image
-from dmri_fm.volumes import load_image, read_array
+from dmri_fm.series import load_image, read_array
 
 __all__ = [
     "Image3D",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dmri_fm.normalise.grid import Grid, PointMap, identity_map, resample_dwi, resample_image
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 __all__ = ["resample_series"]
 
@@ -18,7 +18,7 @@ def resample_series(dwi: Dwi, grid: Grid, *, target2dwi: PointMap = identity_map
     dwi
         A series.
     grid
-        Where to, such as :func:`dmri_fm.models.predict.feature_grid`.
+        Where to, such as :func:`dmri_fm.predict.feature_grid`.
     target2dwi
         Takes points of the grid to points of the series, RAS+ mm; by default they are the same.
 

@@ -10,7 +10,7 @@ import numpy as np
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.preprocess.raw_series import find_empty_volumes
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 __all__ = ["MergedRuns", "merge_runs"]
 

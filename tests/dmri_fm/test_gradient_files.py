@@ -17,8 +17,8 @@ from dmri_fm.gradient_files import (
     write_gradients,
 )
 from dmri_fm.gradient_options import GradientOptions
-from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.volumes import Dwi, save_image
+from dmri_fm.series import Dwi, save_image
+from dmri_fm.tensor import fit_tensor
 
 LAS = np.diag([-2.0, 2.0, 2.0, 1.0])
 

@@ -21,8 +21,8 @@ from dmri_fm.gradients import (
     ras_to_fsl,
     rotation_part,
 )
-from dmri_fm.models.directions import choose_six
 from dmri_fm.normalise.qspace import to_qspace
+from dmri_fm.qspace import choose_six
 
 SHAPE = (5, 6, 7)
 needs_mrtrix = pytest.mark.skipif(shutil.which("mrinfo") is None, reason="MRtrix3 is absent")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.simulate import SKARE_DIRECTIONS
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
-from dmri_fm.volumes import Dwi
 
 
 def table(*shells: tuple[float, np.ndarray]) -> GradientTable:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 ROOT = Path(__file__).parents[2]
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"}
 
 
 def write_noise(bids: Path) -> None:

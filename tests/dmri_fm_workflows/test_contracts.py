@@ -22,14 +22,16 @@ from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 import dmri_fm_workflows
-from dmri_fm.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
 from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
-from dmri_fm.volumes import save_image
-from dmri_fm_workflows import derivatives, participant, preprocess
+from dmri_fm.series import save_image
+from dmri_fm_workflows import participant
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
 from dmri_fm_workflows.config import HMC, SDC, RunConfig
 from dmri_fm_workflows.engines import SDC_METHODS, Engines, SdcMethod, choose_sdc
 from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
+from dmri_fm_workflows.stages import outputs as derivatives
+from dmri_fm_workflows.stages import preprocess
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.bids import DwiRun, DwiSeries, UnusedImage
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, UnusedImage
 from dmri_fm_workflows.engines import Engines, choose_sdc
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.bids.records import DwiRun, DwiSeries, Participant, Session, UnusedImage
-from dmri_fm.derivatives.publish import publish_text
 from dmri_fm.errors import BusyError, ImageError, OutputError
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
+from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, Participant, Session, UnusedImage
 from dmri_fm_workflows.execution import (
     LOCK_NAME,
     Provenance,
@@ -29,6 +28,7 @@ from dmri_fm_workflows.execution import (
     remove_work,
     write_provenance,
 )
+from dmri_fm_workflows.outputs.publish import publish_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ with locked("01", [Path(sys.argv[1])]):
 
 def hold(folder: Path, *, inside: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """Return a process that holds the lock until it is killed or told to end."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"}
     process = subprocess.Popen(
         [*inside, sys.executable, "-c", HOLD, str(folder)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,

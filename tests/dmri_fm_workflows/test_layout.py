@@ -16,7 +16,7 @@ import pytest
 from bids import BIDSLayout
 from bids.layout import Query
 
-from dmri_fm.derivatives import (
+from dmri_fm_workflows.outputs import (
     identify,
     load_catalogue,
     output_path,
@@ -26,10 +26,10 @@ from dmri_fm.derivatives import (
     sidecar_path,
     write_root_files,
 )
-from dmri_fm.derivatives.naming import ENTITY_KEYS, SOURCE_ENTITIES
-from dmri_fm.derivatives.sidecars import describe_columns, image_sidecar
-from dmri_fm.derivatives.tsv import scan_columns
-from dmri_fm_workflows import derivatives as tables
+from dmri_fm_workflows.outputs.naming import ENTITY_KEYS, SOURCE_ENTITIES
+from dmri_fm_workflows.outputs.sidecars import describe_columns, image_sidecar
+from dmri_fm_workflows.outputs.tsv import scan_columns
+from dmri_fm_workflows.stages import outputs as tables
 
 MNI = "MNI152NLin2009aSym"
 

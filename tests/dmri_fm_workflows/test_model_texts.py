@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.derivatives import load_catalogue, output_path, publish_text
-from dmri_fm.derivatives.docs import outputs_page
-from dmri_fm.derivatives.methods import (
+from dmri_fm.identity import APP_MODELS, identity
+from dmri_fm_workflows.interfaces.report import PlotComparison
+from dmri_fm_workflows.outputs import load_catalogue, output_path, publish_text
+from dmri_fm_workflows.outputs.docs import outputs_page
+from dmri_fm_workflows.outputs.methods import (
     Processed,
     describe_methods,
     find_processed,
     write_citations,
 )
-from dmri_fm.derivatives.references import load_references, render_methods
-from dmri_fm.derivatives.root import write_root_files
-from dmri_fm.derivatives.sidecars import image_sidecar
-from dmri_fm.models.identity import APP_MODELS, identity
-from dmri_fm_workflows.interfaces.report import PlotComparison
-from dmri_fm_workflows.report import write_participant_page
+from dmri_fm_workflows.outputs.references import load_references, render_methods
+from dmri_fm_workflows.outputs.root import write_root_files
+from dmri_fm_workflows.outputs.sidecars import image_sidecar
+from dmri_fm_workflows.stages.figures import write_participant_page
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01"}
@@ -110,7 +110,7 @@ def test_the_encoder_s_paper_is_not_named_without_saying_what_differs(texts) -> 
 
 
 def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
-    from dmri_fm.volumes import save_image
+    from dmri_fm.series import save_image
 
     rng = np.random.default_rng(0)
     files = {

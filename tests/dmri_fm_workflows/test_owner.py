@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dmri_fm_workflows.base import run_participants
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.run import run_participants
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from rich import get_console
 
-from dmri_fm.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
@@ -20,11 +19,11 @@ from dmri_fm.preprocess import denoise as denoise_module
 from dmri_fm.preprocess import motion as motion_module
 from dmri_fm.preprocess import susceptibility as susceptibility_module
 from dmri_fm.preprocess.mask import name_mask
-from dmri_fm.simulate.protocol import SKARE_DIRECTIONS
-from dmri_fm.volumes import save_image
-from dmri_fm_workflows import base
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import save_image
 from dmri_fm_workflows import engines as engines_module
-from dmri_fm_workflows.base import run_participants
+from dmri_fm_workflows import run as base
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import (
     COREGISTRATION,
@@ -49,6 +48,7 @@ from dmri_fm_workflows.plan_text import (
     describe_plan,
     list_omissions,
 )
+from dmri_fm_workflows.run import run_participants
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 DEAD_LINK = "IntendedFor names 'dwi/sub-01_dwi.nii.gz', which does not exist"

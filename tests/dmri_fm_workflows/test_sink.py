@@ -12,10 +12,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm.derivatives import load_catalogue, output_path
-from dmri_fm.derivatives.sidecars import image_sidecar
 from dmri_fm.errors import ConfigError, OutputError
-from dmri_fm.models.identity import about_model
+from dmri_fm.identity import about_model
+from dmri_fm_workflows.outputs import load_catalogue, output_path
+from dmri_fm_workflows.outputs.sidecars import image_sidecar
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01", "session": "a", "acquisition": "b", "run": "01"}

@@ -16,7 +16,7 @@ from dmri_fm_workflows.stopping import STOP
 
 ROOT = Path(__file__).parents[2]
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"}
 
 #: A graph of two nodes. The second starts a program and then holds the interpreter's lock, as
 #: ANTs does for minutes; when the file `quick` is there it returns.

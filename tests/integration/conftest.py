@@ -31,7 +31,7 @@ def run_app(*arguments: str | Path, timeout_s: float = 3000) -> tuple[int, str]:
         text=True,
         timeout=timeout_s,
         check=False,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"},
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -19,11 +19,11 @@ import pytest
 from bids import BIDSLayout
 from nibabel.affines import apply_affine
 
-from dmri_fm.derivatives import identify, output_path, pybids_config
 from dmri_fm.normalise.grid import compose, resample_image
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_affine, read_point_map
-from dmri_fm.volumes import load_image, read_array
+from dmri_fm.series import load_image, read_array
+from dmri_fm_workflows.outputs import identify, output_path, pybids_config
 
 if TYPE_CHECKING:
     from tests.integration.conftest import AppRun

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from rich import get_console
 
-from dmri_fm.bids import read_dataset
-from dmri_fm.derivatives.naming import identify
-from dmri_fm.derivatives.sidecars import missing_metadata
-from dmri_fm.derivatives.tsv import read_table
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.gradient_check import check_gradients, principal_axis
-from dmri_fm.simulate import simulate_dataset
-from dmri_fm.volumes import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.base import run_participants
+from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm_lab.simulate import simulate_dataset
+from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import choose_engines
+from dmri_fm_workflows.outputs.naming import identify
+from dmri_fm_workflows.outputs.sidecars import missing_metadata
+from dmri_fm_workflows.outputs.tsv import read_table
 from dmri_fm_workflows.plan import plan_participant
+from dmri_fm_workflows.run import run_participants
 
 if TYPE_CHECKING:
     from tests.integration.conftest import AppRun
@@ -388,7 +388,7 @@ def test_killed_run_resumes(run_app: RunApp, data_dir: Path, tmp_path: Path) -> 
         str(data_dir / "ds-vendors"), str(out), "participant", "--participant-label", "umr",
         "--sloppy", "--models", "none",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"}
     process = subprocess.Popen(
         [sys.executable, "-m", "dmri_fm_workflows", *arguments],
         env=environment,

@@ -39,7 +39,7 @@ class Request:
         with out.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
                 command,
-                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}"},
+                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"},
                 stdout=log,
                 stderr=log,
                 text=True,

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm import __version__
-from dmri_fm.cwd import absolute, current_folder, empty_folder
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
 from dmri_fm.gradient_options import B_SCALINGS
-from dmri_fm.links import refuse_links
-from dmri_fm.models.identity import explain_retired
+from dmri_fm.identity import explain_retired
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
     DENOISE,
@@ -32,6 +30,8 @@ from dmri_fm_workflows.config import (
     RunConfig,
     read_options,
 )
+from dmri_fm_workflows.cwd import absolute, current_folder, empty_folder
+from dmri_fm_workflows.links import refuse_links
 
 __all__ = ["build_parser", "main", "parse_args"]
 
@@ -328,7 +328,7 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         values = read_options(_read_text(path), path=path)
         values.pop("run_uuid", None)
     if path := given.pop("bids_filter_file", None):
-        from dmri_fm.bids.filters import read_filter_file
+        from dmri_fm_workflows.bids.filters import read_filter_file
 
         values["bids_filters"] = read_filter_file(path)
     if path := given.pop("use_plugin", None):
@@ -541,7 +541,7 @@ def _start(config: RunConfig) -> int:
 
 def _run(config: RunConfig) -> int:
     if config.analysis_level == "group":
-        from dmri_fm_workflows.group import run_group
+        from dmri_fm_workflows.run_group import run_group
 
         return run_group(
             config.output_dir,
@@ -552,7 +552,7 @@ def _run(config: RunConfig) -> int:
         from dmri_fm_workflows.validation import report_validation
 
         report_validation(config.bids_dir)
-    from dmri_fm_workflows.base import run_participants
+    from dmri_fm_workflows.run import run_participants
 
     return run_participants(config)
 

@@ -1,6 +1,6 @@
 """The request: every option of a run as one frozen value object, to and from TOML.
 
-The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.base` hands its fields
+The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.run` hands its fields
 to the workflow builders as plain arguments. Nothing below ``base`` sees it.
 """
 
@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
-from dmri_fm.models.identity import APP_MODELS, explain_retired
+from dmri_fm.identity import APP_MODELS, explain_retired
 
 __all__ = [
     "ANALYSIS_LEVELS",

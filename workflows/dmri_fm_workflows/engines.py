@@ -9,8 +9,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import Literal
 
-from dmri_fm.bids import DwiSeries, UnusedImage
 from dmri_fm.errors import ConfigError, MissingToolError
+from dmri_fm_workflows.bids import DwiSeries, UnusedImage
 
 __all__ = [
     "COREGISTRATION",

@@ -23,14 +23,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dmri_fm.bids import Participant
-from dmri_fm.bids.names import scan_name
-from dmri_fm.derivatives.naming import identify
-from dmri_fm.derivatives.publish import publish_text, to_json
 from dmri_fm.errors import BusyError, ConfigError, InputError, OutputError
-from dmri_fm.group.status import find_missing, read_records
 from dmri_fm.json_files import read_object
-from dmri_fm.links import refuse_link
+from dmri_fm_workflows.bids import Participant
+from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.group.status import find_missing, read_records
+from dmri_fm_workflows.links import refuse_link
+from dmri_fm_workflows.outputs.naming import identify
+from dmri_fm_workflows.outputs.publish import publish_text, to_json
 
 LOGGER = logging.getLogger(__name__)
 

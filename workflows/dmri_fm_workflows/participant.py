@@ -8,10 +8,16 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm.bids.names import SCAN_ENTITIES
-from dmri_fm.derivatives.sidecars import raw_uri
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
-from dmri_fm_workflows.derivatives import (
+from dmri_fm_workflows.bids.names import SCAN_ENTITIES
+from dmri_fm_workflows.interfaces.facts import MergeFacts
+from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
+from dmri_fm_workflows.outputs.sidecars import raw_uri
+from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
+from dmri_fm_workflows.stages.figures import init_anat_figures_wf, init_series_figures_wf
+from dmri_fm_workflows.stages.models import init_features_wf, init_models_wf
+from dmri_fm_workflows.stages.normalise import init_anat_wf, init_normalise_wf
+from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
     FEATURE_OUTPUTS,
     REFINER_OUTPUTS,
@@ -22,13 +28,7 @@ from dmri_fm_workflows.derivatives import (
     figure_outputs,
     init_derivatives_wf,
 )
-from dmri_fm_workflows.interfaces.facts import MergeFacts
-from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
-from dmri_fm_workflows.models import init_features_wf, init_models_wf
-from dmri_fm_workflows.normalise import init_anat_wf, init_normalise_wf
-from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
-from dmri_fm_workflows.preprocess import init_preprocess_wf
-from dmri_fm_workflows.report import init_anat_figures_wf, init_series_figures_wf
+from dmri_fm_workflows.stages.preprocess import init_preprocess_wf
 
 __all__ = ["init_dwi_wf", "init_participant_wf"]
 

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from dmri_fm.bids import DwiSeries, EpiImage, Participant, Session
-from dmri_fm.bids.names import session_of
-from dmri_fm.bids.scans import ASSUMED_READOUT_S
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.directions import (
+from dmri_fm.preprocess.mask import is_slab, name_mask
+from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
     SixDirections,
     find_six,
     group_axes,
 )
-from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm.vector_lengths import share_length
+from dmri_fm_workflows.bids import DwiSeries, EpiImage, Participant, Session
+from dmri_fm_workflows.bids.names import session_of
+from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_S
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import (
     COREGISTRATION,
@@ -334,7 +334,7 @@ def plan_participant(
     config
         The request.
     participant
-        Sessions and series, as :func:`dmri_fm.bids.read_dataset` finds them.
+        Sessions and series, as :func:`dmri_fm_workflows.bids.read_dataset` finds them.
     engines
         What `auto` means on this machine.
     """

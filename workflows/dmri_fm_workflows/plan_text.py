@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dmri_fm.bids import EpiImage
 from dmri_fm.preprocess.mask import name_mask
+from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.engines import name_normalisation
 from dmri_fm_workflows.plan import ENCODERS, ParticipantPlan, SeriesPlan, SessionPlan
 

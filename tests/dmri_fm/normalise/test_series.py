@@ -6,7 +6,7 @@ import pytest
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.series import resample_series
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 GTAB = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
 

@@ -16,8 +16,8 @@ from dmri_fm.preprocess.free_water import (
     find_ventricles,
     measure_free_water,
 )
-from dmri_fm.simulate import SKARE_DIRECTIONS
-from dmri_fm.volumes import Dwi
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import Dwi
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 GTAB = GradientTable([0] + [1000] * 6, np.vstack([np.zeros((1, 3)), SKARE_DIRECTIONS]))

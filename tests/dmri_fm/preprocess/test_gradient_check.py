@@ -17,7 +17,7 @@ from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_gradients
 from dmri_fm.gradients import GradientTable, fsl_to_ras, ras_to_fsl
 from dmri_fm.preprocess.gradient_check import check_gradients, principal_axis
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 RAS = np.diag([2.0, 2.0, 2.0, 1.0])
 LAS = np.diag([-2.0, 2.0, 2.0, 1.0])

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable, ras_to_fsl
 from dmri_fm.preprocess.merge import merge_runs
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 

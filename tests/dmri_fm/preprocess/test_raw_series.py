@@ -8,9 +8,8 @@ import pytest
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.predict import predict_tensor
-from dmri_fm.models.tensor import fit_tensor
 from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.predict import predict_tensor
 from dmri_fm.preprocess.denoise import denoise
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.gradient_check import check_gradients
@@ -24,8 +23,9 @@ from dmri_fm.preprocess.raw_series import (
     find_cut_volumes,
     find_empty_volumes,
 )
-from dmri_fm.simulate import SKARE_DIRECTIONS
-from dmri_fm.volumes import Dwi
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor
 
 N = 16
 AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])

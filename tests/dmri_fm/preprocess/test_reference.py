@@ -13,7 +13,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.denoise import denoise, foreground, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask, is_slab, name_mask
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 

@@ -17,7 +17,7 @@ from fsl.transform import affine as fsl_affine
 from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable, fsl_to_ras, rotation_part
-from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.fsl import (
     CollectEddy,
     RunEddy,

@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.__main__ import main
-from dmri_fm.derivatives.sidecars import column_metadata
+from dmri_fm.encoders.drope import network as drope
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import WeightsError
-from dmri_fm.evaluate.rivals import METHODS
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models import drope
-from dmri_fm.models.drope import Drope
-from dmri_fm.models.scan_features import feature_columns
-from dmri_fm.models.tensor import fit_tensor
-from dmri_fm.models.weights import save_weights
-from dmri_fm.simulate import SKARE_DIRECTIONS
-from dmri_fm.volumes import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.base import check_weights
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.weights import save_weights
+from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.evaluate.rivals import METHODS
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.models import FitTensor
+from dmri_fm_workflows.outputs.sidecars import column_metadata
+from dmri_fm_workflows.run import check_weights
 
 
 def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.normalise.grid import Grid, affine_map, compose, resample_image
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map
-from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.engines import COREGISTRATION, name_normalisation
 from dmri_fm_workflows.interfaces.normalise import (
     AlignAcpc,

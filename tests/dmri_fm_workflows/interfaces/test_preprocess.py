@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from dmri_fm.bids import read_dataset
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.motion import no_motion
-from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
 from dmri_fm_workflows.interfaces.preprocess import (
@@ -28,7 +28,7 @@ from dmri_fm_workflows.interfaces.preprocess import (
     _mean_b0,
     save_motion,
 )
-from dmri_fm_workflows.preprocess import init_denoise_wf, init_sdc_wf
+from dmri_fm_workflows.stages.preprocess import init_denoise_wf, init_sdc_wf
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 SHAPE = (32, 34, 24)

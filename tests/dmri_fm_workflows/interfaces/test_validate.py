@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from nipype.interfaces.base import BaseInterface
 
-from dmri_fm.bids import read_dataset
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_options import GradientOptions
-from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.interfaces.facts import MergeFacts
 from dmri_fm_workflows.interfaces.models import CheckFreeWater
 from dmri_fm_workflows.interfaces.preprocess import MergeRuns, ReverseInputSpec, ValidateDwi

@@ -15,7 +15,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.models.metadata import join_models, nest_model
+from dmri_fm.model_metadata import join_models, nest_model
 
 #: Facts of the raw runs of a series: one entry per file.
 BY_FILE = ("BScaling", "VolumesCutShort", "VolumesLeftOut")

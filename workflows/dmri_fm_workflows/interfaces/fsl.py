@@ -29,7 +29,7 @@ from dmri_fm.gradient_files import read_gradients, write_gradients
 from dmri_fm.gradients import rotation_part
 from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
-from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.engines import PROGRAMS, name_hmc, name_sdc
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec, save_motion

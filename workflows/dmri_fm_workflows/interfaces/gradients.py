@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, isdefined, traits
 
-from dmri_fm.volumes import Dwi
+from dmri_fm.series import Dwi
 
 
 class GradientInputSpec(BaseInterfaceInputSpec):

@@ -13,11 +13,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.derivatives.sidecars import describe_columns
-from dmri_fm.derivatives.tsv import format_table, scan_columns
 from dmri_fm.errors import WeightsError
-from dmri_fm.models.predict import extract_features, predict_tensor
-from dmri_fm.models.tensor import TensorMaps, fit_tensor
+from dmri_fm.predict import extract_features, predict_tensor
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -26,8 +23,11 @@ from dmri_fm.preprocess.free_water import (
 from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.preprocess.quality import describe_quality, image_quality
-from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm.tensor import TensorMaps, fit_tensor
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
+from dmri_fm_workflows.outputs.sidecars import describe_columns
+from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
 
 #: Maps a tensor model writes, in the order of the output tree.
 TENSOR_PARAMS = ("diffusivity", "fa", "md", "ad", "rd")

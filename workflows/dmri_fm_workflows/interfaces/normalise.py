@@ -19,7 +19,6 @@ from nipype.interfaces.base import (
 
 from dmri_fm.gradient_files import write_gradients, write_mrtrix_gradients
 from dmri_fm.gradients import GradientTable
-from dmri_fm.models.predict import feature_grid
 from dmri_fm.normalise.grid import (
     Grid,
     PointMap,
@@ -38,9 +37,10 @@ from dmri_fm.normalise.registration import (
 )
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
+from dmri_fm.predict import feature_grid
 from dmri_fm.preprocess.motion import read_motion_tsv, rotate_bvecs
 from dmri_fm.preprocess.susceptibility import phase_encoding_vector
-from dmri_fm.volumes import load_image, read_array, save_image
+from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.engines import COREGISTRATION, name_normalisation
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes

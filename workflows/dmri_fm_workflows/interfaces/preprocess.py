@@ -17,8 +17,6 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.derivatives.sidecars import describe_columns
-from dmri_fm.derivatives.tsv import format_table
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
@@ -36,9 +34,11 @@ from dmri_fm.preprocess.motion import (
 )
 from dmri_fm.preprocess.raw_series import check_run, check_usable, find_empty_volumes
 from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
-from dmri_fm.volumes import Dwi, load_image, read_array, save_image
+from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.engines import name_denoising, name_unringing
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
+from dmri_fm_workflows.outputs.sidecars import describe_columns
+from dmri_fm_workflows.outputs.tsv import format_table
 from dmri_fm_workflows.volumes_table import (
     VolumeOrigin,
     read_volumes,

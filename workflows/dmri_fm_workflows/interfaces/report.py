@@ -14,15 +14,15 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.derivatives.tsv import read_table
+from dmri_fm.encoders.features import feature_columns
 from dmri_fm.gradient_files import read_gradients
-from dmri_fm.models.identity import identity
-from dmri_fm.models.scan_features import feature_columns
+from dmri_fm.identity import identity
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion import read_motion_tsv
-from dmri_fm.report import figures
-from dmri_fm.volumes import load_image, read_array
+from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
+from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.report import figures
 
 
 def _open(path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -25,19 +25,19 @@ from nipype.interfaces.base import (
 )
 from niworkflows.interfaces.bids import PrepareDerivative
 
-from dmri_fm.bids.names import scan_name
-from dmri_fm.derivatives.maps import Kind, load_catalogue
-from dmri_fm.derivatives.naming import (
+from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.outputs.maps import Kind, load_catalogue
+from dmri_fm_workflows.outputs.naming import (
     ENTITY_KEYS,
     SOURCE_ENTITIES,
     OutputName,
     identify,
     sidecar_path,
 )
-from dmri_fm.derivatives.publish import conform_image, publish_file, publish_json
-from dmri_fm.derivatives.sidecars import image_sidecar, with_references
-from dmri_fm.derivatives.transforms import transform_metadata
-from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm_workflows.outputs.publish import conform_image, publish_file, publish_json
+from dmri_fm_workflows.outputs.sidecars import image_sidecar, with_references
+from dmri_fm_workflows.outputs.transforms import transform_metadata
 
 __all__ = ["DerivativesDataSink"]
 

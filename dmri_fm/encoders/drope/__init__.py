@@ -1,0 +1,1 @@
+"""The D-RoPE encoder and what pretrains it."""

@@ -1,0 +1,413 @@
+"""Diffusion-space rotary transformer: an encoder of whole diffusion scans.
+
+The image of every direction is cut into patches; blocks let the patches of one place see one
+another across directions, and then the patches of one direction across places. Attention across
+directions rotates queries against keys by an angle that grows with the distance between two
+measurements in q-space (D-RoPE), so any number of directions in any order can be read.
+
+Method: Kung et al. 2026, https://doi.org/10.48550/arXiv.2603.25977.
+
+Two configurations: :data:`PAPER` follows the publication; :data:`SMALL`, the default of this
+project, has fewer and narrower blocks, reads a 2 mm grid, keeps only the patches that hold brain,
+encodes a direction by rho v v^T (equal for v and -v) and describes a scan by its pooled patch
+tokens, 384 numbers.
+Checkpoints of the authors' own code load with :func:`from_authors`, in their conventions.
+
+Without gradients, on a CPU, a scan passes in pieces (:mod:`dmri_fm.encoders.drope.stream`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from dmri_fm.encoders.drope.authors_checkpoint import read_encoder
+from dmri_fm.encoders.drope.block import DiffusionAttention, DropeBlock
+from dmri_fm.encoders.drope.packed_linear import PackedLinear
+from dmri_fm.encoders.drope.patches import patchify, unpatchify
+from dmri_fm.encoders.drope.pooling import ScanReadout
+from dmri_fm.encoders.drope.rotary import (
+    Layout,
+    RotaryTables,
+    check_table,
+    find_weighted,
+    qspace_directions,
+    qspace_distance,
+    rotary_tables,
+)
+from dmri_fm.encoders.drope.stream import can_stream, stream_blocks
+from dmri_fm.encoders.drope.volume_encoder import Reader, VolumeEncoder
+from dmri_fm.errors import WeightsError
+from dmri_fm.layers import dyadic_code, sincos_positions
+
+__all__ = [
+    "ABLATION",
+    "PAPER",
+    "SMALL",
+    "DiffusionAttention",
+    "Drope",
+    "DropeBlock",
+    "DropeConfig",
+    "RotaryTables",
+    "VolumeEncoder",
+    "from_authors",
+    "patchify",
+    "qspace_directions",
+    "qspace_distance",
+    "rotary_tables",
+    "unpatchify",
+]
+
+
+@dataclass(frozen=True)
+class DropeConfig:
+    """Architecture of a :class:`Drope` encoder.
+
+    Attributes
+    ----------
+    grid_shape
+        Voxels of the model's grid.
+    voxel_size_mm
+        Its voxel size; 2 and 1 mm have fixed affines in :mod:`dmri_fm.normalise.grid`.
+    patch
+        Voxels of a patch along each axis; divides `grid_shape`.
+    dim
+        Channels of a token, a multiple of 12 and of twice `heads`.
+    depth, heads, mlp_ratio
+        Blocks, attention heads, widening of the two MLPs of a block.
+    n_cls
+        Scan tokens.
+    features
+        What describes a scan: "cls", its scan tokens, `n_cls * dim` numbers; or "pooled", its
+        patch tokens as :class:`~dmri_fm.encoders.drope.pooling.ScanReadout` pools them, `2 * dim`.
+    gamma
+        Weight of the squared difference of b / 1000 against the squared angle in radians.
+    base
+        The slowest rotary frequency is about 1 / `base`; below 1, the fastest.
+    rotary
+        Which channel has which frequency, see :data:`dmri_fm.encoders.drope.rotary.Layout`.
+    direction_code
+        "spherical": linear in (rho, theta, phi), as published. "dyadic": linear in rho v v^T.
+    pos_scale
+        Patch centres in voxels are multiplied by this before they are encoded.
+    is_packed
+        Whether only patches that hold brain become tokens.
+    signal_mean, signal_std
+        S/S0 is shifted and scaled by these two numbers before the first layer.
+    """
+
+    grid_shape: tuple[int, int, int]
+    voxel_size_mm: float
+    patch: tuple[int, int, int]
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    n_cls: int = 1
+    gamma: float = 0.5
+    base: float = 10000.0
+    direction_code: Literal["spherical", "dyadic"] = "dyadic"
+    pos_scale: float = 1.0
+    is_packed: bool = True
+    signal_mean: float = 0.0
+    signal_std: float = 1.0
+    rotary: Layout = "paired"
+    features: Literal["cls", "pooled"] = "cls"
+
+    def __post_init__(self) -> None:
+        if any(n % p for n, p in zip(self.grid_shape, self.patch, strict=True)):
+            raise ValueError(f"patches {self.patch} do not tile the grid {self.grid_shape}")
+        if self.dim % 12 or self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} must be a multiple of 12 and of 2 * heads")
+        if self.direction_code not in ("spherical", "dyadic"):
+            raise ValueError(f"unknown direction code {self.direction_code!r}")
+        if self.rotary not in get_args(Layout):
+            raise ValueError(f"unknown rotary layout {self.rotary!r}")
+        if self.features not in ("cls", "pooled"):
+            raise ValueError(f"unknown features {self.features!r}")
+
+    @property
+    def n_features(self) -> int:
+        """Length of a scan's feature vector."""
+        return (2 if self.features == "pooled" else self.n_cls) * self.dim
+
+    def rotary_tables(
+        self, qspace: Tensor, head_dim: int, *, dtype: torch.dtype = torch.float32
+    ) -> RotaryTables:
+        """Prepare the rotations between measurements (B, T, 3) for one head of some channels."""
+        return rotary_tables(
+            qspace, head_dim, gamma=self.gamma, base=self.base, layout=self.rotary, dtype=dtype
+        )
+
+    @property
+    def patch_grid(self) -> tuple[int, int, int]:
+        """Number of patches along each axis of the grid."""
+        a, b, c = (n // p for n, p in zip(self.grid_shape, self.patch, strict=True))
+        return a, b, c
+
+
+#: The published encoder (35M parameters). Ships without weights.
+PAPER = DropeConfig(
+    grid_shape=(192, 224, 192),
+    voxel_size_mm=1.0,
+    patch=(8, 8, 4),
+    dim=384,
+    depth=10,
+    heads=3,
+    direction_code="spherical",
+    is_packed=False,
+)
+
+#: The small encoder whose weights ship with the package.
+SMALL = DropeConfig(
+    grid_shape=(96, 112, 96),
+    voxel_size_mm=2.0,
+    patch=(8, 8, 8),
+    dim=192,
+    depth=4,
+    heads=3,
+    n_cls=2,
+    signal_mean=0.35,
+    signal_std=0.2,
+    features="pooled",
+)
+
+#: A yet smaller encoder for comparisons of trainings, with the published autoencoder.
+ABLATION = replace(SMALL, dim=96, depth=2, n_cls=1, features="cls")
+
+
+class PositionCode(nn.Module):
+    """[place | direction] code that is added to the tokens, half of the channels each."""
+
+    def __init__(self, config: DropeConfig, dim: int) -> None:
+        super().__init__()
+        self.is_dyadic = config.direction_code == "dyadic"
+        self.pos_scale = config.pos_scale
+        self.place_dim = dim // 2
+        self.qpos_embed = nn.Linear(6 if self.is_dyadic else 3, dim - self.place_dim)
+
+    def encode_directions(self, qspace: Tensor) -> Tensor:
+        """Encode (..., T, 3) measurements as (..., T, dim - dim // 2)."""
+        if self.is_dyadic:
+            code = qspace[..., :1] * dyadic_code(qspace_directions(qspace))
+        else:
+            code = qspace
+        out: Tensor = self.qpos_embed(code.to(self.qpos_embed.weight.dtype))
+        return out
+
+    def encode_places(self, positions: Tensor) -> Tensor:
+        """Encode (..., S, 3) patch centres as (..., S, dim // 2)."""
+        return sincos_positions(positions * self.pos_scale, self.place_dim)
+
+    def forward(self, qspace: Tensor, positions: Tensor) -> Tensor:
+        """Encode (B, T, 3) measurements and (B, S, 3) patch centres as (B, T, S, dim)."""
+        n_directions, n_places = qspace.shape[1], positions.shape[1]
+        return torch.cat(
+            [
+                repeat(self.encode_places(positions), "b s d -> b t s d", t=n_directions),
+                repeat(self.encode_directions(qspace), "b t d -> b t s d", s=n_places),
+            ],
+            dim=-1,
+        )
+
+
+class Drope(nn.Module):
+    """Encoder: patches of all directions to scan features and patch tokens."""
+
+    def __init__(self, config: DropeConfig) -> None:
+        super().__init__()
+        self.config = config
+        n_voxels = config.patch[0] * config.patch[1] * config.patch[2]
+        self.patch_mlp = nn.Linear(n_voxels, config.dim)
+        self.position = PositionCode(config, config.dim)
+        self.cls_token = nn.Parameter(torch.randn(1, config.n_cls, config.dim) * 0.02)
+        self.blocks = nn.ModuleList(
+            DropeBlock(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.ln = nn.LayerNorm(config.dim, eps=1e-5)
+        self.readout = ScanReadout(config.dim) if config.features == "pooled" else None
+
+    def forward(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode scans.
+
+        Parameters
+        ----------
+        patches
+            Shape (B, T, S, P): S/S0 of S patches of P voxels in T directions, zero outside the
+            brain.
+        qspace
+            Shape (B, T, 3): rho = b / 1000, theta, phi; b-vectors in the grid's RAS frame.
+            Volumes with b below 50 s/mm^2 are left out here, whatever the caller did.
+        positions
+            Shape (B, S, 3): patch centres in voxels of the model's grid.
+
+        Returns
+        -------
+        cls : Tensor
+            Shape (B, n_cls * dim).
+        tokens : Tensor
+            Shape (B, T, S, dim), T without b=0.
+
+        Raises
+        ------
+        GradientError
+            If the table does not fit the patches, lacks a vector, or has b=0 only.
+        """
+        return self.encode(_read_patches(patches, qspace), qspace, positions)
+
+    def describe(
+        self, patches: Tensor, qspace: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Encode scans as :meth:`forward` does; return features (B, n_features) and tokens."""
+        cls, tokens = self(patches, qspace, positions)
+        return self.read_out(cls, tokens), tokens
+
+    def read_out(self, cls: Tensor, tokens: Tensor) -> Tensor:
+        """Return features (B, n_features) of what :meth:`forward` gives."""
+        if self.readout is None:
+            return cls
+        features: Tensor = self.readout(tokens)
+        return features
+
+    def encode_cls(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> Tensor:
+        """Encode scans as :meth:`forward` does, but compute the scan tokens only."""
+        read = _read_patches(patches, qspace)
+        return self.encode(read, qspace, positions, only_cls=True)[0]
+
+    def encode(
+        self, read: Reader, qspace: Tensor, positions: Tensor, *, only_cls: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Encode scans whose patches are read as they are needed.
+
+        Parameters
+        ----------
+        read
+            See :data:`Reader`; volumes are numbered as in `qspace`.
+        qspace, positions
+            As in :meth:`forward`.
+        only_cls
+            Leave out what the scan tokens do not need. The tokens are then of no use.
+        """
+        kept = find_weighted(qspace)
+        if kept is not None:
+            qspace = qspace[:, kept]
+        encode = self._encode_in_pieces if can_stream(self.cls_token) else self._encode_at_once
+        cls, tokens = encode(read, kept, qspace, positions, only_cls=only_cls)
+        return rearrange(self.ln(cls), "b c d -> b (c d)"), tokens
+
+    def _encode_at_once(
+        self,
+        read: Reader,
+        kept: Tensor | None,
+        qspace: Tensor,
+        positions: Tensor,
+        *,
+        only_cls: bool,
+    ) -> tuple[Tensor, Tensor]:
+        config = self.config
+        patches = read(slice(None) if kept is None else kept)
+        x = self.patch_mlp((patches - config.signal_mean) / config.signal_std)
+        x = x + self.position(qspace, positions)
+        tables = config.rotary_tables(qspace, config.dim // config.heads, dtype=x.dtype)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)
+        for block in self.blocks:
+            cls, x = block(cls, x, tables)
+        return cls, x if only_cls else self.ln(x)
+
+    def _encode_in_pieces(
+        self,
+        read: Reader,
+        kept: Tensor | None,
+        qspace: Tensor,
+        positions: Tensor,
+        *,
+        only_cls: bool,
+    ) -> tuple[Tensor, Tensor]:
+        config = self.config
+        embed = PackedLinear(self.patch_mlp.weight, self.patch_mlp.bias)
+        places = self.position.encode_places(positions)
+        directions = self.position.encode_directions(qspace)
+        batch, n_directions = qspace.shape[:2]
+        half = places.shape[-1]
+        tokens = places.new_empty(batch, n_directions, positions.shape[1], config.dim)
+        for t, volume in enumerate(range(n_directions) if kept is None else kept.tolist()):
+            patches = (read(slice(volume, volume + 1)) - config.signal_mean) / config.signal_std
+            rows = embed(rearrange(patches, "b 1 s p -> (b s) p"))
+            tokens[:, t] = rearrange(rows, "(b s) d -> b s d", b=batch)
+            tokens[:, t, :, :half] += places
+            tokens[:, t, :, half:] += directions[:, t, None]
+        blocks = cast("list[DropeBlock]", list(self.blocks))
+        cls = []
+        for scan, table in zip(tokens, qspace, strict=True):
+            first = self.cls_token[0].clone()
+            cls.append(stream_blocks(blocks, first, scan, table, config, only_cls=only_cls))
+            for direction in scan[: 0 if only_cls else None]:
+                direction.copy_(self.ln(direction))
+        return torch.stack(cls), tokens
+
+
+def _read_patches(patches: Tensor, qspace: Tensor) -> Reader:
+    check_table(qspace, patches.shape[1])
+    return lambda t: patches[:, t]
+
+
+def from_authors(
+    state_dict: Mapping[str, Tensor],
+    num_heads: int = 3,
+    patch_size: tuple[int, int, int] = (8, 8, 4),
+    pos_scale: float = 1.0,
+) -> VolumeEncoder:
+    """Build an encoder from a state_dict of the authors' masked autoencoder.
+
+    Parameters
+    ----------
+    state_dict
+        As their code saves it; parameters of the decoder and dead ones are left out.
+    num_heads
+        Attention heads, which the state_dict does not tell.
+    patch_size
+        Voxels of a patch.
+    pos_scale
+        Factor on the positions: 1 / 300 in their pretraining, 1 in their feature extraction.
+
+    Returns
+    -------
+    VolumeEncoder
+        In evaluation mode. Their dropout, which stays on in evaluation in spatial attention, is
+        off here.
+
+    Raises
+    ------
+    WeightsError
+        If a parameter is missing, unknown, of another shape or not finite; its name is told.
+    """
+    patch = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
+    loaded = read_encoder(state_dict, patch_size=patch)
+    try:
+        config = DropeConfig(
+            grid_shape=patch,
+            voxel_size_mm=1.0,
+            patch=patch,
+            dim=loaded.dim,
+            depth=loaded.depth,
+            heads=num_heads,
+            mlp_ratio=loaded.mlp_ratio,
+            base=0.3,
+            rotary="tiled",
+            direction_code="spherical",
+            pos_scale=pos_scale,
+            is_packed=False,
+        )
+    except (ValueError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"patch_mlp.weight has {loaded.dim} rows ({error})",
+            expected=f"a width that {num_heads} heads and three axes divide",
+        ) from None
+    encoder = Drope(config)
+    encoder.load_state_dict(loaded.tensors)
+    return VolumeEncoder(encoder).eval()

@@ -1,0 +1,169 @@
+"""From a diffusion series on a model's grid to the tokens a D-RoPE encoder reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmri_fm.encoders.drope.network import DropeConfig, patchify
+from dmri_fm.errors import ConfigError, ImageError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.grid import DROPE_GRID_1MM, DROPE_GRID_2MM, Grid
+from dmri_fm.normalise.qspace import to_qspace
+from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.registry import find_encoder
+
+__all__ = ["MIN_BRAIN_FRACTION", "ScanTokens", "feature_grid", "tokenise", "tokenise_series"]
+
+#: A packed encoder reads the patches of which at least this share is brain.
+MIN_BRAIN_FRACTION = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class ScanTokens:
+    """A scan as an encoder reads it; S places, T directions, P voxels a patch.
+
+    Attributes
+    ----------
+    patches
+        Shape (T, S, P): S/S0, zero outside the brain.
+    qspace
+        Shape (T, 3): rho = b / 1000, theta, phi.
+    positions
+        Shape (S, 3): patch centres in voxels of the grid.
+    brain
+        Shape (S, P): 1 in the brain, 0 outside.
+    index
+        Shape (S,): positions among all patches of the grid, C order.
+    """
+
+    patches: Tensor
+    qspace: Tensor
+    positions: Tensor
+    brain: Tensor
+    index: NDArray[np.int_]
+
+    def select(self, directions: NDArray[np.int_]) -> ScanTokens:
+        """Return the scan with the given directions, in the given order."""
+        which = torch.from_numpy(np.asarray(directions))
+        return replace(self, patches=self.patches[which], qspace=self.qspace[which])
+
+    def select_places(self, places: NDArray[np.int_]) -> ScanTokens:
+        """Return the scan with the given places, in the given order."""
+        which = torch.from_numpy(np.asarray(places))
+        return ScanTokens(
+            self.patches[:, which],
+            self.qspace,
+            self.positions[which],
+            self.brain[which],
+            self.index[places],
+        )
+
+    def to(self, device: torch.device | str) -> ScanTokens:
+        """Return the scan on a device."""
+        return replace(
+            self,
+            patches=self.patches.to(device),
+            qspace=self.qspace.to(device),
+            positions=self.positions.to(device),
+            brain=self.brain.to(device),
+        )
+
+
+def feature_grid(model: str | DropeConfig = "drope") -> Grid:
+    """Return the grid, in MNI152NLin2009aSym, that an encoder reads.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not a D-RoPE encoder, or its grid is none of the fixed ones.
+    """
+    config = find_encoder(model) if isinstance(model, str) else model
+    for voxel_size_mm, grid in ((1.0, DROPE_GRID_1MM), (2.0, DROPE_GRID_2MM)):
+        if config.voxel_size_mm == voxel_size_mm and config.grid_shape == tuple(grid.shape):
+            return grid
+    raise ConfigError(
+        f"an encoder for {config.grid_shape} voxels of {config.voxel_size_mm:g} mm",
+        expected=f"{DROPE_GRID_1MM.shape} of 1 mm or {DROPE_GRID_2MM.shape} of 2 mm",
+    )
+
+
+def tokenise(
+    signal: NDArray[np.float32],
+    gtab: GradientTable,
+    mask: NDArray[np.bool_],
+    config: DropeConfig,
+) -> ScanTokens:
+    """Cut a normalised series into patches.
+
+    Parameters
+    ----------
+    signal
+        Shape (X, Y, Z, T), S/S0 of diffusion-weighted volumes on the model's grid.
+    gtab
+        Their gradient table, b-vectors in the grid's RAS frame.
+    mask
+        Shape (X, Y, Z): the brain.
+    config
+        The encoder's.
+
+    Raises
+    ------
+    ImageError
+        If the series is not on the encoder's grid.
+    """
+    if mask.shape != tuple(config.grid_shape):
+        raise ImageError(
+            f"a series of {mask.shape} voxels", expected=f"{config.grid_shape}, the encoder's grid"
+        )
+    brain = patchify(torch.from_numpy(mask.astype(np.float32))[None, None], config.patch)[0, 0]
+    share = brain.mean(dim=1).numpy()
+    index = (
+        np.flatnonzero(share >= MIN_BRAIN_FRACTION) if config.is_packed else np.arange(share.size)
+    )
+    volumes = torch.from_numpy(np.moveaxis(signal * mask[..., None], 3, 0).astype(np.float32))
+    kept = torch.from_numpy(index)
+    return ScanTokens(
+        patches=patchify(volumes[None], config.patch)[0][:, kept].contiguous(),
+        qspace=torch.from_numpy(to_qspace(gtab)).double(),
+        positions=torch.from_numpy(patch_centres(config)[index].astype(np.float32)),
+        brain=brain[kept],
+        index=index,
+    )
+
+
+def tokenise_series(
+    images: NDArray[np.float32],
+    gtab: GradientTable,
+    mask: NDArray[np.bool_],
+    config: DropeConfig,
+) -> ScanTokens:
+    """Divide a series by its mean b=0 and cut the diffusion-weighted volumes into patches.
+
+    Parameters
+    ----------
+    images
+        Shape (X, Y, Z, N), scanner units, on the model's grid.
+    gtab, mask, config
+        See :func:`tokenise`; of all volumes, with b=0.
+
+    Raises
+    ------
+    GradientError
+        If there is no b=0 volume.
+    """
+    weighted = np.flatnonzero(~gtab.is_b0)
+    ratio = normalise_b0(images, gtab, mask=mask).signal
+    return tokenise(ratio[..., weighted], gtab.select(weighted), mask, config)
+
+
+def patch_centres(config: DropeConfig) -> NDArray[np.float64]:
+    """Return the centres of all patches, C order, shape (S, 3), in voxels of the grid."""
+    ijk = np.indices(config.patch_grid).reshape(3, -1).T
+    patch = np.array(config.patch)
+    centres: NDArray[np.float64] = ijk * patch + (patch - 1) / 2
+    return centres

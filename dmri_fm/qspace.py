@@ -1,0 +1,300 @@
+"""Choosing directions of a series: six for a tensor, a few well spread ones for features."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.transform import Rotation
+
+from dmri_fm.errors import GradientError
+from dmri_fm.gradients import GradientTable, Shell
+
+__all__ = [
+    "FEATURE_DIRECTIONS",
+    "LARGEST_CONDITION",
+    "SKARE_DIRECTIONS",
+    "SixDirections",
+    "choose_six",
+    "choose_spread",
+    "condition_number",
+    "condition_numbers",
+    "find_six",
+    "group_axes",
+    "list_subsets",
+    "skare_angle_deg",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Directions from which an encoder's features are computed (Kung et al. 2026, section 4.3).
+FEATURE_DIRECTIONS = 12
+
+#: Six directions of a higher condition number magnify noise too much to be trusted.
+LARGEST_CONDITION = 3.0
+
+#: The shell nearest to this is preferred, s/mm^2.
+PREFERRED_BVAL = 1000.0
+
+#: Up to so many subsets are all tried; of more directions, those near rotated ideal sets.
+MOST_SUBSETS = 40_000
+
+#: Rotations of the ideal set that are tried.
+N_ROTATIONS = 4_000
+
+#: The most promising of them are refined when the angle to an ideal set is asked for.
+N_PROMISING = 20
+
+#: Axes closer than this are one direction measured again, degrees.
+SAME_AXIS_DEG = 2.0
+
+
+_T = sqrt((7.0 - sqrt(21.0)) / 14.0)
+_U = sqrt(1.0 - _T**2)
+
+#: Six directions of lowest condition number, sqrt(7)/2 = 1.323, shape (6, 3), unit.
+#: Skare et al. 2000, doi:10.1006/jmre.2000.2209; here in the closed form of its minimum.
+SKARE_DIRECTIONS: NDArray[np.float64] = np.array(
+    [[_U, _T, 0], [0, _U, _T], [_T, 0, _U], [_U, -_T, 0], [0, _U, -_T], [-_T, 0, _U]]
+)
+SKARE_DIRECTIONS.setflags(write=False)
+
+
+def condition_number(bvecs: ArrayLike) -> float:
+    """Return the condition number of the tensor's design for a set of directions.
+
+    Parameters
+    ----------
+    bvecs
+        Shape (N, 3), unit; the columns are gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
+
+    Returns
+    -------
+    float
+        Infinite where the tensor is not determined.
+
+    Examples
+    --------
+    >>> round(condition_number(SKARE_DIRECTIONS), 3)
+    1.323
+    >>> condition_number(np.eye(3))
+    inf
+    """
+    g = np.atleast_2d(np.asarray(bvecs, dtype=np.float64))
+    x, y, z = g.T
+    design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=1)
+    singular = np.linalg.svd(design, compute_uv=False)
+    if singular.size < 6 or singular[-1] < 1e-9 * singular[0]:
+        return float("inf")
+    return float(singular[0] / singular[-1])
+
+
+@dataclass(frozen=True)
+class SixDirections:
+    """Six diffusion-weighted volumes of one shell.
+
+    Attributes
+    ----------
+    index
+        Their positions in the series, ascending.
+    condition_number
+        Of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
+    bval
+        Mean b-value, s/mm^2.
+    """
+
+    index: tuple[int, ...]
+    condition_number: float
+    bval: float
+
+    @property
+    def problem(self) -> str | None:
+        """Say that they magnify noise too much to be trusted; None if they do not."""
+        if self.condition_number < LARGEST_CONDITION:
+            return None
+        return (
+            f"the best six directions (b = {self.bval:.0f}) have condition number "
+            f"{self.condition_number:.2f}; below {LARGEST_CONDITION:.0f} is expected"
+        )
+
+
+def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
+    """Choose the six directions of one shell that determine a tensor best.
+
+    Of the shells that hold six directions of condition number below
+    :data:`LARGEST_CONDITION`, the one nearest to :data:`PREFERRED_BVAL`; if there is none, the
+    best there is, with a warning.
+
+    Parameters
+    ----------
+    gtab
+        Gradient table of the series.
+    seed
+        Of the random rotations that are tried where there are too many subsets to try all.
+
+    Raises
+    ------
+    GradientError
+        If no shell has six directions that determine a tensor.
+    """
+    six = find_six(gtab, seed=seed)
+    if six is None:
+        raise GradientError(
+            f"{gtab.count_directions()} distinct directions, none of the shells "
+            f"{[round(s.bval) for s in gtab.shells]} with six that determine a tensor",
+            expected="one shell with six directions or more, spread over the sphere",
+            advice="leave the tensor network out for this series",
+        )
+    if six.problem is not None:
+        logger.warning(six.problem)
+    return six
+
+
+def find_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections | None:
+    """Return what :func:`choose_six` chooses, without a log message; None where it refuses."""
+    found = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
+    good = [s for s in found if s.condition_number < LARGEST_CONDITION]
+    if good:
+        return min(good, key=lambda s: abs(np.log(s.bval / PREFERRED_BVAL)))
+    return min(found, key=lambda s: s.condition_number, default=None)
+
+
+def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:
+    volumes = [group[0] for group in group_axes(gtab, shell)]
+    axes = gtab.bvecs_ras[volumes]
+    if len(axes) < 6:
+        return None
+    subsets = list_subsets(axes, np.random.default_rng(seed))
+    conditions = condition_numbers(axes[subsets])
+    best = int(conditions.argmin())
+    if not np.isfinite(conditions[best]):
+        return None
+    index = tuple(sorted(volumes[i] for i in subsets[best]))
+    return SixDirections(index, float(conditions[best]), shell.bval)
+
+
+def group_axes(gtab: GradientTable, shell: Shell) -> list[list[int]]:
+    """Return the volumes of each distinct axis of a shell."""
+    groups: list[list[int]] = []
+    for i in shell.index:
+        for group in groups:
+            cosine = abs(float(gtab.bvecs_ras[group[0]] @ gtab.bvecs_ras[i]))
+            if cosine > np.cos(np.deg2rad(SAME_AXIS_DEG)):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
+
+
+def list_subsets(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
+    """Return all subsets (M, 6) of the axes; of many, those near randomly turned ideal sets."""
+    if comb(len(axes), 6) <= MOST_SUBSETS:
+        return np.array(list(combinations(range(len(axes)), 6)))
+    turns = Rotation.random(N_ROTATIONS, random_state=rng).as_matrix()
+    ideal = np.einsum("rij,kj->rki", turns, SKARE_DIRECTIONS)
+    nearest = np.sort(np.abs(ideal @ axes.T).argmax(axis=2), axis=1)
+    distinct = nearest[(np.diff(nearest, axis=1) > 0).all(axis=1)]
+    return np.unique(distinct, axis=0) if len(distinct) else np.arange(6)[None]
+
+
+def condition_numbers(g: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return condition numbers (M,) of the designs of (M, 6, 3) axes."""
+    x, y, z = np.moveaxis(g, -1, 0)
+    design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=-1)
+    singular = np.linalg.svd(design, compute_uv=False)
+    usable = singular[:, -1] > 1e-6 * singular[:, 0]
+    return np.where(usable, singular[:, 0] / np.where(usable, singular[:, -1], 1.0), np.inf)
+
+
+def skare_angle_deg(axes: ArrayLike) -> float:
+    """Return how far six axes are from the nearest turned ideal set of Skare et al.
+
+    Parameters
+    ----------
+    axes
+        Shape (6, 3), unit vectors; their order and signs do not matter.
+
+    Returns
+    -------
+    float
+        Mean angle between an axis and its place in the ideal set, degrees.
+
+    Examples
+    --------
+    >>> skare_angle_deg(-SKARE_DIRECTIONS[::-1]) < 1e-3
+    True
+    """
+    own = np.asarray(axes, dtype=np.float64)
+    turns = Rotation.random(N_ROTATIONS, random_state=0).as_matrix()
+    cosines = np.abs(np.einsum("rij,kj,ni->rkn", turns, SKARE_DIRECTIONS, own))
+    promising = np.argsort(-cosines.max(axis=2).sum(axis=1))[:N_PROMISING]
+    return min(_refined_angle_deg(own, turns[k]) for k in promising)
+
+
+def _refined_angle_deg(own: NDArray[np.float64], turn: NDArray[np.float64]) -> float:
+    """Pair axes with a turned ideal set, turn it to fit them, and so on until pairs stay."""
+    pairs = None
+    while True:
+        ideal = SKARE_DIRECTIONS @ turn.T
+        cosines = own @ ideal.T
+        rows, columns = linear_sum_assignment(-np.abs(cosines))
+        if pairs is not None and (columns == pairs).all():
+            return float(np.rad2deg(np.arccos(np.abs(cosines[rows, columns]).clip(0, 1))).mean())
+        pairs = columns
+        signs = np.sign(cosines[rows, columns])[:, None]
+        turn = Rotation.align_vectors(signs * own, SKARE_DIRECTIONS[columns])[0].as_matrix()
+
+
+def choose_spread(
+    gtab: GradientTable, n_directions: int, *, seed: int = 0, gamma: float = 0.5
+) -> NDArray[np.int_]:
+    """Choose diffusion-weighted volumes that lie far apart in q-space.
+
+    Starts from a random volume and adds, again and again, the one whose nearest chosen
+    neighbour is farthest, by the distance of the D-RoPE network.
+
+    Parameters
+    ----------
+    gtab
+        Gradient table of the series.
+    n_directions
+        How many; all of them if there are fewer.
+    seed
+        Of the first choice.
+    gamma
+        Weight of the squared difference of b / 1000 against the squared angle, rad.
+
+    Returns
+    -------
+    ndarray
+        Positions in the series, ascending.
+
+    Raises
+    ------
+    GradientError
+        If the series has no diffusion-weighted volume.
+    """
+    weighted = np.flatnonzero(~gtab.is_b0)
+    if not weighted.size:
+        raise GradientError(
+            "no diffusion-weighted volume",
+            expected=f"one or more with b >= {gtab.b0_threshold:g} s/mm^2",
+        )
+    v, rho = gtab.bvecs_ras[weighted], gtab.bvals[weighted] / 1000.0
+    angle = np.arccos(np.clip(np.abs(v @ v.T), 0.0, 1.0))
+    distance = np.sqrt(gamma * (rho[:, None] - rho) ** 2 + angle**2)
+    chosen = [int(np.random.default_rng(seed).integers(weighted.size))]
+    nearest = distance[chosen[0]].copy()
+    nearest[chosen[0]] = -1.0
+    while len(chosen) < min(n_directions, weighted.size):
+        farthest = int(nearest.argmax())
+        chosen.append(farthest)
+        nearest = np.minimum(nearest, distance[farthest])
+        nearest[chosen] = -1.0
+    return np.sort(weighted[chosen])

@@ -1,0 +1,221 @@
+"""The noise of a reference tensor, voxel by voxel, from the residuals of its own fit.
+
+Wild bootstrap (Whitcher et al. 2008, doi:10.1002/hbm.20395): residuals of the weighted fit to the
+logarithm of the signal keep their volume and get random signs. They are divided by the square
+root of one minus their leverage, so that the variance is right on average for few volumes too;
+it is to be subtracted, so bias matters more than caution.
+
+The b=0 volume of a single shell is fitted exactly: it has no residual. Its noise is drawn from a
+normal distribution instead, as large as the residuals of the other volumes say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import smallest_signal
+from dmri_fm.tensor_maps import decompose_tensors, eigenvalue_scalars
+from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
+from dmri_fm_lab.evaluate.tensor_errors import axis_angle_deg
+
+__all__ = ["LINEAR", "ReferenceNoise", "bootstrap_noise"]
+
+#: Quantities whose noise is estimated; the tensor's is that of six elements.
+QUANTITIES = ("tensor", "fa", "md", "ad", "rd", "v1")
+
+#: Those that are linear in the tensor.
+LINEAR = ("tensor", "md")
+
+#: Volumes of a higher leverage have no residual to speak of.
+HIGHEST_LEVERAGE = 0.98
+
+#: With fewer residual degrees of freedom, noise is taken from a fit to more volumes.
+FEWEST_FREE = 3
+
+#: Voxels worked on at a time.
+_BLOCK = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceNoise:
+    """Noise of a reference in the voxels of a mask, M voxels in the order of the mask.
+
+    Attributes
+    ----------
+    variance
+        By `fa`, `md`, `ad`, `rd`: shape (M,); `tensor`: shape (M, 6); squares of the unit.
+    floor
+        By `tensor` (sum over six elements), `fa`, `md`, `ad`, `rd`, `v1` (degrees): shape (M,),
+        mean absolute deviation of the replicates.
+    fa_bias
+        Shape (M,): mean FA of the replicates minus the FA of the fit, which is about what noise
+        has added to the FA of the reference itself.
+    n_free
+        Residual degrees of freedom that the noise was estimated from.
+    has_b0_noise
+        Whether the noise of the b=0 volumes is in it.
+    """
+
+    variance: dict[str, NDArray[np.float64]]
+    floor: dict[str, NDArray[np.float64]]
+    fa_bias: NDArray[np.float64]
+    n_free: int
+    has_b0_noise: bool
+
+
+def bootstrap_noise(
+    dwi: Dwi,
+    reference: Sequence[int],
+    *,
+    mask: NDArray[np.bool_],
+    rng: np.random.Generator,
+    more: Sequence[int] = (),
+    has_b0_noise: bool = True,
+    n_replicates: int = 40,
+) -> ReferenceNoise | None:
+    """Estimate the noise of the tensor that is fitted to some volumes of a series.
+
+    Parameters
+    ----------
+    dwi
+        The series.
+    reference
+        Positions of the volumes the tensor is fitted to; one shell and b=0.
+    mask
+        Shape (X, Y, Z): voxels to do it for.
+    rng
+        Source of randomness.
+    more
+        Volumes that are fitted beside the reference's where these alone leave no residuals; the
+        size of the residuals is all that is used of them.
+    has_b0_noise
+        Whether b=0 volumes vary. Where estimate and reference share their b=0, its noise is in
+        both and not in their difference.
+    n_replicates
+        Fits to perturbed signals.
+
+    Returns
+    -------
+    ReferenceNoise or None
+        None where there are too few volumes to know the noise from.
+    """
+    if n_replicates < 2:
+        raise ConfigError(f"{n_replicates} bootstrap replicates", expected="two or more")
+    chosen = list(reference)
+    fitted = chosen if len(chosen) - 7 >= FEWEST_FREE else sorted({*chosen, *more})
+    n_free = len(fitted) - 7
+    if n_free < FEWEST_FREE:
+        return None
+    signal = np.maximum(dwi.data[mask].astype(np.float64), smallest_signal(dwi, mask))
+    parts = []
+    for start in range(0, len(signal), _BLOCK):
+        block = signal[start : start + _BLOCK]
+        fit = _fit(block[:, fitted], dwi.gtab.select(fitted))
+        spread = np.zeros((len(block), len(dwi.gtab)))
+        spread[:, fitted] = fit.spread
+        if not has_b0_noise:
+            spread[:, dwi.gtab.is_b0] = 0.0
+        is_normal = np.zeros(spread.shape, dtype=bool)
+        is_normal[:, fitted] = fit.is_exact
+        table = dwi.gtab.select(chosen)
+        own = fit if fitted == chosen else _fit(block[:, chosen], table)
+        parts.append(
+            _replicate(
+                own,
+                spread[:, chosen],
+                is_normal[:, chosen],
+                rng=rng,
+                n_replicates=n_replicates,
+            )
+        )
+    if not parts:
+        return None
+    variances, floors, biases = zip(*parts, strict=True)
+    return ReferenceNoise(
+        variance={name: np.concatenate([v[name] for v in variances]) for name in variances[0]},
+        floor={name: np.concatenate([f[name] for f in floors]) for name in floors[0]},
+        fa_bias=np.concatenate(biases),
+        n_free=n_free,
+        has_b0_noise=has_b0_noise,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A weighted fit to (M, N) signals.
+
+    `tensor` (M, 6), um^2/ms; `solve` (M, 6, N), from the logarithm of the signal to the tensor;
+    `spread` (M, N), standard deviation or scaled residual of the logarithm; `is_exact` (M, N),
+    whether that is a standard deviation for want of a residual.
+    """
+
+    tensor: NDArray[np.float64]
+    solve: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    is_exact: NDArray[np.bool_]
+
+
+def _fit(signal: NDArray[np.float64], gtab: GradientTable) -> _Fit:
+    design = log_design(gtab)
+    log_s = np.log(signal)
+    predicted = log_s @ np.linalg.pinv(design).T @ design.T
+    solve, weight = weighted_inverse(design, predicted)
+    beta = np.einsum("min,mn->mi", solve, log_s)
+    leverage = np.einsum("ni,min->mn", design, solve).clip(0.0, 1.0)
+    residual = log_s - beta @ design.T
+    is_exact = leverage > HIGHEST_LEVERAGE
+    scaled = residual / np.sqrt(np.where(is_exact, 1.0, 1.0 - leverage))
+    n_free = max(len(gtab) - 7, 1)
+    # Of weight one; the residuals of volumes that are fitted exactly are zero anyway.
+    sigma = np.sqrt((weight * residual**2).sum(axis=1, keepdims=True) / n_free)
+    spread = np.where(is_exact, sigma / np.sqrt(weight), scaled)
+    return _Fit(beta[:, :6], solve[:, :6], spread, is_exact)
+
+
+def _replicate(
+    fit: _Fit,
+    spread: NDArray[np.float64],
+    is_normal: NDArray[np.bool_],
+    *,
+    rng: np.random.Generator,
+    n_replicates: int,
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Return variances, floors and the bias of FA."""
+    base, axis = _scalars(fit.tensor)
+    squares = {name: np.zeros_like(value) for name, value in base.items()}
+    sums = {name: np.zeros_like(value) for name, value in base.items()}
+    floor = {name: np.zeros(len(fit.tensor)) for name in QUANTITIES}
+    for _ in range(n_replicates):
+        draw = rng.choice([-1.0, 1.0], size=spread.shape)
+        draw = np.where(is_normal, rng.standard_normal(spread.shape), draw)
+        moved = fit.tensor + np.einsum("min,mn->mi", fit.solve, spread * draw)
+        found, turned = _scalars(moved)
+        for name, value in found.items():
+            change = value - base[name]
+            sums[name] += change
+            squares[name] += change**2
+            floor[name] += np.abs(change) if change.ndim == 1 else np.abs(change).sum(axis=1)
+        floor["v1"] += axis_angle_deg(turned, axis)
+    n = n_replicates
+    variance = {k: (squares[k] - sums[k] ** 2 / n) / (n - 1) for k in base}
+    unit = {"fa": 1.0, "v1": 1.0}
+    return (
+        {k: v * unit.get(k, 1e-3) ** 2 for k, v in variance.items()},
+        {k: v / n * unit.get(k, 1e-3) for k, v in floor.items()},
+        sums["fa"] / n,
+    )
+
+
+def _scalars(
+    tensor: NDArray[np.float64],
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Return tensor, FA, MD, AD and RD, um^2/ms, and the main axis of (M, 6) tensors."""
+    values, axis = decompose_tensors(tensor)
+    return {"tensor": tensor, **eigenvalue_scalars(values.clip(0.0))}, axis

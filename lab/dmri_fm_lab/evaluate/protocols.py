@@ -1,0 +1,331 @@
+"""Do features of a scan depend on the head, and not on how it was scanned?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.drope.pooling import pool_tokens
+from dmri_fm.encoders.drope.tokens import tokenise
+from dmri_fm.errors import ConfigError
+from dmri_fm.extras import needs_extra
+from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
+from dmri_fm_lab.evaluate.comparison import clean, versions
+from dmri_fm_lab.evaluate.galleries import (
+    FACTORS,
+    Geometry,
+    acquire_tissue,
+    draw_gallery,
+)
+from dmri_fm_lab.evaluate.grid_scans import EVALUATION, GridScan
+from dmri_fm_lab.evaluate.identification import (
+    agreement,
+    identify,
+    identify_linked,
+    probe,
+    rank_one,
+)
+from dmri_fm_lab.evaluate.reconstruction_rivals import Kept, fit_normalised
+from dmri_fm_lab.evaluate.reconstruction_tables import markdown
+from dmri_fm_lab.evaluate.smoothing import smooth_within
+from dmri_fm_lab.simulate.protocol import draw_shells
+
+__all__ = [
+    "FEATURES",
+    "ProtocolRequest",
+    "compare_directions",
+    "encode",
+    "evaluate_gallery",
+    "format_agreement",
+    "format_gallery",
+    "untrained",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Every representation, in the order of tables.
+FEATURES = {
+    "encoder": "encoder",
+    "pooled": "its tokens, pooled as they are",
+    "cls": "its class tokens",
+    "untrained": "untrained encoder",
+    "mean": "blurred mean DWI",
+    "maps": "blurred FA and MD maps",
+}
+
+#: Protocols of a gallery, all with directions of their own. The probe is trained on the first.
+PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
+
+#: Maps and mean images are blurred by this much, voxels, and every fourth voxel is kept.
+BLUR_VOXELS, STEP = 2.0, 4
+
+#: Ways to look heads up, in the order of tables; see _NOTES.
+_WAYS = ("raw", "centred", "linked")
+
+_NOTES = {
+    "gallery": "one head of the generator that is not trained on; its members share geometry, "
+    "mask and b=0 contrast and differ in five factors of the microstructure. Each protocol has "
+    "directions and noise of its own; C has another b-value too",
+    "raw": "rank-1 by Euclidean distance of the features as they are",
+    "centred": "each feature standardised over the heads of its protocol, for every method",
+    "linked": "rank-1 of heads that one protocol alone needs: a linear map between protocols was "
+    "learnt from the other four fifths of the heads, scanned by both",
+    "probe": "R^2 of held-out heads; ridge, trained on A, the penalty chosen within folds",
+}
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProtocolRequest:
+    """How large a gallery, and how it is scanned.
+
+    Attributes
+    ----------
+    n_heads
+        Members.
+    n_directions
+        Of each protocol.
+    snr
+        b=0 signal of white matter over the noise.
+    seed
+        Of everything but the geometry.
+    """
+
+    n_heads: int = 200
+    n_directions: int = FEATURE_DIRECTIONS
+    snr: float = 25.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_heads < 10 or self.n_directions < 7 or not self.snr > 0:
+            raise ConfigError(
+                f"{self.n_heads} heads, {self.n_directions} directions, SNR {self.snr:g}",
+                expected="10 heads, 7 directions or more, an SNR above zero",
+            )
+
+
+def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
+    """Return an encoder of the same architecture with weights as they are drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Drope(encoder.config).eval().requires_grad_(False)
+
+
+def encode(encoder: Drope, scan: GridScan) -> _Array:
+    """Return the features of a scan, all of its directions read."""
+    return encode_in_parts(encoder, scan)["encoder"]
+
+
+def encode_in_parts(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
+    """Return the features of a scan, and what else could serve as such; see :data:`FEATURES`."""
+    device = next(encoder.parameters()).device
+    tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
+    with torch.inference_mode():
+        cls, found = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+        features = encoder.read_out(cls, found)
+        rows = {"encoder": features, "pooled": pool_tokens(found), "cls": cls}
+    return {name: row[0].double().cpu().numpy() for name, row in rows.items()}
+
+
+def plain_features(scan: GridScan) -> dict[str, _Array]:
+    """Return what plain images say: the mean of the weighted volumes, and FA and MD."""
+    maps = fit_normalised(Kept(scan.signal, scan.gtab, scan.mask, scan.affine))
+    # MD in um^2/ms has about the range of FA.
+    images = np.stack([scan.signal.mean(axis=3), maps.fa, 1e3 * maps.md], axis=3)
+    blurred = smooth_within(images, scan.mask, BLUR_VOXELS)[::STEP, ::STEP, ::STEP]
+    mean, fa, md = blurred[scan.mask[::STEP, ::STEP, ::STEP]].astype(np.float64).T
+    return {"mean": mean, "maps": np.concatenate([fa, md])}
+
+
+def evaluate_gallery(
+    encoder: Drope, geometry: Geometry, request: ProtocolRequest
+) -> dict[str, Any]:
+    """Scan a gallery by three protocols; identify its members, and predict their tissue.
+
+    Returns
+    -------
+    dict
+        JSON-ready: `identification` by representation and pair of protocols, `probe` by
+        representation and factor.
+
+    Raises
+    ------
+    MissingToolError
+        If scikit-learn is not installed.
+    """
+    with needs_extra("stats"):
+        import_module("sklearn")
+    rng = np.random.default_rng([EVALUATION, 3, request.seed])
+    tissues = draw_gallery(rng, request.n_heads)
+    tables = dict(
+        zip(
+            PROTOCOLS,
+            draw_shells(rng, n_directions=request.n_directions, bvals=tuple(PROTOCOLS.values())),
+            strict=True,
+        )
+    )
+    plain = untrained(encoder, seed=request.seed)
+    rows: dict[str, dict[str, list[_Array]]] = {f: {p: [] for p in PROTOCOLS} for f in FEATURES}
+    for number, tissue in enumerate(tissues):
+        if number % 20 == 0:
+            logger.info("head %d of %d", number + 1, request.n_heads)
+        for protocol, gtab in tables.items():
+            scan = acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng)
+            found = {
+                **encode_in_parts(encoder, scan),
+                "untrained": encode(plain, scan),
+                **plain_features(scan),
+            }
+            for name, features in found.items():
+                rows[name][protocol].append(features)
+    stacked = {f: {p: np.stack(v) for p, v in by.items()} for f, by in rows.items()}
+    factors = {name: np.array([getattr(t, name) for t in tissues]) for name in FACTORS}
+    result: dict[str, Any] = clean(
+        {
+            "request": asdict(request),
+            "protocols": PROTOCOLS,
+            "versions": versions(),
+            "notes": _NOTES,
+            "identification": {
+                name: {
+                    f"A-{p}": {
+                        **identify(by["A"], by[p]),
+                        "linked": identify_linked(by["A"], by[p], seed=request.seed),
+                    }
+                    for p in list(PROTOCOLS)[1:]
+                }
+                for name, by in stacked.items()
+            },
+            "probe": {
+                name: {k: _probe(by, y, request.seed) for k, y in factors.items()}
+                for name, by in stacked.items()
+            },
+        }
+    )
+    return result
+
+
+def _probe(by_protocol: Mapping[str, _Array], target: _Array, seed: int) -> dict[str, float]:
+    as_is, centred = probe(list(by_protocol.values()), target, seed=seed)
+    names = list(by_protocol)
+    return {
+        **dict(zip(names, as_is, strict=True)),
+        **{f"{n} centred": r for n, r in zip(names, centred, strict=True)},
+    }
+
+
+def compare_directions(
+    encoder: Drope,
+    scans: Iterable[GridScan],
+    *,
+    n_directions: int = FEATURE_DIRECTIONS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare features of two disjoint sets of directions of the same scan.
+
+    Both are spread over q-space.
+
+    Parameters
+    ----------
+    encoder
+        Trained; one untrained is put beside it.
+    scans
+        On its grid; of two or more, features of different scans are compared, too.
+    n_directions
+        Of each set; half of the scan's directions, if they are fewer.
+    seed
+        Of the choice of directions.
+
+    Returns
+    -------
+    dict
+        JSON-ready. `scans`: cosine and relative distance by scan; `between`: means of the same
+        between different scans; `rank_one`: share of scans found again among the others.
+    """
+    plain = untrained(encoder, seed=seed)
+    names: list[str] = []
+    pairs: dict[str, list[tuple[_Array, _Array]]] = {}
+    for scan in scans:
+        n = min(n_directions, len(scan.gtab) // 2)
+        if n < 1:
+            logger.warning("%s: has no two directions", scan.name)
+            continue
+        gamma = encoder.config.gamma
+        first = choose_spread(scan.gtab, n, seed=seed, gamma=gamma)
+        rest = np.setdiff1d(np.arange(len(scan.gtab)), first)
+        second = rest[choose_spread(scan.gtab.select(rest), n, seed=seed, gamma=gamma)]
+        halves = [
+            {**encode_in_parts(encoder, part), "untrained": encode(plain, part)}
+            for part in (scan.select(first), scan.select(second))
+        ]
+        for name in halves[0]:
+            pairs.setdefault(name, []).append((halves[0][name], halves[1][name]))
+        names.append(f"{scan.name}, 2 x {n}")
+    if not names:
+        raise ConfigError("no scan with two directions", expected="one scan or more")
+    result: dict[str, Any] = {}
+    for name, found in pairs.items():
+        same = [agreement(a, b) for a, b in found]
+        other = [agreement(a, b) for i, (a, _) in enumerate(found) for j, (_, b) in
+                 enumerate(found) if i != j]  # fmt: skip
+        entry: dict[str, Any] = {"scans": dict(zip(names, same, strict=True))}
+        if other:
+            entry["between"] = {k: float(np.mean([o[k] for o in other])) for k in other[0]}
+            apart = [[np.linalg.norm(a - b) for _, b in found] for a, _ in found]
+            entry["rank_one"] = rank_one(np.array(apart))
+        result[name] = entry
+    cleaned: dict[str, Any] = clean(result)
+    return cleaned
+
+
+def format_gallery(found: Mapping[str, Any]) -> str:
+    """Return identification and probe as markdown tables."""
+    pairs = list(next(iter(found["identification"].values())))
+    rows = [
+        [
+            FEATURES[name],
+            *(" / ".join(f"{by[p][k]:.3f}" for k in _WAYS) for p in pairs),
+            f"{by[pairs[0]]['chance']:.3f}",
+        ]
+        for name, by in found["identification"].items()
+    ]
+    titles = [f"rank-1, {' / '.join(_WAYS)}", *(f"{p}, b {_bvals(p)}" for p in pairs), "chance"]
+    blocks = [markdown(titles, rows)]
+    columns = [*PROTOCOLS, *(f"{p} centred" for p in PROTOCOLS)]
+    rows = [
+        [f"{FEATURES[name]}, {factor}", *(f"{scores[c]:.3f}" for c in columns)]
+        for name, by in found["probe"].items()
+        for factor, scores in by.items()
+    ]
+    return "\n\n".join([*blocks, markdown(["R^2, trained on A", *columns], rows)])
+
+
+def _bvals(pair: str) -> str:
+    return " and ".join(f"{PROTOCOLS[p]:.0f}" for p in pair.split("-"))
+
+
+def format_agreement(found: Mapping[str, Any]) -> str:
+    """Return the agreement of two sets of directions as a markdown table."""
+    rows = []
+    for name, entry in found.items():
+        lines = {**entry["scans"], "different scans": entry.get("between")}
+        for scan, values in lines.items():
+            if values is not None:
+                rows.append(
+                    [
+                        FEATURES[name],
+                        scan,
+                        f"{values['cosine']:.4f}",
+                        f"{values['relative_distance']:.4f}",
+                    ]
+                )
+    return markdown(["features", "scan", "cosine", "relative distance"], rows)

@@ -1,0 +1,97 @@
+"""Scores of reconstructions as markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dmri_fm_lab.evaluate.reconstruction import RIVAL_TITLES
+
+__all__ = ["format_scan", "markdown"]
+
+#: Column: title, factor, digits.
+_SCORES = {
+    "rmse": ("RMSE", 1.0, 4),
+    "psnr": ("PSNR, dB", 1.0, 2),
+    "ssim": ("SSIM", 1.0, 3),
+    "rmse_truth": ("RMSE to truth", 1.0, 4),
+}
+_TENSORS = {
+    "fa": ("FA error", 1.0, 4),
+    "fa_white": ("FA error, white", 1.0, 4),
+    "md": ("MD error", 1e3, 4),
+    "md_white": ("MD error, white", 1e3, 4),
+}
+_AUTHORS = {
+    "authors_psnr": ("authors' PSNR, dB", 1.0, 2),
+    "authors_ms_ssim": ("authors' SSIM", 1.0, 3),
+    "authors_scales": ("scales", 1.0, 0),
+}
+_KINDS = {
+    "diffusion": "hidden directions",
+    "spatial": "hidden places",
+    "spatial-per-direction": "hidden places, masks of each direction",
+}
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table.
+
+    Examples
+    --------
+    >>> print(markdown(["method", "x"], [["mean", "1"]]))
+    | method | x |
+    |---|---|
+    | mean | 1 |
+    """
+    lines = [titles, *rows]
+    text = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([text[0], "|---" * len(titles) + "|", *text[1:]])
+
+
+def format_scan(record: Mapping[str, Any]) -> str:
+    """Return the record of a scan: a table for each number of directions and kind of mask.
+
+    Errors of MD are in 1e-3 mm^2/s.
+    """
+    shells = ", ".join(f"{n} x b{b}" for b, n in record["shells"].items())
+    head = f"{record['name']} ({record['kind']}), {shells}, {record['n_voxels']} voxels"
+    blocks = [head]
+    for n, kinds in record["results"].items():
+        for kind, found in kinds.items():
+            blocks.append(f"{_KINDS[kind]} of {n} directions")
+            blocks.append(_scores_table(found))
+            if found["tensors"]:
+                blocks.append(_table(found["tensors"], _TENSORS))
+            if found["authors"]:
+                blocks.append(_table(found["authors"], _AUTHORS))
+    if not record["results"]:
+        blocks.append("too few directions")
+    return "\n\n".join(blocks)
+
+
+def _scores_table(found: Mapping[str, Any]) -> str:
+    shells = list(dict.fromkeys(s for by_shell in found["rows"].values() for s in by_shell))
+    rows = {}
+    for shell in shells:
+        for method in (m for m in RIVAL_TITLES if shell in found["rows"].get(m, {})):
+            label = "" if len(shells) == 1 else f", b {shell}"
+            rows[f"{RIVAL_TITLES[method]}{label}"] = found["rows"][method][shell]
+    return _cells(rows, _SCORES)
+
+
+def _table(rows: Mapping[str, Mapping[str, float | None]], columns: Mapping[str, Any]) -> str:
+    named = {RIVAL_TITLES[m]: rows[m] for m in RIVAL_TITLES if m in rows}
+    return _cells(named, columns)
+
+
+def _cells(rows: Mapping[str, Mapping[str, float | None]], columns: Mapping[str, Any]) -> str:
+    used = [c for c in columns if any(row.get(c) is not None for row in rows.values())]
+    body = []
+    for title, row in rows.items():
+        cells = [title]
+        for name in used:
+            value, (_, factor, digits) = row.get(name), columns[name]
+            cells.append("-" if value is None else f"{value * factor:.{digits}f}")
+        body.append(cells)
+    return markdown(["method", *(columns[c][0] for c in used)], body)

@@ -1,0 +1,179 @@
+"""Scans with known truth for evaluation, by the generator that networks are not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import Dwi
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.evaluate.reference import Reference
+from dmri_fm_lab.evaluate.regions import true_regions
+from dmri_fm_lab.simulate import draw_anatomy
+from dmri_fm_lab.simulate.anatomy import Fractions, Shape
+from dmri_fm_lab.simulate.cohort import draw_lesion
+from dmri_fm_lab.simulate.scanner import (
+    Acquisition,
+    Subject,
+    Tissue,
+    acquire,
+    place_subject,
+    true_tensor,
+)
+
+__all__ = ["SimulatedHead", "build_head", "simulated_scan", "skare_table"]
+
+#: Lesions of a head that has them.
+N_LESIONS = 12
+
+#: Voxels of more white matter set the level that the signal-to-noise ratio refers to.
+PURE_WHITE = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedHead:
+    """A head with its truth, to be acquired as often as needed.
+
+    Attributes
+    ----------
+    subject
+        The head on its grid.
+    truth
+        The tensor of the noise-free signal of the shell, within the brain.
+    fractions
+        Of tissues; the lesions' too.
+    bval
+        Of the shell, s/mm^2.
+    echo_ms
+        Echo time.
+    level
+        Median b=0 signal of white matter without noise, scanner units.
+    """
+
+    subject: Subject
+    truth: TensorMaps
+    fractions: Fractions
+    bval: float
+    echo_ms: float
+    level: float
+
+    def reference(self) -> Reference:
+        """Return the truth as what estimates are compared with."""
+        return Reference(
+            self.truth, true_regions(self.fractions), noise=None, halves=None, is_truth=True
+        )
+
+
+def build_head(
+    seed: int,
+    *,
+    bval: float = 1000.0,
+    voxel_size_mm: float | tuple[float, float, float] = 2.5,
+    has_lesions: bool = False,
+    tissue: Tissue | None = None,
+    echo_ms: float = 85.0,
+) -> SimulatedHead:
+    """Draw a head and compute its true tensor.
+
+    Parameters
+    ----------
+    seed
+        Of anatomy and lesions; the same head for any voxel size and b-value.
+    bval
+        Of the shell, s/mm^2.
+    voxel_size_mm
+        One number, or one for each axis.
+    has_lesions
+        Whether there are lesions in white matter.
+    tissue
+        Its diffusivities and relaxation; the usual ones if None.
+    echo_ms
+        Echo time.
+
+    Raises
+    ------
+    MissingToolError
+        If trxscan is not installed.
+    """
+    if not 50 < bval <= 10_000:
+        raise ConfigError(f"b = {bval:g} s/mm^2", expected="a shell between 50 and 10000")
+    rng = np.random.default_rng([seed, 0])
+    lesions = tuple(draw_lesion(rng) for _ in range(N_LESIONS)) if has_lesions else ()
+    # Anatomy has a stream of its own, so that lesions change nothing else.
+    anatomy = draw_anatomy(np.random.default_rng([seed, 1]), Shape(lesions=lesions))
+    size = np.broadcast_to(np.asarray(voxel_size_mm, dtype=np.float64), 3)
+    subject = place_subject(
+        anatomy,
+        tissue or Tissue(),
+        voxel_size_mm=(float(size[0]), float(size[1]), float(size[2])),
+        rng=np.random.default_rng([seed, 2]),
+        field_peak_hz=0.0,
+    )
+    found = true_tensor(subject, bval=bval, echo_ms=echo_ms)
+    parts = subject.fractions
+    maps = TensorMaps.from_tensor(found.tensor, parts.mask, affine=subject.affine, model="tensor")
+    level = float(np.median(found.b0[parts.wm > PURE_WHITE]))
+    return SimulatedHead(subject, maps, parts, bval, echo_ms, level)
+
+
+def simulated_scan(
+    head: SimulatedHead,
+    *,
+    snr: float,
+    bvecs: NDArray[np.float64] | None = None,
+    n_b0: int = 1,
+    partial_fourier: float = 1.0,
+    seed: int = 0,
+) -> Dwi:
+    """Acquire a head: undistorted and at rest.
+
+    Parameters
+    ----------
+    head
+        From :func:`build_head`.
+    snr
+        Median noise-free b=0 signal of white matter over the noise of one channel; infinite for
+        none.
+    bvecs
+        Shape (N, 3), unit, RAS+: six directions or more. A Skare set, rotated by the seed, if
+        None.
+    n_b0
+        Number of b=0 volumes, which come first.
+    partial_fourier
+        Share of the lines of k-space that are sampled.
+    seed
+        Of the noise, and of the rotation.
+
+    Returns
+    -------
+    Dwi
+        With the true brain mask.
+    """
+    if not snr > 0 or n_b0 < 1:
+        raise ConfigError(f"SNR {snr:g}, {n_b0} b=0", expected="an SNR above zero, a b=0 or more")
+    axes = skare_table(seed) if bvecs is None else np.asarray(bvecs, dtype=np.float64)
+    gtab = GradientTable(
+        np.concatenate([np.zeros(n_b0), np.full(len(axes), head.bval)]),
+        np.concatenate([np.zeros((n_b0, 3)), axes]),
+    )
+    acquisition = Acquisition(
+        echo_ms=head.echo_ms,
+        partial_fourier=partial_fourier,
+        sigma=head.level / snr,
+        is_distorted=False,
+        seed=seed,
+    )
+    data = acquire(head.subject, gtab, acquisition)
+    return Dwi.from_arrays(data, head.subject.affine, gtab, mask=head.fractions.mask)
+
+
+def skare_table(seed: int) -> NDArray[np.float64]:
+    """Return Skare's six directions at a random rotation, (6, 3)."""
+    turn = Rotation.random(random_state=np.random.default_rng(seed))
+    return np.asarray(turn.apply(SKARE_DIRECTIONS))

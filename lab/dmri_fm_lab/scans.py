@@ -1,0 +1,163 @@
+"""Find the series of a dataset: raw scans, or what the app made of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.gradient_files import stated_b0_threshold
+from dmri_fm.json_files import read_object
+from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.series import Dwi
+from dmri_fm_workflows.bids import read_dataset
+from dmri_fm_workflows.bids.folders import check_name
+from dmri_fm_workflows.bids.names import scan_name, split_name
+
+__all__ = ["Scan", "find_scans"]
+
+logger = logging.getLogger(__name__)
+
+#: Of the app's outputs: the corrected series, and the mask of the same grid.
+PREPROC = "_space-ACPC_desc-preproc_dwi.nii.gz"
+MASK = "_space-ACPC_desc-brain_mask.nii.gz"
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A series to learn from, or to compare methods on.
+
+    Attributes
+    ----------
+    name
+        Such as `sub-01_dir-AP`.
+    participant
+        Without `sub-`.
+    scanner
+        Manufacturer and model, or what there is in their place.
+    dwi
+        The series; it has a mask if one was given with it.
+    kind
+        `raw`, or `preprocessed`: corrected for motion and resampled, so that noise is correlated.
+    """
+
+    name: str
+    participant: str
+    scanner: str
+    dwi: Dwi
+    kind: str
+
+    @property
+    def brain_name(self) -> str:
+        """Participant and scanner, as weights list the brains that they were trained on."""
+        return f"sub-{self.participant}, {self.scanner}"
+
+    def brain(self, b0_volumes: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the brain mask: the one given, or that of the mean of some b=0 volumes."""
+        if self.dwi.mask is not None:
+            return self.dwi.mask
+        b0 = self.dwi.data[..., list(b0_volumes)].mean(axis=3)
+        return brain_mask(b0, self.dwi.affine, contrast="b0").mask
+
+
+def find_scans(
+    root: str | Path, *, participant_labels: Sequence[str] | None = None
+) -> Iterator[Scan]:
+    """Yield the series of a raw dataset, or the corrected ones of a dataset of this app.
+
+    Raw series are taken run by run, as they were acquired: not corrected for anything.
+
+    Parameters
+    ----------
+    root
+        Folder with `dataset_description.json`.
+    participant_labels
+        With or without `sub-`; all participants if None.
+
+    Raises
+    ------
+    LayoutError
+        If the folder is no such dataset, a participant is unknown, or there is no series.
+    InputError
+        If a file that was asked for is damaged.
+    """
+    root = Path(root)
+    if _is_derivative(root):
+        yield from _find_corrected(root, participant_labels)
+        return
+    dataset = read_dataset(root, participant_labels=participant_labels)
+    for problem in dataset.problems:
+        logger.warning("left out: %s", problem.error)
+    for participant in dataset.participants:
+        for session in participant.sessions:
+            for run in (run for series in session.series for run in series.runs):
+                yield Scan(
+                    name=scan_name(run.entities),
+                    participant=participant.label,
+                    scanner=_scanner(run.metadata, participant.label),
+                    dwi=run.load(),
+                    kind="raw",
+                )
+
+
+def _is_derivative(root: Path) -> bool:
+    try:
+        description = read_object(root / "dataset_description.json")
+        return bool(description.get("DatasetType") == "derivative")
+    except InputError:
+        # The reader of raw datasets says what is wrong.
+        return False
+
+
+def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
+    paths = sorted(
+        [*root.glob(f"sub-*/dwi/*{PREPROC}"), *root.glob(f"sub-*/ses-*/dwi/*{PREPROC}")]
+    )
+    for path in paths:
+        check_name(path, root, suffix="dwi")
+    known = sorted({split_name(path)[0]["subject"] for path in paths})
+    wanted = known if labels is None else [str(a).removeprefix("sub-") for a in labels]
+    unknown = [label for label in wanted if label not in known]
+    if unknown or not paths:
+        raise LayoutError(
+            f"no corrected series of {', '.join(unknown) or 'any participant'}",
+            path=root,
+            expected=f"sub-*/dwi/*{PREPROC}, as drope-bidsapp writes it",
+            advice=f"participants that have one: {', '.join(known) or 'none'}",
+        )
+    for path in paths:
+        entities = split_name(path)[0]
+        if entities["subject"] not in wanted:
+            continue
+        stem = path.name.removesuffix(".nii.gz")
+        mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
+        sidecar = _read_sidecar(path.with_name(f"{stem}.json"))
+        dwi = Dwi.from_files(
+            path,
+            path.with_name(f"{stem}.bval"),
+            path.with_name(f"{stem}.bvec"),
+            mask if mask.is_file() else None,
+            b0_threshold=stated_b0_threshold(sidecar),
+        )
+        yield Scan(
+            name=scan_name(entities),
+            participant=entities["subject"],
+            scanner=_scanner(sidecar, entities["subject"]),
+            dwi=dwi,
+            kind="preprocessed",
+        )
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.is_file() else {}
+
+
+def _scanner(metadata: Any, participant: str) -> str:
+    words = [str(metadata[k]) for k in ("Manufacturer", "ManufacturersModelName") if k in metadata]
+    return " ".join(words) or f"unknown scanner of sub-{participant}"

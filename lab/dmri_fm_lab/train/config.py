@@ -1,0 +1,300 @@
+"""Training runs as data: frozen settings, read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.identity import explain_retired
+
+__all__ = [
+    "DropePretraining",
+    "Optimisation",
+    "TensorTraining",
+    "describe_data",
+    "describe_recipe",
+    "read_training",
+]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with a linear warm-up and a descent of the learning rate.
+
+    Attributes
+    ----------
+    n_steps
+        Optimiser steps of the whole run; the schedule ends there.
+    warmup_steps
+        Steps over which the learning rate rises.
+    learning_rate, final_learning_rate
+        At the end of the warm-up and at the end of the run.
+    schedule
+        "cosine", or "halves": the first rate for half of the run, the final one for the rest.
+    weight_decay, final_weight_decay
+        At the start and at the end of the run (cosine).
+    beta2
+        Decay of the second moment.
+    clip_norm
+        Largest norm of a gradient.
+    average_decay
+        Decay of the running average of the weights, which is what is kept.
+    max_minutes
+        Stop cleanly after so much time; 0: never.
+    checkpoint_minutes
+        Time between checkpoints.
+    seed
+        Of the initial weights and of every sample.
+    matmul_precision
+        As :func:`torch.set_float32_matmul_precision` takes it; "medium" is faster on
+        processors with bfloat16 units.
+    precision
+        As Lightning Fabric takes it: "32-true", "bf16-mixed", "16-mixed".
+    """
+
+    n_steps: int
+    warmup_steps: int
+    learning_rate: float
+    final_learning_rate: float
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    final_weight_decay: float = 0.01
+    beta2: float = 0.999
+    clip_norm: float = 1.0
+    average_decay: float = 0.995
+    max_minutes: float = 0.0
+    checkpoint_minutes: float = 3.0
+    seed: int = 0
+    matmul_precision: str = "medium"
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class TensorTraining:
+    """Training of a tensor network: the tensor refiner, or the published QCG-DTI.
+
+    Attributes
+    ----------
+    model
+        Name in the registry.
+    optimisation
+        See :class:`Optimisation`.
+    batch
+        Patches a step.
+    patch_voxels
+        Side of a patch.
+    csf_weight
+        Weight of pure CSF in the loss; other tissue has weight one.
+    spread_share
+        Share of patches whose six directions are picked from a larger spread set, as in use;
+        the others have a rotated, jittered Skare set.
+    more_share
+        Share of batches with seven to sixteen directions.
+    scan_share
+        Share of batches that are drawn from real scans, where there are any.
+    loss
+        "relative" (errors of tensor, FA and MD over those of least squares, and of the
+        intervals) or "squared" (mean squared error of the elements, as published).
+    n_reference, n_held_out
+        Further patches from which the statistics of the network's features, and the factors
+        that calibrate its intervals, are taken after training.
+    """
+
+    model: str
+    optimisation: Optimisation
+    batch: int = 2
+    patch_voxels: int = 24
+    csf_weight: float = 0.3
+    spread_share: float = 0.3
+    more_share: float = 0.0
+    scan_share: float = 0.25
+    loss: str = "relative"
+    n_reference: int = 96
+    n_held_out: int = 48
+
+
+@dataclass(frozen=True)
+class DropePretraining:
+    """Masked pretraining of a D-RoPE encoder on whole brains.
+
+    Attributes
+    ----------
+    model
+        Name in the registry.
+    optimisation
+        See :class:`Optimisation`.
+    part
+        "all", or "decoder": the encoder stays as it was.
+    min_directions, max_directions
+        Directions a step sees, hidden ones included.
+    scan_directions
+        Directions drawn for a simulated scan.
+    whole_share, crop_share
+        Share of steps that see whole brains; of the others, share of the places that they see, a
+        ball about one of them.
+    ramp_share
+        Part of the run over which the weight of hidden patches rises.
+    n_reuse
+        Steps for which a scan serves, on the average, each with other directions and another mask.
+    n_at_hand
+        Scans among which a step chooses, so that steps in a row are not alike.
+    masking
+        "alternating": places and directions are hidden in turn, epoch by epoch; "spatial" or
+        "diffusion": only places or directions are.
+    steps_per_epoch
+        Steps of such an epoch.
+    scan_share
+        Share of scans that are real, where there are any.
+    shell_share
+        How often, of scans with several shells, one shell is hidden from another.
+    n_starting
+        Steps whose scans set the first readout of visible patches.
+    n_readout
+        Simulated heads to which the readout of the scan's features is fitted after training.
+    n_reference, n_held_out
+        Scans as training draws them, from which the statistics of features, and the quantiles of
+        scores, are taken after training.
+    aside_share
+        Share of participants that are not trained on: the quantiles of scores come from them.
+        Where that rounds to none, they come from other draws of the scans that were trained on.
+    """
+
+    model: str
+    optimisation: Optimisation
+    part: str = "all"
+    min_directions: int = 6
+    max_directions: int = 12
+    scan_directions: int = 24
+    whole_share: float = 1.0
+    crop_share: float = 0.4
+    ramp_share: float = 1.0
+    n_reuse: int = 4
+    n_at_hand: int = 8
+    masking: str = "alternating"
+    steps_per_epoch: int = 20
+    scan_share: float = 0.25
+    shell_share: float = 0.6
+    n_starting: int = 0
+    n_readout: int = 32
+    n_reference: int = 64
+    n_held_out: int = 32
+    aside_share: float = 0.1
+
+
+Training = TypeVar("Training", TensorTraining, DropePretraining)
+
+
+def read_training(
+    kind: type[Training],
+    name_or_path: str | Path,
+    *,
+    optimisation: Mapping[str, Any] | None = None,
+) -> Training:
+    """Read the settings of a training run.
+
+    Parameters
+    ----------
+    kind
+        :class:`TensorTraining` or :class:`DropePretraining`.
+    name_or_path
+        Name of a model whose settings ship with the package, or a TOML file: the fields of
+        `kind`, and those of :class:`Optimisation` in a table of that name.
+    optimisation
+        Settings of the optimisation to put in place of those in the file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, the name stands for no model any more, the file is not TOML, or
+        a field is unknown, missing or of the wrong type.
+    """
+    if retired := explain_retired(str(name_or_path)):
+        raise retired
+    shipped = files("dmri_fm_lab") / "configs" / f"{name_or_path}.toml"
+    path = Path(str(shipped)) if shipped.is_file() else Path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read ({error.strerror})",
+            path=path,
+            expected="a TOML file, or the name of a model with shipped settings",
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"not TOML ({error})", path=path) from None
+    table = {**values.pop("optimisation", {}), **(optimisation or {})}
+    return _build(kind, {**values, "optimisation": _build(Optimisation, table, path)}, path)
+
+
+def describe_data(scans: Sequence[str], *, scan_share: float = 0.0, noun: str = "scan") -> str:
+    """Return what a network learnt from, in words, for the description of its weights.
+
+    Parameters
+    ----------
+    scans
+        Names of all real scans that it has seen, those of the run that it started from included.
+    scan_share
+        Share of this run's samples that were drawn from real scans.
+    noun
+        What the names name: "scan", or "brain" where all scans of one head share a name.
+
+    Examples
+    --------
+    >>> describe_data([])
+    'simulation (dmri_fm_lab.simulate), drawn on the fly; no real scan'
+    >>> describe_data(["sub-01"], scan_share=0.25)
+    'simulation (dmri_fm_lab.simulate), drawn on the fly, and 1 real scan (25 % of the samples)'
+    >>> describe_data(["sub-01", "sub-02"], scan_share=1)
+    '2 real scans'
+    """
+    simulated = "simulation (dmri_fm_lab.simulate), drawn on the fly"
+    if not scans:
+        return f"{simulated}; no real {noun}"
+    real = f"{len(scans)} real {noun}{'s' if len(scans) > 1 else ''}"
+    if scan_share >= 1:
+        return real
+    how = f"{100 * scan_share:g} % of the samples" if scan_share > 0 else "in the run before"
+    return f"{simulated}, and {real} ({how})"
+
+
+def describe_recipe(config: TensorTraining | DropePretraining) -> dict[str, Any]:
+    """Return the settings that decide what a network learns: a run goes on with no others.
+
+    Without those of the optimisation, which the training loop compares itself, and of what is
+    done when training is over.
+    """
+    rest = ("optimisation", "n_readout", "n_reference", "n_held_out")
+    return {k: v for k, v in asdict(config).items() if k not in rest}
+
+
+_Settings = TypeVar("_Settings", Optimisation, TensorTraining, DropePretraining)
+
+
+def _build(kind: type[_Settings], values: Mapping[str, Any], path: Path) -> _Settings:
+    known = {f.name: f for f in fields(kind)}
+    required = {n for n, f in known.items() if f.default is MISSING}
+    unknown, missing = set(values) - set(known), required - set(values)
+    if unknown or missing:
+        raise ConfigError(
+            f"{kind.__name__}: unknown {sorted(unknown)}, missing {sorted(missing)}",
+            path=path,
+            expected=f"the fields {', '.join(known)}",
+        )
+    kinds: dict[str, Any] = {
+        "int": int,
+        "float": (int, float),
+        "str": str,
+        "Optimisation": Optimisation,
+    }
+    for name, value in values.items():
+        wanted = str(known[name].type)
+        if isinstance(value, bool) or not isinstance(value, kinds[wanted]):
+            raise ConfigError(
+                f"{name} = {value!r}", path=path, expected=f"a value of type {wanted}"
+            )
+    return kind(**values)

@@ -1,0 +1,290 @@
+"""Pretrain a D-RoPE encoder as a masked autoencoder of brains, simulated and real.
+
+Places and directions are hidden in turn, epoch by epoch: see
+:mod:`dmri_fm_lab.train.masked_steps`.
+What the scan's features are, beside the tokens, is fitted afterwards, see
+:mod:`dmri_fm_lab.train.readout`, and so are the statistics that tell unusual scans.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmri_fm.encoders.drope.guided_mae import (
+    SMALL_MAE,
+    Autoencoder,
+    GuidedAutoencoder,
+    GuidedConfig,
+    split_autoencoder,
+)
+from dmri_fm.encoders.drope.mae import (
+    ABLATION_MAE,
+    PAPER_MAE,
+    MaeConfig,
+    MaskedAutoencoder,
+    draw_mask,
+)
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.drope.tokens import ScanTokens
+from dmri_fm.encoders.out_of_distribution import ScanCode, encode_tokens, fit_unusual
+from dmri_fm.errors import ConfigError
+from dmri_fm.qspace import FEATURE_DIRECTIONS
+from dmri_fm.registry import find_encoder
+from dmri_fm.weights import save_weights
+from dmri_fm_lab.train.config import DropePretraining, describe_data, describe_recipe
+from dmri_fm_lab.train.loop import CHECKPOINT, Run, run_training
+from dmri_fm_lab.train.masked_steps import (
+    ASIDE,
+    HELD_OUT,
+    REFERENCE,
+    ScanSource,
+    hides_places,
+    step_losses,
+)
+from dmri_fm_lab.train.readout import fit_scan_readout, load_readout, save_readout
+from dmri_fm_lab.train.scan_cache import CachedScan
+
+__all__ = [
+    "MAE_CONFIGS",
+    "build_autoencoder",
+    "check_part",
+    "pretrain_drope",
+    "set_aside",
+]
+
+#: Decoder and masks for each encoder of the registry.
+MAE_CONFIGS: dict[str, MaeConfig] = {
+    "drope": SMALL_MAE,
+    "drope-paper": PAPER_MAE,
+    "drope-ablation": ABLATION_MAE,
+    "drope-ablation-plain": ABLATION_MAE,
+}
+
+#: What the network expects, written beside the weights.
+NORMALISATION = {
+    "signal": "weighted volumes over the mean b=0, clipped, zero outside the brain, no logarithm",
+    "qspace": "rho = b / 1000 in ms/um^2, theta and phi of the b-vector in the grid's RAS frame",
+    "grid": "MNI152NLin2009aSym",
+}
+
+#: What of an autoencoder is trained: the encoder stays as it is with the second.
+PARTS = ("all", "decoder")
+
+#: Share of an octant of the brain beyond whose lack a scan is no example of a sound one.
+MOST_MISSING = 0.25
+
+#: Directions of the scans from which the first readout is made.
+FEW_DIRECTIONS = 8
+
+
+def build_autoencoder(model: str = "drope") -> Autoencoder:
+    """Return the autoencoder that pretrains an encoder, its weights as they are drawn.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not a D-RoPE encoder.
+    """
+    encoder = find_encoder(model)
+    config = replace(MAE_CONFIGS[model], encoder=encoder)
+    if isinstance(config, GuidedConfig):
+        return GuidedAutoencoder(config)
+    return MaskedAutoencoder(config)
+
+
+def check_part(config: DropePretraining, *, has_start: bool) -> None:
+    """Raise ConfigError if a decoder is to be trained without an encoder that has been."""
+    if config.part not in PARTS or (config.part == "decoder" and not has_start):
+        raise ConfigError(
+            f"part {config.part!r} of a {'trained' if has_start else 'new'} network",
+            expected=f"one of {', '.join(PARTS)}; the decoder alone only of a trained one",
+            advice="name weights or a run with --start",
+        )
+
+
+def pretrain_drope(
+    config: DropePretraining,
+    folder: str | Path,
+    *,
+    accelerator: str = "cpu",
+    devices: int = 1,
+    weights: str | Path | None = None,
+    version: str = "0.1.0",
+    scans: Sequence[CachedScan] = (),
+    start: Autoencoder | None = None,
+    origin: Mapping[str, Any] | None = None,
+    draw: Callable[[int], ScanTokens] | None = None,
+) -> Run:
+    """Pretrain an encoder on simulation, drawn on the fly, and on real scans.
+
+    Parameters
+    ----------
+    config
+        Settings; see :func:`dmri_fm_lab.train.config.read_training`.
+    folder
+        For the log and the checkpoint; a run found there is continued.
+    accelerator, devices
+        "cpu", "cuda" or "auto", and how many of them.
+    weights
+        Where to write the encoder's weights (.safetensors) afterwards, with the statistics of
+        its features on further draws of simulated and real scans.
+    version
+        Of the weights.
+    scans
+        Real scans, see :func:`dmri_fm_lab.train.scan_cache.cache_scans`.
+    start
+        What to train further, see :func:`dmri_fm_lab.train.runs.load_start`; it is changed.
+    origin
+        What `start` is, its `scans` among it: written beside the weights.
+    draw
+        Other training scans by step, in place of all these.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not a D-RoPE encoder, or its decoder is to be trained without one.
+    """
+    architecture = find_encoder(config.model)
+    hides_places(config, 0)
+    settings = config.optimisation
+    torch.manual_seed(settings.seed)
+    check_part(config, has_start=start is not None)
+    model = build_autoencoder(config.model) if start is None else start.train()
+    model.requires_grad_(True)
+    model.encoder.requires_grad_(config.part == "all")
+    if config.part == "all" and model.encoder.readout is not None:
+        model.encoder.readout.reset()
+    aside = set_aside(scans, config)
+    scans = [scan for scan in scans if scan not in aside]
+    draw = draw or ScanSource(architecture, config, scans=scans).get
+    is_new = start is None and not (Path(folder) / CHECKPOINT).exists()
+    if isinstance(model, GuidedAutoencoder) and is_new:
+        _start_readout(model, [draw(step) for step in range(config.n_starting)])
+    run = run_training(
+        model,
+        draw,
+        partial(step_losses, model, config),
+        settings=settings,
+        folder=folder,
+        accelerator=accelerator,
+        devices=devices,
+        data={
+            "scans": [scan.name for scan in scans],
+            "recipe": describe_recipe(config),
+            "start": None if origin is None else dict(origin),
+        },
+    )
+    if weights is not None and run.is_main:
+        statistics = _describe_features(run, config, folder, scans, aside)
+        drawn = scans if config.scan_share > 0 else []
+        seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
+        rest, rest_config = (
+            split_autoencoder(run.model)
+            if isinstance(run.model, GuidedAutoencoder)
+            else (None, None)
+        )
+        save_weights(
+            weights,
+            model.encoder,
+            name=config.model,
+            config=architecture,
+            version=version,
+            normalisation=NORMALISATION,
+            training={
+                "data": describe_data(
+                    sorted(seen), scan_share=config.scan_share if drawn else 0.0
+                ),
+                "start": None if origin is None else dict(origin),
+                "scans": sorted(seen),
+                "aside": [scan.name for scan in aside],
+                "steps": run.steps,
+                "minutes": round(run.minutes, 1),
+                "settings": asdict(config),
+                "last": {k: round(v, 5) for k, v in run.last.items()},
+            },
+            statistics=statistics,
+            pretraining=rest,
+            pretraining_config=rest_config,
+        )
+    return run
+
+
+def set_aside(scans: Sequence[CachedScan], config: DropePretraining) -> list[CachedScan]:
+    """Return the scans of the participants that are not trained on."""
+    participants = sorted({scan.participant for scan in scans})
+    rng = np.random.default_rng([config.optimisation.seed, ASIDE])
+    n = int(config.aside_share * len(participants))
+    chosen = set(rng.permutation(participants)[:n].tolist())
+    return [scan for scan in scans if scan.participant in chosen]
+
+
+def _describe_features(
+    run: Run,
+    config: DropePretraining,
+    folder: str | Path,
+    scans: Sequence[CachedScan],
+    aside: Sequence[CachedScan],
+) -> dict[str, Tensor]:
+    """Fit what reads features off the tokens, if need be; return statistics of sound scans."""
+    assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
+    encoder = run.model.encoder.cpu()
+    if encoder.readout is not None:
+        load_readout(folder, encoder.readout, step=run.steps)
+        if not encoder.readout.is_fitted:
+            fit_scan_readout(encoder, n_heads=config.n_readout, seed=config.optimisation.seed)
+            save_readout(folder, encoder.readout, step=run.steps)
+    return fit_unusual(
+        _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
+        _encode_scans(encoder, config, aside or scans, HELD_OUT, config.n_held_out),
+    )
+
+
+def _start_readout(model: GuidedAutoencoder, scans: Sequence[ScanTokens]) -> None:
+    """Start from the linear readout that gives visible patches back best, with random blocks."""
+    rows: list[tuple[Tensor, Tensor]] = []
+    rng = np.random.default_rng(0)
+    for number, whole in enumerate(scans):
+        scan = whole.select(np.arange(min(FEW_DIRECTIONS, len(whole.qspace))))
+        n, n_places = len(scan.qspace), len(scan.index)
+        kind: Literal["spatial", "diffusion"] = "diffusion" if number % 2 else "spatial"
+        mask = draw_mask(rng, model.config, kind=kind, n_directions=n, n_places=n_places)
+        args = (scan.patches[None], scan.qspace[None], scan.positions[None], mask)
+        with torch.no_grad():
+            tokens, _, _ = model.decode(*args, scan.brain[None])
+        shown = ~mask.hidden(n, n_places)[0]
+        rows.append((tokens[0][shown], scan.patches[shown]))
+    if rows:
+        model.start_readout(torch.cat([t for t, _ in rows]), torch.cat([p for _, p in rows]))
+
+
+def _encode_scans(
+    encoder: Drope,
+    config: DropePretraining,
+    scans: Sequence[CachedScan],
+    purpose: int,
+    n_scans: int,
+) -> list[ScanCode]:
+    """Encode scans as training draws them, but for those that miss much of the brain.
+
+    With as many directions as features are computed from in the app.
+    """
+    config = replace(config, scan_directions=FEATURE_DIRECTIONS)
+    source = ScanSource(encoder.config, config, purpose, scans)
+    found: list[ScanCode] = []
+    for number in itertools.count():
+        tokens = source.draw(number)
+        code = encode_tokens(encoder, tokens)
+        if not code.signs[0] > MOST_MISSING or number >= 2 * n_scans:
+            found.append(code)
+        if len(found) == n_scans:
+            break
+    return found

@@ -1,0 +1,311 @@
+"""The loop that every training run shares: optimiser, schedule, checkpoints, log.
+
+A step's data depend on the seed and the step's number alone, so a run that was interrupted
+goes on as if it had not been. They are drawn in a thread while the step before is computed.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.extras import needs_extra
+from dmri_fm_lab.train.config import Optimisation
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["Run", "learning_rate_at", "run_training", "weight_decay_at"]
+
+logger = logging.getLogger(__name__)
+
+Sample = TypeVar("Sample")
+
+#: Name of the checkpoint within a run's folder.
+CHECKPOINT = "last.ckpt"
+
+#: Name of the log within a run's folder.
+LOG = "log.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a training run left.
+
+    Attributes
+    ----------
+    model
+        The network with the running average of its weights, evaluation mode.
+    steps
+        Optimiser steps done.
+    minutes
+        Time spent in them, interruptions not counted.
+    last
+        Means of the logged numbers over the last twentieth of the steps; numbers that no such
+        step has are left out.
+    is_main
+        Whether this process is the first of those that train together.
+    """
+
+    model: nn.Module
+    steps: int
+    minutes: float
+    last: dict[str, float]
+    is_main: bool = True
+
+
+def learning_rate_at(step: int, settings: Optimisation) -> float:
+    """Return the learning rate of a step: linear rise, then half a cosine or a step down."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    span = max(1, settings.n_steps - settings.warmup_steps)
+    x = min(1.0, (step - settings.warmup_steps) / span)
+    low, high = settings.final_learning_rate, settings.learning_rate
+    if settings.schedule == "halves":
+        return high if x < 0.5 else low
+    return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * x))
+
+
+def weight_decay_at(step: int, settings: Optimisation) -> float:
+    """Return the weight decay of a step: half a cosine from the first to the final value."""
+    x = min(1.0, step / max(1, settings.n_steps))
+    first, final = settings.weight_decay, settings.final_weight_decay
+    return final + (first - final) * 0.5 * (1.0 + math.cos(math.pi * x))
+
+
+def run_training(
+    model: nn.Module,
+    draw: Callable[[int], Sample],
+    step_losses: Callable[[nn.Module, Sample, int], dict[str, Tensor]],
+    *,
+    settings: Optimisation,
+    folder: str | Path,
+    accelerator: str = "cpu",
+    devices: int = 1,
+    is_resumed: bool = True,
+    data: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train a network.
+
+    Parameters
+    ----------
+    model
+        The network, initialised.
+    draw
+        Called with a number, in a thread of its own; returns the data of a step. With several
+        devices, each draws numbers of its own.
+    step_losses
+        Called with the network, the data and the step's number; returns scalars, `"loss"` among
+        them, which is minimised. All of them are logged, as the first device sees them.
+    settings
+        Optimiser and schedule.
+    folder
+        For the log (CSV) and the checkpoint; made if need be.
+    accelerator
+        As Lightning Fabric takes it: "cpu", "cuda", "auto".
+    devices
+        Number of processors or GPUs; with several, gradients are averaged over them (DDP), and
+        the command that called this is started again for each.
+    is_resumed
+        Go on from the folder's checkpoint where there is one.
+    data
+        What `draw` draws from and how it is learnt, in plain types: a run does not go on with
+        another.
+
+    Raises
+    ------
+    ConfigError
+        If the folder's checkpoint belongs to a run with other settings.
+    MissingToolError
+        If Lightning is not installed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fabric = _make_fabric(accelerator, devices, settings.precision)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
+    )
+    average.to(fabric.device)
+    optimiser: Any = torch.optim.AdamW(_parameter_groups(model), betas=(0.9, settings.beta2))
+    wrapped, optimiser = fabric.setup(model, optimiser)
+    state: dict[str, Any] = {
+        "model": wrapped,
+        "average": average.state_dict(),
+        "optimiser": optimiser,
+        "settings": {**asdict(settings), **(data or {})},
+        "step": 0,
+        "seconds": 0.0,
+    }
+    checkpoint = folder / CHECKPOINT
+    if is_resumed and checkpoint.exists():
+        _resume(fabric, checkpoint, state)
+        average.load_state_dict(state["average"])
+        if fabric.is_global_zero:
+            _shorten_log(folder / LOG, int(state["step"]))
+    step, before = int(state["step"]), float(state["seconds"])
+    started = saved = time.monotonic()
+    recent: list[dict[str, float]] = []
+    wrapped.train()
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    mine = range(
+        step * fabric.world_size + fabric.global_rank,
+        settings.n_steps * fabric.world_size,
+        fabric.world_size,
+    )
+    for sample in _draw_ahead(draw, mine, fabric.device):
+        rate = learning_rate_at(step, settings)
+        decay = weight_decay_at(step, settings)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+            group["weight_decay"] = decay if group["is_decayed"] else 0.0
+        losses = step_losses(wrapped, sample, step)
+        fabric.backward(losses["loss"])
+        norm = fabric.clip_gradients(wrapped, optimiser, max_norm=settings.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+        average.update_parameters(model)
+        step += 1
+        now = time.monotonic()
+        seconds = before + now - started
+        row = {k: float(v.detach()) for k, v in losses.items()}
+        recent = [*recent[-(settings.n_steps // 20) :], row]
+        if fabric.is_global_zero:
+            numbers = {"minutes": seconds / 60, "rate": rate, "norm": _number(norm)}
+            _log(folder / LOG, {"step": step, **numbers, **row}, is_new=step == 1)
+        is_late, is_due = fabric.broadcast(
+            (
+                0 < settings.max_minutes * 60 <= seconds,
+                now - saved > settings.checkpoint_minutes * 60,
+            )
+        )
+        is_last = is_late or step == settings.n_steps
+        if is_last or is_due:
+            state |= {"step": step, "seconds": seconds, "average": average.state_dict()}
+            partial = checkpoint.with_suffix(".part")
+            fabric.save(partial, state)
+            if fabric.is_global_zero:
+                partial.replace(checkpoint)
+            saved = now
+            logger.info("step %d of %d, %.1f minutes", step, settings.n_steps, seconds / 60)
+        if is_late:
+            break
+    model.load_state_dict({k: v.clone() for k, v in average.module.state_dict().items()})
+    last = _mean_rows(recent)
+    minutes = (before + time.monotonic() - started) / 60 if recent else before / 60
+    return Run(model.eval(), step, minutes, last, fabric.is_global_zero)
+
+
+def _draw_ahead(
+    draw: Callable[[int], Sample], numbers: Sequence[int], device: torch.device
+) -> Iterator[Sample]:
+    """Yield the samples of some numbers, each drawn while the one before is worked on."""
+
+    def draw_here(number: int) -> Sample:
+        # The current GPU is one of a thread's own settings.
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return draw(number)
+
+    coming: Future[Sample] | None = None
+    with ThreadPoolExecutor(1) as drawer:
+        for number in numbers:
+            ready, coming = coming, drawer.submit(draw_here, number)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
+
+
+def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
+    with needs_extra("train"):
+        from lightning.fabric import Fabric
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning.fabric.plugins.precision.amp import MixedPrecision
+
+    class ExactInputs(MixedPrecision):
+        """Layers run in half precision; b-vectors and S/S0 come in with all of their digits."""
+
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    # As many processes as were asked for, whatever scheduler they run under.
+    plugins: list[Any] = [LightningEnvironment()]
+    if str(precision).endswith("-mixed"):
+        on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
+        plugins.append(ExactInputs(precision, "cpu" if on_cpu else "cuda"))
+        precision = None
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        strategy="auto" if devices == 1 else "ddp",
+        precision=precision,
+        plugins=plugins,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> None:
+    wanted = state["settings"]
+    fabric.load(checkpoint, state, weights_only=True)
+    limits = ("max_minutes", "checkpoint_minutes")
+    saved, asked = (
+        {k: v for k, v in s.items() if k not in limits} for s in (state["settings"], wanted)
+    )
+    if saved != asked:
+        raise ConfigError(
+            "the checkpoint belongs to a run with other settings",
+            path=checkpoint,
+            expected=str(asked),
+            advice="choose another folder, or repeat the settings",
+        )
+
+
+def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Part matrices, which decay, from biases, norms and lone tokens, which do not."""
+    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "token" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "token" not in n)]
+    return [
+        {"params": decayed, "is_decayed": True},
+        {"params": others, "is_decayed": False},
+    ]
+
+
+def _log(path: Path, row: dict[str, float], *, is_new: bool) -> None:
+    with path.open("w" if is_new else "a", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        if is_new:
+            writer.writerow(row)
+        writer.writerow(f"{value:.6g}" for value in row.values())
+
+
+def _shorten_log(path: Path, n_steps: int) -> None:
+    """Drop the rows of steps that were done after the checkpoint and will be done again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[: n_steps + 1]), encoding="utf-8")
+
+
+def _mean_rows(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Average each column over the rows that have a number there."""
+    means = {}
+    for key in rows[-1] if rows else ():
+        numbers = [row[key] for row in rows if not math.isnan(row[key])]
+        if numbers:
+            means[key] = sum(numbers) / len(numbers)
+    return means
+
+
+def _number(value: Tensor | None) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,133 @@
+"""Read back what a training run has learnt."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmri_fm.encoders.drope.guided_mae import Autoencoder, restore_autoencoder
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.errors import WeightsError
+from dmri_fm.registry import find_encoder
+from dmri_fm.weights import load_weights
+from dmri_fm_lab.train.drope import build_autoencoder
+from dmri_fm_lab.train.loop import CHECKPOINT
+from dmri_fm_lab.train.readout import load_readout
+
+__all__ = ["load_autoencoder", "load_encoder", "load_start"]
+
+logger = logging.getLogger(__name__)
+
+#: What the running average puts before the names of the weights.
+_PREFIX = "module."
+
+
+def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder:
+    """Load encoder and decoder, shipped or of a pretraining run: its running average.
+
+    A run's checkpoint is read as tensors and plain values: nothing in it can run code.
+
+    Parameters
+    ----------
+    source
+        Folder of `dmri-fm pretrain`, finished or not; a `.safetensors` file; or the model's name
+        for the weights that ship with the package.
+    model
+        The encoder that was pretrained.
+
+    Returns
+    -------
+    Autoencoder
+        In evaluation mode.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not a D-RoPE encoder.
+    WeightsError
+        If there is no checkpoint, or it is that of another model.
+    """
+    return load_start(source, model=model)[0]
+
+
+def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder, dict[str, Any]]:
+    """Load what a run starts from, and say what it is and which real scans it has seen.
+
+    Parameters and errors as of :func:`load_autoencoder`.
+    """
+    find_encoder(model)
+    if str(source) == model or Path(source).suffix == ".safetensors":
+        loaded = load_weights(source, model=model)
+        kept = {k: v for k, v in loaded.training.items() if k in ("steps", "scans")}
+        origin = {"model": model, "version": loaded.version, "sha256": loaded.sha256, **kept}
+        return restore_autoencoder(loaded), origin
+    network = build_autoencoder(model)
+    path = Path(source) / CHECKPOINT
+    expected = f"the checkpoint of `dmri-fm pretrain {model} {source}`"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        settings, average, step = state["settings"], state["average"], int(state["step"])
+        tensors = {k.removeprefix(_PREFIX): v for k, v in average.items() if k.startswith(_PREFIX)}
+        trained = settings["recipe"]["model"]
+        if trained != model:
+            raise WeightsError(f"a checkpoint of {trained}", path=path, expected=expected)
+        network.load_state_dict(tensors, strict=True)
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"cannot be read ({why})", path=path, expected=expected) from None
+    if network.encoder.readout is not None:
+        load_readout(source, network.encoder.readout, step=step)
+    before = (settings.get("start") or {}).get("scans", ())
+    scans = sorted({*settings.get("scans", ()), *before})
+    origin = {"run": str(source), "steps": step, "scans": scans}
+    return network.eval().requires_grad_(False), origin
+
+
+def load_encoder(
+    model: str = "drope",
+    *,
+    weights: str | Path | None = None,
+    folder: str | Path | None = None,
+) -> tuple[Drope, dict[str, Any]]:
+    """Load an encoder, and say which it is.
+
+    Parameters
+    ----------
+    model
+        Name in the registry.
+    weights
+        A `.safetensors` file in place of the weights that ship with the package.
+    folder
+        Of a pretraining run, in place of both.
+
+    Raises
+    ------
+    ConfigError, WeightsError
+        If the model is no encoder, or its weights cannot be used.
+    """
+    if folder is not None:
+        network = load_autoencoder(folder, model=model)
+        readout = network.encoder.readout
+        if readout is not None and not readout.is_fitted:
+            logger.warning(
+                "%s: the readout of the scan's features is not fitted yet; "
+                "`dmri-fm pretrain --weights` does that when the run is over",
+                folder,
+            )
+        return network.encoder, {"model": model, "run": str(folder)}
+    find_encoder(model)
+    loaded = load_weights(model if weights is None else weights, model=model)
+    assert isinstance(loaded.model, Drope)
+    return loaded.model, {"model": model, "version": loaded.version, "sha256": loaded.sha256}

@@ -1,0 +1,256 @@
+"""Training patches of real scans: six directions go in, all that was measured is the truth.
+
+A scan with more directions than six and little noise has a truth good enough to learn from. What
+simulation leaves out (folds, vessels, motion, each scanner's point spread) is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+from torch.nn import functional
+
+from dmri_fm.errors import InputError
+from dmri_fm.gradients import Shell, rotation_part
+from dmri_fm.qspace import condition_numbers, group_axes
+from dmri_fm.tensor_networks.inputs import batch_inputs, fit_least_squares, mean_diffusivity
+from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.train.tensor_batch import TensorBatch
+
+__all__ = ["TrainingScan", "draw_scan_patch", "read_training_scans"]
+
+logger = logging.getLogger(__name__)
+
+#: Directions that a shell needs beyond the six, so that they determine a tensor well.
+FEWEST_OTHERS = 8
+
+#: Sets of six that are tried, and the largest condition number of those that are kept.
+N_SUBSETS, LARGEST_CONDITION = 4000, 5.0
+
+#: Patches to which noise is added, so that the brain's median is between these SNRs at b=0.
+NOISY_SHARE, SNR_RANGE = 0.7, (5.0, 40.0)
+
+#: Patches that keep the scan's voxels; the others are turned at random and interpolated, to
+#: voxels that are smaller by a factor down to this.
+SHARP_SHARE, LEAST_ZOOM = 0.5, 0.6
+
+#: A patch with a smaller share of brain is drawn again; scans may be thin slabs.
+FEWEST_BRAIN_OF_SLAB = 0.1
+
+#: So often.
+MOST_DRAWS = 200
+
+#: Mean diffusivities, um^2/ms, at which a voxel starts to count as CSF and counts as nothing else.
+CSF_RANGE = (1.2, 3.0)
+
+#: Rotations that take axes to axes.
+_TURNS = tuple(
+    turn
+    for order in permutations(range(3))
+    for signs in product((1.0, -1.0), repeat=3)
+    if np.linalg.det(turn := np.eye(3)[list(order)] * signs) > 0
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingScan:
+    """One shell of a series.
+
+    Attributes
+    ----------
+    name
+        Of the series.
+    brain_name
+        See :attr:`dmri_fm_lab.scans.Scan.brain_name`.
+    images
+        Shape (2 + N, X, Y, Z), float32: brain mask, mean b=0, weighted images; the brain's box.
+    q
+        Shape (N, 4): unit b-vectors in the frame of the voxel axes, b in ms/um^2.
+    subsets
+        Shape (M, 6): weighted images to choose from, each set well-conditioned, each leaving
+        :data:`FEWEST_OTHERS` or more.
+    voxel_mm
+        Shape (3,).
+    n_b0
+        Volumes in the mean b=0.
+    """
+
+    name: str
+    brain_name: str
+    images: Tensor
+    q: Tensor
+    subsets: NDArray[np.int_]
+    voxel_mm: NDArray[np.float64]
+    n_b0: int
+
+
+def read_training_scans(
+    root: str | Path, *, participant_labels: Sequence[str] | None = None
+) -> list[TrainingScan]:
+    """Read the shells of a dataset that have directions enough.
+
+    Parameters
+    ----------
+    root
+        A raw BIDS dataset, or derivatives of this app.
+    participant_labels
+        With or without `sub-`; all participants if None.
+
+    Raises
+    ------
+    LayoutError
+        If the folder is no such dataset.
+    InputError
+        If no shell has directions enough.
+    """
+    scans = find_scans(root, participant_labels=participant_labels)
+    found = [shell for scan in scans for shell in _shells_of(scan)]
+    if not found:
+        raise InputError(
+            "no series to train on",
+            path=Path(root),
+            expected=f"a shell of {6 + FEWEST_OTHERS} directions or more, and a b=0 volume",
+        )
+    for scan in found:
+        logger.info("training on %s, %d directions", scan.name, len(scan.q))
+    return found
+
+
+def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
+    gtab = scan.dwi.gtab
+    b0_volumes = np.flatnonzero(gtab.is_b0)
+    if not len(b0_volumes):
+        return
+    b0 = scan.dwi.mean_b0()
+    mask = scan.brain([int(i) for i in b0_volumes]) & (b0 > 0)
+    turned = gtab.bvecs_ras @ rotation_part(scan.dwi.affine)
+    if not mask.any() or min(mask.shape) < 2:
+        return
+    (box,) = find_objects(mask.astype(np.int8))
+    for shell in gtab.shells:
+        subsets = _choices(scan, shell)
+        if not len(subsets):
+            continue
+        volumes = list(shell.index)
+        weighted = np.moveaxis(scan.dwi.data[..., volumes][box], 3, 0)
+        images = np.stack([mask[box], b0[box], *weighted])
+        q = np.column_stack([turned[volumes], gtab.bvals[volumes] / 1000.0])
+        yield TrainingScan(
+            scan.name,
+            scan.brain_name,
+            torch.from_numpy(images.astype(np.float32)),
+            torch.from_numpy(q.astype(np.float32)),
+            subsets,
+            np.linalg.norm(scan.dwi.affine[:3, :3], axis=0),
+            len(b0_volumes),
+        )
+
+
+def _choices(scan: Scan, shell: Shell) -> NDArray[np.int_]:
+    """Return well-conditioned sets of six distinct axes, as places within the shell."""
+    groups = group_axes(scan.dwi.gtab, shell)
+    if len(groups) < 6 + FEWEST_OTHERS:
+        return np.empty((0, 6), dtype=int)
+    first = np.array([group[0] for group in groups])
+    axes = scan.dwi.gtab.bvecs_ras[first]
+    rng = np.random.default_rng(0)
+    subsets = np.array([rng.choice(len(axes), 6, replace=False) for _ in range(N_SUBSETS)])
+    good = condition_numbers(axes[subsets]) < LARGEST_CONDITION
+    place = {volume: k for k, volume in enumerate(shell.index)}
+    places = np.array([place[int(v)] for v in first])
+    chosen: NDArray[np.int_] = places[subsets[good]]
+    return chosen
+
+
+def draw_scan_patch(
+    rng: np.random.Generator, scans: Sequence[TrainingScan], *, patch_voxels: int
+) -> TensorBatch:
+    """Draw a patch of a scan, a batch of one; place, pose, six directions and noise at random.
+
+    The truth is the least-squares tensor of the directions that do not go in or, where noise is
+    added to those that do, of all. Both are over the same b=0 image, whose own noise is therefore
+    in neither error.
+
+    Raises
+    ------
+    InputError
+        If no patch of the scans holds enough brain.
+    """
+    for _ in range(MOST_DRAWS):
+        scan = scans[int(rng.integers(len(scans)))]
+        images, turn, voxel_mm = _resample(rng, scan, patch_voxels)
+        mask = (images[0] > 0.99) & (images[1] > 0)
+        if mask.float().mean() >= FEWEST_BRAIN_OF_SLAB:
+            break
+    else:
+        raise InputError(
+            f"no patch of {patch_voxels} voxels with {FEWEST_BRAIN_OF_SLAB:.0%} of brain in "
+            f"{MOST_DRAWS} draws, the last of {scan.name}",
+            expected="series that hold most of a head",
+            advice="smaller patches (patch_voxels), or other participants",
+        )
+    inside = mask[None, None].float()
+    q = torch.cat([scan.q[:, :3] @ turn, scan.q[:, 3:]], dim=1)
+    six = rng.permutation(scan.subsets[int(rng.integers(len(scan.subsets)))])
+    others = np.setdiff1d(np.arange(len(q)), six)
+    measured = images[[1, *(2 + six)]]
+    if rng.uniform() < NOISY_SHARE:
+        others = np.arange(len(q))
+        snr = np.exp(rng.uniform(*np.log(SNR_RANGE)))
+        sigma = torch.full((7, 1, 1, 1), float(images[1][mask].median() / snr))
+        sigma[0] /= scan.n_b0**0.5
+        noise = torch.from_numpy(rng.standard_normal((2, *measured.shape), dtype=np.float32))
+        measured = torch.hypot(measured + sigma * noise[0], sigma * noise[1])
+    inputs = batch_inputs(
+        measured[None],
+        torch.cat([torch.zeros(1, 4), q[six]])[None],
+        inside,
+        voxel_mm[None],
+        is_b0=np.arange(7) == 0,
+    )._replace(n_b0=torch.tensor([float(scan.n_b0)]))
+    ratios = images[2 + others] / images[1].clamp(min=1e-6)
+    truth = fit_least_squares(ratios[None] * inside, q[others][None]) * inside
+    low, high = CSF_RANGE
+    csf = ((mean_diffusivity(truth)[:, 0] - low) / (high - low)).clamp(0.0, 1.0)
+    return TensorBatch(inputs, truth, csf)
+
+
+def _resample(
+    rng: np.random.Generator, scan: TrainingScan, side: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut a turned patch (2 + N, side, side, side) out of a scan's images.
+
+    Returns the rotation (3, 3) from the patch' voxel axes to the scan's, and voxel sizes, too.
+    """
+    inside = np.argwhere(scan.images[0].numpy() > 0)
+    centre = inside[int(rng.integers(len(inside)))] + 0.5
+    if rng.uniform() < SHARP_SHARE:
+        turn = _TURNS[int(rng.integers(len(_TURNS)))]
+        voxel_mm = np.abs(turn.T) @ scan.voxel_mm
+    else:
+        turn = Rotation.random(random_state=rng).as_matrix()
+        voxel_mm = np.full(3, scan.voxel_mm.min() * rng.uniform(LEAST_ZOOM, 1.0))
+    step = turn * voxel_mm / scan.voxel_mm[:, None]
+    index = np.indices((side, side, side)).reshape(3, -1) - (side - 1) / 2
+    place = step @ index + centre[:, None]
+    size = np.array(scan.images.shape[1:])[:, None]
+    # grid_sample counts from -1 to 1 and takes the last axis first.
+    where = torch.from_numpy((2 * place / (size - 1) - 1)[::-1].T.astype(np.float32))
+    cut = functional.grid_sample(
+        scan.images[None], where.reshape(1, side, side, side, 3), align_corners=True
+    )[0]
+    return (
+        cut,
+        torch.from_numpy(turn.astype(np.float32)),
+        torch.from_numpy(voxel_mm.astype(np.float32)),
+    )

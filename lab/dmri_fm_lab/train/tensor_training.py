@@ -1,0 +1,298 @@
+"""Train a tensor network on simulated patches with known tensors, and on patches of scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.out_of_distribution import fit_familiarity
+from dmri_fm.qspace import choose_six
+from dmri_fm.registry import find_model
+from dmri_fm.tensor_networks.inputs import (
+    TensorEstimate,
+    batch_inputs,
+    fit_least_squares,
+    mean_diffusivity,
+    tensor_fa,
+)
+from dmri_fm.tensor_networks.qcg_dti import QcgDtiConfig
+from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner, coarse_codes
+from dmri_fm.weights import save_weights
+from dmri_fm_lab.simulate import draw_batch, draw_protocol
+from dmri_fm_lab.train.config import TensorTraining, describe_data, describe_recipe
+from dmri_fm_lab.train.loop import Run, run_training
+from dmri_fm_lab.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
+from dmri_fm_lab.train.scan_patches import TrainingScan, draw_scan_patch
+from dmri_fm_lab.train.tensor_batch import TensorBatch
+
+__all__ = ["draw_tensor_batch", "train_tensor_network"]
+
+#: A patch with a smaller share of brain is drawn again.
+FEWEST_BRAIN = 0.2
+
+#: Seeds of simulated patches are [seed, purpose, number]: no patch serves two purposes.
+TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
+
+#: Coarse voxels of a patch that serve the statistics of features.
+CODES_PER_PATCH = 100
+
+#: What the network expects, written beside the weights.
+NORMALISATION = {
+    "s0": "b=0 image over its mean within the brain",
+    "ratios": "weighted images over the b=0 image, clipped to 0.01..1.5",
+    "q": "unit b-vector in the frame of the voxel axes, and b in ms/um^2",
+    "output": "um^2/ms, order xx, xy, xz, yy, yz, zz, in the frame of the voxel axes",
+}
+
+
+def draw_n_b0(rng: np.random.Generator) -> int:
+    """Draw a number of b=0 volumes, one to four."""
+    return int(rng.choice([1, 1, 2, 4]))
+
+
+def draw_training_protocol(
+    rng: np.random.Generator,
+    *,
+    spread_share: float,
+    n_b0: int | None = None,
+    n_directions: int = 6,
+) -> GradientTable:
+    """Draw b=0 volumes (one to four if None) and directions of one shell, b 400 to 3000.
+
+    Half of the b-values lie between 700 and 1300, where most tensors are measured.
+    """
+    if n_b0 is None:
+        n_b0 = draw_n_b0(rng)
+    bval = float(rng.uniform(700, 1300) if rng.uniform() < 0.5 else rng.uniform(400, 3000))
+    if n_directions > 6:
+        return draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=bval, n_b0=n_b0)
+    if rng.uniform() >= spread_share:
+        return draw_protocol(rng, kind="skare6", bvals=bval, n_b0=n_b0)
+    while True:
+        n_available = int(rng.integers(12, 33))
+        table = draw_protocol(rng, kind="shell", n_directions=n_available, bvals=bval, n_b0=n_b0)
+        six = choose_six(table, seed=int(rng.integers(2**31)))
+        if six.condition_number < 3.0:
+            return table.select([*range(n_b0), *six.index])
+
+
+def draw_tensor_batch(
+    rng: np.random.Generator,
+    *,
+    batch: int,
+    patch_voxels: int,
+    spread_share: float,
+    more_share: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> TensorBatch:
+    """Draw simulated patches; all of a batch have as many b=0 volumes and directions."""
+    n_b0 = draw_n_b0(rng)
+    n_directions = int(rng.integers(7, 17)) if rng.uniform() < more_share else 6
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+    parts: list[TensorBatch] = []
+    n_found = 0
+    while n_found < batch:
+        gtabs = [
+            draw_training_protocol(
+                rng, spread_share=spread_share, n_b0=n_b0, n_directions=n_directions
+            )
+            for _ in range(batch - n_found)
+        ]
+        drawn = draw_batch(generator, gtabs, shape=(patch_voxels,) * 3)
+        assert drawn.truth_tensor is not None
+        # The grid's axes are those of the b-vectors and of the truth.
+        inputs = batch_inputs(
+            drawn.signal,
+            torch.cat([drawn.bvecs, drawn.bvals[..., None] / 1000.0], dim=2),
+            drawn.mask[:, None].float(),
+            drawn.affine[:, :3, :3].diagonal(dim1=1, dim2=2),
+            is_b0=gtabs[0].is_b0,
+        )
+        kept = drawn.mask.float().mean(dim=(1, 2, 3)) >= FEWEST_BRAIN
+        n_found += int(kept.sum())
+        parts.append(
+            TensorBatch(
+                inputs.map(lambda t: t[kept]),  # noqa: B023
+                1000.0 * drawn.truth_tensor[kept],
+                drawn.fractions[kept, 2],
+            )
+        )
+    return TensorBatch.join(parts)
+
+
+def train_tensor_network(
+    config: TensorTraining,
+    folder: str | Path,
+    *,
+    scans: Sequence[TrainingScan] = (),
+    accelerator: str = "cpu",
+    devices: int = 1,
+    weights: str | Path | None = None,
+    version: str = "0.1.0",
+) -> Run:
+    """Train a network on simulation, drawn on the fly, and on scans if there are any.
+
+    Parameters
+    ----------
+    config
+        Settings; see :func:`dmri_fm_lab.train.config.read_training`.
+    folder
+        For the log and the checkpoint; a run found there is continued.
+    scans
+        Real scans, see :func:`~dmri_fm_lab.train.scan_patches.read_training_scans`, from which the
+        share `config.scan_share` of the batches is drawn. None: simulation alone.
+    accelerator, devices
+        "cpu", "cuda" or "auto", and how many of them.
+    weights
+        Where to write the weights (.safetensors) afterwards.
+    version
+        Of the weights.
+
+    Raises
+    ------
+    ConfigError
+        If the model estimates no tensor, or the patch does not fit its levels.
+    """
+    architecture, kind = find_model(config.model)
+    if not isinstance(architecture, (QcgDtiConfig, RefinerConfig)):
+        raise ConfigError(
+            f"model {config.model!r} estimates no tensor",
+            expected="tensor-refiner or qcg-dti-paper",
+        )
+    if config.patch_voxels % architecture.stride:
+        raise ConfigError(
+            f"patches of {config.patch_voxels} voxels",
+            expected=f"a multiple of {architecture.stride}",
+        )
+    if config.loss not in LOSSES:
+        raise ConfigError(f"loss {config.loss!r}", expected=f"one of {', '.join(LOSSES)}")
+    seed = config.optimisation.seed
+    torch.manual_seed(seed)
+    model = kind(architecture).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    losses = LOSSES[config.loss]
+    # What the data are drawn on; the network follows them.
+    is_cuda = accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if is_cuda else "cpu")
+
+    brains = sorted({scan.brain_name for scan in scans}) if config.scan_share > 0 else []
+
+    def draw(number: int) -> TensorBatch:
+        rng = np.random.default_rng([seed, TRAINING, number])
+        if brains and rng.uniform() < config.scan_share:
+            patches = (
+                draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
+                for _ in range(config.batch)
+            )
+            return TensorBatch.join(list(patches))
+        return draw_tensor_batch(
+            rng,
+            batch=config.batch,
+            patch_voxels=config.patch_voxels,
+            spread_share=config.spread_share,
+            more_share=config.more_share,
+            device=device,
+        )
+
+    def step_losses(network: nn.Module, batch: TensorBatch, step: int) -> dict[str, Tensor]:
+        batch = batch.to(next(network.parameters()).device)
+        weight = batch.inputs.mask[:, 0] * (1.0 - (1.0 - config.csf_weight) * batch.csf)
+        return losses(network(batch.inputs), batch, weight)
+
+    run = run_training(
+        model,
+        draw,
+        step_losses,
+        settings=config.optimisation,
+        folder=folder,
+        accelerator=accelerator,
+        devices=devices,
+        data={"scans": brains, "recipe": describe_recipe(config)},
+    )
+    if weights is not None and run.is_main:
+        save_weights(
+            weights,
+            run.model,
+            name=config.model,
+            config=architecture,
+            version=version,
+            normalisation=NORMALISATION,
+            training={
+                "data": describe_data(brains, scan_share=config.scan_share, noun="brain"),
+                "scans": brains,
+                "steps": run.steps,
+                "minutes": round(run.minutes, 1),
+                "settings": asdict(config),
+                "last": {k: round(v, 4) for k, v in run.last.items()},
+            },
+            statistics=(
+                calibrate(run.model, config) if isinstance(run.model, TensorRefiner) else None
+            ),
+        )
+    return run
+
+
+def _relative(estimate: TensorEstimate, batch: TensorBatch, weight: Tensor) -> dict[str, Tensor]:
+    inputs = batch.inputs
+    rival = fit_least_squares(inputs.ratios, inputs.q) * inputs.mask
+    return refinement_losses(estimate, batch.truth, rival=rival, weight=weight)
+
+
+def _squared(estimate: TensorEstimate, batch: TensorBatch, weight: Tensor) -> dict[str, Tensor]:
+    loss = squared_loss(estimate.tensor, batch.truth, weight=weight)
+    error = tensor_error(estimate.tensor.detach(), batch.truth)
+    return {"loss": loss, "tensor": (error * weight).sum() / weight.sum().clamp(min=1.0)}
+
+
+#: Losses by the name that settings give them.
+LOSSES: dict[str, Callable[[TensorEstimate, TensorBatch, Tensor], dict[str, Tensor]]] = {
+    "relative": _relative,
+    "squared": _squared,
+}
+
+
+def calibrate(network: TensorRefiner, config: TensorTraining) -> dict[str, Tensor]:
+    """Measure on further simulated patches what the network's own numbers mean.
+
+    Returns
+    -------
+    dict
+        `width_factor` (2,): what half-widths of FA and MD are multiplied by so that nine errors
+        in ten lie within; the statistics of :func:`~dmri_fm.out_of_distribution.fit_familiarity`
+        of the coarse features of voxels in the brain.
+    """
+    network = network.cpu()
+
+    def rows(purpose: int, number: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([config.optimisation.seed, purpose, number])
+        batch = draw_tensor_batch(
+            rng, batch=1, patch_voxels=config.patch_voxels, spread_share=config.spread_share
+        )
+        with torch.inference_mode():
+            estimate = network(batch.inputs)
+        assert estimate.width is not None
+        assert estimate.code is not None
+        tissue = (batch.inputs.mask[:, 0] > 0) & (batch.csf < 0.5)
+        difference = mean_diffusivity(estimate.tensor - batch.truth)[:, 0]
+        error = torch.stack([tensor_fa(estimate.tensor) - tensor_fa(batch.truth), difference])
+        share = error.abs()[:, tissue] / estimate.width.movedim(1, 0)[:, tissue]
+        codes = coarse_codes(estimate.code, batch.inputs.mask)
+        chosen = torch.from_numpy(rng.permutation(len(codes))[:CODES_PER_PATCH])
+        return share, codes[chosen]
+
+    reference = [rows(REFERENCE, k)[1] for k in range(config.n_reference)]
+    held_out = [rows(HELD_OUT, k) for k in range(config.n_held_out)]
+    shares = torch.cat([share for share, _ in held_out], dim=1)
+    factor = torch.tensor(np.quantile(shares.numpy(), COVERAGE, axis=1), dtype=torch.float32)
+    return {
+        "width_factor": factor,
+        **fit_familiarity(
+            torch.cat(reference).numpy(), torch.cat([code for _, code in held_out]).numpy()
+        ),
+    }

@@ -1,0 +1,257 @@
+"""Checkpoints of the authors' code, and encoding whole volumes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange, repeat
+from torch.nn import functional
+
+from dmri_fm.encoders.drope.network import from_authors
+from dmri_fm.errors import GradientError, ImageError, WeightsError
+
+DIM, HEADS, DEPTH, PATCH = 24, 2, 2, (4, 4, 2)
+
+
+def draw_state_dict(*, dim=DIM, depth=DEPTH, patch=PATCH, convolutions=True, seed=0):
+    """Draw parameters with the names and shapes of the authors' autoencoder."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "cls_token": (1, 1, dim),
+        "mask_tokens": (1, 1, dim),
+        "pos_embedding": (1, 6, dim // 2),
+        "decoder_pos_embedding": (1, 6, dim // 2),
+        "patch_embedding.patch_embeddings.weight": (dim, 1, *patch),
+        "patch_mlp.weight": (dim, math.prod(patch)),
+        "patch_mlp.bias": (dim,),
+        "qpos_embed.weight": (dim // 2, 3),
+        "qpos_embed.bias": (dim // 2,),
+        "decoder_embed.weight": (dim, dim),
+        "decoder_embed.bias": (dim,),
+        "decoder_pred.0.weight": (math.prod(patch), dim),
+        "decoder_pred.0.bias": (math.prod(patch),),
+    }
+    for name in ("ln", "ln2"):
+        shapes |= {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
+    for stem, n, ratio in (("blocks", depth, 4), ("decoder_blocks", 1, 1)):
+        for i in range(n):
+            for axis in ("diffusion", "space"):
+                for norm in ("norm1", "norm2"):
+                    shapes[f"{stem}.{i}.{norm}_{axis}.weight"] = (dim,)
+                    shapes[f"{stem}.{i}.{norm}_{axis}.bias"] = (dim,)
+                shapes[f"{stem}.{i}.attn_{axis}.qkv.weight"] = (3 * dim, dim)
+                shapes[f"{stem}.{i}.attn_{axis}.out_proj.weight"] = (dim, dim)
+                shapes[f"{stem}.{i}.attn_{axis}.out_proj.bias"] = (dim,)
+                shapes[f"{stem}.{i}.mlp_{axis}.linear1.weight"] = (ratio * dim, dim)
+                shapes[f"{stem}.{i}.mlp_{axis}.linear1.bias"] = (ratio * dim,)
+                shapes[f"{stem}.{i}.mlp_{axis}.linear2.weight"] = (dim, ratio * dim)
+                shapes[f"{stem}.{i}.mlp_{axis}.linear2.bias"] = (dim,)
+    if convolutions:
+        for i, (n_out, n_in) in zip((0, 2, 4), ((8, 1), (8, 8), (1, 8)), strict=True):
+            shapes[f"decoder_conv.{i}.weight"] = (n_out, n_in, 3, 3, 3)
+            shapes[f"decoder_conv.{i}.bias"] = (n_out,)
+    # Wide enough for attention to be far from uniform.
+    return {k: 0.3 * torch.randn(s, generator=generator) for k, s in shapes.items()}
+
+
+def draw_scan(*, grid=(8, 12, 4), n_directions=5, batch=1, shells=(1.0, 3.0), seed=0):
+    rng = np.random.default_rng(seed)
+    dwi = torch.from_numpy(rng.uniform(size=(batch, *grid, n_directions))).float()
+    rho = rng.choice(shells, (batch, n_directions))
+    theta = np.arccos(rng.uniform(-1, 1, (batch, n_directions)))
+    phi = rng.uniform(-np.pi, np.pi, (batch, n_directions))
+    qspace = torch.from_numpy(np.stack([rho, theta, phi], axis=-1)).float()
+    voxels = torch.from_numpy(np.moveaxis(np.indices(grid), 0, -1)).float()
+    return dwi, qspace, repeat(voxels, "x y z c -> b x y z c", b=batch)
+
+
+def sincos(x, n):
+    omega = 10000.0 ** (-np.arange(n // 2) / (n / 2))
+    return np.concatenate([np.sin(x * omega), np.cos(x * omega)])
+
+
+def reference_encoder(state, dwi, qspace, positions, *, heads, patch, pos_scale):
+    """The published network in the authors' conventions, slowly, in float64, one scan."""
+    p = {k: v.double() for k, v in state.items()}
+    dim, n_directions = p["ln.weight"].shape[0], qspace.shape[1]
+    d = dim // heads
+    depth = 1 + max(int(k.split(".")[1]) for k in p if k.startswith("blocks."))
+    tokens, centres = [], []
+    for i in range(0, dwi.shape[1], patch[0]):
+        for j in range(0, dwi.shape[2], patch[1]):
+            for k in range(0, dwi.shape[3], patch[2]):
+                cut = dwi[0, i : i + patch[0], j : j + patch[1], k : k + patch[2]].double()
+                tokens.append(rearrange(cut, "a b c t -> t (a b c)"))
+                middle = (i + patch[0] // 2, j + patch[1] // 2, k + patch[2] // 2)
+                centres.append(positions[0][middle].double().numpy() * pos_scale)
+    place = np.stack([np.concatenate([sincos(x, dim // 6) for x in c]) for c in centres])
+    x = torch.stack(tokens, dim=1) @ p["patch_mlp.weight"].T + p["patch_mlp.bias"]
+    x[..., : dim // 2] += torch.from_numpy(place)
+    q = qspace[0].double()
+    x[..., dim // 2 :] += (q @ p["qpos_embed.weight"].T + p["qpos_embed.bias"])[:, None]
+    q = q.numpy()
+    x_axis, y_axis = np.sin(q[:, 1]) * np.cos(q[:, 2]), np.sin(q[:, 1]) * np.sin(q[:, 2])
+    v = np.stack([x_axis, y_axis, np.cos(q[:, 1])], axis=1)
+    matrix = np.zeros((n_directions, n_directions, d, d))
+    for m in range(n_directions):
+        for n in range(n_directions):
+            angle = np.arctan2(np.linalg.norm(np.cross(v[m], v[n])), abs(v[m] @ v[n]))
+            distance = math.sqrt(0.5 * float(q[m, 0] - q[n, 0]) ** 2 + angle**2)
+            for c in range(d):
+                a = distance * 0.3 ** (-2 * (c % (d // 2)) / d)
+                # Channel c of the turned key: cos k_c + sin (-k_2 or k_1) of its adjacent pair.
+                matrix[m, n, c, c] = math.cos(a)
+                matrix[m, n, c, c ^ 1] = math.sin(a) if c % 2 else -math.sin(a)
+    turn = torch.from_numpy(matrix)
+
+    def norm(x, name):
+        return functional.layer_norm(x, (dim,), p[f"{name}.weight"], p[f"{name}.bias"])
+
+    def linear(x, name):
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def mlp(x, name):
+        return linear(functional.gelu(linear(x, f"{name}.linear1")), f"{name}.linear2")
+
+    def split(x, name):
+        qkv = x @ p[f"{name}.qkv.weight"].T
+        return rearrange(qkv, "... n (three h d) -> three ... h n d", three=3, h=heads)
+
+    cls = p["cls_token"][0]
+    for i in range(depth):
+        b = f"blocks.{i}"
+        query, key, value = split(
+            norm(x, f"{b}.norm1_diffusion").transpose(0, 1), f"{b}.attn_diffusion"
+        )
+        score = torch.einsum("shmc,mnce,shne->shmn", query, turn, key) / math.sqrt(d)
+        mixed = rearrange(score.softmax(-1) @ value, "s h t d -> t s (h d)")
+        x = x + linear(mixed, f"{b}.attn_diffusion.out_proj")
+        x = x + mlp(norm(x, f"{b}.norm2_diffusion"), f"{b}.mlp_diffusion")
+        rows = torch.cat([cls.expand(n_directions, 1, dim), x], dim=1)
+        query, key, value = split(norm(rows, f"{b}.norm1_space"), f"{b}.attn_space")
+        score = query @ key.transpose(-1, -2) / math.sqrt(d)
+        mixed = rearrange(score.softmax(-1) @ value, "t h n d -> t n (h d)")
+        r = linear(mixed, f"{b}.attn_space.out_proj")
+        cls, x = cls + r[:, :1].mean(dim=0), x + r[:, 1:]
+        cls = cls + mlp(norm(cls, f"{b}.norm2_space"), f"{b}.mlp_space")
+        x = x + mlp(norm(x, f"{b}.norm2_space"), f"{b}.mlp_space")
+    return norm(cls, "ln"), norm(x, "ln")
+
+
+@pytest.mark.parametrize("has_gradients", [True, False], ids=["at once", "in pieces"])
+@pytest.mark.parametrize(("shells", "pos_scale"), [((1.0, 3.0), 1.0), ((2.0,), 1 / 300)])
+def test_equals_a_slow_reference(has_gradients, shells, pos_scale):
+    state = draw_state_dict()
+    scan = draw_scan(shells=shells)
+    encoder = from_authors(state, num_heads=HEADS, patch_size=PATCH, pos_scale=pos_scale)
+    assert not encoder.training
+    with torch.set_grad_enabled(has_gradients):
+        cls, tokens = encoder(*scan)
+        alone = encoder.encode_cls(*scan)
+    expected = reference_encoder(state, *scan, heads=HEADS, patch=PATCH, pos_scale=pos_scale)
+    assert cls.shape == (1, DIM)
+    assert tokens.shape == (1, 5, 2 * 3 * 2, DIM)
+    # float32 against float64 through two blocks of unit-sized numbers.
+    torch.testing.assert_close(cls.detach().double(), expected[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(tokens[0].detach().double(), expected[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone, cls, atol=1e-5, rtol=0)
+
+
+def test_decoder_dead_parameters_and_wrapping_do_not_matter():
+    whole, scan = draw_state_dict(), draw_scan()
+    prefixes = ("decoder", "mask_tokens", "ln2", "patch_embedding", "pos_embedding")
+    bare = {k: v for k, v in whole.items() if not k.startswith(prefixes)}
+    released = {k: v for k, v in whole.items() if not k.startswith("decoder_conv")}
+    wrapped = {f"module.{k}": v for k, v in whole.items()}
+    with torch.inference_mode():
+        expected = from_authors(whole, num_heads=HEADS, patch_size=PATCH)(*scan)
+        for state in (bare, released, wrapped):
+            found = from_authors(state, num_heads=HEADS, patch_size=PATCH)(*scan)
+            torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda s: s.pop("blocks.1.attn_space.qkv.weight"), "blocks.1.attn_space.qkv.weight"),
+        (lambda s: s.pop("patch_mlp.weight"), "patch_mlp.weight"),
+        (lambda s: s.update({"blocks.0.attn_space.qkv.bias": torch.zeros(72)}), "qkv.bias"),
+        (lambda s: s.update({"qpos_embed.weight": torch.zeros(12, 4)}), "qpos_embed.weight"),
+        (lambda s: s.update({"ln.bias": torch.full((DIM,), torch.nan)}), "ln.bias"),
+        (lambda s: s.update({"cls_token": "text"}), "cls_token"),
+    ],
+)
+def test_wrong_checkpoints_are_refused_by_name(change, named):
+    state = draw_state_dict()
+    change(state)
+    with pytest.raises(WeightsError, match=named):
+        from_authors(state, num_heads=HEADS, patch_size=PATCH)
+
+
+def test_wrong_patch_and_heads_are_refused():
+    with pytest.raises(WeightsError, match=r"patch_mlp.weight: \(24, 32\) instead of \(24, 256\)"):
+        from_authors(draw_state_dict())
+    with pytest.raises(WeightsError, match="5 heads"):
+        from_authors(draw_state_dict(), num_heads=5, patch_size=PATCH)
+
+
+def test_b0_volumes_are_left_out():
+    encoder = from_authors(draw_state_dict(), num_heads=HEADS, patch_size=PATCH)
+    dwi, qspace, positions = draw_scan(n_directions=5)
+    with_b0 = qspace.clone()
+    with_b0[:, [0, 3]] = 0.0
+    kept = [1, 2, 4]
+    for has_gradients in (True, False):
+        with torch.set_grad_enabled(has_gradients):
+            cls, tokens = encoder(dwi, with_b0, positions)
+            expected = encoder(dwi[..., kept], qspace[:, kept], positions)
+        assert tokens.shape[1] == 3
+        torch.testing.assert_close((cls, tokens), expected, atol=0, rtol=0)
+
+
+def test_impossible_inputs_are_refused():
+    encoder = from_authors(draw_state_dict(), num_heads=HEADS, patch_size=PATCH)
+    dwi, qspace, positions = draw_scan(batch=2)
+    with pytest.raises(GradientError, match="4 rows for 5 volumes"):
+        encoder(dwi, qspace[:, :4], positions)
+    with pytest.raises(GradientError, match=r"\(2, 0, 3\)"):
+        encoder(dwi[..., :0], qspace[:, :0], positions)
+    with pytest.raises(GradientError, match="all 5 volumes are b=0"):
+        encoder(dwi, qspace * torch.tensor([0.0, 1, 1]), positions)
+    missing = qspace.clone()
+    missing[1, 2, 1] = torch.nan
+    with pytest.raises(GradientError, match=r"volumes \[2\]"):
+        encoder(dwi, missing, positions)
+    with pytest.raises(GradientError, match="negative"):
+        encoder(dwi, -qspace, positions)
+    ragged = qspace.clone()
+    ragged[0, 0, 0] = 0.0
+    with pytest.raises(GradientError, match="different volumes"):
+        encoder(dwi, ragged, positions)
+    with pytest.raises(ImageError, match="multiples of"):
+        encoder(dwi[:, :7], qspace, positions[:, :7])
+    with pytest.raises(ImageError, match="with positions"):
+        encoder(dwi, qspace, positions[:1])
+
+
+@pytest.mark.parametrize("grid", [(4, 4, 2), (12, 8, 2), (4, 16, 6)])
+def test_any_grid_and_slab(grid):
+    encoder = from_authors(draw_state_dict(), num_heads=HEADS, patch_size=PATCH)
+    with torch.inference_mode():
+        cls, tokens = encoder(*draw_scan(grid=grid, n_directions=3))
+    assert tokens.shape == (1, 3, math.prod(grid) // math.prod(PATCH), DIM)
+    assert cls.isfinite().all()
+
+
+def test_a_slab_knows_where_it_was_cut():
+    """With space attention silent, tokens of a slab are those of the whole scan."""
+    state = draw_state_dict()
+    for name in [k for k in state if "attn_space.out_proj" in k]:
+        state[name] = torch.zeros_like(state[name])
+    encoder = from_authors(state, num_heads=HEADS, patch_size=PATCH)
+    dwi, qspace, positions = draw_scan(grid=(4, 4, 6))
+    with torch.inference_mode():
+        whole = encoder(dwi, qspace, positions)[1]
+        slab = encoder(dwi[:, :, :, 2:4], qspace, positions[:, :, :, 2:4])[1]
+    torch.testing.assert_close(slab[0, :, 0], whole[0, :, 1], atol=1e-5, rtol=0)

@@ -1,0 +1,41 @@
+import pytest
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.tensor_networks.gate import EXPERIMENTAL, PRIMARY, Gate, judge_scan
+
+GATE = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6, most_unfamiliar=0.1)
+INSIDE = {"bval": 1000.0, "snr": 20.0, "n_directions": 6, "unfamiliar": 0.0}
+
+
+def test_scans_like_those_of_the_evaluation_are_primary():
+    assert judge_scan(GATE, **INSIDE) == (PRIMARY, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bval": 2000.0}, "b = 700 to 1300"),
+        ({"snr": 60.0}, "SNR 5 to 40"),
+        ({"n_directions": 12}, "all 12 directions"),
+        ({"unfamiliar": 0.3}, "30 % of the brain"),
+    ],
+)
+def test_others_are_experimental_and_say_why(change, reason):
+    status, reasons = judge_scan(GATE, **(INSIDE | change))
+    assert status == EXPERIMENTAL
+    assert len(reasons) == 1
+    assert reason in reasons[0]
+
+
+def test_without_an_evaluation_nothing_is_primary():
+    status, reasons = judge_scan(None, **INSIDE)
+    assert status == EXPERIMENTAL
+    assert "no evaluation" in reasons[0]
+
+
+def test_json():
+    values = {"bvals": [700, 1300], "snrs": [5, 40], "most_directions": 6, "most_unfamiliar": 0.1}
+    assert Gate.from_json(values) == GATE
+    for broken in ({}, {**values, "more": 1}, {**values, "bvals": [700]}):
+        with pytest.raises(ConfigError, match="gate"):
+            Gate.from_json(broken)

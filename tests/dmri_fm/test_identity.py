@@ -1,0 +1,128 @@
+"""The record of every model: names, labels, whose method."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.identity import (
+    APP_MODELS,
+    IDENTITIES,
+    about_model,
+    describe_models,
+    explain_retired,
+    identity,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_registered_model_has_a_record():
+    from dmri_fm.registry import MODELS, find_model
+
+    assert set(MODELS) == set(IDENTITIES) - {"tensor"}
+    for name in ("qcg-dti", "resnet"):
+        with pytest.raises(ConfigError, match=name):
+            find_model(name)
+    assert all(name in MODELS for name in APP_MODELS)
+
+
+def test_labels_are_those_of_bids_and_lead_back():
+    labels = {model.label for model in IDENTITIES.values()}
+    assert len(labels) == len(IDENTITIES)
+    assert all(label.isalnum() and label.islower() for label in labels)
+    for model in IDENTITIES.values():
+        assert identity(model.label) is identity(model.name) is model
+    with pytest.raises(ConfigError, match="unknown model"):
+        identity("nobody")
+
+
+def test_a_retired_name_says_what_to_write():
+    error = explain_retired("qcg-dti")
+    assert error is not None
+    for word in ("tensor-refiner", "qcg-dti-paper", "ships without weights"):
+        assert word in str(error)
+    assert explain_retired("tensor-refiner") is None
+    with pytest.raises(ConfigError, match="names no model"):
+        identity("qcg-dti")
+
+
+def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
+    refiner, drope = identity("tensor-refiner"), identity("drope")
+    texts = [refiner.title, refiner.description, refiner.methods, *refiner.outputs.values()]
+    assert not any(word in text for text in texts for word in ("Zheng", "QCG"))
+    assert "zheng2025" not in refiner.citations
+    for text in (drope.description, drope.methods, *drope.outputs.values()):
+        assert "class token" in text
+        assert "not used" in text
+    assert identity("qcg-dti-paper").citations == ("zheng2025",)
+
+
+def test_titles_are_told_apart_and_name_a_network_once():
+    titles = [model.title for model in IDENTITIES.values()]
+    assert len(set(titles)) == len(titles)
+    assert identity("qcg-dti-ablation-no-qcf").title == "QCG-DTI, ablation no qcf"
+    assert identity("drope-ablation").title == "D-RoPE encoder as published, ablation"
+
+
+def test_what_is_experimental_says_so_in_the_methods_text():
+    for name in ("tensor", *APP_MODELS):
+        assert identity(name).is_experimental == ("experimental" in identity(name).methods)
+
+
+def test_cards_exist():
+    for model in IDENTITIES.values():
+        assert (ROOT / model.card).exists()
+        # A variant shares the card of its network.
+        names = {
+            model.name,
+            *model.name.rsplit("-ablation")[:1],
+            model.name.removesuffix("-paper"),
+        }
+        assert not model.card or any(n in (ROOT / model.card).read_text() for n in names)
+
+
+def test_methods_name_what_ran_alone():
+    text = describe_models(["tensor", "tensorrefiner"])
+    assert text.startswith("The diffusion tensor [@basser1994]")
+    assert "rotary" not in text
+    assert describe_models([]) == ""
+    assert about_model("tensor-refiner")["Label"] == "tensorrefiner"
+    assert about_model("drope")["URL"].endswith("2603.25977")
+
+
+@pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope/"])
+def test_a_model_without_a_publication_has_the_address_of_its_card(monkeypatch, source):
+    monkeypatch.setattr("dmri_fm.identity.source_url", lambda: source)
+    expected = {
+        None: None,
+        "https://forge.example/lab/drope/": (
+            "https://forge.example/lab/drope/blob/HEAD/docs/model_cards/tensor-refiner.md"
+        ),
+    }
+    assert about_model("tensor-refiner").get("URL") == expected[source]
+    assert about_model("tensor")["URL"] == identity("tensor").url
+
+
+def test_names_do_not_wait_for_torch():
+    code = "import sys, dmri_fm_workflows.outputs; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_weights_of_a_retired_name_are_refused_with_what_to_change(tmp_path):
+    import json
+
+    from dmri_fm.weights import load_weights
+
+    described = {"format": 1, "model": "qcg-dti", "version": "1", "sha256": "", "config": {},
+                 "normalisation": {}, "training": {}}  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(described))
+    (tmp_path / "old.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError) as caught:
+        load_weights(tmp_path / "old.safetensors", model="tensor-refiner")
+    assert 'set "model" to "tensor-refiner"' in str(caught.value)
+    assert caught.value.path == tmp_path / "old.json"
+    with pytest.raises(ConfigError, match="names no model"):
+        load_weights("qcg-dti")

@@ -1,0 +1,50 @@
+"""A simulated series with a reference to be made of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dmri_fm.series import Dwi
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.simulate import draw_protocol, draw_sample
+
+
+def draw_series(*, n_directions: int, n_b0: int, snr: float, side: int = 24):
+    """Return a series with its brain mask, its true tensor and its tissue."""
+    rng = np.random.default_rng(8)
+    gtab = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=1000, n_b0=n_b0)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    # In the middle of the head, where all tissues are.
+    affine[:3, 3] = [4, -30, 0]
+    sample = draw_sample(
+        rng, shape=(side,) * 3, affine=affine, gtab=gtab, snr=snr, atlas_weight=1.0
+    )
+    dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
+    truth = TensorMaps.from_tensor(
+        sample.truth_tensor, sample.mask, affine=sample.affine, model="tensor"
+    )
+    return dwi, truth, sample.mask & (sample.fractions[..., 2] < 0.1)
+
+
+@pytest.fixture(scope="session")
+def noisy():
+    """Fourteen directions, two b=0, much noise."""
+    return draw_series(n_directions=14, n_b0=2, snr=12)
+
+
+@pytest.fixture
+def derivative(tmp_path, noisy):
+    """A folder like the app's, with one corrected series."""
+    import json
+
+    from dmri_fm.series import save_image
+
+    dwi, _, _ = noisy
+    root = tmp_path / "derivative"
+    stem = root / "sub-01" / "dwi" / "sub-01_space-ACPC_desc-preproc_dwi"
+    dwi.save(stem)
+    save_image(dwi.mask, dwi.affine, stem.with_name("sub-01_space-ACPC_desc-brain_mask.nii.gz"))
+    stem.with_suffix(".json").write_text(json.dumps({"Manufacturer": "Simulated"}))
+    (root / "dataset_description.json").write_text(json.dumps({"DatasetType": "derivative"}))
+    return root

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dmri_fm.errors import ConfigError, ImageError, LayoutError
+from dmri_fm.tensor import fit_tensor
+from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, clean, compare_scan
+from dmri_fm_lab.evaluate.reference import Reference, make_reference
+from dmri_fm_lab.evaluate.regions import Regions, reference_regions
+from dmri_fm_lab.evaluate.rivals import METHODS, SERIES_DENOISERS
+from dmri_fm_lab.evaluate.scores import interval_coverage, score
+from dmri_fm_lab.evaluate.subsets import choose_subsets
+from dmri_fm_lab.evaluate.tables import format_series, write_json
+from dmri_fm_lab.scans import Scan, find_scans
+
+REGIONS = {"tissue", "white", "grey"}
+
+
+def test_titles_name_every_method() -> None:
+    assert set(METHOD_TITLES) == {*METHODS, *SERIES_DENOISERS, "network", "gaussian-oracle"}
+
+
+def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
+    out = tmp_path / "out" / "scores.json"
+    options = ["--subsets", "2", "--methods", "wls", "gaussian", "network", "--json", str(out)]
+    assert main(["evaluate", "tensor", str(derivative), *options, "--replicates", "5"]) == 0
+    printed = capsys.readouterr().out
+    assert "Simulated, sub-01, preprocessed, 2 x 2 x 2 mm, b = 1000" in printed
+    assert "reference's noise, bootstrap" in printed
+    assert str(out) in printed
+    found = json.loads(out.read_text())
+    assert len(found["network"]["sha256"]) == 64
+    assert found["versions"]["dipy"]
+    (series,) = found["series"]
+    assert len(series["subsets"]) == 2
+    for subset in series["subsets"]:
+        assert not set(subset["weighted"]) & set(subset["reference_weighted"])
+        assert not subset["shares_b0"]
+        for method in ("wls", "gaussian", "network"):
+            assert set(subset["methods"][method]) == REGIONS
+            row = subset["methods"][method]["tissue"]
+            assert 0 < row["fa_rmse_corrected"] < row["fa_rmse"]
+            assert 0 < row["md"] < 1e-3
+            assert 0 < row["v1_deg"] < 90
+    mean = series["means"]["1000"]["methods"]["wls"]["tissue"]["fa"]
+    assert mean == pytest.approx(
+        np.mean([s["methods"]["wls"]["tissue"]["fa"] for s in series["subsets"]])
+    )
+
+
+def test_the_command_says_what_is_wrong(derivative, tmp_path, capsys) -> None:
+    evaluate = ["evaluate", "tensor"]
+    for arguments, problem in (
+        ([str(tmp_path / "missing")], "folder is missing"),
+        ([str(derivative), "--participant-label", "99"], "no corrected series of 99"),
+        ([str(derivative), "--methods", "magic"], "method magic"),
+        ([str(derivative), "--subsets", "0"], "0 subsets"),
+        ([str(derivative), "--model", "drope"], "drope"),
+        ([str(derivative), "--weights", str(tmp_path / "none.safetensors")], "none.safetensors"),
+    ):
+        assert main([*evaluate, *arguments]) == 1
+        assert problem in capsys.readouterr().err
+
+
+def test_upper_marks_see_the_whole_series(noisy) -> None:
+    scan = Scan("sub-01", "01", "Simulated", noisy[0], "raw")
+    record = compare_scan(
+        scan, Request(("wls", "mppca", "mppca-series"), n_subsets=1, n_replicates=4)
+    )
+    rows = record["subsets"][0]["methods"]
+    # Of the tensor: noise has raised the reference's FA as it has raised that of least squares.
+    assert rows["mppca-series"]["tissue"]["tensor"] < rows["wls"]["tissue"]["tensor"]
+    assert rows["wls"]["tissue"]["fa_bias_corrected"] > rows["wls"]["tissue"]["fa_bias"]
+    assert "upper mark" in format_series(clean(record))
+
+
+def test_a_series_of_few_directions_is_said_to_be_left_out(noisy) -> None:
+    scan = Scan("sub-01", "01", "Simulated", noisy[0].select(range(9)), "raw")
+    record = compare_scan(scan, Request(("wls",)))
+    assert record["subsets"] == []
+    assert "too few directions" in format_series(record)
+    assert "TRAINED on this brain" in format_series({**record, "is_trained_on": True})
+
+
+def test_the_reference_is_another_when_volumes_of_the_test_change(noisy) -> None:
+    """Of all volumes only the reference's own have a say in it."""
+    dwi = noisy[0]
+    subset = choose_subsets(dwi.gtab, n_subsets=1)[0]
+    rng = np.random.default_rng(0)
+    before = make_reference(dwi, subset, brain=dwi.mask, rng=rng, n_replicates=2)
+    data = dwi.data.copy()
+    data[..., list(subset.volumes)] = 1.0
+    changed = type(dwi).from_arrays(data, dwi.affine, dwi.gtab, mask=dwi.mask)
+    after = make_reference(changed, subset, brain=dwi.mask, rng=rng, n_replicates=2)
+    np.testing.assert_array_equal(before.maps.diffusivity, after.maps.diffusivity)
+    np.testing.assert_array_equal(before.regions.white, after.regions.white)
+
+
+def test_regions_leave_out_margin_and_csf(noisy) -> None:
+    dwi, truth, _ = noisy
+    regions = reference_regions(truth, dwi.mask)
+    assert not regions.tissue[[0, 1, -1, -2]].any()
+    assert truth.md[regions.tissue].max() < 1.5e-3
+    assert not (regions.white & regions.grey).any()
+    assert truth.fa[regions.white].mean() > truth.fa[regions.grey].mean()
+    with pytest.raises(ImageError, match="no tissue"):
+        reference_regions(truth, np.zeros(dwi.shape[:3], dtype=bool))
+
+
+def test_intervals_of_the_right_width_hold_nine_of_ten(noisy) -> None:
+    _, truth, tissue = noisy
+    rng = np.random.default_rng(0)
+    error = rng.normal(0, 0.05, truth.fa.shape).astype(np.float32)
+    std = {"fa": np.full(truth.fa.shape, 0.05, dtype=np.float32)}
+    estimate = replace(truth, fa=truth.fa + error, std=std)
+    reference = Reference(truth, Regions(tissue, tissue, tissue), None, None, is_truth=True)
+    row = interval_coverage(estimate, reference, tissue)
+    assert row["fa_coverage"] == pytest.approx(0.9, abs=0.02)
+    assert row["fa_coverage_fa0.1-0.2"] == pytest.approx(0.9, abs=0.06)
+    assert "md_coverage" not in row
+    assert interval_coverage(truth, reference, tissue) == {}
+
+
+def test_intervals_allow_for_the_references_noise(noisy) -> None:
+    """An exact estimate without deviation is held as often as the reference's own noise says."""
+    dwi, truth, _ = noisy
+    subset = choose_subsets(dwi.gtab, n_subsets=1)[0]
+    reference = make_reference(dwi, subset, brain=dwi.mask, rng=np.random.default_rng(0))
+    nothing = np.zeros(truth.fa.shape, dtype=np.float32)
+    row = score(replace(truth, std={"md": nothing}), reference)["tissue"]
+    # Rician bias and few residuals keep it from being exact.
+    assert 0.75 < row["md_coverage"] < 0.97
+
+
+def test_equal_maps_score_zero(noisy) -> None:
+    dwi, _, tissue = noisy
+    maps = fit_tensor(dwi)
+    reference = Reference(maps, Regions(tissue, tissue, tissue), None, None, is_truth=True)
+    row = score(maps, reference)["tissue"]
+    assert all(value == pytest.approx(0, abs=1e-6) for value in row.values())
+
+
+def test_requests_are_checked() -> None:
+    with pytest.raises(ConfigError, match="no method"):
+        Request(methods=())
+    with pytest.raises(ConfigError, match="replicates"):
+        Request(n_replicates=1)
+
+
+def test_a_folder_without_series_is_refused(tmp_path) -> None:
+    (tmp_path / "dataset_description.json").write_text('{"DatasetType": "derivative"}')
+    with pytest.raises(LayoutError, match="no corrected series"):
+        next(iter(find_scans(tmp_path)))
+
+
+def test_a_file_in_the_way_is_said(tmp_path) -> None:
+    from dmri_fm.errors import OutputError
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_json({}, tmp_path / "file" / "out.json")
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_real_series_is_compared(data_dir, tmp_path) -> None:
+    out = tmp_path / "scores.json"
+    options = ["--participant-label", "umr", "--subsets", "1", "--methods", "wls"]
+    root = str(data_dir / "ds-vendors")
+    assert main(["evaluate", "tensor", root, *options, "--json", str(out)]) == 0
+    series = json.loads(out.read_text())["series"]
+    assert {s["name"] for s in series} >= {"sub-umr_dir-PA", "sub-umr_acq-rot_dir-PA"}
+    for record in series:
+        assert record["scanner"] == "UIH uMR 770"
+        (subset,) = record["subsets"]
+        assert subset["condition_number"] == pytest.approx(2.71, abs=0.01)
+        assert subset["shares_b0"]
+        assert subset["n_voxels"]["tissue"] > 8_000
+        assert subset["methods"]["wls"]["tissue"]["fa"] < 0.06

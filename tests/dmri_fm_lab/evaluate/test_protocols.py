@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dmri_fm.encoders.drope import tokens
+from dmri_fm.encoders.drope.network import SMALL, Drope
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.grid import Grid
+from dmri_fm.weights import save_weights
+from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.evaluate import galleries
+from dmri_fm_lab.evaluate.galleries import (
+    FACTORS,
+    INTENSITY,
+    Geometry,
+    acquire_tissue,
+    draw_gallery,
+    tissue_signal,
+)
+from dmri_fm_lab.evaluate.identification import (
+    agreement,
+    identify,
+    identify_linked,
+    probe,
+    rank_one,
+)
+from dmri_fm_lab.evaluate.protocols import (
+    FEATURES,
+    ProtocolRequest,
+    compare_directions,
+    evaluate_gallery,
+    format_agreement,
+    format_gallery,
+    untrained,
+)
+from dmri_fm_lab.simulate.protocol import draw_shells
+from dmri_fm_lab.simulate.scanner import Tissue
+
+SIDE = 16
+TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def geometry():
+    """A ball of crossing fibres in white matter, with a shell of grey matter and CSF."""
+    rng = np.random.default_rng(0)
+    apart = np.linalg.norm(np.indices((SIDE,) * 3) - 7.5, axis=0)
+    mask = apart < 7.5
+    n, radius = int(mask.sum()), apart[mask]
+    fractions = np.stack([radius < 5, (radius >= 5) & (radius < 6.5), radius >= 6.5], 1)
+    axes = rng.normal(size=(n, 3, 3))
+    axes /= np.linalg.norm(axes, axis=2, keepdims=True)
+    shares = np.zeros((n, 3))
+    shares[radius < 5] = [0.7, 0.3, 0.0]
+    parts = (a.astype(np.float32) for a in (fractions, axes, shares))
+    return Geometry(mask, AFFINE, *parts)
+
+
+def test_the_signal_of_one_fibre_by_hand() -> None:
+    one = Geometry(
+        np.ones((1, 1, 2), dtype=bool),
+        AFFINE,
+        np.array([[1, 0, 0], [0, 0.5, 0.5]], dtype=np.float32),
+        np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)),
+        np.array([[1, 0, 0], [0, 0, 0]], dtype=np.float32),
+    )
+    gtab = GradientTable([0, 1000, 1000], [[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    tissue = Tissue()
+    f, white = tissue.stick_fraction, INTENSITY[0]
+    along = f * np.exp(-1000 * tissue.stick) + (1 - f) * np.exp(-1000 * tissue.parallel)
+    across = f + (1 - f) * np.exp(-1000 * tissue.radial)
+    rest = 0.5 * (
+        INTENSITY[1] * np.exp(-1000 * tissue.grey) + INTENSITY[2] * np.exp(-1000 * tissue.csf)
+    )
+    b0 = 0.5 * (INTENSITY[1] + INTENSITY[2])
+    np.testing.assert_allclose(
+        tissue_signal(one, tissue, gtab),
+        [[white, white * along, white * across], [b0, rest, rest]],
+        rtol=1e-5,
+    )
+
+
+def test_members_share_b0_and_differ_in_the_factors(geometry) -> None:
+    rng = np.random.default_rng(0)
+    members = draw_gallery(rng, 50)
+    spread = [np.std([np.log(getattr(m, name)) for m in members]) for name in FACTORS]
+    np.testing.assert_allclose(spread, 0.1, rtol=0.4)
+    (gtab,) = draw_shells(rng, n_directions=8, bvals=(1000.0,))
+    first, second = (tissue_signal(geometry, m, gtab) for m in members[:2])
+    # Shares add up to one to within single precision.
+    np.testing.assert_allclose(first[:, gtab.is_b0], second[:, gtab.is_b0], rtol=1e-4)
+    assert np.abs(first - second)[:, ~gtab.is_b0].max() > 1e-3
+    scans = [acquire_tissue(geometry, members[0], gtab, snr=25, rng=rng) for _ in range(2)]
+    assert (scans[0].signal != scans[1].signal)[scans[0].mask].any()
+    with pytest.raises(ConfigError, match="gallery of 1"):
+        draw_gallery(rng, 1)
+
+
+def test_protocols_have_directions_of_their_own() -> None:
+    tables = draw_shells(np.random.default_rng(0), n_directions=12, bvals=(1000.0, 2000.0))
+    first, second = (t.bvecs_ras[~t.is_b0] for t in tables)
+    assert np.abs(first @ second.T).max() < np.cos(np.deg2rad(0.1))
+    assert [t.bvals.max() for t in tables] == [1000, 2000]
+
+
+def test_rank_one_by_hand() -> None:
+    # The second is nearer to the first's twin, and looked for from there it is found.
+    distances = np.array([[0.1, 0.5, 0.6], [0.2, 0.3, 0.9], [0.7, 0.8, 0.4]])
+    assert rank_one(distances) == pytest.approx((2 + 3) / 6)
+    assert rank_one(np.zeros((4, 4))) == 0.0
+
+
+def test_a_shift_of_the_protocol_is_forgiven_when_centred() -> None:
+    rng = np.random.default_rng(0)
+    heads = rng.normal(size=(40, 6))
+    other = 2.0 * heads + 30.0 * rng.normal(size=6)
+    found = identify(heads, other)
+    assert found["centred"] == 1.0
+    assert found["raw"] < 0.2
+    assert found["chance"] == 1 / 40
+    assert identify(heads, heads)["raw"] == 1.0
+    assert identify(heads, rng.normal(size=(40, 6)))["centred"] < 0.2
+
+
+def test_heads_that_travel_link_two_protocols() -> None:
+    rng = np.random.default_rng(0)
+    tissue = rng.normal(size=(100, 4))
+    # Each protocol mixes what there is in a way of its own, with noise in many more features.
+    first, second = (tissue @ rng.normal(size=(4, 60)) for _ in range(2))
+    first, second = (x + 0.1 * rng.normal(size=x.shape) for x in (first, second))
+    assert identify(first, second)["centred"] < 0.2
+    assert identify_linked(first, second) > 0.9
+
+
+def test_heads_that_share_nothing_are_found_by_chance() -> None:
+    found = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        found.append(identify_linked(*rng.normal(size=(2, 100, 200)), seed=seed))
+    # 800 looks at a chance of .01: three standard errors.
+    assert np.mean(found) < 0.01 + 3 * np.sqrt(0.01 / 800)
+
+
+def test_agreement_of_vectors_at_a_right_angle() -> None:
+    found = agreement(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    assert found == pytest.approx({"cosine": 0.0, "relative_distance": np.sqrt(2)})
+
+
+def test_the_probe_finds_what_is_there_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 10))
+    y = x @ rng.normal(size=10)
+    noisy = x + 0.01 * rng.normal(size=x.shape)
+    as_is, centred = probe([x, noisy, x + 5.0], y)
+    assert as_is[0] > 0.99
+    assert as_is[1] > 0.98
+    # A shifted protocol is wrong as it is, and right when centred.
+    assert as_is[2] < 0.5
+    assert centred[2] > 0.99
+    # More features than heads, and nothing to be found: the folds are honest.
+    assert probe([rng.normal(size=(120, 300))], y)[0][0] < 0.2
+
+
+def test_a_gallery_end_to_end(geometry) -> None:
+    torch.manual_seed(0)
+    encoder = Drope(TINY).eval()
+    found = evaluate_gallery(encoder, geometry, ProtocolRequest(n_heads=12, n_directions=8))
+    assert set(found["identification"]) == set(FEATURES)
+    # A readout that was not fitted leaves the pooled tokens as they are.
+    assert found["identification"]["pooled"] == found["identification"]["encoder"]
+    for by_pair in found["identification"].values():
+        assert set(by_pair) == {"A-B", "A-C"}
+        assert all(0 <= v <= 1 for scores in by_pair.values() for v in scores.values())
+    # The mean image of many voxels tells these heads apart.
+    assert found["identification"]["mean"]["A-B"]["raw"] > 0.5
+    assert set(found["probe"]["maps"]) == set(FACTORS)
+    text = format_gallery(found)
+    assert "| untrained encoder, stick |" in text
+    assert "A-C, b 1000 and 2000" in text
+    json.dumps(found, allow_nan=False)
+    with pytest.raises(ConfigError, match="3 heads"):
+        ProtocolRequest(n_heads=3)
+
+
+def test_an_untrained_twin_is_another_and_leaves_the_random_state_alone() -> None:
+    encoder = Drope(TINY)
+    state = torch.random.get_rng_state()
+    twin = untrained(encoder)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert twin.config == encoder.config
+    assert not torch.equal(twin.cls_token, encoder.cls_token)
+
+
+def test_two_sets_of_directions_of_a_scan(geometry) -> None:
+    rng = np.random.default_rng(0)
+    (gtab,) = draw_shells(rng, n_directions=10, bvals=(1000.0,))
+    scans = [
+        acquire_tissue(geometry, m, gtab, snr=1e6, rng=rng, name=f"head {k}")
+        for k, m in enumerate(draw_gallery(rng, 3))
+    ]
+    # Directions all alike: any two sets hold the same images, and agree.
+    same = np.repeat(scans[0].signal[..., :1], 10, axis=3)
+    table = GradientTable(np.full(10, 1000.0), np.tile([[0.0, 0.6, 0.8]], (10, 1)))
+    alike = replace(scans[0], signal=same, gtab=table, name="alike")
+    torch.manual_seed(0)
+    found = compare_directions(Drope(TINY).eval(), [*scans, alike])
+    rows = found["encoder"]["scans"]
+    assert list(rows) == ["head 0, 2 x 5", "head 1, 2 x 5", "head 2, 2 x 5", "alike, 2 x 5"]
+    assert rows["alike, 2 x 5"]["cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert 0 <= found["encoder"]["rank_one"] <= 1
+    assert "| different scans |" in format_agreement(found)
+
+
+def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
+    grid = Grid((SIDE,) * 3, AFFINE)
+    monkeypatch.setattr(tokens, "feature_grid", lambda *_: grid)
+    monkeypatch.setattr(galleries, "head_geometry", lambda *_, **__: geometry)
+    weights = tmp_path / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_weights(
+        weights,
+        Drope(TINY),
+        name="drope",
+        config=TINY,
+        version="0",
+        normalisation={},
+        training={},
+    )
+    out = tmp_path / "found.json"
+    options = ["--gallery", "10", "--directions", "7", "--weights", str(weights)]
+    assert main(["evaluate", "protocols", *options, "--json", str(out)]) == 0
+    assert "| blurred FA and MD maps |" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert len(found["encoder"]["sha256"]) == 64
+    assert found["gallery"]["request"]["n_heads"] == 10
+    assert main(["evaluate", "protocols", "--gallery", "0"]) == 1
+    assert "nothing to evaluate" in capsys.readouterr().err
+    assert main(["evaluate", "protocols", *options[:2], "--model", "tensor-refiner"]) == 1
+    assert "no encoder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_geometry_fills_the_grid() -> None:
+    found = galleries.head_geometry(tokens.feature_grid("drope"))
+    assert 150_000 < found.mask.sum() < 300_000
+    np.testing.assert_allclose(found.fractions.sum(axis=1), 1.0, atol=1e-4)
+    lengths = np.linalg.norm(found.axes, axis=2)
+    np.testing.assert_allclose(lengths[found.shares > 0], 1.0, atol=1e-4)
+    # White matter has fibres.
+    assert found.shares.sum(axis=1)[found.fractions[:, 0] > 0.9].mean() > 0.8

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dmri_fm.encoders.drope import mae, tokens
+from dmri_fm.encoders.drope.guided_mae import GuidedAutoencoder, GuidedConfig
+from dmri_fm.encoders.drope.mae import MaeConfig, MaskedAutoencoder
+from dmri_fm.encoders.drope.network import SMALL
+from dmri_fm.encoders.drope.tokens import tokenise
+from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.normalise.grid import Grid
+from dmri_fm.qspace import condition_number
+from dmri_fm.registry import MODELS
+from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.evaluate import grid_scans
+from dmri_fm_lab.evaluate.grid_scans import GridScan, embed, simulated_scans
+from dmri_fm_lab.evaluate.reconstruction import (
+    ReconstructionRequest,
+    draw_direction_mask,
+    reconstruct,
+    score_scan,
+    score_scans,
+)
+from dmri_fm_lab.evaluate.reconstruction_rivals import DIRECTION_RIVALS
+from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
+from dmri_fm_lab.train import drope as drope_training
+from dmri_fm_lab.train.config import DropePretraining, read_training
+from dmri_fm_lab.train.drope import pretrain_drope
+from dmri_fm_lab.train.runs import load_autoencoder
+
+SIDE = 16
+TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)
+TINY_MAE = MaeConfig(TINY, decoder_dim=24, decoder_depth=1, decoder_heads=2)
+
+
+def middle_of_the_head():
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [4, -30, 0]
+    return Grid((SIDE,) * 3, affine)
+
+
+@pytest.fixture(scope="module")
+def scan():
+    # The second protocol: two shells.
+    return list(simulated_scans(middle_of_the_head(), 2, n_directions=16))[1]
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return MaskedAutoencoder(TINY_MAE).eval()
+
+
+def test_a_simulated_scan_knows_its_truth(scan) -> None:
+    assert scan.signal.shape == (SIDE, SIDE, SIDE, 16)
+    assert [round(s.bval) for s in scan.gtab.shells] == [1000, 2500]
+    error = scan.floor_rmse(np.arange(16), scan.mask)
+    # SNR 12 to 50 in white matter, whose b=0 is darker than CSF's.
+    assert 0.01 < error < 0.2
+    far = np.corrcoef(scan.signal[scan.mask].ravel(), scan.clean[scan.mask].ravel())[0, 1]
+    assert far > 0.85
+    assert not scan.signal[~scan.mask].any()
+
+
+def test_a_network_that_knows_everything_makes_no_error(scan, network, monkeypatch) -> None:
+    """Patches find their way back, and only the network's own output is scored as its."""
+    monkeypatch.setattr(network, "forward", lambda patches, *_: patches)
+    record = score_scan(network, scan, ReconstructionRequest((12,), 1))
+    for kind in ("diffusion", "spatial"):
+        found = record["results"]["12"][kind]
+        assert found["rows"]["network"]["all"]["rmse"] < 1e-6
+        assert found["rows"]["network"]["all"]["ssim"] == pytest.approx(1.0, abs=1e-5)
+        assert found["authors"]["network"]["authors_ms_ssim"] == pytest.approx(1, abs=1e-5)
+        assert found["rows"]["mean"]["all"]["rmse"] > 0.01
+        # It has reconstructed the noise, too.
+        assert found["tensors"]["network"] == pytest.approx(found["tensors"]["floor"], rel=1e-4)
+        floor = found["rows"]["floor"]["all"]["rmse"]
+        assert found["rows"]["network"]["all"]["rmse_truth"] == pytest.approx(floor, rel=1e-4)
+
+
+def test_rows_of_a_scan(scan, network) -> None:
+    record = score_scan(network, scan, ReconstructionRequest((12, 99), 2))
+    assert list(record["results"]) == ["12"]
+    found = record["results"]["12"]
+    rows = found["diffusion"]["rows"]
+    assert set(rows["network"]) == {"all", "1000", "2500"}
+    for rival in DIRECTION_RIVALS:
+        assert 0 < rows["floor"]["all"]["rmse_truth"] + rows[rival]["all"]["rmse_truth"] < 0.5
+    assert rows["floor"]["all"]["rmse"] < rows["tensor"]["all"]["rmse"]
+    # An untrained network is no rival.
+    assert rows["network"]["all"]["rmse"] > rows["mean"]["all"]["rmse"]
+    places = found["spatial"]["rows"]
+    assert set(places) == {"network", "mean", "convolution", "harmonic", "floor"}
+    assert places["harmonic"]["all"]["rmse"] < places["mean"]["all"]["rmse"]
+    apart = found["spatial-per-direction"]["rows"]
+    assert apart["directions"]["all"]["rmse"] < apart["mean"]["all"]["rmse"]
+    text = format_scan(record)
+    assert "| Gaussian process, b 2500 |" in text
+    assert "authors' PSNR" in text
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind_of_network", ["published", "guided"])
+def test_hidden_data_reach_nobody(scan, network, kind_of_network) -> None:
+    """Other values in hidden places and directions change no reconstruction of them."""
+    names = {"network"}
+    if kind_of_network == "guided":
+        network = GuidedAutoencoder(GuidedConfig(**vars(TINY_MAE))).eval()
+        names |= {"start"}
+    chosen = tokenise(scan.signal, scan.gtab, scan.mask, TINY)
+    rng = np.random.default_rng(0)
+    for kind in ("spatial", "diffusion"):
+        mask = mae.draw_mask(rng, TINY_MAE, kind=kind, n_directions=16, n_places=len(chosen.index))
+        hidden = mask.hidden(16, len(chosen.index))[0]
+        patches = chosen.patches.clone()
+        patches[hidden] = 1.0
+        first = reconstruct(network, scan, chosen, mask)
+        second = reconstruct(network, scan, replace(chosen, patches=patches), mask)
+        assert first.keys() == second.keys() == names
+        for name in names:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_visible_directions_determine_a_tensor(scan, network) -> None:
+    part = scan.gtab.select(np.flatnonzero(scan.gtab.bvals < 1500))
+    for seed in range(5):
+        mask = draw_direction_mask(np.random.default_rng(seed), network, scan.gtab, n_places=4)
+        assert mask.kept.shape == (1, 8)
+        assert condition_number(scan.gtab.bvecs_ras[mask.kept[0].numpy()]) < 4
+    assert len(part) == 8
+
+
+def test_real_scans_have_an_estimated_floor(scan, network) -> None:
+    real = replace(scan, clean=None)
+    record = score_scan(network, real, ReconstructionRequest((12,), 1))
+    row = record["results"]["12"]["diffusion"]["rows"]["floor"]["all"]
+    assert row["rmse"] > 0
+    assert row["ssim"] is None
+    assert not record["has_truth"]
+
+
+def test_too_few_directions_are_an_error(scan, network) -> None:
+    with pytest.raises(ConfigError, match="no scan with enough"):
+        score_scans(network, [scan], ReconstructionRequest((40,)))
+    with pytest.raises(ConfigError, match="1"):
+        ReconstructionRequest((1,))
+
+
+def test_embedding_moves_by_whole_voxels() -> None:
+    grid = middle_of_the_head()
+    image = np.arange(8.0, dtype=np.float32).reshape(2, 2, 2)
+    affine = grid.affine.copy()
+    affine[:3, 3] += [6.4, -2.0, 0]
+    found = embed(image, affine, grid)
+    # Three voxels along x; the first along y falls outside.
+    np.testing.assert_array_equal(found[3:5, 0, :2], image[:, 1])
+    assert found.sum() == image[:, 1].sum()
+    with pytest.raises(ConfigError, match="voxels"):
+        embed(image, np.diag([3.0, 3, 3, 1]), grid)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, scan):
+    """A tiny autoencoder, pretrained for a few steps, in the registry's place."""
+    monkeypatch.setitem(MODELS, "drope", (TINY, MODELS["drope"][1]))
+    monkeypatch.setitem(drope_training.MAE_CONFIGS, "drope", TINY_MAE)
+    monkeypatch.setattr(tokens, "feature_grid", lambda *_: middle_of_the_head())
+    settings = read_training(
+        DropePretraining, "drope", optimisation={"n_steps": 3, "warmup_steps": 1}
+    )
+    few = tokenise(scan.signal, scan.gtab, scan.mask, TINY)
+    pretrain_drope(
+        settings,
+        tmp_path / "run",
+        draw=lambda _: few,
+    )
+    return tmp_path / "run"
+
+
+def test_a_run_is_read_back(run, tmp_path) -> None:
+    network = load_autoencoder(run)
+    average = torch.load(run / "last.ckpt", weights_only=True)["average"]
+    torch.testing.assert_close(
+        network.decoder.mask_token.data, average["module.decoder.mask_token"]
+    )
+    assert not network.training
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_autoencoder(tmp_path)
+    (tmp_path / "last.ckpt").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_autoencoder(tmp_path)
+    with pytest.raises(ConfigError, match="no encoder"):
+        load_autoencoder(run, model="tensor-refiner")
+
+
+def test_the_command(run, tmp_path, capsys) -> None:
+    out = tmp_path / "scores.json"
+    options = ["--simulated", "1", "--directions", "8", "--masks", "1", "--json", str(out)]
+    assert main(["evaluate", "reconstruction", str(run), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "| harmonic inpainting |" in printed
+    assert str(out) in printed
+    found = json.loads(out.read_text())
+    assert found["scans"][0]["kind"] == "training generator"
+    assert "fid" in found["notes"]
+    assert main(["evaluate", "reconstruction", str(run)]) == 1
+    assert "no scan" in capsys.readouterr().err
+    assert main(["evaluate", "reconstruction", str(tmp_path / "none"), *options]) == 1
+    assert "last.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_heads_of_the_other_generator_lie_on_the_grid() -> None:
+    grid = tokens.feature_grid("drope")
+    (found,) = grid_scans.head_scans(grid, 1, n_directions=6)
+    assert isinstance(found, GridScan)
+    assert found.mask.shape == tuple(grid.shape)
+    assert 150_000 < found.mask.sum() < 300_000
+    error = found.floor_rmse(np.arange(6), found.mask)
+    assert 0.01 < error < 0.1

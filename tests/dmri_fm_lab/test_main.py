@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmri_fm.series import Dwi
+from dmri_fm_lab.__main__ import _make_absolute, build_parser, main
+from dmri_fm_lab.simulate import draw_protocol
+
+
+def write_series(folder, rng):
+    gtab = draw_protocol(rng, kind="shell", n_directions=8, bvals=1000)
+    data = rng.uniform(50, 100, (4, 4, 4, len(gtab)))
+    data[..., 0] = 200
+    return Dwi.from_arrays(data, np.diag([-2.0, 2, 2, 1]), gtab).save(folder / "scan")
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; from dmri_fm_lab.__main__ import build_parser; build_parser();"
+        "heavy = {'torch', 'ants', 'numba', 'dipy', 'nilearn'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["simulate", "train", "pretrain", "tensor", "features", "models"])
+def test_every_subcommand_explains_itself(name, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args([name, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: dmri-fm" in capsys.readouterr().out
+
+
+def test_tensor_writes_maps(tmp_path, capsys) -> None:
+    write_series(tmp_path, np.random.default_rng(0))
+    assert main(["tensor", str(tmp_path / "scan.nii.gz"), str(tmp_path / "out" / "x")]) == 0
+    printed = capsys.readouterr().out.split()
+    assert str(tmp_path / "out" / "x_model-tensor_param-fa_dwimap.nii.gz") in printed
+    fa = np.asarray(nib.load(tmp_path / "out" / "x_model-tensor_param-fa_dwimap.nii.gz").dataobj)
+    assert fa.shape == (4, 4, 4)
+    assert (fa >= 0).all()
+    assert (fa <= 1).all()
+
+
+def test_paths_are_relative_to_the_current_folder_and_nothing_else_of_it_is_used(traps) -> None:
+    write_series(traps.folder, np.random.default_rng(0))
+    command = [sys.executable, "-m", "dmri_fm", "tensor", "scan.nii.gz", "../out/x"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        command, cwd=traps.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (traps.folder.parent / "out" / "x_model-tensor_param-fa_dwimap.nii.gz").is_file()
+    assert traps.sprung() == []
+
+
+def test_settings_are_a_shipped_name_or_a_file_of_the_current_folder(tmp_path) -> None:
+    for config, expected in (
+        ("tensor-refiner", "tensor-refiner"),
+        ("mine.toml", str(tmp_path / "mine.toml")),
+    ):
+        options = build_parser().parse_args(["train", config, "run"])
+        _make_absolute(options, tmp_path)
+        assert options.config == expected
+        assert options.folder == tmp_path / "run"
+
+
+def test_tensor_is_told_what_lengths_of_vectors_mean(tmp_path, capsys) -> None:
+    write_series(tmp_path, np.random.default_rng(0))
+    path = tmp_path / "scan.bvec"
+    np.savetxt(path, 0.93 * np.loadtxt(path))
+    scan, md = str(tmp_path / "scan.nii.gz"), "x_model-tensor_param-md_dwimap.nii.gz"
+    assert main(["tensor", scan, str(tmp_path / "x")]) == 1
+    assert "share the length 0.93" in capsys.readouterr().err
+    found = {}
+    for way in ("length", "none"):
+        stem = tmp_path / way / "x"
+        assert main(["tensor", scan, str(stem), "--b-scaling", way, "--b0-threshold", "60"]) == 0
+        found[way] = np.median(np.asarray(nib.load(stem.with_name(md)).dataobj))
+    assert found["length"] / found["none"] == pytest.approx(0.93**-2, rel=1e-3)
+
+
+def test_simulate_writes_a_dataset(tmp_path, capsys) -> None:
+    out = tmp_path / "ds"
+    arguments = ["--participants", "1", "--seed", "4", "--voxel-size", "6", "--directions", "6"]
+    assert main(["simulate", str(out), *arguments]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert (out / "sub-01" / "dwi" / "sub-01_dir-PA_dwi.nii.gz").exists()
+
+
+def test_models_are_listed(capsys) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"tensor-refiner", "drope"} <= {line.split()[0] for line in lines}
+    (published,) = (line for line in lines if line.startswith("qcg-dti-paper "))
+    assert published.endswith("QCG-DTI")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["tensor", "missing.nii.gz", "out"], "file is missing"),
+        (["simulate", "x", "--participants", "0"], "0 participants"),
+        (["train", "no-such-model", "folder"], "cannot be read"),
+        (["pretrain", "no-such-model", "folder"], "cannot be read"),
+        (["train", "tensor-refiner", "folder", "--participant-label", "1"], "without a dataset"),
+    ],
+)
+def test_errors_are_told_in_words_and_give_exit_code_1(
+    tmp_path, monkeypatch, capsys, argv, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("dmri-fm: error: ")
+    assert message in stderr
+    assert "Traceback" not in stderr
+
+
+def test_unknown_shell_is_refused(tmp_path, capsys) -> None:
+    write_series(tmp_path, np.random.default_rng(1))
+    assert main(["tensor", str(tmp_path / "scan.nii.gz"), "x", "--shell", "low"]) == 1
+    assert "shell 'low'" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""A maker of small BIDS datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmri_fm.gradient_options import GradientOptions
+from dmri_fm_workflows.bids import Problem, Session
+from dmri_fm_workflows.bids.filters import Filters
+from dmri_fm_workflows.bids.ignore import BidsIgnore
+from dmri_fm_workflows.bids.listing import list_images
+from dmri_fm_workflows.bids.participants import ParticipantReader
+
+#: Stored LAS, as dcm2niix writes it.
+AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
+
+#: One b=0 and six directions.
+BVALS = (0, *[1000] * 6)
+
+
+class DatasetMaker:
+    """Writes a dataset scan by scan."""
+
+    AP = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05}  # noqa: RUF012
+    PA = {"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.05}  # noqa: RUF012
+
+    @staticmethod
+    def turned(degrees: float, *, shift_mm: float = 0.0) -> np.ndarray:
+        """Return the affine turned about z, through the origin, and shifted along x."""
+        angle = np.deg2rad(degrees)
+        turn = np.eye(4)
+        turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        turn[0, 3] = shift_mm
+        return turn @ AFFINE
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self.json("dataset_description.json", {"Name": "Test", "BIDSVersion": "1.10.0"})
+
+    def path(self, name: str) -> Path:
+        """Return the path of `sub-.../dwi/...` names, made of the name alone; root else."""
+        words = dict(word.split("-", 1) for word in name.split("_") if "-" in word)
+        folder = self.root
+        if "sub" in words:
+            suffix = name.split(".")[0].rsplit("_", 1)[1]
+            kinds = {"dwi": "dwi", "sbref": "dwi", "T1w": "anat"}
+            folder /= f"sub-{words['sub']}"
+            folder = folder / f"ses-{words['ses']}" if "ses" in words else folder
+            folder /= kinds.get(suffix, "fmap")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def json(self, name: str, content: Any) -> Path:
+        """Write a JSON file."""
+        path = self.path(name)
+        path.write_text(json.dumps(content))
+        return path
+
+    def image(
+        self, name: str, *, shape: Sequence[int] = (6, 6, 4), affine: np.ndarray = AFFINE
+    ) -> Path:
+        """Write an image of ones."""
+        path = self.path(name)
+        image = nib.Nifti1Image(np.ones(shape, np.int16), affine)
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+        nib.save(image, path)
+        return path
+
+    def gradients(self, stem: str, bvals: Sequence[float] = BVALS) -> None:
+        """Write `stem.bval` and `stem.bvec`, with distinct directions on a spiral."""
+        z = 1 - (np.arange(len(bvals)) + 0.5) / len(bvals)
+        turn = np.pi * (1 + np.sqrt(5)) * np.arange(len(bvals))
+        bvecs = np.stack([np.cos(turn), np.sin(turn), z])
+        bvecs[:2] *= np.sqrt(1 - z**2)
+        bvecs[:, np.array(bvals) < 50] = 0
+        np.savetxt(self.path(stem + ".bval"), np.array([bvals]), fmt="%g")
+        np.savetxt(self.path(stem + ".bvec"), bvecs)
+
+    def dwi(
+        self,
+        stem: str,
+        *,
+        bvals: Sequence[float] = BVALS,
+        metadata: dict[str, Any] | None = None,
+        grid: Sequence[int] = (6, 6, 4),
+        affine: np.ndarray = AFFINE,
+    ) -> Path:
+        """Write a diffusion run with its gradient files, and a sidecar unless it is None."""
+        self.gradients(stem, bvals)
+        if metadata is not None:
+            self.json(stem + ".json", metadata)
+        return self.image(stem + ".nii.gz", shape=(*grid, len(bvals)), affine=affine)
+
+    def read(
+        self, *, session: str | None = None, filters: Filters | None = None
+    ) -> tuple[tuple[Session, ...], list[Problem]]:
+        """Read participant 01; return sessions and problems."""
+        is_ignored = BidsIgnore(self.root)
+        reader = ParticipantReader(
+            self.root,
+            filters=filters or {},
+            sessions=None if session is None else [session],
+            is_ignored=is_ignored,
+            gradient_options=GradientOptions(),
+        )
+        visits = reader.read("01", list_images(self.root / "sub-01", is_ignored))
+        return visits, reader.problems
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> DatasetMaker:
+    """An empty dataset."""
+    return DatasetMaker(tmp_path / "raw")

@@ -1,0 +1,129 @@
+"""The group page: what it says, and that it needs nothing from outside."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from dmri_fm_workflows.group import collect_tables, find_pages, render_group_page
+from dmri_fm_workflows.group.charts import Panel, draw_panels, main_axes
+
+
+class _Checker(HTMLParser):
+    """Collect links, identifiers and unclosed elements."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "col"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.targets: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "xlink:href", "data"):
+                self.targets.append(value)
+            elif name == "id":
+                self.ids.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def cohort(make_outputs, tmp_path_factory):
+    outputs = make_outputs(tmp_path_factory.mktemp("cohort"))
+    rng = np.random.default_rng(3)
+    for i in range(12):
+        cls = rng.normal(size=6)
+        outputs.add_participant(f"{i:02d}", fa=0.4 + 0.005 * rng.normal(), cls=cls,
+                                fd=0.15 + 0.01 * (i % 5))  # fmt: skip
+    outputs.add_participant("moved", fd=2.4, fa=0.2, cls=rng.normal(size=6))
+    outputs.add_participant("other", bmax=2500, weights="bb", cls=rng.normal(size=6))
+    outputs.add_record("sub-crashed", status="failed", errors=[{"message": "<b>bad</b> input"}])
+    (outputs.root / "sub-00.html").write_text("page")
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def page(cohort, regions):
+    tables = collect_tables(cohort.root, regions)
+    pages = find_pages(cohort.root, list(tables.status["participant_id"]))
+    return render_group_page(tables, dataset="Study <1>", pages=pages)
+
+
+def test_page_is_well_formed_and_alone(page):
+    checker = _Checker()
+    checker.feed(page)
+    assert checker.open == []
+    inside = [t for t in checker.targets if t.startswith("#")]
+    assert {t[1:] for t in inside} <= set(checker.ids)
+    outside = [t for t in checker.targets if re.match(r"https?:|//", t)]
+    assert outside == []
+    assert not re.search(r"url\(\s*['\"]?https?:", page)
+    assert "@import" not in page
+
+
+def test_page_says_what_matters(page):
+    assert "1 of 15 participants failed: sub-crashed." in page
+    assert "2 different networks" in page
+    assert "largest b-value (1000, 2500 s/mm^2)" in page
+    assert '<a href="../sub-00.html">sub-00</a>' in page
+    assert "&lt;b&gt;bad&lt;/b&gt; input" in page
+    assert "Study &lt;1&gt;" in page
+    assert page.count("<svg") == 3
+
+
+def test_outliers_are_named(page):
+    flagged = re.findall(r'<tr><th scope="row">([^<]+)</th><td>([^<]+)</td>', page)
+    assert ("sub-moved_dir-AP", "mean_fd") in flagged
+    assert ("sub-moved_dir-AP", "tensor_fa_median_wm") in flagged
+    # The scan of the other protocol is compared with none of these.
+    assert not any(scan.startswith("sub-other") for scan, _ in flagged)
+
+
+def test_same_tables_same_bytes(cohort, regions, page):
+    tables = collect_tables(cohort.root, regions)
+    pages = find_pages(cohort.root, list(tables.status["participant_id"]))
+    assert render_group_page(tables, dataset="Study <1>", pages=pages) == page
+
+
+def test_page_of_one_participant_without_anything(outputs, regions):
+    (outputs.root / "sub-01").mkdir()
+    page = render_group_page(collect_tables(outputs.root, regions), dataset="x")
+    assert "No image quality tables were found." in page
+    assert "No scalar maps in template space were found." in page
+    assert "<svg" not in page
+
+
+def test_main_axes_find_the_direction_of_the_spread():
+    rng = np.random.default_rng(0)
+    data = np.outer(rng.normal(size=40), [3.0, 4.0, 0]) + 1e-3 * rng.normal(size=(40, 3))
+    scores, explained = main_axes(data)
+    assert explained[0] > 0.999
+    projected = (data - data.mean(axis=0)) @ np.array([0.6, 0.8, 0])
+    # The noise is a thousandth of the spread.
+    np.testing.assert_allclose(scores[:, 0], projected, atol=0.02)
+    again, _ = main_axes(data[::-1])
+    np.testing.assert_allclose(again[::-1], scores, atol=1e-9)
+
+
+def test_many_points_and_none():
+    assert draw_panels([]) == ""
+    values = np.random.default_rng(0).normal(size=2000)
+    panel = Panel("x", "mm", values, [""] * 2000, frozenset({3}), [f"s{i}" for i in range(2000)])
+    svg = draw_panels([panel])
+    assert len(svg) < 200_000
+    empty = Panel("x", "", np.full(2, np.nan), ["", ""], frozenset(), ["a", "b"])
+    assert draw_panels([empty]).startswith("<svg")

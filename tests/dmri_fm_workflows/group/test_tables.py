@@ -1,0 +1,208 @@
+"""Tables over participants: contents, order, joins, and damaged input."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmri_fm.errors import LayoutError
+from dmri_fm_workflows.group import collect_tables, write_tables
+from dmri_fm_workflows.group.collect import find_files, list_participants
+from dmri_fm_workflows.group.tables import _describe_scalars
+from dmri_fm_workflows.outputs import publish_text
+from dmri_fm_workflows.outputs.naming import SOURCE_ENTITIES
+
+MNI = "MNI152NLin2009aSym"
+
+
+def _row(table, **wanted):
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_rows_know_their_scan_from_the_file_s_name(outputs, regions):
+    outputs.add_participant("02", fa=0.3)
+    outputs.add_scan({"subject": "01", "session": "b", "acquisition": "x", "run": "2"}, fa=0.5)
+    outputs.add_scan({"subject": "01", "session": "a"}, fa=0.4)
+    tables = collect_tables(outputs.root, regions)
+    for table in (tables.features, tables.quality, tables.scalars):
+        assert list(table.columns[:5]) == [
+            "participant_id", "session_id", "acquisition", "direction", "run",
+        ]  # fmt: skip
+        assert table["participant_id"].tolist() == ["sub-01", "sub-01", "sub-02"]
+        assert table["session_id"].tolist() == ["ses-a", "ses-b", "n/a"]
+    assert tables.status["n_scans"].tolist() == ["2", "1"]
+
+
+def test_regional_numbers(outputs, regions):
+    outputs.add_participant("01", fa=0.4, bmax=2500)
+    row = _row(collect_tables(outputs.root, regions).scalars)
+    # 250 voxels of noise with 1% spread: the mean is known to about 0.001.
+    assert float(row["tensor_fa_mean_wm_left"]) == pytest.approx(0.4, abs=1e-3)
+    assert float(row["tensor_fa_median_wm"]) == pytest.approx(0.4, abs=1e-3)
+    assert float(row["tensor_fa_std_wm"]) == pytest.approx(0.004, rel=0.15)
+    assert float(row["tensor_md_mean_wm_right"]) == pytest.approx(7e-4, rel=2e-3)
+    assert float(row["tensorrefiner_fa_mean_wm"]) == pytest.approx(0.5, abs=1e-3)
+    # The scan covers the lower half only.
+    assert row["coverage_wm_left"] == "1"
+    assert row["coverage_gm_top"] == "0"
+    assert row["tensor_fa_mean_gm_top"] == "n/a"
+    assert (row["max_bval"], row["n_volumes"]) == ("2500", "3")
+
+
+def test_without_a_mask_the_map_s_own_voxels_count(outputs, regions):
+    outputs.add_participant("01")
+    for path in (outputs.root / "sub-01").rglob("*_mask.nii.gz"):
+        path.unlink()
+    row = _row(collect_tables(outputs.root, regions).scalars)
+    assert row["coverage_wm"] == "1"
+    assert row["coverage_gm"] == "0"
+
+
+def test_features_are_passed_on_digit_by_digit(outputs, regions):
+    cls = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    outputs.add_participant("01", cls=cls)
+    row = _row(collect_tables(outputs.root, regions).features)
+    assert row["participant_id"] == "sub-01"
+    found = np.array([row[f"pooled{i:03d}"] for i in range(5)], dtype=np.float32)
+    np.testing.assert_array_equal(found, cls)
+
+
+def test_tables_join_with_participants(outputs, regions, tmp_path):
+    for label, fa in (("01", 0.4), ("02", 0.45)):
+        outputs.add_participant(label, fa=fa)
+    write_tables(outputs.root, collect_tables(outputs.root, regions))
+    people = pd.DataFrame({"participant_id": ["sub-02", "sub-01"], "age": [30, 40]})
+    for name in ("model-drope_desc-pooled_features", "desc-scalars_features", "desc-image_qc",
+                 "participants_status"):  # fmt: skip
+        table = pd.read_csv(outputs.root / "group" / f"{name}.tsv", sep="\t", na_values="n/a")
+        assert table.columns[0] == "participant_id"
+        joined = people.merge(table, on="participant_id", how="inner")
+        assert joined["age"].tolist() == [30, 40]
+        sidecar = json.loads((outputs.root / "group" / f"{name}.json").read_text())
+        # pybids would take the description of such a column for the entity itself.
+        for column in set(table.columns) - {*SOURCE_ENTITIES, "note"}:
+            # Numbered columns share a key with a pattern.
+            assert any(fnmatchcase(column, key) for key in sidecar), f"{name}: {column}"
+        assert sum(k.startswith("pooled") for k in sidecar) <= 1, "one entry for all features"
+    assert sidecar["status"]["Levels"]["complete"]
+
+
+def test_columns_of_experimental_maps_say_so():
+    found = _describe_scalars(["tensor_fa_mean_wm", "tensorrefiner_fa_mean_wm"])
+    assert found["tensor_fa_mean_wm"] == {
+        "Description": "Mean of fractional anisotropy (tensor) in wm",
+        "Units": "unitless",
+    }
+    assert found["tensorrefiner_fa_mean_wm"]["Description"] == (
+        "Mean of fractional anisotropy (tensorrefiner, experimental) in wm"
+    )
+
+
+def test_outputs_with_names_of_earlier_versions_are_told(outputs, regions):
+    outputs.add_participant("01")
+    outputs.add_participant("02")
+    folder = outputs.root / "sub-01" / "dwi"
+    for name in ("desc-cls_features.tsv", "model-qcgdti_param-fa_dwimap.nii.gz", "note.txt"):
+        (folder / f"sub-01_space-MNI152NLin2009aSym_{name}").write_text("x")
+    tables = collect_tables(outputs.root, regions)
+    (problem,) = tables.problems
+    assert problem.participant == "sub-01"
+    assert "sub-01_space-MNI152NLin2009aSym_desc-cls_features.tsv and 1 more" in problem.message
+    reasons = dict(zip(tables.status["participant_id"], tables.status["reason"], strict=True))
+    assert "no output of this version has such a name" in reasons["sub-01"]
+    assert "no output of this version" not in reasons["sub-02"]
+
+
+def test_order_and_bytes_are_stable(outputs, regions, tmp_path):
+    for label in ("10", "9", "A"):
+        outputs.add_participant(label)
+    write_tables(outputs.root, collect_tables(outputs.root, regions))
+    group = outputs.root / "group"
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in group.iterdir()}
+    write_tables(outputs.root, collect_tables(outputs.root, regions))
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in group.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "reason"),
+    [
+        ("drope_pooled_features", "", "table is empty"),
+        ("drope_pooled_features", "pooled000\tpooled001\n1\n", "line 2 has 1 cells"),
+        ("drope_pooled_features", "pooled000\n1\n2\n", "2 rows, not one"),
+        ("image_qc", "mean_fd\n", "0 rows, not one"),
+        ("tensor_fa", "not an image", "cannot be opened as an image"),
+    ],
+)
+def test_damaged_file_becomes_a_reason(outputs, regions, kind, content, reason):
+    outputs.add_participant("01")
+    outputs.add_participant("02")
+    space = {"space": MNI} if kind == "tensor_fa" else {}
+    path = outputs.path({"subject": "01", "direction": "AP"}, kind, **space)
+    path.write_text(content)
+    tables = collect_tables(outputs.root, regions)
+    row = _row(tables.status, participant_id="sub-01")
+    assert reason in row["reason"]
+    assert path.name in row["reason"]
+    assert row["status"] == "complete"
+    assert _row(tables.status, participant_id="sub-02")["reason"] == "n/a"
+    table = {"drope_pooled_features": tables.features, "image_qc": tables.quality}.get(kind)
+    if table is not None:
+        assert table["participant_id"].tolist() == ["sub-02"]
+    else:
+        row = _row(tables.scalars, participant_id="sub-01")
+        assert row["tensor_fa_mean_wm"] == "n/a"
+        assert row["tensor_md_mean_wm"] != "n/a"
+
+
+def test_truncated_map_becomes_a_reason(outputs, regions):
+    outputs.add_participant("01")
+    path = outputs.path({"subject": "01", "direction": "AP"}, "tensor_md", space=MNI)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    tables = collect_tables(outputs.root, regions)
+    assert "the voxels cannot be read" in tables.status["reason"].iloc[0]
+
+
+def test_nothing_but_a_folder(outputs, regions):
+    (outputs.root / "sub-01").mkdir()
+    tables = collect_tables(outputs.root, regions)
+    row = _row(tables.status)
+    assert (row["status"], row["n_scans"]) == ("unknown", "0")
+    assert len(tables.features) == 0
+    assert list(tables.features.columns[:2]) == ["participant_id", "session_id"]
+    write_tables(outputs.root, tables)
+
+
+def test_no_participant_is_an_error(tmp_path):
+    with pytest.raises(LayoutError, match="no participant here"):
+        list_participants(tmp_path)
+    with pytest.raises(LayoutError, match="folder is missing"):
+        list_participants(tmp_path / "nowhere")
+
+
+def test_files_that_are_not_ours_are_passed_over(outputs):
+    outputs.add_participant("01")
+    folder = outputs.root / "sub-01" / "dwi"
+    publish_text("x", folder / "sub-01_desc-other_qc.tsv")
+    publish_text("x", folder / ".sub-01_desc-image_qc.tsv")
+    publish_text("x", folder / "sub-02_desc-image_qc.tsv")
+    found = list(find_files(outputs.root, "image_qc", participant="sub-01"))
+    assert [f.scan for f in found] == ["sub-01_dir-AP"]
+
+
+@pytest.mark.parametrize(("stated", "largest"), [(None, "0"), (150, "0"), (50, "60")])
+def test_b0_counts_as_the_series_says(outputs, regions, stated, largest):
+    outputs.add_participant("01", bmax=60)
+    path = outputs.path({"subject": "01", "direction": "AP"}, "preproc_dwi", space="ACPC",
+                        extension=".bval")  # fmt: skip
+    # The automatic rule reads 60 and 62 without any 0 as b=0, HCP 7T's way.
+    path.write_text("60 60 62\n")
+    if stated is not None:
+        path.with_suffix(".json").write_text(json.dumps({"B0Threshold": stated}))
+    assert _row(collect_tables(outputs.root, regions).scalars)["max_bval"] == largest

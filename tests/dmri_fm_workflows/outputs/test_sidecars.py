@@ -1,0 +1,277 @@
+"""Sidecars: required keys, and what of the raw metadata is kept."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.model_metadata import nest_model
+from dmri_fm.preprocess.pose import POSE_NAMES
+from dmri_fm_workflows.outputs import load_catalogue
+from dmri_fm_workflows.outputs.methods import Processed, describe_methods
+from dmri_fm_workflows.outputs.publish import to_json
+from dmri_fm_workflows.outputs.references import load_references, render_methods
+from dmri_fm_workflows.outputs.root import (
+    dataset_description,
+    read_container,
+)
+from dmri_fm_workflows.outputs.sidecars import (
+    _column_table,
+    carry_over,
+    column_metadata,
+    derivative_uri,
+    describe_columns,
+    image_sidecar,
+    missing_metadata,
+    raw_uri,
+)
+
+MNI = "MNI152NLin2009aSym"
+RAW = {
+    "Manufacturer": "Siemens",
+    "EchoTime": 0.068,
+    "SliceTiming": [0, 1.8],
+    "PhaseEncodingDirection": "j-",
+    "TotalReadoutTime": 0.0476,
+    "EffectiveEchoSpacing": 0.00067,
+    "SliceThickness": 3,
+    "ImageComments": "free text of a person",
+    "SeriesDescription": "DWI_AP",
+    "ImageOrientationPatientDICOM": [1, 0, 0, 0, 1, 0],
+}
+
+
+def test_stale_raw_metadata_are_dropped():
+    kept = carry_over([RAW, RAW])
+    assert kept == {"Manufacturer": "Siemens", "EchoTime": 0.068}
+    assert carry_over([RAW, RAW | {"EchoTime": 0.07}]) == {"Manufacturer": "Siemens"}
+    assert carry_over([RAW, {}]) == {}
+    assert carry_over([]) == {}
+
+
+def test_preprocessed_series():
+    acpc = image_sidecar(
+        "preproc_dwi",
+        space="ACPC",
+        sources=["bids:raw:a", "bids:raw:a"],
+        spatial_reference="bids::sub-01/anat/sub-01_x_T1w.nii.gz",
+        extra=carry_over([RAW]) | {"B0NormalizationScale": np.float32(812.5)},
+    )
+    assert "Resolution" not in acpc
+    assert acpc["Sources"] == ["bids:raw:a"]
+    assert acpc["SpatialReference"].startswith("bids::sub-01/anat")
+    assert acpc["EchoTime"] == 0.068
+    assert json.loads(json.dumps(acpc))["B0NormalizationScale"] == 812.5
+    assert missing_metadata("preproc_dwi", acpc) == (
+        "SkullStripped", "SDCMethod", "SDCReason", "HMCMethod", "Denoising", "GibbsCorrection",
+        "GradientCheck",
+    )  # fmt: skip
+    mni = image_sidecar("preproc_dwi", space=MNI)
+    assert urlsplit(mni["SpatialReference"]).scheme == "https"
+    assert "2 mm" in mni["Resolution"]
+    assert "determinant" in mni["BvecConvention"]
+    assert "nonlinear" in mni["BvecConvention"]
+
+
+def test_acpc_has_no_reference_of_its_own():
+    # An image of the participant defines the space: whoever writes the file names it.
+    assert "SpatialReference" not in image_sidecar("tensor_fa", space="ACPC")
+    assert "SpatialReference" in missing_metadata("tensor_fa", image_sidecar("tensor_fa"))
+
+
+def test_tensor_says_how_it_is_laid_out():
+    found = image_sidecar("tensor_diffusivity", space="ACPC")
+    assert found["Units"] == "mm^2/s"
+    assert found["TensorElements"] == ["D11", "D12", "D13", "D22", "D23", "D33"]
+    assert found["OrientationEncoding"] == {
+        "Type": "tensor",
+        "Reference": "xyz",
+        "EncodingAxis": 3,
+        "TensorRank": 2,
+        "AntipodalSymmetry": True,
+    }
+    assert "Sources" not in found
+    scalar = image_sidecar("tensorrefiner_fa", space=MNI, sources=["bids::x"])
+    assert "OrientationEncoding" not in scalar
+    assert scalar["ValidRange"] == [0.0, 1.0]
+    assert set(scalar["Model"]) == {"Name", "Label", "Description", "Parameters"}
+    assert scalar["Model"]["Label"] == "tensorrefiner"
+    assert urlsplit(scalar["ParameterURL"]).path == "/10.1006/jmrb.1996.0086"
+
+
+def test_what_the_steps_say_wins():
+    found = image_sidecar("tensor_fa", space=MNI, extra={"Model": {"Name": "x"}, "Units": "y"})
+    assert (found["Model"], found["Units"]) == ({"Name": "x"}, "y")
+
+
+def test_masks_and_tables():
+    assert image_sidecar("dwi_mask", space="ACPC")["Type"] == "Brain"
+    table = image_sidecar("confounds", columns=["trans_x", "bval", "unheard_of"])
+    assert table["trans_x"]["Units"] == "mm"
+    assert table["bval"]["Units"] == "s/mm^2"
+    assert "unheard_of" not in table
+    features = image_sidecar(
+        "drope_pooled_features", columns=["participant_id", "pooled000", "pooled001", "ood_score"]
+    )
+    assert {"participant_id", "pooled[0-9]*", "ood_score"} <= set(features)
+    assert "pooled000" not in features
+
+
+def test_every_kind_has_a_sidecar_that_is_json():
+    for kind in load_catalogue().kinds.values():
+        for space in kind.spaces or (None,):
+            ends = ("T1w", "ACPC") if kind.is_transform and "from" not in kind.entities else None
+            found = image_sidecar(kind.name, space=space, ends=ends)
+            assert found["Description"]
+            json.dumps(to_json(found), allow_nan=False)
+    with pytest.raises(ConfigError, match="does not exist in space"):
+        image_sidecar("tensor_s0", space=MNI)
+
+
+def test_uris():
+    assert raw_uri("/d/sub-1/dwi/x.nii.gz", "/d") == "bids:raw:sub-1/dwi/x.nii.gz"
+    with pytest.raises(ConfigError, match="outside"):
+        raw_uri("/other/x.nii.gz", "/d")
+    with pytest.raises(ConfigError, match="absolute"):
+        derivative_uri("/out/x.nii.gz")
+
+
+def test_every_column_is_described_by_words_and_a_unit():
+    # An unquoted comma in the table once made a key of the rest of the sentence.
+    for pattern, entry in _column_table():
+        assert set(entry) <= {"Description", "Units", "Levels"}, pattern
+        assert all(isinstance(entry[key], str) and entry[key] for key in entry if key != "Levels")
+        assert "Description" in entry, pattern
+        levels = entry.get("Levels", {})
+        assert all(isinstance(text, str) and text for text in levels.values()), pattern
+
+
+def test_numbered_columns_are_described_once():
+    names = ["volume", *(f"m{i}_{j}" for i in (1, 2, 3) for j in (1, 2, 3, 4)), "trans_x"]
+    found = column_metadata(names)
+    assert list(found) == ["volume", "m[0-9]*", "trans_x"]
+    assert found["volume"] == {"Description": "Position in the series, from 0"}
+    assert found["m[0-9]*"]["Description"].endswith("(columns m1_1 to m3_4)")
+    features = column_metadata([f"cls{i:03d}" for i in range(384)])
+    ((pattern, about),) = features.items()
+    assert about["Description"].endswith("(columns cls000 to cls383)")
+    assert fnmatchcase("cls383", pattern)
+    # A description of one table does not leak into the next.
+    assert column_metadata(["cls000"])[pattern]["Description"].endswith("(column cls000)")
+
+
+def test_transform_says_what_its_ends_mean():
+    found = image_sidecar("anat_xfm", ends=("T1w", "ACPC"), sources=["bids:raw:x"])
+    assert found["Description"].startswith("From T1w to ACPC. ")
+    assert "takes points of the second to points of the first" in found["Description"]
+    assert list(found["Spaces"]) == ["T1w", "ACPC"]
+    assert found["Spaces"]["T1w"] == "The T1-weighted image as acquired"
+    template = image_sidecar("anat_xfm", ends=("ACPC", MNI), spatial_reference="bids::t1w.nii.gz")
+    assert template["Spaces"]["ACPC"] == "bids::t1w.nii.gz"
+    assert urlsplit(template["Spaces"][MNI]).scheme == "https"
+    assert "SpatialReference" not in template
+    motion = image_sidecar("hmc_xfm", sources=["bids:raw:x"])
+    assert list(motion["Spaces"]) == ["orig", "dwiref"]
+    with pytest.raises(ConfigError, match="end 'nowhere'"):
+        image_sidecar("dwi_xfm", ends=("nowhere", "ACPC"))
+    with pytest.raises(ConfigError, match="without ends"):
+        image_sidecar("dwi_xfm")
+
+
+def test_model_of_a_map_has_the_fields_of_the_draft():
+    found = nest_model({"Version": "1", "Volumes": [0, 1], "Warnings": ["w"]})
+    assert found == {
+        "Warnings": ["w"],
+        "Model": {"Version": "1", "Parameters": {"Volumes": [0, 1]}},
+    }
+    own = nest_model({"Seed": 0, "Model": {"Name": "x", "Parameters": {"Samples": 2}}})
+    assert own == {"Model": {"Name": "x", "Parameters": {"Seed": 0, "Samples": 2}}}
+
+
+def test_every_fit_names_its_method():
+    methods = {"tensor": "wls", "tensorrefiner": "neural network"}
+    for kind in load_catalogue().kinds.values():
+        if kind.suffix == "dwimap":
+            model = image_sidecar(kind.name, space="ACPC")["Model"]
+            assert model["Parameters"] == {"FitMethod": methods[kind.model]}
+    assert "Parameters" not in image_sidecar("drope_pooled_features", space=MNI)["Model"]
+
+
+@pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope"])
+def test_what_made_a_file_is_named_with_its_code_where_it_is_known(monkeypatch, source, tmp_path):
+    monkeypatch.setattr("dmri_fm_workflows.outputs.root.source_url", lambda: source)
+    (by,) = image_sidecar("t1w")["GeneratedBy"]
+    assert by["Name"] == "drope-bidsapp"
+    assert by.get("CodeURL", "left out") == (source or "left out")
+    dataset = dataset_description(tmp_path / "out", source=tmp_path, source_name="x")
+    assert dataset["GeneratedBy"][0].get("CodeURL", "left out") == (source or "left out")
+
+
+def test_first_fitting_pattern_describes_a_column():
+    found = describe_columns(["eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"])
+    assert found["eddy_outliers"]["Description"].startswith("Outlier")
+    assert found["eddy_xy"]["Description"].startswith("Eddy-current")
+    poses = describe_columns(POSE_NAMES)
+    assert [poses[name]["Units"] for name in POSE_NAMES] == [
+        *["mm"] * 3, *["rad"] * 3, *["mm/mm"] * 9,
+    ]  # fmt: skip
+    assert set(found) == {"eddy_outliers", "eddy_xy", "pooled123", "cnr_b1000"}
+
+
+def test_references():
+    known = load_references()
+    cited = {key for kind in load_catalogue().kinds.values() for key in kind.citations}
+    assert cited <= set(known)
+    assert known["basser1996"].label == "Basser and Pierpaoli 1996"
+    assert all(r.doi.startswith("10.") for r in known.values())
+    assert "and others" in known["yeh2019"].bibtex
+
+
+def test_methods_in_four_formats():
+    found = render_methods("# A & B\n\nDone with 5% of x_y [@yeh2019; @basser1994].\n\n<Last>")
+    assert "(Yeh et al. 2019; Basser et al. 1994)" in found["md"]
+    assert "\\citep{yeh2019,basser1994}" in found["tex"]
+    assert "5\\^{}3" in render_methods("patches of 5^3")["tex"]
+    assert "\\section*{A \\& B}" in found["tex"]
+    assert "5\\% of x\\_y" in found["tex"]
+    assert "&lt;Last&gt;" in found["html"]
+    assert "https://doi.org/10.1006/jmrb.1994.1037" in found["html"]
+    assert found["bib"].count("@article{") == 2
+    with pytest.raises(ConfigError, match="nobody1900"):
+        render_methods("[@nobody1900]")
+    ran = Processed(models=("tensor", "tensor-refiner", "drope"))
+    whole = render_methods(describe_methods(ran))["md"]
+    assert "@" not in whole
+    assert "tensor refiner" in whole
+    assert "rotary" in whole
+    plain = render_methods(describe_methods(Processed()))["md"]
+    assert "tensor refiner" not in plain
+    assert "rotary" not in plain
+    assert "{%" not in plain
+
+
+def test_dataset_description(tmp_path):
+    raw = tmp_path / "raw"
+    inside = dataset_description(
+        raw / "derivatives" / "drope",
+        source=raw,
+        source_name="Study",
+        source_description={"License": "CC0", "DatasetDOI": "doi:10.1/x"},
+        container=read_container({"DROPE_CONTAINER": "docker:drope-bidsapp:0.1.0"}),
+    )
+    assert inside["DatasetLinks"] == {"raw": "../.."}
+    assert inside["DatasetType"] == "derivative"
+    assert inside["BIDSVersion"] == "1.11.1"
+    assert inside["GeneratedBy"][0]["Container"]["Type"] == "docker"
+    assert inside["License"] == "CC0"
+    outside = dataset_description(tmp_path / "out", source=raw, source_name="Study")
+    assert outside["DatasetLinks"]["raw"] == raw.as_uri()
+    assert "Container" not in outside["GeneratedBy"][0]
+    assert read_container({}) is None
+    with pytest.raises(ConfigError, match="DROPE_CONTAINER"):
+        read_container({"DROPE_CONTAINER": "yes"})

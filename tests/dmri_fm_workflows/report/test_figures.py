@@ -1,0 +1,408 @@
+"""Figures: valid files, right sides, right colours, no surprise on odd input."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmri_fm.errors import ConfigError, ImageError, OutputError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.series import Dwi
+from dmri_fm_workflows.report import figures
+from dmri_fm_workflows.report.diffusion import direction_colours
+from dmri_fm_workflows.report.features import principal_colours, token_grid
+from dmri_fm_workflows.report.motion import slice_scores
+
+AFFINE = np.array([[3.0, 0, 0, -50], [0, 3, 0, -60], [0, 0, 4, -40], [0, 0, 0, 1]])
+SHAPE = (32, 40, 24)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def pictures(path: Path) -> list[np.ndarray]:
+    """Return the pictures embedded in a figure, after checking that it is sound."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < 1_000_000
+    root = ElementTree.fromstring(text)
+    assert root.tag == f"{SVG}svg"
+    assert re.findall(r'(?:href|src)="(?!data:|#)[^"]*"', text) == []
+    uris = re.findall(r'href="data:image/png;base64,([^"]+)"', text)
+    return [np.asarray(Image.open(BytesIO(base64.b64decode(uri)))) for uri in uris]
+
+
+def head() -> tuple[np.ndarray, np.ndarray]:
+    """Return an ellipsoid with three tissues, and its mask, in RAS order."""
+    grid = np.indices(SHAPE).transpose(1, 2, 3, 0) - (np.array(SHAPE) - 1) / 2
+    radius = np.linalg.norm(grid / (0.42 * np.array(SHAPE)), axis=-1)
+    image = 100.0 * (radius < 1) + 60 * (radius < 0.8) + 60 * (radius < 0.5)
+    return image.astype(np.float32), radius < 1
+
+
+def mirrored(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Store a RAS volume as LAS."""
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = data.shape[0] - 1
+    return data[::-1], AFFINE @ flip
+
+
+def gradients(n: int = 12) -> GradientTable:
+    rng = np.random.default_rng(1)
+    bvecs = rng.normal(size=(2 * n + 1, 3))
+    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+    return GradientTable(np.r_[0, np.full(n, 1000), np.full(n, 2000)], bvecs)
+
+
+def draw_mask(image, mask, affine, out):
+    return figures.plot_mask(image, mask, affine, out)
+
+
+def draw_before_after(image, mask, affine, out):
+    return figures.plot_before_after(0.5 * image, image, affine, out, contour=mask)
+
+
+def draw_registration(image, mask, affine, out):
+    return figures.plot_registration(image, image, affine, out, mask=mask)
+
+
+def draw_denoising(image, mask, affine, out):
+    return figures.plot_denoising(image * 1.1, image, affine, out, mask=mask, sigma=image)
+
+
+def draw_colour_fa(image, mask, affine, out):
+    v1 = np.zeros((*image.shape, 3))
+    v1[..., 0] = 1
+    return figures.plot_colour_fa(image / 250, v1, affine, out, mask=mask)
+
+
+def draw_comparison(image, mask, affine, out):
+    return figures.plot_scalar_comparison(image / 250, image / 300, mask, affine, out)
+
+
+VOLUME_FIGURES = [
+    draw_mask,
+    draw_before_after,
+    draw_registration,
+    draw_denoising,
+    draw_colour_fa,
+    draw_comparison,
+]
+
+
+@pytest.mark.parametrize("draw", VOLUME_FIGURES)
+def test_same_picture_for_las_and_ras_storage_with_left_on_the_left(
+    draw: Callable[..., Path], tmp_path: Path
+) -> None:
+    image, mask = head()
+    image[4:8, 18:22, 8:16] = 250  # a bright mark on the left
+    first = draw(image, mask, AFFINE, tmp_path / "ras.svg")
+    las_image, las_affine = mirrored(image)
+    second = draw(las_image, mirrored(mask)[0], las_affine, tmp_path / "las.svg")
+    assert first.read_bytes() == second.read_bytes()
+    text = first.read_text(encoding="utf-8")
+    assert figures.CONVENTION in text
+    axial = pictures(first)[0].astype(float)
+    axial = axial.max(axis=-1) if axial.ndim == 3 else axial
+    n_tiles = text.count(">z = ") // max(text.count(">L<") // (1 if ">y = " not in text else 2), 1)
+    assert n_tiles >= 5
+    tile = np.array_split(axial, n_tiles, axis=1)[n_tiles // 2]
+    _, columns = np.nonzero(tile >= 0.97 * tile.max())
+    assert columns.mean() < tile.shape[1] / 2
+    left = [float(x) for x in re.findall(r'<text[^>]* x="([\d.]+)"[^>]*>L</text>', text)]
+    assert left
+    assert max(left) < 10
+
+
+@pytest.mark.parametrize("draw", VOLUME_FIGURES)
+def test_odd_volumes_are_drawn(draw: Callable[..., Path], tmp_path: Path) -> None:
+    image, mask = head()
+    pictures(draw(np.zeros_like(image), np.zeros_like(mask), AFFINE, tmp_path / "empty.svg"))
+    thin = (slice(None), slice(None), slice(11, 13))
+    pictures(draw(image[thin], mask[thin], AFFINE, tmp_path / "thin.svg"))
+    image[3, 3, 3] = np.nan
+    pictures(draw(image, mask, AFFINE, tmp_path / "nan.svg"))
+
+
+def test_arguments_are_not_changed(tmp_path: Path) -> None:
+    image, mask = head()
+    before = image.copy()
+    for draw in VOLUME_FIGURES:
+        draw(image, mask, AFFINE, tmp_path / "figure.svg")
+    np.testing.assert_array_equal(image, before)
+
+
+def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
+    image, mask = head()
+    out = tmp_path / "figure.svg"
+    with pytest.raises(ImageError, match="contour"):
+        figures.plot_mask(image, mask[1:], AFFINE, out)
+    with pytest.raises(ImageError, match="before"):
+        figures.plot_before_after(image[1:], image, AFFINE, out)
+    with pytest.raises(ImageError, match="FA"):
+        figures.plot_colour_fa(image, np.zeros(SHAPE), AFFINE, out)
+    with pytest.raises(ImageError, match="mask"):
+        figures.plot_scalar_comparison(image, image, mask[1:], AFFINE, out)
+    assert not out.exists()
+
+
+def test_other_endings_and_closed_folders_are_refused(tmp_path: Path) -> None:
+    image, mask = head()
+    with pytest.raises(ConfigError, match=r"\.png"):
+        figures.plot_mask(image, mask, AFFINE, tmp_path / "figure.png")
+    with pytest.raises(ConfigError, match=r"\.png"):
+        figures.plot_sampling_scheme(gradients(), tmp_path / "figure.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        figures.plot_mask(image, mask, AFFINE, tmp_path / "file" / "figure.svg")
+    with pytest.raises(OutputError, match="cannot be written"):
+        figures.plot_sampling_scheme(gradients(), tmp_path / "file" / "figure.svg")
+
+
+def test_before_and_after_are_two_layers_of_one_file(tmp_path: Path) -> None:
+    image, mask = head()
+    path = figures.plot_before_after(
+        0.5 * image, image, AFFINE, tmp_path / "sdc.svg", mask=mask, labels=("raw <1>", "fixed")
+    )
+    root = ElementTree.parse(path).getroot()
+    lower, upper = root.findall(f"{SVG}g")
+    assert (lower.get("class"), upper.get("class")) == ("lower", "upper")
+    assert next(t.text for t in upper.iter(f"{SVG}text")) == "RAW <1>"
+    shown = pictures(path)
+    n = len(shown) // 2
+    # One window for both, so the darker image looks darker.
+    assert shown[n].mean() < 0.7 * shown[0].mean()
+    text = path.read_text(encoding="utf-8")
+    assert "svg:hover .upper" in text
+    assert "prefers-reduced-motion" in text
+
+
+@pytest.mark.parametrize(
+    ("axis", "colour"), [(0, (255, 0, 0)), (1, (0, 255, 0)), (2, (0, 0, 255))]
+)
+def test_direction_colours(axis: int, colour: tuple[int, ...], tmp_path: Path) -> None:
+    vector = np.zeros(3)
+    vector[axis] = -1
+    assert tuple(direction_colours(vector, 1.0)) == colour
+    assert tuple(direction_colours(vector, 0.0)) == (0, 0, 0)
+    assert tuple(direction_colours(vector * np.nan, 1.0)) == (0, 0, 0)
+    # The scanner's frame counts, not the storage: the same vectors in a LAS image.
+    _, mask = head()
+    las_mask, las_affine = mirrored(mask)
+    v1 = np.broadcast_to(vector, (*SHAPE, 3))
+    path = figures.plot_colour_fa(las_mask * 0.8, v1, las_affine, tmp_path / "fa.svg")
+    picture = pictures(path)[0]
+    assert tuple(picture.reshape(-1, 3).max(axis=0)) == colour
+
+
+def test_a_left_right_tensor_is_red(tmp_path: Path) -> None:
+    tensor = np.diag([1.7e-3, 0.2e-3, 0.2e-3])
+    values, vectors = np.linalg.eigh(tensor)
+    fa = np.sqrt(1.5 * ((values - values.mean()) ** 2).sum() / (values**2).sum())
+    red, green, blue = direction_colours(vectors[:, -1], fa)
+    assert (red, green, blue) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("n_shells", [0, 1, 2, 3, 9])
+def test_sampling_schemes(n_shells: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    bvals = np.r_[0.0, np.repeat(400.0 * (1 + np.arange(n_shells)), 10)]
+    bvecs = rng.normal(size=(bvals.size, 3))
+    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+    gtab = GradientTable(bvals, bvecs)
+    first = figures.plot_sampling_scheme(gtab, tmp_path / "a.svg").read_bytes()
+    pictures(tmp_path / "a.svg")
+    assert figures.plot_sampling_scheme(gtab, tmp_path / "b.svg").read_bytes() == first
+
+
+def series(n: int = 25) -> tuple[np.ndarray, np.ndarray, GradientTable]:
+    image, mask = head()
+    gtab = gradients((n - 1) // 2)
+    rng = np.random.default_rng(0)
+    decay = np.exp(-gtab.bvals * 0.7e-3)
+    data = image[..., None] * decay + rng.normal(0, 1, (*SHAPE, n))
+    return data.astype(np.float32), mask, gtab
+
+
+def test_slice_scores_find_a_lost_slice_within_its_shell() -> None:
+    data, mask, gtab = series()
+    data[:, :, 12, 5] *= 0.6
+    scores = slice_scores(data, mask, groups=np.round(gtab.bvals / 100))
+    assert scores.shape == (SHAPE[2], len(gtab))
+    assert np.isnan(scores[:, 0]).all()  # the only b=0
+    assert np.isnan(scores[0]).all()  # no brain
+    worst = np.unravel_index(np.nanargmin(scores), scores.shape)
+    assert worst == (12, 5)
+    assert scores[worst] < -20
+    with pytest.raises(ImageError, match="mask"):
+        slice_scores(data, mask[1:])
+
+
+def test_carpet(tmp_path: Path) -> None:
+    data, mask, gtab = series()
+    n = len(gtab)
+    fd = np.r_[np.nan, np.linspace(0, 2, n - 1)]
+    outliers = np.zeros((n, SHAPE[2]), dtype=bool)
+    outliers[5, 12] = True
+    arguments = (data, mask, fd, np.zeros((n, 12)), outliers)
+    path = figures.plot_carpet(*arguments, tmp_path / "carpet.svg", bvals=gtab.bvals)
+    assert pictures(path)
+    again = figures.plot_carpet(*arguments, tmp_path / "again.svg", bvals=gtab.bvals)
+    assert again.read_bytes() == path.read_bytes()
+    few = figures.plot_carpet(
+        data[..., :1], mask, [np.nan], np.zeros((1, 6)), outliers[:1], tmp_path / "one.svg"
+    )
+    pictures(few)
+    with pytest.raises(ImageError, match="one of each per volume"):
+        figures.plot_carpet(data, mask, fd[1:], np.zeros((n, 6)), outliers, path)
+    with pytest.raises(ImageError, match="columns"):
+        figures.plot_carpet(data, mask, fd, np.zeros((n, 6)), outliers.T, path)
+
+
+def tokens(n_features: int = 24) -> dict[str, np.ndarray]:
+    shape = (12, 14, 12)
+    ijk = np.indices(shape).reshape(3, -1).T
+    xyz = (ijk * 16 + 7.5) - [96, 130, 70]
+    valid = np.linalg.norm((xyz - [0, -20, 15]) / [70, 85, 62], axis=1) < 1
+    rng = np.random.default_rng(0)
+    values = (xyz / 50) @ rng.normal(size=(3, n_features)) + rng.normal(
+        0, 0.1, (len(ijk), n_features)
+    )
+    return {"ijk": ijk, "xyz_mm": xyz, "valid": valid, "tokens": values, "shape": np.array(shape)}
+
+
+@pytest.mark.parametrize("percentile", [None, 12.0, 99.0, np.nan])
+def test_features(percentile: float | None, tmp_path: Path) -> None:
+    t = tokens()
+    vector = np.random.default_rng(0).normal(size=200)
+    path = figures.plot_features(
+        vector,
+        t["tokens"],
+        t["ijk"],
+        tuple(t["shape"]),
+        tmp_path / "features.svg",
+        xyz_mm=t["xyz_mm"],
+        valid=t["valid"],
+        ood_percentile=percentile,
+        ood_score=1.5,
+    )
+    assert pictures(path)
+
+
+def test_features_show_patches_on_their_side(tmp_path: Path) -> None:
+    t = tokens(1)
+    length = np.where(t["xyz_mm"][:, 0] < -40, 9.0, 1.0)[:, None]
+    path = figures.plot_features(
+        np.ones(4),
+        length,
+        t["ijk"],
+        tuple(t["shape"]),
+        tmp_path / "features.svg",
+        xyz_mm=t["xyz_mm"],
+    )
+    rgb = [p for p in pictures(path) if p.ndim == 3 and p.shape[2] == 3 and p.shape[0] > 20][-1]
+    n_tiles = path.read_text().count(">z = ") // 2
+    tile = np.array_split(rgb.astype(float), n_tiles, axis=1)[2]
+    bright = tile[..., 0] > 200  # viridis: yellow is long
+    assert bright.any()
+    assert np.nonzero(bright)[1].mean() < tile.shape[1] / 2
+
+
+def test_features_show_errors_where_they_are_known(tmp_path: Path) -> None:
+    t = tokens(1)
+    right = t["xyz_mm"][:, 0] > 40
+    place = (t["tokens"], t["ijk"], tuple(t["shape"]), tmp_path / "features.svg")
+    more = {"xyz_mm": t["xyz_mm"], "error": np.where(right, 0.2, 0.05)}
+    path = figures.plot_features(np.ones(4), *place, **more)
+    assert "Error of hidden directions" in path.read_text()
+    rgb = [p for p in pictures(path) if p.ndim == 3 and p.shape[2] == 3 and p.shape[0] > 20][-1]
+    tile = np.array_split(rgb.astype(float), path.read_text().count(">z = ") // 3, axis=1)[2]
+    bright = tile[..., 0] > 200
+    assert bright.any()
+    assert np.nonzero(bright)[1].mean() > tile.shape[1] / 2
+    more["error"] = np.full(len(right), np.nan)
+    path = figures.plot_features(np.ones(4), *place, **more)
+    assert "Error of hidden directions" not in path.read_text()
+
+
+def test_features_of_few_or_odd_tokens(tmp_path: Path) -> None:
+    out = tmp_path / "features.svg"
+    figures.plot_features(np.zeros(3), np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1), out)
+    bad = np.full((4, 3), np.nan)
+    figures.plot_features(np.zeros(3), bad, [[i, 0, 0] for i in range(4)], (4, 1, 1), out)
+    with pytest.raises(ImageError, match="tokens"):
+        figures.plot_features(np.zeros(3), bad, [[0, 0, 0]], (4, 1, 1), out)
+    with pytest.raises(ImageError, match="inside the grid"):
+        figures.plot_features(np.zeros(3), np.zeros((1, 3)), [[5, 0, 0]], (4, 1, 1), out)
+    with pytest.raises(ImageError, match="centres"):
+        figures.plot_features(
+            np.zeros(3), np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1), out, xyz_mm=np.zeros((2, 3))
+        )
+
+
+def test_token_grid_of_patches_and_of_voxels_agree() -> None:
+    ijk = tokens()["ijk"]
+    index, shape = token_grid(ijk, (12, 14, 12))
+    np.testing.assert_array_equal(index, ijk)
+    assert shape == (12, 14, 12)
+    index, shape = token_grid(ijk * [8, 8, 4], (96, 112, 48))
+    np.testing.assert_array_equal(index, ijk)
+    assert shape == (12, 14, 12)
+
+
+def test_principal_colours_follow_the_largest_components() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(500, 3)) * [9, 3, 1]
+    basis = np.linalg.qr(rng.normal(size=(10, 10)))[0][:3]
+    colours, explained = principal_colours(scores @ basis)
+    expected = np.array([81, 9, 1]) / 91
+    np.testing.assert_allclose(explained, expected, atol=0.05)  # sampling error of 500 draws
+    for column in range(3):
+        correlation = np.corrcoef(colours[:, column], scores[:, column])[0, 1]
+        assert abs(correlation) > 0.9
+    flat, nothing = principal_colours(np.ones((5, 4)))
+    assert not nothing.any()
+    assert len(np.unique(flat)) == 1
+
+
+@pytest.mark.realdata
+def test_figures_of_a_real_scan_are_quick_and_small(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "ds-vendors" / "sub-trio" / "dwi"
+    stem = "sub-trio_dir-AP_dwi"
+    dwi = Dwi.from_files(*(folder / f"{stem}.{e}" for e in ("nii.gz", "bval", "bvec")))
+    data, affine, n = dwi.data, dwi.affine, dwi.shape[3]
+    b0 = dwi.mean_b0()
+    mask = figures_mask(b0)
+    fa = np.clip(data[..., 5] / (b0 + 1), 0, 1)
+    v1 = np.broadcast_to([1.0, 0, 0], (*b0.shape, 3))
+    flat = np.zeros((n, dwi.shape[2]), dtype=bool)
+    drawings: dict[str, Callable[[Path], Path]] = {
+        "scheme": lambda out: figures.plot_sampling_scheme(dwi.gtab, out),
+        "mask": lambda out: figures.plot_mask(b0, mask, affine, out),
+        "sdc": lambda out: figures.plot_before_after(b0, b0, affine, out, contour=mask),
+        "coreg": lambda out: figures.plot_registration(b0, b0, affine, out, mask=mask),
+        "denoising": lambda out: figures.plot_denoising(data[..., 3], b0, affine, out),
+        "fa": lambda out: figures.plot_colour_fa(fa, v1, affine, out, mask=mask),
+        "compare": lambda out: figures.plot_scalar_comparison(fa, fa**1.1, mask, affine, out),
+        "carpet": lambda out: figures.plot_carpet(
+            data, mask, np.zeros(n), np.zeros((n, 6)), flat, out, bvals=dwi.gtab.bvals
+        ),
+    }
+    for name, draw in drawings.items():
+        start = time.process_time()
+        path = draw(tmp_path / f"{name}.svg")
+        # Measured 0.02 to 0.5 s; the bound is the promise, with room for a busy machine.
+        assert time.process_time() - start < 2.0, name
+        assert path.stat().st_size < 800_000, name
+        pictures(path)
+
+
+def figures_mask(image: np.ndarray) -> np.ndarray:
+    """Return a mask that is good enough to draw."""
+    return np.asarray(image > 0.2 * np.percentile(image, 99))

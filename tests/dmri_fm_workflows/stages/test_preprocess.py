@@ -1,0 +1,179 @@
+"""The graph of the preprocess stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nipype.interfaces.base import isdefined
+from nipype.pipeline.engine import Node, Workflow
+
+from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradients import GradientTable
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.plan import SeriesPlan, plan_series
+from dmri_fm_workflows.plan_text import _stages
+from dmri_fm_workflows.stages.preprocess import init_preprocess_wf, init_sdc_wf
+
+COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
+
+
+def make_run(
+    folder: Path,
+    name: str,
+    phase_encoding: str | None,
+    *,
+    readout_time_s: float | None = 0.05,
+    has_b0: bool = True,
+) -> DwiRun:
+    """A record of a run whose image is empty."""
+    files = [folder / f"sub-01_{name}_dwi{e}" for e in (".nii.gz", ".bval", ".bvec")]
+    files[0].touch()
+    gtab = GradientTable([0, *[1000] * 6], np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+    write_gradients(gtab, files[1], files[2], affine=np.eye(4))
+    return DwiRun(
+        path=files[0],
+        bval=files[1],
+        bvec=files[2],
+        entities={"subject": "01"},
+        metadata={},
+        shape=(4, 4, 4, 7),
+        affine=np.eye(4),
+        phase_encoding=phase_encoding,
+        readout_time_s=readout_time_s,
+        gradients=read_raw_gradients(files[1], files[2], affine=np.eye(4)),
+        has_b0=has_b0,
+    )
+
+
+def make_series(*runs: DwiRun, reverse: tuple[DwiRun, ...] = ()) -> DwiSeries:
+    return DwiSeries(runs=runs, entities={"subject": "01"}, reverse=reverse)
+
+
+def plan_for(series: DwiSeries, folder: Path, engines: Engines) -> SeriesPlan:
+    config = RunConfig(folder, folder / "out")
+    return plan_series(config, series, Session(None, (), (series,)), engines)
+
+
+def source(workflow: Workflow, target: str, field: str) -> tuple[Node, str]:
+    """Return the node and the output that feed a field."""
+    node = workflow.get_node(target)
+    ((found, output),) = [
+        (found, output)
+        for found, _, data in workflow._graph.in_edges(node, data=True)
+        for output, name in data["connect"]
+        if name == field
+    ]
+    return found, output
+
+
+@pytest.mark.parametrize("hmc", ["eddy", "builtin", "none"])
+def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:
+    series = make_series(make_run(tmp_path, "dir-PA", "j"), make_run(tmp_path, "dir-AP", "j-"))
+    plan = plan_for(series, tmp_path, Engines("mppca", "topup", hmc))
+    workflow = init_preprocess_wf(plan=plan, **COMMON)
+    node, output = source(workflow, "outputnode", "denoised_file")
+    assert (node.name, output) == ("merge_runs", "dwi_file")
+    assert source(workflow, "outputnode", "dwi_file")[0].name == "hmc_wf"
+
+
+@pytest.mark.parametrize(("method", "name"), [("pepolar", "estimate_field"), ("topup", None)])
+def test_the_reverse_image_with_b0_is_chosen(
+    tmp_path: Path, method: str, name: str | None
+) -> None:
+    run = make_run(tmp_path, "acq-98_dir-AP", "j-")
+    useless = make_run(tmp_path, "acq-97_dir-PA", "j", has_b0=False)
+    usable = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=None)
+    series = make_series(run, reverse=(useless, usable))
+    workflow = init_sdc_wf(method=method, series=series, **COMMON)
+    inputs = workflow.get_node(name or "write_fsl_files").inputs
+    assert inputs.epi_file == str(usable.path)
+    assert inputs.epi_bval_file == str(usable.bval)
+    assert inputs.epi_bvec_file == str(usable.bvec)
+    assert (inputs.epi_phase_encoding, inputs.epi_readout_s) == ("j", 0.05)
+
+
+def test_the_pair_may_start_after_runs_that_have_none(tmp_path: Path) -> None:
+    series = make_series(
+        make_run(tmp_path, "run-1", None),
+        make_run(tmp_path, "run-2", "i"),
+        make_run(tmp_path, "run-3", "j", has_b0=False),
+        make_run(tmp_path, "run-4", "j-"),
+        make_run(tmp_path, "run-5", "j"),
+    )
+    workflow = init_sdc_wf(method="pepolar", series=series, **COMMON)
+    inputs = workflow.get_node("estimate_field").inputs
+    assert (inputs.up_encoding, inputs.down_encoding) == ("j-", "j")
+    assert not isdefined(inputs.epi_file)
+
+
+@pytest.mark.parametrize(
+    ("hmc", "sdc", "said"),
+    [
+        ("eddy", "topup", "by eddy on the grid of the series; then one interpolation into each"),
+        ("builtin", "pepolar", "one interpolation into each space; ACPC at"),
+        ("none", "none", "one interpolation into each space; ACPC at"),
+    ],
+)
+def test_the_plan_says_who_interpolates(tmp_path: Path, hmc: str, sdc: str, said: str) -> None:
+    plan = plan_for(make_series(make_run(tmp_path, "dir-PA", "j")), tmp_path,
+                    Engines("none", sdc, hmc))  # fmt: skip
+    assert dict(_stages(plan))["resampling"].startswith(said)
+
+
+OWN, REVERSE = "sub-01_dir-AP_dwi.nii.gz", "sub-01_acq-99_dir-PA_dwi.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("own", "reverse", "sdc", "readouts_s", "assumed"),
+    [
+        (None, 0.04, "pepolar", (0.04, 0.04), {OWN: 0.04}),
+        (None, 0.04, "none", (0.05,), {OWN: 0.05}),
+        (0.04, None, "pepolar", (0.04, 0.04), {REVERSE: 0.04}),
+        (0.04, None, "none", (0.04,), {}),
+        (0.05, 0.04, "pepolar", (0.05, 0.04), {}),
+        (None, None, "pepolar", (0.05, 0.05), {OWN: 0.05, REVERSE: 0.05}),
+    ],
+)
+def test_only_readouts_that_no_sidecar_states_are_assumed(
+    tmp_path: Path,
+    own: float | None,
+    reverse: float | None,
+    sdc: str,
+    readouts_s: tuple[float, ...],
+    assumed: dict[str, float],
+) -> None:
+    """Plan, merge and correction of distortion take the same times."""
+    run = make_run(tmp_path, "dir-AP", "j-", readout_time_s=own)
+    other = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=reverse)
+    series = make_series(run, reverse=(other,))
+    plan = plan_for(series, tmp_path, Engines("none", sdc, "none"))
+    assert plan.readouts_s == readouts_s
+    workflow = init_preprocess_wf(plan=plan, **COMMON)
+    inputs = workflow.get_node("merge_runs").inputs
+    assert inputs.readouts_s == [readouts_s[0]]
+    assert inputs.assumed_readouts_s == assumed
+    if sdc == "pepolar":
+        field = workflow.get_node("sdc_wf.estimate_field").inputs
+        assert (field.epi_readout_s or readouts_s[0]) == readouts_s[1]
+    lines = " ".join(text for _, text in _stages(plan))
+    assert lines.count("(assumed)") == len(assumed)
+    for name, readout_s in assumed.items():
+        said = lines.partition(name)[2].partition(")")[0]
+        assert said.endswith(f"readout {readout_s:g} s (assumed")
+
+
+def test_the_reverse_image_takes_the_readout_of_the_run_that_it_opposes(tmp_path: Path) -> None:
+    runs = (
+        make_run(tmp_path, "run-1", "i", readout_time_s=0.03),
+        make_run(tmp_path, "run-2", "j-", readout_time_s=0.06),
+    )
+    reverse = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=None)
+    series = make_series(*runs, reverse=(reverse,))
+    plan = plan_for(series, tmp_path, Engines("none", "pepolar", "none"))
+    assert plan.readouts_s == (0.03, 0.06, 0.06)
+    assert plan.assumed_readouts_s == {REVERSE: 0.06}

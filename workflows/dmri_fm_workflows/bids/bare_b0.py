@@ -1,0 +1,122 @@
+"""Images of the `dwi` folder that hold b=0 volumes and need no gradient table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.errors import GradientError
+from dmri_fm.gradient_files import read_numbers
+from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.gradients import choose_b0_threshold
+from dmri_fm.series import load_image
+from dmri_fm_workflows.bids.encoding import has_direction_word
+from dmri_fm_workflows.bids.records import EpiImage, is_opposite
+from dmri_fm_workflows.bids.scans import open_epi
+from dmri_fm_workflows.bids.sidecars import Sidecars
+
+__all__ = ["FEW_B0_VOLUMES", "open_bare_b0"]
+
+#: Without b-values, an image of more volumes is not taken for one of b=0 volumes alone.
+FEW_B0_VOLUMES = 10
+
+
+def open_bare_b0(
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    sidecars: Sidecars,
+    encodings: Collection[str | None] = (),
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
+) -> EpiImage | None:
+    """Open an image of the `dwi` folder that needs no gradient table: all its volumes are b=0.
+
+    Converters write no gradient files for a series without weighted volumes, or b-values alone.
+
+    Parameters
+    ----------
+    path
+        3-D or 4-D image.
+    metadata
+        Its merged sidecars.
+    sidecars
+        Finds its gradient files.
+    encodings
+        Phase encodings of the runs of its session that have gradients.
+    gradient_options
+        How gradient files are read.
+
+    Returns
+    -------
+    EpiImage or None
+        None if it is to be read as a run with gradients. Without gradient files a single volume
+        is b=0; of up to :data:`FEW_B0_VOLUMES` it is said by a name with a direction or by a
+        link, and by a phase encoding that opposes that of a run.
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, damaged, or neither 3-D nor 4-D.
+    GradientError
+        If its b-values cannot be read; if those of a 3-D image do not make it b=0.
+    """
+    own_bval, own_bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+    has_own = [own is not None for own in (own_bval, own_bvec)]
+    image = None
+    if not all(has_own) or _ndim(path) == 3:
+        image = open_epi(path, metadata, sidecars=sidecars, gradient_options=gradient_options)
+    if image is None:
+        return None
+    n_volumes = image.shape[3] if len(image.shape) == 4 else 1
+    if own_bval is not None:
+        bvals = read_numbers(own_bval, "b-values").ravel()
+        is_b0 = _is_b0(bvals, gradient_options)
+        # b-values of a whole run say that the image is what is wrong, and how.
+        if len(image.shape) == 3 and (bvals.size == 1) != is_b0:
+            raise _no_b0_volume(own_bval, bvals)
+        return image if is_b0 and bvals.size == n_volumes else None
+    if own_bvec is not None and len(image.shape) == 3:
+        raise _no_b0_volume(own_bvec)
+    if own_bvec is not None:
+        return None
+    if n_volumes == 1:
+        return image
+    is_inherited = any(sidecars.find(path, e).exists() for e in (".bval", ".bvec"))
+    is_named = has_direction_word(image.entities) or any(
+        metadata.get(key) for key in ("IntendedFor", "B0FieldIdentifier")
+    )
+    is_reverse = is_named and any(is_opposite(image.phase_encoding, e) for e in encodings)
+    return image if is_reverse and not is_inherited and n_volumes <= FEW_B0_VOLUMES else None
+
+
+def _is_b0(bvals: NDArray[np.float64], options: GradientOptions) -> bool:
+    threshold = options.b0_threshold
+    threshold = choose_b0_threshold(bvals) if threshold is None else threshold
+    # NaN compares as False.
+    return bool(((bvals >= 0) & (bvals < threshold)).all())
+
+
+def _no_b0_volume(path: Path, bvals: NDArray[np.float64] | None = None) -> GradientError:
+    """Say what is wrong with the gradient file of a 3-D image."""
+    if bvals is None:
+        found = "there is a .bvec file for a 3-D image, and no .bval file"
+    elif bvals.size == 1:
+        found = f"b = {bvals[0]:g} s/mm^2 for a 3-D image"
+    else:
+        found = f"{bvals.size} b-values for a 3-D image"
+    return GradientError(
+        found,
+        path=path,
+        expected="one b-value, that of b=0: a single volume can only be the b=0 image of another "
+        "phase encoding",
+        advice="correct or remove the gradient files if it is b=0; merge it into its series if it "
+        "is a weighted volume of one",
+    )
+
+
+def _ndim(path: Path) -> int:
+    return len(load_image(path).shape)

@@ -1,0 +1,180 @@
+"""What file names say about the phase encoding, and whether the metadata agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm_workflows.bids.records import EpiImage
+
+__all__ = ["acquisitions_oppose", "find_contradictions", "has_direction_word"]
+
+#: Direction words and the words that oppose them.
+_OPPOSITE_WORD: Mapping[str, str] = {
+    word: word[::-1] for word in ("AP", "PA", "LR", "RL", "IS", "SI", "FH", "HF")
+}
+#: Axis of the scanner's frame, RAS+, along which a direction word lies.
+_WORD_AXIS: Mapping[str, int] = {
+    "AP": 1, "PA": 1, "LR": 0, "RL": 0, "IS": 2, "SI": 2, "FH": 2, "HF": 2
+}  # fmt: skip
+_AXIS_NAMES = ("left-right", "anterior-posterior", "inferior-superior")
+#: A word at the end of a longer label, `b2000AP`; `SNAP` and `map` hold none.
+_TRAILING_WORD = re.compile(rf"(?:.*[^A-Z])?({'|'.join(_OPPOSITE_WORD)})")
+_LABEL = re.compile(rf"(.*?)({'|'.join(_OPPOSITE_WORD)})", re.IGNORECASE)
+
+#: Phase encodings whose directions in the scanner's frame have a larger cosine are the same.
+_SAME_DIRECTION_COSINE = 0.7
+
+#: A phase encoding further than 60 degrees from the axis that its label names contradicts it.
+_LEAST_AXIS_COSINE = 0.5
+
+_CHECK = "Check it against the protocol: with a wrong sign distortion doubles."
+
+
+def acquisitions_oppose(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Tell whether the `acq` labels of two names differ in a direction word alone.
+
+    Parameters
+    ----------
+    one, other
+        Labels of two names by long name; all but `acquisition`, `direction` and `run` agree.
+
+    Examples
+    --------
+    >>> acquisitions_oppose({"acquisition": "AP"}, {"acquisition": "PA"})
+    True
+    >>> acquisitions_oppose({"acquisition": "b2000AP"}, {"acquisition": "b1000PA"})
+    False
+    """
+    names = ("acquisition", "direction", "run")
+    if {k: v for k, v in one.items() if k not in names} != {
+        k: v for k, v in other.items() if k not in names
+    }:
+        return False
+    first, second = (_LABEL.fullmatch(e.get("acquisition", "")) for e in (one, other))
+    return bool(
+        first
+        and second
+        and first[1] == second[1]
+        and _OPPOSITE_WORD[first[2].upper()] == second[2].upper()
+    )
+
+
+def has_direction_word(entities: Mapping[str, str]) -> bool:
+    """Tell whether a name says along which direction the image was encoded.
+
+    Examples
+    --------
+    >>> has_direction_word({"direction": "PA"}), has_direction_word({"acquisition": "b0"})
+    (True, False)
+    """
+    return any(_LABEL.fullmatch(entities.get(k, "")) for k in ("direction", "acquisition"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """An image whose name and metadata both say how it was encoded.
+
+    Attributes
+    ----------
+    image
+        The image.
+    label
+        As in the name: `dir-AP`, `acq-b2000AP`.
+    word
+        The direction word, in capitals; else the label, whose meaning only the lab knows.
+    vector
+        Unit vector of the phase encoding, RAS+.
+    """
+
+    image: EpiImage
+    label: str
+    word: str
+    vector: NDArray[np.float64]
+
+
+def find_contradictions(images: Sequence[EpiImage]) -> Iterator[str]:
+    """Find images of one session whose names and PhaseEncodingDirection disagree.
+
+    The `dir` label counts; without one, a direction word in the `acq` label. Directions are
+    compared in the scanner's frame, so that images stored along other axes are compared rightly.
+    Which word goes with which sign is left to the lab.
+
+    Parameters
+    ----------
+    images
+        Echo-planar images of one session.
+
+    Yields
+    ------
+    str
+        A warning: a word whose axis is another than that of the phase encoding, once for each
+        label; or opposite words whose directions are not opposed, or one label with opposite
+        directions, once for each pair of labels.
+    """
+    known = [found for image in images if (found := _read_label(image))]
+    off_axis: set[str] = set()
+    for one in known:
+        axis = _WORD_AXIS.get(one.word)
+        if axis is None or abs(one.vector[axis]) >= _LEAST_AXIS_COSINE or one.label in off_axis:
+            continue
+        off_axis.add(one.label)
+        actual = _AXIS_NAMES[int(np.abs(one.vector).argmax())]
+        yield (
+            f"{one.image.path.name} has PhaseEncodingDirection {one.image.phase_encoding}, along "
+            f"the {actual} axis of the scanner, under the label {one.label}. Check both against "
+            "the protocol: a wrong axis makes distortion worse."
+        )
+    told: set[frozenset[str]] = set()
+    for one, other in combinations(known, 2):
+        pair = frozenset((one.label, other.label))
+        is_known = pair in told or not off_axis.isdisjoint(pair)
+        if not is_known and (text := _contradict(one, other)):
+            told.add(pair)
+            yield text
+
+
+def _read_label(image: EpiImage) -> _Labelled | None:
+    """Read the label that says how an image was encoded; None if name or metadata lack it."""
+    if not image.phase_encoding:
+        return None
+    if direction := image.entities.get("direction"):
+        label, word = f"dir-{direction}", direction
+    else:
+        acquisition = image.entities.get("acquisition", "")
+        found = _TRAILING_WORD.fullmatch(acquisition)
+        label, word = f"acq-{acquisition}", found[1] if found else acquisition
+    if not direction and word.upper() not in _OPPOSITE_WORD:
+        return None
+    word = word.upper() if word.upper() in _OPPOSITE_WORD else label
+    return _Labelled(image, label, word, _world_direction(image))
+
+
+def _contradict(one: _Labelled, other: _Labelled) -> str:
+    """Say how two images contradict each other; empty if they do not."""
+    cosine = float(one.vector @ other.vector)
+    codes = f"{one.image.phase_encoding} and {other.image.phase_encoding}"
+    names = (
+        f"{one.image.path.name} and {other.image.path.name} have PhaseEncodingDirection {codes}"
+    )
+    if _OPPOSITE_WORD.get(one.word) == other.word and cosine > -_SAME_DIRECTION_COSINE:
+        what = "one direction" if cosine > _SAME_DIRECTION_COSINE else "directions not opposed"
+        return (
+            f"{names}, {what}, under the opposite labels {one.label} and {other.label}. {_CHECK}"
+        )
+    if one.label == other.label and cosine < -_SAME_DIRECTION_COSINE:
+        return f"{names}, opposite directions, under one label, {one.label}. {_CHECK}"
+    return ""
+
+
+def _world_direction(image: EpiImage) -> NDArray[np.float64]:
+    """Return the phase encoding as a unit vector, RAS+."""
+    code = image.phase_encoding or "j"
+    column = image.affine[:3, "ijk".index(code[0])]
+    vector: NDArray[np.float64] = column / np.linalg.norm(column)
+    return -vector if code.endswith("-") else vector

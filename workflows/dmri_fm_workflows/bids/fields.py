@@ -1,0 +1,426 @@
+"""Which image corrects the distortion of which series, and why the others do not."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from dmri_fm.errors import ImageError, InputError
+from dmri_fm_workflows.bids.encoding import acquisitions_oppose
+from dmri_fm_workflows.bids.links import Statement, Tie, read_statement, tie_to
+from dmri_fm_workflows.bids.metadata import list_ignored, read_number, words
+from dmri_fm_workflows.bids.names import session_of
+from dmri_fm_workflows.bids.records import (
+    DwiRun,
+    EpiImage,
+    Fieldmap,
+    UnusedImage,
+    find_pair,
+    is_opposite,
+    pose_difference,
+)
+
+__all__ = ["ECHO_TIME_TOLERANCE", "Candidate", "FieldChoice", "choose_images", "echo_time_s"]
+
+#: Runs whose echo times differ by a larger fraction differ in contrast.
+ECHO_TIME_TOLERANCE = 0.03
+
+#: A longer echo time is in another unit, s.
+LONGEST_ECHO_TIME_S = 10.0
+
+#: Entities in which a single-band reference may differ from the run that it serves.
+_SBREF_FREE = ("direction", "run")
+
+#: Suffixes of the images of a field map that hold the field, by its kind.
+_FIELD_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "phasediff": ("phasediff",),
+    "phase1phase2": ("phase1", "phase2"),
+    "fieldmap": ("fieldmap",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An echo-planar image that may correct a series.
+
+    Attributes
+    ----------
+    image
+        The image.
+    origin
+        `epi` of the `fmap` folder, `b0` (a run without weighted volumes), `dwi` (a run of another
+        series), or `sbref`.
+    is_elsewhere
+        It is of another session, or outside the sessions and the series is of one.
+    """
+
+    image: EpiImage
+    origin: str
+    is_elsewhere: bool = False
+
+    @property
+    def is_outside(self) -> bool:
+        """It lies outside the sessions, and the series is of one."""
+        return self.is_elsewhere and not session_of(self.image.path)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldChoice:
+    """What corrects a series.
+
+    Attributes
+    ----------
+    reverse
+        Images outside the series that can be the other half of its pair, the one used first.
+    pair_reason
+        What ties the halves of the pair; empty if there is none.
+    fieldmaps
+        Gradient-echo field maps meant for the series.
+    unused
+        Images that could have corrected it and are not used.
+    errors
+        Images meant for it that cannot be used, their path set.
+    warnings
+        What a reader of the results should know.
+    misplaced
+        Where there is no pair: images that oppose the series and have another grid or head pose.
+    """
+
+    reverse: tuple[EpiImage, ...] = ()
+    pair_reason: str = ""
+    fieldmaps: tuple[Fieldmap, ...] = ()
+    unused: tuple[UnusedImage, ...] = ()
+    errors: tuple[InputError, ...] = ()
+    warnings: tuple[str, ...] = ()
+    misplaced: tuple[EpiImage, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Verdict:
+    """A candidate, what ties it to the series, and what stands against it."""
+
+    candidate: Candidate
+    tie: Tie
+    misfits: tuple[str, ...]
+    difference: str | None
+
+    @property
+    def is_usable(self) -> bool:
+        return bool(self.tie.how) and not self.misfits and self.difference is None
+
+    @property
+    def is_misplaced(self) -> bool:
+        return bool(self.tie.how) and not self.misfits and self.difference is not None
+
+    @property
+    def reason(self) -> str:
+        """Everything that stands against it, what it says about itself first."""
+        against = [part for part in (self.tie.obstacle, *self.misfits, self.difference) if part]
+        if self.tie.advice and len(against) == 1:
+            against[0] += f": {self.tie.advice}"
+        return "; ".join(against)
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """Images of the session first, those with a link, and by origin."""
+        origin = ("epi", "b0", "dwi", "sbref").index(self.candidate.origin)
+        is_linked = self.tie.how.startswith("linked")
+        return self.candidate.is_elsewhere, not is_linked, origin
+
+
+def choose_images(
+    runs: tuple[DwiRun, ...],
+    *,
+    candidates: Sequence[Candidate],
+    fieldmaps: Sequence[Fieldmap],
+    others: Sequence[DwiRun],
+    root: Path,
+) -> FieldChoice:
+    """Choose what corrects the distortion of a series, and say why the rest does not.
+
+    Parameters
+    ----------
+    runs
+        Of the series.
+    candidates
+        Echo-planar images outside it: of its session, and those of others that name its runs.
+    fieldmaps
+        Gradient-echo field maps, likewise.
+    others
+        Runs of other series of the session, whose links a reason may name.
+    root
+        Folder of the dataset, to which `bids::` links are relative.
+    """
+    said = {c.image.path: read_statement(c.image.path, [c.image.metadata], root=root)
+            for c in candidates}  # fmt: skip
+    said |= {p: read_statement(p, f.metadata.values(), root=root)
+             for f in fieldmaps for p in _field_paths(f)}  # fmt: skip
+    here = {
+        i
+        for statement in said.values()
+        if _is_same_session(statement.path, runs[0].path, root)
+        for i in statement.identifiers
+    }
+    here |= {i for run in runs for i in words(run.metadata.get("B0FieldIdentifier"))}
+    verdicts = sorted(
+        (
+            _judge(c, runs, said[c.image.path], others=others, known=here)
+            for c in candidates
+            if c.image not in runs
+            and not (
+                c.is_elsewhere and not c.is_outside and not tie_to(runs, said[c.image.path]).how
+            )
+        ),
+        key=lambda v: (v.rank, v.candidate.image.path),
+    )
+    own_pair = find_pair(runs, runs)
+    usable = [] if own_pair else [v for v in verdicts if v.is_usable]
+    reverse = tuple(v.candidate.image for v in usable)
+    pair = own_pair or find_pair(runs, reverse)
+    used = next((v for v in usable if pair and v.candidate.image is pair[1]), None)
+    meant, refused_maps, remarks = _judge_fieldmaps(
+        runs, fieldmaps, said, others=others, root=root
+    )
+    unused = [
+        UnusedImage(v.candidate.image.path, v.reason or _better(pair))
+        for v in sorted(verdicts, key=lambda v: not v.tie.how)
+        if v is not used and not _is_own_reference(v.candidate, runs)
+    ]
+    return FieldChoice(
+        reverse=reverse,
+        pair_reason=used.tie.how if used else "both are runs of the series" if own_pair else "",
+        fieldmaps=meant,
+        unused=(*unused, *refused_maps, *(() if pair else _halves_without_b0(runs))),
+        errors=() if pair else tuple(_errors(verdicts, runs)),
+        warnings=(
+            *_missing_sources(runs, said),
+            *_ignored_entries([v.candidate for v in verdicts], fieldmaps),
+            *(_remarks(used, runs) if used else ()),
+            *remarks,
+        ),
+        misplaced=() if pair else tuple(v.candidate.image for v in verdicts if v.is_misplaced),
+    )
+
+
+def echo_time_s(image: EpiImage) -> float | None:
+    """Return EchoTime; None if it is missing or no number."""
+    return read_number(image.metadata, "EchoTime")
+
+
+def _judge(
+    candidate: Candidate,
+    runs: tuple[DwiRun, ...],
+    said: Statement,
+    *,
+    others: Sequence[DwiRun],
+    known: Collection[str],
+) -> _Verdict:
+    image = candidate.image
+    tie = tie_to(runs, said, others=others)
+    if candidate.is_elsewhere and tie.by_field in known:
+        where = "lies outside the sessions" if candidate.is_outside else "is of another session"
+        tie = Tie(
+            obstacle=f"it {where}, and the series' own session has images with "
+            f"B0FieldIdentifier {tie.by_field!r}"
+        )
+    if said.is_silent and not tie.how and not candidate.is_elsewhere:
+        tie = _tie_by_protocol(candidate, runs) or tie
+    opposed = [r for r in runs if is_opposite(image.phase_encoding, r.phase_encoding)]
+    misfits = [] if opposed else [_encoding_misfit(image, runs)]
+    if not image.has_b0:
+        misfits.append("it holds no b=0 volume")
+    elif opposed and not any(r.has_b0 for r in opposed):
+        misfits.append("the runs it opposes hold no b=0 volume")
+    return _Verdict(candidate, tie, tuple(misfits), pose_difference(image, runs[0]))
+
+
+def _tie_by_protocol(candidate: Candidate, runs: tuple[DwiRun, ...]) -> Tie | None:
+    """Tie an image that names no scan to the series by what it is; None if it needs a link."""
+    image = candidate.image
+    if candidate.origin == "b0":
+        return Tie("the second is a run of b=0 volumes only")
+    if candidate.origin == "sbref" and _protocol(image) == _protocol(runs[0]):
+        return Tie("the second is a single-band reference of the same protocol")
+    if candidate.origin == "dwi":
+        own = next((r for r in runs if acquisitions_oppose(image.entities, r.entities)), None)
+        advice = "to tie them add B0FieldIdentifier and B0FieldSource to the JSON files"
+        if own is None:
+            return Tie(obstacle="it belongs to another series", advice=advice)
+        if not _has_same_echo(image, own):
+            found = f"it belongs to another series of another EchoTime, {echo_time_s(image):g} s"
+            return Tie(obstacle=found, advice=advice)
+        labels = " and ".join(f"acq-{i.entities['acquisition']}" for i in (own, image))
+        return Tie(f"labels {labels}, opposite directions of one protocol")
+    return None
+
+
+def _protocol(image: EpiImage) -> dict[str, str]:
+    return {k: v for k, v in image.entities.items() if k not in _SBREF_FREE}
+
+
+def _has_same_echo(one: EpiImage, other: EpiImage) -> bool:
+    """Tell whether echo times agree, as far as both are known."""
+    first, second = sorted((echo_time_s(one) or 0.0, echo_time_s(other) or 0.0))
+    return first <= 0 or second <= (1 + ECHO_TIME_TOLERANCE) * first
+
+
+def _encoding_misfit(image: EpiImage, runs: Sequence[DwiRun]) -> str:
+    if image.phase_encoding is None:
+        return _unknown_encoding("it", [image])
+    known = sorted({run.phase_encoding for run in runs if run.phase_encoding})
+    if not known:
+        return _unknown_encoding("the series", runs)
+    if image.phase_encoding in known:
+        return f"its phase encoding, {image.phase_encoding}, is that of the series"
+    return (
+        f"its phase encoding, {image.phase_encoding}, is along another axis than that of the "
+        f"series, {', '.join(known)}"
+    )
+
+
+def _unknown_encoding(who: str, images: Sequence[EpiImage]) -> str:
+    """Say that the phase encoding is missing, or what stands in its place."""
+    values = [i.metadata.get("PhaseEncodingDirection") for i in images]
+    value = next((v for v in values if v is not None), None)
+    if value is None:
+        return f"{who} has no PhaseEncodingDirection"
+    return (
+        f"{who} has PhaseEncodingDirection {reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
+    )
+
+
+def _is_own_reference(candidate: Candidate, runs: Sequence[DwiRun]) -> bool:
+    """Tell a single-band reference of a run of the series: it shows what the run shows."""
+    return any(run.sbref == candidate.image.path for run in runs)
+
+
+def _better(pair: tuple[EpiImage, EpiImage] | None) -> str:
+    names = " and ".join(image.path.name for image in pair or ())
+    return f"not needed: {names} are used"
+
+
+def _errors(verdicts: Sequence[_Verdict], runs: Sequence[DwiRun]) -> Iterator[ImageError]:
+    """Yield what its author meant for the series and placed elsewhere."""
+    for verdict in verdicts:
+        is_meant = verdict.tie.how.startswith("linked") and not verdict.candidate.is_elsewhere
+        if verdict.is_misplaced and is_meant:
+            image = verdict.candidate.image
+            yield ImageError(
+                f"is meant to correct {runs[0].path.name} but {verdict.difference}",
+                path=image.path,
+                expected="the grid and position of that scan",
+                advice="export both with one matrix and position; the scan goes on without it",
+            )
+
+
+def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
+    """Yield what a reader should know of the image that is used."""
+    yield from used.tie.remarks
+    image, origin = used.candidate.image, used.candidate.origin
+    if used.candidate.is_outside:
+        yield (
+            f"{image.path.name}, which corrects {runs[0].path.name}, lies outside the sessions: "
+            "if it is of another visit, the head was placed anew and the magnet shimmed anew, so "
+            "the field may differ. A rigid movement between the two is estimated. Look at the "
+            "figure of the correction."
+        )
+    elif used.candidate.is_elsewhere:
+        yield (
+            f"{image.path.name}, which corrects {runs[0].path.name}, is of another session: "
+            "the head was placed anew and the magnet shimmed anew, so the field may differ. A "
+            "rigid movement between the two is estimated. Look at the figure of the correction."
+        )
+    if origin == "sbref":
+        yield (
+            f"{image.path.name}, a single-band reference, is the other half of the pair that "
+            "corrects distortion: it is taken to be a b=0 image."
+        )
+    if not _has_same_echo(image, runs[0]):
+        times = " and ".join(f"{echo_time_s(i):g}" for i in (runs[0], image))
+        yield (
+            f"{runs[0].path.name} and {image.path.name}, the pair that corrects distortion, "
+            f"differ in EchoTime: {times} s."
+        )
+
+
+def _ignored_entries(
+    candidates: Sequence[Candidate], fieldmaps: Sequence[Fieldmap]
+) -> Iterator[str]:
+    """Yield entries of sidecars whose type cannot be used; other series name their own."""
+    sidecars = {
+        c.image.path: c.image.metadata for c in candidates if c.origin != "dwi" or c.is_elsewhere
+    }
+    sidecars |= {f.paths[suffix]: m for f in fieldmaps for suffix, m in f.metadata.items()}
+    for path, metadata in sidecars.items():
+        yield from (f"{path.name}: {what}." for what in list_ignored(metadata))
+
+
+def _halves_without_b0(runs: Sequence[DwiRun]) -> Iterator[UnusedImage]:
+    """Yield runs of the series that oppose others and hold no b=0 volume."""
+    for run in runs:
+        if not run.has_b0 and any(is_opposite(run.phase_encoding, r.phase_encoding) for r in runs):
+            yield UnusedImage(run.path, "a run of the series itself, it holds no b=0 volume")
+
+
+def _missing_sources(runs: Sequence[DwiRun], said: Mapping[Path, Statement]) -> Iterator[str]:
+    """Yield B0 fields that runs name and no image has."""
+    owner = {i: r.path.name for r in runs for i in words(r.metadata.get("B0FieldIdentifier"))}
+    owner |= {i: path.name for path, statement in said.items() for i in statement.identifiers}
+    for source in dict.fromkeys(
+        s for run in runs for s in words(run.metadata.get("B0FieldSource"))
+    ):
+        if source in owner:
+            continue
+        names = [r.path.name for r in runs if source in words(r.metadata.get("B0FieldSource"))]
+        near = get_close_matches(source, owner, n=1)
+        hint = f" The nearest is {near[0]!r}, of {owner[near[0]]}." if near else ""
+        yield (
+            f"{names[0]}: B0FieldSource {source!r} is the B0FieldIdentifier of no image of the "
+            f"participant.{hint}"
+        )
+
+
+def _field_paths(fieldmap: Fieldmap) -> list[Path]:
+    return [
+        fieldmap.paths[suffix]
+        for suffix in _FIELD_SUFFIXES[fieldmap.kind]
+        if suffix in fieldmap.paths
+    ]
+
+
+def _judge_fieldmaps(
+    runs: tuple[DwiRun, ...],
+    fieldmaps: Sequence[Fieldmap],
+    said: Mapping[Path, Statement],
+    *,
+    others: Sequence[DwiRun],
+    root: Path,
+) -> tuple[tuple[Fieldmap, ...], list[UnusedImage], tuple[str, ...]]:
+    """Return field maps meant for a series, why none is used, and remarks on their links."""
+    meant: list[Fieldmap] = []
+    unused: list[UnusedImage] = []
+    remarks: list[str] = []
+    for fieldmap in fieldmaps:
+        paths = _field_paths(fieldmap)
+        tie = tie_to(runs, said[paths[0]], others=others)
+        if not tie.how and not _is_same_session(paths[0], runs[0].path, root):
+            continue
+        if tie.how:
+            meant.append(fieldmap)
+            remarks += tie.remarks
+        because = tie.how or tie.obstacle
+        unused += [
+            UnusedImage(
+                path,
+                f"correction by gradient-echo field maps is not built in yet ({because})",
+            )
+            for path in paths
+        ]
+    return tuple(meant), unused, tuple(remarks)
+
+
+def _is_same_session(one: Path, other: Path, root: Path) -> bool:
+    return one.relative_to(root).parts[:-2] == other.relative_to(root).parts[:-2]

@@ -1,0 +1,311 @@
+"""What an image says about the scans it corrects: IntendedFor, and names of B0 fields."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dmri_fm_workflows.bids.metadata import words
+from dmri_fm_workflows.bids.records import DwiRun
+
+__all__ = ["Link", "Statement", "Tie", "read_statement", "resolve_link", "tie_to"]
+
+#: Names that agree less than this are not offered as the nearest one.
+_LIKENESS = 0.8
+
+#: Scans of other series that a reason names.
+_N_NAMED = 2
+
+#: Characters of an entry that a reason quotes.
+_LONGEST_SHOWN = 200
+
+_EXTENSIONS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One entry of IntendedFor.
+
+    Attributes
+    ----------
+    text
+        As written.
+    target
+        The file it means; None if it leads nowhere.
+    right_form
+        How BIDS has it written, where `text` is another form of it.
+    problem
+        Why it leads nowhere.
+    """
+
+    text: str
+    target: Path | None = None
+    right_form: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the sidecars of an image say about the scans it corrects.
+
+    Attributes
+    ----------
+    path
+        The image.
+    links
+        Entries of IntendedFor.
+    identifiers
+        Its B0FieldIdentifier, one or several.
+    unusable_link
+        What IntendedFor holds, where it is there and names nothing: `[]`.
+    """
+
+    path: Path
+    links: tuple[Link, ...] = ()
+    identifiers: tuple[str, ...] = ()
+    unusable_link: str = ""
+
+    @property
+    def is_silent(self) -> bool:
+        """It names no scan and no field."""
+        return not (self.links or self.identifiers)
+
+
+@dataclass(frozen=True)
+class Tie:
+    """How an image is tied to a series by what both say.
+
+    Attributes
+    ----------
+    how
+        "linked by IntendedFor"; empty if they are not tied.
+    by_field
+        The B0 field both name; empty if a link ties them.
+    obstacle
+        Why they are not tied.
+    advice
+        What would tie them, if the image fits the series otherwise.
+    remarks
+        Warnings about metadata that were followed and should be written otherwise.
+    """
+
+    how: str = ""
+    by_field: str = ""
+    obstacle: str = ""
+    advice: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def read_statement(path: Path, sidecars: Iterable[Mapping[str, Any]], *, root: Path) -> Statement:
+    """Read what an image says about the scans it corrects.
+
+    Parameters
+    ----------
+    path
+        The image.
+    sidecars
+        Merged sidecars: one mapping for an echo-planar image, several for a field map.
+    root
+        Folder of the dataset.
+    """
+    sidecars = list(sidecars)
+    texts = dict.fromkeys(t for m in sidecars for t in words(m.get("IntendedFor")))
+    identifiers = dict.fromkeys(t for m in sidecars for t in words(m.get("B0FieldIdentifier")))
+    return Statement(
+        path,
+        links=tuple(resolve_link(text, image=path, root=root) for text in texts),
+        identifiers=tuple(identifiers),
+        unusable_link=""
+        if texts
+        else next((_show(m["IntendedFor"]) for m in sidecars if "IntendedFor" in m), ""),
+    )
+
+
+def _show(value: object) -> str:
+    """Say what an entry holds that names nothing."""
+    is_empty = value in (None, "", [], [""])
+    return "empty" if is_empty else f"{reprlib.repr(value)}, not text or a list of texts"
+
+
+def resolve_link(text: str, *, image: Path, root: Path) -> Link:
+    """Find the file that an entry of IntendedFor means.
+
+    BIDS has two forms: a URI from the dataset's root, `bids::sub-01/dwi/sub-01_dwi.nii.gz`, and
+    a path from the participant's folder, `ses-1/dwi/sub-01_ses-1_dwi.nii.gz`. Other forms are
+    followed where they lead to an existing file of the participant: with `sub-01/` in front,
+    without `ses-1/` or `ses-1_`, `.nii` for `.nii.gz` or the reverse, `./` or `/` in front, an
+    absolute path, a path from the image's folder, a bare file name.
+
+    Parameters
+    ----------
+    text
+        The entry.
+    image
+        The image whose sidecar holds it.
+    root
+        Folder of the dataset.
+    """
+    is_uri = text.startswith("bids:")
+    dataset, colon, rest = text.removeprefix("bids:").partition(":")
+    named = f"IntendedFor names {_quoted([text])}"
+    if is_uri and dataset and colon:
+        return Link(text, problem=f"{named}, in another dataset")
+    folder = root / image.relative_to(root).parts[0]
+    relative = (rest if colon else dataset) if is_uri else text
+    parts = PurePosixPath(relative.strip().replace("\\", "/")).parts
+    parts = tuple(p for p in parts if p not in ("/", "."))
+    for path in _spellings(parts, image=image, folder=folder, is_uri=is_uri):
+        # Unlike pathlib's, these answer for any text, however long or odd.
+        if os.path.isfile(path) or os.path.islink(path):
+            uri = f"bids::{path.relative_to(root).as_posix()}"
+            is_right = text in (uri, path.relative_to(folder).as_posix())
+            return Link(text, path, right_form="" if is_right else uri)
+    others = [p for p in parts[:-1] if p.startswith("sub-")]
+    if others and folder.name not in others:
+        return Link(text, problem=f"{named}, of another participant")
+    problem = f"{named}, which does not exist"
+    patterns = ("dwi/*.nii*", "ses-*/dwi/*.nii*")
+    scans = [p.name for pattern in patterns for p in sorted(folder.glob(pattern))]
+    near = get_close_matches(parts[-1] if parts else "", scans, n=1, cutoff=_LIKENESS)
+    return Link(text, problem=f"{problem}; the nearest name is {near[0]}" if near else problem)
+
+
+def _spellings(
+    parts: tuple[str, ...], *, image: Path, folder: Path, is_uri: bool
+) -> Iterator[Path]:
+    """Yield the paths below the participant's folder that a link may mean, the likeliest first."""
+    if not parts:
+        return
+    session = next((p for p in image.relative_to(folder).parts[:-1] if p.startswith("ses-")), None)
+    bases = [folder.parent, folder] if is_uri else [folder, folder.parent]
+    paths = [base.joinpath(*parts) for base in bases]
+    if folder.name in parts[:-1]:
+        last = len(parts) - 1 - parts[::-1].index(folder.name)
+        paths.append(folder.parent.joinpath(*parts[last:]))
+    visit = folder / session if session else folder
+    paths += [visit.joinpath(*parts), image.parent.joinpath(*parts)]
+    if len(parts) == 1:
+        paths.append(visit / "dwi" / parts[0])
+    seen = set()
+    for path in (Path(os.path.normpath(p)) for p in paths):
+        if not path.is_relative_to(folder):
+            continue
+        for name in _names(path.name, subject=folder.name, session=session):
+            candidate = path.with_name(name)
+            if candidate not in seen:
+                seen.add(candidate)
+                yield candidate
+
+
+def _names(name: str, *, subject: str, session: str | None) -> Iterator[str]:
+    """Yield a file name, with the other extension, and with the session it may lack."""
+    stem = name.removesuffix(".gz").removesuffix(".nii")
+    own = name[len(stem) :]
+    for start in (stem, stem.replace(f"{subject}_", f"{subject}_{session}_", 1)):
+        if own in _EXTENSIONS and (start == stem or (session and session not in stem)):
+            yield from (start + e for e in sorted(_EXTENSIONS, key=lambda e: e != own))
+
+
+def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] = ()) -> Tie:
+    """Say whether an image is meant for a series.
+
+    The B0FieldSource of a run decides if it is set; else IntendedFor of the image; else a
+    B0FieldIdentifier that run and image share, as the images that one field is estimated from.
+
+    Parameters
+    ----------
+    runs
+        Of the series.
+    said
+        What the image says.
+    others
+        Runs of other series, whose names a reason may give.
+    """
+    for run in runs:
+        sources = words(run.metadata.get("B0FieldSource"))
+        shared = [i for i in said.identifiers if i in sources]
+        if shared:
+            return Tie(f"linked by B0FieldSource {shared[0]!r}", by_field=shared[0])
+        link = next((link for link in said.links if link.target == run.path), None)
+        if link is not None and not sources:
+            remark = (
+                f"{said.path.name}: IntendedFor {link.text!r} was followed as "
+                f"{link.right_form!r}. Write it so: other programs may not find the scan."
+            )
+            return Tie("linked by IntendedFor", remarks=(remark,) if link.right_form else ())
+        own = [i for i in said.identifiers if i in words(run.metadata.get("B0FieldIdentifier"))]
+        if own and not sources:
+            remark = (
+                f"{run.path.name} has no B0FieldSource; {said.path.name} is used because both "
+                f"have B0FieldIdentifier {own[0]!r}. "
+                f'Add "B0FieldSource": {json.dumps(own[0])} to the JSON file of the run.'
+            )
+            return Tie(
+                f"linked by B0FieldIdentifier {own[0]!r} of both",
+                by_field=own[0],
+                remarks=(remark,),
+            )
+    advice = ""
+    if said.is_silent:
+        advice = "add IntendedFor or B0FieldIdentifier to its JSON file"
+    elif said.identifiers and not any(run.metadata.get("B0FieldSource") for run in runs):
+        source = json.dumps(said.identifiers[0])
+        advice = f'add "B0FieldSource": {source} to the JSON file of the series'
+    return Tie(obstacle="; ".join(_obstacles(runs, said, others)), advice=advice)
+
+
+def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]) -> Iterator[str]:
+    sources = tuple(dict.fromkeys(s for r in runs for s in words(r.metadata.get("B0FieldSource"))))
+    elsewhere = [
+        run for run in others if {*words(run.metadata.get("B0FieldSource"))} & {*said.identifiers}
+    ]
+    if said.identifiers and elsewhere:
+        yield f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is for {_named(elsewhere)}"
+    elif said.identifiers and sources:
+        yield (
+            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is not the B0FieldSource of the "
+            f"series, {_quoted(sources)}"
+        )
+    elif said.identifiers:
+        yield (
+            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is the B0FieldSource of no run "
+            "of this session"
+        )
+    targets = {link.target for link in said.links}
+    if sources and any(run.path in targets for run in runs):
+        yield (
+            f"IntendedFor names the series, whose B0FieldSource, {_quoted(sources)}, decides"
+            + ("" if said.identifiers else ", and it has no B0FieldIdentifier")
+        )
+    else:
+        known = [link.target for link in said.links if link.target is not None]
+        if known:
+            yield f"IntendedFor names other scans: {_names_of(known)}"
+        problems = [link.problem for link in said.links if link.problem]
+        yield from problems[:_N_NAMED]
+        if len(problems) > _N_NAMED:
+            yield f"and {len(problems) - _N_NAMED} more of its links lead nowhere"
+    if said.is_silent and said.unusable_link:
+        yield f"IntendedFor is {said.unusable_link}"
+    elif said.is_silent:
+        yield "it does not say for which scans it is"
+
+
+def _quoted(labels: Iterable[str]) -> str:
+    shown = (t if len(t) <= _LONGEST_SHOWN else t[:_LONGEST_SHOWN] + "..." for t in labels)
+    return ", ".join(map(repr, shown))
+
+
+def _named(runs: Sequence[DwiRun]) -> str:
+    return _names_of([run.path for run in runs])
+
+
+def _names_of(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - _N_NAMED} more" if len(paths) > _N_NAMED else ""
+    return ", ".join(path.name for path in paths[:_N_NAMED]) + more

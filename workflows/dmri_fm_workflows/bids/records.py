@@ -1,0 +1,350 @@
+"""The scans of a dataset as value objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.errors import DmriError
+from dmri_fm.gradient_files import RawGradients
+from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.series import Dwi, load_image
+from dmri_fm_workflows.bids.names import scan_name
+
+__all__ = [
+    "POSE_ROTATION_DEG",
+    "POSE_SHIFT_MM",
+    "Dataset",
+    "DwiRun",
+    "DwiSeries",
+    "EpiImage",
+    "Fieldmap",
+    "Participant",
+    "Problem",
+    "Session",
+    "UnusedImage",
+    "has_same_pose",
+    "is_opposite",
+    "pose_difference",
+]
+
+#: Grids turned against each other by more than this are different head poses, degrees.
+POSE_ROTATION_DEG = 1.0
+
+#: Grids whose centres lie further apart than this are different head poses, mm.
+POSE_SHIFT_MM = 5.0
+
+#: Voxel edges may differ by this and still be one grid, mm.
+_EDGE_TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EpiImage:
+    """An echo-planar image and how it was encoded.
+
+    Attributes
+    ----------
+    path
+        NIfTI file.
+    entities
+        Labels of its name by long name: `{"subject": "01", "direction": "AP"}`.
+    metadata
+        Merged sidecars.
+    shape
+        3 or 4 numbers.
+    affine
+        Shape (4, 4), voxel to RAS+ mm.
+    phase_encoding
+        `i`, `i-`, `j`, `j-`, `k` or `k-`, along the image's own axes; None if unknown.
+    readout_time_s
+        From the first to the last echo's centre; None if unknown.
+    bval, bvec
+        Gradient files; None for an image that has none.
+    gradients
+        What was read from them; None for an image that has none.
+    has_b0
+        It holds a b=0 volume.
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    phase_encoding: str | None
+    readout_time_s: float | None
+    bval: Path | None = None
+    bvec: Path | None = None
+    gradients: RawGradients | None = None
+    has_b0: bool = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DwiRun(EpiImage):
+    """One diffusion series on disk.
+
+    Attributes
+    ----------
+    bval, bvec
+        Gradient files that apply to it.
+    gradients
+        What was read from them.
+    sbref
+        Single-band reference, or None.
+    """
+
+    bval: Path
+    bvec: Path
+    gradients: RawGradients
+    sbref: Path | None = None
+
+    @property
+    def gtab(self) -> GradientTable:
+        """Gradients of the volumes that :meth:`load` opens; no image is read for them."""
+        return self.gradients.gtab
+
+    def load(self) -> Dwi:
+        """Open the series of the volumes whose gradients can be used, b-values scaled.
+
+        Voxels are read at first use, or at once where volumes are left out.
+        """
+        return Dwi.from_raw(load_image(self.path, ndim=4), self.gradients)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fieldmap:
+    """A field map measured with gradient echoes.
+
+    Attributes
+    ----------
+    kind
+        `phasediff`, `phase1phase2` or `fieldmap`.
+    paths
+        Image by suffix: `{"phasediff": ..., "magnitude1": ...}`.
+    entities
+        Labels of its name by long name.
+    metadata
+        Merged sidecars of each image, by suffix.
+    """
+
+    kind: str
+    paths: Mapping[str, Path]
+    entities: Mapping[str, str]
+    metadata: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class UnusedImage:
+    """An image that could have corrected the distortion of a series, and why it does not.
+
+    Attributes
+    ----------
+    path
+        NIfTI file.
+    reason
+        Why it is not used, without a full stop: "its phase encoding, j, is that of the series".
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class DwiSeries:
+    """Runs of one session that are corrected together and merged.
+
+    Attributes
+    ----------
+    runs
+        In order of their names; all on one grid, in one head pose.
+    entities
+        Labels that the runs share; `direction` and `run` are left out if merged over.
+    reverse
+        Images outside the series whose phase encoding opposes that of a run, on the same grid;
+        the first one is used. Empty where the runs themselves hold a pair.
+    fieldmaps
+        Gradient-echo field maps meant for one of the runs.
+    warnings
+        What a reader of the results should know about the input.
+    unused
+        Images that could have corrected the distortion and are not used, those that were meant
+        for the series first.
+    pair_reason
+        What ties the two images of the pair: "linked by IntendedFor". Empty if there is none.
+    """
+
+    runs: tuple[DwiRun, ...]
+    entities: Mapping[str, str]
+    reverse: tuple[EpiImage, ...] = ()
+    fieldmaps: tuple[Fieldmap, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unused: tuple[UnusedImage, ...] = ()
+    pair_reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Stem of the outputs: `sub-01_ses-01_acq-x`."""
+        return scan_name(self.entities)
+
+    @property
+    def n_volumes(self) -> int:
+        """Number of volumes of all runs together."""
+        return sum(run.shape[3] for run in self.runs)
+
+    @property
+    def blip_pair(self) -> tuple[EpiImage, EpiImage] | None:
+        """Return two images with b=0 volumes, of opposite phase encoding; the first is a run."""
+        return find_pair(self.runs, (*self.runs, *self.reverse))
+
+    @property
+    def outside_image(self) -> EpiImage | None:
+        """Return the half of the pair that is no run of the series; None if both are, or none."""
+        other = self.blip_pair[1] if self.blip_pair else None
+        return None if other in self.runs else other
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One visit.
+
+    Attributes
+    ----------
+    label
+        Without `ses-`; None where the dataset has no sessions.
+    t1w
+        T1-weighted images, the one to use first. Of another session if this one has none.
+    series
+        Diffusion series, by name.
+    warnings
+        What a reader of the results should know about the input.
+    """
+
+    label: str | None
+    t1w: tuple[Path, ...]
+    series: tuple[DwiSeries, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Participant:
+    """One person.
+
+    Attributes
+    ----------
+    label
+        Without `sub-`.
+    sessions
+        Those with a usable diffusion series.
+    """
+
+    label: str
+    sessions: tuple[Session, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A scan that cannot be used, while the others go on.
+
+    Attributes
+    ----------
+    participant
+        Label without `sub-`.
+    path
+        The file concerned.
+    error
+        What was found, what was expected, and what to do.
+    """
+
+    participant: str | None
+    path: Path | None
+    error: DmriError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What is to be processed.
+
+    Attributes
+    ----------
+    root
+        Folder, absolute.
+    name
+        As its description says.
+    participants
+        Those with a usable diffusion series, by label.
+    problems
+        Scans that were found and cannot be used.
+    """
+
+    root: Path
+    name: str
+    participants: tuple[Participant, ...]
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def is_opposite(one: str | None, other: str | None) -> bool:
+    """Tell whether two phase encodings run along one axis in opposite directions.
+
+    Examples
+    --------
+    >>> is_opposite("j", "j-"), is_opposite("j", "i-"), is_opposite(None, "j")
+    (True, False, False)
+    """
+    return bool(one and other and one != other and one[0] == other[0])
+
+
+def find_pair(
+    runs: tuple[DwiRun, ...], others: tuple[EpiImage, ...]
+) -> tuple[EpiImage, EpiImage] | None:
+    """Return the first run and the first other image that oppose each other."""
+    for run in runs:
+        for other in others:
+            if (
+                run.has_b0
+                and other.has_b0
+                and is_opposite(run.phase_encoding, other.phase_encoding)
+            ):
+                return run, other
+    return None
+
+
+def has_same_pose(one: EpiImage, other: EpiImage) -> bool:
+    """Tell whether two images have one grid and one head pose.
+
+    The same number and size of voxels, axes within :data:`POSE_ROTATION_DEG` and centres within
+    :data:`POSE_SHIFT_MM`: what is left is head motion, which is corrected anyway.
+    """
+    return pose_difference(one, other) is None
+
+
+def pose_difference(one: EpiImage, other: EpiImage) -> str | None:
+    """Say how the grid or the head pose of an image differs from that of another.
+
+    Returns
+    -------
+    str or None
+        What `one` has in place of what `other` has; None if both have one grid and one pose.
+    """
+    if one.shape[:3] != other.shape[:3]:
+        found, wanted = (" x ".join(map(str, i.shape[:3])) for i in (one, other))
+        return f"it has another grid, {found} voxels in place of {wanted}"
+    edges, other_edges = (np.linalg.norm(i.affine[:3, :3], axis=0) for i in (one, other))
+    if not np.allclose(edges, other_edges, rtol=0, atol=_EDGE_TOLERANCE_MM):
+        found, wanted = (" x ".join(f"{e:.4g}" for e in size) for size in (edges, other_edges))
+        return f"it has another grid, voxels of {found} mm in place of {wanted} mm"
+    turn = rotation_part(one.affine).T @ rotation_part(other.affine)
+    if np.linalg.det(turn) <= 0:
+        return "it is stored as the mirror image"
+    degrees = float(np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
+    if degrees > POSE_ROTATION_DEG:
+        return f"it shows another head pose, turned by {degrees:.1f} degrees"
+    centre = np.array([*((n - 1) / 2 for n in one.shape[:3]), 1.0])
+    shift = float(np.linalg.norm((one.affine - other.affine) @ centre))
+    if shift > POSE_SHIFT_MM:
+        return f"it shows another head pose, {shift:.1f} mm away"
+    return None

@@ -1,0 +1,411 @@
+"""Open single scans: diffusion runs, echo-planar references, T1-weighted images, field maps."""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+
+from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.gradient_files import RawGradients, read_raw_gradients
+from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.gradients import GradientTable
+from dmri_fm.series import load_image
+from dmri_fm_workflows.bids.metadata import list_ignored, read_number, read_text, read_words
+from dmri_fm_workflows.bids.names import split_name
+from dmri_fm_workflows.bids.records import DwiRun, EpiImage, Fieldmap
+from dmri_fm_workflows.bids.sidecars import Sidecars
+
+__all__ = [
+    "ASSUMED_READOUT_NOTE",
+    "ASSUMED_READOUT_S",
+    "FIELDMAP_SUFFIXES",
+    "is_diffusion_signal",
+    "list_fieldmaps",
+    "open_epi",
+    "open_run",
+    "open_t1w",
+    "readout_time_s",
+    "why_no_signal",
+]
+
+#: A series with this many directions of its own holds measured signal, whatever its tags say.
+SIGNAL_DIRECTIONS = 6
+
+#: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal.
+ASSUMED_READOUT_S = 0.05
+
+#: What an assumed readout time means for the results.
+ASSUMED_READOUT_NOTE = (
+    "the correction of distortion rests on equal readouts, not on the number; the field in Hz "
+    "scales with it"
+)
+
+#: A readout longer than this is in another unit, s.
+LONGEST_READOUT_S = 1.0
+
+#: Suffixes of gradient-echo field maps, and the kind that each belongs to.
+FIELDMAP_SUFFIXES: Mapping[str, str] = {
+    "phasediff": "phasediff",
+    "phase1": "phase1phase2",
+    "phase2": "phase1phase2",
+    "fieldmap": "fieldmap",
+    "magnitude": "",
+    "magnitude1": "",
+    "magnitude2": "",
+}
+
+#: Words by which scanners call the maps they compute.
+_MAP_WORDS = frozenset(
+    {"TRACEW", "TRACE", "ADC", "EADC", "EXPADC", "FA", "FAC", "COLFA", "TENSOR", "S0MAP"}
+)
+_MAP_LABEL = re.compile(r"(.*(TRACEW|ADC|COLFA)|TRACE|FA|TENSOR)", re.IGNORECASE)
+_MAP_DESCRIPTION = re.compile(r".*_(TRACEW|ADC|EADC|FA|COLFA|TENSOR)", re.IGNORECASE)
+_NOT_MAGNITUDE = frozenset({"P", "PHASE", "PHASE MAP", "REAL", "R", "IMAGINARY", "I"})
+_PHASE_ENCODINGS = frozenset({"i", "i-", "j", "j-", "k", "k-"})
+
+
+def is_diffusion_signal(
+    entities: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    *,
+    n_directions: int | None = None,
+) -> bool:
+    """Tell measured magnitude signal from phase images and from maps the scanner computed.
+
+    Parameters
+    ----------
+    entities
+        Labels of the file's name.
+    metadata
+        Merged sidecars.
+    n_directions
+        Distinct directions of the gradient files with the image's own name; None if it has none
+        that fit. `DERIVED` alone rejects an image only where there are fewer than
+        :data:`SIGNAL_DIRECTIONS`: some scanners write it for distortion-corrected signal.
+
+    Examples
+    --------
+    >>> is_diffusion_signal({"acquisition": "b1000TRACEW"}, {})
+    False
+    >>> is_diffusion_signal({"part": "mag"}, {"ImageType": ["ORIGINAL", "PRIMARY", "M"]})
+    True
+    """
+    return not why_no_signal(entities, metadata, n_directions=n_directions)
+
+
+def why_no_signal(
+    entities: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    *,
+    n_directions: int | None = None,
+) -> str:
+    """Say what tells a phase image or a computed map; empty for measured magnitude signal.
+
+    Parameters are those of :func:`is_diffusion_signal`.
+
+    Examples
+    --------
+    >>> why_no_signal({"part": "phase"}, {}), why_no_signal({}, {"ImageType": ["DERIVED", "ADC"]})
+    ('its name has part-phase', 'its ImageType has ADC')
+    """
+    if (part := entities.get("part", "mag")) != "mag":
+        return f"its name has part-{part}"
+    if "desc" in entities:
+        return f"its name has desc-{entities['desc']}"
+    for key, name in (("acq", "acquisition"), ("rec", "reconstruction")):
+        if _MAP_LABEL.fullmatch(label := entities.get(name, "")):
+            return f"its name has {key}-{label}"
+    words = {word.upper() for word in read_words(metadata, "ImageType")}
+    wrong = words & _MAP_WORDS
+    if not words & {"M", "MAGNITUDE"}:
+        wrong |= words & _NOT_MAGNITUDE
+    if wrong:
+        return f"its ImageType has {', '.join(sorted(wrong))}"
+    description = read_text(metadata, "SeriesDescription")
+    if "ORIGINAL" not in words and _MAP_DESCRIPTION.fullmatch(description):
+        return f"its SeriesDescription is {reprlib.repr(description)}"
+    if "DERIVED" in words and (n_directions or 0) < SIGNAL_DIRECTIONS:
+        return "its ImageType has DERIVED"
+    return ""
+
+
+def readout_time_s(
+    metadata: Mapping[str, Any], n_phase_encodes: int | None = None
+) -> float | None:
+    """Return the total readout time that a sidecar states or implies.
+
+    Parameters
+    ----------
+    metadata
+        Merged sidecars.
+    n_phase_encodes
+        Voxels along the phase encoding, used where `ReconMatrixPE` is missing.
+
+    Returns
+    -------
+    float or None
+        Seconds: `TotalReadoutTime`, else `EffectiveEchoSpacing` (s) times one less than the
+        number of phase encodes.
+
+    Examples
+    --------
+    >>> readout_time_s({"EffectiveEchoSpacing": 0.0005, "ReconMatrixPE": 101})
+    0.05
+    >>> readout_time_s({"TotalReadoutTime": 50}) is None  # milliseconds
+    True
+    """
+    total = _positive(metadata, "TotalReadoutTime")
+    if total is None:
+        spacing = _positive(metadata, "EffectiveEchoSpacing")
+        n_lines = _positive(metadata, "ReconMatrixPE") or n_phase_encodes
+        total = None if spacing is None or not n_lines else spacing * (n_lines - 1)
+    return total if total is not None and 0 < total <= LONGEST_READOUT_S else None
+
+
+def _positive(metadata: Mapping[str, Any], key: str) -> float | None:
+    number = read_number(metadata, key)
+    return number if number is not None and number > 0 else None
+
+
+def _encoding(
+    metadata: Mapping[str, Any], shape: Sequence[int]
+) -> tuple[str | None, float | None]:
+    direction = read_text(metadata, "PhaseEncodingDirection")
+    if direction not in _PHASE_ENCODINGS:
+        return None, readout_time_s(metadata)
+    return direction, readout_time_s(metadata, shape["ijk".index(direction[0])])
+
+
+def open_run(
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    sidecars: Sidecars,
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
+) -> tuple[DwiRun, GradientTable, tuple[str, ...]]:
+    """Open a diffusion run and check everything about it but its voxels.
+
+    Parameters
+    ----------
+    path
+        4-D image.
+    metadata
+        Its merged sidecars.
+    sidecars
+        Finds its gradient files.
+    gradient_options
+        How they are read.
+
+    Returns
+    -------
+    run
+        The run.
+    gtab
+        Its gradients, RAS+, of the volumes that are kept.
+    warnings
+        What is missing and can be done without, and what was done about its gradients.
+
+    Raises
+    ------
+    InputError
+        If the image or a gradient file is missing, damaged, or does not fit the other.
+    """
+    entities, _, extension = split_name(path)
+    bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
+    image = load_image(path, ndim=4)
+    _require_bvals(bval)
+    gradients = _read_gradients(image, bval, bvec, gradient_options)
+    x, y, z, n = (int(length) for length in image.shape)
+    shape = (x, y, z, n)
+    direction, readout = _encoding(metadata, shape)
+    sbref = path.with_name(path.name.removesuffix("dwi" + extension) + "sbref" + extension)
+    is_sbref = sbref.is_file() and sbref.stat().st_size and not sidecars.is_foreign(sbref)
+    run = DwiRun(
+        path=path,
+        bval=bval,
+        bvec=bvec,
+        sbref=sbref if is_sbref else None,
+        entities=entities,
+        metadata=dict(metadata),
+        shape=shape,
+        affine=np.asarray(image.affine, dtype=np.float64),
+        phase_encoding=direction,
+        readout_time_s=readout,
+        gradients=gradients,
+        has_b0=bool(gradients.gtab.is_b0.any()),
+    )
+    return run, gradients.gtab, (*gradients.warnings, *_doubts(run, image))
+
+
+def _require_bvals(bval: Path) -> None:
+    """Refuse a run without b-values, and say what to do if all its volumes are b=0."""
+    if not os.path.lexists(bval):
+        raise GradientError(
+            "file is missing",
+            path=bval,
+            expected="a text file with the b-values",
+            advice="convert the scan with dcm2niix, which writes .bval and .bvec for weighted "
+            "volumes; if all volumes are b=0, it writes none: write a .bval with a 0 for each",
+        )
+
+
+def _read_gradients(
+    image: SpatialImage, bval: Path, bvec: Path, options: GradientOptions
+) -> RawGradients:
+    return read_raw_gradients(
+        bval, bvec, affine=image.affine, n_volumes=int(image.shape[3]), options=options
+    )
+
+
+def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
+    name, metadata = run.path.name, run.metadata
+    if not metadata:
+        yield (
+            f"{name} has no JSON sidecar: its phase encoding is unknown, so no reverse-phase "
+            "image can correct its distortion. Add a .json file with PhaseEncodingDirection "
+            "and TotalReadoutTime."
+        )
+    elif run.phase_encoding is None:
+        value = metadata.get("PhaseEncodingDirection")
+        yield (
+            f"{name}: PhaseEncodingDirection is "
+            + (
+                "missing"
+                if value is None
+                else f"{reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
+            )
+            + ", so no reverse-phase image can correct its distortion. Add it to the JSON file."
+        )
+    elif run.readout_time_s is None:
+        value = metadata.get("TotalReadoutTime")
+        yield (
+            f"{name}: TotalReadoutTime is "
+            + (
+                "missing"
+                if value is None
+                else f"{reprlib.repr(value)}, which is no time in seconds"
+            )
+            + ", so a readout time is assumed: that of the series' other images, or "
+            f"{ASSUMED_READOUT_S:g} s where none has one: {ASSUMED_READOUT_NOTE}. Add it to the "
+            "JSON file."
+        )
+    header: Any = image.header
+    if header.get("qform_code", 1) == 0 and header.get("sform_code", 1) == 0:
+        yield (
+            f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
+            "radiological storage. Set the orientation if that is wrong."
+        )
+    is_readout_said = run.phase_encoding is not None and run.readout_time_s is None
+    for what in list_ignored(metadata, said=("TotalReadoutTime",) if is_readout_said else ()):
+        yield f"{name}: {what}."
+    if "DERIVED" in read_words(metadata, "ImageType"):
+        yield (
+            f"{name}: ImageType says DERIVED; it is taken as measured signal because its "
+            "gradient files hold a full set of directions."
+        )
+
+
+def open_epi(
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    sidecars: Sidecars,
+    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
+) -> EpiImage:
+    """Open an image that shows the distortion of another phase encoding.
+
+    All its volumes are b=0, unless gradient files of its own name say otherwise.
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, damaged, or neither 3-D nor 4-D.
+    InputError
+        If its gradient files cannot be used.
+    """
+    image = load_image(path)
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) not in (3, 4):
+        raise ImageError(
+            f"image has {len(shape)} dimensions, {shape}", path=path, expected="3 or 4 dimensions"
+        )
+    direction, readout = _encoding(metadata, shape)
+    bval, bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+    gradients = None
+    if len(shape) == 4 and bval is not None and bvec is not None:
+        # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
+        options = replace(gradient_options, b_scaling="none")
+        gradients = _read_gradients(image, bval, bvec, options)
+    return EpiImage(
+        path=path,
+        entities=split_name(path)[0],
+        metadata=dict(metadata),
+        shape=shape,
+        affine=np.asarray(image.affine, dtype=np.float64),
+        phase_encoding=direction,
+        readout_time_s=readout,
+        bval=None if gradients is None else bval,
+        bvec=None if gradients is None else bvec,
+        gradients=gradients,
+        has_b0=gradients is None or bool(gradients.gtab.is_b0.any()),
+    )
+
+
+def open_t1w(path: Path, metadata: Mapping[str, Any]) -> tuple[bool, float, str]:
+    """Open a T1-weighted image and say how it ranks among others; lower is better.
+
+    The scanner's own intensity normalisation comes first, then smaller voxels, then the name.
+
+    Raises
+    ------
+    ImageError
+        If the image is missing, damaged, or not 3-D.
+    """
+    image = load_image(path, ndim=3)
+    is_normalised = "NORM" in read_words(metadata, "ImageType")
+    volume = abs(float(np.linalg.det(np.asarray(image.affine)[:3, :3])))
+    return not is_normalised, round(volume, 3), path.name
+
+
+def list_fieldmaps(
+    images: Iterable[Path], *, metadata: Mapping[Path, Mapping[str, Any]]
+) -> tuple[Fieldmap, ...]:
+    """Gather gradient-echo images into field maps, by the entities of their names.
+
+    Parameters
+    ----------
+    images
+        Images whose suffix is among :data:`FIELDMAP_SUFFIXES`.
+    metadata
+        Merged sidecars of each image.
+
+    Returns
+    -------
+    tuple of Fieldmap
+        Sets without a phase image or a field are left out.
+    """
+    groups: dict[tuple[tuple[str, str], ...], dict[str, Path]] = {}
+    for path in sorted(images):
+        entities, suffix, _ = split_name(path)
+        groups.setdefault(tuple(entities.items()), {})[suffix] = path
+    maps = []
+    for labels, paths in groups.items():
+        kinds = {FIELDMAP_SUFFIXES[suffix] for suffix in paths} - {""}
+        if kinds:
+            maps.append(
+                Fieldmap(
+                    kind=min(kinds, key=["phasediff", "phase1phase2", "fieldmap"].index),
+                    paths=paths,
+                    entities=dict(labels),
+                    metadata={suffix: metadata[path] for suffix, path in paths.items()},
+                )
+            )
+    return tuple(maps)

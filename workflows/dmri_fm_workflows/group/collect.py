@@ -1,0 +1,148 @@
+"""Which participants and which files an output folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmri_fm.errors import ConfigError, LayoutError
+from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.outputs.naming import OutputName, identify
+from dmri_fm_workflows.outputs.tsv import scan_columns
+
+__all__ = ["OutputFile", "Problem", "find_files", "find_unknown", "list_participants"]
+
+#: Ends of names that the group reads: tables of features and quality, and maps.
+_READ = ("_features.tsv", "_qc.tsv", "_dwimap.nii.gz")
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """An output and what its name says."""
+
+    path: Path
+    name: OutputName
+
+    @property
+    def scan(self) -> str:
+        """Name of its scan, e.g. `sub-01_dir-AP`."""
+        return scan_name(self.name.source_entities)
+
+    @property
+    def participant(self) -> str:
+        """Its participant, with the prefix."""
+        return f"sub-{self.name.entities['subject']}"
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Leading cells of a table row about its scan."""
+        return scan_columns(self.name.source_entities)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that could not be used.
+
+    Attributes
+    ----------
+    participant
+        Whose, with the prefix.
+    message
+        What is wrong, in one line.
+    """
+
+    participant: str
+    message: str
+
+
+def list_participants(output_dir: str | Path) -> tuple[str, ...]:
+    """Return the participants of an output folder, with their prefix, sorted.
+
+    Raises
+    ------
+    LayoutError
+        If the folder is missing or holds no participant.
+    """
+    output_dir = Path(output_dir)
+    if not output_dir.is_dir():
+        raise LayoutError(
+            "folder is missing",
+            path=output_dir,
+            expected="the output folder of the participant level",
+            advice="run the participant level first, with this output folder",
+        )
+    found = sorted(p.name for p in output_dir.glob("sub-*") if p.is_dir())
+    if not found:
+        raise LayoutError(
+            "no participant here",
+            path=output_dir,
+            expected="folders named sub-<label>, written by the participant level",
+            advice="run the participant level first, with this output folder",
+        )
+    return tuple(found)
+
+
+def find_files(
+    output_dir: str | Path, kind_name: str, *, participant: str, extension: str = ".tsv"
+) -> Iterator[OutputFile]:
+    """Find the files of one kind of a participant, sorted by path.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder.
+    kind_name
+        Key in `maps.yaml`.
+    participant
+        With the prefix.
+    extension
+        With its dot.
+    """
+    output_dir = Path(output_dir)
+    for folder in _folders(output_dir / participant):
+        for path in sorted(folder.glob(f"*{extension}")):
+            if path.name.startswith("."):
+                continue
+            try:
+                name = identify(path.relative_to(output_dir))
+            except ConfigError:
+                continue  # not one of ours
+            if name.kind.name == kind_name:
+                yield OutputFile(path, name)
+
+
+def _folders(home: Path) -> list[Path]:
+    return sorted({*home.glob("dwi"), *home.glob("ses-*/dwi")})
+
+
+def find_unknown(output_dir: str | Path, *, participant: str) -> tuple[Problem, ...]:
+    """Find tables and maps whose names this version does not write, as earlier versions did.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder.
+    participant
+        With the prefix.
+
+    Returns
+    -------
+    tuple of Problem
+        One that names the first such file and counts them, or none.
+    """
+    unknown = []
+    for folder in _folders(Path(output_dir) / participant):
+        for path in sorted(p for p in folder.iterdir() if p.name.endswith(_READ)):
+            try:
+                identify(path.relative_to(output_dir))
+            except ConfigError:
+                unknown.append(path.name)
+    if not unknown:
+        return ()
+    more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    message = (
+        f"{unknown[0]}{more}: no output of this version has such a name, so it is in no table; "
+        "run the participant again"
+    )
+    return (Problem(participant, message),)

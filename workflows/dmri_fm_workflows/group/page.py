@@ -1,0 +1,334 @@
+"""The page of the group: status, quality with outliers flagged, distributions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import ChoiceLoader, PackageLoader
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from dmri_fm import __version__
+from dmri_fm.encoders.features import feature_columns
+from dmri_fm.identity import APP_MODELS, identity, label_of
+from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
+from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
+from dmri_fm_workflows.group.tables import SCAN_COLUMNS, GroupTables
+from dmri_fm_workflows.outputs.sidecars import describe_columns
+from dmri_fm_workflows.outputs.tsv import MISSING
+from dmri_fm_workflows.report.content import Fact, ReportWarning
+from dmri_fm_workflows.report.page import page_environment
+
+__all__ = ["find_pages", "render_group_page"]
+
+#: Colour of each status, trouble first.
+_BADGES = {"failed": "error", "incomplete": "warning", "unknown": "warning", "complete": "note"}
+
+_VERBS = {"failed": "failed", "incomplete": "lack outputs", "unknown": "have no readable record"}
+
+#: Distributions of maps that are drawn, where they exist.
+_DRAWN_MAPS = tuple(
+    f"{model}_{param}_median_{tissue}"
+    for model in ("tensor", *map(label_of, APP_MODELS))
+    for param in ("fa", "md")
+    for tissue in ("wm", "gm")
+)
+
+_RULE = (
+    f"A scan stands out where a measure leaves its expected range, or lies more than {Z_LIMIT:g} "
+    "robust standard deviations (median and median absolute deviation) on the bad side of the "
+    f"scans that it can be compared with, if there are at least {MIN_SCANS}. Measures that depend "
+    "on b-values are compared among scans of the same largest b-value."
+)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class _ScanFlag:
+    scan: str
+    column: str
+    value: str
+    reason: str
+
+
+def _scan_names(table: pd.DataFrame) -> list[str]:
+    """Return a readable name of every row's scan."""
+    prefixes = {"acquisition": "acq-", "direction": "dir-", "run": "run-"}
+    names = []
+    for row in table.to_dict("records"):
+        words = [
+            prefixes.get(c, "") + row[c]
+            for c in SCAN_COLUMNS
+            if c in row and row[c] not in ("", MISSING)
+        ]
+        names.append("_".join(words))
+    return names
+
+
+def _protocols(table: pd.DataFrame, tables: GroupTables) -> dict[int, str]:
+    """Return the largest b-value of every row's scan, as text."""
+    known: dict[str, str] = {}
+    for source in (tables.features, tables.scalars):
+        if "max_bval" in source:
+            bvals = source["max_bval"]
+            known |= {
+                n: b for n, b in zip(_scan_names(source), bvals, strict=True) if b != MISSING
+            }
+    return {
+        i: f"b={round(float(known[n]), -1):g}" if n in known else ""
+        for i, n in enumerate(_scan_names(table))
+    }
+
+
+def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    return np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
+
+
+def _measures(table: pd.DataFrame) -> list[str]:
+    """Return the numeric columns of a table that hold anything; `_is_` tells a kind apart."""
+    columns = [c for c in table.columns if c not in SCAN_COLUMNS and "_is_" not in c]
+    return [c for c in columns if np.isfinite(_numbers(table, c)).any()]
+
+
+def _panels(
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    flags: Sequence[Flag],
+    *,
+    groups: Mapping[int, str] | None = None,
+    titles: Mapping[str, str] | None = None,
+    scales: Mapping[str, tuple[float, str]] | None = None,
+) -> list[Panel]:
+    names = _scan_names(table)
+    described = describe_columns(list(columns))
+    usual = {c: (1.0, str(described.get(c, {}).get("Units", ""))) for c in columns}
+    scale = usual | dict(scales or {})
+    return [
+        Panel(
+            title=(titles or {}).get(column, column),
+            unit=scale[column][1],
+            values=_numbers(table, column) * scale[column][0],
+            groups=[(groups or {}).get(i, "") for i in range(len(table))],
+            outliers=frozenset(f.row for f in flags if f.column == column),
+            names=names,
+        )
+        for column in columns
+    ]
+
+
+def _hints(columns: Sequence[str]) -> dict[str, str]:
+    """Return what each column holds, for the reader who points at its head."""
+    return {
+        column: f"{about['Description']}, {about['Units']}"
+        if "Units" in about
+        else str(about["Description"])
+        for column, about in describe_columns(list(columns)).items()
+    }
+
+
+def _named(flags: Sequence[Flag], table: pd.DataFrame) -> list[_ScanFlag]:
+    names = _scan_names(table)
+    return [_ScanFlag(names[f.row], f.column, f.value, f.reason) for f in flags]
+
+
+def _map_titles(columns: Sequence[str]) -> dict[str, str]:
+    tissues = {"wm": "white", "gm": "grey"}
+    titles = {}
+    for column in columns:
+        model, param, _, tissue = column.split("_")
+        titles[column] = f"{param.upper()}, {tissues[tissue]}, {_model_title(model)}"
+    return titles
+
+
+def _model_title(label: str) -> str:
+    return "tensor fit" if label == "tensor" else identity(label).title
+
+
+def _features_chart(tables: GroupTables) -> str:
+    table = tables.features
+    columns = feature_columns(table.columns)
+    if len(table) < 3 or not columns:
+        return ""
+    data = np.stack([_numbers(table, c) for c in columns], axis=1)
+    weights = (
+        table["weights_sha256"] if "weights_sha256" in table else pd.Series([""] * len(table))
+    )
+    usual = Counter(weights).most_common(1)[0][0]
+    rows = np.flatnonzero(np.isfinite(data).all(axis=1) & (weights == usual).to_numpy())
+    if rows.size < 3:
+        return ""
+    names, groups = _scan_names(table), _protocols(table, tables)
+    return draw_features(
+        data[rows],
+        groups=[groups[int(i)] or "b unknown" for i in rows],
+        names=[names[int(i)] for i in rows],
+        legend="largest b-value",
+    )
+
+
+def _some(participants: Sequence[str]) -> str:
+    """Name participants, up to eight of them."""
+    return ", ".join(participants[:8]) + (" and others" if len(participants) > 8 else "")
+
+
+def _warnings(tables: GroupTables) -> list[ReportWarning]:
+    found = []
+    status = Counter(tables.status["status"])
+    for word in _VERBS:
+        if status[word]:
+            who = tables.status.loc[tables.status["status"] == word, "participant_id"]
+            found.append(
+                ReportWarning(
+                    "error" if word == "failed" else "warning",
+                    f"{len(who)} of {len(tables.status)} participants {_VERBS[word]}: "
+                    f"{_some(who)}.",
+                    advice="See the reasons below; run these participants again.",
+                )
+            )
+    warned = tables.status.loc[~tables.status["n_warnings"].isin(["0", MISSING]), "participant_id"]
+    if len(warned):
+        found.append(
+            ReportWarning(
+                "warning",
+                f"The reports of {len(warned)} of {len(tables.status)} participants hold "
+                f"warnings: {_some(warned)}.",
+                advice="Read them before using these scans.",
+            )
+        )
+    if tables.problems:
+        files = len(tables.problems)
+        found.append(
+            ReportWarning(
+                "warning",
+                f"{files} file{'s' if files > 1 else ''} could not be used and "
+                f"{'are' if files > 1 else 'is'} missing from the tables.",
+                advice="The reason stands beside the participant; run it again.",
+            )
+        )
+    weights = set(tables.features.get("weights_sha256", pd.Series(dtype=str))) - {MISSING}
+    if len(weights) > 1:
+        found.append(
+            ReportWarning(
+                "error",
+                f"Scan features come from {len(weights)} different networks.",
+                advice="Do not mix them in one analysis: select by weights_sha256, or run again.",
+            )
+        )
+    versions = set(tables.status["version"]) - {MISSING}
+    if len(versions) > 1:
+        found.append(
+            ReportWarning(
+                "warning",
+                f"Participants were processed by {len(versions)} versions: "
+                f"{', '.join(sorted(versions))}.",
+                advice="Process all of them with one version before comparing groups.",
+            )
+        )
+    bvals = set(tables.scalars.get("max_bval", pd.Series(dtype=str))) - {MISSING}
+    if len(bvals) > 1:
+        shown = ", ".join(sorted(bvals, key=float))
+        found.append(
+            ReportWarning(
+                "note",
+                f"Scans differ in their largest b-value ({shown} s/mm^2).",
+                advice="MD, AD and RD depend on it: model it, or compare within one protocol.",
+            )
+        )
+    return found
+
+
+def render_group_page(
+    tables: GroupTables, *, dataset: str, pages: Mapping[str, str] | None = None
+) -> str:
+    """Render the page of the group.
+
+    Parameters
+    ----------
+    tables
+        What it shows.
+    dataset
+        Name of the dataset.
+    pages
+        Path of each participant's page, relative to this one, by participant with the prefix.
+
+    Returns
+    -------
+    str
+        HTML with everything inside. The same tables give the same bytes.
+    """
+    quality, scalars = tables.quality, tables.scalars
+    measures = _measures(quality)
+    flags = flag_scans(quality, measures, protocol=_protocols(quality, tables))
+    drawn = [c for c in _DRAWN_MAPS if c in _measures(scalars)]
+    protocols = _protocols(scalars, tables)
+    map_flags = flag_scans(scalars, drawn, protocol=protocols)
+    titles = _map_titles(drawn)
+    scales = {c: (1e3, "10⁻³ mm²/s") for c in drawn if "_md_" in c}
+    warnings = _warnings(tables)
+    status = Counter(tables.status["status"])
+    summary = (
+        Fact("Participants", str(len(tables.status))),
+        *(Fact(word.capitalize(), str(status[word])) for word in _BADGES if status[word]),
+        Fact("Scans with quality tables", str(len(quality))),
+        Fact("Scans with features", str(len(tables.features))),
+        Fact("Scans with maps in template space", str(len(scalars))),
+        Fact("Scans that stand out", str(len({f.row for f in flags}))),
+    )
+    environment = page_environment()
+    environment = environment.overlay(
+        loader=ChoiceLoader(
+            [PackageLoader("dmri_fm_workflows.group"), PackageLoader("dmri_fm_workflows.report")]
+        )
+    )
+    charts = {
+        "quality": draw_panels(_panels(quality, measures, flags)),
+        "maps": draw_panels(
+            _panels(scalars, drawn, map_flags, groups=protocols, titles=titles, scales=scales)
+        ),
+        "features": _features_chart(tables),
+    }
+    filled = [c for c in quality.columns if (quality[c] != MISSING).any()]
+    shown = _Grid(filled, [[str(c) for c in row] for row in quality[filled].to_numpy()])
+    counts = {k: sum(w.level == k for w in warnings) for k in ("error", "warning", "note")}
+    return environment.get_template("group.html.j2").render(
+        title="Group report: diffusion MRI",
+        dataset=dataset,
+        version=__version__,
+        warnings=warnings,
+        counts=counts,
+        summary=summary,
+        status=sorted(
+            tables.status.to_dict("records"),
+            key=lambda row: (list(_BADGES).index(row["status"]), row["participant_id"]),
+        ),
+        badges=_BADGES,
+        links=dict(pages or {}),
+        quality=shown,
+        flagged={(f.row, f.column): f.reason for f in flags},
+        flags=_named(flags, quality),
+        map_flags=_named(map_flags, scalars),
+        hints=_hints(shown.columns),
+        rule=_RULE,
+        charts={name: Markup(svg) for name, svg in charts.items()},
+        files=[
+            ("model-drope_desc-pooled_features.tsv", "scan features", len(tables.features)),
+            ("desc-scalars_features.tsv", "regional scalars", len(scalars)),
+            ("desc-image_qc.tsv", "image quality", len(quality)),
+            ("participants_status.tsv", "status of every participant", len(tables.status)),
+        ],
+    )
+
+
+def find_pages(output_dir: str | Path, participants: Sequence[str]) -> dict[str, str]:
+    """Return the participants' pages that exist, relative to the group page."""
+    return {p: f"../{p}.html" for p in participants if (Path(output_dir) / f"{p}.html").is_file()}

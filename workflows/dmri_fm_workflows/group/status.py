@@ -1,0 +1,217 @@
+"""What became of every participant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dmri_fm.errors import InputError
+from dmri_fm.json_files import read_object
+from dmri_fm_workflows.group.collect import Problem
+
+__all__ = ["ParticipantStatus", "find_missing", "read_records", "read_status"]
+
+#: Longest name of a file that Linux has.
+LONGEST_NAME_BYTES = 255
+
+#: Missing outputs are named up to this many.
+SHOWN_PATHS = 3
+
+
+@dataclass(frozen=True)
+class ParticipantStatus:
+    """What the latest runs of a participant's scans came to.
+
+    Attributes
+    ----------
+    participant_id
+        With the prefix.
+    status
+        `complete`; `incomplete`: outputs are missing or changed; `failed`: the latest run of a
+        scan has errors; `unknown`: no readable record.
+    reason
+        Why it is not complete, and what could not be read; empty if all is well.
+    run_uuid, version, started, finished
+        Of the latest run of all; empty if unknown.
+    n_outputs, n_missing
+        Outputs the run wrote, and those among them that are gone or of another size.
+    n_scans
+        Scans with tables in the output folder.
+    n_warnings
+        Warnings in the participant's report.
+    """
+
+    participant_id: str
+    status: str
+    reason: str = ""
+    run_uuid: str = ""
+    version: str = ""
+    started: str = ""
+    finished: str = ""
+    n_outputs: int | None = None
+    n_missing: int | None = None
+    n_scans: int = 0
+    n_warnings: int = 0
+
+
+def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the records in a participant's folder, oldest first, and say what is broken."""
+    records, broken = [], []
+    for path in sorted(folder.glob("log/*/provenance.json")):
+        try:
+            record = read_object(path)
+        except InputError as error:
+            broken.append(f"{path.relative_to(folder)} {error.found}")
+            continue
+        if not _is_record(record, participant=folder.name):
+            broken.append(f"{path.relative_to(folder)} is not a record of a run")
+            continue
+        records.append({**record, "run_uuid": path.parent.name})
+    records.sort(key=lambda r: (str(r.get("finished", "")), str(r["run_uuid"])))
+    return records, broken
+
+
+def _is_record(content: Mapping[str, Any], *, participant: str) -> bool:
+    """Tell whether a record's entries have the types that a run writes.
+
+    Outputs are compared, and stale ones removed, by the paths in it: none may lead out of the
+    participant's folder.
+    """
+    lists = [content.get(key, []) for key in ("scans", "errors")]
+    outputs = content.get("outputs", {})
+    return (
+        content.get("status") in ("complete", "failed")
+        and all(isinstance(value, list) for value in lists)
+        and isinstance(outputs, dict)
+        and all(
+            _is_below(participant, name) and isinstance(size, int)
+            for name, size in outputs.items()
+        )
+    )
+
+
+def _is_below(folder: str, name: str) -> bool:
+    """Tell whether a relative path starts with a folder and stays below it."""
+    parts = PurePosixPath(name).parts
+    return (
+        len(parts) > 1
+        and parts[0] == folder
+        and ".." not in parts
+        and "\0" not in name
+        and max(len(part.encode()) for part in parts) <= LONGEST_NAME_BYTES
+    )
+
+
+def _current(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the last record, and before it those of scans that no later record has.
+
+    A run that was not asked for some scans only has the last word on all of them.
+    """
+    found: list[Mapping[str, Any]] = []
+    seen: set[str] = set()
+    for record in reversed(records):
+        scans = {str(s) for s in record.get("scans", [])}
+        if not found or scans - seen:
+            found.append(record)
+        seen |= scans
+        if not record.get("is_partial"):
+            break
+    return found
+
+
+def find_missing(output_dir: Path, outputs: Mapping[str, Any]) -> list[str]:
+    """Return which of a record's outputs are gone or of another size."""
+    found = []
+    for relative, size in sorted(outputs.items()):
+        path = output_dir / relative
+        if not path.is_file() or path.stat().st_size != size:
+            found.append(relative)
+    return found
+
+
+def _join(messages: Sequence[str]) -> str:
+    """Put reasons on one line; the lines of a message are parted by commas."""
+    lines = [[" ".join(line.split()) for line in m.splitlines() if line.strip()] for m in messages]
+    return "; ".join(dict.fromkeys(", ".join(words) for words in lines))
+
+
+def read_status(
+    output_dir: str | Path,
+    participant: str,
+    *,
+    problems: Sequence[Problem] = (),
+    n_scans: int = 0,
+) -> ParticipantStatus:
+    """Find out what became of a participant.
+
+    The latest record among `log/*/provenance.json` counts, and earlier ones of scans, such as
+    those of another session, that no later run was asked for. A broken record is a reason,
+    never an error.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder.
+    participant
+        With the prefix.
+    problems
+        What the collection of the tables met; those of this participant become reasons.
+    n_scans
+        Scans with tables.
+    """
+    output_dir = Path(output_dir)
+    records, broken = read_records(output_dir / participant)
+    reasons = [p.message for p in problems if p.participant == participant]
+    n_warnings = _count_warnings(output_dir / participant)
+    if not records:
+        why = broken or ["no record of a finished run (log/*/provenance.json)"]
+        return ParticipantStatus(
+            participant,
+            "unknown",
+            _join([*why, *reasons]),
+            n_scans=n_scans,
+            n_warnings=n_warnings,
+        )
+    latest = records[-1]
+    outputs = latest.get("outputs", {})
+    missing = find_missing(output_dir, outputs)
+    current = _current(records)
+    status = "failed" if any(r["status"] == "failed" for r in current) else "complete"
+    why = []
+    for error in (e for r in current for e in r.get("errors", [])):
+        entry = error if isinstance(error, dict) else {"message": str(error)}
+        parts = [str(entry[k]) for k in ("scan", "stage", "message") if entry.get(k)]
+        why.append(": ".join(parts))
+    if status == "complete" and missing:
+        status = "incomplete"
+    if missing:
+        more = f" and {len(missing) - SHOWN_PATHS} more" if len(missing) > SHOWN_PATHS else ""
+        shown = ", ".join(missing[:SHOWN_PATHS])
+        why.append(f"{len(missing)} outputs are missing or changed: {shown}{more}")
+    return ParticipantStatus(
+        participant_id=participant,
+        status=status,
+        reason=_join([*why, *broken, *reasons]),
+        run_uuid=str(latest["run_uuid"]),
+        version=str(latest.get("version", "")),
+        started=str(latest.get("started", "")),
+        finished=str(latest.get("finished", "")),
+        n_outputs=len(outputs),
+        n_missing=len(missing),
+        n_scans=n_scans,
+        n_warnings=n_warnings,
+    )
+
+
+def _count_warnings(folder: Path) -> int:
+    """Count what the sidecars of the preprocessed images warn of."""
+    count = 0
+    for path in folder.rglob("*_space-ACPC_desc-preproc_*.json"):
+        try:
+            found = read_object(path).get("Warnings")
+        except InputError:
+            continue
+        count += len(found) if isinstance(found, list) else 0
+    return count

@@ -1,0 +1,137 @@
+"""The methods text, from the outputs that are there, and the citation files at the root.
+
+A text of all participants needs their sidecars, and thousands of jobs that each read all of them
+are too dear. A run at the participant level thus writes the text of its own participants, and
+names them in it; of several such runs the last one counts. The group level writes the text of
+all that it tabulates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template
+
+from dmri_fm.identity import IDENTITIES, describe_models
+from dmri_fm.json_files import read_object
+from dmri_fm_workflows.outputs.publish import publish_text
+from dmri_fm_workflows.outputs.references import render_methods
+from dmri_fm_workflows.outputs.steps import describe_steps
+
+__all__ = ["Processed", "describe_methods", "find_processed", "write_citations"]
+
+#: As many participants are named in the citation files; of more, their number is told.
+N_NAMED = 10
+
+_BIAS = (
+    "The images that guide registrations and brain masks were corrected for intensity bias "
+    "[@tustison2010]."
+)
+_QUALITY = (
+    "Head motion is summarised as framewise displacement [@power2012], and the quality of a "
+    "series as the correlation of volumes that are neighbours in q-space [@yeh2019], both in "
+    "tables named after those of QSIPrep [@cieslak2021]."
+)
+
+
+@dataclass(frozen=True)
+class Processed:
+    """What outputs say of how they were made.
+
+    Attributes
+    ----------
+    series
+        Sidecars of preprocessed series.
+    anatomies
+        Sidecars of preprocessed T1-weighted images.
+    models
+        Names of the models that wrote something, in the order of their records.
+    """
+
+    series: tuple[Mapping[str, Any], ...] = ()
+    anatomies: tuple[Mapping[str, Any], ...] = ()
+    models: tuple[str, ...] = ()
+
+    def __add__(self, other: Processed) -> Processed:
+        """Return what both hold."""
+        return Processed(
+            (*self.series, *other.series),
+            (*self.anatomies, *other.anatomies),
+            tuple(name for name in IDENTITIES if name in (*self.models, *other.models)),
+        )
+
+
+def find_processed(paths: Collection[Path]) -> Processed:
+    """Read what some outputs say of how they were made.
+
+    Parameters
+    ----------
+    paths
+        Outputs; sidecars of series and T1-weighted images in ACPC are read, of others only the
+        `model` of the name.
+
+    Raises
+    ------
+    InputError
+        If a sidecar cannot be read.
+    """
+
+    def read(pattern: str) -> tuple[Mapping[str, Any], ...]:
+        return tuple(read_object(path) for path in sorted(p for p in paths if p.match(pattern)))
+
+    labels = {p.name.partition("_model-")[2].partition("_")[0] for p in paths}
+    return Processed(
+        read("*_space-ACPC_desc-preproc_dwi.json"),
+        read("*_space-ACPC_desc-preproc_T1w.json"),
+        tuple(name for name, model in IDENTITIES.items() if model.label in labels),
+    )
+
+
+def describe_methods(processed: Processed) -> str:
+    """Return the methods text of some outputs, with citations as `[@key]`.
+
+    It has nothing of a step that no sidecar states, and of a model that wrote nothing.
+    """
+    text = files("dmri_fm_workflows.outputs").joinpath("methods.md").read_text(encoding="utf-8")
+    has_images = bool(processed.series or processed.anatomies)
+    return str(
+        Template(text, keep_trailing_newline=True).render(
+            bias=_BIAS if has_images else "",
+            steps=" ".join(describe_steps(processed.series, processed.anatomies)),
+            models=describe_models(processed.models),
+            quality=_QUALITY if processed.series else "",
+        )
+    )
+
+
+def write_citations(out: str | Path, processed: Processed, participants: Sequence[str]) -> None:
+    """Write `logs/CITATION.*`: the methods text of some participants, with the works to cite.
+
+    Parameters
+    ----------
+    out
+        Output folder.
+    processed
+        What their outputs say.
+    participants
+        Whose text it is, with or without the prefix.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    labels = [f"sub-{label.removeprefix('sub-')}" for label in participants]
+    number = f"{len(labels)} participant{'' if len(labels) == 1 else 's'}"
+    named = f" ({', '.join(labels)})" if 0 < len(labels) <= N_NAMED else ""
+    scope = (
+        f"This text is of the outputs of {number}{named} at the end of the run that wrote it. "
+        "The group level writes it for all participants."
+    )
+    text = f"{describe_methods(processed)}\n{scope}\n"
+    for extension, content in render_methods(text).items():
+        publish_text(content, Path(out) / "logs" / f"CITATION.{extension}")

@@ -1,0 +1,270 @@
+"""Names of output files: from entities to a path, and back.
+
+Paths are relative to the output folder and use forward slashes. Entities carry their long names
+(`subject`, `acquisition`), as pybids returns them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath, PurePosixPath
+from types import MappingProxyType
+
+from dmri_fm.errors import ConfigError
+from dmri_fm_workflows.bids.names import SCAN_ENTITIES
+from dmri_fm_workflows.outputs.maps import Kind, load_catalogue
+
+__all__ = [
+    "ENTITY_KEYS",
+    "SOURCE_ENTITIES",
+    "OutputName",
+    "identify",
+    "output_path",
+    "sidecar_path",
+]
+
+#: Entities that a raw scan may have and that its outputs inherit, by long name.
+SOURCE_ENTITIES = tuple(SCAN_ENTITIES.values())
+
+#: Long name to the key in file names, in the order of the standard with the draft BEP016.
+ENTITY_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **{name: key for key, name in SCAN_ENTITIES.items() if name != "chunk"},
+        "from": "from",
+        "to": "to",
+        "mode": "mode",
+        "space": "space",
+        "model": "model",
+        "param": "param",
+        "chunk": "chunk",
+        "resolution": "res",
+        "desc": "desc",
+    }
+)
+
+#: What pybids reports beside the entities of a name.
+_NOT_IN_NAMES = frozenset({"suffix", "extension", "datatype", "fmap"})
+
+_LABEL = re.compile(r"[A-Za-z0-9+]+")
+
+
+@dataclass(frozen=True)
+class OutputName:
+    """What the name of an output file says.
+
+    Attributes
+    ----------
+    kind
+        Its kind.
+    entities
+        All entities by long name.
+    extension
+        With its dot; `.json` for a sidecar.
+    """
+
+    kind: Kind
+    entities: Mapping[str, str]
+    extension: str
+
+    @property
+    def source_entities(self) -> dict[str, str]:
+        """Entities of the scan it belongs to."""
+        return {k: v for k, v in self.entities.items() if k in SOURCE_ENTITIES}
+
+
+def output_path(
+    entities: Mapping[str, str],
+    kind_name: str,
+    *,
+    space: str | None = None,
+    resolution: str | None = None,
+    from_space: str | None = None,
+    to_space: str | None = None,
+    extension: str | None = None,
+) -> PurePosixPath:
+    """Return where an output file belongs, relative to the output folder.
+
+    Parameters
+    ----------
+    entities
+        Entities of the scan by long name, without prefixes (`{"subject": "01"}`). `suffix`,
+        `datatype` and `extension` are ignored. Empty for files of the group.
+    kind_name
+        Key in `maps.yaml`.
+    space
+        Needed by kinds that exist in several spaces; the only one is taken otherwise.
+    resolution
+        `res` label; by default that of the space.
+    from_space, to_space
+        Needed by transforms.
+    extension
+        By default the kind's first; `.json` for its sidecar.
+
+    Returns
+    -------
+    PurePosixPath
+        Relative path.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown, an entity is unknown or missing, a label is not alphanumeric, or
+        the kind does not exist in that space or with that extension.
+
+    Examples
+    --------
+    >>> scan = {"subject": "01", "session": "a", "direction": "AP"}
+    >>> str(output_path(scan, "tensor_fa", space="MNI152NLin2009aSym"))  # doctest: +ELLIPSIS
+    'sub-01/ses-a/dwi/sub-01_ses-a_dir-AP_space-MNI152NLin2009aSym_model-tensor_..._dwimap.nii.gz'
+    >>> str(output_path(scan, "figure_sdc"))
+    'sub-01/figures/sub-01_ses-a_dir-AP_desc-sdc_dwi.svg'
+    >>> output_path(scan, "tensor_fa", space="T1w")
+    Traceback (most recent call last):
+    ...
+    dmri_fm.errors.ConfigError: tensor_fa does not exist in space 'T1w'
+      expected: ACPC or MNI152NLin2009aSym
+    """
+    kind = load_catalogue().kind(kind_name)
+    named = _checked(entities, kind)
+    if space is None and len(kind.spaces) == 1:
+        space = kind.spaces[0]
+    if (space is None and kind.spaces) or (space is not None and space not in kind.spaces):
+        raise ConfigError(
+            f"{kind.name} does not exist in space {space!r}",
+            expected=" or ".join(kind.spaces) or "no space",
+        )
+    if space is not None:
+        named["space"] = space
+        resolution = resolution or load_catalogue().spaces[space].resolution
+        if kind.has_resolution and resolution:
+            named["resolution"] = resolution
+    if kind.is_transform:
+        ends = {"from": from_space, "to": to_space} | {
+            k: v for k, v in kind.entities.items() if k in ("from", "to")
+        }
+        missing = [k for k, v in ends.items() if not v]
+        if missing:
+            raise ConfigError(
+                f"no {' and '.join(missing)} for {kind.name}",
+                expected="the names of both ends of a transform",
+            )
+        named |= {k: v for k, v in ends.items() if v}
+    named |= kind.entities
+    extension = extension or kind.extensions[0]
+    allowed = (*kind.extensions, ".json") if kind.has_sidecar else kind.extensions
+    if extension not in allowed:
+        raise ConfigError(
+            f"{kind.name} has no file with extension {extension!r}",
+            expected=" or ".join(allowed),
+        )
+    return _folder(kind, named) / _file_name(kind, named, extension)
+
+
+def _checked(entities: Mapping[str, str], kind: Kind) -> dict[str, str]:
+    named = {k: str(v) for k, v in entities.items() if k not in _NOT_IN_NAMES and v}
+    unknown = sorted(set(named) - set(SOURCE_ENTITIES))
+    if unknown:
+        raise ConfigError(
+            f"entities {', '.join(unknown)} cannot be part of an output's name",
+            expected="some of " + ", ".join(SOURCE_ENTITIES),
+        )
+    for name, label in named.items():
+        if not _LABEL.fullmatch(label):
+            raise ConfigError(
+                f"{name} is {label!r}", expected="letters and digits, without the prefix"
+            )
+    if kind.is_group == bool(named):
+        raise ConfigError(
+            f"{kind.name} {'takes no entities' if named else 'needs the entities of a scan'}"
+        )
+    if named and "subject" not in named:
+        raise ConfigError(f"no subject among the entities for {kind.name}")
+    return {"subject": named["subject"]} if not kind.suffix and named else named
+
+
+def _folder(kind: Kind, named: Mapping[str, str]) -> PurePosixPath:
+    if kind.is_group:
+        return PurePosixPath("group")
+    if not kind.datatype:
+        return PurePosixPath()
+    subject = PurePosixPath(f"sub-{named['subject']}")
+    if kind.datatype != "figures" and "session" in named:
+        subject /= f"ses-{named['session']}"
+    return subject / kind.datatype
+
+
+def _file_name(kind: Kind, named: Mapping[str, str], extension: str) -> str:
+    words = [f"{key}-{named[name]}" for name, key in ENTITY_KEYS.items() if name in named]
+    return "_".join([*words, kind.suffix] if kind.suffix else words) + extension
+
+
+def sidecar_path(path: PurePath) -> PurePath:
+    """Return the path of the JSON file beside an output.
+
+    Examples
+    --------
+    >>> str(sidecar_path(PurePosixPath("sub-01/dwi/sub-01_dwi.nii.gz")))
+    'sub-01/dwi/sub-01_dwi.json'
+    """
+    return path.with_name(path.name.split(".", 1)[0] + ".json")
+
+
+def identify(path: str | PurePath) -> OutputName:
+    """Read the name of an output file.
+
+    Parameters
+    ----------
+    path
+        Relative to the output folder.
+
+    Returns
+    -------
+    OutputName
+        Kind, entities and extension; :func:`output_path` gives the same path from them.
+
+    Raises
+    ------
+    ConfigError
+        If no kind of `maps.yaml` has such a name.
+
+    Examples
+    --------
+    >>> found = identify("sub-01/dwi/sub-01_acq-b_space-ACPC_desc-brain_mask.nii.gz")
+    >>> found.kind.name, found.source_entities
+    ('dwi_mask', {'subject': '01', 'acquisition': 'b'})
+    """
+    path = PurePosixPath(*PurePath(path).parts)
+    stem, dot, extension = path.name.partition(".")
+    words = stem.split("_")
+    long_names = {key: name for name, key in ENTITY_KEYS.items()}
+    entities: dict[str, str] = {}
+    while words and words[0].split("-", 1)[0] in long_names and "-" in words[0]:
+        key, label = words.pop(0).split("-", 1)
+        entities[long_names[key]] = label
+    suffix = "_".join(words)
+    source = {k: v for k, v in entities.items() if k in SOURCE_ENTITIES}
+    for kind in load_catalogue().kinds.values():
+        if kind.suffix != suffix or any(entities.get(k) != v for k, v in kind.entities.items()):
+            continue
+        try:
+            rebuilt = output_path(
+                source,
+                kind.name,
+                space=entities.get("space"),
+                resolution=entities.get("resolution"),
+                from_space=entities.get("from"),
+                to_space=entities.get("to"),
+                extension=dot + extension,
+            )
+        except ConfigError:
+            continue
+        if rebuilt == path:
+            return OutputName(kind, MappingProxyType(entities), dot + extension)
+    raise ConfigError(
+        "no output has such a name",
+        path=str(path),
+        expected="a name that maps.yaml defines",
+        advice="build the path with output_path",
+    )

@@ -1,0 +1,226 @@
+"""Files at the root of the output folder: what the dataset is, and how to read it.
+
+Thousands of jobs may write them at once. Their contents depend on the version and the source
+dataset only, so every job writes the same bytes, by rename. The methods text is the exception
+(:mod:`dmri_fm_workflows.outputs.methods`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dmri_fm import __version__
+from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.json_files import read_object
+from dmri_fm.project import DISTRIBUTION, source_url
+from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.outputs.publish import publish_json, publish_text
+from dmri_fm_workflows.outputs.tsv import format_table
+
+__all__ = [
+    "APP_NAME",
+    "BIDS_VERSION",
+    "CONTAINER_VARIABLE",
+    "dataset_description",
+    "generated_by",
+    "read_container",
+    "write_root_files",
+]
+
+APP_NAME = DISTRIBUTION
+
+BIDS_VERSION = "1.11.1"
+
+#: Environment variable that an image sets to name itself, `type:tag`.
+CONTAINER_VARIABLE = "DROPE_CONTAINER"
+
+_DESCRIPTIONS_SIDECAR = {
+    "Description": "Meaning of each desc label in the names of this dataset's files",
+    "desc_id": {"Description": "The desc entity, with its label"},
+    "description": {"Description": "What files with this label hold"},
+}
+
+_CONTAINER_TYPES = ("docker", "singularity", "apptainer", "podman")
+
+
+def read_container(environ: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the `Container` object of `GeneratedBy`, or None outside a container.
+
+    Raises
+    ------
+    ConfigError
+        If the variable does not read `type:tag`.
+
+    Examples
+    --------
+    >>> read_container({"DROPE_CONTAINER": "docker:drope-bidsapp:0.1.0"})
+    {'Type': 'docker', 'Tag': 'drope-bidsapp:0.1.0'}
+    """
+    text = environ.get(CONTAINER_VARIABLE, "")
+    if not text:
+        return None
+    kind, _, tag = text.partition(":")
+    if kind not in _CONTAINER_TYPES or not tag:
+        raise ConfigError(
+            f"{CONTAINER_VARIABLE} is {text!r}",
+            expected="type:tag, with a type among " + ", ".join(_CONTAINER_TYPES),
+            advice="unset the variable, or name the image, e.g. docker:drope-bidsapp:0.1.0",
+        )
+    return {"Type": kind, "Tag": tag}
+
+
+def generated_by() -> dict[str, str]:
+    """Return the entry of `GeneratedBy` that stands for this version of the app.
+
+    It has a `CodeURL` where the package's own metadata name the source, see
+    :func:`dmri_fm.project.source_url`.
+    """
+    found = {"Name": APP_NAME, "Version": __version__}
+    source = source_url()
+    return found | ({"CodeURL": source} if source is not None else {})
+
+
+def dataset_description(
+    out: str | Path,
+    *,
+    source: str | Path,
+    source_name: str,
+    source_description: Mapping[str, Any] | None = None,
+    container: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the contents of `dataset_description.json`.
+
+    Parameters
+    ----------
+    out
+        Output folder.
+    source
+        Folder of the raw dataset.
+    source_name
+        Its name.
+    source_description
+        Its own `dataset_description.json`, for licence and DOI.
+    container
+        Of :func:`read_container`.
+    """
+    known = source_description or {}
+    out, source = Path(out).absolute(), Path(source).absolute()
+    # An output folder inside the dataset travels with it; elsewhere only the full path is safe.
+    link = os.path.relpath(source, out) if source in out.parents else source.as_uri()
+    generator: dict[str, Any] = generated_by() | {
+        "Description": "Corrected diffusion MRI, tensor maps and transformer features",
+    }
+    if container:
+        generator["Container"] = dict(container)
+    origin = {"URL": link}
+    if isinstance(known.get("DatasetDOI"), str):
+        origin["DOI"] = known["DatasetDOI"]
+    found: dict[str, Any] = {
+        "Name": f"{source_name}: diffusion MRI derivatives by {APP_NAME}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [generator],
+        "SourceDatasets": [origin],
+        "DatasetLinks": {"raw": link},
+        "HowToAcknowledge": "Cite the works listed in logs/CITATION.md.",
+    }
+    if isinstance(known.get("License"), str):
+        found["License"] = known["License"]
+    return found
+
+
+def _readme(source_name: str) -> str:
+    catalogue = load_catalogue()
+    shown = [k for k in catalogue.kinds.values() if k.datatype not in ("figures", "")]
+    lines = [
+        f"# Diffusion MRI derivatives of {source_name}",
+        "",
+        f"Written by {APP_NAME} {__version__}. Start with the pages `sub-*.html`, one per "
+        "participant; each names its warnings first.",
+        "",
+        "| what | where | units |",
+        "|---|---|---|",
+    ]
+    for kind in shown:
+        words = [f"{k}-{v}" for k, v in kind.entities.items() if k in ("model", "param", "desc")]
+        name = "_".join([*words, kind.suffix])
+        where = f"`{kind.datatype}/*{name}{kind.extensions[0]}`"
+        lines.append(f"| {kind.title} | {where} | {kind.units or ''} |")
+    lines += ["", "## Spaces", ""]
+    lines += [f"- `space-{s.name}`: {s.description}" for s in catalogue.spaces.values()]
+    lines += [
+        "",
+        "b-vectors are in FSL's convention. Tensors are D11, D12, D13, D22, D23, D33 in mm^2/s "
+        "along RAS+ axes. How each file was made is in its JSON sidecar; methods text and "
+        "references are in `logs/CITATION.md`. The tables in `group/` are written by the group "
+        "level and join with `participants.tsv` on `participant_id`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _changes(existing: str) -> str:
+    if any(line.split()[:1] == [__version__] for line in existing.splitlines()):
+        return existing
+    return f"{__version__}\n  - Outputs written by {APP_NAME} {__version__}.\n{existing}"
+
+
+def _read_description(source: Path) -> Mapping[str, Any]:
+    # The dataset's reader has already complained about a page that is broken.
+    try:
+        return read_object(source / "dataset_description.json")
+    except InputError:
+        return {}
+
+
+def write_root_files(
+    out: str | Path,
+    *,
+    source: str | Path,
+    source_name: str,
+    environ: Mapping[str, str] | None = None,
+) -> None:
+    """Write description, README, CHANGES, `.bidsignore` and `descriptions.*`.
+
+    Parameters
+    ----------
+    out
+        Output folder, made if missing.
+    source
+        Folder of the raw dataset.
+    source_name
+        Its name.
+    environ
+        Where :data:`CONTAINER_VARIABLE` is looked up; the process's environment by default.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written or the disk is full.
+    """
+    out, source = Path(out), Path(source)
+    catalogue = load_catalogue()
+    container = read_container(os.environ if environ is None else environ)
+    publish_json(
+        dataset_description(
+            out,
+            source=source,
+            source_name=source_name,
+            source_description=_read_description(source),
+            container=container,
+        ),
+        out / "dataset_description.json",
+    )
+    publish_text(_readme(source_name), out / "README.md")
+    changes = out / "CHANGES"
+    existing = changes.read_text(encoding="utf-8") if changes.is_file() else ""
+    publish_text(_changes(existing), changes)
+    publish_text("\n".join(catalogue.bidsignore) + "\n", out / ".bidsignore")
+    rows = [
+        {"desc_id": f"desc-{label}", "description": text}
+        for label, text in catalogue.descriptions.items()
+    ]
+    publish_text(format_table(rows, ["desc_id", "description"]), out / "descriptions.tsv")
+    publish_json(_DESCRIPTIONS_SIDECAR, out / "descriptions.json")

@@ -1,0 +1,65 @@
+"""What a transform file is, for its sidecar: which way it takes points, in which frame and format.
+
+The convention of the files themselves is that of :mod:`dmri_fm.normalise.transforms`.
+"""
+
+from __future__ import annotations
+
+from dmri_fm.errors import ConfigError
+from dmri_fm_workflows.outputs.naming import OutputName
+
+__all__ = ["transform_metadata"]
+
+_FORMATS = {
+    ".txt": "ITK text file, one affine transform",
+    ".mat": "ITK binary file, one affine transform",
+    ".h5": "ITK composite transform in HDF5, one displacement field",
+    ".tsv": "table, one affine transform a row",
+}
+
+_LPS = "ITK: mm along LPS+, the first two components of RAS+ negated"
+_FRAMES = {
+    ".txt": _LPS,
+    ".mat": _LPS,
+    ".h5": f"{_LPS}; the displacement field is linear between the voxels of its own grid",
+    ".tsv": "mm along RAS+",
+}
+
+
+def transform_metadata(name: OutputName) -> dict[str, str]:
+    """Return what the sidecar of a transform says of the file, beside its ends and sources.
+
+    Parameters
+    ----------
+    name
+        What the file is called, see :func:`dmri_fm_workflows.outputs.identify`.
+
+    Returns
+    -------
+    dict
+        `PointMapping`, `CoordinateSystem` and `Format`.
+
+    Raises
+    ------
+    ConfigError
+        If the name is not that of a transform.
+
+    Examples
+    --------
+    >>> from dmri_fm_workflows.outputs import identify
+    >>> name = identify("sub-1/anat/sub-1_from-T1w_to-ACPC_mode-image_xfm.txt")
+    >>> transform_metadata(name)["PointMapping"]
+    'A point of ACPC is taken to the point of T1w that shows the same tissue.'
+    """
+    if not name.kind.is_transform:
+        raise ConfigError(
+            f"{name.kind.name} is no transform", expected="a kind whose suffix is xfm"
+        )
+    source, target = name.entities["from"], name.entities["to"]
+    return {
+        "PointMapping": (
+            f"A point of {target} is taken to the point of {source} that shows the same tissue."
+        ),
+        "CoordinateSystem": _FRAMES[name.extension],
+        "Format": _FORMATS[name.extension],
+    }

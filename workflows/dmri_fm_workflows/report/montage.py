@@ -1,0 +1,286 @@
+"""Lines of tiles on a drawing, with their marks: sides, positions, contours, legends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm_workflows.report.slices import (
+    CONVENTION,
+    VIEW_SIDES,
+    Row,
+    contour_lines,
+    cut_strip,
+    cut_tiles,
+)
+from dmri_fm_workflows.report.svg import Drawing
+
+__all__ = [
+    "BLUE",
+    "FULL_WIDTH",
+    "ORANGE",
+    "SKY",
+    "YELLOW",
+    "Contour",
+    "draw_colour_bar",
+    "draw_convention",
+    "draw_legend",
+    "draw_outlines",
+    "draw_rows",
+    "draw_strips",
+    "grey_to_rgb",
+    "tile_scale",
+]
+
+#: Width of a figure, CSS pixels.
+FULL_WIDTH = 1100.0
+
+# Colours that people with any colour vision can tell apart, doi:10.1038/nmeth.1618.
+ORANGE = "#e69f00"
+SKY = "#56b4e9"
+YELLOW = "#f0e442"
+BLUE = "#0072b2"
+
+MARK = "#fff"
+CAPTION_SIZE = 13.0
+
+#: Tiles are not drawn larger than this where there are few of them, user units per mm.
+LARGEST_SCALE = 2.0
+
+#: Height of the band below a line of tiles that holds the slices' positions.
+POSITION_BAND = 15.0
+
+
+@dataclass(frozen=True, eq=False)
+class Contour:
+    """A region whose outline is drawn.
+
+    Attributes
+    ----------
+    label
+        Shown in the legend.
+    volume
+        Shape (X, Y, Z), RAS order: mask or probability.
+    colour
+        Of the line.
+    level
+        The value traced.
+    """
+
+    label: str
+    volume: NDArray[Any]
+    colour: str
+    level: float = 0.5
+
+
+def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat a grey picture of shape (rows, columns) in three channels."""
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def tile_scale(drawing: Drawing, rows: Sequence[Row]) -> float:
+    """Return user units per mm that let the widest line fill the drawing, within reason."""
+    return min(drawing.width / max(row.width_mm for row in rows), LARGEST_SCALE)
+
+
+def draw_rows(
+    drawing: Drawing,
+    rows: Sequence[Row],
+    y: float,
+    paint: Callable[[NDArray[Any]], NDArray[np.uint8]],
+    volume: NDArray[Any],
+    *,
+    contours: Sequence[Contour] = (),
+) -> float:
+    """Draw a volume's lines of tiles, one line below the other.
+
+    Parameters
+    ----------
+    drawing
+        Where.
+    rows
+        The lines.
+    y
+        Top edge.
+    paint
+        Turns a strip of `volume` into grey or RGB, 0 to 255.
+    volume
+        Shape (X, Y, Z) or (X, Y, Z, C), RAS order.
+    contours
+        Outlines drawn on top.
+
+    Returns
+    -------
+    float
+        Bottom edge.
+    """
+    scale = tile_scale(drawing, rows)
+    for row in rows:
+        y = draw_strips(
+            drawing, row, y, paint(cut_strip(volume, row)), scale=scale, contours=contours
+        )
+    return y
+
+
+def draw_strips(
+    drawing: Drawing,
+    row: Row,
+    y: float,
+    strip: NDArray[np.uint8],
+    *,
+    scale: float,
+    contours: Sequence[Contour] = (),
+    x: float = 0.0,
+    name: str | None = None,
+) -> float:
+    """Draw one line of tiles and its marks; return its bottom edge.
+
+    Parameters
+    ----------
+    drawing
+        Where.
+    row
+        The line.
+    y
+        Top edge.
+    strip
+        The tiles joined, grey or RGB.
+    scale
+        User units per mm.
+    contours
+        Outlines drawn on top.
+    x
+        Left edge.
+    name
+        Written in the upper left corner.
+    """
+    width, height = row.width_mm * scale, row.tile_mm[1] * scale
+    tile_width = row.tile_mm[0] * scale
+    # Half a unit more than needed, so that no light seam shows between two lines.
+    drawing.rectangle(x, y, drawing.width - x, height + POSITION_BAND + 0.5, fill="#000")
+    drawing.picture(strip, x, y, width, height)
+    for contour in contours:
+        draw_outlines(drawing, row, y, contour, scale=scale, x=x)
+    left, right = VIEW_SIDES[row.view]
+    letter = "xyz"[row.axis]
+    for number, position in enumerate(row.positions_mm):
+        edge = x + number * tile_width
+        drawing.text(
+            edge + tile_width / 2,
+            y + height + POSITION_BAND - 4,
+            f"{letter} = {round(position):d}",
+            size=10,
+            fill="#cfd8dc",
+            anchor="middle",
+        )
+        marks = [(edge + 4, left, "start")] if number == 0 else []
+        if number in (0, len(row.positions_mm) - 1):
+            marks.append((edge + tile_width - 4, right, "end"))
+        for at, words, anchor in marks:
+            drawing.text(
+                at,
+                y + height / 2,
+                words,
+                size=14,
+                fill=MARK,
+                anchor=anchor,
+                weight="bold",
+                css_class="mark",
+            )
+    if name:
+        drawing.text(x + 6, y + 16, name, size=13, fill=MARK, weight="bold", css_class="mark")
+    return y + height + POSITION_BAND
+
+
+def draw_outlines(
+    drawing: Drawing, row: Row, y: float, contour: Contour, *, scale: float, x: float = 0.0
+) -> float:
+    """Draw a region's outline over a line of tiles; return the line's bottom edge."""
+    width, height = row.tile_mm[0] * scale, row.tile_mm[1] * scale
+    for number, tile in enumerate(cut_tiles(contour.volume, row)):
+        drawing.lines(
+            contour_lines(tile, level=contour.level),
+            origin=(x + number * width, y),
+            scale=(width / tile.shape[1], height / tile.shape[0]),
+            stroke=contour.colour,
+        )
+    return y + height + POSITION_BAND
+
+
+def draw_legend(
+    drawing: Drawing, y: float, contours: Sequence[Contour], *, words: str = ""
+) -> float:
+    """Draw a line that says what is drawn and what the outlines are; return its bottom edge."""
+    x = 0.0
+    baseline = y + 16
+    if words:
+        drawing.text(x, baseline, words, size=CAPTION_SIZE, weight="bold")
+        x += 8.2 * len(words) + 26
+    for contour in contours:
+        drawing.rectangle(x, baseline - 8, 22, 7, fill=contour.colour, stroke="#444")
+        drawing.text(x + 28, baseline, contour.label, size=CAPTION_SIZE)
+        x += 28 + 7.2 * len(contour.label) + 26
+    return y + 24
+
+
+def draw_convention(drawing: Drawing, y: float, *, hint: str = "") -> float:
+    """Write the convention, and what the reader can do with the figure, below the tiles."""
+    drawing.text(0, y + 15, CONVENTION + " Positions in mm.", size=11, fill="#555")
+    if hint:
+        drawing.text(
+            drawing.width,
+            y + 15,
+            hint,
+            size=12,
+            fill="#0b5394",
+            anchor="end",
+            weight="bold",
+            css_class="hint",
+        )
+    return y + 20
+
+
+def draw_colour_bar(
+    drawing: Drawing,
+    x: float,
+    y: float,
+    colours: NDArray[np.uint8],
+    *,
+    limits: tuple[str, str],
+    name: str,
+    width: float = 160.0,
+) -> float:
+    """Draw a horizontal colour bar with its name and the values at its ends.
+
+    Parameters
+    ----------
+    drawing
+        Where.
+    x, y
+        Left and top edge.
+    colours
+        Shape (N, 3), from the lowest to the highest value.
+    limits
+        Values at the two ends, as written.
+    name
+        Quantity and unit.
+    width
+        Of the bar alone.
+
+    Returns
+    -------
+    float
+        Right edge of what was drawn.
+    """
+    drawing.text(x, y + 12, name, size=12, weight="bold")
+    start = x + 7.4 * len(name) + 14
+    low_width = 7.0 * len(limits[0])
+    drawing.text(start + low_width, y + 12, limits[0], size=12, anchor="end")
+    drawing.picture(colours[None], start + low_width + 6, y + 2, width, 12)
+    end = start + low_width + 12 + width
+    drawing.text(end, y + 12, limits[1], size=12)
+    return end + 7.0 * len(limits[1])

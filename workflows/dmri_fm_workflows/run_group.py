@@ -1,0 +1,123 @@
+"""The group level: tables and a page from the output folder; no raw data, no graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import get_console
+
+from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.json_files import read_object
+from dmri_fm.normalise.template import load_regions
+from dmri_fm_workflows.group.collect import list_participants
+from dmri_fm_workflows.group.page import find_pages, render_group_page
+from dmri_fm_workflows.group.regional import RegionSet
+from dmri_fm_workflows.group.tables import collect_tables, write_tables
+from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_citations
+from dmri_fm_workflows.outputs.naming import output_path
+from dmri_fm_workflows.outputs.publish import publish_text
+
+__all__ = ["run_group"]
+
+LOGGER = logging.getLogger(__name__)
+
+
+def run_group(
+    output_dir: str | Path,
+    *,
+    participant_labels: Sequence[str] = (),
+    regions: RegionSet | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Write the tables and the page of the group, and the methods text of its participants.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder of the participant level.
+    participant_labels
+        With or without the prefix; all participants by default.
+    regions
+        Regions in the template's space; those of the packaged template by default.
+    dry_run
+        Say who would be tabulated; write nothing.
+
+    Returns
+    -------
+    int
+        0 if everything that was found could be tabulated, else 1.
+
+    Raises
+    ------
+    LayoutError
+        If the folder holds no participant, or not those asked for.
+    OutputError
+        If a file cannot be written.
+    """
+    output_dir = Path(output_dir)
+    participants = _choose(list_participants(output_dir), participant_labels)
+    if dry_run:
+        get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
+        return 0
+    tables = collect_tables(output_dir, regions or _packaged(), participants=participants)
+    for problem in tables.problems:
+        LOGGER.warning("%s: %s", problem.participant, problem.message)
+    for path in write_tables(output_dir, tables):
+        LOGGER.info("Wrote %s", path)
+    page = render_group_page(
+        tables,
+        dataset=_dataset_name(output_dir),
+        pages=find_pages(output_dir, participants),
+    )
+    target = output_dir / output_path({}, "group_report")
+    publish_text(page, target)
+    LOGGER.info("Wrote %s", target)
+    all_described = _describe_methods(output_dir, participants)
+    return 1 if tables.problems or not all_described else 0
+
+
+def _describe_methods(output_dir: Path, participants: Sequence[str]) -> bool:
+    """Write the methods text of participants; tell whether the outputs of all could be read."""
+    processed = Processed()
+    described: list[str] = []
+    for label in participants:
+        try:
+            processed += find_processed(set((output_dir / label).rglob("*")))
+        except InputError as error:
+            LOGGER.warning("%s: its methods are not in logs/CITATION.*: %s", label, error)
+        else:
+            described.append(label)
+    write_citations(output_dir, processed, described)
+    return len(described) == len(participants)
+
+
+def _choose(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    wanted = [f"sub-{label.removeprefix('sub-')}" for label in labels]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise LayoutError(
+            f"no outputs of {', '.join(unknown)}",
+            expected=f"some of {', '.join(known)}",
+            advice="run the participant level for them first",
+        )
+    return tuple(p for p in known if not wanted or p in wanted)
+
+
+def _packaged() -> RegionSet:
+    found = load_regions()
+    return RegionSet.from_table(
+        found.labels,
+        found.grid.affine,
+        names={region.index: region.name for region in found.table},
+        tissues={region.index: region.tissue for region in found.table},
+    )
+
+
+def _dataset_name(output_dir: Path) -> str:
+    try:
+        page = read_object(output_dir / "dataset_description.json")
+    except InputError:
+        return output_dir.name
+    return str(page.get("Name") or output_dir.name)

@@ -1,0 +1,1 @@
+"""The stages of the processing, as builders of nipype graphs."""
