@@ -7,6 +7,7 @@ from typing import Any
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     InputMultiObject,
     SimpleInterface,
     Str,
@@ -68,7 +69,7 @@ class MergeFacts(SimpleInterface):
     input_spec = _FactsInputSpec
     output_spec = _FactsOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         parts = [dict(self.inputs.base)] if isdefined(self.inputs.base) else []
         if isdefined(self.inputs.warnings_of):
             given = self.inputs.warnings_of
@@ -93,7 +94,7 @@ class MergeRunFacts(SimpleInterface):
     input_spec = _RunFactsInputSpec
     output_spec = _FactsOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         runs = [dict(facts) for facts in self.inputs.in_facts]
         keys = dict.fromkeys(key for facts in runs for key in facts)
         self._results["facts"] = {

@@ -17,6 +17,7 @@ from fsl.data.image import Nifti
 from fsl.utils.run import run
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     SimpleInterface,
     TraitedSpec,
@@ -113,7 +114,7 @@ class WriteFslFiles(SimpleInterface):
     input_spec = ReverseInputSpec
     output_spec = _FilesOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         origins = read_volumes(self.inputs.volumes_file)
         rows = [encoding_row(o) for o in origins]
@@ -183,7 +184,7 @@ class RunTopup(SimpleInterface):
     input_spec = _TopupInputSpec
     output_spec = _TopupOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         _, *arguments = topup_command(
             self.inputs.in_file, self.inputs.encoding_file, config=self.inputs.config
         )
@@ -249,7 +250,7 @@ class RunEddy(SimpleInterface):
     input_spec = _EddyInputSpec
     output_spec = _EddyOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         _, *arguments = eddy_command(self.inputs)
         folder = Path(runtime.cwd)
         # Which of the names there is depends on the version of FSL.
@@ -280,7 +281,7 @@ class CollectTopup(SimpleInterface):
     input_spec = _TopupResultInputSpec
     output_spec = _TopupResultOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.corrected_file)
         data = read_array(image)
         mean = data.mean(axis=3) if data.ndim == 4 else data
@@ -339,7 +340,7 @@ class CollectEddy(SimpleInterface):
     input_spec = _EddyResultInputSpec
     output_spec = _EddyResultOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         folder = Path(runtime.cwd)
         image = load_image(self.inputs.corrected_file, ndim=4)
         n_volumes, n_slices = image.shape[3], image.shape[2]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from nipype.interfaces.base import (
+    Bunch,
     File,
     SimpleInterface,
     TraitedSpec,
@@ -75,7 +76,7 @@ class FitTensor(SimpleInterface):
     input_spec = _FitInputSpec
     output_spec = _TensorOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         maps = fit_tensor(self.inputs.load(), n_threads=self.inputs.n_threads)
         self._results |= _save_tensor(maps, Path(runtime.cwd))
         self._results["facts"] = dict(maps.metadata)
@@ -101,7 +102,7 @@ class PredictTensor(SimpleInterface):
     input_spec = _PredictInputSpec
     output_spec = _PredictOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         maps = predict_tensor(
             self.inputs.load(),
             model=self.inputs.model,
@@ -146,7 +147,7 @@ class ExtractFeatures(SimpleInterface):
     input_spec = _FeaturesInputSpec
     output_spec = _FeaturesOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         features = extract_features(
             self.inputs.load(),
             model=self.inputs.model,
@@ -180,7 +181,7 @@ class CheckGradients(SimpleInterface):
     input_spec = _DwiMaskInputSpec
     output_spec = _CheckOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         check = check_gradients(dwi.data, dwi.gtab, dwi.affine, dwi.mask)
         self._results["facts"] = check.as_facts()
@@ -200,7 +201,7 @@ class CheckFreeWater(SimpleInterface):
     input_spec = _FreeWaterInputSpec
     output_spec = _CheckOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         found = measure_free_water(dwi.data, dwi.gtab, mask=dwi.mask, affine=dwi.affine)
         length = self.inputs.common_length
@@ -243,7 +244,7 @@ class AssessQuality(SimpleInterface):
     input_spec = _QualityInputSpec
     output_spec = _QualityOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         raw = self.inputs.open_dwi(
             self.inputs.raw_file,

@@ -8,6 +8,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     InputMultiObject,
     OutputMultiObject,
@@ -77,7 +78,7 @@ class AlignAcpc(SimpleInterface):
     input_spec = _AlignInputSpec
     output_spec = _AlignOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         head, mask = open_image(self.inputs.in_file), open_image(self.inputs.mask_file)
         brain = Image3D(head.data * (mask.data > 0), head.affine)
         matrix = acpc_alignment(brain, mask, load_template(2))
@@ -140,7 +141,7 @@ class RegisterTemplate(SimpleInterface):
     input_spec = _TemplateInputSpec
     output_spec = _TemplateOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         template = load_template(2)
         brain, mask = open_image(self.inputs.brain_file), open_image(self.inputs.mask_file)
         found = register_template(
@@ -212,7 +213,7 @@ class CoregisterReference(SimpleInterface):
     input_spec = _CoregisterInputSpec
     output_spec = _CoregisterOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         reference = open_image(self.inputs.dwi_brain_file)
         anatomy = open_image(self.inputs.t1w_brain_file)
         start = linear_part(read_point_map(self.inputs.to_t1w_acpc_file), _CORNERS)
@@ -265,7 +266,7 @@ class ResampleDwi(SimpleInterface):
     input_spec = _ResampleInputSpec
     output_spec = _ResampleOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.open_dwi(
             self.inputs.dwi_file, self.inputs.bval_file, self.inputs.bvec_file
         )
@@ -367,7 +368,7 @@ class ResampleMaps(SimpleInterface):
     input_spec = _ResampleMapsInputSpec
     output_spec = _ResampleMapsOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         to_acpc = read_point_map(self.inputs.xfm_file)
         mask = open_image(self.inputs.mask_file)
         self._results["out_files"] = []
@@ -397,7 +398,7 @@ class ResampleTo(SimpleInterface):
     input_spec = _ResampleToInputSpec
     output_spec = _ResampleToOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         image, reference = open_image(self.inputs.in_file), open_image(self.inputs.reference_file)
         data = resample_image(image.data, image.affine, reference.grid, order=self.inputs.order)
         out = save_image(data, reference.affine, Path(runtime.cwd) / "resampled.nii.gz")

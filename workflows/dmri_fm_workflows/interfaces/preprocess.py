@@ -9,6 +9,7 @@ import numpy as np
 from nipype.interfaces import mrtrix3
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     InputMultiObject,
     SimpleInterface,
@@ -77,7 +78,7 @@ class ValidateDwi(SimpleInterface):
     input_spec = _ValidateInputSpec
     output_spec = _ValidateOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         source = Path(self.inputs.dwi_file)
         image = load_image(source, ndim=4)
         data = read_array(image, path=source)
@@ -122,7 +123,7 @@ class DenoiseDwi(SimpleInterface):
     input_spec = _DenoiseInputSpec
     output_spec = _DenoiseOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         result = denoise(dwi.data, method=self.inputs.method, gtab=dwi.gtab)
         data = result.data
@@ -150,7 +151,7 @@ class DwiDenoise(mrtrix3.DWIDenoise):
 
     output_spec = _DwiDenoiseOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         if self._n_volumes() >= FEWEST_VOLUMES:
             return super()._run_interface(runtime)
         image = load_image(self.inputs.in_file, ndim=4)
@@ -198,7 +199,7 @@ class MergeRuns(SimpleInterface):
     input_spec = _MergeInputSpec
     output_spec = _MergeOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         gradients = list(zip(self.inputs.bval_files, self.inputs.bvec_files, strict=True))
         folder = Path(runtime.cwd)
         raw = merge_runs(
@@ -253,7 +254,7 @@ class MakeReference(SimpleInterface):
     input_spec = _DwiInputSpec
     output_spec = _ReferenceOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         reference = b0_reference(dwi.data, dwi.gtab, dwi.affine)
         out = save_image(reference, dwi.affine, Path(runtime.cwd) / "dwiref.nii.gz")
@@ -325,7 +326,7 @@ class EstimatePairField(SimpleInterface):
     input_spec = _PairInputSpec
     output_spec = _PairOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         origins = read_volumes(self.inputs.volumes_file)
         pe_up, pe_down = self.inputs.up_encoding, self.inputs.down_encoding
@@ -393,7 +394,7 @@ class CorrectBias(SimpleInterface):
     input_spec = _BiasInputSpec
     output_spec = _BiasOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.in_file, ndim=3)
         mask = (
             read_array(load_image(self.inputs.mask_file)) > 0
@@ -423,7 +424,7 @@ class MaskBrain(SimpleInterface):
     input_spec = _MaskInputSpec
     output_spec = _MaskOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.in_file, ndim=3)
         data = read_array(image)
         result = brain_mask(data, image.affine, contrast=self.inputs.contrast)
@@ -463,7 +464,7 @@ class EstimateMotion(SimpleInterface):
     input_spec = _MotionInputSpec
     output_spec = _MotionOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         origins = read_volumes(self.inputs.volumes_file)
         field = None
@@ -528,7 +529,7 @@ class SkipMotion(SimpleInterface):
     input_spec = _SkipInputSpec
     output_spec = _MotionOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         motion = no_motion(len(dwi.gtab), dwi.shape[2])
         origins = read_volumes(self.inputs.volumes_file)

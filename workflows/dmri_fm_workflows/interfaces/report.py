@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     SimpleInterface,
     TraitedSpec,
@@ -46,7 +47,7 @@ class PlotMask(SimpleInterface):
     input_spec = _MaskInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         image, affine = _open(self.inputs.in_file)
         mask, _ = _open(self.inputs.mask_file)
         out = figures.plot_mask(
@@ -68,7 +69,7 @@ class PlotScheme(SimpleInterface):
     input_spec = _SchemeInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.dwi_file, ndim=4)
         gtab = read_gradients(
             self.inputs.bval_file,
@@ -95,7 +96,7 @@ class PlotBeforeAfter(SimpleInterface):
     input_spec = _BeforeAfterInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         before, affine = _open(self.inputs.before_file)
         after, _ = _open(self.inputs.after_file)
         mask = _open(self.inputs.mask_file)[0] > 0 if isdefined(self.inputs.mask_file) else None
@@ -126,7 +127,7 @@ class PlotDenoising(SimpleInterface):
     input_spec = _DenoisingInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         volume = int(np.argmax(np.loadtxt(self.inputs.bval_file)))
         before = load_image(self.inputs.raw_file, ndim=4)
         after = load_image(self.inputs.dwi_file, ndim=4)
@@ -157,7 +158,7 @@ class PlotCarpet(SimpleInterface):
     input_spec = _CarpetInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         data, _ = _open(self.inputs.dwi_file)
         mask, _ = _open(self.inputs.mask_file)
         motion = read_motion_tsv(self.inputs.motion_file)
@@ -189,7 +190,7 @@ class PlotRegistration(SimpleInterface):
     input_spec = _RegistrationInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         moving, _ = _open(self.inputs.moving_file)
         fixed, affine = _open(self.inputs.fixed_file)
         mask = _open(self.inputs.mask_file)[0] > 0 if isdefined(self.inputs.mask_file) else None
@@ -218,7 +219,7 @@ class PlotColourFa(SimpleInterface):
     input_spec = _ColourFaInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         fa, affine = _open(self.inputs.fa_file)
         v1, _ = _open(self.inputs.v1_file)
         mask, _ = _open(self.inputs.mask_file)
@@ -243,7 +244,7 @@ class PlotComparison(SimpleInterface):
     input_spec = _CompareInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         tensor, affine = _open(self.inputs.tensor_file)
         network, _ = _open(self.inputs.network_file)
         mask, _ = _open(self.inputs.mask_file)
@@ -282,7 +283,7 @@ class PlotFeatures(SimpleInterface):
     input_spec = _FeaturesInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         (row,) = read_table(self.inputs.scan_file)
         vector = [float(row[c]) for c in feature_columns(row)]
         with np.load(self.inputs.patch_file) as patches:
@@ -314,7 +315,7 @@ class PlotInTemplate(SimpleInterface):
     input_spec = _TemplateContourInputSpec
     output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         image, affine = _open(self.inputs.in_file)
         mask, _ = _open(self.inputs.mask_file)
         out = figures.plot_contours(

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from nipype.interfaces.base import (
+    Bunch,
     Directory,
     File,
     InputMultiObject,
@@ -151,7 +152,7 @@ class DerivativesDataSink(PrepareDerivative):
         inputs.setdefault("dismiss_entities", sorted(set(ENTITY_KEYS) - set(SOURCE_ENTITIES)))
         super().__init__(**inputs)
 
-    def _run_interface(self, runtime):
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         staging = Path(runtime.cwd)
         files = [Path(f) for f in self.inputs.in_file]
         self._fill_inputs(files)
