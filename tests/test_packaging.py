@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,16 @@ def third_party_imports(*folders: Path) -> set[str]:
     return {n.partition(".")[0] for n in names} - sys.stdlib_module_names - ours
 
 
+@cache
+def homes() -> dict[str, set[str]]:
+    """Return the distributions of every installed module."""
+    found = packages_distributions()
+    return {module: {canonicalize_name(n) for n in names} for module, names in found.items()}
+
+
 def distributions(modules: set[str]) -> set[str]:
     """Return the distributions that modules come from."""
-    homes = packages_distributions()
-    return {canonicalize_name(home) for name in modules for home in homes.get(name, (name,))}
+    return {home for name in modules for home in homes().get(name, {name})}
 
 
 def declared(*extras: str) -> set[str]:
@@ -236,9 +243,7 @@ sys.meta_path.insert(0, Absent)
 def run_without_extras(code: str) -> subprocess.CompletedProcess[str]:
     plain = plain_installation()
     absent = {
-        name
-        for name, homes in packages_distributions().items()
-        if not plain & {canonicalize_name(home) for home in homes} and name not in PACKAGES
+        name for name, found in homes().items() if not plain & found and name not in PACKAGES
     }
     assert {"nipype", "niworkflows", "bids", "fsl", "lightning", "trxscan"} <= absent
     return subprocess.run(
@@ -432,12 +437,11 @@ def test_no_test_is_skipped_for_a_package_that_make_installs() -> None:
     """What is in an extra is there where `make test` runs; its lack is a failure, not a skip."""
     listed = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
     wanted = {canonicalize_name(Requirement(r).name) for r in [*listed, *PROJECT["dependencies"]]}
-    modules = {m: {*map(canonicalize_name, ds)} for m, ds in packages_distributions().items()}
     commands = re.compile(r"""(?:importorskip|which|find_spec)\(\s*["']([\w.-]+)["']""")
     skipped = {
         (path.relative_to(ROOT).as_posix(), name)
         for path in (ROOT / "tests").rglob("*.py")
         for name in commands.findall(path.read_text(encoding="utf-8"))
-        if wanted & {canonicalize_name(name), *modules.get(name.split(".")[0], ())}
+        if wanted & {canonicalize_name(name), *homes().get(name.split(".")[0], ())}
     }
     assert skipped == set()
