@@ -79,6 +79,13 @@ def test_descriptor_has_the_parsers_options_and_no_others() -> None:
         assert entry["description"] == (action.help or "").replace("%%", "%"), name
 
 
+def test_descriptor_is_what_make_docs_writes() -> None:
+    command = [sys.executable, "-m", "dmri_fm_workflows.descriptor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == read("descriptor.json"), "run `make docs`"
+    assert "python -m dmri_fm_workflows.descriptor > descriptor.json" in read("Makefile")
+
+
 def run_bosh(*arguments: str) -> str:
     code = "import sys; from boutiques.bosh import bosh; print(bosh(sys.argv[1:]))"
     done = subprocess.run(
@@ -207,6 +214,11 @@ def test_each_package_imports_all_that_is_declared_for_it(name: str) -> None:
     folders = [PACKAGES[name], *([ROOT / "benchmarks"] if name == "dmri_fm_lab" else [])]
     imported = distributions(third_party_imports(*folders))
     assert declared(*EXTRAS[name]) - below - imported == set()
+
+
+def test_the_tests_import_what_the_extras_bring() -> None:
+    imported = distributions(third_party_imports(ROOT / "tests") - {"benchmarks", "tests"})
+    assert imported - declared("app", "lab", "test") == set()
 
 
 def test_the_lab_brings_the_app() -> None:
