@@ -5,7 +5,7 @@ parser, the other reads the options, calls one function of the library and print
 Libraries that take seconds to import are imported by the subcommand that needs them.
 
 Exit codes: 0 done; 1 the request could not be carried out, the reason is on stderr; 2 the
-command line is wrong.
+command line is wrong, or packages that the subcommand needs are not installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmri_fm import __version__
-from dmri_fm.errors import ConfigError, DmriError
+from dmri_fm.errors import ConfigError, DmriError, MissingToolError
+from dmri_fm.extras import require_extra
 from dmri_fm.gradient_options import B_SCALINGS
 from dmri_fm_workflows.cwd import empty_folder
 
@@ -583,6 +584,9 @@ def _run_evaluate_unusual(options: argparse.Namespace) -> None:
         print(write_json(found, options.json))
 
 
+#: Subcommands that need the core alone; the others need the extra `lab`.
+_CORE_SUBCOMMANDS = ("tensor", "features", "models")
+
 #: In the order in which they are listed.
 _SUBCOMMANDS = (
     _add_simulate,
@@ -602,7 +606,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dmri-fm {__version__}")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
-    subparsers = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
     for add in _SUBCOMMANDS:
         add(subparsers)
     return parser
@@ -612,9 +616,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = build_parser().parse_args(argv)
     try:
+        if options.subcommand not in _CORE_SUBCOMMANDS:
+            require_extra("lab")
         with empty_folder() as folder:
             _make_absolute(options, folder)
             _run(options)
+    except MissingToolError as error:
+        print(f"dmri-fm: error: {error}", file=sys.stderr)
+        return 2
     except DmriError as error:
         print(f"dmri-fm: error: {error}", file=sys.stderr)
         return 1

@@ -50,7 +50,7 @@ def test_tensor_writes_maps(tmp_path, capsys) -> None:
 
 def test_paths_are_relative_to_the_current_folder_and_nothing_else_of_it_is_used(traps) -> None:
     write_series(traps.folder, np.random.default_rng(0))
-    command = [sys.executable, "-m", "dmri_fm", "tensor", "scan.nii.gz", "../out/x"]
+    command = [sys.executable, "-m", "dmri_fm_lab", "tensor", "scan.nii.gz", "../out/x"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
         command, cwd=traps.folder, env=environment, capture_output=True, text=True, check=False

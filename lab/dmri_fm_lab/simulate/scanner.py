@@ -9,7 +9,6 @@ own: sticks and zeppelins along streamlines, in the place of this project's mixt
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from dmri_fm.errors import MissingToolError
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate.anatomy import (
     FIELD_OF_VIEW_CENTRE_MM,
@@ -148,19 +146,6 @@ class Subject:
     phantom: Any
 
 
-def _trxscan() -> ModuleType:
-    try:
-        import trxscan
-    except ImportError:
-        raise MissingToolError(
-            "trxscan is not installed",
-            expected="the extra 'simulate'",
-            advice="pip install 'drope-bidsapp[simulate]'",
-        ) from None
-    module: ModuleType = trxscan
-    return module
-
-
 def grid(
     voxel_size_mm: tuple[float, float, float],
 ) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
@@ -254,7 +239,8 @@ def place_subject(
     field_peak_hz
         See :func:`draw_field_hz`.
     """
-    trxscan = _trxscan()
+    import trxscan
+
     shape, affine = grid(voxel_size_mm)
     fine = affine @ np.diag([1 / OVERSAMPLING, 1 / OVERSAMPLING, 1.0, 1.0])
     fine[:3, 3] -= 0.5 * (1 - 1 / OVERSAMPLING) * affine[:3, :3] @ [1, 1, 0]
@@ -326,7 +312,8 @@ def _simulate(
     xfms: NDArray[np.float64] | None = None,
     with_peaks: bool = False,
 ) -> Any:
-    trxscan = _trxscan()
+    import trxscan
+
     motion = None
     if xfms is not None:
         middle = subject.affine @ [*((np.array(subject.shape) - 1) / 2), 1.0]
@@ -355,7 +342,8 @@ def _simulate(
 
 
 def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
-    trxscan = _trxscan()
+    import trxscan
+
     tissue = subject.tissue
     white, grey, csf = tissue.t2_ms
     return trxscan.Protocol(
@@ -471,7 +459,8 @@ def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[
         ``magnitude1``, ``magnitude2`` and ``phasediff`` (0 to 4095 is a turn, -pi to pi): array
         (X, Y, Z), and echo time, s; the later one for the difference.
     """
-    trxscan = _trxscan()
+    import trxscan
+
     result = subject.phantom.simulate(
         (np.zeros(1), np.zeros((1, 3))),
         _protocol(subject, Acquisition()),
