@@ -179,7 +179,9 @@ def third_party_imports(*folders: Path) -> set[str]:
     names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     ours = {*PACKAGES, *(path.stem for folder in folders for path in folder.glob("*.py"))}
-    return {n.partition(".")[0] for n in names} - sys.stdlib_module_names - ours
+    # `_typeshed` exists for type checkers only.
+    known = {*sys.stdlib_module_names, *ours, "_typeshed"}
+    return {n.partition(".")[0] for n in names} - known
 
 
 @cache
