@@ -26,7 +26,6 @@ from dmri_fm.identity import about_model, label_of
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.out_of_distribution import percentile_of, score_features
-from dmri_fm.preprocess.quality import UNFAMILIAR_PERCENTILE
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
     choose_six,
@@ -43,6 +42,7 @@ from dmri_fm.tensor_networks.inputs import (
     turn_tensors,
 )
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
+from dmri_fm.tensor_networks.quality import UNFAMILIAR_PERCENTILE
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.weights import Weights, load_weights
 

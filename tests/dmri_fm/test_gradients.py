@@ -21,8 +21,7 @@ from dmri_fm.gradients import (
     ras_to_fsl,
     rotation_part,
 )
-from dmri_fm.normalise.qspace import to_qspace
-from dmri_fm.qspace import choose_six
+from dmri_fm.qspace import choose_six, to_qspace
 
 SHAPE = (5, 6, 7)
 needs_mrtrix = pytest.mark.skipif(shutil.which("mrinfo") is None, reason="MRtrix3 is absent")

@@ -13,8 +13,8 @@ from dmri_fm.encoders.drope.network import DropeConfig, patchify
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import DROPE_GRID_1MM, DROPE_GRID_2MM, Grid
-from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.qspace import to_qspace
 from dmri_fm.registry import find_encoder
 
 __all__ = ["MIN_BRAIN_FRACTION", "ScanTokens", "feature_grid", "tokenise", "tokenise_series"]
