@@ -63,17 +63,16 @@ class TemplateRegistration:
 
     Attributes
     ----------
-    template2image, image2template
-        Maps of points, RAS+ mm.
+    template2image
+        Takes points of the template to points of the image, RAS+ mm.
     displacement_mm
-        Both maps as displacement fields (on the template's and on the image's grid), or None
-        where the maps are affine.
+        The map and its inverse as displacements, on the template's and on the image's grid; None
+        where they are affine.
     matrix
         Shape (4, 4): the affine, template points to image points; of a warp, its affine part.
     """
 
     template2image: PointMap
-    image2template: PointMap
     displacement_mm: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     matrix: NDArray[np.float64]
 
@@ -309,8 +308,11 @@ def register_syn(
         inverse_warp, inverse_grid = _read_ants_warp(inverse)
     to_image = compose(warp_map(warp, grid), affine_map(matrix))
     to_template = compose(affine_map(np.linalg.inv(matrix)), warp_map(inverse_warp, inverse_grid))
-    fields = (_as_field(to_image, template.grid), _as_field(to_template, brain.grid))
-    return TemplateRegistration(to_image, to_template, fields, matrix)
+    displacements = (
+        _as_displacement(to_image, template.grid),
+        _as_displacement(to_template, brain.grid),
+    )
+    return TemplateRegistration(to_image, displacements, matrix)
 
 
 def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
@@ -320,7 +322,7 @@ def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
     return lps * np.array([-1, -1, 1], np.float32), Grid((x, y, z), np.asarray(image.affine))
 
 
-def _as_field(point_map: PointMap, grid: Grid) -> NDArray[np.float32]:
+def _as_displacement(point_map: PointMap, grid: Grid) -> NDArray[np.float32]:
     points = grid.points()
     moved = (point_map(points) - points).astype(np.float32)
     return moved.reshape(*grid.shape, 3)
@@ -349,6 +351,4 @@ def register_template(
     matrix = register_affine(brain, template, is_coarse=is_coarse).xfm
     if method == "syn":
         return register_syn(brain, template, initial=matrix, is_coarse=is_coarse)
-    return TemplateRegistration(
-        affine_map(matrix), affine_map(np.linalg.inv(matrix)), None, matrix
-    )
+    return TemplateRegistration(affine_map(matrix), None, matrix)

@@ -51,16 +51,12 @@ class PairField:
         so that the one in which the signal is spread out counts more. Units of the up image.
     similarity_before, similarity_after
         Pearson correlation of the two images inside the head, before and after.
-    down2up_xfm
-        Shape (4, 4), RAS+ mm: head movement between the images. It takes a point of the
-        corrected image to the point of the down image, before that one's distortion.
     """
 
     field: DistortionField
     corrected: NDArray[np.float32]
     similarity_before: float
     similarity_after: float
-    down2up_xfm: NDArray[np.float64]
 
 
 def mean_b0_image(dwi: Dwi, encodings: Sequence[PhaseEncoding], direction: str) -> B0Image:
@@ -146,7 +142,6 @@ def estimate_pair_field(up: B0Image, down: B0Image) -> PairField:
         corrected=(corrected * scale).astype(np.float32),
         similarity_before=_correlation(up_scaled, down_on_up, corrected),
         similarity_after=_correlation(first, second, corrected),
-        down2up_xfm=solution.second_xfm,
     )
 
 

@@ -163,6 +163,25 @@ def _interpolate(coef, vx, vy, vz, weights, out):  # type: ignore[no-untyped-def
     return True
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _row(m, i, x, y, z):  # type: ignore[no-untyped-def]
+    return m[i, 0] * x + m[i, 1] * y + m[i, 2] * z + m[i, 3]
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _voxel_of(point, shift, matrix, to_voxel):  # type: ignore[no-untyped-def]
+    """Return where in the volume, voxels, a point of the reference lies."""
+    x, y, z = point[0], point[1], point[2]
+    px = _row(matrix, 0, x, y, z) + shift[0]
+    py = _row(matrix, 1, x, y, z) + shift[1]
+    pz = _row(matrix, 2, x, y, z) + shift[2]
+    return (
+        _row(to_voxel, 0, px, py, pz),
+        _row(to_voxel, 1, px, py, pz),
+        _row(to_voxel, 2, px, py, pz),
+    )
+
+
 @numba.njit(nogil=True, cache=True)
 def _sample(volume, points, matrix):  # type: ignore[no-untyped-def]
     coef, to_voxel = volume.coefficients, volume.ras_to_voxel
@@ -172,15 +191,10 @@ def _sample(volume, points, matrix):  # type: ignore[no-untyped-def]
     w = np.empty((6, 4))
     out = np.empty(4)
     for n in range(xyz.shape[0]):
-        px = py = pz = 0.0
-        x, y, z = xyz[n, 0], xyz[n, 1], xyz[n, 2]
-        px = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3] + shift[n, 0]
-        py = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3] + shift[n, 1]
-        pz = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3] + shift[n, 2]
-        v = to_voxel[:, 0] * px + to_voxel[:, 1] * py + to_voxel[:, 2] * pz + to_voxel[:, 3]
-        if _interpolate(coef, v[0], v[1], v[2], w, out):
+        vx, vy, vz = _voxel_of(xyz[n], shift[n], matrix, to_voxel)
+        if _interpolate(coef, vx, vy, vz, w, out):
             values[n] = out[0] * stretch[n]
-            slices[n] = v[2]
+            slices[n] = vz
     return values, slices
 
 
@@ -220,13 +234,7 @@ def accumulate(volume, points, matrix, target, weight, gain, robust):  # type: i
     for n in range(xyz.shape[0]):
         if weight[n] <= 0:
             continue
-        a, b, c = xyz[n, 0], xyz[n, 1], xyz[n, 2]
-        px = matrix[0, 0] * a + matrix[0, 1] * b + matrix[0, 2] * c + matrix[0, 3] + shift[n, 0]
-        py = matrix[1, 0] * a + matrix[1, 1] * b + matrix[1, 2] * c + matrix[1, 3] + shift[n, 1]
-        pz = matrix[2, 0] * a + matrix[2, 1] * b + matrix[2, 2] * c + matrix[2, 3] + shift[n, 2]
-        vx = to_voxel[0, 0] * px + to_voxel[0, 1] * py + to_voxel[0, 2] * pz + to_voxel[0, 3]
-        vy = to_voxel[1, 0] * px + to_voxel[1, 1] * py + to_voxel[1, 2] * pz + to_voxel[1, 3]
-        vz = to_voxel[2, 0] * px + to_voxel[2, 1] * py + to_voxel[2, 2] * pz + to_voxel[2, 3]
+        vx, vy, vz = _voxel_of(xyz[n], shift[n], matrix, to_voxel)
         if not _interpolate(coef, vx, vy, vz, w, out):
             continue
         residual = stretch[n] * out[0] - gain * target[n]
@@ -241,9 +249,8 @@ def accumulate(volume, points, matrix, target, weight, gain, robust):  # type: i
             continue
         sums[2] += squared
         down = (1.0 - relative) * (1.0 - relative)
-        x[0] = a - centre[0]
-        x[1] = b - centre[1]
-        x[2] = c - centre[2]
+        for i in range(3):
+            x[i] = xyz[n, i] - centre[i]
         for i in range(3):
             slope = stretch[n] * (
                 out[1] * to_voxel[0, i] + out[2] * to_voxel[1, i] + out[3] * to_voxel[2, i]
