@@ -22,12 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from dmri_fm.distortion import DistortionField, PhaseEncoding, correct_image
 from dmri_fm.errors import LayoutError
-from dmri_fm.preprocess.susceptibility import (
-    DistortionField,
-    correct_image,
-    estimate_pair_field,
-)
+from dmri_fm.preprocess.susceptibility import B0Image, estimate_pair_field
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.evaluate.tensor_errors import scalar_errors
@@ -58,12 +55,12 @@ def read_truth(dataset: Path, subject: str) -> tuple[Maps, NDArray[np.float64]]:
     return found, image.affine
 
 
-def read_series(dataset: Path, subject: str, direction: str) -> tuple[Dwi, str, float]:
-    """Read a series, its phase-encoding direction and its readout time."""
+def read_series(dataset: Path, subject: str, direction: str) -> tuple[Dwi, PhaseEncoding]:
+    """Read a series and its phase encoding."""
     stem = dataset / subject / "dwi" / f"{subject}_dir-{direction}_dwi"
     dwi = Dwi.from_files(*(stem.with_name(stem.name + e) for e in (".nii.gz", ".bval", ".bvec")))
     sidecar = json.loads(stem.with_name(stem.name + ".json").read_text())
-    return dwi, sidecar["PhaseEncodingDirection"], sidecar["TotalReadoutTime"]
+    return dwi, PhaseEncoding(sidecar["PhaseEncodingDirection"], sidecar["TotalReadoutTime"])
 
 
 def fit_maps(dwi: Dwi) -> Maps:
@@ -72,10 +69,10 @@ def fit_maps(dwi: Dwi) -> Maps:
     return {"fa": maps.fa, "md": maps.md}
 
 
-def correct_series(dwi: Dwi, field: DistortionField, *, pe: str, readout_s: float) -> Dwi:
+def correct_series(dwi: Dwi, field: DistortionField, encoding: PhaseEncoding) -> Dwi:
     """Correct every volume with one field."""
     volumes = [
-        correct_image(v, dwi.affine, field=field, phase_encoding=pe, readout_time_s=readout_s)
+        correct_image(v, dwi.affine, field=field, encoding=encoding)
         for v in np.moveaxis(dwi.data, 3, 0)
     ]
     data = np.maximum(np.stack(volumes, axis=3), 0)
@@ -119,8 +116,8 @@ def report(label: str, maps: Maps, truth: Maps, white_matter: NDArray[np.bool_])
 
 def compare(dataset: Path, subject: str, *, output: Path | None, least: float) -> None:
     truth, affine = read_truth(dataset, subject)
-    up, pe_up, readout_up = read_series(dataset, subject, "AP")
-    down, pe_down, readout_down = read_series(dataset, subject, "PA")
+    up, up_encoding = read_series(dataset, subject, "AP")
+    down, down_encoding = read_series(dataset, subject, "PA")
     white_matter = truth["wm"] > least
     print(
         f"{subject}: {white_matter.sum()} voxels of white matter, shells "
@@ -131,26 +128,21 @@ def compare(dataset: Path, subject: str, *, output: Path | None, least: float) -
     report("before correction", fit_maps(up), truth, white_matter)
 
     started = time.process_time()
+    b0 = int(np.flatnonzero(up.gtab.is_b0)[0])
     pair = estimate_pair_field(
-        up.data[..., int(np.flatnonzero(up.gtab.is_b0)[0])],
-        down.data[..., 0],
-        up.affine,
-        pe_up=pe_up,
-        pe_down=pe_down,
-        readout_up_s=readout_up,
-        readout_down_s=readout_down,
-        down_affine=down.affine,
+        B0Image(up.data[..., b0], up.affine, up_encoding),
+        B0Image(down.data[..., 0], down.affine, down_encoding),
     )
     seconds = time.process_time() - started
-    true_field = DistortionField(truth["field"], affine, "truth")
+    true_field = DistortionField(truth["field"], affine)
     for label, field in (("estimated", pair.field), ("true", true_field)):
-        corrected = correct_series(up, field, pe=pe_up, readout_s=readout_up)
+        corrected = correct_series(up, field, up_encoding)
         report(f"after, {label} field", fit_maps(corrected), truth, white_matter)
     if output is not None:
         maps = read_app_maps(output, subject, white_matter.shape, affine)
         report("after, the app", maps, truth, white_matter)
-    shift = np.abs(pair.field.hz - truth["field"])[white_matter] * readout_up
-    before = np.abs(truth["field"])[white_matter] * readout_up
+    shift = np.abs(pair.field.hz - truth["field"])[white_matter] * up_encoding.readout_s
+    before = np.abs(truth["field"])[white_matter] * up_encoding.readout_s
     print(
         f"  displacement of white matter {before.mean():.3f} voxels, error of the estimate "
         f"{shift.mean():.3f} ({seconds:.0f} CPU-s)"

@@ -368,7 +368,7 @@ def _find(name_or_path: str | Path) -> Path:
 def _read_description(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     description = read_object(
-        beside, kind=WeightsError, expected="the JSON object written with the weights"
+        beside, error_class=WeightsError, expected="the JSON object written with the weights"
     )
     if missing := sorted(ENTRIES.keys() - description.keys()):
         raise WeightsError(

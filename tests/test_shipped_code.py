@@ -13,7 +13,6 @@ FOR_OTHERS = {
     "from_authors": "reads a checkpoint of the authors', which users may have",
     "missing_metadata": "checks an output folder",
     "pybids_config": "users give it to pybids (docs/interoperability.md)",
-    "principal_axis": "checks a fit against the course of known tracts",
 }
 
 

@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
     SixDirections,
     find_six,
-    group_axes,
 )
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
-from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_S
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import (
     COREGISTRATION,
@@ -262,7 +261,7 @@ class SeriesPlan:
         if self.six is None:
             return 0
         shell = next(s for s in self.gtab.shells if self.six.index[0] in s.index)
-        return len(group_axes(self.gtab, shell))
+        return len(self.gtab.group_axes(shell.index))
 
     @property
     def n_feature_directions(self) -> int:

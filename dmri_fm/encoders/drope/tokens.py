@@ -13,8 +13,8 @@ from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.patches import patchify
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.qspace import to_qspace
 
 __all__ = [
     "MIN_BRAIN_FRACTION",

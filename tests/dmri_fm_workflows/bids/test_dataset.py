@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.errors import ConfigError, ImageError, InputError, LayoutError
 from dmri_fm_workflows.bids import read_dataset, read_filter_file
-from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_S
 
 
 def found(dataset) -> dict[tuple[str, str | None], list[str]]:

@@ -14,19 +14,17 @@ from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.motion import no_motion
-from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.interfaces.facts import MergeRunFacts
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
+from dmri_fm_workflows.interfaces.motion import SkipMotion, save_motion
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
     DwiDenoise,
     EstimatePairField,
     MergeRuns,
-    SkipMotion,
     ValidateDwi,
-    _mean_b0,
-    save_motion,
 )
 from dmri_fm_workflows.stages.preprocess import init_denoise_wf, init_sdc_wf
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
@@ -181,16 +179,6 @@ def test_damaged_reverse_image_is_found_before_an_engine_gets_it(
     with pytest.raises(ImageError, match="CRC check failed") as caught:
         engine(**inputs).run(cwd=tmp_path)
     assert caught.value.path == path
-
-
-def test_volumes_of_another_readout_are_left_out_of_the_pair() -> None:
-    origins = [VolumeOrigin(0, "i", 0.03, "x"), VolumeOrigin(1, "j", 0.05, "x")]
-    origins.append(VolumeOrigin(2, "j", 0.02, "x"))
-    values = np.array([500.0, 100.0, 900.0])
-    gtab = GradientTable(np.zeros(3), np.zeros((3, 3)))
-    dwi = Dwi.from_arrays(values * np.ones((4, 4, 4, 1)), AFFINE, gtab)
-    found, readout_s = _mean_b0(dwi, origins, "j")
-    assert (float(found.mean()), readout_s) == (100.0, 0.05)
 
 
 @pytest.mark.parametrize("assumed", [{}, {"reverse_epi.nii.gz": 0.04}])

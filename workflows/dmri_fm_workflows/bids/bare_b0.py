@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import GradientError
-from dmri_fm.gradient_files import read_numbers
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.gradient_text import read_numbers
 from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.encoding import has_direction_word

@@ -57,7 +57,7 @@ def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
         If the file is missing or is no such object.
     """
     content = read_object(
-        path, kind=ConfigError, expected='a filter file, {"dwi": {"acquisition": "x"}}'
+        path, error_class=ConfigError, expected='a filter file, {"dwi": {"acquisition": "x"}}'
     )
     check_filters(content, path=path)
     return content

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
@@ -32,8 +33,6 @@ from dmri_fm_workflows.bids.records import DwiRun, EpiImage
 
 __all__ = [
     "ASSUMED_READOUT_NOTE",
-    "ASSUMED_READOUT_S",
-    "LONGEST_READOUT_S",
     "SIGNAL_DIRECTIONS",
     "open_epi",
     "open_run",
@@ -45,9 +44,6 @@ __all__ = [
 
 #: A series with this many directions of its own holds measured signal, even if it is DERIVED.
 SIGNAL_DIRECTIONS = 6
-
-#: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal.
-ASSUMED_READOUT_S = 0.05
 
 #: What an assumed readout time means for the results.
 ASSUMED_READOUT_NOTE = (

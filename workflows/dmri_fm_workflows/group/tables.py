@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.errors import DmriError, GradientError, InputError
-from dmri_fm.gradient_files import read_numbers, stated_b0_threshold
+from dmri_fm.gradient_files import stated_b0_threshold
+from dmri_fm.gradient_text import read_numbers
 from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.identity import identity
 from dmri_fm.json_files import read_object

@@ -22,10 +22,12 @@ from dmri_fm.preprocess.free_water import (
     measure_free_water,
 )
 from dmri_fm.preprocess.gradient_check import check_gradients
-from dmri_fm.preprocess.motion import read_motion_tsv
-from dmri_fm.preprocess.quality import describe_quality, image_quality
+from dmri_fm.preprocess.motion_table import read_motion_tsv
+from dmri_fm.preprocess.quality import mask_volume_ml, series_quality, tensor_quality
+from dmri_fm.preprocess.quality_columns import describe_quality
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import TensorMaps, fit_tensor
+from dmri_fm.tensor_networks.quality import network_quality
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
@@ -183,7 +185,7 @@ class CheckGradients(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        check = check_gradients(dwi.data, dwi.gtab, dwi.affine, dwi.mask)
+        check = check_gradients(dwi)
         self._results["facts"] = check.as_facts()
         return runtime
 
@@ -203,7 +205,7 @@ class CheckFreeWater(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        found = measure_free_water(dwi.data, dwi.gtab, mask=dwi.mask, affine=dwi.affine)
+        found = measure_free_water(dwi)
         length = self.inputs.common_length
         check = describe_free_water(
             found,
@@ -254,23 +256,24 @@ class AssessQuality(SimpleInterface):
         )
         dice = self.inputs.registration_dice
         ood = dict(self.inputs.ood) if isdefined(self.inputs.ood) else {}
-        quality = image_quality(
-            dwi.data,
-            dwi.gtab,
-            mask=dwi.mask,
-            affine=dwi.affine,
-            raw=raw.data,
-            raw_gtab=raw.gtab,
-            raw_mask=raw.mask,
+        fitted = _read_optional(self.inputs.diffusivity_file, ndim=4)
+        network = _read_optional(self.inputs.network_diffusivity_file, ndim=4)
+        unfamiliarity = _read_optional(self.inputs.unfamiliarity_file, ndim=3)
+        quality = series_quality(
+            dwi,
+            raw,
             fd_mm=read_motion_tsv(self.inputs.motion_file).fd_mm,
             is_outlier=np.load(self.inputs.outliers_file),
-            diffusivity=_read_optional(self.inputs.diffusivity_file, ndim=4),
-            network_diffusivity=_read_optional(self.inputs.network_diffusivity_file, ndim=4),
-            unfamiliarity=_read_optional(self.inputs.unfamiliarity_file, ndim=3),
-            registration_dice=dice if isdefined(dice) else None,
-            ood_score=ood.get("ood_score"),
-            ood_percentile=ood.get("ood_percentile"),
         )
+        quality |= tensor_quality(fitted, dwi.brain)
+        if network is not None:
+            quality |= network_quality(network, fitted, dwi=dwi, unfamiliarity=unfamiliarity)
+        quality |= {
+            "mask_volume_ml": mask_volume_ml(dwi),
+            "registration_dice": dice if isdefined(dice) else None,
+            "ood_score": ood.get("ood_score"),
+            "ood_percentile": ood.get("ood_percentile"),
+        }
         row = scan_columns(self.inputs.entities) | quality
         out = Path(runtime.cwd) / "image_qc.tsv"
         out.write_text(format_table([row], list(row)), encoding="utf-8")

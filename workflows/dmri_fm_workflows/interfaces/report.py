@@ -19,7 +19,7 @@ from dmri_fm.encoders.features import feature_columns
 from dmri_fm.gradient_files import read_gradients
 from dmri_fm.identity import identity
 from dmri_fm.normalise.template import load_template
-from dmri_fm.preprocess.motion import read_motion_tsv
+from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.outputs.tsv import read_table

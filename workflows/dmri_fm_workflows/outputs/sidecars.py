@@ -287,7 +287,7 @@ _NUMBERED = "[0-9]"
 @cache
 def _column_table() -> tuple[tuple[str, dict[str, Any]], ...]:
     # Imported here: it takes scipy.stats with it, and names and sidecars are wanted quickly.
-    from dmri_fm.preprocess.quality import QUALITY_COLUMNS
+    from dmri_fm.preprocess.quality_columns import QUALITY_COLUMNS
 
     text = files("dmri_fm_workflows.outputs").joinpath("columns.yaml").read_text(encoding="utf-8")
     measured = {name: dict(entry) for name, entry in QUALITY_COLUMNS.items()}

@@ -22,16 +22,15 @@ from dmri_fm_workflows.interfaces.fsl import (
     RunTopup,
     WriteFslFiles,
 )
+from dmri_fm_workflows.interfaces.motion import EstimateMotion, SkipMotion
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
     DenoiseDwi,
     DwiDenoise,
-    EstimateMotion,
     EstimatePairField,
     MakeReference,
     MaskBrain,
     MergeRuns,
-    SkipMotion,
     ValidateDwi,
 )
 from dmri_fm_workflows.plan import SeriesPlan
