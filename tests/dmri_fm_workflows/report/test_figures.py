@@ -65,7 +65,7 @@ def draw_mask(image, mask, affine, out):
 
 
 def draw_before_after(image, mask, affine, out):
-    return figures.plot_before_after(0.5 * image, image, affine, out, contour=mask)
+    return figures.plot_before_after(0.5 * image, image, affine, out, contours={"brain": mask})
 
 
 def draw_registration(image, mask, affine, out):
@@ -73,7 +73,7 @@ def draw_registration(image, mask, affine, out):
 
 
 def draw_denoising(image, mask, affine, out):
-    return figures.plot_denoising(image * 1.1, image, affine, out, mask=mask, sigma=image)
+    return figures.plot_denoising(image * 1.1, image, affine, out, mask=mask)
 
 
 def draw_colour_fa(image, mask, affine, out):
@@ -146,7 +146,7 @@ def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="before"):
         figures.plot_before_after(image[1:], image, AFFINE, out)
     with pytest.raises(ImageError, match="FA"):
-        figures.plot_colour_fa(image, np.zeros(SHAPE), AFFINE, out)
+        figures.plot_colour_fa(image, np.zeros(SHAPE), AFFINE, out, mask=mask)
     with pytest.raises(ImageError, match="mask"):
         figures.plot_scalar_comparison(image, image, mask[1:], AFFINE, out)
     assert not out.exists()
@@ -196,7 +196,9 @@ def test_direction_colours(axis: int, colour: tuple[int, ...], tmp_path: Path) -
     _, mask = head()
     las_mask, las_affine = mirrored(mask)
     v1 = np.broadcast_to(vector, (*SHAPE, 3))
-    path = figures.plot_colour_fa(las_mask * 0.8, v1, las_affine, tmp_path / "fa.svg")
+    path = figures.plot_colour_fa(
+        las_mask * 0.8, v1, las_affine, tmp_path / "fa.svg", mask=las_mask
+    )
     picture = pictures(path)[0]
     assert tuple(picture.reshape(-1, 3).max(axis=0)) == colour
 
@@ -256,13 +258,19 @@ def test_carpet(tmp_path: Path) -> None:
     again = figures.plot_carpet(*arguments, tmp_path / "again.svg", bvals=gtab.bvals)
     assert again.read_bytes() == path.read_bytes()
     few = figures.plot_carpet(
-        data[..., :1], mask, [np.nan], np.zeros((1, 6)), outliers[:1], tmp_path / "one.svg"
+        data[..., :1],
+        mask,
+        [np.nan],
+        np.zeros((1, 6)),
+        outliers[:1],
+        tmp_path / "one.svg",
+        bvals=[0.0],
     )
     pictures(few)
     with pytest.raises(ImageError, match="one of each per volume"):
-        figures.plot_carpet(data, mask, fd[1:], np.zeros((n, 6)), outliers, path)
+        figures.plot_carpet(data, mask, fd[1:], np.zeros((n, 6)), outliers, path, bvals=gtab.bvals)
     with pytest.raises(ImageError, match="columns"):
-        figures.plot_carpet(data, mask, fd, np.zeros((n, 6)), outliers.T, path)
+        figures.plot_carpet(data, mask, fd, np.zeros((n, 6)), outliers.T, path, bvals=gtab.bvals)
 
 
 def tokens(n_features: int = 24) -> dict[str, np.ndarray]:
@@ -385,7 +393,9 @@ def test_figures_of_a_real_scan_are_quick_and_small(data_dir: Path, tmp_path: Pa
     drawings: dict[str, Callable[[Path], Path]] = {
         "scheme": lambda out: figures.plot_sampling_scheme(dwi.gtab, out),
         "mask": lambda out: figures.plot_mask(b0, mask, affine, out),
-        "sdc": lambda out: figures.plot_before_after(b0, b0, affine, out, contour=mask),
+        "sdc": lambda out: figures.plot_before_after(
+            b0, b0, affine, out, contours={"brain": mask}
+        ),
         "coreg": lambda out: figures.plot_registration(b0, b0, affine, out, mask=mask),
         "denoising": lambda out: figures.plot_denoising(data[..., 3], b0, affine, out),
         "fa": lambda out: figures.plot_colour_fa(fa, v1, affine, out, mask=mask),
