@@ -18,7 +18,12 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.vector_lengths import describe_range, list_volumes
 from dmri_fm_workflows.bids.encoding import find_contradictions
-from dmri_fm_workflows.bids.fields import ECHO_TIME_TOLERANCE, Candidate, choose_images
+from dmri_fm_workflows.bids.fields import (
+    ECHO_TIME_TOLERANCE,
+    Candidate,
+    FieldChoice,
+    choose_images,
+)
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.bids.records import (
     DwiRun,
@@ -122,18 +127,8 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         )
         errors += choice.errors
         misplaced |= {image.path for image in choice.misplaced}
-        doubts = (*(w for run in runs for w in run.warnings), *_group_doubts(runs, groups))
-        series.append(
-            DwiSeries(
-                runs,
-                _shared_entities(runs),
-                reverse=choice.reverse,
-                fieldmaps=choice.fieldmaps,
-                warnings=(*doubts, *choice.warnings),
-                unused=(*choice.unused, *images.unusable),
-                pair_reason=choice.pair_reason,
-            )
-        )
+        doubts = [*(w for run in runs for w in run.warnings), *_group_doubts(runs, groups)]
+        series.append(_make_series(runs, choice, doubts, images.unusable))
     settled = {error.path for error in errors}
     settled |= {s.outside_image.path for s in series if s.outside_image}
     errors += [
@@ -151,6 +146,23 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         tuple(sorted(named, key=lambda s: s.name)),
         tuple(unique.values()),
         tuple(find_contradictions(labelled)),
+    )
+
+
+def _make_series(
+    runs: tuple[DwiRun, ...],
+    choice: FieldChoice,
+    doubts: Sequence[str],
+    unusable: Sequence[UnusedImage],
+) -> DwiSeries:
+    return DwiSeries(
+        runs,
+        _shared_entities(runs),
+        reverse=choice.reverse,
+        fieldmaps=choice.fieldmaps,
+        warnings=(*doubts, *choice.warnings),
+        unused=(*choice.unused, *unusable),
+        pair_reason=choice.pair_reason,
     )
 
 

@@ -259,16 +259,7 @@ def plot_colour_fa(
     drawing = Drawing(FULL_WIDTH)
     title = "Main direction"
     y = draw_legend(drawing, 0, (), words=title)
-    x = 8.2 * len(title) + 40
-    for colour, words in (
-        ("#e00000", "left-right"),
-        ("#00b000", "anterior-posterior"),
-        ("#2030ff", "inferior-superior"),
-    ):
-        drawing.rectangle(x, 5, 14, 14, fill=colour)
-        drawing.text(x + 20, 16, words, size=13)
-        x += 20 + 7.2 * len(words) + 22
-    drawing.text(x, 16, f"brightness: FA, full at {BRIGHTEST_FA:g}", size=12, fill="#555")
+    _draw_colour_key(drawing, 8.2 * len(title) + 40)
     rows = plan_rows(region, ras_affine, margin_mm=5.0)
     y = draw_rows(drawing, rows, y, lambda strip: strip, picture)
     draw_convention(drawing, y)
@@ -280,3 +271,16 @@ def plot_colour_fa(
             "anterior-posterior, blue inferior-superior."
         ),
     )
+
+
+def _draw_colour_key(drawing: Drawing, x: float) -> None:
+    """Draw what colours and brightness mean, in the figure's first line."""
+    for colour, words in (
+        ("#e00000", "left-right"),
+        ("#00b000", "anterior-posterior"),
+        ("#2030ff", "inferior-superior"),
+    ):
+        drawing.rectangle(x, 5, 14, 14, fill=colour)
+        drawing.text(x + 20, 16, words, size=13)
+        x += 20 + 7.2 * len(words) + 22
+    drawing.text(x, 16, f"brightness: FA, full at {BRIGHTEST_FA:g}", size=12, fill="#555")

@@ -1,4 +1,4 @@
-"""The motion figure: head position, framewise displacement, and a slice-by-volume carpet."""
+"""Motion figure: head position, framewise displacement, and a slice-by-volume carpet."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def plot_carpet(
     *,
     bvals: ArrayLike,
 ) -> Path:
-    """Draw head motion over the series, above a carpet of slice signals.
+    """Draw head motion over the series, above a carpet of slice signals; return the path.
 
     Parameters
     ----------
@@ -97,19 +97,13 @@ def plot_carpet(
     fd_mm
         Shape (N,), framewise displacement; NaN where undefined (the first volume).
     parameters
-        Shape (N, 6) or wider: translations in mm, then rotations in rad, about and along the
-        RAS+ axes. Further columns are not drawn.
+        Shape (N, 6) or wider: translations in mm, rotations in rad, along and about the RAS+ axes.
     outliers
         Shape (N, Z), bool: slices replaced or flagged.
     out
         Path of the SVG to write.
     bvals
         Shape (N,), s/mm^2; slices are compared among volumes of like b-value.
-
-    Returns
-    -------
-    Path
-        `out`.
 
     Raises
     ------
