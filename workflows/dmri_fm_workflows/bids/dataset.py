@@ -24,7 +24,7 @@ __all__ = ["read_dataset"]
 
 LOGGER = logging.getLogger(__name__)
 
-#: Participants named in an error about an unknown one.
+#: Largest number of participants that an error lists.
 N_LISTED = 20
 
 

@@ -104,8 +104,8 @@ def _is_of(wanted: str, metadata: Mapping[str, Any], key: str) -> bool:
     return isinstance(value, str)
 
 
-def list_ignored(metadata: Mapping[str, Any], *, said: Collection[str] = ()) -> Iterator[str]:
-    """Yield the entries whose type cannot be used, but for keys that were `said` already.
+def list_ignored(metadata: Mapping[str, Any], *, skip: Collection[str] = ()) -> Iterator[str]:
+    """Yield the entries whose type cannot be used, but for the keys in `skip`.
 
     Examples
     --------
@@ -113,5 +113,5 @@ def list_ignored(metadata: Mapping[str, Any], *, said: Collection[str] = ()) -> 
     ['EchoTime is [0.08], not a finite number: it is ignored']
     """
     for wanted, key in ((wanted, key) for wanted, keys in _TYPES.items() for key in keys):
-        if key not in said and metadata.get(key) is not None and not _is_of(wanted, metadata, key):
+        if key not in skip and metadata.get(key) is not None and not _is_of(wanted, metadata, key):
             yield f"{key} is {reprlib.repr(metadata[key])}, not {wanted}: it is ignored"

@@ -37,7 +37,7 @@ from dmri_fm_workflows.bids.records import (
 
 __all__ = ["GroupedRuns", "SessionImages", "group_runs"]
 
-#: Entities that a series may merge over; with a MultipartID also over `acquisition`.
+#: Entities that a series is merged over; with a MultipartID also `acquisition`.
 MERGED_OVER = ("direction", "run")
 
 
@@ -83,7 +83,7 @@ class GroupedRuns:
     errors
         One for each run or reverse-phase image that cannot be used, its path set.
     warnings
-        What a reader of the results of any series should know.
+        Remarks on the session, for the reader of any series' results.
     """
 
     series: tuple[DwiSeries, ...]
@@ -136,7 +136,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         for image in spare
         if image.path not in settled
         and (not series or image.path in misplaced)
-        # An image that fits a run refused for want of b=0 is no fault of its own.
+        # An image that fits a refused run is not itself at fault.
         and not any(has_same_pose(image, run) for run in without_b0)
     ]
     named, clashes = _name_apart(series)
@@ -272,7 +272,7 @@ def _group_doubts(runs: Sequence[DwiRun], groups: Sequence[Sequence[DwiRun]]) ->
 def _no_b0(runs: Sequence[DwiRun], bare: Sequence[EpiImage]) -> GradientError:
     """Return the error of a series without b=0, with every remedy that may apply."""
     n_volumes = sum(len(run.gtab) for run in runs)
-    # Volumes left out for want of a direction may be the b=0 that is missed.
+    # Volumes without a direction are left out, and may be the missing b=0.
     lowest = float(
         min(b for run in runs for b in (*run.gtab.bvals, *run.gradients.left_out_bvals))
     )
