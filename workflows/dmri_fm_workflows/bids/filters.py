@@ -36,7 +36,7 @@ _OTHER_ENTITIES = frozenset({"desc", "space", "inv", "flip", "mt", "task", "trc"
 
 _ANY = frozenset({"*", "Query.ANY", "Query.OPTIONAL"})
 
-#: Datatype folder in which the images of a query lie.
+#: Datatype folder of each query.
 FOLDERS: Mapping[str, str] = {"dwi": "dwi", "t1w": "anat", "fmap": "fmap"}
 
 

@@ -77,11 +77,11 @@ class ParticipantReader:
                 q: [p for p in paths if session_of(p) == session] for q, paths in chosen.items()
             }
             others = [p for p in images if session_of(p) != session]
-            found = self._read_series(label, here, others=others)
-            if found.series:
+            grouped = self._read_series(label, here, others=others)
+            if grouped.series:
                 t1w, warnings = self._choose_t1w(label, session, chosen["t1w"])
-                warnings = (*warnings, *found.warnings)
-                visits.append(Session(session or None, t1w, found.series, warnings))
+                warnings = (*warnings, *grouped.warnings)
+                visits.append(Session(session or None, t1w, grouped.series, warnings))
         return tuple(visits)
 
     def _choose_t1w(
@@ -124,7 +124,7 @@ class ParticipantReader:
         """
         opened = _Opened()
         unusable = [UnusedImage(path, "a filter leaves it out") for path in here[LEFT_OUT]]
-        # Whether an image without gradients is a reverse-phase one is seen from the others.
+        # Runs with gradients come first: they show whether another image is a reverse-phase one.
         dwi = sorted(here["dwi"], key=lambda path: not self._has_own_gradients(path))
         for path in (*dwi, *here["fmap"]):
             try:
@@ -142,7 +142,7 @@ class ParticipantReader:
                 self.note(label, error)
                 unusable.append(_unreadable(path, error))
         elsewhere, unread = self._open_elsewhere(opened, others)
-        found = group_runs(
+        grouped = group_runs(
             SessionImages(
                 opened.runs,
                 bare=opened.bare,
@@ -154,9 +154,9 @@ class ParticipantReader:
             ),
             root=self._reading.root,
         )
-        for refused in found.errors:
+        for refused in grouped.errors:
             self.note(label, refused)
-        return found
+        return grouped
 
     def _open_from_dwi(self, path: Path, opened: _Opened) -> None:
         """Open an image of the `dwi` folder and add it to those of its use."""

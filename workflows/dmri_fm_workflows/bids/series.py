@@ -18,7 +18,12 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.vector_lengths import describe_range, list_volumes
 from dmri_fm_workflows.bids.encoding import find_contradictions
-from dmri_fm_workflows.bids.fields import ECHO_TIME_TOLERANCE, Candidate, choose_images
+from dmri_fm_workflows.bids.fields import (
+    ECHO_TIME_TOLERANCE,
+    Candidate,
+    FieldChoice,
+    choose_images,
+)
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.bids.records import (
     DwiRun,
@@ -32,7 +37,7 @@ from dmri_fm_workflows.bids.records import (
 
 __all__ = ["GroupedRuns", "SessionImages", "group_runs"]
 
-#: Entities that a series may merge over; with a MultipartID also over `acquisition`.
+#: Entities that a series is merged over; with a MultipartID also `acquisition`.
 MERGED_OVER = ("direction", "run")
 
 
@@ -78,7 +83,7 @@ class GroupedRuns:
     errors
         One for each run or reverse-phase image that cannot be used, its path set.
     warnings
-        What a reader of the results of any series should know.
+        Remarks on the session, for the reader of any series' results.
     """
 
     series: tuple[DwiSeries, ...]
@@ -122,18 +127,8 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         )
         errors += choice.errors
         misplaced |= {image.path for image in choice.misplaced}
-        doubts = (*(w for run in runs for w in run.warnings), *_group_doubts(runs, groups))
-        series.append(
-            DwiSeries(
-                runs,
-                _shared_entities(runs),
-                reverse=choice.reverse,
-                fieldmaps=choice.fieldmaps,
-                warnings=(*doubts, *choice.warnings),
-                unused=(*choice.unused, *images.unusable),
-                pair_reason=choice.pair_reason,
-            )
-        )
+        doubts = [*(w for run in runs for w in run.warnings), *_group_doubts(runs, groups)]
+        series.append(_make_series(runs, choice, doubts, images.unusable))
     settled = {error.path for error in errors}
     settled |= {s.outside_image.path for s in series if s.outside_image}
     errors += [
@@ -141,7 +136,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         for image in spare
         if image.path not in settled
         and (not series or image.path in misplaced)
-        # An image that fits a run refused for want of b=0 is no fault of its own.
+        # An image that fits a refused run is not itself at fault.
         and not any(has_same_pose(image, run) for run in without_b0)
     ]
     named, clashes = _name_apart(series)
@@ -151,6 +146,23 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         tuple(sorted(named, key=lambda s: s.name)),
         tuple(unique.values()),
         tuple(find_contradictions(labelled)),
+    )
+
+
+def _make_series(
+    runs: tuple[DwiRun, ...],
+    choice: FieldChoice,
+    doubts: Sequence[str],
+    unusable: Sequence[UnusedImage],
+) -> DwiSeries:
+    return DwiSeries(
+        runs,
+        _shared_entities(runs),
+        reverse=choice.reverse,
+        fieldmaps=choice.fieldmaps,
+        warnings=(*doubts, *choice.warnings),
+        unused=(*choice.unused, *unusable),
+        pair_reason=choice.pair_reason,
     )
 
 
@@ -260,7 +272,7 @@ def _group_doubts(runs: Sequence[DwiRun], groups: Sequence[Sequence[DwiRun]]) ->
 def _no_b0(runs: Sequence[DwiRun], bare: Sequence[EpiImage]) -> GradientError:
     """Return the error of a series without b=0, with every remedy that may apply."""
     n_volumes = sum(len(run.gtab) for run in runs)
-    # Volumes left out for want of a direction may be the b=0 that is missed.
+    # Volumes without a direction are left out, and may be the missing b=0.
     lowest = float(
         min(b for run in runs for b in (*run.gtab.bvals, *run.gradients.left_out_bvals))
     )

@@ -106,8 +106,7 @@ class PlotBeforeAfter(SimpleInterface):
             affine,
             Path(runtime.cwd) / "before_after.svg",
             mask=mask,
-            contour=mask,
-            contour_label="brain mask of the corrected image",
+            contours={} if mask is None else {"brain mask of the corrected image": mask},
             title=self.inputs.title,
         )
         self._results["out_file"] = str(out)
