@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from dmri_fm.encoders.drope.tokens import feature_grid
-from dmri_fm_lab.evaluate.grid_scans import dataset_scans, simulated_scans
 from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan
+from dmri_fm_lab.grid_scans import dataset_scans, simulated_scans
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import pretrain_drope
 from dmri_fm_lab.train.runs import load_autoencoder
@@ -46,7 +46,7 @@ COLUMNS = (
 def train(folder: Path, model: str, masking: str, steps: int) -> None:
     """Pretrain one row; a run that is there is finished or kept."""
     changes = {"n_steps": steps, "warmup_steps": max(1, steps // 10)}
-    settings = read_training(DropePretraining, model, optimisation=changes)
+    settings = read_training(DropePretraining, "drope-ablation", model=model, optimisation=changes)
     pretrain_drope(replace(settings, masking=masking), folder)
 
 
@@ -102,7 +102,7 @@ def main() -> None:
             by_kind: dict[str, list[dict[str, Any]]] = {}
             for scan in scans:
                 n = min(30, len(scan.gtab))
-                request = ReconstructionRequest((n,), n_masks=1, has_rivals=False)
+                request = ReconstructionRequest((n,), n_masks=1, has_baselines=False)
                 by_kind.setdefault(scan.kind, []).append(score_scan(network, scan, request))
             for kind, records in by_kind.items():
                 for hidden in ("spatial", "diffusion"):

@@ -6,7 +6,8 @@ Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766: Table 1 (directions fi
 Table 4 (cost) and Table 5 (ablations). The published rows are of 20 HCP subjects at 1.25 mm; ours
 are of simulated heads (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so only
 the order of rows within one source can be compared. FOLDER holds the weights of the ablations, as
-`dmri-fm train qcg-dti-ablation-ROW RUN --weights FOLDER/ROW.safetensors` writes them.
+`dmri-fm train qcg-dti-ablation RUN --model qcg-dti-ablation-ROW --weights
+FOLDER/ROW.safetensors` writes them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dmri_fm.registry import MODELS
 from dmri_fm.tensor_networks.qcg_dti import ABLATIONS
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
-from dmri_fm_lab.evaluate.simulated import SimulatedHead, build_head, simulated_scan, skare_table
+from dmri_fm_lab.evaluate.simulated import SimulatedBrain, build_brain, simulated_scan, skare_table
 
 #: Tensor, MD, AD and RD in 1e-3 mm^2/s; the angle is over all tissue but CSF.
 COLUMNS = (("tensor", 1e3), ("fa", 1.0), ("md", 1e3), ("ad", 1e3), ("rd", 1e3), ("v1_deg", 1.0))
@@ -79,7 +80,7 @@ def print_row(name: str, row: Row) -> None:
 
 
 def score(
-    heads: Sequence[SimulatedHead], sets: Sequence[NDArray[np.float64]], request: Request
+    heads: Sequence[SimulatedBrain], sets: Sequence[NDArray[np.float64]], request: Request
 ) -> dict[str, Row]:
     """Return errors in tissue, averaged over heads and sets of directions, by method."""
     found: dict[str, list[Row]] = {}
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=1)
     parser.add_argument("--sets", type=int, default=3, help="turned sets of directions")
     options = parser.parse_args()
-    heads = [build_head(FIRST_HEAD + k) for k in range(options.heads)]
+    heads = [build_brain(FIRST_HEAD + k) for k in range(options.heads)]
     free = [skare_table(k) for k in range(options.sets)]
 
     print("\nTable 1: six directions, always the same, or turned at random\n")

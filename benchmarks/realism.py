@@ -44,7 +44,8 @@ from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.inputs import estimate_noise, tensor_inputs
 from dmri_fm_lab.simulate import draw_anatomy, draw_batch
-from dmri_fm_lab.simulate.scanner import Acquisition, Tissue, acquire, place_subject
+from dmri_fm_lab.simulate.scanner import Acquisition, acquire
+from dmri_fm_lab.simulate.subject import Tissue, place_subject
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SCANNERS = {"prisma": "b 2500", "trio": "b 1000", "galan": "b 1500", "umr": "b 950"}
@@ -540,14 +541,14 @@ def compare(dataset: Path, folder: Path, effort: Effort) -> list[str]:
     verdicts: dict[tuple[str, str, str], Verdict] = {}
     table: list[str] = []
     for kind, side in simulate_sides(rng, scans, effort.patches).items():
-        rivals = {s: measure(patches) for s, patches in side.items()}
-        rival_inputs = {s: network_inputs(rng, ps, sets[s]) for s, ps in side.items()}
+        baselines = {s: measure(patches) for s, patches in side.items()}
+        baseline_inputs = {s: network_inputs(rng, ps, sets[s]) for s, ps in side.items()}
         for s in scans:
-            verdicts[kind, "network", s] = judge_network(inputs, rival_inputs, s, effort)
-            verdicts[kind, "regression", s] = judge_regression(measured, rivals, s)
+            verdicts[kind, "network", s] = judge_network(inputs, baseline_inputs, s, effort)
+            verdicts[kind, "regression", s] = judge_regression(measured, baselines, s)
         if not table:
-            table = table_of_quantities(measured, rivals)
-            draw_distributions(measured, rivals, folder / "realism_distributions.png")
+            table = table_of_quantities(measured, baselines)
+            draw_distributions(measured, baselines, folder / "realism_distributions.png")
     pictured = [("real", s, centre_of_brain(scan)) for s, scan in scans.items()] + [
         ("simulated", s, simulate_patches(rng, scan.gtab, 1, shape=PICTURE_SHAPE)[0])
         for s, scan in scans.items()

@@ -3,10 +3,10 @@
 Usage: python benchmarks/tensor_on_simulation.py [--heads 2] [--weights FILE] [--json OUT]
                                                  [--figure OUT.png]
 
-Heads of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
+Brains of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
 with one b=0 and a turned Skare set. From one condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no
 lesions) one thing at a time is changed: SNR, b, voxel size, lesions. Prints a table for each
-condition, and at the end the two lines that decide: the gain over the best rival at SNR 20, and
+condition, and at the end the two lines that decide: the gain over the best baseline at SNR 20, and
 the loss against least squares at SNR 60 and above.
 """
 
@@ -20,16 +20,16 @@ from typing import Any
 
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, clean, compare_methods
 from dmri_fm_lab.evaluate.scores import mean_rows
-from dmri_fm_lab.evaluate.simulated import build_head, simulated_scan
+from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan
 
 #: Names and values of what is changed; the first of each is the condition that the rest keep.
 SNRS = (20.0, 8.0, 12.0, 30.0, 45.0, 60.0, 80.0)
 BVALS = (1000.0, 600.0, 2000.0, 3000.0)
 VOXELS_MM = (2.5, 2.0, 3.5)
 
-#: Rivals that see the same seven volumes.
-RIVALS = ("wls", "gaussian", "nlmeans", "tv", "mppca")
-METHODS = (*RIVALS, "network", "gaussian-oracle")
+#: Baselines that see the same seven volumes.
+BASELINES = ("wls", "gaussian", "nlmeans", "tv", "mppca")
+METHODS = (*BASELINES, "network", "gaussian-oracle")
 
 #: Share of k-space that is sampled.
 PARTIAL_FOURIER = 0.8
@@ -52,7 +52,7 @@ def score_head(
     seed: int, snrs: Sequence[float], request: Request, **changes: Any
 ) -> dict[float, dict[str, Any]]:
     """Return the numbers of every method and region, by SNR."""
-    head = build_head(seed, **changes)
+    head = build_brain(seed, **changes)
     found = {}
     for snr in snrs:
         scan = simulated_scan(head, snr=snr, partial_fourier=PARTIAL_FOURIER, seed=seed)
@@ -105,7 +105,7 @@ def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     for region in ("white", "grey"):
         for key in ("fa", "md"):
             numbers = found["SNR 20"]
-            best = min(RIVALS, key=lambda m: numbers[m][region][key])
+            best = min(BASELINES, key=lambda m: numbers[m][region][key])
             gain = 1 - numbers["network"][region][key] / numbers[best][region][key]
             print(
                 f"SNR 20, {region}, {key.upper()}: network {100 * gain:+.0f} % against "

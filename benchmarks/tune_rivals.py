@@ -1,10 +1,10 @@
 """Find how strongly plain methods should smooth, by the estimated signal-to-noise ratio.
 
-Usage: python benchmarks/tune_rivals.py [--samples 48] [--side 36]
+Usage: python benchmarks/tune_baselines.py [--samples 48] [--side 36]
 
 Draws patches of the simulation that networks are trained on, with one b=0 volume and six
 directions, and prints the strengths with the smallest errors of FA and MD over those of weighted
-least squares, for `TUNED` of `lab/dmri_fm_lab/evaluate/rivals.py`. The scans that methods are
+least squares, for `TUNED` of `lab/dmri_fm_lab/evaluate/baselines.py`. The scans that methods are
 evaluated
 on have no part in it.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
-from dmri_fm_lab.evaluate.rivals import (
+from dmri_fm_lab.evaluate.baselines import (
     CANDIDATES,
     SNR_EDGES,
     fit_gaussian,
@@ -27,8 +27,8 @@ from dmri_fm_lab.evaluate.rivals import (
     fit_total_variation,
     fit_weighted,
 )
-from dmri_fm_lab.evaluate.smoothing import brain_snr
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
+from dmri_fm_lab.smoothing import brain_snr
 
 #: Outside the seeds of training and of other benchmarks.
 SEED = 881_000

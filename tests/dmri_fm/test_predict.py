@@ -66,7 +66,7 @@ def drope_weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scan():
     rng = np.random.default_rng(0)
-    gtab = draw_protocol(rng, kind="shell", n_directions=10, bvals=1000, n_b0=2)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=10, bvals=1000, n_b0=2)
     sample = draw_sample(rng, shape=(18, 20, 14), gtab=gtab, snr=30, with_truth=False)
     return Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
 
@@ -75,7 +75,7 @@ def mni_scan(*, n_directions=5, seed=0, axes=None):
     """Build a small 'brain' on the encoder's grid."""
     rng = np.random.default_rng(seed)
     grid = feature_grid("drope")
-    gtab = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=1000, n_b0=1)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=1000, n_b0=1)
     mask = np.zeros(grid.shape, dtype=bool)
     mask[40:64, 48:72, 40:56] = True
     data = np.zeros((*grid.shape, len(gtab)), dtype=np.float32)

@@ -14,7 +14,7 @@ from dmri_fm_lab.simulate import draw_protocol
 
 
 def write_series(folder, rng):
-    gtab = draw_protocol(rng, kind="shell", n_directions=8, bvals=1000)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=8, bvals=1000)
     data = rng.uniform(50, 100, (4, 4, 4, len(gtab)))
     data[..., 0] = 200
     return Dwi.from_arrays(data, np.diag([-2.0, 2, 2, 1]), gtab).save(folder / "scan")
@@ -50,7 +50,7 @@ def test_tensor_writes_maps(tmp_path, capsys) -> None:
 
 def test_paths_are_relative_to_the_current_folder_and_nothing_else_of_it_is_used(traps) -> None:
     write_series(traps.folder, np.random.default_rng(0))
-    command = [sys.executable, "-m", "dmri_fm", "tensor", "scan.nii.gz", "../out/x"]
+    command = [sys.executable, "-m", "dmri_fm_lab", "tensor", "scan.nii.gz", "../out/x"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
         command, cwd=traps.folder, env=environment, capture_output=True, text=True, check=False

@@ -18,13 +18,13 @@ from dmri_fm.predict import predict_tensor
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.weights import load_weights
+from dmri_fm_lab.evaluate.baselines import BASELINES, ORACLE_SIGMAS, SERIES_ORACLES, fit_gaussian
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import CRITERIA
-from dmri_fm_lab.evaluate.rivals import METHODS, ORACLE_SIGMAS, SERIES_DENOISERS, fit_gaussian
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
-from dmri_fm_lab.evaluate.smoothing import brain_snr
 from dmri_fm_lab.evaluate.subsets import SixSubset, choose_subsets
 from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.smoothing import brain_snr
 
 __all__ = [
     "METHOD_TITLES",
@@ -37,19 +37,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Every method, in the order of tables. Upper marks know what no method may know.
+#: Title of every method, in the order of tables. Oracles know what no method may know.
 METHOD_TITLES: dict[str, str] = {
-    "wls": "WLS",
-    "iwls": "IWLS",
-    "gaussian": "Gaussian, WLS",
-    "nlmeans": "non-local means, WLS",
-    "tv": "total variation, WLS",
-    "mppca": "MP-PCA of the seven, WLS",
-    "patch2self": "Patch2Self of the seven, WLS",
+    **{name: baseline.title for name, baseline in BASELINES.items()},
     "network": "network",
-    "gaussian-oracle": "Gaussian, best width of each column (upper mark)",
-    "mppca-series": "MP-PCA of the whole series (upper mark)",
-    "patch2self-series": "Patch2Self of the whole series (upper mark)",
+    "gaussian-oracle": "Gaussian, best width of each column (oracle)",
+    **{name: oracle.title for name, oracle in SERIES_ORACLES.items()},
 }
 
 #: Packages whose versions are in the output.
@@ -64,7 +57,7 @@ _NOTES = {
     "off what the bootstrap finds of it",
     "shares_b0": "where the reference has the test's b=0, the noise of that volume is in "
     "neither errors nor variance: errors are too small, most of all of MD",
-    "upper marks": "gaussian-oracle chooses its width by the error; the whole-series marks have "
+    "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles have "
     "seen the reference's volumes, so their noise is not independent of it",
     "raw": "raw series are not corrected for motion, eddy currents or distortion; noise of "
     "preprocessed series is correlated between voxels",
@@ -131,8 +124,8 @@ def compare_methods(
     request
         Which methods.
     denoised
-        The same seven volumes out of the denoised whole series, by the upper mark's name;
-        upper marks that are not there are left out.
+        The same seven volumes out of the denoised whole series, by the oracle's name;
+        oracles that are not there are skipped.
 
     Returns
     -------
@@ -141,8 +134,8 @@ def compare_methods(
     """
     found: dict[str, dict[str, Row]] = {}
     for name in (n for n in METHOD_TITLES if n in request.methods):
-        if name in METHODS:
-            found[name] = score(METHODS[name](test), reference)
+        if name in BASELINES:
+            found[name] = score(BASELINES[name].apply(test), reference)
         elif name == "network":
             maps = predict_tensor(test, model=request.model, weights=request.weights)
             found[name] = score(maps, reference)
@@ -172,7 +165,7 @@ def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
         "name": scan.name,
         "participant": scan.participant,
         "scanner": scan.scanner,
-        "kind": scan.kind,
+        "origin": scan.origin,
         "shape": list(scan.dwi.shape[:3]),
         "voxel_size_mm": [round(float(x), 3) for x in scan.dwi.voxel_size_mm],
         "shells": {f"{s.bval:.0f}": len(s.index) for s in scan.dwi.gtab.shells},
@@ -183,8 +176,8 @@ def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
     if not subsets:
         logger.warning("%s: too few directions for six and a reference", scan.name)
         return record
-    wanted = [name for name in SERIES_DENOISERS if name in request.methods]
-    whole = {name: SERIES_DENOISERS[name](scan.dwi) for name in wanted}
+    wanted = [name for name in SERIES_ORACLES if name in request.methods]
+    whole = {name: SERIES_ORACLES[name].apply(scan.dwi) for name in wanted}
     brains: dict[tuple[int, ...], NDArray[np.bool_]] = {}
     for number, subset in enumerate(subsets):
         logger.info("%s: subset %d of %d", scan.name, number + 1, len(subsets))

@@ -43,15 +43,15 @@ _OPTIONAL = (
 def format_series(record: Mapping[str, Any]) -> str:
     """Return the tables of one series, as :func:`~.comparison.compare_scan` describes it."""
     edges = " x ".join(f"{x:g}" for x in record["voxel_size_mm"])
-    head = f"{record['scanner']}, {record['name']}, {record['kind']}, {edges} mm"
+    title = f"{record['scanner']}, {record['name']}, {record['origin']}, {edges} mm"
     if record.get("is_trained_on"):
-        head += ", the network was TRAINED on this brain"
+        title += ", the network was TRAINED on this brain"
     if not record["subsets"]:
-        return f"{head}: too few directions for six and a reference"
+        return f"{title}: too few directions for six and a reference"
     blocks = []
     for bval, means in record["means"].items():
         subsets = [s for s in record["subsets"] if f"{s['bval']:.0f}" == bval]
-        blocks.append(f"{head}, b = {bval} s/mm^2\n{_describe(subsets)}")
+        blocks.append(f"{title}, b = {bval} s/mm^2\n{_describe(subsets)}")
         for region, count in means["n_voxels"].items():
             rows = {METHOD_TITLES[m]: r[region] for m, r in means["methods"].items()}
             floor = means["floor"][region]

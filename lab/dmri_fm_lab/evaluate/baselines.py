@@ -1,9 +1,11 @@
-"""Plain methods to estimate a tensor from the same seven volumes as a network.
+"""Baselines: classical estimates of the tensor from the same seven volumes as a network's.
 
-Every method takes a series with a brain mask and returns tensor maps within it. Those that smooth
-take their strength from the estimated signal-to-noise ratio, by a table that
-`benchmarks/tune_rivals.py` made on the simulation that networks are trained on, never on scans
-that are evaluated.
+A baseline takes a series with a brain mask and returns tensor maps within it. To add one, write
+its function here and an entry in :data:`BASELINES`: tables, options and outputs follow.
+
+Baselines that smooth take their strength from the estimated signal-to-noise ratio, by a table
+that :mod:`dmri_fm_lab.evaluate.tune_baselines` made on the simulation that networks are trained
+on, never on scans that are evaluated.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +26,13 @@ from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor, smallest_signal
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
-from dmri_fm_lab.evaluate.smoothing import brain_snr, noise_sigma, smooth_within
+from dmri_fm_lab.smoothing import brain_snr, noise_sigma, smooth_within
 
 __all__ = [
-    "METHODS",
+    "BASELINES",
     "ORACLE_SIGMAS",
-    "SERIES_DENOISERS",
-    "Method",
+    "SERIES_ORACLES",
+    "Baseline",
     "fit_gaussian",
     "fit_iteratively",
     "fit_nlmeans",
@@ -37,7 +41,28 @@ __all__ = [
     "tuned",
 ]
 
-Method = Callable[[Dwi], TensorMaps]
+Fit = Callable[[Dwi], TensorMaps]
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Baseline(Generic[Function]):
+    """A classical method that a network is compared with.
+
+    Attributes
+    ----------
+    title
+        Its name in tables.
+    apply
+        The method.
+    doi
+        Its publication, where there is one to cite.
+    """
+
+    title: str
+    apply: Function
+    doi: str = ""
+
 
 #: Upper ends of the bins of the estimated signal-to-noise ratio; the last has none.
 SNR_EDGES = (8.0, 12.0, 18.0, 27.0, 40.0, 60.0)
@@ -49,10 +74,10 @@ CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "tv": (0.0, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.4),
 }
 
-#: Strengths by bin, from `benchmarks/tune_rivals.py --samples 84 --side 32`; 5 to 31 of the
-#: patches lie in each bin, none in the first, which has the strengths of the second. Of the
-#: Gaussian: voxels; of the others: shares of the estimated standard deviation of the noise.
-#: Errors of FA and MD there, over those of plain least squares: Gaussian .57 .67 .72 .81 .91 .98,
+#: Strengths by bin, from `python -m dmri_fm_lab.evaluate.tune_baselines --samples 84 --side 32`;
+#: 5 to 31 of the patches lie in each bin, none in the first, which has the strengths of the
+#: second. Of the Gaussian: voxels; of the others: shares of the estimated standard deviation of
+#: the noise. Errors of FA and MD there, over those of WLS: Gaussian .57 .67 .72 .81 .91 .98,
 #: non-local means .63 .75 .78 .94 1 1, total variation .57 .70 .74 .80 .88 .94.
 TUNED: Mapping[str, tuple[float, ...]] = {
     "gaussian": (0.6, 0.6, 0.6, 0.55, 0.5, 0.4, 0.35),
@@ -70,17 +95,17 @@ N_ITERATIONS = 5
 _MARGIN = 3
 
 
-def tuned(kind: str, snr: float) -> float:
+def tuned(method: str, snr: float) -> float:
     """Return the strength of a method at a signal-to-noise ratio.
 
     Parameters
     ----------
-    kind
+    method
         Key of :data:`TUNED`.
     snr
         Median b=0 signal of the brain over the noise.
     """
-    return TUNED[kind][int(np.searchsorted(SNR_EDGES, snr, side="right"))]
+    return TUNED[method][int(np.searchsorted(SNR_EDGES, snr, side="right"))]
 
 
 def _mask(dwi: Dwi) -> NDArray[np.bool_]:
@@ -211,19 +236,37 @@ def _fit_denoised(dwi: Dwi, *, method: DenoiseMethod) -> TensorMaps:
     return fit_weighted(denoise_series(dwi, method=method))
 
 
-#: From the seven volumes.
-METHODS: dict[str, Method] = {
-    "wls": fit_weighted,
-    "iwls": fit_iteratively,
-    "gaussian": fit_gaussian,
-    "nlmeans": fit_nlmeans,
-    "tv": fit_total_variation,
-    "mppca": partial(_fit_denoised, method="mppca"),
-    "patch2self": partial(_fit_denoised, method="patch2self"),
+#: Tensor from the seven volumes, in the order of tables.
+BASELINES: dict[str, Baseline[Fit]] = {
+    "wls": Baseline("WLS", fit_weighted),
+    "iwls": Baseline("IWLS", fit_iteratively),
+    "gaussian": Baseline("Gaussian, WLS", fit_gaussian),
+    "nlmeans": Baseline("non-local means, WLS", fit_nlmeans, "10.1109/TMI.2007.906087"),
+    "tv": Baseline(
+        "total variation, WLS", fit_total_variation, "10.1023/B:JMIV.0000011321.19549.88"
+    ),
+    "mppca": Baseline(
+        "MP-PCA of the seven, WLS",
+        partial(_fit_denoised, method="mppca"),
+        "10.1016/j.neuroimage.2016.08.016",
+    ),
+    "patch2self": Baseline(
+        "Patch2Self of the seven, WLS",
+        partial(_fit_denoised, method="patch2self"),
+        "10.48550/arXiv.2011.01355",
+    ),
 }
 
-#: Upper marks: the whole series is denoised, the reference's volumes too, and seven are taken.
-SERIES_DENOISERS: dict[str, Callable[[Dwi], Dwi]] = {
-    "mppca-series": partial(denoise_series, method="mppca"),
-    "patch2self-series": partial(denoise_series, method="patch2self"),
+#: Oracles that denoise the whole series, the reference's volumes too, before seven are taken.
+SERIES_ORACLES: dict[str, Baseline[Callable[[Dwi], Dwi]]] = {
+    "mppca-series": Baseline(
+        "MP-PCA of the whole series (oracle)",
+        partial(denoise_series, method="mppca"),
+        "10.1016/j.neuroimage.2016.08.016",
+    ),
+    "patch2self-series": Baseline(
+        "Patch2Self of the whole series (oracle)",
+        partial(denoise_series, method="patch2self"),
+        "10.48550/arXiv.2011.01355",
+    ),
 }

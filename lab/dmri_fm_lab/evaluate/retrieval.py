@@ -1,4 +1,4 @@
-"""Whether features are those of the scanned head and not of the protocol: four tests."""
+"""Whether features are those of the scanned brain and not of the protocol: four tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from dmri_fm.extras import needs_extra
 
-__all__ = ["agreement", "identify", "identify_linked", "probe", "rank_one"]
+__all__ = ["agreement", "probe", "rank_one", "retrieve", "retrieve_linked"]
 
-#: Folds over heads, and penalties among which each fold chooses by its own training part.
+#: Folds over brains, and penalties among which each fold chooses by its own training part.
 N_FOLDS = 5
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 11))
 
@@ -42,7 +42,7 @@ def rank_one(distances: _Array) -> float:
     Parameters
     ----------
     distances
-        Shape (N, N): of the scans of one protocol to those of another, heads in one order. A
+        Shape (N, N): of the scans of one protocol to those of another, brains in one order. A
         tie is a miss.
 
     Examples
@@ -56,19 +56,19 @@ def rank_one(distances: _Array) -> float:
     return float(np.mean(hits))
 
 
-def identify(first: _Array, second: _Array) -> dict[str, float]:
-    """Look each head up in a gallery scanned with another protocol.
+def retrieve(first: _Array, second: _Array) -> dict[str, float]:
+    """Look each brain up in a gallery scanned with another protocol.
 
     Parameters
     ----------
     first, second
-        Shape (N, D): features of the same heads by two protocols.
+        Shape (N, D): features of the same brains by two protocols.
 
     Returns
     -------
     dict
-        `raw`: share of heads whose own features are the nearest, by Euclidean distance.
-        `centred`: by correlation, after each feature was standardised over the heads of its
+        `raw`: share of brains whose own features are the nearest, by Euclidean distance.
+        `centred`: by correlation, after each feature was standardised over the brains of its
         protocol, which takes off what all scans of a protocol share. `chance`.
     """
     square = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None]
@@ -80,27 +80,27 @@ def identify(first: _Array, second: _Array) -> dict[str, float]:
     }
 
 
-def identify_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
-    """Look heads up in another protocol's gallery that *other* heads link to it.
+def retrieve_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
+    """Look brains up in another protocol's gallery that *other* brains link to it.
 
-    Four fifths of the heads travel: both protocols scan them, and a ridge regression learns what
+    Four fifths of the brains travel: both protocols scan them, and a ridge regression learns what
     the first makes of the second's features. The rest are looked up among all; distances are
-    those of Mahalanobis, from what the regression leaves in the heads that travelled. It shows
+    those of Mahalanobis, from what the regression leaves in the brains that travelled. It shows
     how much of the tissue features keep in both protocols, were the map between them known.
-    Principal components are those of all heads of a protocol, which takes no knowledge of who is
-    who: of the travelling ones alone, heads that did not travel would lie apart from them.
+    Principal components are those of all brains of a protocol, which takes no knowledge of who is
+    who: of the travelling ones alone, brains that did not travel would lie apart from them.
 
     Parameters
     ----------
     first, second
-        Shape (N, D): features of the same heads by two protocols.
+        Shape (N, D): features of the same brains by two protocols.
     seed
         Of the folds.
 
     Returns
     -------
     float
-        Rank-1 of the heads that did not travel, in all five folds.
+        Rank-1 of the brains that did not travel, in all five folds.
 
     Raises
     ------
@@ -144,8 +144,8 @@ def probe(
 ) -> tuple[list[float], list[float]]:
     """Predict a quantity by ridge regression, learnt on one protocol, tested on all.
 
-    Five folds over heads; the penalty is chosen by leave-one-out within the training part. No
-    head is tested that was trained on, by any protocol.
+    Five folds over brains; the penalty is chosen by leave-one-out within the training part. No
+    brain is tested that was trained on, by any protocol.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def probe(
     -------
     as_is, centred
         R^2 of the pooled held-out predictions, by protocol: with the features as they are, and
-        with those of each protocol standardised over its own heads.
+        with those of each protocol standardised over its own brains.
 
     Raises
     ------

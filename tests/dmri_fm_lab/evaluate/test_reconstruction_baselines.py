@@ -13,7 +13,11 @@ from dmri_fm_lab.evaluate.inpainting import (
     fill_harmonically,
     fill_smoothly,
 )
-from dmri_fm_lab.evaluate.reconstruction_rivals import DIRECTION_RIVALS, PLACE_RIVALS, Kept
+from dmri_fm_lab.evaluate.reconstruction_baselines import (
+    DIRECTION_BASELINES,
+    PATCH_BASELINES,
+    Kept,
+)
 from dmri_fm_lab.simulate import spread_directions
 
 SHAPE = (8, 9, 10)
@@ -54,7 +58,7 @@ def test_tensors_are_predicted_by_the_tensor() -> None:
     kept, wanted = shell(0, 10), shell(1, 5, 2000.0)
     expected = tensor_signal(wanted, tensors)
     for name in ("tensor", "tensor-smooth"):
-        found = DIRECTION_RIVALS[name](brain(tensor_signal(kept, tensors), kept), wanted)
+        found = DIRECTION_BASELINES[name].apply(brain(tensor_signal(kept, tensors), kept), wanted)
         # Without noise nothing is smoothed.
         np.testing.assert_allclose(
             found.reshape(expected.shape), expected, atol=1e-3 if name == "tensor" else 0.3
@@ -62,14 +66,14 @@ def test_tensors_are_predicted_by_the_tensor() -> None:
     few = kept.select(range(5))
     part = brain(tensor_signal(few, tensors), few)
     with pytest.raises(GradientError):
-        DIRECTION_RIVALS["tensor"](part, wanted)
+        DIRECTION_BASELINES["tensor"].apply(part, wanted)
 
 
 def test_a_shell_of_few_directions_borrows_the_others_for_its_tensor() -> None:
     tensors = random_tensors(np.prod(SHAPE))
     kept = GradientTable.concatenate([shell(0, 8), shell(1, 3, 2000.0)])
     wanted = shell(2, 4, 2000.0)
-    found = DIRECTION_RIVALS["tensor"](brain(tensor_signal(kept, tensors), kept), wanted)
+    found = DIRECTION_BASELINES["tensor"].apply(brain(tensor_signal(kept, tensors), kept), wanted)
     expected = tensor_signal(wanted, tensors).reshape(found.shape)
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -131,44 +135,44 @@ def test_hyperparameters_are_found_again() -> None:
 def block():
     inside = np.zeros((14, 14, 14), dtype=bool)
     inside[1:-1, 1:-1, 1:-1] = True
-    hidden = np.zeros_like(inside)
-    hidden[4:9, 4:9, 4:9] = True
-    return inside & ~hidden, hidden
+    masked = np.zeros_like(inside)
+    masked[4:9, 4:9, 4:9] = True
+    return inside & ~masked, masked
 
 
 def test_a_ramp_is_harmonic() -> None:
-    visible, hidden = block()
+    visible, masked = block()
     x, y, z = np.indices(visible.shape) / 14.0
     images = np.stack([0.2 + 0.5 * x, 0.9 - 0.3 * y + 0.1 * z], axis=3).astype(np.float32)
     expected = images.copy()
-    images[hidden] = np.nan
-    filled = fill_harmonically(images, visible, hidden)
+    images[masked] = np.nan
+    filled = fill_harmonically(images, visible, masked)
     np.testing.assert_allclose(filled, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("fill", PLACE_RIVALS.values(), ids=PLACE_RIVALS)
-def test_constants_stay_and_hidden_voxels_are_not_read(fill) -> None:
-    visible, hidden = block()
+@pytest.mark.parametrize("baseline", PATCH_BASELINES.values(), ids=PATCH_BASELINES)
+def test_constants_stay_and_hidden_voxels_are_not_read(baseline) -> None:
+    visible, masked = block()
     # A second island that nothing visible touches.
-    hidden[11:13, 11:13, 11:13] = True
+    masked[11:13, 11:13, 11:13] = True
     visible[10:, 10:, 10:] = False
     images = np.full((*visible.shape, 2), np.nan, dtype=np.float32)
     images[visible] = [0.25, 0.75]
-    filled = fill(images, visible, hidden)
+    filled = baseline.apply(images, visible, masked)
     np.testing.assert_allclose(
-        filled[visible | hidden], [[0.25, 0.75]] * int((visible | hidden).sum()), atol=1e-5
+        filled[visible | masked], [[0.25, 0.75]] * int((visible | masked).sum()), atol=1e-5
     )
 
 
 def test_smooth_filling_follows_what_is_near() -> None:
-    visible, hidden = block()
+    visible, masked = block()
     images = np.zeros((*visible.shape, 1), dtype=np.float32)
     images[7:] = 1.0
     for fill in (fill_smoothly, fill_harmonically):
-        filled = fill(images, visible, hidden)
+        filled = fill(images, visible, masked)
         assert filled[4, 6, 6, 0] < 0.3
         assert filled[8, 6, 6, 0] > 0.6
-    flat = fill_by_means(images, visible, hidden)[hidden]
+    flat = fill_by_means(images, visible, masked)[masked]
     np.testing.assert_allclose(flat, images[visible].mean(), rtol=1e-5)
 
 

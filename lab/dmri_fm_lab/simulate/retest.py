@@ -1,4 +1,4 @@
-"""Scans of one head that differ in their tissue, each by several protocols.
+"""Scans of one brain that differ in their tissue, each by several protocols.
 
 What tells them apart is microstructure alone: shape, fibres and b=0 contrast are shared.
 """
@@ -12,31 +12,31 @@ import torch
 from torch import Tensor
 
 from dmri_fm.gradients import GradientTable
+from dmri_fm_lab.simulate.brains import Brains
 from dmri_fm_lab.simulate.fields import log_uniform, normal
-from dmri_fm_lab.simulate.heads import Heads
 from dmri_fm_lab.simulate.mixture import draw_tissues, signals_at
 
-__all__ = ["draw_siblings"]
+__all__ = ["draw_test_retest"]
 
 #: SNR of white matter at b=0.
 LEAST_SNR, LARGEST_SNR = 10.0, 80.0
 
 
-def draw_siblings(
+def draw_test_retest(
     generator: torch.Generator,
-    heads: Heads,
+    brains: Brains,
     gtabs: Sequence[GradientTable],
     voxels: Tensor,
     *,
     n: int,
 ) -> Tensor:
-    """Draw tissues for a head and scan some of its voxels.
+    """Draw tissues for a brain and scan some of its voxels.
 
     Parameters
     ----------
     generator
         Source of randomness, on the device of the results.
-    heads
+    brains
         A batch of one.
     gtabs
         Q protocols of equal length N.
@@ -59,7 +59,7 @@ def draw_siblings(
         for gtab in gtabs:
             bvals = torch.tensor(gtab.bvals / 1000.0, dtype=torch.float32, device=device)
             bvecs = torch.tensor(gtab.bvecs_ras, dtype=torch.float32, device=device)
-            signal = signals_at(heads, tissues.one(k), voxels, bvals, bvecs)
+            signal = signals_at(brains, tissues.one(k), voxels, bvals, bvecs)
             snr = log_uniform(generator, LEAST_SNR, LARGEST_SNR, 1)
             sigma = tissues.intensity[0, 0] / snr
             noise = sigma * normal(generator, 2, *signal.shape)

@@ -1,4 +1,4 @@
-"""Plain methods that fill in hidden directions, or hidden places, of a scan.
+"""Baselines that fill in masked directions, or masked patches, of a scan.
 
 All see what the network sees: S/S0 of the visible measurements on the network's grid.
 """
@@ -24,13 +24,15 @@ from dmri_fm.normalise.signal import CLIP
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import design_matrix, fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.evaluate.baselines import Baseline, tuned
 from dmri_fm_lab.evaluate.inpainting import fill_by_means, fill_harmonically, fill_smoothly
-from dmri_fm_lab.evaluate.rivals import tuned
-from dmri_fm_lab.evaluate.smoothing import noise_sigma, smooth_within
+from dmri_fm_lab.smoothing import noise_sigma, smooth_within
 
-__all__ = ["DIRECTION_RIVALS", "PLACE_RIVALS", "Kept", "fit_normalised"]
+__all__ = ["DIRECTION_BASELINES", "PATCH_BASELINES", "Kept", "fit_normalised"]
 
 #: S/S0 below this is raised to it before its logarithm is taken: reconstructions may be negative.
+#: The floor of series, :func:`dmri_fm.tensor.smallest_signal`, would be .002 here, five times
+#: lower: a reconstruction's noise would decide the fit. The published tables were made with this.
 LEAST_SIGNAL = 0.01
 
 _Image = NDArray[np.float32]
@@ -103,7 +105,7 @@ def _gaussian_process(
 
 
 def predict_tensor_signal(kept: Kept, wanted: GradientTable, *, width: float = 0.0) -> _Image:
-    """Predict hidden directions by tensors of the kept ones.
+    """Predict masked directions by tensors of the visible ones.
 
     By those of the nearest shell where they determine one, or else by those of all shells.
 
@@ -112,7 +114,7 @@ def predict_tensor_signal(kept: Kept, wanted: GradientTable, *, width: float = 0
     kept
         What is visible.
     wanted
-        Table of the H hidden measurements.
+        Table of the H masked measurements.
     width
         Of a Gaussian that the images are smoothed with before the fit, voxels.
 
@@ -163,21 +165,28 @@ def _stack(kept: Kept, wanted: GradientTable) -> _Image:
     return kept.spread(found[:, 0].T.double().numpy())
 
 
-#: Hidden directions from the kept ones: shape (X, Y, Z, H). They raise GradientError where the
-#: kept directions are too few.
-DIRECTION_RIVALS: dict[str, Callable[[Kept, GradientTable], _Image]] = {
-    "mean": partial(_by_voxel, predict=shell_means),
-    "tensor": predict_tensor_signal,
-    "tensor-smooth": _predict_smooth_tensor,
-    "harmonics": partial(_by_voxel, predict=predict_harmonics),
-    "gaussian-process": partial(_by_voxel, predict=_gaussian_process),
-    "stacked": _stack,
+DirectionMethod = Callable[[Kept, GradientTable], _Image]
+PatchMethod = Callable[[_Image, NDArray[np.bool_], NDArray[np.bool_]], _Image]
+
+#: Masked directions from the visible ones: shape (X, Y, Z, H). GradientError where the visible
+#: directions are too few.
+DIRECTION_BASELINES: dict[str, Baseline[DirectionMethod]] = {
+    "mean": Baseline("mean of what is visible", partial(_by_voxel, predict=shell_means)),
+    "tensor": Baseline("tensor", predict_tensor_signal),
+    "tensor-smooth": Baseline("tensor of smoothed images", _predict_smooth_tensor),
+    "harmonics": Baseline("spherical harmonics", partial(_by_voxel, predict=predict_harmonics)),
+    "gaussian-process": Baseline(
+        "Gaussian process",
+        partial(_by_voxel, predict=_gaussian_process),
+        "10.1016/j.neuroimage.2015.07.067",
+    ),
+    "stacked": Baseline("stacked predictions", _stack),
 }
 
-#: Hidden places from the visible ones of the same volume: images (X, Y, Z, N), visible and
-#: hidden voxels (X, Y, Z) of the brain.
-PLACE_RIVALS: dict[str, Callable[[_Image, NDArray[np.bool_], NDArray[np.bool_]], _Image]] = {
-    "mean": fill_by_means,
-    "convolution": fill_smoothly,
-    "harmonic": fill_harmonically,
+#: Masked patches from the visible ones of the same volume: images (X, Y, Z, N), visible and
+#: masked voxels (X, Y, Z) of the brain.
+PATCH_BASELINES: dict[str, Baseline[PatchMethod]] = {
+    "mean": Baseline("mean of what is visible", fill_by_means),
+    "convolution": Baseline("normalised convolution", fill_smoothly),
+    "harmonic": Baseline("harmonic inpainting", fill_harmonically),
 }

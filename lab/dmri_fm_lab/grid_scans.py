@@ -24,19 +24,21 @@ from dmri_fm.normalise.series import resample_series
 from dmri_fm.normalise.signal import CLIP, normalise_b0
 from dmri_fm.normalise.template import load_template
 from dmri_fm.series import Dwi
-from dmri_fm_lab.evaluate.smoothing import noise_sigma
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_lab.simulate import draw_anatomy, draw_batch, draw_protocol
 from dmri_fm_lab.simulate.anatomy import Shape
-from dmri_fm_lab.simulate.scanner import Acquisition, Subject, Tissue, acquire, place_subject
+from dmri_fm_lab.simulate.scanner import Acquisition, acquire
+from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
+from dmri_fm_lab.smoothing import noise_sigma
 
 __all__ = [
     "GridScan",
+    "ScanSources",
     "dataset_scans",
     "draw_subject",
     "embed",
-    "head_scans",
     "lay_on_grid",
+    "other_generator_scans",
     "place_scan",
     "simulated_scans",
 ]
@@ -64,7 +66,7 @@ class GridScan:
     ----------
     name
         What to call it.
-    kind
+    origin
         "training generator", "other generator", "raw" or "preprocessed".
     signal
         Shape (X, Y, Z, N), S/S0, zero outside the brain.
@@ -81,7 +83,7 @@ class GridScan:
     """
 
     name: str
-    kind: str
+    origin: str
     signal: NDArray[np.float32]
     gtab: GradientTable
     mask: NDArray[np.bool_]
@@ -90,7 +92,7 @@ class GridScan:
     clean: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, dwi: Dwi, *, name: str, kind: str, clean: Dwi | None = None) -> GridScan:
+    def of(cls, dwi: Dwi, *, name: str, origin: str, clean: Dwi | None = None) -> GridScan:
         """Normalise a series with a brain mask, as the encoder's input is.
 
         Raises
@@ -111,7 +113,7 @@ class GridScan:
             truth = np.clip(ratio, *CLIP).astype(np.float32) * mask[..., None]
         return cls(
             name,
-            kind,
+            origin,
             measured.signal[..., weighted] * mask[..., None],
             dwi.gtab.select(weighted),
             mask,
@@ -124,7 +126,7 @@ class GridScan:
         """Return the scan with some of its volumes, in the given order."""
         return GridScan(
             self.name,
-            self.kind,
+            self.origin,
             self.signal[..., index],
             self.gtab.select(index),
             self.mask,
@@ -150,7 +152,7 @@ def _protocol(rng: np.random.Generator, number: int, n_directions: int) -> Gradi
     counts = [len(part) for part in np.array_split(np.arange(n_directions), len(bvals))]
     return draw_protocol(
         rng,
-        kind="multishell",
+        scheme="multishell",
         n_directions=counts,
         bvals=list(bvals),
         n_b0=2,
@@ -201,7 +203,7 @@ def simulated_scans(
             for drawn in (noisy, clean)
         )
         name = f"training generator {number + 1}, SNR {snr:.0f}"
-        yield GridScan.of(series, name=name, kind="training generator", clean=truth)
+        yield GridScan.of(series, name=name, origin="training generator", clean=truth)
 
 
 def embed(
@@ -250,7 +252,7 @@ def draw_subject(rng: np.random.Generator, grid: Grid) -> Subject:
     )
 
 
-def head_scans(
+def other_generator_scans(
     grid: Grid, n_scans: int, *, n_directions: int = 30, seed: int = 0
 ) -> Iterator[GridScan]:
     """Yield scans of the generator that no network is trained on; parameters as before.
@@ -280,7 +282,7 @@ def head_scans(
             for data in (noisy, clean)
         )
         name = f"other generator {number + 1}, SNR {HEAD_SNR:.0f}"
-        yield GridScan.of(series, name=name, kind="other generator", clean=truth)
+        yield GridScan.of(series, name=name, origin="other generator", clean=truth)
 
 
 def dataset_scans(
@@ -312,10 +314,10 @@ def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
     """Lay a series on a grid; None, with a warning, if it lacks b=0 or weighted volumes."""
     b0 = np.flatnonzero(scan.dwi.gtab.is_b0)
     if not b0.size or len(b0) == len(scan.dwi.gtab):
-        logger.warning("%s: left out, it needs b=0 and weighted volumes", scan.name)
+        logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
         return None
     dwi = scan.dwi.with_mask(scan.brain([int(i) for i in b0]))
-    return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, kind=scan.kind)
+    return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, origin=scan.origin)
 
 
 def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:
@@ -330,3 +332,41 @@ def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:
     placed = resample_series(dwi, grid, target2dwi=affine_map(matrix))
     table = dwi.gtab.rotated(rotation_part(np.linalg.inv(matrix)))
     return replace(placed, gtab=table)
+
+
+@dataclass(frozen=True)
+class ScanSources:
+    """Scans that an evaluation is asked for, from up to three sources.
+
+    Attributes
+    ----------
+    bids
+        Dataset, see :func:`dataset_scans`; None: no real scan.
+    participant_labels
+        Participants of the dataset; all if None.
+    n_simulated
+        Held-out scans of the training generator.
+    n_other
+        Scans of the generator that no network is trained on.
+    seed
+        Of the simulated scans.
+    """
+
+    bids: Path | None = None
+    participant_labels: Sequence[str] | None = None
+    n_simulated: int = 0
+    n_other: int = 0
+    seed: int = 0
+
+    @property
+    def has_scans(self) -> bool:
+        """Whether any scan is asked for."""
+        return bool(self.bids or self.n_simulated or self.n_other)
+
+    def scans(self, grid: Grid, *, n_directions: int = 30) -> Iterator[GridScan]:
+        """Yield the scans on an encoder's grid; simulated ones have so many directions."""
+        options = {"n_directions": n_directions, "seed": self.seed}
+        yield from simulated_scans(grid, self.n_simulated, **options)
+        yield from other_generator_scans(grid, self.n_other, **options)
+        if self.bids:
+            yield from dataset_scans(self.bids, grid, participant_labels=self.participant_labels)

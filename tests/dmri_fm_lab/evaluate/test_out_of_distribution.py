@@ -13,8 +13,13 @@ from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.weights import Weights
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
-from dmri_fm_lab.evaluate.grid_scans import GridScan
-from dmri_fm_lab.evaluate.unusual import _sets, auroc, format_unusual, score_unusual
+from dmri_fm_lab.evaluate.out_of_distribution import (
+    _sets,
+    auroc,
+    format_corruptions,
+    score_corruptions,
+)
+from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 
 CONFIG = DropeConfig((24, 28, 24), 2.0, (4, 4, 4), dim=24, depth=1, heads=2, n_cls=2)
@@ -81,21 +86,21 @@ def test_a_slab_is_missing_at_the_top():
 
 
 def test_spoilt_scans_score_higher(loaded):
-    found = score_unusual(loaded, [sound(k) for k in range(4)])
+    found = score_corruptions(loaded, [sound(k) for k in range(4)])
     assert len(found["scans"]) == 4, "14 directions make one set of twelve"
     assert set(found["auroc"]) == set(CORRUPTIONS)
     assert found["auroc"]["non-brain"] == 1.0
     assert found["auroc"]["noise"] == 1.0
     assert np.median(found["percentiles"]["clean"]) < 100
-    assert "AUROC" in format_unusual(found)
-    assert len(score_unusual(loaded, [sound(0, n=24), sound(1)])["scans"]) == 3
+    assert "AUROC" in format_corruptions(found)
+    assert len(score_corruptions(loaded, [sound(0, n=24), sound(1)])["scans"]) == 3
 
 
 def test_what_is_missing_is_said(loaded):
     with pytest.raises(ConfigError, match="1 sound"):
-        score_unusual(loaded, [sound()])
+        score_corruptions(loaded, [sound()])
     with pytest.raises(WeightsError, match="statistics"):
-        score_unusual(replace(loaded, statistics={}), [sound(), sound(1)])
+        score_corruptions(replace(loaded, statistics={}), [sound(), sound(1)])
 
 
 def test_auroc_of_equal_scores_is_one_half():

@@ -1,4 +1,4 @@
-"""Does an encoder's score of unusual scans tell spoilt scans from sound ones?
+"""Does an encoder's out-of-distribution score tell spoilt scans from sound ones?
 
 Sound ones come from scanners, or a generator, that were not trained on: the score must not take
 a new scanner for a spoilt scan.
@@ -7,22 +7,24 @@ a new scanner for a spoilt scan.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dmri_fm.encoders.drope.tokens import tokenise
+from dmri_fm.encoders.drope.tokens import feature_grid, tokenise
 from dmri_fm.encoders.out_of_distribution import encode_tokens, judge_scan_code
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.out_of_distribution import percentile_of
 from dmri_fm.qspace import choose_spread
-from dmri_fm.weights import Weights
+from dmri_fm.registry import find_encoder
+from dmri_fm.weights import Weights, load_weights
 from dmri_fm_lab.evaluate.comparison import clean, versions
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
-from dmri_fm_lab.evaluate.grid_scans import EVALUATION, GridScan
 from dmri_fm_lab.evaluate.reconstruction_tables import markdown
+from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 
-__all__ = ["format_unusual", "score_unusual"]
+__all__ = ["evaluate_out_of_distribution", "format_corruptions", "score_corruptions"]
 
 #: Directions of a scan, and disjoint sets of them that are taken from it, at most.
 N_DIRECTIONS, MOST_SETS = 12, 2
@@ -45,7 +47,9 @@ def _sets(scan: GridScan, gamma: float) -> Iterator[GridScan]:
         left = np.setdiff1d(left, chosen)
 
 
-def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) -> dict[str, Any]:
+def score_corruptions(
+    loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0
+) -> dict[str, Any]:
     """Score sound scans and spoilt ones.
 
     Parameters
@@ -107,6 +111,26 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
     return result
 
 
+def evaluate_out_of_distribution(
+    weights: str | Path, sources: ScanSources, *, model: str = "drope"
+) -> dict[str, Any]:
+    """Load an encoder, and score sound scans and spoilt ones.
+
+    Parameters
+    ----------
+    weights
+        A `.safetensors` file, or the model's name for the weights that ship with the package.
+    sources
+        Sound scans.
+    model
+        The encoder.
+    """
+    grid = feature_grid(find_encoder(model))
+    loaded = load_weights(weights, model=model)
+    scans = sources.scans(grid, n_directions=N_DIRECTIONS)
+    return score_corruptions(loaded, scans, seed=sources.seed)
+
+
 def auroc(sound: list[float], spoilt: list[float]) -> float:
     """Return the share of pairs in which the spoilt one has the higher score; a tie is half.
 
@@ -119,7 +143,7 @@ def auroc(sound: list[float], spoilt: list[float]) -> float:
     return float(np.mean((apart > 0) + 0.5 * (apart == 0)))
 
 
-def format_unusual(found: Mapping[str, Any]) -> str:
+def format_corruptions(found: Mapping[str, Any]) -> str:
     """Return scores by corruption as a markdown table."""
     rows = []
     for name, scores in found["scores"].items():
