@@ -33,7 +33,8 @@ RUN python -m venv /opt/drope \
  && /opt/drope/bin/pip check
 
 COPY --from=build /dist /opt/drope/dist
-RUN /opt/drope/bin/pip install --no-cache-dir --no-deps /opt/drope/dist/*.whl \
+# The app's extra, offline: fails where requirements.lock lacks a package of it.
+RUN /opt/drope/bin/pip install --no-cache-dir --no-index "$(ls /opt/drope/dist/*.whl)[app]" \
  && TEMPLATEFLOW_HOME=/opt/templateflow /opt/drope/bin/python -c 'import templateflow' \
  && chmod -R a+rX /opt/templateflow \
  && groupadd --gid 1000 drope && useradd --uid 1000 --gid 1000 --no-create-home drope

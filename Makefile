@@ -9,7 +9,7 @@ VENV ?= .venv
 # reached, the configured package index is used. For CUDA: make TORCH_INDEX= demo
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
-EXTRAS ?= simulate,train,stats,test,dev
+EXTRAS ?= app,lab,test,dev
 DEMO ?= demo
 IMAGE ?= drope-bidsapp
 # One process a core, files as wholes (their fixtures run the app once), the longest first.
@@ -79,12 +79,12 @@ format: $(STAMP)  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## Write the generated pages (docs/outputs.md from maps.yaml)
+docs: $(STAMP)  ## Write the generated files (docs/outputs.md and descriptor.json)
 	$(BIN)/python -m dmri_fm_workflows.outputs docs/outputs.md
 
-lock:  ## Pin the containers' packages: a fresh environment, frozen into requirements.lock
+lock:  ## Pin the containers' packages (base and app): a fresh environment, frozen
 	rm -rf build/lock
-	$(MAKE) install VENV=build/lock EXTRAS=
+	$(MAKE) install VENV=build/lock EXTRAS=app
 	{ echo "# Exact versions of the containers' packages. Written by: make lock"; \
 	  build/lock/bin/python -m pip list --format=freeze --exclude-editable \
 	    --exclude pip | sed 's/+cpu$$//'; } > requirements.lock

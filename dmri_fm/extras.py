@@ -1,29 +1,48 @@
-"""Packages that only some commands need: extras of this one."""
+"""Packages of the extras `app` and `lab`, which a plain installation leaves out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from importlib import metadata
 
 from dmri_fm.errors import MissingToolError
+from dmri_fm.project import DISTRIBUTION
 
-__all__ = ["needs_extra"]
+__all__ = ["require_extra"]
 
 
-@contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """Name the extra to install, where an import within finds no package.
+def require_extra(extra: str) -> None:
+    """Refuse to start where packages of an extra are not installed.
+
+    The metadata of the installed distribution list them. A source tree that is not installed has
+    no metadata: its imports fail by themselves.
 
     Raises
     ------
     MissingToolError
-        In place of the import's own error.
+        If one is missing; the message, one line, has the command that installs them all.
     """
     try:
-        yield
-    except ModuleNotFoundError as error:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return
+    names = [
+        found["name"]
+        for text in requirements
+        if (found := re.fullmatch(r"(?P<name>[\w.-]+).*; extra == ['\"](?P<extra>.+)['\"]", text))
+        and found["extra"] == extra
+    ]
+    missing = [name for name in names if not _is_installed(name)]
+    if missing:
         raise MissingToolError(
-            f"{error.name} is not installed",
-            expected=f"the packages of the extra `{extra}`",
-            advice=f"pip install 'drope-bidsapp[{extra}]'",
-        ) from None
+            f"packages are missing ({', '.join(missing)}); "
+            f"install them with: pip install '{DISTRIBUTION}[{extra}]'"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import dmri_fm
+from dmri_fm.project import DISTRIBUTION
 from dmri_fm_workflows.cli import build_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +33,8 @@ PACKAGES = {
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-#: Imports that only the extras `train`, `simulate` and `stats` bring.
-OPTIONAL = {"lightning", "sklearn", "torchmetrics", "trxscan"}
+#: Extras that each package needs beside the base.
+EXTRAS = {"dmri_fm": (), "dmri_fm_workflows": ("app",), "dmri_fm_lab": ("app", "lab")}
 
 
 def modules() -> list[str]:
@@ -140,7 +141,9 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): v for name, v in (line.split("==") for line in lines)}
 
 
-@pytest.mark.parametrize("text", PROJECT["dependencies"])
+@pytest.mark.parametrize(
+    "text", [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["app"]]
+)
 def test_lock_pins_every_dependency_within_its_range(text: str) -> None:
     requirement = Requirement(text)
     pinned = pins()[canonicalize_name(requirement.name)]
@@ -152,47 +155,165 @@ def test_both_containers_start_from_the_same() -> None:
     assert set(base) == set(re.findall(r"^From: (\S+)", read("singularity.def"), re.MULTILINE))
     for name in ("Dockerfile", "singularity.def"):
         assert "-r /opt/drope/requirements.lock" in read(name)
+        assert "[app]" in read(name)
         assert "mrtrix3" in read(name)
 
 
-def third_party_imports() -> dict[str, set[str]]:
-    """Return the files that import each package from outside, by its name in Python."""
-    found: dict[str, set[str]] = {}
-    for folder in PACKAGES.values():
-        for path in folder.rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    names = [node.module]
-                else:
-                    continue
-                for name in names:
-                    top = name.partition(".")[0]
-                    if top not in sys.stdlib_module_names and top not in PACKAGES:
-                        found.setdefault(top, set()).add(str(path.relative_to(ROOT)))
+def third_party_imports(*folders: Path) -> set[str]:
+    """Return the packages from outside that the files of folders import, by name in Python."""
+    nodes = [
+        node
+        for folder in folders
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    ours = {*PACKAGES, *(path.stem for folder in folders for path in folder.glob("*.py"))}
+    return {n.partition(".")[0] for n in names} - sys.stdlib_module_names - ours
+
+
+def distributions(modules: set[str]) -> set[str]:
+    """Return the distributions that modules come from."""
+    homes = packages_distributions()
+    return {canonicalize_name(home) for name in modules for home in homes.get(name, (name,))}
+
+
+def declared(*extras: str) -> set[str]:
+    """Return the distributions that the base and extras name."""
+    texts = [*PROJECT["dependencies"]]
+    texts += [t for extra in extras for t in PROJECT["optional-dependencies"][extra]]
+    return {canonicalize_name(Requirement(t).name) for t in texts} - {DISTRIBUTION}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_each_package_imports_what_its_extras_bring(name: str) -> None:
+    imported = distributions(third_party_imports(PACKAGES[name]))
+    assert imported - declared(*EXTRAS[name]) == set()
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_each_package_imports_all_that_is_declared_for_it(name: str) -> None:
+    below = declared(*EXTRAS[name][:-1]) if EXTRAS[name] else set()
+    # The figures and comparisons of benchmarks/ use the lab's extra.
+    folders = [PACKAGES[name], *([ROOT / "benchmarks"] if name == "dmri_fm_lab" else [])]
+    imported = distributions(third_party_imports(*folders))
+    assert declared(*EXTRAS[name]) - below - imported == set()
+
+
+def test_the_lab_brings_the_app() -> None:
+    assert f"{DISTRIBUTION}[app]" in PROJECT["optional-dependencies"]["lab"]
+
+
+def plain_installation() -> set[str]:
+    """Return the distributions that `pip install .` brings, those that they need included."""
+    found: set[str] = set()
+    waiting = declared()
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        needed = [r for r in map(Requirement, requires(name) or []) if applies(r)]
+        waiting |= {canonicalize_name(r.name) for r in needed} - found
     return found
 
 
-def test_every_import_is_a_declared_dependency() -> None:
-    declared = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
-    homes = packages_distributions()
-    missing = {
-        name: sorted(where)
-        for name, where in third_party_imports().items()
-        if name not in OPTIONAL and not declared & {canonicalize_name(h) for h in homes[name]}
-    }
-    assert missing == {}
+def applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
 
 
-def test_every_dependency_is_imported() -> None:
-    imported = {
-        canonicalize_name(home)
-        for name in third_party_imports()
-        for home in packages_distributions().get(name, ())
+#: What a process with a plain installation runs before its command: all other packages are gone.
+WITHOUT_EXTRAS = """
+import sys
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent)
+"""
+
+
+def run_without_extras(code: str) -> subprocess.CompletedProcess[str]:
+    plain = plain_installation()
+    absent = {
+        name
+        for name, homes in packages_distributions().items()
+        if not plain & {canonicalize_name(home) for home in homes} and name not in PACKAGES
     }
-    declared = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
-    assert declared - imported == set()
+    assert {"nipype", "niworkflows", "bids", "fsl", "lightning", "trxscan"} <= absent
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS.format(absent=absent) + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ":".join(str(p.parent) for p in PACKAGES.values())},
+    )
+
+
+def test_the_core_runs_without_extras(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.nii.gz"
+    names = [n for n in modules() if n.partition(".")[0] == "dmri_fm"]
+    done = run_without_extras(
+        f"""
+import importlib
+import numpy as np
+from dmri_fm import Dwi, GradientTable
+from dmri_fm_lab.__main__ import main
+for name in {names}:
+    importlib.import_module(name)
+bvecs = np.random.default_rng(0).normal(size=(10, 3))
+bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+gtab = GradientTable(np.r_[0, np.full(9, 1000.0)], np.r_[np.zeros((1, 3)), bvecs[1:]])
+Dwi.from_arrays(np.full((3, 3, 3, 10), 9.0), np.eye(4), gtab).save({str(tmp_path / "scan")!r})
+sys.exit(main(["tensor", {str(scan)!r}, {str(tmp_path / "maps")!r}]))
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "maps_model-tensor_param-fa_dwimap.nii.gz").is_file()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack our wheel into a folder."""
+    from hatchling.builders.wheel import WheelBuilder
+
+    folder = tmp_path_factory.mktemp("site")
+    (wheel,) = WheelBuilder(str(ROOT)).build(
+        directory=str(tmp_path_factory.mktemp("dist")), versions=["standard"]
+    )
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("dmri_fm_workflows.cli", ["bids", "out", "participant"], "app"),
+        ("dmri_fm_workflows.cli", ["bids", "out", "group"], "app"),
+        ("dmri_fm_lab.__main__", ["simulate", "out"], "lab"),
+        ("dmri_fm_lab.__main__", ["train", "tensor-refiner", "run"], "lab"),
+        ("dmri_fm_lab.__main__", ["pretrain", "drope", "run"], "lab"),
+        ("dmri_fm_lab.__main__", ["evaluate", "tensor", "bids"], "lab"),
+    ],
+)
+def test_commands_say_which_extra_they_lack(
+    module: str, arguments: list[str], extra: str, installed: Path, tmp_path: Path
+) -> None:
+    """Our wheel in a Python that has no other package."""
+    code = f"import sys; sys.path.insert(0, {str(installed)!r}); from {module} import main; "
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"{code}sys.exit(main({arguments}))"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"install them with: pip install 'drope-bidsapp[{extra}]'")
+    assert "nipype" in line
+    assert ("trxscan" in line) == (extra == "lab")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["numpy", "scipy"])
@@ -233,11 +354,15 @@ def test_all_lists_names_that_exist_once_and_sorted(name: str) -> None:
     assert [n for n in public if getattr(module, n, None) is None] == []
 
 
-def test_importing_the_library_is_quick() -> None:
-    code = (
-        "import sys, dmri_fm; heavy = {'torch', 'ants', 'dipy', 'numba', 'nilearn', 'numpy'}; "
-        "sys.exit(' '.join(heavy & set(sys.modules)) or None)"
-    )
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import dmri_fm", {"torch", "ants", "dipy", "numba", "nilearn", "scipy", "numpy"}),
+        ("from dmri_fm import Dwi, fit_tensor", {"torch", "ants", "nilearn", "h5py"}),
+    ],
+)
+def test_importing_the_library_is_quick(statement: str, absent: set[str]) -> None:
+    code = f"import sys; {statement}; sys.exit(' '.join({absent} & set(sys.modules)) or None)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -248,12 +373,8 @@ def test_importing_the_library_is_quick() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
-    from hatchling.builders.wheel import WheelBuilder
-
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    with zipfile.ZipFile(wheel) as archive:
-        packed = set(archive.namelist())
+def test_wheel_holds_every_file_of_the_packages(installed: Path) -> None:
+    packed = {p.relative_to(installed).as_posix() for p in installed.rglob("*") if p.is_file()}
     wanted = {
         path.relative_to(folder.parent).as_posix()
         for folder in PACKAGES.values()
@@ -264,7 +385,7 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
     data = ("maps.yaml", "pybids_config.json")
     assert {
         "dmri_fm/py.typed",
-        *(f"workflows/dmri_fm_workflows/outputs/{name}" for name in data),
+        *(f"dmri_fm_workflows/outputs/{name}" for name in data),
     } <= packed
     others = {name.partition("/")[0] for name in packed}
     assert {n for n in others if not n.endswith(".dist-info")} == set(PACKAGES)

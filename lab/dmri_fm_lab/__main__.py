@@ -1,7 +1,7 @@
 """Command line of the project beside the app: `dmri-fm COMMAND`.
 
 Exit codes: 0 done; 1 the request could not be carried out, the reason is on stderr; 2 the
-command line is wrong.
+command line is wrong, or packages that the command needs are not installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from dmri_fm import __version__
-from dmri_fm.errors import DmriError
+from dmri_fm.errors import DmriError, MissingToolError
+from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
     convert,
     evaluate_out_of_distribution,
@@ -35,6 +36,9 @@ __all__ = ["build_parser", "main"]
 #: Commands, in the order in which they are listed.
 COMMANDS = (simulate, train, pretrain, tensor, features, models, convert)
 
+#: Commands that need the core alone; the others need the extra `lab`.
+CORE_COMMANDS = ("tensor", "features", "models", "convert")
+
 #: Options that take the name of something that ships with the package, or else a path.
 _NAME_OR_PATH = ("config", "start", "source")
 
@@ -54,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dmri-fm {__version__}")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
     evaluate = subparsers.add_parser("evaluate", help="score estimates against references")
@@ -69,12 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     try:
+        if options.command not in CORE_COMMANDS:
+            require_extra("lab")
         with empty_folder() as folder:
             _make_absolute(options, folder)
             logging.basicConfig(
                 level=levels[min(options.verbose, 2)], format="%(asctime)s %(name)s: %(message)s"
             )
             options.run(options)
+    except MissingToolError as error:
+        print(f"dmri-fm: error: {error}", file=sys.stderr)
+        return 2
     except DmriError as error:
         print(f"dmri-fm: error: {error}", file=sys.stderr)
         return 1

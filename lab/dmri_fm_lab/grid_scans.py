@@ -258,11 +258,6 @@ def other_generator_scans(
     """Yield scans of the generator that no network is trained on; parameters as before.
 
     Undistorted and at rest, on the grid to half a voxel.
-
-    Raises
-    ------
-    MissingToolError
-        If trxscan is not installed.
     """
     for number in range(n_scans):
         rng = np.random.default_rng([EVALUATION, 1, seed, number])

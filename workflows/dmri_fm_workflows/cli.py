@@ -16,6 +16,7 @@ from typing import Any
 
 from dmri_fm import __version__
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
+from dmri_fm.extras import require_extra
 from dmri_fm.gradient_options import B_SCALINGS
 from dmri_fm.identity import explain_retired
 from dmri_fm_workflows.config import (
@@ -518,6 +519,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     given = vars(build_parser().parse_args(argv))
     try:
+        require_extra("app")
         with empty_folder() as folder:
             return _start(make_config(given, folder))
     except DmriError as error:

@@ -72,13 +72,7 @@ class Geometry:
 
 
 def brain_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
-    """Draw a head of the generator that no network is trained on, on an encoder's grid.
-
-    Raises
-    ------
-    MissingToolError
-        If trxscan is not installed.
-    """
+    """Draw a head of the generator that no network is trained on, on an encoder's grid."""
     rng = np.random.default_rng([EVALUATION, 2, seed])
     subject = draw_subject(rng, grid)
     parts = subject.fractions

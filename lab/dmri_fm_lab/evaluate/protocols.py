@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.tokens import feature_grid, tokenise
 from dmri_fm.errors import ConfigError
-from dmri_fm.extras import needs_extra
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm_lab.evaluate.comparison import clean, versions
 from dmri_fm_lab.evaluate.galleries import (
@@ -206,14 +204,7 @@ def evaluate_gallery(
     dict
         JSON-ready: `retrieval` by representation and pair of protocols, `probe` by
         representation and factor.
-
-    Raises
-    ------
-    MissingToolError
-        If scikit-learn is not installed.
     """
-    with needs_extra("stats"):
-        import_module("sklearn")
     rng = np.random.default_rng([EVALUATION, 3, request.seed])
     tissues = draw_gallery(rng, request.n_brains)
     tables = dict(

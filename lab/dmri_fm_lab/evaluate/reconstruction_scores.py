@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from dmri_fm.extras import needs_extra
 from dmri_fm_lab.evaluate.scores import Row
 
 __all__ = [
@@ -166,10 +165,10 @@ def authors_scores(estimate: _Image, target: _Image) -> Row:
 
 def _ms_ssim(estimate: _Image, target: _Image) -> tuple[float | None, int]:
     """Return the mean over axial slices that hold something, each scaled by its own maximum."""
-    with needs_extra("train"):
-        from torchmetrics.functional.image import (
-            multiscale_structural_similarity_index_measure as ms_ssim,
-        )
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure as ms_ssim,
+    )
+
     side = min(target.shape[:2])
     n_scales = max(n for n in range(6) if n == 0 or side // max(1, n - 1) ** 2 >= _WINDOW)
     if not n_scales:

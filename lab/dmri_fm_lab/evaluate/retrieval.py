@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.extras import needs_extra
-
 __all__ = ["agreement", "probe", "rank_one", "retrieve", "retrieve_linked"]
 
 #: Folds over brains, and penalties among which each fold chooses by its own training part.
@@ -101,17 +99,12 @@ def retrieve_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
     -------
     float
         Rank-1 of the brains that did not travel, in all five folds.
-
-    Raises
-    ------
-    MissingToolError
-        If scikit-learn is not installed.
     """
-    with needs_extra("stats"):
-        from sklearn.covariance import LedoitWolf
-        from sklearn.decomposition import PCA
-        from sklearn.linear_model import RidgeCV
-        from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.covariance import LedoitWolf
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+
     most = min(len(first) // 2, first.shape[1])
     y, x = (
         PCA(min(n, most), svd_solver="full").fit_transform(_standardise(features))
@@ -161,18 +154,13 @@ def probe(
     as_is, centred
         R^2 of the pooled held-out predictions, by protocol: with the features as they are, and
         with those of each protocol standardised over its own brains.
-
-    Raises
-    ------
-    MissingToolError
-        If scikit-learn is not installed.
     """
-    with needs_extra("stats"):
-        from sklearn.linear_model import RidgeCV
-        from sklearn.metrics import r2_score
-        from sklearn.model_selection import KFold
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
+    from sklearn.linear_model import RidgeCV
+    from sklearn.metrics import r2_score
+    from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     found = []
     for sets in (list(features), [_standardise(x) for x in features]):
         predicted = np.zeros((len(sets), len(target)))

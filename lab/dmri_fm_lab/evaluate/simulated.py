@@ -90,11 +90,6 @@ def build_brain(
         Its diffusivities and relaxation; the usual ones if None.
     echo_ms
         Echo time.
-
-    Raises
-    ------
-    MissingToolError
-        If trxscan is not installed.
     """
     if not 50 < bval <= 10_000:
         raise ConfigError(f"b = {bval:g} s/mm^2", expected="a shell between 50 and 10000")

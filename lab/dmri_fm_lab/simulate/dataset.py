@@ -100,8 +100,7 @@ def simulate_dataset(
     Raises
     ------
     ConfigError
-        If an argument is out of range; :class:`~dmri_fm.errors.MissingToolError` if trxscan is
-        not installed.
+        If an argument is out of range.
     OutputError
         If the folder is not empty or cannot be written.
     """

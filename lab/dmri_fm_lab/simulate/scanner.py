@@ -20,7 +20,7 @@ from dmri_fm_lab.simulate.anatomy import (
     Fractions,
     smooth_field,
 )
-from dmri_fm_lab.simulate.subject import Subject, import_trxscan
+from dmri_fm_lab.simulate.subject import Subject
 
 __all__ = ["Acquisition", "acquire", "acquire_fieldmap", "draw_motion", "simulate", "t1w_image"]
 
@@ -125,7 +125,8 @@ def simulate(
     xfms: NDArray[np.float64] | None = None,
     with_peaks: bool = False,
 ) -> Any:
-    trxscan = import_trxscan()
+    import trxscan
+
     motion = None
     if xfms is not None:
         middle = subject.affine @ [*((np.array(subject.shape) - 1) / 2), 1.0]
@@ -154,7 +155,8 @@ def simulate(
 
 
 def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
-    trxscan = import_trxscan()
+    import trxscan
+
     tissue = subject.tissue
     white, grey, csf = tissue.t2_ms
     return trxscan.Protocol(
@@ -192,7 +194,8 @@ def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[
         ``magnitude1``, ``magnitude2`` and ``phasediff`` (0 to 4095 is a turn, -pi to pi): array
         (X, Y, Z), and echo time, s; the later one for the difference.
     """
-    trxscan = import_trxscan()
+    import trxscan
+
     result = subject.phantom.simulate(
         (np.zeros(1), np.zeros((1, 3))),
         _protocol(subject, Acquisition()),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.errors import MissingToolError
 from dmri_fm_lab.simulate.anatomy import (
     FIELD_OF_VIEW_CENTRE_MM,
     FIELD_OF_VIEW_MM,
@@ -24,7 +22,6 @@ __all__ = [
     "coarser",
     "draw_field_hz",
     "grid",
-    "import_trxscan",
     "place_subject",
 ]
 
@@ -92,19 +89,6 @@ class Subject:
     field_hz: NDArray[np.float32]
     tissue: Tissue
     phantom: Any
-
-
-def import_trxscan() -> ModuleType:
-    try:
-        import trxscan
-    except ImportError:
-        raise MissingToolError(
-            "trxscan is not installed",
-            expected="the extra 'simulate'",
-            advice="pip install 'drope-bidsapp[simulate]'",
-        ) from None
-    module: ModuleType = trxscan
-    return module
 
 
 def grid(
@@ -177,7 +161,8 @@ def place_subject(
     field_peak_hz
         See :func:`draw_field_hz`.
     """
-    trxscan = import_trxscan()
+    import trxscan
+
     shape, affine = grid(voxel_size_mm)
     fine = affine @ np.diag([1 / OVERSAMPLING, 1 / OVERSAMPLING, 1.0, 1.0])
     fine[:3, 3] -= 0.5 * (1 - 1 / OVERSAMPLING) * affine[:3, :3] @ [1, 1, 0]

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.extras import needs_extra
 from dmri_fm_lab.train.config import Optimisation
 
 if TYPE_CHECKING:
@@ -141,8 +140,6 @@ def run_training(
     ------
     ConfigError
         If the folder's checkpoint belongs to a run with other settings.
-    MissingToolError
-        If Lightning is not installed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -247,10 +244,9 @@ def _draw_ahead(
 
 
 def _make_fabric(hardware: Hardware, precision: Any) -> Fabric:
-    with needs_extra("train"):
-        from lightning.fabric import Fabric
-        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-        from lightning.fabric.plugins.precision.amp import MixedPrecision
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.precision.amp import MixedPrecision
 
     class ExactInputs(MixedPrecision):
         """Layers run in half precision; b-vectors and S/S0 come in with all of their digits."""
