@@ -29,7 +29,7 @@ from dmri_fm_lab.evaluate.galleries import (
     brain_geometry,
     draw_gallery,
 )
-from dmri_fm_lab.evaluate.protocols import encode
+from dmri_fm_lab.evaluate.representations import encode
 from dmri_fm_lab.grid_scans import GridScan, dataset_scans
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.train.runs import load_encoder

@@ -24,6 +24,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Convert a checkpoint."""
-    from dmri_fm.encoders.drope.convert import convert_authors_checkpoint
+    from dmri_fm.encoders.drope.authors_checkpoint import convert_authors_checkpoint
 
     print(convert_authors_checkpoint(options.checkpoint, options.out))

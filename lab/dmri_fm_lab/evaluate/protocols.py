@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.encoders.drope.pooling import pool_tokens
-from dmri_fm.encoders.drope.tokens import feature_grid, tokenise
+from dmri_fm.encoders.drope.tokens import feature_grid
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm_lab.evaluate.comparison import clean, versions
@@ -24,8 +22,14 @@ from dmri_fm_lab.evaluate.galleries import (
     brain_geometry,
     draw_gallery,
 )
-from dmri_fm_lab.evaluate.reconstruction_baselines import Kept, fit_normalised
 from dmri_fm_lab.evaluate.reconstruction_tables import markdown
+from dmri_fm_lab.evaluate.representations import (
+    FEATURES,
+    encode,
+    encode_in_parts,
+    plain_features,
+    untrained,
+)
 from dmri_fm_lab.evaluate.retrieval import (
     agreement,
     probe,
@@ -35,37 +39,24 @@ from dmri_fm_lab.evaluate.retrieval import (
 )
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 from dmri_fm_lab.simulate.protocol import draw_shells
-from dmri_fm_lab.smoothing import smooth_within
 
 __all__ = [
-    "FEATURES",
     "ProtocolRequest",
     "compare_directions",
-    "encode",
     "evaluate_gallery",
     "evaluate_protocols",
     "format_agreement",
     "format_gallery",
-    "untrained",
 ]
 
 logger = logging.getLogger(__name__)
 
-#: Every representation, in the order of tables.
-FEATURES = {
-    "encoder": "encoder",
-    "pooled": "its tokens, pooled as they are",
-    "cls": "its class tokens",
-    "untrained": "untrained encoder",
-    "mean": "blurred mean DWI",
-    "maps": "blurred FA and MD maps",
-}
+_Array = NDArray[np.float64]
+
 
 #: Protocols of a gallery, all with directions of their own. The probe is trained on the first.
 PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
 
-#: Maps and mean images are blurred by this much, voxels, and every fourth voxel is kept.
-BLUR_VOXELS, STEP = 2.0, 4
 
 #: Ways to look brains up, in the order of tables; see _NOTES.
 _WAYS = ("raw", "centred", "linked")
@@ -80,8 +71,6 @@ _NOTES = {
     "learnt from the other four fifths of the brains, scanned by both",
     "probe": "R^2 of held-out brains; ridge, trained on A, the penalty chosen within folds",
 }
-
-_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -111,13 +100,6 @@ class ProtocolRequest:
                 f"{self.n_brains} brains, {self.n_directions} directions, SNR {self.snr:g}",
                 expected="10 brains, 7 directions or more, an SNR above zero",
             )
-
-
-def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
-    """Return an encoder of the same architecture with weights as they are drawn."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Drope(encoder.config).eval().requires_grad_(False)
 
 
 def evaluate_protocols(
@@ -166,32 +148,6 @@ def evaluate_protocols(
         found["gallery"] = evaluate_gallery(encoder, geometry, request)
         report(format_gallery(found["gallery"]))
     return found
-
-
-def encode(encoder: Drope, scan: GridScan) -> _Array:
-    """Return the features of a scan, all of its directions read."""
-    return encode_in_parts(encoder, scan)["encoder"]
-
-
-def encode_in_parts(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
-    """Return the features of a scan, and what else could serve as such; see :data:`FEATURES`."""
-    device = next(encoder.parameters()).device
-    tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
-    with torch.inference_mode():
-        cls, found = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-        features = encoder.read_out(cls, found)
-        rows = {"encoder": features, "pooled": pool_tokens(found), "cls": cls}
-    return {name: row[0].double().cpu().numpy() for name, row in rows.items()}
-
-
-def plain_features(scan: GridScan) -> dict[str, _Array]:
-    """Return what plain images say: the mean of the weighted volumes, and FA and MD."""
-    maps = fit_normalised(Kept(scan.signal, scan.gtab, scan.mask, scan.affine))
-    # MD in um^2/ms has about the range of FA.
-    images = np.stack([scan.signal.mean(axis=3), maps.fa, 1e3 * maps.md], axis=3)
-    blurred = smooth_within(images, scan.mask, BLUR_VOXELS)[::STEP, ::STEP, ::STEP]
-    mean, fa, md = blurred[scan.mask[::STEP, ::STEP, ::STEP]].astype(np.float64).T
-    return {"mean": mean, "maps": np.concatenate([fa, md])}
 
 
 def evaluate_gallery(

@@ -14,7 +14,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate import galleries
+from dmri_fm_lab.evaluate import galleries, protocols
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     INTENSITY,
@@ -24,14 +24,13 @@ from dmri_fm_lab.evaluate.galleries import (
     tissue_signal,
 )
 from dmri_fm_lab.evaluate.protocols import (
-    FEATURES,
     ProtocolRequest,
     compare_directions,
     evaluate_gallery,
     format_agreement,
     format_gallery,
-    untrained,
 )
+from dmri_fm_lab.evaluate.representations import FEATURES, untrained
 from dmri_fm_lab.evaluate.retrieval import (
     agreement,
     probe,
@@ -220,8 +219,8 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
 
 def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
     grid = Grid((SIDE,) * 3, AFFINE)
-    monkeypatch.setattr(tokens, "feature_grid", lambda *_: grid)
-    monkeypatch.setattr(galleries, "brain_geometry", lambda *_, **__: geometry)
+    monkeypatch.setattr(protocols, "feature_grid", lambda *_: grid)
+    monkeypatch.setattr(protocols, "brain_geometry", lambda *_, **__: geometry)
     weights = tmp_path / "tiny.safetensors"
     torch.manual_seed(0)
     save_weights(

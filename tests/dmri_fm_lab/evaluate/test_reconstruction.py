@@ -18,13 +18,9 @@ from dmri_fm.qspace import condition_number
 from dmri_fm.registry import MODELS
 from dmri_fm_lab import grid_scans
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate.reconstruction import (
-    ReconstructionRequest,
-    draw_direction_mask,
-    reconstruct,
-    score_scan,
-    score_scans,
-)
+from dmri_fm_lab.evaluate import reconstruction
+from dmri_fm_lab.evaluate.masked_scans import draw_direction_mask, reconstruct
+from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan, score_scans
 from dmri_fm_lab.evaluate.reconstruction_baselines import DIRECTION_BASELINES
 from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
 from dmri_fm_lab.grid_scans import GridScan, embed, simulated_scans
@@ -169,7 +165,7 @@ def run(tmp_path, monkeypatch, scan):
     """A tiny autoencoder, pretrained for a few steps, in the registry's place."""
     monkeypatch.setitem(MODELS, "drope", (TINY, MODELS["drope"][1]))
     monkeypatch.setitem(drope_training.MAE_CONFIGS, "drope", TINY_MAE)
-    monkeypatch.setattr(tokens, "feature_grid", lambda *_: middle_of_the_brain())
+    monkeypatch.setattr(reconstruction, "feature_grid", lambda *_: middle_of_the_brain())
     settings = read_training(
         DropePretraining, "drope", optimisation={"n_steps": 3, "warmup_steps": 1}
     )

@@ -1,6 +1,6 @@
 """Are the known effects of a simulated cohort found in the app's group tables?
 
-Usage: python benchmarks/effects.py BIDS OUT
+Usage: python -m dmri_fm_lab.evaluate.effects BIDS OUT
 
 BIDS was made by `dmri-fm simulate --participants N --sites M`, OUT by `drope-bidsapp BIDS OUT
 participant` and `group`. White-matter FA and MD of the group table are regressed on age, group and
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,8 @@ import statsmodels.api as sm
 from numpy.typing import NDArray
 
 from dmri_fm.errors import DmriError, LayoutError
+
+__all__ = ["EXPECTED", "design", "main", "read_table", "true_means"]
 
 #: Effects that a correct pipeline finds, by (measure, cause): their sign.
 EXPECTED = {("FA", "age"): -1, ("MD", "age"): 1, ("FA", "group"): -1, ("MD", "group"): 1}
@@ -58,12 +61,12 @@ def design(people: list[dict[str, str]]) -> NDArray[np.float64]:
     return np.array(columns, dtype=np.float64)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the effects; exit 1 if one has the wrong sign in the app's table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bids", type=Path)
     parser.add_argument("out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         people = read_table(options.bids / "participants.tsv")
         found = read_table(options.out / "group" / "desc-scalars_features.tsv")
