@@ -23,6 +23,7 @@ from packaging.version import Version
 
 import dmri_fm
 from dmri_fm.project import DISTRIBUTION
+from dmri_fm_lab.__main__ import build_parser as build_lab_parser
 from dmri_fm_workflows.cli import build_parser, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -391,13 +392,40 @@ def test_wheel_holds_every_file_of_the_packages(installed: Path) -> None:
     assert {n for n in others if not n.endswith(".dist-info")} == set(PACKAGES)
 
 
-def test_scripts_and_pages_use_options_that_exist() -> None:
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_of_pages_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_scripts_use_options_that_exist() -> None:
     known = {o for a in build_parser()._actions for o in a.option_strings}
-    for path in (ROOT / "docs/hpc/array.sbatch",):
-        command = path.read_text().partition("APP_OPTIONS=(")[2].partition(")")[0]
-        used = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", command))
-        assert used
-        assert used <= known
+    script = read("docs/hpc/array.sbatch")
+    command = script.partition("APP_OPTIONS=(")[2].partition(")")[0]
+    used = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", command))
+    assert used
+    assert used <= known
+
+
+@pytest.mark.parametrize(
+    ("command", "parser"),
+    [("drope-bidsapp", build_parser()), ("dmri-fm", build_lab_parser())],
+)
+def test_parsers_understand_the_commands_of_the_readme(
+    command: str, parser: argparse.ArgumentParser
+) -> None:
+    lines = [
+        line
+        for text in read("README.md").splitlines()
+        for line in text.partition(" #")[0].split(" && ")
+        if line.startswith(f"{command} ")
+    ]
+    assert len(lines) > 2
+    for line in lines:
+        assert parser.parse_args(line.split()[1:])
 
 
 def test_no_test_is_skipped_for_a_package_that_make_installs() -> None:

@@ -17,7 +17,7 @@ from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.series import Dwi
 from dmri_fm_workflows.bids import read_dataset
-from dmri_fm_workflows.bids.folders import check_name
+from dmri_fm_workflows.bids.folders import find_misplacement
 from dmri_fm_workflows.bids.names import scan_name, split_name
 
 __all__ = ["Scan", "find_scans"]
@@ -120,7 +120,8 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
         [*root.glob(f"sub-*/dwi/*{PREPROC}"), *root.glob(f"sub-*/ses-*/dwi/*{PREPROC}")]
     )
     for path in paths:
-        check_name(path, root, suffix="dwi")
+        if error := find_misplacement(path, root, suffix="dwi"):
+            raise error
     known = sorted({split_name(path)[0]["subject"] for path in paths})
     wanted = known if labels is None else [str(a).removeprefix("sub-") for a in labels]
     unknown = [label for label in wanted if label not in known]

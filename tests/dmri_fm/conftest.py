@@ -1,11 +1,20 @@
-"""Random inputs of the tensor networks."""
+"""Directions, and random inputs of the tensor networks."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.tensor_networks.inputs import TensorInputs
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    """Give twelve unit vectors."""
+    directions = np.random.default_rng(4).normal(size=(12, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return directions
 
 
 @pytest.fixture

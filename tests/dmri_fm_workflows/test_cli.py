@@ -187,7 +187,7 @@ def test_folders_of_the_output_folder_are_no_links(
 
 
 def test_participant_whose_folders_are_links_is_not_started(tmp_path: Path) -> None:
-    from dmri_fm_workflows import base  # takes seconds
+    from dmri_fm_workflows import run as base  # takes seconds
 
     out, work, precious = tmp_path / "out", tmp_path / "work" / "drope-1" / "sub-a", tmp_path / "p"
     for folder in (out / "sub-a", out / "sub-b", work.parent, precious):

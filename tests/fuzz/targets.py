@@ -19,12 +19,12 @@ from dmri_fm.encoders.drope import network as drope
 from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.image_files import check_affine
-from dmri_fm.registry import MODELS
+from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.series import load_image, read_array
 from dmri_fm.tensor_networks.refiner import RefinerConfig
-from dmri_fm.weights import load_weights, save_weights
-from dmri_fm_workflows.bids.scans import is_diffusion_signal, open_run
-from dmri_fm_workflows.bids.sidecars import Sidecars
+from dmri_fm.weights import save_weights
+from dmri_fm_workflows.bids.reading import Reading
+from dmri_fm_workflows.bids.scans import open_run, why_no_signal
 from dmri_fm_workflows.outputs.publish import to_json
 from dmri_fm_workflows.outputs.sidecars import carry_over
 from tests.fuzz.damage import (
@@ -182,13 +182,13 @@ def _damage_sidecar(rng: np.random.Generator, files: Files) -> tuple[Files, bool
 
 
 def _read_sidecar(folder: Path) -> Any:
-    image, sidecars = folder / "sub-01_dwi.nii.gz", Sidecars(folder)
-    metadata = sidecars.metadata(image)
-    is_diffusion_signal({}, metadata)
-    run, _, doubts = open_run(image, metadata, sidecars=sidecars)
+    image, reading = folder / "sub-01_dwi.nii.gz", Reading(folder)
+    metadata = reading.sidecars.metadata(image)
+    why_no_signal({}, metadata)
+    run = open_run(image, reading)
     carried = json.dumps(to_json(carry_over([metadata])), ensure_ascii=False, allow_nan=False)
     whole = json.dumps(to_json(metadata), ensure_ascii=False, allow_nan=False, sort_keys=True)
-    return run, carried.encode(), whole.encode(), "\n".join(doubts).encode()
+    return run, carried.encode(), whole.encode(), "\n".join(run.warnings).encode()
 
 
 def _judge_sidecar(found: Any) -> str | None:
@@ -216,9 +216,7 @@ def _make_weights() -> list[Files]:
                 path,
                 model,
                 name=name,
-                config=config,
                 version="1",
-                normalisation={},
                 training={},
                 statistics={"mean": torch.ones(3)},
             )

@@ -496,7 +496,7 @@ def check_weights(config: RunConfig) -> None:
     WeightsError
         If a checkpoint of the user's cannot be used.
     """
-    from dmri_fm.weights import load_weights
+    from dmri_fm.registry import load_weights
 
     for name, path in config.weights.items():
         loaded = load_weights(path, model=name)

@@ -29,8 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Extract features, and save them."""
-    from dmri_fm.normalise.series import resample_series
-    from dmri_fm.predict import extract_features, feature_grid
+    from dmri_fm import extract_features, feature_grid, resample_series
 
     dwi = read_series(options)
     features = extract_features(

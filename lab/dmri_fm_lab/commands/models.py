@@ -20,6 +20,6 @@ def run(options: argparse.Namespace) -> None:
     from dmri_fm.identity import identity
     from dmri_fm.registry import MODELS
 
-    for name, (config, network) in MODELS.items():
-        n_parameters = sum(p.numel() for p in network(config).parameters())  # type: ignore[call-arg]
+    for name, model in MODELS.items():
+        n_parameters = sum(p.numel() for p in model.network(model.config).parameters())
         print(f"{name:28s} {n_parameters / 1e6:6.2f}M parameters  {identity(name).title}")

@@ -22,7 +22,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Pretrain an encoder."""
-    from dmri_fm.registry import find_encoder
+    from dmri_fm.registry import find_model
     from dmri_fm_lab.train.config import DropePretraining, read_training
     from dmri_fm_lab.train.drope import check_part, pretrain_drope
     from dmri_fm_lab.train.runs import load_start
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         cache_scans(
             options.scans,
             options.folder / "scans",
-            find_encoder(config.model),
+            find_model(config.model, family="encoder").config,  # type: ignore[arg-type]
             participant_labels=options.participant_label,
         )
         if options.scans

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
 
         maps = fit_tensor(dwi, shell=_parse_shell(options.shell))
     else:
-        from dmri_fm.predict import predict_tensor
+        from dmri_fm import predict_tensor
 
         maps = predict_tensor(
             dwi, model=options.model, weights=options.weights, device=options.device

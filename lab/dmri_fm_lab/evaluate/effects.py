@@ -15,12 +15,12 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import statsmodels.api as sm
 from numpy.typing import NDArray
 
 from dmri_fm.errors import DmriError, LayoutError
+from dmri_fm.series import load_image, read_array
 
 __all__ = ["EXPECTED", "design", "main", "read_table", "true_means"]
 
@@ -40,7 +40,7 @@ def true_means(bids: Path, name: str) -> tuple[float, float]:
     """Return the true FA and MD of a participant's white matter, MD in mm^2/s."""
     stem = bids / "derivatives" / "truth" / name / "dwi" / f"{name}_"
     fa, md, white = (
-        np.asarray(nib.load(f"{stem}{ending}.nii.gz").dataobj)
+        read_array(load_image(Path(f"{stem}{ending}.nii.gz")))
         for ending in (
             "model-tensor_param-fa_desc-truth_dwimap",
             "model-tensor_param-md_desc-truth_dwimap",

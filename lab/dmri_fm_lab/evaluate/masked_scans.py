@@ -133,8 +133,10 @@ def prepare_scan(network: Autoencoder, scan: GridScan, *, has_baselines: bool) -
     tokens = tokenise(scan.signal, scan.gtab, scan.mask, network.config.encoder)
     if not tokens.index.size:
         raise ImageError(f"{scan.name}: no patch holds brain", expected="a brain")
-    seen = _seen_voxels(tokens, network)
-    return PreparedScan(scan, tokens, seen, *_reference(scan), has_baselines)
+    reference, regions = _reference(scan)
+    return PreparedScan(
+        scan, tokens, _seen_voxels(tokens, network), reference, regions, has_baselines
+    )
 
 
 def draw_direction_mask(

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.encoders.drope.tokens import feature_grid, tokenise
-from dmri_fm.encoders.out_of_distribution import encode_tokens, judge_scan_code
+from dmri_fm.encoders.drope.encoder import encode_tokens
+from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.out_of_distribution import percentile_of
+from dmri_fm.out_of_distribution import percentile_of, score_scan
 from dmri_fm.qspace import choose_spread
-from dmri_fm.registry import find_encoder
-from dmri_fm.weights import Weights, load_weights
+from dmri_fm.registry import find_model, load_weights
+from dmri_fm.weights import Weights
 from dmri_fm_lab.evaluate.comparison import clean, versions
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from dmri_fm_lab.evaluate.reconstruction_tables import markdown
@@ -79,7 +79,7 @@ def score_corruptions(
     network: Any = loaded.model
     names: list[str] = []
     scores: dict[str, list[float]] = {name: [] for name in ("clean", *CORRUPTIONS)}
-    signs: dict[str, list[dict[str, float | None]]] = {name: [] for name in scores}
+    indicators: dict[str, list[dict[str, float | None]]] = {name: [] for name in scores}
     for scan in scans:
         for number, part in enumerate(_sets(scan, network.config.gamma)):
             names.append(f"{scan.name}, set {number + 1}")
@@ -87,11 +87,9 @@ def score_corruptions(
             spoilt = {name: spoil(part, rng) for name, spoil in CORRUPTIONS.items()}
             for name, image in {"clean": part, **spoilt}.items():
                 tokens = tokenise(image.signal, image.gtab, image.mask, network.config)
-                score, _, found = judge_scan_code(
-                    encode_tokens(network, tokens), loaded.statistics
-                )
-                scores[name].append(score)
-                signs[name].append(found)
+                ood = score_scan(encode_tokens(network, tokens).summary, loaded.statistics)
+                scores[name].append(ood.score)
+                indicators[name].append(dict(ood.indicators))
     if len(names) < 2:
         raise ConfigError(f"{len(names)} sound scans", expected="two or more")
     result: dict[str, Any] = clean(
@@ -101,7 +99,7 @@ def score_corruptions(
             "notes": _NOTES,
             "scans": names,
             "scores": scores,
-            "signs": signs,
+            "signs": indicators,
             "percentiles": {
                 k: percentile_of(v, loaded.statistics).tolist() for k, v in scores.items()
             },
@@ -125,7 +123,7 @@ def evaluate_out_of_distribution(
     model
         The encoder.
     """
-    grid = feature_grid(find_encoder(model))
+    grid = find_model(model, family="encoder").config.grid  # type: ignore[attr-defined]
     loaded = load_weights(weights, model=model)
     scans = sources.scans(grid, n_directions=N_DIRECTIONS)
     return score_corruptions(loaded, scans, seed=sources.seed)

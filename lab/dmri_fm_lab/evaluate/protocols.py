@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.encoders.drope.tokens import feature_grid
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm_lab.evaluate.comparison import clean, versions
@@ -137,7 +136,7 @@ def evaluate_protocols(
     """
     if not (sources.has_scans or request):
         raise ConfigError("nothing to evaluate", expected="BIDS, --simulated or --gallery")
-    grid, found = feature_grid(encoder.config), {}
+    grid, found = encoder.config.grid, {}
     if sources.has_scans:
         found["directions"] = compare_directions(
             encoder, sources.scans(grid), n_directions=n_directions, seed=sources.seed

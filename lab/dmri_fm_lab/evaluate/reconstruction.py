@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from dmri_fm.encoders.drope.guided_mae import Autoencoder
-from dmri_fm.encoders.drope.tokens import feature_grid
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import choose_spread
 from dmri_fm_lab.evaluate.comparison import clean, versions
@@ -192,7 +191,7 @@ def evaluate_reconstruction(
         Of the network.
     """
     network = load_autoencoder(source, model=model).to(device)
-    grid = feature_grid(network.config.encoder)
+    grid = network.config.encoder.grid
     scans = sources.scans(grid, n_directions=max(request.directions))
     found = score_scans(network, scans, request, report=report)
     return {"run": str(source), "model": model, **found}

@@ -61,7 +61,7 @@ def network_inputs(
     """Return seven volumes of patches as the tensor network reads them: (B, 7, X, Y, Z)."""
     inputs = []
     for patch in patches:
-        seven = patch.select(sets[rng.integers(len(sets))])
+        seven = patch.select(sets[int(rng.integers(len(sets)))])
         assert seven.mask is not None
         read = tensor_inputs(seven.data, seven.gtab, seven.mask, seven.affine)
         inputs.append(torch.cat([read.s0, read.ratios.clamp(0, 1.5)], dim=1))
@@ -132,7 +132,7 @@ def judge_network(
     is_real = np.arange(len(tested)) < len(real[held_out])
     verdicts = []
     for seed in range(effort.networks):
-        network = train_network(*sides, effort, seed)
+        network = train_network(sides[0], sides[1], effort, seed)
         with torch.inference_mode():
             verdicts.append(judge(network(tested)[:, 0].numpy(), is_real))
     return Verdict(*np.mean(verdicts, axis=0))

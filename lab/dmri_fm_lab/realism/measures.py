@@ -62,7 +62,8 @@ def white_matter(maps: TensorMaps) -> NDArray[np.bool_]:
     """Return the voxels that the tensor takes for white matter, off the border of the mask."""
     low, high = TISSUE_MD
     inner = binary_erosion(maps.mask, border_value=1)
-    return inner & (maps.fa > WHITE_FA) & (maps.md > low) & (maps.md < high)
+    white: NDArray[np.bool_] = inner & (maps.fa > WHITE_FA) & (maps.md > low) & (maps.md < high)
+    return white
 
 
 def median_in(values: NDArray[np.float32], where: NDArray[np.bool_]) -> float:

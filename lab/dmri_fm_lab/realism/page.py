@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
@@ -97,7 +98,7 @@ def draw_distributions(
         panel.set_title(quantity.title, fontsize=9)
     for panel in panels.flat[len(QUANTITIES) :]:
         panel.axis("off")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=c, alpha=0.6) for c in ("tab:blue", "tab:orange")]
+    handles = [Rectangle((0, 0), 1, 1, color=c, alpha=0.6) for c in ("tab:blue", "tab:orange")]
     panels.flat[-1].legend(handles, ["real", "simulated"], loc="center", fontsize=12)
     figure.savefig(path, dpi=80)
     plt.close(figure)

@@ -66,7 +66,7 @@ def brain_share(dwi: Dwi) -> float:
 
 def cut_patches(rng: np.random.Generator, scan: Dwi, n: int) -> list[Dwi]:
     """Cut patches at random places of the brain; they overlap."""
-    highest = np.array(scan.shape[:3]) - SHAPE
+    highest = np.array(scan.shape[:3]) - np.array(SHAPE)
     patches: list[Dwi] = []
     while len(patches) < n:
         patch = crop(scan, [int(i) for i in rng.integers(0, highest + 1)], SHAPE)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm.encoders.drope import mae, tokens
+from dmri_fm.encoders.drope import mae
 from dmri_fm.encoders.drope.guided_mae import GuidedAutoencoder, GuidedConfig
 from dmri_fm.encoders.drope.mae import MaeConfig, MaskedAutoencoder
-from dmri_fm.encoders.drope.network import SMALL
+from dmri_fm.encoders.drope.network import SMALL, DropeConfig
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.normalise.grid import Grid
@@ -18,7 +18,6 @@ from dmri_fm.qspace import condition_number
 from dmri_fm.registry import MODELS
 from dmri_fm_lab import grid_scans
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate import reconstruction
 from dmri_fm_lab.evaluate.masked_scans import draw_direction_mask, reconstruct
 from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan, score_scans
 from dmri_fm_lab.evaluate.reconstruction_baselines import DIRECTION_BASELINES
@@ -163,9 +162,9 @@ def test_embedding_moves_by_whole_voxels() -> None:
 @pytest.fixture
 def run(tmp_path, monkeypatch, scan):
     """A tiny autoencoder, pretrained for a few steps, in the registry's place."""
-    monkeypatch.setitem(MODELS, "drope", (TINY, MODELS["drope"][1]))
+    monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=TINY))
     monkeypatch.setitem(drope_training.MAE_CONFIGS, "drope", TINY_MAE)
-    monkeypatch.setattr(reconstruction, "feature_grid", lambda *_: middle_of_the_brain())
+    monkeypatch.setattr(DropeConfig, "grid", middle_of_the_brain())
     settings = read_training(
         DropePretraining, "drope", optimisation={"n_steps": 3, "warmup_steps": 1}
     )
@@ -212,7 +211,7 @@ def test_the_command(run, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_brains_of_the_other_generator_lie_on_the_grid() -> None:
-    grid = tokens.feature_grid("drope")
+    grid = SMALL.grid
     (found,) = grid_scans.other_generator_scans(grid, 1, n_directions=6)
     assert isinstance(found, GridScan)
     assert found.mask.shape == tuple(grid.shape)

@@ -11,12 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm.gradient_options import GradientOptions
 from dmri_fm_workflows.bids import Problem, Session
 from dmri_fm_workflows.bids.filters import Filters
-from dmri_fm_workflows.bids.ignore import BidsIgnore
 from dmri_fm_workflows.bids.listing import list_images
 from dmri_fm_workflows.bids.participants import ParticipantReader
+from dmri_fm_workflows.bids.reading import Reading
 
 #: Stored LAS, as dcm2niix writes it.
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
@@ -51,10 +50,10 @@ class DatasetMaker:
         folder = self.root
         if "sub" in words:
             suffix = name.split(".")[0].rsplit("_", 1)[1]
-            kinds = {"dwi": "dwi", "sbref": "dwi", "T1w": "anat"}
+            datatypes = {"dwi": "dwi", "sbref": "dwi", "T1w": "anat"}
             folder /= f"sub-{words['sub']}"
             folder = folder / f"ses-{words['ses']}" if "ses" in words else folder
-            folder /= kinds.get(suffix, "fmap")
+            folder /= datatypes.get(suffix, "fmap")
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
 
@@ -104,15 +103,9 @@ class DatasetMaker:
         self, *, session: str | None = None, filters: Filters | None = None
     ) -> tuple[tuple[Session, ...], list[Problem]]:
         """Read participant 01; return sessions and problems."""
-        is_ignored = BidsIgnore(self.root)
-        reader = ParticipantReader(
-            self.root,
-            filters=filters or {},
-            sessions=None if session is None else [session],
-            is_ignored=is_ignored,
-            gradient_options=GradientOptions(),
-        )
-        visits = reader.read("01", list_images(self.root / "sub-01", is_ignored))
+        reading = Reading(self.root, filters or {}, None if session is None else [session])
+        reader = ParticipantReader(reading)
+        visits = reader.read("01", list_images(self.root / "sub-01", reading.is_ignored))
         return visits, reader.problems
 
 

@@ -257,7 +257,7 @@ def test_runs_and_field_maps_of_another_session_that_name_a_series(maker, stem) 
         maker.dwi("sub-01_ses-a_dir-PA_dwi", bvals=B0, metadata=said)
     series = only_series(maker)
     if stem == "phasediff":
-        assert [f.kind for f in series.fieldmaps] == ["phasediff"]
+        assert [f.method for f in series.fieldmaps] == ["phasediff"]
         assert "not built in yet" in reasons(series)["sub-01_ses-a_phasediff"]
     else:
         assert series.outside_image.path.name == "sub-01_ses-a_dir-PA_dwi.nii.gz"

@@ -9,7 +9,7 @@ import pytest
 
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.bids.metadata import list_ignored
-from dmri_fm_workflows.bids.scans import is_diffusion_signal, readout_time_s
+from dmri_fm_workflows.bids.scans import readout_time_s, why_no_signal
 from dmri_fm_workflows.execution import fingerprint
 from dmri_fm_workflows.outputs.publish import publish_json
 from dmri_fm_workflows.outputs.sidecars import carry_over
@@ -104,7 +104,7 @@ def test_no_value_breaks_a_decision(value) -> None:
             "SeriesDescription", "PhaseEncodingDirection")  # fmt: skip
     metadata = dict.fromkeys(keys, value)
     assert readout_time_s(metadata, 100) is None
-    assert is_diffusion_signal({}, metadata) is True
+    assert why_no_signal({}, metadata) == ""
     assert all(len(what) < 300 for what in list_ignored(metadata))
 
 

@@ -70,7 +70,7 @@ def test_what_the_four_scanners_say(vendors) -> None:
     assert [path.name for path in umr.t1w] == ["sub-umr_T1w.nii.gz"]
     assert trio.t1w == galan.t1w == ()
     (fieldmap,) = prisma.series[0].fieldmaps
-    assert fieldmap.kind == "phasediff"
+    assert fieldmap.method == "phasediff"
     assert reasons(prisma.series[0]) == {
         "phasediff": "correction by gradient-echo field maps is not built in yet (linked by "
         "IntendedFor)"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dmri_fm_workflows.bids.scans import is_diffusion_signal, readout_time_s
+from dmri_fm_workflows.bids.scans import readout_time_s, why_no_signal
 
 ORIGINAL = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE", "M"]}
 
@@ -27,7 +27,7 @@ ORIGINAL = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE", "M"]}
     ],
 )
 def test_phase_images_and_scanner_maps_are_no_signal(entities, metadata) -> None:
-    assert not is_diffusion_signal(entities, metadata)
+    assert why_no_signal(entities, metadata)
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_phase_images_and_scanner_maps_are_no_signal(entities, metadata) -> None
     ],
 )
 def test_measured_magnitude_is_signal(entities, metadata) -> None:
-    assert is_diffusion_signal(entities, metadata)
+    assert why_no_signal(entities, metadata) == ""
 
 
 def test_derived_signal_with_a_full_set_of_directions_is_taken() -> None:
     derived = {"ImageType": ["DERIVED", "PRIMARY", "M", "DIS2D"]}
-    assert is_diffusion_signal({}, derived, n_directions=30)
-    assert not is_diffusion_signal({}, derived, n_directions=3)
+    assert why_no_signal({}, derived, n_directions=30) == ""
+    assert why_no_signal({}, derived, n_directions=3)
     tracew = {"ImageType": ["DERIVED", "PRIMARY", "TRACEW"]}
-    assert not is_diffusion_signal({}, tracew, n_directions=30)
+    assert why_no_signal({}, tracew, n_directions=30)
 
 
 @pytest.mark.parametrize(

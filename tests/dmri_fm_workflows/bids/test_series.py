@@ -223,10 +223,10 @@ def test_gradient_echo_field_map_goes_to_the_series_it_names(maker) -> None:
     maker.json("sub-01_acq-p_phase2.json", {"B0FieldIdentifier": "gre"})
     maker.json("sub-01_acq-f_fieldmap.json", {"B0FieldIdentifier": "other"})
     a, b = read_session(maker).series
-    assert [f.kind for f in a.fieldmaps] == ["phasediff"]
+    assert [f.method for f in a.fieldmaps] == ["phasediff"]
     assert sorted(a.fieldmaps[0].paths) == ["magnitude1", "magnitude2", "phasediff"]
     assert a.fieldmaps[0].metadata["phasediff"]["EchoTime2"] == 0.006
-    assert [f.kind for f in b.fieldmaps] == ["phase1phase2"]
+    assert [f.method for f in b.fieldmaps] == ["phase1phase2"]
 
 
 @pytest.mark.parametrize(

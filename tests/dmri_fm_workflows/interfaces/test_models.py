@@ -70,8 +70,7 @@ def test_features_are_named_and_described_once(tmp_path: Path) -> None:
 def test_an_encoder_whose_features_are_class_tokens_is_refused(tmp_path: Path) -> None:
     config = replace(drope.SMALL, dim=24, depth=1, heads=2, features="cls")
     path = save_weights(
-        tmp_path / "cls.safetensors", Drope(config), name="drope", config=config, version="0",
-        normalisation={}, training={},
+        tmp_path / "cls.safetensors", Drope(config), name="drope", version="0", training={}
     )  # fmt: skip
     request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"drope": path})
     with pytest.raises(WeightsError, match="'cls', the class token"):

@@ -1,10 +1,9 @@
-"""Images of the `dwi` folder that hold b=0 volumes and need no gradient table."""
+"""Images of the `dwi` folder that hold b=0 volumes alone and need no gradient table."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,9 @@ from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.encoding import has_direction_word
+from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import EpiImage, is_opposite
 from dmri_fm_workflows.bids.scans import open_epi
-from dmri_fm_workflows.bids.sidecars import Sidecars
 
 __all__ = ["FEW_B0_VOLUMES", "open_bare_b0"]
 
@@ -26,12 +25,7 @@ FEW_B0_VOLUMES = 10
 
 
 def open_bare_b0(
-    path: Path,
-    metadata: Mapping[str, Any],
-    *,
-    sidecars: Sidecars,
-    encodings: Collection[str | None] = (),
-    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
+    path: Path, reading: Reading, *, encodings: Collection[str | None]
 ) -> EpiImage | None:
     """Open an image of the `dwi` folder that needs no gradient table: all its volumes are b=0.
 
@@ -41,21 +35,17 @@ def open_bare_b0(
     ----------
     path
         3-D or 4-D image.
-    metadata
-        Its merged sidecars.
-    sidecars
-        Finds its gradient files.
+    reading
+        Of the dataset.
     encodings
         Phase encodings of the runs of its session that have gradients.
-    gradient_options
-        How gradient files are read.
 
     Returns
     -------
     EpiImage or None
         None if it is to be read as a run with gradients. Without gradient files a single volume
-        is b=0; of up to :data:`FEW_B0_VOLUMES` it is said by a name with a direction or by a
-        link, and by a phase encoding that opposes that of a run.
+        is b=0. Up to :data:`FEW_B0_VOLUMES` are b=0 if the name has a direction or the sidecar a
+        link, and the phase encoding opposes that of a run.
 
     Raises
     ------
@@ -64,30 +54,28 @@ def open_bare_b0(
     GradientError
         If its b-values cannot be read; if those of a 3-D image do not make it b=0.
     """
-    own_bval, own_bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
-    has_own = [own is not None for own in (own_bval, own_bvec)]
-    image = None
-    if not all(has_own) or _ndim(path) == 3:
-        image = open_epi(path, metadata, sidecars=sidecars, gradient_options=gradient_options)
-    if image is None:
+    bval, bvec = reading.sidecars.find_own_gradients(path)
+    if bval is not None and bvec is not None and len(load_image(path).shape) != 3:
         return None
-    n_volumes = image.shape[3] if len(image.shape) == 4 else 1
-    if own_bval is not None:
-        bvals = read_numbers(own_bval, "b-values").ravel()
-        is_b0 = _is_b0(bvals, gradient_options)
+    image = open_epi(path, reading)
+    is_3d = len(image.shape) == 3
+    n_volumes = 1 if is_3d else image.shape[3]
+    if bval is not None:
+        bvals = read_numbers(bval, "b-values").ravel()
+        is_b0 = _is_b0(bvals, reading.gradient_options)
         # b-values of a whole run say that the image is what is wrong, and how.
-        if len(image.shape) == 3 and (bvals.size == 1) != is_b0:
-            raise _no_b0_volume(own_bval, bvals)
+        if is_3d and (bvals.size == 1) != is_b0:
+            raise _no_b0_volume(bval, bvals)
         return image if is_b0 and bvals.size == n_volumes else None
-    if own_bvec is not None and len(image.shape) == 3:
-        raise _no_b0_volume(own_bvec)
-    if own_bvec is not None:
+    if bvec is not None:
+        if is_3d:
+            raise _no_b0_volume(bvec)
         return None
     if n_volumes == 1:
         return image
-    is_inherited = any(sidecars.find(path, e).exists() for e in (".bval", ".bvec"))
+    is_inherited = any(reading.sidecars.find(path, e).exists() for e in (".bval", ".bvec"))
     is_named = has_direction_word(image.entities) or any(
-        metadata.get(key) for key in ("IntendedFor", "B0FieldIdentifier")
+        image.metadata.get(key) for key in ("IntendedFor", "B0FieldIdentifier")
     )
     is_reverse = is_named and any(is_opposite(image.phase_encoding, e) for e in encodings)
     return image if is_reverse and not is_inherited and n_volumes <= FEW_B0_VOLUMES else None
@@ -116,7 +104,3 @@ def _no_b0_volume(path: Path, bvals: NDArray[np.float64] | None = None) -> Gradi
         advice="correct or remove the gradient files if it is b=0; merge it into its series if it "
         "is a weighted volume of one",
     )
-
-
-def _ndim(path: Path) -> int:
-    return len(load_image(path).shape)

@@ -1,7 +1,7 @@
-"""Images of a whole dataset from a pybids database, which is made once and shared by many jobs.
+"""Images of a dataset from a pybids database, which is made once and shared by many jobs.
 
-Where listing folders is slow, as on a network drive with thousands of participants, a job asks
-the database instead. Only paths are taken from it: whose a scan is, its folder says.
+It serves where listing folders is slow, as on a network drive with thousands of participants.
+Only paths are taken from it: the folder of a scan names its owner.
 """
 
 from __future__ import annotations
@@ -25,16 +25,9 @@ _INDEXED = re.compile(rf"/sub-[^/]+(/ses-[^/]+)?(/({'|'.join(DATATYPES)})(/[^/]+
 def read_database(
     database_dir: Path, root: Path, is_ignored: BidsIgnore
 ) -> dict[Path, list[Path]]:
-    """Return the images of each participant's folder, of all participants.
+    """Return the images of all participants, by participant's folder.
 
-    Parameters
-    ----------
-    database_dir
-        Folder of the database; made there, by indexing the dataset, if there is none.
-    root
-        Folder of the dataset, absolute.
-    is_ignored
-        Tells which files are not part of the dataset.
+    The dataset is indexed, and the database written, if there is none in `database_dir`.
 
     Raises
     ------

@@ -1,10 +1,10 @@
-"""Read a dataset: find its scans, open them, and collect what cannot be used."""
+"""A raw dataset, read: its scans are found and opened, and what cannot be used is listed."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dmri_fm.content import require_content, require_installed
@@ -13,15 +13,10 @@ from dmri_fm.gradient_options import GradientOptions
 from dmri_fm_workflows.bids.database import read_database
 from dmri_fm_workflows.bids.filters import Filters, check_filters
 from dmri_fm_workflows.bids.folders import misnamed_folder
-from dmri_fm_workflows.bids.ignore import BidsIgnore
-from dmri_fm_workflows.bids.listing import (
-    find_missing_folders,
-    list_images,
-    list_participant_folders,
-    list_session_folders,
-)
+from dmri_fm_workflows.bids.listing import find_missing_folders, list_folders, list_images
 from dmri_fm_workflows.bids.names import is_label
 from dmri_fm_workflows.bids.participants import ParticipantReader
+from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import Dataset, Participant, Problem
 from dmri_fm_workflows.bids.sidecars import read_json_object
 
@@ -45,10 +40,10 @@ def read_dataset(
     """Read a raw BIDS dataset.
 
     Headers and gradient files are checked; voxels are not read. A scan that cannot be used
-    becomes a :class:`~dmri_fm_workflows.bids.Problem` and does not stop the others. Whose a scan
-    is, its
-    folder says; a name that does not agree is such a problem. Files that `.bidsignore` lists, and
-    folders of a participant or session other than `anat`, `dwi` and `fmap`, are left alone.
+    becomes a :class:`~dmri_fm_workflows.bids.Problem` and does not stop the others. The folder of
+    a scan names its participant and session; a file name that does not agree is such a problem.
+    Files that `.bidsignore` lists, and folders of a participant or session other than `anat`,
+    `dwi` and `fmap`, are not read.
 
     Parameters
     ----------
@@ -84,61 +79,51 @@ def read_dataset(
     name = _read_name(root)
     filters = {} if filters is None else filters
     check_filters(filters)
-    is_ignored = BidsIgnore(root)
-    folders, misnamed = _choose_participants(root, is_ignored, participant_labels)
-    sessions = (
-        None
-        if session_labels is None
-        else frozenset(str(s).removeprefix("ses-") for s in session_labels)
-    )
+    sessions = None
+    if session_labels is not None:
+        sessions = frozenset(str(s).removeprefix("ses-") for s in session_labels)
+    reading = Reading(root, filters, sessions, gradient_options)
+    folders, misnamed = _choose_participants(reading, participant_labels)
     indexed = None
     if database_dir is not None:
-        indexed = read_database(Path(database_dir), root, is_ignored)
-    reader = ParticipantReader(
-        root,
-        filters=filters,
-        sessions=sessions,
-        is_ignored=is_ignored,
-        gradient_options=gradient_options,
-    )
+        indexed = read_database(Path(database_dir), root, reading.is_ignored)
+    reader = ParticipantReader(reading)
     participants = []
     without: list[str] = []
     for folder in folders:
         label = folder.name.removeprefix("sub-")
-        listed = _images_of(folder, label, reader, is_ignored, sessions, indexed=indexed)
-        visits = reader.read(label, listed)
+        visits = reader.read(label, _list_images(folder, label, reading, reader, indexed))
         if visits:
             participants.append(Participant(label, visits))
         elif not any(p.participant == label for p in reader.problems):
             without.append(label)
     if len(without) == len(folders) and not misnamed:
-        raise _no_scans(root, sessions, filters, database_dir)
+        raise _no_scans(root, reading, database_dir)
     for label in without:
         if participant_labels is None:
             LOGGER.info("sub-%s has no diffusion scan", label)
         else:
-            reader.note(label, _no_scans(root / f"sub-{label}", sessions, filters, database_dir))
+            reader.note(label, _no_scans(root / f"sub-{label}", reading, database_dir))
     return Dataset(root, name, tuple(participants), (*misnamed, *reader.problems))
 
 
-def _images_of(
+def _list_images(
     folder: Path,
     label: str,
+    reading: Reading,
     reader: ParticipantReader,
-    is_ignored: BidsIgnore,
-    sessions: Collection[str] | None,
-    *,
     indexed: Mapping[Path, list[Path]] | None,
 ) -> list[Path]:
-    """List the images of a participant; what keeps some from being listed is a problem."""
+    """List the images of a participant; folders that hide images are problems of the reader."""
+    is_ignored = reading.is_ignored
     try:
         require_content(folder, LayoutError)
-        for path in list_session_folders(folder, is_ignored):
+        for path in list_folders(folder, "ses-", is_ignored):
             session = path.name.removeprefix("ses-")
-            if not is_label(session) and (sessions is None or session in sessions):
+            if not is_label(session) and reading.includes(session):
                 reader.note(label, misnamed_folder(path))
         require_installed(folder, LayoutError)
-        for missing in find_missing_folders(folder, is_ignored, sessions=sessions):
+        for missing in find_missing_folders(folder, is_ignored, sessions=reading.sessions):
             reader.note(label, missing)
         return list_images(folder, is_ignored) if indexed is None else indexed.get(folder, [])
     except LayoutError as error:
@@ -174,13 +159,15 @@ def _read_name(root: Path) -> str:
 
 
 def _choose_participants(
-    root: Path, is_ignored: BidsIgnore, wanted: Sequence[str] | None
+    reading: Reading, wanted: Sequence[str] | None
 ) -> tuple[list[Path], list[Problem]]:
-    """Return the folders asked for, and a problem for each whose label BIDS does not allow.
+    """Return the requested folders, and a problem for each whose label BIDS does not allow.
 
-    Such a folder is of no participant that could be named, so nothing of it is read.
+    The participant of such a folder has no name, so nothing of it is read.
     """
-    folders = {p.name.removeprefix("sub-"): p for p in list_participant_folders(root, is_ignored)}
+    root = reading.root
+    listed = list_folders(root, "sub-", reading.is_ignored)
+    folders = {path.name.removeprefix("sub-"): path for path in listed}
     if not folders:
         raise LayoutError(
             "no sub-* folder",
@@ -192,7 +179,7 @@ def _choose_participants(
         return (
             [path for label, path in folders.items() if is_label(label)],
             [
-                Problem(None, path, misnamed_folder(path))
+                Problem(None, misnamed_folder(path))
                 for label, path in folders.items()
                 if not is_label(label)
             ],
@@ -215,21 +202,17 @@ def _choose_participants(
     return [folders[label] for label in labels], []
 
 
-def _no_scans(
-    folder: Path,
-    sessions: Iterable[str] | None,
-    filters: Filters,
-    database_dir: str | Path | None,
-) -> LayoutError:
+def _no_scans(folder: Path, reading: Reading, database_dir: str | Path | None) -> LayoutError:
+    """Return the error of a dataset's or a participant's folder without diffusion scans."""
     found = "no diffusion scan"
-    if sessions is not None:
-        found += f" in session {', '.join(sorted(sessions))}"
-    if "dwi" in filters:
-        found += f" that passes the filter {json.dumps(dict(filters['dwi']))}"
     advice = "check folders and names with the BIDS validator"
-    if sessions is not None:
-        known = sorted({p.name.removeprefix("ses-") for p in _session_folders(folder)})
+    if reading.sessions is not None:
+        found += f" in session {', '.join(sorted(reading.sessions))}"
+        pattern = "ses-*" if folder.name.startswith("sub-") else "sub-*/ses-*"
+        known = sorted({p.name.removeprefix("ses-") for p in folder.glob(pattern)})
         advice = f"sessions there: {', '.join(known) or 'none'}"
+    if "dwi" in reading.filters:
+        found += f" that passes the filter {json.dumps(dict(reading.filters['dwi']))}"
     if database_dir is not None:
         advice += f"; remove {database_dir} if the dataset changed since it was made"
     return LayoutError(
@@ -238,7 +221,3 @@ def _no_scans(
         expected="sub-*/[ses-*/]dwi/*_dwi.nii.gz with measured signal",
         advice=advice,
     )
-
-
-def _session_folders(folder: Path) -> Iterable[Path]:
-    return folder.glob("ses-*" if folder.name.startswith("sub-") else "sub-*/ses-*")

@@ -1,4 +1,4 @@
-"""What file names say about the phase encoding, and whether the metadata agree."""
+"""Phase encoding in file names: direction words, and contradictions with the metadata."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["acquisitions_oppose", "find_contradictions", "has_direction_word"]
 _OPPOSITE_WORD: Mapping[str, str] = {
     word: word[::-1] for word in ("AP", "PA", "LR", "RL", "IS", "SI", "FH", "HF")
 }
-#: Axis of the scanner's frame, RAS+, along which a direction word lies.
-_WORD_AXIS: Mapping[str, int] = {
-    "AP": 1, "PA": 1, "LR": 0, "RL": 0, "IS": 2, "SI": 2, "FH": 2, "HF": 2
+#: Axis of the scanner's frame, RAS+, by the first letter of a direction word.
+_LETTER_AXIS: Mapping[str, int] = {
+    "L": 0, "R": 0, "A": 1, "P": 1, "I": 2, "S": 2, "F": 2, "H": 2
 }  # fmt: skip
 _AXIS_NAMES = ("left-right", "anterior-posterior", "inferior-superior")
 #: A word at the end of a longer label, `b2000AP`; `SNAP` and `map` hold none.
@@ -37,12 +37,9 @@ _CHECK = "Check it against the protocol: with a wrong sign distortion doubles."
 
 
 def acquisitions_oppose(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Tell whether the `acq` labels of two names differ in a direction word alone.
+    """Tell whether two names differ in the direction word of their `acq` labels alone.
 
-    Parameters
-    ----------
-    one, other
-        Labels of two names by long name; all but `acquisition`, `direction` and `run` agree.
+    Labels of `direction` and `run` may differ, too.
 
     Examples
     --------
@@ -78,7 +75,7 @@ def has_direction_word(entities: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Labelled:
-    """An image whose name and metadata both say how it was encoded.
+    """An image whose name and metadata both hold its phase encoding.
 
     Attributes
     ----------
@@ -99,29 +96,21 @@ class _Labelled:
 
 
 def find_contradictions(images: Sequence[EpiImage]) -> Iterator[str]:
-    """Find images of one session whose names and PhaseEncodingDirection disagree.
+    """Yield warnings of echo-planar images whose names and PhaseEncodingDirection disagree.
 
-    The `dir` label counts; without one, a direction word in the `acq` label. Directions are
-    compared in the scanner's frame, so that images stored along other axes are compared rightly.
-    Which word goes with which sign is left to the lab.
-
-    Parameters
-    ----------
-    images
-        Echo-planar images of one session.
-
-    Yields
-    ------
-    str
-        A warning: a word whose axis is another than that of the phase encoding, once for each
-        label; or opposite words whose directions are not opposed, or one label with opposite
-        directions, once for each pair of labels.
+    A direction word along another axis than the phase encoding is a contradiction, told once a
+    label. So are opposite words whose directions are not opposed, and one label with opposite
+    directions, told once a pair of labels. The `dir` label counts; without one, a direction word
+    in the `acq` label. Directions are compared in the scanner's frame, so that the storage order
+    of images does not matter. Which sign a word stands for is the lab's choice.
     """
     known = [found for image in images if (found := _read_label(image))]
     off_axis: set[str] = set()
     for one in known:
-        axis = _WORD_AXIS.get(one.word)
-        if axis is None or abs(one.vector[axis]) >= _LEAST_AXIS_COSINE or one.label in off_axis:
+        if one.word not in _OPPOSITE_WORD:
+            continue
+        axis = _LETTER_AXIS[one.word[0]]
+        if abs(one.vector[axis]) >= _LEAST_AXIS_COSINE or one.label in off_axis:
             continue
         off_axis.add(one.label)
         actual = _AXIS_NAMES[int(np.abs(one.vector).argmax())]
@@ -140,7 +129,7 @@ def find_contradictions(images: Sequence[EpiImage]) -> Iterator[str]:
 
 
 def _read_label(image: EpiImage) -> _Labelled | None:
-    """Read the label that says how an image was encoded; None if name or metadata lack it."""
+    """Return an image with the label of its encoding; None if name or metadata lack it."""
     if not image.phase_encoding:
         return None
     if direction := image.entities.get("direction"):

@@ -1,8 +1,7 @@
-"""Which image corrects the distortion of which series, and why the others do not."""
+"""Choice of the image that corrects the distortion of a series, and reasons against the others."""
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,8 +9,9 @@ from pathlib import Path
 
 from dmri_fm.errors import ImageError, InputError
 from dmri_fm_workflows.bids.encoding import acquisitions_oppose
+from dmri_fm_workflows.bids.fieldmaps import field_images, match_fieldmaps, why_unused
 from dmri_fm_workflows.bids.links import Statement, Tie, read_statement, tie_to
-from dmri_fm_workflows.bids.metadata import list_ignored, read_number, words
+from dmri_fm_workflows.bids.metadata import PHASE_ENCODINGS, describe_fault, list_ignored
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.bids.records import (
     DwiRun,
@@ -23,23 +23,13 @@ from dmri_fm_workflows.bids.records import (
     pose_difference,
 )
 
-__all__ = ["ECHO_TIME_TOLERANCE", "Candidate", "FieldChoice", "choose_images", "echo_time_s"]
+__all__ = ["ECHO_TIME_TOLERANCE", "Candidate", "FieldChoice", "choose_images"]
 
 #: Runs whose echo times differ by a larger fraction differ in contrast.
 ECHO_TIME_TOLERANCE = 0.03
 
-#: A longer echo time is in another unit, s.
-LONGEST_ECHO_TIME_S = 10.0
-
 #: Entities in which a single-band reference may differ from the run that it serves.
 _SBREF_FREE = ("direction", "run")
-
-#: Suffixes of the images of a field map that hold the field, by its kind.
-_FIELD_SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    "phasediff": ("phasediff",),
-    "phase1phase2": ("phase1", "phase2"),
-    "fieldmap": ("fieldmap",),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +59,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class FieldChoice:
-    """What corrects a series.
+    """Images and field maps that correct a series, and what is to be told about the others.
 
     Attributes
     ----------
@@ -117,7 +107,7 @@ class _Verdict:
 
     @property
     def reason(self) -> str:
-        """Everything that stands against it, what it says about itself first."""
+        """All obstacles: that of the link first, then encoding, then grid and pose."""
         against = [part for part in (self.tie.obstacle, *self.misfits, self.difference) if part]
         if self.tie.advice and len(against) == 1:
             against[0] += f": {self.tie.advice}"
@@ -154,60 +144,59 @@ def choose_images(
     root
         Folder of the dataset, to which `bids::` links are relative.
     """
-    said = {c.image.path: read_statement(c.image.path, [c.image.metadata], root=root)
-            for c in candidates}  # fmt: skip
-    said |= {p: read_statement(p, f.metadata.values(), root=root)
-             for f in fieldmaps for p in _field_paths(f)}  # fmt: skip
-    here = {
-        i
-        for statement in said.values()
-        if _is_same_session(statement.path, runs[0].path, root)
-        for i in statement.identifiers
-    }
-    here |= {i for run in runs for i in words(run.metadata.get("B0FieldIdentifier"))}
-    verdicts = sorted(
-        (
-            _judge(c, runs, said[c.image.path], others=others, known=here)
-            for c in candidates
-            if c.image not in runs
-            and not (
-                c.is_elsewhere and not c.is_outside and not tie_to(runs, said[c.image.path]).how
-            )
-        ),
-        key=lambda v: (v.rank, v.candidate.image.path),
-    )
+    sidecars = {c.image.path: [c.image.metadata] for c in candidates}
+    sidecars |= {path: [*f.metadata.values()] for f in fieldmaps for path in field_images(f)}
+    said = {path: read_statement(path, found, root=root) for path, found in sidecars.items()}
+    verdicts = _judge_all(runs, candidates, said, others=others)
     own_pair = find_pair(runs, runs)
     usable = [] if own_pair else [v for v in verdicts if v.is_usable]
     reverse = tuple(v.candidate.image for v in usable)
     pair = own_pair or find_pair(runs, reverse)
     used = next((v for v in usable if pair and v.candidate.image is pair[1]), None)
-    meant, refused_maps, remarks = _judge_fieldmaps(
-        runs, fieldmaps, said, others=others, root=root
-    )
+    matched = list(match_fieldmaps(runs, fieldmaps, said, others=others))
     unused = [
-        UnusedImage(v.candidate.image.path, v.reason or _better(pair))
+        UnusedImage(v.candidate.image.path, v.reason or _name_better(pair))
         for v in sorted(verdicts, key=lambda v: not v.tie.how)
         if v is not used and not _is_own_reference(v.candidate, runs)
     ]
+    unused += [image for fieldmap, tie in matched for image in why_unused(fieldmap, tie)]
     return FieldChoice(
         reverse=reverse,
         pair_reason=used.tie.how if used else "both are runs of the series" if own_pair else "",
-        fieldmaps=meant,
-        unused=(*unused, *refused_maps, *(() if pair else _halves_without_b0(runs))),
+        fieldmaps=tuple(fieldmap for fieldmap, tie in matched if tie.how),
+        unused=(*unused, *(() if pair else _halves_without_b0(runs))),
         errors=() if pair else tuple(_errors(verdicts, runs)),
         warnings=(
             *_missing_sources(runs, said),
             *_ignored_entries([v.candidate for v in verdicts], fieldmaps),
             *(_remarks(used, runs) if used else ()),
-            *remarks,
+            *(remark for _, tie in matched for remark in tie.remarks),
         ),
         misplaced=() if pair else tuple(v.candidate.image for v in verdicts if v.is_misplaced),
     )
 
 
-def echo_time_s(image: EpiImage) -> float | None:
-    """Return EchoTime; None if it is missing or no number."""
-    return read_number(image.metadata, "EchoTime")
+def _judge_all(
+    runs: tuple[DwiRun, ...],
+    candidates: Sequence[Candidate],
+    said: Mapping[Path, Statement],
+    *,
+    others: Sequence[DwiRun],
+) -> list[_Verdict]:
+    """Judge all candidates outside the series, the best one first."""
+    session = runs[0].path.parent.parent
+    own_fields = {i for run in runs for i in run.b0_identifiers}
+    for path, statement in said.items():
+        if path.parent.parent == session:
+            own_fields |= {*statement.identifiers}
+    verdicts = [
+        _judge(c, runs, said[c.image.path], others=others, own_fields=own_fields)
+        for c in candidates
+        if c.image not in runs
+        # Images of other sessions are candidates only by a link.
+        and (not c.is_elsewhere or c.is_outside or tie_to(runs, said[c.image.path]).how)
+    ]
+    return sorted(verdicts, key=lambda v: (v.rank, v.candidate.image.path))
 
 
 def _judge(
@@ -216,11 +205,12 @@ def _judge(
     said: Statement,
     *,
     others: Sequence[DwiRun],
-    known: Collection[str],
+    own_fields: Collection[str],
 ) -> _Verdict:
+    """Judge a candidate; `own_fields` are the B0 fields of the series' own session."""
     image = candidate.image
     tie = tie_to(runs, said, others=others)
-    if candidate.is_elsewhere and tie.by_field in known:
+    if candidate.is_elsewhere and tie.by_field in own_fields:
         where = "lies outside the sessions" if candidate.is_outside else "is of another session"
         tie = Tie(
             obstacle=f"it {where}, and the series' own session has images with "
@@ -250,7 +240,7 @@ def _tie_by_protocol(candidate: Candidate, runs: tuple[DwiRun, ...]) -> Tie | No
         if own is None:
             return Tie(obstacle="it belongs to another series", advice=advice)
         if not _has_same_echo(image, own):
-            found = f"it belongs to another series of another EchoTime, {echo_time_s(image):g} s"
+            found = f"it belongs to another series of another EchoTime, {image.echo_time_s:g} s"
             return Tie(obstacle=found, advice=advice)
         labels = " and ".join(f"acq-{i.entities['acquisition']}" for i in (own, image))
         return Tie(f"labels {labels}, opposite directions of one protocol")
@@ -263,7 +253,7 @@ def _protocol(image: EpiImage) -> dict[str, str]:
 
 def _has_same_echo(one: EpiImage, other: EpiImage) -> bool:
     """Tell whether echo times agree, as far as both are known."""
-    first, second = sorted((echo_time_s(one) or 0.0, echo_time_s(other) or 0.0))
+    first, second = sorted((one.echo_time_s or 0.0, other.echo_time_s or 0.0))
     return first <= 0 or second <= (1 + ECHO_TIME_TOLERANCE) * first
 
 
@@ -283,13 +273,10 @@ def _encoding_misfit(image: EpiImage, runs: Sequence[DwiRun]) -> str:
 
 def _unknown_encoding(who: str, images: Sequence[EpiImage]) -> str:
     """Say that the phase encoding is missing, or what stands in its place."""
-    values = [i.metadata.get("PhaseEncodingDirection") for i in images]
-    value = next((v for v in values if v is not None), None)
-    if value is None:
-        return f"{who} has no PhaseEncodingDirection"
-    return (
-        f"{who} has PhaseEncodingDirection {reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
-    )
+    key = "PhaseEncodingDirection"
+    metadata = next((i.metadata for i in images if i.metadata.get(key) is not None), {})
+    fault = describe_fault(metadata, key, f"not one of {', '.join(PHASE_ENCODINGS)}")
+    return f"{who} has no {key}" if not metadata else f"{who} has {key} {fault}"
 
 
 def _is_own_reference(candidate: Candidate, runs: Sequence[DwiRun]) -> bool:
@@ -297,13 +284,13 @@ def _is_own_reference(candidate: Candidate, runs: Sequence[DwiRun]) -> bool:
     return any(run.sbref == candidate.image.path for run in runs)
 
 
-def _better(pair: tuple[EpiImage, EpiImage] | None) -> str:
+def _name_better(pair: tuple[EpiImage, EpiImage] | None) -> str:
     names = " and ".join(image.path.name for image in pair or ())
     return f"not needed: {names} are used"
 
 
 def _errors(verdicts: Sequence[_Verdict], runs: Sequence[DwiRun]) -> Iterator[ImageError]:
-    """Yield what its author meant for the series and placed elsewhere."""
+    """Yield an error for each image that is linked to the series and differs in grid or pose."""
     for verdict in verdicts:
         is_meant = verdict.tie.how.startswith("linked") and not verdict.candidate.is_elsewhere
         if verdict.is_misplaced and is_meant:
@@ -320,18 +307,14 @@ def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
     """Yield what a reader should know of the image that is used."""
     yield from used.tie.remarks
     image, origin = used.candidate.image, used.candidate.origin
-    if used.candidate.is_outside:
+    if used.candidate.is_elsewhere:
+        where, new = "is of another session", ""
+        if used.candidate.is_outside:
+            where, new = "lies outside the sessions", "if it is of another visit, "
         yield (
-            f"{image.path.name}, which corrects {runs[0].path.name}, lies outside the sessions: "
-            "if it is of another visit, the head was placed anew and the magnet shimmed anew, so "
-            "the field may differ. A rigid movement between the two is estimated. Look at the "
-            "figure of the correction."
-        )
-    elif used.candidate.is_elsewhere:
-        yield (
-            f"{image.path.name}, which corrects {runs[0].path.name}, is of another session: "
-            "the head was placed anew and the magnet shimmed anew, so the field may differ. A "
-            "rigid movement between the two is estimated. Look at the figure of the correction."
+            f"{image.path.name}, which corrects {runs[0].path.name}, {where}: {new}the head was "
+            "placed anew and the magnet shimmed anew, so the field may differ. A rigid movement "
+            "between the two is estimated. Look at the figure of the correction."
         )
     if origin == "sbref":
         yield (
@@ -339,7 +322,7 @@ def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
             "corrects distortion: it is taken to be a b=0 image."
         )
     if not _has_same_echo(image, runs[0]):
-        times = " and ".join(f"{echo_time_s(i):g}" for i in (runs[0], image))
+        times = " and ".join(f"{i.echo_time_s:g}" for i in (runs[0], image))
         yield (
             f"{runs[0].path.name} and {image.path.name}, the pair that corrects distortion, "
             f"differ in EchoTime: {times} s."
@@ -367,60 +350,18 @@ def _halves_without_b0(runs: Sequence[DwiRun]) -> Iterator[UnusedImage]:
 
 def _missing_sources(runs: Sequence[DwiRun], said: Mapping[Path, Statement]) -> Iterator[str]:
     """Yield B0 fields that runs name and no image has."""
-    owner = {i: r.path.name for r in runs for i in words(r.metadata.get("B0FieldIdentifier"))}
+    owner = {i: run.path.name for run in runs for i in run.b0_identifiers}
     owner |= {i: path.name for path, statement in said.items() for i in statement.identifiers}
-    for source in dict.fromkeys(
-        s for run in runs for s in words(run.metadata.get("B0FieldSource"))
-    ):
+    asking: dict[str, str] = {}
+    for run in runs:
+        for source in run.b0_sources:
+            asking.setdefault(source, run.path.name)
+    for source, name in asking.items():
         if source in owner:
             continue
-        names = [r.path.name for r in runs if source in words(r.metadata.get("B0FieldSource"))]
         near = get_close_matches(source, owner, n=1)
         hint = f" The nearest is {near[0]!r}, of {owner[near[0]]}." if near else ""
         yield (
-            f"{names[0]}: B0FieldSource {source!r} is the B0FieldIdentifier of no image of the "
+            f"{name}: B0FieldSource {source!r} is the B0FieldIdentifier of no image of the "
             f"participant.{hint}"
         )
-
-
-def _field_paths(fieldmap: Fieldmap) -> list[Path]:
-    return [
-        fieldmap.paths[suffix]
-        for suffix in _FIELD_SUFFIXES[fieldmap.kind]
-        if suffix in fieldmap.paths
-    ]
-
-
-def _judge_fieldmaps(
-    runs: tuple[DwiRun, ...],
-    fieldmaps: Sequence[Fieldmap],
-    said: Mapping[Path, Statement],
-    *,
-    others: Sequence[DwiRun],
-    root: Path,
-) -> tuple[tuple[Fieldmap, ...], list[UnusedImage], tuple[str, ...]]:
-    """Return field maps meant for a series, why none is used, and remarks on their links."""
-    meant: list[Fieldmap] = []
-    unused: list[UnusedImage] = []
-    remarks: list[str] = []
-    for fieldmap in fieldmaps:
-        paths = _field_paths(fieldmap)
-        tie = tie_to(runs, said[paths[0]], others=others)
-        if not tie.how and not _is_same_session(paths[0], runs[0].path, root):
-            continue
-        if tie.how:
-            meant.append(fieldmap)
-            remarks += tie.remarks
-        because = tie.how or tie.obstacle
-        unused += [
-            UnusedImage(
-                path,
-                f"correction by gradient-echo field maps is not built in yet ({because})",
-            )
-            for path in paths
-        ]
-    return tuple(meant), unused, tuple(remarks)
-
-
-def _is_same_session(one: Path, other: Path, root: Path) -> bool:
-    return one.relative_to(root).parts[:-2] == other.relative_to(root).parts[:-2]

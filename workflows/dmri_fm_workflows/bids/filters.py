@@ -1,4 +1,4 @@
-"""Which images a request is about: filter files in fmriprep's form."""
+"""Filters: conditions on the images of a request, in fmriprep's form."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.json_files import read_object
+from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
-from dmri_fm_workflows.bids.scans import FIELDMAP_SUFFIXES
 
 __all__ = [
     "FOLDERS",
@@ -23,15 +23,15 @@ __all__ = [
 
 Filters = Mapping[str, Mapping[str, Any]]
 
-#: Queries of a filter file that concern this program, and the suffixes they select among.
+#: Queries of a filter file that this program uses, and the suffixes they select among.
 QUERIES: Mapping[str, tuple[str, ...]] = {
     "dwi": ("dwi", "sbref"),
     "t1w": ("T1w",),
     "fmap": ("epi", *FIELDMAP_SUFFIXES),
 }
 
-#: Entities that a name may have beside those of a scan; their absence is no reason to look for
-#: them in the sidecars.
+#: Entities that a name may have beside those of a scan. One that is absent is not looked up in
+#: the sidecars.
 _OTHER_ENTITIES = frozenset({"desc", "space", "inv", "flip", "mt", "task", "trc", "recording"})
 
 _ANY = frozenset({"*", "Query.ANY", "Query.OPTIONAL"})
@@ -121,13 +121,13 @@ def passes(
     filters
         Conditions beside the suffix.
     entities
-        Labels by long name; participant and session are those of the folder. A name that is no
-        BIDS name is read as well as it can be, so that a filter may leave it out.
+        Labels by long name, of an invalid name as far as it can be read; participant and session
+        are those of the folder.
     suffix
-        What the image claims to be.
+        Claimed by the name.
     metadata
         Returns the merged sidecars of an image; called only if a condition needs them. None
-        passes over such conditions.
+        skips such conditions.
     """
     if "desc" in entities or "space" in entities:
         return False

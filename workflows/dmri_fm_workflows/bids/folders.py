@@ -1,7 +1,8 @@
-"""Whose data a file holds: the folder says it, and the file's own name has to agree.
+"""Owner of a file: its folder names participant and session, and its own name has to agree.
 
-A file of `sub-X/[ses-Y/]dwi/` is of participant X and session Y. One whose name says otherwise,
-says nothing, or can be read in two ways is of nobody that this program could know: it is refused.
+A file of `sub-X/[ses-Y/]dwi/` is of participant X and session Y. A file whose name says otherwise,
+lacks a label or is ambiguous has no known owner. Such files are refused: each function here
+returns the error, for the caller to raise or to list.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from dmri_fm_workflows.bids.names import find_fault, plain_label, split_name
 __all__ = [
     "DATATYPES",
     "Owner",
-    "check_name",
     "claimed_suffix",
+    "find_foreign_link",
+    "find_misplacement",
     "misnamed_folder",
     "owner_of",
-    "refuse_foreign_link",
 ]
 
 #: Folders of a participant or session that are read. Whatever else lies there is left alone.
@@ -50,14 +51,7 @@ class Owner:
 
 
 def owner_of(folder: Path, root: Path) -> Owner:
-    """Tell whose folder it is.
-
-    Parameters
-    ----------
-    folder
-        The root, a participant's folder, or one below it.
-    root
-        Folder of the dataset.
+    """Return the owner of a folder at or below the dataset's root.
 
     Examples
     --------
@@ -77,8 +71,8 @@ def owner_of(folder: Path, root: Path) -> Owner:
 def claimed_suffix(name: str, suffixes: Collection[str]) -> str | None:
     """Return the suffix among `suffixes` that a file claims to have; None if none.
 
-    A name that is no BIDS name claims a suffix that it holds anywhere as a word of its own, in
-    any case: whoever wrote `sub-01_DWI_old.nii.gz` meant a diffusion scan.
+    An invalid name claims a suffix that it holds anywhere as a word of its own, in any case:
+    whoever wrote `sub-01_DWI_old.nii.gz` meant a diffusion scan.
 
     Examples
     --------
@@ -94,8 +88,13 @@ def claimed_suffix(name: str, suffixes: Collection[str]) -> str | None:
     return next((suffix for suffix in suffixes if suffix.lower() in words), None)
 
 
-def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = None) -> None:
-    """Refuse a file whose name or place does not agree with its folder.
+def find_misplacement(
+    path: Path, root: Path, *, suffix: str, datatype: str | None = None
+) -> LayoutError | None:
+    """Return the error of a file whose name or place does not agree with its folder.
+
+    The name is invalid, or has another or no `sub-` or `ses-` where the folder has one, or has
+    `ses-` in a folder outside the sessions.
 
     Parameters
     ----------
@@ -107,19 +106,13 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
         What the file claims to be.
     datatype
         Folder in which images of that suffix belong; not checked if None.
-
-    Raises
-    ------
-    LayoutError
-        If the name is no BIDS name, has another or no `sub-` or `ses-` where the folder has one,
-        or has `ses-` in a folder outside the sessions.
     """
     owner = owner_of(path.parent, root)
     fault = find_fault(path.name) or _contradiction(path, owner, suffix)
     shown = path.parent.relative_to(root)
     if fault is not None and owner.subject is None:
         # No name is proposed: one that is valid here would apply to every participant.
-        raise LayoutError(
+        return LayoutError(
             f"a file above the participants has no BIDS name: {fault}",
             path=path,
             expected="<key>-<label> words and a suffix; it then applies to all images of that "
@@ -128,7 +121,7 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
             "the scan's name, or list it in .bidsignore",
         )
     if fault is not None:
-        raise LayoutError(
+        return LayoutError(
             f"the file's name does not fit its folder {shown}: {fault}",
             path=path,
             expected=_expected_name(path.name, owner, suffix),
@@ -136,39 +129,30 @@ def check_name(path: Path, root: Path, *, suffix: str, datatype: str | None = No
             "or move it, or list it in .bidsignore",
         )
     if datatype is not None and path.parent.name != datatype:
-        raise LayoutError(
+        return LayoutError(
             f"{suffix} image in the folder {shown}",
             path=path,
             expected=str(shown.parent / datatype / path.name),
             advice="move it there, with the files that describe it, or list it in .bidsignore",
         )
+    return None
 
 
-def refuse_foreign_link(path: Path, root: Path) -> None:
-    """Refuse a file that is a link, or lies behind one, into another participant's folder.
+def find_foreign_link(path: Path, root: Path) -> LayoutError | None:
+    """Return the error of a file that is, or is behind, a link into another participant's data.
 
-    Links out of the dataset and into a store of git-annex say nothing of whose data they are.
-
-    Parameters
-    ----------
-    path
-        A file below a participant's folder.
-    root
-        Folder of the dataset, without links.
-
-    Raises
-    ------
-    LayoutError
-        With what the link leads to.
+    Links out of the dataset and into a store of git-annex do not tell an owner. Files above the
+    participants belong to all of them, wherever they are kept.
     """
+    subject = owner_of(path.parent, root).subject
     target = Path(os.path.realpath(path))
-    if target == path or not target.is_relative_to(root):
-        return
+    if subject is None or target == path or not target.is_relative_to(root):
+        return None
+    own = f"sub-{subject}"
     parts = target.relative_to(root).parts
-    own = path.relative_to(root).parts[0]
     if ".git" in parts or not parts or not parts[0].startswith("sub-") or parts[0] == own:
-        return
-    raise LayoutError(
+        return None
+    return LayoutError(
         f"is a link to {target.relative_to(root).as_posix()}, data of another participant",
         path=path,
         expected=f"data of {own}",
@@ -196,7 +180,7 @@ def _differs(key: str, label: str | None, wanted: str) -> str:
 
 
 def _expected_name(name: str, owner: Owner, suffix: str) -> str:
-    """Return a name's valid part below the labels of its folder."""
+    """Return the valid part of a name, under the labels of its folder."""
     ending = next((e for e in (".nii.gz", ".nii") if name.lower().endswith(e)), Path(name).suffix)
     stem = name[: -len(ending)] if ending else name
     labels: dict[str, str] = {"sub": owner.subject or "", "ses": owner.session or ""}
@@ -209,10 +193,9 @@ def _expected_name(name: str, owner: Owner, suffix: str) -> str:
 
 
 def misnamed_folder(folder: Path) -> LayoutError:
-    """Return what is wrong with a folder `sub-<label>` or `ses-<label>` of no BIDS label.
+    """Return the error of a folder `sub-<label>` or `ses-<label>` whose label BIDS does not allow.
 
-    A file's name could not be read back from such a label: `sub-A_x` and `sub-A_y` both begin
-    with `sub-A`.
+    Names of files would be ambiguous: those of `sub-A_x` and `sub-A_y` both begin with `sub-A`.
     """
     key, _, label = folder.name.partition("-")
     better = f"{key}-{plain_label(label)}"

@@ -1,4 +1,4 @@
-"""What `.bidsignore` takes out of a dataset, by the rules of `.gitignore`."""
+"""Files that `.bidsignore` takes out of a dataset, by the rules of `.gitignore`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["BidsIgnore"]
 
 
 class BidsIgnore:
-    """Tells which files of a dataset are not part of it.
+    """Tells which files below a dataset's root are not part of the dataset.
 
-    Files whose name begins with a dot never are: file managers and network drives leave copies
+    Files whose name begins with a dot never are: file managers and network drives write copies
     such as `._sub-01_dwi.nii.gz` beside the original.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What an image says about the scans it corrects: IntendedFor, and names of B0 fields."""
+"""Links from an image to the scans it corrects: IntendedFor, and names of B0 fields."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Statement:
-    """What the sidecars of an image say about the scans it corrects.
+    """Entries of an image's sidecars about the scans that it corrects.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Statement:
     identifiers
         Its B0FieldIdentifier, one or several.
     unusable_link
-        What IntendedFor holds, where it is there and names nothing: `[]`.
+        Description of an IntendedFor that names nothing: `[]`.
     """
 
     path: Path
@@ -73,13 +73,13 @@ class Statement:
 
     @property
     def is_silent(self) -> bool:
-        """It names no scan and no field."""
+        """Whether it names no scan and no field."""
         return not (self.links or self.identifiers)
 
 
 @dataclass(frozen=True)
 class Tie:
-    """How an image is tied to a series by what both say.
+    """Tie of an image to a series, or the reason why there is none.
 
     Attributes
     ----------
@@ -102,19 +102,11 @@ class Tie:
     remarks: tuple[str, ...] = ()
 
 
-def read_statement(path: Path, sidecars: Iterable[Mapping[str, Any]], *, root: Path) -> Statement:
-    """Read what an image says about the scans it corrects.
+def read_statement(path: Path, sidecars: Sequence[Mapping[str, Any]], *, root: Path) -> Statement:
+    """Read the links of an image.
 
-    Parameters
-    ----------
-    path
-        The image.
-    sidecars
-        Merged sidecars: one mapping for an echo-planar image, several for a field map.
-    root
-        Folder of the dataset.
+    `sidecars` is one merged sidecar for an echo-planar image, several for a field map.
     """
-    sidecars = list(sidecars)
     texts = dict.fromkeys(t for m in sidecars for t in words(m.get("IntendedFor")))
     identifiers = dict.fromkeys(t for m in sidecars for t in words(m.get("B0FieldIdentifier")))
     return Statement(
@@ -123,33 +115,24 @@ def read_statement(path: Path, sidecars: Iterable[Mapping[str, Any]], *, root: P
         identifiers=tuple(identifiers),
         unusable_link=""
         if texts
-        else next((_show(m["IntendedFor"]) for m in sidecars if "IntendedFor" in m), ""),
+        else next((_describe(m["IntendedFor"]) for m in sidecars if "IntendedFor" in m), ""),
     )
 
 
-def _show(value: object) -> str:
-    """Say what an entry holds that names nothing."""
+def _describe(value: object) -> str:
+    """Describe the value of an entry that names nothing."""
     is_empty = value in (None, "", [], [""])
     return "empty" if is_empty else f"{reprlib.repr(value)}, not text or a list of texts"
 
 
 def resolve_link(text: str, *, image: Path, root: Path) -> Link:
-    """Find the file that an entry of IntendedFor means.
+    """Find the file that an entry of IntendedFor, in the sidecar of an image, means.
 
     BIDS has two forms: a URI from the dataset's root, `bids::sub-01/dwi/sub-01_dwi.nii.gz`, and
     a path from the participant's folder, `ses-1/dwi/sub-01_ses-1_dwi.nii.gz`. Other forms are
     followed where they lead to an existing file of the participant: with `sub-01/` in front,
     without `ses-1/` or `ses-1_`, `.nii` for `.nii.gz` or the reverse, `./` or `/` in front, an
     absolute path, a path from the image's folder, a bare file name.
-
-    Parameters
-    ----------
-    text
-        The entry.
-    image
-        The image whose sidecar holds it.
-    root
-        Folder of the dataset.
     """
     is_uri = text.startswith("bids:")
     dataset, colon, rest = text.removeprefix("bids:").partition(":")
@@ -213,44 +196,15 @@ def _names(name: str, *, subject: str, session: str | None) -> Iterator[str]:
 
 
 def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] = ()) -> Tie:
-    """Say whether an image is meant for a series.
+    """Tie an image to a series by its links, or say why it is not tied.
 
     The B0FieldSource of a run decides if it is set; else IntendedFor of the image; else a
     B0FieldIdentifier that run and image share, as the images that one field is estimated from.
-
-    Parameters
-    ----------
-    runs
-        Of the series.
-    said
-        What the image says.
-    others
-        Runs of other series, whose names a reason may give.
+    A reason may name runs of `others`, which are of other series.
     """
     for run in runs:
-        sources = words(run.metadata.get("B0FieldSource"))
-        shared = [i for i in said.identifiers if i in sources]
-        if shared:
-            return Tie(f"linked by B0FieldSource {shared[0]!r}", by_field=shared[0])
-        link = next((link for link in said.links if link.target == run.path), None)
-        if link is not None and not sources:
-            remark = (
-                f"{said.path.name}: IntendedFor {link.text!r} was followed as "
-                f"{link.right_form!r}. Write it so: other programs may not find the scan."
-            )
-            return Tie("linked by IntendedFor", remarks=(remark,) if link.right_form else ())
-        own = [i for i in said.identifiers if i in words(run.metadata.get("B0FieldIdentifier"))]
-        if own and not sources:
-            remark = (
-                f"{run.path.name} has no B0FieldSource; {said.path.name} is used because both "
-                f"have B0FieldIdentifier {own[0]!r}. "
-                f'Add "B0FieldSource": {json.dumps(own[0])} to the JSON file of the run.'
-            )
-            return Tie(
-                f"linked by B0FieldIdentifier {own[0]!r} of both",
-                by_field=own[0],
-                remarks=(remark,),
-            )
+        if tie := _tie_to_run(run, said):
+            return tie
     advice = ""
     if said.is_silent:
         advice = "add IntendedFor or B0FieldIdentifier to its JSON file"
@@ -260,33 +214,53 @@ def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] 
     return Tie(obstacle="; ".join(_obstacles(runs, said, others)), advice=advice)
 
 
+def _tie_to_run(run: DwiRun, said: Statement) -> Tie | None:
+    """Tie an image to one run; None if nothing links them."""
+    shared = [i for i in said.identifiers if i in run.b0_sources]
+    if shared:
+        return Tie(f"linked by B0FieldSource {shared[0]!r}", by_field=shared[0])
+    if run.b0_sources:
+        return None
+    link = next((link for link in said.links if link.target == run.path), None)
+    if link is not None:
+        remark = (
+            f"{said.path.name}: IntendedFor {link.text!r} was followed as {link.right_form!r}. "
+            "Write it so: other programs may not find the scan."
+        )
+        return Tie("linked by IntendedFor", remarks=(remark,) if link.right_form else ())
+    own = next((i for i in said.identifiers if i in run.b0_identifiers), None)
+    if own is None:
+        return None
+    remark = (
+        f"{run.path.name} has no B0FieldSource; {said.path.name} is used because both have "
+        f'B0FieldIdentifier {own!r}. Add "B0FieldSource": {json.dumps(own)} to the JSON file of '
+        "the run."
+    )
+    how = f"linked by B0FieldIdentifier {own!r} of both"
+    return Tie(how, by_field=own, remarks=(remark,))
+
+
 def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]) -> Iterator[str]:
-    sources = tuple(dict.fromkeys(s for r in runs for s in words(r.metadata.get("B0FieldSource"))))
-    elsewhere = [
-        run for run in others if {*words(run.metadata.get("B0FieldSource"))} & {*said.identifiers}
-    ]
-    if said.identifiers and elsewhere:
-        yield f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is for {_named(elsewhere)}"
-    elif said.identifiers and sources:
-        yield (
-            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is not the B0FieldSource of the "
-            f"series, {_quoted(sources)}"
-        )
-    elif said.identifiers:
-        yield (
-            f"its B0FieldIdentifier, {_quoted(said.identifiers)}, is the B0FieldSource of no run "
-            "of this session"
-        )
-    targets = {link.target for link in said.links}
+    """Yield what keeps an image from being tied to a series."""
+    sources = tuple(dict.fromkeys(s for run in runs for s in run.b0_sources))
+    if said.identifiers:
+        elsewhere = [run.path for run in others if {*run.b0_sources} & {*said.identifiers}]
+        if elsewhere:
+            use = f"is for {_names_of(elsewhere)}"
+        elif sources:
+            use = f"is not the B0FieldSource of the series, {_quoted(sources)}"
+        else:
+            use = "is the B0FieldSource of no run of this session"
+        yield f"its B0FieldIdentifier, {_quoted(said.identifiers)}, {use}"
+    targets = [link.target for link in said.links if link.target is not None]
     if sources and any(run.path in targets for run in runs):
         yield (
             f"IntendedFor names the series, whose B0FieldSource, {_quoted(sources)}, decides"
             + ("" if said.identifiers else ", and it has no B0FieldIdentifier")
         )
     else:
-        known = [link.target for link in said.links if link.target is not None]
-        if known:
-            yield f"IntendedFor names other scans: {_names_of(known)}"
+        if targets:
+            yield f"IntendedFor names other scans: {_names_of(targets)}"
         problems = [link.problem for link in said.links if link.problem]
         yield from problems[:_N_NAMED]
         if len(problems) > _N_NAMED:
@@ -300,10 +274,6 @@ def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]
 def _quoted(labels: Iterable[str]) -> str:
     shown = (t if len(t) <= _LONGEST_SHOWN else t[:_LONGEST_SHOWN] + "..." for t in labels)
     return ", ".join(map(repr, shown))
-
-
-def _named(runs: Sequence[DwiRun]) -> str:
-    return _names_of([run.path for run in runs])
 
 
 def _names_of(paths: Sequence[Path]) -> str:

@@ -1,7 +1,7 @@
-"""Which folders and images a dataset has.
+"""Folders and images of a dataset, as the file system lists them.
 
-Only the folders of the participants asked for are listed, which takes less time than an index of
-the dataset, and cannot be out of date. :mod:`dmri_fm_workflows.bids.database` serves where that
+Only the folders of requested participants are listed. That takes less time than an index of the
+dataset, and cannot be out of date. :mod:`dmri_fm_workflows.bids.database` serves where listing
 is slow.
 """
 
@@ -20,32 +20,36 @@ from dmri_fm_workflows.bids.names import is_label
 __all__ = [
     "find_missing_folders",
     "is_image",
+    "list_folders",
     "list_images",
-    "list_participant_folders",
-    "list_session_folders",
 ]
 
 
-def list_participant_folders(root: Path, is_ignored: BidsIgnore) -> list[Path]:
-    """Return the `sub-*` folders of a dataset, links among them, by name.
+def list_folders(place: Path, prefix: str, is_ignored: BidsIgnore) -> list[Path]:
+    """Return the folders of a place whose names begin with `sub-` or `ses-`, by name.
 
-    A link that leads nowhere is among them: it stands for a participant.
+    Links are among them. So is a link that leads nowhere: it stands for a participant or session.
+
+    Raises
+    ------
+    LayoutError
+        If the place cannot be read.
     """
-    return _folders(root, "sub-", is_ignored)
-
-
-def list_session_folders(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
-    """Return the `ses-*` folders of a participant, links among them, by name.
-
-    A link that leads nowhere is among them: it stands for a session.
-    """
-    return _folders(folder, "ses-", is_ignored)
+    return [
+        path
+        for path in _entries(place)
+        if path.name.startswith(prefix)
+        and (path.is_dir() or (path.is_symlink() and not path.exists()))
+        and not is_ignored(path, is_folder=True)
+    ]
 
 
 def find_missing_folders(
-    folder: Path, is_ignored: BidsIgnore, *, sessions: Collection[str] | None = None
+    folder: Path, is_ignored: BidsIgnore, *, sessions: Collection[str] | None
 ) -> Iterator[LayoutError]:
-    """Find session and datatype folders of a participant whose content is not here.
+    """Yield an error for each folder of a participant whose content was not fetched.
+
+    That is each link that leads nowhere, and each empty folder of a subdataset.
 
     Parameters
     ----------
@@ -54,36 +58,27 @@ def find_missing_folders(
     is_ignored
         Tells which folders are not part of the dataset.
     sessions
-        Labels asked for; all if None. What lies outside the sessions is asked for only if all
-        are.
-
-    Yields
-    ------
-    LayoutError
-        For each link that leads nowhere, and each empty folder of a subdataset.
+        Requested labels. None requests all sessions, and what lies outside of them.
     """
-    places = [folder] if sessions is None else []
-    for path in list_session_folders(folder, is_ignored):
+    paths = [] if sessions is not None else [folder / datatype for datatype in DATATYPES]
+    for path in list_folders(folder, "ses-", is_ignored):
         label = path.name.removeprefix("ses-")
         if is_label(label) and (sessions is None or label in sessions):
-            places.append(path)
-    for place in places:
-        found = () if place == folder else (place,)
-        for path in (*found, *(place / datatype for datatype in DATATYPES)):
-            if not os.path.lexists(path) or is_ignored(path, is_folder=True):
-                continue
-            try:
-                require_content(path, LayoutError)
-                require_installed(path, LayoutError)
-            except LayoutError as error:
-                yield error
+            paths += [path, *(path / datatype for datatype in DATATYPES)]
+    for path in paths:
+        if not os.path.lexists(path) or is_ignored(path, is_folder=True):
+            continue
+        try:
+            require_content(path, LayoutError)
+            require_installed(path, LayoutError)
+        except LayoutError as error:
+            yield error
 
 
 def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
     """Return the NIfTI files that lie directly in a participant's datatype folders.
 
-    Sessions whose label BIDS does not allow are left out. Names are not looked at beyond their
-    ending.
+    Sessions whose label BIDS does not allow are skipped. Of a name only the ending is checked.
 
     Raises
     ------
@@ -92,7 +87,7 @@ def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
     """
     sessions = [
         path
-        for path in list_session_folders(folder, is_ignored)
+        for path in list_folders(folder, "ses-", is_ignored)
         if path.is_dir() and is_label(path.name[4:])
     ]
     return [
@@ -108,16 +103,6 @@ def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
 def is_image(path: Path) -> bool:
     """Tell a NIfTI file by its ending, in any case."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
-
-
-def _folders(place: Path, prefix: str, is_ignored: BidsIgnore) -> list[Path]:
-    return [
-        path
-        for path in _entries(place)
-        if path.name.startswith(prefix)
-        and (path.is_dir() or (path.is_symlink() and not path.exists()))
-        and not is_ignored(path, is_folder=True)
-    ]
 
 
 def _entries(folder: Path) -> list[Path]:

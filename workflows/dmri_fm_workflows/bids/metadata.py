@@ -1,6 +1,6 @@
-"""Entries of sidecars that decide something, read by the type that BIDS gives them.
+"""Entries of sidecars that this program uses, read by the type that BIDS gives them.
 
-An entry of another type is as good as absent, and is named: :func:`list_ignored`.
+An entry of another type counts as absent; :func:`list_ignored` names it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,18 @@ import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-__all__ = ["list_ignored", "read_number", "read_text", "read_words", "words"]
+__all__ = [
+    "PHASE_ENCODINGS",
+    "describe_fault",
+    "list_ignored",
+    "read_number",
+    "read_text",
+    "read_words",
+    "words",
+]
+
+#: Values of PhaseEncodingDirection.
+PHASE_ENCODINGS = ("i", "i-", "j", "j-", "k", "k-")
 
 
 def read_number(metadata: Mapping[str, Any], key: str) -> float | None:
@@ -62,8 +73,22 @@ def read_words(metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(w for text in words(metadata.get(key)) for w in text.split("\\"))
 
 
-#: Entries that something is decided by: what they should be, and what tells so. A phase encoding
-#: that is none is named where it is missed.
+def describe_fault(metadata: Mapping[str, Any], key: str, wanted: str) -> str:
+    """Say that an entry which cannot be used is missing, or what it is in place of `wanted`.
+
+    Examples
+    --------
+    >>> describe_fault({}, "TotalReadoutTime", "which is no time in seconds")
+    'missing'
+    >>> describe_fault({"TotalReadoutTime": 50}, "TotalReadoutTime", "which is no time in seconds")
+    '50, which is no time in seconds'
+    """
+    value = metadata.get(key)
+    return "missing" if value is None else f"{reprlib.repr(value)}, {wanted}"
+
+
+#: Entries in use: their type, and the test of it. PhaseEncodingDirection is named where a phase
+#: encoding is needed.
 _TYPES = {
     **dict.fromkeys(
         ("EchoTime", "TotalReadoutTime", "EffectiveEchoSpacing", "ReconMatrixPE"),
@@ -87,7 +112,7 @@ _TYPES = {
 
 
 def list_ignored(metadata: Mapping[str, Any], *, said: Collection[str] = ()) -> Iterator[str]:
-    """Say which entries have a type that cannot be used, but for keys that were `said` already.
+    """Yield the entries whose type cannot be used, but for keys that were `said` already.
 
     Examples
     --------

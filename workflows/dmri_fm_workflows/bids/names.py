@@ -1,16 +1,17 @@
-"""What a BIDS file name says, and the stem that the outputs of a scan share."""
+"""BIDS file names: their entities, suffix and extension, and the stem of a scan's outputs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 __all__ = [
     "SCAN_ENTITIES",
     "find_fault",
     "is_label",
+    "own_file",
     "plain_label",
     "scan_name",
     "session_of",
@@ -63,10 +64,10 @@ def plain_label(label: str) -> str:
 
 
 def find_fault(name: str) -> str | None:
-    """Return what keeps a file name from being read as a BIDS name; None if nothing does.
+    """Return the fault that makes a file name invalid in BIDS; None if it is valid.
 
-    Such a name has a second reading: `sub-WMH_MRI_01H_dwi.nii.gz` is not of participant `WMH`.
-    Which entities a file of its suffix may have, and their order, is not asked.
+    An invalid name is ambiguous: `sub-WMH_MRI_01H_dwi.nii.gz` is not of participant `WMH`.
+    The order of entities, and which of them a suffix allows, are not checked.
 
     Examples
     --------
@@ -104,23 +105,11 @@ def find_fault(name: str) -> str | None:
 def split_name(path: PurePath) -> tuple[dict[str, str], str, str]:
     """Split a file name into entities, suffix and extension.
 
-    Parameters
-    ----------
-    path
-        A path; its folders are not looked at.
-
-    Returns
-    -------
-    entities
-        Labels as written. Entities outside :data:`SCAN_ENTITIES` keep their short key.
-    suffix
-        The last word; empty if it is an entity.
-    extension
-        From the first dot on, dot included.
+    Entities outside :data:`SCAN_ENTITIES` keep their short key. The suffix is the last word, or
+    empty if that is an entity. The extension begins at the first dot.
 
     Examples
     --------
-    >>> from pathlib import Path
     >>> split_name(Path("sub-01_dir-AP_desc-x_dwi.nii.gz"))
     ({'subject': '01', 'direction': 'AP', 'desc': 'x'}, 'dwi', '.nii.gz')
     >>> split_name(Path("dwi.bval"))
@@ -151,12 +140,22 @@ def scan_name(entities: Mapping[str, str]) -> str:
     )
 
 
+def own_file(image: Path, extension: str) -> Path:
+    """Return the path of an image's own file with another extension, beside the image.
+
+    Examples
+    --------
+    >>> own_file(Path("dwi/sub-01_dwi.nii.gz"), ".bval").name
+    'sub-01_dwi.bval'
+    """
+    return image.with_name(image.name.partition(".")[0] + extension)
+
+
 def session_of(path: PurePath) -> str:
     """Return the label of an image's session, which its folder says; empty outside the sessions.
 
     Examples
     --------
-    >>> from pathlib import Path
     >>> session_of(Path("sub-01/ses-a/dwi/sub-01_ses-a_dwi.nii.gz")), session_of(Path("x/y.nii"))
     ('a', '')
     """

@@ -1,99 +1,73 @@
-"""Read one participant after another: open scans, group them, collect problems."""
+"""Participants of a dataset, read one after another: scans, series, problems."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import ImageError, InputError
-from dmri_fm.gradient_options import GradientOptions
 from dmri_fm_workflows.bids.bare_b0 import open_bare_b0
+from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES, list_fieldmaps
 from dmri_fm_workflows.bids.fields import Candidate
-from dmri_fm_workflows.bids.filters import QUERIES, Filters
-from dmri_fm_workflows.bids.ignore import BidsIgnore
+from dmri_fm_workflows.bids.filters import QUERIES
 from dmri_fm_workflows.bids.links import read_statement, tie_to
-from dmri_fm_workflows.bids.names import session_of, split_name
+from dmri_fm_workflows.bids.names import own_file, session_of, split_name
+from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiRun, EpiImage, Problem, Session, UnusedImage
-from dmri_fm_workflows.bids.scans import (
-    FIELDMAP_SUFFIXES,
-    list_fieldmaps,
-    open_epi,
-    open_run,
-    open_t1w,
-)
+from dmri_fm_workflows.bids.scans import open_epi, open_run, open_t1w
 from dmri_fm_workflows.bids.selection import LEFT_OUT, ImageSelector
-from dmri_fm_workflows.bids.series import GroupedRuns, OpenedRun, SessionImages, group_runs
-from dmri_fm_workflows.bids.sidecars import Sidecars
+from dmri_fm_workflows.bids.series import GroupedRuns, SessionImages, group_runs
 
 __all__ = ["ParticipantReader"]
 
 LOGGER = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """Images of one session that could be opened; `gradient_echo` holds merged sidecars."""
+
+    runs: list[DwiRun] = field(default_factory=list)
+    bare: list[EpiImage] = field(default_factory=list)
+    epis: list[EpiImage] = field(default_factory=list)
+    sbrefs: list[EpiImage] = field(default_factory=list)
+    gradient_echo: dict[Path, dict[str, Any]] = field(default_factory=dict)
+
+
 class ParticipantReader:
-    """Turns lists of images into sessions, and remembers what could not be used.
+    """Turns lists of images into sessions, and collects what cannot be used.
 
     Parameters
     ----------
-    root
-        Folder of the dataset, absolute.
-    filters
-        Conditions on the images.
-    sessions
-        Labels asked for; all if None.
-    is_ignored
-        Tells which files are not part of the dataset.
-    gradient_options
-        How gradient files are read.
+    reading
+        Of the dataset.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        filters: Filters,
-        sessions: Collection[str] | None,
-        is_ignored: BidsIgnore,
-        gradient_options: GradientOptions,
-    ) -> None:
+    def __init__(self, reading: Reading) -> None:
         self.problems: list[Problem] = []
-        self._root = root
-        self._is_ignored = is_ignored
-        self._gradient_options = gradient_options
-        self._sidecars = Sidecars(root, is_ignored=is_ignored)
-        self._selector = ImageSelector(
-            root,
-            filters=filters,
-            sessions=sessions,
-            sidecars=self._sidecars,
-            gradient_options=gradient_options,
-            note=self.note,
-        )
+        self._reading = reading
+        self._selector = ImageSelector(reading, note=self.note)
 
     def note(self, label: str | None, error: InputError) -> None:
         """Add a problem of a participant, or of the dataset, once."""
         # An inherited file may be wrong for several participants, and all of them are told.
-        known = {(p.participant, p.path, str(p.error)) for p in self.problems}
-        if (label, error.path, str(error)) not in known:
-            self.problems.append(Problem(label, error.path, error))
+        known = {(p.participant, str(p.error)) for p in self.problems}
+        if (label, str(error)) not in known:
+            self.problems.append(Problem(label, error))
 
     def read(self, label: str, images: Iterable[Path]) -> tuple[Session, ...]:
-        """Read a participant.
+        """Return a participant's sessions that have a usable series, by label.
 
         Parameters
         ----------
         label
             Without `sub-`.
         images
-            All in its datatype folders.
-
-        Returns
-        -------
-        tuple of Session
-            Those with a usable series, by label.
+            All in the participant's datatype folders.
         """
         images = sorted(images)
         chosen = self._selector.select(label, images)
@@ -132,9 +106,11 @@ class ParticipantReader:
         for path in paths:
             if split_name(path)[0].get("part", "mag") != "mag":
                 continue
+            if fault := self._selector.find_fault(path, "t1w"):
+                self.note(label, fault)
+                continue
             try:
-                self._selector.check_name(path, "t1w")
-                ranked.append((open_t1w(path, self._sidecars.metadata(path)), path))
+                ranked.append((open_t1w(path, self._reading.sidecars.metadata(path)), path))
             except InputError as error:
                 self.note(label, error)
         return tuple(path for _, path in sorted(ranked))
@@ -142,127 +118,103 @@ class ParticipantReader:
     def _read_series(
         self, label: str, here: Mapping[str, Sequence[Path]], *, others: Sequence[Path]
     ) -> GroupedRuns:
-        """Open the images of a session, sorted by query, and group its runs."""
-        opened: list[OpenedRun] = []
-        bare, epis, sbrefs = [], [], []
-        gradient_echo: dict[Path, dict[str, Any]] = {}
+        """Open the images of a session, sorted by query, and group its runs.
+
+        `others` are the participant's images outside the session.
+        """
+        opened = _Opened()
         unusable = [UnusedImage(path, "a filter leaves it out") for path in here[LEFT_OUT]]
         # Whether an image without gradients is a reverse-phase one is seen from the others.
         dwi = sorted(here["dwi"], key=lambda path: not self._has_own_gradients(path))
         for path in (*dwi, *here["fmap"]):
-            suffix = split_name(path)[1]
             try:
-                metadata = self._sidecars.metadata(path)
-                if path in here["dwi"] and suffix == "sbref":
-                    sbrefs.append(self._open_epi(path, metadata))
-                elif path in here["dwi"]:
-                    encodings = [o.run.phase_encoding for o in opened]
-                    image = self._open_dwi(path, metadata, encodings=encodings)
-                    if isinstance(image, OpenedRun):
-                        opened.append(image)
-                    else:
-                        bare.append(image)
-                elif suffix == "epi":
-                    if reason := self._selector.why_no_signal(path):
-                        unusable.append(UnusedImage(path, reason))
-                    else:
-                        epis.append(self._open_epi(path, metadata))
-                else:
+                if path.parent.name == "dwi":
+                    self._open_from_dwi(path, opened)
+                elif split_name(path)[1] != "epi":
+                    metadata = self._reading.sidecars.metadata(path)
                     require_content(path, ImageError)
-                    gradient_echo[path] = metadata
+                    opened.gradient_echo[path] = metadata
+                elif reason := self._selector.why_no_signal(path):
+                    unusable.append(UnusedImage(path, reason))
+                else:
+                    opened.epis.append(open_epi(path, self._reading))
             except InputError as error:
                 self.note(label, error)
-                unusable.append(UnusedImage(path, f"it cannot be read: {error.found}"))
-        runs = [o.run for o in opened]
-        elsewhere, maps_elsewhere, unread = self._find_elsewhere(runs, others)
-        gradient_echo |= maps_elsewhere
+                unusable.append(_unreadable(path, error))
+        elsewhere, unread = self._open_elsewhere(opened, others)
         found = group_runs(
             SessionImages(
-                opened,
-                bare=bare,
-                epis=epis,
-                sbrefs=sbrefs,
-                fieldmaps=list_fieldmaps(gradient_echo, metadata=gradient_echo),
+                opened.runs,
+                bare=opened.bare,
+                epis=opened.epis,
+                sbrefs=opened.sbrefs,
+                fieldmaps=list_fieldmaps(opened.gradient_echo),
                 elsewhere=elsewhere,
                 unusable=(*unusable, *unread),
             ),
-            root=self._root,
+            root=self._reading.root,
         )
         for refused in found.errors:
             self.note(label, refused)
         return found
 
+    def _open_from_dwi(self, path: Path, opened: _Opened) -> None:
+        """Open an image of the `dwi` folder and add it to those of its use."""
+        if split_name(path)[1] == "sbref":
+            opened.sbrefs.append(open_epi(path, self._reading))
+            return
+        image = self._open_dwi(path, opened.runs)
+        if isinstance(image, DwiRun):
+            opened.runs.append(image)
+        else:
+            opened.bare.append(image)
+
     def _has_own_gradients(self, path: Path) -> bool:
-        stem = path.name.partition(".")[0]
-        own = [path.with_name(stem + e) for e in (".bval", ".bvec")]
-        return all(file.is_file() and not self._is_ignored(file) for file in own)
+        own = [own_file(path, e) for e in (".bval", ".bvec")]
+        return all(file.is_file() and not self._reading.is_ignored(file) for file in own)
 
-    def _open_dwi(
-        self, path: Path, metadata: Mapping[str, Any], *, encodings: Collection[str | None] = ()
-    ) -> OpenedRun | EpiImage:
-        """Open a run, or an image of b=0 volumes that has no gradients."""
-        options = self._gradient_options
-        image = open_bare_b0(
-            path,
-            metadata,
-            sidecars=self._sidecars,
-            encodings=encodings,
-            gradient_options=options,
-        )
-        return image or OpenedRun(
-            *open_run(path, metadata, sidecars=self._sidecars, gradient_options=options)
-        )
+    def _open_dwi(self, path: Path, runs: Sequence[DwiRun]) -> EpiImage:
+        """Open a run, or an image of b=0 volumes without gradients beside these runs."""
+        encodings = [run.phase_encoding for run in runs]
+        bare = open_bare_b0(path, self._reading, encodings=encodings)
+        return bare or open_run(path, self._reading)
 
-    def _open_epi(self, path: Path, metadata: Mapping[str, Any]) -> EpiImage:
-        return open_epi(
-            path, metadata, sidecars=self._sidecars, gradient_options=self._gradient_options
-        )
+    def _open_elsewhere(
+        self, opened: _Opened, others: Sequence[Path]
+    ) -> tuple[list[Candidate], list[UnusedImage]]:
+        """Open images of other sessions that name runs of this one.
 
-    def _find_elsewhere(
-        self, runs: Sequence[DwiRun], others: Sequence[Path]
-    ) -> tuple[list[Candidate], dict[Path, dict[str, Any]], list[UnusedImage]]:
-        """Find images of other sessions that name runs of this one.
-
-        Echo-planar images outside the sessions are found without a link, too: they are of no
-        session that would list them as unused.
-
-        A file of another session that cannot be read is a problem where that session is read.
+        Echo-planar images outside the sessions are opened without a link, too: no session would
+        list them as unused. An image that cannot be read is a problem of its own session.
 
         Returns
         -------
         candidates
-            Echo-planar images.
-        gradient_echo
-            Images of gradient-echo field maps, with their sidecars.
+            Echo-planar images. Images of gradient-echo field maps are added to `opened`.
         unusable
-            Images that name a run and cannot be opened.
+            Images that name a run and cannot be used.
         """
         candidates: list[Candidate] = []
-        gradient_echo: dict[Path, dict[str, Any]] = {}
         unusable: list[UnusedImage] = []
-        encodings = [run.phase_encoding for run in runs]
         for path in others:
-            metadata = self._links_of(path, runs, is_link_needed=not _is_outside(path))
+            metadata = self._links_of(path, opened.runs, is_link_needed=not _is_outside(path))
             if metadata is None:
                 continue
             suffix = split_name(path)[1]
             try:
                 if suffix in FIELDMAP_SUFFIXES:
-                    gradient_echo[path] = metadata
+                    opened.gradient_echo[path] = metadata
                 elif reason := self._selector.why_no_signal(path):
                     unusable.append(UnusedImage(path, reason))
                 elif suffix in ("epi", "sbref"):
-                    candidates.append(Candidate(self._open_epi(path, metadata), suffix, True))
+                    candidates.append(Candidate(open_epi(path, self._reading), suffix, True))
                 else:
-                    image = self._open_dwi(path, metadata, encodings=encodings)
-                    if isinstance(image, OpenedRun):
-                        origin = "b0" if image.gtab.is_b0.all() else "dwi"
-                        candidates.append(Candidate(image.run, origin, True))
-                    else:
-                        candidates.append(Candidate(image, "b0", True))
+                    image = self._open_dwi(path, opened.runs)
+                    is_weighted = isinstance(image, DwiRun) and not image.gtab.is_b0.all()
+                    candidates.append(Candidate(image, "dwi" if is_weighted else "b0", True))
             except InputError as error:
-                unusable.append(UnusedImage(path, f"it cannot be read: {error.found}"))
-        return candidates, gradient_echo, unusable
+                unusable.append(_unreadable(path, error))
+        return candidates, unusable
 
     def _links_of(
         self, path: Path, runs: Sequence[DwiRun], *, is_link_needed: bool
@@ -275,12 +227,16 @@ class ParticipantReader:
         try:
             if not self._selector.is_candidate(path, query):
                 return None
-            metadata = self._sidecars.metadata(path)
+            metadata = self._reading.sidecars.metadata(path)
         except InputError as error:
             LOGGER.debug("%s says nothing of this session: %s", path, error)
             return None
-        statement = read_statement(path, [metadata], root=self._root)
+        statement = read_statement(path, [metadata], root=self._reading.root)
         return metadata if not is_link_needed or tie_to(runs, statement).how else None
+
+
+def _unreadable(path: Path, error: InputError) -> UnusedImage:
+    return UnusedImage(path, f"it cannot be read: {error.found}")
 
 
 def _is_outside(path: Path) -> bool:

@@ -1,9 +1,9 @@
-"""The scans of a dataset as value objects."""
+"""Value objects: the participants, sessions, series, runs and images of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.series import Dwi, load_image
+from dmri_fm_workflows.bids.metadata import read_number, words
 from dmri_fm_workflows.bids.names import scan_name
 
 __all__ = [
@@ -68,7 +69,7 @@ class EpiImage:
     gradients
         What was read from them; None for an image that has none.
     has_b0
-        It holds a b=0 volume.
+        Whether it holds a b=0 volume.
     """
 
     path: Path
@@ -83,6 +84,21 @@ class EpiImage:
     gradients: RawGradients | None = None
     has_b0: bool = True
 
+    @property
+    def echo_time_s(self) -> float | None:
+        """EchoTime; None if it is missing or no number."""
+        return read_number(self.metadata, "EchoTime")
+
+    @property
+    def b0_identifiers(self) -> tuple[str, ...]:
+        """B0FieldIdentifier: B0 fields that this image helps to estimate."""
+        return words(self.metadata.get("B0FieldIdentifier"))
+
+    @property
+    def b0_sources(self) -> tuple[str, ...]:
+        """B0FieldSource: B0 fields that correct this image."""
+        return words(self.metadata.get("B0FieldSource"))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DwiRun(EpiImage):
@@ -96,16 +112,19 @@ class DwiRun(EpiImage):
         What was read from them.
     sbref
         Single-band reference, or None.
+    warnings
+        What is missing and can be done without, and what was done about the gradients.
     """
 
     bval: Path
     bvec: Path
     gradients: RawGradients
     sbref: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def gtab(self) -> GradientTable:
-        """Gradients of the volumes that :meth:`load` opens; no image is read for them."""
+        """Gradients, RAS+, of the volumes that :meth:`load` opens; no image is read for them."""
         return self.gradients.gtab
 
     def load(self) -> Dwi:
@@ -122,8 +141,8 @@ class Fieldmap:
 
     Attributes
     ----------
-    kind
-        `phasediff`, `phase1phase2` or `fieldmap`.
+    method
+        `phasediff`, `phase1phase2` or `fieldmap`: what was measured.
     paths
         Image by suffix: `{"phasediff": ..., "magnitude1": ...}`.
     entities
@@ -132,7 +151,7 @@ class Fieldmap:
         Merged sidecars of each image, by suffix.
     """
 
-    kind: str
+    method: str
     paths: Mapping[str, Path]
     entities: Mapping[str, str]
     metadata: Mapping[str, Mapping[str, Any]]
@@ -163,7 +182,7 @@ class DwiSeries:
     runs
         In order of their names; all on one grid, in one head pose.
     entities
-        Labels that the runs share; `direction` and `run` are left out if merged over.
+        Labels that the runs share; without `direction` and `run` if merged over.
     reverse
         Images outside the series whose phase encoding opposes that of a run, on the same grid;
         the first one is used. Empty where the runs themselves hold a pair.
@@ -253,21 +272,23 @@ class Problem:
     Attributes
     ----------
     participant
-        Label without `sub-`.
-    path
-        The file concerned.
+        Label without `sub-`; None for a problem of the dataset.
     error
         What was found, what was expected, and what to do.
     """
 
     participant: str | None
-    path: Path | None
     error: DmriError
+
+    @property
+    def path(self) -> Path | None:
+        """File or folder concerned."""
+        return self.error.path
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What is to be processed.
+    """A raw dataset, read.
 
     Attributes
     ----------
@@ -284,7 +305,7 @@ class Dataset:
     root: Path
     name: str
     participants: tuple[Participant, ...]
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()
 
 
 def is_opposite(one: str | None, other: str | None) -> bool:
@@ -301,16 +322,9 @@ def is_opposite(one: str | None, other: str | None) -> bool:
 def find_pair(
     runs: tuple[DwiRun, ...], others: tuple[EpiImage, ...]
 ) -> tuple[EpiImage, EpiImage] | None:
-    """Return the first run and the first other image that oppose each other."""
-    for run in runs:
-        for other in others:
-            if (
-                run.has_b0
-                and other.has_b0
-                and is_opposite(run.phase_encoding, other.phase_encoding)
-            ):
-                return run, other
-    return None
+    """Return the first run and the first other image that oppose each other, both with b=0."""
+    pairs = ((run, other) for run in runs for other in others if run.has_b0 and other.has_b0)
+    return next((p for p in pairs if is_opposite(*(i.phase_encoding for i in p))), None)
 
 
 def has_same_pose(one: EpiImage, other: EpiImage) -> bool:

@@ -1,11 +1,11 @@
-"""Open single scans: diffusion runs, echo-planar references, T1-weighted images, field maps."""
+"""Open single scans: diffusion runs, echo-planar images, T1-weighted images."""
 
 from __future__ import annotations
 
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,34 @@ from nibabel.spatialimages import SpatialImage
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
-from dmri_fm.gradients import GradientTable
 from dmri_fm.series import load_image
-from dmri_fm_workflows.bids.metadata import list_ignored, read_number, read_text, read_words
+from dmri_fm_workflows.bids.folders import find_foreign_link
+from dmri_fm_workflows.bids.metadata import (
+    PHASE_ENCODINGS,
+    describe_fault,
+    list_ignored,
+    read_number,
+    read_text,
+    read_words,
+)
 from dmri_fm_workflows.bids.names import split_name
-from dmri_fm_workflows.bids.records import DwiRun, EpiImage, Fieldmap
-from dmri_fm_workflows.bids.sidecars import Sidecars
+from dmri_fm_workflows.bids.reading import Reading
+from dmri_fm_workflows.bids.records import DwiRun, EpiImage
 
 __all__ = [
     "ASSUMED_READOUT_NOTE",
     "ASSUMED_READOUT_S",
-    "FIELDMAP_SUFFIXES",
-    "is_diffusion_signal",
-    "list_fieldmaps",
+    "LONGEST_READOUT_S",
+    "SIGNAL_DIRECTIONS",
     "open_epi",
     "open_run",
     "open_t1w",
+    "read_gradients",
     "readout_time_s",
     "why_no_signal",
 ]
 
-#: A series with this many directions of its own holds measured signal, whatever its tags say.
+#: A series with this many directions of its own holds measured signal, even if it is DERIVED.
 SIGNAL_DIRECTIONS = 6
 
 #: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal.
@@ -51,17 +58,6 @@ ASSUMED_READOUT_NOTE = (
 #: A readout longer than this is in another unit, s.
 LONGEST_READOUT_S = 1.0
 
-#: Suffixes of gradient-echo field maps, and the kind that each belongs to.
-FIELDMAP_SUFFIXES: Mapping[str, str] = {
-    "phasediff": "phasediff",
-    "phase1": "phase1phase2",
-    "phase2": "phase1phase2",
-    "fieldmap": "fieldmap",
-    "magnitude": "",
-    "magnitude1": "",
-    "magnitude2": "",
-}
-
 #: Words by which scanners call the maps they compute.
 _MAP_WORDS = frozenset(
     {"TRACEW", "TRACE", "ADC", "EADC", "EXPADC", "FA", "FAC", "COLFA", "TENSOR", "S0MAP"}
@@ -69,16 +65,15 @@ _MAP_WORDS = frozenset(
 _MAP_LABEL = re.compile(r"(.*(TRACEW|ADC|COLFA)|TRACE|FA|TENSOR)", re.IGNORECASE)
 _MAP_DESCRIPTION = re.compile(r".*_(TRACEW|ADC|EADC|FA|COLFA|TENSOR)", re.IGNORECASE)
 _NOT_MAGNITUDE = frozenset({"P", "PHASE", "PHASE MAP", "REAL", "R", "IMAGINARY", "I"})
-_PHASE_ENCODINGS = frozenset({"i", "i-", "j", "j-", "k", "k-"})
 
 
-def is_diffusion_signal(
+def why_no_signal(
     entities: Mapping[str, str],
     metadata: Mapping[str, Any],
     *,
-    n_directions: int | None = None,
-) -> bool:
-    """Tell measured magnitude signal from phase images and from maps the scanner computed.
+    n_directions: int = 0,
+) -> str:
+    """Say what tells a phase image or a computed map; empty for measured magnitude signal.
 
     Parameters
     ----------
@@ -87,34 +82,16 @@ def is_diffusion_signal(
     metadata
         Merged sidecars.
     n_directions
-        Distinct directions of the gradient files with the image's own name; None if it has none
-        that fit. `DERIVED` alone rejects an image only where there are fewer than
-        :data:`SIGNAL_DIRECTIONS`: some scanners write it for distortion-corrected signal.
-
-    Examples
-    --------
-    >>> is_diffusion_signal({"acquisition": "b1000TRACEW"}, {})
-    False
-    >>> is_diffusion_signal({"part": "mag"}, {"ImageType": ["ORIGINAL", "PRIMARY", "M"]})
-    True
-    """
-    return not why_no_signal(entities, metadata, n_directions=n_directions)
-
-
-def why_no_signal(
-    entities: Mapping[str, str],
-    metadata: Mapping[str, Any],
-    *,
-    n_directions: int | None = None,
-) -> str:
-    """Say what tells a phase image or a computed map; empty for measured magnitude signal.
-
-    Parameters are those of :func:`is_diffusion_signal`.
+        Distinct directions of the gradient files with the image's own name. `DERIVED` alone
+        rejects an image only where there are fewer than :data:`SIGNAL_DIRECTIONS`: some scanners
+        write it for distortion-corrected signal.
 
     Examples
     --------
     >>> why_no_signal({"part": "phase"}, {}), why_no_signal({}, {"ImageType": ["DERIVED", "ADC"]})
     ('its name has part-phase', 'its ImageType has ADC')
+    >>> why_no_signal({"part": "mag"}, {"ImageType": ["ORIGINAL", "PRIMARY", "M"]})
+    ''
     """
     if (part := entities.get("part", "mag")) != "mag":
         return f"its name has part-{part}"
@@ -132,7 +109,7 @@ def why_no_signal(
     description = read_text(metadata, "SeriesDescription")
     if "ORIGINAL" not in words and _MAP_DESCRIPTION.fullmatch(description):
         return f"its SeriesDescription is {reprlib.repr(description)}"
-    if "DERIVED" in words and (n_directions or 0) < SIGNAL_DIRECTIONS:
+    if "DERIVED" in words and n_directions < SIGNAL_DIRECTIONS:
         return "its ImageType has DERIVED"
     return ""
 
@@ -178,71 +155,51 @@ def _positive(metadata: Mapping[str, Any], key: str) -> float | None:
 def _encoding(
     metadata: Mapping[str, Any], shape: Sequence[int]
 ) -> tuple[str | None, float | None]:
+    """Return the phase encoding and the readout time, s."""
     direction = read_text(metadata, "PhaseEncodingDirection")
-    if direction not in _PHASE_ENCODINGS:
+    if direction not in PHASE_ENCODINGS:
         return None, readout_time_s(metadata)
     return direction, readout_time_s(metadata, shape["ijk".index(direction[0])])
 
 
-def open_run(
-    path: Path,
-    metadata: Mapping[str, Any],
-    *,
-    sidecars: Sidecars,
-    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
-) -> tuple[DwiRun, GradientTable, tuple[str, ...]]:
+def open_run(path: Path, reading: Reading) -> DwiRun:
     """Open a diffusion run and check everything about it but its voxels.
-
-    Parameters
-    ----------
-    path
-        4-D image.
-    metadata
-        Its merged sidecars.
-    sidecars
-        Finds its gradient files.
-    gradient_options
-        How they are read.
-
-    Returns
-    -------
-    run
-        The run.
-    gtab
-        Its gradients, RAS+, of the volumes that are kept.
-    warnings
-        What is missing and can be done without, and what was done about its gradients.
 
     Raises
     ------
     InputError
-        If the image or a gradient file is missing, damaged, or does not fit the other.
+        If the image, a gradient file or a sidecar is missing or damaged, or one does not fit
+        another.
     """
+    sidecars = reading.sidecars
+    metadata = sidecars.metadata(path)
     entities, _, extension = split_name(path)
     bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
     image = load_image(path, ndim=4)
     _require_bvals(bval)
-    gradients = _read_gradients(image, bval, bvec, gradient_options)
-    x, y, z, n = (int(length) for length in image.shape)
-    shape = (x, y, z, n)
-    direction, readout = _encoding(metadata, shape)
+    gradients = read_gradients(image, bval, bvec, reading.gradient_options)
+    direction, readout = _encoding(metadata, image.shape)
     sbref = path.with_name(path.name.removesuffix("dwi" + extension) + "sbref" + extension)
-    is_sbref = sbref.is_file() and sbref.stat().st_size and not sidecars.is_foreign(sbref)
+    is_sbref = (
+        sbref.is_file()
+        and sbref.stat().st_size > 0
+        and find_foreign_link(sbref, reading.root) is None
+    )
     run = DwiRun(
         path=path,
         bval=bval,
         bvec=bvec,
         sbref=sbref if is_sbref else None,
         entities=entities,
-        metadata=dict(metadata),
-        shape=shape,
+        metadata=metadata,
+        shape=tuple(int(n) for n in image.shape),
         affine=np.asarray(image.affine, dtype=np.float64),
         phase_encoding=direction,
         readout_time_s=readout,
         gradients=gradients,
         has_b0=bool(gradients.gtab.is_b0.any()),
     )
-    return run, gradients.gtab, (*gradients.warnings, *_doubts(run, image))
+    return replace(run, warnings=(*gradients.warnings, *_find_doubts(run, image)))
 
 
 def _require_bvals(bval: Path) -> None:
@@ -257,16 +214,19 @@ def _require_bvals(bval: Path) -> None:
         )
 
 
-def _read_gradients(
+def read_gradients(
     image: SpatialImage, bval: Path, bvec: Path, options: GradientOptions
 ) -> RawGradients:
+    """Read the gradient files of a 4-D image."""
     return read_raw_gradients(
         bval, bvec, affine=image.affine, n_volumes=int(image.shape[3]), options=options
     )
 
 
-def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
+def _find_doubts(run: DwiRun, image: SpatialImage) -> Iterator[str]:
+    """Yield warnings of a run's sidecar and header."""
     name, metadata = run.path.name, run.metadata
+    said: tuple[str, ...] = ()
     if not metadata:
         yield (
             f"{name} has no JSON sidecar: its phase encoding is unknown, so no reverse-phase "
@@ -274,28 +234,20 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
             "and TotalReadoutTime."
         )
     elif run.phase_encoding is None:
-        value = metadata.get("PhaseEncodingDirection")
+        key = "PhaseEncodingDirection"
+        fault = describe_fault(metadata, key, f"not one of {', '.join(PHASE_ENCODINGS)}")
         yield (
-            f"{name}: PhaseEncodingDirection is "
-            + (
-                "missing"
-                if value is None
-                else f"{reprlib.repr(value)}, not one of i, i-, j, j-, k, k-"
-            )
-            + ", so no reverse-phase image can correct its distortion. Add it to the JSON file."
+            f"{name}: {key} is {fault}, so no reverse-phase image can correct its distortion. "
+            "Add it to the JSON file."
         )
     elif run.readout_time_s is None:
-        value = metadata.get("TotalReadoutTime")
+        key = "TotalReadoutTime"
+        said = (key,)
+        fault = describe_fault(metadata, key, "which is no time in seconds")
         yield (
-            f"{name}: TotalReadoutTime is "
-            + (
-                "missing"
-                if value is None
-                else f"{reprlib.repr(value)}, which is no time in seconds"
-            )
-            + ", so a readout time is assumed: that of the series' other images, or "
-            f"{ASSUMED_READOUT_S:g} s where none has one: {ASSUMED_READOUT_NOTE}. Add it to the "
-            "JSON file."
+            f"{name}: {key} is {fault}, so a readout time is assumed: that of the series' other "
+            f"images, or {ASSUMED_READOUT_S:g} s where none has one: {ASSUMED_READOUT_NOTE}. "
+            "Add it to the JSON file."
         )
     header: Any = image.header
     if header.get("qform_code", 1) == 0 and header.get("sform_code", 1) == 0:
@@ -303,9 +255,7 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
             f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
             "radiological storage. Set the orientation if that is wrong."
         )
-    is_readout_said = run.phase_encoding is not None and run.readout_time_s is None
-    for what in list_ignored(metadata, said=("TotalReadoutTime",) if is_readout_said else ()):
-        yield f"{name}: {what}."
+    yield from (f"{name}: {what}." for what in list_ignored(metadata, said=said))
     if "DERIVED" in read_words(metadata, "ImageType"):
         yield (
             f"{name}: ImageType says DERIVED; it is taken as measured signal because its "
@@ -313,13 +263,7 @@ def _doubts(run: DwiRun, image: SpatialImage) -> Iterable[str]:
         )
 
 
-def open_epi(
-    path: Path,
-    metadata: Mapping[str, Any],
-    *,
-    sidecars: Sidecars,
-    gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
-) -> EpiImage:
+def open_epi(path: Path, reading: Reading) -> EpiImage:
     """Open an image that shows the distortion of another phase encoding.
 
     All its volumes are b=0, unless gradient files of its own name say otherwise.
@@ -329,8 +273,9 @@ def open_epi(
     ImageError
         If the image is missing, damaged, or neither 3-D nor 4-D.
     InputError
-        If its gradient files cannot be used.
+        If its gradient files or sidecars cannot be used.
     """
+    metadata = reading.sidecars.metadata(path)
     image = load_image(path)
     shape = tuple(int(n) for n in image.shape)
     if len(shape) not in (3, 4):
@@ -338,16 +283,16 @@ def open_epi(
             f"image has {len(shape)} dimensions, {shape}", path=path, expected="3 or 4 dimensions"
         )
     direction, readout = _encoding(metadata, shape)
-    bval, bvec = (sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+    bval, bvec = reading.sidecars.find_own_gradients(path)
     gradients = None
     if len(shape) == 4 and bval is not None and bvec is not None:
         # Its b=0 volumes alone are used: lengths of b-vectors do not matter.
-        options = replace(gradient_options, b_scaling="none")
-        gradients = _read_gradients(image, bval, bvec, options)
+        options = replace(reading.gradient_options, b_scaling="none")
+        gradients = read_gradients(image, bval, bvec, options)
     return EpiImage(
         path=path,
         entities=split_name(path)[0],
-        metadata=dict(metadata),
+        metadata=metadata,
         shape=shape,
         affine=np.asarray(image.affine, dtype=np.float64),
         phase_encoding=direction,
@@ -360,7 +305,7 @@ def open_epi(
 
 
 def open_t1w(path: Path, metadata: Mapping[str, Any]) -> tuple[bool, float, str]:
-    """Open a T1-weighted image and say how it ranks among others; lower is better.
+    """Open a T1-weighted image and return its rank among others; lower is better.
 
     The scanner's own intensity normalisation comes first, then smaller voxels, then the name.
 
@@ -373,39 +318,3 @@ def open_t1w(path: Path, metadata: Mapping[str, Any]) -> tuple[bool, float, str]
     is_normalised = "NORM" in read_words(metadata, "ImageType")
     volume = abs(float(np.linalg.det(np.asarray(image.affine)[:3, :3])))
     return not is_normalised, round(volume, 3), path.name
-
-
-def list_fieldmaps(
-    images: Iterable[Path], *, metadata: Mapping[Path, Mapping[str, Any]]
-) -> tuple[Fieldmap, ...]:
-    """Gather gradient-echo images into field maps, by the entities of their names.
-
-    Parameters
-    ----------
-    images
-        Images whose suffix is among :data:`FIELDMAP_SUFFIXES`.
-    metadata
-        Merged sidecars of each image.
-
-    Returns
-    -------
-    tuple of Fieldmap
-        Sets without a phase image or a field are left out.
-    """
-    groups: dict[tuple[tuple[str, str], ...], dict[str, Path]] = {}
-    for path in sorted(images):
-        entities, suffix, _ = split_name(path)
-        groups.setdefault(tuple(entities.items()), {})[suffix] = path
-    maps = []
-    for labels, paths in groups.items():
-        kinds = {FIELDMAP_SUFFIXES[suffix] for suffix in paths} - {""}
-        if kinds:
-            maps.append(
-                Fieldmap(
-                    kind=min(kinds, key=["phasediff", "phase1phase2", "fieldmap"].index),
-                    paths=paths,
-                    entities=dict(labels),
-                    metadata={suffix: metadata[path] for suffix, path in paths.items()},
-                )
-            )
-    return tuple(maps)

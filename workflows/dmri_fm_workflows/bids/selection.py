@@ -1,27 +1,26 @@
-"""Sort a participant's images by what they are for; refuse those whose names do not fit."""
+"""Selection of a participant's images, by query; images whose names do not fit are refused."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
-from dmri_fm.gradient_files import read_raw_gradients
-from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
 from dmri_fm_workflows.bids.folders import (
-    check_name,
     claimed_suffix,
+    find_foreign_link,
+    find_misplacement,
     owner_of,
-    refuse_foreign_link,
 )
 from dmri_fm_workflows.bids.names import find_fault, session_of, split_name
-from dmri_fm_workflows.bids.scans import SIGNAL_DIRECTIONS, is_diffusion_signal, why_no_signal
-from dmri_fm_workflows.bids.sidecars import Sidecars
+from dmri_fm_workflows.bids.reading import Reading
+from dmri_fm_workflows.bids.scans import SIGNAL_DIRECTIONS, read_gradients, why_no_signal
 
 __all__ = ["LEFT_OUT", "ImageSelector"]
 
@@ -39,40 +38,21 @@ class ImageSelector:
 
     Parameters
     ----------
-    root
-        Folder of the dataset, absolute.
-    filters
-        Conditions on the images.
-    sessions
-        Labels asked for; all if None.
-    sidecars
-        What describes the images.
-    gradient_options
-        How gradient files are read.
+    reading
+        Of the dataset.
     note
         Takes a participant's label, or None for all, and a problem.
     """
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        filters: Filters,
-        sessions: Collection[str] | None,
-        sidecars: Sidecars,
-        gradient_options: GradientOptions,
-        note: Callable[[str | None, InputError], None],
+        self, reading: Reading, *, note: Callable[[str | None, InputError], None]
     ) -> None:
-        self._root = root
-        self._filters = filters
-        self._sessions = sessions
-        self._sidecars = sidecars
-        self._gradient_options = gradient_options
+        self._reading = reading
         self._note = note
         self._misnamed: set[Path] = set()
 
     def select(self, label: str, images: Sequence[Path]) -> dict[str, list[Path]]:
-        """Sort images by query; sessions restrict all but the T1-weighted images.
+        """Sort images by query; requested sessions restrict all but the T1-weighted images.
 
         Images that would correct distortion and that a filter leaves out are under
         :data:`LEFT_OUT`.
@@ -80,14 +60,12 @@ class ImageSelector:
         chosen: dict[str, list[Path]] = {query: [] for query in (*QUERIES, LEFT_OUT)}
         for path in images:
             query = self._query_of(path)
-            if query != "t1w" and not (
-                self._sessions is None or session_of(path) in self._sessions
-            ):
+            if query != "t1w" and not self._reading.includes(session_of(path)):
                 continue
             try:
                 if query is None:
                     self._check_other(path)
-                elif not self._passes(path, query, self._filters):
+                elif not self._passes(path, query):
                     if query != "t1w" and self._would_correct(path, query):
                         chosen[LEFT_OUT].append(path)
                 elif self._is_usable(label, path, query):
@@ -98,59 +76,52 @@ class ImageSelector:
             except InputError as error:
                 self._note(label, error)
         for path in (*chosen["dwi"], *chosen["fmap"]):
-            for fault in self._sidecars.misnamed(path):
+            for fault in self._reading.sidecars.misnamed(path):
                 self._note_misnamed(label, fault)
         chosen["dwi"] = self._drop_doubles(label, chosen["dwi"])
         return chosen
 
-    def check_name(self, path: Path, query: str) -> None:
-        """Refuse an image whose name, place or content does not agree with its folder.
-
-        Raises
-        ------
-        LayoutError
-            If it is refused.
-        """
-        refuse_foreign_link(path, self._root)
-        check_name(
-            path, self._root, suffix=self._claimed_suffix(path, query), datatype=FOLDERS[query]
+    def find_fault(self, path: Path, query: str) -> LayoutError | None:
+        """Return the error of an image whose name, place or content does not fit its folder."""
+        root, suffix = self._reading.root, self._claimed_suffix(path, query)
+        return find_foreign_link(path, root) or find_misplacement(
+            path, root, suffix=suffix, datatype=FOLDERS[query]
         )
 
     def is_candidate(self, path: Path, query: str) -> bool:
         """Tell whether an image is rightly named and passes the filters."""
-        return self._find_fault(path, query) is None and self._passes(path, query, self._filters)
+        return self.find_fault(path, query) is None and self._passes(path, query)
 
     def _query_of(self, path: Path) -> str | None:
-        """Return the query that an image is for by its suffix; that of its folder comes first."""
-        claimed = [
-            query
-            for query in QUERIES
-            if claimed_suffix(path.name, wanted_suffixes(query, self._filters))
-        ]
+        """Return the query of an image's suffix; that of its folder comes first."""
+        claimed = [query for query in QUERIES if self._claimed_suffix(path, query)]
         here = [query for query in claimed if FOLDERS[query] == path.parent.name]
         # A single-band reference elsewhere is none of a diffusion series.
         if here or find_fault(path.name) or split_name(path)[1] == "sbref":
             claimed = here
         return claimed[0] if claimed else None
 
-    def _passes(self, path: Path, query: str, filters: Filters) -> bool:
-        """Tell whether an image passes filters; one with a wrong name is asked its name alone."""
-        owner = owner_of(path.parent, self._root)
+    def _passes(self, path: Path, query: str, filters: Filters | None = None) -> bool:
+        """Tell whether an image passes filters, by default those of the request.
+
+        Of an image with a wrong name only the name is tested, not the sidecars.
+        """
+        owner = owner_of(path.parent, self._reading.root)
         labels = {"subject": owner.subject, "session": owner.session}
         return passes(
             path,
             query,
-            filters,
+            self._reading.filters if filters is None else filters,
             entities=split_name(path)[0] | {k: v for k, v in labels.items() if v is not None},
             suffix=self._claimed_suffix(path, query),
-            metadata=None if self._find_fault(path, query) else self._sidecars.metadata,
+            metadata=None if self.find_fault(path, query) else self._reading.sidecars.metadata,
         )
 
     def _is_usable(self, label: str, path: Path, query: str) -> bool:
         """Tell whether an image is what its query asks for."""
         if query == "t1w":
             return True  # few of them are opened, and checked then
-        if fault := self._find_fault(path, query):
+        if fault := self.find_fault(path, query):
             self._note_misnamed(label, fault)
             return False
         if query == "dwi" and (reason := self.why_no_signal(path)):
@@ -159,43 +130,39 @@ class ImageSelector:
         return True
 
     def _would_correct(self, path: Path, query: str) -> bool:
-        """Tell whether an image could correct distortion, filters aside."""
+        """Tell whether an image could correct distortion, whatever the filters."""
         entities, suffix, _ = split_name(path)
-        if self._find_fault(path, query) or not self._passes(path, query, {}):
+        if self.find_fault(path, query) or not self._passes(path, query, {}):
             return False
-        metadata: Mapping[str, object] = {}
+        metadata: dict[str, Any] = {}
         try:
-            metadata = self._sidecars.metadata(path)
+            metadata = self._reading.sidecars.metadata(path)
         except InputError as error:
             # What a filter leaves out is no problem of this run.
             LOGGER.debug("%s is left out by a filter: %s", path, error)
-        return not suffix.startswith("magnitude") and is_diffusion_signal(entities, metadata)
+        return not suffix.startswith("magnitude") and not why_no_signal(entities, metadata)
 
     def _claimed_suffix(self, path: Path, query: str) -> str:
-        return claimed_suffix(path.name, wanted_suffixes(query, self._filters)) or ""
-
-    def _find_fault(self, path: Path, query: str) -> LayoutError | None:
-        try:
-            self.check_name(path, query)
-        except LayoutError as error:
-            return error
-        return None
+        return claimed_suffix(path.name, wanted_suffixes(query, self._reading.filters)) or ""
 
     def _check_other(self, path: Path) -> None:
-        """Refuse a file in `dwi` that is no known image, unless its name says what it is."""
+        """Refuse a file in `dwi` that is no known image, unless its name is valid."""
         if path.parent.name == "dwi":
             entities, suffix, _ = split_name(path)
             is_named = bool(entities) and find_fault(path.name) is None
-            check_name(path, self._root, suffix=suffix if is_named else "dwi")
+            if error := find_misplacement(
+                path, self._reading.root, suffix=suffix if is_named else "dwi"
+            ):
+                raise error
 
     def _note_misnamed(self, label: str, error: LayoutError) -> None:
         """Add a problem of a name; the files of one name are one problem.
 
-        A file above the participants is nobody's. It is a problem of the dataset, unless images
-        lack a file of their own: these are refused, each for its participant.
+        A file above the participants is a problem of the dataset. Images that need it are
+        refused, each for its participant.
         """
         assert error.path is not None
-        if owner_of(error.path.parent, self._root).subject is None:
+        if owner_of(error.path.parent, self._reading.root).subject is None:
             self._note(None, error)
             return
         name = error.path.with_name(error.path.name.partition(".")[0])
@@ -222,32 +189,26 @@ class ImageSelector:
         InputError
             If its sidecars cannot be read, or its content was not fetched.
         """
-        entities, metadata = split_name(path)[0], self._sidecars.metadata(path)
+        entities, metadata = split_name(path)[0], self._reading.sidecars.metadata(path)
         reason = why_no_signal(entities, metadata)
-        if not reason or not is_diffusion_signal(
+        is_derived_alone = reason and not why_no_signal(
             entities, metadata, n_directions=SIGNAL_DIRECTIONS
-        ):
-            return reason and f"it is no measured signal: {reason}"
-        # DERIVED alone speaks against it; gradient files of its own may speak for it.
-        return "" if self._has_directions(path) else f"it is no measured signal: {reason}"
+        )
+        if not reason or (is_derived_alone and self._has_directions(path)):
+            return ""
+        return f"it is no measured signal: {reason}"
 
     def _has_directions(self, path: Path) -> bool:
         """Tell whether gradient files of an image's own name hold a full set of directions."""
-        bval, bvec = (self._sidecars.find_own(path, e) for e in (".bval", ".bvec"))
+        bval, bvec = self._reading.sidecars.find_own_gradients(path)
         if bval is None or bvec is None:
             return False
         for file in (path, bval, bvec):
             require_content(file, ImageError if file == path else GradientError)
+        # Directions alone count here; what lengths mean is asked when it is opened.
+        options = replace(self._reading.gradient_options, b_scaling="none")
         try:
-            image = load_image(path, ndim=4)
-            found = read_raw_gradients(
-                bval,
-                bvec,
-                affine=image.affine,
-                n_volumes=image.shape[3],
-                # Directions alone count here; what lengths mean is asked when it is opened.
-                options=replace(self._gradient_options, b_scaling="none"),
-            )
+            found = read_gradients(load_image(path, ndim=4), bval, bvec, options)
         except InputError:
             return False
         return found.gtab.count_directions() >= SIGNAL_DIRECTIONS

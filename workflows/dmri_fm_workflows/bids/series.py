@@ -1,4 +1,4 @@
-"""Group the runs of a session into series."""
+"""Series: runs of a session, grouped, with what corrects their distortion."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.vector_lengths import describe_range, list_volumes
 from dmri_fm_workflows.bids.encoding import find_contradictions
-from dmri_fm_workflows.bids.fields import (
-    ECHO_TIME_TOLERANCE,
-    Candidate,
-    choose_images,
-    echo_time_s,
-)
+from dmri_fm_workflows.bids.fields import ECHO_TIME_TOLERANCE, Candidate, choose_images
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.bids.records import (
     DwiRun,
@@ -35,19 +30,10 @@ from dmri_fm_workflows.bids.records import (
     pose_difference,
 )
 
-__all__ = ["GroupedRuns", "OpenedRun", "SessionImages", "group_runs"]
+__all__ = ["GroupedRuns", "SessionImages", "group_runs"]
 
 #: Entities that a series may merge over; with a MultipartID also over `acquisition`.
 MERGED_OVER = ("direction", "run")
-
-
-@dataclass(frozen=True, eq=False)
-class OpenedRun:
-    """A run, its gradients (RAS+), and what is doubtful about it."""
-
-    run: DwiRun
-    gtab: GradientTable
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +58,13 @@ class SessionImages:
         Images of the session that could not be opened, or that a filter leaves out.
     """
 
-    runs: Sequence[OpenedRun]
-    bare: Sequence[EpiImage] = ()
-    epis: Sequence[EpiImage] = ()
-    sbrefs: Sequence[EpiImage] = ()
-    fieldmaps: Sequence[Fieldmap] = ()
-    elsewhere: Sequence[Candidate] = ()
-    unusable: Sequence[UnusedImage] = ()
+    runs: Sequence[DwiRun]
+    bare: Sequence[EpiImage]
+    epis: Sequence[EpiImage]
+    sbrefs: Sequence[EpiImage]
+    fieldmaps: Sequence[Fieldmap]
+    elsewhere: Sequence[Candidate]
+    unusable: Sequence[UnusedImage]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +83,7 @@ class GroupedRuns:
 
     series: tuple[DwiSeries, ...]
     errors: tuple[InputError, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
 
 
 def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
@@ -115,84 +101,83 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         Folder of the dataset, to which `bids::` links are relative.
     """
     groups = _gather(images.runs)
-    weighted = [g for g in groups if not all(o.gtab.is_b0.all() for o in g)]
-    spare: list[EpiImage] = [o.run for g in groups if g not in weighted for o in g]
-    spare += images.bare
+    weighted = [g for g in groups if not all(run.gtab.is_b0.all() for run in g)]
+    spare = [*(run for g in groups if g not in weighted for run in g), *images.bare]
     errors: list[InputError] = []
     series: list[DwiSeries] = []
     misplaced: set[Path] = set()
     without_b0: list[DwiRun] = []
-    for group in weighted:
-        if not any(o.run.has_b0 for o in group):
-            errors.append(_no_b0(group, images.bare))
-            without_b0 += [o.run for o in group]
+    for runs in weighted:
+        if not any(run.has_b0 for run in runs):
+            errors.append(_no_b0(runs, images.bare))
+            without_b0 += runs
             continue
-        runs = tuple(o.run for o in group)
-        others = [o.run for g in weighted if g is not group for o in g]
-        candidates = [
-            Candidate(image, origin)
-            for origin, listed in (
-                ("epi", images.epis), ("b0", spare), ("dwi", others), ("sbref", images.sbrefs)
-            )
-            for image in listed
-        ]  # fmt: skip
+        others = [run for g in weighted if g is not runs for run in g]
         choice = choose_images(
             runs,
-            candidates=[*candidates, *images.elsewhere],
+            candidates=_list_candidates(images, spare, others),
             fieldmaps=images.fieldmaps,
             others=others,
             root=root,
         )
         errors += choice.errors
         misplaced |= {image.path for image in choice.misplaced}
+        doubts = (*(w for run in runs for w in run.warnings), *_group_doubts(runs, groups))
         series.append(
             DwiSeries(
                 runs,
                 _shared_entities(runs),
                 reverse=choice.reverse,
                 fieldmaps=choice.fieldmaps,
-                warnings=(
-                    *(w for o in group for w in o.warnings),
-                    *_group_doubts(group, groups),
-                    *choice.warnings,
-                ),
+                warnings=(*doubts, *choice.warnings),
                 unused=(*choice.unused, *images.unusable),
                 pair_reason=choice.pair_reason,
             )
         )
-    refused = {error.path for error in errors}
-    used = {s.outside_image.path for s in series if s.outside_image}
+    settled = {error.path for error in errors}
+    settled |= {s.outside_image.path for s in series if s.outside_image}
     errors += [
         _useless(image, weighted)
         for image in spare
-        if image.path not in refused | used
+        if image.path not in settled
         and (not series or image.path in misplaced)
         # An image that fits a run refused for want of b=0 is no fault of its own.
         and not any(has_same_pose(image, run) for run in without_b0)
     ]
     named, clashes = _name_apart(series)
     unique = {(e.path, e.found): e for e in [*errors, *clashes]}
-    known = [*(o.run for o in images.runs), *images.bare, *images.epis, *images.sbrefs]
+    labelled = [*images.runs, *images.bare, *images.epis, *images.sbrefs]
     return GroupedRuns(
         tuple(sorted(named, key=lambda s: s.name)),
         tuple(unique.values()),
-        tuple(find_contradictions(known)),
+        tuple(find_contradictions(labelled)),
     )
 
 
-def _gather(opened: Sequence[OpenedRun]) -> list[list[OpenedRun]]:
+def _gather(runs: Sequence[DwiRun]) -> list[tuple[DwiRun, ...]]:
     """Group runs that belong to one scan and lie on one grid in one head pose."""
-    groups: list[list[OpenedRun]] = []
-    for item in sorted(opened, key=lambda o: o.run.path.name):
+    groups: list[list[DwiRun]] = []
+    for run in sorted(runs, key=lambda run: run.path.name):
         for group in groups:
-            if _merge_key(group[0].run) == _merge_key(item.run) and has_same_pose(
-                group[0].run, item.run
-            ):
-                group.append(item)
+            if _merge_key(group[0]) == _merge_key(run) and has_same_pose(group[0], run):
+                group.append(run)
                 break
         else:
-            groups.append([item])
-    return groups
+            groups.append([run])
+    return [tuple(group) for group in groups]
+
+
+def _list_candidates(
+    images: SessionImages, spare: Sequence[EpiImage], others: Sequence[DwiRun]
+) -> list[Candidate]:
+    """Return what may correct a series, given spare b=0 images and the runs of other series."""
+    return [
+        *(Candidate(image, "epi") for image in images.epis),
+        *(Candidate(image, "b0") for image in spare),
+        *(Candidate(image, "dwi") for image in others),
+        *(Candidate(image, "sbref") for image in images.sbrefs),
+        *images.elsewhere,
+    ]
 
 
 def _multipart_id(run: DwiRun) -> str:
@@ -242,12 +227,11 @@ def _name_apart(series: Sequence[DwiSeries]) -> tuple[list[DwiSeries], list[Inpu
     return kept, clashes
 
 
-def _group_doubts(
-    group: Sequence[OpenedRun], groups: Sequence[Sequence[OpenedRun]]
-) -> Iterator[str]:
-    gtab = GradientTable.concatenate([o.gtab for o in group])
+def _group_doubts(runs: Sequence[DwiRun], groups: Sequence[Sequence[DwiRun]]) -> Iterator[str]:
+    """Yield warnings of a series as a whole: directions, echo times, parts kept apart."""
+    gtab = GradientTable.concatenate([run.gtab for run in runs])
     n_directions = gtab.count_directions()
-    first = group[0].run
+    first = runs[0]
     if n_directions < FEWEST_DIRECTIONS:
         yield (
             f"{first.path.name}: {n_directions} diffusion directions, fewer than the "
@@ -260,29 +244,31 @@ def _group_doubts(
         )
     elif (widening := describe_widening(gtab, select_shells(gtab))) is not None:
         yield f"{first.path.name}: the tensor is fitted to {widening}. Kurtosis makes its MD low."
-    echo_times = sorted({t for o in group if (t := echo_time_s(o.run)) is not None})
+    echo_times = sorted({t for run in runs if (t := run.echo_time_s) is not None})
     if echo_times and echo_times[-1] > (1 + ECHO_TIME_TOLERANCE) * echo_times[0]:
         times = ", ".join(f"{t:g}" for t in echo_times)
         yield f"runs merged with {first.path.name} differ in EchoTime: {times} s."
-    for other in groups:
-        is_same_scan = other is not group and _merge_key(other[0].run) == _merge_key(first)
-        if _multipart_id(first) and is_same_scan:
+    for other in (group[0] for group in groups if group is not runs):
+        if _multipart_id(first) and _merge_key(other) == _merge_key(first):
             yield (
-                f"{first.path.name} and {other[0].run.path.name} have one MultipartID, "
+                f"{first.path.name} and {other.path.name} have one MultipartID, "
                 f"{_multipart_id(first)!r}, and are kept apart: of the second, "
-                f"{pose_difference(other[0].run, first)}."
+                f"{pose_difference(other, first)}."
             )
 
 
-def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientError:
-    n_volumes = sum(len(o.gtab) for o in group)
+def _no_b0(runs: Sequence[DwiRun], bare: Sequence[EpiImage]) -> GradientError:
+    """Return the error of a series without b=0, with every remedy that may apply."""
+    n_volumes = sum(len(run.gtab) for run in runs)
     # Volumes left out for want of a direction may be the b=0 that is missed.
-    lowest = float(min(b for o in group for b in (*o.gtab.bvals, *o.run.gradients.left_out_bvals)))
+    lowest = float(
+        min(b for run in runs for b in (*run.gtab.bvals, *run.gradients.left_out_bvals))
+    )
     without = [
-        f"{list_volumes(o.run.gradients.left_out)} of {o.run.path.name}, b = "
-        f"{describe_range(o.run.gradients.left_out_bvals)} s/mm^2"
-        for o in group
-        if o.run.gradients.left_out
+        f"{list_volumes(run.gradients.left_out)} of {run.path.name}, b = "
+        f"{describe_range(run.gradients.left_out_bvals)} s/mm^2"
+        for run in runs
+        if run.gradients.left_out
     ]
     found = f"no b=0 volume among {n_volumes}; the lowest b-value is {lowest:g} s/mm^2"
     advice = (
@@ -304,21 +290,20 @@ def _no_b0(group: Sequence[OpenedRun], bare: Sequence[EpiImage]) -> GradientErro
         )
     return GradientError(
         found,
-        path=group[0].run.bval,
-        expected=f"at least one volume with b < {group[0].gtab.b0_threshold:g} s/mm^2",
+        path=runs[0].bval,
+        expected=f"at least one volume with b < {runs[0].gtab.b0_threshold:g} s/mm^2",
         advice=advice,
     )
 
 
-def _useless(run: EpiImage, weighted: Sequence[Sequence[OpenedRun]]) -> ImageError:
-    grids = "; ".join(
-        f"{g[0].run.path.name} has {g[0].run.shape[:3]}, {g[0].run.phase_encoding}"
-        for g in weighted
-    )
+def _useless(image: EpiImage, weighted: Sequence[Sequence[DwiRun]]) -> ImageError:
+    """Return the error of a b=0 image that corrects no series."""
+    firsts = (group[0] for group in weighted)
+    grids = "; ".join(f"{r.path.name} has {r.shape[:3]}, {r.phase_encoding}" for r in firsts)
     return ImageError(
-        f"holds b=0 volumes only, on a grid of {run.shape[:3]} with phase encoding "
-        f"{run.phase_encoding}, and fits no other run of the session",
-        path=run.path,
+        f"holds b=0 volumes only, on a grid of {image.shape[:3]} with phase encoding "
+        f"{image.phase_encoding}, and fits no other run of the session",
+        path=image.path,
         expected="diffusion-weighted volumes, or the grid, head pose and opposite phase encoding "
         f"of another run ({grids or 'there is none'})",
         advice="export it with the matrix and position of that run, or leave it out by a filter",

@@ -1,35 +1,64 @@
-"""Which gradient files and JSON sidecars belong to an image.
+"""Gradient files and JSON sidecars that apply to an image.
 
 The file with the image's own stem wins. Only where it is absent does the inheritance principle
 apply: a file of the same suffix, in the image's folder or one above it up to the dataset's root,
-whose entities all occur in the image's name with the same labels; the nearest folder wins, and in
+whose entities all occur in the image's name with the same labels. The nearest folder wins, and in
 one folder the file with the most entities.
 
-A file whose own name does not agree with its folder is of nobody that could be known, and never
-applies. Where it would, were it named after its folder, and the image has no file of its own, the
-image is refused rather than read without it.
+A file whose own name does not agree with its folder has no known owner, and never applies. Where
+it would apply if it were named after its folder, and the image has no file of its own, the image
+is refused rather than read without it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, InputError, LayoutError
 from dmri_fm.json_files import read_object
-from dmri_fm_workflows.bids.folders import check_name, owner_of, refuse_foreign_link
+from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
 from dmri_fm_workflows.bids.ignore import BidsIgnore
-from dmri_fm_workflows.bids.names import split_name
+from dmri_fm_workflows.bids.names import own_file, split_name
 
-__all__ = ["Sidecars"]
+__all__ = ["Sidecars", "read_json_object"]
 
 _EXTENSIONS = (".json", ".bval", ".bvec")
 
-#: Entities that a folder gives.
-_OWNER = ("subject", "session")
+
+@dataclass(frozen=True)
+class _Name:
+    """Name of an image or of a file that may describe it.
+
+    Attributes
+    ----------
+    path
+        The file.
+    labels
+        Entities and labels.
+    suffix, extension
+        The rest of the name.
+    """
+
+    path: Path
+    labels: frozenset[tuple[str, str]]
+    suffix: str
+    extension: str
+
+    @classmethod
+    def of(cls, path: Path) -> _Name:
+        entities, suffix, extension = split_name(path)
+        return cls(path, frozenset(entities.items()), suffix, extension)
+
+    @cached_property
+    def labels_below_owner(self) -> frozenset[tuple[str, str]]:
+        """Labels but for those that the folder gives as well."""
+        return frozenset((k, v) for k, v in self.labels if k not in ("subject", "session"))
 
 
 class Sidecars:
@@ -42,24 +71,17 @@ class Sidecars:
     root
         Folder of the dataset.
     is_ignored
-        Tells which files are not part of it; by default, those that its `.bidsignore` lists.
+        Tells which files are not part of it.
     """
 
-    def __init__(self, root: Path, *, is_ignored: BidsIgnore | None = None) -> None:
+    def __init__(self, root: Path, is_ignored: BidsIgnore) -> None:
         self._root = root
-        self._is_ignored = BidsIgnore(root) if is_ignored is None else is_ignored
-        self._listings: dict[Path, tuple[tuple[Path, frozenset[tuple[str, str]], str], ...]] = {}
+        self._is_ignored = is_ignored
+        self._listings: dict[Path, list[_Name]] = {}
         self._objects: dict[Path, dict[str, Any]] = {}
 
     def find(self, image: Path, extension: str) -> Path:
-        """Find the file of an image with another extension.
-
-        Parameters
-        ----------
-        image
-            An image of the dataset.
-        extension
-            `.bval` or `.bvec`.
+        """Find the `.bval` or `.bvec` file of an image.
 
         Returns
         -------
@@ -76,18 +98,18 @@ class Sidecars:
         """
         if (there := self.find_own(image, extension)) is not None:
             return there
-        own = image.with_name(image.name.partition(".")[0] + extension)
+        own = own_file(image, extension)
         self._refuse_misnamed(image, extension)
         for found in self._applicable(image, extension):
-            if len(found) > 1 and len(found[-1][1]) == len(found[-2][1]):
+            if len(found) > 1 and len(found[-1].labels) == len(found[-2].labels):
                 raise InputError(
-                    f"{found[-2][0].name} and {found[-1][0].name} both apply by inheritance",
+                    f"{found[-2].path.name} and {found[-1].path.name} both apply by inheritance",
                     path=image,
                     expected=f"one {extension} file",
                     advice=f"put a file of the image's own name beside it: {own.name}",
                 )
-            self._refuse_foreign(found[-1][0])
-            return found[-1][0]
+            self._refuse_foreign(found[-1].path)
+            return found[-1].path
         if os.path.lexists(own):
             raise GradientError(
                 "is left out by .bidsignore",
@@ -100,18 +122,20 @@ class Sidecars:
     def find_own(self, image: Path, extension: str) -> Path | None:
         """Return the file of an image's own name; None if there is none in the dataset.
 
-        A link that leads nowhere is there: its content was not fetched.
-
         Raises
         ------
         LayoutError
             If it is a link to another participant's file.
         """
-        own = image.with_name(image.name.partition(".")[0] + extension)
+        own = own_file(image, extension)
         if not self._is_there(own):
             return None
-        refuse_foreign_link(own, self._root)
+        self._refuse_foreign(own)
         return own
+
+    def find_own_gradients(self, image: Path) -> tuple[Path | None, Path | None]:
+        """Return the `.bval` and the `.bvec` file of an image's own name, as :meth:`find_own`."""
+        return self.find_own(image, ".bval"), self.find_own(image, ".bvec")
 
     def metadata(self, image: Path) -> dict[str, Any]:
         """Merge the JSON files that apply to an image, the nearest one last.
@@ -127,49 +151,39 @@ class Sidecars:
             If a file is not a JSON object, or was not fetched, or one whose name does not agree
             with its folder might apply, or one is a link to another participant's.
         """
-        if not self._is_there(image.with_name(image.name.partition(".")[0] + ".json")):
+        if not self._is_there(own_file(image, ".json")):
             self._refuse_misnamed(image, ".json")
         merged: dict[str, Any] = {}
         for found in reversed(list(self._applicable(image, ".json"))):
-            for path, _ in found:
-                self._refuse_foreign(path)
-                merged |= self._read(path)
+            for name in found:
+                self._refuse_foreign(name.path)
+                merged |= self._read(name.path)
         return merged
 
     def misnamed(self, image: Path) -> Iterator[LayoutError]:
-        """Yield an error for each file that would apply, were it named after its folder."""
+        """Yield an error for each file that would apply if it were named after its folder."""
         for extension in _EXTENSIONS:
             yield from self._misnamed(image, extension)
 
     def _misnamed(self, image: Path, extension: str) -> Iterator[LayoutError]:
-        entities, suffix, _ = split_name(image)
-        own = frozenset((k, v) for k, v in entities.items() if k not in _OWNER)
-        for folder in self._upwards(image):
-            for path, labels, ending in self._list(folder):
-                others = frozenset((k, v) for k, v in labels if k not in _OWNER)
-                if ending == suffix + extension and others <= own:
-                    error = self._find_fault(path, suffix)
-                    if error is not None:
-                        yield error
+        own = _Name.of(image)
+        for listing in self._upwards(own, extension):
+            for name in listing:
+                if name.labels_below_owner <= own.labels_below_owner and (
+                    error := self._find_misplacement(name)
+                ):
+                    yield error
 
     def _refuse_misnamed(self, image: Path, extension: str) -> None:
         for error in self._misnamed(image, extension):
             raise error
 
-    def _find_fault(self, path: Path, suffix: str) -> LayoutError | None:
-        try:
-            check_name(path, self._root, suffix=suffix)
-        except LayoutError as error:
-            return error
-        return None
+    def _refuse_foreign(self, path: Path) -> None:
+        if error := find_foreign_link(path, self._root):
+            raise error
 
-    def is_foreign(self, path: Path) -> bool:
-        """Tell a link to another participant's file."""
-        try:
-            refuse_foreign_link(path, self._root)
-        except LayoutError:
-            return True
-        return False
+    def _find_misplacement(self, name: _Name) -> LayoutError | None:
+        return find_misplacement(name.path, self._root, suffix=name.suffix)
 
     def _read(self, path: Path) -> dict[str, Any]:
         # Asked for several times an image, and one above the participants by every image.
@@ -177,49 +191,38 @@ class Sidecars:
             self._objects[path] = read_json_object(path)
         return self._objects[path]
 
-    def _refuse_foreign(self, path: Path) -> None:
-        # A file above the participants is of all of them, wherever it is kept.
-        if owner_of(path.parent, self._root).subject is not None:
-            refuse_foreign_link(path, self._root)
-
     def _is_there(self, path: Path) -> bool:
         # A link that leads nowhere is there: its content was not fetched.
         return os.path.lexists(path) and not self._is_ignored(path)
 
-    def _upwards(self, image: Path) -> Iterator[Path]:
-        folder = image.parent
-        while True:
-            yield folder
-            if folder == self._root or folder == folder.parent:
-                return
-            folder = folder.parent
-
-    def _applicable(
-        self, image: Path, extension: str
-    ) -> Iterator[list[tuple[Path, frozenset[tuple[str, str]]]]]:
+    def _applicable(self, image: Path, extension: str) -> Iterator[list[_Name]]:
         """Yield the files that apply, folder by folder upwards, by number of entities."""
-        entities, suffix, _ = split_name(image)
-        own = frozenset(entities.items())
-        for folder in self._upwards(image):
+        own = _Name.of(image)
+        for listing in self._upwards(own, extension):
             found = [
-                (path, labels)
-                for path, labels, ending in self._list(folder)
-                if ending == suffix + extension
-                and labels <= own
-                and self._find_fault(path, suffix) is None
+                name
+                for name in listing
+                if name.labels <= own.labels and self._find_misplacement(name) is None
             ]
             if found:
-                yield sorted(found, key=lambda pair: (len(pair[1]), pair[0].name))
+                yield sorted(found, key=lambda name: (len(name.labels), name.path.name))
 
-    def _list(self, folder: Path) -> tuple[tuple[Path, frozenset[tuple[str, str]], str], ...]:
-        if folder not in self._listings:
-            listing = []
-            for path in sorted(folder.iterdir()):
-                if path.suffix in _EXTENSIONS and not self._is_ignored(path):
-                    entities, suffix, extension = split_name(path)
-                    listing.append((path, frozenset(entities.items()), suffix + extension))
-            self._listings[folder] = tuple(listing)
-        return self._listings[folder]
+    def _upwards(self, image: _Name, extension: str) -> Iterator[list[_Name]]:
+        """Yield the files of the image's suffix, folder by folder from its own to the root."""
+        for folder in image.path.parents:
+            if folder not in self._listings:
+                self._listings[folder] = [
+                    _Name.of(path)
+                    for path in sorted(folder.iterdir())
+                    if path.suffix in _EXTENSIONS and not self._is_ignored(path)
+                ]
+            yield [
+                name
+                for name in self._listings[folder]
+                if (name.suffix, name.extension) == (image.suffix, extension)
+            ]
+            if folder == self._root:
+                return
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

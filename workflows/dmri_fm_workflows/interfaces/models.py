@@ -14,8 +14,8 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from dmri_fm import extract_features, predict_tensor
 from dmri_fm.errors import WeightsError
-from dmri_fm.predict import extract_features, predict_tensor
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -110,7 +110,7 @@ class PredictTensor(SimpleInterface):
             device=self.inputs.device,
             seed=self.inputs.seed,
         )
-        if maps.std is None or maps.unfamiliarity is None:
+        if maps.std is None or maps.ood_percentile is None:
             raise WeightsError(
                 "weights without statistics of their training data",
                 path=self.inputs.weights if isdefined(self.inputs.weights) else None,
@@ -121,7 +121,7 @@ class PredictTensor(SimpleInterface):
         more = {
             "fa_std": maps.std["fa"],
             "md_std": maps.std["md"],
-            "unfamiliarity": maps.unfamiliarity,
+            "unfamiliarity": maps.ood_percentile,
         }
         for name, data in more.items():
             path = save_image(data, maps.affine, folder / f"{name}.nii.gz")

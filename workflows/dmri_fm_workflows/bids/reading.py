@@ -1,0 +1,51 @@
+"""One reading of a dataset: the folder, the request, and how gradient files are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from dmri_fm.gradient_options import GradientOptions
+from dmri_fm_workflows.bids.filters import Filters
+from dmri_fm_workflows.bids.ignore import BidsIgnore
+from dmri_fm_workflows.bids.sidecars import Sidecars
+
+__all__ = ["Reading"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What every step of reading one dataset goes by.
+
+    Attributes
+    ----------
+    root
+        Folder of the dataset, absolute, without links.
+    filters
+        Conditions on the images, by query.
+    sessions
+        Requested labels; all if None.
+    gradient_options
+        How gradient files are read.
+    """
+
+    root: Path
+    filters: Filters = field(default_factory=dict)
+    sessions: Collection[str] | None = None
+    gradient_options: GradientOptions = GradientOptions()  # noqa: RUF009 (frozen)
+
+    @cached_property
+    def is_ignored(self) -> BidsIgnore:
+        """Tells which files are not part of the dataset."""
+        return BidsIgnore(self.root)
+
+    @cached_property
+    def sidecars(self) -> Sidecars:
+        """Files that describe the images, found and read once."""
+        return Sidecars(self.root, self.is_ignored)
+
+    def includes(self, session: str) -> bool:
+        """Tell whether a session was requested."""
+        return self.sessions is None or session in self.sessions
