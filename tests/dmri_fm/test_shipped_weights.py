@@ -139,7 +139,7 @@ def test_hidden_places_are_filled_better_than_by_the_start_and_directions_no_wor
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("tensor-refiner", "one real brain"), ("drope", "two heads")]
+    ("name", "data"), [("tensor-refiner", "one real brain"), ("drope", "two brains")]
 )
 def test_card_names_the_weights_that_ship(name, data):
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")

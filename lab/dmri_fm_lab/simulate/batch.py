@@ -21,7 +21,7 @@ from dmri_fm_lab.simulate.acquisition import (
     point_spread,
     real_gradients,
 )
-from dmri_fm_lab.simulate.brains import USUAL, Brains, Variation, draw_brains
+from dmri_fm_lab.simulate.brains import Brains, Variation, draw_brains
 from dmri_fm_lab.simulate.fields import (
     log_uniform,
     normal,
@@ -131,27 +131,12 @@ def draw_batch(
     """
     bvals, bvecs, shells = _protocols(gtabs, generator.device)
     check_request(shape, snr)
-    if affine is not None:
-        affine = _checked_affine(affine)
-    if atlas_weight is not None and not 0 <= atlas_weight <= 1:
-        raise ConfigError(f"atlas weight {atlas_weight:g}", expected="0 to 1")
     n, device = len(gtabs), generator.device
 
     def draw(low: float, high: float, *more: int) -> Tensor:
         return uniform(generator, low, high, n, *more)
 
-    weight = draw(0.0, 1.0) if atlas_weight is None else torch.full((n,), atlas_weight).to(device)
-    is_patch = affine is None
-    brains = draw_brains(
-        generator,
-        shape,
-        _patch_affines(generator, n, shape)
-        if affine is None
-        else affine.to(device).repeat(n, 1, 1),
-        atlas_weight=weight,
-        rotation=random_rotations(generator, n) if is_patch else None,
-        variation=PATCHES if is_patch else USUAL,
-    )
+    brains = _draw_patch_brains(generator, n, shape, affine, atlas_weight)
     tissues = draw_tissues(generator, n)
     spread, smooth_spread = _draw_point_spreads(generator, n, shape)
 
@@ -185,6 +170,37 @@ def draw_batch(
         brains.mask,
         sigma,
         brains.affine,
+    )
+
+
+def _draw_patch_brains(
+    generator: torch.Generator,
+    n: int,
+    shape: tuple[int, int, int],
+    affine: Tensor | None,
+    atlas_weight: float | None,
+) -> Brains:
+    """Draw brains on a given grid, or on patches of any pose; see :func:`draw_batch`."""
+    if affine is not None:
+        affine = _checked_affine(affine)
+    if atlas_weight is not None and not 0 <= atlas_weight <= 1:
+        raise ConfigError(f"atlas weight {atlas_weight:g}", expected="0 to 1")
+    device = generator.device
+    weight = (
+        uniform(generator, 0.0, 1.0, n)
+        if atlas_weight is None
+        else torch.full((n,), atlas_weight).to(device)
+    )
+    if affine is not None:
+        grids = affine.to(device).repeat(n, 1, 1)
+        return draw_brains(generator, shape, grids, atlas_weight=weight)
+    return draw_brains(
+        generator,
+        shape,
+        _patch_affines(generator, n, shape),
+        atlas_weight=weight,
+        rotation=random_rotations(generator, n),
+        variation=PATCHES,
     )
 
 

@@ -124,6 +124,24 @@ def write_root(
         "*_dwimap.*\n*_fieldmap.*\n*_npeaks.*\n*_xfm.*\neffects.json\n", encoding="utf-8"
     )
     (root / "README.md").write_text(_README.format(name=name), encoding="utf-8")
+    _write_people(root, people, sites, tissue)
+    write_json(
+        truth / "effects.json",
+        {
+            "Description": _EFFECTS_TEXT,
+            **EFFECTS,
+        },
+    )
+
+
+def _write_people(
+    root: Path,
+    people: Sequence[Participant],
+    sites: Sequence[Site],
+    tissue: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the tables of participants, as they are told and as they are."""
+    truth = root / "derivatives" / "truth"
     who = [
         {
             "participant_id": f"sub-{p.label}",
@@ -152,13 +170,6 @@ def write_root(
     )
     write_json(
         truth / "participants.json", {n: {"Description": text} for n, text in _COLUMNS.items()}
-    )
-    write_json(
-        truth / "effects.json",
-        {
-            "Description": _EFFECTS_TEXT,
-            **EFFECTS,
-        },
     )
 
 

@@ -190,31 +190,33 @@ def pretrain_drope(
     )
     if weights is not None and run.is_main:
         statistics = _describe_features(run, config, folder, scans, held_out)
-        drawn = scans if config.scan_share > 0 else []
-        seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
-        described = describe_run(
-            config,
-            run,
-            scans=sorted(seen),
-            scan_share=config.scan_share if drawn else 0.0,
-            noun="scan",
-        )
+        described = _describe_scans(config, run, scans, origin)
         save_weights(
             weights,
             model.encoder,
             name=config.model,
             version=version,
-            training={
-                **described,
-                "start": origin,
-                "held_out": [scan.name for scan in held_out],
-            },
+            training={**described, "held_out": [scan.name for scan in held_out]},
             statistics=statistics,
             pretraining=(
                 split_autoencoder(run.model) if isinstance(run.model, GuidedAutoencoder) else None
             ),
         )
     return run
+
+
+def _describe_scans(
+    config: DropePretraining,
+    run: Run,
+    scans: Sequence[CachedScan],
+    origin: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Describe a run and the scans that it has seen, those of its start included."""
+    drawn = scans if config.scan_share > 0 else []
+    seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
+    share = config.scan_share if drawn else 0.0
+    described = describe_run(config, run, scans=sorted(seen), scan_share=share, noun="scan")
+    return {**described, "start": origin}
 
 
 def _choose_trained(model: Autoencoder, part: str) -> None:

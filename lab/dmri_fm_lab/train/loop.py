@@ -103,6 +103,7 @@ def weight_decay_at(step: int, settings: Optimisation) -> float:
     return final + (first - final) * 0.5 * (1.0 + math.cos(math.pi * x))
 
 
+# One function, read from top to bottom: what a step does, and in which order, is what it tells.
 def run_training(
     model: nn.Module,
     draw: Callable[[int], Sample],

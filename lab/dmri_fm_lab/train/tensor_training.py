@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +159,7 @@ def train_tensor_network(
         )
     if config.loss not in LOSSES:
         raise ConfigError(f"loss {config.loss!r}", expected=f"one of {', '.join(LOSSES)}")
-    seed = config.optimisation.seed
-    torch.manual_seed(seed)
+    torch.manual_seed(config.optimisation.seed)
     model = registered.network(registered.config)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     losses = LOSSES[config.loss]
@@ -169,23 +169,6 @@ def train_tensor_network(
 
     brains = sorted({scan.brain_name for scan in scans}) if config.scan_share > 0 else []
 
-    def draw(number: int) -> TensorBatch:
-        rng = np.random.default_rng([seed, TRAINING, number])
-        if brains and rng.uniform() < config.scan_share:
-            patches = (
-                draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
-                for _ in range(config.batch)
-            )
-            return TensorBatch.join(list(patches))
-        return draw_tensor_batch(
-            rng,
-            batch=config.batch,
-            patch_voxels=config.patch_voxels,
-            spread_share=config.spread_share,
-            more_share=config.more_share,
-            device=device,
-        )
-
     def step_losses(network: nn.Module, batch: TensorBatch, step: int) -> dict[str, Tensor]:
         batch = batch.to(next(network.parameters()).device)
         weight = batch.inputs.mask[:, 0] * (1.0 - (1.0 - config.csf_weight) * batch.csf)
@@ -193,7 +176,7 @@ def train_tensor_network(
 
     run = run_training(
         model,
-        draw,
+        partial(_draw_step, config, scans if brains else (), device),
         step_losses,
         settings=config.optimisation,
         folder=folder,
@@ -214,6 +197,27 @@ def train_tensor_network(
             ),
         )
     return run
+
+
+def _draw_step(
+    config: TensorTraining, scans: Sequence[TrainingScan], device: torch.device, number: int
+) -> TensorBatch:
+    """Draw the batch of a step, simulated or from scans; it depends on its number alone."""
+    rng = np.random.default_rng([config.optimisation.seed, TRAINING, number])
+    if scans and rng.uniform() < config.scan_share:
+        patches = (
+            draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
+            for _ in range(config.batch)
+        )
+        return TensorBatch.join(list(patches))
+    return draw_tensor_batch(
+        rng,
+        batch=config.batch,
+        patch_voxels=config.patch_voxels,
+        spread_share=config.spread_share,
+        more_share=config.more_share,
+        device=device,
+    )
 
 
 def _relative(estimate: TensorEstimate, batch: TensorBatch, weight: Tensor) -> dict[str, Tensor]:
