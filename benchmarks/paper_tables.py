@@ -4,9 +4,9 @@ Usage: python benchmarks/paper_tables.py [--ablations FOLDER] [--brains 1] [--se
 
 Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766: Table 1 (directions fixed or free),
 Table 4 (cost) and Table 5 (ablations). The published rows are of 20 HCP subjects at 1.25 mm; ours
-are of simulated brains (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so only
-the order of rows within one source can be compared. FOLDER holds the weights of the ablations, as
-`dmri-fm train qcg-dti-ablation RUN --model qcg-dti-ablation-ROW --weights
+are of simulated brains (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so
+only the order of rows within one source can be compared. FOLDER holds the weights of the
+ablations, as `dmri-fm train qcg-dti-ablation RUN --model qcg-dti-ablation-ROW --weights
 FOLDER/ROW.safetensors` writes them.
 """
 

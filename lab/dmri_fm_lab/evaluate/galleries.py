@@ -90,16 +90,14 @@ def brain_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
     )
 
 
-def draw_gallery(
-    rng: np.random.Generator, n: int, *, deviation: float = DEVIATION
-) -> list[Tissue]:
+def draw_gallery(rng: np.random.Generator, n: int) -> list[Tissue]:
     """Draw tissues whose :data:`FACTORS` vary independently about the usual ones."""
     if n < 2:
         raise ConfigError(f"a gallery of {n}", expected="two or more")
     usual = Tissue()
     known = {f.name for f in fields(usual)}
     assert known.issuperset(FACTORS)
-    factors = np.exp(deviation * rng.standard_normal((n, len(FACTORS))))
+    factors = np.exp(DEVIATION * rng.standard_normal((n, len(FACTORS))))
     return [
         replace(
             usual, **{name: getattr(usual, name) * f for name, f in zip(FACTORS, row, strict=True)}

@@ -28,6 +28,9 @@ __all__ = ["Acquisition", "acquire", "acquire_fieldmap", "draw_motion", "simulat
 #: Slices that are simulated at a time.
 _SLAB = 16
 
+#: SNR of white matter in the T1-weighted image.
+_T1W_SNR = 30.0
+
 #: Intensity of fully relaxed free water, scanner units.
 _SIGNAL = 2000.0
 
@@ -213,7 +216,7 @@ def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[
 
 
 def t1w_image(
-    rng: np.random.Generator, parts: Fractions, *, voxel_size_mm: float, snr: float = 30.0
+    rng: np.random.Generator, parts: Fractions, *, voxel_size_mm: float
 ) -> NDArray[np.float32]:
     """Draw a T1-weighted image of a head, scalp included.
 
@@ -225,8 +228,6 @@ def t1w_image(
         Fractions on the image's grid.
     voxel_size_mm
         Of that grid, for the receive field.
-    snr
-        White matter over the noise.
 
     Returns
     -------
@@ -236,6 +237,6 @@ def t1w_image(
     image = parts.wm + 0.68 * parts.gm + 0.22 * parts.csf + 0.95 * parts.scalp
     shape = (image.shape[0], image.shape[1], image.shape[2])
     image = image * np.exp(0.12 * smooth_field(rng, shape, spacing=90.0 / voxel_size_mm)[0])
-    noise = rng.standard_normal((2, *shape), dtype=np.float32) / np.float32(snr)
+    noise = rng.standard_normal((2, *shape), dtype=np.float32) / np.float32(_T1W_SNR)
     drawn: NDArray[np.float32] = 900.0 * np.hypot(image + noise[0], noise[1])
     return drawn.astype(np.float32)
