@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, clean, compare_methods
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
+from dmri_fm_lab.evaluate.records import json_ready
 from dmri_fm_lab.evaluate.scores import mean_rows
 from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan
 
@@ -172,7 +173,7 @@ def main() -> None:
         print_condition(name, numbers)
     print_verdict(found)
     if options.json:
-        options.json.write_text(json.dumps(clean(found), indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(json_ready(found), indent=1) + "\n", encoding="utf-8")
     if options.figure:
         draw(found, options.figure)
 

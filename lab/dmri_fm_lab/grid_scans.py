@@ -124,15 +124,11 @@ class GridScan:
 
     def select(self, index: NDArray[np.int_]) -> GridScan:
         """Return the scan with some of its volumes, in the given order."""
-        return GridScan(
-            self.name,
-            self.origin,
-            self.signal[..., index],
-            self.gtab.select(index),
-            self.mask,
-            self.affine,
-            self.noise,
-            None if self.clean is None else self.clean[..., index],
+        return replace(
+            self,
+            signal=self.signal[..., index],
+            gtab=self.gtab.select(index),
+            clean=None if self.clean is None else self.clean[..., index],
         )
 
     def floor_rmse(self, volumes: NDArray[np.int_], where: NDArray[np.bool_]) -> float:

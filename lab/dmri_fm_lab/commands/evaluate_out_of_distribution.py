@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
         evaluate_out_of_distribution,
         format_corruptions,
     )
-    from dmri_fm_lab.evaluate.tables import write_json
+    from dmri_fm_lab.evaluate.records import write_json
 
     found = evaluate_out_of_distribution(
         options.weights or options.model, read_sources(options), model=options.model

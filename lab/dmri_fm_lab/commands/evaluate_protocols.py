@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Compare features across sets of directions, and retrieve the members of a gallery."""
     from dmri_fm_lab.evaluate.protocols import ProtocolRequest, evaluate_protocols
-    from dmri_fm_lab.evaluate.tables import write_json
+    from dmri_fm_lab.evaluate.records import write_json
     from dmri_fm_lab.train.runs import load_encoder
 
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         evaluate_reconstruction,
     )
     from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
-    from dmri_fm_lab.evaluate.tables import write_json
+    from dmri_fm_lab.evaluate.records import write_json
 
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     found = evaluate_reconstruction(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks.predict import predict_tensor
 from dmri_fm_lab.evaluate.baselines import BASELINES, ORACLE_SIGMAS, SERIES_ORACLES, fit_gaussian
+from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import CRITERIA
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
@@ -32,7 +31,6 @@ __all__ = [
     "compare_dataset",
     "compare_methods",
     "compare_scan",
-    "versions",
 ]
 
 logger = logging.getLogger(__name__)
@@ -45,8 +43,6 @@ METHOD_TITLES: dict[str, str] = {
     **{name: oracle.title for name, oracle in SERIES_ORACLES.items()},
 }
 
-#: Packages whose versions are in the output.
-_PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "scikit-learn", "deepbet")
 
 _NOTES = {
     "errors": "mean absolute errors against the reference; mm^2/s, degrees",
@@ -274,7 +270,9 @@ def compare_dataset(
     seen = [] if network is None else network["training_scans"]
     series = []
     for scan in find_scans(root, participant_labels=participant_labels):
-        record = clean({**compare_scan(scan, request), "is_trained_on": scan.brain_name in seen})
+        record = json_ready(
+            {**compare_scan(scan, request), "is_trained_on": scan.brain_name in seen}
+        )
         series.append(record)
         if report is not None:
             report(record)
@@ -284,7 +282,7 @@ def compare_dataset(
             path=root,
             expected="a shell of 12 distinct directions or more, or repeated ones, and a b=0",
         )
-    found: dict[str, Any] = clean(
+    found: dict[str, Any] = json_ready(
         {
             "dataset": str(root),
             "versions": versions(),
@@ -313,33 +311,3 @@ def _describe_network(request: Request) -> dict[str, Any]:
         "weights": "packaged" if request.weights is None else request.weights.name,
         "training_scans": loaded.training.get("scans", []),
     }
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of this package and of those that the numbers depend on."""
-    from dmri_fm import __version__
-
-    found: dict[str, str | None] = {"dmri_fm": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def clean(value: Any) -> Any:
-    """Return a value for JSON: plain types, and None for what is not finite.
-
-    Examples
-    --------
-    >>> clean({"a": (1, float("nan")), 2: np.float32(0.5)})
-    {'a': [1, None], '2': 0.5}
-    """
-    if isinstance(value, Mapping):
-        return {str(k): clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -176,18 +176,13 @@ def mask_directions(
     for name, volumes in estimates.items():
         filled[name] = scan.signal.copy()
         filled[name][..., masked] = volumes
-    return {
-        "rows": _rows(filled, scan, masked, where),
-        "tensors": _tensor_rows(filled, prepared, where),
-        "authors": {
-            "network": authors_scores(whole["network"], scan.signal * prepared.seen[..., None])
-        },
-    }
+    return _score(filled, prepared, whole["network"], masked, where)
 
 
 def mask_patches(
     network: Autoencoder, prepared: PreparedScan, rng: np.random.Generator
 ) -> dict[str, Any]:
+    """Mask patches, the same in all directions, and score what comes back."""
     scan, tokens = prepared.scan, prepared.tokens
     n = len(scan.gtab)
     mask = draw_mask(
@@ -207,13 +202,7 @@ def mask_patches(
     }
     for name, baseline in (PATCH_BASELINES if prepared.has_baselines else {}).items():
         estimates[name] = np.clip(baseline.apply(scan.signal, visible, masked), *CLIP)
-    return {
-        "rows": _rows(estimates, scan, np.arange(n), masked),
-        "tensors": _tensor_rows(estimates, prepared, masked),
-        "authors": {
-            "network": authors_scores(whole["network"], scan.signal * prepared.seen[..., None])
-        },
-    }
+    return _score(estimates, prepared, whole["network"], np.arange(n), masked)
 
 
 def mask_patches_apart(
@@ -250,6 +239,22 @@ def mask_patches_apart(
         "rows": {name: {"all": mean_rows(found)} for name, found in rows.items()},
         "tensors": {},
         "authors": {},
+    }
+
+
+def _score(
+    filled: Mapping[str, _Image],
+    prepared: PreparedScan,
+    network: _Image,
+    volumes: NDArray[np.int_],
+    where: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """Score volumes and voxels of every method, and the network's as the authors do."""
+    seen = prepared.scan.signal * prepared.seen[..., None]
+    return {
+        "rows": _rows(filled, prepared.scan, volumes, where),
+        "tensors": _tensor_rows(filled, prepared, where),
+        "authors": {"network": authors_scores(network, seen)},
     }
 
 

@@ -19,9 +19,8 @@ from dmri_fm.out_of_distribution import percentile_of, score_scan
 from dmri_fm.qspace import choose_spread
 from dmri_fm.registry import find_model, load_weights
 from dmri_fm.weights import Weights
-from dmri_fm_lab.evaluate.comparison import clean, versions
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
-from dmri_fm_lab.evaluate.reconstruction_tables import markdown
+from dmri_fm_lab.evaluate.records import json_ready, markdown, versions
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 
 __all__ = ["evaluate_out_of_distribution", "format_corruptions", "score_corruptions"]
@@ -92,7 +91,7 @@ def score_corruptions(
                 indicators[name].append(dict(ood.indicators))
     if len(names) < 2:
         raise ConfigError(f"{len(names)} sound scans", expected="two or more")
-    result: dict[str, Any] = clean(
+    result: dict[str, Any] = json_ready(
         {
             "version": loaded.version,
             "versions": versions(),

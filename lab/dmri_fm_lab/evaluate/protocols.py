@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
-from dmri_fm_lab.evaluate.comparison import clean, versions
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     Geometry,
@@ -21,7 +20,7 @@ from dmri_fm_lab.evaluate.galleries import (
     brain_geometry,
     draw_gallery,
 )
-from dmri_fm_lab.evaluate.reconstruction_tables import markdown
+from dmri_fm_lab.evaluate.records import json_ready, markdown, versions
 from dmri_fm_lab.evaluate.representations import (
     FEATURES,
     encode,
@@ -185,7 +184,7 @@ def evaluate_gallery(
                 rows[name][protocol].append(features)
     stacked = {f: {p: np.stack(v) for p, v in by.items()} for f, by in rows.items()}
     factors = {name: np.array([getattr(t, name) for t in tissues]) for name in FACTORS}
-    result: dict[str, Any] = clean(
+    result: dict[str, Any] = json_ready(
         {
             "request": asdict(request),
             "protocols": PROTOCOLS,
@@ -279,7 +278,7 @@ def compare_directions(
             apart = [[np.linalg.norm(a - b) for _, b in found] for a, _ in found]
             entry["rank_one"] = rank_one(np.array(apart))
         result[name] = entry
-    cleaned: dict[str, Any] = clean(result)
+    cleaned: dict[str, Any] = json_ready(result)
     return cleaned
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from dmri_fm.encoders.drope.guided_mae import Autoencoder
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import choose_spread
-from dmri_fm_lab.evaluate.comparison import clean, versions
 from dmri_fm_lab.evaluate.masked_scans import (
     mask_directions,
     mask_patches,
@@ -24,6 +23,7 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import (
     DIRECTION_BASELINES,
     PATCH_BASELINES,
 )
+from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.grid_scans import GridScan, ScanSources
 from dmri_fm_lab.train.runs import load_autoencoder
@@ -142,7 +142,7 @@ def score_scan(
             if request.has_baselines:
                 found["spatial-per-direction"].append(mask_patches_apart(network, prepared, rng))
         record["results"][str(n)] = {k: _mean_records(rows) for k, rows in found.items() if rows}
-    result: dict[str, Any] = clean(record)
+    result: dict[str, Any] = json_ready(record)
     return result
 
 
@@ -240,7 +240,7 @@ def score_scans(
             advice="name a dataset, or ask for simulated scans",
         )
     config = network.config
-    found: dict[str, Any] = clean(
+    found: dict[str, Any] = json_ready(
         {
             "request": {
                 "directions": list(request.directions),

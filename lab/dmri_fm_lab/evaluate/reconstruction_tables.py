@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dmri_fm_lab.evaluate.reconstruction import METHOD_TITLES
+from dmri_fm_lab.evaluate.records import markdown
 
-__all__ = ["format_scan", "markdown"]
+__all__ = ["format_scan"]
 
 #: Column: title, factor, digits.
 _SCORES = {
@@ -32,21 +33,6 @@ _MASKINGS = {
     "spatial": "masked patches",
     "spatial-per-direction": "masked patches, masks of each direction",
 }
-
-
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table.
-
-    Examples
-    --------
-    >>> print(markdown(["method", "x"], [["mean", "1"]]))
-    | method | x |
-    |---|---|
-    | mean | 1 |
-    """
-    lines = [titles, *rows]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([text[0], "|---" * len(titles) + "|", *text[1:]])
 
 
 def format_scan(record: Mapping[str, Any]) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from dmri_fm.errors import OutputError
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES
 
-__all__ = ["format_series", "write_json"]
+__all__ = ["format_series"]
 
 #: Column: title, factor, digits. Diffusivities in 1e-3 mm^2/s.
 _COLUMNS = {
@@ -115,25 +112,3 @@ def format_rows(rows: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _cell(value: float | None, factor: float, digits: int) -> str:
     return "-" if value is None else f"{value * factor:.{digits}f}"
-
-
-def write_json(content: Mapping[str, Any], path: str | Path) -> Path:
-    """Write an object as JSON.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    path = Path(path)
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error})",
-            path=path,
-            expected="a file in a place that you may write to",
-        ) from None
-    return path
