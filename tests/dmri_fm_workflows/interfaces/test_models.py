@@ -19,7 +19,7 @@ from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate.rivals import METHODS
+from dmri_fm_lab.evaluate.baselines import BASELINES
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.models import FitTensor
 from dmri_fm_workflows.outputs.sidecars import column_metadata
@@ -55,7 +55,7 @@ def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
         told = read_array(load_image(tmp_path / f"out_model-tensor_param-{param}_dwimap.nii.gz"))
         np.testing.assert_array_equal(getattr(fit_tensor(dwi), param), app, err_msg=param)
         np.testing.assert_array_equal(told, app, err_msg=param)
-        evaluated = getattr(METHODS["wls"](dwi), param)
+        evaluated = getattr(BASELINES["wls"].apply(dwi), param)
         np.testing.assert_array_equal(evaluated, app, err_msg=param)
 
 
