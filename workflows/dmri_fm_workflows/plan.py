@@ -27,17 +27,11 @@ from dmri_fm_workflows.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_S
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import (
-    COREGISTRATION,
-    Engines,
-    SdcChoice,
-    choose_sdc,
-    name_denoising,
-    name_hmc,
-    name_normalisation,
-    name_sdc,
-    name_unringing,
-)
+from dmri_fm_workflows.engines import COREGISTRATION, Engines, name_normalisation
+from dmri_fm_workflows.stages import denoise as denoise_stage
+from dmri_fm_workflows.stages import hmc as hmc_stage
+from dmri_fm_workflows.stages import sdc as sdc_stage
+from dmri_fm_workflows.stages.sdc.choice import SdcChoice, choose_sdc
 
 __all__ = [
     "ENCODERS",
@@ -94,8 +88,8 @@ class SeriesPlan:
     six
         Directions for them by the gradient files; None if no shell has six. The run chooses
         again once b-vectors are turned with the head into ACPC.
-    encoder
-        The network that gives features, or None.
+    encoders
+        Of these, the networks that give features.
     weights
         Checkpoint by model, in place of the packaged one.
     random_seed
@@ -122,7 +116,7 @@ class SeriesPlan:
     models: tuple[str, ...]
     networks: tuple[str, ...]
     six: SixDirections | None
-    encoder: str | None
+    encoders: tuple[str, ...]
     weights: Mapping[str, Path] = field(default_factory=dict)
     random_seed: int = 0
     sloppy: bool = False
@@ -195,23 +189,33 @@ class SeriesPlan:
     @property
     def denoising(self) -> str:
         """What the sidecar says under `Denoising`."""
-        names = (name_denoising(self.engines.denoise, n) for n in self.run_sizes)
-        return "; ".join(dict.fromkeys(names))
+        engine = denoise_stage.load(self.engines.denoise)
+        return "; ".join(dict.fromkeys(engine.describe(n) for n in self.run_sizes))
 
     @property
     def unringing(self) -> str:
         """What the sidecar says under `GibbsCorrection`."""
-        return name_unringing(self.engines.denoise, unring=self.unring)
+        return str(denoise_stage.load(self.engines.denoise).name_unringing(unring=self.unring))
 
     @property
     def sdc_name(self) -> str:
         """What the sidecar says under `SDCMethod`."""
-        return name_sdc(self.sdc.method)
+        return str(sdc_stage.load(self.sdc.method).describe())
 
     @property
     def hmc_name(self) -> str:
         """What the sidecar says under `HMCMethod`."""
-        return name_hmc(self.engines.hmc, sloppy=self.sloppy)
+        return str(hmc_stage.load(self.engines.hmc).describe(self.sloppy))
+
+    @property
+    def is_resampled_by_hmc(self) -> bool:
+        """What corrects head motion interpolates the series, and corrects distortion with it."""
+        return bool(hmc_stage.load(self.engines.hmc).resamples)
+
+    @property
+    def has_remaining_field(self) -> bool:
+        """There is a distortion field that is still to be corrected after head motion."""
+        return self.sdc.has_field and not self.is_resampled_by_hmc
 
     @property
     def is_slab(self) -> bool:
@@ -266,8 +270,8 @@ class SeriesPlan:
 
     @property
     def n_feature_directions(self) -> int:
-        """Diffusion-weighted volumes that the encoder sees."""
-        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoder else 0
+        """Diffusion-weighted volumes that an encoder sees."""
+        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoders else 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -282,6 +286,10 @@ class SessionPlan:
         T1w image that is processed, or None.
     unused_t1w
         Further T1w images.
+    normalisation
+        `affine` or `syn`: the registration to the template.
+    sloppy
+        Coarse and quick, for tests.
     series
         One plan each.
     """
@@ -289,6 +297,8 @@ class SessionPlan:
     label: str | None
     t1w: Path | None
     unused_t1w: tuple[Path, ...]
+    normalisation: str
+    sloppy: bool
     series: tuple[SeriesPlan, ...]
 
 
@@ -300,17 +310,11 @@ class ParticipantPlan:
     ----------
     label
         Without `sub-`.
-    normalisation
-        `affine` or `syn`: the registration to the template.
-    sloppy
-        Coarse and quick, for tests.
     sessions
         Those with a series.
     """
 
     label: str
-    normalisation: str
-    sloppy: bool
     sessions: tuple[SessionPlan, ...]
 
     @property
@@ -340,13 +344,13 @@ def plan_participant(
     """
     return ParticipantPlan(
         label=participant.label,
-        normalisation=config.normalisation,
-        sloppy=config.sloppy,
         sessions=tuple(
             SessionPlan(
                 label=session.label,
                 t1w=session.t1w[0] if session.t1w else None,
                 unused_t1w=session.t1w[1:],
+                normalisation=config.normalisation,
+                sloppy=config.sloppy,
                 series=tuple(plan_series(config, s, session, engines) for s in session.series),
             )
             for session in participant.sessions
@@ -364,7 +368,7 @@ def plan_series(
     wanted = tuple(m for m in config.models if m not in ENCODERS)
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
-    sdc = choose_sdc(series, engines)
+    sdc = choose_sdc(series, engines.pair_sdc)
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
     if sdc.warning is not None:
@@ -393,7 +397,7 @@ def plan_series(
         models=config.models,
         networks=networks,
         six=six,
-        encoder=next((m for m in config.models if m in ENCODERS), None),
+        encoders=tuple(m for m in config.models if m in ENCODERS),
         weights=config.weights,
         random_seed=config.random_seed,
         sloppy=config.sloppy,
