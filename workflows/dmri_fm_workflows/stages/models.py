@@ -1,208 +1,198 @@
-"""Models stage: tensor fit, tensor network and encoder's features of a corrected series."""
+"""Stages of the models: tensor fit, tensor networks and encoders of a corrected series."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm_workflows.interfaces.models import (
-    CheckGradients,
-    ExtractFeatures,
-    FitTensor,
-    PredictTensor,
-)
+from dmri_fm.identity import label_of
+from dmri_fm_workflows.interfaces.models import ExtractFeatures, FitTensor, PredictTensor
 from dmri_fm_workflows.interfaces.normalise import ResampleMaps
-from dmri_fm_workflows.stages.outputs import REFINER_MAPS, SCALARS
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.outputs import (
+    FEATURE_OUTPUTS,
+    REFINER_MAPS,
+    REFINER_OUTPUTS,
+    SCALARS,
+)
 
-__all__ = ["init_features_wf", "init_models_wf"]
+__all__ = [
+    "encoder_stage",
+    "init_features_wf",
+    "init_network_wf",
+    "init_tensor_wf",
+    "network_stage",
+]
 
-_ACPC_FIELDS = ("dwi_file", "bval_file", "bvec_file", "mask_file")
+_SERIES = ("dwi_file", "bval_file", "bvec_file", "mask_file")
+_ACPC = {f"acpc_{f}": f for f in _SERIES}
 
 
-def init_models_wf(
-    *,
-    networks: tuple[str, ...],
-    weights: Mapping[str, Path],
-    device: str,
-    random_seed: int,
-    omp_nthreads: int,
-    mem_gb: float,
-    name: str = "models_wf",
+def network_stage(model: str) -> Stage:
+    """Return the stage of a tensor network."""
+    return Stage(
+        name=label_of(model),
+        builder=partial(init_network_wf, model=model),
+        outputs=REFINER_OUTPUTS,
+        options=("models", "weights", "device", "random_seed"),
+    )
+
+
+def encoder_stage(model: str) -> Stage:
+    """Return the stage of an encoder."""
+    return Stage(
+        name=label_of(model),
+        builder=partial(init_features_wf, model=model),
+        outputs=FEATURE_OUTPUTS,
+        options=("models", "weights", "device", "random_seed"),
+    )
+
+
+def init_tensor_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "tensor_wf"
 ) -> pe.Workflow:
-    """Estimate tensors in ACPC, by least squares and by a network, and warp their scalars to MNI.
-
-    Parameters
-    ----------
-    networks
-        Of the registered tensor networks, those to run: `("tensor-refiner",)` or none.
-    weights
-        Checkpoint by model, for those that do not use the packaged one.
-    device
-        Torch device.
-    random_seed
-        Seed of whatever a model draws.
-    omp_nthreads
-        Threads a node may use.
-    mem_gb
-        Size of the series in ACPC, GB.
-    name
-        Name of the workflow.
+    """Fit the tensor in ACPC by least squares, and warp its scalars into MNI.
 
     Inputs
     ------
-    dwi_file, bval_file, bvec_file, mask_file
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
         Series in ACPC.
     to_mni_file, mni_mask_file
         Transform that resamples ACPC into MNI, and the brain there.
 
     Outputs
     -------
-    tensor_diffusivity_file, tensor_s0_file, tensor_fa_file, tensor_md_file, tensor_ad_file, tensor_rd_file, tensor_v1_file
+    tensor_diffusivity_file, tensor_s0_file, tensor_v1_file
         Tensor fit in ACPC.
+    tensor_fa_file, tensor_md_file, tensor_ad_file, tensor_rd_file
+        Its scalars in ACPC.
     tensor_fa_mni_file, tensor_md_mni_file, tensor_ad_mni_file, tensor_rd_mni_file
         Its scalars in MNI.
-    tensorrefiner_diffusivity_file, tensorrefiner_fa_file, tensorrefiner_md_file, tensorrefiner_ad_file, tensorrefiner_rd_file, tensorrefiner_fa_std_file, tensorrefiner_md_std_file, tensorrefiner_unfamiliarity_file
-        Tensor refiner in ACPC, if it was asked for.
-    tensorrefiner_fa_mni_file, tensorrefiner_md_mni_file, tensorrefiner_ad_mni_file, tensorrefiner_rd_mni_file
-        Its scalars in MNI.
-    tensor_facts, tensorrefiner_facts
+    tensor_record
         How the maps were made.
-    gradient_facts
-        Check of the b-vectors against the fibres.
-    """  # noqa: E501 - one field list per line is what the contract test reads
-    workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(
-        niu.IdentityInterface([*_ACPC_FIELDS, "to_mni_file", "mni_mask_file"]), name="inputnode"
-    )
-    tensor_fields = ("diffusivity_file", "s0_file", *(f"{s}_file" for s in SCALARS), "v1_file")
-    tensorrefiner_fields = tuple(f"{name}_file" for name in REFINER_MAPS)
-    outputnode = pe.Node(
-        niu.IdentityInterface(
-            [
-                *(f"tensor_{f}" for f in tensor_fields),
-                *(f"tensor_{s}_mni_file" for s in SCALARS),
-                *(f"tensorrefiner_{f}" for f in tensorrefiner_fields),
-                *(f"tensorrefiner_{s}_mni_file" for s in SCALARS),
-                "tensor_facts",
-                "tensorrefiner_facts",
-                "gradient_facts",
-            ]
-        ),
-        name="outputnode",
-    )
-    series = [(f, f) for f in _ACPC_FIELDS]
+    """
     fit = pe.Node(
-        FitTensor(n_threads=omp_nthreads),
+        FitTensor(n_threads=resources.omp_nthreads),
         name="fit_tensor",
-        n_procs=omp_nthreads,
-        mem_gb=3 * mem_gb,
+        n_procs=resources.omp_nthreads,
+        mem_gb=3 * plan.size_gb,
     )
-    check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * mem_gb)
-    workflow.connect([
-        (inputnode, fit, list(series)),
-        (inputnode, check, list(series)),
-        (fit, outputnode, [(f, f"tensor_{f}") for f in tensor_fields]),
-        (fit, outputnode, [("facts", "tensor_facts")]),
-        (check, outputnode, [("facts", "gradient_facts")]),
-    ])  # fmt: skip
-    _connect_warp(workflow, fit, label="tensor")
-    if "tensor-refiner" in networks:
-        predict = pe.Node(
-            PredictTensor(model="tensor-refiner", device=device, seed=random_seed),
-            name="predict_tensor",
-            mem_gb=3 * mem_gb + 1,
-        )
-        if "tensor-refiner" in weights:
-            predict.inputs.weights = str(weights["tensor-refiner"])
-        workflow.connect([
-            (inputnode, predict, list(series)),
-            (predict, outputnode, [(f, f"tensorrefiner_{f}") for f in tensorrefiner_fields]),
-            (predict, outputnode, [("facts", "tensorrefiner_facts")]),
-        ])  # fmt: skip
-        _connect_warp(workflow, predict, label="tensorrefiner")
-    return workflow
+    return _maps_wf(name, fit, "tensor", ("diffusivity", "s0", *SCALARS, "v1"))
 
 
-def _connect_warp(workflow: pe.Workflow, maps: pe.Node, *, label: str) -> None:
-    """Warp the scalars of a model into MNI, and hand them to the outputnode."""
-    files = pe.Node(niu.Merge(len(SCALARS)), name=f"list_{label}", run_without_submitting=True)
-    warp = pe.Node(ResampleMaps(), name=f"warp_{label}", mem_gb=0.5)
+def init_network_wf(
+    plan: SeriesPlan,
+    resources: Resources,
+    *,
+    model: str = "tensor-refiner",
+    name: str = "network_wf",
+) -> pe.Workflow:
+    """Estimate the tensor in ACPC by a network, and warp its scalars into MNI.
+
+    Inputs
+    ------
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
+        Series in ACPC.
+    to_mni_file, mni_mask_file
+        Transform that resamples ACPC into MNI, and the brain there.
+
+    Outputs
+    -------
+    tensorrefiner_diffusivity_file, tensorrefiner_fa_std_file, tensorrefiner_md_std_file
+        Tensor, and standard deviations of its scalars, in ACPC; fields bear the model's label.
+    tensorrefiner_fa_file, tensorrefiner_md_file, tensorrefiner_ad_file, tensorrefiner_rd_file
+        Its scalars in ACPC.
+    tensorrefiner_unfamiliarity_file
+        Percentile among the network's training data.
+    tensorrefiner_fa_mni_file, tensorrefiner_md_mni_file, tensorrefiner_ad_mni_file
+        Its scalars in MNI.
+    tensorrefiner_rd_mni_file
+        The last of them.
+    tensorrefiner_record
+        How the maps were made.
+    """
+    label = label_of(model)
+    predict = pe.Node(
+        PredictTensor(model=model, **_network_inputs(plan, model)),
+        name="predict_tensor",
+        mem_gb=3 * plan.size_gb + 1,
+    )
+    return _maps_wf(name, predict, label, REFINER_MAPS)
+
+
+def _network_inputs(plan: SeriesPlan, model: str) -> dict[str, Any]:
+    """Return the inputs that every network's interface has."""
+    own = {"weights": str(plan.weights[model])} if model in plan.weights else {}
+    return {"device": plan.engines.device, "seed": plan.random_seed, **own}
+
+
+def _maps_wf(name: str, maps: pe.Node, label: str, params: tuple[str, ...]) -> pe.Workflow:
+    """Return the workflow of a node that makes maps in ACPC; their scalars are warped into MNI."""
+    outputs = {f"{p}_file": f"{label}_{p}_file" for p in params}
+    in_mni = [f"{label}_{s}_mni_file" for s in SCALARS]
+    workflow, inputnode, outputnode = open_workflow(
+        name,
+        [*_ACPC, "to_mni_file", "mni_mask_file"],
+        [*outputs.values(), *in_mni, f"{label}_record"],
+    )
+    files = pe.Node(niu.Merge(len(SCALARS)), name="list_maps", run_without_submitting=True)
+    warp = pe.Node(ResampleMaps(), name="warp_maps", mem_gb=0.5)
     split = pe.Node(
         niu.Split(splits=[1] * len(SCALARS), squeeze=True),
-        name=f"split_{label}",
+        name="split_maps",
         run_without_submitting=True,
     )
-    inputnode = workflow.get_node("inputnode")
-    outputnode = workflow.get_node("outputnode")
     workflow.connect([
+        (inputnode, maps, list(_ACPC.items())),
+        (maps, outputnode, [*outputs.items(), ("facts", f"{label}_record")]),
         (maps, files, [(f"{s}_file", f"in{i}") for i, s in enumerate(SCALARS, start=1)]),
         (files, warp, [("out", "in_files")]),
         (inputnode, warp, [("to_mni_file", "xfm_file"), ("mni_mask_file", "mask_file")]),
         (warp, split, [("out_files", "inlist")]),
-        (split, outputnode, [(f"out{i}", f"{label}_{s}_mni_file")
-                             for i, s in enumerate(SCALARS, start=1)]),
+        (split, outputnode, [(f"out{i}", f) for i, f in enumerate(in_mni, start=1)]),
     ])  # fmt: skip
+    return workflow
 
 
 def init_features_wf(
-    *,
-    model: str,
-    weights: Mapping[str, Path],
-    device: str,
-    random_seed: int,
-    entities: Mapping[str, str],
-    name: str = "features_wf",
+    plan: SeriesPlan, resources: Resources, *, model: str = "drope", name: str = "features_wf"
 ) -> pe.Workflow:
     """Extract latent features of a series on the encoder's grid.
 
-    Parameters
-    ----------
-    model
-        Registered encoder.
-    weights
-        Checkpoint by model, for those that do not use the packaged one.
-    device
-        Torch device.
-    random_seed
-        Seed of the choice of directions.
-    entities
-        Entities of the scan, long names; they lead the table's row.
-    name
-        Name of the workflow.
-
     Inputs
     ------
-    dwi_file, bval_file, bvec_file, mask_file
-        Series on the model's grid.
+    drope_grid_dwi_file, drope_grid_bval_file, drope_grid_bvec_file, drope_grid_mask_file
+        Series on the encoder's grid; fields bear the model's label.
 
     Outputs
     -------
-    scan_file, patch_file
+    drope_scan_file, drope_patch_file
         Scan features, patch features.
-    ood
+    drope_ood
         Score and percentile of the distance to the training features.
-    features_facts
+    drope_record
         Model, preprocessing and seed, for the sidecars.
     """
-    workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(list(_ACPC_FIELDS)), name="inputnode")
-    outputnode = pe.Node(
-        niu.IdentityInterface(["scan_file", "patch_file", "ood", "features_facts"]),
-        name="outputnode",
-    )
+    label = label_of(model)
+    inputs = {f"{label}_grid_{f}": f for f in _SERIES}
+    outputs = {
+        "scan_file": f"{label}_scan_file",
+        "patch_file": f"{label}_patch_file",
+        "ood": f"{label}_ood",
+        "facts": f"{label}_record",
+    }
+    workflow, inputnode, outputnode = open_workflow(name, inputs, outputs.values())
     extract = pe.Node(
-        ExtractFeatures(model=model, device=device, seed=random_seed, entities=dict(entities)),
+        ExtractFeatures(model=model, entities=plan.entities, **_network_inputs(plan, model)),
         name="extract_features",
         mem_gb=4,
     )
-    if model in weights:
-        extract.inputs.weights = str(weights[model])
     workflow.connect([
-        (inputnode, extract, [(f, f) for f in _ACPC_FIELDS]),
-        (extract, outputnode, [("scan_file", "scan_file"), ("patch_file", "patch_file"),
-                               ("ood", "ood"), ("facts", "features_facts")]),
+        (inputnode, extract, list(inputs.items())),
+        (extract, outputnode, list(outputs.items())),
     ])  # fmt: skip
     return workflow
