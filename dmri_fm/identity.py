@@ -1,8 +1,7 @@
-"""What each model is and whose method it is: the one place that names, sidecars and texts read.
+"""Records of the models: name, family, outputs, method and citations of each.
 
-The command line, file names, sidecars, methods text and report take a model's name, architecture
-and citations from here, so that none of them can say what another does not. Importing this
-module does not import torch.
+The command line, file names, sidecars, methods text and report read a model's record here, so
+that they agree. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -10,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.project import source_url
 
 __all__ = [
-    "APP_MODELS",
+    "DEFAULT_MODELS",
+    "ENCODERS",
     "IDENTITIES",
     "RETIRED_NAMES",
+    "TENSOR_NETWORKS",
+    "Family",
+    "FeatureType",
     "ModelIdentity",
     "about_model",
     "describe_models",
@@ -27,42 +30,61 @@ __all__ = [
     "label_of",
 ]
 
+#: What a model computes: a tensor without training, a tensor with it, or features.
+Family = Literal["tensor fit", "tensor network", "encoder"]
+
+#: Features of a scan: its patch tokens, pooled; or its class token.
+FeatureType = Literal["pooled", "cls"]
+
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """A model as texts and metadata name it.
+    """The record of a model.
 
     Attributes
     ----------
     name
         Name in the registry, and of `--models`.
+    family
+        "tensor fit", "tensor network" or "encoder".
     title
-        As headings and legends write it.
+        Name in headings and legends.
     architecture
-        What it computes and how, in a sentence or two.
+        Description of its computation, a sentence or two.
     provenance
-        Whose method it is, and what differs from the publication.
+        Origin of the method, and differences from the publication.
     citations
-        Works that the method rests on, keys of `references.yaml`; the first is the method's own
-        publication where it has one.
+        Keys of `references.yaml`; the first is the method's own publication, if it has one.
     methods
-        What the methods text says of a run of it, with citations as `[@key]`.
+        Sentences of the methods text, with citations as `[@key]`.
     url
-        Address of the method's description; empty where there is none.
+        Address of the method's description, or empty.
     fit_method
-        How the parameters of a voxel are found, in the words of BEP016 (`wls`) where it has one;
-        empty for encoders. It is `Model.Parameters.FitMethod` of sidecars.
+        `Model.Parameters.FitMethod` of sidecars, in the words of BEP016 (`wls`) where it has one;
+        empty for encoders.
     card
-        Its model card, relative to the repository; empty where there is none. The address of the
-        card is that of a model without a publication.
+        Model card, relative to the repository, or empty. Its address stands in for that of a
+        publication.
     is_experimental
-        Whether its outputs are experimental: no evaluation has found the packaged weights better
-        than a baseline.
+        Whether its outputs are experimental: no evaluation has found them better than a baseline.
+    is_packaged
+        Whether its weights ship with the package. A network without needs a weights file.
+    features
+        Features of a scan that an encoder gives with its default configuration; None for other
+        models.
+    has_intervals
+        Whether a tensor network estimates standard deviations of FA and MD (`desc-std`).
+    has_ood
+        Whether an out-of-distribution (OOD) score is defined: a map of percentiles for tensor
+        networks, score and percentile of the scan for encoders. Weights without statistics of
+        training features give none.
     outputs
-        What its outputs are that need words: `intervals`, `unfamiliarity`, `pooled`, `patch`.
+        Descriptions of the outputs that are the model's own: `intervals` and `ood` (tensor
+        networks); `pooled` or `cls`, and `patch` (encoders).
     """
 
     name: str
+    family: Family
     title: str
     architecture: str
     provenance: str
@@ -72,11 +94,15 @@ class ModelIdentity:
     fit_method: str = ""
     card: str = ""
     is_experimental: bool = False
+    is_packaged: bool = False
+    features: FeatureType | None = None
+    has_intervals: bool = False
+    has_ood: bool = False
     outputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def label(self) -> str:
-        """Value of the `model` entity of file names: the name without what BIDS has no place for.
+        """Value of the `model` entity of file names: the name without dashes.
 
         Examples
         --------
@@ -87,7 +113,7 @@ class ModelIdentity:
 
     @property
     def description(self) -> str:
-        """What it is and whose method, as one text."""
+        """Architecture and provenance as one text."""
         return f"{self.architecture} {self.provenance}"
 
 
@@ -104,6 +130,7 @@ def label_of(name: str) -> str:
 
 _TENSOR = ModelIdentity(
     name="tensor",
+    family="tensor fit",
     title="Diffusion tensor",
     architecture=(
         "Diffusion tensor, fitted to the logarithm of the signal by weighted least squares."
@@ -120,6 +147,7 @@ _TENSOR = ModelIdentity(
 
 _REFINER = ModelIdentity(
     name="tensor-refiner",
+    family="tensor network",
     title="Tensor refiner",
     architecture=(
         "Convolutional network that refines a least-squares diffusion tensor: it weighs the "
@@ -133,12 +161,15 @@ _REFINER = ModelIdentity(
         "estimated the diffusion tensor from the mean b=0 and six directions: it averages the "
         "images over neighbours that it weighs itself (as kernel prediction does) "
         "[@mildenhall2018], fits the tensor [@basser1994] and corrects it. Its maps are "
-        "experimental. Standard deviations of its FA and MD, and the map of unfamiliarity, are "
+        "experimental. Standard deviations of its FA and MD, and the out-of-distribution map, are "
         "this software's own; those of the packaged weights are calibrated on simulation."
     ),
     fit_method="neural network",
     card="docs/model_cards/tensor-refiner.md",
     is_experimental=True,
+    is_packaged=True,
+    has_intervals=True,
+    has_ood=True,
     outputs=MappingProxyType(
         {
             "intervals": (
@@ -146,11 +177,11 @@ _REFINER = ModelIdentity(
                 "it; the packaged weights are calibrated on simulation so that nine errors in ten "
                 "are below 1.645 times this; 0 outside the brain."
             ),
-            "unfamiliarity": (
-                "How unlike the tensor refiner's training data the surroundings of a voxel are "
-                "(Mahalanobis distance of the network's coarse features), as the share of further "
-                "such data (simulated ones for the packaged weights) that are less unlike, "
-                "percent; 0 outside the brain."
+            "ood": (
+                "Out-of-distribution percentile of a voxel's surroundings: Mahalanobis distance "
+                "of the tensor refiner's coarse features from those of its training data, as the "
+                "share of held-out training data (simulated for the packaged weights) that lie "
+                "nearer, percent; 0 outside the brain."
             ),
         }
     ),
@@ -158,6 +189,7 @@ _REFINER = ModelIdentity(
 
 _QCG_DTI = ModelIdentity(
     name="qcg-dti-paper",
+    family="tensor network",
     title="QCG-DTI",
     architecture=(
         "Convolutional network that is guided by q-space coordinates and estimates the diffusion "
@@ -170,15 +202,24 @@ _QCG_DTI = ModelIdentity(
     citations=("zheng2025",),
     methods=(
         "The QCG-DTI network [@zheng2025], written anew from the publication, estimated the "
-        "diffusion tensor from one b=0 and six directions."
+        "diffusion tensor from one b=0 and six directions. Its maps are experimental: no "
+        "evaluation has compared the weights that ran with a baseline."
     ),
     url="https://doi.org/10.1631/FITEE.2400766",
     fit_method="neural network",
     card="docs/model_cards/qcg-dti.md",
+    is_experimental=True,
+)
+
+#: Arrays of the file of patch features.
+_PATCH_ARRAYS = (
+    "tokens (N, D) float32, ijk (N, 3), xyz_mm (N, 3), valid (N,), error (N,) of masked "
+    "directions in S/S0, grid_shape (3,), affine (4, 4)"
 )
 
 _DROPE_PAPER = ModelIdentity(
     name="drope-paper",
+    family="encoder",
     title="D-RoPE encoder as published",
     architecture=(
         "Transformer with rotary embedding of the diffusion space, pretrained as a masked "
@@ -192,14 +233,30 @@ _DROPE_PAPER = ModelIdentity(
     methods=(
         "Features of the scan, the class token, and of its patches came from a transformer with "
         "rotary embedding of the diffusion space [@kung2026], applied to the signal divided by "
-        "the mean b=0 image."
+        "the mean b=0 image. They are experimental: no evaluation has compared the weights that "
+        "ran with a baseline."
     ),
     url="https://doi.org/10.48550/arXiv.2603.25977",
     card="docs/model_cards/drope.md",
+    is_experimental=True,
+    features="cls",
+    has_ood=True,
+    outputs=MappingProxyType(
+        {
+            "cls": (
+                "One row, the features of the whole scan: the encoder's class token, and its "
+                "out-of-distribution score where the weights hold statistics of training features."
+            ),
+            "patch": (
+                f"Features of every patch, patch tokens averaged over directions: {_PATCH_ARRAYS}."
+            ),
+        }
+    ),
 )
 
 _DROPE = ModelIdentity(
     name="drope",
+    family="encoder",
     title="D-RoPE encoder",
     architecture=(
         "Transformer with rotary embedding of the diffusion space, pretrained as a masked "
@@ -223,17 +280,19 @@ _DROPE = ModelIdentity(
     url="https://doi.org/10.48550/arXiv.2603.25977",
     card="docs/model_cards/drope.md",
     is_experimental=True,
+    is_packaged=True,
+    features="pooled",
+    has_ood=True,
     outputs=MappingProxyType(
         {
             "pooled": (
                 "One row, the features of the whole scan: the encoder's patch tokens, pooled over "
                 "the scan and, by the packaged weights, mapped by a Wiener filter (the class "
-                "token is not used), and how far the scan lies from the training data."
+                "token is not used), and its out-of-distribution score."
             ),
             "patch": (
                 "Features of every patch, patch tokens averaged over directions (the class token "
-                "is not used): tokens (N, D) float32, ijk (N, 3), xyz_mm (N, 3), valid (N,), "
-                "error (N,) of hidden directions in S/S0, grid_shape (3,), affine (4, 4)."
+                f"is not used): {_PATCH_ARRAYS}."
             ),
         }
     ),
@@ -250,29 +309,30 @@ def _ablation(of: ModelIdentity, name: str) -> ModelIdentity:
     )
 
 
-#: Every model that outputs may come from, by name: the tensor fit and the whole registry.
-IDENTITIES: Mapping[str, ModelIdentity] = MappingProxyType(
-    {
-        model.name: model
-        for model in (
-            _TENSOR,
-            _REFINER,
-            _QCG_DTI,
-            *(
-                _ablation(_QCG_DTI, f"qcg-dti-ablation-{row}")
-                for row in ("whole", "no-qcf", "no-strategy", "no-mrd", "baseline")
-            ),
-            _DROPE,
-            _DROPE_PAPER,
-            *(_ablation(_DROPE_PAPER, f"drope-ablation{end}") for end in ("", "-plain")),
-        )
-    }
+_PUBLIC = (_TENSOR, _REFINER, _QCG_DTI, _DROPE, _DROPE_PAPER)
+
+_ABLATIONS = (
+    *(
+        _ablation(_QCG_DTI, f"qcg-dti-ablation-{row}")
+        for row in ("whole", "no-qcf", "no-strategy", "no-mrd", "baseline")
+    ),
+    *(_ablation(_DROPE_PAPER, f"drope-ablation{end}") for end in ("", "-plain")),
 )
 
-#: Networks that the app runs, in the order of its texts.
-APP_MODELS = ("tensor-refiner", "drope")
+#: Record of every model that outputs may come from, by name: the tensor fit and the registry.
+IDENTITIES: Mapping[str, ModelIdentity] = MappingProxyType(
+    {model.name: model for model in (*_PUBLIC, *_ABLATIONS)}
+)
 
-#: Names that once stood for a model and stand for none now, with what to write in their place.
+#: Networks that users choose from, in the order of texts. Ablations, which reproduce tables of
+#: publications, are not among them; Python and the lab run them by name.
+TENSOR_NETWORKS = tuple(m.name for m in _PUBLIC if m.family == "tensor network")
+ENCODERS = tuple(m.name for m in _PUBLIC if m.family == "encoder")
+
+#: Networks that run unless others are asked for; their weights ship with the package.
+DEFAULT_MODELS = ("tensor-refiner", "drope")
+
+#: Names of models that are gone, with advice on what to write instead.
 RETIRED_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "qcg-dti": (
@@ -289,18 +349,13 @@ def explain_retired(name: str) -> ConfigError | None:
         return None
     return ConfigError(
         f"{name!r} names no model",
-        expected=", ".join(APP_MODELS),
+        expected=", ".join((*TENSOR_NETWORKS, *ENCODERS)),
         advice=RETIRED_NAMES[name],
     )
 
 
 def identity(name_or_label: str) -> ModelIdentity:
-    """Return what a model is.
-
-    Parameters
-    ----------
-    name_or_label
-        Name in the registry, or the `model` entity of a file name.
+    """Return the record of a model of the registry, by name or `model` entity.
 
     Raises
     ------
@@ -322,19 +377,11 @@ def identity(name_or_label: str) -> ModelIdentity:
 
 
 def about_model(name_or_label: str) -> dict[str, Any]:
-    """Return what metadata say of a model.
+    """Return the entries of `Model` in metadata that come from a model's record.
 
-    Returns
-    -------
-    dict
-        `Name` (its title), `Label`, `Description`; if there is an address, `URL`: of the
-        publication, or of the model card where the project has a public address; for models that
-        fit something, `Parameters` with `FitMethod`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such model.
+    `Name` (its title), `Label`, `Description`; if there is an address, `URL`: of the publication,
+    or of the model card where the project has a public address; for models that fit something,
+    `Parameters` with `FitMethod`.
     """
     model = identity(name_or_label)
     found: dict[str, Any] = {
@@ -353,17 +400,6 @@ def about_model(name_or_label: str) -> dict[str, Any]:
 
 
 def describe_models(names: Collection[str]) -> str:
-    """Return the paragraph of the methods text on models: the tensor fit, then the networks.
-
-    Parameters
-    ----------
-    names
-        Names or labels of the models that ran, `tensor` for the fit.
-
-    Raises
-    ------
-    ConfigError
-        If one is unknown.
-    """
+    """Return the paragraph of the methods text on the models of these names or labels."""
     chosen = {identity(name).name for name in names}
     return " ".join(model.methods for name, model in IDENTITIES.items() if name in chosen)

@@ -8,8 +8,10 @@ import pytest
 
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.identity import (
-    APP_MODELS,
+    DEFAULT_MODELS,
+    ENCODERS,
     IDENTITIES,
+    TENSOR_NETWORKS,
     about_model,
     describe_models,
     explain_retired,
@@ -26,7 +28,23 @@ def test_every_registered_model_has_a_record():
     for name in ("qcg-dti", "resnet"):
         with pytest.raises(ConfigError, match=name):
             find_model(name)
-    assert all(name in MODELS for name in APP_MODELS)
+    assert all(name in MODELS for name in DEFAULT_MODELS)
+
+
+def test_families_and_outputs():
+    assert TENSOR_NETWORKS == ("tensor-refiner", "qcg-dti-paper")
+    assert ENCODERS == ("drope", "drope-paper")
+    assert set(DEFAULT_MODELS) == {m.name for m in IDENTITIES.values() if m.is_packaged}
+    weights = ROOT / "dmri_fm" / "data" / "weights"
+    for model in IDENTITIES.values():
+        assert model.is_packaged == (weights / f"{model.name}.safetensors").exists(), model.name
+        assert (model.features is not None) == (model.family == "encoder")
+        named = {
+            *(["intervals"] if model.has_intervals else []),
+            *(["ood"] if model.has_ood and model.family == "tensor network" else []),
+            *([model.features, "patch"] if model.features else []),
+        }
+        assert set(model.outputs) == named, model.name
 
 
 def test_labels_are_those_of_bids_and_lead_back():
@@ -68,7 +86,7 @@ def test_titles_are_told_apart_and_name_a_network_once():
 
 
 def test_what_is_experimental_says_so_in_the_methods_text():
-    for name in ("tensor", *APP_MODELS):
+    for name in ("tensor", *TENSOR_NETWORKS, *ENCODERS):
         assert identity(name).is_experimental == ("experimental" in identity(name).methods)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.identity import APP_MODELS, identity
+from dmri_fm.identity import DEFAULT_MODELS, identity
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs import load_catalogue, output_path, publish_text
 from dmri_fm_workflows.outputs.docs import outputs_page
@@ -40,7 +40,7 @@ def _doi(key: str) -> str:
 def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
     """Return, by network, the four texts of an output folder where it alone ran."""
     found = {}
-    for name in APP_MODELS:
+    for name in DEFAULT_MODELS:
         out = tmp_path_factory.mktemp(name)
         model = identity(name)
         sidecars = {
@@ -68,7 +68,7 @@ def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", APP_MODELS)
+@pytest.mark.parametrize("name", DEFAULT_MODELS)
 def test_all_texts_name_the_model_and_its_works(texts, name: str) -> None:
     model, own = identity(name), texts[name]
     sidecars = {k: json.loads(t) for k, t in own.items() if k.startswith("sidecar ")}

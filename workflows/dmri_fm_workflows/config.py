@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
-from dmri_fm.identity import APP_MODELS, explain_retired
+from dmri_fm.identity import DEFAULT_MODELS, explain_retired
 
 __all__ = [
     "ANALYSIS_LEVELS",
@@ -41,7 +41,7 @@ SDC = ("auto", "topup", "pepolar", "none")
 HMC = ("auto", "eddy", "builtin", "none")
 DENOISE = ("auto", "dwidenoise", "mppca", "patch2self", "none")
 NORMALISATIONS = ("affine", "syn")
-MODELS = APP_MODELS
+MODELS = DEFAULT_MODELS
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dmri_fm import __version__
 from dmri_fm.encoders.features import feature_columns
-from dmri_fm.identity import APP_MODELS, identity, label_of
+from dmri_fm.identity import DEFAULT_MODELS, identity, label_of
 from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
 from dmri_fm_workflows.group.tables import SCAN_COLUMNS, GroupTables
@@ -34,7 +34,7 @@ _VERBS = {"failed": "failed", "incomplete": "lack outputs", "unknown": "have no 
 #: Distributions of maps that are drawn, where they exist.
 _DRAWN_MAPS = tuple(
     f"{model}_{param}_median_{tissue}"
-    for model in ("tensor", *map(label_of, APP_MODELS))
+    for model in ("tensor", *map(label_of, DEFAULT_MODELS))
     for param in ("fa", "md")
     for tissue in ("wm", "gm")
 )
