@@ -85,22 +85,6 @@ QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "negative_diffusivity_fraction": {
         "Description": "Share of brain voxels whose tensor has a negative eigenvalue, 0 to 1"
     },
-    "tensorrefiner_fa_out_of_range_fraction": {
-        "Description": "Share of brain voxels whose FA by the network, before clipping, is above "
-        "1, 0 to 1"
-    },
-    "tensorrefiner_negative_diffusivity_fraction": {
-        "Description": "Share of brain voxels whose tensor by the network has a negative "
-        "eigenvalue, 0 to 1"
-    },
-    "tensorrefiner_md_bias": {
-        "Description": "Smooth part of the difference of mean diffusivity between network and "
-        "fit, over the fit's: 99th percentile of the absolute value over the brain"
-    },
-    "tensorrefiner_unfamiliar_fraction": {
-        "Description": "Share of brain voxels whose surroundings are less like the network's "
-        "training data than 99 in 100 of such data, 0 to 1"
-    },
     "mask_volume_ml": {"Description": "Volume of the brain mask", "Units": "ml"},
     "registration_dice": {
         "Description": "Overlap of the registered brain mask and that of the template, 0 to 1"
@@ -317,7 +301,7 @@ def network_measures(
     *,
     mask: NDArray[np.bool_],
     affine: ArrayLike,
-    unfamiliarity: NDArray[Any] | None,
+    ood: NDArray[Any] | None,
 ) -> dict[str, float | None]:
     """Look for the known ways in which networks fail to estimate tensors.
 
@@ -332,16 +316,17 @@ def network_measures(
         Shape (X, Y, Z): the brain.
     affine
         Voxel to RAS+ mm.
-    unfamiliarity
-        Shape (X, Y, Z): percentile among training data.
+    ood
+        Shape (X, Y, Z): out-of-distribution percentile among training data, or None.
 
     Returns
     -------
     dict
-        Columns `tensorrefiner_*` of the table; None for what cannot be known.
+        `fa_out_of_range_fraction`, `negative_diffusivity_fraction`, `md_bias`, and
+        `ood_fraction`; None for what cannot be known.
     """
     measures = _tensor_measures(network[mask])
-    bias, unfamiliar = None, None
+    bias = None
     if fitted is not None:
         md, reference = (
             np.where(mask, t[..., [0, 3, 5]].mean(axis=3), 0.0) for t in (network, fitted)
@@ -354,13 +339,12 @@ def network_measures(
         known = mask & (weight > 0.5) & (smooth[1] > 0)
         if known.any():
             bias = float(np.percentile(np.abs(smooth[0][known] / smooth[1][known]), 99))
-    if unfamiliarity is not None:
-        unfamiliar = float((unfamiliarity[mask] >= UNFAMILIAR_PERCENTILE).mean())
+    far = None if ood is None else float((ood[mask] >= UNFAMILIAR_PERCENTILE).mean())
     return {
-        "tensorrefiner_fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
-        "tensorrefiner_negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],
-        "tensorrefiner_md_bias": bias,
-        "tensorrefiner_unfamiliar_fraction": unfamiliar,
+        "fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
+        "negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],
+        "md_bias": bias,
+        "ood_fraction": far,
     }
 
 
@@ -377,8 +361,6 @@ def image_quality(
     fd_mm: ArrayLike | None = None,
     is_outlier: ArrayLike | None = None,
     diffusivity: NDArray[Any] | None = None,
-    network_diffusivity: NDArray[Any] | None = None,
-    unfamiliarity: NDArray[Any] | None = None,
     registration_dice: float | None = None,
     ood_score: float | None = None,
     ood_percentile: float | None = None,
@@ -400,9 +382,6 @@ def image_quality(
         Shape (N, Z), bool: slices that motion correction flagged.
     diffusivity
         Shape (X, Y, Z, 6), mm^2/s: the fitted tensor, not clipped, on the preprocessed grid.
-    network_diffusivity, unfamiliarity
-        The tensor of the network, likewise, and how unlike its training data each voxel is; the
-        columns `tensorrefiner_*` are there only with them. See :func:`network_measures`.
     registration_dice, ood_score, ood_percentile
         Passed on.
 
@@ -463,14 +442,6 @@ def image_quality(
             )
         measures = _tensor_measures(diffusivity[inside])
     row.update(measures)
-    if network_diffusivity is not None and inside.any():
-        row |= network_measures(
-            network_diffusivity,
-            diffusivity,
-            mask=inside,
-            affine=affine,
-            unfamiliarity=unfamiliarity,
-        )
     voxel_ml = abs(float(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]))) / 1000.0
     row["mask_volume_ml"] = float(inside.sum()) * voxel_ml
     row["registration_dice"] = registration_dice

@@ -24,6 +24,7 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 import dmri_fm_workflows
 from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 from dmri_fm.series import save_image
 from dmri_fm_workflows import participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
@@ -80,6 +81,16 @@ def documented(builder: Callable[..., object], section: str) -> set[str]:
     return {name.strip() for line in names for name in line.split(",") if name.strip()}
 
 
+def fill_in(documented_names: set[str], declared: frozenset[str]) -> set[str]:
+    """Replace names with a `<label>` or `<type>` by the declared names that they stand for."""
+    found = set()
+    for name in documented_names:
+        pattern = "\\w+".join(map(re.escape, re.split("<label>|<type>", name)))
+        meant = {d for d in declared if re.fullmatch(pattern, d)}
+        found |= (meant or {name}) if "<" in name else {name}
+    return found
+
+
 @dataclass(frozen=True)
 class Contract:
     """Documented, declared and wired fields of the workflows that a builder makes."""
@@ -108,10 +119,10 @@ def find_fields(workflow: Workflow, node_name: str) -> Contract:
 
 
 COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
-NETWORK = {"weights": {}, "device": "cpu", "random_seed": 0}
+NETWORK = {"weights": None, "device": "cpu", "random_seed": 0}
 NORMALISE = {"normalisation": "affine", "sloppy": False, "voxel_size_mm": None,
-             "feature_model": "drope"}  # fmt: skip
-FIGURES = ("sdc", "denoising", "tensor", "network", "features")
+             "encoders": ("drope", "drope-paper")}  # fmt: skip
+FIGURES = ("sdc", "denoising", "tensor")
 
 #: Fields of a builder that no docstring can list: they are an argument of it.
 SOME_OUTPUTS = (*derivatives.ANAT_OUTPUTS, *derivatives.figure_outputs(["t1wmask"]))
@@ -151,8 +162,13 @@ def list_variants(name: str, series: DwiSeries, root: Path) -> list[dict[str, ob
         ],
         "init_anat_wf": [{"normalisation": "affine", "sloppy": False}],
         "init_normalise_wf": [{"has_t1w": t, **NORMALISE, **COMMON} for t in (True, False)],
-        "init_models_wf": [{"networks": ("tensor-refiner",), **NETWORK, **COMMON}],
-        "init_features_wf": [{"model": "drope", "entities": {"subject": "01"}, **NETWORK}],
+        "init_tensor_wf": [COMMON],
+        "init_tensor_network_wf": [
+            {"network": network, "mem_gb": 0.1, **NETWORK} for network in TENSOR_NETWORKS
+        ],
+        "init_features_wf": [
+            {"encoder": encoder, "entities": {"subject": "01"}, **NETWORK} for encoder in ENCODERS
+        ],
         "init_anat_figures_wf": [{}],
         "init_series_figures_wf": [
             {"has_t1w": t, **{f"has_{stage}": True for stage in FIGURES}} for t in (True, False)
@@ -197,6 +213,7 @@ def test_documented_fields_are_declared_and_wired(
     ]
     for variant in variants:
         assert variant.wired <= variant.declared, "an edge leads into a field that does not exist"
+    expected = fill_in(expected, frozenset().union(*(v.declared for v in variants)))
     assert frozenset().union(*(v.declared for v in variants)) == expected
     assert frozenset().union(*(v.wired for v in variants)) == expected
 
@@ -272,7 +289,7 @@ def test_graph_expands_with_every_engine(
     graph = workflow._create_flat_graph()
     assert_every_mandatory_input_is_fed(graph)
     names = {node.name for node in graph.nodes()}
-    assert {"ds_tensor_fa_acpc", "ds_drope_pooled_features", "ds_preproc_dwi_mni"} <= names
+    assert {"ds_tensor_fa_acpc", "ds_drope_features_pooled", "ds_preproc_dwi_mni"} <= names
     assert ("eddy" in names) == (engines.hmc == "eddy")
     assert ("ds_t1w" in names) == t1w
 

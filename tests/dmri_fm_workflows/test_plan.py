@@ -117,7 +117,7 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Head motion and eddy currents are not corrected: switched off by --hmc none.",
         "There are no anatomical outputs: no T1w image can be used.",
         "No tensor is fitted, by least squares or a network: the 2 directions do not determine",
-        "There are no features: --models does not name drope.",
+        "There are no features: --models names no encoder (drope, drope-paper).",
         "Series and maps are not written in MNI152NLin2009aSym: --output-spaces",
     ):
         assert said in text, said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,28 @@ from nipype.interfaces import utility as niu
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.interfaces.facts import MergeFacts
-from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
+from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater, CheckGradients
 from dmri_fm_workflows.outputs.sidecars import raw_uri
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
+from dmri_fm_workflows.stages.features import init_features_wf
 from dmri_fm_workflows.stages.figures import init_anat_figures_wf, init_series_figures_wf
-from dmri_fm_workflows.stages.models import init_features_wf, init_models_wf
 from dmri_fm_workflows.stages.normalise import init_anat_wf, init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
-    FEATURE_OUTPUTS,
-    REFINER_OUTPUTS,
     SERIES_OUTPUTS,
     SERIES_TEMPLATE_OUTPUTS,
-    TENSOR_OUTPUTS,
     Output,
+    feature_outputs,
     figure_outputs,
     init_derivatives_wf,
+    map_outputs,
 )
 from dmri_fm_workflows.stages.preprocess import init_preprocess_wf
+from dmri_fm_workflows.stages.tensor import init_tensor_network_wf, init_tensor_wf
 
 __all__ = ["init_dwi_wf", "init_participant_wf"]
+
+_SERIES = ("dwi_file", "bval_file", "bvec_file", "mask_file")
 
 
 def init_participant_wf(
@@ -129,7 +132,7 @@ def _connect_outputs(
 
     `facts` is left to the caller: several stages have them, and one sidecar holds them all.
     """
-    offered = set(stage_wf.get_node("outputnode").inputs.copyable_trait_names()) - {"facts"}
+    offered = {*_field_names(stage_wf, "outputnode")} - {"facts"}
     wanted = dict.fromkeys(
         f for output in outputs for f in (*output.fields, *([output.facts] * bool(output.facts)))
     )
@@ -192,11 +195,15 @@ def init_dwi_wf(
         normalisation=plan.normalisation,
         sloppy=plan.sloppy,
         voxel_size_mm=plan.voxel_size_mm,
-        feature_model=plan.encoder,
+        encoders=plan.encoders,
         omp_nthreads=omp_nthreads,
         mem_gb=mem_gb,
     )
-    quality = pe.Node(AssessQuality(entities=entities), name="assess_quality", mem_gb=4 * mem_gb)
+    quality = pe.Node(
+        AssessQuality(plan.networks, plan.encoders, entities=entities),
+        name="assess_quality",
+        mem_gb=4 * mem_gb,
+    )
     # The series' own facts come after those of the anatomy: of two masks its own is named.
     facts = pe.Node(niu.Merge(5), name="list_facts", run_without_submitting=True)
     merge_facts = pe.Node(
@@ -205,18 +212,17 @@ def init_dwi_wf(
         run_without_submitting=True,
     )
     outputs = [*SERIES_OUTPUTS, *(() if plan.has_t1w else SERIES_TEMPLATE_OUTPUTS)]
-    outputs += TENSOR_OUTPUTS if plan.has_tensor else ()
-    outputs += REFINER_OUTPUTS if "tensor-refiner" in plan.networks else ()
+    for model in (*(["tensor"] if plan.has_tensor else []), *plan.networks):
+        outputs += map_outputs(model)
     outputs = [o for o in outputs if o.space is None or o.space in plan.output_spaces]
     # Features live on the template's grid whatever else is asked for.
-    outputs += FEATURE_OUTPUTS if plan.encoder else ()
+    for encoder in plan.encoders:
+        outputs += feature_outputs(encoder, plan.features[encoder])
     figures_wf = init_series_figures_wf(
         has_t1w=plan.has_t1w,
         has_sdc=plan.sdc.has_field,
         has_denoising=plan.engines.denoise != "none",
         has_tensor=plan.has_tensor,
-        has_network="tensor-refiner" in plan.networks,
-        has_features=plan.encoder is not None,
     )
     figure_names = tuple(
         f.removesuffix("_figure")
@@ -281,65 +287,67 @@ def init_dwi_wf(
         (figures_wf, derivatives_wf, [(f"outputnode.{f}_figure", f"inputnode.{f}_figure")
                                       for f in figure_names]),
     ])  # fmt: skip
-    if plan.has_tensor:
-        models_wf = init_models_wf(
-            networks=plan.networks,
-            weights=plan.weights,
-            device=plan.engines.device,
-            random_seed=plan.random_seed,
-            omp_nthreads=omp_nthreads,
-            mem_gb=mem_gb,
-        )
+    series_in_acpc = [(f"outputnode.acpc_{f}", f) for f in _SERIES]
+    for model_wf in _init_model_wfs(plan, omp_nthreads=omp_nthreads, mem_gb=mem_gb):
+        taken = set(_field_names(model_wf, "inputnode"))
+        offered = _field_names(model_wf, "outputnode")
         workflow.connect([
-            (normalise_wf, models_wf, [
-                *((f"outputnode.acpc_{f}", f"inputnode.{f}") for f in (
-                    "dwi_file", "bval_file", "bvec_file", "mask_file")),
-                ("outputnode.to_mni_file", "inputnode.to_mni_file"),
-                ("outputnode.mni_mask_file", "inputnode.mni_mask_file")]),
-            (models_wf, facts, [("outputnode.gradient_facts", "in4")]),
-            (models_wf, quality, [("outputnode.tensor_diffusivity_file", "diffusivity_file")]),
-            (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
+            (normalise_wf, model_wf, [(f"outputnode.{f}", f"inputnode.{f}")
+                                      for f in _field_names(normalise_wf, "outputnode")
+                                      if f in taken]),
+            (model_wf, quality, [(f"outputnode.{f}", f) for f in offered
+                                 if f in quality.inputs.copyable_trait_names()]),
         ])  # fmt: skip
-        if "tensor-refiner" in plan.networks:
+        if model_wf.name == "tensor_wf":
+            tensor_wf = model_wf
             workflow.connect([
-                (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                    "tensorrefiner_fa_file", "tensorrefiner_fa_std_file",
-                    "tensorrefiner_unfamiliarity_file", "tensorrefiner_facts")]),
-                (models_wf, quality, [
-                    ("outputnode.tensorrefiner_diffusivity_file", "network_diffusivity_file"),
-                    ("outputnode.tensorrefiner_unfamiliarity_file", "unfamiliarity_file")]),
+                (tensor_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
+                    "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
             ])  # fmt: skip
-        _connect_outputs(workflow, models_wf, derivatives_wf, tuple(outputs))
-    if plan.encoder:
-        features_wf = init_features_wf(
-            model=plan.encoder,
-            weights=plan.weights,
-            device=plan.engines.device,
-            random_seed=plan.random_seed,
-            entities=entities,
-        )
+        elif "tensor_fa_file" in taken:
+            workflow.connect(
+                tensor_wf, "outputnode.tensor_fa_file", model_wf, "inputnode.tensor_fa_file"
+            )
+        _connect_outputs(workflow, model_wf, derivatives_wf, tuple(outputs))
+    if plan.has_tensor:
+        gradients = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * mem_gb)
         workflow.connect([
-            (normalise_wf, features_wf, [
-                (f"outputnode.features_{f}", f"inputnode.{f}") for f in (
-                    "dwi_file", "bval_file", "bvec_file", "mask_file")]),
-            (features_wf, quality, [("outputnode.ood", "ood")]),
-            (features_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                "scan_file", "patch_file")]),
+            (normalise_wf, gradients, list(series_in_acpc)),
+            (gradients, facts, [("facts", "in4")]),
         ])  # fmt: skip
-        _connect_outputs(workflow, features_wf, derivatives_wf, tuple(outputs))
     if plan.length_scaling is not None:
         method, common_length = plan.length_scaling
         check = pe.Node(CheckFreeWater(method=method), name="check_free_water")
         if common_length is not None:
             check.inputs.common_length = common_length
         workflow.connect([
-            (normalise_wf, check, [(f"outputnode.acpc_{f}", f) for f in (
-                "dwi_file", "bval_file", "bvec_file", "mask_file")]),
+            (normalise_wf, check, list(series_in_acpc)),
             (check, facts, [("facts", "in5")]),
         ])  # fmt: skip
     _set_b0_threshold(workflow, plan.b0_threshold)
     return workflow
+
+
+def _init_model_wfs(
+    plan: SeriesPlan, *, omp_nthreads: int, mem_gb: float
+) -> Iterator[pe.Workflow]:
+    """Yield the stage of the tensor fit, then those of networks and encoders."""
+    options: dict[str, Any] = {
+        "device": plan.engines.device,
+        "random_seed": plan.random_seed,
+    }
+    if plan.has_tensor:
+        yield init_tensor_wf(omp_nthreads=omp_nthreads, mem_gb=mem_gb)
+    for network in plan.networks:
+        weights = plan.weights.get(network)
+        yield init_tensor_network_wf(network=network, weights=weights, mem_gb=mem_gb, **options)
+    for encoder in plan.encoders:
+        weights = plan.weights.get(encoder)
+        yield init_features_wf(encoder=encoder, weights=weights, entities=plan.entities, **options)
+
+
+def _field_names(workflow: pe.Workflow, node_name: str) -> list[str]:
+    return list(workflow.get_node(node_name).inputs.copyable_trait_names())
 
 
 def _planned_facts(plan: SeriesPlan, bids_root: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
@@ -38,18 +39,15 @@ from dmri_fm_workflows.engines import (
     name_sdc,
     name_unringing,
 )
+from dmri_fm_workflows.models import scan_features
 
 __all__ = [
-    "ENCODERS",
     "ParticipantPlan",
     "SeriesPlan",
     "SessionPlan",
     "plan_participant",
     "plan_series",
 ]
-
-#: Of the models that a user may ask for, those that give features; the others estimate tensors.
-ENCODERS = ("drope",)
 
 SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
 
@@ -94,10 +92,12 @@ class SeriesPlan:
     six
         Directions for them by the gradient files; None if no shell has six. The run chooses
         again once b-vectors are turned with the head into ACPC.
-    encoder
-        The network that gives features, or None.
+    encoders
+        Of these, those that give features.
+    features
+        Features of a scan by encoder, `pooled` or `cls`, as its weights give them.
     weights
-        Checkpoint by model, in place of the packaged one.
+        Weights file by model, in place of the packaged one.
     random_seed
         Seed of whatever a model draws.
     sloppy
@@ -122,7 +122,8 @@ class SeriesPlan:
     models: tuple[str, ...]
     networks: tuple[str, ...]
     six: SixDirections | None
-    encoder: str | None
+    encoders: tuple[str, ...]
+    features: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
     random_seed: int = 0
     sloppy: bool = False
@@ -267,7 +268,7 @@ class SeriesPlan:
     @property
     def n_feature_directions(self) -> int:
         """Diffusion-weighted volumes that the encoder sees."""
-        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoder else 0
+        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoders else 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -361,7 +362,8 @@ def plan_series(
     """Decide what is done with one series of a session."""
     gtab = GradientTable.concatenate([run.gtab for run in series.runs])
     volumes = select_shells(gtab) if determines_tensor(gtab) else ()
-    wanted = tuple(m for m in config.models if m not in ENCODERS)
+    wanted = tuple(m for m in config.models if m in TENSOR_NETWORKS)
+    encoders = tuple(m for m in config.models if m in ENCODERS)
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
     sdc = choose_sdc(series, engines)
@@ -393,7 +395,8 @@ def plan_series(
         models=config.models,
         networks=networks,
         six=six,
-        encoder=next((m for m in config.models if m in ENCODERS), None),
+        encoders=encoders,
+        features={e: scan_features(e, config.weights) for e in encoders},
         weights=config.weights,
         random_seed=config.random_seed,
         sloppy=config.sloppy,

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from dmri_fm import __version__
-from dmri_fm.errors import DmriError, WeightsError
+from dmri_fm.errors import DmriError
 from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.free_water import B_SCALING_CHECK_KEY
 from dmri_fm_workflows.bids import Dataset, Participant, Problem, read_dataset
@@ -45,6 +45,7 @@ from dmri_fm_workflows.execution import (
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.letter_case import check_letter_case
 from dmri_fm_workflows.links import refuse_link, refuse_links
+from dmri_fm_workflows.models import check_weights
 from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_citations
 from dmri_fm_workflows.outputs.publish import clear_partial, publish_text
 from dmri_fm_workflows.outputs.root import write_root_files
@@ -486,28 +487,6 @@ def _execute(
             ScanError(f"sub-{label}", "workflow", f"{type(failure).__name__}: {failure}")
         )
     return errors
-
-
-def check_weights(config: RunConfig) -> None:
-    """Stop before any work if a network could not run at its end.
-
-    Raises
-    ------
-    WeightsError
-        If a checkpoint of the user's cannot be used.
-    """
-    from dmri_fm.weights import load_weights
-
-    for name, path in config.weights.items():
-        loaded = load_weights(path, model=name)
-        found = getattr(loaded.config, "features", "pooled")
-        if found != "pooled":
-            raise WeightsError(
-                f"an encoder whose features of a scan are {found!r}, the class token",
-                path=path,
-                expected="features 'pooled' in the JSON file: what the outputs are named after",
-                advice="dmri_fm.extract_features reads such weights from Python",
-            )
 
 
 def _quiet_nipype(log_dir: Path, *, verbose: int) -> None:

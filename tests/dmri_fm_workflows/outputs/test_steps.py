@@ -77,11 +77,11 @@ def test_text_and_references_credit_what_ran() -> None:
     assert "interpolated once more" in full
 
 
-@pytest.mark.parametrize("kind", ["dwi_mask", "t1w_mask"])
-def test_a_mask_cites_the_method_that_made_it(kind: str) -> None:
-    threshold = image_sidecar(kind, space="ACPC", extra={"MaskMethod": f"{OTSU}, slab"})
+@pytest.mark.parametrize("of", ["dwi_mask", "t1w_mask"])
+def test_a_mask_cites_the_method_that_made_it(of: str) -> None:
+    threshold = image_sidecar(of, space="ACPC", extra={"MaskMethod": f"{OTSU}, slab"})
     assert set(threshold["References"]) == _dois("garyfallidis2014")
-    network = image_sidecar(kind, space="ACPC", extra={"MaskMethod": T1W_MASK})
+    network = image_sidecar(of, space="ACPC", extra={"MaskMethod": T1W_MASK})
     assert set(network["References"]) == _dois("fisch2024")
 
 
@@ -150,9 +150,9 @@ def test_a_method_of_another_version_is_quoted_and_credits_nobody() -> None:
     assert works_of(["HMCMethod"], {"HMCMethod": "SHORELine"}) == ()
 
 
-def test_records_cite_known_works_and_kinds_name_known_steps() -> None:
+def test_records_cite_known_works_and_types_name_known_steps() -> None:
     for steps in (SERIES_STEPS, ANATOMY_STEPS):
         for methods in steps.values():
             assert {work for m in methods for work in m.works} <= set(load_references())
-    named = {key for kind in load_catalogue().kinds.values() for key in kind.cited_steps}
+    named = {key for of in load_catalogue().types.values() for key in of.cited_steps}
     assert named == set(SERIES_STEPS)

@@ -231,8 +231,8 @@ class PlotColourFa(SimpleInterface):
 class _CompareInputSpec(BaseInterfaceInputSpec):
     tensor_file = File(exists=True, mandatory=True, desc="FA of the tensor fit")
     network_file = File(exists=True, mandatory=True, desc="FA of the network")
-    std_file = File(exists=True, mandatory=True, desc="its standard deviation")
-    unfamiliarity_file = File(exists=True, mandatory=True, desc="percentile among training data")
+    std_file = File(exists=True, desc="its standard deviation, if the network estimates it")
+    ood_file = File(exists=True, desc="out-of-distribution percentile, if there is one")
     model = traits.Str(mandatory=True, desc="name of the network")
     facts = traits.Dict(mandatory=True, desc="how the network's map was made")
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
@@ -248,10 +248,17 @@ class PlotComparison(SimpleInterface):
         tensor, affine = _open(self.inputs.tensor_file)
         network, _ = _open(self.inputs.network_file)
         mask, _ = _open(self.inputs.mask_file)
-        deviation, _ = _open(self.inputs.std_file)
-        unfamiliarity, _ = _open(self.inputs.unfamiliarity_file)
         status = self.inputs.facts["Status"]
         name = identity(self.inputs.model).title
+        more = {}
+        if isdefined(self.inputs.std_file):
+            deviation = _open(self.inputs.std_file)[0], (0.0, 0.1)
+            more[f"standard deviation of FA, {name}"] = deviation
+        if isdefined(self.inputs.ood_file):
+            percentile = _open(self.inputs.ood_file)[0], (50.0, 100.0)
+            more[f"out of distribution for the {name}: percentile of its training data"] = (
+                percentile
+            )
         out = figures.plot_scalar_comparison(
             tensor,
             network,
@@ -260,13 +267,7 @@ class PlotComparison(SimpleInterface):
             Path(runtime.cwd) / "compare.svg",
             labels=("tensor fit", f"{name} ({status})"),
             title=f"Tensor fit and {name}",
-            more={
-                f"standard deviation of FA, {name}": (deviation, (0.0, 0.1)),
-                f"unfamiliar to the {name}: percentile of its training data": (
-                    unfamiliarity,
-                    (50.0, 100.0),
-                ),
-            },
+            more=more,
         )
         self._results["out_file"] = str(out)
         return runtime
@@ -287,11 +288,12 @@ class PlotFeatures(SimpleInterface):
         (row,) = read_table(self.inputs.scan_file)
         vector = [float(row[c]) for c in feature_columns(row)]
         with np.load(self.inputs.patch_file) as patches:
+            x, y, z = patches["grid_shape"]
             out = figures.plot_features(
                 vector,
                 patches["tokens"],
                 patches["ijk"],
-                tuple(int(n) for n in patches["grid_shape"]),
+                (int(x), int(y), int(z)),
                 Path(runtime.cwd) / "features.svg",
                 xyz_mm=patches["xyz_mm"],
                 valid=patches["valid"],

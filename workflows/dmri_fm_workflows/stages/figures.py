@@ -14,6 +14,7 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm import __version__
 from dmri_fm.gradient_files import read_gradients, stated_b0_threshold
+from dmri_fm.identity import IDENTITIES
 from dmri_fm.json_files import read_object
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
@@ -23,9 +24,7 @@ from dmri_fm_workflows.interfaces.report import (
     PlotBeforeAfter,
     PlotCarpet,
     PlotColourFa,
-    PlotComparison,
     PlotDenoising,
-    PlotFeatures,
     PlotInTemplate,
     PlotMask,
     PlotRegistration,
@@ -142,8 +141,6 @@ def init_series_figures_wf(
     has_sdc: bool,
     has_denoising: bool,
     has_tensor: bool,
-    has_network: bool,
-    has_features: bool,
     name: str = "figures_wf",
 ) -> pe.Workflow:
     """Draw one series.
@@ -152,7 +149,7 @@ def init_series_figures_wf(
     ----------
     has_t1w
         Show the registration to the T1w image; if not, that to the template.
-    has_sdc, has_denoising, has_tensor, has_network, has_features
+    has_sdc, has_denoising, has_tensor
         Which stages ran.
     name
         Name of the workflow.
@@ -169,18 +166,12 @@ def init_series_figures_wf(
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
         Maps of the tensor fit.
-    tensorrefiner_fa_file, tensorrefiner_fa_std_file, tensorrefiner_unfamiliarity_file
-        Maps of the network.
-    tensorrefiner_facts
-        How they were made.
-    scan_file, patch_file
-        Features.
 
     Outputs
     -------
     samplingscheme_figure, dwiref_figure, carpetplot_figure, coreg_figure
         SVG files of every series.
-    denoising_figure, sdc_figure, fa_figure, famni_figure, tensorvsnetwork_figure, features_figure
+    denoising_figure, sdc_figure, fa_figure, famni_figure
         Of the stages that ran; the others are no fields.
     """
     workflow = pe.Workflow(name=name)
@@ -206,12 +197,6 @@ def init_series_figures_wf(
                 "tensor_fa_file",
                 "tensor_v1_file",
                 "tensor_fa_mni_file",
-                "tensorrefiner_fa_file",
-                "tensorrefiner_fa_std_file",
-                "tensorrefiner_unfamiliarity_file",
-                "tensorrefiner_facts",
-                "scan_file",
-                "patch_file",
             ]
         ),
         name="inputnode",
@@ -259,23 +244,6 @@ def init_series_figures_wf(
                 ("tensor_v1_file", "v1_file"),
                 ("acpc_mask_file", "mask_file"),
             ],
-        )
-    if has_network:
-        nodes["tensorvsnetwork"] = (
-            pe.Node(PlotComparison(model="tensor-refiner"), name="plot_comparison"),
-            [
-                ("tensor_fa_file", "tensor_file"),
-                ("tensorrefiner_fa_file", "network_file"),
-                ("tensorrefiner_fa_std_file", "std_file"),
-                ("tensorrefiner_unfamiliarity_file", "unfamiliarity_file"),
-                ("tensorrefiner_facts", "facts"),
-                ("acpc_mask_file", "mask_file"),
-            ],
-        )
-    if has_features:
-        nodes["features"] = (
-            pe.Node(PlotFeatures(), name="plot_features"),
-            [("scan_file", "scan_file"), ("patch_file", "patch_file")],
         )
     coreg = pe.Node(PlotRegistration(moving_label="b=0 reference"), name="plot_coreg")
     if has_t1w:
@@ -382,13 +350,15 @@ def _figures(
     labels: Sequence[str],
     suffix: str,
 ) -> tuple[Figure, ...]:
-    """Return the figures of a scan among the files that are there."""
+    """Return the figures of a scan among the files that are there; of several models in order."""
     found = []
     for label in labels:
-        name = f"{scan_name(entities)}_desc-{label}_{suffix}.svg"
-        path = f"sub-{entities['subject']}/figures/{name}"
-        if output_dir / path in there:
-            found.append(standard_figure(label, path))
+        for model in (None, *(record.label for record in IDENTITIES.values())):
+            of_model = "" if model is None else f"_model-{model}"
+            name = f"{scan_name(entities)}{of_model}_desc-{label}_{suffix}.svg"
+            path = f"sub-{entities['subject']}/figures/{name}"
+            if output_dir / path in there:
+                found.append(standard_figure(label, path, model=model))
     return tuple(found)
 
 

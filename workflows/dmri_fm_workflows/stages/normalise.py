@@ -5,6 +5,7 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
+from dmri_fm.identity import label_of
 from dmri_fm_workflows.interfaces.facts import MergeFacts
 from dmri_fm_workflows.interfaces.normalise import (
     AlignAcpc,
@@ -116,7 +117,7 @@ def init_normalise_wf(
     normalisation: str,
     sloppy: bool,
     voxel_size_mm: float | None,
-    feature_model: str | None,
+    encoders: tuple[str, ...],
     omp_nthreads: int,
     mem_gb: float,
     name: str = "normalise_wf",
@@ -134,8 +135,8 @@ def init_normalise_wf(
         Coarse and quick, for tests.
     voxel_size_mm
         Voxel size in ACPC; None for the series' own.
-    feature_model
-        Model whose grid the series is also resampled to, or None.
+    encoders
+        Encoders on whose grids the series is also resampled.
     omp_nthreads
         Threads a node may use.
     mem_gb
@@ -158,9 +159,9 @@ def init_normalise_wf(
         The series in ACPC.
     mni_dwi_file, mni_bval_file, mni_bvec_file, mni_b_file, mni_mask_file, mni_dwiref_file
         The series in MNI, 2 mm.
-    features_dwi_file, features_bval_file, features_bvec_file, features_b_file, features_mask_file,
-    features_dwiref_file
-        The series on the model's grid, if one was asked for.
+    <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_b_file,
+    <label>_grid_mask_file, <label>_grid_dwiref_file
+        The series on the grid of each encoder, by its label.
     to_acpc_file, from_acpc_file, to_mni_file
         Transforms; the one to MNI is the anatomy's where there is one.
     from_mni_file, mni_brain_file, template_file, template_mask_file, dice
@@ -185,16 +186,13 @@ def init_normalise_wf(
         ),
         name="inputnode",
     )
-    grids = ["acpc", "mni", *(["features"] if feature_model else [])]
+    encoder_grids = {f"{label_of(encoder)}_grid": encoder for encoder in encoders}
+    grids = ["acpc", "mni", *encoder_grids]
     resampled = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
     outputnode = pe.Node(
         niu.IdentityInterface(
             [
-                *(
-                    f"{grid}_{field}"
-                    for grid in ("acpc", "mni", "features")
-                    for field in resampled
-                ),
+                *(f"{grid}_{field}" for grid in grids for field in resampled),
                 "to_acpc_file",
                 "from_acpc_file",
                 "to_mni_file",
@@ -247,15 +245,19 @@ def init_normalise_wf(
     ])  # fmt: skip
     for grid in grids:
         resample = pe.Node(
-            ResampleDwi(grid=grid, order=1 if sloppy else 3, n_threads=omp_nthreads),
+            ResampleDwi(
+                grid="features" if grid in encoder_grids else grid,
+                order=1 if sloppy else 3,
+                n_threads=omp_nthreads,
+            ),
             name=f"resample_{grid}",
             n_procs=omp_nthreads,
             mem_gb=6 * mem_gb,
         )
         if grid == "acpc" and voxel_size_mm is not None:
             resample.inputs.voxel_size_mm = voxel_size_mm
-        if grid == "features":
-            resample.inputs.model = feature_model
+        if grid in encoder_grids:
+            resample.inputs.model = encoder_grids[grid]
         if grid == "acpc":
             workflow.connect(resample, "facts", facts, "in3")
         chain = pe.Node(

@@ -14,6 +14,7 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
+from dmri_fm.identity import DEFAULT_MODELS, label_of
 from dmri_fm_workflows.interfaces.facts import MergeFacts
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.maps import load_catalogue
@@ -23,15 +24,13 @@ from dmri_fm_workflows.outputs.sources import derivative_uri, direct_sources
 
 __all__ = [
     "ANAT_OUTPUTS",
-    "FEATURE_OUTPUTS",
-    "REFINER_MAPS",
-    "REFINER_OUTPUTS",
     "SERIES_OUTPUTS",
     "SERIES_TEMPLATE_OUTPUTS",
-    "TENSOR_OUTPUTS",
     "Output",
+    "feature_outputs",
     "figure_outputs",
     "init_derivatives_wf",
+    "map_outputs",
 ]
 
 ACPC = "ACPC"
@@ -44,12 +43,14 @@ class Output:
 
     Attributes
     ----------
-    kind
+    type
         Key in `maps.yaml`.
     fields
         Fields of the stage that computed it; several are files that share one name.
     space
-        Space, where the kind has several or none is implied.
+        Space, where the type has several or none is implied.
+    model
+        Label of the model that made it, or None.
     facts
         Field whose dictionary goes into the sidecar, or None.
     entities
@@ -58,24 +59,26 @@ class Output:
         Further sidecar entries.
     """
 
-    kind: str
+    type: str
     fields: tuple[str, ...]
     space: str | None = None
     facts: str | None = None
+    model: str | None = None
     entities: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def node_name(self) -> str:
         """Name of its sink."""
-        words = [self.kind, *(str(v) for v in self.entities.values())]
-        if self.space and len(load_catalogue().kind(self.kind).spaces) > 1:
+        words = [self.model] if self.model else []
+        words += [self.type, *(str(v) for v in self.entities.values())]
+        if self.space and len(load_catalogue().output_type(self.type).spaces) > 1:
             words.append("mni" if self.space == MNI else "acpc")
         return "ds_" + "_".join(words)
 
     @property
     def ends(self) -> tuple[str, str] | None:
-        """What a transform resamples from, and into; None if the kind says so itself."""
+        """What a transform resamples from, and into; None if the type says so itself."""
         return (self.entities["from"], self.entities["to"]) if "from" in self.entities else None
 
     def path(self, scan: Mapping[str, str], *, normalisation: str) -> PurePosixPath:
@@ -92,7 +95,8 @@ class Output:
         source, target = self.ends or (None, None)
         return output_path(
             scan,
-            self.kind,
+            self.type,
+            model=self.model,
             space=self.space,
             from_space=source,
             to_space=target,
@@ -100,8 +104,8 @@ class Output:
         )
 
 
-def _transform(kind: str, field_name: str, source: str, target: str) -> Output:
-    return Output(kind, (field_name,), entities={"from": source, "to": target})
+def _transform(of: str, field_name: str, source: str, target: str) -> Output:
+    return Output(of, (field_name,), entities={"from": source, "to": target})
 
 
 ANAT_OUTPUTS = (
@@ -145,24 +149,49 @@ SERIES_TEMPLATE_OUTPUTS = (
 )
 
 
-def _map_outputs(model: str, params: Sequence[str], warped: Sequence[str]) -> tuple[Output, ...]:
+def map_outputs(model: str) -> tuple[Output, ...]:
+    """Return the maps that a tensor model gives, in ACPC and those of one number in MNI.
+
+    Their fields are `<label>_<type>_file` and `<label>_<type>_mni_file`, their facts
+    `<label>_record`. A tensor network adds its figure, `<label>_figure`.
+    """
+    label, catalogue = label_of(model), load_catalogue()
     in_acpc = (
-        Output(f"{model}_{p}", (f"{model}_{p}_file",), ACPC, f"{model}_facts") for p in params
+        Output(t.name, (f"{label}_{t.name}_file",), ACPC, f"{label}_record", label)
+        for t in catalogue.maps_of(model)
     )
     in_mni = (
-        Output(f"{model}_{p}", (f"{model}_{p}_mni_file",), MNI, f"{model}_facts") for p in warped
+        Output(t.name, (f"{label}_{t.name}_mni_file",), MNI, f"{label}_record", label)
+        for t in catalogue.maps_of(model, space=MNI)
     )
-    return (*in_acpc, *in_mni)
+    return (*in_acpc, *in_mni, *_figure_of(model, "figure_tensorvsnetwork"))
 
 
-SCALARS = ("fa", "md", "ad", "rd")
-TENSOR_OUTPUTS = _map_outputs("tensor", ("diffusivity", "s0", *SCALARS), SCALARS)
-REFINER_MAPS = ("diffusivity", *SCALARS, "fa_std", "md_std", "unfamiliarity")
-REFINER_OUTPUTS = _map_outputs("tensorrefiner", REFINER_MAPS, SCALARS)
-FEATURE_OUTPUTS = (
-    Output("drope_pooled_features", ("scan_file",), MNI, "features_facts"),
-    Output("drope_patch_features", ("patch_file",), MNI, "features_facts"),
-)
+def feature_outputs(encoder: str, features: str) -> tuple[Output, ...]:
+    """Return the features that an encoder gives, and their figure.
+
+    Parameters
+    ----------
+    encoder
+        Name of the encoder.
+    features
+        `pooled` or `cls`: what its weights give for the scan.
+    """
+    label = label_of(encoder)
+    return (
+        Output(f"features_{features}", (f"{label}_scan_file",), MNI, f"{label}_record", label),
+        Output("features_patch", (f"{label}_patch_file",), MNI, f"{label}_record", label),
+        *_figure_of(encoder, "figure_features"),
+    )
+
+
+def _figure_of(model: str, figure: str) -> tuple[Output, ...]:
+    """Return a model's figure; those of the models that run by default have no label."""
+    if not load_catalogue().output_type(figure).is_of(model):
+        return ()
+    label = label_of(model)
+    is_default = model in DEFAULT_MODELS
+    return (Output(figure, (f"{label}_figure",), model=None if is_default else label),)
 
 
 def figure_outputs(names: Sequence[str]) -> tuple[Output, ...]:
@@ -205,7 +234,7 @@ def init_derivatives_wf(
     Inputs
     ------
     One field per entry of `outputs` and per dictionary of facts that they name; the warnings of
-    `facts` go into every sidecar, and so do the methods whose works a kind cites.
+    `facts` go into every sidecar, and so do the methods whose works a type cites.
 
     Outputs
     -------
@@ -217,6 +246,7 @@ def init_derivatives_wf(
         f for output in outputs for f in (*output.fields, *([output.facts] * bool(output.facts)))
     )
     inputnode = pe.Node(niu.IdentityInterface(list(fields | {"facts": None})), name="inputnode")
+    workflow.add_nodes([inputnode])
     outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
     collect = pe.Node(niu.Merge(len(outputs)), name="collect_outputs", run_without_submitting=True)
     catalogue = load_catalogue()
@@ -229,35 +259,13 @@ def init_derivatives_wf(
         else Output("t1w", (), ACPC).path(anat_entities, normalisation=normalisation)
     )
     for number, output in enumerate(outputs, start=1):
-        kind = catalogue.kind(output.kind)
-        named = {"space": output.space} if output.space else {}
-        sink = pe.Node(
-            DerivativesDataSink(
-                kind=output.kind,
-                base_directory=str(output_dir),
-                source_entities=dict(entities),
-                **named,
-                **output.entities,
-            ),
-            name=output.node_name,
-            run_without_submitting=True,
-        )
+        sink = _add_sink(workflow, output, output_dir=output_dir, entities=entities)
         workflow.connect(sink, "out_file", collect, f"in{number}")
-        if len(output.fields) == 1:
-            workflow.connect(inputnode, output.fields[0], sink, "in_file")
-        else:
-            files = pe.Node(
-                niu.Merge(len(output.fields)),
-                name=f"files_{output.node_name}",
-                run_without_submitting=True,
-            )
-            for position, field_name in enumerate(output.fields, start=1):
-                workflow.connect(inputnode, field_name, files, f"in{position}")
-            workflow.connect(files, "out", sink, "in_file")
-        if not kind.has_sidecar:
+        if not catalogue.output_type(output.type).has_sidecar:
             continue
         static = image_sidecar(
-            output.kind,
+            output.type,
+            model=output.model,
             sources=direct_sources(written[number - 1], raw=sources, written=written),
             space=output.space,
             ends=output.ends,
@@ -266,17 +274,56 @@ def init_derivatives_wf(
             else None,
             extra=output.metadata,
         )
-        if output.kind == "preproc_dwi":
+        if output.type == "preproc_dwi":
             static = carry_over(raw_metadata) | static
-        meta = pe.Node(
-            MergeFacts(base=static), name=f"meta_{output.node_name}", run_without_submitting=True
-        )
-        if output.facts != "facts":
-            workflow.connect(inputnode, "facts", meta, "warnings_of")
-            meta.inputs.taken_keys = list(kind.cited_steps)
-        if output.facts is not None:
-            field_name = "model_facts" if kind.suffix == "dwimap" else "in_facts"
-            workflow.connect(inputnode, output.facts, meta, field_name)
-        workflow.connect(meta, "facts", sink, "meta_dict")
+        _add_sidecar(workflow, output, sink, static)
     workflow.connect(collect, "out", outputnode, "out_files")
     return workflow
+
+
+def _add_sink(
+    workflow: pe.Workflow, output: Output, *, output_dir: Path, entities: Mapping[str, str]
+) -> pe.Node:
+    """Add the sink of an output, wired to its files."""
+    named = {"space": output.space, "model": output.model}
+    sink = pe.Node(
+        DerivativesDataSink(
+            output_type=output.type,
+            base_directory=str(output_dir),
+            source_entities=dict(entities),
+            **{name: value for name, value in named.items() if value},
+            **output.entities,
+        ),
+        name=output.node_name,
+        run_without_submitting=True,
+    )
+    inputnode = workflow.get_node("inputnode")
+    if len(output.fields) == 1:
+        workflow.connect(inputnode, output.fields[0], sink, "in_file")
+        return sink
+    files = pe.Node(
+        niu.Merge(len(output.fields)),
+        name=f"files_{output.node_name}",
+        run_without_submitting=True,
+    )
+    for position, field_name in enumerate(output.fields, start=1):
+        workflow.connect(inputnode, field_name, files, f"in{position}")
+    workflow.connect(files, "out", sink, "in_file")
+    return sink
+
+
+def _add_sidecar(
+    workflow: pe.Workflow, output: Output, sink: pe.Node, static: Mapping[str, Any]
+) -> None:
+    """Add the node that joins what is known when the graph is built with what its nodes say."""
+    of = load_catalogue().output_type(output.type)
+    inputnode = workflow.get_node("inputnode")
+    meta = pe.Node(
+        MergeFacts(base=dict(static)), name=f"meta_{output.node_name}", run_without_submitting=True
+    )
+    if output.facts != "facts":
+        workflow.connect(inputnode, "facts", meta, "warnings_of")
+        meta.inputs.taken_keys = list(of.cited_steps)
+    if output.facts is not None:
+        workflow.connect(inputnode, output.facts, meta, "model_facts" if of.is_map else "in_facts")
+    workflow.connect(meta, "facts", sink, "meta_dict")
