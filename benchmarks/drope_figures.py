@@ -22,7 +22,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.network import Drope, unpatchify
-from dmri_fm.encoders.drope.tokens import feature_grid, tokenise
+from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.qspace import choose_spread
 from dmri_fm_lab.evaluate.galleries import (
     acquire_tissue,
@@ -101,7 +101,7 @@ def draw_cohort(encoder: Drope, scans: list[GridScan], n: int, out: Path) -> Non
     from umap import UMAP
 
     rng = np.random.default_rng(4)
-    geometry = head_geometry(feature_grid(encoder.config))
+    geometry = head_geometry(encoder.config.grid)
     tissues = draw_gallery(rng, n)
     rows, protocol, factor = [], [], []
     for number, gtab in enumerate(draw_shells(rng, n_directions=12, bvals=BVALS)):
@@ -150,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     encoder, _ = load_encoder("drope", weights=options.weights)
-    grid = feature_grid(encoder.config)
+    grid = encoder.config.grid
     scans = list(dataset_scans(options.data, grid)) if options.data else []
     draw_cohort(encoder, scans, options.gallery, options.out / "drope_cohort.png")
     if scans:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.encoders.drope.tokens import feature_grid
+from dmri_fm import feature_grid
 from dmri_fm_lab.evaluate.grid_scans import dataset_scans, simulated_scans
 from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan
 from dmri_fm_lab.train.config import DropePretraining, read_training

@@ -33,10 +33,10 @@ from dmri_fm.encoders.drope import network as drope
 from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.image_files import check_affine
-from dmri_fm.registry import MODELS
+from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.series import load_image, read_array
 from dmri_fm.tensor_networks.refiner import RefinerConfig
-from dmri_fm.weights import load_weights, save_weights
+from dmri_fm.weights import save_weights
 from dmri_fm_workflows.bids.scans import is_diffusion_signal, open_run
 from dmri_fm_workflows.bids.sidecars import Sidecars
 from dmri_fm_workflows.outputs.publish import to_json
@@ -442,9 +442,7 @@ def _make_weights() -> list[Files]:
                 path,
                 model,
                 name=name,
-                config=config,
                 version="1",
-                normalisation={},
                 training={},
                 statistics={"mean": torch.ones(3)},
             )

@@ -116,7 +116,7 @@ def main() -> None:
     for name, (macs, millions) in PUBLISHED_COST.items():
         print(f"| published | {name} | {macs:g} | {millions:g} |")
     for name in ("qcg-dti-paper", "tensor-refiner"):
-        config, kind = MODELS[name]
+        config, kind, _ = MODELS[name]
         with torch.device("meta"):
             count = sum(p.numel() for p in kind(config).parameters())  # type: ignore[call-arg]
         print(f"| counted | {name} | {count_macs(name):.4g} | {count / 1e6:.4g} |")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmri_fm.predict import predict_tensor
+from dmri_fm import predict_tensor
 from dmri_fm.registry import MODELS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
@@ -34,7 +34,7 @@ BLOCK = (64, 64, 64)
 
 def count_macs(name: str) -> float:
     """Return billions of multiply-adds for a block, from convolutions and matrix products."""
-    config, kind = MODELS[name]
+    config, kind, _ = MODELS[name]
     # Counted on a small block: shapes alone would need a device that computes nothing, which
     # eigenvectors cannot be computed on.
     side = 16
@@ -83,7 +83,7 @@ def main() -> None:
     print(f"brain of {int(dwi.mask.sum())} voxels in {BRAIN}")  # type: ignore[union-attr]
     print(f"{'least squares':16s} {fit_cpu:7.2f} CPU-s {fit_wall:7.2f} s")
     for name in ("tensor-refiner", "qcg-dti-paper"):
-        config, kind = MODELS[name]
+        config, kind, _ = MODELS[name]
         model = kind(config)  # type: ignore[call-arg]
         n_parameters = sum(p.numel() for p in model.parameters())
         line = (
@@ -95,9 +95,7 @@ def main() -> None:
                     Path(folder) / "w.safetensors",
                     model,
                     name=name,
-                    config=config,
                     version="0",
-                    normalisation={},
                     training={},
                 )
                 cpu, wall = cpu_seconds(lambda: predict_tensor(dwi, model=name, weights=path))  # noqa: B023

@@ -25,8 +25,8 @@ from dipy.tracking.stopping_criterion import ThresholdStoppingCriterion
 from dipy.tracking.utils import density_map
 from numpy.typing import NDArray
 
+from dmri_fm import predict_tensor
 from dmri_fm.gradients import rotation_part
-from dmri_fm.predict import predict_tensor
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.rivals import METHODS

@@ -12,12 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dmri_fm.encoders.drope.tokens import feature_grid
+    from dmri_fm.encoders.extract import extract_features
     from dmri_fm.gradients import GradientTable
     from dmri_fm.normalise.series import resample_series
-    from dmri_fm.predict import extract_features, predict_tensor
+    from dmri_fm.registry import feature_grid
     from dmri_fm.series import Dwi
     from dmri_fm.tensor import fit_tensor
+    from dmri_fm.tensor_networks.predict import predict_tensor
 
 __version__ = "0.1.0"
 
@@ -35,10 +36,10 @@ __all__ = [
 _HOMES = {
     "Dwi": "dmri_fm.series",
     "GradientTable": "dmri_fm.gradients",
-    "extract_features": "dmri_fm.predict",
-    "feature_grid": "dmri_fm.encoders.drope.tokens",
+    "extract_features": "dmri_fm.encoders.extract",
+    "feature_grid": "dmri_fm.registry",
     "fit_tensor": "dmri_fm.tensor",
-    "predict_tensor": "dmri_fm.predict",
+    "predict_tensor": "dmri_fm.tensor_networks.predict",
     "resample_series": "dmri_fm.normalise.series",
 }
 

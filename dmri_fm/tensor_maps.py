@@ -40,7 +40,7 @@ _UNITS = {
     "md": "mm^2/s",
     "ad": "mm^2/s",
     "rd": "mm^2/s",
-    "unfamiliarity": "percent",
+    "ood": "percent",
 }
 
 #: How the volumes of 4-D maps hold a tensor or an axis, in the fields of BEP016.
@@ -194,9 +194,9 @@ class TensorMaps:
         Shape (X, Y, Z), float32, scanner units: signal without weighting; None if unknown.
     std
         Standard deviation of a map, by the map's name; None if not estimated.
-    unfamiliarity
-        Shape (X, Y, Z), float32: how unlike a network's training data the surroundings of a
-        voxel are, as the percentile of such data; None if not estimated.
+    ood_percentile
+        Shape (X, Y, Z), float32: out-of-distribution percentile of a voxel's surroundings, see
+        :mod:`dmri_fm.out_of_distribution`; None if not estimated.
     metadata
         How the maps were made.
     """
@@ -212,7 +212,7 @@ class TensorMaps:
     model: str
     s0: NDArray[np.float32] | None = None
     std: dict[str, NDArray[np.float32]] | None = None
-    unfamiliarity: NDArray[np.float32] | None = None
+    ood_percentile: NDArray[np.float32] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -239,7 +239,7 @@ class TensorMaps:
         model: str,
         s0: ArrayLike | None = None,
         std: Mapping[str, NDArray[np.float32]] | None = None,
-        unfamiliarity: NDArray[np.float32] | None = None,
+        ood_percentile: NDArray[np.float32] | None = None,
         metadata: Mapping[str, Any] | None = None,
         min_diffusivity: float = 0.0,
     ) -> TensorMaps:
@@ -255,7 +255,7 @@ class TensorMaps:
             Shape (4, 4), voxel to RAS+ mm.
         model
             Label of the model in file names: `"tensor"`, `"tensorrefiner"`.
-        s0, std, unfamiliarity, metadata
+        s0, std, ood_percentile, metadata
             See the class.
         min_diffusivity
             Eigenvalues below this are raised to it before the scalars are computed, mm^2/s.
@@ -301,7 +301,7 @@ class TensorMaps:
             model=model,
             s0=None if s0 is None else place(np.nan_to_num(np.asarray(s0)[inside])),
             std=None if std is None else {name: within(d) for name, d in std.items()},
-            unfamiliarity=None if unfamiliarity is None else within(unfamiliarity),
+            ood_percentile=None if ood_percentile is None else within(ood_percentile),
             metadata=dict(metadata or {}),
         )
 
@@ -338,10 +338,8 @@ class TensorMaps:
         }
         for label, array in (self.std or {}).items():
             paths[f"{label}_std"] = save_image(array, self.affine, path(label, "_desc-std"))
-        if self.unfamiliarity is not None:
-            paths["unfamiliarity"] = save_image(
-                self.unfamiliarity, self.affine, path("unfamiliarity")
-            )
+        if self.ood_percentile is not None:
+            paths["ood"] = save_image(self.ood_percentile, self.affine, path("ood"))
         model = join_models(about_model(self.model), nest_model(self.metadata)["Model"])
         for label, image in paths.items():
             param = label.removesuffix("_std")

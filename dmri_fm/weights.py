@@ -7,13 +7,13 @@ normalised, how it was trained, and the sha256 of the weights, which is verified
 from __future__ import annotations
 
 import json
-import reprlib
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -21,12 +21,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.identity import RETIRED_NAMES, explain_retired
+from dmri_fm.identity import IDENTITIES, RETIRED_NAMES, explain_retired
 from dmri_fm.json_files import read_object
-from dmri_fm.registry import MODELS, Config
+from dmri_fm.network_config import NetworkConfig, read_config
 from dmri_fm.tensor_networks.gate import Gate
 
-__all__ = ["Weights", "load_weights", "save_weights"]
+__all__ = ["Architecture", "Pretraining", "Weights", "read_weights", "save_weights"]
 
 #: Version of the JSON's layout.
 FORMAT = 1
@@ -36,9 +36,6 @@ STATISTICS_PREFIX = "statistics."
 
 #: Tensors whose names start so belong to what pretrained the network, beside it.
 PRETRAINING_PREFIX = "pretraining."
-
-#: Fields of configurations that are younger than the format; files without them mean the default.
-LATER_FIELDS = {"rotary", "features"}
 
 #: Entries of the JSON and their types.
 ENTRIES: dict[str, type] = {
@@ -57,14 +54,32 @@ LATER_ENTRIES: dict[str, type] = {"license": str, "gate": dict, "pretraining": d
 #: Types of tensors in a file.
 TENSOR_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 
-#: Largest number and longest list in a configuration.
-LARGEST, LONGEST = 100_000, 16
-
 #: Fields of configurations that count blocks, of which each has some tensors.
 BLOCK_COUNTS = ("depth", "encoder_blocks", "decoder_blocks")
 
 #: Formats that can run code when they are read.
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
+
+
+#: Names that weights may have: those of the registry.
+_NAMES = tuple(name for name, model in IDENTITIES.items() if model.family != "tensor fit")
+
+
+class Architecture(Protocol):
+    """Default configuration of a network, and its class, as the registry has them."""
+
+    @property
+    def config(self) -> NetworkConfig: ...
+
+    @property
+    def network(self) -> type[nn.Module]: ...
+
+
+class Pretraining(NamedTuple):
+    """The decoder that pretrained an encoder: its tensors, and its configuration as JSON."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +99,19 @@ class Weights:
     model
         The network in evaluation mode, float32.
     statistics
-        Tensors about the training data, such as those that score unusual scans.
+        Tensors that describe the training data: the reference of the out-of-distribution score,
+        calibration factors.
     normalisation
-        What the network expects as input, in words and numbers.
+        Description of the input of the network.
     training
-        How the weights came about.
+        Data and settings of the training.
     gate
-        Scans for which they were found better than their rivals; None: none.
+        Scans for which an evaluation found the weights better than the baselines; None: none.
     pretraining
-        Tensors of the rest of the autoencoder that pretrained the network; empty if they did not
-        come with it. See :func:`dmri_fm.encoders.drope.guided_mae.restore_autoencoder`.
-    pretraining_config
-        Its configuration, but for the network's.
+        The decoder that pretrained the network; None if it did not come with it. See
+        :func:`dmri_fm.encoders.drope.guided_mae.restore_autoencoder`.
     license
-        Licence of the weights, as the JSON beside them has it; empty where it has none.
+        Licence of the weights, as in the JSON beside them; empty where it has none.
     source
         `packaged`, or the name of the file.
     """
@@ -105,35 +119,32 @@ class Weights:
     name: str
     version: str
     sha256: str
-    config: Config
+    config: NetworkConfig
     model: nn.Module
     statistics: dict[str, Tensor]
     normalisation: dict[str, Any]
     training: dict[str, Any]
     gate: Gate | None = None
-    pretraining: dict[str, Tensor] = field(default_factory=dict)
-    pretraining_config: dict[str, Any] = field(default_factory=dict)
+    pretraining: Pretraining | None = None
     license: str = ""
     source: str = "packaged"
 
     def describe(self) -> dict[str, str]:
-        """Return what metadata say of the weights, in the entries of `Model`."""
+        """Return the entries of `Model` in metadata that describe the weights."""
         found = {"Version": self.version, "Weights": self.source, "SHA256": self.sha256}
         return found | ({"License": self.license} if self.license else {})
 
 
 def save_weights(
     path: str | Path,
-    model: nn.Module,
+    network: nn.Module,
     *,
     name: str,
-    config: Config,
     version: str,
-    normalisation: dict[str, Any],
     training: dict[str, Any],
-    statistics: dict[str, Tensor] | None = None,
-    pretraining: dict[str, Tensor] | None = None,
-    pretraining_config: dict[str, Any] | None = None,
+    statistics: Mapping[str, Tensor] | None = None,
+    pretraining: Pretraining | None = None,
+    license: str = "Apache-2.0",
 ) -> Path:
     """Write `path` (.safetensors, half precision) and the JSON beside it.
 
@@ -141,14 +152,14 @@ def save_weights(
     ----------
     path
         Ends in `.safetensors`.
-    model, name, config
-        The network, its name in the registry, its configuration.
-    version, normalisation, training
-        See :class:`Weights`; JSON-serialisable.
+    network
+        Has its configuration as `config`, and the description of its input as `normalisation`.
+    name
+        Of its model, in the registry.
+    version, training, pretraining, license
+        See :class:`Weights`; JSON-serialisable but for the tensors.
     statistics
         Extra tensors; kept in their own precision.
-    pretraining, pretraining_config
-        See :class:`Weights`; half precision, too.
 
     Raises
     ------
@@ -156,15 +167,15 @@ def save_weights(
         If a weight is not finite in half precision, or the name is not registered.
     """
     path = Path(path)
-    if path.suffix != ".safetensors" or name not in MODELS:
+    if path.suffix != ".safetensors" or name not in _NAMES:
         raise WeightsError(
             f"weights of {name!r} cannot be saved here",
             path=path,
-            expected=f"a .safetensors path and one of {', '.join(MODELS)}",
+            expected=f"a .safetensors path and one of {', '.join(_NAMES)}",
         )
-    networks = model.state_dict() | {
-        PRETRAINING_PREFIX + key: value for key, value in (pretraining or {}).items()
-    }
+    networks = network.state_dict()
+    if pretraining is not None:
+        networks |= {PRETRAINING_PREFIX + k: v for k, v in pretraining.tensors.items()}
     tensors = {
         key: value.detach().cpu().to(torch.float16).contiguous() for key, value in networks.items()
     }
@@ -178,14 +189,16 @@ def save_weights(
         "format": FORMAT,
         "model": name,
         "version": version,
-        "license": "Apache-2.0",
+        "license": license,
         "sha256": sha256(content).hexdigest(),
-        "config": asdict(config),
-        "normalisation": normalisation,
+        "config": asdict(network.config),  # type: ignore[call-overload]
+        "normalisation": network.normalisation,
         "training": training,
     }
-    if pretraining_config is not None:
-        description["pretraining"] = pretraining_config
+    if not license:
+        del description["license"]
+    if pretraining is not None:
+        description["pretraining"] = pretraining.config
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
@@ -193,33 +206,19 @@ def save_weights(
     return path
 
 
-def load_weights(
-    name_or_path: str | Path, *, model: str | None = None, device: str = "cpu"
+def read_weights(
+    name_or_path: str | Path,
+    architectures: Mapping[str, Architecture],
+    *,
+    model: str | None = None,
+    device: str = "cpu",
 ) -> Weights:
-    """Load a network and its weights, strictly.
+    """Load a network and its weights, strictly; see :func:`dmri_fm.registry.load_weights`.
 
     Parameters
     ----------
-    name_or_path
-        A registered name whose weights ship with the package, or the path of a `.safetensors`
-        file with its `.json` beside it.
-    model
-        Refuse weights of any other model.
-    device
-        A torch device.
-
-    Returns
-    -------
-    Weights
-        In evaluation mode, float32.
-
-    Raises
-    ------
-    ConfigError
-        If the name stands for no model any more.
-    WeightsError
-        If there are no such weights, the format could run code, the checksum, configuration or
-        a tensor's name or shape is wrong, or a weight is not finite.
+    architectures
+        Of the models, by name.
     """
     path = _find(name_or_path)
     description = _read_description(path)
@@ -238,20 +237,12 @@ def load_weights(
     name = description["model"]
     if model is not None and name != model:
         raise WeightsError(f"weights of model {name!r}", path=path, expected=f"model {model!r}")
-    config = _build_config(name, description["config"], path)
+    architecture = architectures[name]
+    config = read_config(architecture.config, description["config"], path.with_suffix(".json"))
     tensors = _read_tensors(content, path)
     statistics = _take(tensors, STATISTICS_PREFIX)
-    pretraining = {k: v.float() for k, v in _take(tensors, PRETRAINING_PREFIX).items()}
-    _check_shapes(name, config, tensors, path=path)
-    network = _build_network(name, config, path)
-    try:
-        network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"the tensors do not fit the configuration ({error})",
-            path=path,
-            expected=f"the weights of {name!r} with the configuration in the JSON beside them",
-        ) from None
+    decoder = {k: v.float() for k, v in _take(tensors, PRETRAINING_PREFIX).items()}
+    network = _build(architecture.network, config, tensors, path=path)
     return Weights(
         name=name,
         version=description["version"],
@@ -262,10 +253,9 @@ def load_weights(
         normalisation=description["normalisation"],
         training=description["training"],
         gate=_read_gate(description, path),
-        pretraining=pretraining,
-        pretraining_config=description.get("pretraining", {}),
+        pretraining=Pretraining(decoder, description.get("pretraining", {})) if decoder else None,
         license=description.get("license", ""),
-        source="packaged" if str(name_or_path) in MODELS else path.name,
+        source="packaged" if str(name_or_path) in _NAMES else path.name,
     )
 
 
@@ -289,25 +279,46 @@ def _read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_shapes(name: str, config: Config, tensors: dict[str, Tensor], *, path: Path) -> None:
-    """Compare the file with the network's shapes before memory is taken for the network."""
+def _build(
+    kind: type[nn.Module], config: NetworkConfig, tensors: dict[str, Tensor], *, path: Path
+) -> nn.Module:
+    """Build a network with the tensors of the file."""
+    expected = f"the weights of a {kind.__name__} with the configuration in the JSON beside them"
     counts = [getattr(config, field, 0) for field in BLOCK_COUNTS]
     n_blocks = sum(sum(c) if isinstance(c, tuple) else c for c in counts)
     if n_blocks > len(tensors):
         raise WeightsError(
             f"{len(tensors)} tensors for a configuration of {n_blocks} blocks", path=path
         )
+    # Shapes are compared before memory is taken for the network.
     with torch.device("meta"), warnings.catch_warnings():
         # torch warns of layers without weights; no file has tensors that fit them.
         warnings.simplefilter("ignore")
-        wanted = {k: v.shape for k, v in _build_network(name, config, path).state_dict().items()}
+        wanted = {k: v.shape for k, v in _construct(kind, config, path).state_dict().items()}
     found = {k: v.shape for k, v in tensors.items()}
     if wrong := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
         raise WeightsError(
             f"{len(wrong)} tensors do not fit the configuration, the first is {wrong[0]!r}",
             path=path,
-            expected=f"the weights of {name!r} with the configuration in the JSON beside them",
+            expected=expected,
         )
+    network = _construct(kind, config, path)
+    try:
+        network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the tensors do not fit the configuration ({error})", path=path, expected=expected
+        ) from None
+    return network
+
+
+def _construct(kind: type[nn.Module], config: NetworkConfig, path: Path) -> nn.Module:
+    try:
+        return kind(config)
+    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
+        raise WeightsError(
+            f"impossible configuration ({error})", path=path.with_suffix(".json")
+        ) from None
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -327,7 +338,7 @@ def _read_gate(description: dict[str, Any], path: Path) -> Gate | None:
 def _find(name_or_path: str | Path) -> Path:
     if retired := explain_retired(str(name_or_path)):
         raise retired
-    if str(name_or_path) in MODELS:
+    if str(name_or_path) in _NAMES:
         path = Path(str(files("dmri_fm") / "data" / "weights" / f"{name_or_path}.safetensors"))
         if not path.exists():
             raise WeightsError(
@@ -349,7 +360,7 @@ def _find(name_or_path: str | Path) -> Path:
         raise WeightsError(
             "no such weights",
             path=path,
-            expected=f"a .safetensors file, or one of {', '.join(MODELS)}",
+            expected=f"a .safetensors file, or one of {', '.join(_NAMES)}",
         )
     return path
 
@@ -374,66 +385,15 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"weights of {description['model']!r}, a name that no model has any more",
             path=beside,
-            expected=f"one of {', '.join(MODELS)}",
+            expected=f"one of {', '.join(_NAMES)}",
             advice=f"{RETIRED_NAMES[description['model']]}. Weights that `dmri-fm train qcg-dti` "
             'wrote are the tensor refiner\'s: if these are, set "model" to "tensor-refiner" '
             "in this file; leave the .safetensors file unchanged",
         )
-    if description["format"] != FORMAT or description["model"] not in MODELS:
+    if description["format"] != FORMAT or description["model"] not in _NAMES:
         raise WeightsError(
             f"format {description['format']!r}, model {description['model']!r}",
             path=beside,
-            expected=f"format {FORMAT} and one of {', '.join(MODELS)}",
+            expected=f"format {FORMAT} and one of {', '.join(_NAMES)}",
         )
     return description
-
-
-def _build_config(name: str, values: dict[str, Any], path: Path) -> Config:
-    kind: Any = type(MODELS[name][0])
-    known = {f.name for f in fields(kind)}
-    if (set(values) ^ known) - (LATER_FIELDS & known):
-        raise WeightsError(
-            f"configuration with {sorted(values)}",
-            path=path.with_suffix(".json"),
-            expected=f"the fields {sorted(known)}",
-        )
-    for key, value in values.items():
-        if not _is_like(value, getattr(MODELS[name][0], key)):
-            raise WeightsError(
-                f"impossible configuration ({key} is {reprlib.repr(value)})",
-                path=path.with_suffix(".json"),
-                expected=f"a value like {getattr(MODELS[name][0], key)!r}, "
-                f"no number beyond {LARGEST}",
-            )
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        config: Config = kind(**tuples)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise WeightsError(
-            f"impossible configuration ({error})", path=path.with_suffix(".json")
-        ) from None
-    return config
-
-
-def _is_like(value: object, default: object) -> bool:
-    """Tell whether a configuration's value has the type of another, and a usable size."""
-    if isinstance(default, tuple):
-        return (
-            isinstance(value, list)
-            and len(value) <= LONGEST
-            and all(_is_like(v, default[0]) for v in value)
-        )
-    if isinstance(default, float):
-        return type(value) in (int, float) and abs(value) <= LARGEST  # type: ignore[arg-type]
-    if type(default) is int:
-        return type(value) is int and abs(value) <= LARGEST
-    return type(value) is type(default)
-
-
-def _build_network(name: str, config: Config, path: Path) -> nn.Module:
-    try:
-        return MODELS[name][1](config)
-    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
-        raise WeightsError(
-            f"impossible configuration ({error})", path=path.with_suffix(".json")
-        ) from None

@@ -8,15 +8,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FeatureKind", "ScanFeatures", "feature_columns"]
+from dmri_fm.identity import FeatureType
 
-#: What describes a scan: its patch tokens, pooled, or the class token.
-FeatureKind = Literal["pooled", "cls"]
+__all__ = ["ScanFeatures", "feature_columns"]
 
 
 def feature_columns(columns: Iterable[str]) -> list[str]:
@@ -27,80 +26,80 @@ def feature_columns(columns: Iterable[str]) -> list[str]:
     >>> feature_columns(["participant_id", "pooled000", "pooled001", "ood_score"])
     ['pooled000', 'pooled001']
     """
-    numbered = re.compile(rf"(?:{'|'.join(get_args(FeatureKind))})\d+")
+    numbered = re.compile(rf"(?:{'|'.join(get_args(FeatureType))})\d+")
     return [column for column in columns if numbered.fullmatch(column)]
 
 
 @dataclass(frozen=True, eq=False)
 class ScanFeatures:
-    """Features of a scan; N patches, C order of the grid's patches.
+    """Features of a scan and of its N patches, C order of the patch grid.
 
     Attributes
     ----------
     vector
         Shape (D,), float32: features of the scan.
-    kind
-        What `vector` is: "pooled", patch tokens pooled over the scan; "cls", the class token.
+    feature_type
+        "pooled": `vector` is pooled from patch tokens; "cls": it is the class token.
     model
         Label of the encoder in file names.
     tokens
         Shape (N, d), float32: features of the patches, mean over directions; zero where not
         valid.
-    ijk
-        Shape (N, 3), int: patch indices.
-    xyz_mm
-        Shape (N, 3): patch centres, RAS+ mm, MNI152NLin2009aSym.
     valid
-        Shape (N,), bool: which patches the network saw.
-    grid_shape, affine
-        The patch grid: patches along each axis, and patch index to RAS+ mm, shape (4, 4).
-    ood_score
-        Largest of five signs of an unusual scan, see
-        :mod:`dmri_fm.encoders.out_of_distribution`; of sound
-        scans, 0 is their middle and 1 their upper fifth.
-    ood_percentile
-        Share of further draws of sound scans with a lower score, percent; 100 is beyond all.
+        Shape (N,), bool: patches that the network saw.
     error
-        Shape (N,), float32: error of hidden directions in each patch, S/S0, see
-        :func:`~dmri_fm.encoders.drope.masked_directions.direction_errors`; NaN where not valid
+        Shape (N,), float32: error of masked directions in each patch, S/S0; NaN where not valid
         or unknown.
-    n_directions
-        Directions the network saw.
-    max_bval
-        Highest b-value among them, s/mm^2.
+    grid_shape, affine
+        The patch grid: patches along each axis, and patch index to RAS+ mm in
+        MNI152NLin2009aSym, shape (4, 4).
+    n_directions, max_bval
+        Number of directions that the network saw, and their highest b-value, s/mm^2.
     weights_sha256
         Checksum of the weights.
+    ood_score, ood_percentile
+        Out-of-distribution score of the scan and its percentile among held-out training scans,
+        see :mod:`dmri_fm.out_of_distribution`; NaN without a reference.
     metadata
-        Model, volumes, normalisation, seed.
+        Description of the run, for sidecars.
     """
 
     vector: NDArray[np.float32]
-    kind: FeatureKind
+    feature_type: FeatureType
     model: str
     tokens: NDArray[np.float32]
-    ijk: NDArray[np.int_]
-    xyz_mm: NDArray[np.float64]
     valid: NDArray[np.bool_]
+    error: NDArray[np.float32]
     grid_shape: tuple[int, int, int]
     affine: NDArray[np.float64]
-    ood_score: float
-    ood_percentile: float
     n_directions: int
     max_bval: float
     weights_sha256: str
-    error: NDArray[np.float32]
+    ood_score: float = float("nan")
+    ood_percentile: float = float("nan")
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def ijk(self) -> NDArray[np.int_]:
+        """Patch indices, shape (N, 3)."""
+        return np.indices(self.grid_shape).reshape(3, -1).T
+
+    @property
+    def xyz_mm(self) -> NDArray[np.float64]:
+        """Patch centres, shape (N, 3), RAS+ mm in MNI152NLin2009aSym."""
+        centres: NDArray[np.float64] = self.ijk @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return centres
+
+    @property
     def direction_error(self) -> float:
-        """Median of the patches' errors of hidden directions, S/S0; NaN if unknown."""
+        """Median over patches of the error of masked directions, S/S0; NaN if unknown."""
         known = self.error[np.isfinite(self.error)]
         return float(np.median(known)) if known.size else float("nan")
 
     def row(self) -> dict[str, Any]:
-        """Return the scan's row of a features table: pooled000 ... and what describes it."""
+        """Return the scan's row of a features table: `pooled000` ..., then its description."""
         return {
-            **{f"{self.kind}{i:03d}": float(value) for i, value in enumerate(self.vector)},
+            **{f"{self.feature_type}{i:03d}": float(value) for i, value in enumerate(self.vector)},
             "ood_score": self.ood_score,
             "ood_percentile": self.ood_percentile,
             "direction_error": self.direction_error,
@@ -110,7 +109,7 @@ class ScanFeatures:
         }
 
     def save_patches(self, path: Path) -> Path:
-        """Write what is known of each patch as npz; return the path."""
+        """Write the arrays of patches as npz; return the path."""
         np.savez_compressed(
             path,
             tokens=self.tokens,
@@ -126,7 +125,7 @@ class ScanFeatures:
     def save(self, stem: str | Path) -> dict[str, Path]:
         """Write the scan's and the patches' features.
 
-        `<stem>_model-<model>_desc-<kind>_features.tsv` and
+        `<stem>_model-<model>_desc-<feature_type>_features.tsv` and
         `<stem>_model-<model>_desc-patch_features.npz`.
 
         Returns
@@ -137,7 +136,7 @@ class ScanFeatures:
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         start = f"{stem.name}_model-{self.model}"
-        table = stem.with_name(f"{start}_desc-{self.kind}_features.tsv")
+        table = stem.with_name(f"{start}_desc-{self.feature_type}_features.tsv")
         with table.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
             row = self.row()

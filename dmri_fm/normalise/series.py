@@ -18,7 +18,7 @@ def resample_series(dwi: Dwi, grid: Grid, *, target2dwi: PointMap = identity_map
     dwi
         A series.
     grid
-        Where to, such as :func:`dmri_fm.predict.feature_grid`.
+        Where to, such as :func:`dmri_fm.feature_grid`.
     target2dwi
         Takes points of the grid to points of the series, RAS+ mm; by default they are the same.
 

@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable, Shell
 from dmri_fm.preprocess.raw_series import find_cut_volumes
+from dmri_fm.tensor_networks.gate import OOD_PERCENTILE
 
 __all__ = [
     "QUALITY_COLUMNS",
@@ -42,9 +43,6 @@ BACKGROUND_VOXELS = 500
 
 #: What is left of the difference of two maps after smoothing by this is a bias, mm.
 BIAS_SIGMA_MM = 8.0
-
-#: Surroundings beyond this percentile of the training data are unfamiliar.
-UNFAMILIAR_PERCENTILE = 99.0
 
 #: Description and unit of each column of the table of image quality; `cnr_b*` has the shell's
 #: b-value in place of the asterisk.
@@ -339,7 +337,7 @@ def network_measures(
         known = mask & (weight > 0.5) & (smooth[1] > 0)
         if known.any():
             bias = float(np.percentile(np.abs(smooth[0][known] / smooth[1][known]), 99))
-    far = None if ood is None else float((ood[mask] >= UNFAMILIAR_PERCENTILE).mean())
+    far = None if ood is None else float((ood[mask] >= OOD_PERCENTILE).mean())
     return {
         "fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
         "negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],

@@ -1,7 +1,7 @@
-"""Whether a network's maps may stand in for the classical fit's.
+"""Gate of a tensor network's maps: the scans for which they are primary.
 
-The evaluation of a set of weights says for which scans they beat the best plain method; what it
-found is written beside the weights. Everywhere else the maps are experimental.
+An evaluation finds the scans for which a set of weights beats the best baseline, and writes them
+beside the weights. Everywhere else the maps are experimental.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError
 
-__all__ = ["EXPERIMENTAL", "PRIMARY", "Gate", "judge_scan"]
+__all__ = ["EXPERIMENTAL", "OOD_PERCENTILE", "PRIMARY", "Gate", "judge_scan"]
 
 PRIMARY, EXPERIMENTAL = "primary", "experimental"
+
+#: Percentile of the training data from which on the surroundings of a voxel are
+#: out-of-distribution.
+OOD_PERCENTILE = 99.0
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Scans for which an evaluation found a network better than its rivals.
+    """Scans for which an evaluation found a network better than the baselines.
 
     Attributes
     ----------
@@ -29,15 +33,15 @@ class Gate:
     snrs
         Lowest and highest ratio of the mean b=0 signal of the brain to the noise.
     most_directions
-        With more distinct directions the fit of all of them is better.
-    most_unfamiliar
-        Share of the brain, at most, whose surroundings are unlike the training data.
+        Largest number of distinct directions; with more, the fit of all of them is better.
+    most_ood
+        Largest share of the brain that is out-of-distribution.
     """
 
     bvals: tuple[float, float]
     snrs: tuple[float, float]
     most_directions: int
-    most_unfamiliar: float = 0.1
+    most_ood: float = 0.1
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Gate:
@@ -58,7 +62,7 @@ class Gate:
                 (low_b, high_b),
                 (low_snr, high_snr),
                 int(values["most_directions"]),
-                float(values["most_unfamiliar"]),
+                float(values["most_ood"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
@@ -68,36 +72,36 @@ class Gate:
 
 
 def judge_scan(
-    gate: Gate | None, *, bval: float, snr: float, n_directions: int, unfamiliar: float
+    gate: Gate | None, *, bval: float, snr: float, n_directions: int, ood_share: float
 ) -> tuple[str, list[str]]:
-    """Judge whether a network's maps of a scan are primary.
+    """Judge whether the maps of a scan are primary.
 
     Parameters
     ----------
     gate
-        None: nowhere.
+        None: no scan passes.
     bval
-        Of the shell that the network read, s/mm^2.
+        b-value of the shell that the network read, s/mm^2.
     snr
         Mean b=0 signal of the brain over the noise.
     n_directions
         Distinct directions of the scan.
-    unfamiliar
-        Share of the brain whose surroundings are unlike the training data.
+    ood_share
+        Share of the brain that is out-of-distribution, see :data:`OOD_PERCENTILE`.
 
     Returns
     -------
     status : str
         :data:`PRIMARY` or :data:`EXPERIMENTAL`.
     reasons : list of str
-        Why they are experimental.
+        Reasons for "experimental".
 
     Examples
     --------
     >>> gate = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6)
-    >>> judge_scan(gate, bval=1000, snr=20, n_directions=6, unfamiliar=0.01)
+    >>> judge_scan(gate, bval=1000, snr=20, n_directions=6, ood_share=0.01)
     ('primary', [])
-    >>> judge_scan(gate, bval=1000, snr=20, n_directions=30, unfamiliar=0.01)
+    >>> judge_scan(gate, bval=1000, snr=20, n_directions=30, ood_share=0.01)
     ('experimental', ['the fit of all 30 directions is better'])
     """
     if gate is None:
@@ -109,6 +113,6 @@ def judge_scan(
         reasons.append(f"evaluated at SNR {gate.snrs[0]:g} to {gate.snrs[1]:g}, not {snr:.0f}")
     if n_directions > gate.most_directions:
         reasons.append(f"the fit of all {n_directions} directions is better")
-    if unfamiliar > gate.most_unfamiliar:
-        reasons.append(f"{100 * unfamiliar:.0f} % of the brain is unlike the training data")
+    if ood_share > gate.most_ood:
+        reasons.append(f"{100 * ood_share:.0f} % of the brain is unlike the training data")
     return (EXPERIMENTAL if reasons else PRIMARY), reasons

@@ -18,6 +18,7 @@ from dmri_fm.gradients import GradientTable, rotation_part
 
 __all__ = [
     "LARGEST_ELEMENT",
+    "NORMALISATION",
     "RATIO_RANGE",
     "TensorEstimate",
     "TensorInputs",
@@ -30,6 +31,14 @@ __all__ = [
     "tensor_inputs",
     "turn_tensors",
 ]
+
+#: Description of input and output, written beside weights.
+NORMALISATION = {
+    "s0": "b=0 image over its mean within the brain",
+    "ratios": "weighted images over the b=0 image, clipped to 0.01..1.5",
+    "q": "unit b-vector in the frame of the voxel axes, and b in ms/um^2",
+    "output": "um^2/ms, order xx, xy, xz, yy, yz, zz, in the frame of the voxel axes",
+}
 
 #: Ratios S/S0 are clipped to this range before a logarithm is taken.
 RATIO_RANGE = (0.01, 1.5)

@@ -23,7 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmri_fm.layers import ResidualBlock, conv3d, quieten
-from dmri_fm.tensor_networks.inputs import RATIO_RANGE, TensorEstimate, TensorInputs
+from dmri_fm.tensor_networks.inputs import (
+    NORMALISATION,
+    RATIO_RANGE,
+    TensorEstimate,
+    TensorInputs,
+)
 
 __all__ = ["ABLATIONS", "PAPER", "QcgDti", "QcgDtiConfig"]
 
@@ -138,6 +143,8 @@ class Qcf(nn.Module):
 
 class QcgDti(nn.Module):
     """Network: :class:`TensorInputs` of exactly `n_items` images to :class:`TensorEstimate`."""
+
+    normalisation = NORMALISATION
 
     def __init__(self, config: QcgDtiConfig) -> None:
         super().__init__()

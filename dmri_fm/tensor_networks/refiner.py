@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from dmri_fm.layers import ResidualBlock, conv3d
 from dmri_fm.tensor_networks.inputs import (
+    NORMALISATION,
     RATIO_RANGE,
     TensorEstimate,
     TensorInputs,
@@ -126,6 +127,8 @@ DEFAULT = RefinerConfig()
 
 class TensorRefiner(nn.Module):
     """Network: :class:`TensorInputs` to :class:`TensorEstimate`."""
+
+    normalisation = NORMALISATION
 
     def __init__(self, config: RefinerConfig) -> None:
         super().__init__()

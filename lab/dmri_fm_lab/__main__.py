@@ -174,7 +174,7 @@ def _add_pretrain(subparsers: Subparsers) -> None:
 
 
 def _run_pretrain(options: argparse.Namespace) -> None:
-    from dmri_fm.registry import find_encoder
+    from dmri_fm.registry import find_model
     from dmri_fm_lab.train.config import DropePretraining, read_training
     from dmri_fm_lab.train.drope import check_part, pretrain_drope
     from dmri_fm_lab.train.runs import load_start
@@ -190,7 +190,7 @@ def _run_pretrain(options: argparse.Namespace) -> None:
         cache_scans(
             options.scans,
             options.folder / "scans",
-            find_encoder(config.model),
+            find_model(config.model, family="encoder").config,
             participant_labels=options.participant_label,
         )
         if options.scans
@@ -270,7 +270,7 @@ def _run_tensor(options: argparse.Namespace) -> None:
 
         maps = fit_tensor(dwi, shell=_parse_shell(options.shell))
     else:
-        from dmri_fm.predict import predict_tensor
+        from dmri_fm import predict_tensor
 
         maps = predict_tensor(
             dwi, model=options.model, weights=options.weights, device=options.device
@@ -306,8 +306,7 @@ def _add_features(subparsers: Subparsers) -> None:
 
 
 def _run_features(options: argparse.Namespace) -> None:
-    from dmri_fm.normalise.series import resample_series
-    from dmri_fm.predict import extract_features, feature_grid
+    from dmri_fm import extract_features, feature_grid, resample_series
 
     dwi = _read_series(options)
     features = extract_features(
@@ -330,8 +329,8 @@ def _run_models(options: argparse.Namespace) -> None:
     from dmri_fm.identity import identity
     from dmri_fm.registry import MODELS
 
-    for name, (config, kind) in MODELS.items():
-        n_parameters = sum(p.numel() for p in kind(config).parameters())  # type: ignore[call-arg]
+    for name, model in MODELS.items():
+        n_parameters = sum(p.numel() for p in model.network(model.config).parameters())
         print(f"{name:28s} {n_parameters / 1e6:6.2f}M parameters  {identity(name).title}")
 
 
@@ -424,7 +423,6 @@ def _add_evaluate_reconstruction(subparsers: Subparsers) -> None:
 def _run_evaluate_reconstruction(options: argparse.Namespace) -> None:
     from itertools import chain
 
-    from dmri_fm.encoders.drope.tokens import feature_grid
     from dmri_fm_lab.evaluate.grid_scans import dataset_scans, head_scans, simulated_scans
     from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scans
     from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
@@ -434,7 +432,7 @@ def _run_evaluate_reconstruction(options: argparse.Namespace) -> None:
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     request = ReconstructionRequest(tuple(options.directions), options.masks, options.seed)
     network = load_autoencoder(options.pretraining, model=options.model).to(options.device)
-    grid, most = feature_grid(network.config.encoder), max(options.directions)
+    grid, most = network.config.encoder.grid, max(options.directions)
     scans = chain(
         simulated_scans(grid, options.simulated, n_directions=most, seed=options.seed),
         head_scans(grid, options.heads, n_directions=most, seed=options.seed),
@@ -496,7 +494,6 @@ def _add_evaluate_protocols(subparsers: Subparsers) -> None:
 def _run_evaluate_protocols(options: argparse.Namespace) -> None:
     from itertools import chain
 
-    from dmri_fm.encoders.drope.tokens import feature_grid
     from dmri_fm_lab.evaluate.galleries import head_geometry
     from dmri_fm_lab.evaluate.grid_scans import dataset_scans, simulated_scans
     from dmri_fm_lab.evaluate.protocols import (
@@ -520,7 +517,7 @@ def _run_evaluate_protocols(options: argparse.Namespace) -> None:
     encoder, source = load_encoder(
         options.model, weights=options.weights, folder=options.pretraining
     )
-    encoder, grid = encoder.to(options.device), feature_grid(encoder.config)
+    encoder, grid = encoder.to(options.device), encoder.config.grid
     found: dict[str, Any] = {"encoder": source}
     if options.bids or options.simulated:
         scans = chain(
@@ -562,14 +559,12 @@ def _add_evaluate_unusual(subparsers: Subparsers) -> None:
 def _run_evaluate_unusual(options: argparse.Namespace) -> None:
     from itertools import chain
 
-    from dmri_fm.encoders.drope.tokens import feature_grid
-    from dmri_fm.registry import find_encoder
-    from dmri_fm.weights import load_weights
+    from dmri_fm.registry import feature_grid, load_weights
     from dmri_fm_lab.evaluate.grid_scans import dataset_scans, head_scans
     from dmri_fm_lab.evaluate.tables import write_json
     from dmri_fm_lab.evaluate.unusual import format_unusual, score_unusual
 
-    grid = feature_grid(find_encoder(options.model))
+    grid = feature_grid(options.model)
     loaded = load_weights(options.weights or options.model, model=options.model)
     scans = chain(
         head_scans(grid, options.heads, n_directions=12, seed=options.seed),

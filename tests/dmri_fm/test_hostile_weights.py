@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save as pack
 
 from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.registry import MODELS
+from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.tensor_networks.gate import Gate
 from dmri_fm.tensor_networks.refiner import RefinerConfig
-from dmri_fm.weights import load_weights, save_weights
+from dmri_fm.weights import save_weights
 
 TINY = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
 
@@ -28,9 +28,7 @@ def path(tmp_path):
         tmp_path / "w.safetensors",
         MODELS["tensor-refiner"][1](TINY),
         name="tensor-refiner",
-        config=TINY,
         version="1",
-        normalisation={},
         training={},
     )
 
@@ -56,9 +54,9 @@ def describe(path, **changes):
         {"training": 3},
         {"gate": 3},
         {"gate": {}},
-        {"gate": {"bvals": 3, "snrs": [1, 2], "most_directions": 6, "most_unfamiliar": 0.1}},
+        {"gate": {"bvals": 3, "snrs": [1, 2], "most_directions": 6, "most_ood": 0.1}},
         {"gate": {"bvals": [0, 1], "snrs": [1, 2], "most_directions": float("inf"),
-                  "most_unfamiliar": 0.1}},
+                  "most_ood": 0.1}},
         {"pretraining": [1]},
     ],
 )  # fmt: skip

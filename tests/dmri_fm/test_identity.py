@@ -132,7 +132,7 @@ def test_names_do_not_wait_for_torch():
 def test_weights_of_a_retired_name_are_refused_with_what_to_change(tmp_path):
     import json
 
-    from dmri_fm.weights import load_weights
+    from dmri_fm.registry import load_weights
 
     described = {"format": 1, "model": "qcg-dti", "version": "1", "sha256": "", "config": {},
                  "normalisation": {}, "training": {}}  # fmt: skip

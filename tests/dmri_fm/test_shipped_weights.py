@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm import predict
+from dmri_fm import extract_features, feature_grid, predict_tensor
 from dmri_fm.encoders.drope.mae import draw_mask
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.predict import extract_features, feature_grid, predict_tensor
+from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
-from dmri_fm.weights import load_weights
+from dmri_fm.tensor_networks import blocks
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
 from dmri_fm_lab.train.config import describe_data
 from dmri_fm_lab.train.readout import draw_pairs
@@ -67,7 +67,7 @@ def test_size_of_blocks_does_not_change_the_tensors(monkeypatch):
     sample = draw_sample(rng, shape=(100, 28, 28), gtab=gtab, snr=20)
     dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
     whole = predict_tensor(dwi)
-    monkeypatch.setattr(predict, "BLOCK_VOXELS", 80)
+    monkeypatch.setattr(blocks, "BLOCK_VOXELS", 80)
     parts = predict_tensor(dwi)
     assert np.abs(parts.diffusivity - whole.diffusivity).max() < 1e-6
     np.testing.assert_allclose(parts.std["fa"], whole.std["fa"], atol=1e-3)

@@ -143,14 +143,15 @@ def test_files_of_the_library_say_what_those_of_the_app_say(tmp_path, model: str
         model=model,
         s0=image if model == "tensor" else None,
         std={"fa": image, "md": image} if model == "tensorrefiner" else None,
-        unfamiliarity=image if model == "tensorrefiner" else None,
+        ood_percentile=image if model == "tensorrefiner" else None,
         metadata={"Volumes": [0, 1]},
     )
     paths = maps.save(tmp_path / "sub-01")
     paths.pop("v1")
     for name, path in paths.items():
         found = json.loads(path.with_name(path.name.removesuffix(".nii.gz") + ".json").read_text())
-        app = image_sidecar(f"{model}_{name}", space="ACPC")
+        kind = f"{model}_{name}".replace("_ood", "_unfamiliarity")
+        app = image_sidecar(kind, space="ACPC")
         assert found["Model"].pop("Parameters") == app["Model"].pop("Parameters") | {
             "Volumes": [0, 1]
         }

@@ -64,7 +64,7 @@ def check_weights(config: RunConfig) -> None:
         If a weights file of the user's cannot be used, or gives less than the outputs of its
         model need.
     """
-    from dmri_fm.weights import load_weights
+    from dmri_fm.registry import load_weights
 
     for name, path in config.weights.items():
         loaded = load_weights(path, model=name)

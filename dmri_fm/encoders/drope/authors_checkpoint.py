@@ -1,21 +1,28 @@
-"""Names and shapes in the checkpoints of the D-RoPE authors' own code.
+"""Checkpoints of the D-RoPE authors' own code.
 
-Written from the names and shapes alone (https://github.com/gustavochau/D-RoPE).
+Written from the names and shapes of its parameters alone
+(https://github.com/gustavochau/D-RoPE).
 """
 
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dmri_fm.encoders.drope.config import PAPER, DropeConfig
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.drope.volume_encoder import VolumeEncoder
 from dmri_fm.errors import WeightsError
+from dmri_fm.weights import save_weights
 
-__all__ = ["AuthorsEncoder", "read_encoder"]
+__all__ = ["AuthorsEncoder", "convert_authors_checkpoint", "from_authors", "read_encoder"]
 
 #: Parameters that their code registers and does not use.
 DEAD = ("patch_embedding.", "pos_embedding", "decoder_pos_embedding")
@@ -47,6 +54,126 @@ class AuthorsEncoder:
     depth: int
     mlp_ratio: int
     tensors: dict[str, Tensor]
+
+
+def convert_authors_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    num_heads: int = PAPER.heads,
+    patch_size: tuple[int, int, int] = PAPER.patch,
+    pos_scale: float = 1.0,
+) -> Path:
+    """Convert a checkpoint of the authors' code to weights of `drope-paper`.
+
+    Parameters
+    ----------
+    checkpoint
+        The file that their training saves: a state_dict, read as tensors alone, so that nothing
+        in it can run code.
+    out
+        A `.safetensors` path; the JSON is written beside it.
+    num_heads, patch_size, pos_scale
+        See :func:`from_authors`.
+
+    Returns
+    -------
+    Path
+        `out`. Weights are in half precision, as all weights files of this package.
+
+    Raises
+    ------
+    WeightsError
+        If the checkpoint cannot be read, or a parameter is missing, unknown, of another shape or
+        not finite.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"cannot be read ({why})",
+            path=Path(checkpoint),
+            expected="a state_dict of the D-RoPE authors' masked autoencoder",
+        ) from None
+    if not isinstance(state, Mapping):
+        raise WeightsError(
+            f"holds a {type(state).__name__}", path=Path(checkpoint), expected="a state_dict"
+        )
+    encoder = from_authors(
+        state, num_heads=num_heads, patch_size=patch_size, pos_scale=pos_scale
+    ).encoder
+    config = replace(
+        encoder.config, grid_shape=PAPER.grid_shape, voxel_size_mm=PAPER.voxel_size_mm
+    )
+    whole = Drope(config)
+    whole.load_state_dict(encoder.state_dict())
+    return save_weights(
+        out,
+        whole,
+        name="drope-paper",
+        version="authors",
+        training={"data": f"converted from {Path(checkpoint).name} of the D-RoPE authors' code"},
+        license="",
+    )
+
+
+def from_authors(
+    state_dict: Mapping[str, Tensor],
+    num_heads: int = 3,
+    patch_size: tuple[int, int, int] = (8, 8, 4),
+    pos_scale: float = 1.0,
+) -> VolumeEncoder:
+    """Build an encoder from a state_dict of the authors' masked autoencoder.
+
+    Parameters
+    ----------
+    state_dict
+        As their code saves it; parameters of the decoder and dead ones are left out.
+    num_heads
+        Attention heads, which the state_dict does not tell.
+    patch_size
+        Voxels of a patch.
+    pos_scale
+        Factor on the positions: 1 / 300 in their pretraining, 1 in their feature extraction.
+
+    Returns
+    -------
+    VolumeEncoder
+        In evaluation mode. Their dropout, which stays on in evaluation in spatial attention, is
+        off here.
+
+    Raises
+    ------
+    WeightsError
+        If a parameter is missing, unknown, of another shape or not finite; its name is told.
+    """
+    patch = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
+    loaded = read_encoder(state_dict, patch_size=patch)
+    try:
+        config = DropeConfig(
+            grid_shape=patch,
+            voxel_size_mm=1.0,
+            patch=patch,
+            dim=loaded.dim,
+            depth=loaded.depth,
+            heads=num_heads,
+            mlp_ratio=loaded.mlp_ratio,
+            base=0.3,
+            rotary="tiled",
+            direction_code="spherical",
+            pos_scale=pos_scale,
+            patch_centre="voxel",
+            is_packed=False,
+        )
+    except (ValueError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"patch_mlp.weight has {loaded.dim} rows ({error})",
+            expected=f"a width that {num_heads} heads and three axes divide",
+        ) from None
+    encoder = Drope(config)
+    encoder.load_state_dict(loaded.tensors)
+    return VolumeEncoder(encoder).eval()
 
 
 def read_encoder(

@@ -9,7 +9,7 @@ all that is given back of them went through the encoder.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ from dmri_fm.encoders.drope.network import SMALL, Drope
 from dmri_fm.encoders.drope.patches import lay_in_box, take_from_box
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.errors import WeightsError
-from dmri_fm.weights import Weights
+from dmri_fm.weights import Pretraining, Weights
 
 __all__ = [
     "SMALL_MAE",
@@ -339,11 +339,11 @@ def _everywhere(hidden: Tensor, cells: Tensor) -> Window:
     return Window(directions, (low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
-def split_autoencoder(network: GuidedAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of all but the encoder, and the configuration of all but the encoder."""
+def split_autoencoder(network: GuidedAutoencoder) -> Pretraining:
+    """Return tensors and configuration of all but the encoder."""
     rest = {k: v for k, v in network.state_dict().items() if not k.startswith("encoder.")}
     config = {k: v for k, v in asdict(network.config).items() if k != "encoder"}
-    return rest, config
+    return Pretraining(rest, config)
 
 
 def restore_autoencoder(loaded: Weights) -> GuidedAutoencoder:
@@ -354,17 +354,17 @@ def restore_autoencoder(loaded: Weights) -> GuidedAutoencoder:
     WeightsError
         If it did not come with the weights, or does not fit them.
     """
-    if not loaded.pretraining:
+    if loaded.pretraining is None:
         raise WeightsError(
             f"weights {loaded.version} of {loaded.name!r} hold the encoder alone",
             expected="weights that `dmri-fm pretrain drope` has written",
         )
     assert isinstance(loaded.model, Drope)
     try:
-        config = GuidedConfig(encoder=loaded.model.config, **loaded.pretraining_config)
+        config = GuidedConfig(encoder=loaded.model.config, **loaded.pretraining.config)
         network = GuidedAutoencoder(config)
         encoder = {f"encoder.{k}": v for k, v in loaded.model.state_dict().items()}
-        network.load_state_dict(encoder | loaded.pretraining, strict=True)
+        network.load_state_dict(encoder | loaded.pretraining.tensors, strict=True)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise WeightsError(
             f"the decoder does not fit its configuration ({error})",

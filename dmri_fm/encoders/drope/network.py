@@ -11,28 +11,25 @@ Two configurations: :data:`PAPER` follows the publication; :data:`SMALL`, the de
 project, has fewer and narrower blocks, reads a 2 mm grid, keeps only the patches that hold brain,
 encodes a direction by rho v v^T (equal for v and -v) and describes a scan by its pooled patch
 tokens, 384 numbers.
-Checkpoints of the authors' own code load with :func:`from_authors`, in their conventions.
 
 Without gradients, on a CPU, a scan passes in pieces (:mod:`dmri_fm.encoders.drope.stream`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from dmri_fm.encoders.drope.authors_checkpoint import read_encoder
 from dmri_fm.encoders.drope.block import DiffusionAttention, DropeBlock
+from dmri_fm.encoders.drope.config import ABLATION, PAPER, SMALL, DropeConfig
 from dmri_fm.encoders.drope.packed_linear import PackedLinear
 from dmri_fm.encoders.drope.patches import patchify, unpatchify
 from dmri_fm.encoders.drope.pooling import ScanReadout
 from dmri_fm.encoders.drope.rotary import (
-    Layout,
     RotaryTables,
     check_table,
     find_weighted,
@@ -41,8 +38,7 @@ from dmri_fm.encoders.drope.rotary import (
     rotary_tables,
 )
 from dmri_fm.encoders.drope.stream import can_stream, stream_blocks
-from dmri_fm.encoders.drope.volume_encoder import Reader, VolumeEncoder
-from dmri_fm.errors import WeightsError
+from dmri_fm.encoders.drope.tokens import NORMALISATION
 from dmri_fm.layers import dyadic_code, sincos_positions
 
 __all__ = [
@@ -53,9 +49,8 @@ __all__ = [
     "Drope",
     "DropeBlock",
     "DropeConfig",
+    "Reader",
     "RotaryTables",
-    "VolumeEncoder",
-    "from_authors",
     "patchify",
     "qspace_directions",
     "qspace_distance",
@@ -63,122 +58,8 @@ __all__ = [
     "unpatchify",
 ]
 
-
-@dataclass(frozen=True)
-class DropeConfig:
-    """Architecture of a :class:`Drope` encoder.
-
-    Attributes
-    ----------
-    grid_shape
-        Voxels of the model's grid.
-    voxel_size_mm
-        Its voxel size; 2 and 1 mm have fixed affines in :mod:`dmri_fm.normalise.grid`.
-    patch
-        Voxels of a patch along each axis; divides `grid_shape`.
-    dim
-        Channels of a token, a multiple of 12 and of twice `heads`.
-    depth, heads, mlp_ratio
-        Blocks, attention heads, widening of the two MLPs of a block.
-    n_cls
-        Scan tokens.
-    features
-        What describes a scan: "cls", its scan tokens, `n_cls * dim` numbers; or "pooled", its
-        patch tokens as :class:`~dmri_fm.encoders.drope.pooling.ScanReadout` pools them, `2 * dim`.
-    gamma
-        Weight of the squared difference of b / 1000 against the squared angle in radians.
-    base
-        The slowest rotary frequency is about 1 / `base`; below 1, the fastest.
-    rotary
-        Which channel has which frequency, see :data:`dmri_fm.encoders.drope.rotary.Layout`.
-    direction_code
-        "spherical": linear in (rho, theta, phi), as published. "dyadic": linear in rho v v^T.
-    pos_scale
-        Patch centres in voxels are multiplied by this before they are encoded.
-    is_packed
-        Whether only patches that hold brain become tokens.
-    signal_mean, signal_std
-        S/S0 is shifted and scaled by these two numbers before the first layer.
-    """
-
-    grid_shape: tuple[int, int, int]
-    voxel_size_mm: float
-    patch: tuple[int, int, int]
-    dim: int
-    depth: int
-    heads: int
-    mlp_ratio: int = 4
-    n_cls: int = 1
-    gamma: float = 0.5
-    base: float = 10000.0
-    direction_code: Literal["spherical", "dyadic"] = "dyadic"
-    pos_scale: float = 1.0
-    is_packed: bool = True
-    signal_mean: float = 0.0
-    signal_std: float = 1.0
-    rotary: Layout = "paired"
-    features: Literal["cls", "pooled"] = "cls"
-
-    def __post_init__(self) -> None:
-        if any(n % p for n, p in zip(self.grid_shape, self.patch, strict=True)):
-            raise ValueError(f"patches {self.patch} do not tile the grid {self.grid_shape}")
-        if self.dim % 12 or self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} must be a multiple of 12 and of 2 * heads")
-        if self.direction_code not in ("spherical", "dyadic"):
-            raise ValueError(f"unknown direction code {self.direction_code!r}")
-        if self.rotary not in get_args(Layout):
-            raise ValueError(f"unknown rotary layout {self.rotary!r}")
-        if self.features not in ("cls", "pooled"):
-            raise ValueError(f"unknown features {self.features!r}")
-
-    @property
-    def n_features(self) -> int:
-        """Length of a scan's feature vector."""
-        return (2 if self.features == "pooled" else self.n_cls) * self.dim
-
-    def rotary_tables(
-        self, qspace: Tensor, head_dim: int, *, dtype: torch.dtype = torch.float32
-    ) -> RotaryTables:
-        """Prepare the rotations between measurements (B, T, 3) for one head of some channels."""
-        return rotary_tables(
-            qspace, head_dim, gamma=self.gamma, base=self.base, layout=self.rotary, dtype=dtype
-        )
-
-    @property
-    def patch_grid(self) -> tuple[int, int, int]:
-        """Number of patches along each axis of the grid."""
-        a, b, c = (n // p for n, p in zip(self.grid_shape, self.patch, strict=True))
-        return a, b, c
-
-
-#: The published encoder (35M parameters). Ships without weights.
-PAPER = DropeConfig(
-    grid_shape=(192, 224, 192),
-    voxel_size_mm=1.0,
-    patch=(8, 8, 4),
-    dim=384,
-    depth=10,
-    heads=3,
-    direction_code="spherical",
-    is_packed=False,
-)
-
-#: The small encoder whose weights ship with the package.
-SMALL = DropeConfig(
-    grid_shape=(96, 112, 96),
-    voxel_size_mm=2.0,
-    patch=(8, 8, 8),
-    dim=192,
-    depth=4,
-    heads=3,
-    n_cls=2,
-    signal_mean=0.35,
-    signal_std=0.2,
-    features="pooled",
-)
-
-#: A yet smaller encoder for comparisons of trainings, with the published autoencoder.
-ABLATION = replace(SMALL, dim=96, depth=2, n_cls=1, features="cls")
+#: Returns patches (B, t, S, P) of the directions of a slice, or of a list of indices.
+Reader = Callable[[slice | Tensor], Tensor]
 
 
 class PositionCode(nn.Module):
@@ -218,6 +99,8 @@ class PositionCode(nn.Module):
 
 class Drope(nn.Module):
     """Encoder: patches of all directions to scan features and patch tokens."""
+
+    normalisation = NORMALISATION
 
     def __init__(self, config: DropeConfig) -> None:
         super().__init__()
@@ -354,60 +237,3 @@ class Drope(nn.Module):
 def _read_patches(patches: Tensor, qspace: Tensor) -> Reader:
     check_table(qspace, patches.shape[1])
     return lambda t: patches[:, t]
-
-
-def from_authors(
-    state_dict: Mapping[str, Tensor],
-    num_heads: int = 3,
-    patch_size: tuple[int, int, int] = (8, 8, 4),
-    pos_scale: float = 1.0,
-) -> VolumeEncoder:
-    """Build an encoder from a state_dict of the authors' masked autoencoder.
-
-    Parameters
-    ----------
-    state_dict
-        As their code saves it; parameters of the decoder and dead ones are left out.
-    num_heads
-        Attention heads, which the state_dict does not tell.
-    patch_size
-        Voxels of a patch.
-    pos_scale
-        Factor on the positions: 1 / 300 in their pretraining, 1 in their feature extraction.
-
-    Returns
-    -------
-    VolumeEncoder
-        In evaluation mode. Their dropout, which stays on in evaluation in spatial attention, is
-        off here.
-
-    Raises
-    ------
-    WeightsError
-        If a parameter is missing, unknown, of another shape or not finite; its name is told.
-    """
-    patch = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
-    loaded = read_encoder(state_dict, patch_size=patch)
-    try:
-        config = DropeConfig(
-            grid_shape=patch,
-            voxel_size_mm=1.0,
-            patch=patch,
-            dim=loaded.dim,
-            depth=loaded.depth,
-            heads=num_heads,
-            mlp_ratio=loaded.mlp_ratio,
-            base=0.3,
-            rotary="tiled",
-            direction_code="spherical",
-            pos_scale=pos_scale,
-            is_packed=False,
-        )
-    except (ValueError, ZeroDivisionError) as error:
-        raise WeightsError(
-            f"patch_mlp.weight has {loaded.dim} rows ({error})",
-            expected=f"a width that {num_heads} heads and three axes divide",
-        ) from None
-    encoder = Drope(config)
-    encoder.load_state_dict(loaded.tensors)
-    return VolumeEncoder(encoder).eval()

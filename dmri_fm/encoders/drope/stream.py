@@ -22,7 +22,7 @@ from dmri_fm.encoders.drope.rotary_kernel import attend_directions
 
 if TYPE_CHECKING:
     from dmri_fm.encoders.drope.block import DropeBlock
-    from dmri_fm.encoders.drope.network import DropeConfig
+    from dmri_fm.encoders.drope.config import DropeConfig
     from dmri_fm.layers import Mlp
 
 __all__ = ["KERNEL_DIRECTIONS", "can_stream", "stream_blocks"]

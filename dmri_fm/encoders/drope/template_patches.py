@@ -10,9 +10,9 @@ from einops import rearrange
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from dmri_fm.encoders.drope.network import DropeConfig
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.patches import patchify
-from dmri_fm.normalise.grid import mni_box, resample_image
+from dmri_fm.normalise.grid import resample_image
 from dmri_fm.normalise.template import load_template
 
 __all__ = ["template_tissue"]
@@ -24,10 +24,9 @@ TISSUE_BLUR_VOXELS = 1.5
 @lru_cache(maxsize=2)
 def template_tissue(encoder: DropeConfig) -> Tensor:
     """Return white and grey matter of the template, patches of the whole grid, (S, P, 2)."""
-    grid = mni_box(encoder.grid_shape, encoder.voxel_size_mm)
     template = load_template(1)
     maps = [
-        gaussian_filter(resample_image(m, template.grid.affine, grid), TISSUE_BLUR_VOXELS)
+        gaussian_filter(resample_image(m, template.grid.affine, encoder.grid), TISSUE_BLUR_VOXELS)
         for m in (template.wm, template.gm)
     ]
     volumes = torch.from_numpy(np.stack(maps).astype(np.float32))

@@ -9,15 +9,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmri_fm.encoders.drope.network import DropeConfig, patchify
-from dmri_fm.errors import ConfigError, ImageError
+from dmri_fm.encoders.drope.config import DropeConfig
+from dmri_fm.encoders.drope.patches import patchify
+from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.grid import DROPE_GRID_1MM, DROPE_GRID_2MM, Grid
 from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.registry import find_encoder
 
-__all__ = ["MIN_BRAIN_FRACTION", "ScanTokens", "feature_grid", "tokenise", "tokenise_series"]
+__all__ = [
+    "MIN_BRAIN_FRACTION",
+    "NORMALISATION",
+    "ScanTokens",
+    "patch_affine",
+    "patch_centres",
+    "tokenise",
+    "tokenise_series",
+]
+
+#: Description of the input, written beside weights.
+NORMALISATION = {
+    "signal": "weighted volumes over the mean b=0, clipped, zero outside the brain, no logarithm",
+    "qspace": "rho = b / 1000 in ms/um^2, theta and phi of the b-vector in the grid's RAS frame",
+    "grid": "MNI152NLin2009aSym",
+}
 
 #: A packed encoder reads the patches of which at least this share is brain.
 MIN_BRAIN_FRACTION = 0.1
@@ -72,24 +86,6 @@ class ScanTokens:
             positions=self.positions.to(device),
             brain=self.brain.to(device),
         )
-
-
-def feature_grid(model: str | DropeConfig = "drope") -> Grid:
-    """Return the grid, in MNI152NLin2009aSym, that an encoder reads.
-
-    Raises
-    ------
-    ConfigError
-        If the model is not a D-RoPE encoder, or its grid is none of the fixed ones.
-    """
-    config = find_encoder(model) if isinstance(model, str) else model
-    for voxel_size_mm, grid in ((1.0, DROPE_GRID_1MM), (2.0, DROPE_GRID_2MM)):
-        if config.voxel_size_mm == voxel_size_mm and config.grid_shape == tuple(grid.shape):
-            return grid
-    raise ConfigError(
-        f"an encoder for {config.grid_shape} voxels of {config.voxel_size_mm:g} mm",
-        expected=f"{DROPE_GRID_1MM.shape} of 1 mm or {DROPE_GRID_2MM.shape} of 2 mm",
-    )
 
 
 def tokenise(
@@ -165,5 +161,14 @@ def patch_centres(config: DropeConfig) -> NDArray[np.float64]:
     """Return the centres of all patches, C order, shape (S, 3), in voxels of the grid."""
     ijk = np.indices(config.patch_grid).reshape(3, -1).T
     patch = np.array(config.patch)
-    centres: NDArray[np.float64] = ijk * patch + (patch - 1) / 2
+    middle = patch // 2 if config.patch_centre == "voxel" else (patch - 1) / 2
+    centres: NDArray[np.float64] = ijk * patch + middle
     return centres
+
+
+def patch_affine(config: DropeConfig) -> NDArray[np.float64]:
+    """Return patch index to RAS+ mm of the middle of a patch, shape (4, 4)."""
+    patch2voxel = np.diag([*(float(p) for p in config.patch), 1.0])
+    patch2voxel[:3, 3] = (np.array(config.patch) - 1) / 2
+    affine: NDArray[np.float64] = config.grid.affine.astype(np.float64) @ patch2voxel
+    return affine

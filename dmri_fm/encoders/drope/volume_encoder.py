@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from einops import rearrange
 from torch import Tensor, nn
 
+from dmri_fm.encoders.drope.network import Drope, Reader
 from dmri_fm.encoders.drope.patches import patchify
 from dmri_fm.encoders.drope.rotary import check_table
 from dmri_fm.errors import ImageError
 
-if TYPE_CHECKING:
-    from dmri_fm.encoders.drope.network import Drope
-
-__all__ = ["Reader", "VolumeEncoder"]
-
-#: Returns patches (B, t, S, P) of the directions of a slice, or of a list of indices.
-Reader = Callable[[slice | Tensor], Tensor]
+__all__ = ["VolumeEncoder"]
 
 
 class VolumeEncoder(nn.Module):
     """An encoder of whole volumes in the conventions of the authors' code.
 
-    Patches of all of a grid, whatever its size, brain or not. The centre of a patch of p voxels
-    is voxel p // 2 of it, where :mod:`dmri_fm.encoders.drope.tokens` has (p - 1) / 2.
+    Patches of all of a grid, whatever its size, brain or not, with the authors' patch centres
+    (`patch_centre="voxel"` of :class:`~dmri_fm.encoders.drope.config.DropeConfig`).
     """
 
     def __init__(self, encoder: Drope) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, GradientError
-from dmri_fm.predict import predict_tensor
+from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
-from dmri_fm.weights import load_weights
+from dmri_fm.tensor_networks.predict import predict_tensor
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import CRITERIA
 from dmri_fm_lab.evaluate.rivals import METHODS, ORACLE_SIGMAS, SERIES_DENOISERS, fit_gaussian

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from dmri_fm.encoders.drope.encoder import encode_tokens
 from dmri_fm.encoders.drope.tokens import tokenise
-from dmri_fm.encoders.out_of_distribution import encode_tokens, judge_scan_code
 from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.out_of_distribution import percentile_of
+from dmri_fm.out_of_distribution import percentile_of, score_scan
 from dmri_fm.qspace import choose_spread
 from dmri_fm.weights import Weights
 from dmri_fm_lab.evaluate.comparison import clean, versions
@@ -75,7 +75,7 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
     network: Any = loaded.model
     names: list[str] = []
     scores: dict[str, list[float]] = {name: [] for name in ("clean", *CORRUPTIONS)}
-    signs: dict[str, list[dict[str, float | None]]] = {name: [] for name in scores}
+    indicators: dict[str, list[dict[str, float | None]]] = {name: [] for name in scores}
     for scan in scans:
         for number, part in enumerate(_sets(scan, network.config.gamma)):
             names.append(f"{scan.name}, set {number + 1}")
@@ -83,11 +83,9 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
             spoilt = {name: spoil(part, rng) for name, spoil in CORRUPTIONS.items()}
             for name, image in {"clean": part, **spoilt}.items():
                 tokens = tokenise(image.signal, image.gtab, image.mask, network.config)
-                score, _, found = judge_scan_code(
-                    encode_tokens(network, tokens), loaded.statistics
-                )
-                scores[name].append(score)
-                signs[name].append(found)
+                ood = score_scan(encode_tokens(network, tokens).summary, loaded.statistics)
+                scores[name].append(ood.score)
+                indicators[name].append(dict(ood.indicators))
     if len(names) < 2:
         raise ConfigError(f"{len(names)} sound scans", expected="two or more")
     result: dict[str, Any] = clean(
@@ -97,7 +95,7 @@ def score_unusual(loaded: Weights, scans: Iterable[GridScan], *, seed: int = 0) 
             "notes": _NOTES,
             "scans": names,
             "scores": scores,
-            "signs": signs,
+            "signs": indicators,
             "percentiles": {
                 k: percentile_of(v, loaded.statistics).tolist() for k, v in scores.items()
             },

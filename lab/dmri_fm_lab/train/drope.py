@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmri_fm.encoders.drope.encoder import encode_tokens
 from dmri_fm.encoders.drope.guided_mae import (
     SMALL_MAE,
     Autoencoder,
@@ -35,10 +36,10 @@ from dmri_fm.encoders.drope.mae import (
 )
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import ScanTokens
-from dmri_fm.encoders.out_of_distribution import ScanCode, encode_tokens, fit_unusual
 from dmri_fm.errors import ConfigError
+from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm.qspace import FEATURE_DIRECTIONS
-from dmri_fm.registry import find_encoder
+from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.config import DropePretraining, describe_data, describe_recipe
 from dmri_fm_lab.train.loop import CHECKPOINT, Run, run_training
@@ -69,13 +70,6 @@ MAE_CONFIGS: dict[str, MaeConfig] = {
     "drope-ablation-plain": ABLATION_MAE,
 }
 
-#: What the network expects, written beside the weights.
-NORMALISATION = {
-    "signal": "weighted volumes over the mean b=0, clipped, zero outside the brain, no logarithm",
-    "qspace": "rho = b / 1000 in ms/um^2, theta and phi of the b-vector in the grid's RAS frame",
-    "grid": "MNI152NLin2009aSym",
-}
-
 #: What of an autoencoder is trained: the encoder stays as it is with the second.
 PARTS = ("all", "decoder")
 
@@ -94,7 +88,7 @@ def build_autoencoder(model: str = "drope") -> Autoencoder:
     ConfigError
         If the model is not a D-RoPE encoder.
     """
-    encoder = find_encoder(model)
+    encoder: Any = find_model(model, family="encoder").config
     config = replace(MAE_CONFIGS[model], encoder=encoder)
     if isinstance(config, GuidedConfig):
         return GuidedAutoencoder(config)
@@ -153,7 +147,7 @@ def pretrain_drope(
     ConfigError
         If the model is not a D-RoPE encoder, or its decoder is to be trained without one.
     """
-    architecture = find_encoder(config.model)
+    architecture: Any = find_model(config.model, family="encoder").config
     hides_places(config, 0)
     settings = config.optimisation
     torch.manual_seed(settings.seed)
@@ -187,18 +181,11 @@ def pretrain_drope(
         statistics = _describe_features(run, config, folder, scans, aside)
         drawn = scans if config.scan_share > 0 else []
         seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
-        rest, rest_config = (
-            split_autoencoder(run.model)
-            if isinstance(run.model, GuidedAutoencoder)
-            else (None, None)
-        )
         save_weights(
             weights,
             model.encoder,
             name=config.model,
-            config=architecture,
             version=version,
-            normalisation=NORMALISATION,
             training={
                 "data": describe_data(
                     sorted(seen), scan_share=config.scan_share if drawn else 0.0
@@ -212,8 +199,9 @@ def pretrain_drope(
                 "last": {k: round(v, 5) for k, v in run.last.items()},
             },
             statistics=statistics,
-            pretraining=rest,
-            pretraining_config=rest_config,
+            pretraining=(
+                split_autoencoder(run.model) if isinstance(run.model, GuidedAutoencoder) else None
+            ),
         )
     return run
 
@@ -242,7 +230,7 @@ def _describe_features(
         if not encoder.readout.is_fitted:
             fit_scan_readout(encoder, n_heads=config.n_readout, seed=config.optimisation.seed)
             save_readout(folder, encoder.readout, step=run.steps)
-    return fit_unusual(
+    return fit_scan_reference(
         _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
         _encode_scans(encoder, config, aside or scans, HELD_OUT, config.n_held_out),
     )
@@ -272,19 +260,19 @@ def _encode_scans(
     scans: Sequence[CachedScan],
     purpose: int,
     n_scans: int,
-) -> list[ScanCode]:
+) -> list[ScanSummary]:
     """Encode scans as training draws them, but for those that miss much of the brain.
 
     With as many directions as features are computed from in the app.
     """
     config = replace(config, scan_directions=FEATURE_DIRECTIONS)
     source = ScanSource(encoder.config, config, purpose, scans)
-    found: list[ScanCode] = []
+    found: list[ScanSummary] = []
     for number in itertools.count():
         tokens = source.draw(number)
-        code = encode_tokens(encoder, tokens)
-        if not code.signs[0] > MOST_MISSING or number >= 2 * n_scans:
-            found.append(code)
+        summary = encode_tokens(encoder, tokens).summary
+        if not summary.indicators["missing"] > MOST_MISSING or number >= 2 * n_scans:
+            found.append(summary)
         if len(found) == n_scans:
             break
     return found

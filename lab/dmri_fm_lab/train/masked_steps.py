@@ -19,7 +19,7 @@ from dmri_fm.encoders.drope.guided_mae import (
 )
 from dmri_fm.encoders.drope.mae import Mask, draw_mask, masked_errors, ramp_tau
 from dmri_fm.encoders.drope.network import DropeConfig
-from dmri_fm.encoders.drope.tokens import ScanTokens, feature_grid, tokenise_series
+from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise_series
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import group_shells
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
@@ -64,7 +64,7 @@ def draw_scan_tokens(
         bvals=bvals.tolist(),
         n_b0=int(rng.integers(1, 5)),
     )
-    grid = feature_grid(config)
+    grid = config.grid
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     drawn = draw_batch(
         generator,

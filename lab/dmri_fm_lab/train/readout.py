@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import ScanReadout, pool_tokens
-from dmri_fm.encoders.drope.tokens import feature_grid, tokenise_series
+from dmri_fm.encoders.drope.tokens import tokenise_series
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate import draw_protocol
 from dmri_fm_lab.simulate.fields import uniform
@@ -83,7 +83,7 @@ def draw_pairs(rng: np.random.Generator, encoder: Drope) -> Tensor:
     Tensor
         Shape (:data:`N_TISSUES`, 2, 2 d): pooled tokens.
     """
-    grid = feature_grid(encoder.config)
+    grid = encoder.config.grid
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     affine = torch.tensor(grid.affine, dtype=torch.float32)[None]
     weight = uniform(generator, 0.0, 1.0, 1)

@@ -12,8 +12,7 @@ import torch
 from dmri_fm.encoders.drope.guided_mae import Autoencoder, restore_autoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import WeightsError
-from dmri_fm.registry import find_encoder
-from dmri_fm.weights import load_weights
+from dmri_fm.registry import find_model, load_weights
 from dmri_fm_lab.train.drope import build_autoencoder
 from dmri_fm_lab.train.loop import CHECKPOINT
 from dmri_fm_lab.train.readout import load_readout
@@ -59,7 +58,7 @@ def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder
 
     Parameters and errors as of :func:`load_autoencoder`.
     """
-    find_encoder(model)
+    find_model(model, family="encoder")
     if str(source) == model or Path(source).suffix == ".safetensors":
         loaded = load_weights(source, model=model)
         kept = {k: v for k, v in loaded.training.items() if k in ("steps", "scans")}
@@ -127,7 +126,7 @@ def load_encoder(
                 folder,
             )
         return network.encoder, {"model": model, "run": str(folder)}
-    find_encoder(model)
+    find_model(model, family="encoder")
     loaded = load_weights(model if weights is None else weights, model=model)
     assert isinstance(loaded.model, Drope)
     return loaded.model, {"model": model, "version": loaded.version, "sha256": loaded.sha256}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dmri_fm.encoders.drope.network import DropeConfig
-from dmri_fm.encoders.drope.tokens import ScanTokens, feature_grid, tokenise
+from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.json_files import read_object
@@ -163,7 +163,7 @@ def cache_scans(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    grid = feature_grid(config)
+    grid = config.grid
     found = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob("*/gradients.json")}
     kept: list[CachedScan] = []
     for scan in find_scans(root, participant_labels=participant_labels):

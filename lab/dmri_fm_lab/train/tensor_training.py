@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.out_of_distribution import fit_familiarity
+from dmri_fm.out_of_distribution import fit_reference
 from dmri_fm.qspace import choose_six
 from dmri_fm.registry import find_model
 from dmri_fm.tensor_networks.inputs import (
@@ -22,8 +22,7 @@ from dmri_fm.tensor_networks.inputs import (
     mean_diffusivity,
     tensor_fa,
 )
-from dmri_fm.tensor_networks.qcg_dti import QcgDtiConfig
-from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner, coarse_codes
+from dmri_fm.tensor_networks.refiner import TensorRefiner, coarse_codes
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import TensorTraining, describe_data, describe_recipe
@@ -42,14 +41,6 @@ TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
 #: Coarse voxels of a patch that serve the statistics of features.
 CODES_PER_PATCH = 100
-
-#: What the network expects, written beside the weights.
-NORMALISATION = {
-    "s0": "b=0 image over its mean within the brain",
-    "ratios": "weighted images over the b=0 image, clipped to 0.01..1.5",
-    "q": "unit b-vector in the frame of the voxel axes, and b in ms/um^2",
-    "output": "um^2/ms, order xx, xy, xz, yy, yz, zz, in the frame of the voxel axes",
-}
 
 
 def draw_n_b0(rng: np.random.Generator) -> int:
@@ -160,22 +151,18 @@ def train_tensor_network(
     ConfigError
         If the model estimates no tensor, or the patch does not fit its levels.
     """
-    architecture, kind = find_model(config.model)
-    if not isinstance(architecture, (QcgDtiConfig, RefinerConfig)):
+    registered = find_model(config.model, family="tensor network")
+    stride = registered.config.stride  # type: ignore[attr-defined]
+    if config.patch_voxels % stride:
         raise ConfigError(
-            f"model {config.model!r} estimates no tensor",
-            expected="tensor-refiner or qcg-dti-paper",
-        )
-    if config.patch_voxels % architecture.stride:
-        raise ConfigError(
-            f"patches of {config.patch_voxels} voxels",
-            expected=f"a multiple of {architecture.stride}",
+            f"patches of {config.patch_voxels} voxels", expected=f"a multiple of {stride}"
         )
     if config.loss not in LOSSES:
         raise ConfigError(f"loss {config.loss!r}", expected=f"one of {', '.join(LOSSES)}")
     seed = config.optimisation.seed
     torch.manual_seed(seed)
-    model = kind(architecture).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    model = registered.network(registered.config)
+    model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     losses = LOSSES[config.loss]
     # What the data are drawn on; the network follows them.
     is_cuda = accelerator != "cpu" and torch.cuda.is_available()
@@ -220,9 +207,7 @@ def train_tensor_network(
             weights,
             run.model,
             name=config.model,
-            config=architecture,
             version=version,
-            normalisation=NORMALISATION,
             training={
                 "data": describe_data(brains, scan_share=config.scan_share, noun="brain"),
                 "scans": brains,
@@ -264,7 +249,7 @@ def calibrate(network: TensorRefiner, config: TensorTraining) -> dict[str, Tenso
     -------
     dict
         `width_factor` (2,): what half-widths of FA and MD are multiplied by so that nine errors
-        in ten lie within; the statistics of :func:`~dmri_fm.out_of_distribution.fit_familiarity`
+        in ten lie within; the statistics of :func:`~dmri_fm.out_of_distribution.fit_reference`
         of the coarse features of voxels in the brain.
     """
     network = network.cpu()
@@ -292,7 +277,7 @@ def calibrate(network: TensorRefiner, config: TensorTraining) -> dict[str, Tenso
     factor = torch.tensor(np.quantile(shares.numpy(), COVERAGE, axis=1), dtype=torch.float32)
     return {
         "width_factor": factor,
-        **fit_familiarity(
+        **fit_reference(
             torch.cat(reference).numpy(), torch.cat([code for _, code in held_out]).numpy()
         ),
     }

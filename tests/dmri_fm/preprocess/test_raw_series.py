@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dmri_fm import predict_tensor
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.predict import predict_tensor
 from dmri_fm.preprocess.denoise import denoise
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.gradient_check import check_gradients

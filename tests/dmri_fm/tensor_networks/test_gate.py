@@ -3,8 +3,8 @@ import pytest
 from dmri_fm.errors import ConfigError
 from dmri_fm.tensor_networks.gate import EXPERIMENTAL, PRIMARY, Gate, judge_scan
 
-GATE = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6, most_unfamiliar=0.1)
-INSIDE = {"bval": 1000.0, "snr": 20.0, "n_directions": 6, "unfamiliar": 0.0}
+GATE = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6, most_ood=0.1)
+INSIDE = {"bval": 1000.0, "snr": 20.0, "n_directions": 6, "ood_share": 0.0}
 
 
 def test_scans_like_those_of_the_evaluation_are_primary():
@@ -17,7 +17,7 @@ def test_scans_like_those_of_the_evaluation_are_primary():
         ({"bval": 2000.0}, "b = 700 to 1300"),
         ({"snr": 60.0}, "SNR 5 to 40"),
         ({"n_directions": 12}, "all 12 directions"),
-        ({"unfamiliar": 0.3}, "30 % of the brain"),
+        ({"ood_share": 0.3}, "30 % of the brain"),
     ],
 )
 def test_others_are_experimental_and_say_why(change, reason):
@@ -34,7 +34,7 @@ def test_without_an_evaluation_nothing_is_primary():
 
 
 def test_json():
-    values = {"bvals": [700, 1300], "snrs": [5, 40], "most_directions": 6, "most_unfamiliar": 0.1}
+    values = {"bvals": [700, 1300], "snrs": [5, 40], "most_directions": 6, "most_ood": 0.1}
     assert Gate.from_json(values) == GATE
     for broken in ({}, {**values, "more": 1}, {**values, "bvals": [700]}):
         with pytest.raises(ConfigError, match="gate"):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm.encoders.drope import tokens
-from dmri_fm.encoders.drope.network import SMALL, Drope
+from dmri_fm.encoders.drope.network import SMALL, Drope, DropeConfig
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
@@ -220,7 +219,7 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
 
 def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
     grid = Grid((SIDE,) * 3, AFFINE)
-    monkeypatch.setattr(tokens, "feature_grid", lambda *_: grid)
+    monkeypatch.setattr(DropeConfig, "grid", grid)
     monkeypatch.setattr(galleries, "head_geometry", lambda *_, **__: geometry)
     weights = tmp_path / "tiny.safetensors"
     torch.manual_seed(0)
@@ -228,9 +227,7 @@ def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
         weights,
         Drope(TINY),
         name="drope",
-        config=TINY,
         version="0",
-        normalisation={},
         training={},
     )
     out = tmp_path / "found.json"
@@ -248,7 +245,7 @@ def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
 
 @pytest.mark.slow
 def test_a_real_geometry_fills_the_grid() -> None:
-    found = galleries.head_geometry(tokens.feature_grid("drope"))
+    found = galleries.head_geometry(SMALL.grid)
     assert 150_000 < found.mask.sum() < 300_000
     np.testing.assert_allclose(found.fractions.sum(axis=1), 1.0, atol=1e-4)
     lengths = np.linalg.norm(found.axes, axis=2)

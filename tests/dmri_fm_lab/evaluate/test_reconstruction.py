@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm.encoders.drope import mae, tokens
+from dmri_fm.encoders.drope import mae
 from dmri_fm.encoders.drope.guided_mae import GuidedAutoencoder, GuidedConfig
 from dmri_fm.encoders.drope.mae import MaeConfig, MaskedAutoencoder
-from dmri_fm.encoders.drope.network import SMALL
+from dmri_fm.encoders.drope.network import SMALL, DropeConfig
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.normalise.grid import Grid
@@ -167,9 +167,9 @@ def test_embedding_moves_by_whole_voxels() -> None:
 @pytest.fixture
 def run(tmp_path, monkeypatch, scan):
     """A tiny autoencoder, pretrained for a few steps, in the registry's place."""
-    monkeypatch.setitem(MODELS, "drope", (TINY, MODELS["drope"][1]))
+    monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=TINY))
     monkeypatch.setitem(drope_training.MAE_CONFIGS, "drope", TINY_MAE)
-    monkeypatch.setattr(tokens, "feature_grid", lambda *_: middle_of_the_head())
+    monkeypatch.setattr(DropeConfig, "grid", middle_of_the_head())
     settings = read_training(
         DropePretraining, "drope", optimisation={"n_steps": 3, "warmup_steps": 1}
     )
@@ -216,7 +216,7 @@ def test_the_command(run, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_heads_of_the_other_generator_lie_on_the_grid() -> None:
-    grid = tokens.feature_grid("drope")
+    grid = SMALL.grid
     (found,) = grid_scans.head_scans(grid, 1, n_directions=6)
     assert isinstance(found, GridScan)
     assert found.mask.shape == tuple(grid.shape)

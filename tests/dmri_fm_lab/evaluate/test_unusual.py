@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.encoders.drope.encoder import encode_tokens
 from dmri_fm.encoders.drope.network import Drope, DropeConfig
 from dmri_fm.encoders.drope.tokens import tokenise
-from dmri_fm.encoders.out_of_distribution import encode_tokens, fit_unusual
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.out_of_distribution import fit_scan_reference
 from dmri_fm.weights import Weights
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from dmri_fm_lab.evaluate.grid_scans import GridScan
@@ -44,8 +45,8 @@ def loaded():
     for seed in range(100, 140):
         (scan,) = _sets(sound(seed), CONFIG.gamma)
         tokens = tokenise(scan.signal, scan.gtab, scan.mask, CONFIG)
-        codes.append(encode_tokens(network, tokens))
-    statistics = fit_unusual(codes[:24], codes[24:])
+        codes.append(encode_tokens(network, tokens).summary)
+    statistics = fit_scan_reference(codes[:24], codes[24:])
     return Weights("drope", "1", "0", CONFIG, network, statistics, {}, {})
 
 

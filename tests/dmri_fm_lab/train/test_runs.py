@@ -14,10 +14,9 @@ from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import condition_number
-from dmri_fm.registry import MODELS
+from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.tensor_networks.inputs import fit_least_squares
 from dmri_fm.tensor_networks.refiner import RefinerConfig
-from dmri_fm.weights import load_weights
 from dmri_fm_lab.train import drope as drope_training
 from dmri_fm_lab.train import masked_steps, readout
 from dmri_fm_lab.train.config import DropePretraining, TensorTraining, read_training
@@ -41,12 +40,11 @@ def tiny_models(monkeypatch):
     monkeypatch.setitem(
         MODELS,
         "tensor-refiner",
-        (
-            RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,)),
-            MODELS["tensor-refiner"][1],
+        MODELS["tensor-refiner"]._replace(
+            config=RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
         ),
     )
-    monkeypatch.setitem(MODELS, "drope", (encoder, MODELS["drope"][1]))
+    monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=encoder))
     monkeypatch.setitem(
         drope_training.MAE_CONFIGS,
         "drope",

@@ -11,7 +11,7 @@ import pytest
 from dmri_fm.encoders.drope.network import SMALL
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.registry import find_encoder
+from dmri_fm.registry import find_model
 from dmri_fm_lab.evaluate.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.train import scan_cache
@@ -95,7 +95,7 @@ def test_a_dataset_is_laid_on_the_grid_once(tmp_path, monkeypatch):
     assert [s.name for s in cache_scans(tmp_path, tmp_path / "scans", SMALL)] == ["sub-01"]
     assert calls == names, "the file has changed"
     calls.clear()
-    cache_scans(tmp_path, tmp_path / "scans", find_encoder("drope-paper"))
+    cache_scans(tmp_path, tmp_path / "scans", find_model("drope-paper").config)
     assert calls == names, "the grid has changed"
     names[:] = ["sub-03"]
     with pytest.raises(InputError, match="no scan to train on"):

@@ -8,9 +8,9 @@ import torch
 
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_networks.inputs import fit_least_squares, mean_diffusivity, tensor_fa
-from dmri_fm.weights import load_weights
 from dmri_fm_lab.scans import Scan
 from dmri_fm_lab.train import scan_patches
 from dmri_fm_lab.train.config import TensorTraining, read_training

@@ -71,8 +71,7 @@ def test_features_are_named_and_described_once(tmp_path: Path) -> None:
 def test_weights_say_what_the_features_of_a_scan_are(tmp_path: Path) -> None:
     config = replace(drope.SMALL, dim=24, depth=1, heads=2, features="cls")
     path = save_weights(
-        tmp_path / "cls.safetensors", Drope(config), name="drope", config=config, version="0",
-        normalisation={}, training={},
+        tmp_path / "cls.safetensors", Drope(config), name="drope", version="0", training={}
     )  # fmt: skip
     request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"drope": path})
     check_weights(request)

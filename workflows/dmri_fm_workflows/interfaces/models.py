@@ -19,9 +19,9 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
+from dmri_fm import extract_features, predict_tensor
 from dmri_fm.errors import WeightsError
 from dmri_fm.identity import DEFAULT_MODELS, identity, label_of
-from dmri_fm.predict import extract_features, predict_tensor
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,

@@ -38,9 +38,9 @@ from dmri_fm.normalise.registration import (
 )
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
-from dmri_fm.predict import feature_grid
 from dmri_fm.preprocess.motion import read_motion_tsv, rotate_bvecs
 from dmri_fm.preprocess.susceptibility import phase_encoding_vector
+from dmri_fm.registry import feature_grid
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.engines import COREGISTRATION, name_normalisation
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange, repeat
 from torch.nn import functional
 
-from dmri_fm.encoders.drope.network import from_authors
+from dmri_fm.encoders.drope.authors_checkpoint import from_authors
 from dmri_fm.errors import GradientError, ImageError, WeightsError
 
 DIM, HEADS, DEPTH, PATCH = 24, 2, 2, (4, 4, 2)

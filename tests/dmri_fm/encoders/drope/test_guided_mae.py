@@ -17,8 +17,8 @@ from dmri_fm.encoders.drope.guided_mae import (
 from dmri_fm.encoders.drope.mae import draw_mask, masked_errors
 from dmri_fm.encoders.drope.network import DropeConfig
 from dmri_fm.errors import GradientError, WeightsError
-from dmri_fm.registry import MODELS
-from dmri_fm.weights import load_weights, save_weights
+from dmri_fm.registry import MODELS, load_weights
+from dmri_fm.weights import save_weights
 
 # Forty millimetres about the middle of a head, on the corner of the models' box.
 ENCODER = DropeConfig(
@@ -159,17 +159,11 @@ def test_b0_is_refused(network):
 
 
 def test_encoder_and_decoder_travel_together(network, tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, "drope", (ENCODER, MODELS["drope"][1]))
-    rest, config = split_autoencoder(network)
+    monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=ENCODER))
     path = tmp_path / "drope.safetensors"
-    common = {
-        "name": "drope",
-        "config": ENCODER,
-        "version": "1",
-        "normalisation": {},
-        "training": {},
-    }
-    save_weights(path, network.encoder, **common, pretraining=rest, pretraining_config=config)
+    common = {"name": "drope", "version": "1", "training": {}}
+    pretraining = split_autoencoder(network)
+    save_weights(path, network.encoder, **common, pretraining=pretraining)
     back = restore_autoencoder(load_weights(path))
     patches, qspace, positions, brain = draw_inputs()
     mask = draw("diffusion")
@@ -184,8 +178,9 @@ def test_encoder_and_decoder_travel_together(network, tmp_path, monkeypatch):
         path,
         network.encoder,
         **common,
-        pretraining=rest,
-        pretraining_config=split_autoencoder(GuidedAutoencoder(wrong))[1],
+        pretraining=pretraining._replace(
+            config=split_autoencoder(GuidedAutoencoder(wrong)).config
+        ),
     )
     with pytest.raises(WeightsError, match="does not fit"):
         restore_autoencoder(load_weights(path))

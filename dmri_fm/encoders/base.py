@@ -1,0 +1,67 @@
+"""The protocol of encoders: networks that turn a series into features."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from dmri_fm.encoders.features import ScanFeatures
+from dmri_fm.normalise.grid import Grid
+from dmri_fm.out_of_distribution import Reference
+from dmri_fm.series import Dwi
+from dmri_fm.weights import Weights
+
+__all__ = ["Encoder"]
+
+Prepared = TypeVar("Prepared")
+
+
+class Encoder(Protocol[Prepared]):
+    """A network with weights that computes features of a series.
+
+    A new encoder is a class with these members in a module or package of its own below
+    `dmri_fm.encoders`, a record in :mod:`dmri_fm.identity` and a line in
+    :mod:`dmri_fm.registry`, which constructs it with its :class:`~dmri_fm.weights.Weights`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+
+    @property
+    def weights(self) -> Weights:
+        """The weights that run."""
+
+    @property
+    def grid(self) -> Grid:
+        """Grid in MNI152NLin2009aSym that the encoder reads."""
+
+    @property
+    def reference(self) -> Reference | None:
+        """Statistics of its training features, for the out-of-distribution score, or None."""
+
+    @property
+    def citation(self) -> str:
+        """Key of the method's publication in `references.yaml`."""
+
+    def prepare(self, dwi: Dwi, *, n_directions: int, seed: int) -> Prepared:
+        """Turn a series into the encoder's input.
+
+        Parameters
+        ----------
+        dwi
+            On :attr:`grid`, b-vectors in its RAS frame, scanner units (not divided by b=0).
+        n_directions
+            Largest number of directions to use.
+        seed
+            Of the choice of directions, and of whatever else is drawn.
+
+        Raises
+        ------
+        GradientError
+            If there is no b=0 volume, or no diffusion-weighted one.
+        ImageError
+            If the mask is empty, or nothing is left that the encoder reads.
+        """
+
+    def encode(self, prepared: Prepared) -> ScanFeatures:
+        """Compute the features of a scan."""

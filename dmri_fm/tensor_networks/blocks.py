@@ -1,0 +1,97 @@
+"""Tensor networks that run on a scan block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dmri_fm.identity import identity
+from dmri_fm.out_of_distribution import percentile_of, score_features
+from dmri_fm.tensor_networks.base import TensorPrediction
+from dmri_fm.tensor_networks.inputs import TensorEstimate, TensorInputs
+from dmri_fm.weights import Weights
+
+__all__ = ["BlockwiseNetwork"]
+
+#: Side of a block, voxels; its inner part is kept.
+BLOCK_VOXELS = 128
+
+#: Border of a block that is computed and thrown away, voxels.
+MARGIN_VOXELS = 24
+
+#: Statistic of the weights that calibrates half-widths of FA and MD, shape (2,).
+WIDTH_FACTOR = "width_factor"
+
+
+class BlockwiseNetwork:
+    """Adapter of networks from :class:`TensorInputs` to :class:`TensorEstimate`.
+
+    Sides of their blocks are multiples of `config.stride`.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.name = weights.name
+        self.citation = identity(weights.name).citations[0]
+        self.has_intervals = (
+            identity(weights.name).has_intervals and WIDTH_FACTOR in weights.statistics
+        )
+        self._stride: int = weights.config.stride  # type: ignore[attr-defined]
+
+    def predict(self, inputs: TensorInputs) -> TensorPrediction:
+        """Estimate the tensors of a scan, a batch of one, in overlapping blocks.
+
+        Blocks without brain are skipped. The mask holds at least one voxel.
+        """
+        mask, stride = inputs.mask, self._stride
+        where = torch.nonzero(mask[0, 0])
+        first = (where.amin(dim=0) // stride * stride).tolist()
+        sizes = [int(n) - f for n, f in zip(where.amax(dim=0) + 1, first, strict=True)]
+        box: tuple[Any, ...] = (..., *(slice(f, f + n) for f, n in zip(first, sizes, strict=True)))
+        cropped = inputs.map_images(lambda t: t[box])
+        whole: dict[str, Tensor] = {}
+        for spans in product(*(list(_spans(n, stride)) for n in sizes)):
+            block, kept, inner = ((..., *part) for part in zip(*spans, strict=True))
+            if not cropped.mask[kept].any():
+                continue
+            padding = [p for s in reversed(spans) for p in (0, -(s[0].stop - s[0].start) % stride)]
+            part = cropped.map_images(lambda t: functional.pad(t[block], padding))  # noqa: B023
+            for name, image in self._predict_block(part).items():
+                if name not in whole:
+                    whole[name] = torch.zeros(*image.shape[:-3], *mask.shape[2:])
+                whole[name][box][kept] = image[inner]
+        return TensorPrediction(**whole)
+
+    @torch.inference_mode()
+    def _predict_block(self, inputs: TensorInputs) -> dict[str, Tensor]:
+        """Return the images of :class:`TensorPrediction` for a batch of one, on the CPU."""
+        device = next(self.weights.model.parameters()).device
+        inputs = inputs.to(device)
+        estimate: TensorEstimate = self.weights.model(inputs)
+        images = {"tensor": estimate.tensor[0]}
+        if self.has_intervals:
+            assert estimate.width is not None
+            assert estimate.code is not None
+            statistics = self.weights.statistics
+            factor = statistics[WIDTH_FACTOR].to(device)[:, None, None, None]
+            images["half_width"] = estimate.width[0] * factor
+            scores = score_features(estimate.code[0].movedim(0, 3).cpu().numpy(), statistics)
+            coarse = torch.from_numpy(percentile_of(scores, statistics)).to(inputs.mask)
+            fine = functional.interpolate(coarse[None, None], size=tuple(inputs.mask.shape[2:]))
+            images["ood_percentile"] = (fine[0] * inputs.mask[0])[0]
+        return {name: image.cpu() for name, image in images.items()}
+
+
+def _spans(size: int, stride: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield (block, kept part in the volume, kept part in the block) along one axis."""
+    core = BLOCK_VOXELS - 2 * MARGIN_VOXELS if size > BLOCK_VOXELS else size
+    for start in range(0, size, core):
+        stop = min(start + core, size)
+        low = max(0, start - MARGIN_VOXELS) // stride * stride
+        high = min(size, stop + MARGIN_VOXELS)
+        yield slice(low, high), slice(start, stop), slice(start - low, stop - low)

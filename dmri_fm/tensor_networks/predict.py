@@ -1,0 +1,136 @@
+"""Diffusion tensors of a scan by any tensor network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from dmri_fm.brain import find_brain
+from dmri_fm.errors import ImageError
+from dmri_fm.gradients import rotation_part
+from dmri_fm.identity import label_of
+from dmri_fm.qspace import SixDirections, choose_six, skare_angle_deg
+from dmri_fm.registry import load_tensor_network
+from dmri_fm.series import Dwi
+from dmri_fm.tensor_maps import NORMAL_90, TensorMaps
+from dmri_fm.tensor_networks.base import TensorNetwork, TensorPrediction
+from dmri_fm.tensor_networks.gate import OOD_PERCENTILE, judge_scan
+from dmri_fm.tensor_networks.inputs import TensorInputs, tensor_inputs, turn_tensors
+
+__all__ = ["predict_tensor"]
+
+
+def predict_tensor(
+    dwi: Dwi,
+    *,
+    model: str = "tensor-refiner",
+    weights: str | Path | None = None,
+    mask: ArrayLike | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> TensorMaps:
+    """Estimate diffusion tensors from the b=0 mean and six directions of one shell.
+
+    The six are those of lowest condition number, of the shell nearest to b = 1000 that has a
+    set below 3. The model card says for which scans the network is worth using; compare with
+    :func:`dmri_fm.fit_tensor`.
+
+    Parameters
+    ----------
+    dwi
+        The series, with one b=0 volume or more.
+    model
+        Name in the registry.
+    weights
+        A `.safetensors` file in place of the weights that ship with the package.
+    mask
+        Shape (X, Y, Z): the brain. The series' own mask if None, or every voxel with signal
+        (see :func:`dmri_fm.brain.find_brain`).
+    device
+        A torch device.
+    seed
+        Of the search for six directions in large shells.
+
+    Returns
+    -------
+    TensorMaps
+        mm^2/s, RAS+; without `std` and `ood_percentile` if the network, or its weights, have no
+        intervals. `metadata` holds the volumes used, their condition number, the shell, the
+        checksum of the weights, device and precision.
+
+    Raises
+    ------
+    GradientError
+        If there is no b=0 volume, or no shell has six directions that determine a tensor.
+    ImageError
+        If the mask is empty or on another grid.
+    ConfigError, WeightsError
+        If the model is unknown or no tensor network, or its weights cannot be used.
+    """
+    network = load_tensor_network(model, weights=weights, device=device)
+    six = choose_six(dwi.gtab, seed=seed)
+    dwi.mean_b0()
+    b0_volumes = np.flatnonzero(dwi.gtab.is_b0)
+    volumes = np.concatenate([b0_volumes, six.index])
+    inside = find_brain(dwi, mask)
+    inputs = tensor_inputs(dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine)
+    if not inputs.mask.any():
+        raise ImageError(
+            "no voxel of the brain has b=0 signal", expected="b=0 volumes that hold signal"
+        )
+    prediction = network.predict(inputs)
+    tensor = turn_tensors(prediction.tensor, rotation_part(dwi.affine))
+    half_width, percentile = prediction.half_width, prediction.ood_percentile
+    return TensorMaps.from_tensor(
+        np.moveaxis(tensor.numpy(), 0, 3).astype(np.float64) * 1e-3,
+        inside,
+        affine=dwi.affine,
+        model=label_of(network.name),
+        std=None if half_width is None else _deviations(half_width),
+        ood_percentile=None if percentile is None else percentile.numpy(),
+        metadata={
+            **network.weights.describe(),
+            **_judge(network, dwi, six, inputs, prediction),
+            "Device": device,
+            "Precision": "float32",
+            "Volumes": [int(i) for i in six.index],
+            "B0Volumes": [int(i) for i in b0_volumes],
+            "UsesAllDirections": dwi.gtab.count_directions() == len(six.index),
+            "BValue": round(six.bval),
+            "ConditionNumber": round(six.condition_number, 3),
+            "AngleToSkare": round(skare_angle_deg(dwi.gtab.bvecs_ras[list(six.index)]), 1),
+            "NoiseOverMeanB0": round(float(inputs.noise), 4),
+            "Seed": seed,
+        },
+    )
+
+
+def _judge(
+    network: TensorNetwork,
+    dwi: Dwi,
+    six: SixDirections,
+    inputs: TensorInputs,
+    prediction: TensorPrediction,
+) -> dict[str, str | list[str]]:
+    """Return `Status` and `StatusReasons` of the maps."""
+    ood_share = 0.0
+    if prediction.ood_percentile is not None:
+        inside = prediction.ood_percentile[inputs.mask[0, 0] > 0]
+        ood_share = float((inside >= OOD_PERCENTILE).float().mean())
+    status, reasons = judge_scan(
+        network.weights.gate,
+        bval=six.bval,
+        snr=1.0 / max(float(inputs.noise), 1e-6),
+        n_directions=dwi.gtab.count_directions(),
+        ood_share=ood_share,
+    )
+    return {"Status": status, "StatusReasons": reasons}
+
+
+def _deviations(half_width: Tensor) -> dict[str, NDArray[np.float32]]:
+    """Return standard deviations of FA and MD (mm^2/s) from calibrated half-widths."""
+    fa, md = (half_width / NORMAL_90).numpy()
+    return {"fa": fa, "md": np.float32(1e-3) * md}
