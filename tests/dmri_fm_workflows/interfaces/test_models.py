@@ -86,8 +86,8 @@ def test_weights_say_what_the_features_of_a_scan_are(tmp_path: Path) -> None:
 def test_weights_of_a_refiner_without_statistics_are_refused_at_once(tmp_path: Path) -> None:
     config = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
     path = save_weights(
-        tmp_path / "bare.safetensors", TensorRefiner(config), name="tensor-refiner", config=config,
-        version="0", normalisation={}, training={},
+        tmp_path / "bare.safetensors", TensorRefiner(config), name="tensor-refiner", version="0",
+        training={},
     )  # fmt: skip
     request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"tensor-refiner": path})
     with pytest.raises(WeightsError, match="without statistics of their training data"):

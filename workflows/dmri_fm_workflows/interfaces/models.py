@@ -54,11 +54,18 @@ class _TensorOutputSpec(TraitedSpec):
     facts = traits.Dict(desc="what ran, for the sidecars of the maps")
 
 
-def _map_spec(family: str) -> type[TraitedSpec]:
-    """Return the output spec of a family of models: a file for each of its maps."""
+def _map_spec(name: str, family: str) -> type[TraitedSpec]:
+    """Return the output spec of a family of models: a file for each of its maps.
+
+    nipype pickles results with their spec, which it finds again by module and name.
+    """
     types = [t for t in load_catalogue().types.values() if t.is_map and family in t.made_by]
     files = {f"{t.name}_file": File(exists=True, desc=t.title) for t in types}
-    return type("_MapOutputSpec", (_TensorOutputSpec,), files)
+    return type(name, (_TensorOutputSpec,), {**files, "__module__": __name__})
+
+
+_FitOutputSpec = _map_spec("_FitOutputSpec", "tensor fit")
+_NetworkOutputSpec = _map_spec("_NetworkOutputSpec", "tensor network")
 
 
 def _save_maps(maps: TensorMaps, folder: Path) -> dict[str, Any]:
@@ -85,7 +92,7 @@ class FitTensor(SimpleInterface):
     """Fit the diffusion tensor by weighted least squares."""
 
     input_spec = _FitInputSpec
-    output_spec = _map_spec("tensor fit")
+    output_spec = _FitOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         maps = fit_tensor(self.inputs.load(), n_threads=self.inputs.n_threads)
@@ -109,7 +116,7 @@ class PredictTensor(SimpleInterface):
     """Estimate the diffusion tensor from six directions with a network."""
 
     input_spec = _NetworkInputSpec
-    output_spec = _map_spec("tensor network")
+    output_spec = _NetworkOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         maps = predict_tensor(self.inputs.load(), **self.inputs.options())

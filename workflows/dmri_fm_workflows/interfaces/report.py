@@ -22,7 +22,7 @@ from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion import read_motion_tsv
 from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.outputs.tsv import MISSING, read_table
 from dmri_fm_workflows.report import figures
 
 
@@ -298,11 +298,16 @@ class PlotFeatures(SimpleInterface):
                 xyz_mm=patches["xyz_mm"],
                 valid=patches["valid"],
                 error=patches["error"],
-                ood_percentile=float(row["ood_percentile"]),
-                ood_score=float(row["ood_score"]),
+                ood_percentile=_number(row["ood_percentile"]),
+                ood_score=_number(row["ood_score"]),
             )
         self._results["out_file"] = str(out)
         return runtime
+
+
+def _number(cell: str) -> float | None:
+    """Read a cell of a table; None where there is nothing."""
+    return None if cell == MISSING else float(cell)
 
 
 class _TemplateContourInputSpec(BaseInterfaceInputSpec):
