@@ -19,7 +19,6 @@ from dmri_fm.encoders.drope.encoder import DropeEncoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.identity import Family, identity
-from dmri_fm.network_config import NetworkConfig
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.tensor_networks import qcg_dti, refiner
 from dmri_fm.tensor_networks.base import TensorNetwork
@@ -43,7 +42,8 @@ class RegisteredModel(NamedTuple):
     Attributes
     ----------
     config
-        Default configuration, that of packaged weights.
+        Default configuration, that of packaged weights: a frozen dataclass; for encoders it has
+        a `grid`.
     network
         Class of the network, which a configuration constructs.
     adapter
@@ -51,7 +51,7 @@ class RegisteredModel(NamedTuple):
         :class:`~dmri_fm.tensor_networks.base.TensorNetwork`, of loaded weights.
     """
 
-    config: NetworkConfig
+    config: Any
     network: type[nn.Module]
     adapter: Callable[[Weights], Any]
 
@@ -98,7 +98,7 @@ def feature_grid(name: str = "drope") -> Grid:
     ConfigError
         If the model is unknown or no encoder.
     """
-    grid: Grid = find_model(name, family="encoder").config.grid  # type: ignore[attr-defined]
+    grid: Grid = find_model(name, family="encoder").config.grid
     return grid
 
 
