@@ -63,7 +63,12 @@ def paths(output: tables.Output, scan: Mapping[str, str]) -> Iterator[str]:
 def write_tree(out: Path, scans: Sequence[Mapping[str, str]] = SERIES) -> None:
     """Write empty files, and sidecars with what pybids may take for an entity."""
     write_root_files(out, source=out.parent, source_name="Study", environ={})
-    series = (*tables.SERIES_OUTPUTS, *tables.map_outputs("tensor"))
+    series = (
+        *tables.HMC_OUTPUTS,
+        *(o for o in tables.NORMALISE_OUTPUTS if MNI not in (o.ends or ())),
+        *tables.QUALITY_OUTPUTS,
+        *tables.map_outputs("tensor"),
+    )
     for scan, outputs in ((ANATOMY, tables.ANAT_OUTPUTS), *((s, series) for s in scans)):
         for output in outputs:
             for name in paths(output, scan):

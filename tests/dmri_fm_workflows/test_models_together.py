@@ -11,10 +11,11 @@ import nipype.pipeline.engine as pe
 import numpy as np
 import pytest
 import torch
+from nipype.interfaces import utility as niu
 
 from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, about_model, label_of
 from dmri_fm.normalise.template import load_template
@@ -22,16 +23,19 @@ from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.preprocess.motion import no_motion, write_motion_tsv
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.registry import MODELS, feature_grid
-from dmri_fm.series import save_image
+from dmri_fm.series import load_image, save_image
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.weights import save_weights
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.interfaces.models import AssessQuality
-from dmri_fm_workflows.models import scan_features
 from dmri_fm_workflows.outputs.tsv import read_table
-from dmri_fm_workflows.stages.features import init_features_wf
-from dmri_fm_workflows.stages.outputs import feature_outputs, init_derivatives_wf, map_outputs
-from dmri_fm_workflows.stages.tensor import init_tensor_network_wf, init_tensor_wf
+from dmri_fm_workflows.plan import plan_series
+from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
+from dmri_fm_workflows.stages.outputs import Origin, init_derivatives_wf
+from dmri_fm_workflows.stages.table import list_stages
 
 SCAN = {"subject": "01", "direction": "AP"}
 MNI = "MNI152NLin2009aSym"
@@ -107,47 +111,63 @@ def offered(folder) -> dict[str, str]:
     return files | {"mni_mask_file": str(brain), "to_mni_file": str(folder / "to_mni.txt")}
 
 
+def _series(offered: dict[str, str]) -> DwiSeries:
+    """Return the record of a raw series, from which models take their plan only."""
+    image, bval, bvec = (Path(offered[f"acpc_{f}_file"]) for f in ("dwi", "bval", "bvec"))
+    affine = load_image(image).affine
+    run = DwiRun(
+        path=image,
+        entities=SCAN,
+        metadata={},
+        shape=load_image(image).shape,
+        affine=affine,
+        phase_encoding="j",
+        readout_time_s=0.05,
+        bval=bval,
+        bvec=bvec,
+        gradients=read_raw_gradients(bval, bvec, affine=affine),
+    )
+    return DwiSeries(runs=(run,), entities=SCAN)
+
+
 @pytest.fixture(scope="module")
 def out(folder, weights, offered) -> Path:
     """Run every model and the sinks; return the output folder."""
-    options = {"device": "cpu", "random_seed": 0}
-    stages = [
-        init_tensor_wf(omp_nthreads=1, mem_gb=0.1),
-        *(
-            init_tensor_network_wf(network=n, weights=weights.get(n), mem_gb=0.1, **options)
-            for n in TENSOR_NETWORKS
+    plan = plan_series(
+        RunConfig(
+            folder / "raw",
+            folder / "out",
+            models=(*TENSOR_NETWORKS, *ENCODERS),
+            weights=weights,
+            device="cpu",
         ),
-        *(
-            init_features_wf(encoder=e, weights=weights.get(e), entities=SCAN, **options)
-            for e in ENCODERS
-        ),
-    ]
-    outputs = [
-        *(o for model in ("tensor", *TENSOR_NETWORKS) for o in map_outputs(model)),
-        *(o for e in ENCODERS for o in feature_outputs(e, scan_features(e, weights))),
-    ]
-    derivatives = init_derivatives_wf(
-        outputs=outputs,
-        output_dir=folder / "out",
-        entities=SCAN,
-        sources=["bids:raw:sub-01/dwi/sub-01_dir-AP_dwi.nii.gz"],
+        _series(offered),
+        Session(None, (), ()),
+        Engines("none", "none", "none"),
     )
+    resources = Resources(bids_root=folder, output_dir=folder / "out", omp_nthreads=1)
+    of_models = {"tensor", *map(label_of, (*TENSOR_NETWORKS, *ENCODERS))}
+    stages = [stage for stage in list_stages(plan) if stage.name in of_models]
     workflow = pe.Workflow(name="models_wf", base_dir=str(folder / "work"))
     workflow.config["execution"] = {"crashdump_dir": str(folder), "check_version": False}
-    made: dict[str, pe.Workflow] = {}
-    for stage in stages:
-        inputnode = stage.get_node("inputnode")
-        for name in inputnode.inputs.copyable_trait_names():
-            if name in made:
-                workflow.connect(made[name], f"outputnode.{name}", stage, f"inputnode.{name}")
-            else:
-                setattr(inputnode.inputs, name, offered[name])
-        made |= dict.fromkeys(stage.get_node("outputnode").inputs.copyable_trait_names(), stage)
-    wanted = derivatives.get_node("inputnode").inputs.copyable_trait_names()
-    for name in wanted:
-        if name in made:
-            workflow.connect(made[name], f"outputnode.{name}", derivatives, f"inputnode.{name}")
-    derivatives.inputs.inputnode.facts = {"Warnings": ["tiny"]}
+    inputs = pe.Node(niu.IdentityInterface([*offered, "record"]), name="offered")
+    for name, value in {**offered, "record": {"Warnings": ["tiny"]}}.items():
+        setattr(inputs.inputs, name, value)
+    sources = {name: (inputs, name) for name in (*offered, "record")}
+    sources = connect_stages(workflow, stages, plan, resources, sources)
+    derivatives = init_derivatives_wf(
+        outputs=[output for stage in stages for output in stage.outputs],
+        output_dir=resources.output_dir,
+        origin=Origin(
+            entities=SCAN,
+            sources=["bids:raw:sub-01/dwi/sub-01_dir-AP_dwi.nii.gz"],
+            normalisation="affine",
+        ),
+    )
+    workflow.add_nodes([derivatives])
+    for name in field_names(derivatives, "inputnode"):
+        node, field = sources[name]
+        workflow.connect(node, field, derivatives, f"inputnode.{name}")
     workflow.run()
     return folder / "out"
 

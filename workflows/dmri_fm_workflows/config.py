@@ -21,6 +21,7 @@ from uuid import uuid4
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, TENSOR_NETWORKS, explain_retired, identity
+from dmri_fm_workflows.stages import denoise, hmc, sdc
 
 __all__ = [
     "ANALYSIS_LEVELS",
@@ -37,9 +38,9 @@ __all__ = [
 ]
 
 ANALYSIS_LEVELS = ("participant", "group")
-SDC = ("auto", "topup", "pepolar", "none")
-HMC = ("auto", "eddy", "builtin", "none")
-DENOISE = ("auto", "dwidenoise", "mppca", "patch2self", "none")
+SDC = ("auto", *sdc.NAMES)
+HMC = ("auto", *hmc.NAMES)
+DENOISE = ("auto", *denoise.NAMES)
 NORMALISATIONS = ("affine", "syn")
 MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")

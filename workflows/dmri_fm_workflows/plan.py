@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
@@ -28,18 +29,12 @@ from dmri_fm_workflows.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_S
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import (
-    COREGISTRATION,
-    Engines,
-    SdcChoice,
-    choose_sdc,
-    name_denoising,
-    name_hmc,
-    name_normalisation,
-    name_sdc,
-    name_unringing,
-)
+from dmri_fm_workflows.engines import COREGISTRATION, Engines, name_normalisation
 from dmri_fm_workflows.models import scan_features
+from dmri_fm_workflows.stages import denoise as denoise_stage
+from dmri_fm_workflows.stages import hmc as hmc_stage
+from dmri_fm_workflows.stages import sdc as sdc_stage
+from dmri_fm_workflows.stages.sdc.choice import SdcChoice, choose_sdc
 
 __all__ = [
     "ParticipantPlan",
@@ -196,23 +191,33 @@ class SeriesPlan:
     @property
     def denoising(self) -> str:
         """What the sidecar says under `Denoising`."""
-        names = (name_denoising(self.engines.denoise, n) for n in self.run_sizes)
-        return "; ".join(dict.fromkeys(names))
+        engine = denoise_stage.load(self.engines.denoise)
+        return "; ".join(dict.fromkeys(engine.describe(n) for n in self.run_sizes))
 
     @property
     def unringing(self) -> str:
         """What the sidecar says under `GibbsCorrection`."""
-        return name_unringing(self.engines.denoise, unring=self.unring)
+        return str(denoise_stage.load(self.engines.denoise).name_unringing(unring=self.unring))
 
     @property
     def sdc_name(self) -> str:
         """What the sidecar says under `SDCMethod`."""
-        return name_sdc(self.sdc.method)
+        return str(sdc_stage.load(self.sdc.method).describe())
 
     @property
     def hmc_name(self) -> str:
         """What the sidecar says under `HMCMethod`."""
-        return name_hmc(self.engines.hmc, sloppy=self.sloppy)
+        return str(hmc_stage.load(self.engines.hmc).describe(self.sloppy))
+
+    @property
+    def is_resampled_by_hmc(self) -> bool:
+        """What corrects head motion interpolates the series, and corrects distortion with it."""
+        return bool(hmc_stage.load(self.engines.hmc).resamples)
+
+    @property
+    def has_remaining_field(self) -> bool:
+        """There is a distortion field that is still to be corrected after head motion."""
+        return self.sdc.has_field and not self.is_resampled_by_hmc
 
     @property
     def is_slab(self) -> bool:
@@ -265,9 +270,14 @@ class SeriesPlan:
         shell = next(s for s in self.gtab.shells if self.six.index[0] in s.index)
         return len(group_axes(self.gtab, shell))
 
+    def network_inputs(self, model: str) -> dict[str, Any]:
+        """Return the inputs that the interface of every network has, but for its name."""
+        own = {"weights": str(self.weights[model])} if model in self.weights else {}
+        return {"device": self.engines.device, "seed": self.random_seed, **own}
+
     @property
     def n_feature_directions(self) -> int:
-        """Diffusion-weighted volumes that the encoder sees."""
+        """Diffusion-weighted volumes that an encoder sees."""
         return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoders else 0
 
 
@@ -283,6 +293,10 @@ class SessionPlan:
         T1w image that is processed, or None.
     unused_t1w
         Further T1w images.
+    normalisation
+        `affine` or `syn`: the registration to the template.
+    sloppy
+        Coarse and quick, for tests.
     series
         One plan each.
     """
@@ -290,6 +304,8 @@ class SessionPlan:
     label: str | None
     t1w: Path | None
     unused_t1w: tuple[Path, ...]
+    normalisation: str
+    sloppy: bool
     series: tuple[SeriesPlan, ...]
 
 
@@ -301,17 +317,11 @@ class ParticipantPlan:
     ----------
     label
         Without `sub-`.
-    normalisation
-        `affine` or `syn`: the registration to the template.
-    sloppy
-        Coarse and quick, for tests.
     sessions
         Those with a series.
     """
 
     label: str
-    normalisation: str
-    sloppy: bool
     sessions: tuple[SessionPlan, ...]
 
     @property
@@ -341,13 +351,13 @@ def plan_participant(
     """
     return ParticipantPlan(
         label=participant.label,
-        normalisation=config.normalisation,
-        sloppy=config.sloppy,
         sessions=tuple(
             SessionPlan(
                 label=session.label,
                 t1w=session.t1w[0] if session.t1w else None,
                 unused_t1w=session.t1w[1:],
+                normalisation=config.normalisation,
+                sloppy=config.sloppy,
                 series=tuple(plan_series(config, s, session, engines) for s in session.series),
             )
             for session in participant.sessions
@@ -366,7 +376,7 @@ def plan_series(
     encoders = tuple(m for m in config.models if m in ENCODERS)
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
-    sdc = choose_sdc(series, engines)
+    sdc = choose_sdc(series, engines.pair_sdc)
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
     if sdc.warning is not None:

@@ -37,7 +37,7 @@ def describe_plan(plan: ParticipantPlan) -> str:
     """Return what will be done with a participant, one stage a line."""
     lines: list[str] = []
     for session in plan.sessions:
-        lines += _session_lines(plan, session)
+        lines += _session_lines(session)
         for series in session.series:
             lines += ["", f"  {series.name}", *_series_lines(series)]
     return "\n".join(lines)
@@ -88,13 +88,13 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _session_lines(plan: ParticipantPlan, session: SessionPlan) -> list[str]:
+def _session_lines(session: SessionPlan) -> list[str]:
     head = "" if session.label is None else f"ses-{session.label}: "
     if session.t1w is None:
         return [f"  {head}no T1w image: each series is registered to the template by itself"]
     text = (
         f"{session.t1w.name}: bias correction (N4), brain mask by {name_mask('t1w')}, ACPC; to "
-        f"the template: {name_normalisation(plan.normalisation)}"
+        f"the template: {name_normalisation(session.normalisation)}"
     )
     lines = _item(f"{head}T1w image", text, indent=2)
     for path in session.unused_t1w:
@@ -139,10 +139,10 @@ def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
     if len(runs) > 1:
         yield "merge", f"{len(runs)} runs, brought to the b=0 level of the first"
     yield "distortion", f"{plan.sdc_name}: {plan.sdc.reason}"
-    for image in plan.sdc.unused:
-        if f"{image.path.name}: {image.reason}" in plan.sdc.reason:
-            continue  # said above
-        yield "  not used", f"{image.path.name}: {image.reason}"
+    for unused in plan.sdc.unused:
+        said = f"{unused.path.name}: {unused.reason}"
+        if said not in plan.sdc.reason:
+            yield "  not used", said
     yield "motion and eddy", plan.hmc_name
     yield "mask", _mask_text(plan)
     yield "registration", _alignment_text(plan)
@@ -213,7 +213,7 @@ def _resampling_text(plan: SeriesPlan) -> str:
     spaces = [f"ACPC at {size:.3g} mm{asked}"]
     spaces += [f"{space} at 2 mm" for space in plan.output_spaces if space != "ACPC"]
     # eddy hands on its own series, built-in motion correction the volumes as they were acquired.
-    how = "by eddy on the grid of the series; then " if plan.engines.hmc == "eddy" else ""
+    how = "by eddy on the grid of the series; then " if plan.is_resampled_by_hmc else ""
     return f"{how}one interpolation into each space; {', '.join(spaces)}"
 
 

@@ -55,6 +55,7 @@ from dmri_fm_workflows.plan_text import LATER, WIDTH, describe_plan
 from dmri_fm_workflows.plugin import ProcessPoolPlugin
 from dmri_fm_workflows.progress import ParticipantProgress
 from dmri_fm_workflows.report import RunError
+from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.figures import write_participant_page
 from dmri_fm_workflows.stopping import STOP
 
@@ -288,12 +289,12 @@ def _fingerprint(
 
 
 def _build(config: RunConfig, dataset: Dataset, plan: ParticipantPlan) -> pe.Workflow:
-    return init_participant_wf(
-        plan=plan,
-        output_dir=config.output_dir,
+    resources = Resources(
         bids_root=dataset.root,
+        output_dir=config.output_dir,
         omp_nthreads=config.omp_nthreads,
     )
+    return init_participant_wf(plan, resources)
 
 
 def _run_one(
@@ -574,7 +575,7 @@ def describe_node(fullname: str) -> tuple[str, str]:
     """
     parts = fullname.split(".")
     scan = ""
-    stages = []
+    stages: list[str] = []
     for part in parts[1:-1]:
         word = part.removesuffix("_wf")
         if word.startswith("dwi_"):

@@ -18,9 +18,11 @@ from dmri_fm_workflows import participant
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
+    HMC_OUTPUTS,
     MNI,
-    SERIES_OUTPUTS,
-    SERIES_TEMPLATE_OUTPUTS,
+    NORMALISE_OUTPUTS,
+    QUALITY_OUTPUTS,
+    Origin,
     Output,
     feature_outputs,
     init_derivatives_wf,
@@ -39,15 +41,18 @@ def _fit_metadata() -> dict:
 
 
 EDDY = "FSL eddy (6.0.7) with outlier replacement"
-FACTS = {
-    "facts": {"Warnings": WARNINGS, "HMCMethod": EDDY, "Denoising": "none"},
+RECORDS = {
+    "record": {"Warnings": WARNINGS, "HMCMethod": EDDY, "Denoising": "none"},
     "tensor_record": _fit_metadata(),
     "tensorrefiner_record": {"Version": "1", "Volumes": [0, 1]},
 }
+#: Of the normalise stage, what is written with a T1w image.
+WITH_T1W = tuple(o for o in NORMALISE_OUTPUTS if MNI not in (o.ends or ()))
 OUTPUTS = (
-    *(o for o in SERIES_OUTPUTS if o.type == "dwiref"),
-    *(o for o in SERIES_OUTPUTS if o.type == "preproc_dwi" and o.space == "ACPC"),
-    *(o for o in SERIES_OUTPUTS if o.type in ("dwi_xfm", "hmc_xfm")),
+    *(o for o in WITH_T1W if o.type == "dwiref"),
+    *(o for o in WITH_T1W if o.type == "preproc_dwi" and o.space == "ACPC"),
+    *(o for o in WITH_T1W if o.type == "dwi_xfm"),
+    *(o for o in HMC_OUTPUTS if o.type == "hmc_xfm"),
     *(o for o in map_outputs("tensor") if o.type in ("diffusivity", "fa")),
     *(o for o in map_outputs("tensor-refiner") if o.type == "fa" and o.space == "ACPC"),
 )
@@ -76,10 +81,13 @@ def sidecars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     workflow = init_derivatives_wf(
         outputs=OUTPUTS,
         output_dir=folder / "out",
-        entities=SCAN,
-        sources=RAW,
-        raw_metadata=[{"RepetitionTime": 5.865}],
-        anat_entities={"subject": "01"},
+        origin=Origin(
+            entities=SCAN,
+            sources=RAW,
+            normalisation="affine",
+            raw_metadata=[{"RepetitionTime": 5.865}],
+            anat_entities={"subject": "01"},
+        ),
     )
     workflow.base_dir = str(folder / "work")
     workflow.config["execution"] = {"crashdump_dir": str(folder), "check_version": False}
@@ -88,8 +96,8 @@ def sidecars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         for field in output.fields:
             path = _write(folder / f"{output.node_name}_{field}", output, field)
             setattr(node.inputs, field, str(path))
-    for name, facts in FACTS.items():
-        setattr(node.inputs, name, facts)
+    for name, record in RECORDS.items():
+        setattr(node.inputs, name, record)
     workflow.run()
     return {
         p.name.removeprefix("sub-01_acq-b_"): json.loads(p.read_text())
@@ -150,8 +158,9 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
     tmp_path: Path, has_t1w: bool, normalisation: str
 ) -> None:
     outputs = (
-        *SERIES_OUTPUTS,
-        *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS),
+        *HMC_OUTPUTS,
+        *(WITH_T1W if has_t1w else NORMALISE_OUTPUTS),
+        *QUALITY_OUTPUTS,
         *map_outputs("tensor"),
         *map_outputs("tensor-refiner"),
         *map_outputs("qcg-dti-paper"),
@@ -159,14 +168,12 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
         *feature_outputs("drope-paper", "cls"),
     )
     anat = {"subject": "01"} if has_t1w else None
-    options = {"output_dir": tmp_path, "sources": RAW, "normalisation": normalisation}
+    origins = [Origin(entities=scan, sources=RAW, normalisation=normalisation, anat_entities=anat)
+               for scan in (SCAN, anat) if scan]  # fmt: skip
     workflows = [
-        init_derivatives_wf(outputs=outputs, entities=SCAN, anat_entities=anat, **options)
+        init_derivatives_wf(outputs=listed, output_dir=tmp_path, origin=origin)
+        for listed, origin in zip((outputs, ANAT_OUTPUTS), origins, strict=False)
     ]
-    if anat:
-        workflows.append(
-            init_derivatives_wf(outputs=ANAT_OUTPUTS, entities=anat, anat_entities=anat, **options)
-        )
     bases = [n.inputs.base for w in workflows for n in _nodes(w) if n.name.startswith("meta_")]
     written = {
         f"bids::{o.path(scan, normalisation=normalisation)}"

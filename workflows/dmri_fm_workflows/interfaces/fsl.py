@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -25,15 +24,21 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.errors import DmriError, MissingToolError
+from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import read_gradients, write_gradients
 from dmri_fm.gradients import rotation_part
 from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.engines import PROGRAMS, name_hmc, name_sdc
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec, save_motion
+from dmri_fm_workflows.interfaces.programs import (
+    EDDY,
+    TOPUP,
+    find_program,
+    name_eddy,
+    name_topup,
+)
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
 
 _AXES = {"i": (1, 0, 0), "j": (0, 1, 0), "k": (0, 0, 1)}
@@ -51,24 +56,6 @@ def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
     sign = -1 if code.endswith("-") else 1
     x, y, z = (sign * component for component in _AXES[code[0]])
     return x, y, z, origin.readout_s
-
-
-def find_program(*names: str) -> str:
-    """Return the path of the first program that there is.
-
-    Raises
-    ------
-    MissingToolError
-        If none is on the PATH.
-    """
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        raise MissingToolError(
-            f"{names[0]} is not on the PATH",
-            expected=f"{' or '.join(names)} of FSL",
-            advice="load FSL, or ask for --sdc pepolar --hmc builtin",
-        )
-    return found
 
 
 #: Lines of a program's messages that an error repeats.
@@ -189,7 +176,7 @@ class RunTopup(SimpleInterface):
             self.inputs.in_file, self.inputs.encoding_file, config=self.inputs.config
         )
         folder = Path(runtime.cwd)
-        program = find_program(*PROGRAMS["topup"])
+        program = find_program(*TOPUP)
         run_command([program, *arguments], folder, n_threads=self.inputs.n_threads)
         self._results |= {
             "out_corrected": str(folder / "corrected.nii.gz"),
@@ -254,7 +241,7 @@ class RunEddy(SimpleInterface):
         _, *arguments = eddy_command(self.inputs)
         folder = Path(runtime.cwd)
         # Which of the names there is depends on the version of FSL.
-        program = find_program(*PROGRAMS["eddy"])
+        program = find_program(*EDDY)
         run_command([program, *arguments], folder, n_threads=self.inputs.n_threads)
         self._results |= {
             "out_corrected": str(folder / "eddy_corrected.nii.gz"),
@@ -287,7 +274,7 @@ class CollectTopup(SimpleInterface):
         mean = data.mean(axis=3) if data.ndim == 4 else data
         out = save_image(np.maximum(mean, 0), image.affine, Path(runtime.cwd) / "dwiref.nii.gz")
         self._results["dwiref_file"] = str(out)
-        self._results["facts"] = {"SDCMethod": name_sdc("topup")}
+        self._results["facts"] = {"SDCMethod": name_topup()}
         return runtime
 
 
@@ -358,7 +345,7 @@ class CollectEddy(SimpleInterface):
         if isdefined(self.inputs.outlier_map_file):
             outliers = np.loadtxt(self.inputs.outlier_map_file, skiprows=1, ndmin=2) > 0
         origins = read_volumes(self.inputs.volumes_file)
-        motion = resampled_motion(moved, outliers, name_hmc("eddy"))
+        motion = resampled_motion(moved, outliers, name_eddy())
         why = "FSL's eddy has resampled the volumes onto the grid of dwiref"
         self._results |= save_motion(motion, gtab, origins, folder, why_identity=why) | {
             "dwi_file": self.inputs.corrected_file,

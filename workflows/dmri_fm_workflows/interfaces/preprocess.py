@@ -36,8 +36,8 @@ from dmri_fm.preprocess.motion import (
 from dmri_fm.preprocess.raw_series import check_run, check_usable, find_empty_volumes
 from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.engines import name_denoising, name_unringing
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
+from dmri_fm_workflows.interfaces.programs import name_dwidenoise, name_gibbs_removal
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import format_table
 from dmri_fm_workflows.volumes_table import (
@@ -136,7 +136,7 @@ class DenoiseDwi(SimpleInterface):
             self._results["noise_file"] = str(noise)
         self._results["facts"] = {
             "Denoising": result.method,
-            "GibbsCorrection": name_unringing(self.inputs.method, unring=self.inputs.unring),
+            "GibbsCorrection": name_gibbs_removal() if self.inputs.unring else "none",
         }
         return runtime
 
@@ -159,7 +159,7 @@ class DwiDenoise(mrtrix3.DWIDenoise):
         return runtime
 
     def _list_outputs(self):
-        method = name_denoising("dwidenoise", self._n_volumes())
+        method = name_dwidenoise(self._n_volumes())
         out_file = Path(self.inputs.out_file).resolve()
         return {"out_file": str(out_file), "facts": {"Denoising": method}}
 

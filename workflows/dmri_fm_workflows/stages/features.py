@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 
 import nipype.pipeline.engine as pe
-from nipype.interfaces import utility as niu
 
 from dmri_fm.identity import label_of
 from dmri_fm_workflows.interfaces.models import ExtractFeatures
 from dmri_fm_workflows.interfaces.report import PlotFeatures
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.outputs import feature_outputs
 
-__all__ = ["init_features_wf"]
+__all__ = ["encoder_stage", "init_features_wf"]
 
-_SERIES = ("dwi_file", "bval_file", "bvec_file", "mask_file")
+
+def encoder_stage(encoder: str, features: str) -> Stage:
+    """Return the stage of an encoder whose features of a scan are `pooled` or `cls`."""
+    return Stage(
+        name=label_of(encoder),
+        builder=partial(init_features_wf, encoder=encoder),
+        outputs=feature_outputs(encoder, features),
+        options=("models", "weights", "device", "random_seed"),
+    )
 
 
 def init_features_wf(
-    *,
-    encoder: str,
-    weights: Path | None,
-    device: str,
-    random_seed: int,
-    entities: Mapping[str, str],
-    name: str | None = None,
+    plan: SeriesPlan, resources: Resources, *, encoder: str = "drope", name: str = "features_wf"
 ) -> pe.Workflow:
     """Extract features of a series with an encoder, and draw them.
-
-    Parameters
-    ----------
-    encoder
-        Registered encoder; its label starts the fields of the outputs.
-    weights
-        Weights file; None for the packaged one.
-    device
-        Torch device.
-    random_seed
-        Seed of the choice of directions.
-    entities
-        Entities of the scan, long names; they lead the table's row.
-    name
-        Name of the workflow; by default `<label>_wf`.
 
     Inputs
     ------
     <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_mask_file
-        Series on the encoder's grid.
+        Series on the encoder's grid; fields bear the encoder's label.
 
     Outputs
     -------
@@ -60,31 +48,27 @@ def init_features_wf(
         Scan and patch features, SVG.
     """
     label = label_of(encoder)
-    workflow = pe.Workflow(name=name or f"{label}_wf")
-    inputnode = pe.Node(
-        niu.IdentityInterface([f"{label}_grid_{f}" for f in _SERIES]), name="inputnode"
-    )
-    extracted = {
+    fields = ("dwi_file", "bval_file", "bvec_file", "mask_file")
+    inputs = {f"{label}_grid_{f}": f for f in fields}
+    outputs = {
         "scan_file": f"{label}_scan_file",
         "patch_file": f"{label}_patch_file",
         "ood": f"{label}_ood",
         "facts": f"{label}_record",
     }
-    outputnode = pe.Node(
-        niu.IdentityInterface([*extracted.values(), f"{label}_figure"]), name="outputnode"
+    workflow, inputnode, outputnode = open_workflow(
+        name, inputs, [*outputs.values(), f"{label}_figure"]
     )
     extract = pe.Node(
-        ExtractFeatures(model=encoder, device=device, seed=random_seed, entities=dict(entities)),
+        ExtractFeatures(model=encoder, entities=plan.entities, **plan.network_inputs(encoder)),
         name="extract_features",
         mem_gb=4,
     )
-    if weights is not None:
-        extract.inputs.weights = str(weights)
     plot = pe.Node(PlotFeatures(), name="plot_features")
     workflow.connect([
-        (inputnode, extract, [(f"{label}_grid_{f}", f) for f in _SERIES]),
+        (inputnode, extract, list(inputs.items())),
         (extract, plot, [("scan_file", "scan_file"), ("patch_file", "patch_file")]),
-        (extract, outputnode, list(extracted.items())),
+        (extract, outputnode, list(outputs.items())),
         (plot, outputnode, [("out_file", f"{label}_figure")]),
     ])  # fmt: skip
     return workflow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
@@ -12,25 +12,32 @@ from dmri_fm_workflows.interfaces.models import FitTensor, PredictTensor
 from dmri_fm_workflows.interfaces.normalise import ResampleMaps
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs.maps import load_catalogue
-from dmri_fm_workflows.stages.outputs import MNI
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.outputs import MNI, map_outputs
 
-__all__ = ["init_tensor_network_wf", "init_tensor_wf"]
+__all__ = ["init_tensor_network_wf", "init_tensor_wf", "network_stage"]
 
-_SERIES = ("dwi_file", "bval_file", "bvec_file", "mask_file")
-_INPUTS = (*(f"acpc_{f}" for f in _SERIES), "to_mni_file", "mni_mask_file")
+_ACPC = {f"acpc_{f}": f for f in ("dwi_file", "bval_file", "bvec_file", "mask_file")}
+
+#: Maps of a network that its figure shows where it gives them, by output type.
+_SHOWN = {"fa_std": "std_file", "ood": "ood_file"}
 
 
-def init_tensor_wf(*, omp_nthreads: int, mem_gb: float, name: str = "tensor_wf") -> pe.Workflow:
+def network_stage(network: str) -> Stage:
+    """Return the stage of a tensor network."""
+    return Stage(
+        name=label_of(network),
+        builder=partial(init_tensor_network_wf, network=network),
+        outputs=map_outputs(network),
+        options=("models", "weights", "device", "random_seed"),
+    )
+
+
+def init_tensor_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "tensor_wf"
+) -> pe.Workflow:
     """Fit tensors in ACPC by least squares, and warp scalar maps to MNI.
-
-    Parameters
-    ----------
-    omp_nthreads
-        Threads a node may use.
-    mem_gb
-        Size of the series in ACPC, GB.
-    name
-        Name of the workflow.
 
     Inputs
     ------
@@ -48,43 +55,25 @@ def init_tensor_wf(*, omp_nthreads: int, mem_gb: float, name: str = "tensor_wf")
     tensor_record
         How the maps were made.
     """
-    workflow = _start("tensor", name, _INPUTS, ("tensor_v1_file",))
     fit = pe.Node(
-        FitTensor(n_threads=omp_nthreads),
+        FitTensor(n_threads=resources.omp_nthreads),
         name="fit_tensor",
-        n_procs=omp_nthreads,
-        mem_gb=3 * mem_gb,
+        n_procs=resources.omp_nthreads,
+        mem_gb=3 * plan.size_gb,
     )
+    workflow = _maps_wf(name, fit, model="tensor", more_outputs=("tensor_v1_file",))
     workflow.connect(fit, "v1_file", workflow.get_node("outputnode"), "tensor_v1_file")
-    _connect_maps(workflow, fit, model="tensor")
     return workflow
 
 
 def init_tensor_network_wf(
+    plan: SeriesPlan,
+    resources: Resources,
     *,
-    network: str,
-    weights: Path | None,
-    device: str,
-    random_seed: int,
-    mem_gb: float,
-    name: str | None = None,
+    network: str = "tensor-refiner",
+    name: str = "network_wf",
 ) -> pe.Workflow:
     """Estimate tensors in ACPC by a network, warp scalar maps to MNI, and compare with the fit.
-
-    Parameters
-    ----------
-    network
-        Registered tensor network; its label starts the fields of the outputs.
-    weights
-        Weights file; None for the packaged one.
-    device
-        Torch device.
-    random_seed
-        Seed of whatever the network draws.
-    mem_gb
-        Size of the series in ACPC, GB.
-    name
-        Name of the workflow; by default `<label>_wf`.
 
     Inputs
     ------
@@ -107,73 +96,65 @@ def init_tensor_network_wf(
         The network's FA beside that of the fit, SVG.
     """
     label = label_of(network)
-    inputs = (*_INPUTS, "tensor_fa_file")
-    workflow = _start(network, name or f"{label}_wf", inputs, (f"{label}_figure",))
     predict = pe.Node(
-        PredictTensor(model=network, device=device, seed=random_seed),
+        PredictTensor(model=network, **plan.network_inputs(network)),
         name="predict_tensor",
-        mem_gb=3 * mem_gb + 1,
+        mem_gb=3 * plan.size_gb + 1,
     )
-    if weights is not None:
-        predict.inputs.weights = str(weights)
     compare = pe.Node(PlotComparison(model=network), name="plot_comparison")
-    inputnode = workflow.get_node("inputnode")
-    uncertain = {"fa_std": "std_file", "ood": "ood_file"}
+    workflow = _maps_wf(
+        name,
+        predict,
+        model=network,
+        more_inputs=("tensor_fa_file",),
+        more_outputs=(f"{label}_figure",),
+    )
+    shown = [
+        (f"{t.name}_file", _SHOWN[t.name])
+        for t in load_catalogue().maps_of(network)
+        if t.name in _SHOWN
+    ]
     workflow.connect([
-        (inputnode, compare, [("tensor_fa_file", "tensor_file"),
-                              ("acpc_mask_file", "mask_file")]),
-        (predict, compare, [("fa_file", "network_file"), ("facts", "facts"),
-                            *((f"{t.name}_file", uncertain[t.name])
-                              for t in load_catalogue().maps_of(network)
-                              if t.name in uncertain)]),
+        (workflow.get_node("inputnode"), compare, [("tensor_fa_file", "tensor_file"),
+                                                   ("acpc_mask_file", "mask_file")]),
+        (predict, compare, [("fa_file", "network_file"), ("facts", "facts"), *shown]),
         (compare, workflow.get_node("outputnode"), [("out_file", f"{label}_figure")]),
     ])  # fmt: skip
-    _connect_maps(workflow, predict, model=network)
     return workflow
 
 
-def _start(
-    model: str, name: str, inputs: tuple[str, ...], further_outputs: tuple[str, ...]
+def _maps_wf(
+    name: str,
+    maps: pe.Node,
+    *,
+    model: str,
+    more_inputs: tuple[str, ...] = (),
+    more_outputs: tuple[str, ...] = (),
 ) -> pe.Workflow:
-    """Return a workflow with an inputnode, and an outputnode for the maps of a model."""
-    label, catalogue = label_of(model), load_catalogue()
-    workflow = pe.Workflow(name=name)
-    outputs = [
-        *(f"{label}_{t.name}_file" for t in catalogue.maps_of(model)),
-        *(f"{label}_{t.name}_mni_file" for t in catalogue.maps_of(model, space=MNI)),
-        f"{label}_record",
-        *further_outputs,
-    ]
-    workflow.add_nodes(
-        [
-            pe.Node(niu.IdentityInterface(list(inputs)), name="inputnode"),
-            pe.Node(niu.IdentityInterface(outputs), name="outputnode"),
-        ]
-    )
-    return workflow
-
-
-def _connect_maps(workflow: pe.Workflow, maps: pe.Node, *, model: str) -> None:
-    """Feed a model's node, warp its scalar maps into MNI, and hand all on to the outputnode."""
+    """Return the workflow of a model's node; its scalar maps are warped into MNI."""
     label = label_of(model)
-    in_acpc = [t.name for t in load_catalogue().maps_of(model)]
-    in_mni = [t.name for t in load_catalogue().maps_of(model, space=MNI)]
-    inputnode, outputnode = workflow.get_node("inputnode"), workflow.get_node("outputnode")
-    files = pe.Node(niu.Merge(len(in_mni)), name="list_maps", run_without_submitting=True)
+    in_acpc = {f"{t.name}_file": f"{label}_{t.name}_file" for t in load_catalogue().maps_of(model)}
+    scalars = [t.name for t in load_catalogue().maps_of(model, space=MNI)]
+    in_mni = [f"{label}_{s}_mni_file" for s in scalars]
+    workflow, inputnode, outputnode = open_workflow(
+        name,
+        [*_ACPC, "to_mni_file", "mni_mask_file", *more_inputs],
+        [*in_acpc.values(), *in_mni, f"{label}_record", *more_outputs],
+    )
+    files = pe.Node(niu.Merge(len(scalars)), name="list_maps", run_without_submitting=True)
     warp = pe.Node(ResampleMaps(), name="warp_maps", mem_gb=0.5)
     split = pe.Node(
-        niu.Split(splits=[1] * len(in_mni), squeeze=True),
+        niu.Split(splits=[1] * len(scalars), squeeze=True),
         name="split_maps",
         run_without_submitting=True,
     )
     workflow.connect([
-        (inputnode, maps, [(f"acpc_{f}", f) for f in _SERIES]),
-        (maps, outputnode, [("facts", f"{label}_record"),
-                            *((f"{t}_file", f"{label}_{t}_file") for t in in_acpc)]),
-        (maps, files, [(f"{t}_file", f"in{i}") for i, t in enumerate(in_mni, start=1)]),
+        (inputnode, maps, list(_ACPC.items())),
+        (maps, outputnode, [*in_acpc.items(), ("facts", f"{label}_record")]),
+        (maps, files, [(f"{s}_file", f"in{i}") for i, s in enumerate(scalars, start=1)]),
         (files, warp, [("out", "in_files")]),
         (inputnode, warp, [("to_mni_file", "xfm_file"), ("mni_mask_file", "mask_file")]),
         (warp, split, [("out_files", "inlist")]),
-        (split, outputnode, [(f"out{i}", f"{label}_{t}_mni_file")
-                             for i, t in enumerate(in_mni, start=1)]),
+        (split, outputnode, [(f"out{i}", f) for i, f in enumerate(in_mni, start=1)]),
     ])  # fmt: skip
+    return workflow
