@@ -320,7 +320,7 @@ def test_features_show_errors_where_they_are_known(tmp_path: Path) -> None:
     place = (t["tokens"], t["ijk"], tuple(t["shape"]), tmp_path / "features.svg")
     more = {"xyz_mm": t["xyz_mm"], "error": np.where(right, 0.2, 0.05)}
     path = figures.plot_features(np.ones(4), *place, **more)
-    assert "Error of hidden directions" in path.read_text()
+    assert "Error of masked directions" in path.read_text()
     rgb = [p for p in pictures(path) if p.ndim == 3 and p.shape[2] == 3 and p.shape[0] > 20][-1]
     tile = np.array_split(rgb.astype(float), path.read_text().count(">z = ") // 3, axis=1)[2]
     bright = tile[..., 0] > 200
@@ -328,7 +328,7 @@ def test_features_show_errors_where_they_are_known(tmp_path: Path) -> None:
     assert np.nonzero(bright)[1].mean() > tile.shape[1] / 2
     more["error"] = np.full(len(right), np.nan)
     path = figures.plot_features(np.ones(4), *place, **more)
-    assert "Error of hidden directions" not in path.read_text()
+    assert "Error of masked directions" not in path.read_text()
 
 
 def test_features_of_few_or_odd_tokens(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.identity import TENSOR_NETWORKS, label_of
-from dmri_fm_workflows.report.content import quality_limits
+from dmri_fm_workflows.report.quality import quality_limits
 
 __all__ = ["Flag", "bad_side", "flag_scans", "robust_z"]
 

@@ -18,7 +18,8 @@ from dmri_fm.encoders.features import feature_columns
 from dmri_fm.identity import TENSOR_NETWORKS, identity, label_of
 from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
-from dmri_fm_workflows.group.tables import SCAN_COLUMNS, FeatureTable, GroupTables
+from dmri_fm_workflows.group.rows import SCAN_COLUMNS, FeatureTable
+from dmri_fm_workflows.group.tables import GroupTables
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import MISSING
 from dmri_fm_workflows.report.content import Fact, ReportWarning

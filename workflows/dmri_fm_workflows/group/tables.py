@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmri_fm.errors import DmriError, GradientError, InputError
+from dmri_fm.errors import GradientError, InputError
 from dmri_fm.gradient_files import read_numbers, stated_b0_threshold
 from dmri_fm.gradients import choose_b0_threshold
-from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, IDENTITIES, identity
+from dmri_fm.identity import IDENTITIES, identity
 from dmri_fm.json_files import read_object
 from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.group.collect import (
@@ -25,19 +25,24 @@ from dmri_fm_workflows.group.collect import (
     list_participants,
 )
 from dmri_fm_workflows.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
+from dmri_fm_workflows.group.rows import (
+    SCAN_COLUMNS,
+    FeatureTable,
+    describe_problem,
+    gather_features,
+    gather_rows,
+    lay_out,
+)
 from dmri_fm_workflows.group.status import ParticipantStatus, read_status
-from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, OutputType, load_catalogue
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.outputs.tsv import MISSING, format_cell, format_table, read_table
+from dmri_fm_workflows.outputs.tsv import MISSING, format_cell, format_table
 
 __all__ = [
-    "FeatureTable",
     "GroupTables",
     "collect_tables",
-    "gather_features",
-    "gather_rows",
     "gather_scalars",
     "map_columns",
     "write_tables",
@@ -45,44 +50,6 @@ __all__ = [
 
 #: Space of the maps that are summarised.
 SCALAR_SPACE = "MNI152NLin2009aSym"
-
-#: Columns that say which scan a row is about.
-SCAN_COLUMNS = (
-    "participant_id",
-    "session_id",
-    "acquisition",
-    "ceagent",
-    "reconstruction",
-    "direction",
-    "run",
-    "echo",
-    "part",
-    "chunk",
-)
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureTable:
-    """Features of all scans by one encoder.
-
-    Attributes
-    ----------
-    model
-        Label of the encoder.
-    type
-        Output type of the scan's features, a key in `maps.yaml`.
-    table
-        One row per scan.
-    """
-
-    model: str
-    type: str
-    table: pd.DataFrame
-
-    @property
-    def path(self) -> PurePosixPath:
-        """Path of the table, relative to the output folder."""
-        return output_path({}, f"group_{self.type}", model=self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,87 +88,6 @@ def map_columns() -> dict[str, tuple[str, OutputType]]:
         for model in IDENTITIES.values()
         for of in load_catalogue().maps_of(model.name, space=SCALAR_SPACE)
     }
-
-
-def _frame(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """Lay out rows: scan columns first, the others in order of first appearance."""
-    seen = dict.fromkeys(column for row in rows for column in row)
-    always = ("participant_id", "session_id", "acquisition", "direction", "run")
-    first = [c for c in SCAN_COLUMNS if c in seen or c in always]
-    columns = [*first, *(c for c in seen if c not in first)]
-    ordered = sorted(rows, key=lambda r: [r.get(c, "") for c in first])
-    return pd.DataFrame(
-        [[row.get(c, MISSING) for c in columns] for row in ordered], columns=columns, dtype=str
-    )
-
-
-def _one_line(error: DmriError, file: OutputFile) -> Problem:
-    # What is damaged may be another file than the map: its mask.
-    name = (error.path or file.path).name
-    return Problem(file.participant, f"{name}: {' '.join(error.found.split())}")
-
-
-def gather_rows(files: Iterable[OutputFile]) -> tuple[pd.DataFrame, tuple[Problem, ...]]:
-    """Join the one-row tables of all scans.
-
-    Parameters
-    ----------
-    files
-        Tables of one row each.
-
-    Returns
-    -------
-    DataFrame
-        Cells as they stand in the files; which scan a row is about is read from the file's name.
-    tuple
-        Files that could not be read, or hold another number of rows.
-    """
-    rows: list[dict[str, str]] = []
-    problems = []
-    for file in files:
-        try:
-            found = read_table(file.path)
-            if len(found) != 1:
-                raise InputError(f"table has {len(found)} rows, not one", path=file.path)
-        except InputError as error:
-            problems.append(_one_line(error, file))
-            continue
-        measures = {k: v or MISSING for k, v in found[0].items() if k not in SCAN_COLUMNS}
-        rows.append({**file.columns, **measures})
-    return _frame(rows), tuple(problems)
-
-
-def gather_features(
-    output_dir: str | Path, *, participants: Sequence[str]
-) -> tuple[tuple[FeatureTable, ...], tuple[Problem, ...]]:
-    """Join the features of all scans, a table per encoder and type of features.
-
-    Returns
-    -------
-    tuple of FeatureTable
-        In the order of the models' records. That of the encoder that runs by default is there
-        even where it is empty.
-    tuple of Problem
-        Files that could not be read.
-    """
-    (default,) = (identity(name) for name in DEFAULT_MODELS if name in ENCODERS)
-    by_encoder: dict[tuple[str, str], list[OutputFile]] = {
-        (record.label, of): []
-        for record in IDENTITIES.values()
-        for of in SCAN_FEATURES
-        if load_catalogue().output_type(of).is_of(record.name)
-    }
-    for participant in participants:
-        for file in find_files(output_dir, SCAN_FEATURES, participant=participant):
-            by_encoder[str(file.name.model), file.name.type.name].append(file)
-    tables: list[FeatureTable] = []
-    problems: list[Problem] = []
-    for (label, of), files in by_encoder.items():
-        if files or (label, of) == (default.label, f"features_{default.features}"):
-            table, unusable = gather_rows(files)
-            tables.append(FeatureTable(label, of, table))
-            problems += unusable
-    return tuple(tables), tuple(problems)
 
 
 def _read_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -295,7 +181,7 @@ def gather_scalars(
                     grids[key] = regions.on_grid(data.shape, affine)
                 numbers, coverage = summarise_map(data, mask, regions=grids[key])
             except InputError as error:
-                problems.append(_one_line(error, file))
+                problems.append(describe_problem(error, file))
                 continue
             row = by_scan.setdefault(
                 file.scan,
@@ -311,7 +197,7 @@ def gather_scalars(
                 for statistic in STATISTICS
             }
         rows.extend(by_scan.values())
-    return _frame(rows), tuple(problems)
+    return lay_out(rows), tuple(problems)
 
 
 def collect_tables(

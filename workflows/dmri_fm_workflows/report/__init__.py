@@ -9,16 +9,15 @@ from dmri_fm_workflows.report.content import (
     AnatomySection,
     Fact,
     Figure,
-    QualityRow,
     ReportData,
     ReportWarning,
     RunError,
     SeriesSection,
     describe_series,
-    quality_rows,
     standard_figure,
 )
 from dmri_fm_workflows.report.page import page_environment, render_report
+from dmri_fm_workflows.report.quality import QualityRow, quality_rows
 
 __all__ = [
     "AnatomySection",

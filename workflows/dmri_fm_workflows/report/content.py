@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -17,39 +16,21 @@ from numpy.typing import ArrayLike
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import identity
-from dmri_fm_workflows.outputs.sidecars import describe_columns
+from dmri_fm_workflows.report.quality import QualityRow
 
 __all__ = [
     "AnatomySection",
     "Fact",
     "Figure",
-    "QualityRow",
     "ReportData",
     "ReportWarning",
     "RunError",
     "SeriesSection",
     "describe_series",
-    "quality_limits",
-    "quality_rows",
     "standard_figure",
 ]
 
 Level = Literal["error", "warning", "note"]
-
-#: Values outside these ranges are marked in the quality table: lowest and highest expected, by the
-#: pattern of the column's name. Those of networks start with the label of the network.
-QUALITY_LIMITS: Mapping[str, tuple[float, float]] = {
-    "mean_fd": (0.0, 1.0),
-    "max_fd": (0.0, 5.0),
-    "fa_nan_fraction": (0.0, 0.0),
-    "fa_out_of_range_fraction": (0.0, 0.02),
-    "*_fa_out_of_range_fraction": (0.0, 0.02),
-    "*_negative_diffusivity_fraction": (0.0, 0.02),
-    "*_md_bias": (0.0, 0.15),
-    "*_ood_fraction": (0.0, 0.1),
-    "ood_percentile": (0.0, 95.0),
-    "*_ood_percentile": (0.0, 95.0),
-}
 
 
 @dataclass(frozen=True)
@@ -130,29 +111,6 @@ class Figure:
                 f"a figure at {self.path!r}",
                 expected="a relative path inside the page's folder, such as sub-01/figures/x.svg",
             )
-
-
-@dataclass(frozen=True)
-class QualityRow:
-    """One measure of image quality.
-
-    Attributes
-    ----------
-    name
-        Column of the quality table on disk.
-    value
-        As written.
-    unit, description
-        From the tables' dictionary.
-    is_flagged
-        Outside the expected range.
-    """
-
-    name: str
-    value: str
-    unit: str
-    description: str
-    is_flagged: bool
 
 
 @dataclass(frozen=True)
@@ -345,60 +303,3 @@ def describe_series(
         Fact("Stored as", "".join(nib.aff2axcodes(matrix)) + oblique),
         Fact("Sampling", "; ".join(parts)),
     )
-
-
-def quality_limits(column: str) -> tuple[float, float] | None:
-    """Return the lowest and highest expected value of a quality measure, or None.
-
-    Examples
-    --------
-    >>> quality_limits("qcgdtipaper_md_bias"), quality_limits("snr_b0")
-    ((0.0, 0.15), None)
-    """
-    return next((v for pattern, v in QUALITY_LIMITS.items() if fnmatchcase(column, pattern)), None)
-
-
-def quality_rows(measures: Mapping[str, float | int | str | None]) -> tuple[QualityRow, ...]:
-    """Describe measures of image quality, and mark those outside the expected range.
-
-    Parameters
-    ----------
-    measures
-        Columns of the quality table of one series, in order; NaN and None are written `n/a`.
-
-    Examples
-    --------
-    >>> row, = quality_rows({"ood_percentile": 97.25})
-    >>> row.value, row.is_flagged
-    ('97.25', True)
-    """
-    described = describe_columns(list(measures))
-    rows = []
-    for name, value in measures.items():
-        about = described.get(name, {})
-        limits = quality_limits(name)
-        number = float(value) if isinstance(value, int | float | np.number) else None
-        flagged = (
-            limits is not None
-            and number is not None
-            and bool(np.isfinite(number))
-            and not limits[0] <= number <= limits[1]
-        )
-        rows.append(
-            QualityRow(
-                name=name,
-                value=_written(value),
-                unit=str(about.get("Units", "")),
-                description=str(about.get("Description", "")),
-                is_flagged=flagged,
-            )
-        )
-    return tuple(rows)
-
-
-def _written(value: float | int | str | None) -> str:
-    if value is None:
-        return "n/a"
-    if isinstance(value, float | np.floating):
-        return f"{value:.4g}" if np.isfinite(value) else "n/a"
-    return str(value)

@@ -30,8 +30,8 @@ __all__ = ["plot_features", "principal_colours", "token_grid"]
 #: Numbers of the scan vector per line of its picture.
 STRIP_LENGTH = 96
 
-#: Scans further out than this percentile of the training scans are marked.
-UNUSUAL_PERCENTILE = 95.0
+#: Scans beyond this percentile of the training scans are out of distribution.
+OOD_PERCENTILE = 95.0
 
 
 def principal_colours(tokens: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -125,7 +125,7 @@ def plot_features(
     ood_score: float | None = None,
     title: str = "Latent features",
 ) -> Path:
-    """Draw the scan vector, the patch tokens on the brain, and how usual the scan is.
+    """Draw the scan vector, the patch tokens on the brain, and the out-of-distribution score.
 
     Parameters
     ----------
@@ -145,12 +145,12 @@ def plot_features(
     valid
         Shape (N,), bool: tokens to draw.
     error
-        Shape (N,): error of hidden directions in each patch, S/S0; not drawn where it is None or
+        Shape (N,): error of masked directions in each patch, S/S0; not drawn where it is None or
         all NaN.
     ood_percentile
-        0 to 100: share of the training scans that are closer to their centre than this scan.
+        Out-of-distribution percentile: share of the training scans with a lower score.
     ood_score
-        The distance itself, as the model states it.
+        The score itself.
     title
         Name of the figure.
 
@@ -206,7 +206,7 @@ def plot_features(
         y = _draw_blocks(drawing, row, y, drawn, scale=scale)
     scalars = {"Patch tokens: length of the vector": np.linalg.norm(patches, axis=1)}
     if error is not None and np.isfinite(np.asarray(error)).any():
-        words = "Error of hidden directions, predicted from the others (S/S0, noise included)"
+        words = "Error of masked directions, predicted from the others (S/S0, noise included)"
         scalars[words] = np.asarray(error, dtype=np.float64)
     for words, values in scalars.items():
         volume = np.zeros(shape, dtype=np.float32)
@@ -308,7 +308,7 @@ def _vector_chart(
 
 
 def _draw_gauge(ax: Axes, percentile: float | None, score: float | None) -> None:
-    ax.set_title("How usual is this scan?", loc="left")
+    ax.set_title("Out-of-distribution score", loc="left")
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.set_xlim(0, 100)
@@ -317,11 +317,11 @@ def _draw_gauge(ax: Axes, percentile: float | None, score: float | None) -> None
     if percentile is None or not np.isfinite(percentile):
         ax.text(50, 0.5, "not measured", ha="center", va="center")
         return
-    ax.barh(0.3, UNUSUAL_PERCENTILE, height=0.28, color="#cfe8d8")
-    ax.barh(0.3, 100 - UNUSUAL_PERCENTILE, left=UNUSUAL_PERCENTILE, height=0.28, color="#f6c9a8")
+    ax.barh(0.3, OOD_PERCENTILE, height=0.28, color="#cfe8d8")
+    ax.barh(0.3, 100 - OOD_PERCENTILE, left=OOD_PERCENTILE, height=0.28, color="#f6c9a8")
     ax.plot([percentile, percentile], [0.12, 0.48], color="#222222", linewidth=3)
-    unusual = percentile > UNUSUAL_PERCENTILE
-    words = f"{percentile:.0f}" + (" (unlike the training scans)" if unusual else " (usual)")
+    is_ood = percentile > OOD_PERCENTILE
+    words = f"{percentile:.0f}" + (" (out of distribution)" if is_ood else " (in distribution)")
     beside = "" if score is None or not np.isfinite(score) else f"\nscore {score:.3g}"
     ax.text(
         0,
@@ -330,5 +330,5 @@ def _draw_gauge(ax: Axes, percentile: float | None, score: float | None) -> None
         ha="left",
         va="top",
         fontweight="bold",
-        color="#a84300" if unusual else "#00613f",
+        color="#a84300" if is_ood else "#00613f",
     )
