@@ -274,19 +274,22 @@ class TensorMaps:
         values = np.maximum(values, min_diffusivity)
         scalars = eigenvalue_scalars(values)
 
-        def place(numbers: NDArray[Any]) -> NDArray[np.float32]:
+        def lay_out(numbers: NDArray[Any]) -> NDArray[np.float32]:
             out = np.zeros((*inside.shape, *numbers.shape[1:]), dtype=np.float32)
             out[inside] = numbers
             return out
 
         return cls(
-            diffusivity=place(chosen),
-            **{name: place(numbers) for name, numbers in scalars.items()},
-            v1=place(np.where(values[:, :1] > 0, first, 0.0)),
+            diffusivity=lay_out(chosen),
+            fa=lay_out(scalars["fa"]),
+            md=lay_out(scalars["md"]),
+            ad=lay_out(scalars["ad"]),
+            rd=lay_out(scalars["rd"]),
+            v1=lay_out(np.where(values[:, :1] > 0, first, 0.0)),
             mask=inside,
             affine=np.array(affine, dtype=np.float64),
             model=model,
-            s0=None if s0 is None else place(np.nan_to_num(np.asarray(s0)[inside])),
+            s0=None if s0 is None else lay_out(np.nan_to_num(np.asarray(s0)[inside])),
             metadata=dict(metadata or {}),
         )
 
