@@ -15,6 +15,7 @@ from rich import get_console
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.preprocess import denoise as denoise_module
 from dmri_fm.preprocess import motion as motion_module
 from dmri_fm.preprocess import susceptibility as susceptibility_module
@@ -24,12 +25,7 @@ from dmri_fm.series import save_image
 from dmri_fm_workflows import run_participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import (
-    COREGISTRATION,
-    Engines,
-    choose_engines,
-    name_normalisation,
-)
+from dmri_fm_workflows.engines import Engines, choose_engines
 from dmri_fm_workflows.interfaces import programs as programs_module
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import (
@@ -118,7 +114,7 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Head motion and eddy currents are not corrected: switched off by --hmc none.",
         "There are no anatomical outputs: no T1w image can be used.",
         "No tensor is fitted, by least squares or a network: the 2 directions do not determine",
-        "There are no features: --models does not name drope.",
+        "There are no features: --models names no encoder (drope, drope-paper).",
         "Series and maps are not written in MNI152NLin2009aSym: --output-spaces",
     ):
         assert said in text, said
@@ -235,8 +231,8 @@ def test_the_t1w_image_and_its_session_are_named(tmp_path: Path) -> None:
     assert "not used sub-01_ses-b_run-2_T1w.nii.gz: one T1w image is used" in text
     assert f"brain mask by {name_mask('t1w')}, ACPC; to the template: {affine}" in text
     assert (
-        f"b=0 reference to sub-01_ses-b_T1w.nii.gz of ses-b: {COREGISTRATION}; to the template "
-        f"by that image's: {affine}"
+        f"b=0 reference to sub-01_ses-b_T1w.nii.gz of ses-b: {COREGISTRATION_METHOD}; to the "
+        f"template by that image's: {affine}"
     ) in text
 
 

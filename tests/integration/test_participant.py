@@ -147,7 +147,7 @@ def test_every_file_has_a_name_we_know_and_a_complete_sidecar(umr: AppRun) -> No
         n_files += 1
         if path.suffix == ".json":
             sidecar = json.loads(path.read_text(encoding="utf-8"))
-            assert not missing_metadata(found.kind.name, sidecar), path.name
+            assert not missing_metadata(found.type.name, sidecar), path.name
     assert n_files > 100
 
 

@@ -18,7 +18,7 @@ from dmri_fm import __version__
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
 from dmri_fm.extras import require_extra
 from dmri_fm.gradient_options import B_SCALINGS
-from dmri_fm.identity import explain_retired
+from dmri_fm.identity import DEFAULT_MODELS, explain_retired
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
     DENOISE,
@@ -241,7 +241,8 @@ def _add_networks(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         type=_model_name,
         choices=(*MODELS, "none"),
-        help=f"networks to run (default: {' '.join(MODELS)})",
+        help=f"tensor networks and encoders to run (default: {' '.join(DEFAULT_MODELS)}); those "
+        "without packaged weights need --weights",
     )
     group.add_argument(
         "--weights",
@@ -249,7 +250,7 @@ def _add_networks(group: argparse._ArgumentGroup) -> None:
         action="extend",
         type=_name_and_path,
         metavar="NAME=PATH",
-        help=f"checkpoint of your own for {' or '.join(MODELS)}",
+        help="weights file (.safetensors, with its .json) of your own for a model",
     )
     group.add_argument("--device", choices=DEVICES, help="default: auto, CUDA if there is any")
     group.add_argument(

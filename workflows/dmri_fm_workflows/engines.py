@@ -11,15 +11,10 @@ from dmri_fm_workflows.stages import hmc as hmc_stage
 from dmri_fm_workflows.stages import sdc as sdc_stage
 
 __all__ = [
-    "COREGISTRATION",
     "Engines",
     "choose_device",
     "choose_engines",
-    "name_normalisation",
 ]
-
-#: What registers the b=0 reference to the T1w image, for plan and sidecar.
-COREGISTRATION = "rigid, mutual information (ANTs)"
 
 
 @dataclass(frozen=True)
@@ -105,11 +100,3 @@ def choose_device(requested: str) -> str:
             advice="use --device cpu, or leave the choice to `auto`",
         )
     return "cuda" if has_cuda else "cpu"
-
-
-def name_normalisation(method: str) -> str:
-    """Return what the plan and the sidecar say of the registration to the template."""
-    from dmri_fm.normalise.template import TEMPLATE_NAME
-
-    names = {"affine": "affine (ANTs)", "syn": "affine and SyN (ANTs)"}
-    return f"{names[method]} to {TEMPLATE_NAME}"

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
+from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
@@ -29,23 +32,20 @@ from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import COREGISTRATION, Engines, name_normalisation
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.models import scan_features
 from dmri_fm_workflows.stages import denoise as denoise_stage
 from dmri_fm_workflows.stages import hmc as hmc_stage
 from dmri_fm_workflows.stages import sdc as sdc_stage
 from dmri_fm_workflows.stages.sdc.choice import SdcChoice, choose_sdc
 
 __all__ = [
-    "ENCODERS",
     "ParticipantPlan",
     "SeriesPlan",
     "SessionPlan",
     "plan_participant",
     "plan_series",
 ]
-
-#: Of the models that a user may ask for, those that give features; the others estimate tensors.
-ENCODERS = ("drope",)
 
 SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
 
@@ -91,9 +91,11 @@ class SeriesPlan:
         Directions for them by the gradient files; None if no shell has six. The run chooses
         again once b-vectors are turned with the head into ACPC.
     encoders
-        Of these, the networks that give features.
+        Of these, those that give features.
+    features
+        Features of a scan by encoder, `pooled` or `cls`, as its weights give them.
     weights
-        Checkpoint by model, in place of the packaged one.
+        Weights file by model, in place of the packaged one.
     random_seed
         Seed of whatever a model draws.
     sloppy
@@ -119,6 +121,7 @@ class SeriesPlan:
     networks: tuple[str, ...]
     six: SixDirections | None
     encoders: tuple[str, ...]
+    features: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
     random_seed: int = 0
     sloppy: bool = False
@@ -233,7 +236,7 @@ class SeriesPlan:
     @property
     def coregistration_name(self) -> str | None:
         """What the sidecar says under `CoregistrationMethod`; None without a T1w image."""
-        return COREGISTRATION if self.has_t1w else None
+        return COREGISTRATION_METHOD if self.has_t1w else None
 
     @property
     def normalisation_name(self) -> str:
@@ -245,7 +248,7 @@ class SeriesPlan:
         """What the sidecars say of every step that the plan decides, with versions."""
         names = (self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
                  self.normalisation_name)  # fmt: skip
-        return (*names, COREGISTRATION, name_mask("t1w")) if self.has_t1w else names
+        return (*names, COREGISTRATION_METHOD, name_mask("t1w")) if self.has_t1w else names
 
     @property
     def length_scaling(self) -> tuple[str, float | None] | None:
@@ -269,6 +272,11 @@ class SeriesPlan:
             return 0
         shell = next(s for s in self.gtab.shells if self.six.index[0] in s.index)
         return len(self.gtab.group_axes(shell.index))
+
+    def network_inputs(self, model: str) -> dict[str, Any]:
+        """Return the inputs that the interface of every network has, but for its name."""
+        own = {"weights": str(self.weights[model])} if model in self.weights else {}
+        return {"device": self.engines.device, "seed": self.random_seed, **own}
 
     @property
     def n_feature_directions(self) -> int:
@@ -367,7 +375,8 @@ def plan_series(
     """Decide what is done with one series of a session."""
     gtab = GradientTable.concatenate([run.gtab for run in series.runs])
     volumes = select_shells(gtab) if determines_tensor(gtab) else np.array([], dtype=int)
-    wanted = tuple(m for m in config.models if m not in ENCODERS)
+    wanted = tuple(m for m in config.models if m in TENSOR_NETWORKS)
+    encoders = tuple(m for m in config.models if m in ENCODERS)
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
     sdc = choose_sdc(series, engines.pair_sdc)
@@ -399,7 +408,8 @@ def plan_series(
         models=config.models,
         networks=networks,
         six=six,
-        encoders=tuple(m for m in config.models if m in ENCODERS),
+        encoders=encoders,
+        features={e: scan_features(e, config.weights) for e in encoders},
         weights=config.weights,
         random_seed=config.random_seed,
         sloppy=config.sloppy,

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, identity
+from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm_workflows.bids import EpiImage
-from dmri_fm_workflows.engines import name_normalisation
-from dmri_fm_workflows.plan import ENCODERS, ParticipantPlan, SeriesPlan, SessionPlan
+from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 
 __all__ = ["LATER", "describe_plan", "list_omissions"]
 
@@ -64,7 +65,7 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
             f"No tensor is fitted, by least squares or a network: the "
             f"{plan.gtab.count_directions()} directions do not determine one."
         )
-    wanted = [m for m in plan.models if m not in ENCODERS]
+    wanted = [m for m in plan.models if m in TENSOR_NETWORKS]
     if plan.has_tensor and not wanted:
         found.append("No tensor network runs: --models does not name one.")
     elif plan.has_tensor and not plan.networks:
@@ -72,8 +73,13 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
             f"{', '.join(wanted)} does not run: no shell has six directions that determine a "
             "tensor."
         )
+    for network in map(identity, plan.networks):
+        if not network.has_intervals:
+            found.append(f"{network.name} gives no standard deviations (desc-std).")
+        if not network.has_ood:
+            found.append(f"{network.name} gives no out-of-distribution map (param-ood).")
     if not plan.encoders:
-        found.append(f"There are no features: --models does not name {' or '.join(ENCODERS)}.")
+        found.append(f"There are no features: --models names no encoder ({', '.join(ENCODERS)}).")
     found += [
         f"Series and maps are not written in {space}: --output-spaces does not name it."
         for space in ("MNI152NLin2009aSym",)
@@ -153,7 +159,10 @@ def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
         yield "network", f"{network}: {_six_text(plan)}{_weights_text(plan, network)}"
     if not plan.networks:
         yield "network", "none"
-    yield "features", _features_text(plan)
+    for encoder in plan.encoders:
+        yield "features", _features_text(plan, encoder)
+    if not plan.encoders:
+        yield "features", "none"
     yield "output spaces", ", ".join(plan.output_spaces)
 
 
@@ -236,17 +245,12 @@ def _weights_text(plan: SeriesPlan, model: str) -> str:
     return "" if path is None else f"; own weights {path}"
 
 
-def _features_text(plan: SeriesPlan) -> str:
-    if not plan.encoders:
-        return "none"
+def _features_text(plan: SeriesPlan, encoder: str) -> str:
     n_weighted = int((~plan.gtab.is_b0).sum())
     n = plan.n_feature_directions
     which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, spread"
-    return "; ".join(
-        f"{encoder}: {which}, on the model's MNI grid, {_device(plan)}"
-        f"{_weights_text(plan, encoder)}"
-        for encoder in plan.encoders
-    )
+    own = _weights_text(plan, encoder)
+    return f"{encoder}: {which}, on the model's MNI grid, {_device(plan)}{own}"
 
 
 def _device(plan: SeriesPlan) -> str:

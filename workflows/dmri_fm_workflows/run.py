@@ -12,18 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from dmri_fm import __version__
-from dmri_fm.errors import DmriError, WeightsError
+from dmri_fm.errors import DmriError
 from dmri_fm_workflows.bids import Dataset, Participant, read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.dry_run import print_plans
 from dmri_fm_workflows.engines import Engines, choose_engines
+from dmri_fm_workflows.models import check_weights
 from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_citations
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.root import write_root_files
 from dmri_fm_workflows.run_participant import Job, run_participant
 from dmri_fm_workflows.stopping import STOP
 
-__all__ = ["MethodsText", "check_weights", "run_participants"]
+__all__ = ["MethodsText", "run_participants"]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -182,25 +183,3 @@ def _print_outcome(
         code = EXIT_OK
     console.print(text, highlight=False, soft_wrap=True)
     return code
-
-
-def check_weights(config: RunConfig) -> None:
-    """Stop before any work if a network could not run at its end.
-
-    Raises
-    ------
-    WeightsError
-        If a checkpoint of the user's cannot be used.
-    """
-    from dmri_fm.registry import load_weights
-
-    for name, path in config.weights.items():
-        loaded = load_weights(path, model=name)
-        found = getattr(loaded.config, "features", "pooled")
-        if found != "pooled":
-            raise WeightsError(
-                f"an encoder whose features of a scan are {found!r}, the class token",
-                path=path,
-                expected="features 'pooled' in the JSON file: what the outputs are named after",
-                advice="dmri_fm.extract_features reads such weights from Python",
-            )

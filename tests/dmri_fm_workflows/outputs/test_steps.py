@@ -147,9 +147,9 @@ def test_a_method_of_another_version_is_quoted_and_credits_nobody() -> None:
     assert works_of(["HMCMethod"], {"HMCMethod": "SHORELine"}) == ()
 
 
-def test_records_cite_known_works_and_kinds_name_known_steps() -> None:
+def test_records_cite_known_works_and_types_name_known_steps() -> None:
     for steps in (series_steps(), anatomy_steps()):
         for methods in steps.values():
             assert {work for m in methods for work in m.works} <= set(load_references())
-    named = {key for kind in load_catalogue().kinds.values() for key in kind.cited_steps}
+    named = {key for of in load_catalogue().types.values() for key in of.cited_steps}
     assert named == set(series_steps())

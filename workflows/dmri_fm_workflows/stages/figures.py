@@ -13,7 +13,7 @@ import nipype.pipeline.engine as pe
 
 from dmri_fm import __version__
 from dmri_fm.gradient_files import read_gradients, stated_b0_threshold
-from dmri_fm.identity import label_of
+from dmri_fm.identity import IDENTITIES
 from dmri_fm.json_files import read_object
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
@@ -23,9 +23,7 @@ from dmri_fm_workflows.interfaces.report import (
     PlotBeforeAfter,
     PlotCarpet,
     PlotColourFa,
-    PlotComparison,
     PlotDenoising,
-    PlotFeatures,
     PlotInTemplate,
     PlotMask,
     PlotRegistration,
@@ -66,6 +64,9 @@ FIGURES = (
     "tensorvsnetwork",
     "features",
 )
+
+#: Of these, what the stage of figures draws; networks and encoders draw their own.
+DRAWN = FIGURES[:-2]
 
 #: Entries of the preprocessed series' sidecar that the page shows, with their headings.
 FACTS = {
@@ -164,18 +165,12 @@ def init_series_figures_wf(
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
         Maps of the tensor fit.
-    tensorrefiner_fa_file, tensorrefiner_fa_std_file, tensorrefiner_unfamiliarity_file
-        Maps of the network.
-    tensorrefiner_record
-        How they were made.
-    drope_scan_file, drope_patch_file
-        Features.
 
     Outputs
     -------
     samplingscheme_figure, dwiref_figure, carpetplot_figure, coreg_figure
         SVG files of every series.
-    denoising_figure, sdc_figure, fa_figure, famni_figure, tensorvsnetwork_figure, features_figure
+    denoising_figure, sdc_figure, fa_figure, famni_figure
         Of the stages that run.
     """
     drawings: dict[str, Drawing] = {
@@ -247,7 +242,7 @@ def _plot_registration(fixed: str) -> pe.Node:
 
 
 def _model_drawings(plan: SeriesPlan) -> dict[str, Drawing]:
-    """Return the figures of the tensor fit, of a network beside it, and of features."""
+    """Return the figures of the tensor fit."""
     drawings: dict[str, Drawing] = {}
     if plan.has_tensor:
         drawings["fa"] = (
@@ -261,25 +256,6 @@ def _model_drawings(plan: SeriesPlan) -> dict[str, Drawing]:
         drawings["famni"] = (
             pe.Node(PlotInTemplate(title="FA in the template"), name="plot_fa_mni"),
             {"tensor_fa_mni_file": "in_file", "mni_mask_file": "mask_file"},
-        )
-    for network in plan.networks:
-        label = label_of(network)
-        drawings["tensorvsnetwork"] = (
-            pe.Node(PlotComparison(model=network), name="plot_comparison"),
-            {
-                "tensor_fa_file": "tensor_file",
-                f"{label}_fa_file": "network_file",
-                f"{label}_fa_std_file": "std_file",
-                f"{label}_unfamiliarity_file": "unfamiliarity_file",
-                f"{label}_record": "facts",
-                "acpc_mask_file": "mask_file",
-            },
-        )
-    for encoder in plan.encoders:
-        label = label_of(encoder)
-        drawings["features"] = (
-            pe.Node(PlotFeatures(), name="plot_features"),
-            {f"{label}_scan_file": "scan_file", f"{label}_patch_file": "patch_file"},
         )
     return drawings
 
@@ -350,13 +326,15 @@ def _figures(
     labels: Sequence[str],
     suffix: str,
 ) -> tuple[Figure, ...]:
-    """Return the figures of a scan among the files that are there."""
+    """Return the figures of a scan among the files that are there; of several models in order."""
     found = []
     for label in labels:
-        name = f"{scan_name(entities)}_desc-{label}_{suffix}.svg"
-        path = f"sub-{entities['subject']}/figures/{name}"
-        if output_dir / path in there:
-            found.append(standard_figure(label, path))
+        for model in (None, *(record.label for record in IDENTITIES.values())):
+            of_model = "" if model is None else f"_model-{model}"
+            name = f"{scan_name(entities)}{of_model}_desc-{label}_{suffix}.svg"
+            path = f"sub-{entities['subject']}/figures/{name}"
+            if output_dir / path in there:
+                found.append(standard_figure(label, path, model=model))
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
+from dmri_fm.identity import DEFAULT_MODELS, label_of
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.maps import load_catalogue
@@ -23,17 +24,15 @@ from dmri_fm_workflows.outputs.sources import derivative_uri, direct_sources
 
 __all__ = [
     "ANAT_OUTPUTS",
-    "FEATURE_OUTPUTS",
     "HMC_OUTPUTS",
     "NORMALISE_OUTPUTS",
     "QUALITY_OUTPUTS",
-    "REFINER_MAPS",
-    "REFINER_OUTPUTS",
-    "TENSOR_OUTPUTS",
     "Origin",
     "Output",
+    "feature_outputs",
     "figure_outputs",
     "init_derivatives_wf",
+    "map_outputs",
 ]
 
 ACPC = "ACPC"
@@ -46,12 +45,14 @@ class Output:
 
     Attributes
     ----------
-    kind
+    type
         Key in `maps.yaml`.
     fields
         Fields of the stage that computed it; several are files that share one name.
     space
-        Space, where the kind has several or none is implied.
+        Space, where the type has several or none is implied.
+    model
+        Label of the model that made it, or None.
     record
         Field whose dictionary goes into the sidecar, or None.
     entities
@@ -62,10 +63,11 @@ class Output:
         It is written whatever --output-spaces says: it exists on one grid only.
     """
 
-    kind: str
+    type: str
     fields: tuple[str, ...]
     space: str | None = None
     record: str | None = None
+    model: str | None = None
     entities: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     in_any_space: bool = False
@@ -78,14 +80,15 @@ class Output:
     @property
     def node_name(self) -> str:
         """Name of its sink."""
-        words = [self.kind, *(str(v) for v in self.entities.values())]
-        if self.space and len(load_catalogue().kind(self.kind).spaces) > 1:
+        words = [self.model] if self.model else []
+        words += [self.type, *(str(v) for v in self.entities.values())]
+        if self.space and len(load_catalogue().output_type(self.type).spaces) > 1:
             words.append("mni" if self.space == MNI else "acpc")
         return "ds_" + "_".join(words)
 
     @property
     def ends(self) -> tuple[str, str] | None:
-        """What a transform resamples from, and into; None if the kind says so itself."""
+        """What a transform resamples from, and into; None if the type says so itself."""
         return (self.entities["from"], self.entities["to"]) if "from" in self.entities else None
 
     def path(self, scan: Mapping[str, str], *, normalisation: str) -> PurePosixPath:
@@ -102,7 +105,8 @@ class Output:
         source, target = self.ends or (None, None)
         return output_path(
             scan,
-            self.kind,
+            self.type,
+            model=self.model,
             space=self.space,
             from_space=source,
             to_space=target,
@@ -110,8 +114,8 @@ class Output:
         )
 
 
-def _transform(kind: str, field_name: str, source: str, target: str) -> Output:
-    return Output(kind, (field_name,), entities={"from": source, "to": target})
+def _transform(of: str, field_name: str, source: str, target: str) -> Output:
+    return Output(of, (field_name,), entities={"from": source, "to": target})
 
 
 #: Of the anatomy stage.
@@ -159,24 +163,49 @@ NORMALISE_OUTPUTS = (
 QUALITY_OUTPUTS = (Output("image_qc", ("qc_file",), record="qc_record"),)
 
 
-def _map_outputs(model: str, params: Sequence[str], warped: Sequence[str]) -> tuple[Output, ...]:
+def map_outputs(model: str) -> tuple[Output, ...]:
+    """Return the maps that a tensor model gives, in ACPC and those of one number in MNI.
+
+    Their fields are `<label>_<type>_file` and `<label>_<type>_mni_file`, their record
+    `<label>_record`. A tensor network adds its figure, `<label>_figure`.
+    """
+    label, catalogue = label_of(model), load_catalogue()
     in_acpc = (
-        Output(f"{model}_{p}", (f"{model}_{p}_file",), ACPC, f"{model}_record") for p in params
+        Output(t.name, (f"{label}_{t.name}_file",), ACPC, f"{label}_record", label)
+        for t in catalogue.maps_of(model)
     )
     in_mni = (
-        Output(f"{model}_{p}", (f"{model}_{p}_mni_file",), MNI, f"{model}_record") for p in warped
+        Output(t.name, (f"{label}_{t.name}_mni_file",), MNI, f"{label}_record", label)
+        for t in catalogue.maps_of(model, space=MNI)
     )
-    return (*in_acpc, *in_mni)
+    return (*in_acpc, *in_mni, *_figure_of(model, "figure_tensorvsnetwork"))
 
 
-SCALARS = ("fa", "md", "ad", "rd")
-TENSOR_OUTPUTS = _map_outputs("tensor", ("diffusivity", "s0", *SCALARS), SCALARS)
-REFINER_MAPS = ("diffusivity", *SCALARS, "fa_std", "md_std", "unfamiliarity")
-REFINER_OUTPUTS = _map_outputs("tensorrefiner", REFINER_MAPS, SCALARS)
-FEATURE_OUTPUTS = (
-    Output("drope_pooled_features", ("drope_scan_file",), MNI, "drope_record", in_any_space=True),
-    Output("drope_patch_features", ("drope_patch_file",), MNI, "drope_record", in_any_space=True),
-)
+def feature_outputs(encoder: str, features: str) -> tuple[Output, ...]:
+    """Return the features that an encoder gives, and their figure.
+
+    Parameters
+    ----------
+    encoder
+        Name of the encoder.
+    features
+        `pooled` or `cls`: what its weights give for the scan.
+    """
+    label = label_of(encoder)
+    scan, patch = (
+        Output(of, (f"{label}_{part}_file",), MNI, f"{label}_record", label, in_any_space=True)
+        for of, part in ((f"features_{features}", "scan"), ("features_patch", "patch"))
+    )
+    return (scan, patch, *_figure_of(encoder, "figure_features"))
+
+
+def _figure_of(model: str, figure: str) -> tuple[Output, ...]:
+    """Return a model's figure; those of the models that run by default have no label."""
+    if not load_catalogue().output_type(figure).is_of(model):
+        return ()
+    label = label_of(model)
+    is_default = model in DEFAULT_MODELS
+    return (Output(figure, (f"{label}_figure",), model=None if is_default else label),)
 
 
 def figure_outputs(names: Sequence[str]) -> tuple[Output, ...]:
@@ -248,7 +277,7 @@ def init_derivatives_wf(
     Inputs
     ------
     One field per entry of `outputs` and per record that they name; the warnings of `record`, that
-    of the scan, go into every sidecar, and so do the methods whose works a kind cites.
+    of the scan, go into every sidecar, and so do the methods whose works a type cites.
 
     Outputs
     -------
@@ -264,10 +293,10 @@ def init_derivatives_wf(
     if origin.anat_entities is not None:
         written += [origin.anat_path(o) for o in ANAT_OUTPUTS]
     for number, output in enumerate(outputs, start=1):
-        named = {"space": output.space} if output.space else {}
+        named = {k: v for k in ("space", "model") if (v := getattr(output, k)) is not None}
         sink = pe.Node(
             DerivativesDataSink(
-                kind=output.kind,
+                output_type=output.type,
                 base_directory=str(output_dir),
                 source_entities=dict(origin.entities),
                 **named,
@@ -288,7 +317,7 @@ def init_derivatives_wf(
             for position, field_name in enumerate(output.fields, start=1):
                 workflow.connect(inputnode, field_name, files, f"in{position}")
             workflow.connect(files, "out", sink, "in_file")
-        if load_catalogue().kind(output.kind).has_sidecar:
+        if load_catalogue().output_type(output.type).has_sidecar:
             _add_sidecar(workflow, output, sink, _fixed_entries(output, origin, written))
     workflow.connect(collect, "out", outputnode, "out_files")
     return workflow
@@ -299,7 +328,8 @@ def _fixed_entries(
 ) -> dict[str, Any]:
     """Return what a sidecar says that is known before anything runs."""
     entries = image_sidecar(
-        output.kind,
+        output.type,
+        model=output.model,
         sources=direct_sources(origin.path(output), raw=origin.sources, written=written),
         space=output.space,
         ends=output.ends,
@@ -308,7 +338,7 @@ def _fixed_entries(
         else None,
         extra=output.metadata,
     )
-    if output.kind == "preproc_dwi":
+    if output.type == "preproc_dwi":
         return carry_over(origin.raw_metadata) | entries
     return entries
 
@@ -317,7 +347,7 @@ def _add_sidecar(
     workflow: pe.Workflow, output: Output, sink: pe.Node, entries: Mapping[str, Any]
 ) -> None:
     """Connect the sidecar of an output to its sink."""
-    inputnode, kind = workflow.get_node("inputnode"), load_catalogue().kind(output.kind)
+    inputnode, of = workflow.get_node("inputnode"), load_catalogue().output_type(output.type)
     meta = pe.Node(
         MergeRecords(base=dict(entries)),
         name=f"meta_{output.node_name}",
@@ -325,8 +355,8 @@ def _add_sidecar(
     )
     if output.record != "record":
         workflow.connect(inputnode, "record", meta, "warnings_of")
-        meta.inputs.taken_keys = list(kind.cited_steps)
+        meta.inputs.taken_keys = list(of.cited_steps)
     if output.record is not None:
-        field_name = "model_record" if kind.suffix == "dwimap" else "in_records"
+        field_name = "model_record" if of.is_map else "in_records"
         workflow.connect(inputnode, output.record, meta, field_name)
     workflow.connect(meta, "record", sink, "meta_dict")

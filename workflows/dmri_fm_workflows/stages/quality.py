@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nipype.pipeline.engine as pe
 
-from dmri_fm.identity import label_of
+from dmri_fm.identity import identity, label_of
 from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater, CheckGradients
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
@@ -81,10 +81,10 @@ def init_quality_wf(
         Overlap with the template's brain.
     tensor_diffusivity_file
         Fitted tensor, if there is one.
-    tensorrefiner_diffusivity_file, tensorrefiner_unfamiliarity_file
-        Tensor of the network, and percentile among its training data, if it runs.
-    drope_ood
-        Score and percentile of the distance to the training features, if there are features.
+    <label>_diffusivity_file, <label>_ood_file
+        Tensor of each network, and out-of-distribution percentile among its training data.
+    <label>_ood
+        Score and percentile of the distance to the training features, of each encoder.
 
     Outputs
     -------
@@ -101,16 +101,17 @@ def init_quality_wf(
         "outliers_file": "outliers_file",
         "registration_dice": "registration_dice",
     }
-    if plan.has_tensor:
-        inputs["tensor_diffusivity_file"] = "diffusivity_file"
-    for network in plan.networks:
-        label = label_of(network)
-        inputs[f"{label}_diffusivity_file"] = "network_diffusivity_file"
-        inputs[f"{label}_unfamiliarity_file"] = "unfamiliarity_file"
-    inputs |= {f"{label_of(encoder)}_ood": "ood" for encoder in plan.encoders}
+    of_models = ["tensor_diffusivity_file"] if plan.has_tensor else []
+    for network in map(identity, plan.networks):
+        of_models.append(f"{network.label}_diffusivity_file")
+        of_models += [f"{network.label}_ood_file"] if network.has_ood else []
+    of_models += [f"{label_of(encoder)}_ood" for encoder in plan.encoders]
+    inputs |= {field: field for field in of_models}
     workflow, inputnode, outputnode = open_workflow(name, inputs, ["qc_file", "qc_record"])
     quality = pe.Node(
-        AssessQuality(entities=plan.entities), name="assess_quality", mem_gb=4 * plan.size_gb
+        AssessQuality(plan.networks, plan.encoders, entities=plan.entities),
+        name="assess_quality",
+        mem_gb=4 * plan.size_gb,
     )
     workflow.connect([
         (inputnode, quality, list(inputs.items())),

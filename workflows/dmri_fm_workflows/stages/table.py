@@ -16,27 +16,28 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages import denoise, hmc, sdc
 from dmri_fm_workflows.stages.anat import init_anat_wf
 from dmri_fm_workflows.stages.base import Resources, Stage
+from dmri_fm_workflows.stages.features import encoder_stage
 from dmri_fm_workflows.stages.figures import (
-    FIGURES,
+    DRAWN,
     init_anat_figures_wf,
     init_series_figures_wf,
 )
 from dmri_fm_workflows.stages.merge import init_mask_wf, init_merge_wf, init_read_wf
-from dmri_fm_workflows.stages.models import encoder_stage, init_tensor_wf, network_stage
 from dmri_fm_workflows.stages.normalise import init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
     HMC_OUTPUTS,
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
-    TENSOR_OUTPUTS,
     figure_outputs,
+    map_outputs,
 )
 from dmri_fm_workflows.stages.quality import (
     init_free_water_wf,
     init_gradient_check_wf,
     init_quality_wf,
 )
+from dmri_fm_workflows.stages.tensor import init_tensor_wf, network_stage
 
 __all__ = ["SESSION_STAGES", "anatomy_steps", "list_stages", "series_steps"]
 
@@ -154,7 +155,7 @@ _BEFORE_MODELS = (
     Stage(
         name="tensor",
         builder=init_tensor_wf,
-        outputs=TENSOR_OUTPUTS,
+        outputs=map_outputs("tensor"),
         runs=lambda plan: plan.has_tensor,
     ),
     Stage(
@@ -173,7 +174,7 @@ _BEFORE_MODELS = (
 
 _AFTER_MODELS = (
     Stage(name="quality", builder=init_quality_wf, outputs=QUALITY_OUTPUTS),
-    Stage(name="figures", builder=init_series_figures_wf, outputs=figure_outputs(FIGURES)),
+    Stage(name="figures", builder=init_series_figures_wf, outputs=figure_outputs(DRAWN)),
 )
 
 
@@ -182,7 +183,7 @@ def list_stages(plan: SeriesPlan) -> tuple[Stage, ...]:
     stages = (
         *_BEFORE_MODELS,
         *map(network_stage, plan.networks),
-        *map(encoder_stage, plan.encoders),
+        *(encoder_stage(e, plan.features[e]) for e in plan.encoders),
         *_AFTER_MODELS,
     )
     return tuple(stage for stage in stages if stage.runs(plan))
