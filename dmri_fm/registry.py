@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import nn
@@ -53,7 +53,7 @@ class RegisteredModel(NamedTuple):
 
     config: Any
     network: type[nn.Module]
-    adapter: Callable[[Weights], Any]
+    adapter: Callable[[Weights], Encoder[Any] | TensorNetwork]
 
 
 #: Every network, by name.
@@ -157,7 +157,7 @@ def load_encoder(
     """
     registered = find_model(name, family="encoder")
     loaded = load_weights(name if weights is None else weights, model=name, device=device)
-    encoder: Encoder[Any] = registered.adapter(loaded)
+    encoder = cast("Encoder[Any]", registered.adapter(loaded))
     grid = feature_grid(name)
     if encoder.grid.shape != grid.shape or not np.allclose(encoder.grid.affine, grid.affine):
         raise WeightsError("weights for another grid", expected=f"{grid.shape}")
@@ -170,5 +170,4 @@ def load_tensor_network(
     """Load a tensor network, ready to run; parameters and errors as of :func:`load_encoder`."""
     registered = find_model(name, family="tensor network")
     loaded = load_weights(name if weights is None else weights, model=name, device=device)
-    network: TensorNetwork = registered.adapter(loaded)
-    return network
+    return cast(TensorNetwork, registered.adapter(loaded))
