@@ -352,7 +352,7 @@ def _warnings(sidecar: dict[str, Any], where: str) -> list[ReportWarning]:
 
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
-        # A measure with a sentence of its own, or something told file by file.
+        # A measure with a summary, or a value for each file.
         told = "; ".join(f"{name}: {_in_words(part)}" for name, part in value.items())
         return str(value.get("Summary") or told)
     if isinstance(value, list):
