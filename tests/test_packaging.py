@@ -23,6 +23,7 @@ from packaging.version import Version
 
 import dmri_fm
 from dmri_fm_workflows.cli import build_parser, parse_args
+from dmri_fm_workflows.descriptor import describe_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -60,6 +61,11 @@ def options() -> dict[str, argparse.Action]:
         for a in build_parser()._actions
         if a.dest not in ("help", "version")
     }
+
+
+def test_descriptor_is_as_generated() -> None:
+    """After a change of the parser: `python -m dmri_fm_workflows.descriptor descriptor.json`."""
+    assert descriptor() == describe_command()
 
 
 def test_descriptor_has_the_parsers_options_and_no_others() -> None:

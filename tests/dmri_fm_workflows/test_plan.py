@@ -21,7 +21,7 @@ from dmri_fm.preprocess import susceptibility as susceptibility_module
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
-from dmri_fm_workflows import run as base
+from dmri_fm_workflows import run_participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import (
@@ -244,7 +244,7 @@ def test_what_is_complete_is_said_to_be_left_alone(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = tmp_path / "out" / "sub-01" / "log" / "some_run" / "provenance.json"
-    monkeypatch.setattr(base, "find_complete", lambda *_: record)
+    monkeypatch.setattr(run_participant, "find_complete", lambda *_: record)
     _, text = dry_run(raw, tmp_path / "out", models=())
     assert "sub-01: complete already (some_run); nothing will be done." in text
 
@@ -279,11 +279,12 @@ def test_outputs_of_another_version_of_a_program_are_not_complete(
     engines = choose_engines(
         denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
     )
-    (participant,) = read_dataset(raw).participants
+    dataset = read_dataset(raw)
 
     def hashed() -> str:
-        found = plan_participant(config, participant, engines)
-        return base._fingerprint(config, participant, engines, found)
+        return run_participant.Job(
+            config, dataset, dataset.participants[0], (), engines
+        ).fingerprint()
 
     before = hashed()
     assert hashed() == before

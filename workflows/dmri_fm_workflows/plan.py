@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
@@ -181,7 +184,7 @@ class SeriesPlan:
     @property
     def size_gb(self) -> float:
         """Size of all runs as float32, GB."""
-        return sum(_size_gb(run.shape) for run in self.series.runs)
+        return sum(4 * prod(run.shape) / 1e9 for run in self.series.runs)
 
     @cached_property
     def run_sizes(self) -> tuple[int, ...]:
@@ -371,7 +374,7 @@ def plan_series(
 ) -> SeriesPlan:
     """Decide what is done with one series of a session."""
     gtab = GradientTable.concatenate([run.gtab for run in series.runs])
-    volumes = select_shells(gtab) if determines_tensor(gtab) else ()
+    volumes = select_shells(gtab) if determines_tensor(gtab) else np.array([], dtype=int)
     wanted = tuple(m for m in config.models if m in TENSOR_NETWORKS)
     encoders = tuple(m for m in config.models if m in ENCODERS)
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
@@ -412,10 +415,3 @@ def plan_series(
         sloppy=config.sloppy,
         warnings=tuple(dict.fromkeys(warnings)),
     )
-
-
-def _size_gb(shape: tuple[int, ...]) -> float:
-    n_values = 1
-    for n in shape:
-        n_values *= n
-    return 4 * n_values / 1e9

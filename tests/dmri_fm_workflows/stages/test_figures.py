@@ -15,7 +15,7 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
 from dmri_fm_workflows.outputs import output_path, publish_text
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.run import _MethodsText
+from dmri_fm_workflows.run import MethodsText
 from dmri_fm_workflows.stages.figures import write_participant_page
 
 
@@ -57,7 +57,7 @@ def test_page_and_citations_say_what_ran(tmp_path: Path) -> None:
     stated = {"Denoising": "MP-PCA (DIPY 1.12.1, patches of 5^3 voxels)", "HMCMethod": "none"}
     _state(tmp_path, "01", stated)
     page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
-    methods = _MethodsText(tmp_path)
+    methods = MethodsText(tmp_path)
     methods.add("01", ())
     shown = " ".join(page.read_text(encoding="utf-8").split())
     cited = (tmp_path / "logs" / "CITATION.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def test_page_and_citations_say_what_ran(tmp_path: Path) -> None:
 
 
 def test_citations_gather_the_participants_of_a_run(tmp_path: Path) -> None:
-    methods = _MethodsText(tmp_path)
+    methods = MethodsText(tmp_path)
     old = _state(tmp_path, "01", {"HMCMethod": "FSL eddy (6.0.7) with outlier replacement"})
     _state(tmp_path, "02", {"HMCMethod": "none"})
     space = "MNI152NLin2009aSym"
