@@ -30,6 +30,7 @@ from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import save_image
 from dmri_fm_workflows import participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
+from dmri_fm_workflows.cli import build_parser
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, load_catalogue
@@ -228,6 +229,17 @@ def test_every_stage_takes_what_earlier_ones_offer(series: DwiSeries, tmp_path: 
         for output in stage.outputs
     }
     assert declared == written
+
+
+def test_every_option_about_the_processing_belongs_to_a_stage(
+    series: DwiSeries, tmp_path: Path
+) -> None:
+    titles = ("outputs", "preprocessing and normalisation", "networks")
+    groups = [g for g in build_parser()._action_groups if g.title in titles]
+    offered = {action.dest for group in groups for action in group._group_actions}
+    plan = plan_for(series, root=tmp_path).series[0]
+    stages = (*table.SESSION_STAGES, *table.list_stages(plan))
+    assert {option for stage in stages for option in stage.options} == offered
 
 
 def test_a_stage_that_takes_what_nobody_offers_is_refused(
