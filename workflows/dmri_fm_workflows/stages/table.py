@@ -97,7 +97,12 @@ def _methods(package: ModuleType) -> tuple[Method, ...]:
 
 
 _BEFORE_MODELS = (
-    Stage(name="read", builder=init_read_wf, record="read_record", options=("b_scaling", "b0_threshold")),
+    Stage(
+        name="read",
+        builder=init_read_wf,
+        record="read_record",
+        options=("b_scaling", "b0_threshold"),
+    ),
     Stage(
         name="denoise",
         builder=_by_engine(denoise, lambda plan: plan.engines.denoise),
