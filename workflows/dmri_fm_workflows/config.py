@@ -1,7 +1,7 @@
 """The request: every option of a run as one frozen value object, to and from TOML.
 
-The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.run` hands its fields
-to the workflow builders as plain arguments. Nothing below ``base`` sees it.
+The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.plan` decides from it
+what is done. Builders of workflows see the plan, never the request.
 """
 
 from __future__ import annotations
