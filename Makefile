@@ -81,6 +81,7 @@ format: $(STAMP)  ## Rewrite the code in the project's style
 
 docs: $(STAMP)  ## Write the generated files (docs/outputs.md and descriptor.json)
 	$(BIN)/python -m dmri_fm_workflows.outputs docs/outputs.md
+	$(BIN)/python -m dmri_fm_workflows.descriptor descriptor.json
 
 lock:  ## Pin the containers' packages (base and app): a fresh environment, frozen
 	rm -rf build/lock

@@ -22,7 +22,7 @@ from scipy.ndimage import map_coordinates
 from simulated_scan import read_series, read_truth
 
 from dmri_fm.preprocess.alignment import to_ants_image
-from dmri_fm.preprocess.susceptibility import estimate_pair_field
+from dmri_fm.preprocess.susceptibility import B0Image, estimate_pair_field
 
 
 def syn_displacement(up: np.ndarray, down: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -53,21 +53,21 @@ def main() -> int:
     dataset = Path(sys.argv[1])
     for subject in sorted(p.name for p in dataset.glob("sub-*") if p.is_dir()):
         truth, _ = read_truth(dataset, subject)
-        up, pe_up, readout_up = read_series(dataset, subject, "AP")
-        down, pe_down, readout_down = read_series(dataset, subject, "PA")
-        sign = -1 if pe_up.endswith("-") else 1
-        voxels = sign * truth["field"] * readout_up
+        up, up_encoding = read_series(dataset, subject, "AP")
+        down, down_encoding = read_series(dataset, subject, "PA")
+        _, sign = up_encoding.axis_and_sign()
+        voxels = sign * truth["field"] * up_encoding.readout_s
         brain = truth["brain"] > 0
         images = up.mean_b0(), down.mean_b0()
         print(f"{subject}: {brain.sum()} voxels of brain")
         print(f"  uncorrected    {np.abs(voxels[brain]).mean():.3f} voxels")
         start = time.process_time()
         pair = estimate_pair_field(
-            *images, up.affine, pe_up=pe_up, pe_down=pe_down,
-            readout_up_s=readout_up, readout_down_s=readout_down,
+            B0Image(images[0], up.affine, up_encoding),
+            B0Image(images[1], up.affine, down_encoding),
         )  # fmt: skip
         own = time.process_time() - start
-        error = np.abs(sign * pair.field.hz * readout_up - voxels)[brain].mean()
+        error = np.abs(sign * pair.field.hz * up_encoding.readout_s - voxels)[brain].mean()
         print(f"  built in       {error:.3f} voxels, {own:.0f} CPU-s")
         start = time.process_time()
         baseline = syn_displacement(*images, up.affine)

@@ -18,6 +18,7 @@ import time
 import numpy as np
 from nibabel.affines import apply_affine
 
+from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid, affine_map, resample_image
 from dmri_fm.preprocess.alignment import align
@@ -49,8 +50,8 @@ def main() -> int:
 
     def estimate(data: np.ndarray, gtab: GradientTable, **options: int) -> MotionEstimate:
         return estimate_motion(
-            data, gtab, dwi.affine, mask=mask, reference=reference,
-            phase_encodings=["j"] * n, readouts_s=[0.05] * n, n_threads=2, **options,
+            Dwi.from_arrays(data, dwi.affine, gtab, mask=mask), reference=reference,
+            encodings=[PhaseEncoding("j", 0.05)] * n, n_threads=2, **options,
         )  # fmt: skip
 
     own = estimate(dwi.data, dwi.gtab)
@@ -87,7 +88,11 @@ def main() -> int:
     mean = moved[..., weighted].mean(axis=3)
     for k in np.flatnonzero(weighted):
         xfms[k] = align(
-            mean, moved[..., k], fixed_affine=dwi.affine, moving_affine=dwi.affine, kind="affine"
+            mean,
+            moved[..., k],
+            fixed_affine=dwi.affine,
+            moving_affine=dwi.affine,
+            freedom="affine",
         ).xfm
     seconds = time.process_time() - start
     print(f"ANTs affine to the mean  {error(xfms, truth, points, weighted)}, {seconds:.0f} CPU-s")

@@ -1,12 +1,4 @@
-"""Diffusion MRI as arrays and tensors: correction, normalisation, models, reports."""
-
-import sys
-
-# `python -m` puts the current folder first among those that modules come from. Its `random.py`
-# is not to be imported in place of Python's; while this package is looked up, argv says so.
-# Nothing but what is built in may be imported before, `__future__` neither.
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
-    del sys.path[0]
+"""Diffusion MRI as arrays and tensors: correction, normalisation, tensor fit, networks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -26,7 +26,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 _N_POINTER_BYTES = 512
 
 
-def require_content(path: str | Path, kind: type[InputError] = InputError) -> None:
+def require_content(path: str | Path, error_class: type[InputError] = InputError) -> None:
     """Refuse a file whose content has not been fetched.
 
     Files that are missing altogether, or that this user may not read, pass: what that means is
@@ -36,14 +36,14 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
     ----------
     path
         Any file: image, JSON, gradients.
-    kind
+    error_class
         Class of the error.
 
     Raises
     ------
     InputError
-        Of the class `kind`, if it is a link that leads nowhere, or a pointer file of git-annex
-        or Git LFS. The advice holds the command that fetches it.
+        Of the class `error_class`, if it is a link that leads nowhere, or a pointer file of
+        git-annex or Git LFS. The advice holds the command that fetches it.
 
     Examples
     --------
@@ -62,8 +62,8 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
     if path.is_symlink() and not os.path.exists(path):
         target = os.readlink(path)
         if _ANNEX_LINK in PurePath(target).as_posix():
-            raise _of_annex(path, kind, target)
-        raise kind(
+            raise _of_annex(path, error_class, target)
+        raise error_class(
             f"the link leads nowhere, to {target}",
             path=path,
             expected="what it stands for",
@@ -71,8 +71,8 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
         )
     start = _read_start(path)
     if start.startswith(_LFS_POINTER):
-        root, name = _place(path)
-        raise kind(
+        root, name = _root_and_name(path)
+        raise error_class(
             "the content is not here: Git LFS has not fetched it",
             path=path,
             expected="the file itself",
@@ -80,23 +80,23 @@ def require_content(path: str | Path, kind: type[InputError] = InputError) -> No
         )
     first = start.partition(b"\n")[0].replace(b"\\", b"/")
     if first.startswith(_ANNEX_POINTER) or _is_written_link(first):
-        raise _of_annex(path, kind)
+        raise _of_annex(path, error_class)
 
 
-def require_installed(folder: Path, kind: type[InputError] = InputError) -> None:
+def require_installed(folder: Path, error_class: type[InputError] = InputError) -> None:
     """Refuse an empty folder that stands for a subdataset which was not fetched.
 
     Parameters
     ----------
     folder
         Folder below the root of a dataset, whose `.gitmodules` lists subdatasets.
-    kind
+    error_class
         Class of the error.
 
     Raises
     ------
     InputError
-        Of the class `kind`, if the folder is empty and such a subdataset.
+        Of the class `error_class`, if the folder is empty and such a subdataset.
     """
     if not _is_empty(folder):
         return
@@ -105,7 +105,7 @@ def require_installed(folder: Path, kind: type[InputError] = InputError) -> None
         name = folder.relative_to(parent).as_posix()
         if name in _list_modules(parent):
             name = shlex.quote(name)
-            raise kind(
+            raise error_class(
                 "folder is empty: the subdataset it stands for is not here",
                 path=folder,
                 expected="its files",
@@ -161,9 +161,9 @@ def _is_written_link(line: bytes) -> bool:
     return bool(inside) and not climb.replace(b"../", b"")
 
 
-def _of_annex(path: Path, kind: type[InputError], target: str | None = None) -> InputError:
-    root, name = _place(path, target)
-    return kind(
+def _of_annex(path: Path, error_class: type[InputError], target: str | None = None) -> InputError:
+    root, name = _root_and_name(path, target)
+    return error_class(
         "the content is not here: git-annex has not fetched it",
         path=path,
         expected="the file itself",
@@ -171,7 +171,7 @@ def _of_annex(path: Path, kind: type[InputError], target: str | None = None) -> 
     )
 
 
-def _place(path: Path, target: str | None = None) -> tuple[Path, str]:
+def _root_and_name(path: Path, target: str | None = None) -> tuple[Path, str]:
     """Return the repository that a file belongs to, and the file's path in it, quoted."""
     absolute = Path(os.path.abspath(path))
     root = next((p for p in absolute.parents if (p / ".git").exists()), absolute.parent)

@@ -7,7 +7,6 @@ b-vectors that carry part of the b-value, volumes without a direction. It says w
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError
 from dmri_fm.gradient_options import (
     B0_THRESHOLD_RANGE,
     GradientOptions,
     check_b0_threshold,
 )
+from dmri_fm.gradient_text import read_table
 from dmri_fm.gradients import (
     B0_THRESHOLD,
     GradientTable,
@@ -43,7 +42,6 @@ __all__ = [
     "B0_THRESHOLD_KEY",
     "RawGradients",
     "read_gradients",
-    "read_numbers",
     "read_raw_gradients",
     "stated_b0_threshold",
     "write_gradients",
@@ -51,20 +49,6 @@ __all__ = [
 
 #: Key of a series' sidecar: b-values below it count as b=0, s/mm^2.
 B0_THRESHOLD_KEY = "B0Threshold"
-
-#: Above this, the largest b-value is in another unit (s/m^2), s/mm^2. Ex-vivo scans reach 40,000.
-LARGEST_PLAUSIBLE_MAXIMUM = 100_000.0
-
-#: b-values up to this that come with directions are in ms/um^2; above it, up to
-#: :data:`dmri_fm.gradients.B0_THRESHOLD`, they may be the 5 to 10 s/mm^2 some scanners store for
-#: b=0.
-LARGEST_PER_UM2_SURE = 4.5
-
-#: Numbers beyond this are no b-values in any unit: 10,000 s/mm^2 are 1e10 s/m^2.
-LARGEST_NUMBER = 1e12
-
-#: Larger files hold no gradients: 10,000 volumes take less than one MB.
-MAX_FILE_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +133,7 @@ def read_gradients(
     """
     bval, bvec = Path(bval), Path(bvec)
     check_b0_threshold(b0_threshold)
-    bvals, bvecs = _read_table(bval, bvec, n_volumes)
+    bvals, bvecs = read_table(bval, bvec, n_volumes)
     return _to_table(bvals, bvecs, affine, b0_threshold, path=bvec)
 
 
@@ -182,7 +166,7 @@ def read_raw_gradients(
         length other than 1 and the options do not say what it means.
     """
     bval, bvec = Path(bval), Path(bvec)
-    bvals, bvecs = _read_table(bval, bvec, n_volumes)
+    bvals, bvecs = read_table(bval, bvec, n_volumes)
     bvals, bvecs, lengths = apply_lengths(bvals, bvecs, options, path=bvec)
     threshold = options.b0_threshold
     if threshold is None:
@@ -240,144 +224,6 @@ def _to_table(
         raise GradientError(
             error.found, path=path, expected=error.expected, advice=error.advice
         ) from None
-
-
-def _is_number(word: str) -> bool:
-    """Tell plain numbers, NaN included, from words, infinity and what only Python accepts."""
-    try:
-        return word.isascii() and "_" not in word and not abs(float(word)) > LARGEST_NUMBER
-    except ValueError:
-        return False
-
-
-def read_numbers(path: Path, what: str) -> NDArray[np.float64]:
-    """Read a gradient file as it stands.
-
-    Parameters
-    ----------
-    path
-        Text file of plain numbers, parted by blanks or commas; only a regular file is opened.
-    what
-        What it should hold, for the errors: "b-values".
-
-    Returns
-    -------
-    ndarray
-        Shape (rows, columns), NaN included; what the numbers mean is not looked at.
-
-    Raises
-    ------
-    GradientError
-        If the file is missing, not fetched, no regular file, empty, larger than
-        :data:`MAX_FILE_BYTES`, no table, or holds anything but numbers.
-    """
-    advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
-    expected = f"a text file with the {what}"
-    require_content(path, GradientError)
-    if not path.is_file():
-        raise GradientError(describe_absence(path), path=path, expected=expected, advice=advice)
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise GradientError(
-            f"cannot be read ({error.strerror})",
-            path=path,
-            expected=expected,
-            advice="check the permissions of the file",
-        ) from None
-    if len(content) > MAX_FILE_BYTES:
-        raise GradientError(
-            f"file is larger than {MAX_FILE_BYTES // 10**6} MB",
-            path=path,
-            expected=expected,
-            advice=advice,
-        )
-    text = content.decode("utf-8-sig", errors="replace").replace(",", " ")
-    rows = [line.split() for line in text.splitlines() if line.strip()]
-    if not rows:
-        raise GradientError("file is empty", path=path, expected=expected, advice=advice)
-    if (bad := next((w for row in rows for w in row if not _is_number(w)), None)) is not None:
-        raise GradientError(
-            f"not a number: {reprlib.repr(bad)}",
-            path=path,
-            expected=f"the {what} as plain numbers",
-            advice=advice,
-        )
-    numbers = [[float(word) for word in row] for row in rows]
-    if len({len(row) for row in numbers}) > 1:
-        raise GradientError(
-            f"rows of unequal length: {reprlib.repr([len(row) for row in numbers])}",
-            path=path,
-            expected=f"the {what} as a regular table",
-            advice=advice,
-        )
-    return np.array(numbers)
-
-
-def _read_table(
-    bval: Path, bvec: Path, n_volumes: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return b-values (N,) and the b-vectors (N, 3) of the files, FSL's frame, any length."""
-    bvals = read_numbers(bval, "b-values").ravel()
-    bvecs = read_numbers(bvec, "b-vectors")
-    n_volumes = bvals.size if n_volumes is None else n_volumes
-    if bvals.size != n_volumes:
-        raise GradientError(
-            f"{bvals.size} b-values for an image of {n_volumes} volumes",
-            path=bval,
-            expected=f"{n_volumes} b-values",
-            advice="find the bval file that was converted together with this image",
-        )
-    if bvecs.shape != (3, n_volumes):
-        is_transposed = bvecs.shape == (n_volumes, 3)
-        raise GradientError(
-            f"{bvecs.shape[0]} rows of {bvecs.shape[1]} numbers"
-            + (": the table is transposed" if is_transposed else "")
-            + f", for an image of {n_volumes} volumes",
-            path=bvec,
-            expected=f"3 rows (x, y, z) of {n_volumes} numbers",
-            advice="write the components as rows: numpy.savetxt(bvec, numpy.loadtxt(bvec).T)"
-            if is_transposed
-            else "find the bvec file that was converted together with this image",
-        )
-    if not np.isfinite(bvals).all() or (bvals < 0).any():
-        raise GradientError(
-            "b-values that are negative or not finite",
-            path=bval,
-            expected="numbers in s/mm^2, zero or above",
-            advice="convert the scan again",
-        )
-    largest = float(bvals.max())
-    if _is_per_um2(bvals, bvecs.T):
-        raise GradientError(
-            f"the largest b-value is {largest:g} although the b-vectors hold directions",
-            path=bval,
-            expected="b-values in s/mm^2",
-            advice="multiply the file by 1000 if it is in ms/um^2",
-        )
-    if largest > LARGEST_PLAUSIBLE_MAXIMUM:
-        raise GradientError(
-            f"the largest b-value is {largest:g}",
-            path=bval,
-            expected="b-values in s/mm^2",
-            advice="divide the file by 1e6 if it is in s/m^2",
-        )
-    return bvals, bvecs.T
-
-
-def _is_per_um2(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> bool:
-    """Tell b-values in ms/um^2 (0, 1, 2.5) from a series that holds b=0 volumes only."""
-    largest = bvals.max()
-    if not 0.1 < largest < B0_THRESHOLD or not (bvals < largest / 20).any():
-        return False
-    strong = bvecs[bvals > largest / 2]
-    length = np.linalg.norm(strong, axis=1)
-    if not (length > 0.5).all():
-        return False
-    axes = np.abs(strong @ strong.T) / np.outer(length, length)
-    n_others = (axes < np.cos(np.deg2rad(2.0))).sum(axis=1).max()
-    return bool(largest <= LARGEST_PER_UM2_SURE or n_others >= 5)
 
 
 def write_gradients(

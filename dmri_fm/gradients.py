@@ -8,7 +8,7 @@ above zero). In memory a b-vector is always in scanner space, RAS+. The two func
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from dmri_fm.errors import ConfigError, GradientError
 
 __all__ = [
     "B0_THRESHOLD",
+    "SAME_AXIS_DEG",
     "GradientTable",
     "Shell",
     "choose_b0_threshold",
@@ -47,6 +48,9 @@ SHELL_GAP_SHARE = 0.05
 
 #: A length that differs from 1 by no more than this is rounding, and is normalised.
 UNIT_TOLERANCE = 0.01
+
+#: Axes closer than this are one direction measured again, degrees.
+SAME_AXIS_DEG = 2.0
 
 
 @dataclass(frozen=True)
@@ -239,13 +243,22 @@ class GradientTable:
         groups = [weighted[g] for g in group_shells(self.bvals[weighted])]
         return tuple(Shell(float(np.mean(self.bvals[g])), tuple(g.tolist())) for g in groups)
 
+    def group_axes(self, index: Iterable[int]) -> list[list[int]]:
+        """Group volumes by their axis: v and -v, and what is within 2 degrees, are one."""
+        groups: list[list[int]] = []
+        limit = np.cos(np.deg2rad(SAME_AXIS_DEG))
+        for i in index:
+            for group in groups:
+                if abs(float(self.bvecs_ras[group[0]] @ self.bvecs_ras[i])) > limit:
+                    group.append(i)
+                    break
+            else:
+                groups.append([i])
+        return groups
+
     def count_directions(self) -> int:
-        """Count distinct axes (v and -v are one) among the diffusion-weighted volumes."""
-        axes: list[NDArray[np.float64]] = []
-        for v in self.bvecs_ras[~self.is_b0]:
-            if all(abs(float(v @ w)) < np.cos(np.deg2rad(2.0)) for w in axes):
-                axes.append(v)
-        return len(axes)
+        """Count distinct axes among the diffusion-weighted volumes."""
+        return len(self.group_axes(np.flatnonzero(~self.is_b0).tolist()))
 
     def select(self, index: Sequence[int] | NDArray[np.int_]) -> GradientTable:
         """Return the table of the given volumes, in the given order."""

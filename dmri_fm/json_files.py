@@ -16,6 +16,9 @@ from dmri_fm.errors import DmriError, InputError
 
 __all__ = ["MAX_JSON_BYTES", "read_object"]
 
+#: Characters of a file that a message quotes.
+MAX_QUOTED = 200
+
 #: Larger files are no sidecars; the largest that converters write have a few MB.
 MAX_JSON_BYTES = 16 * 2**20
 
@@ -35,11 +38,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _UnusableError(ValueError):
-    """What a parsed value is not fit for; becomes the caller's kind of error."""
+    """What a parsed value is not fit for; becomes the caller's error."""
 
 
 def read_object(
-    path: str | Path, *, kind: type[DmriError] = InputError, expected: str | None = None
+    path: str | Path, *, error_class: type[DmriError] = InputError, expected: str | None = None
 ) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
@@ -47,8 +50,8 @@ def read_object(
     ----------
     path
         UTF-8, with or without a byte order mark.
-    kind
-        Class of the error.
+    error_class
+        What is raised.
     expected
         What the error says should be there.
 
@@ -61,7 +64,7 @@ def read_object(
     Raises
     ------
     DmriError
-        Of the given kind: no regular file, larger than :data:`MAX_JSON_BYTES`, no JSON, no
+        Of the given class: no regular file, larger than :data:`MAX_JSON_BYTES`, no JSON, no
         object, a key that stands twice with different values, or a value that is refused.
     """
     path = Path(path)
@@ -70,14 +73,14 @@ def read_object(
         content = _parse(_read_text(path))
         _check_values(content)
     except (OSError, ValueError) as error:
-        raise kind(
+        raise error_class(
             f"cannot be read as JSON ({_shorten(_describe(error))})",
             path=path,
             expected=expected,
             advice="repair the file; a JSON validator names the place",
         ) from None
     if not isinstance(content, dict):
-        raise kind(
+        raise error_class(
             f"holds a {type(content).__name__}",
             path=path,
             expected=expected if "object" in expected else f"{expected}: a JSON object {{...}}",
@@ -148,5 +151,5 @@ def _describe(error: Exception) -> str:
     return str(error)
 
 
-def _shorten(text: str, *, width: int = 200) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_QUOTED else text[: MAX_QUOTED - 3] + "..."

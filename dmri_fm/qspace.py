@@ -1,4 +1,4 @@
-"""Choosing directions of a series: six for a tensor, a few well spread ones for features."""
+"""q-space: choosing directions of a series, and the coordinates in which encoders read them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable, Shell
+from dmri_fm.tensor_design import DIAGONAL_FIRST, FEWEST_DIRECTIONS, quadratic_terms
 
 __all__ = [
     "FEATURE_DIRECTIONS",
-    "LARGEST_CONDITION",
+    "LARGEST_SIX_CONDITION",
     "SKARE_DIRECTIONS",
     "SixDirections",
     "choose_six",
@@ -25,9 +26,9 @@ __all__ = [
     "condition_number",
     "condition_numbers",
     "find_six",
-    "group_axes",
     "list_subsets",
     "skare_angle_deg",
+    "to_qspace",
 ]
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 FEATURE_DIRECTIONS = 12
 
 #: Six directions of a higher condition number magnify noise too much to be trusted.
-LARGEST_CONDITION = 3.0
+LARGEST_SIX_CONDITION = 3.0
 
 #: The shell nearest to this is preferred, s/mm^2.
 PREFERRED_BVAL = 1000.0
@@ -50,9 +51,6 @@ N_ROTATIONS = 4_000
 #: The most promising of them are refined when the angle to an ideal set is asked for.
 N_PROMISING = 20
 
-#: Axes closer than this are one direction measured again, degrees.
-SAME_AXIS_DEG = 2.0
-
 
 _T = sqrt((7.0 - sqrt(21.0)) / 14.0)
 _U = sqrt(1.0 - _T**2)
@@ -65,33 +63,44 @@ SKARE_DIRECTIONS: NDArray[np.float64] = np.array(
 SKARE_DIRECTIONS.setflags(write=False)
 
 
-def condition_number(bvecs: ArrayLike) -> float:
-    """Return the condition number of the tensor's design for a set of directions.
+def condition_numbers(bvecs: ArrayLike) -> NDArray[np.float64]:
+    """Return the condition numbers of the tensor's design for sets of directions.
 
     Parameters
     ----------
     bvecs
-        Shape (N, 3), unit; the columns are gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
+        Shape (..., N, 3), unit; the columns are gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
 
     Returns
     -------
-    float
-        Infinite where the tensor is not determined.
+    ndarray
+        Shape (...), infinite where the tensor is not determined.
 
     Examples
     --------
-    >>> round(condition_number(SKARE_DIRECTIONS), 3)
-    1.323
+    >>> condition_numbers(SKARE_DIRECTIONS[None]).round(3).tolist()
+    [1.323]
+    """
+    g = np.asarray(bvecs, dtype=np.float64)
+    if g.shape[-2] < FEWEST_DIRECTIONS:
+        return np.full(g.shape[:-2], np.inf)
+    # The order of the columns is part of the rounding, and so of which six directions are best.
+    design = np.take(quadratic_terms(g), DIAGONAL_FIRST, axis=-1)
+    singular = np.linalg.svd(design, compute_uv=False)
+    usable = singular[..., -1] > 1e-6 * singular[..., 0]
+    smallest = np.where(usable, singular[..., -1], 1.0)
+    return np.where(usable, singular[..., 0] / smallest, np.inf)
+
+
+def condition_number(bvecs: ArrayLike) -> float:
+    """Return that of one set of directions, shape (N, 3).
+
+    Examples
+    --------
     >>> condition_number(np.eye(3))
     inf
     """
-    g = np.atleast_2d(np.asarray(bvecs, dtype=np.float64))
-    x, y, z = g.T
-    design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=1)
-    singular = np.linalg.svd(design, compute_uv=False)
-    if singular.size < 6 or singular[-1] < 1e-9 * singular[0]:
-        return float("inf")
-    return float(singular[0] / singular[-1])
+    return float(condition_numbers(bvecs))
 
 
 @dataclass(frozen=True)
@@ -115,11 +124,11 @@ class SixDirections:
     @property
     def problem(self) -> str | None:
         """Say that they magnify noise too much to be trusted; None if they do not."""
-        if self.condition_number < LARGEST_CONDITION:
+        if self.condition_number < LARGEST_SIX_CONDITION:
             return None
         return (
             f"the best six directions (b = {self.bval:.0f}) have condition number "
-            f"{self.condition_number:.2f}; below {LARGEST_CONDITION:.0f} is expected"
+            f"{self.condition_number:.2f}; below {LARGEST_SIX_CONDITION:.0f} is expected"
         )
 
 
@@ -127,7 +136,7 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     """Choose the six directions of one shell that determine a tensor best.
 
     Of the shells that hold six directions of condition number below
-    :data:`LARGEST_CONDITION`, the one nearest to :data:`PREFERRED_BVAL`; if there is none, the
+    :data:`LARGEST_SIX_CONDITION`, the one nearest to :data:`PREFERRED_BVAL`; if there is none, the
     best there is, with a warning.
 
     Parameters
@@ -158,16 +167,16 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
 def find_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections | None:
     """Return what :func:`choose_six` chooses, without a log message; None where it refuses."""
     found = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
-    good = [s for s in found if s.condition_number < LARGEST_CONDITION]
+    good = [s for s in found if s.condition_number < LARGEST_SIX_CONDITION]
     if good:
         return min(good, key=lambda s: abs(np.log(s.bval / PREFERRED_BVAL)))
     return min(found, key=lambda s: s.condition_number, default=None)
 
 
 def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:
-    volumes = [group[0] for group in group_axes(gtab, shell)]
+    volumes = [group[0] for group in gtab.group_axes(shell.index)]
     axes = gtab.bvecs_ras[volumes]
-    if len(axes) < 6:
+    if len(axes) < FEWEST_DIRECTIONS:
         return None
     subsets = list_subsets(axes, np.random.default_rng(seed))
     conditions = condition_numbers(axes[subsets])
@@ -176,20 +185,6 @@ def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirect
         return None
     index = tuple(sorted(volumes[i] for i in subsets[best]))
     return SixDirections(index, float(conditions[best]), shell.bval)
-
-
-def group_axes(gtab: GradientTable, shell: Shell) -> list[list[int]]:
-    """Return the volumes of each distinct axis of a shell."""
-    groups: list[list[int]] = []
-    for i in shell.index:
-        for group in groups:
-            cosine = abs(float(gtab.bvecs_ras[group[0]] @ gtab.bvecs_ras[i]))
-            if cosine > np.cos(np.deg2rad(SAME_AXIS_DEG)):
-                group.append(i)
-                break
-        else:
-            groups.append([i])
-    return groups
 
 
 def list_subsets(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int_]:
@@ -201,15 +196,6 @@ def list_subsets(axes: NDArray[np.float64], rng: np.random.Generator) -> NDArray
     nearest = np.sort(np.abs(ideal @ axes.T).argmax(axis=2), axis=1)
     distinct = nearest[(np.diff(nearest, axis=1) > 0).all(axis=1)]
     return np.unique(distinct, axis=0) if len(distinct) else np.arange(6)[None]
-
-
-def condition_numbers(g: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return condition numbers (M,) of the designs of (M, 6, 3) axes."""
-    x, y, z = np.moveaxis(g, -1, 0)
-    design = np.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], axis=-1)
-    singular = np.linalg.svd(design, compute_uv=False)
-    usable = singular[:, -1] > 1e-6 * singular[:, 0]
-    return np.where(usable, singular[:, 0] / np.where(usable, singular[:, -1], 1.0), np.inf)
 
 
 def skare_angle_deg(axes: ArrayLike) -> float:
@@ -298,3 +284,32 @@ def choose_spread(
         nearest = np.minimum(nearest, distance[farthest])
         nearest[chosen] = -1.0
     return np.sort(weighted[chosen])
+
+
+def to_qspace(gtab: GradientTable) -> NDArray[np.float32]:
+    """Return the spherical q-space coordinates of every volume, as encoders read them.
+
+    Parameters
+    ----------
+    gtab
+        Table in the frame of the image it belongs to, RAS+ axes.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, 3), float32: rho = b / 1000 in ms/um^2, theta = arccos(gz) and
+        phi = atan2(gy, gx) in rad. Zeros for b=0.
+
+    References
+    ----------
+    Chau Loo Kung et al. 2026, arXiv:2603.25977.
+
+    Examples
+    --------
+    >>> to_qspace(GradientTable([0, 2000], [[0, 0, 0], [0, 1, 0]])).round(4).tolist()
+    [[0.0, 0.0, 0.0], [2.0, 1.5707999467849731, 1.5707999467849731]]
+    """
+    x, y, z = gtab.bvecs_ras.T
+    coordinates = np.stack([gtab.bvals / 1000.0, np.arccos(np.clip(z, -1, 1)), np.arctan2(y, x)])
+    coordinates[:, gtab.is_b0] = 0.0
+    return coordinates.T.astype(np.float32)

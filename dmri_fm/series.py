@@ -25,7 +25,8 @@ from dmri_fm.gradient_files import (
 )
 from dmri_fm.gradient_options import BScaling, GradientOptions
 from dmri_fm.gradients import GradientTable
-from dmri_fm.image_files import VoxelFile, open_nifti
+from dmri_fm.image_files import open_nifti
+from dmri_fm.voxel_file import VoxelFile
 
 __all__ = ["Dwi", "load_image", "read_array", "save_image"]
 
@@ -315,6 +316,19 @@ class Dwi:
     def voxel_size_mm(self) -> NDArray[np.float64]:
         """Shape (3,), mm."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def brain(self) -> NDArray[np.bool_]:
+        """Shape (X, Y, Z): the mask.
+
+        Raises
+        ------
+        ImageError
+            If the series has none.
+        """
+        if self.mask is None:
+            raise ImageError("a series without a brain mask", expected="a mask on its grid")
+        return self.mask
 
     def select(self, index: Sequence[int] | NDArray[np.int_]) -> Dwi:
         """Return a series of the given volumes, in the given order."""

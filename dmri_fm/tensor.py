@@ -59,12 +59,14 @@ _PRODUCT_SIZE = 200_000
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
-def _fit_range(signal, design, pseudo, squares, min_signal, block, out, start, stop):  # type: ignore
-    """Fit voxels `start` to `stop` of an (N, M) signal; (M, 7) coefficients into `out`.
+def _fit_range(signal, design, pseudo, squares, min_signal, block, out, voxels):  # type: ignore
+    """Fit voxels (from, to) of an (N, M) signal; (M, 7) coefficients into `out`.
 
     `design` (N, 7), `pseudo` (7, N) its pseudo-inverse, `squares` (28, N) the products of its
-    columns, lower triangle row by row.
+    columns, lower triangle row by row. One long function, because its steps share a block that
+    stays in the cache, and calls between them cost the vector instructions.
     """
+    start, stop = voxels
     n_volumes = design.shape[0]
     transposed = np.ascontiguousarray(design.T)
     ratio = np.empty(n_volumes * block, dtype=np.float32)
@@ -347,8 +349,8 @@ def _fit(
     edges = np.linspace(0, n_voxels, n_parts + 1).astype(int)
 
     def work(part: int) -> None:
-        first, last = edges[part], edges[part + 1]
-        _fit_range(signal, design, pseudo, squares, min_signal, block, out, first, last)
+        voxels = (edges[part], edges[part + 1])
+        _fit_range(signal, design, pseudo, squares, min_signal, block, out, voxels)
 
     # The compiled loop lets go of the interpreter's lock, so plain threads do.
     with ThreadPoolExecutor(n_parts) as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,19 @@ from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.gradients import GradientTable
 
 __all__ = [
+    "DIAGONAL_FIRST",
     "FEWEST_DIRECTIONS",
     "LARGEST_BVAL",
     "LARGEST_CONDITION",
+    "b_columns",
     "check_design",
     "describe_widening",
+    "design_condition",
     "design_matrix",
     "design_scale",
     "determines_tensor",
+    "quadratic_columns",
+    "quadratic_terms",
     "select_shells",
 ]
 
@@ -37,12 +42,53 @@ LARGEST_CONDITION = 100.0
 STEP_SHARE = 0.05
 
 
+#: Positions of D11, D22, D33, D12, D13, D23 among the elements of a tensor: where columns or
+#: elements are wanted in that order, they are taken in it.
+DIAGONAL_FIRST = (0, 3, 5, 1, 2, 4)
+
+
+def quadratic_columns(x: Any, y: Any, z: Any) -> list[Any]:
+    """Return x^2, 2xy, 2xz, y^2, 2yz, z^2 of components, which are arrays or torch tensors."""
+    return [x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z]
+
+
+def quadratic_terms(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return x^2, 2xy, 2xz, y^2, 2yz, z^2: the factors of D11, D12, D13, D22, D23, D33.
+
+    Their product with a tensor is the apparent diffusivity along a direction.
+
+    Parameters
+    ----------
+    directions
+        Shape (..., 3).
+
+    Returns
+    -------
+    ndarray
+        Shape (..., 6).
+
+    Examples
+    --------
+    >>> quadratic_terms(np.array([1.0, 2.0, 3.0])).tolist()
+    [1.0, 4.0, 6.0, 4.0, 12.0, 9.0]
+    """
+    return np.stack(quadratic_columns(*np.moveaxis(directions, -1, 0)), axis=-1)
+
+
+def b_columns(bvals: NDArray[np.float64], directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the negative b-matrix, columns in the order of the tensor: (N, 6), unit of `bvals`.
+
+    Products start with b: in another order the last bits of fitted tensors differ.
+    """
+    b, (x, y, z) = bvals, directions.T
+    columns = [b * x * x, 2 * b * x * y, 2 * b * x * z, b * y * y, 2 * b * y * z, b * z * z]
+    return np.stack([-c for c in columns], axis=1)
+
+
 def design_matrix(gtab: GradientTable) -> NDArray[np.float64]:
     """Return the negative b-matrix, columns in the order of the tensor, and ones: (N, 7)."""
-    x, y, z = gtab.bvecs_ras.T
-    b = gtab.bvals
-    columns = [b * x * x, 2 * b * x * y, 2 * b * x * z, b * y * y, 2 * b * y * z, b * z * z]
-    return np.stack([*(-c for c in columns), np.ones_like(b)], axis=1)
+    columns = b_columns(gtab.bvals, gtab.bvecs_ras)
+    return np.column_stack([columns, np.ones(len(gtab))])
 
 
 def design_scale(gtab: GradientTable) -> float:
@@ -50,7 +96,7 @@ def design_scale(gtab: GradientTable) -> float:
     return float(max(gtab.bvals.max(initial=0.0), 1.0))
 
 
-def _condition(gtab: GradientTable) -> float:
+def design_condition(gtab: GradientTable) -> float:
     """Return the condition number of the scaled design; infinite if it is rank deficient."""
     if len(gtab) < FEWEST_DIRECTIONS + 1:
         return np.inf
@@ -58,7 +104,10 @@ def _condition(gtab: GradientTable) -> float:
 
 
 def _is_determined(gtab: GradientTable) -> bool:
-    return gtab.count_directions() >= FEWEST_DIRECTIONS and _condition(gtab) <= LARGEST_CONDITION
+    return (
+        gtab.count_directions() >= FEWEST_DIRECTIONS
+        and design_condition(gtab) <= LARGEST_CONDITION
+    )
 
 
 def select_shells(
@@ -153,7 +202,7 @@ def check_design(gtab: GradientTable) -> float:
             expected=f"{FEWEST_DIRECTIONS} or more, as a tensor has six unknowns",
             advice="leave the tensor out for this series, or give one with more directions",
         )
-    condition = _condition(gtab)
+    condition = design_condition(gtab)
     if condition > LARGEST_CONDITION:
         problem = (
             f"directions that do not determine a tensor (condition number {condition:.3g})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,7 @@ from dmri_fm.gradient_options import BScaling, GradientOptions
 from dmri_fm.gradients import choose_b0_threshold, group_shells, is_unit_length
 
 __all__ = [
+    "ScaledGradients",
     "VectorLengths",
     "apply_lengths",
     "describe_lengths",
@@ -76,6 +77,24 @@ class VectorLengths:
         return facts | ({"UnweightedVolumes": [*self.unweighted]} if self.unweighted else {})
 
 
+class ScaledGradients(NamedTuple):
+    """Result of :func:`apply_lengths`.
+
+    Attributes
+    ----------
+    bvals
+        Shape (N,), s/mm^2.
+    bvecs
+        Shape (N, 3), FSL's frame; unit length where the length carried part of the b-value.
+    lengths
+        What was done; None if all lengths are 1.
+    """
+
+    bvals: NDArray[np.float64]
+    bvecs: NDArray[np.float64]
+    lengths: VectorLengths | None
+
+
 def share_length(lengths: ArrayLike) -> float | None:
     """Return the length that vectors share but for rounding; None if they share none.
 
@@ -107,8 +126,8 @@ def apply_lengths(
     options: GradientOptions,
     *,
     path: Path,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], VectorLengths | None]:
-    """Return b-values that lengths of b-vectors have scaled, unit vectors, and what was done.
+) -> ScaledGradients:
+    """Scale b-values by the lengths of their b-vectors, where these mean it.
 
     Where all lengths are 1 but for rounding, both arrays are returned as they are. Where lengths
     vary within one shell and scale its b-value, a vector of length zero makes it 0, unless the
@@ -122,7 +141,7 @@ def apply_lengths(
     is_scaled = is_judged & ~is_unit_length(length)
     # Directions times b are refused where the table is made, as any other nonsense.
     if not is_scaled.any() or (length[is_judged] > LONGEST_VECTOR).any():
-        return bvals, bvecs, None
+        return ScaledGradients(bvals, bvecs, None)
     # NaN is neither a direction nor zero.
     placed = np.flatnonzero(is_weighted & np.isfinite(length))
     shells = [placed[shell] for shell in group_shells(bvals[placed])]
@@ -154,7 +173,7 @@ def apply_lengths(
         share_length(length[is_judged]),
         tuple(sorted(unweighted)),
     )
-    return scaled, unit, lengths
+    return ScaledGradients(scaled, unit, lengths)
 
 
 def _choose_method(common: Sequence[float | None], path: Path) -> BScaling:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import dmri_fm
 from dmri_fm.project import DISTRIBUTION
 from dmri_fm_lab.__main__ import build_parser as build_lab_parser
 from dmri_fm_workflows.cli import build_parser, parse_args
+from dmri_fm_workflows.descriptor import describe_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -64,6 +66,11 @@ def options() -> dict[str, argparse.Action]:
     }
 
 
+def test_descriptor_is_as_generated() -> None:
+    """After a change of the parser: `python -m dmri_fm_workflows.descriptor descriptor.json`."""
+    assert descriptor() == describe_command()
+
+
 def test_descriptor_has_the_parsers_options_and_no_others() -> None:
     described = {i.get("command-line-flag", i["id"]): i for i in descriptor()["inputs"]}
     assert set(described) == set(options())
@@ -76,6 +83,13 @@ def test_descriptor_has_the_parsers_options_and_no_others() -> None:
         assert entry.get("integer", False) == (action.type is int), name
         assert entry["optional"] == bool(action.option_strings), name
         assert entry["description"] == (action.help or "").replace("%%", "%"), name
+
+
+def test_descriptor_is_what_make_docs_writes() -> None:
+    command = [sys.executable, "-m", "dmri_fm_workflows.descriptor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == read("descriptor.json"), "run `make docs`"
+    assert "python -m dmri_fm_workflows.descriptor > descriptor.json" in read("Makefile")
 
 
 def run_bosh(*arguments: str) -> str:
@@ -171,13 +185,21 @@ def third_party_imports(*folders: Path) -> set[str]:
     names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     ours = {*PACKAGES, *(path.stem for folder in folders for path in folder.glob("*.py"))}
-    return {n.partition(".")[0] for n in names} - sys.stdlib_module_names - ours
+    # `_typeshed` exists for type checkers only.
+    known = {*sys.stdlib_module_names, *ours, "_typeshed"}
+    return {n.partition(".")[0] for n in names} - known
+
+
+@cache
+def homes() -> dict[str, set[str]]:
+    """Return the distributions of every installed module."""
+    found = packages_distributions()
+    return {module: {canonicalize_name(n) for n in names} for module, names in found.items()}
 
 
 def distributions(modules: set[str]) -> set[str]:
     """Return the distributions that modules come from."""
-    homes = packages_distributions()
-    return {canonicalize_name(home) for name in modules for home in homes.get(name, (name,))}
+    return {home for name in modules for home in homes().get(name, {name})}
 
 
 def declared(*extras: str) -> set[str]:
@@ -200,6 +222,11 @@ def test_each_package_imports_all_that_is_declared_for_it(name: str) -> None:
     folders = [PACKAGES[name], *([ROOT / "benchmarks"] if name == "dmri_fm_lab" else [])]
     imported = distributions(third_party_imports(*folders))
     assert declared(*EXTRAS[name]) - below - imported == set()
+
+
+def test_the_tests_import_what_the_extras_bring() -> None:
+    imported = distributions(third_party_imports(ROOT / "tests") - {"benchmarks", "tests"})
+    assert imported - declared("app", "lab", "test") == set()
 
 
 def test_the_lab_brings_the_app() -> None:
@@ -236,9 +263,7 @@ sys.meta_path.insert(0, Absent)
 def run_without_extras(code: str) -> subprocess.CompletedProcess[str]:
     plain = plain_installation()
     absent = {
-        name
-        for name, homes in packages_distributions().items()
-        if not plain & {canonicalize_name(home) for home in homes} and name not in PACKAGES
+        name for name, found in homes().items() if not plain & found and name not in PACKAGES
     }
     assert {"nipype", "niworkflows", "bids", "fsl", "lightning", "trxscan"} <= absent
     return subprocess.run(
@@ -432,12 +457,11 @@ def test_no_test_is_skipped_for_a_package_that_make_installs() -> None:
     """What is in an extra is there where `make test` runs; its lack is a failure, not a skip."""
     listed = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
     wanted = {canonicalize_name(Requirement(r).name) for r in [*listed, *PROJECT["dependencies"]]}
-    modules = {m: {*map(canonicalize_name, ds)} for m, ds in packages_distributions().items()}
     commands = re.compile(r"""(?:importorskip|which|find_spec)\(\s*["']([\w.-]+)["']""")
     skipped = {
         (path.relative_to(ROOT).as_posix(), name)
         for path in (ROOT / "tests").rglob("*.py")
         for name in commands.findall(path.read_text(encoding="utf-8"))
-        if wanted & {canonicalize_name(name), *modules.get(name.split(".")[0], ())}
+        if wanted & {canonicalize_name(name), *homes().get(name.split(".")[0], ())}
     }
     assert skipped == set()

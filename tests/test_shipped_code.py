@@ -10,10 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: What nothing in the packages or benchmarks refers to, and why it is there all the same.
 FOR_OTHERS = {
-    "from_authors": "reads a checkpoint of the authors', which users may have",
+    "convert_authors_checkpoint": "users convert a checkpoint of the authors' by it",
     "missing_metadata": "checks an output folder",
     "pybids_config": "users give it to pybids (docs/interoperability.md)",
-    "principal_axis": "checks a fit against the course of known tracts",
 }
 
 

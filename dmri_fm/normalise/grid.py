@@ -1,11 +1,11 @@
-"""Target grids, and reading an image at the points of one: the only interpolation there is."""
+"""Grids, maps of points, and reading an image at the points of a grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -18,13 +18,14 @@ __all__ = [
     "DROPE_GRID_1MM",
     "DROPE_GRID_2MM",
     "Grid",
+    "Image3D",
     "PointMap",
     "affine_map",
+    "brain_grid",
     "compose",
     "identity_map",
     "linear_part",
     "mni_box",
-    "resample_dwi",
     "resample_image",
 ]
 
@@ -34,6 +35,17 @@ PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 #: Slices of the target that are worked on at once: bounds the memory of the coordinates.
 _SLAB = 16
 
+
+#: Margin around the brain in ACPC images, mm.
+BRAIN_MARGIN_MM = 8.0
+
+#: Margin of an image of the whole head: it may differ from the template's size, and is not cut at
+#: the template's box.
+HEAD_MARGIN_MM = 24.0
+
+#: Points at which a map is probed, shape (M, 3), RAS+ mm.
+PROBES_MM = np.array([[0, 0, 0], [80, 0, 0], [0, 80, 0], [0, 0, 80], [60, 60, 60]], dtype=float)
+PROBES_MM.setflags(write=False)
 
 #: Half a voxel, and a little for rounding: how far an image reaches beyond its outermost centres.
 HALF_VOXEL = 0.501
@@ -102,6 +114,47 @@ class Grid:
         return np.asarray(apply_affine(self.affine, index.reshape(3, -1).T))
 
 
+@dataclass(frozen=True, eq=False)
+class Image3D:
+    """A 3-D image: `data` of shape (X, Y, Z) and its voxel-to-RAS+ mm `affine`."""
+
+    data: NDArray[Any]
+    affine: NDArray[np.float64]
+
+    @property
+    def grid(self) -> Grid:
+        """The image's own voxels."""
+        x, y, z = self.data.shape
+        return Grid((x, y, z), self.affine)
+
+    def centre_mm(self) -> NDArray[np.float64]:
+        """Return the centre of mass of what is above zero, RAS+ mm."""
+        index = np.argwhere(self.data > 0)
+        return np.asarray(apply_affine(self.affine, index.mean(axis=0)))
+
+
+def brain_grid(
+    mask: Image3D, image2target: ArrayLike, voxel_size_mm: float, *, margin_mm: float
+) -> Grid:
+    """Return an isotropic RAS+ grid around a brain.
+
+    Parameters
+    ----------
+    mask
+        The brain is above zero.
+    image2target
+        Shape (4, 4): points of the mask to points of the grid's space, RAS+ mm.
+    voxel_size_mm
+        Edge of a voxel, mm.
+    margin_mm
+        Space on each side, such as :data:`BRAIN_MARGIN_MM`.
+    """
+    points = apply_affine(np.asarray(image2target) @ mask.affine, np.argwhere(mask.data > 0))
+    return Grid.isotropic(
+        voxel_size_mm, low=points.min(axis=0) - margin_mm, high=points.max(axis=0) + margin_mm
+    )
+
+
 def mni_box(shape: tuple[int, int, int], voxel_size_mm: float) -> Grid:
     """Return the grid of so many voxels of so many mm, from the corner of the models' box on."""
     affine = np.diag([voxel_size_mm, voxel_size_mm, voxel_size_mm, 1.0])
@@ -152,7 +205,7 @@ def compose(*maps: PointMap) -> PointMap:
     return apply
 
 
-def linear_part(point_map: PointMap, points: ArrayLike) -> NDArray[np.float64]:
+def linear_part(point_map: PointMap, points: ArrayLike = PROBES_MM) -> NDArray[np.float64]:
     """Return the affine that fits a map best at the given points.
 
     Parameters
@@ -160,7 +213,7 @@ def linear_part(point_map: PointMap, points: ArrayLike) -> NDArray[np.float64]:
     point_map
         Any map; an affine one is returned exactly.
     points
-        Shape (M, 3), RAS+ mm, not in one plane.
+        Shape (M, 3), RAS+ mm, not in one plane; by default five that span a head.
 
     Returns
     -------
@@ -175,12 +228,13 @@ def linear_part(point_map: PointMap, points: ArrayLike) -> NDArray[np.float64]:
     return matrix
 
 
-def _slabs(depth: int) -> Iterator[tuple[int, int]]:
+def slabs(depth: int) -> Iterator[tuple[int, int]]:
+    """Yield first and last slice of the pieces in which a grid is filled."""
     edges = [*range(0, depth, _SLAB), depth]
     yield from pairwise(edges)
 
 
-def _read(
+def read_at(
     volume: NDArray[np.float32], voxels: NDArray[np.float64], order: int, *, outside: float
 ) -> NDArray[np.float32]:
     """Interpolate a volume (spline coefficients if order is above 1) at voxel coordinates.
@@ -195,7 +249,8 @@ def _read(
     return values
 
 
-def _prepare(volume: NDArray[np.float32], order: int) -> NDArray[np.float32]:
+def spline_of(volume: NDArray[np.float32], order: int) -> NDArray[np.float32]:
+    """Return what :func:`read_at` reads: spline coefficients, or the volume itself."""
     if order < 2:
         return volume
     filtered: NDArray[np.float32] = spline_filter(volume, order=order, output=np.float32,
@@ -233,123 +288,12 @@ def resample_image(
     """
     image = np.asarray(data, dtype=np.float32)
     channels = image[..., None] if image.ndim == 3 else image
-    prepared = [_prepare(channels[..., c], order) for c in range(channels.shape[3])]
+    prepared = [spline_of(channels[..., c], order) for c in range(channels.shape[3])]
     to_voxels = np.linalg.inv(np.asarray(affine, dtype=np.float64))
     out = np.empty((*target.shape, len(prepared)), dtype=np.float32)
-    for start, stop in _slabs(target.shape[2]):
+    for start, stop in slabs(target.shape[2]):
         voxels = apply_affine(to_voxels, target2source(target.points(start, stop)))
         for c, volume in enumerate(prepared):
-            values = _read(volume, voxels, order, outside=0.0)
+            values = read_at(volume, voxels, order, outside=0.0)
             out[:, :, start:stop, c] = values.reshape(*target.shape[:2], stop - start)
     return out[..., 0] if image.ndim == 3 else out
-
-
-def resample_dwi(
-    data: ArrayLike,
-    affine: ArrayLike,
-    target: Grid,
-    *,
-    target2dwiref: PointMap = identity_map,
-    xfms: ArrayLike | None = None,
-    field_hz: ArrayLike | None = None,
-    shifts: Sequence[tuple[int, float]] | None = None,
-    order: int = 3,
-    n_threads: int = 1,
-) -> NDArray[np.float32]:
-    """Resample a series once: target space, head motion, eddy currents and distortion together.
-
-    The point of volume n that belongs to a reference point r is
-    ``xfms[n] @ r + shift_n * field(r)`` along the phase encoding; intensities are multiplied by
-    the change of length along it, so that signal that was piled up or stretched is put back.
-
-    Parameters
-    ----------
-    data
-        Shape (X, Y, Z, N), as acquired.
-    affine
-        Shape (4, 4), voxel to RAS+ mm; the reference has the same grid.
-    target
-        Grid to fill.
-    target2dwiref
-        Map from the target's points to the reference's.
-    xfms
-        Shape (N, 4, 4), reference points to points of the volume, RAS+ mm.
-    field_hz
-        Shape (X, Y, Z), off-resonance on the reference's grid, Hz.
-    shifts
-        For each volume the voxel axis of its phase encoding, and voxels per Hz along it
-        (readout time in s, negative for `i-`, `j-`, `k-`).
-    order
-        Order of the spline, 1 or 3.
-    n_threads
-        Volumes worked on at once.
-
-    Returns
-    -------
-    ndarray
-        Shape of the grid and N, float32, not negative; NaN where a volume has no data.
-    """
-    series = np.asarray(data, dtype=np.float32)
-    n_volumes = series.shape[3]
-    matrices = (
-        np.broadcast_to(np.eye(4), (n_volumes, 4, 4))
-        if xfms is None
-        else np.asarray(xfms, dtype=np.float64)
-    )
-    to_mm = np.asarray(affine, dtype=np.float64)
-    to_voxels = np.asarray(np.linalg.inv(to_mm), dtype=np.float64)
-    slabs = list(_slabs(target.shape[2]))
-    reference = [target2dwiref(target.points(start, stop)) for start, stop in slabs]
-    used = shifts if field_hz is not None and shifts is not None else [(1, 0.0)] * n_volumes
-    displaced = _field_at(field_hz, to_voxels, reference, {axis for axis, _ in used})
-    out = np.empty((*target.shape, n_volumes), dtype=np.float32)
-
-    def fill(n: int) -> None:
-        volume = _prepare(series[..., n], order)
-        axis, per_hz = used[n]
-        stretch = abs(float(np.linalg.det(matrices[n][:3, :3])))
-        step_mm = to_mm[:3, axis]
-        for position, (start, stop) in enumerate(slabs):
-            points = apply_affine(matrices[n], reference[position])
-            factor: NDArray[np.float64] | float = stretch
-            if per_hz and displaced is not None:
-                hz, slope = displaced[axis][position]
-                points = points + (per_hz * hz)[:, None] * step_mm
-                factor = stretch * np.maximum(1.0 + per_hz * slope, 0.0)
-            voxels = apply_affine(to_voxels, points)
-            values = _read(volume, voxels, order, outside=np.nan) * factor
-            block = np.maximum(values, 0.0).reshape(*target.shape[:2], stop - start)
-            out[:, :, start:stop, n] = block
-
-    if n_threads == 1:
-        for n in range(n_volumes):
-            fill(n)
-    else:
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(fill, range(n_volumes)))
-    return out
-
-
-def _field_at(
-    field_hz: ArrayLike | None,
-    to_voxels: NDArray[np.float64],
-    reference: Sequence[NDArray[np.float64]],
-    axes: set[int],
-) -> dict[int, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] | None:
-    """Return the field, Hz, and its slope per voxel along each axis, at the reference points."""
-    if field_hz is None:
-        return None
-    field = np.asarray(field_hz, dtype=np.float32)
-    slopes = {axis: np.gradient(field, axis=axis).astype(np.float32) for axis in axes}
-    found: dict[int, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {
-        axis: [] for axis in axes
-    }
-    for points in reference:
-        voxels = apply_affine(to_voxels, points)
-        # Beyond the image the field goes on as it ends: no seam at the border.
-        hz = map_coordinates(field, voxels.T, order=1, mode="nearest")
-        for axis in axes:
-            found[axis].append(
-                (hz, map_coordinates(slopes[axis], voxels.T, order=1, mode="nearest"))
-            )
-    return found

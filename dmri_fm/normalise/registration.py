@@ -12,16 +12,31 @@ from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from dmri_fm.normalise.grid import Grid, PointMap, affine_map, compose, resample_image
-from dmri_fm.normalise.template import Template
+from dmri_fm.normalise.grid import (
+    HEAD_MARGIN_MM,
+    Grid,
+    Image3D,
+    PointMap,
+    affine_map,
+    brain_grid,
+    compose,
+    linear_part,
+    resample_image,
+)
+from dmri_fm.normalise.template import TEMPLATE_NAME, Template
 from dmri_fm.normalise.transforms import warp_map, write_affine
-from dmri_fm.preprocess.alignment import Alignment, align, one_itk_thread, to_ants_image
+from dmri_fm.preprocess.alignment import Alignment, Level, align, one_itk_thread, to_ants_image
 from dmri_fm.series import load_image, read_array
 
 __all__ = [
-    "Image3D",
+    "COREGISTRATION_METHOD",
+    "AcpcHead",
     "TemplateRegistration",
     "acpc_alignment",
+    "coregister",
+    "describe_dice",
+    "name_normalisation",
+    "place_in_acpc",
     "register_affine",
     "register_rigid",
     "register_syn",
@@ -29,30 +44,28 @@ __all__ = [
     "registration_dice",
 ]
 
-#: Below this overlap of the registered brain with the template's, other starts are tried.
+#: Method that registers the b=0 reference to the T1w image, as plan and sidecar name it.
+COREGISTRATION_METHOD = "rigid, mutual information (ANTs)"
+
+#: Below this overlap of the registered brain with the template's, other starts are tried, and the
+#: registration is doubted.
 GOOD_DICE = 0.85
 
 #: Head turns to try, degrees about the left-right (pitch) and the head-foot axis (yaw).
 STARTS_DEG = ((20, 0), (-20, 0), (0, 25), (0, -25), (35, 0), (-35, 0))
 
 
-@dataclass(frozen=True, eq=False)
-class Image3D:
-    """A 3-D image: `data` of shape (X, Y, Z) and its voxel-to-RAS+ mm `affine`."""
+#: Resolutions of the registration to the template.
+TEMPLATE_LEVELS = (Level(4, 2, 100), Level(2, 1, 50), Level(1, 0, 50))
 
-    data: NDArray[Any]
-    affine: NDArray[np.float64]
+#: Random seed of ANTs' metric sampling in the warp.
+SYN_SEED = 20
 
-    @property
-    def grid(self) -> Grid:
-        """The image's own voxels."""
-        x, y, z = self.data.shape
-        return Grid((x, y, z), self.affine)
 
-    def centre_mm(self) -> NDArray[np.float64]:
-        """Return the centre of mass of what is above zero, RAS+ mm."""
-        index = np.argwhere(self.data > 0)
-        return np.asarray(apply_affine(self.affine, index.mean(axis=0)))
+def name_normalisation(method: str) -> str:
+    """Return the name of a registration to the template, for plan and sidecar."""
+    names = {"affine": "affine (ANTs)", "syn": "affine and SyN (ANTs)"}
+    return f"{names[method]} to {TEMPLATE_NAME}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +74,16 @@ class TemplateRegistration:
 
     Attributes
     ----------
-    template2image, image2template
-        Maps of points, RAS+ mm.
+    template2image
+        Takes points of the template to points of the image, RAS+ mm.
     displacement_mm
-        Both maps as displacement fields (on the template's and on the image's grid), or None
-        where the maps are affine.
+        The map and its inverse as displacements, on the template's and on the image's grid; None
+        where they are affine.
     matrix
         Shape (4, 4): the affine, template points to image points; of a warp, its affine part.
     """
 
     template2image: PointMap
-    image2template: PointMap
     displacement_mm: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     matrix: NDArray[np.float64]
 
@@ -94,6 +106,22 @@ def registration_dice(mask: Image3D, template: Template, *, template2image: Poin
     return 2.0 * int((brain & reference).sum()) / total if total else 0.0
 
 
+def describe_dice(dice: float) -> list[str]:
+    """Return the warning of a doubtful registration to the template; none if it is good.
+
+    Examples
+    --------
+    >>> describe_dice(0.93)
+    []
+    """
+    if dice >= GOOD_DICE:
+        return []
+    return [
+        f"The registered brain overlaps the template's by {dice:.2f} only (Dice): "
+        "check the registration in the report."
+    ]
+
+
 def register_rigid(fixed: Image3D, moving: Image3D, *, initial: Any = "identity") -> Alignment:
     """Register rigidly by mutual information; the matrix takes fixed points to moving ones."""
     return align(
@@ -101,7 +129,6 @@ def register_rigid(fixed: Image3D, moving: Image3D, *, initial: Any = "identity"
         moving.data,
         fixed_affine=fixed.affine,
         moving_affine=moving.affine,
-        kind="rigid",
         initial=initial,
     )
 
@@ -113,17 +140,14 @@ def register_affine(
 
     A coarse one stops at 4 mm: for starts, and for tests.
     """
-    n_levels = 2 if is_coarse else 3
     return align(
         template.t1,
         brain.data,
         fixed_affine=template.grid.affine,
         moving_affine=brain.affine,
-        kind="affine",
+        freedom="affine",
         initial=initial,
-        shrink_factors=(4, 2, 1)[:n_levels],
-        smoothing_voxels=(2, 1, 0)[:n_levels],
-        iterations=(100, 50, 50)[:n_levels],
+        levels=TEMPLATE_LEVELS[: 2 if is_coarse else 3],
     )
 
 
@@ -161,6 +185,66 @@ def acpc_alignment(brain: Image3D, mask: Image3D, template: Template) -> NDArray
     return _rigid_part(best, target)
 
 
+@dataclass(frozen=True, eq=False)
+class AcpcHead:
+    """A head on the template's axes.
+
+    Attributes
+    ----------
+    acpc2image_xfm
+        Shape (4, 4): takes ACPC points to points of the image it came from, RAS+ mm.
+    head, brain, mask
+        On one isotropic grid in ACPC.
+    """
+
+    acpc2image_xfm: NDArray[np.float64]
+    head: Image3D
+    brain: Image3D
+    mask: Image3D
+
+
+def place_in_acpc(head: Image3D, mask: Image3D, template: Template) -> AcpcHead:
+    """Turn a head rigidly to the template's axes, on a grid that holds all of it.
+
+    Parameters
+    ----------
+    head
+        Bias-corrected image.
+    mask
+        Its brain mask, same grid.
+    template
+        At 2 mm.
+    """
+    xfm = acpc_alignment(Image3D(head.data * (mask.data > 0), head.affine), mask, template)
+    to_image = affine_map(xfm)
+    size_mm = float(np.linalg.norm(head.affine[:3, :3], axis=0).min())
+    grid = brain_grid(mask, np.linalg.inv(xfm), size_mm, margin_mm=HEAD_MARGIN_MM)
+    data = resample_image(head.data, head.affine, grid, target2source=to_image, order=3).clip(0)
+    inside = resample_image(mask.data, mask.affine, grid, target2source=to_image) > 0.5
+    return AcpcHead(xfm, *(Image3D(image, grid.affine) for image in (data, data * inside, inside)))
+
+
+def coregister(reference: Image3D, anatomy: Image3D, *, acpc2t1w: PointMap) -> Alignment:
+    """Register the b=0 reference rigidly to the T1w image in ACPC.
+
+    Both start where the scanner says they are: a session's images share its frame. The reference
+    is the fixed image: a slab then asks for what it holds, and no more.
+
+    Parameters
+    ----------
+    reference, anatomy
+        Brains: of the b=0 reference, and of the T1w image in ACPC.
+    acpc2t1w
+        Takes points of ACPC to points of the T1w image as it was acquired, RAS+ mm.
+
+    Returns
+    -------
+    Alignment
+        The matrix takes points of the reference to points of ACPC.
+    """
+    return register_rigid(reference, anatomy, initial=np.linalg.inv(linear_part(acpc2t1w)))
+
+
 def _start(
     rotation: NDArray[np.float64], target: NDArray[np.float64], centre: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -192,7 +276,6 @@ def register_syn(
     template: Template,
     *,
     initial: ArrayLike,
-    seed: int = 20,
     is_coarse: bool = False,
 ) -> TemplateRegistration:
     """Register a brain to the template non-linearly (ANTs SyN).
@@ -205,8 +288,6 @@ def register_syn(
         Its grid is that of the warp.
     initial
         Shape (4, 4): affine from template points to image points, RAS+ mm.
-    seed
-        Of ANTs' sampling.
     is_coarse
         Few iterations, for tests.
 
@@ -229,7 +310,7 @@ def register_syn(
             outprefix=str(Path(folder) / "syn"),
             syn_metric="mattes",
             reg_iterations=(20, 5, 0) if is_coarse else (40, 20, 10),
-            random_seed=seed,
+            random_seed=SYN_SEED,
             singleprecision=True,
         )
         forward = next(p for p in result["fwdtransforms"] if p.endswith("Warp.nii.gz"))
@@ -238,8 +319,11 @@ def register_syn(
         inverse_warp, inverse_grid = _read_ants_warp(inverse)
     to_image = compose(warp_map(warp, grid), affine_map(matrix))
     to_template = compose(affine_map(np.linalg.inv(matrix)), warp_map(inverse_warp, inverse_grid))
-    fields = (_as_field(to_image, template.grid), _as_field(to_template, brain.grid))
-    return TemplateRegistration(to_image, to_template, fields, matrix)
+    displacements = (
+        _as_displacement(to_image, template.grid),
+        _as_displacement(to_template, brain.grid),
+    )
+    return TemplateRegistration(to_image, displacements, matrix)
 
 
 def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
@@ -249,7 +333,7 @@ def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
     return lps * np.array([-1, -1, 1], np.float32), Grid((x, y, z), np.asarray(image.affine))
 
 
-def _as_field(point_map: PointMap, grid: Grid) -> NDArray[np.float32]:
+def _as_displacement(point_map: PointMap, grid: Grid) -> NDArray[np.float32]:
     points = grid.points()
     moved = (point_map(points) - points).astype(np.float32)
     return moved.reshape(*grid.shape, 3)
@@ -278,6 +362,4 @@ def register_template(
     matrix = register_affine(brain, template, is_coarse=is_coarse).xfm
     if method == "syn":
         return register_syn(brain, template, initial=matrix, is_coarse=is_coarse)
-    return TemplateRegistration(
-        affine_map(matrix), affine_map(np.linalg.inv(matrix)), None, matrix
-    )
+    return TemplateRegistration(affine_map(matrix), None, matrix)

@@ -47,9 +47,8 @@ def normalise_b0(
     gtab: GradientTable,
     *,
     mask: ArrayLike | None = None,
-    clip: tuple[float, float] = CLIP,
 ) -> NormalisedSignal:
-    """Divide every volume by the mean b=0 and clip.
+    """Divide every volume by the mean b=0 and clip to :data:`CLIP`.
 
     Parameters
     ----------
@@ -59,8 +58,6 @@ def normalise_b0(
         Its gradient table.
     mask
         Shape (X, Y, Z), bool; every voxel if not given.
-    clip
-        Range of S / S0.
 
     Raises
     ------
@@ -86,6 +83,6 @@ def normalise_b0(
     usable = region & (s0 > max(SMALLEST_B0 * scale, 0.0)) & (s0 > 0)
     ratio = np.zeros_like(series)
     ratio[usable] = series[usable] / s0[usable, None]
-    clipped = np.clip(ratio, *clip)
+    clipped = np.clip(ratio, *CLIP)
     changed = float(np.mean(clipped[usable] != ratio[usable])) if usable.any() else 0.0
     return NormalisedSignal(clipped, s0, scale, changed)

@@ -21,6 +21,7 @@ from dmri_fm.errors import ImageError
 
 __all__ = [
     "Alignment",
+    "Level",
     "align",
     "itk_parameters",
     "mutual_information",
@@ -38,6 +39,9 @@ N_BINS = 32
 
 #: Random seed of ANTs' metric sampling.
 SEED = 20
+
+#: Part of the voxels that the metric looks at, on a regular grid.
+SAMPLING_RATE = 0.25
 
 #: Environment variable from which ITK takes its number of threads.
 ITK_THREADS_VARIABLE = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
@@ -81,6 +85,28 @@ class Alignment(NamedTuple):
     similarity: float
 
 
+class Level(NamedTuple):
+    """One resolution of a registration.
+
+    Attributes
+    ----------
+    shrink
+        Factor by which the images are made smaller.
+    smoothing_voxels
+        Standard deviation of the smoothing before that.
+    iterations
+        At most so many; 0 skips the level.
+    """
+
+    shrink: int
+    smoothing_voxels: float
+    iterations: int
+
+
+#: Resolutions from coarse to fine.
+LEVELS = (Level(4, 2, 200), Level(2, 1, 100), Level(1, 0, 50))
+
+
 @one_itk_thread()
 def align(
     fixed: ArrayLike,
@@ -88,15 +114,10 @@ def align(
     *,
     fixed_affine: ArrayLike,
     moving_affine: ArrayLike,
-    kind: Literal["rigid", "affine"] = "rigid",
+    freedom: Literal["rigid", "affine"] = "rigid",
     initial: ArrayLike | Literal["identity", "centres"] = "identity",
-    fixed_mask: ArrayLike | None = None,
     metric: Literal["mi", "correlation", "meansquares"] = "mi",
-    shrink_factors: Sequence[int] = (4, 2, 1),
-    smoothing_voxels: Sequence[float] = (2, 1, 0),
-    iterations: Sequence[int] = (200, 100, 50),
-    sampling_rate: float = 0.25,
-    seed: int = SEED,
+    levels: Sequence[Level] = LEVELS,
 ) -> Alignment:
     """Align two images rigidly or affinely with ANTs.
 
@@ -106,24 +127,16 @@ def align(
         Shapes (X, Y, Z) and (U, V, W), any intensity scale.
     fixed_affine, moving_affine
         Shape (4, 4), voxel to RAS+ mm.
-    kind
+    freedom
         "rigid" has six parameters; "affine" runs a rigid stage, then twelve parameters.
     initial
         Where to start: a 4 x 4 RAS+ pull matrix, "identity", or "centres" (the centres of
         mass of the two images are laid on each other).
-    fixed_mask
-        Shape (X, Y, Z): voxels of the fixed image where the metric is sampled. Leave it out
-        for images that are nearly aligned: without the surroundings of the head the affine
-        stage can diverge.
     metric
         "mi" (Mattes mutual information) across contrasts; "correlation" or "meansquares"
         within one.
-    shrink_factors, smoothing_voxels, iterations
-        One number per resolution level, coarse to fine; iterations may be 0 to skip a level.
-    sampling_rate
-        Part of the voxels that the metric looks at, 0 to 1.
-    seed
-        Seed of that sampling.
+    levels
+        Resolutions, coarse to fine.
 
     Returns
     -------
@@ -155,19 +168,13 @@ def align(
     # ANTs' convergence test depends on the intensity scale of least-squares metrics.
     fixed_image = to_ants_image(fixed / np.percentile(np.abs(fixed), 99.5), fixed_affine)
     moving_image = to_ants_image(moving / np.percentile(np.abs(moving), 99.5), moving_affine)
-    mask = None if fixed_mask is None else to_ants_image(fixed_mask, fixed_affine)
     matrix = _run_ants(
         fixed_image,
         moving_image,
-        mask=mask,
-        kind=kind,
+        freedom=freedom,
         initial=initial,
         metric=metric,
-        shrink_factors=shrink_factors,
-        smoothing_voxels=smoothing_voxels,
-        iterations=iterations,
-        sampling_rate=sampling_rate,
-        seed=seed,
+        levels=levels,
     )
     resampled = resample_affine(
         moving, matrix, fixed_affine=fixed_affine, moving_affine=moving_affine, shape=fixed.shape
@@ -246,9 +253,8 @@ def resample_affine(
     fixed_affine: ArrayLike,
     moving_affine: ArrayLike,
     shape: Sequence[int],
-    order: int = 1,
 ) -> NDArray[np.float32]:
-    """Resample an image onto the fixed grid through a pull matrix.
+    """Resample an image linearly onto the fixed grid through a pull matrix.
 
     Parameters
     ----------
@@ -260,13 +266,11 @@ def resample_affine(
         Shape (4, 4), voxel to RAS+ mm.
     shape
         Shape (X, Y, Z) of the fixed grid.
-    order
-        Spline order; 1 is trilinear. Outside the moving image the result is 0.
 
     Returns
     -------
     ndarray
-        Shape (X, Y, Z), float32.
+        Shape (X, Y, Z), float32; 0 outside the moving image.
     """
     voxels = np.linalg.inv(np.asarray(moving_affine)) @ np.asarray(xfm) @ np.asarray(fixed_affine)
     resampled: NDArray[np.float32] = affine_transform(
@@ -274,7 +278,7 @@ def resample_affine(
         voxels[:3, :3],
         voxels[:3, 3],
         output_shape=tuple(shape),
-        order=order,
+        order=1,
         mode="constant",
         cval=0.0,
     )
@@ -325,15 +329,10 @@ def _run_ants(
     fixed: Any,
     moving: Any,
     *,
-    mask: Any,
-    kind: str,
+    freedom: str,
     initial: ArrayLike | str,
     metric: str,
-    shrink_factors: Sequence[int],
-    smoothing_voxels: Sequence[float],
-    iterations: Sequence[int],
-    sampling_rate: float,
-    seed: int,
+    levels: Sequence[Level],
 ) -> NDArray[np.float64]:
     """Call the registration program inside antspyx and read its matrix back."""
     import ants
@@ -342,7 +341,8 @@ def _run_ants(
     # With "--float 0" the program reads the voxels behind the pointers as doubles.
     fixed, moving = fixed.clone("double"), moving.clone("double")
     a, b = get_pointer_string(fixed), get_pointer_string(moving)
-    sampling = "None,1" if sampling_rate >= 1 else f"Regular,{sampling_rate:g}"
+    sampling = f"Regular,{SAMPLING_RATE:g}"
+    shrink_factors, smoothing_voxels, iterations = zip(*levels, strict=True)
     measure = {
         "mi": f"MI[{a},{b},1,{N_BINS},{sampling}]",
         "correlation": f"GC[{a},{b},1,0,{sampling}]",
@@ -360,11 +360,9 @@ def _run_ants(
                 fixed_parameters=[0.0, 0.0, 0.0],
             )
             ants.write_transform(transform, start)
-        arguments = ["--dimensionality", "3", "--float", "0", "--random-seed", str(seed)]
+        arguments = ["--dimensionality", "3", "--float", "0", "--random-seed", str(SEED)]
         arguments += ["-r", start, "-z", "1", "-u", "0", "-x", "[NA,NA]"]
-        if mask is not None:
-            arguments[-1] = f"[{get_pointer_string(mask)},NA]"
-        for stage in {"rigid": ("Rigid",), "affine": ("Rigid", "Affine")}[kind]:
+        for stage in {"rigid": ("Rigid",), "affine": ("Rigid", "Affine")}[freedom]:
             arguments += ["--metric", measure, "--transform", f"{stage}[0.1]"]
             arguments += ["--convergence", f"[{'x'.join(map(str, iterations))},1e-7,20]"]
             arguments += ["--smoothing-sigmas", "x".join(f"{s:g}" for s in smoothing_voxels)]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_dilation
 
-from dmri_fm.errors import ConfigError
-from dmri_fm.gradients import GradientTable
+from dmri_fm.series import Dwi
 
 __all__ = [
     "DenoiseMethod",
@@ -36,23 +34,18 @@ FEWEST_VOLUMES = 7
 FOREGROUND_SHARE = 0.05
 
 
-@dataclass(frozen=True, eq=False)
-class Denoised:
+class Denoised(NamedTuple):
     """A denoised series.
 
     Attributes
     ----------
     data
         Shape (X, Y, Z, N), float32, not negative.
-    sigma
-        Shape (X, Y, Z): standard deviation of the noise, scanner units; None where the method
-        does not estimate it.
     method
         What ran, for the sidecar.
     """
 
     data: NDArray[np.float32]
-    sigma: NDArray[np.float32] | None
     method: str
 
 
@@ -86,50 +79,34 @@ def name_denoiser(method: DenoiseMethod, n_volumes: int) -> str:
     return f"MP-PCA ({dipy}, patches of {2 * _patch_radius(n_volumes) + 1}^3 voxels)"
 
 
-def denoise(
-    data: ArrayLike,
-    *,
-    method: DenoiseMethod,
-    gtab: GradientTable | None = None,
-    mask: ArrayLike | None = None,
-) -> Denoised:
+def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
     """Remove thermal noise from a series as it was acquired.
 
     Parameters
     ----------
-    data
-        Shape (X, Y, Z, N), scanner units, before any resampling.
+    dwi
+        The series before any resampling. Voxels of its mask are denoised, or of the foreground
+        if it has none; others stay as they are.
     method
         `mppca`: Marchenko-Pastur PCA (Veraart et al. 2016, doi:10.1016/j.neuroimage.2016.08.016);
         `patch2self`: self-supervised regression (Fadnavis et al. 2020, arXiv:2011.01355);
         `none`.
-    gtab
-        Gradient table; needed by `patch2self`.
-    mask
-        Shape (X, Y, Z): voxels to denoise; the foreground if not given. Others stay as they are.
 
     Returns
     -------
     Denoised
         A series of fewer than seven volumes is returned as it is, and `method` says so.
-
-    Raises
-    ------
-    ConfigError
-        If `patch2self` is asked for without a gradient table.
     """
-    series = np.asarray(data, dtype=np.float32)
+    series, gtab = dwi.data, dwi.gtab
     n_volumes = series.shape[3]
     name = name_denoiser(method, n_volumes)
     if method == "none":
-        return Denoised(series, None, name)
+        return Denoised(series, name)
     if n_volumes < FEWEST_VOLUMES:
         logger.warning("Not denoised: %d volumes are fewer than %d", n_volumes, FEWEST_VOLUMES)
-        return Denoised(series, None, name)
-    region = foreground(series) if mask is None else np.asarray(mask, dtype=bool)
+        return Denoised(series, name)
+    region = foreground(series) if dwi.mask is None else dwi.mask
     if method == "patch2self":
-        if gtab is None:
-            raise ConfigError("patch2self needs the gradient table")
         from dipy.denoise.patch2self import patch2self
 
         found = patch2self(
@@ -143,7 +120,7 @@ def denoise(
             shift_intensity=False,
         )
         kept = np.where(region[..., None], found, series).astype(np.float32)
-        return Denoised(np.maximum(kept, 0), None, name)
+        return Denoised(np.maximum(kept, 0), name)
     from dipy.denoise.localpca import mppca
 
     radius = _patch_radius(n_volumes)
@@ -151,16 +128,10 @@ def denoise(
     # Nor is there noise to be told in patches where volumes are cut short.
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        found, sigma = mppca(
-            series, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
-        )
+        found = mppca(series, mask=region, patch_radius=radius, suppress_warning=True)
     reached = region & np.isfinite(found).all(axis=3)
     kept = np.where(reached[..., None], found, series)
-    return Denoised(
-        np.maximum(kept, 0).astype(np.float32),
-        np.nan_to_num(sigma).astype(np.float32),
-        name,
-    )
+    return Denoised(np.maximum(kept, 0).astype(np.float32), name)
 
 
 def _patch_radius(n_volumes: int) -> int:

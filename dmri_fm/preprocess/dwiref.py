@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import GradientError
-from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.alignment import align, one_itk_thread, resample_affine, to_ants_image
+from dmri_fm.series import Dwi
 
 __all__ = ["b0_reference", "correct_bias"]
 
@@ -18,17 +18,13 @@ N4_SAMPLING_MM = 6.0
 MOST_B0 = 8
 
 
-def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDArray[np.float32]:
+def b0_reference(dwi: Dwi) -> NDArray[np.float32]:
     """Align the b=0 volumes that hold signal rigidly to the first one and average them.
 
     Parameters
     ----------
-    data
-        Shape (X, Y, Z, N).
-    gtab
-        Its gradient table.
-    affine
-        Shape (4, 4), voxel to RAS+ mm.
+    dwi
+        The series.
 
     Returns
     -------
@@ -40,7 +36,7 @@ def b0_reference(data: ArrayLike, gtab: GradientTable, affine: ArrayLike) -> NDA
     GradientError
         If there is no b=0 volume with signal.
     """
-    series = np.asarray(data, dtype=np.float32)
+    series, gtab, affine = dwi.data, dwi.gtab, dwi.affine
     index = np.array([n for n in np.flatnonzero(gtab.is_b0) if series[..., n].any()], dtype=int)
     if not index.size:
         raise GradientError(

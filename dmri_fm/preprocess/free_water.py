@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
-from dmri_fm.errors import GradientError, ImageError
-from dmri_fm.gradients import GradientTable
+from dmri_fm.errors import ImageError
+from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import design_matrix, determines_tensor
 
 __all__ = [
@@ -100,23 +100,15 @@ def find_ventricles(b0: NDArray[Any], *, mask: ArrayLike, affine: ArrayLike) -> 
     return np.asarray(deep & (b0 > limit))
 
 
-def measure_free_water(
-    data: NDArray[Any], gtab: GradientTable, *, mask: ArrayLike, affine: ArrayLike
-) -> FreeWater | None:
+def measure_free_water(dwi: Dwi) -> FreeWater | None:
     """Measure the mean diffusivity of the ventricles.
 
     A tensor is fitted to the mean signal of their voxels, up to 1200 s/mm^2.
 
     Parameters
     ----------
-    data
-        Shape (X, Y, Z, N), scanner units.
-    gtab
-        Its gradient table.
-    mask
-        Shape (X, Y, Z): the brain.
-    affine
-        Shape (4, 4), voxel to RAS+ mm.
+    dwi
+        The series with its brain mask.
 
     Returns
     -------
@@ -126,19 +118,15 @@ def measure_free_water(
 
     Raises
     ------
-    GradientError, ImageError
-        If shapes do not fit.
+    ImageError
+        If the series has no mask.
     """
-    if data.ndim != 4 or data.shape[3] != len(gtab):
-        raise GradientError(
-            f"{len(gtab)} gradients for data of shape {data.shape}",
-            expected="one gradient per volume",
-        )
+    data, gtab = dwi.data, dwi.gtab
     index = np.flatnonzero(gtab.bvals <= LARGEST_FREE_WATER_BVAL)
     table = gtab.select(index)
     if not table.is_b0.any() or not determines_tensor(table):
         return None
-    water = find_ventricles(data[..., gtab.is_b0].mean(axis=3), mask=mask, affine=affine)
+    water = find_ventricles(data[..., gtab.is_b0].mean(axis=3), mask=dwi.brain, affine=dwi.affine)
     n_voxels = int(water.sum())
     if n_voxels < FEWEST_VOXELS:
         return None
@@ -150,13 +138,13 @@ def measure_free_water(
 
 
 def describe_free_water(
-    found: FreeWater | None, *, method: str, common_length: float | None
+    water: FreeWater | None, *, method: str, common_length: float | None
 ) -> Mapping[str, Any]:
     """Return what the sidecar says of b-values that lengths of b-vectors may have scaled.
 
     Parameters
     ----------
-    found
+    water
         What was measured with the b-values as they are used.
     method
         How lengths were read: `length` or `none`.
@@ -172,23 +160,23 @@ def describe_free_water(
 water at 37 C: 3.0e-3'
     """
     expected = f"free water at 37 C: {1e3 * FREE_WATER_MD:.1f}e-3"
-    if found is None:
+    if water is None:
         return {
             "VentricleMD": "n/a",
             "FreeWaterMD": FREE_WATER_MD,
             "Summary": f"ventricles: MD n/a (too few voxels, or no b-values up to "
             f"{LARGEST_FREE_WATER_BVAL:.0f} s/mm^2 that determine it); {expected}",
         }
-    words = f"ventricles ({found.n_voxels} voxels): MD {1e3 * found.md:.2f}e-3 mm^2/s"
+    words = f"ventricles ({water.n_voxels} voxels): MD {1e3 * water.md:.2f}e-3 mm^2/s"
     words += f" with --b-scaling {method}"
     if common_length is not None:
         # MD goes as one over b.
         factor = common_length**2 if method == "length" else common_length**-2
         other = "none" if method == "length" else "length"
-        words += f", {1e3 * found.md * factor:.2f}e-3 with {other}"
+        words += f", {1e3 * water.md * factor:.2f}e-3 with {other}"
     return {
-        "VentricleMD": round(found.md, 6),
+        "VentricleMD": round(water.md, 6),
         "FreeWaterMD": FREE_WATER_MD,
-        "NumberOfVoxels": found.n_voxels,
+        "NumberOfVoxels": water.n_voxels,
         "Summary": f"{words}; {expected}",
     }

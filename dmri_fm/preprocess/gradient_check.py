@@ -15,16 +15,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.series import Dwi
+from dmri_fm.tensor_design import FEWEST_DIRECTIONS, b_columns
 
-__all__ = ["GradientCheck", "check_gradients", "principal_axis"]
+__all__ = ["GradientCheck", "check_gradients"]
 
 #: Length of a step along the fibre, mm.
 STEP_MM = 3.0
@@ -50,7 +51,7 @@ WORST_MISFIT = 2.0
 #: points, taken as independent) to decide. Right scans of four scanners lead by 15 to 27.
 DECISIVE_LEAD = 5.0
 
-#: Measurements of a tensor and its b=0 signal.
+#: Unknowns of a tensor and its b=0 signal.
 _N_UNKNOWNS = 7
 
 _CHUNK = 50_000
@@ -118,41 +119,21 @@ class GradientCheck:
         }
 
 
-def check_gradients(
-    data: ArrayLike,
-    gtab: GradientTable,
-    affine: ArrayLike,
-    mask: ArrayLike | None = None,
-) -> GradientCheck:
+def check_gradients(dwi: Dwi) -> GradientCheck:
     """Compare the stored b-vectors with all permutations and flips of their axes.
 
     Parameters
     ----------
-    data
-        Shape (X, Y, Z, N), scanner units; raw or preprocessed, in any storage.
-    gtab
-        Gradients, RAS+.
-    affine
-        Shape (4, 4), voxel to RAS+ mm.
-    mask
-        Shape (X, Y, Z): brain. If None, voxels brighter in b=0 than Otsu's threshold.
+    dwi
+        The series, raw or preprocessed, in any storage. Without a mask, voxels brighter in b=0
+        than Otsu's threshold are looked at.
 
     Returns
     -------
     GradientCheck
         Undecided, and consistent, where there are too few directions or voxels to tell.
-
-    Raises
-    ------
-    ImageError
-        If the shapes do not fit.
     """
-    volumes = np.asarray(data)
-    if volumes.ndim != 4 or volumes.shape[3] != len(gtab):
-        raise ImageError(
-            f"data of shape {volumes.shape} beside {len(gtab)} gradients",
-            expected="shape (X, Y, Z, N) and N gradients",
-        )
+    volumes, gtab = dwi.data, dwi.gtab
     arrangements = dict(_arrangements())
     undecided = GradientCheck(
         is_consistent=True,
@@ -162,21 +143,15 @@ def check_gradients(
         scores=dict.fromkeys(arrangements, 0.0),
         n_voxels=0,
     )
-    if not gtab.is_b0.any() or gtab.count_directions() < _N_UNKNOWNS - 1:
+    if not gtab.is_b0.any() or gtab.count_directions() < FEWEST_DIRECTIONS:
         return undecided
-    brain = _rough_mask(volumes, gtab) if mask is None else np.asarray(mask, dtype=bool)
-    if brain.shape != volumes.shape[:3]:
-        raise ImageError(
-            f"mask of shape {brain.shape} for data of shape {volumes.shape}",
-            expected="the same grid",
-        )
+    brain = _rough_mask(volumes, gtab) if dwi.mask is None else dwi.mask
     brain = brain & (volumes[..., gtab.is_b0].mean(axis=3) > 0)
     if not brain.any():
         return undecided
-    linear = np.asarray(affine, dtype=np.float64)[:3, :3]
-    voxel_size_mm = np.linalg.norm(linear, axis=0)
+    linear, voxel_size_mm = dwi.affine[:3, :3], dwi.voxel_size_mm
     # In the image's own axes a step is a matter of voxel sizes, whatever the storage.
-    axes = rotation_part(affine)
+    axes = rotation_part(dwi.affine)
     v1, fa, misfit = _fit(volumes[brain], gtab, gtab.bvecs_ras @ axes)
     fa[misfit > WORST_MISFIT * max(float(np.median(misfit)), 1e-6)] = 0.0
     weights = np.zeros(brain.shape)
@@ -202,12 +177,12 @@ def _judge(agreement: dict[str, NDArray[np.float64]], *, total: float) -> Gradie
     n_voxels = lead.size
     error = float(lead.std()) / np.sqrt(n_voxels)
     is_decisive = n_voxels >= FEWEST_SEEDS and bool(lead.mean() > DECISIVE_LEAD * error)
-    rival = max(score for label, score in scores.items() if label != "identity")
+    best_other = max(score for label, score in scores.items() if label != "identity")
     return GradientCheck(
         is_consistent=first == "identity" or not is_decisive,
         is_decisive=is_decisive,
         best=first,
-        margin=scores["identity"] / rival - 1 if rival > 0 else 0.0,
+        margin=scores["identity"] / best_other - 1 if best_other > 0 else 0.0,
         scores=scores,
         n_voxels=n_voxels,
     )
@@ -241,9 +216,25 @@ def _rough_mask(volumes: NDArray[Any], gtab: GradientTable) -> NDArray[np.bool_]
     return np.asarray(ndimage.binary_fill_holes(parts == largest))
 
 
-def _fit(
-    signal: NDArray[Any], gtab: GradientTable, bvecs: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+class _QuickFit(NamedTuple):
+    """Tensors of V voxels.
+
+    Attributes
+    ----------
+    v1
+        Shape (V, 3), main eigenvectors.
+    fa
+        Shape (V,), 0 where the tensor is not physical.
+    misfit
+        Shape (V,), residual in units of the b=0 signal; zero if nothing is left to misfit.
+    """
+
+    v1: NDArray[np.float64]
+    fa: NDArray[np.float64]
+    misfit: NDArray[np.float64]
+
+
+def _fit(signal: NDArray[Any], gtab: GradientTable, bvecs: NDArray[np.float64]) -> _QuickFit:
     """Fit tensors to logarithms, quickly.
 
     Parameters
@@ -254,22 +245,10 @@ def _fit(
         Gradients.
     bvecs
         Shape (N, 3), in the frame the eigenvectors shall have.
-
-    Returns
-    -------
-    v1
-        Shape (V, 3), main eigenvectors.
-    fa
-        Shape (V,), 0 where the tensor is not physical.
-    misfit
-        Shape (V,), residual in units of the b=0 signal; zero if nothing is left to misfit.
     """
-    b, g = gtab.bvals / 1000.0, bvecs
-    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
-    columns = [-b * g[:, i] * g[:, j] * (1 if i == j else 2) for i, j in pairs]
-    design = np.column_stack([*columns, np.ones_like(b)])
+    design = np.column_stack([b_columns(gtab.bvals / 1000.0, bvecs), np.ones(len(gtab))])
     inverse = np.linalg.pinv(design)
-    n_free = len(b) - _N_UNKNOWNS
+    n_free = len(gtab) - _N_UNKNOWNS
     v1 = np.empty((len(signal), 3))
     fa, misfit = np.empty(len(signal)), np.zeros(len(signal))
     for start in range(0, len(signal), _CHUNK):
@@ -288,7 +267,7 @@ def _fit(
         size = np.maximum((positive**2).sum(axis=1), 1e-12)
         fa[part] = np.sqrt(1.5 * spread / size)
         v1[part] = eigenvectors[:, :, 2]
-    return v1, fa, misfit
+    return _QuickFit(v1, fa, misfit)
 
 
 def _choose_seeds(
@@ -339,42 +318,3 @@ def _follow(
             cosine = np.einsum("ki,ki->k", own, directions[there])
             agreement += share * weights[there] * cosine**2
     return np.asarray(agreement * weights[here])
-
-
-def principal_axis(
-    vectors: ArrayLike, weights: ArrayLike | None = None
-) -> tuple[NDArray[np.float64], float]:
-    """Return the axis that a set of undirected vectors shares.
-
-    Parameters
-    ----------
-    vectors
-        Shape (..., 3), unit length; v and -v are one.
-    weights
-        Shape (...): FA, a mask. Equal if None.
-
-    Returns
-    -------
-    axis
-        Shape (3,), unit length, in the frame of the vectors; its largest component is positive.
-    coherence
-        Share of the weight along the axis: 1 if all are parallel, 1/3 if there is no order.
-
-    Examples
-    --------
-    >>> axis, coherence = principal_axis([[1.0, 0, 0], [-1.0, 0, 0], [0, 1.0, 0]], [1, 1, 0])
-    >>> axis.tolist(), round(coherence, 3)
-    ([1.0, 0.0, 0.0], 1.0)
-    """
-    directions = np.asarray(vectors, dtype=np.float64).reshape(-1, 3)
-    w = np.ones(len(directions)) if weights is None else np.asarray(weights, float).ravel()
-    if w.size != len(directions) or not w.sum() > 0:
-        raise ImageError(
-            f"{w.size} weights of sum {w.sum():g} for {len(directions)} vectors",
-            expected="one weight per vector, some above zero",
-        )
-    dyadic = np.einsum("k,ki,kj->ij", w / w.sum(), directions, directions)
-    eigenvalues, eigenvectors = np.linalg.eigh(dyadic)
-    axis = np.asarray(eigenvectors[:, 2])
-    axis = axis * np.sign(axis[np.argmax(np.abs(axis))]) + 0.0
-    return np.asarray(axis), float(eigenvalues[2])

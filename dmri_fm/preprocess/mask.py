@@ -49,8 +49,6 @@ class BrainMask:
         What drew it, for the sidecar.
     agreement_dice
         Overlap with the second method, 0 to 1.
-    volume_ml
-        Volume of the mask.
     warnings
         What the user should check; empty if nothing is suspicious.
     """
@@ -58,7 +56,6 @@ class BrainMask:
     mask: NDArray[np.bool_]
     method: str
     agreement_dice: float
-    volume_ml: float
     warnings: tuple[str, ...] = ()
 
 
@@ -107,8 +104,7 @@ def brain_mask(
     network_ml, threshold_ml = (float(m.sum()) * voxel_ml for m in (network, threshold))
     name = name_mask(contrast)
     if contrast == "b0" and not is_whole and low <= threshold_ml <= high:
-        slab_name = name_mask(contrast, slab=True)
-        return BrainMask(threshold, slab_name, agreement, threshold_ml)
+        return BrainMask(threshold, name_mask(contrast, slab=True), agreement)
     if low <= network_ml <= high:
         warnings: tuple[str, ...] = ()
         # A T1w image shows scalp and neck, which Otsu's threshold keeps: no evidence there.
@@ -117,20 +113,20 @@ def brain_mask(
                 f"The brain masks of two methods overlap by {agreement:.2f} only (Dice): "
                 "check the mask in the report.",
             )
-        return BrainMask(network, name, agreement, network_ml, warnings)
+        return BrainMask(network, name, agreement, warnings)
     if low <= threshold_ml <= high:
         warning = (
             f"deepbet's brain mask holds {network_ml:.0f} ml and was replaced by "
             f"median_otsu's, {threshold_ml:.0f} ml: check the mask in the report."
         )
         logger.warning(warning)
-        return BrainMask(threshold, _name_otsu(), agreement, threshold_ml, (warning,))
+        return BrainMask(threshold, _name_otsu(), agreement, (warning,))
     warning = (
         f"The brain mask holds {network_ml:.0f} ml; {low:.0f} to {high:.0f} ml were expected: "
         "check the mask in the report."
     )
     logger.warning(warning)
-    return BrainMask(network, name, agreement, network_ml, (warning,))
+    return BrainMask(network, name, agreement, (warning,))
 
 
 def name_mask(contrast: Literal["b0", "t1w"], *, slab: bool = False) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.preprocess.raw_series import find_empty_volumes
 from dmri_fm.series import Dwi
 
-__all__ = ["MergedRuns", "merge_runs"]
+__all__ = ["MergedRuns", "join_scaled", "merge_runs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class MergedRuns:
     """
 
     dwi: Dwi
-    run_index: np.ndarray
+    run_index: NDArray[np.int_]
     scales: tuple[float, ...]
 
 
@@ -68,19 +70,20 @@ def merge_runs(runs: Sequence[Dwi]) -> MergedRuns:
     scales = tuple(
         1.0 if reference is None or level is None else reference / level for level in levels
     )
-    data = np.concatenate(
-        [
-            run.data if scale == 1.0 else run.data * np.float32(scale)
-            for run, scale in zip(runs, scales, strict=True)
-        ],
-        axis=3,
-    )
+    data = join_scaled([run.data for run in runs], scales)
     axes = rotation_part(first.affine)
     gtab = GradientTable.concatenate(
         [run.gtab.rotated(axes @ rotation_part(run.affine).T) for run in runs]
     )
     index = np.repeat(np.arange(len(runs)), [len(run.gtab) for run in runs])
     return MergedRuns(Dwi.from_arrays(data, first.affine, gtab), index, scales)
+
+
+def join_scaled(runs: Sequence[NDArray[np.float32]], scales: Sequence[float]) -> NDArray[Any]:
+    """Concatenate runs of shape (X, Y, Z, N), each multiplied by its factor."""
+    return np.concatenate(
+        [run * np.float32(scale) for run, scale in zip(runs, scales, strict=True)], axis=3
+    )
 
 
 def _b0_level(run: Dwi) -> float | None:

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 
 __all__ = [
     "POSE_NAMES",
-    "PoseKind",
+    "PoseFreedom",
     "framewise_displacement",
     "is_plausible",
     "pose_from_matrix",
@@ -31,7 +31,7 @@ __all__ = [
     "pose_tangent",
 ]
 
-PoseKind = Literal["rigid", "eddy", "affine"]
+PoseFreedom = Literal["rigid", "eddy", "affine"]
 
 #: Names of the fifteen numbers, in order: mm, rad, mm per mm.
 POSE_NAMES = (
@@ -128,30 +128,28 @@ def pose_from_matrix(
 
 
 def pose_tangent(
-    kind: PoseKind, *, encoding: ArrayLike | None = None, n: int = 15
+    freedom: PoseFreedom, *, encoding: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Return the directions in which a pose may move.
 
     Parameters
     ----------
-    kind
+    freedom
         "rigid"; "eddy": rigid and a displacement along phase encoding that is linear in
         space; "affine": rigid and any symmetric deformation.
     encoding
         Shape (3,), unit vector of phase encoding, RAS+; needed by "eddy".
-    n
-        Length of a pose.
 
     Returns
     -------
     ndarray
         Shape (15, 6), (15, 9) or (15, 12).
     """
-    rigid = np.eye(n)[:, :6]
-    if kind == "rigid":
+    rigid = np.eye(len(POSE_NAMES))[:, :6]
+    if freedom == "rigid":
         return rigid
     deformations: list[NDArray[np.float64]] = []
-    if kind == "eddy":
+    if freedom == "eddy":
         e = np.asarray(encoding, dtype=np.float64)
         deformations = [np.outer(e, axis) for axis in np.eye(3)]
     else:
@@ -160,7 +158,7 @@ def pose_tangent(
                 g = np.zeros((3, 3))
                 g[a, b] = g[b, a] = 1.0
                 deformations.append(g)
-    columns = np.zeros((n, len(deformations)))
+    columns = np.zeros((len(POSE_NAMES), len(deformations)))
     for k, g in enumerate(deformations):
         columns[6:15, k] = g.ravel()
     return np.hstack([rigid, columns])

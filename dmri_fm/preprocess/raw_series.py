@@ -15,7 +15,14 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import determines_tensor
 from dmri_fm.vector_lengths import list_volumes
 
-__all__ = ["CheckedRun", "check_run", "check_usable", "find_cut_volumes", "find_empty_volumes"]
+__all__ = [
+    "CheckedRun",
+    "check_run",
+    "check_usable",
+    "find_b0_volumes",
+    "find_cut_volumes",
+    "find_empty_volumes",
+]
 
 #: A volume is cut short if this share of the slices that hold signal in most volumes, or more,
 #: is zero in it.
@@ -135,6 +142,22 @@ def check_run(data: NDArray[Any], gradients: RawGradients, *, name: str) -> Chec
         facts["BScaling"] = {name: gradients.lengths.as_facts()}
     index = [gradients.kept.index(n) for n in kept]
     return CheckedRun(kept, gradients.gtab.select(index), left_out, facts)
+
+
+def find_b0_volumes(data: NDArray[Any], gradients: RawGradients | None) -> tuple[int, ...]:
+    """Return the volumes of an image that are b=0 and hold signal.
+
+    Parameters
+    ----------
+    data
+        Shape (X, Y, Z, N).
+    gradients
+        Of the same image; None: it has no b-values, and all volumes are b=0.
+    """
+    usable = set(range(data.shape[3])) - set(find_empty_volumes(data))
+    if gradients is not None:
+        usable &= {gradients.kept[i] for i in np.flatnonzero(gradients.gtab.is_b0)}
+    return tuple(sorted(usable))
 
 
 def check_usable(gtab: GradientTable, *, files: Sequence[str], needs_tensor: bool) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.tensor_design import quadratic_columns
 
 __all__ = [
     "LARGEST_ELEMENT",
@@ -224,7 +225,7 @@ def fit_least_squares(ratios: Tensor, q: Tensor) -> Tensor:
 def _inverse_design(q: Tensor) -> Tensor:
     """Return (B, 6, N) from (B, N, 4), double precision."""
     x, y, z, b = q.to(torch.float64).unbind(-1)
-    design = torch.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], dim=-1)
+    design = torch.stack(quadratic_columns(x, y, z), dim=-1)
     inverse: Tensor = torch.linalg.pinv(design * b[..., None])
     return inverse
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.gradients import GradientTable, rotation_part
-from dmri_fm.normalise.grid import Grid, affine_map
-from dmri_fm.normalise.registration import Image3D, register_affine
+from dmri_fm.normalise.grid import Grid, Image3D, affine_map
+from dmri_fm.normalise.registration import register_affine
 from dmri_fm.normalise.series import resample_series
 from dmri_fm.normalise.signal import CLIP, normalise_b0
 from dmri_fm.normalise.template import load_template

@@ -9,8 +9,7 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.gradient_files import read_gradients
 from dmri_fm.gradients import GradientTable, group_shells
-from dmri_fm.normalise.qspace import to_qspace
-from dmri_fm.qspace import choose_six
+from dmri_fm.qspace import choose_six, to_qspace
 
 
 def test_table_is_a_value() -> None:

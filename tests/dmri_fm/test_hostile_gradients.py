@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dmri_fm.errors import GradientError
-from dmri_fm.gradient_files import MAX_FILE_BYTES, read_gradients
+from dmri_fm.gradient_files import read_gradients
+from dmri_fm.gradient_text import MAX_FILE_BYTES
 
 BVAL, BVEC = b"0 1000 1000 1000", b"0 1 0 0\n0 0 1 0\n0 0 0 1\n"
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from dmri_fm.errors import ImageError
-from dmri_fm.image_files import MAX_PADDING_BYTES
 from dmri_fm.series import load_image, read_array, save_image
+from dmri_fm.voxel_file import MAX_PADDING_BYTES
 
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
 DATA = np.random.default_rng(0).integers(0, 1000, (6, 5, 4)).astype(np.int16)

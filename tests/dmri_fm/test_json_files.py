@@ -60,7 +60,7 @@ def test_what_is_no_regular_file_is_refused_unopened(tmp_path) -> None:
 def test_caller_names_the_kind_of_error(tmp_path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(WeightsError, match="cannot be read as JSON") as caught:
-        read_object(tmp_path / "x.json", kind=WeightsError, expected="weights")
+        read_object(tmp_path / "x.json", error_class=WeightsError, expected="weights")
     assert caught.value.expected == "weights"
 
 

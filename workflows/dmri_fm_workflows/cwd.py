@@ -1,4 +1,4 @@
-"""The folder a program was started in: paths are relative to it, and nothing else of it counts.
+"""Current folder: paths on the command line are relative to it, and nothing in it is imported.
 
 Libraries read settings from the current folder when they are imported: nipype `nipype.cfg`,
 matplotlib `matplotlibrc`, numba `.numba_config.yaml`, pybids `bids_config.json`. Python itself
@@ -21,7 +21,7 @@ from dmri_fm.errors import ConfigError
 
 __all__ = ["absolute", "current_folder", "empty_folder", "import_paths"]
 
-#: Variables that hold one path.
+#: Environment variables that hold one path.
 _PATH_VARIABLES = (
     "HOME",
     "MPLCONFIGDIR",
@@ -30,7 +30,6 @@ _PATH_VARIABLES = (
     "TEMPLATEFLOW_HOME",
     "TMPDIR",
 )
-
 
 #: Set for processes that a command starts by its own command line, as training on several
 #: devices does: their paths start from the same folder.

@@ -1,4 +1,4 @@
-"""Names that differ in case alone, on a disk that takes them for one."""
+"""Letter case: names that differ in it alone, on a disk that takes them for one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_letter_case"]
 
 
 def check_letter_case(output_dir: Path, label: str, scans: Sequence[str]) -> None:
-    """Refuse a participant whose outputs would fall together with others.
+    """Refuse a participant whose outputs would have the folder or the files of others.
 
     `sub-a` and `sub-A` are two people. Disks of macOS and Windows, and shares of theirs that a
     container mounts, have one folder for both.

@@ -1,4 +1,4 @@
-"""Symbolic links in the output folder: nothing is written through them.
+"""Symbolic links in the output folder: refused, so that nothing is written through them.
 
 The output folder itself may be a link, as a lab's disks are often arranged. A link below it, left
 there by mistake or by somebody else, would lead writing into another person's data.
@@ -13,7 +13,7 @@ from dmri_fm.errors import OutputError
 
 __all__ = ["refuse_link", "refuse_links"]
 
-#: Where git-annex, and so DataLad, keeps the contents of files. A file that is a link into it is
+#: Store of git-annex and DataLad for the contents of files. A file that is a link into it is
 #: replaced by a new one, as git-annex expects; the stored content is never written to.
 ANNEX_OBJECTS = os.path.join(".git", "annex", "objects")
 

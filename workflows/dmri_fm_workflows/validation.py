@@ -1,4 +1,4 @@
-"""A look at the raw dataset with the BIDS validator, where that program is installed."""
+"""BIDS validator: its errors as warnings, where that program is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOGGER = logging.getLogger(__name__)
 
 PROGRAM = "bids-validator-deno"
 
-#: Enough for thousands of participants; a program that hangs is not waited for.
+#: Time limit: enough for thousands of participants.
 TIMEOUT_S = 600.0
 
 
@@ -58,9 +58,9 @@ def validate(root: Path) -> dict[str, list[str]] | None:
 
 
 def report_validation(root: Path) -> None:
-    """Warn of every kind of error that the validator finds; reading goes on regardless.
+    """Warn of every error code that the validator reports; reading goes on regardless.
 
-    What makes a scan unusable is found, and named, when it is read.
+    Reading names the scans that cannot be used.
     """
     for code, locations in (validate(root) or {}).items():
         LOGGER.warning(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from dmri_fm.distortion import PhaseEncoding
+
 __all__ = ["VolumeOrigin", "read_volumes", "write_volumes"]
 
 
@@ -30,6 +32,11 @@ class VolumeOrigin:
     phase_encoding: str | None
     readout_s: float
     original_file: str
+
+    @property
+    def encoding(self) -> PhaseEncoding:
+        """Phase encoding and readout time."""
+        return PhaseEncoding(self.phase_encoding, self.readout_s)
 
 
 def write_volumes(origins: Sequence[VolumeOrigin], path: Path) -> Path:

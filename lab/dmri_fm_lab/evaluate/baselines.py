@@ -228,7 +228,7 @@ def denoise_series(dwi: Dwi, *, method: DenoiseMethod) -> Dwi:
     ):
         # Both say that seven volumes are few, divide by zero outside the mask, and show bars.
         warnings.simplefilter("ignore")
-        found = denoise(dwi.data, method=method, gtab=dwi.gtab, mask=dwi.mask)
+        found = denoise(dwi, method=method)
     return Dwi.from_arrays(found.data, dwi.affine, dwi.gtab, mask=dwi.mask)
 
 

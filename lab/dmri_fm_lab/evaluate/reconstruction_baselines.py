@@ -19,8 +19,8 @@ from dmri_fm.encoders.drope.gaussian_process import fit_gaussian_process, neares
 from dmri_fm.encoders.drope.guided_refiner import SMOOTHING_VOXELS
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import CLIP
+from dmri_fm.qspace import to_qspace
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import design_matrix, fit_tensor
 from dmri_fm.tensor_maps import TensorMaps

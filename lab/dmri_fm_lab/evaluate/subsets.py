@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.gradients import GradientTable, Shell
 from dmri_fm.qspace import (
-    LARGEST_CONDITION,
+    LARGEST_SIX_CONDITION,
     condition_number,
     condition_numbers,
-    group_axes,
     list_subsets,
     skare_angle_deg,
 )
@@ -131,7 +130,7 @@ def choose_subsets(gtab: GradientTable, *, n_subsets: int = 6, seed: int = 0) ->
 def _of_shell(
     gtab: GradientTable, shell: Shell, n_subsets: int, rng: np.random.Generator
 ) -> list[SixSubset]:
-    groups = group_axes(gtab, shell)
+    groups = gtab.group_axes(shell.index)
     axes = np.array([gtab.bvecs_ras[group[0]] for group in groups])
     if len(groups) < 6:
         return []
@@ -167,7 +166,7 @@ def _choose_different(
 ) -> list[int]:
     """Return rows: the best, or as unlike ones as possible where many are good."""
     order = np.argsort(conditions, kind="stable")
-    usable = order[conditions[order] < LARGEST_CONDITION]
+    usable = order[conditions[order] < LARGEST_SIX_CONDITION]
     order = usable if len(usable) else order[:1]
     good = order[conditions[order] < GOOD_CONDITION][:MOST_COMPARED]
     if len(good) <= n_subsets:
@@ -198,7 +197,7 @@ def _describe(
         weighted=tuple(weighted),
         repetition=repetition,
         condition_number=condition,
-        is_well_conditioned=condition < LARGEST_CONDITION,
+        is_well_conditioned=condition < LARGEST_SIX_CONDITION,
         skare_angle_deg=skare_angle_deg(gtab.bvecs_ras[weighted]),
         reference_b0=others or (b0,),
         reference_weighted=left,

@@ -17,7 +17,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from torch import Tensor, nn
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.qspace import LARGEST_CONDITION, choose_six
+from dmri_fm.qspace import LARGEST_SIX_CONDITION, choose_six
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_networks.inputs import tensor_inputs
 
@@ -50,7 +50,7 @@ def choose_sevens(rng: np.random.Generator, gtab: GradientTable, n: int) -> list
     while len(sets) < n:
         some = rng.choice(weighted, min(20, len(weighted) - 2), replace=False)
         six = choose_six(gtab.select(some))
-        if six.condition_number < LARGEST_CONDITION:
+        if six.condition_number < LARGEST_SIX_CONDITION:
             sets.append(np.array([rng.choice(b0), *some[list(six.index)]]))
     return sets
 

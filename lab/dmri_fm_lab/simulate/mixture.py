@@ -17,6 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from dmri_fm.tensor_design import quadratic_columns
 from dmri_fm_lab.simulate.brains import Brains
 from dmri_fm_lab.simulate.fibres import N_REGIONS
 from dmri_fm_lab.simulate.fields import log_uniform, normal, uniform, unit
@@ -304,7 +305,7 @@ def fit_shell(signal: Tensor, s0: Tensor, bval: Tensor) -> Tensor:
         Shape (B, 6, ...), um^2/ms, order xx, xy, xz, yy, yz, zz.
     """
     x, y, z = dense_shell(signal.device).to(signal.dtype).unbind(1)
-    design = torch.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z])  # (6, 16)
+    design = torch.stack(quadratic_columns(x, y, z))  # (6, 16)
     pairs = [(i, j) for i in range(6) for j in range(i + 1)]
     products = torch.stack([design[i] * design[j] for i, j in pairs])
     out = signal.new_zeros(len(signal), 6, s0[0].numel())

@@ -106,7 +106,7 @@ def build_autoencoder(model: str = "drope") -> Autoencoder:
     ConfigError
         If the model is not a D-RoPE encoder.
     """
-    encoder: Any = find_model(model, family="encoder").config
+    encoder = find_model(model, family="encoder").config
     config = replace(MAE_CONFIGS[model], encoder=encoder)
     if isinstance(config, GuidedConfig):
         return GuidedAutoencoder(config)
@@ -162,7 +162,7 @@ def pretrain_drope(
     ConfigError
         If the model is not a D-RoPE encoder, or its decoder is to be trained without one.
     """
-    architecture: Any = find_model(config.model, family="encoder").config
+    architecture = find_model(config.model, family="encoder").config
     masks_patches(config, 0)
     torch.manual_seed(config.optimisation.seed)
     check_part(config, has_start=start is not None)

@@ -161,7 +161,7 @@ def crop(rng: np.random.Generator, scan: ScanTokens, training: DropePretraining)
     n = len(scan.index)
     centre = scan.positions[int(rng.integers(n))]
     nearest = (scan.positions - centre).norm(dim=1).argsort(stable=True).numpy()
-    return scan.select_places(np.sort(nearest[: max(2, round(training.crop_share * n))]))
+    return scan.select_patches(np.sort(nearest[: max(2, round(training.crop_share * n))]))
 
 
 def masks_patches(config: DropePretraining, step: int) -> bool:

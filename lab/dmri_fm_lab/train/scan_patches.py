@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import Shell, rotation_part
-from dmri_fm.qspace import condition_numbers, group_axes
+from dmri_fm.qspace import condition_numbers
 from dmri_fm.tensor_networks.inputs import batch_inputs, fit_least_squares, mean_diffusivity
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_lab.train.tensor_batch import TensorBatch
@@ -158,7 +158,7 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
 
 def _choices(scan: Scan, shell: Shell) -> NDArray[np.int_]:
     """Return well-conditioned sets of six distinct axes, as places within the shell."""
-    groups = group_axes(scan.dwi.gtab, shell)
+    groups = scan.dwi.gtab.group_axes(shell.index)
     if len(groups) < 6 + FEWEST_OTHERS:
         return np.empty((0, 6), dtype=int)
     first = np.array([group[0] for group in groups])

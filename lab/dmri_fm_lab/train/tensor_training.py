@@ -152,7 +152,7 @@ def train_tensor_network(
         If the model estimates no tensor, or the patch does not fit its levels.
     """
     registered = find_model(config.model, family="tensor network")
-    stride = registered.config.stride  # type: ignore[attr-defined]
+    stride = registered.config.stride
     if config.patch_voxels % stride:
         raise ConfigError(
             f"patches of {config.patch_voxels} voxels", expected=f"a multiple of {stride}"

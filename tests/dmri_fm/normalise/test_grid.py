@@ -8,7 +8,9 @@ from nibabel.affines import apply_affine
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.distortion import FieldShift
 from dmri_fm.errors import ImageError
+from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import (
     DROPE_GRID_1MM,
     DROPE_GRID_2MM,
@@ -16,9 +18,10 @@ from dmri_fm.normalise.grid import (
     affine_map,
     compose,
     linear_part,
-    resample_dwi,
     resample_image,
 )
+from dmri_fm.normalise.series import resample_dwi
+from dmri_fm.series import Dwi
 
 AFFINES = {
     "LAS": np.diag([-2.0, 2.0, 2.5, 1.0]),
@@ -67,14 +70,18 @@ def test_storage_does_not_matter(affine: np.ndarray) -> None:
     np.testing.assert_allclose(out.ravel(), scene(target.points()), atol=0.05)
 
 
+def dwi_of(data: np.ndarray, affine: np.ndarray) -> Dwi:
+    n = data.shape[3]
+    return Dwi.from_arrays(data, affine, GradientTable(np.zeros(n), np.zeros((n, 3))))
+
+
 def test_series_and_image_agree_through_a_chain() -> None:
     image = smooth((16, 16, 12))
     affine = AFFINES["LAS"]
     move, turn = rigid(5, (1, -2, 0.5)), rigid(-3, (0, 1, 1))
     target = Grid((14, 14, 10), affine)
     series = resample_dwi(
-        image[..., None],
-        affine,
+        dwi_of(image[..., None], affine),
         target,
         target2dwiref=affine_map(turn),
         xfms=move[None],
@@ -101,7 +108,10 @@ def test_distortion_is_undone(sign: int) -> None:
     series = np.broadcast_to(distorted[None, :, None, None], (*shape, 1))
     field = np.broadcast_to(hz[None, :, None], shape)
     out = resample_dwi(
-        series, affine, Grid(shape, affine), field_hz=field, shifts=[(1, sign * readout_s)]
+        dwi_of(series, affine),
+        Grid(shape, affine),
+        field_hz=field,
+        shifts=[FieldShift(1, sign * readout_s)],
     )
     # Linear interpolation of the distorted profile costs about a percent of the peak.
     np.testing.assert_allclose(out[4, 5:55, 3, 0], truth[5:55], atol=1.5)
@@ -112,7 +122,9 @@ def test_threads_do_not_change_the_result() -> None:
     data = rng.uniform(1, 2, (10, 10, 8, 5)).astype(np.float32)
     moves = np.stack([rigid(i, (0.1 * i, 0, 0)) for i in range(5)])
     grid = Grid((10, 10, 8), AFFINES["RAS"])
-    one, four = (resample_dwi(data, AFFINES["RAS"], grid, xfms=moves, n_threads=n) for n in (1, 4))
+    one, four = (
+        resample_dwi(dwi_of(data, AFFINES["RAS"]), grid, xfms=moves, n_threads=n) for n in (1, 4)
+    )
     np.testing.assert_array_equal(one, four)
 
 
@@ -120,7 +132,7 @@ def test_nothing_is_negative_and_outside_is_nan() -> None:
     rng = np.random.default_rng(2)
     data = (rng.uniform(size=(10, 10, 8, 1)) > 0.5).astype(np.float32)
     wide = Grid.isotropic(2.0, low=[-30, -30, -30], high=[40, 40, 40])
-    out = resample_dwi(data, AFFINES["RAS"], wide)
+    out = resample_dwi(dwi_of(data, AFFINES["RAS"]), wide)
     assert np.nanmin(out) == 0.0
     assert np.isnan(out[0, 0, 0, 0])
     assert resample_image(data, AFFINES["RAS"], wide)[0, 0, 0, 0] == 0.0
@@ -132,7 +144,7 @@ def test_image_reaches_half_a_voxel_beyond_its_outermost_centres() -> None:
         move = np.eye(4)
         move[2, 3] = -shift * 3.0
         affine = np.diag([2.0, 2.0, 3.0, 1.0])
-        out = resample_dwi(data, affine, Grid((6, 6, 4), affine), xfms=move[None])[..., 0]
+        out = resample_dwi(dwi_of(data, affine), Grid((6, 6, 4), affine), xfms=move[None])[..., 0]
         assert np.isfinite(out[..., 0]).all() == is_seen
         np.testing.assert_allclose(out[..., 1:], 7.0, rtol=1e-5)
         if is_seen:

@@ -7,8 +7,8 @@ import pytest
 
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import CLIP, normalise_b0
+from dmri_fm.qspace import to_qspace
 
 GTAB = GradientTable([0, 0, 1000], [[0, 0, 0], [0, 0, 0], [0, 0, 1]])
 

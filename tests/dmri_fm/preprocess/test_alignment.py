@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.errors import ImageError
 from dmri_fm.preprocess.alignment import (
     ITK_THREADS_VARIABLE,
+    Level,
     align,
     itk_parameters,
     mutual_information,
@@ -104,7 +105,7 @@ def test_affine_recovers_scale_and_a_shift_between_unlike_grids() -> None:
         moving,
         fixed_affine=fixed_affine,
         moving_affine=moving_affine,
-        kind="affine",
+        freedom="affine",
         metric="correlation",
     )
     assert largest_error_mm(found, truth) < 0.4
@@ -126,9 +127,7 @@ def test_the_same_call_gives_the_same_matrix_but_for_rounding_and_a_start_is_use
         fixed_affine=affine,
         moving_affine=affine,
         initial=start,
-        shrink_factors=(2,),
-        smoothing_voxels=(0,),
-        iterations=(0,),
+        levels=[Level(2, 0, 0)],
     )
     np.testing.assert_allclose(still.xfm, start, atol=1e-6)
 

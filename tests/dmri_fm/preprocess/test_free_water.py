@@ -12,6 +12,7 @@ from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.free_water import (
     FREE_WATER_MD,
+    FreeWater,
     describe_free_water,
     find_ventricles,
     measure_free_water,
@@ -35,6 +36,10 @@ def head(gtab: GradientTable, *, snr: float = 40.0) -> np.ndarray:
     return np.hypot(clean + noise[0], noise[1]).astype(np.float32)
 
 
+def measure(data: np.ndarray, gtab: GradientTable, mask: np.ndarray = BRAIN) -> FreeWater | None:
+    return measure_free_water(Dwi.from_arrays(data, AFFINE, gtab, mask=mask))
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.93**2, 0.93**-2])
 def test_water_tells_the_factor_of_the_b_values(scale: float) -> None:
     data = head(GTAB)
@@ -42,7 +47,7 @@ def test_water_tells_the_factor_of_the_b_values(scale: float) -> None:
     assert (water & ~WATER).sum() == 0
     assert water.sum() > 0.9 * WATER.sum()
     claimed = GradientTable(GTAB.bvals * scale, GTAB.bvecs_ras)
-    found = measure_free_water(data, claimed, mask=BRAIN, affine=AFFINE)
+    found = measure(data, claimed)
     assert found is not None
     # The noise floor takes 1% from the weakest signals.
     assert found.md == pytest.approx(FREE_WATER_MD / scale, rel=0.02)
@@ -51,17 +56,17 @@ def test_water_tells_the_factor_of_the_b_values(scale: float) -> None:
 def test_what_cannot_be_measured_is_none() -> None:
     data = head(GTAB)
     small = _RADIUS < 6  # nothing lies deep
-    assert measure_free_water(data, GTAB, mask=small, affine=AFFINE) is None
+    assert measure(data, GTAB, small) is None
     high = GradientTable(2.5 * GTAB.bvals, GTAB.bvecs_ras)
-    assert measure_free_water(data, high, mask=BRAIN, affine=AFFINE) is None
-    assert measure_free_water(0 * data, GTAB, mask=BRAIN, affine=AFFINE) is None
+    assert measure(data, high) is None
+    assert measure(0 * data, GTAB) is None
     no_b0 = GradientTable(np.full(6, 1000.0), SKARE_DIRECTIONS)
-    assert measure_free_water(data[..., 1:], no_b0, mask=BRAIN, affine=AFFINE) is None
+    assert measure(data[..., 1:], no_b0) is None
     found = describe_free_water(None, method="none", common_length=0.93)
     assert found["VentricleMD"] == "n/a"
     assert "n/a" in found["Summary"]
     with pytest.raises(GradientError):
-        measure_free_water(data, no_b0, mask=BRAIN, affine=AFFINE)
+        measure(data, no_b0)
     with pytest.raises(ImageError):
         find_ventricles(data[..., 0], mask=BRAIN[1:], affine=AFFINE)
 
@@ -72,7 +77,7 @@ def test_real_ventricles_hold_free_water(data_dir: Path) -> None:
     dwi = Dwi.from_files(*(path.with_name(path.name + e) for e in (".nii.gz", ".bval", ".bvec")))
     b0 = dwi.mean_b0()
     head_mask = binary_fill_holes(b0 > 0.1 * np.percentile(b0, 99))
-    found = measure_free_water(dwi.data, dwi.gtab, mask=head_mask, affine=dwi.affine)
+    found = measure_free_water(dwi.with_mask(head_mask))
     assert found is not None
     # Neighbouring tissue in the voxels and pulsation leave some 5% either way; a common
     # length of .93 that is misread makes 16%.

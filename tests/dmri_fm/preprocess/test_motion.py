@@ -10,6 +10,7 @@ from nibabel.affines import apply_affine
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import ImageError, InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid, affine_map, resample_image
@@ -19,18 +20,18 @@ from dmri_fm.preprocess.motion import (
     MotionEstimate,
     estimate_motion,
     no_motion,
-    predict_left_out,
-    read_motion_tsv,
     resampled_motion,
     rotate_bvecs,
-    write_motion_tsv,
 )
+from dmri_fm.preprocess.motion_table import read_motion_tsv, write_motion_tsv
 from dmri_fm.preprocess.pose import (
     pose_from_matrix,
     pose_matrix,
     pose_rotation,
     pose_tangent,
 )
+from dmri_fm.preprocess.shell_prediction import predict_left_out
+from dmri_fm.series import Dwi
 
 AFFINE = np.array([[-4.0, 0, 0, 92], [0, 4, 0, -124], [0, 0, 4, -76], [0, 0, 0, 1]])
 SHAPE = (47, 52, 42)
@@ -93,15 +94,10 @@ def mean_error_mm(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 
 
 def estimate(data: np.ndarray, gtab: GradientTable, mask: np.ndarray, **options) -> MotionEstimate:
-    n = len(gtab)
     return estimate_motion(
-        data,
-        gtab,
-        AFFINE,
-        mask=mask,
+        Dwi.from_arrays(data, AFFINE, gtab, mask=mask),
         reference=data[..., 0],
-        phase_encodings=["j"] * n,
-        readouts_s=[0.05] * n,
+        encodings=[PhaseEncoding("j", 0.05)] * len(gtab),
         **options,
     )
 
@@ -226,7 +222,7 @@ def test_file_comes_back(tmp_path: Path) -> None:
     motion = MotionEstimate(
         xfms, np.zeros((5, 3), bool), poses, np.array([np.nan, 0.1, 0.2, 0.3, 0.4]), "test"
     )
-    back = read_motion_tsv(write_motion_tsv(motion, tmp_path / "motion.tsv"), n_slices=3)
+    back = read_motion_tsv(write_motion_tsv(motion, tmp_path / "motion.tsv"))
     np.testing.assert_allclose(back.xfms, xfms, atol=1e-7)
     np.testing.assert_allclose(back.parameters, poses, atol=1e-7)
     np.testing.assert_allclose(back.fd_mm, motion.fd_mm)

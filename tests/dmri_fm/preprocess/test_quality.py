@@ -8,14 +8,16 @@ from dipy.stats.qc import neighboring_dwi_correlation
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.quality import (
-    describe_quality,
     find_bad_slices,
-    image_quality,
+    mask_volume_ml,
     measure_cnr,
     measure_snr_b0,
     neighbour_correlation,
-    network_measures,
+    series_quality,
+    tensor_quality,
 )
+from dmri_fm.preprocess.quality_columns import describe_quality
+from dmri_fm.series import Dwi
 
 SHAPE = (14, 15, 12)
 BRAIN = np.zeros(SHAPE, dtype=bool)
@@ -40,57 +42,61 @@ def make_series(
     return np.hypot(signal + noise[0], noise[1]).astype(np.float32), gtab
 
 
+def dwi_of(data: np.ndarray, gtab: GradientTable, mask: np.ndarray = BRAIN) -> Dwi:
+    return Dwi.from_arrays(data, np.eye(4), gtab, mask=mask)
+
+
 @pytest.mark.parametrize("bvals", [(1000,), (700, 2000)])
 def test_neighbour_correlation_agrees_with_dipy(bvals) -> None:
     data, gtab = make_series(np.random.default_rng(0), snr=20, bvals=bvals)
     table = gradient_table(gtab.bvals, bvecs=gtab.bvecs_ras, b0_threshold=50)
     expected = neighboring_dwi_correlation(data, table, mask=BRAIN)
-    assert neighbour_correlation(data, gtab, mask=BRAIN) == pytest.approx(expected, rel=1e-5)
+    assert neighbour_correlation(dwi_of(data, gtab)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_neighbour_correlation_falls_with_noise_and_ignores_scale_and_sign() -> None:
     rng = np.random.default_rng(1)
     clean, gtab = make_series(rng, snr=100)
     noisy = clean + rng.normal(0, 200, clean.shape).astype(np.float32)
-    value = neighbour_correlation(clean, gtab, mask=BRAIN)
-    assert value > neighbour_correlation(noisy, gtab, mask=BRAIN)
+    value = neighbour_correlation(dwi_of(clean, gtab))
+    assert value > neighbour_correlation(dwi_of(noisy, gtab))
     flipped = GradientTable(gtab.bvals, gtab.bvecs_ras * rng.choice([-1, 1], (len(gtab), 1)))
-    assert neighbour_correlation(7 * clean, flipped, mask=BRAIN) == pytest.approx(value, rel=1e-5)
+    assert neighbour_correlation(dwi_of(7 * clean, flipped)) == pytest.approx(value, rel=1e-5)
 
 
 def test_neighbour_correlation_needs_two_volumes_and_a_brain() -> None:
     data, gtab = make_series(np.random.default_rng(2), snr=20, n=1)
-    assert neighbour_correlation(data, gtab, mask=BRAIN) is None
+    assert neighbour_correlation(dwi_of(data, gtab)) is None
     data, gtab = make_series(np.random.default_rng(2), snr=20)
-    assert neighbour_correlation(data, gtab, mask=np.zeros(SHAPE)) is None
+    assert neighbour_correlation(dwi_of(data, gtab, np.zeros(SHAPE))) is None
 
 
 def test_lost_slices_are_found_and_no_others() -> None:
     data, gtab = make_series(np.random.default_rng(3), snr=20, n=15)
-    assert not find_bad_slices(data, gtab, mask=BRAIN).any()
+    assert not find_bad_slices(dwi_of(data, gtab)).any()
     data[:, :, 5, 4] *= 0.3
     data[:, :, 8, 11] = 0
-    bad = find_bad_slices(data, gtab, mask=BRAIN)
+    bad = find_bad_slices(dwi_of(data, gtab))
     assert sorted(zip(*map(list, np.nonzero(bad)), strict=True)) == [(4, 5), (11, 8)]
 
 
 def test_small_shells_are_not_judged() -> None:
     data, gtab = make_series(np.random.default_rng(4), snr=20, n=4)
     data[:, :, 5, 4] = 0
-    assert not find_bad_slices(data, gtab, mask=BRAIN).any()
+    assert not find_bad_slices(dwi_of(data, gtab)).any()
 
 
 @pytest.mark.parametrize("n_b0", [2, 3, 8])
 @pytest.mark.parametrize("snr", [10.0, 40.0])
 def test_temporal_snr_is_that_of_the_simulation(n_b0, snr) -> None:
     data, gtab = make_series(np.random.default_rng(5), snr=snr, n_b0=n_b0)
-    measured, is_temporal = measure_snr_b0(data, gtab, mask=BRAIN)
+    measured, is_temporal = measure_snr_b0(dwi_of(data, gtab))
     assert is_temporal
     # About 1100 voxels: the median of a chi-squared variable of one degree has 5 % of error.
     assert measured == pytest.approx(snr, rel=0.12)
 
 
-def test_snr_of_a_single_b0_comes_from_sigma_or_the_background() -> None:
+def test_snr_of_a_single_b0_comes_from_the_background() -> None:
     rng = np.random.default_rng(6)
     shape = (40, 40, 24)
     brain = np.zeros(shape, dtype=bool)
@@ -99,13 +105,12 @@ def test_snr_of_a_single_b0_comes_from_sigma_or_the_background() -> None:
     noise = rng.standard_normal((2, *signal.shape)) * 50
     data = np.hypot(signal + noise[0], noise[1])
     gtab = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
-    assert measure_snr_b0(data, gtab, mask=brain, sigma=25.0)[0] == pytest.approx(40, rel=0.02)
-    snr, is_temporal = measure_snr_b0(data, gtab, mask=brain)
+    snr, is_temporal = measure_snr_b0(dwi_of(data, gtab, brain))
     assert snr == pytest.approx(20, rel=0.05)
     assert not is_temporal
-    assert measure_snr_b0(data * brain[..., None], gtab, mask=brain) == (None, False)
+    assert measure_snr_b0(dwi_of(data * brain[..., None], gtab, brain)) == (None, False)
     weighted = GradientTable([1000, 1000], [[1, 0, 0], [0, 1, 0]])
-    assert measure_snr_b0(data, weighted, mask=brain) == (None, False)
+    assert measure_snr_b0(dwi_of(data, weighted, brain)) == (None, False)
 
 
 def test_cnr_is_the_ratio_it_says() -> None:
@@ -115,27 +120,27 @@ def test_cnr_is_the_ratio_it_says() -> None:
     gtab = GradientTable(np.full(60, 1000.0), g)
     contrast = 100.0 * g[:, 2] ** 2
     data = 500 + contrast + rng.normal(0, 10, (*SHAPE, 60))
-    cnr = measure_cnr(data, gtab.shells[0], gtab, mask=BRAIN)
+    cnr = measure_cnr(dwi_of(data, gtab), gtab.shells[0])
     assert cnr == pytest.approx(contrast.std(ddof=1) / 10, rel=0.03)
     # Noise alone has no contrast: half of the voxels are clipped at zero.
     noise = 500 + rng.normal(0, 10, (*SHAPE, 60))
-    assert measure_cnr(noise, gtab.shells[0], gtab, mask=BRAIN) < 0.2
+    assert measure_cnr(dwi_of(noise, gtab), gtab.shells[0]) < 0.2
 
 
 def test_cnr_needs_more_directions_than_terms() -> None:
     data, gtab = make_series(np.random.default_rng(8), snr=20, n=7)
-    assert measure_cnr(data, gtab.shells[0], gtab, mask=BRAIN) is None
+    assert measure_cnr(dwi_of(data, gtab), gtab.shells[0]) is None
 
 
 def test_row_has_every_column_and_none_where_nothing_is_known() -> None:
     data, gtab = make_series(np.random.default_rng(9), snr=20, bvals=(1000, 2000))
-    row = image_quality(data, gtab, mask=BRAIN, affine=np.diag([-2.0, 2, 3, 1]))
-    assert row["mask_volume_ml"] == pytest.approx(BRAIN.sum() * 12 / 1000)
+    dwi = Dwi.from_arrays(data, np.diag([-2.0, 2, 3, 1]), gtab, mask=BRAIN)
+    row = series_quality(dwi) | tensor_quality(None, BRAIN)
+    assert mask_volume_ml(dwi) == pytest.approx(BRAIN.sum() * 12 / 1000)
     assert {"cnr_b1000", "cnr_b2000"} <= set(row)
     assert row["raw_neighbor_corr"] is None
     assert row["mean_fd"] is None
     assert row["fa_nan_fraction"] is None
-    assert row["registration_dice"] is None
     assert set(describe_quality(list(row))) == set(row)
     assert all(isinstance(v, int | float | None) for v in row.values())
 
@@ -152,21 +157,12 @@ def test_row_of_a_full_call() -> None:
     # (2, 0.5, -0.01) is negative, but its FA stays below 1.
     diffusivity[tuple(inside[2])] = [2e-3, 0, 0, 0.5e-3, 0, -1e-5]
     n = BRAIN.sum()
-    row = image_quality(
-        data,
-        gtab,
-        mask=BRAIN,
-        affine=np.eye(4),
-        raw=data,
-        raw_gtab=gtab,
-        raw_mask=BRAIN,
+    row = series_quality(
+        dwi_of(data, gtab),
+        dwi_of(data, gtab),
         fd_mm=[np.nan, *np.linspace(0.1, 0.3, len(gtab) - 1)],
         is_outlier=np.eye(len(gtab), 12) > 0,
-        diffusivity=diffusivity,
-        registration_dice=0.97,
-        ood_score=1.5,
-        ood_percentile=80.0,
-    )
+    ) | tensor_quality(diffusivity, BRAIN)
     assert row["raw_neighbor_corr"] == row["preproc_neighbor_corr"]
     assert row["mean_fd"] == pytest.approx(0.2)
     assert row["max_fd"] == pytest.approx(0.3)
@@ -174,47 +170,15 @@ def test_row_of_a_full_call() -> None:
     assert row["fa_nan_fraction"] == pytest.approx(1 / n)
     assert row["fa_out_of_range_fraction"] == pytest.approx(1 / n)
     assert row["negative_diffusivity_fraction"] == pytest.approx(2 / n)
-    assert (row["registration_dice"], row["ood_score"], row["ood_percentile"]) == (0.97, 1.5, 80.0)
-
-
-def test_failures_of_a_network_are_found() -> None:
-    shape = (24, 24, 24)
-    mask = np.zeros(shape, dtype=bool)
-    mask[2:-2, 2:-2, 2:-2] = True
-    fitted = np.zeros((*shape, 6))
-    fitted[...] = [1.2e-3, 0, 0, 0.6e-3, 0, 0.6e-3]
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    unfamiliarity = np.where(np.arange(24)[:, None, None] < 12, 99.5, 40.0) * np.ones(shape)
-
-    def measure(network):
-        return network_measures(
-            network, fitted, mask=mask, affine=affine, unfamiliarity=unfamiliarity
-        )
-
-    same = measure(fitted)
-    assert same["tensorrefiner_md_bias"] == 0
-    assert same["tensorrefiner_unfamiliar_fraction"] == pytest.approx(0.5)
-    noisy = fitted + 3e-4 * np.random.default_rng(0).standard_normal(fitted.shape)
-    assert measure(noisy)["tensorrefiner_md_bias"] < 0.05, "noise is no bias"
-    shaded = fitted * np.linspace(0.8, 1.2, 24)[:, None, None, None]
-    assert 0.1 < measure(shaded)["tensorrefiner_md_bias"] < 0.2
-    inside = np.argwhere(mask)
-    broken = fitted.copy()
-    broken[tuple(inside[0])] = [1e-3, 0, 0, 1e-3, 0, -1e-3]
-    broken[tuple(inside[1])] = [2e-3, 0, 0, 0.5e-3, 0, -1e-5]
-    found = measure(broken)
-    assert found["tensorrefiner_fa_out_of_range_fraction"] == pytest.approx(1 / mask.sum())
-    assert found["tensorrefiner_negative_diffusivity_fraction"] == pytest.approx(2 / mask.sum())
-    alone = network_measures(fitted, None, mask=mask, affine=affine, unfamiliarity=None)
-    assert alone["tensorrefiner_md_bias"] is None
-    assert alone["tensorrefiner_unfamiliar_fraction"] is None
 
 
 def test_unlike_shapes_are_refused() -> None:
     data, gtab = make_series(np.random.default_rng(11), snr=20)
     with pytest.raises(ImageError, match="mask of shape"):
-        neighbour_correlation(data, gtab, mask=BRAIN[1:])
+        neighbour_correlation(dwi_of(data, gtab, BRAIN[1:]))
+    with pytest.raises(ImageError, match="without a brain mask"):
+        neighbour_correlation(Dwi.from_arrays(data, np.eye(4), gtab))
     with pytest.raises(GradientError, match="gradients for"):
-        image_quality(data[..., 1:], gtab, mask=BRAIN, affine=np.eye(4))
+        series_quality(dwi_of(data[..., 1:], gtab))
     with pytest.raises(ImageError, match="tensors of shape"):
-        image_quality(data, gtab, mask=BRAIN, affine=np.eye(4), diffusivity=np.zeros((2, 2, 2, 6)))
+        tensor_quality(np.zeros((2, 2, 2, 6)), BRAIN)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dmri_fm import predict_tensor
+from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
@@ -16,7 +17,7 @@ from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import estimate_motion
-from dmri_fm.preprocess.quality import image_quality
+from dmri_fm.preprocess.quality import series_quality
 from dmri_fm.preprocess.raw_series import (
     check_run,
     check_usable,
@@ -107,9 +108,7 @@ def test_a_volume_cut_short_is_flagged_and_kept(axis: int, share: float, is_cut:
     assert run.kept == tuple(range(14))
     assert any("volume 5 (counted from 0) cut short" in w for w in run.facts["Warnings"]) == is_cut
     assert ("VolumesCutShort" in run.facts) == is_cut
-    row = image_quality(
-        ball(), GTAB, mask=BALL, affine=AFFINE, raw=data, raw_gtab=GTAB, raw_mask=BALL
-    )
+    row = series_quality(dwi_of(ball()), dwi_of(data))
     assert row["raw_num_cut_volumes"] == int(is_cut)
 
 
@@ -130,19 +129,16 @@ def test_what_is_lost_with_the_volumes_is_an_error_of_the_scan() -> None:
 
 #: Every stage that sees voxels. The suite turns warnings into errors.
 STAGES = {
-    "mppca": lambda d: denoise(d, method="mppca").data,
+    "mppca": lambda d: denoise(Dwi.from_arrays(d, AFFINE, GTAB), method="mppca").data,
     "merge": lambda d: merge_runs([dwi_of(ball(1)), dwi_of(d)]).scales,
-    "dwiref": lambda d: b0_reference(d, GTAB, AFFINE),
+    "dwiref": lambda d: b0_reference(dwi_of(d)),
     "bias": lambda d: correct_bias(d[..., 0], AFFINE),
-    "check": lambda d: list(check_gradients(d, GTAB, AFFINE).scores.values()),
+    "check": lambda d: list(check_gradients(Dwi.from_arrays(d, AFFINE, GTAB)).scores.values()),
     "tensor": lambda d: fit_tensor(dwi_of(d)).diffusivity,
     "network": lambda d: predict_tensor(dwi_of(d)).diffusivity,
     "normalise": lambda d: normalise_b0(d, GTAB, mask=BALL).signal,
     "quality": lambda d: [
-        np.nan_to_num(v or 0)
-        for v in image_quality(
-            d, GTAB, mask=BALL, affine=AFFINE, raw=d, raw_gtab=GTAB, raw_mask=BALL
-        ).values()
+        np.nan_to_num(v or 0) for v in series_quality(dwi_of(d), dwi_of(d)).values()
     ],
     "motion": lambda d: motion_of(d).parameters,
 }
@@ -154,16 +150,10 @@ def dwi_of(data: np.ndarray) -> Dwi:
 
 def motion_of(data: np.ndarray):
     return estimate_motion(
-        data,
-        GTAB,
-        AFFINE,
-        mask=BALL,
+        dwi_of(data),
         reference=ball()[..., 0],
-        field=None,
-        phase_encodings=["j"] * 14,
-        readouts_s=[0.05] * 14,
+        encodings=[PhaseEncoding("j", 0.05)] * 14,
         sloppy=True,
-        n_threads=1,
     )
 
 
@@ -182,7 +172,7 @@ def test_no_stage_divides_by_zero(stage: str) -> None:
 def test_an_empty_b0_neither_scales_a_run_nor_darkens_the_reference() -> None:
     data = spoil(ball(), "zero b0")
     assert merge_runs([dwi_of(ball()), dwi_of(data)]).scales[1] == pytest.approx(1, rel=0.02)
-    reference = b0_reference(data, GTAB, AFFINE)
+    reference = b0_reference(dwi_of(data))
     np.testing.assert_array_equal(reference, data[..., 1])
 
 

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm.errors import ConfigError, GradientError
+from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.denoise import denoise, foreground, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
@@ -32,26 +32,21 @@ def series(*, sigma: float, n: int = 20, seed: int = 0) -> tuple[np.ndarray, np.
 def test_denoising_brings_the_signal_nearer_to_the_truth(method: str) -> None:
     noisy, clean = series(sigma=20)
     gtab = GradientTable([0, *[1000] * 19], [[0, 0, 0], *[[1, 0, 0]] * 19])
-    result = denoise(noisy.clip(0), method=method, gtab=gtab, mask=np.ones(noisy.shape[:3]))
+    result = denoise(
+        Dwi.from_arrays(noisy.clip(0), AFFINE, gtab, mask=np.ones(noisy.shape[:3])), method=method
+    )
     before = np.sqrt(np.mean((noisy - clean) ** 2))
     after = np.sqrt(np.mean((result.data - clean) ** 2))
     assert after < 0.6 * before
     assert "DIPY" in result.method
-    if method == "mppca":
-        # The edges of the block see half a patch; the middle has to be right to a fifth.
-        assert np.median(result.sigma[4:-4, 4:-4, 2:-2]) == pytest.approx(20, rel=0.2)
 
 
 def test_too_few_volumes_are_left_alone_and_it_is_said() -> None:
     noisy, _ = series(sigma=20, n=5)
-    result = denoise(noisy, method="mppca")
+    b0s = GradientTable(np.zeros(5), np.zeros((5, 3)))
+    result = denoise(Dwi.from_arrays(noisy, AFFINE, b0s), method="mppca")
     np.testing.assert_array_equal(result.data, noisy.astype(np.float32))
     assert "too few" in result.method
-
-
-def test_patch2self_needs_gradients() -> None:
-    with pytest.raises(ConfigError, match="gradient table"):
-        denoise(series(sigma=1)[0], method="patch2self")
 
 
 def test_background_is_not_foreground() -> None:
@@ -75,14 +70,16 @@ def test_ringing_at_an_edge_shrinks() -> None:
 def test_no_b0_is_an_error() -> None:
     gtab = GradientTable([1000], [[1, 0, 0]])
     with pytest.raises(GradientError, match="no b=0"):
-        b0_reference(np.ones((4, 4, 4, 1)), gtab, AFFINE)
+        b0_reference(Dwi.from_arrays(np.ones((4, 4, 4, 1)), AFFINE, gtab))
 
 
 def test_one_b0_is_its_own_reference() -> None:
     rng = np.random.default_rng(0)
     data = rng.uniform(1, 2, (6, 6, 6, 2)).astype(np.float32)
     gtab = GradientTable([1000, 0], [[1, 0, 0], [0, 0, 0]])
-    np.testing.assert_allclose(b0_reference(data, gtab, AFFINE), data[..., 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        b0_reference(Dwi.from_arrays(data, AFFINE, gtab)), data[..., 1], rtol=1e-6
+    )
 
 
 def test_bias_becomes_even() -> None:
@@ -102,7 +99,7 @@ def test_brain_of_a_real_b0_in_any_storage(data_dir: Path) -> None:
     dwi = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
     b0 = dwi.mean_b0()
     found = brain_mask(b0, dwi.affine, contrast="b0")
-    assert 900 < found.volume_ml < 1900
+    assert 900 < found.mask.sum() * 27 / 1000 < 1900
     assert found.agreement_dice > 0.8
     assert found.warnings == ()
     assert found.method == name_mask("b0")
@@ -142,6 +139,7 @@ def test_voxels_that_no_window_reaches_stay_as_they_are():
     mask = np.zeros(series.shape[:3], dtype=bool)
     mask[3:9, 3:9, 3:9] = True
     mask[0, 0, 0] = True
-    found = denoise(series, method="mppca", mask=mask).data
+    b0s = GradientTable(np.zeros(8), np.zeros((8, 3)))
+    found = denoise(Dwi.from_arrays(series, AFFINE, b0s, mask=mask), method="mppca").data
     np.testing.assert_array_equal(found[0, 0, 0], series[0, 0, 0])
     assert found[mask].std() < 0.8 * series[mask].std()

@@ -9,8 +9,8 @@ import pytest
 import torch
 import trxscan
 
+from dmri_fm.distortion import DistortionField, PhaseEncoding, correct_image
 from dmri_fm.gradients import GradientTable
-from dmri_fm.preprocess.susceptibility import DistortionField, correct_image
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.simulate.anatomy import draw_anatomy
 from dmri_fm_lab.simulate.brains import Brains
@@ -135,9 +135,8 @@ def test_correcting_with_the_true_field_returns_the_undistorted_image(
         return correct_image(
             distorted,
             subject.affine,
-            field=DistortionField(field_hz, subject.affine, "truth"),
-            phase_encoding=phase_encoding,
-            readout_time_s=clean.readout_s,
+            field=DistortionField(field_hz, subject.affine),
+            encoding=PhaseEncoding(phase_encoding, clean.readout_s),
         )
 
     inside = subject.fractions.mask

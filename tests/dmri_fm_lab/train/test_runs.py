@@ -338,7 +338,7 @@ def test_the_published_encoder_has_the_published_autoencoder():
 
 def test_the_wrong_kind_of_model_is_refused(tmp_path):
     tensor = read_training(TensorTraining, "tensor-refiner")
-    with pytest.raises(ConfigError, match="estimates no tensor"):
+    with pytest.raises(ConfigError, match="no tensor network"):
         train_tensor_network(replace(tensor, model="drope"), tmp_path)
     with pytest.raises(ConfigError, match="multiple of 4"):
         train_tensor_network(replace(tensor, patch_voxels=30), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm_workflows.bids import Problem, Session
+from dmri_fm_workflows.bids import Dataset, DwiSeries, Problem, Session
 from dmri_fm_workflows.bids.filters import Filters
 from dmri_fm_workflows.bids.listing import list_images
 from dmri_fm_workflows.bids.participants import ParticipantReader
@@ -98,6 +99,57 @@ class DatasetMaker:
         if metadata is not None:
             self.json(stem + ".json", metadata)
         return self.image(stem + ".nii.gz", shape=(*grid, len(bvals)), affine=affine)
+
+    def epi(self, stem: str, metadata: dict[str, Any], **image: Any) -> None:
+        """Write an echo-planar image without gradient files, and its sidecar."""
+        self.image(f"{stem}.nii.gz", **image)
+        self.json(f"{stem}.json", metadata)
+
+    def with_source(self) -> DatasetMaker:
+        """Write one sound participant, `01`, and a series for :meth:`put` outside the dataset."""
+        self.dwi("sub-src_dwi", metadata=self.AP)
+        shutil.move(self.root / "sub-src" / "dwi", self.root.parent / "source")
+        shutil.rmtree(self.root / "sub-src")
+        self.put("sub-01/dwi", "sub-01_dwi")
+        return self
+
+    def put(self, folder: str, stem: str, *, source: str = "sub-src_dwi") -> Path:
+        """Copy the series of `sub-src` into a folder under a name; return the image's path."""
+        target = self.root / folder
+        target.mkdir(parents=True, exist_ok=True)
+        for ending in (".nii.gz", ".json", ".bval", ".bvec"):
+            shutil.copy(self.root.parent / "source" / (source + ending), target / (stem + ending))
+        return target / (stem + ".nii.gz")
+
+    def session(self, **chosen: Any) -> Session:
+        """Read participant 01 without problems; return the last session."""
+        visits, problems = self.read(**chosen)
+        assert not problems, [str(p.error) for p in problems]
+        return visits[-1]
+
+    def only_series(self, **chosen: Any) -> DwiSeries:
+        """Read participant 01 without problems; return the one series of the last session."""
+        (series,) = self.session(**chosen).series
+        return series
+
+    @staticmethod
+    def found(dataset: Dataset) -> dict[tuple[str, str | None], list[str]]:
+        """Return the names of series, by participant and session."""
+        return {
+            (p.label, s.label): [series.name for series in s.series]
+            for p in dataset.participants
+            for s in p.sessions
+        }
+
+    @staticmethod
+    def names(dataset: Dataset) -> list[str]:
+        """Return the names of all series."""
+        return [s.name for p in dataset.participants for v in p.sessions for s in v.series]
+
+    @staticmethod
+    def reasons(series: DwiSeries) -> dict[str, str]:
+        """Return why images are not used, by the stems of their names."""
+        return {u.path.name.split(".")[0]: u.reason for u in series.unused}
 
     def read(
         self, *, session: str | None = None, filters: Filters | None = None

@@ -9,21 +9,6 @@ from dmri_fm_workflows.bids import read_dataset
 LINK = {"IntendedFor": "dwi/sub-01_dwi.nii.gz"}
 
 
-def only_series(maker):
-    (visit,), problems = maker.read()
-    assert not problems, [str(p.error) for p in problems]
-    return visit.series[0]
-
-
-def reasons(series) -> dict[str, str]:
-    return {u.path.name.split(".")[0]: u.reason for u in series.unused}
-
-
-def epi(maker, stem: str, said: dict) -> None:
-    maker.image(f"{stem}.nii.gz")
-    maker.json(f"{stem}.json", {**maker.PA, **said})
-
-
 # Phase images and maps
 
 
@@ -38,28 +23,31 @@ def epi(maker, stem: str, said: dict) -> None:
 )
 def test_fmap_image_that_is_no_signal_corrects_nothing(maker, stem, image_type, why) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
-    epi(maker, stem, {"ImageType": image_type, **LINK})
-    series = only_series(maker)
+    maker.epi(stem, {**maker.PA, **{"ImageType": image_type, **LINK}})
+    series = maker.only_series()
     assert series.blip_pair is None
-    assert reasons(series) == {stem: f"it is no measured signal: {why}"}
+    assert maker.reasons(series) == {stem: f"it is no measured signal: {why}"}
 
 
 def test_magnitude_is_used_beside_phase_and_adc(maker) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
     for middle in ("acq-ADC_dir-PA", "dir-PA_part-mag", "dir-PA_part-phase"):
-        epi(maker, f"sub-01_{middle}_epi", LINK)
-    series = only_series(maker)
+        maker.epi(f"sub-01_{middle}_epi", {**maker.PA, **LINK})
+    series = maker.only_series()
     assert series.outside_image.path.name == "sub-01_dir-PA_part-mag_epi.nii.gz"
-    assert set(reasons(series)) == {"sub-01_acq-ADC_dir-PA_epi", "sub-01_dir-PA_part-phase_epi"}
+    assert set(maker.reasons(series)) == {
+        "sub-01_acq-ADC_dir-PA_epi",
+        "sub-01_dir-PA_part-phase_epi",
+    }
 
 
 def test_linked_phase_image_of_another_session_corrects_nothing(maker) -> None:
     link = {"IntendedFor": "ses-2/dwi/sub-01_ses-2_dwi.nii.gz"}
     maker.dwi("sub-01_ses-2_dwi", metadata=maker.AP)
-    epi(maker, "sub-01_ses-1_dir-PA_part-phase_epi", link)
-    series = only_series(maker)
+    maker.epi("sub-01_ses-1_dir-PA_part-phase_epi", {**maker.PA, **link})
+    series = maker.only_series()
     assert series.blip_pair is None
-    assert "part-phase" in reasons(series)["sub-01_ses-1_dir-PA_part-phase_epi"]
+    assert "part-phase" in maker.reasons(series)["sub-01_ses-1_dir-PA_part-phase_epi"]
 
 
 # Links to another participant's files
@@ -101,7 +89,7 @@ def test_links_to_stores_and_own_files_are_followed(maker, store) -> None:
     kept.mkdir(parents=True)
     image.rename(kept / "key.nii.gz")
     image.symlink_to(kept / "key.nii.gz")
-    assert only_series(maker).runs[0].path == image
+    assert maker.only_series().runs[0].path == image
 
 
 # Other sessions, and images outside the sessions
@@ -115,22 +103,26 @@ def test_field_of_the_series_own_session_comes_first(maker) -> None:
     assert not problems
     for visit, other in zip(visits, ("ses-2_dir-AP", "ses-1_dir-PA"), strict=True):
         assert visit.series[0].blip_pair is None
-        reason = reasons(visit.series[0])[f"sub-01_{other}_dwi"]
+        reason = maker.reasons(visit.series[0])[f"sub-01_{other}_dwi"]
         assert reason.startswith("it is of another session, and the series' own session has")
 
 
 def test_unlinked_image_outside_the_sessions_is_named(maker) -> None:
     maker.dwi("sub-01_ses-2_dwi", metadata=maker.AP)
-    epi(maker, "sub-01_dir-PA_epi", {})
-    series = only_series(maker)
+    maker.epi("sub-01_dir-PA_epi", maker.PA)
+    series = maker.only_series()
     assert series.blip_pair is None
-    assert reasons(series)["sub-01_dir-PA_epi"].startswith("it does not say for which scans it is")
+    assert maker.reasons(series)["sub-01_dir-PA_epi"].startswith(
+        "it does not say for which scans it is"
+    )
 
 
 def test_linked_image_outside_the_sessions_is_not_called_one_of_another(maker) -> None:
     maker.dwi("sub-01_ses-2_dwi", metadata=maker.AP)
-    epi(maker, "sub-01_dir-PA_epi", {"IntendedFor": "ses-2/dwi/sub-01_ses-2_dwi.nii.gz"})
-    series = only_series(maker)
+    maker.epi(
+        "sub-01_dir-PA_epi", {**maker.PA, **{"IntendedFor": "ses-2/dwi/sub-01_ses-2_dwi.nii.gz"}}
+    )
+    series = maker.only_series()
     assert series.outside_image.path.name == "sub-01_dir-PA_epi.nii.gz"
     (warning,) = (w for w in series.warnings if "corrects" in w)
     assert "lies outside the sessions: if it is of another visit" in warning
@@ -155,18 +147,18 @@ def test_inherited_gradient_file_takes_the_place_of_an_ignored_one(maker) -> Non
     inherited = maker.root / "dwi.bvec"
     inherited.write_bytes(maker.path("sub-01_dwi.bvec").read_bytes())
     (maker.root / ".bidsignore").write_text("sub-*.bvec\n")
-    assert only_series(maker).runs[0].bvec == inherited
+    assert maker.only_series().runs[0].bvec == inherited
 
 
 def test_ignored_gradient_files_of_an_epi_are_not_read(maker) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
-    epi(maker, "sub-01_dir-PA_epi", LINK)
+    maker.epi("sub-01_dir-PA_epi", {**maker.PA, **LINK})
     maker.image("sub-01_dir-PA_epi.nii.gz", shape=(6, 6, 4, 2))
     for extension in ("bval", "bvec"):
         maker.path(f"sub-01_dir-PA_epi.{extension}").write_text("no numbers")
     assert maker.read()[1]
     (maker.root / ".bidsignore").write_text("fmap/*.bv*\n**/fmap/*.bv*\n")
-    assert only_series(maker).outside_image.gradients is None
+    assert maker.only_series().outside_image.gradients is None
 
 
 def test_foreign_sbref_is_not_used(maker) -> None:
@@ -184,9 +176,9 @@ def test_foreign_sbref_is_not_used(maker) -> None:
 @pytest.mark.parametrize("value", [5, {"a": 1}, [["sub-01_dwi.nii.gz"]]])
 def test_intended_for_of_another_type_is_quoted(maker, value) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
-    epi(maker, "sub-01_dir-PA_epi", {"IntendedFor": value})
-    series = only_series(maker)
-    reason = reasons(series)["sub-01_dir-PA_epi"]
+    maker.epi("sub-01_dir-PA_epi", {**maker.PA, **{"IntendedFor": value}})
+    series = maker.only_series()
+    reason = maker.reasons(series)["sub-01_dir-PA_epi"]
     assert reason.startswith(f"IntendedFor is {value}, not text or a list of texts")
     warning = f"sub-01_dir-PA_epi.nii.gz: IntendedFor is {value}, not text or a list of texts"
     assert [w for w in series.warnings if w.startswith(warning)]
@@ -195,8 +187,8 @@ def test_intended_for_of_another_type_is_quoted(maker, value) -> None:
 @pytest.mark.parametrize("stem", ["sub-01_dir-PA_epi", "sub-01_dir-PA_sbref"])
 def test_readout_time_as_text_is_named_for_the_image_that_corrects(maker, stem) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
-    epi(maker, stem, {"TotalReadoutTime": "0.05", **LINK})
-    series = only_series(maker)
+    maker.epi(stem, {**maker.PA, **{"TotalReadoutTime": "0.05", **LINK}})
+    series = maker.only_series()
     assert series.outside_image.path.name == f"{stem}.nii.gz"
     assert (
         f"{stem}.nii.gz: TotalReadoutTime is '0.05', not a finite number: it is ignored."
@@ -206,8 +198,8 @@ def test_readout_time_as_text_is_named_for_the_image_that_corrects(maker, stem) 
 
 def test_wrong_entry_of_a_field_map_is_named(maker) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
-    epi(maker, "sub-01_phasediff", {"EchoTime": [0.005], **LINK})
-    warnings = only_series(maker).warnings
+    maker.epi("sub-01_phasediff", {**maker.PA, **{"EchoTime": [0.005], **LINK}})
+    warnings = maker.only_series().warnings
     assert "sub-01_phasediff.nii.gz: EchoTime is [0.005], not a finite number: it is ignored." in (
         warnings
     )
@@ -215,8 +207,8 @@ def test_wrong_entry_of_a_field_map_is_named(maker) -> None:
 
 def test_direction_of_the_series_that_is_none_is_quoted(maker) -> None:
     maker.dwi("sub-01_dwi", metadata={**maker.AP, "PhaseEncodingDirection": "y"})
-    epi(maker, "sub-01_dir-PA_epi", LINK)
-    assert reasons(only_series(maker))["sub-01_dir-PA_epi"] == (
+    maker.epi("sub-01_dir-PA_epi", {**maker.PA, **LINK})
+    assert maker.reasons(maker.only_series())["sub-01_dir-PA_epi"] == (
         "the series has PhaseEncodingDirection 'y', not one of i, i-, j, j-, k, k-"
     )
 
@@ -224,7 +216,7 @@ def test_direction_of_the_series_that_is_none_is_quoted(maker) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.05"])
 def test_readout_time_of_a_run_that_is_none_is_named_once(maker, value) -> None:
     maker.dwi("sub-01_dwi", metadata={**maker.AP, "TotalReadoutTime": value})
-    found = [w for w in only_series(maker).warnings if "TotalReadoutTime" in w]
+    found = [w for w in maker.only_series().warnings if "TotalReadoutTime" in w]
     assert len(found) == 1
     assert repr(value) in found[0]
 
@@ -281,4 +273,4 @@ def test_b0_run_without_gradient_files_is_told_to_write_a_bval_of_zeros(maker, n
     assert "write a .bval with a 0 for each" in problem.error.advice
     # The advice is enough.
     maker.path("sub-01_acq-b0_dwi.bval").write_text(" ".join("0" * n_volumes))
-    assert only_series(maker).outside_image.path.name == "sub-01_acq-b0_dwi.nii.gz"
+    assert maker.only_series().outside_image.path.name == "sub-01_acq-b0_dwi.nii.gz"

@@ -11,17 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dmri_fm.errors import ConfigError, ImageError, InputError, LayoutError
-from dmri_fm_workflows.bids import read_dataset, read_filter_file
-from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_S
-
-
-def found(dataset) -> dict[tuple[str, str | None], list[str]]:
-    return {
-        (p.label, s.label): [series.name for series in s.series]
-        for p in dataset.participants
-        for s in p.sessions
-    }
+from dmri_fm.errors import ImageError, LayoutError
+from dmri_fm_workflows.bids import read_dataset
 
 
 def test_participants_and_sessions(maker) -> None:
@@ -31,7 +22,7 @@ def test_participants_and_sessions(maker) -> None:
     maker.dwi("sub-03_dwi", metadata=maker.AP)
     maker.image("sub-04_T1w.nii.gz")
     dataset = read_dataset(maker.root)
-    assert found(dataset) == {
+    assert maker.found(dataset) == {
         (label, session): [f"sub-{label}_ses-{session}"]
         for label in ("01", "02")
         for session in "ab"
@@ -39,14 +30,14 @@ def test_participants_and_sessions(maker) -> None:
     assert dataset.name == "Test"
     assert dataset.problems == ()
     only = read_dataset(maker.root, participant_labels=["sub-02"], session_labels=["ses-a"])
-    assert found(only) == {("02", "a"): ["sub-02_ses-a"]}
+    assert maker.found(only) == {("02", "a"): ["sub-02_ses-a"]}
 
 
 def test_dataset_survives_pickling(maker) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
     maker.image("sub-01_T1w.nii.gz")
     dataset = pickle.loads(pickle.dumps(read_dataset(maker.root)))
-    assert found(dataset) == {("01", None): ["sub-01"]}
+    assert maker.found(dataset) == {("01", None): ["sub-01"]}
 
 
 def test_run_loads_its_series(maker) -> None:
@@ -70,7 +61,7 @@ def test_only_measured_magnitude_is_taken(maker) -> None:
     sbref = maker.image("sub-01_part-mag_sbref.nii.gz")
     dataset = read_dataset(maker.root)
     assert dataset.problems == ()
-    assert found(dataset) == {("01", None): ["sub-01_part-mag"]}
+    assert maker.found(dataset) == {("01", None): ["sub-01_part-mag"]}
     assert dataset.participants[0].sessions[0].series[0].runs[0].sbref == sbref
 
 
@@ -134,13 +125,13 @@ def test_t1w_order_is_normalised_then_fine_then_by_name(maker) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["zero bytes", "4-D", "truncated"])
-def test_unusable_t1w_is_an_error_and_the_diffusion_goes_on(maker, kind) -> None:
+@pytest.mark.parametrize("damage", ["zero bytes", "4-D", "truncated"])
+def test_unusable_t1w_is_an_error_and_the_diffusion_goes_on(maker, damage) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
-    path = maker.image("sub-01_T1w.nii.gz", shape=(6, 6, 4, 2) if kind == "4-D" else (6, 6, 4))
-    if kind == "zero bytes":
+    path = maker.image("sub-01_T1w.nii.gz", shape=(6, 6, 4, 2) if damage == "4-D" else (6, 6, 4))
+    if damage == "zero bytes":
         path.write_bytes(b"")
-    if kind == "truncated":
+    if damage == "truncated":
         path.write_bytes(path.read_bytes()[:40])
     dataset = read_dataset(maker.root)
     (problem,) = dataset.problems
@@ -153,64 +144,6 @@ def test_phase_encoding_of_another_type_is_an_unknown_one(maker) -> None:
     maker.dwi("sub-01_dwi", metadata={**maker.AP, "PhaseEncodingDirection": ["j"]})
     (series,) = read_dataset(maker.root).participants[0].sessions[0].series
     assert series.runs[0].phase_encoding is None
-
-
-# Filters
-
-
-@pytest.mark.parametrize(
-    ("query", "names"),
-    [
-        ({"acquisition": "a"}, ["sub-01_acq-a_run-01"]),
-        ({"acquisition": ["a", "b"], "run": 1}, ["sub-01_acq-a_run-01"]),
-        ({"acquisition": None}, ["sub-01"]),
-        ({"acquisition": "Query.NONE"}, ["sub-01"]),
-        ({"acquisition": "*"}, ["sub-01_acq-a_run-01", "sub-01_acq-b_run-02"]),
-        ({"run": "02"}, ["sub-01_acq-b_run-02"]),
-        ({"datatype": "dwi", "suffix": "dwi", "run": None}, ["sub-01"]),
-        ({"MultibandAccelerationFactor": 3}, ["sub-01_acq-b_run-02"]),
-    ],
-)
-def test_filters_choose_diffusion_scans(maker, query, names) -> None:
-    maker.dwi("sub-01_dwi", metadata=maker.AP)
-    maker.dwi("sub-01_acq-a_run-01_dwi", metadata=maker.AP)
-    maker.dwi("sub-01_acq-b_run-02_dwi", metadata={**maker.AP, "MultibandAccelerationFactor": 3})
-    assert found(read_dataset(maker.root, filters={"dwi": query}))["01", None] == names
-
-
-def test_filters_choose_t1w_and_fmap(maker) -> None:
-    maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
-    for acq in "ab":
-        maker.image(f"sub-01_acq-{acq}_T1w.nii.gz")
-        maker.image(f"sub-01_acq-{acq}_dir-PA_epi.nii.gz")
-        metadata = {**maker.PA, "IntendedFor": "dwi/sub-01_dir-AP_dwi.nii.gz"}
-        maker.json(f"sub-01_acq-{acq}_dir-PA_epi.json", metadata)
-    query = {"acquisition": "b"}
-    dataset = read_dataset(maker.root, filters={"t1w": query, "fmap": query, "bold": {}})
-    assert t1w_names(dataset) == ["sub-01_acq-b_T1w.nii.gz"]
-    (series,) = dataset.participants[0].sessions[0].series
-    assert [image.entities["acquisition"] for image in series.reverse] == ["b"]
-
-
-def test_filter_file(tmp_path) -> None:
-    path = tmp_path / "filter.json"
-    path.write_text('{"dwi": {"acquisition": "x"}, "bold": {"task": "rest"}}')
-    assert read_filter_file(path)["dwi"] == {"acquisition": "x"}
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '{"dwi": 3}', '{"DWI": {}}', '{"dwi": ["x"]}'])
-def test_bad_filter_file_is_named(tmp_path, text) -> None:
-    path = tmp_path / "filter.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        read_filter_file(path)
-    assert caught.value.path == path
-    assert caught.value.expected
-
-
-def test_missing_filter_file_is_named(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_filter_file(tmp_path / "none.json")
 
 
 # The dataset as a whole
@@ -282,179 +215,6 @@ def test_nothing_but_problems_is_still_a_dataset(maker) -> None:
     assert len(dataset.problems) == 1
 
 
-# One bad scan, and others that go on
-
-
-def spoil_image(change):
-    def spoil(maker):
-        path = maker.path("sub-02_dwi.nii.gz")
-        change(path)
-        return path
-
-    return spoil
-
-
-def spoil_text(name, text):
-    def spoil(maker):
-        path = maker.path(name)
-        path.write_text(text)
-        return path
-
-    return spoil
-
-
-def remove(name):
-    def spoil(maker):
-        path = maker.path(name)
-        path.unlink()
-        return path
-
-    return spoil
-
-
-def replace_image(shape):
-    return lambda maker: maker.image("sub-02_dwi.nii.gz", shape=shape)
-
-
-def disagreeing_forms(path):
-    image = nib.load(path)
-    image.set_sform(np.diag([2.0, 2, 2, 1]), code=1)
-    nib.save(image, path)
-
-
-def dangling_link(path):
-    path.unlink()
-    path.symlink_to("../../.git/annex/objects/none")
-
-
-SEVEN = " ".join(["0"] + ["1000"] * 6)
-UNIT = ["0 1 1 1 1 1 1", "0 0 0 0 0 0 0", "0 0 0 0 0 0 0"]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        pytest.param(remove("sub-02_dwi.bval"), ["missing", "b-values"], id="no bval"),
-        pytest.param(remove("sub-02_dwi.bvec"), ["missing", "b-vectors"], id="no bvec"),
-        pytest.param(spoil_text("sub-02_dwi.bval", ""), ["empty"], id="empty bval"),
-        pytest.param(spoil_text("sub-02_dwi.bvec", " \n"), ["empty"], id="empty bvec"),
-        pytest.param(
-            spoil_text("sub-02_dwi.bval", "0 1000 1000"),
-            ["3 b-values", "7 volumes"],
-            id="bval count",
-        ),
-        pytest.param(
-            spoil_text("sub-02_dwi.bvec", "1 0\n0 1\n0 0"),
-            ["3 rows of 2", "7 volumes"],
-            id="bvec count",
-        ),
-        pytest.param(
-            spoil_text("sub-02_dwi.bvec", "1 0 0\n" * 7), ["transposed"], id="transposed bvec"
-        ),
-        pytest.param(
-            spoil_text("sub-02_dwi.bvec", "\n".join(UNIT).replace("1", "30")),
-            ["length 30"],
-            id="unnormalised bvec",
-        ),
-        pytest.param(
-            spoil_text("sub-02_dwi.bvec", "\n".join(UNIT).replace("1", "nan")),
-            ["6 volumes", "direction"],
-            id="NaN bvec",
-        ),
-        pytest.param(
-            spoil_text("sub-02_dwi.bval", "0 1 1 1 1 1 1"), ["s/mm^2", "1000"], id="ms/um^2"
-        ),
-        pytest.param(
-            spoil_text("sub-02_dwi.bval", SEVEN.replace("1000", "1e9")),
-            ["s/mm^2", "1e6"],
-            id="s/m^2",
-        ),
-        pytest.param(
-            spoil_text("sub-02_dwi.bval", "0 x 1 1 1 1 1"), ["not a number"], id="bval words"
-        ),
-        pytest.param(spoil_text("sub-02_dwi.json", "{"), ["JSON"], id="broken sidecar"),
-        pytest.param(replace_image((6, 6, 4)), ["3 dimensions", "4 dimensions"], id="3-D"),
-        pytest.param(replace_image((6, 6, 4, 7, 2)), ["5 dimensions"], id="5-D"),
-        pytest.param(spoil_image(lambda p: p.write_bytes(b"")), ["zero bytes"], id="zero bytes"),
-        pytest.param(
-            spoil_image(lambda p: p.write_bytes(p.read_bytes()[:40])),
-            ["cannot be opened"],
-            id="truncated header",
-        ),
-        pytest.param(
-            spoil_image(lambda p: p.write_bytes(b"no image" * 99)),
-            ["cannot be opened"],
-            id="no image",
-        ),
-        pytest.param(spoil_image(disagreeing_forms), ["qform and sform disagree"], id="forms"),
-        pytest.param(spoil_image(dangling_link), ["datalad get"], id="dangling link"),
-    ],
-)
-def test_bad_scan_is_named_and_the_others_go_on(maker, spoil, words) -> None:
-    for label in ("01", "02", "03"):
-        maker.dwi(f"sub-{label}_dwi", metadata=maker.AP)
-    path = spoil(maker)
-    dataset = read_dataset(maker.root)
-    assert [p.label for p in dataset.participants] == ["01", "03"]
-    (problem,) = dataset.problems
-    assert (problem.participant, problem.path) == ("02", path)
-    assert isinstance(problem.error, InputError)
-    assert problem.error.expected
-    assert problem.error.advice
-    for word in [str(path), *words]:
-        assert word in str(problem.error)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "words"),
-    [
-        (None, ["no JSON sidecar"]),
-        ({"TotalReadoutTime": 0.05}, ["PhaseEncodingDirection is missing"]),
-        ({"PhaseEncodingDirection": "AP"}, ["'AP'", "i, i-, j"]),
-        (
-            {"PhaseEncodingDirection": "j"},
-            [
-                "TotalReadoutTime is missing, so a readout time is assumed",
-                f"or {ASSUMED_READOUT_S} s",
-                "not on the number; the field in Hz scales with it",
-            ],
-        ),
-        ({"PhaseEncodingDirection": "j", "TotalReadoutTime": 50}, ["50", "no time in seconds"]),
-    ],
-)
-def test_missing_metadata_is_accepted_and_said_so(maker, metadata, words) -> None:
-    maker.dwi("sub-01_dwi", metadata=metadata)
-    dataset = read_dataset(maker.root)
-    assert dataset.problems == ()
-    (series,) = dataset.participants[0].sessions[0].series
-    (warning,) = series.warnings
-    for word in ["sub-01_dwi.nii.gz", *words]:
-        assert word in warning
-    assert series.blip_pair is None
-
-
-@pytest.mark.parametrize("vector", ["nan", "0", "0.3"])
-def test_vector_of_a_b0_volume_does_not_matter(maker, vector) -> None:
-    maker.dwi("sub-01_dwi", bvals=[8, *[1000] * 6], metadata=maker.AP)
-    path = maker.path("sub-01_dwi.bvec")
-    bvecs = np.loadtxt(path)
-    bvecs[:, 0] = float(vector)
-    np.savetxt(path, bvecs)
-    run = read_dataset(maker.root).participants[0].sessions[0].series[0].runs[0]
-    assert run.has_b0
-    assert run.load().gtab.bvecs_ras[0].tolist() == [0, 0, 0]
-
-
-def test_missing_orientation_is_said_so(maker) -> None:
-    path = maker.dwi("sub-01_dwi", metadata=maker.AP)
-    image = nib.load(path)
-    image.set_sform(None, code=0)
-    image.set_qform(None, code=0)
-    nib.save(image, path)
-    (series,) = read_dataset(maker.root).participants[0].sessions[0].series
-    assert "qform_code and sform_code are 0" in series.warnings[0]
-
-
 # Large datasets
 
 
@@ -481,12 +241,12 @@ def thousand(tmp_path_factory):
     return root
 
 
-def test_one_of_a_thousand_participants_is_read_quickly(thousand) -> None:
+def test_one_of_a_thousand_participants_is_read_quickly(maker, thousand) -> None:
     start = time.perf_counter()
     dataset = read_dataset(thousand, participant_labels=["0500"])
     # Measured 0.4 s; a full index takes 6 s, with metadata several times that.
     assert time.perf_counter() - start < 4
-    assert found(dataset) == {("0500", s): [f"sub-0500_ses-{s}"] for s in "ab"}
+    assert maker.found(dataset) == {("0500", s): [f"sub-0500_ses-{s}"] for s in "ab"}
 
 
 def test_label_that_begins_like_another_is_not_mixed_up(maker) -> None:
@@ -510,40 +270,3 @@ def test_reverse_image_with_gradient_files_has_its_own_b0s(maker) -> None:
     maker.gradients("sub-01_dir-PA_epi", [1000, 1000, 1000])
     (useless,) = read_dataset(maker.root).participants[0].sessions[0].series
     assert useless.blip_pair is None
-
-
-@pytest.mark.parametrize(
-    ("place", "target", "word"),
-    [
-        ("sub-01/dwi", "/mnt/nowhere/dwi", "mount the folder"),
-        ("sub-01/ses-2", ".git/annex/objects/x", "datalad get"),
-        ("sub-01/ses-1/fmap", "/mnt/nowhere/fmap", "mount the folder"),
-        ("sub-01/ses-2", "ses-2", "mount the folder"),  # a link to itself
-    ],
-)
-def test_folder_link_that_leads_nowhere_is_a_problem(maker, place, target, word) -> None:
-    maker.dwi("sub-01_ses-1_dwi", metadata=maker.AP)
-    link = maker.root / place
-    link.symlink_to(target)
-    dataset = read_dataset(maker.root)
-    assert [p.label for p in dataset.participants] == ["01"]
-    assert [(p.participant, p.path) for p in dataset.problems] == [("01", link)]
-    assert word in str(dataset.problems[0].error)
-
-
-def test_folder_link_of_a_session_not_asked_for_is_no_problem(maker) -> None:
-    maker.dwi("sub-01_ses-1_dwi", metadata=maker.AP)
-    (maker.root / "sub-01" / "ses-2").symlink_to("/mnt/nowhere")
-    assert not read_dataset(maker.root, session_labels=["1"]).problems
-    assert len(read_dataset(maker.root, session_labels=["2", "1"]).problems) == 1
-
-
-@pytest.mark.parametrize(("modules", "name"), [("sub-01", "ses-2"), ("", "sub-01/ses-2")])
-def test_empty_session_subdataset_is_a_problem(maker, modules, name) -> None:
-    maker.dwi("sub-01_ses-1_dwi", metadata=maker.AP)
-    (maker.root / "sub-01" / "ses-2").mkdir()
-    text = f'[submodule "s"]\n\tpath = {name}\n\turl = ./x\n'
-    (maker.root / modules / ".gitmodules").write_text(text)
-    (problem,) = read_dataset(maker.root).problems
-    assert problem.path == maker.root / "sub-01" / "ses-2"
-    assert f"datalad get {name}" in str(problem.error)

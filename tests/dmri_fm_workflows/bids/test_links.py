@@ -22,19 +22,12 @@ def visit(maker):
 def link(maker, **said) -> DwiSeries:
     """Give the image its metadata; return the series that is read."""
     maker.json("sub-01_ses-a_dir-PA_epi.json", {**maker.PA, **said})
-    return only_series(maker)
+    return maker.only_series()
 
 
 def source(maker, **said) -> None:
     """Give the run its metadata."""
     maker.json("sub-01_ses-a_dir-AP_dwi.json", {**maker.AP, **said})
-
-
-def only_series(maker) -> DwiSeries:
-    (visit,), problems = maker.read()
-    assert not problems, [str(p.error) for p in problems]
-    (series,) = visit.series
-    return series
 
 
 def reason(series: DwiSeries) -> str:
@@ -88,7 +81,7 @@ def test_link_to_the_compressed_name_of_a_plain_file_is_followed(maker) -> None:
     maker.image("sub-01_dwi.nii", shape=(6, 6, 4, 7))
     maker.image("sub-01_epi.nii.gz")
     maker.json("sub-01_epi.json", {**maker.PA, "IntendedFor": "dwi/sub-01_dwi.nii.gz"})
-    series = only_series(maker)
+    series = maker.only_series()
     assert series.pair_reason == "linked by IntendedFor"
     assert "'bids::sub-01/dwi/sub-01_dwi.nii'" in series.warnings[0]
 
@@ -205,7 +198,7 @@ def test_field_map_whose_magnitude_alone_has_the_link_is_meant_for_the_series(ma
     for suffix in ("phasediff", "magnitude1"):
         maker.image(f"sub-01_{suffix}.nii.gz")
     maker.json("sub-01_magnitude1.json", {"IntendedFor": "dwi/sub-01_dwi.nii.gz"})
-    series = only_series(maker)
+    series = maker.only_series()
     assert len(series.fieldmaps) == 1
     (unused,) = series.unused
     assert unused.path.name == "sub-01_phasediff.nii.gz"

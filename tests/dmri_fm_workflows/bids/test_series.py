@@ -7,20 +7,14 @@ import pytest
 
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_options import GradientOptions
-from dmri_fm_workflows.bids import Session, read_dataset
+from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.bids.records import is_opposite
 
 B0 = (0, 5)
 
 
-def read_session(maker) -> Session:
-    dataset = read_dataset(maker.root)
-    assert not dataset.problems, [str(p.error) for p in dataset.problems]
-    return dataset.participants[0].sessions[0]
-
-
 def series_names(maker) -> list[str]:
-    return [series.name for series in read_session(maker).series]
+    return [series.name for series in maker.session().series]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +66,7 @@ def test_other_grid_is_another_series_with_its_own_name(maker) -> None:
 def test_opposite_runs_are_a_pair(maker) -> None:
     maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
     maker.dwi("sub-01_dir-PA_dwi", bvals=B0, metadata=maker.PA)
-    (series,) = read_session(maker).series
+    (series,) = maker.session().series
     one, other = series.blip_pair
     assert (one.path.name, other.path.name) == (
         "sub-01_dir-AP_dwi.nii.gz",
@@ -87,7 +81,7 @@ def test_pair_needs_one_axis_and_both_directions(maker, other) -> None:
     maker.dwi("sub-01_run-1_dwi", metadata=maker.AP)
     metadata = {"TotalReadoutTime": 0.05, "PhaseEncodingDirection": other}
     maker.dwi("sub-01_run-2_dwi", metadata=metadata)
-    assert read_session(maker).series[0].blip_pair is None
+    assert maker.session().series[0].blip_pair is None
 
 
 def test_opposition_is_symmetric() -> None:
@@ -101,7 +95,7 @@ def test_opposition_is_symmetric() -> None:
 def test_pair_needs_b0_on_both_sides(maker) -> None:
     maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
     maker.dwi("sub-01_dir-PA_dwi", bvals=[1000] * 6, metadata=maker.PA)
-    assert read_session(maker).series[0].blip_pair is None
+    assert maker.session().series[0].blip_pair is None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +113,7 @@ def test_epi_with_a_link_is_the_reverse_image(maker, link) -> None:
     # One with the same direction, as most protocols have, changes nothing.
     maker.image("sub-01_ses-a_dir-AP_epi.nii.gz")
     maker.json("sub-01_ses-a_dir-AP_epi.json", {**maker.AP, "IntendedFor": link})
-    (series,) = read_session(maker).series
+    (series,) = maker.session().series
     assert [image.path.name for image in series.reverse] == ["sub-01_ses-a_dir-PA_epi.nii.gz"]
     assert series.blip_pair == (series.runs[0], series.reverse[0])
     assert series.warnings == ()
@@ -135,7 +129,7 @@ def test_b0_field_names_decide_over_links(maker, source, identifier, is_used) ->
     maker.image("sub-01_dir-PA_epi.nii.gz", shape=(6, 6, 4, 3))
     metadata = {**maker.PA, "IntendedFor": link, "B0FieldIdentifier": identifier}
     maker.json("sub-01_dir-PA_epi.json", metadata)
-    assert (read_session(maker).series[0].blip_pair is not None) == is_used
+    assert (maker.session().series[0].blip_pair is not None) == is_used
 
 
 def test_link_into_another_dataset_is_not_ours(maker) -> None:
@@ -143,13 +137,13 @@ def test_link_into_another_dataset_is_not_ours(maker) -> None:
     link = "bids:other:" + path.relative_to(maker.root).as_posix()
     maker.image("sub-01_dir-PA_epi.nii.gz")
     maker.json("sub-01_dir-PA_epi.json", {**maker.PA, "IntendedFor": link})
-    assert read_session(maker).series[0].blip_pair is None
+    assert maker.session().series[0].blip_pair is None
 
 
 def test_b0_run_of_another_acquisition_serves_as_reverse_image(maker) -> None:
     maker.dwi("sub-01_acq-b0_dir-PA_dwi", bvals=B0, metadata=maker.PA)
     maker.dwi("sub-01_acq-ms_dir-AP_dwi", metadata=maker.AP)
-    (series,) = read_session(maker).series
+    (series,) = maker.session().series
     assert series.name == "sub-01_acq-ms_dir-AP"
     assert series.blip_pair[1].path.name == "sub-01_acq-b0_dir-PA_dwi.nii.gz"
 
@@ -193,14 +187,14 @@ def test_b0_of_one_run_serves_the_others(maker) -> None:
 
 def test_few_directions_are_stated(maker) -> None:
     maker.dwi("sub-01_dwi", bvals=[0, 1000, 1000, 1000], metadata=maker.AP)
-    (warning,) = read_session(maker).series[0].warnings
+    (warning,) = maker.session().series[0].warnings
     assert "3 diffusion directions" in warning
 
 
 def test_unlike_echo_times_are_stated(maker) -> None:
     maker.dwi("sub-01_run-1_dwi", metadata={**maker.AP, "EchoTime": 0.070})
     maker.dwi("sub-01_run-2_dwi", metadata={**maker.AP, "EchoTime": 0.090})
-    assert "0.07, 0.09 s" in read_session(maker).series[0].warnings[0]
+    assert "0.07, 0.09 s" in maker.session().series[0].warnings[0]
 
 
 def test_gradient_echo_field_map_goes_to_the_series_it_names(maker) -> None:
@@ -222,7 +216,7 @@ def test_gradient_echo_field_map_goes_to_the_series_it_names(maker) -> None:
         maker.image(f"sub-01_acq-f_{suffix}.nii.gz")
     maker.json("sub-01_acq-p_phase2.json", {"B0FieldIdentifier": "gre"})
     maker.json("sub-01_acq-f_fieldmap.json", {"B0FieldIdentifier": "other"})
-    a, b = read_session(maker).series
+    a, b = maker.session().series
     assert [f.method for f in a.fieldmaps] == ["phasediff"]
     assert sorted(a.fieldmaps[0].paths) == ["magnitude1", "magnitude2", "phasediff"]
     assert a.fieldmaps[0].metadata["phasediff"]["EchoTime2"] == 0.006
@@ -274,6 +268,51 @@ def test_volumes_left_out_are_named_where_a_series_lacks_b0(maker, bval) -> None
 @pytest.mark.parametrize(("bvals", "is_widened"), [([0, *[3000] * 6], True), (None, False)])
 def test_a_tensor_of_higher_b_values_is_among_the_warnings(maker, bvals, is_widened) -> None:
     maker.dwi("sub-01_dwi", bvals=bvals or (0, *[1000] * 6, *[3000] * 6), metadata=maker.AP)
-    (series,) = read_session(maker).series
+    (series,) = maker.session().series
     said = "the tensor is fitted to b-values up to 3000 s/mm^2: those up to 1550 do not determine"
     assert any(said in warning for warning in series.warnings) == is_widened
+
+
+# MultipartID
+
+
+def test_runs_of_one_multipart_scan_are_one_series(maker) -> None:
+    for acq, bvals in (("b0", B0), ("b1000", [1000] * 7), ("b2000", [2000] * 9)):
+        said = {**maker.AP, "MultipartID": "scan"}
+        maker.dwi(f"sub-01_acq-{acq}_dwi", bvals=bvals, metadata=said)
+    series = maker.only_series()
+    assert series.name == "sub-01"
+    assert [run.entities["acquisition"] for run in series.runs] == ["b0", "b1000", "b2000"]
+    assert series.n_volumes == 18
+
+
+def test_multipart_scans_of_two_names_are_two_series(maker) -> None:
+    for run in "1234":
+        said = {**maker.AP, "MultipartID": "first" if run in "12" else "second"}
+        maker.dwi(f"sub-01_run-{run}_dwi", metadata=said)
+    assert [len(s.runs) for s in maker.session().series] == [2, 2]
+
+
+def test_b0_image_without_gradients_is_pointed_at_where_the_series_lacks_one(maker) -> None:
+    said = {**maker.AP, "MultipartID": "scan"}
+    maker.dwi("sub-01_acq-b1000_dwi", bvals=[1000] * 7, metadata=said)
+    maker.epi("sub-01_acq-b0_dwi", said)
+    errors = [p.error for p in maker.read()[1]]
+    (error,) = [e for e in errors if isinstance(e, GradientError)]
+    assert "sub-01_acq-b0_dwi.nii.gz needs .bval and .bvec files of zeros" in str(error)
+
+
+def test_reconstructions_of_one_multipart_scan_are_kept_apart(maker) -> None:
+    for rec in "ab":
+        maker.dwi(f"sub-01_rec-{rec}_dwi", metadata={**maker.AP, "MultipartID": "scan"})
+    assert len(maker.session().series) == 2
+
+
+def test_multipart_scan_on_two_grids_is_kept_apart_and_said_so(maker) -> None:
+    said = {**maker.AP, "MultipartID": "scan"}
+    maker.dwi("sub-01_acq-a_dwi", metadata=said)
+    maker.dwi("sub-01_acq-b_dwi", metadata=said, affine=maker.turned(2.0))
+    first, second = maker.session().series
+    for series in (first, second):
+        assert "one MultipartID, 'scan', and are kept apart" in series.warnings[0]
+        assert "turned by 2.0 degrees" in series.warnings[0]

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dmri_fm.errors import ConfigError, ImageError, OutputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
 from dmri_fm_workflows.report import figures
-from dmri_fm_workflows.report.diffusion import direction_colours
 from dmri_fm_workflows.report.features import principal_colours, token_grid
-from dmri_fm_workflows.report.motion import slice_scores
 
 AFFINE = np.array([[3.0, 0, 0, -50], [0, 3, 0, -60], [0, 0, 4, -40], [0, 0, 0, 1]])
 SHAPE = (32, 40, 24)
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def pictures(path: Path) -> list[np.ndarray]:
-    """Return the pictures embedded in a figure, after checking that it is sound."""
-    text = path.read_text(encoding="utf-8")
-    assert len(text) < 1_000_000
-    root = ElementTree.fromstring(text)
-    assert root.tag == f"{SVG}svg"
-    assert re.findall(r'(?:href|src)="(?!data:|#)[^"]*"', text) == []
-    uris = re.findall(r'href="data:image/png;base64,([^"]+)"', text)
-    return [np.asarray(Image.open(BytesIO(base64.b64decode(uri)))) for uri in uris]
 
 
 def head() -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +49,7 @@ def draw_mask(image, mask, affine, out):
 
 
 def draw_before_after(image, mask, affine, out):
-    return figures.plot_before_after(0.5 * image, image, affine, out, contour=mask)
+    return figures.plot_before_after(0.5 * image, image, affine, out, contours={"brain": mask})
 
 
 def draw_registration(image, mask, affine, out):
@@ -73,7 +57,7 @@ def draw_registration(image, mask, affine, out):
 
 
 def draw_denoising(image, mask, affine, out):
-    return figures.plot_denoising(image * 1.1, image, affine, out, mask=mask, sigma=image)
+    return figures.plot_denoising(image * 1.1, image, affine, out, mask=mask)
 
 
 def draw_colour_fa(image, mask, affine, out):
@@ -98,7 +82,7 @@ VOLUME_FIGURES = [
 
 @pytest.mark.parametrize("draw", VOLUME_FIGURES)
 def test_same_picture_for_las_and_ras_storage_with_left_on_the_left(
-    draw: Callable[..., Path], tmp_path: Path
+    draw: Callable[..., Path], tmp_path: Path, pictures
 ) -> None:
     image, mask = head()
     image[4:8, 18:22, 8:16] = 250  # a bright mark on the left
@@ -121,7 +105,7 @@ def test_same_picture_for_las_and_ras_storage_with_left_on_the_left(
 
 
 @pytest.mark.parametrize("draw", VOLUME_FIGURES)
-def test_odd_volumes_are_drawn(draw: Callable[..., Path], tmp_path: Path) -> None:
+def test_odd_volumes_are_drawn(draw: Callable[..., Path], tmp_path: Path, pictures) -> None:
     image, mask = head()
     pictures(draw(np.zeros_like(image), np.zeros_like(mask), AFFINE, tmp_path / "empty.svg"))
     thin = (slice(None), slice(None), slice(11, 13))
@@ -146,7 +130,7 @@ def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="before"):
         figures.plot_before_after(image[1:], image, AFFINE, out)
     with pytest.raises(ImageError, match="FA"):
-        figures.plot_colour_fa(image, np.zeros(SHAPE), AFFINE, out)
+        figures.plot_colour_fa(image, np.zeros(SHAPE), AFFINE, out, mask=mask)
     with pytest.raises(ImageError, match="mask"):
         figures.plot_scalar_comparison(image, image, mask[1:], AFFINE, out)
     assert not out.exists()
@@ -165,7 +149,7 @@ def test_other_endings_and_closed_folders_are_refused(tmp_path: Path) -> None:
         figures.plot_sampling_scheme(gradients(), tmp_path / "file" / "figure.svg")
 
 
-def test_before_and_after_are_two_layers_of_one_file(tmp_path: Path) -> None:
+def test_before_and_after_are_two_layers_of_one_file(tmp_path: Path, pictures) -> None:
     image, mask = head()
     path = figures.plot_before_after(
         0.5 * image, image, AFFINE, tmp_path / "sdc.svg", mask=mask, labels=("raw <1>", "fixed")
@@ -183,88 +167,6 @@ def test_before_and_after_are_two_layers_of_one_file(tmp_path: Path) -> None:
     assert "prefers-reduced-motion" in text
 
 
-@pytest.mark.parametrize(
-    ("axis", "colour"), [(0, (255, 0, 0)), (1, (0, 255, 0)), (2, (0, 0, 255))]
-)
-def test_direction_colours(axis: int, colour: tuple[int, ...], tmp_path: Path) -> None:
-    vector = np.zeros(3)
-    vector[axis] = -1
-    assert tuple(direction_colours(vector, 1.0)) == colour
-    assert tuple(direction_colours(vector, 0.0)) == (0, 0, 0)
-    assert tuple(direction_colours(vector * np.nan, 1.0)) == (0, 0, 0)
-    # The scanner's frame counts, not the storage: the same vectors in a LAS image.
-    _, mask = head()
-    las_mask, las_affine = mirrored(mask)
-    v1 = np.broadcast_to(vector, (*SHAPE, 3))
-    path = figures.plot_colour_fa(las_mask * 0.8, v1, las_affine, tmp_path / "fa.svg")
-    picture = pictures(path)[0]
-    assert tuple(picture.reshape(-1, 3).max(axis=0)) == colour
-
-
-def test_a_left_right_tensor_is_red(tmp_path: Path) -> None:
-    tensor = np.diag([1.7e-3, 0.2e-3, 0.2e-3])
-    values, vectors = np.linalg.eigh(tensor)
-    fa = np.sqrt(1.5 * ((values - values.mean()) ** 2).sum() / (values**2).sum())
-    red, green, blue = direction_colours(vectors[:, -1], fa)
-    assert (red, green, blue) == (255, 0, 0)
-
-
-@pytest.mark.parametrize("n_shells", [0, 1, 2, 3, 9])
-def test_sampling_schemes(n_shells: int, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    bvals = np.r_[0.0, np.repeat(400.0 * (1 + np.arange(n_shells)), 10)]
-    bvecs = rng.normal(size=(bvals.size, 3))
-    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
-    gtab = GradientTable(bvals, bvecs)
-    first = figures.plot_sampling_scheme(gtab, tmp_path / "a.svg").read_bytes()
-    pictures(tmp_path / "a.svg")
-    assert figures.plot_sampling_scheme(gtab, tmp_path / "b.svg").read_bytes() == first
-
-
-def series(n: int = 25) -> tuple[np.ndarray, np.ndarray, GradientTable]:
-    image, mask = head()
-    gtab = gradients((n - 1) // 2)
-    rng = np.random.default_rng(0)
-    decay = np.exp(-gtab.bvals * 0.7e-3)
-    data = image[..., None] * decay + rng.normal(0, 1, (*SHAPE, n))
-    return data.astype(np.float32), mask, gtab
-
-
-def test_slice_scores_find_a_lost_slice_within_its_shell() -> None:
-    data, mask, gtab = series()
-    data[:, :, 12, 5] *= 0.6
-    scores = slice_scores(data, mask, groups=np.round(gtab.bvals / 100))
-    assert scores.shape == (SHAPE[2], len(gtab))
-    assert np.isnan(scores[:, 0]).all()  # the only b=0
-    assert np.isnan(scores[0]).all()  # no brain
-    worst = np.unravel_index(np.nanargmin(scores), scores.shape)
-    assert worst == (12, 5)
-    assert scores[worst] < -20
-    with pytest.raises(ImageError, match="mask"):
-        slice_scores(data, mask[1:])
-
-
-def test_carpet(tmp_path: Path) -> None:
-    data, mask, gtab = series()
-    n = len(gtab)
-    fd = np.r_[np.nan, np.linspace(0, 2, n - 1)]
-    outliers = np.zeros((n, SHAPE[2]), dtype=bool)
-    outliers[5, 12] = True
-    arguments = (data, mask, fd, np.zeros((n, 12)), outliers)
-    path = figures.plot_carpet(*arguments, tmp_path / "carpet.svg", bvals=gtab.bvals)
-    assert pictures(path)
-    again = figures.plot_carpet(*arguments, tmp_path / "again.svg", bvals=gtab.bvals)
-    assert again.read_bytes() == path.read_bytes()
-    few = figures.plot_carpet(
-        data[..., :1], mask, [np.nan], np.zeros((1, 6)), outliers[:1], tmp_path / "one.svg"
-    )
-    pictures(few)
-    with pytest.raises(ImageError, match="one of each per volume"):
-        figures.plot_carpet(data, mask, fd[1:], np.zeros((n, 6)), outliers, path)
-    with pytest.raises(ImageError, match="columns"):
-        figures.plot_carpet(data, mask, fd, np.zeros((n, 6)), outliers.T, path)
-
-
 def tokens(n_features: int = 24) -> dict[str, np.ndarray]:
     shape = (12, 14, 12)
     ijk = np.indices(shape).reshape(3, -1).T
@@ -278,7 +180,7 @@ def tokens(n_features: int = 24) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("percentile", [None, 12.0, 99.0, np.nan])
-def test_features(percentile: float | None, tmp_path: Path) -> None:
+def test_features(percentile: float | None, tmp_path: Path, pictures) -> None:
     t = tokens()
     vector = np.random.default_rng(0).normal(size=200)
     path = figures.plot_features(
@@ -295,7 +197,7 @@ def test_features(percentile: float | None, tmp_path: Path) -> None:
     assert pictures(path)
 
 
-def test_features_show_patches_on_their_side(tmp_path: Path) -> None:
+def test_features_show_patches_on_their_side(tmp_path: Path, pictures) -> None:
     t = tokens(1)
     length = np.where(t["xyz_mm"][:, 0] < -40, 9.0, 1.0)[:, None]
     path = figures.plot_features(
@@ -314,7 +216,7 @@ def test_features_show_patches_on_their_side(tmp_path: Path) -> None:
     assert np.nonzero(bright)[1].mean() < tile.shape[1] / 2
 
 
-def test_features_show_errors_where_they_are_known(tmp_path: Path) -> None:
+def test_features_show_errors_where_they_are_known(tmp_path: Path, pictures) -> None:
     t = tokens(1)
     right = t["xyz_mm"][:, 0] > 40
     place = (t["tokens"], t["ijk"], tuple(t["shape"]), tmp_path / "features.svg")
@@ -372,7 +274,9 @@ def test_principal_colours_follow_the_largest_components() -> None:
 
 
 @pytest.mark.realdata
-def test_figures_of_a_real_scan_are_quick_and_small(data_dir: Path, tmp_path: Path) -> None:
+def test_figures_of_a_real_scan_are_quick_and_small(
+    data_dir: Path, tmp_path: Path, pictures
+) -> None:
     folder = data_dir / "ds-vendors" / "sub-trio" / "dwi"
     stem = "sub-trio_dir-AP_dwi"
     dwi = Dwi.from_files(*(folder / f"{stem}.{e}" for e in ("nii.gz", "bval", "bvec")))
@@ -385,7 +289,9 @@ def test_figures_of_a_real_scan_are_quick_and_small(data_dir: Path, tmp_path: Pa
     drawings: dict[str, Callable[[Path], Path]] = {
         "scheme": lambda out: figures.plot_sampling_scheme(dwi.gtab, out),
         "mask": lambda out: figures.plot_mask(b0, mask, affine, out),
-        "sdc": lambda out: figures.plot_before_after(b0, b0, affine, out, contour=mask),
+        "sdc": lambda out: figures.plot_before_after(
+            b0, b0, affine, out, contours={"brain": mask}
+        ),
         "coreg": lambda out: figures.plot_registration(b0, b0, affine, out, mask=mask),
         "denoising": lambda out: figures.plot_denoising(data[..., 3], b0, affine, out),
         "fa": lambda out: figures.plot_colour_fa(fa, v1, affine, out, mask=mask),

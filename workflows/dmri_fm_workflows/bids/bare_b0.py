@@ -1,4 +1,4 @@
-"""Images of the `dwi` folder that hold b=0 volumes alone and need no gradient table."""
+"""b=0 images of the `dwi` folder, which need no gradient table."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import GradientError
-from dmri_fm.gradient_files import read_numbers
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.gradient_text import read_numbers
 from dmri_fm.gradients import choose_b0_threshold
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.encoding import has_direction_word
@@ -20,14 +20,14 @@ from dmri_fm_workflows.bids.scans import open_epi
 
 __all__ = ["FEW_B0_VOLUMES", "open_bare_b0"]
 
-#: Without b-values, an image of more volumes is not taken for one of b=0 volumes alone.
+#: Largest number of volumes of a b=0 image that has no b-values.
 FEW_B0_VOLUMES = 10
 
 
 def open_bare_b0(
     path: Path, reading: Reading, *, encodings: Collection[str | None]
 ) -> EpiImage | None:
-    """Open an image of the `dwi` folder that needs no gradient table: all its volumes are b=0.
+    """Open a b=0 image of the `dwi` folder, one that needs no gradient table.
 
     Converters write no gradient files for a series without weighted volumes, or b-values alone.
 
@@ -63,7 +63,7 @@ def open_bare_b0(
     if bval is not None:
         bvals = read_numbers(bval, "b-values").ravel()
         is_b0 = _is_b0(bvals, reading.gradient_options)
-        # b-values of a whole run say that the image is what is wrong, and how.
+        # Several b-values that are not all b=0 are those of a run; opening it refuses the image.
         if is_3d and (bvals.size == 1) != is_b0:
             raise _no_b0_volume(bval, bvals)
         return image if is_b0 and bvals.size == n_volumes else None

@@ -17,8 +17,8 @@ from dmri_fm_workflows.bids.names import is_label
 
 __all__ = ["read_database"]
 
-#: Files and folders that are indexed, from the dataset's root: nothing below a datatype folder's
-#: own files, so that copies and circular links are never entered.
+#: Indexed paths, from the dataset's root: none below a datatype folder's own files, so that copies
+#: and circular links are never entered.
 _INDEXED = re.compile(rf"/sub-[^/]+(/ses-[^/]+)?(/({'|'.join(DATATYPES)})(/[^/]+)?)?")
 
 
@@ -48,7 +48,7 @@ def read_database(
         layout = BIDSLayout(
             root, validate=False, config="bids", database_path=database_dir, indexer=indexer
         )
-        found = [Path(path).relative_to(layout.root) for path in layout.files]
+        paths = [Path(path).relative_to(layout.root) for path in layout.files]
     except (SQLAlchemyError, OSError, ValueError) as error:
         raise ConfigError(
             f"the pybids database cannot be used ({type(error).__name__})",
@@ -64,7 +64,7 @@ def read_database(
             advice="give each dataset a database folder of its own",
         )
     images: dict[Path, list[Path]] = {}
-    for path in sorted(found):
+    for path in sorted(paths):
         folder, *sessions = path.parts[:-2]
         if not all(is_label(name.removeprefix("ses-")) for name in sessions):
             continue

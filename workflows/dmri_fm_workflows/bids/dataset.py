@@ -24,7 +24,7 @@ __all__ = ["read_dataset"]
 
 LOGGER = logging.getLogger(__name__)
 
-#: Participants named in an error about an unknown one.
+#: Largest number of participants that an error lists.
 N_LISTED = 20
 
 
@@ -77,11 +77,9 @@ def read_dataset(
     """
     root = Path(root).resolve()
     name = _read_name(root)
-    filters = {} if filters is None else filters
+    filters = filters or {}
     check_filters(filters)
-    sessions = None
-    if session_labels is not None:
-        sessions = frozenset(str(s).removeprefix("ses-") for s in session_labels)
+    sessions = None if session_labels is None else {_strip(s, "ses-") for s in session_labels}
     reading = Reading(root, filters, sessions, gradient_options)
     folders, misnamed = _choose_participants(reading, participant_labels)
     indexed = None
@@ -89,14 +87,12 @@ def read_dataset(
         indexed = read_database(Path(database_dir), root, reading.is_ignored)
     reader = ParticipantReader(reading)
     participants = []
-    without: list[str] = []
     for folder in folders:
         label = folder.name.removeprefix("sub-")
-        visits = reader.read(label, _list_images(folder, label, reading, reader, indexed))
-        if visits:
-            participants.append(Participant(label, visits))
-        elif not any(p.participant == label for p in reader.problems):
-            without.append(label)
+        images = _list_images(folder, label, reading, reader, indexed)
+        participants.append(Participant(label, reader.read(label, images)))
+    troubled = {problem.participant for problem in reader.problems}
+    without = [p.label for p in participants if not p.sessions and p.label not in troubled]
     if len(without) == len(folders) and not misnamed:
         raise _no_scans(root, reading, database_dir)
     for label in without:
@@ -104,7 +100,8 @@ def read_dataset(
             LOGGER.info("sub-%s has no diffusion scan", label)
         else:
             reader.note(label, _no_scans(root / f"sub-{label}", reading, database_dir))
-    return Dataset(root, name, tuple(participants), (*misnamed, *reader.problems))
+    usable = tuple(p for p in participants if p.sessions)
+    return Dataset(root, name, usable, (*misnamed, *reader.problems))
 
 
 def _list_images(
@@ -129,6 +126,10 @@ def _list_images(
     except LayoutError as error:
         reader.note(label, error)
         return []
+
+
+def _strip(label: object, prefix: str) -> str:
+    return str(label).removeprefix(prefix)
 
 
 def _read_name(root: Path) -> str:
@@ -184,7 +185,7 @@ def _choose_participants(
                 if not is_label(label)
             ],
         )
-    labels = sorted({str(label).removeprefix("sub-") for label in wanted})
+    labels = sorted({_strip(label, "sub-") for label in wanted})
     unknown = [label for label in labels if label not in folders]
     if unknown or not labels:
         known = [label for label in folders if is_label(label)]

@@ -14,7 +14,7 @@ from dmri_fm_workflows.bids.records import EpiImage
 
 __all__ = ["acquisitions_oppose", "find_contradictions", "has_direction_word"]
 
-#: Direction words and the words that oppose them.
+#: Opposite of each direction word.
 _OPPOSITE_WORD: Mapping[str, str] = {
     word: word[::-1] for word in ("AP", "PA", "LR", "RL", "IS", "SI", "FH", "HF")
 }
@@ -23,14 +23,14 @@ _LETTER_AXIS: Mapping[str, int] = {
     "L": 0, "R": 0, "A": 1, "P": 1, "I": 2, "S": 2, "F": 2, "H": 2
 }  # fmt: skip
 _AXIS_NAMES = ("left-right", "anterior-posterior", "inferior-superior")
-#: A word at the end of a longer label, `b2000AP`; `SNAP` and `map` hold none.
+#: Direction word at the end of a longer label, `b2000AP`; `SNAP` and `map` hold none.
 _TRAILING_WORD = re.compile(rf"(?:.*[^A-Z])?({'|'.join(_OPPOSITE_WORD)})")
 _LABEL = re.compile(rf"(.*?)({'|'.join(_OPPOSITE_WORD)})", re.IGNORECASE)
 
-#: Phase encodings whose directions in the scanner's frame have a larger cosine are the same.
+#: Cosine above which two phase encodings have one direction in the scanner's frame.
 _SAME_DIRECTION_COSINE = 0.7
 
-#: A phase encoding further than 60 degrees from the axis that its label names contradicts it.
+#: Cosine with the axis of a label, below which a phase encoding contradicts the label: 60 degrees.
 _LEAST_AXIS_COSINE = 0.5
 
 _CHECK = "Check it against the protocol: with a wrong sign distortion doubles."
@@ -63,7 +63,7 @@ def acquisitions_oppose(one: Mapping[str, str], other: Mapping[str, str]) -> boo
 
 
 def has_direction_word(entities: Mapping[str, str]) -> bool:
-    """Tell whether a name says along which direction the image was encoded.
+    """Tell whether a name holds a direction word.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Field maps measured with gradient echoes: which images make one, and for which series it is."""
+"""Gradient-echo field maps: the images of each, and the series that it is for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dmri_fm_workflows.bids.records import DwiRun, Fieldmap, UnusedImage
 
 __all__ = ["FIELDMAP_SUFFIXES", "field_images", "list_fieldmaps", "match_fieldmaps", "why_unused"]
 
-#: Suffixes of gradient-echo field maps, and the method each belongs to; "" for magnitude images.
-#: The first method that a set of images holds is the one of the set.
+#: Suffixes of gradient-echo field maps, by method; "" for magnitude images. The first method of
+#: a set of images is that of the set.
 FIELDMAP_SUFFIXES: Mapping[str, str] = {
     "phasediff": "phasediff",
     "phase1": "phase1phase2",
@@ -70,15 +70,15 @@ def field_images(fieldmap: Fieldmap) -> list[Path]:
 def match_fieldmaps(
     runs: tuple[DwiRun, ...],
     fieldmaps: Sequence[Fieldmap],
-    said: Mapping[Path, Statement],
+    statements: Mapping[Path, Statement],
     *,
     others: Sequence[DwiRun],
 ) -> Iterator[tuple[Fieldmap, Tie]]:
     """Yield the field maps of a series' session, and those of others that name its runs."""
     for fieldmap in fieldmaps:
         first = field_images(fieldmap)[0]
-        tie = tie_to(runs, said[first], others=others)
-        # Session and participant are the folder above the datatype's.
+        tie = tie_to(runs, statements[first], others=others)
+        # The folder above that of the datatype is the session's.
         if tie.how or first.parent.parent == runs[0].path.parent.parent:
             yield fieldmap, tie
 

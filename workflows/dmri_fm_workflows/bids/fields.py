@@ -25,7 +25,7 @@ from dmri_fm_workflows.bids.records import (
 
 __all__ = ["ECHO_TIME_TOLERANCE", "Candidate", "FieldChoice", "choose_images"]
 
-#: Runs whose echo times differ by a larger fraction differ in contrast.
+#: Largest relative difference of echo times at which runs count as one contrast.
 ECHO_TIME_TOLERANCE = 0.03
 
 #: Entities in which a single-band reference may differ from the run that it serves.
@@ -66,7 +66,7 @@ class FieldChoice:
     reverse
         Images outside the series that can be the other half of its pair, the one used first.
     pair_reason
-        What ties the halves of the pair; empty if there is none.
+        Tie between the halves of the pair; empty if there is none.
     fieldmaps
         Gradient-echo field maps meant for the series.
     unused
@@ -74,9 +74,9 @@ class FieldChoice:
     errors
         Images meant for it that cannot be used, their path set.
     warnings
-        What a reader of the results should know.
+        Remarks on the choice, for the reader of the results.
     misplaced
-        Where there is no pair: images that oppose the series and have another grid or head pose.
+        Images that oppose the series and have another grid or head pose, if there is no pair.
     """
 
     reverse: tuple[EpiImage, ...] = ()
@@ -90,7 +90,7 @@ class FieldChoice:
 
 @dataclass(frozen=True, eq=False)
 class _Verdict:
-    """A candidate, what ties it to the series, and what stands against it."""
+    """A candidate, its tie to the series, and the reasons against it: misfits and difference."""
 
     candidate: Candidate
     tie: Tie
@@ -146,14 +146,14 @@ def choose_images(
     """
     sidecars = {c.image.path: [c.image.metadata] for c in candidates}
     sidecars |= {path: [*f.metadata.values()] for f in fieldmaps for path in field_images(f)}
-    said = {path: read_statement(path, found, root=root) for path, found in sidecars.items()}
-    verdicts = _judge_all(runs, candidates, said, others=others)
+    statements = {p: read_statement(p, found, root=root) for p, found in sidecars.items()}
+    verdicts = _judge_all(runs, candidates, statements, others=others)
     own_pair = find_pair(runs, runs)
     usable = [] if own_pair else [v for v in verdicts if v.is_usable]
     reverse = tuple(v.candidate.image for v in usable)
     pair = own_pair or find_pair(runs, reverse)
     used = next((v for v in usable if pair and v.candidate.image is pair[1]), None)
-    matched = list(match_fieldmaps(runs, fieldmaps, said, others=others))
+    matched = list(match_fieldmaps(runs, fieldmaps, statements, others=others))
     unused = [
         UnusedImage(v.candidate.image.path, v.reason or _name_better(pair))
         for v in sorted(verdicts, key=lambda v: not v.tie.how)
@@ -167,7 +167,7 @@ def choose_images(
         unused=(*unused, *(() if pair else _halves_without_b0(runs))),
         errors=() if pair else tuple(_errors(verdicts, runs)),
         warnings=(
-            *_missing_sources(runs, said),
+            *_missing_sources(runs, statements),
             *_ignored_entries([v.candidate for v in verdicts], fieldmaps),
             *(_remarks(used, runs) if used else ()),
             *(remark for _, tie in matched for remark in tie.remarks),
@@ -179,22 +179,22 @@ def choose_images(
 def _judge_all(
     runs: tuple[DwiRun, ...],
     candidates: Sequence[Candidate],
-    said: Mapping[Path, Statement],
+    statements: Mapping[Path, Statement],
     *,
     others: Sequence[DwiRun],
 ) -> list[_Verdict]:
     """Judge all candidates outside the series, the best one first."""
     session = runs[0].path.parent.parent
     own_fields = {i for run in runs for i in run.b0_identifiers}
-    for path, statement in said.items():
+    for path, statement in statements.items():
         if path.parent.parent == session:
             own_fields |= {*statement.identifiers}
     verdicts = [
-        _judge(c, runs, said[c.image.path], others=others, own_fields=own_fields)
+        _judge(c, runs, statements[c.image.path], others=others, own_fields=own_fields)
         for c in candidates
         if c.image not in runs
         # Images of other sessions are candidates only by a link.
-        and (not c.is_elsewhere or c.is_outside or tie_to(runs, said[c.image.path]).how)
+        and (not c.is_elsewhere or c.is_outside or tie_to(runs, statements[c.image.path]).how)
     ]
     return sorted(verdicts, key=lambda v: (v.rank, v.candidate.image.path))
 
@@ -202,21 +202,21 @@ def _judge_all(
 def _judge(
     candidate: Candidate,
     runs: tuple[DwiRun, ...],
-    said: Statement,
+    statement: Statement,
     *,
     others: Sequence[DwiRun],
     own_fields: Collection[str],
 ) -> _Verdict:
     """Judge a candidate; `own_fields` are the B0 fields of the series' own session."""
     image = candidate.image
-    tie = tie_to(runs, said, others=others)
+    tie = tie_to(runs, statement, others=others)
     if candidate.is_elsewhere and tie.by_field in own_fields:
         where = "lies outside the sessions" if candidate.is_outside else "is of another session"
         tie = Tie(
             obstacle=f"it {where}, and the series' own session has images with "
             f"B0FieldIdentifier {tie.by_field!r}"
         )
-    if said.is_silent and not tie.how and not candidate.is_elsewhere:
+    if statement.is_silent and not tie.how and not candidate.is_elsewhere:
         tie = _tie_by_protocol(candidate, runs) or tie
     opposed = [r for r in runs if is_opposite(image.phase_encoding, r.phase_encoding)]
     misfits = [] if opposed else [_encoding_misfit(image, runs)]
@@ -304,7 +304,7 @@ def _errors(verdicts: Sequence[_Verdict], runs: Sequence[DwiRun]) -> Iterator[Im
 
 
 def _remarks(used: _Verdict, runs: Sequence[DwiRun]) -> Iterator[str]:
-    """Yield what a reader should know of the image that is used."""
+    """Yield warnings about the image that is used."""
     yield from used.tie.remarks
     image, origin = used.candidate.image, used.candidate.origin
     if used.candidate.is_elsewhere:
@@ -348,10 +348,14 @@ def _halves_without_b0(runs: Sequence[DwiRun]) -> Iterator[UnusedImage]:
             yield UnusedImage(run.path, "a run of the series itself, it holds no b=0 volume")
 
 
-def _missing_sources(runs: Sequence[DwiRun], said: Mapping[Path, Statement]) -> Iterator[str]:
+def _missing_sources(
+    runs: Sequence[DwiRun], statements: Mapping[Path, Statement]
+) -> Iterator[str]:
     """Yield B0 fields that runs name and no image has."""
     owner = {i: run.path.name for run in runs for i in run.b0_identifiers}
-    owner |= {i: path.name for path, statement in said.items() for i in statement.identifiers}
+    owner |= {
+        i: path.name for path, statement in statements.items() for i in statement.identifiers
+    }
     asking: dict[str, str] = {}
     for run in runs:
         for source in run.b0_sources:

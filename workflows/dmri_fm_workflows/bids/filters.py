@@ -36,7 +36,7 @@ _OTHER_ENTITIES = frozenset({"desc", "space", "inv", "flip", "mt", "task", "trc"
 
 _ANY = frozenset({"*", "Query.ANY", "Query.OPTIONAL"})
 
-#: Datatype folder in which the images of a query lie.
+#: Datatype folder of each query.
 FOLDERS: Mapping[str, str] = {"dwi": "dwi", "t1w": "anat", "fmap": "fmap"}
 
 
@@ -57,7 +57,7 @@ def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
         If the file is missing or is no such object.
     """
     content = read_object(
-        path, kind=ConfigError, expected='a filter file, {"dwi": {"acquisition": "x"}}'
+        path, error_class=ConfigError, expected='a filter file, {"dwi": {"acquisition": "x"}}'
     )
     check_filters(content, path=path)
     return content

@@ -25,7 +25,7 @@ __all__ = [
     "owner_of",
 ]
 
-#: Folders of a participant or session that are read. Whatever else lies there is left alone.
+#: Folders of a participant or session that are read. Others are not.
 DATATYPES = ("anat", "dwi", "fmap")
 
 _SEPARATORS = str.maketrans("-.", "__")
@@ -42,7 +42,7 @@ class Owner:
     session
         Label without `ses-`; None for a folder outside the sessions.
     is_datatype
-        It is a folder of images, not one above them.
+        Whether it is a folder of images, not one above them.
     """
 
     subject: str | None

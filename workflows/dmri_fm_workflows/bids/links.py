@@ -16,13 +16,13 @@ from dmri_fm_workflows.bids.records import DwiRun
 
 __all__ = ["Link", "Statement", "Tie", "read_statement", "resolve_link", "tie_to"]
 
-#: Names that agree less than this are not offered as the nearest one.
+#: Least similarity of names, 0 to 1, at which one is offered as the nearest of another.
 _LIKENESS = 0.8
 
-#: Scans of other series that a reason names.
+#: Largest number of scans that a reason names.
 _N_NAMED = 2
 
-#: Characters of an entry that a reason quotes.
+#: Largest number of characters of an entry that a reason quotes.
 _LONGEST_SHOWN = 200
 
 _EXTENSIONS = (".nii.gz", ".nii")
@@ -39,9 +39,9 @@ class Link:
     target
         The file it means; None if it leads nowhere.
     right_form
-        How BIDS has it written, where `text` is another form of it.
+        The form that BIDS has for it; empty if `text` has that form.
     problem
-        Why it leads nowhere.
+        Reason why it leads nowhere; empty if it does not.
     """
 
     text: str
@@ -86,11 +86,11 @@ class Tie:
     how
         "linked by IntendedFor"; empty if they are not tied.
     by_field
-        The B0 field both name; empty if a link ties them.
+        The B0 field that both name; empty if IntendedFor ties them.
     obstacle
-        Why they are not tied.
+        Reason why they are not tied.
     advice
-        What would tie them, if the image fits the series otherwise.
+        Change of the metadata that would tie them.
     remarks
         Warnings about metadata that were followed and should be written otherwise.
     """
@@ -195,7 +195,7 @@ def _names(name: str, *, subject: str, session: str | None) -> Iterator[str]:
             yield from (start + e for e in sorted(_EXTENSIONS, key=lambda e: e != own))
 
 
-def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] = ()) -> Tie:
+def tie_to(runs: Sequence[DwiRun], statement: Statement, *, others: Sequence[DwiRun] = ()) -> Tie:
     """Tie an image to a series by its links, or say why it is not tied.
 
     The B0FieldSource of a run decides if it is set; else IntendedFor of the image; else a
@@ -203,36 +203,36 @@ def tie_to(runs: Sequence[DwiRun], said: Statement, *, others: Sequence[DwiRun] 
     A reason may name runs of `others`, which are of other series.
     """
     for run in runs:
-        if tie := _tie_to_run(run, said):
+        if tie := _tie_to_run(run, statement):
             return tie
     advice = ""
-    if said.is_silent:
+    if statement.is_silent:
         advice = "add IntendedFor or B0FieldIdentifier to its JSON file"
-    elif said.identifiers and not any(run.metadata.get("B0FieldSource") for run in runs):
-        source = json.dumps(said.identifiers[0])
+    elif statement.identifiers and not any(run.metadata.get("B0FieldSource") for run in runs):
+        source = json.dumps(statement.identifiers[0])
         advice = f'add "B0FieldSource": {source} to the JSON file of the series'
-    return Tie(obstacle="; ".join(_obstacles(runs, said, others)), advice=advice)
+    return Tie(obstacle="; ".join(_obstacles(runs, statement, others)), advice=advice)
 
 
-def _tie_to_run(run: DwiRun, said: Statement) -> Tie | None:
+def _tie_to_run(run: DwiRun, statement: Statement) -> Tie | None:
     """Tie an image to one run; None if nothing links them."""
-    shared = [i for i in said.identifiers if i in run.b0_sources]
+    shared = [i for i in statement.identifiers if i in run.b0_sources]
     if shared:
         return Tie(f"linked by B0FieldSource {shared[0]!r}", by_field=shared[0])
     if run.b0_sources:
         return None
-    link = next((link for link in said.links if link.target == run.path), None)
+    link = next((link for link in statement.links if link.target == run.path), None)
     if link is not None:
         remark = (
-            f"{said.path.name}: IntendedFor {link.text!r} was followed as {link.right_form!r}. "
-            "Write it so: other programs may not find the scan."
+            f"{statement.path.name}: IntendedFor {link.text!r} was followed as "
+            f"{link.right_form!r}. Write it so: other programs may not find the scan."
         )
         return Tie("linked by IntendedFor", remarks=(remark,) if link.right_form else ())
-    own = next((i for i in said.identifiers if i in run.b0_identifiers), None)
+    own = next((i for i in statement.identifiers if i in run.b0_identifiers), None)
     if own is None:
         return None
     remark = (
-        f"{run.path.name} has no B0FieldSource; {said.path.name} is used because both have "
+        f"{run.path.name} has no B0FieldSource; {statement.path.name} is used because both have "
         f'B0FieldIdentifier {own!r}. Add "B0FieldSource": {json.dumps(own)} to the JSON file of '
         "the run."
     )
@@ -240,34 +240,36 @@ def _tie_to_run(run: DwiRun, said: Statement) -> Tie | None:
     return Tie(how, by_field=own, remarks=(remark,))
 
 
-def _obstacles(runs: Sequence[DwiRun], said: Statement, others: Sequence[DwiRun]) -> Iterator[str]:
+def _obstacles(
+    runs: Sequence[DwiRun], statement: Statement, others: Sequence[DwiRun]
+) -> Iterator[str]:
     """Yield what keeps an image from being tied to a series."""
     sources = tuple(dict.fromkeys(s for run in runs for s in run.b0_sources))
-    if said.identifiers:
-        elsewhere = [run.path for run in others if {*run.b0_sources} & {*said.identifiers}]
+    if statement.identifiers:
+        elsewhere = [run.path for run in others if {*run.b0_sources} & {*statement.identifiers}]
         if elsewhere:
             use = f"is for {_names_of(elsewhere)}"
         elif sources:
             use = f"is not the B0FieldSource of the series, {_quoted(sources)}"
         else:
             use = "is the B0FieldSource of no run of this session"
-        yield f"its B0FieldIdentifier, {_quoted(said.identifiers)}, {use}"
-    targets = [link.target for link in said.links if link.target is not None]
+        yield f"its B0FieldIdentifier, {_quoted(statement.identifiers)}, {use}"
+    targets = [link.target for link in statement.links if link.target is not None]
     if sources and any(run.path in targets for run in runs):
         yield (
             f"IntendedFor names the series, whose B0FieldSource, {_quoted(sources)}, decides"
-            + ("" if said.identifiers else ", and it has no B0FieldIdentifier")
+            + ("" if statement.identifiers else ", and it has no B0FieldIdentifier")
         )
     else:
         if targets:
             yield f"IntendedFor names other scans: {_names_of(targets)}"
-        problems = [link.problem for link in said.links if link.problem]
+        problems = [link.problem for link in statement.links if link.problem]
         yield from problems[:_N_NAMED]
         if len(problems) > _N_NAMED:
             yield f"and {len(problems) - _N_NAMED} more of its links lead nowhere"
-    if said.is_silent and said.unusable_link:
-        yield f"IntendedFor is {said.unusable_link}"
-    elif said.is_silent:
+    if statement.is_silent and statement.unusable_link:
+        yield f"IntendedFor is {statement.unusable_link}"
+    elif statement.is_silent:
         yield "it does not say for which scans it is"
 
 

@@ -87,38 +87,31 @@ def describe_fault(metadata: Mapping[str, Any], key: str, wanted: str) -> str:
     return "missing" if value is None else f"{reprlib.repr(value)}, {wanted}"
 
 
-#: Entries in use: their type, and the test of it. PhaseEncodingDirection is named where a phase
-#: encoding is needed.
-_TYPES = {
-    **dict.fromkeys(
-        ("EchoTime", "TotalReadoutTime", "EffectiveEchoSpacing", "ReconMatrixPE"),
-        ("a finite number", lambda metadata, key: read_number(metadata, key) is not None),
-    ),
-    "SeriesDescription": ("text", lambda metadata, key: isinstance(metadata[key], str)),
-    **dict.fromkeys(
-        ("ImageType", "IntendedFor", "B0FieldIdentifier", "B0FieldSource"),
-        (
-            "text or a list of texts",
-            lambda metadata, key: (
-                isinstance(metadata[key], str)
-                or (
-                    isinstance(metadata[key], list | tuple)
-                    and all(isinstance(word, str) for word in metadata[key])
-                )
-            ),
-        ),
-    ),
+#: Entries in use, by type. PhaseEncodingDirection is named where a phase encoding is needed.
+_TYPES: Mapping[str, tuple[str, ...]] = {
+    "a finite number": ("EchoTime", "TotalReadoutTime", "EffectiveEchoSpacing", "ReconMatrixPE"),
+    "text": ("SeriesDescription",),
+    "text or a list of texts": ("ImageType", "IntendedFor", "B0FieldIdentifier", "B0FieldSource"),
 }
 
 
-def list_ignored(metadata: Mapping[str, Any], *, said: Collection[str] = ()) -> Iterator[str]:
-    """Yield the entries whose type cannot be used, but for keys that were `said` already.
+def _is_of(wanted: str, metadata: Mapping[str, Any], key: str) -> bool:
+    if wanted == "a finite number":
+        return read_number(metadata, key) is not None
+    value = metadata[key]
+    if wanted == "text or a list of texts" and isinstance(value, list | tuple):
+        return all(isinstance(text, str) for text in value)
+    return isinstance(value, str)
+
+
+def list_ignored(metadata: Mapping[str, Any], *, skip: Collection[str] = ()) -> Iterator[str]:
+    """Yield the entries whose type cannot be used, but for the keys in `skip`.
 
     Examples
     --------
     >>> list(list_ignored({"EchoTime": [0.08], "ImageType": ["M"]}))
     ['EchoTime is [0.08], not a finite number: it is ignored']
     """
-    for key, (wanted, is_right) in _TYPES.items():
-        if key not in said and metadata.get(key) is not None and not is_right(metadata, key):
+    for wanted, key in ((wanted, key) for wanted, keys in _TYPES.items() for key in keys):
+        if key not in skip and metadata.get(key) is not None and not _is_of(wanted, metadata, key):
             yield f"{key} is {reprlib.repr(metadata[key])}, not {wanted}: it is ignored"

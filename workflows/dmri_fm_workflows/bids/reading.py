@@ -17,7 +17,7 @@ __all__ = ["Reading"]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What every step of reading one dataset goes by.
+    """Dataset folder and request, which every step of reading needs.
 
     Attributes
     ----------

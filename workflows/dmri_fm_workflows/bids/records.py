@@ -34,19 +34,19 @@ __all__ = [
     "pose_difference",
 ]
 
-#: Grids turned against each other by more than this are different head poses, degrees.
+#: Largest rotation between the grids of one head pose, degrees.
 POSE_ROTATION_DEG = 1.0
 
-#: Grids whose centres lie further apart than this are different head poses, mm.
+#: Largest distance between the centres of the grids of one head pose, mm.
 POSE_SHIFT_MM = 5.0
 
-#: Voxel edges may differ by this and still be one grid, mm.
+#: Largest difference between the voxel edges of one grid, mm.
 _EDGE_TOLERANCE_MM = 0.01
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EpiImage:
-    """An echo-planar image and how it was encoded.
+    """An echo-planar image and its phase encoding.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class DwiRun(EpiImage):
     sbref
         Single-band reference, or None.
     warnings
-        What is missing and can be done without, and what was done about the gradients.
+        Missing metadata that the run can do without, and changes to its gradients.
     """
 
     bval: Path
@@ -189,12 +189,12 @@ class DwiSeries:
     fieldmaps
         Gradient-echo field maps meant for one of the runs.
     warnings
-        What a reader of the results should know about the input.
+        Remarks on the input, for the reader of the results.
     unused
         Images that could have corrected the distortion and are not used, those that were meant
         for the series first.
     pair_reason
-        What ties the two images of the pair: "linked by IntendedFor". Empty if there is none.
+        Tie between the two images of the pair: "linked by IntendedFor". Empty if there is none.
     """
 
     runs: tuple[DwiRun, ...]
@@ -240,7 +240,7 @@ class Session:
     series
         Diffusion series, by name.
     warnings
-        What a reader of the results should know about the input.
+        Remarks on the input, for the reader of the results.
     """
 
     label: str | None
@@ -337,7 +337,7 @@ def has_same_pose(one: EpiImage, other: EpiImage) -> bool:
 
 
 def pose_difference(one: EpiImage, other: EpiImage) -> str | None:
-    """Say how the grid or the head pose of an image differs from that of another.
+    """Return the difference in grid or head pose of an image from another, in words.
 
     Returns
     -------

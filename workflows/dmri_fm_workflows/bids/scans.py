@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
@@ -32,8 +33,6 @@ from dmri_fm_workflows.bids.records import DwiRun, EpiImage
 
 __all__ = [
     "ASSUMED_READOUT_NOTE",
-    "ASSUMED_READOUT_S",
-    "LONGEST_READOUT_S",
     "SIGNAL_DIRECTIONS",
     "open_epi",
     "open_run",
@@ -43,11 +42,8 @@ __all__ = [
     "why_no_signal",
 ]
 
-#: A series with this many directions of its own holds measured signal, even if it is DERIVED.
+#: Number of directions from which a series is measured signal, even if its ImageType is DERIVED.
 SIGNAL_DIRECTIONS = 6
-
-#: Readout time where no sidecar of a series has one, s. Readouts are then taken to be equal.
-ASSUMED_READOUT_S = 0.05
 
 #: What an assumed readout time means for the results.
 ASSUMED_READOUT_NOTE = (
@@ -55,10 +51,10 @@ ASSUMED_READOUT_NOTE = (
     "scales with it"
 )
 
-#: A readout longer than this is in another unit, s.
+#: Longest readout, s; a longer one is in another unit.
 LONGEST_READOUT_S = 1.0
 
-#: Words by which scanners call the maps they compute.
+#: Words of ImageType for maps that scanners compute.
 _MAP_WORDS = frozenset(
     {"TRACEW", "TRACE", "ADC", "EADC", "EXPADC", "FA", "FAC", "COLFA", "TENSOR", "S0MAP"}
 )
@@ -73,7 +69,7 @@ def why_no_signal(
     *,
     n_directions: int = 0,
 ) -> str:
-    """Say what tells a phase image or a computed map; empty for measured magnitude signal.
+    """Return the evidence of a phase image or computed map; empty for measured magnitude signal.
 
     Parameters
     ----------
@@ -82,9 +78,8 @@ def why_no_signal(
     metadata
         Merged sidecars.
     n_directions
-        Distinct directions of the gradient files with the image's own name. `DERIVED` alone
-        rejects an image only where there are fewer than :data:`SIGNAL_DIRECTIONS`: some scanners
-        write it for distortion-corrected signal.
+        Distinct directions of the image's own gradient files. `DERIVED` alone is no evidence from
+        :data:`SIGNAL_DIRECTIONS` on: some scanners write it for distortion-corrected signal.
 
     Examples
     --------
@@ -226,7 +221,7 @@ def read_gradients(
 def _find_doubts(run: DwiRun, image: SpatialImage) -> Iterator[str]:
     """Yield warnings of a run's sidecar and header."""
     name, metadata = run.path.name, run.metadata
-    said: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
     if not metadata:
         yield (
             f"{name} has no JSON sidecar: its phase encoding is unknown, so no reverse-phase "
@@ -242,7 +237,7 @@ def _find_doubts(run: DwiRun, image: SpatialImage) -> Iterator[str]:
         )
     elif run.readout_time_s is None:
         key = "TotalReadoutTime"
-        said = (key,)
+        skip = (key,)
         fault = describe_fault(metadata, key, "which is no time in seconds")
         yield (
             f"{name}: {key} is {fault}, so a readout time is assumed: that of the series' other "
@@ -255,7 +250,7 @@ def _find_doubts(run: DwiRun, image: SpatialImage) -> Iterator[str]:
             f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
             "radiological storage. Set the orientation if that is wrong."
         )
-    yield from (f"{name}: {what}." for what in list_ignored(metadata, said=said))
+    yield from (f"{name}: {what}." for what in list_ignored(metadata, skip=skip))
     if "DERIVED" in read_words(metadata, "ImageType"):
         yield (
             f"{name}: ImageType says DERIVED; it is taken as measured signal because its "

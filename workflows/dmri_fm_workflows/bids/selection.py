@@ -26,7 +26,7 @@ __all__ = ["LEFT_OUT", "ImageSelector"]
 
 LOGGER = logging.getLogger(__name__)
 
-#: Key of the images that a filter leaves out, among the queries.
+#: Key, beside the queries, of the images that a filter leaves out.
 LEFT_OUT = "left out"
 
 #: Entities whose labels are numbers: `run-1` and `run-01` are one.
@@ -96,7 +96,7 @@ class ImageSelector:
         """Return the query of an image's suffix; that of its folder comes first."""
         claimed = [query for query in QUERIES if self._claimed_suffix(path, query)]
         here = [query for query in claimed if FOLDERS[query] == path.parent.name]
-        # A single-band reference elsewhere is none of a diffusion series.
+        # Single-band references outside `dwi` belong to no diffusion series.
         if here or find_fault(path.name) or split_name(path)[1] == "sbref":
             claimed = here
         return claimed[0] if claimed else None
@@ -138,7 +138,7 @@ class ImageSelector:
         try:
             metadata = self._reading.sidecars.metadata(path)
         except InputError as error:
-            # What a filter leaves out is no problem of this run.
+            # Sidecars of images that a filter leaves out are no problem of this run.
             LOGGER.debug("%s is left out by a filter: %s", path, error)
         return not suffix.startswith("magnitude") and not why_no_signal(entities, metadata)
 
@@ -182,7 +182,7 @@ class ImageSelector:
         return kept
 
     def why_no_signal(self, path: Path) -> str:
-        """Say why an image is no measured signal; empty if it is.
+        """Return the reason why an image is no measured signal; empty if it is.
 
         Raises
         ------
@@ -205,7 +205,7 @@ class ImageSelector:
             return False
         for file in (path, bval, bvec):
             require_content(file, ImageError if file == path else GradientError)
-        # Directions alone count here; what lengths mean is asked when it is opened.
+        # Lengths of the vectors are judged when the run is opened.
         options = replace(self._reading.gradient_options, b_scaling="none")
         try:
             found = read_gradients(load_image(path, ndim=4), bval, bvec, options)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.gradient_options import B0_THRESHOLD_RANGE
@@ -18,13 +19,18 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.vector_lengths import describe_range, list_volumes
 from dmri_fm_workflows.bids.encoding import find_contradictions
-from dmri_fm_workflows.bids.fields import ECHO_TIME_TOLERANCE, Candidate, choose_images
+from dmri_fm_workflows.bids.fieldmaps import list_fieldmaps
+from dmri_fm_workflows.bids.fields import (
+    ECHO_TIME_TOLERANCE,
+    Candidate,
+    FieldChoice,
+    choose_images,
+)
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.bids.records import (
     DwiRun,
     DwiSeries,
     EpiImage,
-    Fieldmap,
     UnusedImage,
     has_same_pose,
     pose_difference,
@@ -32,39 +38,39 @@ from dmri_fm_workflows.bids.records import (
 
 __all__ = ["GroupedRuns", "SessionImages", "group_runs"]
 
-#: Entities that a series may merge over; with a MultipartID also over `acquisition`.
+#: Entities that a series is merged over; with a MultipartID also `acquisition`.
 MERGED_OVER = ("direction", "run")
 
 
 @dataclass(frozen=True, eq=False)
 class SessionImages:
-    """Images of one session, opened.
+    """Opened images of one session; the lists are filled while they are opened.
 
     Attributes
     ----------
     runs
         Diffusion runs with gradients.
     bare
-        Images of the `dwi` folder that hold b=0 volumes and have no gradient table.
+        b=0 images of the `dwi` folder without a gradient table.
     epis
         Echo-planar images of the `fmap` folder.
     sbrefs
         Single-band references of the `dwi` folder.
-    fieldmaps
-        Gradient-echo field maps of this session, and those of others that name its runs.
+    gradient_echo
+        Merged sidecars of gradient-echo images, those of other sessions that name a run included.
     elsewhere
-        Candidates of other sessions that name its runs.
+        Candidates of other sessions that name a run.
     unusable
-        Images of the session that could not be opened, or that a filter leaves out.
+        Images that could not be opened, or that a filter leaves out.
     """
 
-    runs: Sequence[DwiRun]
-    bare: Sequence[EpiImage]
-    epis: Sequence[EpiImage]
-    sbrefs: Sequence[EpiImage]
-    fieldmaps: Sequence[Fieldmap]
-    elsewhere: Sequence[Candidate]
-    unusable: Sequence[UnusedImage]
+    runs: list[DwiRun] = field(default_factory=list)
+    bare: list[EpiImage] = field(default_factory=list)
+    epis: list[EpiImage] = field(default_factory=list)
+    sbrefs: list[EpiImage] = field(default_factory=list)
+    gradient_echo: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    elsewhere: list[Candidate] = field(default_factory=list)
+    unusable: list[UnusedImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +84,7 @@ class GroupedRuns:
     errors
         One for each run or reverse-phase image that cannot be used, its path set.
     warnings
-        What a reader of the results of any series should know.
+        Remarks on the session, for the reader of any series' results.
     """
 
     series: tuple[DwiSeries, ...]
@@ -101,6 +107,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         Folder of the dataset, to which `bids::` links are relative.
     """
     groups = _gather(images.runs)
+    fieldmaps = list_fieldmaps(images.gradient_echo)
     weighted = [g for g in groups if not all(run.gtab.is_b0.all() for run in g)]
     spare = [*(run for g in groups if g not in weighted for run in g), *images.bare]
     errors: list[InputError] = []
@@ -116,24 +123,14 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         choice = choose_images(
             runs,
             candidates=_list_candidates(images, spare, others),
-            fieldmaps=images.fieldmaps,
+            fieldmaps=fieldmaps,
             others=others,
             root=root,
         )
         errors += choice.errors
         misplaced |= {image.path for image in choice.misplaced}
-        doubts = (*(w for run in runs for w in run.warnings), *_group_doubts(runs, groups))
-        series.append(
-            DwiSeries(
-                runs,
-                _shared_entities(runs),
-                reverse=choice.reverse,
-                fieldmaps=choice.fieldmaps,
-                warnings=(*doubts, *choice.warnings),
-                unused=(*choice.unused, *images.unusable),
-                pair_reason=choice.pair_reason,
-            )
-        )
+        doubts = [*(w for run in runs for w in run.warnings), *_group_doubts(runs, groups)]
+        series.append(_make_series(runs, choice, doubts, images.unusable))
     settled = {error.path for error in errors}
     settled |= {s.outside_image.path for s in series if s.outside_image}
     errors += [
@@ -141,7 +138,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         for image in spare
         if image.path not in settled
         and (not series or image.path in misplaced)
-        # An image that fits a run refused for want of b=0 is no fault of its own.
+        # An image that fits a refused run is not itself at fault.
         and not any(has_same_pose(image, run) for run in without_b0)
     ]
     named, clashes = _name_apart(series)
@@ -151,6 +148,23 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         tuple(sorted(named, key=lambda s: s.name)),
         tuple(unique.values()),
         tuple(find_contradictions(labelled)),
+    )
+
+
+def _make_series(
+    runs: tuple[DwiRun, ...],
+    choice: FieldChoice,
+    doubts: Sequence[str],
+    unusable: Sequence[UnusedImage],
+) -> DwiSeries:
+    return DwiSeries(
+        runs,
+        _shared_entities(runs),
+        reverse=choice.reverse,
+        fieldmaps=choice.fieldmaps,
+        warnings=(*doubts, *choice.warnings),
+        unused=(*choice.unused, *unusable),
+        pair_reason=choice.pair_reason,
     )
 
 
@@ -260,7 +274,7 @@ def _group_doubts(runs: Sequence[DwiRun], groups: Sequence[Sequence[DwiRun]]) ->
 def _no_b0(runs: Sequence[DwiRun], bare: Sequence[EpiImage]) -> GradientError:
     """Return the error of a series without b=0, with every remedy that may apply."""
     n_volumes = sum(len(run.gtab) for run in runs)
-    # Volumes left out for want of a direction may be the b=0 that is missed.
+    # Volumes without a direction are left out, and may be the missing b=0.
     lowest = float(
         min(b for run in runs for b in (*run.gtab.bvals, *run.gradients.left_out_bvals))
     )

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-import nibabel as nib
 import numpy as np
 from fsl import wrappers
 from fsl.data.image import Nifti
 from fsl.utils.run import run
+from nibabel.spatialimages import SpatialImage
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Bunch,
@@ -25,18 +26,24 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.errors import DmriError, MissingToolError
+from dmri_fm.distortion import PhaseEncoding
+from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import read_gradients, write_gradients
 from dmri_fm.gradients import rotation_part
 from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.engines import PROGRAMS, name_hmc, name_sdc
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec, save_motion
+from dmri_fm_workflows.interfaces.motion import save_motion
+from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec
+from dmri_fm_workflows.interfaces.programs import (
+    EDDY,
+    TOPUP,
+    find_program,
+    name_eddy,
+    name_topup,
+)
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
-
-_AXES = {"i": (1, 0, 0), "j": (0, 1, 0), "k": (0, 0, 1)}
 
 
 def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
@@ -47,28 +54,10 @@ def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
     >>> encoding_row(VolumeOrigin(0, "j-", 0.1, "a"))
     (0, -1, 0, 0.1)
     """
-    code = origin.phase_encoding or "j"
-    sign = -1 if code.endswith("-") else 1
-    x, y, z = (sign * component for component in _AXES[code[0]])
+    # What has no known phase encoding needs a row, too; any will do.
+    axis, sign = PhaseEncoding(origin.phase_encoding or "j", origin.readout_s).axis_and_sign()
+    x, y, z = (sign if component == axis else 0 for component in range(3))
     return x, y, z, origin.readout_s
-
-
-def find_program(*names: str) -> str:
-    """Return the path of the first program that there is.
-
-    Raises
-    ------
-    MissingToolError
-        If none is on the PATH.
-    """
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        raise MissingToolError(
-            f"{names[0]} is not on the PATH",
-            expected=f"{' or '.join(names)} of FSL",
-            advice="load FSL, or ask for --sdc pepolar --hmc builtin",
-        )
-    return found
 
 
 #: Lines of a program's messages that an error repeats.
@@ -168,7 +157,7 @@ class _TopupOutputSpec(TraitedSpec):
 def topup_command(in_file: str, encoding_file: str, *, config: str) -> list[str]:
     """Return the command line of topup; its files lie where it is called."""
     # Beneath fslpy's machinery for running, a wrapper is a function that makes the command line.
-    return inspect.unwrap(wrappers.topup)(
+    command: list[str] = inspect.unwrap(wrappers.topup)(
         in_file,
         encoding_file,
         config=config,
@@ -176,28 +165,52 @@ def topup_command(in_file: str, encoding_file: str, *, config: str) -> list[str]
         fout="field.nii.gz",
         iout="corrected.nii.gz",
     )
+    return command
 
 
-class RunTopup(SimpleInterface):
+class _FslProgram(SimpleInterface):
+    """Call one of FSL's programs in the node's folder, and name the files that it writes.
+
+    Attributes
+    ----------
+    programs
+        Executables, any of which will do: which there is depends on the version of FSL.
+    files
+        Name of the file behind each output.
+    """
+
+    programs: tuple[str, ...]
+    files: ClassVar[Mapping[str, str]]
+
+    def arguments(self) -> list[str]:
+        """Return the command line without the program."""
+        raise NotImplementedError
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        folder = Path(runtime.cwd)
+        command = [find_program(*self.programs), *self.arguments()]
+        run_command(command, folder, n_threads=self.inputs.n_threads)
+        self._results |= {field: str(folder / name) for field, name in self.files.items()}
+        return runtime
+
+
+class RunTopup(_FslProgram):
     """Estimate the distortion field by FSL's topup."""
 
     input_spec = _TopupInputSpec
     output_spec = _TopupOutputSpec
+    programs = TOPUP
+    files: ClassVar[Mapping[str, str]] = {
+        "out_corrected": "corrected.nii.gz",
+        "out_field": "field.nii.gz",
+        "out_fieldcoef": "topup_fieldcoef.nii.gz",
+        "out_movpar": "topup_movpar.txt",
+    }
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        _, *arguments = topup_command(
-            self.inputs.in_file, self.inputs.encoding_file, config=self.inputs.config
-        )
-        folder = Path(runtime.cwd)
-        program = find_program(*PROGRAMS["topup"])
-        run_command([program, *arguments], folder, n_threads=self.inputs.n_threads)
-        self._results |= {
-            "out_corrected": str(folder / "corrected.nii.gz"),
-            "out_field": str(folder / "field.nii.gz"),
-            "out_fieldcoef": str(folder / "topup_fieldcoef.nii.gz"),
-            "out_movpar": str(folder / "topup_movpar.txt"),
-        }
-        return runtime
+    def arguments(self) -> list[str]:
+        """Return the command line without the program."""
+        inputs = self.inputs
+        return topup_command(inputs.in_file, inputs.encoding_file, config=inputs.config)[1:]
 
 
 class _EddyInputSpec(BaseInterfaceInputSpec):
@@ -230,7 +243,7 @@ def eddy_command(inputs: _EddyInputSpec) -> list[str]:
     elif isdefined(inputs.field_file):
         # eddy adds the extension by itself.
         field["field"] = inputs.field_file.removesuffix(".gz").removesuffix(".nii")
-    return inspect.unwrap(wrappers.eddy)(
+    command: list[str] = inspect.unwrap(wrappers.eddy)(
         inputs.in_file,
         inputs.in_mask,
         inputs.in_index,
@@ -242,27 +255,25 @@ def eddy_command(inputs: _EddyInputSpec) -> list[str]:
         data_is_shelled=True,
         **field,
     )
+    return command
 
 
-class RunEddy(SimpleInterface):
+class RunEddy(_FslProgram):
     """Correct motion, eddy currents and, where a field is given, distortion by FSL's eddy."""
 
     input_spec = _EddyInputSpec
     output_spec = _EddyOutputSpec
+    programs = EDDY
+    files: ClassVar[Mapping[str, str]] = {
+        "out_corrected": "eddy_corrected.nii.gz",
+        "out_rotated_bvecs": "eddy_corrected.eddy_rotated_bvecs",
+        "out_parameter": "eddy_corrected.eddy_parameters",
+        "out_outlier_map": "eddy_corrected.eddy_outlier_map",
+    }
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        _, *arguments = eddy_command(self.inputs)
-        folder = Path(runtime.cwd)
-        # Which of the names there is depends on the version of FSL.
-        program = find_program(*PROGRAMS["eddy"])
-        run_command([program, *arguments], folder, n_threads=self.inputs.n_threads)
-        self._results |= {
-            "out_corrected": str(folder / "eddy_corrected.nii.gz"),
-            "out_rotated_bvecs": str(folder / "eddy_corrected.eddy_rotated_bvecs"),
-            "out_parameter": str(folder / "eddy_corrected.eddy_parameters"),
-            "out_outlier_map": str(folder / "eddy_corrected.eddy_outlier_map"),
-        }
-        return runtime
+    def arguments(self) -> list[str]:
+        """Return the command line without the program."""
+        return eddy_command(self.inputs)[1:]
 
 
 class _TopupResultInputSpec(BaseInterfaceInputSpec):
@@ -287,11 +298,11 @@ class CollectTopup(SimpleInterface):
         mean = data.mean(axis=3) if data.ndim == 4 else data
         out = save_image(np.maximum(mean, 0), image.affine, Path(runtime.cwd) / "dwiref.nii.gz")
         self._results["dwiref_file"] = str(out)
-        self._results["facts"] = {"SDCMethod": name_sdc("topup")}
+        self._results["facts"] = {"SDCMethod": name_topup()}
         return runtime
 
 
-def motion_in_ras(parameters: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
+def motion_in_ras(parameters: np.ndarray, image: SpatialImage) -> np.ndarray:
     """Turn eddy's head motion from FSL's coordinates into those of the scanner.
 
     Parameters
@@ -358,7 +369,7 @@ class CollectEddy(SimpleInterface):
         if isdefined(self.inputs.outlier_map_file):
             outliers = np.loadtxt(self.inputs.outlier_map_file, skiprows=1, ndmin=2) > 0
         origins = read_volumes(self.inputs.volumes_file)
-        motion = resampled_motion(moved, outliers, name_hmc("eddy"))
+        motion = resampled_motion(moved, outliers, name_eddy())
         why = "FSL's eddy has resampled the volumes onto the grid of dwiref"
         self._results |= save_motion(motion, gtab, origins, folder, why_identity=why) | {
             "dwi_file": self.inputs.corrected_file,

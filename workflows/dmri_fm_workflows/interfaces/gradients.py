@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, isdefined, traits
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, isdefined, traits
 
 from dmri_fm.series import Dwi
 
@@ -21,3 +21,15 @@ class GradientInputSpec(BaseInterfaceInputSpec):
     def open_dwi(self, dwi: str, bval: str, bvec: str, mask: str | None = None) -> Dwi:
         """Open a series."""
         return Dwi.from_files(dwi, bval, bvec, mask, b0_threshold=self.threshold())
+
+
+class DwiInputSpec(GradientInputSpec):
+    """A series and its gradient files."""
+
+    dwi_file = File(exists=True, mandatory=True, desc="4-D series")
+    bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
+    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
+
+    def load(self) -> Dwi:
+        """Open the series."""
+        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file)

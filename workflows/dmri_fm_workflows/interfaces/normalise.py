@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nibabel.affines import apply_affine
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Bunch,
@@ -18,39 +17,34 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.gradient_files import write_gradients, write_mrtrix_gradients
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradient_files import write_mrtrix_gradients
 from dmri_fm.normalise.grid import (
+    BRAIN_MARGIN_MM,
     Grid,
+    Image3D,
     PointMap,
-    affine_map,
+    brain_grid,
     compose,
     linear_part,
-    resample_dwi,
     resample_image,
 )
 from dmri_fm.normalise.registration import (
-    Image3D,
-    acpc_alignment,
-    register_rigid,
+    COREGISTRATION_METHOD,
+    coregister,
+    describe_dice,
+    name_normalisation,
+    place_in_acpc,
     register_template,
     registration_dice,
 )
+from dmri_fm.normalise.series import normalise_series
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
-from dmri_fm.preprocess.motion import read_motion_tsv, rotate_bvecs
-from dmri_fm.preprocess.susceptibility import phase_encoding_vector
+from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
-from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.engines import COREGISTRATION, name_normalisation
+from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
-
-#: Margin around the brain in ACPC images, mm.
-BRAIN_MARGIN_MM = 8.0
-
-#: A head in ACPC may differ from the template's size; it is not cut at the template's box.
-HEAD_MARGIN_MM = 24.0
+from dmri_fm_workflows.volumes_table import read_volumes
 
 
 def open_image(path: str) -> Image3D:
@@ -80,24 +74,17 @@ class AlignAcpc(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         head, mask = open_image(self.inputs.in_file), open_image(self.inputs.mask_file)
-        brain = Image3D(head.data * (mask.data > 0), head.affine)
-        matrix = acpc_alignment(brain, mask, load_template(2))
+        placed = place_in_acpc(head, mask, load_template(2))
         folder = Path(runtime.cwd)
-        self._results |= _write_affine_pair(matrix, folder)
-        to_head = affine_map(matrix)
-        size_mm = float(np.linalg.norm(head.affine[:3, :3], axis=0).min())
-        grid = _brain_grid(mask, np.linalg.inv(matrix), size_mm, margin_mm=HEAD_MARGIN_MM)
-        in_acpc = {
-            "out_file": resample_image(
-                head.data, head.affine, grid, target2source=to_head, order=3
-            ).clip(0),
-            "mask_file": resample_image(mask.data, mask.affine, grid, target2source=to_head) > 0.5,
-        }
-        in_acpc["brain_file"] = in_acpc["out_file"] * in_acpc["mask_file"]
-        for name, data in in_acpc.items():
-            dtype = np.uint8 if name == "mask_file" else np.float32
-            out = save_image(data, grid.affine, folder / f"acpc_{name[:-5]}.nii.gz", dtype=dtype)
-            self._results[name] = str(out)
+        self._results |= _write_affine_pair(placed.acpc2image_xfm, folder)
+        for name, image, dtype in (
+            ("out", placed.head, np.float32),
+            ("mask", placed.mask, np.uint8),
+            ("brain", placed.brain, np.float32),
+        ):
+            path = folder / f"acpc_{name}.nii.gz"
+            out = save_image(image.data, image.affine, path, dtype=dtype)
+            self._results[f"{name}_file"] = str(out)
         return runtime
 
 
@@ -106,16 +93,6 @@ def _write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
         "to_acpc_file": str(write_affine(matrix, folder / "to_acpc.txt")),
         "from_acpc_file": str(write_affine(np.linalg.inv(matrix), folder / "from_acpc.txt")),
     }
-
-
-def _brain_grid(
-    mask: Image3D, image2target: np.ndarray, voxel_size_mm: float, *, margin_mm: float
-) -> Grid:
-    """Return an isotropic RAS+ grid in the target space around the brain of a mask."""
-    points = apply_affine(image2target @ mask.affine, np.argwhere(mask.data > 0))
-    return Grid.isotropic(
-        voxel_size_mm, low=points.min(axis=0) - margin_mm, high=points.max(axis=0) + margin_mm
-    )
 
 
 class _TemplateInputSpec(BaseInterfaceInputSpec):
@@ -173,23 +150,10 @@ class RegisterTemplate(SimpleInterface):
             "facts": {
                 "NormalisationMethod": name_normalisation(self.inputs.method),
                 "NormalisationDice": round(dice, 4),
-                "Warnings": _dice_warning(dice),
+                "Warnings": describe_dice(dice),
             },
         }
         return runtime
-
-
-#: Below this overlap with the template's brain the registration is doubted.
-DOUBTFUL_DICE = 0.85
-
-
-def _dice_warning(dice: float) -> list[str]:
-    if dice >= DOUBTFUL_DICE:
-        return []
-    return [
-        f"The registered brain overlaps the template's by {dice:.2f} only (Dice): "
-        "check the registration in the report."
-    ]
 
 
 class _CoregisterInputSpec(BaseInterfaceInputSpec):
@@ -205,10 +169,7 @@ class _CoregisterOutputSpec(TraitedSpec):
 
 
 class CoregisterReference(SimpleInterface):
-    """Register the b=0 reference rigidly to the T1w image.
-
-    Both start where the scanner says they are: a session's images share its frame.
-    """
+    """Register the b=0 reference rigidly to the T1w image."""
 
     input_spec = _CoregisterInputSpec
     output_spec = _CoregisterOutputSpec
@@ -216,18 +177,14 @@ class CoregisterReference(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         reference = open_image(self.inputs.dwi_brain_file)
         anatomy = open_image(self.inputs.t1w_brain_file)
-        start = linear_part(read_point_map(self.inputs.to_t1w_acpc_file), _CORNERS)
-        # The reference is the fixed image: a slab then asks for what it holds, and no more.
-        found = register_rigid(reference, anatomy, initial=np.linalg.inv(start))
+        acpc2t1w = read_point_map(self.inputs.to_t1w_acpc_file)
+        found = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
         self._results |= _write_affine_pair(np.linalg.inv(found.xfm), Path(runtime.cwd))
         self._results["facts"] = {
-            "CoregistrationMethod": COREGISTRATION,
+            "CoregistrationMethod": COREGISTRATION_METHOD,
             "CoregistrationSimilarity": round(float(found.similarity), 4),
         }
         return runtime
-
-
-_CORNERS = np.array([[0, 0, 0], [80, 0, 0], [0, 80, 0], [0, 0, 80], [60, 60, 60]], dtype=float)
 
 
 class _ResampleInputSpec(GradientInputSpec):
@@ -268,88 +225,54 @@ class ResampleDwi(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.open_dwi(
-            self.inputs.dwi_file, self.inputs.bval_file, self.inputs.bvec_file
+            self.inputs.dwi_file,
+            self.inputs.bval_file,
+            self.inputs.bvec_file,
+            self.inputs.mask_file,
         )
-        mask = open_image(self.inputs.mask_file)
-        motion = read_motion_tsv(self.inputs.motion_file)
+        field_file = self.inputs.field_file
         # The last transform is the first to see a point of the target.
         to_dwiref = compose(*(read_point_map(f) for f in reversed(self.inputs.xfm_files)))
-        grid = self._target_grid(mask, to_dwiref, float(dwi.voxel_size_mm.min()))
-        field = (
-            read_array(load_image(self.inputs.field_file, ndim=3))
-            if isdefined(self.inputs.field_file)
-            else None
-        )
-        data = resample_dwi(
-            dwi.data,
-            dwi.affine,
-            grid,
+        placed = normalise_series(
+            dwi,
+            self._target_grid(dwi, to_dwiref),
             target2dwiref=to_dwiref,
-            xfms=motion.xfms,
-            field_hz=field,
-            shifts=voxels_per_hz(read_volumes(self.inputs.volumes_file), dwi.affine),
+            motion=read_motion_tsv(self.inputs.motion_file),
+            encodings=[o.encoding for o in read_volumes(self.inputs.volumes_file)],
+            field_hz=read_array(load_image(field_file, ndim=3)) if isdefined(field_file) else None,
             order=self.inputs.order,
             n_threads=self.inputs.n_threads,
         )
-        # Where the head has moved out of the field of view in any volume, nothing can be fitted.
-        is_seen = np.isfinite(data).all(axis=3)
-        data = np.nan_to_num(data, copy=False)
-        brain = resample_image(mask.data, mask.affine, grid, target2source=to_dwiref) > 0.5
-        brain &= is_seen
-        gtab = rotate_bvecs(dwi.gtab, motion).rotated(_turn(to_dwiref, grid, brain))
-        self._save(data, brain, gtab, grid, Path(runtime.cwd))
+        self._save(placed, Path(runtime.cwd))
         return runtime
 
-    def _target_grid(self, mask: Image3D, to_dwiref: PointMap, own_mm: float) -> Grid:
+    def _target_grid(self, dwi: Dwi, to_dwiref: PointMap) -> Grid:
         if self.inputs.grid == "mni":
             return load_template(2).grid
         if self.inputs.grid == "features":
             return feature_grid(self.inputs.model)
-        size_mm = self.inputs.voxel_size_mm if isdefined(self.inputs.voxel_size_mm) else own_mm
-        to_acpc = np.linalg.inv(linear_part(to_dwiref, _CORNERS))
-        return _brain_grid(mask, to_acpc, size_mm, margin_mm=BRAIN_MARGIN_MM)
+        size_mm = self.inputs.voxel_size_mm
+        return brain_grid(
+            Image3D(dwi.brain, dwi.affine),
+            np.linalg.inv(linear_part(to_dwiref)),
+            size_mm if isdefined(size_mm) else float(dwi.voxel_size_mm.min()),
+            margin_mm=BRAIN_MARGIN_MM,
+        )
 
-    def _save(
-        self, data: np.ndarray, brain: np.ndarray, gtab: GradientTable, grid: Grid, folder: Path
-    ) -> None:
-        bval, bvec, table = (folder / f"dwi.{ending}" for ending in ("bval", "bvec", "b"))
-        write_gradients(gtab, bval, bvec, affine=grid.affine)
-        write_mrtrix_gradients(gtab, table)
-        reference = data[..., gtab.is_b0].mean(axis=3)
-        self._results |= {
-            "dwi_file": str(save_image(data, grid.affine, folder / "dwi.nii.gz")),
-            "bval_file": str(bval),
-            "bvec_file": str(bvec),
-            "b_file": str(table),
-            "mask_file": str(
-                save_image(brain, grid.affine, folder / "mask.nii.gz", dtype=np.uint8)
-            ),
-            "dwiref_file": str(save_image(reference, grid.affine, folder / "dwiref.nii.gz")),
-            "facts": {"B0NormalizationScale": round(float(np.median(reference[brain])), 4)}
-            if brain.any()
-            else {},
-        }
-
-
-def voxels_per_hz(origins: list[VolumeOrigin], affine: np.ndarray) -> list[tuple[int, float]]:
-    """Return voxel axis and signed voxels per Hz of each volume's phase encoding."""
-    found = []
-    for origin in origins:
-        if origin.phase_encoding is None:
-            found.append((1, 0.0))
-            continue
-        axis, sign = phase_encoding_vector(origin.phase_encoding, affine)
-        found.append((axis, sign * origin.readout_s))
-    return found
-
-
-def _turn(to_dwiref: PointMap, grid: Grid, brain: np.ndarray) -> np.ndarray:
-    """Return the rotation of directions from the reference into the target."""
-    inside = np.argwhere(brain)
-    points = apply_affine(grid.affine, inside[:: max(1, len(inside) // 2000)])
-    linear = linear_part(to_dwiref, points)[:3, :3]
-    u, _, vt = np.linalg.svd(np.linalg.inv(linear))
-    return u @ vt
+    def _save(self, dwi: Dwi, folder: Path) -> None:
+        reference = dwi.mean_b0()
+        write_mrtrix_gradients(dwi.gtab, folder / "dwi.b")
+        files = dwi.save(folder / "dwi")
+        mask = save_image(dwi.brain, dwi.affine, folder / "mask.nii.gz", dtype=np.uint8)
+        dwiref = save_image(reference, dwi.affine, folder / "dwiref.nii.gz")
+        names = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
+        paths = (*files, folder / "dwi.b", mask, dwiref)
+        self._results |= {name: str(path) for name, path in zip(names, paths, strict=True)}
+        self._results["facts"] = (
+            {"B0NormalizationScale": round(float(np.median(reference[dwi.brain])), 4)}
+            if dwi.brain.any()
+            else {}
+        )
 
 
 class _ResampleMapsInputSpec(BaseInterfaceInputSpec):

@@ -18,46 +18,29 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
 from dmri_fm.gradients import GradientTable
-from dmri_fm.preprocess.confounds import confounds_table
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
-from dmri_fm.preprocess.merge import merge_runs
-from dmri_fm.preprocess.motion import (
-    MotionEstimate,
-    estimate_motion,
-    no_motion,
-    write_motion_tsv,
+from dmri_fm.preprocess.merge import join_scaled, merge_runs
+from dmri_fm.preprocess.raw_series import check_run, check_usable, find_b0_volumes
+from dmri_fm.preprocess.susceptibility import (
+    PAIR_METHOD,
+    B0Image,
+    estimate_pair_field,
+    mean_b0_image,
 )
-from dmri_fm.preprocess.raw_series import check_run, check_usable, find_empty_volumes
-from dmri_fm.preprocess.susceptibility import DistortionField, estimate_pair_field
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.engines import name_denoising, name_unringing
-from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.outputs.sidecars import describe_columns
-from dmri_fm_workflows.outputs.tsv import format_table
-from dmri_fm_workflows.volumes_table import (
-    VolumeOrigin,
-    read_volumes,
-    write_volumes,
-)
+from dmri_fm_workflows.interfaces.gradients import DwiInputSpec, GradientInputSpec
+from dmri_fm_workflows.interfaces.programs import name_dwidenoise, name_gibbs_removal
+from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 
-class _DwiInputSpec(GradientInputSpec):
-    dwi_file = File(exists=True, mandatory=True, desc="4-D series")
-    bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
-    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
-
-    def load(self) -> Dwi:
-        """Open the series."""
-        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file)
-
-
-class _ValidateInputSpec(_DwiInputSpec):
+class _ValidateInputSpec(DwiInputSpec):
     b_scaling = traits.Enum(*B_SCALINGS, usedefault=True, desc="b-vectors of another length")
 
 
@@ -105,7 +88,7 @@ class ValidateDwi(SimpleInterface):
         return runtime
 
 
-class _DenoiseInputSpec(_DwiInputSpec):
+class _DenoiseInputSpec(DwiInputSpec):
     method = traits.Enum("mppca", "patch2self", "none", mandatory=True, desc="denoiser")
     unring = traits.Bool(False, usedefault=True, desc="also remove Gibbs ringing")
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
@@ -113,7 +96,6 @@ class _DenoiseInputSpec(_DwiInputSpec):
 
 class _DenoiseOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="denoised series")
-    noise_file = File(exists=True, desc="noise standard deviation, where the method gives one")
     facts = traits.Dict(desc="what ran, for the sidecar")
 
 
@@ -125,31 +107,23 @@ class DenoiseDwi(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        result = denoise(dwi.data, method=self.inputs.method, gtab=dwi.gtab)
+        result = denoise(dwi, method=self.inputs.method)
         data = result.data
         if self.inputs.unring:
             data = unring(data, n_jobs=self.inputs.n_threads)
-        folder = Path(runtime.cwd)
-        self._results["out_file"] = str(save_image(data, dwi.affine, folder / "denoised.nii"))
-        if result.sigma is not None:
-            noise = save_image(result.sigma, dwi.affine, folder / "noise.nii.gz")
-            self._results["noise_file"] = str(noise)
+        out = save_image(data, dwi.affine, Path(runtime.cwd) / "denoised.nii")
+        self._results["out_file"] = str(out)
         self._results["facts"] = {
             "Denoising": result.method,
-            "GibbsCorrection": name_unringing(self.inputs.method, unring=self.inputs.unring),
+            "GibbsCorrection": name_gibbs_removal() if self.inputs.unring else "none",
         }
         return runtime
-
-
-class _DwiDenoiseOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="denoised series")
-    facts = traits.Dict(desc="what ran, for the sidecar")
 
 
 class DwiDenoise(mrtrix3.DWIDenoise):
     """MRtrix3's dwidenoise; a run of fewer volumes than it can use passes as it is."""
 
-    output_spec = _DwiDenoiseOutputSpec
+    output_spec = _DenoiseOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         if self._n_volumes() >= FEWEST_VOLUMES:
@@ -158,8 +132,8 @@ class DwiDenoise(mrtrix3.DWIDenoise):
         save_image(read_array(image), image.affine, Path(runtime.cwd) / self.inputs.out_file)
         return runtime
 
-    def _list_outputs(self):
-        method = name_denoising("dwidenoise", self._n_volumes())
+    def _list_outputs(self) -> dict[str, Any]:
+        method = name_dwidenoise(self._n_volumes())
         out_file = Path(self.inputs.out_file).resolve()
         return {"out_file": str(out_file), "facts": {"Denoising": method}}
 
@@ -213,14 +187,8 @@ class MergeRuns(SimpleInterface):
             files=[Path(f).name for f in self.inputs.raw_files],
             needs_tensor=self.inputs.needs_tensor,
         )
-        denoised = [load_image(f, ndim=4) for f in self.inputs.dwi_files]
-        data = np.concatenate(
-            [
-                read_array(image) * np.float32(scale)
-                for image, scale in zip(denoised, raw.scales, strict=True)
-            ],
-            axis=3,
-        )
+        denoised = [read_array(load_image(f, ndim=4)) for f in self.inputs.dwi_files]
+        data = join_scaled(denoised, raw.scales)
         affine = raw.dwi.affine
         self._results["dwi_file"] = str(save_image(data, affine, folder / "merged.nii"))
         self._results["raw_file"] = str(save_image(raw.dwi.data, affine, folder / "raw.nii"))
@@ -251,18 +219,18 @@ class _ReferenceOutputSpec(TraitedSpec):
 class MakeReference(SimpleInterface):
     """Average the b=0 volumes after aligning them."""
 
-    input_spec = _DwiInputSpec
+    input_spec = DwiInputSpec
     output_spec = _ReferenceOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        reference = b0_reference(dwi.data, dwi.gtab, dwi.affine)
+        reference = b0_reference(dwi)
         out = save_image(reference, dwi.affine, Path(runtime.cwd) / "dwiref.nii.gz")
         self._results["dwiref_file"] = str(out)
         return runtime
 
 
-class ReverseInputSpec(_DwiInputSpec):
+class ReverseInputSpec(DwiInputSpec):
     """A merged series, and the image outside it that opposes its phase encoding, if any."""
 
     volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
@@ -284,10 +252,10 @@ class ReverseInputSpec(_DwiInputSpec):
         image = load_image(self.epi_file)
         data = read_array(image, path=self.epi_file)
         data = data.reshape(*data.shape[:3], -1)
-        usable = set(range(data.shape[3])) - set(find_empty_volumes(data))
+        gradients = None
         if isdefined(self.epi_bval_file):
             threshold = self.epi_b0_threshold
-            raw = read_raw_gradients(
+            gradients = read_raw_gradients(
                 self.epi_bval_file,
                 self.epi_bvec_file,
                 affine=image.affine,
@@ -295,7 +263,7 @@ class ReverseInputSpec(_DwiInputSpec):
                 # Lengths were asked about when the image was linked; b=0 has none.
                 options=GradientOptions("none", threshold if isdefined(threshold) else None),
             )
-            usable &= {raw.kept[i] for i in np.flatnonzero(raw.gtab.is_b0)}
+        usable = find_b0_volumes(data, gradients)
         if not usable:
             raise ImageError(
                 "no b=0 volume holds signal",
@@ -303,9 +271,9 @@ class ReverseInputSpec(_DwiInputSpec):
                 expected="a b=0 image of the opposite phase encoding",
                 advice="copy or convert it again, or leave it out by a filter",
             )
-        b0s = data[..., sorted(usable)]
         n = len(usable)
-        return Dwi.from_arrays(b0s, image.affine, GradientTable(np.zeros(n), np.zeros((n, 3))))
+        gtab = GradientTable(np.zeros(n), np.zeros((n, 3)))
+        return Dwi.from_arrays(data[..., usable], image.affine, gtab)
 
 
 class _PairInputSpec(ReverseInputSpec):
@@ -328,55 +296,30 @@ class EstimatePairField(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        origins = read_volumes(self.inputs.volumes_file)
-        pe_up, pe_down = self.inputs.up_encoding, self.inputs.down_encoding
-        up, readout_up = _mean_b0(dwi, origins, pe_up)
+        encodings = [o.encoding for o in read_volumes(self.inputs.volumes_file)]
+        up = mean_b0_image(dwi, encodings, self.inputs.up_encoding)
         if isdefined(self.inputs.epi_file):
             b0s = self.inputs.load_epi_b0s()
-            down, down_affine = b0_reference(b0s.data, b0s.gtab, b0s.affine), b0s.affine
-            readout_down = self.inputs.epi_readout_s or readout_up
+            readout_s = self.inputs.epi_readout_s or up.encoding.readout_s
+            down_encoding = PhaseEncoding(self.inputs.down_encoding, readout_s)
+            down = B0Image(b0_reference(b0s), b0s.affine, down_encoding)
         else:
-            down, readout_down = _mean_b0(dwi, origins, pe_down)
-            down_affine = dwi.affine
-        pair = estimate_pair_field(
-            up,
-            down,
-            dwi.affine,
-            pe_up=pe_up,
-            pe_down=pe_down,
-            readout_up_s=readout_up,
-            readout_down_s=readout_down,
-            down_affine=down_affine,
-        )
+            down = mean_b0_image(dwi, encodings, self.inputs.down_encoding)
+        pair = estimate_pair_field(up, down)
         folder = Path(runtime.cwd)
         for name, data in (
             ("field_file", pair.field.hz),
             ("dwiref_file", pair.corrected),
-            ("uncorrected_file", up),
+            ("uncorrected_file", up.data),
         ):
             out = save_image(data, dwi.affine, folder / f"{name.removesuffix('_file')}.nii.gz")
             self._results[name] = str(out)
         self._results["facts"] = {
-            "SDCMethod": pair.field.method,
+            "SDCMethod": PAIR_METHOD,
             "SDCSimilarityBefore": round(float(pair.similarity_before), 4),
             "SDCSimilarityAfter": round(float(pair.similarity_after), 4),
         }
         return runtime
-
-
-def _mean_b0(
-    dwi: Dwi, origins: list[VolumeOrigin], phase_encoding: str
-) -> tuple[np.ndarray, float]:
-    """Return the mean b=0 of one phase encoding, and its readout time, s.
-
-    Another readout is another distortion: only volumes with that of the first one are used.
-    """
-    index = [
-        i for i in np.flatnonzero(dwi.gtab.is_b0) if origins[i].phase_encoding == phase_encoding
-    ]
-    readout_s = origins[index[0]].readout_s
-    part = dwi.select([i for i in index if origins[i].readout_s == readout_s])
-    return b0_reference(part.data, part.gtab, part.affine), readout_s
 
 
 class _BiasInputSpec(BaseInterfaceInputSpec):
@@ -437,108 +380,4 @@ class MaskBrain(SimpleInterface):
             "MaskAgreementDice": round(float(result.agreement_dice), 4),
             "Warnings": list(result.warnings),
         }
-        return runtime
-
-
-class _MotionInputSpec(_DwiInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask on the reference's grid")
-    dwiref_file = File(exists=True, mandatory=True, desc="b=0 reference, undistorted")
-    field_file = File(exists=True, desc="off-resonance, Hz")
-    sloppy = traits.Bool(False, usedefault=True, desc="one coarse pass")
-    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
-
-
-class _MotionOutputSpec(TraitedSpec):
-    motion_file = File(exists=True, desc="transform of each volume")
-    confounds_file = File(exists=True, desc="confounds table")
-    confounds_facts = traits.Dict(desc="its column descriptions")
-    outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
-    motion_facts = traits.Dict(desc="what the transforms are, for their sidecar")
-    facts = traits.Dict(desc="what ran, for the sidecar")
-
-
-class EstimateMotion(SimpleInterface):
-    """Estimate head motion and eddy currents of each volume with the built-in engine."""
-
-    input_spec = _MotionInputSpec
-    output_spec = _MotionOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        origins = read_volumes(self.inputs.volumes_file)
-        field = None
-        if isdefined(self.inputs.field_file):
-            image = load_image(self.inputs.field_file, ndim=3)
-            field = DistortionField(read_array(image), image.affine, "estimated before")
-        motion = estimate_motion(
-            dwi.data,
-            dwi.gtab,
-            dwi.affine,
-            mask=read_array(load_image(self.inputs.mask_file)) > 0,
-            reference=read_array(load_image(self.inputs.dwiref_file)),
-            field=field,
-            phase_encodings=[o.phase_encoding for o in origins],
-            readouts_s=[o.readout_s for o in origins],
-            sloppy=self.inputs.sloppy,
-            n_threads=self.inputs.n_threads,
-        )
-        self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
-        self._results["facts"] = {"HMCMethod": motion.method}
-        return runtime
-
-
-def save_motion(
-    motion: MotionEstimate,
-    gtab: GradientTable,
-    origins: list[VolumeOrigin],
-    folder: Path,
-    *,
-    why_identity: str | None = None,
-) -> dict[str, Any]:
-    """Write transforms, outliers and confounds; return what the interface puts out.
-
-    `why_identity` says why the transforms are identities, for their sidecar; None: they are
-    estimates.
-    """
-    motion_facts: dict[str, Any] = {"IdentityTransforms": why_identity is not None}
-    if why_identity is not None:
-        motion_facts["PointMapping"] = f"Every point is taken to itself: {why_identity}."
-    write_motion_tsv(motion, folder / "motion.tsv")
-    np.save(folder / "outliers.npy", motion.is_outlier)
-    rows = confounds_table(motion, gtab, [o.original_file for o in origins])
-    columns = list(rows[0])
-    table = folder / "confounds.tsv"
-    table.write_text(format_table(rows, columns), encoding="utf-8")
-    return {
-        "motion_file": str(folder / "motion.tsv"),
-        "outliers_file": str(folder / "outliers.npy"),
-        "confounds_file": str(table),
-        "confounds_facts": describe_columns(columns),
-        "motion_facts": motion_facts,
-    }
-
-
-class _SkipInputSpec(_DwiInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
-
-
-class SkipMotion(SimpleInterface):
-    """Write identity transforms."""
-
-    input_spec = _SkipInputSpec
-    output_spec = _MotionOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        motion = no_motion(len(dwi.gtab), dwi.shape[2])
-        origins = read_volumes(self.inputs.volumes_file)
-        self._results |= save_motion(
-            motion,
-            dwi.gtab,
-            origins,
-            Path(runtime.cwd),
-            why_identity="head motion was not estimated",
-        )
-        self._results["facts"] = {"HMCMethod": motion.method}
         return runtime

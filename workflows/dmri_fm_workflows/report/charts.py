@@ -1,4 +1,4 @@
-"""How charts look, and how they become SVG that is the same every time."""
+"""Charts of the report: their style, and reproducible SVG."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmri_fm.errors import OutputError
-from dmri_fm_workflows.report.svg import check_target
+from dmri_fm_workflows.report.svg import write_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,31 +48,14 @@ def chart_style() -> Iterator[None]:
         yield
 
 
-def chart_svg(figure: Figure) -> str:
+def chart_svg(figure: Figure, *, title: str | None = None) -> str:
     """Return a chart as an SVG document without a date."""
     buffer = StringIO()
-    figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
+    metadata = {"Date": None} if title is None else {"Date": None, "Title": title}
+    figure.savefig(buffer, format="svg", dpi=150, metadata=metadata)
     return buffer.getvalue()
 
 
 def write_chart(figure: Figure, out: str | Path, *, title: str) -> Path:
-    """Write a chart; return its path.
-
-    Raises
-    ------
-    ConfigError
-        If the path does not end in `.svg`.
-    OutputError
-        If the file cannot be written.
-    """
-    out = check_target(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, format="svg", dpi=150, metadata={"Date": None, "Title": title})
-    except OSError as error:
-        raise OutputError(
-            f"the figure cannot be written ({error.strerror})",
-            path=out,
-            expected="a writable folder with free space",
-        ) from None
-    return out
+    """Write a chart as :func:`~dmri_fm_workflows.report.svg.write_svg` does; return its path."""
+    return write_svg(chart_svg(figure, title=title), out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,6 @@ __all__ = [
     "direction_colours",
     "plot_colour_fa",
     "plot_sampling_scheme",
-    "shell_colours",
 ]
 
 #: More shells than this (Cartesian sampling) share one sphere, coloured by b-value.
@@ -41,7 +40,7 @@ SHELL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f")
 BRIGHTEST_FA = 0.8
 
 
-def shell_colours(n: int) -> list[str]:
+def _shell_colours(n: int) -> list[str]:
     """Return one colour per shell, from low to high b-value."""
     if n <= len(SHELL_COLOURS):
         return list(SHELL_COLOURS[:n])
@@ -51,9 +50,7 @@ def shell_colours(n: int) -> list[str]:
     return [to_hex(colormaps["viridis"](x)) for x in np.linspace(0, 0.9, n)]
 
 
-def direction_colours(
-    v1_ras: ArrayLike, weight: ArrayLike, *, brightest: float = BRIGHTEST_FA
-) -> NDArray[np.uint8]:
+def direction_colours(v1_ras: ArrayLike, weight: ArrayLike) -> NDArray[np.uint8]:
     """Colour directions: red left-right, green anterior-posterior, blue inferior-superior.
 
     Parameters
@@ -61,9 +58,7 @@ def direction_colours(
     v1_ras
         Shape (..., 3), unit vectors in the RAS+ frame; the sign does not matter.
     weight
-        Shape (...), brightness, such as FA.
-    brightest
-        Weight drawn at full brightness.
+        Shape (...), FA: brightness, full at :data:`BRIGHTEST_FA`.
 
     Returns
     -------
@@ -76,13 +71,11 @@ def direction_colours(
     [[255, 0, 0]]
     """
     axis = np.abs(np.nan_to_num(np.asarray(v1_ras, dtype=np.float32)))
-    bright = np.clip(np.nan_to_num(np.asarray(weight, dtype=np.float32)) / brightest, 0, 1)
+    bright = np.clip(np.nan_to_num(np.asarray(weight, dtype=np.float32)) / BRIGHTEST_FA, 0, 1)
     return np.round(np.clip(axis * bright[..., None], 0, 1) * 255).astype(np.uint8)
 
 
-def plot_sampling_scheme(
-    gtab: GradientTable, out: str | Path, *, title: str = "Sampling scheme"
-) -> Path:
+def plot_sampling_scheme(gtab: GradientTable, out: str | Path) -> Path:
     """Draw the gradient directions on a sphere per shell, and the b-values in order.
 
     Parameters
@@ -91,8 +84,6 @@ def plot_sampling_scheme(
         Gradient table, RAS+.
     out
         Path of the SVG to write.
-    title
-        Name of the figure.
 
     Returns
     -------
@@ -100,12 +91,10 @@ def plot_sampling_scheme(
         `out`.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     shells = gtab.shells
-    colours = shell_colours(len(shells))
-    together = len(shells) > MOST_SPHERES
-    panels = [shells] if together else [(shell,) for shell in shells]
+    colours = dict(zip(shells, _shell_colours(len(shells)), strict=True))
+    panels = [shells] if len(shells) > MOST_SPHERES else [(shell,) for shell in shells]
     with chart_style():
         # Few spheres leave room for the b-values beside them.
         is_wide = len(panels) > 2
@@ -123,25 +112,30 @@ def plot_sampling_scheme(
         for panel, ax in zip(panels, axes, strict=False):
             _draw_globe(ax)
             for shell in panel:
-                colour = colours[shells.index(shell)]
-                _draw_directions(ax, gtab.bvecs_ras[list(shell.index)], colour)
+                _draw_directions(ax, gtab.bvecs_ras[list(shell.index)], colours[shell])
             ax.set_title(_panel_name(gtab, panel))
         if not panels:
             axes[0].text(0.5, 0.5, "b = 0 volumes only", ha="center", transform=axes[0].transAxes)
-        ax = rest.subplots()
-        order = np.arange(len(gtab))
-        of_volume = np.full(len(gtab), "#777777", dtype=object)
-        for shell, colour in zip(shells, colours, strict=True):
-            of_volume[list(shell.index)] = colour
-        ax.vlines(order, 0, gtab.bvals, colors=list(of_volume), linewidth=1.5)
-        ax.scatter(order, gtab.bvals, s=14, c=list(of_volume), zorder=3, clip_on=False)
-        ax.set_xlabel("volume, in order of acquisition")
-        ax.set_ylabel("b, s/mm²")
-        ax.set_title(f"volumes: {int(gtab.is_b0.sum())} of b = 0 (grey), {len(gtab)} in all")
-        ax.set_xlim(-1, len(gtab))
-        ax.set_ylim(bottom=0, top=max(float(gtab.bvals.max()) * 1.15, 1.0))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return write_chart(figure, out, title=title)
+        _draw_bvals(rest.subplots(), gtab, colours)
+        return write_chart(figure, out, title="Sampling scheme")
+
+
+def _draw_bvals(ax: Axes, gtab: GradientTable, colours: Mapping[Shell, str]) -> None:
+    """Draw the b-values in order of acquisition, coloured by shell."""
+    from matplotlib.ticker import MaxNLocator
+
+    order = np.arange(len(gtab))
+    of_volume = np.full(len(gtab), "#777777", dtype=object)
+    for shell, colour in colours.items():
+        of_volume[list(shell.index)] = colour
+    ax.vlines(order, 0, gtab.bvals, colors=list(of_volume), linewidth=1.5)
+    ax.scatter(order, gtab.bvals, s=14, c=list(of_volume), zorder=3, clip_on=False)
+    ax.set_xlabel("volume, in order of acquisition")
+    ax.set_ylabel("b, s/mm²")
+    ax.set_title(f"volumes: {int(gtab.is_b0.sum())} of b = 0 (grey), {len(gtab)} in all")
+    ax.set_xlim(-1, len(gtab))
+    ax.set_ylim(bottom=0, top=max(float(gtab.bvals.max()) * 1.15, 1.0))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _panel_name(gtab: GradientTable, panel: Sequence[Shell]) -> str:
@@ -153,10 +147,10 @@ def _panel_name(gtab: GradientTable, panel: Sequence[Shell]) -> str:
 
 
 def _camera() -> NDArray[np.float64]:
-    """Return right, up and towards the viewer, who stands in front, to the left and above.
+    """Return the axes of the view: right, up and towards the viewer, as rows of a matrix.
 
-    The subject's left is at the right of this picture only because the viewer faces the subject;
-    the axes are labelled.
+    The viewer stands in front of the subject, to the left and above. The subject's left is at the
+    right of the picture only because the viewer faces the subject; the axes are labelled.
     """
     towards = np.array([0.45, 0.75, 0.5])
     towards /= np.linalg.norm(towards)
@@ -223,8 +217,7 @@ def plot_colour_fa(
     affine: ArrayLike,
     out: str | Path,
     *,
-    mask: ArrayLike | None = None,
-    title: str = "Main direction",
+    mask: ArrayLike,
 ) -> Path:
     """Draw the main diffusion direction as colour, FA as brightness.
 
@@ -240,8 +233,6 @@ def plot_colour_fa(
         Path of the SVG to write.
     mask
         Shape (X, Y, Z): slices are chosen inside it, nothing is drawn outside.
-    title
-        Name of the figure.
 
     Returns
     -------
@@ -260,24 +251,14 @@ def plot_colour_fa(
             f"directions of shape {vectors.shape} beside FA of shape {weight.shape}",
             expected=f"shape {(*weight.shape, 3)}",
         )
-    colours = direction_colours(vectors, weight)
-    inside = weight > 0 if mask is None else np.asarray(mask) > 0
-    if mask is not None:
-        colours = colours * inside[..., None].astype(np.uint8)
+    inside = np.asarray(mask) > 0
+    colours = direction_colours(vectors, weight) * inside[..., None].astype(np.uint8)
     picture, ras_affine = to_ras(colours, affine)
     region = to_ras(inside, affine)[0]
     drawing = Drawing(FULL_WIDTH)
+    title = "Main direction"
     y = draw_legend(drawing, 0, (), words=title)
-    x = 8.2 * len(title) + 40
-    for colour, words in (
-        ("#e00000", "left-right"),
-        ("#00b000", "anterior-posterior"),
-        ("#2030ff", "inferior-superior"),
-    ):
-        drawing.rectangle(x, 5, 14, 14, fill=colour)
-        drawing.text(x + 20, 16, words, size=13)
-        x += 20 + 7.2 * len(words) + 22
-    drawing.text(x, 16, f"brightness: FA, full at {BRIGHTEST_FA:g}", size=12, fill="#555")
+    _draw_colour_key(drawing, 8.2 * len(title) + 40)
     rows = plan_rows(region, ras_affine, margin_mm=5.0)
     y = draw_rows(drawing, rows, y, lambda strip: strip, picture)
     draw_convention(drawing, y)
@@ -289,3 +270,16 @@ def plot_colour_fa(
             "anterior-posterior, blue inferior-superior."
         ),
     )
+
+
+def _draw_colour_key(drawing: Drawing, x: float) -> None:
+    """Draw what colours and brightness mean, in the figure's first line."""
+    for colour, words in (
+        ("#e00000", "left-right"),
+        ("#00b000", "anterior-posterior"),
+        ("#2030ff", "inferior-superior"),
+    ):
+        drawing.rectangle(x, 5, 14, 14, fill=colour)
+        drawing.text(x + 20, 16, words, size=13)
+        x += 20 + 7.2 * len(words) + 22
+    drawing.text(x, 16, f"brightness: FA, full at {BRIGHTEST_FA:g}", size=12, fill="#555")

@@ -1,8 +1,8 @@
 """Figures of the report: arrays in, one SVG file out.
 
-Each function writes the file it is told to and returns its path; the same input gives the same
-bytes. Volumes may be stored in any order: they are brought to RAS before drawing. See
-:data:`CONVENTION` for the sides.
+Each function writes the file `out` and returns its path; the same input gives the same bytes.
+Volumes may be stored in any order: they are brought to RAS before drawing. See :data:`CONVENTION`
+for the sides.
 """
 
 from __future__ import annotations

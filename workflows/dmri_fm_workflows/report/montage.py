@@ -1,4 +1,4 @@
-"""Lines of tiles on a drawing, with their marks: sides, positions, contours, legends."""
+"""Lines of tiles on a drawing, with sides, positions, contours and legends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from dmri_fm_workflows.report.slices import (
 from dmri_fm_workflows.report.svg import Drawing
 
 __all__ = [
-    "BLUE",
     "FULL_WIDTH",
     "ORANGE",
     "SKY",
@@ -43,7 +42,6 @@ FULL_WIDTH = 1100.0
 ORANGE = "#e69f00"
 SKY = "#56b4e9"
 YELLOW = "#f0e442"
-BLUE = "#0072b2"
 
 MARK = "#fff"
 CAPTION_SIZE = 13.0
@@ -51,13 +49,16 @@ CAPTION_SIZE = 13.0
 #: Tiles are not drawn larger than this where there are few of them, user units per mm.
 LARGEST_SCALE = 2.0
 
+#: Width of a colour bar.
+BAR_WIDTH = 160.0
+
 #: Height of the band below a line of tiles that holds the slices' positions.
 POSITION_BAND = 15.0
 
 
 @dataclass(frozen=True, eq=False)
 class Contour:
-    """A region whose outline is drawn.
+    """A region whose outline, the 0.5 line, is drawn.
 
     Attributes
     ----------
@@ -67,14 +68,11 @@ class Contour:
         Shape (X, Y, Z), RAS order: mask or probability.
     colour
         Of the line.
-    level
-        The value traced.
     """
 
     label: str
     volume: NDArray[Any]
     colour: str
-    level: float = 0.5
 
 
 def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -96,27 +94,10 @@ def draw_rows(
     *,
     contours: Sequence[Contour] = (),
 ) -> float:
-    """Draw a volume's lines of tiles, one line below the other.
+    """Draw lines of tiles, one below the other, from a top edge; return the bottom edge.
 
-    Parameters
-    ----------
-    drawing
-        Where.
-    rows
-        The lines.
-    y
-        Top edge.
-    paint
-        Turns a strip of `volume` into grey or RGB, 0 to 255.
-    volume
-        Shape (X, Y, Z) or (X, Y, Z, C), RAS order.
-    contours
-        Outlines drawn on top.
-
-    Returns
-    -------
-    float
-        Bottom edge.
+    `paint` turns a strip of `volume`, of shape (X, Y, Z) or (X, Y, Z, C) in RAS order, into grey
+    or RGB, 0 to 255.
     """
     scale = tile_scale(drawing, rows)
     for row in rows:
@@ -134,7 +115,6 @@ def draw_strips(
     *,
     scale: float,
     contours: Sequence[Contour] = (),
-    x: float = 0.0,
     name: str | None = None,
 ) -> float:
     """Draw one line of tiles and its marks; return its bottom edge.
@@ -142,7 +122,7 @@ def draw_strips(
     Parameters
     ----------
     drawing
-        Where.
+        The drawing.
     row
         The line.
     y
@@ -153,22 +133,28 @@ def draw_strips(
         User units per mm.
     contours
         Outlines drawn on top.
-    x
-        Left edge.
     name
         Written in the upper left corner.
     """
     width, height = row.width_mm * scale, row.tile_mm[1] * scale
-    tile_width = row.tile_mm[0] * scale
     # Half a unit more than needed, so that no light seam shows between two lines.
-    drawing.rectangle(x, y, drawing.width - x, height + POSITION_BAND + 0.5, fill="#000")
-    drawing.picture(strip, x, y, width, height)
+    drawing.rectangle(0, y, drawing.width, height + POSITION_BAND + 0.5, fill="#000")
+    drawing.picture(strip, 0, y, width, height)
     for contour in contours:
-        draw_outlines(drawing, row, y, contour, scale=scale, x=x)
+        draw_outlines(drawing, row, y, contour, scale=scale)
+    _draw_marks(drawing, row, y, scale=scale)
+    if name:
+        drawing.text(6, y + 16, name, size=13, fill=MARK, weight="bold", css_class="mark")
+    return y + height + POSITION_BAND
+
+
+def _draw_marks(drawing: Drawing, row: Row, y: float, *, scale: float) -> None:
+    """Write the position of each tile of a line, and the sides of the outer two."""
+    tile_width, height = (mm * scale for mm in row.tile_mm)
     left, right = VIEW_SIDES[row.view]
     letter = "xyz"[row.axis]
     for number, position in enumerate(row.positions_mm):
-        edge = x + number * tile_width
+        edge = number * tile_width
         drawing.text(
             edge + tile_width / 2,
             y + height + POSITION_BAND - 4,
@@ -191,20 +177,17 @@ def draw_strips(
                 weight="bold",
                 css_class="mark",
             )
-    if name:
-        drawing.text(x + 6, y + 16, name, size=13, fill=MARK, weight="bold", css_class="mark")
-    return y + height + POSITION_BAND
 
 
 def draw_outlines(
-    drawing: Drawing, row: Row, y: float, contour: Contour, *, scale: float, x: float = 0.0
+    drawing: Drawing, row: Row, y: float, contour: Contour, *, scale: float
 ) -> float:
     """Draw a region's outline over a line of tiles; return the line's bottom edge."""
     width, height = row.tile_mm[0] * scale, row.tile_mm[1] * scale
     for number, tile in enumerate(cut_tiles(contour.volume, row)):
         drawing.lines(
-            contour_lines(tile, level=contour.level),
-            origin=(x + number * width, y),
+            contour_lines(tile),
+            origin=(number * width, y),
             scale=(width / tile.shape[1], height / tile.shape[0]),
             stroke=contour.colour,
         )
@@ -214,7 +197,7 @@ def draw_outlines(
 def draw_legend(
     drawing: Drawing, y: float, contours: Sequence[Contour], *, words: str = ""
 ) -> float:
-    """Draw a line that says what is drawn and what the outlines are; return its bottom edge."""
+    """Draw a line with a title and the contours' labels; return its bottom edge."""
     x = 0.0
     baseline = y + 16
     if words:
@@ -228,7 +211,7 @@ def draw_legend(
 
 
 def draw_convention(drawing: Drawing, y: float, *, hint: str = "") -> float:
-    """Write the convention, and what the reader can do with the figure, below the tiles."""
+    """Write the convention, and a hint on using the figure, below the tiles."""
     drawing.text(0, y + 15, CONVENTION + " Positions in mm.", size=11, fill="#555")
     if hint:
         drawing.text(
@@ -252,14 +235,13 @@ def draw_colour_bar(
     *,
     limits: tuple[str, str],
     name: str,
-    width: float = 160.0,
 ) -> float:
     """Draw a horizontal colour bar with its name and the values at its ends.
 
     Parameters
     ----------
     drawing
-        Where.
+        The drawing.
     x, y
         Left and top edge.
     colours
@@ -268,8 +250,6 @@ def draw_colour_bar(
         Values at the two ends, as written.
     name
         Quantity and unit.
-    width
-        Of the bar alone.
 
     Returns
     -------
@@ -280,7 +260,7 @@ def draw_colour_bar(
     start = x + 7.4 * len(name) + 14
     low_width = 7.0 * len(limits[0])
     drawing.text(start + low_width, y + 12, limits[0], size=12, anchor="end")
-    drawing.picture(colours[None], start + low_width + 6, y + 2, width, 12)
-    end = start + low_width + 12 + width
+    drawing.picture(colours[None], start + low_width + 6, y + 2, BAR_WIDTH, 12)
+    end = start + low_width + 12 + BAR_WIDTH
     drawing.text(end, y + 12, limits[1], size=12)
     return end + 7.0 * len(limits[1])

@@ -1,4 +1,4 @@
-"""The motion figure: head position, framewise displacement, and a slice-by-volume carpet."""
+"""Motion figure: head position, framewise displacement, and a slice-by-volume carpet."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dmri_fm_workflows.report.montage import FULL_WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 __all__ = ["plot_carpet", "slice_scores"]
 
@@ -83,11 +84,9 @@ def plot_carpet(
     outliers: ArrayLike,
     out: str | Path,
     *,
-    bvals: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    title: str = "Motion and carpet plot",
+    bvals: ArrayLike,
 ) -> Path:
-    """Draw head motion over the series, above a carpet of slice signals.
+    """Draw head motion over the series, above a carpet of slice signals; return the path.
 
     Parameters
     ----------
@@ -98,40 +97,59 @@ def plot_carpet(
     fd_mm
         Shape (N,), framewise displacement; NaN where undefined (the first volume).
     parameters
-        Shape (N, 6) or wider: translations in mm, then rotations in rad, about and along the
-        RAS+ axes. Further columns are not drawn.
+        Shape (N, 6) or wider: translations in mm, rotations in rad, along and about the RAS+ axes.
     outliers
         Shape (N, Z), bool: slices replaced or flagged.
     out
         Path of the SVG to write.
     bvals
-        Shape (N,), s/mm^2: drawn above, if given.
-    groups
-        Shape (N,): shells, for :func:`slice_scores`. By default `bvals` rounded to hundreds.
-    title
-        Name of the figure.
-
-    Returns
-    -------
-    Path
-        `out`.
+        Shape (N,), s/mm^2; slices are compared among volumes of like b-value.
 
     Raises
     ------
     ImageError
         If the number of volumes or slices differs between the arguments.
     """
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    if groups is None and bvals is not None:
-        groups = np.round(np.asarray(bvals) / 100)
-    scores = slice_scores(data, mask, groups=groups)
-    n_slices, n_volumes = scores.shape
+    scores = slice_scores(data, mask, groups=np.round(np.asarray(bvals) / 100))
     fd = np.asarray(fd_mm, dtype=np.float64)
     moved = np.asarray(parameters, dtype=np.float64)
     flagged = np.asarray(outliers, dtype=bool)
+    _check_motion(scores, fd, moved, flagged)
+    order = np.arange(scores.shape[1])
+    with chart_style():
+        heights = (0.6, 1.0, 1.0, 1.0, 3.0)
+        figure = Figure(figsize=(FULL_WIDTH / 100, 7.2), layout="constrained")
+        axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
+        figure.align_ylabels(axes)
+        weighting, displacement, translation, rotation, carpet = axes
+        weighting.bar(order, np.asarray(bvals), width=0.8, color="#777777")
+        weighting.set_ylabel("b, s/mm²")
+        _draw_displacement(displacement, order, fd)
+        _draw_parameters(translation, moved[:, :3], TRANSLATIONS, label="translation, mm")
+        _draw_parameters(rotation, np.rad2deg(moved[:, 3:6]), ROTATIONS, label="rotation, °")
+        picture = _draw_slices(carpet, scores, flagged)
+        figure.colorbar(
+            picture,
+            ax=axes[1:],
+            label="robust z in its shell",
+            pad=0.01,
+            shrink=0.4,
+            aspect=14,
+            anchor=(0.0, 0.0),
+            extend="both",
+        )
+        return write_chart(figure, out, title="Motion and carpet plot")
+
+
+def _check_motion(
+    scores: NDArray[np.float64],
+    fd: NDArray[np.float64],
+    moved: NDArray[np.float64],
+    flagged: NDArray[np.bool_],
+) -> None:
+    n_slices, n_volumes = scores.shape
     if fd.shape != (n_volumes,) or moved.ndim != 2 or moved.shape[0] != n_volumes:
         raise ImageError(
             f"{fd.shape[0]} displacements and parameters of shape {moved.shape} "
@@ -143,60 +161,41 @@ def plot_carpet(
             f"parameters of shape {moved.shape}, outliers of shape {flagged.shape}",
             expected=f"at least 6 columns, and shape {(n_volumes, n_slices)}",
         )
-    order = np.arange(n_volumes)
-    with chart_style():
-        heights = [1.0, 1.0, 1.0, 3.0]
-        if bvals is not None:
-            heights.insert(0, 0.6)
-        figure = Figure(figsize=(FULL_WIDTH / 100, 7.2), layout="constrained")
-        axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
-        figure.align_ylabels(axes)
-        if bvals is not None:
-            ax = axes.pop(0)
-            ax.bar(order, np.asarray(bvals), width=0.8, color="#777777")
-            ax.set_ylabel("b, s/mm²")
-        _draw_displacement(axes[0], order, fd)
-        _draw_parameters(axes[1], moved[:, :3], TRANSLATIONS, label="translation, mm")
-        _draw_parameters(axes[2], np.rad2deg(moved[:, 3:6]), ROTATIONS, label="rotation, °")
-        ax = axes[3]
-        colours = colormaps["RdBu_r"].with_extremes(bad="#d9d9d9")
-        picture = ax.imshow(
-            np.ma.masked_invalid(scores),
-            origin="lower",
-            aspect="auto",
-            interpolation="none",
-            cmap=colours,
-            vmin=-6,
-            vmax=6,
-            extent=(-0.5, n_volumes - 0.5, -0.5, n_slices - 0.5),
-        )
-        volume, slice_ = np.nonzero(flagged)
-        ax.scatter(
-            volume,
-            slice_,
-            marker="x",
-            s=float(np.clip(2600 / max(n_volumes, n_slices), 6, 26)),
-            color="#000000",
-            linewidths=0.9,
-        )
-        ax.set_title(f"slice signal; x marks {volume.size} outlier slices", loc="left")
-        ax.set_ylabel("slice, as stored")
-        ax.set_xlabel("volume")
-        ax.set_xlim(-0.5, n_volumes - 0.5)
-        ax.set_ylim(-0.5, n_slices - 0.5)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.colorbar(
-            picture,
-            ax=axes,
-            label="robust z in its shell",
-            pad=0.01,
-            shrink=0.4,
-            aspect=14,
-            anchor=(0.0, 0.0),
-            extend="both",
-        )
-        return write_chart(figure, out, title=title)
+
+
+def _draw_slices(ax: Axes, scores: NDArray[np.float64], flagged: NDArray[np.bool_]) -> AxesImage:
+    """Draw the score of every slice, with a mark on each outlier."""
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+
+    n_slices, n_volumes = scores.shape
+    picture = ax.imshow(
+        np.ma.masked_invalid(scores),
+        origin="lower",
+        aspect="auto",
+        interpolation="none",
+        cmap=colormaps["RdBu_r"].with_extremes(bad="#d9d9d9"),
+        vmin=-6,
+        vmax=6,
+        extent=(-0.5, n_volumes - 0.5, -0.5, n_slices - 0.5),
+    )
+    volume, slice_ = np.nonzero(flagged)
+    ax.scatter(
+        volume,
+        slice_,
+        marker="x",
+        s=float(np.clip(2600 / max(n_volumes, n_slices), 6, 26)),
+        color="#000000",
+        linewidths=0.9,
+    )
+    ax.set_title(f"slice signal; x marks {volume.size} outlier slices", loc="left")
+    ax.set_ylabel("slice, as stored")
+    ax.set_xlabel("volume")
+    ax.set_xlim(-0.5, n_volumes - 0.5)
+    ax.set_ylim(-0.5, n_slices - 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return picture
 
 
 def _draw_displacement(ax: Axes, order: NDArray[np.int_], fd: NDArray[np.float64]) -> None:

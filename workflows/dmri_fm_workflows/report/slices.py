@@ -1,4 +1,4 @@
-"""Cutting volumes into picture tiles: orientation, choice of slices, windows, contours.
+"""Picture tiles of volumes: orientation, choice of slices, grey levels, contours.
 
 Every picture of the report follows one convention. The volume is first brought to the storage
 order nearest to RAS+, then cut so that the left of the picture is the left of the body
@@ -42,11 +42,14 @@ VIEW_AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
 #: Letters at the left and right edge of a tile, by view.
 VIEW_SIDES = {"axial": ("L", "R"), "coronal": ("L", "R"), "sagittal": ("P", "A")}
 
-#: A view with fewer voxels than this across a tile is left out (a scan of a few slices).
+#: A view with fewer voxels than this across a tile is not drawn (a scan of a few slices).
 FEWEST_VOXELS_ACROSS = 8
 
 #: Slices that hold less of the mask than this share of the fullest one are not shown.
 SMALLEST_SLICE_SHARE = 0.15
+
+#: Percentiles of intensities drawn black and white.
+WINDOW_PERCENTILES = (1.0, 98.5)
 
 
 @dataclass(frozen=True)
@@ -130,21 +133,10 @@ def foreground(image: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def choose_slices(mask: NDArray[np.bool_], *, axis: int, count: int) -> tuple[int, ...]:
-    """Choose evenly spaced slices that hold enough of a mask.
+    """Choose evenly spaced slices, along an axis, that hold enough of a mask.
 
-    Parameters
-    ----------
-    mask
-        Shape (X, Y, Z).
-    axis
-        Axis the slices are stacked along.
-    count
-        How many; fewer where the mask spans fewer slices.
-
-    Returns
-    -------
-    tuple of int
-        Ascending, without repeats; the middle slices of `count` equal parts of the span.
+    They are the middle slices of `count` equal parts of the mask's span, ascending. There are
+    fewer where the mask spans fewer slices.
 
     Examples
     --------
@@ -222,19 +214,9 @@ def plan_rows(
 
 
 def cut_tiles(volume: NDArray[Any], row: Row) -> list[NDArray[Any]]:
-    """Cut the tiles of a line out of a RAS-ordered volume.
+    """Cut the tiles of a line out of a RAS-ordered volume of shape (X, Y, Z) or (X, Y, Z, C).
 
-    Parameters
-    ----------
-    volume
-        Shape (X, Y, Z) or (X, Y, Z, C).
-    row
-        The line.
-
-    Returns
-    -------
-    list of ndarray
-        Shape (height, width[, C]); the first picture line is the upper one.
+    A tile has shape (height, width[, C]); its first row of pixels is the upper one.
     """
     (a0, a1), (b0, b1) = row.box
     stacked = np.moveaxis(volume, row.axis, 0)
@@ -247,28 +229,18 @@ def cut_strip(volume: NDArray[Any], row: Row) -> NDArray[Any]:
 
 
 def intensity_window(
-    image: NDArray[Any],
-    mask: NDArray[np.bool_] | None = None,
-    *,
-    percentiles: tuple[float, float] = (1.0, 98.5),
+    image: NDArray[Any], mask: NDArray[np.bool_] | None = None
 ) -> tuple[float, float]:
-    """Return the intensities to draw as black and white.
+    """Return the intensities to draw as black and white: percentiles of the finite values.
 
-    Parameters
-    ----------
-    image
-        Shape (X, Y, Z).
-    mask
-        Where to measure; the whole image if None or empty.
-    percentiles
-        Of the finite values inside the mask. Black is never above zero for a magnitude image,
-        so that the background stays dark.
+    They are measured inside the mask, or in the whole image if it is None or empty. Black is
+    never above zero, so that the background of a magnitude image stays dark.
     """
     values = image[mask] if mask is not None and mask.any() else image.ravel()
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0
-    low, high = (float(x) for x in np.percentile(values, percentiles))
+    low, high = (float(x) for x in np.percentile(values, WINDOW_PERCENTILES))
     low = min(low, 0.0)
     return (low, high) if high > low else (low, low + 1.0)
 
@@ -280,48 +252,26 @@ def rescale(image: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint
     return np.round(np.clip(scaled, 0.0, 1.0) * 255).astype(np.uint8)
 
 
-def contour_lines(tile: NDArray[Any], *, level: float = 0.5) -> list[NDArray[np.float64]]:
-    """Trace a level line of a tile.
+def contour_lines(tile: NDArray[Any]) -> list[NDArray[np.float64]]:
+    """Trace the 0.5 line of a tile, a mask or probability of shape (height, width).
 
-    Parameters
-    ----------
-    tile
-        Shape (height, width): a mask, or a probability.
-    level
-        The value traced.
-
-    Returns
-    -------
-    list of ndarray
-        Shape (points, 2): x and y in pixels, the corner of the first pixel at (0, 0). A line is
-        closed even where the region touches the border of the tile.
+    A line has shape (points, 2): x and y in pixels, the corner of the first pixel at (0, 0). It
+    is closed even where the region touches the border of the tile.
     """
     from contourpy import contour_generator
 
     padded = np.pad(np.asarray(tile, dtype=np.float32), 1)
-    lines = contour_generator(z=padded).lines(level)
+    lines = contour_generator(z=padded).lines(0.5)
     # Sample i of the padded tile is the centre of pixel i - 1, at i - 0.5.
     return [np.asarray(line) - 0.5 for line in lines if len(line) >= 4]
 
 
 def tissue_boundary(image: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return a soft map whose 0.5 line follows the brightest of three tissue classes.
+    """Return a soft map, 0 to 1, whose 0.5 line follows the brightest of three tissue classes.
 
-    In a T1-weighted image that is the white-matter surface, which serves as a contour where no
-    segmentation exists.
-
-    Parameters
-    ----------
-    image
-        Shape (X, Y, Z).
-    mask
-        Shape (X, Y, Z), the brain.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z), 0 to 1, smoothed by half a voxel; all zero where the classes cannot be
-        told apart.
+    In a T1-weighted image that is the white-matter surface, a contour where no segmentation
+    exists. `mask` is the brain; both have shape (X, Y, Z). The map is smoothed by half a voxel,
+    and zero where the classes cannot be told apart.
     """
     from scipy.ndimage import gaussian_filter
     from skimage.filters import threshold_multiotsu

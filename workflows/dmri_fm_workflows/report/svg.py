@@ -1,4 +1,4 @@
-"""A small SVG writer: pictures, lines and text, and layers that flicker when pointed at."""
+"""SVG documents of pictures, lines and text, with layers that flicker under the pointer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dmri_fm.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Drawing", "check_target"]
+__all__ = ["Drawing", "write_svg"]
 
 #: Pictures wider than this are reduced before they are embedded, pixels.
 WIDEST_PICTURE = 1100
@@ -30,6 +30,9 @@ LARGEST_PICTURE = 100_000
 
 #: Outlines keep about this distance between their points, user units.
 POINT_SPACING = 1.1
+
+#: Thickness of outlines, user units.
+LINE_WIDTH = 1.3
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -57,19 +60,30 @@ if(e.key==='Enter'||e.key===' '){e.preventDefault();turn();}});})();
 """
 
 
-def check_target(out: str | Path) -> Path:
-    """Return the path of a figure.
+def write_svg(text: str, out: str | Path) -> Path:
+    """Write an SVG document; return its path.
 
     Raises
     ------
     ConfigError
-        If it does not end in `.svg`.
+        If the path does not end in `.svg`.
+    OutputError
+        If the file cannot be written.
     """
     out = Path(out)
     if out.suffix != ".svg":
         raise ConfigError(
             f"figure with the ending {out.suffix!r}", path=out, expected="a path ending in .svg"
         )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"the figure cannot be written ({error.strerror})",
+            path=out,
+            expected="a writable folder with free space",
+        ) from None
     return out
 
 
@@ -163,25 +177,14 @@ class Drawing:
         y: float,
         width: float,
         height: float,
-        *,
-        is_smooth: bool = True,
     ) -> None:
-        """Place a picture.
+        """Place a picture of shape (rows, columns) grey or (rows, columns, 3) RGB, 0 to 255.
 
-        Parameters
-        ----------
-        picture
-            Shape (rows, columns) grey or (rows, columns, 3) RGB, 0 to 255.
-        x, y, width, height
-            Where; the picture is stretched to fill it, which gives anisotropic voxels their
-            true shape.
-        is_smooth
-            Let the viewer interpolate between pixels.
+        It is stretched to its frame, which gives anisotropic voxels their true shape.
         """
-        rendering = "" if is_smooth else ' style="image-rendering:pixelated"'
         self._body.append(
             f'<image x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" '
-            f'height="{_number(height)}" preserveAspectRatio="none"{rendering} '
+            f'height="{_number(height)}" preserveAspectRatio="none" '
             f'href="{_picture_uri(np.ascontiguousarray(picture))}"/>'
         )
         self._reach(y + height)
@@ -193,20 +196,10 @@ class Drawing:
         origin: tuple[float, float],
         scale: tuple[float, float],
         stroke: str,
-        width: float = 1.3,
     ) -> None:
-        """Draw polylines given in pixels of a picture.
+        """Draw polylines of shape (points, 2), x and y in pixels of a picture.
 
-        Parameters
-        ----------
-        lines
-            Each of shape (points, 2), x and y.
-        origin
-            Where the picture's corner is.
-        scale
-            Size of a pixel, in user units.
-        stroke, width
-            Colour and thickness.
+        `origin` is the picture's corner and `scale` the size of a pixel, both in user units.
         """
         parts = []
         for line in lines:
@@ -222,7 +215,7 @@ class Drawing:
         if parts:
             self._body.append(
                 f'<path transform="scale(.1)" d="{"".join(parts)}" fill="none" '
-                f'stroke="{stroke}" stroke-width="{_number(10 * width)}" '
+                f'stroke="{stroke}" stroke-width="{_number(10 * LINE_WIDTH)}" '
                 'stroke-linejoin="round"/>'
             )
 
@@ -249,13 +242,7 @@ class Drawing:
         self._body.append("</g>")
 
     def render(self, *, title: str, description: str) -> str:
-        """Return the document.
-
-        Parameters
-        ----------
-        title, description
-            Read aloud by screen readers.
-        """
+        """Return the document; screen readers read its title and description aloud."""
         width, height = _number(self.width), _number(self.height + 4)
         interactive = ' tabindex="0"' if self._flickers else ""
         style = MARK_STYLE + (FLICKER_STYLE if self._flickers else "")
@@ -273,23 +260,5 @@ class Drawing:
         )
 
     def write(self, out: str | Path, *, title: str, description: str) -> Path:
-        """Write the document; return its path.
-
-        Raises
-        ------
-        ConfigError
-            If the path does not end in `.svg`.
-        OutputError
-            If the file cannot be written.
-        """
-        out = check_target(out)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(self.render(title=title, description=description), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"the figure cannot be written ({error.strerror})",
-                path=out,
-                expected="a writable folder with free space",
-            ) from None
-        return out
+        """Write the document; return its path. Errors are those of :func:`write_svg`."""
+        return write_svg(self.render(title=title, description=description), out)

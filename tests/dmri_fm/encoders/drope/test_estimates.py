@@ -13,7 +13,7 @@ from dmri_fm.encoders.drope.estimates import (
 )
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.qspace import to_qspace
+from dmri_fm.qspace import to_qspace
 from dmri_fm_lab.simulate import spread_directions
 
 

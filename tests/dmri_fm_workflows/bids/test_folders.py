@@ -13,27 +13,10 @@ from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.bids.folders import Owner, owner_of
 
 
-def put(maker, folder: str, stem: str, *, source: str = "sub-src_dwi") -> Path:
-    """Copy the series of `sub-src` into a folder under a name; return the image's path."""
-    target = maker.root / folder
-    target.mkdir(parents=True, exist_ok=True)
-    for ending in (".nii.gz", ".json", ".bval", ".bvec"):
-        shutil.copy(maker.root.parent / "source" / (source + ending), target / (stem + ending))
-    return target / (stem + ".nii.gz")
-
-
 @pytest.fixture
 def maker(maker):
     """A dataset with one sound participant, `01`, and a series to copy, outside of it."""
-    maker.dwi("sub-src_dwi", metadata=maker.AP)
-    shutil.move(maker.root / "sub-src" / "dwi", maker.root.parent / "source")
-    shutil.rmtree(maker.root / "sub-src")
-    put(maker, "sub-01/dwi", "sub-01_dwi")
-    return maker
-
-
-def names(dataset) -> list[str]:
-    return [s.name for p in dataset.participants for v in p.sessions for s in v.series]
+    return maker.with_source()
 
 
 def test_folder_tells_participant_session_and_datatype() -> None:
@@ -75,9 +58,9 @@ def test_folder_tells_participant_session_and_datatype() -> None:
 def test_name_that_disagrees_with_its_folder_is_a_problem(
     maker, folder, stem, words, expected
 ) -> None:
-    path = put(maker, f"{folder}/dwi", stem)
+    path = maker.put(f"{folder}/dwi", stem)
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
+    assert maker.names(dataset) == ["sub-01"]
     (problem,) = dataset.problems
     assert isinstance(problem.error, LayoutError)
     assert (problem.participant, problem.path) == (folder[4:].split("/")[0], path)
@@ -91,23 +74,23 @@ def test_name_of_bytes_that_are_no_text_is_a_problem(maker) -> None:
     folder = os.fsencode(maker.root / "sub-01" / "dwi")
     Path(os.fsdecode(folder + b"/sub-01_acq-\xff_dwi.nii.gz")).touch()
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
+    assert maker.names(dataset) == ["sub-01"]
     assert [p.participant for p in dataset.problems] == ["01"]
 
 
 def test_other_scans_of_the_participant_go_on(maker) -> None:
-    put(maker, "sub-01/dwi", "sub-02_dwi")
-    put(maker, "sub-01/dwi", "sub-01_acq-x_dwi")
+    maker.put("sub-01/dwi", "sub-02_dwi")
+    maker.put("sub-01/dwi", "sub-01_acq-x_dwi")
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01", "sub-01_acq-x"]
+    assert maker.names(dataset) == ["sub-01", "sub-01_acq-x"]
     assert [p.path.name for p in dataset.problems] == ["sub-02_dwi.nii.gz"]
 
 
 def test_valid_labels_are_no_problem(maker) -> None:
-    put(maker, "sub-a+b/ses-2/dwi", "sub-a+b_ses-2_acq-b1000+_run-02_dwi")
+    maker.put("sub-a+b/ses-2/dwi", "sub-a+b_ses-2_acq-b1000+_run-02_dwi")
     dataset = read_dataset(maker.root)
     assert dataset.problems == ()
-    assert names(dataset) == ["sub-01", "sub-a+b_ses-2_acq-b1000+_run-02"]
+    assert maker.names(dataset) == ["sub-01", "sub-a+b_ses-2_acq-b1000+_run-02"]
 
 
 def test_t1w_of_another_person_is_never_used(maker) -> None:
@@ -143,7 +126,7 @@ def test_folders_of_no_label_are_refused_by_name_and_nothing_is_written_under_an
     maker,
 ) -> None:
     for label in ("A_x", "A_y"):
-        put(maker, f"sub-{label}/dwi", f"sub-{label}_dwi")
+        maker.put(f"sub-{label}/dwi", f"sub-{label}_dwi")
     dataset = read_dataset(maker.root)
     assert [p.label for p in dataset.participants] == ["01"]
     assert [(p.participant, p.path.name) for p in dataset.problems] == [
@@ -158,7 +141,7 @@ def test_folders_of_no_label_are_refused_by_name_and_nothing_is_written_under_an
 
 def test_a_free_name_is_proposed_only(maker) -> None:
     for label in ("A_x", "Ax"):
-        put(maker, f"sub-{label}/dwi", f"sub-{label}_dwi")
+        maker.put(f"sub-{label}/dwi", f"sub-{label}_dwi")
     (problem,) = read_dataset(maker.root).problems
     assert "sub-Ax" not in problem.error.expected
 
@@ -171,10 +154,10 @@ def test_dataset_of_folders_without_labels_has_problems_only(maker) -> None:
 
 
 def test_session_folder_of_no_label_is_a_problem_where_it_is_asked_for(maker) -> None:
-    put(maker, "sub-02/ses-A_1/dwi", "sub-02_ses-A_1_dwi")
-    put(maker, "sub-02/ses-B/dwi", "sub-02_ses-B_dwi")
+    maker.put("sub-02/ses-A_1/dwi", "sub-02_ses-A_1_dwi")
+    maker.put("sub-02/ses-B/dwi", "sub-02_ses-B_dwi")
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01", "sub-02_ses-B"]
+    assert maker.names(dataset) == ["sub-01", "sub-02_ses-B"]
     assert [(p.participant, p.path.name) for p in dataset.problems] == [("02", "ses-A_1")]
     assert "ses-A1" in dataset.problems[0].error.expected
     assert read_dataset(maker.root, session_labels=["B"]).problems == ()
@@ -183,22 +166,22 @@ def test_session_folder_of_no_label_is_a_problem_where_it_is_asked_for(maker) ->
 
 
 def test_misnamed_files_of_sessions_not_asked_for_do_not_matter(maker) -> None:
-    put(maker, "sub-02/ses-A/dwi", "sub-02_dwi")
-    put(maker, "sub-02/ses-B/dwi", "sub-02_ses-B_dwi")
+    maker.put("sub-02/ses-A/dwi", "sub-02_dwi")
+    maker.put("sub-02/ses-B/dwi", "sub-02_ses-B_dwi")
     dataset = read_dataset(maker.root, session_labels=["B"])
-    assert (names(dataset), dataset.problems) == (["sub-02_ses-B"], ())
+    assert (maker.names(dataset), dataset.problems) == (["sub-02_ses-B"], ())
 
 
 def test_upper_and_lower_case_are_two_people(maker) -> None:
     for label in "aA":
-        put(maker, f"sub-{label}/dwi", f"sub-{label}_dwi")
-    assert names(read_dataset(maker.root)) == ["sub-01", "sub-A", "sub-a"]
-    put(maker, "sub-b/dwi", "sub-B_dwi")
+        maker.put(f"sub-{label}/dwi", f"sub-{label}_dwi")
+    assert maker.names(read_dataset(maker.root)) == ["sub-01", "sub-A", "sub-a"]
+    maker.put("sub-b/dwi", "sub-B_dwi")
     assert [p.participant for p in read_dataset(maker.root).problems] == ["b"]
 
 
 def test_sessions_and_data_outside_them_stay_apart(maker) -> None:
-    put(maker, "sub-01/ses-1/dwi", "sub-01_ses-1_dwi")
+    maker.put("sub-01/ses-1/dwi", "sub-01_ses-1_dwi")
     dataset = read_dataset(maker.root)
     assert dataset.problems == ()
     assert [(s.label, s.series[0].name) for s in dataset.participants[0].sessions] == [
@@ -222,10 +205,10 @@ def test_sessions_and_data_outside_them_stay_apart(maker) -> None:
     ],
 )
 def test_folders_other_than_those_of_bids_are_left_alone(maker, folder) -> None:
-    put(maker, folder, "sub-01_acq-copy_dwi")
-    put(maker, folder, "sub-02_dwi")
+    maker.put(folder, "sub-01_acq-copy_dwi")
+    maker.put(folder, "sub-02_dwi")
     dataset = read_dataset(maker.root)
-    assert (names(dataset), dataset.problems) == (["sub-01"], ())
+    assert (maker.names(dataset), dataset.problems) == (["sub-01"], ())
     assert [run.path.name for run in dataset.participants[0].sessions[0].series[0].runs] == [
         "sub-01_dwi.nii.gz"
     ]
@@ -235,7 +218,7 @@ def test_folder_that_links_to_one_above_it_ends_no_reading(maker) -> None:
     (maker.root / "sub-01" / "dwi" / "loop").symlink_to("..")
     (maker.root / "sub-01" / "ses-1").symlink_to(".")
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
+    assert maker.names(dataset) == ["sub-01"]
     (problem,) = dataset.problems
     assert "it has no ses-1" in problem.error.found
 
@@ -250,9 +233,9 @@ def test_folder_that_links_to_one_above_it_ends_no_reading(maker) -> None:
     ],
 )
 def test_image_in_the_folder_of_another_datatype_is_a_problem(maker, folder, name, right) -> None:
-    path = put(maker, f"sub-01/{folder}", f"sub-01_acq-x_{name}")
+    path = maker.put(f"sub-01/{folder}", f"sub-01_acq-x_{name}")
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
+    assert maker.names(dataset) == ["sub-01"]
     assert dataset.participants[0].sessions[0].t1w == ()
     (problem,) = dataset.problems
     assert problem.path == path
@@ -261,21 +244,21 @@ def test_image_in_the_folder_of_another_datatype_is_a_problem(maker, folder, nam
 
 def test_other_images_of_bids_names_are_left_alone(maker) -> None:
     for stem in ("sub-01_ADC", "sub-01_acq-dwi_FA", "sub-01_sbref", "sub-01_desc-x_dwi"):
-        put(maker, "sub-01/dwi", stem)
+        maker.put("sub-01/dwi", stem)
     (maker.root / "sub-01" / "dwi" / "._sub-01_dwi.nii.gz").write_bytes(b"\0\5\26\7")
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
+    assert maker.names(dataset) == ["sub-01"]
     assert dataset.problems == ()
 
 
 def test_linked_folder_of_a_participant_is_read_under_its_own_name(maker, tmp_path) -> None:
-    put(maker, "elsewhere/dwi", "sub-02_dwi")
+    maker.put("elsewhere/dwi", "sub-02_dwi")
     shutil.move(maker.root / "elsewhere", tmp_path / "elsewhere")
     (maker.root / "sub-02").symlink_to(tmp_path / "elsewhere")
     (maker.root / "sub-03").symlink_to("sub-02")
     (maker.root / "sub-04").symlink_to("../nowhere")
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01", "sub-02"]
+    assert maker.names(dataset) == ["sub-01", "sub-02"]
     assert [p.participant for p in dataset.problems] == ["03", "04"]
     assert "it has sub-02" in dataset.problems[0].error.found
     assert "leads nowhere, to ../nowhere" in dataset.problems[1].error.found
@@ -303,10 +286,10 @@ def test_subdataset_that_was_not_fetched_is_a_problem(maker) -> None:
     ],
 )
 def test_two_series_of_one_output_name_are_refused_by_name(maker, one, other) -> None:
-    paths = [put(maker, "sub-02/dwi", stem) for stem in (one, other)]
-    put(maker, "sub-02/dwi", "sub-02_acq-fine_dwi")
+    paths = [maker.put("sub-02/dwi", stem) for stem in (one, other)]
+    maker.put("sub-02/dwi", "sub-02_acq-fine_dwi")
     dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01", "sub-02_acq-fine"]
+    assert maker.names(dataset) == ["sub-01", "sub-02_acq-fine"]
     assert {p.path for p in dataset.problems} == set(paths)
     assert all(p.participant == "02" and "name" in p.error.found for p in dataset.problems)
 
@@ -315,194 +298,4 @@ def test_runs_of_different_grids_keep_names_of_their_own(maker) -> None:
     maker.dwi("sub-02_run-1_dwi", metadata=maker.AP)
     maker.dwi("sub-02_run-2_dwi", metadata=maker.AP, grid=(6, 6, 5))
     dataset = read_dataset(maker.root, participant_labels=["02"])
-    assert names(dataset) == ["sub-02_run-1", "sub-02_run-2"]
-
-
-# .bidsignore
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "sub-02_dwi.*\nsub-A_x/\n",
-        "# copies\n\nsub-01/dwi/sub-02*\n/sub-A_*\n",
-        "**/sub-02_*\nsub-A_?\n",
-        "/*\n!/sub-*\nsub-01/dwi/*\n!sub-01/dwi/sub-01_*\nsub-A_x\n",
-    ],
-)
-def test_bidsignore_takes_files_and_folders_out(maker, text) -> None:
-    put(maker, "sub-01/dwi", "sub-02_dwi")
-    put(maker, "sub-A_x/dwi", "sub-A_x_dwi")
-    assert len(read_dataset(maker.root).problems) == 2
-    (maker.root / ".bidsignore").write_text(text)
-    dataset = read_dataset(maker.root)
-    assert (names(dataset), dataset.problems) == (["sub-01"], ())
-
-
-def test_bidsignore_takes_whole_scans_out(maker) -> None:
-    put(maker, "sub-01/dwi", "sub-01_acq-x_dwi")
-    put(maker, "sub-02/dwi", "sub-02_dwi")
-    (maker.root / ".bidsignore").write_text("*_acq-x_dwi.*\nsub-02/dwi/\n")
-    dataset = read_dataset(maker.root)
-    assert (names(dataset), dataset.problems) == (["sub-01"], ())
-
-
-def test_ignored_sidecar_does_not_apply(maker) -> None:
-    maker.json("dwi.json", {"EchoTime": 9})
-    (maker.root / ".bidsignore").write_text("/dwi.json\nsub-01/dwi/*.json\n")
-    (series,) = read_dataset(maker.root).participants[0].sessions[0].series
-    assert dict(series.runs[0].metadata) == {}
-
-
-def test_bidsignore_that_is_no_pattern_is_named(maker) -> None:
-    path = maker.root / ".bidsignore"
-    path.write_text("ok\n!\n")
-    with pytest.raises(LayoutError, match="cannot be read") as caught:
-        read_dataset(maker.root)
-    assert caught.value.path == path
-
-
-# Filters
-
-
-def test_filter_may_leave_misnamed_files_out(maker) -> None:
-    put(maker, "sub-01/dwi", "sub-02_acq-x_dwi")
-    put(maker, "sub-01/dwi", "sub-01_acq-y_dwi")
-    dataset = read_dataset(maker.root, filters={"dwi": {"acquisition": "y"}})
-    assert (names(dataset), dataset.problems) == (["sub-01_acq-y"], ())
-    wanted = read_dataset(maker.root, filters={"dwi": {"acquisition": ["x", "y"]}})
-    assert [p.path.name for p in wanted.problems] == ["sub-02_acq-x_dwi.nii.gz"]
-
-
-def test_filter_by_session_or_sidecar_does_not_hide_a_misnamed_file(maker) -> None:
-    put(maker, "sub-02/ses-1/dwi", "sub-02_dwi")
-    for query in ({"session": "1"}, {"PhaseEncodingDirection": "j-"}):
-        problems = read_dataset(maker.root, filters={"dwi": query}).problems
-        assert [p.path.name for p in problems] == ["sub-02_dwi.nii.gz"]
-
-
-# Files that describe an image
-
-
-def describe(maker, stem: str, *, folder: str = "sub-01/dwi", extensions=(".bval", ".bvec")):
-    """Give `sub-01_dwi`'s files of some extensions another name or place."""
-    for extension in extensions:
-        source = maker.root / "sub-01" / "dwi" / f"sub-01_dwi{extension}"
-        source.rename(maker.root / folder / (stem + extension))
-
-
-@pytest.mark.parametrize(
-    ("folder", "stem"),
-    [
-        *(("sub-01/dwi", s) for s in ("sub-02_dwi", "dwi", "sub-01_ses-1_dwi", "sub-01_x_dwi")),
-        *(("sub-01", s) for s in ("sub-02_dwi", "dwi", "sub-01_x_dwi")),
-    ],
-)
-@pytest.mark.parametrize("extension", [".bval", ".bvec", ".json"])
-def test_misnamed_file_that_would_describe_an_image_refuses_it(
-    maker, folder, stem, extension
-) -> None:
-    describe(maker, stem, folder=folder, extensions=[extension])
-    dataset = read_dataset(maker.root)
-    assert dataset.participants == ()
-    (problem,) = dataset.problems
-    assert problem.path == maker.root / folder / (stem + extension)
-    assert problem.error.expected == "sub-01_dwi" + extension
-    assert f"folder {folder}:" in problem.error.found
-
-
-def test_misnamed_file_beside_the_images_own_is_a_problem_and_not_read(maker) -> None:
-    path = maker.root / "sub-01" / "dwi" / "sub-02_dwi.json"
-    path.write_text('{"EchoTime": 9}')
-    dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
-    assert "EchoTime" not in dataset.participants[0].sessions[0].series[0].runs[0].metadata
-    assert [(p.participant, p.path) for p in dataset.problems] == [("01", path)]
-
-
-def test_misnamed_file_of_another_acquisition_describes_nothing_here(maker) -> None:
-    (maker.root / "sub-01" / "dwi" / "sub-02_acq-y_dwi.json").write_text("{}")
-    (maker.root / "sub-01" / "dwi" / "sub-01_y_T1w.json").write_text("{}")
-    assert read_dataset(maker.root).problems == ()
-
-
-def test_files_of_one_misnamed_scan_are_one_problem(maker) -> None:
-    for extension in (".bval", ".bvec", ".json"):
-        source = maker.root / "sub-01" / "dwi" / f"sub-01_dwi{extension}"
-        shutil.copy(source, source.with_name("sub-02_dwi" + extension))
-    assert [p.path.suffix for p in read_dataset(maker.root).problems] == [".json"]
-
-
-def test_files_above_the_images_folder_are_inherited_as_before(maker) -> None:
-    describe(maker, "sub-01_dwi", folder="sub-01")
-    describe(maker, "dwi", folder=".", extensions=[".json"])
-    dataset = read_dataset(maker.root)
-    assert dataset.problems == ()
-    run = dataset.participants[0].sessions[0].series[0].runs[0]
-    assert run.bval == maker.root / "sub-01" / "sub-01_dwi.bval"
-    assert run.phase_encoding == "j-"
-
-
-# Content that was not fetched
-
-
-def unfetch(path: Path, kind: str) -> None:
-    path.unlink(missing_ok=True)
-    if kind == "link":
-        path.symlink_to("../../.git/annex/objects/aa/bb/KEY/KEY")
-    elif kind == "pointer":
-        path.write_text("/annex/objects/KEY")
-    else:
-        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
-
-
-@pytest.mark.parametrize("extension", [".nii.gz", ".json", ".bval", ".bvec"])
-@pytest.mark.parametrize("kind", ["link", "pointer", "LFS"])
-def test_file_that_was_not_fetched_is_never_taken_for_a_missing_one(
-    maker, kind, extension
-) -> None:
-    # What would be inherited, were the file missing.
-    maker.gradients("dwi", [0, *[2000] * 6])
-    maker.json("dwi.json", maker.PA)
-    path = maker.root / "sub-01" / "dwi" / f"sub-01_dwi{extension}"
-    unfetch(path, kind)
-    dataset = read_dataset(maker.root)
-    assert dataset.participants == ()
-    (problem,) = dataset.problems
-    assert (problem.participant, problem.path) == ("01", path)
-    assert "the content is not here" in problem.error.found
-    assert f"sub-01/dwi/sub-01_dwi{extension}" in problem.error.advice or kind != "link"
-
-
-@pytest.mark.parametrize("extension", [".nii.gz", ".bval"])
-def test_signal_marked_as_derived_is_not_left_out_because_it_was_not_fetched(
-    maker, extension
-) -> None:
-    folder = maker.root / "sub-01" / "dwi"
-    (folder / "sub-01_dwi.json").write_text('{"ImageType": ["DERIVED", "PRIMARY", "M"]}')
-    unfetch(folder / f"sub-01_dwi{extension}", "link")
-    assert [p.path.name for p in read_dataset(maker.root).problems] == [f"sub-01_dwi{extension}"]
-
-
-@pytest.mark.parametrize("name", ["sub-01_dir-PA_epi.nii.gz", "sub-01_dir-PA_epi.bval"])
-def test_reverse_image_that_was_not_fetched_is_a_problem(maker, name) -> None:
-    maker.image("sub-01_dir-PA_epi.nii.gz", shape=(6, 6, 4, 2))
-    maker.gradients("sub-01_dir-PA_epi", [0, 0])
-    unfetch(maker.root / "sub-01" / "fmap" / name, "link")
-    dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
-    assert [p.path.name for p in dataset.problems] == [name]
-
-
-def test_gradient_echo_image_that_was_not_fetched_is_a_problem(maker) -> None:
-    path = maker.image("sub-01_phasediff.nii.gz")
-    unfetch(path, "pointer")
-    dataset = read_dataset(maker.root)
-    assert names(dataset) == ["sub-01"]
-    assert [p.path for p in dataset.problems] == [path]
-
-
-def test_description_that_was_not_fetched_is_named(maker) -> None:
-    unfetch(maker.root / "dataset_description.json", "link")
-    with pytest.raises(LayoutError, match="git-annex has not fetched it"):
-        read_dataset(maker.root)
+    assert maker.names(dataset) == ["sub-02_run-1", "sub-02_run-2"]

@@ -1,0 +1,71 @@
+"""Prediction of a volume from the others of its shell, with that volume left out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmri_fm.gradients import GradientTable
+from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
+
+__all__ = ["predict_left_out"]
+
+#: Fewer volumes of a shell than this do not predict one another by a tensor.
+FEWEST_FOR_TENSOR = 9
+
+#: Ridge on the tensor's departure from a sphere, against (ms/um^2)^2 of the design: with a dozen
+#: directions the plain fit leaves noise in the predictions, which volumes would follow.
+RIDGE = 5.0
+
+#: The penalty on (log S0, D11, D22, D33, D12, D13, D23): what is left without the mean of the
+#: diagonal; off-diagonal elements count twice, as they stand twice in a tensor.
+_RIDGE = np.zeros((7, 7))
+_RIDGE[1:4, 1:4] = np.eye(3) - 1 / 3
+_RIDGE[4:, 4:] = 2 * np.eye(3)
+
+
+def predict_left_out(
+    signal: ArrayLike, gtab: GradientTable, members: ArrayLike
+) -> NDArray[np.float32]:
+    """Predict volumes of one shell from the others.
+
+    Parameters
+    ----------
+    signal
+        Shape (N, P): all volumes at P points, on one scale.
+    gtab
+        Their gradient table, in the frame of the points.
+    members
+        Positions of the M volumes of the shell.
+
+    Returns
+    -------
+    ndarray
+        Shape (M, P): for each volume the tensor fitted to b=0 and the shell without it; the
+        mean of the others where they are too few for a tensor.
+    """
+    values = np.asarray(signal, dtype=np.float32)
+    index = np.asarray(members)
+    used = np.concatenate([np.flatnonzero(gtab.is_b0), index])
+    part = gtab.select(used)
+    design = _design(part)
+    if len(used) >= FEWEST_FOR_TENSOR and np.linalg.matrix_rank(design, tol=1e-2) == 7:
+        floor = 1e-3 * np.percentile(values, 99)
+        log_signal = np.log(np.maximum(values[used], np.float32(max(float(floor), 1e-6))))
+        hat = design @ np.linalg.solve(design.T @ design + _RIDGE * RIDGE, design.T)
+        own = np.clip(np.diag(hat), 0.0, 0.95)[:, None]
+        residual = log_signal - hat.astype(np.float32) @ log_signal
+        predicted = np.exp(log_signal - residual / (1 - own))
+        return np.asarray(predicted[len(used) - len(index) :], np.float32)
+    if len(index) == 1:
+        return np.asarray(values[index])
+    total = values[index].sum(axis=0)
+    return np.asarray((total - values[index]) / (len(index) - 1), dtype=np.float32)
+
+
+def _design(gtab: GradientTable) -> NDArray[np.float64]:
+    """Return the design of (log S0, D11, D22, D33, D12, D13, D23), b in ms/um^2: (N, 7)."""
+    b = gtab.bvals / 1000.0
+    # The order of the columns is part of the rounding, and so of published results.
+    columns = np.take(quadratic_terms(gtab.bvecs_ras), DIAGONAL_FIRST, axis=-1)
+    return np.column_stack([np.ones_like(b), *(-b * c for c in columns.T)])

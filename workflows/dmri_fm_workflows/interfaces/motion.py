@@ -1,0 +1,127 @@
+"""Interfaces of head motion: estimated, or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    Bunch,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from dmri_fm.distortion import DistortionField
+from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.confounds import confounds_table
+from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, no_motion
+from dmri_fm.preprocess.motion_table import write_motion_tsv
+from dmri_fm.series import load_image, read_array
+from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.outputs.sidecars import describe_columns
+from dmri_fm_workflows.outputs.tsv import format_table
+from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
+
+
+class _MotionInputSpec(DwiInputSpec):
+    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask on the reference's grid")
+    dwiref_file = File(exists=True, mandatory=True, desc="b=0 reference, undistorted")
+    field_file = File(exists=True, desc="off-resonance, Hz")
+    sloppy = traits.Bool(False, usedefault=True, desc="one coarse pass")
+    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _MotionOutputSpec(TraitedSpec):
+    motion_file = File(exists=True, desc="transform of each volume")
+    confounds_file = File(exists=True, desc="confounds table")
+    confounds_facts = traits.Dict(desc="its column descriptions")
+    outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
+    motion_facts = traits.Dict(desc="what the transforms are, for their sidecar")
+    facts = traits.Dict(desc="what ran, for the sidecar")
+
+
+class EstimateMotion(SimpleInterface):
+    """Estimate head motion and eddy currents of each volume with the built-in engine."""
+
+    input_spec = _MotionInputSpec
+    output_spec = _MotionOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        dwi = self.inputs.load().with_mask(read_array(load_image(self.inputs.mask_file)) > 0)
+        origins = read_volumes(self.inputs.volumes_file)
+        field = None
+        if isdefined(self.inputs.field_file):
+            image = load_image(self.inputs.field_file, ndim=3)
+            field = DistortionField(read_array(image), image.affine)
+        motion = estimate_motion(
+            dwi,
+            reference=read_array(load_image(self.inputs.dwiref_file)),
+            encodings=[o.encoding for o in origins],
+            field=field,
+            sloppy=self.inputs.sloppy,
+            n_threads=self.inputs.n_threads,
+        )
+        self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
+        self._results["facts"] = {"HMCMethod": motion.method}
+        return runtime
+
+
+def save_motion(
+    motion: MotionEstimate,
+    gtab: GradientTable,
+    origins: list[VolumeOrigin],
+    folder: Path,
+    *,
+    why_identity: str | None = None,
+) -> dict[str, Any]:
+    """Write transforms, outliers and confounds; return what the interface puts out.
+
+    `why_identity` says why the transforms are identities, for their sidecar; None: they are
+    estimates.
+    """
+    motion_facts: dict[str, Any] = {"IdentityTransforms": why_identity is not None}
+    if why_identity is not None:
+        motion_facts["PointMapping"] = f"Every point is taken to itself: {why_identity}."
+    write_motion_tsv(motion, folder / "motion.tsv")
+    np.save(folder / "outliers.npy", motion.is_outlier)
+    rows = confounds_table(motion, gtab, [o.original_file for o in origins])
+    columns = list(rows[0])
+    table = folder / "confounds.tsv"
+    table.write_text(format_table(rows, columns), encoding="utf-8")
+    return {
+        "motion_file": str(folder / "motion.tsv"),
+        "outliers_file": str(folder / "outliers.npy"),
+        "confounds_file": str(table),
+        "confounds_facts": describe_columns(columns),
+        "motion_facts": motion_facts,
+    }
+
+
+class _SkipInputSpec(DwiInputSpec):
+    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+
+
+class SkipMotion(SimpleInterface):
+    """Write identity transforms."""
+
+    input_spec = _SkipInputSpec
+    output_spec = _MotionOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        dwi = self.inputs.load()
+        motion = no_motion(len(dwi.gtab), dwi.shape[2])
+        origins = read_volumes(self.inputs.volumes_file)
+        self._results |= save_motion(
+            motion,
+            dwi.gtab,
+            origins,
+            Path(runtime.cwd),
+            why_identity="head motion was not estimated",
+        )
+        self._results["facts"] = {"HMCMethod": motion.method}
+        return runtime
