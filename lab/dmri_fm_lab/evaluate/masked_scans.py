@@ -84,7 +84,7 @@ def reconstruct(
 ) -> dict[str, _Image]:
     """Return what a network makes of a scan, (X, Y, Z, T), zero outside the brain.
 
-    `network`, and `start`: the plain estimate that it corrects, if it is one that does.
+    `network`, and `start`: the baseline that it corrects, if it is one that does.
     """
     device = next(network.parameters()).device
     moved = tokens.to(device)

@@ -23,9 +23,9 @@ from dmri_fm_lab.evaluate.galleries import (
 from dmri_fm_lab.evaluate.records import json_ready, markdown, versions
 from dmri_fm_lab.evaluate.representations import (
     FEATURES,
+    baseline_features,
     encode,
     encode_in_parts,
-    plain_features,
     untrained,
 )
 from dmri_fm_lab.evaluate.retrieval import (
@@ -168,7 +168,7 @@ def evaluate_gallery(
             strict=True,
         )
     )
-    plain = untrained(encoder, seed=request.seed)
+    random = untrained(encoder, seed=request.seed)
     rows: dict[str, dict[str, list[_Array]]] = {f: {p: [] for p in PROTOCOLS} for f in FEATURES}
     for number, tissue in enumerate(tissues):
         if number % 20 == 0:
@@ -177,8 +177,8 @@ def evaluate_gallery(
             scan = acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng)
             found = {
                 **encode_in_parts(encoder, scan),
-                "untrained": encode(plain, scan),
-                **plain_features(scan),
+                "untrained": encode(random, scan),
+                **baseline_features(scan),
             }
             for name, features in found.items():
                 rows[name][protocol].append(features)
@@ -246,7 +246,7 @@ def compare_directions(
         JSON-ready. `scans`: cosine and relative distance by scan; `between`: means of the same
         between different scans; `rank_one`: share of scans retrieved among the others.
     """
-    plain = untrained(encoder, seed=seed)
+    random = untrained(encoder, seed=seed)
     names: list[str] = []
     pairs: dict[str, list[tuple[_Array, _Array]]] = {}
     for scan in scans:
@@ -259,7 +259,7 @@ def compare_directions(
         rest = np.setdiff1d(np.arange(len(scan.gtab)), first)
         second = rest[choose_spread(scan.gtab.select(rest), n, seed=seed, gamma=gamma)]
         halves = [
-            {**encode_in_parts(encoder, part), "untrained": encode(plain, part)}
+            {**encode_in_parts(encoder, part), "untrained": encode(random, part)}
             for part in (scan.select(first), scan.select(second))
         ]
         for name in halves[0]:

@@ -85,7 +85,7 @@ class ReconstructionRequest:
     Attributes
     ----------
     directions
-        Numbers of directions of a scan; those that it does not have are left out.
+        Numbers of directions of a scan; those that it does not have are skipped.
     n_masks
         Masks of each type.
     seed

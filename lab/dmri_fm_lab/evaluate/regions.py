@@ -15,7 +15,7 @@ from dmri_fm_lab.smoothing import smooth_within
 
 __all__ = ["CRITERIA", "Regions", "reference_regions", "true_regions"]
 
-#: The brain's margin is left out by so many voxels, and by one where voxels are longer than this.
+#: Voxels that the brain mask is eroded by; one where voxels are longer than this, mm.
 MARGIN_VOXELS, LONG_VOXEL_MM = 2, 4.0
 
 #: Voxels whose reference has a higher MD count as CSF, mm^2/s.

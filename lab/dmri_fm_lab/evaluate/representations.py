@@ -13,7 +13,7 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import Kept, fit_normalised
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.smoothing import smooth_within
 
-__all__ = ["FEATURES", "encode", "encode_in_parts", "plain_features", "untrained"]
+__all__ = ["FEATURES", "baseline_features", "encode", "encode_in_parts", "untrained"]
 
 #: Every representation, in the order of tables.
 FEATURES = {
@@ -56,7 +56,7 @@ def encode_in_parts(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
     return {name: row[0].double().cpu().numpy() for name, row in rows.items()}
 
 
-def plain_features(scan: GridScan) -> dict[str, _Array]:
+def baseline_features(scan: GridScan) -> dict[str, _Array]:
     """Return baselines of features: the blurred mean weighted volume, and FA and MD maps."""
     maps = fit_normalised(Kept(scan.signal, scan.gtab, scan.mask, scan.affine))
     # MD in um^2/ms has about the range of FA.

@@ -1,4 +1,4 @@
-"""Scans of one brain that differ in their tissue, each by several protocols.
+"""Test-retest scans: tissues of one brain, each scanned by several protocols.
 
 What tells them apart is microstructure alone: shape, fibres and b=0 contrast are shared.
 """

@@ -34,7 +34,7 @@ TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 #: Likewise, of the choice of a step's scan, of its directions and mask, and of participants.
 CHOICE, STEP, HOLD_OUT = 4, 3, 6
 
-#: Mean squared error of S/S0 by which errors are divided that have no plain estimate beside them.
+#: Mean squared error of S/S0 that errors without a baseline are divided by.
 ERROR_SCALE = 0.01
 
 #: Side of the box of patches in which the convolutions are trained, and directions of a step.

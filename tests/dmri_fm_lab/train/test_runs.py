@@ -336,7 +336,7 @@ def test_the_published_encoder_has_the_published_autoencoder():
         build_autoencoder("tensor-refiner")
 
 
-def test_the_wrong_kind_of_model_is_refused(tmp_path):
+def test_the_wrong_family_of_model_is_refused(tmp_path):
     tensor = read_training(TensorTraining, "tensor-refiner")
     with pytest.raises(ConfigError, match="no tensor network"):
         train_tensor_network(replace(tensor, model="drope"), tmp_path)
