@@ -58,11 +58,6 @@ def options() -> dict[str, argparse.Action]:
     }
 
 
-def test_descriptor_is_as_generated() -> None:
-    """After a change of the parser: `python -m dmri_fm_workflows.descriptor descriptor.json`."""
-    assert descriptor() == describe_command()
-
-
 def test_descriptor_has_the_parsers_options_and_no_others() -> None:
     described = {i.get("command-line-flag", i["id"]): i for i in descriptor()["inputs"]}
     assert set(described) == set(options())
