@@ -151,8 +151,7 @@ def test_files_of_the_library_say_what_those_of_the_app_say(tmp_path, model: str
     paths.pop("v1")
     for name, path in paths.items():
         found = json.loads(path.with_name(path.name.removesuffix(".nii.gz") + ".json").read_text())
-        kind = f"{model}_{name}".replace("_ood", "_unfamiliarity")
-        app = image_sidecar(kind, space="ACPC")
+        app = image_sidecar(name, model=model, space="ACPC")
         assert found["Model"].pop("Parameters") == app["Model"].pop("Parameters") | {
             "Volumes": [0, 1]
         }
