@@ -4,7 +4,7 @@ Usage: python benchmarks/distortion.py DATASET
 
 DATASET is one of `benchmarks/simulated_scan.py`, phase-encoded along the second voxel axis.
 Prints the mean absolute error of the field inside the brain of the truth, in voxels of
-displacement. The rival is ANTs SyN of one b=0 image to the other, restricted to phase encoding,
+displacement. The baseline is ANTs SyN of one b=0 image to the other, restricted to phase encoding,
 halved.
 """
 
@@ -70,9 +70,9 @@ def main() -> int:
         error = np.abs(sign * pair.field.hz * up_encoding.readout_s - voxels)[brain].mean()
         print(f"  built in       {error:.3f} voxels, {own:.0f} CPU-s")
         start = time.process_time()
-        rival = syn_displacement(*images, up.affine)
+        baseline = syn_displacement(*images, up.affine)
         seconds = time.process_time() - start
-        print(f"  ANTs SyN       {np.abs(rival - voxels)[brain].mean():.3f} voxels, "
+        print(f"  ANTs SyN       {np.abs(baseline - voxels)[brain].mean():.3f} voxels, "
               f"{seconds:.0f} CPU-s")  # fmt: skip
     return 0
 

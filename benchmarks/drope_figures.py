@@ -26,11 +26,11 @@ from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.qspace import choose_spread
 from dmri_fm_lab.evaluate.galleries import (
     acquire_tissue,
+    brain_geometry,
     draw_gallery,
-    head_geometry,
 )
-from dmri_fm_lab.evaluate.grid_scans import GridScan, dataset_scans
-from dmri_fm_lab.evaluate.protocols import encode
+from dmri_fm_lab.evaluate.representations import encode
+from dmri_fm_lab.grid_scans import GridScan, dataset_scans
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.train.runs import load_encoder
 
@@ -101,7 +101,7 @@ def draw_cohort(encoder: Drope, scans: list[GridScan], n: int, out: Path) -> Non
     from umap import UMAP
 
     rng = np.random.default_rng(4)
-    geometry = head_geometry(encoder.config.grid)
+    geometry = brain_geometry(encoder.config.grid)
     tissues = draw_gallery(rng, n)
     rows, protocol, factor = [], [], []
     for number, gtab in enumerate(draw_shells(rng, n_directions=12, bvals=BVALS)):

@@ -51,7 +51,7 @@ ERROR, MEMORY_GB = 1e-5, 1.5
 
 
 class NaiveEncoder:
-    """The rival: every rotated key is made, for all pairs of directions and all places.
+    """The baseline: every rotated key is made, for all pairs of directions and all places.
 
     It is kinder than the authors' code, which works out cosines and sines for every place: here it
     is done once a scan. Attention over places is PyTorch's own.

@@ -3,7 +3,7 @@
 Usage: python benchmarks/drope_tables.py RUNS [--steps 400] [--scans 3] [--data BIDS]
 
 Kung et al. 2026, https://doi.org/10.48550/arXiv.2603.25977: masked autoencoders that were
-pretrained by hiding places, directions, or both in turn, with rotary attention across directions
+pretrained by masking patches, directions, or both in turn, with rotary attention across directions
 and without. The published rows are of HCP-YA and an encoder of 35M parameters after 300 epochs;
 ours are of `drope-ablation`, trained for a few hundred steps on simulation, so only the order of
 rows within one source can be compared. RUNS gets a folder for each; finished ones are kept.
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from dmri_fm import feature_grid
-from dmri_fm_lab.evaluate.grid_scans import dataset_scans, simulated_scans
 from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan
+from dmri_fm_lab.grid_scans import dataset_scans, simulated_scans
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import pretrain_drope
 from dmri_fm_lab.train.runs import load_autoencoder
@@ -46,14 +46,14 @@ COLUMNS = (
 def train(folder: Path, model: str, masking: str, steps: int) -> None:
     """Pretrain one row; a run that is there is finished or kept."""
     changes = {"n_steps": steps, "warmup_steps": max(1, steps // 10)}
-    settings = read_training(DropePretraining, model, optimisation=changes)
+    settings = read_training(DropePretraining, "drope-ablation", model=model, optimisation=changes)
     pretrain_drope(replace(settings, masking=masking), folder)
 
 
-def describe(records: list[dict[str, Any]], kind: str) -> list[str]:
+def describe(records: list[dict[str, Any]], masking: str) -> list[str]:
     """Return table cells: means over scans of our PSNR and SSIM by shell, FA and MD errors."""
     cells: list[str] = []
-    results = [r["results"][n][kind] for r in records for n in r["results"]]
+    results = [r["results"][n][masking] for r in records for n in r["results"]]
     labels = sorted({label for r in results for label in r["rows"]["network"]}, key=_order)
     for label in labels:
         rows = [r["rows"]["network"][label] for r in results if label in r["rows"]["network"]]
@@ -99,16 +99,16 @@ def main() -> None:
             folder = options.runs / f"{model}-{masking}"
             train(folder, model, masking, options.steps)
             network = load_autoencoder(folder, model=model)
-            by_kind: dict[str, list[dict[str, Any]]] = {}
+            by_origin: dict[str, list[dict[str, Any]]] = {}
             for scan in scans:
                 n = min(30, len(scan.gtab))
-                request = ReconstructionRequest((n,), n_masks=1, has_rivals=False)
-                by_kind.setdefault(scan.kind, []).append(score_scan(network, scan, request))
-            for kind, records in by_kind.items():
-                for hidden in ("spatial", "diffusion"):
-                    cells = " | ".join(describe(records, hidden))
+                request = ReconstructionRequest((n,), n_masks=1, has_baselines=False)
+                by_origin.setdefault(scan.origin, []).append(score_scan(network, scan, request))
+            for origin, records in by_origin.items():
+                for masked in ("spatial", "diffusion"):
+                    cells = " | ".join(describe(records, masked))
                     print(
-                        f"| {kind} | hidden: {hidden} | {method} | {masking} | {cells} |",
+                        f"| {origin} | masked: {masked} | {method} | {masking} | {cells} |",
                         flush=True,
                     )
 

@@ -7,7 +7,7 @@ The volumes are first laid on one another by the engine itself, then moved by kn
 deviation), and the engine is asked again. Prints the mean displacement of the brain that is
 left: of every volume from the b=0 reference, and of the weighted volumes from one another (their
 common place is found by mutual information with the b=0 reference, and is the larger part).
-The rival is ANTs: one affine registration per volume to the mean of all weighted volumes.
+The baseline is ANTs: one affine registration per volume to the mean of all weighted volumes.
 """
 
 from __future__ import annotations

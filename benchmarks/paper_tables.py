@@ -1,12 +1,13 @@
 """Print the paper's tables of QCG-DTI with our rows beside the published ones.
 
-Usage: python benchmarks/paper_tables.py [--ablations FOLDER] [--heads 1] [--sets 3]
+Usage: python benchmarks/paper_tables.py [--ablations FOLDER] [--brains 1] [--sets 3]
 
 Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766: Table 1 (directions fixed or free),
 Table 4 (cost) and Table 5 (ablations). The published rows are of 20 HCP subjects at 1.25 mm; ours
-are of simulated heads (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so only
-the order of rows within one source can be compared. FOLDER holds the weights of the ablations, as
-`dmri-fm train qcg-dti-ablation-ROW RUN --weights FOLDER/ROW.safetensors` writes them.
+are of simulated brains (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so
+only the order of rows within one source can be compared. FOLDER holds the weights of the
+ablations, as `dmri-fm train qcg-dti-ablation RUN --model qcg-dti-ablation-ROW --weights
+FOLDER/ROW.safetensors` writes them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dmri_fm.registry import MODELS
 from dmri_fm.tensor_networks.qcg_dti import ABLATIONS
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
-from dmri_fm_lab.evaluate.simulated import SimulatedHead, build_head, simulated_scan, skare_table
+from dmri_fm_lab.evaluate.simulated import SimulatedBrain, build_brain, simulated_scan, skare_table
 
 #: Tensor, MD, AD and RD in 1e-3 mm^2/s; the angle is over all tissue but CSF.
 COLUMNS = (("tensor", 1e3), ("fa", 1.0), ("md", 1e3), ("ad", 1e3), ("rd", 1e3), ("v1_deg", 1.0))
@@ -59,8 +60,8 @@ PUBLISHED_ABLATIONS = {
 
 METHODS = ("wls", "gaussian", "mppca", "network")
 
-#: Seeds of heads lie outside those of other benchmarks.
-FIRST_HEAD = 750
+#: Seeds of brains lie outside those of other benchmarks.
+FIRST_BRAIN = 750
 
 SNR = 20.0
 
@@ -79,14 +80,14 @@ def print_row(name: str, row: Row) -> None:
 
 
 def score(
-    heads: Sequence[SimulatedHead], sets: Sequence[NDArray[np.float64]], request: Request
+    brains: Sequence[SimulatedBrain], sets: Sequence[NDArray[np.float64]], request: Request
 ) -> dict[str, Row]:
-    """Return errors in tissue, averaged over heads and sets of directions, by method."""
+    """Return errors in tissue, averaged over brains and sets of directions, by method."""
     found: dict[str, list[Row]] = {}
-    for number, head in enumerate(heads):
+    for number, brain in enumerate(brains):
         for k, axes in enumerate(sets):
-            scan = simulated_scan(head, snr=SNR, bvecs=axes, seed=100 * number + k)
-            for method, regions in compare_methods(scan, head.reference(), request).items():
+            scan = simulated_scan(brain, snr=SNR, bvecs=axes, seed=100 * number + k)
+            for method, regions in compare_methods(scan, brain.reference(), request).items():
                 found.setdefault(method, []).append(regions["tissue"])
     return {method: mean_rows(rows) for method, rows in found.items()}
 
@@ -94,10 +95,10 @@ def score(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ablations", type=Path, help="folder of weights, for Table 5")
-    parser.add_argument("--heads", type=int, default=1)
+    parser.add_argument("--brains", type=int, default=1)
     parser.add_argument("--sets", type=int, default=3, help="turned sets of directions")
     options = parser.parse_args()
-    heads = [build_head(FIRST_HEAD + k) for k in range(options.heads)]
+    brains = [build_brain(FIRST_BRAIN + k) for k in range(options.brains)]
     free = [skare_table(k) for k in range(options.sets)]
 
     print("\nTable 1: six directions, always the same, or turned at random\n")
@@ -107,7 +108,7 @@ def main() -> None:
     ):
         print(f"\n{title}\n\n{HEADER}")
         print_published(published)
-        for method, row in score(heads, sets, Request(methods=METHODS)).items():
+        for method, row in score(brains, sets, Request(methods=METHODS)).items():
             name = "tensor-refiner (ours)" if method == "network" else METHOD_TITLES[method]
             print_row(name, row)
 
@@ -130,7 +131,7 @@ def main() -> None:
                 model=f"qcg-dti-ablation-{row_name}",
                 weights=options.ablations / f"{row_name}.safetensors",
             )
-            print_row(row_name, score(heads, free, request)["network"])
+            print_row(row_name, score(brains, free, request)["network"])
 
 
 if __name__ == "__main__":

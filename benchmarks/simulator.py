@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/simulator.py [--device cpu] [--batch 4] [--batches 5]
 
-The rival is the other generator: trxscan, behind `dmri-fm simulate`, on a head of about as many
+The baseline is the other generator: trxscan, behind `dmri-fm simulate`, on a head of about as many
 voxels, 7 volumes and the volumes of its truth.
 """
 
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from dmri_fm_lab.simulate import draw_anatomy, draw_batch, draw_protocol
-from dmri_fm_lab.simulate.scanner import Acquisition, Tissue, acquire, place_subject, true_tensor
+from dmri_fm_lab.simulate.scanner import Acquisition, acquire
+from dmri_fm_lab.simulate.subject import Tissue, place_subject
+from dmri_fm_lab.simulate.truth import true_tensor
 
 SHAPE = (64, 64, 64)
 
@@ -50,8 +52,8 @@ def main() -> int:
     )
     true_tensor(subject, bval=1000.0, echo_ms=85.0)
     acquire(subject, draw_protocol(rng), Acquisition(sigma=10.0))
-    rival = (time.process_time() - start) * np.prod(SHAPE) / np.prod(subject.shape)
-    print(f"trxscan             {rival:.2f} CPU-s each, {rival / cpu:.0f} times as many")
+    baseline = (time.process_time() - start) * np.prod(SHAPE) / np.prod(subject.shape)
+    print(f"trxscan             {baseline:.2f} CPU-s each, {baseline / cpu:.0f} times as many")
     return 0
 
 

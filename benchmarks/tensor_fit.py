@@ -53,7 +53,7 @@ def main() -> int:
     options = parser.parse_args()
 
     rng = np.random.default_rng(0)
-    gtab = draw_protocol(rng, kind="shell", n_directions=100, bvals=1000, n_b0=8)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=100, bvals=1000, n_b0=8)
     fit_tensor(Dwi.from_arrays(simulate(rng, gtab, 9000), np.eye(4), gtab))
     data = simulate(rng, gtab, options.voxels)
     dwi = Dwi.from_arrays(data, np.eye(4), gtab)

@@ -1,12 +1,12 @@
 """Score tensor estimates from seven volumes on the simulation that networks do not train on.
 
-Usage: python benchmarks/tensor_on_simulation.py [--heads 2] [--weights FILE] [--json OUT]
+Usage: python benchmarks/tensor_on_simulation.py [--brains 2] [--weights FILE] [--json OUT]
                                                  [--figure OUT.png]
 
-Heads of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
+Brains of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
 with one b=0 and a turned Skare set. From one condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no
 lesions) one thing at a time is changed: SNR, b, voxel size, lesions. Prints a table for each
-condition, and at the end the two lines that decide: the gain over the best rival at SNR 20, and
+condition, and at the end the two lines that decide: the gain over the best baseline at SNR 20, and
 the loss against least squares at SNR 60 and above.
 """
 
@@ -18,24 +18,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, clean, compare_methods
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
+from dmri_fm_lab.evaluate.records import json_ready
 from dmri_fm_lab.evaluate.scores import mean_rows
-from dmri_fm_lab.evaluate.simulated import build_head, simulated_scan
+from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan
 
 #: Names and values of what is changed; the first of each is the condition that the rest keep.
 SNRS = (20.0, 8.0, 12.0, 30.0, 45.0, 60.0, 80.0)
 BVALS = (1000.0, 600.0, 2000.0, 3000.0)
 VOXELS_MM = (2.5, 2.0, 3.5)
 
-#: Rivals that see the same seven volumes.
-RIVALS = ("wls", "gaussian", "nlmeans", "tv", "mppca")
-METHODS = (*RIVALS, "network", "gaussian-oracle")
+#: Baselines that see the same seven volumes.
+BASELINES = ("wls", "gaussian", "nlmeans", "tv", "mppca")
+METHODS = (*BASELINES, "network", "gaussian-oracle")
 
 #: Share of k-space that is sampled.
 PARTIAL_FOURIER = 0.8
 
-#: Seeds of heads lie outside those of other benchmarks.
-FIRST_HEAD = 700
+#: Seeds of brains lie outside those of other benchmarks.
+FIRST_BRAIN = 700
 
 COLUMNS = (
     ("fa", "FA", 1.0),
@@ -48,42 +49,42 @@ COLUMNS = (
 )
 
 
-def score_head(
+def score_brain(
     seed: int, snrs: Sequence[float], request: Request, **changes: Any
 ) -> dict[float, dict[str, Any]]:
     """Return the numbers of every method and region, by SNR."""
-    head = build_head(seed, **changes)
+    brain = build_brain(seed, **changes)
     found = {}
     for snr in snrs:
-        scan = simulated_scan(head, snr=snr, partial_fourier=PARTIAL_FOURIER, seed=seed)
-        found[snr] = compare_methods(scan, head.reference(), request)
+        scan = simulated_scan(brain, snr=snr, partial_fourier=PARTIAL_FOURIER, seed=seed)
+        found[snr] = compare_methods(scan, brain.reference(), request)
     return found
 
 
-def conditions(n_heads: int, request: Request) -> dict[str, list[dict[str, Any]]]:
-    """Return the numbers of each head, by condition."""
+def conditions(n_brains: int, request: Request) -> dict[str, list[dict[str, Any]]]:
+    """Return the numbers of each brain, by condition."""
     found: dict[str, list[dict[str, Any]]] = {}
 
     def add(name: str, numbers: dict[str, Any]) -> None:
-        print(f"{name}: head {len(found.get(name, ())) + 1}", flush=True)
+        print(f"{name}: brain {len(found.get(name, ())) + 1}", flush=True)
         found.setdefault(name, []).append(numbers)
 
-    for k in range(n_heads):
-        seed = FIRST_HEAD + k
-        for snr, numbers in score_head(seed, SNRS, request).items():
+    for k in range(n_brains):
+        seed = FIRST_BRAIN + k
+        for snr, numbers in score_brain(seed, SNRS, request).items():
             add(f"SNR {snr:g}", numbers)
         for bval in BVALS[1:]:
-            add(f"b {bval:g}", score_head(seed, SNRS[:1], request, bval=bval)[SNRS[0]])
+            add(f"b {bval:g}", score_brain(seed, SNRS[:1], request, bval=bval)[SNRS[0]])
         for size in VOXELS_MM[1:]:
-            numbers = score_head(seed, SNRS[:1], request, voxel_size_mm=size)[SNRS[0]]
+            numbers = score_brain(seed, SNRS[:1], request, voxel_size_mm=size)[SNRS[0]]
             add(f"{size:g} mm", numbers)
-        add("lesions", score_head(seed, SNRS[:1], request, has_lesions=True)[SNRS[0]])
+        add("lesions", score_brain(seed, SNRS[:1], request, has_lesions=True)[SNRS[0]])
     return found
 
 
-def means(heads: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Average over heads, by method and region."""
-    return {m: {r: mean_rows([h[m][r] for h in heads]) for r in heads[0][m]} for m in heads[0]}
+def means(brains: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Average over brains, by method and region."""
+    return {m: {r: mean_rows([h[m][r] for h in brains]) for r in brains[0][m]} for m in brains[0]}
 
 
 def print_condition(name: str, numbers: dict[str, dict[str, Any]]) -> None:
@@ -105,7 +106,7 @@ def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     for region in ("white", "grey"):
         for key in ("fa", "md"):
             numbers = found["SNR 20"]
-            best = min(RIVALS, key=lambda m: numbers[m][region][key])
+            best = min(BASELINES, key=lambda m: numbers[m][region][key])
             gain = 1 - numbers["network"][region][key] / numbers[best][region][key]
             print(
                 f"SNR 20, {region}, {key.upper()}: network {100 * gain:+.0f} % against "
@@ -161,18 +162,18 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--brains", type=int, default=2)
     parser.add_argument("--weights", type=Path, help="in place of those of the package")
     parser.add_argument("--json", type=Path, help="write all numbers")
     parser.add_argument("--figure", type=Path, help="write the plots")
     options = parser.parse_args()
     request = Request(methods=METHODS, weights=options.weights)
-    found = {name: means(heads) for name, heads in conditions(options.heads, request).items()}
+    found = {name: means(brains) for name, brains in conditions(options.brains, request).items()}
     for name, numbers in found.items():
         print_condition(name, numbers)
     print_verdict(found)
     if options.json:
-        options.json.write_text(json.dumps(clean(found), indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(json_ready(found), indent=1) + "\n", encoding="utf-8")
     if options.figure:
         draw(found, options.figure)
 

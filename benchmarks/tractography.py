@@ -29,7 +29,7 @@ from dmri_fm import predict_tensor
 from dmri_fm.gradients import rotation_part
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
-from dmri_fm_lab.evaluate.rivals import METHODS
+from dmri_fm_lab.evaluate.baselines import BASELINES
 from dmri_fm_lab.evaluate.subsets import choose_subsets
 from dmri_fm_lab.scans import find_scans
 
@@ -88,7 +88,7 @@ def main() -> None:
             reference = crossed(fit_tensor(shell.with_mask(brain), shell="all"))
             test = scan.dwi.select(subset.volumes).with_mask(brain)
             for name in COMPARED:
-                scores[name].append(dice(crossed(METHODS[name](test)), reference))
+                scores[name].append(dice(crossed(BASELINES[name].apply(test)), reference))
             network = predict_tensor(test, weights=options.weights)
             scores["network"].append(dice(crossed(network), reference))
         line = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in scores.items())

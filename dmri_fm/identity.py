@@ -118,13 +118,7 @@ class ModelIdentity:
 
 
 def label_of(name: str) -> str:
-    """Return the `model` entity of a registered name: BIDS labels hold letters and digits only.
-
-    Examples
-    --------
-    >>> label_of("qcg-dti-paper")
-    'qcgdtipaper'
-    """
+    """Return the `model` entity of a registered name: BIDS labels hold letters and digits only."""
     return name.replace("-", "")
 
 
@@ -344,7 +338,7 @@ RETIRED_NAMES: Mapping[str, str] = MappingProxyType(
 
 
 def explain_retired(name: str) -> ConfigError | None:
-    """Return the error to raise where a retired name is used, or None for any other name."""
+    """Return the error to raise for a retired name, or None for any other name."""
     if name not in RETIRED_NAMES:
         return None
     return ConfigError(

@@ -5,17 +5,14 @@ from __future__ import annotations
 import reprlib
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from dmri_fm.errors import WeightsError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 __all__ = ["NetworkConfig", "read_config"]
 
 #: A frozen dataclass of numbers, texts and tuples of numbers.
-NetworkConfig: TypeAlias = "DataclassInstance"
+NetworkConfig: TypeAlias = Any
 
 #: Fields that are younger than the format of weights; files without them mean the default.
 LATER_FIELDS = {"rotary", "features", "patch_centre"}

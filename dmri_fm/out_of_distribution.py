@@ -4,9 +4,9 @@ Features are scored by a Mahalanobis distance: along the main components of the 
 by their variances, in all other directions by the mean of the remaining variance, over the root of
 the number of features.
 
-Features that see through protocols see through much that spoils a scan. So whole scans have
-indicators, too: plain numbers that grow with what is wrong. Distance and indicators are put on one
-scale, and the largest is the score of the scan.
+Features that do not depend on the protocol miss much that spoils a scan. So whole scans have
+indicators, too: numbers that need no network and grow with what is wrong. Distance and indicators
+are put on one scale, and the largest is the score of the scan.
 
 Percentiles are those of held-out training data.
 """
@@ -55,7 +55,7 @@ def fit_reference(training: ArrayLike, held_out: ArrayLike) -> dict[str, Tensor]
     Parameters
     ----------
     training, held_out
-        Shape (N, D): features of two disjoint sets of scans, or of places in scans.
+        Shape (N, D): features of two disjoint sets of scans, or of voxels.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import nn
@@ -19,7 +19,6 @@ from dmri_fm.encoders.drope.encoder import DropeEncoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.identity import Family, identity
-from dmri_fm.network_config import NetworkConfig
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.tensor_networks import qcg_dti, refiner
 from dmri_fm.tensor_networks.base import TensorNetwork
@@ -43,7 +42,8 @@ class RegisteredModel(NamedTuple):
     Attributes
     ----------
     config
-        Default configuration, that of packaged weights.
+        Default configuration, that of packaged weights: a frozen dataclass; for encoders it has
+        a `grid`.
     network
         Class of the network, which a configuration constructs.
     adapter
@@ -51,9 +51,9 @@ class RegisteredModel(NamedTuple):
         :class:`~dmri_fm.tensor_networks.base.TensorNetwork`, of loaded weights.
     """
 
-    config: NetworkConfig
+    config: Any
     network: type[nn.Module]
-    adapter: Callable[[Weights], Any]
+    adapter: Callable[[Weights], Encoder[Any] | TensorNetwork]
 
 
 #: Every network, by name.
@@ -98,7 +98,7 @@ def feature_grid(name: str = "drope") -> Grid:
     ConfigError
         If the model is unknown or no encoder.
     """
-    grid: Grid = find_model(name, family="encoder").config.grid  # type: ignore[attr-defined]
+    grid: Grid = find_model(name, family="encoder").config.grid
     return grid
 
 
@@ -157,7 +157,7 @@ def load_encoder(
     """
     registered = find_model(name, family="encoder")
     loaded = load_weights(name if weights is None else weights, model=name, device=device)
-    encoder: Encoder[Any] = registered.adapter(loaded)
+    encoder = cast("Encoder[Any]", registered.adapter(loaded))
     grid = feature_grid(name)
     if encoder.grid.shape != grid.shape or not np.allclose(encoder.grid.affine, grid.affine):
         raise WeightsError("weights for another grid", expected=f"{grid.shape}")
@@ -170,5 +170,4 @@ def load_tensor_network(
     """Load a tensor network, ready to run; parameters and errors as of :func:`load_encoder`."""
     registered = find_model(name, family="tensor network")
     loaded = load_weights(name if weights is None else weights, model=name, device=device)
-    network: TensorNetwork = registered.adapter(loaded)
-    return network
+    return cast(TensorNetwork, registered.adapter(loaded))

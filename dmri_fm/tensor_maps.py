@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +217,10 @@ class TensorMaps:
 
     def __post_init__(self) -> None:
         grid = self.mask.shape
-        wrong = [
-            f"{name} {array.shape}"
-            for name, array in {**self.scalars(), **(self.std or {})}.items()
-            if array.shape[:3] != grid
-        ]
+        maps = {**self.scalars(), **(self.std or {})}
+        if self.ood_percentile is not None:
+            maps["ood"] = self.ood_percentile
+        wrong = [f"{name} {array.shape}" for name, array in maps.items() if array.shape != grid]
         if len(grid) != 3 or wrong or self.diffusivity.shape != (*grid, 6):
             raise ImageError(
                 f"tensor maps of unlike shapes: mask {grid}, diffusivity "
@@ -238,8 +237,6 @@ class TensorMaps:
         affine: ArrayLike,
         model: str,
         s0: ArrayLike | None = None,
-        std: Mapping[str, NDArray[np.float32]] | None = None,
-        ood_percentile: NDArray[np.float32] | None = None,
         metadata: Mapping[str, Any] | None = None,
         min_diffusivity: float = 0.0,
     ) -> TensorMaps:
@@ -255,15 +252,10 @@ class TensorMaps:
             Shape (4, 4), voxel to RAS+ mm.
         model
             Label of the model in file names: `"tensor"`, `"tensorrefiner"`.
-        s0, std, ood_percentile, metadata
+        s0, metadata
             See the class.
         min_diffusivity
             Eigenvalues below this are raised to it before the scalars are computed, mm^2/s.
-
-        Returns
-        -------
-        TensorMaps
-            Maps, zero outside the mask.
 
         Raises
         ------
@@ -282,27 +274,45 @@ class TensorMaps:
         values = np.maximum(values, min_diffusivity)
         scalars = eigenvalue_scalars(values)
 
-        def place(numbers: NDArray[Any]) -> NDArray[np.float32]:
+        def lay_out(numbers: NDArray[Any]) -> NDArray[np.float32]:
             out = np.zeros((*inside.shape, *numbers.shape[1:]), dtype=np.float32)
             out[inside] = numbers
             return out
 
-        def within(image: ArrayLike) -> NDArray[np.float32]:
-            array = np.asarray(image, dtype=np.float32)
-            # The constructor refuses another grid.
-            return array * inside if array.shape == inside.shape else array
-
         return cls(
-            diffusivity=place(chosen),
-            **{name: place(numbers) for name, numbers in scalars.items()},
-            v1=place(np.where(values[:, :1] > 0, first, 0.0)),
+            diffusivity=lay_out(chosen),
+            fa=lay_out(scalars["fa"]),
+            md=lay_out(scalars["md"]),
+            ad=lay_out(scalars["ad"]),
+            rd=lay_out(scalars["rd"]),
+            v1=lay_out(np.where(values[:, :1] > 0, first, 0.0)),
             mask=inside,
             affine=np.array(affine, dtype=np.float64),
             model=model,
-            s0=None if s0 is None else place(np.nan_to_num(np.asarray(s0)[inside])),
-            std=None if std is None else {name: within(d) for name, d in std.items()},
-            ood_percentile=None if ood_percentile is None else within(ood_percentile),
+            s0=None if s0 is None else lay_out(np.nan_to_num(np.asarray(s0)[inside])),
             metadata=dict(metadata or {}),
+        )
+
+    def with_uncertainty(
+        self, *, std: Mapping[str, ArrayLike], ood_percentile: ArrayLike
+    ) -> TensorMaps:
+        """Return the maps with standard deviations and the OOD map, zero outside the mask.
+
+        Raises
+        ------
+        ImageError
+            If the shapes do not fit.
+        """
+
+        def within(image: ArrayLike) -> NDArray[np.float32]:
+            array = np.asarray(image, dtype=np.float32)
+            # The constructor refuses another grid.
+            return array * self.mask if array.shape == self.mask.shape else array
+
+        return replace(
+            self,
+            std={name: within(deviation) for name, deviation in std.items()},
+            ood_percentile=within(ood_percentile),
         )
 
     def scalars(self) -> dict[str, NDArray[np.float32]]:

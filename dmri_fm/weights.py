@@ -69,7 +69,7 @@ class Architecture(Protocol):
     """Default configuration of a network, and its class, as the registry has them."""
 
     @property
-    def config(self) -> NetworkConfig: ...
+    def config(self) -> Any: ...
 
     @property
     def network(self) -> type[nn.Module]: ...
@@ -176,12 +176,7 @@ def save_weights(
     networks = network.state_dict()
     if pretraining is not None:
         networks |= {PRETRAINING_PREFIX + k: v for k, v in pretraining.tensors.items()}
-    tensors = {
-        key: value.detach().cpu().to(torch.float16).contiguous() for key, value in networks.items()
-    }
-    for key, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise WeightsError(f"{key} is not finite in half precision", path=path)
+    tensors = _to_half(networks, path)
     for key, value in (statistics or {}).items():
         tensors[STATISTICS_PREFIX + key] = value.detach().cpu().contiguous()
     content = save(tensors)
@@ -206,6 +201,14 @@ def save_weights(
     return path
 
 
+def _to_half(networks: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in networks.items()}
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{key} is not finite in half precision", path=path)
+    return tensors
+
+
 def read_weights(
     name_or_path: str | Path,
     architectures: Mapping[str, Architecture],
@@ -213,13 +216,7 @@ def read_weights(
     model: str | None = None,
     device: str = "cpu",
 ) -> Weights:
-    """Load a network and its weights, strictly; see :func:`dmri_fm.registry.load_weights`.
-
-    Parameters
-    ----------
-    architectures
-        Of the models, by name.
-    """
+    """Load weights of models by their architectures, see :func:`dmri_fm.registry.load_weights`."""
     path = _find(name_or_path)
     description = _read_description(path)
     try:
@@ -283,7 +280,7 @@ def _build(
     kind: type[nn.Module], config: NetworkConfig, tensors: dict[str, Tensor], *, path: Path
 ) -> nn.Module:
     """Build a network with the tensors of the file."""
-    expected = f"the weights of a {kind.__name__} with the configuration in the JSON beside them"
+    expected = f"the weights of a {kind.__name__} with the configuration in the JSON"
     counts = [getattr(config, field, 0) for field in BLOCK_COUNTS]
     n_blocks = sum(sum(c) if isinstance(c, tuple) else c for c in counts)
     if n_blocks > len(tensors):

@@ -14,9 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks.fuzz import make_targets, run_target
+from tests.fuzz.run import run_target
+from tests.fuzz.targets import make_targets
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "fuzz.py"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def targets():
 
 def run(n_inputs: int, seed: int) -> dict[str, list[int]]:
     """Run the script within its limit of memory; inputs, refused, accepted, failures by target."""
-    command = [sys.executable, str(SCRIPT), "--inputs", str(n_inputs), "--seed", str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.fuzz", "--inputs", str(n_inputs), "--seed", str(seed)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = re.findall(r"\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", done.stdout)
     return {name: list(map(int, numbers)) for name, *numbers in rows}

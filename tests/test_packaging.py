@@ -21,7 +21,7 @@ from packaging.version import Version
 import dmri_fm
 from dmri_fm_lab.__main__ import build_parser as build_lab_parser
 from dmri_fm_workflows.cli import build_parser, parse_args
-from dmri_fm_workflows.descriptor import write_descriptor
+from dmri_fm_workflows.descriptor import describe_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -56,6 +56,11 @@ def options() -> dict[str, argparse.Action]:
         for a in build_parser()._actions
         if a.dest not in ("help", "version")
     }
+
+
+def test_descriptor_is_as_generated() -> None:
+    """After a change of the parser: `python -m dmri_fm_workflows.descriptor descriptor.json`."""
+    assert descriptor() == describe_command()
 
 
 def test_descriptor_has_the_parsers_options_and_no_others() -> None:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: What nothing in the packages or benchmarks refers to, and why it is there all the same.
 FOR_OTHERS = {
-    "convert_authors_checkpoint": "users turn the authors' checkpoint into --weights",
+    "convert_authors_checkpoint": "users convert a checkpoint of the authors' by it",
     "missing_metadata": "checks an output folder",
     "pybids_config": "users give it to pybids (docs/interoperability.md)",
 }

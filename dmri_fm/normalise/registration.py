@@ -23,17 +23,19 @@ from dmri_fm.normalise.grid import (
     linear_part,
     resample_image,
 )
-from dmri_fm.normalise.template import Template
+from dmri_fm.normalise.template import TEMPLATE_NAME, Template
 from dmri_fm.normalise.transforms import warp_map, write_affine
 from dmri_fm.preprocess.alignment import Alignment, Level, align, one_itk_thread, to_ants_image
 from dmri_fm.series import load_image, read_array
 
 __all__ = [
+    "COREGISTRATION_METHOD",
     "AcpcHead",
     "TemplateRegistration",
     "acpc_alignment",
     "coregister",
     "describe_dice",
+    "name_normalisation",
     "place_in_acpc",
     "register_affine",
     "register_rigid",
@@ -41,6 +43,9 @@ __all__ = [
     "register_template",
     "registration_dice",
 ]
+
+#: Method that registers the b=0 reference to the T1w image, as plan and sidecar name it.
+COREGISTRATION_METHOD = "rigid, mutual information (ANTs)"
 
 #: Below this overlap of the registered brain with the template's, other starts are tried, and the
 #: registration is doubted.
@@ -55,6 +60,12 @@ TEMPLATE_LEVELS = (Level(4, 2, 100), Level(2, 1, 50), Level(1, 0, 50))
 
 #: Random seed of ANTs' metric sampling in the warp.
 SYN_SEED = 20
+
+
+def name_normalisation(method: str) -> str:
+    """Return the name of a registration to the template, for plan and sidecar."""
+    names = {"affine": "affine (ANTs)", "syn": "affine and SyN (ANTs)"}
+    return f"{names[method]} to {TEMPLATE_NAME}"
 
 
 @dataclass(frozen=True, eq=False)

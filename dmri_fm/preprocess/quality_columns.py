@@ -45,22 +45,6 @@ QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "negative_diffusivity_fraction": {
         "Description": "Share of brain voxels whose tensor has a negative eigenvalue, 0 to 1"
     },
-    "tensorrefiner_fa_out_of_range_fraction": {
-        "Description": "Share of brain voxels whose FA by the network, before clipping, is above "
-        "1, 0 to 1"
-    },
-    "tensorrefiner_negative_diffusivity_fraction": {
-        "Description": "Share of brain voxels whose tensor by the network has a negative "
-        "eigenvalue, 0 to 1"
-    },
-    "tensorrefiner_md_bias": {
-        "Description": "Smooth part of the difference of mean diffusivity between network and "
-        "fit, over the fit's: 99th percentile of the absolute value over the brain"
-    },
-    "tensorrefiner_unfamiliar_fraction": {
-        "Description": "Share of brain voxels whose surroundings are less like the network's "
-        "training data than 99 in 100 of such data, 0 to 1"
-    },
     "mask_volume_ml": {"Description": "Volume of the brain mask", "Units": "ml"},
     "registration_dice": {
         "Description": "Overlap of the registered brain mask and that of the template, 0 to 1"

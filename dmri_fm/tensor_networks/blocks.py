@@ -41,7 +41,7 @@ class BlockwiseNetwork:
         self.has_intervals = (
             identity(weights.name).has_intervals and WIDTH_FACTOR in weights.statistics
         )
-        self._stride: int = weights.config.stride  # type: ignore[attr-defined]
+        self._stride: int = weights.config.stride
 
     def predict(self, inputs: TensorInputs) -> TensorPrediction:
         """Estimate the tensors of a scan, a batch of one, in overlapping blocks.

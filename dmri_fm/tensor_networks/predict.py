@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,9 +73,8 @@ def predict_tensor(
     """
     network = load_tensor_network(model, weights=weights, device=device)
     six = choose_six(dwi.gtab, seed=seed)
-    dwi.mean_b0()
-    b0_volumes = np.flatnonzero(dwi.gtab.is_b0)
-    volumes = np.concatenate([b0_volumes, six.index])
+    dwi.mean_b0()  # Refuses a series without b=0 volumes.
+    volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), six.index])
     inside = find_brain(dwi, mask)
     inputs = tensor_inputs(dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine)
     if not inputs.mask.any():
@@ -83,29 +83,38 @@ def predict_tensor(
         )
     prediction = network.predict(inputs)
     tensor = turn_tensors(prediction.tensor, rotation_part(dwi.affine))
-    half_width, percentile = prediction.half_width, prediction.ood_percentile
-    return TensorMaps.from_tensor(
+    maps = TensorMaps.from_tensor(
         np.moveaxis(tensor.numpy(), 0, 3).astype(np.float64) * 1e-3,
         inside,
         affine=dwi.affine,
         model=label_of(network.name),
-        std=None if half_width is None else _deviations(half_width),
-        ood_percentile=None if percentile is None else percentile.numpy(),
         metadata={
             **network.weights.describe(),
             **_judge(network, dwi, six, inputs, prediction),
             "Device": device,
             "Precision": "float32",
-            "Volumes": [int(i) for i in six.index],
-            "B0Volumes": [int(i) for i in b0_volumes],
-            "UsesAllDirections": dwi.gtab.count_directions() == len(six.index),
-            "BValue": round(six.bval),
-            "ConditionNumber": round(six.condition_number, 3),
-            "AngleToSkare": round(skare_angle_deg(dwi.gtab.bvecs_ras[list(six.index)]), 1),
+            **_describe_input(dwi, six),
             "NoiseOverMeanB0": round(float(inputs.noise), 4),
             "Seed": seed,
         },
     )
+    if prediction.half_width is None or prediction.ood_percentile is None:
+        return maps
+    return maps.with_uncertainty(
+        std=_deviations(prediction.half_width), ood_percentile=prediction.ood_percentile.numpy()
+    )
+
+
+def _describe_input(dwi: Dwi, six: SixDirections) -> dict[str, Any]:
+    """Return metadata on the volumes that the network read."""
+    return {
+        "Volumes": [int(i) for i in six.index],
+        "B0Volumes": [int(i) for i in np.flatnonzero(dwi.gtab.is_b0)],
+        "UsesAllDirections": dwi.gtab.count_directions() == len(six.index),
+        "BValue": round(six.bval),
+        "ConditionNumber": round(six.condition_number, 3),
+        "AngleToSkare": round(skare_angle_deg(dwi.gtab.bvecs_ras[list(six.index)]), 1),
+    }
 
 
 def _judge(

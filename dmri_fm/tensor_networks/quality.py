@@ -23,7 +23,7 @@ def network_quality(
     fitted: NDArray[Any] | None,
     *,
     dwi: Dwi,
-    unfamiliarity: NDArray[Any] | None,
+    ood: NDArray[Any] | None,
 ) -> dict[str, float | None]:
     """Look for the known ways in which networks fail to estimate tensors.
 
@@ -36,20 +36,20 @@ def network_quality(
         Shape (X, Y, Z, 6), mm^2/s: tensors of the network and of the fit.
     dwi
         The series that they were estimated from, with its brain mask.
-    unfamiliarity
-        Shape (X, Y, Z): percentile among training data.
+    ood
+        Shape (X, Y, Z): out-of-distribution percentile among training data, or None.
 
     Returns
     -------
     dict
-        Columns `tensorrefiner_*` of the table, none for an empty mask; None for what cannot be
-        known.
+        `fa_out_of_range_fraction`, `negative_diffusivity_fraction`, `md_bias` and `ood_fraction`,
+        none for an empty mask; None for what cannot be known.
     """
     mask = dwi.brain
     if not mask.any():
         return {}
     measures = tensor_quality(network, mask)
-    bias, unfamiliar = None, None
+    bias = None
     if fitted is not None:
         md, reference = (
             np.where(mask, t[..., [0, 3, 5]].mean(axis=3), 0.0) for t in (network, fitted)
@@ -62,11 +62,10 @@ def network_quality(
         known = mask & (weight > 0.5) & (smooth[1] > 0)
         if known.any():
             bias = float(np.percentile(np.abs(smooth[0][known] / smooth[1][known]), 99))
-    if unfamiliarity is not None:
-        unfamiliar = float((unfamiliarity[mask] >= OOD_PERCENTILE).mean())
+    far = None if ood is None else float((ood[mask] >= OOD_PERCENTILE).mean())
     return {
-        "tensorrefiner_fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
-        "tensorrefiner_negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],
-        "tensorrefiner_md_bias": bias,
-        "tensorrefiner_unfamiliar_fraction": unfamiliar,
+        "fa_out_of_range_fraction": measures["fa_out_of_range_fraction"],
+        "negative_diffusivity_fraction": measures["negative_diffusivity_fraction"],
+        "md_bias": bias,
+        "ood_fraction": far,
     }

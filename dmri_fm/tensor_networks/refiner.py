@@ -1,16 +1,15 @@
 """The default tensor network: averages neighbours with learnt weights, fits, and corrects.
 
 The published QCG-DTI (:mod:`~dmri_fm.tensor_networks.qcg_dti`) lets a network learn how images,
-b-vectors
-and b-values make a tensor. Here least squares does that, exactly: q-space enters through the
-design matrix and through the standard deviation that it gives each element. A U-Net sees the
-least-squares tensor and its deviation, voxel by voxel, and estimates
+b-vectors and b-values make a tensor. Here least squares does that, exactly: q-space enters
+through the design matrix and through the standard deviation that it gives each element. A U-Net
+sees the least-squares tensor and its deviation, voxel by voxel, and estimates
 
 - the weights with which the images of a voxel and its neighbours are averaged before the tensor
   is fitted: a mixture of Gaussians, and a factor for each neighbour (Mildenhall et al. 2018,
   doi:10.1109/CVPR.2018.00265, call it kernel prediction),
 - how much of the tensor of locally denoised images (:mod:`~dmri_fm.tensor_networks.local_pca`)
-to take in,
+  to take in,
 - both for the mean diffusivity and for the rest of the tensor apart, as grey matter is isotropic
   over wide areas whose diffusivity is not the same everywhere,
 - by what factor the anisotropic part is to be stretched, as averages lose anisotropy,

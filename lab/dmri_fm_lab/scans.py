@@ -43,7 +43,7 @@ class Scan:
         Manufacturer and model, or what there is in their place.
     dwi
         The series; it has a mask if one was given with it.
-    kind
+    origin
         `raw`, or `preprocessed`: corrected for motion and resampled, so that noise is correlated.
     """
 
@@ -51,7 +51,7 @@ class Scan:
     participant: str
     scanner: str
     dwi: Dwi
-    kind: str
+    origin: str
 
     @property
     def brain_name(self) -> str:
@@ -93,7 +93,7 @@ def find_scans(
         return
     dataset = read_dataset(root, participant_labels=participant_labels)
     for problem in dataset.problems:
-        logger.warning("left out: %s", problem.error)
+        logger.warning("skipped: %s", problem.error)
     for participant in dataset.participants:
         for session in participant.sessions:
             for run in (run for series in session.series for run in series.runs):
@@ -102,7 +102,7 @@ def find_scans(
                     participant=participant.label,
                     scanner=_scanner(run.metadata, participant.label),
                     dwi=run.load(),
-                    kind="raw",
+                    origin="raw",
                 )
 
 
@@ -151,7 +151,7 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             participant=entities["subject"],
             scanner=_scanner(sidecar, entities["subject"]),
             dwi=dwi,
-            kind="preprocessed",
+            origin="preprocessed",
         )
 
 

@@ -29,7 +29,7 @@ CARDS = Path(__file__).parents[2] / "docs" / "model_cards"
 def test_tensor_network_beats_least_squares_on_simulation(snr):
     """Seeds that training cannot draw; the margin is far below what the card reports."""
     rng = np.random.default_rng([777_001, snr])
-    gtab = draw_protocol(rng, kind="skare6", bvals=1000)
+    gtab = draw_protocol(rng, scheme="skare6", bvals=1000)
     sample = draw_sample(rng, shape=(28, 28, 28), gtab=gtab, snr=snr)
     dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
     where = sample.mask & (sample.fractions[..., 2] < 0.5)
@@ -47,7 +47,7 @@ def test_tensor_network_turns_with_the_subject():
     error would swap MD-neutral elements and put V1 at a right angle.
     """
     rng = np.random.default_rng([777_002])
-    gtab = draw_protocol(rng, kind="skare6", bvals=1000)
+    gtab = draw_protocol(rng, scheme="skare6", bvals=1000)
     sample = draw_sample(rng, shape=(24, 24, 24), gtab=gtab, snr=40)
     maps = predict_tensor(Dwi.from_arrays(sample.signal, np.eye(4), gtab, mask=sample.mask))
     turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
@@ -63,7 +63,7 @@ def test_tensor_network_turns_with_the_subject():
 def test_size_of_blocks_does_not_change_the_tensors(monkeypatch):
     """The margin that is computed and thrown away is wide enough: 1e-3 um^2/ms at most."""
     rng = np.random.default_rng([777_004])
-    gtab = draw_protocol(rng, kind="skare6", bvals=1000)
+    gtab = draw_protocol(rng, scheme="skare6", bvals=1000)
     sample = draw_sample(rng, shape=(100, 28, 28), gtab=gtab, snr=20)
     dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
     whole = predict_tensor(dwi)
@@ -78,7 +78,7 @@ def test_intervals_hold_nine_errors_in_ten_on_simulation():
     held = []
     for seed in range(4):
         rng = np.random.default_rng([777_005, seed])
-        gtab = draw_protocol(rng, kind="skare6", bvals=1000)
+        gtab = draw_protocol(rng, scheme="skare6", bvals=1000)
         sample = draw_sample(rng, shape=(32, 32, 32), gtab=gtab)
         dwi = Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
         maps = predict_tensor(dwi)
@@ -93,7 +93,7 @@ def test_intervals_hold_nine_errors_in_ten_on_simulation():
 def simulated_scan(seed, n_directions=6):
     rng = np.random.default_rng([777_003, seed])
     grid = feature_grid("drope")
-    gtab = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=1000, n_b0=1)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=1000, n_b0=1)
     sample = draw_sample(
         rng, shape=grid.shape, affine=grid.affine, gtab=gtab, snr=30, with_truth=False
     )
@@ -139,7 +139,7 @@ def test_hidden_places_are_filled_better_than_by_the_start_and_directions_no_wor
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("tensor-refiner", "one real brain"), ("drope", "two heads")]
+    ("name", "data"), [("tensor-refiner", "one real brain"), ("drope", "two brains")]
 )
 def test_card_names_the_weights_that_ship(name, data):
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
@@ -182,10 +182,10 @@ def test_tensor_network_on_a_real_crop(data_dir):
     fit = fit_tensor(dwi.select([first_half[0], *six]))
     where = mask & (reference.md < 1.6e-3) & (reference.md > 3e-4)
     assert 0.6e-3 < np.median(maps.md[where]) < 1.1e-3
-    error, rival = (
+    error, baseline = (
         np.abs(m.diffusivity - reference.diffusivity)[where].mean() for m in (maps, fit)
     )
-    assert error < 0.9 * rival
+    assert error < 0.9 * baseline
 
 
 def test_gradient_table_of_one_shell_is_enough():
@@ -194,7 +194,7 @@ def test_gradient_table_of_one_shell_is_enough():
         np.r_[0.0, np.full(6, 1000.0)],
         np.r_[
             np.zeros((1, 3)),
-            draw_protocol(np.random.default_rng(0), kind="skare6", bvals=1000).bvecs_ras[1:],
+            draw_protocol(np.random.default_rng(0), scheme="skare6", bvals=1000).bvecs_ras[1:],
         ],
     )
     data = np.full((6, 6, 6, 7), 300.0, dtype=np.float32)

@@ -14,7 +14,7 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import MIN_SIGNAL, fit_tensor, select_shells, smallest_signal
 from dmri_fm_lab.simulate import draw_protocol
-from dmri_fm_lab.simulate.heads import draw_heads
+from dmri_fm_lab.simulate.brains import draw_brains
 from dmri_fm_lab.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture
 
 #: dipy's order is Dxx, Dxy, Dyy, Dxz, Dyz, Dzz.
@@ -27,7 +27,7 @@ def fit_dipy(data: np.ndarray, gtab: GradientTable):
 
 
 def multi_shell(rng: np.random.Generator, *, bvals=(1000,), n=20, n_b0=2) -> GradientTable:
-    return draw_protocol(rng, kind="multishell", n_directions=n, bvals=bvals, n_b0=n_b0)
+    return draw_protocol(rng, scheme="multishell", n_directions=n, bvals=bvals, n_b0=n_b0)
 
 
 def gaussian_signal(gtab: GradientTable, matrices: np.ndarray, s0: float = 1000) -> np.ndarray:
@@ -162,20 +162,20 @@ def test_tensor_is_in_the_scanner_frame_whatever_the_storage(tmp_path) -> None:
 def test_true_tensor_of_the_simulator_is_the_fit_of_its_noise_free_shell() -> None:
     generator = torch.Generator().manual_seed(6)
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
-    heads = draw_heads(generator, (16, 16, 16), affine[None], atlas_weight=torch.ones(1))
+    brains = draw_brains(generator, (16, 16, 16), affine[None], atlas_weight=torch.ones(1))
     tissues = draw_tissues(generator, 1)
-    gtab = draw_protocol(np.random.default_rng(6), kind="shell", n_directions=90, bvals=1200)
+    gtab = draw_protocol(np.random.default_rng(6), scheme="shell", n_directions=90, bvals=1200)
     signal = mixture(
-        heads,
+        brains,
         tissues,
         torch.tensor(gtab.bvals / 1000, dtype=torch.float32)[None],
         torch.tensor(gtab.bvecs_ras, dtype=torch.float32)[None],
     )
     dense = torch.cat([torch.zeros(1, 3), dense_shell(torch.device("cpu"))])
     bvals = torch.cat([torch.zeros(1), torch.full((len(dense) - 1,), 1.2)])
-    clean = mixture(heads, tissues, bvals[None], dense[None])
+    clean = mixture(brains, tissues, bvals[None], dense[None])
     truth = 1e-3 * fit_shell(clean[:, 1:], clean[:, 0], torch.tensor([1.2]))[0].movedim(0, 3)
-    mask = heads.mask[0].numpy()
+    mask = brains.mask[0].numpy()
     dwi = Dwi.from_arrays(signal[0].movedim(0, 3).numpy(), affine.numpy(), gtab, mask=mask)
     difference = np.abs(fit_tensor(dwi).diffusivity - truth.numpy())[mask]
     # Two finite sets of directions see the fourth-order part of crossings a little differently.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -114,9 +115,9 @@ def test_save_and_read_back(tmp_path) -> None:
         affine=affine,
         model="tensor",
         s0=np.full((3, 4, 5), 7.0),
-        std={"fa": np.full((3, 4, 5), 0.1, dtype=np.float32)},
         metadata={"Volumes": [0, 1]},
     )
+    maps = replace(maps, std={"fa": np.full((3, 4, 5), 0.1, dtype=np.float32)})
     paths = maps.save(tmp_path / "dwi" / "sub-01_space-ACPC")
     assert paths["fa"].name == "sub-01_space-ACPC_model-tensor_param-fa_dwimap.nii.gz"
     assert set(paths) == {"diffusivity", "v1", "s0", "fa", "md", "ad", "rd", "fa_std"}
@@ -142,10 +143,10 @@ def test_files_of_the_library_say_what_those_of_the_app_say(tmp_path, model: str
         affine=np.eye(4),
         model=model,
         s0=image if model == "tensor" else None,
-        std={"fa": image, "md": image} if model == "tensorrefiner" else None,
-        ood_percentile=image if model == "tensorrefiner" else None,
         metadata={"Volumes": [0, 1]},
     )
+    if model == "tensorrefiner":
+        maps = maps.with_uncertainty(std={"fa": image, "md": image}, ood_percentile=image)
     paths = maps.save(tmp_path / "sub-01")
     paths.pop("v1")
     for name, path in paths.items():
@@ -164,11 +165,10 @@ def test_unlike_shapes_are_refused() -> None:
         TensorMaps.from_tensor(
             np.zeros((2, 2, 2, 6)), np.ones((2, 2, 3)), affine=np.eye(4), model="tensor"
         )
-    with pytest.raises(ImageError, match="unlike shapes"):
-        TensorMaps.from_tensor(
-            np.zeros((2, 2, 2, 6)),
-            np.ones((2, 2, 2)),
-            affine=np.eye(4),
-            model="tensor",
-            std={"fa": np.zeros((2, 2, 1), dtype=np.float32)},
-        )
+    maps = TensorMaps.from_tensor(
+        np.zeros((2, 2, 2, 6)), np.ones((2, 2, 2)), affine=np.eye(4), model="tensor"
+    )
+    thin, fitting = np.zeros((2, 2, 1)), np.zeros((2, 2, 2))
+    for std, ood in (({"fa": thin}, fitting), ({"fa": fitting}, thin)):
+        with pytest.raises(ImageError, match="unlike shapes"):
+            maps.with_uncertainty(std=std, ood_percentile=ood)

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmri_fm.encoders.drope import network as drope
-from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.errors import WeightsError
 from dmri_fm.identity import identity
-from dmri_fm.registry import MODELS, find_model, load_weights
+from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.weights import save_weights
 
@@ -191,15 +190,6 @@ def test_weights_that_overflow_half_precision_are_not_saved(tmp_path):
             version="1",
             training={},
         )
-
-
-def test_registry():
-    assert {"tensor-refiner", "qcg-dti-paper", "drope", "drope-paper"} <= set(MODELS)
-    assert find_model("drope")[:2] == (drope.SMALL, Drope)
-    with pytest.raises(ConfigError, match="unknown model"):
-        find_model("resnet")
-    with pytest.raises(WeightsError, match="no weights of 'drope-paper' ship"):
-        load_weights("drope-paper")
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -7,14 +7,18 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from dmri_fm.encoders.drope.config import PAPER
+from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm_lab.__main__ import _make_absolute, build_parser, main
 from dmri_fm_lab.simulate import draw_protocol
+from tests.dmri_fm.encoders.drope.test_authors_checkpoint import draw_state_dict
 
 
 def write_series(folder, rng):
-    gtab = draw_protocol(rng, kind="shell", n_directions=8, bvals=1000)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=8, bvals=1000)
     data = rng.uniform(50, 100, (4, 4, 4, len(gtab)))
     data[..., 0] = 200
     return Dwi.from_arrays(data, np.diag([-2.0, 2, 2, 1]), gtab).save(folder / "scan")
@@ -29,10 +33,25 @@ def test_help_needs_no_heavy_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["simulate", "train", "pretrain", "tensor", "features", "models"])
-def test_every_subcommand_explains_itself(name, capsys) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate"],
+        ["train"],
+        ["pretrain"],
+        ["tensor"],
+        ["features"],
+        ["models"],
+        ["convert"],
+        ["evaluate", "tensor"],
+        ["evaluate", "reconstruction"],
+        ["evaluate", "protocols"],
+        ["evaluate", "out-of-distribution"],
+    ],
+)
+def test_every_subcommand_explains_itself(words, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
-        build_parser().parse_args([name, "--help"])
+        build_parser().parse_args([*words, "--help"])
     assert stopped.value.code == 0
     assert "usage: dmri-fm" in capsys.readouterr().out
 
@@ -69,6 +88,28 @@ def test_settings_are_a_shipped_name_or_a_file_of_the_current_folder(tmp_path) -
         _make_absolute(options, tmp_path)
         assert options.config == expected
         assert options.folder == tmp_path / "run"
+
+
+def test_what_ships_is_named_and_what_does_not_is_a_path(tmp_path) -> None:
+    for words, name in (
+        (["pretrain", "drope", "run", "--start"], "start"),
+        (["evaluate", "reconstruction"], "source"),
+    ):
+        for given, expected in (("drope", "drope"), ("mine", str(tmp_path / "mine"))):
+            options = build_parser().parse_args([*words, given])
+            _make_absolute(options, tmp_path)
+            assert getattr(options, name) == expected
+
+
+def test_a_checkpoint_of_the_authors_becomes_weights(tmp_path, capsys) -> None:
+    torch.save(draw_state_dict(dim=24 * PAPER.heads, patch=PAPER.patch), tmp_path / "authors.pt")
+    out = tmp_path / "weights.safetensors"
+    assert main(["convert", str(tmp_path / "authors.pt"), str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert load_weights(out, model="drope-paper").version == "authors"
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    assert main(["convert", str(tmp_path / "broken.pt"), str(out)]) == 1
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_tensor_is_told_what_lengths_of_vectors_mean(tmp_path, capsys) -> None:

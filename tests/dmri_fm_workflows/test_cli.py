@@ -187,18 +187,18 @@ def test_folders_of_the_output_folder_are_no_links(
 
 
 def test_participant_whose_folders_are_links_is_not_started(tmp_path: Path) -> None:
-    from dmri_fm_workflows import run as base  # takes seconds
+    from dmri_fm_workflows import run_participant  # takes seconds
 
     out, work, precious = tmp_path / "out", tmp_path / "work" / "drope-1" / "sub-a", tmp_path / "p"
     for folder in (out / "sub-a", out / "sub-b", work.parent, precious):
         folder.mkdir(parents=True)
-    base._refuse_links(out, "a", work)
+    run_participant._refuse_links(out, "a", work)
     (out / "sub-a" / "dwi").symlink_to(precious)
     with pytest.raises(OutputError, match="sub-a/dwi: is a link"):
-        base._refuse_links(out, "a", work)
+        run_participant._refuse_links(out, "a", work)
     work.symlink_to(precious)
     with pytest.raises(OutputError, match="drope-1/sub-a: is a link"):
-        base._refuse_links(out, "b", work)
+        run_participant._refuse_links(out, "b", work)
 
 
 def test_output_inside_dataset_through_a_link(bids: Path, tmp_path: Path) -> None:

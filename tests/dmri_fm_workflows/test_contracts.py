@@ -11,9 +11,11 @@ import inspect
 import itertools
 import pkgutil
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,16 +24,20 @@ from nipype.pipeline.engine import Workflow
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 import dmri_fm_workflows
+from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import save_image
 from dmri_fm_workflows import participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
-from dmri_fm_workflows.config import HMC, SDC, RunConfig
-from dmri_fm_workflows.engines import SDC_METHODS, Engines, SdcMethod, choose_sdc
-from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
+from dmri_fm_workflows.cli import build_parser
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, load_catalogue
+from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, plan_participant
+from dmri_fm_workflows.stages import base, denoise, hmc, sdc, table
 from dmri_fm_workflows.stages import outputs as derivatives
-from dmri_fm_workflows.stages import preprocess
+from dmri_fm_workflows.stages.sdc.choice import choose_sdc
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 
@@ -80,6 +86,16 @@ def documented(builder: Callable[..., object], section: str) -> set[str]:
     return {name.strip() for line in names for name in line.split(",") if name.strip()}
 
 
+def fill_in(documented_names: set[str], declared: frozenset[str]) -> set[str]:
+    """Replace names with a `<label>` or `<type>` by the declared names that they stand for."""
+    found = set()
+    for name in documented_names:
+        pattern = "\\w+".join(map(re.escape, re.split("<label>|<type>", name)))
+        meant = {d for d in declared if re.fullmatch(pattern, d)}
+        found |= (meant or {name}) if "<" in name else {name}
+    return found
+
+
 @dataclass(frozen=True)
 class Contract:
     """Documented, declared and wired fields of the workflows that a builder makes."""
@@ -107,65 +123,59 @@ def find_fields(workflow: Workflow, node_name: str) -> Contract:
     return Contract(frozenset(declared), frozenset(wired))
 
 
-COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
-NETWORK = {"weights": {}, "device": "cpu", "random_seed": 0}
-NORMALISE = {"normalisation": "affine", "sloppy": False, "voxel_size_mm": None,
-             "feature_model": "drope"}  # fmt: skip
-FIGURES = ("sdc", "denoising", "tensor", "network", "features")
-
 #: Fields of a builder that no docstring can list: they are an argument of it.
 SOME_OUTPUTS = (*derivatives.ANAT_OUTPUTS, *derivatives.figure_outputs(["t1wmask"]))
 ARGUMENT_FIELDS = {
     ("init_derivatives_wf", "Inputs"): {
-        *(f for output in SOME_OUTPUTS for f in output.fields),
-        *(output.facts for output in SOME_OUTPUTS if output.facts),
+        "record",
+        *(f for output in SOME_OUTPUTS for f in output.all_fields),
     },
 }
 
 
-def list_variants(name: str, series: DwiSeries, root: Path) -> list[dict[str, object]]:
-    """Return arguments of a builder, several sets where no single one wires all fields.
+def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
+    """Return plans that between them ask for everything that a builder can do."""
+    found = []
+    for engines, t1w in itertools.product(ENGINES, (True, False)):
+        for unring in (True, False):
+            found += plan_for(series, root=root, engines=engines, t1w=t1w, unring=unring).series
+    scaled = replace(series, runs=tuple(map(scale_vectors, series.runs)))
+    return [*found, *plan_for(scaled, root=root).series]
 
-    Raises
-    ------
-    KeyError
-        If nobody has said how the builder is called: then its contract is not tested.
-    """
-    plan = plan_for(series, root=root)
-    folders = {"bids_root": root / "raw", "output_dir": root / "out", "omp_nthreads": 1}
-    series_plan = plan.series[0]
-    return {
-        "init_participant_wf": [{"plan": plan, **folders}],
-        "init_dwi_wf": [{"plan": series_plan, **folders}],
-        "init_preprocess_wf": [{"plan": series_plan, **COMMON}],
-        "init_denoise_wf": [
-            {"method": method, "unring": unring, **COMMON}
-            for method, unring in (("mppca", False), ("dwidenoise", True))
-        ],
-        "init_sdc_wf": [{"method": m, "series": series, **COMMON} for m in SDC_METHODS],
-        "init_hmc_wf": [
-            {"method": hmc, "sdc": sdc, "sloppy": False, **COMMON}
-            for hmc in HMC
-            if hmc != "auto"
-            for sdc in SDC_METHODS
-        ],
-        "init_anat_wf": [{"normalisation": "affine", "sloppy": False}],
-        "init_normalise_wf": [{"has_t1w": t, **NORMALISE, **COMMON} for t in (True, False)],
-        "init_models_wf": [{"networks": ("tensor-refiner",), **NETWORK, **COMMON}],
-        "init_features_wf": [{"model": "drope", "entities": {"subject": "01"}, **NETWORK}],
-        "init_anat_figures_wf": [{}],
-        "init_series_figures_wf": [
-            {"has_t1w": t, **{f"has_{stage}": True for stage in FIGURES}} for t in (True, False)
-        ],
-        "init_derivatives_wf": [
-            {
-                "outputs": SOME_OUTPUTS,
-                "output_dir": root / "out",
-                "entities": {"subject": "01"},
-                "sources": ["bids:raw:x"],
-            }
-        ],
-    }[name]
+
+def scale_vectors(run: DwiRun) -> DwiRun:
+    """Make all b-vectors of a run shorter than 1."""
+    np.savetxt(run.bvec, 0.93 * np.loadtxt(run.bvec))
+    gradients = read_raw_gradients(
+        run.bval, run.bvec, affine=AFFINE, options=GradientOptions("none")
+    )
+    return replace(run, gradients=gradients)
+
+
+def list_variants(
+    name: str, plans: list[SeriesPlan], participant_plan: ParticipantPlan, root: Path
+) -> list[dict[str, object]]:
+    """Return arguments of a builder, several sets where no single one wires all fields."""
+    resources = make_resources(root)
+    if name == "init_derivatives_wf":
+        origin = derivatives.Origin(
+            entities={"subject": "01"}, sources=["bids:raw:x"], normalisation="affine"
+        )
+        return [{"outputs": SOME_OUTPUTS, "output_dir": root / "out", "origin": origin}]
+    if name == "init_participant_wf":
+        return [{"plan": participant_plan, "resources": resources}]
+    if name in ("init_anat_wf", "init_anat_figures_wf"):
+        return [{"plan": participant_plan.sessions[0], "resources": resources}]
+    needs = NEEDS.get(name, lambda plan: True)
+    return [{"plan": plan, "resources": resources} for plan in plans if needs(plan)]
+
+
+#: What a plan has to ask for before a builder can be called with it.
+NEEDS: dict[str, Callable[[SeriesPlan], bool]] = {
+    "init_free_water_wf": lambda plan: plan.length_scaling is not None,
+    "init_pepolar_wf": lambda plan: plan.sdc.method == "pepolar",
+    "init_topup_wf": lambda plan: plan.sdc.method == "topup",
+}
 
 
 def list_builders() -> dict[str, Callable[..., Workflow]]:
@@ -183,28 +193,84 @@ def list_builders() -> dict[str, Callable[..., Workflow]]:
 BUILDERS = list_builders()
 
 
-@pytest.mark.parametrize("section", ["Inputs", "Outputs"])
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_documented_fields_are_declared_and_wired(
-    name: str, section: str, series: DwiSeries, tmp_path: Path
+    name: str, series: DwiSeries, tmp_path: Path
 ) -> None:
+    """Each field that a plan gives a workflow is wired, and all of them are documented."""
     builder = BUILDERS[name]
-    expected = ARGUMENT_FIELDS.get((name, section), documented(builder, section))
-    node_name = {"Inputs": "inputnode", "Outputs": "outputnode"}[section]
-    variants = [
-        find_fields(builder(**arguments), node_name)
-        for arguments in list_variants(name, series, tmp_path)
-    ]
-    for variant in variants:
-        assert variant.wired <= variant.declared, "an edge leads into a field that does not exist"
-    assert frozenset().union(*(v.declared for v in variants)) == expected
-    assert frozenset().union(*(v.wired for v in variants)) == expected
+    plan = plan_for(series, root=tmp_path)
+    plans = list_plans(series, tmp_path)
+    workflows = [builder(**v) for v in list_variants(name, plans, plan, tmp_path)]
+    for section, node_name in (("Inputs", "inputnode"), ("Outputs", "outputnode")):
+        expected = ARGUMENT_FIELDS.get((name, section), documented(builder, section))
+        contracts = [find_fields(workflow, node_name) for workflow in workflows]
+        for contract in contracts:
+            assert contract.wired == contract.declared
+        declared = frozenset().union(*(c.declared for c in contracts))
+        assert declared == fill_in(expected, declared)
 
 
-def test_a_builder_that_nobody_covers_is_found(series: DwiSeries, tmp_path: Path) -> None:
-    assert {"init_participant_wf", "init_hmc_wf", "init_derivatives_wf"} <= set(BUILDERS)
-    with pytest.raises(KeyError):
-        list_variants("init_new_wf", series, tmp_path)
+def test_every_stage_takes_what_earlier_ones_offer(series: DwiSeries, tmp_path: Path) -> None:
+    """Building connects each input, so what is left is that every output of a stage is used."""
+    taken, offered, written = set(), set(), set()
+    for plan in list_plans(series, tmp_path):
+        workflow = participant.init_dwi_wf(plan, make_resources(tmp_path))
+        written |= {n for n in workflow.list_node_names() if ".ds_" in n}
+        for stage in table.list_stages(plan):
+            stage_wf = workflow.get_node(stage.wf_name)
+            offered |= {(stage.name, f) for f in base.field_names(stage_wf, "outputnode")}
+            for _, _, data in workflow._graph.out_edges(stage_wf, data=True):
+                taken |= {(stage.name, s.removeprefix("outputnode.")) for s, _ in data["connect"]}
+    assert offered - taken == set()
+    declared = {
+        f"derivatives_wf.{output.node_name}"
+        for stage in table.list_stages(list_plans(series, tmp_path)[0])
+        for output in stage.outputs
+    }
+    assert declared == written
+
+
+def test_every_option_about_the_processing_belongs_to_a_stage(
+    series: DwiSeries, tmp_path: Path
+) -> None:
+    titles = ("outputs", "preprocessing and normalisation", "networks")
+    groups = [g for g in build_parser()._action_groups if g.title in titles]
+    offered = {action.dest for group in groups for action in group._group_actions}
+    plan = plan_for(series, root=tmp_path).series[0]
+    stages = (*table.SESSION_STAGES, *table.list_stages(plan))
+    assert {option for stage in stages for option in stage.options} == offered
+
+
+def test_a_stage_that_takes_what_nobody_offers_is_refused(
+    series: DwiSeries, tmp_path: Path
+) -> None:
+    plan = plan_for(series, root=tmp_path).series[0]
+    late = table.list_stages(plan)[1:]
+    with pytest.raises(DmriError, match="stage denoise takes run_dwi_files, which no earlier"):
+        base.connect_stages(Workflow("x"), late, plan, make_resources(tmp_path), {})
+
+
+def test_two_stages_that_offer_one_field_are_refused(series: DwiSeries, tmp_path: Path) -> None:
+    plan = plan_for(series, root=tmp_path).series[0]
+    read = table.list_stages(plan)[0]
+    stages = (read, replace(read, name="again"))
+    with pytest.raises(DmriError, match="stage again offers run_dwi_files"):
+        base.connect_stages(Workflow("x"), stages, plan, make_resources(tmp_path), {})
+
+
+def test_every_type_that_a_scan_writes_is_declared_by_a_stage(
+    series: DwiSeries, tmp_path: Path
+) -> None:
+    """Outputs of the catalogue have a stage that makes them, but for those of the group."""
+    plan = plan_for(series, root=tmp_path).series[0]
+    stages = (*table.SESSION_STAGES, *table.list_stages(plan))
+    declared = {output.type for stage in stages for output in stage.outputs}
+    types = load_catalogue().types.values()
+    assert declared <= {t.name for t in types}
+    # The weights of an encoder give one of the two.
+    declared |= set(SCAN_FEATURES) if set(SCAN_FEATURES) & declared else set()
+    assert {t.name for t in types if t.datatype in ("anat", "dwi", "figures")} <= declared
 
 
 ENGINES = [
@@ -235,14 +301,17 @@ def plan_for(
     return plan_participant(config, found, engines)
 
 
+def make_resources(root: Path, omp_nthreads: int = 1) -> base.Resources:
+    """Return folders below a root."""
+    return base.Resources(
+        bids_root=root / "raw", output_dir=root / "out", omp_nthreads=omp_nthreads
+    )
+
+
 def build(*series: DwiSeries, root: Path, omp_nthreads: int = 1, **options: object) -> Workflow:
     """Build a participant's graph."""
-    return participant.init_participant_wf(
-        plan=plan_for(*series, root=root, **options),
-        bids_root=root / "raw",
-        output_dir=root / "out",
-        omp_nthreads=omp_nthreads,
-    )
+    plan = plan_for(*series, root=root, **options)
+    return participant.init_participant_wf(plan, make_resources(root, omp_nthreads))
 
 
 def assert_every_mandatory_input_is_fed(graph: object) -> None:
@@ -272,7 +341,7 @@ def test_graph_expands_with_every_engine(
     graph = workflow._create_flat_graph()
     assert_every_mandatory_input_is_fed(graph)
     names = {node.name for node in graph.nodes()}
-    assert {"ds_tensor_fa_acpc", "ds_drope_pooled_features", "ds_preproc_dwi_mni"} <= names
+    assert {"ds_tensor_fa_acpc", "ds_drope_features_pooled", "ds_preproc_dwi_mni"} <= names
     assert ("eddy" in names) == (engines.hmc == "eddy")
     assert ("ds_t1w" in names) == t1w
 
@@ -321,7 +390,7 @@ def test_few_directions_skip_the_tensor(tmp_path: Path) -> None:
     names = {node.name for node in workflow._create_flat_graph().nodes()}
     assert "fit_tensor" not in names
     assert "extract_features" in names
-    base = workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base
+    base = workflow.get_node("dwi_dir_PA_wf.merge_records").inputs.base
     assert any("NOT corrected" in text for text in base["Warnings"])
 
 
@@ -344,7 +413,7 @@ def test_reverse_image_of_fmap_reaches_the_estimate(
     )
     one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"}, reverse=(epi,))
     workflow = build(one, root=tmp_path, engines=engines)
-    node = workflow.get_node(f"dwi_dir_PA_wf.preprocess_wf.sdc_wf.{node_name}")
+    node = workflow.get_node(f"dwi_dir_PA_wf.sdc_wf.{node_name}")
     assert node.inputs.epi_file == str(path)
     assert node.inputs.epi_phase_encoding == "j-"
 
@@ -364,7 +433,7 @@ def test_any_label_and_any_entity_gives_a_graph(tmp_path: Path) -> None:
         for direction, chunk in (("AP", "1"), ("PA", "2"))
     )
     workflow = build(one, two, root=tmp_path, engines=ENGINES[0])
-    assert workflow.get_node("dwi_acq_b1000x2b_rec_x_chunk_2_wf.merge_facts") is not None
+    assert workflow.get_node("dwi_acq_b1000x2b_rec_x_chunk_2_wf.merge_records") is not None
 
 
 def test_warnings_of_the_session_reach_the_sidecars(tmp_path: Path) -> None:
@@ -372,15 +441,14 @@ def test_warnings_of_the_session_reach_the_sidecars(tmp_path: Path) -> None:
     series = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
     said = "ses-2 has no T1-weighted image that can be used; ses-1's is used."
     workflow = build(series, root=tmp_path, engines=ENGINES[0], session_warnings=(said,))
-    assert said in workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base["Warnings"]
+    assert said in workflow.get_node("dwi_dir_PA_wf.merge_records").inputs.base["Warnings"]
 
 
-def test_topup_takes_a_grid_of_odd_size(series: DwiSeries) -> None:
+def test_topup_takes_a_grid_of_odd_size(series: DwiSeries, tmp_path: Path) -> None:
     def config(*shape: int) -> str:
         runs = tuple(replace(run, shape=(*shape, 3)) for run in series.runs)
-        workflow = preprocess.init_sdc_wf(
-            method="topup", series=replace(series, runs=runs), **COMMON
-        )
+        (plan,) = plan_for(replace(series, runs=runs), root=tmp_path, engines=ENGINES[3]).series
+        workflow = sdc.load("topup").builder(plan, make_resources(tmp_path))
         return str(workflow.get_node("topup").inputs.config)
 
     assert config(4, 4, 4) == "b02b0.cnf"
@@ -388,11 +456,10 @@ def test_topup_takes_a_grid_of_odd_size(series: DwiSeries) -> None:
 
 
 def test_uncorrected_runs_of_unlike_phase_encoding_are_warned_of(series: DwiSeries) -> None:
-    engines = Engines("none", "none", "none")
-    choice = choose_sdc(series, engines)
+    choice = choose_sdc(series, "none")
     assert choice.method == "none"
     assert "j, j-" in (choice.warning or "")
-    assert choose_sdc(replace(series, runs=series.runs[:1]), engines).warning is None
+    assert choose_sdc(replace(series, runs=series.runs[:1]), "none").warning is None
 
 
 @pytest.mark.parametrize("engines", [ENGINES[0], ENGINES[-1]], ids=str)
@@ -406,7 +473,7 @@ def test_every_reader_of_gradients_is_given_the_threshold_of_the_series(
         runs=(replace(run, gradients=gradients),), entities={"subject": "01", "direction": "PA"}
     )
     workflow = build(one, root=tmp_path, engines=engines)
-    assert workflow.get_node("dwi_dir_PA_wf.merge_facts").inputs.base["B0Threshold"] == 150
+    assert workflow.get_node("dwi_dir_PA_wf.merge_records").inputs.base["B0Threshold"] == 150
     readers = [
         node
         for node in map(workflow.get_node, workflow.list_node_names())
@@ -419,23 +486,16 @@ def test_every_reader_of_gradients_is_given_the_threshold_of_the_series(
 
 
 def test_the_ventricles_are_looked_at_where_lengths_were_decided(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "raw", "PA")
-    bvecs = 0.93 * np.loadtxt(run.bvec)
-    np.savetxt(run.bvec, bvecs)
-    gradients = read_raw_gradients(
-        run.bval, run.bvec, affine=AFFINE, options=GradientOptions("none")
-    )
-    one = DwiSeries(
-        runs=(replace(run, gradients=gradients),), entities={"subject": "01", "direction": "PA"}
-    )
+    run = scale_vectors(make_run(tmp_path / "raw", "PA"))
+    one = DwiSeries(runs=(run,), entities={"subject": "01", "direction": "PA"})
     workflow = build(one, root=tmp_path, engines=ENGINES[0], b_scaling="none")
-    check = workflow.get_node("dwi_dir_PA_wf.check_free_water").inputs
+    check = workflow.get_node("dwi_dir_PA_wf.free_water_wf.check_free_water").inputs
     assert (check.method, round(check.common_length, 3)) == ("none", 0.93)
-    validate = workflow.get_node("dwi_dir_PA_wf.preprocess_wf.validate")
+    validate = workflow.get_node("dwi_dir_PA_wf.read_wf.validate")
     assert validate.inputs.b_scaling == "none"
     plain = build(DwiSeries((make_run(tmp_path / "raw", "AP"),), one.entities), root=tmp_path,
                   engines=ENGINES[0])  # fmt: skip
-    assert plain.get_node("dwi_dir_PA_wf.check_free_water") is None
+    assert plain.get_node("dwi_dir_PA_wf.free_water_wf.check_free_water") is None
 
 
 @pytest.mark.parametrize(
@@ -474,23 +534,34 @@ def fields_into(workflow: Workflow, target: str) -> set[str]:
     return {field for _, field in data["connect"]}
 
 
-def test_every_choice_of_the_command_line_has_its_method() -> None:
-    assert set(SDC_METHODS) == set(SDC) - {"auto"}
+@pytest.mark.parametrize("package", [denoise, sdc, hmc])
+def test_every_engine_is_a_module_with_its_record(package: ModuleType) -> None:
+    for name in package.NAMES:
+        engine = package.load(name)
+        assert engine.name == name
+        assert engine.methods
 
 
-@pytest.mark.parametrize("sdc", [*SDC_METHODS, "another"])
+@pytest.mark.parametrize("name", [*sdc.NAMES, "another"])
 def test_every_method_with_a_field_hands_it_to_what_corrects_motion(
-    sdc: str, monkeypatch: pytest.MonkeyPatch
+    name: str, series: DwiSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A method that is added is connected by what it says of itself."""
-    monkeypatch.setitem(SDC_METHODS, "another", SdcMethod("field"))
+    another = replace(sdc.load("pepolar"), name="another")
+    monkeypatch.setitem(sys.modules, f"{sdc.__name__}.another", SimpleNamespace(ENGINE=another))
     expected = {
         "topup": {"in_topup_fieldcoef", "in_topup_movpar"},
         "field": {"field_file"},
         None: set(),
-    }[SDC_METHODS[sdc].gives]
-    eddy = preprocess.init_hmc_wf(method="eddy", sdc=sdc, sloppy=False, **COMMON)
+    }[sdc.load(name).gives]
+    resources = make_resources(tmp_path)
+
+    def motion_wf(method: str) -> Workflow:
+        engines = Engines("mppca", name, method)
+        (plan,) = plan_for(series, root=tmp_path, engines=engines).series
+        return hmc.load(method).builder(plan, resources)
+
     field_inputs = {"in_topup_fieldcoef", "in_topup_movpar", "field_file"}
-    assert fields_into(eddy, "eddy") & field_inputs == expected
-    builtin = preprocess.init_hmc_wf(method="builtin", sdc=sdc, sloppy=False, **COMMON)
-    assert ("field_file" in fields_into(builtin, "estimate_motion")) == bool(expected)
+    assert fields_into(motion_wf("eddy"), "eddy") & field_inputs == expected
+    builtin = fields_into(motion_wf("builtin"), "estimate_motion")
+    assert ("field_file" in builtin) == bool(expected)

@@ -11,7 +11,7 @@ import pytest
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, UnusedImage
-from dmri_fm_workflows.engines import Engines, choose_sdc
+from dmri_fm_workflows.stages.sdc.choice import choose_sdc
 
 
 def make_run(phase_encoding: str | None, name: str = "x", *, has_b0: bool = True) -> DwiRun:
@@ -40,7 +40,7 @@ def make_series(*encodings: str | None, reverse: tuple[str, ...] = ()) -> DwiSer
 
 
 def choose(series: DwiSeries, pair_sdc: str) -> tuple[str, str]:
-    choice = choose_sdc(series, Engines("none", pair_sdc, "none"))
+    choice = choose_sdc(series, pair_sdc)
     return choice.method, choice.warning or ""
 
 
@@ -75,12 +75,11 @@ def test_an_unused_reverse_image_is_named() -> None:
 
 
 def test_there_is_no_image_is_said_only_if_there_is_none() -> None:
-    engines = Engines("none", "pepolar", "none")
-    assert choose_sdc(make_series("j"), engines).reason == (
+    assert choose_sdc(make_series("j"), "pepolar").reason == (
         "the session has no image of the opposite phase encoding"
     )
     unused = tuple(UnusedImage(Path(f"sub-01_run-{n}_epi.nii.gz"), f"why {n}") for n in range(4))
-    choice = choose_sdc(replace(make_series("j"), unused=unused), engines)
+    choice = choose_sdc(replace(make_series("j"), unused=unused), "pepolar")
     assert choice.reason == (
         "no image fits (sub-01_run-0_epi.nii.gz: why 0; sub-01_run-1_epi.nii.gz: why 1; "
         "and 2 more, each with its reason in SDCImagesNotUsed)"
@@ -91,14 +90,14 @@ def test_there_is_no_image_is_said_only_if_there_is_none() -> None:
 
 def test_pair_is_named_with_what_ties_it() -> None:
     series = replace(make_series("j", reverse=("j-",)), pair_reason="linked by IntendedFor")
-    choice = choose_sdc(series, Engines("none", "pepolar", "none"))
+    choice = choose_sdc(series, "pepolar")
     assert choice.reason == (
         "sub-01_acq-x_dwi.nii.gz (j) and sub-01_acq-reverse_dwi.nii.gz (j-): linked by IntendedFor"
     )
 
 
 def test_reverse_image_is_not_used_where_correction_is_switched_off() -> None:
-    choice = choose_sdc(make_series("j", reverse=("j-",)), Engines("none", "none", "none"))
+    choice = choose_sdc(make_series("j", reverse=("j-",)), "none")
     (unused,) = choice.unused
     assert unused.path.name == "sub-01_acq-reverse_dwi.nii.gz"
     assert unused.reason == "switched off on the command line"

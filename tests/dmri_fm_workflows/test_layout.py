@@ -43,29 +43,45 @@ LATER = pytest.mark.xfail(reason="comes with segmentation and the 2009cAsym temp
 
 def paths(output: tables.Output, scan: Mapping[str, str]) -> Iterator[str]:
     """Yield the paths of the files that a sink writes, the image first."""
-    kind = load_catalogue().kind(output.kind)
+    of = load_catalogue().output_type(output.type)
     ends = {f"{k}_space": v for k, v in output.entities.items()}
-    endings = kind.extensions[: len(output.fields)]
-    if kind.is_transform and MNI in output.entities.values():
+    endings = of.extensions[: len(output.fields)]
+    if of.is_transform and MNI in output.entities.values():
         endings = (".h5",)
     for ending in endings:
-        path = output_path(scan, output.kind, space=output.space, extension=ending, **ends)
+        path = output_path(
+            scan,
+            output.type,
+            model=output.model,
+            space=output.space,
+            extension=ending,
+            **ends,
+        )
         yield path.as_posix()
 
 
 def write_tree(out: Path, scans: Sequence[Mapping[str, str]] = SERIES) -> None:
     """Write empty files, and sidecars with what pybids may take for an entity."""
     write_root_files(out, source=out.parent, source_name="Study", environ={})
-    series = (*tables.SERIES_OUTPUTS, *tables.TENSOR_OUTPUTS)
+    series = (
+        *tables.HMC_OUTPUTS,
+        *(o for o in tables.NORMALISE_OUTPUTS if MNI not in (o.ends or ())),
+        *tables.QUALITY_OUTPUTS,
+        *tables.map_outputs("tensor"),
+    )
     for scan, outputs in ((ANATOMY, tables.ANAT_OUTPUTS), *((s, series) for s in scans)):
         for output in outputs:
             for name in paths(output, scan):
                 publish_text("", out / name)
-            kind = load_catalogue().kind(output.kind)
-            columns = [*scan_columns(scan), "bval"] if kind.extensions[0] == ".tsv" else []
-            if kind.has_sidecar:
+            of = load_catalogue().output_type(output.type)
+            columns = [*scan_columns(scan), "bval"] if of.extensions[0] == ".tsv" else []
+            if of.has_sidecar:
                 content = image_sidecar(
-                    kind.name, space=output.space, ends=output.ends, columns=columns
+                    of.name,
+                    model=output.model,
+                    space=output.space,
+                    ends=output.ends,
+                    columns=columns,
                 )
                 publish_json(content, out / sidecar_path(Path(name)))
 
@@ -105,11 +121,11 @@ def names(files: list[Any]) -> list[str]:
 def test_maps_are_found_by_model_and_param(our_layout: BIDSLayout) -> None:
     wanted = {"model": "tensor", "param": "fa", "extension": ".nii.gz"}
     found = our_layout.get(space="ACPC", acquisition=None, return_type="file", **wanted)
-    expected = output_path(SERIES[0], "tensor_fa", space="ACPC").name
+    expected = output_path(SERIES[0], "fa", model="tensor", space="ACPC").name
     assert names(found) == [expected]
     found = our_layout.get(space=MNI, res="2", acquisition="rot", return_type="file", **wanted)
-    assert names(found) == [output_path(SERIES[1], "tensor_fa", space=MNI).name]
-    params = {k.entities["param"] for k in load_catalogue().kinds.values() if k.model == "tensor"}
+    assert names(found) == [output_path(SERIES[1], "fa", model="tensor", space=MNI).name]
+    params = {of.entities["param"] for of in load_catalogue().maps_of("tensor")}
     assert set(our_layout.get_params(model="tensor")) == params
 
 
@@ -126,8 +142,8 @@ def test_pybids_reads_every_name_as_it_is_meant(our_layout: BIDSLayout, out: Pat
         expected = {short.get(k, k): v for k, v in meant.entities.items()}
         kept = {k: str(v) for k, v in read.items() if k in expected}
         assert kept == expected, path
-        assert read["suffix"] == meant.kind.suffix
-        assert read["datatype"] == meant.kind.datatype
+        assert read["suffix"] == meant.type.suffix
+        assert read["datatype"] == meant.type.datatype
     assert n_files > 40
 
 

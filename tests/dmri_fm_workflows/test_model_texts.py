@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.identity import DEFAULT_MODELS, identity
+from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, TENSOR_NETWORKS, identity
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs import load_catalogue, output_path, publish_text
 from dmri_fm_workflows.outputs.docs import outputs_page
@@ -26,10 +26,14 @@ from dmri_fm_workflows.stages.figures import write_participant_page
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01"}
+RUN = (*TENSOR_NETWORKS, *ENCODERS)
 
 
-def _kinds(label: str):
-    return [k for k in load_catalogue().kinds.values() if k.model == label]
+def _types(name: str):
+    """Return the output types with a sidecar that a model writes."""
+    other = {"pooled": "features_cls", "cls": "features_pooled"}.get(identity(name).features or "")
+    types = [t for t in load_catalogue().types.values() if t.has_sidecar and t.is_of(name)]
+    return [t for t in types if other is None or other not in t.name]
 
 
 def _doi(key: str) -> str:
@@ -40,24 +44,27 @@ def _doi(key: str) -> str:
 def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
     """Return, by network, the four texts of an output folder where it alone ran."""
     found = {}
-    for name in DEFAULT_MODELS:
+    for name in RUN:
         out = tmp_path_factory.mktemp(name)
         model = identity(name)
         sidecars = {
-            k.name: json.dumps(image_sidecar(k.name, space=k.spaces[-1] if k.spaces else None))
-            for k in _kinds(model.label)
+            t.name: json.dumps(
+                image_sidecar(t.name, model=name, space=t.spaces[-1] if t.spaces else None)
+            )
+            for t in _types(name)
         }
         write_root_files(out, source=out / "raw", source_name="x", environ={})
-        kind = next(k for k in _kinds(model.label) if not k.is_group)
-        publish_text("", out / output_path(SCAN, kind.name, space=kind.spaces[-1]))
-        figure = {"tensor-refiner": "tensorvsnetwork", "drope": "features"}[name]
-        publish_text("<svg/>", out / output_path(SCAN, f"figure_{figure}"))
+        of = next(t for t in _types(name) if not t.is_group)
+        publish_text("", out / output_path(SCAN, of.name, model=name, space=of.spaces[-1]))
+        figure = "features" if model.features else "tensorvsnetwork"
+        label = None if name in DEFAULT_MODELS else name
+        publish_text("<svg/>", out / output_path(SCAN, f"figure_{figure}", model=label))
         series = out / output_path(SCAN, "preproc_dwi", space="ACPC", extension=".json")
         publish_text(json.dumps(image_sidecar("preproc_dwi", space="ACPC")), series)
         write_citations(out, find_processed(set((out / "sub-01").rglob("*"))), ["01"])
         page = write_participant_page(out, "01", dataset="x", errors=[], config="")
         found[name] = {
-            **{f"sidecar {kind}": text for kind, text in sidecars.items()},
+            **{f"sidecar {of}": text for of, text in sidecars.items()},
             "methods": render_methods(describe_methods(Processed(models=("tensor", name))))["md"],
             **{
                 p.name: p.read_text(encoding="utf-8")
@@ -68,7 +75,7 @@ def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", DEFAULT_MODELS)
+@pytest.mark.parametrize("name", RUN)
 def test_all_texts_name_the_model_and_its_works(texts, name: str) -> None:
     model, own = identity(name), texts[name]
     sidecars = {k: json.loads(t) for k, t in own.items() if k.startswith("sidecar ")}
@@ -92,9 +99,11 @@ def test_nothing_credits_the_refiner_s_maps_to_others(texts) -> None:
     for where, text in texts["tensor-refiner"].items():
         for word in ("Zheng", "zheng2025", "FITEE.2400766", "QCG", "qcg"):
             assert word not in text, where
-    rows = [line for line in outputs_page().splitlines() if "tensorrefiner" in line]
-    assert len(rows) == 8
-    assert not any("Zheng" in row for row in rows)
+    (row,) = [line for line in outputs_page().splitlines() if "tensorrefiner" in line]
+    maps = ("diffusivity", "fa", "md", "ad", "rd", "ood")
+    assert all(f"`param-{param}`" in row for param in maps)
+    assert "`desc-std`" in row
+    assert "Zheng" not in row
 
 
 def test_the_encoder_s_paper_is_not_named_without_saying_what_differs(texts) -> None:
@@ -105,8 +114,9 @@ def test_the_encoder_s_paper_is_not_named_without_saying_what_differs(texts) -> 
         assert "class token" in text, where
         assert "not used" in text, where
     assert not any("Kung" in text for text in texts["tensor-refiner"].values())
-    for row in outputs_page().splitlines():
-        assert "Kung" not in row or "the class token is not used" in row
+    rows = [r for r in outputs_page().splitlines() if "Kung" in r and "dropepaper" not in r]
+    assert len(rows) == 1
+    assert "the class token is not used" in rows[0]
 
 
 def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
         name: str(
             save_image(rng.uniform(0.1, 0.9, (6, 6, 4)), np.eye(4), tmp_path / f"{name}.nii")
         )
-        for name in ("tensor", "network", "std", "unfamiliarity")
+        for name in ("tensor", "network", "std", "ood")
     }
     mask = save_image(np.ones((6, 6, 4)), np.eye(4), tmp_path / "mask.nii", dtype=np.uint8)
     done = PlotComparison(

@@ -15,22 +15,18 @@ from rich import get_console
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.preprocess import denoise as denoise_module
 from dmri_fm.preprocess import motion as motion_module
 from dmri_fm.preprocess import susceptibility as susceptibility_module
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
-from dmri_fm_workflows import engines as engines_module
-from dmri_fm_workflows import run as base
+from dmri_fm_workflows import run_participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import (
-    COREGISTRATION,
-    Engines,
-    choose_engines,
-    name_normalisation,
-)
+from dmri_fm_workflows.engines import Engines, choose_engines
+from dmri_fm_workflows.interfaces import programs as programs_module
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import (
     SLOPPY_WARNING,
@@ -49,6 +45,7 @@ from dmri_fm_workflows.plan_text import (
     list_omissions,
 )
 from dmri_fm_workflows.run import run_participants
+from dmri_fm_workflows.stages.base import Resources
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 DEAD_LINK = "IntendedFor names 'dwi/sub-01_dwi.nii.gz', which does not exist"
@@ -117,7 +114,7 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Head motion and eddy currents are not corrected: switched off by --hmc none.",
         "There are no anatomical outputs: no T1w image can be used.",
         "No tensor is fitted, by least squares or a network: the 2 directions do not determine",
-        "There are no features: --models does not name drope.",
+        "There are no features: --models names no encoder (drope, drope-paper).",
         "Series and maps are not written in MNI152NLin2009aSym: --output-spaces",
     ):
         assert said in text, said
@@ -157,8 +154,9 @@ def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None
     assert found.six is not None
     assert (found.six.bval, found.six.index) == (1000, tuple(range(1, 7)))
     text = " ".join(describe_plan(ParticipantPlan(
-        label="01", normalisation="affine", sloppy=False,
-        sessions=(SessionPlan(label="a", t1w=None, unused_t1w=(), series=(found,)),),
+        label="01",
+        sessions=(SessionPlan(label="a", t1w=None, unused_t1w=(), normalisation="affine",
+                              sloppy=False, series=(found,)),),
     )).split())  # fmt: skip
     assert "squares on 7 volumes, b=0 and b = 1000 (6 directions)" in text
     assert "six of 6 directions at b = 1000" in text
@@ -224,16 +222,17 @@ def test_the_t1w_image_and_its_session_are_named(tmp_path: Path) -> None:
     other = t1w.with_name("sub-01_ses-b_run-2_T1w.nii.gz")
     found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 6], bvecs), (t1w, other))
     text = " ".join(describe_plan(ParticipantPlan(
-        label="01", normalisation="affine", sloppy=False,
-        sessions=(SessionPlan(label="a", t1w=t1w, unused_t1w=(other,), series=(found,)),),
+        label="01",
+        sessions=(SessionPlan(label="a", t1w=t1w, unused_t1w=(other,), normalisation="affine",
+                              sloppy=False, series=(found,)),),
     )).split())  # fmt: skip
     affine = name_normalisation("affine")
     assert "ses-a: T1w image sub-01_ses-b_T1w.nii.gz: bias" in text
     assert "not used sub-01_ses-b_run-2_T1w.nii.gz: one T1w image is used" in text
     assert f"brain mask by {name_mask('t1w')}, ACPC; to the template: {affine}" in text
     assert (
-        f"b=0 reference to sub-01_ses-b_T1w.nii.gz of ses-b: {COREGISTRATION}; to the template "
-        f"by that image's: {affine}"
+        f"b=0 reference to sub-01_ses-b_T1w.nii.gz of ses-b: {COREGISTRATION_METHOD}; to the "
+        f"template by that image's: {affine}"
     ) in text
 
 
@@ -241,7 +240,7 @@ def test_what_is_complete_is_said_to_be_left_alone(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = tmp_path / "out" / "sub-01" / "log" / "some_run" / "provenance.json"
-    monkeypatch.setattr(base, "find_complete", lambda *_: record)
+    monkeypatch.setattr(run_participant, "find_complete", lambda *_: record)
     _, text = dry_run(raw, tmp_path / "out", models=())
     assert "sub-01: complete already (some_run); nothing will be done." in text
 
@@ -249,7 +248,7 @@ def test_what_is_complete_is_said_to_be_left_alone(
 @pytest.mark.parametrize(
     ("options", "module", "name", "value"),
     [
-        ({"unring": True, "denoise": "none"}, engines_module, "version", lambda _: "9.9"),
+        ({"unring": True, "denoise": "none"}, programs_module, "version", lambda _: "9.9"),
         ({"denoise": "mppca"}, denoise_module, "version", lambda _: "9.9"),
         ({"hmc": "builtin"}, motion_module, "name_motion", lambda _: "another method"),
         ({"sdc": "pepolar"}, susceptibility_module, "PAIR_METHOD", "another method"),
@@ -276,11 +275,12 @@ def test_outputs_of_another_version_of_a_program_are_not_complete(
     engines = choose_engines(
         denoise=config.denoise, sdc=config.sdc, hmc=config.hmc, unring=config.unring
     )
-    (participant,) = read_dataset(raw).participants
+    dataset = read_dataset(raw)
 
     def hashed() -> str:
-        found = plan_participant(config, participant, engines)
-        return base._fingerprint(config, participant, engines, found)
+        return run_participant.Job(
+            config, dataset, dataset.participants[0], (), engines
+        ).fingerprint()
 
     before = hashed()
     assert hashed() == before
@@ -309,38 +309,34 @@ def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy
     config = RunConfig(raw, tmp_path / "out", models=(), sloppy=sloppy)
     engines = Engines("none", "none", "none")
     workflow = init_participant_wf(
-        plan=plan_participant(config, read_dataset(raw).participants[0], engines),
-        bids_root=raw,
-        output_dir=tmp_path / "out",
-        omp_nthreads=1,
+        plan_participant(config, read_dataset(raw).participants[0], engines),
+        Resources(bids_root=raw, output_dir=tmp_path / "out", omp_nthreads=1),
     )
-    for name in ("session_anat_wf.anat_wf.merge_facts", "dwi_dir_AP_wf.merge_facts"):
+    for name in ("session_anat_wf.anat_wf.merge_records", "dwi_dir_AP_wf.merge_records"):
         node = workflow.get_node(name).interface
-        node.inputs.in_facts = [{"Warnings": ["its own"]}]
-        said = node.run(cwd=tmp_path).outputs.facts["Warnings"]
+        node.inputs.in_records = [{"Warnings": ["its own"]}]
+        said = node.run(cwd=tmp_path).outputs.record["Warnings"]
         assert (SLOPPY_WARNING in said) == sloppy
         assert said[-1] == "its own"
 
 
 @pytest.mark.parametrize("pair_sdc", ["pepolar", "none"])
-def test_facts_of_the_sidecar_name_them_by_uri(raw: Path, tmp_path: Path, pair_sdc: str) -> None:
+def test_the_record_names_them_by_uri(raw: Path, tmp_path: Path, pair_sdc: str) -> None:
     engines = Engines("none", pair_sdc, "none")
     config = RunConfig(raw, tmp_path / "out", models=(), output_spaces=("ACPC",), sloppy=True)
     workflow = init_participant_wf(
-        plan=plan_participant(config, read_dataset(raw).participants[0], engines),
-        bids_root=raw,
-        output_dir=tmp_path / "out",
-        omp_nthreads=1,
+        plan_participant(config, read_dataset(raw).participants[0], engines),
+        Resources(bids_root=raw, output_dir=tmp_path / "out", omp_nthreads=1),
     )
-    facts = workflow.get_node("dwi_dir_AP_wf.merge_facts").inputs.base
+    record = workflow.get_node("dwi_dir_AP_wf.merge_records").inputs.base
     used, unused = (f"bids:raw:sub-01/fmap/sub-01_dir-PA_run-{n}_epi.nii.gz" for n in "12")
-    listed = {entry["File"]: entry["Reason"] for entry in facts["SDCImagesNotUsed"]}
+    listed = {entry["File"]: entry["Reason"] for entry in record["SDCImagesNotUsed"]}
     assert listed[unused].startswith(DEAD_LINK)
     if pair_sdc == "none":
         assert listed[used] == "switched off on the command line"
-        assert "SDCPair" not in facts
-        assert facts["SDCReason"] == "switched off on the command line"
+        assert "SDCPair" not in record
+        assert record["SDCReason"] == "switched off on the command line"
     else:
         assert used not in listed
-        assert facts["SDCPair"] == ["bids:raw:sub-01/dwi/sub-01_dir-AP_dwi.nii.gz", used]
-        assert facts["SDCReason"].endswith("linked by IntendedFor")
+        assert record["SDCPair"] == ["bids:raw:sub-01/dwi/sub-01_dir-AP_dwi.nii.gz", used]
+        assert record["SDCReason"].endswith("linked by IntendedFor")

@@ -30,12 +30,13 @@ def out(tmp_path):
     scan = {"subject": "01", "direction": "AP"}
     x = regions.grid.affine[0, 0] * np.arange(regions.grid.shape[0]) + regions.grid.affine[0, 3]
     fa = np.broadcast_to(np.where(x < 0, 0.6, 0.5)[:, None, None], regions.grid.shape)
-    path = tmp_path / output_path(scan, "tensor_fa", space=MNI)
+    path = tmp_path / output_path(scan, "fa", model="tensor", space=MNI)
     path.parent.mkdir(parents=True)
     nib.save(nib.Nifti1Image(fa.astype(np.float32), regions.grid.affine), path)
     _write(tmp_path / output_path(scan, "image_qc"), "mean_fd\n0.2\n")
     _write(
-        tmp_path / output_path(scan, "drope_pooled_features"), "pooled000\tpooled001\n0.25\t-1.5\n"
+        tmp_path / output_path(scan, "features_pooled", model="drope"),
+        "pooled000\tpooled001\n0.25\t-1.5\n",
     )
     record = {"status": "complete", "finished": "2026-01-01T00:00:00+00:00", "outputs": {}}
     _write(tmp_path / "sub-01" / "log" / "a" / "provenance.json", json.dumps(record))
@@ -64,8 +65,12 @@ def test_tables_and_page(out):
 
 
 def test_one_damaged_map_is_named_and_the_others_are_tabulated(out, caplog):
-    sound = out / output_path({"subject": "01", "direction": "AP"}, "tensor_fa", space=MNI)
-    damaged = out / output_path({"subject": "02", "direction": "AP"}, "tensor_fa", space=MNI)
+    sound = out / output_path(
+        {"subject": "01", "direction": "AP"}, "fa", model="tensor", space=MNI
+    )
+    damaged = out / output_path(
+        {"subject": "02", "direction": "AP"}, "fa", model="tensor", space=MNI
+    )
     damaged.parent.mkdir(parents=True)
     content = bytearray(sound.read_bytes())
     # Three kinds of damage: a wrong checksum, a stream that cannot be decompressed, a cut one.

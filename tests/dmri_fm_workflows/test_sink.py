@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -22,8 +23,8 @@ SCAN = {"subject": "01", "session": "a", "acquisition": "b", "run": "01"}
 RUNS = [
     f"/bids/sub-01/ses-a/dwi/sub-01_ses-a_acq-b_dir-{d}_run-01_dwi.nii.gz" for d in ("AP", "PA")
 ]
-#: Every kind but those of the group, and the page, which the report writes.
-SUNK = [k for k in load_catalogue().kinds.values() if not k.is_group and k.suffix]
+#: Every of but those of the group, and the page, which the report writes.
+SUNK = [k for k in load_catalogue().types.values() if not k.is_group and k.suffix]
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,11 @@ def out(tmp_path):
 def put(sink, tmp_path, out):
     """Return a function that sinks files and returns the outputs."""
 
-    def run(kind, files, *, work="work", **inputs):
+    def run(of, files, *, work="work", **inputs):
         cwd = tmp_path / work
         cwd.mkdir(exist_ok=True)
         inputs = {"source_file": RUNS} | inputs
-        node = sink(kind=kind, base_directory=str(out), in_file=files, **inputs)
+        node = sink(of, base_directory=str(out), in_file=files, **inputs)
         return node.run(cwd=str(cwd)).outputs
 
     return run
@@ -70,9 +71,9 @@ def _files(folder: Path) -> list[str]:
 def test_map_with_metadata(put, out, tmp_path):
     # A point in the file's name must not be taken for an extension.
     file = _image(tmp_path / "fa_1.5mm.nii.gz")
-    meta = image_sidecar("tensor_fa", space=MNI, sources=["bids:raw:sub-01/x"])
-    found = put("tensor_fa", file, space=MNI, meta_dict=meta | {"Extra": np.float32(0.5)})
-    expected = output_path(SCAN, "tensor_fa", space=MNI)
+    meta = image_sidecar("fa", model="tensor", space=MNI, sources=["bids:raw:sub-01/x"])
+    found = put("fa", file, model="tensor", space=MNI, meta_dict=meta | {"Extra": np.float32(0.5)})
+    expected = output_path(SCAN, "fa", model="tensor", space=MNI)
     assert found.out_file == str(out / expected)
     sidecar = json.loads(Path(found.out_meta).read_text())
     assert sidecar["Resolution"] == f"{MNI} grid with isotropic voxels of 2 mm"
@@ -100,20 +101,22 @@ def test_series_with_its_gradients(put, out, tmp_path):
     assert len(_files(out)) == 5
 
 
-@pytest.mark.parametrize("kind", SUNK, ids=lambda kind: kind.name)
-def test_every_kind_lands_where_naming_says(put, out, tmp_path, kind):
-    ends = {"from": "dwiref", "to": "ACPC"} if kind.name in ("dwi_xfm", "anat_xfm") else {}
+@pytest.mark.parametrize("of", SUNK, ids=lambda of: of.name)
+def test_every_kind_lands_where_naming_says(put, out, tmp_path, of):
+    ends = {"from": "dwiref", "to": "ACPC"} if of.name in ("dwi_xfm", "anat_xfm") else {}
     named = {"from_space": ends.get("from"), "to_space": ends.get("to")}
-    for space in kind.spaces or (None,):
-        for extension in kind.extensions:
+    for space, model in itertools.product(of.spaces or (None,), of.models):
+        for extension in of.extensions:
             file = tmp_path / f"in{extension}"
             if extension == ".nii.gz":
                 _image(file)
             else:
                 file.write_text("content")
-            where = {"space": space} if space else {}
-            found = put(kind.name, str(file), **where, **ends)
-            expected = output_path(SCAN, kind.name, space=space, extension=extension, **named)
+            where = {k: v for k, v in (("space", space), ("model", model)) if v}
+            found = put(of.name, str(file), **where, **ends)
+            expected = output_path(
+                SCAN, of.name, model=model, space=space, extension=extension, **named
+            )
             assert found.out_file == str(out / expected)
 
 
@@ -127,7 +130,9 @@ def test_table_columns_are_described(put, tmp_path):
 
 def test_elements_of_a_tensor_are_no_time(put, tmp_path):
     file = _image(tmp_path / "d.nii.gz", shape=(2, 3, 4, 6))
-    found = put("tensor_diffusivity", file, space="ACPC", meta_dict={"RepetitionTime": 5.865})
+    found = put(
+        "diffusivity", file, model="tensor", space="ACPC", meta_dict={"RepetitionTime": 5.865}
+    )
     header = nib.load(found.out_file).header
     assert float(header["pixdim"][4]) == 1.0
 
@@ -250,14 +255,15 @@ def test_source_is_kept(put, tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"space": "T1w"}, "no output has such a name"),
-        ({"space": "ACPC", "param": "zz"}, "no output has such a name"),
-        ({"space": "ACPC", "source_file": []}, "neither source_file"),
+        ({"space": "T1w", "model": "tensor"}, "no output has such a name"),
+        ({"space": "ACPC", "model": "tensor", "param": "zz"}, "no output has such a name"),
+        ({"space": "ACPC", "model": "tensor", "source_file": []}, "neither source_file"),
+        ({"space": "ACPC"}, "no output has such a name"),
     ],
 )
 def test_wrong_requests(put, out, tmp_path, inputs, message):
     with pytest.raises(ConfigError, match=message):
-        put("tensor_fa", _image(tmp_path / "f.nii.gz"), **inputs)
+        put("fa", _image(tmp_path / "f.nii.gz"), **inputs)
     assert not out.exists() or _files(out) == []
 
 
@@ -268,7 +274,7 @@ def test_unknown_extension(put, tmp_path):
 
 
 def test_travels_to_another_process(sink, tmp_path):
-    node = sink(kind="tensorrefiner_fa_std", base_directory=str(tmp_path), Note="kept")
+    node = sink("fa_std", model="tensorrefiner", base_directory=str(tmp_path), Note="kept")
     again = pickle.loads(pickle.dumps(node))
     assert again.inputs.param == "fa"
     assert again._metadata == {"Note": "kept"}

@@ -47,8 +47,8 @@ def blocks(section: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(bash|python)\n(.*?)^```$", body[1], re.S | re.M)
 
 
-def file_of(out: Path, scan: dict[str, str], kind: str, **options: str) -> Path:
-    return out / output_path(scan, kind, **options)
+def file_of(out: Path, scan: dict[str, str], of: str, **options: str) -> Path:
+    return out / output_path(scan, of, **options)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def read(path: str | Path) -> np.ndarray:
 def our_maps(out: Path, scan: dict[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return where the tensor is positive, the app's FA, and its main directions, RAS+."""
     brain = read(file_of(out, scan, "dwi_mask", space="ACPC")) > 0
-    tensor = read(file_of(out, scan, "tensor_diffusivity"))
+    tensor = read(file_of(out, scan, "diffusivity", model="tensor"))
     symmetric = tensor[brain][:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
     directions = np.zeros((*brain.shape, 3))
     values, vectors = np.linalg.eigh(symmetric)
@@ -94,7 +94,7 @@ def our_maps(out: Path, scan: dict[str, str]) -> tuple[np.ndarray, np.ndarray, n
     # What a negative eigenvalue means for FA is answered differently: zero here and in DIPY.
     assert (values[:, 0] > 0).mean() > 0.99
     brain[brain] = values[:, 0] > 0
-    return brain, read(file_of(out, scan, "tensor_fa", space="ACPC")), directions
+    return brain, read(file_of(out, scan, "fa", model="tensor", space="ACPC")), directions
 
 
 def median_angle_deg(first: np.ndarray, second: np.ndarray) -> float:
@@ -156,7 +156,7 @@ def test_nilearn_masks_the_maps_with_its_own_template(umr: AppRun, run_section: 
     assert names["values"].shape == (len(SERIES), mask.sum())
     for row, path in zip(names["values"], names["maps"], strict=True):
         name = identify(Path(path).relative_to(umr.out_dir))
-        assert name.kind.name == "tensor_fa"
+        assert (name.type.name, name.model) == ("fa", "tensor")
         np.testing.assert_allclose(row, read(path)[mask], atol=1e-6)
         white = load_template(2).wm[mask] > 0.9
         assert 0.25 < np.median(row[white & (row > 0.2)]) < 0.6
@@ -169,7 +169,7 @@ def test_ants_resamples_to_the_same_map(
     names = run_section("ANTs and ITK", scan)
     space = "MNI152NLin2009aSym"
     brain = read(file_of(umr.out_dir, scan, "dwi_mask", space=space)) > 0
-    ours = read(file_of(umr.out_dir, scan, "tensor_fa", space=space))
+    ours = read(file_of(umr.out_dir, scan, "fa", model="tensor", space=space))
     theirs = names["fa_in_mni"].numpy()
     # Both are linear; at the very border of the field of view ITK goes on for half a voxel.
     assert np.quantile(np.abs(theirs[brain] - ours[brain]), 0.999) < 1e-3
@@ -261,7 +261,7 @@ def test_pybids_opens_the_folder_with_its_metadata(umr: AppRun) -> None:
     assert fa.get_metadata()["Units"] == "unitless"
     assert (
         nib.load(fa.path).shape
-        == read(file_of(umr.out_dir, SERIES[0], "tensor_fa", space="ACPC")).shape
+        == read(file_of(umr.out_dir, SERIES[0], "fa", model="tensor", space="ACPC")).shape
     )
     assert set(layout.get_acquisitions()) == {"rot"}
 

@@ -20,7 +20,7 @@ from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import choose_engines
-from dmri_fm_workflows.outputs.naming import identify
+from dmri_fm_workflows.outputs.naming import retrieve
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from dmri_fm_workflows.outputs.tsv import read_table
 from dmri_fm_workflows.plan import plan_participant
@@ -143,11 +143,11 @@ def test_every_file_has_a_name_we_know_and_a_complete_sidecar(umr: AppRun) -> No
     for path in sorted((umr.out_dir / "sub-umr").rglob("*")):
         if not path.is_file() or "log" in path.parts:
             continue
-        found = identify(path.relative_to(umr.out_dir))
+        found = retrieve(path.relative_to(umr.out_dir))
         n_files += 1
         if path.suffix == ".json":
             sidecar = json.loads(path.read_text(encoding="utf-8"))
-            assert not missing_metadata(found.kind.name, sidecar), path.name
+            assert not missing_metadata(found.type.name, sidecar), path.name
     assert n_files > 100
 
 

@@ -112,7 +112,7 @@ def test_interrupted_run_goes_on_and_ends_alike(
     """Ended while reading, denoising, in ANTs and while writing; then left to finish."""
     out, log = tmp_path / "out", tmp_path / "out.log"
     log.touch()
-    for stage in ("drope-bidsapp 0", "preprocess: denoise", "align acpc", "models: fit tensor"):
+    for stage in ("drope-bidsapp 0", "denoise: denoise", "align acpc", "tensor: fit tensor"):
         before, n_said = results(out), log.read_text().count(stage)
         process = slab.start(out, n_procs=n_procs, n_threads=1)
         while log.read_text().count(stage) == n_said:

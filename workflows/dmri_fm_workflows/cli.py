@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from dmri_fm import __version__
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
 from dmri_fm.extras import require_extra
 from dmri_fm.gradient_options import B_SCALINGS
-from dmri_fm.identity import explain_retired
+from dmri_fm.identity import DEFAULT_MODELS, explain_retired
 from dmri_fm_workflows.config import (
     ANALYSIS_LEVELS,
     DENOISE,
@@ -29,10 +28,9 @@ from dmri_fm_workflows.config import (
     OUTPUT_SPACES,
     SDC,
     RunConfig,
-    read_options,
 )
-from dmri_fm_workflows.cwd import absolute, current_folder, empty_folder
-from dmri_fm_workflows.links import refuse_links
+from dmri_fm_workflows.cwd import current_folder, empty_folder
+from dmri_fm_workflows.request import make_config
 
 __all__ = ["build_parser", "main", "parse_args"]
 
@@ -241,7 +239,8 @@ def _add_networks(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         type=_model_name,
         choices=(*MODELS, "none"),
-        help=f"networks to run (default: {' '.join(MODELS)})",
+        help=f"tensor networks and encoders to run (default: {' '.join(DEFAULT_MODELS)}); those "
+        "without packaged weights need --weights",
     )
     group.add_argument(
         "--weights",
@@ -249,7 +248,7 @@ def _add_networks(group: argparse._ArgumentGroup) -> None:
         action="extend",
         type=_name_and_path,
         metavar="NAME=PATH",
-        help=f"checkpoint of your own for {' or '.join(MODELS)}",
+        help="weights file (.safetensors, with its .json) of your own for a model",
     )
     group.add_argument("--device", choices=DEVICES, help="default: auto, CUDA if there is any")
     group.add_argument(
@@ -309,190 +308,6 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
         If a file or folder that it names cannot be used, or options contradict each other.
     """
     return make_config(vars(build_parser().parse_args(argv)), current_folder())
-
-
-def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
-    """Turn parsed options into a request; see :func:`parse_args`.
-
-    Parameters
-    ----------
-    given
-        Options by destination, of :func:`build_parser`; emptied.
-    folder
-        Folder that relative paths start from.
-    """
-    values: dict[str, Any] = {}
-    for name in ("config_file", "bids_filter_file", "use_plugin"):
-        if name in given:
-            given[name] = absolute(given[name], folder)
-    if path := given.pop("config_file", None):
-        values = read_options(_read_text(path), path=path)
-        values.pop("run_uuid", None)
-    if path := given.pop("bids_filter_file", None):
-        from dmri_fm_workflows.bids.filters import read_filter_file
-
-        values["bids_filters"] = read_filter_file(path)
-    if path := given.pop("use_plugin", None):
-        values["plugin"], values["plugin_args"] = read_plugin(path)
-    if pairs := given.pop("weights", None):
-        values["weights"] = {**values.get("weights", {}), **dict(pairs)}
-    if models := given.pop("models", None):
-        if "none" in models and len(models) > 1:
-            raise ConfigError(f"--models {' '.join(models)}", expected="`none` alone, or names")
-        values["models"] = tuple(dict.fromkeys(m for m in models if m != "none"))
-    if spaces := given.pop("output_spaces", None):
-        values["output_spaces"] = tuple(s for s in OUTPUT_SPACES if s == "ACPC" or s in spaces)
-    for name in ("participant_label", "session_label"):
-        if labels := given.pop(name, None):
-            values[name] = tuple(dict.fromkeys(labels))
-    given.pop("notrack", None)
-    if "nprocs" in given and "omp_nthreads" in values:
-        # A file's number of threads may come from a larger machine.
-        values["omp_nthreads"] = min(values["omp_nthreads"], given["nprocs"])
-    values |= given
-    for name in ("bids_dir", "output_dir", "work_dir", "bids_database_dir"):
-        if name in values:
-            values[name] = absolute(values[name], folder)
-    values["weights"] = {n: absolute(p, folder) for n, p in values.get("weights", {}).items()}
-    config = RunConfig(**values)
-    check_paths(config)
-    return config
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read ({error.strerror})", path=path, expected="a readable file"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError("is not text", path=path, expected="UTF-8") from None
-
-
-def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
-    """Read nipype's plugin and its arguments from a YAML file.
-
-    Raises
-    ------
-    ConfigError
-        If the file is no YAML mapping with a `plugin`.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(_read_text(path))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML ({error})", path=path) from None
-    is_mapping = isinstance(content, dict) and isinstance(content.get("plugin"), str)
-    arguments = (content.get("plugin_args") or {}) if is_mapping else None
-    if not isinstance(arguments, dict):
-        raise ConfigError(
-            "no plugin is named",
-            path=path,
-            expected="`plugin: SLURM` (or another of nipype's), and `plugin_args` as a mapping",
-        )
-    # A job template, as nipype's plugins for batch systems have it, is a text or a file.
-    if isinstance(template := arguments.get("template"), str):
-        file = absolute(template, path.parent)
-        arguments = arguments | ({"template": str(file)} if file.is_file() else {})
-    return content["plugin"], arguments
-
-
-def check_paths(config: RunConfig) -> None:
-    """Stop before any work if a folder or file of the request cannot be used.
-
-    Raises
-    ------
-    InputError
-        If the dataset is missing.
-    ConfigError
-        If folders are inside each other in a way that endangers data, the output folder is
-        not writable, or a file is missing.
-    OutputError
-        If something that will be written to is a link that leads elsewhere.
-    """
-    out, work, bids = config.output_dir, config.work_dir, config.bids_dir
-    if config.analysis_level == "participant":
-        if not bids.is_dir():
-            raise InputError(
-                "the dataset is missing" if not bids.exists() else "the dataset is not a folder",
-                path=bids,
-                expected="a BIDS dataset: dataset_description.json and sub-* folders",
-                advice="check the path; in a container, that it is bound (-v or --bind)",
-            )
-        _check_apart(out, bids, "output folder", "OUTPUT_DIR")
-        _check_apart(work, bids, "work folder", "--work-dir")
-        if work == out or work in out.parents:
-            raise ConfigError(
-                "the work folder holds the outputs, and is emptied after success",
-                path=work,
-                expected="a folder of its own",
-                advice="give --work-dir another folder, or leave it out",
-            )
-        for folder in (out, work):
-            _check_writable(folder, make=not config.dry_run)
-    elif not out.is_dir():
-        raise ConfigError(
-            "there are no results to collect",
-            path=out,
-            expected="the OUTPUT_DIR of `participant` runs",
-            advice="run the participant level first",
-        )
-    else:
-        _check_writable(out, make=True)
-    # Files at the root are replaced, not written through; folders are entered.
-    for name in ("logs", "group") if config.analysis_level == "group" else ("logs",):
-        refuse_links(out / name, root=out)
-    for name, path in config.weights.items():
-        if not path.is_file():
-            raise WeightsError(
-                f"the checkpoint for {name} is missing",
-                path=path,
-                expected="a .safetensors file",
-            )
-
-
-def _check_apart(folder: Path, bids_dir: Path, noun: str, option: str) -> None:
-    if folder == bids_dir:
-        raise ConfigError(
-            f"the {noun} is the dataset itself",
-            path=folder,
-            expected="another folder: raw data are never written to",
-            advice=f"set {option} to, for example, {bids_dir / 'derivatives' / 'drope'}",
-        )
-    derivatives = bids_dir / "derivatives"
-    if bids_dir in folder.parents and derivatives not in folder.parents:
-        raise ConfigError(
-            f"the {noun} is inside the raw dataset",
-            path=folder,
-            expected=f"a folder outside of it or below {derivatives}",
-            advice=f"set {option} to, for example, {derivatives / 'drope'}",
-        )
-
-
-def _check_writable(folder: Path, *, make: bool) -> None:
-    from tempfile import TemporaryFile
-
-    try:
-        if make:
-            folder.mkdir(parents=True, exist_ok=True)
-        elif not folder.exists():
-            # A dry run leaves no trace: ask the nearest folder that exists.
-            parent = next(p for p in folder.parents if p.exists())
-            if not os.access(parent, os.W_OK):
-                raise PermissionError(13, "Permission denied")
-            return
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written ({error.strerror})",
-            path=folder,
-            expected="a writable folder",
-            advice="check its permissions and quota; in a container, that it is bound writable "
-            "and that the user (-u) owns it",
-        ) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

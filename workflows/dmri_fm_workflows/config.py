@@ -1,7 +1,7 @@
 """The request: every option of a run as one frozen value object, to and from TOML.
 
-The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.run` hands its fields
-to the workflow builders as plain arguments. Nothing below ``base`` sees it.
+The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.plan` decides from it
+what is done. Builders of workflows see the plan, never the request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
-from dmri_fm.identity import DEFAULT_MODELS, explain_retired
+from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, TENSOR_NETWORKS, explain_retired, identity
+from dmri_fm_workflows.stages import denoise, hmc, sdc
 
 __all__ = [
     "ANALYSIS_LEVELS",
@@ -37,11 +38,11 @@ __all__ = [
 ]
 
 ANALYSIS_LEVELS = ("participant", "group")
-SDC = ("auto", "topup", "pepolar", "none")
-HMC = ("auto", "eddy", "builtin", "none")
-DENOISE = ("auto", "dwidenoise", "mppca", "patch2self", "none")
+SDC = ("auto", *sdc.NAMES)
+HMC = ("auto", *hmc.NAMES)
+DENOISE = ("auto", *denoise.NAMES)
 NORMALISATIONS = ("affine", "syn")
-MODELS = DEFAULT_MODELS
+MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -126,7 +127,7 @@ class RunConfig:
     models
         Networks to run.
     weights
-        Checkpoint by model name, in place of the packaged one.
+        Weights file by model name, in place of the packaged one.
     device
         Where the networks run: `auto`, `cpu` or `cuda`.
     random_seed
@@ -172,7 +173,7 @@ class RunConfig:
     b_scaling: str = "auto"
     b0_threshold: float | None = None
     normalisation: str = "affine"
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = DEFAULT_MODELS
     weights: Mapping[str, Path] = field(default_factory=dict)
     device: str = "auto"
     random_seed: int = 0
@@ -202,6 +203,13 @@ class RunConfig:
             _check_choice(name, [getattr(self, name)], allowed)
         _check_choice("models", self.models, MODELS)
         _check_choice("weights", self.weights, MODELS)
+        for name in self.models:
+            if not identity(name).is_packaged and name not in self.weights:
+                raise ConfigError(
+                    f"no weights of {name} ship with this software",
+                    expected=f"--weights {name}=FILE.safetensors",
+                    advice="name a file of weights, or leave the model out",
+                )
         _check_choice("output_spaces", self.output_spaces, OUTPUT_SPACES)
         for name in ("nprocs", "omp_nthreads", "mem_gb"):
             if getattr(self, name) <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,131 +11,72 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
-from dmri_fm_workflows.interfaces.facts import MergeFacts
-from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
+from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.outputs.sidecars import raw_uri
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
-from dmri_fm_workflows.stages.figures import init_anat_figures_wf, init_series_figures_wf
-from dmri_fm_workflows.stages.models import init_features_wf, init_models_wf
-from dmri_fm_workflows.stages.normalise import init_anat_wf, init_normalise_wf
-from dmri_fm_workflows.stages.outputs import (
-    ANAT_OUTPUTS,
-    FEATURE_OUTPUTS,
-    REFINER_OUTPUTS,
-    SERIES_OUTPUTS,
-    SERIES_TEMPLATE_OUTPUTS,
-    TENSOR_OUTPUTS,
-    Output,
-    figure_outputs,
-    init_derivatives_wf,
+from dmri_fm_workflows.stages.base import (
+    Resources,
+    Source,
+    Stage,
+    connect_stages,
+    field_names,
+    open_workflow,
 )
-from dmri_fm_workflows.stages.preprocess import init_preprocess_wf
+from dmri_fm_workflows.stages.outputs import ACPC, Origin, init_derivatives_wf
+from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
 
 __all__ = ["init_dwi_wf", "init_participant_wf"]
 
+#: Fields that the anatomy of a session hands to its series.
+ANAT_FIELDS = (
+    "t1w_brain_file",
+    "to_t1w_acpc_file",
+    "to_mni_file",
+    "registration_dice",
+    "anat_record",
+)
 
-def init_participant_wf(
-    *, plan: ParticipantPlan, bids_root: Path, output_dir: Path, omp_nthreads: int
-) -> pe.Workflow:
-    """Build everything that is computed for one participant.
 
-    Parameters
-    ----------
-    plan
-        What is to be done.
-    bids_root
-        Root of the raw dataset, for the sources in the sidecars.
-    output_dir
-        Root of the output dataset.
-    omp_nthreads
-        Threads a node may use.
-
-    Returns
-    -------
-    Workflow
-        Named `sub_<label>_wf`.
-    """
+def init_participant_wf(plan: ParticipantPlan, resources: Resources) -> pe.Workflow:
+    """Build everything that is computed for one participant, as `sub_<label>_wf`."""
     workflow = pe.Workflow(name=f"sub_{_word(plan.label)}_wf")
     for session in plan.sessions:
         anat_wf = None
         if session.t1w is not None:
-            anat_wf = _init_session_anat_wf(
-                plan, session, bids_root=bids_root, output_dir=output_dir
-            )
+            anat_wf = _init_session_anat_wf(plan.label, session, resources)
             workflow.add_nodes([anat_wf])
         for series in session.series:
-            dwi_wf = init_dwi_wf(
-                plan=series,
-                bids_root=bids_root,
-                output_dir=output_dir,
-                omp_nthreads=omp_nthreads,
-            )
+            dwi_wf = init_dwi_wf(series, resources)
             workflow.add_nodes([dwi_wf])
             if anat_wf is not None:
                 workflow.connect([
-                    (anat_wf, dwi_wf, [(f"anat_wf.outputnode.{source}", f"inputnode.{target}")
-                                       for source, target in (
-                        ("brain_file", "t1w_brain_file"),
-                        ("to_acpc_file", "to_t1w_acpc_file"),
-                        ("to_mni_file", "to_mni_file"),
-                        ("dice", "anat_dice"),
-                        ("facts", "anat_facts"))]),
+                    (anat_wf, dwi_wf, [(f"anat_wf.outputnode.{f}", f"inputnode.{f}")
+                                       for f in field_names(dwi_wf, "inputnode")]),
                 ])  # fmt: skip
     return workflow
 
 
-def _init_session_anat_wf(
-    plan: ParticipantPlan, session: SessionPlan, *, bids_root: Path, output_dir: Path
-) -> pe.Workflow:
+def _init_session_anat_wf(subject: str, session: SessionPlan, resources: Resources) -> pe.Workflow:
     """Process and write the T1w image of a session."""
     assert session.t1w is not None
-    entities = _anat_entities(plan.label, session.label)
+    entities = _anat_entities(subject, session.label)
     label = "" if session.label is None else f"_ses_{_word(session.label)}"
     workflow = pe.Workflow(name=f"session_anat{label}_wf")
-    anat_wf = init_anat_wf(normalisation=plan.normalisation, sloppy=plan.sloppy)
-    anat_wf.inputs.inputnode.t1w_file = str(session.t1w)
-    figures_wf = init_anat_figures_wf()
-    derivatives_wf = init_derivatives_wf(
-        outputs=(*ANAT_OUTPUTS, *figure_outputs(("t1wmask", "t1wtemplate"))),
-        output_dir=output_dir,
+    sources = connect_stages(workflow, SESSION_STAGES, session, resources, {})
+    origin = Origin(
         entities=entities,
-        sources=[raw_uri(session.t1w, bids_root)],
+        sources=[raw_uri(session.t1w, resources.bids_root)],
+        normalisation=session.normalisation,
         anat_entities=entities,
-        normalisation=plan.normalisation,
     )
-    _connect_outputs(workflow, anat_wf, derivatives_wf, ANAT_OUTPUTS)
-    workflow.connect(anat_wf, "outputnode.facts", derivatives_wf, "inputnode.facts")
-    workflow.connect([
-        (anat_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "t1w_file", "mask_file", "mni_brain_file", "template_file",
-            "template_mask_file")]),
-        (figures_wf, derivatives_wf, [(f"outputnode.{f}_figure", f"inputnode.{f}_figure")
-                                      for f in ("t1wmask", "t1wtemplate")]),
-    ])  # fmt: skip
+    sources["record"] = sources["anat_record"]
+    _connect_outputs(workflow, SESSION_STAGES, sources, [ACPC], resources, origin)
     return workflow
 
 
 def _anat_entities(subject: str, session: str | None) -> dict[str, str]:
     """Return the entities of the anatomical outputs of a session."""
     return {"subject": subject} | ({} if session is None else {"session": session})
-
-
-def _connect_outputs(
-    workflow: pe.Workflow,
-    stage_wf: pe.Workflow,
-    derivatives_wf: pe.Workflow,
-    outputs: tuple[Output, ...],
-) -> None:
-    """Wire the fields that outputs name, where the stage has them.
-
-    `facts` is left to the caller: several stages have them, and one sidecar holds them all.
-    """
-    offered = set(stage_wf.get_node("outputnode").inputs.copyable_trait_names()) - {"facts"}
-    wanted = dict.fromkeys(
-        f for output in outputs for f in (*output.fields, *([output.facts] * bool(output.facts)))
-    )
-    pairs = [(f"outputnode.{f}", f"inputnode.{f}") for f in wanted if f in offered]
-    workflow.connect([(stage_wf, derivatives_wf, pairs)])
 
 
 def _word(label: str) -> str:
@@ -148,216 +90,121 @@ def _word(label: str) -> str:
     return "".join(c if c.isalnum() and c.isascii() else f"x{ord(c):x}" for c in label)
 
 
-def init_dwi_wf(
-    *, plan: SeriesPlan, bids_root: Path, output_dir: Path, omp_nthreads: int
-) -> pe.Workflow:
-    """Build preprocess, normalise, models and outputs of one series.
+def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
+    """Build all stages of one series.
 
-    Parameters are those of :func:`init_participant_wf`, with the plan of the series. Where it
-    has a T1w image, the anatomy of the session has to be connected.
+    Where it has a T1w image, the anatomy of the session has to be connected.
 
     Inputs
     ------
     t1w_brain_file, to_t1w_acpc_file, to_mni_file
-        Anatomy in ACPC and its transforms.
-    anat_dice, anat_facts
-        Quality and method of the anatomy's registration.
+        Anatomy in ACPC and its transforms; only with a T1w image, as all inputs.
+    registration_dice, anat_record
+        Quality and methods of the anatomy.
 
     Outputs
     -------
     out_files
         Files that were written.
     """
-    series = plan.series
+    entities = plan.entities
     pieces = [
-        f"{key}_{_word(series.entities[name])}"
+        f"{key}_{_word(entities[name])}"
         for key, name in SCAN_ENTITIES.items()
-        if name in series.entities and name != "subject"
+        if name in entities and name != "subject"
     ]
-    workflow = pe.Workflow(name="_".join(["dwi", *pieces, "wf"]))
-    inputnode = pe.Node(
-        niu.IdentityInterface(
-            ["t1w_brain_file", "to_t1w_acpc_file", "to_mni_file", "anat_dice", "anat_facts"]
-        ),
-        name="inputnode",
+    workflow, inputnode, outputnode = open_workflow(
+        "_".join(["dwi", *pieces, "wf"]), ANAT_FIELDS if plan.has_t1w else (), ["out_files"]
     )
-    outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
-    mem_gb, entities = plan.size_gb, plan.entities
-    preprocess_wf = init_preprocess_wf(plan=plan, omp_nthreads=omp_nthreads, mem_gb=mem_gb)
-    preprocess_wf.inputs.inputnode.dwi_files = [str(run.path) for run in series.runs]
-    preprocess_wf.inputs.inputnode.bval_files = [str(run.bval) for run in series.runs]
-    preprocess_wf.inputs.inputnode.bvec_files = [str(run.bvec) for run in series.runs]
-    normalise_wf = init_normalise_wf(
-        has_t1w=plan.has_t1w,
-        normalisation=plan.normalisation,
-        sloppy=plan.sloppy,
-        voxel_size_mm=plan.voxel_size_mm,
-        feature_model=plan.encoder,
-        omp_nthreads=omp_nthreads,
-        mem_gb=mem_gb,
-    )
-    quality = pe.Node(AssessQuality(entities=entities), name="assess_quality", mem_gb=4 * mem_gb)
-    # The series' own facts come after those of the anatomy: of two masks its own is named.
-    facts = pe.Node(niu.Merge(5), name="list_facts", run_without_submitting=True)
-    merge_facts = pe.Node(
-        MergeFacts(base=_planned_facts(plan, bids_root)),
-        name="merge_facts",
-        run_without_submitting=True,
-    )
-    outputs = [*SERIES_OUTPUTS, *(() if plan.has_t1w else SERIES_TEMPLATE_OUTPUTS)]
-    outputs += TENSOR_OUTPUTS if plan.has_tensor else ()
-    outputs += REFINER_OUTPUTS if "tensor-refiner" in plan.networks else ()
-    outputs = [o for o in outputs if o.space is None or o.space in plan.output_spaces]
-    # Features live on the template's grid whatever else is asked for.
-    outputs += FEATURE_OUTPUTS if plan.encoder else ()
-    figures_wf = init_series_figures_wf(
-        has_t1w=plan.has_t1w,
-        has_sdc=plan.sdc.has_field,
-        has_denoising=plan.engines.denoise != "none",
-        has_tensor=plan.has_tensor,
-        has_network="tensor-refiner" in plan.networks,
-        has_features=plan.encoder is not None,
-    )
-    figure_names = tuple(
-        f.removesuffix("_figure")
-        for f in figures_wf.get_node("outputnode").inputs.copyable_trait_names()
-    )
-    derivatives_wf = init_derivatives_wf(
-        outputs=(*outputs, *figure_outputs(figure_names)),
-        output_dir=output_dir,
+    offered = {f: (inputnode, f) for f in ANAT_FIELDS} if plan.has_t1w else {}
+    stages = list_stages(plan)
+    sources = connect_stages(workflow, stages, plan, resources, offered)
+    sources["record"] = _merge_records(workflow, plan, resources, stages, sources)
+    origin = Origin(
         entities=entities,
-        sources=[raw_uri(image.path, bids_root) for image in plan.sources],
-        raw_metadata=[run.metadata for run in series.runs],
+        sources=[raw_uri(image.path, resources.bids_root) for image in plan.sources],
+        normalisation=plan.normalisation,
+        raw_metadata=[run.metadata for run in plan.series.runs],
         anat_entities=_anat_entities(entities["subject"], entities.get("session"))
         if plan.has_t1w
         else None,
-        normalisation=plan.normalisation,
     )
-    workflow.connect([
-        (preprocess_wf, normalise_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "dwi_file", "bval_file", "bvec_file", "volumes_file", "motion_file", "field_file",
-            "dwiref_file", "dwi_brain_file", "dwi_mask_file")]),
-        (preprocess_wf, facts, [("outputnode.facts", "in2")]),
-        (normalise_wf, facts, [("outputnode.facts", "in3")]),
-        (facts, merge_facts, [("out", "in_facts")]),
-        (merge_facts, derivatives_wf, [("facts", "inputnode.facts")]),
-        (preprocess_wf, derivatives_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "motion_file", "motion_facts", "confounds_file", "confounds_facts")]),
-        (normalise_wf, quality, [("outputnode.acpc_dwi_file", "dwi_file"),
-                                 ("outputnode.acpc_bval_file", "bval_file"),
-                                 ("outputnode.acpc_bvec_file", "bvec_file"),
-                                 ("outputnode.acpc_mask_file", "mask_file")]),
-        (preprocess_wf, quality, [("outputnode.raw_file", "raw_file"),
-                                  ("outputnode.bval_file", "raw_bval_file"),
-                                  ("outputnode.raw_bvec_file", "raw_bvec_file"),
-                                  ("outputnode.dwi_mask_file", "raw_mask_file"),
-                                  ("outputnode.motion_file", "motion_file"),
-                                  ("outputnode.outliers_file", "outliers_file")]),
-        (quality, derivatives_wf, [("qc_file", "inputnode.qc_file"),
-                                   ("facts", "inputnode.qc_facts")]),
-        (derivatives_wf, outputnode, [("outputnode.out_files", "out_files")]),
-    ])  # fmt: skip
-    _connect_outputs(workflow, normalise_wf, derivatives_wf, tuple(outputs))
-    if plan.has_t1w:
-        workflow.connect([
-            (inputnode, normalise_wf, [(f, f"inputnode.{f}") for f in (
-                "t1w_brain_file", "to_t1w_acpc_file", "to_mni_file")]),
-            (inputnode, quality, [("anat_dice", "registration_dice")]),
-            (inputnode, facts, [("anat_facts", "in1")]),
-            (inputnode, figures_wf, [("t1w_brain_file", "inputnode.t1w_brain_file")]),
-        ])  # fmt: skip
-    else:
-        workflow.connect([
-            (normalise_wf, quality, [("outputnode.dice", "registration_dice")]),
-            (normalise_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                "mni_brain_file", "template_file", "template_mask_file")]),
-        ])  # fmt: skip
-    workflow.connect([
-        (preprocess_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "denoised_file", "raw_file", "bval_file", "raw_bvec_file", "dwiref_file",
-            "uncorrected_file", "dwi_mask_file", "motion_file", "outliers_file")]),
-        (normalise_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-            "acpc_dwiref_file", "acpc_mask_file", "mni_mask_file")]),
-        (figures_wf, derivatives_wf, [(f"outputnode.{f}_figure", f"inputnode.{f}_figure")
-                                      for f in figure_names]),
-    ])  # fmt: skip
-    if plan.has_tensor:
-        models_wf = init_models_wf(
-            networks=plan.networks,
-            weights=plan.weights,
-            device=plan.engines.device,
-            random_seed=plan.random_seed,
-            omp_nthreads=omp_nthreads,
-            mem_gb=mem_gb,
-        )
-        workflow.connect([
-            (normalise_wf, models_wf, [
-                *((f"outputnode.acpc_{f}", f"inputnode.{f}") for f in (
-                    "dwi_file", "bval_file", "bvec_file", "mask_file")),
-                ("outputnode.to_mni_file", "inputnode.to_mni_file"),
-                ("outputnode.mni_mask_file", "inputnode.mni_mask_file")]),
-            (models_wf, facts, [("outputnode.gradient_facts", "in4")]),
-            (models_wf, quality, [("outputnode.tensor_diffusivity_file", "diffusivity_file")]),
-            (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                "tensor_fa_file", "tensor_v1_file", "tensor_fa_mni_file")]),
-        ])  # fmt: skip
-        if "tensor-refiner" in plan.networks:
-            workflow.connect([
-                (models_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                    "tensorrefiner_fa_file", "tensorrefiner_fa_std_file",
-                    "tensorrefiner_unfamiliarity_file", "tensorrefiner_facts")]),
-                (models_wf, quality, [
-                    ("outputnode.tensorrefiner_diffusivity_file", "network_diffusivity_file"),
-                    ("outputnode.tensorrefiner_unfamiliarity_file", "unfamiliarity_file")]),
-            ])  # fmt: skip
-        _connect_outputs(workflow, models_wf, derivatives_wf, tuple(outputs))
-    if plan.encoder:
-        features_wf = init_features_wf(
-            model=plan.encoder,
-            weights=plan.weights,
-            device=plan.engines.device,
-            random_seed=plan.random_seed,
-            entities=entities,
-        )
-        workflow.connect([
-            (normalise_wf, features_wf, [
-                (f"outputnode.features_{f}", f"inputnode.{f}") for f in (
-                    "dwi_file", "bval_file", "bvec_file", "mask_file")]),
-            (features_wf, quality, [("outputnode.ood", "ood")]),
-            (features_wf, figures_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in (
-                "scan_file", "patch_file")]),
-        ])  # fmt: skip
-        _connect_outputs(workflow, features_wf, derivatives_wf, tuple(outputs))
-    if plan.length_scaling is not None:
-        method, common_length = plan.length_scaling
-        check = pe.Node(CheckFreeWater(method=method), name="check_free_water")
-        if common_length is not None:
-            check.inputs.common_length = common_length
-        workflow.connect([
-            (normalise_wf, check, [(f"outputnode.acpc_{f}", f) for f in (
-                "dwi_file", "bval_file", "bvec_file", "mask_file")]),
-            (check, facts, [("facts", "in5")]),
-        ])  # fmt: skip
+    derivatives_wf = _connect_outputs(
+        workflow, stages, sources, plan.output_spaces, resources, origin
+    )
+    workflow.connect(derivatives_wf, "outputnode.out_files", outputnode, "out_files")
     _set_b0_threshold(workflow, plan.b0_threshold)
     return workflow
 
 
-def _planned_facts(plan: SeriesPlan, bids_root: Path) -> dict[str, Any]:
+def _merge_records(
+    workflow: pe.Workflow,
+    plan: SeriesPlan,
+    resources: Resources,
+    stages: Iterable[Stage],
+    sources: Mapping[str, Source],
+) -> Source:
+    """Add what joins the records of all stages into that of the series."""
+    # Those of the series come after that of the anatomy: of two masks its own is named.
+    fields = ["anat_record"] if plan.has_t1w else []
+    fields += [stage.record for stage in stages if stage.record is not None]
+    listed = pe.Node(niu.Merge(len(fields)), name="list_records", run_without_submitting=True)
+    merged = pe.Node(
+        MergeRecords(base=_planned_record(plan, resources)),
+        name="merge_records",
+        run_without_submitting=True,
+    )
+    for number, field in enumerate(fields, start=1):
+        node, output = sources[field]
+        workflow.connect(node, output, listed, f"in{number}")
+    workflow.connect(listed, "out", merged, "in_records")
+    return merged, "record"
+
+
+def _connect_outputs(
+    workflow: pe.Workflow,
+    stages: Iterable[Stage],
+    sources: Mapping[str, Source],
+    spaces: Collection[str],
+    resources: Resources,
+    origin: Origin,
+) -> pe.Workflow:
+    """Add the sinks of the outputs whose fields a stage offers, in the spaces asked for."""
+    outputs = [
+        output
+        for stage in stages
+        for output in stage.outputs
+        if set(output.fields) <= {*field_names(workflow.get_node(stage.wf_name), "outputnode")}
+        and (output.space is None or output.in_any_space or output.space in spaces)
+    ]
+    derivatives_wf = init_derivatives_wf(
+        outputs=outputs, output_dir=resources.output_dir, origin=origin
+    )
+    workflow.add_nodes([derivatives_wf])
+    for field in field_names(derivatives_wf, "inputnode"):
+        node, output = sources[field]
+        workflow.connect(node, output, derivatives_wf, f"inputnode.{field}")
+    return derivatives_wf
+
+
+def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
     """Return what the plan says and every sidecar of the series repeats."""
-    facts: dict[str, Any] = {
+
+    def uri(path: Path) -> str:
+        return raw_uri(path, resources.bids_root)
+
+    record: dict[str, Any] = {
         "Warnings": list(plan.warnings),
         B0_THRESHOLD_KEY: plan.b0_threshold,
         "SDCReason": plan.sdc.reason,
     }
     if plan.sdc.unused:
-        facts["SDCImagesNotUsed"] = [
-            {"File": raw_uri(image.path, bids_root), "Reason": image.reason}
-            for image in plan.sdc.unused
+        record["SDCImagesNotUsed"] = [
+            {"File": uri(image.path), "Reason": image.reason} for image in plan.sdc.unused
         ]
     if plan.sdc.has_field:
-        pair = plan.series.blip_pair or ()
-        facts["SDCPair"] = [raw_uri(image.path, bids_root) for image in pair]
-    return facts
+        record["SDCPair"] = [uri(image.path) for image in plan.series.blip_pair or ()]
+    return record
 
 
 def _set_b0_threshold(workflow: pe.Workflow, b0_threshold: float) -> None:

@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
+from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
@@ -26,29 +32,20 @@ from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries, EpiImage, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import (
-    COREGISTRATION,
-    Engines,
-    SdcChoice,
-    choose_sdc,
-    name_denoising,
-    name_hmc,
-    name_normalisation,
-    name_sdc,
-    name_unringing,
-)
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.models import scan_features
+from dmri_fm_workflows.stages import denoise as denoise_stage
+from dmri_fm_workflows.stages import hmc as hmc_stage
+from dmri_fm_workflows.stages import sdc as sdc_stage
+from dmri_fm_workflows.stages.sdc.choice import SdcChoice, choose_sdc
 
 __all__ = [
-    "ENCODERS",
     "ParticipantPlan",
     "SeriesPlan",
     "SessionPlan",
     "plan_participant",
     "plan_series",
 ]
-
-#: Of the models that a user may ask for, those that give features; the others estimate tensors.
-ENCODERS = ("drope",)
 
 SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
 
@@ -93,10 +90,12 @@ class SeriesPlan:
     six
         Directions for them by the gradient files; None if no shell has six. The run chooses
         again once b-vectors are turned with the head into ACPC.
-    encoder
-        The network that gives features, or None.
+    encoders
+        Of these, those that give features.
+    features
+        Features of a scan by encoder, `pooled` or `cls`, as its weights give them.
     weights
-        Checkpoint by model, in place of the packaged one.
+        Weights file by model, in place of the packaged one.
     random_seed
         Seed of whatever a model draws.
     sloppy
@@ -121,7 +120,8 @@ class SeriesPlan:
     models: tuple[str, ...]
     networks: tuple[str, ...]
     six: SixDirections | None
-    encoder: str | None
+    encoders: tuple[str, ...]
+    features: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
     random_seed: int = 0
     sloppy: bool = False
@@ -184,7 +184,7 @@ class SeriesPlan:
     @property
     def size_gb(self) -> float:
         """Size of all runs as float32, GB."""
-        return sum(_size_gb(run.shape) for run in self.series.runs)
+        return sum(4 * prod(run.shape) / 1e9 for run in self.series.runs)
 
     @cached_property
     def run_sizes(self) -> tuple[int, ...]:
@@ -194,23 +194,33 @@ class SeriesPlan:
     @property
     def denoising(self) -> str:
         """What the sidecar says under `Denoising`."""
-        names = (name_denoising(self.engines.denoise, n) for n in self.run_sizes)
-        return "; ".join(dict.fromkeys(names))
+        engine = denoise_stage.load(self.engines.denoise)
+        return "; ".join(dict.fromkeys(engine.describe(n) for n in self.run_sizes))
 
     @property
     def unringing(self) -> str:
         """What the sidecar says under `GibbsCorrection`."""
-        return name_unringing(self.engines.denoise, unring=self.unring)
+        return str(denoise_stage.load(self.engines.denoise).name_unringing(unring=self.unring))
 
     @property
     def sdc_name(self) -> str:
         """What the sidecar says under `SDCMethod`."""
-        return name_sdc(self.sdc.method)
+        return str(sdc_stage.load(self.sdc.method).describe())
 
     @property
     def hmc_name(self) -> str:
         """What the sidecar says under `HMCMethod`."""
-        return name_hmc(self.engines.hmc, sloppy=self.sloppy)
+        return str(hmc_stage.load(self.engines.hmc).describe(self.sloppy))
+
+    @property
+    def is_resampled_by_hmc(self) -> bool:
+        """What corrects head motion interpolates the series, and corrects distortion with it."""
+        return bool(hmc_stage.load(self.engines.hmc).resamples)
+
+    @property
+    def has_remaining_field(self) -> bool:
+        """There is a distortion field that is still to be corrected after head motion."""
+        return self.sdc.has_field and not self.is_resampled_by_hmc
 
     @property
     def is_slab(self) -> bool:
@@ -226,7 +236,7 @@ class SeriesPlan:
     @property
     def coregistration_name(self) -> str | None:
         """What the sidecar says under `CoregistrationMethod`; None without a T1w image."""
-        return COREGISTRATION if self.has_t1w else None
+        return COREGISTRATION_METHOD if self.has_t1w else None
 
     @property
     def normalisation_name(self) -> str:
@@ -238,7 +248,7 @@ class SeriesPlan:
         """What the sidecars say of every step that the plan decides, with versions."""
         names = (self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
                  self.normalisation_name)  # fmt: skip
-        return (*names, COREGISTRATION, name_mask("t1w")) if self.has_t1w else names
+        return (*names, COREGISTRATION_METHOD, name_mask("t1w")) if self.has_t1w else names
 
     @property
     def length_scaling(self) -> tuple[str, float | None] | None:
@@ -263,10 +273,15 @@ class SeriesPlan:
         shell = next(s for s in self.gtab.shells if self.six.index[0] in s.index)
         return len(self.gtab.group_axes(shell.index))
 
+    def network_inputs(self, model: str) -> dict[str, Any]:
+        """Return the inputs that the interface of every network has, but for its name."""
+        own = {"weights": str(self.weights[model])} if model in self.weights else {}
+        return {"device": self.engines.device, "seed": self.random_seed, **own}
+
     @property
     def n_feature_directions(self) -> int:
-        """Diffusion-weighted volumes that the encoder sees."""
-        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoder else 0
+        """Diffusion-weighted volumes that an encoder sees."""
+        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoders else 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -281,6 +296,10 @@ class SessionPlan:
         T1w image that is processed, or None.
     unused_t1w
         Further T1w images.
+    normalisation
+        `affine` or `syn`: the registration to the template.
+    sloppy
+        Coarse and quick, for tests.
     series
         One plan each.
     """
@@ -288,6 +307,8 @@ class SessionPlan:
     label: str | None
     t1w: Path | None
     unused_t1w: tuple[Path, ...]
+    normalisation: str
+    sloppy: bool
     series: tuple[SeriesPlan, ...]
 
 
@@ -299,17 +320,11 @@ class ParticipantPlan:
     ----------
     label
         Without `sub-`.
-    normalisation
-        `affine` or `syn`: the registration to the template.
-    sloppy
-        Coarse and quick, for tests.
     sessions
         Those with a series.
     """
 
     label: str
-    normalisation: str
-    sloppy: bool
     sessions: tuple[SessionPlan, ...]
 
     @property
@@ -339,13 +354,13 @@ def plan_participant(
     """
     return ParticipantPlan(
         label=participant.label,
-        normalisation=config.normalisation,
-        sloppy=config.sloppy,
         sessions=tuple(
             SessionPlan(
                 label=session.label,
                 t1w=session.t1w[0] if session.t1w else None,
                 unused_t1w=session.t1w[1:],
+                normalisation=config.normalisation,
+                sloppy=config.sloppy,
                 series=tuple(plan_series(config, s, session, engines) for s in session.series),
             )
             for session in participant.sessions
@@ -359,11 +374,12 @@ def plan_series(
 ) -> SeriesPlan:
     """Decide what is done with one series of a session."""
     gtab = GradientTable.concatenate([run.gtab for run in series.runs])
-    volumes = select_shells(gtab) if determines_tensor(gtab) else ()
-    wanted = tuple(m for m in config.models if m not in ENCODERS)
+    volumes = select_shells(gtab) if determines_tensor(gtab) else np.array([], dtype=int)
+    wanted = tuple(m for m in config.models if m in TENSOR_NETWORKS)
+    encoders = tuple(m for m in config.models if m in ENCODERS)
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
-    sdc = choose_sdc(series, engines)
+    sdc = choose_sdc(series, engines.pair_sdc)
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
     if sdc.warning is not None:
@@ -392,16 +408,10 @@ def plan_series(
         models=config.models,
         networks=networks,
         six=six,
-        encoder=next((m for m in config.models if m in ENCODERS), None),
+        encoders=encoders,
+        features={e: scan_features(e, config.weights) for e in encoders},
         weights=config.weights,
         random_seed=config.random_seed,
         sloppy=config.sloppy,
         warnings=tuple(dict.fromkeys(warnings)),
     )
-
-
-def _size_gb(shape: tuple[int, ...]) -> float:
-    n_values = 1
-    for n in shape:
-        n_values *= n
-    return 4 * n_values / 1e9

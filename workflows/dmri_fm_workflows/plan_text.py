@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, identity
+from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm_workflows.bids import EpiImage
-from dmri_fm_workflows.engines import name_normalisation
-from dmri_fm_workflows.plan import ENCODERS, ParticipantPlan, SeriesPlan, SessionPlan
+from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 
 __all__ = ["LATER", "describe_plan", "list_omissions"]
 
@@ -36,7 +37,7 @@ def describe_plan(plan: ParticipantPlan) -> str:
     """Return what will be done with a participant, one stage a line."""
     lines: list[str] = []
     for session in plan.sessions:
-        lines += _session_lines(plan, session)
+        lines += _session_lines(session)
         for series in session.series:
             lines += ["", f"  {series.name}", *_series_lines(series)]
     return "\n".join(lines)
@@ -64,7 +65,7 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
             f"No tensor is fitted, by least squares or a network: the "
             f"{plan.gtab.count_directions()} directions do not determine one."
         )
-    wanted = [m for m in plan.models if m not in ENCODERS]
+    wanted = [m for m in plan.models if m in TENSOR_NETWORKS]
     if plan.has_tensor and not wanted:
         found.append("No tensor network runs: --models does not name one.")
     elif plan.has_tensor and not plan.networks:
@@ -72,8 +73,13 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
             f"{', '.join(wanted)} does not run: no shell has six directions that determine a "
             "tensor."
         )
-    if plan.encoder is None:
-        found.append(f"There are no features: --models does not name {' or '.join(ENCODERS)}.")
+    for network in map(identity, plan.networks):
+        if not network.has_intervals:
+            found.append(f"{network.name} gives no standard deviations (desc-std).")
+        if not network.has_ood:
+            found.append(f"{network.name} gives no out-of-distribution map (param-ood).")
+    if not plan.encoders:
+        found.append(f"There are no features: --models names no encoder ({', '.join(ENCODERS)}).")
     found += [
         f"Series and maps are not written in {space}: --output-spaces does not name it."
         for space in ("MNI152NLin2009aSym",)
@@ -82,13 +88,13 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _session_lines(plan: ParticipantPlan, session: SessionPlan) -> list[str]:
+def _session_lines(session: SessionPlan) -> list[str]:
     head = "" if session.label is None else f"ses-{session.label}: "
     if session.t1w is None:
         return [f"  {head}no T1w image: each series is registered to the template by itself"]
     text = (
         f"{session.t1w.name}: bias correction (N4), brain mask by {name_mask('t1w')}, ACPC; to "
-        f"the template: {name_normalisation(plan.normalisation)}"
+        f"the template: {name_normalisation(session.normalisation)}"
     )
     lines = _item(f"{head}T1w image", text, indent=2)
     for path in session.unused_t1w:
@@ -133,10 +139,10 @@ def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
     if len(runs) > 1:
         yield "merge", f"{len(runs)} runs, brought to the b=0 level of the first"
     yield "distortion", f"{plan.sdc_name}: {plan.sdc.reason}"
-    for image in plan.sdc.unused:
-        if f"{image.path.name}: {image.reason}" in plan.sdc.reason:
-            continue  # said above
-        yield "  not used", f"{image.path.name}: {image.reason}"
+    for unused in plan.sdc.unused:
+        said = f"{unused.path.name}: {unused.reason}"
+        if said not in plan.sdc.reason:
+            yield "  not used", said
     yield "motion and eddy", plan.hmc_name
     yield "mask", _mask_text(plan)
     yield "registration", _alignment_text(plan)
@@ -153,7 +159,10 @@ def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
         yield "network", f"{network}: {_six_text(plan)}{_weights_text(plan, network)}"
     if not plan.networks:
         yield "network", "none"
-    yield "features", _features_text(plan)
+    for encoder in plan.encoders:
+        yield "features", _features_text(plan, encoder)
+    if not plan.encoders:
+        yield "features", "none"
     yield "output spaces", ", ".join(plan.output_spaces)
 
 
@@ -204,7 +213,7 @@ def _resampling_text(plan: SeriesPlan) -> str:
     spaces = [f"ACPC at {size:.3g} mm{asked}"]
     spaces += [f"{space} at 2 mm" for space in plan.output_spaces if space != "ACPC"]
     # eddy hands on its own series, built-in motion correction the volumes as they were acquired.
-    how = "by eddy on the grid of the series; then " if plan.engines.hmc == "eddy" else ""
+    how = "by eddy on the grid of the series; then " if plan.is_resampled_by_hmc else ""
     return f"{how}one interpolation into each space; {', '.join(spaces)}"
 
 
@@ -236,14 +245,12 @@ def _weights_text(plan: SeriesPlan, model: str) -> str:
     return "" if path is None else f"; own weights {path}"
 
 
-def _features_text(plan: SeriesPlan) -> str:
-    if plan.encoder is None:
-        return "none"
+def _features_text(plan: SeriesPlan, encoder: str) -> str:
     n_weighted = int((~plan.gtab.is_b0).sum())
     n = plan.n_feature_directions
     which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, spread"
-    own = _weights_text(plan, plan.encoder)
-    return f"{plan.encoder}: {which}, on the model's MNI grid, {_device(plan)}{own}"
+    own = _weights_text(plan, encoder)
+    return f"{encoder}: {which}, on the model's MNI grid, {_device(plan)}{own}"
 
 
 def _device(plan: SeriesPlan) -> str:

@@ -57,6 +57,7 @@ class ProcessPoolPlugin(MultiProcPlugin):
         gc.freeze()
         super().__init__(plugin_args=plugin_args)
         # nipype's own pool, which has not started anything, offers no choice of initializer.
+        self.pool: ProcessPoolExecutor
         self.pool.shutdown()
         self.pool = ProcessPoolExecutor(
             max_workers=self.processors,

@@ -1,1 +1,6 @@
-"""The D-RoPE encoder and what pretrains it."""
+"""The D-RoPE encoder.
+
+Public: `config` and `network` (the encoder), `tokens` (its input), `encoder` (its adapter to
+:class:`~dmri_fm.encoders.base.Encoder`), `authors_checkpoint` (conversion), and for training
+`mae`, `guided_mae`, `estimates`. All other modules are private to this package.
+"""

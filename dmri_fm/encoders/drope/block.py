@@ -36,7 +36,7 @@ class DiffusionAttention(nn.Module):
 
 
 class DropeBlock(nn.Module):
-    """Attention across directions, then across places; an MLP after each."""
+    """Attention across directions, then across patch positions; an MLP after each."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Masked autoencoder around the D-RoPE encoder, for pretraining.
 
-Either a share of the places is hidden (the same places in every direction) or a share of the
-directions; a light decoder of the same kind of blocks fills in what was hidden. This is the
+Either a share of the patch positions is masked (the same in every direction) or a share of the
+directions; a light decoder of the same blocks reconstructs what was masked. This is the
 published autoencoder; :mod:`dmri_fm.encoders.drope.guided_mae` pretrains our own encoder.
 
 Method: He et al. 2022, https://doi.org/10.1109/CVPR52688.2022.01553; Kung et al. 2026,
@@ -54,7 +54,7 @@ class MaeConfig:
         Channels of three 3^3 convolutions over each reconstructed volume; 0 leaves them out,
         which packed encoders must, because they have no volume.
     spatial_ratio, diffusion_ratio
-        Share of places, or of directions, that is hidden.
+        Share of patch positions, or of directions, that is masked.
     """
 
     encoder: DropeConfig
@@ -84,16 +84,17 @@ class Mask(NamedTuple):
     Attributes
     ----------
     kind
-        "spatial": places are hidden in all directions at once. "diffusion": whole directions.
+        "spatial": patch positions are masked in all directions at once. "diffusion": whole
+        directions are.
     kept
-        Shape (B, K): ascending indices of the places, or directions, that stay visible.
+        Shape (B, K): ascending indices of the patch positions, or directions, that stay visible.
     """
 
     kind: Literal["spatial", "diffusion"]
     kept: Tensor
 
     def hidden(self, n_directions: int, n_places: int) -> Tensor:
-        """Return which tokens are hidden, shape (B, T, S), bool."""
+        """Return the masked tokens, shape (B, T, S), bool."""
         n = n_places if self.kind == "spatial" else n_directions
         flags = torch.ones(self.kept.shape[0], n, dtype=torch.bool, device=self.kept.device)
         flags.scatter_(1, self.kept, torch.zeros_like(self.kept, dtype=torch.bool))
@@ -111,7 +112,7 @@ def draw_mask(
     n_places: int,
     batch: int = 1,
 ) -> Mask:
-    """Choose at random what stays visible; at least one place or direction does."""
+    """Choose at random what stays visible; at least one patch position or direction does."""
     n = n_places if kind == "spatial" else n_directions
     ratio = config.spatial_ratio if kind == "spatial" else config.diffusion_ratio
     n_kept = min(max(1, round(n * (1.0 - ratio))), n)
@@ -122,7 +123,7 @@ def draw_mask(
 
 
 class Decoder(nn.Module):
-    """Blocks of an encoder's kind: from visible tokens and a mask to tokens of all patches."""
+    """Blocks as of the encoder: from visible tokens and a mask to tokens of all patches."""
 
     def __init__(self, config: MaeConfig) -> None:
         super().__init__()
@@ -155,9 +156,9 @@ class Decoder(nn.Module):
         mask
             Which these are.
         qspace, positions
-            Shapes (B, T, 3) and (B, S, 3): of all directions and places.
+            Shapes (B, T, 3) and (B, S, 3): of all directions and patch positions.
         hints
-            Shape (B, T, S, decoder_dim): added to hidden tokens.
+            Shape (B, T, S, decoder_dim): added to masked tokens.
         """
         config, encoder = self.config, self.config.encoder
         n_directions, n_places = qspace.shape[1], positions.shape[1]
@@ -208,7 +209,7 @@ class MaskedAutoencoder(nn.Module):
         Parameters
         ----------
         patches, qspace, positions
-            As :meth:`dmri_fm.encoders.drope.network.Drope.forward` takes them, nothing hidden
+            As :meth:`dmri_fm.encoders.drope.network.Drope.forward` takes them, nothing masked
             yet. With
             convolutions the patches must be those of a whole grid, in order.
         mask
@@ -264,7 +265,7 @@ def refuse_b0(qspace: Tensor) -> None:
 def keep_visible(
     patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the visible part of patches, measurements and places."""
+    """Return the visible part of patches, measurements and patch positions."""
     kept = mask.kept
     if mask.kind == "spatial":
         index = repeat(kept, "b k -> b t k p", t=patches.shape[1], p=patches.shape[3])
@@ -276,7 +277,7 @@ def keep_visible(
 
 
 def _fill(seen: Tensor, hints: Tensor, mask: Mask) -> Tensor:
-    """Put visible tokens in their places among those of all patches."""
+    """Put visible tokens at their positions among those of all patches."""
     _, n_directions, n_places, dim = hints.shape
     if mask.kind == "spatial":
         index = repeat(mask.kept, "b k -> b t k d", t=n_directions, d=dim)
@@ -286,14 +287,14 @@ def _fill(seen: Tensor, hints: Tensor, mask: Mask) -> Tensor:
 
 
 def ramp_tau(progress: float) -> float:
-    """Return the weight of the hidden patches: 0.05 at the start, 0.95 at the end, linear."""
+    """Return the weight of the masked patches: 0.05 at the start, 0.95 at the end, linear."""
     return 0.05 + 0.90 * min(max(progress, 0.0), 1.0)
 
 
 def masked_errors(
     reconstruction: Tensor, target: Tensor, hidden: Tensor, *, brain: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean squared errors of visible and of hidden patches.
+    """Return the mean squared errors of visible and of masked patches.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How well a scan's directions predict one another: a map for its quality.
+"""Prediction error of masked directions: a map of a scan's quality.
 
 The error is large where measurements contradict each other or the training data: motion, dropped
 slices, wrong gradients, lesions never seen.
@@ -18,21 +18,21 @@ from dmri_fm.qspace import choose_spread
 
 __all__ = ["FEWEST_DIRECTIONS", "direction_errors"]
 
-#: Fewer cannot be halved to any use.
+#: Smallest number of directions; half of fewer predicts nothing.
 FEWEST_DIRECTIONS = 6
 
 
 def direction_errors(
     network: GuidedAutoencoder, tokens: ScanTokens, gtab: GradientTable, *, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Hide either half of the directions, and compare what comes back with what was measured.
+    """Mask either half of the directions, and compare its reconstruction with the measurements.
 
     Parameters
     ----------
     network
         On the device of `tokens`, evaluation mode.
     tokens
-        A scan of T weighted measurements and S places.
+        A scan of T weighted measurements and S patches.
     gtab
         Of the T, RAS+.
     seed
@@ -41,7 +41,7 @@ def direction_errors(
     Returns
     -------
     ndarray
-        Shape (S,): root mean squared error of S/S0 over hidden directions and the brain's voxels
+        Shape (S,): root mean squared error of S/S0 over masked directions and the brain's voxels
         of each patch; it holds the noise of the measurements. NaN if there are fewer than
         :data:`FEWEST_DIRECTIONS`.
     """
@@ -56,8 +56,8 @@ def direction_errors(
         args = (tokens.patches[None], tokens.qspace[None], tokens.positions[None], mask)
         with torch.inference_mode():
             found = network.reconstruct(*args, tokens.brain[None])[0]
-        hidden = np.setdiff1d(np.arange(n), kept)
-        missing = (found - tokens.patches)[hidden] * tokens.brain
+        masked = np.setdiff1d(np.arange(n), kept)
+        missing = (found - tokens.patches)[masked] * tokens.brain
         total += missing.square().sum(dim=(0, 2))
     error: NDArray[np.float32] = (total / (n * tokens.brain.sum(dim=1))).sqrt().cpu().numpy()
     return error

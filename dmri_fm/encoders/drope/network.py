@@ -1,7 +1,8 @@
 """Diffusion-space rotary transformer: an encoder of whole diffusion scans.
 
-The image of every direction is cut into patches; blocks let the patches of one place see one
-another across directions, and then the patches of one direction across places. Attention across
+The image of every direction is cut into patches. A block lets the tokens of one patch position
+attend to one another across directions, and then those of one direction across patch positions.
+Attention across
 directions rotates queries against keys by an angle that grows with the distance between two
 measurements in q-space (D-RoPE), so any number of directions in any order can be read.
 
@@ -63,14 +64,14 @@ Reader = Callable[[slice | Tensor], Tensor]
 
 
 class PositionCode(nn.Module):
-    """[place | direction] code that is added to the tokens, half of the channels each."""
+    """[patch position | direction] code that is added to the tokens, half of the channels each."""
 
     def __init__(self, config: DropeConfig, dim: int) -> None:
         super().__init__()
         self.is_dyadic = config.direction_code == "dyadic"
         self.pos_scale = config.pos_scale
-        self.place_dim = dim // 2
-        self.qpos_embed = nn.Linear(6 if self.is_dyadic else 3, dim - self.place_dim)
+        self.position_dim = dim // 2
+        self.qpos_embed = nn.Linear(6 if self.is_dyadic else 3, dim - self.position_dim)
 
     def encode_directions(self, qspace: Tensor) -> Tensor:
         """Encode (..., T, 3) measurements as (..., T, dim - dim // 2)."""
@@ -81,17 +82,17 @@ class PositionCode(nn.Module):
         out: Tensor = self.qpos_embed(code.to(self.qpos_embed.weight.dtype))
         return out
 
-    def encode_places(self, positions: Tensor) -> Tensor:
+    def encode_positions(self, positions: Tensor) -> Tensor:
         """Encode (..., S, 3) patch centres as (..., S, dim // 2)."""
-        return sincos_positions(positions * self.pos_scale, self.place_dim)
+        return sincos_positions(positions * self.pos_scale, self.position_dim)
 
     def forward(self, qspace: Tensor, positions: Tensor) -> Tensor:
         """Encode (B, T, 3) measurements and (B, S, 3) patch centres as (B, T, S, dim)."""
-        n_directions, n_places = qspace.shape[1], positions.shape[1]
+        n_directions, n_patches = qspace.shape[1], positions.shape[1]
         return torch.cat(
             [
-                repeat(self.encode_places(positions), "b s d -> b t s d", t=n_directions),
-                repeat(self.encode_directions(qspace), "b t d -> b t s d", s=n_places),
+                repeat(self.encode_positions(positions), "b s d -> b t s d", t=n_directions),
+                repeat(self.encode_directions(qspace), "b t d -> b t s d", s=n_patches),
             ],
             dim=-1,
         )
@@ -158,7 +159,7 @@ class Drope(nn.Module):
         return features
 
     def encode_cls(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> Tensor:
-        """Encode scans as :meth:`forward` does, but compute the scan tokens only."""
+        """Encode scans as :meth:`forward` does, but compute the class tokens only."""
         read = _read_patches(patches, qspace)
         return self.encode(read, qspace, positions, only_cls=True)[0]
 
@@ -174,7 +175,7 @@ class Drope(nn.Module):
         qspace, positions
             As in :meth:`forward`.
         only_cls
-            Leave out what the scan tokens do not need. The tokens are then of no use.
+            Leave out what the class tokens do not need. The tokens are then of no use.
         """
         kept = find_weighted(qspace)
         if kept is not None:
@@ -213,16 +214,16 @@ class Drope(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         config = self.config
         embed = PackedLinear(self.patch_mlp.weight, self.patch_mlp.bias)
-        places = self.position.encode_places(positions)
+        codes = self.position.encode_positions(positions)
         directions = self.position.encode_directions(qspace)
         batch, n_directions = qspace.shape[:2]
-        half = places.shape[-1]
-        tokens = places.new_empty(batch, n_directions, positions.shape[1], config.dim)
+        half = codes.shape[-1]
+        tokens = codes.new_empty(batch, n_directions, positions.shape[1], config.dim)
         for t, volume in enumerate(range(n_directions) if kept is None else kept.tolist()):
             patches = (read(slice(volume, volume + 1)) - config.signal_mean) / config.signal_std
             rows = embed(rearrange(patches, "b 1 s p -> (b s) p"))
             tokens[:, t] = rearrange(rows, "(b s) d -> b s d", b=batch)
-            tokens[:, t, :, :half] += places
+            tokens[:, t, :, :half] += codes
             tokens[:, t, :, half:] += directions[:, t, None]
         blocks = cast("list[DropeBlock]", list(self.blocks))
         cls = []

@@ -207,7 +207,7 @@ def rotary_tables(
 ) -> RotaryTables:
     """Prepare the rotations between all pairs of directions.
 
-    The distances are those of a scan, the same for every place in the brain, and the matrix
+    The distances are those of a scan, the same for every patch position, and the matrix
     [pairs x (cosines | sines of all channels)] has a small rank because most frequencies are
     slow. Its singular vectors turn the rotation into a few ordinary matrix products.
 

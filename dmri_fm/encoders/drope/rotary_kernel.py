@@ -1,7 +1,7 @@
-"""D-RoPE attention of many places in one compiled loop, for inference on a CPU.
+"""D-RoPE attention of many patch positions in one compiled loop, for inference on a CPU.
 
-Nothing of the size places x directions x directions x channels exists: the tables of cosines and
-sines belong to the scan, and stay in the processor's cache while place after place passes.
+Nothing of the size patches x directions x directions x channels exists: the tables of cosines and
+sines belong to the scan, and stay in the processor's cache while patch after patch passes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 @njit(nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
 def _attend_range(qkv, cos, sin, out, start, stop):  # type: ignore
-    """Fill `out` (S, T, heads, d) for places `start` to `stop` of `qkv` (S, T, 3, heads, d)."""
+    """Fill `out` (S, T, heads, d) for patches `start` to `stop` of `qkv` (S, T, 3, heads, d)."""
     n_directions, n_heads, dim = qkv.shape[1], qkv.shape[3], qkv.shape[4]
     half = dim // 2
     # Keys are padded to a multiple of four with scores whose exponential is nothing.
     n_keys = (n_directions + 3) // 4 * 4
-    # Copies of one place and head lie densely: it is them that the inner loops read.
+    # Copies of one patch and attention head lie densely: it is them that the inner loops read.
     q = np.empty((n_directions, dim), dtype=np.float32)
     k = np.empty((n_directions, dim), dtype=np.float32)
     v = np.zeros((n_keys, dim), dtype=np.float32)
@@ -90,7 +90,7 @@ def attend_directions(
     pool: ThreadPoolExecutor | None = None,
     n_threads: int = 1,
 ) -> NDArray[np.float32]:
-    """Let the directions of each place see one another.
+    """Let the directions of each patch position attend to one another.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def attend_directions(
         d^-1/2, with
         the channels in halves, too.
     pool, n_threads
-        Places are shared out among this many threads of the pool.
+        Threads of the pool, which share the patches.
 
     Returns
     -------

@@ -3,7 +3,7 @@
 The same arithmetic as :meth:`dmri_fm.encoders.drope.network.DropeBlock.forward`, tested equal to
 it. The
 tokens of a scan are held once; besides them there are only pieces that fit the processor's
-cache: some places with all their directions, then some rows of one direction.
+cache: some patch positions with all their directions, then some rows of one direction.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _halve_pairs(weight: Tensor, heads: int) -> Tensor:
 
 
 def _stream_diffusion(block: DropeBlock, x: Tensor, attend: Callable[[Tensor], Tensor]) -> None:
-    """Attention across directions and its MLP, some places at a time."""
+    """Attention across directions and its MLP, some patch positions at a time."""
     attention, heads = block.attn_diffusion, block.attn_diffusion.heads
     qkv = PackedLinear(_halve_pairs(attention.qkv.weight, heads))
     out_proj = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
@@ -156,7 +156,7 @@ def _stream_diffusion(block: DropeBlock, x: Tensor, attend: Callable[[Tensor], T
 def _stream_space(
     block: DropeBlock, cls: Tensor, x: Tensor, n_threads: int, *, only_cls: bool
 ) -> Tensor:
-    """Attention across places, one direction at a time, and its MLP; return the scan tokens."""
+    """Attention across patch positions by direction, and its MLP; return the class tokens."""
     attention, n_cls = block.attn_space, len(cls)
     q_weight, kv_weight = attention.qkv.weight.split([x.shape[2], 2 * x.shape[2]])
     project_q = PackedLinear(q_weight * (x.shape[2] // attention.heads) ** -0.5)
@@ -166,8 +166,8 @@ def _stream_space(
     n_rows = n_cls + x.shape[1]
     step = min(ROWS, max(64, SCORES // n_rows)) * n_threads
     total = torch.zeros_like(cls)
-    for places in x:
-        rows = block.norm1_space(torch.cat([cls, places]))
+    for tokens in x:
+        rows = block.norm1_space(torch.cat([cls, tokens]))
         keys_values = torch.cat([project_kv(part) for part in rows.split(ROWS)])
         heads = _pack_heads(keys_values, attention.heads)
         last = n_cls if only_cls else n_rows
@@ -176,7 +176,7 @@ def _stream_space(
             r = out_proj(_attend(project_q(rows[start:stop]), heads))
             n_scan = min(max(n_cls - start, 0), stop - start)
             total[start : start + n_scan] += r[:n_scan]
-            piece = places[max(start - n_cls, 0) : max(stop - n_cls, 0)]
+            piece = tokens[max(start - n_cls, 0) : max(stop - n_cls, 0)]
             if len(piece):
                 piece += r[n_scan:]
                 piece += mlp(block.norm2_space(piece))

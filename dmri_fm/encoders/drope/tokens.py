@@ -39,7 +39,7 @@ MIN_BRAIN_FRACTION = 0.1
 
 @dataclass(frozen=True, eq=False)
 class ScanTokens:
-    """A scan as an encoder reads it; S places, T directions, P voxels a patch.
+    """A scan as an encoder reads it: S patches of P voxels in T directions.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class ScanTokens:
     brain
         Shape (S, P): 1 in the brain, 0 outside.
     index
-        Shape (S,): positions among all patches of the grid, C order.
+        Shape (S,): indices of the patches among all of the grid, C order.
     """
 
     patches: Tensor
@@ -66,15 +66,15 @@ class ScanTokens:
         which = torch.from_numpy(np.asarray(directions))
         return replace(self, patches=self.patches[which], qspace=self.qspace[which])
 
-    def select_places(self, places: NDArray[np.int_]) -> ScanTokens:
-        """Return the scan with the given places, in the given order."""
-        which = torch.from_numpy(np.asarray(places))
+    def select_patches(self, patches: NDArray[np.int_]) -> ScanTokens:
+        """Return the scan with the given patches, in the given order."""
+        which = torch.from_numpy(np.asarray(patches))
         return ScanTokens(
             self.patches[:, which],
             self.qspace,
             self.positions[which],
             self.brain[which],
-            self.index[places],
+            self.index[patches],
         )
 
     def to(self, device: torch.device | str) -> ScanTokens:

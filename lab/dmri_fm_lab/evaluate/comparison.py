@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,14 @@ from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks.predict import predict_tensor
+from dmri_fm_lab.evaluate.baselines import BASELINES, ORACLE_SIGMAS, SERIES_ORACLES, fit_gaussian
+from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import CRITERIA
-from dmri_fm_lab.evaluate.rivals import METHODS, ORACLE_SIGMAS, SERIES_DENOISERS, fit_gaussian
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
-from dmri_fm_lab.evaluate.smoothing import brain_snr
 from dmri_fm_lab.evaluate.subsets import SixSubset, choose_subsets
 from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.smoothing import brain_snr
 
 __all__ = [
     "METHOD_TITLES",
@@ -32,28 +31,18 @@ __all__ = [
     "compare_dataset",
     "compare_methods",
     "compare_scan",
-    "versions",
 ]
 
 logger = logging.getLogger(__name__)
 
-#: Every method, in the order of tables. Upper marks know what no method may know.
+#: Title of every method, in the order of tables. Oracles know what no method may know.
 METHOD_TITLES: dict[str, str] = {
-    "wls": "WLS",
-    "iwls": "IWLS",
-    "gaussian": "Gaussian, WLS",
-    "nlmeans": "non-local means, WLS",
-    "tv": "total variation, WLS",
-    "mppca": "MP-PCA of the seven, WLS",
-    "patch2self": "Patch2Self of the seven, WLS",
+    **{name: baseline.title for name, baseline in BASELINES.items()},
     "network": "network",
-    "gaussian-oracle": "Gaussian, best width of each column (upper mark)",
-    "mppca-series": "MP-PCA of the whole series (upper mark)",
-    "patch2self-series": "Patch2Self of the whole series (upper mark)",
+    "gaussian-oracle": "Gaussian, best width of each column (oracle)",
+    **{name: oracle.title for name, oracle in SERIES_ORACLES.items()},
 }
 
-#: Packages whose versions are in the output.
-_PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "scikit-learn", "deepbet")
 
 _NOTES = {
     "errors": "mean absolute errors against the reference; mm^2/s, degrees",
@@ -64,7 +53,7 @@ _NOTES = {
     "off what the bootstrap finds of it",
     "shares_b0": "where the reference has the test's b=0, the noise of that volume is in "
     "neither errors nor variance: errors are too small, most of all of MD",
-    "upper marks": "gaussian-oracle chooses its width by the error; the whole-series marks have "
+    "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles have "
     "seen the reference's volumes, so their noise is not independent of it",
     "raw": "raw series are not corrected for motion, eddy currents or distortion; noise of "
     "preprocessed series is correlated between voxels",
@@ -131,8 +120,8 @@ def compare_methods(
     request
         Which methods.
     denoised
-        The same seven volumes out of the denoised whole series, by the upper mark's name;
-        upper marks that are not there are left out.
+        The same seven volumes out of the denoised whole series, by the oracle's name;
+        oracles that are not there are skipped.
 
     Returns
     -------
@@ -141,8 +130,8 @@ def compare_methods(
     """
     found: dict[str, dict[str, Row]] = {}
     for name in (n for n in METHOD_TITLES if n in request.methods):
-        if name in METHODS:
-            found[name] = score(METHODS[name](test), reference)
+        if name in BASELINES:
+            found[name] = score(BASELINES[name].apply(test), reference)
         elif name == "network":
             maps = predict_tensor(test, model=request.model, weights=request.weights)
             found[name] = score(maps, reference)
@@ -172,7 +161,7 @@ def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
         "name": scan.name,
         "participant": scan.participant,
         "scanner": scan.scanner,
-        "kind": scan.kind,
+        "origin": scan.origin,
         "shape": list(scan.dwi.shape[:3]),
         "voxel_size_mm": [round(float(x), 3) for x in scan.dwi.voxel_size_mm],
         "shells": {f"{s.bval:.0f}": len(s.index) for s in scan.dwi.gtab.shells},
@@ -183,8 +172,8 @@ def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
     if not subsets:
         logger.warning("%s: too few directions for six and a reference", scan.name)
         return record
-    wanted = [name for name in SERIES_DENOISERS if name in request.methods]
-    whole = {name: SERIES_DENOISERS[name](scan.dwi) for name in wanted}
+    wanted = [name for name in SERIES_ORACLES if name in request.methods]
+    whole = {name: SERIES_ORACLES[name].apply(scan.dwi) for name in wanted}
     brains: dict[tuple[int, ...], NDArray[np.bool_]] = {}
     for number, subset in enumerate(subsets):
         logger.info("%s: subset %d of %d", scan.name, number + 1, len(subsets))
@@ -281,7 +270,9 @@ def compare_dataset(
     seen = [] if network is None else network["training_scans"]
     series = []
     for scan in find_scans(root, participant_labels=participant_labels):
-        record = clean({**compare_scan(scan, request), "is_trained_on": scan.brain_name in seen})
+        record = json_ready(
+            {**compare_scan(scan, request), "is_trained_on": scan.brain_name in seen}
+        )
         series.append(record)
         if report is not None:
             report(record)
@@ -291,7 +282,7 @@ def compare_dataset(
             path=root,
             expected="a shell of 12 distinct directions or more, or repeated ones, and a b=0",
         )
-    found: dict[str, Any] = clean(
+    found: dict[str, Any] = json_ready(
         {
             "dataset": str(root),
             "versions": versions(),
@@ -320,33 +311,3 @@ def _describe_network(request: Request) -> dict[str, Any]:
         "weights": "packaged" if request.weights is None else request.weights.name,
         "training_scans": loaded.training.get("scans", []),
     }
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of this package and of those that the numbers depend on."""
-    from dmri_fm import __version__
-
-    found: dict[str, str | None] = {"dmri_fm": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def clean(value: Any) -> Any:
-    """Return a value for JSON: plain types, and None for what is not finite.
-
-    Examples
-    --------
-    >>> clean({"a": (1, float("nan")), 2: np.float32(0.5)})
-    {'a': [1, None], '2': 0.5}
-    """
-    if isinstance(value, Mapping):
-        return {str(k): clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from scipy.ndimage import affine_transform, binary_erosion
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.normalise.signal import CLIP
-from dmri_fm_lab.evaluate.grid_scans import GridScan
+from dmri_fm_lab.grid_scans import GridScan
 
 __all__ = ["CORRUPTIONS", "SEVERITIES"]
 
@@ -89,7 +89,7 @@ def cut_slab(scan: GridScan, rng: np.random.Generator) -> GridScan:
     return replace(scan, mask=mask, signal=scan.signal * mask[..., None])
 
 
-def turn_head(scan: GridScan, rng: np.random.Generator) -> GridScan:
+def turn_brain(scan: GridScan, rng: np.random.Generator) -> GridScan:
     """Turn images and mask about the left-right axis, as a wrong header does; gradients stay."""
     centre = np.argwhere(scan.mask).mean(axis=0)
     turn = Rotation.from_euler("x", 90, degrees=True).as_matrix()
@@ -119,6 +119,6 @@ CORRUPTIONS: dict[str, Callable[[GridScan, np.random.Generator], GridScan]] = {
     "motion": move_volumes,
     "drop-out": drop_slices,
     "missing slab": cut_slab,
-    "wrong orientation": turn_head,
+    "wrong orientation": turn_brain,
     "non-brain": fill_with_liquid,
 }

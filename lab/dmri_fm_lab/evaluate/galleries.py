@@ -1,9 +1,9 @@
-"""Galleries of heads that differ in their microstructure and in nothing else.
+"""Galleries of brains that differ in their microstructure and in nothing else.
 
 Anatomy, mask, fibres and b=0 contrast are those of one head of the generator that no network is
-trained on: otherwise the shape of a head gives it away. The tissue is that generator's, a stick
+trained on: otherwise the shape of a brain gives it away. The tissue is that generator's, a stick
 and a zeppelin along each fibre, isotropic grey matter and CSF, computed voxel by voxel instead
-of by trxscan, which would take minutes a scan. The head takes about half a minute of one
+of by trxscan, which would take minutes a scan. The brain takes about half a minute of one
 processor, a scan of 12 directions on the 2 mm grid about one second.
 """
 
@@ -18,15 +18,16 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.series import Dwi
-from dmri_fm_lab.evaluate.grid_scans import EVALUATION, GridScan, draw_subject, embed
-from dmri_fm_lab.simulate.scanner import Tissue, true_peaks
+from dmri_fm_lab.grid_scans import EVALUATION, GridScan, draw_subject, embed
+from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.truth import true_peaks
 
 __all__ = [
     "FACTORS",
     "Geometry",
     "acquire_tissue",
+    "brain_geometry",
     "draw_gallery",
-    "head_geometry",
     "tissue_signal",
 ]
 
@@ -42,7 +43,7 @@ INTENSITY = (0.70 * 0.30, 0.82 * 0.36, 1.0 * 0.91)
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """One head; V voxels of brain.
+    """One brain; V voxels of brain.
 
     Attributes
     ----------
@@ -70,7 +71,7 @@ class Geometry:
             raise ConfigError(f"{len(self.fractions)} voxels", expected=f"{n}, those of the mask")
 
 
-def head_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
+def brain_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
     """Draw a head of the generator that no network is trained on, on an encoder's grid."""
     rng = np.random.default_rng([EVALUATION, 2, seed])
     subject = draw_subject(rng, grid)
@@ -89,16 +90,14 @@ def head_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
     )
 
 
-def draw_gallery(
-    rng: np.random.Generator, n: int, *, deviation: float = DEVIATION
-) -> list[Tissue]:
+def draw_gallery(rng: np.random.Generator, n: int) -> list[Tissue]:
     """Draw tissues whose :data:`FACTORS` vary independently about the usual ones."""
     if n < 2:
         raise ConfigError(f"a gallery of {n}", expected="two or more")
     usual = Tissue()
     known = {f.name for f in fields(usual)}
     assert known.issuperset(FACTORS)
-    factors = np.exp(deviation * rng.standard_normal((n, len(FACTORS))))
+    factors = np.exp(DEVIATION * rng.standard_normal((n, len(FACTORS))))
     return [
         replace(
             usual, **{name: getattr(usual, name) * f for name, f in zip(FACTORS, row, strict=True)}
@@ -113,7 +112,7 @@ def tissue_signal(geometry: Geometry, tissue: Tissue, gtab: GradientTable) -> ND
     Parameters
     ----------
     geometry
-        The head.
+        The brain.
     tissue
         mm^2/s; its relaxation is not read.
     gtab
@@ -167,4 +166,4 @@ def acquire_tissue(
     images = np.zeros((*geometry.mask.shape, len(gtab)), dtype=np.float32)
     images[geometry.mask] = np.hypot(signal + noise[0], noise[1])
     dwi = Dwi.from_arrays(images, geometry.affine, gtab, mask=geometry.mask)
-    return GridScan.of(dwi, name=name, kind="gallery")
+    return GridScan.of(dwi, name=name, origin="gallery")

@@ -1,4 +1,4 @@
-"""Plain ways to fill hidden places of images from what is visible."""
+"""Plain ways to fill masked patches of images from what is visible."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _Image = NDArray[np.float32]
 _Mask = NDArray[np.bool_]
 
 
-def fill_by_means(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
-    """Put the mean of an image's visible voxels in its hidden ones.
+def fill_by_means(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
+    """Put the mean of an image's visible voxels in its masked ones.
 
     Parameters
     ----------
     images
-        Shape (X, Y, Z, N); what is hidden is not read.
-    visible, hidden
+        Shape (X, Y, Z, N); what is masked is not read.
+    visible, masked
         Shape (X, Y, Z): voxels of the brain, without overlap.
 
     Returns
@@ -40,20 +40,20 @@ def fill_by_means(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
         Shape (X, Y, Z, N), float32.
     """
     out = images.astype(np.float32)
-    out[hidden] = images[visible].mean(axis=0)
+    out[masked] = images[visible].mean(axis=0)
     return out
 
 
-def fill_smoothly(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
-    """Put a Gaussian mean of the visible voxels around in the hidden ones.
+def fill_smoothly(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
+    """Put a Gaussian mean of the visible voxels around in the masked ones.
 
     Normalised convolution (Knutsson & Westin 1993, doi:10.1109/CVPR.1993.341081). Parameters
     and result are those of :func:`fill_by_means`.
     """
-    out = fill_by_means(images, visible, hidden)
-    left, width = hidden.copy(), WIDTH_VOXELS
+    out = fill_by_means(images, visible, masked)
+    left, width = masked.copy(), WIDTH_VOXELS
     seen = visible.astype(np.float32)
-    while left.any() and width < max(hidden.shape):
+    while left.any() and width < max(masked.shape):
         share = gaussian_filter(seen, width)
         near = left & (share > LEAST_SHARE)
         for n in range(images.shape[3]):
@@ -63,23 +63,23 @@ def fill_smoothly(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
     return out
 
 
-def fill_harmonically(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
-    """Solve Laplace's equation in the hidden voxels, the visible ones as its boundary.
+def fill_harmonically(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
+    """Solve Laplace's equation in the masked voxels, the visible ones as its boundary.
 
-    Nothing flows out of the brain; hidden voxels that no visible one reaches keep the mean.
+    Nothing flows out of the brain; masked voxels that no visible one reaches keep the mean.
     Parameters and result are those of :func:`fill_by_means`.
     """
-    out = fill_smoothly(images, visible, hidden)
-    number = np.full(hidden.shape, -1)
-    number[hidden] = np.arange(int(hidden.sum()))
-    inside = hidden | visible
-    n_neighbours = np.zeros(int(hidden.sum()))
+    out = fill_smoothly(images, visible, masked)
+    number = np.full(masked.shape, -1)
+    number[masked] = np.arange(int(masked.sum()))
+    inside = masked | visible
+    n_neighbours = np.zeros(int(masked.sum()))
     right = np.zeros((len(n_neighbours), images.shape[3]))
     rows, columns = [], []
     for axis in range(3):
         for step in (1, -1):
             here, there = _shifted(axis, step)
-            pairs = hidden[here] & inside[there]
+            pairs = masked[here] & inside[there]
             first, second = number[here][pairs], number[there][pairs]
             np.add.at(n_neighbours, first, 1.0)
             known = second < 0
@@ -91,16 +91,16 @@ def fill_harmonically(images: _Image, visible: _Mask, hidden: _Mask) -> _Image:
     # Lone voxels have no equation: they keep what they have.
     alone = n_neighbours == 0
     diagonal = np.where(alone, 1.0, n_neighbours)
-    right[alone] = out[hidden][alone]
+    right[alone] = out[masked][alone]
     matrix = diags_array(diagonal) - coo_array((np.ones(len(row)), (row, column)), shape=size)
     matrix = matrix.tocsr()
     inverse = diags_array(1.0 / diagonal)
-    start = out[hidden].astype(np.float64)
+    start = out[masked].astype(np.float64)
     for n in range(images.shape[3]):
         solved, _ = cg(
             matrix, right[:, n], x0=start[:, n], rtol=_TOLERANCE, maxiter=500, M=inverse
         )
-        out[hidden, n] = solved
+        out[masked, n] = solved
     return out
 
 
@@ -113,7 +113,7 @@ def _shifted(axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]
 
 
 def fill_by_directions(images: _Image, visible: NDArray[np.bool_]) -> _Image:
-    """Put the mean of the visible other directions at a place in the hidden ones.
+    """Put the mean of the visible other directions at a place in the masked ones.
 
     Only where masks differ between directions, as in the authors' code, is there any.
 

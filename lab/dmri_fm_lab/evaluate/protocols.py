@@ -1,71 +1,62 @@
-"""Do features of a scan depend on the head, and not on how it was scanned?"""
+"""Do features of a scan depend on the brain, and not on how it was scanned?"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.encoders.drope.pooling import pool_tokens
-from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
-from dmri_fm_lab.evaluate.comparison import clean, versions
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     Geometry,
     acquire_tissue,
+    brain_geometry,
     draw_gallery,
 )
-from dmri_fm_lab.evaluate.grid_scans import EVALUATION, GridScan
-from dmri_fm_lab.evaluate.identification import (
+from dmri_fm_lab.evaluate.records import json_ready, markdown, versions
+from dmri_fm_lab.evaluate.representations import (
+    FEATURES,
+    encode,
+    encode_in_parts,
+    plain_features,
+    untrained,
+)
+from dmri_fm_lab.evaluate.retrieval import (
     agreement,
-    identify,
-    identify_linked,
     probe,
     rank_one,
+    retrieve,
+    retrieve_linked,
 )
-from dmri_fm_lab.evaluate.reconstruction_rivals import Kept, fit_normalised
-from dmri_fm_lab.evaluate.reconstruction_tables import markdown
-from dmri_fm_lab.evaluate.smoothing import smooth_within
+from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 from dmri_fm_lab.simulate.protocol import draw_shells
 
 __all__ = [
-    "FEATURES",
     "ProtocolRequest",
     "compare_directions",
-    "encode",
     "evaluate_gallery",
+    "evaluate_protocols",
     "format_agreement",
     "format_gallery",
-    "untrained",
 ]
 
 logger = logging.getLogger(__name__)
 
-#: Every representation, in the order of tables.
-FEATURES = {
-    "encoder": "encoder",
-    "pooled": "its tokens, pooled as they are",
-    "cls": "its class tokens",
-    "untrained": "untrained encoder",
-    "mean": "blurred mean DWI",
-    "maps": "blurred FA and MD maps",
-}
+_Array = NDArray[np.float64]
+
 
 #: Protocols of a gallery, all with directions of their own. The probe is trained on the first.
 PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
 
-#: Maps and mean images are blurred by this much, voxels, and every fourth voxel is kept.
-BLUR_VOXELS, STEP = 2.0, 4
 
-#: Ways to look heads up, in the order of tables; see _NOTES.
+#: Ways to look brains up, in the order of tables; see _NOTES.
 _WAYS = ("raw", "centred", "linked")
 
 _NOTES = {
@@ -73,13 +64,11 @@ _NOTES = {
     "mask and b=0 contrast and differ in five factors of the microstructure. Each protocol has "
     "directions and noise of its own; C has another b-value too",
     "raw": "rank-1 by Euclidean distance of the features as they are",
-    "centred": "each feature standardised over the heads of its protocol, for every method",
-    "linked": "rank-1 of heads that one protocol alone needs: a linear map between protocols was "
-    "learnt from the other four fifths of the heads, scanned by both",
-    "probe": "R^2 of held-out heads; ridge, trained on A, the penalty chosen within folds",
+    "centred": "each feature standardised over the brains of its protocol, for every method",
+    "linked": "rank-1 of brains that one protocol alone needs: a linear map between protocols was "
+    "learnt from the other four fifths of the brains, scanned by both",
+    "probe": "R^2 of held-out brains; ridge, trained on A, the penalty chosen within folds",
 }
-
-_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,7 @@ class ProtocolRequest:
 
     Attributes
     ----------
-    n_heads
+    n_brains
         Members.
     n_directions
         Of each protocol.
@@ -98,65 +87,80 @@ class ProtocolRequest:
         Of everything but the geometry.
     """
 
-    n_heads: int = 200
+    n_brains: int = 200
     n_directions: int = FEATURE_DIRECTIONS
     snr: float = 25.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_heads < 10 or self.n_directions < 7 or not self.snr > 0:
+        if self.n_brains < 10 or self.n_directions < 7 or not self.snr > 0:
             raise ConfigError(
-                f"{self.n_heads} heads, {self.n_directions} directions, SNR {self.snr:g}",
-                expected="10 heads, 7 directions or more, an SNR above zero",
+                f"{self.n_brains} brains, {self.n_directions} directions, SNR {self.snr:g}",
+                expected="10 brains, 7 directions or more, an SNR above zero",
             )
 
 
-def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
-    """Return an encoder of the same architecture with weights as they are drawn."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Drope(encoder.config).eval().requires_grad_(False)
+def evaluate_protocols(
+    encoder: Drope,
+    sources: ScanSources,
+    request: ProtocolRequest | None,
+    *,
+    n_directions: int = FEATURE_DIRECTIONS,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Compare features across directions of scans, and across protocols of a gallery.
 
+    Parameters
+    ----------
+    encoder
+        Trained.
+    sources
+        Scans for :func:`compare_directions`.
+    request
+        Gallery for :func:`evaluate_gallery`; None: no gallery.
+    n_directions
+        Directions of each of the two sets that a scan is cut into.
+    report
+        Called with the tables of each part as soon as they are there.
 
-def encode(encoder: Drope, scan: GridScan) -> _Array:
-    """Return the features of a scan, all of its directions read."""
-    return encode_in_parts(encoder, scan)["encoder"]
+    Returns
+    -------
+    dict
+        JSON-ready: `directions` and `gallery`, where there are scans, or a gallery.
 
-
-def encode_in_parts(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
-    """Return the features of a scan, and what else could serve as such; see :data:`FEATURES`."""
-    device = next(encoder.parameters()).device
-    tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
-    with torch.inference_mode():
-        cls, found = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-        features = encoder.read_out(cls, found)
-        rows = {"encoder": features, "pooled": pool_tokens(found), "cls": cls}
-    return {name: row[0].double().cpu().numpy() for name, row in rows.items()}
-
-
-def plain_features(scan: GridScan) -> dict[str, _Array]:
-    """Return what plain images say: the mean of the weighted volumes, and FA and MD."""
-    maps = fit_normalised(Kept(scan.signal, scan.gtab, scan.mask, scan.affine))
-    # MD in um^2/ms has about the range of FA.
-    images = np.stack([scan.signal.mean(axis=3), maps.fa, 1e3 * maps.md], axis=3)
-    blurred = smooth_within(images, scan.mask, BLUR_VOXELS)[::STEP, ::STEP, ::STEP]
-    mean, fa, md = blurred[scan.mask[::STEP, ::STEP, ::STEP]].astype(np.float64).T
-    return {"mean": mean, "maps": np.concatenate([fa, md])}
+    Raises
+    ------
+    ConfigError
+        If neither scans nor a gallery are asked for.
+    """
+    if not (sources.has_scans or request):
+        raise ConfigError("nothing to evaluate", expected="BIDS, --simulated or --gallery")
+    grid, found = encoder.config.grid, {}
+    if sources.has_scans:
+        found["directions"] = compare_directions(
+            encoder, sources.scans(grid), n_directions=n_directions, seed=sources.seed
+        )
+        report(format_agreement(found["directions"]))
+    if request:
+        geometry = brain_geometry(grid, seed=request.seed)
+        found["gallery"] = evaluate_gallery(encoder, geometry, request)
+        report(format_gallery(found["gallery"]))
+    return found
 
 
 def evaluate_gallery(
     encoder: Drope, geometry: Geometry, request: ProtocolRequest
 ) -> dict[str, Any]:
-    """Scan a gallery by three protocols; identify its members, and predict their tissue.
+    """Scan a gallery by three protocols; retrieve its members, and predict their tissue.
 
     Returns
     -------
     dict
-        JSON-ready: `identification` by representation and pair of protocols, `probe` by
+        JSON-ready: `retrieval` by representation and pair of protocols, `probe` by
         representation and factor.
     """
     rng = np.random.default_rng([EVALUATION, 3, request.seed])
-    tissues = draw_gallery(rng, request.n_heads)
+    tissues = draw_gallery(rng, request.n_brains)
     tables = dict(
         zip(
             PROTOCOLS,
@@ -168,7 +172,7 @@ def evaluate_gallery(
     rows: dict[str, dict[str, list[_Array]]] = {f: {p: [] for p in PROTOCOLS} for f in FEATURES}
     for number, tissue in enumerate(tissues):
         if number % 20 == 0:
-            logger.info("head %d of %d", number + 1, request.n_heads)
+            logger.info("brain %d of %d", number + 1, request.n_brains)
         for protocol, gtab in tables.items():
             scan = acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng)
             found = {
@@ -180,17 +184,17 @@ def evaluate_gallery(
                 rows[name][protocol].append(features)
     stacked = {f: {p: np.stack(v) for p, v in by.items()} for f, by in rows.items()}
     factors = {name: np.array([getattr(t, name) for t in tissues]) for name in FACTORS}
-    result: dict[str, Any] = clean(
+    result: dict[str, Any] = json_ready(
         {
             "request": asdict(request),
             "protocols": PROTOCOLS,
             "versions": versions(),
             "notes": _NOTES,
-            "identification": {
+            "retrieval": {
                 name: {
                     f"A-{p}": {
-                        **identify(by["A"], by[p]),
-                        "linked": identify_linked(by["A"], by[p], seed=request.seed),
+                        **retrieve(by["A"], by[p]),
+                        "linked": retrieve_linked(by["A"], by[p], seed=request.seed),
                     }
                     for p in list(PROTOCOLS)[1:]
                 }
@@ -240,7 +244,7 @@ def compare_directions(
     -------
     dict
         JSON-ready. `scans`: cosine and relative distance by scan; `between`: means of the same
-        between different scans; `rank_one`: share of scans found again among the others.
+        between different scans; `rank_one`: share of scans retrieved among the others.
     """
     plain = untrained(encoder, seed=seed)
     names: list[str] = []
@@ -274,20 +278,20 @@ def compare_directions(
             apart = [[np.linalg.norm(a - b) for _, b in found] for a, _ in found]
             entry["rank_one"] = rank_one(np.array(apart))
         result[name] = entry
-    cleaned: dict[str, Any] = clean(result)
+    cleaned: dict[str, Any] = json_ready(result)
     return cleaned
 
 
 def format_gallery(found: Mapping[str, Any]) -> str:
-    """Return identification and probe as markdown tables."""
-    pairs = list(next(iter(found["identification"].values())))
+    """Return retrieval and probe as markdown tables."""
+    pairs = list(next(iter(found["retrieval"].values())))
     rows = [
         [
             FEATURES[name],
             *(" / ".join(f"{by[p][k]:.3f}" for k in _WAYS) for p in pairs),
             f"{by[pairs[0]]['chance']:.3f}",
         ]
-        for name, by in found["identification"].items()
+        for name, by in found["retrieval"].items()
     ]
     titles = [f"rank-1, {' / '.join(_WAYS)}", *(f"{p}, b {_bvals(p)}" for p in pairs), "chance"]
     blocks = [markdown(titles, rows)]

@@ -1,6 +1,6 @@
-"""How well hidden parts of a scan were reconstructed.
+"""How well masked parts of a scan were reconstructed.
 
-Two sets of definitions. Ours count hidden voxels in the brain and nothing else, on S/S0, whose
+Two sets of definitions. Ours count masked voxels in the brain and nothing else, on S/S0, whose
 peak is taken as one. Those named `authors_*` follow the code that was published with D-RoPE
 (Kung et al. 2026, doi:10.48550/arXiv.2603.25977): visible patches count, the squared error is
 divided by the number of voxels whose reconstruction is positive, the logarithm is taken of its
@@ -24,7 +24,7 @@ from dmri_fm_lab.evaluate.scores import Row
 __all__ = [
     "authors_psnr_db",
     "authors_scores",
-    "hidden_scores",
+    "masked_scores",
     "psnr_db",
     "ssim_map",
 ]
@@ -88,17 +88,17 @@ def ssim_map(estimate: _Image, target: _Image) -> _Image:
     return np.asarray(found, dtype=np.float32)
 
 
-def hidden_scores(
-    estimate: _Image, target: _Image, hidden: NDArray[np.bool_], *, clean: _Image | None = None
+def masked_scores(
+    estimate: _Image, target: _Image, masked: NDArray[np.bool_], *, clean: _Image | None = None
 ) -> Row:
-    """Score the hidden voxels of volumes.
+    """Score the masked voxels of volumes.
 
     Parameters
     ----------
     estimate, target
         Shape (X, Y, Z, N), S/S0.
-    hidden
-        Shape (X, Y, Z): hidden voxels of the brain. For the structural similarity, whose windows
+    masked
+        Shape (X, Y, Z): masked voxels of the brain. For the structural similarity, whose windows
         reach beyond them, the target stands in the place of all other voxels of the estimate.
     clean
         The target without noise, where it is known.
@@ -108,10 +108,10 @@ def hidden_scores(
     dict
         `rmse`, `psnr` (dB), `ssim`, and against the target without noise `rmse_truth`.
     """
-    where = hidden[..., None]
-    mean_square = _mean_square(estimate, target, hidden)
-    box = _box(hidden)
-    composite, seen, inside = np.where(where, estimate, target)[box], target[box], hidden[box]
+    where = masked[..., None]
+    mean_square = _mean_square(estimate, target, masked)
+    box = _box(masked)
+    composite, seen, inside = np.where(where, estimate, target)[box], target[box], masked[box]
     similar = [
         float(ssim_map(composite[..., n], seen[..., n])[inside].mean())
         for n in range(target.shape[3])
@@ -120,7 +120,7 @@ def hidden_scores(
         "rmse": math.sqrt(mean_square),
         "psnr": psnr_db(mean_square),
         "ssim": float(np.mean(similar)),
-        "rmse_truth": None if clean is None else math.sqrt(_mean_square(estimate, clean, hidden)),
+        "rmse_truth": None if clean is None else math.sqrt(_mean_square(estimate, clean, masked)),
     }
 
 

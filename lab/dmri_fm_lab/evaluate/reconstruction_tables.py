@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from dmri_fm_lab.evaluate.reconstruction import RIVAL_TITLES
+from dmri_fm_lab.evaluate.reconstruction import METHOD_TITLES
+from dmri_fm_lab.evaluate.records import markdown
 
-__all__ = ["format_scan", "markdown"]
+__all__ = ["format_scan"]
 
 #: Column: title, factor, digits.
 _SCORES = {
@@ -27,39 +28,24 @@ _AUTHORS = {
     "authors_ms_ssim": ("authors' SSIM", 1.0, 3),
     "authors_scales": ("scales", 1.0, 0),
 }
-_KINDS = {
-    "diffusion": "hidden directions",
-    "spatial": "hidden places",
-    "spatial-per-direction": "hidden places, masks of each direction",
+_MASKINGS = {
+    "diffusion": "masked directions",
+    "spatial": "masked patches",
+    "spatial-per-direction": "masked patches, masks of each direction",
 }
 
 
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table.
-
-    Examples
-    --------
-    >>> print(markdown(["method", "x"], [["mean", "1"]]))
-    | method | x |
-    |---|---|
-    | mean | 1 |
-    """
-    lines = [titles, *rows]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([text[0], "|---" * len(titles) + "|", *text[1:]])
-
-
 def format_scan(record: Mapping[str, Any]) -> str:
-    """Return the record of a scan: a table for each number of directions and kind of mask.
+    """Return the record of a scan: a table for each number of directions and type of mask.
 
     Errors of MD are in 1e-3 mm^2/s.
     """
     shells = ", ".join(f"{n} x b{b}" for b, n in record["shells"].items())
-    head = f"{record['name']} ({record['kind']}), {shells}, {record['n_voxels']} voxels"
-    blocks = [head]
-    for n, kinds in record["results"].items():
-        for kind, found in kinds.items():
-            blocks.append(f"{_KINDS[kind]} of {n} directions")
+    title = f"{record['name']} ({record['origin']}), {shells}, {record['n_voxels']} voxels"
+    blocks = [title]
+    for n, maskings in record["results"].items():
+        for masking, found in maskings.items():
+            blocks.append(f"{_MASKINGS[masking]} of {n} directions")
             blocks.append(_scores_table(found))
             if found["tensors"]:
                 blocks.append(_table(found["tensors"], _TENSORS))
@@ -74,14 +60,14 @@ def _scores_table(found: Mapping[str, Any]) -> str:
     shells = list(dict.fromkeys(s for by_shell in found["rows"].values() for s in by_shell))
     rows = {}
     for shell in shells:
-        for method in (m for m in RIVAL_TITLES if shell in found["rows"].get(m, {})):
+        for method in (m for m in METHOD_TITLES if shell in found["rows"].get(m, {})):
             label = "" if len(shells) == 1 else f", b {shell}"
-            rows[f"{RIVAL_TITLES[method]}{label}"] = found["rows"][method][shell]
+            rows[f"{METHOD_TITLES[method]}{label}"] = found["rows"][method][shell]
     return _cells(rows, _SCORES)
 
 
 def _table(rows: Mapping[str, Mapping[str, float | None]], columns: Mapping[str, Any]) -> str:
-    named = {RIVAL_TITLES[m]: rows[m] for m in RIVAL_TITLES if m in rows}
+    named = {METHOD_TITLES[m]: rows[m] for m in METHOD_TITLES if m in rows}
     return _cells(named, columns)
 
 

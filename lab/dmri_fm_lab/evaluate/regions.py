@@ -10,8 +10,8 @@ from scipy.ndimage import binary_erosion, binary_opening
 
 from dmri_fm.errors import ImageError
 from dmri_fm.tensor_maps import TensorMaps
-from dmri_fm_lab.evaluate.smoothing import smooth_within
 from dmri_fm_lab.simulate.anatomy import Fractions
+from dmri_fm_lab.smoothing import smooth_within
 
 __all__ = ["CRITERIA", "Regions", "reference_regions", "true_regions"]
 

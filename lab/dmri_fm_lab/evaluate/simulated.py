@@ -18,18 +18,13 @@ from dmri_fm_lab.evaluate.regions import true_regions
 from dmri_fm_lab.simulate import draw_anatomy
 from dmri_fm_lab.simulate.anatomy import Fractions, Shape
 from dmri_fm_lab.simulate.cohort import draw_lesion
-from dmri_fm_lab.simulate.scanner import (
-    Acquisition,
-    Subject,
-    Tissue,
-    acquire,
-    place_subject,
-    true_tensor,
-)
+from dmri_fm_lab.simulate.scanner import Acquisition, acquire
+from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
+from dmri_fm_lab.simulate.truth import true_tensor
 
-__all__ = ["SimulatedHead", "build_head", "simulated_scan", "skare_table"]
+__all__ = ["SimulatedBrain", "build_brain", "simulated_scan", "skare_table"]
 
-#: Lesions of a head that has them.
+#: Lesions of a brain that has them.
 N_LESIONS = 12
 
 #: Voxels of more white matter set the level that the signal-to-noise ratio refers to.
@@ -37,13 +32,13 @@ PURE_WHITE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class SimulatedHead:
-    """A head with its truth, to be acquired as often as needed.
+class SimulatedBrain:
+    """A brain with its truth, to be acquired as often as needed.
 
     Attributes
     ----------
     subject
-        The head on its grid.
+        The brain on its grid.
     truth
         The tensor of the noise-free signal of the shell, within the brain.
     fractions
@@ -70,7 +65,7 @@ class SimulatedHead:
         )
 
 
-def build_head(
+def build_brain(
     seed: int,
     *,
     bval: float = 1000.0,
@@ -78,13 +73,13 @@ def build_head(
     has_lesions: bool = False,
     tissue: Tissue | None = None,
     echo_ms: float = 85.0,
-) -> SimulatedHead:
-    """Draw a head and compute its true tensor.
+) -> SimulatedBrain:
+    """Draw a brain and compute its true tensor.
 
     Parameters
     ----------
     seed
-        Of anatomy and lesions; the same head for any voxel size and b-value.
+        Of anatomy and lesions; the same brain for any voxel size and b-value.
     bval
         Of the shell, s/mm^2.
     voxel_size_mm
@@ -114,11 +109,11 @@ def build_head(
     parts = subject.fractions
     maps = TensorMaps.from_tensor(found.tensor, parts.mask, affine=subject.affine, model="tensor")
     level = float(np.median(found.b0[parts.wm > PURE_WHITE]))
-    return SimulatedHead(subject, maps, parts, bval, echo_ms, level)
+    return SimulatedBrain(subject, maps, parts, bval, echo_ms, level)
 
 
 def simulated_scan(
-    head: SimulatedHead,
+    brain: SimulatedBrain,
     *,
     snr: float,
     bvecs: NDArray[np.float64] | None = None,
@@ -126,12 +121,12 @@ def simulated_scan(
     partial_fourier: float = 1.0,
     seed: int = 0,
 ) -> Dwi:
-    """Acquire a head: undistorted and at rest.
+    """Acquire a brain: undistorted and at rest.
 
     Parameters
     ----------
-    head
-        From :func:`build_head`.
+    brain
+        From :func:`build_brain`.
     snr
         Median noise-free b=0 signal of white matter over the noise of one channel; infinite for
         none.
@@ -154,18 +149,18 @@ def simulated_scan(
         raise ConfigError(f"SNR {snr:g}, {n_b0} b=0", expected="an SNR above zero, a b=0 or more")
     axes = skare_table(seed) if bvecs is None else np.asarray(bvecs, dtype=np.float64)
     gtab = GradientTable(
-        np.concatenate([np.zeros(n_b0), np.full(len(axes), head.bval)]),
+        np.concatenate([np.zeros(n_b0), np.full(len(axes), brain.bval)]),
         np.concatenate([np.zeros((n_b0, 3)), axes]),
     )
     acquisition = Acquisition(
-        echo_ms=head.echo_ms,
+        echo_ms=brain.echo_ms,
         partial_fourier=partial_fourier,
-        sigma=head.level / snr,
+        sigma=brain.level / snr,
         is_distorted=False,
         seed=seed,
     )
-    data = acquire(head.subject, gtab, acquisition)
-    return Dwi.from_arrays(data, head.subject.affine, gtab, mask=head.fractions.mask)
+    data = acquire(brain.subject, gtab, acquisition)
+    return Dwi.from_arrays(data, brain.subject.affine, gtab, mask=brain.fractions.mask)
 
 
 def skare_table(seed: int) -> NDArray[np.float64]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from dmri_fm.errors import OutputError
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES
 
-__all__ = ["format_series", "write_json"]
+__all__ = ["format_series"]
 
 #: Column: title, factor, digits. Diffusivities in 1e-3 mm^2/s.
 _COLUMNS = {
@@ -43,15 +40,15 @@ _OPTIONAL = (
 def format_series(record: Mapping[str, Any]) -> str:
     """Return the tables of one series, as :func:`~.comparison.compare_scan` describes it."""
     edges = " x ".join(f"{x:g}" for x in record["voxel_size_mm"])
-    head = f"{record['scanner']}, {record['name']}, {record['kind']}, {edges} mm"
+    title = f"{record['scanner']}, {record['name']}, {record['origin']}, {edges} mm"
     if record.get("is_trained_on"):
-        head += ", the network was TRAINED on this brain"
+        title += ", the network was TRAINED on this brain"
     if not record["subsets"]:
-        return f"{head}: too few directions for six and a reference"
+        return f"{title}: too few directions for six and a reference"
     blocks = []
     for bval, means in record["means"].items():
         subsets = [s for s in record["subsets"] if f"{s['bval']:.0f}" == bval]
-        blocks.append(f"{head}, b = {bval} s/mm^2\n{_describe(subsets)}")
+        blocks.append(f"{title}, b = {bval} s/mm^2\n{_describe(subsets)}")
         for region, count in means["n_voxels"].items():
             rows = {METHOD_TITLES[m]: r[region] for m, r in means["methods"].items()}
             floor = means["floor"][region]
@@ -115,25 +112,3 @@ def format_rows(rows: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _cell(value: float | None, factor: float, digits: int) -> str:
     return "-" if value is None else f"{value * factor:.{digits}f}"
-
-
-def write_json(content: Mapping[str, Any], path: str | Path) -> Path:
-    """Write an object as JSON.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    path = Path(path)
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error})",
-            path=path,
-            expected="a file in a place that you may write to",
-        ) from None
-    return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,10 +24,6 @@ class ScalarErrors:
     ----------
     mean_absolute, root_mean_square, bias
         Of estimate minus reference.
-    correlation
-        Pearson's; NaN where a map is constant.
-    median_estimate, median_reference
-        Medians of both maps.
     n_voxels
         Voxels compared.
     """
@@ -35,9 +31,6 @@ class ScalarErrors:
     mean_absolute: float
     root_mean_square: float
     bias: float
-    correlation: float
-    median_estimate: float
-    median_reference: float
     n_voxels: int
 
 
@@ -65,13 +58,6 @@ class TensorErrors:
     rd: ScalarErrors
     v1_angle_deg: float
     n_axes: int
-
-    def row(self) -> dict[str, float]:
-        """Return all numbers flat, such as `fa_mean_absolute`."""
-        row: dict[str, float] = {"tensor": self.tensor}
-        for name in ("fa", "md", "ad", "rd"):
-            row.update({f"{name}_{k}": v for k, v in asdict(getattr(self, name)).items()})
-        return {**row, "v1_angle_deg": self.v1_angle_deg, "n_axes": self.n_axes}
 
 
 def scalar_errors(estimate: ArrayLike, reference: ArrayLike, *, mask: ArrayLike) -> ScalarErrors:
@@ -105,14 +91,10 @@ def scalar_errors(estimate: ArrayLike, reference: ArrayLike, *, mask: ArrayLike)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ImageError("voxels that are not finite", expected="numbers within the mask")
     difference = a - b
-    is_constant = a.std() == 0 or b.std() == 0
     return ScalarErrors(
         mean_absolute=float(np.abs(difference).mean()),
         root_mean_square=float(np.sqrt((difference**2).mean())),
         bias=float(difference.mean()),
-        correlation=float("nan") if is_constant else float(np.corrcoef(a, b)[0, 1]),
-        median_estimate=float(np.median(a)),
-        median_reference=float(np.median(b)),
         n_voxels=int(inside.sum()),
     )
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm_lab.simulate.bundles import Streamlines, draw_streamlines, near_callosum
 from dmri_fm_lab.simulate.fields import smooth_fields
-from dmri_fm_lab.simulate.template import load_head_maps
+from dmri_fm_lab.simulate.template import load_anatomy_maps
 
 __all__ = ["Anatomy", "Fractions", "Shape", "draw_anatomy", "smooth_field", "voxel_mm"]
 
@@ -218,8 +218,8 @@ def _tissues(mni_mm: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
     def inside(distance: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.clip(np.float32(0.5) - distance, 0, 1)
 
-    head = load_head_maps().sample(mni_mm)
-    white, pial, ventricle, brain, nuclei, below_white, below_grey = head
+    sampled = load_anatomy_maps().sample(mni_mm)
+    white, pial, ventricle, brain, nuclei, below_white, below_grey = sampled
     within = inside(white)
     fluid = inside(ventricle - np.float32(shape.ventricles_mm))
     grown = np.float32(_PIAL_MM + shape.cortex_mm)

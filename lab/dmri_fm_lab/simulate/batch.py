@@ -1,4 +1,4 @@
-"""Batches of random training scans: heads, protocols, signal and truth, on any device."""
+"""Batches of random training scans: brains, protocols, signal and truth, on any device."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dmri_fm_lab.simulate.acquisition import (
     point_spread,
     real_gradients,
 )
+from dmri_fm_lab.simulate.brains import Brains, Variation, draw_brains
 from dmri_fm_lab.simulate.fields import (
     log_uniform,
     normal,
@@ -28,7 +29,6 @@ from dmri_fm_lab.simulate.fields import (
     smooth_fields,
     uniform,
 )
-from dmri_fm_lab.simulate.heads import Heads, draw_heads
 from dmri_fm_lab.simulate.mixture import (
     Tissues,
     count_populations,
@@ -46,6 +46,10 @@ LEAST_SNR, LARGEST_SNR = 5.0, 120.0
 
 #: Centres of patches, MNI mm.
 _LOWEST_CENTRE, _HIGHEST_CENTRE = (-45.0, -75.0, -20.0), (45.0, 40.0, 50.0)
+
+
+#: Brains that training patches are cut out of.
+PATCHES = Variation(jitter=2.0, label_chance=0.2, slab_chance=0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,35 +131,18 @@ def draw_batch(
     """
     bvals, bvecs, shells = _protocols(gtabs, generator.device)
     check_request(shape, snr)
-    if affine is not None:
-        affine = _checked_affine(affine)
-    if atlas_weight is not None and not 0 <= atlas_weight <= 1:
-        raise ConfigError(f"atlas weight {atlas_weight:g}", expected="0 to 1")
     n, device = len(gtabs), generator.device
 
     def draw(low: float, high: float, *more: int) -> Tensor:
         return uniform(generator, low, high, n, *more)
 
-    weight = draw(0.0, 1.0) if atlas_weight is None else torch.full((n,), atlas_weight).to(device)
-    is_patch = affine is None
-    heads = draw_heads(
-        generator,
-        shape,
-        _patch_affines(generator, n, shape)
-        if affine is None
-        else affine.to(device).repeat(n, 1, 1),
-        rotation=random_rotations(generator, n) if is_patch else None,
-        jitter=2.0 if is_patch else 1.0,
-        atlas_weight=weight,
-        label_chance=0.2 if is_patch else 0.0,
-        slab_chance=0.1 if is_patch else 0.0,
-    )
+    brains = _draw_patch_brains(generator, n, shape, affine, atlas_weight)
     tissues = draw_tissues(generator, n)
     spread, smooth_spread = _draw_point_spreads(generator, n, shape)
 
     real_bvals, real_bvecs = real_gradients(generator, bvals / 1000, bvecs)
     signal, truth = _signal_and_truth(
-        heads,
+        brains,
         tissues,
         real_bvals,
         real_bvecs,
@@ -163,16 +150,71 @@ def draw_batch(
         shells / 1000 if with_truth else None,
         smooth_spread,
     )
-    bias = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
+    bias = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / brains.voxel_mm)
     signal *= torch.exp(draw(0.0, 0.2, 1, 1, 1, 1) * bias)
-    signal = _disturb(generator, signal, bvals, bvecs, heads.voxel_mm)
+    signal = _disturb(generator, signal, bvals, bvecs, brains.voxel_mm)
     ratio = (
         log_uniform(generator, LEAST_SNR, LARGEST_SNR, n)
         if snr is None
         else torch.full((n,), snr, device=device)
     )
     sigma = tissues.intensity[:, 0] / ratio
-    uneven = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / heads.voxel_mm)
+    return Batch(
+        _add_uneven_noise(generator, signal, sigma, brains.voxel_mm),
+        bvals,
+        bvecs,
+        truth,
+        shells,
+        brains.fractions,
+        count_populations(brains, tissues),
+        brains.mask,
+        sigma,
+        brains.affine,
+    )
+
+
+def _draw_patch_brains(
+    generator: torch.Generator,
+    n: int,
+    shape: tuple[int, int, int],
+    affine: Tensor | None,
+    atlas_weight: float | None,
+) -> Brains:
+    """Draw brains on a given grid, or on patches of any pose; see :func:`draw_batch`."""
+    if affine is not None:
+        affine = _checked_affine(affine)
+    if atlas_weight is not None and not 0 <= atlas_weight <= 1:
+        raise ConfigError(f"atlas weight {atlas_weight:g}", expected="0 to 1")
+    device = generator.device
+    weight = (
+        uniform(generator, 0.0, 1.0, n)
+        if atlas_weight is None
+        else torch.full((n,), atlas_weight).to(device)
+    )
+    if affine is not None:
+        grids = affine.to(device).repeat(n, 1, 1)
+        return draw_brains(generator, shape, grids, atlas_weight=weight)
+    return draw_brains(
+        generator,
+        shape,
+        _patch_affines(generator, n, shape),
+        atlas_weight=weight,
+        rotation=random_rotations(generator, n),
+        variation=PATCHES,
+    )
+
+
+def _add_uneven_noise(
+    generator: torch.Generator, signal: Tensor, sigma: Tensor, voxel_mm: Tensor
+) -> Tensor:
+    """Add noise of one coil or several, whose level varies in space; neighbours may correlate."""
+    n, _, *size = signal.shape
+    shape = (size[0], size[1], size[2])
+
+    def draw(low: float, high: float, *more: int) -> Tensor:
+        return uniform(generator, low, high, n, *more)
+
+    uneven = smooth_fields(generator, shape, spacing=draw(60.0, 120.0, 1) / voxel_mm)
     sigma_map = sigma.reshape(n, 1, 1, 1, 1) * torch.exp(draw(0.0, 0.25, 1, 1, 1, 1) * uneven)
     # Interpolation by the scanner correlates the noise of neighbours in half of the scans.
     width = draw(0.3, 0.7) * (draw(0.0, 1.0) < 0.5)
@@ -182,19 +224,7 @@ def draw_batch(
         point_spread(shape[2], blur_voxels=width),
     )
     n_coils = torch.where(draw(0.0, 1.0) < 0.25, 3, 1).tolist()
-    noisy = add_noise(generator, signal, sigma=sigma_map, n_coils=n_coils, correlation=correlation)
-    return Batch(
-        noisy,
-        bvals,
-        bvecs,
-        truth,
-        shells,
-        heads.fractions,
-        count_populations(heads, tissues),
-        heads.mask,
-        sigma,
-        heads.affine,
-    )
+    return add_noise(generator, signal, sigma=sigma_map, n_coils=n_coils, correlation=correlation)
 
 
 def _protocols(
@@ -273,7 +303,7 @@ def _draw_point_spreads(
 
 
 def _signal_and_truth(
-    heads: Heads,
+    brains: Brains,
     tissues: Tissues,
     bvals: Tensor,
     bvecs: Tensor,
@@ -285,7 +315,7 @@ def _signal_and_truth(
 
     Parameters
     ----------
-    heads, tissues
+    brains, tissues
         A batch.
     bvals, bvecs
         Shapes (B, N), ms/um^2, and (B, N, 3).
@@ -308,14 +338,14 @@ def _signal_and_truth(
     # arrays of a batch are too large to be allocated quickly.
     for k in range(n):
         one = slice(k, k + 1)
-        volumes = mixture(heads.one(k), tissues.one(k), bvals[one], bvecs[one])
+        volumes = mixture(brains.one(k), tissues.one(k), bvals[one], bvecs[one])
         x, y, z = (matrices[one] for matrices in spread)
         signals.append(apply_per_axis(volumes[:, :n_volumes], (x, y, z)).clamp_(min=0))
         if shells is not None:
             x, y, z = (matrices[one] for matrices in smooth_spread)
             dense = apply_per_axis(volumes[:, n_volumes:], (x, y, z))
             truths.append(
-                1e-3 * fit_shell(dense[:, 1:], dense[:, 0] * heads.mask[one], shells[one])
+                1e-3 * fit_shell(dense[:, 1:], dense[:, 0] * brains.mask[one], shells[one])
             )
     return torch.cat(signals), torch.cat(truths) if truths else None
 

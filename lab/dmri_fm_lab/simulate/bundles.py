@@ -1,4 +1,4 @@
-"""Fibres of a simulated head: the brain's major bundles as streamlines in MNI space.
+"""Fibres of a simulated brain: the brain's major bundles as streamlines in MNI space.
 
 Bundles are tubes about hand-laid centre lines, with a radius at every control point, so that
 they fan out towards the cortex. Their courses follow the descriptions of the atlases (Catani and
@@ -21,7 +21,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
-from dmri_fm_lab.simulate.template import HeadMaps, load_head_maps
+from dmri_fm_lab.simulate.template import AnatomyMaps, load_anatomy_maps
 
 __all__ = ["Bundle", "Streamlines", "draw_streamlines", "load_bundles", "near_callosum"]
 
@@ -87,7 +87,7 @@ _PER_GAP = 3
 #: Undulation of single fibres within their bundle: amplitude and wavelength, mm.
 _WAVE_MM, _WAVELENGTH_MM = 0.45, 8.0
 
-#: Deviations of a head's bundles from the courses above: mm, and share of the radius.
+#: Deviations of one brain's bundles from the courses above: mm, and share of the radius.
 _COURSE_DEVIATION_MM, _RADIUS_DEVIATION = 1.5, 0.15
 
 #: Step along a streamline, mm.
@@ -120,26 +120,26 @@ class Streamlines:
 
 
 def draw_streamlines(rng: np.random.Generator) -> Streamlines:
-    """Draw the fibres of one head.
+    """Draw the fibres of one brain.
 
     Parameters
     ----------
     rng
-        Source of randomness: courses and widths of the bundles differ between heads.
+        Source of randomness: courses and widths of the bundles differ between brains.
 
     Returns
     -------
     Streamlines
         In MNI space, RAS mm; they cover the white matter of
-        :func:`~dmri_fm_lab.simulate.template.load_head_maps`.
+        :func:`~dmri_fm_lab.simulate.template.load_anatomy_maps`.
     """
-    head = load_head_maps()
+    maps = load_anatomy_maps()
     lines = []
     for bundle in load_bundles().values():
         for side in (1.0,) if bundle.is_commissure else (1.0, -1.0):
             lines += _draw_bundle(rng, bundle, side)
-    lines += _draw_gyral(rng, head)
-    return Streamlines.from_lines(lines + _fill_gaps(rng, head, Streamlines.from_lines(lines)))
+    lines += _draw_gyral(rng, maps)
+    return Streamlines.from_lines(lines + _fill_gaps(rng, maps, Streamlines.from_lines(lines)))
 
 
 def _draw_bundle(
@@ -186,11 +186,11 @@ def _frames(line: NDArray[np.float64]) -> NDArray[np.float64]:
     return frames
 
 
-def _draw_gyral(rng: np.random.Generator, head: HeadMaps) -> list[NDArray[np.float64]]:
+def _draw_gyral(rng: np.random.Generator, maps: AnatomyMaps) -> list[NDArray[np.float64]]:
     """Draw fibres that run from the cortex into the white matter, down its depth."""
-    depth = gaussian_filter(-head.channels[0], 2.0)
+    depth = gaussian_filter(-maps.channels[0], 2.0)
     slope = np.stack(np.gradient(depth))
-    border = np.argwhere(np.abs(head.channels[0]) < 0.5)
+    border = np.argwhere(np.abs(maps.channels[0]) < 0.5)
     seeds = border[rng.random(len(border)) < 0.12] + rng.uniform(-0.5, 0.5, 3)
     points, lengths = seeds.astype(np.float64), rng.uniform(6.0, 20.0, len(seeds))
     path = [points]
@@ -201,17 +201,17 @@ def _draw_gyral(rng: np.random.Generator, head: HeadMaps) -> list[NDArray[np.flo
         path.append(points)
     # Two more points outwards, through the cortex.
     outwards = path[0] - 2 * (path[1] - path[0])
-    lines = np.stack([outwards, *path], axis=1) + head.origin_mm
+    lines = np.stack([outwards, *path], axis=1) + maps.origin_mm
     return [line[: int(n)] for line, n in zip(lines, lengths, strict=True)]
 
 
 def _fill_gaps(
-    rng: np.random.Generator, head: HeadMaps, lines: Streamlines
+    rng: np.random.Generator, maps: AnatomyMaps, lines: Streamlines
 ) -> list[NDArray[np.float64]]:
     """Draw short fibres along their neighbours where white matter holds none."""
-    white, pial, *_, below, _ = head.channels[:, ::2, ::2, ::2]
+    white, pial, *_, below, _ = maps.channels[:, ::2, ::2, ::2]
     middles, steps = lines.segments()
-    voxels = np.rint((middles - head.origin_mm) / 2).astype(int)
+    voxels = np.rint((middles - maps.origin_mm) / 2).astype(int)
     inside = ((voxels >= 0) & (voxels < white.shape)).all(axis=1)
     voxels, steps = voxels[inside], steps[inside]
     flat = np.ravel_multi_index(tuple(voxels.T), white.shape)
@@ -227,7 +227,7 @@ def _fill_gaps(
     nearby = np.stack([gaussian_filter(d, 3.0, truncate=5.0)[gap] for d in dyads], axis=-1)
     matrices = nearby[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
     axes = np.linalg.eigh(matrices)[1][:, :, 2]
-    start = np.argwhere(gap) * 2.0 + head.origin_mm
+    start = np.argwhere(gap) * 2.0 + maps.origin_mm
     made = []
     for _ in range(_PER_GAP):
         where = start + rng.uniform(-1.5, 1.5, start.shape)

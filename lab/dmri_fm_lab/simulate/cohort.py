@@ -10,7 +10,7 @@ import numpy as np
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate.anatomy import Shape
 from dmri_fm_lab.simulate.protocol import draw_protocol
-from dmri_fm_lab.simulate.scanner import Tissue
+from dmri_fm_lab.simulate.subject import Tissue
 
 __all__ = ["EFFECTS", "Participant", "Site", "draw_lesion", "draw_participant", "draw_sites"]
 
@@ -138,7 +138,7 @@ def draw_sites(
         rng = np.random.default_rng([seed, 1, number])
         is_first = number == 0
         own_bval = bval if is_first else round(bval * rng.uniform(0.9, 1.1), -1)
-        own = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=own_bval, n_b0=2)
+        own = draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=own_bval, n_b0=2)
         slice_mm = voxel_size_mm if is_first else round(voxel_size_mm * rng.uniform(1.0, 1.2), 1)
         if number % 2:
             # Scanners of one vendor state the b-value that each gradient really reaches.

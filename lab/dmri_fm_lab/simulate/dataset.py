@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,23 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.series import save_image
 from dmri_fm_lab.simulate.anatomy import draw_anatomy
 from dmri_fm_lab.simulate.cohort import (
-    EFFECTS,
-    MIDDLE_AGE,
     Participant,
     Site,
     draw_participant,
     draw_sites,
 )
+from dmri_fm_lab.simulate.dataset_files import write_json, write_root, write_table
 from dmri_fm_lab.simulate.mixture import scalars
 from dmri_fm_lab.simulate.protocol import check_protocol, truth_bval
 from dmri_fm_lab.simulate.scanner import (
     Acquisition,
-    Subject,
-    Truth,
     acquire,
     acquire_fieldmap,
     draw_motion,
-    grid,
-    place_subject,
     t1w_image,
-    true_tensor,
 )
+from dmri_fm_lab.simulate.subject import Subject, grid, place_subject
+from dmri_fm_lab.simulate.truth import Truth, true_tensor
 
 __all__ = ["simulate_dataset"]
 
@@ -53,19 +49,6 @@ MOTION_STEP_DEG = 0.2
 
 #: Eddy currents and Nyquist ghost of all sites, see :class:`~.scanner.Acquisition`.
 EDDY, GHOST = 2e-4, 0.005
-
-_COLUMNS = {
-    "stick_fraction": "Share of restricted sticks in white matter",
-    "stick": "Diffusivity along the sticks, mm^2/s",
-    "parallel": "Diffusivity along fibres outside the sticks, mm^2/s",
-    "radial": "Diffusivity across fibres outside the sticks, mm^2/s",
-    "grey": "Diffusivity of grey matter, mm^2/s",
-    "ventricles_mm": "Distance by which the ventricles' walls lie outside the average's, mm",
-    "cortex_mm": "Thickness of the cortex beyond the average's, mm",
-    "callosum": "Share of the callosum's fibres that is left between the hemispheres",
-    "n_lesions": "Number of lesions in white matter",
-    "lesions_ml": "Their volume, ml; the sum of the lesions' fractions",
-}
 
 
 def simulate_dataset(
@@ -143,18 +126,26 @@ def simulate_dataset(
         gtab=gtab,
     )
     people = [draw_participant(seed, n + 1, n_sites) for n in range(n_participants)]
-    is_new = not out.exists()
-    staging = out / ".part"
-    try:
-        _make_folder(out)
-        staging.mkdir()
+    with _staged(out) as staging:
         truth = []
         for number, person in enumerate(people, start=1):
             logger.info("simulating sub-%s (%d of %d)", person.label, number, n_participants)
             rng = np.random.default_rng([seed, 2, number])
             lesions_ml = _write_participant(staging, person, sites[person.site], rng)
             truth.append(person.truth() | {"lesions_ml": lesions_ml})
-        _write_root(staging, people, sites, truth, seed=seed)
+        write_root(staging, people, sites, truth, seed=seed)
+    return out
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """Yield a folder whose content is moved into `out` at the end, or removed after an error."""
+    is_new = not out.exists()
+    staging = out / ".part"
+    try:
+        _make_folder(out)
+        staging.mkdir()
+        yield staging
         # The description comes last: without it, no one takes the folder for a dataset.
         for path in sorted(staging.iterdir(), key=lambda p: p.name == "dataset_description.json"):
             path.rename(out / path.name)
@@ -168,7 +159,6 @@ def simulate_dataset(
         shutil.rmtree(staging, ignore_errors=True)
         if is_new and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
-    return out
 
 
 def _make_folder(out: Path) -> None:
@@ -180,123 +170,6 @@ def _make_folder(out: Path) -> None:
             advice="remove it or name another folder",
         )
     out.mkdir(parents=True, exist_ok=True)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    lines = ["\t".join(rows[0])]
-    lines += ["\t".join(_text(value) for value in row.values()) for row in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _text(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _write_root(
-    root: Path,
-    people: Sequence[Participant],
-    sites: Sequence[Site],
-    tissue: Sequence[Mapping[str, Any]],
-    *,
-    seed: int,
-) -> None:
-    from dmri_fm import __version__
-
-    truth = root / "derivatives" / "truth"
-    described = {
-        "BIDSVersion": "1.10.0",
-        "License": "CC0-1.0",
-        "Authors": ["dmri-fm simulate"],
-        "GeneratedBy": [{"Name": "dmri-fm simulate", "Version": __version__}],
-    }
-    name = f"Simulated diffusion scans, seed {seed}"
-    _write_json(
-        root / "dataset_description.json", {"Name": name, "DatasetType": "raw", **described}
-    )
-    _write_json(
-        truth / "dataset_description.json",
-        {"Name": f"{name}: truth", "DatasetType": "derivative", **described},
-    )
-    (truth / ".bidsignore").write_text(
-        "*_dwimap.*\n*_fieldmap.*\n*_npeaks.*\n*_xfm.*\neffects.json\n", encoding="utf-8"
-    )
-    (root / "README.md").write_text(
-        f"# {name}\n\nMade by `dmri-fm simulate`: no person was scanned. Heads are deformed from "
-        "the average surfaces and tissue maps that nilearn packages, their fibres follow the "
-        "courses of the brain's major bundles, and trxscan acquired them with noise, head motion, "
-        "eddy currents and susceptibility distortion.\n\n"
-        "Age and group have effects, listed in `derivatives/truth/effects.json`; sex and site "
-        "have none but the protocol's.\n\n"
-        "`derivatives/truth` holds the tensor of the noise-free signal of 16 directions (mm^2/s, "
-        "RAS+, order xx, xy, xz, yy, yz, zz), its FA, MD, AD, RD and main direction (v1, RAS+), "
-        "the number of crossing fibres, the field in Hz, tissue fractions and the brain mask, on "
-        "the undistorted grid of the first `dir-AP` volume, the motion of each volume, and the "
-        "tissue of each participant.\n",
-        encoding="utf-8",
-    )
-    who = [
-        {
-            "participant_id": f"sub-{p.label}",
-            "age": p.age,
-            "sex": p.sex,
-            "site": sites[p.site].name,
-            "group": p.group,
-        }
-        for p in people
-    ]
-    _write_table(root / "participants.tsv", who)
-    _write_json(
-        root / "participants.json",
-        {
-            "age": {"Description": "Age, drawn at random", "Units": "year"},
-            "sex": {
-                "Description": "Sex, drawn at random, without effect on the images",
-                "Levels": {"F": "female", "M": "male"},
-            },
-            "site": {
-                "Description": "Made-up site, with a protocol of its own",
-                "Levels": {site.name: _describe(site) for site in sites},
-            },
-            "group": {
-                "Description": "Made-up group; what it does is in derivatives/truth/effects.json",
-                "Levels": {"control": "healthy", "patient": "diseased"},
-            },
-        },
-    )
-    _write_table(
-        truth / "participants.tsv",
-        [{**row, **drawn} for row, drawn in zip(who, tissue, strict=True)],
-    )
-    _write_json(
-        truth / "participants.json", {n: {"Description": text} for n, text in _COLUMNS.items()}
-    )
-    _write_json(
-        truth / "effects.json",
-        {
-            "Description": (
-                "Relative change of tissue properties (stick_fraction, parallel, radial, grey), "
-                f"and change of the others: per year beyond the age of {MIDDLE_AGE}, and of "
-                "patients against controls. `lesions` is their expected number."
-            ),
-            **EFFECTS,
-        },
-    )
-
-
-def _describe(site: Site) -> str:
-    mm = " x ".join(f"{size:g}" for size in site.voxel_size_mm)
-    shells = ", ".join(f"{shell.bval:.0f}" for shell in site.gtab.shells)
-    extra = {
-        "pair": "b=0 of reversed phase encoding",
-        "fieldmap": "gradient-echo fieldmap",
-        "none": "nothing to correct distortion with",
-    }[site.distortion_data]
-    return f"{mm} mm, b = {shells} s/mm^2, echo time {site.echo_ms:g} ms; {extra}"
 
 
 def _store(
@@ -332,7 +205,7 @@ def _write_participant(
     path = folder / "anat" / f"sub-{person.label}_T1w.nii.gz"
     _store(t1w, affine, path, is_las=not site.is_las, dtype=np.int16)
     scanner = {"Manufacturer": "Simulated", "MagneticFieldStrength": 3}
-    _write_json(path.with_name(f"sub-{person.label}_T1w.json"), {**scanner, "Modality": "MR"})
+    write_json(path.with_name(f"sub-{person.label}_T1w.json"), {**scanner, "Modality": "MR"})
 
     subject = place_subject(
         anatomy,
@@ -400,7 +273,7 @@ def _write_series(
         stem.with_name(stem.name + ".bvec"),
         affine=stored,
     )
-    _write_json(
+    write_json(
         stem.with_name(stem.name + ".json"),
         {
             "Manufacturer": "Simulated",
@@ -435,7 +308,7 @@ def _write_fieldmap(
                     f"bids::sub-{person.label}/dwi/sub-{person.label}_dir-AP_dwi.nii.gz"
                 ],
             }
-        _write_json(
+        write_json(
             stem.with_name(stem.name + ".json"),
             {"Manufacturer": "Simulated", "MagneticFieldStrength": 3, **content},
         )
@@ -482,8 +355,8 @@ def _write_truth(
         | {name: f"{x:.8f}" for name, x in zip(names, xfm[:3].ravel(), strict=True)}
         for (direction, volume), xfm in motion
     ]
-    _write_table(folder / f"{stem}.tsv", rows)
-    _write_json(
+    write_table(folder / f"{stem}.tsv", rows)
+    write_json(
         folder / f"{stem}.json",
         {
             "Description": "Where the head is during each volume: a point x, RAS mm, is at M x",

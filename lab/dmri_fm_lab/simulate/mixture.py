@@ -1,4 +1,4 @@
-"""Signal of the training generator's heads, and the tensor that is true of it.
+"""Signal of the training generator's brains, and the tensor that is true of it.
 
 White matter holds up to three fibre populations, each a stick within a zeppelin; grey matter is
 isotropic with gamma-distributed diffusivity, but for fibres that follow the cortex' normal and
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from dmri_fm.tensor_design import quadratic_columns
+from dmri_fm_lab.simulate.brains import Brains
+from dmri_fm_lab.simulate.fibres import N_REGIONS
 from dmri_fm_lab.simulate.fields import log_uniform, normal, uniform, unit
-from dmri_fm_lab.simulate.heads import N_REGIONS, Heads
 
 __all__ = [
     "Tissues",
@@ -42,7 +43,7 @@ _VOXELS_PER_PASS = 2**15
 
 @dataclass(frozen=True, eq=False)
 class Tissues:
-    """Diffusion properties of a batch of heads; diffusivities in um^2/ms.
+    """Diffusion properties of a batch of brains; diffusivities in um^2/ms.
 
     Attributes
     ----------
@@ -127,12 +128,12 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
     )
 
 
-def mixture(heads: Heads, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Tensor:
-    """Compute the signal of heads, without noise, blur or bias.
+def mixture(brains: Brains, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Tensor:
+    """Compute the signal of brains, without noise, blur or bias.
 
     Parameters
     ----------
-    heads, tissues
+    brains, tissues
         A batch.
     bvals
         Shape (B, N), ms/um^2.
@@ -144,23 +145,23 @@ def mixture(heads: Heads, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> Ten
     Tensor
         Shape (B, N, X, Y, Z), scanner units, zero outside the brain.
     """
-    n, _, *size = heads.fractions.shape
+    n, _, *size = brains.fractions.shape
     out = torch.zeros(n, bvals.shape[1], math.prod(size), device=bvals.device)
     for k in range(n):
-        for voxels in _passes(heads.mask[k]):
-            values = signals_at(heads.one(k), tissues.one(k), voxels, bvals[k], bvecs[k])
+        for voxels in _passes(brains.mask[k]):
+            values = signals_at(brains.one(k), tissues.one(k), voxels, bvals[k], bvecs[k])
             out[k].index_copy_(1, voxels, values)
     return out.reshape(n, -1, *size)
 
 
 def signals_at(
-    heads: Heads, tissues: Tissues, voxels: Tensor, bvals: Tensor, bvecs: Tensor
+    brains: Brains, tissues: Tissues, voxels: Tensor, bvals: Tensor, bvecs: Tensor
 ) -> Tensor:
-    """Compute what :func:`mixture` does in some voxels of one head.
+    """Compute what :func:`mixture` does in some voxels of one brain.
 
     Parameters
     ----------
-    heads, tissues
+    brains, tissues
         Batches of one.
     voxels
         Shape (V,): flat indices.
@@ -174,11 +175,11 @@ def signals_at(
     """
     properties = torch.cat([tissues.white[0], tissues.grey[0]], dim=1).T
     return _voxel_signals(
-        heads.fractions[0].flatten(1)[:, voxels],
-        properties[:, heads.bundle[0].flatten()[voxels]],
-        heads.fibres[0].flatten(2)[..., voxels],
-        heads.neighbour[0].flatten()[voxels],
-        heads.cortical[0].flatten(1)[:, voxels],
+        brains.fractions[0].flatten(1)[:, voxels],
+        properties[:, brains.bundle[0].flatten()[voxels]],
+        brains.fibres[0].flatten(2)[..., voxels],
+        brains.neighbour[0].flatten()[voxels],
+        brains.cortical[0].flatten(1)[:, voxels],
         tissues,
         bvals[:, None],
         # Diffusion weighting of each volume along the three axes: the squared product with an
@@ -197,7 +198,7 @@ def _voxel_signals(
     bvals: Tensor,
     weighting: Tensor,
 ) -> Tensor:
-    """Compute the signals (N, V) of V voxels of one head.
+    """Compute the signals (N, V) of V voxels of one brain.
 
     Parameters
     ----------
@@ -245,14 +246,14 @@ def _voxel_signals(
     return total
 
 
-def count_populations(heads: Heads, tissues: Tissues) -> Tensor:
+def count_populations(brains: Brains, tissues: Tissues) -> Tensor:
     """Count the fibre populations that fill a tenth of a voxel or more, shape (B, X, Y, Z)."""
     crossing = torch.stack(
-        [white[kinds, 5] for white, kinds in zip(tissues.white, heads.bundle, strict=True)]
+        [white[kinds, 5] for white, kinds in zip(tissues.white, brains.bundle, strict=True)]
     )
-    own, neighbour = (1 - crossing) * (1 - heads.neighbour), (1 - crossing) * heads.neighbour
+    own, neighbour = (1 - crossing) * (1 - brains.neighbour), (1 - crossing) * brains.neighbour
     shares = torch.stack([own, neighbour, crossing], dim=1)
-    return (heads.fractions[:, :1] * shares >= 0.1).sum(dim=1)
+    return (brains.fractions[:, :1] * shares >= 0.1).sum(dim=1)
 
 
 def _passes(mask: Tensor) -> tuple[Tensor, ...]:

@@ -166,7 +166,7 @@ def check_request(shape: Sequence[int], snr: float | None) -> None:
 def draw_protocol(
     rng: np.random.Generator,
     *,
-    kind: Literal["skare6", "shell", "multishell"] = "skare6",
+    scheme: Literal["skare6", "shell", "multishell"] = "skare6",
     n_directions: int | Sequence[int] = 30,
     bvals: float | Sequence[float] | None = None,
     n_b0: int = 1,
@@ -177,7 +177,7 @@ def draw_protocol(
     ----------
     rng
         Source of randomness.
-    kind
+    scheme
         `"skare6"`: Skare's set, rotated and jittered (condition number below 2); `"shell"`:
         `n_directions` spread axes at one b-value; `"multishell"`: the same for each b-value.
     n_directions
@@ -198,26 +198,26 @@ def draw_protocol(
     ConfigError
         If a count or b-value is out of range, or the counts do not match the shells.
     """
-    if kind not in ("skare6", "shell", "multishell"):
+    if scheme not in ("skare6", "shell", "multishell"):
         raise ConfigError(
-            f"protocol of kind {kind!r}", expected="'skare6', 'shell' or 'multishell'"
+            f"protocol of scheme {scheme!r}", expected="'skare6', 'shell' or 'multishell'"
         )
     if n_b0 < 0:
         raise ConfigError(f"{n_b0} b=0 volumes", expected="zero or more")
     if bvals is None:
-        n_shells = int(rng.integers(2, 4)) if kind == "multishell" else 1
+        n_shells = int(rng.integers(2, 4)) if scheme == "multishell" else 1
         shells = np.sort(rng.uniform(400.0, 3000.0, size=n_shells)).round(-1)
     else:
         shells = np.atleast_1d(np.asarray(bvals, dtype=np.float64))
-    if kind != "multishell" and shells.size != 1:
+    if scheme != "multishell" and shells.size != 1:
         raise ConfigError(
-            f"{shells.size} b-values for a protocol of kind {kind!r}",
+            f"{shells.size} b-values for a protocol of scheme {scheme!r}",
             expected="one b-value",
-            advice="ask for kind='multishell'",
+            advice="ask for scheme='multishell'",
         )
     if (shells < 50).any():
         raise ConfigError(f"shells of b = {shells.tolist()}", expected="50 s/mm^2 or more each")
-    if kind == "skare6":
+    if scheme == "skare6":
         sets = [_draw_skare(rng)]
     else:
         counts = np.broadcast_to(np.asarray(n_directions, dtype=int), shells.shape)

@@ -21,7 +21,7 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
-__all__ = ["HeadMaps", "TissueMaps", "load_head_maps", "load_tissue_maps"]
+__all__ = ["AnatomyMaps", "TissueMaps", "load_anatomy_maps", "load_tissue_maps"]
 
 #: MNI305, the space of FreeSurfer's surfaces, to MNI152, mm (FreeSurfer's documented matrix).
 _MNI305_TO_MNI152 = np.array(
@@ -68,7 +68,7 @@ def load_tissue_maps() -> TissueMaps:
     return TissueMaps(arrays[0], arrays[1], arrays[2], affine)
 
 
-class HeadMaps(NamedTuple):
+class AnatomyMaps(NamedTuple):
     """A head with a folded cortex, on a 1 mm grid in MNI space.
 
     Attributes
@@ -125,7 +125,7 @@ def _load_surface(name: str) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def load_head_maps() -> HeadMaps:
+def load_anatomy_maps() -> AnatomyMaps:
     """Build the head with a folded cortex; a few seconds, once per process."""
     tissue = load_tissue_maps()
     extent = np.argwhere(tissue.brain > 0.5)
@@ -167,4 +167,4 @@ def load_head_maps() -> HeadMaps:
         ]
     ).astype(np.float32)
     channels.setflags(write=False)
-    return HeadMaps(channels, origin.astype(np.float32))
+    return AnatomyMaps(channels, origin.astype(np.float32))

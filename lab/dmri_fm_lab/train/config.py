@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,6 @@ __all__ = [
     "DropePretraining",
     "Optimisation",
     "TensorTraining",
-    "describe_data",
-    "describe_recipe",
     "read_training",
 ]
 
@@ -131,27 +129,27 @@ class DropePretraining:
     part
         "all", or "decoder": the encoder stays as it was.
     min_directions, max_directions
-        Directions a step sees, hidden ones included.
+        Directions a step sees, masked ones included.
     scan_directions
         Directions drawn for a simulated scan.
     whole_share, crop_share
         Share of steps that see whole brains; of the others, share of the places that they see, a
         ball about one of them.
     ramp_share
-        Part of the run over which the weight of hidden patches rises.
+        Part of the run over which the weight of masked patches rises.
     n_reuse
         Steps for which a scan serves, on the average, each with other directions and another mask.
     n_at_hand
         Scans among which a step chooses, so that steps in a row are not alike.
     masking
-        "alternating": places and directions are hidden in turn, epoch by epoch; "spatial" or
+        "alternating": places and directions are masked in turn, epoch by epoch; "spatial" or
         "diffusion": only places or directions are.
     steps_per_epoch
         Steps of such an epoch.
     scan_share
         Share of scans that are real, where there are any.
     shell_share
-        How often, of scans with several shells, one shell is hidden from another.
+        How often, of scans with several shells, one shell is masked and another visible.
     n_starting
         Steps whose scans set the first readout of visible patches.
     n_readout
@@ -159,7 +157,7 @@ class DropePretraining:
     n_reference, n_held_out
         Scans as training draws them, from which the statistics of features, and the quantiles of
         scores, are taken after training.
-    aside_share
+    held_out_share
         Share of participants that are not trained on: the quantiles of scores come from them.
         Where that rounds to none, they come from other draws of the scans that were trained on.
     """
@@ -183,27 +181,30 @@ class DropePretraining:
     n_readout: int = 32
     n_reference: int = 64
     n_held_out: int = 32
-    aside_share: float = 0.1
+    held_out_share: float = 0.1
 
 
 Training = TypeVar("Training", TensorTraining, DropePretraining)
 
 
 def read_training(
-    kind: type[Training],
+    settings: type[Training],
     name_or_path: str | Path,
     *,
+    model: str | None = None,
     optimisation: Mapping[str, Any] | None = None,
 ) -> Training:
     """Read the settings of a training run.
 
     Parameters
     ----------
-    kind
+    settings
         :class:`TensorTraining` or :class:`DropePretraining`.
     name_or_path
-        Name of a model whose settings ship with the package, or a TOML file: the fields of
-        `kind`, and those of :class:`Optimisation` in a table of that name.
+        Name of settings that ship with the package, or a TOML file: the fields of `settings`,
+        and those of :class:`Optimisation` in a table of that name.
+    model
+        Network to train in place of the file's, such as another row of an ablation.
     optimisation
         Settings of the optimisation to put in place of those in the file.
 
@@ -213,8 +214,9 @@ def read_training(
         If there is no such file, the name stands for no model any more, the file is not TOML, or
         a field is unknown, missing or of the wrong type.
     """
-    if retired := explain_retired(str(name_or_path)):
-        raise retired
+    for name in (str(name_or_path), model):
+        if name and (retired := explain_retired(name)):
+            raise retired
     shipped = files("dmri_fm_lab") / "configs" / f"{name_or_path}.toml"
     path = Path(str(shipped)) if shipped.is_file() else Path(name_or_path)
     try:
@@ -223,69 +225,29 @@ def read_training(
         raise ConfigError(
             f"cannot be read ({error.strerror})",
             path=path,
-            expected="a TOML file, or the name of a model with shipped settings",
+            expected="a TOML file, or the name of shipped settings",
         ) from None
     except ValueError as error:
         raise ConfigError(f"not TOML ({error})", path=path) from None
     table = {**values.pop("optimisation", {}), **(optimisation or {})}
-    return _build(kind, {**values, "optimisation": _build(Optimisation, table, path)}, path)
-
-
-def describe_data(scans: Sequence[str], *, scan_share: float = 0.0, noun: str = "scan") -> str:
-    """Return what a network learnt from, in words, for the description of its weights.
-
-    Parameters
-    ----------
-    scans
-        Names of all real scans that it has seen, those of the run that it started from included.
-    scan_share
-        Share of this run's samples that were drawn from real scans.
-    noun
-        What the names name: "scan", or "brain" where all scans of one head share a name.
-
-    Examples
-    --------
-    >>> describe_data([])
-    'simulation (dmri_fm_lab.simulate), drawn on the fly; no real scan'
-    >>> describe_data(["sub-01"], scan_share=0.25)
-    'simulation (dmri_fm_lab.simulate), drawn on the fly, and 1 real scan (25 % of the samples)'
-    >>> describe_data(["sub-01", "sub-02"], scan_share=1)
-    '2 real scans'
-    """
-    simulated = "simulation (dmri_fm_lab.simulate), drawn on the fly"
-    if not scans:
-        return f"{simulated}; no real {noun}"
-    real = f"{len(scans)} real {noun}{'s' if len(scans) > 1 else ''}"
-    if scan_share >= 1:
-        return real
-    how = f"{100 * scan_share:g} % of the samples" if scan_share > 0 else "in the run before"
-    return f"{simulated}, and {real} ({how})"
-
-
-def describe_recipe(config: TensorTraining | DropePretraining) -> dict[str, Any]:
-    """Return the settings that decide what a network learns: a run goes on with no others.
-
-    Without those of the optimisation, which the training loop compares itself, and of what is
-    done when training is over.
-    """
-    rest = ("optimisation", "n_readout", "n_reference", "n_held_out")
-    return {k: v for k, v in asdict(config).items() if k not in rest}
+    values["optimisation"] = _build(Optimisation, table, path)
+    return _build(settings, {**values, **({"model": model} if model else {})}, path)
 
 
 _Settings = TypeVar("_Settings", Optimisation, TensorTraining, DropePretraining)
 
 
-def _build(kind: type[_Settings], values: Mapping[str, Any], path: Path) -> _Settings:
-    known = {f.name: f for f in fields(kind)}
+def _build(settings: type[_Settings], values: Mapping[str, Any], path: Path) -> _Settings:
+    known = {f.name: f for f in fields(settings)}
     required = {n for n, f in known.items() if f.default is MISSING}
     unknown, missing = set(values) - set(known), required - set(values)
     if unknown or missing:
         raise ConfigError(
-            f"{kind.__name__}: unknown {sorted(unknown)}, missing {sorted(missing)}",
+            f"{settings.__name__}: unknown {sorted(unknown)}, missing {sorted(missing)}",
             path=path,
             expected=f"the fields {', '.join(known)}",
         )
-    kinds: dict[str, Any] = {
+    types: dict[str, Any] = {
         "int": int,
         "float": (int, float),
         "str": str,
@@ -293,8 +255,8 @@ def _build(kind: type[_Settings], values: Mapping[str, Any], path: Path) -> _Set
     }
     for name, value in values.items():
         wanted = str(known[name].type)
-        if isinstance(value, bool) or not isinstance(value, kinds[wanted]):
+        if isinstance(value, bool) or not isinstance(value, types[wanted]):
             raise ConfigError(
                 f"{name} = {value!r}", path=path, expected=f"a value of type {wanted}"
             )
-    return kind(**values)
+    return settings(**values)

@@ -1,16 +1,16 @@
 """Pretrain a D-RoPE encoder as a masked autoencoder of brains, simulated and real.
 
-Places and directions are hidden in turn, epoch by epoch: see
+Patches and directions are masked in turn, epoch by epoch: see
 :mod:`dmri_fm_lab.train.masked_steps`.
-What the scan's features are, beside the tokens, is fitted afterwards, see
-:mod:`dmri_fm_lab.train.readout`, and so are the statistics that tell unusual scans.
+The pooling of a scan's features is fitted afterwards, see :mod:`dmri_fm_lab.train.readout`, and
+so are the statistics of the out-of-distribution score.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -41,14 +41,15 @@ from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
-from dmri_fm_lab.train.config import DropePretraining, describe_data, describe_recipe
-from dmri_fm_lab.train.loop import CHECKPOINT, Run, run_training
+from dmri_fm_lab.train.config import DropePretraining
+from dmri_fm_lab.train.description import describe_recipe, describe_run
+from dmri_fm_lab.train.loop import CHECKPOINT, CPU, Hardware, Run, run_training
 from dmri_fm_lab.train.masked_steps import (
-    ASIDE,
     HELD_OUT,
+    HOLD_OUT,
     REFERENCE,
     ScanSource,
-    hides_places,
+    masks_patches,
     step_losses,
 )
 from dmri_fm_lab.train.readout import fit_scan_readout, load_readout, save_readout
@@ -56,10 +57,11 @@ from dmri_fm_lab.train.scan_cache import CachedScan
 
 __all__ = [
     "MAE_CONFIGS",
+    "Start",
     "build_autoencoder",
     "check_part",
+    "hold_out",
     "pretrain_drope",
-    "set_aside",
 ]
 
 #: Decoder and masks for each encoder of the registry.
@@ -73,11 +75,27 @@ MAE_CONFIGS: dict[str, MaeConfig] = {
 #: What of an autoencoder is trained: the encoder stays as it is with the second.
 PARTS = ("all", "decoder")
 
-#: Share of an octant of the brain beyond whose lack a scan is no example of a sound one.
+#: Missing-brain threshold: largest share of an octant of the brain that a reference scan lacks.
 MOST_MISSING = 0.25
 
 #: Directions of the scans from which the first readout is made.
 FEW_DIRECTIONS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Network that a run starts from.
+
+    Attributes
+    ----------
+    network
+        Encoder and decoder.
+    origin
+        Description of it, the `scans` that it has seen among it: written beside the weights.
+    """
+
+    network: Autoencoder
+    origin: Mapping[str, Any]
 
 
 def build_autoencoder(model: str = "drope") -> Autoencoder:
@@ -88,7 +106,7 @@ def build_autoencoder(model: str = "drope") -> Autoencoder:
     ConfigError
         If the model is not a D-RoPE encoder.
     """
-    encoder: Any = find_model(model, family="encoder").config
+    encoder = find_model(model, family="encoder").config
     config = replace(MAE_CONFIGS[model], encoder=encoder)
     if isinstance(config, GuidedConfig):
         return GuidedAutoencoder(config)
@@ -109,13 +127,11 @@ def pretrain_drope(
     config: DropePretraining,
     folder: str | Path,
     *,
-    accelerator: str = "cpu",
-    devices: int = 1,
+    hardware: Hardware = CPU,
     weights: str | Path | None = None,
     version: str = "0.1.0",
     scans: Sequence[CachedScan] = (),
-    start: Autoencoder | None = None,
-    origin: Mapping[str, Any] | None = None,
+    start: Start | None = None,
     draw: Callable[[int], ScanTokens] | None = None,
 ) -> Run:
     """Pretrain an encoder on simulation, drawn on the fly, and on real scans.
@@ -126,8 +142,8 @@ def pretrain_drope(
         Settings; see :func:`dmri_fm_lab.train.config.read_training`.
     folder
         For the log and the checkpoint; a run found there is continued.
-    accelerator, devices
-        "cpu", "cuda" or "auto", and how many of them.
+    hardware
+        Processors.
     weights
         Where to write the encoder's weights (.safetensors) afterwards, with the statistics of
         its features on further draws of simulated and real scans.
@@ -136,9 +152,8 @@ def pretrain_drope(
     scans
         Real scans, see :func:`dmri_fm_lab.train.scan_cache.cache_scans`.
     start
-        What to train further, see :func:`dmri_fm_lab.train.runs.load_start`; it is changed.
-    origin
-        What `start` is, its `scans` among it: written beside the weights.
+        What to train further, see :func:`dmri_fm_lab.train.runs.load_start`; its network is
+        changed.
     draw
         Other training scans by step, in place of all these.
 
@@ -147,18 +162,15 @@ def pretrain_drope(
     ConfigError
         If the model is not a D-RoPE encoder, or its decoder is to be trained without one.
     """
-    architecture: Any = find_model(config.model, family="encoder").config
-    hides_places(config, 0)
-    settings = config.optimisation
-    torch.manual_seed(settings.seed)
+    architecture = find_model(config.model, family="encoder").config
+    masks_patches(config, 0)
+    torch.manual_seed(config.optimisation.seed)
     check_part(config, has_start=start is not None)
-    model = build_autoencoder(config.model) if start is None else start.train()
-    model.requires_grad_(True)
-    model.encoder.requires_grad_(config.part == "all")
-    if config.part == "all" and model.encoder.readout is not None:
-        model.encoder.readout.reset()
-    aside = set_aside(scans, config)
-    scans = [scan for scan in scans if scan not in aside]
+    model = build_autoencoder(config.model) if start is None else start.network.train()
+    _choose_trained(model, config.part)
+    origin = None if start is None else dict(start.origin)
+    held_out = hold_out(scans, config)
+    scans = [scan for scan in scans if scan not in held_out]
     draw = draw or ScanSource(architecture, config, scans=scans).get
     is_new = start is None and not (Path(folder) / CHECKPOINT).exists()
     if isinstance(model, GuidedAutoencoder) and is_new:
@@ -167,37 +179,24 @@ def pretrain_drope(
         model,
         draw,
         partial(step_losses, model, config),
-        settings=settings,
+        settings=config.optimisation,
         folder=folder,
-        accelerator=accelerator,
-        devices=devices,
+        hardware=hardware,
         data={
             "scans": [scan.name for scan in scans],
             "recipe": describe_recipe(config),
-            "start": None if origin is None else dict(origin),
+            "start": origin,
         },
     )
     if weights is not None and run.is_main:
-        statistics = _describe_features(run, config, folder, scans, aside)
-        drawn = scans if config.scan_share > 0 else []
-        seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
+        statistics = _describe_features(run, config, folder, scans, held_out)
+        described = _describe_scans(config, run, scans, origin)
         save_weights(
             weights,
             model.encoder,
             name=config.model,
             version=version,
-            training={
-                "data": describe_data(
-                    sorted(seen), scan_share=config.scan_share if drawn else 0.0
-                ),
-                "start": None if origin is None else dict(origin),
-                "scans": sorted(seen),
-                "aside": [scan.name for scan in aside],
-                "steps": run.steps,
-                "minutes": round(run.minutes, 1),
-                "settings": asdict(config),
-                "last": {k: round(v, 5) for k, v in run.last.items()},
-            },
+            training={**described, "held_out": [scan.name for scan in held_out]},
             statistics=statistics,
             pretraining=(
                 split_autoencoder(run.model) if isinstance(run.model, GuidedAutoencoder) else None
@@ -206,11 +205,33 @@ def pretrain_drope(
     return run
 
 
-def set_aside(scans: Sequence[CachedScan], config: DropePretraining) -> list[CachedScan]:
-    """Return the scans of the participants that are not trained on."""
+def _describe_scans(
+    config: DropePretraining,
+    run: Run,
+    scans: Sequence[CachedScan],
+    origin: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Describe a run and the scans that it has seen, those of its start included."""
+    drawn = scans if config.scan_share > 0 else []
+    seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
+    share = config.scan_share if drawn else 0.0
+    described = describe_run(config, run, scans=sorted(seen), scan_share=share, noun="scan")
+    return {**described, "start": origin}
+
+
+def _choose_trained(model: Autoencoder, part: str) -> None:
+    """Let gradients reach the part that is trained; an encoder's old readout goes with it."""
+    model.requires_grad_(True)
+    model.encoder.requires_grad_(part == "all")
+    if part == "all" and model.encoder.readout is not None:
+        model.encoder.readout.reset()
+
+
+def hold_out(scans: Sequence[CachedScan], config: DropePretraining) -> list[CachedScan]:
+    """Return the scans of the participants that are held out."""
     participants = sorted({scan.participant for scan in scans})
-    rng = np.random.default_rng([config.optimisation.seed, ASIDE])
-    n = int(config.aside_share * len(participants))
+    rng = np.random.default_rng([config.optimisation.seed, HOLD_OUT])
+    n = int(config.held_out_share * len(participants))
     chosen = set(rng.permutation(participants)[:n].tolist())
     return [scan for scan in scans if scan.participant in chosen]
 
@@ -220,7 +241,7 @@ def _describe_features(
     config: DropePretraining,
     folder: str | Path,
     scans: Sequence[CachedScan],
-    aside: Sequence[CachedScan],
+    held_out: Sequence[CachedScan],
 ) -> dict[str, Tensor]:
     """Fit what reads features off the tokens, if need be; return statistics of sound scans."""
     assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
@@ -228,11 +249,11 @@ def _describe_features(
     if encoder.readout is not None:
         load_readout(folder, encoder.readout, step=run.steps)
         if not encoder.readout.is_fitted:
-            fit_scan_readout(encoder, n_heads=config.n_readout, seed=config.optimisation.seed)
+            fit_scan_readout(encoder, n_brains=config.n_readout, seed=config.optimisation.seed)
             save_readout(folder, encoder.readout, step=run.steps)
     return fit_scan_reference(
         _encode_scans(encoder, config, scans, REFERENCE, config.n_reference),
-        _encode_scans(encoder, config, aside or scans, HELD_OUT, config.n_held_out),
+        _encode_scans(encoder, config, held_out or scans, HELD_OUT, config.n_held_out),
     )
 
 

@@ -25,7 +25,7 @@ from dmri_fm_lab.train.config import Optimisation
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["Run", "learning_rate_at", "run_training", "weight_decay_at"]
+__all__ = ["Hardware", "Run", "learning_rate_at", "run_training", "weight_decay_at"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,23 @@ CHECKPOINT = "last.ckpt"
 
 #: Name of the log within a run's folder.
 LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Processors that a run uses.
+
+    Attributes
+    ----------
+    accelerator
+        As Lightning Fabric takes it: "cpu", "cuda", "auto".
+    devices
+        Number of processors or GPUs; with several, gradients are averaged over them (DDP), and
+        the command that called this is started again for each.
+    """
+
+    accelerator: str = "cpu"
+    devices: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +81,9 @@ class Run:
     is_main: bool = True
 
 
+CPU = Hardware()
+
+
 def learning_rate_at(step: int, settings: Optimisation) -> float:
     """Return the learning rate of a step: linear rise, then half a cosine or a step down."""
     if step < settings.warmup_steps:
@@ -83,6 +103,7 @@ def weight_decay_at(step: int, settings: Optimisation) -> float:
     return final + (first - final) * 0.5 * (1.0 + math.cos(math.pi * x))
 
 
+# One function, read from top to bottom: what a step does, and in which order, is what it tells.
 def run_training(
     model: nn.Module,
     draw: Callable[[int], Sample],
@@ -90,9 +111,7 @@ def run_training(
     *,
     settings: Optimisation,
     folder: str | Path,
-    accelerator: str = "cpu",
-    devices: int = 1,
-    is_resumed: bool = True,
+    hardware: Hardware = CPU,
     data: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a network.
@@ -110,14 +129,10 @@ def run_training(
     settings
         Optimiser and schedule.
     folder
-        For the log (CSV) and the checkpoint; made if need be.
-    accelerator
-        As Lightning Fabric takes it: "cpu", "cuda", "auto".
-    devices
-        Number of processors or GPUs; with several, gradients are averaged over them (DDP), and
-        the command that called this is started again for each.
-    is_resumed
-        Go on from the folder's checkpoint where there is one.
+        For the log (CSV) and the checkpoint; made if need be; a run found
+        there is continued.
+    hardware
+        Processors.
     data
         What `draw` draws from and how it is learnt, in plain types: a run does not go on with
         another.
@@ -129,7 +144,7 @@ def run_training(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fabric = _make_fabric(accelerator, devices, settings.precision)
+    fabric = _make_fabric(hardware, settings.precision)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
     )
@@ -145,7 +160,7 @@ def run_training(
         "seconds": 0.0,
     }
     checkpoint = folder / CHECKPOINT
-    if is_resumed and checkpoint.exists():
+    if checkpoint.exists():
         _resume(fabric, checkpoint, state)
         average.load_state_dict(state["average"])
         if fabric.is_global_zero:
@@ -161,11 +176,7 @@ def run_training(
         fabric.world_size,
     )
     for sample in _draw_ahead(draw, mine, fabric.device):
-        rate = learning_rate_at(step, settings)
-        decay = weight_decay_at(step, settings)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-            group["weight_decay"] = decay if group["is_decayed"] else 0.0
+        rate = _schedule(optimiser, step, settings)
         losses = step_losses(wrapped, sample, step)
         fabric.backward(losses["loss"])
         norm = fabric.clip_gradients(wrapped, optimiser, max_norm=settings.clip_norm)
@@ -203,6 +214,15 @@ def run_training(
     return Run(model.eval(), step, minutes, last, fabric.is_global_zero)
 
 
+def _schedule(optimiser: Any, step: int, settings: Optimisation) -> float:
+    """Set learning rate and weight decay of a step; return the rate."""
+    rate, decay = learning_rate_at(step, settings), weight_decay_at(step, settings)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+        group["weight_decay"] = decay if group["is_decayed"] else 0.0
+    return rate
+
+
 def _draw_ahead(
     draw: Callable[[int], Sample], numbers: Sequence[int], device: torch.device
 ) -> Iterator[Sample]:
@@ -224,7 +244,7 @@ def _draw_ahead(
             yield coming.result()
 
 
-def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
+def _make_fabric(hardware: Hardware, precision: Any) -> Fabric:
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.precision.amp import MixedPrecision
@@ -238,13 +258,13 @@ def _make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
     # As many processes as were asked for, whatever scheduler they run under.
     plugins: list[Any] = [LightningEnvironment()]
     if str(precision).endswith("-mixed"):
-        on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
+        on_cpu = hardware.accelerator == "cpu" or not torch.cuda.is_available()
         plugins.append(ExactInputs(precision, "cpu" if on_cpu else "cuda"))
         precision = None
     fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        strategy="auto" if devices == 1 else "ddp",
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        strategy="auto" if hardware.devices == 1 else "ddp",
         precision=precision,
         plugins=plugins,
     )

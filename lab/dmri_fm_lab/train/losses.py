@@ -77,15 +77,15 @@ def _errors(tensor: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 
 def refinement_losses(
-    estimate: TensorEstimate, truth: Tensor, *, rival: Tensor, weight: Tensor
+    estimate: TensorEstimate, truth: Tensor, *, baseline: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
-    """Average the errors of each patch over those of a rival, so that noisy patches do not rule.
+    """Average each patch's errors over those of a baseline, so that noisy patches do not rule.
 
     Parameters
     ----------
     estimate
         What the network estimates.
-    truth, rival
+    truth, baseline
         Shape (B, 6, X, Y, Z), um^2/ms.
     weight
         Shape (B, X, Y, Z).
@@ -94,15 +94,15 @@ def refinement_losses(
     -------
     dict
         `loss`, the sum of the others; `tensor`, `fa` and `md`, means over patches of
-        error / (error of the rival + its offset), times :data:`SHARES`; `interval`, likewise, of
-        the half-widths.
+        error / (error of the baseline + its offset), times :data:`SHARES`; `interval`,
+        likewise, of the half-widths.
     """
     total = weight.sum(dim=(1, 2, 3)).clamp(min=1.0)
 
     def mean(image: Tensor) -> Tensor:
         return (image * weight).sum(dim=(1, 2, 3)) / total
 
-    own, other = _errors(estimate.tensor, truth), _errors(rival, truth)
+    own, other = _errors(estimate.tensor, truth), _errors(baseline, truth)
     scale = {name: mean(error).detach() + OFFSETS[name] for name, error in other.items()}
     losses = {
         name: SHARES[name] * (mean(error) / scale[name]).mean() for name, error in own.items()

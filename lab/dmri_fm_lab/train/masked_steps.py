@@ -1,4 +1,4 @@
-"""Steps of masked pretraining: which scan, what of it is hidden, and how far off it comes back."""
+"""Steps of masked pretraining: which scan, what of it is masked, and how far off it comes back."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.scan_cache import CachedScan
 
-__all__ = ["ScanSource", "draw_scan_tokens", "hides_places", "step_losses"]
+__all__ = ["ScanSource", "draw_scan_tokens", "masks_patches", "step_losses"]
 
 #: Seeds of simulated scans are [seed, purpose, number]: no scan serves two purposes.
 TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
 #: Likewise, of the choice of a step's scan, of its directions and mask, and of participants.
-CHOICE, STEP, ASIDE = 4, 3, 6
+CHOICE, STEP, HOLD_OUT = 4, 3, 6
 
 #: Mean squared error of S/S0 by which errors are divided that have no plain estimate beside them.
 ERROR_SCALE = 0.01
@@ -40,7 +40,7 @@ ERROR_SCALE = 0.01
 #: Side of the box of patches in which the convolutions are trained, and directions of a step.
 WINDOW_PATCHES, WINDOW_DIRECTIONS = 5, 4
 
-#: Least number of directions of a shell that is shown while another one is hidden.
+#: Least number of directions of a shell that is shown while another one is masked.
 FEWEST_OF_SHELL = 3
 
 
@@ -59,7 +59,7 @@ def draw_scan_tokens(
     bvals = np.sort(rng.uniform(400.0, 3000.0, n_shells)).round(-1)
     gtab = draw_protocol(
         rng,
-        kind="multishell",
+        scheme="multishell",
         n_directions=counts,
         bvals=bvals.tolist(),
         n_b0=int(rng.integers(1, 5)),
@@ -133,7 +133,7 @@ def choose_directions(
     rho
         Shape (N,): b / 1000 of the scan's directions.
     training
-        Says how many there are, and how often one shell is hidden from another.
+        Says how many there are, and how often one shell is masked and another visible.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def choose_directions(
         Ascending indices.
     kept
         Positions among the chosen that stay visible: those of one shell, where another is to be
-        hidden. None if any may be.
+        masked. None if any may be.
     """
     most = min(training.max_directions, len(rho))
     n = int(rng.integers(min(training.min_directions, most), most + 1))
@@ -161,11 +161,11 @@ def crop(rng: np.random.Generator, scan: ScanTokens, training: DropePretraining)
     n = len(scan.index)
     centre = scan.positions[int(rng.integers(n))]
     nearest = (scan.positions - centre).norm(dim=1).argsort(stable=True).numpy()
-    return scan.select_places(np.sort(nearest[: max(2, round(training.crop_share * n))]))
+    return scan.select_patches(np.sort(nearest[: max(2, round(training.crop_share * n))]))
 
 
-def hides_places(config: DropePretraining, step: int) -> bool:
-    """Return whether a step hides places; if not, it hides directions.
+def masks_patches(config: DropePretraining, step: int) -> bool:
+    """Return whether a step masks patches; if not, it masks directions.
 
     Raises
     ------
@@ -182,14 +182,14 @@ def hides_places(config: DropePretraining, step: int) -> bool:
 
 
 def draw_window(
-    rng: np.random.Generator, scan: ScanTokens, hidden: Tensor, patch: tuple[int, int, int]
+    rng: np.random.Generator, scan: ScanTokens, is_masked: Tensor, patch: tuple[int, int, int]
 ) -> Window:
-    """Choose where the convolutions are trained: about a random place, hidden directions."""
+    """Choose where the convolutions are trained: about a random place, masked directions."""
     cells = np.floor(scan.positions.cpu().numpy() / np.array(patch)).astype(int)
     low = cells[int(rng.integers(len(cells)))] - WINDOW_PATCHES // 2
     low = np.clip(low, cells.min(axis=0), np.maximum(cells.max(axis=0) + 1 - WINDOW_PATCHES, 0))
     high = np.minimum(low + WINDOW_PATCHES, cells.max(axis=0) + 1)
-    directions = hidden.any(dim=1).nonzero()[:, 0].cpu().numpy()
+    directions = is_masked.any(dim=1).nonzero()[:, 0].cpu().numpy()
     chosen = np.sort(rng.permutation(directions)[:WINDOW_DIRECTIONS])
     a, b, c, d, e, f = (int(v) for v in (*low, *high))
     return Window([int(t) for t in chosen], (a, b, c), (d, e, f))
@@ -198,7 +198,7 @@ def draw_window(
 def step_losses(
     model: Autoencoder, config: DropePretraining, network: nn.Module, scan: ScanTokens, step: int
 ) -> dict[str, Tensor]:
-    """Hide a part of a scan, and compare what comes back with it.
+    """Mask a part of a scan, and compare what comes back with it.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def step_losses(
     """
     device = next(network.parameters()).device
     rng = np.random.default_rng([config.optimisation.seed, STEP, step])
-    is_spatial = hides_places(config, step)
+    is_spatial = masks_patches(config, step)
     chosen, kept = choose_directions(rng, scan.qspace[:, 0].numpy(), config)
     scan = crop(rng, scan.select(chosen), config).to(device)
     n, n_places = len(chosen), scan.positions.shape[0]
@@ -225,30 +225,30 @@ def step_losses(
     else:
         mask = Mask("diffusion", torch.from_numpy(kept)[None])
     mask = mask._replace(kept=mask.kept.to(device))
-    hidden = mask.hidden(n, n_places)
+    is_masked = mask.hidden(n, n_places)
     target, brain = scan.patches[None], scan.brain[None]
     args = (target, scan.qspace[None], scan.positions[None], mask)
     # The two kinds of masks differ in difficulty: log them apart, NaN where absent.
     absent = torch.full((), float("nan"), device=device)
     more: dict[str, Tensor] = {}
     if isinstance(model, GuidedAutoencoder):
-        window = draw_window(rng, scan, hidden[0], model.config.encoder.patch)
+        window = draw_window(rng, scan, is_masked[0], model.config.encoder.patch)
         found: Reconstruction = network(*args, brain, window=window)
         patches, estimate = found.patches, found.estimate
     else:
         patches, estimate = network(*args), None
     tau = ramp_tau(step / (config.ramp_share * config.optimisation.n_steps))
-    visible, masked = masked_errors(patches, target, hidden, brain=brain)
+    visible, masked = masked_errors(patches, target, is_masked, brain=brain)
     scale = torch.full_like(masked, ERROR_SCALE)
     if estimate is not None:
         # Scans differ in noise: a gain of a tenth counts the same in all of them.
-        _, scale = masked_errors(estimate, target, hidden, brain=brain)
+        _, scale = masked_errors(estimate, target, is_masked, brain=brain)
         more["gain"] = masked / scale
     loss = (1.0 - tau) * visible / ERROR_SCALE + tau * masked / scale.clamp(min=1e-6)
     return {
         "loss": loss,
         "visible": visible,
-        "hidden_spatial": masked if is_spatial else absent,
-        "hidden_diffusion": absent if is_spatial else masked,
+        "masked_spatial": masked if is_spatial else absent,
+        "masked_diffusion": absent if is_spatial else masked,
         **more,
     }

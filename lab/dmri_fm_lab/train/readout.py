@@ -14,9 +14,9 @@ from dmri_fm.encoders.drope.pooling import ScanReadout, pool_tokens
 from dmri_fm.encoders.drope.tokens import tokenise_series
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate import draw_protocol
+from dmri_fm_lab.simulate.brains import draw_brains
 from dmri_fm_lab.simulate.fields import uniform
-from dmri_fm_lab.simulate.heads import draw_heads
-from dmri_fm_lab.simulate.siblings import draw_siblings
+from dmri_fm_lab.simulate.retest import draw_test_retest
 
 __all__ = ["draw_pairs", "fit_scan_readout", "load_readout", "save_readout"]
 
@@ -28,32 +28,32 @@ READOUT = 5
 #: In a run's folder.
 READOUT_FILE = "readout.pt"
 
-#: Tissues that are drawn for each head.
+#: Tissues that are drawn for each brain.
 N_TISSUES = 4
 
 #: Directions and b-values of the protocols; the share of them that have two shells.
 DIRECTIONS, BVALS, MULTISHELL_SHARE = (8, 16), (700.0, 3000.0), 0.3
 
 
-def fit_scan_readout(encoder: Drope, *, n_heads: int, seed: int) -> None:
+def fit_scan_readout(encoder: Drope, *, n_brains: int, seed: int) -> None:
     """Fit what pools an encoder's tokens to simulated tissues that were scanned twice each.
 
     Parameters
     ----------
     encoder
         On the CPU, with such a readout; it stays as it is without a head.
-    n_heads
-        Simulated heads, each with :data:`N_TISSUES`.
+    n_brains
+        Simulated brains, each with :data:`N_TISSUES`.
     seed
         Of all that is drawn.
     """
-    if n_heads < 1:
+    if n_brains < 1:
         return
     assert encoder.readout is not None
     pairs = []
-    for number in range(n_heads):
+    for number in range(n_brains):
         pairs.append(draw_pairs(np.random.default_rng([seed, READOUT, number]), encoder))
-        logger.info("readout: head %d of %d", number + 1, n_heads)
+        logger.info("readout: brain %d of %d", number + 1, n_brains)
     first, second = torch.cat(pairs).unbind(dim=1)
     encoder.readout.fit(first, second)
 
@@ -76,7 +76,7 @@ def load_readout(folder: str | Path, readout: ScanReadout, *, step: int) -> None
 
 
 def draw_pairs(rng: np.random.Generator, encoder: Drope) -> Tensor:
-    """Scan tissues of one simulated head twice, by directions and noise of their own.
+    """Scan tissues of one simulated brain twice, by directions and noise of their own.
 
     Returns
     -------
@@ -87,11 +87,11 @@ def draw_pairs(rng: np.random.Generator, encoder: Drope) -> Tensor:
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     affine = torch.tensor(grid.affine, dtype=torch.float32)[None]
     weight = uniform(generator, 0.0, 1.0, 1)
-    heads = draw_heads(generator, grid.shape, affine, rotation=None, atlas_weight=weight)
+    brains = draw_brains(generator, grid.shape, affine, rotation=None, atlas_weight=weight)
     gtabs = _draw_protocols(rng)
-    inside = heads.mask[0]
+    inside = brains.mask[0]
     voxels = inside.flatten().nonzero()[:, 0]
-    signals = draw_siblings(generator, heads, gtabs, voxels, n=N_TISSUES)
+    signals = draw_test_retest(generator, brains, gtabs, voxels, n=N_TISSUES)
     mask = inside.numpy()
     found = []
     for tissue in signals:
@@ -113,6 +113,6 @@ def _draw_protocols(rng: np.random.Generator) -> list[GradientTable]:
     bvals = np.sort(rng.uniform(*BVALS, n_shells)).tolist()
     counts = [n // 2, n - n // 2] if n_shells == 2 else [n]
     return [
-        draw_protocol(rng, kind="multishell", n_directions=counts, bvals=bvals, n_b0=2)
+        draw_protocol(rng, scheme="multishell", n_directions=counts, bvals=bvals, n_b0=2)
         for _ in range(2)
     ]

@@ -13,7 +13,7 @@ from dmri_fm.encoders.drope.guided_mae import Autoencoder, restore_autoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import WeightsError
 from dmri_fm.registry import find_model, load_weights
-from dmri_fm_lab.train.drope import build_autoencoder
+from dmri_fm_lab.train.drope import Start, build_autoencoder
 from dmri_fm_lab.train.loop import CHECKPOINT
 from dmri_fm_lab.train.readout import load_readout
 
@@ -50,10 +50,10 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder
     WeightsError
         If there is no checkpoint, or it is that of another model.
     """
-    return load_start(source, model=model)[0]
+    return load_start(source, model=model).network
 
 
-def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder, dict[str, Any]]:
+def load_start(source: str | Path, *, model: str = "drope") -> Start:
     """Load what a run starts from, and say what it is and which real scans it has seen.
 
     Parameters and errors as of :func:`load_autoencoder`.
@@ -63,7 +63,7 @@ def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder
         loaded = load_weights(source, model=model)
         kept = {k: v for k, v in loaded.training.items() if k in ("steps", "scans")}
         origin = {"model": model, "version": loaded.version, "sha256": loaded.sha256, **kept}
-        return restore_autoencoder(loaded), origin
+        return Start(restore_autoencoder(loaded), origin)
     network = build_autoencoder(model)
     path = Path(source) / CHECKPOINT
     expected = f"the checkpoint of `dmri-fm pretrain {model} {source}`"
@@ -91,7 +91,7 @@ def load_start(source: str | Path, *, model: str = "drope") -> tuple[Autoencoder
     before = (settings.get("start") or {}).get("scans", ())
     scans = sorted({*settings.get("scans", ()), *before})
     origin = {"run": str(source), "steps": step, "scans": scans}
-    return network.eval().requires_grad_(False), origin
+    return Start(network.eval().requires_grad_(False), origin)
 
 
 def load_encoder(

@@ -25,14 +25,14 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.json_files import read_object
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import CLIP
-from dmri_fm_lab.evaluate.grid_scans import GridScan, place_scan
+from dmri_fm_lab.grid_scans import GridScan, place_scan
 from dmri_fm_lab.scans import Scan, find_scans
 
 __all__ = ["CachedScan", "cache_scans"]
 
 logger = logging.getLogger(__name__)
 
-#: A scan with fewer directions teaches nothing about hidden ones.
+#: A scan with fewer directions teaches nothing about masked ones.
 FEWEST_DIRECTIONS = 6
 
 #: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
@@ -175,7 +175,7 @@ def cache_scans(
             found[scan.name] = CachedScan.write(placed, folder / scan.name, origin=origin)
             logger.info("%s: %d directions", scan.name, len(placed.gtab))
         if len(found[scan.name].gtab) < FEWEST_DIRECTIONS:
-            logger.warning("%s: left out, fewer than %d directions", scan.name, FEWEST_DIRECTIONS)
+            logger.warning("%s: skipped, fewer than %d directions", scan.name, FEWEST_DIRECTIONS)
             continue
         kept.append(found[scan.name])
     if not kept:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ from dmri_fm.tensor_networks.inputs import (
 from dmri_fm.tensor_networks.refiner import TensorRefiner, coarse_codes
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
-from dmri_fm_lab.train.config import TensorTraining, describe_data, describe_recipe
-from dmri_fm_lab.train.loop import Run, run_training
+from dmri_fm_lab.train.config import TensorTraining
+from dmri_fm_lab.train.description import describe_recipe, describe_run
+from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
 from dmri_fm_lab.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
 from dmri_fm_lab.train.scan_patches import TrainingScan, draw_scan_patch
 from dmri_fm_lab.train.tensor_batch import TensorBatch
@@ -63,12 +64,12 @@ def draw_training_protocol(
         n_b0 = draw_n_b0(rng)
     bval = float(rng.uniform(700, 1300) if rng.uniform() < 0.5 else rng.uniform(400, 3000))
     if n_directions > 6:
-        return draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=bval, n_b0=n_b0)
+        return draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=bval, n_b0=n_b0)
     if rng.uniform() >= spread_share:
-        return draw_protocol(rng, kind="skare6", bvals=bval, n_b0=n_b0)
+        return draw_protocol(rng, scheme="skare6", bvals=bval, n_b0=n_b0)
     while True:
         n_available = int(rng.integers(12, 33))
-        table = draw_protocol(rng, kind="shell", n_directions=n_available, bvals=bval, n_b0=n_b0)
+        table = draw_protocol(rng, scheme="shell", n_directions=n_available, bvals=bval, n_b0=n_b0)
         six = choose_six(table, seed=int(rng.integers(2**31)))
         if six.condition_number < 3.0:
             return table.select([*range(n_b0), *six.index])
@@ -123,8 +124,7 @@ def train_tensor_network(
     folder: str | Path,
     *,
     scans: Sequence[TrainingScan] = (),
-    accelerator: str = "cpu",
-    devices: int = 1,
+    hardware: Hardware = CPU,
     weights: str | Path | None = None,
     version: str = "0.1.0",
 ) -> Run:
@@ -139,8 +139,8 @@ def train_tensor_network(
     scans
         Real scans, see :func:`~dmri_fm_lab.train.scan_patches.read_training_scans`, from which the
         share `config.scan_share` of the batches is drawn. None: simulation alone.
-    accelerator, devices
-        "cpu", "cuda" or "auto", and how many of them.
+    hardware
+        Processors.
     weights
         Where to write the weights (.safetensors) afterwards.
     version
@@ -152,40 +152,22 @@ def train_tensor_network(
         If the model estimates no tensor, or the patch does not fit its levels.
     """
     registered = find_model(config.model, family="tensor network")
-    stride = registered.config.stride  # type: ignore[attr-defined]
+    stride = registered.config.stride
     if config.patch_voxels % stride:
         raise ConfigError(
             f"patches of {config.patch_voxels} voxels", expected=f"a multiple of {stride}"
         )
     if config.loss not in LOSSES:
         raise ConfigError(f"loss {config.loss!r}", expected=f"one of {', '.join(LOSSES)}")
-    seed = config.optimisation.seed
-    torch.manual_seed(seed)
+    torch.manual_seed(config.optimisation.seed)
     model = registered.network(registered.config)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     losses = LOSSES[config.loss]
     # What the data are drawn on; the network follows them.
-    is_cuda = accelerator != "cpu" and torch.cuda.is_available()
+    is_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
 
     brains = sorted({scan.brain_name for scan in scans}) if config.scan_share > 0 else []
-
-    def draw(number: int) -> TensorBatch:
-        rng = np.random.default_rng([seed, TRAINING, number])
-        if brains and rng.uniform() < config.scan_share:
-            patches = (
-                draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
-                for _ in range(config.batch)
-            )
-            return TensorBatch.join(list(patches))
-        return draw_tensor_batch(
-            rng,
-            batch=config.batch,
-            patch_voxels=config.patch_voxels,
-            spread_share=config.spread_share,
-            more_share=config.more_share,
-            device=device,
-        )
 
     def step_losses(network: nn.Module, batch: TensorBatch, step: int) -> dict[str, Tensor]:
         batch = batch.to(next(network.parameters()).device)
@@ -194,12 +176,11 @@ def train_tensor_network(
 
     run = run_training(
         model,
-        draw,
+        partial(_draw_step, config, scans if brains else (), device),
         step_losses,
         settings=config.optimisation,
         folder=folder,
-        accelerator=accelerator,
-        devices=devices,
+        hardware=hardware,
         data={"scans": brains, "recipe": describe_recipe(config)},
     )
     if weights is not None and run.is_main:
@@ -208,14 +189,9 @@ def train_tensor_network(
             run.model,
             name=config.model,
             version=version,
-            training={
-                "data": describe_data(brains, scan_share=config.scan_share, noun="brain"),
-                "scans": brains,
-                "steps": run.steps,
-                "minutes": round(run.minutes, 1),
-                "settings": asdict(config),
-                "last": {k: round(v, 4) for k, v in run.last.items()},
-            },
+            training=describe_run(
+                config, run, scans=brains, scan_share=config.scan_share, noun="brain"
+            ),
             statistics=(
                 calibrate(run.model, config) if isinstance(run.model, TensorRefiner) else None
             ),
@@ -223,10 +199,31 @@ def train_tensor_network(
     return run
 
 
+def _draw_step(
+    config: TensorTraining, scans: Sequence[TrainingScan], device: torch.device, number: int
+) -> TensorBatch:
+    """Draw the batch of a step, simulated or from scans; it depends on its number alone."""
+    rng = np.random.default_rng([config.optimisation.seed, TRAINING, number])
+    if scans and rng.uniform() < config.scan_share:
+        patches = (
+            draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
+            for _ in range(config.batch)
+        )
+        return TensorBatch.join(list(patches))
+    return draw_tensor_batch(
+        rng,
+        batch=config.batch,
+        patch_voxels=config.patch_voxels,
+        spread_share=config.spread_share,
+        more_share=config.more_share,
+        device=device,
+    )
+
+
 def _relative(estimate: TensorEstimate, batch: TensorBatch, weight: Tensor) -> dict[str, Tensor]:
     inputs = batch.inputs
-    rival = fit_least_squares(inputs.ratios, inputs.q) * inputs.mask
-    return refinement_losses(estimate, batch.truth, rival=rival, weight=weight)
+    baseline = fit_least_squares(inputs.ratios, inputs.q) * inputs.mask
+    return refinement_losses(estimate, batch.truth, baseline=baseline, weight=weight)
 
 
 def _squared(estimate: TensorEstimate, batch: TensorBatch, weight: Tensor) -> dict[str, Tensor]:

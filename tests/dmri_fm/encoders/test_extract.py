@@ -45,7 +45,7 @@ def mni_scan(*, n_directions=5, seed=0, axes=None):
     """Build a small 'brain' on the encoder's grid."""
     rng = np.random.default_rng(seed)
     grid = feature_grid("drope")
-    gtab = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=1000, n_b0=1)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=1000, n_b0=1)
     mask = np.zeros(grid.shape, dtype=bool)
     mask[40:64, 48:72, 40:56] = True
     data = np.zeros((*grid.shape, len(gtab)), dtype=np.float32)
@@ -133,7 +133,7 @@ def published_scan():
     rng = np.random.default_rng(1)
     grid = feature_grid("drope-paper")
     assert grid.shape == (192, 224, 192)
-    gtab = draw_protocol(rng, kind="shell", n_directions=3, bvals=1000, n_b0=1)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=3, bvals=1000, n_b0=1)
     mask = np.zeros(grid.shape, dtype=bool)
     mask[80:96, 96:112, 80:92] = True
     data = np.zeros((*grid.shape, len(gtab)), dtype=np.float32)

@@ -15,7 +15,7 @@ from dmri_fm.tensor_networks.inputs import (
     tensor_inputs,
     turn_tensors,
 )
-from dmri_fm_lab.evaluate.smoothing import noise_sigma
+from dmri_fm_lab.smoothing import noise_sigma
 
 ROW, COLUMN = np.triu_indices(3)
 

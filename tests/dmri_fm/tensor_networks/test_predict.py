@@ -39,7 +39,7 @@ def dti_weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scan():
     rng = np.random.default_rng(0)
-    gtab = draw_protocol(rng, kind="shell", n_directions=10, bvals=1000, n_b0=2)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=10, bvals=1000, n_b0=2)
     sample = draw_sample(rng, shape=(18, 20, 14), gtab=gtab, snr=30, with_truth=False)
     return Dwi.from_arrays(sample.signal, sample.affine, gtab, mask=sample.mask)
 

@@ -13,7 +13,7 @@ from dmri_fm_lab.simulate import draw_protocol, draw_sample
 def draw_series(*, n_directions: int, n_b0: int, snr: float, side: int = 24):
     """Return a series with its brain mask, its true tensor and its tissue."""
     rng = np.random.default_rng(8)
-    gtab = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=1000, n_b0=n_b0)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=1000, n_b0=n_b0)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     # In the middle of the head, where all tissues are.
     affine[:3, 3] = [4, -30, 0]

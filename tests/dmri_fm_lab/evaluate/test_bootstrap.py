@@ -17,7 +17,7 @@ TENSOR = np.array([1.4e-3, 0.1e-3, 0.0, 0.5e-3, 0.1e-3, 0.4e-3])
 def noisy_scan(n_directions: int, *, n_b0: int = 1, seed: int = 0) -> tuple[Dwi, np.ndarray]:
     """Return a block of one tensor with Gaussian noise, and the tensor."""
     rng = np.random.default_rng(seed)
-    gtab = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=1000, n_b0=n_b0)
+    gtab = draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=1000, n_b0=n_b0)
     x, y, z = gtab.bvecs_ras.T
     columns = np.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], axis=1)
     clean = 1000 * np.exp(-gtab.bvals * (columns @ TENSOR))

@@ -9,20 +9,21 @@ import pytest
 from dmri_fm.errors import ConfigError, ImageError, LayoutError
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, clean, compare_scan
+from dmri_fm_lab.evaluate.baselines import BASELINES, SERIES_ORACLES
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan
+from dmri_fm_lab.evaluate.records import json_ready, write_json
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
-from dmri_fm_lab.evaluate.rivals import METHODS, SERIES_DENOISERS
 from dmri_fm_lab.evaluate.scores import interval_coverage, score
 from dmri_fm_lab.evaluate.subsets import choose_subsets
-from dmri_fm_lab.evaluate.tables import format_series, write_json
+from dmri_fm_lab.evaluate.tables import format_series
 from dmri_fm_lab.scans import Scan, find_scans
 
 REGIONS = {"tissue", "white", "grey"}
 
 
 def test_titles_name_every_method() -> None:
-    assert set(METHOD_TITLES) == {*METHODS, *SERIES_DENOISERS, "network", "gaussian-oracle"}
+    assert set(METHOD_TITLES) == {*BASELINES, *SERIES_ORACLES, "network", "gaussian-oracle"}
 
 
 def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
@@ -67,7 +68,7 @@ def test_the_command_says_what_is_wrong(derivative, tmp_path, capsys) -> None:
         assert problem in capsys.readouterr().err
 
 
-def test_upper_marks_see_the_whole_series(noisy) -> None:
+def test_oracles_see_the_whole_series(noisy) -> None:
     scan = Scan("sub-01", "01", "Simulated", noisy[0], "raw")
     record = compare_scan(
         scan, Request(("wls", "mppca", "mppca-series"), n_subsets=1, n_replicates=4)
@@ -76,7 +77,7 @@ def test_upper_marks_see_the_whole_series(noisy) -> None:
     # Of the tensor: noise has raised the reference's FA as it has raised that of least squares.
     assert rows["mppca-series"]["tissue"]["tensor"] < rows["wls"]["tissue"]["tensor"]
     assert rows["wls"]["tissue"]["fa_bias_corrected"] > rows["wls"]["tissue"]["fa_bias"]
-    assert "upper mark" in format_series(clean(record))
+    assert "oracle" in format_series(json_ready(record))
 
 
 def test_a_series_of_few_directions_is_said_to_be_left_out(noisy) -> None:

@@ -13,7 +13,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate import galleries
+from dmri_fm_lab.evaluate import galleries, protocols
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     INTENSITY,
@@ -22,24 +22,23 @@ from dmri_fm_lab.evaluate.galleries import (
     draw_gallery,
     tissue_signal,
 )
-from dmri_fm_lab.evaluate.identification import (
-    agreement,
-    identify,
-    identify_linked,
-    probe,
-    rank_one,
-)
 from dmri_fm_lab.evaluate.protocols import (
-    FEATURES,
     ProtocolRequest,
     compare_directions,
     evaluate_gallery,
     format_agreement,
     format_gallery,
-    untrained,
+)
+from dmri_fm_lab.evaluate.representations import FEATURES, untrained
+from dmri_fm_lab.evaluate.retrieval import (
+    agreement,
+    probe,
+    rank_one,
+    retrieve,
+    retrieve_linked,
 )
 from dmri_fm_lab.simulate.protocol import draw_shells
-from dmri_fm_lab.simulate.scanner import Tissue
+from dmri_fm_lab.simulate.subject import Tissue
 
 SIDE = 16
 TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)
@@ -118,31 +117,31 @@ def test_rank_one_by_hand() -> None:
 
 def test_a_shift_of_the_protocol_is_forgiven_when_centred() -> None:
     rng = np.random.default_rng(0)
-    heads = rng.normal(size=(40, 6))
-    other = 2.0 * heads + 30.0 * rng.normal(size=6)
-    found = identify(heads, other)
+    brains = rng.normal(size=(40, 6))
+    other = 2.0 * brains + 30.0 * rng.normal(size=6)
+    found = retrieve(brains, other)
     assert found["centred"] == 1.0
     assert found["raw"] < 0.2
     assert found["chance"] == 1 / 40
-    assert identify(heads, heads)["raw"] == 1.0
-    assert identify(heads, rng.normal(size=(40, 6)))["centred"] < 0.2
+    assert retrieve(brains, brains)["raw"] == 1.0
+    assert retrieve(brains, rng.normal(size=(40, 6)))["centred"] < 0.2
 
 
-def test_heads_that_travel_link_two_protocols() -> None:
+def test_brain_that_travel_link_two_protocols() -> None:
     rng = np.random.default_rng(0)
     tissue = rng.normal(size=(100, 4))
     # Each protocol mixes what there is in a way of its own, with noise in many more features.
     first, second = (tissue @ rng.normal(size=(4, 60)) for _ in range(2))
     first, second = (x + 0.1 * rng.normal(size=x.shape) for x in (first, second))
-    assert identify(first, second)["centred"] < 0.2
-    assert identify_linked(first, second) > 0.9
+    assert retrieve(first, second)["centred"] < 0.2
+    assert retrieve_linked(first, second) > 0.9
 
 
-def test_heads_that_share_nothing_are_found_by_chance() -> None:
+def test_brain_that_share_nothing_are_found_by_chance() -> None:
     found = []
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        found.append(identify_linked(*rng.normal(size=(2, 100, 200)), seed=seed))
+        found.append(retrieve_linked(*rng.normal(size=(2, 100, 200)), seed=seed))
     # 800 looks at a chance of .01: three standard errors.
     assert np.mean(found) < 0.01 + 3 * np.sqrt(0.01 / 800)
 
@@ -163,29 +162,29 @@ def test_the_probe_finds_what_is_there_and_nothing_else() -> None:
     # A shifted protocol is wrong as it is, and right when centred.
     assert as_is[2] < 0.5
     assert centred[2] > 0.99
-    # More features than heads, and nothing to be found: the folds are honest.
+    # More features than brains, and nothing to be found: the folds are honest.
     assert probe([rng.normal(size=(120, 300))], y)[0][0] < 0.2
 
 
 def test_a_gallery_end_to_end(geometry) -> None:
     torch.manual_seed(0)
     encoder = Drope(TINY).eval()
-    found = evaluate_gallery(encoder, geometry, ProtocolRequest(n_heads=12, n_directions=8))
-    assert set(found["identification"]) == set(FEATURES)
+    found = evaluate_gallery(encoder, geometry, ProtocolRequest(n_brains=12, n_directions=8))
+    assert set(found["retrieval"]) == set(FEATURES)
     # A readout that was not fitted leaves the pooled tokens as they are.
-    assert found["identification"]["pooled"] == found["identification"]["encoder"]
-    for by_pair in found["identification"].values():
+    assert found["retrieval"]["pooled"] == found["retrieval"]["encoder"]
+    for by_pair in found["retrieval"].values():
         assert set(by_pair) == {"A-B", "A-C"}
         assert all(0 <= v <= 1 for scores in by_pair.values() for v in scores.values())
-    # The mean image of many voxels tells these heads apart.
-    assert found["identification"]["mean"]["A-B"]["raw"] > 0.5
+    # The mean image of many voxels tells these brains apart.
+    assert found["retrieval"]["mean"]["A-B"]["raw"] > 0.5
     assert set(found["probe"]["maps"]) == set(FACTORS)
     text = format_gallery(found)
     assert "| untrained encoder, stick |" in text
     assert "A-C, b 1000 and 2000" in text
     json.dumps(found, allow_nan=False)
-    with pytest.raises(ConfigError, match="3 heads"):
-        ProtocolRequest(n_heads=3)
+    with pytest.raises(ConfigError, match="3 brains"):
+        ProtocolRequest(n_brains=3)
 
 
 def test_an_untrained_twin_is_another_and_leaves_the_random_state_alone() -> None:
@@ -201,7 +200,7 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
     rng = np.random.default_rng(0)
     (gtab,) = draw_shells(rng, n_directions=10, bvals=(1000.0,))
     scans = [
-        acquire_tissue(geometry, m, gtab, snr=1e6, rng=rng, name=f"head {k}")
+        acquire_tissue(geometry, m, gtab, snr=1e6, rng=rng, name=f"brain {k}")
         for k, m in enumerate(draw_gallery(rng, 3))
     ]
     # Directions all alike: any two sets hold the same images, and agree.
@@ -211,7 +210,7 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
     torch.manual_seed(0)
     found = compare_directions(Drope(TINY).eval(), [*scans, alike])
     rows = found["encoder"]["scans"]
-    assert list(rows) == ["head 0, 2 x 5", "head 1, 2 x 5", "head 2, 2 x 5", "alike, 2 x 5"]
+    assert list(rows) == ["brain 0, 2 x 5", "brain 1, 2 x 5", "brain 2, 2 x 5", "alike, 2 x 5"]
     assert rows["alike, 2 x 5"]["cosine"] == pytest.approx(1.0, abs=1e-6)
     assert 0 <= found["encoder"]["rank_one"] <= 1
     assert "| different scans |" in format_agreement(found)
@@ -220,7 +219,7 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
 def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
     grid = Grid((SIDE,) * 3, AFFINE)
     monkeypatch.setattr(DropeConfig, "grid", grid)
-    monkeypatch.setattr(galleries, "head_geometry", lambda *_, **__: geometry)
+    monkeypatch.setattr(protocols, "brain_geometry", lambda *_, **__: geometry)
     weights = tmp_path / "tiny.safetensors"
     torch.manual_seed(0)
     save_weights(
@@ -236,7 +235,7 @@ def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
     assert "| blurred FA and MD maps |" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert len(found["encoder"]["sha256"]) == 64
-    assert found["gallery"]["request"]["n_heads"] == 10
+    assert found["gallery"]["request"]["n_brains"] == 10
     assert main(["evaluate", "protocols", "--gallery", "0"]) == 1
     assert "nothing to evaluate" in capsys.readouterr().err
     assert main(["evaluate", "protocols", *options[:2], "--model", "tensor-refiner"]) == 1
@@ -245,7 +244,7 @@ def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
 
 @pytest.mark.slow
 def test_a_real_geometry_fills_the_grid() -> None:
-    found = galleries.head_geometry(SMALL.grid)
+    found = galleries.brain_geometry(SMALL.grid)
     assert 150_000 < found.mask.sum() < 300_000
     np.testing.assert_allclose(found.fractions.sum(axis=1), 1.0, atol=1e-4)
     lengths = np.linalg.norm(found.axes, axis=2)

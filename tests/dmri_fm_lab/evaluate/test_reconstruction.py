@@ -16,18 +16,13 @@ from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.qspace import condition_number
 from dmri_fm.registry import MODELS
+from dmri_fm_lab import grid_scans
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate import grid_scans
-from dmri_fm_lab.evaluate.grid_scans import GridScan, embed, simulated_scans
-from dmri_fm_lab.evaluate.reconstruction import (
-    ReconstructionRequest,
-    draw_direction_mask,
-    reconstruct,
-    score_scan,
-    score_scans,
-)
-from dmri_fm_lab.evaluate.reconstruction_rivals import DIRECTION_RIVALS
+from dmri_fm_lab.evaluate.masked_scans import draw_direction_mask, reconstruct
+from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan, score_scans
+from dmri_fm_lab.evaluate.reconstruction_baselines import DIRECTION_BASELINES
 from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
+from dmri_fm_lab.grid_scans import GridScan, embed, simulated_scans
 from dmri_fm_lab.train import drope as drope_training
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import pretrain_drope
@@ -38,7 +33,7 @@ TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)
 TINY_MAE = MaeConfig(TINY, decoder_dim=24, decoder_depth=1, decoder_heads=2)
 
 
-def middle_of_the_head():
+def middle_of_the_brain():
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = [4, -30, 0]
     return Grid((SIDE,) * 3, affine)
@@ -47,7 +42,7 @@ def middle_of_the_head():
 @pytest.fixture(scope="module")
 def scan():
     # The second protocol: two shells.
-    return list(simulated_scans(middle_of_the_head(), 2, n_directions=16))[1]
+    return list(simulated_scans(middle_of_the_brain(), 2, n_directions=16))[1]
 
 
 @pytest.fixture
@@ -89,10 +84,10 @@ def test_rows_of_a_scan(scan, network) -> None:
     found = record["results"]["12"]
     rows = found["diffusion"]["rows"]
     assert set(rows["network"]) == {"all", "1000", "2500"}
-    for rival in DIRECTION_RIVALS:
-        assert 0 < rows["floor"]["all"]["rmse_truth"] + rows[rival]["all"]["rmse_truth"] < 0.5
+    for baseline in DIRECTION_BASELINES:
+        assert 0 < rows["floor"]["all"]["rmse_truth"] + rows[baseline]["all"]["rmse_truth"] < 0.5
     assert rows["floor"]["all"]["rmse"] < rows["tensor"]["all"]["rmse"]
-    # An untrained network is no rival.
+    # An untrained network is no baseline.
     assert rows["network"]["all"]["rmse"] > rows["mean"]["all"]["rmse"]
     places = found["spatial"]["rows"]
     assert set(places) == {"network", "mean", "convolution", "harmonic", "floor"}
@@ -107,7 +102,7 @@ def test_rows_of_a_scan(scan, network) -> None:
 
 @pytest.mark.parametrize("kind_of_network", ["published", "guided"])
 def test_hidden_data_reach_nobody(scan, network, kind_of_network) -> None:
-    """Other values in hidden places and directions change no reconstruction of them."""
+    """Other values in masked patches and directions change no reconstruction of them."""
     names = {"network"}
     if kind_of_network == "guided":
         network = GuidedAutoencoder(GuidedConfig(**vars(TINY_MAE))).eval()
@@ -116,9 +111,9 @@ def test_hidden_data_reach_nobody(scan, network, kind_of_network) -> None:
     rng = np.random.default_rng(0)
     for kind in ("spatial", "diffusion"):
         mask = mae.draw_mask(rng, TINY_MAE, kind=kind, n_directions=16, n_places=len(chosen.index))
-        hidden = mask.hidden(16, len(chosen.index))[0]
+        masked = mask.hidden(16, len(chosen.index))[0]
         patches = chosen.patches.clone()
-        patches[hidden] = 1.0
+        patches[masked] = 1.0
         first = reconstruct(network, scan, chosen, mask)
         second = reconstruct(network, scan, replace(chosen, patches=patches), mask)
         assert first.keys() == second.keys() == names
@@ -152,7 +147,7 @@ def test_too_few_directions_are_an_error(scan, network) -> None:
 
 
 def test_embedding_moves_by_whole_voxels() -> None:
-    grid = middle_of_the_head()
+    grid = middle_of_the_brain()
     image = np.arange(8.0, dtype=np.float32).reshape(2, 2, 2)
     affine = grid.affine.copy()
     affine[:3, 3] += [6.4, -2.0, 0]
@@ -169,7 +164,7 @@ def run(tmp_path, monkeypatch, scan):
     """A tiny autoencoder, pretrained for a few steps, in the registry's place."""
     monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=TINY))
     monkeypatch.setitem(drope_training.MAE_CONFIGS, "drope", TINY_MAE)
-    monkeypatch.setattr(DropeConfig, "grid", middle_of_the_head())
+    monkeypatch.setattr(DropeConfig, "grid", middle_of_the_brain())
     settings = read_training(
         DropePretraining, "drope", optimisation={"n_steps": 3, "warmup_steps": 1}
     )
@@ -206,7 +201,7 @@ def test_the_command(run, tmp_path, capsys) -> None:
     assert "| harmonic inpainting |" in printed
     assert str(out) in printed
     found = json.loads(out.read_text())
-    assert found["scans"][0]["kind"] == "training generator"
+    assert found["scans"][0]["origin"] == "training generator"
     assert "fid" in found["notes"]
     assert main(["evaluate", "reconstruction", str(run)]) == 1
     assert "no scan" in capsys.readouterr().err
@@ -215,9 +210,9 @@ def test_the_command(run, tmp_path, capsys) -> None:
 
 
 @pytest.mark.slow
-def test_heads_of_the_other_generator_lie_on_the_grid() -> None:
+def test_brains_of_the_other_generator_lie_on_the_grid() -> None:
     grid = SMALL.grid
-    (found,) = grid_scans.head_scans(grid, 1, n_directions=6)
+    (found,) = grid_scans.other_generator_scans(grid, 1, n_directions=6)
     assert isinstance(found, GridScan)
     assert found.mask.shape == tuple(grid.shape)
     assert 150_000 < found.mask.sum() < 300_000

@@ -6,7 +6,7 @@ import pytest
 from dmri_fm_lab.evaluate.reconstruction_scores import (
     authors_psnr_db,
     authors_scores,
-    hidden_scores,
+    masked_scores,
     psnr_db,
     ssim_map,
 )
@@ -28,18 +28,18 @@ def test_the_papers_figure_is_half_of_the_usual_one() -> None:
 
 def test_only_hidden_voxels_count() -> None:
     target = noise(0, *SHAPE, 2)
-    hidden = np.zeros(SHAPE, dtype=bool)
-    hidden[4:8, 5:9, 3:7] = True
+    masked = np.zeros(SHAPE, dtype=bool)
+    masked[4:8, 5:9, 3:7] = True
     estimate = noise(1, *SHAPE, 2)
-    estimate[hidden] = target[hidden] + np.float32(0.1)
-    row = hidden_scores(estimate, target, hidden, clean=target + np.float32(0.3))
+    estimate[masked] = target[masked] + np.float32(0.1)
+    row = masked_scores(estimate, target, masked, clean=target + np.float32(0.3))
     # Off by 0.1 everywhere: MSE 0.01, 20 dB; and 0.2 below the truth.
     assert row["rmse"] == pytest.approx(0.1, abs=1e-6)
     assert row["psnr"] == pytest.approx(20.0, abs=1e-4)
     assert row["rmse_truth"] == pytest.approx(0.2, abs=1e-6)
     changed = estimate.copy()
-    changed[~hidden] = 7.0
-    assert hidden_scores(changed, target, hidden)["ssim"] == pytest.approx(row["ssim"])
+    changed[~masked] = 7.0
+    assert masked_scores(changed, target, masked)["ssim"] == pytest.approx(row["ssim"])
 
 
 def test_similarity_of_constants_is_that_of_their_means() -> None:
@@ -52,11 +52,11 @@ def test_similarity_of_constants_is_that_of_their_means() -> None:
 
 def test_a_box_around_what_is_hidden_changes_no_similarity() -> None:
     target, estimate = noise(0, 30, 30, 30, 1), noise(1, 30, 30, 30, 1)
-    hidden = np.zeros((30, 30, 30), dtype=bool)
-    hidden[12:16, 12:16, 12:16] = True
-    whole = ssim_map(np.where(hidden, estimate[..., 0], target[..., 0]), target[..., 0])
-    found = hidden_scores(estimate, target, hidden)["ssim"]
-    assert found == pytest.approx(whole[hidden].mean(), abs=1e-5)
+    masked = np.zeros((30, 30, 30), dtype=bool)
+    masked[12:16, 12:16, 12:16] = True
+    whole = ssim_map(np.where(masked, estimate[..., 0], target[..., 0]), target[..., 0])
+    found = masked_scores(estimate, target, masked)["ssim"]
+    assert found == pytest.approx(whole[masked].mean(), abs=1e-5)
 
 
 def test_the_authors_divide_by_voxels_with_a_positive_reconstruction() -> None:

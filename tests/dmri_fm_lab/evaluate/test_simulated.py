@@ -6,22 +6,22 @@ import pytest
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import condition_number
 from dmri_fm_lab.evaluate.comparison import Request, compare_methods
-from dmri_fm_lab.evaluate.simulated import build_head, simulated_scan, skare_table
+from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan, skare_table
 
 
 @pytest.fixture(scope="module")
-def head():
-    return build_head(0, voxel_size_mm=6.0, has_lesions=True)
+def brain():
+    return build_brain(0, voxel_size_mm=6.0, has_lesions=True)
 
 
 @pytest.fixture(scope="module")
-def scans(head):
-    """The head with noise and without, with the same six directions."""
-    return [simulated_scan(head, snr=s, n_b0=2, seed=3) for s in (10, float("inf"))]
+def scans(brain):
+    """The brain with noise and without, with the same six directions."""
+    return [simulated_scan(brain, snr=s, n_b0=2, seed=3) for s in (10, float("inf"))]
 
 
-def test_one_head_is_acquired_at_several_noise_levels(head, scans) -> None:
-    reference = head.reference()
+def test_one_brain_is_acquired_at_several_noise_levels(brain, scans) -> None:
+    reference = brain.reference()
     assert reference.is_truth
     errors = []
     for dwi in scans:
@@ -31,20 +31,20 @@ def test_one_head_is_acquired_at_several_noise_levels(head, scans) -> None:
     assert 0 < errors[1] < 0.5 * errors[0]
 
 
-def test_noise_is_as_asked(head, scans) -> None:
+def test_noise_is_as_asked(brain, scans) -> None:
     loud, quiet = scans
-    white = head.fractions.wm > 0.9
+    white = brain.fractions.wm > 0.9
     # Magnitudes: at this SNR the noise of weighted volumes is a little narrower.
     apart = (loud.data - quiet.data)[white].std()
-    assert apart == pytest.approx(head.level / 10, rel=0.1)
+    assert apart == pytest.approx(brain.level / 10, rel=0.1)
 
 
-def test_regions_follow_the_fractions(head) -> None:
-    regions = head.reference().regions
+def test_regions_follow_the_fractions(brain) -> None:
+    regions = brain.reference().regions
     assert regions.tissue.any()
-    assert (head.fractions.csf[regions.tissue] < 0.1).all()
-    assert head.fractions.lesion.max() > 0
-    assert head.truth.mask.shape == head.subject.shape
+    assert (brain.fractions.csf[regions.tissue] < 0.1).all()
+    assert brain.fractions.lesion.max() > 0
+    assert brain.truth.mask.shape == brain.subject.shape
 
 
 def test_a_scan_has_skares_directions_at_a_random_rotation(scans) -> None:
@@ -55,8 +55,8 @@ def test_a_scan_has_skares_directions_at_a_random_rotation(scans) -> None:
     assert scans[0].gtab.is_b0.tolist() == [True] * 2 + [False] * 6
 
 
-def test_what_cannot_be_simulated(head) -> None:
+def test_what_cannot_be_simulated(brain) -> None:
     with pytest.raises(ConfigError, match="SNR"):
-        simulated_scan(head, snr=0)
+        simulated_scan(brain, snr=0)
     with pytest.raises(ConfigError, match="b = 0"):
-        build_head(0, bval=0)
+        build_brain(0, bval=0)

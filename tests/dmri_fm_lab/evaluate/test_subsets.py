@@ -26,7 +26,7 @@ def twice(table: GradientTable) -> GradientTable:
 def gtab(request) -> GradientTable:
     n_directions, n_b0, is_twice = request.param
     rng = np.random.default_rng(3)
-    table = draw_protocol(rng, kind="shell", n_directions=n_directions, bvals=1000, n_b0=n_b0)
+    table = draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=1000, n_b0=n_b0)
     return twice(table) if is_twice else table
 
 
@@ -53,7 +53,7 @@ def test_numbers_are_those_of_the_directions(gtab) -> None:
 
 
 def test_the_best_of_all_subsets_is_among_them() -> None:
-    gtab = draw_protocol(np.random.default_rng(0), kind="shell", n_directions=14, bvals=1000)
+    gtab = draw_protocol(np.random.default_rng(0), scheme="shell", n_directions=14, bvals=1000)
     from itertools import combinations
 
     best = min(condition_number(gtab.bvecs_ras[list(c)]) for c in combinations(range(1, 15), 6))
@@ -62,7 +62,7 @@ def test_the_best_of_all_subsets_is_among_them() -> None:
 
 def test_each_repetition_is_a_test_and_serves_the_others_reference() -> None:
     table = draw_protocol(
-        np.random.default_rng(1), kind="shell", n_directions=20, bvals=1000, n_b0=2
+        np.random.default_rng(1), scheme="shell", n_directions=20, bvals=1000, n_b0=2
     )
     first, second, *_ = choose_subsets(twice(table), n_subsets=2)
     assert (first.repetition, second.repetition) == (0, 1)
@@ -72,7 +72,7 @@ def test_each_repetition_is_a_test_and_serves_the_others_reference() -> None:
 
 
 def test_many_good_subsets_differ() -> None:
-    gtab = draw_protocol(np.random.default_rng(0), kind="shell", n_directions=40, bvals=1000)
+    gtab = draw_protocol(np.random.default_rng(0), scheme="shell", n_directions=40, bvals=1000)
     subsets = choose_subsets(gtab, n_subsets=4)
     assert all(s.condition_number < 2 for s in subsets)
     shared = [len(set(a.weighted) & set(b.weighted)) for a in subsets for b in subsets if a != b]
@@ -81,7 +81,7 @@ def test_many_good_subsets_differ() -> None:
 
 def test_shells_are_kept_apart() -> None:
     gtab = draw_protocol(
-        np.random.default_rng(0), kind="multishell", n_directions=[16, 20], bvals=[700, 2000]
+        np.random.default_rng(0), scheme="multishell", n_directions=[16, 20], bvals=[700, 2000]
     )
     bvals = {round(s.bval) for s in choose_subsets(gtab, n_subsets=2)}
     assert bvals == {700, 2000}
@@ -102,12 +102,12 @@ def test_bad_directions_give_one_flagged_subset() -> None:
 
 
 def test_too_few_directions_give_none() -> None:
-    gtab = draw_protocol(np.random.default_rng(0), kind="shell", n_directions=11, bvals=1000)
+    gtab = draw_protocol(np.random.default_rng(0), scheme="shell", n_directions=11, bvals=1000)
     assert choose_subsets(gtab) == []
 
 
 def test_what_cannot_be_asked() -> None:
-    gtab = draw_protocol(np.random.default_rng(0), kind="shell", n_directions=12, bvals=1000)
+    gtab = draw_protocol(np.random.default_rng(0), scheme="shell", n_directions=12, bvals=1000)
     with pytest.raises(ConfigError, match="0 subsets"):
         choose_subsets(gtab, n_subsets=0)
     with pytest.raises(GradientError, match="no b=0"):

@@ -29,7 +29,8 @@ def test_equal_maps_have_no_error() -> None:
     assert errors.tensor == 0
     assert errors.v1_angle_deg == 0
     assert errors.n_axes == 60
-    assert all(v == 0 for k, v in errors.row().items() if k.endswith(("bias", "absolute")))
+    scalars = (errors.fa, errors.md, errors.ad, errors.rd)
+    assert all(e.bias == e.mean_absolute == 0 for e in scalars)
 
 
 def test_a_common_rotation_is_the_angle_and_leaves_the_scalars() -> None:
@@ -70,8 +71,6 @@ def test_scalar_errors_of_known_numbers() -> None:
     assert errors.mean_absolute == 1
     assert errors.bias == -1
     assert errors.root_mean_square == pytest.approx(np.sqrt(5 / 3))
-    assert (errors.median_estimate, errors.median_reference) == (2, 2)
-    assert errors.correlation == pytest.approx(np.corrcoef([1, 2, 3], [2, 2, 5])[0, 1])
 
 
 def test_small_angles_are_exact() -> None:
@@ -85,7 +84,6 @@ def test_isotropic_reference_has_no_axis() -> None:
     errors = tensor_errors(maps, maps)
     assert errors.n_axes == 0
     assert np.isnan(errors.v1_angle_deg)
-    assert np.isnan(errors.fa.correlation)
 
 
 def test_unlike_maps_are_refused() -> None:

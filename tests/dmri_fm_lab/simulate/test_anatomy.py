@@ -9,8 +9,8 @@ import pytest
 
 from dmri_fm_lab.simulate.anatomy import Anatomy, Fractions, Shape, draw_anatomy, voxel_mm
 from dmri_fm_lab.simulate.bundles import draw_streamlines, load_bundles
-from dmri_fm_lab.simulate.scanner import grid
-from dmri_fm_lab.simulate.template import load_head_maps
+from dmri_fm_lab.simulate.subject import grid
+from dmri_fm_lab.simulate.template import load_anatomy_maps
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def test_averaging_over_the_voxel_agrees_with_a_finer_grid(anatomy: Anatomy) -> 
 def test_streamlines_go_through_the_white_matter_of_the_same_head(anatomy: Anatomy) -> None:
     """The warp of tissue and the inverse warp of fibres belong together."""
     points = anatomy.fibres.points.T.astype(np.float32)
-    depth = load_head_maps().sample(anatomy.mni_mm(points))[0]
+    depth = load_anatomy_maps().sample(anatomy.mni_mm(points))[0]
     assert (depth < 1.0).mean() > 0.75
-    shifted = load_head_maps().sample(anatomy.mni_mm(points + np.float32(6.0)))[0]
+    shifted = load_anatomy_maps().sample(anatomy.mni_mm(points + np.float32(6.0)))[0]
     assert (depth < 1.0).mean() > (shifted < 1.0).mean() + 0.1
 
 
@@ -85,7 +85,7 @@ def test_bundles_run_inside_the_brain() -> None:
     bundles = load_bundles()
     assert len(bundles) > 25
     for name, bundle in bundles.items():
-        brain = load_head_maps().sample(bundle.course[:, :3].T.astype(np.float32))[3]
+        brain = load_anatomy_maps().sample(bundle.course[:, :3].T.astype(np.float32))[3]
         assert brain.max() < 8, name
         assert (bundle.course[:, 3] > 0).all(), name
         assert bundle.is_commissure == (bundle.course[-1, 0] == 0), name
@@ -120,9 +120,9 @@ def test_fibres_run_as_the_atlases_have_them(fibres, place_mm, axis: int) -> Non
 
 def test_fibres_reach_nearly_all_white_matter(fibres) -> None:
     middles, _ = fibres
-    head = load_head_maps()
-    white = head.channels[0, ::2, ::2, ::2] < -1
-    voxels = np.rint((middles - head.origin_mm) / 2).astype(int)
+    maps = load_anatomy_maps()
+    white = maps.channels[0, ::2, ::2, ::2] < -1
+    voxels = np.rint((middles - maps.origin_mm) / 2).astype(int)
     inside = ((voxels >= 0) & (voxels < white.shape)).all(axis=1)
     reached = np.zeros(white.shape, dtype=bool)
     reached[tuple(voxels[inside].T)] = True

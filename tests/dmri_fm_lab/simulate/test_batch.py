@@ -22,8 +22,8 @@ from dmri_fm_lab.simulate.acquisition import (
     point_spread,
     real_gradients,
 )
+from dmri_fm_lab.simulate.brains import Brains, Variation, draw_brains
 from dmri_fm_lab.simulate.fields import smooth_fields
-from dmri_fm_lab.simulate.heads import Heads, draw_heads
 from dmri_fm_lab.simulate.mixture import (
     Tissues,
     dense_shell,
@@ -44,13 +44,15 @@ def protocols(n: int) -> list[GradientTable]:
     return [draw_protocol(np.random.default_rng(k)) for k in range(n)]
 
 
-def head(seed: int = 0, *, voxel_mm: float = 8.0, **options: object) -> Heads:
+def brain(seed: int = 0, *, voxel_mm: float = 8.0, **options: float) -> Brains:
     """A whole brain, coarse."""
     size = tuple(round(n / voxel_mm) for n in (184, 220, 180))
     affine = torch.diag(torch.tensor([voxel_mm, voxel_mm, voxel_mm, 1.0]))
     affine[:3, 3] = torch.tensor([-90.0, -126.0, -72.0])
     weight = torch.ones(1)
-    return draw_heads(seeded(seed), size, affine[None], atlas_weight=weight, **options)
+    return draw_brains(
+        seeded(seed), size, affine[None], atlas_weight=weight, variation=Variation(**options)
+    )
 
 
 def to_matrix(tensor: torch.Tensor) -> torch.Tensor:
@@ -59,10 +61,10 @@ def to_matrix(tensor: torch.Tensor) -> torch.Tensor:
     return full.reshape(*full.shape[:-1], 3, 3)
 
 
-def true_tensor(heads: Heads, tissues: Tissues, *, bval: float = 1.0) -> torch.Tensor:
+def true_tensor(brains: Brains, tissues: Tissues, *, bval: float = 1.0) -> torch.Tensor:
     axes = dense_shell(torch.device("cpu"))
     bvals = torch.tensor([[0.0] + [bval] * len(axes)])
-    signal = mixture(heads, tissues, bvals, torch.cat([axes[:1], axes])[None])
+    signal = mixture(brains, tissues, bvals, torch.cat([axes[:1], axes])[None])
     return fit_shell(signal[:, 1:], signal[:, 0], torch.tensor([bval]))
 
 
@@ -95,33 +97,35 @@ def test_samples_are_finite_and_plausible(seed: int) -> None:
 
 
 def test_signal_does_not_depend_on_the_sign_of_the_gradient() -> None:
-    heads, tissues = head(), draw_tissues(seeded(1), 1)
+    brains, tissues = brain(), draw_tissues(seeded(1), 1)
     axes = torch.from_numpy(spread_directions(np.random.default_rng(0), 6)).float()[None]
     bvals = torch.full((1, 6), 1.2)
-    assert torch.equal(mixture(heads, tissues, bvals, axes), mixture(heads, tissues, bvals, -axes))
+    assert torch.equal(
+        mixture(brains, tissues, bvals, axes), mixture(brains, tissues, bvals, -axes)
+    )
 
 
 def test_turning_fibres_and_gradients_together_turns_the_truth() -> None:
-    heads, tissues = head(2), draw_tissues(seeded(2), 1)
+    brains, tissues = brain(2), draw_tissues(seeded(2), 1)
     turn = torch.from_numpy(Rotation.from_euler("xyz", [40, -25, 70], degrees=True).as_matrix())
     turn = turn.float()
     turned = replace(
-        heads,
-        fibres=torch.einsum("ij,bpjxyz->bpixyz", turn, heads.fibres),
-        cortical=torch.einsum("ij,bjxyz->bixyz", turn, heads.cortical),
+        brains,
+        fibres=torch.einsum("ij,bpjxyz->bpixyz", turn, brains.fibres),
+        cortical=torch.einsum("ij,bjxyz->bixyz", turn, brains.cortical),
     )
     axes = torch.from_numpy(spread_directions(np.random.default_rng(0), 6)).float()[None]
     bvals = torch.full((1, 6), 1.0)
     torch.testing.assert_close(
-        mixture(heads, tissues, bvals, axes),
+        mixture(brains, tissues, bvals, axes),
         mixture(turned, tissues, bvals, axes @ turn.T),
         rtol=1e-4,
         atol=1e-3,
     )
-    expected = turn @ to_matrix(true_tensor(heads, tissues)) @ turn.T
+    expected = turn @ to_matrix(true_tensor(brains, tissues)) @ turn.T
     found = to_matrix(true_tensor(turned, tissues))
     # The dense shell stays where it is: what is left is its error, um^2/ms.
-    assert (found - expected)[heads.mask].abs().quantile(0.999) < 0.01
+    assert (found - expected)[brains.mask].abs().quantile(0.999) < 0.01
 
 
 def test_gaussian_voxel_has_its_own_tensor_as_truth() -> None:
@@ -151,45 +155,45 @@ def test_scalars_are_those_of_the_eigenvalues() -> None:
 
 
 def test_truth_is_the_fit_of_a_dense_shell() -> None:
-    heads, tissues = head(3), draw_tissues(seeded(3), 1)
+    brains, tissues = brain(3), draw_tissues(seeded(3), 1)
     axes = spread_directions(np.random.default_rng(0), 200, n_steps=300)
-    signal = mixture(heads, tissues, torch.ones(1, 200), torch.from_numpy(axes).float()[None])[
+    signal = mixture(brains, tissues, torch.ones(1, 200), torch.from_numpy(axes).float()[None])[
         0
-    ].flatten(1)[:, heads.mask[0].flatten()]
-    s0 = mixture(heads, tissues, torch.zeros(1, 1), torch.ones(1, 1, 3))[0, 0][heads.mask[0]]
+    ].flatten(1)[:, brains.mask[0].flatten()]
+    s0 = mixture(brains, tissues, torch.zeros(1, 1), torch.ones(1, 1, 3))[0, 0][brains.mask[0]]
     x, y, z = axes.T
     design = np.stack([x * x, 2 * x * y, 2 * x * z, y * y, 2 * y * z, z * z], axis=1)
     ratio = (signal / s0).numpy().astype(np.float64)
     normal = np.einsum("ni,nj,nv->vij", design, design, ratio**2)
     right = np.einsum("ni,nv->vi", design, -np.log(ratio) * ratio**2)
     dense = np.linalg.solve(normal, right[..., None])[..., 0]
-    found = true_tensor(heads, tissues)[0].movedim(0, 3)[heads.mask[0]].numpy()
+    found = true_tensor(brains, tissues)[0].movedim(0, 3)[brains.mask[0]].numpy()
     assert np.quantile(np.abs(found - dense), 0.999) < 0.01
 
 
 def test_brain_looks_like_a_brain() -> None:
-    heads = head(4, voxel_mm=4.0, lesion_chance=0.0, tumour_chance=0.0)
-    assert 1.0e6 < heads.mask.sum() * 4.0**3 < 2.4e6
-    values = torch.linalg.eigvalsh(to_matrix(true_tensor(heads, draw_tissues(seeded(5), 1))))
+    brains = brain(4, voxel_mm=4.0, lesion_chance=0.0, tumour_chance=0.0)
+    assert 1.0e6 < brains.mask.sum() * 4.0**3 < 2.4e6
+    values = torch.linalg.eigvalsh(to_matrix(true_tensor(brains, draw_tissues(seeded(5), 1))))
     md = values.mean(dim=-1)
-    white, fluid = heads.fractions[:, 0] > 0.9, heads.fractions[:, 2] > 0.9
+    white, fluid = brains.fractions[:, 0] > 0.9, brains.fractions[:, 2] > 0.9
     assert 0.5 < md[white].median() < 1.1
     assert 1.8 < md[fluid].median() < 3.5
-    assert not heads.fractions[:, 3].any()
+    assert not brains.fractions[:, 3].any()
 
 
 def test_callosum_runs_left_right_when_orientations_follow_the_atlas() -> None:
-    heads = head(5, voxel_mm=2.0, jitter=0.0, deformation_mm=0.0, lesion_chance=0.0)
-    x, y, z = heads.mni_mm[0]
-    inside = (heads.fractions[0, 0] > 0.9) & (x.abs() < 6) & (y.abs() < 30) & (z > 14) & (z < 34)
+    brains = brain(5, voxel_mm=2.0, jitter=0.0, deformation_mm=0.0, lesion_chance=0.0)
+    x, y, z = brains.mni_mm[0]
+    inside = (brains.fractions[0, 0] > 0.9) & (x.abs() < 6) & (y.abs() < 30) & (z > 14) & (z < 34)
     assert inside.sum() > 20
-    assert heads.fibres[0, 0, 0][inside].abs().median() > 0.8
+    assert brains.fibres[0, 0, 0][inside].abs().median() > 0.8
 
 
 def test_map_to_mni_space_is_one_to_one() -> None:
     for seed in range(5):
-        heads = head(seed, voxel_mm=4.0)
-        slopes = torch.gradient(heads.mni_mm[0], spacing=4.0, dim=(1, 2, 3))
+        brains = brain(seed, voxel_mm=4.0)
+        slopes = torch.gradient(brains.mni_mm[0], spacing=4.0, dim=(1, 2, 3))
         assert torch.linalg.det(torch.stack(slopes, dim=-1).movedim(0, -2)).min() > 0.1
 
 
@@ -312,9 +316,9 @@ def test_played_gradients_differ_a_little_from_the_table() -> None:
 
 
 def test_neighbours_mix_most_at_the_border_of_bundles() -> None:
-    heads = head(3, voxel_mm=3.0)
-    inside = heads.mask[0]
-    kinds, share = heads.bundle[0], heads.neighbour[0]
+    brains = brain(3, voxel_mm=3.0)
+    inside = brains.mask[0]
+    kinds, share = brains.bundle[0], brains.neighbour[0]
     assert share.min() >= 0
     assert share.max() <= 0.5
     assert not share[~inside].any()
@@ -323,15 +327,20 @@ def test_neighbours_mix_most_at_the_border_of_bundles() -> None:
     mixed = torch.maximum(share[1:], share[:-1])
     assert mixed[is_border].median() > mixed[both & ~is_border].median() + 0.05
     # One bundle's main axis is its neighbour's second one, but for bends: chance is 0.5.
-    here, there = heads.fibres[0, 0, :, 1:][:, is_border], heads.fibres[0, 1, :, :-1][:, is_border]
+    here, there = (
+        brains.fibres[0, 0, :, 1:][:, is_border],
+        brains.fibres[0, 1, :, :-1][:, is_border],
+    )
     assert (here * there).sum(dim=0).abs().median() > 0.75
 
 
 def test_field_of_view_may_leave_slices_out() -> None:
     affine = torch.diag(torch.tensor([3.0, 3.0, 3.0, 1.0]))[None]
     options = {"atlas_weight": torch.ones(1)}
-    whole = draw_heads(seeded(0), (20, 20, 20), affine, **options)
-    slab = draw_heads(seeded(0), (20, 20, 20), affine, **options, slab_chance=1.0)
+    whole = draw_brains(seeded(0), (20, 20, 20), affine, **options)
+    slab = draw_brains(
+        seeded(0), (20, 20, 20), affine, **options, variation=Variation(slab_chance=1.0)
+    )
     slices = slab.mask[0].any(dim=(0, 1))
     n_empty = int((~slices).sum())
     assert whole.mask[0].any(dim=(0, 1)).all()

@@ -212,7 +212,7 @@ def test_same_seed_gives_the_same_bytes_and_participants_do_not_depend_on_their_
 def test_table_of_the_users_is_scanned(tmp_path: Path) -> None:
     bval, bvec = tmp_path / "table.bval", tmp_path / "table.bvec"
     drawn = draw_protocol(
-        np.random.default_rng(0), kind="multishell", n_directions=7, bvals=[800, 1800]
+        np.random.default_rng(0), scheme="multishell", n_directions=7, bvals=[800, 1800]
     )
     # b=0 as some scanners state it.
     gtab = GradientTable(np.where(drawn.bvals > 0, drawn.bvals, 5.0), drawn.bvecs_ras)

@@ -59,7 +59,7 @@ def test_spread_directions_keep_apart(n: int) -> None:
 def test_multishell_protocol_holds_what_was_asked_for() -> None:
     gtab = draw_protocol(
         np.random.default_rng(2),
-        kind="multishell",
+        scheme="multishell",
         bvals=[1000, 2000],
         n_directions=[6, 9],
         n_b0=3,
@@ -70,7 +70,7 @@ def test_multishell_protocol_holds_what_was_asked_for() -> None:
 
 def test_same_seed_same_protocol() -> None:
     a, b = (
-        draw_protocol(np.random.default_rng(5), kind="multishell", n_directions=8)
+        draw_protocol(np.random.default_rng(5), scheme="multishell", n_directions=8)
         for _ in range(2)
     )
     np.testing.assert_array_equal(a.bvals, b.bvals)
@@ -81,11 +81,11 @@ def test_same_seed_same_protocol() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "spiral"}, "kind 'spiral'"),
+        ({"scheme": "spiral"}, "scheme 'spiral'"),
         ({"n_b0": -1}, "-1 b=0"),
-        ({"kind": "shell", "bvals": [700, 1400]}, "2 b-values"),
-        ({"kind": "shell", "bvals": 20}, "b = "),
-        ({"kind": "shell", "n_directions": 0}, "directions"),
+        ({"scheme": "shell", "bvals": [700, 1400]}, "2 b-values"),
+        ({"scheme": "shell", "bvals": 20}, "b = "),
+        ({"scheme": "shell", "n_directions": 0}, "directions"),
     ],
 )
 def test_impossible_protocols_are_refused(options, message) -> None:

@@ -17,7 +17,7 @@ def test_same_seed_same_sample_and_other_seed_other_sample() -> None:
 
 def test_volumes_come_last_and_outside_the_brain_is_nothing() -> None:
     rng = np.random.default_rng(3)
-    gtab = draw_protocol(rng, kind="shell", bvals=1000, n_directions=6)
+    gtab = draw_protocol(rng, scheme="shell", bvals=1000, n_directions=6)
     affine = np.array([[8.0, 0, 0, -92], [0, 8, 0, -128], [0, 0, 8, -70], [0, 0, 0, 1]])
     sample = draw_sample(rng, shape=(24, 28, 20), affine=affine, gtab=gtab)
     assert sample.signal.shape == (24, 28, 20, 7)

@@ -13,19 +13,18 @@ from dmri_fm.distortion import DistortionField, PhaseEncoding, correct_image
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.simulate.anatomy import draw_anatomy
-from dmri_fm_lab.simulate.heads import N_REGIONS, Heads
+from dmri_fm_lab.simulate.brains import Brains
+from dmri_fm_lab.simulate.fibres import N_REGIONS
 from dmri_fm_lab.simulate.mixture import Tissues, mixture
 from dmri_fm_lab.simulate.scanner import (
     Acquisition,
-    Subject,
-    Tissue,
     acquire,
     acquire_fieldmap,
     draw_motion,
-    place_subject,
     t1w_image,
-    true_tensor,
 )
+from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
+from dmri_fm_lab.simulate.truth import true_tensor
 
 B0 = GradientTable(np.zeros(2), np.zeros((2, 3)))
 
@@ -195,7 +194,7 @@ def test_both_generators_make_the_same_signal_of_the_same_tissue(axis: list[floa
 
     one = (1, 1, 1)
     fibres = torch.tensor(axis).reshape(1, 1, 3, 1, 1, 1).expand(1, 3, 3, *one)
-    heads = Heads(
+    brains = Brains(
         fractions=torch.tensor([1.0, 0, 0, 0]).reshape(1, 4, *one),
         mask=torch.ones(1, *one, dtype=torch.bool),
         bundle=torch.zeros(1, *one, dtype=torch.long),
@@ -215,7 +214,7 @@ def test_both_generators_make_the_same_signal_of_the_same_tissue(axis: list[floa
         intensity=torch.ones(1, 4),
     )
     mixed = mixture(
-        heads,
+        brains,
         tissues,
         torch.tensor(gtab.bvals / 1000, dtype=torch.float32)[None],
         torch.tensor(gtab.bvecs_ras, dtype=torch.float32)[None],

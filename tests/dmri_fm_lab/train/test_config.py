@@ -1,3 +1,4 @@
+import re
 from importlib.resources import files
 
 import pytest
@@ -9,8 +10,9 @@ from dmri_fm_lab.train.config import DropePretraining, TensorTraining, read_trai
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_has_settings(name):
-    kind = DropePretraining if name.startswith("drope") else TensorTraining
-    settings = read_training(kind, name)
+    file = re.sub(r"-ablation.*", "-ablation", name)
+    fields = DropePretraining if name.startswith("drope") else TensorTraining
+    settings = read_training(fields, file, model=name)
     assert settings.model == name
     assert settings.optimisation.n_steps > settings.optimisation.warmup_steps > 0
 
@@ -18,7 +20,8 @@ def test_every_model_has_settings(name):
 def test_no_settings_without_a_model():
     folder = files("dmri_fm_lab") / "configs"
     names = {p.name.removesuffix(".toml") for p in folder.iterdir()}
-    assert names == set(MODELS) | {"drope-decoder"}
+    models = {re.sub(r"-ablation.*", "-ablation", name) for name in MODELS}
+    assert names == models | {"drope-decoder"}
     assert read_training(DropePretraining, "drope-decoder").model == "drope"
 
 

@@ -184,9 +184,9 @@ def test_two_processes_train_one_network(tmp_path):
         "from dataclasses import replace\n"
         "import torch\n"
         "from test_loop import SETTINGS, draw, losses, make\n"
-        "from dmri_fm_lab.train.loop import run_training\n"
+        "from dmri_fm_lab.train.loop import Hardware, run_training\n"
         "run = run_training(make(), draw, losses, settings=replace(SETTINGS, n_steps=4),\n"
-        "                   folder=sys.argv[1], devices=2)\n"
+        "                   folder=sys.argv[1], hardware=Hardware(devices=2))\n"
         "torch.save(run.model.state_dict(), f'{sys.argv[1]}/{run.is_main}.pt')\n",
         encoding="utf-8",
     )

@@ -50,13 +50,13 @@ def test_squared_loss_by_hand():
     assert loss.item() == pytest.approx(0.25)
 
 
-def test_patches_count_equally_against_the_rival():
+def test_patches_count_equally_against_the_baseline():
     truth = image([[1.0, 0, 0, 1, 0, 1], [1.0, 0, 0, 1, 0, 1]])
     off = image([[0.3, 0, 0, 0, 0, 0], [3.0, 0, 0, 0, 0, 0]])
     losses = refinement_losses(
         TensorEstimate(truth + off / 2, width=torch.full((2, 2, 1, 1, 1), 0.1)),
         truth,
-        rival=truth + off,
+        baseline=truth + off,
         weight=torch.ones(2, 1, 1, 1),
     )
     tensor = (0.15 / (0.3 + OFFSETS["tensor"]) + 1.5 / (3 + OFFSETS["tensor"])) / 2
@@ -73,7 +73,10 @@ def test_intervals_do_not_pull_at_the_tensor():
     tensor = (truth + 0.1).requires_grad_()
     width = torch.full((1, 2, 1, 1, 1), 0.1, requires_grad=True)
     losses = refinement_losses(
-        TensorEstimate(tensor, width=width), truth, rival=truth + 1, weight=torch.ones(1, 1, 1, 1)
+        TensorEstimate(tensor, width=width),
+        truth,
+        baseline=truth + 1,
+        weight=torch.ones(1, 1, 1, 1),
     )
     losses["interval"].backward()
     assert tensor.grad is None

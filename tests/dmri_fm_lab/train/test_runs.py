@@ -20,7 +20,7 @@ from dmri_fm.tensor_networks.refiner import RefinerConfig
 from dmri_fm_lab.train import drope as drope_training
 from dmri_fm_lab.train import masked_steps, readout
 from dmri_fm_lab.train.config import DropePretraining, TensorTraining, read_training
-from dmri_fm_lab.train.drope import build_autoencoder, pretrain_drope, set_aside
+from dmri_fm_lab.train.drope import build_autoencoder, hold_out, pretrain_drope
 from dmri_fm_lab.train.masked_steps import ScanSource, choose_directions, draw_scan_tokens
 from dmri_fm_lab.train.runs import load_autoencoder, load_start
 from dmri_fm_lab.train.scan_cache import CachedScan
@@ -100,7 +100,7 @@ def test_some_batches_have_more_directions():
 
 
 def test_batches_hold_the_tensors_that_least_squares_finds():
-    """Frames and units: averaged over voxels, noise and compartments hide little."""
+    """Frames and units: averaged over voxels, noise and compartments mask little."""
     batch = draw_tensor_batch(
         np.random.default_rng(1), batch=4, patch_voxels=16, spread_share=0.0, more_share=1.0
     )
@@ -141,7 +141,7 @@ def test_tensor_training(tiny_models, tmp_path):
 def test_published_recipe(tmp_path):
     """The squared loss, and a network without intervals, through the same command."""
     settings = replace(
-        read_training(TensorTraining, "qcg-dti-ablation-whole", optimisation=FEW),
+        read_training(TensorTraining, "qcg-dti-ablation", optimisation=FEW),
         patch_voxels=8,
         batch=1,
     )
@@ -214,8 +214,8 @@ def test_pretraining(tiny_models, drawn_in_no_time, tmp_path):
     assert log[0].split(",")[4:] == [
         "loss",
         "visible",
-        "hidden_spatial",
-        "hidden_diffusion",
+        "masked_spatial",
+        "masked_diffusion",
         "gain",
     ]
 
@@ -239,25 +239,25 @@ def test_the_decoder_is_trained_alone(tiny_models, drawn_in_no_time, tmp_path):
     path = tmp_path / "first.safetensors"
     first = pretrain_drope(settings, tmp_path / "first", weights=path, draw=random_scan)
     assert first.steps == 3
-    start, origin = load_start(path)
-    assert origin["steps"] == 3
-    assert load_start(tmp_path / "first")[1]["scans"] == []
-    before = {k: v.clone() for k, v in start.state_dict().items()}
+    start = load_start(path)
+    assert start.origin["steps"] == 3
+    assert load_start(tmp_path / "first").origin["scans"] == []
+    before = {k: v.clone() for k, v in start.network.state_dict().items()}
     alone = replace(settings, part="decoder")
     with pytest.raises(ConfigError, match="--start"):
         pretrain_drope(alone, tmp_path / "none", draw=random_scan)
-    origin["scans"] = ["sub-01"]
+    start = replace(start, origin={**start.origin, "scans": ["sub-01"]})
     # An encoder that is trained further leaves the readout of the old one behind.
     further = replace(settings, n_readout=0)
-    pretrain_drope(further, tmp_path / "further", start=load_start(path)[0], draw=random_scan)
+    pretrain_drope(further, tmp_path / "further", start=load_start(path), draw=random_scan)
     assert not load_autoencoder(tmp_path / "further").encoder.readout.is_fitted
-    more = {"start": start, "origin": origin, "draw": random_scan}
+    more = {"start": start, "draw": random_scan}
     path = tmp_path / "second.safetensors"
     run = pretrain_drope(alone, tmp_path / "second", weights=path, **more)
     written = load_weights(path)
     assert written.training["scans"] == ["sub-01"], "what the start has seen"
     assert written.training["data"].endswith("and 1 real scan (in the run before)")
-    assert written.training["start"]["sha256"] == origin["sha256"]
+    assert written.training["start"]["sha256"] == start.origin["sha256"]
     torch.testing.assert_close(
         written.model.readout.weight, before["encoder.readout.weight"], atol=1e-3, rtol=1e-2
     )
@@ -281,19 +281,19 @@ def test_a_run_goes_on_with_its_own_settings_alone(tiny_models, tmp_path):
         load_autoencoder(tmp_path, model="drope-ablation")
 
 
-def test_participants_are_set_aside_whole():
-    settings = replace(read_training(DropePretraining, "drope"), aside_share=0.2)
+def test_participants_are_held_out_whole():
+    settings = replace(read_training(DropePretraining, "drope"), held_out_share=0.2)
     gtab = GradientTable(np.full(6, 1000.0), np.eye(3)[[0, 1, 2, 0, 1, 2]])
     scans = [
         CachedScan(f"sub-{p:02}_dir-{d}", Path("none"), gtab)
         for p in range(11)
         for d in ("AP", "PA")
     ]
-    aside = set_aside(scans, settings)
-    assert len(aside) == 4
-    assert len({scan.participant for scan in aside}) == 2
-    assert [s.name for s in set_aside(scans[::-1], settings)] == [s.name for s in aside][::-1]
-    assert not set_aside(scans[:8], settings), "a fifth of four participants is none"
+    held_out = hold_out(scans, settings)
+    assert len(held_out) == 4
+    assert len({scan.participant for scan in held_out}) == 2
+    assert [s.name for s in hold_out(scans[::-1], settings)] == [s.name for s in held_out][::-1]
+    assert not hold_out(scans[:8], settings), "a fifth of four participants is none"
 
 
 def test_steps_choose_among_the_last_scans(monkeypatch):
@@ -338,7 +338,7 @@ def test_the_published_encoder_has_the_published_autoencoder():
 
 def test_the_wrong_kind_of_model_is_refused(tmp_path):
     tensor = read_training(TensorTraining, "tensor-refiner")
-    with pytest.raises(ConfigError, match="estimates no tensor"):
+    with pytest.raises(ConfigError, match="no tensor network"):
         train_tensor_network(replace(tensor, model="drope"), tmp_path)
     with pytest.raises(ConfigError, match="multiple of 4"):
         train_tensor_network(replace(tensor, patch_voxels=30), tmp_path)

@@ -12,7 +12,7 @@ from dmri_fm.encoders.drope.network import SMALL
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.registry import find_model
-from dmri_fm_lab.evaluate.grid_scans import GridScan
+from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.train import scan_cache
 from dmri_fm_lab.train.scan_cache import CachedScan, cache_scans, mirrored

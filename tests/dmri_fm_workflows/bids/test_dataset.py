@@ -125,13 +125,13 @@ def test_t1w_order_is_normalised_then_fine_then_by_name(maker) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["zero bytes", "4-D", "truncated"])
-def test_unusable_t1w_is_an_error_and_the_diffusion_goes_on(maker, kind) -> None:
+@pytest.mark.parametrize("damage", ["zero bytes", "4-D", "truncated"])
+def test_unusable_t1w_is_an_error_and_the_diffusion_goes_on(maker, damage) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
-    path = maker.image("sub-01_T1w.nii.gz", shape=(6, 6, 4, 2) if kind == "4-D" else (6, 6, 4))
-    if kind == "zero bytes":
+    path = maker.image("sub-01_T1w.nii.gz", shape=(6, 6, 4, 2) if damage == "4-D" else (6, 6, 4))
+    if damage == "zero bytes":
         path.write_bytes(b"")
-    if kind == "truncated":
+    if damage == "truncated":
         path.write_bytes(path.read_bytes()[:40])
     dataset = read_dataset(maker.root)
     (problem,) = dataset.problems

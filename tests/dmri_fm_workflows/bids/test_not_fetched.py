@@ -16,32 +16,32 @@ def maker(maker):
     return maker.with_source()
 
 
-def unfetch(path: Path, kind: str) -> None:
+def unfetch(path: Path, placeholder: str) -> None:
     path.unlink(missing_ok=True)
-    if kind == "link":
+    if placeholder == "link":
         path.symlink_to("../../.git/annex/objects/aa/bb/KEY/KEY")
-    elif kind == "pointer":
+    elif placeholder == "pointer":
         path.write_text("/annex/objects/KEY")
     else:
         path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
 
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".json", ".bval", ".bvec"])
-@pytest.mark.parametrize("kind", ["link", "pointer", "LFS"])
+@pytest.mark.parametrize("placeholder", ["link", "pointer", "LFS"])
 def test_file_that_was_not_fetched_is_never_taken_for_a_missing_one(
-    maker, kind, extension
+    maker, placeholder, extension
 ) -> None:
     # What would be inherited, were the file missing.
     maker.gradients("dwi", [0, *[2000] * 6])
     maker.json("dwi.json", maker.PA)
     path = maker.root / "sub-01" / "dwi" / f"sub-01_dwi{extension}"
-    unfetch(path, kind)
+    unfetch(path, placeholder)
     dataset = read_dataset(maker.root)
     assert dataset.participants == ()
     (problem,) = dataset.problems
     assert (problem.participant, problem.path) == ("01", path)
     assert "the content is not here" in problem.error.found
-    assert f"sub-01/dwi/sub-01_dwi{extension}" in problem.error.advice or kind != "link"
+    assert f"sub-01/dwi/sub-01_dwi{extension}" in problem.error.advice or placeholder != "link"
 
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".bval"])

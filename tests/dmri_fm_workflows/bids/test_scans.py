@@ -6,9 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.errors import InputError
 from dmri_fm_workflows.bids import read_dataset
-from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_S, readout_time_s, why_no_signal
+from dmri_fm_workflows.bids.scans import readout_time_s, why_no_signal
 
 ORIGINAL = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE", "M"]}
 

@@ -29,8 +29,8 @@ class Outputs:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def path(self, scan, kind, **options) -> Path:
-        return self.root / output_path(scan, kind, **options)
+    def path(self, scan, of, **options) -> Path:
+        return self.root / output_path(scan, of, **options)
 
     def add_scan(self, scan, *, fa=0.4, fd=0.2, bmax=1000, cls=(0.5, -0.25, 1.0), weights="aa"):
         """Write the tables, maps and gradients of a scan."""
@@ -38,7 +38,8 @@ class Outputs:
         row = {"participant_id": "wrong", **features, "ood_score": 1.5, "max_bval": bmax,
                "weights_sha256": weights}  # fmt: skip
         publish_text(
-            format_table([row], list(row), digits=9), self.path(scan, "drope_pooled_features")
+            format_table([row], list(row), digits=9),
+            self.path(scan, "features_pooled", model="drope"),
         )
         quality = {"mean_fd": fd, "snr_b0": 20.0, "note": "text"}
         publish_text(format_table([quality], list(quality)), self.path(scan, "image_qc"))
@@ -46,13 +47,13 @@ class Outputs:
         mask[:, :, :5] = 1
         _image(self.path(scan, "dwi_mask", space=MNI), mask)
         rng = np.random.default_rng(0)
-        for kind, centre in (
-            ("tensor_fa", fa),
-            ("tensor_md", 7e-4),
-            ("tensorrefiner_fa", fa + 0.1),
+        for model, of, centre in (
+            ("tensor", "fa", fa),
+            ("tensor", "md", 7e-4),
+            ("tensorrefiner", "fa", fa + 0.1),
         ):
             noise = rng.normal(scale=0.01 * centre, size=SHAPE)
-            _image(self.path(scan, kind, space=MNI), (centre + noise) * mask)
+            _image(self.path(scan, of, model=model, space=MNI), (centre + noise) * mask)
         publish_text(f"0 {bmax} {bmax + 2}\n",
                      self.path(scan, "preproc_dwi", space="ACPC", extension=".bval"))  # fmt: skip
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dmri_fm.errors import LayoutError
-from dmri_fm_workflows.group import collect_tables, write_tables
+from dmri_fm_workflows.group import collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.group.collect import find_files, list_participants
 from dmri_fm_workflows.group.tables import _describe_scalars
 from dmri_fm_workflows.outputs import publish_text
@@ -26,12 +26,42 @@ def _row(table, **wanted):
     return table.iloc[0]
 
 
+def _features(tables):
+    """Return the features of the encoder that runs by default; no other one ran."""
+    (found,) = tables.features
+    assert (found.model, found.type) == ("drope", "features_pooled")
+    return found.table
+
+
+def test_every_encoder_has_a_table_of_its_own(outputs, regions):
+    outputs.add_participant("01")
+    scan = {"subject": "01", "direction": "AP"}
+    for model, of in (("drope-paper", "cls"), ("drope", "cls")):
+        path = outputs.path(scan, f"features_{of}", model=model)
+        path.write_text("cls000\tood_score\tweights_sha256\n0.5\tn/a\tbb\n")
+    tables = collect_tables(outputs.root, regions)
+    assert [(f.model, f.type) for f in tables.features] == [
+        ("drope", "features_pooled"), ("drope", "features_cls"), ("dropepaper", "features_cls"),
+    ]  # fmt: skip
+    written = [p.name for p in write_tables(outputs.root, tables)]
+    assert written[:3] == [
+        "model-drope_desc-pooled_features.tsv",
+        "model-drope_desc-cls_features.tsv",
+        "model-dropepaper_desc-cls_features.tsv",
+    ]
+    sidecar = json.loads((outputs.root / "group" / f"{written[2][:-4]}.json").read_text())
+    assert sidecar["Model"]["Label"] == "dropepaper"
+    page = render_group_page(tables, dataset="x")
+    assert all(name in page for name in written)
+    assert "Scans with features, D-RoPE encoder as published, cls" in page
+
+
 def test_rows_know_their_scan_from_the_file_s_name(outputs, regions):
     outputs.add_participant("02", fa=0.3)
     outputs.add_scan({"subject": "01", "session": "b", "acquisition": "x", "run": "2"}, fa=0.5)
     outputs.add_scan({"subject": "01", "session": "a"}, fa=0.4)
     tables = collect_tables(outputs.root, regions)
-    for table in (tables.features, tables.quality, tables.scalars):
+    for table in (_features(tables), tables.quality, tables.scalars):
         assert list(table.columns[:5]) == [
             "participant_id", "session_id", "acquisition", "direction", "run",
         ]  # fmt: skip
@@ -68,7 +98,7 @@ def test_without_a_mask_the_map_s_own_voxels_count(outputs, regions):
 def test_features_are_passed_on_digit_by_digit(outputs, regions):
     cls = np.random.default_rng(0).normal(size=5).astype(np.float32)
     outputs.add_participant("01", cls=cls)
-    row = _row(collect_tables(outputs.root, regions).features)
+    row = _row(_features(collect_tables(outputs.root, regions)))
     assert row["participant_id"] == "sub-01"
     found = np.array([row[f"pooled{i:03d}"] for i in range(5)], dtype=np.float32)
     np.testing.assert_array_equal(found, cls)
@@ -131,20 +161,24 @@ def test_order_and_bytes_are_stable(outputs, regions, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "content", "reason"),
+    ("of", "content", "reason"),
     [
-        ("drope_pooled_features", "", "table is empty"),
-        ("drope_pooled_features", "pooled000\tpooled001\n1\n", "line 2 has 1 cells"),
-        ("drope_pooled_features", "pooled000\n1\n2\n", "2 rows, not one"),
+        ("features_pooled", "", "table is empty"),
+        ("features_pooled", "pooled000\tpooled001\n1\n", "line 2 has 1 cells"),
+        ("features_pooled", "pooled000\n1\n2\n", "2 rows, not one"),
         ("image_qc", "mean_fd\n", "0 rows, not one"),
-        ("tensor_fa", "not an image", "cannot be opened as an image"),
+        ("fa", "not an image", "cannot be opened as an image"),
     ],
 )
-def test_damaged_file_becomes_a_reason(outputs, regions, kind, content, reason):
+def test_damaged_file_becomes_a_reason(outputs, regions, of, content, reason):
     outputs.add_participant("01")
     outputs.add_participant("02")
-    space = {"space": MNI} if kind == "tensor_fa" else {}
-    path = outputs.path({"subject": "01", "direction": "AP"}, kind, **space)
+    named = {
+        "fa": {"model": "tensor", "space": MNI},
+        "features_pooled": {"model": "drope"},
+        "image_qc": {},
+    }
+    path = outputs.path({"subject": "01", "direction": "AP"}, of, **named[of])
     path.write_text(content)
     tables = collect_tables(outputs.root, regions)
     row = _row(tables.status, participant_id="sub-01")
@@ -152,7 +186,7 @@ def test_damaged_file_becomes_a_reason(outputs, regions, kind, content, reason):
     assert path.name in row["reason"]
     assert row["status"] == "complete"
     assert _row(tables.status, participant_id="sub-02")["reason"] == "n/a"
-    table = {"drope_pooled_features": tables.features, "image_qc": tables.quality}.get(kind)
+    table = {"features_pooled": _features(tables), "image_qc": tables.quality}.get(of)
     if table is not None:
         assert table["participant_id"].tolist() == ["sub-02"]
     else:
@@ -163,7 +197,7 @@ def test_damaged_file_becomes_a_reason(outputs, regions, kind, content, reason):
 
 def test_truncated_map_becomes_a_reason(outputs, regions):
     outputs.add_participant("01")
-    path = outputs.path({"subject": "01", "direction": "AP"}, "tensor_md", space=MNI)
+    path = outputs.path({"subject": "01", "direction": "AP"}, "md", model="tensor", space=MNI)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     tables = collect_tables(outputs.root, regions)
     assert "the voxels cannot be read" in tables.status["reason"].iloc[0]
@@ -174,8 +208,8 @@ def test_nothing_but_a_folder(outputs, regions):
     tables = collect_tables(outputs.root, regions)
     row = _row(tables.status)
     assert (row["status"], row["n_scans"]) == ("unknown", "0")
-    assert len(tables.features) == 0
-    assert list(tables.features.columns[:2]) == ["participant_id", "session_id"]
+    assert len(_features(tables)) == 0
+    assert list(_features(tables).columns[:2]) == ["participant_id", "session_id"]
     write_tables(outputs.root, tables)
 
 
@@ -192,7 +226,7 @@ def test_files_that_are_not_ours_are_passed_over(outputs):
     publish_text("x", folder / "sub-01_desc-other_qc.tsv")
     publish_text("x", folder / ".sub-01_desc-image_qc.tsv")
     publish_text("x", folder / "sub-02_desc-image_qc.tsv")
-    found = list(find_files(outputs.root, "image_qc", participant="sub-01"))
+    found = list(find_files(outputs.root, ["image_qc"], participant="sub-01"))
     assert [f.scan for f in found] == ["sub-01_dir-AP"]
 
 

@@ -17,13 +17,14 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate.rivals import METHODS
+from dmri_fm_lab.evaluate.baselines import BASELINES
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.models import FitTensor
+from dmri_fm_workflows.models import check_weights, scan_features
 from dmri_fm_workflows.outputs.sidecars import column_metadata
-from dmri_fm_workflows.run import check_weights
 
 
 def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
@@ -55,7 +56,7 @@ def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
         told = read_array(load_image(tmp_path / f"out_model-tensor_param-{param}_dwimap.nii.gz"))
         np.testing.assert_array_equal(getattr(fit_tensor(dwi), param), app, err_msg=param)
         np.testing.assert_array_equal(told, app, err_msg=param)
-        evaluated = getattr(METHODS["wls"](dwi), param)
+        evaluated = getattr(BASELINES["wls"].apply(dwi), param)
         np.testing.assert_array_equal(evaluated, app, err_msg=param)
 
 
@@ -67,11 +68,27 @@ def test_features_are_named_and_described_once(tmp_path: Path) -> None:
     assert feature_columns(row) == [f"pooled{i:03d}" for i in range(384)]
 
 
-def test_an_encoder_whose_features_are_class_tokens_is_refused(tmp_path: Path) -> None:
+def test_weights_say_what_the_features_of_a_scan_are(tmp_path: Path) -> None:
     config = replace(drope.SMALL, dim=24, depth=1, heads=2, features="cls")
     path = save_weights(
         tmp_path / "cls.safetensors", Drope(config), name="drope", version="0", training={}
     )  # fmt: skip
     request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"drope": path})
-    with pytest.raises(WeightsError, match="'cls', the class token"):
+    check_weights(request)
+    assert scan_features("drope", {}) == "pooled"
+    assert scan_features("drope", request.weights) == "cls"
+    beside = path.with_suffix(".json")
+    beside.write_text(beside.read_text().replace('"features": "cls"', '"features": "mean"'))
+    with pytest.raises(WeightsError, match="features of a scan: 'mean'"):
+        scan_features("drope", request.weights)
+
+
+def test_weights_of_a_refiner_without_statistics_are_refused_at_once(tmp_path: Path) -> None:
+    config = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
+    path = save_weights(
+        tmp_path / "bare.safetensors", TensorRefiner(config), name="tensor-refiner", version="0",
+        training={},
+    )  # fmt: skip
+    request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"tensor-refiner": path})
+    with pytest.raises(WeightsError, match="without statistics of their training data"):
         check_weights(request)

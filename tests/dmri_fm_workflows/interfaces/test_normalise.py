@@ -10,10 +10,10 @@ from nibabel.affines import apply_affine
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.normalise.grid import Grid, affine_map, compose, resample_image
+from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.engines import COREGISTRATION, name_normalisation
 from dmri_fm_workflows.interfaces.normalise import (
     AlignAcpc,
     CoregisterReference,
@@ -135,7 +135,7 @@ def test_transforms_of_the_reference_mean_the_same_to_others(tmp_path: Path) -> 
         t1w_brain_file=acpc.outputs.out_file,
         to_t1w_acpc_file=acpc.outputs.to_acpc_file,
     ).run(cwd=str(tmp_path)).outputs  # fmt: skip
-    assert found.facts["CoregistrationMethod"] == COREGISTRATION
+    assert found.facts["CoregistrationMethod"] == COREGISTRATION_METHOD
     image = load_image(acpc.outputs.brain_file)
     points = apply_affine(image.affine, np.argwhere(read_array(image) > 0)[::997])
     assert_readers_agree(found.to_acpc_file, found.from_acpc_file, points, inverse_mm=0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.motion import no_motion
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.bids import read_dataset
-from dmri_fm_workflows.interfaces.facts import MergeRunFacts
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.interfaces import programs
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
 from dmri_fm_workflows.interfaces.motion import SkipMotion, save_motion
 from dmri_fm_workflows.interfaces.preprocess import (
@@ -26,12 +29,16 @@ from dmri_fm_workflows.interfaces.preprocess import (
     MergeRuns,
     ValidateDwi,
 )
-from dmri_fm_workflows.stages.preprocess import init_denoise_wf, init_sdc_wf
+from dmri_fm_workflows.interfaces.records import MergeRunRecords
+from dmri_fm_workflows.plan import plan_series
+from dmri_fm_workflows.stages import denoise, sdc
+from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 SHAPE = (32, 34, 24)
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 READOUT_S = 0.05
+RESOURCES = Resources(bids_root=Path("/raw"), output_dir=Path("/out"), omp_nthreads=1)
 
 
 def head() -> np.ndarray:
@@ -130,7 +137,9 @@ def test_b0_image_without_gradients_serves_from_the_dataset_to_the_field(
     dataset = read_dataset(root)
     assert dataset.problems == ()
     (visit,) = dataset.participants[0].sessions
-    workflow = init_sdc_wf(method="pepolar", series=visit.series[0], omp_nthreads=1, mem_gb=0.1)
+    config = RunConfig(root, tmp_path / "out")
+    plan = plan_series(config, visit.series[0], visit, Engines("none", "pepolar", "none"))
+    workflow = sdc.load("pepolar").builder(plan, RESOURCES)
     estimate = workflow.get_node("estimate_field").interface
     assert estimate.inputs.epi_file == str(reverse)
     estimate.inputs.trait_set(**inputs)
@@ -232,20 +241,21 @@ def test_dwidenoise_passes_short_runs(tmp_path: Path, n: int, word: str) -> None
 def test_a_run_of_one_volume_can_be_unringed_after_it(tmp_path: Path) -> None:
     data = np.random.default_rng(0).uniform(900, 1100, (12, 12, 4, 1))
     path = save_image(data, AFFINE, tmp_path / "run.nii.gz")
-    denoise_wf = init_denoise_wf(method="dwidenoise", unring=True, omp_nthreads=1, mem_gb=0.1)
+    plan = SimpleNamespace(unring=True, size_gb=0.1, unringing=programs.name_mrdegibbs())
+    denoise_wf = denoise.load("dwidenoise").builder(plan, RESOURCES)
     denoise_wf.base_dir = str(tmp_path)
-    denoise_wf.inputs.inputnode.dwi_files = [str(path)]
+    denoise_wf.inputs.inputnode.run_dwi_files = [str(path)]
     graph = denoise_wf.run()
     results = {node.name: node.result.outputs for node in graph.nodes()}
     (unringed,) = results["mrdegibbs"].out_file
     assert load_image(unringed, ndim=4).shape == data.shape
-    assert results["collect_facts"].facts["Denoising"] == "none (1 volumes are too few)"
-    assert results["collect_facts"].facts["GibbsCorrection"].startswith("MRtrix3 mrdegibbs")
+    assert results["collect_records"].record["Denoising"] == "none (1 volumes are too few)"
+    assert results["collect_records"].record["GibbsCorrection"].startswith("MRtrix3 mrdegibbs")
 
 
-def test_facts_of_unlike_runs_are_all_told() -> None:
+def test_records_of_unlike_runs_are_all_told() -> None:
     facts = [{"Denoising": "MP-PCA", "GibbsCorrection": "none"}] * 2
     facts.append({"Denoising": "none (1 volumes are too few)", "GibbsCorrection": "none"})
-    found = MergeRunFacts(in_facts=facts).run().outputs.facts
+    found = MergeRunRecords(in_records=facts).run().outputs.record
     assert found["Denoising"] == "MP-PCA; none (1 volumes are too few)"
     assert found["GibbsCorrection"] == "none"

@@ -14,9 +14,9 @@ from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.bids import read_dataset
-from dmri_fm_workflows.interfaces.facts import MergeFacts
 from dmri_fm_workflows.interfaces.models import CheckFreeWater
 from dmri_fm_workflows.interfaces.preprocess import MergeRuns, ReverseInputSpec, ValidateDwi
+from dmri_fm_workflows.interfaces.records import MergeRecords
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 
@@ -81,7 +81,7 @@ def test_a_run_with_faults_becomes_a_clean_one(tmp_path: Path) -> None:
     assert len(facts["Warnings"]) == 3
     # A second run's facts stand beside the first one's in the series' sidecar.
     other = {"Warnings": ["w"], "VolumesLeftOut": {"b.nii.gz": {"0": "no signal in any voxel"}}}
-    joined = MergeFacts(in_facts=[facts, other]).run(cwd=tmp_path).outputs.facts
+    joined = MergeRecords(in_records=[facts, other]).run(cwd=tmp_path).outputs.record
     assert set(joined["VolumesLeftOut"]) == {"sub-01_dwi.nii.gz", "b.nii.gz"}
     assert joined["Warnings"] == [*facts["Warnings"], "w"]
 

@@ -1,4 +1,4 @@
-"""Names of outputs: the documented examples, and the round trip over every kind."""
+"""Names of outputs: the documented examples, and the round trip over every of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MNI = "MNI152NLin2009aSym"
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "expected"),
+    ("of", "options", "expected"),
     [
         ("t1w", {}, f"anat/{S}_space-ACPC_desc-preproc_T1w.nii.gz"),
         ("t1w_mask", {}, f"anat/{S}_space-ACPC_desc-brain_mask.nii.gz"),
@@ -49,26 +49,41 @@ MNI = "MNI152NLin2009aSym"
         ("confounds", {}, f"dwi/{S}_desc-confounds_timeseries.tsv"),
         ("image_qc", {"extension": ".json"}, f"dwi/{S}_desc-image_qc.json"),
         (
-            "tensor_diffusivity",
-            {},
+            "diffusivity",
+            {"model": "tensor"},
             f"dwi/{S}_space-ACPC_model-tensor_param-diffusivity_dwimap.nii.gz",
         ),
         (
-            "tensorrefiner_fa",
-            {"space": MNI},
+            "fa",
+            {"model": "tensor-refiner", "space": MNI},
             f"dwi/{S}_space-{MNI}_model-tensorrefiner_param-fa_res-2_dwimap.nii.gz",
         ),
         (
-            "tensorrefiner_md_std",
-            {},
+            "md_std",
+            {"model": "tensorrefiner"},
             f"dwi/{S}_space-ACPC_model-tensorrefiner_param-md_desc-std_dwimap.nii.gz",
         ),
-        ("drope_pooled_features", {}, f"dwi/{S}_space-{MNI}_model-drope_desc-pooled_features.tsv"),
-        ("drope_patch_features", {}, f"dwi/{S}_space-{MNI}_model-drope_desc-patch_features.npz"),
+        (
+            "ood",
+            {"model": "tensorrefiner"},
+            f"dwi/{S}_space-ACPC_model-tensorrefiner_param-ood_dwimap.nii.gz",
+        ),
+        *(
+            (
+                f"features_{desc}",
+                {"model": model},
+                f"dwi/{S}_space-{MNI}_model-{model}_desc-{desc}_features.{extension}",
+            )
+            for model, desc, extension in (
+                ("drope", "pooled", "tsv"),
+                ("drope", "patch", "npz"),
+                ("dropepaper", "cls", "tsv"),
+            )
+        ),
     ],
 )
-def test_documented_names(kind, options, expected):
-    assert str(output_path(SCAN, kind, **options)) == f"sub-01/ses-02/{expected}"
+def test_documented_names(of, options, expected):
+    assert str(output_path(SCAN, of, **options)) == f"sub-01/ses-02/{expected}"
 
 
 def test_places_outside_a_session():
@@ -81,25 +96,28 @@ def test_places_outside_a_session():
 
 def _every_path():
     scans = [SCAN, {"subject": "x"}, {"subject": "x", "part": "mag", "chunk": "2"}]
-    for kind in load_catalogue().kinds.values():
-        extensions = (*kind.extensions, *((".json",) if kind.has_sidecar else ()))
-        for scan, space, extension in itertools.product(
-            [{}] if kind.is_group else scans, kind.spaces or (None,), extensions
+    for of in load_catalogue().types.values():
+        extensions = (*of.extensions, *((".json",) if of.has_sidecar else ()))
+        models = (None, *of.models) if of.has_optional_model else of.models
+        for scan, space, model, extension in itertools.product(
+            [{}] if of.is_group else scans, of.spaces or (None,), models, extensions
         ):
-            ends = {"from_space": "T1w", "to_space": MNI} if kind.is_transform else {}
-            path = output_path(scan, kind.name, space=space, extension=extension, **ends)
-            yield kind, scan, extension, path
+            ends = {"from_space": "T1w", "to_space": MNI} if of.is_transform else {}
+            path = output_path(
+                scan, of.name, model=model, space=space, extension=extension, **ends
+            )
+            yield of, scan, extension, path
 
 
 def test_every_path_is_read_back_as_what_it_is():
     seen = {}
-    for kind, scan, extension, path in _every_path():
+    for of, scan, extension, path in _every_path():
         found = identify(path)
-        assert found.kind is kind
+        assert found.type is of
         assert found.extension == extension
-        expected = {"subject": scan["subject"]} if kind.name == "participant_report" else scan
+        expected = {"subject": scan["subject"]} if of.name == "participant_report" else scan
         assert found.source_entities == expected
-        assert seen.setdefault(path, kind.name) == kind.name, f"{path} stands for two kinds"
+        assert seen.setdefault(path, of.name) == of.name, f"{path} stands for two types"
 
 
 #: Order of the entities that our names have in the draft BEP016 of November 2025, and the ends of
@@ -120,16 +138,19 @@ def test_entities_stand_in_the_order_of_the_standard():
 
 def test_catalogue_is_complete():
     catalogue = load_catalogue()
-    used = {k.entities["desc"] for k in catalogue.kinds.values() if "desc" in k.entities}
+    used = {k.entities["desc"] for k in catalogue.types.values() if "desc" in k.entities}
     assert used == set(catalogue.descriptions)
-    assert all(s in catalogue.spaces for k in catalogue.kinds.values() for s in k.spaces)
+    assert all(s in catalogue.spaces for k in catalogue.types.values() for s in k.spaces)
 
 
 @pytest.mark.parametrize(
-    ("entities", "kind", "options", "message"),
+    ("entities", "of", "options", "message"),
     [
-        ({"subject": "01"}, "tensor_fa", {}, "space None"),
-        ({"subject": "01"}, "tensor_s0", {"space": MNI}, "does not exist in space"),
+        ({"subject": "01"}, "fa", {"model": "tensor"}, "space None"),
+        ({"subject": "01"}, "fa", {"space": MNI}, "fa of model None"),
+        ({"subject": "01"}, "fa_std", {"model": "qcg-dti-paper"}, "of model 'qcg-dti-paper'"),
+        ({"subject": "01"}, "dwiref", {"space": MNI, "model": "tensor"}, "dwiref of model"),
+        ({"subject": "01"}, "s0", {"model": "tensor", "space": MNI}, "does not exist in space"),
         ({"subject": "01"}, "confounds", {"space": "ACPC"}, "does not exist in space"),
         ({"subject": "01"}, "dwi_xfm", {"from_space": "dwiref"}, "no to for dwi_xfm"),
         ({"subject": "01"}, "confounds", {"extension": ".csv"}, "extension"),
@@ -138,12 +159,12 @@ def test_catalogue_is_complete():
         ({"session": "01"}, "confounds", {}, "no subject"),
         ({}, "confounds", {}, "needs the entities"),
         ({"subject": "01"}, "group_status", {}, "takes no entities"),
-        ({"subject": "01"}, "nothing", {}, "no output kind"),
+        ({"subject": "01"}, "nothing", {}, "no output type is called"),
     ],
 )
-def test_impossible_names_are_refused(entities, kind, options, message):
+def test_impossible_names_are_refused(entities, of, options, message):
     with pytest.raises(ConfigError, match=message):
-        output_path(entities, kind, **options)
+        output_path(entities, of, **options)
 
 
 @pytest.mark.parametrize(

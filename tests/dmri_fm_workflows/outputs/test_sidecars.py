@@ -80,12 +80,12 @@ def test_preprocessed_series():
 
 def test_acpc_has_no_reference_of_its_own():
     # An image of the participant defines the space: whoever writes the file names it.
-    assert "SpatialReference" not in image_sidecar("tensor_fa", space="ACPC")
-    assert "SpatialReference" in missing_metadata("tensor_fa", image_sidecar("tensor_fa"))
+    assert "SpatialReference" not in image_sidecar("fa", model="tensor", space="ACPC")
+    assert "SpatialReference" in missing_metadata("fa", image_sidecar("fa", model="tensor"))
 
 
 def test_tensor_says_how_it_is_laid_out():
-    found = image_sidecar("tensor_diffusivity", space="ACPC")
+    found = image_sidecar("diffusivity", model="tensor", space="ACPC")
     assert found["Units"] == "mm^2/s"
     assert found["TensorElements"] == ["D11", "D12", "D13", "D22", "D23", "D33"]
     assert found["OrientationEncoding"] == {
@@ -96,7 +96,7 @@ def test_tensor_says_how_it_is_laid_out():
         "AntipodalSymmetry": True,
     }
     assert "Sources" not in found
-    scalar = image_sidecar("tensorrefiner_fa", space=MNI, sources=["bids::x"])
+    scalar = image_sidecar("fa", model="tensorrefiner", space=MNI, sources=["bids::x"])
     assert "OrientationEncoding" not in scalar
     assert scalar["ValidRange"] == [0.0, 1.0]
     assert set(scalar["Model"]) == {"Name", "Label", "Description", "Parameters"}
@@ -105,7 +105,9 @@ def test_tensor_says_how_it_is_laid_out():
 
 
 def test_what_the_steps_say_wins():
-    found = image_sidecar("tensor_fa", space=MNI, extra={"Model": {"Name": "x"}, "Units": "y"})
+    found = image_sidecar(
+        "fa", model="tensor", space=MNI, extra={"Model": {"Name": "x"}, "Units": "y"}
+    )
     assert (found["Model"], found["Units"]) == ({"Name": "x"}, "y")
 
 
@@ -116,21 +118,26 @@ def test_masks_and_tables():
     assert table["bval"]["Units"] == "s/mm^2"
     assert "unheard_of" not in table
     features = image_sidecar(
-        "drope_pooled_features", columns=["participant_id", "pooled000", "pooled001", "ood_score"]
+        "features_pooled",
+        model="drope",
+        columns=["participant_id", "pooled000", "pooled001", "ood_score"],
     )
     assert {"participant_id", "pooled[0-9]*", "ood_score"} <= set(features)
     assert "pooled000" not in features
 
 
 def test_every_kind_has_a_sidecar_that_is_json():
-    for kind in load_catalogue().kinds.values():
-        for space in kind.spaces or (None,):
-            ends = ("T1w", "ACPC") if kind.is_transform and "from" not in kind.entities else None
-            found = image_sidecar(kind.name, space=space, ends=ends)
-            assert found["Description"]
-            json.dumps(to_json(found), allow_nan=False)
+    for of in load_catalogue().types.values():
+        for space in of.spaces or (None,):
+            ends = ("T1w", "ACPC") if of.is_transform and "from" not in of.entities else None
+            for model in of.models:
+                found = image_sidecar(of.name, model=model, space=space, ends=ends)
+                assert found["Description"]
+                json.dumps(to_json(found), allow_nan=False)
     with pytest.raises(ConfigError, match="does not exist in space"):
-        image_sidecar("tensor_s0", space=MNI)
+        image_sidecar("s0", model="tensor", space=MNI)
+    with pytest.raises(ConfigError, match="fa_std of model 'qcg-dti-paper'"):
+        image_sidecar("fa_std", model="qcg-dti-paper", space="ACPC")
 
 
 def test_uris():
@@ -194,12 +201,15 @@ def test_model_of_a_map_has_the_fields_of_the_draft():
 
 
 def test_every_fit_names_its_method():
-    methods = {"tensor": "wls", "tensorrefiner": "neural network"}
-    for kind in load_catalogue().kinds.values():
-        if kind.suffix == "dwimap":
-            model = image_sidecar(kind.name, space="ACPC")["Model"]
-            assert model["Parameters"] == {"FitMethod": methods[kind.model]}
-    assert "Parameters" not in image_sidecar("drope_pooled_features", space=MNI)["Model"]
+    n_maps = 0
+    for of in load_catalogue().types.values():
+        for label in of.models if of.suffix == "dwimap" else ():
+            model = image_sidecar(of.name, model=label, space="ACPC")["Model"]
+            method = "wls" if label == "tensor" else "neural network"
+            assert model["Parameters"] == {"FitMethod": method}
+            n_maps += 1
+    assert n_maps > 13
+    assert "Parameters" not in image_sidecar("features_pooled", model="drope", space=MNI)["Model"]
 
 
 @pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope"])
@@ -225,7 +235,7 @@ def test_first_fitting_pattern_describes_a_column():
 
 def test_references():
     known = load_references()
-    cited = {key for kind in load_catalogue().kinds.values() for key in kind.citations}
+    cited = {key for of in load_catalogue().types.values() for key in of.citations}
     assert cited <= set(known)
     assert known["basser1996"].label == "Basser and Pierpaoli 1996"
     assert all(r.doi.startswith("10.") for r in known.values())

@@ -14,8 +14,8 @@ ANAT = {"subject": "01"}
 RAW_RUNS = ["bids:raw:sub-01/dwi/a.nii.gz", "bids:raw:sub-01/dwi/b.nii.gz"]
 
 
-def _xfm(scan, kind, source, target, extension=".txt"):
-    return output_path(scan, kind, from_space=source, to_space=target, extension=extension)
+def _xfm(scan, of, source, target, extension=".txt"):
+    return output_path(scan, of, from_space=source, to_space=target, extension=extension)
 
 
 def _series(*, has_t1w):
@@ -31,7 +31,7 @@ def _series(*, has_t1w):
         output_path(SCAN, "hmc_xfm"),
         output_path(SCAN, "confounds"),
         *(
-            output_path(SCAN, f"{model}_{param}", space="ACPC")
+            output_path(SCAN, param, model=model, space="ACPC")
             for model in ("tensor", "tensorrefiner")
             for param in ("diffusivity", "fa")
         ),
@@ -56,23 +56,32 @@ def _sources(path, *, has_t1w=True):
 
 
 def test_a_scalar_comes_from_the_tensor_and_the_tensor_from_the_series() -> None:
-    assert _sources(output_path(SCAN, "tensor_fa", space="ACPC")) == [
+    assert _sources(output_path(SCAN, "fa", model="tensor", space="ACPC")) == [
         "sub-01_acq-b_space-ACPC_model-tensor_param-diffusivity_dwimap.nii.gz"
     ]
-    assert _sources(output_path(SCAN, "tensorrefiner_fa", space="ACPC")) == [
+    assert _sources(output_path(SCAN, "fa", model="tensorrefiner", space="ACPC")) == [
         "sub-01_acq-b_space-ACPC_model-tensorrefiner_param-diffusivity_dwimap.nii.gz"
     ]
     series = [
         "sub-01_acq-b_space-ACPC_desc-preproc_dwi.nii.gz",
         "sub-01_acq-b_space-ACPC_desc-brain_mask.nii.gz",
     ]
-    for kind in (
-        "tensor_diffusivity",
-        "tensor_s0",
-        "tensorrefiner_fa_std",
-        "tensorrefiner_unfamiliarity",
+    for model, of in (
+        ("tensor", "diffusivity"),
+        ("tensor", "s0"),
+        ("tensorrefiner", "fa_std"),
+        ("tensorrefiner", "ood"),
     ):
-        assert _sources(output_path(SCAN, kind, space="ACPC")) == series
+        assert _sources(output_path(SCAN, of, model=model, space="ACPC")) == series
+
+
+def test_the_quality_table_comes_from_the_maps_of_all_models() -> None:
+    found = _sources(output_path(SCAN, "image_qc"))
+    stem = "sub-01_acq-b_space-ACPC_model"
+    assert [name for name in found if "model-" in name] == [
+        f"{stem}-tensor_param-diffusivity_dwimap.nii.gz",
+        f"{stem}-tensorrefiner_param-diffusivity_dwimap.nii.gz",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ def test_a_scalar_comes_from_the_tensor_and_the_tensor_from_the_series() -> None
     ],
 )
 def test_a_map_in_the_template_comes_from_the_one_in_acpc(has_t1w, xfm) -> None:
-    assert _sources(output_path(SCAN, "tensor_fa", space=MNI), has_t1w=has_t1w) == [
+    assert _sources(output_path(SCAN, "fa", model="tensor", space=MNI), has_t1w=has_t1w) == [
         "sub-01_acq-b_space-ACPC_model-tensor_param-fa_dwimap.nii.gz",
         f"sub-01_acq-b_space-{MNI}_res-2_desc-brain_mask.nii.gz",
         xfm,
@@ -98,10 +107,10 @@ def test_series_are_resampled_from_the_raw_runs_whatever_the_space() -> None:
         "sub-01_acq-b_from-dwiref_to-ACPC_mode-image_xfm.txt",
     ]
     to_mni = f"sub-01_from-ACPC_to-{MNI}_mode-image_xfm.h5"
-    for kind in ("preproc_dwi", "dwi_mask"):
-        assert _sources(output_path(SCAN, kind, space="ACPC")) == chain
-        assert _sources(output_path(SCAN, kind, space=MNI)) == [*chain, to_mni]
-    assert _sources(output_path(SCAN, "drope_pooled_features")) == [*chain, to_mni]
+    for of in ("preproc_dwi", "dwi_mask"):
+        assert _sources(output_path(SCAN, of, space="ACPC")) == chain
+        assert _sources(output_path(SCAN, of, space=MNI)) == [*chain, to_mni]
+    assert _sources(output_path(SCAN, "features_pooled", model="drope")) == [*chain, to_mni]
     assert _sources(output_path(SCAN, "dwiref", space=MNI)) == [
         f"sub-01_acq-b_space-{MNI}_res-2_desc-preproc_dwi.nii.gz"
     ]
@@ -119,17 +128,17 @@ def test_both_directions_of_a_transform_have_the_same_sources() -> None:
         assert _sources(_xfm(ANAT, "anat_xfm", *ends)) == ["a.nii.gz", "b.nii.gz"]
 
 
-def test_every_source_of_the_table_is_a_kind() -> None:
+def test_every_source_of_the_table_is_an_output_type() -> None:
     catalogue = load_catalogue()
-    for kind in catalogue.kinds.values():
-        for place, listed in kind.sources.items():
-            known = {"", *kind.spaces, *(" ".join(sorted(e)) for e in _pairs(catalogue))}
-            assert place in known, kind.name
+    for of in catalogue.types.values():
+        for place, listed in of.sources.items():
+            known = {"", *of.spaces, *(" ".join(sorted(e)) for e in _pairs(catalogue))}
+            assert place in known, of.name
             for word in listed:
-                name = word.split(" ")[0].format(kind=kind.name, model=kind.model)
-                assert name == RAW or name in catalogue.kinds, (kind.name, word)
-        if "Sources" in kind.required:
-            assert kind.sources, kind.name
+                name = word.split(" ")[0].format(type=of.name)
+                assert name == RAW or name in catalogue.types, (of.name, word)
+        if "Sources" in of.required:
+            assert of.sources, of.name
 
 
 def _pairs(catalogue):

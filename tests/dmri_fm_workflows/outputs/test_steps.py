@@ -9,16 +9,13 @@ import pytest
 from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
-from dmri_fm_workflows import engines
+from dmri_fm_workflows.interfaces import programs
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.references import load_references
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.outputs.steps import (
-    ANATOMY_STEPS,
-    SERIES_STEPS,
-    describe_steps,
-    works_of,
-)
+from dmri_fm_workflows.outputs.steps import describe_steps, works_of
+from dmri_fm_workflows.stages import denoise, hmc, sdc
+from dmri_fm_workflows.stages.table import anatomy_steps, series_steps
 
 OTSU = f"median_otsu (DIPY {version('dipy')})"
 T1W_MASK = f"deepbet {version('deepbet')}"
@@ -26,8 +23,8 @@ RIGID = "rigid, mutual information (ANTs)"
 AFFINE = "affine (ANTs) to MNI152NLin2009aSym"
 PLAIN = {
     "Denoising": name_denoiser("mppca", 30),
-    "GibbsCorrection": engines.name_unringing("mppca", unring=False),
-    "SDCMethod": engines.name_sdc("none"),
+    "GibbsCorrection": denoise.load("mppca").name_unringing(unring=False),
+    "SDCMethod": sdc.load("none").describe(),
     "HMCMethod": name_motion(),
     "MaskMethod": f"{OTSU}, slab",
     "NormalisationMethod": AFFINE,
@@ -35,8 +32,8 @@ PLAIN = {
 FULL = {
     "Denoising": "MRtrix3 dwidenoise 3.0.3",
     "GibbsCorrection": "MRtrix3 mrdegibbs 3.0.3",
-    "SDCMethod": engines.name_sdc("topup"),
-    "HMCMethod": engines.name_hmc("eddy"),
+    "SDCMethod": sdc.load("topup").describe(),
+    "HMCMethod": programs.name_eddy(),
     "MaskMethod": f"{T1W_MASK}, gaps filled by {OTSU}",
     "CoregistrationMethod": RIGID,
     "NormalisationMethod": AFFINE,
@@ -86,7 +83,7 @@ def test_a_mask_cites_the_method_that_made_it(kind: str) -> None:
 
 
 def test_transforms_cite_eddy_after_eddy_only() -> None:
-    for method, keys in ((engines.name_hmc("eddy"), ["andersson2016"]), (name_motion(), [])):
+    for method, keys in ((programs.name_eddy(), ["andersson2016"]), (name_motion(), [])):
         sidecar = image_sidecar("hmc_xfm", extra={"HMCMethod": method})
         assert set(sidecar.get("References", [])) == _dois(*keys)
     assert "References" not in image_sidecar("dwiref", space="ACPC")
@@ -98,12 +95,12 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         *(("Denoising", name_denoiser(m, 30)) for m in ("none", "mppca", "patch2self")),
         ("Denoising", name_too_few(3)),
         ("Denoising", "MRtrix3 dwidenoise 3.0.3"),
-        ("GibbsCorrection", engines.name_unringing("mppca", unring=True)),
-        ("GibbsCorrection", engines.name_unringing("mppca", unring=False)),
+        ("GibbsCorrection", denoise.load("mppca").name_unringing(unring=True)),
+        ("GibbsCorrection", denoise.load("mppca").name_unringing(unring=False)),
         ("GibbsCorrection", "MRtrix3 mrdegibbs 3.0.3"),
-        *(("SDCMethod", engines.name_sdc(m)) for m in ("none", "pepolar", "topup")),
+        *(("SDCMethod", sdc.load(m).describe()) for m in ("none", "pepolar", "topup")),
         ("SDCMethod", f"{PAIR_METHOD}, readout times unknown and taken to be equal"),
-        *(("HMCMethod", engines.name_hmc(m)) for m in ("none", "builtin", "eddy")),
+        *(("HMCMethod", hmc.load(m).describe(False)) for m in ("none", "builtin", "eddy")),
         ("MaskMethod", OTSU),
         ("CoregistrationMethod", RIGID),
         ("NormalisationMethod", "affine and SyN (ANTs) to MNI152NLin2009aSym"),
@@ -150,9 +147,9 @@ def test_a_method_of_another_version_is_quoted_and_credits_nobody() -> None:
     assert works_of(["HMCMethod"], {"HMCMethod": "SHORELine"}) == ()
 
 
-def test_records_cite_known_works_and_kinds_name_known_steps() -> None:
-    for steps in (SERIES_STEPS, ANATOMY_STEPS):
+def test_records_cite_known_works_and_types_name_known_steps() -> None:
+    for steps in (series_steps(), anatomy_steps()):
         for methods in steps.values():
             assert {work for m in methods for work in m.works} <= set(load_references())
-    named = {key for kind in load_catalogue().kinds.values() for key in kind.cited_steps}
-    assert named == set(SERIES_STEPS)
+    named = {key for of in load_catalogue().types.values() for key in of.cited_steps}
+    assert named == set(series_steps())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -48,15 +49,18 @@ FACTS = {
     },
     "t1w": {"SkullStripped": False},
     "dwiref": {"SkullStripped": False},
-    "drope_pooled_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
-    "drope_patch_features": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}},
+    **{
+        f"features_{desc}": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}}
+        for desc in ("pooled", "cls", "patch")
+    },
 }
 
 
-def _sidecar(kind, space, path):
-    is_open = kind.is_transform and "from" not in kind.entities
+def _sidecar(of, model, space, path):
+    is_open = of.is_transform and "from" not in of.entities
     content = image_sidecar(
-        kind.name,
+        of.name,
+        model=model,
         space=space,
         ends=("dwiref", "ACPC") if is_open else None,
         spatial_reference="bids::sub-01/anat/sub-01_space-ACPC_desc-preproc_T1w.nii.gz"
@@ -64,26 +68,26 @@ def _sidecar(kind, space, path):
         else None,
         sources=["bids:raw:sub-01/dwi/sub-01_dwi.nii.gz"],
         columns=["trans_x", "bval"],
-        extra=FACTS.get(kind.name),
+        extra=FACTS.get(of.name),
     )
-    if kind.is_transform:
+    if of.is_transform:
         content |= transform_metadata(identify(path))
-    assert missing_metadata(kind.name, content) == ()
+    assert missing_metadata(of.name, content) == ()
     return content
 
 
-def _content(kind, extension, scan, folder):
+def _content(of, extension, scan, folder):
     path = folder / f"source{extension}"
     if extension == ".nii.gz":
         shape = (3, 4, 5)
-        if kind.suffix == "dwi":
+        if of.suffix == "dwi":
             shape = (3, 4, 5, 2)
-        elif kind.entities.get("param") == "diffusivity":
+        elif of.entities.get("param") == "diffusivity":
             shape = (3, 4, 5, 6)
-        dtype = np.uint8 if kind.suffix == "mask" else np.float32
+        dtype = np.uint8 if of.suffix == "mask" else np.float32
         plain = folder / "plain.nii.gz"
         nib.save(nib.Nifti1Image(np.ones(shape, dtype), np.diag([2.0, 2, 2, 1])), plain)
-        step = 3.5 if kind.suffix == "dwi" else None
+        step = 3.5 if of.suffix == "dwi" else None
         conform_image(plain, path, form_code=2, time_step_s=step)
     elif extension == ".tsv":
         row = scan_columns(scan) | {"value": 0.5} if scan else {"participant_id": "sub-01"}
@@ -100,22 +104,24 @@ def _content(kind, extension, scan, folder):
 
 
 def build_tree(out: Path, work: Path, raw: Path) -> None:
-    """Write one file of every kind for every scan, by way of the library."""
+    """Write one file of every output type and model for every scan, by way of the library."""
     work.mkdir()
     write_root_files(out, source=raw, source_name="Study", environ={})
     write_citations(out, Processed(), [scan["subject"] for scan in SCANS])
-    for kind in load_catalogue().kinds.values():
-        ends = {"from_space": "dwiref", "to_space": "ACPC"} if kind.is_transform else {}
-        for scan in [{}] if kind.is_group else SCANS:
-            if kind.datatype == "anat":
+    for of in load_catalogue().types.values():
+        ends = {"from_space": "dwiref", "to_space": "ACPC"} if of.is_transform else {}
+        for scan in [{}] if of.is_group else SCANS:
+            if of.datatype == "anat":
                 # A T1w image has no phase-encoding direction in its name.
                 scan = {k: v for k, v in scan.items() if k != "direction"}
-            for space in kind.spaces or (None,):
-                for extension in kind.extensions:
-                    path = output_path(scan, kind.name, space=space, extension=extension, **ends)
-                    publish_file(_content(kind, extension, scan, work), out / path)
-                if kind.has_sidecar:
-                    publish_json(_sidecar(kind, space, path), out / sidecar_path(path))
+            for space, model in itertools.product(of.spaces or (None,), of.models):
+                for extension in of.extensions:
+                    path = output_path(
+                        scan, of.name, model=model, space=space, extension=extension, **ends
+                    )
+                    publish_file(_content(of, extension, scan, work), out / path)
+                if of.has_sidecar:
+                    publish_json(_sidecar(of, model, space, path), out / sidecar_path(path))
     for scan in SCANS:
         log = out / f"sub-{scan['subject']}" / "log" / "20260101-000000_x"
         publish_json({"status": "complete"}, log / "provenance.json")

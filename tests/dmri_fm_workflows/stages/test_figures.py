@@ -15,28 +15,35 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
 from dmri_fm_workflows.outputs import output_path, publish_text
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.run import _MethodsText
+from dmri_fm_workflows.run import MethodsText
 from dmri_fm_workflows.stages.figures import write_participant_page
 
 
 @pytest.mark.parametrize(
-    ("kinds", "words"),
+    ("written", "words"),
     [
         ((), ()),
-        (("drope_pooled_features",), ("rotary embedding",)),
-        (("tensorrefiner_fa",), ("tensor refiner",)),
-        (("tensorrefiner_fa", "drope_pooled_features"), ("tensor refiner", "rotary embedding")),
+        ((("features_pooled", "drope"),), ("rotary embedding",)),
+        ((("fa", "tensor-refiner"),), ("tensor refiner",)),
+        (
+            (("fa", "tensor-refiner"), ("features_pooled", "drope")),
+            ("tensor refiner", "rotary embedding"),
+        ),
+        (
+            (("fa", "qcg-dti-paper"), ("features_cls", "drope-paper")),
+            ("QCG-DTI", "rotary embedding"),
+        ),
     ],
 )
 def test_methods_name_the_networks_that_wrote_something(
-    tmp_path: Path, kinds: tuple[str, ...], words: tuple[str, ...]
+    tmp_path: Path, written: tuple[tuple[str, str], ...], words: tuple[str, ...]
 ) -> None:
-    for kind in kinds:
+    for of, model in written:
         space = "MNI152NLin2009aSym"
-        publish_text("", tmp_path / output_path({"subject": "01"}, kind, space=space))
+        publish_text("", tmp_path / output_path({"subject": "01"}, of, model=model, space=space))
     page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
     text = page.read_text(encoding="utf-8")
-    for word in ("tensor refiner", "rotary embedding"):
+    for word in ("tensor refiner", "QCG-DTI", "rotary embedding"):
         assert (word in text) == (word in words)
 
 
@@ -50,7 +57,7 @@ def test_page_and_citations_say_what_ran(tmp_path: Path) -> None:
     stated = {"Denoising": "MP-PCA (DIPY 1.12.1, patches of 5^3 voxels)", "HMCMethod": "none"}
     _state(tmp_path, "01", stated)
     page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
-    methods = _MethodsText(tmp_path)
+    methods = MethodsText(tmp_path)
     methods.add("01", ())
     shown = " ".join(page.read_text(encoding="utf-8").split())
     cited = (tmp_path / "logs" / "CITATION.md").read_text(encoding="utf-8")
@@ -65,11 +72,13 @@ def test_page_and_citations_say_what_ran(tmp_path: Path) -> None:
 
 
 def test_citations_gather_the_participants_of_a_run(tmp_path: Path) -> None:
-    methods = _MethodsText(tmp_path)
+    methods = MethodsText(tmp_path)
     old = _state(tmp_path, "01", {"HMCMethod": "FSL eddy (6.0.7) with outlier replacement"})
     _state(tmp_path, "02", {"HMCMethod": "none"})
     space = "MNI152NLin2009aSym"
-    publish_text("", tmp_path / output_path({"subject": "02"}, "tensorrefiner_fa", space=space))
+    publish_text(
+        "", tmp_path / output_path({"subject": "02"}, "fa", model="tensorrefiner", space=space)
+    )
     methods.add("01", {old})
     methods.add("02", ())
     cited = (tmp_path / "logs" / "CITATION.md").read_text(encoding="utf-8")

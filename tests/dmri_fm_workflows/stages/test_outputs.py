@@ -18,14 +18,15 @@ from dmri_fm_workflows import participant
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
-    FEATURE_OUTPUTS,
+    HMC_OUTPUTS,
     MNI,
-    REFINER_OUTPUTS,
-    SERIES_OUTPUTS,
-    SERIES_TEMPLATE_OUTPUTS,
-    TENSOR_OUTPUTS,
+    NORMALISE_OUTPUTS,
+    QUALITY_OUTPUTS,
+    Origin,
     Output,
+    feature_outputs,
     init_derivatives_wf,
+    map_outputs,
 )
 
 SCAN = {"subject": "01", "acquisition": "b"}
@@ -40,17 +41,20 @@ def _fit_metadata() -> dict:
 
 
 EDDY = "FSL eddy (6.0.7) with outlier replacement"
-FACTS = {
-    "facts": {"Warnings": WARNINGS, "HMCMethod": EDDY, "Denoising": "none"},
-    "tensor_facts": _fit_metadata(),
-    "tensorrefiner_facts": {"Version": "1", "Volumes": [0, 1]},
+RECORDS = {
+    "record": {"Warnings": WARNINGS, "HMCMethod": EDDY, "Denoising": "none"},
+    "tensor_record": _fit_metadata(),
+    "tensorrefiner_record": {"Version": "1", "Volumes": [0, 1]},
 }
+#: Of the normalise stage, what is written with a T1w image.
+WITH_T1W = tuple(o for o in NORMALISE_OUTPUTS if MNI not in (o.ends or ()))
 OUTPUTS = (
-    *(o for o in SERIES_OUTPUTS if o.kind == "dwiref"),
-    *(o for o in SERIES_OUTPUTS if o.kind == "preproc_dwi" and o.space == "ACPC"),
-    *(o for o in SERIES_OUTPUTS if o.kind in ("dwi_xfm", "hmc_xfm")),
-    *(o for o in TENSOR_OUTPUTS if o.kind in ("tensor_diffusivity", "tensor_fa")),
-    *(o for o in REFINER_OUTPUTS if o.kind == "tensorrefiner_fa" and o.space == "ACPC"),
+    *(o for o in WITH_T1W if o.type == "dwiref"),
+    *(o for o in WITH_T1W if o.type == "preproc_dwi" and o.space == "ACPC"),
+    *(o for o in WITH_T1W if o.type == "dwi_xfm"),
+    *(o for o in HMC_OUTPUTS if o.type == "hmc_xfm"),
+    *(o for o in map_outputs("tensor") if o.type in ("diffusivity", "fa")),
+    *(o for o in map_outputs("tensor-refiner") if o.type == "fa" and o.space == "ACPC"),
 )
 
 
@@ -58,10 +62,10 @@ def _write(path: Path, output: Output, field: str) -> Path:
     if field.endswith(("_bval_file", "_bvec_file", "_b_file")):
         path = path.with_suffix(f".{field.split('_')[-2]}")
         path.write_text("0 1\n")
-    elif output.kind == "dwi_xfm":
+    elif output.type == "dwi_xfm":
         path = path.with_suffix(".txt")
         path.write_text("#Insight Transform File V1.0\n")
-    elif output.kind == "hmc_xfm":
+    elif output.type == "hmc_xfm":
         path = path.with_suffix(".tsv")
         path.write_text("trans_x\n0\n")
     else:
@@ -77,10 +81,13 @@ def sidecars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     workflow = init_derivatives_wf(
         outputs=OUTPUTS,
         output_dir=folder / "out",
-        entities=SCAN,
-        sources=RAW,
-        raw_metadata=[{"RepetitionTime": 5.865}],
-        anat_entities={"subject": "01"},
+        origin=Origin(
+            entities=SCAN,
+            sources=RAW,
+            normalisation="affine",
+            raw_metadata=[{"RepetitionTime": 5.865}],
+            anat_entities={"subject": "01"},
+        ),
     )
     workflow.base_dir = str(folder / "work")
     workflow.config["execution"] = {"crashdump_dir": str(folder), "check_version": False}
@@ -89,8 +96,8 @@ def sidecars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         for field in output.fields:
             path = _write(folder / f"{output.node_name}_{field}", output, field)
             setattr(node.inputs, field, str(path))
-    for name, facts in FACTS.items():
-        setattr(node.inputs, name, facts)
+    for name, record in RECORDS.items():
+        setattr(node.inputs, name, record)
     workflow.run()
     return {
         p.name.removeprefix("sub-01_acq-b_"): json.loads(p.read_text())
@@ -151,28 +158,30 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
     tmp_path: Path, has_t1w: bool, normalisation: str
 ) -> None:
     outputs = (
-        *SERIES_OUTPUTS,
-        *(() if has_t1w else SERIES_TEMPLATE_OUTPUTS),
-        *TENSOR_OUTPUTS,
-        *REFINER_OUTPUTS,
-        *FEATURE_OUTPUTS,
+        *HMC_OUTPUTS,
+        *(WITH_T1W if has_t1w else NORMALISE_OUTPUTS),
+        *QUALITY_OUTPUTS,
+        *map_outputs("tensor"),
+        *map_outputs("tensor-refiner"),
+        *map_outputs("qcg-dti-paper"),
+        *feature_outputs("drope", "pooled"),
+        *feature_outputs("drope-paper", "cls"),
     )
     anat = {"subject": "01"} if has_t1w else None
-    options = {"output_dir": tmp_path, "sources": RAW, "normalisation": normalisation}
+    origins = [Origin(entities=scan, sources=RAW, normalisation=normalisation, anat_entities=anat)
+               for scan in (SCAN, anat) if scan]  # fmt: skip
     workflows = [
-        init_derivatives_wf(outputs=outputs, entities=SCAN, anat_entities=anat, **options)
+        init_derivatives_wf(outputs=listed, output_dir=tmp_path, origin=origin)
+        for listed, origin in zip((outputs, ANAT_OUTPUTS), origins, strict=False)
     ]
-    if anat:
-        workflows.append(
-            init_derivatives_wf(outputs=ANAT_OUTPUTS, entities=anat, anat_entities=anat, **options)
-        )
     bases = [n.inputs.base for w in workflows for n in _nodes(w) if n.name.startswith("meta_")]
     written = {
         f"bids::{o.path(scan, normalisation=normalisation)}"
         for listed, scan in ((outputs, SCAN), (ANAT_OUTPUTS if anat else (), anat))
         for o in listed
     }
-    assert len(bases) == len(outputs) + (len(ANAT_OUTPUTS) if anat else 0)
+    n_figures = sum(o.type.startswith("figure_") for o in outputs)
+    assert len(bases) == len(outputs) - n_figures + (len(ANAT_OUTPUTS) if anat else 0)
     ending = ".h5" if normalisation == "syn" else ".txt"
     for base in bases:
         assert base["Sources"], base["Description"]
@@ -184,12 +193,35 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
             assert base["SpatialReference"] in written
 
 
-def test_every_kind_that_a_participant_writes_is_described(tmp_path: Path) -> None:
-    kinds = load_catalogue().kinds.values()
-    bare = {k.name for k in kinds if not k.has_sidecar}
+def test_every_type_that_a_participant_writes_is_described(tmp_path: Path) -> None:
+    bare = {t.name for t in load_catalogue().types.values() if not t.has_sidecar}
     assert all(n.startswith(("figure_", "participant_report", "group_report")) for n in bare)
 
 
 def test_anatomy_of_a_session_carries_its_label() -> None:
     assert participant._anat_entities("01", None) == {"subject": "01"}
     assert participant._anat_entities("01", "a") == {"subject": "01", "session": "a"}
+
+
+def test_models_of_one_run_share_no_file_name() -> None:
+    outputs = [
+        *(o for m in ("tensor", "tensor-refiner", "qcg-dti-paper") for o in map_outputs(m)),
+        *feature_outputs("drope", "pooled"),
+        *feature_outputs("drope-paper", "cls"),
+    ]
+    paths = [o.path(SCAN, normalisation="affine") for o in outputs]
+    assert len(set(paths)) == len(paths)
+    assert len({o.node_name for o in outputs}) == len(outputs)
+    figures = sorted(p.name for p in paths if p.parent.name == "figures")
+    assert figures == [
+        "sub-01_acq-b_desc-features_dwi.svg",
+        "sub-01_acq-b_desc-tensorvsnetwork_dwi.svg",
+        "sub-01_acq-b_model-dropepaper_desc-features_dwi.svg",
+        "sub-01_acq-b_model-qcgdtipaper_desc-tensorvsnetwork_dwi.svg",
+    ]
+
+
+def test_a_network_without_intervals_promises_none() -> None:
+    given = {o.type for o in map_outputs("qcg-dti-paper")}
+    assert not given & {"fa_std", "md_std", "ood", "s0"}
+    assert {o.type for o in map_outputs("tensor-refiner")} - given == {"fa_std", "md_std", "ood"}

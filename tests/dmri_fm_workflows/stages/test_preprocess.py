@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.participant import init_dwi_wf
 from dmri_fm_workflows.plan import SeriesPlan, plan_series
 from dmri_fm_workflows.plan_text import _stages
-from dmri_fm_workflows.stages.preprocess import init_preprocess_wf, init_sdc_wf
+from dmri_fm_workflows.stages import sdc as sdc_stage
+from dmri_fm_workflows.stages.base import Resources
 
-COMMON = {"omp_nthreads": 1, "mem_gb": 0.1}
+RESOURCES = Resources(bids_root=Path("/raw"), output_dir=Path("/out"), omp_nthreads=1)
 
 
 def make_run(
@@ -75,10 +78,12 @@ def source(workflow: Workflow, target: str, field: str) -> tuple[Node, str]:
 def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:
     series = make_series(make_run(tmp_path, "dir-PA", "j"), make_run(tmp_path, "dir-AP", "j-"))
     plan = plan_for(series, tmp_path, Engines("mppca", "topup", hmc))
-    workflow = init_preprocess_wf(plan=plan, **COMMON)
-    node, output = source(workflow, "outputnode", "denoised_file")
+    workflow = init_dwi_wf(plan, replace(RESOURCES, bids_root=tmp_path))
+    assert source(workflow, "hmc_wf", "inputnode.denoised_file")[0].name == "merge_wf"
+    merge_wf = workflow.get_node("merge_wf")
+    node, output = source(merge_wf, "outputnode", "denoised_file")
     assert (node.name, output) == ("merge_runs", "dwi_file")
-    assert source(workflow, "outputnode", "dwi_file")[0].name == "hmc_wf"
+    assert source(workflow, "normalise_wf", "inputnode.dwi_file")[0].name == "hmc_wf"
 
 
 @pytest.mark.parametrize(("method", "name"), [("pepolar", "estimate_field"), ("topup", None)])
@@ -89,7 +94,8 @@ def test_the_reverse_image_with_b0_is_chosen(
     useless = make_run(tmp_path, "acq-97_dir-PA", "j", has_b0=False)
     usable = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=None)
     series = make_series(run, reverse=(useless, usable))
-    workflow = init_sdc_wf(method=method, series=series, **COMMON)
+    plan = plan_for(series, tmp_path, Engines("none", method, "none"))
+    workflow = sdc_stage.load(method).builder(plan, RESOURCES)
     inputs = workflow.get_node(name or "write_fsl_files").inputs
     assert inputs.epi_file == str(usable.path)
     assert inputs.epi_bval_file == str(usable.bval)
@@ -105,7 +111,8 @@ def test_the_pair_may_start_after_runs_that_have_none(tmp_path: Path) -> None:
         make_run(tmp_path, "run-4", "j-"),
         make_run(tmp_path, "run-5", "j"),
     )
-    workflow = init_sdc_wf(method="pepolar", series=series, **COMMON)
+    plan = plan_for(series, tmp_path, Engines("none", "pepolar", "none"))
+    workflow = sdc_stage.load("pepolar").builder(plan, RESOURCES)
     inputs = workflow.get_node("estimate_field").inputs
     assert (inputs.up_encoding, inputs.down_encoding) == ("j-", "j")
     assert not isdefined(inputs.epi_file)
@@ -153,8 +160,8 @@ def test_only_readouts_that_no_sidecar_states_are_assumed(
     series = make_series(run, reverse=(other,))
     plan = plan_for(series, tmp_path, Engines("none", sdc, "none"))
     assert plan.readouts_s == readouts_s
-    workflow = init_preprocess_wf(plan=plan, **COMMON)
-    inputs = workflow.get_node("merge_runs").inputs
+    workflow = init_dwi_wf(plan, replace(RESOURCES, bids_root=tmp_path))
+    inputs = workflow.get_node("merge_wf.merge_runs").inputs
     assert inputs.readouts_s == [readouts_s[0]]
     assert inputs.assumed_readouts_s == assumed
     if sdc == "pepolar":

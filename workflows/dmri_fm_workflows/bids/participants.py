@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import ImageError, InputError
 from dmri_fm_workflows.bids.bare_b0 import open_bare_b0
-from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES, list_fieldmaps
+from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.fields import Candidate
 from dmri_fm_workflows.bids.filters import QUERIES
 from dmri_fm_workflows.bids.links import read_statement, tie_to
@@ -25,17 +24,6 @@ from dmri_fm_workflows.bids.series import GroupedRuns, SessionImages, group_runs
 __all__ = ["ParticipantReader"]
 
 LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    """Images of one session that could be opened; `gradient_echo` holds merged sidecars."""
-
-    runs: list[DwiRun] = field(default_factory=list)
-    bare: list[EpiImage] = field(default_factory=list)
-    epis: list[EpiImage] = field(default_factory=list)
-    sbrefs: list[EpiImage] = field(default_factory=list)
-    gradient_echo: dict[Path, dict[str, Any]] = field(default_factory=dict)
 
 
 class ParticipantReader:
@@ -122,52 +110,42 @@ class ParticipantReader:
 
         `others` are the participant's images outside the session.
         """
-        opened = _Opened()
-        unusable = [UnusedImage(path, "a filter leaves it out") for path in here[LEFT_OUT]]
+        images = SessionImages()
+        images.unusable.extend(UnusedImage(p, "a filter leaves it out") for p in here[LEFT_OUT])
         # Runs with gradients come first: they show whether another image is a reverse-phase one.
         dwi = sorted(here["dwi"], key=lambda path: not self._has_own_gradients(path))
         for path in (*dwi, *here["fmap"]):
             try:
                 if path.parent.name == "dwi":
-                    self._open_from_dwi(path, opened)
+                    self._open_from_dwi(path, images)
                 elif split_name(path)[1] != "epi":
                     metadata = self._reading.sidecars.metadata(path)
                     require_content(path, ImageError)
-                    opened.gradient_echo[path] = metadata
+                    images.gradient_echo[path] = metadata
                 elif reason := self._selector.why_no_signal(path):
-                    unusable.append(UnusedImage(path, reason))
+                    images.unusable.append(UnusedImage(path, reason))
                 else:
-                    opened.epis.append(open_epi(path, self._reading))
+                    images.epis.append(open_epi(path, self._reading))
             except InputError as error:
                 self.note(label, error)
-                unusable.append(_unreadable(path, error))
-        elsewhere, unread = self._open_elsewhere(opened, others)
-        grouped = group_runs(
-            SessionImages(
-                opened.runs,
-                bare=opened.bare,
-                epis=opened.epis,
-                sbrefs=opened.sbrefs,
-                fieldmaps=list_fieldmaps(opened.gradient_echo),
-                elsewhere=elsewhere,
-                unusable=(*unusable, *unread),
-            ),
-            root=self._reading.root,
-        )
+                images.unusable.append(_unreadable(path, error))
+        for path in others:
+            self._open_from_elsewhere(path, images)
+        grouped = group_runs(images, root=self._reading.root)
         for refused in grouped.errors:
             self.note(label, refused)
         return grouped
 
-    def _open_from_dwi(self, path: Path, opened: _Opened) -> None:
+    def _open_from_dwi(self, path: Path, images: SessionImages) -> None:
         """Open an image of the `dwi` folder and add it to those of its use."""
         if split_name(path)[1] == "sbref":
-            opened.sbrefs.append(open_epi(path, self._reading))
+            images.sbrefs.append(open_epi(path, self._reading))
             return
-        image = self._open_dwi(path, opened.runs)
+        image = self._open_dwi(path, images.runs)
         if isinstance(image, DwiRun):
-            opened.runs.append(image)
+            images.runs.append(image)
         else:
-            opened.bare.append(image)
+            images.bare.append(image)
 
     def _has_own_gradients(self, path: Path) -> bool:
         own = [own_file(path, e) for e in (".bval", ".bvec")]
@@ -179,42 +157,31 @@ class ParticipantReader:
         bare = open_bare_b0(path, self._reading, encodings=encodings)
         return bare or open_run(path, self._reading)
 
-    def _open_elsewhere(
-        self, opened: _Opened, others: Sequence[Path]
-    ) -> tuple[list[Candidate], list[UnusedImage]]:
-        """Open images of other sessions that name runs of this one.
+    def _open_from_elsewhere(self, path: Path, images: SessionImages) -> None:
+        """Open an image of another session if it names a run of this one.
 
         Echo-planar images outside the sessions are opened without a link, too: no session would
         list them as unused. An image that cannot be read is a problem of its own session.
-
-        Returns
-        -------
-        candidates
-            Echo-planar images. Images of gradient-echo field maps are added to `opened`.
-        unusable
-            Images that name a run and cannot be used.
         """
-        candidates: list[Candidate] = []
-        unusable: list[UnusedImage] = []
-        for path in others:
-            metadata = self._links_of(path, opened.runs, is_link_needed=not _is_outside(path))
-            if metadata is None:
-                continue
-            suffix = split_name(path)[1]
-            try:
-                if suffix in FIELDMAP_SUFFIXES:
-                    opened.gradient_echo[path] = metadata
-                elif reason := self._selector.why_no_signal(path):
-                    unusable.append(UnusedImage(path, reason))
-                elif suffix in ("epi", "sbref"):
-                    candidates.append(Candidate(open_epi(path, self._reading), suffix, True))
-                else:
-                    image = self._open_dwi(path, opened.runs)
-                    is_weighted = isinstance(image, DwiRun) and not image.gtab.is_b0.all()
-                    candidates.append(Candidate(image, "dwi" if is_weighted else "b0", True))
-            except InputError as error:
-                unusable.append(_unreadable(path, error))
-        return candidates, unusable
+        metadata = self._links_of(path, images.runs, is_link_needed=not _is_outside(path))
+        if metadata is None:
+            return
+        suffix = split_name(path)[1]
+        try:
+            if suffix in FIELDMAP_SUFFIXES:
+                images.gradient_echo[path] = metadata
+            elif reason := self._selector.why_no_signal(path):
+                images.unusable.append(UnusedImage(path, reason))
+            elif suffix in ("epi", "sbref"):
+                image = open_epi(path, self._reading)
+                images.elsewhere.append(Candidate(image, suffix, is_elsewhere=True))
+            else:
+                image = self._open_dwi(path, images.runs)
+                is_weighted = isinstance(image, DwiRun) and not image.gtab.is_b0.all()
+                origin = "dwi" if is_weighted else "b0"
+                images.elsewhere.append(Candidate(image, origin, is_elsewhere=True))
+        except InputError as error:
+            images.unusable.append(_unreadable(path, error))
 
     def _links_of(
         self, path: Path, runs: Sequence[DwiRun], *, is_link_needed: bool

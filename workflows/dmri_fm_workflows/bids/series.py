@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.gradient_options import B0_THRESHOLD_RANGE
@@ -18,6 +19,7 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.vector_lengths import describe_range, list_volumes
 from dmri_fm_workflows.bids.encoding import find_contradictions
+from dmri_fm_workflows.bids.fieldmaps import list_fieldmaps
 from dmri_fm_workflows.bids.fields import (
     ECHO_TIME_TOLERANCE,
     Candidate,
@@ -29,7 +31,6 @@ from dmri_fm_workflows.bids.records import (
     DwiRun,
     DwiSeries,
     EpiImage,
-    Fieldmap,
     UnusedImage,
     has_same_pose,
     pose_difference,
@@ -43,33 +44,33 @@ MERGED_OVER = ("direction", "run")
 
 @dataclass(frozen=True, eq=False)
 class SessionImages:
-    """Images of one session, opened.
+    """Opened images of one session; the lists are filled while they are opened.
 
     Attributes
     ----------
     runs
         Diffusion runs with gradients.
     bare
-        Images of the `dwi` folder that hold b=0 volumes and have no gradient table.
+        b=0 images of the `dwi` folder without a gradient table.
     epis
         Echo-planar images of the `fmap` folder.
     sbrefs
         Single-band references of the `dwi` folder.
-    fieldmaps
-        Gradient-echo field maps of this session, and those of others that name its runs.
+    gradient_echo
+        Merged sidecars of gradient-echo images, those of other sessions that name a run included.
     elsewhere
-        Candidates of other sessions that name its runs.
+        Candidates of other sessions that name a run.
     unusable
-        Images of the session that could not be opened, or that a filter leaves out.
+        Images that could not be opened, or that a filter leaves out.
     """
 
-    runs: Sequence[DwiRun]
-    bare: Sequence[EpiImage]
-    epis: Sequence[EpiImage]
-    sbrefs: Sequence[EpiImage]
-    fieldmaps: Sequence[Fieldmap]
-    elsewhere: Sequence[Candidate]
-    unusable: Sequence[UnusedImage]
+    runs: list[DwiRun] = field(default_factory=list)
+    bare: list[EpiImage] = field(default_factory=list)
+    epis: list[EpiImage] = field(default_factory=list)
+    sbrefs: list[EpiImage] = field(default_factory=list)
+    gradient_echo: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    elsewhere: list[Candidate] = field(default_factory=list)
+    unusable: list[UnusedImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         Folder of the dataset, to which `bids::` links are relative.
     """
     groups = _gather(images.runs)
+    fieldmaps = list_fieldmaps(images.gradient_echo)
     weighted = [g for g in groups if not all(run.gtab.is_b0.all() for run in g)]
     spare = [*(run for g in groups if g not in weighted for run in g), *images.bare]
     errors: list[InputError] = []
@@ -121,7 +123,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         choice = choose_images(
             runs,
             candidates=_list_candidates(images, spare, others),
-            fieldmaps=images.fieldmaps,
+            fieldmaps=fieldmaps,
             others=others,
             root=root,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,16 +84,16 @@ def list_participants(output_dir: str | Path) -> tuple[str, ...]:
 
 
 def find_files(
-    output_dir: str | Path, kind_name: str, *, participant: str, extension: str = ".tsv"
+    output_dir: str | Path, types: Collection[str], *, participant: str, extension: str = ".tsv"
 ) -> Iterator[OutputFile]:
-    """Find the files of one kind of a participant, sorted by path.
+    """Find the files of some output types of a participant, sorted by path.
 
     Parameters
     ----------
     output_dir
         Output folder.
-    kind_name
-        Key in `maps.yaml`.
+    types
+        Keys in `maps.yaml`.
     participant
         With the prefix.
     extension
@@ -108,7 +108,7 @@ def find_files(
                 name = identify(path.relative_to(output_dir))
             except ConfigError:
                 continue  # not one of ours
-            if name.kind.name == kind_name:
+            if name.type.name in types:
                 yield OutputFile(path, name)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm_workflows.report.content import QUALITY_LIMITS
+from dmri_fm.identity import TENSOR_NETWORKS, label_of
+from dmri_fm_workflows.report.content import quality_limits
 
 __all__ = ["Flag", "bad_side", "flag_scans", "robust_z"]
 
@@ -31,10 +32,14 @@ _BAD_SIDES = (
     ("*outlier*", "high"),
     ("*fraction*", "high"),
     ("ood_*", "high"),
+    ("*_ood_*", "high"),
 )
 
 #: Measures that depend on the b-values, to be compared within a protocol only.
-_OF_PROTOCOL = ("*corr*", "*snr*", "cnr*", "tensor_*", "tensorrefiner_*")
+_OF_PROTOCOL = (
+    *("*corr*", "*snr*", "cnr*"),
+    *(f"{label_of(model)}_*" for model in ("tensor", *TENSOR_NETWORKS)),
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def flag_scans(
             if np.isfinite(numbers[rows]).sum() >= MIN_SCANS:
                 scores[rows] = robust_z(numbers[rows])
         side = bad_side(column)
-        low, high = QUALITY_LIMITS.get(column, (-np.inf, np.inf))
+        low, high = quality_limits(column) or (-np.inf, np.inf)
         for row, (number, score) in enumerate(zip(numbers, scores, strict=True)):
             if not np.isfinite(number):
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from dmri_fm import __version__
 from dmri_fm.encoders.features import feature_columns
-from dmri_fm.identity import DEFAULT_MODELS, identity, label_of
+from dmri_fm.identity import TENSOR_NETWORKS, identity, label_of
 from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
-from dmri_fm_workflows.group.tables import SCAN_COLUMNS, GroupTables
+from dmri_fm_workflows.group.tables import SCAN_COLUMNS, FeatureTable, GroupTables
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import MISSING
 from dmri_fm_workflows.report.content import Fact, ReportWarning
@@ -34,7 +34,7 @@ _VERBS = {"failed": "failed", "incomplete": "lack outputs", "unknown": "have no 
 #: Distributions of maps that are drawn, where they exist.
 _DRAWN_MAPS = tuple(
     f"{model}_{param}_median_{tissue}"
-    for model in ("tensor", *map(label_of, DEFAULT_MODELS))
+    for model in map(label_of, ("tensor", *TENSOR_NETWORKS))
     for param in ("fa", "md")
     for tissue in ("wm", "gm")
 )
@@ -78,7 +78,7 @@ def _scan_names(table: pd.DataFrame) -> list[str]:
 def _protocols(table: pd.DataFrame, tables: GroupTables) -> dict[int, str]:
     """Return the largest b-value of every row's scan, as text."""
     known: dict[str, str] = {}
-    for source in (tables.features, tables.scalars):
+    for source in (*(f.table for f in tables.features), tables.scalars):
         if "max_bval" in source:
             bvals = source["max_bval"]
             known |= {
@@ -154,8 +154,14 @@ def _model_title(label: str) -> str:
     return "tensor fit" if label == "tensor" else identity(label).title
 
 
-def _features_chart(tables: GroupTables) -> str:
-    table = tables.features
+def _suffixes(features: Sequence[FeatureTable]) -> list[str]:
+    """Return what tells tables of features apart: nothing where there is one."""
+    titles = [f", {_model_title(f.model)}, {f.type.removeprefix('features_')}" for f in features]
+    return titles if len(features) > 1 else [""] * len(features)
+
+
+def _features_chart(features: FeatureTable, tables: GroupTables) -> str:
+    table = features.table
     columns = feature_columns(table.columns)
     if len(table) < 3 or not columns:
         return ""
@@ -182,69 +188,70 @@ def _some(participants: Sequence[str]) -> str:
 
 
 def _warnings(tables: GroupTables) -> list[ReportWarning]:
-    found = []
+    return [
+        *_status_warnings(tables),
+        *_weights_warnings(tables.features),
+        *_protocol_warnings(tables),
+    ]
+
+
+def _status_warnings(tables: GroupTables) -> Iterator[ReportWarning]:
     status = Counter(tables.status["status"])
     for word in _VERBS:
         if status[word]:
             who = tables.status.loc[tables.status["status"] == word, "participant_id"]
-            found.append(
-                ReportWarning(
-                    "error" if word == "failed" else "warning",
-                    f"{len(who)} of {len(tables.status)} participants {_VERBS[word]}: "
-                    f"{_some(who)}.",
-                    advice="See the reasons below; run these participants again.",
-                )
+            yield ReportWarning(
+                "error" if word == "failed" else "warning",
+                f"{len(who)} of {len(tables.status)} participants {_VERBS[word]}: {_some(who)}.",
+                advice="See the reasons below; run these participants again.",
             )
     warned = tables.status.loc[~tables.status["n_warnings"].isin(["0", MISSING]), "participant_id"]
     if len(warned):
-        found.append(
-            ReportWarning(
-                "warning",
-                f"The reports of {len(warned)} of {len(tables.status)} participants hold "
-                f"warnings: {_some(warned)}.",
-                advice="Read them before using these scans.",
-            )
+        yield ReportWarning(
+            "warning",
+            f"The reports of {len(warned)} of {len(tables.status)} participants hold "
+            f"warnings: {_some(warned)}.",
+            advice="Read them before using these scans.",
         )
     if tables.problems:
         files = len(tables.problems)
-        found.append(
-            ReportWarning(
-                "warning",
-                f"{files} file{'s' if files > 1 else ''} could not be used and "
-                f"{'are' if files > 1 else 'is'} missing from the tables.",
-                advice="The reason stands beside the participant; run it again.",
-            )
+        yield ReportWarning(
+            "warning",
+            f"{files} file{'s' if files > 1 else ''} could not be used and "
+            f"{'are' if files > 1 else 'is'} missing from the tables.",
+            advice="The reason stands beside the participant; run it again.",
         )
-    weights = set(tables.features.get("weights_sha256", pd.Series(dtype=str))) - {MISSING}
-    if len(weights) > 1:
-        found.append(
-            ReportWarning(
+
+
+def _weights_warnings(features: Sequence[FeatureTable]) -> Iterator[ReportWarning]:
+    for of in features:
+        weights = set(of.table.get("weights_sha256", pd.Series(dtype=str))) - {MISSING}
+        if len(weights) > 1:
+            which = f" of {_model_title(of.model)}" if len(features) > 1 else ""
+            yield ReportWarning(
                 "error",
-                f"Scan features come from {len(weights)} different networks.",
+                f"Scan features{which} come from {len(weights)} different networks.",
                 advice="Do not mix them in one analysis: select by weights_sha256, or run again.",
             )
-        )
+
+
+def _protocol_warnings(tables: GroupTables) -> Iterator[ReportWarning]:
     versions = set(tables.status["version"]) - {MISSING}
     if len(versions) > 1:
-        found.append(
-            ReportWarning(
-                "warning",
-                f"Participants were processed by {len(versions)} versions: "
-                f"{', '.join(sorted(versions))}.",
-                advice="Process all of them with one version before comparing groups.",
-            )
+        yield ReportWarning(
+            "warning",
+            f"Participants were processed by {len(versions)} versions: "
+            f"{', '.join(sorted(versions))}.",
+            advice="Process all of them with one version before comparing groups.",
         )
     bvals = set(tables.scalars.get("max_bval", pd.Series(dtype=str))) - {MISSING}
     if len(bvals) > 1:
         shown = ", ".join(sorted(bvals, key=float))
-        found.append(
-            ReportWarning(
-                "note",
-                f"Scans differ in their largest b-value ({shown} s/mm^2).",
-                advice="MD, AD and RD depend on it: model it, or compare within one protocol.",
-            )
+        yield ReportWarning(
+            "note",
+            f"Scans differ in their largest b-value ({shown} s/mm^2).",
+            advice="MD, AD and RD depend on it: model it, or compare within one protocol.",
         )
-    return found
 
 
 def render_group_page(
@@ -280,7 +287,10 @@ def render_group_page(
         Fact("Participants", str(len(tables.status))),
         *(Fact(word.capitalize(), str(status[word])) for word in _BADGES if status[word]),
         Fact("Scans with quality tables", str(len(quality))),
-        Fact("Scans with features", str(len(tables.features))),
+        *(
+            Fact(f"Scans with features{of}", str(len(f.table)))
+            for f, of in zip(tables.features, _suffixes(tables.features), strict=True)
+        ),
         Fact("Scans with maps in template space", str(len(scalars))),
         Fact("Scans that stand out", str(len({f.row for f in flags}))),
     )
@@ -295,8 +305,12 @@ def render_group_page(
         "maps": draw_panels(
             _panels(scalars, drawn, map_flags, groups=protocols, titles=titles, scales=scales)
         ),
-        "features": _features_chart(tables),
     }
+    feature_charts = [
+        (of.removeprefix(", "), Markup(svg))
+        for f, of in zip(tables.features, _suffixes(tables.features), strict=True)
+        if (svg := _features_chart(f, tables))
+    ]
     filled = [c for c in quality.columns if (quality[c] != MISSING).any()]
     shown = _Grid(filled, [[str(c) for c in row] for row in quality[filled].to_numpy()])
     counts = {k: sum(w.level == k for w in warnings) for k in ("error", "warning", "note")}
@@ -320,8 +334,12 @@ def render_group_page(
         hints=_hints(shown.columns),
         rule=_RULE,
         charts={name: Markup(svg) for name, svg in charts.items()},
+        feature_charts=feature_charts,
         files=[
-            ("model-drope_desc-pooled_features.tsv", "scan features", len(tables.features)),
+            *(
+                (f.path.name, f"scan features{of}", len(f.table))
+                for f, of in zip(tables.features, _suffixes(tables.features), strict=True)
+            ),
             ("desc-scalars_features.tsv", "regional scalars", len(scalars)),
             ("desc-image_qc.tsv", "image quality", len(quality)),
             ("participants_status.tsv", "status of every participant", len(tables.status)),

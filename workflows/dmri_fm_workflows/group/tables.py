@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from dmri_fm.errors import DmriError, GradientError, InputError
 from dmri_fm.gradient_files import stated_b0_threshold
 from dmri_fm.gradient_text import read_numbers
 from dmri_fm.gradients import choose_b0_threshold
-from dmri_fm.identity import identity
+from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, IDENTITIES, identity
 from dmri_fm.json_files import read_object
 from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.group.collect import (
@@ -27,18 +27,20 @@ from dmri_fm_workflows.group.collect import (
 )
 from dmri_fm_workflows.group.regional import MIN_VOXELS, STATISTICS, RegionSet, summarise_map
 from dmri_fm_workflows.group.status import ParticipantStatus, read_status
-from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
 from dmri_fm_workflows.outputs.tsv import MISSING, format_cell, format_table, read_table
 
 __all__ = [
+    "FeatureTable",
     "GroupTables",
     "collect_tables",
+    "gather_features",
     "gather_rows",
     "gather_scalars",
-    "map_kinds",
+    "map_columns",
     "write_tables",
 ]
 
@@ -61,13 +63,37 @@ SCAN_COLUMNS = (
 
 
 @dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features of all scans by one encoder.
+
+    Attributes
+    ----------
+    model
+        Label of the encoder.
+    type
+        Output type of the scan's features, a key in `maps.yaml`.
+    table
+        One row per scan.
+    """
+
+    model: str
+    type: str
+    table: pd.DataFrame
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Path of the table, relative to the output folder."""
+        return output_path({}, f"group_{self.type}", model=self.model)
+
+
+@dataclass(frozen=True, eq=False)
 class GroupTables:
     """The tables of a group, cells as text, `n/a` where there is nothing.
 
     Attributes
     ----------
     features
-        One row per scan: features of the whole scan.
+        Features of the whole scan, a table per encoder.
     scalars
         One row per scan: `<model>_<map>_<statistic>_<region>`, `coverage_<region>`, `max_bval`,
         `n_volumes`.
@@ -79,20 +105,23 @@ class GroupTables:
         Files that could not be used; they are in the reasons of `status` as well.
     """
 
-    features: pd.DataFrame
+    features: tuple[FeatureTable, ...]
     scalars: pd.DataFrame
     quality: pd.DataFrame
     status: pd.DataFrame
     problems: tuple[Problem, ...]
 
 
-def map_kinds() -> tuple[str, ...]:
-    """Return the kinds of scalar maps that are summarised: those in template space."""
-    return tuple(
-        kind.name
-        for kind in load_catalogue().kinds.values()
-        if kind.suffix == "dwimap" and SCALAR_SPACE in kind.spaces
-    )
+def map_columns() -> dict[str, tuple[str, OutputType]]:
+    """Return model label and output type of the maps that are summarised, by start of column.
+
+    They are the maps in template space; columns start with `<label>_<type>`.
+    """
+    return {
+        f"{model.label}_{of.name}": (model.label, of)
+        for model in IDENTITIES.values()
+        for of in load_catalogue().maps_of(model.name, space=SCALAR_SPACE)
+    }
 
 
 def _frame(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
@@ -113,19 +142,13 @@ def _one_line(error: DmriError, file: OutputFile) -> Problem:
     return Problem(file.participant, f"{name}: {' '.join(error.found.split())}")
 
 
-def gather_rows(
-    output_dir: str | Path, kind_name: str, *, participants: Sequence[str]
-) -> tuple[pd.DataFrame, tuple[Problem, ...]]:
+def gather_rows(files: Iterable[OutputFile]) -> tuple[pd.DataFrame, tuple[Problem, ...]]:
     """Join the one-row tables of all scans.
 
     Parameters
     ----------
-    output_dir
-        Output folder.
-    kind_name
-        `drope_pooled_features` or `image_qc`.
-    participants
-        With their prefix.
+    files
+        Tables of one row each.
 
     Returns
     -------
@@ -136,18 +159,50 @@ def gather_rows(
     """
     rows: list[dict[str, str]] = []
     problems = []
-    for participant in participants:
-        for file in find_files(output_dir, kind_name, participant=participant):
-            try:
-                found = read_table(file.path)
-                if len(found) != 1:
-                    raise InputError(f"table has {len(found)} rows, not one", path=file.path)
-            except InputError as error:
-                problems.append(_one_line(error, file))
-                continue
-            measures = {k: v or MISSING for k, v in found[0].items() if k not in SCAN_COLUMNS}
-            rows.append({**file.columns, **measures})
+    for file in files:
+        try:
+            found = read_table(file.path)
+            if len(found) != 1:
+                raise InputError(f"table has {len(found)} rows, not one", path=file.path)
+        except InputError as error:
+            problems.append(_one_line(error, file))
+            continue
+        measures = {k: v or MISSING for k, v in found[0].items() if k not in SCAN_COLUMNS}
+        rows.append({**file.columns, **measures})
     return _frame(rows), tuple(problems)
+
+
+def gather_features(
+    output_dir: str | Path, *, participants: Sequence[str]
+) -> tuple[tuple[FeatureTable, ...], tuple[Problem, ...]]:
+    """Join the features of all scans, a table per encoder and type of features.
+
+    Returns
+    -------
+    tuple of FeatureTable
+        In the order of the models' records. That of the encoder that runs by default is there
+        even where it is empty.
+    tuple of Problem
+        Files that could not be read.
+    """
+    (default,) = (identity(name) for name in DEFAULT_MODELS if name in ENCODERS)
+    by_encoder: dict[tuple[str, str], list[OutputFile]] = {
+        (record.label, of): []
+        for record in IDENTITIES.values()
+        for of in SCAN_FEATURES
+        if load_catalogue().output_type(of).is_of(record.name)
+    }
+    for participant in participants:
+        for file in find_files(output_dir, SCAN_FEATURES, participant=participant):
+            by_encoder[str(file.name.model), file.name.type.name].append(file)
+    tables: list[FeatureTable] = []
+    problems: list[Problem] = []
+    for (label, of), files in by_encoder.items():
+        if files or (label, of) == (default.label, f"features_{default.features}"):
+            table, unusable = gather_rows(files)
+            tables.append(FeatureTable(label, of, table))
+            problems += unusable
+    return tuple(tables), tuple(problems)
 
 
 def _read_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -219,38 +274,43 @@ def gather_scalars(
         Maps that could not be used.
     """
     output_dir = Path(output_dir)
+    starts = list(map_columns())
+    types = {of.name for _, of in map_columns().values()}
     rows: list[dict[str, str]] = []
     problems = []
     grids: dict[tuple[Any, ...], RegionSet] = {}
+
+    def start(file: OutputFile) -> str:
+        return f"{file.name.model}_{file.name.type.name}"
+
     for participant in participants:
         by_scan: dict[str, dict[str, str]] = {}
-        for kind in map_kinds():
-            for file in find_files(output_dir, kind, participant=participant, extension=".nii.gz"):
-                if file.name.entities.get("space") != SCALAR_SPACE:
-                    continue
-                try:
-                    data, affine = _read_map(file.path)
-                    mask = _brain(file, data, output_dir)
-                    key = (data.shape, *np.round(affine, 3).ravel())
-                    if key not in grids:
-                        grids[key] = regions.on_grid(data.shape, affine)
-                    numbers, coverage = summarise_map(data, mask, regions=grids[key])
-                except InputError as error:
-                    problems.append(_one_line(error, file))
-                    continue
-                row = by_scan.setdefault(
-                    file.scan,
-                    {
-                        **file.columns,
-                        **_protocol(file, output_dir),
-                        **{f"coverage_{r}": format_cell(c) for r, c in coverage.items()},
-                    },
-                )
-                row |= {
-                    f"{kind}_{statistic}_{region}": format_cell(found[statistic])
-                    for region, found in numbers.items()
-                    for statistic in STATISTICS
-                }
+        files = find_files(output_dir, types, participant=participant, extension=".nii.gz")
+        in_space = [f for f in files if f.name.entities.get("space") == SCALAR_SPACE]
+        for file in sorted(in_space, key=lambda f: starts.index(start(f))):
+            try:
+                data, affine = _read_map(file.path)
+                mask = _brain(file, data, output_dir)
+                key = (data.shape, *np.round(affine, 3).ravel())
+                if key not in grids:
+                    grids[key] = regions.on_grid(data.shape, affine)
+                numbers, coverage = summarise_map(data, mask, regions=grids[key])
+            except InputError as error:
+                problems.append(_one_line(error, file))
+                continue
+            row = by_scan.setdefault(
+                file.scan,
+                {
+                    **file.columns,
+                    **_protocol(file, output_dir),
+                    **{f"coverage_{r}": format_cell(c) for r, c in coverage.items()},
+                },
+            )
+            row |= {
+                f"{start(file)}_{statistic}_{region}": format_cell(found[statistic])
+                for region, found in numbers.items()
+                for statistic in STATISTICS
+            }
         rows.extend(by_scan.values())
     return _frame(rows), tuple(problems)
 
@@ -279,14 +339,17 @@ def collect_tables(
     """
     output_dir = Path(output_dir)
     everybody = list_participants(output_dir) if participants is None else tuple(participants)
-    features, bad_features = gather_rows(
-        output_dir, "drope_pooled_features", participants=everybody
+    features, bad_features = gather_features(output_dir, participants=everybody)
+    quality, bad_quality = gather_rows(
+        file
+        for participant in everybody
+        for file in find_files(output_dir, ["image_qc"], participant=participant)
     )
-    quality, bad_quality = gather_rows(output_dir, "image_qc", participants=everybody)
     scalars, bad_scalars = gather_scalars(output_dir, regions, participants=everybody)
     unknown = [p for who in everybody for p in find_unknown(output_dir, participant=who)]
     problems = (*bad_features, *bad_quality, *bad_scalars, *unknown)
-    tables = [t[[c for c in SCAN_COLUMNS if c in t]] for t in (features, quality, scalars)]
+    listed = (*(f.table for f in features), quality, scalars)
+    tables = [t[[c for c in SCAN_COLUMNS if c in t]] for t in listed]
     scans = pd.concat(tables).fillna(MISSING).drop_duplicates()
     counts = scans["participant_id"].value_counts()
     rows = []
@@ -305,7 +368,6 @@ def collect_tables(
 
 def _describe_scalars(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return description and units of the columns of the scalar table."""
-    kinds = load_catalogue().kinds
     found: dict[str, dict[str, Any]] = {
         "n_volumes": {"Description": "Volumes of the preprocessed series, b=0 included"}
     }
@@ -316,17 +378,14 @@ def _describe_scalars(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
                 "Description": f"Share of the region {region} inside the scan's mask, 0 to 1"
             }
             continue
-        for name in map_kinds():
-            statistic, _, region = column.removeprefix(f"{name}_").partition("_")
-            if column.startswith(f"{name}_") and statistic in STATISTICS:
-                kind = kinds[name]
-                status = ", experimental" if identity(str(kind.model)).is_experimental else ""
+        for start, (model, of) in map_columns().items():
+            statistic, _, region = column.removeprefix(f"{start}_").partition("_")
+            if column.startswith(f"{start}_") and statistic in STATISTICS:
+                status = ", experimental" if identity(model).is_experimental else ""
                 words = {"std": "Standard deviation"}.get(statistic, statistic.capitalize())
                 found[column] = {
-                    "Description": (
-                        f"{words} of {kind.title.lower()} ({kind.model}{status}) in {region}"
-                    ),
-                    "Units": kind.units,
+                    "Description": f"{words} of {of.title.lower()} ({model}{status}) in {region}",
+                    "Units": of.units,
                 }
     return found
 
@@ -345,22 +404,20 @@ def write_tables(output_dir: str | Path, tables: GroupTables) -> tuple[Path, ...
         If a file cannot be written.
     """
     output_dir = Path(output_dir)
+    space = f"Regions and maps are in {SCALAR_SPACE}"
+    scalars = _describe_scalars(list(tables.scalars.columns)) | {
+        "Regions": f"{space}; fewer than {MIN_VOXELS} voxels of a region give n/a."
+    }
     written = []
-    for kind, table in (
-        ("group_drope_pooled_features", tables.features),
-        ("group_scalars", tables.scalars),
-        ("group_image_qc", tables.quality),
-        ("group_status", tables.status),
+    for of, model, table, extra in (
+        *((f"group_{f.type}", f.model, f.table, None) for f in tables.features),
+        ("group_scalars", None, tables.scalars, scalars),
+        ("group_image_qc", None, tables.quality, None),
+        ("group_status", None, tables.status, None),
     ):
         columns = list(table.columns)
-        extra = None
-        if kind == "group_scalars":
-            space = f"Regions and maps are in {SCALAR_SPACE}"
-            extra = _describe_scalars(columns) | {
-                "Regions": f"{space}; fewer than {MIN_VOXELS} voxels of a region give n/a."
-            }
-        path = output_dir / output_path({}, kind)
-        sidecar = image_sidecar(kind, columns=columns, extra=extra)
+        path = output_dir / output_path({}, of, model=model)
+        sidecar = image_sidecar(of, model=model, columns=columns, extra=extra)
         publish_json(sidecar, path.with_suffix(".json"))
         publish_text(format_table(table.to_dict("records"), columns), path)
         written.append(path)

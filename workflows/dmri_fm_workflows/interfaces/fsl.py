@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -28,16 +27,22 @@ from nipype.interfaces.base import (
 )
 
 from dmri_fm.distortion import PhaseEncoding
-from dmri_fm.errors import DmriError, MissingToolError
+from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import read_gradients, write_gradients
 from dmri_fm.gradients import rotation_part
 from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.engines import PROGRAMS, name_hmc, name_sdc
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.interfaces.motion import save_motion
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec
+from dmri_fm_workflows.interfaces.programs import (
+    EDDY,
+    TOPUP,
+    find_program,
+    name_eddy,
+    name_topup,
+)
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
 
 
@@ -53,24 +58,6 @@ def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
     axis, sign = PhaseEncoding(origin.phase_encoding or "j", origin.readout_s).axis_and_sign()
     x, y, z = (sign if component == axis else 0 for component in range(3))
     return x, y, z, origin.readout_s
-
-
-def find_program(*names: str) -> str:
-    """Return the path of the first program that there is.
-
-    Raises
-    ------
-    MissingToolError
-        If none is on the PATH.
-    """
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        raise MissingToolError(
-            f"{names[0]} is not on the PATH",
-            expected=f"{' or '.join(names)} of FSL",
-            advice="load FSL, or ask for --sdc pepolar --hmc builtin",
-        )
-    return found
 
 
 #: Lines of a program's messages that an error repeats.
@@ -186,14 +173,13 @@ class _FslProgram(SimpleInterface):
 
     Attributes
     ----------
-    program
-        Key of its names in :data:`dmri_fm_workflows.engines.PROGRAMS`: which of them there is
-        depends on the version of FSL.
+    programs
+        Executables, any of which will do: which there is depends on the version of FSL.
     files
         Name of the file behind each output.
     """
 
-    program: str
+    programs: tuple[str, ...]
     files: ClassVar[Mapping[str, str]]
 
     def arguments(self) -> list[str]:
@@ -202,7 +188,7 @@ class _FslProgram(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         folder = Path(runtime.cwd)
-        command = [find_program(*PROGRAMS[self.program]), *self.arguments()]
+        command = [find_program(*self.programs), *self.arguments()]
         run_command(command, folder, n_threads=self.inputs.n_threads)
         self._results |= {field: str(folder / name) for field, name in self.files.items()}
         return runtime
@@ -213,7 +199,7 @@ class RunTopup(_FslProgram):
 
     input_spec = _TopupInputSpec
     output_spec = _TopupOutputSpec
-    program = "topup"
+    programs = TOPUP
     files: ClassVar[Mapping[str, str]] = {
         "out_corrected": "corrected.nii.gz",
         "out_field": "field.nii.gz",
@@ -277,7 +263,7 @@ class RunEddy(_FslProgram):
 
     input_spec = _EddyInputSpec
     output_spec = _EddyOutputSpec
-    program = "eddy"
+    programs = EDDY
     files: ClassVar[Mapping[str, str]] = {
         "out_corrected": "eddy_corrected.nii.gz",
         "out_rotated_bvecs": "eddy_corrected.eddy_rotated_bvecs",
@@ -312,7 +298,7 @@ class CollectTopup(SimpleInterface):
         mean = data.mean(axis=3) if data.ndim == 4 else data
         out = save_image(np.maximum(mean, 0), image.affine, Path(runtime.cwd) / "dwiref.nii.gz")
         self._results["dwiref_file"] = str(out)
-        self._results["facts"] = {"SDCMethod": name_sdc("topup")}
+        self._results["facts"] = {"SDCMethod": name_topup()}
         return runtime
 
 
@@ -383,7 +369,7 @@ class CollectEddy(SimpleInterface):
         if isdefined(self.inputs.outlier_map_file):
             outliers = np.loadtxt(self.inputs.outlier_map_file, skiprows=1, ndmin=2) > 0
         origins = read_volumes(self.inputs.volumes_file)
-        motion = resampled_motion(moved, outliers, name_hmc("eddy"))
+        motion = resampled_motion(moved, outliers, name_eddy())
         why = "FSL's eddy has resampled the volumes onto the grid of dwiref"
         self._results |= save_motion(motion, gtab, origins, folder, why_identity=why) | {
             "dwi_file": self.inputs.corrected_file,

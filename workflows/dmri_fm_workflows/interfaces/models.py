@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import (
     Bunch,
+    DynamicTraitedSpec,
     File,
     SimpleInterface,
     TraitedSpec,
+    Undefined,
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from dmri_fm import extract_features, predict_tensor
 from dmri_fm.errors import WeightsError
+from dmri_fm.identity import DEFAULT_MODELS, identity, label_of
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -24,16 +30,13 @@ from dmri_fm.preprocess.free_water import (
 from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.preprocess.quality import mask_volume_ml, series_quality, tensor_quality
-from dmri_fm.preprocess.quality_columns import describe_quality
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import TensorMaps, fit_tensor
 from dmri_fm.tensor_networks.quality import network_quality
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
+from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
-
-#: Maps a tensor model writes, in the order of the output tree.
-TENSOR_PARAMS = ("diffusivity", "fa", "md", "ad", "rd")
 
 
 class _DwiMaskInputSpec(GradientInputSpec):
@@ -48,24 +51,38 @@ class _DwiMaskInputSpec(GradientInputSpec):
 
 
 class _TensorOutputSpec(TraitedSpec):
-    diffusivity_file = File(exists=True, desc="tensor, 4-D, mm^2/s")
-    s0_file = File(exists=True, desc="signal without diffusion weighting")
-    fa_file = File(exists=True, desc="fractional anisotropy")
-    md_file = File(exists=True, desc="mean diffusivity, mm^2/s")
-    ad_file = File(exists=True, desc="axial diffusivity, mm^2/s")
-    rd_file = File(exists=True, desc="radial diffusivity, mm^2/s")
     v1_file = File(exists=True, desc="main eigenvector, RAS+, 4-D")
     facts = traits.Dict(desc="what ran, for the sidecars of the maps")
 
 
-def _save_tensor(maps: TensorMaps, folder: Path) -> dict[str, str]:
-    arrays = {name: getattr(maps, name) for name in (*TENSOR_PARAMS, "v1")}
-    if maps.s0 is not None:
-        arrays["s0"] = maps.s0
-    return {
+def _map_spec(name: str, family: str) -> type[TraitedSpec]:
+    """Return the output spec of a family of models: a file for each of its maps.
+
+    nipype pickles results with their spec, which it finds again by module and name.
+    """
+    types = [t for t in load_catalogue().types.values() if t.is_map and family in t.made_by]
+    files = {f"{t.name}_file": File(exists=True, desc=t.title) for t in types}
+    return type(name, (_TensorOutputSpec,), {**files, "__module__": __name__})
+
+
+_FitOutputSpec = _map_spec("_FitOutputSpec", "tensor fit")
+_NetworkOutputSpec = _map_spec("_NetworkOutputSpec", "tensor network")
+
+
+def _save_maps(maps: TensorMaps, folder: Path) -> dict[str, Any]:
+    """Write the maps of the catalogue that a model's record names, and the main eigenvector."""
+    arrays = {t.name: t.find_in(maps) for t in load_catalogue().maps_of(maps.model)}
+    if lacking := [name for name, data in arrays.items() if data is None]:
+        raise WeightsError(
+            f"weights of {maps.model} without statistics of their training data give no "
+            f"{', '.join(lacking)}",
+            expected="weights that `dmri-fm train` has written",
+        )
+    files = {
         f"{name}_file": str(save_image(data, maps.affine, folder / f"{name}.nii.gz"))
-        for name, data in arrays.items()
+        for name, data in {**arrays, "v1": maps.v1}.items()
     }
+    return files | {"facts": dict(maps.metadata)}
 
 
 class _FitInputSpec(_DwiMaskInputSpec):
@@ -76,63 +93,39 @@ class FitTensor(SimpleInterface):
     """Fit the diffusion tensor by weighted least squares."""
 
     input_spec = _FitInputSpec
-    output_spec = _TensorOutputSpec
+    output_spec = _FitOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         maps = fit_tensor(self.inputs.load(), n_threads=self.inputs.n_threads)
-        self._results |= _save_tensor(maps, Path(runtime.cwd))
-        self._results["facts"] = dict(maps.metadata)
+        self._results |= _save_maps(maps, Path(runtime.cwd))
         return runtime
 
 
-class _PredictInputSpec(_DwiMaskInputSpec):
-    model = traits.Str("tensor-refiner", usedefault=True, desc="registered model")
-    weights = File(exists=True, desc="checkpoint; the packaged one if not given")
+class _NetworkInputSpec(_DwiMaskInputSpec):
+    model = traits.Str(mandatory=True, desc="name in the registry")
+    weights = File(exists=True, desc="weights file; the packaged one if not given")
     device = traits.Str("cpu", usedefault=True, desc="torch device")
     seed = traits.Int(0, usedefault=True, desc="random seed")
 
-
-class _PredictOutputSpec(_TensorOutputSpec):
-    fa_std_file = File(exists=True, desc="standard deviation of fractional anisotropy")
-    md_std_file = File(exists=True, desc="standard deviation of mean diffusivity, mm^2/s")
-    unfamiliarity_file = File(exists=True, desc="percentile among training data")
+    def options(self) -> dict[str, Any]:
+        """Return model, weights, device and seed as keyword arguments."""
+        weights = self.weights if isdefined(self.weights) else None
+        return {"model": self.model, "weights": weights, "device": self.device, "seed": self.seed}
 
 
 class PredictTensor(SimpleInterface):
     """Estimate the diffusion tensor from six directions with a network."""
 
-    input_spec = _PredictInputSpec
-    output_spec = _PredictOutputSpec
+    input_spec = _NetworkInputSpec
+    output_spec = _NetworkOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        maps = predict_tensor(
-            self.inputs.load(),
-            model=self.inputs.model,
-            weights=self.inputs.weights if isdefined(self.inputs.weights) else None,
-            device=self.inputs.device,
-            seed=self.inputs.seed,
-        )
-        if maps.std is None or maps.ood_percentile is None:
-            raise WeightsError(
-                "weights without statistics of their training data",
-                path=self.inputs.weights if isdefined(self.inputs.weights) else None,
-                expected="weights that `dmri-fm train` has written",
-            )
-        folder = Path(runtime.cwd)
-        self._results |= _save_tensor(maps, folder)
-        more = {
-            "fa_std": maps.std["fa"],
-            "md_std": maps.std["md"],
-            "unfamiliarity": maps.ood_percentile,
-        }
-        for name, data in more.items():
-            path = save_image(data, maps.affine, folder / f"{name}.nii.gz")
-            self._results[f"{name}_file"] = str(path)
-        self._results["facts"] = dict(maps.metadata)
+        maps = predict_tensor(self.inputs.load(), **self.inputs.options())
+        self._results |= _save_maps(maps, Path(runtime.cwd))
         return runtime
 
 
-class _FeaturesInputSpec(_PredictInputSpec):
+class _FeaturesInputSpec(_NetworkInputSpec):
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
 
 
@@ -144,19 +137,13 @@ class _FeaturesOutputSpec(TraitedSpec):
 
 
 class ExtractFeatures(SimpleInterface):
-    """Compute scan and patch features with a D-RoPE encoder."""
+    """Compute scan and patch features with an encoder."""
 
     input_spec = _FeaturesInputSpec
     output_spec = _FeaturesOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        features = extract_features(
-            self.inputs.load(),
-            model=self.inputs.model,
-            weights=self.inputs.weights if isdefined(self.inputs.weights) else None,
-            device=self.inputs.device,
-            seed=self.inputs.seed,
-        )
+        features = extract_features(self.inputs.load(), **self.inputs.options())
         folder = Path(runtime.cwd)
         row = scan_columns(self.inputs.entities) | features.row()
         table = folder / "scan_features.tsv"
@@ -216,18 +203,15 @@ class CheckFreeWater(SimpleInterface):
         return runtime
 
 
-class _QualityInputSpec(_DwiMaskInputSpec):
+class _QualityInputSpec(DynamicTraitedSpec, _DwiMaskInputSpec):
     raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
     raw_bval_file = File(exists=True, mandatory=True, desc="its b-values")
     raw_bvec_file = File(exists=True, mandatory=True, desc="its b-vectors")
     raw_mask_file = File(exists=True, mandatory=True, desc="brain mask on its grid")
     motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
     outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
-    diffusivity_file = File(exists=True, desc="fitted tensor")
-    network_diffusivity_file = File(exists=True, desc="tensor of the network")
-    unfamiliarity_file = File(exists=True, desc="percentile among the network's training data")
+    tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
     registration_dice = traits.Float(desc="overlap with the template's brain")
-    ood = traits.Dict(desc="score and percentile of the features")
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
 
 
@@ -236,15 +220,34 @@ class _QualityOutputSpec(TraitedSpec):
     facts = traits.Dict(desc="column descriptions, for the sidecar")
 
 
-def _read_optional(path, *, ndim):
-    return read_array(load_image(path, ndim=ndim)) if isdefined(path) else None
-
-
 class AssessQuality(SimpleInterface):
-    """Measure the quality of a series, raw and preprocessed."""
+    """Measure the quality of a series, raw and preprocessed, and of what networks make of it.
+
+    Parameters
+    ----------
+    networks
+        Tensor networks that run, by name; each adds the inputs `<label>_diffusivity_file` and
+        `<label>_ood_file`.
+    encoders
+        Encoders that run, by name; each adds the input `<label>_ood`.
+    **inputs
+        Inputs by name.
+    """
 
     input_spec = _QualityInputSpec
     output_spec = _QualityOutputSpec
+
+    def __init__(
+        self, networks: Sequence[str] = (), encoders: Sequence[str] = (), **inputs: Any
+    ) -> None:
+        super().__init__(**inputs)
+        self._networks = tuple(label_of(name) for name in networks)
+        self._encoders = tuple(label_of(name) for name in encoders)
+        for label in self._networks:
+            for end in ("diffusivity_file", "ood_file"):
+                _add_input(self.inputs, f"{label}_{end}", File(exists=True))
+        for label in self._encoders:
+            _add_input(self.inputs, f"{label}_ood", traits.Dict())
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
@@ -255,28 +258,60 @@ class AssessQuality(SimpleInterface):
             self.inputs.raw_mask_file,
         )
         dice = self.inputs.registration_dice
-        ood = dict(self.inputs.ood) if isdefined(self.inputs.ood) else {}
-        fitted = _read_optional(self.inputs.diffusivity_file, ndim=4)
-        network = _read_optional(self.inputs.network_diffusivity_file, ndim=4)
-        unfamiliarity = _read_optional(self.inputs.unfamiliarity_file, ndim=3)
+        fitted = _read_optional(self.inputs.tensor_diffusivity_file, ndim=4)
         quality = series_quality(
             dwi,
             raw,
             fd_mm=read_motion_tsv(self.inputs.motion_file).fd_mm,
             is_outlier=np.load(self.inputs.outliers_file),
         )
-        quality |= tensor_quality(fitted, dwi.brain)
-        if network is not None:
-            quality |= network_quality(network, fitted, dwi=dwi, unfamiliarity=unfamiliarity)
-        quality |= {
-            "mask_volume_ml": mask_volume_ml(dwi),
-            "registration_dice": dice if isdefined(dice) else None,
-            "ood_score": ood.get("ood_score"),
-            "ood_percentile": ood.get("ood_percentile"),
-        }
-        row = scan_columns(self.inputs.entities) | quality
+        row: dict[str, Any] = (
+            scan_columns(self.inputs.entities)
+            | quality
+            | tensor_quality(fitted, dwi.brain)
+            | self._network_columns(dwi, fitted)
+            | {
+                "mask_volume_ml": mask_volume_ml(dwi),
+                "registration_dice": dice if isdefined(dice) else None,
+                "ood_score": None,
+                "ood_percentile": None,
+            }
+            | self._scan_columns()
+        )
         out = Path(runtime.cwd) / "image_qc.tsv"
         out.write_text(format_table([row], list(row)), encoding="utf-8")
         self._results["qc_file"] = str(out)
-        self._results["facts"] = describe_columns(list(row)) | describe_quality(list(quality))
+        self._results["facts"] = describe_columns(list(row))
         return runtime
+
+    def _network_columns(
+        self, dwi: Dwi, fitted: NDArray[np.float32] | None
+    ) -> dict[str, float | None]:
+        """Return measures of each network's tensor, `<label>_<measure>`."""
+        found: dict[str, float | None] = {}
+        for label in self._networks:
+            network = _read_optional(getattr(self.inputs, f"{label}_diffusivity_file"), ndim=4)
+            if network is None:
+                continue
+            ood = _read_optional(getattr(self.inputs, f"{label}_ood_file"), ndim=3)
+            measures = network_quality(network, fitted, dwi=dwi, ood=ood)
+            found |= {f"{label}_{name}": value for name, value in measures.items()}
+        return found
+
+    def _scan_columns(self) -> dict[str, float]:
+        """Return each encoder's out-of-distribution score; of the default one without label."""
+        found: dict[str, float] = {}
+        for label in self._encoders:
+            scores = getattr(self.inputs, f"{label}_ood")
+            start = "" if identity(label).name in DEFAULT_MODELS else f"{label}_"
+            found |= {f"{start}{k}": v for k, v in scores.items()} if isdefined(scores) else {}
+        return found
+
+
+def _add_input(inputs: DynamicTraitedSpec, name: str, trait: Any) -> None:
+    inputs.add_trait(name, trait)
+    inputs.trait_set(trait_change_notify=False, **{name: Undefined})
+
+
+def _read_optional(path: Any, *, ndim: int) -> NDArray[np.float32] | None:
+    return read_array(load_image(path, ndim=ndim)) if isdefined(path) else None

@@ -29,8 +29,10 @@ from dmri_fm.normalise.grid import (
     resample_image,
 )
 from dmri_fm.normalise.registration import (
+    COREGISTRATION_METHOD,
     coregister,
     describe_dice,
+    name_normalisation,
     place_in_acpc,
     register_template,
     registration_dice,
@@ -41,7 +43,6 @@ from dmri_fm.normalise.transforms import read_point_map, write_affine, write_war
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.engines import COREGISTRATION, name_normalisation
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.volumes_table import read_volumes
 
@@ -180,7 +181,7 @@ class CoregisterReference(SimpleInterface):
         found = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
         self._results |= _write_affine_pair(np.linalg.inv(found.xfm), Path(runtime.cwd))
         self._results["facts"] = {
-            "CoregistrationMethod": COREGISTRATION,
+            "CoregistrationMethod": COREGISTRATION_METHOD,
             "CoregistrationSimilarity": round(float(found.similarity), 4),
         }
         return runtime

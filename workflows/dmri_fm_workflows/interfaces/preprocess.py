@@ -35,8 +35,8 @@ from dmri_fm.preprocess.susceptibility import (
     mean_b0_image,
 )
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.engines import name_denoising, name_unringing
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec, GradientInputSpec
+from dmri_fm_workflows.interfaces.programs import name_dwidenoise, name_gibbs_removal
 from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 
@@ -115,7 +115,7 @@ class DenoiseDwi(SimpleInterface):
         self._results["out_file"] = str(out)
         self._results["facts"] = {
             "Denoising": result.method,
-            "GibbsCorrection": name_unringing(self.inputs.method, unring=self.inputs.unring),
+            "GibbsCorrection": name_gibbs_removal() if self.inputs.unring else "none",
         }
         return runtime
 
@@ -133,7 +133,7 @@ class DwiDenoise(mrtrix3.DWIDenoise):
         return runtime
 
     def _list_outputs(self) -> dict[str, Any]:
-        method = name_denoising("dwidenoise", self._n_volumes())
+        method = name_dwidenoise(self._n_volumes())
         out_file = Path(self.inputs.out_file).resolve()
         return {"out_file": str(out_file), "facts": {"Denoising": method}}
 

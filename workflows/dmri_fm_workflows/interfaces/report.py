@@ -22,7 +22,7 @@ from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.outputs.tsv import MISSING, read_table
 from dmri_fm_workflows.report import figures
 
 
@@ -230,8 +230,8 @@ class PlotColourFa(SimpleInterface):
 class _CompareInputSpec(BaseInterfaceInputSpec):
     tensor_file = File(exists=True, mandatory=True, desc="FA of the tensor fit")
     network_file = File(exists=True, mandatory=True, desc="FA of the network")
-    std_file = File(exists=True, mandatory=True, desc="its standard deviation")
-    unfamiliarity_file = File(exists=True, mandatory=True, desc="percentile among training data")
+    std_file = File(exists=True, desc="its standard deviation, if the network estimates it")
+    ood_file = File(exists=True, desc="out-of-distribution percentile, if there is one")
     model = traits.Str(mandatory=True, desc="name of the network")
     facts = traits.Dict(mandatory=True, desc="how the network's map was made")
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
@@ -247,10 +247,17 @@ class PlotComparison(SimpleInterface):
         tensor, affine = _open(self.inputs.tensor_file)
         network, _ = _open(self.inputs.network_file)
         mask, _ = _open(self.inputs.mask_file)
-        deviation, _ = _open(self.inputs.std_file)
-        unfamiliarity, _ = _open(self.inputs.unfamiliarity_file)
         status = self.inputs.facts["Status"]
         name = identity(self.inputs.model).title
+        more = {}
+        if isdefined(self.inputs.std_file):
+            deviation = _open(self.inputs.std_file)[0], (0.0, 0.1)
+            more[f"standard deviation of FA, {name}"] = deviation
+        if isdefined(self.inputs.ood_file):
+            percentile = _open(self.inputs.ood_file)[0], (50.0, 100.0)
+            more[f"out of distribution for the {name}: percentile of its training data"] = (
+                percentile
+            )
         out = figures.plot_scalar_comparison(
             tensor,
             network,
@@ -259,13 +266,7 @@ class PlotComparison(SimpleInterface):
             Path(runtime.cwd) / "compare.svg",
             labels=("tensor fit", f"{name} ({status})"),
             title=f"Tensor fit and {name}",
-            more={
-                f"standard deviation of FA, {name}": (deviation, (0.0, 0.1)),
-                f"unfamiliar to the {name}: percentile of its training data": (
-                    unfamiliarity,
-                    (50.0, 100.0),
-                ),
-            },
+            more=more,
         )
         self._results["out_file"] = str(out)
         return runtime
@@ -286,20 +287,26 @@ class PlotFeatures(SimpleInterface):
         (row,) = read_table(self.inputs.scan_file)
         vector = [float(row[c]) for c in feature_columns(row)]
         with np.load(self.inputs.patch_file) as patches:
+            x, y, z = patches["grid_shape"]
             out = figures.plot_features(
                 vector,
                 patches["tokens"],
                 patches["ijk"],
-                tuple(int(n) for n in patches["grid_shape"]),
+                (int(x), int(y), int(z)),
                 Path(runtime.cwd) / "features.svg",
                 xyz_mm=patches["xyz_mm"],
                 valid=patches["valid"],
                 error=patches["error"],
-                ood_percentile=float(row["ood_percentile"]),
-                ood_score=float(row["ood_score"]),
+                ood_percentile=_number(row["ood_percentile"]),
+                ood_score=_number(row["ood_score"]),
             )
         self._results["out_file"] = str(out)
         return runtime
+
+
+def _number(cell: str) -> float | None:
+    """Read a cell of a table; None where there is nothing."""
+    return None if cell == MISSING else float(cell)
 
 
 class _TemplateContourInputSpec(BaseInterfaceInputSpec):

@@ -28,7 +28,7 @@ from niworkflows.interfaces.bids import PrepareDerivative
 
 from dmri_fm.errors import ConfigError, OutputError
 from dmri_fm_workflows.bids.names import scan_name
-from dmri_fm_workflows.outputs.maps import Kind, load_catalogue
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import (
     ENTITY_KEYS,
     SOURCE_ENTITIES,
@@ -44,8 +44,8 @@ __all__ = ["DerivativesDataSink"]
 
 _MASK_DTYPE = "uint8"
 
-#: Suffixes of kinds that belong to a space but not to its grid.
-_WITHOUT_RESOLUTION = {k.suffix for k in load_catalogue().kinds.values() if not k.has_resolution}
+#: Suffixes of outputs that belong to a space but not to its grid.
+_WITHOUT_RESOLUTION = {t.suffix for t in load_catalogue().types.values() if not t.has_resolution}
 
 
 def _entities() -> list[dict[str, str]]:
@@ -62,22 +62,22 @@ def _entities() -> list[dict[str, str]]:
     ]
 
 
-def _pattern(kind: Kind) -> str:
-    """Return the pybids path pattern of a kind."""
-    where = "" if kind.datatype == "figures" else "[/ses-{session}]"
+def _pattern(of: OutputType) -> str:
+    """Return the pybids path pattern of an output type."""
+    where = "" if of.datatype == "figures" else "[/ses-{session}]"
     words = [
         f"{key}-{{{name}}}" if name == "subject" else f"[_{key}-{{{name}}}]"
         for name, key in ENTITY_KEYS.items()
     ]
-    fixed = f"{{datatype<{kind.datatype}>}}/"
-    endings = "|".join((*kind.extensions, *((".json",) if kind.has_sidecar else ())))
-    name = "".join(words) + f"_{{suffix<{kind.suffix}>}}{{extension<{endings}>}}"
+    fixed = f"{{datatype<{of.datatype}>}}/"
+    endings = "|".join((*of.extensions, *((".json",) if of.has_sidecar else ())))
+    name = "".join(words) + f"_{{suffix<{of.suffix}>}}{{extension<{endings}>}}"
     return f"sub-{{subject}}{where}/{fixed}{name}"
 
 
 def _patterns() -> tuple[str, ...]:
-    kinds = [k for k in load_catalogue().kinds.values() if not k.is_group and k.suffix]
-    return tuple(dict.fromkeys(_pattern(k) for k in kinds))
+    types = [t for t in load_catalogue().types.values() if not t.is_group and t.suffix]
+    return tuple(dict.fromkeys(_pattern(t) for t in types))
 
 
 class _SinkInputSpec(PrepareDerivative.input_spec):
@@ -108,21 +108,21 @@ class DerivativesDataSink(PrepareDerivative):
 
     Parameters
     ----------
-    kind
+    output_type
         Key in `maps.yaml`; it sets suffix, datatype and fixed entities. Without it these are
         given as inputs.
     **inputs
-        Inputs by name: entities (`space`, `desc`; `from` and `to` by way of a dictionary),
-        `meta_dict`, and any further metadata by its JSON key.
+        Inputs by name: entities (`space`, `model`, `desc`; `from` and `to` by way of a
+        dictionary), `meta_dict`, and any further metadata by its JSON key.
 
     Examples
     --------
     ::
 
-        ds_fa = DerivativesDataSink(kind="tensor_fa", base_directory=out, space="ACPC")
+        ds_fa = DerivativesDataSink("fa", model="tensor", base_directory=out, space="ACPC")
         ds_fa.inputs.source_file = ["/bids/sub-01/dwi/sub-01_dir-AP_dwi.nii.gz"]
         ds_fa.inputs.in_file = "fa.nii.gz"
-        ds_fa.inputs.meta_dict = image_sidecar("tensor_fa", space="ACPC")
+        ds_fa.inputs.meta_dict = image_sidecar("fa", model="tensor", space="ACPC")
     """
 
     input_spec = _SinkInputSpec
@@ -133,12 +133,12 @@ class DerivativesDataSink(PrepareDerivative):
     _config_entities = frozenset(e["name"] for e in _config_entities_dict)
     _file_patterns = _patterns()
     # Our template is no TemplateFlow download, and our types are set below.
-    _standard_spaces = frozenset()
+    _standard_spaces: ClassVar[frozenset[str]] = frozenset()
     _default_dtypes: ClassVar[Mapping[str, None]] = defaultdict(lambda: None)
 
-    def __init__(self, kind: str | None = None, **inputs: Any) -> None:
-        if kind is not None:
-            found = load_catalogue().kind(kind)
+    def __init__(self, output_type: str | None = None, **inputs: Any) -> None:
+        if output_type is not None:
+            found = load_catalogue().output_type(output_type)
             space = {"space": found.spaces[0]} if len(found.spaces) == 1 else {}
             inputs = {
                 "suffix": found.suffix,
@@ -169,7 +169,7 @@ class DerivativesDataSink(PrepareDerivative):
         targets = [base / path for path in paths]
         try:
             for file, target, name in zip(files, targets, names, strict=True):
-                step = meta.get("RepetitionTime", 0.0) if name.kind.suffix == "dwi" else None
+                step = meta.get("RepetitionTime", 0.0) if name.type.suffix == "dwi" else None
                 publish_file(_conformed(file, name, staging, time_step_s=step), target)
             # Last, as it is by their sidecars that outputs are found.
             self._publish_sidecar(meta, names[0], targets[0], files[0])
@@ -215,23 +215,25 @@ class DerivativesDataSink(PrepareDerivative):
                 f"the name lost {lost}",
                 path=path,
                 expected="every entity that was asked for",
-                advice="add the entity to the kind in maps.yaml",
+                advice="add the entity to the output type in maps.yaml",
             )
         return name
 
     def _publish_sidecar(
         self, meta: Mapping[str, Any], name: OutputName, target: Path, file: Path
     ) -> None:
-        if not name.kind.has_sidecar:
+        if not name.type.has_sidecar:
             return
         space = name.entities.get("space")
         columns = _columns(file) if name.extension == ".tsv" else ()
-        ends = (name.entities["from"], name.entities["to"]) if name.kind.is_transform else None
-        known = image_sidecar(name.kind.name, space=space, ends=ends, columns=columns)
+        ends = (name.entities["from"], name.entities["to"]) if name.type.is_transform else None
+        known = image_sidecar(
+            name.type.name, model=name.model, space=space, ends=ends, columns=columns
+        )
         # Facts win: a table of identities maps points otherwise than its name says. Whose methods
         # ran is known only now.
         content = known | (transform_metadata(name) if ends else {}) | dict(meta)
-        content = with_references(name.kind, content)
+        content = with_references(name.type, content, model=name.model)
         target = Path(sidecar_path(target))
         publish_json(content, target)
         self._results["out_meta"] = str(target)
@@ -245,7 +247,7 @@ def _columns(path: Path) -> list[str]:
 
 def _extension(path: Path) -> str:
     """Return a file's extension; `.nii` counts as `.nii.gz`, which is what gets written."""
-    known = {e for k in load_catalogue().kinds.values() for e in k.extensions} | {".json"}
+    known = {e for t in load_catalogue().types.values() for e in t.extensions} | {".json"}
     fitting = [e for e in known if path.name.endswith(e)]
     if fitting:
         return max(fitting, key=len)
@@ -268,6 +270,6 @@ def _conformed(file: Path, name: OutputName, staging: Path, *, time_step_s: floa
         file,
         staging / f"conformed_{word}.nii.gz",
         form_code=1 if space is None else space.form_code,
-        dtype=_MASK_DTYPE if name.kind.suffix == "mask" else None,
+        dtype=_MASK_DTYPE if name.type.suffix == "mask" else None,
         time_step_s=time_step_s,
     )

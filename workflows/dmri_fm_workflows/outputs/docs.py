@@ -5,7 +5,15 @@
 
 from __future__ import annotations
 
-from dmri_fm_workflows.outputs.maps import Kind, load_catalogue
+from collections.abc import Iterable, Iterator
+
+from dmri_fm.identity import (
+    DEFAULT_MODELS,
+    ENCODERS,
+    TENSOR_NETWORKS,
+    identity,
+)
+from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.references import load_references
 
@@ -29,6 +37,17 @@ were merged (`dir`, `run`) are dropped. `sub-<label>[/ses-<label>]` stands befor
 `dwi/`, `sub-<label>` before `figures/`. Names follow BIDS derivatives, maps of models BEP016.
 [How other tools read them](interoperability.md).
 """
+
+_MODELS = """\
+## Models
+
+`<model>` in a name is one of these labels. Every model that runs writes under its own, so that
+several networks and encoders can run side by side. Models that do not run by default ship without
+weights: `--weights NAME=PATH` names a file. A network that estimates no intervals gives no
+`desc-std`; one without an out-of-distribution score gives no `param-ood`.
+
+| label | what | outputs | runs by | source |
+|---|---|---|---|---|"""
 
 _VALIDATION = """\
 ## What the BIDS validator says
@@ -71,52 +90,86 @@ maps (`*_dwimap.*`).
 |---|---|"""
 
 
-def _shown_name(kind: Kind) -> str:
-    if not kind.datatype:
-        return f"`sub-<label>{kind.extensions[0]}`"
-    entities = {} if kind.is_group else {"subject": "S"}
+def _shown_name(of: OutputType) -> str:
+    if not of.datatype:
+        return f"`sub-<label>{of.extensions[0]}`"
+    model = of.models[0]
     path = output_path(
-        entities,
-        kind.name,
-        space=kind.spaces[0] if kind.spaces else None,
-        from_space="A" if kind.is_transform else None,
-        to_space="B" if kind.is_transform else None,
+        {} if of.is_group else {"subject": "S"},
+        of.name,
+        model=None if of.has_optional_model else model,
+        space=of.spaces[0] if of.spaces else None,
+        from_space="A" if of.is_transform else None,
+        to_space="B" if of.is_transform else None,
     )
-    name = path.name.removesuffix(kind.extensions[0]).replace("sub-S", "S")
-    endings = [e.removeprefix(".") for e in kind.extensions]
-    endings += ["json"] if kind.has_sidecar else []
+    name = path.name.removesuffix(of.extensions[0]).replace("sub-S", "S")
+    if model is not None:
+        name = name.replace(f"model-{model}", "model-<model>")
+    endings = [e.removeprefix(".") for e in of.extensions]
+    endings += ["json"] if of.has_sidecar else []
     ending = endings[0] if len(endings) == 1 else "{" + ",".join(endings) + "}"
-    if len(kind.spaces) > 1:
-        name = name.replace(f"space-{kind.spaces[0]}", "space-<space>")
+    if len(of.spaces) > 1:
+        name = name.replace(f"space-{of.spaces[0]}", "space-<space>")
     return f"`{path.parts[-2]}/{name}.{ending}`"
+
+
+def _works(keys: Iterable[str]) -> str:
+    known = load_references()
+    return "; ".join(f"[{known[k].label}](https://doi.org/{known[k].doi})" for k in keys)
+
+
+def _type_rows() -> Iterator[str]:
+    shown = ""
+    for of in load_catalogue().types.values():
+        section = _SECTIONS[of.datatype]
+        if section != shown:
+            shown = section
+            yield from ["", f"## {section}", ""]
+            yield from ["| file | what | units | spaces | source |", "|---|---|---|---|---|"]
+        works = [_works(of.citations)] if of.citations else []
+        if of.cited_steps:
+            works.append(
+                f"works of the methods in {', '.join(f'`{key}`' for key in of.cited_steps)}"
+            )
+        yield (
+            f"| {_shown_name(of)} | {of.description} | {of.units or ''} | "
+            f"{', '.join(of.spaces)} | {'; '.join(works)} |"
+        )
+
+
+def _model_rows() -> Iterator[str]:
+    """Yield a row per model, and one per description of an output that is the model's own."""
+    for name in ("tensor", *TENSOR_NETWORKS, *ENCODERS):
+        model = identity(name)
+        names = {
+            f"`param-{of.entities['param']}`" if of.is_map else f"`desc-{of.entities['desc']}`"
+            for of in load_catalogue().types.values()
+            if of.is_of(name)
+            and not of.is_group
+            and of.datatype == "dwi"
+            # The weights of an encoder give one of the two.
+            and not (of.name in SCAN_FEATURES and of.own_words != model.features)
+        }
+        if model.has_intervals:
+            names.add("`desc-std`")
+        run = "default" if name in ("tensor", *DEFAULT_MODELS) else f"`--models {name}`"
+        own = "".join(f" **{key}**: {text}" for key, text in model.outputs.items())
+        yield (
+            f"| `model-{model.label}` | {model.title}. {model.description}{own} | "
+            f"{', '.join(sorted(names))} | {run} | {_works(model.citations)} |"
+        )
 
 
 def outputs_page() -> str:
     """Return the page in Markdown."""
     catalogue = load_catalogue()
-    references = load_references()
     lines = [_INTRO]
     lines += ["| space | what |", "|---|---|"]
     lines += [
         f"| `{s.name}`{f', with `res-{s.resolution}`' if s.resolution else ''} | {s.description} |"
         for s in catalogue.spaces.values()
     ]
-    shown = ""
-    for kind in catalogue.kinds.values():
-        section = _SECTIONS[kind.datatype]
-        if section != shown:
-            shown = section
-            lines += ["", f"## {section}", ""]
-            lines += ["| file | what | units | spaces | source |", "|---|---|---|---|---|"]
-        works = [
-            f"[{references[k].label}](https://doi.org/{references[k].doi})" for k in kind.citations
-        ]
-        named = ", ".join(f"`{key}`" for key in kind.cited_steps)
-        cited = "; ".join([*works, *([f"works of the methods in {named}"] if named else [])])
-        lines.append(
-            f"| {_shown_name(kind)} | {kind.description} | {kind.units or ''} | "
-            f"{', '.join(kind.spaces)} | {cited} |"
-        )
+    lines += [*_type_rows(), "", _MODELS, *_model_rows()]
     lines += ["", "## Other files", "", "| file | what |", "|---|---|"]
     lines += [f"| `{path}` | {text} |" for path, text in catalogue.files.items()]
     lines += ["", "## Labels of `desc`", "", "| label | meaning |", "|---|---|"]

@@ -1,9 +1,9 @@
-"""The table of output kinds: `maps.yaml` as frozen objects."""
+"""The table of output types: `maps.yaml` as frozen objects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.identity import identity
+from dmri_fm.identity import IDENTITIES, identity
 
-__all__ = ["Catalogue", "Kind", "Space", "load_catalogue"]
+__all__ = ["SCAN_FEATURES", "Catalogue", "OutputType", "Space", "load_catalogue"]
+
+#: Output types of the features of a scan; the weights of an encoder give one of them.
+SCAN_FEATURES = ("features_pooled", "features_cls")
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of output file.
+class OutputType:
+    """A type of output file.
 
     Attributes
     ----------
     name
-        Key in `maps.yaml`, e.g. `tensor_fa`.
+        Key in `maps.yaml`, e.g. `fa`.
     title, description
         For people.
     datatype
@@ -63,17 +66,26 @@ class Kind:
     entities
         Fixed entities by long name.
     spaces
-        Spaces the kind exists in; empty if its name has no `space`.
+        Spaces the type exists in; empty if its name has no `space`.
     has_resolution
         Whether the name carries `res` in a space that has one.
     units
         Of the image's values, or None.
-    model
-        Label of what made it, see :func:`~dmri_fm.identity.identity`, or None.
     value_range
         Smallest and largest possible value, or None.
+    made_by
+        Families of models that give it, see :class:`~dmri_fm.identity.ModelIdentity`; empty for
+        what comes of no model.
+    has_optional_model
+        Whether the name may lack the `model` entity.
+    attribute
+        Attribute of :class:`~dmri_fm.tensor_maps.TensorMaps` that holds the map, or None.
+    needs
+        Flag of a model's record without which the model does not give it, or None.
+    own_words
+        Key of the model's own description of it, or None.
     citations
-        Keys of `references.yaml`: the works of the model, then those of the quantity.
+        Keys of `references.yaml`; works of the model come before them, see :meth:`works`.
     cited_steps
         Keys of the sidecar that name the method of a step, whose works are cited as well; see
         :mod:`dmri_fm_workflows.outputs.steps`.
@@ -83,8 +95,7 @@ class Kind:
         Key of `references.yaml`: the work that defines a map's parameter, or None.
     sources
         Direct inputs, see :func:`dmri_fm_workflows.outputs.sources.direct_sources`: by space, by
-        both
-        ends of a transform in alphabetical order, or under an empty key for all files.
+        both ends of a transform in alphabetical order, or under an empty key for all files.
     """
 
     name: str
@@ -94,17 +105,21 @@ class Kind:
     suffix: str
     extensions: tuple[str, ...]
     has_sidecar: bool
-    entities: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    spaces: tuple[str, ...] = ()
-    has_resolution: bool = True
-    units: str | None = None
-    model: str | None = None
-    value_range: tuple[float, float] | None = None
-    citations: tuple[str, ...] = ()
-    cited_steps: tuple[str, ...] = ()
-    required: tuple[str, ...] = ()
-    parameter: str | None = None
-    sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    entities: Mapping[str, str]
+    spaces: tuple[str, ...]
+    has_resolution: bool
+    units: str | None
+    value_range: tuple[float, float] | None
+    made_by: tuple[str, ...]
+    has_optional_model: bool
+    attribute: str | None
+    needs: str | None
+    own_words: str | None
+    citations: tuple[str, ...]
+    cited_steps: tuple[str, ...]
+    required: tuple[str, ...]
+    parameter: str | None
+    sources: Mapping[str, tuple[str, ...]]
 
     @property
     def is_transform(self) -> bool:
@@ -116,14 +131,52 @@ class Kind:
         """Whether there is one for the whole dataset rather than one per participant."""
         return self.datatype == "group"
 
+    @property
+    def is_map(self) -> bool:
+        """Whether it is a map of a tensor."""
+        return self.attribute is not None
+
+    @property
+    def models(self) -> tuple[str | None, ...]:
+        """Labels of the models that give it; None alone for what comes of no model."""
+        return tuple(m.label for m in IDENTITIES.values() if self.is_of(m.name)) or (None,)
+
+    def is_of(self, model: str) -> bool:
+        """Tell whether a model, by name or label, gives this type of output.
+
+        Examples
+        --------
+        >>> load_catalogue().output_type("fa_std").is_of("tensor")
+        False
+        """
+        record = identity(model)
+        gives = self.needs is None or bool(getattr(record, self.needs))
+        return record.family in self.made_by and gives
+
+    def find_in(self, maps: object) -> Any:
+        """Return the map in :class:`~dmri_fm.tensor_maps.TensorMaps`; None if it is not there."""
+        name, _, part = (self.attribute or "").partition(".")
+        found = getattr(maps, name)
+        return found[part] if part and found is not None else found
+
+    def describe(self, model: str | None) -> str:
+        """Return the description, in the model's own words if it has any."""
+        own = identity(model).outputs if model is not None and self.own_words else {}
+        return own.get(self.own_words or "", self.description)
+
+    def works(self, model: str | None) -> tuple[str, ...]:
+        """Return the works to cite, keys of `references.yaml`: those of the model come first."""
+        of_model = identity(model).citations if model is not None else ()
+        return tuple(dict.fromkeys((*of_model, *self.citations)))
+
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything `maps.yaml` says.
+    """Contents of `maps.yaml`.
 
     Attributes
     ----------
-    kinds, spaces
+    types, spaces
         By name, in the order of the file.
     frames
         Meaning of the ends of transforms that are no space of outputs, by label.
@@ -135,38 +188,50 @@ class Catalogue:
         Patterns of `.bidsignore`, with the reason for each.
     """
 
-    kinds: Mapping[str, Kind]
+    types: Mapping[str, OutputType]
     spaces: Mapping[str, Space]
     frames: Mapping[str, str]
     descriptions: Mapping[str, str]
     files: Mapping[str, str]
     bidsignore: Mapping[str, str]
 
-    def kind(self, name: str) -> Kind:
-        """Return a kind by its name.
+    def output_type(self, name: str) -> OutputType:
+        """Return an output type by its name.
 
         Raises
         ------
         ConfigError
             If there is none of that name.
         """
-        if name not in self.kinds:
+        if name not in self.types:
             raise ConfigError(
-                f"no output kind is called {name!r}",
-                expected="one of " + ", ".join(self.kinds),
+                f"no output type is called {name!r}",
+                expected="one of " + ", ".join(self.types),
                 advice="define it in maps.yaml",
             )
-        return self.kinds[name]
+        return self.types[name]
+
+    def maps_of(self, model: str, *, space: str | None = None) -> tuple[OutputType, ...]:
+        """Return the tensor maps that a model gives, of one space or of any.
+
+        Examples
+        --------
+        >>> [t.name for t in load_catalogue().maps_of("qcg-dti-paper")]
+        ['diffusivity', 'fa', 'md', 'ad', 'rd']
+        """
+        return tuple(
+            t
+            for t in self.types.values()
+            if t.is_map and t.is_of(model) and (space is None or space in t.spaces)
+        )
 
 
-def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
+def _output_type(name: str, entry: Mapping[str, Any]) -> OutputType:
     low_high = entry.get("range")
-    model = identity(entry["model"]) if "model" in entry else None
-    cited = (*(model.citations if model else ()), *entry.get("citations", ()))
-    return Kind(
+    return OutputType(
         name=name,
         title=entry["title"],
-        description=_description(entry),
+        description=entry["description"].strip(),
         datatype=entry["datatype"],
         suffix=entry["suffix"],
         extensions=tuple(entry["extensions"]),
@@ -175,9 +240,13 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
         spaces=tuple(entry.get("spaces", ())),
         has_resolution=not entry.get("without_resolution", False),
         units=entry.get("units"),
-        model=model.label if model else None,
         value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
-        citations=tuple(dict.fromkeys(cited)),
+        made_by=tuple(entry.get("made_by", ())),
+        has_optional_model=entry.get("has_optional_model", False),
+        attribute=entry.get("attribute"),
+        needs=entry.get("needs"),
+        own_words=entry.get("own_words"),
+        citations=tuple(entry.get("citations", ())),
         cited_steps=tuple(entry.get("cited_steps", ())),
         required=tuple(entry.get("required", ())),
         parameter=entry.get("parameter"),
@@ -185,16 +254,9 @@ def _kind(name: str, entry: Mapping[str, Any]) -> Kind:
     )
 
 
-def _description(entry: Mapping[str, Any]) -> str:
-    """Return the kind's own description, or the model's words for this output of it."""
-    if "words" in entry:
-        return identity(entry["model"]).outputs[entry["words"]]
-    return str(entry["description"]).strip()
-
-
 def _sources(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    by_place = entry if isinstance(entry, Mapping) else {"": entry}
-    return {place: tuple(listed) for place, listed in by_place.items()}
+    by_end = entry if isinstance(entry, Mapping) else {"": entry}
+    return {end: tuple(listed) for end, listed in by_end.items()}
 
 
 @cache
@@ -203,19 +265,19 @@ def load_catalogue() -> Catalogue:
 
     Examples
     --------
-    >>> load_catalogue().kind("tensor_fa").units
+    >>> load_catalogue().output_type("fa").units
     'unitless'
-    >>> load_catalogue().kind("tensor_vr")  # doctest: +ELLIPSIS
+    >>> load_catalogue().output_type("vr")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    dmri_fm.errors.ConfigError: no output kind is called 'tensor_vr'
+    dmri_fm.errors.ConfigError: no output type is called 'vr'
       expected: one of t1w, ...
       what to do: define it in maps.yaml
     """
     text = files("dmri_fm_workflows.outputs").joinpath("maps.yaml").read_text(encoding="utf-8")
     page = yaml.safe_load(text)
     return Catalogue(
-        kinds=MappingProxyType({n: _kind(n, entry) for n, entry in page["kinds"].items()}),
+        types=MappingProxyType({n: _output_type(n, e) for n, e in page["output_types"].items()}),
         spaces=MappingProxyType(
             {
                 name: Space(

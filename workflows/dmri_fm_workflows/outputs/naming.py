@@ -13,8 +13,9 @@ from pathlib import PurePath, PurePosixPath
 from types import MappingProxyType
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import label_of
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
-from dmri_fm_workflows.outputs.maps import Kind, load_catalogue
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 
 __all__ = [
     "ENTITY_KEYS",
@@ -56,17 +57,22 @@ class OutputName:
 
     Attributes
     ----------
-    kind
-        Its kind.
+    type
+        Its output type.
     entities
         All entities by long name.
     extension
         With its dot; `.json` for a sidecar.
     """
 
-    kind: Kind
+    type: OutputType
     entities: Mapping[str, str]
     extension: str
+
+    @property
+    def model(self) -> str | None:
+        """Label of the model that made it, or None."""
+        return self.entities.get("model")
 
     @property
     def source_entities(self) -> dict[str, str]:
@@ -76,8 +82,9 @@ class OutputName:
 
 def output_path(
     entities: Mapping[str, str],
-    kind_name: str,
+    type_name: str,
     *,
+    model: str | None = None,
     space: str | None = None,
     resolution: str | None = None,
     from_space: str | None = None,
@@ -91,16 +98,18 @@ def output_path(
     entities
         Entities of the scan by long name, without prefixes (`{"subject": "01"}`). `suffix`,
         `datatype` and `extension` are ignored. Empty for files of the group.
-    kind_name
+    type_name
         Key in `maps.yaml`.
+    model
+        Name or label of the model that made it; needed by types that models give.
     space
-        Needed by kinds that exist in several spaces; the only one is taken otherwise.
+        Needed by types that exist in several spaces; the only one is taken otherwise.
     resolution
         `res` label; by default that of the space.
     from_space, to_space
         Needed by transforms.
     extension
-        By default the kind's first; `.json` for its sidecar.
+        By default the type's first; `.json` for its sidecar.
 
     Returns
     -------
@@ -110,59 +119,38 @@ def output_path(
     Raises
     ------
     ConfigError
-        If the kind is unknown, an entity is unknown or missing, a label is not alphanumeric, or
-        the kind does not exist in that space or with that extension.
+        If the type is unknown, an entity is unknown or missing, a label is not alphanumeric, or
+        the type does not exist in that space, with that extension or of that model.
 
     Examples
     --------
     >>> scan = {"subject": "01", "session": "a", "direction": "AP"}
-    >>> str(output_path(scan, "tensor_fa", space="MNI152NLin2009aSym"))  # doctest: +ELLIPSIS
-    'sub-01/ses-a/dwi/sub-01_ses-a_dir-AP_space-MNI152NLin2009aSym_model-tensor_..._dwimap.nii.gz'
+    >>> str(output_path(scan, "fa", model="tensor", space="ACPC"))
+    'sub-01/ses-a/dwi/sub-01_ses-a_dir-AP_space-ACPC_model-tensor_param-fa_dwimap.nii.gz'
     >>> str(output_path(scan, "figure_sdc"))
     'sub-01/figures/sub-01_ses-a_dir-AP_desc-sdc_dwi.svg'
-    >>> output_path(scan, "tensor_fa", space="T1w")
+    >>> output_path(scan, "fa", model="tensor", space="T1w")
     Traceback (most recent call last):
     ...
-    dmri_fm.errors.ConfigError: tensor_fa does not exist in space 'T1w'
+    dmri_fm.errors.ConfigError: fa does not exist in space 'T1w'
       expected: ACPC or MNI152NLin2009aSym
     """
-    kind = load_catalogue().kind(kind_name)
-    named = _checked(entities, kind)
-    if space is None and len(kind.spaces) == 1:
-        space = kind.spaces[0]
-    if (space is None and kind.spaces) or (space is not None and space not in kind.spaces):
-        raise ConfigError(
-            f"{kind.name} does not exist in space {space!r}",
-            expected=" or ".join(kind.spaces) or "no space",
-        )
-    if space is not None:
-        named["space"] = space
-        resolution = resolution or load_catalogue().spaces[space].resolution
-        if kind.has_resolution and resolution:
-            named["resolution"] = resolution
-    if kind.is_transform:
-        ends = {"from": from_space, "to": to_space} | {
-            k: v for k, v in kind.entities.items() if k in ("from", "to")
-        }
-        missing = [k for k, v in ends.items() if not v]
-        if missing:
-            raise ConfigError(
-                f"no {' and '.join(missing)} for {kind.name}",
-                expected="the names of both ends of a transform",
-            )
-        named |= {k: v for k, v in ends.items() if v}
-    named |= kind.entities
-    extension = extension or kind.extensions[0]
-    allowed = (*kind.extensions, ".json") if kind.has_sidecar else kind.extensions
+    found = load_catalogue().output_type(type_name)
+    named = _checked(entities, found) | _space_entities(found, space, resolution)
+    if found.is_transform:
+        named |= _end_entities(found, from_space, to_space)
+    named |= _model_entity(found, model) | dict(found.entities)
+    extension = extension or found.extensions[0]
+    allowed = (*found.extensions, ".json") if found.has_sidecar else found.extensions
     if extension not in allowed:
         raise ConfigError(
-            f"{kind.name} has no file with extension {extension!r}",
+            f"{found.name} has no file with extension {extension!r}",
             expected=" or ".join(allowed),
         )
-    return _folder(kind, named) / _file_name(kind, named, extension)
+    return _folder(found, named) / _file_name(found, named, extension)
 
 
-def _checked(entities: Mapping[str, str], kind: Kind) -> dict[str, str]:
+def _checked(entities: Mapping[str, str], of: OutputType) -> dict[str, str]:
     named = {k: str(v) for k, v in entities.items() if k not in _NOT_IN_NAMES and v}
     unknown = sorted(set(named) - set(SOURCE_ENTITIES))
     if unknown:
@@ -175,29 +163,67 @@ def _checked(entities: Mapping[str, str], kind: Kind) -> dict[str, str]:
             raise ConfigError(
                 f"{name} is {label!r}", expected="letters and digits, without the prefix"
             )
-    if kind.is_group == bool(named):
+    if of.is_group == bool(named):
         raise ConfigError(
-            f"{kind.name} {'takes no entities' if named else 'needs the entities of a scan'}"
+            f"{of.name} {'takes no entities' if named else 'needs the entities of a scan'}"
         )
     if named and "subject" not in named:
-        raise ConfigError(f"no subject among the entities for {kind.name}")
-    return {"subject": named["subject"]} if not kind.suffix and named else named
+        raise ConfigError(f"no subject among the entities for {of.name}")
+    return {"subject": named["subject"]} if not of.suffix and named else named
 
 
-def _folder(kind: Kind, named: Mapping[str, str]) -> PurePosixPath:
-    if kind.is_group:
+def _space_entities(of: OutputType, space: str | None, resolution: str | None) -> dict[str, str]:
+    if space is None and len(of.spaces) == 1:
+        space = of.spaces[0]
+    if (space is None and of.spaces) or (space is not None and space not in of.spaces):
+        raise ConfigError(
+            f"{of.name} does not exist in space {space!r}",
+            expected=" or ".join(of.spaces) or "no space",
+        )
+    if space is None:
+        return {}
+    resolution = resolution or load_catalogue().spaces[space].resolution
+    carried = {"resolution": resolution} if of.has_resolution and resolution else {}
+    return {"space": space, **carried}
+
+
+def _end_entities(of: OutputType, source: str | None, target: str | None) -> dict[str, str]:
+    ends = {"from": of.entities.get("from", source), "to": of.entities.get("to", target)}
+    if missing := [k for k, v in ends.items() if not v]:
+        raise ConfigError(
+            f"no {' and '.join(missing)} for {of.name}",
+            expected="the names of both ends of a transform",
+        )
+    return {k: v for k, v in ends.items() if v}
+
+
+def _model_entity(of: OutputType, model: str | None) -> dict[str, str]:
+    if model is None and (of.has_optional_model or not of.made_by):
+        return {}
+    if model is None or not of.is_of(model):
+        raise ConfigError(
+            f"{of.name} of model {model!r}",
+            expected=f"a model of the family {' or '.join(of.made_by)} that gives it"
+            if of.made_by
+            else "no model",
+        )
+    return {"model": label_of(model)}
+
+
+def _folder(of: OutputType, named: Mapping[str, str]) -> PurePosixPath:
+    if of.is_group:
         return PurePosixPath("group")
-    if not kind.datatype:
+    if not of.datatype:
         return PurePosixPath()
     subject = PurePosixPath(f"sub-{named['subject']}")
-    if kind.datatype != "figures" and "session" in named:
+    if of.datatype != "figures" and "session" in named:
         subject /= f"ses-{named['session']}"
-    return subject / kind.datatype
+    return subject / of.datatype
 
 
-def _file_name(kind: Kind, named: Mapping[str, str], extension: str) -> str:
+def _file_name(of: OutputType, named: Mapping[str, str], extension: str) -> str:
     words = [f"{key}-{named[name]}" for name, key in ENTITY_KEYS.items() if name in named]
-    return "_".join([*words, kind.suffix] if kind.suffix else words) + extension
+    return "_".join([*words, of.suffix] if of.suffix else words) + extension
 
 
 def sidecar_path(path: PurePath) -> PurePath:
@@ -222,17 +248,17 @@ def identify(path: str | PurePath) -> OutputName:
     Returns
     -------
     OutputName
-        Kind, entities and extension; :func:`output_path` gives the same path from them.
+        Type, entities and extension; :func:`output_path` gives the same path from them.
 
     Raises
     ------
     ConfigError
-        If no kind of `maps.yaml` has such a name.
+        If no output type of `maps.yaml` has such a name.
 
     Examples
     --------
     >>> found = identify("sub-01/dwi/sub-01_acq-b_space-ACPC_desc-brain_mask.nii.gz")
-    >>> found.kind.name, found.source_entities
+    >>> found.type.name, found.source_entities
     ('dwi_mask', {'subject': '01', 'acquisition': 'b'})
     """
     path = PurePosixPath(*PurePath(path).parts)
@@ -245,13 +271,14 @@ def identify(path: str | PurePath) -> OutputName:
         entities[long_names[key]] = label
     suffix = "_".join(words)
     source = {k: v for k, v in entities.items() if k in SOURCE_ENTITIES}
-    for kind in load_catalogue().kinds.values():
-        if kind.suffix != suffix or any(entities.get(k) != v for k, v in kind.entities.items()):
+    for of in load_catalogue().types.values():
+        if of.suffix != suffix or any(entities.get(k) != v for k, v in of.entities.items()):
             continue
         try:
             rebuilt = output_path(
                 source,
-                kind.name,
+                of.name,
+                model=entities.get("model"),
                 space=entities.get("space"),
                 resolution=entities.get("resolution"),
                 from_space=entities.get("from"),
@@ -261,7 +288,7 @@ def identify(path: str | PurePath) -> OutputName:
         except ConfigError:
             continue
         if rebuilt == path:
-            return OutputName(kind, MappingProxyType(entities), dot + extension)
+            return OutputName(of, MappingProxyType(entities), dot + extension)
     raise ConfigError(
         "no output has such a name",
         path=str(path),

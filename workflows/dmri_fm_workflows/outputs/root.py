@@ -62,14 +62,14 @@ def read_container(environ: Mapping[str, str]) -> dict[str, str] | None:
     text = environ.get(CONTAINER_VARIABLE, "")
     if not text:
         return None
-    kind, _, tag = text.partition(":")
-    if kind not in _CONTAINER_TYPES or not tag:
+    engine, _, tag = text.partition(":")
+    if engine not in _CONTAINER_TYPES or not tag:
         raise ConfigError(
             f"{CONTAINER_VARIABLE} is {text!r}",
             expected="type:tag, with a type among " + ", ".join(_CONTAINER_TYPES),
             advice="unset the variable, or name the image, e.g. docker:drope-bidsapp:0.1.0",
         )
-    return {"Type": kind, "Tag": tag}
+    return {"Type": engine, "Tag": tag}
 
 
 def generated_by() -> dict[str, str]:
@@ -111,7 +111,8 @@ def dataset_description(
     # An output folder inside the dataset travels with it; elsewhere only the full path is safe.
     link = os.path.relpath(source, out) if source in out.parents else source.as_uri()
     generator: dict[str, Any] = generated_by() | {
-        "Description": "Corrected diffusion MRI, tensor maps and transformer features",
+        "Description": "Corrected diffusion MRI, with maps and features of the models that file "
+        "names state (`model-<label>`)",
     }
     if container:
         generator["Container"] = dict(container)
@@ -134,7 +135,7 @@ def dataset_description(
 
 def _readme(source_name: str) -> str:
     catalogue = load_catalogue()
-    shown = [k for k in catalogue.kinds.values() if k.datatype not in ("figures", "")]
+    shown = [t for t in catalogue.types.values() if t.datatype not in ("figures", "")]
     lines = [
         f"# Diffusion MRI derivatives of {source_name}",
         "",
@@ -144,11 +145,11 @@ def _readme(source_name: str) -> str:
         "| what | where | units |",
         "|---|---|---|",
     ]
-    for kind in shown:
-        words = [f"{k}-{v}" for k, v in kind.entities.items() if k in ("model", "param", "desc")]
-        name = "_".join([*words, kind.suffix])
-        where = f"`{kind.datatype}/*{name}{kind.extensions[0]}`"
-        lines.append(f"| {kind.title} | {where} | {kind.units or ''} |")
+    for of in shown:
+        words = ["model-<model>"] if of.made_by else []
+        words += [f"{k}-{v}" for k, v in of.entities.items() if k in ("param", "desc")]
+        where = f"`{of.datatype}/*{'_'.join([*words, of.suffix])}{of.extensions[0]}`"
+        lines.append(f"| {of.title} | {where} | {of.units or ''} |")
     lines += ["", "## Spaces", ""]
     lines += [f"- `space-{s.name}`: {s.description}" for s in catalogue.spaces.values()]
     lines += [

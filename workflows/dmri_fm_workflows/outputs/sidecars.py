@@ -1,4 +1,4 @@
-"""JSON sidecars: what stands beside each kind of output.
+"""JSON sidecars: the metadata beside each type of output.
 
 Every function here returns a dictionary and touches no file. Keys with nothing to say are left
 out, so that a sidecar never holds a null.
@@ -17,8 +17,7 @@ import yaml
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import about_model
 from dmri_fm.model_metadata import orientation_encoding
-from dmri_fm_workflows.outputs.maps import Kind, load_catalogue
-from dmri_fm_workflows.outputs.model_metadata import parameter_url
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.publish import to_json
 from dmri_fm_workflows.outputs.references import load_references
 from dmri_fm_workflows.outputs.root import generated_by, write_root_files
@@ -124,13 +123,13 @@ def carry_over(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def image_sidecar(
-    kind_name: str,
+    type_name: str,
     *,
+    model: str | None = None,
     sources: Iterable[str] = (),
     space: str | None = None,
     ends: tuple[str, str] | None = None,
     spatial_reference: str | None = None,
-    resolution: str | None = None,
     columns: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -138,19 +137,19 @@ def image_sidecar(
 
     Parameters
     ----------
-    kind_name
+    type_name
         Key in `maps.yaml`.
+    model
+        Name or label of the model that made it; None for what comes of no model.
     sources
         BIDS URIs of what the file was made from directly.
     space
         Space of the image.
     ends
-        What a transform resamples from, and into; by default those of the kind, if it has them.
+        What a transform resamples from, and into; by default those of the type, if it has them.
     spatial_reference
         URI of the image that defines the space, or the end ACPC of a transform; by default the
         page of a template.
-    resolution
-        In words; by default that of the space's grid.
     columns
         Of a table; each that is known gets a description, see :func:`column_metadata`.
     extra
@@ -166,91 +165,95 @@ def image_sidecar(
     Raises
     ------
     ConfigError
-        If the kind is unknown or does not exist in the space.
+        If the type is unknown, does not exist in the space or does not come of the model.
 
     Examples
     --------
-    >>> found = image_sidecar("tensor_md", space="MNI152NLin2009aSym", sources=["bids::x"])
+    >>> found = image_sidecar("md", model="tensor", space="MNI152NLin2009aSym")
     >>> found["Units"], found["Resolution"]
     ('mm^2/s', 'MNI152NLin2009aSym grid with isotropic voxels of 2 mm')
     """
-    kind = load_catalogue().kind(kind_name)
+    of = load_catalogue().output_type(type_name)
+    if of.made_by and not of.has_optional_model and (model is None or not of.is_of(model)):
+        raise ConfigError(
+            f"{of.name} of model {model!r}",
+            expected=f"a model of the family {' or '.join(of.made_by)} that gives it",
+        )
     found: dict[str, Any] = {
-        "Description": kind.description,
+        "Description": of.describe(model),
         "GeneratedBy": [generated_by()],
-        **_inherent(kind),
-        **_describe_ends(kind, ends, spatial_reference),
+        **({} if model is None else {"Model": about_model(model)}),
+        **_inherent(of),
+        **_describe_ends(of, ends, spatial_reference),
         **column_metadata(columns),
     }
-    if kind.units is not None:
-        found["Units"] = kind.units
+    if of.units is not None:
+        found["Units"] = of.units
     listed = list(dict.fromkeys(sources))
     if listed:
         found["Sources"] = listed
     if space is not None:
-        if space not in kind.spaces:
+        if space not in of.spaces:
             raise ConfigError(
-                f"{kind.name} does not exist in space {space!r}",
-                expected=" or ".join(kind.spaces) or "no space",
+                f"{of.name} does not exist in space {space!r}",
+                expected=" or ".join(of.spaces) or "no space",
             )
         grid = load_catalogue().spaces[space]
         if grid.uri is not None:
             found["SpatialReference"] = grid.uri
-        if grid.resolution and kind.has_resolution:
+        if grid.resolution and of.has_resolution:
             found["Resolution"] = f"{space} grid with isotropic voxels of {grid.resolution} mm"
-    if spatial_reference is not None and not kind.is_transform:
+    if spatial_reference is not None and not of.is_transform:
         found["SpatialReference"] = spatial_reference
-    if resolution is not None:
-        found["Resolution"] = resolution
-    return with_references(kind, found | dict(to_json(extra or {})))
+    return with_references(of, found | dict(to_json(extra or {})), model=model)
 
 
-def with_references(kind: Kind, sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a sidecar with `References`: the works of its kind, then of the methods it states.
+def with_references(
+    of: OutputType, sidecar: Mapping[str, Any], *, model: str | None = None
+) -> dict[str, Any]:
+    """Return a sidecar with `References`: works of model, output type and the methods it states.
 
     Examples
     --------
-    >>> mask = load_catalogue().kind("t1w_mask")
+    >>> mask = load_catalogue().output_type("t1w_mask")
     >>> with_references(mask, {"MaskMethod": "deepbet 1.0.2"})["References"]
     ['https://doi.org/10.1016/j.compbiomed.2024.108845']
     >>> "References" in with_references(mask, {})
     False
     """
     known = load_references()
-    keys = dict.fromkeys((*kind.citations, *works_of(kind.cited_steps, sidecar)))
+    keys = dict.fromkeys((*of.works(model), *works_of(of.cited_steps, sidecar)))
     cited = {"References": [f"https://doi.org/{known[key].doi}" for key in keys]} if keys else {}
     return {**sidecar, **cited}
 
 
-def _inherent(kind: Kind) -> dict[str, Any]:
-    """Return the entries that follow from the kind alone."""
+def _inherent(of: OutputType) -> dict[str, Any]:
+    """Return the entries that follow from the output type alone."""
     found: dict[str, Any] = {}
-    if kind.suffix == "mask":
+    if of.suffix == "mask":
         found["Type"] = "Brain"
-    if kind.name == "preproc_dwi":
+    if of.name == "preproc_dwi":
         found["BvecConvention"] = BVEC_CONVENTION
-    if kind.model is not None:
-        found["Model"] = about_model(kind.model)
-    if kind.suffix == "dwimap":
+    if of.is_map:
         found["SkullStripped"] = True
-        url = parameter_url(kind)
-        if url is not None:
-            found["ParameterURL"] = url
-        if kind.entities["param"] == "diffusivity":
-            found["OrientationEncoding"] = orientation_encoding()
-            found["TensorElements"] = ["D11", "D12", "D13", "D22", "D23", "D33"]
-    if kind.value_range is not None:
-        found["ValidRange"] = list(kind.value_range)
+    if of.parameter is not None:
+        # BEP016: the work that defines the parameter.
+        found["ParameterURL"] = f"https://doi.org/{load_references()[of.parameter].doi}"
+    if of.name == "diffusivity":
+        found["OrientationEncoding"] = orientation_encoding()
+        found["TensorElements"] = ["D11", "D12", "D13", "D22", "D23", "D33"]
+    if of.value_range is not None:
+        found["ValidRange"] = list(of.value_range)
     return found
 
 
 def _describe_ends(
-    kind: Kind, ends: tuple[str, str] | None, reference: str | None
+    of: OutputType, ends: tuple[str, str] | None, reference: str | None
 ) -> dict[str, Any]:
     """Return what a transform goes from and to, and what the words mean or refer to."""
-    if not kind.is_transform:
+    if not of.is_transform:
         return {}
-    named = ends or (kind.entities.get("from"), kind.entities.get("to"))
+    named = ends or (of.entities.get("from"), of.entities.get("to"))
     catalogue = load_catalogue()
     meaning = dict(catalogue.frames)
     for space in catalogue.spaces.values():
@@ -258,26 +261,26 @@ def _describe_ends(
     unknown = [end for end in named if end not in meaning]
     if unknown:
         raise ConfigError(
-            f"{kind.name} {'without ends' if None in unknown else f'has an end {unknown[0]!r}'}",
+            f"{of.name} {'without ends' if None in unknown else f'has an end {unknown[0]!r}'}",
             expected="two of " + ", ".join(meaning),
             advice="describe the end under `frames` in maps.yaml",
         )
     source, target = map(str, named)
     return {
-        "Description": f"From {source} to {target}. {kind.description}",
+        "Description": f"From {source} to {target}. {of.description}",
         "Spaces": {end: meaning[end] for end in (source, target)},
     }
 
 
-def missing_metadata(kind_name: str, sidecar: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys that `maps.yaml` requires of a kind and its sidecar lacks.
+def missing_metadata(type_name: str, sidecar: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys that `maps.yaml` requires of an output type and its sidecar lacks.
 
     Examples
     --------
     >>> missing_metadata("t1w", {"SpatialReference": "bids::x", "Description": "T1w"})
     ('SkullStripped', 'Sources')
     """
-    return tuple(k for k in load_catalogue().kind(kind_name).required if k not in sidecar)
+    return tuple(k for k in load_catalogue().output_type(type_name).required if k not in sidecar)
 
 
 #: Part of a pattern that stands for a number: such columns are described once for all.

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.outputs.maps import load_catalogue
-from dmri_fm_workflows.outputs.naming import identify
+from dmri_fm_workflows.outputs.naming import OutputName, identify
 
 __all__ = ["derivative_uri", "direct_sources", "raw_uri"]
 
@@ -65,7 +65,7 @@ def direct_sources(
         BIDS URIs of the raw images of its scan.
     written
         Outputs of the same scan and of its anatomy, relative to the output folder. The first of
-        a kind counts for an input; inputs that are not among them are left out.
+        a type and model counts for an input; inputs that are not among them are left out.
 
     Raises
     ------
@@ -80,36 +80,37 @@ def direct_sources(
     ['bids::sub-01/dwi/sub-01_space-ACPC_desc-preproc_dwi.nii.gz']
     """
     found = identify(path)
-    kind, entities = found.kind, found.entities
-    space = entities.get("space", "")
-    place = space or " ".join(_ends(entities))
-    by_word: dict[str, str] = {}
+    space = found.entities.get("space", "")
+    end = space or " ".join(sorted(_ends(found.entities)))
+    # The first of each model.
+    by_word: dict[str, dict[str | None, str]] = {}
     for other in written:
-        for word in _words(other):
-            by_word.setdefault(word, derivative_uri(other))
+        name = identify(other)
+        by_word.setdefault(_word(name), {}).setdefault(name.model, derivative_uri(other))
     sources: list[str] = []
-    for listed in kind.sources.get(place, kind.sources.get("", ())):
-        word = listed.format(kind=kind.name, model=kind.model, space=space)
+    for listed in found.type.sources.get(end, found.type.sources.get("", ())):
+        word = listed.format(type=found.type.name, space=space)
         if word == RAW:
             sources += raw
-        elif word in by_word:
-            sources.append(by_word[word])
-        elif word.split(" ", 1)[0] not in load_catalogue().kinds:
+            continue
+        if word.split(" ", 1)[0] not in load_catalogue().types:
             raise ConfigError(
-                f"{kind.name} names the source {word!r}",
-                expected=f"{RAW}, or a kind of maps.yaml",
+                f"{found.type.name} names the source {word!r}",
+                expected=f"{RAW}, or an output type of maps.yaml",
             )
+        sources += [
+            uri
+            for model, uri in by_word.get(word, {}).items()
+            if found.model is None or model in (None, found.model)
+        ]
     return sources
 
 
 def _ends(entities: Mapping[str, str]) -> list[str]:
-    return sorted(entities[key] for key in ("from", "to") if key in entities)
+    return [entities[key] for key in ("from", "to") if key in entities]
 
 
-def _words(path: str | PurePath) -> list[str]:
-    """Return how `maps.yaml` may name an output: its kind, and its space or its ends in order."""
-    found = identify(path)
-    entities = found.entities
-    if found.kind.is_transform:
-        return [f"{found.kind.name} {entities['from']} {entities['to']}"]
-    return [f"{found.kind.name} {entities['space']}" if "space" in entities else found.kind.name]
+def _word(name: OutputName) -> str:
+    """Return how `maps.yaml` names an output: its type, and its space or its ends in order."""
+    space = [name.entities["space"]] if "space" in name.entities else []
+    return " ".join([name.type.name, *(_ends(name.entities) if name.type.is_transform else space)])

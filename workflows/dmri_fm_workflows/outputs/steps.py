@@ -1,8 +1,12 @@
 """What ran outside the models, as the sidecars state it: sentences and works of each method.
 
-A sidecar names the method of each step (`Denoising`, `SDCMethod`, ...). The record of a method
-holds the sentence of the methods text about it, with the works to cite; the `References` of a
-sidecar are the works of the same record. Text and sidecars can thus not disagree.
+A sidecar names the method of each step (`Denoising`, `SDCMethod`, ...). Each stage declares the
+methods that it can state, as sentences of the methods text with the works to cite; the
+`References` of a sidecar are the works of the same sentences. Text and sidecars can thus not
+disagree.
+
+The table of stages is imported when it is asked for: stages write sidecars, so they import this
+package.
 """
 
 from __future__ import annotations
@@ -11,10 +15,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-__all__ = ["ANATOMY_STEPS", "SERIES_STEPS", "Method", "describe_steps", "works_of"]
+__all__ = ["Method", "describe_steps", "works_of"]
 
 _KEY = re.compile(r"@([\w-]+)")
 
@@ -42,112 +45,6 @@ class Method:
     def works(self) -> tuple[str, ...]:
         """Works to cite, keys of `references.yaml`."""
         return tuple(dict.fromkeys(_KEY.findall(self.sentence)))
-
-
-_OTSU = Method(
-    "median_otsu", "The brain in the {image} was masked by {method} [@garyfallidis2014]."
-)
-_FILLED = Method(
-    "deepbet.*median_otsu",
-    "The brain in the {image} was masked by {method} [@fisch2024; @garyfallidis2014].",
-)
-_DEEPBET = Method("deepbet", "The brain in the {image} was masked by {method} [@fisch2024].")
-
-
-def _masks(image: str) -> tuple[Method, ...]:
-    return tuple(
-        Method(m.pattern, m.sentence.replace("{image}", image)) for m in (_OTSU, _FILLED, _DEEPBET)
-    )
-
-
-def _registrations(image: str) -> tuple[Method, ...]:
-    sentence = f"The {image} was registered to the ICBM 152 template [@fonov2011]: {{method}} "
-    return (Method(r"affine", sentence + "[@avants2008]."),)
-
-
-_VARIATIONAL = (
-    "Distortion by magnetic susceptibility was estimated from images of opposite phase encoding "
-    "by a variational method [@ruthotto2012]"
-)
-_EQUAL_READOUTS = (
-    f"{_VARIATIONAL}, with readout times that are unknown and were taken to be equal."
-)
-
-_ROTATED = "b-vectors were rotated accordingly"
-_ONCE = (
-    f"all transforms of a volume were composed, its voxels were interpolated once, and {_ROTATED}"
-)
-
-#: Methods of each step of a series, by the key of its sidecar; the first that fits counts.
-SERIES_STEPS: Mapping[str, tuple[Method, ...]] = MappingProxyType(
-    {
-        "Denoising": (
-            Method("none$", "Noise was not removed."),
-            Method("none", "Noise was not removed where a run has too few volumes."),
-            Method("MP-PCA", "Noise was removed by {method} [@veraart2016; @garyfallidis2014]."),
-            Method(
-                "MRtrix3 dwidenoise",
-                "Noise was removed by {method} [@veraart2016; @tournier2019].",
-            ),
-            Method(
-                "Patch2Self", "Noise was removed by {method} [@fadnavis2020; @garyfallidis2014]."
-            ),
-        ),
-        "GibbsCorrection": (
-            Method("none", "Gibbs ringing was not removed."),
-            Method(
-                "MRtrix3 mrdegibbs",
-                "Gibbs ringing was removed by subvoxel shifts [@kellner2016] with {method} "
-                "[@tournier2019].",
-            ),
-            Method(
-                "DIPY gibbs_removal",
-                "Gibbs ringing was removed by subvoxel shifts [@kellner2016] with {method} "
-                "[@garyfallidis2014].",
-            ),
-        ),
-        "SDCMethod": (
-            Method("none", "Distortion by magnetic susceptibility was not corrected."),
-            Method(
-                "FSL topup",
-                "Distortion by magnetic susceptibility was estimated from images of opposite "
-                "phase encoding by {method} [@andersson2003].",
-            ),
-            Method("Variational estimate.*readout times unknown", _EQUAL_READOUTS),
-            Method("Variational estimate", f"{_VARIATIONAL}."),
-        ),
-        "HMCMethod": (
-            Method("none", f"Head motion and eddy currents were not corrected; {_ONCE}."),
-            Method(
-                "FSL eddy",
-                "Head motion and eddy currents were corrected by {method} [@andersson2016], which "
-                "interpolates the series; its result was interpolated once more into each output "
-                f"space, and {_ROTATED}.",
-            ),
-            Method(
-                "registration to leave-one-out",
-                f"Head motion and eddy currents were estimated by {{method}}; {_ONCE}.",
-            ),
-        ),
-        "MaskMethod": _masks("b=0 reference"),
-        "CoregistrationMethod": (
-            Method(
-                "rigid",
-                "The b=0 reference was registered to the T1-weighted image: {method} "
-                "[@avants2008].",
-            ),
-        ),
-        "NormalisationMethod": _registrations("b=0 reference"),
-    }
-)
-
-#: The same of a T1-weighted image.
-ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = MappingProxyType(
-    {
-        "MaskMethod": _masks("T1-weighted image"),
-        "NormalisationMethod": _registrations("T1-weighted brain"),
-    }
-)
 
 
 def _find(methods: Sequence[Method], stated: str) -> Method | None:
@@ -187,6 +84,8 @@ def describe_steps(
     >>> describe_steps([{"SDCMethod": "none"}, {"HMCMethod": "none"}])[0]
     'Distortion by magnetic susceptibility was not corrected (1 of 2 series).'
     """
+    from dmri_fm_workflows.stages.table import anatomy_steps, series_steps
+
     # With a T1-weighted image, it is this that was registered to the template.
     own = [
         {k: v for k, v in s.items() if k != "NormalisationMethod"}
@@ -195,8 +94,8 @@ def describe_steps(
         for s in series
     ]
     return [
-        *_describe(ANATOMY_STEPS, anatomies, "T1-weighted images"),
-        *_describe(SERIES_STEPS, own, "series"),
+        *_describe(anatomy_steps(), anatomies, "T1-weighted images"),
+        *_describe(series_steps(), own, "series"),
     ]
 
 
@@ -225,7 +124,7 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     Parameters
     ----------
     keys
-        Keys of :data:`SERIES_STEPS`.
+        Keys of the steps of a series.
     sidecar
         Contents of a sidecar; a key that it lacks adds nothing.
 
@@ -239,11 +138,14 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     >>> works_of(["MaskMethod"], {"MaskMethod": "median_otsu (DIPY 1.12.1), slab"})
     ('garyfallidis2014',)
     """
+    from dmri_fm_workflows.stages.table import series_steps
+
+    steps = series_steps()
     found = [
         method.works
         for key in keys
         if key in sidecar
         for stated in str(sidecar[key]).split(_BETWEEN_RUNS)
-        if (method := _find(SERIES_STEPS[key], stated)) is not None
+        if (method := _find(steps[key], stated)) is not None
     ]
     return tuple(dict.fromkeys(work for works in found for work in works))

@@ -51,9 +51,9 @@ def transform_metadata(name: OutputName) -> dict[str, str]:
     >>> transform_metadata(name)["PointMapping"]
     'A point of ACPC is taken to the point of T1w that shows the same tissue.'
     """
-    if not name.kind.is_transform:
+    if not name.type.is_transform:
         raise ConfigError(
-            f"{name.kind.name} is no transform", expected="a kind whose suffix is xfm"
+            f"{name.type.name} is no transform", expected="an output type whose suffix is xfm"
         )
     source, target = name.entities["from"], name.entities["to"]
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -28,23 +29,26 @@ __all__ = [
     "RunError",
     "SeriesSection",
     "describe_series",
+    "quality_limits",
     "quality_rows",
     "standard_figure",
 ]
 
 Level = Literal["error", "warning", "note"]
 
-#: Values outside these ranges are marked in the quality table: lowest and highest expected.
+#: Values outside these ranges are marked in the quality table: lowest and highest expected, by the
+#: pattern of the column's name. Those of networks start with the label of the network.
 QUALITY_LIMITS: Mapping[str, tuple[float, float]] = {
     "mean_fd": (0.0, 1.0),
     "max_fd": (0.0, 5.0),
     "fa_nan_fraction": (0.0, 0.0),
     "fa_out_of_range_fraction": (0.0, 0.02),
-    "tensorrefiner_fa_out_of_range_fraction": (0.0, 0.02),
-    "tensorrefiner_negative_diffusivity_fraction": (0.0, 0.02),
-    "tensorrefiner_md_bias": (0.0, 0.15),
-    "tensorrefiner_unfamiliar_fraction": (0.0, 0.1),
+    "*_fa_out_of_range_fraction": (0.0, 0.02),
+    "*_negative_diffusivity_fraction": (0.0, 0.02),
+    "*_md_bias": (0.0, 0.15),
+    "*_ood_fraction": (0.0, 0.1),
     "ood_percentile": (0.0, 95.0),
+    "*_ood_percentile": (0.0, 95.0),
 }
 
 
@@ -262,7 +266,7 @@ def _captions() -> Mapping[str, Mapping[str, Any]]:
     return table
 
 
-def standard_figure(desc: str, path: str, *, remark: str = "") -> Figure:
+def standard_figure(desc: str, path: str, *, model: str | None = None) -> Figure:
     """Return a figure with its standard title, caption and advice.
 
     Parameters
@@ -271,8 +275,8 @@ def standard_figure(desc: str, path: str, *, remark: str = "") -> Figure:
         The `desc` label of the figure, a key of `captions.yaml`.
     path
         Path relative to the page.
-    remark
-        Added to the caption: which volume, which method.
+    model
+        Name or label of the model whose figure it is; by default that of `captions.yaml`.
 
     Raises
     ------
@@ -288,13 +292,13 @@ def standard_figure(desc: str, path: str, *, remark: str = "") -> Figure:
     if entry is None:
         raise ConfigError(f"a figure named {desc!r}", expected=", ".join(sorted(_captions())))
     if "model" in entry:
-        model = identity(entry["model"])
-        names = {n: getattr(model, n) for n in ("title", "architecture", "provenance")}
+        record = identity(model or entry["model"])
+        names = {n: getattr(record, n) for n in ("title", "architecture", "provenance")}
         entry = {k: v.format(**names) if isinstance(v, str) else v for k, v in entry.items()}
     return Figure(
         title=entry["title"],
         path=path,
-        caption=f"{entry['caption']} {remark}".strip(),
+        caption=entry["caption"].strip(),
         look_for=entry["look_for"],
         alt=entry["alt"],
         is_interactive=entry.get("interactive", False),
@@ -343,6 +347,17 @@ def describe_series(
     )
 
 
+def quality_limits(column: str) -> tuple[float, float] | None:
+    """Return the lowest and highest expected value of a quality measure, or None.
+
+    Examples
+    --------
+    >>> quality_limits("qcgdtipaper_md_bias"), quality_limits("snr_b0")
+    ((0.0, 0.15), None)
+    """
+    return next((v for pattern, v in QUALITY_LIMITS.items() if fnmatchcase(column, pattern)), None)
+
+
 def quality_rows(measures: Mapping[str, float | int | str | None]) -> tuple[QualityRow, ...]:
     """Describe measures of image quality, and mark those outside the expected range.
 
@@ -361,7 +376,7 @@ def quality_rows(measures: Mapping[str, float | int | str | None]) -> tuple[Qual
     rows = []
     for name, value in measures.items():
         about = described.get(name, {})
-        limits = QUALITY_LIMITS.get(name)
+        limits = quality_limits(name)
         number = float(value) if isinstance(value, int | float | np.number) else None
         flagged = (
             limits is not None

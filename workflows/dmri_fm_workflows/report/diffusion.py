@@ -28,7 +28,6 @@ __all__ = [
     "direction_colours",
     "plot_colour_fa",
     "plot_sampling_scheme",
-    "shell_colours",
 ]
 
 #: More shells than this (Cartesian sampling) share one sphere, coloured by b-value.
@@ -41,7 +40,7 @@ SHELL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f")
 BRIGHTEST_FA = 0.8
 
 
-def shell_colours(n: int) -> list[str]:
+def _shell_colours(n: int) -> list[str]:
     """Return one colour per shell, from low to high b-value."""
     if n <= len(SHELL_COLOURS):
         return list(SHELL_COLOURS[:n])
@@ -94,7 +93,7 @@ def plot_sampling_scheme(gtab: GradientTable, out: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     shells = gtab.shells
-    colours = dict(zip(shells, shell_colours(len(shells)), strict=True))
+    colours = dict(zip(shells, _shell_colours(len(shells)), strict=True))
     panels = [shells] if len(shells) > MOST_SPHERES else [(shell,) for shell in shells]
     with chart_style():
         # Few spheres leave room for the b-values beside them.

@@ -20,7 +20,6 @@ from dmri_fm_workflows.report.slices import (
 from dmri_fm_workflows.report.svg import Drawing
 
 __all__ = [
-    "BLUE",
     "FULL_WIDTH",
     "ORANGE",
     "SKY",
@@ -43,7 +42,6 @@ FULL_WIDTH = 1100.0
 ORANGE = "#e69f00"
 SKY = "#56b4e9"
 YELLOW = "#f0e442"
-BLUE = "#0072b2"
 
 MARK = "#fff"
 CAPTION_SIZE = 13.0

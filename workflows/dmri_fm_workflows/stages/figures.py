@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nipype.pipeline.engine as pe
-from nipype.interfaces import utility as niu
 
 from dmri_fm import __version__
 from dmri_fm.gradient_files import read_gradients, stated_b0_threshold
+from dmri_fm.identity import IDENTITIES
 from dmri_fm.json_files import read_object
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
@@ -23,9 +23,7 @@ from dmri_fm_workflows.interfaces.report import (
     PlotBeforeAfter,
     PlotCarpet,
     PlotColourFa,
-    PlotComparison,
     PlotDenoising,
-    PlotFeatures,
     PlotInTemplate,
     PlotMask,
     PlotRegistration,
@@ -35,6 +33,7 @@ from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify, sidecar_path
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.tsv import read_table, scan_columns
+from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.report import (
     AnatomySection,
     Fact,
@@ -48,6 +47,7 @@ from dmri_fm_workflows.report import (
     render_report,
     standard_figure,
 )
+from dmri_fm_workflows.stages.base import Resources, open_workflow
 
 __all__ = ["init_anat_figures_wf", "init_series_figures_wf", "write_participant_page"]
 
@@ -64,6 +64,9 @@ FIGURES = (
     "tensorvsnetwork",
     "features",
 )
+
+#: Of these, what the stage of figures draws; networks and encoders draw their own.
+DRAWN = FIGURES[:-2]
 
 #: Entries of the preprocessed series' sidecar that the page shows, with their headings.
 FACTS = {
@@ -88,17 +91,14 @@ FACTS = {
 PACKAGES = ("antspyx", "deepbet", "dipy", "nibabel", "nipype", "niworkflows", "numpy", "torch")
 
 
-def init_anat_figures_wf(*, name: str = "figures_wf") -> pe.Workflow:
+def init_anat_figures_wf(
+    plan: SessionPlan, resources: Resources, *, name: str = "figures_wf"
+) -> pe.Workflow:
     """Draw the anatomy.
-
-    Parameters
-    ----------
-    name
-        Name of the workflow.
 
     Inputs
     ------
-    t1w_file, mask_file
+    t1w_file, t1w_mask_file
         T1w image in ACPC and its mask.
     mni_brain_file, template_file, template_mask_file
         Brain in MNI, template, template's brain.
@@ -108,16 +108,6 @@ def init_anat_figures_wf(*, name: str = "figures_wf") -> pe.Workflow:
     t1wmask_figure, t1wtemplate_figure
         SVG files.
     """
-    workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(
-        niu.IdentityInterface(
-            ["t1w_file", "mask_file", "mni_brain_file", "template_file", "template_mask_file"]
-        ),
-        name="inputnode",
-    )
-    outputnode = pe.Node(
-        niu.IdentityInterface(["t1wmask_figure", "t1wtemplate_figure"]), name="outputnode"
-    )
     mask = pe.Node(PlotMask(title="T1w image and brain mask"), name="plot_t1w_mask")
     template = pe.Node(
         PlotRegistration(
@@ -125,37 +115,43 @@ def init_anat_figures_wf(*, name: str = "figures_wf") -> pe.Workflow:
         ),
         name="plot_template",
     )
-    workflow.connect([
-        (inputnode, mask, [("t1w_file", "in_file"), ("mask_file", "mask_file")]),
-        (inputnode, template, [("mni_brain_file", "moving_file"),
-                               ("template_file", "fixed_file"),
-                               ("template_mask_file", "mask_file")]),
-        (mask, outputnode, [("out_file", "t1wmask_figure")]),
-        (template, outputnode, [("out_file", "t1wtemplate_figure")]),
-    ])  # fmt: skip
+    drawings = {
+        "t1wmask": (mask, {"t1w_file": "in_file", "t1w_mask_file": "mask_file"}),
+        "t1wtemplate": (template, _IN_TEMPLATE),
+    }
+    return _figures_wf(name, drawings)
+
+
+#: A figure's node and, by field of the graph, its inputs.
+Drawing = tuple[pe.Node, Mapping[str, str]]
+
+_IN_TEMPLATE = {
+    "mni_brain_file": "moving_file",
+    "template_file": "fixed_file",
+    "template_mask_file": "mask_file",
+}
+
+
+def _figures_wf(
+    name: str, drawings: Mapping[str, Drawing], *, more_inputs: Sequence[str] = ()
+) -> pe.Workflow:
+    """Return the workflow of figures by their `desc` label."""
+    inputs = dict.fromkeys(field for _, fields in drawings.values() for field in fields)
+    workflow, inputnode, outputnode = open_workflow(
+        name, [*inputs, *more_inputs], [f"{label}_figure" for label in drawings]
+    )
+    for label, (node, fields) in drawings.items():
+        workflow.connect([
+            (inputnode, node, list(fields.items())),
+            (node, outputnode, [("out_file", f"{label}_figure")]),
+        ])  # fmt: skip
     return workflow
 
 
 def init_series_figures_wf(
-    *,
-    has_t1w: bool,
-    has_sdc: bool,
-    has_denoising: bool,
-    has_tensor: bool,
-    has_network: bool,
-    has_features: bool,
-    name: str = "figures_wf",
+    plan: SeriesPlan, resources: Resources, *, name: str = "figures_wf"
 ) -> pe.Workflow:
-    """Draw one series.
-
-    Parameters
-    ----------
-    has_t1w
-        Show the registration to the T1w image; if not, that to the template.
-    has_sdc, has_denoising, has_tensor, has_network, has_features
-        Which stages ran.
-    name
-        Name of the workflow.
+    """Draw one series, by the stages that run.
 
     Inputs
     ------
@@ -169,151 +165,99 @@ def init_series_figures_wf(
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
         Maps of the tensor fit.
-    tensorrefiner_fa_file, tensorrefiner_fa_std_file, tensorrefiner_unfamiliarity_file
-        Maps of the network.
-    tensorrefiner_facts
-        How they were made.
-    scan_file, patch_file
-        Features.
 
     Outputs
     -------
     samplingscheme_figure, dwiref_figure, carpetplot_figure, coreg_figure
         SVG files of every series.
-    denoising_figure, sdc_figure, fa_figure, famni_figure, tensorvsnetwork_figure, features_figure
-        Of the stages that ran; the others are no fields.
+    denoising_figure, sdc_figure, fa_figure, famni_figure
+        Of the stages that run.
     """
-    workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(
-        niu.IdentityInterface(
-            [
-                "denoised_file",
-                "raw_file",
-                "bval_file",
-                "raw_bvec_file",
-                "motion_file",
-                "outliers_file",
-                "dwiref_file",
-                "uncorrected_file",
-                "dwi_mask_file",
-                "acpc_dwiref_file",
-                "acpc_mask_file",
-                "mni_mask_file",
-                "t1w_brain_file",
-                "mni_brain_file",
-                "template_file",
-                "template_mask_file",
-                "tensor_fa_file",
-                "tensor_v1_file",
-                "tensor_fa_mni_file",
-                "tensorrefiner_fa_file",
-                "tensorrefiner_fa_std_file",
-                "tensorrefiner_unfamiliarity_file",
-                "tensorrefiner_facts",
-                "scan_file",
-                "patch_file",
-            ]
-        ),
-        name="inputnode",
-    )
-    nodes: dict[str, tuple[pe.Node, list[tuple[str, str]]]] = {
+    drawings: dict[str, Drawing] = {
         "samplingscheme": (
             pe.Node(PlotScheme(), name="plot_scheme"),
-            [("raw_file", "dwi_file"), ("bval_file", "bval_file"), ("raw_bvec_file", "bvec_file")],
+            {"raw_file": "dwi_file", "bval_file": "bval_file", "raw_bvec_file": "bvec_file"},
         ),
         "dwiref": (
             pe.Node(PlotMask(title="b=0 reference and brain mask"), name="plot_dwiref"),
-            [("dwiref_file", "in_file"), ("dwi_mask_file", "mask_file")],
+            {"dwiref_file": "in_file", "dwi_mask_file": "mask_file"},
         ),
         "carpetplot": (
             pe.Node(PlotCarpet(), name="plot_carpet"),
-            [
-                ("raw_file", "dwi_file"),
-                ("bval_file", "bval_file"),
-                ("dwi_mask_file", "mask_file"),
-                ("motion_file", "motion_file"),
-                ("outliers_file", "outliers_file"),
-            ],
+            {
+                "raw_file": "dwi_file",
+                "bval_file": "bval_file",
+                "dwi_mask_file": "mask_file",
+                "motion_file": "motion_file",
+                "outliers_file": "outliers_file",
+            },
         ),
     }
-    if has_denoising:
-        nodes["denoising"] = (
+    if plan.engines.denoise != "none":
+        drawings["denoising"] = (
             pe.Node(PlotDenoising(), name="plot_denoising"),
-            [(f, f) for f in ("raw_file", "bval_file")]
-            + [("denoised_file", "dwi_file"), ("dwi_mask_file", "mask_file")],
+            {
+                "raw_file": "raw_file",
+                "bval_file": "bval_file",
+                "denoised_file": "dwi_file",
+                "dwi_mask_file": "mask_file",
+            },
         )
-    if has_sdc:
-        nodes["sdc"] = (
+    if plan.sdc.has_field:
+        drawings["sdc"] = (
             pe.Node(PlotBeforeAfter(title="Susceptibility distortion"), name="plot_sdc"),
-            [
-                ("uncorrected_file", "before_file"),
-                ("dwiref_file", "after_file"),
-                ("dwi_mask_file", "mask_file"),
-            ],
+            {
+                "uncorrected_file": "before_file",
+                "dwiref_file": "after_file",
+                "dwi_mask_file": "mask_file",
+            },
         )
-    if has_tensor:
-        nodes["fa"] = (
-            pe.Node(PlotColourFa(), name="plot_colour_fa"),
-            [
-                ("tensor_fa_file", "fa_file"),
-                ("tensor_v1_file", "v1_file"),
-                ("acpc_mask_file", "mask_file"),
-            ],
-        )
-    if has_network:
-        nodes["tensorvsnetwork"] = (
-            pe.Node(PlotComparison(model="tensor-refiner"), name="plot_comparison"),
-            [
-                ("tensor_fa_file", "tensor_file"),
-                ("tensorrefiner_fa_file", "network_file"),
-                ("tensorrefiner_fa_std_file", "std_file"),
-                ("tensorrefiner_unfamiliarity_file", "unfamiliarity_file"),
-                ("tensorrefiner_facts", "facts"),
-                ("acpc_mask_file", "mask_file"),
-            ],
-        )
-    if has_features:
-        nodes["features"] = (
-            pe.Node(PlotFeatures(), name="plot_features"),
-            [("scan_file", "scan_file"), ("patch_file", "patch_file")],
-        )
-    coreg = pe.Node(PlotRegistration(moving_label="b=0 reference"), name="plot_coreg")
-    if has_t1w:
-        coreg.inputs.fixed_label, coreg.inputs.title = "T1w image", "b=0 reference to T1w image"
-        bring = pe.Node(ResampleTo(), name="resample_t1w")
-        workflow.connect([
-            (inputnode, bring, [("t1w_brain_file", "in_file"),
-                                ("acpc_dwiref_file", "reference_file")]),
-            (bring, coreg, [("out_file", "fixed_file")]),
-        ])  # fmt: skip
-        nodes["coreg"] = (
-            coreg,
-            [("acpc_dwiref_file", "moving_file"), ("acpc_mask_file", "mask_file")],
-        )
-    else:
-        coreg.inputs.fixed_label, coreg.inputs.title = "template", "b=0 reference to template"
-        nodes["coreg"] = (
-            coreg,
-            [
-                ("mni_brain_file", "moving_file"),
-                ("template_file", "fixed_file"),
-                ("template_mask_file", "mask_file"),
-            ],
-        )
-    if has_tensor:
-        nodes["famni"] = (
-            pe.Node(PlotInTemplate(title="FA in the template"), name="plot_fa_mni"),
-            [("tensor_fa_mni_file", "in_file"), ("mni_mask_file", "mask_file")],
-        )
-    outputnode = pe.Node(
-        niu.IdentityInterface([f"{f}_figure" for f in FIGURES if f in nodes]), name="outputnode"
+    drawings |= _model_drawings(plan)
+    if not plan.has_t1w:
+        drawings["coreg"] = (_plot_registration("template"), _IN_TEMPLATE)
+        return _figures_wf(name, drawings)
+    coreg = _plot_registration("T1w image")
+    drawings["coreg"] = (
+        coreg,
+        {"acpc_dwiref_file": "moving_file", "acpc_mask_file": "mask_file"},
     )
-    for label, (node, fields) in nodes.items():
-        workflow.connect([
-            (inputnode, node, fields),
-            (node, outputnode, [("out_file", f"{label}_figure")]),
-        ])  # fmt: skip
+    workflow = _figures_wf(name, drawings, more_inputs=["t1w_brain_file"])
+    resample = pe.Node(ResampleTo(), name="resample_t1w")
+    workflow.connect([
+        (workflow.get_node("inputnode"), resample, [("t1w_brain_file", "in_file"),
+                                                    ("acpc_dwiref_file", "reference_file")]),
+        (resample, coreg, [("out_file", "fixed_file")]),
+    ])  # fmt: skip
     return workflow
+
+
+def _plot_registration(fixed: str) -> pe.Node:
+    """Return the node that draws the b=0 reference over what it was registered to."""
+    return pe.Node(
+        PlotRegistration(
+            moving_label="b=0 reference", fixed_label=fixed, title=f"b=0 reference to {fixed}"
+        ),
+        name="plot_coreg",
+    )
+
+
+def _model_drawings(plan: SeriesPlan) -> dict[str, Drawing]:
+    """Return the figures of the tensor fit."""
+    drawings: dict[str, Drawing] = {}
+    if plan.has_tensor:
+        drawings["fa"] = (
+            pe.Node(PlotColourFa(), name="plot_colour_fa"),
+            {
+                "tensor_fa_file": "fa_file",
+                "tensor_v1_file": "v1_file",
+                "acpc_mask_file": "mask_file",
+            },
+        )
+        drawings["famni"] = (
+            pe.Node(PlotInTemplate(title="FA in the template"), name="plot_fa_mni"),
+            {"tensor_fa_mni_file": "in_file", "mni_mask_file": "mask_file"},
+        )
+    return drawings
 
 
 def write_participant_page(
@@ -382,13 +326,15 @@ def _figures(
     labels: Sequence[str],
     suffix: str,
 ) -> tuple[Figure, ...]:
-    """Return the figures of a scan among the files that are there."""
+    """Return the figures of a scan among the files that are there; of several models in order."""
     found = []
     for label in labels:
-        name = f"{scan_name(entities)}_desc-{label}_{suffix}.svg"
-        path = f"sub-{entities['subject']}/figures/{name}"
-        if output_dir / path in there:
-            found.append(standard_figure(label, path))
+        for model in (None, *(record.label for record in IDENTITIES.values())):
+            of_model = "" if model is None else f"_model-{model}"
+            name = f"{scan_name(entities)}{of_model}_desc-{label}_{suffix}.svg"
+            path = f"sub-{entities['subject']}/figures/{name}"
+            if output_dir / path in there:
+                found.append(standard_figure(label, path, model=model))
     return tuple(found)
 
 
@@ -406,7 +352,7 @@ def _warnings(sidecar: dict[str, Any], where: str) -> list[ReportWarning]:
 
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
-        # A measure with a sentence of its own, or something told file by file.
+        # A measure with a summary, or a value for each file.
         told = "; ".join(f"{name}: {_in_words(part)}" for name, part in value.items())
         return str(value.get("Summary") or told)
     if isinstance(value, list):

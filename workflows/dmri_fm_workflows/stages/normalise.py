@@ -1,154 +1,47 @@
-"""Normalise stage: anatomy to template, reference to anatomy, and the one resampling."""
+"""Normalise stage: reference to anatomy or template, and the one resampling."""
 
 from __future__ import annotations
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm_workflows.interfaces.facts import MergeFacts
+from dmri_fm.identity import label_of
 from dmri_fm_workflows.interfaces.normalise import (
     AlignAcpc,
     CoregisterReference,
     RegisterTemplate,
     ResampleDwi,
 )
-from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
-from dmri_fm_workflows.plan import SLOPPY_WARNING
+from dmri_fm_workflows.interfaces.records import MergeRecords
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.anat import REGISTERED
+from dmri_fm_workflows.stages.base import Resources, open_workflow
 
-__all__ = ["init_anat_wf", "init_normalise_wf"]
+__all__ = ["RESAMPLED", "init_normalise_wf"]
 
+#: What is resampled into each space, by output of the resampling.
+RESAMPLED = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
 
-def init_anat_wf(*, normalisation: str, sloppy: bool, name: str = "anat_wf") -> pe.Workflow:
-    """Align the T1w image to ACPC and register it to the template.
-
-    Parameters
-    ----------
-    normalisation
-        `affine` or `syn`.
-    sloppy
-        Coarse and quick, for tests.
-    name
-        Name of the workflow.
-
-    Inputs
-    ------
-    t1w_file
-        T1w image as acquired.
-
-    Outputs
-    -------
-    t1w_file, brain_file, mask_file
-        Bias-corrected image, brain and mask in ACPC.
-    to_acpc_file, from_acpc_file
-        Transforms between the T1w image and ACPC.
-    to_mni_file, from_mni_file
-        Transforms between ACPC and MNI.
-    mni_brain_file, template_file, template_mask_file
-        Brain in MNI, 2 mm; template and its brain mask.
-    dice
-        Overlap of the brain with the template's.
-    facts
-        What ran.
-    """
-    workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(["t1w_file"]), name="inputnode")
-    outputnode = pe.Node(
-        niu.IdentityInterface(
-            [
-                "t1w_file",
-                "brain_file",
-                "mask_file",
-                "to_acpc_file",
-                "from_acpc_file",
-                "to_mni_file",
-                "from_mni_file",
-                "mni_brain_file",
-                "template_file",
-                "template_mask_file",
-                "dice",
-                "facts",
-            ]
-        ),
-        name="outputnode",
-    )
-    unbias = pe.Node(CorrectBias(), name="correct_t1w_bias", mem_gb=1)
-    mask = pe.Node(MaskBrain(contrast="t1w"), name="mask_t1w", mem_gb=2)
-    align = pe.Node(AlignAcpc(), name="align_acpc", mem_gb=1)
-    register = pe.Node(
-        RegisterTemplate(method=normalisation, sloppy=sloppy),
-        name="register_template",
-        mem_gb=2,
-    )
-    facts = pe.Node(niu.Merge(2), name="list_facts", run_without_submitting=True)
-    merge_facts = pe.Node(
-        MergeFacts(base={"Warnings": [SLOPPY_WARNING] if sloppy else []}),
-        name="merge_facts",
-        run_without_submitting=True,
-    )
-    workflow.connect([
-        (inputnode, unbias, [("t1w_file", "in_file")]),
-        (unbias, mask, [("out_file", "in_file")]),
-        (unbias, align, [("out_file", "in_file")]),
-        (mask, align, [("mask_file", "mask_file")]),
-        (align, register, [("brain_file", "brain_file"), ("mask_file", "mask_file")]),
-        (mask, facts, [("facts", "in1")]),
-        (register, facts, [("facts", "in2")]),
-        (facts, merge_facts, [("out", "in_facts")]),
-    ])  # fmt: skip
-    workflow.connect([
-        (align, outputnode, [("out_file", "t1w_file"), ("brain_file", "brain_file"),
-                             ("mask_file", "mask_file"), ("to_acpc_file", "to_acpc_file"),
-                             ("from_acpc_file", "from_acpc_file")]),
-        (register, outputnode, [("to_mni_file", "to_mni_file"),
-                                ("from_mni_file", "from_mni_file"),
-                                ("brain_file", "mni_brain_file"),
-                                ("template_file", "template_file"),
-                                ("template_mask_file", "template_mask_file"),
-                                ("dice", "dice")]),
-        (merge_facts, outputnode, [("facts", "facts")]),
-    ])  # fmt: skip
-    return workflow
+#: Of these, what a model takes on its own grid.
+MODEL_INPUTS = ("dwi_file", "bval_file", "bvec_file", "mask_file")
 
 
 def init_normalise_wf(
-    *,
-    has_t1w: bool,
-    normalisation: str,
-    sloppy: bool,
-    voxel_size_mm: float | None,
-    feature_model: str | None,
-    omp_nthreads: int,
-    mem_gb: float,
-    name: str = "normalise_wf",
+    plan: SeriesPlan, resources: Resources, *, name: str = "normalise_wf"
 ) -> pe.Workflow:
     """Bring a series into ACPC and MNI, each by one interpolation of what `dwi_file` holds.
 
-    Parameters
-    ----------
-    has_t1w
-        Whether the reference is registered to a T1w image; if not, it is aligned to the
-        template itself.
-    normalisation
-        `affine` or `syn`; used without a T1w image.
-    sloppy
-        Coarse and quick, for tests.
-    voxel_size_mm
-        Voxel size in ACPC; None for the series' own.
-    feature_model
-        Model whose grid the series is also resampled to, or None.
-    omp_nthreads
-        Threads a node may use.
-    mem_gb
-        Size of the merged series, GB.
-    name
-        Name of the workflow.
+    Without a T1w image the reference is aligned to ACPC and registered to the template itself.
 
     Inputs
     ------
-    dwi_file, bval_file, bvec_file, volumes_file, motion_file, field_file
-        From the preprocess stage.
+    dwi_file, bval_file, bvec_file, volumes_file, motion_file
+        Series with estimates of motion.
+    remaining_field_file
+        Off-resonance that is still to be corrected, Hz, if there is any.
     dwiref_file, dwi_brain_file, dwi_mask_file
-        Reference, its brain and mask.
+        Reference, its brain and mask; the first only without a T1w image, the second only with
+        one.
     t1w_brain_file, to_t1w_acpc_file, to_mni_file
         From the anatomy, if there is one.
 
@@ -158,106 +51,64 @@ def init_normalise_wf(
         The series in ACPC.
     mni_dwi_file, mni_bval_file, mni_bvec_file, mni_b_file, mni_mask_file, mni_dwiref_file
         The series in MNI, 2 mm.
-    features_dwi_file, features_bval_file, features_bvec_file, features_b_file, features_mask_file,
-    features_dwiref_file
-        The series on the model's grid, if one was asked for.
-    to_acpc_file, from_acpc_file, to_mni_file
-        Transforms; the one to MNI is the anatomy's where there is one.
-    from_mni_file, mni_brain_file, template_file, template_mask_file, dice
+    drope_grid_dwi_file, drope_grid_bval_file, drope_grid_bvec_file, drope_grid_mask_file
+        The series on the grid of each encoder, by its label.
+    to_acpc_file, from_acpc_file
+        Transforms between the reference and ACPC.
+    to_mni_file, from_mni_file, mni_brain_file, template_file, template_mask_file
         Of the series' own registration to the template, where there is no anatomy.
-    facts
+    registration_dice
+        Overlap of its brain with the template's.
+    normalise_record
         What ran.
     """
-    workflow = pe.Workflow(name=name)
-    series_fields = ["dwi_file", "bval_file", "bvec_file", "volumes_file", "motion_file",
-                     "field_file"]  # fmt: skip
-    inputnode = pe.Node(
-        niu.IdentityInterface(
-            [
-                *series_fields,
-                "dwiref_file",
-                "dwi_brain_file",
-                "dwi_mask_file",
-                "t1w_brain_file",
-                "to_t1w_acpc_file",
-                "to_mni_file",
-            ]
-        ),
-        name="inputnode",
+    series = ["dwi_file", "bval_file", "bvec_file", "volumes_file", "motion_file"]
+    field = {"remaining_field_file": "field_file"} if plan.has_remaining_field else {}
+    aligned = (
+        ["dwi_brain_file", "t1w_brain_file", "to_t1w_acpc_file", "to_mni_file"]
+        if plan.has_t1w
+        else ["dwiref_file"]
     )
-    grids = ["acpc", "mni", *(["features"] if feature_model else [])]
-    resampled = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
-    outputnode = pe.Node(
-        niu.IdentityInterface(
-            [
-                *(
-                    f"{grid}_{field}"
-                    for grid in ("acpc", "mni", "features")
-                    for field in resampled
-                ),
-                "to_acpc_file",
-                "from_acpc_file",
-                "to_mni_file",
-                "from_mni_file",
-                "mni_brain_file",
-                "template_file",
-                "template_mask_file",
-                "dice",
-                "facts",
-            ]
-        ),
-        name="outputnode",
+    grids: dict[str, tuple[str, ...]] = {"acpc": RESAMPLED, "mni": RESAMPLED}
+    encoders = {f"{label_of(e)}_grid": e for e in plan.encoders}
+    grids |= dict.fromkeys(encoders, MODEL_INPUTS)
+    workflow, inputnode, outputnode = open_workflow(
+        name,
+        [*series, *field, "dwi_mask_file", *aligned],
+        [
+            *(f"{grid}_{output}" for grid, outputs in grids.items() for output in outputs),
+            "to_acpc_file",
+            "from_acpc_file",
+            *(() if plan.has_t1w else REGISTERED.values()),
+            "normalise_record",
+        ],
     )
-    merge_facts = pe.Node(MergeFacts(), name="merge_facts", run_without_submitting=True)
-    facts = pe.Node(niu.Merge(3), name="list_facts", run_without_submitting=True)
-    workflow.connect(facts, "out", merge_facts, "in_facts")
-    workflow.connect(merge_facts, "facts", outputnode, "facts")
-    if has_t1w:
-        align = pe.Node(CoregisterReference(), name="coregister_t1w", mem_gb=1)
-        to_mni, to_mni_field = inputnode, "to_mni_file"
-        workflow.connect([
-            (inputnode, align, [("dwi_brain_file", "dwi_brain_file"),
-                                ("t1w_brain_file", "t1w_brain_file"),
-                                ("to_t1w_acpc_file", "to_t1w_acpc_file")]),
-            (inputnode, outputnode, [("to_mni_file", "to_mni_file")]),
-            (align, facts, [("facts", "in1")]),
-        ])  # fmt: skip
-    else:
-        align = pe.Node(AlignAcpc(), name="align_acpc", mem_gb=1)
-        register = pe.Node(
-            RegisterTemplate(method=normalisation, sloppy=sloppy),
-            name="register_template",
-            mem_gb=2,
-        )
-        to_mni, to_mni_field = register, "to_mni_file"
-        workflow.connect([
-            (inputnode, align, [("dwiref_file", "in_file"), ("dwi_mask_file", "mask_file")]),
-            (align, register, [("brain_file", "brain_file"), ("mask_file", "mask_file")]),
-            (register, facts, [("facts", "in2")]),
-            (register, outputnode, [("to_mni_file", "to_mni_file"),
-                                    ("from_mni_file", "from_mni_file"),
-                                    ("brain_file", "mni_brain_file"),
-                                    ("template_file", "template_file"),
-                                    ("template_mask_file", "template_mask_file"),
-                                    ("dice", "dice")]),
-        ])  # fmt: skip
+    align, to_mni, record = _add_alignment(workflow, plan)
+    records = pe.Node(niu.Merge(2), name="list_records", run_without_submitting=True)
+    merge = pe.Node(MergeRecords(), name="merge_records", run_without_submitting=True)
     workflow.connect([
-        (align, outputnode, [("to_acpc_file", "to_acpc_file"),
-                             ("from_acpc_file", "from_acpc_file")]),
+        (align, outputnode, [(f, f) for f in ("to_acpc_file", "from_acpc_file")]),
+        (record, records, [("facts", "in1")]),
+        (records, merge, [("out", "in_records")]),
+        (merge, outputnode, [("record", "normalise_record")]),
     ])  # fmt: skip
-    for grid in grids:
+    for grid, outputs in grids.items():
         resample = pe.Node(
-            ResampleDwi(grid=grid, order=1 if sloppy else 3, n_threads=omp_nthreads),
+            ResampleDwi(
+                grid="features" if grid in encoders else grid,
+                order=1 if plan.sloppy else 3,
+                n_threads=resources.omp_nthreads,
+            ),
             name=f"resample_{grid}",
-            n_procs=omp_nthreads,
-            mem_gb=6 * mem_gb,
+            n_procs=resources.omp_nthreads,
+            mem_gb=6 * plan.size_gb,
         )
-        if grid == "acpc" and voxel_size_mm is not None:
-            resample.inputs.voxel_size_mm = voxel_size_mm
-        if grid == "features":
-            resample.inputs.model = feature_model
+        if grid in encoders:
+            resample.inputs.model = encoders[grid]
         if grid == "acpc":
-            workflow.connect(resample, "facts", facts, "in3")
+            workflow.connect(resample, "facts", records, "in2")
+            if plan.voxel_size_mm is not None:
+                resample.inputs.voxel_size_mm = plan.voxel_size_mm
         chain = pe.Node(
             niu.Merge(1 if grid == "acpc" else 2),
             name=f"chain_{grid}",
@@ -265,11 +116,38 @@ def init_normalise_wf(
         )
         workflow.connect(align, "to_acpc_file", chain, "in1")
         if grid != "acpc":
-            workflow.connect(to_mni, to_mni_field, chain, "in2")
+            workflow.connect(to_mni, "to_mni_file", chain, "in2")
         workflow.connect([
-            (inputnode, resample, [*((f, f) for f in series_fields),
+            (inputnode, resample, [*((f, f) for f in series), *field.items(),
                                    ("dwi_mask_file", "mask_file")]),
             (chain, resample, [("out", "xfm_files")]),
-            (resample, outputnode, [(f, f"{grid}_{f}") for f in resampled]),
+            (resample, outputnode, [(f, f"{grid}_{f}") for f in outputs]),
         ])  # fmt: skip
     return workflow
+
+
+def _add_alignment(workflow: pe.Workflow, plan: SeriesPlan) -> tuple[pe.Node, pe.Node, pe.Node]:
+    """Add what aligns the reference.
+
+    The nodes that are returned have the transforms to ACPC, that to MNI, and the record.
+    """
+    inputnode, outputnode = map(workflow.get_node, ("inputnode", "outputnode"))
+    if plan.has_t1w:
+        align = pe.Node(CoregisterReference(), name="coregister_t1w", mem_gb=1)
+        workflow.connect([
+            (inputnode, align, [(f, f) for f in (
+                "dwi_brain_file", "t1w_brain_file", "to_t1w_acpc_file")]),
+        ])  # fmt: skip
+        return align, inputnode, align
+    align = pe.Node(AlignAcpc(), name="align_acpc", mem_gb=1)
+    register = pe.Node(
+        RegisterTemplate(method=plan.normalisation, sloppy=plan.sloppy),
+        name="register_template",
+        mem_gb=2,
+    )
+    workflow.connect([
+        (inputnode, align, [("dwiref_file", "in_file"), ("dwi_mask_file", "mask_file")]),
+        (align, register, [("brain_file", "brain_file"), ("mask_file", "mask_file")]),
+        (register, outputnode, list(REGISTERED.items())),
+    ])  # fmt: skip
+    return align, register, register

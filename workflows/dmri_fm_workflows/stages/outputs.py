@@ -14,7 +14,8 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm_workflows.interfaces.facts import MergeFacts
+from dmri_fm.identity import DEFAULT_MODELS, label_of
+from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
@@ -23,15 +24,15 @@ from dmri_fm_workflows.outputs.sources import derivative_uri, direct_sources
 
 __all__ = [
     "ANAT_OUTPUTS",
-    "FEATURE_OUTPUTS",
-    "REFINER_MAPS",
-    "REFINER_OUTPUTS",
-    "SERIES_OUTPUTS",
-    "SERIES_TEMPLATE_OUTPUTS",
-    "TENSOR_OUTPUTS",
+    "HMC_OUTPUTS",
+    "NORMALISE_OUTPUTS",
+    "QUALITY_OUTPUTS",
+    "Origin",
     "Output",
+    "feature_outputs",
     "figure_outputs",
     "init_derivatives_wf",
+    "map_outputs",
 ]
 
 ACPC = "ACPC"
@@ -44,38 +45,50 @@ class Output:
 
     Attributes
     ----------
-    kind
+    type
         Key in `maps.yaml`.
     fields
         Fields of the stage that computed it; several are files that share one name.
     space
-        Space, where the kind has several or none is implied.
-    facts
+        Space, where the type has several or none is implied.
+    model
+        Label of the model that made it, or None.
+    record
         Field whose dictionary goes into the sidecar, or None.
     entities
         Further entities, `from` and `to` of a transform.
     metadata
         Further sidecar entries.
+    in_any_space
+        It is written whatever --output-spaces says: it exists on one grid only.
     """
 
-    kind: str
+    type: str
     fields: tuple[str, ...]
     space: str | None = None
-    facts: str | None = None
+    record: str | None = None
+    model: str | None = None
     entities: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    in_any_space: bool = False
+
+    @property
+    def all_fields(self) -> tuple[str, ...]:
+        """Every field that it is made from, that of its record last."""
+        return (*self.fields, *((self.record,) if self.record else ()))
 
     @property
     def node_name(self) -> str:
         """Name of its sink."""
-        words = [self.kind, *(str(v) for v in self.entities.values())]
-        if self.space and len(load_catalogue().kind(self.kind).spaces) > 1:
+        words = [self.model] if self.model else []
+        words += [self.type, *(str(v) for v in self.entities.values())]
+        if self.space and len(load_catalogue().output_type(self.type).spaces) > 1:
             words.append("mni" if self.space == MNI else "acpc")
         return "ds_" + "_".join(words)
 
     @property
     def ends(self) -> tuple[str, str] | None:
-        """What a transform resamples from, and into; None if the kind says so itself."""
+        """What a transform resamples from, and into; None if the type says so itself."""
         return (self.entities["from"], self.entities["to"]) if "from" in self.entities else None
 
     def path(self, scan: Mapping[str, str], *, normalisation: str) -> PurePosixPath:
@@ -92,7 +105,8 @@ class Output:
         source, target = self.ends or (None, None)
         return output_path(
             scan,
-            self.kind,
+            self.type,
+            model=self.model,
             space=self.space,
             from_space=source,
             to_space=target,
@@ -100,22 +114,31 @@ class Output:
         )
 
 
-def _transform(kind: str, field_name: str, source: str, target: str) -> Output:
-    return Output(kind, (field_name,), entities={"from": source, "to": target})
+def _transform(of: str, field_name: str, source: str, target: str) -> Output:
+    return Output(of, (field_name,), entities={"from": source, "to": target})
 
 
+#: Of the anatomy stage.
 ANAT_OUTPUTS = (
-    Output("t1w", ("t1w_file",), ACPC, "facts", metadata={"SkullStripped": False}),
-    Output("t1w_mask", ("mask_file",), ACPC, "facts"),
-    _transform("anat_xfm", "to_acpc_file", "T1w", ACPC),
+    Output("t1w", ("t1w_file",), ACPC, "record", metadata={"SkullStripped": False}),
+    Output("t1w_mask", ("t1w_mask_file",), ACPC, "record"),
+    _transform("anat_xfm", "to_t1w_acpc_file", "T1w", ACPC),
     # The same under the name that qsiprep has for it, and qsirecon looks for.
-    _transform("anat_xfm", "to_acpc_file", "orig", ACPC),
-    _transform("anat_xfm", "from_acpc_file", ACPC, "T1w"),
+    _transform("anat_xfm", "to_t1w_acpc_file", "orig", ACPC),
+    _transform("anat_xfm", "from_t1w_acpc_file", ACPC, "T1w"),
     _transform("anat_xfm", "to_mni_file", ACPC, MNI),
     _transform("anat_xfm", "from_mni_file", MNI, ACPC),
 )
 
-SERIES_OUTPUTS = (
+#: Of the correction of head motion.
+HMC_OUTPUTS = (
+    Output("hmc_xfm", ("motion_file",), record="motion_record"),
+    Output("confounds", ("confounds_file",), record="confounds_record"),
+)
+
+#: Of the normalise stage; the last two without a T1w image, where the series itself is registered
+#: to the template.
+NORMALISE_OUTPUTS = (
     *(
         output
         for grid, space in (("acpc", ACPC), ("mni", MNI))
@@ -124,45 +147,65 @@ SERIES_OUTPUTS = (
                 "preproc_dwi",
                 tuple(f"{grid}_{f}_file" for f in ("dwi", "bval", "bvec", "b")),
                 space,
-                "facts",
+                "record",
                 metadata={"SkullStripped": False},
             ),
-            Output("dwi_mask", (f"{grid}_mask_file",), space, "facts"),
+            Output("dwi_mask", (f"{grid}_mask_file",), space, "record"),
             Output("dwiref", (f"{grid}_dwiref_file",), space, metadata={"SkullStripped": False}),
         )
     ),
     _transform("dwi_xfm", "to_acpc_file", "dwiref", ACPC),
     _transform("dwi_xfm", "from_acpc_file", ACPC, "dwiref"),
-    Output("hmc_xfm", ("motion_file",), facts="motion_facts"),
-    Output("confounds", ("confounds_file",), facts="confounds_facts"),
-    Output("image_qc", ("qc_file",), facts="qc_facts"),
-)
-
-#: Without a T1w image the series itself is registered to the template.
-SERIES_TEMPLATE_OUTPUTS = (
     _transform("dwi_xfm", "to_mni_file", ACPC, MNI),
     _transform("dwi_xfm", "from_mni_file", MNI, ACPC),
 )
 
+QUALITY_OUTPUTS = (Output("image_qc", ("qc_file",), record="qc_record"),)
 
-def _map_outputs(model: str, params: Sequence[str], warped: Sequence[str]) -> tuple[Output, ...]:
+
+def map_outputs(model: str) -> tuple[Output, ...]:
+    """Return the maps that a tensor model gives, in ACPC and those of one number in MNI.
+
+    Their fields are `<label>_<type>_file` and `<label>_<type>_mni_file`, their record
+    `<label>_record`. A tensor network adds its figure, `<label>_figure`.
+    """
+    label, catalogue = label_of(model), load_catalogue()
     in_acpc = (
-        Output(f"{model}_{p}", (f"{model}_{p}_file",), ACPC, f"{model}_facts") for p in params
+        Output(t.name, (f"{label}_{t.name}_file",), ACPC, f"{label}_record", label)
+        for t in catalogue.maps_of(model)
     )
     in_mni = (
-        Output(f"{model}_{p}", (f"{model}_{p}_mni_file",), MNI, f"{model}_facts") for p in warped
+        Output(t.name, (f"{label}_{t.name}_mni_file",), MNI, f"{label}_record", label)
+        for t in catalogue.maps_of(model, space=MNI)
     )
-    return (*in_acpc, *in_mni)
+    return (*in_acpc, *in_mni, *_figure_of(model, "figure_tensorvsnetwork"))
 
 
-SCALARS = ("fa", "md", "ad", "rd")
-TENSOR_OUTPUTS = _map_outputs("tensor", ("diffusivity", "s0", *SCALARS), SCALARS)
-REFINER_MAPS = ("diffusivity", *SCALARS, "fa_std", "md_std", "unfamiliarity")
-REFINER_OUTPUTS = _map_outputs("tensorrefiner", REFINER_MAPS, SCALARS)
-FEATURE_OUTPUTS = (
-    Output("drope_pooled_features", ("scan_file",), MNI, "features_facts"),
-    Output("drope_patch_features", ("patch_file",), MNI, "features_facts"),
-)
+def feature_outputs(encoder: str, features: str) -> tuple[Output, ...]:
+    """Return the features that an encoder gives, and their figure.
+
+    Parameters
+    ----------
+    encoder
+        Name of the encoder.
+    features
+        `pooled` or `cls`: what its weights give for the scan.
+    """
+    label = label_of(encoder)
+    scan, patch = (
+        Output(of, (f"{label}_{part}_file",), MNI, f"{label}_record", label, in_any_space=True)
+        for of, part in ((f"features_{features}", "scan"), ("features_patch", "patch"))
+    )
+    return (scan, patch, *_figure_of(encoder, "figure_features"))
+
+
+def _figure_of(model: str, figure: str) -> tuple[Output, ...]:
+    """Return a model's figure; those of the models that run by default have no label."""
+    if not load_catalogue().output_type(figure).is_of(model):
+        return ()
+    label = label_of(model)
+    is_default = model in DEFAULT_MODELS
+    return (Output(figure, (f"{label}_figure",), model=None if is_default else label),)
 
 
 def figure_outputs(names: Sequence[str]) -> tuple[Output, ...]:
@@ -170,15 +213,52 @@ def figure_outputs(names: Sequence[str]) -> tuple[Output, ...]:
     return tuple(Output(f"figure_{name}", (f"{name}_figure",)) for name in names)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What the sidecars of a scan's outputs say of its images.
+
+    Attributes
+    ----------
+    entities
+        Entities of the scan, long names.
+    sources
+        BIDS URIs of the raw files.
+    normalisation
+        `affine` or `syn`: transforms to the template are affines or warps.
+    raw_metadata
+        Sidecars of the raw runs, for the preprocessed series.
+    anat_entities
+        Entities of the T1w image that defines ACPC; None if the b=0 reference of the scan does.
+    """
+
+    entities: Mapping[str, str]
+    sources: Sequence[str]
+    normalisation: str
+    raw_metadata: Sequence[Mapping[str, Any]] = ()
+    anat_entities: Mapping[str, str] | None = None
+
+    def path(self, output: Output) -> PurePosixPath:
+        """Return where an output of the scan is written, relative to the output folder."""
+        return output.path(self.entities, normalisation=self.normalisation)
+
+    def anat_path(self, output: Output) -> PurePosixPath:
+        """Return where an output of its T1w image is written."""
+        assert self.anat_entities is not None
+        return output.path(self.anat_entities, normalisation=self.normalisation)
+
+    @property
+    def reference(self) -> PurePosixPath:
+        """Image that defines ACPC."""
+        if self.anat_entities is None:
+            return self.path(Output("dwiref", (), ACPC))
+        return self.anat_path(Output("t1w", (), ACPC))
+
+
 def init_derivatives_wf(
     *,
     outputs: Sequence[Output],
     output_dir: Path,
-    entities: Mapping[str, str],
-    sources: Sequence[str],
-    raw_metadata: Sequence[Mapping[str, Any]] = (),
-    anat_entities: Mapping[str, str] | None = None,
-    normalisation: str = "affine",
+    origin: Origin,
     name: str = "derivatives_wf",
 ) -> pe.Workflow:
     """Write files into the output folder, each with its sidecar.
@@ -189,23 +269,15 @@ def init_derivatives_wf(
         What to write.
     output_dir
         Root of the output dataset.
-    entities
-        Entities of the scan, long names.
-    sources
-        BIDS URIs of the raw files.
-    raw_metadata
-        Sidecars of the raw runs, for the preprocessed series.
-    anat_entities
-        Entities of the T1w image that defines ACPC; None if the b=0 reference of the scan does.
-    normalisation
-        `affine` or `syn`: transforms to the template are affines or warps.
+    origin
+        The scan that they are made from.
     name
         Name of the workflow.
 
     Inputs
     ------
-    One field per entry of `outputs` and per dictionary of facts that they name; the warnings of
-    `facts` go into every sidecar, and so do the methods whose works a kind cites.
+    One field per entry of `outputs` and per record that they name; the warnings of `record`, that
+    of the scan, go into every sidecar, and so do the methods whose works a type cites.
 
     Outputs
     -------
@@ -213,29 +285,20 @@ def init_derivatives_wf(
         Paths that were written.
     """
     workflow = pe.Workflow(name=name)
-    fields = dict.fromkeys(
-        f for output in outputs for f in (*output.fields, *([output.facts] * bool(output.facts)))
-    )
-    inputnode = pe.Node(niu.IdentityInterface(list(fields | {"facts": None})), name="inputnode")
+    fields = dict.fromkeys(f for output in outputs for f in output.all_fields)
+    inputnode = pe.Node(niu.IdentityInterface(list(fields | {"record": None})), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(["out_files"]), name="outputnode")
     collect = pe.Node(niu.Merge(len(outputs)), name="collect_outputs", run_without_submitting=True)
-    catalogue = load_catalogue()
-    written = [o.path(entities, normalisation=normalisation) for o in outputs]
-    if anat_entities is not None:
-        written += [o.path(anat_entities, normalisation=normalisation) for o in ANAT_OUTPUTS]
-    reference = (
-        Output("dwiref", (), ACPC).path(entities, normalisation=normalisation)
-        if anat_entities is None
-        else Output("t1w", (), ACPC).path(anat_entities, normalisation=normalisation)
-    )
+    written = [origin.path(o) for o in outputs]
+    if origin.anat_entities is not None:
+        written += [origin.anat_path(o) for o in ANAT_OUTPUTS]
     for number, output in enumerate(outputs, start=1):
-        kind = catalogue.kind(output.kind)
-        named = {"space": output.space} if output.space else {}
+        named = {k: v for k in ("space", "model") if (v := getattr(output, k)) is not None}
         sink = pe.Node(
             DerivativesDataSink(
-                kind=output.kind,
+                output_type=output.type,
                 base_directory=str(output_dir),
-                source_entities=dict(entities),
+                source_entities=dict(origin.entities),
                 **named,
                 **output.entities,
             ),
@@ -254,29 +317,46 @@ def init_derivatives_wf(
             for position, field_name in enumerate(output.fields, start=1):
                 workflow.connect(inputnode, field_name, files, f"in{position}")
             workflow.connect(files, "out", sink, "in_file")
-        if not kind.has_sidecar:
-            continue
-        static = image_sidecar(
-            output.kind,
-            sources=direct_sources(written[number - 1], raw=sources, written=written),
-            space=output.space,
-            ends=output.ends,
-            spatial_reference=derivative_uri(reference)
-            if ACPC in (output.space, *(output.ends or ()))
-            else None,
-            extra=output.metadata,
-        )
-        if output.kind == "preproc_dwi":
-            static = carry_over(raw_metadata) | static
-        meta = pe.Node(
-            MergeFacts(base=static), name=f"meta_{output.node_name}", run_without_submitting=True
-        )
-        if output.facts != "facts":
-            workflow.connect(inputnode, "facts", meta, "warnings_of")
-            meta.inputs.taken_keys = list(kind.cited_steps)
-        if output.facts is not None:
-            field_name = "model_facts" if kind.suffix == "dwimap" else "in_facts"
-            workflow.connect(inputnode, output.facts, meta, field_name)
-        workflow.connect(meta, "facts", sink, "meta_dict")
+        if load_catalogue().output_type(output.type).has_sidecar:
+            _add_sidecar(workflow, output, sink, _fixed_entries(output, origin, written))
     workflow.connect(collect, "out", outputnode, "out_files")
     return workflow
+
+
+def _fixed_entries(
+    output: Output, origin: Origin, written: Sequence[PurePosixPath]
+) -> dict[str, Any]:
+    """Return what a sidecar says that is known before anything runs."""
+    entries = image_sidecar(
+        output.type,
+        model=output.model,
+        sources=direct_sources(origin.path(output), raw=origin.sources, written=written),
+        space=output.space,
+        ends=output.ends,
+        spatial_reference=derivative_uri(origin.reference)
+        if ACPC in (output.space, *(output.ends or ()))
+        else None,
+        extra=output.metadata,
+    )
+    if output.type == "preproc_dwi":
+        return carry_over(origin.raw_metadata) | entries
+    return entries
+
+
+def _add_sidecar(
+    workflow: pe.Workflow, output: Output, sink: pe.Node, entries: Mapping[str, Any]
+) -> None:
+    """Connect the sidecar of an output to its sink."""
+    inputnode, of = workflow.get_node("inputnode"), load_catalogue().output_type(output.type)
+    meta = pe.Node(
+        MergeRecords(base=dict(entries)),
+        name=f"meta_{output.node_name}",
+        run_without_submitting=True,
+    )
+    if output.record != "record":
+        workflow.connect(inputnode, "record", meta, "warnings_of")
+        meta.inputs.taken_keys = list(of.cited_steps)
+    if output.record is not None:
+        field_name = "model_record" if of.is_map else "in_records"
+        workflow.connect(inputnode, output.record, meta, field_name)
+    workflow.connect(meta, "record", sink, "meta_dict")

@@ -1,6 +1,7 @@
 """Checkpoints of the authors' code, and encoding whole volumes."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -8,8 +9,14 @@ import torch
 from einops import rearrange, repeat
 from torch.nn import functional
 
-from dmri_fm.encoders.drope.authors_checkpoint import from_authors
+from dmri_fm import extract_features, feature_grid
+from dmri_fm.encoders.drope.authors_checkpoint import convert_authors_checkpoint, from_authors
 from dmri_fm.errors import GradientError, ImageError, WeightsError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.qspace import to_qspace
+from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.registry import load_weights
+from dmri_fm.series import Dwi
 
 DIM, HEADS, DEPTH, PATCH = 24, 2, 2, (4, 4, 2)
 
@@ -255,3 +262,64 @@ def test_a_slab_knows_where_it_was_cut():
         whole = encoder(dwi, qspace, positions)[1]
         slab = encoder(dwi[:, :, :, 2:4], qspace, positions[:, :, :, 2:4])[1]
     torch.testing.assert_close(slab[0, :, 0], whole[0, :, 1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pos_scale", [1.0, 1 / 300])
+def test_converted_checkpoint_runs_as_the_authors_network(tmp_path, pos_scale):
+    """`extract_features` with converted weights equals the authors' network on the whole grid."""
+    patch = (16, 16, 12)
+    checkpoint = tmp_path / "trained_model_300.pth"
+    torch.save(draw_state_dict(patch=patch, depth=1), checkpoint)
+    path = convert_authors_checkpoint(
+        checkpoint,
+        tmp_path / "authors.safetensors",
+        num_heads=HEADS,
+        patch_size=patch,
+        pos_scale=pos_scale,
+    )
+    loaded = load_weights(path, model="drope-paper")
+    assert loaded.license == "", "theirs, which the file does not tell"
+    assert "trained_model_300.pth" in loaded.training["data"]
+    grid = feature_grid("drope-paper")
+    rng = np.random.default_rng(0)
+    gtab = GradientTable(np.r_[0.0, 1000.0, 1000.0, 2000.0], np.r_[[[0.0, 0, 0]], np.eye(3)])
+    mask = np.zeros(grid.shape, dtype=bool)
+    mask[70:100, 90:120, 80:100] = True
+    data = np.zeros((*grid.shape, 4), dtype=np.float32)
+    data[mask] = rng.uniform(200, 500, (int(mask.sum()), 4))
+    dwi = Dwi.from_arrays(data, grid.affine, gtab, mask=mask)
+    features = extract_features(dwi, model="drope-paper", weights=path)
+    assert features.feature_type == "cls"
+    half = {k: v.half().float() for k, v in torch.load(checkpoint, weights_only=True).items()}
+    encoder = from_authors(half, num_heads=HEADS, patch_size=patch, pos_scale=pos_scale)
+    signal = normalise_b0(data, gtab, mask=mask).signal[None]
+    voxels = torch.from_numpy(np.moveaxis(np.indices(grid.shape), 0, -1)).float()
+    # Volumes in the order in which directions are chosen: it does not matter but for rounding.
+    chosen = features.metadata["Volumes"]
+    qspace = torch.from_numpy(to_qspace(gtab.select(chosen))).double()[None]
+    with torch.inference_mode():
+        cls, tokens = encoder(torch.from_numpy(signal[..., chosen]), qspace, voxels[None])
+    np.testing.assert_allclose(features.vector, cls[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(features.tokens, tokens[0].mean(dim=0).numpy(), atol=1e-4)
+
+
+def test_checkpoints_that_cannot_be_converted_are_refused(tmp_path):
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(WeightsError, match="cannot be read"):
+        convert_authors_checkpoint(tmp_path / "none.pth", out)
+    path = tmp_path / "code.pth"
+    path.write_bytes(pickle.dumps(_Attack(), protocol=2))
+    with pytest.raises(WeightsError, match="cannot be read"):
+        convert_authors_checkpoint(path, out)
+    torch.save([1, 2], path)
+    with pytest.raises(WeightsError, match="holds a list"):
+        convert_authors_checkpoint(path, out)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(WeightsError, match="no tensors under these names: epoch"):
+        convert_authors_checkpoint(path, out)
+    assert not out.exists()
+
+
+class _Attack:
+    def __reduce__(self):
+        return (print, ("this must not run",))

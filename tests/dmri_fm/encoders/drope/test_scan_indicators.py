@@ -44,7 +44,7 @@ def test_a_scan_like_the_template(scan: ScanTokens) -> None:
 
 def test_what_is_missing_shows_in_its_octant(scan: ScanTokens) -> None:
     low = scan.positions[:, 2] < scan.positions[:, 2].quantile(0.7)
-    cut = scan.select_places(np.flatnonzero(low.numpy()))
+    cut = scan.select_patches(np.flatnonzero(low.numpy()))
     assert scan_indicators(cut, SMALL)["missing"] > 0.3
 
 

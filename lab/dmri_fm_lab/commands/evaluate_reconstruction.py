@@ -1,0 +1,62 @@
+"""`dmri-fm evaluate reconstruction`: what a pretrained autoencoder fills in."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from dmri_fm_lab.commands.options import Subparsers, add_sources, read_sources
+
+__all__ = ["add_parser"]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the parser of `dmri-fm evaluate reconstruction`."""
+    parser = subparsers.add_parser(
+        "reconstruction",
+        help="masked directions and patches, by a pretrained autoencoder and baselines",
+    )
+    parser.add_argument(
+        "source",
+        metavar="RUN",
+        help="folder of `dmri-fm pretrain`, a .safetensors file, or drope: the shipped weights",
+    )
+    add_sources(
+        parser,
+        simulated="held-out scans of the training generator",
+        other="scans of the other generator (trxscan)",
+    )
+    parser.add_argument(
+        "--directions", type=int, nargs="+", default=[12, 30], metavar="T", help="default 12 30"
+    )
+    parser.add_argument(
+        "--masks",
+        type=int,
+        default=2,
+        metavar="N",
+        help="masks of each type; default 2",
+    )
+    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score reconstructions of every scan."""
+    from dmri_fm_lab.evaluate.reconstruction import (
+        ReconstructionRequest,
+        evaluate_reconstruction,
+    )
+    from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
+    from dmri_fm_lab.evaluate.records import write_json
+
+    logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
+    found = evaluate_reconstruction(
+        options.source,
+        read_sources(options),
+        ReconstructionRequest(tuple(options.directions), options.masks, options.seed),
+        model=options.model,
+        device=options.device,
+        report=lambda record: print(format_scan(record), end="\n\n", flush=True),
+    )
+    if options.json:
+        print(write_json(found, options.json))

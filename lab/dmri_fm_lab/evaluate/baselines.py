@@ -1,0 +1,272 @@
+"""Baselines: classical estimates of the tensor from the same seven volumes as a network's.
+
+A baseline takes a series with a brain mask and returns tensor maps within it. To add one, write
+its function here and an entry in :data:`BASELINES`: tables, options and outputs follow.
+
+Baselines that smooth take their strength from the estimated signal-to-noise ratio, by a table
+that :mod:`dmri_fm_lab.evaluate.tune_baselines` made on the simulation that networks are trained
+on, never on scans that are evaluated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.preprocess.denoise import DenoiseMethod, denoise
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor, smallest_signal
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
+from dmri_fm_lab.smoothing import brain_snr, noise_sigma, smooth_within
+
+__all__ = [
+    "BASELINES",
+    "ORACLE_SIGMAS",
+    "SERIES_ORACLES",
+    "Baseline",
+    "fit_gaussian",
+    "fit_iteratively",
+    "fit_nlmeans",
+    "fit_total_variation",
+    "fit_weighted",
+    "tuned",
+]
+
+Fit = Callable[[Dwi], TensorMaps]
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Baseline(Generic[Function]):
+    """A classical method that a network is compared with.
+
+    Attributes
+    ----------
+    title
+        Its name in tables.
+    apply
+        The method.
+    doi
+        Its publication, where there is one to cite.
+    """
+
+    title: str
+    apply: Function
+    doi: str = ""
+
+
+#: Upper ends of the bins of the estimated signal-to-noise ratio; the last has none.
+SNR_EDGES = (8.0, 12.0, 18.0, 27.0, 40.0, 60.0)
+
+#: What is tried in tuning; a strength of zero leaves the images as they are.
+CANDIDATES: Mapping[str, tuple[float, ...]] = {
+    "gaussian": (0.0, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.0),
+    "nlmeans": (0.0, 0.05, 0.1, 1.0),
+    "tv": (0.0, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.4),
+}
+
+#: Strengths by bin, from `python -m dmri_fm_lab.evaluate.tune_baselines --samples 84 --side 32`;
+#: 5 to 31 of the patches lie in each bin, none in the first, which has the strengths of the
+#: second. Of the Gaussian: voxels; of the others: shares of the estimated standard deviation of
+#: the noise. Errors of FA and MD there, over those of WLS: Gaussian .57 .67 .72 .81 .91 .98,
+#: non-local means .63 .75 .78 .94 1 1, total variation .57 .70 .74 .80 .88 .94.
+TUNED: Mapping[str, tuple[float, ...]] = {
+    "gaussian": (0.6, 0.6, 0.6, 0.55, 0.5, 0.4, 0.35),
+    "nlmeans": (1.0, 1.0, 0.1, 0.1, 1.0, 0.0, 0.0),
+    "tv": (0.45, 0.45, 0.45, 0.45, 0.45, 0.3, 0.45),
+}
+
+#: Widths of the Gaussian among which the oracle has its choice, voxels.
+ORACLE_SIGMAS = tuple(sorted({*CANDIDATES["gaussian"], 0.9, 1.2}))
+
+#: Weighted fits after the first.
+N_ITERATIONS = 5
+
+#: Voxels around the brain that are kept when images are denoised.
+_MARGIN = 3
+
+
+def tuned(method: str, snr: float) -> float:
+    """Return the strength of a method at a signal-to-noise ratio.
+
+    Parameters
+    ----------
+    method
+        Key of :data:`TUNED`.
+    snr
+        Median b=0 signal of the brain over the noise.
+    """
+    return TUNED[method][int(np.searchsorted(SNR_EDGES, snr, side="right"))]
+
+
+def _mask(dwi: Dwi) -> NDArray[np.bool_]:
+    return np.ones(dwi.shape[:3], dtype=bool) if dwi.mask is None else dwi.mask
+
+
+def _fit(data: NDArray[np.float32], dwi: Dwi) -> TensorMaps:
+    """Fit other voxels in the place of a series'."""
+    changed = Dwi.from_arrays(data, dwi.affine, dwi.gtab, mask=_mask(dwi))
+    return fit_tensor(changed, shell="all")
+
+
+def fit_weighted(dwi: Dwi) -> TensorMaps:
+    """Fit by weighted least squares."""
+    return fit_tensor(dwi, mask=_mask(dwi), shell="all")
+
+
+def fit_iteratively(dwi: Dwi) -> TensorMaps:
+    """Fit by least squares whose weights are computed anew until they settle.
+
+    One b=0 volume and six directions are met exactly by any weights: then this is
+    :func:`fit_weighted` again.
+    """
+    mask = _mask(dwi)
+    design = log_design(dwi.gtab)
+    log_s = np.log(np.maximum(dwi.data[mask].astype(np.float64), smallest_signal(dwi, mask)))
+    beta = log_s @ np.linalg.pinv(design).T
+    for _ in range(N_ITERATIONS):
+        inverse, _weight = weighted_inverse(design, beta @ design.T)
+        beta = np.einsum("min,mn->mi", inverse, log_s)
+    tensor = np.zeros((*mask.shape, 6))
+    tensor[mask] = 1e-3 * beta[:, :6]
+    return TensorMaps.from_tensor(tensor, mask, affine=dwi.affine, model="tensor")
+
+
+def fit_gaussian(dwi: Dwi, sigma_voxels: float | None = None) -> TensorMaps:
+    """Fit after Gaussian smoothing within the brain.
+
+    Parameters
+    ----------
+    dwi
+        The series.
+    sigma_voxels
+        Width; by the estimated signal-to-noise ratio if None.
+    """
+    width = tuned("gaussian", brain_snr(dwi)) if sigma_voxels is None else sigma_voxels
+    return _fit(smooth_within(dwi.data, _mask(dwi), width), dwi)
+
+
+def fit_nlmeans(dwi: Dwi, strength: float | None = None) -> TensorMaps:
+    """Fit after non-local means of each volume (Coupe et al. 2008, doi:10.1109/TMI.2007.906087).
+
+    Parameters
+    ----------
+    dwi
+        The series.
+    strength
+        On the estimated noise; by the estimated signal-to-noise ratio if None.
+    """
+    from dipy.denoise.nlmeans import nlmeans
+
+    sigma = noise_sigma(dwi)
+    share = tuned("nlmeans", brain_snr(dwi, sigma)) if strength is None else strength
+    if not sigma * share > 0:
+        return fit_weighted(dwi)
+    box, mask = _box(dwi), _mask(dwi)
+    found = dwi.data.copy()
+    images = np.ascontiguousarray(found[box], dtype=np.float64)
+    found[box] = nlmeans(
+        images,
+        sigma * share,
+        mask=np.ascontiguousarray(mask[box]),
+        patch_radius=1,
+        block_radius=5,
+        rician=False,
+        num_threads=1,
+    )
+    return _fit(found, dwi)
+
+
+def fit_total_variation(dwi: Dwi, strength: float | None = None) -> TensorMaps:
+    """Fit after total-variation denoising of each volume (Chambolle 2004).
+
+    doi:10.1023/B:JMIV.0000011321.19549.88.
+
+    Parameters
+    ----------
+    dwi
+        The series.
+    strength
+        Weight over the estimated noise; by the estimated signal-to-noise ratio if None.
+    """
+    from skimage.restoration import denoise_tv_chambolle
+
+    sigma = noise_sigma(dwi)
+    share = tuned("tv", brain_snr(dwi, sigma)) if strength is None else strength
+    if not sigma * share > 0:
+        return fit_weighted(dwi)
+    box = _box(dwi)
+    found = dwi.data.copy()
+    for n in range(dwi.shape[3]):
+        found[(*box, n)] = sigma * denoise_tv_chambolle(found[(*box, n)] / sigma, weight=share)
+    return _fit(found, dwi)
+
+
+def _box(dwi: Dwi) -> tuple[slice, slice, slice]:
+    """Return the box of the brain with a margin."""
+    where = np.argwhere(_mask(dwi))
+    low, high = np.maximum(where.min(axis=0) - _MARGIN, 0), where.max(axis=0) + 1 + _MARGIN
+    first, second, third = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return first, second, third
+
+
+def denoise_series(dwi: Dwi, *, method: DenoiseMethod) -> Dwi:
+    """Return a series denoised as the preprocessing does it, within its mask if it has one."""
+    with (
+        warnings.catch_warnings(),
+        np.errstate(invalid="ignore", divide="ignore"),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        # Both say that seven volumes are few, divide by zero outside the mask, and show bars.
+        warnings.simplefilter("ignore")
+        found = denoise(dwi, method=method)
+    return Dwi.from_arrays(found.data, dwi.affine, dwi.gtab, mask=dwi.mask)
+
+
+def _fit_denoised(dwi: Dwi, *, method: DenoiseMethod) -> TensorMaps:
+    return fit_weighted(denoise_series(dwi, method=method))
+
+
+#: Tensor from the seven volumes, in the order of tables.
+BASELINES: dict[str, Baseline[Fit]] = {
+    "wls": Baseline("WLS", fit_weighted),
+    "iwls": Baseline("IWLS", fit_iteratively),
+    "gaussian": Baseline("Gaussian, WLS", fit_gaussian),
+    "nlmeans": Baseline("non-local means, WLS", fit_nlmeans, "10.1109/TMI.2007.906087"),
+    "tv": Baseline(
+        "total variation, WLS", fit_total_variation, "10.1023/B:JMIV.0000011321.19549.88"
+    ),
+    "mppca": Baseline(
+        "MP-PCA of the seven, WLS",
+        partial(_fit_denoised, method="mppca"),
+        "10.1016/j.neuroimage.2016.08.016",
+    ),
+    "patch2self": Baseline(
+        "Patch2Self of the seven, WLS",
+        partial(_fit_denoised, method="patch2self"),
+        "10.48550/arXiv.2011.01355",
+    ),
+}
+
+#: Oracles that denoise the whole series, the reference's volumes too, before seven are taken.
+SERIES_ORACLES: dict[str, Baseline[Callable[[Dwi], Dwi]]] = {
+    "mppca-series": Baseline(
+        "MP-PCA of the whole series (oracle)",
+        partial(denoise_series, method="mppca"),
+        "10.1016/j.neuroimage.2016.08.016",
+    ),
+    "patch2self-series": Baseline(
+        "Patch2Self of the whole series (oracle)",
+        partial(denoise_series, method="patch2self"),
+        "10.48550/arXiv.2011.01355",
+    ),
+}

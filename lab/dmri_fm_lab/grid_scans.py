@@ -1,0 +1,363 @@
+"""Scans on an encoder's grid, from three sources: both simulations, and datasets.
+
+Everything is scored on the voxels of that grid, because there the encoder's patches lie. Scans
+of a dataset are laid on it by an affine registration to the template and one interpolation, which
+correlates their noise; simulated scans are made on it, so that their noise is as it was drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dmri_fm.errors import ConfigError, GradientError
+from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.normalise.grid import Grid, Image3D, affine_map
+from dmri_fm.normalise.registration import register_affine
+from dmri_fm.normalise.series import resample_series
+from dmri_fm.normalise.signal import CLIP, normalise_b0
+from dmri_fm.normalise.template import load_template
+from dmri_fm.series import Dwi
+from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.simulate import draw_anatomy, draw_batch, draw_protocol
+from dmri_fm_lab.simulate.anatomy import Shape
+from dmri_fm_lab.simulate.scanner import Acquisition, acquire
+from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
+from dmri_fm_lab.smoothing import noise_sigma
+
+__all__ = [
+    "GridScan",
+    "ScanSources",
+    "dataset_scans",
+    "draw_subject",
+    "embed",
+    "lay_on_grid",
+    "other_generator_scans",
+    "place_scan",
+    "simulated_scans",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Training draws from seeds of two or three numbers; these begin with another one.
+EVALUATION = 910_000
+
+#: Shells of simulated scans, taken in turn, s/mm^2. Their directions are shared out.
+PROTOCOLS = ((1000.0,), (1000.0, 2500.0), (2500.0,))
+
+#: An SNR at which noise is nothing.
+_NOISELESS = 1e9
+
+#: Of white matter at b=0, in scans of the other generator.
+HEAD_SNR = 25.0
+
+
+@dataclass(frozen=True, eq=False)
+class GridScan:
+    """The weighted volumes of a scan on an encoder's grid.
+
+    Attributes
+    ----------
+    name
+        What to call it.
+    origin
+        "training generator", "other generator", "raw" or "preprocessed".
+    signal
+        Shape (X, Y, Z, N), S/S0, zero outside the brain.
+    gtab
+        Of the N volumes, RAS+.
+    mask
+        Shape (X, Y, Z): the brain.
+    affine
+        Shape (4, 4), voxel to RAS+ mm.
+    noise
+        Shape (X, Y, Z): deviation of the noise of S/S0, without that of S0, as estimated.
+    clean
+        The signal without noise, over the same S0, where it is known.
+    """
+
+    name: str
+    origin: str
+    signal: NDArray[np.float32]
+    gtab: GradientTable
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    noise: NDArray[np.float32]
+    clean: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, dwi: Dwi, *, name: str, origin: str, clean: Dwi | None = None) -> GridScan:
+        """Normalise a series with a brain mask, as the encoder's input is.
+
+        Raises
+        ------
+        GradientError
+            If it has no b=0 volume, or no other.
+        """
+        weighted = np.flatnonzero(~dwi.gtab.is_b0)
+        if not weighted.size:
+            raise GradientError("no diffusion-weighted volume", expected="one or more")
+        mask = np.ones(dwi.shape[:3], dtype=bool) if dwi.mask is None else dwi.mask
+        measured = normalise_b0(dwi.data, dwi.gtab, mask=mask)
+        mask = mask & (measured.signal.max(axis=3) > 0)
+        level = np.where(mask, measured.s0, np.float32(1))
+        truth = None
+        if clean is not None:
+            ratio = clean.data[..., weighted] / level[..., None]
+            truth = np.clip(ratio, *CLIP).astype(np.float32) * mask[..., None]
+        return cls(
+            name,
+            origin,
+            measured.signal[..., weighted] * mask[..., None],
+            dwi.gtab.select(weighted),
+            mask,
+            np.asarray(dwi.affine),
+            (mask * noise_sigma(dwi) / level).astype(np.float32),
+            truth,
+        )
+
+    def select(self, index: NDArray[np.int_]) -> GridScan:
+        """Return the scan with some of its volumes, in the given order."""
+        return replace(
+            self,
+            signal=self.signal[..., index],
+            gtab=self.gtab.select(index),
+            clean=None if self.clean is None else self.clean[..., index],
+        )
+
+    def floor_rmse(self, volumes: NDArray[np.int_], where: NDArray[np.bool_]) -> float:
+        """Return the error that noise alone makes in volumes and voxels.
+
+        What a perfect prediction of the signal without noise would be charged with; where that
+        is not known, the estimated noise.
+        """
+        if self.clean is None:
+            return float(np.sqrt(np.mean(self.noise[where].astype(np.float64) ** 2)))
+        apart = self.signal[where][:, volumes].astype(np.float64) - self.clean[where][:, volumes]
+        return float(np.sqrt(np.mean(apart**2)))
+
+
+def _protocol(rng: np.random.Generator, number: int, n_directions: int) -> GradientTable:
+    bvals = PROTOCOLS[number % len(PROTOCOLS)]
+    counts = [len(part) for part in np.array_split(np.arange(n_directions), len(bvals))]
+    return draw_protocol(
+        rng,
+        scheme="multishell",
+        n_directions=counts,
+        bvals=list(bvals),
+        n_b0=2,
+    )
+
+
+def simulated_scans(
+    grid: Grid, n_scans: int, *, n_directions: int = 30, seed: int = 0
+) -> Iterator[GridScan]:
+    """Yield scans of the training generator that no training run draws.
+
+    A scan is drawn twice from one state, with noise and without, and so its truth is known.
+
+    Parameters
+    ----------
+    grid
+        The encoder's.
+    n_scans
+        How many; protocols take turns, see :data:`PROTOCOLS`.
+    n_directions
+        Of a scan.
+    seed
+        Of everything.
+    """
+    for number in range(n_scans):
+        rng = np.random.default_rng([EVALUATION, 0, seed, number])
+        gtab = _protocol(rng, number, n_directions)
+        state = int(rng.integers(2**63))
+        snr = float(np.exp(rng.uniform(np.log(12.0), np.log(50.0))))
+        noisy, clean = (
+            draw_batch(
+                torch.Generator().manual_seed(state),
+                [gtab],
+                shape=grid.shape,
+                affine=torch.tensor(grid.affine, dtype=torch.float32),
+                snr=level,
+                with_truth=False,
+            )
+            for level in (snr, _NOISELESS)
+        )
+        series, truth = (
+            Dwi.from_arrays(
+                drawn.signal[0].movedim(0, 3).numpy(),
+                np.asarray(grid.affine),
+                gtab,
+                mask=drawn.mask[0].numpy(),
+            )
+            for drawn in (noisy, clean)
+        )
+        name = f"training generator {number + 1}, SNR {snr:.0f}"
+        yield GridScan.of(series, name=name, origin="training generator", clean=truth)
+
+
+def embed(
+    image: NDArray[np.float32], affine: NDArray[np.float64], grid: Grid
+) -> NDArray[np.float32]:
+    """Put an image of the grid's voxel size on it, to the nearest voxel, without interpolation.
+
+    Parameters
+    ----------
+    image
+        Shape (X, Y, Z, ...).
+    affine
+        Shape (4, 4): its own, parallel to the grid's.
+    grid
+        Where to.
+
+    Raises
+    ------
+    ConfigError
+        If the voxels differ in size or orientation.
+    """
+    if not np.allclose(affine[:3, :3], grid.affine[:3, :3], atol=1e-6):
+        raise ConfigError(
+            f"voxels {affine[:3, :3].tolist()}", expected=f"{grid.affine[:3, :3].tolist()}"
+        )
+    offset = np.rint(np.linalg.solve(grid.affine[:3, :3], affine[:3, 3] - grid.affine[:3, 3]))
+    out = np.zeros((*grid.shape, *image.shape[3:]), dtype=np.float32)
+    here, there = [], []
+    for start, n, size in zip(offset.astype(int), image.shape, grid.shape, strict=False):
+        first, last = max(0, int(start)), min(size, int(start) + n)
+        here.append(slice(first, last))
+        there.append(slice(first - int(start), last - int(start)))
+    out[tuple(here)] = image[tuple(there)]
+    return out
+
+
+def draw_subject(rng: np.random.Generator, grid: Grid) -> Subject:
+    """Draw a head of the generator that no network is trained on, of the grid's voxel size."""
+    x, y, z = (float(s) for s in grid.voxel_size_mm)
+    return place_subject(
+        draw_anatomy(rng, Shape()),
+        Tissue(),
+        voxel_size_mm=(x, y, z),
+        rng=rng,
+        field_peak_hz=0.0,
+    )
+
+
+def other_generator_scans(
+    grid: Grid, n_scans: int, *, n_directions: int = 30, seed: int = 0
+) -> Iterator[GridScan]:
+    """Yield scans of the generator that no network is trained on; parameters as before.
+
+    Undistorted and at rest, on the grid to half a voxel.
+    """
+    for number in range(n_scans):
+        rng = np.random.default_rng([EVALUATION, 1, seed, number])
+        gtab = _protocol(rng, number, n_directions)
+        subject = draw_subject(rng, grid)
+        clean = acquire(subject, gtab, Acquisition(is_distorted=False))
+        parts = subject.fractions
+        sigma = float(np.median(clean[parts.wm > 0.9][:, gtab.is_b0])) / HEAD_SNR
+        # The same noise as trxscan's, without another half a minute: that of a magnitude.
+        noise = sigma * rng.standard_normal((2, *clean.shape), dtype=np.float32)
+        noisy = np.hypot(clean + noise[0], noise[1])
+        mask = embed(parts.mask.astype(np.float32), subject.affine, grid) > 0
+        series, truth = (
+            Dwi.from_arrays(
+                embed(data, subject.affine, grid), np.asarray(grid.affine), gtab, mask=mask
+            )
+            for data in (noisy, clean)
+        )
+        name = f"other generator {number + 1}, SNR {HEAD_SNR:.0f}"
+        yield GridScan.of(series, name=name, origin="other generator", clean=truth)
+
+
+def dataset_scans(
+    root: str | Path, grid: Grid, *, participant_labels: Sequence[str] | None = None
+) -> Iterator[GridScan]:
+    """Yield the series of a raw dataset, or of the app's output folder.
+
+    Parameters
+    ----------
+    root
+        See :func:`~dmri_fm_lab.scans.find_scans`.
+    grid
+        The encoder's.
+    participant_labels
+        All participants if None.
+
+    Raises
+    ------
+    DmriError
+        If the dataset cannot be used.
+    """
+    for scan in find_scans(root, participant_labels=participant_labels):
+        placed = place_scan(scan, grid)
+        if placed is not None:
+            yield placed
+
+
+def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
+    """Lay a series on a grid; None, with a warning, if it lacks b=0 or weighted volumes."""
+    b0 = np.flatnonzero(scan.dwi.gtab.is_b0)
+    if not b0.size or len(b0) == len(scan.dwi.gtab):
+        logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
+        return None
+    dwi = scan.dwi.with_mask(scan.brain([int(i) for i in b0]))
+    return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, origin=scan.origin)
+
+
+def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:
+    """Register a series with a brain mask to the template (affine) and resample it once."""
+    assert dwi.mask is not None
+    template = load_template(2)
+    brain = Image3D(dwi.mean_b0() * dwi.mask, dwi.affine)
+    start = np.eye(4)
+    target = Image3D(template.t1, np.asarray(template.grid.affine))
+    start[:3, 3] = brain.centre_mm() - target.centre_mm()
+    matrix = register_affine(brain, template, initial=start).xfm
+    placed = resample_series(dwi, grid, target2dwi=affine_map(matrix))
+    table = dwi.gtab.rotated(rotation_part(np.linalg.inv(matrix)))
+    return replace(placed, gtab=table)
+
+
+@dataclass(frozen=True)
+class ScanSources:
+    """Scans that an evaluation is asked for, from up to three sources.
+
+    Attributes
+    ----------
+    bids
+        Dataset, see :func:`dataset_scans`; None: no real scan.
+    participant_labels
+        Participants of the dataset; all if None.
+    n_simulated
+        Held-out scans of the training generator.
+    n_other
+        Scans of the generator that no network is trained on.
+    seed
+        Of the simulated scans.
+    """
+
+    bids: Path | None = None
+    participant_labels: Sequence[str] | None = None
+    n_simulated: int = 0
+    n_other: int = 0
+    seed: int = 0
+
+    @property
+    def has_scans(self) -> bool:
+        """Whether any scan is asked for."""
+        return bool(self.bids or self.n_simulated or self.n_other)
+
+    def scans(self, grid: Grid, *, n_directions: int = 30) -> Iterator[GridScan]:
+        """Yield the scans on an encoder's grid; simulated ones have so many directions."""
+        options = {"n_directions": n_directions, "seed": self.seed}
+        yield from simulated_scans(grid, self.n_simulated, **options)
+        yield from other_generator_scans(grid, self.n_other, **options)
+        if self.bids:
+            yield from dataset_scans(self.bids, grid, participant_labels=self.participant_labels)

@@ -1,0 +1,1 @@
+"""How far simulated training patches are from real scans of four vendors."""

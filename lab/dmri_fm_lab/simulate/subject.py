@@ -1,0 +1,196 @@
+"""Simulated subjects: anatomy, tissue and susceptibility field on the grid of a series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm_lab.simulate.anatomy import (
+    FIELD_OF_VIEW_CENTRE_MM,
+    FIELD_OF_VIEW_MM,
+    Anatomy,
+    Fractions,
+    voxel_mm,
+)
+
+__all__ = [
+    "Subject",
+    "Tissue",
+    "coarser",
+    "draw_field_hz",
+    "grid",
+    "place_subject",
+]
+
+#: Points of the finer grid along each in-plane axis of a voxel.
+OVERSAMPLING = 2
+
+
+#: Bones and air near the brain, where the field is bent: MNI mm, width mm, share of the peak.
+_FIELD_SOURCES = (
+    ((0.0, 48.0, -28.0), 20.0, 1.0),
+    ((45.0, -22.0, -38.0), 15.0, -0.7),
+    ((-45.0, -22.0, -38.0), 15.0, -0.7),
+)
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Diffusivities of one head, mm^2/s, and relaxation.
+
+    Attributes
+    ----------
+    stick_fraction, stick, parallel, radial
+        White matter: share of restricted sticks and their diffusivity, and the diffusivities of
+        the hindered rest along and across.
+    grey, csf
+        Diffusivities.
+    fibrous
+        Share of grey matter that is as white matter: fibres go on into it. Real cortex has an FA
+        of .1 to .2 (McNab et al. 2013, doi:10.1016/j.neuroimage.2012.11.065).
+    t2_ms
+        Of white matter, grey matter and CSF.
+    """
+
+    stick_fraction: float = 0.42
+    stick: float = 1.6e-3
+    parallel: float = 1.35e-3
+    radial: float = 0.75e-3
+    grey: float = 0.9e-3
+    csf: float = 3.0e-3
+    fibrous: float = 0.3
+    t2_ms: tuple[float, float, float] = (70.0, 82.0, 900.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A head on the grid of a series.
+
+    Attributes
+    ----------
+    shape, affine
+        Of the grid; the affine is RAS and diagonal.
+    fractions
+        On the grid.
+    field_hz
+        Shape (X, Y, Z), float32: the susceptibility field.
+    tissue
+        Its tissue.
+    phantom
+        trxscan's object.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    fractions: Fractions
+    field_hz: NDArray[np.float32]
+    tissue: Tissue
+    phantom: Any
+
+
+def grid(
+    voxel_size_mm: tuple[float, float, float],
+) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Return shape and RAS affine of a grid over the field of view."""
+    size = [
+        2 * round(length / step / 2)
+        for length, step in zip(FIELD_OF_VIEW_MM, voxel_size_mm, strict=True)
+    ]
+    affine = np.diag([*voxel_size_mm, 1.0])
+    half = (np.array(size) - 1) / 2 * voxel_size_mm
+    affine[:3, 3] = np.array(FIELD_OF_VIEW_CENTRE_MM) - half
+    return (size[0], size[1], size[2]), affine
+
+
+def draw_field_hz(
+    rng: np.random.Generator, mni_mm: NDArray[np.float32], *, peak_hz: float
+) -> NDArray[np.float32]:
+    """Draw a susceptibility field: bumps above the sinuses and the ears, and a smooth rest.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    mni_mm
+        Shape (3, X, Y, Z): where voxels of 1 to 6 mm lie in MNI space.
+    peak_hz
+        Field above the frontal sinus, Hz.
+
+    Returns
+    -------
+    ndarray
+        Shape (X, Y, Z), float32, Hz.
+    """
+    field = np.zeros(mni_mm.shape[1:], dtype=np.float32)
+    for place, width, share in _FIELD_SOURCES:
+        centre = np.array(place) + rng.normal(0.0, 3.0, 3)
+        apart = mni_mm - centre.astype(np.float32)[:, None, None, None]
+        size = peak_hz * share * rng.uniform(0.8, 1.2)
+        field += np.float32(size) * np.exp(-(apart**2).sum(axis=0) / np.float32(2 * width**2))
+    # The smooth rest: a plane wave or two of long wavelength.
+    for _ in range(3):
+        wave = rng.normal(0, 2 * np.pi / 150.0, 3).astype(np.float32)
+        phase = np.tensordot(wave, mni_mm, 1) + np.float32(rng.uniform(0, 2 * np.pi))
+        field += np.float32(0.04 * peak_hz) * np.sin(phase)
+    return field
+
+
+def place_subject(
+    anatomy: Anatomy,
+    tissue: Tissue,
+    *,
+    voxel_size_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+    field_peak_hz: float,
+) -> Subject:
+    """Put a head on the grid of a series, with a random susceptibility field.
+
+    What lies outside the brain gives no signal, as where fat is suppressed well.
+
+    Parameters
+    ----------
+    anatomy, tissue
+        The head.
+    voxel_size_mm
+        Of the series.
+    rng
+        Source of the field's randomness.
+    field_peak_hz
+        See :func:`draw_field_hz`.
+    """
+    import trxscan
+
+    shape, affine = grid(voxel_size_mm)
+    fine = affine @ np.diag([1 / OVERSAMPLING, 1 / OVERSAMPLING, 1.0, 1.0])
+    fine[:3, 3] -= 0.5 * (1 - 1 / OVERSAMPLING) * affine[:3, :3] @ [1, 1, 0]
+    fine_shape = (shape[0] * OVERSAMPLING, shape[1] * OVERSAMPLING, shape[2])
+    parts = anatomy.fractions(fine_shape, fine, n_inside=(1, 1, 2))
+    field = draw_field_hz(rng, anatomy.mni_mm(voxel_mm(fine_shape, fine)), peak_hz=field_peak_hz)
+    phantom = trxscan.objects.from_arrays(
+        parts.wm + tissue.fibrous * parts.gm,
+        (1 - tissue.fibrous) * parts.gm,
+        parts.csf,
+        oversample=OVERSAMPLING,
+        voxel_mm=voxel_size_mm,
+        fieldmap=field,
+        affine=affine,
+    )
+    phantom = replace(
+        phantom,
+        streamlines=trxscan.Streamlines(anatomy.fibres.points, anatomy.fibres.offsets),
+    )
+    coarse = Fractions.of(
+        *(coarser(a) for a in (parts.wm, parts.gm, parts.csf, parts.lesion, parts.scalp))
+    )
+    return Subject(shape, affine, coarse, coarser(field), tissue, phantom)
+
+
+def coarser(fine: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average (X, Y, Z, ...) over the points of each voxel."""
+    x, y, *rest = fine.shape
+    blocks = fine.reshape(x // OVERSAMPLING, OVERSAMPLING, y // OVERSAMPLING, OVERSAMPLING, *rest)
+    mean: NDArray[np.float32] = blocks.mean(axis=(1, 3))
+    return mean

@@ -1,0 +1,295 @@
+"""The default models and the published ones, side by side on a tiny series."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import nipype.pipeline.engine as pe
+import numpy as np
+import pytest
+import torch
+from nipype.interfaces import utility as niu
+
+from dmri_fm.encoders.drope.config import PAPER
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, about_model, label_of
+from dmri_fm.normalise.template import load_template
+from dmri_fm.normalise.transforms import write_affine
+from dmri_fm.preprocess.motion import no_motion, write_motion_tsv
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.registry import MODELS, feature_grid
+from dmri_fm.series import load_image, save_image
+from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
+from dmri_fm.weights import save_weights
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
+from dmri_fm_workflows.interfaces.models import AssessQuality
+from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.plan import plan_series
+from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
+from dmri_fm_workflows.stages.outputs import Origin, init_derivatives_wf
+from dmri_fm_workflows.stages.table import list_stages
+
+SCAN = {"subject": "01", "direction": "AP"}
+MNI = "MNI152NLin2009aSym"
+GTAB = GradientTable([0] + [1000] * 6, np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+#: The published encoder, small and on a grid of 2 mm in place of 1 mm, to be quick.
+COARSE = replace(PAPER, grid_shape=(96, 112, 96), voxel_size_mm=2.0, dim=24, depth=1, heads=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse_grid():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "drope-paper", MODELS["drope-paper"]._replace(config=COARSE))
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(folder) -> dict[str, Path]:
+    """Write tiny weights of the networks that ship without any."""
+    torch.manual_seed(0)
+    networks = {
+        "qcg-dti-paper": QcgDti(QcgDtiConfig(widths=(2, 4))),
+        "drope-paper": Drope(COARSE),
+    }
+    return {
+        name: save_weights(
+            folder / f"{name}.safetensors", network, name=name, version="0", training={}
+        )
+        for name, network in networks.items()
+    }
+
+
+def _write_series(folder: Path, name: str, shape, affine, brain) -> dict[str, str]:
+    """Write a series of one tensor with noise in a box; return its files by their field."""
+    rng = np.random.default_rng(0)
+    data = np.zeros((*shape, len(GTAB)), dtype=np.float32)
+    signal = 800 * np.exp(-GTAB.bvals * (0.7e-3 + 0.6e-3 * GTAB.bvecs_ras[:, 0] ** 2))
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[brain] = 1
+    data[brain] = signal * rng.normal(1, 0.02, data[brain].shape)
+    path = save_image(data, affine, folder / f"{name}.nii")
+    write_gradients(GTAB, path.with_suffix(".bval"), path.with_suffix(".bvec"), affine=affine)
+    inside = save_image(mask, affine, folder / f"{name}_mask.nii", dtype=np.uint8)
+    return {
+        f"{name}_dwi_file": str(path),
+        f"{name}_bval_file": str(path.with_suffix(".bval")),
+        f"{name}_bvec_file": str(path.with_suffix(".bvec")),
+        f"{name}_mask_file": str(inside),
+    }
+
+
+@pytest.fixture(scope="module")
+def offered(folder) -> dict[str, str]:
+    """Return what the normalise stage hands on, by its field."""
+    box = np.s_[4:16, 4:16, 3:11]
+    files = _write_series(folder, "acpc", (20, 20, 14), np.diag([-2.0, 2.0, 2.0, 1.0]), box)
+    for encoder in ENCODERS:
+        grid = feature_grid(encoder)
+        middle = tuple(slice(n // 2, n // 2 + 16) for n in grid.shape)
+        name = f"{label_of(encoder)}_grid"
+        files |= _write_series(folder, name, grid.shape, grid.affine, middle)
+    template = load_template(2)
+    brain = save_image(
+        np.ones(template.grid.shape), template.grid.affine, folder / "mni.nii", dtype=np.uint8
+    )
+    write_affine(np.eye(4), folder / "to_mni.txt")
+    return files | {"mni_mask_file": str(brain), "to_mni_file": str(folder / "to_mni.txt")}
+
+
+def _series(offered: dict[str, str]) -> DwiSeries:
+    """Return the record of a raw series, from which models take their plan only."""
+    image, bval, bvec = (Path(offered[f"acpc_{f}_file"]) for f in ("dwi", "bval", "bvec"))
+    affine = load_image(image).affine
+    run = DwiRun(
+        path=image,
+        entities=SCAN,
+        metadata={},
+        shape=load_image(image).shape,
+        affine=affine,
+        phase_encoding="j",
+        readout_time_s=0.05,
+        bval=bval,
+        bvec=bvec,
+        gradients=read_raw_gradients(bval, bvec, affine=affine),
+    )
+    return DwiSeries(runs=(run,), entities=SCAN)
+
+
+@pytest.fixture(scope="module")
+def out(folder, weights, offered) -> Path:
+    """Run every model and the sinks; return the output folder."""
+    plan = plan_series(
+        RunConfig(
+            folder / "raw",
+            folder / "out",
+            models=(*TENSOR_NETWORKS, *ENCODERS),
+            weights=weights,
+            device="cpu",
+        ),
+        _series(offered),
+        Session(None, (), ()),
+        Engines("none", "none", "none"),
+    )
+    resources = Resources(bids_root=folder, output_dir=folder / "out", omp_nthreads=1)
+    of_models = {"tensor", *map(label_of, (*TENSOR_NETWORKS, *ENCODERS))}
+    stages = [stage for stage in list_stages(plan) if stage.name in of_models]
+    workflow = pe.Workflow(name="models_wf", base_dir=str(folder / "work"))
+    workflow.config["execution"] = {"crashdump_dir": str(folder), "check_version": False}
+    inputs = pe.Node(niu.IdentityInterface([*offered, "record"]), name="offered")
+    for name, value in {**offered, "record": {"Warnings": ["tiny"]}}.items():
+        setattr(inputs.inputs, name, value)
+    sources = {name: (inputs, name) for name in (*offered, "record")}
+    sources = connect_stages(workflow, stages, plan, resources, sources)
+    derivatives = init_derivatives_wf(
+        outputs=[output for stage in stages for output in stage.outputs],
+        output_dir=resources.output_dir,
+        origin=Origin(
+            entities=SCAN,
+            sources=["bids:raw:sub-01/dwi/sub-01_dir-AP_dwi.nii.gz"],
+            normalisation="affine",
+        ),
+    )
+    workflow.add_nodes([derivatives])
+    for name in field_names(derivatives, "inputnode"):
+        node, field = sources[name]
+        workflow.connect(node, field, derivatives, f"inputnode.{name}")
+    workflow.run()
+    return folder / "out"
+
+
+def _names(out: Path, part: str) -> set[str]:
+    return {p.name.removeprefix("sub-01_dir-AP_") for p in out.rglob(f"*{part}*")}
+
+
+def test_each_model_writes_under_its_own_label(out) -> None:
+    for model, params in (
+        ("tensor", {"diffusivity", "s0", "fa", "md", "ad", "rd"}),
+        ("tensorrefiner", {"diffusivity", "fa", "md", "ad", "rd", "ood"}),
+        ("qcgdtipaper", {"diffusivity", "fa", "md", "ad", "rd"}),
+    ):
+        maps = _names(out, f"space-ACPC_model-{model}_param-*[a-z0-9]_dwimap.nii.gz")
+        assert {m.split("param-")[1].split("_")[0] for m in maps} == params
+        assert len(_names(out, f"space-{MNI}_model-{model}_param-*dwimap.nii.gz")) == 4
+    assert _names(out, "desc-std_dwimap.nii.gz") == {
+        f"space-ACPC_model-tensorrefiner_param-{p}_desc-std_dwimap.nii.gz" for p in ("fa", "md")
+    }
+    assert {n for n in _names(out, "_features.") if not n.endswith(".json")} == {
+        f"space-{MNI}_model-drope_desc-pooled_features.tsv",
+        f"space-{MNI}_model-drope_desc-patch_features.npz",
+        f"space-{MNI}_model-dropepaper_desc-cls_features.tsv",
+        f"space-{MNI}_model-dropepaper_desc-patch_features.npz",
+    }
+    assert _names(out, ".svg") == {
+        "desc-features_dwi.svg",
+        "desc-tensorvsnetwork_dwi.svg",
+        "model-dropepaper_desc-features_dwi.svg",
+        "model-qcgdtipaper_desc-tensorvsnetwork_dwi.svg",
+    }
+
+
+def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
+    sidecars = {p.name: json.loads(p.read_text()) for p in (out / "sub-01").rglob("*.json")}
+    assert len(sidecars) > 30
+    for name, sidecar in sidecars.items():
+        label = name.partition("_model-")[2].partition("_")[0]
+        about = about_model(label)
+        assert {k: sidecar["Model"][k] for k in ("Name", "Label", "Description")} == {
+            k: about[k] for k in ("Name", "Label", "Description")
+        }
+        assert sidecar["Warnings"] == ["tiny"]
+    fa = sidecars["sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-fa_dwimap.json"]
+    assert fa["Model"]["Weights"] == weights["qcg-dti-paper"].name
+    assert fa["Sources"] == [
+        "bids::sub-01/dwi/sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-diffusivity"
+        "_dwimap.nii.gz"
+    ]
+    zheng = "https://doi.org/10.1631/FITEE.2400766"
+    assert {n for n, s in sidecars.items() if zheng in s.get("References", [])} == {
+        n for n in sidecars if "model-qcgdtipaper" in n
+    }
+
+
+def test_the_quality_table_has_columns_for_each_model(out, offered, tmp_path) -> None:
+    dwi = out / "sub-01" / "dwi"
+    motion = tmp_path / "motion.tsv"
+    np.save(tmp_path / "outliers.npy", np.zeros((len(GTAB), 14), dtype=bool))
+    write_motion_tsv(no_motion(len(GTAB), 14), motion)
+    files = {
+        f"{label}_{end}": str(
+            dwi / f"sub-01_dir-AP_space-ACPC_model-{label}_param-{param}_dwimap.nii.gz"
+        )
+        for label, end, param in (
+            ("tensor", "diffusivity_file", "diffusivity"),
+            ("tensorrefiner", "diffusivity_file", "diffusivity"),
+            ("tensorrefiner", "ood_file", "ood"),
+            ("qcgdtipaper", "diffusivity_file", "diffusivity"),
+        )
+    }
+    series = {f.removeprefix("acpc_"): p for f, p in offered.items() if f.startswith("acpc_")}
+    quality = AssessQuality(
+        TENSOR_NETWORKS,
+        ENCODERS,
+        entities=SCAN,
+        **series,
+        **{f"raw_{f.replace('dwi_', '')}": p for f, p in series.items()},
+        motion_file=str(motion),
+        outliers_file=str(tmp_path / "outliers.npy"),
+    )
+    for name, path in files.items():
+        setattr(quality.inputs, name, path)
+    quality.inputs.drope_ood = {"ood_score": 1.5, "ood_percentile": 80.0}
+    quality.inputs.dropepaper_ood = {"ood_score": float("nan"), "ood_percentile": float("nan")}
+    done = quality.run(cwd=str(tmp_path)).outputs
+    (row,) = read_table(done.qc_file)
+    names = list(row)
+    assert names[names.index("negative_diffusivity_fraction") + 1 :] == [
+        *(f"{label}_{measure}" for label in ("tensorrefiner", "qcgdtipaper") for measure in (
+            "fa_out_of_range_fraction", "negative_diffusivity_fraction", "md_bias",
+            "ood_fraction")),
+        "mask_volume_ml", "registration_dice", "ood_score", "ood_percentile",
+        "dropepaper_ood_score", "dropepaper_ood_percentile",
+    ]  # fmt: skip
+    assert row["tensorrefiner_ood_fraction"] != "n/a"
+    assert row["qcgdtipaper_ood_fraction"] == "n/a", "this network gives no such map"
+    assert (row["ood_score"], row["dropepaper_ood_score"]) == ("1.5", "n/a")
+    assert {n for n in names if n not in done.facts} == {"acquisition", "direction", "run"}
+    again = pickle.loads(pickle.dumps(quality))
+    assert again.inputs.tensorrefiner_ood_file == files["tensorrefiner_ood_file"]
+
+
+def test_the_group_has_a_table_for_each_encoder(out) -> None:
+    template = load_template(2)
+    labels = np.zeros(template.grid.shape, dtype=np.int16)
+    labels[:50], labels[50:] = 1, 2
+    regions = RegionSet.from_table(
+        labels, template.grid.affine, names={1: "wm_left", 2: "wm_right"},
+        tissues={1: "wm", 2: "wm"},
+    )  # fmt: skip
+    tables = collect_tables(out, regions)
+    assert tables.problems == ()
+    written = {p.name for p in write_tables(out, tables)}
+    assert {
+        "model-drope_desc-pooled_features.tsv",
+        "model-dropepaper_desc-cls_features.tsv",
+    } <= written
+    pooled, cls = (f.table for f in tables.features)
+    assert "pooled000" in pooled
+    assert "cls000" in cls
+    assert {"tensorrefiner_fa_mean_wm", "qcgdtipaper_fa_mean_wm"} <= set(tables.scalars)
+    page = render_group_page(tables, dataset="x")
+    assert "model-dropepaper_desc-cls_features.tsv" in page

@@ -1,0 +1,44 @@
+"""What a run would do, as text: `--dry-run`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+from rich.console import Console
+
+from dmri_fm.errors import DmriError
+from dmri_fm_workflows.graph_run import count_steps
+from dmri_fm_workflows.plan_text import LATER, WIDTH, describe_plan
+from dmri_fm_workflows.run_participant import Job
+
+__all__ = ["print_plans"]
+
+
+def print_plans(console: Console, jobs: Iterable[Job]) -> bool:
+    """Print what would be done with each participant; return whether all of it can be done."""
+    is_possible = True
+    for job in jobs:
+        try:
+            text = _describe(job)
+        except DmriError as error:
+            text, is_possible = f"sub-{job.label}: {error}", False
+        console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
+    console.print("", *textwrap.wrap(LATER, WIDTH), sep="\n", highlight=False, soft_wrap=True)
+    return is_possible
+
+
+def _describe(job: Job) -> str:
+    """Return what would be done with a participant, or raise the error that it would end with."""
+    job.check_outputs()
+    unread = [f"  not read: {p.path.name if p.path else p.error.found}" for p in job.problems]
+    if not job.has_series:
+        return "\n".join([f"sub-{job.label}: nothing can be processed", *unread])
+    n_steps = count_steps(job.build())
+    head = f"sub-{job.label}: {len(job.plan.series)} series, {n_steps} steps"
+    if record := job.find_done():
+        head = (
+            f"sub-{job.label}: complete already ({record.parent.name}); nothing will be done. "
+            "This is how the outputs were made:"
+        )
+    return "\n".join([head, *unread, describe_plan(job.plan)])

@@ -1,0 +1,178 @@
+"""Run the graph of a participant: nipype's settings, progress, and what failed."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from pathlib import Path
+
+import nipype.pipeline.engine as pe
+from nipype import config as nipype_config
+from nipype import logging as nipype_logging
+from nipype.interfaces.base import isdefined
+from nipype.interfaces.utility import IdentityInterface
+from rich.console import Console
+
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.execution import ScanError, read_crash
+from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
+from dmri_fm_workflows.outputs.publish import publish_text
+from dmri_fm_workflows.plugin import ProcessPoolPlugin
+from dmri_fm_workflows.progress import ParticipantProgress
+
+__all__ = ["count_steps", "describe_node", "run_graph"]
+
+LOGGER = logging.getLogger(__name__)
+
+
+def run_graph(
+    workflow: pe.Workflow,
+    config: RunConfig,
+    label: str,
+    *,
+    work_dir: Path,
+    log_dir: Path,
+    console: Console,
+) -> tuple[set[Path], list[ScanError]]:
+    """Run the graph of a participant; return the files that were written, and what failed."""
+    log_dir.mkdir(parents=True, exist_ok=True)
+    plugin, arguments = choose_plugin(config)
+    execution = {
+        "crashdump_dir": str(log_dir),
+        "crashfile_format": "txt",
+        "stop_on_first_crash": str(config.stop_on_first_crash),
+        "remove_unnecessary_outputs": "False",
+        # Our pool waits for nodes: for it this is a lower limit between two looks.
+        "poll_sleep_duration": "0.01" if plugin == "MultiProc" else "0.2",
+        "check_version": "False",
+        "hash_method": "timestamp",
+    }
+    nipype_config.update_config({"execution": execution})
+    _quiet_nipype(config.output_dir / "logs" / config.run_uuid, verbose=config.verbose)
+    workflow.base_dir = str(work_dir)
+    workflow.config["execution"].update(execution)
+    known = set(log_dir.glob("crash*"))
+    written: set[Path] = set()
+    failure: Exception | None = None
+    with ParticipantProgress(console, label, n_steps=count_steps(workflow)) as progress:
+        arguments["status_callback"] = NodeWatcher(progress, written)
+        if plugin == "MultiProc":
+            plugin = ProcessPoolPlugin(plugin_args=arguments)
+        try:
+            workflow.run(plugin=plugin, plugin_args=arguments)
+        except Exception as error:  # any node may raise anything; the crash files say what
+            LOGGER.debug("The graph of sub-%s stopped: %s", label, error)
+            failure = error
+    gc.collect()
+    crashes = sorted(set(log_dir.glob("crash*")) - known)
+    errors = [_read_error(path, label, config.output_dir) for path in crashes]
+    if failure is not None and not errors:
+        errors = [ScanError(f"sub-{label}", "workflow", f"{type(failure).__name__}: {failure}")]
+    return written, errors
+
+
+def _read_error(path: Path, label: str, output_dir: Path) -> ScanError:
+    """Return what a crash file says."""
+    node, message = read_crash(path)
+    scan, stage = describe_node(node)
+    details = f"  details: {os.path.relpath(path, output_dir)}"
+    return ScanError(f"sub-{label} {scan}".rstrip(), stage, f"{message}\n{details}")
+
+
+def _quiet_nipype(log_dir: Path, *, verbose: int) -> None:
+    """Keep nipype's own messages off the terminal, here and in its worker processes.
+
+    What matters of them is shown by the progress display; what failed stands in the crash files.
+    """
+    if verbose:
+        return
+    levels = {"workflow_level": "CRITICAL", "interface_level": "CRITICAL", "utils_level": "ERROR"}
+    nipype_config.update_config({"logging": levels})
+    nipype_logging.update_logging(nipype_config)
+    # Workers import nipype anew and read its configuration file, as long as this process lives.
+    lines = ["[logging]", *(f"{key} = {value}" for key, value in levels.items())]
+    publish_text("\n".join(lines) + "\n", log_dir / "nipype.cfg")
+    os.environ["NIPYPE_CONFIG_DIR"] = str(log_dir)
+
+
+class NodeWatcher:
+    """Tell the progress display about nodes, and list the files that sinks write.
+
+    nipype pickles it with the nodes; a copy in a worker process has neither.
+    """
+
+    def __init__(
+        self, progress: ParticipantProgress | None = None, written: set[Path] | None = None
+    ) -> None:
+        self._progress = progress
+        self._written = written
+
+    def __call__(self, node: pe.Node, status: str) -> None:
+        """Take note of a node's start, end or failure, and of the files that sinks write."""
+        if (
+            self._written is not None
+            and status == "end"
+            and isinstance(node.interface, DerivativesDataSink)
+        ):
+            self._written.update(_sunk(node))
+        # The iterations of a MapNode (`_denoise0`) are one step together.
+        is_iteration = node.name.startswith("_")
+        if self._progress is None or node.run_without_submitting or is_iteration:
+            return
+        scan, stage = describe_node(node.fullname)
+        self._progress.update(f"{stage} ({scan})" if scan else stage, status)
+
+    def __reduce__(self) -> tuple[type[NodeWatcher], tuple[()]]:
+        return NodeWatcher, ()
+
+
+def _sunk(node: pe.Node) -> list[Path]:
+    found = node.result.outputs
+    files = found.out_file if isinstance(found.out_file, list) else [found.out_file]
+    return [Path(f) for f in (*files, found.out_meta) if isdefined(f)]
+
+
+def count_steps(workflow: pe.Workflow) -> int:
+    """Count the nodes that a user waits for."""
+    nodes = (workflow.get_node(name) for name in workflow.list_node_names())
+    return sum(
+        not node.run_without_submitting and not isinstance(node.interface, IdentityInterface)
+        for node in nodes
+    )
+
+
+def choose_plugin(config: RunConfig) -> tuple[str, dict[str, object]]:
+    """Return nipype's plugin and its arguments for this request."""
+    if config.plugin:
+        return config.plugin, dict(config.plugin_args)
+    return "MultiProc", {
+        "n_procs": config.nprocs,
+        "memory_gb": config.mem_gb,
+        "raise_insufficient": False,
+    }
+
+
+def describe_node(fullname: str) -> tuple[str, str]:
+    """Turn a node's full name into the scan and the stage a user knows.
+
+    Examples
+    --------
+    >>> describe_node("sub_01_wf.dwi_ses_1_acq_b_wf.hmc_wf.estimate_motion")
+    ('ses-1_acq-b', 'hmc: estimate motion')
+    >>> describe_node("sub_01_wf.session_anat_wf.anat_wf.mask_t1w")
+    ('', 'anat: mask t1w')
+    >>> describe_node("sub_01_wf.session_anat_ses_1_wf.anat_wf.align_acpc")
+    ('ses-1', 'anat: align acpc')
+    """
+    _, *folders, node = fullname.split(".")
+    scan, stage = "", ""
+    for word in (folder.removesuffix("_wf") for folder in folders):
+        level, *pieces = word.removeprefix("session_").split("_")
+        if level == "dwi" or word.startswith("session_"):
+            pairs = zip(pieces[::2], pieces[1::2], strict=False)
+            scan = "_".join(f"{key}-{value}" for key, value in pairs)
+        else:
+            stage = stage or word
+    step = f"{stage}: {node}" if stage else node
+    return scan, step.replace("_", " ").strip()

@@ -1,0 +1,261 @@
+"""Process one participant: lock, skip what is done, run the graph, write page and provenance."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nipype.pipeline.engine as pe
+from rich.console import Console
+from rich.markup import escape
+
+from dmri_fm import __version__
+from dmri_fm.errors import DmriError
+from dmri_fm.json_files import read_object
+from dmri_fm.preprocess.free_water import B_SCALING_CHECK_KEY
+from dmri_fm_workflows.bids import Dataset, Participant, Problem
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.execution import (
+    Provenance,
+    ScanError,
+    find_complete,
+    find_stale,
+    fingerprint,
+    locked,
+    measure_outputs,
+    remove_work,
+    utc_now,
+    write_provenance,
+)
+from dmri_fm_workflows.graph_run import run_graph
+from dmri_fm_workflows.letter_case import check_letter_case
+from dmri_fm_workflows.links import refuse_link, refuse_links
+from dmri_fm_workflows.outputs.publish import clear_partial, publish_text
+from dmri_fm_workflows.participant import init_participant_wf
+from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
+from dmri_fm_workflows.report import RunError
+from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.figures import write_participant_page
+
+__all__ = ["Job", "run_participant"]
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One participant to process, and how.
+
+    Attributes
+    ----------
+    config
+        The request.
+    dataset
+        The raw dataset.
+    participant
+        Sessions and series; none where nothing can be used.
+    problems
+        What of the participant cannot be used.
+    engines
+        What does each step.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    participant: Participant
+    problems: Sequence[Problem]
+    engines: Engines
+
+    @property
+    def label(self) -> str:
+        """Participant, without `sub-`."""
+        return self.participant.label
+
+    @property
+    def has_series(self) -> bool:
+        """There is something to process."""
+        return any(session.series for session in self.participant.sessions)
+
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """Names of the series."""
+        return tuple(s.name for session in self.participant.sessions for s in session.series)
+
+    @cached_property
+    def plan(self) -> ParticipantPlan:
+        """What will be done."""
+        return plan_participant(self.config, self.participant, self.engines)
+
+    def check_outputs(self) -> None:
+        """Refuse names that the output disk cannot tell apart, if it is there."""
+        if self.config.output_dir.is_dir():
+            check_letter_case(self.config.output_dir, self.label, list(self.scans))
+
+    def find_done(self) -> Path | None:
+        """Return the record of the run that has done all of this, if there is one."""
+        if self.problems:
+            return None
+        return find_complete(self.config.output_dir, self.label, self.fingerprint())
+
+    def fingerprint(self) -> str:
+        """Hash what decides the outputs; names of methods hold the versions of their programs."""
+        return fingerprint(
+            self.participant,
+            "\n".join([f"{self.config.fingerprint()} {self.engines}", *self.plan.methods]),
+            version=__version__,
+            extra=self.config.weights.values(),
+        )
+
+    def build(self) -> pe.Workflow:
+        """Return the graph."""
+        resources = Resources(
+            bids_root=self.dataset.root,
+            output_dir=self.config.output_dir,
+            omp_nthreads=self.config.omp_nthreads,
+        )
+        return init_participant_wf(self.plan, resources)
+
+
+def run_participant(job: Job, *, console: Console, hidden: set[Path]) -> bool:
+    """Process a participant; return whether all went well.
+
+    Outputs of earlier runs that this one should have replaced are added to `hidden`.
+    """
+    config, label = job.config, job.label
+    job.check_outputs()
+    if record := job.find_done():
+        _say(console, f"sub-{label}: complete already ({record.parent.name})")
+        return True
+    started, clock = utc_now(), time.monotonic()
+    # A folder of one version: nipype knows of changed inputs, not of changed code.
+    work_dir = config.work_dir / f"drope-{__version__}" / f"sub-{label}"
+    _refuse_links(config.output_dir, label, work_dir)
+    with (
+        locked(label, [work_dir, config.output_dir / f"sub-{label}"]),
+        _nothing_partial(config.output_dir, label),
+    ):
+        written, errors = _process(job, work_dir, console)
+        is_partial = bool(config.session_label or config.bids_filters)
+        stale = find_stale(config.output_dir, job.participant, written, is_partial=is_partial)
+        hidden.update(stale)
+        if not errors:
+            for path in stale:
+                LOGGER.info("%s is of an earlier run and no output of this one: removed", path)
+                path.unlink()
+        errors += _write_page(job, errors, stale)
+        _print_errors(console, label, errors)
+        write_provenance(
+            config.output_dir,
+            Provenance(
+                participant=label,
+                status="failed" if errors else "complete",
+                run_uuid=config.run_uuid,
+                version=__version__,
+                command=shlex.join(sys.argv),
+                started=started,
+                finished=utc_now(),
+                fingerprint=job.fingerprint(),
+                scans=job.scans,
+                is_partial=is_partial,
+                outputs=measure_outputs(config.output_dir, written),
+                errors=tuple(errors),
+            ),
+        )
+        if not errors and not config.keep_work:
+            remove_work(work_dir)
+    _print_checks(console, written)
+    minutes = (time.monotonic() - clock) / 60
+    word = "[red]with errors[/]" if errors else "[green]complete[/]"
+    _say(console, f"sub-{label}: {word} after {minutes:.1f} min")
+    return not errors
+
+
+def _process(job: Job, work_dir: Path, console: Console) -> tuple[set[Path], list[ScanError]]:
+    """Run the graph, if there is one; return what was written, and what failed or is unusable."""
+    written: set[Path] = set()
+    errors = [
+        ScanError(str(p.path.name if p.path else f"sub-{job.label}"), "read", str(p.error))
+        for p in job.problems
+    ]
+    if job.has_series:
+        config = job.config
+        log_dir = config.output_dir / f"sub-{job.label}" / "log" / config.run_uuid
+        publish_text(config.to_toml(), log_dir / "drope.toml")
+        written, failed = run_graph(
+            job.build(), config, job.label, work_dir=work_dir, log_dir=log_dir, console=console
+        )
+        errors += failed
+    return written, errors
+
+
+def _write_page(job: Job, errors: Sequence[ScanError], stale: Collection[Path]) -> list[ScanError]:
+    """Write the participant's page; return the error, if that fails."""
+    try:
+        write_participant_page(
+            job.config.output_dir,
+            job.label,
+            dataset=job.dataset.name,
+            errors=[RunError(e.stage, e.message, scan=e.scan) for e in errors],
+            config=job.config.to_toml(),
+            hidden=stale,
+        )
+    except DmriError as error:
+        return [ScanError(f"sub-{job.label}", "report", str(error))]
+    return []
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _refuse_links(output_dir: Path, label: str, work_dir: Path) -> None:
+    """Refuse links in a participant's folders, which would be written through."""
+    for name in (f"sub-{label}", f"sub-{label}.html"):
+        refuse_links(output_dir / name, root=output_dir)
+    # Below, nipype makes links of its own, to the files that its nodes read.
+    for folder in (work_dir.parent, work_dir):
+        refuse_link(folder, inside=folder)
+
+
+@contextmanager
+def _nothing_partial(output_dir: Path, label: str) -> Iterator[None]:
+    """Clear what killed processes left unfinished: those of earlier runs, then those of this."""
+
+    def clear() -> None:
+        clear_partial(output_dir / f"sub-{label}")
+        clear_partial(output_dir, name=f"sub-{label}.html")
+
+    clear()
+    try:
+        yield
+    finally:
+        clear()
+
+
+def _print_checks(console: Console, written: Collection[Path]) -> None:
+    """Print what a user who decided about b-values has to see: MD of the ventricles."""
+    for path in sorted(p for p in written if p.name.endswith("_desc-preproc_dwi.json")):
+        check = read_object(path).get(B_SCALING_CHECK_KEY)
+        if check and "_space-ACPC_" in path.name:
+            name = path.name.partition("_space-")[0]
+            console.print(
+                f"{escape(name)}: {escape(check['Summary'])}", highlight=False, soft_wrap=True
+            )
+
+
+def _print_errors(console: Console, label: str, errors: Sequence[ScanError]) -> None:
+    for error in errors:
+        console.print(
+            f"[red]sub-{label}[/] {escape(error.scan)}, stage {escape(error.stage)}:\n"
+            f"{escape(error.message)}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,197 @@
+"""Stages of the graph: what each runs, writes, states and is chosen by; and the loop over them.
+
+A stage is a record (:class:`Stage`) whose builder makes a nipype workflow from a plan. The fields
+of its inputnode and outputnode are unique names in the graph, such as `acpc_dwi_file`:
+:func:`connect_stages` connects every input to the earlier stage that offers a field of its name.
+Which fields a workflow has depends on the plan; each that it has is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nipype.pipeline.engine as pe
+from nipype.interfaces import utility as niu
+
+from dmri_fm.errors import DmriError
+from dmri_fm_workflows.interfaces.programs import is_present
+from dmri_fm_workflows.outputs.steps import Method
+from dmri_fm_workflows.stages.outputs import Output
+
+if TYPE_CHECKING:  # the plan asks the engines for their names
+    from dmri_fm_workflows.plan import SeriesPlan
+
+__all__ = [
+    "Engine",
+    "Resources",
+    "Stage",
+    "connect_stages",
+    "field_names",
+    "open_workflow",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where a run reads and writes, and how many threads it has.
+
+    Attributes
+    ----------
+    bids_root
+        Root of the raw dataset, for the sources in the sidecars.
+    output_dir
+        Root of the output dataset.
+    omp_nthreads
+        Threads a node may use.
+    """
+
+    bids_root: Path
+    output_dir: Path
+    omp_nthreads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A method that can do a stage's work: one choice of a command-line option.
+
+    Attributes
+    ----------
+    name
+        Value of the option, and name of the module.
+    builder
+        Builder of the stage's workflow.
+    describe
+        Name for plan and sidecar, with versions. Denoising engines take a run's number of
+        volumes, motion engines whether the run is sloppy.
+    methods
+        Sentences of the methods text, with works, for each name that `describe` can give.
+    programs
+        Executables, any of which will do; none: built in.
+    """
+
+    name: str
+    builder: Callable[..., pe.Workflow]
+    describe: Callable[..., str]
+    methods: tuple[Method, ...]
+    programs: tuple[str, ...] = ()
+
+    @property
+    def is_present(self) -> bool:
+        """It can run: one of its programs is on the PATH, or it needs none."""
+        return not self.programs or is_present(self.programs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A step of the graph.
+
+    Attributes
+    ----------
+    name
+        Name for progress and errors.
+    builder
+        Builder of its workflow, from the plan of a series or of a session, resources and `name`.
+    outputs
+        Files that are made from its fields.
+    methods
+        Sentences of the methods text by key of the sidecar; the first that fits counts.
+    record
+        Field whose dictionary goes into the record of the series, or None.
+    options
+        Command-line options that decide about it, as fields of the request.
+    runs
+        Whether a plan asks for it.
+    """
+
+    name: str
+    builder: Callable[..., pe.Workflow]
+    outputs: tuple[Output, ...] = ()
+    methods: Mapping[str, tuple[Method, ...]] = field(default_factory=dict)
+    record: str | None = None
+    options: tuple[str, ...] = ()
+    runs: Callable[[SeriesPlan], bool] = lambda plan: True
+
+    @property
+    def wf_name(self) -> str:
+        """Name of its workflow."""
+        return f"{self.name}_wf"
+
+
+def open_workflow(
+    name: str, inputs: Iterable[str], outputs: Iterable[str]
+) -> tuple[pe.Workflow, pe.Node | None, pe.Node]:
+    """Return a workflow with its inputnode, None if it has no inputs, and its outputnode."""
+    workflow = pe.Workflow(name=name)
+    nodes = [
+        pe.Node(niu.IdentityInterface(fields), name=node_name) if fields else None
+        for fields, node_name in ((list(inputs), "inputnode"), (list(outputs), "outputnode"))
+    ]
+    workflow.add_nodes([node for node in nodes if node is not None])
+    return workflow, *nodes
+
+
+def field_names(workflow: pe.Workflow, node_name: str) -> list[str]:
+    """Return the fields of a workflow's inputnode or outputnode; none if it has no such node."""
+    node = workflow.get_node(node_name)
+    return [] if node is None else list(node.inputs.copyable_trait_names())
+
+
+#: A node, or the workflow of a stage, and the name of a field of it.
+Source = tuple[pe.Node | pe.Workflow, str]
+
+
+def connect_stages(
+    workflow: pe.Workflow,
+    stages: Iterable[Stage],
+    plan: Any,
+    resources: Resources,
+    offered: Mapping[str, Source],
+) -> dict[str, Source]:
+    """Add the workflows of stages, each input connected to the earlier stage that offers it.
+
+    Parameters
+    ----------
+    workflow
+        Where to add them.
+    stages
+        In the order of processing.
+    plan
+        Plan of the series or session.
+    resources
+        Folders and threads.
+    offered
+        Sources, by field, that are there before the first stage.
+
+    Returns
+    -------
+    dict
+        Sources, by field, after the last stage.
+
+    Raises
+    ------
+    DmriError
+        If a field is offered by no earlier stage, or by two.
+    """
+    sources = dict(offered)
+    for stage in stages:
+        stage_wf = stage.builder(plan, resources, name=stage.wf_name)
+        workflow.add_nodes([stage_wf])
+        for name in field_names(stage_wf, "inputnode"):
+            if name not in sources:
+                raise DmriError(
+                    f"the stage {stage.name} takes {name}, which no earlier stage offers",
+                    expected=f"one of {', '.join(sorted(sources))}",
+                )
+            node, output = sources[name]
+            workflow.connect(node, output, stage_wf, f"inputnode.{name}")
+        for name in field_names(stage_wf, "outputnode"):
+            if name in sources:
+                raise DmriError(
+                    f"the stage {stage.name} offers {name}, which an earlier stage offers",
+                    expected="field names that are unique in the graph of a series",
+                )
+            sources[name] = (stage_wf, f"outputnode.{name}")
+    return sources

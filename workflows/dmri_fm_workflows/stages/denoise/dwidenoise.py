@@ -1,0 +1,89 @@
+"""MRtrix3's dwidenoise, with mrdegibbs for Gibbs ringing."""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+from nipype.interfaces import mrtrix3
+
+from dmri_fm_workflows.interfaces.preprocess import DwiDenoise
+from dmri_fm_workflows.interfaces.programs import (
+    DWIDENOISE,
+    MRDEGIBBS,
+    name_dwidenoise,
+    name_mrdegibbs,
+)
+from dmri_fm_workflows.interfaces.records import MergeRecords, MergeRunRecords
+from dmri_fm_workflows.outputs.steps import Method
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine
+
+__all__ = ["ENGINE", "init_dwidenoise_wf"]
+
+
+def init_dwidenoise_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "denoise_wf"
+) -> pe.Workflow:
+    """Denoise each run, and remove Gibbs ringing on request, with MRtrix3.
+
+    Inputs
+    ------
+    run_dwi_files
+        The runs.
+
+    Outputs
+    -------
+    denoised_files
+        Denoised runs, in order.
+    denoise_record
+        What ran.
+    """
+    workflow, inputnode, outputnode = open_workflow(
+        name, ["run_dwi_files"], ["denoised_files", "denoise_record"]
+    )
+    denoise = pe.MapNode(
+        DwiDenoise(nthreads=resources.omp_nthreads, out_file="denoised.nii"),
+        iterfield=["in_file"],
+        name="dwidenoise",
+        n_procs=resources.omp_nthreads,
+        mem_gb=3 * plan.size_gb,
+    )
+    last = denoise
+    if plan.unring:
+        last = pe.MapNode(
+            mrtrix3.MRDeGibbs(nthreads=resources.omp_nthreads, out_file="unringed.nii"),
+            iterfield=["in_file"],
+            name="mrdegibbs",
+            n_procs=resources.omp_nthreads,
+            mem_gb=2 * plan.size_gb,
+        )
+        workflow.connect(denoise, "out_file", last, "in_file")
+    collect = pe.Node(MergeRunRecords(), name="collect_runs", run_without_submitting=True)
+    merge = pe.Node(
+        MergeRecords(base={"GibbsCorrection": plan.unringing}),
+        name="collect_records",
+        run_without_submitting=True,
+    )
+    workflow.connect([
+        (inputnode, denoise, [("run_dwi_files", "in_file")]),
+        (denoise, collect, [("facts", "in_records")]),
+        (collect, merge, [("record", "in_records")]),
+        (last, outputnode, [("out_file", "denoised_files")]),
+        (merge, outputnode, [("record", "denoise_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+ENGINE = DenoiseEngine(
+    name="dwidenoise",
+    builder=init_dwidenoise_wf,
+    describe=name_dwidenoise,
+    methods=(
+        Method(
+            "MRtrix3 dwidenoise", "Noise was removed by {method} [@veraart2016; @tournier2019]."
+        ),
+    ),
+    programs=DWIDENOISE,
+    unring_programs=MRDEGIBBS,
+    describe_unringing=name_mrdegibbs,
+)

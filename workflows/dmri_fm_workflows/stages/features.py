@@ -1,0 +1,74 @@
+"""Features stage: one encoder on its own grid of the template."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import nipype.pipeline.engine as pe
+
+from dmri_fm.identity import label_of
+from dmri_fm_workflows.interfaces.models import ExtractFeatures
+from dmri_fm_workflows.interfaces.report import PlotFeatures
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.outputs import feature_outputs
+
+__all__ = ["encoder_stage", "init_features_wf"]
+
+
+def encoder_stage(encoder: str, features: str) -> Stage:
+    """Return the stage of an encoder whose features of a scan are `pooled` or `cls`."""
+    return Stage(
+        name=label_of(encoder),
+        builder=partial(init_features_wf, encoder=encoder),
+        outputs=feature_outputs(encoder, features),
+        options=("models", "weights", "device", "random_seed"),
+    )
+
+
+def init_features_wf(
+    plan: SeriesPlan, resources: Resources, *, encoder: str = "drope", name: str = "features_wf"
+) -> pe.Workflow:
+    """Extract features of a series with an encoder, and draw them.
+
+    Inputs
+    ------
+    <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_mask_file
+        Series on the encoder's grid; fields bear the encoder's label.
+
+    Outputs
+    -------
+    <label>_scan_file, <label>_patch_file
+        Scan features, patch features.
+    <label>_ood
+        Score and percentile of the distance to the training features.
+    <label>_record
+        Model, preprocessing and seed, for the sidecars.
+    <label>_figure
+        Scan and patch features, SVG.
+    """
+    label = label_of(encoder)
+    fields = ("dwi_file", "bval_file", "bvec_file", "mask_file")
+    inputs = {f"{label}_grid_{f}": f for f in fields}
+    outputs = {
+        "scan_file": f"{label}_scan_file",
+        "patch_file": f"{label}_patch_file",
+        "ood": f"{label}_ood",
+        "facts": f"{label}_record",
+    }
+    workflow, inputnode, outputnode = open_workflow(
+        name, inputs, [*outputs.values(), f"{label}_figure"]
+    )
+    extract = pe.Node(
+        ExtractFeatures(model=encoder, entities=plan.entities, **plan.network_inputs(encoder)),
+        name="extract_features",
+        mem_gb=4,
+    )
+    plot = pe.Node(PlotFeatures(), name="plot_features")
+    workflow.connect([
+        (inputnode, extract, list(inputs.items())),
+        (extract, plot, [("scan_file", "scan_file"), ("patch_file", "patch_file")]),
+        (extract, outputnode, list(outputs.items())),
+        (plot, outputnode, [("out_file", f"{label}_figure")]),
+    ])  # fmt: skip
+    return workflow

@@ -1,0 +1,74 @@
+"""The built-in estimate of head motion and eddy currents: registration to predicted volumes."""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+
+from dmri_fm.preprocess import motion
+from dmri_fm_workflows.interfaces.motion import EstimateMotion
+from dmri_fm_workflows.outputs.steps import Method
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.hmc.engine import INPUTS, ONCE, RESULTS, HmcEngine
+
+__all__ = ["ENGINE", "init_builtin_wf"]
+
+
+def init_builtin_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
+) -> pe.Workflow:
+    """Estimate one transform per volume; nothing is resampled.
+
+    Inputs
+    ------
+    denoised_file, bval_file, raw_bvec_file, volumes_file
+        Merged series.
+    biased_dwiref_file, dwi_mask_file
+        b=0 reference and brain mask.
+    field_file
+        Off-resonance, Hz, if there is any.
+
+    Outputs
+    -------
+    dwi_file, bvec_file, remaining_field_file
+        The same series, and the field that is still to be corrected.
+    motion_file, motion_record, confounds_file, confounds_record, outliers_file
+        Transforms, what they are, and confounds.
+    hmc_record
+        What ran.
+    """
+    field = {"field_file": "remaining_field_file"} if plan.sdc.has_field else {}
+    kept = {"denoised_file": "dwi_file", "raw_bvec_file": "bvec_file", **field}
+    brain = {"biased_dwiref_file": "dwiref_file", "dwi_mask_file": "mask_file"}
+    workflow, inputnode, outputnode = open_workflow(
+        name, {**INPUTS, **brain, **field}, [*kept.values(), *RESULTS.values()]
+    )
+    estimate = pe.Node(
+        EstimateMotion(sloppy=plan.sloppy, n_threads=resources.omp_nthreads),
+        name="estimate_motion",
+        n_procs=resources.omp_nthreads,
+        mem_gb=4 * plan.size_gb,
+    )
+    workflow.connect([
+        (inputnode, estimate, [*INPUTS.items(), *brain.items(), *((f, f) for f in field)]),
+        (estimate, outputnode, list(RESULTS.items())),
+        (inputnode, outputnode, list(kept.items())),
+    ])  # fmt: skip
+    return workflow
+
+
+def _describe(sloppy: bool) -> str:
+    return motion.name_motion(motion.N_PASSES_SLOPPY if sloppy else motion.N_PASSES)
+
+
+ENGINE = HmcEngine(
+    name="builtin",
+    builder=init_builtin_wf,
+    describe=_describe,
+    methods=(
+        Method(
+            "registration to leave-one-out",
+            f"Head motion and eddy currents were estimated by {{method}}; {ONCE}.",
+        ),
+    ),
+)

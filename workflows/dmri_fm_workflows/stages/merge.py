@@ -1,0 +1,137 @@
+"""Stages that read the runs of a series, merge them, and mask their b=0 reference."""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+
+from dmri_fm_workflows.interfaces.preprocess import (
+    CorrectBias,
+    MaskBrain,
+    MergeRuns,
+    ValidateDwi,
+)
+from dmri_fm_workflows.interfaces.records import MergeRecords
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, open_workflow
+
+__all__ = ["init_mask_wf", "init_merge_wf", "init_read_wf"]
+
+_RUN_FIELDS = {
+    "run_dwi_files": "dwi_file",
+    "run_bval_files": "bval_file",
+    "run_bvec_files": "bvec_file",
+}
+
+
+def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf") -> pe.Workflow:
+    """Read the runs of a series as acquired, without volumes that cannot be used.
+
+    Outputs
+    -------
+    run_dwi_files, run_bval_files, run_bvec_files
+        The runs.
+    read_record
+        What was found in them.
+    """
+    workflow, _, outputnode = open_workflow(name, [], [*_RUN_FIELDS, "read_record"])
+    validate = pe.MapNode(
+        ValidateDwi(b_scaling=plan.b_scaling),
+        iterfield=["dwi_file", "bval_file", "bvec_file"],
+        name="validate",
+        mem_gb=plan.size_gb,
+    )
+    validate.inputs.dwi_file = [str(run.path) for run in plan.series.runs]
+    validate.inputs.bval_file = [str(run.bval) for run in plan.series.runs]
+    validate.inputs.bvec_file = [str(run.bvec) for run in plan.series.runs]
+    collect = pe.Node(MergeRecords(), name="collect_records", run_without_submitting=True)
+    workflow.connect([
+        (validate, outputnode, [(output, field) for field, output in _RUN_FIELDS.items()]),
+        (validate, collect, [("facts", "in_records")]),
+        (collect, outputnode, [("record", "read_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_merge_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "merge_wf"
+) -> pe.Workflow:
+    """Merge the runs of a series on one intensity scale.
+
+    Inputs
+    ------
+    run_dwi_files, run_bval_files, run_bvec_files
+        The runs as acquired.
+    denoised_files
+        The same, denoised.
+
+    Outputs
+    -------
+    denoised_file, raw_file
+        Merged volumes after and before denoising; not resampled.
+    bval_file, raw_bvec_file
+        Their gradients, before any rotation.
+    volumes_file
+        Run, phase encoding and readout of each volume.
+    merge_record
+        What ran.
+    """
+    outputs = {
+        "dwi_file": "denoised_file",
+        "raw_file": "raw_file",
+        "bval_file": "bval_file",
+        "bvec_file": "raw_bvec_file",
+        "volumes_file": "volumes_file",
+        "facts": "merge_record",
+    }
+    workflow, inputnode, outputnode = open_workflow(
+        name, [*_RUN_FIELDS, "denoised_files"], outputs.values()
+    )
+    runs = plan.series.runs
+    merge = pe.Node(
+        MergeRuns(
+            phase_encodings=[run.phase_encoding for run in runs],
+            readouts_s=list(plan.readouts_s[: len(runs)]),
+            assumed_readouts_s=plan.assumed_readouts_s,
+            needs_tensor=plan.has_tensor,
+        ),
+        name="merge_runs",
+        mem_gb=3 * plan.size_gb,
+    )
+    workflow.connect([
+        (inputnode, merge, [("run_dwi_files", "raw_files"), ("run_bval_files", "bval_files"),
+                            ("run_bvec_files", "bvec_files"), ("denoised_files", "dwi_files")]),
+        (merge, outputnode, list(outputs.items())),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf") -> pe.Workflow:
+    """Correct the b=0 reference for intensity bias, and mask the brain in it.
+
+    Inputs
+    ------
+    biased_dwiref_file
+        b=0 reference.
+
+    Outputs
+    -------
+    dwiref_file, dwi_brain_file, dwi_mask_file
+        b=0 reference, bias-corrected; its brain, and its mask.
+    mask_record
+        What ran.
+    """
+    workflow, inputnode, outputnode = open_workflow(
+        name,
+        ["biased_dwiref_file"],
+        ["dwiref_file", "dwi_brain_file", "dwi_mask_file", "mask_record"],
+    )
+    unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
+    mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
+    workflow.connect([
+        (inputnode, unbias, [("biased_dwiref_file", "in_file")]),
+        (unbias, mask, [("out_file", "in_file")]),
+        (unbias, outputnode, [("out_file", "dwiref_file")]),
+        (mask, outputnode, [("brain_file", "dwi_brain_file"), ("mask_file", "dwi_mask_file"),
+                            ("facts", "mask_record")]),
+    ])  # fmt: skip
+    return workflow

@@ -1,0 +1,120 @@
+"""Stages that judge a series in ACPC: its gradients, its b-values and its quality."""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+
+from dmri_fm.identity import identity, label_of
+from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater, CheckGradients
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, open_workflow
+
+__all__ = ["init_free_water_wf", "init_gradient_check_wf", "init_quality_wf"]
+
+_ACPC = {f"acpc_{f}": f for f in ("dwi_file", "bval_file", "bvec_file", "mask_file")}
+
+
+def init_gradient_check_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "gradient_check_wf"
+) -> pe.Workflow:
+    """Check the b-vectors against the fibres.
+
+    Inputs
+    ------
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
+        Series in ACPC.
+
+    Outputs
+    -------
+    gradient_check_record
+        What was found.
+    """
+    workflow, inputnode, outputnode = open_workflow(name, _ACPC, ["gradient_check_record"])
+    check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * plan.size_gb)
+    workflow.connect([
+        (inputnode, check, list(_ACPC.items())),
+        (check, outputnode, [("facts", "gradient_check_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_free_water_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "free_water_wf"
+) -> pe.Workflow:
+    """Compare MD of the ventricles with that of free water.
+
+    Inputs
+    ------
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
+        Series in ACPC.
+
+    Outputs
+    -------
+    free_water_record
+        What was found.
+    """
+    assert plan.length_scaling is not None
+    method, common_length = plan.length_scaling
+    workflow, inputnode, outputnode = open_workflow(name, _ACPC, ["free_water_record"])
+    check = pe.Node(CheckFreeWater(method=method), name="check_free_water")
+    if common_length is not None:
+        check.inputs.common_length = common_length
+    workflow.connect([
+        (inputnode, check, list(_ACPC.items())),
+        (check, outputnode, [("facts", "free_water_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_quality_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "quality_wf"
+) -> pe.Workflow:
+    """Measure the quality of a series, raw and preprocessed.
+
+    Inputs
+    ------
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
+        Series in ACPC.
+    raw_file, bval_file, raw_bvec_file, dwi_mask_file, motion_file, outliers_file
+        Merged series as acquired, with the estimates of motion.
+    registration_dice
+        Overlap with the template's brain.
+    tensor_diffusivity_file
+        Fitted tensor, if there is one.
+    <label>_diffusivity_file, <label>_ood_file
+        Tensor of each network, and out-of-distribution percentile among its training data.
+    <label>_ood
+        Score and percentile of the distance to the training features, of each encoder.
+
+    Outputs
+    -------
+    qc_file, qc_record
+        One row of quality measures, and the descriptions of its columns.
+    """
+    inputs = {
+        **_ACPC,
+        "raw_file": "raw_file",
+        "bval_file": "raw_bval_file",
+        "raw_bvec_file": "raw_bvec_file",
+        "dwi_mask_file": "raw_mask_file",
+        "motion_file": "motion_file",
+        "outliers_file": "outliers_file",
+        "registration_dice": "registration_dice",
+    }
+    of_models = ["tensor_diffusivity_file"] if plan.has_tensor else []
+    for network in map(identity, plan.networks):
+        of_models.append(f"{network.label}_diffusivity_file")
+        of_models += [f"{network.label}_ood_file"] if network.has_ood else []
+    of_models += [f"{label_of(encoder)}_ood" for encoder in plan.encoders]
+    inputs |= {field: field for field in of_models}
+    workflow, inputnode, outputnode = open_workflow(name, inputs, ["qc_file", "qc_record"])
+    quality = pe.Node(
+        AssessQuality(plan.networks, plan.encoders, entities=plan.entities),
+        name="assess_quality",
+        mem_gb=4 * plan.size_gb,
+    )
+    workflow.connect([
+        (inputnode, quality, list(inputs.items())),
+        (quality, outputnode, [("qc_file", "qc_file"), ("facts", "qc_record")]),
+    ])  # fmt: skip
+    return workflow

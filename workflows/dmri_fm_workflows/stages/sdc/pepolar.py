@@ -1,0 +1,76 @@
+"""The built-in estimate of the distortion field, from images of opposite phase encoding."""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+
+from dmri_fm.preprocess import susceptibility
+from dmri_fm_workflows.interfaces.preprocess import EstimatePairField
+from dmri_fm_workflows.outputs.steps import Method
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.sdc.engine import INPUTS, SdcEngine, reverse_inputs
+
+__all__ = ["ENGINE", "init_pepolar_wf"]
+
+_VARIATIONAL = (
+    "Distortion by magnetic susceptibility was estimated from images of opposite phase encoding "
+    "by a variational method [@ruthotto2012]"
+)
+_EQUAL_READOUTS = (
+    f"{_VARIATIONAL}, with readout times that are unknown and were taken to be equal."
+)
+
+
+def init_pepolar_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf"
+) -> pe.Workflow:
+    """Estimate the distortion field, and the b=0 reference that it corrects.
+
+    Inputs
+    ------
+    denoised_file, bval_file, raw_bvec_file, volumes_file
+        Merged series.
+
+    Outputs
+    -------
+    biased_dwiref_file, uncorrected_file
+        b=0 reference before bias correction, and the image it was corrected from.
+    field_file
+        Off-resonance, Hz.
+    sdc_record
+        What ran.
+    """
+    workflow, inputnode, outputnode = open_workflow(
+        name, INPUTS, ["biased_dwiref_file", "uncorrected_file", "field_file", "sdc_record"]
+    )
+    assert plan.series.blip_pair is not None
+    up, down = plan.series.blip_pair
+    estimate = pe.Node(
+        EstimatePairField(
+            up_encoding=up.phase_encoding,
+            down_encoding=down.phase_encoding,
+            **reverse_inputs(plan.series),
+        ),
+        name="estimate_field",
+        mem_gb=2 * plan.size_gb,
+    )
+    workflow.connect([
+        (inputnode, estimate, list(INPUTS.items())),
+        (estimate, outputnode, [("dwiref_file", "biased_dwiref_file"),
+                                ("uncorrected_file", "uncorrected_file"),
+                                ("field_file", "field_file"), ("facts", "sdc_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+ENGINE = SdcEngine(
+    name="pepolar",
+    builder=init_pepolar_wf,
+    describe=lambda: susceptibility.PAIR_METHOD,
+    methods=(
+        Method("Variational estimate.*readout times unknown", _EQUAL_READOUTS),
+        Method("Variational estimate", f"{_VARIATIONAL}."),
+    ),
+    gives="field",
+)

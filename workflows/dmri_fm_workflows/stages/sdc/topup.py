@@ -1,0 +1,83 @@
+"""FSL's topup: the distortion field from images of opposite phase encoding."""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+
+from dmri_fm_workflows.interfaces.fsl import CollectTopup, RunTopup, WriteFslFiles
+from dmri_fm_workflows.interfaces.programs import TOPUP, name_topup
+from dmri_fm_workflows.outputs.steps import Method
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.sdc.engine import INPUTS, SdcEngine, reverse_inputs
+
+__all__ = ["ENGINE", "init_topup_wf"]
+
+
+def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf") -> pe.Workflow:
+    """Estimate the distortion field, and the b=0 reference that it corrects.
+
+    Inputs
+    ------
+    denoised_file, bval_file, raw_bvec_file, volumes_file
+        Merged series.
+
+    Outputs
+    -------
+    biased_dwiref_file, uncorrected_file
+        b=0 reference before bias correction, and the image it was corrected from.
+    field_file
+        Off-resonance, Hz.
+    fieldcoef_file, movpar_file
+        topup's own files.
+    sdc_record
+        What ran.
+    """
+    workflow, inputnode, outputnode = open_workflow(
+        name,
+        INPUTS,
+        ["biased_dwiref_file", "uncorrected_file", "field_file", "fieldcoef_file", "movpar_file",
+         "sdc_record"],
+    )  # fmt: skip
+    files = pe.Node(
+        WriteFslFiles(**reverse_inputs(plan.series)),
+        name="write_fsl_files",
+        mem_gb=2 * plan.size_gb,
+    )
+    # The usual schedule halves the grid and refuses one that it cannot halve.
+    is_even = all(n % 2 == 0 for n in plan.series.runs[0].shape[:3])
+    topup = pe.Node(
+        RunTopup(
+            config="b02b0.cnf" if is_even else "b02b0_1.cnf", n_threads=resources.omp_nthreads
+        ),
+        name="topup",
+        n_procs=resources.omp_nthreads,
+        mem_gb=2,
+    )
+    collect = pe.Node(CollectTopup(), name="collect_topup")
+    workflow.connect([
+        (inputnode, files, list(INPUTS.items())),
+        (files, topup, [("b0_file", "in_file"), ("b0_acqp_file", "encoding_file")]),
+        (topup, collect, [("out_corrected", "corrected_file"), ("out_field", "field_file")]),
+        (files, outputnode, [("first_b0_file", "uncorrected_file")]),
+        (topup, outputnode, [("out_field", "field_file"), ("out_fieldcoef", "fieldcoef_file"),
+                             ("out_movpar", "movpar_file")]),
+        (collect, outputnode, [("dwiref_file", "biased_dwiref_file"), ("facts", "sdc_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+ENGINE = SdcEngine(
+    name="topup",
+    builder=init_topup_wf,
+    describe=name_topup,
+    methods=(
+        Method(
+            "FSL topup",
+            "Distortion by magnetic susceptibility was estimated from images of opposite "
+            "phase encoding by {method} [@andersson2003].",
+        ),
+    ),
+    programs=TOPUP,
+    gives="topup",
+)

@@ -1,0 +1,160 @@
+"""Tensor stages: the least-squares fit, and one stage per tensor network."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import nipype.pipeline.engine as pe
+from nipype.interfaces import utility as niu
+
+from dmri_fm.identity import label_of
+from dmri_fm_workflows.interfaces.models import FitTensor, PredictTensor
+from dmri_fm_workflows.interfaces.normalise import ResampleMaps
+from dmri_fm_workflows.interfaces.report import PlotComparison
+from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.outputs import MNI, map_outputs
+
+__all__ = ["init_tensor_network_wf", "init_tensor_wf", "network_stage"]
+
+_ACPC = {f"acpc_{f}": f for f in ("dwi_file", "bval_file", "bvec_file", "mask_file")}
+
+#: Maps of a network that its figure shows where it gives them, by output type.
+_SHOWN = {"fa_std": "std_file", "ood": "ood_file"}
+
+
+def network_stage(network: str) -> Stage:
+    """Return the stage of a tensor network."""
+    return Stage(
+        name=label_of(network),
+        builder=partial(init_tensor_network_wf, network=network),
+        outputs=map_outputs(network),
+        options=("models", "weights", "device", "random_seed"),
+    )
+
+
+def init_tensor_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "tensor_wf"
+) -> pe.Workflow:
+    """Fit tensors in ACPC by least squares, and warp scalar maps to MNI.
+
+    Inputs
+    ------
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
+        Series in ACPC.
+    to_mni_file, mni_mask_file
+        Transform that resamples ACPC into MNI, and the brain there.
+
+    Outputs
+    -------
+    tensor_<type>_file, tensor_<type>_mni_file
+        Maps of the fit by their output type in `maps.yaml`, in ACPC; scalars in MNI as well.
+    tensor_v1_file
+        Main eigenvector in ACPC.
+    tensor_record
+        How the maps were made.
+    """
+    fit = pe.Node(
+        FitTensor(n_threads=resources.omp_nthreads),
+        name="fit_tensor",
+        n_procs=resources.omp_nthreads,
+        mem_gb=3 * plan.size_gb,
+    )
+    workflow = _maps_wf(name, fit, model="tensor", more_outputs=("tensor_v1_file",))
+    workflow.connect(fit, "v1_file", workflow.get_node("outputnode"), "tensor_v1_file")
+    return workflow
+
+
+def init_tensor_network_wf(
+    plan: SeriesPlan,
+    resources: Resources,
+    *,
+    network: str = "tensor-refiner",
+    name: str = "network_wf",
+) -> pe.Workflow:
+    """Estimate tensors in ACPC by a network, warp scalar maps to MNI, and compare with the fit.
+
+    Inputs
+    ------
+    acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
+        Series in ACPC.
+    to_mni_file, mni_mask_file
+        Transform that resamples ACPC into MNI, and the brain there.
+    tensor_fa_file
+        FA of the tensor fit, for the figure.
+
+    Outputs
+    -------
+    <label>_<type>_file, <label>_<type>_mni_file
+        Maps of the network by their output type in `maps.yaml`, in ACPC; scalars in MNI as well.
+        A network without intervals has no `<label>_fa_std_file` and `<label>_md_std_file`, one
+        without an out-of-distribution score no `<label>_ood_file`.
+    <label>_record
+        How the maps were made.
+    <label>_figure
+        The network's FA beside that of the fit, SVG.
+    """
+    label = label_of(network)
+    predict = pe.Node(
+        PredictTensor(model=network, **plan.network_inputs(network)),
+        name="predict_tensor",
+        mem_gb=3 * plan.size_gb + 1,
+    )
+    compare = pe.Node(PlotComparison(model=network), name="plot_comparison")
+    workflow = _maps_wf(
+        name,
+        predict,
+        model=network,
+        more_inputs=("tensor_fa_file",),
+        more_outputs=(f"{label}_figure",),
+    )
+    shown = [
+        (f"{t.name}_file", _SHOWN[t.name])
+        for t in load_catalogue().maps_of(network)
+        if t.name in _SHOWN
+    ]
+    workflow.connect([
+        (workflow.get_node("inputnode"), compare, [("tensor_fa_file", "tensor_file"),
+                                                   ("acpc_mask_file", "mask_file")]),
+        (predict, compare, [("fa_file", "network_file"), ("facts", "facts"), *shown]),
+        (compare, workflow.get_node("outputnode"), [("out_file", f"{label}_figure")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _maps_wf(
+    name: str,
+    maps: pe.Node,
+    *,
+    model: str,
+    more_inputs: tuple[str, ...] = (),
+    more_outputs: tuple[str, ...] = (),
+) -> pe.Workflow:
+    """Return the workflow of a model's node; its scalar maps are warped into MNI."""
+    label = label_of(model)
+    in_acpc = {f"{t.name}_file": f"{label}_{t.name}_file" for t in load_catalogue().maps_of(model)}
+    scalars = [t.name for t in load_catalogue().maps_of(model, space=MNI)]
+    in_mni = [f"{label}_{s}_mni_file" for s in scalars]
+    workflow, inputnode, outputnode = open_workflow(
+        name,
+        [*_ACPC, "to_mni_file", "mni_mask_file", *more_inputs],
+        [*in_acpc.values(), *in_mni, f"{label}_record", *more_outputs],
+    )
+    files = pe.Node(niu.Merge(len(scalars)), name="list_maps", run_without_submitting=True)
+    warp = pe.Node(ResampleMaps(), name="warp_maps", mem_gb=0.5)
+    split = pe.Node(
+        niu.Split(splits=[1] * len(scalars), squeeze=True),
+        name="split_maps",
+        run_without_submitting=True,
+    )
+    workflow.connect([
+        (inputnode, maps, list(_ACPC.items())),
+        (maps, outputnode, [*in_acpc.items(), ("facts", f"{label}_record")]),
+        (maps, files, [(f"{s}_file", f"in{i}") for i, s in enumerate(scalars, start=1)]),
+        (files, warp, [("out", "in_files")]),
+        (inputnode, warp, [("to_mni_file", "xfm_file"), ("mni_mask_file", "mask_file")]),
+        (warp, split, [("out_files", "inlist")]),
+        (split, outputnode, [(f"out{i}", f) for i, f in enumerate(in_mni, start=1)]),
+    ])  # fmt: skip
+    return workflow
