@@ -286,8 +286,8 @@ def test_eddys_results_are_those_of_the_built_in_engine(tmp_path: Path) -> None:
     # The series is stored LAS: FSL's x is the voxels' own, which run to the left.
     assert [float(row[f"trans_{a}"]) for a in "xyz"] == [-1, 2, 3]
     assert float(row["rot_x"]) == pytest.approx(0.01)
-    assert found.facts["HMCMethod"].startswith("FSL eddy (")
-    assert found.motion_facts == {
+    assert found.record["HMCMethod"].startswith("FSL eddy (")
+    assert found.motion_record == {
         "IdentityTransforms": True,
         "PointMapping": "Every point is taken to itself: FSL's eddy has resampled the volumes "
         "onto the grid of dwiref.",

@@ -45,7 +45,7 @@ def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
     md = read_array(load_image(done.outputs.md_file))
     assert md.max() < 10e-3
     np.testing.assert_allclose(md[2:], 0.8e-3, rtol=1e-3)
-    assert done.outputs.facts["MinimalSignal"] > 0.5
+    assert done.outputs.record["MinimalSignal"] > 0.5
 
     # The library, its command and the evaluation fit the same tensor.
     dwi = Dwi.from_files(*files)

@@ -108,7 +108,7 @@ def test_transforms_of_the_anatomy_mean_the_same_to_others(
         brain_file=found.brain_file, mask_file=found.mask_file, method=method, sloppy=True
     )
     mni = node.run(cwd=str(folder)).outputs
-    assert mni.facts["NormalisationMethod"] == name_normalisation(method)
+    assert mni.record["NormalisationMethod"] == name_normalisation(method)
     assert Path(mni.to_mni_file).suffix == {"affine": ".txt", "syn": ".h5"}[method]
     points = load_template(2).grid.points()[load_template(2).brain_mask.ravel()][::9973]
     # A warp and its inverse are two fields, each interpolated.
@@ -135,7 +135,7 @@ def test_transforms_of_the_reference_mean_the_same_to_others(tmp_path: Path) -> 
         t1w_brain_file=acpc.outputs.out_file,
         to_t1w_acpc_file=acpc.outputs.to_acpc_file,
     ).run(cwd=str(tmp_path)).outputs  # fmt: skip
-    assert found.facts["CoregistrationMethod"] == COREGISTRATION_METHOD
+    assert found.record["CoregistrationMethod"] == COREGISTRATION_METHOD
     image = load_image(acpc.outputs.brain_file)
     points = apply_affine(image.affine, np.argwhere(read_array(image) > 0)[::997])
     assert_readers_agree(found.to_acpc_file, found.from_acpc_file, points, inverse_mm=0.01)

@@ -205,21 +205,23 @@ def test_merged_volumes_keep_their_readout_and_images_their_assumed_one(
         assumed_readouts_s=assumed,
     ).run(cwd=tmp_path)
     assert [o.readout_s for o in read_volumes(done.outputs.volumes_file)] == [0.04]
-    assert done.outputs.facts.get("TotalReadoutTimeAssumed", {}) == assumed
+    assert done.outputs.record.get("TotalReadoutTimeAssumed", {}) == assumed
 
 
 def test_transforms_say_that_motion_was_not_estimated(tmp_path: Path) -> None:
     inputs = write_series(tmp_path / "in", ["j", "j"], is_b0=[True, False])
     found = SkipMotion(**inputs).run(cwd=tmp_path).outputs
-    assert found.motion_facts["IdentityTransforms"] is True
-    assert found.motion_facts["PointMapping"].endswith("head motion was not estimated.")
+    assert found.motion_record["IdentityTransforms"] is True
+    assert found.motion_record["PointMapping"].endswith("head motion was not estimated.")
 
 
 @pytest.mark.parametrize("why", [None, "eddy"])
 def test_only_identities_replace_the_point_mapping(tmp_path: Path, why: str | None) -> None:
     gtab = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
     origins = [VolumeOrigin(0, "j", READOUT_S, "x.nii.gz")] * 2
-    facts = save_motion(no_motion(2, 3), gtab, origins, tmp_path, why_identity=why)["motion_facts"]
+    facts = save_motion(no_motion(2, 3), gtab, origins, tmp_path, why_identity=why)[
+        "motion_record"
+    ]
     assert facts["IdentityTransforms"] == (why is not None)
     assert ("PointMapping" in facts) == (why is not None)
 
@@ -232,7 +234,7 @@ def test_dwidenoise_passes_short_runs(tmp_path: Path, n: int, word: str) -> None
     path = save_image(data, AFFINE, tmp_path / "run.nii.gz")
     done = DwiDenoise(in_file=str(path), out_file="denoised.nii").run(cwd=tmp_path)
     found = read_array(load_image(done.outputs.out_file, ndim=4))
-    assert done.outputs.facts["Denoising"].startswith(word)
+    assert done.outputs.record["Denoising"].startswith(word)
     assert np.array_equal(found, data) == (n == 1)
     assert found.shape == data.shape
 

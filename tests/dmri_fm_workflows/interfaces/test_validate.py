@@ -49,7 +49,7 @@ def test_a_sound_run_passes_as_the_very_files(tmp_path: Path) -> None:
     files = write_run(tmp_path, "sub-01_dwi", BVALS, BVECS)
     found = ValidateDwi(**files).run(cwd=tmp_path).outputs
     assert {k: getattr(found, k) for k in files} == files
-    assert found.facts == {"Warnings": []}
+    assert found.record == {"Warnings": []}
 
 
 def test_a_run_with_faults_becomes_a_clean_one(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_run_with_faults_becomes_a_clean_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(clean.gtab.bvecs_ras[1:], axis=1), 1, atol=1e-9)
     # The confounds table and the sources name the run's own file.
     assert Path(found.dwi_file).name == "sub-01_dwi.nii.gz"
-    facts = found.facts
+    facts = found.record
     assert set(facts["VolumesLeftOut"]["sub-01_dwi.nii.gz"]) == {"4", "9"}
     assert facts["BScaling"]["sub-01_dwi.nii.gz"]["Method"] == "length"
     assert len(facts["Warnings"]) == 3
@@ -129,7 +129,7 @@ def test_the_threshold_reaches_the_reader(tmp_path: Path) -> None:
     bvals = [0.0, 60.0, *BVALS[1:]]
     files = write_run(tmp_path, "sub-01_dwi", bvals, np.vstack([np.zeros((2, 3)), spiral(8)]))
     found = ValidateDwi(**files).run(cwd=tmp_path).outputs
-    assert set(found.facts["VolumesLeftOut"]["sub-01_dwi.nii.gz"]) == {"1"}
+    assert set(found.record["VolumesLeftOut"]["sub-01_dwi.nii.gz"]) == {"1"}
     asked = ValidateDwi(**files, b0_threshold=65.0).run(cwd=tmp_path).outputs
     assert asked.dwi_file == files["dwi_file"]
 
@@ -159,7 +159,7 @@ def test_free_water_says_what_the_other_reading_gives(tmp_path: Path) -> None:
     save_image(data, AFFINE, files["dwi_file"])
     mask = save_image(radius < 17, AFFINE, tmp_path / "mask.nii.gz", dtype=np.uint8)
     check = CheckFreeWater(**files, mask_file=str(mask), method="length", common_length=0.93)
-    found = check.run(cwd=tmp_path).outputs.facts["BScalingCheck"]
+    found = check.run(cwd=tmp_path).outputs.record["BScalingCheck"]
     assert found["VentricleMD"] == pytest.approx(3.0e-3 / 0.93**2, rel=1e-3)
     assert "MD 3.47e-3 mm^2/s with --b-scaling length, 3.00e-3 with none" in found["Summary"]
 

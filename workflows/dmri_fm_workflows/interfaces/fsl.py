@@ -283,7 +283,7 @@ class _TopupResultInputSpec(BaseInterfaceInputSpec):
 
 class _TopupResultOutputSpec(TraitedSpec):
     dwiref_file = File(exists=True, desc="mean of the corrected b=0 volumes")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class CollectTopup(SimpleInterface):
@@ -298,7 +298,7 @@ class CollectTopup(SimpleInterface):
         mean = data.mean(axis=3) if data.ndim == 4 else data
         out = save_image(np.maximum(mean, 0), image.affine, Path(runtime.cwd) / "dwiref.nii.gz")
         self._results["dwiref_file"] = str(out)
-        self._results["facts"] = {"SDCMethod": name_topup()}
+        self._results["record"] = {"SDCMethod": name_topup()}
         return runtime
 
 
@@ -339,10 +339,10 @@ class _EddyResultOutputSpec(TraitedSpec):
     bvec_file = File(exists=True, desc="rotated b-vectors, FSL convention")
     motion_file = File(exists=True, desc="identity transforms: eddy has resampled")
     confounds_file = File(exists=True, desc="confounds table")
-    confounds_facts = traits.Dict(desc="its column descriptions")
+    confounds_record = traits.Dict(desc="its column descriptions")
     outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
-    motion_facts = traits.Dict(desc="what the transforms are, for their sidecar")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    motion_record = traits.Dict(desc="what the transforms are, for their sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class CollectEddy(SimpleInterface):
@@ -374,6 +374,6 @@ class CollectEddy(SimpleInterface):
         self._results |= save_motion(motion, gtab, origins, folder, why_identity=why) | {
             "dwi_file": self.inputs.corrected_file,
             "bvec_file": str(folder / "eddy.bvec"),
-            "facts": {"HMCMethod": motion.method},
+            "record": {"HMCMethod": motion.method},
         }
         return runtime

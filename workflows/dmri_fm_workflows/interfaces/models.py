@@ -52,7 +52,7 @@ class _DwiMaskInputSpec(GradientInputSpec):
 
 class _TensorOutputSpec(TraitedSpec):
     v1_file = File(exists=True, desc="main eigenvector, RAS+, 4-D")
-    facts = traits.Dict(desc="what ran, for the sidecars of the maps")
+    record = traits.Dict(desc="what ran, for the sidecars of the maps")
 
 
 def _map_spec(name: str, family: str) -> type[TraitedSpec]:
@@ -82,7 +82,7 @@ def _save_maps(maps: TensorMaps, folder: Path) -> dict[str, Any]:
         f"{name}_file": str(save_image(data, maps.affine, folder / f"{name}.nii.gz"))
         for name, data in {**arrays, "v1": maps.v1}.items()
     }
-    return files | {"facts": dict(maps.metadata)}
+    return files | {"record": dict(maps.metadata)}
 
 
 class _FitInputSpec(_DwiMaskInputSpec):
@@ -133,7 +133,7 @@ class _FeaturesOutputSpec(TraitedSpec):
     scan_file = File(exists=True, desc="one row: the scan's features")
     patch_file = File(exists=True, desc="features per patch, npz")
     ood = traits.Dict(desc="score and percentile of the distance to the training features")
-    facts = traits.Dict(desc="what ran, for the sidecars")
+    record = traits.Dict(desc="what ran, for the sidecars")
 
 
 class ExtractFeatures(SimpleInterface):
@@ -155,13 +155,13 @@ class ExtractFeatures(SimpleInterface):
                 "ood_score": float(features.ood_score),
                 "ood_percentile": float(features.ood_percentile),
             },
-            "facts": dict(features.metadata),
+            "record": dict(features.metadata),
         }
         return runtime
 
 
 class _CheckOutputSpec(TraitedSpec):
-    facts = traits.Dict(desc="the answer, for the sidecar")
+    record = traits.Dict(desc="the answer, for the sidecar")
 
 
 class CheckGradients(SimpleInterface):
@@ -173,7 +173,7 @@ class CheckGradients(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         check = check_gradients(dwi)
-        self._results["facts"] = check.as_facts()
+        self._results["record"] = check.as_facts()
         return runtime
 
 
@@ -199,7 +199,7 @@ class CheckFreeWater(SimpleInterface):
             method=self.inputs.method,
             common_length=length if isdefined(length) else None,
         )
-        self._results["facts"] = {B_SCALING_CHECK_KEY: dict(check)}
+        self._results["record"] = {B_SCALING_CHECK_KEY: dict(check)}
         return runtime
 
 
@@ -217,7 +217,7 @@ class _QualityInputSpec(DynamicTraitedSpec, _DwiMaskInputSpec):
 
 class _QualityOutputSpec(TraitedSpec):
     qc_file = File(exists=True, desc="one row of quality measures")
-    facts = traits.Dict(desc="column descriptions, for the sidecar")
+    record = traits.Dict(desc="column descriptions, for the sidecar")
 
 
 class AssessQuality(SimpleInterface):
@@ -281,7 +281,7 @@ class AssessQuality(SimpleInterface):
         out = Path(runtime.cwd) / "image_qc.tsv"
         out.write_text(format_table([row], list(row)), encoding="utf-8")
         self._results["qc_file"] = str(out)
-        self._results["facts"] = describe_columns(list(row))
+        self._results["record"] = describe_columns(list(row))
         return runtime
 
     def _network_columns(

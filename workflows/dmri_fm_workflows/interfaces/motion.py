@@ -39,10 +39,10 @@ class _MotionInputSpec(DwiInputSpec):
 class _MotionOutputSpec(TraitedSpec):
     motion_file = File(exists=True, desc="transform of each volume")
     confounds_file = File(exists=True, desc="confounds table")
-    confounds_facts = traits.Dict(desc="its column descriptions")
+    confounds_record = traits.Dict(desc="its column descriptions")
     outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
-    motion_facts = traits.Dict(desc="what the transforms are, for their sidecar")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    motion_record = traits.Dict(desc="what the transforms are, for their sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class EstimateMotion(SimpleInterface):
@@ -67,7 +67,7 @@ class EstimateMotion(SimpleInterface):
             n_threads=self.inputs.n_threads,
         )
         self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
-        self._results["facts"] = {"HMCMethod": motion.method}
+        self._results["record"] = {"HMCMethod": motion.method}
         return runtime
 
 
@@ -84,9 +84,9 @@ def save_motion(
     `why_identity` says why the transforms are identities, for their sidecar; None: they are
     estimates.
     """
-    motion_facts: dict[str, Any] = {"IdentityTransforms": why_identity is not None}
+    motion_record: dict[str, Any] = {"IdentityTransforms": why_identity is not None}
     if why_identity is not None:
-        motion_facts["PointMapping"] = f"Every point is taken to itself: {why_identity}."
+        motion_record["PointMapping"] = f"Every point is taken to itself: {why_identity}."
     write_motion_tsv(motion, folder / "motion.tsv")
     np.save(folder / "outliers.npy", motion.is_outlier)
     rows = confounds_table(motion, gtab, [o.original_file for o in origins])
@@ -97,8 +97,8 @@ def save_motion(
         "motion_file": str(folder / "motion.tsv"),
         "outliers_file": str(folder / "outliers.npy"),
         "confounds_file": str(table),
-        "confounds_facts": describe_columns(columns),
-        "motion_facts": motion_facts,
+        "confounds_record": describe_columns(columns),
+        "motion_record": motion_record,
     }
 
 
@@ -123,5 +123,5 @@ class SkipMotion(SimpleInterface):
             Path(runtime.cwd),
             why_identity="head motion was not estimated",
         )
-        self._results["facts"] = {"HMCMethod": motion.method}
+        self._results["record"] = {"HMCMethod": motion.method}
         return runtime

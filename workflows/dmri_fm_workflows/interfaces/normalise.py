@@ -109,7 +109,7 @@ class _TemplateOutputSpec(TraitedSpec):
     template_file = File(exists=True, desc="the template on the same grid")
     template_mask_file = File(exists=True, desc="the template's brain on the same grid")
     dice = traits.Float(desc="overlap of the registered brain with the template's")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class RegisterTemplate(SimpleInterface):
@@ -147,7 +147,7 @@ class RegisterTemplate(SimpleInterface):
             "to_mni_file": str(to_mni),
             "from_mni_file": str(from_mni),
             "dice": dice,
-            "facts": {
+            "record": {
                 "NormalisationMethod": name_normalisation(self.inputs.method),
                 "NormalisationDice": round(dice, 4),
                 "Warnings": describe_dice(dice),
@@ -165,7 +165,7 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
 class _CoregisterOutputSpec(TraitedSpec):
     to_acpc_file = File(exists=True, desc="transform that resamples the reference into ACPC")
     from_acpc_file = File(exists=True, desc="its inverse")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class CoregisterReference(SimpleInterface):
@@ -180,7 +180,7 @@ class CoregisterReference(SimpleInterface):
         acpc2t1w = read_point_map(self.inputs.to_t1w_acpc_file)
         found = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
         self._results |= _write_affine_pair(np.linalg.inv(found.xfm), Path(runtime.cwd))
-        self._results["facts"] = {
+        self._results["record"] = {
             "CoregistrationMethod": COREGISTRATION_METHOD,
             "CoregistrationSimilarity": round(float(found.similarity), 4),
         }
@@ -214,7 +214,7 @@ class _ResampleOutputSpec(TraitedSpec):
     b_file = File(exists=True, desc="rotated b-vectors and b-values, MRtrix3's convention")
     mask_file = File(exists=True, desc="brain mask on the target grid")
     dwiref_file = File(exists=True, desc="mean b=0 on the target grid")
-    facts = traits.Dict(desc="level of b=0, for the sidecar")
+    record = traits.Dict(desc="level of b=0, for the sidecar")
 
 
 class ResampleDwi(SimpleInterface):
@@ -268,7 +268,7 @@ class ResampleDwi(SimpleInterface):
         names = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
         paths = (*files, folder / "dwi.b", mask, dwiref)
         self._results |= {name: str(path) for name, path in zip(names, paths, strict=True)}
-        self._results["facts"] = (
+        self._results["record"] = (
             {"B0NormalizationScale": round(float(np.median(reference[dwi.brain])), 4)}
             if dwi.brain.any()
             else {}

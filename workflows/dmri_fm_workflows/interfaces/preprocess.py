@@ -48,7 +48,7 @@ class _ValidateOutputSpec(TraitedSpec):
     dwi_file = File(exists=True, desc="volumes that can be used; the same file if all can")
     bval_file = File(exists=True, desc="their b-values, scaled where that was needed")
     bvec_file = File(exists=True, desc="their b-vectors, unit length")
-    facts = traits.Dict(desc="what was done, for the sidecar")
+    record = traits.Dict(desc="what was done, for the sidecar")
 
 
 class ValidateDwi(SimpleInterface):
@@ -84,7 +84,7 @@ class ValidateDwi(SimpleInterface):
             bval, bvec = folder / f"{stem}.bval", folder / f"{stem}.bvec"
             write_gradients(run.gtab, bval, bvec, affine=image.affine)
             self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
-        self._results["facts"] = run.facts
+        self._results["record"] = run.facts
         return runtime
 
 
@@ -96,7 +96,7 @@ class _DenoiseInputSpec(DwiInputSpec):
 
 class _DenoiseOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="denoised series")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class DenoiseDwi(SimpleInterface):
@@ -113,7 +113,7 @@ class DenoiseDwi(SimpleInterface):
             data = unring(data, n_jobs=self.inputs.n_threads)
         out = save_image(data, dwi.affine, Path(runtime.cwd) / "denoised.nii")
         self._results["out_file"] = str(out)
-        self._results["facts"] = {
+        self._results["record"] = {
             "Denoising": result.method,
             "GibbsCorrection": name_gibbs_removal() if self.inputs.unring else "none",
         }
@@ -135,7 +135,7 @@ class DwiDenoise(mrtrix3.DWIDenoise):
     def _list_outputs(self) -> dict[str, Any]:
         method = name_dwidenoise(self._n_volumes())
         out_file = Path(self.inputs.out_file).resolve()
-        return {"out_file": str(out_file), "facts": {"Denoising": method}}
+        return {"out_file": str(out_file), "record": {"Denoising": method}}
 
     def _n_volumes(self) -> int:
         return load_image(self.inputs.in_file, ndim=4).shape[3]
@@ -164,7 +164,7 @@ class _MergeOutputSpec(TraitedSpec):
     bval_file = File(exists=True, desc="b-values")
     bvec_file = File(exists=True, desc="b-vectors, FSL convention")
     volumes_file = File(exists=True, desc="where each volume came from")
-    facts = traits.Dict(desc="intensity factor per run, for the sidecar")
+    record = traits.Dict(desc="intensity factor per run, for the sidecar")
 
 
 class MergeRuns(SimpleInterface):
@@ -205,10 +205,10 @@ class MergeRuns(SimpleInterface):
         ]
         self._results["volumes_file"] = str(write_volumes(origins, folder / "volumes.tsv"))
         self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
-        facts: dict[str, Any] = {"RunIntensityScales": [round(s, 6) for s in raw.scales]}
+        record: dict[str, Any] = {"RunIntensityScales": [round(s, 6) for s in raw.scales]}
         if self.inputs.assumed_readouts_s:
-            facts["TotalReadoutTimeAssumed"] = dict(self.inputs.assumed_readouts_s)
-        self._results["facts"] = facts
+            record["TotalReadoutTimeAssumed"] = dict(self.inputs.assumed_readouts_s)
+        self._results["record"] = record
         return runtime
 
 
@@ -285,7 +285,7 @@ class _PairOutputSpec(TraitedSpec):
     field_file = File(exists=True, desc="off-resonance on the reference's grid, Hz")
     dwiref_file = File(exists=True, desc="corrected b=0 reference")
     uncorrected_file = File(exists=True, desc="b=0 image of the first phase encoding, as it was")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class EstimatePairField(SimpleInterface):
@@ -314,7 +314,7 @@ class EstimatePairField(SimpleInterface):
         ):
             out = save_image(data, dwi.affine, folder / f"{name.removesuffix('_file')}.nii.gz")
             self._results[name] = str(out)
-        self._results["facts"] = {
+        self._results["record"] = {
             "SDCMethod": PAIR_METHOD,
             "SDCSimilarityBefore": round(float(pair.similarity_before), 4),
             "SDCSimilarityAfter": round(float(pair.similarity_after), 4),
@@ -358,7 +358,7 @@ class _MaskInputSpec(BaseInterfaceInputSpec):
 class _MaskOutputSpec(TraitedSpec):
     mask_file = File(exists=True, desc="brain mask")
     brain_file = File(exists=True, desc="the image inside the mask, zero outside")
-    facts = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class MaskBrain(SimpleInterface):
@@ -375,7 +375,7 @@ class MaskBrain(SimpleInterface):
         mask = save_image(result.mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
         brain = save_image(data * result.mask, image.affine, folder / "brain.nii.gz")
         self._results["mask_file"], self._results["brain_file"] = str(mask), str(brain)
-        self._results["facts"] = {
+        self._results["record"] = {
             "MaskMethod": result.method,
             "MaskAgreementDice": round(float(result.agreement_dice), 4),
             "Warnings": list(result.warnings),

@@ -233,7 +233,7 @@ class _CompareInputSpec(BaseInterfaceInputSpec):
     std_file = File(exists=True, desc="its standard deviation, if the network estimates it")
     ood_file = File(exists=True, desc="out-of-distribution percentile, if there is one")
     model = traits.Str(mandatory=True, desc="name of the network")
-    facts = traits.Dict(mandatory=True, desc="how the network's map was made")
+    record = traits.Dict(mandatory=True, desc="how the network's map was made")
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
@@ -247,7 +247,7 @@ class PlotComparison(SimpleInterface):
         tensor, affine = _open(self.inputs.tensor_file)
         network, _ = _open(self.inputs.network_file)
         mask, _ = _open(self.inputs.mask_file)
-        status = self.inputs.facts["Status"]
+        status = self.inputs.record["Status"]
         name = identity(self.inputs.model).title
         more = {}
         if isdefined(self.inputs.std_file):

@@ -54,7 +54,7 @@ def init_features_wf(
         "scan_file": f"{label}_scan_file",
         "patch_file": f"{label}_patch_file",
         "ood": f"{label}_ood",
-        "facts": f"{label}_record",
+        "record": f"{label}_record",
     }
     workflow, inputnode, outputnode = open_workflow(
         name, inputs, [*outputs.values(), f"{label}_figure"]

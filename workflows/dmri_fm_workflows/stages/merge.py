@@ -46,7 +46,7 @@ def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf
     collect = pe.Node(MergeRecords(), name="collect_records", run_without_submitting=True)
     workflow.connect([
         (validate, outputnode, [(output, field) for field, output in _RUN_FIELDS.items()]),
-        (validate, collect, [("facts", "in_records")]),
+        (validate, collect, [("record", "in_records")]),
         (collect, outputnode, [("record", "read_record")]),
     ])  # fmt: skip
     return workflow
@@ -81,7 +81,7 @@ def init_merge_wf(
         "bval_file": "bval_file",
         "bvec_file": "raw_bvec_file",
         "volumes_file": "volumes_file",
-        "facts": "merge_record",
+        "record": "merge_record",
     }
     workflow, inputnode, outputnode = open_workflow(
         name, [*_RUN_FIELDS, "denoised_files"], outputs.values()
@@ -132,6 +132,6 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
         (unbias, mask, [("out_file", "in_file")]),
         (unbias, outputnode, [("out_file", "dwiref_file")]),
         (mask, outputnode, [("brain_file", "dwi_brain_file"), ("mask_file", "dwi_mask_file"),
-                            ("facts", "mask_record")]),
+                            ("record", "mask_record")]),
     ])  # fmt: skip
     return workflow

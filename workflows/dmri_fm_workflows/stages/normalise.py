@@ -88,7 +88,7 @@ def init_normalise_wf(
     merge = pe.Node(MergeRecords(), name="merge_records", run_without_submitting=True)
     workflow.connect([
         (align, outputnode, [(f, f) for f in ("to_acpc_file", "from_acpc_file")]),
-        (record, records, [("facts", "in1")]),
+        (record, records, [("record", "in1")]),
         (records, merge, [("out", "in_records")]),
         (merge, outputnode, [("record", "normalise_record")]),
     ])  # fmt: skip
@@ -106,7 +106,7 @@ def init_normalise_wf(
         if grid in encoders:
             resample.inputs.model = encoders[grid]
         if grid == "acpc":
-            workflow.connect(resample, "facts", records, "in2")
+            workflow.connect(resample, "record", records, "in2")
             if plan.voxel_size_mm is not None:
                 resample.inputs.voxel_size_mm = plan.voxel_size_mm
         chain = pe.Node(

@@ -33,7 +33,7 @@ def init_gradient_check_wf(
     check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * plan.size_gb)
     workflow.connect([
         (inputnode, check, list(_ACPC.items())),
-        (check, outputnode, [("facts", "gradient_check_record")]),
+        (check, outputnode, [("record", "gradient_check_record")]),
     ])  # fmt: skip
     return workflow
 
@@ -61,7 +61,7 @@ def init_free_water_wf(
         check.inputs.common_length = common_length
     workflow.connect([
         (inputnode, check, list(_ACPC.items())),
-        (check, outputnode, [("facts", "free_water_record")]),
+        (check, outputnode, [("record", "free_water_record")]),
     ])  # fmt: skip
     return workflow
 
@@ -115,6 +115,6 @@ def init_quality_wf(
     )
     workflow.connect([
         (inputnode, quality, list(inputs.items())),
-        (quality, outputnode, [("qc_file", "qc_file"), ("facts", "qc_record")]),
+        (quality, outputnode, [("qc_file", "qc_file"), ("record", "qc_record")]),
     ])  # fmt: skip
     return workflow

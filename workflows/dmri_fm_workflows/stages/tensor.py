@@ -117,7 +117,7 @@ def init_tensor_network_wf(
     workflow.connect([
         (workflow.get_node("inputnode"), compare, [("tensor_fa_file", "tensor_file"),
                                                    ("acpc_mask_file", "mask_file")]),
-        (predict, compare, [("fa_file", "network_file"), ("facts", "facts"), *shown]),
+        (predict, compare, [("fa_file", "network_file"), ("record", "record"), *shown]),
         (compare, workflow.get_node("outputnode"), [("out_file", f"{label}_figure")]),
     ])  # fmt: skip
     return workflow
@@ -150,7 +150,7 @@ def _maps_wf(
     )
     workflow.connect([
         (inputnode, maps, list(_ACPC.items())),
-        (maps, outputnode, [*in_acpc.items(), ("facts", f"{label}_record")]),
+        (maps, outputnode, [*in_acpc.items(), ("record", f"{label}_record")]),
         (maps, files, [(f"{s}_file", f"in{i}") for i, s in enumerate(scalars, start=1)]),
         (files, warp, [("out", "in_files")]),
         (inputnode, warp, [("to_mni_file", "xfm_file"), ("mni_mask_file", "mask_file")]),

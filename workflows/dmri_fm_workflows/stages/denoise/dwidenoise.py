@@ -66,7 +66,7 @@ def init_dwidenoise_wf(
     )
     workflow.connect([
         (inputnode, denoise, [("run_dwi_files", "in_file")]),
-        (denoise, collect, [("facts", "in_records")]),
+        (denoise, collect, [("record", "in_records")]),
         (collect, merge, [("record", "in_records")]),
         (last, outputnode, [("out_file", "denoised_files")]),
         (merge, outputnode, [("record", "denoise_record")]),

@@ -78,7 +78,7 @@ def init_dipy_wf(
     collect = pe.Node(MergeRunRecords(), name="collect_records", run_without_submitting=True)
     workflow.connect([
         (inputnode, denoise, list(fields.items())),
-        (denoise, collect, [("facts", "in_records")]),
+        (denoise, collect, [("record", "in_records")]),
         (denoise, outputnode, [("out_file", "denoised_files")]),
         (collect, outputnode, [("record", "denoise_record")]),
     ])  # fmt: skip

@@ -19,11 +19,11 @@ INPUTS = {
 #: Fields that every method offers besides the series, by output of its last node.
 RESULTS = {
     "motion_file": "motion_file",
-    "motion_facts": "motion_record",
+    "motion_record": "motion_record",
     "confounds_file": "confounds_file",
-    "confounds_facts": "confounds_record",
+    "confounds_record": "confounds_record",
     "outliers_file": "outliers_file",
-    "facts": "hmc_record",
+    "record": "hmc_record",
 }
 
 ROTATED = "b-vectors were rotated accordingly"

@@ -59,7 +59,7 @@ def init_pepolar_wf(
         (inputnode, estimate, list(INPUTS.items())),
         (estimate, outputnode, [("dwiref_file", "biased_dwiref_file"),
                                 ("uncorrected_file", "uncorrected_file"),
-                                ("field_file", "field_file"), ("facts", "sdc_record")]),
+                                ("field_file", "field_file"), ("record", "sdc_record")]),
     ])  # fmt: skip
     return workflow
 

@@ -62,7 +62,7 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
         (files, outputnode, [("first_b0_file", "uncorrected_file")]),
         (topup, outputnode, [("out_field", "field_file"), ("out_fieldcoef", "fieldcoef_file"),
                              ("out_movpar", "movpar_file")]),
-        (collect, outputnode, [("dwiref_file", "biased_dwiref_file"), ("facts", "sdc_record")]),
+        (collect, outputnode, [("dwiref_file", "biased_dwiref_file"), ("record", "sdc_record")]),
     ])  # fmt: skip
     return workflow
 
