@@ -18,7 +18,7 @@ from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks import blocks
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
-from dmri_fm_lab.train.config import describe_data
+from dmri_fm_lab.train.description import describe_data
 from dmri_fm_lab.train.readout import draw_pairs
 from dmri_fm_lab.train.runs import load_autoencoder
 

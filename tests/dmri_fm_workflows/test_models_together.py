@@ -20,7 +20,8 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, about_model, label_of
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import write_affine
-from dmri_fm.preprocess.motion import no_motion, write_motion_tsv
+from dmri_fm.preprocess.motion import no_motion
+from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.registry import MODELS, feature_grid
 from dmri_fm.series import load_image, save_image
