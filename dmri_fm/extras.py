@@ -36,7 +36,7 @@ def require_extra(extra: str) -> None:
     if missing:
         raise MissingToolError(
             f"packages are missing ({', '.join(missing)}); "
-            f"install them with: pip install '{DISTRIBUTION}[{extra}]'"
+            f"install them, in a clone of {DISTRIBUTION}, with: pip install '.[{extra}]'"
         )
 
 
