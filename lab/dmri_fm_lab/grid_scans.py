@@ -146,13 +146,7 @@ class GridScan:
 def _protocol(rng: np.random.Generator, number: int, n_directions: int) -> GradientTable:
     bvals = PROTOCOLS[number % len(PROTOCOLS)]
     counts = [len(part) for part in np.array_split(np.arange(n_directions), len(bvals))]
-    return draw_protocol(
-        rng,
-        scheme="multishell",
-        n_directions=counts,
-        bvals=list(bvals),
-        n_b0=2,
-    )
+    return draw_protocol(rng, scheme="multishell", n_directions=counts, bvals=list(bvals), n_b0=2)
 
 
 def simulated_scans(
@@ -240,11 +234,7 @@ def draw_subject(rng: np.random.Generator, grid: Grid) -> Subject:
     """Draw a head of the generator that no network is trained on, of the grid's voxel size."""
     x, y, z = (float(s) for s in grid.voxel_size_mm)
     return place_subject(
-        draw_anatomy(rng, Shape()),
-        Tissue(),
-        voxel_size_mm=(x, y, z),
-        rng=rng,
-        field_peak_hz=0.0,
+        draw_anatomy(rng, Shape()), Tissue(), voxel_size_mm=(x, y, z), rng=rng, field_peak_hz=0.0
     )
 
 

@@ -190,16 +190,7 @@ def draw_brains(
     bundle, fibres, neighbour = draw_fibres(generator, mni_mm, mask, turn, atlas_weight)
     # The template's directions are those of MNI space.
     cortical = torch.einsum("bji,bjxyz->bixyz", turn, found[:, 4:])
-    return Brains(
-        fractions,
-        mask,
-        bundle,
-        fibres,
-        neighbour,
-        unit(cortical, 1),
-        mni_mm,
-        affine,
-    )
+    return Brains(fractions, mask, bundle, fibres, neighbour, unit(cortical, 1), mni_mm, affine)
 
 
 def _tissues(
@@ -253,10 +244,7 @@ def _tissues(
 
 
 def _wound(
-    generator: torch.Generator,
-    fractions: Tensor,
-    voxel_mm: Tensor,
-    variation: Variation,
+    generator: torch.Generator, fractions: Tensor, voxel_mm: Tensor, variation: Variation
 ) -> Tensor:
     """Put lesions in the place of tissue."""
     n, _, *shape = fractions.shape

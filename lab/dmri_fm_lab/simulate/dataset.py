@@ -19,12 +19,7 @@ from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import save_image
 from dmri_fm_lab.simulate.anatomy import draw_anatomy
-from dmri_fm_lab.simulate.cohort import (
-    Participant,
-    Site,
-    draw_participant,
-    draw_sites,
-)
+from dmri_fm_lab.simulate.cohort import Participant, Site, draw_participant, draw_sites
 from dmri_fm_lab.simulate.dataset_files import write_json, write_root, write_table
 from dmri_fm_lab.simulate.mixture import scalars
 from dmri_fm_lab.simulate.protocol import check_protocol, truth_bval
@@ -118,12 +113,7 @@ def simulate_dataset(
         check_protocol(gtab)
     out = Path(out).resolve()
     sites = draw_sites(
-        seed,
-        n_sites,
-        voxel_size_mm=voxel_size_mm,
-        n_directions=n_directions,
-        bval=bval,
-        gtab=gtab,
+        seed, n_sites, voxel_size_mm=voxel_size_mm, n_directions=n_directions, bval=bval, gtab=gtab
     )
     people = [draw_participant(seed, n + 1, n_sites) for n in range(n_participants)]
     with _staged(out) as staging:

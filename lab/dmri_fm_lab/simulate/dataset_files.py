@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmri_fm_lab.simulate.cohort import (
-    EFFECTS,
-    MIDDLE_AGE,
-    Participant,
-    Site,
-)
+from dmri_fm_lab.simulate.cohort import EFFECTS, MIDDLE_AGE, Participant, Site
 
 __all__ = ["write_json", "write_root", "write_table"]
 
@@ -125,13 +120,7 @@ def write_root(
     )
     (root / "README.md").write_text(_README.format(name=name), encoding="utf-8")
     _write_people(root, people, sites, tissue)
-    write_json(
-        truth / "effects.json",
-        {
-            "Description": _EFFECTS_TEXT,
-            **EFFECTS,
-        },
-    )
+    write_json(truth / "effects.json", {"Description": _EFFECTS_TEXT, **EFFECTS})
 
 
 def _write_people(

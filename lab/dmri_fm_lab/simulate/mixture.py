@@ -109,22 +109,12 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
         [draw(60.0, 85.0), draw(75.0, 110.0), draw(400.0, 1500.0), draw(100.0, 300.0)], -1
     )
     density = torch.stack(
-        [
-            draw(0.65, 0.72),
-            draw(0.78, 0.85),
-            draw(0.4, 1.0),
-            draw(0.75, 0.95),
-        ],
-        -1,
+        [draw(0.65, 0.72), draw(0.78, 0.85), draw(0.4, 1.0), draw(0.75, 0.95)], -1
     )
     intensity = density * torch.exp(-echo_ms[:, None] / t2_ms)
     scale = log_uniform(generator, 50.0, 2000.0, n, 1)
     return Tissues(
-        white,
-        grey,
-        draw(2.6, 3.2),
-        draw(1.0, 2.4),
-        scale * intensity / intensity[:, :1],
+        white, grey, draw(2.6, 3.2), draw(1.0, 2.4), scale * intensity / intensity[:, :1]
     )
 
 

@@ -16,14 +16,7 @@ from dmri_fm_lab.simulate.anatomy import (
     voxel_mm,
 )
 
-__all__ = [
-    "Subject",
-    "Tissue",
-    "coarser",
-    "draw_field_hz",
-    "grid",
-    "place_subject",
-]
+__all__ = ["Subject", "Tissue", "coarser", "draw_field_hz", "grid", "place_subject"]
 
 #: Points of the finer grid along each in-plane axis of a voxel.
 OVERSAMPLING = 2
@@ -179,8 +172,7 @@ def place_subject(
         affine=affine,
     )
     phantom = replace(
-        phantom,
-        streamlines=trxscan.Streamlines(anatomy.fibres.points, anatomy.fibres.offsets),
+        phantom, streamlines=trxscan.Streamlines(anatomy.fibres.points, anatomy.fibres.offsets)
     )
     coarse = Fractions.of(
         *(coarser(a) for a in (parts.wm, parts.gm, parts.csf, parts.lesion, parts.scalp))

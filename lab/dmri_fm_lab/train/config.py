@@ -12,12 +12,7 @@ from typing import Any, TypeVar
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import explain_retired
 
-__all__ = [
-    "DropePretraining",
-    "Optimisation",
-    "TensorTraining",
-    "read_training",
-]
+__all__ = ["DropePretraining", "Optimisation", "TensorTraining", "read_training"]
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,7 @@ from dmri_fm_lab.train.masked_steps import (
 from dmri_fm_lab.train.readout import fit_scan_readout, load_readout, save_readout
 from dmri_fm_lab.train.scan_cache import CachedScan
 
-__all__ = [
-    "MAE_CONFIGS",
-    "Start",
-    "build_autoencoder",
-    "check_part",
-    "hold_out",
-    "pretrain_drope",
-]
+__all__ = ["MAE_CONFIGS", "Start", "build_autoencoder", "check_part", "hold_out", "pretrain_drope"]
 
 #: Decoder and masks for each encoder of the registry.
 MAE_CONFIGS: dict[str, MaeConfig] = {
@@ -206,10 +199,7 @@ def pretrain_drope(
 
 
 def _describe_scans(
-    config: DropePretraining,
-    run: Run,
-    scans: Sequence[CachedScan],
-    origin: dict[str, Any] | None,
+    config: DropePretraining, run: Run, scans: Sequence[CachedScan], origin: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Describe a run and the scans that it has seen, those of its start included."""
     drawn = scans if config.scan_share > 0 else []

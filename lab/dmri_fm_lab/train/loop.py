@@ -292,10 +292,7 @@ def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Part matrices, which decay, from biases, norms and lone tokens, which do not."""
     decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "token" not in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "token" not in n)]
-    return [
-        {"params": decayed, "is_decayed": True},
-        {"params": others, "is_decayed": False},
-    ]
+    return [{"params": decayed, "is_decayed": True}, {"params": others, "is_decayed": False}]
 
 
 def _log(path: Path, row: dict[str, float], *, is_new: bool) -> None:

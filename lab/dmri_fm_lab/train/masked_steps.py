@@ -45,10 +45,7 @@ FEWEST_OF_SHELL = 3
 
 
 def draw_scan_tokens(
-    rng: np.random.Generator,
-    config: DropeConfig,
-    *,
-    n_directions: int,
+    rng: np.random.Generator, config: DropeConfig, *, n_directions: int
 ) -> ScanTokens:
     """Simulate a whole brain on the model's grid and cut it into patches.
 

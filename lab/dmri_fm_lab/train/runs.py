@@ -95,10 +95,7 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
 
 
 def load_encoder(
-    model: str = "drope",
-    *,
-    weights: str | Path | None = None,
-    folder: str | Path | None = None,
+    model: str = "drope", *, weights: str | Path | None = None, folder: str | Path | None = None
 ) -> tuple[Drope, dict[str, Any]]:
     """Load an encoder, and say which it is.
 
