@@ -24,7 +24,7 @@ __all__ = ["Scan", "find_scans"]
 
 logger = logging.getLogger(__name__)
 
-#: Of the app's outputs: the corrected series, and the mask of the same grid.
+#: Endings of the app's outputs: the corrected series, and the mask of the same grid.
 PREPROC = "_space-ACPC_desc-preproc_dwi.nii.gz"
 MASK = "_space-ACPC_desc-brain_mask.nii.gz"
 
@@ -40,7 +40,7 @@ class Scan:
     participant
         Without `sub-`.
     scanner
-        Manufacturer and model, or what there is in their place.
+        Manufacturer and model; "unknown scanner of sub-<label>" if the sidecar names neither.
     dwi
         The series; it has a mask if one was given with it.
     origin

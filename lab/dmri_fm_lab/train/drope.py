@@ -2,8 +2,8 @@
 
 Patches and directions are masked in turn, epoch by epoch: see
 :mod:`dmri_fm_lab.train.masked_steps`.
-The pooling of a scan's features is fitted afterwards, see :mod:`dmri_fm_lab.train.readout`, and
-so are the statistics of the out-of-distribution score.
+The pooling (:mod:`dmri_fm_lab.train.readout`) and the statistics of the out-of-distribution score
+are fitted afterwards.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ MAE_CONFIGS: dict[str, MaeConfig] = {
     "drope-ablation-plain": ABLATION_MAE,
 }
 
-#: What of an autoencoder is trained: the encoder stays as it is with the second.
+#: Parts of an autoencoder that can be trained: both, or the decoder behind a frozen encoder.
 PARTS = ("all", "decoder")
 
 #: Missing-brain threshold: largest share of an octant of the brain that a reference scan lacks.
@@ -133,20 +133,15 @@ def pretrain_drope(
     ----------
     config
         Settings; see :func:`dmri_fm_lab.train.config.read_training`.
-    folder
-        For the log and the checkpoint; a run found there is continued.
-    hardware
-        Processors.
+    folder, hardware, version
+        See :func:`~dmri_fm_lab.train.tensor_training.train_tensor_network`.
     weights
         Where to write the encoder's weights (.safetensors) afterwards, with the statistics of
         its features on further draws of simulated and real scans.
-    version
-        Of the weights.
     scans
         Real scans, see :func:`dmri_fm_lab.train.scan_cache.cache_scans`.
     start
-        What to train further, see :func:`dmri_fm_lab.train.runs.load_start`; its network is
-        changed.
+        Network to train further, see :func:`dmri_fm_lab.train.runs.load_start`; it is changed.
     draw
         Other training scans by step, in place of all these.
 
@@ -164,6 +159,7 @@ def pretrain_drope(
     origin = None if start is None else dict(start.origin)
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
+    names = [scan.name for scan in scans]
     draw = draw or ScanSource(architecture, config, scans=scans).get
     is_new = start is None and not (Path(folder) / CHECKPOINT).exists()
     if isinstance(model, GuidedAutoencoder) and is_new:
@@ -175,35 +171,29 @@ def pretrain_drope(
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
-        data={
-            "scans": [scan.name for scan in scans],
-            "recipe": describe_recipe(config),
-            "start": origin,
-        },
+        data={"scans": names, "recipe": describe_recipe(config), "start": origin},
     )
     if weights is not None and run.is_main:
         statistics = _describe_features(run, config, folder, scans, held_out)
-        described = _describe_scans(config, run, scans, origin)
+        training = _describe_scans(config, run, names, origin)
         save_weights(
             weights,
             model.encoder,
             name=config.model,
             version=version,
-            training={**described, "held_out": [scan.name for scan in held_out]},
+            training={**training, "held_out": [scan.name for scan in held_out]},
             statistics=statistics,
-            pretraining=(
-                split_autoencoder(run.model) if isinstance(run.model, GuidedAutoencoder) else None
-            ),
+            pretraining=split_autoencoder(model) if isinstance(model, GuidedAutoencoder) else None,
         )
     return run
 
 
 def _describe_scans(
-    config: DropePretraining, run: Run, scans: Sequence[CachedScan], origin: dict[str, Any] | None
+    config: DropePretraining, run: Run, names: Sequence[str], origin: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Describe a run and the scans that it has seen, those of its start included."""
-    drawn = scans if config.scan_share > 0 else []
-    seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
+    drawn = names if config.scan_share > 0 else ()
+    seen = {*drawn, *(origin or {}).get("scans", ())}
     share = config.scan_share if drawn else 0.0
     described = describe_run(config, run, scans=sorted(seen), scan_share=share, noun="scan")
     return {**described, "start": origin}
@@ -233,7 +223,7 @@ def _describe_features(
     scans: Sequence[CachedScan],
     held_out: Sequence[CachedScan],
 ) -> dict[str, Tensor]:
-    """Fit what reads features off the tokens, if need be; return statistics of sound scans."""
+    """Fit the pooling, if need be; return the reference statistics of the features."""
     assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
     encoder = run.model.encoder.cpu()
     if encoder.readout is not None:
@@ -272,18 +262,18 @@ def _encode_scans(
     purpose: int,
     n_scans: int,
 ) -> list[ScanSummary]:
-    """Encode scans as training draws them, but for those that miss much of the brain.
+    """Encode scans as training draws them, with the app's number of directions.
 
-    With as many directions as features are computed from in the app.
+    Scans that miss much of the brain are drawn again, up to a limit.
     """
     config = replace(config, scan_directions=FEATURE_DIRECTIONS)
     source = ScanSource(encoder.config, config, purpose, scans)
-    found: list[ScanSummary] = []
+    summaries: list[ScanSummary] = []
     for number in itertools.count():
         tokens = source.draw(number)
         summary = encode_tokens(encoder, tokens).summary
         if not summary.indicators["missing"] > MOST_MISSING or number >= 2 * n_scans:
-            found.append(summary)
-        if len(found) == n_scans:
+            summaries.append(summary)
+        if len(summaries) == n_scans:
             break
-    return found
+    return summaries

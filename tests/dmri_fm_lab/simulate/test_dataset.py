@@ -280,7 +280,7 @@ def test_empty_folder_is_filled_and_kept_after_a_failure(tmp_path, monkeypatch) 
     simulate_dataset(tmp_path / "link", n_participants=1, seed=0)
     assert (tmp_path / "real" / "dataset_description.json").is_file()
     (tmp_path / "other").mkdir()
-    monkeypatch.setattr("dmri_fm_lab.simulate.dataset._write_root", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("dmri_fm_lab.simulate.dataset.write_root", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         simulate_dataset(tmp_path / "other", n_participants=1, seed=0)
     assert list((tmp_path / "other").iterdir()) == []
