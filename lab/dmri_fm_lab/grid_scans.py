@@ -305,7 +305,7 @@ class ScanSources:
         return bool(self.bids or self.n_simulated or self.n_other)
 
     def scans(self, grid: Grid, *, n_directions: int = 30) -> Iterator[GridScan]:
-        """Yield the scans on an encoder's grid; simulated ones have so many directions."""
+        """Yield the scans on a grid; `n_directions` is that of simulated ones."""
         options = {"n_directions": n_directions, "seed": self.seed}
         yield from simulated_scans(grid, self.n_simulated, **options)
         yield from other_generator_scans(grid, self.n_other, **options)

@@ -1,4 +1,4 @@
-"""Find the series of a dataset: raw scans, or what the app made of them."""
+"""Series of a dataset: raw scans, or those that the app corrected."""
 
 from __future__ import annotations
 

@@ -70,8 +70,6 @@ class Batch:
         Shape (B, 4, X, Y, Z): white matter, grey matter, CSF, lesion.
     mask
         Shape (B, X, Y, Z), bool: the brain.
-    sigma
-        Shape (B,): noise of one channel in the middle of its field, scanner units.
     affine
         Shape (B, 4, 4), voxel to RAS+ mm.
     """
@@ -83,7 +81,6 @@ class Batch:
     truth_bval: Tensor
     fractions: Tensor
     mask: Tensor
-    sigma: Tensor
     affine: Tensor
 
 
@@ -134,11 +131,7 @@ def draw_batch(
     signal, truth = _signal_and_truth(brains, tissues, played, spreads, truth_shells)
     signal *= _draw_gain(generator, shape, brains.voxel_mm, 0.2)
     signal = _disturb(generator, signal, bvals, bvecs, brains.voxel_mm)
-    if snr is None:
-        ratio = log_uniform(generator, LEAST_SNR, LARGEST_SNR, n)
-    else:
-        ratio = torch.full((n,), snr, device=generator.device)
-    sigma = tissues.intensity[:, 0] / ratio
+    sigma = tissues.intensity[:, 0] / _draw_snr(generator, n, snr)
     return Batch(
         signal=_add_uneven_noise(generator, signal, sigma, brains.voxel_mm),
         bvals=bvals,
@@ -147,7 +140,6 @@ def draw_batch(
         truth_bval=shells,
         fractions=brains.fractions,
         mask=brains.mask,
-        sigma=sigma,
         affine=brains.affine,
     )
 
@@ -209,10 +201,16 @@ def _draw_patch_brains(
     )
 
 
+def _draw_snr(generator: torch.Generator, n: int, snr: float | None) -> Tensor:
+    if snr is not None:
+        return torch.full((n,), snr, device=generator.device)
+    return log_uniform(generator, LEAST_SNR, LARGEST_SNR, n)
+
+
 def _draw_gain(
     generator: torch.Generator, shape: tuple[int, int, int], voxel_mm: Tensor, largest: float
 ) -> Tensor:
-    """Draw a smooth gain (B, 1, X, Y, Z), whose logarithm deviates by up to so much."""
+    """Draw a smooth gain (B, 1, X, Y, Z); `largest` bounds the deviation of its logarithm."""
     n = len(voxel_mm)
     spacing = uniform(generator, 60.0, 120.0, n, 1) / voxel_mm
     field = smooth_fields(generator, shape, spacing=spacing)

@@ -125,8 +125,6 @@ def draw_sites(
     ----------
     seed
         The dataset's.
-    n_sites
-        1 or more.
     voxel_size_mm
         Isotropic voxels of the first site, 1.2 to 6 mm; others have up to a fifth thicker slices.
     n_directions
@@ -136,10 +134,7 @@ def draw_sites(
     gtab
         The gradient table of all sites, RAS+, in place of drawn ones.
 
-    Raises
-    ------
-    ConfigError
-        If a number is out of range, or no tensor can be fitted to the gradient table.
+    Raises ConfigError if a number is out of range, or no tensor can be fitted to the table.
     """
     check_range(n_directions, 6, 300, "directions")
     check_range(voxel_size_mm, 1.2, 6.0, "mm voxel size")

@@ -169,7 +169,7 @@ def signals_at(
     stick, along, across, parallel, radial, crossing = properties[:6]
     mean, gamma, radially, onwards, cortex_along, cortex_across = properties[6:]
     shares = ((1 - crossing) * (1 - neighbour), (1 - crossing) * neighbour, crossing)
-    # Axes, and what decays along them: amount, diffusivity across, and how much more along.
+    # Axes, each with its compartments: amount, diffusivity across, and its excess along.
     compartments = [
         (axis, [(white_matter * stick * share, across, along - across),
                 (white_matter * (1 - stick) * share, radial, parallel - radial)])

@@ -84,7 +84,7 @@ class Start:
     network
         Encoder and decoder.
     origin
-        Description of it, the `scans` that it has seen among it: written beside the weights.
+        Description, written beside the weights: model or run, and the `scans` that it has seen.
     """
 
     network: Autoencoder
@@ -92,7 +92,7 @@ class Start:
 
 
 def build_autoencoder(model: str = "drope") -> Autoencoder:
-    """Return the autoencoder that pretrains an encoder, its weights as they are drawn.
+    """Return the autoencoder that pretrains an encoder, with random weights.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def build_autoencoder(model: str = "drope") -> Autoencoder:
 
 
 def check_part(config: DropePretraining, *, has_start: bool) -> None:
-    """Raise ConfigError if a decoder is to be trained without an encoder that has been."""
+    """Raise ConfigError if a decoder is to be trained without a trained encoder."""
     if config.part not in PARTS or (config.part == "decoder" and not has_start):
         raise ConfigError(
             f"part {config.part!r} of a {'trained' if has_start else 'new'} network",
@@ -131,9 +131,7 @@ def pretrain_drope(
 
     Parameters
     ----------
-    config
-        Settings; see :func:`dmri_fm_lab.train.config.read_training`.
-    folder, hardware, version
+    config, folder, hardware, version
         See :func:`~dmri_fm_lab.train.tensor_training.train_tensor_network`.
     weights
         Where to write the encoder's weights (.safetensors) afterwards, with the statistics of
@@ -150,7 +148,6 @@ def pretrain_drope(
     ConfigError
         If the model is not a D-RoPE encoder, or its decoder is to be trained without one.
     """
-    architecture = find_model(config.model, family="encoder").config
     masks_patches(config, 0)
     torch.manual_seed(config.optimisation.seed)
     check_part(config, has_start=start is not None)
@@ -160,7 +157,7 @@ def pretrain_drope(
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
     names = [scan.name for scan in scans]
-    draw = draw or ScanSource(architecture, config, scans=scans).get
+    draw = draw or ScanSource(model.encoder.config, config, scans=scans).get
     is_new = start is None and not (Path(folder) / CHECKPOINT).exists()
     if isinstance(model, GuidedAutoencoder) and is_new:
         _start_readout(model, [draw(step) for step in range(config.n_starting)])
@@ -176,16 +173,28 @@ def pretrain_drope(
     if weights is not None and run.is_main:
         statistics = _describe_features(run, config, folder, scans, held_out)
         training = _describe_scans(config, run, names, origin)
-        save_weights(
-            weights,
-            model.encoder,
-            name=config.model,
-            version=version,
-            training={**training, "held_out": [scan.name for scan in held_out]},
-            statistics=statistics,
-            pretraining=split_autoencoder(model) if isinstance(model, GuidedAutoencoder) else None,
-        )
+        training["held_out"] = [scan.name for scan in held_out]
+        _save(weights, version, model, config.model, training, statistics)
     return run
+
+
+def _save(
+    path: str | Path,
+    version: str,
+    model: Autoencoder,
+    name: str,
+    training: dict[str, Any],
+    statistics: dict[str, Tensor],
+) -> None:
+    save_weights(
+        path,
+        model.encoder,
+        name=name,
+        version=version,
+        training=training,
+        statistics=statistics,
+        pretraining=split_autoencoder(model) if isinstance(model, GuidedAutoencoder) else None,
+    )
 
 
 def _describe_scans(

@@ -139,10 +139,8 @@ def train_tensor_network(
         share `config.scan_share` of the batches is drawn. None: simulation alone.
     hardware
         Processors.
-    weights
-        Where to write the weights (.safetensors) afterwards.
-    version
-        Of the weights.
+    weights, version
+        File of the weights (.safetensors) to write afterwards, and their version.
 
     Raises
     ------
