@@ -257,7 +257,7 @@ def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
     if not b0.size or len(b0) == len(scan.dwi.gtab):
         logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
         return None
-    dwi = scan.dwi.with_mask(scan.brain([int(i) for i in b0]))
+    dwi = scan.dwi.with_mask(scan.brain(b0))
     return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, origin=scan.origin)
 
 

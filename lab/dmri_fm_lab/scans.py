@@ -31,7 +31,7 @@ MASK = "_space-ACPC_desc-brain_mask.nii.gz"
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A series to learn from, or to compare methods on.
+    """A series to train on, or to compare methods on.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Scan:
         """Participant and scanner, as weights list the brains that they were trained on."""
         return f"sub-{self.participant}, {self.scanner}"
 
-    def brain(self, b0_volumes: Sequence[int]) -> NDArray[np.bool_]:
+    def brain(self, b0_volumes: Sequence[int] | NDArray[np.int_]) -> NDArray[np.bool_]:
         """Return the brain mask: the one given, or that of the mean of some b=0 volumes."""
         if self.dwi.mask is not None:
             return self.dwi.mask
@@ -138,7 +138,8 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             continue
         stem = path.name.removesuffix(".nii.gz")
         mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
-        sidecar = _read_sidecar(path.with_name(f"{stem}.json"))
+        json_path = path.with_name(f"{stem}.json")
+        sidecar = read_object(json_path) if json_path.is_file() else {}
         dwi = Dwi.from_files(
             path,
             path.with_name(f"{stem}.bval"),
@@ -153,10 +154,6 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             dwi=dwi,
             origin="preprocessed",
         )
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}
 
 
 def _scanner(metadata: Any, participant: str) -> str:

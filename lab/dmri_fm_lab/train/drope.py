@@ -43,15 +43,16 @@ from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
-from dmri_fm_lab.train.loop import CHECKPOINT, CPU, Hardware, Run, run_training
-from dmri_fm_lab.train.masked_steps import (
+from dmri_fm_lab.train.loop import (
+    CHECKPOINT,
+    CPU,
     HELD_OUT,
-    HOLD_OUT,
     REFERENCE,
-    ScanSource,
-    masks_patches,
-    step_losses,
+    Hardware,
+    Run,
+    run_training,
 )
+from dmri_fm_lab.train.masked_steps import HOLD_OUT, ScanSource, masks_patches, step_losses
 from dmri_fm_lab.train.readout import fit_scan_readout, load_readout, save_readout
 from dmri_fm_lab.train.scan_cache import CachedScan
 

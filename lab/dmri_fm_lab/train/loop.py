@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")
 
-#: Name of the checkpoint within a run's folder.
-CHECKPOINT = "last.ckpt"
+#: Names of checkpoint and log within a run's folder.
+CHECKPOINT, LOG = "last.ckpt", "log.csv"
 
-#: Name of the log within a run's folder.
-LOG = "log.csv"
+#: Seeds of simulated data are [seed, purpose, number]: nothing drawn serves two purposes.
+TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,13 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import group_shells
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import DropePretraining
+from dmri_fm_lab.train.loop import TRAINING
 from dmri_fm_lab.train.scan_cache import CachedScan
 
 __all__ = ["ScanSource", "draw_scan_tokens", "masks_patches", "step_losses"]
 
-#: Seeds of simulated scans are [seed, purpose, number]: no scan serves two purposes.
-TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
-
-#: Likewise, of the choice of a step's scan, of its directions and mask, and of participants.
+#: Further purposes in seeds: choice of a step's scan, of its directions and mask, of held-out
+#: participants.
 CHOICE, STEP, HOLD_OUT = 4, 3, 6
 
 #: Scale of errors without a baseline: mean squared error of S/S0.
@@ -79,7 +78,7 @@ class ScanSource:
     """Training scans by step: one of the last few that were drawn.
 
     `config` is the encoder's. `scans` are real ones, from which the share `training.scan_share`
-    is drawn; the others are simulated. `purpose` is part of the seeds, see :data:`TRAINING`.
+    is drawn; the others are simulated. `purpose` is part of the seeds, see :data:`.loop.TRAINING`.
     """
 
     config: DropeConfig

@@ -120,7 +120,7 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
     if not len(b0_volumes):
         return
     b0 = scan.dwi.mean_b0()
-    mask = scan.brain([int(i) for i in b0_volumes]) & (b0 > 0)
+    mask = scan.brain(b0_volumes) & (b0 > 0)
     turned = gtab.bvecs_ras @ rotation_part(scan.dwi.affine)
     if not mask.any() or min(mask.shape) < 2:
         return

@@ -27,7 +27,7 @@ from dmri_fm.weights import save_weights
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import TensorTraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
-from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
+from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, TRAINING, Hardware, Run, run_training
 from dmri_fm_lab.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
 from dmri_fm_lab.train.scan_patches import TrainingScan, draw_scan_patch
 from dmri_fm_lab.train.tensor_batch import TensorBatch
@@ -36,9 +36,6 @@ __all__ = ["draw_tensor_batch", "train_tensor_network"]
 
 #: Smallest share of brain in a patch; patches below it are drawn again.
 FEWEST_BRAIN = 0.2
-
-#: Seeds of simulated patches are [seed, purpose, number]: no patch serves two purposes.
-TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
 #: Coarse voxels of a patch that serve the statistics of features.
 CODES_PER_PATCH = 100
