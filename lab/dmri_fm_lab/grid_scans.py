@@ -1,8 +1,8 @@
 """Scans on an encoder's grid, from three sources: both simulations, and datasets.
 
-Everything is scored on the voxels of that grid, because there the encoder's patches lie. Scans
-of a dataset are laid on it by an affine registration to the template and one interpolation, which
-correlates their noise; simulated scans are made on it, so that their noise is as it was drawn.
+Evaluations score the voxels of that grid, because the encoder's patches lie there. Scans of a
+dataset are laid on it by an affine registration to the template and one interpolation, which
+correlates their noise; simulated scans are made on it, so that their noise is independent.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Training draws from seeds of two or three numbers; these begin with another one.
+#: First number of the seeds of these scans: those of training have two or three smaller numbers.
 EVALUATION = 910_000
 
 #: Shells of simulated scans, taken in turn, s/mm^2. Their directions are shared out.
 PROTOCOLS = ((1000.0,), (1000.0, 2500.0), (2500.0,))
 
-#: An SNR at which noise is nothing.
+#: SNR of a scan without noise.
 _NOISELESS = 1e9
 
-#: Of white matter at b=0, in scans of the other generator.
+#: SNR of white matter at b=0 in scans of the other generator.
 HEAD_SNR = 25.0
 
 
@@ -65,7 +65,7 @@ class GridScan:
     Attributes
     ----------
     name
-        What to call it.
+        Of the scan.
     origin
         "training generator", "other generator", "raw" or "preprocessed".
     signal
@@ -132,10 +132,9 @@ class GridScan:
         )
 
     def floor_rmse(self, volumes: NDArray[np.int_], where: NDArray[np.bool_]) -> float:
-        """Return the error that noise alone makes in volumes and voxels.
+        """Return the error of a perfect prediction of the noise-free signal in volumes and voxels.
 
-        What a perfect prediction of the signal without noise would be charged with; where that
-        is not known, the estimated noise.
+        Where that signal is not known: the estimated noise.
         """
         if self.clean is None:
             return float(np.sqrt(np.mean(self.noise[where].astype(np.float64) ** 2)))
@@ -146,13 +145,7 @@ class GridScan:
 def _protocol(rng: np.random.Generator, number: int, n_directions: int) -> GradientTable:
     bvals = PROTOCOLS[number % len(PROTOCOLS)]
     counts = [len(part) for part in np.array_split(np.arange(n_directions), len(bvals))]
-    return draw_protocol(
-        rng,
-        scheme="multishell",
-        n_directions=counts,
-        bvals=list(bvals),
-        n_b0=2,
-    )
+    return draw_protocol(rng, scheme="multishell", n_directions=counts, bvals=list(bvals), n_b0=2)
 
 
 def simulated_scans(
@@ -161,24 +154,15 @@ def simulated_scans(
     """Yield scans of the training generator that no training run draws.
 
     A scan is drawn twice from one state, with noise and without, and so its truth is known.
-
-    Parameters
-    ----------
-    grid
-        The encoder's.
-    n_scans
-        How many; protocols take turns, see :data:`PROTOCOLS`.
-    n_directions
-        Of a scan.
-    seed
-        Of everything.
+    Protocols take turns, see :data:`PROTOCOLS`.
     """
+    affine = np.asarray(grid.affine)
     for number in range(n_scans):
         rng = np.random.default_rng([EVALUATION, 0, seed, number])
         gtab = _protocol(rng, number, n_directions)
         state = int(rng.integers(2**63))
         snr = float(np.exp(rng.uniform(np.log(12.0), np.log(50.0))))
-        noisy, clean = (
+        drawn = (
             draw_batch(
                 torch.Generator().manual_seed(state),
                 [gtab],
@@ -191,12 +175,9 @@ def simulated_scans(
         )
         series, truth = (
             Dwi.from_arrays(
-                drawn.signal[0].movedim(0, 3).numpy(),
-                np.asarray(grid.affine),
-                gtab,
-                mask=drawn.mask[0].numpy(),
+                batch.signal[0].movedim(0, 3).numpy(), affine, gtab, mask=batch.mask[0].numpy()
             )
-            for drawn in (noisy, clean)
+            for batch in drawn
         )
         name = f"training generator {number + 1}, SNR {snr:.0f}"
         yield GridScan.of(series, name=name, origin="training generator", clean=truth)
@@ -205,21 +186,9 @@ def simulated_scans(
 def embed(
     image: NDArray[np.float32], affine: NDArray[np.float64], grid: Grid
 ) -> NDArray[np.float32]:
-    """Put an image of the grid's voxel size on it, to the nearest voxel, without interpolation.
+    """Put an image (X, Y, Z, ...) on a grid, to the nearest voxel, without interpolation.
 
-    Parameters
-    ----------
-    image
-        Shape (X, Y, Z, ...).
-    affine
-        Shape (4, 4): its own, parallel to the grid's.
-    grid
-        Where to.
-
-    Raises
-    ------
-    ConfigError
-        If the voxels differ in size or orientation.
+    Raises ConfigError if the voxels differ in size or orientation.
     """
     if not np.allclose(affine[:3, :3], grid.affine[:3, :3], atol=1e-6):
         raise ConfigError(
@@ -240,20 +209,16 @@ def draw_subject(rng: np.random.Generator, grid: Grid) -> Subject:
     """Draw a head of the generator that no network is trained on, of the grid's voxel size."""
     x, y, z = (float(s) for s in grid.voxel_size_mm)
     return place_subject(
-        draw_anatomy(rng, Shape()),
-        Tissue(),
-        voxel_size_mm=(x, y, z),
-        rng=rng,
-        field_peak_hz=0.0,
+        draw_anatomy(rng, Shape()), Tissue(), voxel_size_mm=(x, y, z), rng=rng, field_peak_hz=0.0
     )
 
 
 def other_generator_scans(
     grid: Grid, n_scans: int, *, n_directions: int = 30, seed: int = 0
 ) -> Iterator[GridScan]:
-    """Yield scans of the generator that no network is trained on; parameters as before.
+    """Yield scans of the generator that no network is trained on, undistorted and at rest.
 
-    Undistorted and at rest, on the grid to half a voxel.
+    They lie on the grid to half a voxel. Protocols take turns, see :data:`PROTOCOLS`.
     """
     for number in range(n_scans):
         rng = np.random.default_rng([EVALUATION, 1, seed, number])
@@ -279,22 +244,7 @@ def other_generator_scans(
 def dataset_scans(
     root: str | Path, grid: Grid, *, participant_labels: Sequence[str] | None = None
 ) -> Iterator[GridScan]:
-    """Yield the series of a raw dataset, or of the app's output folder.
-
-    Parameters
-    ----------
-    root
-        See :func:`~dmri_fm_lab.scans.find_scans`.
-    grid
-        The encoder's.
-    participant_labels
-        All participants if None.
-
-    Raises
-    ------
-    DmriError
-        If the dataset cannot be used.
-    """
+    """Yield the series of a dataset on a grid; see :func:`~dmri_fm_lab.scans.find_scans`."""
     for scan in find_scans(root, participant_labels=participant_labels):
         placed = place_scan(scan, grid)
         if placed is not None:
@@ -307,7 +257,7 @@ def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
     if not b0.size or len(b0) == len(scan.dwi.gtab):
         logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
         return None
-    dwi = scan.dwi.with_mask(scan.brain([int(i) for i in b0]))
+    dwi = scan.dwi.with_mask(scan.brain(b0))
     return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, origin=scan.origin)
 
 
@@ -355,7 +305,7 @@ class ScanSources:
         return bool(self.bids or self.n_simulated or self.n_other)
 
     def scans(self, grid: Grid, *, n_directions: int = 30) -> Iterator[GridScan]:
-        """Yield the scans on an encoder's grid; simulated ones have so many directions."""
+        """Yield the scans on a grid; `n_directions` is that of simulated ones."""
         options = {"n_directions": n_directions, "seed": self.seed}
         yield from simulated_scans(grid, self.n_simulated, **options)
         yield from other_generator_scans(grid, self.n_other, **options)

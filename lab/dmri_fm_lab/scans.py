@@ -1,4 +1,4 @@
-"""Find the series of a dataset: raw scans, or what the app made of them."""
+"""Series of a dataset: raw scans, or those that the app corrected."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Scan", "find_scans"]
 
 logger = logging.getLogger(__name__)
 
-#: Of the app's outputs: the corrected series, and the mask of the same grid.
+#: Endings of the app's outputs: the corrected series, and the mask of the same grid.
 PREPROC = "_space-ACPC_desc-preproc_dwi.nii.gz"
 MASK = "_space-ACPC_desc-brain_mask.nii.gz"
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A series to learn from, or to compare methods on.
+    """A series to train on, or to compare methods on.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Scan:
     participant
         Without `sub-`.
     scanner
-        Manufacturer and model, or what there is in their place.
+        Manufacturer and model; "unknown scanner of sub-<label>" if the sidecar names neither.
     dwi
         The series; it has a mask if one was given with it.
     origin
@@ -58,7 +58,7 @@ class Scan:
         """Participant and scanner, as weights list the brains that they were trained on."""
         return f"sub-{self.participant}, {self.scanner}"
 
-    def brain(self, b0_volumes: Sequence[int]) -> NDArray[np.bool_]:
+    def brain(self, b0_volumes: Sequence[int] | NDArray[np.int_]) -> NDArray[np.bool_]:
         """Return the brain mask: the one given, or that of the mean of some b=0 volumes."""
         if self.dwi.mask is not None:
             return self.dwi.mask
@@ -138,7 +138,8 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             continue
         stem = path.name.removesuffix(".nii.gz")
         mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
-        sidecar = _read_sidecar(path.with_name(f"{stem}.json"))
+        json_path = path.with_name(f"{stem}.json")
+        sidecar = read_object(json_path) if json_path.is_file() else {}
         dwi = Dwi.from_files(
             path,
             path.with_name(f"{stem}.bval"),
@@ -153,10 +154,6 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             dwi=dwi,
             origin="preprocessed",
         )
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}
 
 
 def _scanner(metadata: Any, participant: str) -> str:

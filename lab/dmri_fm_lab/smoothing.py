@@ -1,4 +1,4 @@
-"""Smoothing within a mask, and how noisy images are."""
+"""Smoothing within a mask, and the noise of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["brain_snr", "noise_sigma", "smooth_within"]
 def smooth_within(
     images: ArrayLike, mask: NDArray[np.bool_], sigma_voxels: float
 ) -> NDArray[np.float32]:
-    """Blur images with a Gaussian that sees nothing outside a mask.
+    """Blur images with a Gaussian that takes nothing from outside a mask.
 
     Parameters
     ----------
@@ -53,19 +53,9 @@ def smooth_within(
 
 
 def noise_sigma(dwi: Dwi) -> float:
-    """Estimate the standard deviation of the noise of a series, scanner units.
+    """Estimate the standard deviation of the noise of a series within its mask, scanner units.
 
-    See :func:`~dmri_fm.tensor_networks.inputs.estimate_noise`.
-
-    Parameters
-    ----------
-    dwi
-        The series; all of it is looked at where it has no mask.
-
-    Returns
-    -------
-    float
-        0 where no 2^3 cube lies inside the mask.
+    See :func:`~dmri_fm.tensor_networks.inputs.estimate_noise`; 0 where no 2^3 cube lies inside.
     """
     mask = np.ones(dwi.shape[:3], dtype=bool) if dwi.mask is None else dwi.mask
     images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dwi.data, 3, 0)))[None]
@@ -75,12 +65,7 @@ def noise_sigma(dwi: Dwi) -> float:
 def brain_snr(dwi: Dwi, sigma: float | None = None) -> float:
     """Return the median b=0 signal of the brain over the noise; infinite without noise.
 
-    Parameters
-    ----------
-    dwi
-        The series.
-    sigma
-        Its :func:`noise_sigma`, where that is known already.
+    `sigma` is the series' :func:`noise_sigma`, where that is known already.
     """
     b0 = dwi.mean_b0()
     inside = np.ones(b0.shape, dtype=bool) if dwi.mask is None else dwi.mask

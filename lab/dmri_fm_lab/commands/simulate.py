@@ -23,18 +23,18 @@ def add_parser(subparsers: Subparsers) -> None:
         type=int,
         default=1,
         metavar="M",
-        help="scanners with protocols of their own: reverse-phase b=0 at the first, a fieldmap at "
-        "the second, neither at the third, and so on; default 1",
+        help="scanners, each with a protocol: reverse-phase b=0 at the first, a fieldmap at the "
+        "second, neither at the third, and so on; default 1",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.add_argument(
-        "--voxel-size", type=float, default=3.0, metavar="MM", help="of the dwi; default 3"
+        "--voxel-size", type=float, default=3.0, metavar="MM", help="voxels of the dwi; default 3"
     )
     parser.add_argument(
         "--directions", type=int, default=16, metavar="N", help="weighted volumes; default 16"
     )
     parser.add_argument(
-        "--bval", type=float, default=1000.0, metavar="B", help="s/mm^2; default 1000"
+        "--bval", type=float, default=1000.0, metavar="B", help="b-value, s/mm^2; default 1000"
     )
     parser.add_argument(
         "--b-table",

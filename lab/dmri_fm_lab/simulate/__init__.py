@@ -1,15 +1,12 @@
 """Training and test data with known truth."""
 
-from dmri_fm_lab.simulate.anatomy import Anatomy, draw_anatomy
-from dmri_fm_lab.simulate.batch import Batch, draw_batch
+from dmri_fm_lab.simulate.anatomy import draw_anatomy
+from dmri_fm_lab.simulate.batch import draw_batch
 from dmri_fm_lab.simulate.dataset import simulate_dataset
 from dmri_fm_lab.simulate.protocol import draw_protocol, read_protocol, spread_directions
-from dmri_fm_lab.simulate.sample import Sample, draw_sample
+from dmri_fm_lab.simulate.sample import draw_sample
 
 __all__ = [
-    "Anatomy",
-    "Batch",
-    "Sample",
     "draw_anatomy",
     "draw_batch",
     "draw_protocol",

@@ -1,7 +1,4 @@
-"""What a scanner does to the training generator's signal, batched in torch.
-
-Signals are (B, N, X, Y, Z).
-"""
+"""Acquisition effects on the training generator's signal (B, N, X, Y, Z), batched in torch."""
 
 from __future__ import annotations
 
@@ -28,7 +25,9 @@ __all__ = [
 def point_spread(
     n: int, *, blur_voxels: Tensor, cutoff: Tensor | None = None, partial: Tensor | None = None
 ) -> Tensor:
-    """Return what sampling k-space does along one axis of n voxels.
+    """Return point spreads (B, n, n) along one axis of n voxels, to multiply from the left.
+
+    Rows add up to one.
 
     Parameters
     ----------
@@ -40,11 +39,6 @@ def point_spread(
         Shape (B,): share of k-space that was sampled, up to 1; less gives Gibbs ringing.
     partial
         Shape (B,): partial Fourier factor, up to 1; half of the lines beyond it are missing.
-
-    Returns
-    -------
-    Tensor
-        Shape (B, n, n): multiply from the left. Rows add up to one.
     """
     device = blur_voxels.device
     frequency = torch.fft.fftfreq(n, device=device)
@@ -76,14 +70,7 @@ def apply_per_axis(signal: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> T
 def displace(signal: Tensor, shift: Tensor, axis: int) -> Tensor:
     """Move intensity along an axis by parts of a voxel; the outermost voxels repeat.
 
-    Parameters
-    ----------
-    signal
-        Any shape.
-    shift
-        Voxels, clipped at one; broadcasts against the signal.
-    axis
-        Of the signal.
+    `shift`, voxels, is clipped at one and broadcasts against the signal.
     """
     n = signal.shape[axis]
     first, last = signal.narrow(axis, 0, 1), signal.narrow(axis, n - 1, 1)
@@ -93,16 +80,9 @@ def displace(signal: Tensor, shift: Tensor, axis: int) -> Tensor:
 
 
 def jitter_volumes(generator: torch.Generator, signal: Tensor, *, deviation: Tensor) -> Tensor:
-    """Shift every volume by parts of a voxel, as correction leaves it; b=0 and all.
+    """Shift every volume, b=0 included, by parts of a voxel, as motion correction leaves it.
 
-    Parameters
-    ----------
-    generator
-        Source of randomness.
-    signal
-        Shape (B, N, X, Y, Z).
-    deviation
-        Shape (B,), voxels, below 0.5.
+    `deviation` (B,) of the shifts is in voxels, below 0.5.
     """
     b, n = signal.shape[:2]
     shifts = deviation.reshape(b, 1, 1, 1, 1, 1) * normal(generator, b, 3, n, 1, 1, 1)
@@ -118,7 +98,7 @@ def jitter_volumes(generator: torch.Generator, signal: Tensor, *, deviation: Ten
 def eddy_slopes(
     generator: torch.Generator, bvals: Tensor, bvecs: Tensor, *, deviation: Tensor
 ) -> Tensor:
-    """Draw what eddy currents leave of shear and scale along the axis of phase encoding.
+    """Draw the slopes (B, N, 3) of :func:`distort` that eddy currents leave after correction.
 
     Each component of a diffusion gradient, whose strength goes with the root of the b-value,
     leaves a field that grows linearly in space: opposite gradients distort oppositely.
@@ -131,11 +111,6 @@ def eddy_slopes(
         Shapes (B, N) and (B, N, 3), along the axes of the grid.
     deviation
         Shape (B,), of the response to the strongest gradient; no slope exceeds 0.01.
-
-    Returns
-    -------
-    Tensor
-        Shape (B, N, 3), for :func:`distort`.
     """
     strength = (bvals / bvals.amax(dim=1, keepdim=True)).sqrt()
     response = deviation.reshape(-1, 1, 1) * normal(generator, len(bvals), 3, 3)
@@ -152,7 +127,7 @@ def distort(signal: Tensor, field: Tensor, slopes: Tensor) -> Tensor:
     signal
         Shape (B, N, X, Y, Z).
     field
-        Shape (B, X, Y, Z), voxels: what susceptibility displaces in all volumes.
+        Shape (B, X, Y, Z): displacement of all volumes by susceptibility, voxels.
     slopes
         Shape (B, N, 3): displacement of a volume per voxel from the grid's middle, along each
         axis: shear, scale and shear.
@@ -175,23 +150,11 @@ def distort(signal: Tensor, field: Tensor, slopes: Tensor) -> Tensor:
 def real_gradients(
     generator: torch.Generator, bvals: Tensor, bvecs: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw the gradients that a scanner plays out for those of a table.
+    """Draw the b-values (B, N) and b-vectors (B, N, 3) that a scanner plays out for a table's.
 
     The coils of the three axes are calibrated to half a percent, which scales the b-value of
-    each gradient and turns it; the whole is off by a percent, and motion turns each volume by
-    half a degree.
-
-    Parameters
-    ----------
-    generator
-        Source of randomness.
-    bvals, bvecs
-        Shapes (B, N) and (B, N, 3), unit.
-
-    Returns
-    -------
-    tuple of Tensor
-        b-values and unit b-vectors, of the same shapes.
+    each gradient and turns it; all b-values are off by a percent, and motion turns each volume
+    by half a degree. b-vectors are unit, before and after.
     """
     n, n_volumes = bvals.shape
     played = bvecs * (1 + 0.005 * normal(generator, n, 1, 3))

@@ -34,17 +34,17 @@ _CALLOSUM_HALF_WIDTH_MM = 12.0
 
 @dataclass(frozen=True)
 class Shape:
-    """What sets one head apart beside its deformation.
+    """Ventricles, cortex, callosum and lesions of a head, against those of the average.
 
     Attributes
     ----------
     ventricles_mm
-        By which the ventricles' walls lie further out than the average's.
+        Distance by which the ventricles' walls lie further out.
     cortex_mm
-        By which the cortex is thicker.
+        Thickness that the cortex has beyond the average.
     callosum
-        Share of the callosum's fibres that is left between the hemispheres; the rest is as grey
-        matter.
+        Share of the callosum's fibres that is left between the hemispheres; grey matter takes
+        the place of the others.
     lesions
         Shape (N, 4): centres, MNI mm, and radii, mm, of lesions in white matter.
     """
@@ -90,7 +90,7 @@ class Anatomy:
     warp_affine
         Shape (4, 4), voxel of that grid to RAS mm of the scanner.
     shape
-        What sets the head apart.
+        Sizes of its parts, and lesions.
     fibres
         Streamlines in scanner space, RAS mm.
     """
@@ -108,8 +108,8 @@ class Anatomy:
         where = inverse[:3, :3] @ flat + inverse[:3, 3:]
         warp = [map_coordinates(w, where, order=1, mode="nearest") for w in self.warp_mm]
         moved = self.to_mni[:3, :3] @ flat + self.to_mni[:3, 3:] + np.stack(warp)
-        found: NDArray[np.float32] = moved.astype(np.float32).reshape(points.shape)
-        return found
+        mni_mm: NDArray[np.float32] = moved.astype(np.float32).reshape(points.shape)
+        return mni_mm
 
     def fractions(
         self,
@@ -145,37 +145,28 @@ def voxel_mm(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArra
     """Return the RAS mm of every voxel of a grid, shape (3, X, Y, Z)."""
     index = np.indices(shape, dtype=np.float32)
     linear = affine[:3].astype(np.float32)
-    found: NDArray[np.float32] = np.tensordot(linear[:, :3], index, 1)
-    return found + linear[:, 3].reshape(3, 1, 1, 1)
+    turned: NDArray[np.float32] = np.tensordot(linear[:, :3], index, 1)
+    return turned + linear[:, 3].reshape(3, 1, 1, 1)
 
 
 def smooth_field(
     rng: np.random.Generator,
     shape: tuple[int, int, int],
     *,
-    spacing: ArrayLike,
+    spacing: float,
     n_channels: int = 1,
 ) -> NDArray[np.float32]:
-    """Draw smooth random fields with a numpy generator, see :func:`.fields.smooth_fields`.
+    """Draw smooth fields (n_channels, X, Y, Z) by a numpy generator.
 
-    `spacing` is the distance of the control points, voxels: one number or three; the shape of
-    the result is (n_channels, X, Y, Z).
+    `spacing` is the distance of the control points, voxels; see :func:`.fields.smooth_fields`.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    steps = torch.tensor(np.broadcast_to(np.asarray(spacing, np.float32), 3).copy())
-    return smooth_fields(generator, shape, spacing=steps[None], n_channels=n_channels)[0].numpy()
+    steps = torch.full((1, 3), spacing)
+    return smooth_fields(generator, shape, spacing=steps, n_channels=n_channels)[0].numpy()
 
 
-def draw_anatomy(rng: np.random.Generator, shape: Shape | None = None) -> Anatomy:
-    """Draw a head: pose, size, elastic deformation and fibres at random, the rest as stated.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    shape
-        The average's if None.
-    """
+def draw_anatomy(rng: np.random.Generator, shape: Shape = Shape()) -> Anatomy:
+    """Draw a head of a shape: pose, size, elastic deformation and fibres are random."""
     turn = Rotation.from_euler("xyz", rng.normal(0, _TURN_DEG, 3), degrees=True).as_matrix()
     linear = np.diag(np.exp(rng.normal(0, _STRETCH, 3))) @ turn
     centre = np.array(FIELD_OF_VIEW_CENTRE_MM)
@@ -191,9 +182,7 @@ def draw_anatomy(rng: np.random.Generator, shape: Shape | None = None) -> Anatom
     )
     fibres = draw_streamlines(rng)
     moved = _undo(fibres.points.T, to_mni, warp, warp_affine)
-    return Anatomy(
-        to_mni, warp, warp_affine, shape or Shape(), Streamlines(moved.T.copy(), fibres.offsets)
-    )
+    return Anatomy(to_mni, warp, warp_affine, shape, Streamlines(moved.T.copy(), fibres.offsets))
 
 
 def _undo(

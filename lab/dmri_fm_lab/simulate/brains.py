@@ -34,11 +34,10 @@ from dmri_fm_lab.simulate.template import load_tissue_maps
 
 __all__ = ["Brains", "Variation", "draw_brains"]
 
-
 #: Period of the finest folds of grey and white matter, mm.
 _FOLDS_MM = (3.0, 10.0)
 
-#: Deeper below the brain's surface than this lie the ventricles, mm.
+#: Depth of the ventricles below the brain's surface, mm: they lie deeper than this.
 _DEEP_MM = 22.0
 
 
@@ -54,16 +53,16 @@ class Brains:
     mask
         Shape (B, X, Y, Z), bool: the brain.
     bundle
-        Shape (B, X, Y, Z), int64: kind of bundle, below :data:`N_REGIONS`.
+        Shape (B, X, Y, Z), int64: type of the bundle, below :data:`~.fibres.N_REGIONS`.
     fibres
-        Shape (B, 3, 3, X, Y, Z): unit axes of the populations, RAS+; (batch, population, axis):
-        of the bundle, of its neighbour, and of what crosses it; zero outside the brain.
+        Shape (B, 3, 3, X, Y, Z): unit axes (batch, population, axis), RAS+, of the populations:
+        the bundle's, its neighbour's, and the one that crosses it; zero outside the brain.
     neighbour
         Shape (B, X, Y, Z): share of the neighbour's fibres, 0 to 0.5: most at the border.
     cortical
         Shape (B, 3, X, Y, Z): unit axis of the cortex' fibres, RAS+.
     mni_mm
-        Shape (B, 3, X, Y, Z): where each voxel lies in MNI space, RAS mm.
+        Shape (B, 3, X, Y, Z): positions of the voxels in MNI space, RAS mm.
     affine
         Shape (B, 4, 4), voxel to RAS+ mm.
     """
@@ -89,7 +88,7 @@ class Brains:
 
 @dataclass(frozen=True)
 class Variation:
-    """How far brains differ from the template.
+    """Deviations of brains from the template, and chances of lesions and of cut slabs.
 
     Attributes
     ----------
@@ -103,7 +102,7 @@ class Variation:
     lesion_chance, tumour_chance
         Probability of many small lesions in white matter, and of one large one anywhere.
     slab_chance
-        Probability that slices at one end of the third axis hold nothing.
+        Probability that slices at one end of the third axis are empty.
     """
 
     jitter: float = 1.0
@@ -112,9 +111,6 @@ class Variation:
     lesion_chance: float = 0.3
     tumour_chance: float = 0.05
     slab_chance: float = 0.0
-
-
-USUAL = Variation()
 
 
 @lru_cache(maxsize=2)
@@ -144,7 +140,7 @@ def draw_brains(
     *,
     atlas_weight: Tensor,
     rotation: Tensor | None = None,
-    variation: Variation = USUAL,
+    variation: Variation = Variation(),
 ) -> Brains:
     """Draw the anatomy of a batch of brains.
 
@@ -163,10 +159,30 @@ def draw_brains(
     rotation
         Shape (B, 3, 3): rotations before the random one, for patches of any pose.
     variation
-        How far brains differ from the template.
+        Deviations from the template.
     """
-    n, device = len(affine), affine.device
     voxel_mm = voxel_sizes(affine)
+    turn, mni_mm = _draw_mni_mm(generator, shape, affine, rotation, variation)
+    maps, origin = _template(affine.device)
+    sampled = sample_voxels(maps, mni_mm - origin.reshape(3, 1, 1, 1))
+    fractions, mask = _tissues(generator, sampled[:, :4], shape, voxel_mm, variation.label_chance)
+    fractions = _wound(generator, fractions, voxel_mm, variation)
+    fractions, mask = _crop_slab(generator, fractions, mask, variation.slab_chance)
+    bundle, fibres, neighbour = draw_fibres(generator, mni_mm, mask, turn, atlas_weight)
+    # The template's directions are those of MNI space.
+    cortical = torch.einsum("bji,bjxyz->bixyz", turn, sampled[:, 4:])
+    return Brains(fractions, mask, bundle, fibres, neighbour, unit(cortical, 1), mni_mm, affine)
+
+
+def _draw_mni_mm(
+    generator: torch.Generator,
+    shape: tuple[int, int, int],
+    affine: Tensor,
+    rotation: Tensor | None,
+    variation: Variation,
+) -> tuple[Tensor, Tensor]:
+    """Draw rotations (B, 3, 3) to MNI space, and positions of voxels there (B, 3, X, Y, Z), mm."""
+    n, device = len(affine), affine.device
     turn = small_rotations(variation.jitter * np.deg2rad(5.0) * normal(generator, n, 3))
     if rotation is not None:
         turn = turn @ rotation
@@ -178,28 +194,9 @@ def draw_brains(
     to_mni[:, :3, :3] = linear
     shift = 3.0 * variation.jitter * normal(generator, n, 3)
     to_mni[:, :3, 3] = centre - (linear @ centre[..., None])[..., 0] + shift
-    mni_mm = grid_mm(shape, to_mni @ affine)
-    mni_mm = mni_mm + variation.deformation_mm * smooth_fields(
-        generator, shape, spacing=uniform(generator, 25.0, 45.0, n, 1) / voxel_mm, n_channels=3
-    )
-    maps, origin = _template(device)
-    found = sample_voxels(maps, mni_mm - origin.reshape(3, 1, 1, 1))
-    fractions, mask = _tissues(generator, found[:, :4], shape, voxel_mm, variation.label_chance)
-    fractions = _wound(generator, fractions, voxel_mm, variation)
-    fractions, mask = _crop_slab(generator, fractions, mask, variation.slab_chance)
-    bundle, fibres, neighbour = draw_fibres(generator, mni_mm, mask, turn, atlas_weight)
-    # The template's directions are those of MNI space.
-    cortical = torch.einsum("bji,bjxyz->bixyz", turn, found[:, 4:])
-    return Brains(
-        fractions,
-        mask,
-        bundle,
-        fibres,
-        neighbour,
-        unit(cortical, 1),
-        mni_mm,
-        affine,
-    )
+    spacing = uniform(generator, 25.0, 45.0, n, 1) / voxel_sizes(affine)
+    warp = smooth_fields(generator, shape, spacing=spacing, n_channels=3)
+    return turn, grid_mm(shape, to_mni @ affine) + variation.deformation_mm * warp
 
 
 def _tissues(
@@ -253,14 +250,11 @@ def _tissues(
 
 
 def _wound(
-    generator: torch.Generator,
-    fractions: Tensor,
-    voxel_mm: Tensor,
-    variation: Variation,
+    generator: torch.Generator, fractions: Tensor, voxel_mm: Tensor, variation: Variation
 ) -> Tensor:
-    """Put lesions in the place of tissue."""
-    n, _, *shape = fractions.shape
-    size = (shape[0], shape[1], shape[2])
+    """Replace tissue by lesions."""
+    n, _, *size = fractions.shape
+    shape = (size[0], size[1], size[2])
 
     def draw(low: float, high: float) -> Tensor:
         return uniform(generator, low, high, n, 1, 1, 1)
@@ -269,12 +263,12 @@ def _wound(
         return (draw(0.0, 1.0) < chance).float()
 
     spacing = uniform(generator, 3.0, 7.0, n, 1) / voxel_mm
-    spots = smooth_fields(generator, size, spacing=spacing)[:, 0]
+    spots = smooth_fields(generator, shape, spacing=spacing)[:, 0]
     lesion = has(variation.lesion_chance) * draw(0.1, 0.8) * (spots > draw(1.8, 2.8))
-    index = grid_mm(size, torch.eye(4, device=fractions.device)[None])
-    edge = torch.tensor(size, device=fractions.device) - 1.0
-    place = uniform(generator, 0.0, 1.0, n, 3) * edge
-    apart = (index - place.reshape(n, 3, 1, 1, 1)) * voxel_mm.reshape(n, 3, 1, 1, 1)
+    index = grid_mm(shape, torch.eye(4, device=fractions.device)[None])
+    edge = torch.tensor(shape, device=fractions.device) - 1.0
+    centre = uniform(generator, 0.0, 1.0, n, 3) * edge
+    apart = (index - centre.reshape(n, 3, 1, 1, 1)) * voxel_mm.reshape(n, 3, 1, 1, 1)
     ragged = apart.square().sum(dim=1).sqrt() + 3.0 * spots
     tumour = has(variation.tumour_chance) * draw(0.7, 1.0) * (ragged < draw(6.0, 20.0))
     white, grey, csf, _ = fractions.unbind(1)

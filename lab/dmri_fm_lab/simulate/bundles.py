@@ -4,7 +4,7 @@ Bundles are tubes about hand-laid centre lines, with a radius at every control p
 they fan out towards the cortex. Their courses follow the descriptions of the atlases (Catani and
 Thiebaut de Schotten 2008, doi:10.1016/j.cortex.2008.05.004; Wakana et al. 2004,
 doi:10.1148/radiol.2301021640), to a few millimetres; they are no one's data. Fibres of the gyri
-run from the cortex inwards, and what no bundle reaches is filled along its neighbours.
+run from the cortex inwards, and gaps in white matter are filled along their neighbours.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _callosum() -> cKDTree:
 
 
 def near_callosum(mni_mm: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which points (3, M) of MNI space, RAS mm, lie in the middle of the callosum, (M,)."""
+    """Return which points (3, M) of MNI space, RAS mm, lie in the middle of the callosum, (M,)."""
     apart, _ = _callosum().query(mni_mm.T, distance_upper_bound=_CALLOSUM_MM)
     is_near: NDArray[np.bool_] = np.isfinite(apart)
     return is_near
@@ -120,18 +120,10 @@ class Streamlines:
 
 
 def draw_streamlines(rng: np.random.Generator) -> Streamlines:
-    """Draw the fibres of one brain.
+    """Draw the fibres of one brain in MNI space, RAS mm.
 
-    Parameters
-    ----------
-    rng
-        Source of randomness: courses and widths of the bundles differ between brains.
-
-    Returns
-    -------
-    Streamlines
-        In MNI space, RAS mm; they cover the white matter of
-        :func:`~dmri_fm_lab.simulate.template.load_anatomy_maps`.
+    They cover the white matter of :func:`~dmri_fm_lab.simulate.template.load_anatomy_maps`;
+    courses and widths of the bundles differ between brains.
     """
     maps = load_anatomy_maps()
     lines = []
@@ -152,7 +144,7 @@ def _draw_bundle(
     course[:, 3] *= np.exp(rng.normal(0, _RADIUS_DEVIATION))
     apart = np.linalg.norm(np.diff(course[:, :3], axis=0), axis=1)
     along = np.concatenate([[0.0], np.cumsum(apart)])
-    # The whole course leaves its place, and each half a little: single points would be kinks.
+    # The whole course is shifted, and each half a little: shifts of single points would be kinks.
     shift, bend = rng.normal(0, _COURSE_DEVIATION_MM, (2, 3))
     course[:, :3] += shift + 0.5 * bend * np.cos(np.pi * along / along[-1])[:, None]
     at = np.arange(0.0, along[-1], STEP_MM)
@@ -160,13 +152,13 @@ def _draw_bundle(
     centre, radius = line[:, :3], line[:, 3]
     across = _frames(centre)
     n = int(_PER_MM2 * bundle.density * np.pi * course[:, 3].min() ** 2) + 20
-    # Uniform in the disc; each line keeps its place, and strays slowly by a part of the radius.
+    # Uniform in the disc; each line keeps its position, and strays slowly by a part of the radius.
     angle, away = rng.uniform(0, 2 * np.pi, n), np.sqrt(rng.uniform(0, 1, n))
-    place = np.stack([away * np.cos(angle), away * np.sin(angle)], axis=1)
+    position = np.stack([away * np.cos(angle), away * np.sin(angle)], axis=1)
     stray = 0.15 * rng.normal(size=(2, n, 2))
     phase = np.sin(np.linspace(0, np.pi, len(at)))[:, None, None]
     slope = np.linspace(-1, 1, len(at))[:, None, None]
-    offset = radius[:, None, None] * (place + stray[0] * phase + stray[1] * slope)
+    offset = radius[:, None, None] * (position + stray[0] * phase + stray[1] * slope)
     turn = 2 * np.pi * (at[:, None, None] / _WAVELENGTH_MM + rng.random((1, n, 2)))
     offset += _WAVE_MM * np.sin(turn)
     points = centre[:, None] + np.einsum("snk,skx->snx", offset, across)

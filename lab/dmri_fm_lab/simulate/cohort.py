@@ -1,4 +1,4 @@
-"""Who is simulated, where, and what is known about it: participants, sites and effects."""
+"""Simulated participants and sites, and the effects of age and group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate.anatomy import Shape
-from dmri_fm_lab.simulate.protocol import draw_protocol
+from dmri_fm_lab.simulate.protocol import check_protocol, check_range, draw_protocol
 from dmri_fm_lab.simulate.subject import Tissue
 
 __all__ = ["EFFECTS", "Participant", "Site", "draw_lesion", "draw_participant", "draw_sites"]
@@ -17,9 +17,9 @@ __all__ = ["EFFECTS", "Participant", "Site", "draw_lesion", "draw_participant", 
 #: Age at which the effects of age are nil, years.
 MIDDLE_AGE = 50
 
-#: What age and group do to tissue, for group statistics to find. Signs are those of ageing and of
+#: Effects of age and group on tissue, for group statistics. Signs are those of ageing and of
 #: small-vessel disease in the literature (Beck et al. 2021, doi:10.1016/j.neuroimage.2020.117441);
-#: sizes are chosen to be found in some forty participants.
+#: some forty participants suffice to detect effects of these sizes.
 EFFECTS: dict[str, dict[str, float]] = {
     "age": {
         "radial": 0.004,
@@ -39,7 +39,7 @@ EFFECTS: dict[str, dict[str, float]] = {
     },
 }
 
-#: Participants of one age and group differ by this much: shares, and mm.
+#: Deviations among participants of one age and group: shares, and mm.
 _TISSUE_DEVIATION, _SIZE_DEVIATION_MM = 0.03, 0.3
 
 #: Share of the callosum's fibres that a control in middle age has, and its deviation.
@@ -64,7 +64,7 @@ class Participant:
     shape: Shape
 
     def truth(self) -> dict[str, Any]:
-        """Return what was drawn, one value per column of the truth's table."""
+        """Return the true tissue, one value per column of the truth's table."""
         tissue = asdict(self.tissue)
         return {
             **{name: tissue[name] for name in _TISSUE_COLUMNS},
@@ -92,8 +92,8 @@ class Site:
     snr
         b=0 signal of white matter over the noise.
     distortion_data
-        What the site measures beside the series: b=0 volumes of reversed phase encoding
-        ("pair"), a gradient-echo fieldmap ("fieldmap"), or nothing ("none").
+        Distortion data beside the series: b=0 volumes of reversed phase encoding ("pair"), a
+        gradient-echo fieldmap ("fieldmap"), or nothing ("none").
     is_las
         Whether its images are stored LAS; RAS otherwise.
     """
@@ -125,14 +125,22 @@ def draw_sites(
     ----------
     seed
         The dataset's.
-    n_sites
-        1 or more.
-    voxel_size_mm, n_directions, bval
-        Of the first site; others have up to a fifth thicker slices, and b-values up to a tenth
-        apart.
+    voxel_size_mm
+        Isotropic voxels of the first site, 1.2 to 6 mm; others have up to a fifth thicker slices.
+    n_directions
+        Diffusion-weighted volumes, 6 to 300.
+    bval
+        b-value of the first site, 400 to 3000 s/mm^2; those of others are up to a tenth apart.
     gtab
         The gradient table of all sites, RAS+, in place of drawn ones.
+
+    Raises ConfigError if a number is out of range, or no tensor can be fitted to the table.
     """
+    check_range(n_directions, 6, 300, "directions")
+    check_range(voxel_size_mm, 1.2, 6.0, "mm voxel size")
+    check_range(bval, 400.0, 3000.0, "s/mm^2 as the b-value")
+    if gtab is not None:
+        check_protocol(gtab)
     sites = []
     for number in range(n_sites):
         rng = np.random.default_rng([seed, 1, number])
@@ -165,7 +173,7 @@ def draw_sites(
 
 
 def draw_participant(seed: int, number: int, n_sites: int) -> Participant:
-    """Draw a participant, who depends on the seed, the own number (from 1) and the sites.
+    """Draw a participant, who depends on the seed, the number (from 1) and the number of sites.
 
     Sites take turns, and groups take turns over them, so that both are balanced.
     """

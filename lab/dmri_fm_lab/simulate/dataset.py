@@ -14,20 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm.errors import OutputError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import save_image
-from dmri_fm_lab.simulate.anatomy import draw_anatomy
-from dmri_fm_lab.simulate.cohort import (
-    Participant,
-    Site,
-    draw_participant,
-    draw_sites,
-)
+from dmri_fm_lab.simulate.anatomy import Anatomy, draw_anatomy
+from dmri_fm_lab.simulate.cohort import Participant, Site, draw_participant, draw_sites
 from dmri_fm_lab.simulate.dataset_files import write_json, write_root, write_table
 from dmri_fm_lab.simulate.mixture import scalars
-from dmri_fm_lab.simulate.protocol import check_protocol, truth_bval
+from dmri_fm_lab.simulate.protocol import check_range, truth_bval
 from dmri_fm_lab.simulate.scanner import (
     Acquisition,
     acquire,
@@ -47,6 +42,9 @@ FIELD_PEAK_HZ = 65.0
 MOTION_STEP_MM = 0.25
 MOTION_STEP_DEG = 0.2
 
+#: Sidecar fields of all images.
+SCANNER = {"Manufacturer": "Simulated", "MagneticFieldStrength": 3}
+
 #: Eddy currents and Nyquist ghost of all sites, see :class:`~.scanner.Acquisition`.
 EDDY, GHOST = 2e-4, 0.005
 
@@ -65,12 +63,12 @@ def simulate_dataset(
     """Write a raw BIDS dataset of simulated participants.
 
     Each has a T1w image (scalp included) and a `dir-AP` series (two b=0 and one shell, head
-    motion, eddy currents, susceptibility distortion). What else there is differs between
-    sites: the first adds a `dir-PA` series of two b=0, the second a gradient-echo fieldmap, the
-    third nothing, and so on; every second site stores its diffusion images LAS, the others RAS,
-    and the T1w the other way round. The truth (tensor and its scalars, crossing fibres, field,
-    tissue fractions, mask, motion, and what age and group did) is under `derivatives/truth`, on
-    the undistorted grid of the first `dir-AP` volume.
+    motion, eddy currents, susceptibility distortion). Distortion data differ between sites: the
+    first adds a `dir-PA` series of two b=0, the second a gradient-echo fieldmap, the third
+    nothing, and so on. Every second site stores its diffusion images LAS, the others RAS, and
+    the T1w the other way round. `derivatives/truth` holds the truth on the undistorted grid of
+    the first `dir-AP` volume: tensor and scalars, crossing fibres, field, tissue fractions,
+    mask, motion, and the effects of age and group.
 
     Parameters
     ----------
@@ -82,20 +80,8 @@ def simulate_dataset(
         Zero or more; the same seed gives the same files, byte for byte on one machine.
     n_sites
         1 to the number of participants, 20 at most; participants are spread over them in turn.
-    voxel_size_mm
-        Of the diffusion series of the first site, isotropic, 1.2 to 6 mm; others have slices up
-        to a fifth thicker.
-    n_directions
-        Diffusion-weighted volumes, 6 or more.
-    bval
-        s/mm^2, 400 to 3000, of the first site; up to a tenth apart at others.
-    gtab
-        Gradient table of all sites, RAS+, in place of `n_directions` and `bval`.
-
-    Returns
-    -------
-    Path
-        The dataset's folder.
+    voxel_size_mm, n_directions, bval, gtab
+        Protocols, see :func:`~.cohort.draw_sites`.
 
     Raises
     ------
@@ -104,28 +90,14 @@ def simulate_dataset(
     OutputError
         If the folder is not empty or cannot be written.
     """
-    for value, least, most, what in (
-        (n_participants, 1, 999, "participants"),
-        (n_sites, 1, min(20, n_participants), "sites"),
-        (seed, 0, 2**63, "as the seed"),
-        (n_directions, 6, 300, "directions"),
-        (voxel_size_mm, 1.2, 6.0, "mm voxel size"),
-        (bval, 400.0, 3000.0, "s/mm^2 as the b-value"),
-    ):
-        if not least <= value <= most:
-            raise ConfigError(f"{value:g} {what}", expected=f"{least:g} to {most:g}")
-    if gtab is not None:
-        check_protocol(gtab)
-    out = Path(out).resolve()
+    check_range(n_participants, 1, 999, "participants")
+    check_range(n_sites, 1, min(20, n_participants), "sites")
+    check_range(seed, 0, 2**63, "as the seed")
     sites = draw_sites(
-        seed,
-        n_sites,
-        voxel_size_mm=voxel_size_mm,
-        n_directions=n_directions,
-        bval=bval,
-        gtab=gtab,
+        seed, n_sites, voxel_size_mm=voxel_size_mm, n_directions=n_directions, bval=bval, gtab=gtab
     )
     people = [draw_participant(seed, n + 1, n_sites) for n in range(n_participants)]
+    out = Path(out).resolve()
     with _staged(out) as staging:
         truth = []
         for number, person in enumerate(people, start=1):
@@ -143,8 +115,14 @@ def _staged(out: Path) -> Iterator[Path]:
     is_new = not out.exists()
     staging = out / ".part"
     try:
-        _make_folder(out)
-        staging.mkdir()
+        if not is_new and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(
+                "the folder is not empty" if out.is_dir() else "a file is in the way",
+                path=out,
+                expected="a folder that does not exist yet, or is empty",
+                advice="remove it or name another folder",
+            )
+        staging.mkdir(parents=True)
         yield staging
         # The description comes last: without it, no one takes the folder for a dataset.
         for path in sorted(staging.iterdir(), key=lambda p: p.name == "dataset_description.json"):
@@ -161,28 +139,17 @@ def _staged(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def _make_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            "the folder is not empty" if out.is_dir() else "a file is in the way",
-            path=out,
-            expected="a folder that does not exist yet, or is empty",
-            advice="remove it or name another folder",
-        )
-    out.mkdir(parents=True, exist_ok=True)
-
-
-def _store(
+def _write_image(
     data: NDArray[Any],
     affine: NDArray[np.float64],
-    path: Path,
+    stem: Path,
     *,
     is_las: bool,
-    dtype: Any,
-    repetition_s: float | None = None,
+    dtype: Any = np.int16,
+    sidecar: Mapping[str, Any] | None = None,
 ) -> NDArray[np.float64]:
-    """Save an array of a RAS grid as RAS or LAS; return the affine on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write an array of a RAS grid as RAS or LAS, and its sidecar; return the affine on disk."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
     if is_las:
         affine = affine.copy()
         affine[:3, 3] += affine[:3, 0] * (data.shape[0] - 1)
@@ -190,7 +157,10 @@ def _store(
         data = data[::-1]
     if np.issubdtype(dtype, np.integer):
         data = np.clip(np.rint(data), 0, np.iinfo(dtype).max)
-    save_image(data, affine, path, dtype=dtype, repetition_s=repetition_s)
+    repetition_s = sidecar.get("RepetitionTime") if sidecar else None
+    save_image(data, affine, Path(f"{stem}.nii.gz"), dtype=dtype, repetition_s=repetition_s)
+    if sidecar:
+        write_json(Path(f"{stem}.json"), sidecar)
     return affine
 
 
@@ -200,13 +170,7 @@ def _write_participant(
     """Scan a participant; return the volume of the lesions, ml."""
     folder = root / f"sub-{person.label}"
     anatomy = draw_anatomy(rng, person.shape)
-    shape, affine = grid((T1W_VOXEL_SIZE_MM,) * 3)
-    t1w = t1w_image(rng, anatomy.fractions(shape, affine), voxel_size_mm=T1W_VOXEL_SIZE_MM)
-    path = folder / "anat" / f"sub-{person.label}_T1w.nii.gz"
-    _store(t1w, affine, path, is_las=not site.is_las, dtype=np.int16)
-    scanner = {"Manufacturer": "Simulated", "MagneticFieldStrength": 3}
-    write_json(path.with_name(f"sub-{person.label}_T1w.json"), {**scanner, "Modality": "MR"})
-
+    _write_t1w(folder, anatomy, rng, is_las=not site.is_las)
     subject = place_subject(
         anatomy,
         person.tissue,
@@ -214,40 +178,45 @@ def _write_participant(
         rng=rng,
         field_peak_hz=FIELD_PEAK_HZ,
     )
-    bval = truth_bval(site.gtab)
-    truth = true_tensor(subject, bval=bval, echo_ms=site.echo_ms)
-    white = subject.fractions.wm > 0.9
+    truth = true_tensor(subject, bval=truth_bval(site.gtab), echo_ms=site.echo_ms)
     acquisition = Acquisition(
         echo_ms=site.echo_ms,
         readout_s=site.readout_s,
         partial_fourier=site.partial_fourier,
-        sigma=float(np.median(truth.b0[white])) / site.snr,
+        sigma=float(np.median(truth.b0[subject.fractions.wm > 0.9])) / site.snr,
         eddy=EDDY,
         ghost=GHOST,
     )
-    reverse = GradientTable(np.zeros(2), np.zeros((2, 3)))
     series = {"AP": (site.gtab, "j-")}
     if site.distortion_data == "pair":
-        series["PA"] = (reverse, "j")
-    n_volumes = sum(len(gtab) for gtab, _ in series.values())
-    motion = draw_motion(rng, n_volumes, step_mm=MOTION_STEP_MM, step_deg=MOTION_STEP_DEG)
+        series["PA"] = (GradientTable(np.zeros(2), np.zeros((2, 3))), "j")
+    volumes = [(direction, n) for direction, (gtab, _) in series.items() for n in range(len(gtab))]
+    motion = draw_motion(rng, len(volumes), step_mm=MOTION_STEP_MM, step_deg=MOTION_STEP_DEG)
     first = 0
     for direction, (gtab, phase_encoding) in series.items():
-        data = acquire(
-            subject,
-            gtab,
-            replace(acquisition, phase_encoding=phase_encoding, seed=int(rng.integers(2**31))),
-            xfms=motion[first : first + len(gtab)],
-        )
+        seed = int(rng.integers(2**31))
+        played = replace(acquisition, phase_encoding=phase_encoding, seed=seed)
+        data = acquire(subject, gtab, played, xfms=motion[first : first + len(gtab)])
         first += len(gtab)
-        stem = folder / "dwi" / f"sub-{person.label}_dir-{direction}_dwi"
+        stem = folder / "dwi" / f"{folder.name}_dir-{direction}_dwi"
         _write_series(stem, data, subject, site, gtab, phase_encoding)
     if site.distortion_data == "fieldmap":
-        _write_fieldmap(folder, person, subject, site, seed=int(rng.integers(2**31)))
-    maps = _true_maps(subject, truth)
-    scans = [(direction, n) for direction, (gtab, _) in series.items() for n in range(len(gtab))]
-    _write_truth(root, person, site, subject, maps, list(zip(scans, motion, strict=True)))
+        _write_fieldmap(folder, subject, seed=int(rng.integers(2**31)), is_las=site.is_las)
+    truth_folder = root / "derivatives" / "truth" / folder.name / "dwi"
+    for name, image in _true_maps(subject, truth).items():
+        dtype: Any = np.float32 if np.issubdtype(image.dtype, np.floating) else np.uint8
+        stem = truth_folder / f"{folder.name}_{name}"
+        _write_image(image, subject.affine, stem, is_las=site.is_las, dtype=dtype)
+    name = f"{folder.name}_from-dwiref_to-orig_mode-image_desc-truth_xfm"
+    _write_motion(truth_folder / name, volumes, motion)
     return float(subject.fractions.lesion.sum() * np.prod(site.voxel_size_mm) / 1000)
+
+
+def _write_t1w(folder: Path, anatomy: Anatomy, rng: np.random.Generator, *, is_las: bool) -> None:
+    shape, affine = grid((T1W_VOXEL_SIZE_MM,) * 3)
+    image = t1w_image(rng, anatomy.fractions(shape, affine), voxel_size_mm=T1W_VOXEL_SIZE_MM)
+    stem = folder / "anat" / f"{folder.name}_T1w"
+    _write_image(image, affine, stem, is_las=is_las, sidecar={**SCANNER, "Modality": "MR"})
 
 
 def _write_series(
@@ -258,60 +227,35 @@ def _write_series(
     gtab: GradientTable,
     phase_encoding: str,
 ) -> None:
-    path = stem.with_name(stem.name + ".nii.gz")
-    stored = _store(
-        data,
-        subject.affine,
-        path,
-        is_las=site.is_las,
-        dtype=np.int16,
-        repetition_s=site.repetition_s,
-    )
-    write_gradients(
-        gtab,
-        stem.with_name(stem.name + ".bval"),
-        stem.with_name(stem.name + ".bvec"),
-        affine=stored,
-    )
-    write_json(
-        stem.with_name(stem.name + ".json"),
-        {
-            "Manufacturer": "Simulated",
-            "ManufacturersModelName": site.name,
-            "MagneticFieldStrength": 3,
-            "PhaseEncodingDirection": phase_encoding,
-            "TotalReadoutTime": site.readout_s,
-            "EffectiveEchoSpacing": site.readout_s / (subject.shape[1] - 1),
-            "PartialFourier": site.partial_fourier,
-            "RepetitionTime": site.repetition_s,
-            "EchoTime": site.echo_ms / 1000,
-            "FlipAngle": 90,
-        },
-    )
+    sidecar = {
+        "Manufacturer": SCANNER["Manufacturer"],
+        "ManufacturersModelName": site.name,
+        "MagneticFieldStrength": SCANNER["MagneticFieldStrength"],
+        "PhaseEncodingDirection": phase_encoding,
+        "TotalReadoutTime": site.readout_s,
+        "EffectiveEchoSpacing": site.readout_s / (subject.shape[1] - 1),
+        "PartialFourier": site.partial_fourier,
+        "RepetitionTime": site.repetition_s,
+        "EchoTime": site.echo_ms / 1000,
+        "FlipAngle": 90,
+    }
+    stored = _write_image(data, subject.affine, stem, is_las=site.is_las, sidecar=sidecar)
+    write_gradients(gtab, Path(f"{stem}.bval"), Path(f"{stem}.bvec"), affine=stored)
 
 
-def _write_fieldmap(
-    folder: Path, person: Participant, subject: Subject, site: Site, *, seed: int
-) -> None:
+def _write_fieldmap(folder: Path, subject: Subject, *, seed: int, is_las: bool) -> None:
     images = acquire_fieldmap(subject, seed=seed)
-    times = {name: echo for name, (_, echo) in images.items()}
-    for name, (data, echo) in images.items():
-        stem = folder / "fmap" / f"sub-{person.label}_{name}"
-        path = stem.with_name(stem.name + ".nii.gz")
-        _store(data, subject.affine, path, is_las=site.is_las, dtype=np.int16)
-        content: dict[str, Any] = {"EchoTime": echo}
+    for name, (data, echo_s) in images.items():
+        sidecar: dict[str, Any] = {**SCANNER, "EchoTime": echo_s}
         if name == "phasediff":
-            content = {
-                "EchoTime1": times["magnitude1"],
-                "EchoTime2": times["magnitude2"],
-                "IntendedFor": [
-                    f"bids::sub-{person.label}/dwi/sub-{person.label}_dir-AP_dwi.nii.gz"
-                ],
+            sidecar = {
+                **SCANNER,
+                "EchoTime1": images["magnitude1"][1],
+                "EchoTime2": images["magnitude2"][1],
+                "IntendedFor": [f"bids::{folder.name}/dwi/{folder.name}_dir-AP_dwi.nii.gz"],
             }
-        write_json(
-            stem.with_name(stem.name + ".json"),
-            {"Manufacturer": "Simulated", "MagneticFieldStrength": 3, **content},
-        )
+        stem = folder / "fmap" / f"{folder.name}_{name}"
+        _write_image(data, subject.affine, stem, is_las=is_las, sidecar=sidecar)
 
 
 def _true_maps(subject: Subject, truth: Truth) -> dict[str, NDArray[Any]]:
@@ -335,33 +279,21 @@ def _true_maps(subject: Subject, truth: Truth) -> dict[str, NDArray[Any]]:
     }
 
 
-def _write_truth(
-    root: Path,
-    person: Participant,
-    site: Site,
-    subject: Subject,
-    maps: Mapping[str, NDArray[Any]],
-    motion: Sequence[tuple[tuple[str, int], NDArray[np.float64]]],
+def _write_motion(
+    stem: Path, volumes: Sequence[tuple[str, int]], motion: NDArray[np.float64]
 ) -> None:
-    folder = root / "derivatives" / "truth" / f"sub-{person.label}" / "dwi"
-    for suffix, data in maps.items():
-        dtype: Any = np.float32 if np.issubdtype(data.dtype, np.floating) else np.uint8
-        path = folder / f"sub-{person.label}_{suffix}.nii.gz"
-        _store(data, subject.affine, path, is_las=site.is_las, dtype=dtype)
+    """Write the head's pose (N, 4, 4) during each volume, named by series and number."""
     names = [f"m{i}{j}" for i in range(3) for j in range(4)]
-    stem = f"sub-{person.label}_from-dwiref_to-orig_mode-image_desc-truth_xfm"
     rows = [
         {"dir": direction, "volume": volume}
         | {name: f"{x:.8f}" for name, x in zip(names, xfm[:3].ravel(), strict=True)}
-        for (direction, volume), xfm in motion
+        for (direction, volume), xfm in zip(volumes, motion, strict=True)
     ]
-    write_table(folder / f"{stem}.tsv", rows)
-    write_json(
-        folder / f"{stem}.json",
-        {
-            "Description": "Where the head is during each volume: a point x, RAS mm, is at M x",
-            "dir": {"Description": "Series, by the entity dir"},
-            "volume": {"Description": "Volume of the series, from zero"},
-            "m00": {"Description": "First entry of the first of three rows of M; so on to m23"},
-        },
-    )
+    write_table(Path(f"{stem}.tsv"), rows)
+    columns = {
+        "dir": {"Description": "Series, by the entity dir"},
+        "volume": {"Description": "Volume of the series, from zero"},
+        "m00": {"Description": "First entry of the first of three rows of M; so on to m23"},
+    }
+    where = "Where the head is during each volume: a point x, RAS mm, is at M x"
+    write_json(Path(f"{stem}.json"), {"Description": where, **columns})

@@ -1,4 +1,4 @@
-"""Files that describe a simulated dataset as a whole: what it is, who is in it, what is true."""
+"""Files of a simulated dataset as a whole: descriptions, participants, effects."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmri_fm_lab.simulate.cohort import (
-    EFFECTS,
-    MIDDLE_AGE,
-    Participant,
-    Site,
-)
+from dmri_fm_lab.simulate.cohort import EFFECTS, MIDDLE_AGE, Participant, Site
 
 __all__ = ["write_json", "write_root", "write_table"]
 
@@ -74,12 +69,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as tab-separated values; the columns are the keys of the first."""
     lines = ["\t".join(rows[0])]
-    lines += ["\t".join(_text(value) for value in row.values()) for row in rows]
+    lines += [
+        "\t".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values())
+        for row in rows
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _text(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def write_root(
@@ -92,16 +86,7 @@ def write_root(
 ) -> None:
     """Write descriptions, read-me and participants of the dataset and of its truth.
 
-    Parameters
-    ----------
-    root
-        Folder of the dataset.
-    people, sites
-        The cohort.
-    tissue
-        True tissue of each participant.
-    seed
-        Of the dataset.
+    `tissue` is the true tissue of each participant, `seed` that of the dataset.
     """
     from dmri_fm import __version__
 
@@ -125,13 +110,7 @@ def write_root(
     )
     (root / "README.md").write_text(_README.format(name=name), encoding="utf-8")
     _write_people(root, people, sites, tissue)
-    write_json(
-        truth / "effects.json",
-        {
-            "Description": _EFFECTS_TEXT,
-            **EFFECTS,
-        },
-    )
+    write_json(truth / "effects.json", {"Description": _EFFECTS_TEXT, **EFFECTS})
 
 
 def _write_people(
@@ -140,7 +119,7 @@ def _write_people(
     sites: Sequence[Site],
     tissue: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the tables of participants, as they are told and as they are."""
+    """Write the tables of participants, the raw dataset's, and the truth's with their tissue."""
     truth = root / "derivatives" / "truth"
     who = [
         {

@@ -1,7 +1,7 @@
 """Random smooth fields and lookups, batched in torch, on any device.
 
 Arrays are (B, C, X, Y, Z). Everything random comes from one generator, on whose device the
-results lie: the same seed gives the same numbers on the same kind of device.
+results lie: the same seed gives the same numbers on the same type of device.
 """
 
 from __future__ import annotations
@@ -186,5 +186,5 @@ def sample_points(cubes: Tensor, cells: Tensor) -> Tensor:
     # On a CPU, grid_sample works on the samples of a batch side by side, but on one thread each.
     cells = F.pad(cells, (0, -n % _POINTS_PER_THREAD)).remainder_(NOISE_CELLS)
     cells = cells.reshape(3, -1, _POINTS_PER_THREAD, 1, 1).movedim(1, 0)
-    found = sample_voxels(cubes[None], cells)
-    return found.movedim(0, 1).reshape(len(cubes), -1)[:, :n]
+    values = sample_voxels(cubes[None], cells)
+    return values.movedim(0, 1).reshape(len(cubes), -1)[:, :n]

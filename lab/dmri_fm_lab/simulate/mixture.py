@@ -3,7 +3,7 @@
 White matter holds up to three fibre populations, each a stick within a zeppelin; grey matter is
 isotropic with gamma-distributed diffusivity, but for fibres that follow the cortex' normal and
 others that go on from the white matter; CSF and lesions are isotropic. The mixture is not a
-tensor, as tissue is not: its *true tensor* is the one that weighted least squares finds in the
+tensor, as tissue is not: its *true tensor* is the weighted least-squares fit to the
 noise-free signal of a dense set of directions at one b-value, point spread included.
 """
 
@@ -24,7 +24,6 @@ from dmri_fm_lab.simulate.fields import log_uniform, normal, uniform, unit
 
 __all__ = [
     "Tissues",
-    "count_populations",
     "dense_shell",
     "draw_tissues",
     "fit_shell",
@@ -108,23 +107,11 @@ def draw_tissues(generator: torch.Generator, n: int) -> Tissues:
     t2_ms = torch.stack(
         [draw(60.0, 85.0), draw(75.0, 110.0), draw(400.0, 1500.0), draw(100.0, 300.0)], -1
     )
-    density = torch.stack(
-        [
-            draw(0.65, 0.72),
-            draw(0.78, 0.85),
-            draw(0.4, 1.0),
-            draw(0.75, 0.95),
-        ],
-        -1,
-    )
-    intensity = density * torch.exp(-echo_ms[:, None] / t2_ms)
+    density = [draw(0.65, 0.72), draw(0.78, 0.85), draw(0.4, 1.0), draw(0.75, 0.95)]
+    intensity = torch.stack(density, -1) * torch.exp(-echo_ms[:, None] / t2_ms)
     scale = log_uniform(generator, 50.0, 2000.0, n, 1)
     return Tissues(
-        white,
-        grey,
-        draw(2.6, 3.2),
-        draw(1.0, 2.4),
-        scale * intensity / intensity[:, :1],
+        white, grey, draw(2.6, 3.2), draw(1.0, 2.4), scale * intensity / intensity[:, :1]
     )
 
 
@@ -138,7 +125,7 @@ def mixture(brains: Brains, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> T
     bvals
         Shape (B, N), ms/um^2.
     bvecs
-        Shape (B, N, 3), unit, RAS+; anything at b=0.
+        Shape (B, N, 3), unit, RAS+; not read at b=0.
 
     Returns
     -------
@@ -157,7 +144,7 @@ def mixture(brains: Brains, tissues: Tissues, bvals: Tensor, bvecs: Tensor) -> T
 def signals_at(
     brains: Brains, tissues: Tissues, voxels: Tensor, bvals: Tensor, bvecs: Tensor
 ) -> Tensor:
-    """Compute what :func:`mixture` does in some voxels of one brain.
+    """Compute the signals (N, V) of V voxels of one brain, as :func:`mixture` does.
 
     Parameters
     ----------
@@ -167,64 +154,22 @@ def signals_at(
         Shape (V,): flat indices.
     bvals, bvecs
         Shapes (N,), ms/um^2, and (N, 3).
-
-    Returns
-    -------
-    Tensor
-        Shape (N, V).
     """
-    properties = torch.cat([tissues.white[0], tissues.grey[0]], dim=1).T
-    return _voxel_signals(
-        brains.fractions[0].flatten(1)[:, voxels],
-        properties[:, brains.bundle[0].flatten()[voxels]],
-        brains.fibres[0].flatten(2)[..., voxels],
-        brains.neighbour[0].flatten()[voxels],
-        brains.cortical[0].flatten(1)[:, voxels],
-        tissues,
-        bvals[:, None],
-        # Diffusion weighting of each volume along the three axes: the squared product with an
-        # axis of fibres is the b-value along them.
-        bvals.sqrt()[:, None] * bvecs,
-    )
-
-
-def _voxel_signals(
-    fractions: Tensor,
-    properties: Tensor,
-    fibres: Tensor,
-    neighbour: Tensor,
-    cortical: Tensor,
-    tissues: Tissues,
-    bvals: Tensor,
-    weighting: Tensor,
-) -> Tensor:
-    """Compute the signals (N, V) of V voxels of one brain.
-
-    Parameters
-    ----------
-    fractions
-        Shape (4, V).
-    properties
-        Shape (12, V): of the voxels' white matter and of their grey matter, see
-        :class:`Tissues`.
-    fibres
-        Shape (3, 3, V).
-    neighbour
-        Shape (V,).
-    cortical
-        Shape (3, V).
-    tissues
-        A batch of one.
-    bvals
-        Shape (N, 1), ms/um^2.
-    weighting
-        Shape (N, 3): b-vectors times the roots of the b-values.
-    """
+    fractions = brains.fractions[0].flatten(1)[:, voxels]
+    bundle = brains.bundle[0].flatten()[voxels]
+    fibres = brains.fibres[0].flatten(2)[..., voxels]
+    neighbour = brains.neighbour[0].flatten()[voxels]
+    cortical = brains.cortical[0].flatten(1)[:, voxels]
+    properties = torch.cat([tissues.white[0], tissues.grey[0]], dim=1).T[:, bundle]
+    # Diffusion weighting of each volume along the three axes: the squared product with an axis
+    # of fibres is the b-value along them.
+    weighting = bvals.sqrt()[:, None] * bvecs
+    bvals = bvals[:, None]
     white_matter, grey_matter, csf, lesion = fractions * tissues.intensity[0, :, None]
     stick, along, across, parallel, radial, crossing = properties[:6]
     mean, gamma, radially, onwards, cortex_along, cortex_across = properties[6:]
     shares = ((1 - crossing) * (1 - neighbour), (1 - crossing) * neighbour, crossing)
-    # Axes, and what decays along them: amount, diffusivity across, and how much more along.
+    # Axes, each with its compartments: amount, diffusivity across, and its excess along.
     compartments = [
         (axis, [(white_matter * stick * share, across, along - across),
                 (white_matter * (1 - stick) * share, radial, parallel - radial)])
@@ -246,18 +191,8 @@ def _voxel_signals(
     return total
 
 
-def count_populations(brains: Brains, tissues: Tissues) -> Tensor:
-    """Count the fibre populations that fill a tenth of a voxel or more, shape (B, X, Y, Z)."""
-    crossing = torch.stack(
-        [white[kinds, 5] for white, kinds in zip(tissues.white, brains.bundle, strict=True)]
-    )
-    own, neighbour = (1 - crossing) * (1 - brains.neighbour), (1 - crossing) * brains.neighbour
-    shares = torch.stack([own, neighbour, crossing], dim=1)
-    return (brains.fractions[:, :1] * shares >= 0.1).sum(dim=1)
-
-
 def _passes(mask: Tensor) -> tuple[Tensor, ...]:
-    """Return flat indices of the voxels in a mask, in pieces to be worked on together."""
+    """Return the flat indices of the voxels in a mask, in pieces that fit into a cache."""
     voxels: tuple[Tensor, ...] = mask.flatten().nonzero()[:, 0].split(_VOXELS_PER_PASS)
     return voxels
 
@@ -287,8 +222,8 @@ def dense_shell(device: torch.device) -> Tensor:
 def fit_shell(signal: Tensor, s0: Tensor, bval: Tensor) -> Tensor:
     """Fit tensors to the noise-free signals of the axes of :func:`dense_shell`.
 
-    Weighted least squares of the log-signal, weights the squared signal, b=0 exact. No
-    diffusivity is negative or above that of free water, wherever ringing has put the signal.
+    Weighted least squares of the log-signal, weights the squared signal, b=0 exact. The signal
+    is clipped, against ringing, so that apparent diffusivities lie between zero and free water's.
 
     Parameters
     ----------
@@ -322,7 +257,7 @@ def fit_shell(signal: Tensor, s0: Tensor, bval: Tensor) -> Tensor:
 
 
 def scalars(tensor: Tensor) -> dict[str, Tensor]:
-    """Return FA, MD, AD, RD and main direction of tensors, by their names in files.
+    """Return FA, MD, AD, RD and principal direction of tensors, by their names in files.
 
     Parameters
     ----------

@@ -16,12 +16,7 @@ from dmri_fm.gradient_files import read_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS, condition_number
 
-__all__ = [
-    "draw_protocol",
-    "draw_shells",
-    "read_protocol",
-    "spread_directions",
-]
+__all__ = ["draw_protocol", "draw_shells", "read_protocol", "spread_directions"]
 
 #: Highest b-value at which a tensor is usually fitted, s/mm^2.
 LARGEST_TENSOR_BVAL = 1500.0
@@ -29,7 +24,7 @@ LARGEST_TENSOR_BVAL = 1500.0
 #: b=0 volumes of plain shells.
 N_B0 = 2
 
-#: Mean angle by which the directions of a jittered Skare set leave their places, degrees.
+#: Mean angle by which the directions of a jittered Skare set are displaced, degrees.
 SKARE_JITTER_DEG = 5.0
 
 #: A six-direction set is drawn again until its design has a condition number below this.
@@ -107,13 +102,7 @@ def truth_bval(gtab: GradientTable) -> float:
 
 
 def check_protocol(gtab: GradientTable) -> None:
-    """Refuse a gradient table that no tensor can be fitted to.
-
-    Raises
-    ------
-    ConfigError
-        If it holds no b=0 volume, or its weighted ones do not determine a tensor.
-    """
+    """Raise ConfigError for a gradient table that no tensor can be fitted to."""
     n_weighted = int((~gtab.is_b0).sum())
     if not gtab.is_b0.any() or not np.isfinite(condition_number(gtab.bvecs_ras[~gtab.is_b0])):
         raise ConfigError(
@@ -124,43 +113,25 @@ def check_protocol(gtab: GradientTable) -> None:
         )
 
 
+def check_range(value: float, least: float, most: float, what: str) -> None:
+    """Raise ConfigError for a number out of its range; `what` follows it in the message."""
+    if not least <= value <= most:
+        raise ConfigError(f"{value:g} {what}", expected=f"{least:g} to {most:g}")
+
+
 def read_protocol(bval: str | Path, bvec: str | Path) -> GradientTable:
-    """Read the gradient table of a scan that is to be simulated.
-
-    Parameters
-    ----------
-    bval, bvec
-        FSL gradient files that belong to a RAS image.
-
-    Returns
-    -------
-    GradientTable
-        RAS+.
+    """Read the gradient table of a scan to simulate: FSL gradient files of a RAS image.
 
     Raises
     ------
     GradientError
         If a file cannot be read as such.
     ConfigError
-        If no tensor can be fitted to the scan.
+        If no tensor can be fitted to such a scan.
     """
     gtab = read_gradients(bval, bvec, affine=np.eye(4))
     check_protocol(gtab)
     return gtab
-
-
-def check_request(shape: Sequence[int], snr: float | None) -> None:
-    """Refuse a scan that cannot be drawn.
-
-    Raises
-    ------
-    ConfigError
-        If it has no three axes of two voxels or more, or its SNR is not above zero.
-    """
-    if len(shape) != 3 or min(shape) < 2:
-        raise ConfigError(f"shape {shape}", expected="three numbers, two or more each")
-    if snr is not None and not snr > 0:
-        raise ConfigError(f"SNR {snr:g}", expected="a number above zero")
 
 
 def draw_protocol(
@@ -187,11 +158,6 @@ def draw_protocol(
         shells for `"multishell"`).
     n_b0
         Number of b=0 volumes.
-
-    Returns
-    -------
-    GradientTable
-        Directions in RAS+.
 
     Raises
     ------
@@ -225,23 +191,21 @@ def draw_protocol(
             raise ConfigError(f"{counts.tolist()} directions", expected="one or more per shell")
         n_steps = int(rng.integers(20, 100))
         sets = [spread_directions(rng, int(n), n_steps=n_steps) for n in counts]
-    values = np.concatenate(
-        [np.zeros(n_b0), *(np.full(len(g), b) for g, b in zip(sets, shells, strict=True))]
-    )
-    return GradientTable(values, np.concatenate([np.zeros((n_b0, 3)), *sets]))
+    return _table(sets, shells, n_b0)
 
 
 def draw_shells(
     rng: np.random.Generator, *, n_directions: int, bvals: tuple[float, ...]
 ) -> list[GradientTable]:
-    """Draw shells, b=0 first, whose directions are spread and disjoint."""
-    tables = []
-    for bval in bvals:
-        axes = spread_directions(rng, n_directions)
-        tables.append(
-            GradientTable(
-                np.concatenate([np.zeros(N_B0), np.full(n_directions, bval)]),
-                np.concatenate([np.zeros((N_B0, 3)), axes]),
-            )
-        )
-    return tables
+    """Draw shells, two b=0 first, whose directions are spread and disjoint."""
+    return [_table([spread_directions(rng, n_directions)], [bval], N_B0) for bval in bvals]
+
+
+def _table(
+    sets: Sequence[NDArray[np.float64]], bvals: Sequence[float] | NDArray[np.float64], n_b0: int
+) -> GradientTable:
+    """Return the table of b=0 volumes and one set of directions (n, 3) for each b-value."""
+    weighted = [np.full(len(g), b) for g, b in zip(sets, bvals, strict=True)]
+    return GradientTable(
+        np.concatenate([np.zeros(n_b0), *weighted]), np.concatenate([np.zeros((n_b0, 3)), *sets])
+    )

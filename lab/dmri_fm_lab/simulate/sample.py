@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate.batch import draw_batch
@@ -17,36 +18,16 @@ __all__ = ["Sample", "draw_sample"]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A simulated scan and its truth.
+    """A simulated scan and its truth: the fields of :class:`~.batch.Batch`.
 
-    Attributes
-    ----------
-    signal
-        Shape (X, Y, Z, N), float32, scanner units: b=0 and weighted volumes, as measured.
-    gtab
-        Its gradient table, RAS+.
-    truth_tensor
-        Shape (X, Y, Z, 6), float32, mm^2/s, RAS+, order xx, xy, xz, yy, yz, zz; zero outside
-        the mask. None if it was not asked for.
-    truth_bval
-        b-value the true tensor belongs to, s/mm^2.
-    fractions
-        Shape (X, Y, Z, 4), float32: white matter, grey matter, CSF, lesion.
-    mask
-        Shape (X, Y, Z), bool: the brain.
-    sigma
-        Standard deviation of the noise in one channel, scanner units.
-    affine
-        Shape (4, 4), voxel to RAS+ mm.
+    Images have the shape (X, Y, Z, ...): volumes, tensor elements and tissues come last.
     """
 
     signal: NDArray[np.float32]
-    gtab: GradientTable
     truth_tensor: NDArray[np.float32] | None
     truth_bval: float
     fractions: NDArray[np.float32]
     mask: NDArray[np.bool_]
-    sigma: float
     affine: NDArray[np.float64]
 
 
@@ -69,11 +50,6 @@ def draw_sample(
     gtab
         The protocol; one b=0 and a Skare set at a random b-value if None.
 
-    Raises
-    ------
-    ConfigError
-        If an argument is out of range.
-
     Examples
     --------
     >>> sample = draw_sample(np.random.default_rng(0), shape=(8, 8, 8))
@@ -81,24 +57,25 @@ def draw_sample(
     ((8, 8, 8, 7), (8, 8, 8, 6))
     """
     gtab = gtab or draw_protocol(rng)
-    grid = None if affine is None else torch.tensor(np.asarray(affine), dtype=torch.float32)
     batch = draw_batch(
         torch.Generator().manual_seed(int(rng.integers(2**62))),
         [gtab],
         shape=shape,
-        affine=grid,
+        affine=None if affine is None else torch.tensor(np.asarray(affine), dtype=torch.float32),
         snr=snr,
         atlas_weight=atlas_weight,
         with_truth=with_truth,
     )
-    truth = batch.truth_tensor
+
+    def channels_last(images: Tensor) -> NDArray[np.float32]:
+        array: NDArray[np.float32] = images[0].movedim(0, -1).contiguous().numpy()
+        return array
+
     return Sample(
-        signal=batch.signal[0].movedim(0, -1).contiguous().numpy(),
-        gtab=gtab,
-        truth_tensor=None if truth is None else truth[0].movedim(0, -1).contiguous().numpy(),
-        truth_bval=float(batch.truth_bval[0]),
-        fractions=batch.fractions[0].movedim(0, -1).contiguous().numpy(),
-        mask=batch.mask[0].numpy(),
-        sigma=float(batch.sigma[0]),
-        affine=batch.affine[0].double().numpy(),
+        channels_last(batch.signal),
+        None if batch.truth_tensor is None else channels_last(batch.truth_tensor),
+        float(batch.truth_bval[0]),
+        channels_last(batch.fractions),
+        batch.mask[0].numpy(),
+        batch.affine[0].double().numpy(),
     )

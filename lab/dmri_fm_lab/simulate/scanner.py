@@ -3,7 +3,7 @@
 trxscan (https://github.com/PennLINC/TRXScan) makes the signal of streamlines and tissue
 fractions on a finer grid and acquires it line by line, with susceptibility distortion, T2 decay,
 eddy currents, ghosts, partial Fourier, ringing, noise and head motion. Its model of tissue is its
-own: sticks and zeppelins along streamlines, in the place of this project's mixture.
+own, sticks and zeppelins along streamlines, and not the training generator's mixture.
 """
 
 from __future__ import annotations
@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm_lab.simulate.anatomy import (
-    Fractions,
-    smooth_field,
-)
+from dmri_fm_lab.simulate.anatomy import Fractions, smooth_field
 from dmri_fm_lab.simulate.subject import Subject
 
 __all__ = ["Acquisition", "acquire", "acquire_fieldmap", "draw_motion", "simulate", "t1w_image"]
-
 
 #: Slices that are simulated at a time.
 _SLAB = 16
@@ -37,7 +33,7 @@ _SIGNAL = 2000.0
 
 @dataclass(frozen=True)
 class Acquisition:
-    """How a series is acquired.
+    """Parameters of the acquisition of a series.
 
     Attributes
     ----------
@@ -70,13 +66,10 @@ class Acquisition:
 def draw_motion(
     rng: np.random.Generator, n_volumes: int, *, step_mm: float, step_deg: float
 ) -> NDArray[np.float64]:
-    """Draw head motion as a random walk that starts at rest.
+    """Draw head motion as a random walk that starts at rest: transforms (n_volumes, 4, 4), RAS mm.
 
-    Returns
-    -------
-    ndarray
-        Shape (n_volumes, 4, 4), RAS mm: a point x of the head is at ``xfms[n] @ x`` during
-        volume n, the same sense as the transforms that motion correction estimates.
+    A point x of the head is at ``xfms[n] @ x`` during volume n, the same sense as the transforms
+    that motion correction estimates.
     """
     steps = rng.normal(0.0, 1.0, (n_volumes, 6)) * ([step_deg] * 3 + [step_mm] * 3)
     steps[0] = 0.0
@@ -97,23 +90,9 @@ def acquire(
     *,
     xfms: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """Acquire a series.
+    """Acquire a series: magnitudes (X, Y, Z, N), float32, scanner units.
 
-    Parameters
-    ----------
-    subject
-        The head on its grid.
-    gtab
-        Gradients, RAS+.
-    acquisition
-        How.
-    xfms
-        Shape (N, 4, 4), RAS mm: a point x of the head is at ``xfms[n] @ x`` during volume n.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z, N), float32, scanner units: magnitudes.
+    `gtab` is RAS+, `xfms` (N, 4, 4) as :func:`draw_motion` returns them.
     """
     simulation = simulate(subject, gtab, acquisition, xfms=xfms)
     data: NDArray[np.float32] = np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
@@ -128,6 +107,7 @@ def simulate(
     xfms: NDArray[np.float64] | None = None,
     with_peaks: bool = False,
 ) -> Any:
+    """Acquire a series, arguments as of :func:`acquire`; return trxscan's simulation."""
     import trxscan
 
     motion = None
@@ -178,7 +158,7 @@ def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
             d_intra=tissue.stick,
             d_extra=(tissue.parallel, tissue.radial, tissue.radial),
             d_gm=tissue.grey,
-            # Only heads at rest would have it.
+            # trxscan would apply it to heads at rest only.
             gm_restricted_frac=0.0,
             d_csf=tissue.csf,
             t2_fiber=white,
@@ -218,21 +198,9 @@ def acquire_fieldmap(subject: Subject, *, seed: int) -> dict[str, tuple[NDArray[
 def t1w_image(
     rng: np.random.Generator, parts: Fractions, *, voxel_size_mm: float
 ) -> NDArray[np.float32]:
-    """Draw a T1-weighted image of a head, scalp included.
+    """Draw a T1-weighted image (X, Y, Z), float32, scanner units, scalp included.
 
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    parts
-        Fractions on the image's grid.
-    voxel_size_mm
-        Of that grid, for the receive field.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z), float32, scanner units.
+    The receive field depends on the voxel size of the image's grid.
     """
     image = parts.wm + 0.68 * parts.gm + 0.22 * parts.csf + 0.95 * parts.scalp
     shape = (image.shape[0], image.shape[1], image.shape[2])

@@ -16,18 +16,10 @@ from dmri_fm_lab.simulate.anatomy import (
     voxel_mm,
 )
 
-__all__ = [
-    "Subject",
-    "Tissue",
-    "coarser",
-    "draw_field_hz",
-    "grid",
-    "place_subject",
-]
+__all__ = ["Subject", "Tissue", "coarser", "draw_field_hz", "grid", "place_subject"]
 
 #: Points of the finer grid along each in-plane axis of a voxel.
 OVERSAMPLING = 2
-
 
 #: Bones and air near the brain, where the field is bent: MNI mm, width mm, share of the peak.
 _FIELD_SOURCES = (
@@ -49,7 +41,7 @@ class Tissue:
     grey, csf
         Diffusivities.
     fibrous
-        Share of grey matter that is as white matter: fibres go on into it. Real cortex has an FA
+        Share of grey matter with the signal of white matter, as fibres reach it. Cortex has an FA
         of .1 to .2 (McNab et al. 2013, doi:10.1016/j.neuroimage.2012.11.065).
     t2_ms
         Of white matter, grey matter and CSF.
@@ -108,25 +100,14 @@ def grid(
 def draw_field_hz(
     rng: np.random.Generator, mni_mm: NDArray[np.float32], *, peak_hz: float
 ) -> NDArray[np.float32]:
-    """Draw a susceptibility field: bumps above the sinuses and the ears, and a smooth rest.
+    """Draw a susceptibility field (X, Y, Z), float32, Hz: bumps at sinuses and ears, smooth rest.
 
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    mni_mm
-        Shape (3, X, Y, Z): where voxels of 1 to 6 mm lie in MNI space.
-    peak_hz
-        Field above the frontal sinus, Hz.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z), float32, Hz.
+    `mni_mm` (3, X, Y, Z) are the positions of the voxels in MNI space; `peak_hz` is the field
+    above the frontal sinus.
     """
     field = np.zeros(mni_mm.shape[1:], dtype=np.float32)
-    for place, width, share in _FIELD_SOURCES:
-        centre = np.array(place) + rng.normal(0.0, 3.0, 3)
+    for source, width, share in _FIELD_SOURCES:
+        centre = np.array(source) + rng.normal(0.0, 3.0, 3)
         apart = mni_mm - centre.astype(np.float32)[:, None, None, None]
         size = peak_hz * share * rng.uniform(0.8, 1.2)
         field += np.float32(size) * np.exp(-(apart**2).sum(axis=0) / np.float32(2 * width**2))
@@ -148,18 +129,7 @@ def place_subject(
 ) -> Subject:
     """Put a head on the grid of a series, with a random susceptibility field.
 
-    What lies outside the brain gives no signal, as where fat is suppressed well.
-
-    Parameters
-    ----------
-    anatomy, tissue
-        The head.
-    voxel_size_mm
-        Of the series.
-    rng
-        Source of the field's randomness.
-    field_peak_hz
-        See :func:`draw_field_hz`.
+    Tissue outside the brain gives no signal, as where fat is suppressed well.
     """
     import trxscan
 
@@ -178,13 +148,10 @@ def place_subject(
         fieldmap=field,
         affine=affine,
     )
-    phantom = replace(
-        phantom,
-        streamlines=trxscan.Streamlines(anatomy.fibres.points, anatomy.fibres.offsets),
-    )
-    coarse = Fractions.of(
-        *(coarser(a) for a in (parts.wm, parts.gm, parts.csf, parts.lesion, parts.scalp))
-    )
+    streamlines = trxscan.Streamlines(anatomy.fibres.points, anatomy.fibres.offsets)
+    phantom = replace(phantom, streamlines=streamlines)
+    fine_parts = (parts.wm, parts.gm, parts.csf, parts.lesion, parts.scalp)
+    coarse = Fractions.of(*(coarser(part) for part in fine_parts))
     return Subject(shape, affine, coarse, coarser(field), tissue, phantom)
 
 

@@ -1,10 +1,10 @@
-"""The average heads that simulated ones are deformed from: maps of MNI space, packaged by nilearn.
+"""Average heads in MNI space, packaged by nilearn, from which simulated ones are deformed.
 
-Two of them, so that what is trained on one can be tested on the other. The tissue maps of the
+There are two, so that networks trained on one can be tested on the other. The tissue maps of the
 MNI152 2009a template are averages of many brains, and blurred. The folded cortex of FreeSurfer's
 average surfaces (fsaverage5; Fischl et al. 1999,
-doi:10.1002/(SICI)1097-0193(1999)8:4<272::AID-HBM10>3.0.CO;2-4) is sharp; only what lies
-below and between its hemispheres comes from the tissue maps.
+doi:10.1002/(SICI)1097-0193(1999)8:4<272::AID-HBM10>3.0.CO;2-4) is sharp; only the
+tissue below and between its hemispheres comes from the tissue maps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an ideal scanner would find in a simulated subject: tensor, b=0 and fibre orientations."""
+"""Truth of a simulated subject, as of an ideal scanner: tensor, b=0, fibre orientations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Truth", "true_peaks", "true_tensor"]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What an ideal scanner would find in a head.
+    """Tensor, b=0 and fibre peaks of a head.
 
     Attributes
     ----------
@@ -39,16 +39,7 @@ def true_tensor(subject: Subject, *, bval: float, echo_ms: float) -> Truth:
     """Fit a tensor to the signal of a dense shell, free of noise, at rest and undistorted.
 
     The signal is averaged over each voxel: images whose k-space ends at the voxel size ring, and
-    a truth should not. See :func:`~.mixture.fit_shell`.
-
-    Parameters
-    ----------
-    subject
-        The head on its grid.
-    bval
-        Of the shell, s/mm^2.
-    echo_ms
-        Echo time.
+    a truth should not. `bval` is that of the shell, s/mm^2. See :func:`~.mixture.fit_shell`.
     """
     axes = dense_shell(torch.device("cpu")).numpy().astype(np.float64)
     gtab = GradientTable(

@@ -12,12 +12,7 @@ from typing import Any, TypeVar
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import explain_retired
 
-__all__ = [
-    "DropePretraining",
-    "Optimisation",
-    "TensorTraining",
-    "read_training",
-]
+__all__ = ["DropePretraining", "Optimisation", "TensorTraining", "read_training"]
 
 
 @dataclass(frozen=True)
@@ -31,23 +26,23 @@ class Optimisation:
     warmup_steps
         Steps over which the learning rate rises.
     learning_rate, final_learning_rate
-        At the end of the warm-up and at the end of the run.
+        Rates at the end of the warm-up and at the end of the run.
     schedule
         "cosine", or "halves": the first rate for half of the run, the final one for the rest.
     weight_decay, final_weight_decay
-        At the start and at the end of the run (cosine).
+        Decay at the start and at the end of the run (cosine).
     beta2
         Decay of the second moment.
     clip_norm
         Largest norm of a gradient.
     average_decay
-        Decay of the running average of the weights, which is what is kept.
+        Decay of the running average of the weights; the average is the result of the run.
     max_minutes
-        Stop cleanly after so much time; 0: never.
+        Time after which the run stops cleanly; 0: never.
     checkpoint_minutes
         Time between checkpoints.
     seed
-        Of the initial weights and of every sample.
+        Seed of the initial weights and of every sample.
     matmul_precision
         As :func:`torch.set_float32_matmul_precision` takes it; "medium" is faster on
         processors with bfloat16 units.
@@ -82,25 +77,23 @@ class TensorTraining:
         Name in the registry.
     optimisation
         See :class:`Optimisation`.
-    batch
-        Patches a step.
-    patch_voxels
-        Side of a patch.
+    batch, patch_voxels
+        Patches a step, and the side of a patch.
     csf_weight
         Weight of pure CSF in the loss; other tissue has weight one.
     spread_share
-        Share of patches whose six directions are picked from a larger spread set, as in use;
-        the others have a rotated, jittered Skare set.
+        Share of patches whose six directions are chosen from a larger set, as in the app; the
+        others have a rotated, jittered Skare set.
     more_share
         Share of batches with seven to sixteen directions.
     scan_share
-        Share of batches that are drawn from real scans, where there are any.
+        Share of batches from real scans, where there are any.
     loss
         "relative" (errors of tensor, FA and MD over those of least squares, and of the
         intervals) or "squared" (mean squared error of the elements, as published).
     n_reference, n_held_out
-        Further patches from which the statistics of the network's features, and the factors
-        that calibrate its intervals, are taken after training.
+        Further patches, drawn after training, for the statistics of the network's features and
+        for the factors that calibrate its intervals.
     """
 
     model: str
@@ -127,39 +120,39 @@ class DropePretraining:
     optimisation
         See :class:`Optimisation`.
     part
-        "all", or "decoder": the encoder stays as it was.
+        "all", or "decoder": the encoder is frozen.
     min_directions, max_directions
-        Directions a step sees, masked ones included.
+        Range of the directions of a step, masked ones included.
     scan_directions
         Directions drawn for a simulated scan.
     whole_share, crop_share
-        Share of steps that see whole brains; of the others, share of the places that they see, a
-        ball about one of them.
+        Share of steps with whole brains; in the others, share of the patches in the ball that
+        they are cropped to.
     ramp_share
         Part of the run over which the weight of masked patches rises.
     n_reuse
-        Steps for which a scan serves, on the average, each with other directions and another mask.
+        Steps per scan, on the average, each with other directions and another mask.
     n_at_hand
-        Scans among which a step chooses, so that steps in a row are not alike.
+        Scans among which a step chooses, so that successive steps differ.
     masking
-        "alternating": places and directions are masked in turn, epoch by epoch; "spatial" or
-        "diffusion": only places or directions are.
+        "alternating": patches and directions are masked in turn, epoch by epoch; "spatial" or
+        "diffusion": patches alone, or directions alone.
     steps_per_epoch
         Steps of such an epoch.
     scan_share
         Share of scans that are real, where there are any.
     shell_share
-        How often, of scans with several shells, one shell is masked and another visible.
+        Share of steps, among those of multi-shell scans, that mask one shell and show another.
     n_starting
-        Steps whose scans set the first readout of visible patches.
+        Steps whose scans set the decoder's first linear map.
     n_readout
-        Simulated heads to which the readout of the scan's features is fitted after training.
+        Simulated brains to which the pooling of tokens is fitted after training.
     n_reference, n_held_out
-        Scans as training draws them, from which the statistics of features, and the quantiles of
-        scores, are taken after training.
+        Scans, drawn after training, for the statistics of features and for the quantiles of
+        out-of-distribution scores.
     held_out_share
-        Share of participants that are not trained on: the quantiles of scores come from them.
-        Where that rounds to none, they come from other draws of the scans that were trained on.
+        Share of held-out participants, from whose scans the quantiles come. Where that rounds to
+        none, they come from other draws of the training scans.
     """
 
     model: str
@@ -211,8 +204,8 @@ def read_training(
     Raises
     ------
     ConfigError
-        If there is no such file, the name stands for no model any more, the file is not TOML, or
-        a field is unknown, missing or of the wrong type.
+        If there is no such file, the model is retired, the file is not TOML, or a field is
+        unknown, missing or of the wrong type.
     """
     for name in (str(name_or_path), model):
         if name and (retired := explain_retired(name)):
@@ -247,12 +240,8 @@ def _build(settings: type[_Settings], values: Mapping[str, Any], path: Path) -> 
             path=path,
             expected=f"the fields {', '.join(known)}",
         )
-    types: dict[str, Any] = {
-        "int": int,
-        "float": (int, float),
-        "str": str,
-        "Optimisation": Optimisation,
-    }
+    types: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
+    types["Optimisation"] = Optimisation
     for name, value in values.items():
         wanted = str(known[name].type)
         if isinstance(value, bool) or not isinstance(value, types[wanted]):

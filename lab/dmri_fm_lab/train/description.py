@@ -1,4 +1,4 @@
-"""What stands beside a run's checkpoint and weights: its data and settings, in plain types."""
+"""Descriptions of a run beside its checkpoint and weights: data and settings, in plain types."""
 
 from __future__ import annotations
 
@@ -20,16 +20,9 @@ def describe_run(
     scan_share: float,
     noun: str,
 ) -> dict[str, Any]:
-    """Return what the description of trained weights says of their training.
+    """Return the description of trained weights: data, settings and length of their training.
 
-    Parameters
-    ----------
-    config
-        Settings of the run.
-    run
-        What it left.
-    scans, scan_share, noun
-        Real scans that the network has seen, see :func:`describe_data`.
+    The real scans that the network has seen are described as :func:`describe_data` does.
     """
     return {
         "data": describe_data(scans, scan_share=scan_share, noun=noun),
@@ -42,16 +35,16 @@ def describe_run(
 
 
 def describe_data(scans: Sequence[str], *, scan_share: float = 0.0, noun: str = "scan") -> str:
-    """Return what a network learnt from, in words, for the description of its weights.
+    """Return the training data of a network in words, for the description of its weights.
 
     Parameters
     ----------
     scans
-        Names of all real scans that it has seen, those of the run that it started from included.
+        Names of all real scans that it has seen, also in the run that it started from.
     scan_share
         Share of this run's samples that were drawn from real scans.
     noun
-        What the names name: "scan", or "brain" where all scans of one brain share a name.
+        "scan", or "brain" where all scans of one brain share a name.
 
     Examples
     --------
@@ -75,8 +68,7 @@ def describe_data(scans: Sequence[str], *, scan_share: float = 0.0, noun: str = 
 def describe_recipe(config: TensorTraining | DropePretraining) -> dict[str, Any]:
     """Return the settings that decide what a network learns: a run goes on with no others.
 
-    Without those of the optimisation, which the training loop compares itself, and of what is
-    done when training is over.
+    The training loop compares the settings of the optimisation itself.
     """
     rest = ("optimisation", "n_readout", "n_reference", "n_held_out")
     return {k: v for k, v in asdict(config).items() if k not in rest}

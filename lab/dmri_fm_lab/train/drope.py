@@ -2,8 +2,8 @@
 
 Patches and directions are masked in turn, epoch by epoch: see
 :mod:`dmri_fm_lab.train.masked_steps`.
-The pooling of a scan's features is fitted afterwards, see :mod:`dmri_fm_lab.train.readout`, and
-so are the statistics of the out-of-distribution score.
+The pooling (:mod:`dmri_fm_lab.train.readout`) and the statistics of the out-of-distribution score
+are fitted afterwards.
 """
 
 from __future__ import annotations
@@ -43,26 +43,20 @@ from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
-from dmri_fm_lab.train.loop import CHECKPOINT, CPU, Hardware, Run, run_training
-from dmri_fm_lab.train.masked_steps import (
+from dmri_fm_lab.train.loop import (
+    CHECKPOINT,
+    CPU,
     HELD_OUT,
-    HOLD_OUT,
     REFERENCE,
-    ScanSource,
-    masks_patches,
-    step_losses,
+    Hardware,
+    Run,
+    run_training,
 )
+from dmri_fm_lab.train.masked_steps import HOLD_OUT, ScanSource, masks_patches, step_losses
 from dmri_fm_lab.train.readout import fit_scan_readout, load_readout, save_readout
 from dmri_fm_lab.train.scan_cache import CachedScan
 
-__all__ = [
-    "MAE_CONFIGS",
-    "Start",
-    "build_autoencoder",
-    "check_part",
-    "hold_out",
-    "pretrain_drope",
-]
+__all__ = ["MAE_CONFIGS", "Start", "build_autoencoder", "check_part", "hold_out", "pretrain_drope"]
 
 #: Decoder and masks for each encoder of the registry.
 MAE_CONFIGS: dict[str, MaeConfig] = {
@@ -72,7 +66,7 @@ MAE_CONFIGS: dict[str, MaeConfig] = {
     "drope-ablation-plain": ABLATION_MAE,
 }
 
-#: What of an autoencoder is trained: the encoder stays as it is with the second.
+#: Parts of an autoencoder that can be trained: both, or the decoder behind a frozen encoder.
 PARTS = ("all", "decoder")
 
 #: Missing-brain threshold: largest share of an octant of the brain that a reference scan lacks.
@@ -91,7 +85,7 @@ class Start:
     network
         Encoder and decoder.
     origin
-        Description of it, the `scans` that it has seen among it: written beside the weights.
+        Description, written beside the weights: model or run, and the `scans` that it has seen.
     """
 
     network: Autoencoder
@@ -99,7 +93,7 @@ class Start:
 
 
 def build_autoencoder(model: str = "drope") -> Autoencoder:
-    """Return the autoencoder that pretrains an encoder, its weights as they are drawn.
+    """Return the autoencoder that pretrains an encoder, with random weights.
 
     Raises
     ------
@@ -114,7 +108,7 @@ def build_autoencoder(model: str = "drope") -> Autoencoder:
 
 
 def check_part(config: DropePretraining, *, has_start: bool) -> None:
-    """Raise ConfigError if a decoder is to be trained without an encoder that has been."""
+    """Raise ConfigError if a decoder is to be trained without a trained encoder."""
     if config.part not in PARTS or (config.part == "decoder" and not has_start):
         raise ConfigError(
             f"part {config.part!r} of a {'trained' if has_start else 'new'} network",
@@ -138,22 +132,15 @@ def pretrain_drope(
 
     Parameters
     ----------
-    config
-        Settings; see :func:`dmri_fm_lab.train.config.read_training`.
-    folder
-        For the log and the checkpoint; a run found there is continued.
-    hardware
-        Processors.
+    config, folder, hardware, version
+        See :func:`~dmri_fm_lab.train.tensor_training.train_tensor_network`.
     weights
         Where to write the encoder's weights (.safetensors) afterwards, with the statistics of
         its features on further draws of simulated and real scans.
-    version
-        Of the weights.
     scans
         Real scans, see :func:`dmri_fm_lab.train.scan_cache.cache_scans`.
     start
-        What to train further, see :func:`dmri_fm_lab.train.runs.load_start`; its network is
-        changed.
+        Network to train further, see :func:`dmri_fm_lab.train.runs.load_start`; it is changed.
     draw
         Other training scans by step, in place of all these.
 
@@ -162,7 +149,6 @@ def pretrain_drope(
     ConfigError
         If the model is not a D-RoPE encoder, or its decoder is to be trained without one.
     """
-    architecture = find_model(config.model, family="encoder").config
     masks_patches(config, 0)
     torch.manual_seed(config.optimisation.seed)
     check_part(config, has_start=start is not None)
@@ -171,7 +157,8 @@ def pretrain_drope(
     origin = None if start is None else dict(start.origin)
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
-    draw = draw or ScanSource(architecture, config, scans=scans).get
+    names = [scan.name for scan in scans]
+    draw = draw or ScanSource(model.encoder.config, config, scans=scans).get
     is_new = start is None and not (Path(folder) / CHECKPOINT).exists()
     if isinstance(model, GuidedAutoencoder) and is_new:
         _start_readout(model, [draw(step) for step in range(config.n_starting)])
@@ -182,38 +169,41 @@ def pretrain_drope(
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
-        data={
-            "scans": [scan.name for scan in scans],
-            "recipe": describe_recipe(config),
-            "start": origin,
-        },
+        data={"scans": names, "recipe": describe_recipe(config), "start": origin},
     )
     if weights is not None and run.is_main:
         statistics = _describe_features(run, config, folder, scans, held_out)
-        described = _describe_scans(config, run, scans, origin)
-        save_weights(
-            weights,
-            model.encoder,
-            name=config.model,
-            version=version,
-            training={**described, "held_out": [scan.name for scan in held_out]},
-            statistics=statistics,
-            pretraining=(
-                split_autoencoder(run.model) if isinstance(run.model, GuidedAutoencoder) else None
-            ),
-        )
+        training = _describe_scans(config, run, names, origin)
+        training["held_out"] = [scan.name for scan in held_out]
+        _save(weights, version, model, config.model, training, statistics)
     return run
 
 
+def _save(
+    path: str | Path,
+    version: str,
+    model: Autoencoder,
+    name: str,
+    training: dict[str, Any],
+    statistics: dict[str, Tensor],
+) -> None:
+    save_weights(
+        path,
+        model.encoder,
+        name=name,
+        version=version,
+        training=training,
+        statistics=statistics,
+        pretraining=split_autoencoder(model) if isinstance(model, GuidedAutoencoder) else None,
+    )
+
+
 def _describe_scans(
-    config: DropePretraining,
-    run: Run,
-    scans: Sequence[CachedScan],
-    origin: dict[str, Any] | None,
+    config: DropePretraining, run: Run, names: Sequence[str], origin: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Describe a run and the scans that it has seen, those of its start included."""
-    drawn = scans if config.scan_share > 0 else []
-    seen = {scan.name for scan in drawn} | set((origin or {}).get("scans", ()))
+    drawn = names if config.scan_share > 0 else ()
+    seen = {*drawn, *(origin or {}).get("scans", ())}
     share = config.scan_share if drawn else 0.0
     described = describe_run(config, run, scans=sorted(seen), scan_share=share, noun="scan")
     return {**described, "start": origin}
@@ -243,7 +233,7 @@ def _describe_features(
     scans: Sequence[CachedScan],
     held_out: Sequence[CachedScan],
 ) -> dict[str, Tensor]:
-    """Fit what reads features off the tokens, if need be; return statistics of sound scans."""
+    """Fit the pooling, if need be; return the reference statistics of the features."""
     assert isinstance(run.model, MaskedAutoencoder | GuidedAutoencoder)
     encoder = run.model.encoder.cpu()
     if encoder.readout is not None:
@@ -282,18 +272,18 @@ def _encode_scans(
     purpose: int,
     n_scans: int,
 ) -> list[ScanSummary]:
-    """Encode scans as training draws them, but for those that miss much of the brain.
+    """Encode scans as training draws them, with the app's number of directions.
 
-    With as many directions as features are computed from in the app.
+    Scans that miss much of the brain are drawn again, up to a limit.
     """
     config = replace(config, scan_directions=FEATURE_DIRECTIONS)
     source = ScanSource(encoder.config, config, purpose, scans)
-    found: list[ScanSummary] = []
+    summaries: list[ScanSummary] = []
     for number in itertools.count():
         tokens = source.draw(number)
         summary = encode_tokens(encoder, tokens).summary
         if not summary.indicators["missing"] > MOST_MISSING or number >= 2 * n_scans:
-            found.append(summary)
-        if len(found) == n_scans:
+            summaries.append(summary)
+        if len(summaries) == n_scans:
             break
-    return found
+    return summaries

@@ -10,7 +10,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")
 
-#: Name of the checkpoint within a run's folder.
-CHECKPOINT = "last.ckpt"
+#: Names of checkpoint and log within a run's folder.
+CHECKPOINT, LOG = "last.ckpt", "log.csv"
 
-#: Name of the log within a run's folder.
-LOG = "log.csv"
+#: Seeds of simulated data are [seed, purpose, number]: nothing drawn serves two purposes.
+TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Hardware:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a training run left.
+    """The result of a training run.
 
     Attributes
     ----------
@@ -68,8 +68,8 @@ class Run:
     minutes
         Time spent in them, interruptions not counted.
     last
-        Means of the logged numbers over the last twentieth of the steps; numbers that no such
-        step has are left out.
+        Means of the logged numbers over the last twentieth of the steps, without those that no
+        such step has.
     is_main
         Whether this process is the first of those that train together.
     """
@@ -103,7 +103,7 @@ def weight_decay_at(step: int, settings: Optimisation) -> float:
     return final + (first - final) * 0.5 * (1.0 + math.cos(math.pi * x))
 
 
-# One function, read from top to bottom: what a step does, and in which order, is what it tells.
+# One function of more than 60 lines: the order of what a step does is what a reader looks for.
 def run_training(
     model: nn.Module,
     draw: Callable[[int], Sample],
@@ -129,12 +129,11 @@ def run_training(
     settings
         Optimiser and schedule.
     folder
-        For the log (CSV) and the checkpoint; made if need be; a run found
-        there is continued.
+        For the log (CSV) and the checkpoint; made if need be; a run in it is continued.
     hardware
         Processors.
     data
-        What `draw` draws from and how it is learnt, in plain types: a run does not go on with
+        Description of the data and of the recipe, in plain types: a run does not go on with
         another.
 
     Raises
@@ -144,6 +143,7 @@ def run_training(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = folder / CHECKPOINT, folder / LOG
     fabric = _make_fabric(hardware, settings.precision)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
@@ -159,23 +159,18 @@ def run_training(
         "step": 0,
         "seconds": 0.0,
     }
-    checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         _resume(fabric, checkpoint, state)
         average.load_state_dict(state["average"])
         if fabric.is_global_zero:
-            _shorten_log(folder / LOG, int(state["step"]))
-    step, before = int(state["step"]), float(state["seconds"])
-    started = saved = time.monotonic()
+            _shorten_log(log, int(state["step"]))
+    step, seconds = int(state["step"]), float(state["seconds"])
+    saved = time.monotonic()
+    started = saved - seconds
     recent: list[dict[str, float]] = []
     wrapped.train()
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    mine = range(
-        step * fabric.world_size + fabric.global_rank,
-        settings.n_steps * fabric.world_size,
-        fabric.world_size,
-    )
-    for sample in _draw_ahead(draw, mine, fabric.device):
+    for sample in _draw_ahead(draw, fabric, step, settings.n_steps):
         rate = _schedule(optimiser, step, settings)
         losses = step_losses(wrapped, sample, step)
         fabric.backward(losses["loss"])
@@ -185,20 +180,16 @@ def run_training(
         average.update_parameters(model)
         step += 1
         now = time.monotonic()
-        seconds = before + now - started
+        seconds = now - started
         row = {k: float(v.detach()) for k, v in losses.items()}
         recent = [*recent[-(settings.n_steps // 20) :], row]
         if fabric.is_global_zero:
-            numbers = {"minutes": seconds / 60, "rate": rate, "norm": _number(norm)}
-            _log(folder / LOG, {"step": step, **numbers, **row}, is_new=step == 1)
-        is_late, is_due = fabric.broadcast(
-            (
-                0 < settings.max_minutes * 60 <= seconds,
-                now - saved > settings.checkpoint_minutes * 60,
-            )
-        )
-        is_last = is_late or step == settings.n_steps
-        if is_last or is_due:
+            length = float("nan") if norm is None else float(norm)
+            _log(log, {"step": step, "minutes": seconds / 60, "rate": rate, "norm": length, **row})
+        is_late = 0 < settings.max_minutes * 60 <= seconds
+        is_due = now - saved > settings.checkpoint_minutes * 60
+        is_late, is_due = fabric.broadcast((is_late, is_due))
+        if is_late or is_due or step == settings.n_steps:
             state |= {"step": step, "seconds": seconds, "average": average.state_dict()}
             partial = checkpoint.with_suffix(".part")
             fabric.save(partial, state)
@@ -209,9 +200,7 @@ def run_training(
         if is_late:
             break
     model.load_state_dict({k: v.clone() for k, v in average.module.state_dict().items()})
-    last = _mean_rows(recent)
-    minutes = (before + time.monotonic() - started) / 60 if recent else before / 60
-    return Run(model.eval(), step, minutes, last, fabric.is_global_zero)
+    return Run(model.eval(), step, seconds / 60, _mean_rows(recent), fabric.is_global_zero)
 
 
 def _schedule(optimiser: Any, step: int, settings: Optimisation) -> float:
@@ -224,9 +213,11 @@ def _schedule(optimiser: Any, step: int, settings: Optimisation) -> float:
 
 
 def _draw_ahead(
-    draw: Callable[[int], Sample], numbers: Sequence[int], device: torch.device
+    draw: Callable[[int], Sample], fabric: Fabric, first: int, n_steps: int
 ) -> Iterator[Sample]:
-    """Yield the samples of some numbers, each drawn while the one before is worked on."""
+    """Yield this device's samples, each drawn while the one before is worked on."""
+    n, device = fabric.world_size, fabric.device
+    numbers = range(first * n + fabric.global_rank, n_steps * n, n)
 
     def draw_here(number: int) -> Sample:
         # The current GPU is one of a thread's own settings.
@@ -290,15 +281,14 @@ def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> None:
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Part matrices, which decay, from biases, norms and lone tokens, which do not."""
-    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "token" not in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "token" not in n)]
-    return [
-        {"params": decayed, "is_decayed": True},
-        {"params": others, "is_decayed": False},
-    ]
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[parameter.ndim > 1 and "token" not in name].append(parameter)
+    return [{"params": group, "is_decayed": decayed} for decayed, group in groups.items()]
 
 
-def _log(path: Path, row: dict[str, float], *, is_new: bool) -> None:
+def _log(path: Path, row: dict[str, float]) -> None:
+    is_new = row["step"] == 1
     with path.open("w" if is_new else "a", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         if is_new:
@@ -321,7 +311,3 @@ def _mean_rows(rows: list[dict[str, float]]) -> dict[str, float]:
         if numbers:
             means[key] = sum(numbers) / len(numbers)
     return means
-
-
-def _number(value: Tensor | None) -> float:
-    return float("nan") if value is None else float(value)

@@ -7,13 +7,7 @@ from torch import Tensor
 
 from dmri_fm.tensor_networks.inputs import TensorEstimate, mean_diffusivity, tensor_fa
 
-__all__ = [
-    "COVERAGE",
-    "interval_loss",
-    "refinement_losses",
-    "squared_loss",
-    "tensor_error",
-]
+__all__ = ["COVERAGE", "interval_loss", "refinement_losses", "squared_loss", "tensor_error"]
 
 #: Rounds the tip of the norm, um^2/ms, so that its gradient is smooth at zero.
 SMOOTHING = 0.02
@@ -22,10 +16,10 @@ SMOOTHING = 0.02
 #: of FA, and of MD; tensor and MD in um^2/ms.
 OFFSETS = {"tensor": 0.05, "fa": 0.01, "md": 0.01}
 
-#: How much the errors count. FA counts most: the other two alone ask for more smoothing than it.
+#: Weights of the errors. FA counts most: the other two alone ask for more smoothing than it.
 SHARES = {"tensor": 1.0, "fa": 2.0, "md": 1.0}
 
-#: Errors that an interval should hold.
+#: Share of errors that an interval should hold.
 COVERAGE = 0.9
 
 
@@ -56,13 +50,7 @@ def squared_loss(estimate: Tensor, truth: Tensor, *, weight: Tensor) -> Tensor:
 
 
 def interval_loss(error: Tensor, width: Tensor) -> Tensor:
-    """Return the pinball loss of half-widths that should exceed nine errors in ten.
-
-    Parameters
-    ----------
-    error, width
-        One shape; errors are absolute.
-    """
+    """Return the pinball loss of half-widths that should exceed nine absolute errors in ten."""
     beyond = error - width
     return torch.maximum(COVERAGE * beyond, (COVERAGE - 1) * beyond)
 
@@ -79,12 +67,12 @@ def _errors(tensor: Tensor, truth: Tensor) -> dict[str, Tensor]:
 def refinement_losses(
     estimate: TensorEstimate, truth: Tensor, *, baseline: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
-    """Average each patch's errors over those of a baseline, so that noisy patches do not rule.
+    """Return each patch's errors over those of a baseline, so that noisy patches do not rule.
 
     Parameters
     ----------
     estimate
-        What the network estimates.
+        Of the network, with intervals.
     truth, baseline
         Shape (B, 6, X, Y, Z), um^2/ms.
     weight

@@ -1,4 +1,4 @@
-"""Steps of masked pretraining: which scan, what of it is masked, and how far off it comes back."""
+"""Steps of masked pretraining: choice of scan and mask, and errors of the reconstruction."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import group_shells
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import DropePretraining
+from dmri_fm_lab.train.loop import TRAINING
 from dmri_fm_lab.train.scan_cache import CachedScan
 
 __all__ = ["ScanSource", "draw_scan_tokens", "masks_patches", "step_losses"]
 
-#: Seeds of simulated scans are [seed, purpose, number]: no scan serves two purposes.
-TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
-
-#: Likewise, of the choice of a step's scan, of its directions and mask, and of participants.
+#: Further purposes in seeds: choice of a step's scan, of its directions and mask, of held-out
+#: participants.
 CHOICE, STEP, HOLD_OUT = 4, 3, 6
 
-#: Mean squared error of S/S0 that errors without a baseline are divided by.
+#: Scale of errors without a baseline: mean squared error of S/S0.
 ERROR_SCALE = 0.01
 
 #: Side of the box of patches in which the convolutions are trained, and directions of a step.
@@ -45,10 +44,7 @@ FEWEST_OF_SHELL = 3
 
 
 def draw_scan_tokens(
-    rng: np.random.Generator,
-    config: DropeConfig,
-    *,
-    n_directions: int,
+    rng: np.random.Generator, config: DropeConfig, *, n_directions: int
 ) -> ScanTokens:
     """Simulate a whole brain on the model's grid and cut it into patches.
 
@@ -81,17 +77,8 @@ def draw_scan_tokens(
 class ScanSource:
     """Training scans by step: one of the last few that were drawn.
 
-    Attributes
-    ----------
-    config
-        The encoder's.
-    training
-        Says how many directions a scan has, for how many steps it serves, how many of them are
-        at hand, and which share of scans is real.
-    purpose
-        See :data:`TRAINING`.
-    scans
-        Real ones; all are simulated if there is none.
+    `config` is the encoder's. `scans` are real ones, from which the share `training.scan_share`
+    is drawn; the others are simulated. `purpose` is part of the seeds, see :data:`.loop.TRAINING`.
     """
 
     config: DropeConfig
@@ -124,24 +111,10 @@ class ScanSource:
 def choose_directions(
     rng: np.random.Generator, rho: NDArray[np.float64], training: DropePretraining
 ) -> tuple[NDArray[np.int_], NDArray[np.int_] | None]:
-    """Choose directions of a step and, of some, which stay visible.
+    """Choose the directions of a step and, where one shell is to be masked, the visible ones.
 
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    rho
-        Shape (N,): b / 1000 of the scan's directions.
-    training
-        Says how many there are, and how often one shell is masked and another visible.
-
-    Returns
-    -------
-    chosen
-        Ascending indices.
-    kept
-        Positions among the chosen that stay visible: those of one shell, where another is to be
-        masked. None if any may be.
+    `rho` (N,) is b / 1000 of the scan's directions. Returns ascending indices, and positions
+    among them that stay visible: those of one shell, while another is masked. None if any may.
     """
     most = min(training.max_directions, len(rho))
     n = int(rng.integers(min(training.min_directions, most), most + 1))
@@ -155,7 +128,7 @@ def choose_directions(
 
 
 def crop(rng: np.random.Generator, scan: ScanTokens, training: DropePretraining) -> ScanTokens:
-    """Return the whole scan, or the places nearest to one of them, in the order of the whole."""
+    """Return the whole scan, or the patches nearest to one of them, in the order of the whole."""
     if rng.uniform() < training.whole_share:
         return scan
     n = len(scan.index)
@@ -167,10 +140,7 @@ def crop(rng: np.random.Generator, scan: ScanTokens, training: DropePretraining)
 def masks_patches(config: DropePretraining, step: int) -> bool:
     """Return whether a step masks patches; if not, it masks directions.
 
-    Raises
-    ------
-    ConfigError
-        If the settings name no way of masking.
+    Raises ConfigError if the settings name no way of masking.
     """
     epoch = step // config.steps_per_epoch
     is_spatial = {"alternating": epoch % 2 == 0, "spatial": True, "diffusion": False}
@@ -184,7 +154,7 @@ def masks_patches(config: DropePretraining, step: int) -> bool:
 def draw_window(
     rng: np.random.Generator, scan: ScanTokens, is_masked: Tensor, patch: tuple[int, int, int]
 ) -> Window:
-    """Choose where the convolutions are trained: about a random place, masked directions."""
+    """Choose where the convolutions are trained: about a random patch, masked directions."""
     cells = np.floor(scan.positions.cpu().numpy() / np.array(patch)).astype(int)
     low = cells[int(rng.integers(len(cells)))] - WINDOW_PATCHES // 2
     low = np.clip(low, cells.min(axis=0), np.maximum(cells.max(axis=0) + 1 - WINDOW_PATCHES, 0))
@@ -198,20 +168,10 @@ def draw_window(
 def step_losses(
     model: Autoencoder, config: DropePretraining, network: nn.Module, scan: ScanTokens, step: int
 ) -> dict[str, Tensor]:
-    """Mask a part of a scan, and compare what comes back with it.
+    """Mask a part of a step's scan, and compare the reconstruction with it.
 
-    Parameters
-    ----------
-    model
-        What is trained.
-    config
-        How.
-    network
-        The model as it is called, on one device or several.
-    scan
-        Of this step.
-    step
-        Its number: mask and directions depend on nothing else.
+    `network` is the model as it is called, on one device or several. Mask and directions depend
+    on nothing but the step's number.
     """
     device = next(network.parameters()).device
     rng = np.random.default_rng([config.optimisation.seed, STEP, step])
@@ -228,13 +188,13 @@ def step_losses(
     is_masked = mask.hidden(n, n_places)
     target, brain = scan.patches[None], scan.brain[None]
     args = (target, scan.qspace[None], scan.positions[None], mask)
-    # The two kinds of masks differ in difficulty: log them apart, NaN where absent.
+    # Masked patches and masked directions differ in difficulty: log them apart, NaN where absent.
     absent = torch.full((), float("nan"), device=device)
     more: dict[str, Tensor] = {}
     if isinstance(model, GuidedAutoencoder):
         window = draw_window(rng, scan, is_masked[0], model.config.encoder.patch)
-        found: Reconstruction = network(*args, brain, window=window)
-        patches, estimate = found.patches, found.estimate
+        output: Reconstruction = network(*args, brain, window=window)
+        patches, estimate = output.patches, output.estimate
     else:
         patches, estimate = network(*args), None
     tau = ramp_tau(step / (config.ramp_share * config.optimisation.n_steps))

@@ -1,4 +1,4 @@
-"""Read back what a training run has learnt."""
+"""Networks of pretraining runs, and of weights, read back."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ __all__ = ["load_autoencoder", "load_encoder", "load_start"]
 
 logger = logging.getLogger(__name__)
 
-#: What the running average puts before the names of the weights.
+#: Prefix of the weights' names in the running average.
 _PREFIX = "module."
 
 
 def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder:
-    """Load encoder and decoder, shipped or of a pretraining run: its running average.
+    """Load encoder and decoder, shipped or of a pretraining run, in evaluation mode.
 
-    A run's checkpoint is read as tensors and plain values: nothing in it can run code.
+    Of a run, the running average of the weights is loaded. Its checkpoint is read as tensors and
+    plain values: nothing in it can run code.
 
     Parameters
     ----------
@@ -37,11 +38,6 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder
         for the weights that ship with the package.
     model
         The encoder that was pretrained.
-
-    Returns
-    -------
-    Autoencoder
-        In evaluation mode.
 
     Raises
     ------
@@ -54,7 +50,7 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder
 
 
 def load_start(source: str | Path, *, model: str = "drope") -> Start:
-    """Load what a run starts from, and say what it is and which real scans it has seen.
+    """Load the network that a run starts from, with its origin and the real scans it has seen.
 
     Parameters and errors as of :func:`load_autoencoder`.
     """
@@ -95,12 +91,9 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
 
 
 def load_encoder(
-    model: str = "drope",
-    *,
-    weights: str | Path | None = None,
-    folder: str | Path | None = None,
+    model: str = "drope", *, weights: str | Path | None = None, folder: str | Path | None = None
 ) -> tuple[Drope, dict[str, Any]]:
-    """Load an encoder, and say which it is.
+    """Load an encoder, and a description of its origin.
 
     Parameters
     ----------
@@ -121,8 +114,8 @@ def load_encoder(
         readout = network.encoder.readout
         if readout is not None and not readout.is_fitted:
             logger.warning(
-                "%s: the readout of the scan's features is not fitted yet; "
-                "`dmri-fm pretrain --weights` does that when the run is over",
+                "%s: the pooling of the scan's features is not fitted yet; "
+                "`dmri-fm pretrain --weights` fits it when the run is over",
                 folder,
             )
         return network.encoder, {"model": model, "run": str(folder)}

@@ -32,13 +32,13 @@ __all__ = ["CachedScan", "cache_scans"]
 
 logger = logging.getLogger(__name__)
 
-#: A scan with fewer directions teaches nothing about masked ones.
+#: Least number of directions of a training scan: fewer teach nothing about masked ones.
 FEWEST_DIRECTIONS = 6
 
 #: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
 NOISY_SHARE, SNR_RANGE = 0.5, (10.0, 60.0)
 
-#: Scans are moved by up to so many voxels along each axis.
+#: Largest random shift of a scan along each axis, voxels.
 MOST_SHIFT_VOXELS = 3
 
 
@@ -56,7 +56,7 @@ class CachedScan:
     gtab
         Of the N weighted volumes, RAS+.
     origin
-        Grid and source file it was made of.
+        Grid and source file.
     """
 
     name: str
@@ -73,16 +73,9 @@ class CachedScan:
     def write(
         cls, scan: GridScan, folder: Path, *, origin: Mapping[str, Any] | None = None
     ) -> CachedScan:
-        """Write a scan, in place of an earlier one; nothing half-written takes the final name.
+        """Write a scan to its folder, in place of an earlier one, and only when it is complete.
 
-        Parameters
-        ----------
-        scan
-            On the encoder's grid.
-        folder
-            Its own.
-        origin
-            What it was made of, in plain types.
+        `origin` describes grid and source file, in plain types.
         """
         partial = folder.with_name(f"{folder.name}.part-{os.getpid()}")
         partial.mkdir(parents=True, exist_ok=True)
@@ -102,7 +95,7 @@ class CachedScan:
 
     @classmethod
     def read(cls, folder: Path) -> CachedScan:
-        """Read what :meth:`write` left, but for the images."""
+        """Read a scan that :meth:`write` wrote; its images stay on disk."""
         table = read_object(folder / "gradients.json")
         gtab = GradientTable(table["bvals"], table["bvecs_ras"], table.get("b0_threshold"))  # type: ignore[arg-type]
         return cls(folder.name, folder, gtab, table.get("origin", {}))
@@ -141,20 +134,18 @@ def cache_scans(
     *,
     participant_labels: Sequence[str] | None = None,
 ) -> list[CachedScan]:
-    """Lay the scans of a dataset on an encoder's grid.
+    """Lay the scans of a dataset on an encoder's grid, in one folder a scan.
 
     Those of an earlier call are kept, if their grid is the same and their file has not changed.
 
     Parameters
     ----------
-    root
-        A raw dataset, or an output folder of the app, see :func:`dmri_fm_lab.scans.find_scans`.
+    root, participant_labels
+        See :func:`dmri_fm_lab.scans.find_scans`.
     folder
-        Gets one folder a scan.
+        Parent of the scans' folders.
     config
         The encoder's.
-    participant_labels
-        All participants if None.
 
     Raises
     ------
@@ -164,20 +155,20 @@ def cache_scans(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     grid = config.grid
-    found = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob("*/gradients.json")}
+    cached = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob("*/gradients.json")}
     kept: list[CachedScan] = []
     for scan in find_scans(root, participant_labels=participant_labels):
         origin = _describe_origin(scan, grid)
-        if scan.name not in found or found[scan.name].origin != origin:
+        if scan.name not in cached or cached[scan.name].origin != origin:
             placed = place_scan(scan, grid)
             if placed is None:
                 continue
-            found[scan.name] = CachedScan.write(placed, folder / scan.name, origin=origin)
+            cached[scan.name] = CachedScan.write(placed, folder / scan.name, origin=origin)
             logger.info("%s: %d directions", scan.name, len(placed.gtab))
-        if len(found[scan.name].gtab) < FEWEST_DIRECTIONS:
+        if len(cached[scan.name].gtab) < FEWEST_DIRECTIONS:
             logger.warning("%s: skipped, fewer than %d directions", scan.name, FEWEST_DIRECTIONS)
             continue
-        kept.append(found[scan.name])
+        kept.append(cached[scan.name])
     if not kept:
         raise InputError(
             "no scan to train on",

@@ -1,7 +1,7 @@
-"""Training patches of real scans: six directions go in, all that was measured is the truth.
+"""Training patches of real scans: six directions are the input, the tensor of all the truth.
 
-A scan with more directions than six and little noise has a truth good enough to learn from. What
-simulation leaves out (folds, vessels, motion, each scanner's point spread) is in it.
+A scan with more directions than six and little noise has a truth good enough to learn from. It
+holds what simulation lacks: folds, vessels, motion, each scanner's point spread.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,26 +32,24 @@ __all__ = ["TrainingScan", "draw_scan_patch", "read_training_scans"]
 
 logger = logging.getLogger(__name__)
 
-#: Directions that a shell needs beyond the six, so that they determine a tensor well.
+#: Directions that a shell needs beyond the six, to determine a tensor well.
 FEWEST_OTHERS = 8
 
-#: Sets of six that are tried, and the largest condition number of those that are kept.
+#: Number of random sets of six directions, and the largest condition number to keep one.
 N_SUBSETS, LARGEST_CONDITION = 4000, 5.0
 
-#: Patches to which noise is added, so that the brain's median is between these SNRs at b=0.
+#: Share of patches to which noise is added, and the range of the brain's median b=0 SNR then.
 NOISY_SHARE, SNR_RANGE = 0.7, (5.0, 40.0)
 
-#: Patches that keep the scan's voxels; the others are turned at random and interpolated, to
-#: voxels that are smaller by a factor down to this.
+#: Share of patches that keep the scan's voxels, and the least factor by which voxels shrink in
+#: the others, which are turned at random and interpolated.
 SHARP_SHARE, LEAST_ZOOM = 0.5, 0.6
 
-#: A patch with a smaller share of brain is drawn again; scans may be thin slabs.
-FEWEST_BRAIN_OF_SLAB = 0.1
+#: Smallest share of brain in a patch, as scans may be thin slabs; patches below it are drawn
+#: again, up to a number of draws.
+FEWEST_BRAIN_OF_SLAB, MOST_DRAWS = 0.1, 200
 
-#: So often.
-MOST_DRAWS = 200
-
-#: Mean diffusivities, um^2/ms, at which a voxel starts to count as CSF and counts as nothing else.
+#: Mean diffusivities at which the share of CSF in a voxel is 0 and 1, um^2/ms.
 CSF_RANGE = (1.2, 3.0)
 
 #: Rotations that take axes to axes.
@@ -99,31 +98,20 @@ def read_training_scans(
 ) -> list[TrainingScan]:
     """Read the shells of a dataset that have directions enough.
 
-    Parameters
-    ----------
-    root
-        A raw BIDS dataset, or derivatives of this app.
-    participant_labels
-        With or without `sub-`; all participants if None.
-
-    Raises
-    ------
-    LayoutError
-        If the folder is no such dataset.
-    InputError
-        If no shell has directions enough.
+    Parameters and errors as of :func:`~dmri_fm_lab.scans.find_scans`; InputError also if no shell
+    has directions enough.
     """
     scans = find_scans(root, participant_labels=participant_labels)
-    found = [shell for scan in scans for shell in _shells_of(scan)]
-    if not found:
+    shells = [shell for scan in scans for shell in _shells_of(scan)]
+    if not shells:
         raise InputError(
             "no series to train on",
             path=Path(root),
             expected=f"a shell of {6 + FEWEST_OTHERS} directions or more, and a b=0 volume",
         )
-    for scan in found:
-        logger.info("training on %s, %d directions", scan.name, len(scan.q))
-    return found
+    for shell in shells:
+        logger.info("training on %s, %d directions", shell.name, len(shell.q))
+    return shells
 
 
 def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
@@ -132,7 +120,7 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
     if not len(b0_volumes):
         return
     b0 = scan.dwi.mean_b0()
-    mask = scan.brain([int(i) for i in b0_volumes]) & (b0 > 0)
+    mask = scan.brain(b0_volumes) & (b0 > 0)
     turned = gtab.bvecs_ras @ rotation_part(scan.dwi.affine)
     if not mask.any() or min(mask.shape) < 2:
         return
@@ -157,7 +145,7 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
 
 
 def _choices(scan: Scan, shell: Shell) -> NDArray[np.int_]:
-    """Return well-conditioned sets of six distinct axes, as places within the shell."""
+    """Return well-conditioned sets of six distinct axes, as positions within the shell."""
     groups = scan.dwi.gtab.group_axes(shell.index)
     if len(groups) < 6 + FEWEST_OTHERS:
         return np.empty((0, 6), dtype=int)
@@ -166,20 +154,18 @@ def _choices(scan: Scan, shell: Shell) -> NDArray[np.int_]:
     rng = np.random.default_rng(0)
     subsets = np.array([rng.choice(len(axes), 6, replace=False) for _ in range(N_SUBSETS)])
     good = condition_numbers(axes[subsets]) < LARGEST_CONDITION
-    place = {volume: k for k, volume in enumerate(shell.index)}
-    places = np.array([place[int(v)] for v in first])
-    chosen: NDArray[np.int_] = places[subsets[good]]
+    position = {volume: k for k, volume in enumerate(shell.index)}
+    chosen: NDArray[np.int_] = np.array([position[int(v)] for v in first])[subsets[good]]
     return chosen
 
 
 def draw_scan_patch(
     rng: np.random.Generator, scans: Sequence[TrainingScan], *, patch_voxels: int
 ) -> TensorBatch:
-    """Draw a patch of a scan, a batch of one; place, pose, six directions and noise at random.
+    """Draw a patch of a scan, a batch of one; position, pose, directions and noise at random.
 
-    The truth is the least-squares tensor of the directions that do not go in or, where noise is
-    added to those that do, of all. Both are over the same b=0 image, whose own noise is therefore
-    in neither error.
+    The truth is the least-squares tensor of the directions that are no input or, where noise is
+    added to the input, of all. Input and truth share one b=0 image, so its noise is no error.
 
     Raises
     ------
@@ -225,13 +211,19 @@ def draw_scan_patch(
     return TensorBatch(inputs, truth, csf)
 
 
-def _resample(
-    rng: np.random.Generator, scan: TrainingScan, side: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut a turned patch (2 + N, side, side, side) out of a scan's images.
+class _Cut(NamedTuple):
+    """A turned patch: images (2 + N, side, side, side), rotation (3, 3) and voxel sizes (3,).
 
-    Returns the rotation (3, 3) from the patch' voxel axes to the scan's, and voxel sizes, too.
+    The rotation takes the patch's voxel axes to the scan's.
     """
+
+    images: Tensor
+    turn: Tensor
+    voxel_mm: Tensor
+
+
+def _resample(rng: np.random.Generator, scan: TrainingScan, side: int) -> _Cut:
+    """Cut a turned patch out of a scan's images."""
     inside = np.argwhere(scan.images[0].numpy() > 0)
     centre = inside[int(rng.integers(len(inside)))] + 0.5
     if rng.uniform() < SHARP_SHARE:
@@ -242,15 +234,12 @@ def _resample(
         voxel_mm = np.full(3, scan.voxel_mm.min() * rng.uniform(LEAST_ZOOM, 1.0))
     step = turn * voxel_mm / scan.voxel_mm[:, None]
     index = np.indices((side, side, side)).reshape(3, -1) - (side - 1) / 2
-    place = step @ index + centre[:, None]
+    voxels = step @ index + centre[:, None]
     size = np.array(scan.images.shape[1:])[:, None]
     # grid_sample counts from -1 to 1 and takes the last axis first.
-    where = torch.from_numpy((2 * place / (size - 1) - 1)[::-1].T.astype(np.float32))
-    cut = functional.grid_sample(
+    where = torch.from_numpy((2 * voxels / (size - 1) - 1)[::-1].T.astype(np.float32))
+    images = functional.grid_sample(
         scan.images[None], where.reshape(1, side, side, side, 3), align_corners=True
     )[0]
-    return (
-        cut,
-        torch.from_numpy(turn.astype(np.float32)),
-        torch.from_numpy(voxel_mm.astype(np.float32)),
-    )
+    turn, voxel_mm = turn.astype(np.float32), voxel_mm.astype(np.float32)
+    return _Cut(images, torch.from_numpy(turn), torch.from_numpy(voxel_mm))

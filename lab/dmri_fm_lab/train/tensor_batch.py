@@ -1,4 +1,4 @@
-"""What the tensor networks learn from."""
+"""Training batches of the tensor networks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TensorBatch:
     truth
         Shape (B, 6, X, Y, Z), um^2/ms, in the frame of the inputs.
     csf
-        Shape (B, X, Y, Z): volume fraction of CSF, or what stands for it.
+        Shape (B, X, Y, Z): volume fraction of CSF, estimated from MD in real scans.
     """
 
     inputs: TensorInputs

@@ -27,18 +27,15 @@ from dmri_fm.weights import save_weights
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import TensorTraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
-from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
+from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, TRAINING, Hardware, Run, run_training
 from dmri_fm_lab.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
 from dmri_fm_lab.train.scan_patches import TrainingScan, draw_scan_patch
 from dmri_fm_lab.train.tensor_batch import TensorBatch
 
 __all__ = ["draw_tensor_batch", "train_tensor_network"]
 
-#: A patch with a smaller share of brain is drawn again.
+#: Smallest share of brain in a patch; patches below it are drawn again.
 FEWEST_BRAIN = 0.2
-
-#: Seeds of simulated patches are [seed, purpose, number]: no patch serves two purposes.
-TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
 
 #: Coarse voxels of a patch that serve the statistics of features.
 CODES_PER_PATCH = 100
@@ -53,15 +50,13 @@ def draw_training_protocol(
     rng: np.random.Generator,
     *,
     spread_share: float,
-    n_b0: int | None = None,
+    n_b0: int,
     n_directions: int = 6,
 ) -> GradientTable:
-    """Draw b=0 volumes (one to four if None) and directions of one shell, b 400 to 3000.
+    """Draw a table of b=0 volumes and one shell, b 400 to 3000 s/mm^2.
 
     Half of the b-values lie between 700 and 1300, where most tensors are measured.
     """
-    if n_b0 is None:
-        n_b0 = draw_n_b0(rng)
     bval = float(rng.uniform(700, 1300) if rng.uniform() < 0.5 else rng.uniform(400, 3000))
     if n_directions > 6:
         return draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=bval, n_b0=n_b0)
@@ -84,18 +79,18 @@ def draw_tensor_batch(
     more_share: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> TensorBatch:
-    """Draw simulated patches; all of a batch have as many b=0 volumes and directions."""
+    """Draw simulated patches, with one number of b=0 volumes and of directions per batch."""
     n_b0 = draw_n_b0(rng)
     n_directions = int(rng.integers(7, 17)) if rng.uniform() < more_share else 6
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
     parts: list[TensorBatch] = []
-    n_found = 0
-    while n_found < batch:
+    n_kept = 0
+    while n_kept < batch:
         gtabs = [
             draw_training_protocol(
                 rng, spread_share=spread_share, n_b0=n_b0, n_directions=n_directions
             )
-            for _ in range(batch - n_found)
+            for _ in range(batch - n_kept)
         ]
         drawn = draw_batch(generator, gtabs, shape=(patch_voxels,) * 3)
         assert drawn.truth_tensor is not None
@@ -108,7 +103,7 @@ def draw_tensor_batch(
             is_b0=gtabs[0].is_b0,
         )
         kept = drawn.mask.float().mean(dim=(1, 2, 3)) >= FEWEST_BRAIN
-        n_found += int(kept.sum())
+        n_kept += int(kept.sum())
         parts.append(
             TensorBatch(
                 inputs.map(lambda t: t[kept]),  # noqa: B023
@@ -135,16 +130,14 @@ def train_tensor_network(
     config
         Settings; see :func:`dmri_fm_lab.train.config.read_training`.
     folder
-        For the log and the checkpoint; a run found there is continued.
+        For the log and the checkpoint; a run in it is continued.
     scans
         Real scans, see :func:`~dmri_fm_lab.train.scan_patches.read_training_scans`, from which the
         share `config.scan_share` of the batches is drawn. None: simulation alone.
     hardware
         Processors.
-    weights
-        Where to write the weights (.safetensors) afterwards.
-    version
-        Of the weights.
+    weights, version
+        File of the weights (.safetensors) to write afterwards, and their version.
 
     Raises
     ------
@@ -152,51 +145,51 @@ def train_tensor_network(
         If the model estimates no tensor, or the patch does not fit its levels.
     """
     registered = find_model(config.model, family="tensor network")
-    stride = registered.config.stride
-    if config.patch_voxels % stride:
-        raise ConfigError(
-            f"patches of {config.patch_voxels} voxels", expected=f"a multiple of {stride}"
-        )
-    if config.loss not in LOSSES:
-        raise ConfigError(f"loss {config.loss!r}", expected=f"one of {', '.join(LOSSES)}")
+    _check_settings(config, registered.config.stride)
     torch.manual_seed(config.optimisation.seed)
     model = registered.network(registered.config)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    losses = LOSSES[config.loss]
-    # What the data are drawn on; the network follows them.
+    # Data are drawn on this device; the network follows them.
     is_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
-
     brains = sorted({scan.brain_name for scan in scans}) if config.scan_share > 0 else []
-
-    def step_losses(network: nn.Module, batch: TensorBatch, step: int) -> dict[str, Tensor]:
-        batch = batch.to(next(network.parameters()).device)
-        weight = batch.inputs.mask[:, 0] * (1.0 - (1.0 - config.csf_weight) * batch.csf)
-        return losses(network(batch.inputs), batch, weight)
-
     run = run_training(
         model,
         partial(_draw_step, config, scans if brains else (), device),
-        step_losses,
+        partial(_step_losses, config),
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
         data={"scans": brains, "recipe": describe_recipe(config)},
     )
     if weights is not None and run.is_main:
+        model, share = run.model, config.scan_share
         save_weights(
             weights,
-            run.model,
+            model,
             name=config.model,
             version=version,
-            training=describe_run(
-                config, run, scans=brains, scan_share=config.scan_share, noun="brain"
-            ),
-            statistics=(
-                calibrate(run.model, config) if isinstance(run.model, TensorRefiner) else None
-            ),
+            training=describe_run(config, run, scans=brains, scan_share=share, noun="brain"),
+            statistics=calibrate(model, config) if isinstance(model, TensorRefiner) else None,
         )
     return run
+
+
+def _check_settings(config: TensorTraining, stride: int) -> None:
+    if config.patch_voxels % stride:
+        raise ConfigError(
+            f"patches of {config.patch_voxels} voxels", expected=f"a multiple of {stride}"
+        )
+    if config.loss not in LOSSES:
+        raise ConfigError(f"loss {config.loss!r}", expected=f"one of {', '.join(LOSSES)}")
+
+
+def _step_losses(
+    config: TensorTraining, network: nn.Module, batch: TensorBatch, step: int
+) -> dict[str, Tensor]:
+    batch = batch.to(next(network.parameters()).device)
+    weight = batch.inputs.mask[:, 0] * (1.0 - (1.0 - config.csf_weight) * batch.csf)
+    return LOSSES[config.loss](network(batch.inputs), batch, weight)
 
 
 def _draw_step(
@@ -240,13 +233,13 @@ LOSSES: dict[str, Callable[[TensorEstimate, TensorBatch, Tensor], dict[str, Tens
 
 
 def calibrate(network: TensorRefiner, config: TensorTraining) -> dict[str, Tensor]:
-    """Measure on further simulated patches what the network's own numbers mean.
+    """Calibrate the network's intervals and its out-of-distribution score on simulated patches.
 
     Returns
     -------
     dict
-        `width_factor` (2,): what half-widths of FA and MD are multiplied by so that nine errors
-        in ten lie within; the statistics of :func:`~dmri_fm.out_of_distribution.fit_reference`
+        `width_factor` (2,): factors of the half-widths of FA and MD by which nine errors in ten
+        lie within; the statistics of :func:`~dmri_fm.out_of_distribution.fit_reference`
         of the coarse features of voxels in the brain.
     """
     network = network.cpu()

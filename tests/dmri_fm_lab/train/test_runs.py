@@ -25,6 +25,7 @@ from dmri_fm_lab.train.masked_steps import ScanSource, choose_directions, draw_s
 from dmri_fm_lab.train.runs import load_autoencoder, load_start
 from dmri_fm_lab.train.scan_cache import CachedScan
 from dmri_fm_lab.train.tensor_training import (
+    draw_n_b0,
     draw_tensor_batch,
     draw_training_protocol,
     train_tensor_network,
@@ -71,7 +72,7 @@ def test_protocols_are_usable():
     rng = np.random.default_rng(0)
     for share in (0.0, 1.0):
         for _ in range(5):
-            gtab = draw_training_protocol(rng, spread_share=share)
+            gtab = draw_training_protocol(rng, spread_share=share, n_b0=draw_n_b0(rng))
             weighted = ~gtab.is_b0
             assert weighted.sum() == 6
             assert 1 <= gtab.is_b0.sum() <= 4
@@ -100,7 +101,7 @@ def test_some_batches_have_more_directions():
 
 
 def test_batches_hold_the_tensors_that_least_squares_finds():
-    """Frames and units: averaged over voxels, noise and compartments mask little."""
+    """Frames and units: averaged over voxels, noise and compartments conceal little."""
     batch = draw_tensor_batch(
         np.random.default_rng(1), batch=4, patch_voxels=16, spread_share=0.0, more_share=1.0
     )
