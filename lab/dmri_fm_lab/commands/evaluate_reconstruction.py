@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> None:
     from dmri_fm_lab.evaluate.reconstruction import (
         ReconstructionRequest,
         evaluate_reconstruction,
+        format_scan,
     )
-    from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
     from dmri_fm_lab.evaluate.records import write_json
 
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)

@@ -36,9 +36,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare methods on every series of a dataset."""
-    from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_dataset
+    from dmri_fm_lab.evaluate.comparison import (
+        METHOD_TITLES,
+        Request,
+        compare_dataset,
+        format_series,
+    )
     from dmri_fm_lab.evaluate.records import write_json
-    from dmri_fm_lab.evaluate.tables import format_series
 
     # A series takes minutes: say which one it is.
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)

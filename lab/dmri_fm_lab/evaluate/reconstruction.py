@@ -1,4 +1,4 @@
-"""Score what a masked autoencoder fills in, beside baselines that see the same."""
+"""Reconstructions of masked directions and patches: an autoencoder beside baselines."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import (
 )
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
+from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 from dmri_fm_lab.grid_scans import GridScan, ScanSources
 from dmri_fm_lab.train.runs import load_autoencoder
 
@@ -32,6 +33,7 @@ __all__ = [
     "METHOD_TITLES",
     "ReconstructionRequest",
     "evaluate_reconstruction",
+    "format_scan",
     "score_scan",
     "score_scans",
 ]
@@ -48,10 +50,32 @@ METHOD_TITLES: dict[str, str] = {
     "floor": "noise alone",
 }
 
-#: What is masked: whole directions; patches, the same in all directions; patches of each
-#: direction by themselves, as in the authors' code, which the network here cannot be asked for.
-MASKINGS = ("diffusion", "spatial", "spatial-per-direction")
+#: Maskings by title: whole directions; patches, the same in all directions; patches of each
+#: direction by themselves, as in the authors' code, of which this encoder takes none.
+_MASKINGS = {
+    "diffusion": "masked directions",
+    "spatial": "masked patches",
+    "spatial-per-direction": "masked patches, masks of each direction",
+}
 
+#: Columns of the tables of scores, tensors and the authors' scores; errors of MD in 1e-3 mm^2/s.
+_SCORES = {
+    "rmse": Column("RMSE", ".4f"),
+    "psnr": Column("PSNR, dB", ".2f"),
+    "ssim": Column("SSIM", ".3f"),
+    "rmse_truth": Column("RMSE to truth", ".4f"),
+}
+_TENSORS = {
+    "fa": Column("FA error", ".4f"),
+    "fa_white": Column("FA error, white", ".4f"),
+    "md": Column("MD error", ".4f", 1e3),
+    "md_white": Column("MD error, white", ".4f", 1e3),
+}
+_AUTHORS = {
+    "authors_psnr": Column("authors' PSNR, dB", ".2f"),
+    "authors_ms_ssim": Column("authors' SSIM", ".3f"),
+    "authors_scales": Column("scales", ".0f"),
+}
 
 _NOTES = {
     "where": "masked voxels of the brain on the encoder's grid; S/S0, range 1",
@@ -80,16 +104,16 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class ReconstructionRequest:
-    """What to mask.
+    """Directions and masks of an evaluation.
 
     Attributes
     ----------
     directions
-        Numbers of directions of a scan; those that it does not have are skipped.
+        Numbers of directions to take from a scan; numbers above the scan's own are skipped.
     n_masks
         Masks of each type.
     seed
-        Of directions and masks.
+        Seed of directions and masks.
     has_baselines
         Whether baselines are scored beside the network.
     """
@@ -110,13 +134,13 @@ class ReconstructionRequest:
 def score_scan(
     network: Autoencoder, scan: GridScan, request: ReconstructionRequest
 ) -> dict[str, Any]:
-    """Mask directions and patches of a scan and score what comes back.
+    """Mask directions and patches of a scan, and score their reconstructions.
 
     Returns
     -------
     dict
-        By number of directions and type of mask: rows by method and b-value ("all" for all),
-        errors of tensors, and the authors' scores; JSON-ready, means over masks.
+        JSON-ready; `results` by number of directions and masking, means over masks: rows by
+        method and b-value ("all" for all), errors of tensors, and the authors' scores.
     """
     record: dict[str, Any] = {
         "name": scan.name,
@@ -134,38 +158,32 @@ def score_scan(
         part = scan.select(chosen)
         logger.info("%s: %d directions", scan.name, n)
         prepared = prepare_scan(network, part, has_baselines=request.has_baselines)
-        found: dict[str, list[dict[str, Any]]] = {masking: [] for masking in MASKINGS}
+        scores: dict[str, list[dict[str, Any]]] = {masking: [] for masking in _MASKINGS}
         for number in range(request.n_masks):
             rng = np.random.default_rng([request.seed, n, number])
-            found["diffusion"].append(mask_directions(network, prepared, rng))
-            found["spatial"].append(mask_patches(network, prepared, rng))
+            scores["diffusion"].append(mask_directions(network, prepared, rng))
+            scores["spatial"].append(mask_patches(network, prepared, rng))
             if request.has_baselines:
-                found["spatial-per-direction"].append(mask_patches_apart(network, prepared, rng))
-        record["results"][str(n)] = {k: _mean_records(rows) for k, rows in found.items() if rows}
-    result: dict[str, Any] = json_ready(record)
-    return result
+                scores["spatial-per-direction"].append(mask_patches_apart(network, prepared, rng))
+        record["results"][str(n)] = {k: _mean_records(rows) for k, rows in scores.items() if rows}
+    return json_ready(record)
 
 
 def _mean_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average what every mask gave; what some masks did not give is averaged over the others."""
-    methods = dict.fromkeys(m for r in records for m in r["rows"])
-    shells = {m: dict.fromkeys(s for r in records for s in r["rows"].get(m, {})) for m in methods}
+    """Return means over masks; a number that some masks lack is averaged over the others."""
+    methods = dict.fromkeys(m for record in records for m in record["rows"])
     return {
         "rows": {
-            m: {
-                s: mean_rows([r["rows"][m][s] for r in records if s in r["rows"].get(m, {})])
-                for s in shells[m]
-            }
-            for m in methods
+            m: _mean_by_key([record["rows"].get(m, {}) for record in records]) for m in methods
         },
-        "tensors": _mean_by_method([r["tensors"] for r in records]),
-        "authors": _mean_by_method([r["authors"] for r in records]),
+        "tensors": _mean_by_key([record["tensors"] for record in records]),
+        "authors": _mean_by_key([record["authors"] for record in records]),
     }
 
 
-def _mean_by_method(records: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
-    methods = dict.fromkeys(m for record in records for m in record)
-    return {m: mean_rows([r[m] for r in records if m in r]) for m in methods}
+def _mean_by_key(records: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
+    keys = dict.fromkeys(key for record in records for key in record)
+    return {key: mean_rows([r[key] for r in records if key in r]) for key in keys}
 
 
 def evaluate_reconstruction(
@@ -175,9 +193,9 @@ def evaluate_reconstruction(
     *,
     model: str = "drope",
     device: str = "cpu",
-    report: Callable[[dict[str, Any]], None] | None = None,
+    report: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Load an autoencoder, and score what it fills in.
+    """Load an autoencoder, and score its reconstructions.
 
     Parameters
     ----------
@@ -188,13 +206,16 @@ def evaluate_reconstruction(
     request, report
         See :func:`score_scans`.
     device
-        Of the network.
+        Device of the network.
     """
     network = load_autoencoder(source, model=model).to(device)
     grid = network.config.encoder.grid
     scans = sources.scans(grid, n_directions=max(request.directions))
-    found = score_scans(network, scans, request, report=report)
-    return {"run": str(source), "model": model, **found}
+    return {
+        "run": str(source),
+        "model": model,
+        **score_scans(network, scans, request, report=report),
+    }
 
 
 def score_scans(
@@ -204,18 +225,18 @@ def score_scans(
     *,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Score every scan.
+    """Score the reconstructions of every scan.
 
     Parameters
     ----------
     network
-        With its decoder.
+        Autoencoder, with its decoder.
     scans
-        On its encoder's grid.
+        Scans on its encoder's grid.
     request
-        What to mask.
+        Directions and masks.
     report
-        Called with the record of each scan as soon as it is there.
+        Function that receives the record of each scan as soon as it is complete.
 
     Returns
     -------
@@ -225,33 +246,64 @@ def score_scans(
     Raises
     ------
     ConfigError
-        If there is no scan.
+        If no scan has enough directions.
     """
     records = []
     for scan in scans:
-        record = score_scan(network, scan, request)
-        records.append(record)
+        records.append(score_scan(network, scan, request))
         if report is not None:
-            report(record)
+            report(records[-1])
     if not any(record["results"] for record in records):
         raise ConfigError(
             "no scan with enough directions",
             expected=f"scans with {min(request.directions)} directions or more",
             advice="name a dataset, or ask for simulated scans",
         )
-    config = network.config
-    found: dict[str, Any] = json_ready(
+    return json_ready(
         {
             "request": {
-                "directions": list(request.directions),
+                "directions": request.directions,
                 "n_masks": request.n_masks,
                 "seed": request.seed,
-                "spatial_ratio": config.spatial_ratio,
-                "diffusion_ratio": config.diffusion_ratio,
+                "spatial_ratio": network.config.spatial_ratio,
+                "diffusion_ratio": network.config.diffusion_ratio,
             },
             "versions": versions(),
             "notes": _NOTES,
             "scans": records,
         }
     )
-    return found
+
+
+def format_scan(record: Mapping[str, Any]) -> str:
+    """Return the record of a scan as markdown: tables by number of directions and masking."""
+    shells = ", ".join(f"{n} x b{b}" for b, n in record["shells"].items())
+    blocks = [f"{record['name']} ({record['origin']}), {shells}, {record['n_voxels']} voxels"]
+    for n, maskings in record["results"].items():
+        for masking, scores in maskings.items():
+            blocks.append(f"{_MASKINGS[masking]} of {n} directions")
+            for rows, columns in (
+                (_by_shell(scores["rows"]), _SCORES),
+                (_titled(scores["tensors"]), _TENSORS),
+                (_titled(scores["authors"]), _AUTHORS),
+            ):
+                if rows:
+                    blocks.append(markdown(table_cells(rows, columns)))
+    if not record["results"]:
+        blocks.append("too few directions")
+    return "\n\n".join(blocks)
+
+
+def _titled(rows: Mapping[str, Row], suffix: str = "") -> dict[str, Row]:
+    """Return rows by the titles of their methods, in the order of tables."""
+    return {f"{title}{suffix}": rows[m] for m, title in METHOD_TITLES.items() if m in rows}
+
+
+def _by_shell(rows: Mapping[str, Mapping[str, Row]]) -> dict[str, Row]:
+    """Return rows by the titles of methods, shell by shell."""
+    shells = list(dict.fromkeys(shell for by_shell in rows.values() for shell in by_shell))
+    titled: dict[str, Row] = {}
+    for shell in shells:
+        of_shell = {m: by_shell[shell] for m, by_shell in rows.items() if shell in by_shell}
+        titled |= _titled(of_shell, "" if len(shells) == 1 else f", b {shell}")
+    return titled

@@ -10,13 +10,12 @@ from dmri_fm.errors import ConfigError, ImageError, LayoutError
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate.baselines import BASELINES, SERIES_ORACLES
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan, format_series
 from dmri_fm_lab.evaluate.records import json_ready, write_json
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
 from dmri_fm_lab.evaluate.scores import interval_coverage, score
 from dmri_fm_lab.evaluate.subsets import choose_subsets
-from dmri_fm_lab.evaluate.tables import format_series
 from dmri_fm_lab.scans import Scan, find_scans
 
 REGIONS = {"tissue", "white", "grey"}

@@ -98,7 +98,7 @@ def test_spoilt_scans_score_higher(loaded):
 
 
 def test_what_is_missing_is_said(loaded):
-    with pytest.raises(ConfigError, match="1 sound"):
+    with pytest.raises(ConfigError, match="1 intact"):
         score_corruptions(loaded, [sound()])
     with pytest.raises(WeightsError, match="statistics"):
         score_corruptions(replace(loaded, statistics={}), [sound(), sound(1)])

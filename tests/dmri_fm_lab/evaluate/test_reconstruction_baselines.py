@@ -7,6 +7,7 @@ from dmri_fm.encoders.drope.direction_models import predict_harmonics, shell_mea
 from dmri_fm.encoders.drope.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.series import Dwi
 from dmri_fm_lab.evaluate.inpainting import (
     fill_by_directions,
     fill_by_means,
@@ -16,7 +17,6 @@ from dmri_fm_lab.evaluate.inpainting import (
 from dmri_fm_lab.evaluate.reconstruction_baselines import (
     DIRECTION_BASELINES,
     PATCH_BASELINES,
-    Kept,
 )
 from dmri_fm_lab.simulate import spread_directions
 
@@ -42,7 +42,7 @@ def random_tensors(n):
 
 def brain(signal, gtab):
     images = signal.reshape(*SHAPE, -1).astype(np.float32)
-    return Kept(images, gtab, np.ones(SHAPE, dtype=bool), np.diag([2.0, 2, 2, 1]))
+    return Dwi.from_arrays(images, np.diag([2.0, 2, 2, 1]), gtab, mask=np.ones(SHAPE))
 
 
 def test_the_mean_is_that_of_the_nearest_shell() -> None:
