@@ -6,7 +6,7 @@ The volumes are first laid on one another by the engine itself, then moved by kn
 (translations and rotations of 1.2 mm and 1.2 degrees, eddy currents of 1 %, one standard
 deviation), and the engine is asked again. Prints the mean displacement of the brain that is
 left: of every volume from the b=0 reference, and of the weighted volumes from one another (their
-common place is found by mutual information with the b=0 reference, and is the larger part).
+common pose is estimated by mutual information with the b=0 reference, and is the larger part).
 The baseline is ANTs: one affine registration per volume to the mean of all weighted volumes.
 """
 

@@ -6,24 +6,24 @@ Usage: python benchmarks/tensor_on_simulation.py [--brains 2] [--weights FILE] [
 Brains of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
 with one b=0 and a turned Skare set. From one condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no
 lesions) one thing at a time is changed: SNR, b, voxel size, lesions. Prints a table for each
-condition, and at the end the two lines that decide: the gain over the best baseline at SNR 20, and
-the loss against least squares at SNR 60 and above.
+condition, and at the end the two verdicts: the gain over the best baseline at SNR 20, and the
+loss against least squares at SNR 60 and above.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
-from dmri_fm_lab.evaluate.records import json_ready
+from dmri_fm_lab.evaluate.records import json_ready, write_json
 from dmri_fm_lab.evaluate.scores import mean_rows
 from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan
+from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 
-#: Names and values of what is changed; the first of each is the condition that the rest keep.
+#: Values of each condition; the first is the one that is kept while another condition varies.
 SNRS = (20.0, 8.0, 12.0, 30.0, 45.0, 60.0, 80.0)
 BVALS = (1000.0, 600.0, 2000.0, 3000.0)
 VOXELS_MM = (2.5, 2.0, 3.5)
@@ -38,15 +38,15 @@ PARTIAL_FOURIER = 0.8
 #: Seeds of brains lie outside those of other benchmarks.
 FIRST_BRAIN = 700
 
-COLUMNS = (
-    ("fa", "FA", 1.0),
-    ("fa_bias", "FA bias", 1.0),
-    ("md", "MD", 1e3),
-    ("tensor", "tensor", 1e3),
-    ("v1_deg_fa03", "V1 FA>.3", 1.0),
-    ("fa_coverage", "FA 90%", 1.0),
-    ("md_coverage", "MD 90%", 1.0),
-)
+COLUMNS = {
+    "fa": Column("FA", ".4g"),
+    "fa_bias": Column("FA bias", ".4g"),
+    "md": Column("MD", ".4g", 1e3),
+    "tensor": Column("tensor", ".4g", 1e3),
+    "v1_deg_fa03": Column("V1 FA>.3", ".4g"),
+    "fa_coverage": Column("FA 90%", ".4g"),
+    "md_coverage": Column("MD 90%", ".4g"),
+}
 
 
 def score_brain(
@@ -89,16 +89,8 @@ def means(brains: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def print_condition(name: str, numbers: dict[str, dict[str, Any]]) -> None:
     for region in ("white", "grey"):
-        print(f"\n{name}, {region} matter\n")
-        print("| method | " + " | ".join(title for _, title, _ in COLUMNS) + " |")
-        print("|---" * (len(COLUMNS) + 1) + "|")
-        for method, regions in numbers.items():
-            row = regions[region]
-            cells = [
-                "" if row.get(key) is None else f"{factor * row[key]:.4g}"
-                for key, _, factor in COLUMNS
-            ]
-            print(f"| {METHOD_TITLES[method]} | " + " | ".join(cells) + " |")
+        rows = {METHOD_TITLES[method]: regions[region] for method, regions in numbers.items()}
+        print(f"\n{name}, {region} matter\n\n{markdown(table_cells(rows, COLUMNS))}")
 
 
 def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -139,16 +131,8 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
                     for n in (names[title].format(v) for v in values)
                 ]
                 style = {"color": "black", "linewidth": 2.2} if method == "network" else {}
-                dashes = "--" if method == "gaussian-oracle" else "-"
-                panel.plot(
-                    values,
-                    errors,
-                    linestyle=dashes,
-                    marker="o",
-                    markersize=3,
-                    label=METHOD_TITLES[method],
-                    **style,
-                )
+                line = "o--" if method == "gaussian-oracle" else "o-"
+                panel.plot(values, errors, line, ms=3, label=METHOD_TITLES[method], **style)
             panel.set_xlabel(title)
             panel.set_ylim(bottom=0)
             if title == "SNR":
@@ -173,7 +157,7 @@ def main() -> None:
         print_condition(name, numbers)
     print_verdict(found)
     if options.json:
-        options.json.write_text(json.dumps(json_ready(found), indent=1) + "\n", encoding="utf-8")
+        write_json(json_ready(found), options.json)
     if options.figure:
         draw(found, options.figure)
 

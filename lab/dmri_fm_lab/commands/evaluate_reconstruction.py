@@ -1,4 +1,4 @@
-"""`dmri-fm evaluate reconstruction`: what a pretrained autoencoder fills in."""
+"""`dmri-fm evaluate reconstruction`: masked parts of scans by a pretrained autoencoder."""
 
 from __future__ import annotations
 
@@ -30,13 +30,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--directions", type=int, nargs="+", default=[12, 30], metavar="T", help="default 12 30"
     )
     parser.add_argument(
-        "--masks",
-        type=int,
-        default=2,
-        metavar="N",
-        help="masks of each type; default 2",
+        "--masks", type=int, default=2, metavar="N", help="masks of each type; default 2"
     )
-    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
     parser.set_defaults(run=run)
 
 
@@ -50,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     from dmri_fm_lab.evaluate.records import write_json
 
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
-    found = evaluate_reconstruction(
+    scores = evaluate_reconstruction(
         options.source,
         read_sources(options),
         ReconstructionRequest(tuple(options.directions), options.masks, options.seed),
@@ -59,4 +55,4 @@ def run(options: argparse.Namespace) -> None:
         report=lambda record: print(format_scan(record), end="\n\n", flush=True),
     )
     if options.json:
-        print(write_json(found, options.json))
+        print(write_json(scores, options.json))
