@@ -79,9 +79,9 @@ def main() -> int:
     print(f"before                   {error(still, truth, points, weighted)}")
     for passes in (1, 2):
         start = time.process_time()
-        found = estimate(moved, gtab, n_passes=passes)
+        estimated = estimate(moved, gtab, n_passes=passes)
         seconds = time.process_time() - start
-        print(f"built in, {passes} pass(es)     {error(found.xfms, truth, points, weighted)}, "
+        print(f"built in, {passes} pass(es)     {error(estimated.xfms, truth, points, weighted)}, "
               f"{seconds:.0f} CPU-s")  # fmt: skip
     start = time.process_time()
     xfms = np.tile(np.eye(4), (n, 1, 1))

@@ -92,13 +92,13 @@ def score(
     brains: Sequence[SimulatedBrain], sets: Sequence[NDArray[np.float64]], request: Request
 ) -> dict[str, Row]:
     """Return errors in tissue, averaged over brains and sets of directions, by method."""
-    found: dict[str, list[Row]] = {}
+    rows_by_method: dict[str, list[Row]] = {}
     for number, brain in enumerate(brains):
         for k, axes in enumerate(sets):
             scan = simulated_scan(brain, snr=SNR, bvecs=axes, seed=100 * number + k)
             for method, regions in compare_methods(scan, brain.reference(), request).items():
-                found.setdefault(method, []).append(regions["tissue"])
-    return {method: mean_rows(rows) for method, rows in found.items()}
+                rows_by_method.setdefault(method, []).append(regions["tissue"])
+    return {method: mean_rows(rows) for method, rows in rows_by_method.items()}
 
 
 def main() -> None:

@@ -54,20 +54,20 @@ def score_brain(
 ) -> dict[float, dict[str, Any]]:
     """Return the numbers of every method and region, by SNR."""
     brain = build_brain(seed, **changes)
-    found = {}
+    results = {}
     for snr in snrs:
         scan = simulated_scan(brain, snr=snr, partial_fourier=PARTIAL_FOURIER, seed=seed)
-        found[snr] = compare_methods(scan, brain.reference(), request)
-    return found
+        results[snr] = compare_methods(scan, brain.reference(), request)
+    return results
 
 
 def conditions(n_brains: int, request: Request) -> dict[str, list[dict[str, Any]]]:
     """Return the numbers of each brain, by condition."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
 
     def add(name: str, numbers: dict[str, Any]) -> None:
-        print(f"{name}: brain {len(found.get(name, ())) + 1}", flush=True)
-        found.setdefault(name, []).append(numbers)
+        print(f"{name}: brain {len(results.get(name, ())) + 1}", flush=True)
+        results.setdefault(name, []).append(numbers)
 
     for k in range(n_brains):
         seed = FIRST_BRAIN + k
@@ -79,7 +79,7 @@ def conditions(n_brains: int, request: Request) -> dict[str, list[dict[str, Any]
             numbers = score_brain(seed, SNRS[:1], request, voxel_size_mm=size)[SNRS[0]]
             add(f"{size:g} mm", numbers)
         add("lesions", score_brain(seed, SNRS[:1], request, has_lesions=True)[SNRS[0]])
-    return found
+    return results
 
 
 def means(brains: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -93,11 +93,11 @@ def print_condition(name: str, numbers: dict[str, dict[str, Any]]) -> None:
         print(f"\n{name}, {region} matter\n\n{markdown(table_cells(rows, COLUMNS))}")
 
 
-def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+def print_verdict(results: dict[str, dict[str, dict[str, Any]]]) -> None:
     print("\nVerdict\n")
     for region in ("white", "grey"):
         for key in ("fa", "md"):
-            numbers = found["SNR 20"]
+            numbers = results["SNR 20"]
             best = min(BASELINES, key=lambda m: numbers[m][region][key])
             gain = 1 - numbers["network"][region][key] / numbers[best][region][key]
             print(
@@ -105,12 +105,12 @@ def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
                 f"{METHOD_TITLES[best]} (bar: +15 %)"
             )
         for snr in (60, 80):
-            numbers = found[f"SNR {snr}"]
+            numbers = results[f"SNR {snr}"]
             loss = numbers["network"][region]["fa"] - numbers["wls"][region]["fa"]
             print(f"SNR {snr}, {region}, FA: network {loss:+.4f} against WLS (bar: +.005)")
 
 
-def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
+def draw(results: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
     """Draw FA and MD error of white and grey matter against SNR, b and voxel size."""
     from matplotlib.figure import Figure
 
@@ -127,7 +127,7 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
         for panel, (title, values) in zip(panels[row], axes_of.items(), strict=True):
             for method in METHODS:
                 errors = [
-                    factor * found["SNR 20" if n not in found else n][method][region][key]
+                    factor * results["SNR 20" if n not in results else n][method][region][key]
                     for n in (names[title].format(v) for v in values)
                 ]
                 style = {"color": "black", "linewidth": 2.2} if method == "network" else {}
@@ -152,14 +152,14 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="write the plots")
     options = parser.parse_args()
     request = Request(methods=METHODS, weights=options.weights)
-    found = {name: means(brains) for name, brains in conditions(options.brains, request).items()}
-    for name, numbers in found.items():
+    results = {name: means(brains) for name, brains in conditions(options.brains, request).items()}
+    for name, numbers in results.items():
         print_condition(name, numbers)
-    print_verdict(found)
+    print_verdict(results)
     if options.json:
-        write_json(json_ready(found), options.json)
+        write_json(json_ready(results), options.json)
     if options.figure:
-        draw(found, options.figure)
+        draw(results, options.figure)
 
 
 if __name__ == "__main__":

@@ -204,9 +204,9 @@ def _compared_features(encoder: Drope, random: Drope, scan: GridScan) -> dict[st
 
 
 def _probe(by_protocol: Mapping[str, _Array], target: _Array, seed: int) -> dict[str, float]:
-    as_is, centred = probe(list(by_protocol.values()), target, seed=seed)
+    raw, centred = probe(list(by_protocol.values()), target, seed=seed)
     names = [*by_protocol, *(f"{name} centred" for name in by_protocol)]
-    return dict(zip(names, [*as_is, *centred], strict=True))
+    return dict(zip(names, [*raw, *centred], strict=True))
 
 
 def compare_directions(

@@ -81,6 +81,7 @@ def _by_voxel(
 def _gaussian_process(
     signal: NDArray[np.float64], visible: GradientTable, wanted: GradientTable
 ) -> NDArray[np.float64]:
+    # Andersson & Sotiropoulos 2015, doi:10.1016/j.neuroimage.2015.07.067.
     products = signal.T @ signal / max(len(signal), 1)
     return fit_gaussian_process(products, visible).predict(signal, visible, wanted)
 
@@ -156,9 +157,7 @@ DIRECTION_BASELINES: dict[str, Baseline[DirectionMethod]] = {
     "tensor-smooth": Baseline("tensor of smoothed images", _predict_smooth_tensor),
     "harmonics": Baseline("spherical harmonics", partial(_by_voxel, predict=predict_harmonics)),
     "gaussian-process": Baseline(
-        "Gaussian process",
-        partial(_by_voxel, predict=_gaussian_process),
-        "10.1016/j.neuroimage.2015.07.067",
+        "Gaussian process", partial(_by_voxel, predict=_gaussian_process)
     ),
     "stacked": Baseline("stacked predictions", _stack),
 }
