@@ -24,15 +24,18 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score intact scans, and the same scans corrupted in several ways."""
+    from dmri_fm.registry import feature_grid, load_weights
     from dmri_fm_lab.evaluate.out_of_distribution import (
-        evaluate_out_of_distribution,
+        N_DIRECTIONS,
         format_corruptions,
+        score_corruptions,
     )
     from dmri_fm_lab.evaluate.records import write_json
 
-    record = evaluate_out_of_distribution(
-        options.weights or options.model, read_sources(options), model=options.model
-    )
+    grid = feature_grid(options.model)
+    weights = load_weights(options.weights or options.model, model=options.model)
+    scans = read_sources(options).scans(grid, n_directions=N_DIRECTIONS)
+    record = score_corruptions(weights, scans, seed=options.seed)
     print(format_corruptions(record))
     if options.json:
         print(write_json(record, options.json))

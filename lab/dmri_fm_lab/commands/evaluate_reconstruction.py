@@ -40,19 +40,22 @@ def run(options: argparse.Namespace) -> None:
     """Score reconstructions of every scan."""
     from dmri_fm_lab.evaluate.reconstruction import (
         ReconstructionRequest,
-        evaluate_reconstruction,
         format_scan,
+        score_scans,
     )
     from dmri_fm_lab.evaluate.records import write_json
+    from dmri_fm_lab.train.runs import load_autoencoder
 
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
-    scores = evaluate_reconstruction(
-        options.source,
-        read_sources(options),
-        ReconstructionRequest(tuple(options.directions), options.masks, options.seed),
-        model=options.model,
-        device=options.device,
-        report=lambda record: print(format_scan(record), end="\n\n", flush=True),
+    request = ReconstructionRequest(tuple(options.directions), options.masks, options.seed)
+    network = load_autoencoder(options.source, model=options.model).to(options.device)
+    grid = network.config.encoder.grid
+    record = score_scans(
+        network,
+        read_sources(options).scans(grid, n_directions=max(request.directions)),
+        request,
+        report=lambda scan: print(format_scan(scan), end="\n\n", flush=True),
     )
     if options.json:
-        print(write_json(scores, options.json))
+        run = {"run": options.source, "model": options.model}
+        print(write_json({**run, **record}, options.json))

@@ -67,13 +67,13 @@ _NOTES = {
     "errors": "mean absolute errors against the reference; mm^2/s, degrees",
     "corrected": "rmse_corrected: root of the mean square minus the mean variance of the "
     "reference (wild bootstrap)",
-    "fa": "noise raises the FA of a reference as it raises that of an estimate: where the "
-    "reference is noisy, FA errors favour estimates that are as noisy; fa_bias_corrected takes "
-    "off what the bootstrap finds of it",
-    "shares_b0": "where the reference has the test's b=0, the noise of that volume is in "
-    "neither errors nor variance: errors are too small, most of all of MD",
-    "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles have "
-    "seen the reference's volumes, so their noise is not independent of it",
+    "fa": "noise raises the FA of references and estimates alike: FA errors against a noisy "
+    "reference favour estimates that are as noisy; fa_bias_corrected adds the reference's own "
+    "bias, by the bootstrap",
+    "shares_b0": "where the reference uses the test's b=0, errors and variance lack the noise of "
+    "that volume: errors are too small, most of all of MD",
+    "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles denoise "
+    "the reference's volumes, too, so their noise is not independent of it",
     "raw": "raw series are not corrected for motion, eddy currents or distortion; noise of "
     "preprocessed series is correlated between voxels",
     "iwls": "seven volumes determine the seven unknowns: IWLS is WLS",

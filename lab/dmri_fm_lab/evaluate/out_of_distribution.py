@@ -7,7 +7,6 @@ must not raise the score.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,13 @@ from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.out_of_distribution import percentile_of, score_scan
 from dmri_fm.qspace import choose_spread
-from dmri_fm.registry import feature_grid, load_weights
 from dmri_fm.weights import Weights
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.tables import markdown
-from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
+from dmri_fm_lab.grid_scans import EVALUATION, GridScan
 
-__all__ = ["evaluate_out_of_distribution", "format_corruptions", "score_corruptions"]
+__all__ = ["N_DIRECTIONS", "format_corruptions", "score_corruptions"]
 
 #: Directions of a set, and the largest number of disjoint sets that are taken from a scan.
 N_DIRECTIONS, MOST_SETS = 12, 2
@@ -106,25 +104,6 @@ def score_corruptions(
             "auroc": {k: auroc(scores["clean"], v) for k, v in scores.items() if k != "clean"},
         }
     )
-
-
-def evaluate_out_of_distribution(
-    weights: str | Path, sources: ScanSources, *, model: str = "drope"
-) -> dict[str, Any]:
-    """Load an encoder, and score intact scans and their corruptions.
-
-    Parameters
-    ----------
-    weights
-        A `.safetensors` file, or the model's name for the weights that ship with the package.
-    sources
-        Intact scans.
-    model
-        Name of the encoder.
-    """
-    loaded = load_weights(weights, model=model)
-    scans = sources.scans(feature_grid(model), n_directions=N_DIRECTIONS)
-    return score_corruptions(loaded, scans, seed=sources.seed)
 
 
 def auroc(intact: list[float], corrupted: list[float]) -> float:

@@ -59,13 +59,13 @@ PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
 _WAYS = ("raw", "centred", "linked")
 
 _NOTES = {
-    "gallery": "one head of the generator that is not trained on; its members share geometry, "
-    "mask and b=0 contrast and differ in five factors of the microstructure. Each protocol has "
-    "directions and noise of its own; C has another b-value too",
-    "raw": "rank-1 by Euclidean distance of the features as they are",
+    "gallery": "brains of one geometry, mask and b=0 contrast, from the generator that is not "
+    "trained on; they differ in five factors of the microstructure. Each protocol has directions "
+    "and noise of its own; C has another b-value too",
+    "raw": "rank-1 by Euclidean distance of the raw features",
     "centred": "each feature standardised over the brains of its protocol, for every method",
-    "linked": "rank-1 of brains that one protocol alone needs: a linear map between protocols was "
-    "learnt from the other four fifths of the brains, scanned by both",
+    "linked": "rank-1 through a linear map between protocols, learnt from the other four fifths "
+    "of the brains, which both protocols scanned",
     "probe": "R^2 of held-out brains; ridge, trained on A, the penalty chosen within folds",
 }
 

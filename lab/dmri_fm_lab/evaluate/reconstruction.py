@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,11 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import (
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
-from dmri_fm_lab.grid_scans import GridScan, ScanSources
-from dmri_fm_lab.train.runs import load_autoencoder
+from dmri_fm_lab.grid_scans import GridScan
 
 __all__ = [
     "METHOD_TITLES",
     "ReconstructionRequest",
-    "evaluate_reconstruction",
     "format_scan",
     "score_scan",
     "score_scans",
@@ -43,7 +40,7 @@ logger = logging.getLogger(__name__)
 #: Title of every method, in the order of tables.
 METHOD_TITLES: dict[str, str] = {
     "network": "network",
-    "start": "where the network starts",
+    "start": "start of the network",
     **{name: baseline.title for name, baseline in DIRECTION_BASELINES.items()},
     **{name: baseline.title for name, baseline in PATCH_BASELINES.items()},
     "directions": "same voxel, other directions",
@@ -79,26 +76,26 @@ _AUTHORS = {
 
 _NOTES = {
     "where": "masked voxels of the brain on the encoder's grid; S/S0, range 1",
-    "start": "the classical estimate that the network corrects, which no weights have a part in",
+    "start": "the classical estimate that the network corrects, made without trained weights",
     "mean": "of the kept directions of the nearest b-value; of the visible voxels of the volume",
     "psnr": "10 log10(1 / MSE); authors_psnr is 10 log10(1 / sqrt(MSE)), half of it",
     "ssim": "ours: 3-D, Gaussian window of 1.5 voxels, the target in place of visible voxels",
-    "authors": "authors_*: as their code computes them, from its description: visible patches "
-    "as the network gives them back, error over voxels with a positive reconstruction, slices "
-    "scaled by their maximum, each by its own. Masks are shared by all directions, other than "
-    "in their code, and outside the brain everything is zero",
+    "authors": "authors_*: computed as the authors' code is described: visible patches as the "
+    "network reconstructs them, error over voxels with a positive reconstruction, each slice "
+    "scaled by its own maximum. Unlike in their code, all directions share the masks, and voxels "
+    "outside the brain are zero",
     "spatial-per-direction": "masks per direction, as in the authors' code: most patches stay "
     "visible in some directions. Baselines only: the encoder takes one mask",
-    "diffusion": "of 20 random sets of visible directions the one that determines a tensor best, "
-    "for the baselines' sake",
+    "diffusion": "of 20 random sets of visible directions, the one that determines a tensor best; "
+    "others would put baselines at a disadvantage",
     "truth": "rmse_truth and tensors of simulated scans: against the signal without noise",
     "tensors": "fa, md (mm^2/s): mean absolute errors of tensors fitted to visible and "
-    "reconstructed volumes; of masked patches only, if places were masked. The reference of real "
-    "scans is the tensor of the measured volumes, as noisy as they are",
+    "reconstructed volumes; in masked patches only, where patches are masked. The reference of "
+    "real scans is the tensor of the measured, noisy volumes",
     "floor": "rmse of the signal without noise; of real scans from the estimated noise, which "
     "interpolation makes look less than it is",
     "fid": "the Frechet inception distance is not computed: it needs the weights of an image "
-    "network, which are not at hand",
+    "network, which are not available",
 }
 
 
@@ -184,38 +181,6 @@ def _mean_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _mean_by_key(records: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
     keys = dict.fromkeys(key for record in records for key in record)
     return {key: mean_rows([r[key] for r in records if key in r]) for key in keys}
-
-
-def evaluate_reconstruction(
-    source: str | Path,
-    sources: ScanSources,
-    request: ReconstructionRequest,
-    *,
-    model: str = "drope",
-    device: str = "cpu",
-    report: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Load an autoencoder, and score its reconstructions.
-
-    Parameters
-    ----------
-    source, model
-        The autoencoder, see :func:`dmri_fm_lab.train.runs.load_autoencoder`.
-    sources
-        Scans.
-    request, report
-        See :func:`score_scans`.
-    device
-        Device of the network.
-    """
-    network = load_autoencoder(source, model=model).to(device)
-    grid = network.config.encoder.grid
-    scans = sources.scans(grid, n_directions=max(request.directions))
-    return {
-        "run": str(source),
-        "model": model,
-        **score_scans(network, scans, request, report=report),
-    }
 
 
 def score_scans(

@@ -152,7 +152,7 @@ PatchMethod = Callable[[_Image, NDArray[np.bool_], NDArray[np.bool_]], _Image]
 #: Masked directions from the visible ones: shape (X, Y, Z, H). GradientError where the visible
 #: directions are too few.
 DIRECTION_BASELINES: dict[str, Baseline[DirectionMethod]] = {
-    "mean": Baseline("mean of what is visible", partial(_by_voxel, predict=shell_means)),
+    "mean": Baseline("mean of visible values", partial(_by_voxel, predict=shell_means)),
     "tensor": Baseline("tensor", predict_tensor_signal),
     "tensor-smooth": Baseline("tensor of smoothed images", _predict_smooth_tensor),
     "harmonics": Baseline("spherical harmonics", partial(_by_voxel, predict=predict_harmonics)),
@@ -165,7 +165,7 @@ DIRECTION_BASELINES: dict[str, Baseline[DirectionMethod]] = {
 #: Masked patches from the visible ones of the same volume: images (X, Y, Z, N), visible and
 #: masked voxels (X, Y, Z) of the brain.
 PATCH_BASELINES: dict[str, Baseline[PatchMethod]] = {
-    "mean": Baseline("mean of what is visible", fill_by_means),
+    "mean": Baseline("mean of visible values", fill_by_means),
     "convolution": Baseline("normalised convolution", fill_smoothly),
     "harmonic": Baseline("harmonic inpainting", fill_harmonically),
 }

@@ -19,7 +19,7 @@ __all__ = ["FEATURES", "baseline_features", "encode", "untrained"]
 #: Every representation, in the order of tables.
 FEATURES = {
     "encoder": "encoder",
-    "pooled": "its tokens, pooled as they are",
+    "pooled": "its tokens, pooled without the filter",
     "cls": "its class tokens",
     "untrained": "untrained encoder",
     "mean": "blurred mean DWI",

@@ -104,11 +104,11 @@ def test_rows_of_a_scan(scan, network) -> None:
     json.dumps(record, allow_nan=False)
 
 
-@pytest.mark.parametrize("kind_of_network", ["published", "guided"])
-def test_hidden_data_reach_nobody(scan, network, kind_of_network) -> None:
+@pytest.mark.parametrize("architecture", ["published", "guided"])
+def test_masked_data_reach_no_reconstruction(scan, network, architecture) -> None:
     """Other values in masked patches and directions change no reconstruction of them."""
     names = {"network"}
-    if kind_of_network == "guided":
+    if architecture == "guided":
         network = GuidedAutoencoder(GuidedConfig(**vars(TINY_MAE))).eval()
         names |= {"start"}
     chosen = tokenise(scan.signal, scan.gtab, scan.mask, TINY)

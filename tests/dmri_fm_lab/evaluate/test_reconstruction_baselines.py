@@ -120,7 +120,7 @@ def test_without_noise_the_gaussian_process_gives_back_what_it_was_given() -> No
     np.testing.assert_allclose(process.predict(signal, kept, kept), signal, atol=1e-4)
 
 
-def test_hyperparameters_are_found_again() -> None:
+def test_hyperparameters_are_recovered() -> None:
     kept = shell(0, 24)
     true = GaussianProcess(0.02, 1.2, 1.0, 0.004)
     draws = np.random.default_rng(0).multivariate_normal(
@@ -151,7 +151,7 @@ def test_a_ramp_is_harmonic() -> None:
 
 
 @pytest.mark.parametrize("baseline", PATCH_BASELINES.values(), ids=PATCH_BASELINES)
-def test_constants_stay_and_hidden_voxels_are_not_read(baseline) -> None:
+def test_constants_stay_and_masked_voxels_are_not_read(baseline) -> None:
     visible, masked = block()
     # A second island that nothing visible touches.
     masked[11:13, 11:13, 11:13] = True
