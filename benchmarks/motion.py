@@ -6,7 +6,7 @@ The volumes are first laid on one another by the engine itself, then moved by kn
 (translations and rotations of 1.2 mm and 1.2 degrees, eddy currents of 1 %, one standard
 deviation), and the engine is asked again. Prints the mean displacement of the brain that is
 left: of every volume from the b=0 reference, and of the weighted volumes from one another (their
-common place is found by mutual information with the b=0 reference, and is the larger part).
+common pose is estimated by mutual information with the b=0 reference, and is the larger part).
 The baseline is ANTs: one affine registration per volume to the mean of all weighted volumes.
 """
 
@@ -79,9 +79,9 @@ def main() -> int:
     print(f"before                   {error(still, truth, points, weighted)}")
     for passes in (1, 2):
         start = time.process_time()
-        found = estimate(moved, gtab, n_passes=passes)
+        estimated = estimate(moved, gtab, n_passes=passes)
         seconds = time.process_time() - start
-        print(f"built in, {passes} pass(es)     {error(found.xfms, truth, points, weighted)}, "
+        print(f"built in, {passes} pass(es)     {error(estimated.xfms, truth, points, weighted)}, "
               f"{seconds:.0f} CPU-s")  # fmt: skip
     start = time.process_time()
     xfms = np.tile(np.eye(4), (n, 1, 1))

@@ -13,7 +13,7 @@ FOLDER/ROW.safetensors` writes them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,17 @@ from dmri_fm.tensor_networks.qcg_dti import ABLATIONS
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.evaluate.simulated import SimulatedBrain, build_brain, simulated_scan, skare_table
+from dmri_fm_lab.evaluate.tables import Column, markdown
 
 #: Tensor, MD, AD and RD in 1e-3 mm^2/s; the angle is over all tissue but CSF.
-COLUMNS = (("tensor", 1e3), ("fa", 1.0), ("md", 1e3), ("ad", 1e3), ("rd", 1e3), ("v1_deg", 1.0))
-HEADER = "| source | method | tensor | FA | MD | AD | RD | V1, degrees |\n" + "|---" * 8 + "|"
+COLUMNS = {
+    "tensor": Column("tensor", ".4g", 1e3),
+    "fa": Column("FA", ".4g"),
+    "md": Column("MD", ".4g", 1e3),
+    "ad": Column("AD", ".4g", 1e3),
+    "rd": Column("RD", ".4g", 1e3),
+    "v1_deg": Column("V1, degrees", ".4g"),
+}
 
 PUBLISHED_FIXED = {
     "WLS": (0.818, 0.1292, 0.1614, 0.1501, 0.1748, 41.38),
@@ -66,30 +73,32 @@ FIRST_BRAIN = 750
 SNR = 20.0
 
 
-def print_published(rows: dict[str, tuple[float, ...]]) -> None:
-    for name, numbers in rows.items():
-        print(f"| published | {name} | " + " | ".join(f"{n:g}" for n in numbers) + " |")
+def published(rows: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    """Return the lines of published numbers."""
+    return [["published", name, *(f"{n:g}" for n in row)] for name, row in rows.items()]
 
 
-def print_row(name: str, row: Row) -> None:
-    cells = (
-        "" if row.get(key) is None else f"{factor * float(row[key] or 0):.4g}"
-        for key, factor in COLUMNS
-    )
-    print(f"| simulation | {name} | " + " | ".join(cells) + " |", flush=True)
+def error_table(theirs: Mapping[str, Sequence[float]], ours: Mapping[str, Row]) -> str:
+    """Return a table of published errors and of ours."""
+    lines = [["source", "method", *(column.title for column in COLUMNS.values())]]
+    lines += published(theirs)
+    for name, row in ours.items():
+        cells = (column.cell(row.get(key)) for key, column in COLUMNS.items())
+        lines.append(["simulation", name, *cells])
+    return markdown(lines)
 
 
 def score(
     brains: Sequence[SimulatedBrain], sets: Sequence[NDArray[np.float64]], request: Request
 ) -> dict[str, Row]:
     """Return errors in tissue, averaged over brains and sets of directions, by method."""
-    found: dict[str, list[Row]] = {}
+    rows_by_method: dict[str, list[Row]] = {}
     for number, brain in enumerate(brains):
         for k, axes in enumerate(sets):
             scan = simulated_scan(brain, snr=SNR, bvecs=axes, seed=100 * number + k)
             for method, regions in compare_methods(scan, brain.reference(), request).items():
-                found.setdefault(method, []).append(regions["tissue"])
-    return {method: mean_rows(rows) for method, rows in found.items()}
+                rows_by_method.setdefault(method, []).append(regions["tissue"])
+    return {method: mean_rows(rows) for method, rows in rows_by_method.items()}
 
 
 def main() -> None:
@@ -102,36 +111,38 @@ def main() -> None:
     free = [skare_table(k) for k in range(options.sets)]
 
     print("\nTable 1: six directions, always the same, or turned at random\n")
-    for title, sets, published in (
+    for title, sets, theirs in (
         ("fixed", [np.asarray(SKARE_DIRECTIONS)], PUBLISHED_FIXED),
         ("turned", free, PUBLISHED_FREE),
     ):
-        print(f"\n{title}\n\n{HEADER}")
-        print_published(published)
-        for method, row in score(brains, sets, Request(methods=METHODS)).items():
-            name = "tensor-refiner (ours)" if method == "network" else METHOD_TITLES[method]
-            print_row(name, row)
+        rows = score(brains, sets, Request(methods=METHODS))
+        titles = {**METHOD_TITLES, "network": "tensor-refiner (ours)"}
+        ours = {titles[method]: row for method, row in rows.items()}
+        print(f"\n{title}\n\n{error_table(theirs, ours)}", flush=True)
 
     print("\nTable 4: cost of a block of 64^3 voxels\n")
-    print("| source | method | 1e9 multiply-adds | 1e6 parameters |\n|---|---|---|---|")
-    for name, (macs, millions) in PUBLISHED_COST.items():
-        print(f"| published | {name} | {macs:g} | {millions:g} |")
+    cost = [
+        ["source", "method", "1e9 multiply-adds", "1e6 parameters"],
+        *published(PUBLISHED_COST),
+    ]
     for name in ("qcg-dti-paper", "tensor-refiner"):
-        config, kind, _ = MODELS[name]
         with torch.device("meta"):
-            count = sum(p.numel() for p in kind(config).parameters())  # type: ignore[call-arg]
-        print(f"| counted | {name} | {count_macs(name):.4g} | {count / 1e6:.4g} |")
+            model = MODELS[name].network(MODELS[name].config)
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        cost.append(["counted", name, f"{count_macs(name):.4g}", f"{millions:.4g}"])
+    print(markdown(cost))
 
     if options.ablations:
-        print(f"\nTable 5: parts taken away, directions turned at random\n\n{HEADER}")
-        print_published(PUBLISHED_ABLATIONS)
+        ours = {}
         for row_name in ABLATIONS:
             request = Request(
                 methods=("network",),
                 model=f"qcg-dti-ablation-{row_name}",
                 weights=options.ablations / f"{row_name}.safetensors",
             )
-            print_row(row_name, score(brains, free, request)["network"])
+            ours[row_name] = score(brains, free, request)["network"]
+        print("\nTable 5: parts taken away, directions turned at random\n")
+        print(error_table(PUBLISHED_ABLATIONS, ours))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What tensor networks cost: parameters, multiplications, processor time, beside least squares.
+"""Cost of tensor networks: parameters, multiplications, processor time, beside least squares.
 
 Usage: python benchmarks/tensor_cost.py [--paper]
 
@@ -34,11 +34,9 @@ BLOCK = (64, 64, 64)
 
 def count_macs(name: str) -> float:
     """Return billions of multiply-adds for a block, from convolutions and matrix products."""
-    config, kind, _ = MODELS[name]
-    # Counted on a small block: shapes alone would need a device that computes nothing, which
-    # eigenvectors cannot be computed on.
+    # Counted on a small block: the meta device, which has shapes alone, lacks eigenvectors.
     side = 16
-    model = kind(config)  # type: ignore[call-arg]
+    model = MODELS[name].network(MODELS[name].config)
     shape = (1, 1, side, side, side)
     q = torch.tensor(draw_protocol(np.random.default_rng(0)).bvecs_ras[1:].tolist())
     inputs = TensorInputs(
@@ -64,7 +62,7 @@ def cpu_seconds(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def make_scan() -> Dwi:
-    """Return a noisy ball in a box: what matters here is its size."""
+    """Return a noisy ball in a box, of the size of a brain."""
     rng = np.random.default_rng(0)
     gtab = draw_protocol(rng, bvals=1000.0)
     inside = np.linalg.norm(np.indices(BRAIN).T / np.array(BRAIN) - 0.5, axis=-1).T < 0.49
@@ -83,21 +81,15 @@ def main() -> None:
     print(f"brain of {int(dwi.mask.sum())} voxels in {BRAIN}")  # type: ignore[union-attr]
     print(f"{'least squares':16s} {fit_cpu:7.2f} CPU-s {fit_wall:7.2f} s")
     for name in ("tensor-refiner", "qcg-dti-paper"):
-        config, kind, _ = MODELS[name]
-        model = kind(config)  # type: ignore[call-arg]
+        model = MODELS[name].network(MODELS[name].config)
         n_parameters = sum(p.numel() for p in model.parameters())
         line = (
             f"{name:16s} {n_parameters / 1e6:.2f}M parameters, {count_macs(name):.1f} GMAC a block"
         )
         if name == "tensor-refiner" or options.paper:
             with tempfile.TemporaryDirectory() as folder:
-                path = save_weights(
-                    Path(folder) / "w.safetensors",
-                    model,
-                    name=name,
-                    version="0",
-                    training={},
-                )
+                path = Path(folder) / "w.safetensors"
+                save_weights(path, model, name=name, version="0", training={})
                 cpu, wall = cpu_seconds(lambda: predict_tensor(dwi, model=name, weights=path))  # noqa: B023
             line += f", {cpu:.1f} CPU-s, {wall:.1f} s, {cpu / fit_cpu:.0f} times least squares"
         print(line, flush=True)

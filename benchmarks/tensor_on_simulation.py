@@ -6,24 +6,24 @@ Usage: python benchmarks/tensor_on_simulation.py [--brains 2] [--weights FILE] [
 Brains of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
 with one b=0 and a turned Skare set. From one condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no
 lesions) one thing at a time is changed: SNR, b, voxel size, lesions. Prints a table for each
-condition, and at the end the two lines that decide: the gain over the best baseline at SNR 20, and
-the loss against least squares at SNR 60 and above.
+condition, and at the end the two verdicts: the gain over the best baseline at SNR 20, and the
+loss against least squares at SNR 60 and above.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
-from dmri_fm_lab.evaluate.records import json_ready
+from dmri_fm_lab.evaluate.records import json_ready, write_json
 from dmri_fm_lab.evaluate.scores import mean_rows
 from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan
+from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 
-#: Names and values of what is changed; the first of each is the condition that the rest keep.
+#: Values of each condition; the first is the one that is kept while another condition varies.
 SNRS = (20.0, 8.0, 12.0, 30.0, 45.0, 60.0, 80.0)
 BVALS = (1000.0, 600.0, 2000.0, 3000.0)
 VOXELS_MM = (2.5, 2.0, 3.5)
@@ -38,15 +38,15 @@ PARTIAL_FOURIER = 0.8
 #: Seeds of brains lie outside those of other benchmarks.
 FIRST_BRAIN = 700
 
-COLUMNS = (
-    ("fa", "FA", 1.0),
-    ("fa_bias", "FA bias", 1.0),
-    ("md", "MD", 1e3),
-    ("tensor", "tensor", 1e3),
-    ("v1_deg_fa03", "V1 FA>.3", 1.0),
-    ("fa_coverage", "FA 90%", 1.0),
-    ("md_coverage", "MD 90%", 1.0),
-)
+COLUMNS = {
+    "fa": Column("FA", ".4g"),
+    "fa_bias": Column("FA bias", ".4g"),
+    "md": Column("MD", ".4g", 1e3),
+    "tensor": Column("tensor", ".4g", 1e3),
+    "v1_deg_fa03": Column("V1 FA>.3", ".4g"),
+    "fa_coverage": Column("FA 90%", ".4g"),
+    "md_coverage": Column("MD 90%", ".4g"),
+}
 
 
 def score_brain(
@@ -54,20 +54,20 @@ def score_brain(
 ) -> dict[float, dict[str, Any]]:
     """Return the numbers of every method and region, by SNR."""
     brain = build_brain(seed, **changes)
-    found = {}
+    results = {}
     for snr in snrs:
         scan = simulated_scan(brain, snr=snr, partial_fourier=PARTIAL_FOURIER, seed=seed)
-        found[snr] = compare_methods(scan, brain.reference(), request)
-    return found
+        results[snr] = compare_methods(scan, brain.reference(), request)
+    return results
 
 
 def conditions(n_brains: int, request: Request) -> dict[str, list[dict[str, Any]]]:
     """Return the numbers of each brain, by condition."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
 
     def add(name: str, numbers: dict[str, Any]) -> None:
-        print(f"{name}: brain {len(found.get(name, ())) + 1}", flush=True)
-        found.setdefault(name, []).append(numbers)
+        print(f"{name}: brain {len(results.get(name, ())) + 1}", flush=True)
+        results.setdefault(name, []).append(numbers)
 
     for k in range(n_brains):
         seed = FIRST_BRAIN + k
@@ -79,7 +79,7 @@ def conditions(n_brains: int, request: Request) -> dict[str, list[dict[str, Any]
             numbers = score_brain(seed, SNRS[:1], request, voxel_size_mm=size)[SNRS[0]]
             add(f"{size:g} mm", numbers)
         add("lesions", score_brain(seed, SNRS[:1], request, has_lesions=True)[SNRS[0]])
-    return found
+    return results
 
 
 def means(brains: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -89,23 +89,15 @@ def means(brains: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def print_condition(name: str, numbers: dict[str, dict[str, Any]]) -> None:
     for region in ("white", "grey"):
-        print(f"\n{name}, {region} matter\n")
-        print("| method | " + " | ".join(title for _, title, _ in COLUMNS) + " |")
-        print("|---" * (len(COLUMNS) + 1) + "|")
-        for method, regions in numbers.items():
-            row = regions[region]
-            cells = [
-                "" if row.get(key) is None else f"{factor * row[key]:.4g}"
-                for key, _, factor in COLUMNS
-            ]
-            print(f"| {METHOD_TITLES[method]} | " + " | ".join(cells) + " |")
+        rows = {METHOD_TITLES[method]: regions[region] for method, regions in numbers.items()}
+        print(f"\n{name}, {region} matter\n\n{markdown(table_cells(rows, COLUMNS))}")
 
 
-def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+def print_verdict(results: dict[str, dict[str, dict[str, Any]]]) -> None:
     print("\nVerdict\n")
     for region in ("white", "grey"):
         for key in ("fa", "md"):
-            numbers = found["SNR 20"]
+            numbers = results["SNR 20"]
             best = min(BASELINES, key=lambda m: numbers[m][region][key])
             gain = 1 - numbers["network"][region][key] / numbers[best][region][key]
             print(
@@ -113,12 +105,12 @@ def print_verdict(found: dict[str, dict[str, dict[str, Any]]]) -> None:
                 f"{METHOD_TITLES[best]} (bar: +15 %)"
             )
         for snr in (60, 80):
-            numbers = found[f"SNR {snr}"]
+            numbers = results[f"SNR {snr}"]
             loss = numbers["network"][region]["fa"] - numbers["wls"][region]["fa"]
             print(f"SNR {snr}, {region}, FA: network {loss:+.4f} against WLS (bar: +.005)")
 
 
-def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
+def draw(results: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
     """Draw FA and MD error of white and grey matter against SNR, b and voxel size."""
     from matplotlib.figure import Figure
 
@@ -135,20 +127,12 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
         for panel, (title, values) in zip(panels[row], axes_of.items(), strict=True):
             for method in METHODS:
                 errors = [
-                    factor * found["SNR 20" if n not in found else n][method][region][key]
+                    factor * results["SNR 20" if n not in results else n][method][region][key]
                     for n in (names[title].format(v) for v in values)
                 ]
                 style = {"color": "black", "linewidth": 2.2} if method == "network" else {}
-                dashes = "--" if method == "gaussian-oracle" else "-"
-                panel.plot(
-                    values,
-                    errors,
-                    linestyle=dashes,
-                    marker="o",
-                    markersize=3,
-                    label=METHOD_TITLES[method],
-                    **style,
-                )
+                line = "o--" if method == "gaussian-oracle" else "o-"
+                panel.plot(values, errors, line, ms=3, label=METHOD_TITLES[method], **style)
             panel.set_xlabel(title)
             panel.set_ylim(bottom=0)
             if title == "SNR":
@@ -168,14 +152,14 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="write the plots")
     options = parser.parse_args()
     request = Request(methods=METHODS, weights=options.weights)
-    found = {name: means(brains) for name, brains in conditions(options.brains, request).items()}
-    for name, numbers in found.items():
+    results = {name: means(brains) for name, brains in conditions(options.brains, request).items()}
+    for name, numbers in results.items():
         print_condition(name, numbers)
-    print_verdict(found)
+    print_verdict(results)
     if options.json:
-        options.json.write_text(json.dumps(json_ready(found), indent=1) + "\n", encoding="utf-8")
+        write_json(json_ready(results), options.json)
     if options.figure:
-        draw(found, options.figure)
+        draw(results, options.figure)
 
 
 if __name__ == "__main__":

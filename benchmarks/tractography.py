@@ -1,4 +1,4 @@
-"""How much of a full-direction tractogram do tensors from seven volumes find?
+"""Tractography from seven volumes, compared with that from all directions.
 
 Usage: python benchmarks/tractography.py BIDS [--participant-label LABEL ...] [--weights FILE]
 

@@ -31,8 +31,8 @@ def damage_bytes(rng: np.random.Generator, data: bytes, others: Sequence[bytes])
     operation = rng.integers(6)
     start, stop = sorted(int(n) for n in rng.integers(0, len(data) + 1, 2))
     if operation == 0:
-        for place in rng.integers(0, 8 * len(data), rng.integers(1, 4)):
-            content[place // 8] ^= 1 << (place % 8)
+        for bit in rng.integers(0, 8 * len(data), rng.integers(1, 4)):
+            content[bit // 8] ^= 1 << (bit % 8)
     elif operation == 1:
         del content[start:]
     elif operation == 2:
@@ -54,20 +54,20 @@ def damage_header(rng: np.random.Generator, plain: bytes) -> bytes:
     dtype = (nib.nifti1 if size == 348 else nib.nifti2).header_dtype.newbyteorder(order)
     header = np.frombuffer(plain[:size], dtype).copy()
     names = [n for n in dtype.names or () if header[n].dtype.kind in "iuf"]
-    # Half of the time a field that describes the array or its place.
+    # Half of the fields describe the array or its position in space.
     chosen = [n for n in names if n.startswith(("dim", "pix", "vox", "scl", "q", "s", "x", "d"))]
     for _ in range(rng.integers(1, 4)):
         key = str(rng.choice(chosen if rng.random() < 0.5 else names))
         values = header[key].reshape(-1)
         value = EXTREME_NUMBERS[rng.integers(len(EXTREME_NUMBERS))]
-        place = rng.integers(values.size)
+        position = rng.integers(values.size)
         if values.dtype.kind == "f":
             with np.errstate(all="ignore"):
-                values[place] = value
+                values[position] = value
         else:
             limits = np.iinfo(values.dtype)
             number = int(value) if np.isfinite(value) else limits.max
-            values[place] = min(max(number, limits.min), limits.max)
+            values[position] = min(max(number, limits.min), limits.max)
         header[key] = values.reshape(header[key].shape)
     return header.tobytes() + plain[size:]
 
@@ -79,7 +79,7 @@ def replace_word(rng: np.random.Generator, data: bytes, extremes: Sequence[bytes
 
 
 def damage_json(rng: np.random.Generator, text: bytes) -> bytes:
-    """Damage the text, replace a value by a hostile one, or prefix a mark of another code."""
+    """Damage the text, replace a value by a hostile one, or prefix a byte-order mark."""
     choice = rng.random()
     if choice < 0.3:
         return damage_bytes(rng, text, [text])

@@ -1,6 +1,6 @@
 """Feed damaged files to a reader, and count.
 
-A file may be refused, with one of our errors, or accepted, if what comes out of it is possible.
+A file may be refused, with one of our errors, or accepted, if the values read are possible.
 Everything else is a failure: another exception, a warning, a line in the log, memory beyond the
 limit, voxels of a damaged gzip stream that differ from those written, a value that no scan has.
 """
@@ -26,7 +26,7 @@ Files = Mapping[str, bytes]
 
 @dataclass
 class Tally:
-    """What became of the inputs of one target."""
+    """Counts of the inputs of one target that were accepted, refused, or failed."""
 
     n_accepted: int = 0
     n_refused: int = 0
@@ -36,29 +36,29 @@ class Tally:
 
     @property
     def n_inputs(self) -> int:
-        """How many there were."""
+        """Number of inputs."""
         return self.n_accepted + self.n_refused + len(self.failures)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A reader, what it is fed, and what it must not accept.
+    """A reader, its inputs, and the check of the values that it reads.
 
     Attributes
     ----------
     seeds
         Valid inputs.
     damage
-        Damages one: takes a generator and an input, returns an input, and whether what is read
-        from it must be what is read from the undamaged one, if it is accepted.
+        Function of a generator and an input: returns a damaged input, and whether it must give
+        the values of the undamaged one, if it is accepted.
     read
-        Reads from the folder that holds an input's files.
+        Reader of the folder that holds an input's files.
     judge
-        Says what is impossible in what was read; nothing if all is well.
+        Function that names an impossible value among those read; None if there is none.
     is_same
-        Compares what two inputs gave.
+        Whether two inputs gave the same values.
     share
-        Part of all inputs.
+        Share of all inputs.
     """
 
     seeds: Sequence[Files]
@@ -77,16 +77,16 @@ def run_target(target: Target, *, n_inputs: int, seed: int, folder: Path) -> Tal
     target
         Reader and inputs.
     n_inputs
-        How many; input i of a seed is always the same.
+        Number of inputs; input i of a seed is always the same.
     seed
-        Of the damage.
+        Seed of the damage.
     folder
-        For the files, empty.
+        Empty folder for the files.
     """
     tally = Tally()
     logged = _LogRecords()
     start = time.perf_counter()
-    sound = [_try(target, files, folder) for files in target.seeds]
+    undamaged = [_try(target, files, folder) for files in target.seeds]
     for i in range(n_inputs):
         rng = np.random.default_rng([seed, i])
         which = int(rng.integers(len(target.seeds)))
@@ -96,7 +96,7 @@ def run_target(target: Target, *, n_inputs: int, seed: int, folder: Path) -> Tal
             with logged:
                 value = _try(target, files, folder)
             fault = target.judge(value)
-            if fault is None and must_agree and not target.is_same(value, sound[which]):
+            if fault is None and must_agree and not target.is_same(value, undamaged[which]):
                 fault = "damage was not noticed"
             fault = fault or logged.first
         except DmriError as error:
@@ -118,7 +118,7 @@ def run_target(target: Target, *, n_inputs: int, seed: int, folder: Path) -> Tal
 
 
 class _LogRecords(logging.Handler):
-    """Catches what is logged as a warning, by any package."""
+    """Handler that keeps the first warning that any package logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -145,7 +145,7 @@ def _try(target: Target, files: Files, folder: Path) -> Any:
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Let this process take at most so much more address space than it has."""
+    """Limit the address space of this process to its present size and `n_bytes` more."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + n_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,4 +1,4 @@
-"""Readers under test, sound inputs of theirs, and what they must not accept."""
+"""Readers under test, their valid inputs, and checks of what they accept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_images() -> list[Files]:
     """Return small images: plain and compressed, NIfTI-1 and 2, both byte orders, scaled."""
     rng = np.random.default_rng(0)
     data = rng.integers(0, 1000, (5, 4, 3, 2))
-    found: list[Files] = []
+    images: list[Files] = []
     for name, image_class, dtype, order, slope in (
         ("x.nii.gz", nib.Nifti1Image, np.int16, "<", 1.0),
         ("x.nii.gz", nib.Nifti1Image, np.float32, "<", 1.0),
@@ -66,8 +66,8 @@ def make_images() -> list[Files]:
         stored["scl_slope"] = slope
         content[: header.sizeof_hdr] = stored.binaryblock
         packed = gzip.compress(bytes(content), mtime=0) if name.endswith("gz") else bytes(content)
-        found.append({name: packed})
-    return found
+        images.append({name: packed})
+    return images
 
 
 def _damage_image(
@@ -94,8 +94,8 @@ def _read_image(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return read_array(image), affine
 
 
-def _judge_image(found: tuple[np.ndarray, np.ndarray]) -> str | None:
-    data, affine = found
+def _judge_image(image: tuple[np.ndarray, np.ndarray]) -> str | None:
+    data, affine = image
     if data.size == 0 or data.dtype != np.float32 or not np.isfinite(data).all():
         return f"voxels of shape {data.shape}, type {data.dtype}, finite or not"
     try:
@@ -137,19 +137,19 @@ def _damage_gradients(rng: np.random.Generator, files: Files) -> tuple[Files, bo
     return changed, False
 
 
-def _judge_gradients(found: RawGradients) -> str | None:
-    gtab = found.gtab
+def _judge_gradients(gradients: RawGradients) -> str | None:
+    gtab = gradients.gtab
     length = np.linalg.norm(gtab.bvecs_ras, axis=1)
     is_possible = (
-        len(gtab) == len(found.kept)
-        and sorted([*found.kept, *found.left_out]) == list(range(N_VOLUMES))
+        len(gtab) == len(gradients.kept)
+        and sorted([*gradients.kept, *gradients.left_out]) == list(range(N_VOLUMES))
         and np.isfinite(gtab.bvals).all()
         and (gtab.bvals >= 0).all()
         and gtab.bvals.max() <= 1e6
         and np.isclose(length[~gtab.is_b0], 1).all()
         and (np.isclose(length, 1) | ((length == 0) & gtab.is_b0)).all()
-        # What was changed or left out is said.
-        and bool(found.warnings) >= bool(found.left_out or found.lengths)
+        # A warning names every change and every dropped volume.
+        and bool(gradients.warnings) >= bool(gradients.left_out or gradients.lengths)
     )
     return None if is_possible else f"b-values {gtab.bvals}, lengths {length}"
 
@@ -170,9 +170,11 @@ SIDECAR = {
 
 
 def _make_sidecars() -> list[Files]:
-    image = {k: v for k, v in make_images()[0].items() if k == "x.nii.gz"}["x.nii.gz"]
-    other = {"sub-01_dwi.nii.gz": image, "sub-01_dwi.bval": b"0 1000", "sub-01_dwi.bvec":
-             b"0 1\n0 0\n0 0"}  # fmt: skip
+    other = {
+        "sub-01_dwi.nii.gz": make_images()[0]["x.nii.gz"],
+        "sub-01_dwi.bval": b"0 1000",
+        "sub-01_dwi.bvec": b"0 1\n0 0\n0 0",
+    }
     texts = [json.dumps(SIDECAR, indent=2), json.dumps(SIDECAR, separators=(", ", ": "))]
     return [{"sub-01_dwi.json": text.encode(), **other} for text in texts]
 
@@ -191,8 +193,8 @@ def _read_sidecar(folder: Path) -> Any:
     return run, carried.encode(), whole.encode(), "\n".join(run.warnings).encode()
 
 
-def _judge_sidecar(found: Any) -> str | None:
-    run, *_ = found
+def _judge_sidecar(scan: Any) -> str | None:
+    run, *_ = scan
     is_possible = run.phase_encoding in {None, "i", "i-", "j", "j-", "k", "k-"} and (
         run.readout_time_s is None or 0 < run.readout_time_s <= 1
     )
@@ -200,7 +202,7 @@ def _judge_sidecar(found: Any) -> str | None:
 
 
 def _make_weights() -> list[Files]:
-    found: list[Files] = []
+    inputs: list[Files] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, config in (
             (
@@ -211,18 +213,12 @@ def _make_weights() -> list[Files]:
         ):
             torch.manual_seed(0)
             path = Path(folder) / "x.safetensors"
-            model = MODELS[name][1](config)  # type: ignore[arg-type]
-            save_weights(
-                path,
-                model,
-                name=name,
-                version="1",
-                training={},
-                statistics={"mean": torch.ones(3)},
-            )
+            model = MODELS[name].network(config)
+            statistics = {"mean": torch.ones(3)}
+            save_weights(path, model, name=name, version="1", training={}, statistics=statistics)
             beside = path.with_suffix(".json")
-            found.append({p.name: p.read_bytes() for p in (path, beside)})
-    return found
+            inputs.append({p.name: p.read_bytes() for p in (path, beside)})
+    return inputs
 
 
 def _damage_weights(rng: np.random.Generator, files: Files) -> tuple[Files, bool]:

@@ -1,4 +1,4 @@
-"""`dmri-fm evaluate out-of-distribution`: does the score tell spoilt scans from sound ones?"""
+"""`dmri-fm evaluate out-of-distribution`: does the score tell corrupted scans from intact ones?"""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ __all__ = ["add_parser"]
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm evaluate out-of-distribution`."""
     parser = subparsers.add_parser(
-        "out-of-distribution", help="does ood_score tell spoilt scans from sound ones?"
+        "out-of-distribution", help="does ood_score tell corrupted scans from intact ones?"
     )
     add_sources(parser, other="scans of the other generator (trxscan)")
-    parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
+    parser.add_argument(
+        "--weights", type=Path, metavar="PATH", help="weights to use; default: the packaged ones"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Score sound scans, and the same scans spoilt in several ways."""
+    """Score intact scans, and the same scans corrupted in several ways."""
+    from dmri_fm.registry import feature_grid, load_weights
     from dmri_fm_lab.evaluate.out_of_distribution import (
-        evaluate_out_of_distribution,
+        N_DIRECTIONS,
         format_corruptions,
+        score_corruptions,
     )
     from dmri_fm_lab.evaluate.records import write_json
 
-    found = evaluate_out_of_distribution(
-        options.weights or options.model, read_sources(options), model=options.model
-    )
-    print(format_corruptions(found))
+    grid = feature_grid(options.model)
+    weights = load_weights(options.weights or options.model, model=options.model)
+    scans = read_sources(options).scans(grid, n_directions=N_DIRECTIONS)
+    record = score_corruptions(weights, scans, seed=options.seed)
+    print(format_corruptions(record))
     if options.json:
-        print(write_json(found, options.json))
+        print(write_json(record, options.json))

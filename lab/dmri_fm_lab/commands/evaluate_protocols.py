@@ -29,14 +29,18 @@ def add_parser(subparsers: Subparsers) -> None:
         type=int,
         default=12,
         metavar="T",
-        help="of the gallery's protocols, and of each of the two sets that a scan of BIDS is cut "
-        "into (half of a scan's at most); default 12",
+        help="directions of each protocol of the gallery, and of each of the two sets that a scan "
+        "of BIDS is cut into (half of a scan's at most); default 12",
     )
-    parser.add_argument("--snr", type=float, default=25.0, help="of the gallery; default 25")
+    parser.add_argument("--snr", type=float, default=25.0, help="SNR of the gallery; default 25")
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
-    weights.add_argument("--pretraining", type=Path, metavar="RUN", help="a run's encoder")
-    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    weights.add_argument(
+        "--weights", type=Path, metavar="PATH", help="weights to use; default: the packaged ones"
+    )
+    weights.add_argument(
+        "--pretraining", type=Path, metavar="RUN", help="pretraining run whose encoder is used"
+    )
+    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
     parser.set_defaults(run=run)
 
 
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     encoder, description = load_encoder(
         options.model, weights=options.weights, folder=options.pretraining
     )
-    found = evaluate_protocols(
+    scores = evaluate_protocols(
         encoder.to(options.device),
         read_sources(options),
         request,
@@ -62,4 +66,4 @@ def run(options: argparse.Namespace) -> None:
         report=lambda text: print(text, end="\n\n", flush=True),
     )
     if options.json:
-        print(write_json({"encoder": description, **found}, options.json))
+        print(write_json({"encoder": description, **scores}, options.json))

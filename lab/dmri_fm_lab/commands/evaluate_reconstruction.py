@@ -1,4 +1,4 @@
-"""`dmri-fm evaluate reconstruction`: what a pretrained autoencoder fills in."""
+"""`dmri-fm evaluate reconstruction`: masked parts of scans by a pretrained autoencoder."""
 
 from __future__ import annotations
 
@@ -30,13 +30,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--directions", type=int, nargs="+", default=[12, 30], metavar="T", help="default 12 30"
     )
     parser.add_argument(
-        "--masks",
-        type=int,
-        default=2,
-        metavar="N",
-        help="masks of each type; default 2",
+        "--masks", type=int, default=2, metavar="N", help="masks of each type; default 2"
     )
-    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
     parser.set_defaults(run=run)
 
 
@@ -44,19 +40,22 @@ def run(options: argparse.Namespace) -> None:
     """Score reconstructions of every scan."""
     from dmri_fm_lab.evaluate.reconstruction import (
         ReconstructionRequest,
-        evaluate_reconstruction,
+        format_scan,
+        score_scans,
     )
-    from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
     from dmri_fm_lab.evaluate.records import write_json
+    from dmri_fm_lab.train.runs import load_autoencoder
 
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
-    found = evaluate_reconstruction(
-        options.source,
-        read_sources(options),
-        ReconstructionRequest(tuple(options.directions), options.masks, options.seed),
-        model=options.model,
-        device=options.device,
-        report=lambda record: print(format_scan(record), end="\n\n", flush=True),
+    request = ReconstructionRequest(tuple(options.directions), options.masks, options.seed)
+    network = load_autoencoder(options.source, model=options.model).to(options.device)
+    grid = network.config.encoder.grid
+    record = score_scans(
+        network,
+        read_sources(options).scans(grid, n_directions=max(request.directions)),
+        request,
+        report=lambda scan: print(format_scan(scan), end="\n\n", flush=True),
     )
     if options.json:
-        print(write_json(found, options.json))
+        run = {"run": options.source, "model": options.model}
+        print(write_json({**run, **record}, options.json))

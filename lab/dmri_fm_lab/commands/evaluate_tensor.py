@@ -19,30 +19,40 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "bids", type=Path, metavar="BIDS", help="a raw dataset, or the app's output folder"
     )
-    parser.add_argument("--subsets", type=int, default=6, metavar="N", help="per shell; default 6")
+    parser.add_argument(
+        "--subsets", type=int, default=6, metavar="N", help="subsets per shell; default 6"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
-    parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="default: all")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
+    parser.add_argument(
+        "--participant-label", nargs="+", metavar="LABEL", help="participants; default: all"
+    )
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="methods; default: all")
     parser.add_argument(
         "--model", default="tensor-refiner", help="the network; default tensor-refiner"
     )
-    parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.add_argument(
-        "--replicates", type=int, default=40, metavar="N", help="of the bootstrap; default 40"
+        "--weights", type=Path, metavar="PATH", help="weights to use; default: the packaged ones"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed; default 0")
+    parser.add_argument(
+        "--replicates", type=int, default=40, metavar="N", help="bootstrap replicates; default 40"
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Compare methods on every series of a dataset."""
-    from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_dataset
+    from dmri_fm_lab.evaluate.comparison import (
+        METHOD_TITLES,
+        Request,
+        compare_dataset,
+        format_series,
+    )
     from dmri_fm_lab.evaluate.records import write_json
-    from dmri_fm_lab.evaluate.tables import format_series
 
     # A series takes minutes: say which one it is.
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
-    found = compare_dataset(
+    scores = compare_dataset(
         options.bids,
         Request(
             methods=tuple(options.methods or METHOD_TITLES),
@@ -56,4 +66,4 @@ def run(options: argparse.Namespace) -> None:
         report=lambda record: print(format_series(record), end="\n\n", flush=True),
     )
     if options.json:
-        print(write_json(found, options.json))
+        print(write_json(scores, options.json))

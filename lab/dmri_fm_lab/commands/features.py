@@ -17,13 +17,21 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_series(parser)
     parser.add_argument(
-        "--resample", action="store_true", help="to the encoder's grid; without, it must be on it"
+        "--resample",
+        action="store_true",
+        help="resample the series to the encoder's grid; without, it must be on it",
     )
-    parser.add_argument("--model", default="drope", help="default drope")
-    parser.add_argument("--weights", type=Path, metavar="PATH", help="in place of the shipped")
-    parser.add_argument("--device", default="cpu", help="default cpu")
-    parser.add_argument("--directions", type=int, default=12, metavar="N", help="default 12")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    parser.add_argument("--model", default="drope", help="the encoder; default drope")
+    parser.add_argument(
+        "--weights", type=Path, metavar="PATH", help="weights to use; default: the packaged ones"
+    )
+    parser.add_argument("--device", default="cpu", help="device of the encoder; default cpu")
+    parser.add_argument(
+        "--directions", type=int, default=12, metavar="N", help="directions to read; default 12"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of their choice; default 0"
+    )
     parser.set_defaults(run=run)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from dmri_fm_lab.grid_scans import ScanSources
 
 __all__ = [
-    "Run",
     "Subparsers",
     "add_series",
     "add_sources",
@@ -30,16 +28,20 @@ __all__ = [
 
 Subparsers = Any
 
-Run = Callable[[argparse.Namespace], None]
-
 
 def add_series(parser: argparse.ArgumentParser) -> None:
     """Add a diffusion series with its gradient files, and the stem of the outputs' names."""
-    parser.add_argument("dwi", type=Path, metavar="DWI", help="4-D NIfTI image")
-    parser.add_argument("stem", type=Path, metavar="STEM", help="folder and start of the names")
-    parser.add_argument("--bval", type=Path, metavar="FILE", help="default: beside the image")
-    parser.add_argument("--bvec", type=Path, metavar="FILE", help="default: beside the image")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="brain, on the same grid")
+    parser.add_argument("dwi", type=Path, metavar="DWI", help="series, a 4-D NIfTI image")
+    parser.add_argument(
+        "stem", type=Path, metavar="STEM", help="folder and stem of the outputs' names"
+    )
+    parser.add_argument(
+        "--bval", type=Path, metavar="FILE", help="b-values; default: beside the image"
+    )
+    parser.add_argument(
+        "--bvec", type=Path, metavar="FILE", help="b-vectors; default: beside the image"
+    )
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="brain mask on the same grid")
     parser.add_argument(
         "--b-scaling",
         choices=B_SCALINGS,
@@ -157,14 +159,14 @@ def read_training_options(options: argparse.Namespace) -> TrainingOptions:
 
 
 def add_sources(parser: argparse.ArgumentParser, *, simulated: str = "", other: str = "") -> None:
-    """Add where the scans of an evaluation come from.
+    """Add the sources of an evaluation's scans.
 
     Parameters
     ----------
     parser
-        Of the command.
+        Parser of the command.
     simulated, other
-        Help of `--simulated` and `--other-generator`; a command without has no such option.
+        Help of `--simulated` and `--other-generator`; the option is left out where it is empty.
     """
     parser.add_argument(
         "bids", type=Path, nargs="?", metavar="BIDS", help="a raw dataset, or the app's output"

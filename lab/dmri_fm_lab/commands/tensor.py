@@ -19,9 +19,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--model", default="tensor", help="tensor (least squares, the default) or a network"
     )
-    parser.add_argument("--shell", default="auto", help="auto, all, or a b-value; of the fit")
-    parser.add_argument("--weights", type=Path, metavar="PATH", help="of the network")
-    parser.add_argument("--device", default="cpu", help="of the network; default cpu")
+    parser.add_argument(
+        "--shell", default="auto", help="shell of the least-squares fit: auto, all, or a b-value"
+    )
+    parser.add_argument("--weights", type=Path, metavar="PATH", help="weights of the network")
+    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
     parser.set_defaults(run=run)
 
 

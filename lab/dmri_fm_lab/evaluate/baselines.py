@@ -55,19 +55,16 @@ class Baseline(Generic[Function]):
         Its name in tables.
     apply
         The method.
-    doi
-        Its publication, where there is one to cite.
     """
 
     title: str
     apply: Function
-    doi: str = ""
 
 
 #: Upper ends of the bins of the estimated signal-to-noise ratio; the last has none.
 SNR_EDGES = (8.0, 12.0, 18.0, 27.0, 40.0, 60.0)
 
-#: What is tried in tuning; a strength of zero leaves the images as they are.
+#: Strengths that tuning compares; zero does not change the images.
 CANDIDATES: Mapping[str, tuple[float, ...]] = {
     "gaussian": (0.0, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.0),
     "nlmeans": (0.0, 0.05, 0.1, 1.0),
@@ -85,10 +82,10 @@ TUNED: Mapping[str, tuple[float, ...]] = {
     "tv": (0.45, 0.45, 0.45, 0.45, 0.45, 0.3, 0.45),
 }
 
-#: Widths of the Gaussian among which the oracle has its choice, voxels.
+#: Widths of the Gaussian among which the oracle chooses, voxels.
 ORACLE_SIGMAS = tuple(sorted({*CANDIDATES["gaussian"], 0.9, 1.2}))
 
-#: Weighted fits after the first.
+#: Weighted fits after the first, unweighted one.
 N_ITERATIONS = 5
 
 #: Voxels around the brain that are kept when images are denoised.
@@ -113,7 +110,7 @@ def _mask(dwi: Dwi) -> NDArray[np.bool_]:
 
 
 def _fit(data: NDArray[np.float32], dwi: Dwi) -> TensorMaps:
-    """Fit other voxels in the place of a series'."""
+    """Fit a series whose voxels are replaced by `data`."""
     changed = Dwi.from_arrays(data, dwi.affine, dwi.gtab, mask=_mask(dwi))
     return fit_tensor(changed, shell="all")
 
@@ -124,10 +121,10 @@ def fit_weighted(dwi: Dwi) -> TensorMaps:
 
 
 def fit_iteratively(dwi: Dwi) -> TensorMaps:
-    """Fit by least squares whose weights are computed anew until they settle.
+    """Fit by least squares, with weights updated :data:`N_ITERATIONS` times.
 
-    One b=0 volume and six directions are met exactly by any weights: then this is
-    :func:`fit_weighted` again.
+    One b=0 volume and six directions are fitted exactly by any weights: then the result is that
+    of :func:`fit_weighted`.
     """
     mask = _mask(dwi)
     design = log_design(dwi.gtab)
@@ -149,7 +146,7 @@ def fit_gaussian(dwi: Dwi, sigma_voxels: float | None = None) -> TensorMaps:
     dwi
         The series.
     sigma_voxels
-        Width; by the estimated signal-to-noise ratio if None.
+        Standard deviation; tuned to the estimated signal-to-noise ratio if None.
     """
     width = tuned("gaussian", brain_snr(dwi)) if sigma_voxels is None else sigma_voxels
     return _fit(smooth_within(dwi.data, _mask(dwi), width), dwi)
@@ -163,27 +160,26 @@ def fit_nlmeans(dwi: Dwi, strength: float | None = None) -> TensorMaps:
     dwi
         The series.
     strength
-        On the estimated noise; by the estimated signal-to-noise ratio if None.
+        Noise that is assumed over the estimated one; tuned to the estimated signal-to-noise ratio
+        if None.
     """
     from dipy.denoise.nlmeans import nlmeans
 
-    sigma = noise_sigma(dwi)
-    share = tuned("nlmeans", brain_snr(dwi, sigma)) if strength is None else strength
-    if not sigma * share > 0:
-        return fit_weighted(dwi)
-    box, mask = _box(dwi), _mask(dwi)
-    found = dwi.data.copy()
-    images = np.ascontiguousarray(found[box], dtype=np.float64)
-    found[box] = nlmeans(
-        images,
-        sigma * share,
-        mask=np.ascontiguousarray(mask[box]),
-        patch_radius=1,
-        block_radius=5,
-        rician=False,
-        num_threads=1,
-    )
-    return _fit(found, dwi)
+    def denoise_box(
+        images: NDArray[np.float32], mask: NDArray[np.bool_], sigma: float, share: float
+    ) -> NDArray[np.float64]:
+        denoised: NDArray[np.float64] = nlmeans(
+            np.ascontiguousarray(images, dtype=np.float64),
+            sigma * share,
+            mask=np.ascontiguousarray(mask),
+            patch_radius=1,
+            block_radius=5,
+            rician=False,
+            num_threads=1,
+        )
+        return denoised
+
+    return _fit_denoised_box(dwi, "nlmeans", strength, denoise_box)
 
 
 def fit_total_variation(dwi: Dwi, strength: float | None = None) -> TensorMaps:
@@ -196,19 +192,32 @@ def fit_total_variation(dwi: Dwi, strength: float | None = None) -> TensorMaps:
     dwi
         The series.
     strength
-        Weight over the estimated noise; by the estimated signal-to-noise ratio if None.
+        Weight over the estimated noise; tuned to the estimated signal-to-noise ratio if None.
     """
     from skimage.restoration import denoise_tv_chambolle
 
+    def denoise_box(
+        images: NDArray[np.float32], mask: NDArray[np.bool_], sigma: float, share: float
+    ) -> NDArray[np.float32]:
+        volumes = np.moveaxis(images, 3, 0)
+        return np.stack(
+            [sigma * denoise_tv_chambolle(v / sigma, weight=share) for v in volumes], axis=3
+        )
+
+    return _fit_denoised_box(dwi, "tv", strength, denoise_box)
+
+
+def _fit_denoised_box(
+    dwi: Dwi, method: str, strength: float | None, denoise_box: Callable[..., NDArray[np.floating]]
+) -> TensorMaps:
+    """Fit after denoising around the brain, with a strength over the estimated noise."""
     sigma = noise_sigma(dwi)
-    share = tuned("tv", brain_snr(dwi, sigma)) if strength is None else strength
+    share = tuned(method, brain_snr(dwi, sigma)) if strength is None else strength
     if not sigma * share > 0:
         return fit_weighted(dwi)
-    box = _box(dwi)
-    found = dwi.data.copy()
-    for n in range(dwi.shape[3]):
-        found[(*box, n)] = sigma * denoise_tv_chambolle(found[(*box, n)] / sigma, weight=share)
-    return _fit(found, dwi)
+    box, data = _box(dwi), dwi.data.copy()
+    data[box] = denoise_box(data[box], _mask(dwi)[box], sigma, share)
+    return _fit(data, dwi)
 
 
 def _box(dwi: Dwi) -> tuple[slice, slice, slice]:
@@ -220,16 +229,20 @@ def _box(dwi: Dwi) -> tuple[slice, slice, slice]:
 
 
 def denoise_series(dwi: Dwi, *, method: DenoiseMethod) -> Dwi:
-    """Return a series denoised as the preprocessing does it, within its mask if it has one."""
+    """Return a series denoised as by the preprocessing, within its mask if it has one.
+
+    MP-PCA: Veraart et al. 2016, doi:10.1016/j.neuroimage.2016.08.016. Patch2Self: Fadnavis et al.
+    2020, doi:10.48550/arXiv.2011.01355.
+    """
     with (
         warnings.catch_warnings(),
         np.errstate(invalid="ignore", divide="ignore"),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        # Both say that seven volumes are few, divide by zero outside the mask, and show bars.
+        # Both methods warn of seven volumes, divide by zero outside the mask, and show bars.
         warnings.simplefilter("ignore")
-        found = denoise(dwi, method=method)
-    return Dwi.from_arrays(found.data, dwi.affine, dwi.gtab, mask=dwi.mask)
+        data = denoise(dwi, method=method).data
+    return Dwi.from_arrays(data, dwi.affine, dwi.gtab, mask=dwi.mask)
 
 
 def _fit_denoised(dwi: Dwi, *, method: DenoiseMethod) -> TensorMaps:
@@ -241,32 +254,20 @@ BASELINES: dict[str, Baseline[Fit]] = {
     "wls": Baseline("WLS", fit_weighted),
     "iwls": Baseline("IWLS", fit_iteratively),
     "gaussian": Baseline("Gaussian, WLS", fit_gaussian),
-    "nlmeans": Baseline("non-local means, WLS", fit_nlmeans, "10.1109/TMI.2007.906087"),
-    "tv": Baseline(
-        "total variation, WLS", fit_total_variation, "10.1023/B:JMIV.0000011321.19549.88"
-    ),
-    "mppca": Baseline(
-        "MP-PCA of the seven, WLS",
-        partial(_fit_denoised, method="mppca"),
-        "10.1016/j.neuroimage.2016.08.016",
-    ),
+    "nlmeans": Baseline("non-local means, WLS", fit_nlmeans),
+    "tv": Baseline("total variation, WLS", fit_total_variation),
+    "mppca": Baseline("MP-PCA of the seven, WLS", partial(_fit_denoised, method="mppca")),
     "patch2self": Baseline(
-        "Patch2Self of the seven, WLS",
-        partial(_fit_denoised, method="patch2self"),
-        "10.48550/arXiv.2011.01355",
+        "Patch2Self of the seven, WLS", partial(_fit_denoised, method="patch2self")
     ),
 }
 
 #: Oracles that denoise the whole series, the reference's volumes too, before seven are taken.
 SERIES_ORACLES: dict[str, Baseline[Callable[[Dwi], Dwi]]] = {
     "mppca-series": Baseline(
-        "MP-PCA of the whole series (oracle)",
-        partial(denoise_series, method="mppca"),
-        "10.1016/j.neuroimage.2016.08.016",
+        "MP-PCA of the whole series (oracle)", partial(denoise_series, method="mppca")
     ),
     "patch2self-series": Baseline(
-        "Patch2Self of the whole series (oracle)",
-        partial(denoise_series, method="patch2self"),
-        "10.48550/arXiv.2011.01355",
+        "Patch2Self of the whole series (oracle)", partial(denoise_series, method="patch2self")
     ),
 }

@@ -1,4 +1,4 @@
-"""The noise of a reference tensor, voxel by voxel, from the residuals of its own fit.
+"""Noise of a reference tensor, voxel by voxel, from the residuals of its own fit.
 
 Wild bootstrap (Whitcher et al. 2008, doi:10.1002/hbm.20395): residuals of the weighted fit to the
 logarithm of the signal keep their volume and get random signs. They are divided by the square
@@ -12,7 +12,7 @@ normal distribution instead, as large as the residuals of the other volumes say.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +25,15 @@ from dmri_fm.tensor_maps import decompose_tensors, eigenvalue_scalars
 from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm_lab.evaluate.tensor_errors import axis_angle_deg
 
-__all__ = ["LINEAR", "ReferenceNoise", "bootstrap_noise"]
+__all__ = ["ReferenceNoise", "bootstrap_noise"]
 
 #: Quantities whose noise is estimated; the tensor's is that of six elements.
 QUANTITIES = ("tensor", "fa", "md", "ad", "rd", "v1")
 
-#: Those that are linear in the tensor.
-LINEAR = ("tensor", "md")
-
-#: Volumes of a higher leverage have no residual to speak of.
+#: Leverage above which a volume has no residual to speak of.
 HIGHEST_LEVERAGE = 0.98
 
-#: With fewer residual degrees of freedom, noise is taken from a fit to more volumes.
+#: Fewest residual degrees of freedom; with fewer, noise is taken from a fit to more volumes.
 FEWEST_FREE = 3
 
 #: Voxels worked on at a time.
@@ -59,15 +56,12 @@ class ReferenceNoise:
         has added to the FA of the reference itself.
     n_free
         Residual degrees of freedom that the noise was estimated from.
-    has_b0_noise
-        Whether the noise of the b=0 volumes is in it.
     """
 
     variance: dict[str, NDArray[np.float64]]
     floor: dict[str, NDArray[np.float64]]
     fa_bias: NDArray[np.float64]
     n_free: int
-    has_b0_noise: bool
 
 
 def bootstrap_noise(
@@ -89,12 +83,12 @@ def bootstrap_noise(
     reference
         Positions of the volumes the tensor is fitted to; one shell and b=0.
     mask
-        Shape (X, Y, Z): voxels to do it for.
+        Shape (X, Y, Z): voxels of the estimate.
     rng
         Source of randomness.
     more
-        Volumes that are fitted beside the reference's where these alone leave no residuals; the
-        size of the residuals is all that is used of them.
+        Volumes that are fitted beside the reference's where these alone leave no residuals; only
+        the size of their residuals is used.
     has_b0_noise
         Whether b=0 volumes vary. Where estimate and reference share their b=0, its noise is in
         both and not in their difference.
@@ -104,46 +98,28 @@ def bootstrap_noise(
     Returns
     -------
     ReferenceNoise or None
-        None where there are too few volumes to know the noise from.
+        None where volumes are too few, or the mask is empty.
     """
     if n_replicates < 2:
         raise ConfigError(f"{n_replicates} bootstrap replicates", expected="two or more")
     chosen = list(reference)
     fitted = chosen if len(chosen) - 7 >= FEWEST_FREE else sorted({*chosen, *more})
     n_free = len(fitted) - 7
-    if n_free < FEWEST_FREE:
+    if n_free < FEWEST_FREE or not mask.any():
         return None
     signal = np.maximum(dwi.data[mask].astype(np.float64), smallest_signal(dwi, mask))
-    parts = []
+    blocks = []
     for start in range(0, len(signal), _BLOCK):
         block = signal[start : start + _BLOCK]
-        fit = _fit(block[:, fitted], dwi.gtab.select(fitted))
-        spread = np.zeros((len(block), len(dwi.gtab)))
-        spread[:, fitted] = fit.spread
+        fit = _fit_chosen(block, dwi.gtab, chosen, fitted)
         if not has_b0_noise:
-            spread[:, dwi.gtab.is_b0] = 0.0
-        is_normal = np.zeros(spread.shape, dtype=bool)
-        is_normal[:, fitted] = fit.is_exact
-        table = dwi.gtab.select(chosen)
-        own = fit if fitted == chosen else _fit(block[:, chosen], table)
-        parts.append(
-            _replicate(
-                own,
-                spread[:, chosen],
-                is_normal[:, chosen],
-                rng=rng,
-                n_replicates=n_replicates,
-            )
-        )
-    if not parts:
-        return None
-    variances, floors, biases = zip(*parts, strict=True)
+            fit = replace(fit, spread=np.where(dwi.gtab.is_b0[chosen], 0.0, fit.spread))
+        blocks.append(_replicate(fit, n_free, rng=rng, n_replicates=n_replicates))
     return ReferenceNoise(
-        variance={name: np.concatenate([v[name] for v in variances]) for name in variances[0]},
-        floor={name: np.concatenate([f[name] for f in floors]) for name in floors[0]},
-        fa_bias=np.concatenate(biases),
+        variance={k: np.concatenate([b.variance[k] for b in blocks]) for k in blocks[0].variance},
+        floor={k: np.concatenate([b.floor[k] for b in blocks]) for k in blocks[0].floor},
+        fa_bias=np.concatenate([b.fa_bias for b in blocks]),
         n_free=n_free,
-        has_b0_noise=has_b0_noise,
     )
 
 
@@ -179,25 +155,32 @@ def _fit(signal: NDArray[np.float64], gtab: GradientTable) -> _Fit:
     return _Fit(beta[:, :6], solve[:, :6], spread, is_exact)
 
 
+def _fit_chosen(
+    signal: NDArray[np.float64], gtab: GradientTable, chosen: list[int], fitted: list[int]
+) -> _Fit:
+    """Fit the chosen volumes; their spread comes from the fit to all of `fitted`, a superset."""
+    fit = _fit(signal[:, fitted], gtab.select(fitted))
+    if fitted == chosen:
+        return fit
+    columns = [fitted.index(volume) for volume in chosen]
+    own = _fit(signal[:, chosen], gtab.select(chosen))
+    return replace(own, spread=fit.spread[:, columns], is_exact=fit.is_exact[:, columns])
+
+
 def _replicate(
-    fit: _Fit,
-    spread: NDArray[np.float64],
-    is_normal: NDArray[np.bool_],
-    *,
-    rng: np.random.Generator,
-    n_replicates: int,
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Return variances, floors and the bias of FA."""
+    fit: _Fit, n_free: int, *, rng: np.random.Generator, n_replicates: int
+) -> ReferenceNoise:
+    """Perturb the signals of a fit again and again, and return the noise of its tensor."""
     base, axis = _scalars(fit.tensor)
     squares = {name: np.zeros_like(value) for name, value in base.items()}
     sums = {name: np.zeros_like(value) for name, value in base.items()}
     floor = {name: np.zeros(len(fit.tensor)) for name in QUANTITIES}
     for _ in range(n_replicates):
-        draw = rng.choice([-1.0, 1.0], size=spread.shape)
-        draw = np.where(is_normal, rng.standard_normal(spread.shape), draw)
-        moved = fit.tensor + np.einsum("min,mn->mi", fit.solve, spread * draw)
-        found, turned = _scalars(moved)
-        for name, value in found.items():
+        draw = rng.choice([-1.0, 1.0], size=fit.spread.shape)
+        draw = np.where(fit.is_exact, rng.standard_normal(fit.spread.shape), draw)
+        moved = fit.tensor + np.einsum("min,mn->mi", fit.solve, fit.spread * draw)
+        scalars, turned = _scalars(moved)
+        for name, value in scalars.items():
             change = value - base[name]
             sums[name] += change
             squares[name] += change**2
@@ -206,10 +189,11 @@ def _replicate(
     n = n_replicates
     variance = {k: (squares[k] - sums[k] ** 2 / n) / (n - 1) for k in base}
     unit = {"fa": 1.0, "v1": 1.0}
-    return (
+    return ReferenceNoise(
         {k: v * unit.get(k, 1e-3) ** 2 for k, v in variance.items()},
         {k: v / n * unit.get(k, 1e-3) for k, v in floor.items()},
         sums["fa"] / n,
+        n_free,
     )
 
 

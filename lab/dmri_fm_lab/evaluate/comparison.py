@@ -1,4 +1,4 @@
-"""Compare methods that estimate a tensor from one b=0 volume and six directions."""
+"""Tensors from one b=0 volume and six directions: a network and baselines against references."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import CRITERIA
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
 from dmri_fm_lab.evaluate.subsets import SixSubset, choose_subsets
+from dmri_fm_lab.evaluate.tables import Column, aligned, table_cells
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_lab.smoothing import brain_snr
 
@@ -31,11 +32,12 @@ __all__ = [
     "compare_dataset",
     "compare_methods",
     "compare_scan",
+    "format_series",
 ]
 
 logger = logging.getLogger(__name__)
 
-#: Title of every method, in the order of tables. Oracles know what no method may know.
+#: Titles of the methods, in the order of tables. Oracles know the reference, or have seen it.
 METHOD_TITLES: dict[str, str] = {
     **{name: baseline.title for name, baseline in BASELINES.items()},
     "network": "network",
@@ -43,18 +45,35 @@ METHOD_TITLES: dict[str, str] = {
     **{name: oracle.title for name, oracle in SERIES_ORACLES.items()},
 }
 
+#: Columns of the tables; diffusivities in 1e-3 mm^2/s, angles in degrees.
+_COLUMNS = {
+    "tensor": Column("tensor", ".3f", 1e3),
+    "fa": Column("FA", ".4f"),
+    "md": Column("MD", ".4f", 1e3),
+    "ad": Column("AD", ".4f", 1e3),
+    "rd": Column("RD", ".4f", 1e3),
+    "v1_deg": Column("V1", ".1f"),
+    "v1_deg_fa03": Column("V1 FA>.3", ".1f"),
+    "fa_bias": Column("FA bias", ".4f"),
+    "fa_bias_corrected": Column("FA bias*", ".4f"),
+    "md_bias": Column("MD bias", ".4f", 1e3),
+    "fa_rmse_corrected": Column("FA rmse*", ".4f"),
+    "md_rmse_corrected": Column("MD rmse*", ".4f", 1e3),
+    "fa_coverage": Column("FA 90%", ".2f"),
+    "md_coverage": Column("MD 90%", ".2f"),
+}
 
 _NOTES = {
     "errors": "mean absolute errors against the reference; mm^2/s, degrees",
     "corrected": "rmse_corrected: root of the mean square minus the mean variance of the "
     "reference (wild bootstrap)",
-    "fa": "noise raises the FA of a reference as it raises that of an estimate: where the "
-    "reference is noisy, FA errors favour estimates that are as noisy; fa_bias_corrected takes "
-    "off what the bootstrap finds of it",
-    "shares_b0": "where the reference has the test's b=0, the noise of that volume is in "
-    "neither errors nor variance: errors are too small, most of all of MD",
-    "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles have "
-    "seen the reference's volumes, so their noise is not independent of it",
+    "fa": "noise raises the FA of references and estimates alike: FA errors against a noisy "
+    "reference favour estimates that are as noisy; fa_bias_corrected adds the reference's own "
+    "bias, by the bootstrap",
+    "shares_b0": "where the reference uses the test's b=0, errors and variance lack the noise of "
+    "that volume: errors are too small, most of all of MD",
+    "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles denoise "
+    "the reference's volumes, too, so their noise is not independent of it",
     "raw": "raw series are not corrected for motion, eddy currents or distortion; noise of "
     "preprocessed series is correlated between voxels",
     "iwls": "seven volumes determine the seven unknowns: IWLS is WLS",
@@ -63,7 +82,7 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What to compare, and how.
+    """Methods, subsets and bootstrap of a comparison.
 
     Attributes
     ----------
@@ -72,11 +91,11 @@ class Request:
     n_subsets
         Sets of six directions per shell.
     model, weights
-        Of the network; the weights that ship with the package if None.
+        Network and its weights; the packaged weights if None.
     seed
-        Of every random choice.
+        Seed of every random choice.
     n_replicates
-        Of the bootstrap.
+        Bootstrap replicates.
     """
 
     methods: tuple[str, ...] = tuple(METHOD_TITLES)
@@ -109,37 +128,37 @@ def compare_methods(
     *,
     denoised: Mapping[str, Dwi] | None = None,
 ) -> dict[str, dict[str, Row]]:
-    """Estimate the tensor of a test by every method and score it.
+    """Estimate the tensor from seven volumes by every method, and score it.
 
     Parameters
     ----------
     test
         One b=0 volume and six weighted ones, with a brain mask.
     reference
-        What to compare with, on the same grid.
+        Tensor on the same grid, with its noise.
     request
-        Which methods.
+        Methods.
     denoised
-        The same seven volumes out of the denoised whole series, by the oracle's name;
-        oracles that are not there are skipped.
+        The same seven volumes out of the denoised whole series, by the oracle's name; oracles
+        without an entry are skipped.
 
     Returns
     -------
     dict
         Numbers by method and region, see :func:`~dmri_fm_lab.evaluate.scores.score`.
     """
-    found: dict[str, dict[str, Row]] = {}
+    rows: dict[str, dict[str, Row]] = {}
     for name in (n for n in METHOD_TITLES if n in request.methods):
         if name in BASELINES:
-            found[name] = score(BASELINES[name].apply(test), reference)
+            rows[name] = score(BASELINES[name].apply(test), reference)
         elif name == "network":
             maps = predict_tensor(test, model=request.model, weights=request.weights)
-            found[name] = score(maps, reference)
+            rows[name] = score(maps, reference)
         elif name == "gaussian-oracle":
-            found[name] = _oracle(test, reference)
+            rows[name] = _oracle(test, reference)
         elif denoised and name in denoised:
-            found[name] = score(fit_tensor(denoised[name], shell="all"), reference)
-    return found
+            rows[name] = score(fit_tensor(denoised[name], shell="all"), reference)
+    return rows
 
 
 def _oracle(test: Dwi, reference: Reference) -> dict[str, Row]:
@@ -153,36 +172,35 @@ def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
     Returns
     -------
     dict
-        Numbers of each subset, and their means by shell; JSON-ready. Its `subsets` are empty
-        where the series has no six directions and enough others for a reference.
+        `subsets`: numbers of each subset, none where the series has no six directions and enough
+        others for a reference. `means`: their means by shell.
     """
-    subsets = choose_subsets(scan.dwi.gtab, n_subsets=request.n_subsets, seed=request.seed)
+    dwi = scan.dwi
     record: dict[str, Any] = {
         "name": scan.name,
         "participant": scan.participant,
         "scanner": scan.scanner,
         "origin": scan.origin,
-        "shape": list(scan.dwi.shape[:3]),
-        "voxel_size_mm": [round(float(x), 3) for x in scan.dwi.voxel_size_mm],
-        "shells": {f"{s.bval:.0f}": len(s.index) for s in scan.dwi.gtab.shells},
-        "n_b0": int(scan.dwi.gtab.is_b0.sum()),
+        "shape": dwi.shape[:3],
+        "voxel_size_mm": [round(float(x), 3) for x in dwi.voxel_size_mm],
+        "shells": {f"{s.bval:.0f}": len(s.index) for s in dwi.gtab.shells},
+        "n_b0": int(dwi.gtab.is_b0.sum()),
         "subsets": [],
         "means": {},
     }
+    subsets = choose_subsets(dwi.gtab, n_subsets=request.n_subsets, seed=request.seed)
     if not subsets:
         logger.warning("%s: too few directions for six and a reference", scan.name)
         return record
-    wanted = [name for name in SERIES_ORACLES if name in request.methods]
-    whole = {name: SERIES_ORACLES[name].apply(scan.dwi) for name in wanted}
-    brains: dict[tuple[int, ...], NDArray[np.bool_]] = {}
+    oracles = (name for name in SERIES_ORACLES if name in request.methods)
+    denoised = {name: SERIES_ORACLES[name].apply(dwi) for name in oracles}
+    brains = {b0: scan.brain(b0) for b0 in dict.fromkeys(s.reference_b0 for s in subsets)}
     for number, subset in enumerate(subsets):
         logger.info("%s: subset %d of %d", scan.name, number + 1, len(subsets))
-        if subset.reference_b0 not in brains:
-            brains[subset.reference_b0] = scan.brain(subset.reference_b0)
+        rng = np.random.default_rng([request.seed, number])
+        brain = brains[subset.reference_b0]
         record["subsets"].append(
-            _compare_subset(
-                scan.dwi, subset, brains[subset.reference_b0], request, whole=whole, number=number
-            )
+            _compare_subset(dwi, subset, brain, request, denoised=denoised, rng=rng)
         )
     record["means"] = _means(record["subsets"])
     return record
@@ -194,25 +212,25 @@ def _compare_subset(
     brain: NDArray[np.bool_],
     request: Request,
     *,
-    whole: Mapping[str, Dwi],
-    number: int,
+    denoised: Mapping[str, Dwi],
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
-    rng = np.random.default_rng([request.seed, number])
     reference = make_reference(
         dwi, subset, brain=brain, rng=rng, n_replicates=request.n_replicates
     )
-    test = dwi.select(subset.volumes).with_mask(brain)
-    denoised = {
-        name: series.select(subset.volumes).with_mask(brain) for name, series in whole.items()
-    }
-    noise = reference.noise
+
+    def seven(series: Dwi) -> Dwi:
+        return series.select(subset.volumes).with_mask(brain)
+
+    test, noise = seven(dwi), reference.noise
+    sevens = {name: seven(series) for name, series in denoised.items()}
     return {
         **asdict(subset),
         "estimated_snr": brain_snr(test),
         "reference_free": None if noise is None else noise.n_free,
         "n_voxels": {name: int(region.sum()) for name, region in reference.regions.items()},
         "floor": {name: reference.floor(region) for name, region in reference.regions.items()},
-        "methods": compare_methods(test, reference, request, denoised=denoised),
+        "methods": compare_methods(test, reference, request, denoised=sevens),
     }
 
 
@@ -239,7 +257,7 @@ def compare_dataset(
     request: Request,
     *,
     participant_labels: Sequence[str] | None = None,
-    report: Callable[[dict[str, Any]], None] | None = None,
+    report: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Compare methods on every series of a dataset.
 
@@ -248,16 +266,16 @@ def compare_dataset(
     root
         A raw BIDS dataset, or the app's output folder.
     request
-        What to compare.
+        Methods and subsets.
     participant_labels
-        All participants if None.
+        Participants to compare; all if None.
     report
-        Called with the record of each series as soon as it is there.
+        Function that receives the record of each series as soon as it is complete.
 
     Returns
     -------
     dict
-        JSON-ready. Series are kept apart: the scanner is the unit, and nothing is pooled.
+        JSON-ready, a record per series: the scanner is the unit, nothing is pooled.
 
     Raises
     ------
@@ -267,42 +285,34 @@ def compare_dataset(
         If dataset or weights cannot be used.
     """
     network = _describe_network(request) if "network" in request.methods else None
-    seen = [] if network is None else network["training_scans"]
+    trained_on = network["training_scans"] if network else []
     series = []
     for scan in find_scans(root, participant_labels=participant_labels):
-        record = json_ready(
-            {**compare_scan(scan, request), "is_trained_on": scan.brain_name in seen}
-        )
-        series.append(record)
-        if report is not None:
-            report(record)
+        is_trained_on = scan.brain_name in trained_on
+        series.append(json_ready({**compare_scan(scan, request), "is_trained_on": is_trained_on}))
+        report(series[-1])
     if not any(record["subsets"] for record in series):
         raise GradientError(
             "no series with six directions and others for a reference",
             path=root,
             expected="a shell of 12 distinct directions or more, or repeated ones, and a b=0",
         )
-    found: dict[str, Any] = json_ready(
+    options = {k: v for k, v in asdict(request).items() if k not in ("model", "weights")}
+    return json_ready(
         {
             "dataset": str(root),
             "versions": versions(),
             "network": network,
-            "request": {
-                "methods": list(request.methods),
-                "n_subsets": request.n_subsets,
-                "seed": request.seed,
-                "n_replicates": request.n_replicates,
-            },
+            "request": options,
             "regions": CRITERIA["reference"],
             "notes": _NOTES,
             "series": series,
         }
     )
-    return found
 
 
 def _describe_network(request: Request) -> dict[str, Any]:
-    """Load the weights once, to say which they are before any work is done."""
+    """Load the weights before the comparison, so that unusable ones end it at once."""
     loaded = load_weights(request.weights or request.model, model=request.model)
     return {
         "model": request.model,
@@ -311,3 +321,61 @@ def _describe_network(request: Request) -> dict[str, Any]:
         "weights": "packaged" if request.weights is None else request.weights.name,
         "training_scans": loaded.training.get("scans", []),
     }
+
+
+def format_series(record: Mapping[str, Any]) -> str:
+    """Return the record of a series as text: a table for each shell and region."""
+    edges = " x ".join(f"{x:g}" for x in record["voxel_size_mm"])
+    title = f"{record['scanner']}, {record['name']}, {record['origin']}, {edges} mm"
+    if record.get("is_trained_on"):
+        title += ", the network was TRAINED on this brain"
+    if not record["subsets"]:
+        return f"{title}: too few directions for six and a reference"
+    blocks = []
+    for bval, means in record["means"].items():
+        subsets = [s for s in record["subsets"] if f"{s['bval']:.0f}" == bval]
+        blocks.append(f"{title}, b = {bval} s/mm^2\n{_describe(subsets)}")
+        for region, count in means["n_voxels"].items():
+            rows = {METHOD_TITLES[m]: r[region] for m, r in means["methods"].items()}
+            rows |= _floor_rows(means["floor"][region])
+            table = aligned(table_cells(rows, _COLUMNS))
+            blocks.append(f"{region}, {count:.0f} voxels\n{table}")
+    return "\n\n".join(blocks)
+
+
+def _floor_rows(floor: Mapping[str, float | None]) -> dict[str, Row]:
+    """Return the rows of the reference's own noise; none where it is unknown."""
+    rows: dict[str, Row] = {}
+    for suffix in ("bootstrap", "halves"):
+        row = {k.removesuffix(f"_{suffix}"): v for k, v in floor.items() if k.endswith(suffix)}
+        if row:
+            angles = {"v1_deg": row.get("v1"), "v1_deg_fa03": row.get("v1_fa03")}
+            rows[f"reference's noise, {suffix}"] = {**row, **angles}
+    return rows
+
+
+def _describe(subsets: Sequence[Mapping[str, Any]]) -> str:
+    """Return subsets and reference of a shell in words."""
+    conditions = [s["condition_number"] for s in subsets]
+    angles = [s["skare_angle_deg"] for s in subsets]
+    numbers = [len(s["reference_weighted"]) for s in subsets]
+    snrs = [s["estimated_snr"] for s in subsets if s["estimated_snr"]]
+    is_well_conditioned = all(s["is_well_conditioned"] for s in subsets)
+    b0 = "the SAME b=0" if any(s["shares_b0"] for s in subsets) else "another b=0"
+    free = subsets[0]["reference_free"]
+    return "\n".join(
+        [
+            f"{len(subsets)} subsets, condition number {_range(conditions, 2)}"
+            f"{'' if is_well_conditioned else ' (NOT below 3)'}, mean angle to Skare's "
+            f"{_range(angles, 1)} degrees, SNR {_range(snrs, 0)}",
+            f"reference: WLS of {_range(numbers, 0)} other weighted volumes and {b0}",
+            "the reference's noise is unknown: too few volumes"
+            if free is None
+            else f"*: without the reference's noise, from {free} residual degrees of freedom",
+        ]
+    )
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    low, high = (f"{f(values):.{digits}f}" for f in (min, max)) if values else ("?", "?")
+    return low if low == high else f"{low} to {high}"

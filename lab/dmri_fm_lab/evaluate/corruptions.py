@@ -1,6 +1,6 @@
-"""Scans spoilt on purpose, to see whether a score notices.
+"""Corruptions of scans, for tests of the out-of-distribution score.
 
-Each takes a scan on an encoder's grid and returns it spoilt, at one stated severity.
+Each function takes a scan on an encoder's grid and returns it corrupted, at one stated severity.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["CORRUPTIONS", "SEVERITIES"]
 #: b=0 signal over the noise that is added.
 NOISE_SNR = 3.0
 
-#: Deviation of each volume's rotations, degrees, and shifts, voxels.
+#: Standard deviations of each volume's rotations, degrees, and shifts, voxels.
 MOTION_DEG, MOTION_VOXELS = 6.0, 3.0
 
-#: Share of the volumes that lose slices, share of their slices, and what is left of the signal.
+#: Shares of the volumes that lose slices, of their slices, and of the signal that remains there.
 DROPPED_VOLUMES, DROPPED_SLICES, LEFT = 0.5, 0.3, 0.15
 
 #: Share of the brain's height that is missing at the top.
@@ -33,7 +33,7 @@ MISSING_SHARE = 0.3
 #: Diffusivity of the liquid in a phantom, um^2/ms, and its SNR.
 PHANTOM_DIFFUSIVITY, PHANTOM_SNR = 2.0, 30.0
 
-#: What the names mean, for tables.
+#: Severities of the corruptions in words, for tables.
 SEVERITIES = {
     "noise": f"Rician, SNR {NOISE_SNR:g} at b=0",
     "motion": f"each volume turned by {MOTION_DEG:g} deg (deviation, three axes) and moved by "
@@ -61,7 +61,7 @@ def add_noise(scan: GridScan, rng: np.random.Generator) -> GridScan:
 
 
 def move_volumes(scan: GridScan, rng: np.random.Generator) -> GridScan:
-    """Turn and move each volume by itself; mask and gradients stay."""
+    """Turn and move each volume by itself; mask and gradients do not change."""
     centre = np.argwhere(scan.mask).mean(axis=0)
     out = np.empty_like(scan.signal)
     for v in range(scan.signal.shape[3]):
@@ -82,7 +82,7 @@ def drop_slices(scan: GridScan, rng: np.random.Generator) -> GridScan:
 
 
 def cut_slab(scan: GridScan, rng: np.random.Generator) -> GridScan:
-    """Leave the top of the brain out, of images and mask."""
+    """Cut off the top of the brain, in images and mask."""
     levels = np.flatnonzero(scan.mask.any(axis=(0, 1)))
     mask = scan.mask.copy()
     mask[:, :, levels[-round(MISSING_SHARE * len(levels)) :]] = False
@@ -90,7 +90,7 @@ def cut_slab(scan: GridScan, rng: np.random.Generator) -> GridScan:
 
 
 def turn_brain(scan: GridScan, rng: np.random.Generator) -> GridScan:
-    """Turn images and mask about the left-right axis, as a wrong header does; gradients stay."""
+    """Turn images and mask, not gradients, about the left-right axis, as a wrong header does."""
     centre = np.argwhere(scan.mask).mean(axis=0)
     turn = Rotation.from_euler("x", 90, degrees=True).as_matrix()
     middle = (np.array(scan.mask.shape) - 1) / 2
@@ -105,7 +105,7 @@ def turn_brain(scan: GridScan, rng: np.random.Generator) -> GridScan:
 
 
 def fill_with_liquid(scan: GridScan, rng: np.random.Generator) -> GridScan:
-    """Replace the brain by liquid, all of it but a border of partial volume."""
+    """Replace the brain by liquid, with a border of partial volume."""
     level = np.exp(-1e-3 * scan.gtab.bvals * PHANTOM_DIFFUSIVITY).astype(np.float32)
     core = binary_erosion(scan.mask)
     amount = np.where(core, np.float32(1), np.float32(0.8)) * scan.mask
@@ -113,7 +113,7 @@ def fill_with_liquid(scan: GridScan, rng: np.random.Generator) -> GridScan:
     return replace(scan, signal=signal * scan.mask[..., None])
 
 
-#: By name; the order is that of tables.
+#: Corruptions by name, in the order of tables.
 CORRUPTIONS: dict[str, Callable[[GridScan, np.random.Generator], GridScan]] = {
     "noise": add_noise,
     "motion": move_volumes,

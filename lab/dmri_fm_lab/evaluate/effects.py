@@ -1,11 +1,11 @@
-"""Are the known effects of a simulated cohort found in the app's group tables?
+"""Known effects of a simulated cohort, looked for in the app's group tables.
 
 Usage: python -m dmri_fm_lab.evaluate.effects BIDS OUT
 
 BIDS was made by `dmri-fm simulate --participants N --sites M`, OUT by `drope-bidsapp BIDS OUT
 participant` and `group`. White-matter FA and MD of the group table are regressed on age, group and
-site by least squares; the same regression on the truth, averaged over the true white matter,
-stands beside it: the most that a pipeline without error would find.
+site by least squares. The same regression on the truth, averaged over the true white matter,
+shows the effects that a pipeline without error would find.
 """
 
 from __future__ import annotations
@@ -69,21 +69,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         people = read_table(options.bids / "participants.tsv")
-        found = read_table(options.out / "group" / "desc-scalars_features.tsv")
+        table = read_table(options.out / "group" / "desc-scalars_features.tsv")
     except DmriError as error:
         print(error)
         return 1
-    names = [name for name in people if name in found]
+    names = [name for name in people if name in table]
     print(f"{len(names)} of {len(people)} participants in the group table")
     truth = np.array([true_means(options.bids, name) for name in names])
     keys = ("tensor_fa_mean_wm", "tensor_md_mean_wm")
-    table = np.array([[float(found[name][key]) for key in keys] for name in names])
+    measured = np.array([[float(table[name][key]) for key in keys] for name in names])
     columns = design([people[name] for name in names])
     is_right = True
     print("effect on white matter               truth          group table")
     for k, measure in enumerate(("FA", "MD")):
         scale = 1.0 if measure == "FA" else 1e3  # MD in 1e-3 mm^2/s
-        fits = [sm.OLS(scale * data[:, k], columns).fit() for data in (truth, table)]
+        fits = [sm.OLS(scale * data[:, k], columns).fit() for data in (truth, measured)]
         for j, cause in ((1, "age"), (2, "group")):
             cells = [f"{fit.params[j]:+.5f} (t {fit.tvalues[j]:+.1f})" for fit in fits]
             agrees = bool(np.sign(fits[1].params[j]) == EXPECTED[measure, cause])
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unit = "per year" if cause == "age" else "patient - control"
             print(f"{measure} {unit:24s} {cells[0]:>20s} {cells[1]:>20s}"
                   f"{'' if agrees else '   WRONG SIGN'}")  # fmt: skip
-        apart = np.corrcoef(truth[:, k], table[:, k])[0, 1]
+        apart = np.corrcoef(truth[:, k], measured[:, k])[0, 1]
         print(
             f"   correlation of the app's {measure} with the truth over participants: {apart:.2f}"
         )

@@ -1,4 +1,4 @@
-"""Plain ways to fill masked patches of images from what is visible."""
+"""Inpainting of masked patches from visible voxels: means, convolution, Laplace's equation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from scipy.sparse.linalg import cg
 
 __all__ = ["fill_by_directions", "fill_by_means", "fill_harmonically", "fill_smoothly"]
 
-#: Width of the Gaussian of the normalised convolution, voxels; doubled where nothing visible is
-#: near.
+#: Width of the Gaussian of the normalised convolution, voxels; doubled far from visible voxels.
 WIDTH_VOXELS = 3.0
 
-#: Least share of the Gaussian that has to fall on visible voxels.
+#: Smallest share of the Gaussian on visible voxels.
 LEAST_SHARE = 0.02
 
 #: Relative residual at which the harmonic fill stops.
@@ -30,7 +29,7 @@ def fill_by_means(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
     Parameters
     ----------
     images
-        Shape (X, Y, Z, N); what is masked is not read.
+        Shape (X, Y, Z, N); masked voxels are not read.
     visible, masked
         Shape (X, Y, Z): voxels of the brain, without overlap.
 
@@ -45,7 +44,7 @@ def fill_by_means(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
 
 
 def fill_smoothly(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
-    """Put a Gaussian mean of the visible voxels around in the masked ones.
+    """Put a Gaussian mean of the visible voxels near by in the masked ones.
 
     Normalised convolution (Knutsson & Westin 1993, doi:10.1109/CVPR.1993.341081). Parameters
     and result are those of :func:`fill_by_means`.
@@ -66,7 +65,7 @@ def fill_smoothly(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
 def fill_harmonically(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
     """Solve Laplace's equation in the masked voxels, the visible ones as its boundary.
 
-    Nothing flows out of the brain; masked voxels that no visible one reaches keep the mean.
+    No flux leaves the brain. Masked voxels that are connected to no visible one keep the mean.
     Parameters and result are those of :func:`fill_by_means`.
     """
     out = fill_smoothly(images, visible, masked)
@@ -88,7 +87,7 @@ def fill_harmonically(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
             columns.append(second[~known])
     row, column = np.concatenate(rows), np.concatenate(columns)
     size = (len(n_neighbours), len(n_neighbours))
-    # Lone voxels have no equation: they keep what they have.
+    # Voxels without neighbours have no equation and keep their value.
     alone = n_neighbours == 0
     diagonal = np.where(alone, 1.0, n_neighbours)
     right[alone] = out[masked][alone]
@@ -105,7 +104,7 @@ def fill_harmonically(images: _Image, visible: _Mask, masked: _Mask) -> _Image:
 
 
 def _shifted(axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return where voxels lie that have a neighbour along an axis, and where these lie."""
+    """Return the slices of the voxels with a neighbour along an axis, and of these neighbours."""
     low, high = slice(None, -1), slice(1, None)
     pair = (low, high) if step > 0 else (high, low)
     here, there = (tuple(p if a == axis else slice(None) for a in range(3)) for p in pair)
@@ -113,28 +112,23 @@ def _shifted(axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]
 
 
 def fill_by_directions(images: _Image, visible: NDArray[np.bool_]) -> _Image:
-    """Put the mean of the visible other directions at a place in the masked ones.
+    """Put the mean of a voxel's visible directions in its masked ones.
 
-    Only where masks differ between directions, as in the authors' code, is there any.
+    Masks have to differ between directions, as in the authors' code.
 
     Parameters
     ----------
     images
         Shape (X, Y, Z, N).
     visible
-        Shape (X, Y, Z, N): a mask of every direction. Where no direction is visible, the mean of
-        each image's visible voxels is put.
+        Shape (X, Y, Z, N): a mask of every direction. Voxels without a visible direction get the
+        mean of each image's visible voxels.
     """
     count = visible.sum(axis=3)
     total = np.where(visible, images, np.float32(0)).sum(axis=3)
-    own = np.array(
-        [image[seen].mean() if seen.any() else 0.0 for image, seen in _volumes(images, visible)]
-    )
+    volumes = zip(np.moveaxis(images, 3, 0), np.moveaxis(visible, 3, 0), strict=True)
+    own = np.array([image[seen].mean() if seen.any() else 0.0 for image, seen in volumes])
     mean = np.where(
         (count > 0)[..., None], (total / np.maximum(count, 1))[..., None], own.astype(np.float32)
     )
     return np.where(visible, images, mean).astype(np.float32)
-
-
-def _volumes(images: _Image, visible: _Mask) -> list[tuple[_Image, _Mask]]:
-    return list(zip(np.moveaxis(images, 3, 0), np.moveaxis(visible, 3, 0), strict=True))

@@ -1,7 +1,7 @@
 """Weighted least squares of the logarithm of the signal, voxel by voxel, as matrices.
 
-:func:`~dmri_fm.tensor.fit_tensor` is faster and gives the tensor alone; here are the
-weights and the inverse, which iteration and bootstrap need.
+:func:`~dmri_fm.tensor.fit_tensor` is faster and gives the tensor alone; iteration and bootstrap
+need the weights and the inverse.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def log_design(gtab: GradientTable) -> NDArray[np.float64]:
 def weighted_inverse(
     design: NDArray[np.float64], predicted: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what takes logarithms of signals to coefficients, and the weights.
+    """Return the matrices from logarithms of signals to coefficients, and the weights.
 
     Parameters
     ----------
     design
         Shape (N, 7).
     predicted
-        Shape (M, N): logarithms of signals; the weights are the squares of the signals, over
-        the largest of each voxel.
+        Shape (M, N): logarithms of signals. The weights are the squares of these signals over the
+        largest of each voxel.
 
     Returns
     -------

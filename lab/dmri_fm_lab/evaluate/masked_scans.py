@@ -1,4 +1,4 @@
-"""Mask a part of a scan, and score what a network and the baselines fill in."""
+"""Masked parts of a scan: masks, reconstructions by network and baselines, their scores."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP
 from dmri_fm.qspace import condition_number
+from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.inpainting import fill_by_directions
 from dmri_fm_lab.evaluate.reconstruction_baselines import (
     DIRECTION_BASELINES,
     PATCH_BASELINES,
-    Kept,
     fit_normalised,
 )
 from dmri_fm_lab.evaluate.reconstruction_scores import authors_scores, masked_scores, psnr_db
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
+from dmri_fm_lab.evaluate.tensor_errors import scalar_errors
 from dmri_fm_lab.grid_scans import GridScan
 
 __all__ = [
@@ -50,7 +51,6 @@ logger = logging.getLogger(__name__)
 #: Draws of visible directions, of which the best for a tensor is taken.
 N_DRAWS = 20
 
-
 _Image = NDArray[np.float32]
 
 
@@ -65,8 +65,8 @@ class PreparedScan:
     seen
         Shape (X, Y, Z): voxels of the patches that the encoder is given.
     reference, regions
-        Tensors that others are compared with, and where; None where the directions determine
-        none.
+        Reference tensors and the regions of the comparison; None where the directions determine
+        no tensor.
     has_baselines
         Whether baselines are scored, too.
     """
@@ -82,9 +82,9 @@ class PreparedScan:
 def reconstruct(
     network: Autoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask
 ) -> dict[str, _Image]:
-    """Return what a network makes of a scan, (X, Y, Z, T), zero outside the brain.
+    """Return the network's reconstruction of a scan, (X, Y, Z, T), zero outside the brain.
 
-    `network`, and `start`: the baseline that it corrects, if it is one that does.
+    A guided network has a second entry, `start`: the baseline that it corrects.
     """
     device = next(network.parameters()).device
     moved = tokens.to(device)
@@ -93,20 +93,19 @@ def reconstruct(
         args = (moved.patches[None], moved.qspace[None], moved.positions[None], mask)
         if isinstance(network, GuidedAutoencoder):
             whole: Reconstruction = network(*args, moved.brain[None])
-            found = {"network": whole.patches, "start": whole.estimate}
+            patches = {"network": whole.patches, "start": whole.estimate}
         else:
-            found = {"network": network.reconstruct(*args, moved.brain[None])}
+            patches = {"network": network.reconstruct(*args, moved.brain[None])}
     return {
-        name: to_volumes(patches[0].cpu(), tokens, network) * scan.mask[..., None]
-        for name, patches in found.items()
+        name: to_volumes(rows[0].cpu(), tokens, network) * scan.mask[..., None]
+        for name, rows in patches.items()
     }
 
 
 def to_volumes(patches: Tensor, tokens: ScanTokens, network: Autoencoder) -> _Image:
     """Put patches (T, S, P) back on the grid, (X, Y, Z, T); zero where there is none."""
     config = network.config.encoder
-    n_places = math.prod(config.patch_grid)
-    full = torch.zeros(len(patches), n_places, patches.shape[2])
+    full = torch.zeros(len(patches), math.prod(config.patch_grid), patches.shape[2])
     full[:, torch.from_numpy(tokens.index)] = patches.float()
     volumes = unpatchify(full[None], config.patch, config.patch_grid)[0]
     return np.ascontiguousarray(np.moveaxis(volumes.numpy(), 0, 3))
@@ -115,10 +114,9 @@ def to_volumes(patches: Tensor, tokens: ScanTokens, network: Autoencoder) -> _Im
 def _seen_voxels(
     tokens: ScanTokens, network: Autoencoder, kept: NDArray[np.int_] | None = None
 ) -> NDArray[np.bool_]:
-    """Return the voxels of the patches that the encoder is given, or of some of them."""
-    which = np.arange(len(tokens.index)) if kept is None else kept
+    """Return the voxels of the patches that the encoder is given, all or those of an index."""
     flags = torch.zeros(1, len(tokens.index), tokens.patches.shape[2])
-    flags[:, torch.from_numpy(which)] = 1.0
+    flags[:, slice(None) if kept is None else torch.from_numpy(kept)] = 1.0
     return to_volumes(flags, tokens, network)[..., 0] > 0
 
 
@@ -142,10 +140,10 @@ def prepare_scan(network: Autoencoder, scan: GridScan, *, has_baselines: bool) -
 def draw_direction_mask(
     rng: np.random.Generator, network: Autoencoder, gtab: GradientTable, *, n_places: int
 ) -> Mask:
-    """Choose which directions stay visible: of some draws, the best for a tensor.
+    """Draw several sets of visible directions, and take the best one for a tensor.
 
-    A random six of twelve directions often determine no tensor, or one full of noise: baselines
-    would look worse than they are.
+    A random six of twelve directions often determine no tensor, or one full of noise, which would
+    put baselines at a disadvantage.
     """
     masks = [
         draw_mask(rng, network.config, kind="diffusion", n_directions=len(gtab), n_places=n_places)
@@ -157,14 +155,12 @@ def draw_direction_mask(
 def mask_directions(
     network: Autoencoder, prepared: PreparedScan, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Mask whole directions, and score what comes back."""
+    """Mask whole directions, and score their reconstructions."""
     scan, tokens = prepared.scan, prepared.tokens
-    n = len(scan.gtab)
     mask = draw_direction_mask(rng, network, scan.gtab, n_places=len(tokens.index))
     kept = mask.kept[0].numpy()
-    masked = np.setdiff1d(np.arange(n), kept)
-    where = scan.mask & prepared.seen
-    visible = Kept(scan.signal[..., kept], scan.gtab.select(kept), scan.mask, scan.affine)
+    masked = np.setdiff1d(np.arange(len(scan.gtab)), kept)
+    visible = _series(scan, scan.signal).select(kept)
     whole = reconstruct(network, scan, tokens, mask)
     estimates = {name: np.clip(images[..., masked], *CLIP) for name, images in whole.items()}
     for name, baseline in (DIRECTION_BASELINES if prepared.has_baselines else {}).items():
@@ -176,23 +172,21 @@ def mask_directions(
     for name, volumes in estimates.items():
         filled[name] = scan.signal.copy()
         filled[name][..., masked] = volumes
-    return _score(filled, prepared, whole["network"], masked, where)
+    return _score(filled, prepared, whole["network"], masked, scan.mask & prepared.seen)
 
 
 def mask_patches(
     network: Autoencoder, prepared: PreparedScan, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Mask patches, the same in all directions, and score what comes back."""
+    """Mask patches, the same in all directions, and score their reconstructions."""
     scan, tokens = prepared.scan, prepared.tokens
-    n = len(scan.gtab)
-    mask = draw_mask(
-        rng, network.config, kind="spatial", n_directions=n, n_places=len(tokens.index)
-    )
+    n, n_places = len(scan.gtab), len(tokens.index)
+    mask = draw_mask(rng, network.config, kind="spatial", n_directions=n, n_places=n_places)
     visible = scan.mask & _seen_voxels(tokens, network, mask.kept[0].numpy())
     masked = scan.mask & prepared.seen & ~visible
     if not masked.any():
         raise ImageError(
-            f"{scan.name}: {len(tokens.index)} patches with brain, none of which can be masked",
+            f"{scan.name}: {n_places} patches with brain, none of which can be masked",
             expected="several patches with brain",
         )
     whole = reconstruct(network, scan, tokens, mask)
@@ -208,16 +202,16 @@ def mask_patches(
 def mask_patches_apart(
     network: Autoencoder, prepared: PreparedScan, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Mask patches of each direction by themselves, from baselines alone."""
+    """Mask patches of each direction by themselves, and score baselines alone."""
     scan, tokens = prepared.scan, prepared.tokens
-    seen = scan.mask & prepared.seen
-    flags = []
-    for _ in range(len(scan.gtab)):
-        mask = draw_mask(
-            rng, network.config, kind="spatial", n_directions=1, n_places=len(tokens.index)
-        )
-        flags.append(seen & _seen_voxels(tokens, network, mask.kept[0].numpy()))
-    visible = np.stack(flags, axis=3)
+    seen, n_places = scan.mask & prepared.seen, len(tokens.index)
+    masks = [
+        draw_mask(rng, network.config, kind="spatial", n_directions=1, n_places=n_places)
+        for _ in range(len(scan.gtab))
+    ]
+    visible = np.stack(
+        [seen & _seen_voxels(tokens, network, mask.kept[0].numpy()) for mask in masks], axis=3
+    )
     filled = scan.signal.copy()
     for shell in scan.gtab.shells:
         index = list(shell.index)
@@ -227,16 +221,13 @@ def mask_patches_apart(
         masked = seen & ~visible[..., v]
         if not masked.any() or not visible[..., v].any():
             continue
-        target = scan.signal[..., v : v + 1]
-        truth = None if scan.clean is None else scan.clean[..., v : v + 1]
-        rows["directions"].append(
-            masked_scores(filled[..., v : v + 1], target, masked, clean=truth)
-        )
-        means = PATCH_BASELINES["mean"].apply(target, visible[..., v], masked)
-        rows["mean"].append(masked_scores(means, target, masked, clean=truth))
-        rows["floor"].append(_floor(scan, np.array([v]), masked))
+        volume = np.array([v])
+        means = PATCH_BASELINES["mean"].apply(scan.signal[..., volume], visible[..., v], masked)
+        rows["directions"].append(_masked_row(filled[..., volume], scan, volume, masked))
+        rows["mean"].append(_masked_row(means, scan, volume, masked))
+        rows["floor"].append(_floor(scan, volume, masked))
     return {
-        "rows": {name: {"all": mean_rows(found)} for name, found in rows.items()},
+        "rows": {name: {"all": mean_rows(of_name)} for name, of_name in rows.items()},
         "tensors": {},
         "authors": {},
     }
@@ -269,40 +260,41 @@ def _rows(
     shells = scan.gtab.select(volumes).shells
     if len(shells) > 1:
         groups |= {f"{s.bval:.0f}": volumes[list(s.index)] for s in shells}
-    rows: dict[str, dict[str, Row]] = {}
-    for name, images in filled.items():
-        rows[name] = {
-            label: masked_scores(
-                images[..., index],
-                scan.signal[..., index],
-                where,
-                clean=None if scan.clean is None else scan.clean[..., index],
-            )
+    rows = {
+        name: {
+            label: _masked_row(images[..., index], scan, index, where)
             for label, index in groups.items()
         }
+        for name, images in filled.items()
+    }
     rows["floor"] = {label: _floor(scan, index, where) for label, index in groups.items()}
     return rows
 
 
+def _masked_row(
+    estimate: _Image, scan: GridScan, volumes: NDArray[np.int_], where: NDArray[np.bool_]
+) -> Row:
+    """Score estimates of some volumes of a scan."""
+    clean = None if scan.clean is None else scan.clean[..., volumes]
+    return masked_scores(estimate, scan.signal[..., volumes], where, clean=clean)
+
+
 def _floor(scan: GridScan, volumes: NDArray[np.int_], where: NDArray[np.bool_]) -> Row:
+    """Score the signal without noise; from the estimated noise where it is not known."""
     if scan.clean is not None:
-        return masked_scores(
-            scan.clean[..., volumes],
-            scan.signal[..., volumes],
-            where,
-            clean=scan.clean[..., volumes],
-        )
+        return _masked_row(scan.clean[..., volumes], scan, volumes, where)
     error = scan.floor_rmse(volumes, where)
     return {"rmse": error, "psnr": psnr_db(error**2), "ssim": None, "rmse_truth": None}
 
 
-def _fit(scan: GridScan, images: _Image) -> TensorMaps:
-    return fit_normalised(Kept(images, scan.gtab, scan.mask, scan.affine))
+def _series(scan: GridScan, images: _Image) -> Dwi:
+    return Dwi.from_arrays(images, scan.affine, scan.gtab, mask=scan.mask)
 
 
 def _reference(scan: GridScan) -> tuple[TensorMaps, Regions] | tuple[None, None]:
+    images = scan.signal if scan.clean is None else scan.clean
     try:
-        reference = _fit(scan, scan.signal if scan.clean is None else scan.clean)
+        reference = fit_normalised(_series(scan, images))
         return reference, reference_regions(reference, scan.mask)
     except (GradientError, ImageError) as error:
         logger.info("%s: no tensors, %s", scan.name, error.found)
@@ -316,25 +308,18 @@ def _tensor_rows(
     scan, reference, regions = prepared.scan, prepared.reference, prepared.regions
     if reference is None or regions is None:
         return {}
-    tissue, white = regions.tissue & where, regions.white & where
-    found = dict(filled)
-    if scan.clean is not None:
-        found["floor"] = scan.signal
+    regions_by_suffix = {"": regions.tissue & where, "_white": regions.white & where}
+    floor = {} if scan.clean is None else {"floor": scan.signal}
     rows: dict[str, Row] = {}
-    for name, images in found.items():
-        maps = _fit(scan, images)
+    for name, images in {**filled, **floor}.items():
+        maps = fit_normalised(_series(scan, images)).scalars()
         rows[name] = {
-            f"{scalar}{suffix}": _mean_absolute(maps, reference, scalar, region)
+            f"{scalar}{suffix}": scalar_errors(
+                maps[scalar], reference.scalars()[scalar], mask=region
+            ).mean_absolute
+            if region.any()
+            else None
             for scalar in ("fa", "md")
-            for suffix, region in (("", tissue), ("_white", white))
+            for suffix, region in regions_by_suffix.items()
         }
     return rows
-
-
-def _mean_absolute(
-    maps: TensorMaps, reference: TensorMaps, name: str, region: NDArray[np.bool_]
-) -> float | None:
-    if not region.any():
-        return None
-    apart = getattr(maps, name)[region].astype(np.float64) - getattr(reference, name)[region]
-    return float(np.abs(apart).mean())

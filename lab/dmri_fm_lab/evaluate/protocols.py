@@ -1,9 +1,9 @@
-"""Do features of a scan depend on the brain, and not on how it was scanned?"""
+"""Features across protocols: do they depend on the brain, and not on how it was scanned?"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,12 +20,11 @@ from dmri_fm_lab.evaluate.galleries import (
     brain_geometry,
     draw_gallery,
 )
-from dmri_fm_lab.evaluate.records import json_ready, markdown, versions
+from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.representations import (
     FEATURES,
     baseline_features,
     encode,
-    encode_in_parts,
     untrained,
 )
 from dmri_fm_lab.evaluate.retrieval import (
@@ -35,6 +34,7 @@ from dmri_fm_lab.evaluate.retrieval import (
     retrieve,
     retrieve_linked,
 )
+from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 from dmri_fm_lab.simulate.protocol import draw_shells
 
@@ -51,40 +51,39 @@ logger = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]
 
-
-#: Protocols of a gallery, all with directions of their own. The probe is trained on the first.
+#: b-values of a gallery's protocols, which have directions of their own, s/mm^2. The probe is
+#: trained on the first.
 PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
 
-
-#: Ways to look brains up, in the order of tables; see _NOTES.
+#: Retrievals, in the order of tables; see _NOTES.
 _WAYS = ("raw", "centred", "linked")
 
 _NOTES = {
-    "gallery": "one head of the generator that is not trained on; its members share geometry, "
-    "mask and b=0 contrast and differ in five factors of the microstructure. Each protocol has "
-    "directions and noise of its own; C has another b-value too",
-    "raw": "rank-1 by Euclidean distance of the features as they are",
+    "gallery": "brains of one geometry, mask and b=0 contrast, from the generator that is not "
+    "trained on; they differ in five factors of the microstructure. Each protocol has directions "
+    "and noise of its own; C has another b-value too",
+    "raw": "rank-1 by Euclidean distance of the raw features",
     "centred": "each feature standardised over the brains of its protocol, for every method",
-    "linked": "rank-1 of brains that one protocol alone needs: a linear map between protocols was "
-    "learnt from the other four fifths of the brains, scanned by both",
+    "linked": "rank-1 through a linear map between protocols, learnt from the other four fifths "
+    "of the brains, which both protocols scanned",
     "probe": "R^2 of held-out brains; ridge, trained on A, the penalty chosen within folds",
 }
 
 
 @dataclass(frozen=True)
 class ProtocolRequest:
-    """How large a gallery, and how it is scanned.
+    """Size of a gallery, and its scans.
 
     Attributes
     ----------
     n_brains
-        Members.
+        Members of the gallery.
     n_directions
-        Of each protocol.
+        Directions of each protocol.
     snr
         b=0 signal of white matter over the noise.
     seed
-        Of everything but the geometry.
+        Seed of geometry, tissues, protocols and noise.
     """
 
     n_brains: int = 200
@@ -113,7 +112,7 @@ def evaluate_protocols(
     Parameters
     ----------
     encoder
-        Trained.
+        Trained encoder.
     sources
         Scans for :func:`compare_directions`.
     request
@@ -121,12 +120,12 @@ def evaluate_protocols(
     n_directions
         Directions of each of the two sets that a scan is cut into.
     report
-        Called with the tables of each part as soon as they are there.
+        Function that receives the tables of each part as soon as it is complete.
 
     Returns
     -------
     dict
-        JSON-ready: `directions` and `gallery`, where there are scans, or a gallery.
+        JSON-ready: `directions` with scans, `gallery` with a gallery.
 
     Raises
     ------
@@ -135,17 +134,17 @@ def evaluate_protocols(
     """
     if not (sources.has_scans or request):
         raise ConfigError("nothing to evaluate", expected="BIDS, --simulated or --gallery")
-    grid, found = encoder.config.grid, {}
+    grid, parts = encoder.config.grid, {}
     if sources.has_scans:
-        found["directions"] = compare_directions(
+        parts["directions"] = compare_directions(
             encoder, sources.scans(grid), n_directions=n_directions, seed=sources.seed
         )
-        report(format_agreement(found["directions"]))
+        report(format_agreement(parts["directions"]))
     if request:
         geometry = brain_geometry(grid, seed=request.seed)
-        found["gallery"] = evaluate_gallery(encoder, geometry, request)
-        report(format_gallery(found["gallery"]))
-    return found
+        parts["gallery"] = evaluate_gallery(encoder, geometry, request)
+        report(format_gallery(parts["gallery"]))
+    return parts
 
 
 def evaluate_gallery(
@@ -161,30 +160,21 @@ def evaluate_gallery(
     """
     rng = np.random.default_rng([EVALUATION, 3, request.seed])
     tissues = draw_gallery(rng, request.n_brains)
-    tables = dict(
-        zip(
-            PROTOCOLS,
-            draw_shells(rng, n_directions=request.n_directions, bvals=tuple(PROTOCOLS.values())),
-            strict=True,
-        )
-    )
+    bvals = tuple(PROTOCOLS.values())
+    gtabs = draw_shells(rng, n_directions=request.n_directions, bvals=bvals)
     random = untrained(encoder, seed=request.seed)
     rows: dict[str, dict[str, list[_Array]]] = {f: {p: [] for p in PROTOCOLS} for f in FEATURES}
     for number, tissue in enumerate(tissues):
         if number % 20 == 0:
             logger.info("brain %d of %d", number + 1, request.n_brains)
-        for protocol, gtab in tables.items():
+        for protocol, gtab in zip(PROTOCOLS, gtabs, strict=True):
             scan = acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng)
-            found = {
-                **encode_in_parts(encoder, scan),
-                "untrained": encode(random, scan),
-                **baseline_features(scan),
-            }
-            for name, features in found.items():
-                rows[name][protocol].append(features)
+            features = {**_compared_features(encoder, random, scan), **baseline_features(scan)}
+            for name, vector in features.items():
+                rows[name][protocol].append(vector)
     stacked = {f: {p: np.stack(v) for p, v in by.items()} for f, by in rows.items()}
     factors = {name: np.array([getattr(t, name) for t in tissues]) for name in FACTORS}
-    result: dict[str, Any] = json_ready(
+    return json_ready(
         {
             "request": asdict(request),
             "protocols": PROTOCOLS,
@@ -206,16 +196,17 @@ def evaluate_gallery(
             },
         }
     )
-    return result
+
+
+def _compared_features(encoder: Drope, random: Drope, scan: GridScan) -> dict[str, _Array]:
+    """Return the features of a scan by an encoder, and by its untrained twin."""
+    return {**encode(encoder, scan), "untrained": encode(random, scan)["encoder"]}
 
 
 def _probe(by_protocol: Mapping[str, _Array], target: _Array, seed: int) -> dict[str, float]:
-    as_is, centred = probe(list(by_protocol.values()), target, seed=seed)
-    names = list(by_protocol)
-    return {
-        **dict(zip(names, as_is, strict=True)),
-        **{f"{n} centred": r for n, r in zip(names, centred, strict=True)},
-    }
+    raw, centred = probe(list(by_protocol.values()), target, seed=seed)
+    names = [*by_protocol, *(f"{name} centred" for name in by_protocol)]
+    return dict(zip(names, [*raw, *centred], strict=True))
 
 
 def compare_directions(
@@ -232,13 +223,13 @@ def compare_directions(
     Parameters
     ----------
     encoder
-        Trained; one untrained is put beside it.
+        Trained encoder; its untrained twin is compared, too.
     scans
-        On its grid; of two or more, features of different scans are compared, too.
+        Scans on its grid; with two or more, features of different scans are compared, too.
     n_directions
-        Of each set; half of the scan's directions, if they are fewer.
+        Directions of each set; half of the scan's, if they are fewer.
     seed
-        Of the choice of directions.
+        Seed of the choice of directions.
 
     Returns
     -------
@@ -246,7 +237,7 @@ def compare_directions(
         JSON-ready. `scans`: cosine and relative distance by scan; `between`: means of the same
         between different scans; `rank_one`: share of scans retrieved among the others.
     """
-    random = untrained(encoder, seed=seed)
+    random, gamma = untrained(encoder, seed=seed), encoder.config.gamma
     names: list[str] = []
     pairs: dict[str, list[tuple[_Array, _Array]]] = {}
     for scan in scans:
@@ -254,73 +245,74 @@ def compare_directions(
         if n < 1:
             logger.warning("%s: has no two directions", scan.name)
             continue
-        gamma = encoder.config.gamma
         first = choose_spread(scan.gtab, n, seed=seed, gamma=gamma)
         rest = np.setdiff1d(np.arange(len(scan.gtab)), first)
         second = rest[choose_spread(scan.gtab.select(rest), n, seed=seed, gamma=gamma)]
         halves = [
-            {**encode_in_parts(encoder, part), "untrained": encode(random, part)}
-            for part in (scan.select(first), scan.select(second))
+            _compared_features(encoder, random, scan.select(part)) for part in (first, second)
         ]
         for name in halves[0]:
             pairs.setdefault(name, []).append((halves[0][name], halves[1][name]))
         names.append(f"{scan.name}, 2 x {n}")
     if not names:
         raise ConfigError("no scan with two directions", expected="one scan or more")
-    result: dict[str, Any] = {}
-    for name, found in pairs.items():
-        same = [agreement(a, b) for a, b in found]
-        other = [agreement(a, b) for i, (a, _) in enumerate(found) for j, (_, b) in
-                 enumerate(found) if i != j]  # fmt: skip
-        entry: dict[str, Any] = {"scans": dict(zip(names, same, strict=True))}
-        if other:
-            entry["between"] = {k: float(np.mean([o[k] for o in other])) for k in other[0]}
-            apart = [[np.linalg.norm(a - b) for _, b in found] for a, _ in found]
-            entry["rank_one"] = rank_one(np.array(apart))
-        result[name] = entry
-    cleaned: dict[str, Any] = json_ready(result)
-    return cleaned
+    return json_ready({feature: _agreement(names, of) for feature, of in pairs.items()})
 
 
-def format_gallery(found: Mapping[str, Any]) -> str:
+def _agreement(names: Sequence[str], pairs: Sequence[tuple[_Array, _Array]]) -> dict[str, Any]:
+    """Compare features within scans and between them."""
+    same = [agreement(a, b) for a, b in pairs]
+    other = [
+        agreement(a, b)
+        for i, (a, _) in enumerate(pairs)
+        for j, (_, b) in enumerate(pairs)
+        if i != j
+    ]
+    entry: dict[str, Any] = {"scans": dict(zip(names, same, strict=True))}
+    if other:
+        entry["between"] = {k: float(np.mean([o[k] for o in other])) for k in other[0]}
+        apart = [[np.linalg.norm(a - b) for _, b in pairs] for a, _ in pairs]
+        entry["rank_one"] = rank_one(np.array(apart))
+    return entry
+
+
+def format_gallery(record: Mapping[str, Any]) -> str:
     """Return retrieval and probe as markdown tables."""
-    pairs = list(next(iter(found["retrieval"].values())))
-    rows = [
-        [
-            FEATURES[name],
-            *(" / ".join(f"{by[p][k]:.3f}" for k in _WAYS) for p in pairs),
-            f"{by[pairs[0]]['chance']:.3f}",
-        ]
-        for name, by in found["retrieval"].items()
+    pairs = list(next(iter(record["retrieval"].values())))
+    retrieval = [
+        [f"rank-1, {' / '.join(_WAYS)}", *(f"{p}, b {_bvals(p)}" for p in pairs), "chance"],
+        *(
+            [
+                FEATURES[name],
+                *(" / ".join(f"{by[p][k]:.3f}" for k in _WAYS) for p in pairs),
+                f"{by[pairs[0]]['chance']:.3f}",
+            ]
+            for name, by in record["retrieval"].items()
+        ),
     ]
-    titles = [f"rank-1, {' / '.join(_WAYS)}", *(f"{p}, b {_bvals(p)}" for p in pairs), "chance"]
-    blocks = [markdown(titles, rows)]
     columns = [*PROTOCOLS, *(f"{p} centred" for p in PROTOCOLS)]
-    rows = [
-        [f"{FEATURES[name]}, {factor}", *(f"{scores[c]:.3f}" for c in columns)]
-        for name, by in found["probe"].items()
-        for factor, scores in by.items()
+    probes = [
+        ["R^2, trained on A", *columns],
+        *(
+            [f"{FEATURES[name]}, {factor}", *(f"{scores[c]:.3f}" for c in columns)]
+            for name, by in record["probe"].items()
+            for factor, scores in by.items()
+        ),
     ]
-    return "\n\n".join([*blocks, markdown(["R^2, trained on A", *columns], rows)])
+    return f"{markdown(retrieval)}\n\n{markdown(probes)}"
 
 
 def _bvals(pair: str) -> str:
     return " and ".join(f"{PROTOCOLS[p]:.0f}" for p in pair.split("-"))
 
 
-def format_agreement(found: Mapping[str, Any]) -> str:
+def format_agreement(record: Mapping[str, Any]) -> str:
     """Return the agreement of two sets of directions as a markdown table."""
-    rows = []
-    for name, entry in found.items():
-        lines = {**entry["scans"], "different scans": entry.get("between")}
-        for scan, values in lines.items():
-            if values is not None:
-                rows.append(
-                    [
-                        FEATURES[name],
-                        scan,
-                        f"{values['cosine']:.4f}",
-                        f"{values['relative_distance']:.4f}",
-                    ]
-                )
-    return markdown(["features", "scan", "cosine", "relative distance"], rows)
+    lines = [["features", "scan", "cosine", "relative distance"]]
+    for name, entry in record.items():
+        between = {"different scans": entry["between"]} if "between" in entry else {}
+        lines += [
+            [FEATURES[name], scan, f"{v['cosine']:.4f}", f"{v['relative_distance']:.4f}"]
+            for scan, v in {**entry["scans"], **between}.items()
+        ]
+    return markdown(lines)

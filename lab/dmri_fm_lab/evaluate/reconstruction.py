@@ -1,11 +1,10 @@
-"""Score what a masked autoencoder fills in, beside baselines that see the same."""
+"""Reconstructions of masked directions and patches: an autoencoder beside baselines."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,13 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import (
 )
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
-from dmri_fm_lab.grid_scans import GridScan, ScanSources
-from dmri_fm_lab.train.runs import load_autoencoder
+from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
+from dmri_fm_lab.grid_scans import GridScan
 
 __all__ = [
     "METHOD_TITLES",
     "ReconstructionRequest",
-    "evaluate_reconstruction",
+    "format_scan",
     "score_scan",
     "score_scans",
 ]
@@ -41,55 +40,77 @@ logger = logging.getLogger(__name__)
 #: Title of every method, in the order of tables.
 METHOD_TITLES: dict[str, str] = {
     "network": "network",
-    "start": "where the network starts",
+    "start": "start of the network",
     **{name: baseline.title for name, baseline in DIRECTION_BASELINES.items()},
     **{name: baseline.title for name, baseline in PATCH_BASELINES.items()},
     "directions": "same voxel, other directions",
     "floor": "noise alone",
 }
 
-#: What is masked: whole directions; patches, the same in all directions; patches of each
-#: direction by themselves, as in the authors' code, which the network here cannot be asked for.
-MASKINGS = ("diffusion", "spatial", "spatial-per-direction")
+#: Maskings by title: whole directions; patches, the same in all directions; patches of each
+#: direction by themselves, as in the authors' code, of which this encoder takes none.
+_MASKINGS = {
+    "diffusion": "masked directions",
+    "spatial": "masked patches",
+    "spatial-per-direction": "masked patches, masks of each direction",
+}
 
+#: Columns of the tables of scores, tensors and the authors' scores; errors of MD in 1e-3 mm^2/s.
+_SCORES = {
+    "rmse": Column("RMSE", ".4f"),
+    "psnr": Column("PSNR, dB", ".2f"),
+    "ssim": Column("SSIM", ".3f"),
+    "rmse_truth": Column("RMSE to truth", ".4f"),
+}
+_TENSORS = {
+    "fa": Column("FA error", ".4f"),
+    "fa_white": Column("FA error, white", ".4f"),
+    "md": Column("MD error", ".4f", 1e3),
+    "md_white": Column("MD error, white", ".4f", 1e3),
+}
+_AUTHORS = {
+    "authors_psnr": Column("authors' PSNR, dB", ".2f"),
+    "authors_ms_ssim": Column("authors' SSIM", ".3f"),
+    "authors_scales": Column("scales", ".0f"),
+}
 
 _NOTES = {
     "where": "masked voxels of the brain on the encoder's grid; S/S0, range 1",
-    "start": "the classical estimate that the network corrects, which no weights have a part in",
+    "start": "the classical estimate that the network corrects, made without trained weights",
     "mean": "of the kept directions of the nearest b-value; of the visible voxels of the volume",
     "psnr": "10 log10(1 / MSE); authors_psnr is 10 log10(1 / sqrt(MSE)), half of it",
     "ssim": "ours: 3-D, Gaussian window of 1.5 voxels, the target in place of visible voxels",
-    "authors": "authors_*: as their code computes them, from its description: visible patches "
-    "as the network gives them back, error over voxels with a positive reconstruction, slices "
-    "scaled by their maximum, each by its own. Masks are shared by all directions, other than "
-    "in their code, and outside the brain everything is zero",
+    "authors": "authors_*: computed as the authors' code is described: visible patches as the "
+    "network reconstructs them, error over voxels with a positive reconstruction, each slice "
+    "scaled by its own maximum. Unlike in their code, all directions share the masks, and voxels "
+    "outside the brain are zero",
     "spatial-per-direction": "masks per direction, as in the authors' code: most patches stay "
     "visible in some directions. Baselines only: the encoder takes one mask",
-    "diffusion": "of 20 random sets of visible directions the one that determines a tensor best, "
-    "for the baselines' sake",
+    "diffusion": "of 20 random sets of visible directions, the one that determines a tensor best; "
+    "others would put baselines at a disadvantage",
     "truth": "rmse_truth and tensors of simulated scans: against the signal without noise",
     "tensors": "fa, md (mm^2/s): mean absolute errors of tensors fitted to visible and "
-    "reconstructed volumes; of masked patches only, if places were masked. The reference of real "
-    "scans is the tensor of the measured volumes, as noisy as they are",
+    "reconstructed volumes; in masked patches only, where patches are masked. The reference of "
+    "real scans is the tensor of the measured, noisy volumes",
     "floor": "rmse of the signal without noise; of real scans from the estimated noise, which "
     "interpolation makes look less than it is",
     "fid": "the Frechet inception distance is not computed: it needs the weights of an image "
-    "network, which are not at hand",
+    "network, which are not available",
 }
 
 
 @dataclass(frozen=True)
 class ReconstructionRequest:
-    """What to mask.
+    """Directions and masks of an evaluation.
 
     Attributes
     ----------
     directions
-        Numbers of directions of a scan; those that it does not have are skipped.
+        Numbers of directions to take from a scan; numbers above the scan's own are skipped.
     n_masks
         Masks of each type.
     seed
-        Of directions and masks.
+        Seed of directions and masks.
     has_baselines
         Whether baselines are scored beside the network.
     """
@@ -110,13 +131,13 @@ class ReconstructionRequest:
 def score_scan(
     network: Autoencoder, scan: GridScan, request: ReconstructionRequest
 ) -> dict[str, Any]:
-    """Mask directions and patches of a scan and score what comes back.
+    """Mask directions and patches of a scan, and score their reconstructions.
 
     Returns
     -------
     dict
-        By number of directions and type of mask: rows by method and b-value ("all" for all),
-        errors of tensors, and the authors' scores; JSON-ready, means over masks.
+        JSON-ready; `results` by number of directions and masking, means over masks: rows by
+        method and b-value ("all" for all), errors of tensors, and the authors' scores.
     """
     record: dict[str, Any] = {
         "name": scan.name,
@@ -134,67 +155,32 @@ def score_scan(
         part = scan.select(chosen)
         logger.info("%s: %d directions", scan.name, n)
         prepared = prepare_scan(network, part, has_baselines=request.has_baselines)
-        found: dict[str, list[dict[str, Any]]] = {masking: [] for masking in MASKINGS}
+        scores: dict[str, list[dict[str, Any]]] = {masking: [] for masking in _MASKINGS}
         for number in range(request.n_masks):
             rng = np.random.default_rng([request.seed, n, number])
-            found["diffusion"].append(mask_directions(network, prepared, rng))
-            found["spatial"].append(mask_patches(network, prepared, rng))
+            scores["diffusion"].append(mask_directions(network, prepared, rng))
+            scores["spatial"].append(mask_patches(network, prepared, rng))
             if request.has_baselines:
-                found["spatial-per-direction"].append(mask_patches_apart(network, prepared, rng))
-        record["results"][str(n)] = {k: _mean_records(rows) for k, rows in found.items() if rows}
-    result: dict[str, Any] = json_ready(record)
-    return result
+                scores["spatial-per-direction"].append(mask_patches_apart(network, prepared, rng))
+        record["results"][str(n)] = {k: _mean_records(rows) for k, rows in scores.items() if rows}
+    return json_ready(record)
 
 
 def _mean_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average what every mask gave; what some masks did not give is averaged over the others."""
-    methods = dict.fromkeys(m for r in records for m in r["rows"])
-    shells = {m: dict.fromkeys(s for r in records for s in r["rows"].get(m, {})) for m in methods}
+    """Return means over masks; a number that some masks lack is averaged over the others."""
+    methods = dict.fromkeys(m for record in records for m in record["rows"])
     return {
         "rows": {
-            m: {
-                s: mean_rows([r["rows"][m][s] for r in records if s in r["rows"].get(m, {})])
-                for s in shells[m]
-            }
-            for m in methods
+            m: _mean_by_key([record["rows"].get(m, {}) for record in records]) for m in methods
         },
-        "tensors": _mean_by_method([r["tensors"] for r in records]),
-        "authors": _mean_by_method([r["authors"] for r in records]),
+        "tensors": _mean_by_key([record["tensors"] for record in records]),
+        "authors": _mean_by_key([record["authors"] for record in records]),
     }
 
 
-def _mean_by_method(records: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
-    methods = dict.fromkeys(m for record in records for m in record)
-    return {m: mean_rows([r[m] for r in records if m in r]) for m in methods}
-
-
-def evaluate_reconstruction(
-    source: str | Path,
-    sources: ScanSources,
-    request: ReconstructionRequest,
-    *,
-    model: str = "drope",
-    device: str = "cpu",
-    report: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Load an autoencoder, and score what it fills in.
-
-    Parameters
-    ----------
-    source, model
-        The autoencoder, see :func:`dmri_fm_lab.train.runs.load_autoencoder`.
-    sources
-        Scans.
-    request, report
-        See :func:`score_scans`.
-    device
-        Of the network.
-    """
-    network = load_autoencoder(source, model=model).to(device)
-    grid = network.config.encoder.grid
-    scans = sources.scans(grid, n_directions=max(request.directions))
-    found = score_scans(network, scans, request, report=report)
-    return {"run": str(source), "model": model, **found}
+def _mean_by_key(records: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
+    keys = dict.fromkeys(key for record in records for key in record)
+    return {key: mean_rows([r[key] for r in records if key in r]) for key in keys}
 
 
 def score_scans(
@@ -204,18 +190,18 @@ def score_scans(
     *,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Score every scan.
+    """Score the reconstructions of every scan.
 
     Parameters
     ----------
     network
-        With its decoder.
+        Autoencoder, with its decoder.
     scans
-        On its encoder's grid.
+        Scans on its encoder's grid.
     request
-        What to mask.
+        Directions and masks.
     report
-        Called with the record of each scan as soon as it is there.
+        Function that receives the record of each scan as soon as it is complete.
 
     Returns
     -------
@@ -225,33 +211,64 @@ def score_scans(
     Raises
     ------
     ConfigError
-        If there is no scan.
+        If no scan has enough directions.
     """
     records = []
     for scan in scans:
-        record = score_scan(network, scan, request)
-        records.append(record)
+        records.append(score_scan(network, scan, request))
         if report is not None:
-            report(record)
+            report(records[-1])
     if not any(record["results"] for record in records):
         raise ConfigError(
             "no scan with enough directions",
             expected=f"scans with {min(request.directions)} directions or more",
             advice="name a dataset, or ask for simulated scans",
         )
-    config = network.config
-    found: dict[str, Any] = json_ready(
+    return json_ready(
         {
             "request": {
-                "directions": list(request.directions),
+                "directions": request.directions,
                 "n_masks": request.n_masks,
                 "seed": request.seed,
-                "spatial_ratio": config.spatial_ratio,
-                "diffusion_ratio": config.diffusion_ratio,
+                "spatial_ratio": network.config.spatial_ratio,
+                "diffusion_ratio": network.config.diffusion_ratio,
             },
             "versions": versions(),
             "notes": _NOTES,
             "scans": records,
         }
     )
-    return found
+
+
+def format_scan(record: Mapping[str, Any]) -> str:
+    """Return the record of a scan as markdown: tables by number of directions and masking."""
+    shells = ", ".join(f"{n} x b{b}" for b, n in record["shells"].items())
+    blocks = [f"{record['name']} ({record['origin']}), {shells}, {record['n_voxels']} voxels"]
+    for n, maskings in record["results"].items():
+        for masking, scores in maskings.items():
+            blocks.append(f"{_MASKINGS[masking]} of {n} directions")
+            for rows, columns in (
+                (_by_shell(scores["rows"]), _SCORES),
+                (_titled(scores["tensors"]), _TENSORS),
+                (_titled(scores["authors"]), _AUTHORS),
+            ):
+                if rows:
+                    blocks.append(markdown(table_cells(rows, columns)))
+    if not record["results"]:
+        blocks.append("too few directions")
+    return "\n\n".join(blocks)
+
+
+def _titled(rows: Mapping[str, Row], suffix: str = "") -> dict[str, Row]:
+    """Return rows by the titles of their methods, in the order of tables."""
+    return {f"{title}{suffix}": rows[m] for m, title in METHOD_TITLES.items() if m in rows}
+
+
+def _by_shell(rows: Mapping[str, Mapping[str, Row]]) -> dict[str, Row]:
+    """Return rows by the titles of methods, shell by shell."""
+    shells = list(dict.fromkeys(shell for by_shell in rows.values() for shell in by_shell))
+    titled: dict[str, Row] = {}
+    for shell in shells:
+        of_shell = {m: by_shell[shell] for m, by_shell in rows.items() if shell in by_shell}
+        titled |= _titled(of_shell, "" if len(shells) == 1 else f", b {shell}")
+    return titled

@@ -1,11 +1,11 @@
-"""How well masked parts of a scan were reconstructed.
+"""Scores of the reconstructions of masked parts of a scan.
 
 Two sets of definitions. Ours count masked voxels in the brain and nothing else, on S/S0, whose
 peak is taken as one. Those named `authors_*` follow the code that was published with D-RoPE
 (Kung et al. 2026, doi:10.48550/arXiv.2603.25977): visible patches count, the squared error is
 divided by the number of voxels whose reconstruction is positive, the logarithm is taken of its
 root, and the structural similarity is of several scales, of slices scaled by their maximum.
-The Frechet inception distance is left out: it needs an image network's weights, which this
+The Frechet inception distance is not computed: it needs an image network's weights, which this
 package neither ships nor fetches.
 """
 
@@ -35,7 +35,7 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 #: Side of the window of the structural similarity at several scales, pixels.
 _WINDOW = 11
 
-#: Deviation of the Gaussian window of our structural similarity, voxels, and its reach.
+#: Standard deviation and reach of the Gaussian window of our structural similarity, voxels.
 _SSIM_SIGMA, _SSIM_REACH = 1.5, 5
 
 _Image = NDArray[np.float32]
@@ -53,7 +53,7 @@ def psnr_db(mean_square: float) -> float:
 
 
 def authors_psnr_db(mean_square: float) -> float:
-    """Return what the authors' code calls so, half of :func:`psnr_db`.
+    """Return the authors' peak signal-to-noise ratio, half of :func:`psnr_db`.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def ssim_map(estimate: _Image, target: _Image) -> _Image:
     """
     from skimage.metrics import structural_similarity
 
-    _, found = structural_similarity(
+    _, similarity = structural_similarity(
         estimate,
         target,
         gaussian_weights=True,
@@ -85,7 +85,7 @@ def ssim_map(estimate: _Image, target: _Image) -> _Image:
         data_range=1.0,
         full=True,
     )
-    return np.asarray(found, dtype=np.float32)
+    return np.asarray(similarity, dtype=np.float32)
 
 
 def masked_scores(
@@ -98,8 +98,8 @@ def masked_scores(
     estimate, target
         Shape (X, Y, Z, N), S/S0.
     masked
-        Shape (X, Y, Z): masked voxels of the brain. For the structural similarity, whose windows
-        reach beyond them, the target stands in the place of all other voxels of the estimate.
+        Shape (X, Y, Z): masked voxels of the brain. The windows of the structural similarity reach
+        beyond them; there the estimate is replaced by the target.
     clean
         The target without noise, where it is known.
 
@@ -129,7 +129,7 @@ def _mean_square(estimate: _Image, target: _Image, where: NDArray[np.bool_]) -> 
 
 
 def _box(region: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the box of a region, as far as windows at its voxels reach, and one at least."""
+    """Return the box of a region and of the windows at its voxels, one window at least."""
     (tight,) = find_objects(region.astype(np.int8))
     box = []
     for s, n in zip(tight, region.shape, strict=True):
@@ -150,8 +150,8 @@ def authors_scores(estimate: _Image, target: _Image) -> Row:
     -------
     dict
         `authors_psnr` (dB), `authors_ms_ssim`, and `authors_scales`, the number of scales that
-        the slices are large enough for, five at 1 mm and three at 2 mm. None where there is
-        nothing to divide by.
+        the slices are large enough for, five at 1 mm and three at 2 mm. None without a positive
+        voxel, or without a scale.
     """
     squared = float(((estimate.astype(np.float64) - target) ** 2).sum())
     n_positive = int((estimate > 0).sum())
@@ -164,7 +164,7 @@ def authors_scores(estimate: _Image, target: _Image) -> Row:
 
 
 def _ms_ssim(estimate: _Image, target: _Image) -> tuple[float | None, int]:
-    """Return the mean over axial slices that hold something, each scaled by its own maximum."""
+    """Return the mean over axial slices with signal, scaled by their maxima, and the scales."""
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure as ms_ssim,
     )
@@ -174,7 +174,7 @@ def _ms_ssim(estimate: _Image, target: _Image) -> tuple[float | None, int]:
     if not n_scales:
         return None, 0
     weights = np.array(SCALES[:n_scales]) / sum(SCALES[:n_scales])
-    found = []
+    by_slice: list[float] = []
     for volume, wanted in zip(np.moveaxis(estimate, 3, 0), np.moveaxis(target, 3, 0), strict=True):
         kept = wanted.max(axis=(0, 1)) > 0
         slices = [np.moveaxis(v[..., kept], 2, 0) for v in (volume, wanted)]
@@ -185,5 +185,5 @@ def _ms_ssim(estimate: _Image, target: _Image) -> tuple[float | None, int]:
         )
         if kept.any():
             value: Any = ms_ssim(first, second, data_range=1.0, betas=tuple(weights.tolist()))
-            found += [float(value)] * int(kept.sum())
-    return (float(np.mean(found)) if found else None), n_scales
+            by_slice += [float(value)] * int(kept.sum())
+    return (float(np.mean(by_slice)) if by_slice else None), n_scales

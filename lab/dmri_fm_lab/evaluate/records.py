@@ -1,19 +1,20 @@
-"""Records of an evaluation: JSON-ready, with the versions they depend on, and as tables."""
+"""Records of an evaluation: plain types for JSON, and the versions that numbers depend on."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dmri_fm import __version__
 from dmri_fm.errors import OutputError
 
-__all__ = ["json_ready", "markdown", "versions", "write_json"]
+__all__ = ["json_ready", "versions", "write_json"]
 
 #: Packages whose versions are in the output.
 _PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "scikit-learn", "deepbet")
@@ -21,50 +22,38 @@ _PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "scikit-learn", 
 
 def versions() -> dict[str, str | None]:
     """Return the versions of this package and of those that the numbers depend on."""
-    from dmri_fm import __version__
-
-    found: dict[str, str | None] = {"dmri_fm": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return {"dmri_fm": __version__, **{name: _version(name) for name in _PACKAGES}}
 
 
-def json_ready(value: Any) -> Any:
-    """Return a value for JSON: plain types, and None for what is not finite.
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def json_ready(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return an object for JSON: plain types, and None for what is not finite.
 
     Examples
     --------
     >>> json_ready({"a": (1, float("nan")), 2: np.float32(0.5)})
     {'a': [1, None], '2': 0.5}
     """
+    return {str(key): _plain(value) for key, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): json_ready(v) for k, v in value.items()}
+        return json_ready(value)
     if isinstance(value, list | tuple):
-        return [json_ready(v) for v in value]
+        return [_plain(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table.
-
-    Examples
-    --------
-    >>> print(markdown(["method", "x"], [["mean", "1"]]))
-    | method | x |
-    |---|---|
-    | mean | 1 |
-    """
-    lines = [titles, *rows]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([text[0], "|---" * len(titles) + "|", *text[1:]])
-
-
-def write_json(content: Mapping[str, Any], path: str | Path) -> Path:
+def write_json(content: Mapping[str, Any], path: Path) -> Path:
     """Write an object as JSON.
 
     Raises
@@ -72,7 +61,6 @@ def write_json(content: Mapping[str, Any], path: str | Path) -> Path:
     OutputError
         If the file cannot be written.
     """
-    path = Path(path)
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +69,6 @@ def write_json(content: Mapping[str, Any], path: str | Path) -> Path:
         raise OutputError(
             f"cannot be written ({error})",
             path=path,
-            expected="a file in a place that you may write to",
+            expected="a file in a folder that you may write to",
         ) from None
     return path

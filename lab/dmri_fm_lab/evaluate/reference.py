@@ -1,4 +1,4 @@
-"""What estimates are compared with: a tensor, how noisy it is, and where it may be looked at."""
+"""Reference of a comparison: a tensor, its noise, and the regions of the scores."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from dmri_fm_lab.evaluate.tensor_errors import AXIS_FA
 
 __all__ = ["Reference", "make_reference"]
 
-#: Ways to cut the reference's volumes in two that are tried.
+#: Random splits of the reference's volumes into two halves, of which the best is taken.
 N_SPLITS = 100
 
-#: Halves of a higher condition number say nothing about the whole.
+#: Largest condition number of a half.
 LARGEST_HALF_CONDITION = 10.0
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What an estimate is compared with.
+    """Tensor that an estimate is compared with.
 
     Attributes
     ----------
     maps
         The tensor.
     regions
-        Where.
+        Tissue, white and grey matter.
     noise
-        Of the tensor, in the voxels of `regions.tissue`; None: the truth, or unknown.
+        Noise of the tensor, in the voxels of `regions.tissue`; None: the truth, or unknown.
     halves
         Half the difference of the tensors of two halves of the volumes: `tensor` (sum over six
         elements) and `md`, shape (M,), mm^2/s, in the same voxels. None where the volumes are
@@ -55,19 +55,19 @@ class Reference:
     def floor(self, region: NDArray[np.bool_]) -> dict[str, float | None]:
         """Return mean errors in a region that come from the reference's own noise."""
         inside = region[self.regions.tissue]
-        found: dict[str, float | None] = {}
-        if self.noise is not None and inside.any():
-            found |= {
-                f"{k}_bootstrap": float(v[inside].mean()) for k, v in self.noise.floor.items()
-            }
+        row: dict[str, float | None] = {}
+        if not inside.any():
+            return row
+        if self.noise is not None:
+            floor = self.noise.floor
+            row |= {f"{k}_bootstrap": float(v[inside].mean()) for k, v in floor.items()}
             with_axis = inside & (self.maps.fa[self.regions.tissue] > AXIS_FA)
             if with_axis.any():
-                angle = self.noise.floor["v1"][with_axis]
-                found["v1_fa03_bootstrap"] = float(angle.mean())
-            found["fa_bias_bootstrap"] = float(self.noise.fa_bias[inside].mean())
-        if self.halves is not None and inside.any():
-            found |= {f"{k}_halves": float(v[inside].mean()) for k, v in self.halves.items()}
-        return found
+                row["v1_fa03_bootstrap"] = float(floor["v1"][with_axis].mean())
+            row["fa_bias_bootstrap"] = float(self.noise.fa_bias[inside].mean())
+        if self.halves is not None:
+            row |= {f"{k}_halves": float(v[inside].mean()) for k, v in self.halves.items()}
+        return row
 
 
 def make_reference(
@@ -78,20 +78,20 @@ def make_reference(
     rng: np.random.Generator,
     n_replicates: int = 40,
 ) -> Reference:
-    """Fit the reference of a subset: weighted least squares of the volumes that are left.
+    """Fit the reference of a subset: weighted least squares of the shell's other volumes.
 
     Parameters
     ----------
     dwi
         The whole series.
     subset
-        Says which volumes are the reference's.
+        Positions of the reference's volumes.
     brain
         Shape (X, Y, Z).
     rng
         Source of randomness.
     n_replicates
-        Of the bootstrap.
+        Bootstrap replicates.
     """
     maps = fit_tensor(dwi.select(subset.reference), mask=brain, shell="all")
     regions = reference_regions(maps, brain)
@@ -132,7 +132,7 @@ def _half_difference(
 def _split(
     dwi: Dwi, weighted: Sequence[int], rng: np.random.Generator
 ) -> tuple[list[int], list[int]] | None:
-    """Cut volumes into two halves that both determine a tensor as well as may be."""
+    """Cut volumes into two halves whose larger condition number is low."""
     best, lowest = None, LARGEST_HALF_CONDITION
     if len(weighted) < 12:
         return None

@@ -1,4 +1,4 @@
-"""Where estimates are compared: tissue without CSF, white and grey matter apart."""
+"""Regions of the scores: tissue without CSF, and in it white and grey matter."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dmri_fm_lab.smoothing import smooth_within
 
 __all__ = ["CRITERIA", "Regions", "reference_regions", "true_regions"]
 
-#: Voxels that the brain mask is eroded by; one where voxels are longer than this, mm.
+#: Erosion of the brain mask, voxels, and the edge, mm, of voxels above which it is one.
 MARGIN_VOXELS, LONG_VOXEL_MM = 2, 4.0
 
-#: Voxels whose reference has a higher MD count as CSF, mm^2/s.
+#: Smallest MD of CSF in the reference, mm^2/s.
 CSF_MD = 1.5e-3
 
 #: White matter has a higher FA in the smoothed reference; grey matter a lower FA and MD.
 WHITE_FA, GREY_FA, GREY_MD = 0.25, 0.20, 1.1e-3
 
-#: Width of the Gaussian that steadies the reference before white and grey are told apart, voxels.
+#: Width of the Gaussian that smooths the reference before white and grey are separated, voxels.
 SMOOTHING_VOXELS = 0.7
 
 #: The criteria in words, for the output.
@@ -66,7 +66,7 @@ class Regions:
 
 
 def reference_regions(reference: TensorMaps, brain: NDArray[np.bool_]) -> Regions:
-    """Find the regions of a real scan from the reference alone, not from the test volumes.
+    """Return the regions of a real scan, from the reference alone and not from test volumes.
 
     Parameters
     ----------

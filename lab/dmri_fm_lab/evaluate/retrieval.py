@@ -1,4 +1,4 @@
-"""Whether features are those of the scanned brain and not of the protocol: four tests."""
+"""Retrieval and probes of features: do they depend on the brain, and not on the protocol?"""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 __all__ = ["agreement", "probe", "rank_one", "retrieve", "retrieve_linked"]
 
-#: Folds over brains, and penalties among which each fold chooses by its own training part.
+#: Folds over brains, and ridge penalties, chosen within the training part of each fold.
 N_FOLDS = 5
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 11))
 
-#: Principal components of the protocol that is looked up, and of the one that it is linked to.
+#: Principal components of the looked-up protocol, and of the one that it is linked to.
 LINK_FROM, LINK_TO = 40, 6
 
 _Array = NDArray[np.float64]
@@ -35,13 +35,12 @@ def agreement(first: _Array, second: _Array) -> dict[str, float]:
 
 
 def rank_one(distances: _Array) -> float:
-    """Return how often the right one of a gallery is the nearest, looked for both ways.
+    """Return how often the nearest scan of the other protocol is the same brain, both ways.
 
     Parameters
     ----------
     distances
-        Shape (N, N): of the scans of one protocol to those of another, brains in one order. A
-        tie is a miss.
+        Shape (N, N): between the scans of two protocols, brains in one order. A tie is a miss.
 
     Examples
     --------
@@ -65,9 +64,9 @@ def retrieve(first: _Array, second: _Array) -> dict[str, float]:
     Returns
     -------
     dict
-        `raw`: share of brains whose own features are the nearest, by Euclidean distance.
-        `centred`: by correlation, after each feature was standardised over the brains of its
-        protocol, which takes off what all scans of a protocol share. `chance`.
+        `raw`: rank-1 by Euclidean distance. `centred`: rank-1 by correlation, after each feature
+        was standardised over the brains of its protocol, which removes what all scans of a
+        protocol share. `chance`.
     """
     square = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None]
     a, b = (_standardise(x) for x in (first, second))
@@ -79,26 +78,26 @@ def retrieve(first: _Array, second: _Array) -> dict[str, float]:
 
 
 def retrieve_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
-    """Look brains up in another protocol's gallery that *other* brains link to it.
+    """Look each brain up in another protocol's gallery, through a map that other brains taught.
 
-    Four fifths of the brains travel: both protocols scan them, and a ridge regression learns what
-    the first makes of the second's features. The rest are looked up among all; distances are
-    those of Mahalanobis, from what the regression leaves in the brains that travelled. It shows
-    how much of the tissue features keep in both protocols, were the map between them known.
-    Principal components are those of all brains of a protocol, which takes no knowledge of who is
-    who: of the travelling ones alone, brains that did not travel would lie apart from them.
+    A ridge regression from the second protocol's features to the first's is learnt on four fifths
+    of the brains, scanned by both. The other brains are looked up among all, by the Mahalanobis
+    distance of the regression's cross-validated residuals. The score shows how much of the tissue
+    features keep in both protocols. Principal components are those of all brains of a protocol,
+    which needs no identities: with components of the training brains alone, the others would lie
+    apart.
 
     Parameters
     ----------
     first, second
         Shape (N, D): features of the same brains by two protocols.
     seed
-        Of the folds.
+        Seed of the folds.
 
     Returns
     -------
     float
-        Rank-1 of the brains that did not travel, in all five folds.
+        Rank-1 of the brains outside the training folds.
     """
     from sklearn.covariance import LedoitWolf
     from sklearn.decomposition import PCA
@@ -123,37 +122,36 @@ def retrieve_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:
 def _standardise(features: _Array) -> _Array:
     spread = features.std(axis=0)
     centred = features - features.mean(axis=0)
-    found: _Array = np.divide(centred, spread, where=spread > 0, out=np.zeros_like(centred))
-    return found
+    return np.asarray(np.divide(centred, spread, where=spread > 0, out=np.zeros_like(centred)))
 
 
 def _unit(features: _Array) -> _Array:
-    found: _Array = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
-    return found
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(length, 1e-30))
 
 
 def probe(
     features: Sequence[_Array], target: _Array, *, seed: int = 0
 ) -> tuple[list[float], list[float]]:
-    """Predict a quantity by ridge regression, learnt on one protocol, tested on all.
+    """Predict a quantity by ridge regression, trained on one protocol, tested on all.
 
     Five folds over brains; the penalty is chosen by leave-one-out within the training part. No
-    brain is tested that was trained on, by any protocol.
+    test brain is trained on, by any protocol.
 
     Parameters
     ----------
     features
-        Shape (N, D) each: by protocol, the first is trained on.
+        Features of each protocol, shape (N, D); the first protocol is the training one.
     target
         Shape (N,).
     seed
-        Of the folds.
+        Seed of the folds.
 
     Returns
     -------
-    as_is, centred
-        R^2 of the pooled held-out predictions, by protocol: with the features as they are, and
-        with those of each protocol standardised over its own brains.
+    raw, centred
+        R^2 of the pooled held-out predictions, by protocol: of raw features, and of features
+        standardised over the brains of each protocol.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.metrics import r2_score
@@ -161,7 +159,7 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found = []
+    scores = []
     for sets in (list(features), [_standardise(x) for x in features]):
         predicted = np.zeros((len(sets), len(target)))
         folds = KFold(N_FOLDS, shuffle=True, random_state=seed)
@@ -170,5 +168,5 @@ def probe(
             model.fit(sets[0][train], target[train])
             for k, x in enumerate(sets):
                 predicted[k, test] = model.predict(x[test])
-        found.append([float(r2_score(target, row)) for row in predicted])
-    return found[0], found[1]
+        scores.append([float(r2_score(target, row)) for row in predicted])
+    return scores[0], scores[1]

@@ -1,4 +1,4 @@
-"""The numbers that compare an estimate of the tensor with a reference."""
+"""Scores of a tensor estimate against a reference: errors, biases, coverage of intervals."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dmri_fm_lab.evaluate.tensor_errors import axis_angle_deg, tensor_errors
 
 __all__ = ["Row", "best_of", "interval_coverage", "mean_rows", "score", "subtract_noise"]
 
-#: Numbers of one method in one region, by name; None where there is nothing to tell.
+#: Scores of one method in one region, by name; None where a score cannot be computed.
 Row = dict[str, float | None]
 
 #: Bins of the reference's FA in which intervals are checked.
 FA_BINS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 
-#: Fewer voxels tell nothing.
+#: Fewest voxels of a score.
 FEWEST_VOXELS = 20
 
-#: Numbers whose distance from zero is what counts.
+#: Scores with a sign, the best of which is the nearest to zero.
 SIGNED = ("fa_bias", "fa_bias_corrected", "md_bias")
 
 
@@ -47,7 +47,7 @@ def score(estimate: TensorMaps, reference: Reference) -> dict[str, Row]:
     estimate
         On the grid of the reference.
     reference
-        With its noise and the regions.
+        Tensor with its noise and the regions.
 
     Returns
     -------
@@ -78,18 +78,18 @@ def _score_region(estimate: TensorMaps, reference: Reference, region: NDArray[np
     row["v1_deg"] = float(angle.mean())
     row["v1_deg_fa03"] = errors.v1_angle_deg if errors.n_axes >= FEWEST_VOXELS else None
     for name in ("fa", "md"):
-        found = getattr(errors, name)
-        row[f"{name}_bias"] = found.bias
-        row[f"{name}_rmse"] = found.root_mean_square
+        scalar = getattr(errors, name)
+        row[f"{name}_bias"] = scalar.bias
+        row[f"{name}_rmse"] = scalar.root_mean_square
         if name == "fa" and reference.noise is not None:
             own = reference.noise.fa_bias[region[reference.regions.tissue]]
-            row["fa_bias_corrected"] = found.bias + float(own.mean())
+            row["fa_bias_corrected"] = scalar.bias + float(own.mean())
         if not reference.is_truth:
             variance = _variance(reference, name, region)
             row[f"{name}_rmse_corrected"] = (
                 None
                 if variance is None
-                else subtract_noise(found.root_mean_square**2, float(variance.mean()))
+                else subtract_noise(scalar.root_mean_square**2, float(variance.mean()))
             )
     row |= interval_coverage(estimate, reference, region)
     return row
@@ -117,9 +117,8 @@ def interval_coverage(
     fa = reference.maps.fa[region]
     for name in ("fa", "md"):
         variance = _variance(reference, name, region)
-        if name not in (estimate.std or {}) or variance is None:
+        if estimate.std is None or name not in estimate.std or variance is None:
             continue
-        assert estimate.std is not None
         std = estimate.std[name][region].astype(np.float64)
         apart = getattr(estimate, name)[region].astype(np.float64)
         apart = apart - getattr(reference.maps, name)[region]
@@ -134,7 +133,7 @@ def interval_coverage(
 
 
 def best_of(rows: Sequence[Mapping[str, float | None]]) -> Row:
-    """Return each number from the row where it is best: an oracle's choice per number.
+    """Return the best of each score over the rows, as an oracle chooses.
 
     Examples
     --------
@@ -150,7 +149,7 @@ def best_of(rows: Sequence[Mapping[str, float | None]]) -> Row:
 
 
 def mean_rows(rows: Sequence[Mapping[str, float | None]]) -> Row:
-    """Return the mean of each number over the rows that have it.
+    """Return the mean of each score over the rows that have it.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.reference import Reference
 from dmri_fm_lab.evaluate.regions import true_regions
 from dmri_fm_lab.simulate import draw_anatomy
-from dmri_fm_lab.simulate.anatomy import Fractions, Shape
+from dmri_fm_lab.simulate.anatomy import Shape
 from dmri_fm_lab.simulate.cohort import draw_lesion
 from dmri_fm_lab.simulate.scanner import Acquisition, acquire
 from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
@@ -24,10 +24,13 @@ from dmri_fm_lab.simulate.truth import true_tensor
 
 __all__ = ["SimulatedBrain", "build_brain", "simulated_scan", "skare_table"]
 
-#: Lesions of a brain that has them.
+#: Number of lesions of a brain that has them.
 N_LESIONS = 12
 
-#: Voxels of more white matter set the level that the signal-to-noise ratio refers to.
+#: Echo time, ms.
+ECHO_MS = 85.0
+
+#: White-matter fraction above which voxels set the signal of the signal-to-noise ratio.
 PURE_WHITE = 0.9
 
 
@@ -41,55 +44,42 @@ class SimulatedBrain:
         The brain on its grid.
     truth
         The tensor of the noise-free signal of the shell, within the brain.
-    fractions
-        Of tissues; the lesions' too.
     bval
-        Of the shell, s/mm^2.
-    echo_ms
-        Echo time.
+        b-value of the shell, s/mm^2.
     level
         Median b=0 signal of white matter without noise, scanner units.
     """
 
     subject: Subject
     truth: TensorMaps
-    fractions: Fractions
     bval: float
-    echo_ms: float
     level: float
 
     def reference(self) -> Reference:
-        """Return the truth as what estimates are compared with."""
-        return Reference(
-            self.truth, true_regions(self.fractions), noise=None, halves=None, is_truth=True
-        )
+        """Return the truth as a reference without noise."""
+        regions = true_regions(self.subject.fractions)
+        return Reference(self.truth, regions, noise=None, halves=None, is_truth=True)
 
 
 def build_brain(
     seed: int,
     *,
     bval: float = 1000.0,
-    voxel_size_mm: float | tuple[float, float, float] = 2.5,
+    voxel_size_mm: float = 2.5,
     has_lesions: bool = False,
-    tissue: Tissue | None = None,
-    echo_ms: float = 85.0,
 ) -> SimulatedBrain:
     """Draw a brain and compute its true tensor.
 
     Parameters
     ----------
     seed
-        Of anatomy and lesions; the same brain for any voxel size and b-value.
+        Seed of anatomy and lesions; the same brain for any voxel size and b-value.
     bval
-        Of the shell, s/mm^2.
+        b-value of the shell, s/mm^2.
     voxel_size_mm
-        One number, or one for each axis.
+        Edge of the voxels.
     has_lesions
         Whether there are lesions in white matter.
-    tissue
-        Its diffusivities and relaxation; the usual ones if None.
-    echo_ms
-        Echo time.
     """
     if not 50 < bval <= 10_000:
         raise ConfigError(f"b = {bval:g} s/mm^2", expected="a shell between 50 and 10000")
@@ -97,19 +87,18 @@ def build_brain(
     lesions = tuple(draw_lesion(rng) for _ in range(N_LESIONS)) if has_lesions else ()
     # Anatomy has a stream of its own, so that lesions change nothing else.
     anatomy = draw_anatomy(np.random.default_rng([seed, 1]), Shape(lesions=lesions))
-    size = np.broadcast_to(np.asarray(voxel_size_mm, dtype=np.float64), 3)
     subject = place_subject(
         anatomy,
-        tissue or Tissue(),
-        voxel_size_mm=(float(size[0]), float(size[1]), float(size[2])),
+        Tissue(),
+        voxel_size_mm=(voxel_size_mm,) * 3,
         rng=np.random.default_rng([seed, 2]),
         field_peak_hz=0.0,
     )
-    found = true_tensor(subject, bval=bval, echo_ms=echo_ms)
+    truth = true_tensor(subject, bval=bval, echo_ms=ECHO_MS)
     parts = subject.fractions
-    maps = TensorMaps.from_tensor(found.tensor, parts.mask, affine=subject.affine, model="tensor")
-    level = float(np.median(found.b0[parts.wm > PURE_WHITE]))
-    return SimulatedBrain(subject, maps, parts, bval, echo_ms, level)
+    maps = TensorMaps.from_tensor(truth.tensor, parts.mask, affine=subject.affine, model="tensor")
+    level = float(np.median(truth.b0[parts.wm > PURE_WHITE]))
+    return SimulatedBrain(subject, maps, bval, level)
 
 
 def simulated_scan(
@@ -121,7 +110,7 @@ def simulated_scan(
     partial_fourier: float = 1.0,
     seed: int = 0,
 ) -> Dwi:
-    """Acquire a brain: undistorted and at rest.
+    """Acquire a brain, without distortion and motion.
 
     Parameters
     ----------
@@ -138,7 +127,7 @@ def simulated_scan(
     partial_fourier
         Share of the lines of k-space that are sampled.
     seed
-        Of the noise, and of the rotation.
+        Seed of the noise, and of the rotation.
 
     Returns
     -------
@@ -153,14 +142,14 @@ def simulated_scan(
         np.concatenate([np.zeros((n_b0, 3)), axes]),
     )
     acquisition = Acquisition(
-        echo_ms=brain.echo_ms,
+        echo_ms=ECHO_MS,
         partial_fourier=partial_fourier,
         sigma=brain.level / snr,
         is_distorted=False,
         seed=seed,
     )
     data = acquire(brain.subject, gtab, acquisition)
-    return Dwi.from_arrays(data, brain.subject.affine, gtab, mask=brain.fractions.mask)
+    return Dwi.from_arrays(data, brain.subject.affine, gtab, mask=brain.subject.fractions.mask)
 
 
 def skare_table(seed: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Six-direction subsets of a series, and the volumes that are left to make a reference of."""
+"""Six-direction subsets of a series, and the volumes of their references."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from dmri_fm.qspace import (
 
 __all__ = ["SixSubset", "choose_subsets"]
 
-#: Where more subsets than asked for are below this, they are chosen to differ.
+#: Condition number below which subsets are chosen to differ, if there are more than asked for.
 GOOD_CONDITION = 2.0
 
-#: The reference's directions have to have a condition number below this.
+#: Condition number that the reference's directions must stay below.
 LARGEST_REFERENCE_CONDITION = 10.0
 
-#: Distinct directions that have to be left for the reference.
+#: Fewest distinct directions of a reference.
 FEWEST_LEFT = 6
 
-#: Subsets below :data:`GOOD_CONDITION` that are compared with one another, at most.
+#: Largest number of subsets below :data:`GOOD_CONDITION` that are compared with one another.
 MOST_COMPARED = 2_000
 
 
 @dataclass(frozen=True)
 class SixSubset:
-    """One b=0 volume and six weighted ones to estimate from, and what the reference is made of.
+    """One b=0 volume and six weighted ones of a test, and the volumes of its reference.
 
     Attributes
     ----------
     bval
-        Of the shell, s/mm^2.
+        b-value of the shell, s/mm^2.
     b0
         Position of the test's b=0 volume in the series.
     weighted
@@ -47,7 +47,7 @@ class SixSubset:
     repetition
         Which measurement of each direction the test takes, from zero.
     condition_number
-        Of the six directions.
+        Condition number of the six directions.
     is_well_conditioned
         Whether that is below 3.
     skare_angle_deg
@@ -55,9 +55,9 @@ class SixSubset:
     reference_b0, reference_weighted
         Positions of the reference's volumes: the other b=0, and the rest of the shell.
     reference_condition_number
-        Of the reference's directions.
+        Condition number of the reference's directions.
     shares_b0
-        Whether the reference has the test's own b=0, for want of another.
+        Whether the reference uses the test's own b=0, the only one.
     """
 
     bval: float
@@ -86,21 +86,21 @@ class SixSubset:
 def choose_subsets(gtab: GradientTable, *, n_subsets: int = 6, seed: int = 0) -> list[SixSubset]:
     """Choose sets of six directions of each shell, of low condition number.
 
-    Those of lowest condition number below 3 are taken; where more than `n_subsets` have one
-    below 2, some of these that differ most; where none is below 3, the one lowest, which
-    :attr:`SixSubset.is_well_conditioned` tells. The number is that of the columns gx^2, gy^2,
-    gz^2, 2gxgy, 2gxgz, 2gygz, and differs a little between frames. Where each direction was
-    measured several times, each measurement gives a test of its own. Tests take the b=0 volumes
-    in turn.
+    Subsets of the lowest condition numbers below 3 are taken. Where more than `n_subsets` are
+    below 2, subsets among these that differ most are taken; where none is below 3, the lowest one
+    is, with :attr:`SixSubset.is_well_conditioned` false. The condition number is that of the
+    columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz, and differs a little between frames. Where each
+    direction was measured several times, each measurement gives a test of its own. Tests take the
+    b=0 volumes in turn.
 
     Parameters
     ----------
     gtab
         Gradient table of the series.
     n_subsets
-        Sets of directions per shell, at most.
+        Largest number of sets per shell.
     seed
-        Of the random rotations that are tried where there are too many subsets to try all.
+        Seed of random rotations, which stand for all subsets where these are too many.
 
     Returns
     -------
@@ -138,13 +138,13 @@ def _of_shell(
     conditions = condition_numbers(axes[subsets])
     usable = np.array([_leaves_enough(axes, groups, s) for s in subsets]) & np.isfinite(conditions)
     subsets, conditions = subsets[usable], conditions[usable]
-    found = []
-    for place, k in enumerate(_choose_different(subsets, conditions, n_subsets)):
+    chosen = []
+    for number, k in enumerate(_choose_different(subsets, conditions, n_subsets)):
         six = [groups[i] for i in subsets[k]]
         for repetition in range(min(map(len, six))):
             weighted = sorted(group[repetition] for group in six)
-            found.append(_describe(gtab, shell, weighted, repetition, turn=place + repetition))
-    return found
+            chosen.append(_describe(gtab, shell, weighted, repetition, turn=number + repetition))
+    return chosen
 
 
 def _leaves_enough(
@@ -152,19 +152,17 @@ def _leaves_enough(
 ) -> bool:
     chosen = set(subset.tolist())
     left = [i for i, group in enumerate(groups) if i not in chosen or len(group) > 1]
-    # Twelve directions or more leave six that seldom lie badly; the exact number is checked
-    # only where they are few, as it takes long for many subsets.
     if len(left) < FEWEST_LEFT:
         return False
-    return len(left) > 2 * FEWEST_LEFT or condition_number(axes[left]) < (
-        LARGEST_REFERENCE_CONDITION
-    )
+    # More than twelve directions are seldom ill-conditioned, and the number takes long to compute.
+    is_ample = len(left) > 2 * FEWEST_LEFT
+    return is_ample or condition_number(axes[left]) < LARGEST_REFERENCE_CONDITION
 
 
 def _choose_different(
     subsets: NDArray[np.int_], conditions: NDArray[np.float64], n_subsets: int
 ) -> list[int]:
-    """Return rows: the best, or as unlike ones as possible where many are good."""
+    """Return rows of the best subsets, or of the most different ones where many are good."""
     order = np.argsort(conditions, kind="stable")
     usable = order[conditions[order] < LARGEST_SIX_CONDITION]
     order = usable if len(usable) else order[:1]

@@ -12,7 +12,7 @@ from dmri_fm.tensor_maps import TensorMaps
 
 __all__ = ["ScalarErrors", "TensorErrors", "axis_angle_deg", "scalar_errors", "tensor_errors"]
 
-#: The main axis is compared where the reference's FA is above this: elsewhere it means little.
+#: Smallest FA of the reference where main axes are compared: below it they mean little.
 AXIS_FA = 0.3
 
 
@@ -129,13 +129,7 @@ def tensor_errors(
     estimate, reference
         Maps on one grid.
     mask
-        Shape (X, Y, Z): voxels to compare, such as tissue without CSF. Both maps' masks bound
-        it; they alone count if None.
-
-    Returns
-    -------
-    TensorErrors
-        Errors of estimate against reference.
+        Shape (X, Y, Z): voxels to compare within the masks of both maps; all of them if None.
 
     Raises
     ------

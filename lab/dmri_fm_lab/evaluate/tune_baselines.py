@@ -4,8 +4,8 @@ Usage: python -m dmri_fm_lab.evaluate.tune_baselines [--samples 48] [--side 36]
 
 Draws patches of the simulation that networks are trained on, with one b=0 volume and six
 directions, and prints the strengths with the smallest errors of FA and MD over those of weighted
-least squares, for :data:`~dmri_fm_lab.evaluate.baselines.TUNED`. Scans of an evaluation have no
-part in it.
+least squares, for :data:`~dmri_fm_lab.evaluate.baselines.TUNED`. Scans of an evaluation are not
+used.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from dmri_fm_lab.evaluate.baselines import (
     fit_total_variation,
     fit_weighted,
 )
+from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
 from dmri_fm_lab.smoothing import brain_snr
 
@@ -44,10 +45,10 @@ FITS: dict[str, Callable[[Dwi, float], TensorMaps]] = {
 
 
 def draw_case(number: int, side: int) -> tuple[Dwi, TensorMaps, NDArray[Any]] | None:
-    """Return a scan, its truth and where to compare them; None where there is little tissue."""
+    """Return a scan, its true tensor and its tissue; None where there is little tissue."""
     rng = np.random.default_rng([SEED, number])
     gtab = draw_protocol(rng, bvals=float(rng.uniform(700, 2500)))
-    # As many draws at each level of noise, and some beyond both ends.
+    # Uniform over the logarithm, and a little wider than the bins.
     snr = float(np.exp(rng.uniform(np.log(5), np.log(70))))
     sample = draw_sample(rng, shape=(side,) * 3, gtab=gtab, snr=snr)
     tissue = sample.mask & (sample.fractions[..., 2] < 0.1)
@@ -62,15 +63,13 @@ def draw_case(number: int, side: int) -> tuple[Dwi, TensorMaps, NDArray[Any]] | 
 
 def errors(maps: TensorMaps, truth: TensorMaps, where: NDArray[Any]) -> NDArray[Any]:
     """Return mean absolute errors of FA and MD."""
-    return np.array([np.abs(getattr(maps, n) - getattr(truth, n))[where].mean() for n in _NAMES])
-
-
-_NAMES = ("fa", "md")
+    names = ("fa", "md")
+    return np.array([np.abs(getattr(maps, n) - getattr(truth, n))[where].mean() for n in names])
 
 
 def tune(n_samples: int, side: int) -> dict[tuple[str, int], NDArray[np.float64]]:
     """Return errors over those of WLS by baseline and SNR bin: shape (patches, candidates)."""
-    found: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
+    ratios: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
     for number in range(n_samples):
         case = draw_case(number, side)
         if case is None:
@@ -81,8 +80,8 @@ def tune(n_samples: int, side: int) -> dict[tuple[str, int], NDArray[np.float64]
         for name, strengths in CANDIDATES.items():
             fits = (FITS[name](dwi, strength) for strength in strengths)
             row = [float((errors(maps, truth, where) / base).mean()) for maps in fits]
-            found[name, snr_bin].append(row)
-    return {key: np.array(rows) for key, rows in found.items()}
+            ratios[name, snr_bin].append(row)
+    return {key: np.array(rows) for key, rows in ratios.items()}
 
 
 def main() -> None:
@@ -92,22 +91,20 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=36, help="of a patch, voxels")
     options = parser.parse_args()
 
-    found = tune(options.samples, options.side)
+    ratios = tune(options.samples, options.side)
     bins = [f"< {e:g}" for e in SNR_EDGES] + [f">= {SNR_EDGES[-1]:g}"]
     for name, strengths in CANDIDATES.items():
         best = []
-        print(f"\n{name}: error over that of WLS, mean of FA and MD\n")
-        print("| SNR | patches | " + " | ".join(f"{s:g}" for s in strengths) + " |")
-        print("|---" * (len(strengths) + 2) + "|")
+        lines = [["SNR", "patches", *(f"{s:g}" for s in strengths)]]
         for snr_bin, label in enumerate(bins):
-            rows = found.get((name, snr_bin))
+            rows = ratios.get((name, snr_bin))
             if rows is None:
                 continue
             mean = rows.mean(axis=0)
             best.append(strengths[int(mean.argmin())])
-            numbers = " | ".join(f"{m:.3f}" for m in mean)
-            print(f"| {label} | {len(rows)} | {numbers} |")
-        print(f"\n{name}: {tuple(best)}")
+            lines.append([label, str(len(rows)), *(f"{m:.3f}" for m in mean)])
+        print(f"\n{name}: error over that of WLS, mean of FA and MD\n")
+        print(f"{markdown(lines)}\n\n{name}: {tuple(best)}")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,6 @@ from dmri_fm_lab.realism.patches import (
 #: Scanners whose protocols the other generator shows in the picture.
 PICTURED_SCANS = ("trio", "galan")
 
-
 FULL = Effort(patches=120, sets=12, networks=3, steps=250)
 QUICK = Effort(patches=4, sets=2, networks=1, steps=4, batch=8)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,47 +13,38 @@ from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.inputs import estimate_noise
+from dmri_fm_lab.evaluate.tables import Column
 
-__all__ = ["QUANTITIES", "Quantity", "describe", "measure"]
+__all__ = ["QUANTITIES", "describe", "first_images", "measure"]
 
 #: White matter, grey matter and CSF, as the tensor fit sees them.
 WHITE_FA, TISSUE_MD, CSF_MD = 0.2, (0.2e-3, 1.1e-3), 2.0e-3
 
-
+#: Grey matter has a lower FA.
 GREY_FA = 0.15
 
-
-#: A tissue of fewer voxels has no statistics.
+#: Fewest voxels of a tissue that has statistics.
 FEWEST_VOXELS = 30
-
 
 #: Band of the power spectra's slope, cycles per voxel.
 BAND = (0.06, 0.5)
 
-
-class Quantity(NamedTuple):
-    """How a measurement is called and printed."""
-
-    title: str
-    digits: int
-    factor: float = 1.0
-
-
+#: Measurements by key, with their titles and formats.
 QUANTITIES = {
-    "fa": Quantity("FA of white matter, median", 2),
-    "fa_high": Quantity("FA of white matter, 90th percentile", 2),
-    "md": Quantity("MD of white matter, median, 1e-3 mm²/s", 2, 1e3),
-    "white_share": Quantity("share of white matter in the brain", 2),
-    "snr_b0": Quantity("SNR of white matter, b=0", 1),
-    "snr_weighted": Quantity("SNR of white matter, weighted", 1),
-    "b0_range": Quantity("b=0, 95th over 50th percentile", 2),
-    "b0_csf": Quantity("b=0, CSF over white matter", 2),
-    "b0_grey": Quantity("b=0, grey over white matter", 2),
-    "slope_b0": Quantity("slope of the power spectrum, b=0", 2),
-    "slope_weighted": Quantity("slope of the power spectrum, weighted", 2),
-    "coherence_next": Quantity("coherence of V1, next voxel", 2),
-    "coherence_4mm": Quantity("coherence of V1, 4 mm", 2),
-    "coherence_8mm": Quantity("coherence of V1, 8 mm", 2),
+    "fa": Column("FA of white matter, median", ".2f"),
+    "fa_high": Column("FA of white matter, 90th percentile", ".2f"),
+    "md": Column("MD of white matter, median, 1e-3 mm²/s", ".2f", 1e3),
+    "white_share": Column("share of white matter in the brain", ".2f"),
+    "snr_b0": Column("SNR of white matter, b=0", ".1f"),
+    "snr_weighted": Column("SNR of white matter, weighted", ".1f"),
+    "b0_range": Column("b=0, 95th over 50th percentile", ".2f"),
+    "b0_csf": Column("b=0, CSF over white matter", ".2f"),
+    "b0_grey": Column("b=0, grey over white matter", ".2f"),
+    "slope_b0": Column("slope of the power spectrum, b=0", ".2f"),
+    "slope_weighted": Column("slope of the power spectrum, weighted", ".2f"),
+    "coherence_next": Column("coherence of V1, next voxel", ".2f"),
+    "coherence_4mm": Column("coherence of V1, 4 mm", ".2f"),
+    "coherence_8mm": Column("coherence of V1, 8 mm", ".2f"),
 }
 
 
@@ -115,14 +105,19 @@ def coherence(
     }
 
 
+def first_images(patch: Dwi) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the first b=0 volume of a patch and its first weighted one."""
+    is_b0 = patch.gtab.is_b0
+    return patch.data[..., int(is_b0.argmax())], patch.data[..., int(is_b0.argmin())]
+
+
 def describe(patch: Dwi) -> dict[str, float]:
     """Measure a patch; the keys are those of :data:`QUANTITIES`."""
     maps = fit_tensor(patch)
     white, mask = white_matter(maps), maps.mask
     low, high = TISSUE_MD
     grey = mask & (maps.fa < GREY_FA) & (maps.md > low) & (maps.md < high)
-    first_b0 = patch.data[..., int(np.flatnonzero(patch.gtab.is_b0)[0])]
-    first_weighted = patch.data[..., int(np.flatnonzero(~patch.gtab.is_b0)[0])]
+    first_b0, first_weighted = first_images(patch)
     b0_white = median_in(first_b0, white)
     return {
         "fa": median_in(maps.fa, white),

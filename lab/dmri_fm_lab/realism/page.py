@@ -13,8 +13,9 @@ from scipy.stats import ks_2samp
 
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
+from dmri_fm_lab.evaluate.tables import Column, markdown
 from dmri_fm_lab.realism.classifiers import Verdict
-from dmri_fm_lab.realism.measures import QUANTITIES, Quantity
+from dmri_fm_lab.realism.measures import QUANTITIES, first_images
 
 __all__ = [
     "SCANNERS",
@@ -25,17 +26,17 @@ __all__ = [
     "table_of_verdicts",
 ]
 
+#: Scanners of the comparison, with the b-values of their scans, s/mm^2.
 SCANNERS = {"prisma": "b 2500", "trio": "b 1000", "galan": "b 1500", "umr": "b 950"}
 
-
+#: Marks of the page between which the tables stand.
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
-def summarise(values: NDArray[np.float64], quantity: Quantity) -> str:
-    """Print a median and the 10th and 90th percentiles."""
-    middle, low, high = np.nanpercentile(values * quantity.factor, (50, 10, 90))
-    d = quantity.digits
-    return f"{middle:.{d}f} ({low:.{d}f} to {high:.{d}f})"
+def summarise(values: NDArray[np.float64], quantity: Column) -> str:
+    """Return a median and the 10th and 90th percentiles as text."""
+    middle, low, high = map(quantity.cell, np.nanpercentile(values, (50, 10, 90)))
+    return f"{middle} ({low} to {high})"
 
 
 def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -47,34 +48,30 @@ def table_of_quantities(
     real: dict[str, NDArray[np.float64]], simulated: dict[str, NDArray[np.float64]]
 ) -> list[str]:
     """Return the lines of the table of measurements."""
-    lines = ["| quantity | scanner | real | simulated | KS distance |", "|---|---|---|---|---|"]
+    cells = [["quantity", "scanner", "real", "simulated", "KS distance"]]
+    distances = []
     for k, quantity in enumerate(QUANTITIES.values()):
         for scanner in real:
             a, b = real[scanner][:, k], simulated[scanner][:, k]
-            lines.append(
-                f"| {quantity.title} | {scanner} | {summarise(a, quantity)} "
-                f"| {summarise(b, quantity)} | {distance(a, b):.2f} |"
-            )
-    mean = np.mean([
-        distance(real[s][:, k], simulated[s][:, k]) for s in real for k in range(len(QUANTITIES))
-    ])  # fmt: skip
-    return [*lines, f"| mean of all | | | | {mean:.2f} |"]
+            distances.append(distance(a, b))
+            spreads = (summarise(values, quantity) for values in (a, b))
+            cells.append([quantity.title, scanner, *spreads, f"{distances[-1]:.2f}"])
+    mean = f"| mean of all | | | | {np.mean(distances):.2f} |"
+    return [*markdown(cells).splitlines(), mean]
 
 
 def table_of_verdicts(verdicts: dict[tuple[str, str, str], Verdict]) -> list[str]:
     """Return the lines of the table of classifiers: keys are patches, classifier, scanner."""
     scanners = list(dict.fromkeys(scanner for *_, scanner in verdicts))
-    titles = " | ".join(f"{s}, {SCANNERS[s]}" for s in scanners)
-    lines = [f"| simulated patches | classifier | {titles} |", "|---" * (2 + len(scanners)) + "|"]
-    for patches, classifier in dict.fromkeys(key[:2] for key in verdicts):
-        found = [verdicts[patches, classifier, scanner] for scanner in scanners]
-        cells = " | ".join(f"{v.balanced_accuracy:.2f}, {v.auroc:.2f}" for v in found)
-        lines.append(f"| {patches} | {classifier} | {cells} |")
-    return lines
+    cells = [["simulated patches", "classifier", *(f"{s}, {SCANNERS[s]}" for s in scanners)]]
+    for key in dict.fromkeys((patches, classifier) for patches, classifier, _ in verdicts):
+        row = [verdicts[(*key, scanner)] for scanner in scanners]
+        cells.append([*key, *(f"{v.balanced_accuracy:.2f}, {v.auroc:.2f}" for v in row)])
+    return markdown(cells).splitlines()
 
 
 def insert_tables(page: Path, lines: Sequence[str]) -> None:
-    """Replace what stands between the two marks of a page; a new page holds only them."""
+    """Replace the lines between the two marks of a page, or write a page of these lines."""
     text = page.read_text(encoding="utf-8") if page.is_file() else f"{BEGIN}\n{END}\n"
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
@@ -111,8 +108,7 @@ def draw_rows(rows: Sequence[tuple[str, Dwi]], path: Path) -> None:
     figure, panels = plt.subplots(len(rows), len(columns), figsize=size, layout="constrained")
     for (title, patch), line in zip(rows, panels, strict=True):
         maps, z = fit_tensor(patch), patch.shape[2] // 2
-        b0 = patch.data[..., int(np.flatnonzero(patch.gtab.is_b0)[0])]
-        weighted = patch.data[..., int(np.flatnonzero(~patch.gtab.is_b0)[0])]
+        b0, weighted = first_images(patch)
         brightest = [np.percentile(image[maps.mask], 99) for image in (b0, weighted)]
         images = [
             b0 * maps.mask / brightest[0],

@@ -27,16 +27,14 @@ __all__ = [
     "simulate_scan",
 ]
 
-#: As large as the thinnest slab allows, voxels.
+#: Patches that are measured, as large as the thinnest slab allows, voxels.
 SHAPE = (32, 32, 16)
 
-
+#: Patches of the picture, voxels.
 PICTURE_SHAPE = (64, 64, 16)
 
-
-#: Patches with a smaller share of brain are not taken.
+#: Smallest share of brain in a patch.
 FEWEST_BRAIN = 0.5
-
 
 #: Draws per call of the simulator.
 DRAWS = 4
@@ -50,7 +48,7 @@ def read_scan(dataset: Path, scanner: str) -> Dwi:
 
 
 def crop(dwi: Dwi, corner: Sequence[int], shape: Sequence[int]) -> Dwi:
-    """Cut a box out of a scan with a mask; as much of it as the scan holds."""
+    """Cut a box out of a scan with a mask; parts of the box outside the scan are dropped."""
     box = tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))
     affine = dwi.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.asarray(corner)
@@ -65,7 +63,7 @@ def brain_share(dwi: Dwi) -> float:
 
 
 def cut_patches(rng: np.random.Generator, scan: Dwi, n: int) -> list[Dwi]:
-    """Cut patches at random places of the brain; they overlap."""
+    """Cut patches at random positions of the brain; they overlap."""
     highest = np.array(scan.shape[:3]) - np.array(SHAPE)
     patches: list[Dwi] = []
     while len(patches) < n:

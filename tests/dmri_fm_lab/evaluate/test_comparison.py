@@ -10,13 +10,12 @@ from dmri_fm.errors import ConfigError, ImageError, LayoutError
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate.baselines import BASELINES, SERIES_ORACLES
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan, format_series
 from dmri_fm_lab.evaluate.records import json_ready, write_json
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
 from dmri_fm_lab.evaluate.scores import interval_coverage, score
 from dmri_fm_lab.evaluate.subsets import choose_subsets
-from dmri_fm_lab.evaluate.tables import format_series
 from dmri_fm_lab.scans import Scan, find_scans
 
 REGIONS = {"tissue", "white", "grey"}
@@ -80,7 +79,7 @@ def test_oracles_see_the_whole_series(noisy) -> None:
     assert "oracle" in format_series(json_ready(record))
 
 
-def test_a_series_of_few_directions_is_said_to_be_left_out(noisy) -> None:
+def test_a_series_of_few_directions_is_reported(noisy) -> None:
     scan = Scan("sub-01", "01", "Simulated", noisy[0].select(range(9)), "raw")
     record = compare_scan(scan, Request(("wls",)))
     assert record["subsets"] == []
@@ -88,8 +87,8 @@ def test_a_series_of_few_directions_is_said_to_be_left_out(noisy) -> None:
     assert "TRAINED on this brain" in format_series({**record, "is_trained_on": True})
 
 
-def test_the_reference_is_another_when_volumes_of_the_test_change(noisy) -> None:
-    """Of all volumes only the reference's own have a say in it."""
+def test_the_reference_ignores_the_volumes_of_the_test(noisy) -> None:
+    """The reference depends on its own volumes alone."""
     dwi = noisy[0]
     subset = choose_subsets(dwi.gtab, n_subsets=1)[0]
     rng = np.random.default_rng(0)
@@ -102,7 +101,7 @@ def test_the_reference_is_another_when_volumes_of_the_test_change(noisy) -> None
     np.testing.assert_array_equal(before.regions.white, after.regions.white)
 
 
-def test_regions_leave_out_margin_and_csf(noisy) -> None:
+def test_regions_exclude_margin_and_csf(noisy) -> None:
     dwi, truth, _ = noisy
     regions = reference_regions(truth, dwi.mask)
     assert not regions.tissue[[0, 1, -1, -2]].any()

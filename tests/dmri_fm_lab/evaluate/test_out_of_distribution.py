@@ -1,4 +1,4 @@
-"""Spoilt scans, and whether a score notices them."""
+"""Corrupted scans, and the out-of-distribution score of them."""
 
 from dataclasses import replace
 
@@ -26,12 +26,12 @@ from dmri_fm_lab.simulate import spread_directions
 CONFIG = DropeConfig((24, 28, 24), 2.0, (4, 4, 4), dim=24, depth=1, heads=2, n_cls=2)
 
 
-def sound(seed=0, n=14):
+def intact(seed=0, n=14):
     """Return an ellipsoid of two tissues with little noise."""
     rng = np.random.default_rng(seed)
     gtab = GradientTable(np.full(n, 1000.0), spread_directions(rng, n))
-    place = np.indices(CONFIG.grid_shape) - np.array([11.5, 13.5, 11.5])[:, None, None, None]
-    radius = np.linalg.norm(place / np.array([8.0, 11.0, 9.0])[:, None, None, None], axis=0)
+    offset = np.indices(CONFIG.grid_shape) - np.array([11.5, 13.5, 11.5])[:, None, None, None]
+    radius = np.linalg.norm(offset / np.array([8.0, 11.0, 9.0])[:, None, None, None], axis=0)
     mask = radius < 1
     along = (gtab.bvecs_ras @ np.array([1.0, 0, 0])) ** 2
     white = np.exp(-(0.3 + 1.2 * along))
@@ -43,12 +43,12 @@ def sound(seed=0, n=14):
 
 @pytest.fixture
 def loaded():
-    """Return an untrained encoder with statistics of sound scans."""
+    """Return an untrained encoder with statistics of intact scans."""
     torch.manual_seed(0)
     network = Drope(CONFIG).eval().requires_grad_(False)
     codes = []
     for seed in range(100, 140):
-        (scan,) = _sets(sound(seed), CONFIG.gamma)
+        (scan,) = _sets(intact(seed), CONFIG.gamma)
         tokens = tokenise(scan.signal, scan.gtab, scan.mask, CONFIG)
         codes.append(encode_tokens(network, tokens).summary)
     statistics = fit_scan_reference(codes[:24], codes[24:])
@@ -56,22 +56,22 @@ def loaded():
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_each_corruption_spoils_the_brain_and_nothing_else(name):
-    scan = sound()
+def test_each_corruption_changes_the_brain_and_nothing_else(name):
+    scan = intact()
     before = scan.signal.copy()
-    spoilt = CORRUPTIONS[name](scan, np.random.default_rng(0))
+    corrupted = CORRUPTIONS[name](scan, np.random.default_rng(0))
     assert name in SEVERITIES
-    assert spoilt.signal.shape == scan.signal.shape
-    assert spoilt.signal.dtype == np.float32
-    assert not spoilt.signal[~spoilt.mask].any()
-    assert np.abs(spoilt.signal - before).max() > 0.1
-    np.testing.assert_array_equal(scan.signal, before, "the sound scan stays")
+    assert corrupted.signal.shape == scan.signal.shape
+    assert corrupted.signal.dtype == np.float32
+    assert not corrupted.signal[~corrupted.mask].any()
+    assert np.abs(corrupted.signal - before).max() > 0.1
+    np.testing.assert_array_equal(scan.signal, before, "the intact scan stays")
     again = CORRUPTIONS[name](scan, np.random.default_rng(0))
-    np.testing.assert_array_equal(again.signal, spoilt.signal)
+    np.testing.assert_array_equal(again.signal, corrupted.signal)
 
 
-def test_a_turned_head_keeps_its_size_and_its_middle():
-    scan = sound()
+def test_a_turned_brain_keeps_its_size_and_its_middle():
+    scan = intact()
     turned = CORRUPTIONS["wrong orientation"](scan, np.random.default_rng(0))
     assert turned.mask.sum() == pytest.approx(scan.mask.sum(), rel=0.05)
     widths = [np.ptp(np.argwhere(m.mask), axis=0) for m in (scan, turned)]
@@ -79,29 +79,29 @@ def test_a_turned_head_keeps_its_size_and_its_middle():
 
 
 def test_a_slab_is_missing_at_the_top():
-    scan = sound()
+    scan = intact()
     cut = CORRUPTIONS["missing slab"](scan, np.random.default_rng(0))
     level = [np.flatnonzero(m.mask.any(axis=(0, 1))) for m in (scan, cut)]
     assert level[1].min() == level[0].min()
     assert len(level[1]) == len(level[0]) - round(0.3 * len(level[0]))
 
 
-def test_spoilt_scans_score_higher(loaded):
-    found = score_corruptions(loaded, [sound(k) for k in range(4)])
+def test_corrupted_scans_score_higher(loaded):
+    found = score_corruptions(loaded, [intact(k) for k in range(4)])
     assert len(found["scans"]) == 4, "14 directions make one set of twelve"
     assert set(found["auroc"]) == set(CORRUPTIONS)
     assert found["auroc"]["non-brain"] == 1.0
     assert found["auroc"]["noise"] == 1.0
     assert np.median(found["percentiles"]["clean"]) < 100
     assert "AUROC" in format_corruptions(found)
-    assert len(score_corruptions(loaded, [sound(0, n=24), sound(1)])["scans"]) == 3
+    assert len(score_corruptions(loaded, [intact(0, n=24), intact(1)])["scans"]) == 3
 
 
 def test_what_is_missing_is_said(loaded):
-    with pytest.raises(ConfigError, match="1 sound"):
-        score_corruptions(loaded, [sound()])
+    with pytest.raises(ConfigError, match="1 intact"):
+        score_corruptions(loaded, [intact()])
     with pytest.raises(WeightsError, match="statistics"):
-        score_corruptions(replace(loaded, statistics={}), [sound(), sound(1)])
+        score_corruptions(replace(loaded, statistics={}), [intact(), intact(1)])
 
 
 def test_auroc_of_equal_scores_is_one_half():

@@ -109,7 +109,7 @@ def test_protocols_have_directions_of_their_own() -> None:
 
 
 def test_rank_one_by_hand() -> None:
-    # The second is nearer to the first's twin, and looked for from there it is found.
+    # From the first protocol the second brain is missed, from the second it is retrieved.
     distances = np.array([[0.1, 0.5, 0.6], [0.2, 0.3, 0.9], [0.7, 0.8, 0.4]])
     assert rank_one(distances) == pytest.approx((2 + 3) / 6)
     assert rank_one(np.zeros((4, 4))) == 0.0
@@ -127,7 +127,7 @@ def test_a_shift_of_the_protocol_is_forgiven_when_centred() -> None:
     assert retrieve(brains, rng.normal(size=(40, 6)))["centred"] < 0.2
 
 
-def test_brain_that_travel_link_two_protocols() -> None:
+def test_brains_of_both_protocols_link_them() -> None:
     rng = np.random.default_rng(0)
     tissue = rng.normal(size=(100, 4))
     # Each protocol mixes what there is in a way of its own, with noise in many more features.
@@ -137,7 +137,7 @@ def test_brain_that_travel_link_two_protocols() -> None:
     assert retrieve_linked(first, second) > 0.9
 
 
-def test_brain_that_share_nothing_are_found_by_chance() -> None:
+def test_brains_without_common_features_are_retrieved_by_chance() -> None:
     found = []
     for seed in range(4):
         rng = np.random.default_rng(seed)
@@ -156,11 +156,11 @@ def test_the_probe_finds_what_is_there_and_nothing_else() -> None:
     x = rng.normal(size=(120, 10))
     y = x @ rng.normal(size=10)
     noisy = x + 0.01 * rng.normal(size=x.shape)
-    as_is, centred = probe([x, noisy, x + 5.0], y)
-    assert as_is[0] > 0.99
-    assert as_is[1] > 0.98
-    # A shifted protocol is wrong as it is, and right when centred.
-    assert as_is[2] < 0.5
+    raw, centred = probe([x, noisy, x + 5.0], y)
+    assert raw[0] > 0.99
+    assert raw[1] > 0.98
+    # A shifted protocol is wrong with raw features, and right when centred.
+    assert raw[2] < 0.5
     assert centred[2] > 0.99
     # More features than brains, and nothing to be found: the folds are honest.
     assert probe([rng.normal(size=(120, 300))], y)[0][0] < 0.2
@@ -171,7 +171,7 @@ def test_a_gallery_end_to_end(geometry) -> None:
     encoder = Drope(TINY).eval()
     found = evaluate_gallery(encoder, geometry, ProtocolRequest(n_brains=12, n_directions=8))
     assert set(found["retrieval"]) == set(FEATURES)
-    # A readout that was not fitted leaves the pooled tokens as they are.
+    # Pooling that was not fitted does not change the pooled tokens.
     assert found["retrieval"]["pooled"] == found["retrieval"]["encoder"]
     for by_pair in found["retrieval"].values():
         assert set(by_pair) == {"A-B", "A-C"}

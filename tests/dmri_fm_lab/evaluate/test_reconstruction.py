@@ -19,9 +19,13 @@ from dmri_fm.registry import MODELS
 from dmri_fm_lab import grid_scans
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate.masked_scans import draw_direction_mask, reconstruct
-from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan, score_scans
+from dmri_fm_lab.evaluate.reconstruction import (
+    ReconstructionRequest,
+    format_scan,
+    score_scan,
+    score_scans,
+)
 from dmri_fm_lab.evaluate.reconstruction_baselines import DIRECTION_BASELINES
-from dmri_fm_lab.evaluate.reconstruction_tables import format_scan
 from dmri_fm_lab.grid_scans import GridScan, embed, simulated_scans
 from dmri_fm_lab.train import drope as drope_training
 from dmri_fm_lab.train.config import DropePretraining, read_training
@@ -66,8 +70,8 @@ def test_a_network_that_knows_everything_makes_no_error(scan, network, monkeypat
     """Patches find their way back, and only the network's own output is scored as its."""
     monkeypatch.setattr(network, "forward", lambda patches, *_: patches)
     record = score_scan(network, scan, ReconstructionRequest((12,), 1))
-    for kind in ("diffusion", "spatial"):
-        found = record["results"]["12"][kind]
+    for masking in ("diffusion", "spatial"):
+        found = record["results"]["12"][masking]
         assert found["rows"]["network"]["all"]["rmse"] < 1e-6
         assert found["rows"]["network"]["all"]["ssim"] == pytest.approx(1.0, abs=1e-5)
         assert found["authors"]["network"]["authors_ms_ssim"] == pytest.approx(1, abs=1e-5)
@@ -100,11 +104,11 @@ def test_rows_of_a_scan(scan, network) -> None:
     json.dumps(record, allow_nan=False)
 
 
-@pytest.mark.parametrize("kind_of_network", ["published", "guided"])
-def test_hidden_data_reach_nobody(scan, network, kind_of_network) -> None:
+@pytest.mark.parametrize("architecture", ["published", "guided"])
+def test_masked_data_reach_no_reconstruction(scan, network, architecture) -> None:
     """Other values in masked patches and directions change no reconstruction of them."""
     names = {"network"}
-    if kind_of_network == "guided":
+    if architecture == "guided":
         network = GuidedAutoencoder(GuidedConfig(**vars(TINY_MAE))).eval()
         names |= {"start"}
     chosen = tokenise(scan.signal, scan.gtab, scan.mask, TINY)

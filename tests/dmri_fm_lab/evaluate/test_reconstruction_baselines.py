@@ -7,6 +7,7 @@ from dmri_fm.encoders.drope.direction_models import predict_harmonics, shell_mea
 from dmri_fm.encoders.drope.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.series import Dwi
 from dmri_fm_lab.evaluate.inpainting import (
     fill_by_directions,
     fill_by_means,
@@ -16,7 +17,6 @@ from dmri_fm_lab.evaluate.inpainting import (
 from dmri_fm_lab.evaluate.reconstruction_baselines import (
     DIRECTION_BASELINES,
     PATCH_BASELINES,
-    Kept,
 )
 from dmri_fm_lab.simulate import spread_directions
 
@@ -42,7 +42,7 @@ def random_tensors(n):
 
 def brain(signal, gtab):
     images = signal.reshape(*SHAPE, -1).astype(np.float32)
-    return Kept(images, gtab, np.ones(SHAPE, dtype=bool), np.diag([2.0, 2, 2, 1]))
+    return Dwi.from_arrays(images, np.diag([2.0, 2, 2, 1]), gtab, mask=np.ones(SHAPE))
 
 
 def test_the_mean_is_that_of_the_nearest_shell() -> None:
@@ -120,7 +120,7 @@ def test_without_noise_the_gaussian_process_gives_back_what_it_was_given() -> No
     np.testing.assert_allclose(process.predict(signal, kept, kept), signal, atol=1e-4)
 
 
-def test_hyperparameters_are_found_again() -> None:
+def test_hyperparameters_are_recovered() -> None:
     kept = shell(0, 24)
     true = GaussianProcess(0.02, 1.2, 1.0, 0.004)
     draws = np.random.default_rng(0).multivariate_normal(
@@ -151,7 +151,7 @@ def test_a_ramp_is_harmonic() -> None:
 
 
 @pytest.mark.parametrize("baseline", PATCH_BASELINES.values(), ids=PATCH_BASELINES)
-def test_constants_stay_and_hidden_voxels_are_not_read(baseline) -> None:
+def test_constants_stay_and_masked_voxels_are_not_read(baseline) -> None:
     visible, masked = block()
     # A second island that nothing visible touches.
     masked[11:13, 11:13, 11:13] = True

@@ -26,7 +26,7 @@ def test_the_papers_figure_is_half_of_the_usual_one() -> None:
     assert authors_psnr_db(mean_square) == pytest.approx(10 * np.log10(1 / np.sqrt(mean_square)))
 
 
-def test_only_hidden_voxels_count() -> None:
+def test_only_masked_voxels_count() -> None:
     target = noise(0, *SHAPE, 2)
     masked = np.zeros(SHAPE, dtype=bool)
     masked[4:8, 5:9, 3:7] = True
@@ -50,7 +50,7 @@ def test_similarity_of_constants_is_that_of_their_means() -> None:
     np.testing.assert_allclose(ssim_map(a, a), 1.0, rtol=1e-6)
 
 
-def test_a_box_around_what_is_hidden_changes_no_similarity() -> None:
+def test_a_box_around_masked_voxels_changes_no_similarity() -> None:
     target, estimate = noise(0, 30, 30, 30, 1), noise(1, 30, 30, 30, 1)
     masked = np.zeros((30, 30, 30), dtype=bool)
     masked[12:16, 12:16, 12:16] = True

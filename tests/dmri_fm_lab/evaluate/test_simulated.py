@@ -33,7 +33,7 @@ def test_one_brain_is_acquired_at_several_noise_levels(brain, scans) -> None:
 
 def test_noise_is_as_asked(brain, scans) -> None:
     loud, quiet = scans
-    white = brain.fractions.wm > 0.9
+    white = brain.subject.fractions.wm > 0.9
     # Magnitudes: at this SNR the noise of weighted volumes is a little narrower.
     apart = (loud.data - quiet.data)[white].std()
     assert apart == pytest.approx(brain.level / 10, rel=0.1)
@@ -42,8 +42,8 @@ def test_noise_is_as_asked(brain, scans) -> None:
 def test_regions_follow_the_fractions(brain) -> None:
     regions = brain.reference().regions
     assert regions.tissue.any()
-    assert (brain.fractions.csf[regions.tissue] < 0.1).all()
-    assert brain.fractions.lesion.max() > 0
+    assert (brain.subject.fractions.csf[regions.tissue] < 0.1).all()
+    assert brain.subject.fractions.lesion.max() > 0
     assert brain.truth.mask.shape == brain.subject.shape
 
 
