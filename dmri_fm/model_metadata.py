@@ -46,7 +46,7 @@ def join_models(*parts: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def nest_model(facts: Mapping[str, Any]) -> dict[str, Any]:
+def nest_model(record: Mapping[str, Any]) -> dict[str, Any]:
     """Put what a tensor model says of its run into `Model` and `Model.Parameters`.
 
     Name, description and fit method are not among it: they are the record's, see
@@ -54,7 +54,7 @@ def nest_model(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Parameters
     ----------
-    facts
+    record
         `metadata` of the model's maps; a `Model` among them is kept and wins.
 
     Examples
@@ -62,9 +62,9 @@ def nest_model(facts: Mapping[str, Any]) -> dict[str, Any]:
     >>> nest_model({"Version": "0.3.0", "Seed": 0, "Warnings": []})
     {'Warnings': [], 'Model': {'Version': '0.3.0', 'Parameters': {'Seed': 0}}}
     """
-    kept = {key: facts[key] for key in _NOT_OF_MODEL if key in facts and key != "Model"}
-    model = {key: facts[key] for key in _IDENTITY if key in facts}
+    kept = {key: record[key] for key in _NOT_OF_MODEL if key in record and key != "Model"}
+    model = {key: record[key] for key in _IDENTITY if key in record}
     known = {*_IDENTITY, *_NOT_OF_MODEL}
-    parameters = {key: value for key, value in facts.items() if key not in known}
+    parameters = {key: value for key, value in record.items() if key not in known}
     own: dict[str, Any] = {**model, **({"Parameters": parameters} if parameters else {})}
-    return kept | {"Model": join_models(own, facts.get("Model", {}))}
+    return kept | {"Model": join_models(own, record.get("Model", {}))}

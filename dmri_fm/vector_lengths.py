@@ -66,15 +66,15 @@ class VectorLengths:
         """The lengths scatter about 1, and b-values are not in doubt."""
         return self.method == "none" and not self.is_asked
 
-    def as_facts(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, Any]:
         """Return what the sidecar says."""
         reason = "lengths scatter about 1" if self.is_rounding else "lengths vary within one shell"
-        facts: dict[str, Any] = {
+        record: dict[str, Any] = {
             "Method": self.method,
             "Reason": "--b-scaling" if self.is_asked else reason,
             "VectorLengths": [round(self.shortest, 4), round(self.longest, 4)],
         }
-        return facts | ({"UnweightedVolumes": [*self.unweighted]} if self.unweighted else {})
+        return record | ({"UnweightedVolumes": [*self.unweighted]} if self.unweighted else {})
 
 
 class ScaledGradients(NamedTuple):

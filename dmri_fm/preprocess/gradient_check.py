@@ -103,7 +103,7 @@ class GradientCheck:
             "are not to be trusted."
         )
 
-    def as_facts(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, Any]:
         """Return what the sidecar of the series says."""
         return {
             "GradientCheck": {

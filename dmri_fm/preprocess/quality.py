@@ -252,8 +252,7 @@ def series_quality(
     Returns
     -------
     dict
-        Columns of the table, see :func:`~dmri_fm.preprocess.quality_columns.describe_quality`;
-        None for what cannot be known. There is a `cnr_b<b-value>` for every shell.
+        Columns of the table, among them `cnr_b<b-value>` of every shell; None where unknown.
 
     Raises
     ------

@@ -41,14 +41,14 @@ class CheckedRun:
         Gradients of these, RAS+.
     left_out
         Reason by position of each other volume.
-    facts
+    record
         What the sidecar of the series says; `Warnings` among them.
     """
 
     kept: tuple[int, ...]
     gtab: GradientTable
     left_out: dict[int, str]
-    facts: dict[str, Any]
+    record: dict[str, Any]
 
 
 def find_empty_volumes(data: NDArray[Any]) -> tuple[int, ...]:
@@ -133,15 +133,15 @@ def check_run(data: NDArray[Any], gradients: RawGradients, *, name: str) -> Chec
             f"{name}: {list_volumes(cut)} cut short: up to {max(cut.values()):.0%} of the slices "
             "are zero. They are kept; maps are wrong where they end."
         )
-    facts: dict[str, Any] = {"Warnings": warnings}
+    record: dict[str, Any] = {"Warnings": warnings}
     if left_out:
-        facts["VolumesLeftOut"] = {name: {str(n): left_out[n] for n in sorted(left_out)}}
+        record["VolumesLeftOut"] = {name: {str(n): left_out[n] for n in sorted(left_out)}}
     if cut:
-        facts["VolumesCutShort"] = {name: {str(n): round(s, 3) for n, s in sorted(cut.items())}}
+        record["VolumesCutShort"] = {name: {str(n): round(s, 3) for n, s in sorted(cut.items())}}
     if gradients.lengths is not None:
-        facts["BScaling"] = {name: gradients.lengths.as_facts()}
+        record["BScaling"] = {name: gradients.lengths.as_record()}
     index = [gradients.kept.index(n) for n in kept]
-    return CheckedRun(kept, gradients.gtab.select(index), left_out, facts)
+    return CheckedRun(kept, gradients.gtab.select(index), left_out, record)
 
 
 def find_b0_volumes(data: NDArray[Any], gradients: RawGradients | None) -> tuple[int, ...]:

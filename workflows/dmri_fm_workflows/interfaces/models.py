@@ -173,7 +173,7 @@ class CheckGradients(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         check = check_gradients(dwi)
-        self._results["record"] = check.as_facts()
+        self._results["record"] = check.as_record()
         return runtime
 
 
