@@ -119,7 +119,7 @@ DEFAULT = RefinerConfig()
 
 
 class _VoxelNumbers(NamedTuple):
-    """Numbers that the U-Net gives for each voxel, (B, C, X, Y, Z), in the order of its channels."""
+    """Numbers that the U-Net gives for each voxel, (B, C, X, Y, Z), in their order."""
 
     correction: Tensor  # added to the tensor
     log_width: Tensor  # half-widths of the intervals of FA and MD
