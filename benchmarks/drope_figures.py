@@ -21,7 +21,8 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 
-from dmri_fm.encoders.drope.network import Drope, unpatchify
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.drope.patches import unpatchify
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.qspace import choose_spread
 from dmri_fm_lab.evaluate.galleries import (

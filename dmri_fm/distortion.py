@@ -17,16 +17,6 @@ from scipy.ndimage import map_coordinates
 
 from dmri_fm.errors import ConfigError, ImageError
 
-__all__ = [
-    "ASSUMED_READOUT_S",
-    "DistortionField",
-    "FieldShift",
-    "PhaseEncoding",
-    "correct_image",
-    "field_shifts",
-    "fill_readouts",
-]
-
 AXES = {"i": 0, "j": 1, "k": 2}
 
 #: Readout time of images whose sidecar states none, s: correction rests on readouts that are

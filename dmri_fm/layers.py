@@ -7,16 +7,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = [
-    "Mlp",
-    "ResidualBlock",
-    "SelfAttention",
-    "conv3d",
-    "dyadic_code",
-    "quieten",
-    "sincos_positions",
-]
-
 
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them, on the last axis."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import cache
 from importlib import metadata
 
-__all__ = ["DISTRIBUTION", "source_url"]
-
 #: Name of the distribution, in `pyproject.toml`.
 DISTRIBUTION = "drope-bidsapp"
 

@@ -32,15 +32,6 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.tensor_maps import TensorMaps
 
-__all__ = [
-    "MIN_SIGNAL",
-    "TensorMaps",
-    "design_matrix",
-    "fit_tensor",
-    "select_shells",
-    "smallest_signal",
-]
-
 logger = logging.getLogger(__name__)
 
 #: Smallest signal that counts as measured, as a share of the brain's median b=0 signal: no scan

@@ -20,8 +20,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from dmri_fm.errors import ImageError
 
-__all__ = ["DAMAGED", "MAX_PADDING_BYTES", "VoxelFile", "open_stream"]
-
 #: Bytes that may follow the voxels: padding of some writers. More means a wrong header.
 MAX_PADDING_BYTES = 2**16
 

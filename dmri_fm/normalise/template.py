@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from dmri_fm.normalise.grid import Grid
 
-__all__ = ["TEMPLATE_NAME", "Region", "Regions", "Template", "load_regions", "load_template"]
-
 #: Label of the space in file names.
 TEMPLATE_NAME = "MNI152NLin2009aSym"
 

@@ -1,7 +1,7 @@
 """Free water in the ventricles as a check of the b-values.
 
-Water at the temperature of the body diffuses at a known rate. What the series says of the deep,
-bright voxels of b=0 is therefore a check of the b-values, whatever the gradient files claim.
+Water at the temperature of the body diffuses at a known rate. The diffusivity of deep voxels that
+are bright in b=0 therefore checks the b-values of the gradient files.
 """
 
 from __future__ import annotations
@@ -17,15 +17,6 @@ from scipy.ndimage import distance_transform_edt
 from dmri_fm.errors import ImageError
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import design_matrix, determines_tensor
-
-__all__ = [
-    "B_SCALING_CHECK_KEY",
-    "FREE_WATER_MD",
-    "FreeWater",
-    "describe_free_water",
-    "find_ventricles",
-    "measure_free_water",
-]
 
 #: Key of a series' sidecar: what :func:`describe_free_water` returns.
 B_SCALING_CHECK_KEY = "BScalingCheck"
@@ -140,12 +131,12 @@ def measure_free_water(dwi: Dwi) -> FreeWater | None:
 def describe_free_water(
     water: FreeWater | None, *, method: str, common_length: float | None
 ) -> Mapping[str, Any]:
-    """Return what the sidecar says of b-values that lengths of b-vectors may have scaled.
+    """Return the sidecar's check of b-values that lengths of b-vectors may have scaled.
 
     Parameters
     ----------
     water
-        What was measured with the b-values as they are used.
+        Measurement with the b-values in use.
     method
         How lengths were read: `length` or `none`.
     common_length

@@ -15,22 +15,11 @@ from dmri_fm.preprocess.raw_series import find_cut_volumes
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
 
-__all__ = [
-    "SnrB0",
-    "find_bad_slices",
-    "mask_volume_ml",
-    "measure_cnr",
-    "measure_snr_b0",
-    "neighbour_correlation",
-    "series_quality",
-    "tensor_quality",
-]
-
 #: A slice is bad if its signal is below its shell's by this many robust deviations ...
 BAD_SLICE_DEVIATIONS = 4.0
 #: ... and by this share at least.
 BAD_SLICE_LOSS = 0.1
-#: Slices with fewer voxels of the mask are left out.
+#: Slices with fewer voxels of the mask are not judged.
 BAD_SLICE_VOXELS = 50
 #: Shells with fewer volumes have no usual level to compare with.
 BAD_SLICE_VOLUMES = 5
@@ -230,11 +219,7 @@ def tensor_quality(
 
 
 def series_quality(
-    dwi: Dwi,
-    raw: Dwi | None = None,
-    *,
-    fd_mm: ArrayLike | None = None,
-    is_outlier: ArrayLike | None = None,
+    dwi: Dwi, raw: Dwi, *, fd_mm: ArrayLike, is_outlier: ArrayLike
 ) -> dict[str, float | int | None]:
     """Measure the quality of a series, raw and preprocessed.
 
@@ -245,7 +230,7 @@ def series_quality(
     raw
         The same of the raw series, on its own grid.
     fd_mm
-        Shape (N,): framewise displacement, mm; the first volume has none and is left out.
+        Shape (N,): framewise displacement, mm; that of the first volume does not count.
     is_outlier
         Shape (N, Z), bool: slices that motion correction flagged.
 
@@ -259,16 +244,16 @@ def series_quality(
     ImageError
         If a series has no mask.
     """
-    moved = np.array([]) if fd_mm is None else np.asarray(fd_mm, dtype=np.float64)[1:]
+    moved = np.asarray(fd_mm, dtype=np.float64)[1:]
     moved = moved[np.isfinite(moved)]
-    snr_b0 = measure_snr_b0(dwi if raw is None else raw)
+    snr_b0 = measure_snr_b0(raw)
     row: dict[str, float | int | None] = {
-        "raw_neighbor_corr": None if raw is None else neighbour_correlation(raw),
+        "raw_neighbor_corr": neighbour_correlation(raw),
         "preproc_neighbor_corr": neighbour_correlation(dwi),
-        "raw_num_bad_slices": None if raw is None else int(find_bad_slices(raw).sum()),
+        "raw_num_bad_slices": int(find_bad_slices(raw).sum()),
         "preproc_num_bad_slices": int(find_bad_slices(dwi).sum()),
-        "raw_num_cut_volumes": None if raw is None else len(find_cut_volumes(raw.data)),
-        "num_outlier_slices": None if is_outlier is None else int(np.sum(is_outlier)),
+        "raw_num_cut_volumes": len(find_cut_volumes(raw.data)),
+        "num_outlier_slices": int(np.sum(is_outlier)),
         "mean_fd": float(moved.mean()) if moved.size else None,
         "max_fd": float(moved.max()) if moved.size else None,
         "snr_b0": snr_b0.snr,

@@ -13,8 +13,6 @@ from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.preprocess.dwiref import b0_reference
 from dmri_fm.series import Dwi
 
-__all__ = ["PAIR_METHOD", "B0Image", "PairField", "estimate_pair_field", "mean_b0_image"]
-
 #: What the sidecar says of :func:`estimate_pair_field`.
 PAIR_METHOD = "Variational estimate from the reverse-phase pair"
 

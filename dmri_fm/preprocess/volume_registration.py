@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from dmri_fm.preprocess.pose import pose_matrix
 from dmri_fm.preprocess.volume_spline import Points, VolumeSpline, accumulate, sample_volume
 
-__all__ = ["FoundPose", "Prediction", "register_volume"]
-
 #: Registration ends when a step moves the points by less than this on average, mm.
 STEP_TOLERANCE_MM = 0.005
 
@@ -25,7 +23,7 @@ MAX_STEPS = 15
 
 
 class Prediction(NamedTuple):
-    """What a volume should look like at P points.
+    """Predicted signal of a volume at P points.
 
     Attributes
     ----------
@@ -81,7 +79,7 @@ def register_volume(
     points
         P points of the reference.
     prediction
-        What it should look like at the points.
+        Its predicted signal at the points.
     start
         Shape (15,): the pose to start from.
     tangent

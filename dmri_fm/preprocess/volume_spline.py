@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, spline_filter
 
-__all__ = ["Points", "VolumeSpline", "accumulate", "sample_volume"]
-
 #: Residuals beyond this many standard deviations count less and less (Tukey's biweight).
 TUKEY = 6.0
 

@@ -45,16 +45,6 @@ from dmri_fm.tensor_networks.inputs import (
 )
 from dmri_fm.tensor_networks.local_pca import denoise_locally
 
-__all__ = [
-    "DEFAULT",
-    "RefinerConfig",
-    "TensorRefiner",
-    "average_neighbours",
-    "coarse_codes",
-    "image_pyramid",
-    "mixed_weights",
-]
-
 #: Deviations that the network sees are clipped to these and written as logarithms of their share
 #: of a typical one, um^2/ms; noise over S0 likewise.
 LEAST_DEVIATION, TYPICAL_DEVIATION, LARGEST_DEVIATION = 0.003, 0.1, 3.0
@@ -330,7 +320,7 @@ def _blur(images: Tensor, reach: int) -> Tensor:
 
 
 def image_pyramid(inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images and mask, (B, N + 2, X, Y, Z): weighted, b=0, mask; as they are, and blurred.
+    """Return images and mask, (B, N + 2, X, Y, Z), sharp and twice blurred: weighted, b=0, mask.
 
     Blurred images have to be divided by the blurred mask.
     """
@@ -341,7 +331,7 @@ def image_pyramid(inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _shared_part(inputs: TensorInputs, sharp: Tensor) -> Tensor:
-    """Return the sharp images of the pyramid without what they do not share locally."""
+    """Return the sharp images of the pyramid, denoised locally."""
     images, mask = sharp[:, :-1], sharp[:, -1:]
     sigma = inputs.noise[:, None].repeat(1, images.shape[1])
     sigma[:, -1] = sigma[:, -1] / inputs.n_b0.sqrt()
@@ -355,7 +345,7 @@ def _ratios(images: Tensor) -> Tensor:
 
 
 def _channels(inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor) -> Tensor:
-    """Stack what the network sees, (B, C, X, Y, Z).
+    """Stack the input of the U-Net, (B, C, X, Y, Z).
 
     The tensors of sharp, blurred and locally denoised images; how far these are from the sharp
     one's, in its standard deviations, which tells structure from noise; deviations as logarithms,

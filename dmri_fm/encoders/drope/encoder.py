@@ -18,7 +18,7 @@ from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_affine, tokenise
 from dmri_fm.encoders.features import ScanFeatures
-from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid
@@ -27,8 +27,6 @@ from dmri_fm.out_of_distribution import Reference, ScanSummary, score_scan
 from dmri_fm.qspace import choose_spread
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
-
-__all__ = ["DropeEncoder", "DropeInput", "EncodedTokens", "encode_tokens"]
 
 
 class EncodedTokens(NamedTuple):
@@ -111,11 +109,7 @@ class DropeEncoder:
 
         See :meth:`dmri_fm.encoders.base.Encoder.prepare`.
         """
-        if not dwi.gtab.is_b0.any():
-            raise GradientError(
-                "no b=0 volume",
-                expected=f"at least one volume with b < {dwi.gtab.b0_threshold:g} s/mm^2",
-            )
+        dwi.gtab.require_b0()
         chosen = choose_spread(dwi.gtab, n_directions, seed=seed, gamma=self._config.gamma)
         volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), chosen])
         table = dwi.gtab.select(volumes)

@@ -16,8 +16,6 @@ from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import choose_spread
 
-__all__ = ["FEWEST_DIRECTIONS", "direction_errors"]
-
 #: Smallest number of directions; half of fewer predicts nothing.
 FEWEST_DIRECTIONS = 6
 

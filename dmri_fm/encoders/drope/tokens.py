@@ -16,16 +16,6 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.qspace import to_qspace
 
-__all__ = [
-    "MIN_BRAIN_FRACTION",
-    "NORMALISATION",
-    "ScanTokens",
-    "patch_affine",
-    "patch_centres",
-    "tokenise",
-    "tokenise_series",
-]
-
 #: Description of the input, written beside weights.
 NORMALISATION = {
     "signal": "weighted volumes over the mean b=0, clipped, zero outside the brain, no logarithm",

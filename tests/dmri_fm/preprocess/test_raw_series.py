@@ -109,7 +109,7 @@ def test_a_volume_cut_short_is_flagged_and_kept(axis: int, share: float, is_cut:
     said = " ".join(run.record["Warnings"])
     assert ("volume 5 (counted from 0) cut short" in said) == is_cut
     assert ("VolumesCutShort" in run.record) == is_cut
-    row = series_quality(dwi_of(ball()), dwi_of(data))
+    row = series_quality(dwi_of(ball()), dwi_of(data), fd_mm=[], is_outlier=[])
     assert row["raw_num_cut_volumes"] == int(is_cut)
 
 
@@ -139,7 +139,8 @@ STAGES = {
     "network": lambda d: predict_tensor(dwi_of(d)).diffusivity,
     "normalise": lambda d: normalise_b0(d, GTAB, mask=BALL).signal,
     "quality": lambda d: [
-        np.nan_to_num(v or 0) for v in series_quality(dwi_of(d), dwi_of(d)).values()
+        np.nan_to_num(v or 0)
+        for v in series_quality(dwi_of(d), dwi_of(d), fd_mm=[], is_outlier=[]).values()
     ],
     "motion": lambda d: motion_of(d).parameters,
 }

@@ -230,7 +230,7 @@ def test_every_measure_of_quality_is_described() -> None:
     gtab = GradientTable([0, *[1000] * 6], np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
     brain = np.ones((4, 4, 4), dtype=bool)
     dwi = Dwi.from_arrays(np.ones((4, 4, 4, 7)), np.eye(4), gtab, mask=brain)
-    row = series_quality(dwi) | tensor_quality(None, brain)
+    row = series_quality(dwi, dwi, fd_mm=[], is_outlier=[]) | tensor_quality(None, brain)
     assert "cnr_b1000" in row
     assert describe_columns(list(row)).keys() == row.keys()
 
