@@ -113,15 +113,15 @@ def fill_readouts(
     runs
         Readout time of every run of a series; None or 0 where it is not stated.
     outside
-        The same of images outside the series that correct it.
+        Readout time of images outside the series that correct it, likewise.
     opposed
         Readout time of the run that these oppose; it stands in for theirs.
 
     Returns
     -------
     tuple
-        Of the runs, then of the images outside. The first stated time stands in for all others,
-        :data:`ASSUMED_READOUT_S` if there is none.
+        Readout times of the runs, then of the images outside. The first stated time stands in for
+        all others, :data:`ASSUMED_READOUT_S` if there is none.
 
     Examples
     --------

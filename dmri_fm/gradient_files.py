@@ -51,7 +51,7 @@ class RawGradients:
     gtab
         Table of the volumes that are kept, b-vectors in RAS+.
     kept
-        Their positions in the files, ascending, from 0.
+        Positions of these volumes in the files, ascending, from 0.
     left_out
         Reason by position of each other volume.
     lengths

@@ -12,7 +12,7 @@ from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import B0_THRESHOLD, SAME_AXIS_DEG
 
-#: Above this, the largest b-value is in another unit (s/m^2), s/mm^2. Ex-vivo scans reach 40,000.
+#: Largest plausible b-value, s/mm^2; more is in s/m^2. Ex-vivo scans reach 40,000.
 LARGEST_PLAUSIBLE_MAXIMUM = 100_000.0
 
 #: b-values up to this that come with directions are in ms/um^2; above it, up to
@@ -46,7 +46,7 @@ def read_numbers(path: Path, what: str) -> NDArray[np.float64]:
     path
         Text file of plain numbers, separated by blanks or commas; only a regular file is opened.
     what
-        Its content, for the errors: "b-values".
+        Name of the content, for the errors: "b-values".
 
     Returns
     -------

@@ -142,7 +142,7 @@ def _describe_voxels(header: Any, path: Path) -> VoxelFile:
     scaling = (slope, inter) if slope != 0 else (1.0, 0.0)
     voxels = VoxelFile(path, shape, dtype, int(offset), *scaling)
     _check_size(voxels)
-    # What nibabel would complain of, and nothing here depends on.
+    # nibabel complains of other values, which nothing here depends on.
     header["bitpix"] = 8 * dtype.itemsize
     header["vox_offset"] = header.single_vox_offset
     return voxels
@@ -222,7 +222,7 @@ def check_affine(affine: ArrayLike, shape: tuple[int, ...], path: Path | None) -
     affine
         Shape (4, 4), voxel to RAS+ mm.
     shape
-        Of the image, for where its corners lie.
+        Shape of the image, for the positions of its corners.
     path
         For the message.
 

@@ -95,7 +95,7 @@ class ResidualBlock(nn.Module):
     Parameters
     ----------
     channels
-        Of x.
+        Number of channels of x.
     branch_scale
         Factor on the initial weights of the last convolution.
     """

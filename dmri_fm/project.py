@@ -1,4 +1,4 @@
-"""Where the project has its source code, as its own package metadata say."""
+"""Address of the project's source code, from its package metadata."""
 
 from __future__ import annotations
 

@@ -94,9 +94,9 @@ class SixDirections:
     Attributes
     ----------
     index
-        Their positions in the series, ascending.
+        Positions in the series, ascending.
     condition_number
-        Of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
+        Condition number of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
     bval
         Mean b-value, s/mm^2.
     """
@@ -128,7 +128,7 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     gtab
         Gradient table of the series.
     seed
-        Of the random rotations that are tried where there are too many subsets to try all.
+        Seed of the random rotations, where there are too many subsets to try all.
 
     Raises
     ------
@@ -234,9 +234,9 @@ def choose_spread(
     gtab
         Gradient table of the series.
     n_directions
-        How many; all of them if there are fewer.
+        Number of volumes; all of them if there are fewer.
     seed
-        Of the first choice.
+        Seed of the first choice.
     gamma
         Weight of the squared difference of b / 1000 against the squared angle, rad.
 

@@ -194,7 +194,7 @@ def fit_tensor(
     mask
         Shape (X, Y, Z): voxels to fit. The series' own mask if None, or every voxel.
     shell
-        Which volumes serve, see :func:`select_shells`.
+        Choice of volumes, see :func:`~dmri_fm.tensor_design.select_shells`.
     min_signal
         Signals below this are raised to it, scanner units; see :func:`smallest_signal` if None.
     n_threads

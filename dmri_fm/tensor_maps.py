@@ -35,7 +35,7 @@ _UNITS = {
     "ood": "percent",
 }
 
-#: How the volumes of 4-D maps hold a tensor or an axis, in the fields of BEP016.
+#: Layout of tensors and axes in the volumes of 4-D maps, in the fields of BEP016.
 _LAYOUTS: dict[str, dict[str, Any]] = {
     "diffusivity": {
         "OrientationEncoding": orientation_encoding(),

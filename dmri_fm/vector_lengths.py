@@ -36,7 +36,7 @@ class VectorLengths:
     is_asked
         A user decided it, not the file.
     shortest, longest
-        Of the diffusion-weighted volumes.
+        Extremes of the diffusion-weighted volumes.
     common
         The length that all of them share but for rounding; None if there is none.
     unweighted

@@ -26,7 +26,7 @@ MAX_PADDING_BYTES = 2**16
 #: Bytes of a file that are held beside the array they are read into.
 _CHUNK_BYTES = 4 * 2**20
 
-#: What to do about a file that is not whole.
+#: Advice on a file that is not whole.
 DAMAGED = "the file is truncated or damaged: copy or convert it again"
 
 
@@ -41,9 +41,9 @@ class VoxelFile:
     path
         The file; one whose name ends in `.gz` is decompressed.
     shape
-        Of the image; the first axis varies fastest in the file.
+        Shape of the image; the first axis varies fastest in the file.
     dtype
-        Of the stored numbers.
+        Type of the stored numbers.
     offset
         First byte of the voxels, in the decompressed file.
     slope, inter

@@ -89,9 +89,9 @@ class Weights:
     name
         Name in the registry.
     version
-        Of the weights.
+        Version of the weights.
     sha256
-        Of the safetensors file.
+        Checksum of the safetensors file.
     config
         Configuration of `model`.
     model
@@ -153,7 +153,7 @@ def save_weights(
     network
         Has its configuration as `config`, and the description of its input as `normalisation`.
     name
-        Of its model, in the registry.
+        Name of the model in the registry.
     version, training, pretraining, license
         See :class:`Weights`; JSON-serialisable but for the tensors.
     statistics

@@ -45,7 +45,7 @@ def extract_features(
     n_directions
         Directions to use, spread over q-space; all there are if the series has fewer.
     seed
-        Of the choice of directions.
+        Seed of the choice of directions.
 
     Raises
     ------

@@ -147,7 +147,7 @@ def acpc_alignment(brain: Image3D, mask: Image3D, template: Template) -> NDArray
     brain
         Skull-stripped image.
     mask
-        Its mask, same grid.
+        Brain mask, same grid.
     template
         At 2 mm.
 
@@ -195,7 +195,7 @@ def place_in_acpc(head: Image3D, mask: Image3D, template: Template) -> AcpcHead:
     head
         Bias-corrected image.
     mask
-        Its brain mask, same grid.
+        Brain mask, same grid.
     template
         At 2 mm.
     """
@@ -290,7 +290,7 @@ def register_syn(
     brain
         Skull-stripped image.
     template
-        Its grid is that of the warp.
+        Template, on the grid of the warp.
     initial
         Shape (4, 4): affine from template points to image points, RAS+ mm.
     is_coarse

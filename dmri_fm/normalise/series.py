@@ -153,7 +153,7 @@ def resample_dwi(
     field_hz
         Shape (X, Y, Z), distortion field on the reference's grid, Hz.
     shifts
-        Of each volume, see :func:`dmri_fm.distortion.field_shifts`.
+        Shift of each volume, see :func:`dmri_fm.distortion.field_shifts`.
     order
         Order of the spline, 1 or 3.
     n_threads
@@ -218,7 +218,7 @@ def _field_at(
     }
     for points in reference:
         voxels = apply_affine(to_voxels, points)
-        # Beyond the image the field goes on as it ends: no seam at the border.
+        # Beyond the image the field keeps the value of its edge: no seam at the border.
         hz = map_coordinates(field, voxels.T, order=1, mode="nearest")
         for axis in axes:
             sampled[axis].append(

@@ -52,7 +52,7 @@ def normalise_b0(
     data
         Shape (X, Y, Z, N), scanner units.
     gtab
-        Its gradient table.
+        Gradient table of the volumes.
     mask
         Shape (X, Y, Z), bool; every voxel if not given.
 

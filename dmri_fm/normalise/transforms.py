@@ -40,7 +40,7 @@ def warp_map(displacement_mm: ArrayLike, grid: Grid) -> PointMap:
     displacement_mm
         Shape (X, Y, Z, 3), RAS+ mm: a point p of the target goes to p + displacement(p).
     grid
-        Its grid; beyond it the displacement goes on as it ends.
+        Grid of the displacement, which keeps the value of its edge beyond.
     """
     field = np.ascontiguousarray(np.moveaxis(np.asarray(displacement_mm, np.float32), -1, 0))
     to_voxels = np.linalg.inv(grid.affine)
@@ -61,7 +61,7 @@ def write_warp(displacement_mm: ArrayLike, grid: Grid, path: str | Path) -> Path
     displacement_mm
         Shape (X, Y, Z, 3), RAS+ mm, from points of the target to points of the source.
     grid
-        Its grid, in the target's space.
+        Grid of the displacement, in the target's space.
     path
         File ending in `.h5`.
     """

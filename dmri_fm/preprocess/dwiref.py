@@ -12,7 +12,7 @@ from dmri_fm.series import Dwi
 #: Bias fields are smooth over centimetres: they are estimated on voxels of about this size, mm.
 N4_SAMPLING_MM = 6.0
 
-#: More b=0 volumes than this add little to the mean and cost a registration each.
+#: Largest number of b=0 volumes in the mean: more add little and cost a registration each.
 MOST_B0 = 8
 
 

@@ -30,12 +30,12 @@ LARGEST_FREE_WATER_BVAL = 1200.0
 #: Ventricles lie farther from the edge of the brain mask than this, mm: the sulci do not.
 DEPTH_MM = 20.0
 
-#: They are brighter in b=0 than the median of the deep voxels by this factor ...
+#: Ventricles are brighter in b=0 than the median of the deep voxels by this factor ...
 BRIGHT_FACTOR = 2.5
 #: ... and brighter than this share of the 99th percentile there: less of them is tissue.
 BRIGHT_SHARE = 0.75
 
-#: Fewer voxels tell nothing.
+#: Fewest voxels of free water that are measured.
 FEWEST_VOXELS = 30
 
 
@@ -138,7 +138,7 @@ def describe_free_water(
     water
         Measurement with the b-values in use.
     method
-        How lengths were read: `length` or `none`.
+        Reading of the lengths: `length` or `none`.
     common_length
         The length that the b-vectors share, for the result of the other reading; None if they
         share none.

@@ -35,10 +35,10 @@ SEED_FA = 0.3
 #: enough of them counts.
 RIM_MM = (8.0, 4.0, 0.0)
 
-#: Fewer starting points decide nothing.
+#: Fewest starting points that decide.
 FEWEST_SEEDS = 100
 
-#: More starting points are thinned evenly.
+#: Largest number of starting points; more are thinned evenly.
 MOST_SEEDS = 10_000
 
 #: Voxels that the tensor fits worse than the median voxel by this factor are excluded: a
@@ -57,7 +57,7 @@ _CHUNK = 50_000
 
 @dataclass(frozen=True, eq=False)
 class GradientCheck:
-    """How well the stored b-vectors continue the fibres, beside the other arrangements.
+    """Result of :func:`check_gradients`: fibre continuity of all arrangements of the axes.
 
     Attributes
     ----------

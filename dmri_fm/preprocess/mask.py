@@ -31,7 +31,7 @@ SMALLEST_SLAB_ML = 150.0
 #: Gaps of up to twice this width are filled where the second method sees brain, mm.
 CLOSING_MM = 12.0
 
-#: Below this agreement of the two masks the user is asked to look.
+#: Agreement of the two masks, Dice, below which the user is asked to look.
 AGREEMENT_WARNING = 0.75
 
 

@@ -63,7 +63,7 @@ class MotionScene:
     Attributes
     ----------
     volumes, points, encodings
-        Of each of the N volumes.
+        Spline, points and phase encoding of each of the N volumes.
     field
         Distortion field on the reference's grid, if there is one.
     affine

@@ -82,7 +82,7 @@ class PairSolution:
     corrected
         The two corrected images, each (X, Y, Z), on the first image's grid.
     jacobians
-        Their Jacobians.
+        Jacobians of the corrected images.
     is_seen
         Shape (X, Y, Z): voxels that lie inside both images.
     """

@@ -228,7 +228,7 @@ def series_quality(
     dwi
         The preprocessed series with its brain mask.
     raw
-        The same of the raw series, on its own grid.
+        The raw series with its brain mask, on its own grid.
     fd_mm
         Shape (N,): framewise displacement, mm; that of the first volume does not count.
     is_outlier

@@ -93,9 +93,9 @@ def check_run(data: NDArray[Any], gradients: RawGradients, *, name: str) -> Chec
     data
         Shape (X, Y, Z, N), all volumes of the file.
     gradients
-        Of the same file.
+        Gradients of the same file.
     name
-        Of the file, for the warnings.
+        Name of the file, for the warnings.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def find_b0_volumes(data: NDArray[Any], gradients: RawGradients | None) -> tuple
     data
         Shape (X, Y, Z, N).
     gradients
-        Of the same image; None: it has no b-values, and all volumes are b=0.
+        Gradients of the same image; None: it has no b-values, and all volumes are b=0.
     """
     usable = set(range(data.shape[3])) - set(find_empty_volumes(data))
     if gradients is not None:

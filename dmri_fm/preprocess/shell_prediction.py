@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
 
-#: Fewer volumes of a shell than this do not predict one another by a tensor.
+#: Fewest volumes of b=0 and a shell that predict one another by a tensor.
 FEWEST_FOR_TENSOR = 9
 
 #: Ridge on the tensor's departure from a sphere, against (ms/um^2)^2 of the design: with a dozen
@@ -32,7 +32,7 @@ def predict_left_out(
     signal
         Shape (N, P): all volumes at P points, on one scale.
     gtab
-        Their gradient table, in the frame of the points.
+        Gradient table of the volumes, in the frame of the points.
     members
         Positions of the M volumes of the shell.
 

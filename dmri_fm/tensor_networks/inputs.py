@@ -122,7 +122,7 @@ def tensor_inputs(
     data
         Shape (X, Y, Z, N): b=0 volumes, which are averaged, and weighted ones.
     gtab
-        Their gradient table.
+        Gradient table of the volumes.
     mask
         Shape (X, Y, Z): the brain. Voxels without b=0 signal leave it.
     affine

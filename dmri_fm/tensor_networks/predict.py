@@ -51,7 +51,7 @@ def predict_tensor(
     device
         A torch device.
     seed
-        Of the search for six directions in large shells.
+        Seed of the search for six directions in large shells.
 
     Returns
     -------

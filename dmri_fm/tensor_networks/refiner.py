@@ -64,7 +64,7 @@ TAPS = (*NEAR, *RINGS[0], *RINGS[1])
 SIGMAS = (0.2, 0.5, 0.7, 1.0, 1.5, 2.5)
 PREFERRED = 1
 
-#: What the network's numbers are multiplied by before they become weights: these have to move
+#: Factor of the network's numbers before they become weights: these have to move
 #: much farther in training than the corrections of the tensor.
 GAIN = 5.0
 

@@ -39,9 +39,9 @@ class EncodedTokens(NamedTuple):
     patches
         Shape (S, d): features of the patches, mean over directions.
     summary
-        Its code, shape (3 d,), is the pooled tokens and the deviation of `patches` over patch
-        positions; before them come the features, where they are no function of the pooled
-        tokens. Its indicators are those of :func:`scan_indicators`.
+        Input of the out-of-distribution score. Its code, shape (3 d,), is the pooled tokens and
+        the deviation of `patches` over patch positions; before them come the features, where
+        they are no function of the pooled tokens. Its indicators: :func:`scan_indicators`.
     """
 
     features: NDArray[np.float32]
@@ -72,11 +72,11 @@ class DropeInput:
     Attributes
     ----------
     tokens
-        Of the directions that were chosen.
+        Tokens of the chosen directions.
     gtab
-        Their gradient table.
+        Gradient table of these directions.
     seed
-        Of the choice, and of the halves of directions that are masked.
+        Seed of the choice, and of the halves of directions that are masked.
     metadata
         Description of the preparation.
     """

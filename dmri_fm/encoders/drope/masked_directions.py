@@ -21,7 +21,7 @@ FEWEST_DIRECTIONS = 6
 
 
 def direction_errors(
-    network: GuidedAutoencoder, tokens: ScanTokens, gtab: GradientTable, *, seed: int = 0
+    network: GuidedAutoencoder, tokens: ScanTokens, gtab: GradientTable, *, seed: int
 ) -> NDArray[np.float32]:
     """Mask either half of the directions, and compare its reconstruction with the measurements.
 
@@ -32,9 +32,9 @@ def direction_errors(
     tokens
         A scan of T weighted measurements and S patches.
     gtab
-        Of the T, RAS+.
+        Gradient table of the T measurements, RAS+.
     seed
-        Of the halves, both spread over q-space.
+        Seed of the halves, both spread over q-space.
 
     Returns
     -------

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from dmri_fm.errors import GradientError
 
-#: Which frequency a channel has. "paired": both channels of the adjacent pair i have a_i, as
-#: published. "tiled": channel c has a_(c mod d/2), as in the authors' code. "none": no channel
-#: turns, which leaves plain attention, for ablations.
+#: Layout of the frequencies over channels. "paired": both channels of the adjacent pair i have
+#: a_i, as published. "tiled": channel c has a_(c mod d/2), as in the authors' code. "none": no
+#: channel turns, which leaves plain attention, for ablations.
 Layout = Literal["paired", "tiled", "none"]
 
 #: Largest error of a rotary table entry that its low-rank form may leave.
@@ -210,9 +210,9 @@ def rotary_tables(
     base
         The frequencies are base^(-2i/d), i = 0 .. d/2 - 1.
     layout
-        Which channel has which frequency.
+        Layout of the frequencies over channels.
     dtype
-        Of the tables; they are computed in float64.
+        Type of the tables; they are computed in float64.
     """
     angle = _angles(qspace, head_dim, gamma=gamma, base=base, layout=layout)
     n_directions = qspace.shape[-2]

@@ -91,11 +91,11 @@ def tokenise(
     signal
         Shape (X, Y, Z, T), S/S0 of diffusion-weighted volumes on the model's grid.
     gtab
-        Their gradient table, b-vectors in the grid's RAS frame.
+        Gradient table of the volumes, b-vectors in the grid's RAS frame.
     mask
         Shape (X, Y, Z): the brain.
     config
-        The encoder's.
+        Architecture of the encoder.
 
     Raises
     ------
