@@ -73,7 +73,7 @@ def require_content(path: str | Path, error_class: type[InputError] = InputError
         raise _of_annex(path, error_class)
 
 
-def require_installed(folder: Path, error_class: type[InputError]) -> None:
+def require_installed(folder: Path, error_class: type[InputError] = InputError) -> None:
     """Refuse an empty folder that is a subdataset, by the `.gitmodules` of a parent folder.
 
     Raises

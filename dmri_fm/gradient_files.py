@@ -220,16 +220,9 @@ def _to_table(
 def write_gradients(
     gtab: GradientTable, bval: str | Path, bvec: str | Path, *, affine: ArrayLike
 ) -> None:
-    """Write FSL gradient files for an image with the given affine.
+    """Write FSL gradient files: one row of b-values, three rows of components.
 
-    Parameters
-    ----------
-    gtab
-        The table, RAS+.
-    bval, bvec
-        Paths to write: one row of b-values, three rows of components.
-    affine
-        Shape (4, 4), voxel to RAS+ mm, of the image the files will stand beside.
+    The b-vectors depend on the affine, voxel to RAS+ mm, of the image beside the files.
     """
     bvals = " ".join(f"{b:g}" for b in gtab.bvals)
     rows = (" ".join(f"{x:.6f}" for x in row) for row in ras_to_fsl(gtab.bvecs_ras, affine).T)
@@ -238,17 +231,10 @@ def write_gradients(
 
 
 def write_mrtrix_gradients(gtab: GradientTable, path: str | Path) -> None:
-    """Write a gradient table as MRtrix3 reads it with `-grad`.
+    """Write a gradient table for MRtrix3's `-grad`: rows `x y z b`, zeros without a direction.
 
     Its frame is that of the scanner, not of the image: the order in which voxels are stored does
     not matter, and no sign rule applies.
-
-    Parameters
-    ----------
-    gtab
-        The table, RAS+.
-    path
-        Path to write: a row `x y z b` for each volume, zeros for a volume without direction.
     """
     rows = (
         " ".join([*(f"{x:.6f}" for x in bvec), f"{bval:g}"])

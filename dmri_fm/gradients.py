@@ -42,18 +42,10 @@ SAME_AXIS_DEG = 2.0
 
 @dataclass(frozen=True)
 class Shell:
-    """Volumes that share a b-value.
+    """Volumes that share a b-value."""
 
-    Attributes
-    ----------
-    bval
-        Mean b-value, s/mm^2.
-    index
-        Positions in the series, ascending.
-    """
-
-    bval: float
-    index: tuple[int, ...]
+    bval: float  # mean b-value, s/mm^2
+    index: tuple[int, ...]  # positions in the series, ascending
 
 
 def choose_b0_threshold(bvals: ArrayLike) -> float:

@@ -93,18 +93,10 @@ def percentile_of(scores: ArrayLike, reference: Reference) -> NDArray[np.float64
 
 
 class ScanSummary(NamedTuple):
-    """Numbers of a scan that its OOD score is computed from.
+    """Numbers of a scan that its OOD score is computed from."""
 
-    Attributes
-    ----------
-    code
-        Shape (D,): features that are compared with those of training scans.
-    indicators
-        Further numbers by name, each growing with damage; NaN where unknown.
-    """
-
-    code: NDArray[np.float32]
-    indicators: Mapping[str, float]
+    code: NDArray[np.float32]  # (D,) features that are compared with those of training scans
+    indicators: Mapping[str, float]  # further numbers, growing with damage; NaN where unknown
 
 
 class ScanOod(NamedTuple):

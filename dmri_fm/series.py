@@ -37,17 +37,7 @@ FORM_TOLERANCE_MM = 1.0
 def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
     """Open a NIfTI image without reading its voxels.
 
-    Parameters
-    ----------
-    path
-        A `.nii` or `.nii.gz` file.
-    ndim
-        Number of dimensions asked for; trailing dimensions of length one are dropped.
-
-    Returns
-    -------
-    SpatialImage
-        The image, data not loaded.
+    With `ndim`, trailing dimensions of length one are dropped, and another rank is refused.
 
     Raises
     ------

@@ -67,21 +67,11 @@ class VectorLengths:
 
 
 class ScaledGradients(NamedTuple):
-    """Result of :func:`apply_lengths`.
+    """Result of :func:`apply_lengths`."""
 
-    Attributes
-    ----------
-    bvals
-        Shape (N,), s/mm^2.
-    bvecs
-        Shape (N, 3), FSL's frame; unit length where the length carried part of the b-value.
-    lengths
-        Reading of the lengths; None if all are 1.
-    """
-
-    bvals: NDArray[np.float64]
-    bvecs: NDArray[np.float64]
-    lengths: VectorLengths | None
+    bvals: NDArray[np.float64]  # (N,), s/mm^2
+    bvecs: NDArray[np.float64]  # (N, 3), FSL's frame; unit length where the length scaled b
+    lengths: VectorLengths | None  # their reading; None if all are 1
 
 
 def share_length(lengths: ArrayLike) -> float | None:

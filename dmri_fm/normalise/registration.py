@@ -149,7 +149,7 @@ def acpc_alignment(brain: Image3D, mask: Image3D, template: Template) -> NDArray
     mask
         Brain mask, same grid.
     template
-        At 2 mm.
+        Template at 2 mm.
 
     Returns
     -------
@@ -197,7 +197,7 @@ def place_in_acpc(head: Image3D, mask: Image3D, template: Template) -> AcpcHead:
     mask
         Brain mask, same grid.
     template
-        At 2 mm.
+        Template at 2 mm.
     """
     xfm = acpc_alignment(Image3D(head.data * (mask.data > 0), head.affine), mask, template)
     to_image = affine_map(xfm)
@@ -358,7 +358,7 @@ def register_template(
     brain
         Skull-stripped image in ACPC.
     template
-        At 2 mm.
+        Template at 2 mm.
     method
         `affine`, or `syn` for a warp on top of it.
     is_coarse

@@ -58,21 +58,11 @@ def one_itk_thread() -> Iterator[None]:
 
 
 class Level(NamedTuple):
-    """One resolution of a registration.
+    """One resolution of a registration."""
 
-    Attributes
-    ----------
-    shrink
-        Factor by which the images are made smaller.
-    smoothing_voxels
-        Standard deviation of the smoothing before that.
-    iterations
-        Largest number of iterations; 0 skips the level.
-    """
-
-    shrink: int
-    smoothing_voxels: float
-    iterations: int
+    shrink: int  # factor by which the images are made smaller
+    smoothing_voxels: float  # standard deviation of the smoothing before that
+    iterations: int  # largest number of iterations; 0 skips the level
 
 
 #: Resolutions from coarse to fine.

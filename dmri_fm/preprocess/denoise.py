@@ -25,18 +25,10 @@ FOREGROUND_SHARE = 0.05
 
 
 class Denoised(NamedTuple):
-    """A denoised series.
+    """A denoised series."""
 
-    Attributes
-    ----------
-    data
-        Shape (X, Y, Z, N), float32, not negative.
-    method
-        Name of the method in the sidecar.
-    """
-
-    data: NDArray[np.float32]
-    method: str
+    data: NDArray[np.float32]  # (X, Y, Z, N), not negative
+    method: str  # name of the method in the sidecar
 
 
 def foreground(data: ArrayLike) -> NDArray[np.bool_]:

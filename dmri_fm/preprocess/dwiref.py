@@ -19,11 +19,6 @@ MOST_B0 = 8
 def b0_reference(dwi: Dwi) -> NDArray[np.float32]:
     """Align the b=0 volumes that hold signal rigidly to the first one and average them.
 
-    Parameters
-    ----------
-    dwi
-        The series.
-
     Returns
     -------
     ndarray

@@ -41,17 +41,9 @@ FEWEST_VOXELS = 30
 
 @dataclass(frozen=True)
 class FreeWater:
-    """Diffusivity of the ventricles.
+    """Mean diffusivity of the ventricles, and the number of voxels of the measurement."""
 
-    Attributes
-    ----------
-    md
-        Mean diffusivity, mm^2/s.
-    n_voxels
-        Voxels it was measured in.
-    """
-
-    md: float
+    md: float  # mm^2/s
     n_voxels: int
 
 
@@ -95,11 +87,6 @@ def measure_free_water(dwi: Dwi) -> FreeWater | None:
     """Measure the mean diffusivity of the ventricles.
 
     A tensor is fitted to the mean signal of their voxels, up to 1200 s/mm^2.
-
-    Parameters
-    ----------
-    dwi
-        The series with its brain mask.
 
     Returns
     -------

@@ -215,21 +215,11 @@ def _rough_mask(volumes: NDArray[Any], gtab: GradientTable) -> NDArray[np.bool_]
 
 
 class _QuickFit(NamedTuple):
-    """Tensors of V voxels.
+    """Tensors of V voxels."""
 
-    Attributes
-    ----------
-    v1
-        Shape (V, 3), main eigenvectors.
-    fa
-        Shape (V,), 0 where the tensor is not physical.
-    misfit
-        Shape (V,), residual in units of the b=0 signal; zero if nothing is left to misfit.
-    """
-
-    v1: NDArray[np.float64]
-    fa: NDArray[np.float64]
-    misfit: NDArray[np.float64]
+    v1: NDArray[np.float64]  # (V, 3) main eigenvectors
+    fa: NDArray[np.float64]  # (V,), 0 where the tensor is not physical
+    misfit: NDArray[np.float64]  # (V,) residual over the b=0 signal; zero if nothing is left over
 
 
 def _fit(signal: NDArray[Any], gtab: GradientTable, bvecs: NDArray[np.float64]) -> _QuickFit:

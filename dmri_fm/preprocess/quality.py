@@ -34,13 +34,9 @@ BACKGROUND_VOXELS = 500
 def neighbour_correlation(dwi: Dwi) -> float | None:
     """Return the neighbouring DWI correlation of a series.
 
-    Each diffusion-weighted volume is correlated with the one nearest in q-space, where v and
-    -v are one direction. Yeh et al. 2019, doi:10.1016/j.neuroimage.2019.116131.
-
-    Parameters
-    ----------
-    dwi
-        The series; voxels of its mask are correlated.
+    Each diffusion-weighted volume is correlated, in the brain mask, with the one nearest in
+    q-space, where v and -v are one direction.
+    Yeh et al. 2019, doi:10.1016/j.neuroimage.2019.116131.
 
     Returns
     -------
@@ -99,18 +95,10 @@ def find_bad_slices(dwi: Dwi) -> NDArray[np.bool_]:
 
 
 class SnrB0(NamedTuple):
-    """Signal-to-noise ratio of b=0.
+    """Signal-to-noise ratio of b=0."""
 
-    Attributes
-    ----------
-    snr
-        None if the noise is not known.
-    is_temporal
-        The noise comes from repeated volumes.
-    """
-
-    snr: float | None
-    is_temporal: bool
+    snr: float | None  # None if the noise is not known
+    is_temporal: bool  # whether the noise comes from repeated volumes
 
 
 def measure_snr_b0(dwi: Dwi) -> SnrB0:

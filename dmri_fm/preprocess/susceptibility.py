@@ -62,14 +62,7 @@ def mean_b0_image(dwi: Dwi, encodings: Sequence[PhaseEncoding], direction: str) 
 
     Another readout time is another distortion: only volumes with that of the first one are used.
 
-    Parameters
-    ----------
-    dwi
-        The series.
-    encodings
-        Phase encoding of every volume.
-    direction
-        Phase encoding direction of the b=0 volumes to average; there is one at least.
+    The encodings are those of every volume; one b=0 volume at least has the given direction.
     """
     index = [n for n in np.flatnonzero(dwi.gtab.is_b0) if encodings[n].direction == direction]
     encoding = encodings[index[0]]

@@ -23,33 +23,17 @@ MAX_STEPS = 15
 
 
 class Prediction(NamedTuple):
-    """Predicted signal of a volume at P points.
+    """Predicted signal of a volume at P points."""
 
-    Attributes
-    ----------
-    target
-        Shape (P,): its signal, up to a gain.
-    weight
-        Shape (P,): inverse variances of the residual, 0 to leave a point out.
-    """
-
-    target: NDArray[np.float32]
-    weight: NDArray[np.float32]
+    target: NDArray[np.float32]  # (P,) signal, up to a gain
+    weight: NDArray[np.float32]  # (P,) inverse variances of the residual; 0 excludes a point
 
 
 class FoundPose(NamedTuple):
-    """Result of :func:`register_volume`.
+    """Result of :func:`register_volume`."""
 
-    Attributes
-    ----------
-    pose
-        Shape (15,).
-    misfit
-        Weighted mean squared residual at the end; infinite if the volume shows nothing.
-    """
-
-    pose: NDArray[np.float64]
-    misfit: float
+    pose: NDArray[np.float64]  # (15,)
+    misfit: float  # weighted mean squared residual; infinite if the volume shows nothing
 
 
 class _Equations(NamedTuple):
@@ -74,12 +58,8 @@ def register_volume(
 
     Parameters
     ----------
-    volume
-        The volume.
-    points
-        P points of the reference.
-    prediction
-        Its predicted signal at the points.
+    volume, points, prediction
+        The volume, P points of the reference, and the predicted signal there.
     start
         Shape (15,): the pose to start from.
     tangent

@@ -44,7 +44,7 @@ class DropeBlock(nn.Module):
         self.mlp_space = Mlp(dim, mlp_ratio * dim)
 
     def forward(self, cls: Tensor, x: Tensor, tables: RotaryTables) -> tuple[Tensor, Tensor]:
-        """Update scan tokens (B, C, dim) and patch tokens (B, T, S, dim)."""
+        """Update class tokens (B, C, dim) and patch tokens (B, T, S, dim)."""
         n_directions, n_cls = x.shape[1], cls.shape[1]
         x = x + self.attn_diffusion(self.norm1_diffusion(x), tables)
         x = x + self.mlp_diffusion(self.norm2_diffusion(x))

@@ -145,7 +145,7 @@ class Drope(nn.Module):
         qspace, positions
             As in :meth:`forward`.
         only_cls
-            Leave out what the class tokens do not need. The tokens are then of no use.
+            Compute the class tokens only. The patch tokens are then of no use.
         """
         kept = find_weighted(qspace)
         if kept is not None:

@@ -53,23 +53,21 @@ def stream_blocks(
 
     Parameters
     ----------
-    blocks
-        The encoder's.
+    blocks, config
+        Blocks and configuration of the encoder.
     cls
-        Shape (C, dim): scan tokens.
+        Shape (C, dim): class tokens.
     x
         Shape (T, S, dim), contiguous: patch tokens, overwritten by those after the last block.
     qspace
         Shape (T, 3).
-    config
-        The encoder's.
     only_cls
-        Leave out what the scan tokens do not need; `x` is then of no use.
+        Compute the class tokens only; `x` is then of no use.
 
     Returns
     -------
     Tensor
-        Shape (C, dim): scan tokens after the last block.
+        Shape (C, dim): class tokens after the last block.
     """
     n_threads = torch.get_num_threads()
     with ThreadPoolExecutor(n_threads) as pool:
