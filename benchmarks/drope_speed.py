@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmri_fm.encoders.drope.block import DropeBlock
-from dmri_fm.encoders.drope.network import PAPER, Drope, DropeConfig
+from dmri_fm.encoders.drope.config import PAPER, DropeConfig
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.rotary import pair_tables
 from dmri_fm.encoders.drope.rotary_kernel import attend_directions
 

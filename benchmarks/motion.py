@@ -93,7 +93,7 @@ def main() -> int:
             fixed_affine=dwi.affine,
             moving_affine=dwi.affine,
             freedom="affine",
-        ).xfm
+        )
     seconds = time.process_time() - start
     print(f"ANTs affine to the mean  {error(xfms, truth, points, weighted)}, {seconds:.0f} CPU-s")
     return 0

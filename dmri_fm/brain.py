@@ -1,4 +1,4 @@
-"""The voxels that networks read: a given mask, or wherever there is signal."""
+"""Brain of a series, the voxels that networks read: its mask, or the voxels with signal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
 from dmri_fm.series import Dwi
-
-__all__ = ["find_brain"]
 
 logger = logging.getLogger(__name__)
 

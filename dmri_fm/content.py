@@ -13,8 +13,6 @@ from pathlib import Path, PurePath
 
 from dmri_fm.errors import InputError
 
-__all__ = ["describe_absence", "require_content", "require_installed"]
-
 #: A link or a pointer of git-annex holds one of these: locked, locked on a file system without
 #: links, unlocked.
 _ANNEX_LINK = ".git/annex/objects/"
@@ -29,20 +27,12 @@ _N_POINTER_BYTES = 512
 def require_content(path: str | Path, error_class: type[InputError] = InputError) -> None:
     """Refuse a file whose content has not been fetched.
 
-    Files that are missing altogether, or that this user may not read, pass: what that means is
-    for the caller to say.
-
-    Parameters
-    ----------
-    path
-        Any file: image, JSON, gradients.
-    error_class
-        Class of the error.
+    Missing and unreadable files pass: whoever reads them says what is wrong.
 
     Raises
     ------
     InputError
-        Of the class `error_class`, if it is a link that leads nowhere, or a pointer file of
+        Of the class `error_class`, if the file is a link that leads nowhere, or a pointer of
         git-annex or Git LFS. The advice holds the command that fetches it.
 
     Examples
@@ -66,7 +56,7 @@ def require_content(path: str | Path, error_class: type[InputError] = InputError
         raise error_class(
             f"the link leads nowhere, to {target}",
             path=path,
-            expected="what it stands for",
+            expected="the file that it names",
             advice="copy the data there; in a container, mount the folder that holds it as well",
         )
     start = _read_start(path)
@@ -84,19 +74,12 @@ def require_content(path: str | Path, error_class: type[InputError] = InputError
 
 
 def require_installed(folder: Path, error_class: type[InputError] = InputError) -> None:
-    """Refuse an empty folder that stands for a subdataset which was not fetched.
-
-    Parameters
-    ----------
-    folder
-        Folder below the root of a dataset, whose `.gitmodules` lists subdatasets.
-    error_class
-        Class of the error.
+    """Refuse an empty folder that is a subdataset, by the `.gitmodules` of a parent folder.
 
     Raises
     ------
     InputError
-        Of the class `error_class`, if the folder is empty and such a subdataset.
+        Of the class `error_class`, if the folder is empty and listed there.
     """
     if not _is_empty(folder):
         return
@@ -132,9 +115,7 @@ def _list_modules(root: Path) -> list[str]:
 
 
 def describe_absence(path: Path) -> str:
-    """Say why no regular file can be read at a path: there is none, or something else is there.
-
-    Opening a pipe would wait for ever, and a device may never end.
+    """Say why there is no regular file at a path; pipes and devices are never opened.
 
     Examples
     --------

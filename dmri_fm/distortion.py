@@ -17,15 +17,6 @@ from scipy.ndimage import map_coordinates
 
 from dmri_fm.errors import ConfigError, ImageError
 
-__all__ = [
-    "ASSUMED_READOUT_S",
-    "DistortionField",
-    "FieldShift",
-    "PhaseEncoding",
-    "correct_image",
-    "field_shifts",
-]
-
 AXES = {"i": 0, "j": 1, "k": 2}
 
 #: Readout time of images whose sidecar states none, s: correction rests on readouts that are
@@ -110,6 +101,35 @@ def field_shifts(encodings: Sequence[PhaseEncoding]) -> list[FieldShift]:
             axis, sign = encoding.axis_and_sign()
             shifts.append(FieldShift(axis, sign * encoding.readout_s))
     return shifts
+
+
+def fill_readouts(
+    runs: Sequence[float | None], outside: Sequence[float | None], *, opposed: float | None
+) -> tuple[float, ...]:
+    """Fill in readout times that no sidecar states, s, taking them to be equal.
+
+    Parameters
+    ----------
+    runs
+        Readout time of every run of a series; None or 0 where it is not stated.
+    outside
+        Readout time of images outside the series that correct it, likewise.
+    opposed
+        Readout time of the run that these oppose; it stands in for theirs.
+
+    Returns
+    -------
+    tuple
+        Readout times of the runs, then of the images outside. The first stated time stands in for
+        all others, :data:`ASSUMED_READOUT_S` if there is none.
+
+    Examples
+    --------
+    >>> fill_readouts([0.03, None], [None], opposed=0.06), fill_readouts([0], [], opposed=None)
+    ((0.03, 0.03, 0.06), (0.05,))
+    """
+    usual = next((r for r in (*runs, *outside) if r), ASSUMED_READOUT_S)
+    return (*(r or usual for r in runs), *(r or opposed or usual for r in outside))
 
 
 @dataclass(frozen=True, eq=False)

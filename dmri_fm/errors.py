@@ -38,13 +38,13 @@ class DmriError(Exception):
     Parameters
     ----------
     found
-        What was met, as a sentence fragment.
+        Fault, as a sentence fragment.
     path
-        The file or folder concerned, if there is one.
+        File or folder concerned, if there is one.
     expected
-        What should have been there.
+        Content or value that is accepted.
     advice
-        What the user can do about it.
+        Action for the user.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class BusyError(DmriError):
 
 
 def _rebuild(
-    kind: type[DmriError],
+    error_class: type[DmriError],
     found: str,
     path: Path | None,
     expected: str | None,
     advice: str | None,
 ) -> DmriError:
-    return kind(found, path=path, expected=expected, advice=advice)
+    return error_class(found, path=path, expected=expected, advice=advice)

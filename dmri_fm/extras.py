@@ -8,8 +8,6 @@ from importlib import metadata
 from dmri_fm.errors import MissingToolError
 from dmri_fm.project import DISTRIBUTION
 
-__all__ = ["require_extra"]
-
 
 def require_extra(extra: str) -> None:
     """Refuse to start where packages of an extra are not installed.

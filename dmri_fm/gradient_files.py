@@ -1,8 +1,8 @@
 """Reading and writing FSL's gradient files.
 
 :func:`read_raw_gradients` reads the files of a raw scan, as converters wrote them: lengths of
-b-vectors that carry part of the b-value, volumes without a direction. It says what it did.
-:func:`read_gradients` is strict: it reads files that are in order, such as the app's own.
+b-vectors that carry part of the b-value, volumes without a direction. It reports its changes.
+:func:`read_gradients` is strict: it reads files that need no change, such as the app's own.
 """
 
 from __future__ import annotations
@@ -38,35 +38,26 @@ from dmri_fm.vector_lengths import (
     list_volumes,
 )
 
-__all__ = [
-    "B0_THRESHOLD_KEY",
-    "RawGradients",
-    "read_gradients",
-    "read_raw_gradients",
-    "stated_b0_threshold",
-    "write_gradients",
-]
-
 #: Key of a series' sidecar: b-values below it count as b=0, s/mm^2.
 B0_THRESHOLD_KEY = "B0Threshold"
 
 
 @dataclass(frozen=True, eq=False)
 class RawGradients:
-    """The gradient files of a raw scan, as they were read.
+    """The gradients of a raw scan, and the changes that reading its files took.
 
     Attributes
     ----------
     gtab
         Table of the volumes that are kept, b-vectors in RAS+.
     kept
-        Their positions in the files, ascending, from 0.
+        Positions of these volumes in the files, ascending, from 0.
     left_out
         Reason by position of each other volume.
     lengths
-        What was made of b-vectors whose length is not 1; None if all are unit vectors.
+        Reading of b-vectors whose length is not 1; None if all are unit vectors.
     warnings
-        What a reader of the results should know.
+        Changes and doubts, as sentences for the report.
     left_out_bvals
         b-values of the volumes in `left_out`, in that order, s/mm^2.
     """
@@ -80,7 +71,7 @@ class RawGradients:
 
     @property
     def is_as_stored(self) -> bool:
-        """The files hold this very table: nothing was scaled, no volume is left out."""
+        """The files hold this table: nothing was scaled, and no volume is left out."""
         return not self.left_out and self.lengths is None
 
 
@@ -106,7 +97,7 @@ def read_gradients(
     n_volumes: int | None = None,
     b0_threshold: float | None = None,
 ) -> GradientTable:
-    """Read FSL gradient files of an image that are in order, and refuse all others.
+    """Read FSL gradient files of an image that need no change, and refuse all others.
 
     Parameters
     ----------
@@ -145,7 +136,7 @@ def read_raw_gradients(
     n_volumes: int | None = None,
     options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
 ) -> RawGradients:
-    """Read the FSL gradient files of a raw scan, and say what had to be done to use them.
+    """Read the FSL gradient files of a raw scan, and report the changes that they need.
 
     Lengths of b-vectors that vary within one shell by more than rounding scale the b-value by
     their square, as MRtrix does: some scanners store one nominal b-value for all shells, and
@@ -157,7 +148,7 @@ def read_raw_gradients(
     bval, bvec, affine, n_volumes
         See :func:`read_gradients`.
     options
-        What the user has decided.
+        Choices of the user.
 
     Raises
     ------
@@ -229,16 +220,9 @@ def _to_table(
 def write_gradients(
     gtab: GradientTable, bval: str | Path, bvec: str | Path, *, affine: ArrayLike
 ) -> None:
-    """Write FSL gradient files for an image with the given affine.
+    """Write FSL gradient files: one row of b-values, three rows of components.
 
-    Parameters
-    ----------
-    gtab
-        The table, RAS+.
-    bval, bvec
-        Paths to write: one row of b-values, three rows of components.
-    affine
-        Shape (4, 4), voxel to RAS+ mm, of the image the files will stand beside.
+    The b-vectors depend on the affine, voxel to RAS+ mm, of the image beside the files.
     """
     bvals = " ".join(f"{b:g}" for b in gtab.bvals)
     rows = (" ".join(f"{x:.6f}" for x in row) for row in ras_to_fsl(gtab.bvecs_ras, affine).T)
@@ -247,17 +231,10 @@ def write_gradients(
 
 
 def write_mrtrix_gradients(gtab: GradientTable, path: str | Path) -> None:
-    """Write a gradient table as MRtrix3 reads it with `-grad`.
+    """Write a gradient table for MRtrix3's `-grad`: rows `x y z b`, zeros without a direction.
 
-    Its frame is that of the scanner, not of the image: one file serves an image in whatever
-    order its voxels are stored, and no sign rule applies.
-
-    Parameters
-    ----------
-    gtab
-        The table, RAS+.
-    path
-        Path to write: a row `x y z b` for each volume, zeros for a volume without direction.
+    Its frame is that of the scanner, not of the image: the order in which voxels are stored does
+    not matter, and no sign rule applies.
     """
     rows = (
         " ".join([*(f"{x:.6f}" for x in bvec), f"{bval:g}"])

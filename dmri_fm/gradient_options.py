@@ -1,4 +1,4 @@
-"""What a user decides about gradient files. Imports nothing, for the command line's sake."""
+"""Options of reading gradient files. Imports little, so that the command line starts quickly."""
 
 from __future__ import annotations
 
@@ -6,14 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dmri_fm.errors import ConfigError
-
-__all__ = [
-    "B0_THRESHOLD_RANGE",
-    "B_SCALINGS",
-    "BScaling",
-    "GradientOptions",
-    "check_b0_threshold",
-]
 
 BScaling = Literal["auto", "length", "none"]
 
@@ -26,7 +18,7 @@ B0_THRESHOLD_RANGE = (1.0, 500.0)
 
 @dataclass(frozen=True)
 class GradientOptions:
-    """What a user decides about gradient files.
+    """Options of reading gradient files.
 
     Attributes
     ----------

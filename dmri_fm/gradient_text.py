@@ -1,4 +1,4 @@
-"""Numbers of FSL's gradient files, read as they stand and refused where they make no table."""
+"""Numbers of FSL's gradient files: b-values and b-vectors of any length, checked for sense."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import B0_THRESHOLD, SAME_AXIS_DEG
 
-__all__ = ["MAX_FILE_BYTES", "read_numbers", "read_table"]
-
-#: Above this, the largest b-value is in another unit (s/m^2), s/mm^2. Ex-vivo scans reach 40,000.
+#: Largest plausible b-value, s/mm^2; more is in s/m^2. Ex-vivo scans reach 40,000.
 LARGEST_PLAUSIBLE_MAXIMUM = 100_000.0
 
 #: b-values up to this that come with directions are in ms/um^2; above it, up to
@@ -29,6 +27,9 @@ LARGEST_NUMBER = 1e12
 MAX_FILE_BYTES = 4_000_000
 
 
+_CONVERT = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
+
+
 def _is_number(word: str) -> bool:
     """Tell plain numbers, NaN included, from words, infinity and what only Python accepts."""
     try:
@@ -38,19 +39,19 @@ def _is_number(word: str) -> bool:
 
 
 def read_numbers(path: Path, what: str) -> NDArray[np.float64]:
-    """Read a gradient file as it stands.
+    """Read the numbers of a gradient file.
 
     Parameters
     ----------
     path
-        Text file of plain numbers, parted by blanks or commas; only a regular file is opened.
+        Text file of plain numbers, separated by blanks or commas; only a regular file is opened.
     what
-        What it should hold, for the errors: "b-values".
+        Name of the content, for the errors: "b-values".
 
     Returns
     -------
     ndarray
-        Shape (rows, columns), NaN included; what the numbers mean is not looked at.
+        Shape (rows, columns), NaN included; nothing else is checked.
 
     Raises
     ------
@@ -58,48 +59,34 @@ def read_numbers(path: Path, what: str) -> NDArray[np.float64]:
         If the file is missing, not fetched, no regular file, empty, larger than
         :data:`MAX_FILE_BYTES`, no table, or holds anything but numbers.
     """
-    advice = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
-    expected = f"a text file with the {what}"
+
+    def refusal(
+        found: str, expected: str = f"a text file with the {what}", advice: str = _CONVERT
+    ) -> GradientError:
+        return GradientError(found, path=path, expected=expected, advice=advice)
+
     require_content(path, GradientError)
     if not path.is_file():
-        raise GradientError(describe_absence(path), path=path, expected=expected, advice=advice)
+        raise refusal(describe_absence(path))
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise GradientError(
-            f"cannot be read ({error.strerror})",
-            path=path,
-            expected=expected,
-            advice="check the permissions of the file",
-        ) from None
+        found = f"cannot be read ({error.strerror})"
+        raise refusal(found, advice="check the permissions of the file") from None
     if len(content) > MAX_FILE_BYTES:
-        raise GradientError(
-            f"file is larger than {MAX_FILE_BYTES // 10**6} MB",
-            path=path,
-            expected=expected,
-            advice=advice,
-        )
+        raise refusal(f"file is larger than {MAX_FILE_BYTES // 10**6} MB")
     text = content.decode("utf-8-sig", errors="replace").replace(",", " ")
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if not rows:
-        raise GradientError("file is empty", path=path, expected=expected, advice=advice)
+        raise refusal("file is empty")
     if (bad := next((w for row in rows for w in row if not _is_number(w)), None)) is not None:
-        raise GradientError(
-            f"not a number: {reprlib.repr(bad)}",
-            path=path,
-            expected=f"the {what} as plain numbers",
-            advice=advice,
-        )
-    numbers = [[float(word) for word in row] for row in rows]
-    if len({len(row) for row in numbers}) > 1:
-        raise GradientError(
-            f"rows of unequal length: {reprlib.repr([len(row) for row in numbers])}",
-            path=path,
-            expected=f"the {what} as a regular table",
-            advice=advice,
-        )
-    return np.array(numbers)
+        raise refusal(f"not a number: {reprlib.repr(bad)}", f"the {what} as plain numbers")
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) > 1:
+        found = f"rows of unequal length: {reprlib.repr(lengths)}"
+        raise refusal(found, f"the {what} as a regular table")
+    return np.array([[float(word) for word in row] for row in rows])
 
 
 def read_table(

@@ -17,19 +17,6 @@ from scipy.linalg import polar
 
 from dmri_fm.errors import ConfigError, GradientError
 
-__all__ = [
-    "B0_THRESHOLD",
-    "SAME_AXIS_DEG",
-    "GradientTable",
-    "Shell",
-    "choose_b0_threshold",
-    "fsl_to_ras",
-    "group_shells",
-    "is_unit_length",
-    "ras_to_fsl",
-    "rotation_part",
-]
-
 #: b-values below this count as b=0 unless a table says otherwise, s/mm^2. UIH stores 1.25, GE
 #: and Philips store 5 to 10.
 B0_THRESHOLD = 50.0
@@ -42,7 +29,7 @@ B0_GAP = 200.0
 RAISED_B0_THRESHOLD = 150.0
 
 #: A gap between b-values that is larger than this, s/mm^2, and than this share of the lower
-#: one, parts two shells.
+#: one, separates two shells.
 SHELL_GAP = 100.0
 SHELL_GAP_SHARE = 0.05
 
@@ -55,18 +42,10 @@ SAME_AXIS_DEG = 2.0
 
 @dataclass(frozen=True)
 class Shell:
-    """Volumes that share a b-value.
+    """Volumes that share a b-value."""
 
-    Attributes
-    ----------
-    bval
-        Mean b-value, s/mm^2.
-    index
-        Positions in the series, ascending.
-    """
-
-    bval: float
-    index: tuple[int, ...]
+    bval: float  # mean b-value, s/mm^2
+    index: tuple[int, ...]  # positions in the series, ascending
 
 
 def choose_b0_threshold(bvals: ArrayLike) -> float:
@@ -114,10 +93,10 @@ def is_unit_length(lengths: ArrayLike) -> NDArray[np.bool_]:
 
 
 def group_shells(bvals: ArrayLike) -> list[NDArray[np.int_]]:
-    """Part measurements into shells by ascending b-value.
+    """Split measurements into shells by ascending b-value.
 
-    A gap parts two shells if it is above 100 s/mm^2 and above 5% of the lower b-value: scanners
-    that state the b-value of each volume scatter it by a share of the nominal one.
+    A gap separates two shells if it is above :data:`SHELL_GAP` and above :data:`SHELL_GAP_SHARE`
+    of the lower b-value: scanners scatter b-values by a share of the nominal one.
 
     Parameters
     ----------
@@ -243,8 +222,23 @@ class GradientTable:
         groups = [weighted[g] for g in group_shells(self.bvals[weighted])]
         return tuple(Shell(float(np.mean(self.bvals[g])), tuple(g.tolist())) for g in groups)
 
+    def require_b0(self) -> None:
+        """Refuse a table without a b=0 volume.
+
+        Raises
+        ------
+        GradientError
+            If there is none.
+        """
+        if not self.is_b0.any():
+            raise GradientError(
+                f"no b=0 volume among {len(self)}",
+                expected=f"at least one volume with b < {self.b0_threshold:g} s/mm^2",
+                advice="merge the b=0 images of the protocol into the series",
+            )
+
     def group_axes(self, index: Iterable[int]) -> list[list[int]]:
-        """Group volumes by their axis: v and -v, and what is within 2 degrees, are one."""
+        """Group volumes by axis: v and -v, and axes within :data:`SAME_AXIS_DEG`, are one."""
         groups: list[list[int]] = []
         limit = np.cos(np.deg2rad(SAME_AXIS_DEG))
         for i in index:
@@ -282,8 +276,8 @@ class GradientTable:
     def concatenate(tables: Sequence[GradientTable]) -> GradientTable:
         """Join tables, volumes in order.
 
-        Of different thresholds the lowest serves, raised as far as what is b=0 in one of the
-        tables needs to stay so in the whole.
+        The threshold is the lowest of theirs, raised where a b=0 volume of one table would
+        otherwise count as diffusion-weighted.
         """
         bvals = np.concatenate([t.bvals for t in tables])
         threshold = min(t.b0_threshold for t in tables)

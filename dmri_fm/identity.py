@@ -14,23 +14,7 @@ from typing import Any, Literal
 from dmri_fm.errors import ConfigError
 from dmri_fm.project import source_url
 
-__all__ = [
-    "DEFAULT_MODELS",
-    "ENCODERS",
-    "IDENTITIES",
-    "RETIRED_NAMES",
-    "TENSOR_NETWORKS",
-    "Family",
-    "FeatureType",
-    "ModelIdentity",
-    "about_model",
-    "describe_models",
-    "explain_retired",
-    "identity",
-    "label_of",
-]
-
-#: What a model computes: a tensor without training, a tensor with it, or features.
+#: Family of a model: it computes a tensor without training, a tensor with it, or features.
 Family = Literal["tensor fit", "tensor network", "encoder"]
 
 #: Features of a scan: its patch tokens, pooled; or its class token.

@@ -19,8 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.errors import ImageError
 from dmri_fm.voxel_file import DAMAGED, VoxelFile, open_stream
 
-__all__ = ["check_affine", "open_nifti"]
-
 #: Plausible voxel edges, mm: from microscopy of a mouse brain to one thick slice of a head.
 SMALLEST_EDGE_MM, LARGEST_EDGE_MM = 0.01, 100.0
 
@@ -85,7 +83,7 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
 
 
 def _is_plain_nifti(path: Path) -> bool:
-    """Tell a file that holds a NIfTI header as it stands, whatever its name."""
+    """Tell a file that starts with a NIfTI header, not compressed."""
     try:
         with path.open("rb") as stream:
             block = stream.read(max(_HEADERS))
@@ -98,7 +96,7 @@ def _is_plain_nifti(path: Path) -> bool:
 
 
 def _refuse(
-    path: Path, found: str, expected: str = "a NIfTI image", advice: str = _CONVERT
+    path: Path | None, found: str, expected: str = "a NIfTI image", advice: str = _CONVERT
 ) -> ImageError:
     return ImageError(found, path=path, expected=expected, advice=advice)
 
@@ -144,7 +142,7 @@ def _describe_voxels(header: Any, path: Path) -> VoxelFile:
     scaling = (slope, inter) if slope != 0 else (1.0, 0.0)
     voxels = VoxelFile(path, shape, dtype, int(offset), *scaling)
     _check_size(voxels)
-    # What nibabel would complain of, and nothing here depends on.
+    # nibabel complains of other values, which nothing here depends on.
     header["bitpix"] = 8 * dtype.itemsize
     header["vox_offset"] = header.single_vox_offset
     return voxels
@@ -209,11 +207,10 @@ def _check_quaternion(header: Any, path: Path) -> None:
 
 def _check_edges(edges: NDArray[np.float64], path: Path | None, what: str) -> None:
     if not ((edges >= SMALLEST_EDGE_MM) & (edges <= LARGEST_EDGE_MM)).all():
-        raise ImageError(
+        raise _refuse(
+            path,
             f"voxel edges of {' x '.join(f'{e:g}' for e in edges)} mm ({what})",
-            path=path,
-            expected=f"{SMALLEST_EDGE_MM:g} to {LARGEST_EDGE_MM:g} mm along each axis",
-            advice=_CONVERT,
+            f"{SMALLEST_EDGE_MM:g} to {LARGEST_EDGE_MM:g} mm along each axis",
         )
 
 
@@ -225,7 +222,7 @@ def check_affine(affine: ArrayLike, shape: tuple[int, ...], path: Path | None) -
     affine
         Shape (4, 4), voxel to RAS+ mm.
     shape
-        Of the image, for where its corners lie.
+        Shape of the image, for the positions of its corners.
     path
         For the message.
 
@@ -242,17 +239,13 @@ def check_affine(affine: ArrayLike, shape: tuple[int, ...], path: Path | None) -
         span, box = abs(np.linalg.det(matrix[:3, :3])), np.prod(edges)
         reach = np.abs(matrix[:3, 3]) + np.abs(matrix[:3, :3]) @ (np.array(shape[:3]) - 1.0)
     if not np.isfinite(matrix).all() or not span > LEAST_SPAN * box:
-        raise ImageError(
-            "the affine is singular or not finite",
-            path=path,
-            expected="an invertible voxel-to-mm matrix",
-            advice=_CONVERT,
+        raise _refuse(
+            path, "the affine is singular or not finite", "an invertible voxel-to-mm matrix"
         )
     _check_edges(edges, path, "affine")
     if reach.max() > FARTHEST_VOXEL_MM:
-        raise ImageError(
+        raise _refuse(
+            path,
             f"voxels as far as {reach.max():g} mm from the origin",
-            path=path,
-            expected=f"at most {FARTHEST_VOXEL_MM:g} mm",
-            advice=_CONVERT,
+            f"at most {FARTHEST_VOXEL_MM:g} mm",
         )

@@ -1,7 +1,7 @@
-"""JSON files read strictly: what is returned can be used, printed, hashed and written again.
+"""JSON files read strictly: their values can be printed, hashed and written again.
 
-Python's reader takes more than other programs can handle, and fails in five ways on the rest.
-Here everything that cannot be carried on is refused, file by file, as one kind of error.
+Python's reader accepts more than other programs can handle, and fails in five ways on the rest.
+Here such files are refused with one class of error.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm.errors import DmriError, InputError
-
-__all__ = ["MAX_JSON_BYTES", "read_object"]
 
 #: Characters of a file that a message quotes.
 MAX_QUOTED = 200
@@ -38,7 +36,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _UnusableError(ValueError):
-    """What a parsed value is not fit for; becomes the caller's error."""
+    """Reason why a file is refused; becomes the caller's error."""
 
 
 def read_object(
@@ -51,9 +49,9 @@ def read_object(
     path
         UTF-8, with or without a byte order mark.
     error_class
-        What is raised.
+        Class of the error.
     expected
-        What the error says should be there.
+        Content of the file, for the error.
 
     Returns
     -------
@@ -77,7 +75,7 @@ def read_object(
             f"cannot be read as JSON ({_shorten(_describe(error))})",
             path=path,
             expected=expected,
-            advice="repair the file; a JSON validator names the place",
+            advice="repair the file; a JSON validator names the line",
         ) from None
     if not isinstance(content, dict):
         raise error_class(
@@ -119,13 +117,13 @@ def _parse_integer(text: str) -> int:
 
 
 def _parse_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for key, value in pairs:
         # repr tells 1 from true and 1.0, and finds NaN equal to itself.
-        if key in found and repr(found[key]) != repr(value):
+        if key in parsed and repr(parsed[key]) != repr(value):
             raise _UnusableError(f"the key {_shorten(key)!r} stands there twice")
-        found[key] = value
-    return found
+        parsed[key] = value
+    return parsed
 
 
 def _check_values(content: Any) -> None:

@@ -7,16 +7,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = [
-    "Mlp",
-    "ResidualBlock",
-    "SelfAttention",
-    "conv3d",
-    "dyadic_code",
-    "quieten",
-    "sincos_positions",
-]
-
 
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them, on the last axis."""
@@ -105,7 +95,7 @@ class ResidualBlock(nn.Module):
     Parameters
     ----------
     channels
-        Of x.
+        Number of channels of x.
     branch_scale
         Factor on the initial weights of the last convolution.
     """

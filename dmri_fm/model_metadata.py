@@ -1,14 +1,11 @@
-"""What metadata say of the model behind a map or a feature, in the fields of BEP016."""
+"""Metadata of the model behind a map or a feature, in the fields of BEP016."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["join_models", "nest_model", "orientation_encoding"]
-
-#: Entries of a model's own account that say what it is. All others say how it was fitted or run,
-#: and become `Parameters`.
+#: Entries that identify a model. All others say how it was fitted or run, and become `Parameters`.
 _IDENTITY = ("Version", "Weights", "SHA256", "License", "Status", "StatusReasons")
 
 #: Entries of a sidecar that are not the model's.
@@ -16,7 +13,7 @@ _NOT_OF_MODEL = ("Model", "Warnings")
 
 
 def orientation_encoding() -> dict[str, Any]:
-    """Return how the volumes of a tensor image hold its elements.
+    """Return the layout of a tensor image: how its volumes hold the elements.
 
     The reference is `xyz`: elements are along the RAS+ axes of the scanner frame of the file, so
     they do not change when the image is stored along other axes (`ijk` and `bvec` would be
@@ -46,25 +43,20 @@ def join_models(*parts: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def nest_model(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what a tensor model says of its run into `Model` and `Model.Parameters`.
+def nest_model(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort the metadata of a model's maps into `Model` and `Model.Parameters`.
 
-    Name, description and fit method are not among it: they are the record's, see
-    :func:`dmri_fm.identity.about_model`.
-
-    Parameters
-    ----------
-    facts
-        `metadata` of the model's maps; a `Model` among them is kept and wins.
+    Name, description and fit method come from :func:`dmri_fm.identity.about_model`. A `Model`
+    among the metadata is kept and wins.
 
     Examples
     --------
     >>> nest_model({"Version": "0.3.0", "Seed": 0, "Warnings": []})
     {'Warnings': [], 'Model': {'Version': '0.3.0', 'Parameters': {'Seed': 0}}}
     """
-    kept = {key: facts[key] for key in _NOT_OF_MODEL if key in facts and key != "Model"}
-    model = {key: facts[key] for key in _IDENTITY if key in facts}
+    kept = {key: metadata[key] for key in _NOT_OF_MODEL if key in metadata and key != "Model"}
+    model = {key: metadata[key] for key in _IDENTITY if key in metadata}
     known = {*_IDENTITY, *_NOT_OF_MODEL}
-    parameters = {key: value for key, value in facts.items() if key not in known}
+    parameters = {key: value for key, value in metadata.items() if key not in known}
     own: dict[str, Any] = {**model, **({"Parameters": parameters} if parameters else {})}
-    return kept | {"Model": join_models(own, facts.get("Model", {}))}
+    return kept | {"Model": join_models(own, metadata.get("Model", {}))}

@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 
 from dmri_fm.errors import WeightsError
 
-__all__ = ["NetworkConfig", "read_config"]
-
 #: A frozen dataclass of numbers, texts and tuples of numbers.
 NetworkConfig: TypeAlias = Any
 

@@ -4,9 +4,9 @@ Features are scored by a Mahalanobis distance: along the main components of the 
 by their variances, in all other directions by the mean of the remaining variance, over the root of
 the number of features.
 
-Features that do not depend on the protocol miss much that spoils a scan. So whole scans have
-indicators, too: numbers that need no network and grow with what is wrong. Distance and indicators
-are put on one scale, and the largest is the score of the scan.
+Features that do not depend on the protocol miss much of the damage of a scan. So whole scans have
+indicators, too: numbers that need no network and grow with the damage. Distance and indicators are
+put on one scale, and the largest is the score of the scan.
 
 Percentiles are those of held-out training data.
 """
@@ -20,17 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-
-__all__ = [
-    "Reference",
-    "ScanOod",
-    "ScanSummary",
-    "fit_reference",
-    "fit_scan_reference",
-    "percentile_of",
-    "score_features",
-    "score_scan",
-]
 
 #: Statistics of training features, as :func:`fit_reference` or :func:`fit_scan_reference` return
 #: them. They are stored with the weights under these names.
@@ -104,18 +93,10 @@ def percentile_of(scores: ArrayLike, reference: Reference) -> NDArray[np.float64
 
 
 class ScanSummary(NamedTuple):
-    """Numbers of a scan that its OOD score is computed from.
+    """Numbers of a scan that its OOD score is computed from."""
 
-    Attributes
-    ----------
-    code
-        Shape (D,): features that are compared with those of training scans.
-    indicators
-        Further numbers by name, each growing with what is wrong; NaN where unknown.
-    """
-
-    code: NDArray[np.float32]
-    indicators: Mapping[str, float]
+    code: NDArray[np.float32]  # (D,) features that are compared with those of training scans
+    indicators: Mapping[str, float]  # further numbers, growing with damage; NaN where unknown
 
 
 class ScanOod(NamedTuple):
@@ -145,8 +126,7 @@ def fit_scan_reference(
     Parameters
     ----------
     training, held_out
-        Two sets of scans with the same indicators; those of the second were trained on as little
-        as there is.
+        Two disjoint sets of scans with the same indicators.
 
     Returns
     -------

@@ -1,11 +1,9 @@
-"""Where the project has its source code, as its own package metadata say."""
+"""Address of the project's source code, from its package metadata."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import metadata
-
-__all__ = ["DISTRIBUTION", "source_url"]
 
 #: Name of the distribution, in `pyproject.toml`.
 DISTRIBUTION = "drope-bidsapp"

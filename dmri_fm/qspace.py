@@ -16,21 +16,6 @@ from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable, Shell
 from dmri_fm.tensor_design import DIAGONAL_FIRST, FEWEST_DIRECTIONS, quadratic_terms
 
-__all__ = [
-    "FEATURE_DIRECTIONS",
-    "LARGEST_SIX_CONDITION",
-    "SKARE_DIRECTIONS",
-    "SixDirections",
-    "choose_six",
-    "choose_spread",
-    "condition_number",
-    "condition_numbers",
-    "find_six",
-    "list_subsets",
-    "skare_angle_deg",
-    "to_qspace",
-]
-
 logger = logging.getLogger(__name__)
 
 #: Directions from which an encoder's features are computed (Kung et al. 2026, section 4.3).
@@ -42,15 +27,14 @@ LARGEST_SIX_CONDITION = 3.0
 #: The shell nearest to this is preferred, s/mm^2.
 PREFERRED_BVAL = 1000.0
 
-#: Up to so many subsets are all tried; of more directions, those near rotated ideal sets.
+#: Largest number of subsets that are all tried; else subsets near rotated ideal sets are.
 MOST_SUBSETS = 40_000
 
 #: Rotations of the ideal set that are tried.
 N_ROTATIONS = 4_000
 
-#: The most promising of them are refined when the angle to an ideal set is asked for.
+#: Number of these rotations, the best ones, that the angle to an ideal set is refined from.
 N_PROMISING = 20
-
 
 _T = sqrt((7.0 - sqrt(21.0)) / 14.0)
 _U = sqrt(1.0 - _T**2)
@@ -93,7 +77,7 @@ def condition_numbers(bvecs: ArrayLike) -> NDArray[np.float64]:
 
 
 def condition_number(bvecs: ArrayLike) -> float:
-    """Return that of one set of directions, shape (N, 3).
+    """Return the condition number of one set of directions, shape (N, 3).
 
     Examples
     --------
@@ -110,9 +94,9 @@ class SixDirections:
     Attributes
     ----------
     index
-        Their positions in the series, ascending.
+        Positions in the series, ascending.
     condition_number
-        Of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
+        Condition number of the tensor's design, columns gx^2, gy^2, gz^2, 2gxgy, 2gxgz, 2gygz.
     bval
         Mean b-value, s/mm^2.
     """
@@ -123,7 +107,7 @@ class SixDirections:
 
     @property
     def problem(self) -> str | None:
-        """Say that they magnify noise too much to be trusted; None if they do not."""
+        """Warning that they magnify noise too much to be trusted; None if they do not."""
         if self.condition_number < LARGEST_SIX_CONDITION:
             return None
         return (
@@ -144,7 +128,7 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     gtab
         Gradient table of the series.
     seed
-        Of the random rotations that are tried where there are too many subsets to try all.
+        Seed of the random rotations, where there are too many subsets to try all.
 
     Raises
     ------
@@ -166,11 +150,11 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
 
 def find_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections | None:
     """Return what :func:`choose_six` chooses, without a log message; None where it refuses."""
-    found = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
-    good = [s for s in found if s.condition_number < LARGEST_SIX_CONDITION]
+    best = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
+    good = [s for s in best if s.condition_number < LARGEST_SIX_CONDITION]
     if good:
         return min(good, key=lambda s: abs(np.log(s.bval / PREFERRED_BVAL)))
-    return min(found, key=lambda s: s.condition_number, default=None)
+    return min(best, key=lambda s: s.condition_number, default=None)
 
 
 def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:
@@ -209,7 +193,7 @@ def skare_angle_deg(axes: ArrayLike) -> float:
     Returns
     -------
     float
-        Mean angle between an axis and its place in the ideal set, degrees.
+        Mean angle between an axis and its partner in the ideal set, degrees.
 
     Examples
     --------
@@ -250,9 +234,9 @@ def choose_spread(
     gtab
         Gradient table of the series.
     n_directions
-        How many; all of them if there are fewer.
+        Number of volumes; all of them if there are fewer.
     seed
-        Of the first choice.
+        Seed of the first choice.
     gamma
         Weight of the squared difference of b / 1000 against the squared angle, rad.
 

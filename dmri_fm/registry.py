@@ -25,16 +25,6 @@ from dmri_fm.tensor_networks.base import TensorNetwork
 from dmri_fm.tensor_networks.blocks import BlockwiseNetwork
 from dmri_fm.weights import Weights, read_weights
 
-__all__ = [
-    "MODELS",
-    "RegisteredModel",
-    "feature_grid",
-    "find_model",
-    "load_encoder",
-    "load_tensor_network",
-    "load_weights",
-]
-
 
 class RegisteredModel(NamedTuple):
     """A model of the registry.

@@ -28,9 +28,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.image_files import open_nifti
 from dmri_fm.voxel_file import VoxelFile
 
-__all__ = ["Dwi", "load_image", "read_array", "save_image"]
-
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: qform and sform may place a corner of the image this far apart, mm, before they disagree.
 FORM_TOLERANCE_MM = 1.0
@@ -39,17 +37,7 @@ FORM_TOLERANCE_MM = 1.0
 def load_image(path: str | Path, *, ndim: int | None = None) -> SpatialImage:
     """Open a NIfTI image without reading its voxels.
 
-    Parameters
-    ----------
-    path
-        A `.nii` or `.nii.gz` file.
-    ndim
-        Number of dimensions asked for; trailing dimensions of length one are dropped.
-
-    Returns
-    -------
-    SpatialImage
-        The image, data not loaded.
+    With `ndim`, trailing dimensions of length one are dropped, and another rank is refused.
 
     Raises
     ------
@@ -142,7 +130,7 @@ def read_array(
         data = voxels.read(np.float32)
     else:
         data = np.asanyarray(voxels).astype(np.float32, copy=False)
-    bad = count_not_finite(data) if is_finite else 0
+    bad = _count_not_finite(data) if is_finite else 0
     if bad:
         raise ImageError(
             f"{bad} voxels are NaN or infinite",
@@ -153,7 +141,7 @@ def read_array(
     return data
 
 
-def count_not_finite(data: NDArray[np.float32]) -> int:
+def _count_not_finite(data: NDArray[np.float32]) -> int:
     """Count NaN and infinite voxels, one piece of the last axis at a time to save memory."""
     return sum(int(np.count_nonzero(~np.isfinite(part))) for part in np.moveaxis(data, -1, 0))
 
@@ -257,26 +245,26 @@ class Dwi:
                 bval, bvec, affine=image.affine, n_volumes=n_volumes, options=options
             )
             for warning in raw.warnings:
-                LOGGER.warning("%s", warning)
+                logger.warning("%s", warning)
             opened = cls.from_raw(image, raw)
-        mask_data = None
-        if mask is not None:
-            mask_image = load_image(mask, ndim=3)
-            mask_data = read_array(mask_image, path=mask) > 0
-            if mask_image.shape != image.shape[:3] or not np.allclose(
-                mask_image.affine, image.affine, atol=1e-3
-            ):
-                raise ImageError(
-                    "mask and series have different grids",
-                    path=mask,
-                    expected=f"the grid of {dwi}",
-                    advice="resample the mask to the series",
-                )
-        return opened if mask_data is None else replace(opened, mask=mask_data)
+        if mask is None:
+            return opened
+        mask_image = load_image(mask, ndim=3)
+        inside = read_array(mask_image, path=mask) > 0
+        if mask_image.shape != image.shape[:3] or not np.allclose(
+            mask_image.affine, image.affine, atol=1e-3
+        ):
+            raise ImageError(
+                "mask and series have different grids",
+                path=mask,
+                expected=f"the grid of {dwi}",
+                advice="resample the mask to the series",
+            )
+        return replace(opened, mask=inside)
 
     @classmethod
     def from_raw(cls, image: SpatialImage, gradients: RawGradients) -> Dwi:
-        """Join a raw 4-D image and its gradients; volumes that these leave out are dropped."""
+        """Join a raw 4-D image and its gradients; excluded volumes are dropped."""
         if not gradients.left_out:
             return cls(image, gradients.gtab)
         kept = read_array(image)[..., list(gradients.kept)]
@@ -349,12 +337,7 @@ class Dwi:
         GradientError
             If the series has no b=0 volume.
         """
-        if not self.gtab.is_b0.any():
-            raise GradientError(
-                f"no b=0 volume among {len(self.gtab)}",
-                expected=f"at least one volume with b < {self.gtab.b0_threshold:g} s/mm^2",
-                advice="merge the b=0 images of the protocol into the series",
-            )
+        self.gtab.require_b0()
         mean: NDArray[np.float32] = self.data[..., self.gtab.is_b0].mean(axis=3)
         return mean
 

@@ -32,15 +32,6 @@ from dmri_fm.tensor_design import (
 )
 from dmri_fm.tensor_maps import TensorMaps
 
-__all__ = [
-    "MIN_SIGNAL",
-    "TensorMaps",
-    "design_matrix",
-    "fit_tensor",
-    "select_shells",
-    "smallest_signal",
-]
-
 logger = logging.getLogger(__name__)
 
 #: Smallest signal that counts as measured, as a share of the brain's median b=0 signal: no scan
@@ -203,7 +194,7 @@ def fit_tensor(
     mask
         Shape (X, Y, Z): voxels to fit. The series' own mask if None, or every voxel.
     shell
-        Which volumes serve, see :func:`select_shells`.
+        Choice of volumes, see :func:`~dmri_fm.tensor_design.select_shells`.
     min_signal
         Signals below this are raised to it, scanner units; see :func:`smallest_signal` if None.
     n_threads

@@ -1,4 +1,4 @@
-"""What a tensor is fitted to: the volumes of a series, and whether they determine it."""
+"""Design of the tensor fit: its volumes, its columns, and whether they determine a tensor."""
 
 from __future__ import annotations
 
@@ -9,23 +9,6 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, GradientError
 from dmri_fm.gradients import GradientTable
-
-__all__ = [
-    "DIAGONAL_FIRST",
-    "FEWEST_DIRECTIONS",
-    "LARGEST_BVAL",
-    "LARGEST_CONDITION",
-    "b_columns",
-    "check_design",
-    "describe_widening",
-    "design_condition",
-    "design_matrix",
-    "design_scale",
-    "determines_tensor",
-    "quadratic_columns",
-    "quadratic_terms",
-    "select_shells",
-]
 
 #: Shells up to here serve the tensor where they determine it, s/mm^2: above, the logarithm of
 #: the signal bends away from a line. Scanners miss a nominal 1500 by a little.
@@ -42,8 +25,8 @@ LARGEST_CONDITION = 100.0
 STEP_SHARE = 0.05
 
 
-#: Positions of D11, D22, D33, D12, D13, D23 among the elements of a tensor: where columns or
-#: elements are wanted in that order, they are taken in it.
+#: Positions of D11, D22, D33, D12, D13, D23 among the elements of a tensor, for sums that are
+#: rounded in that order.
 DIAGONAL_FIRST = (0, 3, 5, 1, 2, 4)
 
 
@@ -92,7 +75,7 @@ def design_matrix(gtab: GradientTable) -> NDArray[np.float64]:
 
 
 def design_scale(gtab: GradientTable) -> float:
-    """Return what the first six columns are divided by so that all seven are alike, s/mm^2."""
+    """Return the divisor of the first six columns that makes all seven alike, s/mm^2."""
     return float(max(gtab.bvals.max(initial=0.0), 1.0))
 
 
@@ -177,7 +160,7 @@ def determines_tensor(gtab: GradientTable) -> bool:
 
 
 def describe_widening(gtab: GradientTable, index: NDArray[np.int_]) -> str | None:
-    """Say that the automatic choice went above :data:`LARGEST_BVAL`; None if it did not."""
+    """Return a note that the automatic choice went above :data:`LARGEST_BVAL`, or None."""
     used = gtab.bvals[index]
     if not used.size or used.max() <= LARGEST_BVAL:
         return None
@@ -188,7 +171,7 @@ def describe_widening(gtab: GradientTable, index: NDArray[np.int_]) -> str | Non
 
 
 def check_design(gtab: GradientTable) -> float:
-    """Return the condition number of the scaled design, or say why there can be no tensor.
+    """Return the condition number of the scaled design; refuse one without a tensor.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Diffusion tensors as maps: what the tensor fit and the tensor networks all return."""
+"""Maps of diffusion tensors, the result of the tensor fit and of tensor networks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ from dmri_fm.errors import ImageError
 from dmri_fm.identity import about_model
 from dmri_fm.model_metadata import join_models, nest_model, orientation_encoding
 from dmri_fm.series import save_image
-
-__all__ = [
-    "NORMAL_90",
-    "TENSOR_ELEMENTS",
-    "TensorMaps",
-    "decompose_tensors",
-    "eigenvalue_scalars",
-]
 
 #: Nine in ten of a normal variable lie within this many standard deviations.
 NORMAL_90 = 1.6449
@@ -43,7 +35,7 @@ _UNITS = {
     "ood": "percent",
 }
 
-#: How the volumes of 4-D maps hold a tensor or an axis, in the fields of BEP016.
+#: Layout of tensors and axes in the volumes of 4-D maps, in the fields of BEP016.
 _LAYOUTS: dict[str, dict[str, Any]] = {
     "diffusivity": {
         "OrientationEncoding": orientation_encoding(),
@@ -198,7 +190,7 @@ class TensorMaps:
         Shape (X, Y, Z), float32: out-of-distribution percentile of a voxel's surroundings, see
         :mod:`dmri_fm.out_of_distribution`; None if not estimated.
     metadata
-        How the maps were made.
+        Description of the fit or of the prediction.
     """
 
     diffusivity: NDArray[np.float32]

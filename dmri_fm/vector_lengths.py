@@ -1,4 +1,4 @@
-"""Lengths of b-vectors: what a length other than 1 says about the b-value."""
+"""Lengths of b-vectors: a length other than 1 may carry part of the b-value."""
 
 from __future__ import annotations
 
@@ -14,17 +14,6 @@ from dmri_fm.errors import GradientError
 from dmri_fm.gradient_options import BScaling, GradientOptions
 from dmri_fm.gradients import choose_b0_threshold, group_shells, is_unit_length
 
-__all__ = [
-    "ScaledGradients",
-    "VectorLengths",
-    "apply_lengths",
-    "describe_lengths",
-    "describe_range",
-    "has_direction",
-    "list_volumes",
-    "share_length",
-]
-
 #: A shorter b-vector is no direction.
 SHORTEST_VECTOR = 0.01
 
@@ -38,7 +27,7 @@ LENGTH_JITTER = 0.02
 
 @dataclass(frozen=True)
 class VectorLengths:
-    """Lengths of b-vectors that are not 1, and what was made of them.
+    """Lengths of b-vectors other than 1, and how they were read.
 
     Attributes
     ----------
@@ -47,7 +36,7 @@ class VectorLengths:
     is_asked
         A user decided it, not the file.
     shortest, longest
-        Of the diffusion-weighted volumes.
+        Extremes of the diffusion-weighted volumes.
     common
         The length that all of them share but for rounding; None if there is none.
     unweighted
@@ -66,33 +55,23 @@ class VectorLengths:
         """The lengths scatter about 1, and b-values are not in doubt."""
         return self.method == "none" and not self.is_asked
 
-    def as_facts(self) -> dict[str, Any]:
-        """Return what the sidecar says."""
+    def as_record(self) -> dict[str, Any]:
+        """Return the entries of the sidecar."""
         reason = "lengths scatter about 1" if self.is_rounding else "lengths vary within one shell"
-        facts: dict[str, Any] = {
+        record: dict[str, Any] = {
             "Method": self.method,
             "Reason": "--b-scaling" if self.is_asked else reason,
             "VectorLengths": [round(self.shortest, 4), round(self.longest, 4)],
         }
-        return facts | ({"UnweightedVolumes": [*self.unweighted]} if self.unweighted else {})
+        return record | ({"UnweightedVolumes": [*self.unweighted]} if self.unweighted else {})
 
 
 class ScaledGradients(NamedTuple):
-    """Result of :func:`apply_lengths`.
+    """Result of :func:`apply_lengths`."""
 
-    Attributes
-    ----------
-    bvals
-        Shape (N,), s/mm^2.
-    bvecs
-        Shape (N, 3), FSL's frame; unit length where the length carried part of the b-value.
-    lengths
-        What was done; None if all lengths are 1.
-    """
-
-    bvals: NDArray[np.float64]
-    bvecs: NDArray[np.float64]
-    lengths: VectorLengths | None
+    bvals: NDArray[np.float64]  # (N,), s/mm^2
+    bvecs: NDArray[np.float64]  # (N, 3), FSL's frame; unit length where the length scaled b
+    lengths: VectorLengths | None  # their reading; None if all are 1
 
 
 def share_length(lengths: ArrayLike) -> float | None:
@@ -129,7 +108,7 @@ def apply_lengths(
 ) -> ScaledGradients:
     """Scale b-values by the lengths of their b-vectors, where these mean it.
 
-    Where all lengths are 1 but for rounding, both arrays are returned as they are. Where lengths
+    Where all lengths are 1 but for rounding, both arrays are returned unchanged. Where lengths
     vary within one shell and scale its b-value, a vector of length zero makes it 0, unless the
     file has other volumes of b=0.
     """
@@ -183,15 +162,10 @@ def _choose_method(common: Sequence[float | None], path: Path) -> BScaling:
         return "length"
     if is_unit_length(shared).all():
         return "none"
-    raise _undecided(shared, path)
-
-
-def _undecided(shared: Sequence[float], path: Path) -> GradientError:
-    common = np.array(shared)
-    farthest = float(common[np.argmax(np.abs(np.log(common)))])
-    return GradientError(
+    farthest = max(shared, key=lambda length: abs(np.log(length)))
+    raise GradientError(
         f"the b-vectors of a shell share the length {farthest:.3g} (all shells: "
-        f"{', '.join(f'{c:.3g}' for c in common)})",
+        f"{', '.join(f'{c:.3g}' for c in shared)})",
         path=path,
         expected="unit length. The file does not tell whether the length was meant: if so, b is "
         f"{farthest**2:.3f} times what the bval file says and MD {farthest**-2:.3f} times what it "
@@ -205,7 +179,7 @@ def _undecided(shared: Sequence[float], path: Path) -> GradientError:
 def describe_lengths(
     name: str, bvals: NDArray[np.float64], lengths: VectorLengths | None
 ) -> Iterator[str]:
-    """Say for a reader of the results what was made of the lengths in a file."""
+    """Yield warnings of the report on how the lengths in a file were read."""
     if lengths is None:
         return
     made = (
@@ -220,8 +194,8 @@ def describe_lengths(
             if lengths.is_rounding
             else "as lengths vary within one shell"
         )
-    found = describe_range([lengths.shortest, lengths.longest], ".3f")
-    yield f"{name}: b-vectors of length {found} instead of 1: {made}, {why}."
+    span = describe_range([lengths.shortest, lengths.longest], ".3f")
+    yield f"{name}: b-vectors of length {span} instead of 1: {made}, {why}."
     if lengths.unweighted:
         yield (
             f"{name}: {list_volumes(lengths.unweighted)} counted as b=0: the b-vector has length "
@@ -231,7 +205,7 @@ def describe_lengths(
 
 
 def list_volumes(volumes: Iterable[int]) -> str:
-    """Name volumes by their numbers, and say from where these count.
+    """Return the numbers of volumes as text.
 
     Examples
     --------

@@ -20,15 +20,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from dmri_fm.errors import ImageError
 
-__all__ = ["DAMAGED", "MAX_PADDING_BYTES", "VoxelFile", "open_stream"]
-
 #: Bytes that may follow the voxels: padding of some writers. More means a wrong header.
 MAX_PADDING_BYTES = 2**16
 
 #: Bytes of a file that are held beside the array they are read into.
 _CHUNK_BYTES = 4 * 2**20
 
-#: What to do about a file that is not whole.
+#: Advice on a file that is not whole.
 DAMAGED = "the file is truncated or damaged: copy or convert it again"
 
 
@@ -43,9 +41,9 @@ class VoxelFile:
     path
         The file; one whose name ends in `.gz` is decompressed.
     shape
-        Of the image; the first axis varies fastest in the file.
+        Shape of the image; the first axis varies fastest in the file.
     dtype
-        Of the stored numbers.
+        Type of the stored numbers.
     offset
         First byte of the voxels, in the decompressed file.
     slope, inter

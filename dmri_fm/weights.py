@@ -26,8 +26,6 @@ from dmri_fm.json_files import read_object
 from dmri_fm.network_config import NetworkConfig, read_config
 from dmri_fm.tensor_networks.gate import Gate
 
-__all__ = ["Architecture", "Pretraining", "Weights", "read_weights", "save_weights"]
-
 #: Version of the JSON's layout.
 FORMAT = 1
 
@@ -91,9 +89,9 @@ class Weights:
     name
         Name in the registry.
     version
-        Of the weights.
+        Version of the weights.
     sha256
-        Of the safetensors file.
+        Checksum of the safetensors file.
     config
         Configuration of `model`.
     model
@@ -155,7 +153,7 @@ def save_weights(
     network
         Has its configuration as `config`, and the description of its input as `normalisation`.
     name
-        Of its model, in the registry.
+        Name of the model in the registry.
     version, training, pretraining, license
         See :class:`Weights`; JSON-serialisable but for the tensors.
     statistics
@@ -184,19 +182,17 @@ def save_weights(
         "format": FORMAT,
         "model": name,
         "version": version,
-        "license": license,
+        "license": license or None,
         "sha256": sha256(content).hexdigest(),
         "config": asdict(network.config),  # type: ignore[call-overload]
         "normalisation": network.normalisation,
         "training": training,
+        "pretraining": None if pretraining is None else pretraining.config,
     }
-    if not license:
-        del description["license"]
-    if pretraining is not None:
-        description["pretraining"] = pretraining.config
+    entries = {key: value for key, value in description.items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     return path
 
@@ -277,10 +273,14 @@ def _read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def _build(
-    kind: type[nn.Module], config: NetworkConfig, tensors: dict[str, Tensor], *, path: Path
+    network_class: type[nn.Module],
+    config: NetworkConfig,
+    tensors: dict[str, Tensor],
+    *,
+    path: Path,
 ) -> nn.Module:
     """Build a network with the tensors of the file."""
-    expected = f"the weights of a {kind.__name__} with the configuration in the JSON"
+    expected = f"the weights of a {network_class.__name__} with the configuration in the JSON"
     counts = [getattr(config, field, 0) for field in BLOCK_COUNTS]
     n_blocks = sum(sum(c) if isinstance(c, tuple) else c for c in counts)
     if n_blocks > len(tensors):
@@ -291,7 +291,9 @@ def _build(
     with torch.device("meta"), warnings.catch_warnings():
         # torch warns of layers without weights; no file has tensors that fit them.
         warnings.simplefilter("ignore")
-        wanted = {k: v.shape for k, v in _construct(kind, config, path).state_dict().items()}
+        wanted = {
+            k: v.shape for k, v in _construct(network_class, config, path).state_dict().items()
+        }
     found = {k: v.shape for k, v in tensors.items()}
     if wrong := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
         raise WeightsError(
@@ -299,7 +301,7 @@ def _build(
             path=path,
             expected=expected,
         )
-    network = _construct(kind, config, path)
+    network = _construct(network_class, config, path)
     try:
         network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
     except RuntimeError as error:
@@ -309,9 +311,9 @@ def _build(
     return network
 
 
-def _construct(kind: type[nn.Module], config: NetworkConfig, path: Path) -> nn.Module:
+def _construct(network_class: type[nn.Module], config: NetworkConfig, path: Path) -> nn.Module:
     try:
-        return kind(config)
+        return network_class(config)
     except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
         raise WeightsError(
             f"impossible configuration ({error})", path=path.with_suffix(".json")
@@ -371,12 +373,12 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"no entry {missing[0]!r}", path=beside, expected=f"the keys {', '.join(ENTRIES)}"
         )
-    for key, kind in (ENTRIES | LATER_ENTRIES).items():
-        if key in description and type(description[key]) is not kind:
+    for key, entry_type in (ENTRIES | LATER_ENTRIES).items():
+        if key in description and type(description[key]) is not entry_type:
             raise WeightsError(
                 f"{key} is a {type(description[key]).__name__}",
                 path=beside,
-                expected=f"a {kind.__name__}",
+                expected=f"a {entry_type.__name__}",
             )
     if description["model"] in RETIRED_NAMES:
         raise WeightsError(

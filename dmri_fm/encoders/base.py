@@ -10,8 +10,6 @@ from dmri_fm.out_of_distribution import Reference
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
 
-__all__ = ["Encoder"]
-
 Prepared = TypeVar("Prepared")
 
 
@@ -53,14 +51,14 @@ class Encoder(Protocol[Prepared]):
         n_directions
             Largest number of directions to use.
         seed
-            Of the choice of directions, and of whatever else is drawn.
+            Seed of all random choices, that of directions among them.
 
         Raises
         ------
         GradientError
             If there is no b=0 volume, or no diffusion-weighted one.
         ImageError
-            If the mask is empty, or nothing is left that the encoder reads.
+            If the mask is empty, or holds nothing that the encoder reads.
         """
 
     def encode(self, prepared: Prepared) -> ScanFeatures:

@@ -15,8 +15,6 @@ from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import feature_grid, load_encoder
 from dmri_fm.series import Dwi
 
-__all__ = ["extract_features"]
-
 #: Difference between two affines of the same grid, at most, mm.
 GRID_TOLERANCE_MM = 1e-3
 
@@ -47,7 +45,7 @@ def extract_features(
     n_directions
         Directions to use, spread over q-space; all there are if the series has fewer.
     seed
-        Of the choice of directions.
+        Seed of the choice of directions.
 
     Raises
     ------

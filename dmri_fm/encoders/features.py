@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from dmri_fm.identity import FeatureType
 
-__all__ = ["ScanFeatures", "feature_columns"]
-
 
 def feature_columns(columns: Iterable[str]) -> list[str]:
     """Return the columns of a table that hold features of the scan.

@@ -14,27 +14,11 @@ from scipy.ndimage import map_coordinates, spline_filter
 
 from dmri_fm.errors import ImageError
 
-__all__ = [
-    "DROPE_GRID_1MM",
-    "DROPE_GRID_2MM",
-    "Grid",
-    "Image3D",
-    "PointMap",
-    "affine_map",
-    "brain_grid",
-    "compose",
-    "identity_map",
-    "linear_part",
-    "mni_box",
-    "resample_image",
-]
-
 #: Takes points, shape (M, 3), RAS+ mm, of the target to points of the source.
 PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 #: Slices of the target that are worked on at once: bounds the memory of the coordinates.
 _SLAB = 16
-
 
 #: Margin around the brain in ACPC images, mm.
 BRAIN_MARGIN_MM = 8.0
@@ -128,7 +112,7 @@ class Image3D:
         return Grid((x, y, z), self.affine)
 
     def centre_mm(self) -> NDArray[np.float64]:
-        """Return the centre of mass of what is above zero, RAS+ mm."""
+        """Return the centre of the voxels above zero, RAS+ mm."""
         index = np.argwhere(self.data > 0)
         return np.asarray(apply_affine(self.affine, index.mean(axis=0)))
 
@@ -156,23 +140,18 @@ def brain_grid(
 
 
 def mni_box(shape: tuple[int, int, int], voxel_size_mm: float) -> Grid:
-    """Return the grid of so many voxels of so many mm, from the corner of the models' box on."""
+    """Return a grid in MNI152NLin2009aSym that starts at the corner of the encoders' box.
+
+    192 x 224 x 192 voxels of 1 mm, or 96 x 112 x 96 of 2 mm, fill the box. It holds the brain of
+    the template, which spans x -72 to 72, y -107 to 74, z -72 to 82 mm, with a margin.
+    """
     affine = np.diag([voxel_size_mm, voxel_size_mm, voxel_size_mm, 1.0])
-    # The brain of the 2009a template spans x -72 to 72, y -107 to 74, z -72 to 82 mm;
-    # the box holds it with a margin, and both grids cover exactly the same volume.
     affine[:3, 3] = np.array([-96.0, -130.0, -88.0]) + (voxel_size_mm - 1.0) / 2
     return Grid(shape, affine)
 
 
-#: The D-RoPE grid at 1 mm: 192 x 224 x 192 voxels in MNI152NLin2009aSym, RAS+.
-DROPE_GRID_1MM = mni_box((192, 224, 192), 1.0)
-
-#: The same box at 2 mm: 96 x 112 x 96 voxels.
-DROPE_GRID_2MM = mni_box((96, 112, 96), 2.0)
-
-
 def identity_map(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the points as they are."""
+    """Return points unchanged."""
     return points
 
 
@@ -250,12 +229,10 @@ def read_at(
 
 
 def spline_of(volume: NDArray[np.float32], order: int) -> NDArray[np.float32]:
-    """Return what :func:`read_at` reads: spline coefficients, or the volume itself."""
+    """Return the coefficients that :func:`read_at` interpolates; up to order 1, the volume."""
     if order < 2:
         return volume
-    filtered: NDArray[np.float32] = spline_filter(volume, order=order, output=np.float32,
-                                                  mode="mirror")  # fmt: skip
-    return filtered
+    return np.asarray(spline_filter(volume, order=order, output=np.float32, mode="mirror"))
 
 
 def resample_image(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -25,24 +25,15 @@ from dmri_fm.normalise.grid import (
 )
 from dmri_fm.normalise.template import TEMPLATE_NAME, Template
 from dmri_fm.normalise.transforms import warp_map, write_affine
-from dmri_fm.preprocess.alignment import Alignment, Level, align, one_itk_thread, to_ants_image
+from dmri_fm.preprocess.alignment import (
+    Level,
+    align,
+    mutual_information,
+    one_itk_thread,
+    resample_affine,
+    to_ants_image,
+)
 from dmri_fm.series import load_image, read_array
-
-__all__ = [
-    "COREGISTRATION_METHOD",
-    "AcpcHead",
-    "TemplateRegistration",
-    "acpc_alignment",
-    "coregister",
-    "describe_dice",
-    "name_normalisation",
-    "place_in_acpc",
-    "register_affine",
-    "register_rigid",
-    "register_syn",
-    "register_template",
-    "registration_dice",
-]
 
 #: Method that registers the b=0 reference to the T1w image, as plan and sidecar name it.
 COREGISTRATION_METHOD = "rigid, mutual information (ANTs)"
@@ -122,23 +113,16 @@ def describe_dice(dice: float) -> list[str]:
     ]
 
 
-def register_rigid(fixed: Image3D, moving: Image3D, *, initial: Any = "identity") -> Alignment:
-    """Register rigidly by mutual information; the matrix takes fixed points to moving ones."""
-    return align(
-        fixed.data,
-        moving.data,
-        fixed_affine=fixed.affine,
-        moving_affine=moving.affine,
-        initial=initial,
-    )
-
-
 def register_affine(
-    brain: Image3D, template: Template, *, initial: Any = "identity", is_coarse: bool = False
-) -> Alignment:
+    brain: Image3D,
+    template: Template,
+    *,
+    initial: ArrayLike | None = None,
+    is_coarse: bool = False,
+) -> NDArray[np.float64]:
     """Register the template to a brain; the matrix takes template points to the brain's.
 
-    A coarse one stops at 4 mm: for starts, and for tests.
+    It starts from `initial`, or the identity. A coarse one stops at 4 mm: for starts and tests.
     """
     return align(
         template.t1,
@@ -163,9 +147,9 @@ def acpc_alignment(brain: Image3D, mask: Image3D, template: Template) -> NDArray
     brain
         Skull-stripped image.
     mask
-        Its mask, same grid.
+        Brain mask, same grid.
     template
-        At 2 mm.
+        Template at 2 mm.
 
     Returns
     -------
@@ -179,9 +163,9 @@ def acpc_alignment(brain: Image3D, mask: Image3D, template: Template) -> NDArray
         if best_dice >= GOOD_DICE:
             break
         turn = Rotation.from_euler("xz", [pitch, yaw], degrees=True).as_matrix()
-        found, dice = _try_start(brain, mask, template, _start(turn, target, centre))
+        matrix, dice = _try_start(brain, mask, template, _start(turn, target, centre))
         if dice > best_dice:
-            best, best_dice = found, dice
+            best, best_dice = matrix, dice
     return _rigid_part(best, target)
 
 
@@ -211,9 +195,9 @@ def place_in_acpc(head: Image3D, mask: Image3D, template: Template) -> AcpcHead:
     head
         Bias-corrected image.
     mask
-        Its brain mask, same grid.
+        Brain mask, same grid.
     template
-        At 2 mm.
+        Template at 2 mm.
     """
     xfm = acpc_alignment(Image3D(head.data * (mask.data > 0), head.affine), mask, template)
     to_image = affine_map(xfm)
@@ -224,11 +208,26 @@ def place_in_acpc(head: Image3D, mask: Image3D, template: Template) -> AcpcHead:
     return AcpcHead(xfm, *(Image3D(image, grid.affine) for image in (data, data * inside, inside)))
 
 
-def coregister(reference: Image3D, anatomy: Image3D, *, acpc2t1w: PointMap) -> Alignment:
+class Coregistration(NamedTuple):
+    """Result of :func:`coregister`.
+
+    Attributes
+    ----------
+    xfm
+        Shape (4, 4), RAS+ mm: takes points of the reference to points of ACPC.
+    similarity
+        Normalised mutual information of the reference and the resampled T1w image, 0 to 1.
+    """
+
+    xfm: NDArray[np.float64]
+    similarity: float
+
+
+def coregister(reference: Image3D, anatomy: Image3D, *, acpc2t1w: PointMap) -> Coregistration:
     """Register the b=0 reference rigidly to the T1w image in ACPC.
 
-    Both start where the scanner says they are: a session's images share its frame. The reference
-    is the fixed image: a slab then asks for what it holds, and no more.
+    Both start from their positions in the scanner: a session's images share its frame. The
+    reference is the fixed image, so that a slab is compared within its own field of view.
 
     Parameters
     ----------
@@ -236,13 +235,19 @@ def coregister(reference: Image3D, anatomy: Image3D, *, acpc2t1w: PointMap) -> A
         Brains: of the b=0 reference, and of the T1w image in ACPC.
     acpc2t1w
         Takes points of ACPC to points of the T1w image as it was acquired, RAS+ mm.
-
-    Returns
-    -------
-    Alignment
-        The matrix takes points of the reference to points of ACPC.
     """
-    return register_rigid(reference, anatomy, initial=np.linalg.inv(linear_part(acpc2t1w)))
+    fixed, moving = reference.affine, anatomy.affine
+    xfm = align(
+        reference.data,
+        anatomy.data,
+        fixed_affine=fixed,
+        moving_affine=moving,
+        initial=np.linalg.inv(linear_part(acpc2t1w)),
+    )
+    shown = resample_affine(
+        anatomy.data, xfm, fixed_affine=fixed, moving_affine=moving, shape=reference.data.shape
+    )
+    return Coregistration(xfm, mutual_information(reference.data, shown))
 
 
 def _start(
@@ -257,7 +262,7 @@ def _start(
 def _try_start(
     brain: Image3D, mask: Image3D, template: Template, start: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    matrix = register_affine(brain, template, initial=start, is_coarse=True).xfm
+    matrix = register_affine(brain, template, initial=start, is_coarse=True)
     return matrix, registration_dice(mask, template, template2image=affine_map(matrix))
 
 
@@ -285,7 +290,7 @@ def register_syn(
     brain
         Skull-stripped image.
     template
-        Its grid is that of the warp.
+        Template, on the grid of the warp.
     initial
         Shape (4, 4): affine from template points to image points, RAS+ mm.
     is_coarse
@@ -353,13 +358,13 @@ def register_template(
     brain
         Skull-stripped image in ACPC.
     template
-        At 2 mm.
+        Template at 2 mm.
     method
         `affine`, or `syn` for a warp on top of it.
     is_coarse
         Coarse registrations, for tests.
     """
-    matrix = register_affine(brain, template, is_coarse=is_coarse).xfm
+    matrix = register_affine(brain, template, is_coarse=is_coarse)
     if method == "syn":
         return register_syn(brain, template, initial=matrix, is_coarse=is_coarse)
     return TemplateRegistration(affine_map(matrix), None, matrix)

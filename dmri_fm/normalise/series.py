@@ -24,8 +24,6 @@ from dmri_fm.normalise.grid import (
 from dmri_fm.preprocess.motion import MotionEstimate, rotate_bvecs
 from dmri_fm.series import Dwi
 
-__all__ = ["normalise_series", "resample_dwi", "resample_series"]
-
 #: Points of the brain at which the rotation of a map is measured.
 N_ROTATION_POINTS = 2000
 
@@ -48,7 +46,7 @@ def normalise_series(
     dwi
         The series as acquired, with the brain mask of its b=0 reference.
     grid
-        Where to.
+        Target grid.
     target2dwiref
         Takes points of the target to points of the reference, RAS+ mm.
     motion
@@ -109,7 +107,7 @@ def resample_series(dwi: Dwi, grid: Grid, *, target2dwi: PointMap = identity_map
     dwi
         A series.
     grid
-        Where to, such as :func:`dmri_fm.feature_grid`.
+        Target grid, such as :func:`dmri_fm.feature_grid`.
     target2dwi
         Takes points of the grid to points of the series, RAS+ mm; by default they are the same.
 
@@ -155,7 +153,7 @@ def resample_dwi(
     field_hz
         Shape (X, Y, Z), distortion field on the reference's grid, Hz.
     shifts
-        Of each volume, see :func:`dmri_fm.distortion.field_shifts`.
+        Shift of each volume, see :func:`dmri_fm.distortion.field_shifts`.
     order
         Order of the spline, 1 or 3.
     n_threads
@@ -215,15 +213,15 @@ def _field_at(
         return None
     field = np.asarray(field_hz, dtype=np.float32)
     slopes = {axis: np.gradient(field, axis=axis).astype(np.float32) for axis in axes}
-    found: dict[int, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {
+    sampled: dict[int, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {
         axis: [] for axis in axes
     }
     for points in reference:
         voxels = apply_affine(to_voxels, points)
-        # Beyond the image the field goes on as it ends: no seam at the border.
+        # Beyond the image the field keeps the value of its edge: no seam at the border.
         hz = map_coordinates(field, voxels.T, order=1, mode="nearest")
         for axis in axes:
-            found[axis].append(
+            sampled[axis].append(
                 (hz, map_coordinates(slopes[axis], voxels.T, order=1, mode="nearest"))
             )
-    return found
+    return sampled

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
-
-__all__ = ["CLIP", "NormalisedSignal", "normalise_b0"]
 
 #: S/S0 is clipped to this range. Attenuation cannot pass 1; noise, motion and CSF pulsation
 #: carry single voxels above it, and an upper limit of 1 would bias them.
@@ -55,7 +52,7 @@ def normalise_b0(
     data
         Shape (X, Y, Z, N), scanner units.
     gtab
-        Its gradient table.
+        Gradient table of the volumes.
     mask
         Shape (X, Y, Z), bool; every voxel if not given.
 
@@ -71,12 +68,7 @@ def normalise_b0(
     [1.0, 0.4000000059604645]
     """
     series = np.asarray(data, dtype=np.float32)
-    if not gtab.is_b0.any():
-        raise GradientError(
-            "no b=0 volume to divide by",
-            expected=f"at least one volume with b < {gtab.b0_threshold:g} s/mm^2",
-            advice="merge the b=0 images of the protocol into the series",
-        )
+    gtab.require_b0()
     region = np.ones(series.shape[:3], dtype=bool) if mask is None else np.asarray(mask, bool)
     s0 = series[..., gtab.is_b0].mean(axis=3, dtype=np.float32)
     scale = float(np.median(s0[region])) if region.any() else 0.0

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from dmri_fm.normalise.grid import Grid
 
-__all__ = ["TEMPLATE_NAME", "Region", "Regions", "Template", "load_regions", "load_template"]
-
 #: Label of the space in file names.
 TEMPLATE_NAME = "MNI152NLin2009aSym"
 
@@ -41,7 +39,7 @@ class Template:
     gm, wm
         Tissue probabilities, 0 to 1.
     grid
-        Their grid, RAS+.
+        Grid of the images, RAS+.
     name
         Label of the space.
     """
@@ -65,7 +63,7 @@ class Region:
     name
         Column name, e.g. `wm_left_frontal`.
     tissue, hemisphere, block
-        Its parts; the cerebellum and brainstem have hemispheres as well.
+        Parts of the name; cerebellum and brainstem have hemispheres as well.
     """
 
     index: int

@@ -18,8 +18,6 @@ from scipy.ndimage import map_coordinates
 from dmri_fm.errors import InputError
 from dmri_fm.normalise.grid import Grid, PointMap, affine_map
 
-__all__ = ["read_affine", "read_point_map", "warp_map", "write_affine", "write_warp"]
-
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -42,7 +40,7 @@ def warp_map(displacement_mm: ArrayLike, grid: Grid) -> PointMap:
     displacement_mm
         Shape (X, Y, Z, 3), RAS+ mm: a point p of the target goes to p + displacement(p).
     grid
-        Its grid; beyond it the displacement goes on as it ends.
+        Grid of the displacement, which keeps the value of its edge beyond.
     """
     field = np.ascontiguousarray(np.moveaxis(np.asarray(displacement_mm, np.float32), -1, 0))
     to_voxels = np.linalg.inv(grid.affine)
@@ -63,7 +61,7 @@ def write_warp(displacement_mm: ArrayLike, grid: Grid, path: str | Path) -> Path
     displacement_mm
         Shape (X, Y, Z, 3), RAS+ mm, from points of the target to points of the source.
     grid
-        Its grid, in the target's space.
+        Grid of the displacement, in the target's space.
     path
         File ending in `.h5`.
     """
@@ -92,7 +90,7 @@ def write_warp(displacement_mm: ArrayLike, grid: Grid, path: str | Path) -> Path
 
 
 def read_point_map(path: str | Path) -> PointMap:
-    """Read either kind of file as a map from target points to source points, RAS+ mm.
+    """Read a transform file as a map from target points to source points, RAS+ mm.
 
     Raises
     ------
@@ -105,10 +103,8 @@ def read_point_map(path: str | Path) -> PointMap:
     with h5py.File(path, "r") as file:
         groups = [g for g in file["TransformGroup"].values() if "TransformParameters" in g]
         if len(groups) != 1:
-            raise InputError(
-                f"{len(groups)} transforms in one file", path=path,
-                expected="one displacement field",
-            )  # fmt: skip
+            found = f"{len(groups)} transforms in one file"
+            raise InputError(found, path=path, expected="one displacement field")
         fixed = np.asarray(groups[0]["TransformFixedParameters"], dtype=np.float64)
         parameters = np.asarray(groups[0]["TransformParameters"], dtype=np.float32)
     x, y, z = (int(n) for n in fixed[:3])

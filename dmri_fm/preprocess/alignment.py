@@ -19,22 +19,10 @@ from scipy.ndimage import affine_transform
 
 from dmri_fm.errors import ImageError
 
-__all__ = [
-    "Alignment",
-    "Level",
-    "align",
-    "itk_parameters",
-    "mutual_information",
-    "one_itk_thread",
-    "ras_matrix",
-    "resample_affine",
-    "to_ants_image",
-]
-
 #: Reflection that takes RAS+ points to LPS+ points and back.
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-#: Grey levels per image in the mutual information that :func:`align` reports.
+#: Grey levels per image in mutual information.
 N_BINS = 32
 
 #: Random seed of ANTs' metric sampling.
@@ -69,38 +57,12 @@ def one_itk_thread() -> Iterator[None]:
             os.environ[ITK_THREADS_VARIABLE] = before
 
 
-class Alignment(NamedTuple):
-    """Result of :func:`align`.
-
-    Attributes
-    ----------
-    xfm
-        Shape (4, 4), RAS+ mm: takes a point of the fixed image to the point of the moving
-        image that shows the same tissue (a "pull" matrix).
-    similarity
-        Normalised mutual information of the fixed and the resampled moving image, 0 to 1.
-    """
-
-    xfm: NDArray[np.float64]
-    similarity: float
-
-
 class Level(NamedTuple):
-    """One resolution of a registration.
+    """One resolution of a registration."""
 
-    Attributes
-    ----------
-    shrink
-        Factor by which the images are made smaller.
-    smoothing_voxels
-        Standard deviation of the smoothing before that.
-    iterations
-        At most so many; 0 skips the level.
-    """
-
-    shrink: int
-    smoothing_voxels: float
-    iterations: int
+    shrink: int  # factor by which the images are made smaller
+    smoothing_voxels: float  # standard deviation of the smoothing before that
+    iterations: int  # largest number of iterations; 0 skips the level
 
 
 #: Resolutions from coarse to fine.
@@ -115,10 +77,10 @@ def align(
     fixed_affine: ArrayLike,
     moving_affine: ArrayLike,
     freedom: Literal["rigid", "affine"] = "rigid",
-    initial: ArrayLike | Literal["identity", "centres"] = "identity",
-    metric: Literal["mi", "correlation", "meansquares"] = "mi",
+    initial: ArrayLike | None = None,
+    metric: Literal["mi", "correlation"] = "mi",
     levels: Sequence[Level] = LEVELS,
-) -> Alignment:
+) -> NDArray[np.float64]:
     """Align two images rigidly or affinely with ANTs.
 
     Parameters
@@ -130,19 +92,18 @@ def align(
     freedom
         "rigid" has six parameters; "affine" runs a rigid stage, then twelve parameters.
     initial
-        Where to start: a 4 x 4 RAS+ pull matrix, "identity", or "centres" (the centres of
-        mass of the two images are laid on each other).
+        Pull matrix to start from, shape (4, 4), RAS+ mm; the identity if None.
     metric
-        "mi" (Mattes mutual information) across contrasts; "correlation" or "meansquares"
-        within one.
+        "mi" (Mattes mutual information) across contrasts; "correlation" within one.
     levels
         Resolutions, coarse to fine.
 
     Returns
     -------
-    Alignment
-        The pull matrix and the similarity it reaches. The same call returns the same numbers:
-        ITK works with one thread, see :func:`one_itk_thread`.
+    ndarray
+        Pull matrix, shape (4, 4), RAS+ mm: takes a point of the fixed image to the point of the
+        moving image that shows the same tissue. The same call returns the same numbers: ITK
+        works with one thread, see :func:`one_itk_thread`.
 
     Raises
     ------
@@ -154,10 +115,7 @@ def align(
     Avants et al. 2011, doi:10.1016/j.neuroimage.2010.09.025. A fixed voxel with signal at
     x = 10 mm that is found at x = 13 mm in the moving image gives ``xfm[0, 3] == 3``.
     """
-    fixed = np.asarray(fixed, dtype=np.float32)
-    moving = np.asarray(moving, dtype=np.float32)
-    fixed_affine = np.asarray(fixed_affine, dtype=np.float64)
-    moving_affine = np.asarray(moving_affine, dtype=np.float64)
+    fixed, moving = (np.asarray(image, dtype=np.float32) for image in (fixed, moving))
     for name, image in (("fixed", fixed), ("moving", moving)):
         if image.ndim != 3 or float(np.ptp(image)) == 0.0:
             raise ImageError(
@@ -165,21 +123,12 @@ def align(
                 f"{image.min():g} to {image.max():g} cannot be aligned",
                 expected="a 3-D image with contrast",
             )
-    # ANTs' convergence test depends on the intensity scale of least-squares metrics.
+    # ANTs' convergence test depends on the intensity scale.
     fixed_image = to_ants_image(fixed / np.percentile(np.abs(fixed), 99.5), fixed_affine)
     moving_image = to_ants_image(moving / np.percentile(np.abs(moving), 99.5), moving_affine)
-    matrix = _run_ants(
-        fixed_image,
-        moving_image,
-        freedom=freedom,
-        initial=initial,
-        metric=metric,
-        levels=levels,
+    return _run_ants(
+        fixed_image, moving_image, freedom=freedom, initial=initial, metric=metric, levels=levels
     )
-    resampled = resample_affine(
-        moving, matrix, fixed_affine=fixed_affine, moving_affine=moving_affine, shape=fixed.shape
-    )
-    return Alignment(matrix, mutual_information(fixed, resampled))
 
 
 @one_itk_thread()
@@ -330,7 +279,7 @@ def _run_ants(
     moving: Any,
     *,
     freedom: str,
-    initial: ArrayLike | str,
+    initial: ArrayLike | None,
     metric: str,
     levels: Sequence[Level],
 ) -> NDArray[np.float64]:
@@ -346,12 +295,10 @@ def _run_ants(
     measure = {
         "mi": f"MI[{a},{b},1,{N_BINS},{sampling}]",
         "correlation": f"GC[{a},{b},1,0,{sampling}]",
-        "meansquares": f"MeanSquares[{a},{b},1,0,{sampling}]",
     }[metric]
     with tempfile.TemporaryDirectory(prefix="align-") as folder:
-        if isinstance(initial, str):
-            start = f"[{a},{b},1]" if initial == "centres" else "Identity"
-        else:
+        start = "Identity"
+        if initial is not None:
             start = str(Path(folder) / "initial.mat")
             transform = ants.create_ants_transform(
                 transform_type="AffineTransform",

@@ -15,8 +15,6 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.motion import MotionEstimate
 from dmri_fm.preprocess.pose import POSE_NAMES
 
-__all__ = ["confounds_table"]
-
 
 def confounds_table(
     motion: MotionEstimate, gtab: GradientTable, original_files: Sequence[str]
@@ -26,7 +24,7 @@ def confounds_table(
     Parameters
     ----------
     motion
-        Where the head was; mm, rad, RAS+.
+        Head motion of the volumes; mm, rad, RAS+.
     gtab
         Gradient table of the corrected volumes, RAS+.
     original_files

@@ -13,16 +13,6 @@ from scipy.ndimage import binary_dilation
 
 from dmri_fm.series import Dwi
 
-__all__ = [
-    "DenoiseMethod",
-    "Denoised",
-    "denoise",
-    "foreground",
-    "name_denoiser",
-    "name_too_few",
-    "unring",
-]
-
 logger = logging.getLogger(__name__)
 
 DenoiseMethod = Literal["mppca", "patch2self", "none"]
@@ -35,18 +25,10 @@ FOREGROUND_SHARE = 0.05
 
 
 class Denoised(NamedTuple):
-    """A denoised series.
+    """A denoised series."""
 
-    Attributes
-    ----------
-    data
-        Shape (X, Y, Z, N), float32, not negative.
-    method
-        What ran, for the sidecar.
-    """
-
-    data: NDArray[np.float32]
-    method: str
+    data: NDArray[np.float32]  # (X, Y, Z, N), not negative
+    method: str  # name of the method in the sidecar
 
 
 def foreground(data: ArrayLike) -> NDArray[np.bool_]:
@@ -57,12 +39,12 @@ def foreground(data: ArrayLike) -> NDArray[np.bool_]:
 
 
 def name_too_few(n_volumes: int) -> str:
-    """Return what the sidecar says of a run that is too short to be denoised."""
+    """Return the entry of the sidecar for a run that is too short to be denoised."""
     return f"none ({n_volumes} volumes are too few)"
 
 
 def name_denoiser(method: DenoiseMethod, n_volumes: int) -> str:
-    """Return what the sidecar says of a run of so many volumes that :func:`denoise` gets.
+    """Return the method that the sidecar names for :func:`denoise` of a run.
 
     Examples
     --------
@@ -86,7 +68,7 @@ def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
     ----------
     dwi
         The series before any resampling. Voxels of its mask are denoised, or of the foreground
-        if it has none; others stay as they are.
+        if it has none; others are not changed.
     method
         `mppca`: Marchenko-Pastur PCA (Veraart et al. 2016, doi:10.1016/j.neuroimage.2016.08.016);
         `patch2self`: self-supervised regression (Fadnavis et al. 2020, arXiv:2011.01355);
@@ -95,7 +77,7 @@ def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
     Returns
     -------
     Denoised
-        A series of fewer than seven volumes is returned as it is, and `method` says so.
+        A series of fewer than seven volumes is returned unchanged, and `method` says so.
     """
     series, gtab = dwi.data, dwi.gtab
     n_volumes = series.shape[3]
@@ -124,8 +106,8 @@ def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
     from dipy.denoise.localpca import mppca
 
     radius = _patch_radius(n_volumes)
-    # No window reaches some voxels at the edge of the field of view: they stay as they are.
-    # Nor is there noise to be told in patches where volumes are cut short.
+    # Some voxels at the edge of the field of view are reached by no window, and are not changed.
+    # Nor can noise be told from signal in patches where volumes are cut short.
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         found = mppca(series, mask=region, patch_radius=radius, suppress_warning=True)

@@ -9,22 +9,15 @@ from dmri_fm.errors import GradientError
 from dmri_fm.preprocess.alignment import align, one_itk_thread, resample_affine, to_ants_image
 from dmri_fm.series import Dwi
 
-__all__ = ["b0_reference", "correct_bias"]
-
 #: Bias fields are smooth over centimetres: they are estimated on voxels of about this size, mm.
 N4_SAMPLING_MM = 6.0
 
-#: More b=0 volumes than this add little to the mean and cost a registration each.
+#: Largest number of b=0 volumes in the mean: more add little and cost a registration each.
 MOST_B0 = 8
 
 
 def b0_reference(dwi: Dwi) -> NDArray[np.float32]:
     """Align the b=0 volumes that hold signal rigidly to the first one and average them.
-
-    Parameters
-    ----------
-    dwi
-        The series.
 
     Returns
     -------
@@ -50,11 +43,9 @@ def b0_reference(dwi: Dwi) -> NDArray[np.float32]:
     total = first.astype(np.float64)
     for n in index[1:]:
         volume = series[..., n]
-        found = align(
-            first, volume, fixed_affine=affine, moving_affine=affine, metric="correlation"
-        )
+        xfm = align(first, volume, fixed_affine=affine, moving_affine=affine, metric="correlation")
         total += resample_affine(
-            volume, found.xfm, fixed_affine=affine, moving_affine=affine, shape=first.shape
+            volume, xfm, fixed_affine=affine, moving_affine=affine, shape=first.shape
         )
     return np.maximum(total / index.size, 0).astype(np.float32)
 

@@ -1,7 +1,7 @@
 """Free water in the ventricles as a check of the b-values.
 
-Water at the temperature of the body diffuses at a known rate. What the series says of the deep,
-bright voxels of b=0 is therefore a check of the b-values, whatever the gradient files claim.
+Water at the temperature of the body diffuses at a known rate. The diffusivity of deep voxels that
+are bright in b=0 therefore checks the b-values of the gradient files.
 """
 
 from __future__ import annotations
@@ -18,15 +18,6 @@ from dmri_fm.errors import ImageError
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import design_matrix, determines_tensor
 
-__all__ = [
-    "B_SCALING_CHECK_KEY",
-    "FREE_WATER_MD",
-    "FreeWater",
-    "describe_free_water",
-    "find_ventricles",
-    "measure_free_water",
-]
-
 #: Key of a series' sidecar: what :func:`describe_free_water` returns.
 B_SCALING_CHECK_KEY = "BScalingCheck"
 
@@ -39,28 +30,20 @@ LARGEST_FREE_WATER_BVAL = 1200.0
 #: Ventricles lie farther from the edge of the brain mask than this, mm: the sulci do not.
 DEPTH_MM = 20.0
 
-#: They are brighter in b=0 than the median of the deep voxels by this factor ...
+#: Ventricles are brighter in b=0 than the median of the deep voxels by this factor ...
 BRIGHT_FACTOR = 2.5
 #: ... and brighter than this share of the 99th percentile there: less of them is tissue.
 BRIGHT_SHARE = 0.75
 
-#: Fewer voxels tell nothing.
+#: Fewest voxels of free water that are measured.
 FEWEST_VOXELS = 30
 
 
 @dataclass(frozen=True)
 class FreeWater:
-    """Diffusivity of the ventricles.
+    """Mean diffusivity of the ventricles, and the number of voxels of the measurement."""
 
-    Attributes
-    ----------
-    md
-        Mean diffusivity, mm^2/s.
-    n_voxels
-        Voxels it was measured in.
-    """
-
-    md: float
+    md: float  # mm^2/s
     n_voxels: int
 
 
@@ -105,11 +88,6 @@ def measure_free_water(dwi: Dwi) -> FreeWater | None:
 
     A tensor is fitted to the mean signal of their voxels, up to 1200 s/mm^2.
 
-    Parameters
-    ----------
-    dwi
-        The series with its brain mask.
-
     Returns
     -------
     FreeWater or None
@@ -140,14 +118,14 @@ def measure_free_water(dwi: Dwi) -> FreeWater | None:
 def describe_free_water(
     water: FreeWater | None, *, method: str, common_length: float | None
 ) -> Mapping[str, Any]:
-    """Return what the sidecar says of b-values that lengths of b-vectors may have scaled.
+    """Return the sidecar's check of b-values that lengths of b-vectors may have scaled.
 
     Parameters
     ----------
     water
-        What was measured with the b-values as they are used.
+        Measurement with the b-values in use.
     method
-        How lengths were read: `length` or `none`.
+        Reading of the lengths: `length` or `none`.
     common_length
         The length that the b-vectors share, for the result of the other reading; None if they
         share none.

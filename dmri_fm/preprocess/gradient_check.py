@@ -1,4 +1,4 @@
-"""Ask the image itself whether its b-vectors have the right axes and signs.
+"""Check of the axes and signs of b-vectors by the continuity of fibres.
 
 A b-vector file with two axes swapped, or one mirrored, gives maps of FA and MD that look right and
 fibre directions that are wrong. Fibres tell: a step along the main eigenvector of a voxel
@@ -25,25 +25,23 @@ from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS, b_columns
 
-__all__ = ["GradientCheck", "check_gradients"]
-
 #: Length of a step along the fibre, mm.
 STEP_MM = 3.0
 
 #: Steps start where FA is above this.
 SEED_FA = 0.3
 
-#: Voxels nearer to the edge of the mask than this are no starting points, mm. The first value
-#: that leaves enough of them counts.
+#: Smallest distance of starting points from the edge of the mask, mm; the first value that gives
+#: enough of them counts.
 RIM_MM = (8.0, 4.0, 0.0)
 
-#: Fewer starting points decide nothing.
+#: Fewest starting points that decide.
 FEWEST_SEEDS = 100
 
-#: More starting points are thinned evenly.
+#: Largest number of starting points; more are thinned evenly.
 MOST_SEEDS = 10_000
 
-#: Voxels that the tensor fits worse than the median voxel by this factor are left out: a
+#: Voxels that the tensor fits worse than the median voxel by this factor are excluded: a
 #: signal dropout in one slice turns all eigenvectors of that slice one way.
 WORST_MISFIT = 2.0
 
@@ -59,7 +57,7 @@ _CHUNK = 50_000
 
 @dataclass(frozen=True, eq=False)
 class GradientCheck:
-    """How well the stored b-vectors continue the fibres, beside the other arrangements.
+    """Result of :func:`check_gradients`: fibre continuity of all arrangements of the axes.
 
     Attributes
     ----------
@@ -103,8 +101,8 @@ class GradientCheck:
             "are not to be trusted."
         )
 
-    def as_facts(self) -> dict[str, Any]:
-        """Return what the sidecar of the series says."""
+    def as_record(self) -> dict[str, Any]:
+        """Return the entries of the series' sidecar."""
         return {
             "GradientCheck": {
                 "Method": "fibre continuity among 24 axis permutations and flips",
@@ -217,35 +215,15 @@ def _rough_mask(volumes: NDArray[Any], gtab: GradientTable) -> NDArray[np.bool_]
 
 
 class _QuickFit(NamedTuple):
-    """Tensors of V voxels.
+    """Tensors of V voxels."""
 
-    Attributes
-    ----------
-    v1
-        Shape (V, 3), main eigenvectors.
-    fa
-        Shape (V,), 0 where the tensor is not physical.
-    misfit
-        Shape (V,), residual in units of the b=0 signal; zero if nothing is left to misfit.
-    """
-
-    v1: NDArray[np.float64]
-    fa: NDArray[np.float64]
-    misfit: NDArray[np.float64]
+    v1: NDArray[np.float64]  # (V, 3) main eigenvectors
+    fa: NDArray[np.float64]  # (V,), 0 where the tensor is not physical
+    misfit: NDArray[np.float64]  # (V,) residual over the b=0 signal; zero if nothing is left over
 
 
 def _fit(signal: NDArray[Any], gtab: GradientTable, bvecs: NDArray[np.float64]) -> _QuickFit:
-    """Fit tensors to logarithms, quickly.
-
-    Parameters
-    ----------
-    signal
-        Shape (V, N).
-    gtab
-        Gradients.
-    bvecs
-        Shape (N, 3), in the frame the eigenvectors shall have.
-    """
+    """Fit tensors to logarithms of (V, N) signals, in the frame of the b-vectors (N, 3)."""
     design = np.column_stack([b_columns(gtab.bvals / 1000.0, bvecs), np.ones(len(gtab))])
     inverse = np.linalg.pinv(design)
     n_free = len(gtab) - _N_UNKNOWNS
@@ -296,11 +274,9 @@ def _follow(
     matrix: NDArray[np.float64],
     voxel_size_mm: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Step both ways along the rearranged fibre and return the agreement found, shape (K,).
-
-    The squared cosine is weighted by both anisotropies, over the eight voxels around the point
-    reached. The starting voxel, which agrees with itself, does not count.
-    """
+    """Step both ways along the rearranged fibre; return the agreement with its end, shape (K,)."""
+    # The squared cosine is weighted by both anisotropies, over the eight voxels around the end.
+    # The starting voxel, which agrees with itself, does not count.
     here = tuple(seeds.T)
     own = directions[here]
     step = STEP_MM * (own @ matrix.T) / voxel_size_mm

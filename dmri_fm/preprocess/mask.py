@@ -1,4 +1,4 @@
-"""Brain masks: a network's, checked against a threshold's."""
+"""Brain masks by a network, checked against masks by a threshold."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
 from dmri_fm.errors import ImageError
 
-__all__ = ["BrainMask", "brain_mask", "is_slab", "name_mask"]
-
 logger = logging.getLogger(__name__)
 
 #: Brains smaller or larger than this are doubted, ml. A slab may hold less of a brain.
@@ -33,24 +31,24 @@ SMALLEST_SLAB_ML = 150.0
 #: Gaps of up to twice this width are filled where the second method sees brain, mm.
 CLOSING_MM = 12.0
 
-#: Below this agreement of the two masks the user is asked to look.
+#: Agreement of the two masks, Dice, below which the user is asked to look.
 AGREEMENT_WARNING = 0.75
 
 
 @dataclass(frozen=True, eq=False)
 class BrainMask:
-    """A brain mask and how far it can be trusted.
+    """A brain mask and doubts about it.
 
     Attributes
     ----------
     mask
         Shape (X, Y, Z), bool.
     method
-        What drew it, for the sidecar.
+        Name of the method in the sidecar.
     agreement_dice
         Overlap with the second method, 0 to 1.
     warnings
-        What the user should check; empty if nothing is suspicious.
+        Doubts that the user should check; empty if there is none.
     """
 
     mask: NDArray[np.bool_]
@@ -78,7 +76,7 @@ def brain_mask(
     affine
         Shape (4, 4), voxel to RAS+ mm.
     contrast
-        What the image shows. deepbet was trained on T1w images; b=0 images are more often
+        Contrast of the image. deepbet was trained on T1w images; b=0 images are more often
         cut short, and the comparison is strict there.
 
     Raises
@@ -130,12 +128,12 @@ def brain_mask(
 
 
 def name_mask(contrast: Literal["b0", "t1w"], *, slab: bool = False) -> str:
-    """Return what the sidecar says of a mask that :func:`brain_mask` has no doubts about.
+    """Return the method that the sidecar names for a mask of :func:`brain_mask` without doubts.
 
     Parameters
     ----------
     contrast
-        What the image shows.
+        Contrast of the image.
     slab
         The field of view is too short for a whole head, see :func:`is_slab`.
 
@@ -163,7 +161,8 @@ def is_slab(shape: tuple[int, ...], affine: ArrayLike) -> bool:
     >>> is_slab((64, 64, 20), np.diag([3.5, 3.5, 4.2, 1]))
     True
     """
-    return _height_mm(shape, np.asarray(affine, dtype=np.float64)) < WHOLE_HEAD_MM
+    corners_mm = np.abs(np.asarray(affine, dtype=np.float64)[2, :3]) * (np.array(shape[:3]) - 1)
+    return float(corners_mm.sum()) < WHOLE_HEAD_MM
 
 
 @cache
@@ -215,9 +214,3 @@ def _closed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.
 def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     total = int(a.sum()) + int(b.sum())
     return 2.0 * int((a & b).sum()) / total if total else 0.0
-
-
-def _height_mm(shape: tuple[int, ...], affine: NDArray[np.float64]) -> float:
-    """Return the extent of the image along the body axis, mm."""
-    corners = np.abs(affine[2, :3]) * (np.array(shape[:3]) - 1)
-    return float(corners.sum())

@@ -14,8 +14,6 @@ from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.preprocess.raw_series import find_empty_volumes
 from dmri_fm.series import Dwi
 
-__all__ = ["MergedRuns", "join_scaled", "merge_runs"]
-
 
 @dataclass(frozen=True, eq=False)
 class MergedRuns:

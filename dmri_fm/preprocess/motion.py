@@ -22,15 +22,6 @@ from dmri_fm.preprocess.pose import POSE_NAMES, framewise_displacement, pose_rot
 from dmri_fm.preprocess.shell_prediction import predict_left_out
 from dmri_fm.series import Dwi
 
-__all__ = [
-    "MotionEstimate",
-    "estimate_motion",
-    "name_motion",
-    "no_motion",
-    "resampled_motion",
-    "rotate_bvecs",
-]
-
 logger = logging.getLogger(__name__)
 
 #: Passes over all volumes with tensor predictions.
@@ -42,7 +33,7 @@ N_POINTS, N_POINTS_SLOPPY = 60_000, 15_000
 
 @dataclass(frozen=True, eq=False)
 class MotionEstimate:
-    """Where the head was in each volume.
+    """Head motion and eddy currents of every volume.
 
     Attributes
     ----------
@@ -55,7 +46,7 @@ class MotionEstimate:
     fd_mm
         Shape (N,): framewise displacement; NaN where a run starts.
     method
-        What made it, for the sidecar.
+        Name of the method in the sidecar.
     """
 
     xfms: NDArray[np.float64]
@@ -66,7 +57,7 @@ class MotionEstimate:
 
 
 def name_motion(n_passes: int = N_PASSES) -> str:
-    """Return what the sidecar says of :func:`estimate_motion`.
+    """Return the name of :func:`estimate_motion` in the sidecar.
 
     Examples
     --------
@@ -96,11 +87,11 @@ def resampled_motion(parameters: ArrayLike, is_outlier: ArrayLike, method: str) 
     Parameters
     ----------
     parameters
-        Shape (N, 6): the motion that it found, translations in mm, rotations in rad.
+        Shape (N, 6): its estimate of motion, translations in mm, rotations in rad.
     is_outlier
-        Shape (N, Z): the slices that it flagged.
+        Shape (N, Z): slices that it flagged.
     method
-        That program.
+        Name of the program.
     """
     moved = np.asarray(parameters, dtype=np.float64)
     poses = np.zeros((len(moved), len(POSE_NAMES)))

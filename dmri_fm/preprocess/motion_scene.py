@@ -1,4 +1,4 @@
-"""A series as motion correction sees it: volumes as splines, and the points they are read at."""
+"""A series prepared for motion correction: volumes as splines, and the points of comparison."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ from dmri_fm.preprocess.volume_registration import Prediction, register_volume
 from dmri_fm.preprocess.volume_spline import Points, VolumeSpline, sample_volume
 from dmri_fm.series import Dwi
 
-__all__ = ["MotionScene", "find_outlier_slices"]
-
 #: Smoothing before the comparison, mm: noise is white, displacement is not.
 SMOOTHING_MM = 4.0
 
-#: How far head and eddy currents usually go: mm, rad, mm per mm. Beyond that they need evidence.
+#: Usual size of head motion and eddy currents: mm, rad, mm per mm. Larger ones need evidence.
 USUAL_TRANSLATION_MM, USUAL_ROTATION_RAD, USUAL_EDDY = 5.0, 0.1, 0.02
 
 #: Volumes whose mean stands for a shell when it is laid on the b=0 reference.
@@ -65,7 +63,7 @@ class MotionScene:
     Attributes
     ----------
     volumes, points, encodings
-        Of each of the N volumes.
+        Spline, points and phase encoding of each of the N volumes.
     field
         Distortion field on the reference's grid, if there is one.
     affine
@@ -75,7 +73,7 @@ class MotionScene:
     n_slices
         Slices of a volume (third voxel axis).
     empty
-        Volumes without contrast: nothing in them can be laid on anything.
+        Volumes without contrast, which cannot be registered.
     n_threads
         Volumes worked on at once.
     """
@@ -115,16 +113,11 @@ class MotionScene:
         index = index[:: max(1, len(index) // n_points)]
         xyz = index @ affine[:3, :3].T + affine[:3, 3]
         centre = xyz.mean(axis=0)
-        at = tuple(index.T)
+        voxels = np.ravel_multi_index(tuple(index.T), dwi.shape[:3])
         by_encoding: dict[PhaseEncoding, Points] = {}
         for encoding in dict.fromkeys(encodings):
             points = Points.undistorted(xyz, centre)
-            if field is not None and encoding.direction is not None:
-                points = points._replace(
-                    shift=np.ascontiguousarray(field.displacement_mm(encoding, affine)[at]),
-                    stretch=np.ascontiguousarray(field.jacobian(encoding, affine)[at]),
-                )
-            by_encoding[encoding] = points
+            by_encoding[encoding] = _distort(points, field, encoding, affine, voxels)
 
         def spline(n: int) -> VolumeSpline:
             return VolumeSpline.build(dwi.data[..., n], affine, fwhm_mm=SMOOTHING_MM)
@@ -204,7 +197,7 @@ class MotionScene:
             axis = self._encoding_axis(n)
             wanted: PoseFreedom = "rigid" if is_rigid else "affine" if axis is None else "eddy"
             tries: tuple[PoseFreedom, ...] = (wanted, "rigid")
-            # What gets lost with eddy currents may be found as a rigid head.
+            # A volume that gets lost with eddy currents may still be registered as a rigid head.
             for freedom in dict.fromkeys(tries):
                 found = register_volume(
                     self.volumes[n],
@@ -242,7 +235,8 @@ class MotionScene:
         ]
         total: NDArray[np.float64] = np.zeros(len(xyz))
         for n in dict.fromkeys(chosen):
-            points = self._whole_grid(n, xyz)
+            points = Points.undistorted(xyz, self.centre_mm)
+            points = _distort(points, self.field, self.encodings[n], self.affine, slice(None))
             total += sample_volume(self.volumes[n], points, self.matrix_of(poses[n])).values
         if not np.ptp(total) > 0:
             return poses
@@ -252,7 +246,7 @@ class MotionScene:
             fixed_affine=self.affine,
             moving_affine=self.affine,
             levels=(Level(2, 1, 100), Level(1, 0, 50)),
-        ).xfm
+        )
         moved = poses.copy()
         for n in members:
             pose = pose_from_matrix(
@@ -272,18 +266,6 @@ class MotionScene:
         column = self.affine[:3, axis]
         return np.asarray(column / np.linalg.norm(column))
 
-    def _whole_grid(self, n: int, xyz: NDArray[np.float64]) -> Points:
-        """Return the points of the whole grid for a volume, with its distortion."""
-        points = Points.undistorted(xyz, self.centre_mm)
-        encoding = self.encodings[n]
-        if self.field is None or encoding.direction is None:
-            return points
-        shift = self.field.displacement_mm(encoding, self.affine).reshape(-1, 3)
-        stretch = self.field.jacobian(encoding, self.affine).ravel()
-        return points._replace(
-            shift=np.ascontiguousarray(shift), stretch=np.ascontiguousarray(stretch)
-        )
-
     def _weight(
         self, n: int, target: NDArray[np.float32], pose: NDArray[np.float64]
     ) -> NDArray[np.float32]:
@@ -295,6 +277,23 @@ class MotionScene:
         )
         level = 1.0 / max(spread, 1e-3 * float(np.abs(target).max()), 1e-9) ** 2
         return np.full(len(target), level, dtype=np.float32)
+
+
+def _distort(
+    points: Points,
+    field: DistortionField | None,
+    encoding: PhaseEncoding,
+    affine: NDArray[np.float64],
+    voxels: NDArray[np.int_] | slice,
+) -> Points:
+    """Return points, at these voxels (C order) of the grid, with the distortion of a volume."""
+    if field is None or encoding.direction is None:
+        return points
+    shift = field.displacement_mm(encoding, affine).reshape(-1, 3)[voxels]
+    stretch = field.jacobian(encoding, affine).ravel()[voxels]
+    return points._replace(
+        shift=np.ascontiguousarray(shift), stretch=np.ascontiguousarray(stretch)
+    )
 
 
 def find_outlier_slices(

@@ -11,8 +11,6 @@ from dmri_fm.errors import InputError
 from dmri_fm.preprocess.motion import MotionEstimate
 from dmri_fm.preprocess.pose import POSE_NAMES
 
-__all__ = ["read_motion_tsv", "write_motion_tsv"]
-
 _COLUMNS = (
     *(f"m{row}_{column}" for row in range(1, 4) for column in range(1, 5)),
     *POSE_NAMES,

@@ -16,19 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-__all__ = [
-    "BARRIER",
-    "SMOOTHNESS",
-    "PairImage",
-    "PairLevel",
-    "PairState",
-    "barrier",
-    "difference",
-    "difference_transposed",
-    "laplacian",
-    "resize_field",
-]
-
 #: alpha: weight of the squared gradient of the field against squared intensities.
 SMOOTHNESS = 0.02
 

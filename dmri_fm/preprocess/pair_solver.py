@@ -44,8 +44,6 @@ from dmri_fm.preprocess.pair_level import (
     resize_field,
 )
 
-__all__ = ["PairSolution", "solve_pair"]
-
 logger = logging.getLogger(__name__)
 
 #: The first level has voxels of about this size, mm.
@@ -72,7 +70,7 @@ LEVEL_TOLERANCE = 2e-3
 
 @dataclass(frozen=True, eq=False)
 class PairSolution:
-    """What :func:`solve_pair` found.
+    """Result of :func:`solve_pair`.
 
     Attributes
     ----------
@@ -84,7 +82,7 @@ class PairSolution:
     corrected
         The two corrected images, each (X, Y, Z), on the first image's grid.
     jacobians
-        Their Jacobians.
+        Jacobians of the corrected images.
     is_seen
         Shape (X, Y, Z): voxels that lie inside both images.
     """
@@ -103,11 +101,6 @@ def solve_pair(first: PairImage, second: PairImage) -> PairSolution:
     ----------
     first, second
         The images; the solution lies on the grid of the first.
-
-    Returns
-    -------
-    PairSolution
-        Field, movement and corrected images.
     """
     voxel = np.linalg.norm(first.affine[:3, :3], axis=0)
     displacement = torch.zeros(first.data.shape)
@@ -248,7 +241,7 @@ def _rigid_step(
 ) -> NDArray[np.float64]:
     """Return the movement after one Gauss-Newton step of its six parameters.
 
-    The shift along phase encoding stays as it is: it looks like a constant field.
+    The shift along phase encoding is kept: it looks like a constant field.
     """
     linear = np.linalg.inv(level.second_affine)[:3, :3]
     slopes = (state.weight * state.jacobian_second) * state.slopes_second
@@ -256,9 +249,8 @@ def _rigid_step(
     centre = level.points.mean(axis=0)
     moved = (level.points - centre) @ xfm[:3, :3].T
     columns = np.concatenate([per_mm, np.cross(moved, per_mm)], axis=1)
-    encoding = level.second_affine[:3, level.second_axis] / np.linalg.norm(
-        level.second_affine[:3, level.second_axis]
-    )
+    encoding = level.second_affine[:3, level.second_axis]
+    encoding = encoding / np.linalg.norm(encoding)
     free = np.linalg.svd(encoding[None])[2][1:]  # two directions across phase encoding
     basis = np.zeros((6, 5))
     basis[:3, :2] = free.T

@@ -20,17 +20,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-__all__ = [
-    "POSE_NAMES",
-    "PoseFreedom",
-    "framewise_displacement",
-    "is_plausible",
-    "pose_from_matrix",
-    "pose_matrix",
-    "pose_rotation",
-    "pose_tangent",
-]
-
 PoseFreedom = Literal["rigid", "eddy", "affine"]
 
 #: Names of the fifteen numbers, in order: mm, rad, mm per mm.
@@ -44,7 +33,7 @@ POSE_NAMES = (
 #: doi:10.1016/j.neuroimage.2011.10.018).
 HEAD_RADIUS_MM = 50.0
 
-#: A volume beyond these bounds has not been registered but lost.
+#: Largest plausible pose: beyond it, the registration of a volume was lost.
 LARGEST_TRANSLATION_MM, LARGEST_ROTATION_RAD, LARGEST_EDDY = 20.0, np.deg2rad(15.0), 0.1
 
 

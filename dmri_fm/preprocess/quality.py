@@ -15,22 +15,11 @@ from dmri_fm.preprocess.raw_series import find_cut_volumes
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
 
-__all__ = [
-    "SnrB0",
-    "find_bad_slices",
-    "mask_volume_ml",
-    "measure_cnr",
-    "measure_snr_b0",
-    "neighbour_correlation",
-    "series_quality",
-    "tensor_quality",
-]
-
 #: A slice is bad if its signal is below its shell's by this many robust deviations ...
 BAD_SLICE_DEVIATIONS = 4.0
 #: ... and by this share at least.
 BAD_SLICE_LOSS = 0.1
-#: Slices with fewer voxels of the mask are left out.
+#: Slices with fewer voxels of the mask are not judged.
 BAD_SLICE_VOXELS = 50
 #: Shells with fewer volumes have no usual level to compare with.
 BAD_SLICE_VOLUMES = 5
@@ -45,13 +34,9 @@ BACKGROUND_VOXELS = 500
 def neighbour_correlation(dwi: Dwi) -> float | None:
     """Return the neighbouring DWI correlation of a series.
 
-    Each diffusion-weighted volume is correlated with the one nearest in q-space, where v and
-    -v are one direction. Yeh et al. 2019, doi:10.1016/j.neuroimage.2019.116131.
-
-    Parameters
-    ----------
-    dwi
-        The series; voxels of its mask are correlated.
+    Each diffusion-weighted volume is correlated, in the brain mask, with the one nearest in
+    q-space, where v and -v are one direction.
+    Yeh et al. 2019, doi:10.1016/j.neuroimage.2019.116131.
 
     Returns
     -------
@@ -110,18 +95,10 @@ def find_bad_slices(dwi: Dwi) -> NDArray[np.bool_]:
 
 
 class SnrB0(NamedTuple):
-    """Signal-to-noise ratio of b=0.
+    """Signal-to-noise ratio of b=0."""
 
-    Attributes
-    ----------
-    snr
-        None if the noise is not known.
-    is_temporal
-        The noise comes from repeated volumes.
-    """
-
-    snr: float | None
-    is_temporal: bool
+    snr: float | None  # None if the noise is not known
+    is_temporal: bool  # whether the noise comes from repeated volumes
 
 
 def measure_snr_b0(dwi: Dwi) -> SnrB0:
@@ -230,11 +207,7 @@ def tensor_quality(
 
 
 def series_quality(
-    dwi: Dwi,
-    raw: Dwi | None = None,
-    *,
-    fd_mm: ArrayLike | None = None,
-    is_outlier: ArrayLike | None = None,
+    dwi: Dwi, raw: Dwi, *, fd_mm: ArrayLike, is_outlier: ArrayLike
 ) -> dict[str, float | int | None]:
     """Measure the quality of a series, raw and preprocessed.
 
@@ -243,33 +216,32 @@ def series_quality(
     dwi
         The preprocessed series with its brain mask.
     raw
-        The same of the raw series, on its own grid.
+        The raw series with its brain mask, on its own grid.
     fd_mm
-        Shape (N,): framewise displacement, mm; the first volume has none and is left out.
+        Shape (N,): framewise displacement, mm; that of the first volume does not count.
     is_outlier
         Shape (N, Z), bool: slices that motion correction flagged.
 
     Returns
     -------
     dict
-        Columns of the table, see :func:`~dmri_fm.preprocess.quality_columns.describe_quality`;
-        None for what cannot be known. There is a `cnr_b<b-value>` for every shell.
+        Columns of the table, among them `cnr_b<b-value>` of every shell; None where unknown.
 
     Raises
     ------
     ImageError
         If a series has no mask.
     """
-    moved = np.array([]) if fd_mm is None else np.asarray(fd_mm, dtype=np.float64)[1:]
+    moved = np.asarray(fd_mm, dtype=np.float64)[1:]
     moved = moved[np.isfinite(moved)]
-    snr_b0 = measure_snr_b0(dwi if raw is None else raw)
+    snr_b0 = measure_snr_b0(raw)
     row: dict[str, float | int | None] = {
-        "raw_neighbor_corr": None if raw is None else neighbour_correlation(raw),
+        "raw_neighbor_corr": neighbour_correlation(raw),
         "preproc_neighbor_corr": neighbour_correlation(dwi),
-        "raw_num_bad_slices": None if raw is None else int(find_bad_slices(raw).sum()),
+        "raw_num_bad_slices": int(find_bad_slices(raw).sum()),
         "preproc_num_bad_slices": int(find_bad_slices(dwi).sum()),
-        "raw_num_cut_volumes": None if raw is None else len(find_cut_volumes(raw.data)),
-        "num_outlier_slices": None if is_outlier is None else int(np.sum(is_outlier)),
+        "raw_num_cut_volumes": len(find_cut_volumes(raw.data)),
+        "num_outlier_slices": int(np.sum(is_outlier)),
         "mean_fd": float(moved.mean()) if moved.size else None,
         "max_fd": float(moved.max()) if moved.size else None,
         "snr_b0": snr_b0.snr,

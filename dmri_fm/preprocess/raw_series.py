@@ -1,4 +1,4 @@
-"""Look at every voxel of a raw series: volumes without signal, volumes that were cut short."""
+"""Checks of every voxel of a raw series: volumes without signal, volumes cut short."""
 
 from __future__ import annotations
 
@@ -15,15 +15,6 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import determines_tensor
 from dmri_fm.vector_lengths import list_volumes
 
-__all__ = [
-    "CheckedRun",
-    "check_run",
-    "check_usable",
-    "find_b0_volumes",
-    "find_cut_volumes",
-    "find_empty_volumes",
-]
-
 #: A volume is cut short if this share of the slices that hold signal in most volumes, or more,
 #: is zero in it.
 CUT_SHARE = 0.25
@@ -31,7 +22,7 @@ CUT_SHARE = 0.25
 
 @dataclass(frozen=True, eq=False)
 class CheckedRun:
-    """A raw run of which every voxel was looked at.
+    """A raw run after the checks of its voxels.
 
     Attributes
     ----------
@@ -41,14 +32,14 @@ class CheckedRun:
         Gradients of these, RAS+.
     left_out
         Reason by position of each other volume.
-    facts
-        What the sidecar of the series says; `Warnings` among them.
+    record
+        Entries of the series' sidecar, `Warnings` among them.
     """
 
     kept: tuple[int, ...]
     gtab: GradientTable
     left_out: dict[int, str]
-    facts: dict[str, Any]
+    record: dict[str, Any]
 
 
 def find_empty_volumes(data: NDArray[Any]) -> tuple[int, ...]:
@@ -63,7 +54,7 @@ def find_empty_volumes(data: NDArray[Any]) -> tuple[int, ...]:
 
 
 def find_cut_volumes(data: NDArray[Any]) -> dict[int, float]:
-    """Find volumes that end before the others do.
+    """Find volumes that were cut short.
 
     Slices along any axis of the image count: the scanner's slices need not be the third one
     after an image was reoriented.
@@ -81,12 +72,12 @@ def find_cut_volumes(data: NDArray[Any]) -> dict[int, float]:
     """
     empty = set(find_empty_volumes(data))
     judged = [n for n in range(data.shape[3]) if n not in empty]
+    if not judged:
+        return {}
     share = dict.fromkeys(judged, 0.0)
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
-        filled = np.stack([data[..., n].any(axis=others) for n in judged]) if judged else None
-        if filled is None:
-            break
+        filled = np.stack([data[..., n].any(axis=others) for n in judged])
         usual = filled.mean(axis=0) > 0.5
         if usual.any():
             for n, row in zip(judged, filled, strict=True):
@@ -95,16 +86,16 @@ def find_cut_volumes(data: NDArray[Any]) -> dict[int, float]:
 
 
 def check_run(data: NDArray[Any], gradients: RawGradients, *, name: str) -> CheckedRun:
-    """Leave out the volumes without signal, and name those that are cut short.
+    """Exclude volumes without signal; report volumes that were cut short.
 
     Parameters
     ----------
     data
         Shape (X, Y, Z, N), all volumes of the file.
     gradients
-        Of the same file.
+        Gradients of the same file.
     name
-        Of the file, for the warnings.
+        Name of the file, for the warnings.
 
     Raises
     ------
@@ -133,15 +124,15 @@ def check_run(data: NDArray[Any], gradients: RawGradients, *, name: str) -> Chec
             f"{name}: {list_volumes(cut)} cut short: up to {max(cut.values()):.0%} of the slices "
             "are zero. They are kept; maps are wrong where they end."
         )
-    facts: dict[str, Any] = {"Warnings": warnings}
+    record: dict[str, Any] = {"Warnings": warnings}
     if left_out:
-        facts["VolumesLeftOut"] = {name: {str(n): left_out[n] for n in sorted(left_out)}}
+        record["VolumesLeftOut"] = {name: {str(n): left_out[n] for n in sorted(left_out)}}
     if cut:
-        facts["VolumesCutShort"] = {name: {str(n): round(s, 3) for n, s in sorted(cut.items())}}
+        record["VolumesCutShort"] = {name: {str(n): round(s, 3) for n, s in sorted(cut.items())}}
     if gradients.lengths is not None:
-        facts["BScaling"] = {name: gradients.lengths.as_facts()}
+        record["BScaling"] = {name: gradients.lengths.as_record()}
     index = [gradients.kept.index(n) for n in kept]
-    return CheckedRun(kept, gradients.gtab.select(index), left_out, facts)
+    return CheckedRun(kept, gradients.gtab.select(index), left_out, record)
 
 
 def find_b0_volumes(data: NDArray[Any], gradients: RawGradients | None) -> tuple[int, ...]:
@@ -152,7 +143,7 @@ def find_b0_volumes(data: NDArray[Any], gradients: RawGradients | None) -> tuple
     data
         Shape (X, Y, Z, N).
     gradients
-        Of the same image; None: it has no b-values, and all volumes are b=0.
+        Gradients of the same image; None: it has no b-values, and all volumes are b=0.
     """
     usable = set(range(data.shape[3])) - set(find_empty_volumes(data))
     if gradients is not None:
@@ -161,7 +152,7 @@ def find_b0_volumes(data: NDArray[Any], gradients: RawGradients | None) -> tuple
 
 
 def check_usable(gtab: GradientTable, *, files: Sequence[str], needs_tensor: bool) -> None:
-    """Refuse a series that lost what it needs with the volumes that were left out.
+    """Refuse a series whose usable volumes hold no b=0 image, or no longer determine a tensor.
 
     Parameters
     ----------
@@ -175,7 +166,7 @@ def check_usable(gtab: GradientTable, *, files: Sequence[str], needs_tensor: boo
     Raises
     ------
     GradientError
-        If there is no b=0 volume left, or no tensor can be fitted any more.
+        If there is no b=0 volume, or no tensor can be fitted.
     """
     names = ", ".join(files)
     if not gtab.is_b0.any():

@@ -8,17 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
 
-__all__ = ["predict_left_out"]
-
-#: Fewer volumes of a shell than this do not predict one another by a tensor.
+#: Fewest volumes of b=0 and a shell that predict one another by a tensor.
 FEWEST_FOR_TENSOR = 9
 
 #: Ridge on the tensor's departure from a sphere, against (ms/um^2)^2 of the design: with a dozen
 #: directions the plain fit leaves noise in the predictions, which volumes would follow.
 RIDGE = 5.0
 
-#: The penalty on (log S0, D11, D22, D33, D12, D13, D23): what is left without the mean of the
-#: diagonal; off-diagonal elements count twice, as they stand twice in a tensor.
+#: The penalty on (log S0, D11, D22, D33, D12, D13, D23): deviation of the diagonal from its mean;
+#: off-diagonal elements count twice, as they stand twice in a tensor.
 _RIDGE = np.zeros((7, 7))
 _RIDGE[1:4, 1:4] = np.eye(3) - 1 / 3
 _RIDGE[4:, 4:] = 2 * np.eye(3)
@@ -34,7 +32,7 @@ def predict_left_out(
     signal
         Shape (N, P): all volumes at P points, on one scale.
     gtab
-        Their gradient table, in the frame of the points.
+        Gradient table of the volumes, in the frame of the points.
     members
         Positions of the M volumes of the shell.
 

@@ -13,9 +13,7 @@ from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.preprocess.dwiref import b0_reference
 from dmri_fm.series import Dwi
 
-__all__ = ["PAIR_METHOD", "B0Image", "PairField", "estimate_pair_field", "mean_b0_image"]
-
-#: What the sidecar says of :func:`estimate_pair_field`.
+#: Name of :func:`estimate_pair_field` in the sidecar.
 PAIR_METHOD = "Variational estimate from the reverse-phase pair"
 
 
@@ -30,7 +28,7 @@ class B0Image:
     affine
         Shape (4, 4), voxel to RAS+ mm.
     encoding
-        Its phase encoding.
+        Phase encoding of the image.
     """
 
     data: NDArray[np.float32]
@@ -64,14 +62,7 @@ def mean_b0_image(dwi: Dwi, encodings: Sequence[PhaseEncoding], direction: str) 
 
     Another readout time is another distortion: only volumes with that of the first one are used.
 
-    Parameters
-    ----------
-    dwi
-        The series.
-    encodings
-        Phase encoding of every volume.
-    direction
-        That of the b=0 volumes to average; there is one at least.
+    The encodings are those of every volume; one b=0 volume at least has the given direction.
     """
     index = [n for n in np.flatnonzero(dwi.gtab.is_b0) if encodings[n].direction == direction]
     encoding = encodings[index[0]]

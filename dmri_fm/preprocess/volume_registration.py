@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from dmri_fm.preprocess.pose import pose_matrix
 from dmri_fm.preprocess.volume_spline import Points, VolumeSpline, accumulate, sample_volume
 
-__all__ = ["FoundPose", "Prediction", "register_volume"]
-
 #: Registration ends when a step moves the points by less than this on average, mm.
 STEP_TOLERANCE_MM = 0.005
 
@@ -25,33 +23,17 @@ MAX_STEPS = 15
 
 
 class Prediction(NamedTuple):
-    """What a volume should look like at P points.
+    """Predicted signal of a volume at P points."""
 
-    Attributes
-    ----------
-    target
-        Shape (P,): its signal, up to a gain.
-    weight
-        Shape (P,): inverse variances of the residual, 0 to leave a point out.
-    """
-
-    target: NDArray[np.float32]
-    weight: NDArray[np.float32]
+    target: NDArray[np.float32]  # (P,) signal, up to a gain
+    weight: NDArray[np.float32]  # (P,) inverse variances of the residual; 0 excludes a point
 
 
 class FoundPose(NamedTuple):
-    """Result of :func:`register_volume`.
+    """Result of :func:`register_volume`."""
 
-    Attributes
-    ----------
-    pose
-        Shape (15,).
-    misfit
-        Weighted mean squared residual at the end; infinite if the volume shows nothing.
-    """
-
-    pose: NDArray[np.float64]
-    misfit: float
+    pose: NDArray[np.float64]  # (15,)
+    misfit: float  # weighted mean squared residual; infinite if the volume shows nothing
 
 
 class _Equations(NamedTuple):
@@ -76,12 +58,8 @@ def register_volume(
 
     Parameters
     ----------
-    volume
-        The volume.
-    points
-        P points of the reference.
-    prediction
-        What it should look like at the points.
+    volume, points, prediction
+        The volume, P points of the reference, and the predicted signal there.
     start
         Shape (15,): the pose to start from.
     tangent

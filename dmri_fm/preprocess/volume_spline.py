@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, spline_filter
 
-__all__ = ["Points", "VolumeSpline", "accumulate", "sample_volume"]
-
 #: Residuals beyond this many standard deviations count less and less (Tukey's biweight).
 TUKEY = 6.0
 
@@ -73,32 +71,14 @@ class Points(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """A volume at P points of the reference.
+    """A volume at P points of the reference."""
 
-    Attributes
-    ----------
-    values
-        Shape (P,), multiplied by the Jacobian; 0 outside the volume.
-    slices
-        Shape (P,), position along the volume's third voxel axis; NaN outside.
-    """
-
-    values: NDArray[np.float32]
-    slices: NDArray[np.float32]
+    values: NDArray[np.float32]  # (P,), multiplied by the Jacobian; 0 outside the volume
+    slices: NDArray[np.float32]  # (P,) position along the third voxel axis; NaN outside
 
 
 def sample_volume(volume: VolumeSpline, points: Points, matrix: NDArray[np.float64]) -> Sampled:
-    """Resample a volume at the points.
-
-    Parameters
-    ----------
-    volume
-        The volume.
-    points
-        P points of the reference.
-    matrix
-        Shape (4, 4), RAS+ mm, reference to volume.
-    """
+    """Resample a volume at P points; the matrix (4, 4), RAS+ mm, takes reference to volume."""
     return Sampled(*_sample(volume, points, np.ascontiguousarray(matrix[:3])))
 
 

@@ -10,12 +10,10 @@ from torch import Tensor
 from dmri_fm.tensor_networks.inputs import TensorInputs
 from dmri_fm.weights import Weights
 
-__all__ = ["TensorNetwork", "TensorPrediction"]
-
 
 @dataclass(frozen=True, eq=False)
 class TensorPrediction:
-    """Tensors of a scan, and what a network knows of their errors; on the CPU.
+    """Tensors of a scan, and the network's estimate of their errors; on the CPU.
 
     Attributes
     ----------

@@ -16,8 +16,6 @@ from dmri_fm.tensor_networks.base import TensorPrediction
 from dmri_fm.tensor_networks.inputs import TensorEstimate, TensorInputs
 from dmri_fm.weights import Weights
 
-__all__ = ["BlockwiseNetwork"]
-
 #: Side of a block, voxels; its inner part is kept.
 BLOCK_VOXELS = 128
 

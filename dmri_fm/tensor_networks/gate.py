@@ -13,8 +13,6 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError
 
-__all__ = ["EXPERIMENTAL", "OOD_PERCENTILE", "PRIMARY", "Gate", "judge_scan"]
-
 PRIMARY, EXPERIMENTAL = "primary", "experimental"
 
 #: Percentile of the training data from which on the surroundings of a voxel are
@@ -45,7 +43,7 @@ class Gate:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Gate:
-        """Read a gate as it stands in the description of weights.
+        """Read a gate from the description of weights.
 
         Raises
         ------
@@ -105,7 +103,7 @@ def judge_scan(
     ('experimental', ['the fit of all 30 directions is better'])
     """
     if gate is None:
-        return EXPERIMENTAL, ["no evaluation has found these weights better than plain methods"]
+        return EXPERIMENTAL, ["no evaluation has found these weights better than the baselines"]
     reasons = []
     if not gate.bvals[0] <= bval <= gate.bvals[1]:
         reasons.append(f"evaluated at b = {gate.bvals[0]:g} to {gate.bvals[1]:g}, not {bval:.0f}")

@@ -1,4 +1,4 @@
-"""What the tensor networks read and return, and the least-squares tensor.
+"""Inputs and outputs of tensor networks, and the least-squares tensor.
 
 Everything is in um^2/ms, ms/um^2 and units of the mean b=0 signal, in the frame of the voxel
 axes: a network sees fibres and the grid in one frame, however the image is stored.
@@ -17,22 +17,6 @@ from torch import Tensor
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.tensor_design import quadratic_columns
 
-__all__ = [
-    "LARGEST_ELEMENT",
-    "NORMALISATION",
-    "RATIO_RANGE",
-    "TensorEstimate",
-    "TensorInputs",
-    "batch_inputs",
-    "estimate_noise",
-    "fit_least_squares",
-    "least_squares_deviation",
-    "mean_diffusivity",
-    "tensor_fa",
-    "tensor_inputs",
-    "turn_tensors",
-]
-
 #: Description of input and output, written beside weights.
 NORMALISATION = {
     "s0": "b=0 image over its mean within the brain",
@@ -50,7 +34,7 @@ LARGEST_ELEMENT = 6.0
 #: The median absolute deviation of a normal variable times this is its standard deviation.
 MAD_TO_SIGMA = 1.4826
 
-#: Detail beyond so many standard deviations does not turn the components: edges, vessels.
+#: Largest detail that turns the components, in standard deviations: beyond are edges and vessels.
 LARGEST_DETAIL = 4.0
 
 #: Signals count as at least this where noise is divided by them, in units of the mean b=0.
@@ -106,7 +90,7 @@ class TensorInputs(NamedTuple):
 
 
 class TensorEstimate(NamedTuple):
-    """What a tensor network estimates.
+    """Output of a tensor network.
 
     Attributes
     ----------
@@ -131,14 +115,14 @@ def tensor_inputs(
     mask: NDArray[np.bool_],
     affine: ArrayLike,
 ) -> TensorInputs:
-    """Turn the volumes of a scan into what a tensor network reads, a batch of one.
+    """Turn the volumes of a scan into the input of a tensor network, a batch of one.
 
     Parameters
     ----------
     data
         Shape (X, Y, Z, N): b=0 volumes, which are averaged, and weighted ones.
     gtab
-        Their gradient table.
+        Gradient table of the volumes.
     mask
         Shape (X, Y, Z): the brain. Voxels without b=0 signal leave it.
     affine
@@ -159,7 +143,7 @@ def tensor_inputs(
 def batch_inputs(
     signal: Tensor, q: Tensor, mask: Tensor, voxel_mm: Tensor, *, is_b0: NDArray[np.bool_]
 ) -> TensorInputs:
-    """Turn a batch of scans into what a tensor network reads.
+    """Turn a batch of scans into the input of a tensor network.
 
     Parameters
     ----------
@@ -300,7 +284,7 @@ def estimate_noise(images: Tensor, mask: Tensor) -> Tensor:
 
 
 def _least_shared(detail: Tensor) -> Tensor:
-    """Return the robust deviation of what images (N, M) share least; 0 without voxels."""
+    """Return the robust deviation of the components that (N, M) images share least, or 0."""
     if not detail.shape[1]:
         return detail.sum()
     limit = LARGEST_DETAIL * MAD_TO_SIGMA * detail.abs().median(dim=1, keepdim=True).values

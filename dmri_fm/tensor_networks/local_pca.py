@@ -1,4 +1,4 @@
-"""Denoising of a few images by what they share locally, batched and on any device.
+"""Denoising of a few images by local principal components, batched and on any device.
 
 In a small window few principal components over the images hold signal, all hold noise (Manjon et
 al. 2013, doi:10.1371/journal.pone.0073021; Veraart et al. 2016,
@@ -12,8 +12,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
-
-__all__ = ["denoise_locally"]
 
 #: Side of a window, voxels.
 WINDOW = 5
@@ -40,8 +38,8 @@ def denoise_locally(images: Tensor, mask: Tensor, sigma: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (B, N, X, Y, Z); zero outside the mask. Windows of fewer voxels of the mask than
-        images hand them back as they are.
+        Shape (B, N, X, Y, Z); zero outside the mask. Windows that hold fewer voxels of the mask
+        than images are not changed.
     """
     n_images, sides = images.shape[1], images.shape[2:]
     scale = sigma.clamp(min=LEAST_NOISE)[:, :, None, None, None]

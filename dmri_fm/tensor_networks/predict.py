@@ -21,8 +21,6 @@ from dmri_fm.tensor_networks.base import TensorNetwork, TensorPrediction
 from dmri_fm.tensor_networks.gate import OOD_PERCENTILE, judge_scan
 from dmri_fm.tensor_networks.inputs import TensorInputs, tensor_inputs, turn_tensors
 
-__all__ = ["predict_tensor"]
-
 
 def predict_tensor(
     dwi: Dwi,
@@ -53,7 +51,7 @@ def predict_tensor(
     device
         A torch device.
     seed
-        Of the search for six directions in large shells.
+        Seed of the search for six directions in large shells.
 
     Returns
     -------
@@ -73,7 +71,7 @@ def predict_tensor(
     """
     network = load_tensor_network(model, weights=weights, device=device)
     six = choose_six(dwi.gtab, seed=seed)
-    dwi.mean_b0()  # Refuses a series without b=0 volumes.
+    dwi.gtab.require_b0()
     volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), six.index])
     inside = find_brain(dwi, mask)
     inputs = tensor_inputs(dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine)

@@ -8,8 +8,8 @@ Method: Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766. The widths wer
 its table of costs. Differences, without which training diverged: the scale of QCF is 1 + alpha,
 residual branches start small, and QCF pools over the brain in place of the whole block. Input and
 output are in units (see :mod:`~dmri_fm.tensor_networks.inputs`), not standardised by a data set's
-statistics. :data:`PAPER` is the whole network, :data:`ABLATIONS` a small one and what is left of
-it when a part is taken away.
+statistics. :data:`PAPER` is the whole network, :data:`ABLATIONS` a small one, whole and without
+each of its parts.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from dmri_fm.tensor_networks.inputs import (
     TensorEstimate,
     TensorInputs,
 )
-
-__all__ = ["ABLATIONS", "PAPER", "QcgDti", "QcgDtiConfig"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,8 @@ class MrdBlock(nn.Module):
 
     def __init__(self, channels: int, config: QcgDtiConfig) -> None:
         super().__init__()
-        kind, n = (MrBlock, 2) if config.is_multiscale else (ResidualBlock, 7)
-        self.blocks = nn.Sequential(*(kind(channels, config.branch_scale) for _ in range(n)))
+        block, n = (MrBlock, 2) if config.is_multiscale else (ResidualBlock, 7)
+        self.blocks = nn.Sequential(*(block(channels, config.branch_scale) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channel, X, Y, Z) to the same."""

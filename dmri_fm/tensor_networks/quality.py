@@ -12,9 +12,7 @@ from dmri_fm.preprocess.quality import tensor_quality
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_networks.gate import OOD_PERCENTILE
 
-__all__ = ["network_quality"]
-
-#: What is left of the difference of two maps after smoothing by this is a bias, mm.
+#: Smoothing of the difference of two maps, mm, that leaves its bias.
 BIAS_SIGMA_MM = 8.0
 
 

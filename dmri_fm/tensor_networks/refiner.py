@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +44,6 @@ from dmri_fm.tensor_networks.inputs import (
     tensor_fa,
 )
 from dmri_fm.tensor_networks.local_pca import denoise_locally
-
-__all__ = [
-    "DEFAULT",
-    "RefinerConfig",
-    "TensorRefiner",
-    "average_neighbours",
-    "coarse_codes",
-    "image_pyramid",
-    "mixed_weights",
-]
 
 #: Deviations that the network sees are clipped to these and written as logarithms of their share
 #: of a typical one, um^2/ms; noise over S0 likewise.
@@ -74,13 +64,7 @@ TAPS = (*NEAR, *RINGS[0], *RINGS[1])
 SIGMAS = (0.2, 0.5, 0.7, 1.0, 1.5, 2.5)
 PREFERRED = 1
 
-#: Numbers that the network gives for each voxel: corrections of the tensor, half-widths of
-#: intervals, shares of the Gaussians for the mean diffusivity and for the rest of the tensor,
-#: shares of the locally denoised images' tensor likewise, a factor of the anisotropic part, and
-#: factors of the weights.
-OUTPUTS = (6, 2, len(SIGMAS), len(SIGMAS), 2, 1, len(TAPS))
-
-#: What the network's numbers are multiplied by before they become weights: these have to move
+#: Factor of the network's numbers before they become weights: these have to move
 #: much farther in training than the corrections of the tensor.
 GAIN = 5.0
 
@@ -124,6 +108,34 @@ class RefinerConfig:
 DEFAULT = RefinerConfig()
 
 
+class _VoxelNumbers(NamedTuple):
+    """Numbers that the U-Net gives for each voxel, (B, C, X, Y, Z), in their order."""
+
+    correction: Tensor  # added to the tensor
+    log_width: Tensor  # half-widths of the intervals of FA and MD
+    size_scales: Tensor  # logits of the Gaussians' shares, for the mean diffusivity
+    shape_scales: Tensor  # the same for the rest of the tensor
+    blend: Tensor  # logits of the shares of the locally denoised images' tensor, for both parts
+    log_stretch: Tensor  # factor of the anisotropic part
+    log_factors: Tensor  # factors of the weights of the neighbours
+
+    @classmethod
+    def split(cls, channels: Tensor, *, dim: int) -> _VoxelNumbers:
+        """Split outputs along their channels."""
+        return cls(*channels.split(_N_NUMBERS, dim=dim))
+
+
+#: Channels of each of :class:`_VoxelNumbers`.
+_N_NUMBERS = (6, 2, len(SIGMAS), len(SIGMAS), 2, 1, len(TAPS))
+
+
+class _Convolved(NamedTuple):
+    """Outputs of the U-Net: all numbers of each voxel, and its coarsest features."""
+
+    numbers: Tensor  # (B, C, X, Y, Z)
+    code: Tensor  # (B, C', X', Y', Z')
+
+
 class TensorRefiner(nn.Module):
     """Network: :class:`TensorInputs` to :class:`TensorEstimate`."""
 
@@ -147,13 +159,13 @@ class TensorRefiner(nn.Module):
             blocks(c, n) for c, n in zip(widths[:-1], config.decoder_blocks, strict=True)
         )
         self.join = conv3d(widths[0], 2 * widths[0], 3)
-        self.head = nn.Conv3d(2 * widths[0], sum(OUTPUTS), 1)
+        self.head = nn.Conv3d(2 * widths[0], sum(_N_NUMBERS), 1)
         nn.init.normal_(self.head.weight, std=1e-3)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
-        _, _, *scales, _, _, _ = self.head.bias.detach().split(OUTPUTS)
-        for shares in scales:
-            shares[PREFERRED] = 2.0 / GAIN
+        biases = _VoxelNumbers.split(self.head.bias.detach(), dim=0)
+        for scales in (biases.size_scales, biases.shape_scales):
+            scales[PREFERRED] = 2.0 / GAIN
 
     def forward(self, inputs: TensorInputs) -> TensorEstimate:
         """Estimate tensors; sides of the images are multiples of `config.stride`."""
@@ -162,13 +174,15 @@ class TensorRefiner(nn.Module):
             pyramid = image_pyramid(inputs)
             shared = fit_least_squares(_ratios(_shared_part(inputs, pyramid[0])), inputs.q)
             channels = _channels(inputs, pyramid, shared)
-        numbers, code = self._convolve(channels)
+        convolved = self._convolve(channels)
         with torch.autocast(inputs.mask.device.type, enabled=False):
-            tensor, width = _assemble(numbers.to(channels.dtype), inputs, pyramid, shared)
-        return TensorEstimate(tensor, width, code)
+            numbers = _VoxelNumbers.split(convolved.numbers.to(channels.dtype), dim=1)
+            tensor = _assemble_tensor(numbers, inputs, pyramid, shared)
+            log_width = (GAIN * numbers.log_width).clamp(-LARGEST_LOG_WIDTH, LARGEST_LOG_WIDTH)
+            width = TYPICAL_WIDTH * log_width.exp() * inputs.mask
+        return TensorEstimate(tensor, width, convolved.code)
 
-    def _convolve(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the numbers of each voxel, split by :data:`OUTPUTS`, and the coarse features."""
+    def _convolve(self, channels: Tensor) -> _Convolved:
         x = self.stem(channels)
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
@@ -180,31 +194,30 @@ class TensorRefiner(nn.Module):
         for level in reversed(range(len(self.decoder))):
             up = functional.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
             x = self.decoder[level](skips[level] + up)
-        return self.head(self.join(x.relu_()).relu_()), code
+        return _Convolved(self.head(self.join(x.relu_()).relu_()), code)
 
 
-def _assemble(
-    numbers: Tensor, inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return tensors (B, 6, X, Y, Z) and half-widths (B, 2, X, Y, Z) from all numbers."""
-    correction, width, *scales, blend, stretch, factors = numbers.split(OUTPUTS, dim=1)
-    factors = (GAIN * factors).clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).exp()
-    size, shape = (
-        fit_least_squares(average_neighbours(pyramid, factors * mixed_weights(GAIN * s)), inputs.q)
-        for s in scales
-    )
-    # What is shared locally, and what the neighbours' average says, in shares of each voxel.
-    size_share, shape_share = (GAIN * blend).sigmoid().split(1, dim=1)
-    size, shape = (
-        a + share * (shared - a) for a, share in ((size, size_share), (shape, shape_share))
-    )
+def _assemble_tensor(
+    numbers: _VoxelNumbers, inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor
+) -> Tensor:
+    """Return tensors (B, 6, X, Y, Z); `shared` is that of the locally denoised images."""
+    log_factors = (GAIN * numbers.log_factors).clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR)
+    factors = log_factors.exp()
+
+    def average(scales: Tensor, share: Tensor) -> Tensor:
+        weights = factors * mixed_weights(GAIN * scales)
+        tensor = fit_least_squares(average_neighbours(pyramid, weights), inputs.q)
+        return tensor + share * (shared - tensor)
+
+    size_share, shape_share = (GAIN * numbers.blend).sigmoid().split(1, dim=1)
+    size = average(numbers.size_scales, size_share)
+    shape = average(numbers.shape_scales, shape_share)
     # Averaging takes anisotropy away, and noise adds some: one factor for each voxel.
-    factor = (GAIN * stretch).clamp(-LARGEST_STRETCH, LARGEST_STRETCH).exp()
-    identity = numbers.new_tensor([1.0, 0, 0, 1, 0, 1])[:, None, None, None]
-    anisotropic = factor * (shape - mean_diffusivity(shape) * identity)
-    tensor = mean_diffusivity(size) * identity + anisotropic + correction
-    width = TYPICAL_WIDTH * (GAIN * width).clamp(-LARGEST_LOG_WIDTH, LARGEST_LOG_WIDTH).exp()
-    return tensor * inputs.mask, width * inputs.mask
+    stretch = (GAIN * numbers.log_stretch).clamp(-LARGEST_STRETCH, LARGEST_STRETCH).exp()
+    identity = numbers.correction.new_tensor([1.0, 0, 0, 1, 0, 1])[:, None, None, None]
+    anisotropic = stretch * (shape - mean_diffusivity(shape) * identity)
+    tensor = mean_diffusivity(size) * identity + anisotropic + numbers.correction
+    return tensor * inputs.mask
 
 
 def coarse_codes(code: Tensor, mask: Tensor) -> Tensor:
@@ -307,7 +320,7 @@ def _blur(images: Tensor, reach: int) -> Tensor:
 
 
 def image_pyramid(inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images and mask, (B, N + 2, X, Y, Z): weighted, b=0, mask; as they are, and blurred.
+    """Return images and mask, (B, N + 2, X, Y, Z), sharp and twice blurred: weighted, b=0, mask.
 
     Blurred images have to be divided by the blurred mask.
     """
@@ -318,7 +331,7 @@ def image_pyramid(inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _shared_part(inputs: TensorInputs, sharp: Tensor) -> Tensor:
-    """Return the sharp images of the pyramid without what they do not share locally."""
+    """Return the sharp images of the pyramid, denoised locally."""
     images, mask = sharp[:, :-1], sharp[:, -1:]
     sigma = inputs.noise[:, None].repeat(1, images.shape[1])
     sigma[:, -1] = sigma[:, -1] / inputs.n_b0.sqrt()
@@ -332,7 +345,7 @@ def _ratios(images: Tensor) -> Tensor:
 
 
 def _channels(inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor) -> Tensor:
-    """Stack what the network sees, (B, C, X, Y, Z).
+    """Stack the input of the U-Net, (B, C, X, Y, Z).
 
     The tensors of sharp, blurred and locally denoised images; how far these are from the sharp
     one's, in its standard deviations, which tells structure from noise; deviations as logarithms,

@@ -269,7 +269,7 @@ def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:
     start = np.eye(4)
     target = Image3D(template.t1, np.asarray(template.grid.affine))
     start[:3, 3] = brain.centre_mm() - target.centre_mm()
-    matrix = register_affine(brain, template, initial=start).xfm
+    matrix = register_affine(brain, template, initial=start)
     placed = resample_series(dwi, grid, target2dwi=affine_map(matrix))
     table = dwi.gtab.rotated(rotation_part(np.linalg.inv(matrix)))
     return replace(placed, gtab=table)

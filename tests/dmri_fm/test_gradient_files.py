@@ -71,7 +71,7 @@ def test_lengths_that_vary_within_one_nominal_b_scale_it(tmp_path: Path) -> None
     assert [len(s.index) for s in raw.gtab.shells] == [6, 6, 6]
     assert raw.lengths is not None
     assert (raw.lengths.method, raw.lengths.is_asked) == ("length", False)
-    assert raw.lengths.as_facts()["VectorLengths"] == [0.5774, 1.0]
+    assert raw.lengths.as_record()["VectorLengths"] == [0.5774, 1.0]
     (warning,) = raw.warnings
     assert "dwi.bvec" in warning
     assert "multiplied by the squared length" in warning
@@ -95,7 +95,7 @@ def test_a_common_length_is_read_as_asked(tmp_path: Path, b_scaling: str, factor
     np.testing.assert_allclose(raw.gtab.bvals, factor * BVALS)
     assert raw.lengths is not None
     assert raw.lengths.common == pytest.approx(0.93)
-    assert raw.lengths.as_facts()["Reason"] == "--b-scaling"
+    assert raw.lengths.as_record()["Reason"] == "--b-scaling"
     assert "--b-scaling" in raw.warnings[0]
     # MD of one and the same signal goes as one over b.
     signal = 1000 * np.exp(-BVALS * 1e-3).reshape(1, 1, 1, -1)
@@ -140,7 +140,7 @@ def test_lengths_that_scatter_about_one_are_rounding_and_said_so(tmp_path: Path)
     raw = read(tmp_path, BVALS, lengths * BVECS)
     np.testing.assert_allclose(np.linalg.norm(raw.gtab.bvecs_ras[1:], axis=1), 1, atol=1e-12)
     assert raw.gtab.bvals.tolist() == BVALS.tolist()
-    assert raw.lengths.as_facts()["Reason"] == "lengths scatter about 1"
+    assert raw.lengths.as_record()["Reason"] == "lengths scatter about 1"
     assert "by no more than 2%" in raw.warnings[0]
 
 
@@ -152,7 +152,7 @@ def test_zero_length_makes_b0_where_lengths_scale_b(tmp_path: Path) -> None:
     assert raw.left_out == {}
     assert raw.gtab.is_b0.tolist() == [True] + [False] * 12
     np.testing.assert_allclose(raw.gtab.bvals, [0] + [3000] * 6 + [1000] * 6, rtol=1e-6)
-    assert raw.lengths.as_facts()["UnweightedVolumes"] == [0]
+    assert raw.lengths.as_record()["UnweightedVolumes"] == [0]
     assert "volume 0 (counted from 0) counted as b=0" in raw.warnings[1]
     # NaN is no length, and `none` says that lengths mean nothing.
     bvecs[0] = np.nan

@@ -12,7 +12,8 @@ from dmri_fm.errors import ConfigError, GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi
-from dmri_fm.tensor import MIN_SIGNAL, fit_tensor, select_shells, smallest_signal
+from dmri_fm.tensor import MIN_SIGNAL, fit_tensor, smallest_signal
+from dmri_fm.tensor_design import select_shells
 from dmri_fm_lab.simulate import draw_protocol
 from dmri_fm_lab.simulate.brains import draw_brains
 from dmri_fm_lab.simulate.mixture import dense_shell, draw_tissues, fit_shell, mixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dmri_fm.encoders.drope import network as drope
+from dmri_fm.encoders.drope import config as drope
 from dmri_fm.errors import WeightsError
 from dmri_fm.identity import identity
 from dmri_fm.registry import MODELS, load_weights

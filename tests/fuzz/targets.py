@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from dmri_fm.encoders.drope import network as drope
+from dmri_fm.encoders.drope import config as drope
 from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.image_files import check_affine

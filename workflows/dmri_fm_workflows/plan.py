@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.distortion import ASSUMED_READOUT_S
+from dmri_fm.distortion import fill_readouts
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
@@ -160,17 +160,11 @@ class SeriesPlan:
 
     @property
     def readouts_s(self) -> tuple[float, ...]:
-        """Total readout time of every image of `sources`, s; assumed where none is stated.
-
-        Readouts are taken to be equal where they are not known: that of a reverse image to be the
-        one of the run that it opposes.
-        """
-        known = [image.readout_time_s for image in self.sources if image.readout_time_s]
-        usual = known[0] if known else ASSUMED_READOUT_S
-        runs = tuple(run.readout_time_s or usual for run in self.series.runs)
-        outside = self.sources[len(runs) :]
+        """Total readout time of every image of `sources`, s; assumed where none is stated."""
+        stated = [image.readout_time_s for image in self.sources]
+        n_runs = len(self.series.runs)
         opposed = self.series.blip_pair[0].readout_time_s if self.series.blip_pair else None
-        return (*runs, *(image.readout_time_s or opposed or usual for image in outside))
+        return fill_readouts(stated[:n_runs], stated[n_runs:], opposed=opposed)
 
     @property
     def assumed_readouts_s(self) -> dict[str, float]:

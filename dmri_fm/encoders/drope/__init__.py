@@ -1,6 +1,7 @@
 """The D-RoPE encoder.
 
 Public: `config` and `network` (the encoder), `tokens` (its input), `encoder` (its adapter to
-:class:`~dmri_fm.encoders.base.Encoder`), `authors_checkpoint` (conversion), and for training
-`mae`, `guided_mae`, `estimates`. All other modules are private to this package.
+:class:`~dmri_fm.encoders.base.Encoder`), `authors_checkpoint` (conversion), and for training and
+evaluation `mae`, `guided_mae`, `guided_refiner`, `pooling`, `patches`, and `estimates` with its
+methods `direction_models` and `gaussian_process`. All other modules are private to this package.
 """

@@ -10,8 +10,9 @@ import math
 import pickle
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +23,6 @@ from dmri_fm.encoders.drope.volume_encoder import VolumeEncoder
 from dmri_fm.errors import WeightsError
 from dmri_fm.weights import save_weights
 
-__all__ = ["AuthorsEncoder", "convert_authors_checkpoint", "from_authors", "read_encoder"]
-
 #: Parameters that their code registers and does not use.
 DEAD = ("patch_embedding.", "pos_embedding", "decoder_pos_embedding")
 
@@ -31,24 +30,15 @@ DEAD = ("patch_embedding.", "pos_embedding", "decoder_pos_embedding")
 DECODER = ("mask_tokens", "decoder_embed.", "decoder_blocks.", "ln2.", "decoder_pred.")
 DECODER_CONVOLUTIONS = ("decoder_conv.",)
 
-#: What they wrap a model in for several processors puts this before every name.
+#: Prefix of every name that PyTorch's wrapper for several processors adds.
 WRAPPER = "module."
 
-#: So many names are spelt out in a message.
+#: Largest number of names in a message.
 _LISTED = 12
 
 
-@dataclass(frozen=True)
-class AuthorsEncoder:
-    """The encoder's part of a checkpoint.
-
-    Attributes
-    ----------
-    dim, depth, mlp_ratio
-        Its size.
-    tensors
-        Parameters of :class:`dmri_fm.encoders.drope.network.Drope`, by its names, float32.
-    """
+class _AuthorsEncoder(NamedTuple):
+    """Size of the encoder in a checkpoint, and parameters by the names of :class:`Drope`."""
 
     dim: int
     depth: int
@@ -129,7 +119,7 @@ def from_authors(
     Parameters
     ----------
     state_dict
-        As their code saves it; parameters of the decoder and dead ones are left out.
+        As their code saves it; parameters of the decoder and dead ones are ignored.
     num_heads
         Attention heads, which the state_dict does not tell.
     patch_size
@@ -149,7 +139,7 @@ def from_authors(
         If a parameter is missing, unknown, of another shape or not finite; its name is told.
     """
     patch = (int(patch_size[0]), int(patch_size[1]), int(patch_size[2]))
-    loaded = read_encoder(state_dict, patch_size=patch)
+    loaded = _read_encoder(state_dict, patch)
     try:
         config = DropeConfig(
             grid_shape=patch,
@@ -176,27 +166,16 @@ def from_authors(
     return VolumeEncoder(encoder).eval()
 
 
-def read_encoder(
-    state_dict: Mapping[str, Tensor], *, patch_size: tuple[int, int, int]
-) -> AuthorsEncoder:
-    """Pick the encoder out of a state_dict and check it strictly.
-
-    Parameters
-    ----------
-    state_dict
-        As their code saves it. Dead parameters and the decoder's may be there or not.
-    patch_size
-        Voxels of a patch.
-
-    Raises
-    ------
-    WeightsError
-        If a parameter is missing, unknown, of another shape or not finite; its name is told.
-    """
+def _read_encoder(
+    state_dict: Mapping[str, Tensor], patch_size: tuple[int, int, int]
+) -> _AuthorsEncoder:
+    """Pick the encoder out of a state_dict and check it strictly."""
     named = {k.removeprefix(WRAPPER): v for k, v in state_dict.items()}
     ignored = DEAD + DECODER + DECODER_CONVOLUTIONS
     found = {k: v for k, v in named.items() if not k.startswith(ignored)}
-    _refuse("no tensors under these names", [k for k, v in found.items() if not _is_tensor(v)])
+    _refuse(
+        "no tensors under these names", [k for k, v in found.items() if not torch.is_tensor(v)]
+    )
     numbers = [int(m[1]) for k in found if (m := re.match(r"blocks\.(\d+)\.", k))]
     depth = max(numbers, default=0) + 1
     dim, hidden = (_rows_of(found, k) for k in ("patch_mlp.weight", _FIRST_MLP))
@@ -216,7 +195,7 @@ def read_encoder(
     _refuse(f"shapes do not fit (dim {dim}, patch {tuple(patch_size)})", wrong)
     _refuse("numbers are not finite", [k for k, v in found.items() if not v.isfinite().all()])
     tensors = {re.sub(r"^qpos_embed", "position.qpos_embed", k): v for k, v in found.items()}
-    return AuthorsEncoder(
+    return _AuthorsEncoder(
         dim, depth, hidden // dim, {k: v.detach().float() for k, v in tensors.items()}
     )
 
@@ -224,16 +203,13 @@ def read_encoder(
 _FIRST_MLP = "blocks.0.mlp_diffusion.linear1.weight"
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
-def _rows_of(found: Mapping[str, Tensor], name: str) -> int:
-    if name not in found:
+def _rows_of(tensors: Mapping[str, Tensor], name: str) -> int:
+    if name not in tensors:
         _refuse("parameters are missing", [name])
-    if found[name].ndim != 2 or 0 in found[name].shape:
-        raise WeightsError(f"{name} has shape {tuple(found[name].shape)}", expected="a matrix")
-    return found[name].shape[0]
+    shape = tuple(tensors[name].shape)
+    if len(shape) != 2 or 0 in shape:
+        raise WeightsError(f"{name} has shape {shape}", expected="a matrix")
+    return shape[0]
 
 
 def _expected_shapes(

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from dmri_fm.encoders.drope.rotary import RotaryTables, rotary_scores
 from dmri_fm.layers import Mlp, SelfAttention
 
-__all__ = ["DiffusionAttention", "DropeBlock"]
-
 
 class DiffusionAttention(nn.Module):
     """Self-attention across directions with D-RoPE; values are not rotated."""
@@ -21,16 +19,12 @@ class DiffusionAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim)
 
-    def scores(self, q: Tensor, k: Tensor, tables: RotaryTables) -> Tensor:
-        """Compute scores (B, S, heads, T, T) of queries and keys (B, S, heads, T, d)."""
-        return rotary_scores(q, k, tables)
-
     def forward(self, x: Tensor, tables: RotaryTables) -> Tensor:
         """Map (B, T, S, dim) to the same."""
         q, k, v = rearrange(
             self.qkv(x), "b t s (three h d) -> three b s h t d", three=3, h=self.heads
         )
-        mixed = self.scores(q, k, tables).softmax(dim=-1) @ v
+        mixed = rotary_scores(q, k, tables).softmax(dim=-1) @ v
         out: Tensor = self.out_proj(rearrange(mixed, "b s h t d -> b t s (h d)"))
         return out
 
@@ -50,7 +44,7 @@ class DropeBlock(nn.Module):
         self.mlp_space = Mlp(dim, mlp_ratio * dim)
 
     def forward(self, cls: Tensor, x: Tensor, tables: RotaryTables) -> tuple[Tensor, Tensor]:
-        """Update scan tokens (B, C, dim) and patch tokens (B, T, S, dim)."""
+        """Update class tokens (B, C, dim) and patch tokens (B, T, S, dim)."""
         n_directions, n_cls = x.shape[1], cls.shape[1]
         x = x + self.attn_diffusion(self.norm1_diffusion(x), tables)
         x = x + self.mlp_diffusion(self.norm2_diffusion(x))

@@ -12,8 +12,6 @@ from dmri_fm.encoders.drope.rotary import Layout, RotaryTables, rotary_tables
 from dmri_fm.identity import FeatureType
 from dmri_fm.normalise.grid import Grid, mni_box
 
-__all__ = ["ABLATION", "PAPER", "SMALL", "DropeConfig"]
-
 
 @dataclass(frozen=True)
 class DropeConfig:
@@ -99,7 +97,7 @@ class DropeConfig:
     def rotary_tables(
         self, qspace: Tensor, head_dim: int, *, dtype: torch.dtype = torch.float32
     ) -> RotaryTables:
-        """Prepare the rotations between measurements (B, T, 3) for one head of some channels."""
+        """Prepare the rotations between measurements (B, T, 3) for one attention head."""
         return rotary_tables(
             qspace, head_dim, gamma=self.gamma, base=self.base, layout=self.rotary, dtype=dtype
         )

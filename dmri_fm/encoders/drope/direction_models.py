@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.gaussian_process import nearest_shells
 from dmri_fm.gradients import GradientTable
 
-__all__ = ["harmonic_weights", "predict_harmonics", "shell_means"]
-
 _Array = NDArray[np.float64]
 
 #: Even orders of spherical harmonics, and how many functions there are up to each.

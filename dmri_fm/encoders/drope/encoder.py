@@ -18,7 +18,7 @@ from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_affine, tokenise
 from dmri_fm.encoders.features import ScanFeatures
-from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid
@@ -27,8 +27,6 @@ from dmri_fm.out_of_distribution import Reference, ScanSummary, score_scan
 from dmri_fm.qspace import choose_spread
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
-
-__all__ = ["DropeEncoder", "DropeInput", "EncodedTokens", "encode_tokens"]
 
 
 class EncodedTokens(NamedTuple):
@@ -41,9 +39,9 @@ class EncodedTokens(NamedTuple):
     patches
         Shape (S, d): features of the patches, mean over directions.
     summary
-        Its code, shape (3 d,), is the pooled tokens and the deviation of `patches` over patch
-        positions; before them come the features, where they are no function of the pooled
-        tokens. Its indicators are those of :func:`scan_indicators`.
+        Input of the out-of-distribution score. Its code, shape (3 d,), is the pooled tokens and
+        the deviation of `patches` over patch positions; before them come the features, where
+        they are no function of the pooled tokens. Its indicators: :func:`scan_indicators`.
     """
 
     features: NDArray[np.float32]
@@ -74,11 +72,11 @@ class DropeInput:
     Attributes
     ----------
     tokens
-        Of the directions that were chosen.
+        Tokens of the chosen directions.
     gtab
-        Their gradient table.
+        Gradient table of these directions.
     seed
-        Of the choice, and of the halves of directions that are masked.
+        Seed of the choice, and of the halves of directions that are masked.
     metadata
         Description of the preparation.
     """
@@ -111,11 +109,7 @@ class DropeEncoder:
 
         See :meth:`dmri_fm.encoders.base.Encoder.prepare`.
         """
-        if not dwi.gtab.is_b0.any():
-            raise GradientError(
-                "no b=0 volume",
-                expected=f"at least one volume with b < {dwi.gtab.b0_threshold:g} s/mm^2",
-            )
+        dwi.gtab.require_b0()
         chosen = choose_spread(dwi.gtab, n_directions, seed=seed, gamma=self._config.gamma)
         volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), chosen])
         table = dwi.gtab.select(volumes)

@@ -21,15 +21,6 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.layers import dyadic_code
 from dmri_fm.normalise.signal import CLIP
 
-__all__ = [
-    "FEWEST_TO_STACK",
-    "fill_places",
-    "predict_by_process",
-    "predict_by_stacking",
-    "predict_by_tensor",
-    "predict_directions",
-]
-
 #: S/S0 below this is raised to it before its logarithm is taken.
 LEAST_SIGNAL = 0.02
 

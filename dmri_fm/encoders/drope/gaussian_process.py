@@ -16,8 +16,6 @@ from scipy.optimize import minimize
 
 from dmri_fm.gradients import GradientTable
 
-__all__ = ["GaussianProcess", "fit_gaussian_process", "nearest_shells"]
-
 _Array = NDArray[np.float64]
 
 #: Prior variance of a shell's mean: S/S0 lies between 0 and 1.

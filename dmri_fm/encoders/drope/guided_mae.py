@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dmri_fm.encoders.drope.config import SMALL
 from dmri_fm.encoders.drope.estimates import (
     FEWEST_TO_STACK,
     fill_places,
@@ -35,22 +36,11 @@ from dmri_fm.encoders.drope.mae import (
     keep_visible,
     refuse_b0,
 )
-from dmri_fm.encoders.drope.network import SMALL, Drope
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.patches import lay_in_box, take_from_box
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.errors import WeightsError
 from dmri_fm.weights import Pretraining, Weights
-
-__all__ = [
-    "SMALL_MAE",
-    "Autoencoder",
-    "GuidedAutoencoder",
-    "GuidedConfig",
-    "Reconstruction",
-    "Window",
-    "restore_autoencoder",
-    "split_autoencoder",
-]
 
 #: Side of the cube whose share of brain tells how near the border is, voxels.
 BORDER_VOXELS = 5

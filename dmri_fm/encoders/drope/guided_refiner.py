@@ -9,13 +9,6 @@ from torch.nn import functional
 
 from dmri_fm.layers import conv3d
 
-__all__ = [
-    "SMOOTHING_VOXELS",
-    "GuidedRefiner",
-    "blur_within",
-    "find_alternatives",
-]
-
 #: Widths by which an estimate of hidden directions, and the difference of the second one from it,
 #: are smoothed; and by which what visible voxels miss is carried into hidden places; voxels.
 SMOOTHING_VOXELS, OTHER_VOXELS = (0.7, 1.5), (1.0, 2.0)

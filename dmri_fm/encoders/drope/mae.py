@@ -20,24 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.encoders.drope.block import DropeBlock
-from dmri_fm.encoders.drope.network import ABLATION, PAPER, Drope, DropeConfig, PositionCode
+from dmri_fm.encoders.drope.config import ABLATION, PAPER, DropeConfig
+from dmri_fm.encoders.drope.network import Drope, PositionCode
 from dmri_fm.encoders.drope.patches import patchify, unpatchify
 from dmri_fm.encoders.drope.rotary import find_weighted
 from dmri_fm.errors import GradientError
-
-__all__ = [
-    "ABLATION_MAE",
-    "PAPER_MAE",
-    "Decoder",
-    "MaeConfig",
-    "Mask",
-    "MaskedAutoencoder",
-    "draw_mask",
-    "keep_visible",
-    "masked_errors",
-    "ramp_tau",
-    "refuse_b0",
-]
 
 
 @dataclass(frozen=True)
@@ -210,8 +197,7 @@ class MaskedAutoencoder(nn.Module):
         ----------
         patches, qspace, positions
             As :meth:`dmri_fm.encoders.drope.network.Drope.forward` takes them, nothing masked
-            yet. With
-            convolutions the patches must be those of a whole grid, in order.
+            yet. With convolutions the patches must be those of a whole grid, in order.
         mask
             What the encoder sees.
 

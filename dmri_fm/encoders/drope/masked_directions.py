@@ -16,14 +16,12 @@ from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import choose_spread
 
-__all__ = ["FEWEST_DIRECTIONS", "direction_errors"]
-
 #: Smallest number of directions; half of fewer predicts nothing.
 FEWEST_DIRECTIONS = 6
 
 
 def direction_errors(
-    network: GuidedAutoencoder, tokens: ScanTokens, gtab: GradientTable, *, seed: int = 0
+    network: GuidedAutoencoder, tokens: ScanTokens, gtab: GradientTable, *, seed: int
 ) -> NDArray[np.float32]:
     """Mask either half of the directions, and compare its reconstruction with the measurements.
 
@@ -34,9 +32,9 @@ def direction_errors(
     tokens
         A scan of T weighted measurements and S patches.
     gtab
-        Of the T, RAS+.
+        Gradient table of the T measurements, RAS+.
     seed
-        Of the halves, both spread over q-space.
+        Seed of the halves, both spread over q-space.
 
     Returns
     -------

@@ -2,16 +2,11 @@
 
 The image of every direction is cut into patches. A block lets the tokens of one patch position
 attend to one another across directions, and then those of one direction across patch positions.
-Attention across
-directions rotates queries against keys by an angle that grows with the distance between two
-measurements in q-space (D-RoPE), so any number of directions in any order can be read.
+Attention across directions rotates queries against keys by an angle that grows with the distance
+between two measurements in q-space (D-RoPE), so any number of directions in any order can be read.
 
-Method: Kung et al. 2026, https://doi.org/10.48550/arXiv.2603.25977.
-
-Two configurations: :data:`PAPER` follows the publication; :data:`SMALL`, the default of this
-project, has fewer and narrower blocks, reads a 2 mm grid, keeps only the patches that hold brain,
-encodes a direction by rho v v^T (equal for v and -v) and describes a scan by its pooled patch
-tokens, 384 numbers.
+Method: Kung et al. 2026, https://doi.org/10.48550/arXiv.2603.25977. Configurations, the published
+one and ours, are in :mod:`dmri_fm.encoders.drope.config`.
 
 Without gradients, on a CPU, a scan passes in pieces (:mod:`dmri_fm.encoders.drope.stream`).
 """
@@ -25,39 +20,14 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from dmri_fm.encoders.drope.block import DiffusionAttention, DropeBlock
-from dmri_fm.encoders.drope.config import ABLATION, PAPER, SMALL, DropeConfig
+from dmri_fm.encoders.drope.block import DropeBlock
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.packed_linear import PackedLinear
-from dmri_fm.encoders.drope.patches import patchify, unpatchify
 from dmri_fm.encoders.drope.pooling import ScanReadout
-from dmri_fm.encoders.drope.rotary import (
-    RotaryTables,
-    check_table,
-    find_weighted,
-    qspace_directions,
-    qspace_distance,
-    rotary_tables,
-)
+from dmri_fm.encoders.drope.rotary import check_table, find_weighted, qspace_directions
 from dmri_fm.encoders.drope.stream import can_stream, stream_blocks
 from dmri_fm.encoders.drope.tokens import NORMALISATION
 from dmri_fm.layers import dyadic_code, sincos_positions
-
-__all__ = [
-    "ABLATION",
-    "PAPER",
-    "SMALL",
-    "DiffusionAttention",
-    "Drope",
-    "DropeBlock",
-    "DropeConfig",
-    "Reader",
-    "RotaryTables",
-    "patchify",
-    "qspace_directions",
-    "qspace_distance",
-    "rotary_tables",
-    "unpatchify",
-]
 
 #: Returns patches (B, t, S, P) of the directions of a slice, or of a list of indices.
 Reader = Callable[[slice | Tensor], Tensor]
@@ -126,7 +96,7 @@ class Drope(nn.Module):
             brain.
         qspace
             Shape (B, T, 3): rho = b / 1000, theta, phi; b-vectors in the grid's RAS frame.
-            Volumes with b below 50 s/mm^2 are left out here, whatever the caller did.
+            Volumes of b=0, where rho is 0, are excluded here.
         positions
             Shape (B, S, 3): patch centres in voxels of the model's grid.
 
@@ -175,7 +145,7 @@ class Drope(nn.Module):
         qspace, positions
             As in :meth:`forward`.
         only_cls
-            Leave out what the class tokens do not need. The tokens are then of no use.
+            Compute the class tokens only. The patch tokens are then of no use.
         """
         kept = find_weighted(qspace)
         if kept is not None:

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["PackedLinear", "has_packed_linear"]
-
 logger = logging.getLogger(__name__)
 
 #: Rows of an input for which weights are laid out; others work too.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["lay_in_box", "patchify", "take_from_box", "unpatchify"]
-
 
 def patchify(volumes: Tensor, patch: tuple[int, int, int]) -> Tensor:
     """Cut (B, T, X, Y, Z) into (B, T, S, P), patches and voxels in C order of their axes."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ScanReadout", "pool_tokens"]
-
 
 def pool_tokens(tokens: Tensor) -> Tensor:
     """Return what tokens are in the mean, and how much they differ between directions.

@@ -8,8 +8,8 @@ distance D(m, n) of the measurements. Channels come in adjacent pairs (1, 2):
 
 where cos1 is cos(D a1), and so on, and a1, a2 are the frequencies of the two channels. As
 published the two are equal, and this is q^T R k with 2x2 rotations R; the authors' code lays the
-frequencies over the head in another order ("tiled"), which is no rotation. Both are one formula
-with one frequency a channel.
+frequencies over the channels in another order ("tiled"), which is no rotation. Both are one
+formula with one frequency a channel.
 
 Method: Kung et al. 2026, https://doi.org/10.48550/arXiv.2603.25977.
 """
@@ -25,21 +25,9 @@ from torch import Tensor
 
 from dmri_fm.errors import GradientError
 
-__all__ = [
-    "Layout",
-    "RotaryTables",
-    "check_table",
-    "find_weighted",
-    "pair_tables",
-    "qspace_directions",
-    "qspace_distance",
-    "rotary_scores",
-    "rotary_tables",
-]
-
-#: Which frequency a channel has. "paired": both channels of the adjacent pair i have a_i, as
-#: published. "tiled": channel c has a_(c mod d/2), as in the authors' code. "none": no channel
-#: turns, which leaves plain attention, for ablations.
+#: Layout of the frequencies over channels. "paired": both channels of the adjacent pair i have
+#: a_i, as published. "tiled": channel c has a_(c mod d/2), as in the authors' code. "none": no
+#: channel turns, which leaves plain attention, for ablations.
 Layout = Literal["paired", "tiled", "none"]
 
 #: Largest error of a rotary table entry that its low-rank form may leave.
@@ -222,9 +210,9 @@ def rotary_tables(
     base
         The frequencies are base^(-2i/d), i = 0 .. d/2 - 1.
     layout
-        Which channel has which frequency.
+        Layout of the frequencies over channels.
     dtype
-        Of the tables; they are computed in float64.
+        Type of the tables; they are computed in float64.
     """
     angle = _angles(qspace, head_dim, gamma=gamma, base=base, layout=layout)
     n_directions = qspace.shape[-2]

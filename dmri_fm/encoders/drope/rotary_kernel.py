@@ -13,8 +13,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["attend_directions"]
-
 #: `nnan` is not among these: a NaN in the input must reach the output.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
@@ -99,8 +97,7 @@ def attend_directions(
         halves: the first of all pairs, then the second of all pairs.
     cos, sin
         Shape (T, T, d), those of :func:`~dmri_fm.encoders.drope.rotary.pair_tables` times
-        d^-1/2, with
-        the channels in halves, too.
+        d^-1/2, with the channels in halves, too.
     pool, n_threads
         Threads of the pool, which share the patches.
 
@@ -111,12 +108,12 @@ def attend_directions(
     """
     # One layout, so that the loop is compiled once.
     qkv, cos, sin = (np.ascontiguousarray(a) for a in (qkv, cos, sin))
-    n_places = qkv.shape[0]
-    out = np.empty((n_places, qkv.shape[1], qkv.shape[3], qkv.shape[4]), dtype=np.float32)
+    n_positions = qkv.shape[0]
+    out = np.empty((n_positions, qkv.shape[1], qkv.shape[3], qkv.shape[4]), dtype=np.float32)
     if pool is None or n_threads < 2:
-        _attend_range(qkv, cos, sin, out, 0, n_places)
+        _attend_range(qkv, cos, sin, out, 0, n_positions)
         return out
-    edges = np.linspace(0, n_places, n_threads + 1).astype(int).tolist()
+    edges = np.linspace(0, n_positions, n_threads + 1).astype(int).tolist()
     jobs = [pool.submit(_attend_range, qkv, cos, sin, out, a, b) for a, b in pairwise(edges)]
     for job in jobs:
         job.result()

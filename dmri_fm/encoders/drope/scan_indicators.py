@@ -16,8 +16,6 @@ from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
 from dmri_fm.gradients import group_shells
 
-__all__ = ["scan_indicators"]
-
 #: Share of tissue at which the template's voxels count as brain.
 LEAST_TISSUE = 0.3
 

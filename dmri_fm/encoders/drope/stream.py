@@ -1,8 +1,7 @@
 """Inference with a D-RoPE encoder on a CPU: a scan passes in pieces, in place.
 
-The same arithmetic as :meth:`dmri_fm.encoders.drope.network.DropeBlock.forward`, tested equal to
-it. The
-tokens of a scan are held once; besides them there are only pieces that fit the processor's
+The same arithmetic as :meth:`dmri_fm.encoders.drope.block.DropeBlock.forward`, tested equal to it.
+The tokens of a scan are held once; besides them there are only pieces that fit the processor's
 cache: some patch positions with all their directions, then some rows of one direction.
 """
 
@@ -25,15 +24,13 @@ if TYPE_CHECKING:
     from dmri_fm.encoders.drope.config import DropeConfig
     from dmri_fm.layers import Mlp
 
-__all__ = ["KERNEL_DIRECTIONS", "can_stream", "stream_blocks"]
-
 #: Tokens that pass the linear layers together: their widest product is 6 MB.
 ROWS = 1024
 
-#: Attention scores (queries x keys of a head) that exist at once, for each thread.
+#: Attention scores (queries x keys of an attention head) that exist at once, for each thread.
 SCORES = 2_500_000
 
-#: Up to so many directions the compiled loop is faster than products with joint-rank tables.
+#: Largest number of directions for which the compiled loop beats products of joint-rank tables.
 KERNEL_DIRECTIONS = 160
 
 
@@ -56,23 +53,21 @@ def stream_blocks(
 
     Parameters
     ----------
-    blocks
-        The encoder's.
+    blocks, config
+        Blocks and configuration of the encoder.
     cls
-        Shape (C, dim): scan tokens.
+        Shape (C, dim): class tokens.
     x
         Shape (T, S, dim), contiguous: patch tokens, overwritten by those after the last block.
     qspace
         Shape (T, 3).
-    config
-        The encoder's.
     only_cls
-        Leave out what the scan tokens do not need; `x` is then of no use.
+        Compute the class tokens only; `x` is then of no use.
 
     Returns
     -------
     Tensor
-        Shape (C, dim): scan tokens after the last block.
+        Shape (C, dim): class tokens after the last block.
     """
     n_threads = torch.get_num_threads()
     with ThreadPoolExecutor(n_threads) as pool:
@@ -136,9 +131,9 @@ def _stream_diffusion(block: DropeBlock, x: Tensor, attend: Callable[[Tensor], T
     qkv = PackedLinear(_halve_pairs(attention.qkv.weight, heads))
     out_proj = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
     mlp = _StreamedMlp(block.mlp_diffusion)
-    n_directions, n_places, _ = x.shape
+    n_directions, n_positions, _ = x.shape
     step = max(1, ROWS // n_directions)
-    for start in range(0, n_places, step):
+    for start in range(0, n_positions, step):
         piece = x[:, start : start + step]
         rows = rearrange(piece, "t s d -> (s t) d")
         parts = rearrange(

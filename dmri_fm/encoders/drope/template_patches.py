@@ -15,8 +15,6 @@ from dmri_fm.encoders.drope.patches import patchify
 from dmri_fm.normalise.grid import resample_image
 from dmri_fm.normalise.template import load_template
 
-__all__ = ["template_tissue"]
-
 #: Width of the Gaussian over the template's tissue maps, voxels: heads differ by as much.
 TISSUE_BLUR_VOXELS = 1.5
 

@@ -16,16 +16,6 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.qspace import to_qspace
 
-__all__ = [
-    "MIN_BRAIN_FRACTION",
-    "NORMALISATION",
-    "ScanTokens",
-    "patch_affine",
-    "patch_centres",
-    "tokenise",
-    "tokenise_series",
-]
-
 #: Description of the input, written beside weights.
 NORMALISATION = {
     "signal": "weighted volumes over the mean b=0, clipped, zero outside the brain, no logarithm",
@@ -101,11 +91,11 @@ def tokenise(
     signal
         Shape (X, Y, Z, T), S/S0 of diffusion-weighted volumes on the model's grid.
     gtab
-        Their gradient table, b-vectors in the grid's RAS frame.
+        Gradient table of the volumes, b-vectors in the grid's RAS frame.
     mask
         Shape (X, Y, Z): the brain.
     config
-        The encoder's.
+        Architecture of the encoder.
 
     Raises
     ------

@@ -10,13 +10,11 @@ from dmri_fm.encoders.drope.patches import patchify
 from dmri_fm.encoders.drope.rotary import check_table
 from dmri_fm.errors import ImageError
 
-__all__ = ["VolumeEncoder"]
-
 
 class VolumeEncoder(nn.Module):
     """An encoder of whole volumes in the conventions of the authors' code.
 
-    Patches of all of a grid, whatever its size, brain or not, with the authors' patch centres
+    It reads all patches of a grid of any size, brain or not, with the authors' patch centres
     (`patch_centre="voxel"` of :class:`~dmri_fm.encoders.drope.config.DropeConfig`).
     """
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.tensor import design_matrix
+from dmri_fm.tensor_design import design_matrix
 
 __all__ = ["log_design", "weighted_inverse"]
 

@@ -22,7 +22,8 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP
 from dmri_fm.qspace import to_qspace
 from dmri_fm.series import Dwi
-from dmri_fm.tensor import design_matrix, fit_tensor
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_design import design_matrix
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.baselines import Baseline, tuned
 from dmri_fm_lab.evaluate.inpainting import fill_by_means, fill_harmonically, fill_smoothly

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.guided_mae import (
     Autoencoder,
     GuidedAutoencoder,
@@ -18,7 +19,6 @@ from dmri_fm.encoders.drope.guided_mae import (
     Window,
 )
 from dmri_fm.encoders.drope.mae import Mask, draw_mask, masked_errors, ramp_tau
-from dmri_fm.encoders.drope.network import DropeConfig
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise_series
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import group_shells

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.encoders.drope.network import DropeConfig
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable

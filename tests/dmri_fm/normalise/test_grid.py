@@ -12,8 +12,6 @@ from dmri_fm.distortion import FieldShift
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import (
-    DROPE_GRID_1MM,
-    DROPE_GRID_2MM,
     Grid,
     affine_map,
     compose,
@@ -21,6 +19,7 @@ from dmri_fm.normalise.grid import (
     resample_image,
 )
 from dmri_fm.normalise.series import resample_dwi
+from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi
 
 AFFINES = {
@@ -160,14 +159,14 @@ def test_linear_part_of_an_affine_is_itself() -> None:
 
 def test_model_grids_cover_the_same_box() -> None:
     edges = []
-    for grid in (DROPE_GRID_1MM, DROPE_GRID_2MM):
+    for grid in (feature_grid("drope-paper"), feature_grid("drope")):
         half = np.full(3, 0.5)
         low = apply_affine(grid.affine, -half)
         high = apply_affine(grid.affine, np.array(grid.shape) - half)
         edges.append((low, high))
     np.testing.assert_allclose(edges[0], edges[1])
-    assert DROPE_GRID_1MM.shape == (192, 224, 192)
-    assert DROPE_GRID_2MM.shape == (96, 112, 96)
+    assert feature_grid("drope-paper").shape == (192, 224, 192)
+    assert feature_grid("drope").shape == (96, 112, 96)
 
 
 def test_grid_refuses_nonsense() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dmri_fm.normalise.grid import DROPE_GRID_2MM
 from dmri_fm.normalise.template import BLOCKS, load_regions, load_template
+from dmri_fm.registry import feature_grid
 
 
 def test_template_is_the_2009a_brain() -> None:
@@ -21,9 +21,10 @@ def test_model_grid_holds_the_whole_brain() -> None:
     template = load_template(2)
     index = np.argwhere(template.brain_mask)
     points = index @ template.grid.affine[:3, :3].T + template.grid.affine[:3, 3]
-    voxels = (points - DROPE_GRID_2MM.affine[:3, 3]) / 2
+    grid = feature_grid("drope")
+    voxels = (points - grid.affine[:3, 3]) / 2
     assert voxels.min() > 0
-    assert (voxels.max(axis=0) < np.array(DROPE_GRID_2MM.shape) - 1).all()
+    assert (voxels.max(axis=0) < np.array(grid.shape) - 1).all()
 
 
 def test_regions_have_sides_and_tissues() -> None:

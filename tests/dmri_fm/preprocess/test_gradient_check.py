@@ -172,12 +172,12 @@ def test_empty_mask_decides_nothing(phantom) -> None:
 def test_answer_goes_into_a_sidecar_and_between_processes(phantom) -> None:
     found = check(phantom, gtab=rearranged(phantom.gtab, LAS, "-x,y,z"))
     assert pickle.loads(pickle.dumps(found)).scores == found.scores
-    told = json.loads(json.dumps(found.as_facts()))
+    told = json.loads(json.dumps(found.as_record()))
     assert told["Warnings"] == [found.summary]
-    assert check(phantom).as_facts()["Warnings"] == []
-    facts = told["GradientCheck"]
-    assert (facts["Best"], facts["IsConsistent"], facts["IsDecisive"]) == ("-x,y,z", False, True)
-    assert "-x,y,z" in facts["Summary"]
+    assert check(phantom).as_record()["Warnings"] == []
+    entry = told["GradientCheck"]
+    assert (entry["Best"], entry["IsConsistent"], entry["IsDecisive"]) == ("-x,y,z", False, True)
+    assert "-x,y,z" in entry["Summary"]
     assert "any of the 23" in check(phantom).summary
 
 

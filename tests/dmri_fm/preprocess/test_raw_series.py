@@ -76,9 +76,9 @@ def test_empty_volumes_are_named_and_left_out(how: str, empty: tuple[int, ...]) 
     run = check_run(data, gradients(), name="sub-01_dwi.nii.gz")
     assert run.kept == tuple(n for n in range(14) if n not in empty)
     assert run.gtab.bvals.tolist() == np.delete(GTAB.bvals, empty).tolist()
-    said = " ".join(run.facts["Warnings"])
+    said = " ".join(run.record["Warnings"])
     assert all(f"volume {n} (counted from 0) left out" in said for n in empty)
-    assert run.facts.get("VolumesLeftOut", {"sub-01_dwi.nii.gz": {}}) == {
+    assert run.record.get("VolumesLeftOut", {"sub-01_dwi.nii.gz": {}}) == {
         "sub-01_dwi.nii.gz": {str(n): "no signal in any voxel" for n in empty}
     }
 
@@ -106,9 +106,10 @@ def test_a_volume_cut_short_is_flagged_and_kept(axis: int, share: float, is_cut:
     assert (list(found) == [5]) == is_cut
     run = check_run(data, gradients(), name="a.nii")
     assert run.kept == tuple(range(14))
-    assert any("volume 5 (counted from 0) cut short" in w for w in run.facts["Warnings"]) == is_cut
-    assert ("VolumesCutShort" in run.facts) == is_cut
-    row = series_quality(dwi_of(ball()), dwi_of(data))
+    said = " ".join(run.record["Warnings"])
+    assert ("volume 5 (counted from 0) cut short" in said) == is_cut
+    assert ("VolumesCutShort" in run.record) == is_cut
+    row = series_quality(dwi_of(ball()), dwi_of(data), fd_mm=[], is_outlier=[])
     assert row["raw_num_cut_volumes"] == int(is_cut)
 
 
@@ -138,7 +139,8 @@ STAGES = {
     "network": lambda d: predict_tensor(dwi_of(d)).diffusivity,
     "normalise": lambda d: normalise_b0(d, GTAB, mask=BALL).signal,
     "quality": lambda d: [
-        np.nan_to_num(v or 0) for v in series_quality(dwi_of(d), dwi_of(d)).values()
+        np.nan_to_num(v or 0)
+        for v in series_quality(dwi_of(d), dwi_of(d), fd_mm=[], is_outlier=[]).values()
     ],
     "motion": lambda d: motion_of(d).parameters,
 }

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.encoder import encode_tokens
-from dmri_fm.encoders.drope.network import Drope, DropeConfig
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.gradients import GradientTable

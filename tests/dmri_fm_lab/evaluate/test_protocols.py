@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm.encoders.drope.network import SMALL, Drope, DropeConfig
+from dmri_fm.encoders.drope.config import SMALL, DropeConfig
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid

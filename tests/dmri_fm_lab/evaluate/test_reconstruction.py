@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope import mae
+from dmri_fm.encoders.drope.config import SMALL, DropeConfig
 from dmri_fm.encoders.drope.guided_mae import GuidedAutoencoder, GuidedConfig
 from dmri_fm.encoders.drope.mae import MaeConfig, MaskedAutoencoder
-from dmri_fm.encoders.drope.network import SMALL, DropeConfig
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.normalise.grid import Grid

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.encoders.drope import config as drope
 from dmri_fm.encoders.drope import guided_mae
-from dmri_fm.encoders.drope import network as drope
 from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.gradients import GradientTable

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from dmri_fm.encoders.drope.network import SMALL
+from dmri_fm.encoders.drope.config import SMALL
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.registry import find_model

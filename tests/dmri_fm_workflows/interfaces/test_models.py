@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.encoders.drope import network as drope
+from dmri_fm.encoders.drope import config as drope
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import WeightsError

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
 from dmri_fm.model_metadata import nest_model
 from dmri_fm.preprocess.pose import POSE_NAMES
+from dmri_fm.preprocess.quality import series_quality, tensor_quality
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import Dwi
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.methods import Processed, describe_methods
 from dmri_fm_workflows.outputs.publish import to_json
@@ -220,6 +224,15 @@ def test_what_made_a_file_is_named_with_its_code_where_it_is_known(monkeypatch, 
     assert by.get("CodeURL", "left out") == (source or "left out")
     dataset = dataset_description(tmp_path / "out", source=tmp_path, source_name="x")
     assert dataset["GeneratedBy"][0].get("CodeURL", "left out") == (source or "left out")
+
+
+def test_every_measure_of_quality_is_described() -> None:
+    gtab = GradientTable([0, *[1000] * 6], np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+    brain = np.ones((4, 4, 4), dtype=bool)
+    dwi = Dwi.from_arrays(np.ones((4, 4, 4, 7)), np.eye(4), gtab, mask=brain)
+    row = series_quality(dwi, dwi, fd_mm=[], is_outlier=[]) | tensor_quality(None, brain)
+    assert "cnr_b1000" in row
+    assert describe_columns(list(row)).keys() == row.keys()
 
 
 def test_first_fitting_pattern_describes_a_column():

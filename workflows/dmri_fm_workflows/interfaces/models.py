@@ -31,7 +31,8 @@ from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.preprocess.quality import mask_volume_ml, series_quality, tensor_quality
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm.tensor import TensorMaps, fit_tensor
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.quality import network_quality
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.outputs.maps import load_catalogue
@@ -173,7 +174,7 @@ class CheckGradients(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         check = check_gradients(dwi)
-        self._results["record"] = check.as_facts()
+        self._results["record"] = check.as_record()
         return runtime
 
 

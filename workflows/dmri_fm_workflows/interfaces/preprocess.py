@@ -84,7 +84,7 @@ class ValidateDwi(SimpleInterface):
             bval, bvec = folder / f"{stem}.bval", folder / f"{stem}.bvec"
             write_gradients(run.gtab, bval, bvec, affine=image.affine)
             self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
-        self._results["record"] = run.facts
+        self._results["record"] = run.record
         return runtime
 
 

@@ -289,18 +289,12 @@ _NUMBERED = "[0-9]"
 
 @cache
 def _column_table() -> tuple[tuple[str, dict[str, Any]], ...]:
-    # Imported here: it takes scipy.stats with it, and names and sidecars are wanted quickly.
-    from dmri_fm.preprocess.quality_columns import QUALITY_COLUMNS
-
     text = files("dmri_fm_workflows.outputs").joinpath("columns.yaml").read_text(encoding="utf-8")
-    measured = {name: dict(entry) for name, entry in QUALITY_COLUMNS.items()}
-    return tuple((measured | yaml.safe_load(text)).items())
+    return tuple(yaml.safe_load(text).items())
 
 
 def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return description and units of every table column that is known, by its name.
-
-    They come from `columns.yaml`, and from the measures of image quality.
+    """Return description and units of every table column that `columns.yaml` knows, by its name.
 
     Examples
     --------

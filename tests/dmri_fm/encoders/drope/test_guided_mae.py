@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.guided_mae import (
     SMALL_MAE,
     GuidedAutoencoder,
@@ -15,7 +16,6 @@ from dmri_fm.encoders.drope.guided_mae import (
     split_autoencoder,
 )
 from dmri_fm.encoders.drope.mae import draw_mask, masked_errors
-from dmri_fm.encoders.drope.network import DropeConfig
 from dmri_fm.errors import GradientError, WeightsError
 from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.weights import save_weights

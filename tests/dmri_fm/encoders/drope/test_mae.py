@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope import mae
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.mae import (
     MaeConfig,
     Mask,
@@ -14,7 +15,6 @@ from dmri_fm.encoders.drope.mae import (
     masked_errors,
     ramp_tau,
 )
-from dmri_fm.encoders.drope.network import DropeConfig
 from dmri_fm.errors import GradientError
 
 ENCODER = DropeConfig(

@@ -7,15 +7,15 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dmri_fm.encoders.drope import network as drope
-from dmri_fm.encoders.drope.network import (
-    Drope,
-    DropeConfig,
-    patchify,
+from dmri_fm.encoders.drope.block import DropeBlock
+from dmri_fm.encoders.drope.config import PAPER, SMALL, DropeConfig
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.drope.patches import patchify, unpatchify
+from dmri_fm.encoders.drope.rotary import (
     qspace_directions,
     qspace_distance,
+    rotary_scores,
     rotary_tables,
-    unpatchify,
 )
 from dmri_fm.layers import dyadic_code, sincos_positions
 
@@ -103,11 +103,10 @@ def test_score_sign_by_hand():
     q2 k1 - q1 k2 = 2 * 3 - 1 * 5. The opposite sign would give -1.
     """
     qspace = torch.tensor([[[1.0, 0.0, 0.0], [1.0, math.pi / 2, 0.0]]])
-    attention = drope.DiffusionAttention(2, 1)
     tables = rotary_tables(qspace, 2, gamma=0.5, base=10000.0, dtype=torch.float64)
     q = torch.tensor([1.0, 2.0], dtype=torch.float64).expand(1, 1, 1, 2, 2)
     k = torch.tensor([3.0, 5.0], dtype=torch.float64).expand(1, 1, 1, 2, 2)
-    scores = attention.scores(q, k, tables)[0, 0, 0] * math.sqrt(2)
+    scores = rotary_scores(q, k, tables)[0, 0, 0] * math.sqrt(2)
     assert scores[0, 1].item() == pytest.approx(1.0, abs=1e-6)
     assert scores[1, 0].item() == pytest.approx(1.0, abs=1e-6), "D is symmetric"
     assert scores[0, 0].item() == pytest.approx(13.0, abs=1e-6), "no rotation on the diagonal"
@@ -118,11 +117,10 @@ def test_scores_equal_materialised_rotations(n):
     torch.manual_seed(n)
     q, k = torch.randn(2, 2, 3, 2, n, 16, dtype=torch.float64)
     qspace = draw_qspace(n, seed=n, batch=2)
-    attention = drope.DiffusionAttention(32, 2)
     tables = rotary_tables(qspace, 16, gamma=0.5, base=10000.0, dtype=torch.float64)
     expected = materialised_scores(q, k, qspace, gamma=0.5, base=10000.0)
     # Table entries are exact to 1e-6; 16 products of unit normals keep that order.
-    torch.testing.assert_close(attention.scores(q, k, tables), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotary_scores(q, k, tables), expected, atol=1e-5, rtol=0)
 
 
 def test_tables_have_small_rank_for_many_directions():
@@ -212,7 +210,7 @@ def test_signal_and_direction_do_matter():
 def test_block_by_hand():
     """With its attention out-projections at zero, a block is its MLPs alone."""
     torch.manual_seed(0)
-    block = drope.DropeBlock(24, 2, 4).double()
+    block = DropeBlock(24, 2, 4).double()
     for attention in (block.attn_diffusion, block.attn_space):
         nn.init.zeros_(attention.out_proj.weight)
         nn.init.zeros_(attention.out_proj.bias)
@@ -251,15 +249,15 @@ def test_dyadic_code_is_antipodal_and_of_unit_norm():
 
 
 def test_configurations():
-    n_small = sum(p.numel() for p in Drope(drope.SMALL).parameters())
+    n_small = sum(p.numel() for p in Drope(SMALL).parameters())
     assert n_small <= 5_000_000
-    assert drope.SMALL.n_features == 384
+    assert SMALL.n_features == 384
     with torch.device("meta"):
-        paper = Drope(drope.PAPER)
+        paper = Drope(PAPER)
     n_paper = sum(p.numel() for p in paper.parameters())
     assert 34e6 < n_paper < 36.5e6
-    assert drope.PAPER.n_features == 384
-    assert drope.PAPER.patch_grid == (24, 28, 48)
+    assert PAPER.n_features == 384
+    assert PAPER.patch_grid == (24, 28, 48)
     with pytest.raises(ValueError, match="do not tile"):
         replace(TINY, patch=(3, 4, 4))
     with pytest.raises(ValueError, match="multiple of 12"):
@@ -267,8 +265,8 @@ def test_configurations():
 
 
 def test_paper_configuration_runs_on_a_few_patches():
-    model = make(replace(drope.PAPER, depth=1), dtype=torch.float32)
-    patches, qspace, positions = draw_inputs(drope.PAPER, n_directions=3, n_places=4)
+    model = make(replace(PAPER, depth=1), dtype=torch.float32)
+    patches, qspace, positions = draw_inputs(PAPER, n_directions=3, n_places=4)
     with torch.inference_mode():
         cls, tokens = model(patches, qspace, positions)
     assert cls.shape == (1, 384)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm.encoders.drope.network import SMALL
+from dmri_fm.encoders.drope.config import SMALL
 from dmri_fm.encoders.drope.patches import unpatchify
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
 from dmri_fm.encoders.drope.template_patches import template_tissue

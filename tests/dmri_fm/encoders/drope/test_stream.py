@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from dmri_fm.encoders.drope import packed_linear
 from dmri_fm.encoders.drope import stream as drope_stream
-from dmri_fm.encoders.drope.network import Drope, DropeConfig
+from dmri_fm.encoders.drope.config import DropeConfig
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.packed_linear import PackedLinear, has_packed_linear
 
 PACKED = DropeConfig(
@@ -131,7 +132,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from dmri_fm.encoders.drope.network import PAPER, Drope
+from dmri_fm.encoders.drope.config import PAPER
+from dmri_fm.encoders.drope.network import Drope
 
 n = int(sys.argv[1])
 model = Drope(replace(PAPER, depth=1)).eval()
