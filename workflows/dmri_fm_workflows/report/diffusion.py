@@ -273,7 +273,7 @@ def plot_colour_fa(
 
 
 def _draw_colour_key(drawing: Drawing, x: float) -> None:
-    """Draw what colours and brightness mean, in the figure's first line."""
+    """Draw the meaning of colours and brightness in the figure's first line."""
     for colour, words in (
         ("#e00000", "left-right"),
         ("#00b000", "anterior-posterior"),

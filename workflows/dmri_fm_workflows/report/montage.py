@@ -16,6 +16,7 @@ from dmri_fm_workflows.report.slices import (
     contour_lines,
     cut_strip,
     cut_tiles,
+    rescale,
 )
 from dmri_fm_workflows.report.svg import Drawing
 
@@ -25,6 +26,7 @@ __all__ = [
     "SKY",
     "YELLOW",
     "Contour",
+    "colour_table",
     "draw_colour_bar",
     "draw_convention",
     "draw_legend",
@@ -32,6 +34,7 @@ __all__ = [
     "draw_rows",
     "draw_strips",
     "grey_to_rgb",
+    "paint_strip",
     "tile_scale",
 ]
 
@@ -78,6 +81,31 @@ class Contour:
 def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Repeat a grey picture of shape (rows, columns) in three channels."""
     return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def colour_table(name: str) -> NDArray[np.uint8]:
+    """Return the 256 colours of a matplotlib colour map, shape (256, 3), 0 to 255."""
+    from matplotlib import colormaps
+
+    return np.round(colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+
+
+def paint_strip(
+    volume: NDArray[Any],
+    region: NDArray[np.bool_],
+    row: Row,
+    *,
+    table: NDArray[np.uint8],
+    window: tuple[float, float],
+) -> NDArray[np.uint8]:
+    """Cut a line of tiles out of a volume and colour it, black outside a region.
+
+    `volume` and `region` have shape (X, Y, Z), RAS order; `table` holds 256 colours and `window`
+    the values at its ends.
+    """
+    strip = table[rescale(cut_strip(volume, row), window)]
+    strip[~cut_strip(region, row)] = 0
+    return strip
 
 
 def tile_scale(drawing: Drawing, rows: Sequence[Row]) -> float:
