@@ -207,8 +207,7 @@ def plot_features(
     title = "Latent features"
     drawing = Drawing(FULL_WIDTH)
     y = draw_legend(drawing, 0, (), words=title)
-    with chart_style():
-        chart = _vector_chart(features, ood_percentile=ood_percentile, ood_score=ood_score)
+    chart = _vector_chart(features, ood_percentile=ood_percentile, ood_score=ood_score)
     y += drawing.embed(chart, 0, y, drawing.width) + 6
     # One patch of margin parts the tiles.
     ras_affine = to_ras(np.zeros(shape), affine)[1]
@@ -290,28 +289,29 @@ def _vector_chart(
     from matplotlib.figure import Figure
 
     n_lines = max(-(-vector.size // STRIP_LENGTH), 1)
-    figure = Figure(figsize=(FULL_WIDTH / 100, 2.1), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2.6, 1.0))
-    padded = np.full(n_lines * STRIP_LENGTH, np.nan)
-    padded[: vector.size] = vector
-    columns = min(STRIP_LENGTH, vector.size) or 1
-    reach = float(np.nanpercentile(np.abs(vector), 99)) if vector.size else 1.0
-    reach = reach or 1.0
-    picture = left.imshow(
-        np.ma.masked_invalid(padded.reshape(n_lines, STRIP_LENGTH)[:, :columns]),
-        cmap="RdBu_r",
-        vmin=-reach,
-        vmax=reach,
-        aspect="auto",
-        interpolation="none",
-    )
-    left.set_title(f"Scan vector, {vector.size} numbers", loc="left")
-    left.set_yticks(range(n_lines), [f"{i * STRIP_LENGTH}" for i in range(n_lines)])
-    left.set_ylabel("line starts at")
-    left.set_xlabel("position in the line")
-    figure.colorbar(picture, ax=left, pad=0.01, extend="both")
-    _draw_gauge(right, ood_percentile, ood_score)
-    return chart_svg(figure)
+    with chart_style():
+        figure = Figure(figsize=(FULL_WIDTH / 100, 2.1), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(2.6, 1.0))
+        padded = np.full(n_lines * STRIP_LENGTH, np.nan)
+        padded[: vector.size] = vector
+        columns = min(STRIP_LENGTH, vector.size) or 1
+        reach = float(np.nanpercentile(np.abs(vector), 99)) if vector.size else 1.0
+        reach = reach or 1.0
+        picture = left.imshow(
+            np.ma.masked_invalid(padded.reshape(n_lines, STRIP_LENGTH)[:, :columns]),
+            cmap="RdBu_r",
+            vmin=-reach,
+            vmax=reach,
+            aspect="auto",
+            interpolation="none",
+        )
+        left.set_title(f"Scan vector, {vector.size} numbers", loc="left")
+        left.set_yticks(range(n_lines), [f"{i * STRIP_LENGTH}" for i in range(n_lines)])
+        left.set_ylabel("line starts at")
+        left.set_xlabel("position in the line")
+        figure.colorbar(picture, ax=left, pad=0.01, extend="both")
+        _draw_gauge(right, ood_percentile, ood_score)
+        return chart_svg(figure)
 
 
 def _draw_gauge(ax: Axes, percentile: float | None, score: float | None) -> None:
