@@ -179,7 +179,7 @@ def main_axes(features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.floa
 def draw_features(
     features: ArrayLike, *, groups: Sequence[str], names: Sequence[str], legend: str
 ) -> str:
-    """Draw scans along the two main axes of their features.
+    """Draw scans along the two main axes of their features, as an `<svg>` element.
 
     Parameters
     ----------
@@ -188,14 +188,9 @@ def draw_features(
     groups
         Label of each scan, shown by its colour.
     names
-        Name of each scan; written while there are few.
+        Name of each scan, written for up to 30 scans.
     legend
         Title of the legend.
-
-    Returns
-    -------
-    str
-        An `<svg>` element.
     """
     from matplotlib.figure import Figure
 

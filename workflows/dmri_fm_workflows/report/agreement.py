@@ -67,11 +67,6 @@ def plot_scalar_comparison(
         Further maps on the same grid, such as the second one's uncertainty, by name: shape
         (X, Y, Z), and the values at the ends of their colour scale.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     ImageError

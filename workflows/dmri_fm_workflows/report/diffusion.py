@@ -84,11 +84,6 @@ def plot_sampling_scheme(gtab: GradientTable, out: str | Path) -> Path:
         Gradient table, RAS+.
     out
         Path of the SVG to write.
-
-    Returns
-    -------
-    Path
-        `out`.
     """
     from matplotlib.figure import Figure
 
@@ -233,11 +228,6 @@ def plot_colour_fa(
         Path of the SVG to write.
     mask
         Shape (X, Y, Z): slices are chosen inside it, nothing is drawn outside.
-
-    Returns
-    -------
-    Path
-        `out`.
 
     Raises
     ------

@@ -168,11 +168,6 @@ def plot_features(
     ood_score
         The distance itself, as the model states it.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     ImageError

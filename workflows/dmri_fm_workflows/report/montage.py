@@ -61,20 +61,10 @@ POSITION_BAND = 15.0
 
 @dataclass(frozen=True, eq=False)
 class Contour:
-    """A region whose outline, the 0.5 line, is drawn.
-
-    Attributes
-    ----------
-    label
-        Shown in the legend.
-    volume
-        Shape (X, Y, Z), RAS order: mask or probability.
-    colour
-        Of the line.
-    """
+    """A region whose outline, the 0.5 line, is drawn, and its label in the legend."""
 
     label: str
-    volume: NDArray[Any]
+    volume: NDArray[Any]  # mask or probability, shape (X, Y, Z), RAS order
     colour: str
 
 
@@ -145,24 +135,10 @@ def draw_strips(
     contours: Sequence[Contour] = (),
     name: str | None = None,
 ) -> float:
-    """Draw one line of tiles and its marks; return its bottom edge.
+    """Draw one line of tiles and its marks from a top edge; return its bottom edge.
 
-    Parameters
-    ----------
-    drawing
-        The drawing.
-    row
-        The line.
-    y
-        Top edge.
-    strip
-        The tiles joined, grey or RGB.
-    scale
-        User units per mm.
-    contours
-        Outlines drawn on top.
-    name
-        Written in the upper left corner.
+    `strip` holds the tiles joined, grey or RGB; `scale` is in user units per mm; `name` is written
+    in the upper left corner.
     """
     width, height = row.width_mm * scale, row.tile_mm[1] * scale
     # Half a unit more than needed, so that no light seam shows between two lines.
@@ -264,25 +240,10 @@ def draw_colour_bar(
     limits: tuple[str, str],
     name: str,
 ) -> float:
-    """Draw a horizontal colour bar with its name and the values at its ends.
+    """Draw a horizontal colour bar from its left and top edge; return its right edge.
 
-    Parameters
-    ----------
-    drawing
-        The drawing.
-    x, y
-        Left and top edge.
-    colours
-        Shape (N, 3), from the lowest to the highest value.
-    limits
-        Values at the two ends, as written.
-    name
-        Quantity and unit.
-
-    Returns
-    -------
-    float
-        Right edge of what was drawn.
+    `colours` has shape (N, 3), from the lowest to the highest value; `limits` are the values at
+    its ends, as written; `name` is the quantity with its unit.
     """
     drawing.text(x, y + 12, name, size=12, weight="bold")
     start = x + 7.4 * len(name) + 14
