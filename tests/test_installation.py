@@ -197,7 +197,9 @@ def test_commands_say_which_extra_they_lack(
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.endswith(f"install them, in a clone of drope-bidsapp, with: pip install '.[{extra}]'")
+    assert line.endswith(
+        f"install them, in a clone of drope-bidsapp, with: pip install '.[{extra}]'"
+    )
     assert "nipype" in line
     assert ("trxscan" in line) == (extra == "lab")
     assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ from dmri_fm_workflows.outputs.methods import (
 from dmri_fm_workflows.outputs.references import load_references, render_methods
 from dmri_fm_workflows.outputs.root import write_root_files
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.stages.figures import write_participant_page
+from dmri_fm_workflows.report import write_participant_page
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01"}
@@ -134,7 +134,7 @@ def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
         **{f"{name}_file": path for name, path in files.items()},
         mask_file=str(mask),
         model="tensor-refiner",
-        facts={"Status": "experimental"},
+        record={"Status": "experimental"},
     ).run(cwd=tmp_path)
     drawn = Path(done.outputs.out_file).read_text(encoding="utf-8")
     assert "Tensor refiner (experimental)" in drawn

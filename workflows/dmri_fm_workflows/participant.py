@@ -12,7 +12,7 @@ from nipype.interfaces import utility as niu
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.interfaces.records import MergeRecords
-from dmri_fm_workflows.outputs.sidecars import raw_uri
+from dmri_fm_workflows.outputs.sources import raw_uri
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.base import (
     Resources,

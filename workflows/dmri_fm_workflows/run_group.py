@@ -28,7 +28,6 @@ def run_group(
     output_dir: str | Path,
     *,
     participant_labels: Sequence[str] = (),
-    regions: RegionSet | None = None,
     dry_run: bool = False,
 ) -> int:
     """Write the tables and the page of the group, and the methods text of its participants.
@@ -39,15 +38,13 @@ def run_group(
         Output folder of the participant level.
     participant_labels
         With or without the prefix; all participants by default.
-    regions
-        Regions in the template's space; those of the packaged template by default.
     dry_run
-        Say who would be tabulated; write nothing.
+        Name the participants that would be tabulated; write nothing.
 
     Returns
     -------
     int
-        0 if everything that was found could be tabulated, else 1.
+        0 if every output could be tabulated, else 1.
 
     Raises
     ------
@@ -61,7 +58,7 @@ def run_group(
     if dry_run:
         get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
         return 0
-    tables = collect_tables(output_dir, regions or _packaged(), participants=participants)
+    tables = collect_tables(output_dir, _packaged_regions(), participants=participants)
     for problem in tables.problems:
         LOGGER.warning("%s: %s", problem.participant, problem.message)
     for path in write_tables(output_dir, tables):
@@ -105,13 +102,13 @@ def _choose(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(p for p in known if not wanted or p in wanted)
 
 
-def _packaged() -> RegionSet:
-    found = load_regions()
+def _packaged_regions() -> RegionSet:
+    packaged = load_regions()
     return RegionSet.from_table(
-        found.labels,
-        found.grid.affine,
-        names={region.index: region.name for region in found.table},
-        tissues={region.index: region.tissue for region in found.table},
+        packaged.labels,
+        packaged.grid.affine,
+        names={region.index: region.name for region in packaged.table},
+        tissues={region.index: region.tissue for region in packaged.table},
     )
 
 

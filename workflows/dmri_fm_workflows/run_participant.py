@@ -41,9 +41,8 @@ from dmri_fm_workflows.links import refuse_link, refuse_links
 from dmri_fm_workflows.outputs.publish import clear_partial, publish_text
 from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
-from dmri_fm_workflows.report import RunError
+from dmri_fm_workflows.report import RunError, write_participant_page
 from dmri_fm_workflows.stages.base import Resources
-from dmri_fm_workflows.stages.figures import write_participant_page
 
 __all__ = ["Job", "run_participant"]
 
@@ -205,7 +204,7 @@ def _write_page(job: Job, errors: Sequence[ScanError], stale: Collection[Path]) 
             dataset=job.dataset.name,
             errors=[RunError(e.stage, e.message, scan=e.scan) for e in errors],
             config=job.config.to_toml(),
-            hidden=stale,
+            stale=stale,
         )
     except DmriError as error:
         return [ScanError(f"sub-{job.label}", "report", str(error))]

@@ -12,7 +12,7 @@ import pytest
 from dmri_fm.errors import LayoutError
 from dmri_fm_workflows.group import collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.group.collect import find_files, list_participants
-from dmri_fm_workflows.group.tables import _describe_scalars
+from dmri_fm_workflows.group.scalars import describe_scalars
 from dmri_fm_workflows.outputs import publish_text
 from dmri_fm_workflows.outputs.naming import SOURCE_ENTITIES
 
@@ -125,7 +125,7 @@ def test_tables_join_with_participants(outputs, regions, tmp_path):
 
 
 def test_columns_of_experimental_maps_say_so():
-    found = _describe_scalars(["tensor_fa_mean_wm", "tensorrefiner_fa_mean_wm"])
+    found = describe_scalars(["tensor_fa_mean_wm", "tensorrefiner_fa_mean_wm"])
     assert found["tensor_fa_mean_wm"] == {
         "Description": "Mean of fractional anisotropy (tensor) in wm",
         "Units": "unitless",

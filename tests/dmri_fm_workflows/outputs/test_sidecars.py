@@ -28,12 +28,11 @@ from dmri_fm_workflows.outputs.sidecars import (
     _column_table,
     carry_over,
     column_metadata,
-    derivative_uri,
     describe_columns,
     image_sidecar,
     missing_metadata,
-    raw_uri,
 )
+from dmri_fm_workflows.outputs.sources import derivative_uri, raw_uri
 
 MNI = "MNI152NLin2009aSym"
 RAW = {

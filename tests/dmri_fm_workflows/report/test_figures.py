@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,7 @@ from dmri_fm.errors import ConfigError, ImageError, OutputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
 from dmri_fm_workflows.report import figures
-from dmri_fm_workflows.report.features import principal_colours, token_grid
+from dmri_fm_workflows.report.features import PatchTokens, principal_colours, token_grid
 
 AFFINE = np.array([[3.0, 0, 0, -50], [0, 3, 0, -60], [0, 0, 4, -40], [0, 0, 0, 1]])
 SHAPE = (32, 40, 24)
@@ -185,12 +186,8 @@ def test_features(percentile: float | None, tmp_path: Path, pictures) -> None:
     vector = np.random.default_rng(0).normal(size=200)
     path = figures.plot_features(
         vector,
-        t["tokens"],
-        t["ijk"],
-        tuple(t["shape"]),
+        PatchTokens(t["tokens"], t["ijk"], tuple(t["shape"]), t["xyz_mm"], t["valid"]),
         tmp_path / "features.svg",
-        xyz_mm=t["xyz_mm"],
-        valid=t["valid"],
         ood_percentile=percentile,
         ood_score=1.5,
     )
@@ -202,11 +199,8 @@ def test_features_show_patches_on_their_side(tmp_path: Path, pictures) -> None:
     length = np.where(t["xyz_mm"][:, 0] < -40, 9.0, 1.0)[:, None]
     path = figures.plot_features(
         np.ones(4),
-        length,
-        t["ijk"],
-        tuple(t["shape"]),
+        PatchTokens(length, t["ijk"], tuple(t["shape"]), t["xyz_mm"]),
         tmp_path / "features.svg",
-        xyz_mm=t["xyz_mm"],
     )
     rgb = [p for p in pictures(path) if p.ndim == 3 and p.shape[2] == 3 and p.shape[0] > 20][-1]
     n_tiles = path.read_text().count(">z = ") // 2
@@ -219,33 +213,37 @@ def test_features_show_patches_on_their_side(tmp_path: Path, pictures) -> None:
 def test_features_show_errors_where_they_are_known(tmp_path: Path, pictures) -> None:
     t = tokens(1)
     right = t["xyz_mm"][:, 0] > 40
-    place = (t["tokens"], t["ijk"], tuple(t["shape"]), tmp_path / "features.svg")
-    more = {"xyz_mm": t["xyz_mm"], "error": np.where(right, 0.2, 0.05)}
-    path = figures.plot_features(np.ones(4), *place, **more)
-    assert "Error of hidden directions" in path.read_text()
+    patches = PatchTokens(
+        t["tokens"],
+        t["ijk"],
+        tuple(t["shape"]),
+        t["xyz_mm"],
+        error=np.where(right, 0.2, 0.05),
+    )
+    path = figures.plot_features(np.ones(4), patches, tmp_path / "features.svg")
+    assert "Error of masked directions" in path.read_text()
     rgb = [p for p in pictures(path) if p.ndim == 3 and p.shape[2] == 3 and p.shape[0] > 20][-1]
     tile = np.array_split(rgb.astype(float), path.read_text().count(">z = ") // 3, axis=1)[2]
     bright = tile[..., 0] > 200
     assert bright.any()
     assert np.nonzero(bright)[1].mean() > tile.shape[1] / 2
-    more["error"] = np.full(len(right), np.nan)
-    path = figures.plot_features(np.ones(4), *place, **more)
-    assert "Error of hidden directions" not in path.read_text()
+    unknown = replace(patches, error=np.full(len(right), np.nan))
+    path = figures.plot_features(np.ones(4), unknown, tmp_path / "features.svg")
+    assert "Error of masked directions" not in path.read_text()
 
 
 def test_features_of_few_or_odd_tokens(tmp_path: Path) -> None:
     out = tmp_path / "features.svg"
-    figures.plot_features(np.zeros(3), np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1), out)
-    bad = np.full((4, 3), np.nan)
-    figures.plot_features(np.zeros(3), bad, [[i, 0, 0] for i in range(4)], (4, 1, 1), out)
+    vector, one = np.zeros(3), PatchTokens(np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1))
+    figures.plot_features(vector, one, out)
+    bad, line = np.full((4, 3), np.nan), [[i, 0, 0] for i in range(4)]
+    figures.plot_features(vector, PatchTokens(bad, line, (4, 1, 1)), out)
     with pytest.raises(ImageError, match="tokens"):
-        figures.plot_features(np.zeros(3), bad, [[0, 0, 0]], (4, 1, 1), out)
+        figures.plot_features(vector, PatchTokens(bad, [[0, 0, 0]], (4, 1, 1)), out)
     with pytest.raises(ImageError, match="inside the grid"):
-        figures.plot_features(np.zeros(3), np.zeros((1, 3)), [[5, 0, 0]], (4, 1, 1), out)
+        figures.plot_features(vector, replace(one, ijk=[[5, 0, 0]], grid_shape=(4, 1, 1)), out)
     with pytest.raises(ImageError, match="centres"):
-        figures.plot_features(
-            np.zeros(3), np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1), out, xyz_mm=np.zeros((2, 3))
-        )
+        figures.plot_features(vector, replace(one, xyz_mm=np.zeros((2, 3))), out)
 
 
 def test_token_grid_of_patches_and_of_voxels_agree() -> None:

@@ -12,7 +12,7 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.report import (
     AnatomySection,
-    Fact,
+    Entry,
     Figure,
     ReportData,
     ReportWarning,
@@ -23,8 +23,8 @@ from dmri_fm_workflows.report import (
     render_report,
     standard_figure,
 )
-from dmri_fm_workflows.report.content import _captions
 from dmri_fm_workflows.report.page import page_environment
+from dmri_fm_workflows.report.participant import _captions
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 NASTY = "<script>alert(\"x\")</script> & 'co'"
@@ -61,7 +61,7 @@ def report() -> ReportData:
     series = tuple(
         SeriesSection(
             name=f"sub-01_dir-{name}",
-            facts=(Fact("Grid", "64 x 64 x 20 voxels"), Fact("Denoising", f"mppca {name}")),
+            entries=(Entry("Grid", "64 x 64 x 20 voxels"), Entry("Denoising", f"mppca {name}")),
             figures=figure_paths(),
             quality=quality_rows({"mean_fd": 3.0, "snr_b0": float("nan")}),
         )
@@ -71,20 +71,20 @@ def report() -> ReportData:
         participant="01",
         dataset="A dataset",
         version="0.1.0",
-        summary=(Fact("Sessions", "1"),),
+        summary=(Entry("Sessions", "1"),),
         warnings=(
             ReportWarning("note", "a note"),
             ReportWarning("error", "an error", advice="do this"),
             ReportWarning("warning", "a warning", where="sub-01_dir-AP"),
         ),
-        anatomy=(AnatomySection("Anatomy", (Fact("T1w", "1 mm"),), figure_paths()[:1]),),
+        anatomy=(AnatomySection("Anatomy", (Entry("T1w", "1 mm"),), figure_paths()[:1]),),
         series=series,
         methods="# Tensor\n\nFitted by least squares [@basser1994; @basser1996], as before "
         "[@basser1994].",
-        software=(Fact("numpy", "2.3"),),
+        software=(Entry("numpy", "2.3"),),
         command="drope-bidsapp in out participant",
         config="[run]\n",
-        errors=(RunError("models", "failed", crash_file="sub-01/log/crash.txt"),),
+        errors=(RunError("models", "failed"),),
     )
 
 
@@ -129,23 +129,23 @@ def test_names_are_escaped_everywhere() -> None:
         participant=NASTY,
         dataset=NASTY,
         version=NASTY,
-        summary=(Fact(NASTY, NASTY),),
+        summary=(Entry(NASTY, NASTY),),
         warnings=(ReportWarning("error", NASTY, NASTY, NASTY),),
-        anatomy=(AnatomySection(NASTY, (Fact(NASTY, NASTY),)),),
+        anatomy=(AnatomySection(NASTY, (Entry(NASTY, NASTY),)),),
         series=(
             SeriesSection(
                 NASTY,
-                (Fact(NASTY, NASTY),),
+                (Entry(NASTY, NASTY),),
                 (Figure(NASTY, f"a/{NASTY}.svg", NASTY, NASTY, NASTY, True),),
                 quality_rows({NASTY: NASTY}),
-                (Fact(NASTY, NASTY),),
+                (Entry(NASTY, NASTY),),
             ),
         ),
         methods=NASTY,
-        software=(Fact(NASTY, NASTY),),
+        software=(Entry(NASTY, NASTY),),
         command=NASTY,
         config=NASTY,
-        errors=(RunError(NASTY, NASTY, NASTY, NASTY, f"log/{NASTY}"),),
+        errors=(RunError(NASTY, NASTY, NASTY),),
     )
     html = render_report(nasty)
     reader = Reader(html)
@@ -207,7 +207,7 @@ def test_the_same_content_gives_the_same_bytes() -> None:
 
 def test_series_are_columns_of_one_table() -> None:
     first, second = report().series
-    second = replace(second, facts=(Fact("Denoising", "none"), Fact("Models", "tensor")))
+    second = replace(second, entries=(Entry("Denoising", "none"), Entry("Models", "tensor")))
     html = render_report(replace(report(), series=(first, second)))
     line = html[html.index('<th scope="row">Denoising</th>') :]
     assert line.startswith('<th scope="row">Denoising</th><td>mppca AP</td><td>none</td>')
@@ -264,9 +264,9 @@ def test_describe_series_states_oblique_storage() -> None:
     )
     affine[0, 0] = -2
     gtab = GradientTable([0, 1000], [[0, 0, 0], [1, 0, 0]])
-    facts = {f.label: f.value for f in describe_series((4, 5, 6, 2), affine, gtab)}
-    assert facts["Stored as"] == "LAS, oblique by 15°"
-    assert facts["Voxel size"] == "2 x 2 x 2 mm"
+    entries = {e.label: e.value for e in describe_series((4, 5, 6, 2), affine, gtab)}
+    assert entries["Stored as"] == "LAS, oblique by 15°"
+    assert entries["Voxel size"] == "2 x 2 x 2 mm"
 
 
 def test_quality_rows_write_missing_values_and_flag_odd_ones() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm_workflows.report.charts import chart_style, chart_svg
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Panel", "draw_features", "draw_panels", "main_axes"]
@@ -74,15 +75,7 @@ def _spread(n: int) -> NDArray[np.float64]:
 def draw_panels(panels: Sequence[Panel]) -> str:
     """Draw one small chart per measure: a point per scan, a line at the median.
 
-    Parameters
-    ----------
-    panels
-        Measures, in order.
-
-    Returns
-    -------
-    str
-        An `<svg>` element, or nothing without a panel.
+    Returns an `<svg>` element, or an empty text without a panel.
     """
     if not panels:
         return ""
@@ -92,47 +85,55 @@ def draw_panels(panels: Sequence[Panel]) -> str:
     with chart_style():
         figure = Figure(figsize=(11, 2.5 * n_rows), layout="constrained")
         for position, panel in enumerate(panels):
-            axes = figure.add_subplot(n_rows, COLUMNS, position + 1)
-            labels = sorted(set(panel.groups), key=lambda g: (len(g), g))
-            for column, label in enumerate(labels):
-                rows = [i for i, g in enumerate(panel.groups) if g == label]
-                values = panel.values[rows]
-                if not np.isfinite(values).any():
-                    continue
-                x = column + _spread(len(rows))
-                is_out = np.array([i in panel.outliers for i in rows])
-                axes.scatter(
-                    x[~is_out],
-                    values[~is_out],
-                    s=14,
-                    color=COLOURS[column % len(COLOURS)],
-                    alpha=0.65,
-                    linewidths=0,
-                    rasterized=len(rows) > MANY_POINTS,
-                )
-                axes.scatter(x[is_out], values[is_out], s=26, marker="D", color=OUTLIER_COLOUR)
-                median = float(np.nanmedian(values))
-                axes.plot([column - 0.34, column + 0.34], [median, median], color="#222", lw=1.4)
-                for i in [i for i, out in enumerate(is_out) if out][:MAX_NAMES]:
-                    axes.annotate(
-                        panel.names[rows[i]],
-                        (x[i], values[i]),
-                        xytext=(5, 0),
-                        textcoords="offset points",
-                        fontsize=7,
-                        color=OUTLIER_COLOUR,
-                        va="center",
-                    )
-            axes.set_title(break_name(panel.title), loc="left")
-            axes.set_ylabel(panel.unit)
-            axes.set_xlim(-0.6, max(len(labels) - 0.4, 0.9))
-            is_grouped = labels not in ([""], [])
-            axes.set_xticks(range(len(labels)) if is_grouped else [])
-            if is_grouped:
-                axes.set_xticklabels(labels)
-            axes.grid(axis="y", color="#e4e9ee", lw=0.6)
-            axes.set_axisbelow(True)
+            _draw_panel(figure.add_subplot(n_rows, COLUMNS, position + 1), panel)
         return _inline(figure)
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    labels = _sorted_labels(panel.groups)
+    for column, label in enumerate(labels):
+        rows = [i for i, group in enumerate(panel.groups) if group == label]
+        values = panel.values[rows]
+        if not np.isfinite(values).any():
+            continue
+        x = column + _spread(len(rows))
+        is_out = np.array([i in panel.outliers for i in rows])
+        axes.scatter(
+            x[~is_out],
+            values[~is_out],
+            s=14,
+            color=COLOURS[column % len(COLOURS)],
+            alpha=0.65,
+            linewidths=0,
+            rasterized=len(rows) > MANY_POINTS,
+        )
+        axes.scatter(x[is_out], values[is_out], s=26, marker="D", color=OUTLIER_COLOUR)
+        median = float(np.nanmedian(values))
+        axes.plot([column - 0.34, column + 0.34], [median, median], color="#222", lw=1.4)
+        for i in np.flatnonzero(is_out)[:MAX_NAMES]:
+            axes.annotate(
+                panel.names[rows[i]],
+                (x[i], values[i]),
+                xytext=(5, 0),
+                textcoords="offset points",
+                fontsize=7,
+                color=OUTLIER_COLOUR,
+                va="center",
+            )
+    axes.set_title(break_name(panel.title), loc="left")
+    axes.set_ylabel(panel.unit)
+    axes.set_xlim(-0.6, max(len(labels) - 0.4, 0.9))
+    is_grouped = labels not in ([""], [])
+    axes.set_xticks(range(len(labels)) if is_grouped else [])
+    if is_grouped:
+        axes.set_xticklabels(labels)
+    axes.grid(axis="y", color="#e4e9ee", lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def _sorted_labels(groups: Sequence[str]) -> list[str]:
+    """Return the labels of groups, shorter ones first: b=700 before b=1000."""
+    return sorted(set(groups), key=lambda group: (len(group), group))
 
 
 def break_name(name: str) -> str:
@@ -145,10 +146,10 @@ def break_name(name: str) -> str:
     >>> break_name("MD, white, tensor fit")
     'MD, white, tensor fit'
     """
-    place = max(name.rfind(mark, 0, TITLE_WIDTH) for mark in "_ ") + 1
-    if len(name) <= TITLE_WIDTH or not place:
+    end = max(name.rfind(mark, 0, TITLE_WIDTH) for mark in "_ ") + 1
+    if len(name) <= TITLE_WIDTH or not end:
         return name
-    return f"{name[:place].rstrip()}\n{name[place:]}"
+    return f"{name[:end].rstrip()}\n{name[end:]}"
 
 
 def main_axes(features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -178,23 +179,18 @@ def main_axes(features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.floa
 def draw_features(
     features: ArrayLike, *, groups: Sequence[str], names: Sequence[str], legend: str
 ) -> str:
-    """Draw scans along the two main axes of their features.
+    """Draw scans along the two main axes of their features, as an `<svg>` element.
 
     Parameters
     ----------
     features
         Shape (N, D).
     groups
-        What the colour of each scan says.
+        Label of each scan, shown by its colour.
     names
-        Name of each scan; written while there are few.
+        Name of each scan, written for up to 30 scans.
     legend
         Title of the legend.
-
-    Returns
-    -------
-    str
-        An `<svg>` element.
     """
     from matplotlib.figure import Figure
 
@@ -202,7 +198,7 @@ def draw_features(
     with chart_style():
         figure = Figure(figsize=(8, 4.6), layout="constrained")
         axes = figure.add_subplot()
-        for number, label in enumerate(sorted(set(groups), key=lambda g: (len(g), g))):
+        for number, label in enumerate(_sorted_labels(groups)):
             rows = [i for i, g in enumerate(groups) if g == label]
             axes.scatter(
                 scores[rows, 0],

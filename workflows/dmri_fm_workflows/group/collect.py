@@ -1,4 +1,4 @@
-"""Which participants and which files an output folder holds."""
+"""Participants and files of an output folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmri_fm.errors import ConfigError, LayoutError
+from dmri_fm.errors import ConfigError, DmriError, LayoutError
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.outputs.naming import OutputName, identify
 from dmri_fm_workflows.outputs.tsv import scan_columns
@@ -19,7 +19,7 @@ _READ = ("_features.tsv", "_qc.tsv", "_dwimap.nii.gz")
 
 @dataclass(frozen=True)
 class OutputFile:
-    """An output and what its name says."""
+    """An output and its parsed name."""
 
     path: Path
     name: OutputName
@@ -42,18 +42,19 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that could not be used.
-
-    Attributes
-    ----------
-    participant
-        Whose, with the prefix.
-    message
-        What is wrong, in one line.
-    """
+    """A file that could not be used: its participant, with the prefix, and one line."""
 
     participant: str
     message: str
+
+    @classmethod
+    def of(cls, error: DmriError, file: OutputFile) -> Problem:
+        """Return the problem of an output that raised an error.
+
+        The error may name another file, such as the mask of a map.
+        """
+        name = (error.path or file.path).name
+        return cls(file.participant, f"{name}: {' '.join(error.found.split())}")
 
 
 def list_participants(output_dir: str | Path) -> tuple[str, ...]:
@@ -72,15 +73,15 @@ def list_participants(output_dir: str | Path) -> tuple[str, ...]:
             expected="the output folder of the participant level",
             advice="run the participant level first, with this output folder",
         )
-    found = sorted(p.name for p in output_dir.glob("sub-*") if p.is_dir())
-    if not found:
+    participants = sorted(p.name for p in output_dir.glob("sub-*") if p.is_dir())
+    if not participants:
         raise LayoutError(
             "no participant here",
             path=output_dir,
             expected="folders named sub-<label>, written by the participant level",
             advice="run the participant level first, with this output folder",
         )
-    return tuple(found)
+    return tuple(participants)
 
 
 def find_files(

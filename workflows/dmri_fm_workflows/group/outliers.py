@@ -1,4 +1,4 @@
-"""Scans that stand out from the others."""
+"""Outliers among the measures of scans."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.identity import TENSOR_NETWORKS, label_of
-from dmri_fm_workflows.report.content import quality_limits
+from dmri_fm_workflows.report.quality import quality_limits
 
 __all__ = ["Flag", "bad_side", "flag_scans", "robust_z"]
 
 #: A robust z-score beyond this is an outlier (Iglewicz and Hoaglin 1993).
 Z_LIMIT = 3.5
 
-#: Fewer comparable scans than this say nothing about what is usual.
+#: Fewest comparable scans for an outlier score.
 MIN_SCANS = 8
 
 #: Which side of a measure is bad, first match; both sides where none fits.
@@ -44,7 +44,7 @@ _OF_PROTOCOL = (
 
 @dataclass(frozen=True)
 class Flag:
-    """A measure of a scan that stands out.
+    """An outlier: a measure of a scan.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Flag:
     value
         As written in the table.
     reason
-        Against what it stands out.
+        Expected range, or distance from the other scans.
     """
 
     row: int
@@ -132,7 +132,7 @@ def flag_scans(
             if np.isfinite(numbers[rows]).sum() >= MIN_SCANS:
                 scores[rows] = robust_z(numbers[rows])
         side = bad_side(column)
-        low, high = quality_limits(column) or (-np.inf, np.inf)
+        low, high = quality_limits(column)
         for row, (number, score) in enumerate(zip(numbers, scores, strict=True)):
             if not np.isfinite(number):
                 continue

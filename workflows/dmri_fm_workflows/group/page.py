@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import ChoiceLoader, PackageLoader
+from jinja2 import ChoiceLoader, PackageLoader, Template
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -18,11 +17,12 @@ from dmri_fm.encoders.features import feature_columns
 from dmri_fm.identity import TENSOR_NETWORKS, identity, label_of
 from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
-from dmri_fm_workflows.group.tables import SCAN_COLUMNS, FeatureTable, GroupTables
+from dmri_fm_workflows.group.tables import GroupTable, GroupTables
+from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
-from dmri_fm_workflows.outputs.tsv import MISSING
-from dmri_fm_workflows.report.content import Fact, ReportWarning
-from dmri_fm_workflows.report.page import page_environment
+from dmri_fm_workflows.outputs.tsv import MISSING, SCAN_COLUMNS
+from dmri_fm_workflows.report.content import Entry, ReportWarning
+from dmri_fm_workflows.report.page import count_levels, page_environment
 
 __all__ = ["find_pages", "render_group_page"]
 
@@ -45,20 +45,6 @@ _RULE = (
     f"scans that it can be compared with, if there are at least {MIN_SCANS}. Measures that depend "
     "on b-values are compared among scans of the same largest b-value."
 )
-
-
-@dataclass(frozen=True)
-class _Grid:
-    columns: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class _ScanFlag:
-    scan: str
-    column: str
-    value: str
-    reason: str
 
 
 def _scan_names(table: pd.DataFrame) -> list[str]:
@@ -95,7 +81,7 @@ def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def _measures(table: pd.DataFrame) -> list[str]:
-    """Return the numeric columns of a table that hold anything; `_is_` tells a kind apart."""
+    """Return the numeric columns of a table that hold a value, without flags (`_is_`)."""
     columns = [c for c in table.columns if c not in SCAN_COLUMNS and "_is_" not in c]
     return [c for c in columns if np.isfinite(_numbers(table, c)).any()]
 
@@ -111,8 +97,8 @@ def _panels(
 ) -> list[Panel]:
     names = _scan_names(table)
     described = describe_columns(list(columns))
-    usual = {c: (1.0, str(described.get(c, {}).get("Units", ""))) for c in columns}
-    scale = usual | dict(scales or {})
+    own = {c: (1.0, str(described.get(c, {}).get("Units", ""))) for c in columns}
+    scale = own | dict(scales or {})
     return [
         Panel(
             title=(titles or {}).get(column, column),
@@ -127,7 +113,7 @@ def _panels(
 
 
 def _hints(columns: Sequence[str]) -> dict[str, str]:
-    """Return what each column holds, for the reader who points at its head."""
+    """Return the description of each column, shown when the pointer is over its heading."""
     return {
         column: f"{about['Description']}, {about['Units']}"
         if "Units" in about
@@ -136,9 +122,9 @@ def _hints(columns: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _named(flags: Sequence[Flag], table: pd.DataFrame) -> list[_ScanFlag]:
+def _named(flags: Sequence[Flag], table: pd.DataFrame) -> list[tuple[str, Flag]]:
     names = _scan_names(table)
-    return [_ScanFlag(names[f.row], f.column, f.value, f.reason) for f in flags]
+    return [(names[flag.row], flag) for flag in flags]
 
 
 def _map_titles(columns: Sequence[str]) -> dict[str, str]:
@@ -154,13 +140,14 @@ def _model_title(label: str) -> str:
     return "tensor fit" if label == "tensor" else identity(label).title
 
 
-def _suffixes(features: Sequence[FeatureTable]) -> list[str]:
-    """Return what tells tables of features apart: nothing where there is one."""
-    titles = [f", {_model_title(f.model)}, {f.type.removeprefix('features_')}" for f in features]
-    return titles if len(features) > 1 else [""] * len(features)
+def _suffix(features: GroupTable, tables: GroupTables) -> str:
+    """Return encoder and type of a table of features; nothing where there is no other."""
+    if len(tables.features) == 1 or features.model is None:
+        return ""
+    return f", {_model_title(features.model)}, {features.type.removeprefix('features_')}"
 
 
-def _features_chart(features: FeatureTable, tables: GroupTables) -> str:
+def _features_chart(features: GroupTable, tables: GroupTables) -> str:
     table = features.table
     columns = feature_columns(table.columns)
     if len(table) < 3 or not columns:
@@ -169,8 +156,8 @@ def _features_chart(features: FeatureTable, tables: GroupTables) -> str:
     weights = (
         table["weights_sha256"] if "weights_sha256" in table else pd.Series([""] * len(table))
     )
-    usual = Counter(weights).most_common(1)[0][0]
-    rows = np.flatnonzero(np.isfinite(data).all(axis=1) & (weights == usual).to_numpy())
+    most = Counter(weights).most_common(1)[0][0]
+    rows = np.flatnonzero(np.isfinite(data).all(axis=1) & (weights == most).to_numpy())
     if rows.size < 3:
         return ""
     names, groups = _scan_names(table), _protocols(table, tables)
@@ -185,14 +172,6 @@ def _features_chart(features: FeatureTable, tables: GroupTables) -> str:
 def _some(participants: Sequence[str]) -> str:
     """Name participants, up to eight of them."""
     return ", ".join(participants[:8]) + (" and others" if len(participants) > 8 else "")
-
-
-def _warnings(tables: GroupTables) -> list[ReportWarning]:
-    return [
-        *_status_warnings(tables),
-        *_weights_warnings(tables.features),
-        *_protocol_warnings(tables),
-    ]
 
 
 def _status_warnings(tables: GroupTables) -> Iterator[ReportWarning]:
@@ -223,11 +202,11 @@ def _status_warnings(tables: GroupTables) -> Iterator[ReportWarning]:
         )
 
 
-def _weights_warnings(features: Sequence[FeatureTable]) -> Iterator[ReportWarning]:
+def _weights_warnings(features: Sequence[GroupTable]) -> Iterator[ReportWarning]:
     for of in features:
         weights = set(of.table.get("weights_sha256", pd.Series(dtype=str))) - {MISSING}
         if len(weights) > 1:
-            which = f" of {_model_title(of.model)}" if len(features) > 1 else ""
+            which = f" of {_model_title(str(of.model))}" if len(features) > 1 else ""
             yield ReportWarning(
                 "error",
                 f"Scan features{which} come from {len(weights)} different networks.",
@@ -262,7 +241,7 @@ def render_group_page(
     Parameters
     ----------
     tables
-        What it shows.
+        Tables to show.
     dataset
         Name of the dataset.
     pages
@@ -279,71 +258,72 @@ def render_group_page(
     drawn = [c for c in _DRAWN_MAPS if c in _measures(scalars)]
     protocols = _protocols(scalars, tables)
     map_flags = flag_scans(scalars, drawn, protocol=protocols)
-    titles = _map_titles(drawn)
     scales = {c: (1e3, "10⁻³ mm²/s") for c in drawn if "_md_" in c}
-    warnings = _warnings(tables)
-    status = Counter(tables.status["status"])
-    summary = (
-        Fact("Participants", str(len(tables.status))),
-        *(Fact(word.capitalize(), str(status[word])) for word in _BADGES if status[word]),
-        Fact("Scans with quality tables", str(len(quality))),
-        *(
-            Fact(f"Scans with features{of}", str(len(f.table)))
-            for f, of in zip(tables.features, _suffixes(tables.features), strict=True)
-        ),
-        Fact("Scans with maps in template space", str(len(scalars))),
-        Fact("Scans that stand out", str(len({f.row for f in flags}))),
+    map_panels = _panels(
+        scalars, drawn, map_flags, groups=protocols, titles=_map_titles(drawn), scales=scales
     )
-    environment = page_environment()
-    environment = environment.overlay(
-        loader=ChoiceLoader(
-            [PackageLoader("dmri_fm_workflows.group"), PackageLoader("dmri_fm_workflows.report")]
-        )
-    )
-    charts = {
-        "quality": draw_panels(_panels(quality, measures, flags)),
-        "maps": draw_panels(
-            _panels(scalars, drawn, map_flags, groups=protocols, titles=titles, scales=scales)
-        ),
-    }
-    feature_charts = [
-        (of.removeprefix(", "), Markup(svg))
-        for f, of in zip(tables.features, _suffixes(tables.features), strict=True)
-        if (svg := _features_chart(f, tables))
+    warnings = [
+        *_status_warnings(tables),
+        *_weights_warnings(tables.features),
+        *_protocol_warnings(tables),
     ]
     filled = [c for c in quality.columns if (quality[c] != MISSING).any()]
-    shown = _Grid(filled, [[str(c) for c in row] for row in quality[filled].to_numpy()])
-    counts = {k: sum(w.level == k for w in warnings) for k in ("error", "warning", "note")}
-    return environment.get_template("group.html.j2").render(
+    return _template().render(
         title="Group report: diffusion MRI",
         dataset=dataset,
         version=__version__,
         warnings=warnings,
-        counts=counts,
-        summary=summary,
+        counts=count_levels(warnings),
+        summary=_summary(tables, n_flagged=len({f.row for f in flags})),
         status=sorted(
             tables.status.to_dict("records"),
             key=lambda row: (list(_BADGES).index(row["status"]), row["participant_id"]),
         ),
         badges=_BADGES,
         links=dict(pages or {}),
-        quality=shown,
+        columns=filled,
+        rows=quality[filled].to_numpy().tolist(),
         flagged={(f.row, f.column): f.reason for f in flags},
         flags=_named(flags, quality),
         map_flags=_named(map_flags, scalars),
-        hints=_hints(shown.columns),
+        hints=_hints(filled),
         rule=_RULE,
-        charts={name: Markup(svg) for name, svg in charts.items()},
-        feature_charts=feature_charts,
-        files=[
-            *(
-                (f.path.name, f"scan features{of}", len(f.table))
-                for f, of in zip(tables.features, _suffixes(tables.features), strict=True)
-            ),
-            ("desc-scalars_features.tsv", "regional scalars", len(scalars)),
-            ("desc-image_qc.tsv", "image quality", len(quality)),
-            ("participants_status.tsv", "status of every participant", len(tables.status)),
+        quality_chart=Markup(draw_panels(_panels(quality, measures, flags))),
+        maps_chart=Markup(draw_panels(map_panels)),
+        feature_charts=[
+            (_suffix(features, tables).removeprefix(", "), Markup(svg))
+            for features in tables.features
+            if (svg := _features_chart(features, tables))
         ],
+        files=[
+            (
+                item.path.name,
+                load_catalogue().output_type(f"group_{item.type}").title + _suffix(item, tables),
+                len(item.table),
+            )
+            for item in tables.listed
+        ],
+    )
+
+
+def _template() -> Template:
+    loaders = [PackageLoader(f"dmri_fm_workflows.{folder}") for folder in ("group", "report")]
+    environment = page_environment().overlay(loader=ChoiceLoader(loaders))
+    return environment.get_template("group.html.j2")
+
+
+def _summary(tables: GroupTables, *, n_flagged: int) -> tuple[Entry, ...]:
+    status = Counter(tables.status["status"])
+    return (
+        Entry("Participants", str(len(tables.status))),
+        *(Entry(word.capitalize(), str(status[word])) for word in _BADGES if status[word]),
+        Entry("Scans with quality tables", str(len(tables.quality))),
+        *(
+            Entry(f"Scans with features{_suffix(f, tables)}", str(len(f.table)))
+            for f in tables.features
+        ),
+        Entry("Scans with maps in template space", str(len(tables.scalars))),
+        Entry("Scans that stand out", str(n_flagged)),
     )
 
 

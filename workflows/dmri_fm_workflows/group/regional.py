@@ -89,8 +89,8 @@ class RegionSet:
             for row in range(3)
         ]
         inside = np.ones(shape, dtype=bool)
-        for found, size in zip(index, self.labels.shape, strict=True):
-            inside &= (found >= 0) & (found < size)
+        for position, size in zip(index, self.labels.shape, strict=True):
+            inside &= (position >= 0) & (position < size)
         clipped = [np.clip(f, 0, n - 1) for f, n in zip(index, self.labels.shape, strict=True)]
         labels = np.where(inside, self.labels[tuple(clipped)], 0)
         return RegionSet(labels, affine, self.members)
@@ -104,7 +104,7 @@ def summarise_map(
     Parameters
     ----------
     data
-        Shape (X, Y, Z), on the regions' grid. Voxels that are not finite are left out.
+        Shape (X, Y, Z), on the regions' grid. Voxels that are not finite are ignored.
     mask
         Shape (X, Y, Z): where the map holds a value.
     regions

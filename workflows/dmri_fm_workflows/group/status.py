@@ -1,9 +1,9 @@
-"""What became of every participant."""
+"""Status of every participant, from the records of its runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +22,7 @@ SHOWN_PATHS = 3
 
 @dataclass(frozen=True)
 class ParticipantStatus:
-    """What the latest runs of a participant's scans came to.
+    """Status of a participant after the latest runs of its scans.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class ParticipantStatus:
         `complete`; `incomplete`: outputs are missing or changed; `failed`: the latest run of a
         scan has errors; `unknown`: no readable record.
     reason
-        Why it is not complete, and what could not be read; empty if all is well.
+        Why it is not complete, and unreadable files; empty if all is well.
     run_uuid, version, started, finished
         Of the latest run of all; empty if unknown.
     n_outputs, n_missing
@@ -57,7 +57,7 @@ class ParticipantStatus:
 
 
 def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the records in a participant's folder, oldest first, and say what is broken."""
+    """Return the records of a participant, oldest first, and a line for each broken one."""
     records, broken = [], []
     for path in sorted(folder.glob("log/*/provenance.json")):
         try:
@@ -144,11 +144,11 @@ def read_status(
     problems: Sequence[Problem] = (),
     n_scans: int = 0,
 ) -> ParticipantStatus:
-    """Find out what became of a participant.
+    """Return the status of a participant.
 
-    The latest record among `log/*/provenance.json` counts, and earlier ones of scans, such as
-    those of another session, that no later run was asked for. A broken record is a reason,
-    never an error.
+    The latest record among `log/*/provenance.json` counts, and earlier ones of scans that no
+    later run was asked for, such as those of another session. A broken record is a reason, never
+    an error.
 
     Parameters
     ----------
@@ -157,56 +157,48 @@ def read_status(
     participant
         With the prefix.
     problems
-        What the collection of the tables met; those of this participant become reasons.
+        Files that the tables lack; those of this participant become reasons.
     n_scans
         Scans with tables.
     """
-    output_dir = Path(output_dir)
-    records, broken = read_records(output_dir / participant)
-    reasons = [p.message for p in problems if p.participant == participant]
-    n_warnings = _count_warnings(output_dir / participant)
+    folder = Path(output_dir) / participant
+    records, broken = read_records(folder)
+    reasons = [*broken, *(p.message for p in problems if p.participant == participant)]
+    status = ParticipantStatus(
+        participant, "unknown", n_scans=n_scans, n_warnings=_count_warnings(folder)
+    )
     if not records:
-        why = broken or ["no record of a finished run (log/*/provenance.json)"]
-        return ParticipantStatus(
-            participant,
-            "unknown",
-            _join([*why, *reasons]),
-            n_scans=n_scans,
-            n_warnings=n_warnings,
-        )
-    latest = records[-1]
+        no_record = [] if broken else ["no record of a finished run (log/*/provenance.json)"]
+        return replace(status, reason=_join([*no_record, *reasons]))
+    latest, current = records[-1], _current(records)
     outputs = latest.get("outputs", {})
-    missing = find_missing(output_dir, outputs)
-    current = _current(records)
-    status = "failed" if any(r["status"] == "failed" for r in current) else "complete"
-    why = []
-    for error in (e for r in current for e in r.get("errors", [])):
-        entry = error if isinstance(error, dict) else {"message": str(error)}
-        parts = [str(entry[k]) for k in ("scan", "stage", "message") if entry.get(k)]
-        why.append(": ".join(parts))
-    if status == "complete" and missing:
-        status = "incomplete"
+    missing = find_missing(Path(output_dir), outputs)
+    errors = [_error_text(error) for record in current for error in record.get("errors", [])]
     if missing:
         more = f" and {len(missing) - SHOWN_PATHS} more" if len(missing) > SHOWN_PATHS else ""
         shown = ", ".join(missing[:SHOWN_PATHS])
-        why.append(f"{len(missing)} outputs are missing or changed: {shown}{more}")
-    return ParticipantStatus(
-        participant_id=participant,
-        status=status,
-        reason=_join([*why, *broken, *reasons]),
-        run_uuid=str(latest["run_uuid"]),
+        errors.append(f"{len(missing)} outputs are missing or changed: {shown}{more}")
+    has_failed = any(record["status"] == "failed" for record in current)
+    return replace(
+        status,
+        status="failed" if has_failed else "incomplete" if missing else "complete",
+        reason=_join([*errors, *reasons]),
+        n_outputs=len(outputs),
+        n_missing=len(missing),
+        run_uuid=latest["run_uuid"],
         version=str(latest.get("version", "")),
         started=str(latest.get("started", "")),
         finished=str(latest.get("finished", "")),
-        n_outputs=len(outputs),
-        n_missing=len(missing),
-        n_scans=n_scans,
-        n_warnings=n_warnings,
     )
 
 
+def _error_text(error: Any) -> str:
+    entry = error if isinstance(error, dict) else {"message": str(error)}
+    return ": ".join(str(entry[k]) for k in ("scan", "stage", "message") if entry.get(k))
+
+
 def _count_warnings(folder: Path) -> int:
-    """Count what the sidecars of the preprocessed images warn of."""
+    """Count the warnings in the sidecars of the preprocessed images."""
     count = 0
     for path in folder.rglob("*_space-ACPC_desc-preproc_*.json"):
         try:

@@ -53,7 +53,7 @@ class _DwiMaskInputSpec(GradientInputSpec):
 
 class _TensorOutputSpec(TraitedSpec):
     v1_file = File(exists=True, desc="main eigenvector, RAS+, 4-D")
-    record = traits.Dict(desc="what ran, for the sidecars of the maps")
+    record = traits.Dict(desc="processing record, for the sidecars of the maps")
 
 
 def _map_spec(name: str, family: str) -> type[TraitedSpec]:
@@ -134,7 +134,7 @@ class _FeaturesOutputSpec(TraitedSpec):
     scan_file = File(exists=True, desc="one row: the scan's features")
     patch_file = File(exists=True, desc="features per patch, npz")
     ood = traits.Dict(desc="score and percentile of the distance to the training features")
-    record = traits.Dict(desc="what ran, for the sidecars")
+    record = traits.Dict(desc="processing record, for the sidecars")
 
 
 class ExtractFeatures(SimpleInterface):
@@ -172,9 +172,7 @@ class CheckGradients(SimpleInterface):
     output_spec = _CheckOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        check = check_gradients(dwi)
-        self._results["record"] = check.as_record()
+        self._results["record"] = check_gradients(self.inputs.load()).as_record()
         return runtime
 
 
@@ -192,11 +190,9 @@ class CheckFreeWater(SimpleInterface):
     output_spec = _CheckOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        found = measure_free_water(dwi)
         length = self.inputs.common_length
         check = describe_free_water(
-            found,
+            measure_free_water(self.inputs.load()),
             method=self.inputs.method,
             common_length=length if isdefined(length) else None,
         )
@@ -222,7 +218,7 @@ class _QualityOutputSpec(TraitedSpec):
 
 
 class AssessQuality(SimpleInterface):
-    """Measure the quality of a series, raw and preprocessed, and of what networks make of it.
+    """Measure the quality of a series, raw and preprocessed, and of the networks' tensors.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Records of what ran: dictionaries that nodes hand on, joined for sidecars and report."""
+"""Processing records: dictionaries that nodes hand on, joined for sidecars and report."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def join_records(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class _RecordsInputSpec(BaseInterfaceInputSpec):
-    base = traits.Dict(desc="what is known when the graph is built")
+    base = traits.Dict(desc="entries known when the graph is built")
     warnings_of = traits.Dict(desc="record of which only the warnings are taken over")
     taken_keys = traits.List(Str, desc="further entries of warnings_of that are taken over")
-    model_record = traits.Dict(desc="what a tensor model says of itself: goes under Model")
+    model_record = traits.Dict(desc="record of a tensor model, goes under Model")
     in_records = InputMultiObject(traits.Dict(), desc="records of several nodes, in order")
 
 

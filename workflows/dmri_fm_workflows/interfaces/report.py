@@ -24,15 +24,37 @@ from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.outputs.tsv import MISSING, read_table
 from dmri_fm_workflows.report import figures
+from dmri_fm_workflows.report.features import PatchTokens
 
 
 def _open(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels and the affine of an image."""
     image = load_image(path)
     return read_array(image, path=path), np.asarray(image.affine)
 
 
+def _open_mask(path: str) -> np.ndarray:
+    return _open(path)[0] > 0
+
+
 class _FigureOutputSpec(TraitedSpec):
     out_file = File(exists=True, desc="the figure, SVG")
+
+
+class _Figure(SimpleInterface):
+    """An interface that draws one figure, `figure.svg`."""
+
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        out = Path(runtime.cwd) / "figure.svg"
+        self._draw(out)
+        self._results["out_file"] = str(out)
+        return runtime
+
+    def _draw(self, out: Path) -> None:
+        """Load the inputs and draw the figure into a file."""
+        raise NotImplementedError
 
 
 class _MaskInputSpec(BaseInterfaceInputSpec):
@@ -41,20 +63,15 @@ class _MaskInputSpec(BaseInterfaceInputSpec):
     title = traits.Str("Brain mask", usedefault=True, desc="title")
 
 
-class PlotMask(SimpleInterface):
+class PlotMask(_Figure):
     """Draw the contour of a brain mask on its image."""
 
     input_spec = _MaskInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         image, affine = _open(self.inputs.in_file)
-        mask, _ = _open(self.inputs.mask_file)
-        out = figures.plot_mask(
-            image, mask > 0, affine, Path(runtime.cwd) / "mask.svg", title=self.inputs.title
-        )
-        self._results["out_file"] = str(out)
-        return runtime
+        mask = _open_mask(self.inputs.mask_file)
+        figures.plot_mask(image, mask, affine, out, title=self.inputs.title)
 
 
 class _SchemeInputSpec(GradientInputSpec):
@@ -63,13 +80,12 @@ class _SchemeInputSpec(GradientInputSpec):
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
 
 
-class PlotScheme(SimpleInterface):
+class PlotScheme(_Figure):
     """Draw the gradient directions of every shell."""
 
     input_spec = _SchemeInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         image = load_image(self.inputs.dwi_file, ndim=4)
         gtab = read_gradients(
             self.inputs.bval_file,
@@ -78,39 +94,34 @@ class PlotScheme(SimpleInterface):
             n_volumes=image.shape[3],
             b0_threshold=self.inputs.threshold(),
         )
-        out = figures.plot_sampling_scheme(gtab, Path(runtime.cwd) / "scheme.svg")
-        self._results["out_file"] = str(out)
-        return runtime
+        figures.plot_sampling_scheme(gtab, out)
 
 
 class _BeforeAfterInputSpec(BaseInterfaceInputSpec):
     before_file = File(exists=True, mandatory=True, desc="3-D image before")
     after_file = File(exists=True, mandatory=True, desc="3-D image after, same grid")
-    mask_file = File(exists=True, desc="brain mask")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
     title = traits.Str("Before and after", usedefault=True, desc="title")
 
 
-class PlotBeforeAfter(SimpleInterface):
+class PlotBeforeAfter(_Figure):
     """Draw two states of an image that flicker under the pointer."""
 
     input_spec = _BeforeAfterInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         before, affine = _open(self.inputs.before_file)
         after, _ = _open(self.inputs.after_file)
-        mask = _open(self.inputs.mask_file)[0] > 0 if isdefined(self.inputs.mask_file) else None
-        out = figures.plot_before_after(
+        mask = _open_mask(self.inputs.mask_file)
+        figures.plot_before_after(
             before,
             after,
             affine,
-            Path(runtime.cwd) / "before_after.svg",
+            out,
             mask=mask,
-            contours={} if mask is None else {"brain mask of the corrected image": mask},
+            contours={"brain mask of the corrected image": mask},
             title=self.inputs.title,
         )
-        self._results["out_file"] = str(out)
-        return runtime
 
 
 class _DenoisingInputSpec(BaseInterfaceInputSpec):
@@ -120,27 +131,24 @@ class _DenoisingInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class PlotDenoising(SimpleInterface):
-    """Draw the volume of highest b before and after denoising, and what was removed."""
+class PlotDenoising(_Figure):
+    """Draw the volume of highest b before and after denoising, and their difference."""
 
     input_spec = _DenoisingInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         volume = int(np.argmax(np.loadtxt(self.inputs.bval_file)))
         before = load_image(self.inputs.raw_file, ndim=4)
         after = load_image(self.inputs.dwi_file, ndim=4)
-        mask, _ = _open(self.inputs.mask_file)
-        out = figures.plot_denoising(
+        mask = _open_mask(self.inputs.mask_file)
+        figures.plot_denoising(
             np.asarray(before.dataobj[..., volume], dtype=np.float32),
             np.asarray(after.dataobj[..., volume], dtype=np.float32),
             np.asarray(before.affine),
-            Path(runtime.cwd) / "denoising.svg",
-            mask=mask > 0,
+            out,
+            mask=mask,
             volume_name=f"volume {volume + 1}",
         )
-        self._results["out_file"] = str(out)
-        return runtime
 
 
 class _CarpetInputSpec(BaseInterfaceInputSpec):
@@ -151,59 +159,53 @@ class _CarpetInputSpec(BaseInterfaceInputSpec):
     outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
 
 
-class PlotCarpet(SimpleInterface):
+class PlotCarpet(_Figure):
     """Draw head motion over the slices of every volume."""
 
     input_spec = _CarpetInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         data, _ = _open(self.inputs.dwi_file)
-        mask, _ = _open(self.inputs.mask_file)
+        mask = _open_mask(self.inputs.mask_file)
         motion = read_motion_tsv(self.inputs.motion_file)
-        out = figures.plot_carpet(
+        figures.plot_carpet(
             data,
-            mask > 0,
+            mask,
             motion.fd_mm,
             motion.parameters[:, :6],
             np.load(self.inputs.outliers_file),
-            Path(runtime.cwd) / "carpet.svg",
+            out,
             bvals=np.loadtxt(self.inputs.bval_file),
         )
-        self._results["out_file"] = str(out)
-        return runtime
 
 
 class _RegistrationInputSpec(BaseInterfaceInputSpec):
     moving_file = File(exists=True, mandatory=True, desc="image resampled to the fixed one")
     fixed_file = File(exists=True, mandatory=True, desc="image registered to")
-    mask_file = File(exists=True, desc="brain mask on the fixed grid")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask on the fixed grid")
     moving_label = traits.Str("moving", usedefault=True, desc="name of the moving image")
     fixed_label = traits.Str("fixed", usedefault=True, desc="name of the fixed image")
     title = traits.Str("Registration", usedefault=True, desc="title")
 
 
-class PlotRegistration(SimpleInterface):
+class PlotRegistration(_Figure):
     """Draw two registered images that flicker under the pointer, with contours."""
 
     input_spec = _RegistrationInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         moving, _ = _open(self.inputs.moving_file)
         fixed, affine = _open(self.inputs.fixed_file)
-        mask = _open(self.inputs.mask_file)[0] > 0 if isdefined(self.inputs.mask_file) else None
-        out = figures.plot_registration(
+        mask = _open_mask(self.inputs.mask_file)
+        figures.plot_registration(
             moving,
             fixed,
             affine,
-            Path(runtime.cwd) / "registration.svg",
+            out,
             mask=mask,
             labels=(self.inputs.moving_label, self.inputs.fixed_label),
             title=self.inputs.title,
         )
-        self._results["out_file"] = str(out)
-        return runtime
 
 
 class _ColourFaInputSpec(BaseInterfaceInputSpec):
@@ -212,19 +214,16 @@ class _ColourFaInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class PlotColourFa(SimpleInterface):
+class PlotColourFa(_Figure):
     """Draw FA coloured by the main direction."""
 
     input_spec = _ColourFaInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         fa, affine = _open(self.inputs.fa_file)
         v1, _ = _open(self.inputs.v1_file)
-        mask, _ = _open(self.inputs.mask_file)
-        out = figures.plot_colour_fa(fa, v1, affine, Path(runtime.cwd) / "fa.svg", mask=mask > 0)
-        self._results["out_file"] = str(out)
-        return runtime
+        mask = _open_mask(self.inputs.mask_file)
+        figures.plot_colour_fa(fa, v1, affine, out, mask=mask)
 
 
 class _CompareInputSpec(BaseInterfaceInputSpec):
@@ -237,39 +236,32 @@ class _CompareInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class PlotComparison(SimpleInterface):
+class PlotComparison(_Figure):
     """Draw FA of the tensor fit beside FA of the network."""
 
     input_spec = _CompareInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         tensor, affine = _open(self.inputs.tensor_file)
         network, _ = _open(self.inputs.network_file)
-        mask, _ = _open(self.inputs.mask_file)
-        status = self.inputs.record["Status"]
+        mask = _open_mask(self.inputs.mask_file)
         name = identity(self.inputs.model).title
         more = {}
         if isdefined(self.inputs.std_file):
-            deviation = _open(self.inputs.std_file)[0], (0.0, 0.1)
-            more[f"standard deviation of FA, {name}"] = deviation
+            more[f"standard deviation of FA, {name}"] = _open(self.inputs.std_file)[0], (0.0, 0.1)
         if isdefined(self.inputs.ood_file):
-            percentile = _open(self.inputs.ood_file)[0], (50.0, 100.0)
-            more[f"out of distribution for the {name}: percentile of its training data"] = (
-                percentile
-            )
-        out = figures.plot_scalar_comparison(
+            ood = f"out of distribution for the {name}: percentile of its training data"
+            more[ood] = _open(self.inputs.ood_file)[0], (50.0, 100.0)
+        figures.plot_scalar_comparison(
             tensor,
             network,
-            mask > 0,
+            mask,
             affine,
-            Path(runtime.cwd) / "compare.svg",
-            labels=("tensor fit", f"{name} ({status})"),
+            out,
+            labels=("tensor fit", f"{name} ({self.inputs.record['Status']})"),
             title=f"Tensor fit and {name}",
             more=more,
         )
-        self._results["out_file"] = str(out)
-        return runtime
 
 
 class _FeaturesInputSpec(BaseInterfaceInputSpec):
@@ -277,36 +269,19 @@ class _FeaturesInputSpec(BaseInterfaceInputSpec):
     patch_file = File(exists=True, mandatory=True, desc="patch features, npz")
 
 
-class PlotFeatures(SimpleInterface):
+class PlotFeatures(_Figure):
     """Draw the scan's features and the patches' principal components."""
 
     input_spec = _FeaturesInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         (row,) = read_table(self.inputs.scan_file)
         vector = [float(row[c]) for c in feature_columns(row)]
-        with np.load(self.inputs.patch_file) as patches:
-            x, y, z = patches["grid_shape"]
-            out = figures.plot_features(
-                vector,
-                patches["tokens"],
-                patches["ijk"],
-                (int(x), int(y), int(z)),
-                Path(runtime.cwd) / "features.svg",
-                xyz_mm=patches["xyz_mm"],
-                valid=patches["valid"],
-                error=patches["error"],
-                ood_percentile=_number(row["ood_percentile"]),
-                ood_score=_number(row["ood_score"]),
-            )
-        self._results["out_file"] = str(out)
-        return runtime
-
-
-def _number(cell: str) -> float | None:
-    """Read a cell of a table; None where there is nothing."""
-    return None if cell == MISSING else float(cell)
+        ood = {c: float(row[c]) for c in ("ood_percentile", "ood_score") if row[c] != MISSING}
+        with np.load(self.inputs.patch_file) as saved:
+            arrays = {f: saved[f] for f in ("tokens", "ijk", "xyz_mm", "valid", "error")}
+            x, y, z = map(int, saved["grid_shape"])
+        figures.plot_features(vector, PatchTokens(grid_shape=(x, y, z), **arrays), out, **ood)
 
 
 class _TemplateContourInputSpec(BaseInterfaceInputSpec):
@@ -315,25 +290,22 @@ class _TemplateContourInputSpec(BaseInterfaceInputSpec):
     title = traits.Str(mandatory=True, desc="title")
 
 
-class PlotInTemplate(SimpleInterface):
+class PlotInTemplate(_Figure):
     """Draw the template's white matter and the brain of the series on a map of 0 to 1."""
 
     input_spec = _TemplateContourInputSpec
-    output_spec = _FigureOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
+    def _draw(self, out: Path) -> None:
         image, affine = _open(self.inputs.in_file)
-        mask, _ = _open(self.inputs.mask_file)
-        out = figures.plot_contours(
+        mask = _open_mask(self.inputs.mask_file)
+        figures.plot_contours(
             image,
             {
                 "white matter of the template": load_template(2).wm > 0.5,
-                "brain of the series": mask > 0,
+                "brain of the series": mask,
             },
             affine,
-            Path(runtime.cwd) / "template.svg",
+            out,
             window=(0.0, 1.0),
             title=self.inputs.title,
         )
-        self._results["out_file"] = str(out)
-        return runtime

@@ -96,11 +96,11 @@ class _SinkOutputSpec(TraitedSpec):
 
 
 class DerivativesDataSink(PrepareDerivative):
-    """Put a file and its sidecar in their places in the output folder.
+    """Write a file and its sidecar into the output folder.
 
     niworkflows' own `DerivativesDataSink` writes in place, compresses again what is compressed,
     knows no `param`, and writes templates' resolutions from TemplateFlow. Its parts are kept
-    apart in niworkflows as `PrepareDerivative` (what is the file called) and `SaveDerivative`
+    apart in niworkflows as `PrepareDerivative` (name the file) and `SaveDerivative`
     (copy it): this class is the first with our entities, followed by an atomic copy of our own.
 
     Every name is checked against `maps.yaml`: a path that niworkflows builds and our catalogue
@@ -183,7 +183,7 @@ class DerivativesDataSink(PrepareDerivative):
         return runtime
 
     def _fill_inputs(self, files: list[Path]) -> None:
-        """Derive what niworkflows needs from what was given: extension, resolution, source."""
+        """Derive the extension, resolution and source that niworkflows needs."""
         if isdefined(self.inputs.source_entities):
             scan = {k: v for k, v in self.inputs.source_entities.items() if k in SOURCE_ENTITIES}
             folder = f"sub-{scan['subject']}/dwi"
@@ -202,7 +202,7 @@ class DerivativesDataSink(PrepareDerivative):
                 self.inputs.resolution = space.resolution
 
     def _check(self, path: str) -> OutputName:
-        """Return what a path means; refuse it if an entity that was asked for is not in it."""
+        """Return the parsed name of a path; refuse it if it lost an entity."""
         name = identify(PurePosixPath(path))
         asked = {
             key: str(value)
@@ -230,8 +230,8 @@ class DerivativesDataSink(PrepareDerivative):
         known = image_sidecar(
             name.type.name, model=name.model, space=space, ends=ends, columns=columns
         )
-        # Facts win: a table of identities maps points otherwise than its name says. Whose methods
-        # ran is known only now.
+        # The record wins: a table of identities maps points otherwise than its name says. The
+        # methods that ran, and their works, are known only now.
         content = known | (transform_metadata(name) if ends else {}) | dict(meta)
         content = with_references(name.type, content, model=name.model)
         target = Path(sidecar_path(target))
@@ -246,7 +246,7 @@ def _columns(path: Path) -> list[str]:
 
 
 def _extension(path: Path) -> str:
-    """Return a file's extension; `.nii` counts as `.nii.gz`, which is what gets written."""
+    """Return a file's extension as written; that of `.nii` is `.nii.gz`."""
     known = {e for t in load_catalogue().types.values() for e in t.extensions} | {".json"}
     fitting = [e for e in known if path.name.endswith(e)]
     if fitting:
@@ -261,7 +261,7 @@ def _extension(path: Path) -> str:
 
 
 def _conformed(file: Path, name: OutputName, staging: Path, *, time_step_s: float | None) -> Path:
-    """Return the image with the header its space asks for; other files as they are."""
+    """Return the image with the header its space asks for; other files unchanged."""
     if not name.extension.startswith(".nii"):
         return file
     space = load_catalogue().spaces.get(name.entities.get("space", ""))

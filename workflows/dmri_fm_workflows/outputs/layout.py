@@ -12,7 +12,7 @@ def pybids_config() -> Path:
     """Return the configuration with which pybids knows every entity of the outputs' names.
 
     pybids' own configurations `bids` and `derivatives` know all but `param`. They may not be left
-    out, and an entity may stand in one configuration only: the file holds what they lack.
+    out, and an entity may be in one configuration only: the file holds the missing ones.
 
     Returns
     -------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -60,9 +60,9 @@ class OutputType:
     suffix
         Last word of the name; empty for a participant's page.
     extensions
-        Allowed ones, the usual one first.
+        Allowed ones, the default first.
     has_sidecar
-        Whether a JSON file stands beside it.
+        Whether it has a JSON sidecar.
     entities
         Fixed entities by long name.
     spaces
@@ -75,7 +75,7 @@ class OutputType:
         Smallest and largest possible value, or None.
     made_by
         Families of models that give it, see :class:`~dmri_fm.identity.ModelIdentity`; empty for
-        what comes of no model.
+        outputs of no model.
     has_optional_model
         Whether the name may lack the `model` entity.
     attribute
@@ -105,21 +105,21 @@ class OutputType:
     suffix: str
     extensions: tuple[str, ...]
     has_sidecar: bool
-    entities: Mapping[str, str]
-    spaces: tuple[str, ...]
-    has_resolution: bool
-    units: str | None
-    value_range: tuple[float, float] | None
-    made_by: tuple[str, ...]
-    has_optional_model: bool
-    attribute: str | None
-    needs: str | None
-    own_words: str | None
-    citations: tuple[str, ...]
-    cited_steps: tuple[str, ...]
-    required: tuple[str, ...]
-    parameter: str | None
-    sources: Mapping[str, tuple[str, ...]]
+    entities: Mapping[str, str] = field(default_factory=dict)
+    spaces: tuple[str, ...] = ()
+    has_resolution: bool = True
+    units: str | None = None
+    value_range: tuple[float, float] | None = None
+    made_by: tuple[str, ...] = ()
+    has_optional_model: bool = False
+    attribute: str | None = None
+    needs: str | None = None
+    own_words: str | None = None
+    citations: tuple[str, ...] = ()
+    cited_steps: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    parameter: str | None = None
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_transform(self) -> bool:
@@ -138,7 +138,7 @@ class OutputType:
 
     @property
     def models(self) -> tuple[str | None, ...]:
-        """Labels of the models that give it; None alone for what comes of no model."""
+        """Labels of the models that give it; None alone for outputs of no model."""
         return tuple(m.label for m in IDENTITIES.values() if self.is_of(m.name)) or (None,)
 
     def is_of(self, model: str) -> bool:
@@ -156,8 +156,8 @@ class OutputType:
     def find_in(self, maps: object) -> Any:
         """Return the map in :class:`~dmri_fm.tensor_maps.TensorMaps`; None if it is not there."""
         name, _, part = (self.attribute or "").partition(".")
-        found = getattr(maps, name)
-        return found[part] if part and found is not None else found
+        value = getattr(maps, name)
+        return value[part] if part and value is not None else value
 
     def describe(self, model: str | None) -> str:
         """Return the description, in the model's own words if it has any."""
@@ -226,37 +226,11 @@ class Catalogue:
         )
 
 
-def _output_type(name: str, entry: Mapping[str, Any]) -> OutputType:
-    low_high = entry.get("range")
-    return OutputType(
-        name=name,
-        title=entry["title"],
-        description=entry["description"].strip(),
-        datatype=entry["datatype"],
-        suffix=entry["suffix"],
-        extensions=tuple(entry["extensions"]),
-        has_sidecar=bool(entry["sidecar"]),
-        entities=MappingProxyType({k: str(v) for k, v in entry.get("entities", {}).items()}),
-        spaces=tuple(entry.get("spaces", ())),
-        has_resolution=not entry.get("without_resolution", False),
-        units=entry.get("units"),
-        value_range=None if low_high is None else (float(low_high[0]), float(low_high[1])),
-        made_by=tuple(entry.get("made_by", ())),
-        has_optional_model=entry.get("has_optional_model", False),
-        attribute=entry.get("attribute"),
-        needs=entry.get("needs"),
-        own_words=entry.get("own_words"),
-        citations=tuple(entry.get("citations", ())),
-        cited_steps=tuple(entry.get("cited_steps", ())),
-        required=tuple(entry.get("required", ())),
-        parameter=entry.get("parameter"),
-        sources=MappingProxyType(_sources(entry.get("sources", ()))),
-    )
-
-
-def _sources(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    by_end = entry if isinstance(entry, Mapping) else {"": entry}
-    return {end: tuple(listed) for end, listed in by_end.items()}
+def _frozen(value: Any) -> Any:
+    """Return a value of YAML with tuples for lists and read-only mappings."""
+    if isinstance(value, dict):
+        return MappingProxyType({key: _frozen(item) for key, item in value.items()})
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 @cache
@@ -276,22 +250,10 @@ def load_catalogue() -> Catalogue:
     """
     text = files("dmri_fm_workflows.outputs").joinpath("maps.yaml").read_text(encoding="utf-8")
     page = yaml.safe_load(text)
-    return Catalogue(
-        types=MappingProxyType({n: _output_type(n, e) for n, e in page["output_types"].items()}),
-        spaces=MappingProxyType(
-            {
-                name: Space(
-                    name=name,
-                    description=entry["description"].strip(),
-                    form_code=int(entry["form_code"]),
-                    resolution=entry.get("resolution"),
-                    uri=entry.get("uri"),
-                )
-                for name, entry in page["spaces"].items()
-            }
-        ),
-        frames=MappingProxyType(dict(page["frames"])),
-        descriptions=MappingProxyType(dict(page["descriptions"])),
-        files=MappingProxyType(dict(page["files"])),
-        bidsignore=MappingProxyType(dict(page["bidsignore"])),
-    )
+    types = page.pop("output_types")
+    for entry in types.values():
+        if isinstance(entry.get("sources"), list):
+            entry["sources"] = {"": entry["sources"]}
+    page["types"] = {name: OutputType(name, **_frozen(entry)) for name, entry in types.items()}
+    page["spaces"] = {name: Space(name, **entry) for name, entry in page["spaces"].items()}
+    return Catalogue(**_frozen(page))

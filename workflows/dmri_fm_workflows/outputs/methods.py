@@ -24,7 +24,7 @@ from dmri_fm_workflows.outputs.steps import describe_steps
 
 __all__ = ["Processed", "describe_methods", "find_processed", "write_citations"]
 
-#: As many participants are named in the citation files; of more, their number is told.
+#: Largest number of participants that the citation files name; of more they state the number.
 N_NAMED = 10
 
 _BIAS = (
@@ -40,7 +40,7 @@ _QUALITY = (
 
 @dataclass(frozen=True)
 class Processed:
-    """What outputs say of how they were made.
+    """Sidecars and models of some outputs, for the methods text.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Processed:
     anatomies
         Sidecars of preprocessed T1-weighted images.
     models
-        Names of the models that wrote something, in the order of their records.
+        Names of the models that wrote outputs, in the order of their records.
     """
 
     series: tuple[Mapping[str, Any], ...] = ()
@@ -57,7 +57,7 @@ class Processed:
     models: tuple[str, ...] = ()
 
     def __add__(self, other: Processed) -> Processed:
-        """Return what both hold."""
+        """Return the union of both."""
         return Processed(
             (*self.series, *other.series),
             (*self.anatomies, *other.anatomies),
@@ -66,7 +66,7 @@ class Processed:
 
 
 def find_processed(paths: Collection[Path]) -> Processed:
-    """Read what some outputs say of how they were made.
+    """Read the sidecars and the models of some outputs.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def find_processed(paths: Collection[Path]) -> Processed:
 def describe_methods(processed: Processed) -> str:
     """Return the methods text of some outputs, with citations as `[@key]`.
 
-    It has nothing of a step that no sidecar states, and of a model that wrote nothing.
+    It describes the steps that a sidecar states, and the models that wrote outputs.
     """
     text = files("dmri_fm_workflows.outputs").joinpath("methods.md").read_text(encoding="utf-8")
     has_images = bool(processed.series or processed.anatomies)
@@ -116,7 +116,7 @@ def write_citations(out: str | Path, processed: Processed, participants: Sequenc
     out
         Output folder.
     processed
-        What their outputs say.
+        Sidecars and models of their outputs.
     participants
         Whose text it is, with or without the prefix.
 

@@ -45,7 +45,7 @@ ENTITY_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: What pybids reports beside the entities of a name.
+#: Keys that pybids reports beside the entities of a name.
 _NOT_IN_NAMES = frozenset({"suffix", "extension", "datatype", "fmap"})
 
 _LABEL = re.compile(r"[A-Za-z0-9+]+")
@@ -53,7 +53,7 @@ _LABEL = re.compile(r"[A-Za-z0-9+]+")
 
 @dataclass(frozen=True)
 class OutputName:
-    """What the name of an output file says.
+    """The parsed name of an output file.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ def output_path(
     to_space: str | None = None,
     extension: str | None = None,
 ) -> PurePosixPath:
-    """Return where an output file belongs, relative to the output folder.
+    """Return the path of an output file, relative to the output folder.
 
     Parameters
     ----------
@@ -110,11 +110,6 @@ def output_path(
         Needed by transforms.
     extension
         By default the type's first; `.json` for its sidecar.
-
-    Returns
-    -------
-    PurePosixPath
-        Relative path.
 
     Raises
     ------
@@ -135,19 +130,19 @@ def output_path(
     dmri_fm.errors.ConfigError: fa does not exist in space 'T1w'
       expected: ACPC or MNI152NLin2009aSym
     """
-    found = load_catalogue().output_type(type_name)
-    named = _checked(entities, found) | _space_entities(found, space, resolution)
-    if found.is_transform:
-        named |= _end_entities(found, from_space, to_space)
-    named |= _model_entity(found, model) | dict(found.entities)
-    extension = extension or found.extensions[0]
-    allowed = (*found.extensions, ".json") if found.has_sidecar else found.extensions
+    of = load_catalogue().output_type(type_name)
+    named = _checked(entities, of) | _space_entities(of, space, resolution)
+    if of.is_transform:
+        named |= _end_entities(of, from_space, to_space)
+    named |= _model_entity(of, model) | dict(of.entities)
+    extension = extension or of.extensions[0]
+    allowed = (*of.extensions, ".json") if of.has_sidecar else of.extensions
     if extension not in allowed:
         raise ConfigError(
-            f"{found.name} has no file with extension {extension!r}",
+            f"{of.name} has no file with extension {extension!r}",
             expected=" or ".join(allowed),
         )
-    return _folder(found, named) / _file_name(found, named, extension)
+    return _folder(of, named) / _file_name(of, named, extension)
 
 
 def _checked(entities: Mapping[str, str], of: OutputType) -> dict[str, str]:
@@ -257,8 +252,8 @@ def identify(path: str | PurePath) -> OutputName:
 
     Examples
     --------
-    >>> found = identify("sub-01/dwi/sub-01_acq-b_space-ACPC_desc-brain_mask.nii.gz")
-    >>> found.type.name, found.source_entities
+    >>> name = identify("sub-01/dwi/sub-01_acq-b_space-ACPC_desc-brain_mask.nii.gz")
+    >>> name.type.name, name.source_entities
     ('dwi_mask', {'subject': '01', 'acquisition': 'b'})
     """
     path = PurePosixPath(*PurePath(path).parts)

@@ -1,8 +1,7 @@
-"""Files that appear whole or not at all.
+"""Atomic writing of output files.
 
-A file is written under a hidden name, flushed to the disk, and renamed. A file that is already
-there with the same bytes is left alone, so that a repeated run changes neither contents nor
-times.
+A file is written under a name with a leading dot, flushed to the disk, and renamed. A file with
+the same bytes is not touched, so that a repeated run changes neither contents nor times.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def publish_json(content: Mapping[str, Any], target: str | Path) -> bool:
 
 
 def publish_file(source: str | Path, target: str | Path) -> bool:
-    """Copy a file to its place atomically.
+    """Copy a file atomically.
 
     A `.gz` file loses the time and name that some programs put into its header; a plain file is
     compressed if the target's name ends in `.gz`.
@@ -125,15 +124,15 @@ def publish_file(source: str | Path, target: str | Path) -> bool:
     source, target = Path(source), Path(target)
 
     def copy(stream: IO[bytes]) -> None:
-        with source.open("rb") as found:
-            if target.suffix == ".gz" and found.peek(2)[:2] == b"\x1f\x8b":
-                stream.write(_plain_gzip_header(found))
-                shutil.copyfileobj(found, stream, _CHUNK_BYTES)
+        with source.open("rb") as content:
+            if target.suffix == ".gz" and content.peek(2)[:2] == b"\x1f\x8b":
+                stream.write(_plain_gzip_header(content))
+                shutil.copyfileobj(content, stream, _CHUNK_BYTES)
             elif target.suffix == ".gz":
                 with gzip.GzipFile("", "wb", 6, stream, mtime=0) as packed:
-                    shutil.copyfileobj(found, packed, _CHUNK_BYTES)
+                    shutil.copyfileobj(content, packed, _CHUNK_BYTES)
             else:
-                shutil.copyfileobj(found, stream, _CHUNK_BYTES)
+                shutil.copyfileobj(content, stream, _CHUNK_BYTES)
 
     return _publish(copy, target)
 
@@ -201,7 +200,7 @@ def _umask() -> int:
 
 
 def clear_partial(folder: str | Path, *, name: str | None = None) -> int:
-    """Remove what killed runs left unfinished; return how many files.
+    """Remove unfinished files of killed runs; return their number.
 
     Call it only while no other run writes there.
 
@@ -242,14 +241,13 @@ def conform_image(
     source
         NIfTI-1 image.
     target
-        Path for a changed copy, `.nii.gz`; written only if something has to change.
+        Path for a changed copy, `.nii.gz`; written only if the header or the type changes.
     form_code
         NIfTI code: 1 scanner, 2 aligned, 4 template.
     dtype
         Voxel type to convert to, rounding; None keeps the type.
     time_step_s
-        Repetition time of a 4-D series, s; 0 if it is not known. None if a fourth axis is no time,
-        such as the elements of a tensor: its step stays 1.
+        Repetition time of a 4-D series, s; 0 if unknown, None if the fourth axis is not time.
 
     Returns
     -------
@@ -276,14 +274,14 @@ def conform_image(
     if header.binaryblock == image.header.binaryblock:
         return source
     opener = gzip.open if source.suffix == ".gz" else open
-    with opener(source, "rb") as found, target.open("wb") as out:
-        raw = found.read(len(header.binaryblock))
+    with opener(source, "rb") as content, target.open("wb") as out:
+        raw = content.read(len(header.binaryblock))
         # nibabel hides the scale factors in the header that it shows: patch the file's own.
         patched = type(header)(raw, check=False)
         _set_geometry(patched, image.affine, form_code, time_step_s)
         with gzip.GzipFile("", "wb", 1, out, mtime=0) as packed:
             packed.write(patched.binaryblock)
-            shutil.copyfileobj(found, packed, _CHUNK_BYTES)
+            shutil.copyfileobj(content, packed, _CHUNK_BYTES)
     return target
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -14,7 +14,13 @@ import yaml
 
 from dmri_fm.errors import ConfigError
 
-__all__ = ["Reference", "load_references", "render_methods"]
+__all__ = [
+    "Reference",
+    "load_references",
+    "render_methods",
+    "replace_citations",
+    "split_paragraphs",
+]
 
 _CITATION = re.compile(r"\[(@[\w-]+(?:;\s*@[\w-]+)*)\]")
 
@@ -43,14 +49,11 @@ class Reference:
     @property
     def label(self) -> str:
         """Return e.g. `Basser and Pierpaoli 1996`."""
-        family = [name.split()[-1] for name in self.authors]
-        if len(family) == 1:
-            names = family[0]
-        elif len(family) == 2 and family[1] != "others":
-            names = f"{family[0]} and {family[1]}"
-        else:
-            names = f"{family[0]} et al."
-        return f"{names} {self.year}"
+        first, *others = (name.split()[-1] for name in self.authors)
+        if others:
+            is_pair = len(others) == 1 and others != ["others"]
+            first += f" and {others[0]}" if is_pair else " et al."
+        return f"{first} {self.year}"
 
     @property
     def text(self) -> str:
@@ -78,35 +81,54 @@ class Reference:
 @cache
 def load_references() -> Mapping[str, Reference]:
     """Read `references.yaml` (once)."""
-    text = (
-        files("dmri_fm_workflows.outputs").joinpath("references.yaml").read_text(encoding="utf-8")
-    )
+    page = files("dmri_fm_workflows.outputs").joinpath("references.yaml")
+    entries = yaml.safe_load(page.read_text(encoding="utf-8"))
     return MappingProxyType(
         {
-            key: Reference(
-                key=key,
-                authors=tuple(entry["authors"]),
-                year=int(entry["year"]),
-                title=entry["title"],
-                journal=entry["journal"],
-                doi=str(entry["doi"]),
-            )
-            for key, entry in yaml.safe_load(text).items()
+            k: Reference(**e | {"key": k, "authors": tuple(e["authors"])})
+            for k, e in entries.items()
         }
     )
 
 
-def _cited(text: str) -> list[Reference]:
-    known = load_references()
-    keys = [k.strip()[1:] for m in _CITATION.finditer(text) for k in m[1].split(";")]
-    unknown = sorted(set(keys) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"the methods text cites {', '.join(unknown)}",
-            expected="keys of references.yaml",
-            advice="add the work there",
-        )
-    return [known[key] for key in sorted(set(keys))]
+def split_paragraphs(text: str) -> list[tuple[int, str]]:
+    """Return level of heading (0 for none) and words of each paragraph of a methods text.
+
+    Examples
+    --------
+    >>> split_paragraphs("# Tensor\\n\\nFitted by\\nleast squares.")
+    [(1, 'Tensor'), (0, 'Fitted by least squares.')]
+    """
+    blocks = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text) if block.strip()]
+    return [(len(b) - len(b.lstrip("#")), b.lstrip("# ")) for b in blocks]
+
+
+def replace_citations(text: str, write: Callable[[list[Reference]], str]) -> str:
+    """Replace each citation by what `write` makes of its works.
+
+    Raises
+    ------
+    ConfigError
+        If a key is not in `references.yaml`.
+
+    Examples
+    --------
+    >>> replace_citations("As in [@power2012; @yeh2019].", lambda works: works[1].doi)
+    'As in 10.1016/j.neuroimage.2019.116131.'
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        keys = [word.strip()[1:] for word in match[1].split(";")]
+        known = load_references()
+        if unknown := sorted(set(keys) - set(known)):
+            raise ConfigError(
+                f"the methods text cites {', '.join(unknown)}",
+                expected="keys of references.yaml",
+                advice="add the work there",
+            )
+        return write([known[key] for key in keys])
+
+    return _CITATION.sub(replaced, text)
 
 
 def render_methods(text: str) -> dict[str, str]:
@@ -133,35 +155,30 @@ def render_methods(text: str) -> dict[str, str]:
     >>> print(render_methods("Tensors were fitted [@basser1994].")["md"].splitlines()[0])
     Tensors were fitted (Basser et al. 1994).
     """
-    cited = _cited(text)
-    known = load_references()
+    cited: set[Reference] = set()
 
-    def spelt(match: re.Match[str]) -> str:
-        labels = [known[k.strip()[1:]].label for k in match[1].split(";")]
-        return f"({'; '.join(labels)})"
+    def spelt(works: list[Reference]) -> str:
+        cited.update(works)
+        return f"({'; '.join(work.label for work in works)})"
 
-    def linked(match: re.Match[str]) -> str:
-        works = [known[k.strip()[1:]] for k in match[1].split(";")]
-        links = [f'<a href="https://doi.org/{w.doi}">{escape(w.label)}</a>' for w in works]
+    def linked(works: list[Reference]) -> str:
+        links = (f'<a href="https://doi.org/{w.doi}">{escape(w.label)}</a>' for w in works)
         return f"({'; '.join(links)})"
 
-    def latex(match: re.Match[str]) -> str:
-        return "\\citep{" + ",".join(k.strip()[1:] for k in match[1].split(";")) + "}"
+    def latex(works: list[Reference]) -> str:
+        return "\\citep{" + ",".join(work.key for work in works) + "}"
 
-    blocks = [" ".join(b.split()) for b in re.split(r"\n\s*\n", text.strip()) if b.strip()]
-    markdown = [_CITATION.sub(spelt, b) for b in blocks]
-    html, tex = [], []
-    for block in blocks:
-        level = len(block) - len(block.lstrip("#"))
-        words = block.lstrip("# ")
+    markdown, html, tex = [], [], []
+    for level, words in split_paragraphs(text):
+        markdown.append(f"{'#' * level} {replace_citations(words, spelt)}".lstrip())
         tag = f"h{level}" if level else "p"
-        html.append(f"<{tag}>{_CITATION.sub(linked, escape(words))}</{tag}>")
-        body = _CITATION.sub(latex, _escape_tex(words))
+        html.append(f"<{tag}>{replace_citations(escape(words), linked)}</{tag}>")
+        body = replace_citations(_escape_tex(words), latex)
         tex.append("\\section*{" + body + "}" if level else body)
-    listing = [w.text for w in cited]
-    if listing:
-        markdown += ["# References", "\n".join(f"- {entry}" for entry in listing)]
-        items = "".join(f"<li>{escape(entry)}</li>" for entry in listing)
+    listed = sorted(cited, key=lambda work: work.key)
+    if listed:
+        markdown += ["# References", "\n".join(f"- {work.text}" for work in listed)]
+        items = "".join(f"<li>{escape(work.text)}</li>" for work in listed)
         html.append(f"<h1>References</h1>\n<ul>{items}</ul>")
         tex.append("\\bibliographystyle{plainnat}\n\\bibliography{CITATION}")
     return {
@@ -171,7 +188,7 @@ def render_methods(text: str) -> dict[str, str]:
         "tex": "\\documentclass{article}\n\\usepackage{natbib}\n\\begin{document}\n"
         + "\n\n".join(tex)
         + "\n\\end{document}\n",
-        "bib": "\n".join(w.bibtex for w in cited),
+        "bib": "\n".join(work.bibtex for work in listed),
     }
 
 

@@ -1,4 +1,4 @@
-"""Files at the root of the output folder: what the dataset is, and how to read it.
+"""Files at the root of the output folder: description, README and lists of labels.
 
 Thousands of jobs may write them at once. Their contents depend on the version and the source
 dataset only, so every job writes the same bytes, by rename. The methods text is the exception
@@ -73,14 +73,14 @@ def read_container(environ: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def generated_by() -> dict[str, str]:
-    """Return the entry of `GeneratedBy` that stands for this version of the app.
+    """Return the entry of `GeneratedBy` for this version of the app.
 
     It has a `CodeURL` where the package's own metadata name the source, see
     :func:`dmri_fm.project.source_url`.
     """
-    found = {"Name": APP_NAME, "Version": __version__}
     source = source_url()
-    return found | ({"CodeURL": source} if source is not None else {})
+    code = {} if source is None else {"CodeURL": source}
+    return {"Name": APP_NAME, "Version": __version__, **code}
 
 
 def dataset_description(

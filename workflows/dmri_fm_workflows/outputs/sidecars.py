@@ -1,8 +1,4 @@
-"""JSON sidecars: the metadata beside each type of output.
-
-Every function here returns a dictionary and touches no file. Keys with nothing to say are left
-out, so that a sidecar never holds a null.
-"""
+"""JSON sidecars: the metadata beside each type of output, as dictionaries without nulls."""
 
 from __future__ import annotations
 
@@ -20,26 +16,21 @@ from dmri_fm.model_metadata import orientation_encoding
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.publish import to_json
 from dmri_fm_workflows.outputs.references import load_references
-from dmri_fm_workflows.outputs.root import generated_by, write_root_files
-from dmri_fm_workflows.outputs.sources import derivative_uri, raw_uri
+from dmri_fm_workflows.outputs.root import generated_by
 from dmri_fm_workflows.outputs.steps import works_of
 
 __all__ = [
     "BVEC_CONVENTION",
     "carry_over",
     "column_metadata",
-    "derivative_uri",
     "describe_columns",
     "image_sidecar",
     "missing_metadata",
-    "raw_uri",
-    "to_json",
     "with_references",
-    "write_root_files",
 ]
 
-#: Raw metadata that stay true after correction and resampling. What describes slices, the phase
-#: encoding, the raw grid or the scanner's bookkeeping is left out: none of it fits the new image.
+#: Raw metadata that stay true after correction and resampling: hardware, sequence, contrast. Slice
+#: timing, phase encoding, readout times and raw geometry do not fit the new image.
 CARRIED_OVER = (
     "Manufacturer",
     "ManufacturersModelName",
@@ -91,19 +82,9 @@ BVEC_CONVENTION = (
 
 
 def carry_over(metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the raw metadata that are still true of a series made from these runs.
+    """Return the raw metadata that are still true of a series, from the sidecars of its runs.
 
-    Parameters
-    ----------
-    metadata
-        Merged raw sidecars of the runs.
-
-    Returns
-    -------
-    dict
-        Hardware, sequence and contrast fields on which all runs agree. Slice timing, phase
-        encoding, readout times and the raw geometry are dropped: the image is on another grid
-        and its distortion is gone.
+    They are the entries of :data:`CARRIED_OVER` on which all runs agree.
 
     Examples
     --------
@@ -140,27 +121,20 @@ def image_sidecar(
     type_name
         Key in `maps.yaml`.
     model
-        Name or label of the model that made it; None for what comes of no model.
+        Name or label of the model that made it; None for outputs of no model.
     sources
-        BIDS URIs of what the file was made from directly.
+        BIDS URIs of the direct inputs.
     space
         Space of the image.
     ends
-        What a transform resamples from, and into; by default those of the type, if it has them.
+        Both ends of a transform, source first; by default those of the type.
     spatial_reference
         URI of the image that defines the space, or the end ACPC of a transform; by default the
         page of a template.
     columns
-        Of a table; each that is known gets a description, see :func:`column_metadata`.
+        Of a table, see :func:`column_metadata`.
     extra
         Further keys; they win. Values from numpy and paths become plain JSON.
-
-    Returns
-    -------
-    dict
-        `Description`, `GeneratedBy`, and where they apply `Units`, `Model`, `Sources`,
-        `SpatialReference`, `Resolution`, `References`, `Type` of a mask, `Spaces` of a transform,
-        `ParameterURL` of a map, `OrientationEncoding` of a tensor (after BEP016).
 
     Raises
     ------
@@ -179,39 +153,27 @@ def image_sidecar(
             f"{of.name} of model {model!r}",
             expected=f"a model of the family {' or '.join(of.made_by)} that gives it",
         )
-    found: dict[str, Any] = {
+    sidecar: dict[str, Any] = {
         "Description": of.describe(model),
         "GeneratedBy": [generated_by()],
-        **({} if model is None else {"Model": about_model(model)}),
-        **_inherent(of),
-        **_describe_ends(of, ends, spatial_reference),
+        "Model": None if model is None else about_model(model),
+        "Units": of.units,
+        "Sources": list(dict.fromkeys(sources)) or None,
+        **_type_entries(of),
+        **_space_entries(of, space),
+        **_ends_entries(of, ends, spatial_reference),
         **column_metadata(columns),
     }
-    if of.units is not None:
-        found["Units"] = of.units
-    listed = list(dict.fromkeys(sources))
-    if listed:
-        found["Sources"] = listed
-    if space is not None:
-        if space not in of.spaces:
-            raise ConfigError(
-                f"{of.name} does not exist in space {space!r}",
-                expected=" or ".join(of.spaces) or "no space",
-            )
-        grid = load_catalogue().spaces[space]
-        if grid.uri is not None:
-            found["SpatialReference"] = grid.uri
-        if grid.resolution and of.has_resolution:
-            found["Resolution"] = f"{space} grid with isotropic voxels of {grid.resolution} mm"
     if spatial_reference is not None and not of.is_transform:
-        found["SpatialReference"] = spatial_reference
-    return with_references(of, found | dict(to_json(extra or {})), model=model)
+        sidecar["SpatialReference"] = spatial_reference
+    stated = {key: value for key, value in sidecar.items() if value is not None}
+    return with_references(of, stated | dict(to_json(extra or {})), model=model)
 
 
 def with_references(
     of: OutputType, sidecar: Mapping[str, Any], *, model: str | None = None
 ) -> dict[str, Any]:
-    """Return a sidecar with `References`: works of model, output type and the methods it states.
+    """Return a sidecar with `References`: works of model, output type and stated methods.
 
     Examples
     --------
@@ -227,30 +189,42 @@ def with_references(
     return {**sidecar, **cited}
 
 
-def _inherent(of: OutputType) -> dict[str, Any]:
-    """Return the entries that follow from the output type alone."""
-    found: dict[str, Any] = {}
-    if of.suffix == "mask":
-        found["Type"] = "Brain"
-    if of.name == "preproc_dwi":
-        found["BvecConvention"] = BVEC_CONVENTION
-    if of.is_map:
-        found["SkullStripped"] = True
-    if of.parameter is not None:
+def _type_entries(of: OutputType) -> dict[str, Any]:
+    """Return the entries that follow from the output type alone; None where they do not apply."""
+    is_tensor = of.name == "diffusivity"
+    doi = None if of.parameter is None else load_references()[of.parameter].doi
+    return {
+        "Type": "Brain" if of.suffix == "mask" else None,
+        "BvecConvention": BVEC_CONVENTION if of.name == "preproc_dwi" else None,
+        "SkullStripped": True if of.is_map else None,
         # BEP016: the work that defines the parameter.
-        found["ParameterURL"] = f"https://doi.org/{load_references()[of.parameter].doi}"
-    if of.name == "diffusivity":
-        found["OrientationEncoding"] = orientation_encoding()
-        found["TensorElements"] = ["D11", "D12", "D13", "D22", "D23", "D33"]
-    if of.value_range is not None:
-        found["ValidRange"] = list(of.value_range)
-    return found
+        "ParameterURL": None if doi is None else f"https://doi.org/{doi}",
+        "OrientationEncoding": orientation_encoding() if is_tensor else None,
+        "TensorElements": ["D11", "D12", "D13", "D22", "D23", "D33"] if is_tensor else None,
+        "ValidRange": None if of.value_range is None else list(of.value_range),
+    }
 
 
-def _describe_ends(
+def _space_entries(of: OutputType, space: str | None) -> dict[str, Any]:
+    if space is None:
+        return {}
+    if space not in of.spaces:
+        raise ConfigError(
+            f"{of.name} does not exist in space {space!r}",
+            expected=" or ".join(of.spaces) or "no space",
+        )
+    grid = load_catalogue().spaces[space]
+    resolution = f"{space} grid with isotropic voxels of {grid.resolution} mm"
+    return {
+        "SpatialReference": grid.uri,
+        "Resolution": resolution if grid.resolution and of.has_resolution else None,
+    }
+
+
+def _ends_entries(
     of: OutputType, ends: tuple[str, str] | None, reference: str | None
 ) -> dict[str, Any]:
-    """Return what a transform goes from and to, and what the words mean or refer to."""
+    """Return description and both spaces of a transform."""
     if not of.is_transform:
         return {}
     named = ends or (of.entities.get("from"), of.entities.get("to"))
@@ -283,7 +257,7 @@ def missing_metadata(type_name: str, sidecar: Mapping[str, Any]) -> tuple[str, .
     return tuple(k for k in load_catalogue().output_type(type_name).required if k not in sidecar)
 
 
-#: Part of a pattern that stands for a number: such columns are described once for all.
+#: Mark of a pattern whose numbered columns are described once for all.
 _NUMBERED = "[0-9]"
 
 
@@ -291,6 +265,11 @@ _NUMBERED = "[0-9]"
 def _column_table() -> tuple[tuple[str, dict[str, Any]], ...]:
     text = files("dmri_fm_workflows.outputs").joinpath("columns.yaml").read_text(encoding="utf-8")
     return tuple(yaml.safe_load(text).items())
+
+
+def _find_column(name: str) -> tuple[str, dict[str, Any]] | None:
+    """Return the first pattern that fits a column, and a copy of its entry."""
+    return next(((p, dict(e)) for p, e in _column_table() if fnmatchcase(name, p)), None)
 
 
 def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -301,41 +280,31 @@ def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     >>> describe_columns(["trans_x", "no_such"])
     {'trans_x': {'Description': 'Head translation, left to right (RAS+)', 'Units': 'mm'}}
     """
-    found = {}
-    for name in columns:
-        for pattern, entry in _column_table():
-            if fnmatchcase(name, pattern):
-                found[name] = dict(entry)
-                break
-    return found
+    return {name: match[1] for name in columns if (match := _find_column(name))}
 
 
 def column_metadata(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return what a table's sidecar says of its columns.
+    """Return the entries of a table's sidecar about its columns.
 
-    A column has a key of its own, as BIDS has it. Numbered columns that one pattern of
-    `columns.yaml` describes share one key, the pattern, whose text names the first and the last:
-    a sidecar with a key for each of hundreds of features gives as many metadata fields to every
-    program that indexes the dataset.
+    A column has a key of its own, as BIDS has it. Numbered columns share one key, their pattern
+    in `columns.yaml`, whose text names the first and the last: a key for each of hundreds of
+    features would become as many metadata fields in every program that indexes the dataset.
 
     Examples
     --------
     >>> column_metadata(["cls000", "cls001", "bval"])["cls[0-9]*"]["Description"]
     'Feature of the whole scan, class token, no unit (columns cls000 to cls001)'
     """
-    found: dict[str, dict[str, Any]] = {}
+    described: dict[str, dict[str, Any]] = {}
     numbered: dict[str, list[str]] = {}
     for name in columns:
-        for pattern, entry in _column_table():
-            if not fnmatchcase(name, pattern):
-                continue
-            if _NUMBERED in pattern:
+        if match := _find_column(name):
+            pattern, entry = match
+            is_numbered = _NUMBERED in pattern
+            described[pattern if is_numbered else name] = entry
+            if is_numbered:
                 numbered.setdefault(pattern, []).append(name)
-                found[pattern] = dict(entry)
-            else:
-                found[name] = dict(entry)
-            break
     for pattern, names in numbered.items():
         span = f"columns {names[0]} to {names[-1]}" if len(names) > 1 else f"column {names[0]}"
-        found[pattern]["Description"] += f" ({span})"
-    return found
+        described[pattern]["Description"] += f" ({span})"
+    return described

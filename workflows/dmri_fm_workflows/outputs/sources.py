@@ -1,8 +1,7 @@
 """Direct inputs of an output, as BIDS URIs.
 
-BIDS wants `Sources` to name what a file was made from directly: if A gives B and B gives C, then
-C names B only. What the direct inputs are stands in `maps.yaml`; which of them a run writes, and
-under which name, is known to the run.
+`Sources` of BIDS names direct inputs only: if A gives B and B gives C, then C names B. `maps.yaml`
+lists the direct inputs of each type; a run knows which of them it writes, and under which name.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def derivative_uri(path: str | PurePath) -> str:
 def direct_sources(
     path: str | PurePath, *, raw: Sequence[str], written: Iterable[str | PurePath]
 ) -> list[str]:
-    """Return the BIDS URIs of what an output was made from directly.
+    """Return the BIDS URIs of the direct inputs of an output.
 
     Parameters
     ----------
@@ -65,12 +64,12 @@ def direct_sources(
         BIDS URIs of the raw images of its scan.
     written
         Outputs of the same scan and of its anatomy, relative to the output folder. The first of
-        a type and model counts for an input; inputs that are not among them are left out.
+        a type and model counts as an input; inputs that are not written are not listed.
 
     Raises
     ------
     ConfigError
-        If a path is none of an output.
+        If a path is not that of an output.
 
     Examples
     --------
@@ -79,29 +78,29 @@ def direct_sources(
     ...                raw=["bids:raw:sub-01/dwi/sub-01_dwi.nii.gz"], written=[series])
     ['bids::sub-01/dwi/sub-01_space-ACPC_desc-preproc_dwi.nii.gz']
     """
-    found = identify(path)
-    space = found.entities.get("space", "")
-    end = space or " ".join(sorted(_ends(found.entities)))
+    output = identify(path)
+    space = output.entities.get("space", "")
+    end = space or " ".join(sorted(_ends(output.entities)))
     # The first of each model.
     by_word: dict[str, dict[str | None, str]] = {}
     for other in written:
         name = identify(other)
         by_word.setdefault(_word(name), {}).setdefault(name.model, derivative_uri(other))
     sources: list[str] = []
-    for listed in found.type.sources.get(end, found.type.sources.get("", ())):
-        word = listed.format(type=found.type.name, space=space)
+    for listed in output.type.sources.get(end, output.type.sources.get("", ())):
+        word = listed.format(type=output.type.name, space=space)
         if word == RAW:
             sources += raw
             continue
         if word.split(" ", 1)[0] not in load_catalogue().types:
             raise ConfigError(
-                f"{found.type.name} names the source {word!r}",
+                f"{output.type.name} names the source {word!r}",
                 expected=f"{RAW}, or an output type of maps.yaml",
             )
         sources += [
             uri
             for model, uri in by_word.get(word, {}).items()
-            if found.model is None or model in (None, found.model)
+            if output.model is None or model in (None, output.model)
         ]
     return sources
 

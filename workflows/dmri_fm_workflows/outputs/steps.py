@@ -1,4 +1,4 @@
-"""What ran outside the models, as the sidecars state it: sentences and works of each method.
+"""Methods of the processing steps: sentences and works of the methods that sidecars state.
 
 A sidecar names the method of each step (`Denoising`, `SDCMethod`, ...). Each stage declares the
 methods that it can state, as sentences of the methods text with the works to cite; the
@@ -21,7 +21,7 @@ __all__ = ["Method", "describe_steps", "works_of"]
 
 _KEY = re.compile(r"@([\w-]+)")
 
-#: What parts the methods of runs that were merged into one series.
+#: Separator between the methods of runs that were merged into one series.
 _BETWEEN_RUNS = "; "
 
 
@@ -32,10 +32,10 @@ class Method:
     Attributes
     ----------
     pattern
-        Regular expression that what the sidecar says begins with.
+        Regular expression at the start of the sidecar's entry.
     sentence
-        What the methods text says of it, with citations as `[@key]`; `{method}` stands for what
-        the sidecar says, versions included.
+        Sentence of the methods text, with citations as `[@key]`; `{method}` is replaced by the
+        sidecar's entry, versions included.
     """
 
     pattern: str
@@ -52,17 +52,17 @@ def _find(methods: Sequence[Method], stated: str) -> Method | None:
 
 
 def _sentence(key: str, methods: Sequence[Method], stated: str) -> str:
-    found = _find(methods, stated)
-    if found is None:
+    method = _find(methods, stated)
+    if method is None:
         # Of another version of the app: its sidecar is quoted, and nobody is credited.
         return f"The sidecars state {key}: {stated}."
-    return found.sentence.replace("{method}", stated)
+    return method.sentence.replace("{method}", stated)
 
 
 def describe_steps(
     series: Sequence[Mapping[str, Any]], anatomies: Sequence[Mapping[str, Any]] = ()
 ) -> list[str]:
-    """Return the sentences of the methods text about what ran outside the models.
+    """Return the sentences of the methods text about the processing steps.
 
     Parameters
     ----------

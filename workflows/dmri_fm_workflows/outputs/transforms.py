@@ -1,4 +1,4 @@
-"""What a transform file is, for its sidecar: which way it takes points, in which frame and format.
+"""Direction, frame and format of a transform file, for its sidecar.
 
 The convention of the files themselves is that of :mod:`dmri_fm.normalise.transforms`.
 """
@@ -27,12 +27,12 @@ _FRAMES = {
 
 
 def transform_metadata(name: OutputName) -> dict[str, str]:
-    """Return what the sidecar of a transform says of the file, beside its ends and sources.
+    """Return the direction, frame and format of a transform file, as entries of its sidecar.
 
     Parameters
     ----------
     name
-        What the file is called, see :func:`dmri_fm_workflows.outputs.identify`.
+        Its name, see :func:`dmri_fm_workflows.outputs.identify`.
 
     Returns
     -------

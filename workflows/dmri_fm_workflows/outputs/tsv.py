@@ -11,13 +11,13 @@ import numpy as np
 
 from dmri_fm.errors import InputError
 
-__all__ = ["format_cell", "format_table", "read_table", "scan_columns"]
+__all__ = ["MISSING", "SCAN_COLUMNS", "format_cell", "format_table", "read_table", "scan_columns"]
 
-#: What stands in a cell without a value.
+#: Text of a cell without a value.
 MISSING = "n/a"
 
-#: Table column by the entity of a scan that it holds; the first two carry their prefix.
-_SCAN_COLUMNS = {
+#: Columns that name the scan of a row, by entity; the first two carry their prefix.
+_COLUMN_OF = {
     "subject": "participant_id",
     "session": "session_id",
     "acquisition": "acquisition",
@@ -30,7 +30,9 @@ _SCAN_COLUMNS = {
     "chunk": "chunk",
 }
 
-#: Of those, the columns a table always has.
+SCAN_COLUMNS = tuple(_COLUMN_OF.values())
+
+#: Entities whose columns a table always has.
 _ALWAYS = ("subject", "session", "acquisition", "direction", "run")
 
 
@@ -109,6 +111,6 @@ def scan_columns(entities: Mapping[str, str]) -> dict[str, str]:
     prefix = {"subject": "sub-", "session": "ses-"}
     return {
         column: prefix.get(entity, "") + str(entities[entity]) if entities.get(entity) else MISSING
-        for entity, column in _SCAN_COLUMNS.items()
+        for entity, column in _COLUMN_OF.items()
         if entity in _ALWAYS or entities.get(entity)
     }

@@ -1,30 +1,31 @@
 """Figures and pages of the visual report.
 
-:mod:`dmri_fm_workflows.report.figures` draws, :mod:`dmri_fm_workflows.report.content` holds what
-a page shows, and
-:func:`render_report` turns it into HTML.
+:mod:`~dmri_fm_workflows.report.figures` draws, :mod:`~dmri_fm_workflows.report.participant` reads
+the content of a page from the output folder, and :mod:`~dmri_fm_workflows.report.page` renders it
+as HTML.
 """
 
 from dmri_fm_workflows.report.content import (
     AnatomySection,
-    Fact,
+    Entry,
     Figure,
-    QualityRow,
     ReportData,
     ReportWarning,
     RunError,
     SeriesSection,
-    describe_series,
-    quality_rows,
-    standard_figure,
 )
 from dmri_fm_workflows.report.page import page_environment, render_report
+from dmri_fm_workflows.report.participant import (
+    describe_series,
+    standard_figure,
+    write_participant_page,
+)
+from dmri_fm_workflows.report.quality import quality_rows
 
 __all__ = [
     "AnatomySection",
-    "Fact",
+    "Entry",
     "Figure",
-    "QualityRow",
     "ReportData",
     "ReportWarning",
     "RunError",
@@ -34,4 +35,5 @@ __all__ = [
     "quality_rows",
     "render_report",
     "standard_figure",
+    "write_participant_page",
 ]

@@ -70,12 +70,12 @@ class _Grid:
         self._affine = affine
         self.ras_affine = to_ras(image, affine)[1]
 
-    def bring(self, volume: ArrayLike, what: str) -> NDArray[Any]:
-        """Return a volume in RAS order; `what` names it in the error of another grid."""
+    def bring(self, volume: ArrayLike, name: str) -> NDArray[Any]:
+        """Return a volume in RAS order; `name` stands in the error of another grid."""
         array = np.asarray(volume)
         if array.shape[:3] != self._shape:
             raise ImageError(
-                f"{what} of shape {array.shape} beside an image of shape {self._shape}",
+                f"{name} of shape {array.shape} beside an image of shape {self._shape}",
                 expected="one grid",
                 advice="resample one onto the other before drawing",
             )
@@ -277,7 +277,7 @@ def plot_denoising(
     mask: ArrayLike | None = None,
     volume_name: str = "",
 ) -> Path:
-    """Draw one volume before and after noise removal, and what was removed.
+    """Draw one volume before and after noise removal, and the difference.
 
     Parameters
     ----------
@@ -286,7 +286,7 @@ def plot_denoising(
     affine, out, mask
         As for every figure of this module.
     volume_name
-        Which volume it is ("volume 12, b = 1000").
+        Name of the volume ("volume 12, b = 1000").
     """
     after = np.asarray(after, dtype=np.float32)
     grid = _Grid(after, affine)

@@ -84,11 +84,6 @@ def plot_sampling_scheme(gtab: GradientTable, out: str | Path) -> Path:
         Gradient table, RAS+.
     out
         Path of the SVG to write.
-
-    Returns
-    -------
-    Path
-        `out`.
     """
     from matplotlib.figure import Figure
 
@@ -234,11 +229,6 @@ def plot_colour_fa(
     mask
         Shape (X, Y, Z): slices are chosen inside it, nothing is drawn outside.
 
-    Returns
-    -------
-    Path
-        `out`.
-
     Raises
     ------
     ImageError
@@ -273,7 +263,7 @@ def plot_colour_fa(
 
 
 def _draw_colour_key(drawing: Drawing, x: float) -> None:
-    """Draw what colours and brightness mean, in the figure's first line."""
+    """Draw the meaning of colours and brightness in the figure's first line."""
     for colour, words in (
         ("#e00000", "left-right"),
         ("#00b000", "anterior-posterior"),

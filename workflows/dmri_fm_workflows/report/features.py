@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,25 +14,58 @@ from dmri_fm.errors import ImageError
 from dmri_fm_workflows.report.charts import chart_style, chart_svg
 from dmri_fm_workflows.report.montage import (
     FULL_WIDTH,
+    colour_table,
     draw_colour_bar,
     draw_convention,
     draw_legend,
+    draw_rows,
     draw_strips,
+    paint_strip,
     tile_scale,
 )
-from dmri_fm_workflows.report.slices import Row, cut_strip, plan_rows, rescale, to_ras
+from dmri_fm_workflows.report.slices import Row, plan_rows, to_ras
 from dmri_fm_workflows.report.svg import Drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_features", "principal_colours", "token_grid"]
+__all__ = ["PatchTokens", "plot_features", "principal_colours", "token_grid"]
 
 #: Numbers of the scan vector per line of its picture.
 STRIP_LENGTH = 96
 
-#: Scans further out than this percentile of the training scans are marked.
-UNUSUAL_PERCENTILE = 95.0
+#: Out-of-distribution percentile above which a scan is marked.
+OOD_PERCENTILE = 95.0
+
+
+@dataclass(frozen=True, eq=False)
+class PatchTokens:
+    """Tokens of a scan's patches.
+
+    Attributes
+    ----------
+    tokens
+        Shape (N, D), one vector per patch.
+    ijk
+        Shape (N, 3), positions of the patches in the grid.
+    grid_shape
+        Shape of the grid that `ijk` indexes.
+    xyz_mm
+        Shape (N, 3), patch centres in RAS+ mm: gives the pictures their proportions and sides.
+        Without it the axes of `ijk` are taken as RAS with cubic patches.
+    valid
+        Shape (N,), bool: tokens to draw.
+    error
+        Shape (N,): error of masked directions in each patch, S/S0; not drawn where it is None or
+        all NaN.
+    """
+
+    tokens: ArrayLike
+    ijk: ArrayLike
+    grid_shape: tuple[int, int, int]
+    xyz_mm: ArrayLike | None = None
+    valid: ArrayLike | None = None
+    error: ArrayLike | None = None
 
 
 def principal_colours(tokens: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -72,7 +106,7 @@ def principal_colours(tokens: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.
 def token_grid(
     ijk: ArrayLike, grid_shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.int_], tuple[int, int, int]]:
-    """Return where each token stands on the coarse grid of patches.
+    """Return the position of each token on the grid of patches.
 
     Parameters
     ----------
@@ -113,51 +147,26 @@ def token_grid(
 
 def plot_features(
     vector: ArrayLike,
-    tokens: ArrayLike,
-    ijk: ArrayLike,
-    grid_shape: tuple[int, int, int],
+    patches: PatchTokens,
     out: str | Path,
     *,
-    xyz_mm: ArrayLike | None = None,
-    valid: ArrayLike | None = None,
-    error: ArrayLike | None = None,
     ood_percentile: float | None = None,
     ood_score: float | None = None,
-    title: str = "Latent features",
 ) -> Path:
-    """Draw the scan vector, the patch tokens on the brain, and how usual the scan is.
+    """Draw the scan vector, the patch tokens on the brain, and the out-of-distribution score.
 
     Parameters
     ----------
     vector
         Shape (D,), the scan vector.
-    tokens
-        Shape (N, D), one vector per patch.
-    ijk
-        Shape (N, 3), where the patches stand in `grid_shape`.
-    grid_shape
-        Shape of the grid that `ijk` indexes.
+    patches
+        Tokens of the scan's patches.
     out
         Path of the SVG to write.
-    xyz_mm
-        Shape (N, 3), patch centres in RAS+ mm: gives the pictures their proportions and sides.
-        Without it the axes of `ijk` are taken as RAS with cubic patches.
-    valid
-        Shape (N,), bool: tokens to draw.
-    error
-        Shape (N,): error of hidden directions in each patch, S/S0; not drawn where it is None or
-        all NaN.
     ood_percentile
         0 to 100: share of the training scans that are closer to their centre than this scan.
     ood_score
         The distance itself, as the model states it.
-    title
-        Name of the figure.
-
-    Returns
-    -------
-    Path
-        `out`.
 
     Raises
     ------
@@ -165,72 +174,73 @@ def plot_features(
         If the arrays do not fit each other.
     """
     features = np.asarray(vector, dtype=np.float64).ravel()
-    patches = np.asarray(tokens, dtype=np.float32)
-    place = np.asarray(ijk)
-    if patches.ndim != 2 or place.shape != (len(patches), 3):
+    tokens = np.asarray(patches.tokens, dtype=np.float32)
+    ijk = np.asarray(patches.ijk)
+    if tokens.ndim != 2 or ijk.shape != (len(tokens), 3):
         raise ImageError(
-            f"tokens of shape {patches.shape} at places of shape {place.shape}",
+            f"tokens of shape {tokens.shape} at patch positions of shape {ijk.shape}",
             expected="shapes (N, D) and (N, 3)",
         )
-    index, shape = token_grid(place, grid_shape)
-    keep = np.isfinite(patches).all(axis=1)
-    if valid is not None:
-        keep &= np.asarray(valid, dtype=bool)
-    affine = np.eye(4) * [8, 8, 8, 1] if xyz_mm is None else _grid_affine(index, xyz_mm)
-    region = np.zeros(shape, dtype=bool)
-    region[tuple(index[keep].T)] = True
-    colours = np.zeros((*shape, 3), dtype=np.uint8)
-    explained = np.zeros(3)
-    if keep.sum() > 1:
-        colours[tuple(index[keep].T)], explained = principal_colours(patches[keep])
-    colours, ras_affine = to_ras(colours, affine)
-    region = to_ras(region, affine)[0]
+    index, shape = token_grid(ijk, patches.grid_shape)
+    keep = np.isfinite(tokens).all(axis=1)
+    if patches.valid is not None:
+        keep &= np.asarray(patches.valid, dtype=bool)
+    positions = tuple(index[keep].T)
+    affine = _grid_affine(index, patches.xyz_mm)
 
+    def on_grid(values: NDArray[Any]) -> NDArray[Any]:
+        """Lay out values of the drawn patches, shape (n, ...), in RAS order."""
+        volume = np.zeros((*shape, *values.shape[1:]), dtype=values.dtype)
+        volume[positions] = values
+        return to_ras(volume, affine)[0]
+
+    n_drawn = int(keep.sum())
+    region = on_grid(np.ones(n_drawn, dtype=bool))
+    colours, explained = np.zeros((n_drawn, 3), dtype=np.uint8), np.zeros(3)
+    if n_drawn > 1:
+        colours, explained = principal_colours(tokens[keep])
+    title = "Latent features"
     drawing = Drawing(FULL_WIDTH)
     y = draw_legend(drawing, 0, (), words=title)
-    with chart_style():
-        chart = _vector_chart(features, ood_percentile=ood_percentile, ood_score=ood_score)
+    chart = _vector_chart(features, ood_percentile=ood_percentile, ood_score=ood_score)
     y += drawing.embed(chart, 0, y, drawing.width) + 6
     # One patch of margin parts the tiles.
+    ras_affine = to_ras(np.zeros(shape), affine)[1]
     rows = plan_rows(region, ras_affine, views=("axial",), n_widest=8, margin_mm=0.1)
-    scale = tile_scale(drawing, rows)
     share = ", ".join(f"{100 * x:.0f}%" for x in explained)
-    y = draw_legend(
-        drawing,
-        y,
-        (),
-        words=f"Patch tokens: first three principal components as red, green, blue ({share})",
-    )
-    for row in rows:
-        drawn = cut_strip(colours, row)
-        y = _draw_blocks(drawing, row, y, drawn, scale=scale)
-    scalars = {"Patch tokens: length of the vector": np.linalg.norm(patches, axis=1)}
-    if error is not None and np.isfinite(np.asarray(error)).any():
-        words = "Error of hidden directions, predicted from the others (S/S0, noise included)"
-        scalars[words] = np.asarray(error, dtype=np.float64)
-    for words, values in scalars.items():
-        volume = np.zeros(shape, dtype=np.float32)
-        volume[tuple(index[keep].T)] = np.nan_to_num(values[keep])
+    words = f"Patch tokens: first three principal components as red, green, blue ({share})"
+    y = draw_legend(drawing, y, (), words=words)
+    y = draw_rows(drawing, rows, y, _sharpen, on_grid(colours))
+    for words, values in _patch_scalars(tokens, patches.error).items():
+        volume = on_grid(np.nan_to_num(values[keep]).astype(np.float32))
         y = draw_legend(drawing, y + 6, (), words=words)
-        y = _draw_scalar(drawing, rows, y, to_ras(volume, affine)[0], region, scale=scale)
+        y = _draw_scalar(drawing, rows, y, volume, region)
     draw_convention(drawing, y)
     return drawing.write(
         out,
         title=title,
         description=(
-            f"A scan vector of {features.size} numbers and {int(keep.sum())} patch tokens drawn "
+            f"A scan vector of {features.size} numbers and {n_drawn} patch tokens drawn "
             "on axial slices by principal components, by length and by how well directions "
             "predict one another."
         ),
     )
 
 
-def _draw_blocks(
-    drawing: Drawing, row: Row, y: float, strip: NDArray[np.uint8], *, scale: float
-) -> float:
-    # Repeating the pixels keeps patches square-edged in every viewer.
-    sharp = strip.repeat(8, axis=0).repeat(8, axis=1)
-    return draw_strips(drawing, row, y, sharp, scale=scale)
+def _patch_scalars(
+    tokens: NDArray[np.float32], error: ArrayLike | None
+) -> dict[str, NDArray[Any]]:
+    """Return the numbers that are drawn for each patch, by what they show."""
+    scalars = {"Patch tokens: length of the vector": np.linalg.norm(tokens, axis=1)}
+    if error is not None and np.isfinite(np.asarray(error)).any():
+        words = "Error of masked directions, predicted from the others (S/S0, noise included)"
+        scalars[words] = np.asarray(error, dtype=np.float64)
+    return scalars
+
+
+def _sharpen(strip: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat the pixels, which keeps patches square-edged in every viewer."""
+    return strip.repeat(8, axis=0).repeat(8, axis=1)
 
 
 def _draw_scalar(
@@ -239,41 +249,32 @@ def _draw_scalar(
     y: float,
     volume: NDArray[np.float32],
     region: NDArray[np.bool_],
-    *,
-    scale: float,
 ) -> float:
-    """Draw a number per patch, with its colour bar; return where it ends."""
+    """Draw a number per patch, with its colour bar; return the bottom edge."""
     inside = volume[region] if region.any() else np.array([0.0, 1.0])
     low, high = (float(v) for v in np.percentile(inside, [1, 99]))
     window = (low, high if high > low else low + 1.0)
-    table = _viridis()
+    table, scale = colour_table("viridis"), tile_scale(drawing, rows)
     for row in rows:
-        drawn = table[rescale(cut_strip(volume, row), window)]
-        drawn[~cut_strip(region, row)] = 0
-        y = _draw_blocks(drawing, row, y, drawn, scale=scale)
+        strip = paint_strip(volume, region, row, table=table, window=window)
+        y = draw_strips(drawing, row, y, _sharpen(strip), scale=scale)
     limits = (f"{window[0]:.3g}", f"{window[1]:.3g}")
     draw_colour_bar(drawing, 0, y + 6, table, limits=limits, name="")
     return y + 24
 
 
-def _viridis() -> NDArray[np.uint8]:
-    from matplotlib import colormaps
-
-    return np.round(colormaps["viridis"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
-
-
-def _grid_affine(index: NDArray[np.int_], xyz_mm: ArrayLike) -> NDArray[np.float64]:
+def _grid_affine(index: NDArray[np.int_], xyz_mm: ArrayLike | None) -> NDArray[np.float64]:
     """Return the affine of the patch grid: the least-squares map from indices to mm."""
+    affine = np.eye(4) * [8, 8, 8, 1]
+    if xyz_mm is None:
+        return affine
     points = np.asarray(xyz_mm, dtype=np.float64)
     if points.shape != index.shape:
         raise ImageError(f"patch centres of shape {points.shape}", expected=f"{index.shape}")
     design = np.column_stack([index, np.ones(len(index))])
     solution, _, rank, _ = np.linalg.lstsq(design, points, rcond=None)
-    affine = np.eye(4)
     if rank == 4:
         affine[:3] = solution.T
-    else:
-        affine[:3, :3] *= 8.0
     return affine
 
 
@@ -283,32 +284,33 @@ def _vector_chart(
     from matplotlib.figure import Figure
 
     n_lines = max(-(-vector.size // STRIP_LENGTH), 1)
-    figure = Figure(figsize=(FULL_WIDTH / 100, 2.1), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2.6, 1.0))
-    padded = np.full(n_lines * STRIP_LENGTH, np.nan)
-    padded[: vector.size] = vector
-    columns = min(STRIP_LENGTH, vector.size) or 1
-    reach = float(np.nanpercentile(np.abs(vector), 99)) if vector.size else 1.0
-    reach = reach or 1.0
-    picture = left.imshow(
-        np.ma.masked_invalid(padded.reshape(n_lines, STRIP_LENGTH)[:, :columns]),
-        cmap="RdBu_r",
-        vmin=-reach,
-        vmax=reach,
-        aspect="auto",
-        interpolation="none",
-    )
-    left.set_title(f"Scan vector, {vector.size} numbers", loc="left")
-    left.set_yticks(range(n_lines), [f"{i * STRIP_LENGTH}" for i in range(n_lines)])
-    left.set_ylabel("line starts at")
-    left.set_xlabel("position in the line")
-    figure.colorbar(picture, ax=left, pad=0.01, extend="both")
-    _draw_gauge(right, ood_percentile, ood_score)
-    return chart_svg(figure)
+    with chart_style():
+        figure = Figure(figsize=(FULL_WIDTH / 100, 2.1), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(2.6, 1.0))
+        padded = np.full(n_lines * STRIP_LENGTH, np.nan)
+        padded[: vector.size] = vector
+        columns = min(STRIP_LENGTH, vector.size) or 1
+        reach = float(np.nanpercentile(np.abs(vector), 99)) if vector.size else 1.0
+        reach = reach or 1.0
+        picture = left.imshow(
+            np.ma.masked_invalid(padded.reshape(n_lines, STRIP_LENGTH)[:, :columns]),
+            cmap="RdBu_r",
+            vmin=-reach,
+            vmax=reach,
+            aspect="auto",
+            interpolation="none",
+        )
+        left.set_title(f"Scan vector, {vector.size} numbers", loc="left")
+        left.set_yticks(range(n_lines), [f"{i * STRIP_LENGTH}" for i in range(n_lines)])
+        left.set_ylabel("line starts at")
+        left.set_xlabel("position in the line")
+        figure.colorbar(picture, ax=left, pad=0.01, extend="both")
+        _draw_gauge(right, ood_percentile, ood_score)
+        return chart_svg(figure)
 
 
 def _draw_gauge(ax: Axes, percentile: float | None, score: float | None) -> None:
-    ax.set_title("How usual is this scan?", loc="left")
+    ax.set_title("Out-of-distribution score", loc="left")
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.set_xlim(0, 100)
@@ -317,11 +319,11 @@ def _draw_gauge(ax: Axes, percentile: float | None, score: float | None) -> None
     if percentile is None or not np.isfinite(percentile):
         ax.text(50, 0.5, "not measured", ha="center", va="center")
         return
-    ax.barh(0.3, UNUSUAL_PERCENTILE, height=0.28, color="#cfe8d8")
-    ax.barh(0.3, 100 - UNUSUAL_PERCENTILE, left=UNUSUAL_PERCENTILE, height=0.28, color="#f6c9a8")
+    ax.barh(0.3, OOD_PERCENTILE, height=0.28, color="#cfe8d8")
+    ax.barh(0.3, 100 - OOD_PERCENTILE, left=OOD_PERCENTILE, height=0.28, color="#f6c9a8")
     ax.plot([percentile, percentile], [0.12, 0.48], color="#222222", linewidth=3)
-    unusual = percentile > UNUSUAL_PERCENTILE
-    words = f"{percentile:.0f}" + (" (unlike the training scans)" if unusual else " (usual)")
+    is_ood = percentile > OOD_PERCENTILE
+    words = f"{percentile:.0f} ({'unlike' if is_ood else 'like'} the training scans)"
     beside = "" if score is None or not np.isfinite(score) else f"\nscore {score:.3g}"
     ax.text(
         0,
@@ -330,5 +332,5 @@ def _draw_gauge(ax: Axes, percentile: float | None, score: float | None) -> None
         ha="left",
         va="top",
         fontweight="bold",
-        color="#a84300" if unusual else "#00613f",
+        color="#a84300" if is_ood else "#00613f",
     )

@@ -16,6 +16,7 @@ from dmri_fm_workflows.report.slices import (
     contour_lines,
     cut_strip,
     cut_tiles,
+    rescale,
 )
 from dmri_fm_workflows.report.svg import Drawing
 
@@ -25,6 +26,7 @@ __all__ = [
     "SKY",
     "YELLOW",
     "Contour",
+    "colour_table",
     "draw_colour_bar",
     "draw_convention",
     "draw_legend",
@@ -32,6 +34,7 @@ __all__ = [
     "draw_rows",
     "draw_strips",
     "grey_to_rgb",
+    "paint_strip",
     "tile_scale",
 ]
 
@@ -58,26 +61,41 @@ POSITION_BAND = 15.0
 
 @dataclass(frozen=True, eq=False)
 class Contour:
-    """A region whose outline, the 0.5 line, is drawn.
-
-    Attributes
-    ----------
-    label
-        Shown in the legend.
-    volume
-        Shape (X, Y, Z), RAS order: mask or probability.
-    colour
-        Of the line.
-    """
+    """A region whose outline, the 0.5 line, is drawn, and its label in the legend."""
 
     label: str
-    volume: NDArray[Any]
+    volume: NDArray[Any]  # mask or probability, shape (X, Y, Z), RAS order
     colour: str
 
 
 def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Repeat a grey picture of shape (rows, columns) in three channels."""
     return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def colour_table(name: str) -> NDArray[np.uint8]:
+    """Return the 256 colours of a matplotlib colour map, shape (256, 3), 0 to 255."""
+    from matplotlib import colormaps
+
+    return np.round(colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+
+
+def paint_strip(
+    volume: NDArray[Any],
+    region: NDArray[np.bool_],
+    row: Row,
+    *,
+    table: NDArray[np.uint8],
+    window: tuple[float, float],
+) -> NDArray[np.uint8]:
+    """Cut a line of tiles out of a volume and colour it, black outside a region.
+
+    `volume` and `region` have shape (X, Y, Z), RAS order; `table` holds 256 colours and `window`
+    the values at its ends.
+    """
+    strip = table[rescale(cut_strip(volume, row), window)]
+    strip[~cut_strip(region, row)] = 0
+    return strip
 
 
 def tile_scale(drawing: Drawing, rows: Sequence[Row]) -> float:
@@ -117,24 +135,10 @@ def draw_strips(
     contours: Sequence[Contour] = (),
     name: str | None = None,
 ) -> float:
-    """Draw one line of tiles and its marks; return its bottom edge.
+    """Draw one line of tiles and its marks from a top edge; return its bottom edge.
 
-    Parameters
-    ----------
-    drawing
-        The drawing.
-    row
-        The line.
-    y
-        Top edge.
-    strip
-        The tiles joined, grey or RGB.
-    scale
-        User units per mm.
-    contours
-        Outlines drawn on top.
-    name
-        Written in the upper left corner.
+    `strip` holds the tiles joined, grey or RGB; `scale` is in user units per mm; `name` is written
+    in the upper left corner.
     """
     width, height = row.width_mm * scale, row.tile_mm[1] * scale
     # Half a unit more than needed, so that no light seam shows between two lines.
@@ -236,25 +240,10 @@ def draw_colour_bar(
     limits: tuple[str, str],
     name: str,
 ) -> float:
-    """Draw a horizontal colour bar with its name and the values at its ends.
+    """Draw a horizontal colour bar from its left and top edge; return its right edge.
 
-    Parameters
-    ----------
-    drawing
-        The drawing.
-    x, y
-        Left and top edge.
-    colours
-        Shape (N, 3), from the lowest to the highest value.
-    limits
-        Values at the two ends, as written.
-    name
-        Quantity and unit.
-
-    Returns
-    -------
-    float
-        Right edge of what was drawn.
+    `colours` has shape (N, 3), from the lowest to the highest value; `limits` are the values at
+    its ends, as written; `name` is the quantity with its unit.
     """
     drawing.text(x, y + 12, name, size=12, weight="bold")
     start = x + 7.4 * len(name) + 14

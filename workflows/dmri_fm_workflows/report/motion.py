@@ -95,7 +95,7 @@ def plot_carpet(
     mask
         Shape (X, Y, Z), the brain.
     fd_mm
-        Shape (N,), framewise displacement; NaN where undefined (the first volume).
+        Shape (N,), framewise displacement; NaN for the first volume.
     parameters
         Shape (N, 6) or wider: translations in mm, rotations in rad, along and about the RAS+ axes.
     outliers

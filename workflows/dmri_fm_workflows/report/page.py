@@ -11,19 +11,22 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from html import escape
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dmri_fm.errors import ConfigError
-from dmri_fm_workflows.outputs.references import Reference, load_references, render_methods
-from dmri_fm_workflows.report.content import Fact, ReportData, ReportWarning, SeriesSection
+from dmri_fm_workflows.outputs.references import (
+    Reference,
+    render_methods,
+    replace_citations,
+    split_paragraphs,
+)
+from dmri_fm_workflows.report.content import LEVELS, ReportData, ReportWarning, SeriesSection
 from dmri_fm_workflows.report.slices import CONVENTION
 
-__all__ = ["page_environment", "render_report"]
+__all__ = ["count_levels", "page_environment", "render_report"]
 
-_LEVELS = ("error", "warning", "note")
-_CITATION = re.compile(r"\[(@[\w-]+(?:;\s*@[\w-]+)*)\]")
 _LINK = re.compile(r"https?://[^\s<>&\"']+[^\s<>&\"'.,;:)]")
 
 
@@ -43,7 +46,7 @@ def page_environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["anchor"] = anchor
-    environment.filters["urlpath"] = _url_path
+    environment.filters["urlpath"] = quote
     return environment
 
 
@@ -58,35 +61,30 @@ def anchor(words: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", words).strip("-") or "section"
 
 
-def _url_path(path: str) -> str:
-    from urllib.parse import quote
-
-    return quote(path, safe="/")
-
-
 def render_report(report: ReportData) -> str:
     """Render the page of a participant.
 
     Parameters
     ----------
     report
-        All that it shows.
+        Content of the page.
 
     Returns
     -------
     str
-        HTML. It depends on `report` alone, so the same content gives the same bytes. Style and
-        scripts are inside; figures are referenced by their relative paths.
+        HTML; the same content gives the same bytes. Style and scripts are inside; figures are
+        referenced by their relative paths.
 
     Raises
     ------
     ConfigError
         If the methods text cites a work that `references.yaml` does not hold.
     """
-    order = {level: rank for rank, level in enumerate(_LEVELS)}
-    warnings = sorted(report.warnings, key=lambda warning: order[warning.level])
-    methods, cited = _render_methods(report.methods)
-    documents = render_methods(report.methods) if report.methods.strip() else {}
+    warnings = sorted(report.warnings, key=lambda warning: LEVELS.index(warning.level))
+    of_series: dict[str, list[ReportWarning]] = {}
+    for warning in warnings:
+        of_series.setdefault(warning.where, []).append(warning)
+    methods, cited = _methods_html(report.methods)
     return (
         page_environment()
         .get_template("participant.html.j2")
@@ -94,65 +92,45 @@ def render_report(report: ReportData) -> str:
             report=report,
             title=f"sub-{report.participant}: diffusion MRI report",
             warnings=warnings,
-            counts={level: sum(w.level == level for w in warnings) for level in _LEVELS},
-            of_series=_by_place(warnings),
-            table=_fact_table(report.series),
+            counts=count_levels(warnings),
+            of_series=of_series,
+            table=_series_table(report.series),
             methods=methods,
             cited=cited,
-            documents=documents,
+            documents=render_methods(report.methods) if report.methods.strip() else {},
             convention=CONVENTION,
         )
     )
 
 
-def _by_place(warnings: Sequence[ReportWarning]) -> dict[str, list[ReportWarning]]:
-    places: dict[str, list[ReportWarning]] = {}
-    for warning in warnings:
-        places.setdefault(warning.where, []).append(warning)
-    return places
+def count_levels(warnings: Sequence[ReportWarning]) -> dict[str, int]:
+    """Return the number of warnings of each level, most serious first."""
+    return {level: sum(w.level == level for w in warnings) for level in LEVELS}
 
 
-def _fact_table(series: Sequence[SeriesSection]) -> list[tuple[str, list[str]]]:
-    """Lay out the facts of all series as lines, one per label, in order of first appearance."""
-    labels = list(dict.fromkeys(fact.label for section in series for fact in section.facts))
-    values = [_as_mapping(section.facts) for section in series]
-    return [(label, [value.get(label, "") for value in values]) for label in labels]
+def _series_table(series: Sequence[SeriesSection]) -> list[tuple[str, list[str]]]:
+    """Return a line per label of the series' entries, with the value of each series."""
+    columns = [{entry.label: entry.value for entry in section.entries} for section in series]
+    labels = dict.fromkeys(label for column in columns for label in column)
+    return [(label, [column.get(label, "") for column in columns]) for label in labels]
 
 
-def _as_mapping(facts: Sequence[Fact]) -> dict[str, str]:
-    return {fact.label: fact.value for fact in facts}
+def _methods_html(text: str) -> tuple[Markup, list[tuple[int, Markup]]]:
+    """Return the paragraphs of a methods text, citations numbered, and the list of works."""
+    numbers: dict[Reference, int] = {}
 
-
-def _render_methods(text: str) -> tuple[Markup, list[tuple[int, Reference, Markup]]]:
-    """Turn a methods text into paragraphs with numbered citations, and list the works."""
-    known = load_references()
-    numbers: dict[str, int] = {}
-
-    def numbered(match: re.Match[str]) -> str:
+    def numbered(works: list[Reference]) -> str:
         links = []
-        for key in (word.strip()[1:] for word in match[1].split(";")):
-            if key not in known:
-                raise ConfigError(
-                    f"the methods text cites {key}",
-                    expected="keys of references.yaml",
-                    advice="add the work there",
-                )
-            number = numbers.setdefault(key, len(numbers) + 1)
-            label = escape(known[key].label)
-            links.append(f'<a href="#ref-{number}" title="{label}">{number}</a>')
+        for work in works:
+            number = numbers.setdefault(work, len(numbers) + 1)
+            links.append(f'<a href="#ref-{number}" title="{escape(work.label)}">{number}</a>')
         return f'<span class="citation">[{", ".join(links)}]</span>'
 
     blocks = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        words = " ".join(block.split())
-        if not words:
-            continue
-        level = len(words) - len(words.lstrip("#"))
-        body = _CITATION.sub(numbered, escape(words.lstrip("# ")))
+    for level, words in split_paragraphs(text):
         tag = f"h{min(level + 2, 6)}" if level else "p"
-        blocks.append(f"<{tag}>{body}</{tag}>")
-    cited = [(number, known[key], _with_link(known[key])) for key, number in numbers.items()]
-    return Markup("\n".join(blocks)), cited
+        blocks.append(f"<{tag}>{replace_citations(escape(words), numbered)}</{tag}>")
+    return Markup("\n".join(blocks)), [(n, _with_link(work)) for work, n in numbers.items()]
 
 
 def _with_link(reference: Reference) -> Markup:

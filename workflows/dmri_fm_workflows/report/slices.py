@@ -166,12 +166,12 @@ def plan_rows(
     Parameters
     ----------
     mask
-        Shape (X, Y, Z), RAS order; an empty one stands for the whole volume.
+        Shape (X, Y, Z), RAS order; an empty one means the whole volume.
     affine
         Shape (4, 4), voxel to RAS+ mm, RAS order.
     views
         The lines, from top to bottom. A view whose tiles would be only a few voxels across is
-        left out, unless none would remain.
+        not drawn, unless none would remain.
     n_widest
         Number of tiles in the line whose tiles are widest; the others hold as many as fit.
     margin_mm

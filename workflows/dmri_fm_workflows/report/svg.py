@@ -39,8 +39,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 #: Words on a picture carry a dark rim.
 MARK_STYLE = ".mark{paint-order:stroke;stroke:#000;stroke-width:3px;stroke-linejoin:round}"
 
-#: The upper layer is hidden, alternates with the lower one while the pointer is over the figure,
-#: and stays after a click or the Enter key.
+#: The upper layer is transparent, alternates with the lower one while the pointer is over the
+#: figure, and stays after a click or the Enter key.
 FLICKER_STYLE = """
 .upper{opacity:0}
 svg:hover .upper{animation:flicker 1.6s step-end infinite}
@@ -221,21 +221,21 @@ class Drawing:
 
     def embed(self, svg: str, x: float, y: float, width: float) -> float:
         """Place another SVG document, scaled to a width; return its height."""
-        found = re.search(r'<svg[^>]*viewBox="([-\d. ]+)"[^>]*>', svg)
-        assert found is not None
-        box = [float(word) for word in found[1].split()]
+        start = re.search(r'<svg[^>]*viewBox="([-\d. ]+)"[^>]*>', svg)
+        assert start is not None
+        box = [float(word) for word in start[1].split()]
         height = width * box[3] / box[2]
-        inner = svg[found.end() : svg.rindex("</svg>")]
+        inner = svg[start.end() : svg.rindex("</svg>")]
         self._body.append(
             f'<svg x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" '
-            f'height="{_number(height)}" viewBox="{found[1]}">{inner}</svg>'
+            f'height="{_number(height)}" viewBox="{start[1]}">{inner}</svg>'
         )
         self._reach(y + height)
         return height
 
     @contextmanager
     def layer(self, *, is_upper: bool) -> Iterator[None]:
-        """Collect what is drawn into the lower or the upper of two flickering layers."""
+        """Collect drawings into the lower or the upper of two flickering layers."""
         self._flickers = True
         self._body.append(f'<g class="{"upper" if is_upper else "lower"}">')
         yield

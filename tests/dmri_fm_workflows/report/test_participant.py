@@ -15,8 +15,8 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
 from dmri_fm_workflows.outputs import output_path, publish_text
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
+from dmri_fm_workflows.report import write_participant_page
 from dmri_fm_workflows.run import MethodsText
-from dmri_fm_workflows.stages.figures import write_participant_page
 
 
 @pytest.mark.parametrize(
