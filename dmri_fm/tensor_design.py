@@ -14,7 +14,7 @@ from dmri_fm.gradients import GradientTable
 #: the signal bends away from a line. Scanners miss a nominal 1500 by a little.
 LARGEST_BVAL = 1550.0
 
-#: A tensor has six unknowns.
+#: Fewest directions: a tensor has six unknowns, and half of fewer predicts no masked direction.
 FEWEST_DIRECTIONS = 6
 
 #: Highest condition number of the scaled design (seven columns) that is accepted. Skare's
@@ -24,10 +24,26 @@ LARGEST_CONDITION = 100.0
 #: A step to higher b-values takes in those above the next one by this share: one shell whole.
 STEP_SHARE = 0.05
 
+#: Positions of D11, D22, D33 among the elements of a tensor D11, D12, D13, D22, D23, D33.
+DIAGONAL = (0, 3, 5)
 
 #: Positions of D11, D22, D33, D12, D13, D23 among the elements of a tensor, for sums that are
 #: rounded in that order.
-DIAGONAL_FIRST = (0, 3, 5, 1, 2, 4)
+DIAGONAL_FIRST = (*DIAGONAL, 1, 2, 4)
+
+#: Positions of the elements of the symmetric matrix, row by row, among those of a tensor.
+_MATRIX = (0, 1, 2, 1, 3, 4, 2, 4, 5)
+
+
+def to_matrices(tensors: Any) -> Any:
+    """Return the symmetric matrices (..., 3, 3) of tensors (..., 6), an array or torch tensor.
+
+    Examples
+    --------
+    >>> to_matrices(np.arange(6)).tolist()
+    [[0, 1, 2], [1, 3, 4], [2, 4, 5]]
+    """
+    return tensors[..., _MATRIX].reshape(*tensors.shape[:-1], 3, 3)
 
 
 def quadratic_columns(x: Any, y: Any, z: Any) -> list[Any]:

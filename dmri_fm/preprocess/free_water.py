@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt
 
 from dmri_fm.errors import ImageError
 from dmri_fm.series import Dwi
-from dmri_fm.tensor_design import design_matrix, determines_tensor
+from dmri_fm.tensor_design import DIAGONAL, design_matrix, determines_tensor
 
 #: Key of a series' sidecar: what :func:`describe_free_water` returns.
 B_SCALING_CHECK_KEY = "BScalingCheck"
@@ -112,7 +112,7 @@ def measure_free_water(dwi: Dwi) -> FreeWater | None:
     if not (signal > 0).all():
         return None
     tensor = np.linalg.lstsq(design_matrix(table), np.log(signal), rcond=None)[0]
-    return FreeWater(float(tensor[[0, 3, 5]].mean()), n_voxels)
+    return FreeWater(float(tensor[list(DIAGONAL)].mean()), n_voxels)
 
 
 def describe_free_water(

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.series import Dwi
-from dmri_fm.tensor_design import FEWEST_DIRECTIONS, b_columns
+from dmri_fm.tensor_design import FEWEST_DIRECTIONS, b_columns, to_matrices
 
 #: Length of a step along the fibre, mm.
 STEP_MM = 3.0
@@ -238,8 +238,7 @@ def _fit(signal: NDArray[Any], gtab: GradientTable, bvecs: NDArray[np.float64]) 
         if n_free > 0:
             predicted = np.exp(np.clip(found @ design.T, -10.0, 10.0))
             misfit[part] = np.sqrt(((predicted - values) ** 2).sum(axis=1) / n_free)
-        tensors = found[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-        eigenvalues, eigenvectors = np.linalg.eigh(tensors)
+        eigenvalues, eigenvectors = np.linalg.eigh(to_matrices(found))
         positive = np.maximum(eigenvalues, 0.0)
         spread = ((positive - positive.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
         size = np.maximum((positive**2).sum(axis=1), 1e-12)

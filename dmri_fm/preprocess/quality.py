@@ -13,7 +13,7 @@ from dmri_fm.errors import ImageError
 from dmri_fm.gradients import Shell
 from dmri_fm.preprocess.raw_series import find_cut_volumes
 from dmri_fm.series import Dwi
-from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
+from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms, to_matrices
 
 #: A slice is bad if its signal is below its shell's by this many robust deviations ...
 BAD_SLICE_DEVIATIONS = 4.0
@@ -193,8 +193,7 @@ def tensor_quality(
         )
     tensor = diffusivity[brain]
     finite = np.isfinite(tensor).all(axis=1)
-    matrices = tensor[finite][:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    values = np.linalg.eigvalsh(matrices.astype(np.float64))
+    values = np.linalg.eigvalsh(to_matrices(tensor[finite]).astype(np.float64))
     squared = (values**2).sum(axis=1)
     spread = ((values - values.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     # sqrt(1.5 spread / squared) > 1, without the division.

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dmri_fm.gradients import GradientTable, rotation_part
-from dmri_fm.tensor_design import quadratic_columns
+from dmri_fm.tensor_design import DIAGONAL, quadratic_columns
 
 #: Description of input and output, written beside weights.
 NORMALISATION = {
@@ -238,7 +238,7 @@ def least_squares_deviation(inputs: TensorInputs) -> Tensor:
 
 def mean_diffusivity(tensor: Tensor) -> Tensor:
     """Return the mean diffusivity (B, 1, X, Y, Z) of tensors (B, 6, X, Y, Z)."""
-    return tensor[:, [0, 3, 5]].mean(dim=1, keepdim=True)
+    return tensor[:, DIAGONAL].mean(dim=1, keepdim=True)
 
 
 def tensor_fa(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from dmri_fm.preprocess.quality import tensor_quality
 from dmri_fm.series import Dwi
+from dmri_fm.tensor_design import DIAGONAL
 from dmri_fm.tensor_networks.gate import OOD_PERCENTILE
 
 #: Smoothing of the difference of two maps, mm, that leaves its bias.
@@ -50,7 +51,7 @@ def network_quality(
     bias = None
     if fitted is not None:
         md, reference = (
-            np.where(mask, t[..., [0, 3, 5]].mean(axis=3), 0.0) for t in (network, fitted)
+            np.where(mask, t[..., DIAGONAL].mean(axis=3), 0.0) for t in (network, fitted)
         )
         voxel_mm = dwi.voxel_size_mm
         weight = gaussian_filter(mask.astype(np.float64), BIAS_SIGMA_MM / voxel_mm)

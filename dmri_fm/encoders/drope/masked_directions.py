@@ -15,9 +15,7 @@ from dmri_fm.encoders.drope.mae import Mask
 from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import choose_spread
-
-#: Smallest number of directions; half of fewer predicts nothing.
-FEWEST_DIRECTIONS = 6
+from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 
 
 def direction_errors(
@@ -41,7 +39,7 @@ def direction_errors(
     ndarray
         Shape (S,): root mean squared error of S/S0 over masked directions and the brain's voxels
         of each patch; it holds the noise of the measurements. NaN if there are fewer than
-        :data:`FEWEST_DIRECTIONS`.
+        :data:`~dmri_fm.tensor_design.FEWEST_DIRECTIONS`.
     """
     n = len(gtab)
     if n < FEWEST_DIRECTIONS:

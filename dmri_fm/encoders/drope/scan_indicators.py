@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.estimates import predict_by_process
-from dmri_fm.encoders.drope.masked_directions import FEWEST_DIRECTIONS
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
 from dmri_fm.gradients import group_shells
+from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 
 #: Share of tissue at which the template's voxels count as brain.
 LEAST_TISSUE = 0.3

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dmri_fm.qspace import condition_number
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_design import DIAGONAL
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.bootstrap import ReferenceNoise, bootstrap_noise
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
@@ -125,7 +126,7 @@ def _half_difference(
     half = 0.5 * (first.astype(np.float64) - second)
     return {
         "tensor": np.abs(half).sum(axis=1),
-        "md": np.abs(half[:, [0, 3, 5]].mean(axis=1)),
+        "md": np.abs(half[:, DIAGONAL].mean(axis=1)),
     }
 
 

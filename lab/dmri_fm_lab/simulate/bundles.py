@@ -21,6 +21,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
+from dmri_fm.tensor_design import to_matrices
 from dmri_fm_lab.simulate.template import AnatomyMaps, load_anatomy_maps
 
 __all__ = ["Bundle", "Streamlines", "draw_streamlines", "load_bundles", "near_callosum"]
@@ -217,8 +218,7 @@ def _fill_gaps(
     length = dyads[0] + dyads[3] + dyads[5]
     gap = ((white < 0) | ((pial > 0) & (below > 0.3))) & (length < 8.0)
     nearby = np.stack([gaussian_filter(d, 3.0, truncate=5.0)[gap] for d in dyads], axis=-1)
-    matrices = nearby[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    axes = np.linalg.eigh(matrices)[1][:, :, 2]
+    axes = np.linalg.eigh(to_matrices(nearby))[1][:, :, 2]
     start = np.argwhere(gap) * 2.0 + maps.origin_mm
     made = []
     for _ in range(_PER_GAP):

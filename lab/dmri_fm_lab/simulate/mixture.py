@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dmri_fm.tensor_design import quadratic_columns
+from dmri_fm.tensor_design import quadratic_columns, to_matrices
 from dmri_fm_lab.simulate.brains import Brains
 from dmri_fm_lab.simulate.fibres import N_REGIONS
 from dmri_fm_lab.simulate.fields import log_uniform, normal, uniform, unit
@@ -270,8 +270,7 @@ def scalars(tensor: Tensor) -> dict[str, Tensor]:
         ``fa``, ``md``, ``ad``, ``rd``: shape (X, Y, Z), in the tensor's unit; ``v1``: shape
         (X, Y, Z, 3), unit, of any sign.
     """
-    matrices = tensor[[0, 1, 2, 1, 3, 4, 2, 4, 5]].movedim(0, -1).unflatten(-1, (3, 3))
-    values, vectors = torch.linalg.eigh(matrices.double())
+    values, vectors = torch.linalg.eigh(to_matrices(tensor.movedim(0, -1)).double())
     md = values.mean(dim=-1)
     spread = (values - md[..., None]).square().sum(dim=-1)
     fa = (1.5 * spread / values.square().sum(dim=-1).clamp(min=1e-30)).sqrt()

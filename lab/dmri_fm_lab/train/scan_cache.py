@@ -25,15 +25,13 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.json_files import read_object
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import CLIP
+from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 from dmri_fm_lab.grid_scans import GridScan, place_scan
 from dmri_fm_lab.scans import Scan, find_scans
 
 __all__ = ["CachedScan", "cache_scans"]
 
 logger = logging.getLogger(__name__)
-
-#: Least number of directions of a training scan: fewer teach nothing about masked ones.
-FEWEST_DIRECTIONS = 6
 
 #: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
 NOISY_SHARE, SNR_RANGE = 0.5, (10.0, 60.0)
