@@ -106,10 +106,24 @@ def test_a_checkpoint_of_the_authors_becomes_weights(tmp_path, capsys) -> None:
     out = tmp_path / "weights.safetensors"
     assert main(["convert", str(tmp_path / "authors.pt"), str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out)
-    assert load_weights(out, model="drope-paper").version == "authors"
+    converted = load_weights(out, model="drope-paper")
+    assert converted.version == "authors"
+    config = converted.config
+    assert (config.heads, config.patch, config.pos_scale) == (
+        PAPER.heads, PAPER.patch, PAPER.pos_scale
+    )  # fmt: skip
     (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
     assert main(["convert", str(tmp_path / "broken.pt"), str(out)]) == 1
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_converted_checkpoint_has_the_heads_patch_and_scale_of_the_options(tmp_path) -> None:
+    checkpoint, out = tmp_path / "authors.pt", tmp_path / "weights.safetensors"
+    torch.save(draw_state_dict(dim=24, patch=(16, 16, 12)), checkpoint)
+    sizes = ["--heads", "2", "--patch", "16", "16", "12", "--pos-scale", "0.25"]
+    assert main(["convert", str(checkpoint), str(out), *sizes]) == 0
+    config = load_weights(out, model="drope-paper").config
+    assert (config.heads, config.patch, config.pos_scale) == (2, (16, 16, 12), 0.25)
 
 
 def test_tensor_is_told_what_lengths_of_vectors_mean(tmp_path, capsys) -> None:

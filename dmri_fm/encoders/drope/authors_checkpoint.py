@@ -52,7 +52,7 @@ def convert_authors_checkpoint(
     *,
     num_heads: int = PAPER.heads,
     patch_size: tuple[int, int, int] = PAPER.patch,
-    pos_scale: float = 1.0,
+    pos_scale: float = PAPER.pos_scale,
 ) -> Path:
     """Convert a checkpoint of the authors' code to weights of `drope-paper`.
 
@@ -110,9 +110,9 @@ def convert_authors_checkpoint(
 
 def from_authors(
     state_dict: Mapping[str, Tensor],
-    num_heads: int = 3,
-    patch_size: tuple[int, int, int] = (8, 8, 4),
-    pos_scale: float = 1.0,
+    num_heads: int = PAPER.heads,
+    patch_size: tuple[int, int, int] = PAPER.patch,
+    pos_scale: float = PAPER.pos_scale,
 ) -> VolumeEncoder:
     """Build an encoder from a state_dict of the authors' masked autoencoder.
 
