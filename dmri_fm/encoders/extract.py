@@ -9,7 +9,7 @@ import numpy as np
 
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.errors import ConfigError, ImageError
-from dmri_fm.identity import about_model
+from dmri_fm.identity import about_model, identity
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import feature_grid, load_encoder
@@ -65,11 +65,8 @@ def extract_features(
     metadata = {
         "Model": about_model(encoder.name)
         | encoder.weights.describe()
-        | {
-            "Status": "experimental",
-            "Features": features.feature_type,
-            "Precision": "float32",
-        },
+        | ({"Status": "experimental"} if identity(encoder.name).is_experimental else {})
+        | {"Features": features.feature_type, "Precision": "float32"},
         "Preprocessing": encoder.weights.normalisation,
         "Space": "MNI152NLin2009aSym",
         "Device": device,
@@ -89,5 +86,5 @@ def _check_grid(dwi: Dwi, grid: Grid, model: str) -> None:
         f"with origin {np.round(dwi.affine[:3, 3], 2).tolist()}",
         expected=f"the grid of {model!r}: {tuple(grid.shape)} voxels, origin "
         f"{np.round(grid.affine[:3, 3], 2).tolist()}, MNI152NLin2009aSym",
-        advice="dmri_fm.resample_series, or --resample on the command line, puts it there",
+        advice="resample it with dmri_fm.resample_series(dwi, dmri_fm.feature_grid(model))",
     )
