@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -16,7 +17,8 @@ from dmri_fm.preprocess.pose import POSE_NAMES
 from dmri_fm.preprocess.quality import series_quality, tensor_quality
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi
-from dmri_fm_workflows.outputs import load_catalogue
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_workflows.outputs import docs, load_catalogue, sidecars
 from dmri_fm_workflows.outputs.methods import Processed, describe_methods
 from dmri_fm_workflows.outputs.publish import to_json
 from dmri_fm_workflows.outputs.references import load_references, render_methods
@@ -247,11 +249,36 @@ def test_first_fitting_pattern_describes_a_column():
 
 def test_references():
     known = load_references()
-    cited = {key for of in load_catalogue().types.values() for key in of.citations}
+    types = load_catalogue().types.values()
+    cited = {key for of in types for key in (*of.citations, of.parameter) if key is not None}
     assert cited <= set(known)
     assert known["basser1996"].label == "Basser and Pierpaoli 1996"
     assert all(r.doi.startswith("10.") for r in known.values())
     assert "and others" in known["yeh2019"].bibtex
+
+
+@pytest.mark.parametrize("change", [{"citations": ("nobody1900",)}, {"parameter": "nobody1900"}])
+def test_a_work_that_references_lack_is_told(change, monkeypatch):
+    fa = replace(load_catalogue().output_type("fa"), **change)
+    catalogue = replace(load_catalogue(), types={**load_catalogue().types, "fa": fa})
+    for module in (docs, sidecars):
+        monkeypatch.setattr(module, "load_catalogue", lambda: catalogue)
+    with pytest.raises(ConfigError, match=r"nobody1900(.|\n)*define the work in references\.yaml"):
+        image_sidecar("fa", model="tensor", space="ACPC")
+    if "citations" in change:
+        with pytest.raises(ConfigError, match="output fa cites nobody1900"):
+            docs.outputs_page()
+
+
+def test_a_map_that_tensor_maps_lack_is_told():
+    maps = TensorMaps.from_tensor(
+        np.zeros((1, 1, 1, 6)), np.ones((1, 1, 1)), affine=np.eye(4), model="tensor"
+    )
+    for of in load_catalogue().maps_of("tensor"):
+        assert of.name == "s0" or of.find_in(maps) is not None
+    for attribute in ("scalars.vr", "vr"):
+        with pytest.raises(ConfigError, match=f"TensorMaps has no `{attribute}`"):
+            replace(load_catalogue().output_type("fa"), attribute=attribute).find_in(maps)
 
 
 def test_methods_in_four_formats():

@@ -15,7 +15,7 @@ from dmri_fm.identity import (
 )
 from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
-from dmri_fm_workflows.outputs.references import load_references
+from dmri_fm_workflows.outputs.references import find_references
 
 __all__ = ["outputs_page"]
 
@@ -113,9 +113,9 @@ def _shown_name(of: OutputType) -> str:
     return f"`{path.parts[-2]}/{name}.{ending}`"
 
 
-def _works(keys: Iterable[str]) -> str:
-    known = load_references()
-    return "; ".join(f"[{known[k].label}](https://doi.org/{known[k].doi})" for k in keys)
+def _works(keys: Iterable[str], of: str) -> str:
+    works = find_references(keys, citing=of)
+    return "; ".join(f"[{work.label}](https://doi.org/{work.doi})" for work in works)
 
 
 def _type_rows() -> Iterator[str]:
@@ -126,7 +126,7 @@ def _type_rows() -> Iterator[str]:
             shown = section
             yield from ["", f"## {section}", ""]
             yield from ["| file | what | units | spaces | source |", "|---|---|---|---|---|"]
-        works = [_works(of.citations)] if of.citations else []
+        works = [_works(of.citations, f"output {of.name}")] if of.citations else []
         if of.cited_steps:
             works.append(
                 f"works of the methods in {', '.join(f'`{key}`' for key in of.cited_steps)}"
@@ -156,7 +156,7 @@ def _model_rows() -> Iterator[str]:
         own = "".join(f" **{key}**: {text}" for key, text in model.outputs.items())
         yield (
             f"| `model-{model.label}` | {model.title}. {model.description}{own} | "
-            f"{', '.join(sorted(names))} | {run} | {_works(model.citations)} |"
+            f"{', '.join(sorted(names))} | {run} | {_works(model.citations, f'model {name}')} |"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -16,6 +16,7 @@ from dmri_fm.errors import ConfigError
 
 __all__ = [
     "Reference",
+    "find_references",
     "load_references",
     "render_methods",
     "replace_citations",
@@ -91,6 +92,42 @@ def load_references() -> Mapping[str, Reference]:
     )
 
 
+def find_references(keys: Iterable[str], *, citing: str) -> list[Reference]:
+    """Return works by their keys.
+
+    Parameters
+    ----------
+    keys
+        Keys of `references.yaml`.
+    citing
+        What cites them, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If `references.yaml` lacks a key.
+
+    Examples
+    --------
+    >>> [work.label for work in find_references(["yeh2019"], citing="the methods text")]
+    ['Yeh et al. 2019']
+    >>> find_references(["nobody1900"], citing="output fa")
+    Traceback (most recent call last):
+    ...
+    dmri_fm.errors.ConfigError: output fa cites nobody1900
+      expected: keys of references.yaml
+      what to do: define the work in references.yaml
+    """
+    keys, known = list(keys), load_references()
+    if unknown := sorted(set(keys) - set(known)):
+        raise ConfigError(
+            f"{citing} cites {', '.join(unknown)}",
+            expected="keys of references.yaml",
+            advice="define the work in references.yaml",
+        )
+    return [known[key] for key in keys]
+
+
 def split_paragraphs(text: str) -> list[tuple[int, str]]:
     """Return level of heading (0 for none) and words of each paragraph of a methods text.
 
@@ -119,14 +156,7 @@ def replace_citations(text: str, write: Callable[[list[Reference]], str]) -> str
 
     def replaced(match: re.Match[str]) -> str:
         keys = [word.strip()[1:] for word in match[1].split(";")]
-        known = load_references()
-        if unknown := sorted(set(keys) - set(known)):
-            raise ConfigError(
-                f"the methods text cites {', '.join(unknown)}",
-                expected="keys of references.yaml",
-                advice="add the work there",
-            )
-        return write([known[key] for key in keys])
+        return write(find_references(keys, citing="the methods text"))
 
     return _CITATION.sub(replaced, text)
 

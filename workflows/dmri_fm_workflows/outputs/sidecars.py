@@ -15,7 +15,7 @@ from dmri_fm.identity import about_model
 from dmri_fm.model_metadata import orientation_encoding
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.publish import to_json
-from dmri_fm_workflows.outputs.references import load_references
+from dmri_fm_workflows.outputs.references import find_references
 from dmri_fm_workflows.outputs.root import generated_by
 from dmri_fm_workflows.outputs.steps import works_of
 
@@ -183,22 +183,24 @@ def with_references(
     >>> "References" in with_references(mask, {})
     False
     """
-    known = load_references()
     keys = dict.fromkeys((*of.works(model), *works_of(of.cited_steps, sidecar)))
-    cited = {"References": [f"https://doi.org/{known[key].doi}" for key in keys]} if keys else {}
-    return {**sidecar, **cited}
+    links = _links_to(keys, of)
+    return {**sidecar, **({"References": links} if links else {})}
+
+
+def _links_to(works: Iterable[str], of: OutputType) -> list[str]:
+    return [f"https://doi.org/{w.doi}" for w in find_references(works, citing=f"output {of.name}")]
 
 
 def _type_entries(of: OutputType) -> dict[str, Any]:
     """Return the entries that follow from the output type alone; None where they do not apply."""
     is_tensor = of.name == "diffusivity"
-    doi = None if of.parameter is None else load_references()[of.parameter].doi
     return {
         "Type": "Brain" if of.suffix == "mask" else None,
         "BvecConvention": BVEC_CONVENTION if of.name == "preproc_dwi" else None,
         "SkullStripped": True if of.is_map else None,
         # BEP016: the work that defines the parameter.
-        "ParameterURL": None if doi is None else f"https://doi.org/{doi}",
+        "ParameterURL": _links_to([of.parameter], of)[0] if of.parameter else None,
         "OrientationEncoding": orientation_encoding() if is_tensor else None,
         "TensorElements": ["D11", "D12", "D13", "D22", "D23", "D33"] if is_tensor else None,
         "ValidRange": None if of.value_range is None else list(of.value_range),
