@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -22,18 +23,6 @@ NORMAL_90 = 1.6449
 
 #: Order of the tensor's elements along the last axis.
 TENSOR_ELEMENTS = ("D11", "D12", "D13", "D22", "D23", "D33")
-
-#: Units of the maps, by their `param` label.
-_UNITS = {
-    "diffusivity": "mm^2/s",
-    "v1": "unitless",
-    "s0": "arbitrary",
-    "fa": "unitless",
-    "md": "mm^2/s",
-    "ad": "mm^2/s",
-    "rd": "mm^2/s",
-    "ood": "percent",
-}
 
 #: Layout of tensors and axes in the volumes of 4-D maps, in the fields of BEP016.
 _LAYOUTS: dict[str, dict[str, Any]] = {
@@ -146,17 +135,42 @@ def decompose_tensors(tensors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[
     return values.reshape(shape), first.reshape(shape)
 
 
-def eigenvalue_scalars(values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Return `fa`, `md`, `ad` and `rd`, (M,), of eigenvalues (M, 3), descending, not negative."""
+def fractional_anisotropy(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the fractional anisotropy, (M,), of eigenvalues (M, 3), not negative."""
     squared = (values**2).sum(axis=1)
     spread = ((values - values[:, [1, 2, 0]]) ** 2).sum(axis=1)
-    fa = np.sqrt(0.5 * spread / np.where(squared > 0, squared, 1.0))
-    return {
-        "fa": np.clip(fa, 0.0, 1.0),
-        "md": values.mean(axis=1),
-        "ad": values[:, 0],
-        "rd": values[:, 1:].mean(axis=1),
+    fa: NDArray[np.float64] = np.sqrt(0.5 * spread / np.where(squared > 0, squared, 1.0))
+    return fa.clip(0.0, 1.0)
+
+
+class Scalar(NamedTuple):
+    """A scalar of the tensor: its units, and its function (M,) of eigenvalues.
+
+    Eigenvalues are (M, 3), mm^2/s, descending, not negative.
+    """
+
+    units: str
+    compute: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+#: Scalars of the tensor, by their `param` label. A line here is a map of :class:`TensorMaps`.
+SCALARS: Mapping[str, Scalar] = MappingProxyType(
+    {
+        "fa": Scalar("unitless", fractional_anisotropy),
+        "md": Scalar("mm^2/s", lambda values: values.mean(axis=1)),
+        "ad": Scalar("mm^2/s", lambda values: values[:, 0]),
+        "rd": Scalar("mm^2/s", lambda values: values[:, 1:].mean(axis=1)),
     }
+)
+
+#: Units of all maps, by their `param` label.
+_UNITS = {
+    "diffusivity": "mm^2/s",
+    "v1": "unitless",
+    "s0": "arbitrary",
+    "ood": "percent",
+    **{name: scalar.units for name, scalar in SCALARS.items()},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,10 +184,8 @@ class TensorMaps:
     diffusivity
         Shape (X, Y, Z, 6), float32, mm^2/s, RAS+, order D11, D12, D13, D22, D23, D33, as
         estimated: eigenvalues may be negative. Zero outside the mask, as every map.
-    fa
-        Shape (X, Y, Z), float32, fractional anisotropy, 0 to 1, no NaN.
-    md, ad, rd
-        Shape (X, Y, Z), float32, mm^2/s: mean, axial and radial diffusivity.
+    scalars
+        Map of each of :data:`SCALARS`, by its name: shape (X, Y, Z), float32, no NaN.
     v1
         Shape (X, Y, Z, 3), float32: unit eigenvector of the largest eigenvalue, RAS+.
     mask
@@ -194,10 +206,7 @@ class TensorMaps:
     """
 
     diffusivity: NDArray[np.float32]
-    fa: NDArray[np.float32]
-    md: NDArray[np.float32]
-    ad: NDArray[np.float32]
-    rd: NDArray[np.float32]
+    scalars: Mapping[str, NDArray[np.float32]]
     v1: NDArray[np.float32]
     mask: NDArray[np.bool_]
     affine: NDArray[np.float64]
@@ -209,7 +218,7 @@ class TensorMaps:
 
     def __post_init__(self) -> None:
         grid = self.mask.shape
-        maps = {**self.scalars(), **(self.std or {})}
+        maps = {**self._images(), **(self.std or {})}
         if self.ood_percentile is not None:
             maps["ood"] = self.ood_percentile
         wrong = [f"{name} {array.shape}" for name, array in maps.items() if array.shape != grid]
@@ -264,7 +273,6 @@ class TensorMaps:
         chosen = np.nan_to_num(tensor[inside].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         values, first = decompose_tensors(chosen)
         values = np.maximum(values, min_diffusivity)
-        scalars = eigenvalue_scalars(values)
 
         def lay_out(numbers: NDArray[Any]) -> NDArray[np.float32]:
             out = np.zeros((*inside.shape, *numbers.shape[1:]), dtype=np.float32)
@@ -273,10 +281,7 @@ class TensorMaps:
 
         return cls(
             diffusivity=lay_out(chosen),
-            fa=lay_out(scalars["fa"]),
-            md=lay_out(scalars["md"]),
-            ad=lay_out(scalars["ad"]),
-            rd=lay_out(scalars["rd"]),
+            scalars={name: lay_out(s.compute(values)) for name, s in SCALARS.items()},
             v1=lay_out(np.where(values[:, :1] > 0, first, 0.0)),
             mask=inside,
             affine=np.array(affine, dtype=np.float64),
@@ -307,10 +312,29 @@ class TensorMaps:
             ood_percentile=within(ood_percentile),
         )
 
-    def scalars(self) -> dict[str, NDArray[np.float32]]:
-        """Return the maps of one number per voxel, by their `param` label."""
-        maps = {"fa": self.fa, "md": self.md, "ad": self.ad, "rd": self.rd}
-        return maps if self.s0 is None else {"s0": self.s0, **maps}
+    @property
+    def fa(self) -> NDArray[np.float32]:
+        """Fractional anisotropy, 0 to 1."""
+        return self.scalars["fa"]
+
+    @property
+    def md(self) -> NDArray[np.float32]:
+        """Mean diffusivity, mm^2/s."""
+        return self.scalars["md"]
+
+    @property
+    def ad(self) -> NDArray[np.float32]:
+        """Axial diffusivity, mm^2/s."""
+        return self.scalars["ad"]
+
+    @property
+    def rd(self) -> NDArray[np.float32]:
+        """Radial diffusivity, mm^2/s."""
+        return self.scalars["rd"]
+
+    def _images(self) -> dict[str, NDArray[np.float32]]:
+        """Return the maps of one number per voxel, without uncertainties."""
+        return {**({} if self.s0 is None else {"s0": self.s0}), **self.scalars}
 
     def save(self, stem: str | Path) -> dict[str, Path]:
         """Write every map as `<stem>_model-<model>_param-<map>_dwimap.nii.gz`.
@@ -334,7 +358,7 @@ class TensorMaps:
                 f"{stem.name}_model-{self.model}_param-{label}{desc}_dwimap.nii.gz"
             )
 
-        arrays = {"diffusivity": self.diffusivity, "v1": self.v1, **self.scalars()}
+        arrays = {"diffusivity": self.diffusivity, "v1": self.v1, **self._images()}
         paths = {
             label: save_image(array, self.affine, path(label)) for label, array in arrays.items()
         }

@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import ImageError
-from dmri_fm.tensor_maps import TensorMaps, decompose_tensors
+from dmri_fm.tensor_maps import SCALARS, TensorMaps, decompose_tensors
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
 
 UPPER = np.triu_indices(3)
@@ -81,8 +81,8 @@ def test_rotated_tensor_has_rotated_axis_and_equal_scalars() -> None:
         )
         for m in (matrices, turned)
     )
-    for name, array in plain.scalars().items():
-        np.testing.assert_allclose(rotated.scalars()[name], array, rtol=1e-4, atol=1e-9)
+    for name, array in plain.scalars.items():
+        np.testing.assert_allclose(rotated.scalars[name], array, rtol=1e-4, atol=1e-9)
     cosine = np.abs(np.einsum("xyzi,xyzi->xyz", rotated.v1, plain.v1 @ rotation.T))
     np.testing.assert_allclose(cosine, 1.0, atol=1e-4)
 
@@ -96,7 +96,7 @@ def test_maps_hold_no_nan_and_nothing_outside_the_mask() -> None:
     mask = rng.uniform(size=(4, 4, 4)) > 0.4
     mask[0] = True
     maps = TensorMaps.from_tensor(tensors, mask, affine=np.eye(4), model="tensorrefiner")
-    for array in (maps.diffusivity, maps.v1, *maps.scalars().values()):
+    for array in (maps.diffusivity, maps.v1, *maps.scalars.values()):
         assert np.isfinite(array).all()
         assert not array[~mask].any()
     assert maps.fa.min() >= 0
@@ -120,8 +120,8 @@ def test_save_and_read_back(tmp_path) -> None:
     maps = replace(maps, std={"fa": np.full((3, 4, 5), 0.1, dtype=np.float32)})
     paths = maps.save(tmp_path / "dwi" / "sub-01_space-ACPC")
     assert paths["fa"].name == "sub-01_space-ACPC_model-tensor_param-fa_dwimap.nii.gz"
-    assert set(paths) == {"diffusivity", "v1", "s0", "fa", "md", "ad", "rd", "fa_std"}
-    for name, array in {**maps.scalars(), "diffusivity": maps.diffusivity}.items():
+    assert set(paths) == {"diffusivity", "v1", "s0", *SCALARS, "fa_std"}
+    for name, array in {**maps.scalars, "diffusivity": maps.diffusivity}.items():
         image = nib.load(paths[name])
         np.testing.assert_array_equal(np.asarray(image.dataobj), array)
         np.testing.assert_allclose(image.affine, affine)

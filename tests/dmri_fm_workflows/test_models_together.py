@@ -25,6 +25,7 @@ from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.registry import MODELS, feature_grid
 from dmri_fm.series import load_image, save_image
+from dmri_fm.tensor_maps import SCALARS
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.weights import save_weights
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
@@ -32,6 +33,7 @@ from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.interfaces.models import AssessQuality
+from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.tsv import read_table
 from dmri_fm_workflows.plan import plan_series
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
@@ -178,14 +180,13 @@ def _names(out: Path, part: str) -> set[str]:
 
 
 def test_each_model_writes_under_its_own_label(out) -> None:
-    for model, params in (
-        ("tensor", {"diffusivity", "s0", "fa", "md", "ad", "rd"}),
-        ("tensorrefiner", {"diffusivity", "fa", "md", "ad", "rd", "ood"}),
-        ("qcgdtipaper", {"diffusivity", "fa", "md", "ad", "rd"}),
-    ):
+    catalogue = load_catalogue()
+    for model, own in (("tensor", {"s0"}), ("tensorrefiner", {"ood"}), ("qcgdtipaper", set())):
+        params = {of.entities["param"] for of in catalogue.maps_of(model)}
+        assert params == {"diffusivity", *SCALARS, *own}
         maps = _names(out, f"space-ACPC_model-{model}_param-*[a-z0-9]_dwimap.nii.gz")
         assert {m.split("param-")[1].split("_")[0] for m in maps} == params
-        assert len(_names(out, f"space-{MNI}_model-{model}_param-*dwimap.nii.gz")) == 4
+        assert len(_names(out, f"space-{MNI}_model-{model}_param-*dwimap.nii.gz")) == len(SCALARS)
     assert _names(out, "desc-std_dwimap.nii.gz") == {
         f"space-ACPC_model-tensorrefiner_param-{p}_desc-std_dwimap.nii.gz" for p in ("fa", "md")
     }

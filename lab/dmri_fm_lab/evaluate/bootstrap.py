@@ -21,14 +21,18 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import smallest_signal
-from dmri_fm.tensor_maps import decompose_tensors, eigenvalue_scalars
+from dmri_fm.tensor_maps import SCALARS, decompose_tensors
 from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm_lab.evaluate.tensor_errors import axis_angle_deg
 
 __all__ = ["ReferenceNoise", "bootstrap_noise"]
 
-#: Quantities whose noise is estimated; the tensor's is that of six elements.
-QUANTITIES = ("tensor", "fa", "md", "ad", "rd", "v1")
+#: Scalars whose noise is estimated.
+_SCALARS = ("fa", "md", "ad", "rd")
+
+#: Quantities whose noise is estimated, and the unit that they are computed in here: mm^2/s for
+#: the tensor, whose noise is that of six elements, and diffusivities; degrees for `v1`.
+QUANTITIES = {"tensor": 1e-3, "fa": 1.0, "md": 1e-3, "ad": 1e-3, "rd": 1e-3, "v1": 1.0}
 
 #: Leverage above which a volume has no residual to speak of.
 HIGHEST_LEVERAGE = 0.98
@@ -188,10 +192,9 @@ def _replicate(
         floor["v1"] += axis_angle_deg(turned, axis)
     n = n_replicates
     variance = {k: (squares[k] - sums[k] ** 2 / n) / (n - 1) for k in base}
-    unit = {"fa": 1.0, "v1": 1.0}
     return ReferenceNoise(
-        {k: v * unit.get(k, 1e-3) ** 2 for k, v in variance.items()},
-        {k: v / n * unit.get(k, 1e-3) for k, v in floor.items()},
+        {k: v * QUANTITIES[k] ** 2 for k, v in variance.items()},
+        {k: v / n * QUANTITIES[k] for k, v in floor.items()},
         sums["fa"] / n,
         n_free,
     )
@@ -202,4 +205,5 @@ def _scalars(
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
     """Return tensor, FA, MD, AD and RD, um^2/ms, and the main axis of (M, 6) tensors."""
     values, axis = decompose_tensors(tensor)
-    return {"tensor": tensor, **eigenvalue_scalars(values.clip(0.0))}, axis
+    values = values.clip(0.0)
+    return {"tensor": tensor, **{name: SCALARS[name].compute(values) for name in _SCALARS}}, axis

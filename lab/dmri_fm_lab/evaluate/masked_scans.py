@@ -312,10 +312,10 @@ def _tensor_rows(
     floor = {} if scan.clean is None else {"floor": scan.signal}
     rows: dict[str, Row] = {}
     for name, images in {**filled, **floor}.items():
-        maps = fit_normalised(_series(scan, images)).scalars()
+        maps = fit_normalised(_series(scan, images)).scalars
         rows[name] = {
             f"{scalar}{suffix}": scalar_errors(
-                maps[scalar], reference.scalars()[scalar], mask=region
+                maps[scalar], reference.scalars[scalar], mask=region
             ).mean_absolute
             if region.any()
             else None

@@ -153,7 +153,7 @@ def tensor_errors(
             )
         inside = inside & (np.asarray(mask) > 0)
     fa, md, ad, rd = (
-        scalar_errors(estimate.scalars()[name], reference.scalars()[name], mask=inside)
+        scalar_errors(estimate.scalars[name], reference.scalars[name], mask=inside)
         for name in ("fa", "md", "ad", "rd")
     )
     difference = np.abs(

@@ -117,7 +117,7 @@ def test_intervals_of_the_right_width_hold_nine_of_ten(noisy) -> None:
     rng = np.random.default_rng(0)
     error = rng.normal(0, 0.05, truth.fa.shape).astype(np.float32)
     std = {"fa": np.full(truth.fa.shape, 0.05, dtype=np.float32)}
-    estimate = replace(truth, fa=truth.fa + error, std=std)
+    estimate = replace(truth, scalars={**truth.scalars, "fa": truth.fa + error}, std=std)
     reference = Reference(truth, Regions(tissue, tissue, tissue), None, None, is_truth=True)
     row = interval_coverage(estimate, reference, tissue)
     assert row["fa_coverage"] == pytest.approx(0.9, abs=0.02)

@@ -24,6 +24,7 @@ from dmri_fm_lab.evaluate.baselines import BASELINES
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.models import FitTensor
 from dmri_fm_workflows.models import check_weights, scan_features
+from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.sidecars import column_metadata
 
 
@@ -51,13 +52,14 @@ def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
     dwi = Dwi.from_files(*files)
     command = ["tensor", files[0], str(tmp_path / "out"), "--mask", files[3]]
     assert main(command) == 0
-    for param in ("fa", "md", "ad", "rd", "s0"):
-        app = read_array(load_image(getattr(done.outputs, f"{param}_file")))
+    fitted, evaluated = fit_tensor(dwi), BASELINES["wls"].apply(dwi)
+    for of in load_catalogue().maps_of("tensor"):
+        param = of.entities["param"]
+        app = read_array(load_image(getattr(done.outputs, f"{of.name}_file")))
         told = read_array(load_image(tmp_path / f"out_model-tensor_param-{param}_dwimap.nii.gz"))
-        np.testing.assert_array_equal(getattr(fit_tensor(dwi), param), app, err_msg=param)
+        np.testing.assert_array_equal(of.find_in(fitted), app, err_msg=param)
         np.testing.assert_array_equal(told, app, err_msg=param)
-        evaluated = getattr(BASELINES["wls"].apply(dwi), param)
-        np.testing.assert_array_equal(evaluated, app, err_msg=param)
+        np.testing.assert_array_equal(of.find_in(evaluated), app, err_msg=param)
 
 
 def test_features_are_named_and_described_once(tmp_path: Path) -> None:

@@ -154,10 +154,23 @@ class OutputType:
         return record.family in self.made_by and gives
 
     def find_in(self, maps: object) -> Any:
-        """Return the map in :class:`~dmri_fm.tensor_maps.TensorMaps`; None if it is not there."""
+        """Return the map in :class:`~dmri_fm.tensor_maps.TensorMaps`; None if it is not there.
+
+        Raises
+        ------
+        ConfigError
+            If `TensorMaps` has no such attribute.
+        """
         name, _, part = (self.attribute or "").partition(".")
-        value = getattr(maps, name)
-        return value[part] if part and value is not None else value
+        try:
+            value = getattr(maps, name)
+            return value[part] if part and value is not None else value
+        except (AttributeError, KeyError):
+            raise ConfigError(
+                f"{self.name}: TensorMaps has no `{self.attribute}`",
+                expected="the `attribute` of the map in maps.yaml",
+                advice="define the scalar in SCALARS of dmri_fm/tensor_maps.py",
+            ) from None
 
     def describe(self, model: str | None) -> str:
         """Return the description, in the model's own words if it has any."""
@@ -216,8 +229,8 @@ class Catalogue:
 
         Examples
         --------
-        >>> [t.name for t in load_catalogue().maps_of("qcg-dti-paper")]
-        ['diffusivity', 'fa', 'md', 'ad', 'rd']
+        >>> [t.name for t in load_catalogue().maps_of("qcg-dti-paper")][:3]
+        ['diffusivity', 'fa', 'md']
         """
         return tuple(
             t
