@@ -13,8 +13,8 @@ from dmri_fm import extract_features, feature_grid
 from dmri_fm.encoders.drope.authors_checkpoint import convert_authors_checkpoint, from_authors
 from dmri_fm.errors import GradientError, ImageError, WeightsError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.qspace import to_qspace
 from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.qspace import to_qspace
 from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 
