@@ -22,7 +22,7 @@ from dmri_fm.errors import (
     OutputError,
     WeightsError,
 )
-from dmri_fm_workflows import cli, environment
+from dmri_fm_workflows import cli, environment, options
 from dmri_fm_workflows.config import RunConfig
 
 
@@ -111,13 +111,13 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
     ("text", "gb"), [("16G", 16), ("16gb", 16), ("16000", 16), ("8000M", 8), ("0.5T", 500)]
 )
 def test_memory_sizes(text: str, gb: float) -> None:
-    assert cli._memory_gb(text) == pytest.approx(gb)
+    assert options.memory_gb(text) == pytest.approx(gb)
 
 
 @pytest.mark.parametrize("text", ["", "much", "4X", "G"])
 def test_no_memory_size(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        cli._memory_gb(text)
+        options.memory_gb(text)
 
 
 def test_no_models_and_contradiction(bids: Path) -> None:

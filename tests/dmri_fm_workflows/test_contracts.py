@@ -13,7 +13,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -27,12 +27,13 @@ import dmri_fm_workflows
 from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.identity import identity
 from dmri_fm.series import save_image
 from dmri_fm_workflows import participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, EpiImage, Participant, Session
-from dmri_fm_workflows.cli import build_parser
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import Engines
+from dmri_fm_workflows.options import GROUPS
 from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, load_catalogue
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, plan_participant
 from dmri_fm_workflows.stages import base, denoise, hmc, sdc, table
@@ -231,15 +232,18 @@ def test_every_stage_takes_what_earlier_ones_offer(series: DwiSeries, tmp_path: 
     assert declared == written
 
 
-def test_every_option_about_the_processing_belongs_to_a_stage(
+def test_every_option_about_the_processing_names_its_stages(
     series: DwiSeries, tmp_path: Path
 ) -> None:
-    titles = ("outputs", "preprocessing and normalisation", "networks")
-    groups = [g for g in build_parser()._action_groups if g.title in titles]
-    offered = {action.dest for group in groups for action in group._group_actions}
     plan = plan_for(series, root=tmp_path).series[0]
     stages = (*table.SESSION_STAGES, *table.list_stages(plan))
-    assert {option for stage in stages for option in stage.options} == offered
+    known = {stage.name for stage in stages} | {identity(m).family for m in plan.models}
+    of_processing = [f for f in fields(RunConfig) if f.metadata.get("group") in GROUPS[2:]]
+    assert len(of_processing) == 13
+    for option in of_processing:
+        named = set(option.metadata["stages"])
+        assert named, option.name
+        assert named <= known, option.name
 
 
 def test_a_stage_that_takes_what_nobody_offers_is_refused(

@@ -1,4 +1,4 @@
-"""Stages of the graph: what each runs, writes, states and is chosen by; and the loop over them.
+"""Stages of the graph: builder, outputs and methods text of each, and the loop that connects them.
 
 A stage is a record (:class:`Stage`) whose builder makes a nipype workflow from a plan. The fields
 of its inputnode and outputnode are unique names in the graph, such as `acpc_dwi_file`:
@@ -100,8 +100,6 @@ class Stage:
         Sentences of the methods text by key of the sidecar; the first that fits counts.
     record
         Field whose dictionary goes into the record of the series, or None.
-    options
-        Command-line options that decide about it, as fields of the request.
     runs
         Whether a plan asks for it.
     """
@@ -111,7 +109,6 @@ class Stage:
     outputs: tuple[Output, ...] = ()
     methods: Mapping[str, tuple[Method, ...]] = field(default_factory=dict)
     record: str | None = None
-    options: tuple[str, ...] = ()
     runs: Callable[[SeriesPlan], bool] = lambda plan: True
 
     @property

@@ -30,7 +30,6 @@ def network_stage(network: str) -> Stage:
         name=label_of(network),
         builder=partial(init_tensor_network_wf, network=network),
         outputs=map_outputs(network),
-        options=("models", "weights", "device", "random_seed"),
     )
 
 
