@@ -20,7 +20,8 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, about_model, label_of
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import write_affine
-from dmri_fm.preprocess.motion import no_motion, write_motion_tsv
+from dmri_fm.preprocess.motion import no_motion
+from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.registry import MODELS, feature_grid
 from dmri_fm.series import load_image, save_image
@@ -28,11 +29,11 @@ from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.weights import save_weights
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.interfaces.models import AssessQuality
 from dmri_fm_workflows.outputs.tsv import read_table
-from dmri_fm_workflows.plan import plan_series
+from dmri_fm_workflows.plan.decide import plan_series
+from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages

@@ -19,11 +19,11 @@ from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import choose_engines
-from dmri_fm_workflows.outputs.naming import retrieve
+from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from dmri_fm_workflows.outputs.tsv import read_table
-from dmri_fm_workflows.plan import plan_participant
+from dmri_fm_workflows.plan.decide import plan_participant
+from dmri_fm_workflows.plan.engines import choose_engines
 from dmri_fm_workflows.run import run_participants
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def test_every_file_has_a_name_we_know_and_a_complete_sidecar(umr: AppRun) -> No
     for path in sorted((umr.out_dir / "sub-umr").rglob("*")):
         if not path.is_file() or "log" in path.parts:
             continue
-        found = retrieve(path.relative_to(umr.out_dir))
+        found = identify(path.relative_to(umr.out_dir))
         n_files += 1
         if path.suffix == ".json":
             sidecar = json.loads(path.read_text(encoding="utf-8"))

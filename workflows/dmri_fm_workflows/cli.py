@@ -30,12 +30,17 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+EXIT_CODES = {
+    EXIT_OK: "every requested output and report was written",
+    EXIT_FAILED: "at least one scan failed, or an output could not be written; reports and logs "
+    "have the messages",
+    EXIT_USAGE: "wrong usage or input: nothing was started",
+    EXIT_INTERRUPTED: "interrupted; the same command goes on where this run stopped",
+}
+
 _EPILOG = """\
 exit codes:
-  0    every requested output and report was written
-  1    at least one scan failed, or an output could not be written; reports and logs say why
-  2    wrong usage or input: nothing was started
-  130  interrupted; the same command goes on where this run stopped
+{codes}
 
 Options can also come from a file (--config-file); the command line wins. Every run writes its
 options to OUTPUT_DIR/logs/<run>/config.toml, which can be given back to --config-file.
@@ -44,11 +49,12 @@ options to OUTPUT_DIR/logs/<run>/config.toml, which can be given back to --confi
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; options that are not given leave no trace in the namespace."""
+    codes = "\n".join(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items())
     parser = argparse.ArgumentParser(
         prog="drope-bidsapp",
         description="Diffusion MRI from raw BIDS to corrected images, tensor maps, network "
         "features, reports and group tables.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(codes=codes),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -115,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv
         Arguments after the program's name; those of this process by default.
     """
-    from dmri_fm_workflows.stopping import STOP
+    from dmri_fm_workflows.execution.stopping import STOP
 
     # Slurm at its time limit, and `docker stop`: end as after Ctrl-C.
     with STOP.heard(is_last=argv is None):
