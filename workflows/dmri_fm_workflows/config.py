@@ -1,7 +1,7 @@
 """The request: every option of a run as one frozen value object, to and from TOML.
 
-The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.plan` decides from it
-what is done. Builders of workflows see the plan, never the request.
+The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.plan` turns it into
+plans. Builders of workflows see the plan, never the request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["NOT_DECIDING", "OUTPUT_SPACES", "RunConfig"]
 
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
-#: Voxel sizes that make sense for diffusion images of a head, mm.
+#: Range of voxel sizes for diffusion images of the brain, mm.
 RESOLUTION_RANGE_MM = (0.5, 5.0)
 
 #: More threads than this in one step do not pay.

@@ -16,7 +16,7 @@ __all__ = ["describe_command", "write_descriptor"]
 #: Arguments that name a file or folder which has to be there.
 _EXISTING = ("bids_dir", "bids_filter_file", "config_file", "use_plugin")
 
-#: What the parser does not know.
+#: Entries that the parser does not hold.
 _FIXED = {
     "output-files": [
         {

@@ -75,25 +75,25 @@ def test_lock_released_after_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / LOCK_NAME).exists()
 
 
-@pytest.mark.parametrize("kind", ["link", "hard link", "other file", "long file", "pipe"])
-def test_only_a_lock_file_of_ours_is_emptied(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("obstacle", ["link", "hard link", "other file", "long file", "pipe"])
+def test_only_a_lock_file_of_ours_is_emptied(tmp_path: Path, obstacle: str) -> None:
     lock, precious = tmp_path / "sub-01" / LOCK_NAME, tmp_path / "thesis.txt"
     lock.parent.mkdir()
     precious.write_text("years of work")
-    if kind == "link":
+    if obstacle == "link":
         lock.symlink_to(precious)
-    elif kind == "hard link":
+    elif obstacle == "hard link":
         precious.write_text('{"host": "a", "pid": 1}')
         lock.hardlink_to(precious)
-    elif kind == "pipe":
+    elif obstacle == "pipe":
         os.mkfifo(lock)
     else:
-        lock.write_text("mine" * (1000 if kind == "long file" else 1))
+        lock.write_text("mine" * (1000 if obstacle == "long file" else 1))
     before = precious.read_text(), lock.lstat()
     with pytest.raises(OutputError) as caught, locked("01", [lock.parent]):
         pass
     assert caught.value.path == lock
-    assert str(precious) in caught.value.found or kind != "link"
+    assert str(precious) in caught.value.found or obstacle != "link"
     after = precious.read_text(), lock.lstat()
     assert after[0] == before[0]
     assert (after[1].st_ino, after[1].st_size) == (before[1].st_ino, before[1].st_size)

@@ -21,7 +21,7 @@ from dmri_fm_workflows.interfaces.programs import is_present
 from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.stages.outputs import Output
 
-if TYPE_CHECKING:  # the plan asks the engines for their names
+if TYPE_CHECKING:  # the plan imports the engines
     from dmri_fm_workflows.plan import SeriesPlan
 
 __all__ = [
