@@ -268,7 +268,7 @@ def test_the_quality_table_has_columns_for_each_model(out, offered, tmp_path) ->
     assert row["tensorrefiner_ood_fraction"] != "n/a"
     assert row["qcgdtipaper_ood_fraction"] == "n/a", "this network gives no such map"
     assert (row["ood_score"], row["dropepaper_ood_score"]) == ("1.5", "n/a")
-    assert {n for n in names if n not in done.facts} == {"acquisition", "direction", "run"}
+    assert {n for n in names if n not in done.record} == {"acquisition", "direction", "run"}
     again = pickle.loads(pickle.dumps(quality))
     assert again.inputs.tensorrefiner_ood_file == files["tensorrefiner_ood_file"]
 
