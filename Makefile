@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with Python 3.11 to 3.13 and make:
 #   make demo    simulate a small dataset, run the app on it, say where the report is
-#   make test    linters and tests
+#   make test    the tests (make lint: style, types, layers)
 # The first use makes .venv and installs into it; later uses start at once.
 
 PYTHON ?= python3

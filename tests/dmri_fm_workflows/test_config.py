@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_workflows.config import NOT_DECIDING, RunConfig, read_options
+from dmri_fm_workflows.config import NOT_DECIDING, RunConfig
+from dmri_fm_workflows.request import read_options
 
 #: Fields whose value changes what is written for a participant.
 DECIDING = {

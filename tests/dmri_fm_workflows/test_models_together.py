@@ -30,12 +30,12 @@ from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.weights import save_weights
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.interfaces.models import AssessQuality
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.tsv import read_table
-from dmri_fm_workflows.plan import plan_series
+from dmri_fm_workflows.plan.decide import plan_series
+from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
@@ -269,7 +269,7 @@ def test_the_quality_table_has_columns_for_each_model(out, offered, tmp_path) ->
     assert row["tensorrefiner_ood_fraction"] != "n/a"
     assert row["qcgdtipaper_ood_fraction"] == "n/a", "this network gives no such map"
     assert (row["ood_score"], row["dropepaper_ood_score"]) == ("1.5", "n/a")
-    assert {n for n in names if n not in done.facts} == {"acquisition", "direction", "run"}
+    assert {n for n in names if n not in done.record} == {"acquisition", "direction", "run"}
     again = pickle.loads(pickle.dumps(quality))
     assert again.inputs.tensorrefiner_ood_file == files["tensorrefiner_ood_file"]
 

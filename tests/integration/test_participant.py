@@ -19,11 +19,11 @@ from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import choose_engines
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from dmri_fm_workflows.outputs.tsv import read_table
-from dmri_fm_workflows.plan import plan_participant
+from dmri_fm_workflows.plan.decide import plan_participant
+from dmri_fm_workflows.plan.engines import choose_engines
 from dmri_fm_workflows.run import run_participants
 
 if TYPE_CHECKING:

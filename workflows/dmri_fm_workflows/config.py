@@ -1,7 +1,7 @@
 """The request: every option of a run as one frozen value object, to and from TOML.
 
-The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.plan` decides from it
-what is done. Builders of workflows see the plan, never the request.
+The command line fills it, the logs keep it, and :mod:`dmri_fm_workflows.plan` turns it into
+plans. Builders of workflows see the plan, never the request.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,33 +19,28 @@ from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
-from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, TENSOR_NETWORKS, explain_retired, identity
+from dmri_fm.identity import DEFAULT_MODELS, explain_retired, identity
+from dmri_fm_workflows.options import (
+    MODEL_FAMILIES,
+    MODELS,
+    NETWORKS,
+    OUTPUTS,
+    PREPROCESSING,
+    RESOURCES,
+    SELECTION,
+    bare,
+    memory_gb,
+    model_name,
+    name_and_path,
+    option,
+)
 from dmri_fm_workflows.stages import denoise, hmc, sdc
 
-__all__ = [
-    "ANALYSIS_LEVELS",
-    "DENOISE",
-    "DEVICES",
-    "HMC",
-    "MODELS",
-    "NORMALISATIONS",
-    "NOT_DECIDING",
-    "OUTPUT_SPACES",
-    "SDC",
-    "RunConfig",
-    "read_options",
-]
+__all__ = ["NOT_DECIDING", "OUTPUT_SPACES", "RunConfig"]
 
-ANALYSIS_LEVELS = ("participant", "group")
-SDC = ("auto", *sdc.NAMES)
-HMC = ("auto", *hmc.NAMES)
-DENOISE = ("auto", *denoise.NAMES)
-NORMALISATIONS = ("affine", "syn")
-MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
-DEVICES = ("auto", "cpu", "cuda")
 
-#: Voxel sizes that make sense for diffusion images of a head, mm.
+#: Range of voxel sizes for diffusion images of the brain, mm.
 RESOLUTION_RANGE_MM = (0.5, 5.0)
 
 #: More threads than this in one step do not pay.
@@ -85,63 +79,19 @@ def new_run_uuid() -> str:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One request to the app.
+    """One request to the app: a field for each option, with its argument.
+
+    Labels are without `sub-` and `ses-`.
 
     Attributes
     ----------
-    bids_dir
-        Raw BIDS dataset.
-    output_dir
-        Where the derivatives go; the root of a BIDS derivative dataset.
-    analysis_level
-        `participant` or `group`.
-    participant_label, session_label
-        Labels without `sub-` and `ses-`; empty means all.
     bids_filters
-        Entities by kind of image (`dwi`, `t1w`, `sbref`, `fmap`), as the filter files of
-        fmriprep have them; None as value: the entity is absent.
-    bids_database_dir
-        Folder of a pybids database to read or to make; None: folders are listed.
-    skip_bids_validation
-        Leave out the check with bids-validator.
-    work_dir
-        Working files; `output_dir/work` unless given.
-    keep_work
-        Keep a participant's working files after success.
-    nprocs, omp_nthreads
-        Processors in all, and threads of one step.
-    mem_gb
-        Memory that the steps running together may take, GB.
-    output_resolution
-        Voxel size of the ACPC grid, mm; None: that of the input.
-    output_spaces
-        Spaces of the derivatives; ACPC is always among them.
-    sdc, hmc, denoise
-        Engines for susceptibility, head motion and noise; `auto` takes the best one present.
-    unring
-        Remove Gibbs ringing.
-    b_scaling, b0_threshold
-        How gradient files are read: :class:`dmri_fm.gradient_options.GradientOptions`.
-    normalisation
-        `affine`, or `syn` for a non-linear warp to the template.
-    models
-        Networks to run.
-    weights
-        Weights file by model name, in place of the packaged one.
-    device
-        Where the networks run: `auto`, `cpu` or `cuda`.
-    random_seed
-        Start of every random sequence.
+        Entities by query (`dwi`, `t1w`, `fmap`), as the filter files of fmriprep have them; None
+        as value: the entity is absent.
     plugin, plugin_args
         nipype's execution plugin (empty: chosen from `nprocs`) and its arguments.
-    dry_run
-        Read the dataset, build the graphs, run nothing.
-    sloppy
-        Coarse and quick settings: for tests and demonstrations only.
-    stop_on_first_crash
-        Stop at the first failing step instead of going on with other scans.
     verbose
-        0: progress and warnings; 1: what each step says; 2: everything.
+        0: progress and warnings; 1: messages of each step; 2: everything.
     run_uuid
         Name of this run's folders below `logs` and `sub-*/log`.
 
@@ -151,37 +101,163 @@ class RunConfig:
         If a value is not allowed or two contradict each other.
     """
 
-    bids_dir: Path
-    output_dir: Path
-    analysis_level: str = "participant"
-    participant_label: tuple[str, ...] = ()
-    session_label: tuple[str, ...] = ()
+    bids_dir: Path = option(MISSING, "", "raw BIDS dataset (not read by `group`)")
+    output_dir: Path = option(MISSING, "", "derivatives dataset to write")
+    analysis_level: str = option(
+        "participant",
+        "",
+        "`participant` processes scans; `group` collects tables from OUTPUT_DIR",
+        choices=("participant", "group"),
+    )
+    participant_label: tuple[str, ...] = option(
+        (),
+        SELECTION,
+        "participants, with or without `sub-` (default: all)",
+        metavar="LABEL",
+        parse=bare("sub-"),
+    )
+    session_label: tuple[str, ...] = option(
+        (),
+        SELECTION,
+        "sessions, with or without `ses-` (default: all)",
+        metavar="LABEL",
+        flags=("--session-label", "--session-id"),
+        parse=bare("ses-"),
+    )
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    bids_database_dir: Path | None = None
-    skip_bids_validation: bool = False
-    work_dir: Path = Path()
-    keep_work: bool = False
-    nprocs: int = field(default_factory=count_cpus)
-    omp_nthreads: int = 0
-    mem_gb: float = field(default_factory=available_memory_gb)
-    output_resolution: float | None = None
-    output_spaces: tuple[str, ...] = OUTPUT_SPACES
-    sdc: str = "auto"
-    hmc: str = "auto"
-    denoise: str = "auto"
-    unring: bool = False
-    b_scaling: str = "auto"
-    b0_threshold: float | None = None
-    normalisation: str = "affine"
-    models: tuple[str, ...] = DEFAULT_MODELS
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    device: str = "auto"
-    random_seed: int = 0
+    bids_database_dir: Path | None = option(
+        None,
+        SELECTION,
+        "pybids index to take the images from; made there if there is none (default: folders are "
+        "listed)",
+    )
+    skip_bids_validation: bool = option(
+        False,
+        SELECTION,
+        "do not check the dataset with bids-validator-deno, which happens where that program is "
+        "installed and all participants are asked for",
+    )
+    work_dir: Path = option(
+        Path(),
+        RESOURCES,
+        "working files (default: OUTPUT_DIR/work), removed after success",
+        flags=("-w", "--work-dir"),
+    )
+    keep_work: bool = option(False, RESOURCES, "keep the working files")
+    nprocs: int = option(
+        count_cpus, RESOURCES, "processors to use (default: all that are allowed)"
+    )
+    omp_nthreads: int = option(
+        0,
+        RESOURCES,
+        "threads of one step, results do not depend on it (default: --nprocs, at most 8)",
+    )
+    mem_gb: float = option(
+        available_memory_gb,
+        RESOURCES,
+        "memory for steps that run together, in MB or with a unit as in 16G (default: 90%% of the "
+        "machine's or container's)",
+        metavar="SIZE",
+        flags=("--mem",),
+        parse=memory_gb,
+    )
+    dry_run: bool = option(False, RESOURCES, "print the plan; write nothing")
+    stop_on_first_crash: bool = option(
+        False, RESOURCES, "stop at the first error (default: other scans go on)"
+    )
+    sloppy: bool = option(
+        False, RESOURCES, "coarse and quick, for trying out only: results are not for use"
+    )
+    output_resolution: float | None = option(
+        None,
+        OUTPUTS,
+        "voxel size in ACPC space (default: the smallest edge of the input's voxels)",
+        metavar="MM",
+        stages=("normalise",),
+    )
+    output_spaces: tuple[str, ...] = option(
+        OUTPUT_SPACES,
+        OUTPUTS,
+        "spaces of images and maps (default: both; ACPC is always written)",
+        choices=OUTPUT_SPACES,
+        stages=("normalise",),
+    )
+    b_scaling: str = option(
+        "auto",
+        PREPROCESSING,
+        "b-vectors whose length is not 1: `length` multiplies the b-value by the squared length, "
+        "`none` does not (default: auto, by the squared length where lengths vary within a shell; "
+        "a length that all share is refused)",
+        choices=B_SCALINGS,
+        stages=("read",),
+    )
+    b0_threshold: float | None = option(
+        None,
+        PREPROCESSING,
+        "volumes with a b-value below this, in s/mm^2, count as b=0 (default: 50; or 150, where "
+        "none lies below 50 and the lowest, up to 100, are followed by a gap of 200 or more)",
+        metavar="B",
+        stages=("read",),
+    )
+    denoise: str = option(
+        "auto",
+        PREPROCESSING,
+        "denoising (default: auto, MRtrix3's dwidenoise or else MP-PCA)",
+        choices=("auto", *denoise.NAMES),
+        stages=("denoise",),
+    )
+    unring: bool = option(False, PREPROCESSING, "remove Gibbs ringing", stages=("denoise",))
+    sdc: str = option(
+        "auto",
+        PREPROCESSING,
+        "susceptibility distortion (default: auto, with reverse-phase images topup or else the "
+        "built-in pepolar)",
+        choices=("auto", *sdc.NAMES),
+        stages=("sdc",),
+    )
+    hmc: str = option(
+        "auto",
+        PREPROCESSING,
+        "head motion and eddy currents (default: auto, FSL's eddy or else the built-in)",
+        choices=("auto", *hmc.NAMES),
+        stages=("hmc",),
+    )
+    normalisation: str = option(
+        "affine",
+        PREPROCESSING,
+        "registration to the template (default: affine)",
+        choices=("affine", "syn"),
+        stages=("anat", "normalise"),
+    )
+    models: tuple[str, ...] = option(
+        DEFAULT_MODELS,
+        NETWORKS,
+        f"tensor networks and encoders to run (default: {' '.join(DEFAULT_MODELS)}); those "
+        "without packaged weights need --weights",
+        choices=(*MODELS, "none"),
+        parse=model_name,
+        stages=MODEL_FAMILIES,
+    )
+    weights: Mapping[str, Path] = option(
+        dict,
+        NETWORKS,
+        "weights file (.safetensors, with its .json) of your own for a model",
+        metavar="NAME=PATH",
+        parse=name_and_path,
+        stages=MODEL_FAMILIES,
+    )
+    device: str = option(
+        "auto",
+        NETWORKS,
+        "torch device of the networks (default: auto, CUDA if there is any)",
+        choices=("auto", "cpu", "cuda"),
+        stages=MODEL_FAMILIES,
+    )
+    random_seed: int = option(
+        0, NETWORKS, "start of every random sequence (default: 0)", stages=MODEL_FAMILIES
+    )
     plugin: str = ""
     plugin_args: Mapping[str, Any] = field(default_factory=dict)
-    dry_run: bool = False
-    sloppy: bool = False
-    stop_on_first_crash: bool = False
     verbose: int = 0
     run_uuid: str = field(default_factory=new_run_uuid)
 
@@ -191,18 +267,12 @@ class RunConfig:
             object.__setattr__(self, "work_dir", self.output_dir / DEFAULT_WORK)
         if self.omp_nthreads == 0:
             object.__setattr__(self, "omp_nthreads", min(self.nprocs, MAX_OMP_NTHREADS))
-        for name, allowed in (
-            ("analysis_level", ANALYSIS_LEVELS),
-            ("sdc", SDC),
-            ("hmc", HMC),
-            ("denoise", DENOISE),
-            ("b_scaling", B_SCALINGS),
-            ("normalisation", NORMALISATIONS),
-            ("device", DEVICES),
-        ):
-            _check_choice(name, [getattr(self, name)], allowed)
         _check_choice("models", self.models, MODELS)
         _check_choice("weights", self.weights, MODELS)
+        for f in fields(self):
+            if f.metadata and (choices := f.metadata["settings"]["choices"]):
+                value = getattr(self, f.name)
+                _check_choice(f.name, value if isinstance(value, tuple) else [value], choices)
         for name in self.models:
             if not identity(name).is_packaged and name not in self.weights:
                 raise ConfigError(
@@ -210,7 +280,6 @@ class RunConfig:
                     expected=f"--weights {name}=FILE.safetensors",
                     advice="name a file of weights, or leave the model out",
                 )
-        _check_choice("output_spaces", self.output_spaces, OUTPUT_SPACES)
         for name in ("nprocs", "omp_nthreads", "mem_gb"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
@@ -237,7 +306,7 @@ class RunConfig:
     def to_toml(self) -> str:
         """Return all fields as TOML, without those that are None and a default work folder.
 
-        :func:`read_options` reads it.
+        :func:`dmri_fm_workflows.request.read_options` reads it.
         """
         import tomli_w
 
@@ -257,87 +326,14 @@ class RunConfig:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-#: Fields on which the content of a participant's outputs does not depend: how fast, where and how
-#: talkative a run is, and who else is asked for. Every other field counts, so that an option that
-#: was forgotten here makes a finished run start again rather than stand for another request.
-NOT_DECIDING = frozenset(
-    {
-        "analysis_level",
-        "bids_database_dir",
-        "bids_dir",
-        "dry_run",
-        "keep_work",
-        "mem_gb",
-        "nprocs",
-        "omp_nthreads",
-        "output_dir",
-        "participant_label",
-        "plugin",
-        "plugin_args",
-        "run_uuid",
-        "skip_bids_validation",
-        "stop_on_first_crash",
-        "verbose",
-        "work_dir",
-    }
-)
-
-_PATHS = ("bids_dir", "output_dir", "bids_database_dir", "work_dir")
-_TUPLES = ("participant_label", "session_label", "output_spaces", "models")
-
-
-def read_options(text: str, *, path: Path | None = None) -> dict[str, Any]:
-    """Read fields of :class:`RunConfig` from TOML, as keyword arguments.
-
-    Parameters
-    ----------
-    text
-        TOML, one key per field.
-    path
-        The file it came from, for error messages.
-
-    Returns
-    -------
-    dict
-        Values of the right types, for the fields that the text names.
-
-    Raises
-    ------
-    ConfigError
-        If the text is no TOML, a key is unknown, or a value has the wrong type.
-    """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not valid TOML ({error})", path=path) from None
-    known = {f.name: f for f in fields(RunConfig)}
-    if unknown := sorted(set(raw) - set(known)):
-        raise ConfigError(
-            f"unknown option {', '.join(unknown)}",
-            path=path,
-            expected=", ".join(known),
-            advice="a run's own options are in OUT/logs/*/config.toml: copy from there",
-        )
-    return {name: _typed(name, value, str(known[name].type), path) for name, value in raw.items()}
-
-
-def _typed(name: str, value: Any, annotation: str, path: Path | None) -> Any:
-    if name in _PATHS and isinstance(value, str):
-        return Path(value)
-    if name in _TUPLES and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if name == "weights" and isinstance(value, dict):
-        return {model: Path(file) for model, file in value.items()}
-    if name == "bids_filters" and isinstance(value, dict):
-        return _with_nulls(value)
-    if annotation.startswith("Mapping") and isinstance(value, dict):
-        return value
-    if annotation.startswith("float") and isinstance(value, int | float):
-        if not isinstance(value, bool):
-            return float(value)
-    elif annotation in ("str", "int", "bool") and type(value).__name__ == annotation:
-        return value
-    raise ConfigError(f"{name} = {value!r}", path=path, expected=f"a value of type {annotation}")
+#: Fields on which the content of a participant's outputs does not depend: speed, place and
+#: messages of a run, and other participants of it. Every other field counts, so that an option
+#: that was forgotten here repeats a finished run rather than let that stand for another request.
+NOT_DECIDING = frozenset({
+    "analysis_level", "bids_database_dir", "bids_dir", "dry_run", "keep_work", "mem_gb", "nprocs",
+    "omp_nthreads", "output_dir", "participant_label", "plugin", "plugin_args", "run_uuid",
+    "skip_bids_validation", "stop_on_first_crash", "verbose", "work_dir",
+})  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
@@ -349,15 +345,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: NO_ENTITY if v is None else _plain(v) for k, v in sorted(value.items())}
     return value
-
-
-def _with_nulls(filters: Any) -> Any:
-    """Undo what :func:`_plain` does to absent entities."""
-    if isinstance(filters, list):
-        return [_with_nulls(v) for v in filters]
-    if isinstance(filters, dict):
-        return {k: _with_nulls(v) for k, v in filters.items()}
-    return None if filters == NO_ENTITY else filters
 
 
 def _check_choice(name: str, values: Any, allowed: tuple[str, ...]) -> None:

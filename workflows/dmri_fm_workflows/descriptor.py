@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm import __version__
-from dmri_fm_workflows.cli import build_parser
+from dmri_fm_workflows.cli import EXIT_CODES, build_parser
 
 __all__ = ["describe_command", "write_descriptor"]
 
 #: Arguments that name a file or folder which has to be there.
 _EXISTING = ("bids_dir", "bids_filter_file", "config_file", "use_plugin")
 
-#: What the parser does not know.
+#: Entries that the parser does not hold.
 _FIXED = {
     "output-files": [
         {
@@ -28,15 +28,9 @@ _FIXED = {
         }
     ],
     "error-codes": [
-        {
-            "code": 1,
-            "description": "At least one scan failed, or an output could not be written.",
-        },
-        {"code": 2, "description": "Wrong usage or input: nothing was started."},
-        {
-            "code": 130,
-            "description": "Interrupted; the same command goes on where this run stopped.",
-        },
+        {"code": code, "description": f"{meaning[0].upper()}{meaning[1:]}."}
+        for code, meaning in EXIT_CODES.items()
+        if code
     ],
     "tags": {
         "domain": ["neuroinformatics", "diffusion mri"],

@@ -1,4 +1,4 @@
-"""What a process must have around it before the heavy libraries are imported."""
+"""Environment variables and messages of a process, set before the heavy libraries are imported."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 class _ForUsers(logging.Filter):
-    """Let pass what concerns a user: our own messages, and warnings of others' loggers."""
+    """Pass our own messages, and errors of other loggers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] in OWN_LOGGERS:

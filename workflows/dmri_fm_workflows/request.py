@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from dmri_fm.errors import ConfigError, InputError, WeightsError
-from dmri_fm_workflows.config import OUTPUT_SPACES, RunConfig, read_options
+from dmri_fm_workflows.config import NO_ENTITY, OUTPUT_SPACES, RunConfig
 from dmri_fm_workflows.cwd import absolute
 from dmri_fm_workflows.links import refuse_links
 
-__all__ = ["check_paths", "make_config", "read_plugin"]
+__all__ = ["check_paths", "make_config", "read_options", "read_plugin"]
 
 
 def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
@@ -71,6 +73,70 @@ def _read_text(path: Path) -> str:
         ) from None
     except UnicodeDecodeError:
         raise ConfigError("is not text", path=path, expected="UTF-8") from None
+
+
+def read_options(text: str, *, path: Path | None = None) -> dict[str, Any]:
+    """Read fields of :class:`RunConfig` from TOML, as keyword arguments.
+
+    Parameters
+    ----------
+    text
+        TOML, one key per field.
+    path
+        The file it came from, for error messages.
+
+    Returns
+    -------
+    dict
+        Values of the right types, for the fields that the text names.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no TOML, a key is unknown, or a value has the wrong type.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML ({error})", path=path) from None
+    known = {f.name: f for f in fields(RunConfig)}
+    if unknown := sorted(set(raw) - set(known)):
+        raise ConfigError(
+            f"unknown option {', '.join(unknown)}",
+            path=path,
+            expected=", ".join(known),
+            advice="a run's own options are in OUT/logs/*/config.toml: copy from there",
+        )
+    return {name: _typed(name, value, str(known[name].type), path) for name, value in raw.items()}
+
+
+def _typed(name: str, value: Any, annotation: str, path: Path | None) -> Any:
+    if annotation.startswith("Path") and isinstance(value, str):
+        return Path(value)
+    is_words = isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if annotation.startswith("tuple") and is_words:
+        return tuple(value)
+    if annotation == "Mapping[str, Path]" and isinstance(value, dict):
+        return {model: Path(file) for model, file in value.items()}
+    if name == "bids_filters" and isinstance(value, dict):
+        return _with_nulls(value)
+    if annotation.startswith("Mapping") and isinstance(value, dict):
+        return value
+    if annotation.startswith("float") and isinstance(value, int | float):
+        if not isinstance(value, bool):
+            return float(value)
+    elif annotation in ("str", "int", "bool") and type(value).__name__ == annotation:
+        return value
+    raise ConfigError(f"{name} = {value!r}", path=path, expected=f"a value of type {annotation}")
+
+
+def _with_nulls(filters: Any) -> Any:
+    """Undo what `RunConfig.to_toml` does to absent entities."""
+    if isinstance(filters, list):
+        return [_with_nulls(v) for v in filters]
+    if isinstance(filters, dict):
+        return {k: _with_nulls(v) for k, v in filters.items()}
+    return None if filters == NO_ENTITY else filters
 
 
 def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:

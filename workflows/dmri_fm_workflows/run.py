@@ -15,14 +15,15 @@ from dmri_fm import __version__
 from dmri_fm.errors import DmriError
 from dmri_fm_workflows.bids import Dataset, Participant, read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.dry_run import print_plans
-from dmri_fm_workflows.engines import Engines, choose_engines
-from dmri_fm_workflows.models import check_weights
+from dmri_fm_workflows.execution.dry_run import print_plans
+from dmri_fm_workflows.execution.job import Job, run_participant
+from dmri_fm_workflows.execution.progress import say
+from dmri_fm_workflows.execution.stopping import STOP
 from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_citations
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.root import write_root_files
-from dmri_fm_workflows.run_participant import Job, run_participant
-from dmri_fm_workflows.stopping import STOP
+from dmri_fm_workflows.plan.engines import Engines, choose_engines
+from dmri_fm_workflows.plan.weights import check_weights
 
 __all__ = ["MethodsText", "run_participants"]
 
@@ -88,7 +89,7 @@ def run_participants(config: RunConfig) -> int:
 
 
 def _list_jobs(config: RunConfig, dataset: Dataset, engines: Engines) -> list[Job]:
-    """Return every participant, those without a usable scan as well, with what cannot be used."""
+    """Return a job for every participant, also those without a usable scan."""
     by_label = {p.label: p for p in dataset.participants}
     labels = {*by_label, *(p.participant for p in dataset.problems if p.participant)}
     return [
@@ -104,11 +105,11 @@ def _list_jobs(config: RunConfig, dataset: Dataset, engines: Engines) -> list[Jo
 
 
 def _run_job(job: Job, methods: MethodsText, console: Console) -> bool:
-    """Process a participant, whatever happens; return whether all went well."""
+    """Process a participant and log its errors; return whether all went well."""
     label = job.label
-    hidden: set[Path] = set()
+    stale: set[Path] = set()
     try:
-        is_done = run_participant(job, console=console, hidden=hidden)
+        is_done = run_participant(job, console=console, stale=stale)
     except DmriError as error:
         LOGGER.error("sub-%s: %s", label, error)
         is_done = False
@@ -116,7 +117,7 @@ def _run_job(job: Job, methods: MethodsText, console: Console) -> bool:
         LOGGER.exception("sub-%s: %s: %s", label, type(error).__name__, error)
         is_done = False
     try:
-        methods.add(label, hidden)
+        methods.add(label, stale)
     except DmriError as error:
         LOGGER.error("sub-%s: its methods are not in logs/CITATION.*: %s", label, error)
         is_done = False
@@ -126,7 +127,7 @@ def _run_job(job: Job, methods: MethodsText, console: Console) -> bool:
 class MethodsText:
     """The methods text of a run's participants.
 
-    It is written anew after each, as the run of a whole dataset may be stopped between two.
+    It is rewritten after each participant, as a run of a dataset may be stopped between two.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -134,9 +135,9 @@ class MethodsText:
         self.labels: list[str] = []
         self.processed = Processed()
 
-    def add(self, label: str, hidden: Collection[Path]) -> None:
-        """Add a participant's outputs, without those hidden, and write the text."""
-        there = set((self.output_dir / f"sub-{label}").rglob("*")).difference(hidden)
+    def add(self, label: str, stale: Collection[Path]) -> None:
+        """Add a participant's outputs, without stale ones, and write the text."""
+        there = set((self.output_dir / f"sub-{label}").rglob("*")).difference(stale)
         self.processed += find_processed(there)
         self.labels.append(label)
         write_citations(self.output_dir, self.processed, self.labels)
@@ -151,17 +152,14 @@ def remove_empty(folder: Path) -> None:
 
 def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
     n_series = sum(len(s.series) for p in dataset.participants for s in p.sessions)
-    console.print(
+    say(
+        console,
         f"[bold]drope-bidsapp {__version__}[/]  {escape(dataset.name)}: "
         f"{len(dataset.participants)} participants, {n_series} series; "
         f"denoise {engines.denoise}, pairs {engines.pair_sdc}, motion {engines.hmc}",
-        highlight=False,
-        soft_wrap=True,
     )
     for problem in dataset.problems:
-        console.print(
-            f"[yellow]skipped[/] {escape(str(problem.error))}", highlight=False, soft_wrap=True
-        )
+        say(console, f"[yellow]skipped[/] {escape(str(problem.error))}")
 
 
 def _print_outcome(
@@ -181,5 +179,5 @@ def _print_outcome(
     else:
         text = f"[bold green]All {n_jobs} participants are complete[/] in {output_dir}"
         code = EXIT_OK
-    console.print(text, highlight=False, soft_wrap=True)
+    say(console, text)
     return code

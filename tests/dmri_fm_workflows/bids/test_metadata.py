@@ -10,7 +10,7 @@ import pytest
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.bids.metadata import list_ignored
 from dmri_fm_workflows.bids.scans import readout_time_s, why_no_signal
-from dmri_fm_workflows.execution import fingerprint
+from dmri_fm_workflows.execution.provenance import fingerprint
 from dmri_fm_workflows.outputs.publish import publish_json
 from dmri_fm_workflows.outputs.sidecars import carry_over
 

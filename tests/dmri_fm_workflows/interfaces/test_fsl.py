@@ -26,7 +26,7 @@ from dmri_fm_workflows.interfaces.fsl import (
     motion_in_ras,
 )
 from dmri_fm_workflows.interfaces.programs import find_program
-from dmri_fm_workflows.volumes_table import VolumeOrigin, write_volumes
+from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, write_volumes
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 

@@ -23,9 +23,9 @@ from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate.baselines import BASELINES
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.models import FitTensor
-from dmri_fm_workflows.models import check_weights, scan_features
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.sidecars import column_metadata
+from dmri_fm_workflows.plan.weights import check_weights, scan_features
 
 
 def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(

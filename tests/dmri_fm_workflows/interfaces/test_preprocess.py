@@ -18,7 +18,6 @@ from dmri_fm.preprocess.motion import no_motion
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines
 from dmri_fm_workflows.interfaces import programs
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
 from dmri_fm_workflows.interfaces.motion import SkipMotion, save_motion
@@ -30,10 +29,11 @@ from dmri_fm_workflows.interfaces.preprocess import (
     ValidateDwi,
 )
 from dmri_fm_workflows.interfaces.records import MergeRunRecords
-from dmri_fm_workflows.plan import plan_series
+from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes, write_volumes
+from dmri_fm_workflows.plan.decide import plan_series
+from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages import denoise, sdc
 from dmri_fm_workflows.stages.base import Resources
-from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 SHAPE = (32, 34, 24)
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])

@@ -14,8 +14,8 @@ from dmri_fm.identity import about_model
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi, save_image
 from dmri_fm.tensor import fit_tensor
-from dmri_fm_workflows import participant
 from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.stages import participant
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
     HMC_OUTPUTS,

@@ -15,12 +15,13 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines
-from dmri_fm_workflows.participant import init_dwi_wf
-from dmri_fm_workflows.plan import SeriesPlan, plan_series
-from dmri_fm_workflows.plan_text import _stages
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.plan.decide import plan_series
+from dmri_fm_workflows.plan.engines import Engines
+from dmri_fm_workflows.plan.text import _stages
 from dmri_fm_workflows.stages import sdc as sdc_stage
 from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.participant import init_dwi_wf
 
 RESOURCES = Resources(bids_root=Path("/raw"), output_dir=Path("/out"), omp_nthreads=1)
 

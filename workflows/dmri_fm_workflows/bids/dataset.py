@@ -1,4 +1,4 @@
-"""A raw dataset, read: its scans are found and opened, and what cannot be used is listed."""
+"""Reading of a raw dataset: its usable scans, opened, and a list of the unusable ones."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def find_contradictions(images: Sequence[EpiImage]) -> Iterator[str]:
     in the `acq` label. Directions are compared in the scanner's frame, so that the storage order
     of images does not matter. Which sign a word stands for is the lab's choice.
     """
-    known = [found for image in images if (found := _read_label(image))]
+    known = [labelled for image in images if (labelled := _read_label(image))]
     off_axis: set[str] = set()
     for one in known:
         if one.word not in _OPPOSITE_WORD:
@@ -136,8 +136,8 @@ def _read_label(image: EpiImage) -> _Labelled | None:
         label, word = f"dir-{direction}", direction
     else:
         acquisition = image.entities.get("acquisition", "")
-        found = _TRAILING_WORD.fullmatch(acquisition)
-        label, word = f"acq-{acquisition}", found[1] if found else acquisition
+        match = _TRAILING_WORD.fullmatch(acquisition)
+        label, word = f"acq-{acquisition}", match[1] if match else acquisition
     if not direction and word.upper() not in _OPPOSITE_WORD:
         return None
     word = word.upper() if word.upper() in _OPPOSITE_WORD else label

@@ -59,7 +59,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class FieldChoice:
-    """Images and field maps that correct a series, and what is to be told about the others.
+    """Images and field maps that correct a series, and remarks on the others.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ def choose_images(
     others: Sequence[DwiRun],
     root: Path,
 ) -> FieldChoice:
-    """Choose what corrects the distortion of a series, and say why the rest does not.
+    """Choose the images that correct the distortion of a series, with reasons against the others.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def choose_images(
     """
     sidecars = {c.image.path: [c.image.metadata] for c in candidates}
     sidecars |= {path: [*f.metadata.values()] for f in fieldmaps for path in field_images(f)}
-    statements = {p: read_statement(p, found, root=root) for p, found in sidecars.items()}
+    statements = {p: read_statement(p, merged, root=root) for p, merged in sidecars.items()}
     verdicts = _judge_all(runs, candidates, statements, others=others)
     own_pair = find_pair(runs, runs)
     usable = [] if own_pair else [v for v in verdicts if v.is_usable]
@@ -240,8 +240,8 @@ def _tie_by_protocol(candidate: Candidate, runs: tuple[DwiRun, ...]) -> Tie | No
         if own is None:
             return Tie(obstacle="it belongs to another series", advice=advice)
         if not _has_same_echo(image, own):
-            found = f"it belongs to another series of another EchoTime, {image.echo_time_s:g} s"
-            return Tie(obstacle=found, advice=advice)
+            obstacle = f"it belongs to another series of another EchoTime, {image.echo_time_s:g} s"
+            return Tie(obstacle=obstacle, advice=advice)
         labels = " and ".join(f"acq-{i.entities['acquisition']}" for i in (own, image))
         return Tie(f"labels {labels}, opposite directions of one protocol")
     return None
@@ -272,7 +272,7 @@ def _encoding_misfit(image: EpiImage, runs: Sequence[DwiRun]) -> str:
 
 
 def _unknown_encoding(who: str, images: Sequence[EpiImage]) -> str:
-    """Say that the phase encoding is missing, or what stands in its place."""
+    """Say that the phase encoding is missing or invalid."""
     key = "PhaseEncodingDirection"
     metadata = next((i.metadata for i in images if i.metadata.get(key) is not None), {})
     fault = describe_fault(metadata, key, f"not one of {', '.join(PHASE_ENCODINGS)}")
@@ -280,7 +280,7 @@ def _unknown_encoding(who: str, images: Sequence[EpiImage]) -> str:
 
 
 def _is_own_reference(candidate: Candidate, runs: Sequence[DwiRun]) -> bool:
-    """Tell a single-band reference of a run of the series: it shows what the run shows."""
+    """Tell a single-band reference of a run of the series, which has the same distortion."""
     return any(run.sbref == candidate.image.path for run in runs)
 
 

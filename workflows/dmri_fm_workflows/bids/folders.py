@@ -91,7 +91,7 @@ def claimed_suffix(name: str, suffixes: Collection[str]) -> str | None:
 def find_misplacement(
     path: Path, root: Path, *, suffix: str, datatype: str | None = None
 ) -> LayoutError | None:
-    """Return the error of a file whose name or place does not agree with its folder.
+    """Return the error of a file whose name contradicts its folder, or whose folder is wrong.
 
     The name is invalid, or has another or no `sub-` or `ses-` where the folder has one, or has
     `ses-` in a folder outside the sessions.

@@ -25,19 +25,19 @@ __all__ = [
 ]
 
 
-def list_folders(place: Path, prefix: str, is_ignored: BidsIgnore) -> list[Path]:
-    """Return the folders of a place whose names begin with `sub-` or `ses-`, by name.
+def list_folders(folder: Path, prefix: str, is_ignored: BidsIgnore) -> list[Path]:
+    """Return the folders in a folder whose names begin with `sub-` or `ses-`, by name.
 
     Links are among them. So is a link that leads nowhere: it stands for a participant or session.
 
     Raises
     ------
     LayoutError
-        If the place cannot be read.
+        If the folder cannot be read.
     """
     return [
         path
-        for path in _entries(place)
+        for path in _entries(folder)
         if path.name.startswith(prefix)
         and (path.is_dir() or (path.is_symlink() and not path.exists()))
         and not is_ignored(path, is_folder=True)
@@ -92,10 +92,10 @@ def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
     ]
     return [
         path
-        for place in (folder, *sessions)
+        for parent in (folder, *sessions)
         for datatype in DATATYPES
-        if (place / datatype).is_dir() and not is_ignored(place / datatype, is_folder=True)
-        for path in _entries(place / datatype)
+        if (parent / datatype).is_dir() and not is_ignored(parent / datatype, is_folder=True)
+        for path in _entries(parent / datatype)
         if is_image(path) and not path.is_dir() and not is_ignored(path)
     ]
 

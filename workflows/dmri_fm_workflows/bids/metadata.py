@@ -74,7 +74,7 @@ def read_words(metadata: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def describe_fault(metadata: Mapping[str, Any], key: str, wanted: str) -> str:
-    """Say that an entry which cannot be used is missing, or what it is in place of `wanted`.
+    """Describe an unusable entry: `missing`, or its value and `wanted`.
 
     Examples
     --------

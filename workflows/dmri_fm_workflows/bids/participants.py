@@ -27,7 +27,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class ParticipantReader:
-    """Turns lists of images into sessions, and collects what cannot be used.
+    """Turns lists of images into sessions, and collects problems.
 
     Parameters
     ----------

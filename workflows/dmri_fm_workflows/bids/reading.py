@@ -17,7 +17,7 @@ __all__ = ["Reading"]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Dataset folder and request, which every step of reading needs.
+    """Dataset folder and request, for every step of reading.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Reading:
 
     @cached_property
     def sidecars(self) -> Sidecars:
-        """Files that describe the images, found and read once."""
+        """Files that describe the images, each read once."""
         return Sidecars(self.root, self.is_ignored)
 
     def includes(self, session: str) -> bool:

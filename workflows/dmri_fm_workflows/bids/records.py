@@ -130,7 +130,7 @@ class DwiRun(EpiImage):
     def load(self) -> Dwi:
         """Open the series of the volumes whose gradients can be used, b-values scaled.
 
-        Voxels are read at first use, or at once where volumes are left out.
+        Voxels are read at first use, or at once where volumes are unusable.
         """
         return Dwi.from_raw(load_image(self.path, ndim=4), self.gradients)
 
@@ -191,8 +191,8 @@ class DwiSeries:
     warnings
         Remarks on the input, for the reader of the results.
     unused
-        Images that could have corrected the distortion and are not used, those that were meant
-        for the series first.
+        Images that could have corrected the distortion and are not used; images with a link to
+        the series come first.
     pair_reason
         Tie between the two images of the pair: "linked by IntendedFor". Empty if there is none.
     """
@@ -274,7 +274,7 @@ class Problem:
     participant
         Label without `sub-`; None for a problem of the dataset.
     error
-        What was found, what was expected, and what to do.
+        Its error, with expectation and advice.
     """
 
     participant: str | None
@@ -299,7 +299,7 @@ class Dataset:
     participants
         Those with a usable diffusion series, by label.
     problems
-        Scans that were found and cannot be used.
+        Scans that cannot be used.
     """
 
     root: Path
@@ -331,7 +331,7 @@ def has_same_pose(one: EpiImage, other: EpiImage) -> bool:
     """Tell whether two images have one grid and one head pose.
 
     The same number and size of voxels, axes within :data:`POSE_ROTATION_DEG` and centres within
-    :data:`POSE_SHIFT_MM`: what is left is head motion, which is corrected anyway.
+    :data:`POSE_SHIFT_MM`: smaller differences are head motion, which is corrected anyway.
     """
     return pose_difference(one, other) is None
 
@@ -342,15 +342,15 @@ def pose_difference(one: EpiImage, other: EpiImage) -> str | None:
     Returns
     -------
     str or None
-        What `one` has in place of what `other` has; None if both have one grid and one pose.
+        Difference of `one` from `other`; None if both have one grid and one pose.
     """
     if one.shape[:3] != other.shape[:3]:
-        found, wanted = (" x ".join(map(str, i.shape[:3])) for i in (one, other))
-        return f"it has another grid, {found} voxels in place of {wanted}"
+        actual, wanted = (" x ".join(map(str, i.shape[:3])) for i in (one, other))
+        return f"it has another grid, {actual} voxels in place of {wanted}"
     edges, other_edges = (np.linalg.norm(i.affine[:3, :3], axis=0) for i in (one, other))
     if not np.allclose(edges, other_edges, rtol=0, atol=_EDGE_TOLERANCE_MM):
-        found, wanted = (" x ".join(f"{e:.4g}" for e in size) for size in (edges, other_edges))
-        return f"it has another grid, voxels of {found} mm in place of {wanted} mm"
+        actual, wanted = (" x ".join(f"{e:.4g}" for e in size) for size in (edges, other_edges))
+        return f"it has another grid, voxels of {actual} mm in place of {wanted} mm"
     turn = rotation_part(one.affine).T @ rotation_part(other.affine)
     if np.linalg.det(turn) <= 0:
         return "it is stored as the mirror image"

@@ -82,7 +82,7 @@ class ImageSelector:
         return chosen
 
     def find_fault(self, path: Path, query: str) -> LayoutError | None:
-        """Return the error of an image whose name, place or content does not fit its folder."""
+        """Return the error of an image whose name, folder or link target is wrong."""
         root, suffix = self._reading.root, self._claimed_suffix(path, query)
         return find_foreign_link(path, root) or find_misplacement(
             path, root, suffix=suffix, datatype=FOLDERS[query]
@@ -118,7 +118,7 @@ class ImageSelector:
         )
 
     def _is_usable(self, label: str, path: Path, query: str) -> bool:
-        """Tell whether an image is what its query asks for."""
+        """Tell whether an image shows measured signal under a name that fits its folder."""
         if query == "t1w":
             return True  # few of them are opened, and checked then
         if fault := self.find_fault(path, query):

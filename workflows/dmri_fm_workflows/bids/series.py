@@ -1,4 +1,4 @@
-"""Series: runs of a session, grouped, with what corrects their distortion."""
+"""Series: grouped runs of a session, with the images that correct their distortion."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class GroupedRuns:
 
 
 def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
-    """Group the runs of one session into series, and choose what corrects their distortion.
+    """Group the runs of one session into series, and choose the images that correct distortion.
 
-    Runs with one `MultipartID` are one series; else those with the same entities but
-    `direction` and `run`; all on one grid and in one head pose. A run of b=0 volumes only is no
-    series: it may serve as reverse-phase image of another.
+    Runs with one `MultipartID` are one series, or runs with the same entities but `direction` and
+    `run`; all on one grid and in one head pose. A run of b=0 volumes alone is no series: it may
+    be the reverse-phase image of another.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class _Name:
 
     @cached_property
     def labels_below_owner(self) -> frozenset[tuple[str, str]]:
-        """Labels but for those that the folder gives as well."""
+        """Labels without participant and session."""
         return frozenset((k, v) for k, v in self.labels if k not in ("subject", "session"))
 
 
@@ -100,16 +100,16 @@ class Sidecars:
             return there
         own = own_file(image, extension)
         self._refuse_misnamed(image, extension)
-        for found in self._applicable(image, extension):
-            if len(found) > 1 and len(found[-1].labels) == len(found[-2].labels):
+        for names in self._applicable(image, extension):
+            if len(names) > 1 and len(names[-1].labels) == len(names[-2].labels):
                 raise InputError(
-                    f"{found[-2].path.name} and {found[-1].path.name} both apply by inheritance",
+                    f"{names[-2].path.name} and {names[-1].path.name} both apply by inheritance",
                     path=image,
                     expected=f"one {extension} file",
                     advice=f"put a file of the image's own name beside it: {own.name}",
                 )
-            self._refuse_foreign(found[-1].path)
-            return found[-1].path
+            self._refuse_foreign(names[-1].path)
+            return names[-1].path
         if os.path.lexists(own):
             raise GradientError(
                 "is left out by .bidsignore",
@@ -154,8 +154,8 @@ class Sidecars:
         if not self._is_there(own_file(image, ".json")):
             self._refuse_misnamed(image, ".json")
         merged: dict[str, Any] = {}
-        for found in reversed(list(self._applicable(image, ".json"))):
-            for name in found:
+        for names in reversed(list(self._applicable(image, ".json"))):
+            for name in names:
                 self._refuse_foreign(name.path)
                 merged |= self._read(name.path)
         return merged
@@ -199,13 +199,13 @@ class Sidecars:
         """Yield the files that apply, folder by folder upwards, by number of entities."""
         own = _Name.of(image)
         for listing in self._upwards(own, extension):
-            found = [
+            names = [
                 name
                 for name in listing
                 if name.labels <= own.labels and self._find_misplacement(name) is None
             ]
-            if found:
-                yield sorted(found, key=lambda name: (len(name.labels), name.path.name))
+            if names:
+                yield sorted(names, key=lambda name: (len(name.labels), name.path.name))
 
     def _upwards(self, image: _Name, extension: str) -> Iterator[list[_Name]]:
         """Yield the files of the image's suffix, folder by folder from its own to the root."""

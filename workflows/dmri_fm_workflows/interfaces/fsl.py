@@ -1,4 +1,4 @@
-"""FSL's topup and eddy: the files they read, their commands, and what becomes of what they write.
+"""FSL's topup and eddy: their input files, their command lines, and the use of their output.
 
 Command lines come from fslpy, FSL's own Python library.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,7 +34,7 @@ from dmri_fm.preprocess.merge import merge_runs
 from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.interfaces.motion import save_motion
+from dmri_fm_workflows.interfaces.motion import MotionOutputSpec, save_motion
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec
 from dmri_fm_workflows.interfaces.programs import (
     EDDY,
@@ -43,7 +43,7 @@ from dmri_fm_workflows.interfaces.programs import (
     name_eddy,
     name_topup,
 )
-from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
+from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes
 
 
 def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
@@ -54,7 +54,7 @@ def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
     >>> encoding_row(VolumeOrigin(0, "j-", 0.1, "a"))
     (0, -1, 0, 0.1)
     """
-    # What has no known phase encoding needs a row, too; any will do.
+    # An image of unknown phase encoding needs a row, too; any will do.
     axis, sign = PhaseEncoding(origin.phase_encoding or "j", origin.readout_s).axis_and_sign()
     x, y, z = (sign if component == axis else 0 for component in range(3))
     return x, y, z, origin.readout_s
@@ -70,7 +70,7 @@ def run_command(command: list[str], folder: Path, *, n_threads: int = 1) -> None
     Raises
     ------
     DmriError
-        With the end of what the program said, if it fails.
+        With the last lines of the program's messages, if it fails.
     """
     # topup and eddy share out work among as many threads as OpenMP has.
     env = os.environ | {"OMP_NUM_THREADS": str(n_threads), "FSLOUTPUTTYPE": "NIFTI_GZ"}
@@ -85,6 +85,15 @@ def run_command(command: list[str], folder: Path, *, n_threads: int = 1) -> None
             advice="try the command by hand, or the built-in engines: --sdc pepolar "
             f"--hmc builtin. It was: {' '.join(command)}",
         )
+
+
+def build_arguments(
+    wrapper: Callable[..., list[str]], *positional: str, **options: str | bool
+) -> list[str]:
+    """Return the command line of one of fslpy's wrappers, without the program."""
+    # Beneath fslpy's machinery for running, a wrapper is a function that makes the command line.
+    command: list[str] = inspect.unwrap(wrapper)(*positional, **options)
+    return command[1:]
 
 
 class _FilesOutputSpec(TraitedSpec):
@@ -109,7 +118,7 @@ class WriteFslFiles(SimpleInterface):
         rows = [encoding_row(o) for o in origins]
         distinct = sorted(set(rows), key=rows.index)
         index = [distinct.index(row) + 1 for row in rows]
-        # What has no known phase encoding says nothing about the field.
+        # Volumes of unknown phase encoding say nothing about the field.
         is_b0 = dwi.gtab.is_b0
         b0s = [i for i in np.flatnonzero(is_b0) if origins[i].phase_encoding is not None]
         b0s = b0s or list(np.flatnonzero(is_b0))
@@ -154,20 +163,6 @@ class _TopupOutputSpec(TraitedSpec):
     out_movpar = File(exists=True, desc="position of each volume")
 
 
-def topup_command(in_file: str, encoding_file: str, *, config: str) -> list[str]:
-    """Return the command line of topup; its files lie where it is called."""
-    # Beneath fslpy's machinery for running, a wrapper is a function that makes the command line.
-    command: list[str] = inspect.unwrap(wrappers.topup)(
-        in_file,
-        encoding_file,
-        config=config,
-        out="topup",
-        fout="field.nii.gz",
-        iout="corrected.nii.gz",
-    )
-    return command
-
-
 class _FslProgram(SimpleInterface):
     """Call one of FSL's programs in the node's folder, and name the files that it writes.
 
@@ -209,8 +204,15 @@ class RunTopup(_FslProgram):
 
     def arguments(self) -> list[str]:
         """Return the command line without the program."""
-        inputs = self.inputs
-        return topup_command(inputs.in_file, inputs.encoding_file, config=inputs.config)[1:]
+        return build_arguments(
+            wrappers.topup,
+            self.inputs.in_file,
+            self.inputs.encoding_file,
+            config=self.inputs.config,
+            out="topup",
+            fout="field.nii.gz",
+            iout="corrected.nii.gz",
+        )
 
 
 class _EddyInputSpec(BaseInterfaceInputSpec):
@@ -235,29 +237,6 @@ class _EddyOutputSpec(TraitedSpec):
     out_outlier_map = File(exists=True, desc="outlier slices")
 
 
-def eddy_command(inputs: _EddyInputSpec) -> list[str]:
-    """Return the command line of eddy; its files lie where it is called."""
-    field: dict[str, str] = {}
-    if isdefined(inputs.in_topup_fieldcoef):
-        field["topup"] = inputs.in_topup_fieldcoef.removesuffix("_fieldcoef.nii.gz")
-    elif isdefined(inputs.field_file):
-        # eddy adds the extension by itself.
-        field["field"] = inputs.field_file.removesuffix(".gz").removesuffix(".nii")
-    command: list[str] = inspect.unwrap(wrappers.eddy)(
-        inputs.in_file,
-        inputs.in_mask,
-        inputs.in_index,
-        inputs.in_acqp,
-        inputs.in_bvec,
-        inputs.in_bval,
-        "eddy_corrected",
-        repol=True,
-        data_is_shelled=True,
-        **field,
-    )
-    return command
-
-
 class RunEddy(_FslProgram):
     """Correct motion, eddy currents and, where a field is given, distortion by FSL's eddy."""
 
@@ -273,7 +252,25 @@ class RunEddy(_FslProgram):
 
     def arguments(self) -> list[str]:
         """Return the command line without the program."""
-        return eddy_command(self.inputs)[1:]
+        inputs, field = self.inputs, {}
+        if isdefined(inputs.in_topup_fieldcoef):
+            field["topup"] = inputs.in_topup_fieldcoef.removesuffix("_fieldcoef.nii.gz")
+        elif isdefined(inputs.field_file):
+            # eddy adds the extension by itself.
+            field["field"] = inputs.field_file.removesuffix(".gz").removesuffix(".nii")
+        return build_arguments(
+            wrappers.eddy,
+            inputs.in_file,
+            inputs.in_mask,
+            inputs.in_index,
+            inputs.in_acqp,
+            inputs.in_bvec,
+            inputs.in_bval,
+            "eddy_corrected",
+            repol=True,
+            data_is_shelled=True,
+            **field,
+        )
 
 
 class _TopupResultInputSpec(BaseInterfaceInputSpec):
@@ -283,7 +280,7 @@ class _TopupResultInputSpec(BaseInterfaceInputSpec):
 
 class _TopupResultOutputSpec(TraitedSpec):
     dwiref_file = File(exists=True, desc="mean of the corrected b=0 volumes")
-    record = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="method, for the sidecar")
 
 
 class CollectTopup(SimpleInterface):
@@ -327,22 +324,16 @@ def motion_in_ras(parameters: np.ndarray, image: SpatialImage) -> np.ndarray:
 
 class _EddyResultInputSpec(GradientInputSpec):
     bval_file = File(exists=True, mandatory=True, desc="b-values")
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
     corrected_file = File(exists=True, mandatory=True, desc="eddy's series")
     rotated_bvec_file = File(exists=True, mandatory=True, desc="eddy's b-vectors")
     parameter_file = File(exists=True, mandatory=True, desc="eddy's parameters")
     outlier_map_file = File(exists=True, desc="eddy's outlier map")
 
 
-class _EddyResultOutputSpec(TraitedSpec):
+class _EddyResultOutputSpec(MotionOutputSpec):
     dwi_file = File(exists=True, desc="corrected series")
     bvec_file = File(exists=True, desc="rotated b-vectors, FSL convention")
-    motion_file = File(exists=True, desc="identity transforms: eddy has resampled")
-    confounds_file = File(exists=True, desc="confounds table")
-    confounds_record = traits.Dict(desc="its column descriptions")
-    outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
-    motion_record = traits.Dict(desc="what the transforms are, for their sidecar")
-    record = traits.Dict(desc="what ran, for the sidecar")
 
 
 class CollectEddy(SimpleInterface):

@@ -1,4 +1,4 @@
-"""What every interface that reads gradient files has in common."""
+"""Inputs of interfaces that read gradient files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dmri_fm.series import Dwi
 
 
 class GradientInputSpec(BaseInterfaceInputSpec):
-    """Inputs of an interface that reads gradient files: which volumes are b=0."""
+    """Input of every interface that reads gradient files: the b=0 threshold."""
 
     b0_threshold = traits.Float(
         desc="b-values below it count as b=0, s/mm^2; automatic if not given"
@@ -30,6 +30,6 @@ class DwiInputSpec(GradientInputSpec):
     bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
 
-    def load(self) -> Dwi:
+    def load(self, mask: str | None = None) -> Dwi:
         """Open the series."""
-        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file)
+        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file, mask)

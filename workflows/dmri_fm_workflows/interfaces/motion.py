@@ -1,4 +1,4 @@
-"""Interfaces of head motion: estimated, or not."""
+"""Interfaces of head motion: built-in estimate, and identity transforms."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, no_motion
 from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import format_table
-from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes
 
 
 class _MotionInputSpec(DwiInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
     mask_file = File(exists=True, mandatory=True, desc="brain mask on the reference's grid")
     dwiref_file = File(exists=True, mandatory=True, desc="b=0 reference, undistorted")
     field_file = File(exists=True, desc="off-resonance, Hz")
@@ -36,20 +36,22 @@ class _MotionInputSpec(DwiInputSpec):
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
 
-class _MotionOutputSpec(TraitedSpec):
+class MotionOutputSpec(TraitedSpec):
+    """Outputs of every interface that corrects head motion."""
+
     motion_file = File(exists=True, desc="transform of each volume")
     confounds_file = File(exists=True, desc="confounds table")
     confounds_record = traits.Dict(desc="its column descriptions")
     outliers_file = File(exists=True, desc="slices flagged as outliers, (N, Z), npy")
-    motion_record = traits.Dict(desc="what the transforms are, for their sidecar")
-    record = traits.Dict(desc="what ran, for the sidecar")
+    motion_record = traits.Dict(desc="description of the transforms, for their sidecar")
+    record = traits.Dict(desc="method, for the sidecar")
 
 
 class EstimateMotion(SimpleInterface):
     """Estimate head motion and eddy currents of each volume with the built-in engine."""
 
     input_spec = _MotionInputSpec
-    output_spec = _MotionOutputSpec
+    output_spec = MotionOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load().with_mask(read_array(load_image(self.inputs.mask_file)) > 0)
@@ -79,10 +81,10 @@ def save_motion(
     *,
     why_identity: str | None = None,
 ) -> dict[str, Any]:
-    """Write transforms, outliers and confounds; return what the interface puts out.
+    """Write transforms, outliers and confounds; return the outputs of the interface.
 
-    `why_identity` says why the transforms are identities, for their sidecar; None: they are
-    estimates.
+    `why_identity` is the reason why the transforms are identities, for their sidecar; None for
+    estimated transforms.
     """
     motion_record: dict[str, Any] = {"IdentityTransforms": why_identity is not None}
     if why_identity is not None:
@@ -103,14 +105,14 @@ def save_motion(
 
 
 class _SkipInputSpec(DwiInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
 
 
 class SkipMotion(SimpleInterface):
     """Write identity transforms."""
 
     input_spec = _SkipInputSpec
-    output_spec = _MotionOutputSpec
+    output_spec = MotionOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()

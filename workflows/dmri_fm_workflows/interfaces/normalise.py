@@ -43,8 +43,8 @@ from dmri_fm.normalise.transforms import read_point_map, write_affine, write_war
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.volumes_table import read_volumes
+from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 
 def open_image(path: str) -> Image3D:
@@ -67,7 +67,7 @@ class _AlignOutputSpec(TraitedSpec):
 
 
 class AlignAcpc(SimpleInterface):
-    """Turn a head rigidly to the template's axes."""
+    """Align an image of the whole head rigidly to the template's axes."""
 
     input_spec = _AlignInputSpec
     output_spec = _AlignOutputSpec
@@ -109,7 +109,7 @@ class _TemplateOutputSpec(TraitedSpec):
     template_file = File(exists=True, desc="the template on the same grid")
     template_mask_file = File(exists=True, desc="the template's brain on the same grid")
     dice = traits.Float(desc="overlap of the registered brain with the template's")
-    record = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="method and agreement, for the sidecar")
 
 
 class RegisterTemplate(SimpleInterface):
@@ -121,21 +121,21 @@ class RegisterTemplate(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         template = load_template(2)
         brain, mask = open_image(self.inputs.brain_file), open_image(self.inputs.mask_file)
-        found = register_template(
+        registered = register_template(
             brain, template, method=self.inputs.method, is_coarse=self.inputs.sloppy
         )
         folder = Path(runtime.cwd)
-        if found.displacement_mm is None:
-            to_mni = write_affine(found.matrix, folder / "to_mni.txt")
-            from_mni = write_affine(np.linalg.inv(found.matrix), folder / "from_mni.txt")
+        if registered.displacement_mm is None:
+            to_mni = write_affine(registered.matrix, folder / "to_mni.txt")
+            from_mni = write_affine(np.linalg.inv(registered.matrix), folder / "from_mni.txt")
         else:
-            forward, backward = found.displacement_mm
+            forward, backward = registered.displacement_mm
             to_mni = write_warp(forward, template.grid, folder / "to_mni.h5")
             from_mni = write_warp(backward, brain.grid, folder / "from_mni.h5")
         in_mni = resample_image(
-            brain.data, brain.affine, template.grid, target2source=found.template2image
+            brain.data, brain.affine, template.grid, target2source=registered.template2image
         )
-        dice = registration_dice(mask, template, template2image=found.template2image)
+        dice = registration_dice(mask, template, template2image=registered.template2image)
         for name, data in (
             ("brain_file", in_mni),
             ("template_file", template.t1),
@@ -165,7 +165,7 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
 class _CoregisterOutputSpec(TraitedSpec):
     to_acpc_file = File(exists=True, desc="transform that resamples the reference into ACPC")
     from_acpc_file = File(exists=True, desc="its inverse")
-    record = traits.Dict(desc="what ran, for the sidecar")
+    record = traits.Dict(desc="method and agreement, for the sidecar")
 
 
 class CoregisterReference(SimpleInterface):
@@ -178,20 +178,17 @@ class CoregisterReference(SimpleInterface):
         reference = open_image(self.inputs.dwi_brain_file)
         anatomy = open_image(self.inputs.t1w_brain_file)
         acpc2t1w = read_point_map(self.inputs.to_t1w_acpc_file)
-        found = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
-        self._results |= _write_affine_pair(np.linalg.inv(found.xfm), Path(runtime.cwd))
+        aligned = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
+        self._results |= _write_affine_pair(np.linalg.inv(aligned.xfm), Path(runtime.cwd))
         self._results["record"] = {
             "CoregistrationMethod": COREGISTRATION_METHOD,
-            "CoregistrationSimilarity": round(float(found.similarity), 4),
+            "CoregistrationSimilarity": round(float(aligned.similarity), 4),
         }
         return runtime
 
 
-class _ResampleInputSpec(GradientInputSpec):
-    dwi_file = File(exists=True, mandatory=True, desc="merged series")
-    bval_file = File(exists=True, mandatory=True, desc="b-values")
-    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+class _ResampleInputSpec(DwiInputSpec):
+    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
     motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
     field_file = File(exists=True, desc="off-resonance, Hz")
     mask_file = File(exists=True, mandatory=True, desc="brain mask of the reference")
@@ -224,12 +221,7 @@ class ResampleDwi(SimpleInterface):
     output_spec = _ResampleOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.open_dwi(
-            self.inputs.dwi_file,
-            self.inputs.bval_file,
-            self.inputs.bvec_file,
-            self.inputs.mask_file,
-        )
+        dwi = self.inputs.load(self.inputs.mask_file)
         field_file = self.inputs.field_file
         # The last transform is the first to see a point of the target.
         to_dwiref = compose(*(read_point_map(f) for f in reversed(self.inputs.xfm_files)))
@@ -308,7 +300,6 @@ class ResampleMaps(SimpleInterface):
 class _ResampleToInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="3-D image")
     reference_file = File(exists=True, mandatory=True, desc="image whose grid is filled")
-    order = traits.Enum(1, 0, 3, usedefault=True, desc="order of the interpolation")
 
 
 class _ResampleToOutputSpec(TraitedSpec):
@@ -323,7 +314,7 @@ class ResampleTo(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image, reference = open_image(self.inputs.in_file), open_image(self.inputs.reference_file)
-        data = resample_image(image.data, image.affine, reference.grid, order=self.inputs.order)
+        data = resample_image(image.data, image.affine, reference.grid)
         out = save_image(data, reference.affine, Path(runtime.cwd) / "resampled.nii.gz")
         self._results["out_file"] = str(out)
         return runtime

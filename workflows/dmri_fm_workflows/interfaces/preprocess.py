@@ -37,25 +37,25 @@ from dmri_fm.preprocess.susceptibility import (
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec, GradientInputSpec
 from dmri_fm_workflows.interfaces.programs import name_dwidenoise, name_gibbs_removal
-from dmri_fm_workflows.volumes_table import VolumeOrigin, read_volumes, write_volumes
+from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 
 class _ValidateInputSpec(DwiInputSpec):
-    b_scaling = traits.Enum(*B_SCALINGS, usedefault=True, desc="b-vectors of another length")
+    b_scaling = traits.Enum(*B_SCALINGS, usedefault=True, desc="b-vectors of length other than 1")
 
 
 class _ValidateOutputSpec(TraitedSpec):
     dwi_file = File(exists=True, desc="volumes that can be used; the same file if all can")
     bval_file = File(exists=True, desc="their b-values, scaled where that was needed")
     bvec_file = File(exists=True, desc="their b-vectors, unit length")
-    record = traits.Dict(desc="what was done, for the sidecar")
+    record = traits.Dict(desc="changes to volumes and gradients, for the sidecar")
 
 
 class ValidateDwi(SimpleInterface):
-    """Read every voxel and gradient of a raw run, and hand on a clean one.
+    """Read every voxel and gradient of a raw run, and write it without its faults.
 
-    Volumes that cannot be used are left out, b-values are scaled where the length of b-vectors
-    says so. A run that needs none of this passes as the files it came in.
+    Unusable volumes are dropped; b-values are scaled by the length of b-vectors where the user or
+    the data ask for it. Files of a run without faults pass unchanged.
     """
 
     input_spec = _ValidateInputSpec
@@ -121,7 +121,7 @@ class DenoiseDwi(SimpleInterface):
 
 
 class DwiDenoise(mrtrix3.DWIDenoise):
-    """MRtrix3's dwidenoise; a run of fewer volumes than it can use passes as it is."""
+    """MRtrix3's dwidenoise; a run of fewer volumes than it can use passes unchanged."""
 
     output_spec = _DenoiseOutputSpec
 
@@ -163,7 +163,7 @@ class _MergeOutputSpec(TraitedSpec):
     raw_file = File(exists=True, desc="all volumes as acquired, on the same scale")
     bval_file = File(exists=True, desc="b-values")
     bvec_file = File(exists=True, desc="b-vectors, FSL convention")
-    volumes_file = File(exists=True, desc="where each volume came from")
+    volumes_file = File(exists=True, desc="run and phase encoding of each volume")
     record = traits.Dict(desc="intensity factor per run, for the sidecar")
 
 
@@ -233,7 +233,7 @@ class MakeReference(SimpleInterface):
 class ReverseInputSpec(DwiInputSpec):
     """A merged series, and the image outside it that opposes its phase encoding, if any."""
 
-    volumes_file = File(exists=True, mandatory=True, desc="where each volume came from")
+    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
     epi_file = File(exists=True, desc="image of the other phase encoding")
     epi_bval_file = File(exists=True, desc="its b-values, if it has any")
     epi_bvec_file = File(exists=True, desc="its b-vectors, if it has any")
@@ -284,7 +284,7 @@ class _PairInputSpec(ReverseInputSpec):
 class _PairOutputSpec(TraitedSpec):
     field_file = File(exists=True, desc="off-resonance on the reference's grid, Hz")
     dwiref_file = File(exists=True, desc="corrected b=0 reference")
-    uncorrected_file = File(exists=True, desc="b=0 image of the first phase encoding, as it was")
+    uncorrected_file = File(exists=True, desc="distorted b=0 image of the first phase encoding")
     record = traits.Dict(desc="what ran, for the sidecar")
 
 
@@ -324,7 +324,6 @@ class EstimatePairField(SimpleInterface):
 
 class _BiasInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="3-D image")
-    mask_file = File(exists=True, desc="brain mask")
 
 
 class _BiasOutputSpec(TraitedSpec):
@@ -339,12 +338,7 @@ class CorrectBias(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.in_file, ndim=3)
-        mask = (
-            read_array(load_image(self.inputs.mask_file)) > 0
-            if isdefined(self.inputs.mask_file)
-            else None
-        )
-        data = correct_bias(read_array(image), image.affine, mask=mask)
+        data = correct_bias(read_array(image), image.affine)
         out = save_image(data, image.affine, Path(runtime.cwd) / "unbiased.nii.gz")
         self._results["out_file"] = str(out)
         return runtime
@@ -352,7 +346,7 @@ class CorrectBias(SimpleInterface):
 
 class _MaskInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="3-D image")
-    contrast = traits.Enum("b0", "t1w", mandatory=True, desc="what the image shows")
+    contrast = traits.Enum("b0", "t1w", mandatory=True, desc="contrast of the image")
 
 
 class _MaskOutputSpec(TraitedSpec):
@@ -362,7 +356,7 @@ class _MaskOutputSpec(TraitedSpec):
 
 
 class MaskBrain(SimpleInterface):
-    """Find the brain."""
+    """Mask the brain."""
 
     input_spec = _MaskInputSpec
     output_spec = _MaskOutputSpec

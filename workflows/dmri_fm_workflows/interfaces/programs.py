@@ -29,14 +29,14 @@ def find_program(*names: str) -> str:
     MissingToolError
         If there is none.
     """
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
         raise MissingToolError(
             f"{names[0]} is not on the PATH",
             expected=" or ".join(names),
             advice="install or load it, or leave the choice of engines to `auto`",
         )
-    return found
+    return program
 
 
 @cache
@@ -55,7 +55,7 @@ def fsl_version() -> str:
 
 
 def name_dwidenoise(n_volumes: int) -> str:
-    """Return the name of MRtrix3's denoising of a run of so many volumes."""
+    """Return the name of MRtrix3's denoising of a run of this number of volumes."""
     if n_volumes < FEWEST_VOLUMES:
         return name_too_few(n_volumes)
     return f"MRtrix3 dwidenoise {mrtrix_version()}"

@@ -95,14 +95,10 @@ def dataset_description(
 
     Parameters
     ----------
-    out
-        Output folder.
-    source
-        Folder of the raw dataset.
-    source_name
-        Its name.
+    out, source, source_name
+        As for :func:`write_root_files`.
     source_description
-        Its own `dataset_description.json`, for licence and DOI.
+        `dataset_description.json` of the raw dataset, for licence and DOI.
     container
         Of :func:`read_container`.
     """

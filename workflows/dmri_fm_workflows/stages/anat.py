@@ -49,7 +49,7 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
     registration_dice
         Overlap of the brain with the template's.
     anat_record
-        What ran.
+        Method, with its version.
     """
     workflow, _, outputnode = open_workflow(
         name, [], [*ALIGNED.values(), *REGISTERED.values(), "anat_record"]

@@ -1,4 +1,4 @@
-"""Stages of the graph: what each runs, writes, states and is chosen by; and the loop over them.
+"""Stages of the graph: builder, outputs and methods text of each, and the loop that connects them.
 
 A stage is a record (:class:`Stage`) whose builder makes a nipype workflow from a plan. The fields
 of its inputnode and outputnode are unique names in the graph, such as `acpc_dwi_file`:
@@ -21,10 +21,13 @@ from dmri_fm_workflows.interfaces.programs import is_present
 from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.stages.outputs import Output
 
-if TYPE_CHECKING:  # the plan asks the engines for their names
+if TYPE_CHECKING:  # the plan imports the engines
     from dmri_fm_workflows.plan import SeriesPlan
 
 __all__ = [
+    "ACPC_FILES",
+    "MERGED_FILES",
+    "RUN_FILES",
     "Engine",
     "Resources",
     "Stage",
@@ -34,9 +37,28 @@ __all__ = [
 ]
 
 
+#: Fields of the runs of a series, by input of the interfaces that read them.
+RUN_FILES = {
+    "run_dwi_files": "dwi_file",
+    "run_bval_files": "bval_file",
+    "run_bvec_files": "bvec_file",
+}
+
+#: Fields of the merged series, denoised, likewise.
+MERGED_FILES = {
+    "denoised_file": "dwi_file",
+    "bval_file": "bval_file",
+    "raw_bvec_file": "bvec_file",
+    "volumes_file": "volumes_file",
+}
+
+#: Fields of the series in ACPC, likewise.
+ACPC_FILES = {f"acpc_{f}": f for f in ("dwi_file", "bval_file", "bvec_file", "mask_file")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where a run reads and writes, and how many threads it has.
+    """Folders and threads of a run.
 
     Attributes
     ----------
@@ -80,7 +102,7 @@ class Engine:
 
     @property
     def is_present(self) -> bool:
-        """It can run: one of its programs is on the PATH, or it needs none."""
+        """Whether one of its programs is on the PATH, or it needs none."""
         return not self.programs or is_present(self.programs)
 
 
@@ -97,11 +119,9 @@ class Stage:
     outputs
         Files that are made from its fields.
     methods
-        Sentences of the methods text by key of the sidecar; the first that fits counts.
+        Sentences of the methods text by key of the sidecar; the first match counts.
     record
         Field whose dictionary goes into the record of the series, or None.
-    options
-        Command-line options that decide about it, as fields of the request.
     runs
         Whether a plan asks for it.
     """
@@ -111,7 +131,6 @@ class Stage:
     outputs: tuple[Output, ...] = ()
     methods: Mapping[str, tuple[Method, ...]] = field(default_factory=dict)
     record: str | None = None
-    options: tuple[str, ...] = ()
     runs: Callable[[SeriesPlan], bool] = lambda plan: True
 
     @property

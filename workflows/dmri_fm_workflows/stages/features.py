@@ -22,7 +22,6 @@ def encoder_stage(encoder: str, features: str) -> Stage:
         name=label_of(encoder),
         builder=partial(init_features_wf, encoder=encoder),
         outputs=feature_outputs(encoder, features),
-        options=("models", "weights", "device", "random_seed"),
     )
 
 

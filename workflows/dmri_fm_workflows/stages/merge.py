@@ -12,31 +12,25 @@ from dmri_fm_workflows.interfaces.preprocess import (
 )
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.base import RUN_FILES, Resources, open_workflow
 
 __all__ = ["init_mask_wf", "init_merge_wf", "init_read_wf"]
 
-_RUN_FIELDS = {
-    "run_dwi_files": "dwi_file",
-    "run_bval_files": "bval_file",
-    "run_bvec_files": "bvec_file",
-}
-
 
 def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf") -> pe.Workflow:
-    """Read the runs of a series as acquired, without volumes that cannot be used.
+    """Read the runs of a series as acquired, without unusable volumes.
 
     Outputs
     -------
     run_dwi_files, run_bval_files, run_bvec_files
         The runs.
     read_record
-        What was found in them.
+        Changes to volumes and gradients.
     """
-    workflow, _, outputnode = open_workflow(name, [], [*_RUN_FIELDS, "read_record"])
+    workflow, _, outputnode = open_workflow(name, [], [*RUN_FILES, "read_record"])
     validate = pe.MapNode(
         ValidateDwi(b_scaling=plan.b_scaling),
-        iterfield=["dwi_file", "bval_file", "bvec_file"],
+        iterfield=list(RUN_FILES.values()),
         name="validate",
         mem_gb=plan.size_gb,
     )
@@ -45,7 +39,7 @@ def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf
     validate.inputs.bvec_file = [str(run.bvec) for run in plan.series.runs]
     collect = pe.Node(MergeRecords(), name="collect_records", run_without_submitting=True)
     workflow.connect([
-        (validate, outputnode, [(output, field) for field, output in _RUN_FIELDS.items()]),
+        (validate, outputnode, [(output, field) for field, output in RUN_FILES.items()]),
         (validate, collect, [("record", "in_records")]),
         (collect, outputnode, [("record", "read_record")]),
     ])  # fmt: skip
@@ -73,7 +67,7 @@ def init_merge_wf(
     volumes_file
         Run, phase encoding and readout of each volume.
     merge_record
-        What ran.
+        Method, with its version.
     """
     outputs = {
         "dwi_file": "denoised_file",
@@ -84,7 +78,7 @@ def init_merge_wf(
         "record": "merge_record",
     }
     workflow, inputnode, outputnode = open_workflow(
-        name, [*_RUN_FIELDS, "denoised_files"], outputs.values()
+        name, [*RUN_FILES, "denoised_files"], outputs.values()
     )
     runs = plan.series.runs
     merge = pe.Node(
@@ -118,7 +112,7 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
     dwiref_file, dwi_brain_file, dwi_mask_file
         b=0 reference, bias-corrected; its brain, and its mask.
     mask_record
-        What ran.
+        Method, with its version.
     """
     workflow, inputnode, outputnode = open_workflow(
         name,

@@ -19,17 +19,17 @@ from dmri_fm_workflows.stages.base import Resources, open_workflow
 
 __all__ = ["RESAMPLED", "init_normalise_wf"]
 
-#: What is resampled into each space, by output of the resampling.
+#: Outputs of the resampling into each space.
 RESAMPLED = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
 
-#: Of these, what a model takes on its own grid.
+#: Outputs that a model takes on its own grid.
 MODEL_INPUTS = ("dwi_file", "bval_file", "bvec_file", "mask_file")
 
 
 def init_normalise_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "normalise_wf"
 ) -> pe.Workflow:
-    """Bring a series into ACPC and MNI, each by one interpolation of what `dwi_file` holds.
+    """Bring a series into ACPC and MNI, each by one interpolation of `dwi_file`.
 
     Without a T1w image the reference is aligned to ACPC and registered to the template itself.
 
@@ -38,7 +38,7 @@ def init_normalise_wf(
     dwi_file, bval_file, bvec_file, volumes_file, motion_file
         Series with estimates of motion.
     remaining_field_file
-        Off-resonance that is still to be corrected, Hz, if there is any.
+        Uncorrected distortion field, Hz, if there is any.
     dwiref_file, dwi_brain_file, dwi_mask_file
         Reference, its brain and mask; the first only without a T1w image, the second only with
         one.
@@ -60,7 +60,7 @@ def init_normalise_wf(
     registration_dice
         Overlap of its brain with the template's.
     normalise_record
-        What ran.
+        Method, with its version.
     """
     series = ["dwi_file", "bval_file", "bvec_file", "volumes_file", "motion_file"]
     field = {"remaining_field_file": "field_file"} if plan.has_remaining_field else {}
@@ -93,22 +93,9 @@ def init_normalise_wf(
         (merge, outputnode, [("record", "normalise_record")]),
     ])  # fmt: skip
     for grid, outputs in grids.items():
-        resample = pe.Node(
-            ResampleDwi(
-                grid="features" if grid in encoders else grid,
-                order=1 if plan.sloppy else 3,
-                n_threads=resources.omp_nthreads,
-            ),
-            name=f"resample_{grid}",
-            n_procs=resources.omp_nthreads,
-            mem_gb=6 * plan.size_gb,
-        )
-        if grid in encoders:
-            resample.inputs.model = encoders[grid]
+        resample = _resample_node(plan, resources, grid, encoder=encoders.get(grid))
         if grid == "acpc":
             workflow.connect(resample, "record", records, "in2")
-            if plan.voxel_size_mm is not None:
-                resample.inputs.voxel_size_mm = plan.voxel_size_mm
         chain = pe.Node(
             niu.Merge(1 if grid == "acpc" else 2),
             name=f"chain_{grid}",
@@ -126,11 +113,29 @@ def init_normalise_wf(
     return workflow
 
 
-def _add_alignment(workflow: pe.Workflow, plan: SeriesPlan) -> tuple[pe.Node, pe.Node, pe.Node]:
-    """Add what aligns the reference.
+def _resample_node(
+    plan: SeriesPlan, resources: Resources, grid: str, *, encoder: str | None
+) -> pe.Node:
+    """Return the node of one grid: `acpc`, `mni`, or that of an encoder."""
+    resample = pe.Node(
+        ResampleDwi(
+            grid="features" if encoder else grid,
+            order=1 if plan.sloppy else 3,
+            n_threads=resources.omp_nthreads,
+        ),
+        name=f"resample_{grid}",
+        n_procs=resources.omp_nthreads,
+        mem_gb=6 * plan.size_gb,
+    )
+    if encoder:
+        resample.inputs.model = encoder
+    if grid == "acpc" and plan.voxel_size_mm is not None:
+        resample.inputs.voxel_size_mm = plan.voxel_size_mm
+    return resample
 
-    The nodes that are returned have the transforms to ACPC, that to MNI, and the record.
-    """
+
+def _add_alignment(workflow: pe.Workflow, plan: SeriesPlan) -> tuple[pe.Node, pe.Node, pe.Node]:
+    """Add the alignment; return the nodes with transforms to ACPC, to MNI, and the record."""
     inputnode, outputnode = map(workflow.get_node, ("inputnode", "outputnode"))
     if plan.has_t1w:
         align = pe.Node(CoregisterReference(), name="coregister_t1w", mem_gb=1)

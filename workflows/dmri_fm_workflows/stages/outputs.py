@@ -41,7 +41,7 @@ MNI = "MNI152NLin2009aSym"
 
 @dataclass(frozen=True)
 class Output:
-    """One file of the output tree and the fields it is made from.
+    """One file of the output tree and its fields.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Output:
     metadata
         Further sidecar entries.
     in_any_space
-        It is written whatever --output-spaces says: it exists on one grid only.
+        Whether it is written whatever --output-spaces says: it exists on one grid only.
     """
 
     type: str
@@ -74,7 +74,7 @@ class Output:
 
     @property
     def all_fields(self) -> tuple[str, ...]:
-        """Every field that it is made from, that of its record last."""
+        """Every field of it, that of its record last."""
         return (*self.fields, *((self.record,) if self.record else ()))
 
     @property
@@ -88,7 +88,7 @@ class Output:
 
     @property
     def ends(self) -> tuple[str, str] | None:
-        """What a transform resamples from, and into; None if the type says so itself."""
+        """Source and target space of a transform; None if its type fixes them."""
         return (self.entities["from"], self.entities["to"]) if "from" in self.entities else None
 
     def path(self, scan: Mapping[str, str], *, normalisation: str) -> PurePosixPath:
@@ -118,7 +118,7 @@ def _transform(of: str, field_name: str, source: str, target: str) -> Output:
     return Output(of, (field_name,), entities={"from": source, "to": target})
 
 
-#: Of the anatomy stage.
+#: Outputs of the anatomy stage.
 ANAT_OUTPUTS = (
     Output("t1w", ("t1w_file",), ACPC, "record", metadata={"SkullStripped": False}),
     Output("t1w_mask", ("t1w_mask_file",), ACPC, "record"),
@@ -130,14 +130,14 @@ ANAT_OUTPUTS = (
     _transform("anat_xfm", "from_mni_file", MNI, ACPC),
 )
 
-#: Of the correction of head motion.
+#: Outputs of the motion stage.
 HMC_OUTPUTS = (
     Output("hmc_xfm", ("motion_file",), record="motion_record"),
     Output("confounds", ("confounds_file",), record="confounds_record"),
 )
 
-#: Of the normalise stage; the last two without a T1w image, where the series itself is registered
-#: to the template.
+#: Outputs of the normalise stage; the last two without a T1w image, where the series itself is
+#: registered to the template.
 NORMALISE_OUTPUTS = (
     *(
         output
@@ -215,7 +215,7 @@ def figure_outputs(names: Sequence[str]) -> tuple[Output, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What the sidecars of a scan's outputs say of its images.
+    """Origin of a scan's outputs, for their sidecars.
 
     Attributes
     ----------
@@ -326,7 +326,7 @@ def init_derivatives_wf(
 def _fixed_entries(
     output: Output, origin: Origin, written: Sequence[PurePosixPath]
 ) -> dict[str, Any]:
-    """Return what a sidecar says that is known before anything runs."""
+    """Return the entries of a sidecar that are known before anything runs."""
     entries = image_sidecar(
         output.type,
         model=output.model,

@@ -7,11 +7,9 @@ import nipype.pipeline.engine as pe
 from dmri_fm.identity import identity, label_of
 from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater, CheckGradients
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, open_workflow
 
 __all__ = ["init_free_water_wf", "init_gradient_check_wf", "init_quality_wf"]
-
-_ACPC = {f"acpc_{f}": f for f in ("dwi_file", "bval_file", "bvec_file", "mask_file")}
 
 
 def init_gradient_check_wf(
@@ -27,12 +25,12 @@ def init_gradient_check_wf(
     Outputs
     -------
     gradient_check_record
-        What was found.
+        Result of the check.
     """
-    workflow, inputnode, outputnode = open_workflow(name, _ACPC, ["gradient_check_record"])
+    workflow, inputnode, outputnode = open_workflow(name, ACPC_FILES, ["gradient_check_record"])
     check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * plan.size_gb)
     workflow.connect([
-        (inputnode, check, list(_ACPC.items())),
+        (inputnode, check, list(ACPC_FILES.items())),
         (check, outputnode, [("record", "gradient_check_record")]),
     ])  # fmt: skip
     return workflow
@@ -51,16 +49,16 @@ def init_free_water_wf(
     Outputs
     -------
     free_water_record
-        What was found.
+        Result of the check.
     """
     assert plan.length_scaling is not None
     method, common_length = plan.length_scaling
-    workflow, inputnode, outputnode = open_workflow(name, _ACPC, ["free_water_record"])
+    workflow, inputnode, outputnode = open_workflow(name, ACPC_FILES, ["free_water_record"])
     check = pe.Node(CheckFreeWater(method=method), name="check_free_water")
     if common_length is not None:
         check.inputs.common_length = common_length
     workflow.connect([
-        (inputnode, check, list(_ACPC.items())),
+        (inputnode, check, list(ACPC_FILES.items())),
         (check, outputnode, [("record", "free_water_record")]),
     ])  # fmt: skip
     return workflow
@@ -92,7 +90,7 @@ def init_quality_wf(
         One row of quality measures, and the descriptions of its columns.
     """
     inputs = {
-        **_ACPC,
+        **ACPC_FILES,
         "raw_file": "raw_file",
         "bval_file": "raw_bval_file",
         "raw_bvec_file": "raw_bvec_file",

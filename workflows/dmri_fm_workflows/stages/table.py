@@ -70,7 +70,6 @@ SESSION_STAGES = (
             "NormalisationMethod": _registrations("T1-weighted brain"),
         },
         record="anat_record",
-        options=("normalisation",),
     ),
     Stage(
         name="figures",
@@ -101,7 +100,6 @@ _BEFORE_MODELS = (
         name="read",
         builder=init_read_wf,
         record="read_record",
-        options=("b_scaling", "b0_threshold"),
     ),
     Stage(
         name="denoise",
@@ -115,7 +113,6 @@ _BEFORE_MODELS = (
             ),
         },
         record="denoise_record",
-        options=("denoise", "unring"),
     ),
     Stage(name="merge", builder=init_merge_wf, record="merge_record"),
     Stage(
@@ -123,7 +120,6 @@ _BEFORE_MODELS = (
         builder=_by_engine(sdc, lambda plan: plan.sdc.method),
         methods={"SDCMethod": _methods(sdc)},
         record="sdc_record",
-        options=("sdc",),
     ),
     Stage(name="mask", builder=init_mask_wf, record="mask_record"),
     Stage(
@@ -133,7 +129,6 @@ _BEFORE_MODELS = (
         # The mask is made before motion is estimated, and told after it.
         methods={"HMCMethod": _methods(hmc), "MaskMethod": _masks("b=0 reference")},
         record="hmc_record",
-        options=("hmc",),
     ),
     Stage(
         name="normalise",
@@ -150,7 +145,6 @@ _BEFORE_MODELS = (
             "NormalisationMethod": _registrations("b=0 reference"),
         },
         record="normalise_record",
-        options=("normalisation", "output_resolution", "output_spaces"),
     ),
     Stage(
         name="tensor",

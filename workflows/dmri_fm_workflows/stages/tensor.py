@@ -13,12 +13,11 @@ from dmri_fm_workflows.interfaces.normalise import ResampleMaps
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, Stage, open_workflow
 from dmri_fm_workflows.stages.outputs import MNI, map_outputs
 
 __all__ = ["init_tensor_network_wf", "init_tensor_wf", "network_stage"]
 
-_ACPC = {f"acpc_{f}": f for f in ("dwi_file", "bval_file", "bvec_file", "mask_file")}
 
 #: Maps of a network that its figure shows where it gives them, by output type.
 _SHOWN = {"fa_std": "std_file", "ood": "ood_file"}
@@ -30,7 +29,6 @@ def network_stage(network: str) -> Stage:
         name=label_of(network),
         builder=partial(init_tensor_network_wf, network=network),
         outputs=map_outputs(network),
-        options=("models", "weights", "device", "random_seed"),
     )
 
 
@@ -138,7 +136,7 @@ def _maps_wf(
     in_mni = [f"{label}_{s}_mni_file" for s in scalars]
     workflow, inputnode, outputnode = open_workflow(
         name,
-        [*_ACPC, "to_mni_file", "mni_mask_file", *more_inputs],
+        [*ACPC_FILES, "to_mni_file", "mni_mask_file", *more_inputs],
         [*in_acpc.values(), *in_mni, f"{label}_record", *more_outputs],
     )
     files = pe.Node(niu.Merge(len(scalars)), name="list_maps", run_without_submitting=True)
@@ -149,7 +147,7 @@ def _maps_wf(
         run_without_submitting=True,
     )
     workflow.connect([
-        (inputnode, maps, list(_ACPC.items())),
+        (inputnode, maps, list(ACPC_FILES.items())),
         (maps, outputnode, [*in_acpc.items(), ("record", f"{label}_record")]),
         (maps, files, [(f"{s}_file", f"in{i}") for i, s in enumerate(scalars, start=1)]),
         (files, warp, [("out", "in_files")]),

@@ -36,7 +36,7 @@ def init_dwidenoise_wf(
     denoised_files
         Denoised runs, in order.
     denoise_record
-        What ran.
+        Method, with its version.
     """
     workflow, inputnode, outputnode = open_workflow(
         name, ["run_dwi_files"], ["denoised_files", "denoise_record"]

@@ -1,4 +1,4 @@
-"""Record of a denoising engine, and the graph of those that DIPY does."""
+"""Record of a denoising engine, and the graph of DIPY's engines."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dmri_fm_workflows.interfaces.preprocess import DenoiseDwi
 from dmri_fm_workflows.interfaces.programs import is_present, name_gibbs_removal
 from dmri_fm_workflows.interfaces.records import MergeRunRecords
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Engine, Resources, open_workflow
+from dmri_fm_workflows.stages.base import RUN_FILES, Engine, Resources, open_workflow
 
 __all__ = ["DenoiseEngine", "init_dipy_wf"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiseEngine(Engine):
-    """A denoising engine, and what removes Gibbs ringing beside it.
+    """A denoising engine, and its program for Gibbs ringing.
 
     Attributes
     ----------
     unring_programs
         Executables for Gibbs ringing; none: built in.
     describe_unringing
-        Name of what removes Gibbs ringing, with its version.
+        Name of the method for Gibbs ringing, with its version.
     """
 
     unring_programs: tuple[str, ...] = ()
@@ -33,11 +33,11 @@ class DenoiseEngine(Engine):
 
     @property
     def can_unring(self) -> bool:
-        """Gibbs ringing can be removed beside it."""
+        """Whether its program for Gibbs ringing is present."""
         return not self.unring_programs or is_present(self.unring_programs)
 
     def name_unringing(self, *, unring: bool) -> str:
-        """Return what plan and sidecar say of Gibbs ringing."""
+        """Return the entry of plan and sidecar about Gibbs ringing."""
         return self.describe_unringing() if unring else "none"
 
 
@@ -56,28 +56,23 @@ def init_dipy_wf(
     denoised_files
         Denoised runs, in order.
     denoise_record
-        What ran.
+        Method, with its version.
     """
-    fields = {
-        "run_dwi_files": "dwi_file",
-        "run_bval_files": "bval_file",
-        "run_bvec_files": "bvec_file",
-    }
     workflow, inputnode, outputnode = open_workflow(
-        name, fields, ["denoised_files", "denoise_record"]
+        name, RUN_FILES, ["denoised_files", "denoise_record"]
     )
     denoise = pe.MapNode(
         DenoiseDwi(
             method=plan.engines.denoise, unring=plan.unring, n_threads=resources.omp_nthreads
         ),
-        iterfield=list(fields.values()),
+        iterfield=list(RUN_FILES.values()),
         name="denoise",
         n_procs=resources.omp_nthreads if plan.unring else 1,
         mem_gb=4 * plan.size_gb,
     )
     collect = pe.Node(MergeRunRecords(), name="collect_records", run_without_submitting=True)
     workflow.connect([
-        (inputnode, denoise, list(fields.items())),
+        (inputnode, denoise, list(RUN_FILES.items())),
         (denoise, collect, [("record", "in_records")]),
         (denoise, outputnode, [("out_file", "denoised_files")]),
         (collect, outputnode, [("record", "denoise_record")]),

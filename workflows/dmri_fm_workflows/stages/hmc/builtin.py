@@ -8,8 +8,8 @@ from dmri_fm.preprocess import motion
 from dmri_fm_workflows.interfaces.motion import EstimateMotion
 from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.hmc.engine import INPUTS, ONCE, RESULTS, HmcEngine
+from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.hmc.engine import ONCE, HmcEngine, wire_estimate
 
 __all__ = ["ENGINE", "init_builtin_wf"]
 
@@ -31,30 +31,24 @@ def init_builtin_wf(
     Outputs
     -------
     dwi_file, bvec_file, remaining_field_file
-        The same series, and the field that is still to be corrected.
+        The same series, and the uncorrected distortion field.
     motion_file, motion_record, confounds_file, confounds_record, outliers_file
-        Transforms, what they are, and confounds.
+        Transforms and their description, confounds, outlier slices.
     hmc_record
-        What ran.
+        Method, with its version.
     """
-    field = {"field_file": "remaining_field_file"} if plan.sdc.has_field else {}
-    kept = {"denoised_file": "dwi_file", "raw_bvec_file": "bvec_file", **field}
-    brain = {"biased_dwiref_file": "dwiref_file", "dwi_mask_file": "mask_file"}
-    workflow, inputnode, outputnode = open_workflow(
-        name, {**INPUTS, **brain, **field}, [*kept.values(), *RESULTS.values()]
-    )
     estimate = pe.Node(
         EstimateMotion(sloppy=plan.sloppy, n_threads=resources.omp_nthreads),
         name="estimate_motion",
         n_procs=resources.omp_nthreads,
         mem_gb=4 * plan.size_gb,
     )
-    workflow.connect([
-        (inputnode, estimate, [*INPUTS.items(), *brain.items(), *((f, f) for f in field)]),
-        (estimate, outputnode, list(RESULTS.items())),
-        (inputnode, outputnode, list(kept.items())),
-    ])  # fmt: skip
-    return workflow
+    images = {
+        "biased_dwiref_file": "dwiref_file",
+        "dwi_mask_file": "mask_file",
+        "field_file": "field_file",
+    }
+    return wire_estimate(name, estimate, plan, images)
 
 
 def _describe(sloppy: bool) -> str:

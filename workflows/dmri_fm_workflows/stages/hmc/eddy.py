@@ -9,12 +9,12 @@ from dmri_fm_workflows.interfaces.programs import EDDY, name_eddy
 from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages import sdc
-from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.hmc.engine import INPUTS, RESULTS, ROTATED, HmcEngine
+from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
+from dmri_fm_workflows.stages.hmc.engine import RESULTS, ROTATED, HmcEngine
 
 __all__ = ["ENGINE", "init_eddy_wf"]
 
-#: Inputs of eddy about the field, by what the susceptibility correction gives.
+#: Inputs of eddy about the field, by output of the susceptibility engine (`gives`).
 FIELD_INPUTS = {
     "topup": {"fieldcoef_file": "in_topup_fieldcoef", "movpar_file": "in_topup_movpar"},
     "field": {"field_file": "field_file"},
@@ -23,7 +23,7 @@ FIELD_INPUTS = {
 
 
 def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf") -> pe.Workflow:
-    """Correct head motion, eddy currents and, with the field that there is, distortion.
+    """Correct head motion, eddy currents and, where a field is known, distortion.
 
     Inputs
     ------
@@ -41,13 +41,15 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
     dwi_file, bvec_file
         eddy's series.
     motion_file, motion_record, confounds_file, confounds_record, outliers_file
-        Identity transforms, what they are, and confounds.
+        Identity transforms and their description, confounds, outlier slices.
     hmc_record
-        What ran.
+        Method, with its version.
     """
     field = FIELD_INPUTS[sdc.load(plan.sdc.method).gives]
     workflow, inputnode, outputnode = open_workflow(
-        name, [*INPUTS, "dwi_mask_file", *field], ["dwi_file", "bvec_file", *RESULTS.values()]
+        name,
+        [*MERGED_FILES, "dwi_mask_file", *field],
+        ["dwi_file", "bvec_file", *RESULTS.values()],
     )
     files = pe.Node(WriteFslFiles(), name="write_fsl_files", mem_gb=2 * plan.size_gb)
     eddy = pe.Node(
@@ -58,7 +60,7 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
     )
     collect = pe.Node(CollectEddy(), name="collect_eddy", mem_gb=plan.size_gb)
     workflow.connect([
-        (inputnode, files, list(INPUTS.items())),
+        (inputnode, files, list(MERGED_FILES.items())),
         (inputnode, eddy, [("denoised_file", "in_file"), ("bval_file", "in_bval"),
                            ("raw_bvec_file", "in_bvec"), ("dwi_mask_file", "in_mask"),
                            *field.items()]),

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dmri_fm_workflows.stages.base import Engine
+import nipype.pipeline.engine as pe
 
-__all__ = ["INPUTS", "ONCE", "RESULTS", "ROTATED", "HmcEngine"]
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import MERGED_FILES, Engine, open_workflow
 
-#: Fields that every method takes: the merged series, denoised.
-INPUTS = {
-    "denoised_file": "dwi_file",
-    "bval_file": "bval_file",
-    "raw_bvec_file": "bvec_file",
-    "volumes_file": "volumes_file",
-}
+__all__ = ["ONCE", "RESULTS", "ROTATED", "HmcEngine", "wire_estimate"]
 
 #: Fields that every method offers besides the series, by output of its last node.
 RESULTS = {
@@ -39,8 +35,41 @@ class HmcEngine(Engine):
     Attributes
     ----------
     resamples
-        It interpolates the series itself and corrects the distortion with it; otherwise the field
-        is handed on, and the normalise stage interpolates once.
+        Whether it interpolates the series and corrects the distortion; otherwise the field passes
+        to the normalise stage, which interpolates once.
     """
 
     resamples: bool = False
+
+
+def wire_estimate(
+    name: str, node: pe.Node, plan: SeriesPlan, images: Mapping[str, str] | None = None
+) -> pe.Workflow:
+    """Return the workflow of a node that estimates transforms; series and field pass unchanged.
+
+    Parameters
+    ----------
+    name
+        Name of the workflow.
+    node
+        Its only node; inputs :data:`~dmri_fm_workflows.stages.base.MERGED_FILES`, outputs
+        :data:`RESULTS`.
+    plan
+        Plan of the series.
+    images
+        Further inputs of the node, by field. The field in Hz is used where there is one.
+    """
+    field = {"field_file": "remaining_field_file"} if plan.sdc.has_field else {}
+    kept = {"denoised_file": "dwi_file", "raw_bvec_file": "bvec_file", **field}
+    taken = MERGED_FILES | {
+        f: i for f, i in (images or {}).items() if f != "field_file" or plan.sdc.has_field
+    }
+    workflow, inputnode, outputnode = open_workflow(
+        name, taken | field, [*kept.values(), *RESULTS.values()]
+    )
+    workflow.connect([
+        (inputnode, node, list(taken.items())),
+        (node, outputnode, list(RESULTS.items())),
+        (inputnode, outputnode, list(kept.items())),
+    ])  # fmt: skip
+    return workflow

@@ -7,8 +7,8 @@ import nipype.pipeline.engine as pe
 from dmri_fm_workflows.interfaces.motion import SkipMotion
 from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.hmc.engine import INPUTS, ONCE, RESULTS, HmcEngine
+from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.hmc.engine import ONCE, HmcEngine, wire_estimate
 
 __all__ = ["ENGINE", "init_no_motion_wf"]
 
@@ -16,7 +16,7 @@ __all__ = ["ENGINE", "init_no_motion_wf"]
 def init_no_motion_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
 ) -> pe.Workflow:
-    """Hand on the series as it is, with one identity transform per volume.
+    """Give each volume the identity transform; the series passes unchanged.
 
     Inputs
     ------
@@ -28,24 +28,13 @@ def init_no_motion_wf(
     Outputs
     -------
     dwi_file, bvec_file, remaining_field_file
-        The same series, and the field that is still to be corrected.
+        The same series, and the uncorrected distortion field.
     motion_file, motion_record, confounds_file, confounds_record, outliers_file
-        Transforms, what they are, and confounds.
+        Transforms and their description, confounds, outlier slices.
     hmc_record
-        What ran.
+        Method, with its version.
     """
-    field = {"field_file": "remaining_field_file"} if plan.sdc.has_field else {}
-    kept = {"denoised_file": "dwi_file", "raw_bvec_file": "bvec_file", **field}
-    workflow, inputnode, outputnode = open_workflow(
-        name, {**INPUTS, **field}, [*kept.values(), *RESULTS.values()]
-    )
-    skip = pe.Node(SkipMotion(), name="skip_motion")
-    workflow.connect([
-        (inputnode, skip, list(INPUTS.items())),
-        (skip, outputnode, list(RESULTS.items())),
-        (inputnode, outputnode, list(kept.items())),
-    ])  # fmt: skip
-    return workflow
+    return wire_estimate(name, pe.Node(SkipMotion(), name="skip_motion"), plan)
 
 
 ENGINE = HmcEngine(

@@ -1,4 +1,4 @@
-"""Which method corrects the susceptibility distortion of a series, and why."""
+"""Choice of the method that corrects the susceptibility distortion of a series."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class SdcChoice:
     method
         Name of a method of this package.
     reason
-        Why, for sidecar and report.
+        Reason, for sidecar and report.
     warning
-        What the user should know, or None.
+        Warning for the user, or None.
     unused
         Images that could have corrected the series and do not.
     """
@@ -37,12 +37,12 @@ class SdcChoice:
 
     @property
     def has_field(self) -> bool:
-        """The series is corrected."""
+        """Whether the series is corrected."""
         return bool(load(self.method).has_field)
 
 
 def choose_sdc(series: DwiSeries, pair_sdc: str) -> SdcChoice:
-    """Choose how the susceptibility distortion of a series is corrected.
+    """Choose the susceptibility correction of a series.
 
     `pair_sdc` is the method for a series that has a pair of images.
 
@@ -66,13 +66,13 @@ def choose_sdc(series: DwiSeries, pair_sdc: str) -> SdcChoice:
 
 
 def _describe_pair(series: DwiSeries) -> str:
-    """Name the two images of the pair, and what ties them."""
+    """Name the two images of the pair, and their tie."""
     names = " and ".join(f"{i.path.name} ({i.phase_encoding})" for i in series.blip_pair or ())
     return f"{names}: {series.pair_reason}" if series.pair_reason else names
 
 
 def _why_none(unused: Sequence[UnusedImage]) -> str:
-    """Say why no image corrects a series whose phase encoding is known."""
+    """Return the reason why no image corrects a series of known phase encoding."""
     if not unused:
         return "the session has no image of the opposite phase encoding"
     said = "; ".join(f"{image.path.name}: {image.reason}" for image in unused[:N_NAMED])
@@ -82,13 +82,13 @@ def _why_none(unused: Sequence[UnusedImage]) -> str:
 
 
 def _consequence(series: DwiSeries, *, is_own_choice: bool) -> str | None:
-    """Say what a series without correction suffers from; None where nobody has to be told."""
+    """Return the consequence of no correction; None where no warning is due."""
     encodings = sorted({run.phase_encoding or "unknown" for run in series.runs})
     if len(encodings) > 1:
         advice = "Leave --sdc to auto, or choose" if series.blip_pair else "Choose"
         return (
             f"The merged runs have different phase encodings, {', '.join(encodings)}: tissue lies "
-            "at different places in them, and maps made of all of them are blurred. "
+            "at different positions in them, and maps made of all of them are blurred. "
             f"{advice} one phase encoding with --bids-filter-file."
         )
     if series.blip_pair is not None:

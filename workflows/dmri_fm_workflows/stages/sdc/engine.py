@@ -8,15 +8,7 @@ from typing import Any, Literal
 from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.stages.base import Engine
 
-__all__ = ["INPUTS", "SdcEngine", "reverse_inputs"]
-
-#: Fields that every method takes: the merged series, denoised.
-INPUTS = {
-    "denoised_file": "dwi_file",
-    "bval_file": "bval_file",
-    "raw_bvec_file": "bvec_file",
-    "volumes_file": "volumes_file",
-}
+__all__ = ["SdcEngine", "reverse_inputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +18,15 @@ class SdcEngine(Engine):
     Attributes
     ----------
     gives
-        What it hands on: `field`, `field_file` in Hz; `topup`, topup's own files besides; None,
-        nothing. Whatever corrects motion afterwards takes the field from here, so that a method
-        that is added needs no edge of its own.
+        Output for later stages: `field`: `field_file`, Hz; `topup`: topup's own files besides;
+        None: nothing. The motion stage is connected by it, so a new method needs no edge there.
     """
 
     gives: Literal["topup", "field"] | None
 
     @property
     def has_field(self) -> bool:
-        """There is a field in Hz."""
+        """Whether there is a field in Hz."""
         return self.gives is not None
 
 

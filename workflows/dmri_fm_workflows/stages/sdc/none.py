@@ -28,7 +28,7 @@ def init_reference_wf(
     biased_dwiref_file, uncorrected_file
         b=0 reference before bias correction; the same image.
     sdc_record
-        What ran.
+        Method, with its version.
     """
     workflow, inputnode, outputnode = open_workflow(
         name,

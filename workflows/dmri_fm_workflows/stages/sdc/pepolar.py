@@ -8,8 +8,8 @@ from dmri_fm.preprocess import susceptibility
 from dmri_fm_workflows.interfaces.preprocess import EstimatePairField
 from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.sdc.engine import INPUTS, SdcEngine, reverse_inputs
+from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
+from dmri_fm_workflows.stages.sdc.engine import SdcEngine, reverse_inputs
 
 __all__ = ["ENGINE", "init_pepolar_wf"]
 
@@ -39,10 +39,10 @@ def init_pepolar_wf(
     field_file
         Off-resonance, Hz.
     sdc_record
-        What ran.
+        Method, with its version.
     """
     workflow, inputnode, outputnode = open_workflow(
-        name, INPUTS, ["biased_dwiref_file", "uncorrected_file", "field_file", "sdc_record"]
+        name, MERGED_FILES, ["biased_dwiref_file", "uncorrected_file", "field_file", "sdc_record"]
     )
     assert plan.series.blip_pair is not None
     up, down = plan.series.blip_pair
@@ -56,7 +56,7 @@ def init_pepolar_wf(
         mem_gb=2 * plan.size_gb,
     )
     workflow.connect([
-        (inputnode, estimate, list(INPUTS.items())),
+        (inputnode, estimate, list(MERGED_FILES.items())),
         (estimate, outputnode, [("dwiref_file", "biased_dwiref_file"),
                                 ("uncorrected_file", "uncorrected_file"),
                                 ("field_file", "field_file"), ("record", "sdc_record")]),

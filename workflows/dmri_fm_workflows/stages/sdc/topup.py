@@ -8,8 +8,8 @@ from dmri_fm_workflows.interfaces.fsl import CollectTopup, RunTopup, WriteFslFil
 from dmri_fm_workflows.interfaces.programs import TOPUP, name_topup
 from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.sdc.engine import INPUTS, SdcEngine, reverse_inputs
+from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
+from dmri_fm_workflows.stages.sdc.engine import SdcEngine, reverse_inputs
 
 __all__ = ["ENGINE", "init_topup_wf"]
 
@@ -31,11 +31,11 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
     fieldcoef_file, movpar_file
         topup's own files.
     sdc_record
-        What ran.
+        Method, with its version.
     """
     workflow, inputnode, outputnode = open_workflow(
         name,
-        INPUTS,
+        MERGED_FILES,
         ["biased_dwiref_file", "uncorrected_file", "field_file", "fieldcoef_file", "movpar_file",
          "sdc_record"],
     )  # fmt: skip
@@ -56,7 +56,7 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
     )
     collect = pe.Node(CollectTopup(), name="collect_topup")
     workflow.connect([
-        (inputnode, files, list(INPUTS.items())),
+        (inputnode, files, list(MERGED_FILES.items())),
         (files, topup, [("b0_file", "in_file"), ("b0_acqp_file", "encoding_file")]),
         (topup, collect, [("out_corrected", "corrected_file"), ("out_field", "field_file")]),
         (files, outputnode, [("first_b0_file", "uncorrected_file")]),

@@ -1,13 +1,14 @@
-"""Process one participant: lock, skip what is done, run the graph, write page and provenance."""
+"""One participant of a run: lock, graph, page and provenance; complete ones are skipped."""
 
 from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,27 +23,28 @@ from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.free_water import B_SCALING_CHECK_KEY
 from dmri_fm_workflows.bids import Dataset, Participant, Problem
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines
-from dmri_fm_workflows.execution import (
+from dmri_fm_workflows.execution.graph import run_graph
+from dmri_fm_workflows.execution.letter_case import check_letter_case
+from dmri_fm_workflows.execution.locks import locked
+from dmri_fm_workflows.execution.progress import say
+from dmri_fm_workflows.execution.provenance import (
     Provenance,
     ScanError,
     find_complete,
     find_stale,
     fingerprint,
-    locked,
     measure_outputs,
-    remove_work,
     utc_now,
     write_provenance,
 )
-from dmri_fm_workflows.graph_run import run_graph
-from dmri_fm_workflows.letter_case import check_letter_case
 from dmri_fm_workflows.links import refuse_link, refuse_links
 from dmri_fm_workflows.outputs.publish import clear_partial, publish_text
-from dmri_fm_workflows.participant import init_participant_wf
-from dmri_fm_workflows.plan import ParticipantPlan, plan_participant
+from dmri_fm_workflows.plan import ParticipantPlan
+from dmri_fm_workflows.plan.decide import plan_participant
+from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.report import RunError, write_participant_page
 from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.participant import init_participant_wf
 
 __all__ = ["Job", "run_participant"]
 
@@ -51,7 +53,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One participant to process, and how.
+    """One participant to process.
 
     Attributes
     ----------
@@ -60,11 +62,11 @@ class Job:
     dataset
         The raw dataset.
     participant
-        Sessions and series; none where nothing can be used.
+        Sessions and series; empty if no scan is usable.
     problems
-        What of the participant cannot be used.
+        Scans of the participant that are unusable.
     engines
-        What does each step.
+        Engine of each step.
     """
 
     config: RunConfig
@@ -80,7 +82,7 @@ class Job:
 
     @property
     def has_series(self) -> bool:
-        """There is something to process."""
+        """Whether there is a series to process."""
         return any(session.series for session in self.participant.sessions)
 
     @property
@@ -90,22 +92,22 @@ class Job:
 
     @cached_property
     def plan(self) -> ParticipantPlan:
-        """What will be done."""
+        """Every decision about the participant."""
         return plan_participant(self.config, self.participant, self.engines)
 
     def check_outputs(self) -> None:
-        """Refuse names that the output disk cannot tell apart, if it is there."""
+        """Refuse names that the output disk, if it exists, cannot tell apart."""
         if self.config.output_dir.is_dir():
             check_letter_case(self.config.output_dir, self.label, list(self.scans))
 
     def find_done(self) -> Path | None:
-        """Return the record of the run that has done all of this, if there is one."""
+        """Return the record of a complete earlier run of the same request, if any."""
         if self.problems:
             return None
         return find_complete(self.config.output_dir, self.label, self.fingerprint())
 
     def fingerprint(self) -> str:
-        """Hash what decides the outputs; names of methods hold the versions of their programs."""
+        """Hash all that decides the outputs; names of methods hold versions of programs."""
         return fingerprint(
             self.participant,
             "\n".join([f"{self.config.fingerprint()} {self.engines}", *self.plan.methods]),
@@ -123,15 +125,15 @@ class Job:
         return init_participant_wf(self.plan, resources)
 
 
-def run_participant(job: Job, *, console: Console, hidden: set[Path]) -> bool:
+def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
     """Process a participant; return whether all went well.
 
-    Outputs of earlier runs that this one should have replaced are added to `hidden`.
+    Outputs of earlier runs that this one should have replaced are added to `stale`.
     """
     config, label = job.config, job.label
     job.check_outputs()
     if record := job.find_done():
-        _say(console, f"sub-{label}: complete already ({record.parent.name})")
+        say(console, f"sub-{label}: complete already ({record.parent.name})")
         return True
     started, clock = utc_now(), time.monotonic()
     # A folder of one version: nipype knows of changed inputs, not of changed code.
@@ -143,10 +145,11 @@ def run_participant(job: Job, *, console: Console, hidden: set[Path]) -> bool:
     ):
         written, errors = _process(job, work_dir, console)
         is_partial = bool(config.session_label or config.bids_filters)
-        stale = find_stale(config.output_dir, job.participant, written, is_partial=is_partial)
-        hidden.update(stale)
+        stale.update(
+            find_stale(config.output_dir, job.participant, written, is_partial=is_partial)
+        )
         if not errors:
-            for path in stale:
+            for path in sorted(stale):
                 LOGGER.info("%s is of an earlier run and no output of this one: removed", path)
                 path.unlink()
         errors += _write_page(job, errors, stale)
@@ -173,12 +176,12 @@ def run_participant(job: Job, *, console: Console, hidden: set[Path]) -> bool:
     _print_checks(console, written)
     minutes = (time.monotonic() - clock) / 60
     word = "[red]with errors[/]" if errors else "[green]complete[/]"
-    _say(console, f"sub-{label}: {word} after {minutes:.1f} min")
+    say(console, f"sub-{label}: {word} after {minutes:.1f} min")
     return not errors
 
 
 def _process(job: Job, work_dir: Path, console: Console) -> tuple[set[Path], list[ScanError]]:
-    """Run the graph, if there is one; return what was written, and what failed or is unusable."""
+    """Run the graph, if there is one; return the files written, and errors."""
     written: set[Path] = set()
     errors = [
         ScanError(str(p.path.name if p.path else f"sub-{job.label}"), "read", str(p.error))
@@ -211,10 +214,6 @@ def _write_page(job: Job, errors: Sequence[ScanError], stale: Collection[Path]) 
     return []
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
-
-
 def _refuse_links(output_dir: Path, label: str, work_dir: Path) -> None:
     """Refuse links in a participant's folders, which would be written through."""
     for name in (f"sub-{label}", f"sub-{label}.html"):
@@ -226,7 +225,7 @@ def _refuse_links(output_dir: Path, label: str, work_dir: Path) -> None:
 
 @contextmanager
 def _nothing_partial(output_dir: Path, label: str) -> Iterator[None]:
-    """Clear what killed processes left unfinished: those of earlier runs, then those of this."""
+    """Clear unfinished files of killed processes: of earlier runs, then of this one."""
 
     def clear() -> None:
         clear_partial(output_dir / f"sub-{label}")
@@ -240,21 +239,25 @@ def _nothing_partial(output_dir: Path, label: str) -> Iterator[None]:
 
 
 def _print_checks(console: Console, written: Collection[Path]) -> None:
-    """Print what a user who decided about b-values has to see: MD of the ventricles."""
+    """Print MD of the ventricles, for users who decided about the scaling of b-values."""
     for path in sorted(p for p in written if p.name.endswith("_desc-preproc_dwi.json")):
         check = read_object(path).get(B_SCALING_CHECK_KEY)
         if check and "_space-ACPC_" in path.name:
             name = path.name.partition("_space-")[0]
-            console.print(
-                f"{escape(name)}: {escape(check['Summary'])}", highlight=False, soft_wrap=True
-            )
+            say(console, f"{escape(name)}: {escape(check['Summary'])}")
 
 
 def _print_errors(console: Console, label: str, errors: Sequence[ScanError]) -> None:
     for error in errors:
-        console.print(
-            f"[red]sub-{label}[/] {escape(error.scan)}, stage {escape(error.stage)}:\n"
-            f"{escape(error.message)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        where = f"{escape(error.scan)}, stage {escape(error.stage)}"
+        say(console, f"[red]sub-{label}[/] {where}:\n{escape(error.message)}")
+
+
+def remove_work(work_dir: Path) -> None:
+    """Remove a participant's work folder, and its parent if nothing else is in it.
+
+    Links in it are removed, what they lead to is not.
+    """
+    shutil.rmtree(work_dir, ignore_errors=True)
+    with suppress(OSError):
+        work_dir.parent.rmdir()

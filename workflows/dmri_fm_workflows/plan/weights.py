@@ -1,4 +1,4 @@
-"""Models of a request: whether they can run, and what their weights give."""
+"""Weights of the models of a request: checks, and the features that they give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_weights", "scan_features"]
 
 
 def scan_features(encoder: str, weights: Mapping[str, Path]) -> str:
-    """Return what an encoder's features of a scan are, which names their files.
+    """Return the type of an encoder's features of a scan, which is in the names of their files.
 
     The JSON file beside the weights states it. Nothing else of the weights is read.
 
@@ -44,15 +44,15 @@ def scan_features(encoder: str, weights: Mapping[str, Path]) -> str:
         return default
     path = Path(weights[encoder]).with_suffix(".json")
     settings = read_object(path, error_class=WeightsError).get("config")
-    # Files that are older than the entry are of encoders with a class token.
-    found = settings.get("features", "cls") if isinstance(settings, dict) else None
-    if found not in get_args(FeatureType):
+    # Files without the entry are older, of encoders with a class token.
+    features = settings.get("features", "cls") if isinstance(settings, dict) else None
+    if features not in get_args(FeatureType):
         raise WeightsError(
-            f"features of a scan: {found!r}",
+            f"features of a scan: {features!r}",
             path=path,
             expected="`features` in `config`: " + " or ".join(get_args(FeatureType)),
         )
-    return str(found)
+    return str(features)
 
 
 def check_weights(config: RunConfig) -> None:
@@ -73,6 +73,6 @@ def check_weights(config: RunConfig) -> None:
             raise WeightsError(
                 "weights without statistics of their training data",
                 path=path,
-                expected=f"what the standard deviations (desc-std) of {name} are made from",
+                expected=f"the statistics that the standard deviations (desc-std) of {name} need",
                 advice="train with `dmri-fm train`, which writes them",
             )

@@ -8,7 +8,7 @@ import nipype.pipeline.engine as pe
 import pytest
 from nipype.interfaces import utility as niu
 
-from dmri_fm_workflows import plugin
+from dmri_fm_workflows.execution import pool
 
 
 def die() -> int:
@@ -24,15 +24,15 @@ def die() -> int:
 def test_killed_worker_ends_the_run_with_a_crash_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugin, "_PRELOAD", [])  # nothing heavy is needed here
+    monkeypatch.setattr(pool, "_PRELOAD", [])  # nothing heavy is needed here
     workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
     workflow.config["execution"].update(
         {"crashdump_dir": str(tmp_path), "crashfile_format": "txt", "poll_sleep_duration": "0.1"}
     )
     node = pe.Node(niu.Function(function=die, output_names=["out"]), name="die")
     workflow.add_nodes([node])
-    pool = plugin.ProcessPoolPlugin(plugin_args={"n_procs": 1, "memory_gb": 4})
+    runner = pool.ProcessPoolPlugin(plugin_args={"n_procs": 1, "memory_gb": 4})
     with pytest.raises(Exception, match="terminated abruptly"):
-        workflow.run(plugin=pool)
+        workflow.run(plugin=runner)
     (crash,) = tmp_path.glob("crash*.txt")
     assert "terminated abruptly" in crash.read_text()

@@ -38,7 +38,7 @@ ANAT_FIELDS = (
 
 
 def init_participant_wf(plan: ParticipantPlan, resources: Resources) -> pe.Workflow:
-    """Build everything that is computed for one participant, as `sub_<label>_wf`."""
+    """Build the graph of one participant, `sub_<label>_wf`."""
     workflow = pe.Workflow(name=f"sub_{_word(plan.label)}_wf")
     for session in plan.sessions:
         anat_wf = None
@@ -93,7 +93,7 @@ def _word(label: str) -> str:
 def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
     """Build all stages of one series.
 
-    Where it has a T1w image, the anatomy of the session has to be connected.
+    The anatomy of the session has to be connected where there is a T1w image.
 
     Inputs
     ------
@@ -144,8 +144,8 @@ def _merge_records(
     stages: Iterable[Stage],
     sources: Mapping[str, Source],
 ) -> Source:
-    """Add what joins the records of all stages into that of the series."""
-    # Those of the series come after that of the anatomy: of two masks its own is named.
+    """Join the records of all stages into that of the series."""
+    # Records of the series come after that of the anatomy: of two masks its own is named.
     fields = ["anat_record"] if plan.has_t1w else []
     fields += [stage.record for stage in stages if stage.record is not None]
     listed = pe.Node(niu.Merge(len(fields)), name="list_records", run_without_submitting=True)
@@ -188,7 +188,7 @@ def _connect_outputs(
 
 
 def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
-    """Return what the plan says and every sidecar of the series repeats."""
+    """Return the entries of every sidecar of the series that the plan decides."""
 
     def uri(path: Path) -> str:
         return raw_uri(path, resources.bids_root)

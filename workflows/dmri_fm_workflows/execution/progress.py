@@ -17,14 +17,19 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-__all__ = ["ParticipantProgress"]
+__all__ = ["ParticipantProgress", "say"]
+
+
+def say(console: Console, text: str) -> None:
+    """Print a message with rich's markup; lines are not broken, so that paths can be copied."""
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 class ParticipantProgress:
     """Show how many steps of a participant's graph are done and which ones run.
 
-    On a terminal the line is redrawn in place; into a file or a batch system's log one line is
-    written as a step starts or fails, so that the log stays readable.
+    A terminal's line is redrawn; a file or a batch system's log gets one line for each step that
+    starts or fails.
 
     Parameters
     ----------
@@ -61,7 +66,7 @@ class ParticipantProgress:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_class: type[BaseException] | None,
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
@@ -74,7 +79,7 @@ class ParticipantProgress:
         Parameters
         ----------
         stage
-            What a user should read, for example `preprocess: estimate motion (dir-AP)`.
+            Text for the user, for example `preprocess: estimate motion (dir-AP)`.
         status
             `start`, `end` or `exception`.
         """

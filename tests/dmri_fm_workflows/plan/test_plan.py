@@ -22,21 +22,19 @@ from dmri_fm.preprocess import susceptibility as susceptibility_module
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
-from dmri_fm_workflows import run_participant
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.engines import Engines, choose_engines
+from dmri_fm_workflows.execution import job
 from dmri_fm_workflows.interfaces import programs as programs_module
-from dmri_fm_workflows.participant import init_participant_wf
 from dmri_fm_workflows.plan import (
     SLOPPY_WARNING,
     ParticipantPlan,
     SeriesPlan,
     SessionPlan,
-    plan_participant,
-    plan_series,
 )
-from dmri_fm_workflows.plan_text import (
+from dmri_fm_workflows.plan.decide import plan_participant, plan_series
+from dmri_fm_workflows.plan.engines import Engines, choose_engines
+from dmri_fm_workflows.plan.text import (
     LABEL_WIDTH,
     WIDTH,
     _item,
@@ -46,6 +44,7 @@ from dmri_fm_workflows.plan_text import (
 )
 from dmri_fm_workflows.run import run_participants
 from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.participant import init_participant_wf
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 DEAD_LINK = "IntendedFor names 'dwi/sub-01_dwi.nii.gz', which does not exist"
@@ -240,7 +239,7 @@ def test_what_is_complete_is_said_to_be_left_alone(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = tmp_path / "out" / "sub-01" / "log" / "some_run" / "provenance.json"
-    monkeypatch.setattr(run_participant, "find_complete", lambda *_: record)
+    monkeypatch.setattr(job, "find_complete", lambda *_: record)
     _, text = dry_run(raw, tmp_path / "out", models=())
     assert "sub-01: complete already (some_run); nothing will be done." in text
 
@@ -278,9 +277,7 @@ def test_outputs_of_another_version_of_a_program_are_not_complete(
     dataset = read_dataset(raw)
 
     def hashed() -> str:
-        return run_participant.Job(
-            config, dataset, dataset.participants[0], (), engines
-        ).fingerprint()
+        return job.Job(config, dataset, dataset.participants[0], (), engines).fingerprint()
 
     before = hashed()
     assert hashed() == before

@@ -1,4 +1,4 @@
-"""Which engine does each step, decided before any work starts."""
+"""Engines of a run, chosen before any work starts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Engines:
-    """What does the steps of a whole run.
+    """Engines of the steps of a run.
 
     Attributes
     ----------
     denoise, pair_sdc, hmc
-        Noise, distortion where there is a pair of images, motion and eddy currents.
+        Names of the engines for noise, for distortion where there is a pair of images, and for
+        motion and eddy currents.
     device
         Torch device of the networks.
     """
@@ -38,12 +39,12 @@ class Engines:
 def choose_engines(
     *, denoise: str, sdc: str, hmc: str, unring: bool, device: str = "cpu"
 ) -> Engines:
-    """Resolve `auto` against what is installed: the first engine of a stage whose programs are.
+    """Choose engines; `auto` is the first engine of a stage whose programs are installed.
 
     Raises
     ------
     MissingToolError
-        If a program was asked for by name and is missing.
+        If the programs of an engine that was named are missing.
     ConfigError
         If the device is missing.
     """
@@ -58,9 +59,8 @@ def choose_engines(
 def _choose(package: Any, name: str, *, unring: bool = False) -> str:
     """Return the engine of a stage that runs."""
     if name == "auto":
-        engines = map(package.load, package.NAMES)
-        found: str = next(e.name for e in engines if not _missing(e, unring=unring))
-        return found
+        names: tuple[str, ...] = package.NAMES
+        return next(n for n in names if not _missing(package.load(n), unring=unring))
     if missing := _missing(package.load(name), unring=unring):
         program = name if missing == package.load(name).programs else missing[0]
         raise MissingToolError(

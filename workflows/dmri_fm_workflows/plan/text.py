@@ -1,4 +1,4 @@
-"""The plan as text, for `--dry-run`."""
+"""Text of a plan, for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, identity
 from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm_workflows.bids import EpiImage
+from dmri_fm_workflows.config import OUTPUT_SPACES
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 
 __all__ = ["LATER", "describe_plan", "list_omissions"]
 
-#: What no plan can hold.
+#: Warnings that only a run can give.
 LATER = (
     "Volumes without signal, doubtful masks and registrations, and b-vectors that do not follow "
-    "the fibres are found in the voxels only: the run adds them to the warnings."
+    "the fibres are visible in the voxels only: the run adds them to the warnings."
 )
 
 #: Columns of a line; a file name that is longer stays whole.
@@ -34,7 +35,7 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def describe_plan(plan: ParticipantPlan) -> str:
-    """Return what will be done with a participant, one stage a line."""
+    """Return the text of a participant's plan, one stage a line."""
     lines: list[str] = []
     for session in plan.sessions:
         lines += _session_lines(session)
@@ -44,66 +45,67 @@ def describe_plan(plan: ParticipantPlan) -> str:
 
 
 def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
-    """Return what will not be done with a series, and why."""
-    found: list[str] = []
+    """Return the steps that are omitted for a series, and why."""
+    omitted: list[str] = []
     if plan.engines.denoise == "none":
-        found.append("Noise is not removed: switched off by --denoise none.")
+        omitted.append("Noise is not removed: switched off by --denoise none.")
     elif "too few" in plan.denoising:
-        found.append("Noise is not removed from runs of too few volumes.")
+        omitted.append("Noise is not removed from runs of too few volumes.")
     if not plan.unring:
-        found.append("Gibbs ringing is not removed: --unring does that.")
+        omitted.append("Gibbs ringing is not removed: --unring does that.")
     if not plan.sdc.has_field:
-        found.append("Susceptibility distortion is not corrected, for the reason above.")
+        omitted.append("Susceptibility distortion is not corrected, for the reason above.")
     if plan.engines.hmc == "none":
-        found.append(
+        omitted.append(
             "Head motion and eddy currents are not corrected: switched off by --hmc none."
         )
     if not plan.has_t1w:
-        found.append("There are no anatomical outputs: no T1w image can be used.")
+        omitted.append("There are no anatomical outputs: no T1w image can be used.")
     if not plan.has_tensor:
-        found.append(
+        omitted.append(
             f"No tensor is fitted, by least squares or a network: the "
             f"{plan.gtab.count_directions()} directions do not determine one."
         )
     wanted = [m for m in plan.models if m in TENSOR_NETWORKS]
     if plan.has_tensor and not wanted:
-        found.append("No tensor network runs: --models does not name one.")
+        omitted.append("No tensor network runs: --models does not name one.")
     elif plan.has_tensor and not plan.networks:
-        found.append(
+        omitted.append(
             f"{', '.join(wanted)} does not run: no shell has six directions that determine a "
             "tensor."
         )
     for network in map(identity, plan.networks):
         if not network.has_intervals:
-            found.append(f"{network.name} gives no standard deviations (desc-std).")
+            omitted.append(f"{network.name} gives no standard deviations (desc-std).")
         if not network.has_ood:
-            found.append(f"{network.name} gives no out-of-distribution map (param-ood).")
+            omitted.append(f"{network.name} gives no out-of-distribution map (param-ood).")
     if not plan.encoders:
-        found.append(f"There are no features: --models names no encoder ({', '.join(ENCODERS)}).")
-    found += [
+        names = ", ".join(ENCODERS)
+        omitted.append(f"There are no features: --models names no encoder ({names}).")
+    omitted += [
         f"Series and maps are not written in {space}: --output-spaces does not name it."
-        for space in ("MNI152NLin2009aSym",)
+        for space in OUTPUT_SPACES
         if space not in plan.output_spaces
     ]
-    return tuple(found)
+    return tuple(omitted)
 
 
 def _session_lines(session: SessionPlan) -> list[str]:
-    head = "" if session.label is None else f"ses-{session.label}: "
+    prefix = "" if session.label is None else f"ses-{session.label}: "
     if session.t1w is None:
-        return [f"  {head}no T1w image: each series is registered to the template by itself"]
+        return [f"  {prefix}no T1w image: each series is registered to the template by itself"]
     text = (
         f"{session.t1w.name}: bias correction (N4), brain mask by {name_mask('t1w')}, ACPC; to "
         f"the template: {name_normalisation(session.normalisation)}"
     )
-    lines = _item(f"{head}T1w image", text, indent=2)
+    lines = _item(f"{prefix}T1w image", text, indent=2)
     for path in session.unused_t1w:
         lines += _item("not used", f"{path.name}: one T1w image is used", indent=4)
     return lines
 
 
 def _item(label: str, text: str, *, indent: int = 4) -> list[str]:
-    """Return a stage and what is done, wrapped; file names stay whole."""
+    """Return the wrapped lines of a stage; file names stay whole."""
     lines = textwrap.wrap(
         _TOGETHER.sub(_NO_BREAK, text),
         WIDTH,
@@ -168,9 +170,9 @@ def _stages(plan: SeriesPlan) -> Iterator[tuple[str, str]]:
 
 def _run_text(run: EpiImage, n_usable: int, readout_s: float) -> str:
     n_all = run.shape[3]
-    left_out = f", {n_all - n_usable} of them left out" if n_all != n_usable else ""
+    unusable = f", {n_all - n_usable} of them left out" if n_all != n_usable else ""
     plural = "volume" if n_all == 1 else "volumes"
-    return f"{run.path.name} ({n_all} {plural}{left_out}; {_encoding_text(run, readout_s)})"
+    return f"{run.path.name} ({n_all} {plural}{unusable}; {_encoding_text(run, readout_s)})"
 
 
 def _encoding_text(image: EpiImage, readout_s: float) -> str:

@@ -1,10 +1,11 @@
-"""Run the graph of a participant: nipype's settings, progress, and what failed."""
+"""Run the graph of a participant: nipype's settings, progress, and errors."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
+import re
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
@@ -15,13 +16,13 @@ from nipype.interfaces.utility import IdentityInterface
 from rich.console import Console
 
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.execution import ScanError, read_crash
+from dmri_fm_workflows.execution.pool import ProcessPoolPlugin
+from dmri_fm_workflows.execution.progress import ParticipantProgress
+from dmri_fm_workflows.execution.provenance import ScanError
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.publish import publish_text
-from dmri_fm_workflows.plugin import ProcessPoolPlugin
-from dmri_fm_workflows.progress import ParticipantProgress
 
-__all__ = ["count_steps", "describe_node", "run_graph"]
+__all__ = ["count_steps", "describe_node", "read_crash", "run_graph"]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def run_graph(
     log_dir: Path,
     console: Console,
 ) -> tuple[set[Path], list[ScanError]]:
-    """Run the graph of a participant; return the files that were written, and what failed."""
+    """Run the graph of a participant; return the files that were written, and errors."""
     log_dir.mkdir(parents=True, exist_ok=True)
     plugin, arguments = choose_plugin(config)
     execution = {
@@ -73,7 +74,7 @@ def run_graph(
 
 
 def _read_error(path: Path, label: str, output_dir: Path) -> ScanError:
-    """Return what a crash file says."""
+    """Return the error of a crash file."""
     node, message = read_crash(path)
     scan, stage = describe_node(node)
     details = f"  details: {os.path.relpath(path, output_dir)}"
@@ -83,7 +84,7 @@ def _read_error(path: Path, label: str, output_dir: Path) -> ScanError:
 def _quiet_nipype(log_dir: Path, *, verbose: int) -> None:
     """Keep nipype's own messages off the terminal, here and in its worker processes.
 
-    What matters of them is shown by the progress display; what failed stands in the crash files.
+    The progress display shows the steps, crash files hold the errors.
     """
     if verbose:
         return
@@ -128,9 +129,9 @@ class NodeWatcher:
 
 
 def _sunk(node: pe.Node) -> list[Path]:
-    found = node.result.outputs
-    files = found.out_file if isinstance(found.out_file, list) else [found.out_file]
-    return [Path(f) for f in (*files, found.out_meta) if isdefined(f)]
+    outputs = node.result.outputs
+    files = outputs.out_file if isinstance(outputs.out_file, list) else [outputs.out_file]
+    return [Path(f) for f in (*files, outputs.out_meta) if isdefined(f)]
 
 
 def count_steps(workflow: pe.Workflow) -> int:
@@ -176,3 +177,37 @@ def describe_node(fullname: str) -> tuple[str, str]:
             stage = stage or word
     step = f"{stage}: {node}" if stage else node
     return scan, step.replace("_", " ").strip()
+
+
+#: Last line of a Python traceback, with the lines that an error of ours adds below it.
+_LAST_ERROR = re.compile(
+    r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|BrokenProcessPool))(?::|$)"
+)
+
+#: Advice for a worker process that died without a message.
+_KILLED_ADVICE = (
+    "  what to do: its memory ran out, most likely; give the job more of it, or run fewer steps "
+    "at a time (--nprocs, --omp-nthreads)"
+)
+
+
+def read_crash(path: Path) -> tuple[str, str]:
+    """Return the node's full name and the final error of a nipype crash file."""
+    # The traceback of the interface itself stands indented by tabs inside that of the node.
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\t", "")
+    node = next(
+        (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Node:")),
+        path.stem,
+    )
+    message: list[str] = []
+    for line in text.splitlines():
+        if match := _LAST_ERROR.match(line):
+            error = match["error"].rsplit(".", 1)[-1]
+            message = [f"{error}{line[match.end() - 1 :]}" if ":" in line else error]
+        elif message and line.startswith("  ") and not line.startswith("  File "):
+            message.append(line)
+        elif message and line and not line.startswith(" "):
+            continue
+    if message and message[0].startswith("BrokenProcessPool"):
+        message.append(_KILLED_ADVICE)
+    return node, "\n".join(message) or "no message; see the crash file"

@@ -1,4 +1,4 @@
-"""nipype's process pool: it hears of workers that die, and its workers die with the run."""
+"""nipype's process pool, which notices the death of workers, and ends them with the run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from socket import gethostname
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
-from dmri_fm_workflows.stopping import STOP
+from dmri_fm_workflows.execution.stopping import STOP
 
 __all__ = ["ProcessPoolPlugin"]
 
 
-#: What every worker needs: imported once, by the server that workers are forked from.
-_PRELOAD = ["dmri_fm_workflows.participant", "ants"]
+#: Modules that every worker needs, imported once by the server that forks the workers.
+_PRELOAD = ["dmri_fm_workflows.stages.participant", "ants"]
 
 #: A scheduler sends SIGTERM to every process of a job, in any order: a worker that has died waits
 #: this long, s, for the main process to be told as well before it counts as a failure.

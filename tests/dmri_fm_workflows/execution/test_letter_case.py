@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmri_fm.errors import OutputError
-from dmri_fm_workflows.letter_case import check_letter_case
+from dmri_fm_workflows.execution.letter_case import check_letter_case
 
 
 @pytest.fixture

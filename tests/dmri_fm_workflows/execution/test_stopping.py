@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dmri_fm_workflows.stopping import STOP
+from dmri_fm_workflows.execution.stopping import STOP
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"}
 
@@ -26,8 +26,8 @@ from pathlib import Path
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
-from dmri_fm_workflows import plugin
-from dmri_fm_workflows.stopping import STOP
+from dmri_fm_workflows.execution import pool
+from dmri_fm_workflows.execution.stopping import STOP
 
 def first(folder):
     from pathlib import Path
@@ -46,7 +46,7 @@ def second(folder):
 
 def main():
     folder, n_procs = sys.argv[1], int(sys.argv[2])
-    plugin._PRELOAD = []  # nothing heavy is needed here
+    pool._PRELOAD = []  # nothing heavy is needed here
     workflow = pe.Workflow(name="wf", base_dir=folder)
     workflow.config["execution"].update(
         crashdump_dir=folder, crashfile_format="txt", poll_sleep_duration="0.01",
@@ -57,7 +57,7 @@ def main():
     workflow.connect(one, "out", two, "folder")
     with STOP.heard(is_last=True):
         try:
-            workflow.run(plugin=plugin.ProcessPoolPlugin({"n_procs": n_procs, "memory_gb": 4}))
+            workflow.run(plugin=pool.ProcessPoolPlugin({"n_procs": n_procs, "memory_gb": 4}))
         except KeyboardInterrupt:
             print("interrupted")
             return 130

@@ -1,4 +1,4 @@
-"""Where each volume of a merged series came from, as a table that travels between nodes."""
+"""Table of the run and phase encoding of each volume of a merged series, passed between nodes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class VolumeOrigin:
 
 
 def write_volumes(origins: Sequence[VolumeOrigin], path: Path) -> Path:
-    """Write the table as TSV, `n/a` for what is not known."""
+    """Write the table as TSV, `n/a` for an unknown phase encoding."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow([f.name for f in fields(VolumeOrigin)])

@@ -1,4 +1,4 @@
-"""What a run would do, as text: `--dry-run`."""
+"""`--dry-run`: the plans of all participants, printed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from dmri_fm.errors import DmriError
-from dmri_fm_workflows.graph_run import count_steps
-from dmri_fm_workflows.plan_text import LATER, WIDTH, describe_plan
-from dmri_fm_workflows.run_participant import Job
+from dmri_fm_workflows.execution.graph import count_steps
+from dmri_fm_workflows.execution.job import Job
+from dmri_fm_workflows.plan.text import LATER, WIDTH, describe_plan
 
 __all__ = ["print_plans"]
 
 
 def print_plans(console: Console, jobs: Iterable[Job]) -> bool:
-    """Print what would be done with each participant; return whether all of it can be done."""
+    """Print the plan of each participant; return whether all plans can be carried out."""
     is_possible = True
     for job in jobs:
         try:
@@ -29,16 +29,16 @@ def print_plans(console: Console, jobs: Iterable[Job]) -> bool:
 
 
 def _describe(job: Job) -> str:
-    """Return what would be done with a participant, or raise the error that it would end with."""
+    """Return the text of a participant's plan, or raise the error that the run would raise."""
     job.check_outputs()
     unread = [f"  not read: {p.path.name if p.path else p.error.found}" for p in job.problems]
     if not job.has_series:
         return "\n".join([f"sub-{job.label}: nothing can be processed", *unread])
     n_steps = count_steps(job.build())
-    head = f"sub-{job.label}: {len(job.plan.series)} series, {n_steps} steps"
+    title = f"sub-{job.label}: {len(job.plan.series)} series, {n_steps} steps"
     if record := job.find_done():
-        head = (
+        title = (
             f"sub-{job.label}: complete already ({record.parent.name}); nothing will be done. "
             "This is how the outputs were made:"
         )
-    return "\n".join([head, *unread, describe_plan(job.plan)])
+    return "\n".join([title, *unread, describe_plan(job.plan)])

@@ -1,0 +1,98 @@
+"""Tiny runs, and plans and graphs of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from nipype.pipeline.engine import Workflow
+
+from dmri_fm.gradient_files import read_raw_gradients
+from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.series import save_image
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, Participant, Session
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.plan import ParticipantPlan
+from dmri_fm_workflows.plan.decide import plan_participant
+from dmri_fm_workflows.plan.engines import Engines
+from dmri_fm_workflows.stages import base, participant
+
+AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
+
+
+def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
+    """Write a tiny run and return its record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"sub-01_dir-{direction}_dwi"
+    n = n_directions + 1
+    save_image(np.ones((4, 4, 3, n)), AFFINE, f"{stem}.nii.gz")
+    z = 1 - (np.arange(n_directions) + 0.5) / n_directions
+    turn = np.pi * (1 + np.sqrt(5)) * np.arange(n_directions)
+    bvecs = np.zeros((3, n))
+    bvecs[:, 1:] = np.cos(turn), np.sin(turn), z
+    bvecs[:2, 1:] *= np.sqrt(1 - z**2)
+    np.savetxt(f"{stem}.bvec", bvecs)
+    np.savetxt(f"{stem}.bval", [[0] + [1000] * n_directions], fmt="%d")
+    return DwiRun(
+        path=Path(f"{stem}.nii.gz"),
+        entities={"subject": "01", "direction": direction},
+        metadata={},
+        shape=(4, 4, 3, n),
+        affine=AFFINE,
+        phase_encoding="j" if direction == "PA" else "j-",
+        readout_time_s=0.05,
+        bval=Path(f"{stem}.bval"),
+        bvec=Path(f"{stem}.bvec"),
+        gradients=read_raw_gradients(f"{stem}.bval", f"{stem}.bvec", affine=AFFINE),
+    )
+
+
+def scale_vectors(run: DwiRun) -> DwiRun:
+    """Make all b-vectors of a run shorter than 1."""
+    np.savetxt(run.bvec, 0.93 * np.loadtxt(run.bvec))
+    gradients = read_raw_gradients(
+        run.bval, run.bvec, affine=AFFINE, options=GradientOptions("none")
+    )
+    return replace(run, gradients=gradients)
+
+
+ENGINES = [
+    Engines("mppca", "pepolar", "builtin"),
+    Engines("none", "none", "none"),
+    Engines("patch2self", "topup", "builtin"),
+    Engines("mppca", "topup", "eddy"),
+    Engines("mppca", "pepolar", "eddy"),
+]
+
+
+def plan_for(
+    *series: DwiSeries,
+    root: Path,
+    engines: Engines = ENGINES[0],
+    t1w: bool = True,
+    session_warnings: tuple[str, ...] = (),
+    **options: object,
+) -> ParticipantPlan:
+    """Plan a participant with these series and options."""
+    anatomy = ()
+    if t1w:
+        path = root / "raw" / "sub-01_T1w.nii.gz"
+        save_image(np.ones((4, 4, 4)), AFFINE, path)
+        anatomy = (path,)
+    config = RunConfig(root / "raw", root / "out", **({"sloppy": True} | options))
+    found = Participant("01", (Session(None, anatomy, series, session_warnings),))
+    return plan_participant(config, found, engines)
+
+
+def make_resources(root: Path, omp_nthreads: int = 1) -> base.Resources:
+    """Return folders below a root."""
+    return base.Resources(
+        bids_root=root / "raw", output_dir=root / "out", omp_nthreads=omp_nthreads
+    )
+
+
+def build(*series: DwiSeries, root: Path, omp_nthreads: int = 1, **options: object) -> Workflow:
+    """Build a participant's graph."""
+    plan = plan_for(*series, root=root, **options)
+    return participant.init_participant_wf(plan, make_resources(root, omp_nthreads))

@@ -1,0 +1,1 @@
+"""Execution of a participant's graph: locks, processes, progress, errors and provenance."""

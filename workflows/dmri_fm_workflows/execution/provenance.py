@@ -1,0 +1,159 @@
+"""Record of a run: what decides a participant's outputs, and what an earlier run has written.
+
+A participant is done when a `provenance.json` of an earlier run carries the fingerprint of
+this one (options, version, input files) and every output that it lists is still there. Then
+nothing is touched. Otherwise the graph runs in the participant's work folder, where nodes that
+finished in an interrupted run are taken up again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dmri_fm.errors import ConfigError
+from dmri_fm_workflows.bids import Participant
+from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.group.status import find_missing, read_records
+from dmri_fm_workflows.outputs.naming import identify
+from dmri_fm_workflows.outputs.publish import publish_text, to_json
+
+
+@dataclass(frozen=True)
+class ScanError:
+    """Scan, stage and message of one failure."""
+
+    scan: str
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Record of one run of one participant; `provenance.json` in its log folder.
+
+    `is_partial`: it was asked for some sessions or scans only.
+    """
+
+    participant: str
+    status: str
+    run_uuid: str
+    version: str
+    command: str
+    started: str
+    finished: str
+    fingerprint: str
+    scans: tuple[str, ...] = ()
+    is_partial: bool = False
+    outputs: dict[str, int] = field(default_factory=dict)
+    errors: tuple[ScanError, ...] = ()
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def fingerprint(
+    participant: Participant, options: str, *, version: str, extra: Iterable[Path] = ()
+) -> str:
+    """Hash all that decides a participant's outputs: options, version, inputs and their sidecars.
+
+    Input files count by name, size and modification time, so that a replaced scan is noticed
+    without reading gigabytes; sidecars count by their content.
+    """
+    digest = hashlib.sha256(f"{version}\n{options}\n".encode())
+    for path in sorted({*input_files(participant), *extra}):
+        status = path.stat()
+        entry = f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
+        # A file's name need not be UTF-8.
+        digest.update(entry.encode(errors="surrogateescape"))
+    said = [
+        [session.label, session.warnings, series.entities, series.warnings, series.pair_reason,
+         [[i.path.name, i.reason] for i in series.unused],
+         [[i.path.name, i.metadata, i.phase_encoding, i.readout_time_s]
+          for i in (*series.runs, *series.reverse)]]
+        for session in participant.sessions
+        for series in session.series
+    ]  # fmt: skip
+    digest.update(json.dumps(to_json(said), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def input_files(participant: Participant) -> tuple[Path, ...]:
+    """Return the existing files of a participant that the graph reads."""
+    files: list[Path] = []
+    for session in participant.sessions:
+        files += session.t1w
+        for series in session.series:
+            for run in (*series.runs, *series.reverse):
+                files += [p for p in (run.path, run.bval, run.bvec) if p is not None]
+    return tuple(p for p in files if p.exists())
+
+
+def find_complete(output_dir: Path, participant: str, wanted: str) -> Path | None:
+    """Return the provenance file of a complete earlier run with this fingerprint, if any."""
+    if not (output_dir / f"sub-{participant}.html").exists():
+        return None
+    folder = output_dir / f"sub-{participant}"
+    for record in read_records(folder)[0]:
+        if record["status"] != "complete" or record.get("fingerprint") != wanted:
+            continue
+        outputs = record.get("outputs", {})
+        if outputs and not find_missing(output_dir, outputs):
+            return folder / "log" / str(record["run_uuid"]) / "provenance.json"
+    return None
+
+
+def measure_outputs(output_dir: Path, written: Iterable[Path]) -> dict[str, int]:
+    """Return the sizes, bytes, of written files by path relative to the output folder."""
+    return {p.relative_to(output_dir).as_posix(): p.stat().st_size for p in sorted(set(written))}
+
+
+def find_stale(
+    output_dir: Path, participant: Participant, written: Collection[Path], *, is_partial: bool
+) -> list[Path]:
+    """Return outputs of earlier runs that this one has replaced by none.
+
+    Parameters
+    ----------
+    output_dir
+        Root of the output dataset.
+    participant
+        Scans that this run processed.
+    written
+        Files that it wrote.
+    is_partial
+        Whether only some sessions or scans were requested: outputs of others are not stale.
+    """
+    listed = {
+        output_dir / name
+        for record in read_records(output_dir / f"sub-{participant.label}")[0]
+        for name in record.get("outputs", {})
+    }
+    names = {series.name for session in participant.sessions for series in session.series}
+    stale = []
+    for path in sorted(listed - set(written)):
+        if not path.is_file():
+            continue
+        try:
+            entities = identify(path.relative_to(output_dir)).source_entities
+        except ConfigError:  # a name of another version
+            entities = {}
+        if not is_partial or scan_name(entities) in names:
+            stale.append(path)
+    return stale
+
+
+def write_provenance(output_dir: Path, record: Provenance) -> Path:
+    """Write a run's record into `sub-<label>/log/<run_uuid>/provenance.json`, by rename."""
+    folder = output_dir / f"sub-{record.participant}" / "log" / record.run_uuid
+    content = asdict(record) | {"participant": f"sub-{record.participant}"}
+    text = json.dumps(content, indent=2) + "\n"
+    path = folder / "provenance.json"
+    publish_text(text, path)
+    return path

@@ -1,0 +1,132 @@
+"""Arguments of the command line, kept in the fields of the request that they set.
+
+The parser, the checks of the request, its fingerprint and the Boutiques descriptor read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import Field, field
+from pathlib import Path
+from typing import Any
+
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, explain_retired
+
+__all__ = ["GROUPS", "MODELS", "add_argument", "option"]
+
+MODELS = (*TENSOR_NETWORKS, *ENCODERS)
+
+#: Headings of `--help`.
+GROUPS = ("what to process", "resources and execution", "outputs",
+          "preprocessing and normalisation", "networks")  # fmt: skip
+SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS = GROUPS
+
+#: Families of models, whose stages the options of `NETWORKS` decide about.
+MODEL_FAMILIES = ("tensor network", "encoder")
+
+#: Units of --mem, GB; a bare number is in megabytes.
+_MEMORY_UNITS = {"T": 1e3, "G": 1.0, "M": 1e-3, "K": 1e-6, "": 1e-3}
+
+
+def option(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    flags: tuple[str, ...] = (),
+    metavar: str | None = None,
+    parse: Callable[[str], Any] | None = None,
+    choices: tuple[str, ...] | None = None,
+    stages: tuple[str, ...] = (),
+) -> Any:
+    """Return a field of the request that is an argument of the command line.
+
+    Parameters
+    ----------
+    default
+        Value, or a function that returns it; `MISSING`: the argument is required.
+    group, help
+        Heading and text of `--help`; without a heading the argument is positional.
+    flags
+        Option strings; empty: `--` and the name of the field.
+    metavar, parse
+        Name of the value in `--help` and converter of its text; None: those of the field's type.
+    choices
+        Values that are allowed; None: any.
+    stages
+        Stages of the graph, or families of models, that it decides about.
+    """
+    metadata = {
+        "group": group,
+        "flags": flags,
+        "settings": {"help": help, "metavar": metavar, "type": parse, "choices": choices},
+        "stages": stages,
+    }
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+#: Name in `--help` and converter of a value, by type of the field.
+_OF_TYPE: dict[str, tuple[str | None, Callable[[str], Any]]] = {
+    "int": ("N", int),
+    "float": (None, float),
+    "Path": ("DIR", Path),
+}
+
+
+def add_argument(container: argparse._ActionsContainer, field: Field[Any]) -> None:
+    """Add the argument of a field of the request to a parser, or to a group of it."""
+    annotation = str(field.type).removesuffix(" | None")
+    settings = {k: v for k, v in field.metadata["settings"].items() if v is not None}
+    if annotation == "bool":
+        settings["action"] = "store_true"
+    elif annotation.startswith("tuple"):
+        settings["nargs"] = "+"
+    elif annotation.startswith("Mapping"):
+        settings |= {"nargs": "+", "action": "extend"}
+    if annotation in _OF_TYPE:
+        metavar, parse = _OF_TYPE[annotation]
+        settings = {"type": parse} | ({"metavar": metavar} if metavar else {}) | settings
+    if not field.metadata["group"]:
+        container.add_argument(field.name, **{k: v for k, v in settings.items() if k != "metavar"})
+        return
+    flags = field.metadata["flags"] or (f"--{field.name.replace('_', '-')}",)
+    container.add_argument(*flags, dest=field.name, **settings)
+
+
+def bare(prefix: str) -> Callable[[str], str]:
+    """Return a converter that takes `sub-` or `ses-` off a label."""
+
+    def label(text: str) -> str:
+        return text.removeprefix(prefix)
+
+    return label
+
+
+def memory_gb(text: str) -> float:
+    """Convert a size of memory, `16G` or `16000` (MB), into GB."""
+    number = text.upper().removesuffix("B")
+    unit = number[-1:] if number[-1:] in _MEMORY_UNITS else ""
+    try:
+        return float(number.removesuffix(unit)) * _MEMORY_UNITS[unit]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 16G or 16000") from None
+
+
+def model_name(text: str) -> str:
+    """Return the name of a model; one that is retired is refused with its successor."""
+    if retired := explain_retired(text):
+        raise argparse.ArgumentTypeError(f"{retired.found}: {retired.advice}")
+    return text
+
+
+def name_and_path(text: str) -> tuple[str, Path]:
+    """Split `NAME=PATH` of a model's weights."""
+    name, equals, path = text.partition("=")
+    if not equals or not path or name not in MODELS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=PATH with NAME one of {', '.join(MODELS)}"
+        )
+    return name, Path(path)

@@ -1,0 +1,103 @@
+"""Every decision about a participant, from names, headers, sidecars and gradient files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
+from dmri_fm.qspace import find_six
+from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
+from dmri_fm_workflows.bids import DwiSeries, Participant, Session
+from dmri_fm_workflows.bids.names import session_of
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.plan.engines import Engines
+from dmri_fm_workflows.plan.records import (
+    SLOPPY_WARNING,
+    ParticipantPlan,
+    SeriesPlan,
+    SessionPlan,
+)
+from dmri_fm_workflows.plan.weights import scan_features
+from dmri_fm_workflows.stages.sdc.choice import choose_sdc
+
+__all__ = ["plan_participant", "plan_series"]
+
+
+def plan_participant(
+    config: RunConfig, participant: Participant, engines: Engines
+) -> ParticipantPlan:
+    """Return the plan of a participant.
+
+    Parameters
+    ----------
+    config
+        The request.
+    participant
+        Sessions and series, of :func:`dmri_fm_workflows.bids.read_dataset`.
+    engines
+        Engines of this machine.
+    """
+    return ParticipantPlan(
+        label=participant.label,
+        sessions=tuple(
+            SessionPlan(
+                label=session.label,
+                t1w=session.t1w[0] if session.t1w else None,
+                unused_t1w=session.t1w[1:],
+                normalisation=config.normalisation,
+                sloppy=config.sloppy,
+                series=tuple(plan_series(config, s, session, engines) for s in session.series),
+            )
+            for session in participant.sessions
+            if session.series
+        ),
+    )
+
+
+def plan_series(
+    config: RunConfig, series: DwiSeries, session: Session, engines: Engines
+) -> SeriesPlan:
+    """Return the plan of one series of a session."""
+    gtab = GradientTable.concatenate([run.gtab for run in series.runs])
+    volumes = select_shells(gtab) if determines_tensor(gtab) else np.array([], dtype=int)
+    wanted = tuple(m for m in config.models if m in TENSOR_NETWORKS)
+    encoders = tuple(m for m in config.models if m in ENCODERS)
+    six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
+    networks = wanted if six is not None else ()
+    sdc = choose_sdc(series, engines.pair_sdc)
+    warnings = [SLOPPY_WARNING] if config.sloppy else []
+    warnings += [*session.warnings, *series.warnings]
+    if sdc.warning is not None:
+        warnings.append(sdc.warning)
+    if len(volumes) and wanted and not networks:
+        warnings.append(
+            f"{series.name}: no shell has six directions that determine a tensor: the tensor "
+            "network is left out."
+        )
+    if six is not None and six.problem is not None:
+        warnings.append(f"{series.name}: {six.problem} for a tensor network.")
+    return SeriesPlan(
+        series=series,
+        gtab=gtab,
+        t1w=session.t1w[0] if session.t1w else None,
+        t1w_session=session_of(session.t1w[0]) if session.t1w else "",
+        engines=engines,
+        sdc=sdc,
+        unring=config.unring,
+        b_scaling=config.b_scaling,
+        normalisation=config.normalisation,
+        voxel_size_mm=config.output_resolution,
+        output_spaces=tuple(dict.fromkeys(("ACPC", *config.output_spaces))),
+        tensor_volumes=tuple(int(i) for i in volumes),
+        tensor_widening=describe_widening(gtab, volumes) if len(volumes) else None,
+        models=config.models,
+        networks=networks,
+        six=six,
+        encoders=encoders,
+        features={e: scan_features(e, config.weights) for e in encoders},
+        weights=config.weights,
+        random_seed=config.random_seed,
+        sloppy=config.sloppy,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
