@@ -6,12 +6,20 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
-from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
+from dmri_fm.tensor_design import (
+    DIAGONAL,
+    describe_widening,
+    determines_tensor,
+    quadratic_terms,
+    select_shells,
+    to_matrices,
+)
 
 
 def table(*shells: tuple[float, np.ndarray]) -> GradientTable:
@@ -31,6 +39,17 @@ def cartesian() -> GradientTable:
     return GradientTable(
         np.concatenate([[0], bvals[order]]), np.vstack([np.zeros((1, 3)), axes[order]])
     )
+
+
+def test_matrices_of_tensors_have_their_quadratic_form_and_trace() -> None:
+    rng = np.random.default_rng(0)
+    tensors, axes = rng.normal(size=(4, 5, 6)), rng.normal(size=(7, 3))
+    matrices = to_matrices(tensors)
+    along = np.einsum("ni,xyij,nj->xyn", axes, matrices, axes)
+    np.testing.assert_allclose(along, tensors @ quadratic_terms(axes).T, atol=1e-12)
+    np.testing.assert_array_equal(np.diagonal(matrices, axis1=2, axis2=3), tensors[..., DIAGONAL])
+    of_torch = to_matrices(torch.from_numpy(tensors))
+    np.testing.assert_array_equal(of_torch.numpy(), matrices)
 
 
 PLANE = np.stack([[np.cos(a), np.sin(a), 0] for a in np.linspace(0, np.pi, 8, endpoint=False)])

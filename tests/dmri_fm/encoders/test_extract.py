@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.encoders import extract
 from dmri_fm.encoders.drope.config import PAPER, SMALL
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.extract import extract_features
 from dmri_fm.errors import ConfigError, GradientError, ImageError, WeightsError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import identity
 from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm.registry import feature_grid, load_encoder
 from dmri_fm.series import Dwi
@@ -101,10 +103,17 @@ def test_features(drope_weights, tmp_path):
     assert sidecar["Model"]["SHA256"] == features.weights_sha256
     assert sidecar["Model"]["Weights"] == "drope.safetensors"
     assert sidecar["Model"]["Features"] == "pooled"
+    assert sidecar["Model"]["Status"] == "experimental"
     assert "class token of the publication is not used" in sidecar["Model"]["Description"]
     own_token = replace(features, feature_type="cls").save(tmp_path / "sub-02")["scan"]
     assert own_token.name == "sub-02_model-drope_desc-cls_features.tsv"
     assert own_token.read_text().startswith("cls000\tcls001")
+
+
+def test_an_encoder_that_is_not_experimental_does_not_say_so(drope_weights, monkeypatch):
+    proven = replace(identity("drope"), is_experimental=False)
+    monkeypatch.setattr(extract, "identity", {"drope": proven}.get)
+    assert "Status" not in extract_features(mni_scan(), weights=drope_weights).metadata["Model"]
 
 
 def test_features_do_not_depend_on_order_sign_or_scale(drope_weights):
