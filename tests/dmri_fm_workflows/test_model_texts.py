@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, TENSOR_NETWORKS, identity
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, UNLABELLED, identity
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs import load_catalogue, output_path, publish_text
 from dmri_fm_workflows.outputs.docs import outputs_page
@@ -57,7 +57,7 @@ def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
         of = next(t for t in _types(name) if not t.is_group)
         publish_text("", out / output_path(SCAN, of.name, model=name, space=of.spaces[-1]))
         figure = "features" if model.features else "tensorvsnetwork"
-        label = None if name in DEFAULT_MODELS else name
+        label = None if name in UNLABELLED else name
         publish_text("<svg/>", out / output_path(SCAN, f"figure_{figure}", model=label))
         series = out / output_path(SCAN, "preproc_dwi", space="ACPC", extension=".json")
         publish_text(json.dumps(image_sidecar("preproc_dwi", space="ACPC")), series)
