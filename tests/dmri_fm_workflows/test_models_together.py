@@ -340,7 +340,7 @@ def test_a_network_gives_the_maps_that_its_weights_hold_statistics_for(
     out = _run_models(plan, tmp_path, offered)
     assert bool(_names(out, "desc-std_dwimap.nii.gz")) == (part == "intervals")
     assert bool(_names(out, "param-ood_dwimap.nii.gz")) == (part == "ood")
-    assert len(_names(out, "model-tensorrefiner*param-fa_dwimap.nii.gz")) == 2
+    assert len(_names(out, f"space-{MNI}_model-tensorrefiner_param-*dwimap.nii.gz")) == 4
     assert _names(out, ".svg") == {"desc-tensorvsnetwork_dwi.svg"}
 
 
