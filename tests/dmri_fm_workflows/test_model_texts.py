@@ -23,6 +23,7 @@ from dmri_fm_workflows.outputs.references import load_references, render_methods
 from dmri_fm_workflows.outputs.root import write_root_files
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
 from dmri_fm_workflows.report import write_participant_page
+from dmri_fm_workflows.report.participant import standard_figure
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01"}
@@ -140,3 +141,8 @@ def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
     drawn = Path(done.outputs.out_file).read_text(encoding="utf-8")
     assert "Tensor refiner (experimental)" in drawn
     assert "QCG" not in drawn
+
+
+def test_figures_without_a_label_are_captioned_by_their_model() -> None:
+    titles = {standard_figure(d, "x.svg").title for d in ("features", "tensorvsnetwork")}
+    assert {identity(name).title for name in UNLABELLED} == {t.split(": ")[1] for t in titles}

@@ -21,7 +21,6 @@ from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import (
     DEFAULT_MODELS,
-    UNLABELLED,
     about_model,
     identity,
     label_of,
@@ -47,7 +46,6 @@ from dmri_fm_workflows.outputs.tsv import read_table
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.report.participant import standard_figure
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
@@ -395,8 +393,3 @@ def test_two_encoders_that_run_by_default_share_no_name(out, offered) -> None:
     assert problems == ()
     rows = {r.split("`")[1]: r for r in outputs_page().splitlines() if r.startswith("| `model-")}
     assert "| default |" in rows["model-dropepaper"]
-
-
-def test_figures_without_a_label_are_captioned_by_their_model() -> None:
-    titles = {standard_figure(d, "x.svg").title for d in ("features", "tensorvsnetwork")}
-    assert {identity(name).title for name in UNLABELLED} == {t.split(": ")[1] for t in titles}
