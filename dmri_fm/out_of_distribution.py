@@ -25,6 +25,11 @@ from torch import Tensor
 #: them. They are stored with the weights under these names.
 Reference = Mapping[str, Tensor]
 
+#: Names of the statistics of :func:`fit_reference`, and of those that
+#: :func:`fit_scan_reference` adds.
+FEATURE_STATISTICS = ("mean", "components", "variance", "residual_variance", "quantiles")
+SCAN_STATISTICS = (*FEATURE_STATISTICS, "middle", "scale")
+
 #: Largest number of components, which is also at most a quarter of the number of scans.
 MOST_COMPONENTS = 16
 

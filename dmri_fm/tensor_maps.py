@@ -291,9 +291,9 @@ class TensorMaps:
         )
 
     def with_uncertainty(
-        self, *, std: Mapping[str, ArrayLike], ood_percentile: ArrayLike
+        self, *, std: Mapping[str, ArrayLike] | None, ood_percentile: ArrayLike | None
     ) -> TensorMaps:
-        """Return the maps with standard deviations and the OOD map, zero outside the mask.
+        """Return the maps with standard deviations, the OOD map, or both; zero outside the mask.
 
         Raises
         ------
@@ -308,8 +308,8 @@ class TensorMaps:
 
         return replace(
             self,
-            std={name: within(deviation) for name, deviation in std.items()},
-            ood_percentile=within(ood_percentile),
+            std=None if std is None else {name: within(image) for name, image in std.items()},
+            ood_percentile=None if ood_percentile is None else within(ood_percentile),
         )
 
     @property

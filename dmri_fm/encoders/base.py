@@ -17,7 +17,7 @@ class Encoder(Protocol[Prepared]):
     """A network with weights that computes features of a series.
 
     A new encoder is a class with these members in a module or package of its own below
-    `dmri_fm.encoders`, a record in :mod:`dmri_fm.identity` and a line in
+    `dmri_fm.encoders`, a record in :mod:`dmri_fm.identities.encoders` and a line in
     :mod:`dmri_fm.registry`, which constructs it with its :class:`~dmri_fm.weights.Weights`.
     """
 
@@ -36,10 +36,6 @@ class Encoder(Protocol[Prepared]):
     @property
     def reference(self) -> Reference | None:
         """Statistics of its training features, for the out-of-distribution score, or None."""
-
-    @property
-    def citation(self) -> str:
-        """Key of the method's publication in `references.yaml`."""
 
     def prepare(self, dwi: Dwi, *, n_directions: int, seed: int) -> Prepared:
         """Turn a series into the encoder's input.

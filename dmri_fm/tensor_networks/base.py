@@ -38,7 +38,7 @@ class TensorNetwork(Protocol):
 
     A new network is a class with these members, or one whose forward pass
     :class:`~dmri_fm.tensor_networks.blocks.BlockwiseNetwork` can run, a record in
-    :mod:`dmri_fm.identity` and a line in :mod:`dmri_fm.registry`.
+    :mod:`dmri_fm.identities.tensors` and a line in :mod:`dmri_fm.registry`.
     """
 
     @property
@@ -51,11 +51,11 @@ class TensorNetwork(Protocol):
 
     @property
     def has_intervals(self) -> bool:
-        """Whether predictions have half-widths and OOD percentiles."""
+        """Whether predictions have half-widths: its weights hold their calibration."""
 
     @property
-    def citation(self) -> str:
-        """Key of the method's publication in `references.yaml`."""
+    def has_ood(self) -> bool:
+        """Whether predictions have OOD percentiles: its weights hold statistics of features."""
 
     def predict(self, inputs: TensorInputs) -> TensorPrediction:
         """Estimate the tensors of a scan, a batch of one."""

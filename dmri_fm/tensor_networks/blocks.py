@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmri_fm.identity import identity
-from dmri_fm.out_of_distribution import percentile_of, score_features
+from dmri_fm.out_of_distribution import FEATURE_STATISTICS, percentile_of, score_features
 from dmri_fm.tensor_networks.base import TensorPrediction
 from dmri_fm.tensor_networks.inputs import TensorEstimate, TensorInputs
 from dmri_fm.weights import Weights
@@ -35,10 +35,9 @@ class BlockwiseNetwork:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self.name = weights.name
-        self.citation = identity(weights.name).citations[0]
-        self.has_intervals = (
-            identity(weights.name).has_intervals and WIDTH_FACTOR in weights.statistics
-        )
+        record, statistics = identity(weights.name), weights.statistics
+        self.has_intervals = record.has_intervals and WIDTH_FACTOR in statistics
+        self.has_ood = record.has_ood and statistics.keys() >= {*FEATURE_STATISTICS}
         self._stride: int = weights.config.stride
 
     def predict(self, inputs: TensorInputs) -> TensorPrediction:
@@ -72,12 +71,13 @@ class BlockwiseNetwork:
         inputs = inputs.to(device)
         estimate: TensorEstimate = self.weights.model(inputs)
         images = {"tensor": estimate.tensor[0]}
+        statistics = self.weights.statistics
         if self.has_intervals:
             assert estimate.width is not None
-            assert estimate.code is not None
-            statistics = self.weights.statistics
             factor = statistics[WIDTH_FACTOR].to(device)[:, None, None, None]
             images["half_width"] = estimate.width[0] * factor
+        if self.has_ood:
+            assert estimate.code is not None
             scores = score_features(estimate.code[0].movedim(0, 3).cpu().numpy(), statistics)
             coarse = torch.from_numpy(percentile_of(scores, statistics)).to(inputs.mask)
             fine = functional.interpolate(coarse[None, None], size=tuple(inputs.mask.shape[2:]))

@@ -56,8 +56,8 @@ def predict_tensor(
     Returns
     -------
     TensorMaps
-        mm^2/s, RAS+; without `std` and `ood_percentile` if the network, or its weights, have no
-        intervals. `metadata` holds the volumes used, their condition number, the shell, the
+        mm^2/s, RAS+; `std` and `ood_percentile` where the network and its weights have them.
+        `metadata` holds the volumes used, their condition number, the shell, the
         checksum of the weights, device and precision.
 
     Raises
@@ -96,10 +96,10 @@ def predict_tensor(
             "Seed": seed,
         },
     )
-    if prediction.half_width is None or prediction.ood_percentile is None:
-        return maps
+    width, ood = prediction.half_width, prediction.ood_percentile
     return maps.with_uncertainty(
-        std=_deviations(prediction.half_width), ood_percentile=prediction.ood_percentile.numpy()
+        std=None if width is None else _deviations(width),
+        ood_percentile=None if ood is None else ood.numpy(),
     )
 
 

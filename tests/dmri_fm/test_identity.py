@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,9 @@ def test_every_registered_model_has_a_record():
 
 
 def test_families_and_outputs():
-    assert TENSOR_NETWORKS == ("tensor-refiner", "qcg-dti-paper")
-    assert ENCODERS == ("drope", "drope-paper")
+    assert {"tensor-refiner", "qcg-dti-paper"} <= set(TENSOR_NETWORKS)
+    assert {"drope", "drope-paper"} <= set(ENCODERS)
+    assert not any("ablation" in name for name in (*TENSOR_NETWORKS, *ENCODERS))
     assert set(DEFAULT_MODELS) == {m.name for m in IDENTITIES.values() if m.is_packaged}
     weights = ROOT / "dmri_fm" / "data" / "weights"
     for model in IDENTITIES.values():
@@ -88,6 +90,44 @@ def test_titles_are_told_apart_and_name_a_network_once():
 def test_what_is_experimental_says_so_in_the_methods_text():
     for name in ("tensor", *TENSOR_NETWORKS, *ENCODERS):
         assert identity(name).is_experimental == ("experimental" in identity(name).methods)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"features": None}, "features None of the family 'encoder'"),
+        ({"features": "mean"}, "features 'mean'"),
+        ({"family": "tensor network"}, "features 'pooled' of the family 'tensor network'"),
+        ({"has_intervals": True}, "has_intervals or has_ood of the family 'encoder'"),
+        ({"outputs": {"pooled": "One row."}}, r"outputs \['pooled'\]"),
+        ({"outputs": {"cls": "One row.", "patch": "Tokens."}}, r"outputs \['cls', 'patch'\]"),
+        ({"citations": ("kung2026", "fick2019")}, r"without citation of \['fick2019'\]"),
+        ({"is_experimental": False}, "is_experimental is False, the methods text differs"),
+        ({"methods": "Features [@kung2026]."}, "is_experimental is True"),
+        ({"name": "a_b"}, "name that makes no label of BIDS"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(changes, problem):
+    with pytest.raises(ConfigError, match=problem):
+        replace(identity("drope"), **changes)
+
+
+def test_a_network_names_the_outputs_that_its_flags_state():
+    bare = identity("qcg-dti-paper")
+    for flags in ({"has_ood": True}, {"has_intervals": True}):
+        with pytest.raises(ConfigError, match=r"outputs \[\]"):
+            replace(bare, **flags)
+    one = replace(bare, has_ood=True, outputs={"ood": "Percentile."})
+    assert (one.has_ood, one.has_intervals) == (True, False)
+    with pytest.raises(ConfigError, match="of the family 'tensor fit'"):
+        replace(identity("tensor"), has_ood=True, outputs={"ood": "Percentile."})
+
+
+def test_an_unknown_name_says_where_records_are():
+    with pytest.raises(ConfigError, match=r"dmri_fm/identities/"):
+        identity("nobody")
+    for module in ("encoders", "tensors"):
+        assert (ROOT / "dmri_fm" / "identities" / f"{module}.py").is_file()
 
 
 def test_cards_exist():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, TENSOR_NETWORKS, identity
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, UNLABELLED, identity
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs import load_catalogue, output_path, publish_text
 from dmri_fm_workflows.outputs.docs import outputs_page
@@ -23,6 +23,7 @@ from dmri_fm_workflows.outputs.references import load_references, render_methods
 from dmri_fm_workflows.outputs.root import write_root_files
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
 from dmri_fm_workflows.report import write_participant_page
+from dmri_fm_workflows.report.participant import standard_figure
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01"}
@@ -57,7 +58,7 @@ def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
         of = next(t for t in _types(name) if not t.is_group)
         publish_text("", out / output_path(SCAN, of.name, model=name, space=of.spaces[-1]))
         figure = "features" if model.features else "tensorvsnetwork"
-        label = None if name in DEFAULT_MODELS else name
+        label = None if name in UNLABELLED else name
         publish_text("<svg/>", out / output_path(SCAN, f"figure_{figure}", model=label))
         series = out / output_path(SCAN, "preproc_dwi", space="ACPC", extension=".json")
         publish_text(json.dumps(image_sidecar("preproc_dwi", space="ACPC")), series)
@@ -87,7 +88,7 @@ def test_all_texts_name_the_model_and_its_works(texts, name: str) -> None:
     for where in ("methods", "CITATION.md", "CITATION.html", "page"):
         for key in model.citations:
             assert _doi(key) in own[where], f"{key} in {where}"
-        assert "experimental" in own[where], where
+        assert "experimental" in own[where] or not model.is_experimental, where
     assert all(f"@article{{{key}," in own["CITATION.bib"] for key in model.citations)
     assert model.provenance in own["page"]
     assert model.title in own["page"]
@@ -114,7 +115,8 @@ def test_the_encoder_s_paper_is_not_named_without_saying_what_differs(texts) -> 
         assert "class token" in text, where
         assert "not used" in text, where
     assert not any("Kung" in text for text in texts["tensor-refiner"].values())
-    rows = [r for r in outputs_page().splitlines() if "Kung" in r and "dropepaper" not in r]
+    others = tuple(f"| `model-{identity(name).label}`" for name in RUN if name != "drope")
+    rows = [r for r in outputs_page().splitlines() if "Kung" in r and not r.startswith(others)]
     assert len(rows) == 1
     assert "the class token is not used" in rows[0]
 
@@ -139,3 +141,8 @@ def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
     drawn = Path(done.outputs.out_file).read_text(encoding="utf-8")
     assert "Tensor refiner (experimental)" in drawn
     assert "QCG" not in drawn
+
+
+def test_figures_without_a_label_are_captioned_by_their_model() -> None:
+    titles = {standard_figure(d, "x.svg").title for d in ("features", "tensorvsnetwork")}
+    assert {identity(name).title for name in UNLABELLED} == {t.split(": ")[1] for t in titles}

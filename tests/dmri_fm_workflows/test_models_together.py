@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,18 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.errors import WeightsError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
-from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, about_model, label_of
+from dmri_fm.identity import (
+    DEFAULT_MODELS,
+    about_model,
+    identity,
+    label_of,
+)
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import write_affine
+from dmri_fm.out_of_distribution import fit_reference
 from dmri_fm.preprocess.motion import no_motion
 from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.qspace import SKARE_DIRECTIONS
@@ -27,19 +35,25 @@ from dmri_fm.registry import MODELS, feature_grid
 from dmri_fm.series import load_image, save_image
 from dmri_fm.tensor_maps import SCALARS
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
+from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.weights import save_weights
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
-from dmri_fm_workflows.interfaces.models import AssessQuality
+from dmri_fm_workflows.group.tables import gather_features
+from dmri_fm_workflows.interfaces.models import AssessQuality, ExtractFeatures
 from dmri_fm_workflows.outputs import load_catalogue
+from dmri_fm_workflows.outputs.docs import outputs_page
 from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
-from dmri_fm_workflows.stages.outputs import Origin, init_derivatives_wf
+from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
 
+TENSOR_NETWORKS = ("tensor-refiner", "qcg-dti-paper")
+ENCODERS = ("drope", "drope-paper")
 SCAN = {"subject": "01", "direction": "AP"}
 MNI = "MNI152NLin2009aSym"
 GTAB = GradientTable([0] + [1000] * 6, np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
@@ -136,20 +150,27 @@ def _series(offered: dict[str, str]) -> DwiSeries:
 @pytest.fixture(scope="module")
 def out(folder, weights, offered) -> Path:
     """Run every model and the sinks; return the output folder."""
-    plan = plan_series(
-        RunConfig(
-            folder / "raw",
-            folder / "out",
-            models=(*TENSOR_NETWORKS, *ENCODERS),
-            weights=weights,
-            device="cpu",
-        ),
+    plan = _plan(folder, offered, models=(*TENSOR_NETWORKS, *ENCODERS), weights=weights)
+    assert plan.warnings == (
+        "qcg-dti-paper gives no standard deviations of FA and MD (desc-std).",
+        "qcg-dti-paper gives no out-of-distribution map (param-ood).",
+    )
+    return _run_models(plan, folder, offered)
+
+
+def _plan(folder: Path, offered: dict[str, str], **request) -> SeriesPlan:
+    return plan_series(
+        RunConfig(folder / "raw", folder / "out", device="cpu", **request),
         _series(offered),
         Session(None, (), ()),
         Engines("none", "none", "none"),
     )
+
+
+def _run_models(plan: SeriesPlan, folder: Path, offered: dict[str, str]) -> Path:
+    """Run the models of a plan and the sinks; return the output folder."""
     resources = Resources(bids_root=folder, output_dir=folder / "out", omp_nthreads=1)
-    of_models = {"tensor", *map(label_of, (*TENSOR_NETWORKS, *ENCODERS))}
+    of_models = {"tensor", *map(label_of, plan.models)}
     stages = [stage for stage in list_stages(plan) if stage.name in of_models]
     workflow = pe.Workflow(name="models_wf", base_dir=str(folder / "work"))
     workflow.config["execution"] = {"crashdump_dir": str(folder), "check_version": False}
@@ -295,3 +316,81 @@ def test_the_group_has_a_table_for_each_encoder(out) -> None:
     assert {"tensorrefiner_fa_mean_wm", "qcgdtipaper_fa_mean_wm"} <= set(tables.scalars)
     page = render_group_page(tables, dataset="x")
     assert "model-dropepaper_desc-cls_features.tsv" in page
+
+
+@pytest.mark.parametrize("part", ["intervals", "ood"])
+def test_a_network_gives_the_maps_that_its_weights_hold_statistics_for(
+    offered, tmp_path, part
+) -> None:
+    rng = np.random.default_rng(0)
+    reference = fit_reference(rng.normal(size=(50, 4)), rng.normal(size=(30, 4)))
+    config = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
+    own = save_weights(
+        tmp_path / "own.safetensors",
+        TensorRefiner(config),
+        name="tensor-refiner",
+        version="0",
+        training={},
+        statistics={"width_factor": torch.ones(2)} if part == "intervals" else reference,
+    )
+    plan = _plan(tmp_path, offered, models=("tensor-refiner",), weights={"tensor-refiner": own})
+    (warning,) = plan.warnings
+    assert ("param-ood" if part == "intervals" else "desc-std") in warning
+    out = _run_models(plan, tmp_path, offered)
+    assert bool(_names(out, "desc-std_dwimap.nii.gz")) == (part == "intervals")
+    assert bool(_names(out, "param-ood_dwimap.nii.gz")) == (part == "ood")
+    assert len(_names(out, f"space-{MNI}_model-tensorrefiner_param-*dwimap.nii.gz")) == 4
+    assert _names(out, ".svg") == {"desc-tensorvsnetwork_dwi.svg"}
+
+
+def test_features_of_another_type_than_planned_are_refused(offered, weights, tmp_path) -> None:
+    files = {f"{f}_file": offered[f"dropepaper_grid_{f}_file"] for f in ("dwi", "bval", "bvec")}
+    extract = ExtractFeatures(
+        model="drope-paper",
+        weights=str(weights["drope-paper"]),
+        features="pooled",
+        entities=SCAN,
+        mask_file=offered["dropepaper_grid_mask_file"],
+        **files,
+    )
+    with pytest.raises(WeightsError, match="features of the type 'cls'"):
+        extract.run(cwd=str(tmp_path))
+
+
+@pytest.fixture
+def two_default_encoders(monkeypatch) -> None:
+    """Let a second encoder run by default, wherever the names of these models are read."""
+    more = (*DEFAULT_MODELS, "drope-paper")
+    readers = [
+        m
+        for n, m in sys.modules.items()
+        if n.startswith("dmri_fm") and "DEFAULT_MODELS" in vars(m)
+    ]
+    assert len(readers) >= 2
+    for module in readers:
+        monkeypatch.setattr(module, "DEFAULT_MODELS", more)
+
+
+@pytest.mark.usefixtures("two_default_encoders")
+def test_two_encoders_that_run_by_default_share_no_name(out, offered) -> None:
+    figures = [
+        output.path(SCAN, normalisation="affine")
+        for name in ENCODERS
+        for output in feature_outputs(name, identity(name).features or "")
+    ]
+    assert len(set(figures)) == len(figures) == 6
+    label = "dropepaper"
+    assert [p.name for p in figures if label not in p.name and "drope" not in p.name] == [
+        "sub-01_dir-AP_desc-features_dwi.svg"
+    ]
+    quality = AssessQuality((), ENCODERS)
+    for number, name in enumerate(ENCODERS):
+        scores = {"ood_score": float(number), "ood_percentile": 50.0}
+        setattr(quality.inputs, f"{label_of(name)}_ood", scores)
+    columns = quality._scan_columns()
+    assert (columns["ood_score"], columns["dropepaper_ood_score"]) == (0.0, 1.0)
+    features, problems = gather_features(out, participants=["sub-01"])
+    assert [table.model for table in features] == ["drope", "dropepaper"]
+    assert problems == ()
+    rows = {r.split("`")[1]: r for r in outputs_page().splitlines() if r.startswith("| `model-")}
+    assert "| default |" in rows["model-dropepaper"]

@@ -16,14 +16,15 @@ from dmri_fm.encoders.drope.masked_directions import direction_errors
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
-from dmri_fm.encoders.drope.tokens import ScanTokens, patch_affine, tokenise
+from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.encoders.features import ScanFeatures
+from dmri_fm.encoders.patches import patch_affine
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.out_of_distribution import Reference, ScanSummary, score_scan
+from dmri_fm.out_of_distribution import SCAN_STATISTICS, Reference, ScanSummary, score_scan
 from dmri_fm.qspace import choose_spread
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
@@ -93,8 +94,8 @@ class DropeEncoder:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self.name = weights.name
-        self.citation = identity(weights.name).citations[0]
-        self.reference: Reference | None = weights.statistics or None
+        has_reference = weights.statistics.keys() >= {*SCAN_STATISTICS}
+        self.reference: Reference | None = weights.statistics if has_reference else None
         self._network = cast(Drope, weights.model)
         self._config: DropeConfig = self._network.config
         self._autoencoder = restore_autoencoder(weights) if weights.pretraining else None
@@ -154,7 +155,7 @@ class DropeEncoder:
             valid=valid,
             error=error,
             grid_shape=config.patch_grid,
-            affine=patch_affine(config),
+            affine=patch_affine(config.grid, config.patch),
             n_directions=len(prepared.gtab),
             max_bval=float(prepared.gtab.bvals.max()),
             weights_sha256=self.weights.sha256,

@@ -37,8 +37,8 @@ from dmri_fm.encoders.drope.mae import (
     refuse_b0,
 )
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.encoders.drope.patches import lay_in_box, take_from_box
 from dmri_fm.encoders.drope.template_patches import template_tissue
+from dmri_fm.encoders.patches import lay_in_box, take_from_box
 from dmri_fm.errors import WeightsError
 from dmri_fm.weights import Pretraining, Weights
 

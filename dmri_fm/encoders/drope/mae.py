@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from dmri_fm.encoders.drope.block import DropeBlock
 from dmri_fm.encoders.drope.config import ABLATION, PAPER, DropeConfig
 from dmri_fm.encoders.drope.network import Drope, PositionCode
-from dmri_fm.encoders.drope.patches import patchify, unpatchify
 from dmri_fm.encoders.drope.rotary import find_weighted
+from dmri_fm.encoders.patches import patchify, unpatchify
 from dmri_fm.errors import GradientError
 
 

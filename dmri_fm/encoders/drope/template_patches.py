@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from dmri_fm.encoders.drope.config import DropeConfig
-from dmri_fm.encoders.drope.patches import patchify
+from dmri_fm.encoders.patches import patchify
 from dmri_fm.normalise.grid import resample_image
 from dmri_fm.normalise.template import load_template
 

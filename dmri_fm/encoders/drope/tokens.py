@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmri_fm.encoders.drope.config import DropeConfig
-from dmri_fm.encoders.drope.patches import patchify
+from dmri_fm.encoders.patches import patchify
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import normalise_b0
@@ -154,11 +154,3 @@ def patch_centres(config: DropeConfig) -> NDArray[np.float64]:
     middle = patch // 2 if config.patch_centre == "voxel" else (patch - 1) / 2
     centres: NDArray[np.float64] = ijk * patch + middle
     return centres
-
-
-def patch_affine(config: DropeConfig) -> NDArray[np.float64]:
-    """Return patch index to RAS+ mm of the middle of a patch, shape (4, 4)."""
-    patch2voxel = np.diag([*(float(p) for p in config.patch), 1.0])
-    patch2voxel[:3, 3] = (np.array(config.patch) - 1) / 2
-    affine: NDArray[np.float64] = config.grid.affine.astype(np.float64) @ patch2voxel
-    return affine

@@ -6,8 +6,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dmri_fm.encoders.drope.network import Drope, Reader
-from dmri_fm.encoders.drope.patches import patchify
 from dmri_fm.encoders.drope.rotary import check_table
+from dmri_fm.encoders.patches import patchify
 from dmri_fm.errors import ImageError
 
 

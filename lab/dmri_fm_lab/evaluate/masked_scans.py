@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dmri_fm.encoders.drope.guided_mae import Autoencoder, GuidedAutoencoder, Reconstruction
 from dmri_fm.encoders.drope.mae import Mask, draw_mask
-from dmri_fm.encoders.drope.patches import unpatchify
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
+from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP

@@ -158,6 +158,27 @@ def test_intervals_and_ood_percentiles(scan, dti_weights, tmp_path):
     assert saved["ood"].name == "sub-01_model-tensorrefiner_param-ood_dwimap.nii.gz"
 
 
+@pytest.mark.parametrize("part", ["intervals", "ood"])
+def test_intervals_and_ood_percentiles_come_one_without_the_other(scan, tmp_path, part):
+    rng = np.random.default_rng(0)
+    reference = fit_reference(rng.normal(size=(50, 4)), rng.normal(size=(30, 4)))
+    weights = save_weights(
+        tmp_path / "w.safetensors",
+        TensorRefiner(TINY),
+        name="tensor-refiner",
+        version="0",
+        training={},
+        statistics={"width_factor": torch.ones(2)} if part == "intervals" else reference,
+    )
+    network = load_tensor_network("tensor-refiner", weights=weights)
+    assert (network.has_intervals, network.has_ood) == (part == "intervals", part == "ood")
+    maps = predict_tensor(scan, weights=weights)
+    assert (maps.std is None) == (part == "ood")
+    assert (maps.ood_percentile is None) == (part == "intervals")
+    saved = maps.save(tmp_path / "sub-01")
+    assert ("fa_std" in saved, "ood" in saved) == (part == "intervals", part == "ood")
+
+
 def test_order_of_volumes_and_signs_do_not_matter(scan, dti_weights):
     maps = predict_tensor(scan, weights=dti_weights)
     order = np.random.default_rng(1).permutation(scan.shape[3])
@@ -216,7 +237,7 @@ def test_a_prediction_by_hand_is_that_of_predict_tensor(scan, published_weights)
         network = load_tensor_network(name, weights=weights)
         assert network.name == name
         assert network.has_intervals == identity(name).has_intervals
-        assert network.citation == identity(name).citations[0]
+        assert network.has_ood == identity(name).has_ood
         maps = predict_tensor(scan, model=name, weights=weights)
         volumes = [*maps.metadata["B0Volumes"], *maps.metadata["Volumes"]]
         inputs = tensor_inputs(
@@ -229,7 +250,7 @@ def test_a_prediction_by_hand_is_that_of_predict_tensor(scan, published_weights)
             maps.diffusivity[..., [0, 3, 5]].mean(axis=3), md * maps.mask, atol=1e-9
         )
         assert (prediction.half_width is not None) == network.has_intervals
-        assert (prediction.ood_percentile is not None) == network.has_intervals
+        assert (prediction.ood_percentile is not None) == network.has_ood
 
 
 def test_tensor_refusals(scan, dti_weights, published_weights):

@@ -27,7 +27,7 @@ def _row(table, **wanted):
 
 
 def _features(tables):
-    """Return the features of the encoder that runs by default; no other one ran."""
+    """Return the features of the one encoder that ran."""
     (found,) = tables.features
     assert (found.model, found.type) == ("drope", "features_pooled")
     return found.table
@@ -208,9 +208,22 @@ def test_nothing_but_a_folder(outputs, regions):
     tables = collect_tables(outputs.root, regions)
     row = _row(tables.status)
     assert (row["status"], row["n_scans"]) == ("unknown", "0")
-    assert len(_features(tables)) == 0
-    assert list(_features(tables).columns[:2]) == ["participant_id", "session_id"]
-    write_tables(outputs.root, tables)
+    assert tables.features == ()
+    assert len(tables.quality) == 0
+    assert list(tables.quality.columns[:2]) == ["participant_id", "session_id"]
+    assert not any("model-" in path.name for path in write_tables(outputs.root, tables))
+
+
+def test_an_encoder_that_never_ran_has_no_table(outputs, regions):
+    path = outputs.path({"subject": "01"}, "features_cls", model="drope-paper")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("cls000\tood_score\tweights_sha256\n0.5\tn/a\tbb\n")
+    tables = collect_tables(outputs.root, regions)
+    written = {path.name for path in write_tables(outputs.root, tables)}
+    assert {name for name in written if "model-" in name} == {
+        "model-dropepaper_desc-cls_features.tsv"
+    }
+    assert "Scans with features" in render_group_page(tables, dataset="x")
 
 
 def test_no_participant_is_an_error(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dmri_fm.encoders.drope import config as drope
 from dmri_fm.encoders.drope.network import Drope
@@ -14,7 +16,9 @@ from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import WeightsError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
+from dmri_fm.out_of_distribution import FEATURE_STATISTICS
 from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.registry import MODELS
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
@@ -25,7 +29,13 @@ from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.models import FitTensor
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.sidecars import column_metadata
-from dmri_fm_workflows.plan.weights import check_weights, scan_features
+from dmri_fm_workflows.plan.weights import (
+    check_weights,
+    explain_lacking,
+    network_maps,
+    scan_features,
+)
+from dmri_fm_workflows.stages.outputs import map_outputs
 
 
 def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
@@ -85,12 +95,53 @@ def test_weights_say_what_the_features_of_a_scan_are(tmp_path: Path) -> None:
         scan_features("drope", request.weights)
 
 
-def test_weights_of_a_refiner_without_statistics_are_refused_at_once(tmp_path: Path) -> None:
+def test_features_that_weights_do_not_state_are_those_of_the_configuration_or_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = {"drope": tmp_path / "own.safetensors"}
+    (tmp_path / "own.json").write_text('{"config": {"dim": 24}}')
+    assert scan_features("drope", beside) == "cls", "an older file"
+
+    @dataclass(frozen=True)
+    class Config:
+        dim: int
+
+    monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=Config(24)))
+    assert scan_features("drope", beside) == "pooled", "the record"
+
+
+@pytest.mark.parametrize(
+    ("statistics", "given"),
+    [
+        ((), set()),
+        (("width_factor",), {"fa_std", "md_std"}),
+        (FEATURE_STATISTICS, {"ood"}),
+        (FEATURE_STATISTICS[1:], set()),
+        (("width_factor", *FEATURE_STATISTICS), {"fa_std", "md_std", "ood"}),
+    ],
+)
+def test_statistics_of_weights_decide_on_the_maps(tmp_path: Path, statistics, given) -> None:
     config = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
     path = save_weights(
         tmp_path / "bare.safetensors", TensorRefiner(config), name="tensor-refiner", version="0",
-        training={},
+        training={}, statistics={name: torch.ones(2) for name in statistics},
     )  # fmt: skip
     request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"tensor-refiner": path})
-    with pytest.raises(WeightsError, match="without statistics of their training data"):
-        check_weights(request)
+    check_weights(request)
+    maps = network_maps("tensor-refiner", request.weights)
+    assert set(maps) == {"diffusivity", "fa", "md", "ad", "rd"} | given
+    assert {o.type for o in map_outputs("tensor-refiner", maps) if "figure" not in o.type} == set(
+        maps
+    )
+    warnings = " ".join(explain_lacking("tensor-refiner", maps))
+    assert ("desc-std" in warnings) == ("fa_std" not in given)
+    assert ("param-ood" in warnings) == ("ood" not in given)
+    assert ("its weights hold no statistics" in warnings) == bool(warnings)
+
+
+def test_packaged_weights_give_what_the_record_says() -> None:
+    own = {
+        "tensor-refiner": Path(str(files("dmri_fm") / "data/weights/tensor-refiner.safetensors"))
+    }
+    assert network_maps("tensor-refiner", {}) == network_maps("tensor-refiner", own)
+    assert not [*explain_lacking("tensor-refiner", network_maps("tensor-refiner", {}))]

@@ -120,8 +120,15 @@ def list_variants(
         return [{"plan": participant_plan, "resources": resources}]
     if name in ("init_anat_wf", "init_anat_figures_wf"):
         return [{"plan": participant_plan.sessions[0], "resources": resources}]
-    needs = NEEDS.get(name, lambda plan: True)
-    return [{"plan": plan, "resources": resources} for plan in plans if needs(plan)]
+    needs, more = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, {})
+    return [{"plan": plan, "resources": resources, **more} for plan in plans if needs(plan)]
+
+
+#: Model that a builder is called for.
+MODEL_ARGUMENTS: dict[str, dict[str, str]] = {
+    "init_features_wf": {"encoder": "drope"},
+    "init_tensor_network_wf": {"network": "tensor-refiner"},
+}
 
 
 #: What a plan has to ask for before a builder can be called with it.

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from dmri_fm.errors import InputError
-from dmri_fm.identity import DEFAULT_MODELS, ENCODERS, IDENTITIES, identity
+from dmri_fm.identity import IDENTITIES
 from dmri_fm_workflows.group.collect import (
     OutputFile,
     Problem,
@@ -133,12 +133,10 @@ def gather_features(
     Returns
     -------
     tuple of GroupTable
-        In the order of the models' records. That of the encoder that runs by default is there
-        even where it is empty.
+        Those of encoders that ran, in the order of the models' records.
     tuple of Problem
         Files that could not be read.
     """
-    (default,) = (identity(name) for name in DEFAULT_MODELS if name in ENCODERS)
     by_encoder: dict[tuple[str, str], list[OutputFile]] = {
         (record.label, of): []
         for record in IDENTITIES.values()
@@ -151,7 +149,7 @@ def gather_features(
     tables: list[GroupTable] = []
     problems: list[Problem] = []
     for (label, of), files in by_encoder.items():
-        if files or (label, of) == (default.label, f"features_{default.features}"):
+        if files:
             table, unusable = gather_rows(files)
             tables.append(GroupTable(of, table, label))
             problems += unusable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dmri_fm import extract_features, predict_tensor
 from dmri_fm.errors import WeightsError
-from dmri_fm.identity import DEFAULT_MODELS, identity, label_of
+from dmri_fm.identity import UNLABELLED, identity, label_of
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -35,7 +35,7 @@ from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.quality import network_quality
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
 
@@ -70,14 +70,14 @@ _FitOutputSpec = _map_spec("_FitOutputSpec", "tensor fit")
 _NetworkOutputSpec = _map_spec("_NetworkOutputSpec", "tensor network")
 
 
-def _save_maps(maps: TensorMaps, folder: Path) -> dict[str, Any]:
-    """Write the maps of the catalogue that a model's record names, and the main eigenvector."""
-    arrays = {t.name: t.find_in(maps) for t in load_catalogue().maps_of(maps.model)}
+def _save_maps(maps: TensorMaps, types: Iterable[OutputType], folder: Path) -> dict[str, Any]:
+    """Write maps by their output types, and the main eigenvector."""
+    arrays = {t.name: t.find_in(maps) for t in types}
     if lacking := [name for name, data in arrays.items() if data is None]:
         raise WeightsError(
-            f"weights of {maps.model} without statistics of their training data give no "
-            f"{', '.join(lacking)}",
-            expected="weights that `dmri-fm train` has written",
+            f"{maps.model} gives no {', '.join(lacking)}",
+            expected="the maps that the plan found in its weights",
+            advice="leave weights as they are during a run",
         )
     files = {
         f"{name}_file": str(save_image(data, maps.affine, folder / f"{name}.nii.gz"))
@@ -98,7 +98,7 @@ class FitTensor(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         maps = fit_tensor(self.inputs.load(), n_threads=self.inputs.n_threads)
-        self._results |= _save_maps(maps, Path(runtime.cwd))
+        self._results |= _save_maps(maps, load_catalogue().maps_of("tensor"), Path(runtime.cwd))
         return runtime
 
 
@@ -114,19 +114,27 @@ class _NetworkInputSpec(_DwiMaskInputSpec):
         return {"model": self.model, "weights": weights, "device": self.device, "seed": self.seed}
 
 
+class _PredictInputSpec(_NetworkInputSpec):
+    maps = traits.List(traits.Str(), mandatory=True, desc="output types of the maps to write")
+
+
 class PredictTensor(SimpleInterface):
     """Estimate the diffusion tensor from six directions with a network."""
 
-    input_spec = _NetworkInputSpec
+    input_spec = _PredictInputSpec
     output_spec = _NetworkOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         maps = predict_tensor(self.inputs.load(), **self.inputs.options())
-        self._results |= _save_maps(maps, Path(runtime.cwd))
+        types = map(load_catalogue().output_type, self.inputs.maps)
+        self._results |= _save_maps(maps, types, Path(runtime.cwd))
         return runtime
 
 
 class _FeaturesInputSpec(_NetworkInputSpec):
+    features = traits.Str(
+        mandatory=True, desc="`pooled` or `cls`, the type that files are named by"
+    )
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
 
 
@@ -145,6 +153,13 @@ class ExtractFeatures(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         features = extract_features(self.inputs.load(), **self.inputs.options())
+        if features.feature_type != self.inputs.features:
+            raise WeightsError(
+                f"{self.inputs.model} gives features of the type {features.feature_type!r}",
+                expected=f"{self.inputs.features!r}, as its weights or its record state",
+                advice="state the same type in `features` of the encoder's record and "
+                "configuration, and in the ScanFeatures that it returns",
+            )
         folder = Path(runtime.cwd)
         row = scan_columns(self.inputs.entities) | features.row()
         table = folder / "scan_features.tsv"
@@ -296,11 +311,14 @@ class AssessQuality(SimpleInterface):
         return found
 
     def _scan_columns(self) -> dict[str, float]:
-        """Return each encoder's out-of-distribution score; of the default one without label."""
+        """Return each encoder's out-of-distribution score, `<label>_ood_score`.
+
+        Names of some lack the label, see :data:`~dmri_fm.identity.UNLABELLED`.
+        """
         found: dict[str, float] = {}
         for label in self._encoders:
             scores = getattr(self.inputs, f"{label}_ood")
-            start = "" if identity(label).name in DEFAULT_MODELS else f"{label}_"
+            start = "" if identity(label).name in UNLABELLED else f"{label}_"
             found |= {f"{start}{k}": v for k, v in scores.items()} if isdefined(scores) else {}
         return found
 

@@ -18,7 +18,7 @@ from dmri_fm_workflows.plan.records import (
     SeriesPlan,
     SessionPlan,
 )
-from dmri_fm_workflows.plan.weights import scan_features
+from dmri_fm_workflows.plan.weights import explain_lacking, network_maps, scan_features
 from dmri_fm_workflows.stages.sdc.choice import choose_sdc
 
 __all__ = ["plan_participant", "plan_series"]
@@ -77,6 +77,9 @@ def plan_series(
         )
     if six is not None and six.problem is not None:
         warnings.append(f"{series.name}: {six.problem} for a tensor network.")
+    maps = {network: network_maps(network, config.weights) for network in networks}
+    for network, types in maps.items():
+        warnings += explain_lacking(network, types)
     return SeriesPlan(
         series=series,
         gtab=gtab,
@@ -93,6 +96,7 @@ def plan_series(
         tensor_widening=describe_widening(gtab, volumes) if len(volumes) else None,
         models=config.models,
         networks=networks,
+        maps=maps,
         six=six,
         encoders=encoders,
         features={e: scan_features(e, config.weights) for e in encoders},

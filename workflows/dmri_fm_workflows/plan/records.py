@@ -71,6 +71,8 @@ class SeriesPlan:
         Requested networks.
     networks
         Tensor networks that run.
+    maps
+        Output types of the maps of each tensor network, as its weights give them.
     six
         Six directions for tensor networks, by the gradient files; None if no shell has six. The
         run chooses again in ACPC, where b-vectors are rotated with the image.
@@ -105,6 +107,7 @@ class SeriesPlan:
     networks: tuple[str, ...]
     six: SixDirections | None
     encoders: tuple[str, ...]
+    maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     features: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
     random_seed: int = 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, identity
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm_workflows.bids import EpiImage
@@ -74,11 +74,6 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
             f"{', '.join(wanted)} does not run: no shell has six directions that determine a "
             "tensor."
         )
-    for network in map(identity, plan.networks):
-        if not network.has_intervals:
-            omitted.append(f"{network.name} gives no standard deviations (desc-std).")
-        if not network.has_ood:
-            omitted.append(f"{network.name} gives no out-of-distribution map (param-ood).")
     if not plan.encoders:
         names = ", ".join(ENCODERS)
         omitted.append(f"There are no features: --models names no encoder ({names}).")

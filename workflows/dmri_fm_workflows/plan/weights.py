@@ -1,19 +1,26 @@
-"""Weights of the models of a request: checks, and the features that they give."""
+"""Weights of the models of a request: checks, and the outputs that they give."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from dmri_fm.errors import WeightsError
-from dmri_fm.identity import FeatureType, identity
+from dmri_fm.identity import ENCODERS, FeatureType, identity
 from dmri_fm.json_files import read_object
+from dmri_fm_workflows.outputs.maps import load_catalogue
 
 if TYPE_CHECKING:
     from dmri_fm_workflows.config import RunConfig
 
-__all__ = ["check_weights", "scan_features"]
+__all__ = ["check_weights", "explain_lacking", "network_maps", "scan_features"]
+
+#: Maps that some networks do not give, by the flag of a network that they need.
+_OPTIONAL_MAPS = {
+    "has_intervals": "standard deviations of FA and MD (desc-std)",
+    "has_ood": "out-of-distribution map (param-ood)",
+}
 
 
 def scan_features(encoder: str, weights: Mapping[str, Path]) -> str:
@@ -31,7 +38,9 @@ def scan_features(encoder: str, weights: Mapping[str, Path]) -> str:
     Returns
     -------
     str
-        `pooled` or `cls`.
+        `pooled` or `cls`. For files that do not state it, the default of the configuration
+        (D-RoPE's older files are of encoders with a class token) or, where the configuration has
+        no such field, that of the encoder's record.
 
     Raises
     ------
@@ -39,13 +48,14 @@ def scan_features(encoder: str, weights: Mapping[str, Path]) -> str:
         If the JSON file cannot be read or states anything else.
     """
     default = identity(encoder).features
-    assert default is not None
     if encoder not in weights:
-        return default
+        return str(default)
+    from dmri_fm.registry import find_model
+
     path = Path(weights[encoder]).with_suffix(".json")
     settings = read_object(path, error_class=WeightsError).get("config")
-    # Files without the entry are older, of encoders with a class token.
-    features = settings.get("features", "cls") if isinstance(settings, dict) else None
+    unstated = getattr(type(find_model(encoder).config), "features", default)
+    features = settings.get("features", unstated) if isinstance(settings, dict) else None
     if features not in get_args(FeatureType):
         raise WeightsError(
             f"features of a scan: {features!r}",
@@ -55,24 +65,53 @@ def scan_features(encoder: str, weights: Mapping[str, Path]) -> str:
     return str(features)
 
 
-def check_weights(config: RunConfig) -> None:
-    """Stop before any work if a network could not run at its end.
+def network_maps(network: str, weights: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return the output types of the maps that a tensor network gives with its weights.
 
     Raises
     ------
     WeightsError
-        If a weights file of the user's cannot be used, or gives less than the outputs of its
-        model need.
+        If a weights file cannot be used.
     """
-    from dmri_fm.registry import load_weights
+    from dmri_fm.registry import load_tensor_network
+
+    # The packaged weights give what the record says.
+    gives = (
+        load_tensor_network(network, weights=weights[network])
+        if network in weights
+        else identity(network)
+    )
+    return tuple(
+        of.name
+        for of in load_catalogue().maps_of(network)
+        if of.needs is None or getattr(gives, of.needs)
+    )
+
+
+def explain_lacking(network: str, maps: Collection[str]) -> Iterator[str]:
+    """Yield a warning for each sort of map that a tensor network does not give."""
+    types = load_catalogue().types
+    given = {types[name].needs for name in maps}
+    for flag, title in _OPTIONAL_MAPS.items():
+        if flag not in given:
+            reason = (
+                ": its weights hold no statistics for it"
+                if getattr(identity(network), flag)
+                else ""
+            )
+            yield f"{network} gives no {title}{reason}."
+
+
+def check_weights(config: RunConfig) -> None:
+    """Stop before any work if a weights file of the user's cannot be used.
+
+    Raises
+    ------
+    WeightsError
+        If it is damaged, or of another model, or of an encoder on another grid.
+    """
+    from dmri_fm.registry import load_encoder, load_tensor_network
 
     for name, path in config.weights.items():
-        loaded = load_weights(path, model=name)
-        model = identity(name)
-        if model.has_intervals and not loaded.statistics:
-            raise WeightsError(
-                "weights without statistics of their training data",
-                path=path,
-                expected=f"the statistics that the standard deviations (desc-std) of {name} need",
-                advice="train with `dmri-fm train`, which writes them",
-            )
+        load = load_encoder if name in ENCODERS else load_tensor_network
+        load(name, weights=path)

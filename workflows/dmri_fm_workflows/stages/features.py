@@ -26,7 +26,7 @@ def encoder_stage(encoder: str, features: str) -> Stage:
 
 
 def init_features_wf(
-    plan: SeriesPlan, resources: Resources, *, encoder: str = "drope", name: str = "features_wf"
+    plan: SeriesPlan, resources: Resources, *, encoder: str, name: str = "features_wf"
 ) -> pe.Workflow:
     """Extract features of a series with an encoder, and draw them.
 
@@ -59,7 +59,12 @@ def init_features_wf(
         name, inputs, [*outputs.values(), f"{label}_figure"]
     )
     extract = pe.Node(
-        ExtractFeatures(model=encoder, entities=plan.entities, **plan.network_inputs(encoder)),
+        ExtractFeatures(
+            model=encoder,
+            features=plan.features[encoder],
+            entities=plan.entities,
+            **plan.network_inputs(encoder),
+        ),
         name="extract_features",
         mem_gb=4,
     )

@@ -51,7 +51,7 @@ def init_normalise_wf(
         The series in ACPC.
     mni_dwi_file, mni_bval_file, mni_bvec_file, mni_b_file, mni_mask_file, mni_dwiref_file
         The series in MNI, 2 mm.
-    drope_grid_dwi_file, drope_grid_bval_file, drope_grid_bvec_file, drope_grid_mask_file
+    <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_mask_file
         The series on the grid of each encoder, by its label.
     to_acpc_file, from_acpc_file
         Transforms between the reference and ACPC.

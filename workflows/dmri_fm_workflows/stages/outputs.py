@@ -6,7 +6,7 @@ from the catalogue of :mod:`dmri_fm_workflows.outputs`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm.identity import DEFAULT_MODELS, label_of
+from dmri_fm.identity import UNLABELLED, label_of
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.maps import load_catalogue
@@ -163,20 +163,28 @@ NORMALISE_OUTPUTS = (
 QUALITY_OUTPUTS = (Output("image_qc", ("qc_file",), record="qc_record"),)
 
 
-def map_outputs(model: str) -> tuple[Output, ...]:
+def map_outputs(model: str, maps: Collection[str] | None = None) -> tuple[Output, ...]:
     """Return the maps that a tensor model gives, in ACPC and those of one number in MNI.
 
     Their fields are `<label>_<type>_file` and `<label>_<type>_mni_file`, their record
     `<label>_record`. A tensor network adds its figure, `<label>_figure`.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    maps
+        Output types of its maps; all that its record allows if None.
     """
-    label, catalogue = label_of(model), load_catalogue()
+    label = label_of(model)
+    types = [t for t in load_catalogue().maps_of(model) if maps is None or t.name in maps]
     in_acpc = (
-        Output(t.name, (f"{label}_{t.name}_file",), ACPC, f"{label}_record", label)
-        for t in catalogue.maps_of(model)
+        Output(t.name, (f"{label}_{t.name}_file",), ACPC, f"{label}_record", label) for t in types
     )
     in_mni = (
         Output(t.name, (f"{label}_{t.name}_mni_file",), MNI, f"{label}_record", label)
-        for t in catalogue.maps_of(model, space=MNI)
+        for t in types
+        if MNI in t.spaces
     )
     return (*in_acpc, *in_mni, *_figure_of(model, "figure_tensorvsnetwork"))
 
@@ -200,12 +208,12 @@ def feature_outputs(encoder: str, features: str) -> tuple[Output, ...]:
 
 
 def _figure_of(model: str, figure: str) -> tuple[Output, ...]:
-    """Return a model's figure; those of the models that run by default have no label."""
+    """Return a model's figure; the name of some lacks the label, see :data:`UNLABELLED`."""
     if not load_catalogue().output_type(figure).is_of(model):
         return ()
     label = label_of(model)
-    is_default = model in DEFAULT_MODELS
-    return (Output(figure, (f"{label}_figure",), model=None if is_default else label),)
+    shown = None if model in UNLABELLED else label
+    return (Output(figure, (f"{label}_figure",), model=shown),)
 
 
 def figure_outputs(names: Sequence[str]) -> tuple[Output, ...]:

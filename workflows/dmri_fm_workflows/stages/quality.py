@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nipype.pipeline.engine as pe
 
-from dmri_fm.identity import identity, label_of
+from dmri_fm.identity import label_of
 from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater, CheckGradients
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, open_workflow
@@ -100,9 +100,12 @@ def init_quality_wf(
         "registration_dice": "registration_dice",
     }
     of_models = ["tensor_diffusivity_file"] if plan.has_tensor else []
-    for network in map(identity, plan.networks):
-        of_models.append(f"{network.label}_diffusivity_file")
-        of_models += [f"{network.label}_ood_file"] if network.has_ood else []
+    for network in plan.networks:
+        of_models += [
+            f"{label_of(network)}_{of}_file"
+            for of in ("diffusivity", "ood")
+            if of in plan.maps[network]
+        ]
     of_models += [f"{label_of(encoder)}_ood" for encoder in plan.encoders]
     inputs |= {field: field for field in of_models}
     workflow, inputnode, outputnode = open_workflow(name, inputs, ["qc_file", "qc_record"])

@@ -176,7 +176,7 @@ def list_stages(plan: SeriesPlan) -> tuple[Stage, ...]:
     """Return the stages that run for a series, in the order of processing."""
     stages = (
         *_BEFORE_MODELS,
-        *map(network_stage, plan.networks),
+        *(network_stage(n, plan.maps[n]) for n in plan.networks),
         *(encoder_stage(e, plan.features[e]) for e in plan.encoders),
         *_AFTER_MODELS,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import nipype.pipeline.engine as pe
@@ -11,7 +12,7 @@ from dmri_fm.identity import label_of
 from dmri_fm_workflows.interfaces.models import FitTensor, PredictTensor
 from dmri_fm_workflows.interfaces.normalise import ResampleMaps
 from dmri_fm_workflows.interfaces.report import PlotComparison
-from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, Stage, open_workflow
 from dmri_fm_workflows.stages.outputs import MNI, map_outputs
@@ -23,12 +24,12 @@ __all__ = ["init_tensor_network_wf", "init_tensor_wf", "network_stage"]
 _SHOWN = {"fa_std": "std_file", "ood": "ood_file"}
 
 
-def network_stage(network: str) -> Stage:
-    """Return the stage of a tensor network."""
+def network_stage(network: str, maps: Collection[str]) -> Stage:
+    """Return the stage of a tensor network with the output types of its maps."""
     return Stage(
         name=label_of(network),
         builder=partial(init_tensor_network_wf, network=network),
-        outputs=map_outputs(network),
+        outputs=map_outputs(network, maps),
     )
 
 
@@ -59,7 +60,8 @@ def init_tensor_wf(
         n_procs=resources.omp_nthreads,
         mem_gb=3 * plan.size_gb,
     )
-    workflow = _maps_wf(name, fit, model="tensor", more_outputs=("tensor_v1_file",))
+    types = load_catalogue().maps_of("tensor")
+    workflow = _maps_wf(name, fit, model="tensor", types=types, more_outputs=("tensor_v1_file",))
     workflow.connect(fit, "v1_file", workflow.get_node("outputnode"), "tensor_v1_file")
     return workflow
 
@@ -68,7 +70,7 @@ def init_tensor_network_wf(
     plan: SeriesPlan,
     resources: Resources,
     *,
-    network: str = "tensor-refiner",
+    network: str,
     name: str = "network_wf",
 ) -> pe.Workflow:
     """Estimate tensors in ACPC by a network, warp scalar maps to MNI, and compare with the fit.
@@ -86,16 +88,16 @@ def init_tensor_network_wf(
     -------
     <label>_<type>_file, <label>_<type>_mni_file
         Maps of the network by their output type in `maps.yaml`, in ACPC; scalars in MNI as well.
-        A network without intervals has no `<label>_fa_std_file` and `<label>_md_std_file`, one
-        without an out-of-distribution score no `<label>_ood_file`.
+        A network whose weights give no intervals has no `<label>_fa_std_file` and
+        `<label>_md_std_file`; without an out-of-distribution score, no `<label>_ood_file`.
     <label>_record
         How the maps were made.
     <label>_figure
         The network's FA beside that of the fit, SVG.
     """
-    label = label_of(network)
+    label, maps = label_of(network), plan.maps[network]
     predict = pe.Node(
-        PredictTensor(model=network, **plan.network_inputs(network)),
+        PredictTensor(model=network, maps=list(maps), **plan.network_inputs(network)),
         name="predict_tensor",
         mem_gb=3 * plan.size_gb + 1,
     )
@@ -104,14 +106,11 @@ def init_tensor_network_wf(
         name,
         predict,
         model=network,
+        types=[load_catalogue().output_type(name) for name in maps],
         more_inputs=("tensor_fa_file",),
         more_outputs=(f"{label}_figure",),
     )
-    shown = [
-        (f"{t.name}_file", _SHOWN[t.name])
-        for t in load_catalogue().maps_of(network)
-        if t.name in _SHOWN
-    ]
+    shown = [(f"{name}_file", _SHOWN[name]) for name in maps if name in _SHOWN]
     workflow.connect([
         (workflow.get_node("inputnode"), compare, [("tensor_fa_file", "tensor_file"),
                                                    ("acpc_mask_file", "mask_file")]),
@@ -126,13 +125,14 @@ def _maps_wf(
     maps: pe.Node,
     *,
     model: str,
+    types: Sequence[OutputType],
     more_inputs: tuple[str, ...] = (),
     more_outputs: tuple[str, ...] = (),
 ) -> pe.Workflow:
     """Return the workflow of a model's node; its scalar maps are warped into MNI."""
     label = label_of(model)
-    in_acpc = {f"{t.name}_file": f"{label}_{t.name}_file" for t in load_catalogue().maps_of(model)}
-    scalars = [t.name for t in load_catalogue().maps_of(model, space=MNI)]
+    in_acpc = {f"{t.name}_file": f"{label}_{t.name}_file" for t in types}
+    scalars = [t.name for t in types if MNI in t.spaces]
     in_mni = [f"{label}_{s}_mni_file" for s in scalars]
     workflow, inputnode, outputnode = open_workflow(
         name,

@@ -10,13 +10,13 @@ from torch import nn
 from dmri_fm.encoders.drope.block import DropeBlock
 from dmri_fm.encoders.drope.config import PAPER, SMALL, DropeConfig
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.encoders.drope.patches import patchify, unpatchify
 from dmri_fm.encoders.drope.rotary import (
     qspace_directions,
     qspace_distance,
     rotary_scores,
     rotary_tables,
 )
+from dmri_fm.encoders.patches import patchify, unpatchify
 from dmri_fm.layers import dyadic_code, sincos_positions
 
 TINY = DropeConfig(

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope.config import SMALL
-from dmri_fm.encoders.drope.patches import unpatchify
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
+from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate import spread_directions
 

@@ -1,9 +1,13 @@
-"""Volumes cut into patches."""
+"""Volumes cut into patches, for encoders on a grid of patches."""
 
 from __future__ import annotations
 
+import numpy as np
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
+
+from dmri_fm.normalise.grid import Grid
 
 
 def patchify(volumes: Tensor, patch: tuple[int, int, int]) -> Tensor:
@@ -29,6 +33,22 @@ def unpatchify(
         w=w,
         z=z,
     )
+
+
+def patch_affine(grid: Grid, patch: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Return patch index to RAS+ mm of the middle of a patch, shape (4, 4).
+
+    Parameters
+    ----------
+    grid
+        Grid of the voxels.
+    patch
+        Voxels of a patch along each axis.
+    """
+    patch2voxel = np.diag([*(float(p) for p in patch), 1.0])
+    patch2voxel[:3, 3] = (np.array(patch) - 1) / 2
+    affine: NDArray[np.float64] = grid.affine.astype(np.float64) @ patch2voxel
+    return affine
 
 
 def lay_in_box(

@@ -1,0 +1,160 @@
+"""What the record of a model holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from dmri_fm.errors import ConfigError
+
+#: Family of a model: it computes a tensor without training, a tensor with it, or features.
+Family = Literal["tensor fit", "tensor network", "encoder"]
+
+#: Features of a scan: its patch tokens, pooled; or its class token.
+FeatureType = Literal["pooled", "cls"]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The record of a model.
+
+    Attributes
+    ----------
+    name
+        Name in the registry, and of `--models`.
+    family
+        "tensor fit", "tensor network" or "encoder".
+    title
+        Name in headings and legends.
+    architecture
+        Description of its computation, a sentence or two.
+    provenance
+        Origin of the method, and differences from the publication.
+    citations
+        Keys of `references.yaml`; the first is the method's own publication, if it has one.
+    methods
+        Sentences of the methods text, with citations as `[@key]`.
+    url
+        Address of the method's description, or empty.
+    fit_method
+        `Model.Parameters.FitMethod` of sidecars, in the words of BEP016 (`wls`) where it has one;
+        empty for encoders.
+    card
+        Model card, relative to the repository, or empty. Its address stands in for that of a
+        publication.
+    is_experimental
+        Whether its outputs are experimental: no evaluation has found them better than a baseline.
+    is_packaged
+        Whether its weights ship with the package. A network without needs a weights file.
+    features
+        Features of a scan that an encoder gives with its default configuration; None for other
+        models.
+    has_intervals
+        Whether a tensor network can estimate standard deviations of FA and MD (`desc-std`): with
+        weights that hold their calibration.
+    has_ood
+        Whether an out-of-distribution (OOD) score is defined: a map of percentiles for tensor
+        networks, score and percentile of the scan for encoders. Weights without statistics of
+        training features give none.
+    ablation_of
+        Name of the network that it is a small variant of, for tables of ablations; empty for
+        models that users choose from.
+    outputs
+        Descriptions of the outputs that are the model's own: `intervals` and `ood` (tensor
+        networks); `pooled` or `cls`, and `patch` (encoders).
+    """
+
+    name: str
+    family: Family
+    title: str
+    architecture: str
+    provenance: str
+    citations: tuple[str, ...]
+    methods: str
+    url: str = ""
+    fit_method: str = ""
+    card: str = ""
+    is_experimental: bool = False
+    is_packaged: bool = False
+    features: FeatureType | None = None
+    has_intervals: bool = False
+    has_ood: bool = False
+    ablation_of: str = ""
+    outputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        is_encoder, is_network = self.family == "encoder", self.family == "tensor network"
+        own: set[str] = {self.features, "patch"} if self.features else set()
+        own |= {"intervals"} if self.has_intervals else set()
+        own |= {"ood"} if self.has_ood and not is_encoder else set()
+        cited = set(re.findall(r"@(\w+)", self.methods))
+        for is_sound, problem, expected in (
+            (
+                self.label.isalnum() and self.label.islower(),
+                "name that makes no label of BIDS",
+                "lower-case letters, digits and dashes",
+            ),
+            (
+                (self.features in get_args(FeatureType)) == is_encoder,
+                f"features {self.features!r} of the family {self.family!r}",
+                f"{' or '.join(map(repr, get_args(FeatureType)))} for encoders, else None",
+            ),
+            (
+                is_network or not (self.has_intervals or (self.has_ood and not is_encoder)),
+                f"has_intervals or has_ood of the family {self.family!r}",
+                "has_intervals for tensor networks alone, has_ood for them and encoders",
+            ),
+            (
+                set(self.outputs) == own,
+                f"outputs {sorted(self.outputs)}",
+                f"the keys {sorted(own)}, as features, has_intervals and has_ood state",
+            ),
+            (
+                cited.issuperset(self.citations),
+                f"methods without citation of {sorted({*self.citations} - cited)}",
+                "every one of citations as [@key]",
+            ),
+            (
+                ("experimental" in self.methods) == self.is_experimental,
+                f"is_experimental is {self.is_experimental}, the methods text differs",
+                'methods that say "experimental" where is_experimental is set, and only there',
+            ),
+        ):
+            if not is_sound:
+                raise ConfigError(f"record of model {self.name!r}: {problem}", expected=expected)
+
+    @property
+    def label(self) -> str:
+        """Value of the `model` entity of file names: the name without dashes.
+
+        Examples
+        --------
+        >>> label_of("tensor-refiner")
+        'tensorrefiner'
+        """
+        return label_of(self.name)
+
+    def ablation(self, name: str) -> ModelIdentity:
+        """Return the record of a small variant, whose name ends in `-ablation[-<variant>]`."""
+        variant = name.partition("ablation")[2].removeprefix("-").replace("-", " ")
+        return replace(
+            self,
+            name=name,
+            title=f"{self.title}, ablation {variant}".rstrip(),
+            provenance=f"Small variant of {self.name}, for its ablations; it ships without "
+            "weights.",
+            ablation_of=self.name,
+        )
+
+    @property
+    def description(self) -> str:
+        """Architecture and provenance as one text."""
+        return f"{self.architecture} {self.provenance}"
+
+
+def label_of(name: str) -> str:
+    """Return the `model` entity of a registered name: BIDS labels hold letters and digits only."""
+    return name.replace("-", "")

@@ -1,0 +1,101 @@
+"""Records of the models that give a diffusion tensor: the tensor fit and the networks."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from dmri_fm.identities.base import ModelIdentity
+
+TENSOR = ModelIdentity(
+    name="tensor",
+    family="tensor fit",
+    title="Diffusion tensor",
+    architecture=(
+        "Diffusion tensor, fitted to the logarithm of the signal by weighted least squares."
+    ),
+    provenance="Published method: model of Basser et al. 1994, fitted as by Chung et al. 2006.",
+    citations=("basser1994", "chung2006"),
+    methods=(
+        "The diffusion tensor [@basser1994] was fitted by weighted least squares [@chung2006], "
+        "and scalar maps were derived from its eigenvalues [@basser1996]."
+    ),
+    url="https://doi.org/10.1006/jmrb.1994.1037",
+    fit_method="wls",
+)
+
+REFINER = ModelIdentity(
+    name="tensor-refiner",
+    family="tensor network",
+    title="Tensor refiner",
+    architecture=(
+        "Convolutional network that refines a least-squares diffusion tensor: it weighs the "
+        "neighbours over which the b=0 image and those of six directions are averaged before the "
+        "tensor is fitted, and corrects the fitted tensor."
+    ),
+    provenance="This software's own network, experimental; it follows no published architecture.",
+    citations=("basser1994", "mildenhall2018"),
+    methods=(
+        "The tensor refiner, a network of this software that follows no published architecture, "
+        "estimated the diffusion tensor from the mean b=0 and six directions: it averages the "
+        "images over neighbours that it weighs itself (as kernel prediction does) "
+        "[@mildenhall2018], fits the tensor [@basser1994] and corrects it. Its maps are "
+        "experimental. Standard deviations of its FA and MD, and the out-of-distribution map, are "
+        "this software's own; those of the packaged weights are calibrated on simulation."
+    ),
+    fit_method="neural network",
+    card="docs/model_cards/tensor-refiner.md",
+    is_experimental=True,
+    is_packaged=True,
+    has_intervals=True,
+    has_ood=True,
+    outputs=MappingProxyType(
+        {
+            "intervals": (
+                "Standard deviation of the tensor refiner's error, as the network itself predicts "
+                "it; the packaged weights are calibrated on simulation so that nine errors in ten "
+                "are below 1.645 times this; 0 outside the brain."
+            ),
+            "ood": (
+                "Out-of-distribution percentile of a voxel's surroundings: Mahalanobis distance "
+                "of the tensor refiner's coarse features from those of its training data, as the "
+                "share of held-out training data (simulated for the packaged weights) that lie "
+                "nearer, percent; 0 outside the brain."
+            ),
+        }
+    ),
+)
+
+QCG_DTI = ModelIdentity(
+    name="qcg-dti-paper",
+    family="tensor network",
+    title="QCG-DTI",
+    architecture=(
+        "Convolutional network that is guided by q-space coordinates and estimates the diffusion "
+        "tensor from one b=0 and six directions."
+    ),
+    provenance=(
+        "Published method: Zheng et al. 2025, written anew from the publication; it ships without "
+        "weights."
+    ),
+    citations=("zheng2025",),
+    methods=(
+        "The QCG-DTI network [@zheng2025], written anew from the publication, estimated the "
+        "diffusion tensor from one b=0 and six directions. Its maps are experimental: no "
+        "evaluation has compared the weights that ran with a baseline."
+    ),
+    url="https://doi.org/10.1631/FITEE.2400766",
+    fit_method="neural network",
+    card="docs/model_cards/qcg-dti.md",
+    is_experimental=True,
+)
+
+#: In the order of texts.
+RECORDS = (
+    TENSOR,
+    REFINER,
+    QCG_DTI,
+    *(
+        QCG_DTI.ablation(f"qcg-dti-ablation-{row}")
+        for row in ("whole", "no-qcf", "no-strategy", "no-mrd", "baseline")
+    ),
+)
