@@ -144,7 +144,7 @@ def out(folder, weights, offered) -> Path:
         ),
         _series(offered),
         Session(None, (), ()),
-        Engines("none", "none", "none"),
+        Engines("none", ("none",), "none"),
     )
     resources = Resources(bids_root=folder, output_dir=folder / "out", omp_nthreads=1)
     of_models = {"tensor", *map(label_of, (*TENSOR_NETWORKS, *ENCODERS))}

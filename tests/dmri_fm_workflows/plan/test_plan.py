@@ -143,7 +143,7 @@ def make_series(folder: Path, bvals: list[float], bvecs: np.ndarray) -> DwiSerie
 def plan(folder: Path, series: DwiSeries, t1w: tuple[Path, ...] = ()) -> SeriesPlan:
     config = RunConfig(folder, folder / "out")
     session = Session("a", t1w, (series,))
-    return plan_series(config, series, session, Engines("none", "none", "none"))
+    return plan_series(config, series, session, Engines("none", ("none",), "none"))
 
 
 def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy
     """Those of the anatomy as those of the series, beside the warnings of their own."""
     save_image(np.ones((4, 4, 3)), AFFINE, raw / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     config = RunConfig(raw, tmp_path / "out", models=(), sloppy=sloppy)
-    engines = Engines("none", "none", "none")
+    engines = Engines("none", ("none",), "none")
     workflow = init_participant_wf(
         plan_participant(config, read_dataset(raw).participants[0], engines),
         Resources(bids_root=raw, output_dir=tmp_path / "out", omp_nthreads=1),
@@ -319,7 +319,7 @@ def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy
 
 @pytest.mark.parametrize("pair_sdc", ["pepolar", "none"])
 def test_the_record_names_them_by_uri(raw: Path, tmp_path: Path, pair_sdc: str) -> None:
-    engines = Engines("none", pair_sdc, "none")
+    engines = Engines("none", (pair_sdc,), "none")
     config = RunConfig(raw, tmp_path / "out", models=(), output_spaces=("ACPC",), sloppy=True)
     workflow = init_participant_wf(
         plan_participant(config, read_dataset(raw).participants[0], engines),
