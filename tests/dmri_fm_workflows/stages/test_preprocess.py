@@ -16,10 +16,10 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import SDC
+from dmri_fm_workflows.execution.plan_text import stage_lines
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.plan.text import _stages
 from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.participant import init_dwi_wf
 
@@ -130,7 +130,7 @@ def test_the_pair_may_start_after_runs_that_have_none(tmp_path: Path) -> None:
 def test_the_plan_says_who_interpolates(tmp_path: Path, hmc: str, sdc: str, said: str) -> None:
     plan = plan_for(make_series(make_run(tmp_path, "dir-PA", "j")), tmp_path,
                     Engines("none", (sdc,), hmc))  # fmt: skip
-    assert dict(_stages(plan))["resampling"].startswith(said)
+    assert dict(stage_lines(plan))["resampling"].startswith(said)
 
 
 OWN, REVERSE = "sub-01_dir-AP_dwi.nii.gz", "sub-01_acq-99_dir-PA_dwi.nii.gz"
@@ -168,7 +168,7 @@ def test_only_readouts_that_no_sidecar_states_are_assumed(
     if sdc == "pepolar":
         field = workflow.get_node("sdc_wf.estimate_field").inputs
         assert field.epi_readout_s == readouts_s[1]
-    lines = " ".join(text for _, text in _stages(plan))
+    lines = " ".join(text for _, text in stage_lines(plan))
     assert lines.count("(assumed)") == len(assumed)
     for name, readout_s in assumed.items():
         said = lines.partition(name)[2].partition(")")[0]

@@ -13,7 +13,7 @@ from typing import Any
 
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 
-__all__ = ["ANATOMY_STEPS", "SERIES_STEPS", "describe_steps", "works_of"]
+__all__ = ["ANATOMY_STEPS", "BIAS", "QUALITY", "SERIES_STEPS", "describe_steps", "works_of"]
 
 #: Separator between the methods of runs that were merged into one series.
 _BETWEEN_RUNS = "; "
@@ -59,6 +59,19 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
     "CoregistrationMethod": (Method("rigid", _COREGISTRATION),),
     "NormalisationMethod": _registrations("b=0 reference"),
 }
+
+#: Sentence about the image that a mask is drawn on, for every method of `MaskMethod`.
+BIAS = (
+    "The images that guide registrations and brain masks were corrected for intensity bias "
+    "[@tustison2010]."
+)
+
+#: Sentence of the quality stage, which has no choice of method.
+QUALITY = (
+    "Head motion is summarised as framewise displacement [@power2012], and the quality of a "
+    "series as the correlation of volumes that are neighbours in q-space [@yeh2019], both in "
+    "tables named after those of QSIPrep [@cieslak2021]."
+)
 
 
 def _find(methods: Sequence[Method], stated: str) -> Method | None:

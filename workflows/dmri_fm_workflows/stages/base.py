@@ -26,6 +26,7 @@ __all__ = [
     "MERGED_FILES",
     "RUN_FILES",
     "Engine",
+    "Line",
     "Resources",
     "Stage",
     "connect_stages",
@@ -99,6 +100,10 @@ class Engine:
         return list_missing(self.programs)
 
 
+#: Label and text of a line of `--dry-run`.
+Line = tuple[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A step of the graph.
@@ -115,6 +120,8 @@ class Stage:
         Field whose dictionary goes into the record of the series, or None.
     runs
         Whether a plan asks for it.
+    describe
+        Lines of `--dry-run` about it, from the plan of a series or of a session.
     """
 
     name: str
@@ -122,6 +129,7 @@ class Stage:
     outputs: tuple[Output, ...] = ()
     record: str | None = None
     runs: Callable[[SeriesPlan], bool] = lambda plan: True
+    describe: Callable[[Any], Iterable[Line]] = lambda plan: ()
 
     @property
     def wf_name(self) -> str:

@@ -1,6 +1,6 @@
 """The stages of a session and of a series, in the order of processing.
 
-Graph and contract tests derive from them.
+Graph, `--dry-run` and contract tests derive from them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,19 @@ from dmri_fm_workflows.stages.figures import (
     DRAWN,
     init_anat_figures_wf,
     init_series_figures_wf,
+)
+from dmri_fm_workflows.stages.lines import (
+    describe_anat,
+    describe_denoise,
+    describe_free_water,
+    describe_gradient_check,
+    describe_hmc,
+    describe_mask,
+    describe_merge,
+    describe_normalise,
+    describe_read,
+    describe_sdc,
+    describe_tensor,
 )
 from dmri_fm_workflows.stages.merge import init_mask_wf, init_merge_wf, init_read_wf
 from dmri_fm_workflows.stages.normalise import init_normalise_wf
@@ -47,6 +60,7 @@ SESSION_STAGES = (
         builder=init_anat_wf,
         outputs=ANAT_OUTPUTS,
         record="anat_record",
+        describe=describe_anat,
     ),
     Stage(
         name="figures",
@@ -72,47 +86,55 @@ _BEFORE_MODELS = (
         name="read",
         builder=init_read_wf,
         record="read_record",
+        describe=describe_read,
     ),
     Stage(
         name="denoise",
         builder=_by_engine(DENOISE, lambda plan: plan.engines.denoise),
         record="denoise_record",
+        describe=describe_denoise,
     ),
-    Stage(name="merge", builder=init_merge_wf, record="merge_record"),
+    Stage(name="merge", builder=init_merge_wf, record="merge_record", describe=describe_merge),
     Stage(
         name="sdc",
         builder=_by_engine(SDC, lambda plan: plan.sdc.method),
         record="sdc_record",
+        describe=describe_sdc,
     ),
-    Stage(name="mask", builder=init_mask_wf, record="mask_record"),
+    Stage(name="mask", builder=init_mask_wf, record="mask_record", describe=describe_mask),
     Stage(
         name="hmc",
         builder=_by_engine(HMC, lambda plan: plan.engines.hmc),
         outputs=HMC_OUTPUTS,
         record="hmc_record",
+        describe=describe_hmc,
     ),
     Stage(
         name="normalise",
         builder=init_normalise_wf,
         outputs=NORMALISE_OUTPUTS,
         record="normalise_record",
+        describe=describe_normalise,
     ),
     Stage(
         name="tensor",
         builder=init_tensor_wf,
         outputs=map_outputs("tensor"),
+        describe=describe_tensor,
         runs=lambda plan: plan.has_tensor,
     ),
     Stage(
         name="gradient_check",
         builder=init_gradient_check_wf,
         record="gradient_check_record",
+        describe=describe_gradient_check,
         runs=lambda plan: plan.has_tensor,
     ),
     Stage(
         name="free_water",
         builder=init_free_water_wf,
         record="free_water_record",
+        describe=describe_free_water,
         runs=lambda plan: plan.length_scaling is not None,
     ),
 )

@@ -14,6 +14,7 @@ from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.lines import describe_network
 from dmri_fm_workflows.stages.outputs import MNI, map_outputs
 
 __all__ = ["init_tensor_network_wf", "init_tensor_wf", "network_stage"]
@@ -29,6 +30,7 @@ def network_stage(network: str) -> Stage:
         name=label_of(network),
         builder=partial(init_tensor_network_wf, network=network),
         outputs=map_outputs(network),
+        describe=partial(describe_network, network=network),
     )
 
 
