@@ -28,9 +28,9 @@ def network_stage(network: str) -> Stage:
     """Return the stage of a tensor network."""
     return Stage(
         name=label_of(network),
+        describe=partial(describe_network, network=network),
         builder=partial(init_tensor_network_wf, network=network),
         outputs=map_outputs(network),
-        describe=partial(describe_network, network=network),
     )
 
 
