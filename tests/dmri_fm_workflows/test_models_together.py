@@ -163,7 +163,7 @@ def _plan(folder: Path, offered: dict[str, str], **request) -> SeriesPlan:
         RunConfig(folder / "raw", folder / "out", device="cpu", **request),
         _series(offered),
         Session(None, (), ()),
-        Engines("none", "none", "none"),
+        Engines("none", ("none",), "none"),
     )
 
 

@@ -58,11 +58,11 @@ def scale_vectors(run: DwiRun) -> DwiRun:
 
 
 ENGINES = [
-    Engines("mppca", "pepolar", "builtin"),
-    Engines("none", "none", "none"),
-    Engines("patch2self", "topup", "builtin"),
-    Engines("mppca", "topup", "eddy"),
-    Engines("mppca", "pepolar", "eddy"),
+    Engines("mppca", ("pepolar",), "builtin"),
+    Engines("none", ("none",), "none"),
+    Engines("patch2self", ("topup",), "builtin"),
+    Engines("mppca", ("topup",), "eddy"),
+    Engines("mppca", ("pepolar",), "eddy"),
 ]
 
 

@@ -20,6 +20,7 @@ from uuid import uuid4
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, explain_retired, identity
+from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     MODEL_FAMILIES,
     MODELS,
@@ -34,7 +35,6 @@ from dmri_fm_workflows.options import (
     name_and_path,
     option,
 )
-from dmri_fm_workflows.stages import denoise, hmc, sdc
 
 __all__ = ["NOT_DECIDING", "OUTPUT_SPACES", "RunConfig"]
 
@@ -202,24 +202,25 @@ class RunConfig:
     denoise: str = option(
         "auto",
         PREPROCESSING,
-        "denoising (default: auto, MRtrix3's dwidenoise or else MP-PCA)",
-        choices=("auto", *denoise.NAMES),
+        f"denoising: {DENOISE.summary} (default: auto, the first that is installed)",
+        choices=("auto", *DENOISE.names),
         stages=("denoise",),
     )
     unring: bool = option(False, PREPROCESSING, "remove Gibbs ringing", stages=("denoise",))
     sdc: str = option(
         "auto",
         PREPROCESSING,
-        "susceptibility distortion (default: auto, with reverse-phase images topup or else the "
-        "built-in pepolar)",
-        choices=("auto", *sdc.NAMES),
+        f"susceptibility distortion: {SDC.summary} (default: auto, the first that is installed "
+        "and has the images it needs)",
+        choices=("auto", *SDC.names),
         stages=("sdc",),
     )
     hmc: str = option(
         "auto",
         PREPROCESSING,
-        "head motion and eddy currents (default: auto, FSL's eddy or else the built-in)",
-        choices=("auto", *hmc.NAMES),
+        f"head motion and eddy currents: {HMC.summary} (default: auto, the first that is "
+        "installed)",
+        choices=("auto", *HMC.names),
         stages=("hmc",),
     )
     normalisation: str = option(

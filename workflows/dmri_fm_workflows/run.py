@@ -156,7 +156,7 @@ def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
         console,
         f"[bold]drope-bidsapp {__version__}[/]  {escape(dataset.name)}: "
         f"{len(dataset.participants)} participants, {n_series} series; "
-        f"denoise {engines.denoise}, pairs {engines.pair_sdc}, motion {engines.hmc}",
+        f"denoise {engines.denoise}, distortion {' or '.join(engines.sdc)}, motion {engines.hmc}",
     )
     for problem in dataset.problems:
         say(console, f"[yellow]skipped[/] {escape(str(problem.error))}")

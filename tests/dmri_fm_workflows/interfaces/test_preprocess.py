@@ -18,6 +18,7 @@ from dmri_fm.preprocess.motion import no_motion
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import DENOISE, SDC
 from dmri_fm_workflows.interfaces import programs
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
 from dmri_fm_workflows.interfaces.motion import SkipMotion, save_motion
@@ -32,7 +33,6 @@ from dmri_fm_workflows.interfaces.records import MergeRunRecords
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes, write_volumes
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.stages import denoise, sdc
 from dmri_fm_workflows.stages.base import Resources
 
 SHAPE = (32, 34, 24)
@@ -138,8 +138,8 @@ def test_b0_image_without_gradients_serves_from_the_dataset_to_the_field(
     assert dataset.problems == ()
     (visit,) = dataset.participants[0].sessions
     config = RunConfig(root, tmp_path / "out")
-    plan = plan_series(config, visit.series[0], visit, Engines("none", "pepolar", "none"))
-    workflow = sdc.load("pepolar").builder(plan, RESOURCES)
+    plan = plan_series(config, visit.series[0], visit, Engines("none", ("pepolar",), "none"))
+    workflow = SDC.load("pepolar").builder(plan, RESOURCES)
     estimate = workflow.get_node("estimate_field").interface
     assert estimate.inputs.epi_file == str(reverse)
     estimate.inputs.trait_set(**inputs)
@@ -244,7 +244,7 @@ def test_a_run_of_one_volume_can_be_unringed_after_it(tmp_path: Path) -> None:
     data = np.random.default_rng(0).uniform(900, 1100, (12, 12, 4, 1))
     path = save_image(data, AFFINE, tmp_path / "run.nii.gz")
     plan = SimpleNamespace(unring=True, size_gb=0.1, unringing=programs.name_mrdegibbs())
-    denoise_wf = denoise.load("dwidenoise").builder(plan, RESOURCES)
+    denoise_wf = DENOISE.load("dwidenoise").builder(plan, RESOURCES)
     denoise_wf.base_dir = str(tmp_path)
     denoise_wf.inputs.inputnode.run_dwi_files = [str(path)]
     graph = denoise_wf.run()

@@ -19,7 +19,7 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_workflows.outputs import docs, load_catalogue, sidecars
-from dmri_fm_workflows.outputs.methods import Processed, describe_methods
+from dmri_fm_workflows.outputs.methods import Processed, describe_methods, find_processed
 from dmri_fm_workflows.outputs.publish import to_json
 from dmri_fm_workflows.outputs.references import load_references, render_methods
 from dmri_fm_workflows.outputs.root import (
@@ -302,6 +302,20 @@ def test_methods_in_four_formats():
     assert "tensor refiner" not in plain
     assert "rotary" not in plain
     assert "{%" not in plain
+
+
+def test_only_stages_that_ran_are_in_the_methods_text(tmp_path):
+    sidecar = tmp_path / "sub-01_space-ACPC_desc-preproc_dwi.json"
+    sidecar.write_text('{"SDCMethod": "none"}')
+    table = tmp_path / "sub-01_desc-image_qc.tsv"
+    without, with_table = (
+        describe_methods(find_processed(paths)) for paths in ([sidecar], [sidecar, table])
+    )
+    assert "framewise displacement" not in without
+    assert "framewise displacement" in with_table
+    assert "intensity bias" not in with_table
+    sidecar.write_text('{"MaskMethod": "deepbet 1.0.2"}')
+    assert "intensity bias" in describe_methods(find_processed([sidecar]))
 
 
 def test_dataset_description(tmp_path):

@@ -9,13 +9,17 @@ import pytest
 from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
+from dmri_fm_workflows.engines import DENOISE
 from dmri_fm_workflows.interfaces import programs
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.references import load_references
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.outputs.steps import describe_steps, works_of
-from dmri_fm_workflows.stages import denoise, hmc, sdc
-from dmri_fm_workflows.stages.table import anatomy_steps, series_steps
+from dmri_fm_workflows.outputs.steps import (
+    ANATOMY_STEPS,
+    SERIES_STEPS,
+    describe_steps,
+    works_of,
+)
 
 OTSU = f"median_otsu (DIPY {version('dipy')})"
 T1W_MASK = f"deepbet {version('deepbet')}"
@@ -23,8 +27,8 @@ RIGID = "rigid, mutual information (ANTs)"
 AFFINE = "affine (ANTs) to MNI152NLin2009aSym"
 PLAIN = {
     "Denoising": name_denoiser("mppca", 30),
-    "GibbsCorrection": denoise.load("mppca").name_unringing(unring=False),
-    "SDCMethod": sdc.load("none").describe(),
+    "GibbsCorrection": DENOISE.load("mppca").name_unringing(unring=False),
+    "SDCMethod": "none",
     "HMCMethod": name_motion(),
     "MaskMethod": f"{OTSU}, slab",
     "NormalisationMethod": AFFINE,
@@ -32,7 +36,7 @@ PLAIN = {
 FULL = {
     "Denoising": "MRtrix3 dwidenoise 3.0.3",
     "GibbsCorrection": "MRtrix3 mrdegibbs 3.0.3",
-    "SDCMethod": sdc.load("topup").describe(),
+    "SDCMethod": programs.name_topup(),
     "HMCMethod": programs.name_eddy(),
     "MaskMethod": f"{T1W_MASK}, gaps filled by {OTSU}",
     "CoregistrationMethod": RIGID,
@@ -95,12 +99,12 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         *(("Denoising", name_denoiser(m, 30)) for m in ("none", "mppca", "patch2self")),
         ("Denoising", name_too_few(3)),
         ("Denoising", "MRtrix3 dwidenoise 3.0.3"),
-        ("GibbsCorrection", denoise.load("mppca").name_unringing(unring=True)),
-        ("GibbsCorrection", denoise.load("mppca").name_unringing(unring=False)),
+        ("GibbsCorrection", DENOISE.load("mppca").name_unringing(unring=True)),
+        ("GibbsCorrection", DENOISE.load("mppca").name_unringing(unring=False)),
         ("GibbsCorrection", "MRtrix3 mrdegibbs 3.0.3"),
-        *(("SDCMethod", sdc.load(m).describe()) for m in ("none", "pepolar", "topup")),
+        *(("SDCMethod", name) for name in ("none", PAIR_METHOD, programs.name_topup())),
         ("SDCMethod", f"{PAIR_METHOD}, readout times unknown and taken to be equal"),
-        *(("HMCMethod", hmc.load(m).describe(False)) for m in ("none", "builtin", "eddy")),
+        *(("HMCMethod", name) for name in ("none", name_motion(), programs.name_eddy())),
         ("MaskMethod", OTSU),
         ("CoregistrationMethod", RIGID),
         ("NormalisationMethod", "affine and SyN (ANTs) to MNI152NLin2009aSym"),
@@ -148,8 +152,8 @@ def test_a_method_of_another_version_is_quoted_and_credits_nobody() -> None:
 
 
 def test_records_cite_known_works_and_types_name_known_steps() -> None:
-    for steps in (series_steps(), anatomy_steps()):
+    for steps in (SERIES_STEPS, ANATOMY_STEPS):
         for methods in steps.values():
             assert {work for m in methods for work in m.works} <= set(load_references())
     named = {key for of in load_catalogue().types.values() for key in of.cited_steps}
-    assert named == set(series_steps())
+    assert named == set(SERIES_STEPS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, UnusedImage
-from dmri_fm_workflows.stages.sdc.choice import choose_sdc
+from dmri_fm_workflows.engines import SDC
+from dmri_fm_workflows.plan.sdc import choose_sdc
 
 
 def make_run(phase_encoding: str | None, name: str = "x", *, has_b0: bool = True) -> DwiRun:
@@ -40,7 +43,7 @@ def make_series(*encodings: str | None, reverse: tuple[str, ...] = ()) -> DwiSer
 
 
 def choose(series: DwiSeries, pair_sdc: str) -> tuple[str, str]:
-    choice = choose_sdc(series, pair_sdc)
+    choice = choose_sdc(series, (pair_sdc,))
     return choice.method, choice.warning or ""
 
 
@@ -75,11 +78,11 @@ def test_an_unused_reverse_image_is_named() -> None:
 
 
 def test_there_is_no_image_is_said_only_if_there_is_none() -> None:
-    assert choose_sdc(make_series("j"), "pepolar").reason == (
+    assert choose_sdc(make_series("j"), ("pepolar",)).reason == (
         "the session has no image of the opposite phase encoding"
     )
     unused = tuple(UnusedImage(Path(f"sub-01_run-{n}_epi.nii.gz"), f"why {n}") for n in range(4))
-    choice = choose_sdc(replace(make_series("j"), unused=unused), "pepolar")
+    choice = choose_sdc(replace(make_series("j"), unused=unused), ("pepolar",))
     assert choice.reason == (
         "no image fits (sub-01_run-0_epi.nii.gz: why 0; sub-01_run-1_epi.nii.gz: why 1; "
         "and 2 more, each with its reason in SDCImagesNotUsed)"
@@ -90,14 +93,14 @@ def test_there_is_no_image_is_said_only_if_there_is_none() -> None:
 
 def test_pair_is_named_with_what_ties_it() -> None:
     series = replace(make_series("j", reverse=("j-",)), pair_reason="linked by IntendedFor")
-    choice = choose_sdc(series, "pepolar")
+    choice = choose_sdc(series, ("pepolar",))
     assert choice.reason == (
         "sub-01_acq-x_dwi.nii.gz (j) and sub-01_acq-reverse_dwi.nii.gz (j-): linked by IntendedFor"
     )
 
 
 def test_reverse_image_is_not_used_where_correction_is_switched_off() -> None:
-    choice = choose_sdc(make_series("j", reverse=("j-",)), "none")
+    choice = choose_sdc(make_series("j", reverse=("j-",)), ("none",))
     (unused,) = choice.unused
     assert unused.path.name == "sub-01_acq-reverse_dwi.nii.gz"
     assert unused.reason == "switched off on the command line"
@@ -113,3 +116,21 @@ def test_a_missing_pair_is_told(encoding: str | None, word: str) -> None:
     assert method == "none"
     assert word in warning
     assert "temporal lobes" in warning
+
+
+def test_a_method_that_needs_no_pair_runs_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    single = replace(SDC.load("pepolar"), applies=lambda series: None, uses_pair=False,
+                     reason=lambda series: "it needs nothing")  # fmt: skip
+    monkeypatch.setitem(sys.modules, f"{SDC.package}.single", SimpleNamespace(ENGINE=single))
+    for names in (("single",), ("pepolar", "single", "none")):
+        choice = choose_sdc(make_series("j"), names)
+        assert (choice.method, choice.reason, choice.warning) == (
+            "single",
+            "it needs nothing",
+            None,
+        )
+        assert (choice.has_field, choice.uses_pair, choice.unused) == (True, False, ())
+    with_pair = make_series("j", reverse=("j-",))
+    assert choose_sdc(with_pair, ("pepolar", "single", "none")).method == "pepolar"
+    (unused,) = choose_sdc(with_pair, ("single",)).unused
+    assert unused.reason == "--sdc single uses no such image"

@@ -25,6 +25,14 @@ from dmri_fm.series import save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session, read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution import job
+from dmri_fm_workflows.execution.plan_text import (
+    LABEL_WIDTH,
+    WIDTH,
+    _item,
+    describe_plan,
+    list_omissions,
+    stage_lines,
+)
 from dmri_fm_workflows.interfaces import programs as programs_module
 from dmri_fm_workflows.plan import (
     SLOPPY_WARNING,
@@ -34,14 +42,6 @@ from dmri_fm_workflows.plan import (
 )
 from dmri_fm_workflows.plan.decide import plan_participant, plan_series
 from dmri_fm_workflows.plan.engines import Engines, choose_engines
-from dmri_fm_workflows.plan.text import (
-    LABEL_WIDTH,
-    WIDTH,
-    _item,
-    _stages,
-    describe_plan,
-    list_omissions,
-)
 from dmri_fm_workflows.run import run_participants
 from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.participant import init_participant_wf
@@ -105,8 +105,8 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         f"mask of the b=0 reference: {name_mask('b0', slab=True)} (the field of view is too",
         "registration b=0 reference rigidly to ACPC; to the template: "
         f"{name_normalisation('syn')} resampling",
-        "one interpolation into each space; ACPC at 2.5 mm (--output-resolution) tensor none",
-        "tensor none network none features none output spaces ACPC",
+        "one interpolation into each space; ACPC at 2.5 mm (--output-resolution) output spaces",
+        "output spaces ACPC will NOT be done",
         "will NOT be done Noise is not removed from runs of too few volumes.",
         "Gibbs ringing is not removed: --unring does that.",
         "Susceptibility distortion is not corrected, for the reason above.",
@@ -143,7 +143,7 @@ def make_series(folder: Path, bvals: list[float], bvecs: np.ndarray) -> DwiSerie
 def plan(folder: Path, series: DwiSeries, t1w: tuple[Path, ...] = ()) -> SeriesPlan:
     config = RunConfig(folder, folder / "out")
     session = Session("a", t1w, (series,))
-    return plan_series(config, series, session, Engines("none", "none", "none"))
+    return plan_series(config, series, session, Engines("none", ("none",), "none"))
 
 
 def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_whole_head_is_masked_by_another_method_than_a_slab(tmp_path: Path) ->
     whole = replace(series, runs=(replace(run, shape=(64, 64, 48, 2)),))
     found = plan(tmp_path, whole)
     assert (found.is_slab, found.mask_name) == (False, name_mask("b0"))
-    assert f"{name_mask('b0')}; median_otsu alone where" in dict(_stages(found))["mask"]
+    assert f"{name_mask('b0')}; median_otsu alone where" in dict(stage_lines(found))["mask"]
     assert set(found.methods) >= {found.mask_name, found.normalisation_name}
 
 
@@ -179,7 +179,7 @@ def test_weights_of_ones_own_are_named(tmp_path: Path) -> None:
     bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
     series = make_series(tmp_path, [0, *[1000] * 6], bvecs)
     weights = {m: tmp_path / f"{m}.safetensors" for m in ("drope", "tensor-refiner")}
-    found = dict(_stages(replace(plan(tmp_path, series), weights=weights)))
+    found = dict(stage_lines(replace(plan(tmp_path, series), weights=weights)))
     assert found["features"].endswith(f"own weights {weights['drope']}")
     assert found["network"].endswith(f"own weights {weights['tensor-refiner']}")
 
@@ -195,7 +195,7 @@ def test_the_look_at_the_ventricles_is_planned_where_lengths_are_in_doubt(tmp_pa
     longer = replace(series, runs=(replace(run, gradients=raw_gradients),))
     found = plan(tmp_path, longer)
     assert found.length_scaling is not None
-    assert dict(_stages(found))["b-value check"].startswith("MD of the ventricles")
+    assert dict(stage_lines(found))["b-value check"].startswith("MD of the ventricles")
 
 
 def test_a_network_without_six_directions_is_left_out_with_its_reason(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy
     """Those of the anatomy as those of the series, beside the warnings of their own."""
     save_image(np.ones((4, 4, 3)), AFFINE, raw / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     config = RunConfig(raw, tmp_path / "out", models=(), sloppy=sloppy)
-    engines = Engines("none", "none", "none")
+    engines = Engines("none", ("none",), "none")
     workflow = init_participant_wf(
         plan_participant(config, read_dataset(raw).participants[0], engines),
         Resources(bids_root=raw, output_dir=tmp_path / "out", omp_nthreads=1),
@@ -319,7 +319,7 @@ def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy
 
 @pytest.mark.parametrize("pair_sdc", ["pepolar", "none"])
 def test_the_record_names_them_by_uri(raw: Path, tmp_path: Path, pair_sdc: str) -> None:
-    engines = Engines("none", pair_sdc, "none")
+    engines = Engines("none", (pair_sdc,), "none")
     config = RunConfig(raw, tmp_path / "out", models=(), output_spaces=("ACPC",), sloppy=True)
     workflow = init_participant_wf(
         plan_participant(config, read_dataset(raw).participants[0], engines),

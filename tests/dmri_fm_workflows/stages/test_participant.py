@@ -44,7 +44,7 @@ def assert_every_mandatory_input_is_fed(graph: object) -> None:
             assert is_set, f"{node.fullname} has no {name}"
 
 
-@pytest.mark.parametrize("engines", ENGINES, ids=lambda e: f"{e.denoise}-{e.pair_sdc}-{e.hmc}")
+@pytest.mark.parametrize("engines", ENGINES, ids=lambda e: f"{e.denoise}-{e.sdc[0]}-{e.hmc}")
 @pytest.mark.parametrize("t1w", [True, False])
 def test_graph_expands_with_every_engine(
     series: DwiSeries, tmp_path: Path, engines: Engines, t1w: bool

@@ -15,11 +15,11 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.engines import SDC
+from dmri_fm_workflows.execution.plan_text import stage_lines
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.plan.text import _stages
-from dmri_fm_workflows.stages import sdc as sdc_stage
 from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.participant import init_dwi_wf
 
@@ -78,7 +78,7 @@ def source(workflow: Workflow, target: str, field: str) -> tuple[Node, str]:
 @pytest.mark.parametrize("hmc", ["eddy", "builtin", "none"])
 def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:
     series = make_series(make_run(tmp_path, "dir-PA", "j"), make_run(tmp_path, "dir-AP", "j-"))
-    plan = plan_for(series, tmp_path, Engines("mppca", "topup", hmc))
+    plan = plan_for(series, tmp_path, Engines("mppca", ("topup",), hmc))
     workflow = init_dwi_wf(plan, replace(RESOURCES, bids_root=tmp_path))
     assert source(workflow, "hmc_wf", "inputnode.denoised_file")[0].name == "merge_wf"
     merge_wf = workflow.get_node("merge_wf")
@@ -95,8 +95,8 @@ def test_the_reverse_image_with_b0_is_chosen(
     useless = make_run(tmp_path, "acq-97_dir-PA", "j", has_b0=False)
     usable = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=None)
     series = make_series(run, reverse=(useless, usable))
-    plan = plan_for(series, tmp_path, Engines("none", method, "none"))
-    workflow = sdc_stage.load(method).builder(plan, RESOURCES)
+    plan = plan_for(series, tmp_path, Engines("none", (method,), "none"))
+    workflow = SDC.load(method).builder(plan, RESOURCES)
     inputs = workflow.get_node(name or "write_fsl_files").inputs
     assert inputs.epi_file == str(usable.path)
     assert inputs.epi_bval_file == str(usable.bval)
@@ -112,8 +112,8 @@ def test_the_pair_may_start_after_runs_that_have_none(tmp_path: Path) -> None:
         make_run(tmp_path, "run-4", "j-"),
         make_run(tmp_path, "run-5", "j"),
     )
-    plan = plan_for(series, tmp_path, Engines("none", "pepolar", "none"))
-    workflow = sdc_stage.load("pepolar").builder(plan, RESOURCES)
+    plan = plan_for(series, tmp_path, Engines("none", ("pepolar",), "none"))
+    workflow = SDC.load("pepolar").builder(plan, RESOURCES)
     inputs = workflow.get_node("estimate_field").inputs
     assert (inputs.up_encoding, inputs.down_encoding) == ("j-", "j")
     assert not isdefined(inputs.epi_file)
@@ -129,8 +129,8 @@ def test_the_pair_may_start_after_runs_that_have_none(tmp_path: Path) -> None:
 )
 def test_the_plan_says_who_interpolates(tmp_path: Path, hmc: str, sdc: str, said: str) -> None:
     plan = plan_for(make_series(make_run(tmp_path, "dir-PA", "j")), tmp_path,
-                    Engines("none", sdc, hmc))  # fmt: skip
-    assert dict(_stages(plan))["resampling"].startswith(said)
+                    Engines("none", (sdc,), hmc))  # fmt: skip
+    assert dict(stage_lines(plan))["resampling"].startswith(said)
 
 
 OWN, REVERSE = "sub-01_dir-AP_dwi.nii.gz", "sub-01_acq-99_dir-PA_dwi.nii.gz"
@@ -159,7 +159,7 @@ def test_only_readouts_that_no_sidecar_states_are_assumed(
     run = make_run(tmp_path, "dir-AP", "j-", readout_time_s=own)
     other = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=reverse)
     series = make_series(run, reverse=(other,))
-    plan = plan_for(series, tmp_path, Engines("none", sdc, "none"))
+    plan = plan_for(series, tmp_path, Engines("none", (sdc,), "none"))
     assert plan.readouts_s == readouts_s
     workflow = init_dwi_wf(plan, replace(RESOURCES, bids_root=tmp_path))
     inputs = workflow.get_node("merge_wf.merge_runs").inputs
@@ -167,8 +167,8 @@ def test_only_readouts_that_no_sidecar_states_are_assumed(
     assert inputs.assumed_readouts_s == assumed
     if sdc == "pepolar":
         field = workflow.get_node("sdc_wf.estimate_field").inputs
-        assert (field.epi_readout_s or readouts_s[0]) == readouts_s[1]
-    lines = " ".join(text for _, text in _stages(plan))
+        assert field.epi_readout_s == readouts_s[1]
+    lines = " ".join(text for _, text in stage_lines(plan))
     assert lines.count("(assumed)") == len(assumed)
     for name, readout_s in assumed.items():
         said = lines.partition(name)[2].partition(")")[0]
@@ -182,6 +182,6 @@ def test_the_reverse_image_takes_the_readout_of_the_run_that_it_opposes(tmp_path
     )
     reverse = make_run(tmp_path, "acq-99_dir-PA", "j", readout_time_s=None)
     series = make_series(*runs, reverse=(reverse,))
-    plan = plan_for(series, tmp_path, Engines("none", "pepolar", "none"))
+    plan = plan_for(series, tmp_path, Engines("none", ("pepolar",), "none"))
     assert plan.readouts_s == (0.03, 0.06, 0.06)
     assert plan.assumed_readouts_s == {REVERSE: 0.06}

@@ -10,7 +10,7 @@ from rich.console import Console
 from dmri_fm.errors import DmriError
 from dmri_fm_workflows.execution.graph import count_steps
 from dmri_fm_workflows.execution.job import Job
-from dmri_fm_workflows.plan.text import LATER, WIDTH, describe_plan
+from dmri_fm_workflows.execution.plan_text import LATER, WIDTH, describe_plan
 
 __all__ = ["print_plans"]
 

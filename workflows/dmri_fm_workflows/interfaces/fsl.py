@@ -128,7 +128,7 @@ class WriteFslFiles(SimpleInterface):
             origin = VolumeOrigin(
                 run=-1,
                 phase_encoding=self.inputs.epi_phase_encoding,
-                readout_s=self.inputs.epi_readout_s or origins[b0s[0]].readout_s,
+                readout_s=self.inputs.epi_readout_s,
                 original_file=Path(self.inputs.epi_file).name,
             )
             part = merge_runs([part, reverse]).dwi

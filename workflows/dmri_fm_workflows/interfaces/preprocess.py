@@ -239,7 +239,7 @@ class ReverseInputSpec(DwiInputSpec):
     epi_bvec_file = File(exists=True, desc="its b-vectors, if it has any")
     epi_b0_threshold = traits.Float(desc="b-values below it count as b=0 there, s/mm^2")
     epi_phase_encoding = traits.Str(desc="its phase encoding")
-    epi_readout_s = traits.Either(None, traits.Float(), desc="its readout time, s")
+    epi_readout_s = traits.Float(desc="its readout time, s")
 
     def load_epi_b0s(self) -> Dwi:
         """Open the b=0 volumes of that image; without b-values all volumes are b=0.
@@ -300,8 +300,7 @@ class EstimatePairField(SimpleInterface):
         up = mean_b0_image(dwi, encodings, self.inputs.up_encoding)
         if isdefined(self.inputs.epi_file):
             b0s = self.inputs.load_epi_b0s()
-            readout_s = self.inputs.epi_readout_s or up.encoding.readout_s
-            down_encoding = PhaseEncoding(self.inputs.down_encoding, readout_s)
+            down_encoding = PhaseEncoding(self.inputs.down_encoding, self.inputs.epi_readout_s)
             down = B0Image(b0_reference(b0s), b0s.affine, down_encoding)
         else:
             down = mean_b0_image(dwi, encodings, self.inputs.down_encoding)

@@ -16,9 +16,9 @@ TOPUP = ("topup",)
 EDDY = ("eddy_cpu", "eddy_openmp", "eddy")
 
 
-def is_present(names: tuple[str, ...]) -> bool:
-    """Tell whether one of a program's executables is on the PATH."""
-    return any(map(shutil.which, names))
+def list_missing(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return executables of which none is on the PATH; none if one is, or none is needed."""
+    return () if not names or any(map(shutil.which, names)) else names
 
 
 def find_program(*names: str) -> str:

@@ -20,22 +20,12 @@ from dmri_fm.identity import IDENTITIES, describe_models
 from dmri_fm.json_files import read_object
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.references import render_methods
-from dmri_fm_workflows.outputs.steps import describe_steps
+from dmri_fm_workflows.outputs.steps import BIAS, QUALITY, describe_steps
 
 __all__ = ["Processed", "describe_methods", "find_processed", "write_citations"]
 
 #: Largest number of participants that the citation files name; of more they state the number.
 N_NAMED = 10
-
-_BIAS = (
-    "The images that guide registrations and brain masks were corrected for intensity bias "
-    "[@tustison2010]."
-)
-_QUALITY = (
-    "Head motion is summarised as framewise displacement [@power2012], and the quality of a "
-    "series as the correlation of volumes that are neighbours in q-space [@yeh2019], both in "
-    "tables named after those of QSIPrep [@cieslak2021]."
-)
 
 
 @dataclass(frozen=True)
@@ -50,11 +40,14 @@ class Processed:
         Sidecars of preprocessed T1-weighted images.
     models
         Names of the models that wrote outputs, in the order of their records.
+    has_quality
+        Whether there are tables of quality measures.
     """
 
     series: tuple[Mapping[str, Any], ...] = ()
     anatomies: tuple[Mapping[str, Any], ...] = ()
     models: tuple[str, ...] = ()
+    has_quality: bool = False
 
     def __add__(self, other: Processed) -> Processed:
         """Return the union of both."""
@@ -62,6 +55,7 @@ class Processed:
             (*self.series, *other.series),
             (*self.anatomies, *other.anatomies),
             tuple(name for name in IDENTITIES if name in (*self.models, *other.models)),
+            self.has_quality or other.has_quality,
         )
 
 
@@ -72,7 +66,7 @@ def find_processed(paths: Collection[Path]) -> Processed:
     ----------
     paths
         Outputs; sidecars of series and T1-weighted images in ACPC are read, of others only the
-        `model` of the name.
+        name.
 
     Raises
     ------
@@ -88,22 +82,24 @@ def find_processed(paths: Collection[Path]) -> Processed:
         read("*_space-ACPC_desc-preproc_dwi.json"),
         read("*_space-ACPC_desc-preproc_T1w.json"),
         tuple(name for name, model in IDENTITIES.items() if model.label in labels),
+        any(path.match("*_desc-image_qc.tsv") for path in paths),
     )
 
 
 def describe_methods(processed: Processed) -> str:
     """Return the methods text of some outputs, with citations as `[@key]`.
 
-    It describes the steps that a sidecar states, and the models that wrote outputs.
+    It describes the steps that a sidecar states, and the models and the stage of quality measures
+    where they wrote outputs.
     """
     text = files("dmri_fm_workflows.outputs").joinpath("methods.md").read_text(encoding="utf-8")
-    has_images = bool(processed.series or processed.anatomies)
+    sidecars = (*processed.series, *processed.anatomies)
     return str(
         Template(text, keep_trailing_newline=True).render(
-            bias=_BIAS if has_images else "",
+            bias=BIAS if any("MaskMethod" in s for s in sidecars) else "",
             steps=" ".join(describe_steps(processed.series, processed.anatomies)),
             models=describe_models(processed.models),
-            quality=_QUALITY if processed.series else "",
+            quality=QUALITY if processed.has_quality else "",
         )
     )
 

@@ -1,12 +1,7 @@
-"""Methods of the processing steps: sentences and works of the methods that sidecars state.
+"""Methods text and works of the processing steps, from the methods that sidecars state.
 
-A sidecar names the method of each step (`Denoising`, `SDCMethod`, ...). Each stage declares the
-methods that it can state, as sentences of the methods text with the works to cite; the
-`References` of a sidecar are the works of the same sentences. Text and sidecars can thus not
-disagree.
-
-The table of stages is imported when it is asked for: stages write sidecars, so they import this
-package.
+A sidecar names the method of each step (`Denoising`, `SDCMethod`, ...). Text and `References` of
+the sidecar come from one record of that method, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -14,37 +9,69 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Method", "describe_steps", "works_of"]
+from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 
-_KEY = re.compile(r"@([\w-]+)")
+__all__ = ["ANATOMY_STEPS", "BIAS", "QUALITY", "SERIES_STEPS", "describe_steps", "works_of"]
 
 #: Separator between the methods of runs that were merged into one series.
 _BETWEEN_RUNS = "; "
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method of a step.
+def _masks(image: str) -> tuple[Method, ...]:
+    """Return the sentences about a brain mask, by the methods of the core."""
+    text = f"The brain in the {image} was masked by {{method}}"
+    return (
+        Method("median_otsu", f"{text} [@garyfallidis2014]."),
+        Method("deepbet.*median_otsu", f"{text} [@fisch2024; @garyfallidis2014]."),
+        Method("deepbet", f"{text} [@fisch2024]."),
+    )
 
-    Attributes
-    ----------
-    pattern
-        Regular expression at the start of the sidecar's entry.
-    sentence
-        Sentence of the methods text, with citations as `[@key]`; `{method}` is replaced by the
-        sidecar's entry, versions included.
-    """
 
-    pattern: str
-    sentence: str
+def _registrations(image: str) -> tuple[Method, ...]:
+    text = f"The {image} was registered to the ICBM 152 template [@fonov2011]: {{method}} "
+    return (Method("affine", f"{text}[@avants2008]."),)
 
-    @property
-    def works(self) -> tuple[str, ...]:
-        """Works to cite, keys of `references.yaml`."""
-        return tuple(dict.fromkeys(_KEY.findall(self.sentence)))
+
+_UNRINGING = "Gibbs ringing was removed by subvoxel shifts [@kellner2016] with {method}"
+_COREGISTRATION = (
+    "The b=0 reference was registered to the T1-weighted image: {method} [@avants2008]."
+)
+
+#: Methods of the steps of a T1w image, by key of its sidecar; the first match counts.
+ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
+    "MaskMethod": _masks("T1-weighted image"),
+    "NormalisationMethod": _registrations("T1-weighted brain"),
+}
+
+#: Methods of the steps of a series, likewise, in the order of the text.
+SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
+    "Denoising": DENOISE.methods,
+    "GibbsCorrection": (
+        Method("none", "Gibbs ringing was not removed."),
+        Method("MRtrix3 mrdegibbs", f"{_UNRINGING} [@tournier2019]."),
+        Method("DIPY gibbs_removal", f"{_UNRINGING} [@garyfallidis2014]."),
+    ),
+    "SDCMethod": SDC.methods,
+    "HMCMethod": HMC.methods,
+    "MaskMethod": _masks("b=0 reference"),
+    "CoregistrationMethod": (Method("rigid", _COREGISTRATION),),
+    "NormalisationMethod": _registrations("b=0 reference"),
+}
+
+#: Sentence about the image that a mask is drawn on, for every method of `MaskMethod`.
+BIAS = (
+    "The images that guide registrations and brain masks were corrected for intensity bias "
+    "[@tustison2010]."
+)
+
+#: Sentence of the quality stage, which has no choice of method.
+QUALITY = (
+    "Head motion is summarised as framewise displacement [@power2012], and the quality of a "
+    "series as the correlation of volumes that are neighbours in q-space [@yeh2019], both in "
+    "tables named after those of QSIPrep [@cieslak2021]."
+)
 
 
 def _find(methods: Sequence[Method], stated: str) -> Method | None:
@@ -84,8 +111,6 @@ def describe_steps(
     >>> describe_steps([{"SDCMethod": "none"}, {"HMCMethod": "none"}])[0]
     'Distortion by magnetic susceptibility was not corrected (1 of 2 series).'
     """
-    from dmri_fm_workflows.stages.table import anatomy_steps, series_steps
-
     # With a T1-weighted image, it is this that was registered to the template.
     own = [
         {k: v for k, v in s.items() if k != "NormalisationMethod"}
@@ -94,8 +119,8 @@ def describe_steps(
         for s in series
     ]
     return [
-        *_describe(anatomy_steps(), anatomies, "T1-weighted images"),
-        *_describe(series_steps(), own, "series"),
+        *_describe(ANATOMY_STEPS, anatomies, "T1-weighted images"),
+        *_describe(SERIES_STEPS, own, "series"),
     ]
 
 
@@ -138,14 +163,11 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     >>> works_of(["MaskMethod"], {"MaskMethod": "median_otsu (DIPY 1.12.1), slab"})
     ('garyfallidis2014',)
     """
-    from dmri_fm_workflows.stages.table import series_steps
-
-    steps = series_steps()
     found = [
         method.works
         for key in keys
         if key in sidecar
         for stated in str(sidecar[key]).split(_BETWEEN_RUNS)
-        if (method := _find(steps[key], stated)) is not None
+        if (method := _find(SERIES_STEPS[key], stated)) is not None
     ]
     return tuple(dict.fromkeys(work for works in found for work in works))

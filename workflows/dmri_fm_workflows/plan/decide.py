@@ -18,8 +18,8 @@ from dmri_fm_workflows.plan.records import (
     SeriesPlan,
     SessionPlan,
 )
+from dmri_fm_workflows.plan.sdc import choose_sdc
 from dmri_fm_workflows.plan.weights import explain_lacking, network_maps, scan_features
-from dmri_fm_workflows.stages.sdc.choice import choose_sdc
 
 __all__ = ["plan_participant", "plan_series"]
 
@@ -65,7 +65,7 @@ def plan_series(
     encoders = tuple(m for m in config.models if m in ENCODERS)
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
-    sdc = choose_sdc(series, engines.pair_sdc)
+    sdc = choose_sdc(series, engines.sdc)
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
     if sdc.warning is not None:

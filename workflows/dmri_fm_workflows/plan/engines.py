@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dmri_fm.errors import ConfigError, MissingToolError
-from dmri_fm_workflows.stages import denoise as denoise_stage
-from dmri_fm_workflows.stages import hmc as hmc_stage
-from dmri_fm_workflows.stages import sdc as sdc_stage
+from dmri_fm_workflows.engines import DENOISE, HMC, SDC
+from dmri_fm_workflows.engines.base import StageEngines
+
+if TYPE_CHECKING:
+    from dmri_fm_workflows.stages.base import Engine
 
 __all__ = [
     "Engines",
@@ -23,15 +25,16 @@ class Engines:
 
     Attributes
     ----------
-    denoise, pair_sdc, hmc
-        Names of the engines for noise, for distortion where there is a pair of images, and for
-        motion and eddy currents.
+    denoise, hmc
+        Names of the engines for noise, and for motion and eddy currents.
+    sdc
+        Names of the methods for distortion, in the order in which a series tries them.
     device
         Torch device of the networks.
     """
 
     denoise: str
-    pair_sdc: str
+    sdc: tuple[str, ...]
     hmc: str
     device: str = "cpu"
 
@@ -39,7 +42,7 @@ class Engines:
 def choose_engines(
     *, denoise: str, sdc: str, hmc: str, unring: bool, device: str = "cpu"
 ) -> Engines:
-    """Choose engines; `auto` is the first engine of a stage whose programs are installed.
+    """Choose engines; `auto` takes those whose programs are installed, in order of preference.
 
     Raises
     ------
@@ -49,35 +52,28 @@ def choose_engines(
         If the device is missing.
     """
     return Engines(
-        denoise=_choose(denoise_stage, denoise, unring=unring),
-        pair_sdc=_choose(sdc_stage, sdc),
-        hmc=_choose(hmc_stage, hmc),
+        denoise=_list_usable(DENOISE, denoise, unring=unring)[0],
+        sdc=_list_usable(SDC, sdc),
+        hmc=_list_usable(HMC, hmc)[0],
         device=choose_device(device),
     )
 
 
-def _choose(package: Any, name: str, *, unring: bool = False) -> str:
-    """Return the engine of a stage that runs."""
+def _list_usable(
+    engines: StageEngines[Engine], name: str, *, unring: bool = False
+) -> tuple[str, ...]:
+    """Return the engines of a stage that may run: the named one, or all that are installed."""
     if name == "auto":
-        names: tuple[str, ...] = package.NAMES
-        return next(n for n in names if not _missing(package.load(n), unring=unring))
-    if missing := _missing(package.load(name), unring=unring):
-        program = name if missing == package.load(name).programs else missing[0]
+        return tuple(n for n in engines.names if not engines.load(n).list_missing(unring=unring))
+    engine = engines.load(name)
+    if missing := engine.list_missing(unring=unring):
+        program = name if missing == engine.programs else missing[0]
         raise MissingToolError(
             f"{program} was asked for and is not on the PATH",
             expected=" or ".join(missing),
             advice="install or load it, or leave the choice to `auto`",
         )
-    return name
-
-
-def _missing(engine: Any, *, unring: bool) -> tuple[str, ...]:
-    """Return the executables that an engine lacks; none if it can run."""
-    if not engine.is_present:
-        return tuple(engine.programs)
-    if unring and not engine.can_unring:
-        return tuple(engine.unring_programs)
-    return ()
+    return (name,)
 
 
 def choose_device(requested: str) -> str:

@@ -19,11 +19,9 @@ from dmri_fm.qspace import (
 )
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries, EpiImage
+from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.stages import denoise as denoise_stage
-from dmri_fm_workflows.stages import hmc as hmc_stage
-from dmri_fm_workflows.stages import sdc as sdc_stage
-from dmri_fm_workflows.stages.sdc.choice import SdcChoice
+from dmri_fm_workflows.plan.sdc import SdcChoice
 
 __all__ = [
     "ParticipantPlan",
@@ -142,7 +140,7 @@ class SeriesPlan:
     @property
     def sources(self) -> tuple[EpiImage, ...]:
         """Raw images behind the outputs: the runs, and the image that corrects them."""
-        outside = self.series.outside_image if self.sdc.has_field else None
+        outside = self.series.outside_image if self.sdc.uses_pair else None
         return (*self.series.runs, *([outside] if outside else []))
 
     @property
@@ -175,28 +173,27 @@ class SeriesPlan:
     @property
     def denoising(self) -> str:
         """Entry `Denoising` of the sidecar."""
-        engine = denoise_stage.load(self.engines.denoise)
-        return "; ".join(dict.fromkeys(engine.describe(n) for n in self.run_sizes))
+        return DENOISE.load(self.engines.denoise).describe(self)
 
     @property
     def unringing(self) -> str:
         """Entry `GibbsCorrection` of the sidecar."""
-        return str(denoise_stage.load(self.engines.denoise).name_unringing(unring=self.unring))
+        return DENOISE.load(self.engines.denoise).name_unringing(unring=self.unring)
 
     @property
     def sdc_name(self) -> str:
         """Entry `SDCMethod` of the sidecar."""
-        return str(sdc_stage.load(self.sdc.method).describe())
+        return SDC.load(self.sdc.method).describe(self)
 
     @property
     def hmc_name(self) -> str:
         """Entry `HMCMethod` of the sidecar."""
-        return str(hmc_stage.load(self.engines.hmc).describe(self.sloppy))
+        return HMC.load(self.engines.hmc).describe(self)
 
     @property
     def is_resampled_by_hmc(self) -> bool:
         """Whether the motion engine interpolates the series, and corrects distortion with it."""
-        return bool(hmc_stage.load(self.engines.hmc).resamples)
+        return HMC.load(self.engines.hmc).resamples
 
     @property
     def has_remaining_field(self) -> bool:

@@ -1,4 +1,4 @@
-"""Stages of the graph: builder, outputs and methods text of each, and the loop that connects them.
+"""Stages of the graph: builder and outputs of each, and the loop that connects them.
 
 A stage is a record (:class:`Stage`) whose builder makes a nipype workflow from a plan. The fields
 of its inputnode and outputnode are unique names in the graph, such as `acpc_dwi_file`:
@@ -9,26 +9,24 @@ Which fields a workflow has depends on the plan; each that it has is used.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
 from dmri_fm.errors import DmriError
-from dmri_fm_workflows.interfaces.programs import is_present
-from dmri_fm_workflows.outputs.steps import Method
+from dmri_fm_workflows.interfaces.programs import list_missing
+from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.outputs import Output
-
-if TYPE_CHECKING:  # the plan imports the engines
-    from dmri_fm_workflows.plan import SeriesPlan
 
 __all__ = [
     "ACPC_FILES",
     "MERGED_FILES",
     "RUN_FILES",
     "Engine",
+    "Line",
     "Resources",
     "Stage",
     "connect_stages",
@@ -81,29 +79,29 @@ class Engine:
 
     Attributes
     ----------
-    name
-        Value of the option, and name of the module.
     builder
         Builder of the stage's workflow.
     describe
-        Name for plan and sidecar, with versions. Denoising engines take a run's number of
-        volumes, motion engines whether the run is sloppy.
-    methods
-        Sentences of the methods text, with works, for each name that `describe` can give.
+        Name for plan and sidecar, with versions; an :class:`~dmri_fm_workflows.engines.Method`
+        of the engine matches it.
     programs
         Executables, any of which will do; none: built in.
     """
 
-    name: str
     builder: Callable[..., pe.Workflow]
-    describe: Callable[..., str]
-    methods: tuple[Method, ...]
+    describe: Callable[[SeriesPlan], str]
     programs: tuple[str, ...] = ()
 
-    @property
-    def is_present(self) -> bool:
-        """Whether one of its programs is on the PATH, or it needs none."""
-        return not self.programs or is_present(self.programs)
+    def list_missing(self, *, unring: bool) -> tuple[str, ...]:
+        """Return the executables of which it lacks one; none if it can run.
+
+        Denoising engines also need a program for Gibbs ringing where `unring` asks for that.
+        """
+        return list_missing(self.programs)
+
+
+#: Label and text of a line of `--dry-run`.
+Line = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +116,20 @@ class Stage:
         Builder of its workflow, from the plan of a series or of a session, resources and `name`.
     outputs
         Files that are made from its fields.
-    methods
-        Sentences of the methods text by key of the sidecar; the first match counts.
     record
         Field whose dictionary goes into the record of the series, or None.
     runs
         Whether a plan asks for it.
+    describe
+        Lines of `--dry-run` about it, from the plan of a series or of a session.
     """
 
     name: str
     builder: Callable[..., pe.Workflow]
     outputs: tuple[Output, ...] = ()
-    methods: Mapping[str, tuple[Method, ...]] = field(default_factory=dict)
     record: str | None = None
     runs: Callable[[SeriesPlan], bool] = lambda plan: True
+    describe: Callable[[Any], Iterable[Line]] = lambda plan: ()
 
     @property
     def wf_name(self) -> str:

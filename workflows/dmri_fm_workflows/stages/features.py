@@ -11,6 +11,7 @@ from dmri_fm_workflows.interfaces.models import ExtractFeatures
 from dmri_fm_workflows.interfaces.report import PlotFeatures
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.lines import describe_encoder
 from dmri_fm_workflows.stages.outputs import feature_outputs
 
 __all__ = ["encoder_stage", "init_features_wf"]
@@ -22,6 +23,7 @@ def encoder_stage(encoder: str, features: str) -> Stage:
         name=label_of(encoder),
         builder=partial(init_features_wf, encoder=encoder),
         outputs=feature_outputs(encoder, features),
+        describe=partial(describe_encoder, encoder=encoder),
     )
 
 

@@ -202,7 +202,7 @@ def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
         record["SDCImagesNotUsed"] = [
             {"File": uri(image.path), "Reason": image.reason} for image in plan.sdc.unused
         ]
-    if plan.sdc.has_field:
+    if plan.sdc.uses_pair:
         record["SDCPair"] = [uri(image.path) for image in plan.series.blip_pair or ()]
     return record
 

@@ -15,6 +15,7 @@ from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, Stage, open_workflow
+from dmri_fm_workflows.stages.lines import describe_network
 from dmri_fm_workflows.stages.outputs import MNI, map_outputs
 
 __all__ = ["init_tensor_network_wf", "init_tensor_wf", "network_stage"]
@@ -28,6 +29,7 @@ def network_stage(network: str, maps: Collection[str]) -> Stage:
     """Return the stage of a tensor network with the output types of its maps."""
     return Stage(
         name=label_of(network),
+        describe=partial(describe_network, network=network),
         builder=partial(init_tensor_network_wf, network=network),
         outputs=map_outputs(network, maps),
     )

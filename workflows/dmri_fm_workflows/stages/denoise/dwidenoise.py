@@ -13,10 +13,9 @@ from dmri_fm_workflows.interfaces.programs import (
     name_mrdegibbs,
 )
 from dmri_fm_workflows.interfaces.records import MergeRecords, MergeRunRecords
-from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine
+from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine, describe_runs
 
 __all__ = ["ENGINE", "init_dwidenoise_wf"]
 
@@ -75,14 +74,8 @@ def init_dwidenoise_wf(
 
 
 ENGINE = DenoiseEngine(
-    name="dwidenoise",
     builder=init_dwidenoise_wf,
-    describe=name_dwidenoise,
-    methods=(
-        Method(
-            "MRtrix3 dwidenoise", "Noise was removed by {method} [@veraart2016; @tournier2019]."
-        ),
-    ),
+    describe=describe_runs(name_dwidenoise),
     programs=DWIDENOISE,
     unring_programs=MRDEGIBBS,
     describe_unringing=name_mrdegibbs,

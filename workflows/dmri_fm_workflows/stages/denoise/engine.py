@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.preprocess import DenoiseDwi
-from dmri_fm_workflows.interfaces.programs import is_present, name_gibbs_removal
+from dmri_fm_workflows.interfaces.programs import list_missing, name_gibbs_removal
 from dmri_fm_workflows.interfaces.records import MergeRunRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import RUN_FILES, Engine, Resources, open_workflow
 
-__all__ = ["DenoiseEngine", "init_dipy_wf"]
+__all__ = ["DenoiseEngine", "describe_runs", "init_dipy_wf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,23 @@ class DenoiseEngine(Engine):
     unring_programs: tuple[str, ...] = ()
     describe_unringing: Callable[[], str] = name_gibbs_removal
 
-    @property
-    def can_unring(self) -> bool:
-        """Whether its program for Gibbs ringing is present."""
-        return not self.unring_programs or is_present(self.unring_programs)
+    def list_missing(self, *, unring: bool) -> tuple[str, ...]:
+        """Return the executables of which it lacks one; none if it can run."""
+        lacks = super().list_missing(unring=unring)
+        return lacks or (list_missing(self.unring_programs) if unring else ())
 
     def name_unringing(self, *, unring: bool) -> str:
         """Return the entry of plan and sidecar about Gibbs ringing."""
         return self.describe_unringing() if unring else "none"
+
+
+def describe_runs(describe: Callable[[int], str]) -> Callable[[SeriesPlan], str]:
+    """Return the name of an engine for a series, from that for a run's number of volumes."""
+
+    def describe_series(plan: SeriesPlan) -> str:
+        return "; ".join(dict.fromkeys(describe(n) for n in plan.run_sizes))
+
+    return describe_series
 
 
 def init_dipy_wf(

@@ -6,10 +6,9 @@ import nipype.pipeline.engine as pe
 
 from dmri_fm.preprocess import motion
 from dmri_fm_workflows.interfaces.motion import EstimateMotion
-from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
-from dmri_fm_workflows.stages.hmc.engine import ONCE, HmcEngine, wire_estimate
+from dmri_fm_workflows.stages.hmc.engine import HmcEngine, wire_estimate
 
 __all__ = ["ENGINE", "init_builtin_wf"]
 
@@ -51,18 +50,11 @@ def init_builtin_wf(
     return wire_estimate(name, estimate, plan, images)
 
 
-def _describe(sloppy: bool) -> str:
-    return motion.name_motion(motion.N_PASSES_SLOPPY if sloppy else motion.N_PASSES)
+def _describe(plan: SeriesPlan) -> str:
+    return motion.name_motion(motion.N_PASSES_SLOPPY if plan.sloppy else motion.N_PASSES)
 
 
 ENGINE = HmcEngine(
-    name="builtin",
     builder=init_builtin_wf,
     describe=_describe,
-    methods=(
-        Method(
-            "registration to leave-one-out",
-            f"Head motion and eddy currents were estimated by {{method}}; {ONCE}.",
-        ),
-    ),
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import nipype.pipeline.engine as pe
 
+from dmri_fm_workflows.engines import SDC
 from dmri_fm_workflows.interfaces.fsl import CollectEddy, RunEddy, WriteFslFiles
 from dmri_fm_workflows.interfaces.programs import EDDY, name_eddy
-from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages import sdc
 from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
-from dmri_fm_workflows.stages.hmc.engine import RESULTS, ROTATED, HmcEngine
+from dmri_fm_workflows.stages.hmc.engine import RESULTS, HmcEngine
 
 __all__ = ["ENGINE", "init_eddy_wf"]
 
@@ -45,7 +44,7 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
     hmc_record
         Method, with its version.
     """
-    field = FIELD_INPUTS[sdc.load(plan.sdc.method).gives]
+    field = FIELD_INPUTS[SDC.load(plan.sdc.method).gives]
     workflow, inputnode, outputnode = open_workflow(
         name,
         [*MERGED_FILES, "dwi_mask_file", *field],
@@ -77,17 +76,8 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
 
 
 ENGINE = HmcEngine(
-    name="eddy",
     builder=init_eddy_wf,
-    describe=lambda sloppy: name_eddy(),
-    methods=(
-        Method(
-            "FSL eddy",
-            "Head motion and eddy currents were corrected by {method} [@andersson2016], which "
-            "interpolates the series; its result was interpolated once more into each output "
-            f"space, and {ROTATED}.",
-        ),
-    ),
+    describe=lambda plan: name_eddy(),
     programs=EDDY,
     resamples=True,
 )

@@ -10,7 +10,7 @@ import nipype.pipeline.engine as pe
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Engine, open_workflow
 
-__all__ = ["ONCE", "RESULTS", "ROTATED", "HmcEngine", "wire_estimate"]
+__all__ = ["RESULTS", "HmcEngine", "wire_estimate"]
 
 #: Fields that every method offers besides the series, by output of its last node.
 RESULTS = {
@@ -21,11 +21,6 @@ RESULTS = {
     "outliers_file": "outliers_file",
     "record": "hmc_record",
 }
-
-ROTATED = "b-vectors were rotated accordingly"
-ONCE = (
-    f"all transforms of a volume were composed, its voxels were interpolated once, and {ROTATED}"
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.motion import SkipMotion
-from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
-from dmri_fm_workflows.stages.hmc.engine import ONCE, HmcEngine, wire_estimate
+from dmri_fm_workflows.stages.hmc.engine import HmcEngine, wire_estimate
 
 __all__ = ["ENGINE", "init_no_motion_wf"]
 
@@ -38,8 +37,6 @@ def init_no_motion_wf(
 
 
 ENGINE = HmcEngine(
-    name="none",
     builder=init_no_motion_wf,
-    describe=lambda sloppy: "none",
-    methods=(Method("none", f"Head motion and eddy currents were not corrected; {ONCE}."),),
+    describe=lambda plan: "none",
 )

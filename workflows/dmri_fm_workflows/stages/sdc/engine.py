@@ -1,14 +1,30 @@
-"""Record of a method that corrects susceptibility distortion."""
+"""Record of a method that corrects susceptibility distortion, and what those with a pair share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dmri_fm_workflows.bids import DwiSeries
+from dmri_fm_workflows.bids import DwiSeries, UnusedImage
+from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Engine
 
-__all__ = ["SdcEngine", "reverse_inputs"]
+__all__ = ["FIELDS", "SdcEngine", "explain_no_pair", "name_pair", "reverse_inputs"]
+
+_REFERENCE = ("biased_dwiref_file", "uncorrected_file", "sdc_record")
+
+#: Fields that the workflow of a method has to offer, by what it gives. All have the b=0 reference
+#: before bias correction, the image that it was corrected from, and a record with `SDCMethod`.
+#: Inputs are any of :data:`~dmri_fm_workflows.stages.base.MERGED_FILES`.
+FIELDS: dict[str | None, tuple[str, ...]] = {
+    None: _REFERENCE,
+    "field": (*_REFERENCE, "field_file"),
+    "topup": (*_REFERENCE, "field_file", "fieldcoef_file", "movpar_file"),
+}
+
+#: Images that a reason names; the plan, the sidecar and the report list them all.
+N_NAMED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +34,22 @@ class SdcEngine(Engine):
     Attributes
     ----------
     gives
-        Output for later stages: `field`: `field_file`, Hz; `topup`: topup's own files besides;
-        None: nothing. The motion stage is connected by it, so a new method needs no edge there.
+        Output for later stages: `field`: `field_file`, Hz, on the grid of the b=0 reference;
+        `topup`: topup's own files besides; None: nothing. The motion stage is connected by it, so
+        a new method needs no edge there.
+    reason
+        Reason why a series is corrected by it, for sidecar and report.
+    applies
+        Reason why it cannot correct a series; None if it can.
+    uses_pair
+        Whether it uses the pair of images of opposite phase encoding, which the sidecars then
+        name.
     """
 
     gives: Literal["topup", "field"] | None
+    reason: Callable[[DwiSeries], str]
+    applies: Callable[[DwiSeries], str | None] = lambda series: None
+    uses_pair: bool = False
 
     @property
     def has_field(self) -> bool:
@@ -30,16 +57,40 @@ class SdcEngine(Engine):
         return self.gives is not None
 
 
-def reverse_inputs(series: DwiSeries) -> dict[str, Any]:
+def explain_no_pair(series: DwiSeries) -> str | None:
+    """Return the reason why a series has no pair of images; None if it has one."""
+    if series.blip_pair is not None:
+        return None
+    if all(run.phase_encoding is None for run in series.runs):
+        return "PhaseEncodingDirection is missing from the sidecars"
+    return _explain_unused(series.unused)
+
+
+def _explain_unused(unused: Sequence[UnusedImage]) -> str:
+    """Return the reason why no image opposes a series of known phase encoding."""
+    if not unused:
+        return "the session has no image of the opposite phase encoding"
+    said = "; ".join(f"{image.path.name}: {image.reason}" for image in unused[:N_NAMED])
+    n_more = len(unused) - N_NAMED
+    more = f"; and {n_more} more, each with its reason in SDCImagesNotUsed" if n_more > 0 else ""
+    return f"no image fits ({said}{more})"
+
+
+def name_pair(series: DwiSeries) -> str:
+    """Name the two images of the pair, and their tie."""
+    names = " and ".join(f"{i.path.name} ({i.phase_encoding})" for i in series.blip_pair or ())
+    return f"{names}: {series.pair_reason}" if series.pair_reason else names
+
+
+def reverse_inputs(plan: SeriesPlan) -> dict[str, Any]:
     """Return the inputs about the image outside a series that opposes it; none if it has both."""
-    image = series.outside_image
-    if image is None or series.blip_pair is None:
+    image = plan.series.outside_image
+    if image is None:
         return {}
-    opposed = series.blip_pair[0]
     inputs: dict[str, Any] = {
         "epi_file": str(image.path),
         "epi_phase_encoding": image.phase_encoding,
-        "epi_readout_s": image.readout_time_s or opposed.readout_time_s,
+        "epi_readout_s": plan.readouts_s[-1],
     }
     if image.bval is not None and image.bvec is not None:
         inputs |= {"epi_bval_file": str(image.bval), "epi_bvec_file": str(image.bvec)}

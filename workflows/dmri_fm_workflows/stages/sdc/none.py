@@ -5,10 +5,9 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.preprocess import MakeReference
-from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.sdc.engine import SdcEngine
+from dmri_fm_workflows.stages.sdc.engine import FIELDS, SdcEngine
 
 __all__ = ["ENGINE", "init_reference_wf"]
 
@@ -31,12 +30,10 @@ def init_reference_wf(
         Method, with its version.
     """
     workflow, inputnode, outputnode = open_workflow(
-        name,
-        ["denoised_file", "bval_file", "raw_bvec_file"],
-        ["biased_dwiref_file", "uncorrected_file", "sdc_record"],
+        name, ["denoised_file", "bval_file", "raw_bvec_file"], FIELDS[ENGINE.gives]
     )
     reference = pe.Node(MakeReference(), name="make_reference", mem_gb=2 * plan.size_gb)
-    outputnode.inputs.sdc_record = {"SDCMethod": ENGINE.describe()}
+    outputnode.inputs.sdc_record = {"SDCMethod": ENGINE.describe(plan)}
     workflow.connect([
         (inputnode, reference, [("denoised_file", "dwi_file"), ("bval_file", "bval_file"),
                                 ("raw_bvec_file", "bvec_file")]),
@@ -47,9 +44,8 @@ def init_reference_wf(
 
 
 ENGINE = SdcEngine(
-    name="none",
     builder=init_reference_wf,
-    describe=lambda: "none",
-    methods=(Method("none", "Distortion by magnetic susceptibility was not corrected."),),
+    describe=lambda plan: "none",
     gives=None,
+    reason=lambda series: "switched off on the command line",
 )

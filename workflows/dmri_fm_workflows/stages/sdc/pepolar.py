@@ -6,20 +6,17 @@ import nipype.pipeline.engine as pe
 
 from dmri_fm.preprocess import susceptibility
 from dmri_fm_workflows.interfaces.preprocess import EstimatePairField
-from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
-from dmri_fm_workflows.stages.sdc.engine import SdcEngine, reverse_inputs
+from dmri_fm_workflows.stages.sdc.engine import (
+    FIELDS,
+    SdcEngine,
+    explain_no_pair,
+    name_pair,
+    reverse_inputs,
+)
 
 __all__ = ["ENGINE", "init_pepolar_wf"]
-
-_VARIATIONAL = (
-    "Distortion by magnetic susceptibility was estimated from images of opposite phase encoding "
-    "by a variational method [@ruthotto2012]"
-)
-_EQUAL_READOUTS = (
-    f"{_VARIATIONAL}, with readout times that are unknown and were taken to be equal."
-)
 
 
 def init_pepolar_wf(
@@ -41,16 +38,14 @@ def init_pepolar_wf(
     sdc_record
         Method, with its version.
     """
-    workflow, inputnode, outputnode = open_workflow(
-        name, MERGED_FILES, ["biased_dwiref_file", "uncorrected_file", "field_file", "sdc_record"]
-    )
+    workflow, inputnode, outputnode = open_workflow(name, MERGED_FILES, FIELDS[ENGINE.gives])
     assert plan.series.blip_pair is not None
     up, down = plan.series.blip_pair
     estimate = pe.Node(
         EstimatePairField(
             up_encoding=up.phase_encoding,
             down_encoding=down.phase_encoding,
-            **reverse_inputs(plan.series),
+            **reverse_inputs(plan),
         ),
         name="estimate_field",
         mem_gb=2 * plan.size_gb,
@@ -65,12 +60,10 @@ def init_pepolar_wf(
 
 
 ENGINE = SdcEngine(
-    name="pepolar",
     builder=init_pepolar_wf,
-    describe=lambda: susceptibility.PAIR_METHOD,
-    methods=(
-        Method("Variational estimate.*readout times unknown", _EQUAL_READOUTS),
-        Method("Variational estimate", f"{_VARIATIONAL}."),
-    ),
+    describe=lambda plan: susceptibility.PAIR_METHOD,
     gives="field",
+    reason=name_pair,
+    applies=explain_no_pair,
+    uses_pair=True,
 )

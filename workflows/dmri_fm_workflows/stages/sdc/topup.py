@@ -6,10 +6,15 @@ import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.fsl import CollectTopup, RunTopup, WriteFslFiles
 from dmri_fm_workflows.interfaces.programs import TOPUP, name_topup
-from dmri_fm_workflows.outputs.steps import Method
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
-from dmri_fm_workflows.stages.sdc.engine import SdcEngine, reverse_inputs
+from dmri_fm_workflows.stages.sdc.engine import (
+    FIELDS,
+    SdcEngine,
+    explain_no_pair,
+    name_pair,
+    reverse_inputs,
+)
 
 __all__ = ["ENGINE", "init_topup_wf"]
 
@@ -33,14 +38,9 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
     sdc_record
         Method, with its version.
     """
-    workflow, inputnode, outputnode = open_workflow(
-        name,
-        MERGED_FILES,
-        ["biased_dwiref_file", "uncorrected_file", "field_file", "fieldcoef_file", "movpar_file",
-         "sdc_record"],
-    )  # fmt: skip
+    workflow, inputnode, outputnode = open_workflow(name, MERGED_FILES, FIELDS[ENGINE.gives])
     files = pe.Node(
-        WriteFslFiles(**reverse_inputs(plan.series)),
+        WriteFslFiles(**reverse_inputs(plan)),
         name="write_fsl_files",
         mem_gb=2 * plan.size_gb,
     )
@@ -68,16 +68,11 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
 
 
 ENGINE = SdcEngine(
-    name="topup",
     builder=init_topup_wf,
-    describe=name_topup,
-    methods=(
-        Method(
-            "FSL topup",
-            "Distortion by magnetic susceptibility was estimated from images of opposite "
-            "phase encoding by {method} [@andersson2003].",
-        ),
-    ),
+    describe=lambda plan: name_topup(),
     programs=TOPUP,
     gives="topup",
+    reason=name_pair,
+    applies=explain_no_pair,
+    uses_pair=True,
 )

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dmri_fm_workflows.bids import DwiSeries, UnusedImage
-from dmri_fm_workflows.stages.sdc import load
+from dmri_fm_workflows.engines import SDC
 
 __all__ = ["SdcChoice", "choose_sdc"]
-
-#: Images that a reason names; the plan, the sidecar and the report list them all.
-N_NAMED = 2
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class SdcChoice:
     Attributes
     ----------
     method
-        Name of a method of this package.
+        Name of a method of :data:`~dmri_fm_workflows.engines.SDC`.
     reason
         Reason, for sidecar and report.
     warning
@@ -38,47 +35,50 @@ class SdcChoice:
     @property
     def has_field(self) -> bool:
         """Whether the series is corrected."""
-        return bool(load(self.method).has_field)
+        return SDC.load(self.method).has_field
+
+    @property
+    def uses_pair(self) -> bool:
+        """Whether a pair of images of opposite phase encoding corrects it."""
+        return SDC.load(self.method).uses_pair
 
 
-def choose_sdc(series: DwiSeries, pair_sdc: str) -> SdcChoice:
-    """Choose the susceptibility correction of a series.
+def choose_sdc(series: DwiSeries, names: Sequence[str]) -> SdcChoice:
+    """Choose the susceptibility correction of a series: the first method that can do it.
 
-    `pair_sdc` is the method for a series that has a pair of images.
+    `names` are the methods to try, in order. `none` is chosen where no other can.
 
     The user's own `none` needs no warning, unless runs of unlike distortion are merged or an
     image that could have corrected it lies unused.
     """
-    unused = series.unused
-    if pair_sdc == "none":
-        reason = "switched off on the command line"
-        if series.outside_image is not None:
-            unused = (UnusedImage(series.outside_image.path, reason), *unused)
-    elif series.blip_pair is not None:
-        return SdcChoice(pair_sdc, _describe_pair(series), unused=unused)
-    elif all(run.phase_encoding is None for run in series.runs):
-        reason = "PhaseEncodingDirection is missing from the sidecars"
+    is_own_choice = tuple(names) == ("none",)
+    problems: list[str] = []
+    for name in names:
+        engine = SDC.load(name)
+        problem = engine.applies(series)
+        if problem is not None:
+            problems.append(problem)
+        elif name != "none":
+            unused = series.unused
+            if not engine.uses_pair:
+                unused = _with_outside(series, f"--sdc {name} uses no such image")
+            return SdcChoice(name, engine.reason(series), unused=unused)
+    if is_own_choice:
+        reason = SDC.load("none").reason(series)
+        unused = _with_outside(series, reason)
     else:
-        reason = _why_none(unused)
-    consequence = _consequence(series, is_own_choice=pair_sdc == "none")
+        reason = "; ".join(dict.fromkeys(problems))
+        unused = series.unused
+    consequence = _consequence(series, is_own_choice=is_own_choice)
     warning = f"Susceptibility distortion was NOT corrected: {reason}. {consequence}"
     return SdcChoice("none", reason, None if consequence is None else warning, unused)
 
 
-def _describe_pair(series: DwiSeries) -> str:
-    """Name the two images of the pair, and their tie."""
-    names = " and ".join(f"{i.path.name} ({i.phase_encoding})" for i in series.blip_pair or ())
-    return f"{names}: {series.pair_reason}" if series.pair_reason else names
-
-
-def _why_none(unused: Sequence[UnusedImage]) -> str:
-    """Return the reason why no image corrects a series of known phase encoding."""
-    if not unused:
-        return "the session has no image of the opposite phase encoding"
-    said = "; ".join(f"{image.path.name}: {image.reason}" for image in unused[:N_NAMED])
-    n_more = len(unused) - N_NAMED
-    more = f"; and {n_more} more, each with its reason in SDCImagesNotUsed" if n_more > 0 else ""
-    return f"no image fits ({said}{more})"
+def _with_outside(series: DwiSeries, reason: str) -> tuple[UnusedImage, ...]:
+    """Return the unused images, with that which opposes the series."""
+    if series.outside_image is None:
+        return series.unused
+    return (UnusedImage(series.outside_image.path, reason), *series.unused)
 
 
 def _consequence(series: DwiSeries, *, is_own_choice: bool) -> str | None:

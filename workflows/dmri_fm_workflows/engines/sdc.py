@@ -1,0 +1,48 @@
+"""Methods that correct susceptibility distortion (SDC)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dmri_fm_workflows.engines.base import EngineText, Method, StageEngines
+
+if TYPE_CHECKING:
+    from dmri_fm_workflows.stages.sdc.engine import SdcEngine
+
+__all__ = ["SDC"]
+
+_VARIATIONAL = (
+    "Distortion by magnetic susceptibility was estimated from images of opposite phase encoding "
+    "by a variational method [@ruthotto2012]"
+)
+
+SDC: StageEngines[SdcEngine] = StageEngines(
+    "dmri_fm_workflows.stages.sdc",
+    {
+        "topup": EngineText(
+            "FSL, from reverse-phase images",
+            (
+                Method(
+                    "FSL topup",
+                    "Distortion by magnetic susceptibility was estimated from images of opposite "
+                    "phase encoding by {method} [@andersson2003].",
+                ),
+            ),
+        ),
+        "pepolar": EngineText(
+            "built in, from reverse-phase images",
+            (
+                Method(
+                    "Variational estimate.*readout times unknown",
+                    f"{_VARIATIONAL}, with readout times that are unknown and were taken to be "
+                    "equal.",
+                ),
+                Method("Variational estimate", f"{_VARIATIONAL}."),
+            ),
+        ),
+        "none": EngineText(
+            "",
+            (Method("none", "Distortion by magnetic susceptibility was not corrected."),),
+        ),
+    },
+)
