@@ -31,8 +31,6 @@ from dmri_fm_lab.commands import (
 )
 from dmri_fm_workflows.cwd import empty_folder
 
-__all__ = ["build_parser", "main"]
-
 #: Commands, in the order in which they are listed.
 COMMANDS = (simulate, train, pretrain, tensor, features, models, convert)
 

@@ -31,18 +31,6 @@ from dmri_fm_lab.simulate.scanner import Acquisition, acquire
 from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
 from dmri_fm_lab.smoothing import noise_sigma
 
-__all__ = [
-    "GridScan",
-    "ScanSources",
-    "dataset_scans",
-    "draw_subject",
-    "embed",
-    "lay_on_grid",
-    "other_generator_scans",
-    "place_scan",
-    "simulated_scans",
-]
-
 logger = logging.getLogger(__name__)
 
 #: First number of the seeds of these scans: those of training have two or three smaller numbers.

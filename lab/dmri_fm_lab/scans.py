@@ -20,8 +20,6 @@ from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.bids.folders import find_misplacement
 from dmri_fm_workflows.bids.names import scan_name, split_name
 
-__all__ = ["Scan", "find_scans"]
-
 logger = logging.getLogger(__name__)
 
 #: Endings of the app's outputs: the corrected series, and the mask of the same grid.

@@ -10,8 +10,6 @@ from scipy.ndimage import gaussian_filter
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_networks.inputs import estimate_noise
 
-__all__ = ["brain_snr", "noise_sigma", "smooth_within"]
-
 
 def smooth_within(
     images: ArrayLike, mask: NDArray[np.bool_], sigma_voxels: float

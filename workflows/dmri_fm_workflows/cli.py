@@ -21,8 +21,6 @@ from dmri_fm_workflows.cwd import current_folder, empty_folder
 from dmri_fm_workflows.options import GROUPS, add_argument
 from dmri_fm_workflows.request import make_config
 
-__all__ = ["build_parser", "main", "parse_args"]
-
 LOGGER = logging.getLogger(__name__)
 
 EXIT_OK = 0

@@ -36,8 +36,6 @@ from dmri_fm_workflows.options import (
     option,
 )
 
-__all__ = ["NOT_DECIDING", "OUTPUT_SPACES", "RunConfig"]
-
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
 #: Range of voxel sizes for diffusion images of the brain, mm.

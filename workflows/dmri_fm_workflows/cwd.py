@@ -19,8 +19,6 @@ from tempfile import TemporaryDirectory
 
 from dmri_fm.errors import ConfigError
 
-__all__ = ["absolute", "current_folder", "empty_folder", "import_paths"]
-
 #: Environment variables that hold one path.
 _PATH_VARIABLES = (
     "HOME",

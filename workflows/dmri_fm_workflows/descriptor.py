@@ -11,8 +11,6 @@ from typing import Any
 from dmri_fm import __version__
 from dmri_fm_workflows.cli import EXIT_CODES, build_parser
 
-__all__ = ["describe_command", "write_descriptor"]
-
 #: Arguments that name a file or folder which has to be there.
 _EXISTING = ("bids_dir", "bids_filter_file", "config_file", "use_plugin")
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from dmri_fm.errors import OutputError
 from dmri_fm_workflows.config import RunConfig
 
-__all__ = ["configure_logging", "prepare_environment"]
-
 #: Variables that set how many threads a numerical library starts: one. A library that shares a
 #: sum or a product out among threads rounds it in another way for each number of threads, and a
 #: registration that follows ends elsewhere. The threads that `--omp-nthreads` grants are those of

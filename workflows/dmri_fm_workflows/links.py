@@ -11,8 +11,6 @@ from pathlib import Path
 
 from dmri_fm.errors import OutputError
 
-__all__ = ["refuse_link", "refuse_links"]
-
 #: Store of git-annex and DataLad for the contents of files. A file that is a link into it is
 #: replaced by a new one, as git-annex expects; the stored content is never written to.
 ANNEX_OBJECTS = os.path.join(".git", "annex", "objects")

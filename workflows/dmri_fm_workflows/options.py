@@ -13,8 +13,6 @@ from typing import Any
 
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, explain_retired
 
-__all__ = ["GROUPS", "MODELS", "add_argument", "option"]
-
 MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 
 #: Headings of `--help`.

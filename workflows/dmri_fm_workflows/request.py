@@ -13,8 +13,6 @@ from dmri_fm_workflows.config import NO_ENTITY, OUTPUT_SPACES, RunConfig
 from dmri_fm_workflows.cwd import absolute
 from dmri_fm_workflows.links import refuse_links
 
-__all__ = ["check_paths", "make_config", "read_options", "read_plugin"]
-
 
 def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
     """Turn parsed options into a request; see :func:`dmri_fm_workflows.cli.parse_args`.

@@ -25,8 +25,6 @@ from dmri_fm_workflows.outputs.root import write_root_files
 from dmri_fm_workflows.plan.engines import Engines, choose_engines
 from dmri_fm_workflows.plan.weights import check_weights
 
-__all__ = ["MethodsText", "run_participants"]
-
 LOGGER = logging.getLogger(__name__)
 
 #: Exit codes of the command line.

@@ -19,8 +19,6 @@ from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_c
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.publish import publish_text
 
-__all__ = ["run_group"]
-
 LOGGER = logging.getLogger(__name__)
 
 

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["report_validation", "validate"]
-
 LOGGER = logging.getLogger(__name__)
 
 PROGRAM = "bids-validator-deno"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from dmri_fm_lab.commands.options import Subparsers, add_sources, read_sources
 
-__all__ = ["add_parser"]
-
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm evaluate protocols`."""

@@ -6,8 +6,6 @@ import argparse
 
 from dmri_fm_lab.commands.options import Subparsers
 
-__all__ = ["add_parser"]
-
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm models`."""

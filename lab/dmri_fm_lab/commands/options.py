@@ -15,17 +15,6 @@ if TYPE_CHECKING:
     from dmri_fm.series import Dwi
     from dmri_fm_lab.grid_scans import ScanSources
 
-__all__ = [
-    "Subparsers",
-    "add_series",
-    "add_sources",
-    "add_training",
-    "print_paths",
-    "read_series",
-    "read_sources",
-    "read_training_options",
-]
-
 Subparsers = Any
 
 

@@ -9,8 +9,6 @@ from typing import Any
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.commands.options import Subparsers, add_series, print_paths, read_series
 
-__all__ = ["add_parser"]
-
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm tensor`."""

@@ -28,19 +28,6 @@ from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm_lab.smoothing import brain_snr, noise_sigma, smooth_within
 
-__all__ = [
-    "BASELINES",
-    "ORACLE_SIGMAS",
-    "SERIES_ORACLES",
-    "Baseline",
-    "fit_gaussian",
-    "fit_iteratively",
-    "fit_nlmeans",
-    "fit_total_variation",
-    "fit_weighted",
-    "tuned",
-]
-
 Fit = Callable[[Dwi], TensorMaps]
 Function = TypeVar("Function", bound=Callable[..., object])
 

@@ -25,8 +25,6 @@ from dmri_fm.tensor_maps import SCALARS, decompose_tensors
 from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm_lab.evaluate.tensor_errors import axis_angle_deg
 
-__all__ = ["ReferenceNoise", "bootstrap_noise"]
-
 #: Scalars whose noise is estimated.
 _SCALARS = ("fa", "md", "ad", "rd")
 

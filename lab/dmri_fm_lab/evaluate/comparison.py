@@ -26,15 +26,6 @@ from dmri_fm_lab.evaluate.tables import Column, aligned, table_cells
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_lab.smoothing import brain_snr
 
-__all__ = [
-    "METHOD_TITLES",
-    "Request",
-    "compare_dataset",
-    "compare_methods",
-    "compare_scan",
-    "format_series",
-]
-
 logger = logging.getLogger(__name__)
 
 #: Titles of the methods, in the order of tables. Oracles know the reference, or have seen it.

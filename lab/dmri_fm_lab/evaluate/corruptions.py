@@ -16,8 +16,6 @@ from scipy.spatial.transform import Rotation
 from dmri_fm.normalise.signal import CLIP
 from dmri_fm_lab.grid_scans import GridScan
 
-__all__ = ["CORRUPTIONS", "SEVERITIES"]
-
 #: b=0 signal over the noise that is added.
 NOISE_SNR = 3.0
 

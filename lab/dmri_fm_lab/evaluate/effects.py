@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from dmri_fm.errors import DmriError, LayoutError
 from dmri_fm.series import load_image, read_array
 
-__all__ = ["EXPECTED", "design", "main", "read_table", "true_means"]
-
 #: Effects that a correct pipeline finds, by (measure, cause): their sign.
 EXPECTED = {("FA", "age"): -1, ("MD", "age"): 1, ("FA", "group"): -1, ("MD", "group"): 1}
 

@@ -22,15 +22,6 @@ from dmri_fm_lab.grid_scans import EVALUATION, GridScan, draw_subject, embed
 from dmri_fm_lab.simulate.subject import Tissue
 from dmri_fm_lab.simulate.truth import true_peaks
 
-__all__ = [
-    "FACTORS",
-    "Geometry",
-    "acquire_tissue",
-    "brain_geometry",
-    "draw_gallery",
-    "tissue_signal",
-]
-
 #: Fields of :class:`Tissue` that differ between the members of a gallery.
 FACTORS = ("stick_fraction", "stick", "parallel", "radial", "grey")
 

@@ -8,8 +8,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import cg
 
-__all__ = ["fill_by_directions", "fill_by_means", "fill_harmonically", "fill_smoothly"]
-
 #: Width of the Gaussian of the normalised convolution, voxels; doubled far from visible voxels.
 WIDTH_VOXELS = 3.0
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import design_matrix
 
-__all__ = ["log_design", "weighted_inverse"]
-
 
 def log_design(gtab: GradientTable) -> NDArray[np.float64]:
     """Return the design in ms/um^2 and a column of ones, (N, 7)."""

@@ -35,17 +35,6 @@ from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.evaluate.tensor_errors import scalar_errors
 from dmri_fm_lab.grid_scans import GridScan
 
-__all__ = [
-    "PreparedScan",
-    "draw_direction_mask",
-    "mask_directions",
-    "mask_patches",
-    "mask_patches_apart",
-    "prepare_scan",
-    "reconstruct",
-    "to_volumes",
-]
-
 logger = logging.getLogger(__name__)
 
 #: Draws of visible directions, of which the best for a tensor is taken.

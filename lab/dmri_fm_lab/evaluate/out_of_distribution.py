@@ -22,8 +22,6 @@ from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan
 
-__all__ = ["N_DIRECTIONS", "format_corruptions", "score_corruptions"]
-
 #: Directions of a set, and the largest number of disjoint sets that are taken from a scan.
 N_DIRECTIONS, MOST_SETS = 12, 2
 

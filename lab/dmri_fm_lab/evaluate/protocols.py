@@ -38,15 +38,6 @@ from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 from dmri_fm_lab.simulate.protocol import draw_shells
 
-__all__ = [
-    "ProtocolRequest",
-    "compare_directions",
-    "evaluate_gallery",
-    "evaluate_protocols",
-    "format_agreement",
-    "format_gallery",
-]
-
 logger = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]

@@ -27,14 +27,6 @@ from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 from dmri_fm_lab.grid_scans import GridScan
 
-__all__ = [
-    "METHOD_TITLES",
-    "ReconstructionRequest",
-    "format_scan",
-    "score_scan",
-    "score_scans",
-]
-
 logger = logging.getLogger(__name__)
 
 #: Title of every method, in the order of tables.

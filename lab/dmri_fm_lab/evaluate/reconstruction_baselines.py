@@ -29,8 +29,6 @@ from dmri_fm_lab.evaluate.baselines import Baseline, tuned
 from dmri_fm_lab.evaluate.inpainting import fill_by_means, fill_harmonically, fill_smoothly
 from dmri_fm_lab.smoothing import noise_sigma, smooth_within
 
-__all__ = ["DIRECTION_BASELINES", "PATCH_BASELINES", "fit_normalised"]
-
 #: Smallest S/S0 of a fit, to which lower ones are raised: reconstructions may be negative.
 #: The floor of series, :func:`dmri_fm.tensor.smallest_signal`, would be .002 here, five times
 #: lower: a reconstruction's noise would decide the fit. The published tables were made with this.

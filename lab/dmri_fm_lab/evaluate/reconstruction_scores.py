@@ -21,14 +21,6 @@ from scipy.ndimage import find_objects
 
 from dmri_fm_lab.evaluate.scores import Row
 
-__all__ = [
-    "authors_psnr_db",
-    "authors_scores",
-    "masked_scores",
-    "psnr_db",
-    "ssim_map",
-]
-
 #: Weights of the scales, finest first (Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216).
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 

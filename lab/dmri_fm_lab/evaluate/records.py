@@ -14,8 +14,6 @@ import numpy as np
 from dmri_fm import __version__
 from dmri_fm.errors import OutputError
 
-__all__ = ["json_ready", "versions", "write_json"]
-
 #: Packages whose versions are in the output.
 _PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "scikit-learn", "deepbet")
 

@@ -18,8 +18,6 @@ from dmri_fm_lab.evaluate.regions import Regions, reference_regions
 from dmri_fm_lab.evaluate.subsets import SixSubset
 from dmri_fm_lab.evaluate.tensor_errors import AXIS_FA
 
-__all__ = ["Reference", "make_reference"]
-
 #: Random splits of the reference's volumes into two halves, of which the best is taken.
 N_SPLITS = 100
 

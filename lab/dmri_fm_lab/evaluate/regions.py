@@ -13,8 +13,6 @@ from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.simulate.anatomy import Fractions
 from dmri_fm_lab.smoothing import smooth_within
 
-__all__ = ["CRITERIA", "Regions", "reference_regions", "true_regions"]
-
 #: Erosion of the brain mask, voxels, and the edge, mm, of voxels above which it is one.
 MARGIN_VOXELS, LONG_VOXEL_MM = 2, 4.0
 

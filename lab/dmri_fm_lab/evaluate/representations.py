@@ -14,8 +14,6 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import fit_normalised
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.smoothing import smooth_within
 
-__all__ = ["FEATURES", "baseline_features", "encode", "untrained"]
-
 #: Every representation, in the order of tables.
 FEATURES = {
     "encoder": "encoder",

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["agreement", "probe", "rank_one", "retrieve", "retrieve_linked"]
-
 #: Folds over brains, and ridge penalties, chosen within the training part of each fold.
 N_FOLDS = 5
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 11))

@@ -13,8 +13,6 @@ from dmri_fm.tensor_maps import NORMAL_90, TensorMaps
 from dmri_fm_lab.evaluate.reference import Reference
 from dmri_fm_lab.evaluate.tensor_errors import axis_angle_deg, tensor_errors
 
-__all__ = ["Row", "best_of", "interval_coverage", "mean_rows", "score", "subtract_noise"]
-
 #: Scores of one method in one region, by name; None where a score cannot be computed.
 Row = dict[str, float | None]
 

@@ -22,8 +22,6 @@ from dmri_fm_lab.simulate.scanner import Acquisition, acquire
 from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
 from dmri_fm_lab.simulate.truth import true_tensor
 
-__all__ = ["SimulatedBrain", "build_brain", "simulated_scan", "skare_table"]
-
 #: Number of lesions of a brain that has them.
 N_LESIONS = 12
 

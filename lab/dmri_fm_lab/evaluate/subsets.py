@@ -17,8 +17,6 @@ from dmri_fm.qspace import (
     skare_angle_deg,
 )
 
-__all__ = ["SixSubset", "choose_subsets"]
-
 #: Condition number below which subsets are chosen to differ, if there are more than asked for.
 GOOD_CONDITION = 2.0
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["Column", "aligned", "markdown", "table_cells"]
-
 
 class Column(NamedTuple):
     """Column of a table: its title, the format of its numbers, and a factor that sets the unit."""

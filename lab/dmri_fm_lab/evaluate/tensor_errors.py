@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.errors import ImageError
 from dmri_fm.tensor_maps import TensorMaps
 
-__all__ = ["ScalarErrors", "TensorErrors", "axis_angle_deg", "scalar_errors", "tensor_errors"]
-
 #: Smallest FA of the reference where main axes are compared: below it they mean little.
 AXIS_FA = 0.3
 

@@ -32,8 +32,6 @@ from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
 from dmri_fm_lab.smoothing import brain_snr
 
-__all__ = ["draw_case", "errors", "tune"]
-
 #: Outside the seeds of training and of other benchmarks.
 SEED = 881_000
 

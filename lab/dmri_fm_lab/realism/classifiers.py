@@ -21,16 +21,6 @@ from dmri_fm.qspace import LARGEST_SIX_CONDITION, choose_six
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_networks.inputs import tensor_inputs
 
-__all__ = [
-    "Effort",
-    "Verdict",
-    "choose_sevens",
-    "judge",
-    "judge_network",
-    "judge_regression",
-    "network_inputs",
-]
-
 
 @dataclass(frozen=True)
 class Effort:

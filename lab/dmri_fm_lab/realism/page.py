@@ -17,15 +17,6 @@ from dmri_fm_lab.evaluate.tables import Column, markdown
 from dmri_fm_lab.realism.classifiers import Verdict
 from dmri_fm_lab.realism.measures import QUANTITIES, first_images
 
-__all__ = [
-    "SCANNERS",
-    "draw_distributions",
-    "draw_rows",
-    "insert_tables",
-    "table_of_quantities",
-    "table_of_verdicts",
-]
-
 #: Scanners of the comparison, with the b-values of their scans, s/mm^2.
 SCANNERS = {"prisma": "b 2500", "trio": "b 1000", "galan": "b 1500", "umr": "b 950"}
 

@@ -17,16 +17,6 @@ from dmri_fm_lab.simulate import draw_anatomy, draw_batch
 from dmri_fm_lab.simulate.scanner import Acquisition, acquire
 from dmri_fm_lab.simulate.subject import Tissue, place_subject
 
-__all__ = [
-    "PICTURE_SHAPE",
-    "SHAPE",
-    "centre_of_brain",
-    "cut_patches",
-    "read_scan",
-    "simulate_patches",
-    "simulate_scan",
-]
-
 #: Patches that are measured, as large as the thinnest slab allows, voxels.
 SHAPE = (32, 32, 16)
 

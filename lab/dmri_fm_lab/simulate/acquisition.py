@@ -9,18 +9,6 @@ from torch import Tensor
 
 from dmri_fm_lab.simulate.fields import normal, small_rotations, uniform, unit
 
-__all__ = [
-    "add_noise",
-    "apply_per_axis",
-    "displace",
-    "distort",
-    "drop_slices",
-    "eddy_slopes",
-    "jitter_volumes",
-    "point_spread",
-    "real_gradients",
-]
-
 
 def point_spread(
     n: int, *, blur_voxels: Tensor, cutoff: Tensor | None = None, partial: Tensor | None = None

@@ -14,8 +14,6 @@ from dmri_fm_lab.simulate.bundles import Streamlines, draw_streamlines, near_cal
 from dmri_fm_lab.simulate.fields import smooth_fields
 from dmri_fm_lab.simulate.template import load_anatomy_maps
 
-__all__ = ["Anatomy", "Fractions", "Shape", "draw_anatomy", "smooth_field", "voxel_mm"]
-
 #: Deviations of the random affine and of the elastic displacement.
 _TURN_DEG, _SHIFT_MM, _STRETCH, _WARP_MM = 4.0, 3.0, 0.04, 3.0
 #: Distance of the warp's control points, mm: far enough for a map that is one to one.

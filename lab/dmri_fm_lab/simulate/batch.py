@@ -39,8 +39,6 @@ from dmri_fm_lab.simulate.mixture import (
 )
 from dmri_fm_lab.simulate.protocol import truth_bval
 
-__all__ = ["Batch", "draw_batch"]
-
 #: SNR of white matter at b=0.
 LEAST_SNR, LARGEST_SNR = 5.0, 120.0
 

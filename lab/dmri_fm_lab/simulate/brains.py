@@ -32,8 +32,6 @@ from dmri_fm_lab.simulate.fields import (
 )
 from dmri_fm_lab.simulate.template import load_tissue_maps
 
-__all__ = ["Brains", "Variation", "draw_brains"]
-
 #: Period of the finest folds of grey and white matter, mm.
 _FOLDS_MM = (3.0, 10.0)
 

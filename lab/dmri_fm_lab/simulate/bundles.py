@@ -24,8 +24,6 @@ from scipy.spatial import cKDTree
 from dmri_fm.tensor_design import to_matrices
 from dmri_fm_lab.simulate.template import AnatomyMaps, load_anatomy_maps
 
-__all__ = ["Bundle", "Streamlines", "draw_streamlines", "load_bundles", "near_callosum"]
-
 
 class Bundle(NamedTuple):
     """A bundle's course: control points and radii, MNI mm, shape (N, 4), and relative density.

@@ -12,8 +12,6 @@ from dmri_fm_lab.simulate.anatomy import Shape
 from dmri_fm_lab.simulate.protocol import check_protocol, check_range, draw_protocol
 from dmri_fm_lab.simulate.subject import Tissue
 
-__all__ = ["EFFECTS", "Participant", "Site", "draw_lesion", "draw_participant", "draw_sites"]
-
 #: Age at which the effects of age are nil, years.
 MIDDLE_AGE = 50
 

@@ -33,8 +33,6 @@ from dmri_fm_lab.simulate.scanner import (
 from dmri_fm_lab.simulate.subject import Subject, grid, place_subject
 from dmri_fm_lab.simulate.truth import Truth, true_tensor
 
-__all__ = ["simulate_dataset"]
-
 logger = logging.getLogger(__name__)
 
 T1W_VOXEL_SIZE_MM = 2.0

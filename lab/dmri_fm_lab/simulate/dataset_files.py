@@ -9,8 +9,6 @@ from typing import Any
 
 from dmri_fm_lab.simulate.cohort import EFFECTS, MIDDLE_AGE, Participant, Site
 
-__all__ = ["write_json", "write_root", "write_table"]
-
 _COLUMNS = {
     "stick_fraction": "Share of restricted sticks in white matter",
     "stick": "Diffusivity along the sticks, mm^2/s",

@@ -18,8 +18,6 @@ from dmri_fm_lab.simulate.fields import (
     unit,
 )
 
-__all__ = ["N_POPULATIONS", "N_REGIONS", "draw_fibres"]
-
 #: Number of bundle types. The first four follow the rough atlas, the others are free.
 N_REGIONS = 18
 

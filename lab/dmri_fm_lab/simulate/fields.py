@@ -10,22 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "NOISE_CELLS",
-    "grid_mm",
-    "log_uniform",
-    "noise_cubes",
-    "normal",
-    "random_rotations",
-    "sample_points",
-    "sample_voxels",
-    "small_rotations",
-    "smooth_fields",
-    "uniform",
-    "unit",
-    "voxel_sizes",
-]
-
 #: Side of a cube of periodic noise, cells; its features are about three cells wide.
 NOISE_CELLS = 48
 

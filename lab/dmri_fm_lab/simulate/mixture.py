@@ -22,16 +22,6 @@ from dmri_fm_lab.simulate.brains import Brains
 from dmri_fm_lab.simulate.fibres import N_REGIONS
 from dmri_fm_lab.simulate.fields import log_uniform, normal, uniform, unit
 
-__all__ = [
-    "Tissues",
-    "dense_shell",
-    "draw_tissues",
-    "fit_shell",
-    "mixture",
-    "scalars",
-    "signals_at",
-]
-
 #: Diffusivity of free water in the body, with a margin, um^2/ms.
 FASTEST = 3.5
 

@@ -16,8 +16,6 @@ from dmri_fm.gradient_files import read_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS, condition_number
 
-__all__ = ["draw_protocol", "draw_shells", "read_protocol", "spread_directions"]
-
 #: Highest b-value at which a tensor is usually fitted, s/mm^2.
 LARGEST_TENSOR_BVAL = 1500.0
 

@@ -16,8 +16,6 @@ from dmri_fm_lab.simulate.brains import Brains
 from dmri_fm_lab.simulate.fields import log_uniform, normal
 from dmri_fm_lab.simulate.mixture import draw_tissues, signals_at
 
-__all__ = ["draw_test_retest"]
-
 #: SNR of white matter at b=0.
 LEAST_SNR, LARGEST_SNR = 10.0, 80.0
 

@@ -13,8 +13,6 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate.batch import draw_batch
 from dmri_fm_lab.simulate.protocol import draw_protocol
 
-__all__ = ["Sample", "draw_sample"]
-
 
 @dataclass(frozen=True, eq=False)
 class Sample:

@@ -19,8 +19,6 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.simulate.anatomy import Fractions, smooth_field
 from dmri_fm_lab.simulate.subject import Subject
 
-__all__ = ["Acquisition", "acquire", "acquire_fieldmap", "draw_motion", "simulate", "t1w_image"]
-
 #: Slices that are simulated at a time.
 _SLAB = 16
 

@@ -16,8 +16,6 @@ from dmri_fm_lab.simulate.anatomy import (
     voxel_mm,
 )
 
-__all__ = ["Subject", "Tissue", "coarser", "draw_field_hz", "grid", "place_subject"]
-
 #: Points of the finer grid along each in-plane axis of a voxel.
 OVERSAMPLING = 2
 

@@ -21,8 +21,6 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
-__all__ = ["AnatomyMaps", "TissueMaps", "load_anatomy_maps", "load_tissue_maps"]
-
 #: MNI305, the space of FreeSurfer's surfaces, to MNI152, mm (FreeSurfer's documented matrix).
 _MNI305_TO_MNI152 = np.array(
     [

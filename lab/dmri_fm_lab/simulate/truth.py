@@ -13,8 +13,6 @@ from dmri_fm_lab.simulate.mixture import dense_shell, fit_shell
 from dmri_fm_lab.simulate.scanner import Acquisition, simulate
 from dmri_fm_lab.simulate.subject import Subject, coarser
 
-__all__ = ["Truth", "true_peaks", "true_tensor"]
-
 
 @dataclass(frozen=True, eq=False)
 class Truth:

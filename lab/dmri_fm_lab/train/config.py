@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import explain_retired
 
-__all__ = ["DropePretraining", "Optimisation", "TensorTraining", "read_training"]
-
 
 @dataclass(frozen=True)
 class Optimisation:

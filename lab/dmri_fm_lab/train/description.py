@@ -9,8 +9,6 @@ from typing import Any
 from dmri_fm_lab.train.config import DropePretraining, TensorTraining
 from dmri_fm_lab.train.loop import Run
 
-__all__ = ["describe_data", "describe_recipe", "describe_run"]
-
 
 def describe_run(
     config: TensorTraining | DropePretraining,

@@ -56,8 +56,6 @@ from dmri_fm_lab.train.masked_steps import HOLD_OUT, ScanSource, masks_patches, 
 from dmri_fm_lab.train.readout import fit_scan_readout, load_readout, save_readout
 from dmri_fm_lab.train.scan_cache import CachedScan
 
-__all__ = ["MAE_CONFIGS", "Start", "build_autoencoder", "check_part", "hold_out", "pretrain_drope"]
-
 #: Decoder and masks for each encoder of the registry.
 MAE_CONFIGS: dict[str, MaeConfig] = {
     "drope": SMALL_MAE,

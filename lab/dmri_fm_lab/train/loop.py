@@ -25,8 +25,6 @@ from dmri_fm_lab.train.config import Optimisation
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["Hardware", "Run", "learning_rate_at", "run_training", "weight_decay_at"]
-
 logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")

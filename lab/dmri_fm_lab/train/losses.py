@@ -7,8 +7,6 @@ from torch import Tensor
 
 from dmri_fm.tensor_networks.inputs import TensorEstimate, mean_diffusivity, tensor_fa
 
-__all__ = ["COVERAGE", "interval_loss", "refinement_losses", "squared_loss", "tensor_error"]
-
 #: Rounds the tip of the norm, um^2/ms, so that its gradient is smooth at zero.
 SMOOTHING = 0.02
 

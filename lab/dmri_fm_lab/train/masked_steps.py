@@ -27,8 +27,6 @@ from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.loop import TRAINING
 from dmri_fm_lab.train.scan_cache import CachedScan
 
-__all__ = ["ScanSource", "draw_scan_tokens", "masks_patches", "step_losses"]
-
 #: Further purposes in seeds: choice of a step's scan, of its directions and mask, of held-out
 #: participants.
 CHOICE, STEP, HOLD_OUT = 4, 3, 6

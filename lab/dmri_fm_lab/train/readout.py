@@ -18,8 +18,6 @@ from dmri_fm_lab.simulate.brains import draw_brains
 from dmri_fm_lab.simulate.fields import uniform
 from dmri_fm_lab.simulate.retest import draw_test_retest
 
-__all__ = ["draw_pairs", "fit_scan_readout", "load_readout", "save_readout"]
-
 logger = logging.getLogger(__name__)
 
 #: Beside the purposes of :mod:`dmri_fm_lab.train.masked_steps`: seeds are [seed, purpose, number].

@@ -17,8 +17,6 @@ from dmri_fm_lab.train.drope import Start, build_autoencoder
 from dmri_fm_lab.train.loop import CHECKPOINT
 from dmri_fm_lab.train.readout import load_readout
 
-__all__ = ["load_autoencoder", "load_encoder", "load_start"]
-
 logger = logging.getLogger(__name__)
 
 #: Prefix of the weights' names in the running average.

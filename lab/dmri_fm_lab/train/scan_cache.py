@@ -29,8 +29,6 @@ from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 from dmri_fm_lab.grid_scans import GridScan, place_scan
 from dmri_fm_lab.scans import Scan, find_scans
 
-__all__ = ["CachedScan", "cache_scans"]
-
 logger = logging.getLogger(__name__)
 
 #: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.

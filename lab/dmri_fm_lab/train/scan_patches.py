@@ -28,8 +28,6 @@ from dmri_fm.tensor_networks.inputs import batch_inputs, fit_least_squares, mean
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_lab.train.tensor_batch import TensorBatch
 
-__all__ = ["TrainingScan", "draw_scan_patch", "read_training_scans"]
-
 logger = logging.getLogger(__name__)
 
 #: Directions that a shell needs beyond the six, to determine a tensor well.

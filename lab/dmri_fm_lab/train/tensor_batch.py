@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dmri_fm.tensor_networks.inputs import TensorInputs
 
-__all__ = ["TensorBatch"]
-
 
 @dataclass(frozen=True, eq=False)
 class TensorBatch:

@@ -32,8 +32,6 @@ from dmri_fm_lab.train.losses import COVERAGE, refinement_losses, squared_loss, 
 from dmri_fm_lab.train.scan_patches import TrainingScan, draw_scan_patch
 from dmri_fm_lab.train.tensor_batch import TensorBatch
 
-__all__ = ["draw_tensor_batch", "train_tensor_network"]
-
 #: Smallest share of brain in a patch; patches below it are drawn again.
 FEWEST_BRAIN = 0.2
 

@@ -18,8 +18,6 @@ from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import EpiImage, is_opposite
 from dmri_fm_workflows.bids.scans import open_epi
 
-__all__ = ["FEW_B0_VOLUMES", "open_bare_b0"]
-
 #: Largest number of volumes of a b=0 image that has no b-values.
 FEW_B0_VOLUMES = 10
 

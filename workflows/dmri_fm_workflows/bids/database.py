@@ -15,8 +15,6 @@ from dmri_fm_workflows.bids.ignore import BidsIgnore
 from dmri_fm_workflows.bids.listing import is_image
 from dmri_fm_workflows.bids.names import is_label
 
-__all__ = ["read_database"]
-
 #: Indexed paths, from the dataset's root: none below a datatype folder's own files, so that copies
 #: and circular links are never entered.
 _INDEXED = re.compile(rf"/sub-[^/]+(/ses-[^/]+)?(/({'|'.join(DATATYPES)})(/[^/]+)?)?")

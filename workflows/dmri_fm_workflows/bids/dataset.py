@@ -20,8 +20,6 @@ from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import Dataset, Participant, Problem
 from dmri_fm_workflows.bids.sidecars import read_json_object
 
-__all__ = ["read_dataset"]
-
 LOGGER = logging.getLogger(__name__)
 
 #: Largest number of participants that an error lists.

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from dmri_fm_workflows.bids.records import EpiImage
 
-__all__ = ["acquisitions_oppose", "find_contradictions", "has_direction_word"]
-
 #: Opposite of each direction word.
 _OPPOSITE_WORD: Mapping[str, str] = {
     word: word[::-1] for word in ("AP", "PA", "LR", "RL", "IS", "SI", "FH", "HF")

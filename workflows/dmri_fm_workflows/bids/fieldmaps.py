@@ -10,8 +10,6 @@ from dmri_fm_workflows.bids.links import Statement, Tie, tie_to
 from dmri_fm_workflows.bids.names import split_name
 from dmri_fm_workflows.bids.records import DwiRun, Fieldmap, UnusedImage
 
-__all__ = ["FIELDMAP_SUFFIXES", "field_images", "list_fieldmaps", "match_fieldmaps", "why_unused"]
-
 #: Suffixes of gradient-echo field maps, by method; "" for magnitude images. The first method of
 #: a set of images is that of the set.
 FIELDMAP_SUFFIXES: Mapping[str, str] = {

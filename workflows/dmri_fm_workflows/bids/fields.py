@@ -23,8 +23,6 @@ from dmri_fm_workflows.bids.records import (
     pose_difference,
 )
 
-__all__ = ["ECHO_TIME_TOLERANCE", "Candidate", "FieldChoice", "choose_images"]
-
 #: Largest relative difference of echo times at which runs count as one contrast.
 ECHO_TIME_TOLERANCE = 0.03
 

@@ -11,16 +11,6 @@ from dmri_fm.json_files import read_object
 from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 
-__all__ = [
-    "FOLDERS",
-    "QUERIES",
-    "Filters",
-    "check_filters",
-    "passes",
-    "read_filter_file",
-    "wanted_suffixes",
-]
-
 Filters = Mapping[str, Mapping[str, Any]]
 
 #: Queries of a filter file that this program uses, and the suffixes they select among.

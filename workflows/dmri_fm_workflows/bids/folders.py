@@ -15,16 +15,6 @@ from pathlib import Path
 from dmri_fm.errors import LayoutError
 from dmri_fm_workflows.bids.names import find_fault, plain_label, split_name
 
-__all__ = [
-    "DATATYPES",
-    "Owner",
-    "claimed_suffix",
-    "find_foreign_link",
-    "find_misplacement",
-    "misnamed_folder",
-    "owner_of",
-]
-
 #: Folders of a participant or session that are read. Others are not.
 DATATYPES = ("anat", "dwi", "fmap")
 

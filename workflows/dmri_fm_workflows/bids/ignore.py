@@ -9,8 +9,6 @@ from pathspec import GitIgnoreSpec
 from dmri_fm.content import require_content
 from dmri_fm.errors import LayoutError
 
-__all__ = ["BidsIgnore"]
-
 
 class BidsIgnore:
     """Tells which files below a dataset's root are not part of the dataset.

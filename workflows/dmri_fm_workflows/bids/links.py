@@ -14,8 +14,6 @@ from typing import Any
 from dmri_fm_workflows.bids.metadata import words
 from dmri_fm_workflows.bids.records import DwiRun
 
-__all__ = ["Link", "Statement", "Tie", "read_statement", "resolve_link", "tie_to"]
-
 #: Least similarity of names, 0 to 1, at which one is offered as the nearest of another.
 _LIKENESS = 0.8
 

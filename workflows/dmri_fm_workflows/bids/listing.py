@@ -17,13 +17,6 @@ from dmri_fm_workflows.bids.folders import DATATYPES
 from dmri_fm_workflows.bids.ignore import BidsIgnore
 from dmri_fm_workflows.bids.names import is_label
 
-__all__ = [
-    "find_missing_folders",
-    "is_image",
-    "list_folders",
-    "list_images",
-]
-
 
 def list_folders(folder: Path, prefix: str, is_ignored: BidsIgnore) -> list[Path]:
     """Return the folders in a folder whose names begin with `sub-` or `ses-`, by name.

@@ -10,16 +10,6 @@ import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-__all__ = [
-    "PHASE_ENCODINGS",
-    "describe_fault",
-    "list_ignored",
-    "read_number",
-    "read_text",
-    "read_words",
-    "words",
-]
-
 #: Values of PhaseEncodingDirection.
 PHASE_ENCODINGS = ("i", "i-", "j", "j-", "k", "k-")
 

@@ -7,17 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from types import MappingProxyType
 
-__all__ = [
-    "SCAN_ENTITIES",
-    "find_fault",
-    "is_label",
-    "own_file",
-    "plain_label",
-    "scan_name",
-    "session_of",
-    "split_name",
-]
-
 #: Entities of a raw diffusion scan: key in file names to pybids' long name, in name order.
 SCAN_ENTITIES: Mapping[str, str] = MappingProxyType(
     {

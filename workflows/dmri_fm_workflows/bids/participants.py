@@ -21,8 +21,6 @@ from dmri_fm_workflows.bids.scans import open_epi, open_run, open_t1w
 from dmri_fm_workflows.bids.selection import LEFT_OUT, ImageSelector
 from dmri_fm_workflows.bids.series import GroupedRuns, SessionImages, group_runs
 
-__all__ = ["ParticipantReader"]
-
 LOGGER = logging.getLogger(__name__)
 
 

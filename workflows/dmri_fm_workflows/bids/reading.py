@@ -12,8 +12,6 @@ from dmri_fm_workflows.bids.filters import Filters
 from dmri_fm_workflows.bids.ignore import BidsIgnore
 from dmri_fm_workflows.bids.sidecars import Sidecars
 
-__all__ = ["Reading"]
-
 
 @dataclass(frozen=True, eq=False)
 class Reading:

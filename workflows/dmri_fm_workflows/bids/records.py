@@ -17,23 +17,6 @@ from dmri_fm.series import Dwi, load_image
 from dmri_fm_workflows.bids.metadata import read_number, words
 from dmri_fm_workflows.bids.names import scan_name
 
-__all__ = [
-    "POSE_ROTATION_DEG",
-    "POSE_SHIFT_MM",
-    "Dataset",
-    "DwiRun",
-    "DwiSeries",
-    "EpiImage",
-    "Fieldmap",
-    "Participant",
-    "Problem",
-    "Session",
-    "UnusedImage",
-    "has_same_pose",
-    "is_opposite",
-    "pose_difference",
-]
-
 #: Largest rotation between the grids of one head pose, degrees.
 POSE_ROTATION_DEG = 1.0
 

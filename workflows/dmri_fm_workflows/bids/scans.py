@@ -31,17 +31,6 @@ from dmri_fm_workflows.bids.names import split_name
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiRun, EpiImage
 
-__all__ = [
-    "ASSUMED_READOUT_NOTE",
-    "SIGNAL_DIRECTIONS",
-    "open_epi",
-    "open_run",
-    "open_t1w",
-    "read_gradients",
-    "readout_time_s",
-    "why_no_signal",
-]
-
 #: Number of directions from which a series is measured signal, even if its ImageType is DERIVED.
 SIGNAL_DIRECTIONS = 6
 

@@ -22,8 +22,6 @@ from dmri_fm_workflows.bids.names import find_fault, session_of, split_name
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.scans import SIGNAL_DIRECTIONS, read_gradients, why_no_signal
 
-__all__ = ["LEFT_OUT", "ImageSelector"]
-
 LOGGER = logging.getLogger(__name__)
 
 #: Key, beside the queries, of the images that a filter leaves out.

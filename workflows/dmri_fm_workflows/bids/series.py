@@ -36,8 +36,6 @@ from dmri_fm_workflows.bids.records import (
     pose_difference,
 )
 
-__all__ = ["GroupedRuns", "SessionImages", "group_runs"]
-
 #: Entities that a series is merged over; with a MultipartID also `acquisition`.
 MERGED_OVER = ("direction", "run")
 

@@ -26,8 +26,6 @@ from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
 from dmri_fm_workflows.bids.ignore import BidsIgnore
 from dmri_fm_workflows.bids.names import own_file, split_name
 
-__all__ = ["Sidecars", "read_json_object"]
-
 _EXTENSIONS = (".json", ".bval", ".bvec")
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Generic, TypeVar
 
-__all__ = ["EngineText", "Method", "StageEngines"]
-
 _KEY = re.compile(r"@([\w-]+)")
 
 E_co = TypeVar("E_co", covariant=True)

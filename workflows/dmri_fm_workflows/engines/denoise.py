@@ -9,8 +9,6 @@ from dmri_fm_workflows.engines.base import EngineText, Method, StageEngines
 if TYPE_CHECKING:
     from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine
 
-__all__ = ["DENOISE"]
-
 DENOISE: StageEngines[DenoiseEngine] = StageEngines(
     "dmri_fm_workflows.stages.denoise",
     {

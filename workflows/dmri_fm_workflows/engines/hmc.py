@@ -9,8 +9,6 @@ from dmri_fm_workflows.engines.base import EngineText, Method, StageEngines
 if TYPE_CHECKING:
     from dmri_fm_workflows.stages.hmc.engine import HmcEngine
 
-__all__ = ["HMC"]
-
 _ROTATED = "b-vectors were rotated accordingly"
 _ONCE = (
     f"all transforms of a volume were composed, its voxels were interpolated once, and {_ROTATED}"

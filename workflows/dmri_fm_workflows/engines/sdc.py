@@ -9,8 +9,6 @@ from dmri_fm_workflows.engines.base import EngineText, Method, StageEngines
 if TYPE_CHECKING:
     from dmri_fm_workflows.stages.sdc.engine import SdcEngine
 
-__all__ = ["SDC"]
-
 _VARIATIONAL = (
     "Distortion by magnetic susceptibility was estimated from images of opposite phase encoding "
     "by a variational method [@ruthotto2012]"

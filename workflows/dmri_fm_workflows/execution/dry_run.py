@@ -12,8 +12,6 @@ from dmri_fm_workflows.execution.graph import count_steps
 from dmri_fm_workflows.execution.job import Job
 from dmri_fm_workflows.execution.plan_text import LATER, WIDTH, describe_plan
 
-__all__ = ["print_plans"]
-
 
 def print_plans(console: Console, jobs: Iterable[Job]) -> bool:
     """Print the plan of each participant; return whether all plans can be carried out."""

@@ -22,8 +22,6 @@ from dmri_fm_workflows.execution.provenance import ScanError
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.publish import publish_text
 
-__all__ = ["count_steps", "describe_node", "read_crash", "run_graph"]
-
 LOGGER = logging.getLogger(__name__)
 
 

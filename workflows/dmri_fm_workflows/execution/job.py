@@ -46,8 +46,6 @@ from dmri_fm_workflows.report import RunError, write_participant_page
 from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.participant import init_participant_wf
 
-__all__ = ["Job", "run_participant"]
-
 LOGGER = logging.getLogger(__name__)
 
 

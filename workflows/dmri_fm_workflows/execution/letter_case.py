@@ -7,8 +7,6 @@ from pathlib import Path
 
 from dmri_fm.errors import OutputError
 
-__all__ = ["check_letter_case"]
-
 
 def check_letter_case(output_dir: Path, label: str, scans: Sequence[str]) -> None:
     """Refuse a participant whose outputs would have the folder or the files of others.

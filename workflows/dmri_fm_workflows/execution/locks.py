@@ -17,8 +17,6 @@ from dmri_fm.errors import BusyError, InputError, OutputError
 from dmri_fm.json_files import read_object
 from dmri_fm_workflows.links import refuse_link
 
-__all__ = ["LOCK_NAME", "locked"]
-
 LOGGER = logging.getLogger(__name__)
 
 #: Name of the lock file in a participant's work folder and in its output folder.

@@ -12,8 +12,6 @@ from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.base import Line
 from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
 
-__all__ = ["LATER", "describe_plan", "list_omissions", "stage_lines"]
-
 #: Warnings that only a run can give.
 LATER = (
     "Volumes without signal, doubtful masks and registrations, and b-vectors that do not follow "

@@ -20,9 +20,6 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializ
 
 from dmri_fm_workflows.execution.stopping import STOP
 
-__all__ = ["ProcessPoolPlugin"]
-
-
 #: Modules that every worker needs, imported once by the server that forks the workers.
 _PRELOAD = ["dmri_fm_workflows.stages.participant", "ants"]
 

@@ -17,8 +17,6 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-__all__ = ["ParticipantProgress", "say"]
-
 
 def say(console: Console, text: str) -> None:
     """Print a message with rich's markup; lines are not broken, so that paths can be copied."""

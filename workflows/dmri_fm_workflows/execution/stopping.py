@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
-__all__ = ["STOP", "StopRequest"]
-
 #: Signals that ask a run to end.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "draw_features", "draw_panels", "main_axes"]
-
 #: Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 OUTLIER_COLOUR = "#d55e00"

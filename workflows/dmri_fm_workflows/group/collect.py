@@ -11,8 +11,6 @@ from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.outputs.naming import OutputName, identify
 from dmri_fm_workflows.outputs.tsv import scan_columns
 
-__all__ = ["OutputFile", "Problem", "find_files", "find_unknown", "list_participants"]
-
 #: Ends of names that the group reads: tables of features and quality, and maps.
 _READ = ("_features.tsv", "_qc.tsv", "_dwimap.nii.gz")
 

@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.identity import TENSOR_NETWORKS, label_of
 from dmri_fm_workflows.report.quality import quality_limits
 
-__all__ = ["Flag", "bad_side", "flag_scans", "robust_z"]
-
 #: A robust z-score beyond this is an outlier (Iglewicz and Hoaglin 1993).
 Z_LIMIT = 3.5
 

@@ -24,8 +24,6 @@ from dmri_fm_workflows.outputs.tsv import MISSING, SCAN_COLUMNS
 from dmri_fm_workflows.report.content import Entry, ReportWarning
 from dmri_fm_workflows.report.page import count_levels, page_environment
 
-__all__ = ["find_pages", "render_group_page"]
-
 #: Colour of each status, trouble first.
 _BADGES = {"failed": "error", "incomplete": "warning", "unknown": "warning", "complete": "note"}
 

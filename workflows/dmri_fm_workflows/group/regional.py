@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
 
-__all__ = ["MIN_VOXELS", "STATISTICS", "RegionSet", "summarise_map"]
-
 #: A region with fewer voxels than this has no statistics.
 MIN_VOXELS = 20
 

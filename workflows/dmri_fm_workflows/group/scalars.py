@@ -23,8 +23,6 @@ from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.tsv import MISSING, SCAN_COLUMNS, format_cell, scan_columns
 
-__all__ = ["describe_scalars", "frame", "gather_scalars", "map_columns"]
-
 #: Space of the maps that are summarised.
 SCALAR_SPACE = "MNI152NLin2009aSym"
 

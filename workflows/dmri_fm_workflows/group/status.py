@@ -11,8 +11,6 @@ from dmri_fm.errors import InputError
 from dmri_fm.json_files import read_object
 from dmri_fm_workflows.group.collect import Problem
 
-__all__ = ["ParticipantStatus", "find_missing", "read_records", "read_status"]
-
 #: Longest name of a file that Linux has.
 LONGEST_NAME_BYTES = 255
 

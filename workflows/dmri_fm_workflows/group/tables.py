@@ -32,8 +32,6 @@ from dmri_fm_workflows.outputs.tsv import (
     read_table,
 )
 
-__all__ = ["GroupTable", "GroupTables", "collect_tables", "gather_rows", "write_tables"]
-
 
 @dataclass(frozen=True, eq=False)
 class GroupTable:

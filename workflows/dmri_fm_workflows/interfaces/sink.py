@@ -40,8 +40,6 @@ from dmri_fm_workflows.outputs.publish import conform_image, publish_file, publi
 from dmri_fm_workflows.outputs.sidecars import image_sidecar, with_references
 from dmri_fm_workflows.outputs.transforms import transform_metadata
 
-__all__ = ["DerivativesDataSink"]
-
 _MASK_DTYPE = "uint8"
 
 #: Suffixes of outputs that belong to a space but not to its grid.

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from dmri_fm.distortion import PhaseEncoding
 
-__all__ = ["VolumeOrigin", "read_volumes", "write_volumes"]
-
 
 @dataclass(frozen=True)
 class VolumeOrigin:

@@ -17,8 +17,6 @@ from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, OutputType, load_catal
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.references import find_references
 
-__all__ = ["outputs_page"]
-
 _SECTIONS = {
     "anat": "Anatomy",
     "dwi": "Diffusion",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["pybids_config"]
-
 
 def pybids_config() -> Path:
     """Return the configuration with which pybids knows every entity of the outputs' names.

@@ -22,8 +22,6 @@ from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.references import render_methods
 from dmri_fm_workflows.outputs.steps import BIAS, QUALITY, describe_steps
 
-__all__ = ["Processed", "describe_methods", "find_processed", "write_citations"]
-
 #: Largest number of participants that the citation files name; of more they state the number.
 N_NAMED = 10
 

@@ -17,15 +17,6 @@ from dmri_fm.identity import label_of
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 
-__all__ = [
-    "ENTITY_KEYS",
-    "SOURCE_ENTITIES",
-    "OutputName",
-    "identify",
-    "output_path",
-    "sidecar_path",
-]
-
 #: Entities that a raw scan may have and that its outputs inherit, by long name.
 SOURCE_ENTITIES = tuple(SCAN_ENTITIES.values())
 

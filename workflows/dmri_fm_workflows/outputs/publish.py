@@ -23,15 +23,6 @@ import numpy as np
 from dmri_fm.errors import OutputError
 from dmri_fm.image_files import open_nifti
 
-__all__ = [
-    "clear_partial",
-    "conform_image",
-    "publish_file",
-    "publish_json",
-    "publish_text",
-    "to_json",
-]
-
 #: Ending of a file that is not complete yet.
 PARTIAL_SUFFIX = ".part"
 

@@ -14,15 +14,6 @@ import yaml
 
 from dmri_fm.errors import ConfigError
 
-__all__ = [
-    "Reference",
-    "find_references",
-    "load_references",
-    "render_methods",
-    "replace_citations",
-    "split_paragraphs",
-]
-
 _CITATION = re.compile(r"\[(@[\w-]+(?:;\s*@[\w-]+)*)\]")
 
 

@@ -20,16 +20,6 @@ from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.tsv import format_table
 
-__all__ = [
-    "APP_NAME",
-    "BIDS_VERSION",
-    "CONTAINER_VARIABLE",
-    "dataset_description",
-    "generated_by",
-    "read_container",
-    "write_root_files",
-]
-
 APP_NAME = DISTRIBUTION
 
 BIDS_VERSION = "1.11.1"

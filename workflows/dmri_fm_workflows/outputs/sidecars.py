@@ -19,16 +19,6 @@ from dmri_fm_workflows.outputs.references import find_references
 from dmri_fm_workflows.outputs.root import generated_by
 from dmri_fm_workflows.outputs.steps import works_of
 
-__all__ = [
-    "BVEC_CONVENTION",
-    "carry_over",
-    "column_metadata",
-    "describe_columns",
-    "image_sidecar",
-    "missing_metadata",
-    "with_references",
-]
-
 #: Raw metadata that stay true after correction and resampling: hardware, sequence, contrast. Slice
 #: timing, phase encoding, readout times and raw geometry do not fit the new image.
 CARRIED_OVER = (

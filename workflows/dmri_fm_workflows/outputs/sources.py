@@ -13,8 +13,6 @@ from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.naming import OutputName, identify
 
-__all__ = ["derivative_uri", "direct_sources", "raw_uri"]
-
 #: Word of `maps.yaml` for the raw images of a scan.
 RAW = "raw"
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 
-__all__ = ["ANATOMY_STEPS", "BIAS", "QUALITY", "SERIES_STEPS", "describe_steps", "works_of"]
-
 #: Separator between the methods of runs that were merged into one series.
 _BETWEEN_RUNS = "; "
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.outputs.naming import OutputName
 
-__all__ = ["transform_metadata"]
-
 _FORMATS = {
     ".txt": "ITK text file, one affine transform",
     ".mat": "ITK binary file, one affine transform",

@@ -11,8 +11,6 @@ import numpy as np
 
 from dmri_fm.errors import InputError
 
-__all__ = ["MISSING", "SCAN_COLUMNS", "format_cell", "format_table", "read_table", "scan_columns"]
-
 #: Text of a cell without a value.
 MISSING = "n/a"
 

@@ -21,8 +21,6 @@ from dmri_fm_workflows.plan.records import (
 from dmri_fm_workflows.plan.sdc import choose_sdc
 from dmri_fm_workflows.plan.weights import explain_lacking, network_maps, scan_features
 
-__all__ = ["plan_participant", "plan_series"]
-
 
 def plan_participant(
     config: RunConfig, participant: Participant, engines: Engines

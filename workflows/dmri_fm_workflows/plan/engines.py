@@ -12,12 +12,6 @@ from dmri_fm_workflows.engines.base import StageEngines
 if TYPE_CHECKING:
     from dmri_fm_workflows.stages.base import Engine
 
-__all__ = [
-    "Engines",
-    "choose_device",
-    "choose_engines",
-]
-
 
 @dataclass(frozen=True)
 class Engines:

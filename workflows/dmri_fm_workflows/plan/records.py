@@ -23,12 +23,6 @@ from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
 
-__all__ = [
-    "ParticipantPlan",
-    "SeriesPlan",
-    "SessionPlan",
-]
-
 SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
 
 

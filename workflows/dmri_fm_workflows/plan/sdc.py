@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from dmri_fm_workflows.bids import DwiSeries, UnusedImage
 from dmri_fm_workflows.engines import SDC
 
-__all__ = ["SdcChoice", "choose_sdc"]
-
 
 @dataclass(frozen=True)
 class SdcChoice:

@@ -14,8 +14,6 @@ from dmri_fm_workflows.outputs.maps import load_catalogue
 if TYPE_CHECKING:
     from dmri_fm_workflows.config import RunConfig
 
-__all__ = ["check_weights", "explain_lacking", "network_maps", "scan_features"]
-
 #: Maps that some networks do not give, by the flag of a network that they need.
 _OPTIONAL_MAPS = {
     "has_intervals": "standard deviations of FA and MD (desc-std)",

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import LogNorm
     from matplotlib.image import AxesImage
 
-__all__ = ["plot_scalar_comparison"]
-
 #: FA at the ends of the grey scale and of the axes.
 LIMITS = (0.0, 1.0)
 

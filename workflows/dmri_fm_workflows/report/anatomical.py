@@ -43,14 +43,6 @@ from dmri_fm_workflows.report.slices import (
 )
 from dmri_fm_workflows.report.svg import Drawing
 
-__all__ = [
-    "plot_before_after",
-    "plot_contours",
-    "plot_denoising",
-    "plot_mask",
-    "plot_registration",
-]
-
 FLICKER_HINT = "Point at the figure: the two images alternate. Click: hold."
 
 #: Line colours, in the order of the contours.

@@ -13,8 +13,6 @@ from dmri_fm_workflows.report.svg import write_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["chart_style", "chart_svg", "write_chart"]
-
 #: Letters become outlines, so that the page looks the same with any installed fonts.
 STYLE: Any = {
     "svg.fonttype": "path",

@@ -8,18 +8,6 @@ from typing import Literal, get_args
 
 from dmri_fm.errors import ConfigError
 
-__all__ = [
-    "LEVELS",
-    "AnatomySection",
-    "Entry",
-    "Figure",
-    "QualityRow",
-    "ReportData",
-    "ReportWarning",
-    "RunError",
-    "SeriesSection",
-]
-
 Level = Literal["error", "warning", "note"]
 
 #: Levels of warnings, most serious first.

@@ -24,12 +24,6 @@ from dmri_fm_workflows.report.svg import Drawing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "direction_colours",
-    "plot_colour_fa",
-    "plot_sampling_scheme",
-]
-
 #: More shells than this (Cartesian sampling) share one sphere, coloured by b-value.
 MOST_SPHERES = 5
 

@@ -29,8 +29,6 @@ from dmri_fm_workflows.report.svg import Drawing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PatchTokens", "plot_features", "principal_colours", "token_grid"]
-
 #: Numbers of the scan vector per line of its picture.
 STRIP_LENGTH = 96
 

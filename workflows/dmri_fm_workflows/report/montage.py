@@ -20,24 +20,6 @@ from dmri_fm_workflows.report.slices import (
 )
 from dmri_fm_workflows.report.svg import Drawing
 
-__all__ = [
-    "FULL_WIDTH",
-    "ORANGE",
-    "SKY",
-    "YELLOW",
-    "Contour",
-    "colour_table",
-    "draw_colour_bar",
-    "draw_convention",
-    "draw_legend",
-    "draw_outlines",
-    "draw_rows",
-    "draw_strips",
-    "grey_to_rgb",
-    "paint_strip",
-    "tile_scale",
-]
-
 #: Width of a figure, CSS pixels.
 FULL_WIDTH = 1100.0
 

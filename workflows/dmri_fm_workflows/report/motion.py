@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-__all__ = ["plot_carpet", "slice_scores"]
-
 #: Framewise displacement above this is marked, mm.
 FD_MARK_MM = 1.0
 

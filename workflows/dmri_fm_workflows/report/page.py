@@ -25,8 +25,6 @@ from dmri_fm_workflows.outputs.references import (
 from dmri_fm_workflows.report.content import LEVELS, ReportData, ReportWarning, SeriesSection
 from dmri_fm_workflows.report.slices import CONVENTION
 
-__all__ = ["count_levels", "page_environment", "render_report"]
-
 _LINK = re.compile(r"https?://[^\s<>&\"']+[^\s<>&\"'.,;:)]")
 
 

@@ -43,8 +43,6 @@ from dmri_fm_workflows.report.content import (
 from dmri_fm_workflows.report.page import render_report
 from dmri_fm_workflows.report.quality import quality_rows
 
-__all__ = ["SERIES_FIGURES", "describe_series", "standard_figure", "write_participant_page"]
-
 #: Figures of an anatomy on the page, in order.
 ANATOMY_FIGURES = ("t1wmask", "t1wtemplate")
 

@@ -11,8 +11,6 @@ from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import MISSING
 from dmri_fm_workflows.report.content import QualityRow
 
-__all__ = ["quality_limits", "quality_rows"]
-
 #: Lowest and highest expected value of a measure, by the pattern of its column. Measures of
 #: networks start with the label of the network.
 QUALITY_LIMITS: Mapping[str, tuple[float, float]] = {

@@ -18,21 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
 
-__all__ = [
-    "CONVENTION",
-    "Row",
-    "choose_slices",
-    "contour_lines",
-    "cut_strip",
-    "cut_tiles",
-    "foreground",
-    "intensity_window",
-    "plan_rows",
-    "rescale",
-    "tissue_boundary",
-    "to_ras",
-]
-
 #: Printed on every picture and in the page.
 CONVENTION = "Neurological convention: the left of the picture is the left of the body."
 

@@ -19,8 +19,6 @@ from dmri_fm.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Drawing", "write_svg"]
-
 #: Pictures wider than this are reduced before they are embedded, pixels.
 WIDEST_PICTURE = 1100
 

@@ -11,8 +11,6 @@ from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SLOPPY_WARNING, SessionPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
 
-__all__ = ["ALIGNED", "REGISTERED", "init_anat_wf"]
-
 #: Outputs of the alignment with ACPC, and the fields that they become.
 ALIGNED = {
     "out_file": "t1w_file",

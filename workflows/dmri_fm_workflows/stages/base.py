@@ -21,20 +21,6 @@ from dmri_fm_workflows.interfaces.programs import list_missing
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.outputs import Output
 
-__all__ = [
-    "ACPC_FILES",
-    "MERGED_FILES",
-    "RUN_FILES",
-    "Engine",
-    "Line",
-    "Resources",
-    "Stage",
-    "connect_stages",
-    "field_names",
-    "open_workflow",
-]
-
-
 #: Fields of the runs of a series, by input of the interfaces that read them.
 RUN_FILES = {
     "run_dwi_files": "dwi_file",

@@ -14,8 +14,6 @@ from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
 from dmri_fm_workflows.stages.lines import describe_encoder
 from dmri_fm_workflows.stages.outputs import feature_outputs
 
-__all__ = ["encoder_stage", "init_features_wf"]
-
 
 def encoder_stage(encoder: str, features: str) -> Stage:
     """Return the stage of an encoder whose features of a scan are `pooled` or `cls`."""

@@ -22,8 +22,6 @@ from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.report.participant import SERIES_FIGURES
 from dmri_fm_workflows.stages.base import Resources, open_workflow
 
-__all__ = ["DRAWN", "init_anat_figures_wf", "init_series_figures_wf"]
-
 #: Figures of a series that this stage draws; networks and encoders draw their own.
 DRAWN = SERIES_FIGURES[:-2]
 

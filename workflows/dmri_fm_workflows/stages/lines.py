@@ -12,22 +12,6 @@ from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.base import Line
 
-__all__ = [
-    "describe_anat",
-    "describe_denoise",
-    "describe_encoder",
-    "describe_free_water",
-    "describe_gradient_check",
-    "describe_hmc",
-    "describe_mask",
-    "describe_merge",
-    "describe_network",
-    "describe_normalise",
-    "describe_read",
-    "describe_sdc",
-    "describe_tensor",
-]
-
 
 def describe_anat(session: SessionPlan) -> Iterator[Line]:
     """Describe the processing of a T1w image."""

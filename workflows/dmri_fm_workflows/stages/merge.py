@@ -14,8 +14,6 @@ from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import RUN_FILES, Resources, open_workflow
 
-__all__ = ["init_mask_wf", "init_merge_wf", "init_read_wf"]
-
 
 def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf") -> pe.Workflow:
     """Read the runs of a series as acquired, without unusable volumes.

@@ -17,8 +17,6 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.anat import REGISTERED
 from dmri_fm_workflows.stages.base import Resources, open_workflow
 
-__all__ = ["RESAMPLED", "init_normalise_wf"]
-
 #: Outputs of the resampling into each space.
 RESAMPLED = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
 

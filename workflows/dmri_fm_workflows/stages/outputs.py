@@ -22,19 +22,6 @@ from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.sidecars import carry_over, image_sidecar
 from dmri_fm_workflows.outputs.sources import derivative_uri, direct_sources
 
-__all__ = [
-    "ANAT_OUTPUTS",
-    "HMC_OUTPUTS",
-    "NORMALISE_OUTPUTS",
-    "QUALITY_OUTPUTS",
-    "Origin",
-    "Output",
-    "feature_outputs",
-    "figure_outputs",
-    "init_derivatives_wf",
-    "map_outputs",
-]
-
 ACPC = "ACPC"
 MNI = "MNI152NLin2009aSym"
 

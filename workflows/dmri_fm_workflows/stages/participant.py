@@ -25,8 +25,6 @@ from dmri_fm_workflows.stages.base import (
 from dmri_fm_workflows.stages.outputs import ACPC, Origin, init_derivatives_wf
 from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
 
-__all__ = ["init_dwi_wf", "init_participant_wf"]
-
 #: Fields that the anatomy of a session hands to its series.
 ANAT_FIELDS = (
     "t1w_brain_file",

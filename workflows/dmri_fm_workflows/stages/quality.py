@@ -9,8 +9,6 @@ from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater, C
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, open_workflow
 
-__all__ = ["init_free_water_wf", "init_gradient_check_wf", "init_quality_wf"]
-
 
 def init_gradient_check_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "gradient_check_wf"

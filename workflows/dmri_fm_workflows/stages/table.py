@@ -50,9 +50,6 @@ from dmri_fm_workflows.stages.quality import (
 )
 from dmri_fm_workflows.stages.tensor import init_tensor_wf, network_stage
 
-__all__ = ["SESSION_STAGES", "list_stages"]
-
-
 #: Stages of the T1w image of a session.
 SESSION_STAGES = (
     Stage(

@@ -18,9 +18,6 @@ from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, Stage, open_wor
 from dmri_fm_workflows.stages.lines import describe_network
 from dmri_fm_workflows.stages.outputs import MNI, map_outputs
 
-__all__ = ["init_tensor_network_wf", "init_tensor_wf", "network_stage"]
-
-
 #: Maps of a network that its figure shows where it gives them, by output type.
 _SHOWN = {"fa_std": "std_file", "ood": "ood_file"}
 

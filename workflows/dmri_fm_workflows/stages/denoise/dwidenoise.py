@@ -17,8 +17,6 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
 from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine, describe_runs
 
-__all__ = ["ENGINE", "init_dwidenoise_wf"]
-
 
 def init_dwidenoise_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "denoise_wf"

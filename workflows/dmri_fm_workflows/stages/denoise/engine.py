@@ -13,8 +13,6 @@ from dmri_fm_workflows.interfaces.records import MergeRunRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import RUN_FILES, Engine, Resources, open_workflow
 
-__all__ = ["DenoiseEngine", "describe_runs", "init_dipy_wf"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiseEngine(Engine):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dmri_fm.preprocess.denoise import name_denoiser
 from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine, describe_runs, init_dipy_wf
 
-__all__ = ["ENGINE"]
-
 ENGINE = DenoiseEngine(
     builder=init_dipy_wf,
     describe=describe_runs(lambda n_volumes: name_denoiser("mppca", n_volumes)),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine, init_dipy_wf
 
-__all__ = ["ENGINE"]
-
 ENGINE = DenoiseEngine(
     builder=init_dipy_wf,
     describe=lambda plan: "none",

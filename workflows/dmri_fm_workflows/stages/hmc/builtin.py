@@ -10,8 +10,6 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.hmc.engine import HmcEngine, wire_estimate
 
-__all__ = ["ENGINE", "init_builtin_wf"]
-
 
 def init_builtin_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"

@@ -11,8 +11,6 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
 from dmri_fm_workflows.stages.hmc.engine import RESULTS, HmcEngine
 
-__all__ = ["ENGINE", "init_eddy_wf"]
-
 #: Inputs of eddy about the field, by output of the susceptibility engine (`gives`).
 FIELD_INPUTS = {
     "topup": {"fieldcoef_file": "in_topup_fieldcoef", "movpar_file": "in_topup_movpar"},

@@ -10,8 +10,6 @@ import nipype.pipeline.engine as pe
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Engine, open_workflow
 
-__all__ = ["RESULTS", "HmcEngine", "wire_estimate"]
-
 #: Fields that every method offers besides the series, by output of its last node.
 RESULTS = {
     "motion_file": "motion_file",

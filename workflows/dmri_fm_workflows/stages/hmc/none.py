@@ -9,8 +9,6 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.hmc.engine import HmcEngine, wire_estimate
 
-__all__ = ["ENGINE", "init_no_motion_wf"]
-
 
 def init_no_motion_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"

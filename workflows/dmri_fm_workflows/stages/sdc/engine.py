@@ -10,8 +10,6 @@ from dmri_fm_workflows.bids import DwiSeries, UnusedImage
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Engine
 
-__all__ = ["FIELDS", "SdcEngine", "explain_no_pair", "name_pair", "reverse_inputs"]
-
 _REFERENCE = ("biased_dwiref_file", "uncorrected_file", "sdc_record")
 
 #: Fields that the workflow of a method has to offer, by what it gives. All have the b=0 reference

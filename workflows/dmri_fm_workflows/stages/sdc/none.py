@@ -9,8 +9,6 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
 from dmri_fm_workflows.stages.sdc.engine import FIELDS, SdcEngine
 
-__all__ = ["ENGINE", "init_reference_wf"]
-
 
 def init_reference_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf"

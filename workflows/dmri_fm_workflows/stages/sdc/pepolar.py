@@ -16,8 +16,6 @@ from dmri_fm_workflows.stages.sdc.engine import (
     reverse_inputs,
 )
 
-__all__ = ["ENGINE", "init_pepolar_wf"]
-
 
 def init_pepolar_wf(
     plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf"

@@ -16,8 +16,6 @@ from dmri_fm_workflows.stages.sdc.engine import (
     reverse_inputs,
 )
 
-__all__ = ["ENGINE", "init_topup_wf"]
-
 
 def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf") -> pe.Workflow:
     """Estimate the distortion field, and the b=0 reference that it corrects.
