@@ -15,6 +15,7 @@ from rich import get_console
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import ENCODERS
 from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.preprocess import denoise as denoise_module
 from dmri_fm.preprocess import motion as motion_module
@@ -113,7 +114,7 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Head motion and eddy currents are not corrected: switched off by --hmc none.",
         "There are no anatomical outputs: no T1w image can be used.",
         "No tensor is fitted, by least squares or a network: the 2 directions do not determine",
-        "There are no features: --models names no encoder (drope, drope-paper).",
+        f"There are no features: --models names no encoder ({', '.join(ENCODERS)}).",
         "Series and maps are not written in MNI152NLin2009aSym: --output-spaces",
     ):
         assert said in text, said
