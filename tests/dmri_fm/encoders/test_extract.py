@@ -111,7 +111,9 @@ def test_features(drope_weights, tmp_path):
 
 
 def test_an_encoder_that_is_not_experimental_does_not_say_so(drope_weights, monkeypatch):
-    proven = replace(identity("drope"), is_experimental=False)
+    drope = identity("drope")
+    methods = drope.methods.replace("experimental", "proven")
+    proven = replace(drope, is_experimental=False, methods=methods)
     monkeypatch.setattr(extract, "identity", {"drope": proven}.get)
     assert "Status" not in extract_features(mni_scan(), weights=drope_weights).metadata["Model"]
 
