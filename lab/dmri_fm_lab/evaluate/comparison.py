@@ -261,7 +261,7 @@ def compare_dataset(
     participant_labels
         Participants to compare; all if None.
     report
-        Function that receives the record of each series as soon as it is complete.
+        Function that receives the record of each series when that is complete.
 
     Returns
     -------

@@ -111,7 +111,7 @@ def evaluate_protocols(
     n_directions
         Directions of each of the two sets that a scan is cut into.
     report
-        Function that receives the tables of each part as soon as it is complete.
+        Function that receives the tables of each part when that is complete.
 
     Returns
     -------

@@ -193,7 +193,7 @@ def score_scans(
     request
         Directions and masks.
     report
-        Function that receives the record of each scan as soon as it is complete.
+        Function that receives the record of each scan when that is complete.
 
     Returns
     -------

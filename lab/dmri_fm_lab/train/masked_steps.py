@@ -168,7 +168,7 @@ def step_losses(
 ) -> dict[str, Tensor]:
     """Mask a part of a step's scan, and compare the reconstruction with it.
 
-    `network` is the model as it is called, on one device or several. Mask and directions depend
+    `network` is the callable form of the model, wrapped for its devices. Mask and directions depend
     on nothing but the step's number.
     """
     device = next(network.parameters()).device
