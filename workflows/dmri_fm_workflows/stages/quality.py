@@ -25,13 +25,8 @@ def init_gradient_check_wf(
     gradient_check_record
         Result of the check.
     """
-    workflow, inputnode, outputnode = open_workflow(name, ACPC_FILES, ["gradient_check_record"])
     check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * plan.size_gb)
-    workflow.connect([
-        (inputnode, check, list(ACPC_FILES.items())),
-        (check, outputnode, [("record", "gradient_check_record")]),
-    ])  # fmt: skip
-    return workflow
+    return _check_wf(name, check, record="gradient_check_record")
 
 
 def init_free_water_wf(
@@ -51,13 +46,18 @@ def init_free_water_wf(
     """
     assert plan.length_scaling is not None
     method, common_length = plan.length_scaling
-    workflow, inputnode, outputnode = open_workflow(name, ACPC_FILES, ["free_water_record"])
     check = pe.Node(CheckFreeWater(method=method), name="check_free_water")
     if common_length is not None:
         check.inputs.common_length = common_length
+    return _check_wf(name, check, record="free_water_record")
+
+
+def _check_wf(name: str, check: pe.Node, *, record: str) -> pe.Workflow:
+    """Return the workflow of a check of the series in ACPC, which hands on its record."""
+    workflow, inputnode, outputnode = open_workflow(name, ACPC_FILES, [record])
     workflow.connect([
         (inputnode, check, list(ACPC_FILES.items())),
-        (check, outputnode, [("record", "free_water_record")]),
+        (check, outputnode, [("record", record)]),
     ])  # fmt: skip
     return workflow
 
