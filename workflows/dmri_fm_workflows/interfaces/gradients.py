@@ -30,6 +30,16 @@ class DwiInputSpec(GradientInputSpec):
     bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
 
-    def load(self, mask: str | None = None) -> Dwi:
+    def load(self) -> Dwi:
         """Open the series."""
-        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file, mask)
+        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file)
+
+
+class DwiMaskInputSpec(DwiInputSpec):
+    """A series with its gradient files and its brain mask."""
+
+    mask_file = File(exists=True, mandatory=True, desc="brain mask on the grid of the series")
+
+    def load(self) -> Dwi:
+        """Open the series with its mask."""
+        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file, self.mask_file)

@@ -34,21 +34,10 @@ from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.quality import network_quality
-from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
+from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
-
-
-class _DwiMaskInputSpec(GradientInputSpec):
-    dwi_file = File(exists=True, mandatory=True, desc="corrected series")
-    bval_file = File(exists=True, mandatory=True, desc="b-values, s/mm^2")
-    bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask")
-
-    def load(self) -> Dwi:
-        """Open the series with its mask."""
-        return self.open_dwi(self.dwi_file, self.bval_file, self.bvec_file, self.mask_file)
 
 
 class _TensorOutputSpec(TraitedSpec):
@@ -86,7 +75,7 @@ def _save_maps(maps: TensorMaps, types: Iterable[OutputType], folder: Path) -> d
     return files | {"record": dict(maps.metadata)}
 
 
-class _FitInputSpec(_DwiMaskInputSpec):
+class _FitInputSpec(DwiMaskInputSpec):
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
 
@@ -102,7 +91,7 @@ class FitTensor(SimpleInterface):
         return runtime
 
 
-class _NetworkInputSpec(_DwiMaskInputSpec):
+class _NetworkInputSpec(DwiMaskInputSpec):
     model = traits.Str(mandatory=True, desc="name in the registry")
     weights = File(exists=True, desc="weights file; the packaged one if not given")
     device = traits.Str("cpu", usedefault=True, desc="torch device")
@@ -183,7 +172,7 @@ class _CheckOutputSpec(TraitedSpec):
 class CheckGradients(SimpleInterface):
     """Ask whether the b-vectors continue the fibres better than any mirrored or swapped ones."""
 
-    input_spec = _DwiMaskInputSpec
+    input_spec = DwiMaskInputSpec
     output_spec = _CheckOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
@@ -191,7 +180,7 @@ class CheckGradients(SimpleInterface):
         return runtime
 
 
-class _FreeWaterInputSpec(_DwiMaskInputSpec):
+class _FreeWaterInputSpec(DwiMaskInputSpec):
     method = traits.Enum(
         "length", "none", mandatory=True, desc="how lengths of b-vectors are read"
     )
@@ -215,7 +204,7 @@ class CheckFreeWater(SimpleInterface):
         return runtime
 
 
-class _QualityInputSpec(DynamicTraitedSpec, _DwiMaskInputSpec):
+class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
     raw_bval_file = File(exists=True, mandatory=True, desc="its b-values")
     raw_bvec_file = File(exists=True, mandatory=True, desc="its b-vectors")

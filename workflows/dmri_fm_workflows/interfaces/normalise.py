@@ -43,7 +43,7 @@ from dmri_fm.normalise.transforms import read_point_map, write_affine, write_war
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 
@@ -187,11 +187,10 @@ class CoregisterReference(SimpleInterface):
         return runtime
 
 
-class _ResampleInputSpec(DwiInputSpec):
+class _ResampleInputSpec(DwiMaskInputSpec):
     volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
     motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
     field_file = File(exists=True, desc="off-resonance, Hz")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask of the reference")
     xfm_files = InputMultiObject(
         File(exists=True),
         mandatory=True,
@@ -221,7 +220,7 @@ class ResampleDwi(SimpleInterface):
     output_spec = _ResampleOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load(self.inputs.mask_file)
+        dwi = self.inputs.load()
         field_file = self.inputs.field_file
         # The last transform is the first to see a point of the target.
         to_dwiref = compose(*(read_point_map(f) for f in reversed(self.inputs.xfm_files)))
