@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -137,6 +138,24 @@ def test_statistics_of_weights_decide_on_the_maps(tmp_path: Path, statistics, gi
     assert ("desc-std" in warnings) == ("fa_std" not in given)
     assert ("param-ood" in warnings) == ("ood" not in given)
     assert ("its weights hold no statistics" in warnings) == bool(warnings)
+
+
+def test_weights_of_a_network_are_loaded_once_for_all_series(tmp_path: Path) -> None:
+    config = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
+    path = save_weights(
+        tmp_path / "own.safetensors",
+        TensorRefiner(config),
+        name="tensor-refiner",
+        version="0",
+        training={},
+    )
+    maps, changed = network_maps("tensor-refiner", {"tensor-refiner": path}), path.stat()
+    path.write_bytes(b"damaged")
+    os.utime(path, ns=(changed.st_atime_ns, changed.st_mtime_ns))
+    assert network_maps("tensor-refiner", {"tensor-refiner": path}) == maps
+    os.utime(path, ns=(changed.st_atime_ns, changed.st_mtime_ns + 1))
+    with pytest.raises(WeightsError):
+        network_maps("tensor-refiner", {"tensor-refiner": path})
 
 
 def test_packaged_weights_give_what_the_record_says() -> None:

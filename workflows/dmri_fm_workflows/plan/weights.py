@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -71,19 +72,30 @@ def network_maps(network: str, weights: Mapping[str, Path]) -> tuple[str, ...]:
     WeightsError
         If a weights file cannot be used.
     """
-    from dmri_fm.registry import load_tensor_network
+    if network not in weights:  # the packaged weights give what the record says
+        return _select_maps(network, identity(network))
+    path = Path(weights[network])
+    return _read_maps(network, path, path.stat().st_mtime_ns if path.is_file() else 0)
 
-    # The packaged weights give what the record says.
-    gives = (
-        load_tensor_network(network, weights=weights[network])
-        if network in weights
-        else identity(network)
-    )
+
+def _select_maps(network: str, has: object) -> tuple[str, ...]:
+    """Return the output types of a network's maps whose flag a record or a network has."""
     return tuple(
         of.name
         for of in load_catalogue().maps_of(network)
-        if of.needs is None or getattr(gives, of.needs)
+        if of.needs is None or getattr(has, of.needs)
     )
+
+
+@cache
+def _read_maps(network: str, path: Path, changed_ns: int) -> tuple[str, ...]:
+    """Return the maps of a network with the user's weights, which are loaded once for all series.
+
+    `changed_ns` is the time of the file's last change: a changed file is loaded again.
+    """
+    from dmri_fm.registry import load_tensor_network
+
+    return _select_maps(network, load_tensor_network(network, weights=path))
 
 
 def explain_lacking(network: str, maps: Collection[str]) -> Iterator[str]:
@@ -108,8 +120,10 @@ def check_weights(config: RunConfig) -> None:
     WeightsError
         If it is damaged, or of another model, or of an encoder on another grid.
     """
-    from dmri_fm.registry import load_encoder, load_tensor_network
+    from dmri_fm.registry import load_encoder
 
     for name, path in config.weights.items():
-        load = load_encoder if name in ENCODERS else load_tensor_network
-        load(name, weights=path)
+        if name in ENCODERS:
+            load_encoder(name, weights=path)
+        else:
+            network_maps(name, config.weights)
