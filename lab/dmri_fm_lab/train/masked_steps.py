@@ -168,8 +168,8 @@ def step_losses(
 ) -> dict[str, Tensor]:
     """Mask a part of a step's scan, and compare the reconstruction with it.
 
-    `network` is the callable form of the model, wrapped for its devices. Mask and directions depend
-    on nothing but the step's number.
+    `network` is the callable form of the model, wrapped for its devices. Mask and directions
+    depend on nothing but the step's number.
     """
     device = next(network.parameters()).device
     rng = np.random.default_rng([config.optimisation.seed, STEP, step])
