@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 #: Directions from which an encoder's features are computed (Kung et al. 2026, section 4.3).
 FEATURE_DIRECTIONS = 12
 
+#: Axes of one shell that are closer than this count as one direction that was measured again,
+#: degrees.
+TWINS_DEG = 5.0
+
 #: Six directions of a higher condition number magnify noise too much to be trusted.
 LARGEST_SIX_CONDITION = 3.0
 
@@ -268,6 +272,19 @@ def choose_spread(
         nearest = np.minimum(nearest, distance[farthest])
         nearest[chosen] = -1.0
     return np.sort(weighted[chosen])
+
+
+def distinct_directions(gtab: GradientTable) -> list[list[int]]:
+    """Group weighted volumes: those of one shell within :data:`TWINS_DEG` measure one direction.
+
+    Examples
+    --------
+    >>> axes = [[1, 0, 0], [0, 1, 0], [-1, 0, 0]]
+    >>> distinct_directions(GradientTable([1000, 1000, 1000], axes))
+    [[0, 2], [1]]
+    """
+    groups = (gtab.group_axes(shell.index, within_deg=TWINS_DEG) for shell in gtab.shells)
+    return sorted(group for of_shell in groups for group in of_shell)
 
 
 def to_qspace(gtab: GradientTable) -> NDArray[np.float32]:

@@ -107,7 +107,7 @@ class Weights:
         Scans for which an evaluation found the weights better than the baselines; None: none.
     pretraining
         The decoder that pretrained the network; None if it did not come with it. See
-        :func:`dmri_fm.encoders.drope.guided_mae.restore_autoencoder`.
+        :func:`dmri_fm.encoders.drope.mae.restore_autoencoder`.
     license
         Licence of the weights, as in the JSON beside them; empty where it has none.
     source

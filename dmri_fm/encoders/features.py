@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -34,10 +34,9 @@ class ScanFeatures:
 
     Attributes
     ----------
-    vector
-        Shape (D,), float32: features of the scan.
-    feature_type
-        "pooled": `vector` is pooled from patch tokens; "cls": it is the class token.
+    vectors
+        Features of the scan by type, float32: "cls", the class token, shape (d,); "pooled", from
+        patch tokens, shape (2 d,).
     model
         Label of the encoder in file names.
     tokens
@@ -62,8 +61,7 @@ class ScanFeatures:
         Description of the run, for sidecars.
     """
 
-    vector: NDArray[np.float32]
-    feature_type: FeatureType
+    vectors: Mapping[FeatureType, NDArray[np.float32]]
     model: str
     tokens: NDArray[np.float32]
     valid: NDArray[np.bool_]
@@ -95,9 +93,13 @@ class ScanFeatures:
         return float(np.median(known)) if known.size else float("nan")
 
     def row(self) -> dict[str, Any]:
-        """Return the scan's row of a features table: `pooled000` ..., then its description."""
+        """Return the scan's row of a features table: `cls000` ..., then its description."""
         return {
-            **{f"{self.feature_type}{i:03d}": float(value) for i, value in enumerate(self.vector)},
+            **{
+                f"{kind}{i:03d}": float(value)
+                for kind, vector in self.vectors.items()
+                for i, value in enumerate(vector)
+            },
             "ood_score": self.ood_score,
             "ood_percentile": self.ood_percentile,
             "direction_error": self.direction_error,

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dmri_fm.brain import find_brain
 from dmri_fm.encoders.drope.config import DropeConfig
-from dmri_fm.encoders.drope.guided_mae import restore_autoencoder
-from dmri_fm.encoders.drope.masked_directions import direction_errors
+from dmri_fm.encoders.drope.masked_directions import prediction_errors
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
@@ -35,35 +35,46 @@ class EncodedTokens(NamedTuple):
 
     Attributes
     ----------
-    features
-        Shape (D,): features of the scan.
+    cls
+        Shape (d,): the class token.
+    pooled
+        Shape (2 d,): see :func:`dmri_fm.encoders.drope.pooling.pool_tokens`.
     patches
         Shape (S, d): features of the patches, mean over directions.
+    error
+        Shape (S,): error of predicted measurements, S/S0; NaN where unknown.
     summary
-        Input of the out-of-distribution score. Its code, shape (3 d,), is the pooled tokens and
-        the deviation of `patches` over patch positions; before them come the features, where
-        they are no function of the pooled tokens. Its indicators: :func:`scan_indicators`.
+        Input of the out-of-distribution score. Its code, shape (4 d,): the class token, and of the
+        patch tokens the mean, the deviation over directions, and that of `patches` over patches.
+        Its indicators: :func:`scan_indicators`.
     """
 
-    features: NDArray[np.float32]
+    cls: NDArray[np.float32]
+    pooled: NDArray[np.float32]
     patches: NDArray[np.float32]
+    error: NDArray[np.float32]
     summary: ScanSummary
 
 
 def encode_tokens(network: Drope, tokens: ScanTokens) -> EncodedTokens:
     """Encode a scan on the device of its tokens."""
     with torch.inference_mode():
-        features, encoded = network.describe(
-            tokens.patches[None], tokens.qspace[None], tokens.positions[None]
-        )
-        patches = encoded[0].mean(dim=0)
-        parts = [pool_tokens(encoded)[0], patches.std(dim=0, correction=0)]
-        # Features that are pooled from the tokens add nothing to them.
-        code = torch.cat(parts if network.readout is not None else [features[0], *parts])
-    vector, means, numbers = (t.float().cpu().numpy() for t in (features[0], patches, code))
-    return EncodedTokens(
-        vector, means, ScanSummary(numbers, scan_indicators(tokens, network.config))
-    )
+        cls, encoded = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+        rows = encoded[0]
+        pooled = pool_tokens(rows, tokens.qspace)
+        patches = rows.mean(dim=0)
+        over_directions = rows.std(dim=0, correction=0).mean(dim=0)
+        over_patches = patches.std(dim=0, correction=0)
+        code = torch.cat([cls[0], patches.mean(dim=0), over_directions, over_patches])
+        errors = prediction_errors(tokens)
+    error = torch.full_like(tokens.brain[:, 0], float("nan")) if errors is None else errors.patches
+    summary = ScanSummary(_numbers(code), scan_indicators(tokens, network.config, errors))
+    return EncodedTokens(*map(_numbers, (cls[0], pooled, patches, error)), summary)
+
+
+def _numbers(values: Tensor) -> NDArray[np.float32]:
+    numbers: NDArray[np.float32] = values.float().cpu().numpy()
+    return numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +109,6 @@ class DropeEncoder:
         self.reference: Reference | None = weights.statistics if has_reference else None
         self._network = cast(Drope, weights.model)
         self._config: DropeConfig = self._network.config
-        self._autoencoder = restore_autoencoder(weights) if weights.pretraining else None
 
     @property
     def grid(self) -> Grid:
@@ -142,14 +152,10 @@ class DropeEncoder:
         valid = np.zeros(n_patches, dtype=bool)
         valid[index] = True
         error = np.full(n_patches, np.nan, dtype=np.float32)
-        if self._autoencoder is not None:
-            error[index] = direction_errors(
-                self._autoencoder, prepared.tokens, prepared.gtab, seed=prepared.seed
-            )
+        error[index] = encoded.error
         ood = score_scan(encoded.summary, self.reference)
         return ScanFeatures(
-            vector=encoded.features,
-            feature_type=config.features,
+            vectors={"cls": encoded.cls, "pooled": encoded.pooled},
             model=identity(self.name).label,
             tokens=tokens,
             valid=valid,

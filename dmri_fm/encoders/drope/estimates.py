@@ -1,4 +1,4 @@
-"""Plain estimates of hidden measurements, from which a network starts.
+"""Plain estimates of masked measurements, without trained weights.
 
 Hidden directions are predicted voxel by voxel from the visible ones; hidden places from what a
 volume shows elsewhere, by regression on the template's tissue. Neither has trained weights.

@@ -1,8 +1,8 @@
 """Masked autoencoder around the D-RoPE encoder, for pretraining.
 
 Either a share of the patch positions is masked (the same in every direction) or a share of the
-directions; a light decoder of the same blocks reconstructs what was masked. This is the
-published autoencoder; :mod:`dmri_fm.encoders.drope.guided_mae` pretrains our own encoder.
+directions; a light decoder of the same blocks, and three convolutions of each volume, reconstruct
+what was masked.
 
 Method: He et al. 2022, https://doi.org/10.1109/CVPR52688.2022.01553; Kung et al. 2026,
 https://doi.org/10.48550/arXiv.2603.25977.
@@ -10,7 +10,7 @@ https://doi.org/10.48550/arXiv.2603.25977.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.encoders.drope.block import DropeBlock
-from dmri_fm.encoders.drope.config import ABLATION, PAPER, DropeConfig
+from dmri_fm.encoders.drope.config import ABLATION, PAPER, SMALL, DropeConfig
 from dmri_fm.encoders.drope.network import Drope, PositionCode
 from dmri_fm.encoders.drope.rotary import find_weighted
-from dmri_fm.encoders.patches import patchify, unpatchify
-from dmri_fm.errors import GradientError
+from dmri_fm.encoders.patches import lay_in_box, take_from_box
+from dmri_fm.errors import GradientError, WeightsError
+from dmri_fm.layers import conv3d
+from dmri_fm.weights import Pretraining, Weights
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class MaeConfig:
     decoder_dim, decoder_depth, decoder_heads, decoder_mlp_ratio
         Width, blocks, heads and MLP widening of the decoder.
     conv_channels
-        Channels of three 3^3 convolutions over each reconstructed volume; 0 leaves them out,
-        which packed encoders must, because they have no volume.
+        Channels of three 3^3 convolutions over each reconstructed volume, zero where there is no
+        patch; 0 leaves them out.
     spatial_ratio, diffusion_ratio
         Share of patch positions, or of directions, that is masked.
     """
@@ -49,20 +51,15 @@ class MaeConfig:
     decoder_depth: int = 3
     decoder_heads: int = 3
     decoder_mlp_ratio: int = 1
-    conv_channels: int = 0
+    conv_channels: int = 8
     spatial_ratio: float = 0.75
     diffusion_ratio: float = 0.5
 
-    def __post_init__(self) -> None:
-        if self.conv_channels and self.encoder.is_packed:
-            raise ValueError("convolutions need whole volumes; a packed encoder has none")
 
-
-#: Pretraining of the published encoder.
-PAPER_MAE = MaeConfig(PAPER, decoder_dim=384, conv_channels=8)
-
-#: Pretraining for comparisons; its encoder is packed, so it has no convolutions.
-ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=96, decoder_depth=2)
+#: Pretraining of the published encoder, of ours, and of that of comparisons.
+PAPER_MAE = MaeConfig(PAPER, decoder_dim=384)
+SMALL_MAE = MaeConfig(SMALL)
+ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=96)
 
 
 class Mask(NamedTuple):
@@ -80,14 +77,14 @@ class Mask(NamedTuple):
     kind: Literal["spatial", "diffusion"]
     kept: Tensor
 
-    def hidden(self, n_directions: int, n_places: int) -> Tensor:
+    def masked(self, n_directions: int, n_patches: int) -> Tensor:
         """Return the masked tokens, shape (B, T, S), bool."""
-        n = n_places if self.kind == "spatial" else n_directions
+        n = n_patches if self.kind == "spatial" else n_directions
         flags = torch.ones(self.kept.shape[0], n, dtype=torch.bool, device=self.kept.device)
         flags.scatter_(1, self.kept, torch.zeros_like(self.kept, dtype=torch.bool))
         if self.kind == "spatial":
             return repeat(flags, "b s -> b t s", t=n_directions)
-        return repeat(flags, "b t -> b t s", s=n_places)
+        return repeat(flags, "b t -> b t s", s=n_patches)
 
 
 def draw_mask(
@@ -96,11 +93,11 @@ def draw_mask(
     *,
     kind: Literal["spatial", "diffusion"],
     n_directions: int,
-    n_places: int,
+    n_patches: int,
     batch: int = 1,
 ) -> Mask:
     """Choose at random what stays visible; at least one patch position or direction does."""
-    n = n_places if kind == "spatial" else n_directions
+    n = n_patches if kind == "spatial" else n_directions
     ratio = config.spatial_ratio if kind == "spatial" else config.diffusion_ratio
     n_kept = min(max(1, round(n * (1.0 - ratio))), n)
     kept: NDArray[np.int64] = np.stack(
@@ -126,38 +123,25 @@ class Decoder(nn.Module):
         self.ln = nn.LayerNorm(dim, eps=1e-5)
 
     def forward(
-        self,
-        features: Tensor,
-        seen: Tensor,
-        mask: Mask,
-        qspace: Tensor,
-        positions: Tensor,
-        hints: Tensor | None = None,
+        self, cls: Tensor, seen: Tensor, mask: Mask, qspace: Tensor, positions: Tensor
     ) -> Tensor:
         """Compute tokens (B, T, S, decoder_dim).
 
         Parameters
         ----------
-        features, seen
-            What the encoder made of the visible patches: (B, n_cls * dim) and (B, T', S', dim).
+        cls, seen
+            What the encoder made of the visible patches: (B, dim) and (B, T', S', dim).
         mask
             Which these are.
         qspace, positions
             Shapes (B, T, 3) and (B, S, 3): of all directions and patch positions.
-        hints
-            Shape (B, T, S, decoder_dim): added to masked tokens.
         """
         config, encoder = self.config, self.config.encoder
-        n_directions, n_places = qspace.shape[1], positions.shape[1]
-        cls = self.embed(rearrange(features, "b (c d) -> b c d", c=encoder.n_cls))
-        blank = self.mask_token.to(seen.dtype)
-        if hints is None:
-            hints = blank.expand(len(seen), n_directions, n_places, -1)
-        else:
-            hints = hints + blank
+        cls = self.embed(cls)[:, None]
         embedded = self.embed(seen)
-        x = _fill(embedded, hints.to(embedded.dtype), mask)
-        x = x + self.position(qspace, positions)
+        blank = self.mask_token.to(embedded.dtype)
+        blank = blank.expand(len(seen), qspace.shape[1], positions.shape[1], -1)
+        x = _fill(embedded, blank, mask) + self.position(qspace, positions)
         head_dim = config.decoder_dim // config.decoder_heads
         tables = encoder.rotary_tables(qspace, head_dim, dtype=x.dtype)
         for block in self.blocks:
@@ -179,16 +163,13 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(config.decoder_dim, n_voxels)
         c = config.conv_channels
         self.decoder_conv = (
-            nn.Sequential(
-                nn.Conv3d(1, c, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv3d(c, c, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv3d(c, 1, 3, padding=1),
-            )
+            nn.Sequential(conv3d(1, c, 3), nn.ReLU(), conv3d(c, c, 3), nn.ReLU(), conv3d(c, 1, 3))
             if c
             else None
         )
+        if self.decoder_conv is not None:
+            _start_as_identity(self.decoder_conv)
+            self.decoder_conv.to(memory_format=torch.channels_last_3d)
 
     def forward(self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask) -> Tensor:
         """Reconstruct all patches from the visible ones.
@@ -197,7 +178,7 @@ class MaskedAutoencoder(nn.Module):
         ----------
         patches, qspace, positions
             As :meth:`dmri_fm.encoders.drope.network.Drope.forward` takes them, nothing masked
-            yet. With convolutions the patches must be those of a whole grid, in order.
+            yet.
         mask
             What the encoder sees.
 
@@ -211,44 +192,57 @@ class MaskedAutoencoder(nn.Module):
         GradientError
             If a vector is missing or a volume is b=0.
         """
-        refuse_b0(qspace)
+        if find_weighted(qspace) is not None:
+            raise GradientError(
+                "b=0 volumes among those to reconstruct", expected="weighted volumes only"
+            )
         encoder = self.config.encoder
-        seen_patches, seen_qspace, seen_positions = keep_visible(patches, qspace, positions, mask)
-        features, seen = self.encoder(seen_patches, seen_qspace, seen_positions)
-        out: Tensor = self.decoder_pred(self.decoder(features, seen, mask, qspace, positions))
+        seen_patches, seen_qspace, seen_positions = _keep_visible(patches, qspace, positions, mask)
+        cls, seen = self.encoder(seen_patches, seen_qspace, seen_positions)
+        out: Tensor = self.decoder_pred(self.decoder(cls, seen, mask, qspace, positions))
         if self.decoder_conv is not None:
-            out = self._convolve(out, positions)
+            convolved = [self._convolve(*scan) for scan in zip(out, positions, strict=True)]
+            out = torch.stack(convolved)
         return out * encoder.signal_std + encoder.signal_mean
 
-    def reconstruct(
-        self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask, brain: Tensor
-    ) -> Tensor:
-        """Return what :meth:`forward` does; the brain mask (B, S, P) is not read."""
-        out: Tensor = self(patches, qspace, positions, mask)
-        return out
-
     def _convolve(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """Smooth the seams between patches, volume by volume."""
+        """Smooth the seams between patches (T, S, P) at positions (S, 3), volume by volume."""
         assert self.decoder_conv is not None
-        patch = self.config.encoder.patch
-        low, high = positions[0].amin(dim=0), positions[0].amax(dim=0)
-        h, w, z = (round(float(b - a) / p) + 1 for a, b, p in zip(low, high, patch, strict=True))
-        volumes = unpatchify(patches, patch, (h, w, z))
-        n_directions = volumes.shape[1]
-        flat: Tensor = self.decoder_conv(rearrange(volumes, "b t x y z -> (b t) 1 x y z"))
-        smooth = rearrange(flat, "(b t) 1 x y z -> b t x y z", t=n_directions)
-        return patchify(smooth, patch)
-
-
-def refuse_b0(qspace: Tensor) -> None:
-    """Raise GradientError if a vector is missing or a volume is b=0."""
-    if find_weighted(qspace) is not None:
-        raise GradientError(
-            "b=0 volumes among those to reconstruct", expected="weighted volumes only"
+        p1, p2, p3 = patch = self.config.encoder.patch
+        steps = (positions - positions.amin(dim=0)) / torch.tensor(patch).to(positions)
+        # The axis of slices, the shortest, comes first: several times faster on processors.
+        cells, turned = steps.round().long().roll(1, dims=1), (p3, p1, p2)
+        size = (cells.amax(dim=0) + 1).tolist()
+        values = rearrange(patches, "t s (x y z) -> t s (z x y) 1", x=p1, y=p2)
+        # Without gradients one direction after the other: whole heads are large.
+        step = len(values) if torch.is_grad_enabled() else 1
+        smooth = torch.cat(
+            [
+                self.decoder_conv(lay_in_box(part, cells, size, turned))
+                for part in values.split(step)
+            ]
         )
+        taken = take_from_box(smooth, cells, turned)
+        return rearrange(taken, "t s (z x y) 1 -> t s (x y z)", x=p1, y=p2)
 
 
-def keep_visible(
+@torch.no_grad()
+def _start_as_identity(convolutions: nn.Sequential) -> None:
+    """Let the first two channels pass a volume's positive and negative part on, unchanged."""
+    first, second, last = (m for m in convolutions if isinstance(m, nn.Conv3d))
+    for channel, sign in ((0, 1.0), (1, -1.0)):
+        for layer in (first, second):
+            layer.weight[channel] = 0.0
+            layer.bias[channel] = 0.0
+        first.weight[channel, 0, 1, 1, 1] = sign
+        second.weight[channel, channel, 1, 1, 1] = 1.0
+        last.weight[0, channel] = 0.0
+        last.weight[0, channel, 1, 1, 1] = sign
+    last.weight[0, 2:] *= 0.1
+    last.bias[:] = 0.0
+
+
+def _keep_visible(
     patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the visible part of patches, measurements and patch positions."""
@@ -262,14 +256,14 @@ def keep_visible(
     return patches.gather(1, index), qspace.gather(1, which), positions
 
 
-def _fill(seen: Tensor, hints: Tensor, mask: Mask) -> Tensor:
+def _fill(seen: Tensor, blank: Tensor, mask: Mask) -> Tensor:
     """Put visible tokens at their positions among those of all patches."""
-    _, n_directions, n_places, dim = hints.shape
+    _, n_directions, n_patches, dim = blank.shape
     if mask.kind == "spatial":
         index = repeat(mask.kept, "b k -> b t k d", t=n_directions, d=dim)
-        return hints.scatter(2, index, seen)
-    index = repeat(mask.kept, "b k -> b k s d", s=n_places, d=dim)
-    return hints.scatter(1, index, seen)
+        return blank.scatter(2, index, seen)
+    index = repeat(mask.kept, "b k -> b k s d", s=n_patches, d=dim)
+    return blank.scatter(1, index, seen)
 
 
 def ramp_tau(progress: float) -> float:
@@ -278,7 +272,7 @@ def ramp_tau(progress: float) -> float:
 
 
 def masked_errors(
-    reconstruction: Tensor, target: Tensor, hidden: Tensor, *, brain: Tensor
+    reconstruction: Tensor, target: Tensor, masked: Tensor, *, brain: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the mean squared errors of visible and of masked patches.
 
@@ -286,14 +280,14 @@ def masked_errors(
     ----------
     reconstruction, target
         Shape (B, T, S, P), S/S0.
-    hidden
-        Shape (B, T, S), bool.
+    masked
+        Shape (B, T, S), bool: the masked patches.
     brain
         Shape (B, S, P): 1 inside the brain, 0 outside; errors outside do not count.
 
     Returns
     -------
-    visible, hidden : Tensor
+    visible, masked : Tensor
         Scalars; a part without voxels counts as zero.
     """
     squared = (reconstruction - target).square() * brain[:, None]
@@ -301,6 +295,41 @@ def masked_errors(
     voxels = brain.sum(dim=-1)[:, None].expand_as(per_patch)
     seen, unseen = (
         (per_patch * where).sum() / (voxels * where).sum().clamp(min=1.0)
-        for where in (~hidden, hidden)
+        for where in (~masked, masked)
     )
     return seen, unseen
+
+
+def split_autoencoder(network: MaskedAutoencoder) -> Pretraining:
+    """Return tensors and configuration of all but the encoder."""
+    rest = {k: v for k, v in network.state_dict().items() if not k.startswith("encoder.")}
+    config = {k: v for k, v in asdict(network.config).items() if k != "encoder"}
+    return Pretraining(rest, config)
+
+
+def restore_autoencoder(loaded: Weights) -> MaskedAutoencoder:
+    """Put an encoder and the decoder that pretrained it together again.
+
+    Raises
+    ------
+    WeightsError
+        If the decoder did not come with the weights, or does not fit them.
+    """
+    if loaded.pretraining is None:
+        raise WeightsError(
+            f"weights {loaded.version} of {loaded.name!r} hold the encoder alone",
+            expected="weights that `dmri-fm pretrain` has written",
+        )
+    assert isinstance(loaded.model, Drope)
+    try:
+        config = MaeConfig(encoder=loaded.model.config, **loaded.pretraining.config)
+        network = MaskedAutoencoder(config)
+        encoder = {f"encoder.{k}": v for k, v in loaded.model.state_dict().items()}
+        network.load_state_dict(encoder | loaded.pretraining.tensors, strict=True)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise WeightsError(
+            f"the decoder does not fit its configuration ({error})",
+            expected="the weights that were written together",
+        ) from None
+    device = next(loaded.model.parameters()).device
+    return network.eval().requires_grad_(False).to(device)

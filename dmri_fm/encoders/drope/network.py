@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from dmri_fm.encoders.drope.block import DropeBlock
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.packed_linear import PackedLinear
-from dmri_fm.encoders.drope.pooling import ScanReadout
 from dmri_fm.encoders.drope.rotary import check_table, find_weighted, qspace_directions
 from dmri_fm.encoders.drope.stream import can_stream, stream_blocks
 from dmri_fm.encoders.drope.tokens import NORMALISATION
@@ -69,7 +68,7 @@ class PositionCode(nn.Module):
 
 
 class Drope(nn.Module):
-    """Encoder: patches of all directions to scan features and patch tokens."""
+    """Encoder: patches of all directions to a class token and patch tokens."""
 
     normalisation = NORMALISATION
 
@@ -79,12 +78,11 @@ class Drope(nn.Module):
         n_voxels = config.patch[0] * config.patch[1] * config.patch[2]
         self.patch_mlp = nn.Linear(n_voxels, config.dim)
         self.position = PositionCode(config, config.dim)
-        self.cls_token = nn.Parameter(torch.randn(1, config.n_cls, config.dim) * 0.02)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, config.dim) * 0.02)
         self.blocks = nn.ModuleList(
             DropeBlock(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.ln = nn.LayerNorm(config.dim, eps=1e-5)
-        self.readout = ScanReadout(config.dim) if config.features == "pooled" else None
 
     def forward(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Encode scans.
@@ -103,7 +101,7 @@ class Drope(nn.Module):
         Returns
         -------
         cls : Tensor
-            Shape (B, n_cls * dim).
+            Shape (B, dim): the class token of each scan.
         tokens : Tensor
             Shape (B, T, S, dim), T without b=0.
 
@@ -114,22 +112,8 @@ class Drope(nn.Module):
         """
         return self.encode(_read_patches(patches, qspace), qspace, positions)
 
-    def describe(
-        self, patches: Tensor, qspace: Tensor, positions: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Encode scans as :meth:`forward` does; return features (B, n_features) and tokens."""
-        cls, tokens = self(patches, qspace, positions)
-        return self.read_out(cls, tokens), tokens
-
-    def read_out(self, cls: Tensor, tokens: Tensor) -> Tensor:
-        """Return features (B, n_features) of what :meth:`forward` gives."""
-        if self.readout is None:
-            return cls
-        features: Tensor = self.readout(tokens)
-        return features
-
     def encode_cls(self, patches: Tensor, qspace: Tensor, positions: Tensor) -> Tensor:
-        """Encode scans as :meth:`forward` does, but compute the class tokens only."""
+        """Encode scans as :meth:`forward` does, but compute the class token only."""
         read = _read_patches(patches, qspace)
         return self.encode(read, qspace, positions, only_cls=True)[0]
 
@@ -145,14 +129,14 @@ class Drope(nn.Module):
         qspace, positions
             As in :meth:`forward`.
         only_cls
-            Compute the class tokens only. The patch tokens are then of no use.
+            Compute the class token only. The patch tokens are then of no use.
         """
         kept = find_weighted(qspace)
         if kept is not None:
             qspace = qspace[:, kept]
         encode = self._encode_in_pieces if can_stream(self.cls_token) else self._encode_at_once
         cls, tokens = encode(read, kept, qspace, positions, only_cls=only_cls)
-        return rearrange(self.ln(cls), "b c d -> b (c d)"), tokens
+        return self.ln(cls)[:, 0], tokens
 
     def _encode_at_once(
         self,

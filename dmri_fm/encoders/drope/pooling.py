@@ -1,80 +1,82 @@
-"""From patch tokens to features of the whole scan."""
+"""From patch tokens to features of the whole scan, without anything fitted."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dmri_fm.encoders.drope.rotary import qspace_directions
+from dmri_fm.gradients import group_shells
+from dmri_fm.layers import dyadic_code
+
+#: Anisotropic terms of an even spherical harmonic series up to order 2.
+ANISOTROPIC_TERMS = 5
 
 
-def pool_tokens(tokens: Tensor) -> Tensor:
+def pool_tokens(tokens: Tensor, qspace: Tensor) -> Tensor:
     """Return what tokens are in the mean, and how much they differ between directions.
 
     Parameters
     ----------
     tokens
-        Shape (B, T, S, d).
+        Shape (T, S, d), of one scan.
+    qspace
+        Shape (T, 3): rho = b / 1000, theta, phi.
 
     Returns
     -------
     Tensor
-        Shape (B, 2 d): means over directions and places; means over places of the standard
-        deviation over directions, which is zero if there is one alone.
+        Shape (2 d,): means over directions and patches; and :func:`direction_deviation`.
     """
-    over_directions = tokens.std(dim=1, correction=0).mean(dim=1)
-    return torch.cat([tokens.mean(dim=(1, 2)), over_directions], dim=-1)
+    return torch.cat([tokens.mean(dim=(0, 1)), direction_deviation(tokens, qspace)])
 
 
-class ScanReadout(nn.Module):
-    """Pool tokens, and take off what differs between two measurements of the same tissue.
+def direction_deviation(tokens: Tensor, qspace: Tensor) -> Tensor:
+    """Return by how much tokens differ between directions of a shell, beyond noise.
 
-    A linear map, the identity until :meth:`fit`. It is no part of what gradients train.
+    In every patch the tokens are regressed on the mean of each shell and on the anisotropic
+    harmonics of order 2, weighted by b. What the harmonics explain is the signal; the residual
+    variance is taken as that of noise, and the share of it that the harmonics explain by chance is
+    taken off. So the expectation does not depend on how many directions there are.
+
+    Parameters
+    ----------
+    tokens
+        Shape (T, S, d).
+    qspace
+        Shape (T, 3).
+
+    Returns
+    -------
+    Tensor
+        Shape (d,): root of the variance over directions, mean over patches; zero where noise
+        explains more than there is. NaN where there are no more directions than terms (shells
+        plus five): the noise is unknown.
     """
+    n = len(tokens)
+    shells = group_shells(1000.0 * qspace[:, 0].cpu().numpy())
+    freedom = n - len(shells) - ANISOTROPIC_TERMS
+    if freedom < 1:
+        return tokens.new_full((tokens.shape[-1],), math.nan)
+    means = np.zeros((n, len(shells)))
+    for number, shell in enumerate(shells):
+        means[shell, number] = 1.0 / math.sqrt(len(shell))
+    within = torch.from_numpy(means).to(tokens)
+    axes = qspace_directions(qspace.double())
+    code = (qspace[:, :1].double() * _anisotropic(dyadic_code(axes))).to(tokens)
+    code, _ = torch.linalg.qr(code - within @ (within.T @ code))
+    flat = tokens.flatten(1)
+    about = flat - within @ (within.T @ flat)
+    explained = (code.T @ about).square().sum(dim=0)
+    noise = (about.square().sum(dim=0) - explained) / freedom
+    variance = ((explained - ANISOTROPIC_TERMS * noise) / n).unflatten(0, tokens.shape[1:])
+    return variance.mean(dim=0).clamp(min=0.0).sqrt()
 
-    weight: Tensor
-    bias: Tensor
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.empty(2 * dim, 2 * dim))
-        self.register_buffer("bias", torch.empty(2 * dim))
-        self.reset()
-
-    def reset(self) -> None:
-        """Return to the identity, for an encoder that is about to change."""
-        nn.init.eye_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, T, S, d) to features (B, 2 d)."""
-        return pool_tokens(tokens) @ self.weight.T + self.bias
-
-    def fit(self, first: Tensor, second: Tensor, *, ridge: float = 0.1) -> None:
-        """Find the Wiener filter of what two measurements of the same tissue do not share.
-
-        That is noise, and the choice of directions. Its covariance comes from the differences of
-        the pairs; the rest of the covariance of all measurements is that of the tissues and heads.
-
-        Parameters
-        ----------
-        first, second
-            Shape (N, 2 d): pooled tokens of N tissues in some head, each scanned twice at the
-            same b-values with directions and noise of its own.
-        ridge
-            Variance that is added to that of the differences, over its mean.
-        """
-        a, b = first.double(), second.double()
-        both = torch.cat([a, b])
-        centre = both.mean(dim=0)
-        total = (both - centre).T @ (both - centre) / len(both)
-        noise = (a - b).T @ (a - b) / (2 * len(a))
-        values, vectors = torch.linalg.eigh(total - noise)
-        signal = (vectors * values.clamp(min=0.0)) @ vectors.T
-        added = ridge * noise.diagonal().mean().clamp(min=1e-12) * torch.eye(len(noise)).to(noise)
-        weight = torch.linalg.solve(signal + noise + added, signal).T
-        self.weight.copy_(weight)
-        self.bias.copy_(centre - weight @ centre)
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the map is another than the identity."""
-        return not torch.equal(self.weight, torch.eye(len(self.weight)).to(self.weight))
+def _anisotropic(code: Tensor) -> Tensor:
+    """Return the five traceless combinations (T, 5) of v v^T (T, 6)."""
+    xx, xy, xz, yy, yz, zz = code.unbind(-1)
+    return torch.stack([xy, xz, yz, (xx - yy) / 2**0.5, (2 * zz - xx - yy) / 6**0.5], dim=-1)

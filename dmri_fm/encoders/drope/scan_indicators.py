@@ -10,18 +10,27 @@ import torch
 from torch import Tensor
 
 from dmri_fm.encoders.drope.config import DropeConfig
-from dmri_fm.encoders.drope.estimates import predict_by_process
+from dmri_fm.encoders.drope.masked_directions import PredictionErrors
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
-from dmri_fm.gradients import group_shells
-from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 
 #: Share of tissue at which the template's voxels count as brain.
 LEAST_TISSUE = 0.3
 
 
-def scan_indicators(tokens: ScanTokens, config: DropeConfig) -> dict[str, float]:
+def scan_indicators(
+    tokens: ScanTokens, config: DropeConfig, errors: PredictionErrors | None
+) -> dict[str, float]:
     """Return the indicators of a scan; NaN where unknown.
+
+    Parameters
+    ----------
+    tokens
+        The scan.
+    config
+        Of the encoder.
+    errors
+        Of the scan, see :func:`dmri_fm.encoders.drope.masked_directions.prediction_errors`.
 
     Returns
     -------
@@ -35,7 +44,7 @@ def scan_indicators(tokens: ScanTokens, config: DropeConfig) -> dict[str, float]
     """
     tissue = template_tissue(config).to(tokens.brain.device)
     own = tissue[torch.from_numpy(tokens.index)]
-    volumes, evenness = _contradictions(tokens)
+    volumes, evenness = _contradictions(errors)
     indicators = {
         "missing": _missing(
             tokens, config, (tissue.sum(dim=2) > LEAST_TISSUE).float().mean(dim=1)
@@ -78,29 +87,11 @@ def _unexplained(tokens: ScanTokens, tissue: Tensor) -> float:
     return float((image - fit).var() / image.double().var())
 
 
-def _contradictions(tokens: ScanTokens) -> tuple[float, float]:
-    """Return the deviation of whole volumes from their prediction, and the evenness of errors.
-
-    One half of each shell predicts the other; a measurement that is alone in its shell is not
-    predicted: what another b-value says of it is off by more than what is looked for.
-    """
-    shells = group_shells(1000.0 * tokens.qspace[:, 0].cpu().numpy())
-    paired = np.array([i for shell in shells if len(shell) > 1 for i in shell], dtype=int)
-    if len(paired) < FEWEST_DIRECTIONS:
+def _contradictions(errors: PredictionErrors | None) -> tuple[float, float]:
+    """Return the deviation of whole volumes from their prediction, and the evenness of errors."""
+    if errors is None:
         return float("nan"), float("nan")
-    inside = tokens.brain.any(dim=1)
-    patches, brain = tokens.patches[:, inside], tokens.brain[inside]
-    voxels = brain.sum(dim=1)
-    offsets = []
-    total = torch.zeros_like(voxels)
-    for masked in (paired[::2], paired[1::2]):
-        kept = np.setdiff1d(np.arange(len(tokens.qspace)), masked)
-        found = predict_by_process(
-            patches[kept], brain, tokens.qspace[kept], tokens.qspace[masked]
-        )
-        missing = (found - patches[masked]) * brain
-        offsets.append((missing.sum(dim=2) / voxels).mean(dim=1))
-        total += missing.square().sum(dim=(0, 2))
-    errors = (total / (len(paired) * voxels)).sqrt()
-    tail = torch.quantile(errors, 0.95) / errors.median().clamp(min=1e-9)
-    return float(torch.cat(offsets).std(correction=0).clamp(min=1e-9).log()), -float(tail.log())
+    of_patches = errors.patches[~errors.patches.isnan()]
+    tail = torch.quantile(of_patches, 0.95) / of_patches.median().clamp(min=1e-9)
+    spread = errors.volumes.std(correction=0).clamp(min=1e-9)
+    return float(spread.log()), -float(tail.log())

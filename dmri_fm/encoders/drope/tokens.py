@@ -42,7 +42,7 @@ class ScanTokens:
     brain
         Shape (S, P): 1 in the brain, 0 outside.
     index
-        Shape (S,): indices of the patches among all of the grid, C order.
+        Shape (S,): indices of the patches among all of the image, C order.
     """
 
     patches: Tensor
@@ -83,28 +83,36 @@ def tokenise(
     gtab: GradientTable,
     mask: NDArray[np.bool_],
     config: DropeConfig,
+    *,
+    origin: tuple[int, int, int] = (0, 0, 0),
 ) -> ScanTokens:
     """Cut a normalised series into patches.
 
     Parameters
     ----------
     signal
-        Shape (X, Y, Z, T), S/S0 of diffusion-weighted volumes on the model's grid.
+        Shape (X, Y, Z, T), S/S0 of diffusion-weighted volumes on the model's grid, or on a part
+        of it.
     gtab
         Gradient table of the volumes, b-vectors in the grid's RAS frame.
     mask
         Shape (X, Y, Z): the brain.
     config
         Architecture of the encoder.
+    origin
+        Voxel of the grid at which the series begins.
 
     Raises
     ------
     ImageError
-        If the series is not on the encoder's grid.
+        If the series reaches beyond the encoder's grid, or patches do not tile it.
     """
-    if mask.shape != tuple(config.grid_shape):
+    size = zip(origin, mask.shape, config.grid_shape, config.patch, strict=True)
+    if any(n == 0 or n % p or first < 0 or first + n > end for first, n, end, p in size):
         raise ImageError(
-            f"a series of {mask.shape} voxels", expected=f"{config.grid_shape}, the encoder's grid"
+            f"a series of {mask.shape} voxels at voxel {origin}",
+            expected=f"a part of the encoder's grid, {config.grid_shape} voxels, that patches of "
+            f"{config.patch} tile",
         )
     brain = patchify(torch.from_numpy(mask.astype(np.float32))[None, None], config.patch)[0, 0]
     share = brain.mean(dim=1).numpy()
@@ -113,10 +121,11 @@ def tokenise(
     )
     volumes = torch.from_numpy(np.moveaxis(signal * mask[..., None], 3, 0).astype(np.float32))
     kept = torch.from_numpy(index)
+    centres = patch_centres(config, mask.shape, origin)[index]
     return ScanTokens(
         patches=patchify(volumes[None], config.patch)[0][:, kept].contiguous(),
         qspace=torch.from_numpy(to_qspace(gtab)).double(),
-        positions=torch.from_numpy(patch_centres(config)[index].astype(np.float32)),
+        positions=torch.from_numpy(centres.astype(np.float32)),
         brain=brain[kept],
         index=index,
     )
@@ -147,10 +156,17 @@ def tokenise_series(
     return tokenise(ratio[..., weighted], gtab.select(weighted), mask, config)
 
 
-def patch_centres(config: DropeConfig) -> NDArray[np.float64]:
-    """Return the centres of all patches, C order, shape (S, 3), in voxels of the grid."""
-    ijk = np.indices(config.patch_grid).reshape(3, -1).T
+def patch_centres(
+    config: DropeConfig,
+    shape: tuple[int, ...] | None = None,
+    origin: tuple[int, int, int] = (0, 0, 0),
+) -> NDArray[np.float64]:
+    """Return the centres of all patches, C order, shape (S, 3), in voxels of the grid.
+
+    Of the whole grid, or of a part of `shape` voxels that begins at a voxel, `origin`.
+    """
     patch = np.array(config.patch)
+    ijk = np.indices(np.array(shape or config.grid_shape) // patch).reshape(3, -1).T
     middle = patch // 2 if config.patch_centre == "voxel" else (patch - 1) / 2
-    centres: NDArray[np.float64] = ijk * patch + middle
+    centres: NDArray[np.float64] = ijk * patch + middle + np.array(origin)
     return centres

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from dmri_fm_lab.commands.options import Subparsers, add_training, read_training_options
 
@@ -15,6 +16,12 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="RUN",
         help="train further: folder of a run, a .safetensors file, or drope: the shipped weights",
     )
+    parser.add_argument(
+        "--brains",
+        type=Path,
+        metavar="FOLDER",
+        help="simulated brains, which runs can share; default: in the run's folder",
+    )
     parser.set_defaults(run=run)
 
 
@@ -22,23 +29,24 @@ def run(options: argparse.Namespace) -> None:
     """Pretrain an encoder."""
     from dmri_fm.registry import find_model
     from dmri_fm_lab.train.config import DropePretraining, read_training
-    from dmri_fm_lab.train.drope import check_part, pretrain_drope
+    from dmri_fm_lab.train.drope import pretrain_drope
     from dmri_fm_lab.train.runs import load_start
     from dmri_fm_lab.train.scan_cache import cache_scans
 
     changes = read_training_options(options)
     config = read_training(DropePretraining, options.config, **changes.settings)
-    check_part(config, has_start=options.start is not None)
     start = load_start(options.start, model=config.model) if options.start else None
     scans = (
         cache_scans(
             options.scans,
             options.folder / "scans",
-            find_model(config.model, family="encoder").config,  # type: ignore[arg-type]
+            find_model(config.model, family="encoder").config,
             participant_labels=options.participant_label,
         )
         if options.scans
         else []
     )
-    pretrain_drope(config, options.folder, scans=scans, start=start, **changes.run)
+    pretrain_drope(
+        config, options.folder, scans=scans, brains=options.brains, start=start, **changes.run
+    )
     print(options.weights or options.folder)

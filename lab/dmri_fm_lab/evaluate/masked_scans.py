@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmri_fm.encoders.drope.guided_mae import Autoencoder, GuidedAutoencoder, Reconstruction
-from dmri_fm.encoders.drope.mae import Mask, draw_mask
+from dmri_fm.encoders.drope.mae import Mask, MaskedAutoencoder, draw_mask
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.errors import GradientError, ImageError
@@ -69,29 +68,18 @@ class PreparedScan:
 
 
 def reconstruct(
-    network: Autoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask
-) -> dict[str, _Image]:
-    """Return the network's reconstruction of a scan, (X, Y, Z, T), zero outside the brain.
-
-    A guided network has a second entry, `start`: the baseline that it corrects.
-    """
+    network: MaskedAutoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask
+) -> _Image:
+    """Return the network's reconstruction of a scan, (X, Y, Z, T), zero outside the brain."""
     device = next(network.parameters()).device
     moved = tokens.to(device)
     mask = mask._replace(kept=mask.kept.to(device))
     with torch.inference_mode():
-        args = (moved.patches[None], moved.qspace[None], moved.positions[None], mask)
-        if isinstance(network, GuidedAutoencoder):
-            whole: Reconstruction = network(*args, moved.brain[None])
-            patches = {"network": whole.patches, "start": whole.estimate}
-        else:
-            patches = {"network": network.reconstruct(*args, moved.brain[None])}
-    return {
-        name: to_volumes(rows[0].cpu(), tokens, network) * scan.mask[..., None]
-        for name, rows in patches.items()
-    }
+        patches = network(moved.patches[None], moved.qspace[None], moved.positions[None], mask)
+    return to_volumes(patches[0].cpu(), tokens, network) * scan.mask[..., None]
 
 
-def to_volumes(patches: Tensor, tokens: ScanTokens, network: Autoencoder) -> _Image:
+def to_volumes(patches: Tensor, tokens: ScanTokens, network: MaskedAutoencoder) -> _Image:
     """Put patches (T, S, P) back on the grid, (X, Y, Z, T); zero where there is none."""
     config = network.config.encoder
     full = torch.zeros(len(patches), math.prod(config.patch_grid), patches.shape[2])
@@ -101,7 +89,7 @@ def to_volumes(patches: Tensor, tokens: ScanTokens, network: Autoencoder) -> _Im
 
 
 def _seen_voxels(
-    tokens: ScanTokens, network: Autoencoder, kept: NDArray[np.int_] | None = None
+    tokens: ScanTokens, network: MaskedAutoencoder, kept: NDArray[np.int_] | None = None
 ) -> NDArray[np.bool_]:
     """Return the voxels of the patches that the encoder is given, all or those of an index."""
     flags = torch.zeros(1, len(tokens.index), tokens.patches.shape[2])
@@ -109,7 +97,9 @@ def _seen_voxels(
     return to_volumes(flags, tokens, network)[..., 0] > 0
 
 
-def prepare_scan(network: Autoencoder, scan: GridScan, *, has_baselines: bool) -> PreparedScan:
+def prepare_scan(
+    network: MaskedAutoencoder, scan: GridScan, *, has_baselines: bool
+) -> PreparedScan:
     """Cut a scan into patches, and fit its reference tensors.
 
     Raises
@@ -127,7 +117,7 @@ def prepare_scan(network: Autoencoder, scan: GridScan, *, has_baselines: bool) -
 
 
 def draw_direction_mask(
-    rng: np.random.Generator, network: Autoencoder, gtab: GradientTable, *, n_places: int
+    rng: np.random.Generator, network: MaskedAutoencoder, gtab: GradientTable, *, n_patches: int
 ) -> Mask:
     """Draw several sets of visible directions, and take the best one for a tensor.
 
@@ -135,23 +125,25 @@ def draw_direction_mask(
     put baselines at a disadvantage.
     """
     masks = [
-        draw_mask(rng, network.config, kind="diffusion", n_directions=len(gtab), n_places=n_places)
+        draw_mask(
+            rng, network.config, kind="diffusion", n_directions=len(gtab), n_patches=n_patches
+        )
         for _ in range(N_DRAWS)
     ]
     return min(masks, key=lambda m: condition_number(gtab.bvecs_ras[m.kept[0].numpy()]))
 
 
 def mask_directions(
-    network: Autoencoder, prepared: PreparedScan, rng: np.random.Generator
+    network: MaskedAutoencoder, prepared: PreparedScan, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Mask whole directions, and score their reconstructions."""
     scan, tokens = prepared.scan, prepared.tokens
-    mask = draw_direction_mask(rng, network, scan.gtab, n_places=len(tokens.index))
+    mask = draw_direction_mask(rng, network, scan.gtab, n_patches=len(tokens.index))
     kept = mask.kept[0].numpy()
     masked = np.setdiff1d(np.arange(len(scan.gtab)), kept)
     visible = _series(scan, scan.signal).select(kept)
     whole = reconstruct(network, scan, tokens, mask)
-    estimates = {name: np.clip(images[..., masked], *CLIP) for name, images in whole.items()}
+    estimates = {"network": np.clip(whole[..., masked], *CLIP)}
     for name, baseline in (DIRECTION_BASELINES if prepared.has_baselines else {}).items():
         try:
             estimates[name] = baseline.apply(visible, scan.gtab.select(masked))
@@ -161,41 +153,38 @@ def mask_directions(
     for name, volumes in estimates.items():
         filled[name] = scan.signal.copy()
         filled[name][..., masked] = volumes
-    return _score(filled, prepared, whole["network"], masked, scan.mask & prepared.seen)
+    return _score(filled, prepared, whole, masked, scan.mask & prepared.seen)
 
 
 def mask_patches(
-    network: Autoencoder, prepared: PreparedScan, rng: np.random.Generator
+    network: MaskedAutoencoder, prepared: PreparedScan, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Mask patches, the same in all directions, and score their reconstructions."""
     scan, tokens = prepared.scan, prepared.tokens
-    n, n_places = len(scan.gtab), len(tokens.index)
-    mask = draw_mask(rng, network.config, kind="spatial", n_directions=n, n_places=n_places)
+    n, n_patches = len(scan.gtab), len(tokens.index)
+    mask = draw_mask(rng, network.config, kind="spatial", n_directions=n, n_patches=n_patches)
     visible = scan.mask & _seen_voxels(tokens, network, mask.kept[0].numpy())
     masked = scan.mask & prepared.seen & ~visible
     if not masked.any():
         raise ImageError(
-            f"{scan.name}: {n_places} patches with brain, none of which can be masked",
+            f"{scan.name}: {n_patches} patches with brain, none of which can be masked",
             expected="several patches with brain",
         )
     whole = reconstruct(network, scan, tokens, mask)
-    estimates = {
-        name: np.where(masked[..., None], np.clip(images, *CLIP), scan.signal)
-        for name, images in whole.items()
-    }
+    estimates = {"network": np.where(masked[..., None], np.clip(whole, *CLIP), scan.signal)}
     for name, baseline in (PATCH_BASELINES if prepared.has_baselines else {}).items():
         estimates[name] = np.clip(baseline.apply(scan.signal, visible, masked), *CLIP)
-    return _score(estimates, prepared, whole["network"], np.arange(n), masked)
+    return _score(estimates, prepared, whole, np.arange(n), masked)
 
 
 def mask_patches_apart(
-    network: Autoencoder, prepared: PreparedScan, rng: np.random.Generator
+    network: MaskedAutoencoder, prepared: PreparedScan, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Mask patches of each direction by themselves, and score baselines alone."""
     scan, tokens = prepared.scan, prepared.tokens
-    seen, n_places = scan.mask & prepared.seen, len(tokens.index)
+    seen, n_patches = scan.mask & prepared.seen, len(tokens.index)
     masks = [
-        draw_mask(rng, network.config, kind="spatial", n_directions=1, n_places=n_places)
+        draw_mask(rng, network.config, kind="spatial", n_directions=1, n_patches=n_patches)
         for _ in range(len(scan.gtab))
     ]
     visible = np.stack(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.encoders.drope.guided_mae import Autoencoder
+from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import choose_spread
 from dmri_fm_lab.evaluate.masked_scans import (
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 #: Title of every method, in the order of tables.
 METHOD_TITLES: dict[str, str] = {
     "network": "network",
-    "start": "start of the network",
     **{name: baseline.title for name, baseline in DIRECTION_BASELINES.items()},
     **{name: baseline.title for name, baseline in PATCH_BASELINES.items()},
     "directions": "same voxel, other directions",
@@ -68,7 +67,6 @@ _AUTHORS = {
 
 _NOTES = {
     "where": "masked voxels of the brain on the encoder's grid; S/S0, range 1",
-    "start": "the classical estimate that the network corrects, made without trained weights",
     "mean": "of the kept directions of the nearest b-value; of the visible voxels of the volume",
     "psnr": "10 log10(1 / MSE); authors_psnr is 10 log10(1 / sqrt(MSE)), half of it",
     "ssim": "ours: 3-D, Gaussian window of 1.5 voxels, the target in place of visible voxels",
@@ -121,7 +119,7 @@ class ReconstructionRequest:
 
 
 def score_scan(
-    network: Autoencoder, scan: GridScan, request: ReconstructionRequest
+    network: MaskedAutoencoder, scan: GridScan, request: ReconstructionRequest
 ) -> dict[str, Any]:
     """Mask directions and patches of a scan, and score their reconstructions.
 
@@ -176,7 +174,7 @@ def _mean_by_key(records: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
 
 
 def score_scans(
-    network: Autoencoder,
+    network: MaskedAutoencoder,
     scans: Iterable[GridScan],
     request: ReconstructionRequest,
     *,

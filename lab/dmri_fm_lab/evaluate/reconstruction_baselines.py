@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.direction_models import predict_harmonics, shell_means
 from dmri_fm.encoders.drope.estimates import predict_directions
 from dmri_fm.encoders.drope.gaussian_process import fit_gaussian_process, nearest_shells
-from dmri_fm.encoders.drope.guided_refiner import SMOOTHING_VOXELS
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP
@@ -33,6 +32,9 @@ from dmri_fm_lab.smoothing import noise_sigma, smooth_within
 #: The floor of series, :func:`dmri_fm.tensor.smallest_signal`, would be .002 here, five times
 #: lower: a reconstruction's noise would decide the fit. The published tables were made with this.
 LEAST_SIGNAL = 0.01
+
+#: Widths of the Gaussians that smooth images for stacked predictions, voxels.
+SMOOTHING_VOXELS = (0.7, 1.5)
 
 _Image = NDArray[np.float32]
 

@@ -38,14 +38,13 @@ def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
 
 
 def encode(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
-    """Return features, pooled tokens and class tokens of a scan, keys of :data:`FEATURES`."""
+    """Return class token and pooled tokens of a scan, keys of :data:`FEATURES`."""
     device = next(encoder.parameters()).device
     tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
     with torch.inference_mode():
         cls, patches = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-        features = encoder.read_out(cls, patches)
-        rows = {"encoder": features, "pooled": pool_tokens(patches), "cls": cls}
-    return {name: row[0].double().cpu().numpy() for name, row in rows.items()}
+        rows = {"cls": cls[0], "pooled": pool_tokens(patches[0], tokens.qspace)}
+    return {name: row.double().cpu().numpy() for name, row in rows.items()}
 
 
 def baseline_features(scan: GridScan) -> dict[str, _Array]:

@@ -109,7 +109,7 @@ class TensorTraining:
 
 @dataclass(frozen=True)
 class DropePretraining:
-    """Masked pretraining of a D-RoPE encoder on whole brains.
+    """Masked pretraining of a D-RoPE encoder on slabs of brains.
 
     Attributes
     ----------
@@ -117,34 +117,30 @@ class DropePretraining:
         Name in the registry.
     optimisation
         See :class:`Optimisation`.
-    part
-        "all", or "decoder": the encoder is frozen.
+    batch
+        Slabs of a step.
+    slab_slices
+        Slices of a slab, a multiple of those of a patch.
     min_directions, max_directions
         Range of the directions of a step, masked ones included.
-    scan_directions
-        Directions drawn for a simulated scan.
-    whole_share, crop_share
-        Share of steps with whole brains; in the others, share of the patches in the ball that
-        they are cropped to.
-    ramp_share
-        Part of the run over which the weight of masked patches rises.
-    n_reuse
-        Steps per scan, on the average, each with other directions and another mask.
-    n_at_hand
-        Scans among which a step chooses, so that successive steps differ.
+    whole_from, whole_directions
+        Part of the run after which steps see whole brains instead, one a step, with so many
+        directions; 1: none does.
     masking
         "alternating": patches and directions are masked in turn, epoch by epoch; "spatial" or
         "diffusion": patches alone, or directions alone.
     steps_per_epoch
         Steps of such an epoch.
+    shell_share
+        Share of steps that mask all shells but one, of steps that mask directions of scans with
+        several shells.
     scan_share
         Share of scans that are real, where there are any.
-    shell_share
-        Share of steps, among those of multi-shell scans, that mask one shell and show another.
-    n_starting
-        Steps whose scans set the decoder's first linear map.
-    n_readout
-        Simulated brains to which the pooling of tokens is fitted after training.
+    n_brains, scan_directions
+        Number of simulated brains, and directions of each.
+    n_reuse
+        Steps for which the number of simulated brains at hand stays the same, before another one
+        is drawn.
     n_reference, n_held_out
         Scans, drawn after training, for the statistics of features and for the quantiles of
         out-of-distribution scores.
@@ -155,21 +151,19 @@ class DropePretraining:
 
     model: str
     optimisation: Optimisation
-    part: str = "all"
-    min_directions: int = 6
+    batch: int = 4
+    slab_slices: int = 4
+    min_directions: int = 8
     max_directions: int = 12
-    scan_directions: int = 24
-    whole_share: float = 1.0
-    crop_share: float = 0.4
-    ramp_share: float = 1.0
-    n_reuse: int = 4
-    n_at_hand: int = 8
+    whole_from: float = 1.0
+    whole_directions: int = 6
     masking: str = "alternating"
-    steps_per_epoch: int = 20
+    steps_per_epoch: int = 100
+    shell_share: float = 0.0
     scan_share: float = 0.25
-    shell_share: float = 0.6
-    n_starting: int = 0
-    n_readout: int = 32
+    n_brains: int = 300
+    scan_directions: int = 30
+    n_reuse: int = 16
     n_reference: int = 64
     n_held_out: int = 32
     held_out_share: float = 0.1

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dmri_fm.encoders.drope.guided_mae import Autoencoder, restore_autoencoder
+from dmri_fm.encoders.drope.mae import MaskedAutoencoder, restore_autoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import WeightsError
 from dmri_fm.registry import find_model, load_weights
 from dmri_fm_lab.train.drope import Start, build_autoencoder
 from dmri_fm_lab.train.loop import CHECKPOINT
-from dmri_fm_lab.train.readout import load_readout
-
-logger = logging.getLogger(__name__)
 
 #: Prefix of the weights' names in the running average.
 _PREFIX = "module."
 
 
-def load_autoencoder(source: str | Path, *, model: str = "drope") -> Autoencoder:
+def load_autoencoder(source: str | Path, *, model: str = "drope") -> MaskedAutoencoder:
     """Load encoder and decoder, shipped or of a pretraining run, in evaluation mode.
 
     Of a run, the running average of the weights is loaded. Its checkpoint is read as tensors and
@@ -80,8 +76,6 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
     ) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"cannot be read ({why})", path=path, expected=expected) from None
-    if network.encoder.readout is not None:
-        load_readout(source, network.encoder.readout, step=step)
     before = (settings.get("start") or {}).get("scans", ())
     scans = sorted({*settings.get("scans", ()), *before})
     origin = {"run": str(source), "steps": step, "scans": scans}
@@ -109,13 +103,6 @@ def load_encoder(
     """
     if folder is not None:
         network = load_autoencoder(folder, model=model)
-        readout = network.encoder.readout
-        if readout is not None and not readout.is_fitted:
-            logger.warning(
-                "%s: the pooling of the scan's features is not fitted yet; "
-                "`dmri-fm pretrain --weights` fits it when the run is over",
-                folder,
-            )
         return network.encoder, {"model": model, "run": str(folder)}
     find_model(model, family="encoder")
     loaded = load_weights(model if weights is None else weights, model=model)

@@ -1,8 +1,8 @@
-"""Real scans for pretraining, laid on the encoder's grid once and read from disk after that.
+"""Scans for pretraining, on the encoder's grid and on disk: real ones, and simulated brains.
 
-Half precision, one volume after the other, so that a step reads the directions it needs and a
-cohort need not fit into memory. Scans are varied as they are drawn: mirrored, moved by a few
-voxels, made noisier.
+Half precision, one volume after the other, so that a step reads the slices and directions it
+needs and a cohort need not fit into memory. Scans are varied as they are drawn: mirrored, moved by
+a few voxels, made noisier.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
@@ -25,17 +26,21 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.json_files import read_object
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import CLIP
+from dmri_fm.qspace import distinct_directions
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS
-from dmri_fm_lab.grid_scans import GridScan, place_scan
+from dmri_fm_lab.grid_scans import place_scan
 from dmri_fm_lab.scans import Scan, find_scans
 
 logger = logging.getLogger(__name__)
 
 #: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
-NOISY_SHARE, SNR_RANGE = 0.5, (10.0, 60.0)
+NOISY_SHARE, SNR_RANGE = 0.25, (15.0, 60.0)
 
-#: Largest random shift of a scan along each axis, voxels.
+#: Largest random shift of a scan from left to right and from back to front, voxels.
 MOST_SHIFT_VOXELS = 3
+
+#: Least brain of a slab, as a share of that of the slab which holds most.
+FEWEST_BRAIN_OF_SLAB = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,20 +72,35 @@ class CachedScan:
 
     @classmethod
     def write(
-        cls, scan: GridScan, folder: Path, *, origin: Mapping[str, Any] | None = None
+        cls,
+        folder: Path,
+        signal: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        gtab: GradientTable,
+        *,
+        origin: Mapping[str, Any] | None = None,
     ) -> CachedScan:
         """Write a scan to its folder, in place of an earlier one, and only when it is complete.
 
-        `origin` describes grid and source file, in plain types.
+        Parameters
+        ----------
+        folder
+            Its name is that of the scan.
+        signal, mask
+            Shapes (X, Y, Z, N), S/S0, and (X, Y, Z).
+        gtab
+            Of the N volumes, RAS+.
+        origin
+            Description of grid and source file, in plain types.
         """
         partial = folder.with_name(f"{folder.name}.part-{os.getpid()}")
         partial.mkdir(parents=True, exist_ok=True)
-        np.save(partial / "signal.npy", np.moveaxis(scan.signal, 3, 0).astype(np.float16))
-        np.save(partial / "mask.npy", scan.mask)
+        np.save(partial / "signal.npy", np.moveaxis(signal, 3, 0).astype(np.float16))
+        np.save(partial / "mask.npy", mask)
         table = {
-            "bvals": scan.gtab.bvals.tolist(),
-            "bvecs_ras": scan.gtab.bvecs_ras.tolist(),
-            "b0_threshold": scan.gtab.b0_threshold,
+            "bvals": gtab.bvals.tolist(),
+            "bvecs_ras": gtab.bvecs_ras.tolist(),
+            "b0_threshold": gtab.b0_threshold,
             "origin": dict(origin or {}),
         }
         (partial / "gradients.json").write_text(json.dumps(table), encoding="utf-8")
@@ -97,24 +117,55 @@ class CachedScan:
         return cls(folder.name, folder, gtab, table.get("origin", {}))
 
     def draw(
-        self, rng: np.random.Generator, config: DropeConfig, *, n_directions: int
+        self,
+        rng: np.random.Generator,
+        config: DropeConfig,
+        *,
+        n_directions: int,
+        n_slices: int | None = None,
     ) -> ScanTokens:
-        """Return some directions of the scan, varied at random."""
-        n = min(n_directions, len(self.gtab))
-        which = np.sort(rng.permutation(len(self.gtab))[:n])
-        volumes = np.load(self.folder / "signal.npy", mmap_mode="r")[which].astype(np.float32)
+        """Return some distinct directions of the scan or of a slab of it, varied at random.
+
+        Parameters
+        ----------
+        rng
+            Source of randomness.
+        config
+            Of the encoder.
+        n_directions
+            Number of directions, of those that differ, see
+            :func:`dmri_fm.qspace.distinct_directions`; all of them if there are fewer.
+        n_slices
+            Slices of the slab, which begins at any slice; the whole scan if None.
+        """
+        groups = distinct_directions(self.gtab)
+        some = np.sort(rng.permutation(len(groups))[:n_directions])
+        which = np.array([rng.choice(groups[k]) for k in some.tolist()])
         mask = np.load(self.folder / "mask.npy")
+        first, slices = 0, slice(None)
+        if n_slices is not None:
+            first = _choose_slab(rng, mask, n_slices)
+            slices = slice(first, first + n_slices)
+        stored = np.load(self.folder / "signal.npy", mmap_mode="r")
+        volumes, mask = stored[which, :, :, slices].astype(np.float32), mask[:, :, slices]
         gtab = self.gtab.select(which)
         if rng.uniform() < 0.5:
             volumes, mask, gtab = volumes[:, ::-1], mask[::-1], mirrored(gtab)
-        shift = rng.integers(-MOST_SHIFT_VOXELS, MOST_SHIFT_VOXELS + 1, 3)
-        volumes = np.roll(volumes, shift, (1, 2, 3))
-        mask = np.roll(mask, shift, (0, 1, 2))
+        shift = rng.integers(-MOST_SHIFT_VOXELS, MOST_SHIFT_VOXELS + 1, 2)
+        volumes = np.roll(volumes, shift, (1, 2))
+        mask = np.roll(mask, shift, (0, 1))
         if rng.uniform() < NOISY_SHARE:
             sigma = np.float32(1.0 / np.exp(rng.uniform(*np.log(SNR_RANGE))))
             noise = sigma * rng.standard_normal((2, *volumes.shape), dtype=np.float32)
             volumes = np.hypot(volumes + noise[0], noise[1]).clip(*CLIP)
-        return tokenise(np.moveaxis(volumes, 0, 3), gtab, mask, config)
+        return tokenise(np.moveaxis(volumes, 0, 3), gtab, mask, config, origin=(0, 0, first))
+
+
+def _choose_slab(rng: np.random.Generator, mask: NDArray[np.bool_], n_slices: int) -> int:
+    """Return the first slice of a slab that holds a fair part of the brain."""
+    area = mask.sum(axis=(0, 1)).astype(float)
+    inside = np.convolve(area, np.ones(n_slices), mode="valid")
+    return int(rng.choice(np.flatnonzero(inside >= FEWEST_BRAIN_OF_SLAB * inside.max())))
 
 
 def mirrored(gtab: GradientTable) -> GradientTable:
@@ -159,7 +210,9 @@ def cache_scans(
             placed = place_scan(scan, grid)
             if placed is None:
                 continue
-            cached[scan.name] = CachedScan.write(placed, folder / scan.name, origin=origin)
+            cached[scan.name] = CachedScan.write(
+                folder / scan.name, placed.signal, placed.mask, placed.gtab, origin=origin
+            )
             logger.info("%s: %d directions", scan.name, len(placed.gtab))
         if len(cached[scan.name].gtab) < FEWEST_DIRECTIONS:
             logger.warning("%s: skipped, fewer than %d directions", scan.name, FEWEST_DIRECTIONS)
