@@ -168,7 +168,6 @@ class MaskedAutoencoder(nn.Module):
             else None
         )
         if self.decoder_conv is not None:
-            _start_as_identity(self.decoder_conv)
             self.decoder_conv.to(memory_format=torch.channels_last_3d)
 
     def forward(self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask) -> Tensor:
@@ -224,22 +223,6 @@ class MaskedAutoencoder(nn.Module):
         )
         taken = take_from_box(smooth, cells, turned)
         return rearrange(taken, "t s (z x y) 1 -> t s (x y z)", x=p1, y=p2)
-
-
-@torch.no_grad()
-def _start_as_identity(convolutions: nn.Sequential) -> None:
-    """Let the first two channels pass a volume's positive and negative part on, unchanged."""
-    first, second, last = (m for m in convolutions if isinstance(m, nn.Conv3d))
-    for channel, sign in ((0, 1.0), (1, -1.0)):
-        for layer in (first, second):
-            layer.weight[channel] = 0.0
-            layer.bias[channel] = 0.0
-        first.weight[channel, 0, 1, 1, 1] = sign
-        second.weight[channel, channel, 1, 1, 1] = 1.0
-        last.weight[0, channel] = 0.0
-        last.weight[0, channel, 1, 1, 1] = sign
-    last.weight[0, 2:] *= 0.1
-    last.bias[:] = 0.0
 
 
 def _keep_visible(

@@ -35,6 +35,7 @@ from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
+from dmri_fm_lab.train.initial_weights import start_near_identity
 from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, Hardware, Run, run_training
 from dmri_fm_lab.train.masked_steps import HOLD_OUT, ScanSource, masks_patches, step_losses
 from dmri_fm_lab.train.scan_cache import CachedScan
@@ -71,7 +72,7 @@ class Start:
 
 
 def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
-    """Return the autoencoder that pretrains an encoder, with random weights.
+    """Return the autoencoder that pretrains an encoder, with its initial weights.
 
     Raises
     ------
@@ -79,7 +80,9 @@ def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
         If the model is not a D-RoPE encoder.
     """
     encoder = find_model(model, family="encoder").config
-    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
+    network = MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
+    start_near_identity(network)
+    return network
 
 
 def pretrain_drope(

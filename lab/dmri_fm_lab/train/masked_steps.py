@@ -21,11 +21,15 @@ from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.loop import TRAINING
-from dmri_fm_lab.train.scan_cache import CachedScan
+from dmri_fm_lab.train.scan_cache import TABLE, CachedScan
 
 #: Further purposes in seeds: choice of a step's scans, directions and masks; of held-out
 #: participants.
 STEP, HOLD_OUT = 3, 6
+
+
+#: SNR of white matter at b=0 in simulated brains: lower ones would rule the squared error.
+SNR_RANGE = (12.0, 80.0)
 
 
 def simulate_brain(
@@ -33,7 +37,8 @@ def simulate_brain(
 ) -> CachedScan:
     """Simulate a whole brain on a grid and write its weighted volumes to a folder.
 
-    One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes.
+    One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes;
+    SNR in :data:`SNR_RANGE`, log-uniform.
     """
     n_shells = min(int(rng.integers(1, 4)), n_directions)
     counts = [len(part) for part in np.array_split(np.arange(n_directions), n_shells)]
@@ -51,6 +56,7 @@ def simulate_brain(
         [gtab],
         shape=grid.shape,
         affine=torch.tensor(grid.affine, dtype=torch.float32),
+        snr=float(np.exp(rng.uniform(*np.log(SNR_RANGE)))),
         with_truth=False,
     )
     mask = drawn.mask[0].numpy()
@@ -119,7 +125,7 @@ class ScanSource:
     def brain(self, number: int) -> CachedScan:
         """Return a simulated brain by its number."""
         folder = self.folder / f"purpose-{self.purpose}_seed-{self.seed}_brain-{number:05d}"
-        if (folder / "gradients.json").exists():
+        if (folder / TABLE).exists():
             return CachedScan.read(folder)
         rng = np.random.default_rng([self.seed, self.purpose, number])
         n = self.training.scan_directions
