@@ -1,8 +1,8 @@
 """Hashes of participants: weights list whom they were pretrained on without spelling out labels.
 
 The same dataset's name and participant's label give the same hash everywhere, so an evaluation
-can tell whether a network was trained on its participants. Somebody who knows the name of a dataset
-can still find its participants among the hashes, by trying labels.
+can tell whether a network was trained on its participants. Somebody who knows a dataset's name can
+still find its participants among the hashes, by trying labels.
 """
 
 from __future__ import annotations
