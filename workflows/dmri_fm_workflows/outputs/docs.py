@@ -13,7 +13,7 @@ from dmri_fm.identity import (
     TENSOR_NETWORKS,
     identity,
 )
-from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, OutputType, load_catalogue
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.references import find_references
 
@@ -142,11 +142,7 @@ def _model_rows() -> Iterator[str]:
         names = {
             f"`param-{of.entities['param']}`" if of.is_map else f"`desc-{of.entities['desc']}`"
             for of in load_catalogue().types.values()
-            if of.is_of(name)
-            and not of.is_group
-            and of.datatype == "dwi"
-            # The weights of an encoder give one of the two.
-            and not (of.name in SCAN_FEATURES and of.own_words != model.features)
+            if of.is_of(name) and not of.is_group and of.datatype == "dwi"
         }
         if model.has_intervals:
             names.add("`desc-std`")
