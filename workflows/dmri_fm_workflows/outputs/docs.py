@@ -34,6 +34,11 @@ _INTRO = """\
 were merged (`dir`, `run`) are dropped. `sub-<label>[/ses-<label>]` stands before each `anat/` and
 `dwi/`, `sub-<label>` before `figures/`. Names follow BIDS derivatives, maps of models BEP016.
 [How other tools read them](interoperability.md).
+
+Features (`*_features.*`, their group tables and figures) can re-identify a scan: they can show
+that two scans are of one person. They are personal data under the data-use agreement of the
+cohort; share them only where the images could be shared. Outputs of experimental models are for
+research only, not for diagnosis or treatment, as `Model.Use` of their sidecars says.
 """
 
 _MODELS = """\
