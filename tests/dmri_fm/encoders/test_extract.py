@@ -127,26 +127,30 @@ def test_the_sidecar_of_features_says_what_they_are_and_are_not_for(drope_weight
     assert "Pooled tokens" in model["Description"]
 
 
-def test_few_directions_give_no_deviation_and_no_error(drope_weights, tmp_path):
-    """Noise is known from seven directions of a shell on, errors from twelve."""
-    few = extract_features(mni_scan(n_directions=5), weights=drope_weights)
-    assert np.isfinite(few.vectors["cls"]).all()
-    means, deviations = np.split(few.vectors["pooled"], 2)
-    assert np.isfinite(means).all()
-    assert np.isnan(deviations).all()
-    assert np.isnan(few.error).all()
-    row = read_row(few.save(tmp_path / "few")["scan"])
-    assert {row[f"pooled{i:03d}"] for i in range(24, 48)} == {"n/a"}
-    assert row["direction_error"] == "n/a"
+@pytest.mark.parametrize(
+    ("n_directions", "has_error", "has_deviation"),
+    [(5, False, False), (6, True, False), (7, True, True)],
+)
+def test_what_few_directions_do_not_tell_is_unknown(
+    drope_weights, tmp_path, n_directions, has_error, has_deviation
+):
+    """Of one shell: six directions determine a tensor, a seventh the noise."""
+    features = extract_features(mni_scan(n_directions=n_directions), weights=drope_weights)
+    means, deviations = np.split(features.vectors["pooled"], 2)
+    assert np.isfinite([*features.vectors["cls"], *means]).all()
+    assert np.isfinite(deviations).tolist() == [has_deviation] * 24
+    assert np.isfinite(features.error[features.valid]).tolist() == [has_error] * 36
+    assert np.isnan(features.error[~features.valid]).all()
+    row = read_row(features.save(tmp_path / "sub-01")["scan"])
+    unknown = {column for column, cell in row.items() if cell == "n/a"}
+    assert unknown == {
+        *(() if has_deviation else (f"pooled{i:03d}" for i in range(24, 48))),
+        *(() if has_error else ("direction_error",)),
+    }
     assert not {"", "nan"} & {cell.lower() for cell in row.values()}
-
-    many = extract_features(mni_scan(n_directions=12), weights=drope_weights)
-    assert all(np.isfinite(vector).all() for vector in many.vectors.values())
-    assert np.isfinite(many.error[many.valid]).all()
-    assert np.isnan(many.error[~many.valid]).all()
-    assert many.direction_error == pytest.approx(np.median(many.error[many.valid]))
-    row = read_row(many.save(tmp_path / "many")["scan"])
-    assert "n/a" not in row.values()
+    if has_error:
+        known = np.median(features.error[features.valid])
+        assert float(row["direction_error"]) == pytest.approx(known)
 
 
 def test_an_encoder_that_is_not_experimental_does_not_say_so(drope_weights, monkeypatch):

@@ -276,7 +276,7 @@ class PlotFeatures(_Figure):
 
     def _draw(self, out: Path) -> None:
         (row,) = read_table(self.inputs.scan_file)
-        vectors = {
+        vectors: dict[str, list[float]] = {
             of: [np.nan if row[c] == MISSING else float(row[c]) for c in columns]
             for of, columns in feature_columns(row).items()
         }
