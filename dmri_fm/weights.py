@@ -58,7 +58,6 @@ BLOCK_COUNTS = ("depth", "encoder_blocks", "decoder_blocks")
 #: Formats that can run code when they are read.
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
 
-
 #: Names that weights may have: those of the registry.
 _NAMES = tuple(name for name, model in IDENTITIES.items() if model.family != "tensor fit")
 
@@ -109,8 +108,7 @@ class Weights:
         The decoder that pretrained the network; None if it did not come with it. See
         :func:`dmri_fm.encoders.drope.mae.restore_autoencoder`.
     license, use
-        Licence of the weights, and what they may be used for, as in the JSON beside them; empty
-        where it has none.
+        Licence and use of the weights, as in the JSON beside them; empty where it has none.
     source
         `packaged`, or the name of the file.
     """
@@ -132,8 +130,8 @@ class Weights:
     def describe(self) -> dict[str, str]:
         """Return the entries of `Model` in metadata that describe the weights."""
         found = {"Version": self.version, "Weights": self.source, "SHA256": self.sha256}
-        optional = {"License": self.license, "Use": self.use}
-        return found | {key: value for key, value in optional.items() if value}
+        found |= {"License": self.license, "Use": self.use}
+        return {key: value for key, value in found.items() if value}
 
 
 def save_weights(
@@ -297,9 +295,8 @@ def _build(
     with torch.device("meta"), warnings.catch_warnings():
         # torch warns of layers without weights; no file has tensors that fit them.
         warnings.simplefilter("ignore")
-        wanted = {
-            k: v.shape for k, v in _construct(network_class, config, path).state_dict().items()
-        }
+        state = _construct(network_class, config, path).state_dict()
+    wanted = {k: v.shape for k, v in state.items()}
     found = {k: v.shape for k, v in tensors.items()}
     if wrong := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
         raise WeightsError(
@@ -371,10 +368,8 @@ def _find(name_or_path: str | Path) -> Path:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    beside = path.with_suffix(".json")
-    description = read_object(
-        beside, error_class=WeightsError, expected="the JSON object written with the weights"
-    )
+    beside, expected = path.with_suffix(".json"), "the JSON object written with the weights"
+    description = read_object(beside, error_class=WeightsError, expected=expected)
     if missing := sorted(ENTRIES.keys() - description.keys()):
         raise WeightsError(
             f"no entry {missing[0]!r}", path=beside, expected=f"the keys {', '.join(ENTRIES)}"
