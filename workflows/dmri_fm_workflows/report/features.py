@@ -334,7 +334,7 @@ def _vector_chart(
             aspect="auto",
             interpolation="none",
         )
-        left.set_title(f"Features of the scan; {_count(features)}", loc="left")
+        left.set_title(f"Features of the scan ({_count(features)})", loc="left")
         step = -(-len(labels) // MOST_LABELS)
         left.set_yticks(range(0, len(labels), step), labels[::step])
         left.set_ylabel("line starts at")
