@@ -13,18 +13,18 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.identities import encoders, tensors
-from dmri_fm.identities.base import Family, FeatureType, ModelIdentity, label_of
+from dmri_fm.identities.base import RESEARCH_ONLY, Family, ModelIdentity, label_of
 from dmri_fm.project import source_url
 
 __all__ = [
     "DEFAULT_MODELS",
     "ENCODERS",
     "IDENTITIES",
+    "RESEARCH_ONLY",
     "RETIRED_NAMES",
     "TENSOR_NETWORKS",
     "UNLABELLED",
     "Family",
-    "FeatureType",
     "ModelIdentity",
     "about_model",
     "describe_models",
@@ -103,7 +103,7 @@ def about_model(name_or_label: str) -> dict[str, Any]:
 
     `Name` (its title), `Label`, `Description`; if there is an address, `URL`: of the publication,
     or of the model card where the project has a public address; for models that fit something,
-    `Parameters` with `FitMethod`.
+    `Parameters` with `FitMethod`; for experimental models, `Use`.
     """
     model = identity(name_or_label)
     found: dict[str, Any] = {
@@ -118,6 +118,8 @@ def about_model(name_or_label: str) -> dict[str, Any]:
         found["URL"] = f"{source.rstrip('/')}/blob/HEAD/{model.card}"
     if model.fit_method:
         found["Parameters"] = {"FitMethod": model.fit_method}
+    if model.is_experimental:
+        found["Use"] = RESEARCH_ONLY
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Entries that identify a model. All others say how it was fitted or run, and become `Parameters`.
-_IDENTITY = ("Version", "Weights", "SHA256", "License", "Status", "StatusReasons")
+_IDENTITY = ("Version", "Weights", "SHA256", "License", "Use", "Status", "StatusReasons")
 
 #: Entries of a sidecar that are not the model's.
 _NOT_OF_MODEL = ("Model", "Warnings")

@@ -13,7 +13,7 @@ from dmri_fm.errors import WeightsError
 NetworkConfig: TypeAlias = Any
 
 #: Fields that are younger than the format of weights; files without them mean the default.
-LATER_FIELDS = {"rotary", "features", "patch_centre"}
+LATER_FIELDS = {"rotary", "patch_centre"}
 
 #: Largest number and longest list.
 LARGEST, LONGEST = 100_000, 16

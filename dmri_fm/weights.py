@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.identity import IDENTITIES, RETIRED_NAMES, explain_retired
+from dmri_fm.identity import IDENTITIES, RESEARCH_ONLY, RETIRED_NAMES, explain_retired
 from dmri_fm.json_files import read_object
 from dmri_fm.network_config import NetworkConfig, read_config
 from dmri_fm.tensor_networks.gate import Gate
@@ -47,7 +47,7 @@ ENTRIES: dict[str, type] = {
 }
 
 #: Entries that files may have.
-LATER_ENTRIES: dict[str, type] = {"license": str, "gate": dict, "pretraining": dict}
+LATER_ENTRIES: dict[str, type] = {"license": str, "use": str, "gate": dict, "pretraining": dict}
 
 #: Types of tensors in a file.
 TENSOR_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
@@ -57,7 +57,6 @@ BLOCK_COUNTS = ("depth", "encoder_blocks", "decoder_blocks")
 
 #: Formats that can run code when they are read.
 PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
-
 
 #: Names that weights may have: those of the registry.
 _NAMES = tuple(name for name, model in IDENTITIES.items() if model.family != "tensor fit")
@@ -108,8 +107,8 @@ class Weights:
     pretraining
         The decoder that pretrained the network; None if it did not come with it. See
         :func:`dmri_fm.encoders.drope.mae.restore_autoencoder`.
-    license
-        Licence of the weights, as in the JSON beside them; empty where it has none.
+    license, use
+        Licence and use of the weights, as in the JSON beside them; empty where it has none.
     source
         `packaged`, or the name of the file.
     """
@@ -125,12 +124,14 @@ class Weights:
     gate: Gate | None = None
     pretraining: Pretraining | None = None
     license: str = ""
+    use: str = ""
     source: str = "packaged"
 
     def describe(self) -> dict[str, str]:
         """Return the entries of `Model` in metadata that describe the weights."""
         found = {"Version": self.version, "Weights": self.source, "SHA256": self.sha256}
-        return found | ({"License": self.license} if self.license else {})
+        found |= {"License": self.license, "Use": self.use}
+        return {key: value for key, value in found.items() if value}
 
 
 def save_weights(
@@ -143,6 +144,7 @@ def save_weights(
     statistics: Mapping[str, Tensor] | None = None,
     pretraining: Pretraining | None = None,
     license: str = "Apache-2.0",
+    use: str = RESEARCH_ONLY,
 ) -> Path:
     """Write `path` (.safetensors, half precision) and the JSON beside it.
 
@@ -154,7 +156,7 @@ def save_weights(
         Has its configuration as `config`, and the description of its input as `normalisation`.
     name
         Name of the model in the registry.
-    version, training, pretraining, license
+    version, training, pretraining, license, use
         See :class:`Weights`; JSON-serialisable but for the tensors.
     statistics
         Extra tensors; kept in their own precision.
@@ -183,6 +185,7 @@ def save_weights(
         "model": name,
         "version": version,
         "license": license or None,
+        "use": use or None,
         "sha256": sha256(content).hexdigest(),
         "config": asdict(network.config),  # type: ignore[call-overload]
         "normalisation": network.normalisation,
@@ -248,6 +251,7 @@ def read_weights(
         gate=_read_gate(description, path),
         pretraining=Pretraining(decoder, description.get("pretraining", {})) if decoder else None,
         license=description.get("license", ""),
+        use=description.get("use", ""),
         source="packaged" if str(name_or_path) in _NAMES else path.name,
     )
 
@@ -291,9 +295,8 @@ def _build(
     with torch.device("meta"), warnings.catch_warnings():
         # torch warns of layers without weights; no file has tensors that fit them.
         warnings.simplefilter("ignore")
-        wanted = {
-            k: v.shape for k, v in _construct(network_class, config, path).state_dict().items()
-        }
+        state = _construct(network_class, config, path).state_dict()
+    wanted = {k: v.shape for k, v in state.items()}
     found = {k: v.shape for k, v in tensors.items()}
     if wrong := sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)):
         raise WeightsError(
@@ -365,10 +368,8 @@ def _find(name_or_path: str | Path) -> Path:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    beside = path.with_suffix(".json")
-    description = read_object(
-        beside, error_class=WeightsError, expected="the JSON object written with the weights"
-    )
+    beside, expected = path.with_suffix(".json"), "the JSON object written with the weights"
+    description = read_object(beside, error_class=WeightsError, expected=expected)
     if missing := sorted(ENTRIES.keys() - description.keys()):
         raise WeightsError(
             f"no entry {missing[0]!r}", path=beside, expected=f"the keys {', '.join(ENTRIES)}"

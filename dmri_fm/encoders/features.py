@@ -8,24 +8,26 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.identity import FeatureType
+#: Features of a scan: its class token; or its patch tokens, pooled.
+FeatureType = Literal["cls", "pooled"]
 
 
-def feature_columns(columns: Iterable[str]) -> list[str]:
-    """Return the columns of a table that hold features of the scan.
+def feature_columns(columns: Iterable[str]) -> dict[FeatureType, list[str]]:
+    """Return the columns of a table that hold features of the scan, by type.
 
     Examples
     --------
-    >>> feature_columns(["participant_id", "pooled000", "pooled001", "ood_score"])
-    ['pooled000', 'pooled001']
+    >>> feature_columns(["participant_id", "cls000", "pooled000", "pooled001", "ood_score"])
+    {'cls': ['cls000'], 'pooled': ['pooled000', 'pooled001']}
     """
-    numbered = re.compile(rf"(?:{'|'.join(get_args(FeatureType))})\d+")
-    return [column for column in columns if numbered.fullmatch(column)]
+    names = list(columns)
+    found = {t: [c for c in names if re.fullmatch(rf"{t}\d+", c)] for t in get_args(FeatureType)}
+    return {t: columns for t, columns in found.items() if columns}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,9 @@ class ScanFeatures:
     Attributes
     ----------
     vectors
-        Features of the scan by type, float32: "cls", the class token, shape (d,); "pooled", from
-        patch tokens, shape (2 d,).
+        Features of the scan by type, float32: "cls", the class token, shape (d,); "pooled", patch
+        tokens, shape (2 d,): their mean and their deviation between directions, which is NaN
+        where there are too few directions to tell it from noise. An encoder may give one of them.
     model
         Label of the encoder in file names.
     tokens
@@ -45,8 +48,9 @@ class ScanFeatures:
     valid
         Shape (N,), bool: patches that the network saw.
     error
-        Shape (N,), float32: error of masked directions in each patch, S/S0; NaN where not valid
-        or unknown.
+        Shape (N,), float32: error of measurements that are predicted from the others, S/S0; NaN
+        where not valid or unknown. D-RoPE predicts them by a Gaussian process, without the
+        network.
     grid_shape, affine
         The patch grid: patches along each axis, and patch index to RAS+ mm in
         MNI152NLin2009aSym, shape (4, 4).
@@ -88,16 +92,19 @@ class ScanFeatures:
 
     @property
     def direction_error(self) -> float:
-        """Median over patches of the error of masked directions, S/S0; NaN if unknown."""
+        """Median over patches of `error`, S/S0; NaN if unknown."""
         known = self.error[np.isfinite(self.error)]
         return float(np.median(known)) if known.size else float("nan")
 
     def row(self) -> dict[str, Any]:
-        """Return the scan's row of a features table: `cls000` ..., then its description."""
+        """Return the row of a features table: `cls000` ..., `pooled000` ..., its description.
+
+        Unknown numbers are NaN; tables have `n/a` for them.
+        """
         return {
             **{
-                f"{kind}{i:03d}": float(value)
-                for kind, vector in self.vectors.items()
+                f"{of}{i:03d}": float(value)
+                for of, vector in self.vectors.items()
                 for i, value in enumerate(vector)
             },
             "ood_score": self.ood_score,
@@ -125,7 +132,7 @@ class ScanFeatures:
     def save(self, stem: str | Path) -> dict[str, Path]:
         """Write the scan's and the patches' features.
 
-        `<stem>_model-<model>_desc-<feature_type>_features.tsv` and
+        `<stem>_model-<model>_desc-scan_features.tsv` and
         `<stem>_model-<model>_desc-patch_features.npz`.
 
         Returns
@@ -136,14 +143,20 @@ class ScanFeatures:
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         start = f"{stem.name}_model-{self.model}"
-        table = stem.with_name(f"{start}_desc-{self.feature_type}_features.tsv")
+        table = stem.with_name(f"{start}_desc-scan_features.tsv")
         with table.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
             row = self.row()
             writer.writerow(row)
-            writer.writerow(f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
+            writer.writerow(map(_format_cell, row.values()))
         arrays = self.save_patches(stem.with_name(f"{start}_desc-patch_features.npz"))
         text = json.dumps(self.metadata, indent=2) + "\n"
         for path in (table, arrays):
             path.with_suffix(".json").write_text(text, encoding="utf-8")
         return {"scan": table, "patch": arrays}
+
+
+def _format_cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.9g}" if np.isfinite(value) else "n/a"

@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 from dmri_fm.errors import ConfigError
 
 #: Family of a model: it computes a tensor without training, a tensor with it, or features.
 Family = Literal["tensor fit", "tensor network", "encoder"]
 
-#: Features of a scan: its patch tokens, pooled; or its class token.
-FeatureType = Literal["pooled", "cls"]
+#: Use of experimental models, of their outputs and of their weights.
+RESEARCH_ONLY = "Research only: not for diagnosis or treatment."
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,6 @@ class ModelIdentity:
         Whether its outputs are experimental: no evaluation has found them better than a baseline.
     is_packaged
         Whether its weights ship with the package. A network without needs a weights file.
-    features
-        Features of a scan that an encoder gives with its default configuration; None for other
-        models.
     has_intervals
         Whether a tensor network can estimate standard deviations of FA and MD (`desc-std`): with
         weights that hold their calibration.
@@ -64,7 +61,7 @@ class ModelIdentity:
         models that users choose from.
     outputs
         Descriptions of the outputs that are the model's own: `intervals` and `ood` (tensor
-        networks); `pooled` or `cls`, and `patch` (encoders).
+        networks); `scan` and `patch`, the features of each (encoders).
     """
 
     name: str
@@ -79,7 +76,6 @@ class ModelIdentity:
     card: str = ""
     is_experimental: bool = False
     is_packaged: bool = False
-    features: FeatureType | None = None
     has_intervals: bool = False
     has_ood: bool = False
     ablation_of: str = ""
@@ -87,7 +83,7 @@ class ModelIdentity:
 
     def __post_init__(self) -> None:
         is_encoder, is_network = self.family == "encoder", self.family == "tensor network"
-        own: set[str] = {self.features, "patch"} if self.features else set()
+        own = {"scan", "patch"} if is_encoder else set()
         own |= {"intervals"} if self.has_intervals else set()
         own |= {"ood"} if self.has_ood and not is_encoder else set()
         cited = set(re.findall(r"@(\w+)", self.methods))
@@ -98,11 +94,6 @@ class ModelIdentity:
                 "lower-case letters, digits and dashes",
             ),
             (
-                (self.features in get_args(FeatureType)) == is_encoder,
-                f"features {self.features!r} of the family {self.family!r}",
-                f"{' or '.join(map(repr, get_args(FeatureType)))} for encoders, else None",
-            ),
-            (
                 is_network or not (self.has_intervals or (self.has_ood and not is_encoder)),
                 f"has_intervals or has_ood of the family {self.family!r}",
                 "has_intervals for tensor networks alone, has_ood for them and encoders",
@@ -110,7 +101,7 @@ class ModelIdentity:
             (
                 set(self.outputs) == own,
                 f"outputs {sorted(self.outputs)}",
-                f"the keys {sorted(own)}, as features, has_intervals and has_ood state",
+                f"the keys {sorted(own)}, as family, has_intervals and has_ood state",
             ),
             (
                 cited.issuperset(self.citations),

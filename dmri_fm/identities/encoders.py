@@ -2,95 +2,91 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 from dmri_fm.identities.base import ModelIdentity
 
-#: Arrays of the file of patch features.
-_PATCH_ARRAYS = (
-    "tokens (N, D) float32, ijk (N, 3), xyz_mm (N, 3), valid (N,), error (N,) of masked "
-    "directions in S/S0, grid_shape (3,), affine (4, 4)"
+#: Architecture of all D-RoPE encoders.
+_ARCHITECTURE = (
+    "Transformer with rotary embedding of the diffusion space, pretrained as a masked "
+    "autoencoder, on the signal over the mean b=0."
+)
+
+#: Outputs of all D-RoPE encoders.
+_OUTPUTS = MappingProxyType(
+    {
+        "scan": (
+            "One row, the features of the whole scan: the encoder's class token (cls); its patch "
+            "tokens, pooled over patches and directions (pooled: first their mean, then their "
+            "deviation between directions, n/a where there are too few); and its "
+            "out-of-distribution score, where the weights hold statistics of training features."
+        ),
+        "patch": (
+            "Features of every patch, patch tokens averaged over directions: tokens (N, D) "
+            "float32, ijk (N, 3), xyz_mm (N, 3), valid (N,), error (N,) in S/S0 of measurements "
+            "predicted from the others by a Gaussian process, without the encoder, grid_shape "
+            "(3,), affine (4, 4)."
+        ),
+    }
+)
+
+#: What no publication of the encoder contains.
+_OWN = (
+    "Pooled tokens and the out-of-distribution score are this software's own. The error of "
+    "patches is that of a Gaussian process (Andersson and Sotiropoulos 2015), not of the encoder."
+)
+
+#: Sentences of the methods text on features and errors.
+_METHODS = (
+    "Features of the scan are its class token, as published, and its patch tokens, pooled over "
+    "patches and directions, which is this software's own. Errors of measurements in patches are "
+    "those of a prediction from the other measurements by a Gaussian process [@andersson2015], "
+    "without the encoder."
 )
 
 DROPE_PAPER = ModelIdentity(
     name="drope-paper",
     family="encoder",
     title="D-RoPE encoder as published",
-    architecture=(
-        "Transformer with rotary embedding of the diffusion space, pretrained as a masked "
-        "autoencoder, on the signal over the mean b=0; the features of a scan are its class token."
-    ),
+    architecture=_ARCHITECTURE,
     provenance=(
         "Published method: Kung et al. 2026, written anew from the publication; it ships without "
-        "weights."
+        f"weights. {_OWN}"
     ),
-    citations=("kung2026",),
-    methods=(
-        "Features of the scan, the class token, and of its patches came from a transformer with "
-        "rotary embedding of the diffusion space [@kung2026], applied to the signal divided by "
-        "the mean b=0 image. They are experimental: no evaluation has compared the weights that "
-        "ran with a baseline."
-    ),
-    url="https://doi.org/10.48550/arXiv.2603.25977",
-    card="docs/model_cards/drope.md",
-    is_experimental=True,
-    features="cls",
-    has_ood=True,
-    outputs=MappingProxyType(
-        {
-            "cls": (
-                "One row, the features of the whole scan: the encoder's class token, and its "
-                "out-of-distribution score where the weights hold statistics of training features."
-            ),
-            "patch": (
-                f"Features of every patch, patch tokens averaged over directions: {_PATCH_ARRAYS}."
-            ),
-        }
-    ),
-)
-
-DROPE = ModelIdentity(
-    name="drope",
-    family="encoder",
-    title="D-RoPE encoder",
-    architecture=(
-        "Transformer with rotary embedding of the diffusion space, pretrained as a masked "
-        "autoencoder, on the signal over the mean b=0."
-    ),
-    provenance=(
-        "Method of Kung et al. 2026. The packaged weights differ from it: they are those of a "
-        "smaller encoder on a grid of 2 mm, a direction enters as the product of its vector with "
-        "itself, and the class token of the publication is not used: the features of a scan are "
-        "its pooled patch tokens, mapped by a Wiener filter that was fitted to simulated "
-        "test-retest scans."
-    ),
-    citations=("kung2026",),
+    citations=("kung2026", "andersson2015"),
     methods=(
         "Features of the scan and of its patches came from a transformer with rotary embedding of "
-        "the diffusion space [@kung2026], applied to the signal divided by the mean b=0 image. "
-        "With the packaged weights, the class token of that publication is not used: the features "
-        "of the scan are its pooled patch tokens, mapped by a Wiener filter that was fitted to "
-        "simulated test-retest scans. They are experimental."
+        "the diffusion space, pretrained as a masked autoencoder [@kung2026], applied to the "
+        f"signal divided by the mean b=0 image. {_METHODS} The features are experimental: no "
+        "evaluation has compared the weights that ran with a baseline."
     ),
     url="https://doi.org/10.48550/arXiv.2603.25977",
     card="docs/model_cards/drope.md",
     is_experimental=True,
-    is_packaged=True,
-    features="pooled",
     has_ood=True,
-    outputs=MappingProxyType(
-        {
-            "pooled": (
-                "One row, the features of the whole scan: the encoder's patch tokens, pooled over "
-                "the scan and, by the packaged weights, mapped by a Wiener filter (the class "
-                "token is not used), and its out-of-distribution score."
-            ),
-            "patch": (
-                "Features of every patch, patch tokens averaged over directions (the class token "
-                f"is not used): {_PATCH_ARRAYS}."
-            ),
-        }
+    outputs=_OUTPUTS,
+)
+
+DROPE = replace(
+    DROPE_PAPER,
+    name="drope",
+    title="D-RoPE encoder",
+    provenance=(
+        "Architecture and pretraining of Kung et al. 2026, smaller, written anew from the "
+        "publication: the packaged weights are those of 192 channels in 10 blocks, on a grid of "
+        "2 mm, of patches (8 x 8 x 4 voxels) with brain alone, and a direction enters as b times "
+        f"the product of its vector with itself, not by its angles. {_OWN}"
     ),
+    methods=(
+        "Features of the scan and of its patches came from a transformer with rotary embedding of "
+        "the diffusion space, pretrained as a masked autoencoder [@kung2026], applied to the "
+        "signal divided by the mean b=0 image. The packaged weights are those of a smaller "
+        "encoder than the published one: 192 channels, a grid of 2 mm, patches with brain alone, "
+        "and directions encoded as b times the product of the vector with itself. "
+        f"{_METHODS} The features are experimental."
+    ),
+    is_packaged=True,
 )
 
 #: In the order of texts.

@@ -40,11 +40,10 @@ def test_families_and_outputs():
     weights = ROOT / "dmri_fm" / "data" / "weights"
     for model in IDENTITIES.values():
         assert model.is_packaged == (weights / f"{model.name}.safetensors").exists(), model.name
-        assert (model.features is not None) == (model.family == "encoder")
         named = {
             *(["intervals"] if model.has_intervals else []),
             *(["ood"] if model.has_ood and model.family == "tensor network" else []),
-            *([model.features, "patch"] if model.features else []),
+            *(["scan", "patch"] if model.family == "encoder" else []),
         }
         assert set(model.outputs) == named, model.name
 
@@ -74,9 +73,15 @@ def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
     texts = [refiner.title, refiner.description, refiner.methods, *refiner.outputs.values()]
     assert not any(word in text for text in texts for word in ("Zheng", "QCG"))
     assert "zheng2025" not in refiner.citations
-    for text in (drope.description, drope.methods, *drope.outputs.values()):
-        assert "class token" in text
-        assert "not used" in text
+    for text in (drope.description, drope.methods):
+        assert "smaller" in text
+        assert "product of" in text, "how a direction enters"
+        assert "this software's own" in text, "the pooling"
+    for name in ENCODERS:
+        for text in (identity(name).description, identity(name).methods):
+            assert "Gaussian process" in text, "the errors of patches are not the encoder's"
+        assert "Gaussian process" in identity(name).outputs["patch"]
+        assert "class token" in identity(name).outputs["scan"]
     assert identity("qcg-dti-paper").citations == ("zheng2025",)
 
 
@@ -95,15 +100,13 @@ def test_what_is_experimental_says_so_in_the_methods_text():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"features": None}, "features None of the family 'encoder'"),
-        ({"features": "mean"}, "features 'mean'"),
-        ({"family": "tensor network"}, "features 'pooled' of the family 'tensor network'"),
+        ({"family": "tensor network"}, r"outputs \['patch', 'scan'\]"),
         ({"has_intervals": True}, "has_intervals or has_ood of the family 'encoder'"),
-        ({"outputs": {"pooled": "One row."}}, r"outputs \['pooled'\]"),
+        ({"outputs": {"scan": "One row."}}, r"outputs \['scan'\]"),
         ({"outputs": {"cls": "One row.", "patch": "Tokens."}}, r"outputs \['cls', 'patch'\]"),
         ({"citations": ("kung2026", "fick2019")}, r"without citation of \['fick2019'\]"),
         ({"is_experimental": False}, "is_experimental is False, the methods text differs"),
-        ({"methods": "Features [@kung2026]."}, "is_experimental is True"),
+        ({"methods": "Of [@kung2026] and [@andersson2015]."}, "is_experimental is True"),
         ({"name": "a_b"}, "name that makes no label of BIDS"),
     ],
 )
@@ -149,6 +152,14 @@ def test_methods_name_what_ran_alone():
     assert describe_models([]) == ""
     assert about_model("tensor-refiner")["Label"] == "tensorrefiner"
     assert about_model("drope")["URL"].endswith("2603.25977")
+
+
+def test_what_is_experimental_is_for_research_only():
+    for model in IDENTITIES.values():
+        expected = (
+            "Research only: not for diagnosis or treatment." if model.is_experimental else None
+        )
+        assert about_model(model.name).get("Use") == expected, model.name
 
 
 @pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope/"])

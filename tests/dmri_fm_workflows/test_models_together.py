@@ -16,13 +16,13 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.errors import WeightsError
+from dmri_fm.encoders.features import feature_columns
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import (
     DEFAULT_MODELS,
+    RESEARCH_ONLY,
     about_model,
-    identity,
     label_of,
 )
 from dmri_fm.normalise.template import load_template
@@ -41,7 +41,7 @@ from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.group.tables import gather_features
-from dmri_fm_workflows.interfaces.models import AssessQuality, ExtractFeatures
+from dmri_fm_workflows.interfaces.models import AssessQuality
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.docs import outputs_page
 from dmri_fm_workflows.outputs.tsv import read_table
@@ -212,9 +212,9 @@ def test_each_model_writes_under_its_own_label(out) -> None:
         f"space-ACPC_model-tensorrefiner_param-{p}_desc-std_dwimap.nii.gz" for p in ("fa", "md")
     }
     assert {n for n in _names(out, "_features.") if not n.endswith(".json")} == {
-        f"space-{MNI}_model-drope_desc-pooled_features.tsv",
+        f"space-{MNI}_model-drope_desc-scan_features.tsv",
         f"space-{MNI}_model-drope_desc-patch_features.npz",
-        f"space-{MNI}_model-dropepaper_desc-cls_features.tsv",
+        f"space-{MNI}_model-dropepaper_desc-scan_features.tsv",
         f"space-{MNI}_model-dropepaper_desc-patch_features.npz",
     }
     assert _names(out, ".svg") == {
@@ -235,6 +235,11 @@ def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
             k: about[k] for k in ("Name", "Label", "Description")
         }
         assert sidecar["Warnings"] == ["tiny"]
+    features = {n: s for n, s in sidecars.items() if n.endswith("_features.json")}
+    assert len(features) == 4
+    for sidecar in features.values():
+        assert sidecar["Model"]["Features"] == ["cls", "pooled"]
+        assert sidecar["Model"]["Use"] == RESEARCH_ONLY
     fa = sidecars["sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-fa_dwimap.json"]
     assert fa["Model"]["Weights"] == weights["qcg-dti-paper"].name
     assert fa["Sources"] == [
@@ -307,15 +312,20 @@ def test_the_group_has_a_table_for_each_encoder(out) -> None:
     assert tables.problems == ()
     written = {p.name for p in write_tables(out, tables)}
     assert {
-        "model-drope_desc-pooled_features.tsv",
-        "model-dropepaper_desc-cls_features.tsv",
+        "model-drope_desc-scan_features.tsv",
+        "model-dropepaper_desc-scan_features.tsv",
     } <= written
-    pooled, cls = (f.table for f in tables.features)
-    assert "pooled000" in pooled
-    assert "cls000" in cls
+    for of in tables.features:
+        columns = feature_columns(of.table.columns)
+        assert list(columns) == ["cls", "pooled"]
+        (row,) = of.table.to_dict("records")
+        n = len(columns["cls"])
+        assert {row[c] for c in columns["pooled"][n:]} == {"n/a"}, "six directions are too few"
+        assert "n/a" not in {row[c] for c in (*columns["cls"], *columns["pooled"][:n])}
+        assert not {"", "nan"} & set(row.values())
     assert {"tensorrefiner_fa_mean_wm", "qcgdtipaper_fa_mean_wm"} <= set(tables.scalars)
     page = render_group_page(tables, dataset="x")
-    assert "model-dropepaper_desc-cls_features.tsv" in page
+    assert "model-dropepaper_desc-scan_features.tsv" in page
 
 
 @pytest.mark.parametrize("part", ["intervals", "ood"])
@@ -343,20 +353,6 @@ def test_a_network_gives_the_maps_that_its_weights_hold_statistics_for(
     assert _names(out, ".svg") == {"desc-tensorvsnetwork_dwi.svg"}
 
 
-def test_features_of_another_type_than_planned_are_refused(offered, weights, tmp_path) -> None:
-    files = {f"{f}_file": offered[f"dropepaper_grid_{f}_file"] for f in ("dwi", "bval", "bvec")}
-    extract = ExtractFeatures(
-        model="drope-paper",
-        weights=str(weights["drope-paper"]),
-        features="pooled",
-        entities=SCAN,
-        mask_file=offered["dropepaper_grid_mask_file"],
-        **files,
-    )
-    with pytest.raises(WeightsError, match="features of the type 'cls'"):
-        extract.run(cwd=str(tmp_path))
-
-
 @pytest.fixture
 def two_default_encoders(monkeypatch) -> None:
     """Let a second encoder run by default, wherever the names of these models are read."""
@@ -376,7 +372,7 @@ def test_two_encoders_that_run_by_default_share_no_name(out, offered) -> None:
     figures = [
         output.path(SCAN, normalisation="affine")
         for name in ENCODERS
-        for output in feature_outputs(name, identity(name).features or "")
+        for output in feature_outputs(name)
     ]
     assert len(set(figures)) == len(figures) == 6
     label = "dropepaper"

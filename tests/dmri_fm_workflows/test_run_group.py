@@ -35,8 +35,8 @@ def out(tmp_path):
     nib.save(nib.Nifti1Image(fa.astype(np.float32), regions.grid.affine), path)
     _write(tmp_path / output_path(scan, "image_qc"), "mean_fd\n0.2\n")
     _write(
-        tmp_path / output_path(scan, "features_pooled", model="drope"),
-        "pooled000\tpooled001\n0.25\t-1.5\n",
+        tmp_path / output_path(scan, "features_scan", model="drope"),
+        "cls000\tpooled000\n0.25\t-1.5\n",
     )
     record = {"status": "complete", "finished": "2026-01-01T00:00:00+00:00", "outputs": {}}
     _write(tmp_path / "sub-01" / "log" / "a" / "provenance.json", json.dumps(record))
@@ -52,7 +52,7 @@ def test_tables_and_page(out):
     assert names == [
         "desc-image_qc.json", "desc-image_qc.tsv",
         "desc-scalars_features.json", "desc-scalars_features.tsv",
-        "model-drope_desc-pooled_features.json", "model-drope_desc-pooled_features.tsv",
+        "model-drope_desc-scan_features.json", "model-drope_desc-scan_features.tsv",
         "participants_status.json", "participants_status.tsv", "report.html",
     ]  # fmt: skip
     table = pd.read_csv(out / "group" / "desc-scalars_features.tsv", sep="\t")

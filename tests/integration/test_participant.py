@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich import get_console
 
+from dmri_fm.encoders.features import feature_columns
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.series import Dwi, load_image, read_array
@@ -163,11 +164,11 @@ def test_features_and_quality_are_one_row_each(umr: AppRun) -> None:
     folder = umr.out_dir / "sub-umr" / "dwi"
     for name in VENDORS["umr"]:
         (row,) = read_table(
-            folder / f"{name}_space-MNI152NLin2009aSym_model-drope_desc-pooled_features.tsv"
+            folder / f"{name}_space-MNI152NLin2009aSym_model-drope_desc-scan_features.tsv"
         )
-        values = [float(v) for k, v in row.items() if k.startswith("pooled")]
-        assert len(values) == 384
-        assert np.isfinite(values).all()
+        columns = feature_columns(row)
+        assert {of: len(names) for of, names in columns.items()} == {"cls": 192, "pooled": 384}
+        assert np.isfinite([float(row[c]) for names in columns.values() for c in names]).all()
         assert row["participant_id"] == "sub-umr"
         (quality,) = read_table(folder / f"{name}_desc-image_qc.tsv")
         assert 0.5 < float(quality["preproc_neighbor_corr"]) <= 1
@@ -251,7 +252,7 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         assert found["Model"]["Parameters"]["BValue"] == round(plan.six.bval)
         assert f"network {network}: six of {plan.n_six_candidates} directions" in text
         (row,) = read_table(
-            folder / f"{plan.name}_space-MNI152NLin2009aSym_model-drope_desc-pooled_features.tsv"
+            folder / f"{plan.name}_space-MNI152NLin2009aSym_model-drope_desc-scan_features.tsv"
         )
         assert int(row["n_directions"]) == plan.n_feature_directions
 
@@ -325,7 +326,7 @@ def test_group_collects_the_participant(umr: AppRun, run_app: RunApp, tmp_path: 
     (tmp_path / "nothing").mkdir()
     code, text = run_app(tmp_path / "nothing", out, "group")
     assert code == 0, text[-2000:]
-    features = read_table(out / "group" / "model-drope_desc-pooled_features.tsv")
+    features = read_table(out / "group" / "model-drope_desc-scan_features.tsv")
     assert [row["participant_id"] for row in features] == ["sub-umr", "sub-umr"]
     (status,) = read_table(out / "group" / "participants_status.tsv")
     assert status["status"] == "complete"

@@ -9,9 +9,10 @@ from dmri_fm.encoders import extract
 from dmri_fm.encoders.drope.config import PAPER, SMALL
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.extract import extract_features
+from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, GradientError, ImageError, WeightsError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.identity import identity
+from dmri_fm.identity import RESEARCH_ONLY, identity
 from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm.registry import feature_grid, load_encoder
 from dmri_fm.series import Dwi
@@ -28,7 +29,7 @@ def drope_weights(tmp_path_factory):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     scans = [
-        ScanSummary(rng.normal(size=72), dict(zip(INDICATORS, rng.normal(size=4), strict=True)))
+        ScanSummary(rng.normal(size=96), dict(zip(INDICATORS, rng.normal(size=4), strict=True)))
         for _ in range(30)
     ]
     statistics = fit_scan_reference(scans[:20], scans[20:])
@@ -56,22 +57,33 @@ def mni_scan(*, n_directions=5, seed=0, axes=None):
     return Dwi.from_arrays(data, grid.affine, gtab, mask=mask)
 
 
+def read_row(table):
+    """Return the one row of a table, cells as text."""
+    head, row = (line.split("\t") for line in table.read_text().splitlines())
+    return dict(zip(head, row, strict=True))
+
+
 def test_features(drope_weights, tmp_path):
     dwi = mni_scan()
     features = extract_features(dwi, weights=drope_weights)
-    assert features.vector.shape == (48,)
-    assert features.tokens.shape == (12 * 14 * 12, 24)
-    assert features.grid_shape == (12, 14, 12)
-    # 24 x 24 x 16 voxels of brain, aligned with patches of 8: 3 x 3 x 2 of them.
-    assert features.valid.sum() == 18
-    assert features.ijk[features.valid].min(axis=0).tolist() == [5, 6, 5]
+    assert {of: vector.shape for of, vector in features.vectors.items()} == {
+        "cls": (24,),
+        "pooled": (48,),
+    }
+    assert features.tokens.shape == (12 * 14 * 24, 24)
+    assert features.grid_shape == (12, 14, 24)
+    # 24 x 24 x 16 voxels of brain, aligned with patches of 8 x 8 x 4: 3 x 3 x 4 of them.
+    assert features.valid.sum() == 36
+    assert features.ijk[features.valid].min(axis=0).tolist() == [5, 6, 10]
     assert not features.tokens[~features.valid].any()
+    np.testing.assert_allclose(
+        features.vectors["pooled"][:24], features.tokens[features.valid].mean(axis=0), atol=1e-5
+    )
     assert features.n_directions == 5
     assert features.max_bval == 1000
     assert 0 <= features.ood_percentile <= 100
     assert list(features.metadata["OODIndicators"]) == ["tokens", *INDICATORS]
-    assert np.isnan(features.error).all(), "these weights have no decoder"
-    centre = dwi.affine @ [43.5, 51.5, 43.5, 1.0]
+    centre = dwi.affine @ [43.5, 51.5, 41.5, 1.0]
     first = np.flatnonzero(features.valid)[0]
     np.testing.assert_allclose(features.xyz_mm[first], centre[:3])
     np.testing.assert_allclose(
@@ -79,14 +91,14 @@ def test_features(drope_weights, tmp_path):
     )
 
     paths = features.save(tmp_path / "sub-01")
-    head, row = paths["scan"].read_text().splitlines()
-    columns = head.split("\t")
-    assert columns[:2] == ["pooled000", "pooled001"]
     assert {p.name for p in paths.values()} == {
-        "sub-01_model-drope_desc-pooled_features.tsv",
+        "sub-01_model-drope_desc-scan_features.tsv",
         "sub-01_model-drope_desc-patch_features.npz",
     }
-    assert columns[48:] == [
+    row = read_row(paths["scan"])
+    assert list(row) == [
+        *(f"cls{i:03d}" for i in range(24)),
+        *(f"pooled{i:03d}" for i in range(48)),
         "ood_score",
         "ood_percentile",
         "direction_error",
@@ -94,20 +106,51 @@ def test_features(drope_weights, tmp_path):
         "max_bval",
         "weights_sha256",
     ]
-    assert row.split("\t")[-1] == features.weights_sha256
-    assert float(row.split("\t")[0]) == pytest.approx(float(features.vector[0]), rel=1e-5)
+    assert row["weights_sha256"] == features.weights_sha256
+    for of, columns in feature_columns(row).items():
+        saved = np.array([float(row[c]) if row[c] != "n/a" else np.nan for c in columns])
+        np.testing.assert_array_equal(saved.astype(np.float32), features.vectors[of])
     stored = np.load(paths["patch"])
     np.testing.assert_array_equal(stored["tokens"], features.tokens)
-    np.testing.assert_array_equal(stored["grid_shape"], [12, 14, 12])
-    sidecar = json.loads(paths["scan"].with_suffix(".json").read_text())
-    assert sidecar["Model"]["SHA256"] == features.weights_sha256
-    assert sidecar["Model"]["Weights"] == "drope.safetensors"
-    assert sidecar["Model"]["Features"] == "pooled"
-    assert sidecar["Model"]["Status"] == "experimental"
-    assert "class token of the publication is not used" in sidecar["Model"]["Description"]
-    own_token = replace(features, feature_type="cls").save(tmp_path / "sub-02")["scan"]
-    assert own_token.name == "sub-02_model-drope_desc-cls_features.tsv"
-    assert own_token.read_text().startswith("cls000\tcls001")
+    np.testing.assert_array_equal(stored["grid_shape"], [12, 14, 24])
+
+
+def test_the_sidecar_of_features_says_what_they_are_and_are_not_for(drope_weights, tmp_path):
+    features = extract_features(mni_scan(), weights=drope_weights)
+    path = features.save(tmp_path / "sub-01")["scan"].with_suffix(".json")
+    model = json.loads(path.read_text())["Model"]
+    assert model["SHA256"] == features.weights_sha256
+    assert model["Weights"] == "drope.safetensors"
+    assert model["Features"] == ["cls", "pooled"]
+    assert model["Status"] == "experimental"
+    assert model["Use"] == RESEARCH_ONLY
+    assert "Pooled tokens" in model["Description"]
+
+
+@pytest.mark.parametrize(
+    ("n_directions", "has_error", "has_deviation"),
+    [(5, False, False), (6, True, False), (7, True, True)],
+)
+def test_what_few_directions_do_not_tell_is_unknown(
+    drope_weights, tmp_path, n_directions, has_error, has_deviation
+):
+    """Of one shell: six directions determine a tensor, a seventh the noise."""
+    features = extract_features(mni_scan(n_directions=n_directions), weights=drope_weights)
+    means, deviations = np.split(features.vectors["pooled"], 2)
+    assert np.isfinite([*features.vectors["cls"], *means]).all()
+    assert np.isfinite(deviations).tolist() == [has_deviation] * 24
+    assert np.isfinite(features.error[features.valid]).tolist() == [has_error] * 36
+    assert np.isnan(features.error[~features.valid]).all()
+    row = read_row(features.save(tmp_path / "sub-01")["scan"])
+    unknown = {column for column, cell in row.items() if cell == "n/a"}
+    assert unknown == {
+        *(() if has_deviation else (f"pooled{i:03d}" for i in range(24, 48))),
+        *(() if has_error else ("direction_error",)),
+    }
+    assert not {"", "nan"} & {cell.lower() for cell in row.values()}
+    if has_error:
+        known = np.median(features.error[features.valid])
+        assert float(row["direction_error"]) == pytest.approx(known)
 
 
 def test_an_encoder_that_is_not_experimental_does_not_say_so(drope_weights, monkeypatch):
@@ -126,7 +169,8 @@ def test_features_do_not_depend_on_order_sign_or_scale(drope_weights):
     gtab = GradientTable(dwi.gtab.bvals[order], dwi.gtab.bvecs_ras[order] * signs)
     other = Dwi.from_arrays(dwi.data[..., order] * 3.0, dwi.affine, gtab, mask=dwi.mask)
     again = extract_features(other, weights=drope_weights)
-    np.testing.assert_allclose(again.vector, features.vector, atol=1e-4)
+    for of, vector in features.vectors.items():
+        np.testing.assert_allclose(again.vectors[of], vector, atol=1e-4)
     np.testing.assert_allclose(again.tokens, features.tokens, atol=1e-4)
 
 
@@ -136,7 +180,8 @@ def test_features_of_one_direction_and_of_many(drope_weights):
     a = extract_features(many, weights=drope_weights, seed=0)
     assert a.n_directions == 12
     b = extract_features(many, weights=drope_weights, seed=0)
-    np.testing.assert_array_equal(a.vector, b.vector)
+    for of, vector in a.vectors.items():
+        np.testing.assert_array_equal(b.vectors[of], vector)
 
 
 def published_scan():
@@ -162,26 +207,26 @@ def published_weights(tmp_path_factory):
     return save_weights(path, network, name="drope-paper", version="0", training={})
 
 
-def test_the_published_encoder_gives_its_class_token(published_weights, tmp_path):
+def test_the_published_encoder_gives_the_same_features(published_weights, tmp_path):
     dwi = published_scan()
     features = extract_features(dwi, model="drope-paper", weights=published_weights)
-    assert features.feature_type == "cls"
-    assert features.vector.shape == (24,)
+    assert [v.shape for v in features.vectors.values()] == [(24,), (48,)]
     assert features.model == "dropepaper"
     assert features.valid.all(), "it reads patches without brain, too"
     assert features.tokens.shape == (12 * 14 * 12, 24)
     assert np.isnan(features.ood_score)
     assert features.metadata["OODIndicators"] == {}
-    assert np.isnan(features.error).all()
     paths = features.save(tmp_path / "sub-01")
-    assert paths["scan"].name == "sub-01_model-dropepaper_desc-cls_features.tsv"
-    assert paths["scan"].read_text().startswith("cls000\tcls001")
+    assert paths["scan"].name == "sub-01_model-dropepaper_desc-scan_features.tsv"
+    row = read_row(paths["scan"])
+    assert (row["ood_score"], row["ood_percentile"]) == ("n/a", "n/a")
     # The protocol by hand gives the same.
     encoder = load_encoder("drope-paper", weights=published_weights)
     assert encoder.name == "drope-paper"
     assert encoder.reference is None
     again = encoder.encode(encoder.prepare(dwi, n_directions=12, seed=0))
-    np.testing.assert_array_equal(again.vector, features.vector)
+    for of, vector in features.vectors.items():
+        np.testing.assert_array_equal(again.vectors[of], vector)
 
 
 def test_feature_refusals(drope_weights, published_weights, tmp_path):

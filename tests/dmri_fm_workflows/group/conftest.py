@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import nibabel as nib
@@ -32,14 +33,23 @@ class Outputs:
     def path(self, scan, of, **options) -> Path:
         return self.root / output_path(scan, of, **options)
 
-    def add_scan(self, scan, *, fa=0.4, fd=0.2, bmax=1000, cls=(0.5, -0.25, 1.0), weights="aa"):
-        """Write the tables, maps and gradients of a scan."""
-        features = {f"pooled{i:03d}": v for i, v in enumerate(cls)}
+    def add_scan(self, scan, *, fa=0.4, fd=0.2, bmax=1000, cls=(0.5, -0.25, 1.0), weights="aa",
+                 n_unknown=0):  # fmt: skip
+        """Write the tables, maps and gradients of a scan.
+
+        Pooled features are twice the class token; the last `n_unknown` of them are `n/a`.
+        """
+        pooled = [*(2 * v for v in cls[: len(cls) - n_unknown]), *[math.nan] * n_unknown]
+        features = {
+            f"{of}{i:03d}": v
+            for of, values in (("cls", cls), ("pooled", pooled))
+            for i, v in enumerate(values)
+        }
         row = {"participant_id": "wrong", **features, "ood_score": 1.5, "max_bval": bmax,
                "weights_sha256": weights}  # fmt: skip
         publish_text(
             format_table([row], list(row), digits=9),
-            self.path(scan, "features_pooled", model="drope"),
+            self.path(scan, "features_scan", model="drope"),
         )
         quality = {"mean_fd": fd, "snr_b0": 20.0, "note": "text"}
         publish_text(format_table([quality], list(quality)), self.path(scan, "image_qc"))

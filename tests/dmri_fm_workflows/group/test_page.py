@@ -82,7 +82,9 @@ def test_page_says_what_matters(page):
     assert '<a href="../sub-00.html">sub-00</a>' in page
     assert "&lt;b&gt;bad&lt;/b&gt; input" in page
     assert "Study &lt;1&gt;" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
+    headings = re.findall(r"<h3>([^<]+)</h3>", page[page.index('id="features"') :])
+    assert headings[:2] == ["cls", "pooled"]
 
 
 def test_outliers_are_named(page):
@@ -97,6 +99,26 @@ def test_same_tables_same_bytes(cohort, regions, page):
     tables = collect_tables(cohort.root, regions)
     pages = find_pages(cohort.root, list(tables.status["participant_id"]))
     assert render_group_page(tables, dataset="Study <1>", pages=pages) == page
+
+
+def test_features_that_a_scan_lacks_leave_the_chart_and_not_the_scan(outputs, regions):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        outputs.add_participant(f"{i}", cls=rng.normal(size=4), n_unknown=2 if i == 0 else 0)
+    page = render_group_page(collect_tables(outputs.root, regions), dataset="x")
+    section = page[page.index('id="features"') : page.index('id="files"')]
+    charts = section.split("<h3>")[1:]
+    assert [chart.partition("<")[0] for chart in charts] == ["cls", "pooled"]
+    for chart in charts:
+        assert all(f"sub-{i}_dir-AP" in chart for i in range(4))
+
+
+def test_features_that_no_scan_has_are_not_drawn(outputs, regions):
+    for i in range(4):
+        outputs.add_participant(f"{i}", cls=[float(i), 1.0], n_unknown=2)
+    page = render_group_page(collect_tables(outputs.root, regions), dataset="x")
+    section = page[page.index('id="features"') : page.index('id="files"')]
+    assert re.findall(r"<h3>([^<]+)</h3>", section) == ["cls"]
 
 
 def test_page_of_one_participant_without_anything(outputs, regions):

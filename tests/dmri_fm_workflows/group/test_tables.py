@@ -29,31 +29,29 @@ def _row(table, **wanted):
 def _features(tables):
     """Return the features of the one encoder that ran."""
     (found,) = tables.features
-    assert (found.model, found.type) == ("drope", "features_pooled")
+    assert (found.model, found.type) == ("drope", "features_scan")
     return found.table
 
 
 def test_every_encoder_has_a_table_of_its_own(outputs, regions):
     outputs.add_participant("01")
-    scan = {"subject": "01", "direction": "AP"}
-    for model, of in (("drope-paper", "cls"), ("drope", "cls")):
-        path = outputs.path(scan, f"features_{of}", model=model)
-        path.write_text("cls000\tood_score\tweights_sha256\n0.5\tn/a\tbb\n")
+    path = outputs.path({"subject": "01", "direction": "AP"}, "features_scan", model="drope-paper")
+    path.write_text("cls000\tood_score\tweights_sha256\n0.5\tn/a\tbb\n")
     tables = collect_tables(outputs.root, regions)
     assert [(f.model, f.type) for f in tables.features] == [
-        ("drope", "features_pooled"), ("drope", "features_cls"), ("dropepaper", "features_cls"),
+        ("drope", "features_scan"), ("dropepaper", "features_scan"),
     ]  # fmt: skip
     written = [p.name for p in write_tables(outputs.root, tables)]
-    assert written[:3] == [
-        "model-drope_desc-pooled_features.tsv",
-        "model-drope_desc-cls_features.tsv",
-        "model-dropepaper_desc-cls_features.tsv",
+    assert written[:2] == [
+        "model-drope_desc-scan_features.tsv",
+        "model-dropepaper_desc-scan_features.tsv",
     ]
-    sidecar = json.loads((outputs.root / "group" / f"{written[2][:-4]}.json").read_text())
+    sidecar = json.loads((outputs.root / "group" / f"{written[1][:-4]}.json").read_text())
     assert sidecar["Model"]["Label"] == "dropepaper"
+    assert sidecar["Model"]["Use"] == "Research only: not for diagnosis or treatment."
     page = render_group_page(tables, dataset="x")
     assert all(name in page for name in written)
-    assert "Scans with features, D-RoPE encoder as published, cls" in page
+    assert "Scans with features, D-RoPE encoder as published" in page
 
 
 def test_rows_know_their_scan_from_the_file_s_name(outputs, regions):
@@ -97,11 +95,22 @@ def test_without_a_mask_the_map_s_own_voxels_count(outputs, regions):
 
 def test_features_are_passed_on_digit_by_digit(outputs, regions):
     cls = np.random.default_rng(0).normal(size=5).astype(np.float32)
-    outputs.add_participant("01", cls=cls)
-    row = _row(_features(collect_tables(outputs.root, regions)))
-    assert row["participant_id"] == "sub-01"
-    found = np.array([row[f"pooled{i:03d}"] for i in range(5)], dtype=np.float32)
+    outputs.add_participant("01", cls=cls, n_unknown=2)
+    outputs.add_participant("02", cls=cls)
+    tables = collect_tables(outputs.root, regions)
+    row = _row(_features(tables), participant_id="sub-01")
+    found = np.array([row[f"cls{i:03d}"] for i in range(5)], dtype=np.float32)
     np.testing.assert_array_equal(found, cls)
+    assert [row[f"pooled{i:03d}"] for i in (3, 4)] == ["n/a", "n/a"]
+    other = _row(_features(tables), participant_id="sub-02")
+    assert "n/a" not in other.filter(like="pooled").tolist()
+    write_tables(outputs.root, tables)
+    path = outputs.root / "group" / "model-drope_desc-scan_features.tsv"
+    assert "nan" not in path.read_text()
+    read = pd.read_csv(path, sep="\t", na_values="n/a").set_index("participant_id")
+    pooled = read[[f"pooled{i:03d}" for i in range(5)]]
+    np.testing.assert_array_equal(np.isnan(pooled.loc["sub-01"]), [False] * 3 + [True] * 2)
+    np.testing.assert_array_equal(pooled.loc["sub-02"].astype(np.float32), 2 * cls)
 
 
 def test_tables_join_with_participants(outputs, regions, tmp_path):
@@ -109,7 +118,7 @@ def test_tables_join_with_participants(outputs, regions, tmp_path):
         outputs.add_participant(label, fa=fa)
     write_tables(outputs.root, collect_tables(outputs.root, regions))
     people = pd.DataFrame({"participant_id": ["sub-02", "sub-01"], "age": [30, 40]})
-    for name in ("model-drope_desc-pooled_features", "desc-scalars_features", "desc-image_qc",
+    for name in ("model-drope_desc-scan_features", "desc-scalars_features", "desc-image_qc",
                  "participants_status"):  # fmt: skip
         table = pd.read_csv(outputs.root / "group" / f"{name}.tsv", sep="\t", na_values="n/a")
         assert table.columns[0] == "participant_id"
@@ -139,12 +148,13 @@ def test_outputs_with_names_of_earlier_versions_are_told(outputs, regions):
     outputs.add_participant("01")
     outputs.add_participant("02")
     folder = outputs.root / "sub-01" / "dwi"
-    for name in ("desc-cls_features.tsv", "model-qcgdti_param-fa_dwimap.nii.gz", "note.txt"):
+    for name in ("model-drope_desc-pooled_features.tsv", "model-qcgdti_param-fa_dwimap.nii.gz",
+                 "note.txt"):  # fmt: skip
         (folder / f"sub-01_space-MNI152NLin2009aSym_{name}").write_text("x")
     tables = collect_tables(outputs.root, regions)
     (problem,) = tables.problems
     assert problem.participant == "sub-01"
-    assert "sub-01_space-MNI152NLin2009aSym_desc-cls_features.tsv and 1 more" in problem.message
+    assert "MNI152NLin2009aSym_model-drope_desc-pooled_features.tsv and 1 more" in problem.message
     reasons = dict(zip(tables.status["participant_id"], tables.status["reason"], strict=True))
     assert "no output of this version has such a name" in reasons["sub-01"]
     assert "no output of this version" not in reasons["sub-02"]
@@ -163,9 +173,9 @@ def test_order_and_bytes_are_stable(outputs, regions, tmp_path):
 @pytest.mark.parametrize(
     ("of", "content", "reason"),
     [
-        ("features_pooled", "", "table is empty"),
-        ("features_pooled", "pooled000\tpooled001\n1\n", "line 2 has 1 cells"),
-        ("features_pooled", "pooled000\n1\n2\n", "2 rows, not one"),
+        ("features_scan", "", "table is empty"),
+        ("features_scan", "pooled000\tpooled001\n1\n", "line 2 has 1 cells"),
+        ("features_scan", "pooled000\n1\n2\n", "2 rows, not one"),
         ("image_qc", "mean_fd\n", "0 rows, not one"),
         ("fa", "not an image", "cannot be opened as an image"),
     ],
@@ -175,7 +185,7 @@ def test_damaged_file_becomes_a_reason(outputs, regions, of, content, reason):
     outputs.add_participant("02")
     named = {
         "fa": {"model": "tensor", "space": MNI},
-        "features_pooled": {"model": "drope"},
+        "features_scan": {"model": "drope"},
         "image_qc": {},
     }
     path = outputs.path({"subject": "01", "direction": "AP"}, of, **named[of])
@@ -186,7 +196,7 @@ def test_damaged_file_becomes_a_reason(outputs, regions, of, content, reason):
     assert path.name in row["reason"]
     assert row["status"] == "complete"
     assert _row(tables.status, participant_id="sub-02")["reason"] == "n/a"
-    table = {"features_pooled": _features(tables), "image_qc": tables.quality}.get(of)
+    table = {"features_scan": _features(tables), "image_qc": tables.quality}.get(of)
     if table is not None:
         assert table["participant_id"].tolist() == ["sub-02"]
     else:
@@ -215,13 +225,13 @@ def test_nothing_but_a_folder(outputs, regions):
 
 
 def test_an_encoder_that_never_ran_has_no_table(outputs, regions):
-    path = outputs.path({"subject": "01"}, "features_cls", model="drope-paper")
+    path = outputs.path({"subject": "01"}, "features_scan", model="drope-paper")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("cls000\tood_score\tweights_sha256\n0.5\tn/a\tbb\n")
     tables = collect_tables(outputs.root, regions)
     written = {path.name for path in write_tables(outputs.root, tables)}
     assert {name for name in written if "model-" in name} == {
-        "model-dropepaper_desc-cls_features.tsv"
+        "model-dropepaper_desc-scan_features.tsv"
     }
     assert "Scans with features" in render_group_page(tables, dataset="x")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,15 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm.encoders.drope import config as drope
-from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import WeightsError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.out_of_distribution import FEATURE_STATISTICS
 from dmri_fm.qspace import SKARE_DIRECTIONS
-from dmri_fm.registry import MODELS
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
@@ -34,7 +30,6 @@ from dmri_fm_workflows.plan.weights import (
     check_weights,
     explain_lacking,
     network_maps,
-    scan_features,
 )
 from dmri_fm_workflows.stages.outputs import map_outputs
 
@@ -73,42 +68,12 @@ def test_zeros_that_interpolation_left_do_not_become_monstrous_diffusivities(
         np.testing.assert_array_equal(of.find_in(evaluated), app, err_msg=param)
 
 
-def test_features_are_named_and_described_once(tmp_path: Path) -> None:
-    """The table's columns share one entry of the sidecar."""
-    row = {"participant_id": "sub-01"} | {f"pooled{i:03d}": 0.5 for i in range(384)}
-    described = column_metadata(list(row))
-    assert list(described) == ["participant_id", "pooled[0-9]*"]
-    assert feature_columns(row) == [f"pooled{i:03d}" for i in range(384)]
-
-
-def test_weights_say_what_the_features_of_a_scan_are(tmp_path: Path) -> None:
-    config = replace(drope.SMALL, dim=24, depth=1, heads=2, features="cls")
-    path = save_weights(
-        tmp_path / "cls.safetensors", Drope(config), name="drope", version="0", training={}
-    )  # fmt: skip
-    request = RunConfig(tmp_path / "in", tmp_path / "out", weights={"drope": path})
-    check_weights(request)
-    assert scan_features("drope", {}) == "pooled"
-    assert scan_features("drope", request.weights) == "cls"
-    beside = path.with_suffix(".json")
-    beside.write_text(beside.read_text().replace('"features": "cls"', '"features": "mean"'))
-    with pytest.raises(WeightsError, match="features of a scan: 'mean'"):
-        scan_features("drope", request.weights)
-
-
-def test_features_that_weights_do_not_state_are_those_of_the_configuration_or_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    beside = {"drope": tmp_path / "own.safetensors"}
-    (tmp_path / "own.json").write_text('{"config": {"dim": 24}}')
-    assert scan_features("drope", beside) == "cls", "an older file"
-
-    @dataclass(frozen=True)
-    class Config:
-        dim: int
-
-    monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=Config(24)))
-    assert scan_features("drope", beside) == "pooled", "the record"
+def test_features_are_named_and_described_once() -> None:
+    """The table's columns share an entry of the sidecar for each type of features."""
+    names = {of: [f"{of}{i:03d}" for i in range(n)] for of, n in (("cls", 192), ("pooled", 384))}
+    row = ["participant_id", *names["cls"], *names["pooled"]]
+    assert list(column_metadata(row)) == ["participant_id", "cls[0-9]*", "pooled[0-9]*"]
+    assert feature_columns(row) == names
 
 
 @pytest.mark.parametrize(

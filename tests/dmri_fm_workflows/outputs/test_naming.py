@@ -75,9 +75,9 @@ MNI = "MNI152NLin2009aSym"
                 f"dwi/{S}_space-{MNI}_model-{model}_desc-{desc}_features.{extension}",
             )
             for model, desc, extension in (
-                ("drope", "pooled", "tsv"),
+                ("drope", "scan", "tsv"),
                 ("drope", "patch", "npz"),
-                ("dropepaper", "cls", "tsv"),
+                ("dropepaper", "scan", "tsv"),
             )
         ),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.model_metadata import nest_model
 from dmri_fm.preprocess.pose import POSE_NAMES
 from dmri_fm.preprocess.quality import series_quality, tensor_quality
@@ -104,7 +105,7 @@ def test_tensor_says_how_it_is_laid_out():
     scalar = image_sidecar("fa", model="tensorrefiner", space=MNI, sources=["bids::x"])
     assert "OrientationEncoding" not in scalar
     assert scalar["ValidRange"] == [0.0, 1.0]
-    assert set(scalar["Model"]) == {"Name", "Label", "Description", "Parameters"}
+    assert set(scalar["Model"]) == {"Name", "Label", "Description", "Parameters", "Use"}
     assert scalar["Model"]["Label"] == "tensorrefiner"
     assert urlsplit(scalar["ParameterURL"]).path == "/10.1006/jmrb.1996.0086"
 
@@ -123,12 +124,26 @@ def test_masks_and_tables():
     assert table["bval"]["Units"] == "s/mm^2"
     assert "unheard_of" not in table
     features = image_sidecar(
-        "features_pooled",
+        "features_scan",
         model="drope",
-        columns=["participant_id", "pooled000", "pooled001", "ood_score"],
+        columns=["participant_id", "cls000", "pooled000", "pooled001", "ood_score"],
     )
-    assert {"participant_id", "pooled[0-9]*", "ood_score"} <= set(features)
-    assert "pooled000" not in features
+    assert {"participant_id", "cls[0-9]*", "pooled[0-9]*", "ood_score"} <= set(features)
+    assert not {"cls000", "pooled000"} & set(features)
+    assert "n/a" in features["pooled[0-9]*"]["Description"]
+
+
+@pytest.mark.parametrize("of", ["features_scan", "features_patch", "group_features_scan"])
+def test_features_are_for_research_only(of):
+    assert image_sidecar(of, model="drope")["Model"]["Use"] == RESEARCH_ONLY
+
+
+def test_the_error_of_patches_is_not_credited_to_the_encoder():
+    column = image_sidecar("features_scan", model="drope", columns=["direction_error"])
+    assert "Gaussian process" in column["direction_error"]["Description"]
+    assert "not the encoder" in column["direction_error"]["Description"]
+    patches = image_sidecar("features_patch", model="drope")
+    assert "https://doi.org/10.1016/j.neuroimage.2015.07.067" in patches["References"]
 
 
 def test_every_kind_has_a_sidecar_that_is_json():
@@ -214,7 +229,7 @@ def test_every_fit_names_its_method():
             assert model["Parameters"] == {"FitMethod": method}
             n_maps += 1
     assert n_maps > 13
-    assert "Parameters" not in image_sidecar("features_pooled", model="drope", space=MNI)["Model"]
+    assert "Parameters" not in image_sidecar("features_scan", model="drope", space=MNI)["Model"]
 
 
 @pytest.mark.parametrize("source", [None, "https://forge.example/lab/drope"])

@@ -110,7 +110,7 @@ def test_series_are_resampled_from_the_raw_runs_whatever_the_space() -> None:
     for of in ("preproc_dwi", "dwi_mask"):
         assert _sources(output_path(SCAN, of, space="ACPC")) == chain
         assert _sources(output_path(SCAN, of, space=MNI)) == [*chain, to_mni]
-    assert _sources(output_path(SCAN, "features_pooled", model="drope")) == [*chain, to_mni]
+    assert _sources(output_path(SCAN, "features_scan", model="drope")) == [*chain, to_mni]
     assert _sources(output_path(SCAN, "dwiref", space=MNI)) == [
         f"sub-01_acq-b_space-{MNI}_res-2_desc-preproc_dwi.nii.gz"
     ]

@@ -51,7 +51,7 @@ FACTS = {
     "dwiref": {"SkullStripped": False},
     **{
         f"features_{desc}": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}}
-        for desc in ("pooled", "cls", "patch")
+        for desc in ("scan", "patch")
     },
 }
 

@@ -16,7 +16,12 @@ from dmri_fm.errors import ConfigError, ImageError, OutputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
 from dmri_fm_workflows.report import figures
-from dmri_fm_workflows.report.features import PatchTokens, principal_colours, token_grid
+from dmri_fm_workflows.report.features import (
+    PatchTokens,
+    _lay_out,
+    principal_colours,
+    token_grid,
+)
 
 AFFINE = np.array([[3.0, 0, 0, -50], [0, 3, 0, -60], [0, 0, 4, -40], [0, 0, 0, 1]])
 SHAPE = (32, 40, 24)
@@ -168,6 +173,9 @@ def test_before_and_after_are_two_layers_of_one_file(tmp_path: Path, pictures) -
     assert "prefers-reduced-motion" in text
 
 
+ONES = {"cls": np.ones(4)}
+
+
 def tokens(n_features: int = 24) -> dict[str, np.ndarray]:
     shape = (12, 14, 12)
     ijk = np.indices(shape).reshape(3, -1).T
@@ -183,22 +191,34 @@ def tokens(n_features: int = 24) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("percentile", [None, 12.0, 99.0, np.nan])
 def test_features(percentile: float | None, tmp_path: Path, pictures) -> None:
     t = tokens()
-    vector = np.random.default_rng(0).normal(size=200)
+    values = np.random.default_rng(0).normal(size=(2, 100))
+    vectors = {"cls": values[0], "pooled": np.append(values, [np.nan] * 100)}
     path = figures.plot_features(
-        vector,
+        vectors,
         PatchTokens(t["tokens"], t["ijk"], tuple(t["shape"]), t["xyz_mm"], t["valid"]),
         tmp_path / "features.svg",
         ood_percentile=percentile,
         ood_score=1.5,
     )
     assert pictures(path)
+    text = path.read_text(encoding="utf-8")
+    assert "cls: 100 numbers; pooled: 300 numbers, 100 of them n/a" in text
+
+
+def test_features_are_laid_out_by_type() -> None:
+    lines, labels = _lay_out({"cls": np.arange(100.0), "pooled": np.full(3, 7.0)})
+    assert labels == ["cls 0", "cls 96", "pooled 0"]
+    assert lines.shape == (3, 96)
+    np.testing.assert_array_equal(lines[:2].ravel()[:100], np.arange(100))
+    assert np.isnan(lines[1, 4:]).all()
+    np.testing.assert_array_equal(lines[2, :3], 7)
 
 
 def test_features_show_patches_on_their_side(tmp_path: Path, pictures) -> None:
     t = tokens(1)
     length = np.where(t["xyz_mm"][:, 0] < -40, 9.0, 1.0)[:, None]
     path = figures.plot_features(
-        np.ones(4),
+        ONES,
         PatchTokens(length, t["ijk"], tuple(t["shape"]), t["xyz_mm"]),
         tmp_path / "features.svg",
     )
@@ -220,30 +240,31 @@ def test_features_show_errors_where_they_are_known(tmp_path: Path, pictures) -> 
         t["xyz_mm"],
         error=np.where(right, 0.2, 0.05),
     )
-    path = figures.plot_features(np.ones(4), patches, tmp_path / "features.svg")
-    assert "Error of masked directions" in path.read_text()
+    path = figures.plot_features(ONES, patches, tmp_path / "features.svg")
+    assert "Error of measurements predicted" in path.read_text()
     rgb = [p for p in pictures(path) if p.ndim == 3 and p.shape[2] == 3 and p.shape[0] > 20][-1]
     tile = np.array_split(rgb.astype(float), path.read_text().count(">z = ") // 3, axis=1)[2]
     bright = tile[..., 0] > 200
     assert bright.any()
     assert np.nonzero(bright)[1].mean() > tile.shape[1] / 2
     unknown = replace(patches, error=np.full(len(right), np.nan))
-    path = figures.plot_features(np.ones(4), unknown, tmp_path / "features.svg")
-    assert "Error of masked directions" not in path.read_text()
+    path = figures.plot_features(ONES, unknown, tmp_path / "features.svg")
+    assert "Error of measurements predicted" not in path.read_text()
 
 
 def test_features_of_few_or_odd_tokens(tmp_path: Path) -> None:
     out = tmp_path / "features.svg"
-    vector, one = np.zeros(3), PatchTokens(np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1))
-    figures.plot_features(vector, one, out)
+    one = PatchTokens(np.zeros((1, 3)), [[0, 0, 0]], (1, 1, 1))
+    figures.plot_features({"cls": np.zeros(3)}, one, out)
+    figures.plot_features({"pooled": np.full(3, np.nan)}, one, out)
     bad, line = np.full((4, 3), np.nan), [[i, 0, 0] for i in range(4)]
-    figures.plot_features(vector, PatchTokens(bad, line, (4, 1, 1)), out)
+    figures.plot_features(ONES, PatchTokens(bad, line, (4, 1, 1)), out)
     with pytest.raises(ImageError, match="tokens"):
-        figures.plot_features(vector, PatchTokens(bad, [[0, 0, 0]], (4, 1, 1)), out)
+        figures.plot_features(ONES, PatchTokens(bad, [[0, 0, 0]], (4, 1, 1)), out)
     with pytest.raises(ImageError, match="inside the grid"):
-        figures.plot_features(vector, replace(one, ijk=[[5, 0, 0]], grid_shape=(4, 1, 1)), out)
+        figures.plot_features(ONES, replace(one, ijk=[[5, 0, 0]], grid_shape=(4, 1, 1)), out)
     with pytest.raises(ImageError, match="centres"):
-        figures.plot_features(vector, replace(one, xyz_mm=np.zeros((2, 3))), out)
+        figures.plot_features(ONES, replace(one, xyz_mm=np.zeros((2, 3))), out)
 
 
 def test_token_grid_of_patches_and_of_voxels_agree() -> None:

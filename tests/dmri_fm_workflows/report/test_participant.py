@@ -23,14 +23,14 @@ from dmri_fm_workflows.run import MethodsText
     ("written", "words"),
     [
         ((), ()),
-        ((("features_pooled", "drope"),), ("rotary embedding",)),
+        ((("features_scan", "drope"),), ("rotary embedding",)),
         ((("fa", "tensor-refiner"),), ("tensor refiner",)),
         (
-            (("fa", "tensor-refiner"), ("features_pooled", "drope")),
+            (("fa", "tensor-refiner"), ("features_scan", "drope")),
             ("tensor refiner", "rotary embedding"),
         ),
         (
-            (("fa", "qcg-dti-paper"), ("features_cls", "drope-paper")),
+            (("fa", "qcg-dti-paper"), ("features_scan", "drope-paper")),
             ("QCG-DTI", "rotary embedding"),
         ),
     ],

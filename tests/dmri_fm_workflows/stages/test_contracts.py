@@ -25,7 +25,7 @@ from dmri_fm.identity import identity
 from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.options import GROUPS
-from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, load_catalogue
+from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan
 from dmri_fm_workflows.stages import base, participant, table
 from dmri_fm_workflows.stages import outputs as derivatives
@@ -232,6 +232,4 @@ def test_every_type_that_a_scan_writes_is_declared_by_a_stage(
     declared = {output.type for stage in stages for output in stage.outputs}
     types = load_catalogue().types.values()
     assert declared <= {t.name for t in types}
-    # The weights of an encoder give one of the two.
-    declared |= set(SCAN_FEATURES) if set(SCAN_FEATURES) & declared else set()
     assert {t.name for t in types if t.datatype in ("anat", "dwi", "figures")} <= declared

@@ -164,8 +164,8 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
         *map_outputs("tensor"),
         *map_outputs("tensor-refiner"),
         *map_outputs("qcg-dti-paper"),
-        *feature_outputs("drope", "pooled"),
-        *feature_outputs("drope-paper", "cls"),
+        *feature_outputs("drope"),
+        *feature_outputs("drope-paper"),
     )
     anat = {"subject": "01"} if has_t1w else None
     origins = [Origin(entities=scan, sources=RAW, normalisation=normalisation, anat_entities=anat)
@@ -206,8 +206,8 @@ def test_anatomy_of_a_session_carries_its_label() -> None:
 def test_models_of_one_run_share_no_file_name() -> None:
     outputs = [
         *(o for m in ("tensor", "tensor-refiner", "qcg-dti-paper") for o in map_outputs(m)),
-        *feature_outputs("drope", "pooled"),
-        *feature_outputs("drope-paper", "cls"),
+        *feature_outputs("drope"),
+        *feature_outputs("drope-paper"),
     ]
     paths = [o.path(SCAN, normalisation="affine") for o in outputs]
     assert len(set(paths)) == len(paths)

@@ -53,7 +53,7 @@ def test_graph_expands_with_every_engine(
     graph = workflow._create_flat_graph()
     assert_every_mandatory_input_is_fed(graph)
     names = {node.name for node in graph.nodes()}
-    assert {"ds_tensor_fa_acpc", "ds_drope_features_pooled", "ds_preproc_dwi_mni"} <= names
+    assert {"ds_tensor_fa_acpc", "ds_drope_features_scan", "ds_preproc_dwi_mni"} <= names
     assert ("eddy" in names) == (engines.hmc == "eddy")
     assert ("ds_t1w" in names) == t1w
 

@@ -139,32 +139,39 @@ def _model_title(label: str) -> str:
 
 
 def _suffix(features: GroupTable, tables: GroupTables) -> str:
-    """Return encoder and type of a table of features; nothing where there is no other."""
+    """Return the encoder of a table of features; nothing where there is no other."""
     if len(tables.features) == 1 or features.model is None:
         return ""
-    return f", {_model_title(features.model)}, {features.type.removeprefix('features_')}"
+    return f", {_model_title(features.model)}"
 
 
-def _features_chart(features: GroupTable, tables: GroupTables) -> str:
+def _features_charts(features: GroupTable, tables: GroupTables) -> Iterator[tuple[str, str]]:
+    """Yield title and chart of each type of features, of the scans of the commonest weights.
+
+    Features that one of these scans lacks (`n/a`) are left out.
+    """
     table = features.table
-    columns = feature_columns(table.columns)
-    if len(table) < 3 or not columns:
-        return ""
-    data = np.stack([_numbers(table, c) for c in columns], axis=1)
     weights = (
         table["weights_sha256"] if "weights_sha256" in table else pd.Series([""] * len(table))
     )
-    most = Counter(weights).most_common(1)[0][0]
-    rows = np.flatnonzero(np.isfinite(data).all(axis=1) & (weights == most).to_numpy())
-    if rows.size < 3:
-        return ""
     names, groups = _scan_names(table), _protocols(table, tables)
-    return draw_features(
-        data[rows],
-        groups=[groups[int(i)] or "b unknown" for i in rows],
-        names=[names[int(i)] for i in rows],
-        legend="largest b-value",
-    )
+    for of, columns in feature_columns(table.columns).items():
+        data = np.stack([_numbers(table, c) for c in columns], axis=1)
+        known = np.isfinite(data)
+        most = Counter(weights[known.any(axis=1)]).most_common(1)
+        rows = np.flatnonzero(known.any(axis=1) & weights.isin([w for w, _ in most]).to_numpy())
+        shared = known[rows].all(axis=0)
+        if rows.size < 3 or not shared.any():
+            continue
+        yield (
+            f"{of}{_suffix(features, tables)}",
+            draw_features(
+                data[rows][:, shared],
+                groups=[groups[int(i)] or "b unknown" for i in rows],
+                names=[names[int(i)] for i in rows],
+                legend="largest b-value",
+            ),
+        )
 
 
 def _some(participants: Sequence[str]) -> str:
@@ -289,9 +296,9 @@ def render_group_page(
         quality_chart=Markup(draw_panels(_panels(quality, measures, flags))),
         maps_chart=Markup(draw_panels(map_panels)),
         feature_charts=[
-            (_suffix(features, tables).removeprefix(", "), Markup(svg))
+            (title, Markup(svg))
             for features in tables.features
-            if (svg := _features_chart(features, tables))
+            for title, svg in _features_charts(features, tables)
         ],
         files=[
             (

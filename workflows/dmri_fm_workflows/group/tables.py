@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from dmri_fm.errors import InputError
-from dmri_fm.identity import IDENTITIES
 from dmri_fm_workflows.group.collect import (
     OutputFile,
     Problem,
@@ -20,7 +19,7 @@ from dmri_fm_workflows.group.collect import (
 from dmri_fm_workflows.group.regional import RegionSet
 from dmri_fm_workflows.group.scalars import describe_scalars, frame, gather_scalars
 from dmri_fm_workflows.group.status import ParticipantStatus, read_status
-from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, load_catalogue
+from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
@@ -64,7 +63,7 @@ class GroupTables:
     Attributes
     ----------
     features
-        Features of the whole scan, a table per encoder and type of features.
+        Features of the whole scan, a table per encoder.
     scalars
         One row per scan: `<model>_<map>_<statistic>_<region>`, `coverage_<region>`, `max_bval`,
         `n_volumes`.
@@ -126,7 +125,7 @@ def gather_rows(files: Iterable[OutputFile]) -> tuple[pd.DataFrame, tuple[Proble
 def gather_features(
     output_dir: str | Path, *, participants: Sequence[str]
 ) -> tuple[tuple[GroupTable, ...], tuple[Problem, ...]]:
-    """Join the features of all scans, a table per encoder and type of features.
+    """Join the features of all scans, a table per encoder.
 
     Returns
     -------
@@ -135,18 +134,16 @@ def gather_features(
     tuple of Problem
         Files that could not be read.
     """
-    by_encoder: dict[tuple[str, str], list[OutputFile]] = {
-        (record.label, of): []
-        for record in IDENTITIES.values()
-        for of in SCAN_FEATURES
-        if load_catalogue().output_type(of).is_of(record.name)
+    of = "features_scan"
+    by_encoder: dict[str, list[OutputFile]] = {
+        label: [] for label in load_catalogue().output_type(of).models if label is not None
     }
     for participant in participants:
-        for file in find_files(output_dir, SCAN_FEATURES, participant=participant):
-            by_encoder[str(file.name.model), file.name.type.name].append(file)
+        for file in find_files(output_dir, [of], participant=participant):
+            by_encoder[str(file.name.model)].append(file)
     tables: list[GroupTable] = []
     problems: list[Problem] = []
-    for (label, of), files in by_encoder.items():
+    for label, files in by_encoder.items():
         if files:
             table, unusable = gather_rows(files)
             tables.append(GroupTable(of, table, label))

@@ -121,9 +121,6 @@ class PredictTensor(SimpleInterface):
 
 
 class _FeaturesInputSpec(_NetworkInputSpec):
-    features = traits.Str(
-        mandatory=True, desc="`pooled` or `cls`, the type that files are named by"
-    )
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
 
 
@@ -142,13 +139,6 @@ class ExtractFeatures(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         features = extract_features(self.inputs.load(), **self.inputs.options())
-        if features.feature_type != self.inputs.features:
-            raise WeightsError(
-                f"{self.inputs.model} gives features of the type {features.feature_type!r}",
-                expected=f"{self.inputs.features!r}, as its weights or its record state",
-                advice="state the same type in `features` of the encoder's record and "
-                "configuration, and in the ScanFeatures that it returns",
-            )
         folder = Path(runtime.cwd)
         row = scan_columns(self.inputs.entities) | features.row()
         table = folder / "scan_features.tsv"

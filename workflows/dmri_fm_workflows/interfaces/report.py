@@ -276,12 +276,15 @@ class PlotFeatures(_Figure):
 
     def _draw(self, out: Path) -> None:
         (row,) = read_table(self.inputs.scan_file)
-        vector = [float(row[c]) for c in feature_columns(row)]
+        vectors: dict[str, list[float]] = {
+            of: [np.nan if row[c] == MISSING else float(row[c]) for c in columns]
+            for of, columns in feature_columns(row).items()
+        }
         ood = {c: float(row[c]) for c in ("ood_percentile", "ood_score") if row[c] != MISSING}
         with np.load(self.inputs.patch_file) as saved:
             arrays = {f: saved[f] for f in ("tokens", "ijk", "xyz_mm", "valid", "error")}
             x, y, z = map(int, saved["grid_shape"])
-        figures.plot_features(vector, PatchTokens(grid_shape=(x, y, z), **arrays), out, **ood)
+        figures.plot_features(vectors, PatchTokens(grid_shape=(x, y, z), **arrays), out, **ood)
 
 
 class _TemplateContourInputSpec(BaseInterfaceInputSpec):

@@ -13,7 +13,7 @@ from dmri_fm.identity import (
     TENSOR_NETWORKS,
     identity,
 )
-from dmri_fm_workflows.outputs.maps import SCAN_FEATURES, OutputType, load_catalogue
+from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.references import find_references
 
@@ -34,6 +34,11 @@ _INTRO = """\
 were merged (`dir`, `run`) are dropped. `sub-<label>[/ses-<label>]` stands before each `anat/` and
 `dwi/`, `sub-<label>` before `figures/`. Names follow BIDS derivatives, maps of models BEP016.
 [How other tools read them](interoperability.md).
+
+Features (`*_features.*`, their group tables and figures) can re-identify a scan: they can show
+that two scans are of one person. They are personal data under the data-use agreement of the
+cohort; share them only where the images could be shared. Outputs of experimental models are for
+research only, not for diagnosis or treatment, as `Model.Use` of their sidecars says.
 """
 
 _MODELS = """\
@@ -142,11 +147,7 @@ def _model_rows() -> Iterator[str]:
         names = {
             f"`param-{of.entities['param']}`" if of.is_map else f"`desc-{of.entities['desc']}`"
             for of in load_catalogue().types.values()
-            if of.is_of(name)
-            and not of.is_group
-            and of.datatype == "dwi"
-            # The weights of an encoder give one of the two.
-            and not (of.name in SCAN_FEATURES and of.own_words != model.features)
+            if of.is_of(name) and not of.is_group and of.datatype == "dwi"
         }
         if model.has_intervals:
             names.add("`desc-std`")

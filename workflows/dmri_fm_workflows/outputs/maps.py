@@ -14,9 +14,6 @@ import yaml
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import IDENTITIES, identity
 
-#: Output types of the features of a scan; the weights of an encoder give one of them.
-SCAN_FEATURES = ("features_pooled", "features_cls")
-
 
 @dataclass(frozen=True)
 class Space:

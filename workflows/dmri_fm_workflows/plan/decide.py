@@ -19,7 +19,7 @@ from dmri_fm_workflows.plan.records import (
     SessionPlan,
 )
 from dmri_fm_workflows.plan.sdc import choose_sdc
-from dmri_fm_workflows.plan.weights import explain_lacking, network_maps, scan_features
+from dmri_fm_workflows.plan.weights import explain_lacking, network_maps
 
 
 def plan_participant(
@@ -97,7 +97,6 @@ def plan_series(
         maps=maps,
         six=six,
         encoders=encoders,
-        features={e: scan_features(e, config.weights) for e in encoders},
         weights=config.weights,
         random_seed=config.random_seed,
         sloppy=config.sloppy,

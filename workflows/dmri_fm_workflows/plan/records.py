@@ -70,8 +70,6 @@ class SeriesPlan:
         run chooses again in ACPC, where b-vectors are rotated with the image.
     encoders
         Encoders that run.
-    features
-        Features of a scan by encoder, `pooled` or `cls`, as its weights give them.
     weights
         Weights file by model, in place of the packaged one.
     random_seed
@@ -100,7 +98,6 @@ class SeriesPlan:
     six: SixDirections | None
     encoders: tuple[str, ...]
     maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    features: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
     random_seed: int = 0
     sloppy: bool = False

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from dmri_fm.errors import WeightsError
-from dmri_fm.identity import ENCODERS, FeatureType, identity
-from dmri_fm.json_files import read_object
+from dmri_fm.identity import ENCODERS, identity
 from dmri_fm_workflows.outputs.maps import load_catalogue
 
 if TYPE_CHECKING:
@@ -20,48 +18,6 @@ _OPTIONAL_MAPS = {
     "has_intervals": "standard deviations of FA and MD (desc-std)",
     "has_ood": "out-of-distribution map (param-ood)",
 }
-
-
-def scan_features(encoder: str, weights: Mapping[str, Path]) -> str:
-    """Return the type of an encoder's features of a scan, which is in the names of their files.
-
-    The JSON file beside the weights states it. Nothing else of the weights is read.
-
-    Parameters
-    ----------
-    encoder
-        Name of the encoder.
-    weights
-        Weights files by model; an encoder that is not in it has the packaged one.
-
-    Returns
-    -------
-    str
-        `pooled` or `cls`. For files that do not state it, the default of the configuration
-        (D-RoPE's older files are of encoders with a class token) or, where the configuration has
-        no such field, that of the encoder's record.
-
-    Raises
-    ------
-    WeightsError
-        If the JSON file cannot be read or states anything else.
-    """
-    default = identity(encoder).features
-    if encoder not in weights:
-        return str(default)
-    from dmri_fm.registry import find_model
-
-    path = Path(weights[encoder]).with_suffix(".json")
-    settings = read_object(path, error_class=WeightsError).get("config")
-    unstated = getattr(type(find_model(encoder).config), "features", default)
-    features = settings.get("features", unstated) if isinstance(settings, dict) else None
-    if features not in get_args(FeatureType):
-        raise WeightsError(
-            f"features of a scan: {features!r}",
-            path=path,
-            expected="`features` in `config`: " + " or ".join(get_args(FeatureType)),
-        )
-    return str(features)
 
 
 def network_maps(network: str, weights: Mapping[str, Path]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""The figure of a scan's latent features: scan vector, patch tokens, distance from training."""
+"""The figure of a scan's features: scan, patch tokens, distance from training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,11 @@ from dmri_fm_workflows.report.svg import Drawing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Numbers of the scan vector per line of its picture.
+#: Numbers of a scan's features per line of their picture.
 STRIP_LENGTH = 96
+
+#: Largest number of lines that are labelled.
+MOST_LABELS = 8
 
 #: Out-of-distribution percentile above which a scan is marked.
 OOD_PERCENTILE = 95.0
@@ -54,8 +57,8 @@ class PatchTokens:
     valid
         Shape (N,), bool: tokens to draw.
     error
-        Shape (N,): error of masked directions in each patch, S/S0; not drawn where it is None or
-        all NaN.
+        Shape (N,): error of predicted measurements in each patch, S/S0; not drawn where it is
+        None or all NaN.
     """
 
     tokens: ArrayLike
@@ -144,19 +147,19 @@ def token_grid(
 
 
 def plot_features(
-    vector: ArrayLike,
+    vectors: Mapping[str, ArrayLike],
     patches: PatchTokens,
     out: str | Path,
     *,
     ood_percentile: float | None = None,
     ood_score: float | None = None,
 ) -> Path:
-    """Draw the scan vector, the patch tokens on the brain, and the out-of-distribution score.
+    """Draw a scan's features, the patch tokens on the brain, and the out-of-distribution score.
 
     Parameters
     ----------
-    vector
-        Shape (D,), the scan vector.
+    vectors
+        Features of the scan by type, each of shape (D,); NaN where unknown.
     patches
         Tokens of the scan's patches.
     out
@@ -171,7 +174,7 @@ def plot_features(
     ImageError
         If the arrays do not fit each other.
     """
-    features = np.asarray(vector, dtype=np.float64).ravel()
+    features = {of: np.asarray(v, dtype=np.float64).ravel() for of, v in vectors.items()}
     tokens = np.asarray(patches.tokens, dtype=np.float32)
     ijk = np.asarray(patches.ijk)
     if tokens.ndim != 2 or ijk.shape != (len(tokens), 3):
@@ -218,9 +221,9 @@ def plot_features(
         out,
         title=title,
         description=(
-            f"A scan vector of {features.size} numbers and {n_drawn} patch tokens drawn "
-            "on axial slices by principal components, by length and by how well directions "
-            "predict one another."
+            f"Features of the scan ({_count(features)}) and {n_drawn} patch tokens drawn on axial "
+            "slices by principal components, by length and by how well directions predict one "
+            "another."
         ),
     )
 
@@ -231,7 +234,7 @@ def _patch_scalars(
     """Return the numbers that are drawn for each patch, by what they show."""
     scalars = {"Patch tokens: length of the vector": np.linalg.norm(tokens, axis=1)}
     if error is not None and np.isfinite(np.asarray(error)).any():
-        words = "Error of masked directions, predicted from the others (S/S0, noise included)"
+        words = "Error of measurements predicted from the others (S/S0, noise included)"
         scalars[words] = np.asarray(error, dtype=np.float64)
     return scalars
 
@@ -276,30 +279,64 @@ def _grid_affine(index: NDArray[np.int_], xyz_mm: ArrayLike | None) -> NDArray[n
     return affine
 
 
+def _count(features: Mapping[str, NDArray[np.float64]]) -> str:
+    """Return how many numbers there are of each type, and how many of them are unknown."""
+    words = []
+    for of, vector in features.items():
+        n_unknown = int((~np.isfinite(vector)).sum())
+        unknown = f", {n_unknown} of them n/a" if n_unknown else ""
+        words.append(f"{of}: {vector.size} numbers{unknown}")
+    return "; ".join(words)
+
+
+def _lay_out(
+    features: Mapping[str, NDArray[np.float64]],
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Lay out features line by line, each type from a new line; NaN behind its last number.
+
+    Returns
+    -------
+    lines
+        Shape (L, STRIP_LENGTH).
+    labels
+        Type and first number of each line.
+    """
+    parts, labels = [], []
+    for of, vector in features.items():
+        n_lines = -(-vector.size // STRIP_LENGTH)
+        padded = np.full(n_lines * STRIP_LENGTH, np.nan)
+        padded[: vector.size] = vector
+        parts.append(padded.reshape(n_lines, STRIP_LENGTH))
+        labels += [f"{of} {i * STRIP_LENGTH}" for i in range(n_lines)]
+    return np.concatenate(parts), labels
+
+
 def _vector_chart(
-    vector: NDArray[np.float64], *, ood_percentile: float | None, ood_score: float | None
+    features: Mapping[str, NDArray[np.float64]],
+    *,
+    ood_percentile: float | None,
+    ood_score: float | None,
 ) -> str:
     from matplotlib.figure import Figure
 
-    n_lines = max(-(-vector.size // STRIP_LENGTH), 1)
+    lines, labels = _lay_out(features)
     with chart_style():
         figure = Figure(figsize=(FULL_WIDTH / 100, 2.1), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(2.6, 1.0))
-        padded = np.full(n_lines * STRIP_LENGTH, np.nan)
-        padded[: vector.size] = vector
-        columns = min(STRIP_LENGTH, vector.size) or 1
-        reach = float(np.nanpercentile(np.abs(vector), 99)) if vector.size else 1.0
-        reach = reach or 1.0
+        known = np.abs(lines[np.isfinite(lines)])
+        reach = (float(np.percentile(known, 99)) if known.size else 0.0) or 1.0
+        widest = min(STRIP_LENGTH, max(vector.size for vector in features.values()))
         picture = left.imshow(
-            np.ma.masked_invalid(padded.reshape(n_lines, STRIP_LENGTH)[:, :columns]),
+            np.ma.masked_invalid(lines[:, :widest]),
             cmap="RdBu_r",
             vmin=-reach,
             vmax=reach,
             aspect="auto",
             interpolation="none",
         )
-        left.set_title(f"Scan vector, {vector.size} numbers", loc="left")
-        left.set_yticks(range(n_lines), [f"{i * STRIP_LENGTH}" for i in range(n_lines)])
+        left.set_title(f"Features of the scan ({_count(features)})", loc="left")
+        step = -(-len(labels) // MOST_LABELS)
+        left.set_yticks(range(0, len(labels), step), labels[::step])
         left.set_ylabel("line starts at")
         left.set_xlabel("position in the line")
         figure.colorbar(picture, ax=left, pad=0.01, extend="both")

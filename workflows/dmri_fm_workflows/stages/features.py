@@ -15,12 +15,12 @@ from dmri_fm_workflows.stages.lines import describe_encoder
 from dmri_fm_workflows.stages.outputs import feature_outputs
 
 
-def encoder_stage(encoder: str, features: str) -> Stage:
-    """Return the stage of an encoder whose features of a scan are `pooled` or `cls`."""
+def encoder_stage(encoder: str) -> Stage:
+    """Return the stage of an encoder."""
     return Stage(
         name=label_of(encoder),
         builder=partial(init_features_wf, encoder=encoder),
-        outputs=feature_outputs(encoder, features),
+        outputs=feature_outputs(encoder),
         describe=partial(describe_encoder, encoder=encoder),
     )
 
@@ -61,7 +61,6 @@ def init_features_wf(
     extract = pe.Node(
         ExtractFeatures(
             model=encoder,
-            features=plan.features[encoder],
             entities=plan.entities,
             **plan.network_inputs(encoder),
         ),

@@ -176,20 +176,13 @@ def map_outputs(model: str, maps: Collection[str] | None = None) -> tuple[Output
     return (*in_acpc, *in_mni, *_figure_of(model, "figure_tensorvsnetwork"))
 
 
-def feature_outputs(encoder: str, features: str) -> tuple[Output, ...]:
-    """Return the features that an encoder gives, and their figure.
-
-    Parameters
-    ----------
-    encoder
-        Name of the encoder.
-    features
-        `pooled` or `cls`: what its weights give for the scan.
-    """
+def feature_outputs(encoder: str) -> tuple[Output, ...]:
+    """Return the features that an encoder gives, of scan and patches, and their figure."""
     label = label_of(encoder)
+    record = f"{label}_record"
     scan, patch = (
-        Output(of, (f"{label}_{part}_file",), MNI, f"{label}_record", label, in_any_space=True)
-        for of, part in ((f"features_{features}", "scan"), ("features_patch", "patch"))
+        Output(f"features_{of}", (f"{label}_{of}_file",), MNI, record, label, in_any_space=True)
+        for of in ("scan", "patch")
     )
     return (scan, patch, *_figure_of(encoder, "figure_features"))
 

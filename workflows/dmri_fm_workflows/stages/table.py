@@ -147,7 +147,7 @@ def list_stages(plan: SeriesPlan) -> tuple[Stage, ...]:
     stages = (
         *_BEFORE_MODELS,
         *(network_stage(n, plan.maps[n]) for n in plan.networks),
-        *(encoder_stage(e, plan.features[e]) for e in plan.encoders),
+        *map(encoder_stage, plan.encoders),
         *_AFTER_MODELS,
     )
     return tuple(stage for stage in stages if stage.runs(plan))
