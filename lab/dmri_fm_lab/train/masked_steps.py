@@ -21,7 +21,7 @@ from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.loop import TRAINING
-from dmri_fm_lab.train.scan_cache import CachedScan
+from dmri_fm_lab.train.scan_cache import TABLE, CachedScan
 
 #: Further purposes in seeds: choice of a step's scans, directions and masks; of held-out
 #: participants.
@@ -119,7 +119,7 @@ class ScanSource:
     def brain(self, number: int) -> CachedScan:
         """Return a simulated brain by its number."""
         folder = self.folder / f"purpose-{self.purpose}_seed-{self.seed}_brain-{number:05d}"
-        if (folder / "gradients.json").exists():
+        if (folder / TABLE).exists():
             return CachedScan.read(folder)
         rng = np.random.default_rng([self.seed, self.purpose, number])
         n = self.training.scan_directions

@@ -33,6 +33,9 @@ from dmri_fm_lab.scans import Scan, find_scans
 
 logger = logging.getLogger(__name__)
 
+#: Name of the gradient table within a scan's folder; it is written last.
+TABLE = "gradients.json"
+
 #: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
 NOISY_SHARE, SNR_RANGE = 0.25, (15.0, 60.0)
 
@@ -82,6 +85,8 @@ class CachedScan:
     ) -> CachedScan:
         """Write a scan to its folder, in place of an earlier one, and only when it is complete.
 
+        A scan with the same table and origin is kept: another process wrote it, and may read it.
+
         Parameters
         ----------
         folder
@@ -103,16 +108,22 @@ class CachedScan:
             "b0_threshold": gtab.b0_threshold,
             "origin": dict(origin or {}),
         }
-        (partial / "gradients.json").write_text(json.dumps(table), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        text = json.dumps(table)
+        (partial / TABLE).write_text(text, encoding="utf-8")
+        if not _holds(folder, text):
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not _holds(folder, text):
+                    raise
+        shutil.rmtree(partial, ignore_errors=True)
         return cls.read(folder)
 
     @classmethod
     def read(cls, folder: Path) -> CachedScan:
         """Read a scan that :meth:`write` wrote; its images stay on disk."""
-        table = read_object(folder / "gradients.json")
+        table = read_object(folder / TABLE)
         gtab = GradientTable(table["bvals"], table["bvecs_ras"], table.get("b0_threshold"))  # type: ignore[arg-type]
         return cls(folder.name, folder, gtab, table.get("origin", {}))
 
@@ -161,6 +172,12 @@ class CachedScan:
         return tokenise(np.moveaxis(volumes, 0, 3), gtab, mask, config, origin=(0, 0, first))
 
 
+def _holds(folder: Path, table: str) -> bool:
+    """Return whether a folder holds a scan with a table, in JSON."""
+    path = folder / TABLE
+    return path.is_file() and path.read_text(encoding="utf-8") == table
+
+
 def _choose_slab(rng: np.random.Generator, mask: NDArray[np.bool_], n_slices: int) -> int:
     """Return the first slice of a slab that holds a fair part of the brain."""
     area = mask.sum(axis=(0, 1)).astype(float)
@@ -202,7 +219,7 @@ def cache_scans(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     grid = config.grid
-    cached = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob("*/gradients.json")}
+    cached = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob(f"*/{TABLE}")}
     kept: list[CachedScan] = []
     for scan in find_scans(root, participant_labels=participant_labels):
         origin = _describe_origin(scan, grid)
