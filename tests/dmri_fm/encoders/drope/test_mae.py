@@ -236,7 +236,9 @@ def test_autoencoders_are_written_and_read_back_whole(tmp_path):
     inputs, mask = draw_inputs(), draw_masks("spatial")
     with torch.inference_mode():
         # Weights are off by 5e-4 of themselves; numbers are of order one.
-        torch.testing.assert_close(restored(*inputs, mask), model(*inputs, mask), atol=5e-3, rtol=0)
+        torch.testing.assert_close(
+            restored(*inputs, mask), model(*inputs, mask), atol=5e-3, rtol=0
+        )
 
 
 def test_weights_without_their_decoder_are_no_autoencoder(tmp_path):

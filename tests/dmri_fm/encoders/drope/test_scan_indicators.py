@@ -63,9 +63,7 @@ def test_other_anatomy_is_not_explained(scan: ScanTokens) -> None:
 def test_a_volume_that_lost_signal_stands_out(scan: ScanTokens) -> None:
     patches = scan.patches.clone()
     patches[3] *= 0.7
-    intact, spoilt = (
-        indicate(s)["volumes"] for s in (scan, replace(scan, patches=patches))
-    )
+    intact, spoilt = (indicate(s)["volumes"] for s in (scan, replace(scan, patches=patches)))
     assert spoilt > intact + 1.0
 
 
