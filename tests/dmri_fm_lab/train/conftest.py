@@ -25,7 +25,11 @@ TINY = replace(
 TRAINING = DropePretraining(
     model="drope",
     optimisation=Optimisation(
-        n_steps=4, warmup_steps=1, learning_rate=1e-3, final_learning_rate=1e-5
+        n_steps=4,
+        warmup_steps=1,
+        learning_rate=1e-3,
+        final_learning_rate=1e-5,
+        matmul_precision="highest",
     ),
     batch=2,
     min_directions=6,

@@ -8,7 +8,7 @@ import torch
 
 from dmri_fm.encoders.drope.mae import SMALL_MAE, MaskedAutoencoder, ramp_tau
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_lab.train import scan_cache
 from dmri_fm_lab.train.masked_steps import (
     ScanSource,
@@ -97,6 +97,12 @@ def test_brains_are_drawn_one_by_one(tiny, training, brains, tmp_path):
     ), "the same brain again"
     assert 400 <= third.gtab.bvals.min() <= third.gtab.bvals.max() <= 3000
     assert len(third.gtab) == training.scan_directions
+
+
+def test_brains_of_another_grid_are_refused(tiny, training, brains):
+    finer = replace(tiny, grid_shape=(64, 80, 64), voxel_size_mm=3.0)
+    with pytest.raises(InputError, match="encoder's grid"):
+        ScanSource(finer, training, brains).get(0)
 
 
 def test_real_scans_take_their_share(tiny, training, brains, twins, monkeypatch):
