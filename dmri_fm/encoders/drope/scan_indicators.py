@@ -94,4 +94,4 @@ def _contradictions(errors: PredictionErrors | None) -> tuple[float, float]:
     of_patches = errors.patches[~errors.patches.isnan()]
     tail = torch.quantile(of_patches, 0.95) / of_patches.median().clamp(min=1e-9)
     spread = errors.volumes.std(correction=0).clamp(min=1e-9)
-    return float(spread.log()), -float(tail.log())
+    return float(spread.log()), -float(tail.clamp(min=1e-9).log())

@@ -75,7 +75,8 @@ def brains(tmp_path_factory):
 def twins(tmp_path_factory):
     """Give a real scan with every direction measured twice, half a degree apart.
 
-    Its signal is the number of the direction, so that a draw shows what it is made of.
+    Its signal grows with the number of the direction, so that a draw shows what it is made of;
+    and from left to right, with some noise.
     """
     dataset = tmp_path_factory.mktemp("study")
     (dataset / "sub-01" / "dwi").mkdir(parents=True)
@@ -89,7 +90,9 @@ def twins(tmp_path_factory):
     gtab = GradientTable(np.tile(bvals, 2), np.concatenate([axes, again]))
     mask = np.zeros(TINY.grid_shape, dtype=bool)
     mask[4:28, 6:34, 6:26] = True
-    signal = mask[..., None] * (0.02 * (1 + np.tile(np.arange(20), 2))).astype(np.float32)
+    level = 0.02 * (1 + np.tile(np.arange(20), 2)) + 0.003 * np.arange(32)[:, None, None, None]
+    noise = rng.normal(scale=0.001, size=(*mask.shape, 1))
+    signal = (mask[..., None] * (level + noise)).astype(np.float32)
     folder = tmp_path_factory.mktemp("cache") / "sub-01"
     file = dataset / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
     return CachedScan.write(folder, signal, mask, gtab, origin={"file": str(file)})
