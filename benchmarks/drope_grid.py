@@ -3,10 +3,10 @@
 Usage: python benchmarks/drope_grid.py [--steps 6] [--hours 4 8] [--directions 12]
 
 Steps of `drope` on one slab of four slices, the brain patches of a simulated head, in single
-precision and with layers in bfloat16; the network is the same on both grids. CPU-seconds, which
-other work on the processor changes little: the mean over steps that mask patches and steps that
-mask directions, in equal numbers, after one of each that does not count. Beside them the number of
-steps that hours on one core buy, and that of `drope-ablation` on 2 mm.
+precision and with layers in bfloat16; the network is the same on both grids. The table has
+CPU-seconds, which other work on the processor changes little: means over as many steps that mask
+patches as steps that mask directions, after one of each that does not count; the number of steps
+of one slab that hours on one core buy; and the same for `drope-ablation` on 2 mm.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     header = ["network", "grid (mm)", "precision", "patches", "parameters (M)", "CPU-s a step"]
-    rows = [[*header, *(f"steps in {hours:g} h" for hours in options.hours)]]
+    print(markdown([[*header, *(f"steps in {hours:g} h" for hours in options.hours)]]), flush=True)
     for name, sizes in (("drope", (1.0, 2.0)), ("drope-ablation", (2.0,))):
         settings = read_training(DropePretraining, name)
         training = replace(settings, masking="alternating", steps_per_epoch=1)
@@ -101,8 +101,7 @@ def main() -> None:
                 spent = time_steps(mae, scan, training, dtype=dtype, n=options.steps)
                 steps = (f"{3600 * hours / spent:,.0f}" for hours in options.hours)
                 cells = [name, f"{size:g}", precision, str(len(scan.index)), f"{n / 1e6:.2f}"]
-                rows.append([*cells, f"{spent:.2f}", *steps])
-    print(markdown(rows))
+                print(f"| {' | '.join([*cells, f'{spent:.2f}', *steps])} |", flush=True)
 
 
 if __name__ == "__main__":
