@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/drope_grid.py [--steps 6] [--hours 4 8] [--directions 12]
 
-Steps of `drope` on one slab of four slices, the brain patches of a simulated head, in single
+Steps of `drope` on one slab of four slices, the brain patches of the template, in single
 precision and with layers in bfloat16; the network is the same on both grids. The table has
 CPU-seconds, which other work on the processor changes little: means over as many steps that mask
 patches as steps that mask directions, after one of each that does not count; the number of steps
