@@ -178,6 +178,12 @@ def test_upper_limit_is_that_of_the_package_that_asks_for_it(name: str) -> None:
 # --- names and files ------------------------------------------------------------------------
 
 
+def test_weights_that_ship_stay_small() -> None:
+    files = sorted((PACKAGES["dmri_fm"] / "data" / "weights").iterdir())
+    assert sum(file.stat().st_size for file in files) < 60e6
+    assert {file.suffix for file in files} == {".safetensors", ".json"}
+
+
 def test_public_names_of_the_library() -> None:
     assert dmri_fm.__all__ == [
         "Dwi",

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.gradient_files import stated_b0_threshold
 from dmri_fm.json_files import read_object
+from dmri_fm.participants import hash_participant, read_dataset_name
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.series import Dwi
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.bids.folders import find_misplacement
 from dmri_fm_workflows.bids.names import scan_name, split_name
+from dmri_fm_workflows.outputs.root import DERIVATIVES
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,33 @@ def find_scans(
                     dwi=run.load(),
                     origin="raw",
                 )
+
+
+def hash_participant_of(path: str | Path) -> str:
+    """Return the hash of the participant whose scan a file is.
+
+    A participant has the same hash in a raw dataset and in the app's outputs for it.
+
+    Parameters
+    ----------
+    path
+        File below the folder `sub-<label>` of a dataset.
+
+    Raises
+    ------
+    LayoutError
+        If the file is in no such folder.
+    InputError
+        If the dataset has no name.
+    """
+    path = Path(path).resolve()
+    folder = next((p for p in reversed(path.parents) if p.name.startswith("sub-")), None)
+    if folder is None:
+        raise LayoutError(
+            "a scan in no participant's folder", path=path, expected="a file below sub-<label>"
+        )
+    name = read_dataset_name(folder.parent).removesuffix(DERIVATIVES)
+    return hash_participant(name, folder.name)
 
 
 def _is_derivative(root: Path) -> bool:

@@ -41,7 +41,7 @@ class MaeConfig:
         Width, blocks, heads and MLP widening of the decoder.
     conv_channels
         Channels of three 3^3 convolutions over each reconstructed volume, zero where there is no
-        patch; 0 leaves them out.
+        patch, two or more; 0 leaves them out.
     spatial_ratio, diffusion_ratio
         Share of patch positions, or of directions, that is masked.
     """
@@ -55,11 +55,15 @@ class MaeConfig:
     spatial_ratio: float = 0.75
     diffusion_ratio: float = 0.5
 
+    def __post_init__(self) -> None:
+        if self.conv_channels == 1:
+            raise ValueError("one channel does not pass both signs on, expected two or more")
+
 
 #: Pretraining of the published encoder, of ours, and of that of comparisons.
 PAPER_MAE = MaeConfig(PAPER, decoder_dim=384)
 SMALL_MAE = MaeConfig(SMALL)
-ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=96)
+ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=72)
 
 
 class Mask(NamedTuple):
@@ -209,7 +213,8 @@ class MaskedAutoencoder(nn.Module):
         assert self.decoder_conv is not None
         p1, p2, p3 = patch = self.config.encoder.patch
         steps = (positions - positions.amin(dim=0)) / torch.tensor(patch).to(positions)
-        # The axis of slices, the shortest, comes first: several times faster on processors.
+        # The axis of slices, the shortest, comes first: several times faster on processors. So the
+        # kernels' axes are z, x, y.
         cells, turned = steps.round().long().roll(1, dims=1), (p3, p1, p2)
         size = (cells.amax(dim=0) + 1).tolist()
         values = rearrange(patches, "t s (x y z) -> t s (z x y) 1", x=p1, y=p2)

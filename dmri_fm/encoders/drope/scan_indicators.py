@@ -78,13 +78,13 @@ def _unexplained(tokens: ScanTokens, tissue: Tensor) -> float:
     """Return the share of the mean image's variance that tissue does not explain."""
     inside = tokens.brain > 0
     wm, gm = tissue[inside].unbind(-1)
-    image = tokens.patches.mean(dim=0)[inside]
+    image = tokens.patches.mean(dim=0)[inside].double()
     if len(image) < 10 or float(image.var()) == 0.0:
         return float("nan")
     design = torch.stack([torch.ones_like(wm), wm, gm, wm * wm], dim=1).double()
     normal = design.T @ design + 1e-6 * torch.eye(4).to(design)
-    fit = design @ torch.linalg.solve(normal, design.T @ image.double())
-    return float((image - fit).var() / image.double().var())
+    fit = design @ torch.linalg.solve(normal, design.T @ image)
+    return float((image - fit).var() / image.var())
 
 
 def _contradictions(errors: PredictionErrors | None) -> tuple[float, float]:
@@ -94,4 +94,4 @@ def _contradictions(errors: PredictionErrors | None) -> tuple[float, float]:
     of_patches = errors.patches[~errors.patches.isnan()]
     tail = torch.quantile(of_patches, 0.95) / of_patches.median().clamp(min=1e-9)
     spread = errors.volumes.std(correction=0).clamp(min=1e-9)
-    return float(spread.log()), -float(tail.log())
+    return float(spread.log()), -float(tail.clamp(min=1e-9).log())

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from dmri_fm_lab.train.config import DropePretraining, read_training
     from dmri_fm_lab.train.drope import pretrain_drope
     from dmri_fm_lab.train.runs import load_start
-    from dmri_fm_lab.train.scan_cache import cache_scans
+    from dmri_fm_lab.train.scan_cache import SCANS, cache_scans
 
     changes = read_training_options(options)
     config = read_training(DropePretraining, options.config, **changes.settings)
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     scans = (
         cache_scans(
             options.scans,
-            options.folder / "scans",
+            options.folder / SCANS,
             find_model(config.model, family="encoder").config,
             participant_labels=options.participant_label,
         )

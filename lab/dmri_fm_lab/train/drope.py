@@ -30,6 +30,7 @@ from dmri_fm.encoders.drope.mae import (
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
+from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
@@ -38,7 +39,7 @@ from dmri_fm_lab.train.description import describe_recipe, describe_run
 from dmri_fm_lab.train.initial_weights import start_near_identity
 from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, Hardware, Run, run_training
 from dmri_fm_lab.train.masked_steps import HOLD_OUT, ScanSource, masks_patches, step_losses
-from dmri_fm_lab.train.scan_cache import CachedScan
+from dmri_fm_lab.train.scan_cache import CachedScan, hash_participants
 
 #: Decoder and masks for each encoder of the registry.
 MAE_CONFIGS: dict[str, MaeConfig] = {
@@ -64,7 +65,8 @@ class Start:
     network
         Encoder and decoder.
     origin
-        Description, written beside the weights: model or run, and the `scans` that it has seen.
+        Description, written beside the weights: model or run, and the `scans` and hashed
+        `participants` that it has seen.
     """
 
     network: MaskedAutoencoder
@@ -119,6 +121,8 @@ def pretrain_drope(
     ------
     ConfigError
         If the model is not a D-RoPE encoder, or the settings name no way of masking.
+    InputError
+        If a dataset that scans come from has no name.
     """
     masks_patches(config, 0)
     torch.manual_seed(config.optimisation.seed)
@@ -128,6 +132,7 @@ def pretrain_drope(
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
     names = [scan.name for scan in scans]
+    participants = hash_participants(scans)
     source = ScanSource(
         model.encoder.config,
         config,
@@ -145,7 +150,7 @@ def pretrain_drope(
         data={"scans": names, "recipe": describe_recipe(config), "start": origin},
     )
     if weights is not None and run.is_main:
-        training = _describe_scans(config, run, names, origin)
+        training = _describe_scans(config, run, names, participants, origin)
         training["held_out"] = [scan.name for scan in held_out]
         save_weights(
             weights,
@@ -160,14 +165,19 @@ def pretrain_drope(
 
 
 def _describe_scans(
-    config: DropePretraining, run: Run, names: Sequence[str], origin: dict[str, Any] | None
+    config: DropePretraining,
+    run: Run,
+    names: Sequence[str],
+    participants: Sequence[str],
+    origin: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Describe a run and the scans that it has seen, those of its start included."""
-    drawn = names if config.scan_share > 0 else ()
-    seen = {*drawn, *(origin or {}).get("scans", ())}
-    share = config.scan_share if drawn else 0.0
-    described = describe_run(config, run, scans=sorted(seen), scan_share=share, noun="scan")
-    return {**described, "start": origin}
+    """Describe a run and the scans and participants that it has seen, with those of its start."""
+    is_drawn, before = config.scan_share > 0, origin or {}
+    seen = sorted({*(names if is_drawn else ()), *before.get("scans", ())})
+    hashes = sorted({*(participants if is_drawn else ()), *before.get(PARTICIPANTS, ())})
+    share = config.scan_share if is_drawn and names else 0.0
+    described = describe_run(config, run, scans=seen, scan_share=share, noun="scan")
+    return {**described, PARTICIPANTS: hashes, "start": origin}
 
 
 def hold_out(scans: Sequence[CachedScan], config: DropePretraining) -> list[CachedScan]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.mae import Mask, MaskedAutoencoder, draw_mask, masked_errors, ramp_tau
 from dmri_fm.encoders.drope.tokens import ScanTokens
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.gradients import group_shells
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
@@ -123,13 +123,27 @@ class ScanSource:
         return scan.draw(rng, self.config, n_directions=n_directions, n_slices=n_slices)
 
     def brain(self, number: int) -> CachedScan:
-        """Return a simulated brain by its number."""
+        """Return a simulated brain by its number.
+
+        Raises InputError if the folder holds brains on another grid.
+        """
         folder = self.folder / f"purpose-{self.purpose}_seed-{self.seed}_brain-{number:05d}"
         if (folder / TABLE).exists():
-            return CachedScan.read(folder)
+            return self._check(CachedScan.read(folder))
         rng = np.random.default_rng([self.seed, self.purpose, number])
         n = self.training.scan_directions
         return simulate_brain(rng, self.config.grid, folder, n_directions=n)
+
+    def _check(self, brain: CachedScan) -> CachedScan:
+        shape = np.load(brain.folder / "mask.npy", mmap_mode="r").shape
+        if shape != self.config.grid_shape:
+            raise InputError(
+                f"a simulated brain of {shape} voxels",
+                path=brain.folder,
+                expected=f"brains on the encoder's grid, {self.config.grid_shape} voxels",
+                advice="give runs on another grid a folder of their own (--brains)",
+            )
+        return brain
 
     @property
     def seed(self) -> int:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder, restore_autoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import WeightsError
+from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.registry import find_model, load_weights
 from dmri_fm_lab.train.drope import Start, build_autoencoder
 from dmri_fm_lab.train.loop import CHECKPOINT
+from dmri_fm_lab.train.scan_cache import SCANS, CachedScan, hash_participants
 
 #: Prefix of the weights' names in the running average.
 _PREFIX = "module."
@@ -40,23 +42,53 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> MaskedAutoe
     WeightsError
         If there is no checkpoint, or it is that of another model.
     """
-    return load_start(source, model=model).network
+    find_model(model, family="encoder")
+    if _is_weights(source, model):
+        return restore_autoencoder(load_weights(source, model=model))
+    return _read_run(Path(source), model).network
 
 
 def load_start(source: str | Path, *, model: str = "drope") -> Start:
-    """Load the network that a run starts from, with its origin and the real scans it has seen.
+    """Load the network that a run starts from, with its origin and those whose scans it has seen.
 
-    Parameters and errors as of :func:`load_autoencoder`.
+    Parameters and errors as of :func:`load_autoencoder`; InputError also if the dataset of a run
+    is no longer there.
     """
     find_model(model, family="encoder")
-    if str(source) == model or Path(source).suffix == ".safetensors":
+    if _is_weights(source, model):
         loaded = load_weights(source, model=model)
-        kept = {k: v for k, v in loaded.training.items() if k in ("steps", "scans")}
+        known = ("steps", "scans", PARTICIPANTS)
+        kept = {k: v for k, v in loaded.training.items() if k in known}
         origin = {"model": model, "version": loaded.version, "sha256": loaded.sha256, **kept}
         return Start(restore_autoencoder(loaded), origin)
+    run = _read_run(Path(source), model)
+    own, before = run.settings.get("scans", ()), run.settings.get("start") or {}
+    seen = hash_participants([CachedScan.read(Path(source) / SCANS / name) for name in own])
+    origin = {
+        "run": str(source),
+        "steps": run.step,
+        "scans": sorted({*own, *before.get("scans", ())}),
+        PARTICIPANTS: sorted({*seen, *before.get(PARTICIPANTS, ())}),
+    }
+    return Start(run.network, origin)
+
+
+def _is_weights(source: str | Path, model: str) -> bool:
+    return str(source) == model or Path(source).suffix == ".safetensors"
+
+
+class _SavedRun(NamedTuple):
+    """Network of a checkpoint, the running average; settings of its run, and its step."""
+
+    network: MaskedAutoencoder
+    settings: dict[str, Any]
+    step: int
+
+
+def _read_run(folder: Path, model: str) -> _SavedRun:
     network = build_autoencoder(model)
-    path = Path(source) / CHECKPOINT
-    expected = f"the checkpoint of `dmri-fm pretrain {model} {source}`"
+    path = folder / CHECKPOINT
+    expected = f"the checkpoint of `dmri-fm pretrain {model} {folder}`"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         settings, average, step = state["settings"], state["average"], int(state["step"])
@@ -76,10 +108,7 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
     ) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"cannot be read ({why})", path=path, expected=expected) from None
-    before = (settings.get("start") or {}).get("scans", ())
-    scans = sorted({*settings.get("scans", ()), *before})
-    origin = {"run": str(source), "steps": step, "scans": scans}
-    return Start(network.eval().requires_grad_(False), origin)
+    return _SavedRun(network.eval().requires_grad_(False), settings, step)
 
 
 def load_encoder(

@@ -29,9 +29,12 @@ from dmri_fm.normalise.signal import CLIP
 from dmri_fm.qspace import distinct_directions
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 from dmri_fm_lab.grid_scans import place_scan
-from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.scans import Scan, find_scans, hash_participant_of
 
 logger = logging.getLogger(__name__)
+
+#: Folder of the scans in that of a run.
+SCANS = "scans"
 
 #: Name of the gradient table within a scan's folder; it is written last.
 TABLE = "gradients.json"
@@ -242,6 +245,20 @@ def cache_scans(
             expected=f"one or more with b=0 and {FEWEST_DIRECTIONS} directions",
         )
     return kept
+
+
+def hash_participants(scans: Sequence[CachedScan]) -> list[str]:
+    """Return the sorted hashes of those whose scans these are, see :mod:`dmri_fm.participants`.
+
+    Scans without a source file, simulated ones, are of nobody.
+
+    Raises
+    ------
+    InputError
+        If a dataset that they come from is no longer there, or has no name.
+    """
+    files = {str(scan.origin["file"]) for scan in scans if "file" in scan.origin}
+    return sorted({hash_participant_of(file) for file in files})
 
 
 def _describe_origin(scan: Scan, grid: Grid) -> dict[str, Any]:

@@ -21,8 +21,7 @@ def test_no_settings_without_a_model():
     folder = files("dmri_fm_lab") / "configs"
     names = {p.name.removesuffix(".toml") for p in folder.iterdir()}
     models = {re.sub(r"-ablation.*", "-ablation", name) for name in MODELS}
-    assert names == models | {"drope-decoder"}
-    assert read_training(DropePretraining, "drope-decoder").model == "drope"
+    assert names == models
 
 
 def test_overrides():

@@ -1,6 +1,9 @@
 """Real scans on disk, laid on the encoder's grid."""
 
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,13 +12,15 @@ import numpy as np
 import pytest
 
 from dmri_fm.encoders.drope.config import SMALL
-from dmri_fm.errors import InputError
+from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.participants import hash_participant
 from dmri_fm.registry import find_model
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.train import scan_cache
-from dmri_fm_lab.train.scan_cache import CachedScan, cache_scans, mirrored
+from dmri_fm_lab.train.scan_cache import CachedScan, cache_scans, hash_participants, mirrored
+from dmri_fm_workflows.outputs.root import DERIVATIVES
 
 SHAPE = SMALL.grid_shape
 
@@ -33,17 +38,68 @@ def grid_scan(n=8, seed=0):
     return GridScan("sub-01", "raw", signal, gtab, mask, np.eye(4), np.zeros(SHAPE, np.float32))
 
 
+def write(scan, folder, **origin):
+    return CachedScan.write(folder, scan.signal, scan.mask, scan.gtab, origin=origin)
+
+
 def test_a_scan_is_read_as_it_was_written(tmp_path):
     scan = grid_scan()
-    back = CachedScan.write(scan, tmp_path / "sub-01")
-    assert back.name == "sub-01"
+    back = write(scan, tmp_path / "sub-01", file="x.nii.gz")
+    assert (back.name, back.participant, back.origin) == ("sub-01", "sub-01", {"file": "x.nii.gz"})
     np.testing.assert_allclose(back.gtab.bvecs_ras, scan.gtab.bvecs_ras)
+    stored = np.load(back.folder / "signal.npy")
+    # Half precision: 11 bits.
+    np.testing.assert_allclose(np.moveaxis(stored, 0, 3), scan.signal, rtol=5e-4)
     assert [p.name for p in tmp_path.iterdir()] == ["sub-01"], "nothing half-written is left"
+
+
+def test_an_earlier_scan_is_replaced_unless_it_is_the_same(tmp_path):
+    first = write(grid_scan(), tmp_path / "sub-01", mtime=1)
+    before = (first.folder / "signal.npy").stat().st_ino
+    write(grid_scan(), tmp_path / "sub-01", mtime=1)
+    assert (first.folder / "signal.npy").stat().st_ino == before
+    write(grid_scan(), tmp_path / "sub-01", mtime=2)
+    assert (first.folder / "signal.npy").stat().st_ino != before
+    assert [p.name for p in tmp_path.iterdir()] == ["sub-01"]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from dmri_fm.gradients import GradientTable
+from dmri_fm_lab.train.scan_cache import CachedScan
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+gtab = GradientTable(np.full(3, 1000.0), np.eye(3))
+mask = np.ones((8, 8, 4), bool)
+for k in range(24):
+    (folder / f"ready-{k}{name}").touch()
+    while len(list(folder.glob(f"ready-{k}[ab]"))) < 2:
+        time.sleep(0.0001)
+    signal = np.full((*mask.shape, 3), k / 24, np.float32)
+    scan = CachedScan.write(folder / f"brain-{k}", signal, mask, gtab)
+    found = np.load(scan.folder / "signal.npy", mmap_mode="r")
+    assert (found == np.float16(k / 24)).all()
+"""
+
+
+def test_processes_write_the_same_scans_at_the_same_time(tmp_path):
+    """As two runs do that share their simulated brains."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    writers = [
+        subprocess.Popen([*command, name], stderr=subprocess.PIPE, text=True) for name in "ab"
+    ]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=240)
+        assert writer.returncode == 0, errors
+    found = {p.name for p in tmp_path.iterdir() if not p.name.startswith("ready")}
+    assert found == {f"brain-{k}" for k in range(24)}
 
 
 def test_what_is_drawn_is_the_scan_moved_or_mirrored(tmp_path, monkeypatch):
     monkeypatch.setattr(scan_cache, "NOISY_SHARE", 0.0)
-    scan = CachedScan.write(grid_scan(), tmp_path / "sub-01")
+    scan = write(grid_scan(), tmp_path / "sub-01")
     sides = set()
     for seed in range(12):
         tokens = scan.draw(np.random.default_rng(seed), SMALL, n_directions=5)
@@ -60,6 +116,59 @@ def test_what_is_drawn_is_the_scan_moved_or_mirrored(tmp_path, monkeypatch):
         values = tokens.patches[:, moving].median(dim=1).values
         np.testing.assert_allclose(values, np.exp(-1.5 * along.numpy() ** 2), atol=2e-3)
     assert sides == {True, False}
+
+
+def test_a_slab_is_part_of_the_scan(tmp_path, monkeypatch):
+    """Where the fibre is, the table fits, in slabs as in the whole."""
+    monkeypatch.setattr(scan_cache, "NOISY_SHARE", 0.0)
+    scan = write(grid_scan(), tmp_path / "sub-01")
+    for seed in range(8):
+        slab = scan.draw(np.random.default_rng(seed), SMALL, n_directions=6, n_slices=4)
+        (height,) = slab.positions[:, 2].unique().tolist()
+        assert 26 <= height - 1.5 <= 59, "slabs hold a tenth of the brain or more"
+        theta, phi = slab.qspace[:, 1], slab.qspace[:, 2]
+        x, y = theta.sin() * phi.cos(), theta.sin() * phi.sin()
+        moving = slab.patches.std(dim=0) > 0.01
+        values = slab.patches[:, moving].median(dim=1).values
+        fits = [np.exp(-1.5 * (s * 0.8 * x + 0.6 * y).numpy() ** 2) for s in (1, -1)]
+        assert min(np.abs(values.numpy() - fit).max() for fit in fits) < 2e-3
+
+
+def test_noise_is_added_to_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_cache, "NOISY_SHARE", 1.0)
+    monkeypatch.setattr(scan_cache, "SNR_RANGE", (20.0, 20.0000001))
+    scan = write(grid_scan(), tmp_path / "sub-01")
+    noisy = scan.draw(np.random.default_rng(0), SMALL, n_directions=6)
+    still = (noisy.brain > 0) & (noisy.patches.mean(dim=0) - 0.6 < 0.3)
+    flat = noisy.patches[0][still]
+    flat = flat[(flat - 0.6).abs() < 0.2]
+    assert flat.std().item() == pytest.approx(0.05, rel=0.1)
+
+
+def test_participants_are_hashed_by_the_dataset_of_their_files(tmp_path):
+    for name, words in (("raw", "My study"), ("out", f"My study{DERIVATIVES}"), ("b", "Other")):
+        (tmp_path / name / "sub-01" / "dwi").mkdir(parents=True)
+        text = json.dumps({"Name": words})
+        (tmp_path / name / "dataset_description.json").write_text(text)
+    # A folder of links, as of participants of several datasets.
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "sub-01").symlink_to(tmp_path / "raw" / "sub-01")
+    gtab = GradientTable([1000.0], [[1, 0, 0]])
+
+    def of(name):
+        path = tmp_path / name / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
+        return CachedScan("sub-01", tmp_path, gtab, {"file": str(path)})
+
+    expected = hash_participant("My study", "01")
+    assert [hash_participants([of(n)]) for n in ("raw", "out", "links")] == [[expected]] * 3
+    other = hash_participant("Other", "01")
+    assert hash_participants([of("raw"), of("b"), of("out")]) == sorted([expected, other])
+    assert hash_participants([CachedScan("simulated", tmp_path, gtab)]) == []
+    (tmp_path / "b" / "dataset_description.json").unlink()
+    with pytest.raises(InputError, match="dataset_description"):
+        hash_participants([of("b")])
+    with pytest.raises(LayoutError, match="no participant's folder"):
+        hash_participants([CachedScan("x", tmp_path, gtab, {"file": str(tmp_path / "x.nii")})])
 
 
 def test_a_mirrored_table_mirrors_its_axes():

@@ -22,6 +22,9 @@ from dmri_fm_workflows.outputs.tsv import format_table
 
 APP_NAME = DISTRIBUTION
 
+#: What follows a raw dataset's name in the name of the outputs.
+DERIVATIVES = f": diffusion MRI derivatives by {APP_NAME}"
+
 BIDS_VERSION = "1.11.1"
 
 #: Environment variable that an image sets to name itself, `type:tag`.
@@ -106,7 +109,7 @@ def dataset_description(
     if isinstance(known.get("DatasetDOI"), str):
         origin["DOI"] = known["DatasetDOI"]
     found: dict[str, Any] = {
-        "Name": f"{source_name}: diffusion MRI derivatives by {APP_NAME}",
+        "Name": f"{source_name}{DERIVATIVES}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generator],

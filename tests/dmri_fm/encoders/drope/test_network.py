@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import nn
 
 from dmri_fm.encoders.drope.block import DropeBlock
-from dmri_fm.encoders.drope.config import PAPER, SMALL, DropeConfig
+from dmri_fm.encoders.drope.config import ABLATION, PAPER, SMALL, DropeConfig
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.rotary import (
     qspace_directions,
@@ -26,7 +26,6 @@ TINY = DropeConfig(
     dim=24,
     depth=2,
     heads=2,
-    n_cls=2,
 )
 
 
@@ -38,11 +37,11 @@ def draw_qspace(n, *, seed=0, batch=1):
     return torch.from_numpy(np.concatenate([rho, theta, phi], axis=2))
 
 
-def draw_inputs(config=TINY, *, n_directions=5, n_places=6, batch=1, seed=0):
+def draw_inputs(config=TINY, *, n_directions=5, n_patches=6, batch=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     n_voxels = math.prod(config.patch)
-    patches = torch.rand(batch, n_directions, n_places, n_voxels, generator=generator)
-    positions = torch.rand(batch, n_places, 3, generator=generator) * 8
+    patches = torch.rand(batch, n_directions, n_patches, n_voxels, generator=generator)
+    positions = torch.rand(batch, n_patches, 3, generator=generator) * 8
     return patches, draw_qspace(n_directions, seed=seed, batch=batch), positions
 
 
@@ -133,7 +132,7 @@ def test_shapes_and_gradients(n_directions):
     model = make(dtype=torch.float32)
     patches, qspace, positions = draw_inputs(n_directions=n_directions)
     cls, tokens = model(patches, qspace, positions)
-    assert cls.shape == (1, TINY.n_features)
+    assert cls.shape == (1, 24)
     assert tokens.shape == (1, n_directions, 6, 24)
     (cls.square().mean() + tokens.square().mean()).backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -173,7 +172,7 @@ def test_spherical_code_of_the_paper_is_not_antipodal():
     assert (cls - cls2).abs().max() > 1e-3
 
 
-def test_order_of_places_does_not_matter():
+def test_order_of_patch_positions_does_not_matter():
     model = make()
     patches, qspace, positions = (t.double() for t in draw_inputs())
     order = torch.tensor([5, 1, 0, 4, 2, 3])
@@ -250,13 +249,13 @@ def test_dyadic_code_is_antipodal_and_of_unit_norm():
 
 def test_configurations():
     n_small = sum(p.numel() for p in Drope(SMALL).parameters())
-    assert n_small <= 5_000_000
-    assert SMALL.n_features == 384
+    assert 8e6 < n_small <= 10_000_000
+    assert SMALL.patch_grid == (12, 14, 24)
+    assert sum(p.numel() for p in Drope(ABLATION).parameters()) <= 1_000_000
     with torch.device("meta"):
         paper = Drope(PAPER)
     n_paper = sum(p.numel() for p in paper.parameters())
     assert 34e6 < n_paper < 36.5e6
-    assert PAPER.n_features == 384
     assert PAPER.patch_grid == (24, 28, 48)
     with pytest.raises(ValueError, match="do not tile"):
         replace(TINY, patch=(3, 4, 4))
@@ -266,7 +265,7 @@ def test_configurations():
 
 def test_paper_configuration_runs_on_a_few_patches():
     model = make(replace(PAPER, depth=1), dtype=torch.float32)
-    patches, qspace, positions = draw_inputs(PAPER, n_directions=3, n_places=4)
+    patches, qspace, positions = draw_inputs(PAPER, n_directions=3, n_patches=4)
     with torch.inference_mode():
         cls, tokens = model(patches, qspace, positions)
     assert cls.shape == (1, 384)

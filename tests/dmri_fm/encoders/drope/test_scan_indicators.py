@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope.config import SMALL
+from dmri_fm.encoders.drope.masked_directions import prediction_errors
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
@@ -35,8 +36,12 @@ def draw_scan(bvals: np.ndarray) -> ScanTokens:
     return tokenise(signal.astype(np.float32), gtab, mask, SMALL)
 
 
+def indicate(tokens: ScanTokens) -> dict[str, float]:
+    return scan_indicators(tokens, SMALL, prediction_errors(tokens))
+
+
 def test_a_scan_like_the_template(scan: ScanTokens) -> None:
-    indicators = scan_indicators(scan, SMALL)
+    indicators = indicate(scan)
     assert indicators["missing"] < 0.1
     assert indicators["anatomy"] < 0.5
     assert all(np.isfinite(v) for v in indicators.values())
@@ -45,22 +50,20 @@ def test_a_scan_like_the_template(scan: ScanTokens) -> None:
 def test_what_is_missing_shows_in_its_octant(scan: ScanTokens) -> None:
     low = scan.positions[:, 2] < scan.positions[:, 2].quantile(0.7)
     cut = scan.select_patches(np.flatnonzero(low.numpy()))
-    assert scan_indicators(cut, SMALL)["missing"] > 0.3
+    assert indicate(cut)["missing"] > 0.3
 
 
 def test_other_anatomy_is_not_explained(scan: ScanTokens) -> None:
     order = torch.randperm(len(scan.index), generator=torch.Generator().manual_seed(0))
     shuffled = replace(scan, patches=scan.patches[:, order], brain=scan.brain[order])
-    intact, spoilt = (scan_indicators(s, SMALL)["anatomy"] for s in (scan, shuffled))
+    intact, spoilt = (indicate(s)["anatomy"] for s in (scan, shuffled))
     assert spoilt > intact + 0.1
 
 
 def test_a_volume_that_lost_signal_stands_out(scan: ScanTokens) -> None:
     patches = scan.patches.clone()
     patches[3] *= 0.7
-    intact, spoilt = (
-        scan_indicators(s, SMALL)["volumes"] for s in (scan, replace(scan, patches=patches))
-    )
+    intact, spoilt = (indicate(s)["volumes"] for s in (scan, replace(scan, patches=patches)))
     assert spoilt > intact + 1.0
 
 
@@ -74,19 +77,19 @@ def test_a_volume_that_lost_signal_stands_out(scan: ScanTokens) -> None:
     ids=["blocks", "in turn", "one apart"],
 )
 def test_several_shells_are_no_contradiction(scan: ScanTokens, bvals: np.ndarray) -> None:
-    one, several = (scan_indicators(s, SMALL)["volumes"] for s in (scan, draw_scan(bvals)))
+    one, several = (indicate(s)["volumes"] for s in (scan, draw_scan(bvals)))
     spoilt = replace(scan, patches=scan.patches.clone())
     spoilt.patches[3] *= 0.7
-    assert several < one + 0.3 * (scan_indicators(spoilt, SMALL)["volumes"] - one)
+    assert several < one + 0.3 * (indicate(spoilt)["volumes"] - one)
 
 
 def test_patches_without_brain_are_left_out(scan: ScanTokens) -> None:
     padded = replace(scan, brain=scan.brain.clone())
     padded.brain[0] = 0.0
-    assert all(np.isfinite(v) for v in scan_indicators(padded, SMALL).values())
+    assert all(np.isfinite(v) for v in indicate(padded).values())
 
 
 def test_few_directions_contradict_nothing(scan: ScanTokens) -> None:
-    indicators = scan_indicators(scan.select(np.arange(5)), SMALL)
+    indicators = indicate(scan.select(np.arange(5)))
     unknown = [name for name, value in indicators.items() if np.isnan(value)]
     assert unknown == ["volumes", "evenness"]

@@ -23,11 +23,10 @@ PACKED = DropeConfig(
     dim=48,
     depth=2,
     heads=2,
-    n_cls=2,
     signal_mean=0.3,
     signal_std=0.2,
 )
-PAPER = replace(PACKED, n_cls=1, direction_code="spherical", is_packed=False)
+PAPER = replace(PACKED, direction_code="spherical", is_packed=False)
 AUTHORS = replace(PAPER, base=0.3, rotary="tiled", pos_scale=1 / 300)
 CONFIGS = {"packed": PACKED, "paper": PAPER, "authors": AUTHORS}
 
@@ -43,13 +42,13 @@ def make(config, *, seed=0):
     return model
 
 
-def draw_inputs(config, *, n_directions, n_places=9, batch=1, seed=0):
+def draw_inputs(config, *, n_directions, n_patches=9, batch=1, seed=0):
     rng = np.random.default_rng(seed)
-    patches = rng.uniform(size=(batch, n_directions, n_places, math.prod(config.patch)))
+    patches = rng.uniform(size=(batch, n_directions, n_patches, math.prod(config.patch)))
     rho = rng.choice([1.0, 2.0, 3.0], (batch, n_directions))
     theta = np.arccos(rng.uniform(-1, 1, (batch, n_directions)))
     phi = rng.uniform(-np.pi, np.pi, (batch, n_directions))
-    positions = rng.uniform(0, 90, (batch, n_places, 3))
+    positions = rng.uniform(0, 90, (batch, n_patches, 3))
     return (
         torch.from_numpy(patches).float(),
         torch.from_numpy(np.stack([rho, theta, phi], axis=2)),
