@@ -193,11 +193,15 @@ def embed(
     return out
 
 
-def draw_subject(rng: np.random.Generator, grid: Grid) -> Subject:
+def draw_subject(rng: np.random.Generator, grid: Grid, shape: Shape | None = None) -> Subject:
     """Draw a head of the generator that no network is trained on, of the grid's voxel size."""
     x, y, z = (float(s) for s in grid.voxel_size_mm)
     return place_subject(
-        draw_anatomy(rng, Shape()), Tissue(), voxel_size_mm=(x, y, z), rng=rng, field_peak_hz=0.0
+        draw_anatomy(rng, shape or Shape()),
+        Tissue(),
+        voxel_size_mm=(x, y, z),
+        rng=rng,
+        field_peak_hz=0.0,
     )
 
 
