@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from dmri_fm_lab.commands.options import Subparsers, add_sources, read_sources
+from dmri_fm_lab.commands.options import Subparsers, add_encoder, add_sources, read_sources
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -48,14 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--cache", type=Path, metavar="FOLDER", help="folder of features, to go on from there"
     )
     parser.add_argument("--snr", type=float, default=25.0, help="SNR of the gallery; default 25")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--weights", type=Path, metavar="PATH", help="weights to use; default: the packaged ones"
-    )
-    weights.add_argument(
-        "--pretraining", type=Path, metavar="RUN", help="pretraining run whose encoder is used"
-    )
-    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
+    add_encoder(parser)
     parser.set_defaults(run=run)
 
 

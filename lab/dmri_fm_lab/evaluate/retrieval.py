@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,28 +149,20 @@ def probe(features: Sequence[_Array], targets: _Array, *, seed: int = 0) -> tupl
         Shape (protocols, K): R^2 of the pooled held-out predictions; of raw features, and of
         features standardised over the brains of each protocol.
     """
+    from sklearn.linear_model import RidgeCV
     from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
+    ridge = RidgeCV(alphas=PENALTIES, alpha_per_target=True)
     scores = []
     for sets in (list(features), [_standardise(x) for x in features]):
         predicted = np.zeros((len(sets), *targets.shape))
         folds = KFold(N_FOLDS, shuffle=True, random_state=seed)
         for train, test in folds.split(targets):
-            model = ridge().fit(sets[0][train], targets[train])
+            model = make_pipeline(StandardScaler(), ridge).fit(sets[0][train], targets[train])
             for k, x in enumerate(sets):
                 predicted[k, test] = model.predict(x[test])
         scores.append([r2_score(targets, rows, multioutput="raw_values") for rows in predicted])
     return np.array(scores[0]), np.array(scores[1])
-
-
-def ridge() -> Any:
-    """Return a ridge regression of standardised features that chooses its penalty by itself.
-
-    By leave-one-out in what it is fitted to, for each target.
-    """
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES, alpha_per_target=True))
