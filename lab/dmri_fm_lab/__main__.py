@@ -18,6 +18,7 @@ from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
     convert,
+    evaluate_cohorts,
     evaluate_out_of_distribution,
     evaluate_protocols,
     evaluate_reconstruction,
@@ -45,6 +46,7 @@ EVALUATIONS = (
     evaluate_tensor,
     evaluate_reconstruction,
     evaluate_protocols,
+    evaluate_cohorts,
     evaluate_out_of_distribution,
 )
 

@@ -39,6 +39,9 @@ EVALUATION = 910_000
 #: Shells of simulated scans, taken in turn, s/mm^2. Their directions are shared out.
 PROTOCOLS = ((1000.0,), (1000.0, 2500.0), (2500.0,))
 
+#: Mark of scans that the network was trained on, after their name.
+SEEN = " (seen in training)"
+
 #: SNR of a scan without noise.
 _NOISELESS = 1e9
 
@@ -193,11 +196,15 @@ def embed(
     return out
 
 
-def draw_subject(rng: np.random.Generator, grid: Grid) -> Subject:
+def draw_subject(rng: np.random.Generator, grid: Grid, shape: Shape | None = None) -> Subject:
     """Draw a head of the generator that no network is trained on, of the grid's voxel size."""
     x, y, z = (float(s) for s in grid.voxel_size_mm)
     return place_subject(
-        draw_anatomy(rng, Shape()), Tissue(), voxel_size_mm=(x, y, z), rng=rng, field_peak_hz=0.0
+        draw_anatomy(rng, shape or Shape()),
+        Tissue(),
+        voxel_size_mm=(x, y, z),
+        rng=rng,
+        field_peak_hz=0.0,
     )
 
 
@@ -230,13 +237,21 @@ def other_generator_scans(
 
 
 def dataset_scans(
-    root: str | Path, grid: Grid, *, participant_labels: Sequence[str] | None = None
+    root: str | Path,
+    grid: Grid,
+    *,
+    participant_labels: Sequence[str] | None = None,
+    seen: frozenset[str] = frozenset(),
 ) -> Iterator[GridScan]:
-    """Yield the series of a dataset on a grid; see :func:`~dmri_fm_lab.scans.find_scans`."""
+    """Yield the series of a dataset on a grid; see :func:`~dmri_fm_lab.scans.find_scans`.
+
+    The names of scans of `seen` participants say that training has seen them.
+    """
     for scan in find_scans(root, participant_labels=participant_labels):
         placed = place_scan(scan, grid)
         if placed is not None:
-            yield placed
+            is_seen = scan.participant in seen
+            yield replace(placed, name=f"{placed.name}{SEEN}") if is_seen else placed
 
 
 def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
@@ -279,6 +294,8 @@ class ScanSources:
         Scans of the generator that no network is trained on.
     seed
         Of the simulated scans.
+    seen
+        Labels of participants that the network was trained on; their scans are marked.
     """
 
     bids: Path | None = None
@@ -286,6 +303,7 @@ class ScanSources:
     n_simulated: int = 0
     n_other: int = 0
     seed: int = 0
+    seen: frozenset[str] = frozenset()
 
     @property
     def has_scans(self) -> bool:
@@ -298,4 +316,6 @@ class ScanSources:
         yield from simulated_scans(grid, self.n_simulated, **options)
         yield from other_generator_scans(grid, self.n_other, **options)
         if self.bids:
-            yield from dataset_scans(self.bids, grid, participant_labels=self.participant_labels)
+            yield from dataset_scans(
+                self.bids, grid, participant_labels=self.participant_labels, seen=self.seen
+            )

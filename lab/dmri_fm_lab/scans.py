@@ -133,6 +133,20 @@ def hash_participant_of(path: str | Path) -> str:
     return hash_participant(name, folder.name)
 
 
+def list_participants(
+    root: str | Path, *, participant_labels: Sequence[str] | None = None
+) -> list[str]:
+    """Return the labels, without `sub-`, of the participants that :func:`find_scans` reads.
+
+    Errors are those of :func:`find_scans`; no image is read.
+    """
+    root = Path(root)
+    if _is_derivative(root):
+        return _choose_corrected(root, participant_labels)[1]
+    dataset = read_dataset(root, participant_labels=participant_labels)
+    return [participant.label for participant in dataset.participants]
+
+
 def _is_derivative(root: Path) -> bool:
     try:
         description = read_object(root / "dataset_description.json")
@@ -142,7 +156,8 @@ def _is_derivative(root: Path) -> bool:
         return False
 
 
-def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
+def _choose_corrected(root: Path, labels: Sequence[str] | None) -> tuple[list[Path], list[str]]:
+    """Return the corrected series of a dataset, and the labels of the wanted participants."""
     paths = sorted(
         [*root.glob(f"sub-*/dwi/*{PREPROC}"), *root.glob(f"sub-*/ses-*/dwi/*{PREPROC}")]
     )
@@ -159,10 +174,12 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             expected=f"sub-*/dwi/*{PREPROC}, as drope-bidsapp writes it",
             advice=f"participants that have one: {', '.join(known) or 'none'}",
         )
-    for path in paths:
+    return [path for path in paths if split_name(path)[0]["subject"] in wanted], wanted
+
+
+def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
+    for path in _choose_corrected(root, labels)[0]:
         entities = split_name(path)[0]
-        if entities["subject"] not in wanted:
-            continue
         stem = path.name.removesuffix(".nii.gz")
         mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
         json_path = path.with_name(f"{stem}.json")

@@ -46,6 +46,7 @@ def test_help_needs_no_heavy_library() -> None:
         ["evaluate", "tensor"],
         ["evaluate", "reconstruction"],
         ["evaluate", "protocols"],
+        ["evaluate", "cohorts"],
         ["evaluate", "out-of-distribution"],
     ],
 )

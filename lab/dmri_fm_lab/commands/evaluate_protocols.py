@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from dmri_fm_lab.commands.options import Subparsers, add_sources, read_sources
+from dmri_fm_lab.commands.options import Subparsers, add_encoder, add_sources, read_sources
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -18,9 +18,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--gallery",
         type=int,
-        default=200,
+        default=100,
         metavar="N",
-        help="brains that differ in microstructure only; 0: none; default 200",
+        help="brains that differ in microstructure only; 0: none; default 100",
     )
     parser.add_argument(
         "--directions",
@@ -30,15 +30,25 @@ def add_parser(subparsers: Subparsers) -> None:
         help="directions of each protocol of the gallery, and of each of the two sets that a scan "
         "of BIDS is cut into (half of a scan's at most); default 12",
     )
+    parser.add_argument(
+        "--drawn",
+        type=int,
+        default=20,
+        metavar="N",
+        help="brains of the gallery whose directions are drawn again and again; default 20",
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=4,
+        metavar="K",
+        help="draws of T directions from each of them, and from each scan; default 4",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="folder of features, to go on from there"
+    )
     parser.add_argument("--snr", type=float, default=25.0, help="SNR of the gallery; default 25")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--weights", type=Path, metavar="PATH", help="weights to use; default: the packaged ones"
-    )
-    weights.add_argument(
-        "--pretraining", type=Path, metavar="RUN", help="pretraining run whose encoder is used"
-    )
-    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
+    add_encoder(parser)
     parser.set_defaults(run=run)
 
 
@@ -51,7 +61,16 @@ def run(options: argparse.Namespace) -> None:
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     gallery, n_directions = options.gallery, options.directions
     request = (
-        ProtocolRequest(gallery, n_directions, options.snr, options.seed) if gallery else None
+        ProtocolRequest(
+            gallery,
+            n_directions,
+            options.snr,
+            options.seed,
+            n_drawn=min(options.drawn, gallery),
+            n_draws=options.draws,
+        )
+        if gallery
+        else None
     )
     encoder, description = load_encoder(
         options.model, weights=options.weights, folder=options.pretraining
@@ -61,6 +80,8 @@ def run(options: argparse.Namespace) -> None:
         read_sources(options),
         request,
         n_directions=n_directions,
+        n_draws=options.draws,
+        cache=options.cache,
         report=lambda text: print(text, end="\n\n", flush=True),
     )
     if options.json:

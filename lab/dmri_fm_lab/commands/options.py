@@ -164,13 +164,36 @@ def add_sources(parser: argparse.ArgumentParser, *, simulated: str = "", other: 
     for flag, words in (("--simulated", simulated), ("--other-generator", other)):
         if words:
             parser.add_argument(flag, type=int, default=0, metavar="N", help=words)
+    parser.add_argument(
+        "--allow-seen",
+        action="store_true",
+        help="evaluate participants that the network was trained on, too, marked as seen",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
     parser.add_argument("--model", default="drope", help="the encoder; default drope")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
 
 
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add the weights of an encoder, or the pretraining run that they come from, and a device."""
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--weights", type=Path, metavar="PATH", help="weights to use; default: the packaged ones"
+    )
+    weights.add_argument(
+        "--pretraining", type=Path, metavar="RUN", help="pretraining run whose encoder is used"
+    )
+    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
+
+
 def read_sources(options: argparse.Namespace) -> ScanSources:
-    """Read what :func:`add_sources` added."""
+    """Read what :func:`add_sources` added.
+
+    Raises
+    ------
+    ConfigError
+        If the network was trained on participants of the dataset, unless `--allow-seen`.
+    """
     from dmri_fm_lab.grid_scans import ScanSources
 
     return ScanSources(
@@ -179,4 +202,29 @@ def read_sources(options: argparse.Namespace) -> ScanSources:
         n_simulated=getattr(options, "simulated", 0),
         n_other=getattr(options, "other_generator", 0),
         seed=options.seed,
+        seen=_find_seen(options),
     )
+
+
+def _find_seen(options: argparse.Namespace) -> frozenset[str]:
+    """Return the participants of the dataset that the network was trained on."""
+    from dmri_fm_lab.evaluate.seen import find_seen
+
+    if options.bids is None:
+        return frozenset()
+    run = getattr(options, "pretraining", None)
+    source = run or getattr(options, "source", None) or getattr(options, "weights", None)
+    seen = find_seen(
+        options.bids,
+        source or options.model,
+        model=options.model,
+        participant_labels=options.participant_label,
+    )
+    if seen and not options.allow_seen:
+        raise ConfigError(
+            f"the network was trained on {', '.join(f'sub-{label}' for label in sorted(seen))}",
+            path=options.bids,
+            expected="participants that it has not seen",
+            advice="choose others by --participant-label, or mark these by --allow-seen",
+        )
+    return seen

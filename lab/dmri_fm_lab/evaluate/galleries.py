@@ -10,6 +10,7 @@ processor, a scan of 12 directions on the 2 mm grid about one second.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.series import Dwi
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, draw_subject, embed
+from dmri_fm_lab.simulate.anatomy import Shape
 from dmri_fm_lab.simulate.subject import Tissue
 from dmri_fm_lab.simulate.truth import true_peaks
 
@@ -62,10 +64,24 @@ class Geometry:
             raise ConfigError(f"{len(self.fractions)} voxels", expected=f"{n}, those of the mask")
 
 
-def brain_geometry(grid: Grid, *, seed: int = 0) -> Geometry:
+class Fibres(NamedTuple):
+    """White matter along fibres, see :class:`Tissue`; numbers, or arrays (V,) over voxels."""
+
+    stick_fraction: float | NDArray[np.float32]
+    stick: float | NDArray[np.float32]
+    parallel: float | NDArray[np.float32]
+    radial: float | NDArray[np.float32]
+
+    @classmethod
+    def of(cls, tissue: Tissue) -> Fibres:
+        """Take those of a tissue."""
+        return cls(*(getattr(tissue, name) for name in cls._fields))
+
+
+def brain_geometry(grid: Grid, *, seed: int = 0, shape: Shape | None = None) -> Geometry:
     """Draw a head of the generator that no network is trained on, on an encoder's grid."""
     rng = np.random.default_rng([EVALUATION, 2, seed])
-    subject = draw_subject(rng, grid)
+    subject = draw_subject(rng, grid, shape)
     parts = subject.fractions
     mask = embed(parts.mask.astype(np.float32), subject.affine, grid) > 0
     fractions = embed(np.stack([parts.wm, parts.gm, parts.csf], 3), subject.affine, grid)[mask]
@@ -95,7 +111,41 @@ def draw_gallery(rng: np.random.Generator, n: int) -> list[Tissue]:
     ]
 
 
-def tissue_signal(geometry: Geometry, tissue: Tissue, gtab: GradientTable) -> NDArray[np.float32]:
+def fibre_signal(
+    axes: NDArray[np.float32],
+    shares: NDArray[np.float32],
+    fibres: Fibres,
+    gtab: GradientTable,
+) -> NDArray[np.float32]:
+    """Return the signal (V, N) of fibres that is 1 where their `shares` (V, 3) add up to one.
+
+    Parameters
+    ----------
+    axes, shares
+        See :class:`Geometry`.
+    fibres
+        Of all voxels, or of each, mm^2/s.
+    gtab
+        RAS+.
+    """
+    b = gtab.bvals.astype(np.float32)
+    signal = np.zeros((len(axes), len(gtab)), dtype=np.float32)
+    fraction, stick, parallel, radial = (
+        np.broadcast_to(np.asarray(x, dtype=np.float32), len(axes))[:, None] for x in fibres
+    )
+    for k in range(shares.shape[1]):
+        has = shares[:, k] > 0
+        along = b * (axes[has, k] @ gtab.bvecs_ras.T.astype(np.float32)) ** 2
+        sticks = fraction[has] * np.exp(-stick[has] * along)
+        across = radial[has]
+        rest = (1 - fraction[has]) * np.exp(-across * b - (parallel[has] - across) * along)
+        signal[has] += shares[has, k, None] * (sticks + rest)
+    return signal
+
+
+def tissue_signal(
+    geometry: Geometry, tissue: Tissue, gtab: GradientTable, *, fibres: Fibres | None = None
+) -> NDArray[np.float32]:
     """Compute the signal (V, N) without noise; that of b=0 does not depend on the tissue.
 
     Parameters
@@ -106,6 +156,8 @@ def tissue_signal(geometry: Geometry, tissue: Tissue, gtab: GradientTable) -> ND
         mm^2/s; its relaxation is not read.
     gtab
         RAS+.
+    fibres
+        White matter of each voxel, in place of the tissue's.
     """
     white, grey, csf = (geometry.fractions * np.array(INTENSITY, dtype=np.float32)).T
     white, grey = white + tissue.fibrous * grey, (1 - tissue.fibrous) * grey
@@ -113,17 +165,8 @@ def tissue_signal(geometry: Geometry, tissue: Tissue, gtab: GradientTable) -> ND
     rest = grey + white * (1 - geometry.shares.sum(axis=1))
     signal = rest[:, None] * np.exp(-b * np.float32(tissue.grey))
     signal += csf[:, None] * np.exp(-b * np.float32(tissue.csf))
-    parts = (
-        (tissue.stick_fraction, tissue.stick, 0.0),
-        (1 - tissue.stick_fraction, tissue.parallel, tissue.radial),
-    )
-    for k in range(3):
-        has = geometry.shares[:, k] > 0
-        along = b * (geometry.axes[has, k] @ gtab.bvecs_ras.T.astype(np.float32)) ** 2
-        amount = (white * geometry.shares[:, k])[has, None]
-        for share, parallel, radial in parts:
-            exponent = -np.float32(radial) * b - np.float32(parallel - radial) * along
-            signal[has] += np.float32(share) * amount * np.exp(exponent)
+    fibres = fibres or Fibres.of(tissue)
+    signal += white[:, None] * fibre_signal(geometry.axes, geometry.shares, fibres, gtab)
     return np.asarray(signal, dtype=np.float32)
 
 
@@ -150,6 +193,19 @@ def acquire_tissue(
         Name of the scan.
     """
     signal = tissue_signal(geometry, tissue, gtab)
+    return noisy_scan(geometry, signal, gtab, snr=snr, rng=rng, name=name)
+
+
+def noisy_scan(
+    geometry: Geometry,
+    signal: NDArray[np.float32],
+    gtab: GradientTable,
+    *,
+    snr: float,
+    rng: np.random.Generator,
+    name: str = "",
+) -> GridScan:
+    """Return a signal (V, N) with Rician noise as a scan; see :func:`acquire_tissue`."""
     sigma = np.float32(INTENSITY[0] / snr)
     noise = rng.standard_normal((2, *signal.shape), dtype=np.float32) * sigma
     images = np.zeros((*geometry.mask.shape, len(gtab)), dtype=np.float32)

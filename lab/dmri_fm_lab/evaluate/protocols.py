@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
+from dmri_fm_lab.evaluate.feature_cache import NO_CACHE, FeatureCache, Vectors
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     Geometry,
@@ -21,10 +24,13 @@ from dmri_fm_lab.evaluate.galleries import (
     draw_gallery,
 )
 from dmri_fm_lab.evaluate.records import json_ready, versions
+from dmri_fm_lab.evaluate.reliability import format_reliability, score_reliability
 from dmri_fm_lab.evaluate.representations import (
     FEATURES,
     baseline_features,
-    encode,
+    compared_features,
+    known_columns,
+    stack_known,
     untrained,
 )
 from dmri_fm_lab.evaluate.retrieval import (
@@ -37,6 +43,7 @@ from dmri_fm_lab.evaluate.retrieval import (
 from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 from dmri_fm_lab.simulate.protocol import draw_shells
+from dmri_fm_lab.simulate.subject import Tissue
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +52,9 @@ _Array = NDArray[np.float64]
 #: b-values of a gallery's protocols, which have directions of their own, s/mm^2. The probe is
 #: trained on the first.
 PROTOCOLS = {"A": 1000.0, "B": 1000.0, "C": 2000.0}
+
+#: b-value and directions of the scans from which directions are drawn again and again.
+DRAWN_BVAL, DRAWN_DIRECTIONS = 1000.0, 60
 
 #: Retrievals, in the order of tables; see _NOTES.
 _WAYS = ("raw", "centred", "linked")
@@ -75,18 +85,30 @@ class ProtocolRequest:
         b=0 signal of white matter over the noise.
     seed
         Seed of geometry, tissues, protocols and noise.
+    n_drawn
+        Brains that are scanned with :data:`DRAWN_DIRECTIONS` directions, too, for the intraclass
+        correlation over draws of `n_directions`; 0: none.
+    n_draws
+        Draws from each.
     """
 
-    n_brains: int = 200
+    n_brains: int = 100
     n_directions: int = FEATURE_DIRECTIONS
     snr: float = 25.0
     seed: int = 0
+    n_drawn: int = 20
+    n_draws: int = 4
 
     def __post_init__(self) -> None:
         if self.n_brains < 10 or self.n_directions < 7 or not self.snr > 0:
             raise ConfigError(
                 f"{self.n_brains} brains, {self.n_directions} directions, SNR {self.snr:g}",
                 expected="10 brains, 7 directions or more, an SNR above zero",
+            )
+        if not 0 <= self.n_drawn <= self.n_brains or self.n_draws < 2:
+            raise ConfigError(
+                f"{self.n_draws} draws from each of {self.n_drawn} brains",
+                expected=f"two draws or more, from {self.n_brains} brains or fewer",
             )
 
 
@@ -96,6 +118,8 @@ def evaluate_protocols(
     request: ProtocolRequest | None,
     *,
     n_directions: int = FEATURE_DIRECTIONS,
+    n_draws: int = 4,
+    cache: Path | None = None,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Compare features across directions of scans, and across protocols of a gallery.
@@ -109,14 +133,18 @@ def evaluate_protocols(
     request
         Gallery for :func:`evaluate_gallery`; None: no gallery.
     n_directions
-        Directions of each of the two sets that a scan is cut into.
+        Directions of each of the two sets that a scan is cut into, and of a draw.
+    n_draws
+        Draws of directions from each scan, for the intraclass correlation.
+    cache
+        Folder of the gallery's features, see :class:`FeatureCache`.
     report
         Function that receives the tables of each part when that is complete.
 
     Returns
     -------
     dict
-        JSON-ready: `directions` with scans, `gallery` with a gallery.
+        JSON-ready: `directions` and `reliability` with scans, `gallery` with a gallery.
 
     Raises
     ------
@@ -131,15 +159,29 @@ def evaluate_protocols(
             encoder, sources.scans(grid), n_directions=n_directions, seed=sources.seed
         )
         report(format_agreement(parts["directions"]))
+        parts["reliability"] = score_reliability(
+            encoder,
+            untrained(encoder, seed=sources.seed),
+            sources.scans(grid, n_directions=DRAWN_DIRECTIONS),
+            n_draws=n_draws,
+            n_directions=n_directions,
+            seed=sources.seed,
+        )
+        report(format_reliability(parts["reliability"], title="scans"))
     if request:
         geometry = brain_geometry(grid, seed=request.seed)
-        parts["gallery"] = evaluate_gallery(encoder, geometry, request)
+        stored = FeatureCache.of(cache, encoder, request)
+        parts["gallery"] = evaluate_gallery(encoder, geometry, request, cache=stored)
         report(format_gallery(parts["gallery"]))
     return parts
 
 
 def evaluate_gallery(
-    encoder: Drope, geometry: Geometry, request: ProtocolRequest
+    encoder: Drope,
+    geometry: Geometry,
+    request: ProtocolRequest,
+    *,
+    cache: FeatureCache = NO_CACHE,
 ) -> dict[str, Any]:
     """Scan a gallery by three protocols; retrieve its members, and predict their tissue.
 
@@ -147,7 +189,7 @@ def evaluate_gallery(
     -------
     dict
         JSON-ready: `retrieval` by representation and pair of protocols, `probe` by
-        representation and factor.
+        representation and factor; `reliability`, see :func:`score_reliability`.
     """
     rng = np.random.default_rng([EVALUATION, 3, request.seed])
     tissues = draw_gallery(rng, request.n_brains)
@@ -158,13 +200,15 @@ def evaluate_gallery(
     for number, tissue in enumerate(tissues):
         if number % 20 == 0:
             logger.info("brain %d of %d", number + 1, request.n_brains)
-        for protocol, gtab in zip(PROTOCOLS, gtabs, strict=True):
-            scan = acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng)
-            features = {**_compared_features(encoder, random, scan), **baseline_features(scan)}
-            for name, vector in features.items():
+        for k, (protocol, gtab) in enumerate(zip(PROTOCOLS, gtabs, strict=True)):
+            noise = np.random.default_rng([EVALUATION, 3, request.seed, number, k])
+            acquire = partial(acquire_tissue, geometry, tissue, gtab, snr=request.snr, rng=noise)
+            compute = partial(_all_features, encoder, random, acquire)
+            for name, vector in cache.get(f"{protocol}-{number:04d}", compute).items():
                 rows[name][protocol].append(vector)
-    stacked = {f: {p: np.stack(v) for p, v in by.items()} for f, by in rows.items()}
-    factors = {name: np.array([getattr(t, name) for t in tissues]) for name in FACTORS}
+    stacked = {name: stack_known(name, by) for name, by in rows.items()}
+    factors = np.array([[getattr(t, name) for name in FACTORS] for t in tissues])
+    drawn = _drawn_scans(geometry, tissues[: request.n_drawn], request)
     return json_ready(
         {
             "request": asdict(request),
@@ -181,23 +225,42 @@ def evaluate_gallery(
                 }
                 for name, by in stacked.items()
             },
-            "probe": {
-                name: {k: _probe(by, y, request.seed) for k, y in factors.items()}
-                for name, by in stacked.items()
-            },
+            "probe": {name: _probe(by, factors, request.seed) for name, by in stacked.items()},
+            "reliability": score_reliability(
+                encoder,
+                random,
+                drawn,
+                n_draws=request.n_draws,
+                n_directions=request.n_directions,
+                seed=request.seed,
+            ),
         }
     )
 
 
-def _compared_features(encoder: Drope, random: Drope, scan: GridScan) -> dict[str, _Array]:
-    """Return the features of a scan by an encoder, and by its untrained twin."""
-    return {**encode(encoder, scan), "untrained": encode(random, scan)["encoder"]}
+def _all_features(encoder: Drope, random: Drope, acquire: Callable[[], GridScan]) -> Vectors:
+    scan = acquire()
+    return {**compared_features(encoder, random, scan), **baseline_features(scan)}
 
 
-def _probe(by_protocol: Mapping[str, _Array], target: _Array, seed: int) -> dict[str, float]:
-    raw, centred = probe(list(by_protocol.values()), target, seed=seed)
+def _drawn_scans(
+    geometry: Geometry, tissues: Sequence[Tissue], request: ProtocolRequest
+) -> Iterator[GridScan]:
+    """Scan brains with many directions, which are the same for all."""
+    rng = np.random.default_rng([EVALUATION, 5, request.seed])
+    (gtab,) = draw_shells(rng, n_directions=DRAWN_DIRECTIONS, bvals=(DRAWN_BVAL,))
+    for number, tissue in enumerate(tissues):
+        logger.info("draws from brain %d of %d", number + 1, len(tissues))
+        name = f"brain {number + 1}"
+        yield acquire_tissue(geometry, tissue, gtab, snr=request.snr, rng=rng, name=name)
+
+
+def _probe(by_protocol: Mapping[str, _Array], targets: _Array, seed: int) -> dict[str, Any]:
+    """Return R^2 by factor and protocol."""
+    raw, centred = probe(list(by_protocol.values()), targets, seed=seed)
     names = [*by_protocol, *(f"{name} centred" for name in by_protocol)]
-    return dict(zip(names, [*raw, *centred], strict=True))
+    scores = np.concatenate([raw, centred]).T.tolist()
+    return {k: dict(zip(names, row, strict=True)) for k, row in zip(FACTORS, scores, strict=True)}
 
 
 def compare_directions(
@@ -240,14 +303,20 @@ def compare_directions(
         rest = np.setdiff1d(np.arange(len(scan.gtab)), first)
         second = rest[choose_spread(scan.gtab.select(rest), n, seed=seed, gamma=gamma)]
         halves = [
-            _compared_features(encoder, random, scan.select(part)) for part in (first, second)
+            compared_features(encoder, random, scan.select(part)) for part in (first, second)
         ]
         for name in halves[0]:
             pairs.setdefault(name, []).append((halves[0][name], halves[1][name]))
         names.append(f"{scan.name}, 2 x {n}")
     if not names:
         raise ConfigError("no scan with two directions", expected="one scan or more")
-    return json_ready({feature: _agreement(names, of) for feature, of in pairs.items()})
+    return json_ready({name: _agreement(names, _known(name, of)) for name, of in pairs.items()})
+
+
+def _known(feature: str, pairs: Sequence[tuple[_Array, _Array]]) -> list[tuple[_Array, _Array]]:
+    """Leave out the features that are unknown in a set of directions of any scan."""
+    known = known_columns(feature, [row for pair in pairs for row in pair])
+    return [(a[known], b[known]) for a, b in pairs]
 
 
 def _agreement(names: Sequence[str], pairs: Sequence[tuple[_Array, _Array]]) -> dict[str, Any]:
@@ -268,7 +337,7 @@ def _agreement(names: Sequence[str], pairs: Sequence[tuple[_Array, _Array]]) -> 
 
 
 def format_gallery(record: Mapping[str, Any]) -> str:
-    """Return retrieval and probe as markdown tables."""
+    """Return retrieval, probe and intraclass correlations as markdown tables."""
     pairs = list(next(iter(record["retrieval"].values())))
     retrieval = [
         [f"rank-1, {' / '.join(_WAYS)}", *(f"{p}, b {_bvals(p)}" for p in pairs), "chance"],
@@ -290,7 +359,8 @@ def format_gallery(record: Mapping[str, Any]) -> str:
             for factor, scores in by.items()
         ),
     ]
-    return f"{markdown(retrieval)}\n\n{markdown(probes)}"
+    reliability = format_reliability(record["reliability"], title="gallery")
+    return "\n\n".join([markdown(retrieval), markdown(probes), reliability])
 
 
 def _bvals(pair: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,12 +17,16 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import fit_normalised
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.smoothing import smooth_within
 
+logger = logging.getLogger(__name__)
+
 #: Every representation, in the order of tables.
 FEATURES = {
-    "encoder": "encoder",
-    "pooled": "its tokens, pooled without the filter",
-    "cls": "its class tokens",
-    "untrained": "untrained encoder",
+    "both": "encoder, cls + pooled",
+    "cls": "encoder, cls",
+    "pooled": "encoder, pooled",
+    "untrained_both": "untrained encoder, cls + pooled",
+    "untrained_cls": "untrained encoder, cls",
+    "untrained_pooled": "untrained encoder, pooled",
     "mean": "blurred mean DWI",
     "maps": "blurred FA and MD maps",
 }
@@ -38,20 +45,80 @@ def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
 
 
 def encode(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
-    """Return class token and pooled tokens of a scan, keys of :data:`FEATURES`."""
+    """Return "cls", the class token, "pooled", see :func:`pool_tokens`, and "both" of a scan."""
     device = next(encoder.parameters()).device
     tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
     with torch.inference_mode():
         cls, patches = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
         rows = {"cls": cls[0], "pooled": pool_tokens(patches[0], tokens.qspace)}
-    return {name: row.double().cpu().numpy() for name, row in rows.items()}
+    vectors = {name: row.double().cpu().numpy() for name, row in rows.items()}
+    return {"both": np.concatenate([vectors["cls"], vectors["pooled"]]), **vectors}
 
 
-def baseline_features(scan: GridScan) -> dict[str, _Array]:
-    """Return baselines of features: the blurred mean weighted volume, and FA and MD maps."""
+def compared_features(encoder: Drope, random: Drope, scan: GridScan) -> dict[str, _Array]:
+    """Return the features of a scan by an encoder, and by its untrained twin."""
+    plain = {f"untrained_{name}": row for name, row in encode(random, scan).items()}
+    return {**encode(encoder, scan), **plain}
+
+
+def baseline_features(
+    scan: GridScan, *, where: NDArray[np.bool_] | None = None
+) -> dict[str, _Array]:
+    """Return baselines of features: blurred mean weighted volumes, and FA and MD maps.
+
+    Parameters
+    ----------
+    scan
+        The scan.
+    where
+        Shape (X, Y, Z): voxels of which one in :data:`STEP` along each axis is kept; those of the
+        scan's brain if None. Scans of different brains need common ones.
+
+    Returns
+    -------
+    dict
+        "mean": the mean of each shell. "maps": FA and MD.
+    """
     maps = fit_normalised(Dwi.from_arrays(scan.signal, scan.affine, scan.gtab, mask=scan.mask))
+    means = [scan.signal[..., shell.index].mean(axis=3) for shell in scan.gtab.shells]
     # MD in um^2/ms has about the range of FA.
-    images = np.stack([scan.signal.mean(axis=3), maps.fa, 1e3 * maps.md], axis=3)
+    images = np.stack([maps.fa, 1e3 * maps.md, *means], axis=3)
     blurred = smooth_within(images, scan.mask, BLUR_VOXELS)[::STEP, ::STEP, ::STEP]
-    mean, fa, md = blurred[scan.mask[::STEP, ::STEP, ::STEP]].astype(np.float64).T
-    return {"mean": mean, "maps": np.concatenate([fa, md])}
+    kept = (scan.mask if where is None else where)[::STEP, ::STEP, ::STEP]
+    rows = blurred[kept].astype(np.float64).T
+    return {"mean": rows[2:].ravel(), "maps": rows[:2].ravel()}
+
+
+def known_columns(name: str, rows: Sequence[_Array]) -> NDArray[np.bool_]:
+    """Return which features are known in all scans, and log how many are not.
+
+    The deviation over directions is unknown where a scan has few directions, see
+    :func:`dmri_fm.encoders.drope.pooling.direction_deviation`.
+
+    Parameters
+    ----------
+    name
+        Key of :data:`FEATURES`.
+    rows
+        Features of each scan, shape (D,).
+
+    Examples
+    --------
+    >>> known_columns("pooled", [np.array([1.0, np.nan]), np.array([2.0, 3.0])]).tolist()
+    [True, False]
+    """
+    known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(np.stack(rows)))
+    if not known.all():
+        logger.warning(
+            "%s: %d of %d features are left out; they are unknown in scans of so few directions",
+            FEATURES.get(name, name),
+            int((~known).sum()),
+            known.size,
+        )
+    return known
+
+
+def stack_known(name: str, sets: Mapping[str, Sequence[_Array]]) -> dict[str, _Array]:
+    """Stack the features of scans by protocol, (N, D) each, without those unknown in any scan."""
+    known = known_columns(name, [row for rows in sets.values() for row in rows])
+    return {protocol: np.stack(rows)[:, known] for protocol, rows in sets.items()}

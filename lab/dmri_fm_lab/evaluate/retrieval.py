@@ -128,28 +128,26 @@ def _unit(features: _Array) -> _Array:
     return np.asarray(features / np.maximum(length, 1e-30))
 
 
-def probe(
-    features: Sequence[_Array], target: _Array, *, seed: int = 0
-) -> tuple[list[float], list[float]]:
-    """Predict a quantity by ridge regression, trained on one protocol, tested on all.
+def probe(features: Sequence[_Array], targets: _Array, *, seed: int = 0) -> tuple[_Array, _Array]:
+    """Predict quantities by ridge regression, trained on one protocol, tested on all.
 
-    Five folds over brains; the penalty is chosen by leave-one-out within the training part. No
-    test brain is trained on, by any protocol.
+    Five folds over brains; the penalty is chosen for each quantity by leave-one-out within the
+    training part. No test brain is trained on, by any protocol.
 
     Parameters
     ----------
     features
         Features of each protocol, shape (N, D); the first protocol is the training one.
-    target
-        Shape (N,).
+    targets
+        Shape (N, K).
     seed
         Seed of the folds.
 
     Returns
     -------
     raw, centred
-        R^2 of the pooled held-out predictions, by protocol: of raw features, and of features
-        standardised over the brains of each protocol.
+        Shape (protocols, K): R^2 of the pooled held-out predictions; of raw features, and of
+        features standardised over the brains of each protocol.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.metrics import r2_score
@@ -157,14 +155,14 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    ridge = RidgeCV(alphas=PENALTIES, alpha_per_target=True)
     scores = []
     for sets in (list(features), [_standardise(x) for x in features]):
-        predicted = np.zeros((len(sets), len(target)))
+        predicted = np.zeros((len(sets), *targets.shape))
         folds = KFold(N_FOLDS, shuffle=True, random_state=seed)
-        for train, test in folds.split(target):
-            model = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
-            model.fit(sets[0][train], target[train])
+        for train, test in folds.split(targets):
+            model = make_pipeline(StandardScaler(), ridge).fit(sets[0][train], targets[train])
             for k, x in enumerate(sets):
                 predicted[k, test] = model.predict(x[test])
-        scores.append([float(r2_score(target, row)) for row in predicted])
-    return scores[0], scores[1]
+        scores.append([r2_score(targets, rows, multioutput="raw_values") for rows in predicted])
+    return np.array(scores[0]), np.array(scores[1])

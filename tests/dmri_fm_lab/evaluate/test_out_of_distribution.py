@@ -24,7 +24,7 @@ from dmri_fm_lab.evaluate.out_of_distribution import (
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 
-CONFIG = DropeConfig((24, 28, 24), 2.0, (4, 4, 4), dim=24, depth=1, heads=2, n_cls=2)
+CONFIG = DropeConfig((24, 28, 24), 2.0, (4, 4, 4), dim=24, depth=1, heads=2)
 
 
 def intact(seed=0, n=14):

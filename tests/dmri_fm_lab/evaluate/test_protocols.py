@@ -15,6 +15,7 @@ from dmri_fm.normalise.grid import Grid
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate import galleries, protocols
+from dmri_fm_lab.evaluate.feature_cache import FeatureCache
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     INTENSITY,
@@ -30,7 +31,8 @@ from dmri_fm_lab.evaluate.protocols import (
     format_agreement,
     format_gallery,
 )
-from dmri_fm_lab.evaluate.representations import FEATURES, untrained
+from dmri_fm_lab.evaluate.reliability import PARTS
+from dmri_fm_lab.evaluate.representations import FEATURES, encode, known_columns, untrained
 from dmri_fm_lab.evaluate.retrieval import (
     agreement,
     probe,
@@ -155,25 +157,25 @@ def test_agreement_of_vectors_at_a_right_angle() -> None:
 def test_the_probe_finds_what_is_there_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 10))
-    y = x @ rng.normal(size=10)
+    y = x @ rng.normal(size=(10, 2))
     noisy = x + 0.01 * rng.normal(size=x.shape)
     raw, centred = probe([x, noisy, x + 5.0], y)
-    assert raw[0] > 0.99
-    assert raw[1] > 0.98
+    assert raw.shape == (3, 2)
+    assert raw[0].min() > 0.99
+    assert raw[1].min() > 0.98
     # A shifted protocol is wrong with raw features, and right when centred.
-    assert raw[2] < 0.5
-    assert centred[2] > 0.99
+    assert raw[2].max() < 0.5
+    assert centred[2].min() > 0.99
     # More features than brains, and nothing to be found: the folds are honest.
-    assert probe([rng.normal(size=(120, 300))], y)[0][0] < 0.2
+    assert probe([rng.normal(size=(120, 300))], y)[0].max() < 0.2
 
 
-def test_a_gallery_end_to_end(geometry) -> None:
+def test_a_gallery_end_to_end(geometry, tmp_path) -> None:
     torch.manual_seed(0)
     encoder = Drope(TINY).eval()
-    found = evaluate_gallery(encoder, geometry, ProtocolRequest(n_brains=12, n_directions=8))
-    assert set(found["retrieval"]) == set(FEATURES)
-    # Pooling that was not fitted does not change the pooled tokens.
-    assert found["retrieval"]["pooled"] == found["retrieval"]["encoder"]
+    request = ProtocolRequest(n_brains=12, n_directions=8, n_drawn=4, n_draws=3)
+    found = evaluate_gallery(encoder, geometry, request, cache=FeatureCache(tmp_path))
+    assert list(found["retrieval"]) == list(FEATURES)
     for by_pair in found["retrieval"].values():
         assert set(by_pair) == {"A-B", "A-C"}
         assert all(0 <= v <= 1 for scores in by_pair.values() for v in scores.values())
@@ -181,11 +183,49 @@ def test_a_gallery_end_to_end(geometry) -> None:
     assert found["retrieval"]["mean"]["A-B"]["raw"] > 0.5
     assert set(found["probe"]["maps"]) == set(FACTORS)
     text = format_gallery(found)
-    assert "| untrained encoder, stick |" in text
+    assert "| untrained encoder, cls, stick |" in text
     assert "A-C, b 1000 and 2000" in text
     json.dumps(found, allow_nan=False)
+    reliability = found["reliability"]
+    assert len(reliability["scans"]) == 4
+    assert reliability["shared"] == 0, "three draws of eight out of sixty"
+    lengths = {part: len(values) for part, values in reliability["icc"].items()}
+    assert lengths == dict.fromkeys(PARTS, TINY.dim)
+    assert "ICC(1,1), gallery: 4 scans x 3 draws of 8 directions, 0 % of directions shared" in text
+    assert len(list(tmp_path.glob("[ABC]-00*.npz"))) == 36
+
+
+def test_impossible_galleries_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 brains"):
         ProtocolRequest(n_brains=3)
+    with pytest.raises(ConfigError, match="1 draws from each of 20"):
+        ProtocolRequest(n_draws=1)
+    with pytest.raises(ConfigError, match="20 brains"):
+        ProtocolRequest(n_brains=10)
+
+
+def test_features_unknown_in_a_scan_are_left_out_with_a_message(geometry, caplog) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    (gtab,) = draw_shells(rng, n_directions=12, bvals=(1000.0,))
+    scan = acquire_tissue(geometry, Tissue(), gtab, snr=25, rng=rng)
+    encoder = Drope(TINY).eval()
+    # One shell and five terms: with six directions the noise is unknown.
+    rows = [encode(encoder, scan.select(np.arange(n)))["pooled"] for n in (12, 6)]
+    known = known_columns("pooled", rows)
+    assert known.tolist() == [True] * TINY.dim + [False] * TINY.dim
+    assert "encoder, pooled: 24 of 48 features are left out" in caplog.text
+
+
+def test_an_encoder_or_request_has_a_cache_of_its_own(tmp_path) -> None:
+    encoders = [Drope(TINY), Drope(TINY)]
+    requests = [ProtocolRequest(), ProtocolRequest(seed=1)]
+    caches = [FeatureCache.of(tmp_path, e, r) for e in encoders for r in requests]
+    assert len({cache.folder for cache in caches}) == 4
+    assert FeatureCache.of(tmp_path, encoders[0], requests[0]) == caches[0]
+    caches[0].get("scan", lambda: {"x": np.arange(3)})
+    assert caches[0].get("scan", lambda: {})["x"].tolist() == [0, 1, 2]
+    assert FeatureCache.of(None, encoders[0], requests[0]).get("scan", dict) == {}
 
 
 def test_an_untrained_twin_is_another_and_leaves_the_random_state_alone() -> None:
@@ -210,10 +250,11 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
     alike = replace(scans[0], signal=same, gtab=table, name="alike")
     torch.manual_seed(0)
     found = compare_directions(Drope(TINY).eval(), [*scans, alike])
-    rows = found["encoder"]["scans"]
+    assert list(found) == [name for name in FEATURES if name not in ("mean", "maps")]
+    rows = found["cls"]["scans"]
     assert list(rows) == ["brain 0, 2 x 5", "brain 1, 2 x 5", "brain 2, 2 x 5", "alike, 2 x 5"]
     assert rows["alike, 2 x 5"]["cosine"] == pytest.approx(1.0, abs=1e-6)
-    assert 0 <= found["encoder"]["rank_one"] <= 1
+    assert 0 <= found["both"]["rank_one"] <= 1
     assert "| different scans |" in format_agreement(found)
 
 
@@ -231,7 +272,8 @@ def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
         training={},
     )
     out = tmp_path / "found.json"
-    options = ["--gallery", "10", "--directions", "7", "--weights", str(weights)]
+    options = ["--gallery", "10", "--directions", "7", "--drawn", "2", "--draws", "2"]
+    options += ["--weights", str(weights)]
     assert main(["evaluate", "protocols", *options, "--json", str(out)]) == 0
     assert "| blurred FA and MD maps |" in capsys.readouterr().out
     found = json.loads(out.read_text())

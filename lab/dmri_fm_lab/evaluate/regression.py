@@ -1,0 +1,172 @@
+"""Regression of an outcome on features: nested cross-validation, and hold-outs as published."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm_lab.evaluate.retrieval import PENALTIES
+
+#: Folds, and the number of times that participants are dealt out to them anew.
+N_FOLDS, N_REPEATS = 10, 5
+
+#: Samples of the bootstrap, and the interval that is given, percentiles.
+N_SAMPLES, INTERVAL = 10_000, (2.5, 97.5)
+
+#: Shares of training, validation and test of the overlapping random hold-outs by which Kung et
+#: al. 2026 (arXiv:2603.25977) score features, and the number of these hold-outs.
+HOLD_OUTS, N_HOLD_OUTS = ((0.5, 0.25, 0.25), (0.3, 0.35, 0.35), (0.6, 0.2, 0.2)), 5
+
+_Array = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A number, and the limits of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class RidgePath(NamedTuple):
+    """Ridge regressions for each of the penalties, A in number.
+
+    Attributes
+    ----------
+    coefficients
+        Shape (A, D), of the features as they were given.
+    intercepts
+        Shape (A,).
+    left_out
+        Shape (A,): mean squared error of leave-one-out in what was fitted.
+    """
+
+    coefficients: _Array
+    intercepts: _Array
+    left_out: _Array
+
+    def predict(self, features: _Array) -> _Array:
+        """Return predictions (A, N) from features (N, D)."""
+        return np.asarray(self.coefficients @ features.T + self.intercepts[:, None])
+
+
+def fit_ridge(features: _Array, outcome: _Array) -> RidgePath:
+    """Fit ridge regressions of an outcome (N,) on standardised features (N, D)."""
+    middle, spread = features.mean(axis=0), features.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    u, s, vt = np.linalg.svd((features - middle) / spread, full_matrices=False)
+    centred = outcome - outcome.mean()
+    along = u.T @ centred
+    scaled = 1.0 / (s**2 + np.array(PENALTIES)[:, None])
+    leverage = 1.0 / len(outcome) + (scaled * s**2) @ (u**2).T
+    residual = centred - (scaled * s**2 * along) @ u.T
+    coefficients = (scaled * s * along) @ vt / spread
+    left_out = ((residual / np.maximum(1.0 - leverage, 1e-12)) ** 2).mean(axis=1)
+    return RidgePath(coefficients, outcome.mean() - coefficients @ middle, left_out)
+
+
+def squared_errors(features: _Array, outcome: _Array, *, seed: int = 0) -> _Array:
+    """Predict an outcome by ridge regression in nested cross-validation.
+
+    Parameters
+    ----------
+    features
+        Shape (N, D); standardised, and the penalty chosen by leave-one-out, within the training
+        part of each fold.
+    outcome
+        Shape (N,).
+    seed
+        Seed of the folds.
+
+    Returns
+    -------
+    ndarray
+        Shape (N,): squared error of the held-out predictions, mean over repetitions.
+    """
+    from sklearn.model_selection import KFold
+
+    features = np.asarray(features, dtype=np.float64)
+    errors = np.zeros((N_REPEATS, len(outcome)))
+    for repeat in range(N_REPEATS):
+        folds = KFold(min(N_FOLDS, len(outcome)), shuffle=True, random_state=seed + repeat)
+        for train, test in folds.split(features):
+            path = fit_ridge(features[train], outcome[train])
+            predicted = path.predict(features[test])[path.left_out.argmin()]
+            errors[repeat, test] = (predicted - outcome[test]) ** 2
+    return np.asarray(errors.mean(axis=0))
+
+
+def explained(errors: _Array, outcome: _Array) -> float:
+    """Return R^2 from the squared errors of predictions, shape (N,).
+
+    Examples
+    --------
+    >>> explained(np.array([0.0, 0.5, 0.0]), np.array([-1.0, 0.0, 1.0]))
+    0.75
+    """
+    return float(1 - errors.sum() / ((outcome - outcome.mean()) ** 2).sum())
+
+
+def bootstrap_difference(
+    first: _Array, second: _Array, outcome: _Array, rng: np.random.Generator
+) -> Interval:
+    """Return R^2 of the first predictions minus that of the second, by a paired bootstrap.
+
+    Participants are drawn with replacement, with both errors and the outcome. The predictions
+    stay: the interval does not hold what other training participants would change.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N,): squared errors, see :func:`squared_errors`.
+    outcome
+        Shape (N,).
+    rng
+        Source of randomness.
+    """
+    drawn = rng.integers(len(outcome), size=(N_SAMPLES, len(outcome)))
+    samples = outcome[drawn]
+    spread = ((samples - samples.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    apart = (second - first)[drawn].sum(axis=1) / np.maximum(spread, 1e-30)
+    low, high = np.percentile(apart, INTERVAL)
+    value = explained(first, outcome) - explained(second, outcome)
+    return Interval(value, float(low), float(high))
+
+
+def hold_out(
+    rng: np.random.Generator, n: int, shares: tuple[float, float, float]
+) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.int_]]:
+    """Return random training, validation and test participants.
+
+    Examples
+    --------
+    >>> [len(part) for part in hold_out(np.random.default_rng(0), 100, (0.5, 0.25, 0.25))]
+    [50, 25, 25]
+    """
+    first, second = np.rint(n * np.cumsum(shares[:2])).astype(int)
+    order = rng.permutation(n)
+    return order[:first], order[first:second], order[second:]
+
+
+def hold_out_correlations(
+    features: _Array, outcome: _Array, shares: tuple[float, float, float], *, seed: int = 0
+) -> list[float]:
+    """Return the correlation of outcome and prediction in overlapping random hold-outs.
+
+    As Kung et al. released them: each is drawn anew. Ridge regression on the training part; the
+    validation part chooses the penalty.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(N_HOLD_OUTS):
+        train, validation, test = hold_out(rng, len(outcome), shares)
+        path = fit_ridge(features[train], outcome[train])
+        missed = path.predict(features[validation]) - outcome[validation]
+        predicted = path.predict(features[test])[(missed**2).sum(axis=1).argmin()]
+        found.append(float(np.corrcoef(predicted, outcome[test])[0, 1]))
+    return found

@@ -1,0 +1,195 @@
+"""Reliability of features: do they depend on the scan, and not on the directions drawn from it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
+from dmri_fm_lab.evaluate.records import json_ready
+from dmri_fm_lab.evaluate.representations import compared_features
+from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.grid_scans import GridScan
+
+#: Intraclass correlation above which a feature counts as reliable.
+RELIABLE = 0.75
+
+#: Parts of the features, whose intraclass correlations are listed apart.
+PARTS = {
+    "cls": "encoder, cls",
+    "pooled_mean": "encoder, pooled: mean",
+    "pooled_deviation": "encoder, pooled: deviation over directions",
+    "untrained_cls": "untrained encoder, cls",
+    "untrained_pooled_mean": "untrained encoder, pooled: mean",
+    "untrained_pooled_deviation": "untrained encoder, pooled: deviation over directions",
+}
+
+_NOTES = {
+    "icc": "ICC(1,1) of Shrout & Fleiss 1979, doi:10.1037/0033-2909.86.2.420: share of the "
+    "variance of single measurements that is between scans; the draws of one scan have no order "
+    "that they share with those of another",
+    "shared": "share of the directions of a draw that another draw of the same scan holds, too; "
+    "draws are disjoint where the scan has enough directions",
+}
+
+_Array = NDArray[np.float64]
+
+
+def intraclass_correlation(values: _Array) -> _Array:
+    """Return the intraclass correlation ICC(1,1) of features over repeated measurements.
+
+    One-way random effects, single measurements: Shrout & Fleiss 1979,
+    doi:10.1037/0033-2909.86.2.420.
+
+    Parameters
+    ----------
+    values
+        Shape (N, K, ...): N scans, K measurements of each.
+
+    Returns
+    -------
+    ndarray
+        Shape (...); negative where measurements of one scan differ more than scans do, NaN where
+        nothing varies.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two scans, or two measurements.
+
+    Examples
+    --------
+    >>> intraclass_correlation(np.array([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]])).item()
+    1.0
+    """
+    n, k = values.shape[:2]
+    if n < 2 or k < 2:
+        raise ConfigError(f"{k} measurements of {n} scans", expected="two or more of both")
+    of_scans = values.mean(axis=1)
+    between = k * ((of_scans - of_scans.mean(axis=0)) ** 2).sum(axis=0) / (n - 1)
+    within = ((values - of_scans[:, None]) ** 2).sum(axis=(0, 1)) / (n * (k - 1))
+    total = between + (k - 1) * within
+    empty = np.full_like(total, np.nan)
+    return np.asarray(np.divide(between - within, total, out=empty, where=total > 0))
+
+
+def draw_directions(
+    gtab: GradientTable, n_draws: int, *, n_directions: int, seed: int, gamma: float
+) -> list[NDArray[np.int_]]:
+    """Draw sets of directions, each spread over q-space; disjoint as long as directions last."""
+    draws: list[NDArray[np.int_]] = []
+    left = np.arange(len(gtab))
+    for number in range(n_draws):
+        if len(left) < n_directions:
+            left = np.arange(len(gtab))
+        own = choose_spread(gtab.select(left), n_directions, seed=seed + number, gamma=gamma)
+        draws.append(left[own])
+        left = np.setdiff1d(left, draws[-1])
+    return draws
+
+
+def score_reliability(
+    encoder: Drope,
+    random: Drope,
+    scans: Iterable[GridScan],
+    *,
+    n_draws: int,
+    n_directions: int = FEATURE_DIRECTIONS,
+    seed: int = 0,
+    compute: Callable[[Drope, Drope, GridScan], Mapping[str, _Array]] = compared_features,
+) -> dict[str, Any]:
+    """Return the intraclass correlation of each feature over draws of directions.
+
+    Parameters
+    ----------
+    encoder, random
+        Trained encoder, and its untrained twin.
+    scans
+        Scans on its grid; those with no more than `n_directions` are left out.
+    n_draws
+        Sets of directions of each scan.
+    n_directions
+        Directions of a set.
+    seed
+        Seed of the first set.
+    compute
+        Function of both encoders and a scan that returns "cls" and "pooled", and those of the
+        untrained encoder.
+
+    Returns
+    -------
+    dict
+        JSON-ready. `icc`: of each feature, by key of :data:`PARTS`, empty with fewer than two
+        scans; None: unknown. `scans`: names. `shared`: see the notes.
+    """
+    names: list[str] = []
+    shared: list[float] = []
+    rows: dict[str, list[list[_Array]]] = {part: [] for part in PARTS}
+    for scan in scans:
+        if len(scan.gtab) <= n_directions:
+            continue
+        draws = draw_directions(
+            scan.gtab, n_draws, n_directions=n_directions, seed=seed, gamma=encoder.config.gamma
+        )
+        names.append(scan.name)
+        shared += [np.isin(a, b).mean() for a, b in combinations(draws, 2)]
+        found = [_parts(compute(encoder, random, scan.select(draw))) for draw in draws]
+        for part, of_scans in rows.items():
+            of_scans.append([row[part] for row in found])
+    icc = (
+        {part: intraclass_correlation(np.array(values)).tolist() for part, values in rows.items()}
+        if len(names) > 1
+        else {}
+    )
+    return json_ready(
+        {
+            "notes": _NOTES,
+            "scans": names,
+            "n_draws": n_draws,
+            "n_directions": n_directions,
+            "shared": float(np.mean(shared)) if shared else None,
+            "icc": icc,
+        }
+    )
+
+
+def _parts(features: Mapping[str, _Array]) -> dict[str, _Array]:
+    """Return class token, and both halves of the pooled tokens, by key of PARTS."""
+    parts = {}
+    for start in ("", "untrained_"):
+        mean, deviation = np.split(features[f"{start}pooled"], 2)
+        parts[f"{start}cls"] = features[f"{start}cls"]
+        parts[f"{start}pooled_mean"] = mean
+        parts[f"{start}pooled_deviation"] = deviation
+    return parts
+
+
+def format_reliability(record: Mapping[str, Any], *, title: str) -> str:
+    """Return the distribution of intraclass correlations as a markdown table."""
+    if not record["icc"]:
+        return f"{title}: no intraclass correlation, it needs two scans of many directions"
+    size = f"{len(record['scans'])} scans x {record['n_draws']} draws"
+    shared = f"{100 * record['shared']:.0f} % of directions shared"
+    lines = [
+        [
+            f"ICC(1,1), {title}: {size} of {record['n_directions']} directions, {shared}",
+            *("features", "lower quartile", "median", "upper quartile", f"above {RELIABLE:g}"),
+        ]
+    ]
+    lines += [[PARTS[part], *_distribution(values)] for part, values in record["icc"].items()]
+    return markdown(lines)
+
+
+def _distribution(values: Sequence[float | None]) -> list[str]:
+    known = np.array([v for v in values if v is not None])
+    if not known.size:
+        return ["0", "-", "-", "-", "-"]
+    quartiles = (f"{q:.2f}" for q in np.percentile(known, (25, 50, 75)))
+    return [str(known.size), *quartiles, f"{np.mean(known > RELIABLE):.2f}"]

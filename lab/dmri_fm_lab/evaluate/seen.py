@@ -1,0 +1,65 @@
+"""Participants of a dataset that a network was trained on: an evaluation must not use them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmri_fm.errors import InputError
+from dmri_fm.participants import (
+    PARTICIPANTS,
+    hash_participant,
+    read_dataset_name,
+    seen_participants,
+)
+from dmri_fm.registry import load_weights
+from dmri_fm_lab.scans import list_participants
+
+logger = logging.getLogger(__name__)
+
+
+def find_seen(
+    bids: Path,
+    source: str | Path,
+    *,
+    model: str,
+    participant_labels: Sequence[str] | None = None,
+) -> frozenset[str]:
+    """Return the labels of a dataset's participants that a network was trained on.
+
+    Weights without a list of participants, and pretraining runs, get a warning: nobody knows.
+
+    Parameters
+    ----------
+    bids, participant_labels
+        See :func:`dmri_fm_lab.scans.find_scans`.
+    source
+        Weights (.safetensors), folder of a pretraining run, or the name of shipped weights.
+    model
+        Name in the registry.
+
+    Raises
+    ------
+    LayoutError, InputError
+        If the dataset cannot be read.
+    WeightsError
+        If the weights cannot be used.
+    """
+    if str(source) != model and Path(source).suffix != ".safetensors":
+        logger.warning("%s: a run lists no participants; some here may have been seen", source)
+        return frozenset()
+    weights = load_weights(source, model=model)
+    if PARTICIPANTS not in weights.training:
+        logger.warning("%s: the weights list no participants; some may have been seen", source)
+        return frozenset()
+    hashes = seen_participants(weights)
+    if not hashes:
+        return frozenset()
+    try:
+        name = read_dataset_name(bids)
+    except InputError as error:
+        logger.warning("participants cannot be compared with those seen: %s", error)
+        return frozenset()
+    labels = list_participants(bids, participant_labels=participant_labels)
+    return frozenset(label for label in labels if hash_participant(name, label) in hashes)

@@ -1,0 +1,59 @@
+"""Intraclass correlation of features, and the draws of directions behind it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm_lab.evaluate.reliability import (
+    PARTS,
+    draw_directions,
+    format_reliability,
+    intraclass_correlation,
+)
+from dmri_fm_lab.simulate import spread_directions
+
+
+def test_the_worked_example_of_shrout_and_fleiss() -> None:
+    # Their table 2: six targets, four judges; ICC(1,1) is .17 (BMS 11.24, WMS 6.26).
+    ratings = np.array(
+        [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]],
+        dtype=float,
+    )
+    assert intraclass_correlation(ratings).item() == pytest.approx(0.17, abs=0.005)
+    exact = (11.2417 - 6.2639) / (11.2417 + 3 * 6.2639)
+    assert intraclass_correlation(ratings).item() == pytest.approx(exact, abs=1e-4)
+
+
+def test_features_are_scored_apart() -> None:
+    rng = np.random.default_rng(0)
+    of_scans, noise = rng.normal(size=(200, 1, 3)), rng.normal(size=(200, 4, 3))
+    # Variances of scans and of draws of 1 and 0, 1 and 1, 0 and 1.
+    values = of_scans * np.array([1.0, 1.0, 0.0]) + noise * np.array([0.0, 1.0, 1.0])
+    # Standard errors of about .04 with 200 scans.
+    np.testing.assert_allclose(intraclass_correlation(values), [1.0, 0.5, 0.0], atol=0.12)
+    assert np.isnan(intraclass_correlation(np.ones((3, 2, 1)))).all()
+    with pytest.raises(ConfigError, match="1 measurements of 3 scans"):
+        intraclass_correlation(np.ones((3, 1)))
+
+
+def test_draws_are_disjoint_as_long_as_directions_last() -> None:
+    rng = np.random.default_rng(0)
+    gtab = GradientTable(np.full(30, 1000.0), spread_directions(rng, 30))
+    draws = draw_directions(gtab, 3, n_directions=12, seed=0, gamma=0.5)
+    assert [len(np.unique(draw)) for draw in draws] == [12, 12, 12]
+    assert not np.isin(draws[0], draws[1]).any()
+    assert np.isin(draws[2], np.concatenate(draws[:2])).any(), "six are left, too few"
+
+
+def test_the_table_counts_known_features(caplog) -> None:
+    caplog.set_level(logging.WARNING)
+    icc = {part: [0.5, 0.7, 0.9, 1.0, None] for part in PARTS}
+    record = {"scans": ["a", "b"], "n_draws": 4, "n_directions": 12, "shared": 0.25, "icc": icc}
+    lines = format_reliability(record, title="scans").splitlines()
+    assert "scans: 2 scans x 4 draws of 12 directions, 25 % of directions shared" in lines[0]
+    assert lines[2] == "| encoder, cls | 4 | 0.65 | 0.80 | 0.93 | 0.50 |"
