@@ -66,7 +66,7 @@ def extract_features(
         "Model": about_model(encoder.name)
         | encoder.weights.describe()
         | ({"Status": "experimental"} if identity(encoder.name).is_experimental else {})
-        | {"Features": features.feature_type, "Precision": "float32"},
+        | {"Features": list(features.vectors), "Precision": "float32"},
         "Preprocessing": encoder.weights.normalisation,
         "Space": "MNI152NLin2009aSym",
         "Device": device,
