@@ -273,6 +273,8 @@ def _read_decoder(found: dict[str, Tensor], dim: int, n_voxels: int) -> _Loaded:
         for i, (n_out, n_in) in zip((0, 2, 4), ((c, 1), (c, c), (1, c)), strict=True):
             expected |= {f"decoder_conv.{i}.weight": (n_out, n_in, 3, 3, 3)}
             expected |= {f"decoder_conv.{i}.bias": (n_out,)}
+        if c < 2:
+            raise WeightsError("decoder_conv has one channel", expected="two or more")
     _check(found, expected, f"dim {dim}, patches of {n_voxels} voxels")
     tensors = {"decoder.mask_token": found["mask_tokens"].reshape(dim)}
     for name, tensor in found.items():
