@@ -2,12 +2,16 @@
 
 Usage: python benchmarks/drope_memory.py [--batch 1 4] [--precision 32-true bf16-mixed]
        [--slices 4] [--directions 15]
+       python benchmarks/drope_memory.py --brain
 
 Each row is a process of its own that takes one whole step with its optimiser, on a processor:
 published network, random numbers in place of a slab, half of the directions masked, which needs
 more memory than masking patches does. Printed are the largest resident memory of the process, all
 that Python and PyTorch load included, and the processor time of the step. The exit code is 1 if
 batch 1 in single precision without checkpointing needs 16 GB or more.
+
+`--brain` simulates one brain on the published grid instead, as a run does for which no scans are
+given, and prints processor time, peak memory and size on disk.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +33,7 @@ from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import build_autoencoder
-from dmri_fm_lab.train.masked_steps import step_losses
+from dmri_fm_lab.train.masked_steps import simulate_brain, step_losses
 
 #: Limit for batch 1 in single precision, without checkpointing, GB.
 LIMIT_GB = 16.0
@@ -67,8 +73,27 @@ def measure_step(
     losses["loss"].backward()
     optimiser.step()
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {"gigabytes": peak, "seconds": seconds, "loss": float(losses["loss"].detach())}
+    return {"gigabytes": peak_gb(), "seconds": seconds, "loss": float(losses["loss"].detach())}
+
+
+def peak_gb() -> float:
+    """Return the largest resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measure_brain() -> None:
+    """Simulate a brain on the published grid and print what it costs."""
+    n = read_training(DropePretraining, "drope-paper").scan_directions
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        rng = np.random.default_rng(0)
+        scan = simulate_brain(rng, PAPER.grid, Path(folder) / "brain", n_directions=n)
+        seconds = time.process_time() - start
+        size = sum(p.stat().st_size for p in scan.folder.iterdir()) / 1e6
+    print(
+        f"a simulated brain at 1 mm, {n} directions: {seconds:.0f} CPU-s, peak {peak_gb():.1f} GB, "
+        f"{size:.0f} MB on disk"
+    )
 
 
 def main() -> int:
@@ -79,8 +104,12 @@ def main() -> int:
     )
     parser.add_argument("--slices", type=int, default=4)
     parser.add_argument("--directions", type=int, default=15)
+    parser.add_argument("--brain", action="store_true", help="a simulated brain instead")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.brain:
+        measure_brain()
+        return 0
     sizes = {"n_slices": options.slices, "n_directions": options.directions}
     if options.one:
         batch, precision, is_checkpointed = json.loads(options.one)
