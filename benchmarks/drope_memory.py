@@ -91,8 +91,8 @@ def measure_brain() -> None:
         seconds = time.process_time() - start
         size = sum(p.stat().st_size for p in scan.folder.iterdir()) / 1e6
     print(
-        f"a simulated brain at 1 mm, {n} directions: {seconds:.0f} CPU-s, peak {peak_gb():.1f} GB, "
-        f"{size:.0f} MB on disk"
+        f"a simulated brain at 1 mm, {n} directions: {seconds:.0f} CPU-s, "
+        f"peak {peak_gb():.1f} GB, {size:.0f} MB on disk"
     )
 
 
