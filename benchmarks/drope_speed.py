@@ -1,6 +1,6 @@
 """Time the D-RoPE encoder against a plain PyTorch implementation of the published operator.
 
-Usage: python benchmarks/drope_speed.py [--quick] [--blocks 1] [--directions 12] [--plot]
+Usage: python benchmarks/drope_speed.py [--quick] [--blocks 1] [--directions 12] [--plot | --share]
 
 The published configuration on 192 x 224 x 56 voxels and 12 directions, float32, same weights and
 input for both, in one run: CPU-seconds of both, their ratio, the relative error, and the memory
@@ -13,6 +13,9 @@ Run it with OMP_NUM_THREADS=1 where other work shares the processors: threads th
 another spin, and spinning counts as processor time.
 
 `--quick` takes a slab of 4 slices; ratios are smaller there, for attention over places is.
+`--share` prints the rate of one block, in arithmetic operations a second of processor time, as a
+share of the machine's own matrix product in float32 (the faster of PyTorch's and oneDNN's), by one
+thread, and how long default features of a scan take; ratios hold on a busy machine, too.
 `--plot` measures how time grows with places and directions, for docs/img/drope_speed.png.
 """
 
@@ -33,10 +36,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmri_fm.encoders.drope.block import DropeBlock
-from dmri_fm.encoders.drope.config import PAPER, DropeConfig
+from dmri_fm.encoders.drope.config import PAPER, SMALL, DropeConfig
+from dmri_fm.encoders.drope.encoder import DropeEncoder
+from dmri_fm.encoders.drope.extraction import Region
 from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.drope.packed_linear import PackedLinear
 from dmri_fm.encoders.drope.rotary import pair_tables
 from dmri_fm.encoders.drope.rotary_kernel import attend_directions
+from dmri_fm.encoders.drope.stream import stream_blocks
+from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.grid import resample_image
+from dmri_fm.normalise.template import load_template
+from dmri_fm.qspace import FEATURE_DIRECTIONS
+from dmri_fm.series import Dwi
+from dmri_fm.weights import Weights
+from dmri_fm_lab.simulate import spread_directions
 
 GRID = (192, 224, 56)
 FIGURE = Path(__file__).parents[1] / "docs" / "img" / "drope_speed.png"
@@ -46,6 +60,12 @@ DEPTH = 10
 
 #: The project's claims: gain for all tokens, for the scan token; core over plain attention.
 ALL_TOKENS, CLS_ONLY, CORE = 2.5, 3.0, 1.3
+
+#: Smallest share of the matrix product's rate that a block reaches, at these patch positions.
+SHARE, PLACES = 0.80, (9408, 2688)
+
+#: Largest time of default features by one thread, CPU-s: of the published crop, of a whole brain.
+FEATURE_SECONDS: dict[Region, float] = {"published": 30.0, "whole": 180.0}
 
 #: Largest relative error, and memory in GB above weights and input.
 ERROR, MEMORY_GB = 1e-5, 1.5
@@ -226,6 +246,85 @@ def compare(shape: tuple[int, int, int], n_directions: int, n_blocks: int) -> bo
     )
 
 
+def measure_product(side: int = 2048) -> float:
+    """Return the rate of a square matrix product in float32, operations a CPU-s."""
+    a, b = torch.randn(2, side, side)
+    packed = PackedLinear(b)
+    products = (lambda: a @ b.T, lambda: packed(a))
+    # The median, for a block is timed as a whole, with what disturbs it.
+    seconds = min(float(np.median([cpu_seconds(p) for _ in range(9)])) for p in products)
+    return 2.0 * side**3 / seconds
+
+
+def count_operations(config: DropeConfig, n_places: int, n_directions: int) -> float:
+    """Return the operations of a block's products, without rotations, norms and softmax."""
+    tokens, dim = n_places * n_directions, config.dim
+    linear = tokens * 2 * (4 + 2 * config.mlp_ratio) * dim**2
+    space = n_directions * 2 * n_places**2 * dim
+    directions = n_places * 2 * n_directions**2 * dim
+    return 2.0 * (linear + space + directions)
+
+
+def measure_share(n_places: int, n_directions: int) -> float:
+    """Return the rate of a block over that of the matrix product, measured before and after."""
+    model = make_encoder(1)
+    config, blocks = model.config, list(model.blocks)
+    _, qspace, _ = draw_inputs(config, config.patch, n_directions)
+    x = torch.randn(n_directions, n_places, config.dim)
+    cls = torch.randn(1, config.dim)
+
+    def run(tokens: Tensor) -> None:
+        stream_blocks(blocks, cls, tokens, qspace[0], config, only_cls=False)
+
+    run(x[:, :64].clone())
+    before = measure_product()
+    seconds = cpu_seconds(lambda: run(x))
+    product = (before + measure_product()) / 2
+    rate = count_operations(config, n_places, n_directions) / seconds
+    print(
+        f"one block, {n_places} places x {n_directions} directions: {seconds:.2f} CPU-s, "
+        f"{rate / 1e9:.1f} GFLOP a CPU-s; matrix product {product / 1e9:.1f}: "
+        f"{rate / product:.2f} of it (claimed {SHARE:.2f})",
+        flush=True,
+    )
+    return rate / product
+
+
+def draw_template_scan(config: DropeConfig, n_directions: int) -> Dwi:
+    """Return a series on an encoder's grid: the template's brain, noise inside."""
+    rng = np.random.default_rng(0)
+    template, grid = load_template(1), config.grid
+    tissue = resample_image(template.wm + template.gm, template.grid.affine, grid)
+    mask = tissue > 0.3
+    bvecs = np.concatenate([np.zeros((1, 3)), spread_directions(rng, n_directions)])
+    gtab = GradientTable(np.r_[0.0, np.full(n_directions, 1000.0)], bvecs)
+    data = np.zeros((*grid.shape, n_directions + 1), dtype=np.float32)
+    data[mask] = rng.uniform(100.0, 500.0, (int(mask.sum()), n_directions + 1))
+    data[mask, 0] = 600.0
+    return Dwi.from_arrays(data, grid.affine, gtab, mask=mask)
+
+
+def time_features() -> bool:
+    """Time the features of a scan by an encoder of the default's size; say if it is fast."""
+    torch.manual_seed(0)
+    network = Drope(SMALL).eval()
+    encoder = DropeEncoder(Weights("drope", "0", "", SMALL, network, {}, {}, {}))
+    dwi = draw_template_scan(SMALL, 2 * FEATURE_DIRECTIONS)
+    is_fast = True
+    for region, limit in FEATURE_SECONDS.items():
+        start, cpu_start = time.perf_counter(), time.process_time()
+        prepared = encoder.prepare(dwi, n_directions=FEATURE_DIRECTIONS, seed=0, region=region)
+        encoder.encode(prepared)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+        print(
+            f"default features, {region}: {len(prepared.tokens.index)} patches, {cpu:.1f} CPU-s, "
+            f"{seconds:.1f} s by {torch.get_num_threads()} threads (claimed {limit:g} CPU-s)",
+            flush=True,
+        )
+        is_fast &= cpu <= limit
+    return is_fast
+
+
 def plot_growth() -> None:
     """Draw CPU-seconds of one block over places and over directions."""
     model = make_encoder(1)
@@ -263,12 +362,17 @@ def main() -> int:
     parser.add_argument("--directions", type=int, default=12)
     parser.add_argument("--quick", action="store_true", help="a slab of 4 slices")
     parser.add_argument("--plot", action="store_true", help="draw the figure instead")
+    parser.add_argument("--share", action="store_true", help="share of the matrix product instead")
     options = parser.parse_args()
     torch.set_float32_matmul_precision("highest")
     with torch.inference_mode():
         if options.plot:
             plot_growth()
             return 0
+        if options.share:
+            torch.set_num_threads(1)
+            shares = [measure_share(n, options.directions) for n in PLACES]
+            return 0 if time_features() and min(shares) >= SHARE else 1
         shape = (192, 224, 4) if options.quick else GRID
         core = time_core(672, options.directions)
         is_fast = compare(shape, options.directions, options.blocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.normalise.grid import Grid
@@ -37,7 +37,7 @@ class Encoder(Protocol[Prepared]):
     def reference(self) -> Reference | None:
         """Statistics of its training features, for the out-of-distribution score, or None."""
 
-    def prepare(self, dwi: Dwi, *, n_directions: int, seed: int) -> Prepared:
+    def prepare(self, dwi: Dwi, *, n_directions: int, seed: int, region: Any = None) -> Prepared:
         """Turn a series into the encoder's input.
 
         Parameters
@@ -48,6 +48,8 @@ class Encoder(Protocol[Prepared]):
             Largest number of directions to use.
         seed
             Seed of all random choices, that of directions among them.
+        region
+            Part of the grid to read, of those that the encoder knows; None: its default.
 
         Raises
         ------

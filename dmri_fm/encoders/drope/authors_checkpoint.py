@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from dmri_fm.encoders.drope.config import PAPER, DropeConfig
+from dmri_fm.encoders.drope.mae import MaeConfig, MaskedAutoencoder, split_autoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.volume_encoder import VolumeEncoder
 from dmri_fm.errors import WeightsError
@@ -30,6 +32,14 @@ DEAD = ("patch_embedding.", "pos_embedding", "decoder_pos_embedding")
 DECODER = ("mask_tokens", "decoder_embed.", "decoder_blocks.", "ln2.", "decoder_pred.")
 DECODER_CONVOLUTIONS = ("decoder_conv.",)
 
+#: Beginnings of the names of their decoder, and those of :class:`MaskedAutoencoder`.
+DECODER_NAMES = (
+    ("decoder_embed.", "decoder.embed."),
+    ("decoder_blocks.", "decoder.blocks."),
+    ("ln2.", "decoder.ln."),
+    ("decoder_pred.0.", "decoder_pred."),
+)
+
 #: Prefix of every name that PyTorch's wrapper for several processors adds.
 WRAPPER = "module."
 
@@ -37,8 +47,8 @@ WRAPPER = "module."
 _LISTED = 12
 
 
-class _AuthorsEncoder(NamedTuple):
-    """Size of the encoder in a checkpoint, and parameters by the names of :class:`Drope`."""
+class _Loaded(NamedTuple):
+    """Size of an encoder or decoder in a checkpoint, and parameters by the names used here."""
 
     dim: int
     depth: int
@@ -54,7 +64,7 @@ def convert_authors_checkpoint(
     patch_size: tuple[int, int, int] = PAPER.patch,
     pos_scale: float = PAPER.pos_scale,
 ) -> Path:
-    """Convert a checkpoint of the authors' code to weights of `drope-paper`.
+    """Convert a checkpoint of the authors' code, decoder included, to weights of `drope-paper`.
 
     Parameters
     ----------
@@ -98,12 +108,14 @@ def convert_authors_checkpoint(
     )
     whole = Drope(config)
     whole.load_state_dict(encoder.state_dict())
+    network = add_authors_decoder(whole, state)
     return save_weights(
         out,
         whole,
         name="drope-paper",
         version="authors",
         training={"data": f"converted from {Path(checkpoint).name} of the D-RoPE authors' code"},
+        pretraining=None if network is None else split_autoencoder(network),
         license="",
     )
 
@@ -119,7 +131,8 @@ def from_authors(
     Parameters
     ----------
     state_dict
-        As their code saves it; parameters of the decoder and dead ones are ignored.
+        As their code saves it; parameters of the decoder and dead ones are ignored, see
+        :func:`add_authors_decoder`.
     num_heads
         Attention heads, which the state_dict does not tell.
     patch_size
@@ -166,25 +179,137 @@ def from_authors(
     return VolumeEncoder(encoder).eval()
 
 
-def _read_encoder(
-    state_dict: Mapping[str, Tensor], patch_size: tuple[int, int, int]
-) -> _AuthorsEncoder:
+def add_authors_decoder(
+    encoder: Drope, state_dict: Mapping[str, Tensor]
+) -> MaskedAutoencoder | None:
+    """Put an encoder and the decoder of the authors' masked autoencoder together.
+
+    The decoder has as many attention heads as the encoder. Their ReLU after the last convolution
+    is left out: a reconstruction below zero stays below zero.
+
+    Parameters
+    ----------
+    encoder
+        See :func:`from_authors`.
+    state_dict
+        The checkpoint that it comes from.
+
+    Returns
+    -------
+    MaskedAutoencoder or None
+        In evaluation mode; without convolutions where the checkpoint has none. None if it has no
+        decoder at all.
+
+    Raises
+    ------
+    WeightsError
+        As of :func:`from_authors`.
+    """
+    named = {k.removeprefix(WRAPPER): v for k, v in state_dict.items()}
+    found = {k: v for k, v in named.items() if k.startswith(DECODER + DECODER_CONVOLUTIONS)}
+    if not found:
+        return None
+    loaded = _read_decoder(found, encoder.config.dim, math.prod(encoder.config.patch))
+    convolution = loaded.tensors.get("decoder_conv.0.bias")
+    config = MaeConfig(
+        encoder.config,
+        decoder_dim=loaded.dim,
+        decoder_depth=loaded.depth,
+        decoder_heads=encoder.config.heads,
+        decoder_mlp_ratio=loaded.mlp_ratio,
+        conv_channels=0 if convolution is None else len(convolution),
+    )
+    network = MaskedAutoencoder(config)
+    network.encoder = encoder
+    own = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
+    # Their decoder encodes directions by the layer of the encoder.
+    shared = {
+        f"decoder.{k}": v
+        for k, v in encoder.state_dict().items()
+        if k.startswith("position.qpos_embed.")
+    }
+    network.load_state_dict(own | shared | loaded.tensors)
+    return network.eval()
+
+
+def _read_encoder(state_dict: Mapping[str, Tensor], patch_size: tuple[int, int, int]) -> _Loaded:
     """Pick the encoder out of a state_dict and check it strictly."""
     named = {k.removeprefix(WRAPPER): v for k, v in state_dict.items()}
     ignored = DEAD + DECODER + DECODER_CONVOLUTIONS
     found = {k: v for k, v in named.items() if not k.startswith(ignored)}
-    _refuse(
-        "no tensors under these names", [k for k, v in found.items() if not torch.is_tensor(v)]
-    )
-    numbers = [int(m[1]) for k in found if (m := re.match(r"blocks\.(\d+)\.", k))]
-    depth = max(numbers, default=0) + 1
-    dim, hidden = (_rows_of(found, k) for k in ("patch_mlp.weight", _FIRST_MLP))
+    _refuse_others(found)
+    dim, depth, hidden = _read_size(found, "patch_mlp.weight", "blocks")
+    n_voxels = math.prod(patch_size)
+    expected = {
+        "cls_token": (1, 1, dim),
+        "patch_mlp.weight": (dim, n_voxels),
+        "patch_mlp.bias": (dim,),
+        "qpos_embed.weight": (dim // 2, 3),
+        "qpos_embed.bias": (dim // 2,),
+        "ln.weight": (dim,),
+        "ln.bias": (dim,),
+    } | _block_shapes("blocks", depth, dim, hidden)
+    _check(found, expected, f"dim {dim}, patch {tuple(patch_size)}")
+    tensors = {re.sub(r"^qpos_embed", "position.qpos_embed", k): v for k, v in found.items()}
+    return _Loaded(dim, depth, hidden // dim, {k: v.detach().float() for k, v in tensors.items()})
+
+
+def _read_decoder(found: dict[str, Tensor], dim: int, n_voxels: int) -> _Loaded:
+    """Check a decoder strictly; its kernels' axes are turned to those of the network here."""
+    _refuse_others(found)
+    _, depth, hidden = _read_size(found, "decoder_embed.weight", "decoder_blocks")
+    expected: dict[str, tuple[int, ...]] = {
+        "mask_tokens": (1, 1, dim),
+        "decoder_embed.weight": (dim, dim),
+        "decoder_embed.bias": (dim,),
+        "ln2.weight": (dim,),
+        "ln2.bias": (dim,),
+        "decoder_pred.0.weight": (n_voxels, dim),
+        "decoder_pred.0.bias": (n_voxels,),
+    } | _block_shapes("decoder_blocks", depth, dim, hidden)
+    if any(k.startswith(DECODER_CONVOLUTIONS) for k in found):
+        first = found.get("decoder_conv.0.bias")
+        c = 8 if first is None else first.numel()
+        for i, (n_out, n_in) in zip((0, 2, 4), ((c, 1), (c, c), (1, c)), strict=True):
+            expected |= {f"decoder_conv.{i}.weight": (n_out, n_in, 3, 3, 3)}
+            expected |= {f"decoder_conv.{i}.bias": (n_out,)}
+        if c < 2:
+            raise WeightsError("decoder_conv has one channel", expected="two or more")
+    _check(found, expected, f"dim {dim}, patches of {n_voxels} voxels")
+    tensors = {"decoder.mask_token": found["mask_tokens"].reshape(dim)}
+    for name, tensor in found.items():
+        for theirs, ours in DECODER_NAMES:
+            if name.startswith(theirs):
+                tensors[ours + name.removeprefix(theirs)] = tensor
+        if name.startswith(DECODER_CONVOLUTIONS):
+            # Theirs run over x, y, z; ours over z, x, y.
+            turned = rearrange(tensor, "o i x y z -> o i z x y") if tensor.ndim == 5 else tensor
+            tensors[name] = turned
+    return _Loaded(dim, depth, hidden // dim, {k: v.detach().float() for k, v in tensors.items()})
+
+
+def _read_size(found: Mapping[str, Tensor], first: str, blocks: str) -> tuple[int, int, int]:
+    """Return width, number of blocks and width of their MLPs."""
+    numbers = [int(m[1]) for k in found if (m := re.match(rf"{blocks}\.(\d+)\.", k))]
+    mlp = f"{blocks}.0.mlp_diffusion.linear1.weight"
+    dim, hidden = (_rows_of(found, k) for k in (first, mlp))
     if dim % 2 or hidden % dim:
         raise WeightsError(
-            f"patch_mlp.weight has {dim} rows and {_FIRST_MLP} has {hidden}",
+            f"{first} has {dim} rows and {mlp} has {hidden}",
             expected="an even number, and a multiple of it",
         )
-    expected = _expected_shapes(dim, depth, hidden, math.prod(patch_size))
+    return dim, max(numbers, default=0) + 1, hidden
+
+
+def _refuse_others(found: Mapping[str, Tensor]) -> None:
+    others = [k for k, v in found.items() if not torch.is_tensor(v)]
+    _refuse("no tensors under these names", others)
+
+
+def _check(
+    found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], sizes: str
+) -> None:
+    """Refuse missing, unknown, wrongly shaped and infinite parameters."""
     _refuse("parameters are missing", expected.keys() - found.keys())
     _refuse("unknown parameters", found.keys() - expected.keys())
     wrong = [
@@ -192,15 +317,8 @@ def _read_encoder(
         for k, shape in expected.items()
         if tuple(found[k].shape) != shape
     ]
-    _refuse(f"shapes do not fit (dim {dim}, patch {tuple(patch_size)})", wrong)
+    _refuse(f"shapes do not fit ({sizes})", wrong)
     _refuse("numbers are not finite", [k for k, v in found.items() if not v.isfinite().all()])
-    tensors = {re.sub(r"^qpos_embed", "position.qpos_embed", k): v for k, v in found.items()}
-    return _AuthorsEncoder(
-        dim, depth, hidden // dim, {k: v.detach().float() for k, v in tensors.items()}
-    )
-
-
-_FIRST_MLP = "blocks.0.mlp_diffusion.linear1.weight"
 
 
 def _rows_of(tensors: Mapping[str, Tensor], name: str) -> int:
@@ -212,23 +330,13 @@ def _rows_of(tensors: Mapping[str, Tensor], name: str) -> int:
     return shape[0]
 
 
-def _expected_shapes(
-    dim: int, depth: int, hidden: int, n_voxels: int
-) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, dim),
-        "patch_mlp.weight": (dim, n_voxels),
-        "patch_mlp.bias": (dim,),
-        "qpos_embed.weight": (dim // 2, 3),
-        "qpos_embed.bias": (dim // 2,),
-        "ln.weight": (dim,),
-        "ln.bias": (dim,),
-    }
+def _block_shapes(stem: str, depth: int, dim: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
     for i in range(depth):
         for axis in ("diffusion", "space"):
             for norm in (f"norm1_{axis}", f"norm2_{axis}"):
-                shapes |= {f"blocks.{i}.{norm}.{p}": (dim,) for p in ("weight", "bias")}
-            attention, mlp = f"blocks.{i}.attn_{axis}", f"blocks.{i}.mlp_{axis}"
+                shapes |= {f"{stem}.{i}.{norm}.{p}": (dim,) for p in ("weight", "bias")}
+            attention, mlp = f"{stem}.{i}.attn_{axis}", f"{stem}.{i}.mlp_{axis}"
             shapes |= {
                 f"{attention}.qkv.weight": (3 * dim, dim),
                 f"{attention}.out_proj.weight": (dim, dim),

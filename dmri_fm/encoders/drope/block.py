@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dmri_fm.encoders.drope.rotary import RotaryTables, rotary_scores
 from dmri_fm.layers import Mlp, SelfAttention
@@ -56,3 +57,19 @@ class DropeBlock(nn.Module):
         cls = cls + self.mlp_space(self.norm2_space(cls))
         x = x + self.mlp_space(self.norm2_space(x))
         return cls, x
+
+
+def pass_blocks(
+    blocks: nn.ModuleList, cls: Tensor, x: Tensor, tables: RotaryTables, *, is_checkpointed: bool
+) -> tuple[Tensor, Tensor]:
+    """Pass class tokens (B, C, dim) and patch tokens (B, T, S, dim) through blocks.
+
+    With `is_checkpointed`, a block keeps its input alone for the backward pass, which computes
+    the rest again: less memory, a third more time, the same gradients.
+    """
+    for block in blocks:
+        if is_checkpointed and torch.is_grad_enabled():
+            cls, x = checkpoint(block, cls, x, tables, use_reentrant=False)
+        else:
+            cls, x = block(cls, x, tables)
+    return cls, x

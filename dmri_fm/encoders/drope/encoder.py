@@ -12,6 +12,13 @@ from torch import Tensor
 
 from dmri_fm.brain import find_brain
 from dmri_fm.encoders.drope.config import DropeConfig
+from dmri_fm.encoders.drope.extraction import (
+    PUBLISHED_SLICES,
+    DirectionChoice,
+    Region,
+    choose_directions,
+    select_region,
+)
 from dmri_fm.encoders.drope.masked_directions import prediction_errors
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
@@ -25,7 +32,6 @@ from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.out_of_distribution import SCAN_STATISTICS, Reference, ScanSummary, score_scan
-from dmri_fm.qspace import choose_spread
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
 
@@ -56,8 +62,10 @@ class EncodedTokens(NamedTuple):
     summary: ScanSummary
 
 
-def encode_tokens(network: Drope, tokens: ScanTokens) -> EncodedTokens:
-    """Encode a scan on the device of its tokens."""
+def encode_tokens(
+    network: Drope, tokens: ScanTokens, *, region: Region = "whole"
+) -> EncodedTokens:
+    """Encode a scan, or the part of it in a region, on the device of its tokens."""
     with torch.inference_mode():
         cls, encoded = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
         rows = encoded[0]
@@ -68,7 +76,8 @@ def encode_tokens(network: Drope, tokens: ScanTokens) -> EncodedTokens:
         code = torch.cat([cls[0], patches.mean(dim=0), over_directions, over_patches])
         errors = prediction_errors(tokens)
     error = torch.full_like(tokens.brain[:, 0], float("nan")) if errors is None else errors.patches
-    summary = ScanSummary(_numbers(code), scan_indicators(tokens, network.config, errors))
+    indicators = scan_indicators(tokens, network.config, errors, region=region)
+    summary = ScanSummary(_numbers(code), indicators)
     return EncodedTokens(*map(_numbers, (cls[0], pooled, patches, error)), summary)
 
 
@@ -88,7 +97,9 @@ class DropeInput:
     gtab
         Gradient table of these directions.
     seed
-        Seed of the choice, and of the halves of directions that are masked.
+        Seed of the choice.
+    region
+        Part of the grid that the tokens fill.
     metadata
         Description of the preparation.
     """
@@ -96,11 +107,21 @@ class DropeInput:
     tokens: ScanTokens
     gtab: GradientTable
     seed: int
+    region: Region
     metadata: dict[str, Any]
 
 
 class DropeEncoder:
-    """Encoder by a :class:`~dmri_fm.encoders.drope.network.Drope` network."""
+    """Encoder by a :class:`~dmri_fm.encoders.drope.network.Drope` network.
+
+    Attributes
+    ----------
+    region, directions
+        Part of the grid that is read unless another is asked for, and choice of directions.
+    """
+
+    region: Region = "whole"
+    directions: DirectionChoice = "spread"
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -115,27 +136,34 @@ class DropeEncoder:
         """Grid in MNI152NLin2009aSym that the encoder reads."""
         return self._config.grid
 
-    def prepare(self, dwi: Dwi, *, n_directions: int, seed: int) -> DropeInput:
+    def prepare(
+        self, dwi: Dwi, *, n_directions: int, seed: int, region: Region | None = None
+    ) -> DropeInput:
         """Choose directions, divide them by the mean b=0 and cut them into patches.
 
-        See :meth:`dmri_fm.encoders.base.Encoder.prepare`.
+        See :meth:`dmri_fm.encoders.base.Encoder.prepare`; `region` is that of the class if None.
         """
         dwi.gtab.require_b0()
-        chosen = choose_spread(dwi.gtab, n_directions, seed=seed, gamma=self._config.gamma)
+        config, region = self._config, region or self.region
+        chosen = choose_directions(
+            dwi.gtab, n_directions, how=self.directions, seed=seed, gamma=config.gamma
+        )
         volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), chosen])
         table = dwi.gtab.select(volumes)
         mask = find_brain(dwi)
         normalised = normalise_b0(dwi.data[..., volumes], table, mask=mask)
         signal = normalised.signal[..., ~table.is_b0]
         gtab = dwi.gtab.select(chosen)
-        tokens = tokenise(signal, gtab, mask, self._config)
+        tokens = select_region(tokenise(signal, gtab, mask, config), config, region)
         if not tokens.index.size:
             raise ImageError("no patch holds brain", expected="a brain mask on the model's grid")
         return DropeInput(
             tokens=tokens.to(self._network.cls_token.device),
             gtab=gtab,
             seed=seed,
+            region=region,
             metadata={
+                **_describe_extraction(region, self.directions),
                 "Volumes": [int(i) for i in chosen],
                 "ClippedFraction": float(normalised.clipped_fraction),
                 "B0NormalizationScale": float(normalised.scale),
@@ -145,7 +173,7 @@ class DropeEncoder:
     def encode(self, prepared: DropeInput) -> ScanFeatures:
         """Compute the features of a scan, its OOD score, and the error of masked directions."""
         config, index = self._config, prepared.tokens.index
-        encoded = encode_tokens(self._network, prepared.tokens)
+        encoded = encode_tokens(self._network, prepared.tokens, region=prepared.region)
         n_patches = int(np.prod(config.patch_grid))
         tokens = np.zeros((n_patches, config.dim), dtype=np.float32)
         tokens[index] = encoded.patches
@@ -169,3 +197,15 @@ class DropeEncoder:
             ood_percentile=ood.percentile,
             metadata={"OODIndicators": dict(ood.indicators), **prepared.metadata},
         )
+
+
+class PublishedDropeEncoder(DropeEncoder):
+    """Encoder whose features are extracted as published, unless the whole brain is asked for."""
+
+    region: Region = "published"
+    directions: DirectionChoice = "random"
+
+
+def _describe_extraction(region: Region, directions: DirectionChoice) -> dict[str, Any]:
+    slices = {"RegionSlices": list(PUBLISHED_SLICES)} if region == "published" else {}
+    return {"Region": region, **slices, "DirectionChoice": directions}

@@ -19,7 +19,7 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dmri_fm.encoders.drope.block import DropeBlock
+from dmri_fm.encoders.drope.block import DropeBlock, pass_blocks
 from dmri_fm.encoders.drope.config import ABLATION, PAPER, SMALL, DropeConfig
 from dmri_fm.encoders.drope.network import Drope, PositionCode
 from dmri_fm.encoders.drope.rotary import find_weighted
@@ -113,6 +113,8 @@ def draw_mask(
 class Decoder(nn.Module):
     """Blocks as of the encoder: from visible tokens and a mask to tokens of all patches."""
 
+    is_checkpointed = False
+
     def __init__(self, config: MaeConfig) -> None:
         super().__init__()
         self.config = config
@@ -148,8 +150,7 @@ class Decoder(nn.Module):
         x = _fill(embedded, blank, mask) + self.position(qspace, positions)
         head_dim = config.decoder_dim // config.decoder_heads
         tables = encoder.rotary_tables(qspace, head_dim, dtype=x.dtype)
-        for block in self.blocks:
-            cls, x = block(cls, x, tables)
+        cls, x = pass_blocks(self.blocks, cls, x, tables, is_checkpointed=self.is_checkpointed)
         out: Tensor = self.ln(x)
         return out
 
@@ -173,6 +174,10 @@ class MaskedAutoencoder(nn.Module):
         )
         if self.decoder_conv is not None:
             self.decoder_conv.to(memory_format=torch.channels_last_3d)
+
+    def checkpoint_blocks(self, is_wanted: bool) -> None:
+        """Let training keep the input of each block alone, or all that happens in it."""
+        self.encoder.is_checkpointed = self.decoder.is_checkpointed = is_wanted
 
     def forward(self, patches: Tensor, qspace: Tensor, positions: Tensor, mask: Mask) -> Tensor:
         """Reconstruct all patches from the visible ones.

@@ -20,7 +20,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from dmri_fm.encoders.drope.block import DropeBlock
+from dmri_fm.encoders.drope.block import DropeBlock, pass_blocks
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.packed_linear import PackedLinear
 from dmri_fm.encoders.drope.rotary import check_table, find_weighted, qspace_directions
@@ -68,9 +68,14 @@ class PositionCode(nn.Module):
 
 
 class Drope(nn.Module):
-    """Encoder: patches of all directions to a class token and patch tokens."""
+    """Encoder: patches of all directions to a class token and patch tokens.
+
+    Set `is_checkpointed` to train with less memory, see
+    :func:`dmri_fm.encoders.drope.block.pass_blocks`.
+    """
 
     normalisation = NORMALISATION
+    is_checkpointed = False
 
     def __init__(self, config: DropeConfig) -> None:
         super().__init__()
@@ -153,8 +158,7 @@ class Drope(nn.Module):
         x = x + self.position(qspace, positions)
         tables = config.rotary_tables(qspace, config.dim // config.heads, dtype=x.dtype)
         cls = self.cls_token.expand(x.shape[0], -1, -1)
-        for block in self.blocks:
-            cls, x = block(cls, x, tables)
+        cls, x = pass_blocks(self.blocks, cls, x, tables, is_checkpointed=self.is_checkpointed)
         return cls, x if only_cls else self.ln(x)
 
     def _encode_in_pieces(

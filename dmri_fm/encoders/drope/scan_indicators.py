@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dmri_fm.encoders.drope.config import DropeConfig
+from dmri_fm.encoders.drope.extraction import Region, patches_of_region
 from dmri_fm.encoders.drope.masked_directions import PredictionErrors
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
@@ -19,7 +20,11 @@ LEAST_TISSUE = 0.3
 
 
 def scan_indicators(
-    tokens: ScanTokens, config: DropeConfig, errors: PredictionErrors | None
+    tokens: ScanTokens,
+    config: DropeConfig,
+    errors: PredictionErrors | None,
+    *,
+    region: Region = "whole",
 ) -> dict[str, float]:
     """Return the indicators of a scan; NaN where unknown.
 
@@ -31,6 +36,8 @@ def scan_indicators(
         Of the encoder.
     errors
         Of the scan, see :func:`dmri_fm.encoders.drope.masked_directions.prediction_errors`.
+    region
+        Part of the grid that the tokens fill; brain beyond it is not missed.
 
     Returns
     -------
@@ -45,10 +52,10 @@ def scan_indicators(
     tissue = template_tissue(config).to(tokens.brain.device)
     own = tissue[torch.from_numpy(tokens.index)]
     volumes, evenness = _contradictions(errors)
+    inside = torch.from_numpy(patches_of_region(config, region)).to(tissue)
+    expected = (tissue.sum(dim=2) > LEAST_TISSUE).float().mean(dim=1) * inside
     indicators = {
-        "missing": _missing(
-            tokens, config, (tissue.sum(dim=2) > LEAST_TISSUE).float().mean(dim=1)
-        ),
+        "missing": _missing(tokens, config, expected),
         "anatomy": _unexplained(tokens, own),
         "volumes": volumes,
         "evenness": evenness,

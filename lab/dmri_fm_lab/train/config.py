@@ -121,6 +121,9 @@ class DropePretraining:
         Slabs of a step.
     slab_slices
         Slices of a slab, a multiple of those of a patch.
+    checkpoint_blocks
+        Keep the input of each block alone for the backward pass, which computes the rest again:
+        less memory, more time, the same result.
     min_directions, max_directions
         Range of the directions of a step, masked ones included.
     whole_from, whole_directions
@@ -153,6 +156,7 @@ class DropePretraining:
     optimisation: Optimisation
     batch: int = 4
     slab_slices: int = 4
+    checkpoint_blocks: bool = False
     min_directions: int = 8
     max_directions: int = 12
     whole_from: float = 1.0
@@ -232,11 +236,12 @@ def _build(settings: type[_Settings], values: Mapping[str, Any], path: Path) -> 
             path=path,
             expected=f"the fields {', '.join(known)}",
         )
-    types: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
+    types: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
     types["Optimisation"] = Optimisation
     for name, value in values.items():
         wanted = str(known[name].type)
-        if isinstance(value, bool) or not isinstance(value, types[wanted]):
+        is_flag = isinstance(value, bool)
+        if is_flag != (wanted == "bool") or not isinstance(value, types[wanted]):
             raise ConfigError(
                 f"{name} = {value!r}", path=path, expected=f"a value of type {wanted}"
             )

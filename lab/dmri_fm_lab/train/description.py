@@ -68,5 +68,5 @@ def describe_recipe(config: TensorTraining | DropePretraining) -> dict[str, Any]
 
     The training loop compares the settings of the optimisation itself.
     """
-    rest = ("optimisation", "n_reference", "n_held_out")
+    rest = ("optimisation", "n_reference", "n_held_out", "checkpoint_blocks")
     return {k: v for k, v in asdict(config).items() if k not in rest}

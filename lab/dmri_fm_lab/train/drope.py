@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmri_fm.encoders.drope.encoder import encode_tokens
+from dmri_fm.encoders.drope.encoder import DropeEncoder, encode_tokens
+from dmri_fm.encoders.drope.extraction import Region, select_region
 from dmri_fm.encoders.drope.mae import (
     ABLATION_MAE,
     PAPER_MAE,
@@ -128,6 +129,7 @@ def pretrain_drope(
     torch.manual_seed(config.optimisation.seed)
     model = build_autoencoder(config.model) if start is None else start.network.train()
     model.requires_grad_(True)
+    model.checkpoint_blocks(config.checkpoint_blocks)
     origin = None if start is None else dict(start.origin)
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
@@ -158,7 +160,7 @@ def pretrain_drope(
             name=config.model,
             version=version,
             training=training,
-            statistics=_describe_features(model.encoder.cpu(), source, held_out),
+            statistics=_describe_features(model.encoder, source, held_out),
             pretraining=split_autoencoder(model),
         )
     return run
@@ -194,15 +196,22 @@ def _describe_features(
 ) -> dict[str, Tensor]:
     """Return the reference statistics of an encoder's features."""
     training = source.training
+    adapter = cast("type[DropeEncoder]", find_model(training.model).adapter)
     others = replace(source, purpose=HELD_OUT, scans=held_out or source.scans)
+    sources = (replace(source, purpose=REFERENCE), others)
+    counts = (training.n_reference, training.n_held_out)
     return fit_scan_reference(
-        _encode_scans(encoder, replace(source, purpose=REFERENCE), training.n_reference),
-        _encode_scans(encoder, others, training.n_held_out),
+        *(
+            _encode_scans(encoder, part, n, region=adapter.region)
+            for part, n in zip(sources, counts, strict=True)
+        )
     )
 
 
-def _encode_scans(encoder: Drope, source: ScanSource, n_scans: int) -> list[ScanSummary]:
-    """Encode whole scans, with the app's number of directions.
+def _encode_scans(
+    encoder: Drope, source: ScanSource, n_scans: int, *, region: Region
+) -> list[ScanSummary]:
+    """Encode scans, with the app's number of directions and the region that it reads.
 
     Scans that miss much of the brain are drawn again, up to a limit.
     """
@@ -210,7 +219,8 @@ def _encode_scans(encoder: Drope, source: ScanSource, n_scans: int) -> list[Scan
     for number in itertools.count():
         rng = np.random.default_rng([source.seed, source.purpose, number])
         tokens = source.draw(rng, n_scans, FEATURE_DIRECTIONS)
-        summary = encode_tokens(encoder, tokens).summary
+        tokens = select_region(tokens, encoder.config, region).to(encoder.cls_token.device)
+        summary = encode_tokens(encoder, tokens, region=region).summary
         if not summary.indicators["missing"] > MOST_MISSING or number >= 2 * n_scans:
             summaries.append(summary)
         if len(summaries) == n_scans:
