@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope import mae
-from dmri_fm.encoders.drope.config import SMALL, DropeConfig
-from dmri_fm.encoders.drope.mae import MaeConfig, MaskedAutoencoder
+from dmri_fm.encoders.drope.config import SMALL
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.normalise.grid import Grid
 from dmri_fm.qspace import condition_number
-from dmri_fm.registry import MODELS
 from dmri_fm_lab import grid_scans
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate.masked_scans import (
@@ -29,33 +26,19 @@ from dmri_fm_lab.evaluate.reconstruction import (
     score_scans,
 )
 from dmri_fm_lab.evaluate.reconstruction_baselines import DIRECTION_BASELINES
-from dmri_fm_lab.grid_scans import GridScan, embed, simulated_scans
-from dmri_fm_lab.train import drope as drope_training
-from dmri_fm_lab.train.config import DropePretraining, read_training
-from dmri_fm_lab.train.drope import pretrain_drope
+from dmri_fm_lab.grid_scans import GridScan, embed
 from dmri_fm_lab.train.runs import load_autoencoder
-
-SIDE = 16
-TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)
-TINY_MAE = MaeConfig(TINY, decoder_dim=24, decoder_depth=1, decoder_heads=2)
-
-
-def middle_of_the_brain():
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = [4, -30, 0]
-    return Grid((SIDE,) * 3, affine)
-
-
-@pytest.fixture(scope="module")
-def scan():
-    # The second protocol: two shells.
-    return list(simulated_scans(middle_of_the_brain(), 2, n_directions=16))[1]
+from tests.dmri_fm_lab.evaluate.tiny_drope import SIDE, TINY, TINY_MAE, middle_of_the_brain
 
 
 @pytest.fixture
-def network():
-    torch.manual_seed(0)
-    return MaskedAutoencoder(TINY_MAE).eval()
+def scan(grid_scan):
+    return grid_scan
+
+
+@pytest.fixture
+def network(tiny_network):
+    return tiny_network
 
 
 def test_a_simulated_scan_knows_its_truth(scan) -> None:
@@ -166,24 +149,6 @@ def test_embedding_moves_by_whole_voxels() -> None:
     assert found.sum() == image[:, 1].sum()
     with pytest.raises(ConfigError, match="voxels"):
         embed(image, np.diag([3.0, 3, 3, 1]), grid)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, scan):
-    """A tiny autoencoder, pretrained for a few steps, in the registry's place."""
-    monkeypatch.setitem(MODELS, "drope", MODELS["drope"]._replace(config=TINY))
-    monkeypatch.setitem(drope_training.MAE_CONFIGS, "drope", TINY_MAE)
-    monkeypatch.setattr(DropeConfig, "grid", middle_of_the_brain())
-    settings = read_training(
-        DropePretraining, "drope", optimisation={"n_steps": 3, "warmup_steps": 1}
-    )
-    few = tokenise(scan.signal, scan.gtab, scan.mask, TINY)
-    pretrain_drope(
-        settings,
-        tmp_path / "run",
-        draw=lambda _: [few],
-    )
-    return tmp_path / "run"
 
 
 def test_a_run_is_read_back(run, tmp_path) -> None:
