@@ -130,24 +130,34 @@ class GridScan:
         return float(np.sqrt(np.mean(apart**2)))
 
 
-def _protocol(rng: np.random.Generator, number: int, n_directions: int) -> GradientTable:
-    bvals = PROTOCOLS[number % len(PROTOCOLS)]
+def _protocol(
+    rng: np.random.Generator,
+    number: int,
+    n_directions: int,
+    protocols: Sequence[Sequence[float]] = PROTOCOLS,
+) -> GradientTable:
+    bvals = protocols[number % len(protocols)]
     counts = [len(part) for part in np.array_split(np.arange(n_directions), len(bvals))]
     return draw_protocol(rng, scheme="multishell", n_directions=counts, bvals=list(bvals), n_b0=2)
 
 
 def simulated_scans(
-    grid: Grid, n_scans: int, *, n_directions: int = 30, seed: int = 0
+    grid: Grid,
+    n_scans: int,
+    *,
+    n_directions: int = 30,
+    seed: int = 0,
+    protocols: Sequence[Sequence[float]] = PROTOCOLS,
 ) -> Iterator[GridScan]:
     """Yield scans of the training generator that no training run draws.
 
     A scan is drawn twice from one state, with noise and without, and so its truth is known.
-    Protocols take turns, see :data:`PROTOCOLS`.
+    Protocols, shells each (s/mm^2), take turns.
     """
     affine = np.asarray(grid.affine)
     for number in range(n_scans):
         rng = np.random.default_rng([EVALUATION, 0, seed, number])
-        gtab = _protocol(rng, number, n_directions)
+        gtab = _protocol(rng, number, n_directions, protocols)
         state = int(rng.integers(2**63))
         snr = float(np.exp(rng.uniform(np.log(12.0), np.log(50.0))))
         drawn = (
