@@ -37,18 +37,23 @@ def format_origin(means: Mapping[str, list[dict[str, Any]]]) -> str:
     lines = [["R", *(f"run {n + 1}" for n in range(n_seeds)), "mean", "spread of runs"]]
     rows: dict[str, list[float]] = {}
     for title, by_seed in means.items():
-        rows[title] = [rows_["network"]["r"] for rows_ in by_seed]
-        for name in PERMUTED:
+        for name in ("network", *PERMUTED):
             if name in by_seed[0]:
-                rows[f"{title}, permuted: {name}"] = [r[name]["r"] for r in by_seed]
+                what = title if name == "network" else f"{title}, {TITLES[name]}"
+                rows[what] = [_r(scores, name) for scores in by_seed]
     baselines = next(iter(means.values()))[0]
     for name in ("gaussian-process", "stacked"):
-        rows[TITLES[name]] = [baselines[name]["r"]]
+        rows[TITLES[name]] = [_r(baselines, name)]
     for title, values in rows.items():
         by_run = [f"{v:.3f}" for v in values] if len(values) == n_seeds else ["-"] * n_seeds
         spread = f"{np.std(values, ddof=1):.3f}" if len(values) > 1 else "-"
         lines.append([title, *by_run, f"{np.mean(values):.3f}", spread])
     return markdown(lines)
+
+
+def _r(scores: Mapping[str, Any], name: str) -> float:
+    r = scores[name]["r"]
+    return float("nan") if r is None else float(r)
 
 
 def by_origin(
@@ -89,7 +94,7 @@ def main() -> None:
             record = score_rotations(network, scans, RotationRequest(12, options.masks, n))
             write_json(record, options.runs / row.name / "rotation.json")
             records[title].append(record)
-            r = {k: f"{rows['network']['r']:.3f}" for k, rows in record["means"].items()}
+            r = {k: f"{_r(rows, 'network'):.3f}" for k, rows in record["means"].items()}
             print(f"{title}, seed {seed}: {r}", flush=True)
     for origin, means in by_origin(records).items():
         print(f"\n{origin}, {options.steps} steps\n\n{format_origin(means)}")

@@ -304,8 +304,10 @@ class ScanSources:
 
     def scans(self, grid: Grid, *, n_directions: int = 30) -> Iterator[GridScan]:
         """Yield the scans on a grid; `n_directions` is that of simulated ones."""
-        options = {"n_directions": n_directions, "seed": self.seed}
-        yield from simulated_scans(grid, self.n_simulated, **options)
-        yield from other_generator_scans(grid, self.n_other, **options)
+        for draw, n in (
+            (simulated_scans, self.n_simulated),
+            (other_generator_scans, self.n_other),
+        ):
+            yield from draw(grid, n, n_directions=n_directions, seed=self.seed)
         if self.bids:
             yield from dataset_scans(self.bids, grid, participant_labels=self.participant_labels)

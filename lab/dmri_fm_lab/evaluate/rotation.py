@@ -235,10 +235,19 @@ def _rows(squares: Mapping[str, Sequence[float]], floor: float) -> dict[str, Row
             "r": float(r.mean()),
             "spread": float(r.std(ddof=1)) if len(r) > 1 else None,
         }
+    return _relate(rows)
+
+
+def _relate(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """Add to each row its R over that of the Gaussian process."""
     process = rows["gaussian-process"]["r"]
-    for row in rows.values():
-        row["of_process"] = row["r"] / process if process and row["r"] is not None else None
-    return rows
+    return {
+        name: {
+            **row,
+            "of_process": row["r"] / process if process and row["r"] is not None else None,
+        }
+        for name, row in rows.items()
+    }
 
 
 def explained(square: float, mean_square: float, floor: float) -> float:
@@ -326,10 +335,12 @@ def mean_by_origin(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     """Return means of the rows over the scans of each origin."""
     origins = dict.fromkeys(record["origin"] for record in records)
     return {
-        origin: {
-            name: mean_rows([r["rows"][name] for r in records if r["origin"] == origin])
-            for name in records[0]["rows"]
-        }
+        origin: _relate(
+            {
+                name: mean_rows([r["rows"][name] for r in records if r["origin"] == origin])
+                for name in records[0]["rows"]
+            }
+        )
         for origin in origins
     }
 
