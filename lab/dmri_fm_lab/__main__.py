@@ -22,6 +22,8 @@ from dmri_fm_lab.commands import (
     evaluate_out_of_distribution,
     evaluate_protocols,
     evaluate_reconstruction,
+    evaluate_rotation,
+    evaluate_slabs,
     evaluate_tensor,
     features,
     models,
@@ -45,6 +47,8 @@ _NAME_OR_PATH = ("config", "start", "source")
 EVALUATIONS = (
     evaluate_tensor,
     evaluate_reconstruction,
+    evaluate_rotation,
+    evaluate_slabs,
     evaluate_protocols,
     evaluate_cohorts,
     evaluate_out_of_distribution,

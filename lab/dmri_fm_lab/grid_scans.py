@@ -133,24 +133,34 @@ class GridScan:
         return float(np.sqrt(np.mean(apart**2)))
 
 
-def _protocol(rng: np.random.Generator, number: int, n_directions: int) -> GradientTable:
-    bvals = PROTOCOLS[number % len(PROTOCOLS)]
+def _protocol(
+    rng: np.random.Generator,
+    number: int,
+    n_directions: int,
+    protocols: Sequence[Sequence[float]] = PROTOCOLS,
+) -> GradientTable:
+    bvals = protocols[number % len(protocols)]
     counts = [len(part) for part in np.array_split(np.arange(n_directions), len(bvals))]
     return draw_protocol(rng, scheme="multishell", n_directions=counts, bvals=list(bvals), n_b0=2)
 
 
 def simulated_scans(
-    grid: Grid, n_scans: int, *, n_directions: int = 30, seed: int = 0
+    grid: Grid,
+    n_scans: int,
+    *,
+    n_directions: int = 30,
+    seed: int = 0,
+    protocols: Sequence[Sequence[float]] = PROTOCOLS,
 ) -> Iterator[GridScan]:
     """Yield scans of the training generator that no training run draws.
 
     A scan is drawn twice from one state, with noise and without, and so its truth is known.
-    Protocols take turns, see :data:`PROTOCOLS`.
+    Protocols, shells each (s/mm^2), take turns.
     """
     affine = np.asarray(grid.affine)
     for number in range(n_scans):
         rng = np.random.default_rng([EVALUATION, 0, seed, number])
-        gtab = _protocol(rng, number, n_directions)
+        gtab = _protocol(rng, number, n_directions, protocols)
         state = int(rng.integers(2**63))
         snr = float(np.exp(rng.uniform(np.log(12.0), np.log(50.0))))
         drawn = (
@@ -312,9 +322,11 @@ class ScanSources:
 
     def scans(self, grid: Grid, *, n_directions: int = 30) -> Iterator[GridScan]:
         """Yield the scans on a grid; `n_directions` is that of simulated ones."""
-        options = {"n_directions": n_directions, "seed": self.seed}
-        yield from simulated_scans(grid, self.n_simulated, **options)
-        yield from other_generator_scans(grid, self.n_other, **options)
+        for draw, n in (
+            (simulated_scans, self.n_simulated),
+            (other_generator_scans, self.n_other),
+        ):
+            yield from draw(grid, n, n_directions=n_directions, seed=self.seed)
         if self.bids:
             yield from dataset_scans(
                 self.bids, grid, participant_labels=self.participant_labels, seen=self.seen

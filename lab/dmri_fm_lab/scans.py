@@ -129,8 +129,15 @@ def hash_participant_of(path: str | Path) -> str:
         raise LayoutError(
             "a scan in no participant's folder", path=path, expected="a file below sub-<label>"
         )
-    name = read_dataset_name(folder.parent).removesuffix(DERIVATIVES)
-    return hash_participant(name, folder.name)
+    return hash_participant(study_name(folder.parent), folder.name)
+
+
+def study_name(root: str | Path) -> str:
+    """Return the name of a dataset, which the app's outputs for it share.
+
+    Raises InputError if the dataset has no name.
+    """
+    return read_dataset_name(root).removesuffix(DERIVATIVES)
 
 
 def list_participants(

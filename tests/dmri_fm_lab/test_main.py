@@ -45,6 +45,8 @@ def test_help_needs_no_heavy_library() -> None:
         ["convert"],
         ["evaluate", "tensor"],
         ["evaluate", "reconstruction"],
+        ["evaluate", "rotation"],
+        ["evaluate", "slabs"],
         ["evaluate", "protocols"],
         ["evaluate", "cohorts"],
         ["evaluate", "out-of-distribution"],

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmri_fm.encoders.drope.estimates import predict_by_process
+from dmri_fm.encoders.drope.gaussian_process import fit_gaussian_process
+from dmri_fm.encoders.drope.rotary import qspace_directions
 from dmri_fm.encoders.drope.tokens import ScanTokens
-from dmri_fm.gradients import group_shells
+from dmri_fm.gradients import GradientTable, group_shells
+from dmri_fm.normalise.signal import CLIP
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 
 
@@ -62,3 +64,37 @@ def prediction_errors(tokens: ScanTokens) -> PredictionErrors | None:
     errors = torch.full_like(tokens.brain[:, 0], float("nan"))
     errors[inside] = (total / (len(paired) * voxels)).sqrt()
     return PredictionErrors(errors, torch.cat(volumes))
+
+
+def predict_by_process(seen: Tensor, brain: Tensor, kept: Tensor, wanted: Tensor) -> Tensor:
+    """Predict directions by a Gaussian process whose hyperparameters are fitted to the scan.
+
+    See :mod:`dmri_fm.encoders.drope.gaussian_process`.
+
+    Parameters
+    ----------
+    seen
+        Shape (K, S, P): S/S0 of visible directions, zero outside the brain.
+    brain
+        Shape (S, P): 1 in the brain, 0 outside.
+    kept, wanted
+        Shapes (K, 3) and (H, 3): rho, theta, phi.
+
+    Returns
+    -------
+    Tensor
+        Shape (H, S, P), S/S0, clipped as input is, zero outside the brain.
+    """
+    flat = seen.flatten(1)
+    products = (flat @ flat.T / brain.sum().clamp(min=1.0)).double().cpu().numpy()
+    visible = _to_table(kept)
+    weights = fit_gaussian_process(products, visible).weights(visible, _to_table(wanted))
+    predicted = torch.from_numpy(weights.T).to(seen) @ flat
+    return predicted.clamp(*CLIP).reshape(-1, *brain.shape) * brain
+
+
+def _to_table(qspace: Tensor) -> GradientTable:
+    axes = qspace_directions(qspace.double().cpu()).numpy()
+    bvals = 1000.0 * qspace[:, 0].double().cpu().numpy()
+    # There is no b=0 among them, however low the b-values are.
+    return GradientTable(bvals, axes, b0_threshold=0.5)

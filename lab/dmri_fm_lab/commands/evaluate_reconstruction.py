@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 
-from dmri_fm_lab.commands.options import Subparsers, add_sources, read_sources
+from dmri_fm_lab.commands.options import (
+    Subparsers,
+    add_autoencoder,
+    load_autoencoder,
+    read_sources,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -14,23 +19,18 @@ def add_parser(subparsers: Subparsers) -> None:
         "reconstruction",
         help="masked directions and patches, by a pretrained autoencoder and baselines",
     )
+    add_autoencoder(parser)
     parser.add_argument(
-        "source",
-        metavar="RUN",
-        help="folder of `dmri-fm pretrain`, a .safetensors file, or drope: the shipped weights",
-    )
-    add_sources(
-        parser,
-        simulated="held-out scans of the training generator",
-        other="scans of the other generator (trxscan)",
-    )
-    parser.add_argument(
-        "--directions", type=int, nargs="+", default=[12, 30], metavar="T", help="default 12 30"
+        "--directions",
+        type=int,
+        nargs="+",
+        default=[12, 30],
+        metavar="T",
+        help="distinct directions; scans with fewer are skipped; default 12 30",
     )
     parser.add_argument(
         "--masks", type=int, default=2, metavar="N", help="masks of each type; default 2"
     )
-    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
     parser.set_defaults(run=run)
 
 
@@ -42,11 +42,10 @@ def run(options: argparse.Namespace) -> None:
         score_scans,
     )
     from dmri_fm_lab.evaluate.records import write_json
-    from dmri_fm_lab.train.runs import load_autoencoder
 
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     request = ReconstructionRequest(tuple(options.directions), options.masks, options.seed)
-    network = load_autoencoder(options.source, model=options.model).to(options.device)
+    network = load_autoencoder(options)
     grid = network.config.encoder.grid
     record = score_scans(
         network,

@@ -12,6 +12,7 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS
 
 if TYPE_CHECKING:
+    from dmri_fm.encoders.drope.mae import MaskedAutoencoder
     from dmri_fm.series import Dwi
     from dmri_fm_lab.grid_scans import ScanSources
 
@@ -228,3 +229,25 @@ def _find_seen(options: argparse.Namespace) -> frozenset[str]:
             advice="choose others by --participant-label, or mark these by --allow-seen",
         )
     return seen
+
+
+def add_autoencoder(parser: argparse.ArgumentParser) -> None:
+    """Add the pretrained autoencoder of an evaluation, the scans' sources, and the device."""
+    parser.add_argument(
+        "source",
+        metavar="RUN",
+        help="folder of `dmri-fm pretrain`, a .safetensors file, or drope: the shipped weights",
+    )
+    add_sources(
+        parser,
+        simulated="held-out scans of the training generator",
+        other="scans of the other generator (trxscan)",
+    )
+    parser.add_argument("--device", default="cpu", help="device of the network; default cpu")
+
+
+def load_autoencoder(options: argparse.Namespace) -> MaskedAutoencoder:
+    """Load the autoencoder that :func:`add_autoencoder` names."""
+    from dmri_fm_lab.train import runs
+
+    return runs.load_autoencoder(options.source, model=options.model).to(options.device)

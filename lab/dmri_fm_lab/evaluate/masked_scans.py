@@ -19,7 +19,7 @@ from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP
-from dmri_fm.qspace import condition_number
+from dmri_fm.qspace import choose_spread, condition_number, distinct_directions
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.inpainting import fill_by_directions
@@ -67,6 +67,26 @@ class PreparedScan:
     has_baselines: bool
 
 
+def choose_directions(
+    scan: GridScan, n_directions: int, *, gamma: float, seed: int = 0
+) -> GridScan | None:
+    """Return a scan with one volume each of some distinct directions, spread over q-space.
+
+    A direction that was measured twice would otherwise be visible where it is masked. None, with
+    a warning, if the scan has fewer.
+    """
+    distinct = scan.select(np.array([group[0] for group in distinct_directions(scan.gtab)]))
+    if n_directions > len(distinct.gtab):
+        logger.warning(
+            "%s: skipped with %d directions, it has %d distinct ones",
+            scan.name,
+            n_directions,
+            len(distinct.gtab),
+        )
+        return None
+    return distinct.select(choose_spread(distinct.gtab, n_directions, seed=seed, gamma=gamma))
+
+
 def reconstruct(
     network: MaskedAutoencoder, scan: GridScan, tokens: ScanTokens, mask: Mask
 ) -> _Image:
@@ -88,7 +108,7 @@ def to_volumes(patches: Tensor, tokens: ScanTokens, network: MaskedAutoencoder) 
     return np.ascontiguousarray(np.moveaxis(volumes.numpy(), 0, 3))
 
 
-def _seen_voxels(
+def seen_voxels(
     tokens: ScanTokens, network: MaskedAutoencoder, kept: NDArray[np.int_] | None = None
 ) -> NDArray[np.bool_]:
     """Return the voxels of the patches that the encoder is given, all or those of an index."""
@@ -110,9 +130,9 @@ def prepare_scan(
     tokens = tokenise(scan.signal, scan.gtab, scan.mask, network.config.encoder)
     if not tokens.index.size:
         raise ImageError(f"{scan.name}: no patch holds brain", expected="a brain")
-    reference, regions = _reference(scan)
+    reference, regions = fit_reference(scan)
     return PreparedScan(
-        scan, tokens, _seen_voxels(tokens, network), reference, regions, has_baselines
+        scan, tokens, seen_voxels(tokens, network), reference, regions, has_baselines
     )
 
 
@@ -141,7 +161,7 @@ def mask_directions(
     mask = draw_direction_mask(rng, network, scan.gtab, n_patches=len(tokens.index))
     kept = mask.kept[0].numpy()
     masked = np.setdiff1d(np.arange(len(scan.gtab)), kept)
-    visible = _series(scan, scan.signal).select(kept)
+    visible = series(scan, scan.signal).select(kept)
     whole = reconstruct(network, scan, tokens, mask)
     estimates = {"network": np.clip(whole[..., masked], *CLIP)}
     for name, baseline in (DIRECTION_BASELINES if prepared.has_baselines else {}).items():
@@ -163,7 +183,7 @@ def mask_patches(
     scan, tokens = prepared.scan, prepared.tokens
     n, n_patches = len(scan.gtab), len(tokens.index)
     mask = draw_mask(rng, network.config, kind="spatial", n_directions=n, n_patches=n_patches)
-    visible = scan.mask & _seen_voxels(tokens, network, mask.kept[0].numpy())
+    visible = scan.mask & seen_voxels(tokens, network, mask.kept[0].numpy())
     masked = scan.mask & prepared.seen & ~visible
     if not masked.any():
         raise ImageError(
@@ -188,7 +208,7 @@ def mask_patches_apart(
         for _ in range(len(scan.gtab))
     ]
     visible = np.stack(
-        [seen & _seen_voxels(tokens, network, mask.kept[0].numpy()) for mask in masks], axis=3
+        [seen & seen_voxels(tokens, network, mask.kept[0].numpy()) for mask in masks], axis=3
     )
     filled = scan.signal.copy()
     for shell in scan.gtab.shells:
@@ -219,12 +239,26 @@ def _score(
     where: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Score volumes and voxels of every method, and the network's as the authors do."""
-    seen = prepared.scan.signal * prepared.seen[..., None]
-    return {
-        "rows": _rows(filled, prepared.scan, volumes, where),
-        "tensors": _tensor_rows(filled, prepared, where),
-        "authors": {"network": authors_scores(network, seen)},
+    scan = prepared.scan
+    seen = scan.signal * prepared.seen[..., None]
+    authors = {
+        label: authors_scores(network[..., index], seen[..., index])
+        for label, index in _shell_groups(scan.gtab, np.arange(len(scan.gtab))).items()
     }
+    return {
+        "rows": _rows(filled, scan, volumes, where),
+        "tensors": _tensor_rows(filled, prepared, where),
+        "authors": {"network": authors},
+    }
+
+
+def _shell_groups(gtab: GradientTable, volumes: NDArray[np.int_]) -> dict[str, NDArray[np.int_]]:
+    """Return all of some volumes, and where they are of several shells those of each."""
+    groups = {"all": volumes}
+    shells = gtab.select(volumes).shells
+    if len(shells) > 1:
+        groups |= {f"{s.bval:.0f}": volumes[list(s.index)] for s in shells}
+    return groups
 
 
 def _rows(
@@ -234,10 +268,7 @@ def _rows(
     where: NDArray[np.bool_],
 ) -> dict[str, dict[str, Row]]:
     """Score volumes by method and b-value."""
-    groups = {"all": volumes}
-    shells = scan.gtab.select(volumes).shells
-    if len(shells) > 1:
-        groups |= {f"{s.bval:.0f}": volumes[list(s.index)] for s in shells}
+    groups = _shell_groups(scan.gtab, volumes)
     rows = {
         name: {
             label: _masked_row(images[..., index], scan, index, where)
@@ -265,14 +296,19 @@ def _floor(scan: GridScan, volumes: NDArray[np.int_], where: NDArray[np.bool_]) 
     return {"rmse": error, "psnr": psnr_db(error**2), "ssim": None, "rmse_truth": None}
 
 
-def _series(scan: GridScan, images: _Image) -> Dwi:
+def series(scan: GridScan, images: _Image) -> Dwi:
+    """Return images of a scan's volumes as a series."""
     return Dwi.from_arrays(images, scan.affine, scan.gtab, mask=scan.mask)
 
 
-def _reference(scan: GridScan) -> tuple[TensorMaps, Regions] | tuple[None, None]:
+def fit_reference(scan: GridScan) -> tuple[TensorMaps, Regions] | tuple[None, None]:
+    """Fit tensors to a scan, without its noise where that is known, and find its tissue.
+
+    None where its directions determine no tensor, or there is no tissue.
+    """
     images = scan.signal if scan.clean is None else scan.clean
     try:
-        reference = fit_normalised(_series(scan, images))
+        reference = fit_normalised(series(scan, images))
         return reference, reference_regions(reference, scan.mask)
     except (GradientError, ImageError) as error:
         logger.info("%s: no tensors, %s", scan.name, error.found)
@@ -290,7 +326,7 @@ def _tensor_rows(
     floor = {} if scan.clean is None else {"floor": scan.signal}
     rows: dict[str, Row] = {}
     for name, images in {**filled, **floor}.items():
-        maps = fit_normalised(_series(scan, images)).scalars
+        maps = fit_normalised(series(scan, images)).scalars
         rows[name] = {
             f"{scalar}{suffix}": scalar_errors(
                 maps[scalar], reference.scalars[scalar], mask=region

@@ -11,8 +11,9 @@ import numpy as np
 
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.errors import ConfigError
-from dmri_fm.qspace import choose_spread
+from dmri_fm.qspace import distinct_directions
 from dmri_fm_lab.evaluate.masked_scans import (
+    choose_directions,
     mask_directions,
     mask_patches,
     mask_patches_apart,
@@ -67,6 +68,8 @@ _AUTHORS = {
 
 _NOTES = {
     "where": "masked voxels of the brain on the encoder's grid; S/S0, range 1",
+    "directions": "distinct ones, one volume each: volumes of one shell within 5 degrees of each "
+    "other measure one direction",
     "mean": "of the kept directions of the nearest b-value; of the visible voxels of the volume",
     "psnr": "10 log10(1 / MSE); authors_psnr is 10 log10(1 / sqrt(MSE)), half of it",
     "ssim": "ours: 3-D, Gaussian window of 1.5 voxels, the target in place of visible voxels",
@@ -96,7 +99,7 @@ class ReconstructionRequest:
     Attributes
     ----------
     directions
-        Numbers of directions to take from a scan; numbers above the scan's own are skipped.
+        Numbers of distinct directions to take from a scan; a scan that has fewer is skipped.
     n_masks
         Masks of each type.
     seed
@@ -134,15 +137,14 @@ def score_scan(
         "origin": scan.origin,
         "n_voxels": int(scan.mask.sum()),
         "shells": {f"{s.bval:.0f}": len(s.index) for s in scan.gtab.shells},
+        "n_distinct": len(distinct_directions(scan.gtab)),
         "has_truth": scan.clean is not None,
         "results": {},
     }
     for n in request.directions:
-        if n > len(scan.gtab):
-            logger.warning("%s: has no %d directions", scan.name, n)
+        part = choose_directions(scan, n, gamma=network.config.encoder.gamma, seed=request.seed)
+        if part is None:
             continue
-        chosen = choose_spread(scan.gtab, n, seed=request.seed, gamma=network.config.encoder.gamma)
-        part = scan.select(chosen)
         logger.info("%s: %d directions", scan.name, n)
         prepared = prepare_scan(network, part, has_baselines=request.has_baselines)
         scores: dict[str, list[dict[str, Any]]] = {masking: [] for masking in _MASKINGS}
@@ -164,7 +166,10 @@ def _mean_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             m: _mean_by_key([record["rows"].get(m, {}) for record in records]) for m in methods
         },
         "tensors": _mean_by_key([record["tensors"] for record in records]),
-        "authors": _mean_by_key([record["authors"] for record in records]),
+        "authors": {
+            m: _mean_by_key([record["authors"][m] for record in records])
+            for m in records[0]["authors"]
+        },
     }
 
 
@@ -211,7 +216,7 @@ def score_scans(
     if not any(record["results"] for record in records):
         raise ConfigError(
             "no scan with enough directions",
-            expected=f"scans with {min(request.directions)} directions or more",
+            expected=f"scans with {min(request.directions)} distinct directions or more",
             advice="name a dataset, or ask for simulated scans",
         )
     return json_ready(
@@ -233,19 +238,22 @@ def score_scans(
 def format_scan(record: Mapping[str, Any]) -> str:
     """Return the record of a scan as markdown: tables by number of directions and masking."""
     shells = ", ".join(f"{n} x b{b}" for b, n in record["shells"].items())
-    blocks = [f"{record['name']} ({record['origin']}), {shells}, {record['n_voxels']} voxels"]
+    blocks = [
+        f"{record['name']} ({record['origin']}), {shells}, {record['n_distinct']} distinct "
+        f"directions, {record['n_voxels']} voxels"
+    ]
     for n, maskings in record["results"].items():
         for masking, scores in maskings.items():
             blocks.append(f"{_MASKINGS[masking]} of {n} directions")
             for rows, columns in (
                 (_by_shell(scores["rows"]), _SCORES),
                 (_titled(scores["tensors"]), _TENSORS),
-                (_titled(scores["authors"]), _AUTHORS),
+                (_by_shell(scores["authors"]), _AUTHORS),
             ):
                 if rows:
                     blocks.append(markdown(table_cells(rows, columns)))
     if not record["results"]:
-        blocks.append("too few directions")
+        blocks.append("too few distinct directions")
     return "\n\n".join(blocks)
 
 

@@ -10,22 +10,20 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dmri_fm.encoders.drope.direction_models import predict_harmonics, shell_means
-from dmri_fm.encoders.drope.estimates import predict_directions
 from dmri_fm.encoders.drope.gaussian_process import fit_gaussian_process, nearest_shells
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP
-from dmri_fm.qspace import to_qspace
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_design import design_matrix
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.baselines import Baseline, tuned
+from dmri_fm_lab.evaluate.direction_models import predict_harmonics, shell_means
 from dmri_fm_lab.evaluate.inpainting import fill_by_means, fill_harmonically, fill_smoothly
+from dmri_fm_lab.evaluate.stacking import predict_directions
 from dmri_fm_lab.smoothing import noise_sigma, smooth_within
 
 #: Smallest S/S0 of a fit, to which lower ones are raised: reconstructions may be negative.
@@ -136,15 +134,13 @@ def _predict_smooth_tensor(visible: Dwi, wanted: GradientTable) -> _Image:
 
 
 def _stack(visible: Dwi, wanted: GradientTable) -> _Image:
-    """Predict as a network does that starts from stacked predictions, whole images smoothed."""
+    """Stack predictions from the images and from smoothed ones."""
     brain = visible.brain
     images = [
-        torch.from_numpy(smooth_within(visible.data, brain, width)[brain].T)[:, None]
+        smooth_within(visible.data, brain, width)[brain].astype(np.float64)
         for width in (0.0, *SMOOTHING_VOXELS)
     ]
-    tables = (torch.from_numpy(to_qspace(table)) for table in (visible.gtab, wanted))
-    predicted = predict_directions(images, torch.ones(1, images[0].shape[2]), *tables)
-    return _images(predicted[:, 0].T.double().numpy(), brain)
+    return _images(predict_directions(images, visible.gtab, wanted), brain)
 
 
 DirectionMethod = Callable[[Dwi, GradientTable], _Image]

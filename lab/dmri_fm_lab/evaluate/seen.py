@@ -10,11 +10,10 @@ from dmri_fm.errors import InputError
 from dmri_fm.participants import (
     PARTICIPANTS,
     hash_participant,
-    read_dataset_name,
     seen_participants,
 )
 from dmri_fm.registry import load_weights
-from dmri_fm_lab.scans import list_participants
+from dmri_fm_lab.scans import list_participants, study_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def find_seen(
     if not hashes:
         return frozenset()
     try:
-        name = read_dataset_name(bids)
+        name = study_name(bids)
     except InputError as error:
         logger.warning("participants cannot be compared with those seen: %s", error)
         return frozenset()

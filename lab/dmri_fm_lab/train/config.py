@@ -37,6 +37,8 @@ class Optimisation:
         Decay of the running average of the weights; the average is the result of the run.
     max_minutes
         Time after which the run stops cleanly; 0: never.
+    max_steps
+        Steps after which the run stops cleanly, to be continued; 0: none before its end.
     checkpoint_minutes
         Time between checkpoints.
     seed
@@ -59,6 +61,7 @@ class Optimisation:
     clip_norm: float = 1.0
     average_decay: float = 0.995
     max_minutes: float = 0.0
+    max_steps: int = 0
     checkpoint_minutes: float = 3.0
     seed: int = 0
     matmul_precision: str = "medium"

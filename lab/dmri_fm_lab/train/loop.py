@@ -168,7 +168,8 @@ def run_training(
     recent: list[dict[str, float]] = []
     wrapped.train()
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    for sample in _draw_ahead(draw, fabric, step, settings.n_steps):
+    last = min(settings.n_steps, settings.max_steps or settings.n_steps)
+    for sample in _draw_ahead(draw, fabric, step, last):
         rate = _schedule(optimiser, step, settings)
         losses = step_losses(wrapped, sample, step)
         fabric.backward(losses["loss"])
@@ -187,7 +188,7 @@ def run_training(
         is_late = 0 < settings.max_minutes * 60 <= seconds
         is_due = now - saved > settings.checkpoint_minutes * 60
         is_late, is_due = fabric.broadcast((is_late, is_due))
-        if is_late or is_due or step == settings.n_steps:
+        if is_late or is_due or step == last:
             state |= {"step": step, "seconds": seconds, "average": average.state_dict()}
             partial = checkpoint.with_suffix(".part")
             fabric.save(partial, state)
@@ -264,7 +265,7 @@ def _make_fabric(hardware: Hardware, precision: Any) -> Fabric:
 def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> None:
     wanted = state["settings"]
     fabric.load(checkpoint, state, weights_only=True)
-    limits = ("max_minutes", "checkpoint_minutes")
+    limits = ("max_minutes", "max_steps", "checkpoint_minutes")
     saved, asked = (
         {k: v for k, v in s.items() if k not in limits} for s in (state["settings"], wanted)
     )

@@ -1,13 +1,25 @@
-"""A simulated series with a reference to be made of it."""
+"""A simulated series with a reference to be made of it; a scan and an autoencoder on a grid."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from dmri_fm.encoders.drope.mae import MaskedAutoencoder
+from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.grid_scans import simulated_scans
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
+from dmri_fm_lab.train.config import DropePretraining, read_training
+from dmri_fm_lab.train.drope import pretrain_drope
+from tests.dmri_fm_lab.evaluate.tiny_drope import (
+    TINY,
+    TINY_MAE,
+    middle_of_the_brain,
+    register_tiny,
+)
 
 
 def draw_series(*, n_directions: int, n_b0: int, snr: float, side: int = 24):
@@ -48,3 +60,35 @@ def derivative(tmp_path, noisy):
     stem.with_suffix(".json").write_text(json.dumps({"Manufacturer": "Simulated"}))
     (root / "dataset_description.json").write_text(json.dumps({"DatasetType": "derivative"}))
     return root
+
+
+@pytest.fixture(scope="session")
+def grid_scan():
+    """A simulated scan with its truth on the tiny grid: sixteen directions of two shells."""
+    return list(simulated_scans(middle_of_the_brain(), 2, n_directions=16))[1]
+
+
+@pytest.fixture
+def tiny_network():
+    torch.manual_seed(0)
+    return MaskedAutoencoder(TINY_MAE).eval()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, grid_scan):
+    """Folder of a tiny autoencoder that was pretrained for a few steps."""
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    changes = {"n_steps": 3, "warmup_steps": 1, "precision": "32-true"}
+    settings = read_training(DropePretraining, "drope", optimisation=changes)
+    few = tokenise(grid_scan.signal, grid_scan.gtab, grid_scan.mask, TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        register_tiny(patch)
+        pretrain_drope(settings, folder, draw=lambda _: [few])
+    return folder
+
+
+@pytest.fixture
+def run(trained, monkeypatch):
+    """Folder of the tiny autoencoder, which is in the registry's place."""
+    register_tiny(monkeypatch)
+    return trained
