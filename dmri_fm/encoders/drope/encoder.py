@@ -78,7 +78,9 @@ def encode_tokens(
     error = torch.full_like(tokens.brain[:, 0], float("nan")) if errors is None else errors.patches
     indicators = scan_indicators(tokens, network.config, errors, region=region)
     summary = ScanSummary(_numbers(code), indicators)
-    return EncodedTokens(*map(_numbers, (cls[0], pooled, patches, error)), summary)
+    return EncodedTokens(
+        _numbers(cls[0]), _numbers(pooled), _numbers(patches), _numbers(error), summary
+    )
 
 
 def _numbers(values: Tensor) -> NDArray[np.float32]:

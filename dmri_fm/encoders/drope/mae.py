@@ -173,7 +173,7 @@ class MaskedAutoencoder(nn.Module):
             else None
         )
         if self.decoder_conv is not None:
-            self.decoder_conv.to(memory_format=torch.channels_last_3d)
+            self.decoder_conv.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def checkpoint_blocks(self, is_wanted: bool) -> None:
         """Let training keep the input of each block alone, or all that happens in it."""

@@ -73,7 +73,8 @@ def direction_deviation(tokens: Tensor, qspace: Tensor) -> Tensor:
     explained = (code.T @ about).square().sum(dim=0)
     noise = (about.square().sum(dim=0) - explained) / freedom
     variance = ((explained - ANISOTROPIC_TERMS * noise) / n).unflatten(0, tokens.shape[1:])
-    return variance.mean(dim=0).clamp(min=0.0).sqrt()
+    deviation: Tensor = variance.mean(dim=0).clamp(min=0.0).sqrt()
+    return deviation
 
 
 def _anisotropic(code: Tensor) -> Tensor:

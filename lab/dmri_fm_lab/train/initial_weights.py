@@ -45,6 +45,7 @@ def start_near_identity(network: MaskedAutoencoder) -> None:
             layer.weight *= BRANCH_SCALE
             layer.bias.zero_()
     for block in decoder.blocks:
+        assert isinstance(block, DropeBlock)
         attention = block.attn_diffusion
         values = attention.qkv.weight[-attention.out_proj.in_features :]
         for weight in (values, attention.out_proj.weight):
