@@ -119,5 +119,5 @@ SMALL = DropeConfig(
     signal_std=0.2,
 )
 
-#: A yet smaller encoder (0.7M parameters) for comparisons of trainings.
-ABLATION = replace(SMALL, dim=96, depth=3)
+#: A yet smaller encoder (0.5M parameters) for comparisons of trainings.
+ABLATION = replace(SMALL, dim=84, depth=3)

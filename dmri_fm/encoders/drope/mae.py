@@ -63,7 +63,7 @@ class MaeConfig:
 #: Pretraining of the published encoder, of ours, and of that of comparisons.
 PAPER_MAE = MaeConfig(PAPER, decoder_dim=384)
 SMALL_MAE = MaeConfig(SMALL)
-ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=72)
+ABLATION_MAE = MaeConfig(ABLATION, decoder_dim=84)
 
 
 class Mask(NamedTuple):
