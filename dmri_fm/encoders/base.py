@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.normalise.grid import Grid
@@ -37,7 +37,9 @@ class Encoder(Protocol[Prepared]):
     def reference(self) -> Reference | None:
         """Statistics of its training features, for the out-of-distribution score, or None."""
 
-    def prepare(self, dwi: Dwi, *, n_directions: int, seed: int, region: Any = None) -> Prepared:
+    def prepare(
+        self, dwi: Dwi, *, n_directions: int, seed: int, region: str | None = None
+    ) -> Prepared:
         """Turn a series into the encoder's input.
 
         Parameters
@@ -49,7 +51,7 @@ class Encoder(Protocol[Prepared]):
         seed
             Seed of all random choices, that of directions among them.
         region
-            Part of the grid to read, of those that the encoder knows; None: its default.
+            Part of the grid to read, by a name of the encoder's; its own choice if None.
 
         Raises
         ------
@@ -57,6 +59,8 @@ class Encoder(Protocol[Prepared]):
             If there is no b=0 volume, or no diffusion-weighted one.
         ImageError
             If the mask is empty, or holds nothing that the encoder reads.
+        ConfigError
+            If the encoder knows no such region.
         """
 
     def encode(self, prepared: Prepared) -> ScanFeatures:

@@ -27,6 +27,7 @@ def extract_features(
     device: str = "cpu",
     n_directions: int = FEATURE_DIRECTIONS,
     seed: int = 0,
+    region: str | None = None,
 ) -> ScanFeatures:
     """Compute features of a scan with an encoder.
 
@@ -43,9 +44,12 @@ def extract_features(
     device
         A torch device.
     n_directions
-        Directions to use, spread over q-space; all there are if the series has fewer.
+        Directions to use, chosen as the encoder does; all there are if the series has fewer.
     seed
         Seed of the choice of directions.
+    region
+        Part of the grid to read: "whole", or "published" (slices 64 to 119 at 1 mm); if None that
+        of the encoder, which is the published one for `drope-paper` and the whole for `drope`.
 
     Raises
     ------
@@ -54,13 +58,14 @@ def extract_features(
     GradientError
         If there is no b=0 volume, or no diffusion-weighted one.
     ConfigError, WeightsError
-        If the model is unknown or no encoder, or its weights cannot be used.
+        If the model is unknown or no encoder, it knows no such region, or its weights cannot be
+        used.
     """
     if n_directions < 1:
         raise ConfigError(f"{n_directions} directions", expected="one or more")
     _check_grid(dwi_mni, feature_grid(model), model)
     encoder = load_encoder(model, weights=weights, device=device)
-    prepared = encoder.prepare(dwi_mni, n_directions=n_directions, seed=seed)
+    prepared = encoder.prepare(dwi_mni, n_directions=n_directions, seed=seed, region=region)
     features = encoder.encode(prepared)
     metadata = {
         "Model": about_model(encoder.name)

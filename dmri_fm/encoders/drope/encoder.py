@@ -16,6 +16,7 @@ from dmri_fm.encoders.drope.extraction import (
     PUBLISHED_SLICES,
     DirectionChoice,
     Region,
+    check_region,
     choose_directions,
     select_region,
 )
@@ -139,14 +140,14 @@ class DropeEncoder:
         return self._config.grid
 
     def prepare(
-        self, dwi: Dwi, *, n_directions: int, seed: int, region: Region | None = None
+        self, dwi: Dwi, *, n_directions: int, seed: int, region: str | None = None
     ) -> DropeInput:
         """Choose directions, divide them by the mean b=0 and cut them into patches.
 
         See :meth:`dmri_fm.encoders.base.Encoder.prepare`; `region` is that of the class if None.
         """
         dwi.gtab.require_b0()
-        config, region = self._config, region or self.region
+        config, part = self._config, check_region(region or self.region)
         chosen = choose_directions(
             dwi.gtab, n_directions, how=self.directions, seed=seed, gamma=config.gamma
         )
@@ -156,16 +157,16 @@ class DropeEncoder:
         normalised = normalise_b0(dwi.data[..., volumes], table, mask=mask)
         signal = normalised.signal[..., ~table.is_b0]
         gtab = dwi.gtab.select(chosen)
-        tokens = select_region(tokenise(signal, gtab, mask, config), config, region)
+        tokens = select_region(tokenise(signal, gtab, mask, config), config, part)
         if not tokens.index.size:
             raise ImageError("no patch holds brain", expected="a brain mask on the model's grid")
         return DropeInput(
             tokens=tokens.to(self._network.cls_token.device),
             gtab=gtab,
             seed=seed,
-            region=region,
+            region=part,
             metadata={
-                **_describe_extraction(region, self.directions),
+                **_describe_extraction(part, self.directions),
                 "Volumes": [int(i) for i in chosen],
                 "ClippedFraction": float(normalised.clipped_fraction),
                 "B0NormalizationScale": float(normalised.scale),

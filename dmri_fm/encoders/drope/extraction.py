@@ -6,7 +6,7 @@ Kung et al. 2026 (section 4.3, https://doi.org/10.48550/arXiv.2603.25977) read s
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,13 @@ DirectionChoice: TypeAlias = Literal["spread", "random"]
 PUBLISHED_SLICES = (64, 119)
 
 
+def check_region(name: str) -> Region:
+    """Return a region by its name; ConfigError if there is none."""
+    if name not in get_args(Region):
+        raise ConfigError(f"region {name!r}", expected=" or ".join(get_args(Region)))
+    return cast(Region, name)
+
+
 def patches_of_region(config: DropeConfig, region: Region) -> NDArray[np.bool_]:
     """Return which patches of the grid, C order, have their centre in a region.
 
@@ -41,16 +48,9 @@ def patches_of_region(config: DropeConfig, region: Region) -> NDArray[np.bool_]:
     -------
     ndarray
         Shape (S,), bool.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such region.
     """
     if region == "whole":
         return np.ones(int(np.prod(config.patch_grid)), dtype=bool)
-    if region != "published":
-        raise ConfigError(f"region {region!r}", expected="whole or published")
     first, last = PUBLISHED_SLICES
     height_mm = (patch_centres(config)[:, 2] + 0.5) * config.voxel_size_mm
     inside: NDArray[np.bool_] = (height_mm > first) & (height_mm < last + 1)
@@ -58,7 +58,7 @@ def patches_of_region(config: DropeConfig, region: Region) -> NDArray[np.bool_]:
 
 
 def select_region(tokens: ScanTokens, config: DropeConfig, region: Region) -> ScanTokens:
-    """Return the tokens of a scan that lie in a region; errors as of `patches_of_region`."""
+    """Return the tokens of a scan that lie in a region."""
     inside = patches_of_region(config, region)[tokens.index]
     return tokens if inside.all() else tokens.select_patches(np.flatnonzero(inside))
 

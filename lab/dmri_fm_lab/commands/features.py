@@ -30,6 +30,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of their choice; default 0"
     )
+    parser.add_argument(
+        "--region",
+        choices=("whole", "published"),
+        help="part of the brain to read; default: the encoder's, published for drope-paper "
+        "(slices 64 to 119 at 1 mm) and whole for drope",
+    )
     parser.set_defaults(run=run)
 
 
@@ -45,5 +51,6 @@ def run(options: argparse.Namespace) -> None:
         device=options.device,
         n_directions=options.directions,
         seed=options.seed,
+        region=options.region,
     )
     print_paths(features.save(options.stem))
