@@ -13,7 +13,6 @@ from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.patches import patchify
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.qspace import to_qspace
 
 #: Description of the input, written beside weights.
@@ -129,31 +128,6 @@ def tokenise(
         brain=brain[kept],
         index=index,
     )
-
-
-def tokenise_series(
-    images: NDArray[np.float32],
-    gtab: GradientTable,
-    mask: NDArray[np.bool_],
-    config: DropeConfig,
-) -> ScanTokens:
-    """Divide a series by its mean b=0 and cut the diffusion-weighted volumes into patches.
-
-    Parameters
-    ----------
-    images
-        Shape (X, Y, Z, N), scanner units, on the model's grid.
-    gtab, mask, config
-        See :func:`tokenise`; of all volumes, with b=0.
-
-    Raises
-    ------
-    GradientError
-        If there is no b=0 volume.
-    """
-    weighted = np.flatnonzero(~gtab.is_b0)
-    ratio = normalise_b0(images, gtab, mask=mask).signal
-    return tokenise(ratio[..., weighted], gtab.select(weighted), mask, config)
 
 
 def patch_centres(

@@ -7,6 +7,7 @@ import torch
 
 from dmri_fm.encoders import extract
 from dmri_fm.encoders.drope.config import PAPER, SMALL
+from dmri_fm.encoders.drope.extraction import patches_of_region
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.extract import extract_features
 from dmri_fm.encoders.features import feature_columns
@@ -20,6 +21,9 @@ from dmri_fm.weights import save_weights
 from dmri_fm_lab.simulate import draw_protocol
 
 TINY = replace(SMALL, dim=24, depth=1, heads=2)
+
+#: The published grid, by few and large patches.
+NARROW = replace(PAPER, dim=24, depth=1, heads=2, patch=(16, 16, 16))
 
 INDICATORS = ("missing", "anatomy", "volumes", "evenness")
 
@@ -202,7 +206,7 @@ def published_scan():
 def published_weights(tmp_path_factory):
     """Weights of a narrow published encoder, without statistics or decoder."""
     torch.manual_seed(0)
-    network = Drope(replace(PAPER, dim=24, depth=1, heads=2, patch=(16, 16, 16)))
+    network = Drope(NARROW)
     path = tmp_path_factory.mktemp("weights") / "paper.safetensors"
     return save_weights(path, network, name="drope-paper", version="0", training={})
 
@@ -212,7 +216,9 @@ def test_the_published_encoder_gives_the_same_features(published_weights, tmp_pa
     features = extract_features(dwi, model="drope-paper", weights=published_weights)
     assert [v.shape for v in features.vectors.values()] == [(24,), (48,)]
     assert features.model == "dropepaper"
-    assert features.valid.all(), "it reads patches without brain, too"
+    inside = patches_of_region(NARROW, "published")
+    assert (features.valid == inside).all(), "it reads patches without brain, too"
+    assert features.metadata["Region"] == "published"
     assert features.tokens.shape == (12 * 14 * 12, 24)
     assert np.isnan(features.ood_score)
     assert features.metadata["OODIndicators"] == {}
@@ -220,6 +226,9 @@ def test_the_published_encoder_gives_the_same_features(published_weights, tmp_pa
     assert paths["scan"].name == "sub-01_model-dropepaper_desc-scan_features.tsv"
     row = read_row(paths["scan"])
     assert (row["ood_score"], row["ood_percentile"]) == ("n/a", "n/a")
+    whole = extract_features(dwi, model="drope-paper", weights=published_weights, region="whole")
+    assert whole.valid.all()
+    assert whole.metadata["Region"] == "whole"
     # The protocol by hand gives the same.
     encoder = load_encoder("drope-paper", weights=published_weights)
     assert encoder.name == "drope-paper"

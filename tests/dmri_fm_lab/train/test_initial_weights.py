@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope.config import ABLATION, DropeConfig
-from dmri_fm.encoders.drope.mae import Mask, MaeConfig, MaskedAutoencoder
+from dmri_fm.encoders.drope.mae import MaeConfig, Mask, MaskedAutoencoder
 from dmri_fm.encoders.drope.tokens import patch_centres
 from dmri_fm_lab.train.initial_weights import cosine_basis, start_near_identity
 
@@ -57,6 +57,17 @@ def test_masked_directions_start_at_the_mean_of_visible_ones(scan):
     away = (patches[0, masked] - mean).square().mean()
     assert (found[masked] - mean).square().mean() < 0.2 * away
     assert (found[kept[0]] - patches[0, kept[0]]).square().mean() < 0.1 * away
+
+
+def test_convolutions_start_as_the_identity():
+    network, volume = start(), torch.randn(1, 1, 6, 7, 8)
+    # Six further channels are random, and come in small.
+    with torch.inference_mode():
+        found = network.decoder_conv(volume)
+    assert (found - volume).square().mean() < 0.01 * volume.square().mean()
+    with torch.no_grad():
+        network.decoder_conv[4].weight[0, 2:] = 0.0
+        torch.testing.assert_close(network.decoder_conv(volume), volume)
 
 
 def test_random_weights_are_far_from_it(scan):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope.config import DropeConfig
-from dmri_fm.encoders.drope.tokens import patch_centres, tokenise, tokenise_series
-from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.encoders.drope.tokens import patch_centres, tokenise
+from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import to_qspace
 
@@ -78,19 +78,6 @@ def test_what_is_no_part_of_the_grid_is_refused(shape, origin):
     mask = np.ones(shape, dtype=bool)
     with pytest.raises(ImageError, match="part of the encoder's grid"):
         tokenise(np.zeros((*shape, 3), np.float32), GTAB, mask, CONFIG, origin=origin)
-
-
-def test_series_are_divided_by_their_b0(scan):
-    signal, mask = scan
-    table = GradientTable([0.0, *GTAB.bvals, 0.0], [[0, 0, 0], *GTAB.bvecs_ras, [0, 0, 0]])
-    level = np.random.default_rng(1).uniform(50.0, 90.0, (*CONFIG.grid_shape, 1))
-    b0 = np.concatenate([0.9 * level, 1.1 * level], axis=3)
-    images = np.concatenate([b0[..., :1], signal * level, b0[..., 1:]], axis=3).astype(np.float32)
-    found = tokenise_series(images, table, mask, CONFIG)
-    expected = tokenise(signal, GTAB, mask, CONFIG)
-    torch.testing.assert_close(found.patches, expected.patches, atol=1e-5, rtol=0)
-    with pytest.raises(GradientError, match="b=0"):
-        tokenise_series(signal, GTAB, mask, CONFIG)
 
 
 def test_directions_are_selected_in_order(scan):
