@@ -73,17 +73,20 @@ DROPE = replace(
     name="drope",
     title="D-RoPE encoder",
     provenance=(
-        "Architecture and pretraining of Kung et al. 2026, smaller, written anew from the "
+        "Architecture and masked autoencoder of Kung et al. 2026, smaller, written anew from the "
         "publication: the packaged weights are those of 192 channels in 10 blocks, on a grid of "
-        "2 mm, of patches (8 x 8 x 4 voxels) with brain alone, and a direction enters as b times "
-        f"the product of its vector with itself, not by its angles. {_OWN}"
+        "2 mm, of patches (8 x 8 x 4 voxels) with brain alone, and a direction enters as "
+        "b / 1000 times the product of its vector with itself, not by its angles. Data "
+        "(simulation and a few real scans), initial weights and learning rate are this "
+        f"software's own. {_OWN}"
     ),
     methods=(
         "Features of the scan and of its patches came from a transformer with rotary embedding of "
         "the diffusion space, pretrained as a masked autoencoder [@kung2026], applied to the "
         "signal divided by the mean b=0 image. The packaged weights are those of a smaller "
         "encoder than the published one: 192 channels, a grid of 2 mm, patches with brain alone, "
-        "and directions encoded as b times the product of the vector with itself. "
+        "and directions encoded as b / 1000 times the product of the vector with itself; it was "
+        "trained on simulation and a few real scans. "
         f"{_METHODS} The features are experimental."
     ),
     is_packaged=True,

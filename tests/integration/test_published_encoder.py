@@ -47,7 +47,8 @@ def test_features_of_the_published_crop(
     for table in tables:
         with table.open(encoding="utf-8") as stream:
             (row,) = csv.DictReader(stream, delimiter="\t")
-        assert len([c for c in row if c.startswith("cls")]) in (0, config.dim)
+        assert len([c for c in row if c.startswith("cls")]) == config.dim
+        assert len([c for c in row if c.startswith("pooled")]) == 2 * config.dim
         assert int(row["n_directions"]) == 12
         described = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
         assert described["Model"]["SHA256"] == sha256(weights.read_bytes()).hexdigest()

@@ -15,7 +15,7 @@ from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.qspace import choose_spread
+from dmri_fm.qspace import choose_spread, distinct_directions
 
 #: Part of the encoder's grid: all of it, or the slices of the published extraction.
 Region: TypeAlias = Literal["whole", "published"]
@@ -66,7 +66,9 @@ def select_region(tokens: ScanTokens, config: DropeConfig, region: Region) -> Sc
 def choose_directions(
     gtab: GradientTable, n_directions: int, *, how: DirectionChoice, seed: int, gamma: float
 ) -> NDArray[np.int_]:
-    """Choose diffusion-weighted volumes; parameters and errors as of `choose_spread`.
+    """Choose diffusion-weighted volumes, the first of each distinct direction.
+
+    Parameters and errors as of :func:`dmri_fm.qspace.choose_spread`.
 
     Examples
     --------
@@ -74,8 +76,8 @@ def choose_directions(
     >>> choose_directions(gtab, 12, how="random", seed=0, gamma=0.5).tolist()
     [1, 2, 3]
     """
-    spread = choose_spread(gtab, n_directions, seed=seed, gamma=gamma)
+    distinct = np.array([group[0] for group in distinct_directions(gtab)], dtype=int)
     if how == "spread":
-        return spread
-    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(~gtab.is_b0))
-    return np.sort(drawn[: len(spread)])
+        table = gtab.select(distinct) if len(distinct) else gtab
+        return distinct[choose_spread(table, n_directions, seed=seed, gamma=gamma)]
+    return np.sort(np.random.default_rng(seed).permutation(distinct)[:n_directions])

@@ -19,7 +19,7 @@ from dmri_fm.encoders.drope.mae import Mask, MaskedAutoencoder
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.errors import ConfigError
 from dmri_fm.normalise.signal import CLIP
-from dmri_fm.qspace import FEATURE_DIRECTIONS, distinct_directions
+from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm_lab.evaluate.masked_scans import (
     choose_directions,
     draw_direction_mask,
@@ -75,12 +75,14 @@ _NOTES = {
     "white": "tensor, of all volumes of the scan, without noise where that is known: smoothed by "
     "a Gaussian of 0.7 voxel, FA > 0.25",
     "floor": "truth: noise of the masked volumes. repeats: half of the mean squared difference of "
-    "two volumes of one direction. estimate: from the residuals of the series on the grid, which "
+    "two volumes within 2 degrees, which holds motion between them, too. estimate: from the "
+    "residuals of the series on the grid, which "
     "interpolation makes look less than it is; R is then too low, for all methods",
     "permuted": "visible volumes of a shell swap directions, so that none keeps its own; images "
     "and the directions of masked volumes stay. distances: the rotations between directions. "
     "code: the code of direction and b that is added to tokens. both: distances and code. "
-    "encoder: the decoder is told the true directions",
+    "encoder: the decoder is told the true directions. Two visible volumes of a shell can only "
+    "swap, which keeps their own distance: read distances of scans with one shell",
     "spread": "standard deviation over permutations",
     "directions": "distinct ones, one volume each: volumes of one shell within 5 degrees of each "
     "other measure one direction",
@@ -270,7 +272,8 @@ def _noise_floor(scan: GridScan, trials: Sequence[_Trial]) -> tuple[str, float]:
     where = trials[0].where
     if scan.clean is not None:
         return "truth", _mean(t.scan.floor_rmse(t.masked, where) ** 2 for t in trials)
-    pairs = [group[:2] for group in distinct_directions(scan.gtab) if len(group) > 1]
+    shells = (scan.gtab.group_axes(shell.index) for shell in scan.gtab.shells)
+    pairs = [group[:2] for of_shell in shells for group in of_shell if len(group) > 1]
     if pairs:
         first, second = (scan.signal[where][:, list(v)] for v in zip(*pairs, strict=True))
         return "repeats", float(np.mean((first.astype(np.float64) - second) ** 2) / 2)

@@ -11,6 +11,7 @@ from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import Start, build_autoencoder, pretrain_drope
+from dmri_fm_lab.train.initial_weights import start_near_identity
 
 #: Shipped settings that all rows of a comparison share.
 SETTINGS = "drope-ablation"
@@ -50,15 +51,13 @@ class Row:
         return f"{self.model}_{self.masking}_seed-{self.seed}{size}"
 
     def build(self) -> MaskedAutoencoder:
-        """Return the autoencoder with random weights, those of the seed."""
+        """Return the autoencoder as its training starts, near the identity."""
+        config = build_autoencoder(self.model).config
+        encoder = replace(config.encoder, patch=self.patch or config.encoder.patch)
         torch.manual_seed(self.seed)
-        network = build_autoencoder(self.model)
-        if self.patch is None:
-            return network
-        config = network.config
-        encoder = replace(config.encoder, patch=self.patch)
-        torch.manual_seed(self.seed)
-        return MaskedAutoencoder(replace(config, encoder=encoder))
+        network = MaskedAutoencoder(replace(config, encoder=encoder))
+        start_near_identity(network)
+        return network
 
 
 def pretrain_row(

@@ -120,6 +120,9 @@ class DropePretraining:
         Name in the registry.
     optimisation
         See :class:`Optimisation`.
+    starts_near_identity
+        Whether training starts near the identity, see
+        :mod:`dmri_fm_lab.train.initial_weights`, and not from random weights.
     batch
         Slabs of a step.
     slab_slices
@@ -157,6 +160,7 @@ class DropePretraining:
 
     model: str
     optimisation: Optimisation
+    starts_near_identity: bool = False
     batch: int = 4
     slab_slices: int = 4
     checkpoint_blocks: bool = False

@@ -75,7 +75,7 @@ class Start:
 
 
 def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
-    """Return the autoencoder that pretrains an encoder, with its initial weights.
+    """Return the autoencoder that pretrains an encoder, with random weights.
 
     Raises
     ------
@@ -83,9 +83,7 @@ def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
         If the model is not a D-RoPE encoder.
     """
     encoder = find_model(model, family="encoder").config
-    network = MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
-    start_near_identity(network)
-    return network
+    return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
 
 
 def pretrain_drope(
@@ -128,6 +126,8 @@ def pretrain_drope(
     masks_patches(config, 0)
     torch.manual_seed(config.optimisation.seed)
     model = build_autoencoder(config.model) if start is None else start.network.train()
+    if start is None and config.starts_near_identity:
+        start_near_identity(model)
     model.requires_grad_(True)
     model.checkpoint_blocks(config.checkpoint_blocks)
     origin = None if start is None else dict(start.origin)

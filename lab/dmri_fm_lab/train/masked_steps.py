@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.mae import Mask, MaskedAutoencoder, draw_mask, masked_errors, ramp_tau
@@ -197,7 +197,7 @@ def step_losses(
     """Mask a part of each scan, and compare the reconstruction with it; means over scans.
 
     `network` is the callable form of the model, wrapped for its devices. Masks depend on nothing
-    but the step's number.
+    but the numbers of step and device.
 
     Returns
     -------
@@ -209,9 +209,10 @@ def step_losses(
     device = next(network.parameters()).device
     is_spatial = masks_patches(config, step)
     tau = ramp_tau(step / config.optimisation.n_steps)
+    device_number = distributed.get_rank() if distributed.is_initialized() else 0
     rows = []
-    for number, scan in enumerate(scans):
-        rng = np.random.default_rng([config.optimisation.seed, STEP, step, 1 + number])
+    for number, scan in enumerate(scans, start=1 + device_number * len(scans)):
+        rng = np.random.default_rng([config.optimisation.seed, STEP, step, number])
         mask = choose_mask(rng, model, config, scan, is_spatial=is_spatial)
         scan = scan.to(device)
         mask = mask._replace(kept=mask.kept.to(device))

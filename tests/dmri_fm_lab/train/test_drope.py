@@ -91,7 +91,7 @@ def test_a_run_writes_log_weights_and_statistics(run, tmp_path, training):
     assert load_encoder(weights=path)[1]["sha256"] == loaded.sha256
 
 
-def test_a_network_learns_from_random_weights(run, tmp_path):
+def test_a_network_learns(run, tmp_path):
     steps = {"n_steps": 30, "warmup_steps": 5, "learning_rate": 5e-3}
     run("run", steps=steps, steps_per_epoch=5)()
     losses = [float(row["loss"]) for row in read_log(tmp_path / "run")]
