@@ -237,12 +237,10 @@ class GradientTable:
                 advice="merge the b=0 images of the protocol into the series",
             )
 
-    def group_axes(
-        self, index: Iterable[int], *, within_deg: float = SAME_AXIS_DEG
-    ) -> list[list[int]]:
-        """Group volumes by axis: v and -v, and axes within an angle of the first one, are one."""
+    def group_axes(self, index: Iterable[int]) -> list[list[int]]:
+        """Group volumes by axis: v and -v, and axes within :data:`SAME_AXIS_DEG`, are one."""
         groups: list[list[int]] = []
-        limit = np.cos(np.deg2rad(within_deg))
+        limit = np.cos(np.deg2rad(SAME_AXIS_DEG))
         for i in index:
             for group in groups:
                 if abs(float(self.bvecs_ras[group[0]] @ self.bvecs_ras[i])) > limit:

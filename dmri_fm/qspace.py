@@ -10,6 +10,7 @@ from math import comb, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import GradientError
@@ -277,14 +278,22 @@ def choose_spread(
 def distinct_directions(gtab: GradientTable) -> list[list[int]]:
     """Group weighted volumes: those of one shell within :data:`TWINS_DEG` measure one direction.
 
+    So do volumes that a chain of such pairs connects.
+
     Examples
     --------
     >>> axes = [[1, 0, 0], [0, 1, 0], [-1, 0, 0]]
     >>> distinct_directions(GradientTable([1000, 1000, 1000], axes))
     [[0, 2], [1]]
     """
-    groups = (gtab.group_axes(shell.index, within_deg=TWINS_DEG) for shell in gtab.shells)
-    return sorted(group for of_shell in groups for group in of_shell)
+    groups: list[list[int]] = []
+    for shell in gtab.shells:
+        volumes = np.array(shell.index)
+        axes = gtab.bvecs_ras[volumes]
+        is_near = np.abs(axes @ axes.T) > np.cos(np.deg2rad(TWINS_DEG))
+        n, labels = connected_components(is_near, directed=False)
+        groups += [volumes[labels == label].tolist() for label in range(n)]
+    return sorted(groups)
 
 
 def to_qspace(gtab: GradientTable) -> NDArray[np.float32]:

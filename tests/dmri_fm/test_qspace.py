@@ -5,7 +5,13 @@ import pytest
 
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.qspace import SKARE_DIRECTIONS, choose_six, choose_spread, condition_number
+from dmri_fm.qspace import (
+    SKARE_DIRECTIONS,
+    choose_six,
+    choose_spread,
+    condition_number,
+    distinct_directions,
+)
 from dmri_fm_lab.simulate import spread_directions
 
 
@@ -106,3 +112,11 @@ def test_spread_choice_covers_shells():
     gtab = table((1000.0, g), (3000.0, g))
     b = gtab.bvals[choose_spread(gtab, 12)]
     assert 3 <= (b == 1000).sum() <= 9
+
+
+def test_twins_are_one_direction_and_so_are_chains_of_them():
+    turns = np.deg2rad([0.0, 4.0, 8.0, 180.0, 40.0])
+    g = np.stack([np.cos(turns), np.sin(turns), np.zeros(5)], axis=1)
+    assert distinct_directions(table((1000.0, g))) == [[1, 2, 3, 4], [5]]
+    two_shells = table((1000.0, g[:2]), (2000.0, g[:2]))
+    assert distinct_directions(two_shells) == [[1, 2], [3, 4]], "shells apart"

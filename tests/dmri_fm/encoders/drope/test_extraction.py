@@ -19,11 +19,12 @@ from dmri_fm.encoders.drope.scan_indicators import LEAST_TISSUE, scan_indicators
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import patch_centres, tokenise
 from dmri_fm.errors import ConfigError, ImageError
+from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import choose_spread
 from dmri_fm.registry import MODELS
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
-from dmri_fm_lab.simulate import draw_protocol
+from dmri_fm_lab.simulate import draw_protocol, spread_directions
 
 #: Narrow, on a coarse version of the published grid: 4 mm, patches of 16 mm and of 8 along z.
 COARSE = replace(
@@ -147,3 +148,11 @@ def test_a_region_without_patches_is_refused():
     encoder = DropeEncoder(Weights("drope", "0", "", packed, Drope(packed).eval(), {}, {}, {}))
     with pytest.raises(ImageError, match="no patch holds brain"):
         encoder.prepare(draw_scan(top=12), n_directions=12, seed=0, region="published")
+
+
+@pytest.mark.parametrize("how", ["spread", "random"])
+def test_no_direction_is_chosen_twice(how):
+    axes = spread_directions(np.random.default_rng(0), 8)
+    gtab = GradientTable(np.full(16, 1000.0), np.concatenate([axes, -axes]))
+    chosen = choose_directions(gtab, 12, how=how, seed=0, gamma=0.5)
+    assert chosen.tolist() == list(range(8))
