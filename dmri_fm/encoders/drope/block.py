@@ -65,7 +65,7 @@ def pass_blocks(
     """Pass class tokens (B, C, dim) and patch tokens (B, T, S, dim) through blocks.
 
     With `is_checkpointed`, a block keeps its input alone for the backward pass, which computes
-    the rest again: less memory, a third more time, the same gradients.
+    the rest again: less memory, more time, the same gradients.
     """
     for block in blocks:
         if is_checkpointed and torch.is_grad_enabled():

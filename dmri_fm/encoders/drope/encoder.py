@@ -99,8 +99,6 @@ class DropeInput:
         Tokens of the chosen directions.
     gtab
         Gradient table of these directions.
-    seed
-        Seed of the choice.
     region
         Part of the grid that the tokens fill.
     metadata
@@ -109,7 +107,6 @@ class DropeInput:
 
     tokens: ScanTokens
     gtab: GradientTable
-    seed: int
     region: Region
     metadata: dict[str, Any]
 
@@ -163,7 +160,6 @@ class DropeEncoder:
         return DropeInput(
             tokens=tokens.to(self._network.cls_token.device),
             gtab=gtab,
-            seed=seed,
             region=part,
             metadata={
                 **_describe_extraction(part, self.directions),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from dmri_fm_lab.commands.options import (
     Subparsers,
     add_autoencoder,
     load_autoencoder,
     read_sources,
+    write_autoencoder_record,
 )
 
 
@@ -41,9 +41,7 @@ def run(options: argparse.Namespace) -> None:
         format_scan,
         score_scans,
     )
-    from dmri_fm_lab.evaluate.records import write_json
 
-    logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     request = ReconstructionRequest(tuple(options.directions), options.masks, options.seed)
     network = load_autoencoder(options)
     grid = network.config.encoder.grid
@@ -53,6 +51,4 @@ def run(options: argparse.Namespace) -> None:
         request,
         report=lambda scan: print(format_scan(scan), end="\n\n", flush=True),
     )
-    if options.json:
-        run = {"run": options.source, "model": options.model}
-        print(write_json({**run, **record}, options.json))
+    write_autoencoder_record(options, record)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from dmri_fm_lab.commands.options import (
     Subparsers,
     add_autoencoder,
     load_autoencoder,
     read_sources,
+    write_autoencoder_record,
 )
 
 
@@ -38,7 +38,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score predictions of masked directions with permutations and without."""
-    from dmri_fm_lab.evaluate.records import write_json
     from dmri_fm_lab.evaluate.rotation import (
         RotationRequest,
         format_rotation,
@@ -46,7 +45,6 @@ def run(options: argparse.Namespace) -> None:
         score_rotations,
     )
 
-    logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     request = RotationRequest(
         options.directions, options.masks, options.permutations, options.seed
     )
@@ -59,6 +57,4 @@ def run(options: argparse.Namespace) -> None:
     )
     for origin, rows in record["means"].items():
         print(f"mean of scans, {origin}\n\n{format_rows(rows)}\n")
-    if options.json:
-        run = {"run": options.source, "model": options.model}
-        print(write_json({**run, **record}, options.json))
+    write_autoencoder_record(options, record)

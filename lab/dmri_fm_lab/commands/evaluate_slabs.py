@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from dmri_fm_lab.commands.options import (
     Subparsers,
     add_autoencoder,
     load_autoencoder,
     read_sources,
+    write_autoencoder_record,
 )
 
 
@@ -34,10 +34,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare errors, patch tokens and class tokens of slabs and whole brains."""
-    from dmri_fm_lab.evaluate.records import write_json
     from dmri_fm_lab.evaluate.slabs import compare_slabs, format_slabs
 
-    logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     network = load_autoencoder(options)
     record = compare_slabs(
         network,
@@ -47,6 +45,4 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     print(format_slabs(record))
-    if options.json:
-        run = {"run": options.source, "model": options.model}
-        print(write_json({**run, **record}, options.json))
+    write_autoencoder_record(options, record)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,7 +249,16 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
 
 
 def load_autoencoder(options: argparse.Namespace) -> MaskedAutoencoder:
-    """Load the autoencoder that :func:`add_autoencoder` names."""
+    """Load the autoencoder that :func:`add_autoencoder` names; evaluations log their progress."""
     from dmri_fm_lab.train import runs
 
+    logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
     return runs.load_autoencoder(options.source, model=options.model).to(options.device)
+
+
+def write_autoencoder_record(options: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Write what an evaluation of an autoencoder found to `--json`, and print the path."""
+    from dmri_fm_lab.evaluate.records import write_json
+
+    if options.json:
+        print(write_json({"run": options.source, "model": options.model, **record}, options.json))
