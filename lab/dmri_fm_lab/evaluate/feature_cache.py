@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+
+from dmri_fm.encoders.drope.network import Drope
 
 Vectors = Mapping[str, NDArray[Any]]
 
@@ -29,14 +30,16 @@ class FeatureCache:
     folder: Path | None = None
 
     @classmethod
-    def of(cls, folder: Path | None, encoder: nn.Module, request: Any) -> FeatureCache:
-        """Return the cache of an encoder's weights and a request (a dataclass), in a folder.
+    def of(cls, folder: Path | None, encoder: Drope, request: Any) -> FeatureCache:
+        """Return the cache of an encoder and a request (a dataclass), in a folder.
 
-        Another encoder or request has a subfolder of its own.
+        Other weights, another architecture or request have a subfolder of their own: encoders
+        with rotation and without have tensors of the same shapes.
         """
         if folder is None:
             return cls()
-        digest = sha256(repr((type(request).__name__, asdict(request))).encode())
+        key = (type(request).__name__, asdict(request), encoder.config)
+        digest = sha256(repr(key).encode())
         for name, tensor in encoder.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().numpy().tobytes())

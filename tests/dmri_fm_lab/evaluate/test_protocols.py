@@ -223,6 +223,9 @@ def test_an_encoder_or_request_has_a_cache_of_its_own(tmp_path) -> None:
     caches = [FeatureCache.of(tmp_path, e, r) for e in encoders for r in requests]
     assert len({cache.folder for cache in caches}) == 4
     assert FeatureCache.of(tmp_path, encoders[0], requests[0]) == caches[0]
+    plain = Drope(replace(encoders[0].config, rotary="none"))
+    plain.load_state_dict(encoders[0].state_dict())
+    assert FeatureCache.of(tmp_path, plain, requests[0]) != caches[0], "same weights, no rotation"
     caches[0].get("scan", lambda: {"x": np.arange(3)})
     assert caches[0].get("scan", lambda: {})["x"].tolist() == [0, 1, 2]
     assert FeatureCache.of(None, encoders[0], requests[0]).get("scan", dict) == {}
