@@ -44,7 +44,7 @@ def count_macs(name: str) -> float:
         ratios=torch.full((1, 6, *shape[2:]), 0.5),
         q=torch.cat([q, torch.ones(6, 1)], dim=1)[None],
         mask=torch.ones(shape),
-        noise=torch.full((1,), 0.05),
+        noise=torch.full(shape, 0.05),
         n_b0=torch.ones(1),
         voxel_mm=torch.full((1, 3), 2.0),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, sqrt
@@ -121,7 +122,9 @@ class SixDirections:
         )
 
 
-def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
+def choose_six(
+    gtab: GradientTable, *, exclude: Sequence[int] = (), seed: int = 0
+) -> SixDirections:
     """Choose the six directions of one shell that determine a tensor best.
 
     Of the shells that hold six directions of condition number below
@@ -132,6 +135,8 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     ----------
     gtab
         Gradient table of the series.
+    exclude
+        Volumes that are not to be among the six.
     seed
         Seed of the random rotations, where there are too many subsets to try all.
 
@@ -140,7 +145,7 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     GradientError
         If no shell has six directions that determine a tensor.
     """
-    six = find_six(gtab, seed=seed)
+    six = find_six(gtab, exclude=exclude, seed=seed)
     if six is None:
         raise GradientError(
             f"{gtab.count_directions()} distinct directions, none of the shells "
@@ -153,17 +158,23 @@ def choose_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections:
     return six
 
 
-def find_six(gtab: GradientTable, *, seed: int = 0) -> SixDirections | None:
+def find_six(
+    gtab: GradientTable, *, exclude: Sequence[int] = (), seed: int = 0
+) -> SixDirections | None:
     """Return what :func:`choose_six` chooses, without a log message; None where it refuses."""
-    best = [s for s in (_best_of_shell(gtab, shell, seed=seed) for shell in gtab.shells) if s]
+    found = (_best_of_shell(gtab, shell, exclude=exclude, seed=seed) for shell in gtab.shells)
+    best = [six for six in found if six]
     good = [s for s in best if s.condition_number < LARGEST_SIX_CONDITION]
     if good:
         return min(good, key=lambda s: abs(np.log(s.bval / PREFERRED_BVAL)))
     return min(best, key=lambda s: s.condition_number, default=None)
 
 
-def _best_of_shell(gtab: GradientTable, shell: Shell, *, seed: int) -> SixDirections | None:
-    volumes = [group[0] for group in gtab.group_axes(shell.index)]
+def _best_of_shell(
+    gtab: GradientTable, shell: Shell, *, exclude: Sequence[int], seed: int
+) -> SixDirections | None:
+    left = [i for i in shell.index if i not in exclude]
+    volumes = [group[0] for group in gtab.group_axes(left)]
     axes = gtab.bvecs_ras[volumes]
     if len(axes) < FEWEST_DIRECTIONS:
         return None

@@ -55,8 +55,7 @@ class TensorInputs(NamedTuple):
     mask
         Shape (B, 1, X, Y, Z): 1 inside the brain, 0 outside, float.
     noise
-        Shape (B,): standard deviation of a weighted image, in units of `s0`. Blocks of one
-        scan have that scan's value.
+        Shape (B, 1, X, Y, Z): standard deviation of a weighted image's noise, in units of `s0`.
     n_b0
         Shape (B,): number of volumes that `s0` is the mean of.
     voxel_mm
@@ -114,6 +113,8 @@ def tensor_inputs(
     gtab: GradientTable,
     mask: NDArray[np.bool_],
     affine: ArrayLike,
+    *,
+    noise: ArrayLike | None = None,
 ) -> TensorInputs:
     """Turn the volumes of a scan into the input of a tensor network, a batch of one.
 
@@ -127,6 +128,9 @@ def tensor_inputs(
         Shape (X, Y, Z): the brain. Voxels without b=0 signal leave it.
     affine
         Shape (4, 4), voxel to RAS+ mm.
+    noise
+        Shape (X, Y, Z): standard deviation of one volume's noise, in the units of `data`. None:
+        one number is estimated from the images, see :func:`estimate_noise`.
     """
     g = gtab.bvecs_ras @ rotation_part(affine)
     q = np.concatenate([g, gtab.bvals[:, None] / 1000.0], axis=1)
@@ -137,11 +141,18 @@ def tensor_inputs(
         torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None],
         torch.from_numpy(voxel_mm.astype(np.float32))[None],
         is_b0=gtab.is_b0,
+        noise=None if noise is None else torch.from_numpy(np.array(noise, np.float32))[None, None],
     )
 
 
 def batch_inputs(
-    signal: Tensor, q: Tensor, mask: Tensor, voxel_mm: Tensor, *, is_b0: NDArray[np.bool_]
+    signal: Tensor,
+    q: Tensor,
+    mask: Tensor,
+    voxel_mm: Tensor,
+    *,
+    is_b0: NDArray[np.bool_],
+    noise: Tensor | None = None,
 ) -> TensorInputs:
     """Turn a batch of scans into the input of a tensor network.
 
@@ -157,6 +168,9 @@ def batch_inputs(
         Shape (B, 3).
     is_b0
         Shape (N,): which volumes are b=0, in all scans.
+    noise
+        Shape (B, 1, X, Y, Z): standard deviation of one volume's noise, scanner units. None: one
+        number for each scan, see :func:`estimate_noise`.
     """
     where = torch.from_numpy(is_b0).to(signal.device)
     b0 = signal[:, where].mean(dim=1, keepdim=True)
@@ -164,13 +178,18 @@ def batch_inputs(
     ratios = signal[:, ~where] / torch.where(mask > 0, b0, 1.0) * mask
     volume = mask.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1.0)
     mean = (b0 * mask).sum(dim=(1, 2, 3, 4), keepdim=True) / volume
-    s0 = b0 * mask / torch.where(mean > 0, mean, 1.0)
+    scale = torch.where(mean > 0, mean, 1.0)
+    s0 = b0 * mask / scale
+    if noise is None:
+        level = estimate_noise(ratios * s0, mask)[:, None, None, None, None] * mask
+    else:
+        level = noise / scale * mask
     return TensorInputs(
         s0=s0,
         ratios=ratios,
         q=q[:, ~where],
         mask=mask,
-        noise=estimate_noise(ratios * s0, mask),
+        noise=level,
         n_b0=torch.full_like(mean[:, 0, 0, 0, 0], float(is_b0.sum())),
         voxel_mm=voxel_mm,
     )
@@ -226,7 +245,7 @@ def least_squares_deviation(inputs: TensorInputs) -> Tensor:
         Shape (B, 6, X, Y, Z), um^2/ms.
     """
     inverse = _inverse_design(inputs.q).to(inputs.ratios.dtype)
-    noise = inputs.noise[:, None, None, None, None]
+    noise = inputs.noise
     signal = inputs.ratios.clamp(*RATIO_RANGE) * inputs.s0
     own = (noise / signal.clamp(min=LEAST_SIGNAL)).square()
     shared = (noise / inputs.s0.clamp(min=LEAST_SIGNAL)).square()

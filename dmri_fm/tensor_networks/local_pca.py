@@ -33,7 +33,8 @@ def denoise_locally(images: Tensor, mask: Tensor, sigma: Tensor) -> Tensor:
     mask
         Shape (B, 1, X, Y, Z): 1 where voxels count, else 0.
     sigma
-        Shape (B, N): standard deviation of the noise of each image, in its units.
+        Shape (B, N, X, Y, Z), or one that broadcasts to it: standard deviation of the noise of
+        each image, in its units.
 
     Returns
     -------
@@ -42,7 +43,7 @@ def denoise_locally(images: Tensor, mask: Tensor, sigma: Tensor) -> Tensor:
         than images are not changed.
     """
     n_images, sides = images.shape[1], images.shape[2:]
-    scale = sigma.clamp(min=LEAST_NOISE)[:, :, None, None, None]
+    scale = sigma.clamp(min=LEAST_NOISE)
     white = images / scale * mask
     row, column = torch.triu_indices(n_images, n_images, device=images.device)
     count = _window_sums(mask)

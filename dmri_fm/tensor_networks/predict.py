@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def predict_tensor(
     model: str = "tensor-refiner",
     weights: str | Path | None = None,
     mask: ArrayLike | None = None,
+    noise: ArrayLike | None = None,
+    exclude: Sequence[int] = (),
     device: str = "cpu",
     seed: int = 0,
 ) -> TensorMaps:
@@ -48,6 +51,11 @@ def predict_tensor(
     mask
         Shape (X, Y, Z): the brain. The series' own mask if None, or every voxel with signal
         (see :func:`dmri_fm.brain.find_brain`).
+    noise
+        Shape (X, Y, Z): standard deviation of one volume's noise, in the units of the series. It
+        is estimated as one number if None.
+    exclude
+        Volumes that are not to be among the six, such as those with replaced slices.
     device
         A torch device.
     seed
@@ -70,11 +78,13 @@ def predict_tensor(
         If the model is unknown or no tensor network, or its weights cannot be used.
     """
     network = load_tensor_network(model, weights=weights, device=device)
-    six = choose_six(dwi.gtab, seed=seed)
+    six = choose_six(dwi.gtab, exclude=exclude, seed=seed)
     dwi.gtab.require_b0()
     volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), six.index])
     inside = find_brain(dwi, mask)
-    inputs = tensor_inputs(dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine)
+    inputs = tensor_inputs(
+        dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine, noise=noise
+    )
     if not inputs.mask.any():
         raise ImageError(
             "no voxel of the brain has b=0 signal", expected="b=0 volumes that hold signal"
@@ -92,7 +102,9 @@ def predict_tensor(
             "Device": device,
             "Precision": "float32",
             **_describe_input(dwi, six),
-            "NoiseOverMeanB0": round(float(inputs.noise), 4),
+            "NoiseOverMeanB0": round(_noise_level(inputs), 4),
+            "NoiseSource": "one number, from the images" if noise is None else "map",
+            "ExcludedVolumes": sorted(int(i) for i in exclude),
             "Seed": seed,
         },
     )
@@ -130,11 +142,16 @@ def _judge(
     status, reasons = judge_scan(
         network.weights.gate,
         bval=six.bval,
-        snr=1.0 / max(float(inputs.noise), 1e-6),
+        snr=1.0 / max(_noise_level(inputs), 1e-6),
         n_directions=dwi.gtab.count_directions(),
         ood_share=ood_share,
     )
     return {"Status": status, "StatusReasons": reasons}
+
+
+def _noise_level(inputs: TensorInputs) -> float:
+    """Return the median noise of the brain, in units of the mean b=0."""
+    return float(inputs.noise[inputs.mask > 0].median())
 
 
 def _deviations(half_width: Tensor) -> dict[str, NDArray[np.float32]]:

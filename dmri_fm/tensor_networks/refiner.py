@@ -333,8 +333,8 @@ def image_pyramid(inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
 def _shared_part(inputs: TensorInputs, sharp: Tensor) -> Tensor:
     """Return the sharp images of the pyramid, denoised locally."""
     images, mask = sharp[:, :-1], sharp[:, -1:]
-    sigma = inputs.noise[:, None].repeat(1, images.shape[1])
-    sigma[:, -1] = sigma[:, -1] / inputs.n_b0.sqrt()
+    sigma = inputs.noise.repeat(1, images.shape[1], 1, 1, 1)
+    sigma[:, -1] /= inputs.n_b0.sqrt()[:, None, None, None]
     return torch.cat([denoise_locally(images, mask, sigma), mask], dim=1)
 
 
@@ -352,14 +352,13 @@ def _channels(inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor) -
     so that a factor between scans is a step; and the numbers of the scan.
     """
     s0, mask = inputs.s0, inputs.mask
-    noise = inputs.noise[:, None, None, None, None]
     deviation = least_squares_deviation(inputs).clamp(LEAST_DEVIATION, LARGEST_DEVIATION)
     tensors = [*(fit_least_squares(_ratios(images), inputs.q) for images in pyramid), shared]
     apart = [
         ((t - tensors[0]) / deviation).square().mean(dim=1, keepdim=True).log1p()
         for t in tensors[1:]
     ]
-    relative = (noise / s0.clamp(min=0.05)).clamp(LEAST_DEVIATION, 1.0)
+    relative = (inputs.noise / s0.clamp(min=0.05)).clamp(LEAST_DEVIATION, 1.0)
     numbers = torch.cat(
         [
             inputs.q[:, :, 3].mean(dim=1, keepdim=True),

@@ -35,7 +35,7 @@ def draw_inputs():
             ratios=ratios * mask,
             q=torch.cat([g, 1.0 + torch.rand(batch, n, 1, generator=generator)], dim=-1),
             mask=mask,
-            noise=torch.full((batch,), 0.05),
+            noise=0.05 * mask,
             n_b0=torch.ones(batch),
             voxel_mm=torch.full((batch, 3), 2.0),
         ).map(lambda t: t.to(dtype))

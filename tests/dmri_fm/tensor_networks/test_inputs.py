@@ -109,7 +109,7 @@ def test_deviation_of_least_squares_is_that_of_repeated_noise(n_directions, n_b0
         ratios=torch.from_numpy(clean).reshape(1, n_directions, 1, 1, 1),
         q=q,
         mask=torch.ones(1, 1, 1, 1, 1),
-        noise=torch.tensor([sigma]),
+        noise=torch.full((1, 1, 1, 1, 1), sigma),
         n_b0=torch.tensor([float(n_b0)]),
         voxel_mm=torch.ones(1, 3),
     )

@@ -140,7 +140,7 @@ def test_each_gaussian_smooths_white_noise_as_its_width_says(sigma):
         ratios=0.5 + noise,
         q=torch.zeros(1, count, 4),
         mask=torch.ones(1, 1, side, side, side),
-        noise=torch.zeros(1),
+        noise=torch.zeros(1, 1, side, side, side),
         n_b0=torch.ones(1),
         voxel_mm=torch.full((1, 3), 2.0),
     )
