@@ -16,7 +16,7 @@ _N_FRACTIONS = 64
 
 
 def spline_noise_gain(voxels: ArrayLike, order: int) -> NDArray[np.float32]:
-    """Return the standard deviation, after interpolation, of noise that was white with deviation 1.
+    """Return the deviation, after interpolation, of white noise of deviation 1.
 
     An interpolated value is a weighted sum of voxels, whose squared weights add up to the
     variance: 1 on a voxel, least in the middle between eight.
