@@ -85,6 +85,9 @@ class TensorTraining:
     spread_share
         Share of patches whose six directions are chosen from a larger set, as in the app; the
         others have a rotated, jittered Skare set.
+    directions
+        "flexible": sets differ from patch to patch; "fixed": all have Skare's set in the frame of
+        the grid, as trainings for one gradient table see it, simulated patches alone.
     more_share
         Share of batches with seven to sixteen directions.
     scan_share
@@ -92,6 +95,11 @@ class TensorTraining:
     loss
         "relative" (errors of tensor, FA and MD over those of least squares, and of the
         intervals) or "squared" (mean squared error of the elements, as published).
+    validation_steps, n_validation
+        Steps between two validations, and the batches of each, drawn once; the weights of the
+        lowest mean loss are the result. 0: none, and the last weights are the result.
+    validation_share
+        Share of the brains whose scans serve validation alone.
     n_reference, n_held_out
         Further patches, drawn after training, for the statistics of the network's features and
         for the factors that calibrate its intervals.
@@ -103,9 +111,13 @@ class TensorTraining:
     patch_voxels: int = 24
     csf_weight: float = 0.3
     spread_share: float = 0.3
+    directions: str = "flexible"
     more_share: float = 0.0
     scan_share: float = 0.25
     loss: str = "relative"
+    validation_steps: int = 0
+    n_validation: int = 16
+    validation_share: float = 0.0
     n_reference: int = 96
     n_held_out: int = 48
 

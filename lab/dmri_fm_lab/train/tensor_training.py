@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.out_of_distribution import fit_reference
-from dmri_fm.qspace import choose_six
-from dmri_fm.registry import find_model
+from dmri_fm.qspace import SKARE_DIRECTIONS, choose_six
 from dmri_fm.tensor_networks.inputs import (
     TensorEstimate,
     batch_inputs,
@@ -24,13 +23,24 @@ from dmri_fm.tensor_networks.inputs import (
 )
 from dmri_fm.tensor_networks.refiner import TensorRefiner, coarse_codes
 from dmri_fm.weights import save_weights
+from dmri_fm_lab.baseline_networks import BASELINE_NETWORKS, find_tensor_network
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import TensorTraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
-from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, TRAINING, Hardware, Run, run_training
+from dmri_fm_lab.train.loop import (
+    CPU,
+    HELD_OUT,
+    REFERENCE,
+    TRAINING,
+    VALIDATION,
+    Hardware,
+    Run,
+    run_training,
+)
 from dmri_fm_lab.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
 from dmri_fm_lab.train.scan_patches import TrainingScan, draw_scan_patch
 from dmri_fm_lab.train.tensor_batch import TensorBatch
+from dmri_fm_lab.train.validation import make_validation, split_scans
 
 #: Smallest share of brain in a patch; patches below it are drawn again.
 FEWEST_BRAIN = 0.2
@@ -50,12 +60,17 @@ def draw_training_protocol(
     spread_share: float,
     n_b0: int,
     n_directions: int = 6,
+    is_fixed: bool = False,
 ) -> GradientTable:
     """Draw a table of b=0 volumes and one shell, b 400 to 3000 s/mm^2.
 
-    Half of the b-values lie between 700 and 1300, where most tensors are measured.
+    Half of the b-values lie between 700 and 1300, where most tensors are measured. Fixed
+    directions are those of Skare.
     """
     bval = float(rng.uniform(700, 1300) if rng.uniform() < 0.5 else rng.uniform(400, 3000))
+    if is_fixed:
+        axes = np.concatenate([np.zeros((n_b0, 3)), SKARE_DIRECTIONS])
+        return GradientTable(np.repeat([0.0, bval], [n_b0, 6]), axes)
     if n_directions > 6:
         return draw_protocol(rng, scheme="shell", n_directions=n_directions, bvals=bval, n_b0=n_b0)
     if rng.uniform() >= spread_share:
@@ -75,6 +90,7 @@ def draw_tensor_batch(
     patch_voxels: int,
     spread_share: float,
     more_share: float = 0.0,
+    is_fixed: bool = False,
     device: torch.device | str = "cpu",
 ) -> TensorBatch:
     """Draw simulated patches, with one number of b=0 volumes and of directions per batch."""
@@ -86,7 +102,11 @@ def draw_tensor_batch(
     while n_kept < batch:
         gtabs = [
             draw_training_protocol(
-                rng, spread_share=spread_share, n_b0=n_b0, n_directions=n_directions
+                rng,
+                spread_share=spread_share,
+                n_b0=n_b0,
+                n_directions=n_directions,
+                is_fixed=is_fixed,
             )
             for _ in range(batch - n_kept)
         ]
@@ -142,23 +162,30 @@ def train_tensor_network(
     ConfigError
         If the model estimates no tensor, or the patch does not fit its levels.
     """
-    registered = find_model(config.model, family="tensor network")
-    _check_settings(config, registered.config.stride)
+    registered = find_tensor_network(config.model)
+    _check_settings(config, registered.config.stride, weights)
     torch.manual_seed(config.optimisation.seed)
     model = registered.network(registered.config)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     # Data are drawn on this device; the network follows them.
     is_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
+    if scans and config.directions == "fixed":
+        raise ConfigError("scans, and fixed directions", expected="simulation alone")
     brains = sorted({scan.brain_name for scan in scans}) if config.scan_share > 0 else []
+    scans, held_out = split_scans(scans if brains else (), config)
+    losses = partial(_step_losses, config)
     run = run_training(
         model,
-        partial(_draw_step, config, scans if brains else (), device),
-        partial(_step_losses, config),
+        partial(_draw_step, config, scans, device),
+        losses,
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
         data={"scans": brains, "recipe": describe_recipe(config)},
+        validation=make_validation(
+            config, partial(_draw_step, config, held_out, device, purpose=VALIDATION), losses
+        ),
     )
     if weights is not None and run.is_main:
         model, share = run.model, config.scan_share
@@ -173,11 +200,18 @@ def train_tensor_network(
     return run
 
 
-def _check_settings(config: TensorTraining, stride: int) -> None:
+def _check_settings(config: TensorTraining, stride: int, weights: str | Path | None) -> None:
     if config.patch_voxels % stride:
         raise ConfigError(
             f"patches of {config.patch_voxels} voxels", expected=f"a multiple of {stride}"
         )
+    if weights is not None and config.model in BASELINE_NETWORKS:
+        raise ConfigError(
+            f"a weights file of {config.model}",
+            expected="none: networks to compare with stay in the folder of their run",
+        )
+    if config.directions not in ("fixed", "flexible"):
+        raise ConfigError(f"directions {config.directions!r}", expected="'fixed' or 'flexible'")
     if config.loss not in LOSSES:
         raise ConfigError(f"loss {config.loss!r}", expected=f"one of {', '.join(LOSSES)}")
 
@@ -191,10 +225,15 @@ def _step_losses(
 
 
 def _draw_step(
-    config: TensorTraining, scans: Sequence[TrainingScan], device: torch.device, number: int
+    config: TensorTraining,
+    scans: Sequence[TrainingScan],
+    device: torch.device,
+    number: int,
+    *,
+    purpose: int = TRAINING,
 ) -> TensorBatch:
-    """Draw the batch of a step, simulated or from scans; it depends on its number alone."""
-    rng = np.random.default_rng([config.optimisation.seed, TRAINING, number])
+    """Draw a batch, simulated or from scans; it depends on purpose and number alone."""
+    rng = np.random.default_rng([config.optimisation.seed, purpose, number])
     if scans and rng.uniform() < config.scan_share:
         patches = (
             draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
@@ -207,6 +246,7 @@ def _draw_step(
         patch_voxels=config.patch_voxels,
         spread_share=config.spread_share,
         more_share=config.more_share,
+        is_fixed=config.directions == "fixed",
         device=device,
     )
 
