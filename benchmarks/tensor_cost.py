@@ -26,20 +26,18 @@ from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks.inputs import TensorInputs
 from dmri_fm.weights import save_weights
+from dmri_fm_lab.baseline_networks import find_tensor_network
 from dmri_fm_lab.simulate import draw_protocol
 
 BRAIN = (96, 96, 60)
 BLOCK = (64, 64, 64)
 
 
-def count_macs(name: str) -> float:
-    """Return billions of multiply-adds for a block, from convolutions and matrix products."""
-    # Counted on a small block: the meta device, which has shapes alone, lacks eigenvectors.
-    side = 16
-    model = MODELS[name].network(MODELS[name].config)
+def block_inputs(side: int) -> TensorInputs:
+    """Return the input of a block, side^3 voxels, six directions."""
     shape = (1, 1, side, side, side)
     q = torch.tensor(draw_protocol(np.random.default_rng(0)).bvecs_ras[1:].tolist())
-    inputs = TensorInputs(
+    return TensorInputs(
         s0=torch.ones(shape),
         ratios=torch.full((1, 6, *shape[2:]), 0.5),
         q=torch.cat([q, torch.ones(6, 1)], dim=1)[None],
@@ -48,8 +46,15 @@ def count_macs(name: str) -> float:
         n_b0=torch.ones(1),
         voxel_mm=torch.full((1, 3), 2.0),
     )
+
+
+def count_macs(name: str) -> float:
+    """Return billions of multiply-adds for a block, from convolutions and matrix products."""
+    # Counted on a small block: the meta device, which has shapes alone, lacks eigenvectors.
+    side = 16
+    found = find_tensor_network(name)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(inputs)
+        found.network(found.config)(block_inputs(side))
     return float(counter.get_total_flops() / 2e9 * np.prod(BLOCK) / side**3)
 
 
