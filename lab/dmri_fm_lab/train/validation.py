@@ -1,4 +1,7 @@
-"""Validation of tensor networks: scans of held-out brains, and the loss of batches drawn once."""
+"""What a training takes from data before it starts: held-out scans, validation, standardisation.
+
+Validation is the loss of batches that are drawn once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dmri_fm.tensor_networks.qcg_dti import QcgDti
 from dmri_fm_lab.train.config import TensorTraining
 from dmri_fm_lab.train.loop import VALIDATION, Validation
 from dmri_fm_lab.train.scan_patches import TrainingScan
@@ -64,3 +68,28 @@ def make_validation(
             return float(np.mean([float(losses(network, b, 0)["loss"]) for b in batches]))
 
     return Validation(config.validation_steps, error)
+
+
+def standardise_target(network: nn.Module, draw: Callable[[int], TensorBatch], n: int) -> None:
+    """Give a network that standardises mean and deviation of the training tensors' elements.
+
+    One mean and one deviation for all six elements, um^2/ms, over the brain of `n` batches; as
+    weights files have half precision, so have these. Other networks are left alone.
+
+    Parameters
+    ----------
+    network
+        A :class:`~dmri_fm.tensor_networks.qcg_dti.QcgDti`, or another network.
+    draw
+        As of :func:`~dmri_fm_lab.train.loop.run_training`, training data.
+    n
+        Number of batches.
+    """
+    if not (isinstance(network, QcgDti) and network.config.is_standardised):
+        return
+    batches = (draw(number) for number in range(n))
+    tensors = [b.truth.movedim(1, -1)[b.inputs.mask[:, 0] > 0] for b in batches]
+    elements = torch.cat(tensors).double()
+    found = torch.stack([elements.mean(), elements.std()])
+    network.target.copy_(found.half())
+    logger.info("target: mean %g, deviation %g um^2/ms", *network.target.tolist())
