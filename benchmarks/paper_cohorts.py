@@ -4,11 +4,11 @@ Usage: python benchmarks/paper_cohorts.py [--newborns 1] [--travellers 1] [--bid
            --participant-label LABEL ...] [--weights NAME=FILE ...] [--runs FOLDER ...]
 
 Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766. Table 2 is of dHCP newborns; ours are
-simulated: a head of an adult's shape in the size, contrast and diffusivities of birth
+simulated: an adult's anatomy in the size, contrast and diffusivities of birth
 (`dmri_fm_lab.simulate.subject.NEWBORN`), 1.6 mm, b = 1000 s/mm^2, SNR 12. Table 3 is of subjects
-who travelled between scanners; ours is a simulated head with the protocols of three sites
-(:data:`SITES`), and series of a dataset, by participant: scans of one head, or of heads that may be
-one. Networks are those trained on the data of the package: none is trained on newborns.
+who travelled between scanners; ours are a simulated head with the protocols of three sites
+(:data:`SITES`), and the series of a dataset, with the participant beside each: scans of one head,
+or of heads that may be one. No network here is trained on newborns.
 """
 
 from __future__ import annotations

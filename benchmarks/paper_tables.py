@@ -43,11 +43,13 @@ from seven_volumes import (
     score_methods,
 )
 from tensor_cost import BLOCK, block_inputs, count_macs
+from torch import nn
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_networks.qcg_dti import PAPER, QcgDti
 from dmri_fm_lab.baseline_networks import BASELINE_NETWORKS, find_tensor_network
 from dmri_fm_lab.evaluate.baselines import BASELINES
 from dmri_fm_lab.evaluate.network_runs import estimate_tensors, load_tensor_run
@@ -116,13 +118,19 @@ def print_table_4() -> None:
     seconds = cpu_seconds(lambda: fit_tensor(block))
     lines.append(["measured", "WLS", "-", "-", f"{seconds:.2f} CPU-s"])
     inputs = block_inputs(BLOCK[0])
+    networks: dict[str, nn.Module] = {}
     for name in ("qcg-dti-paper", *PACKAGED, *BASELINE_NETWORKS):
         found = find_tensor_network(name)
-        network = found.network(found.config).eval()
+        networks[name] = found.network(found.config).eval()
+    # Algorithm 1 has no MRD at the coarsest level of the encoder.
+    bare = QcgDti(PAPER).eval()
+    bare.encoder[-1] = nn.Identity()
+    networks["qcg-dti-paper, no MRD at the coarsest level"] = bare
+    for name, network in networks.items():
         millions = sum(p.numel() for p in network.parameters()) / 1e6
         with torch.inference_mode():
             seconds = cpu_seconds(partial(network, inputs))
-        macs = f"{count_macs(name):.4g}"
+        macs = f"{count_macs(network):.4g}"
         lines.append(["measured", name, macs, f"{millions:.4g}", f"{seconds:.2f} CPU-s"])
     print(markdown(lines), flush=True)
 

@@ -129,7 +129,7 @@ STANDARDISED = {
 #: The network whose weights ship with the package.
 DEFAULT = QcgDtiConfig(widths=(8, 24, 48), pool_voxels=32, starts_from_fit=True)
 
-_SMALL = replace(DEFAULT, widths=(8, 16, 32))
+_SMALL = replace(DEFAULT, widths=(8, 16, 24))
 
 #: Rows of the paper's table of ablations, as small networks.
 ABLATIONS = {

@@ -8,8 +8,8 @@ not told them.
 Differences: 32 channels and 8 layers in place of 190 and 10; no T1- and T2-weighted images; images
 in units of the mean b=0 in place of standardised ones; and the loss is that of the fitted
 tensor, as for the other networks here, not that of the images, because training patches of real
-scans have no image free of noise. The last layer starts near zero, so that training starts from the
-least-squares tensor.
+scans have no image free of noise. The last layer starts near zero, so that training starts from
+the least-squares tensor.
 """
 
 from __future__ import annotations
