@@ -10,8 +10,8 @@ Figure 7. The published rows are of 20 HCP subjects at 1.25 mm; ours are of simu
 
 `--runs` are DeepDTI and FlexDTI, small and retrained on the same data:
 
-    dmri-fm train baseline-networks RUNS/deepdti --model deepdti
-    dmri-fm train baseline-networks RUNS/flexdti --model flexdti
+    dmri-fm train deepdti RUNS/deepdti
+    dmri-fm train flexdti RUNS/flexdti
 
 `--ablations` is a folder with a run for each row of Table 5:
 

@@ -1,8 +1,7 @@
 """Published networks to compare with, small and retrained here: part of tables, not of the app.
 
-:data:`BASELINE_NETWORKS` is the lab's registry: training (`dmri-fm train baseline-networks RUN
---model deepdti`) and `benchmarks/paper_tables.py` find them there. Their weights stay in the
-folder of the run.
+:data:`BASELINE_NETWORKS` is the lab's registry: training (`dmri-fm train deepdti RUN`) and
+`benchmarks/paper_tables.py` find them there. Their weights stay in the folder of the run.
 """
 
 from __future__ import annotations
