@@ -47,6 +47,10 @@ from dmri_fm_lab.train.validation import make_validation, split_scans, standardi
 #: Smallest share of brain in a patch; patches below it are drawn again.
 FEWEST_BRAIN = 0.2
 
+#: Smallest side of patches in half precision on a processor: there, gradients of convolutions are
+#: wrong or not finite on the grids of a few voxels that smaller patches have at coarse levels.
+LEAST_HALF_PATCH = 32
+
 #: Coarse voxels of a patch that serve the statistics of features.
 CODES_PER_PATCH = 100
 
@@ -174,18 +178,24 @@ def train_tensor_network(
     Raises
     ------
     ConfigError
-        If the model estimates no tensor, or the patch does not fit its levels.
+        If the model estimates no tensor, the patch does not fit its levels, or settings contradict
+        one another, the scans or the weights file.
     """
     registered = find_tensor_network(config.model)
-    _check_settings(config, registered.config.stride, weights)
+    is_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
+    _check_settings(config, registered.config.stride, is_cuda=is_cuda)
+    if weights is not None and config.model in BASELINE_NETWORKS:
+        raise ConfigError(
+            f"a weights file of {config.model}",
+            expected="none: networks to compare with stay in the folder of their run",
+        )
+    if scans and config.directions == "fixed":
+        raise ConfigError("scans, and fixed directions", expected="simulation alone")
     torch.manual_seed(config.optimisation.seed)
     model = registered.network(registered.config)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     # Data are drawn on this device; the network follows them.
-    is_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
-    if scans and config.directions == "fixed":
-        raise ConfigError("scans, and fixed directions", expected="simulation alone")
     brains = sorted({scan.brain_name for scan in scans}) if config.scan_share > 0 else []
     scans, held_out = split_scans(scans if brains else (), config)
     draw, losses = partial(_draw_step, config, scans, device), partial(_step_losses, config)
@@ -216,15 +226,16 @@ def train_tensor_network(
     return run
 
 
-def _check_settings(config: TensorTraining, stride: int, weights: str | Path | None) -> None:
+def _check_settings(config: TensorTraining, stride: int, *, is_cuda: bool) -> None:
     if config.patch_voxels % stride:
         raise ConfigError(
             f"patches of {config.patch_voxels} voxels", expected=f"a multiple of {stride}"
         )
-    if weights is not None and config.model in BASELINE_NETWORKS:
+    precision = config.optimisation.precision
+    if precision != "32-true" and not is_cuda and config.patch_voxels < LEAST_HALF_PATCH:
         raise ConfigError(
-            f"a weights file of {config.model}",
-            expected="none: networks to compare with stay in the folder of their run",
+            f"patches of {config.patch_voxels} voxels in {precision} on a processor",
+            expected=f"{LEAST_HALF_PATCH} voxels or more, or 32-true",
         )
     if config.directions not in ("fixed", "flexible"):
         raise ConfigError(f"directions {config.directions!r}", expected="'fixed' or 'flexible'")

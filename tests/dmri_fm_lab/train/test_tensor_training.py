@@ -108,8 +108,9 @@ def test_tensor_training(tiny_models, tmp_path):
 
 def test_ablation_recipe(tmp_path):
     """A network that starts from the fit and has no calibration, through the same command."""
+    full = FEW | {"precision": "32-true"}
     settings = replace(
-        read_training(TensorTraining, "qcg-dti-ablation", optimisation=FEW),
+        read_training(TensorTraining, "qcg-dti-ablation", optimisation=full),
         patch_voxels=8,
         batch=1,
     )
@@ -118,6 +119,9 @@ def test_ablation_recipe(tmp_path):
     path = tmp_path / "x.safetensors"
     run = train_tensor_network(settings, tmp_path / "run", weights=path)
     assert "interval" in run.last
+    half = replace(settings, optimisation=replace(settings.optimisation, precision="bf16-mixed"))
+    with pytest.raises(ConfigError, match="32-true"):
+        train_tensor_network(half, tmp_path / "half")
     assert not load_weights(path).statistics
 
 
