@@ -245,6 +245,7 @@ class QcgDti(nn.Module):
     """Network: :class:`TensorInputs` of exactly `n_items` images to :class:`TensorEstimate`."""
 
     normalisation = NORMALISATION
+    target: Tensor  # (2,): mean and deviation of the training tensors' elements, um^2/ms
 
     def __init__(self, config: QcgDtiConfig) -> None:
         super().__init__()

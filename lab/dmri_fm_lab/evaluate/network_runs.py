@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def estimate_tensors(network: nn.Module, dwi: Dwi) -> TensorMaps:
     inputs = tensor_inputs(dwi.data, dwi.gtab, inside, dwi.affine)
     tensor = torch.zeros(6, *inside.shape)
     where = torch.nonzero(inputs.mask[0, 0])
-    box = tuple(
+    box: tuple[Any, ...] = tuple(
         slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True)
     )
     with torch.inference_mode():
