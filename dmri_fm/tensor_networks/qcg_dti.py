@@ -89,8 +89,6 @@ class QcgDtiConfig:
         Side of the window that QCF pools over, finest voxels: that of training blocks.
     starts_from_fit
         The default's form, see the module; else the published one.
-    is_standardised
-        Whether images and tensors are standardised, as published.
     """
 
     widths: tuple[int, ...]
@@ -102,12 +100,16 @@ class QcgDtiConfig:
     branch_scale: float = 0.1
     pool_voxels: int = 64
     starts_from_fit: bool = False
-    is_standardised: bool = False
 
     @property
     def stride(self) -> int:
         """Sides of a block must be multiples of this."""
         return max(int(2 ** (len(self.widths) - 1)), self.pool_voxels // POINTS_PER_WINDOW)
+
+    @property
+    def is_standardised(self) -> bool:
+        """Whether images and tensors are standardised: in the published form."""
+        return not self.starts_from_fit
 
     @property
     def margin_voxels(self) -> int:
@@ -116,7 +118,7 @@ class QcgDtiConfig:
 
 
 #: The published network. Ships without weights.
-PAPER = QcgDtiConfig(widths=(16, 32, 64, 128), is_standardised=True)
+PAPER = QcgDtiConfig(widths=(16, 32, 64, 128))
 
 #: Description of input and output of networks that standardise.
 STANDARDISED = {
