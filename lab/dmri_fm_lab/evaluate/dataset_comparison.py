@@ -76,9 +76,10 @@ def compare_datasets(
     DmriError
         If a dataset or weights cannot be used.
     """
+    chosen = _choose_participants(roots, participant_labels)
     networks = {model: _describe_network(model, request) for model in request.networks}
     series = []
-    for root, labels in _choose_participants(roots, participant_labels).items():
+    for root, labels in chosen.items():
         seen = _find_trained_on(root, request, labels)
         for scan in find_scans(root, participant_labels=labels):
             trained_on = [

@@ -39,7 +39,7 @@ DECIDING = ("fa", "md", "v1_deg_fa03")
 HIGHEST_BVAL = 1500.0
 
 #: Factor of the shift and of the standard deviation of a difference over replicates of the
-#: reference. Noise that comes on top of noise shifts a mean absolute error less than the first did.
+#: reference. Noise on top of noise shifts a mean absolute error less than the first did.
 SAFETY = 2.0
 
 #: Uncertainties of differences of errors, by baseline and by error.

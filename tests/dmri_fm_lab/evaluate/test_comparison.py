@@ -82,10 +82,14 @@ def test_the_command_says_what_is_wrong(derivative, tmp_path, capsys) -> None:
         ([str(derivative), "--methods", "magic"], "method magic"),
         ([str(derivative), "--subsets", "0"], "0 subsets"),
         ([str(derivative), "--model", "drope"], "drope"),
+        ([str(derivative), "--model", "tensor-refiner", "--replicates", "1"], "1 bootstrap"),
         ([str(derivative), "--weights", "none.safetensors"], "MODEL=FILE"),
         ([str(derivative), "--weights", "drope=none.safetensors"], "weights of drope"),
         (
-            [str(derivative), "--weights", f"tensor-refiner={tmp_path / 'none.safetensors'}"],
+            [
+                *(str(derivative), "--model", "tensor-refiner"),
+                *("--weights", f"tensor-refiner={tmp_path / 'none.safetensors'}"),
+            ],
             "none.safetensors",
         ),
     ):
