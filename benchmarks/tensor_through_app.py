@@ -97,7 +97,8 @@ def score_whole(output: AppOutput, options: argparse.Namespace) -> Rows:
         found[f"{model}, denoised input"] = predict_tensor(
             output.dwi, model=model, weights=weights.get(model)
         )
-        found[f"WLS of the volumes of {model}"] = fit_with_model(output.dwi.select(read), where, rng)
+        seven = output.dwi.select(read)
+        found[f"WLS of the volumes of {model}"] = fit_with_model(seven, where, rng)
     return {name: score(maps, reference) for name, maps in found.items()}
 
 
