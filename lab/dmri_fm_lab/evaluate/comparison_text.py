@@ -55,7 +55,13 @@ def judge_means(means: Mapping[str, Any], model: str, region: str, **options: An
 
 
 def verdict_lines(means: Mapping[str, Any], *, bval: float) -> list[str]:
-    """Return the verdicts of every network in white and grey matter, a line each."""
+    """Return the verdicts of every network in white and grey matter, a line each.
+
+    There are none, and a line says so, where a baseline that has to be beaten is missing.
+    """
+    missing = [name for name in TO_BEAT if name not in means["methods"]]
+    if missing and means["uncertainties"]:
+        return [f"no verdict without the methods {', '.join(missing)}"]
     return [
         verdict_line(model, region, judge_means(means, model, region), bval=bval)
         for model in means["uncertainties"]

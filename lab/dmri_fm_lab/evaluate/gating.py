@@ -24,7 +24,7 @@ from dmri_fm_lab.evaluate.comparison import Request
 from dmri_fm_lab.evaluate.comparison_text import JUDGED, judge_means
 from dmri_fm_lab.evaluate.conditions import BASE, compare_conditions
 from dmri_fm_lab.evaluate.records import write_json
-from dmri_fm_lab.evaluate.verdicts import ERRORS, HIGHEST_BVAL, Verdict, judge
+from dmri_fm_lab.evaluate.verdicts import ERRORS, HIGHEST_BVAL, TO_BEAT, Verdict, judge
 
 #: Errors that decide on each map; the main axis is the tensor's.
 MAP_ERRORS: dict[str, tuple[str, ...]] = {
@@ -92,8 +92,14 @@ def find_gates(
     low = [r for r in scanners if r["bval"] <= HIGHEST_BVAL]
     gates = {}
     for model in request.networks:
-        if missing := [n for n, r in conditions.items() if model not in r["methods"]]:
-            raise ConfigError(f"no numbers of {model}", path=simulation, expected=missing[0])
+        for row in (model, *TO_BEAT):
+            for record in (*records, *scanners):
+                if row not in record["methods"]:
+                    where = record.get("scanner", record.get("name"))
+                    raise ConfigError(
+                        f"no numbers of {row}: {where}",
+                        expected=f"the methods {', '.join(TO_BEAT)} and every network",
+                    )
         evidence = _Evidence(
             conditions,
             [r for r in low if r["is_truth"]],

@@ -37,7 +37,7 @@ def test_titles_name_every_method() -> None:
 
 def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
     out = tmp_path / "out" / "scores.json"
-    methods = ["wls", "gaussian", "network", "mppca-all"]
+    methods = ["wls", "gaussian", "mppca", "network", "mppca-all"]
     options = ["--subsets", "2", "--methods", *methods, "--json", str(out), "--replicates", "5"]
     options += ["--model", "tensor-refiner"]
     assert main(["evaluate", "tensor", str(derivative), *options]) == 0
@@ -57,7 +57,7 @@ def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
         assert not subset["shares_b0"]
         assert 2 < subset["network_snrs"]["tensor-refiner"] < 60
         doubts = subset["uncertainties"]["tensor-refiner"]["tissue"]
-        assert set(doubts) == {"wls", "gaussian"}
+        assert set(doubts) == {"wls", "gaussian", "mppca"}
         assert 0 < doubts["wls"]["fa"] < 0.1
         for method in ("wls", "gaussian", "tensor-refiner", "mppca-all"):
             assert set(subset["methods"][method]) == REGIONS

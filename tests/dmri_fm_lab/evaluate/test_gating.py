@@ -149,6 +149,9 @@ def test_missing_evidence_is_named(simulation, scanners) -> None:
         changed = [scanners["sim"], scanners["Trio"] | change]
         with pytest.raises(ConfigError, match="held-out scanner"):
             find_gates(changed, REQUEST, simulation=path)
+    del conditions["b 600"]["methods"]["mppca"]
+    with pytest.raises(ConfigError, match="no numbers of mppca: b 600"):
+        gate_of(simulation, scanners)
     del conditions["SNR 20"]
     with pytest.raises(ConfigError, match="SNR 20"):
         gate_of(simulation, scanners)
