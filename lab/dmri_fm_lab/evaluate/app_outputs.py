@@ -133,14 +133,17 @@ def cut_to_seven(raw: Path, target: Path, participants: Sequence[str]) -> Path:
     GradientError
         If a series has no six directions that determine a tensor.
     """
-    target.mkdir(parents=True)
-    shutil.copyfile(raw / "dataset_description.json", target / "dataset_description.json")
     for label in participants:
         source = raw / f"sub-{label}"
-        shutil.copytree(source, target / source.name, copy_function=shutil.copyfile)
+        for path in (p for p in source.rglob("*") if p.is_file()):
+            copy = target / path.relative_to(raw)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         for scan in find_scans(raw, participant_labels=[label]):
             if not scan.dwi.gtab.is_b0.all():
                 _write_seven(scan, target / source.name / "dwi" / f"{scan.name}_dwi")
+    # The description comes last: without it, no one takes the folder for a dataset.
+    shutil.copyfile(raw / "dataset_description.json", target / "dataset_description.json")
     return target
 
 
