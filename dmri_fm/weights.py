@@ -216,7 +216,7 @@ def read_weights(
     device: str = "cpu",
 ) -> Weights:
     """Load weights of models by their architectures, see :func:`dmri_fm.registry.load_weights`."""
-    path = _find(name_or_path)
+    path = find_weights(name_or_path)
     description = _read_description(path)
     try:
         content = path.read_bytes()
@@ -337,7 +337,8 @@ def _read_gate(description: dict[str, Any], path: Path) -> Gate | None:
         raise WeightsError(str(error), path=path.with_suffix(".json")) from None
 
 
-def _find(name_or_path: str | Path) -> Path:
+def find_weights(name_or_path: str | Path) -> Path:
+    """Return the file of weights that ship with the package, or that a path names."""
     if str(name_or_path) in _NAMES:
         path = Path(str(files("dmri_fm") / "data" / "weights" / f"{name_or_path}.safetensors"))
         if not path.exists():

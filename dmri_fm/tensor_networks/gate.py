@@ -1,7 +1,7 @@
 """Gate of a tensor network's maps: the scans for which they are primary.
 
-An evaluation finds the scans for which a set of weights beats the best baseline, and writes them
-beside the weights. Everywhere else the maps are experimental.
+An evaluation (`dmri-fm evaluate tensor --gate`) finds the scans and maps for which a set of
+weights beats the baselines, and writes them beside the weights. All else is experimental.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 from dmri_fm.errors import ConfigError
 
 PRIMARY, EXPERIMENTAL = "primary", "experimental"
+
+#: Maps of a tensor network, by their `param` label; the main axis is the tensor's.
+MAPS = ("diffusivity", "fa", "md", "ad", "rd")
 
 #: Percentile of the training data from which on the surroundings of a voxel are
 #: out-of-distribution.
@@ -34,12 +37,32 @@ class Gate:
         Largest number of distinct directions; with more, the fit of all of them is better.
     most_ood
         Largest share of the brain that is out-of-distribution.
+    maps
+        Maps that were better, some of :data:`MAPS`; none: nothing is primary.
+    reasons
+        What the evaluation found against the other maps, in words; it goes into sidecars.
     """
 
     bvals: tuple[float, float]
     snrs: tuple[float, float]
     most_directions: int
     most_ood: float = 0.1
+    maps: tuple[str, ...] = MAPS
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """What the maps of a scan inside the gate are.
+
+        Examples
+        --------
+        >>> Gate((700, 1300), (5, 40), most_directions=6, maps=("fa", "md")).status
+        'primary for fa, md alone'
+        """
+        if not self.maps:
+            return EXPERIMENTAL
+        is_whole = set(self.maps) == set(MAPS)
+        return PRIMARY if is_whole else f"{PRIMARY} for {', '.join(self.maps)} alone"
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Gate:
@@ -51,16 +74,22 @@ class Gate:
             If a field is missing, unknown, or no number.
         """
         known = {f.name for f in fields(cls)}
+        needed = known - {"most_ood", "maps", "reasons"}
         try:
-            if set(values) != known:
-                raise KeyError(", ".join(sorted(known ^ set(values))))
+            if wrong := (needed - set(values)) | (set(values) - known):
+                raise KeyError(", ".join(sorted(wrong)))
             low_b, high_b = map(float, values["bvals"])
             low_snr, high_snr = map(float, values["snrs"])
+            maps, reasons = values.get("maps", MAPS), values.get("reasons", ())
+            if isinstance(maps, str) or isinstance(reasons, str) or not set(maps) <= set(MAPS):
+                raise ValueError(f"maps {maps}")
             return cls(
                 (low_b, high_b),
                 (low_snr, high_snr),
                 int(values["most_directions"]),
-                float(values["most_ood"]),
+                float(values.get("most_ood", cls.most_ood)),
+                tuple(maps),
+                tuple(map(str, reasons)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
@@ -90,9 +119,9 @@ def judge_scan(
     Returns
     -------
     status : str
-        :data:`PRIMARY` or :data:`EXPERIMENTAL`.
+        :data:`PRIMARY`, with the maps where these are not all, or :data:`EXPERIMENTAL`.
     reasons : list of str
-        Reasons for "experimental".
+        Reasons for "experimental", after them those of the gate.
 
     Examples
     --------
@@ -113,4 +142,6 @@ def judge_scan(
         reasons.append(f"the fit of all {n_directions} directions is better")
     if ood_share > gate.most_ood:
         reasons.append(f"{100 * ood_share:.0f} % of the brain is unlike the training data")
-    return (EXPERIMENTAL if reasons else PRIMARY), reasons
+    if not gate.maps:
+        reasons.append("the evaluation found no map better than the baselines")
+    return (EXPERIMENTAL if reasons else gate.status), [*reasons, *gate.reasons]

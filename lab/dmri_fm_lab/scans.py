@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.gradient_files import stated_b0_threshold
 from dmri_fm.json_files import read_object
@@ -45,6 +46,8 @@ class Scan:
         The series; it has a mask if one was given with it.
     origin
         `raw`, or `preprocessed`: corrected for motion and resampled, so that noise is correlated.
+    encoding
+        Phase encoding of a raw series; None where its sidecar does not state it whole.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Scan:
     scanner: str
     dwi: Dwi
     origin: str
+    encoding: PhaseEncoding | None = None
 
     @property
     def brain_name(self) -> str:
@@ -103,6 +107,9 @@ def find_scans(
                     scanner=_scanner(run.metadata, participant.label),
                     dwi=run.load(),
                     origin="raw",
+                    encoding=PhaseEncoding(run.phase_encoding, run.readout_time_s)
+                    if run.phase_encoding and run.readout_time_s
+                    else None,
                 )
 
 

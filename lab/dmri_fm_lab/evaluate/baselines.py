@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -21,7 +21,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.denoise import DenoiseMethod, denoise
+from dmri_fm.qspace import choose_spread
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor, smallest_signal
 from dmri_fm.tensor_maps import TensorMaps
@@ -258,3 +260,50 @@ SERIES_ORACLES: dict[str, Baseline[Callable[[Dwi], Dwi]]] = {
         "Patch2Self of the whole series (oracle)", partial(denoise_series, method="patch2self")
     ),
 }
+
+#: Numbers of directions whose denoised fit is compared with networks that read six.
+N_DIRECTIONS = (12, 20, 30)
+
+#: Directions for each b=0 volume of a protocol.
+_DIRECTIONS_PER_B0 = 15
+
+#: Rows of fits to more directions than six, by name.
+DIRECTION_ROWS: dict[str, str] = {
+    f"mppca-{n}": f"MP-PCA, WLS of {n} directions" for n in N_DIRECTIONS
+}
+
+#: Row of the fit to the whole shell, denoised with the whole series; of a real scan, its volumes
+#: are the reference's.
+WHOLE_SERIES: dict[str, str] = {"mppca-all": "MP-PCA, WLS of all volumes (oracle)"}
+
+
+def choose_protocol(gtab: GradientTable, n_directions: int) -> list[int]:
+    """Return the volumes of a smaller protocol: spread directions, a b=0 for each 15 of them.
+
+    Parameters
+    ----------
+    gtab
+        One shell and b=0, of at least as many directions.
+    n_directions
+        Weighted volumes.
+    """
+    b0 = np.flatnonzero(gtab.is_b0)[: max(1, round(n_directions / _DIRECTIONS_PER_B0))]
+    return [*b0.tolist(), *choose_spread(gtab, n_directions).tolist()]
+
+
+def fit_directions(dwi: Dwi, rows: Sequence[str] = tuple(DIRECTION_ROWS)) -> dict[str, TensorMaps]:
+    """Fit smaller protocols of a shell, each denoised by itself with MP-PCA.
+
+    Parameters
+    ----------
+    dwi
+        One shell and b=0, with a mask.
+    rows
+        Names in :data:`DIRECTION_ROWS`; those that need more directions than the shell has are
+        left out.
+    """
+    return {
+        name: _fit_denoised(dwi.select(choose_protocol(dwi.gtab, n)), method="mppca")
+        for name, n in zip(DIRECTION_ROWS, N_DIRECTIONS, strict=True)
+        if name in rows and dwi.gtab.count_directions() >= n
+    }

@@ -7,15 +7,18 @@ it is to be subtracted, so bias matters more than caution.
 
 The b=0 volume of a single shell is fitted exactly: it has no residual. Its noise is drawn from a
 normal distribution instead, as large as the residuals of the other volumes say.
+
+Seven volumes leave no residuals at all. :func:`model_noise` draws from the noise model instead:
+magnitudes of the fitted signal with normal noise of an estimated deviation in two channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
@@ -57,13 +60,31 @@ class ReferenceNoise:
         Shape (M,): mean FA of the replicates minus the FA of the fit, which is about what noise
         has added to the FA of the reference itself.
     n_free
-        Residual degrees of freedom that the noise was estimated from.
+        Residual degrees of freedom that the noise was estimated from; 0: none, the noise model.
+    tensors
+        Shape (R, M, 6), float32, mm^2/s: the tensors of the replicates.
     """
 
     variance: dict[str, NDArray[np.float64]]
     floor: dict[str, NDArray[np.float64]]
     fa_bias: NDArray[np.float64]
     n_free: int
+    tensors: NDArray[np.float32]
+
+    @classmethod
+    def join(cls, blocks: Sequence[ReferenceNoise]) -> ReferenceNoise:
+        """Join the noise of blocks of voxels."""
+        variance, floor = (
+            {k: np.concatenate([getattr(b, name)[k] for b in blocks]) for k in first}
+            for name, first in (("variance", blocks[0].variance), ("floor", blocks[0].floor))
+        )
+        return cls(
+            variance,
+            floor,
+            np.concatenate([b.fa_bias for b in blocks]),
+            blocks[0].n_free,
+            np.concatenate([b.tensors for b in blocks], axis=1),
+        )
 
 
 def bootstrap_noise(
@@ -117,12 +138,56 @@ def bootstrap_noise(
         if not has_b0_noise:
             fit = replace(fit, spread=np.where(dwi.gtab.is_b0[chosen], 0.0, fit.spread))
         blocks.append(_replicate(fit, n_free, rng=rng, n_replicates=n_replicates))
-    return ReferenceNoise(
-        variance={k: np.concatenate([b.variance[k] for b in blocks]) for k in blocks[0].variance},
-        floor={k: np.concatenate([b.floor[k] for b in blocks]) for k in blocks[0].floor},
-        fa_bias=np.concatenate([b.fa_bias for b in blocks]),
-        n_free=n_free,
-    )
+    return ReferenceNoise.join(blocks)
+
+
+def model_noise(
+    dwi: Dwi,
+    *,
+    mask: NDArray[np.bool_],
+    sigma: ArrayLike,
+    rng: np.random.Generator,
+    n_replicates: int = 40,
+) -> ReferenceNoise:
+    """Estimate the noise of the tensor that is fitted to a series, from a model of the noise.
+
+    Parameters
+    ----------
+    dwi
+        One shell and b=0, such as seven volumes.
+    mask
+        Shape (X, Y, Z), not empty: voxels of the estimate.
+    sigma
+        Deviation of the noise in each of two channels, in the units of the series: a number, or
+        shape (X, Y, Z).
+    rng
+        Source of randomness.
+    n_replicates
+        Fits to simulated signals, two or more.
+    """
+    least = smallest_signal(dwi, mask)
+    signal = np.maximum(dwi.data[mask].astype(np.float64), least)
+    spread = np.broadcast_to(np.asarray(sigma, dtype=np.float64), mask.shape)[mask]
+    design = log_design(dwi.gtab)
+    blocks = []
+    for start in range(0, len(signal), _BLOCK):
+        log_s = np.log(signal[start : start + _BLOCK])
+        solve, _weight = weighted_inverse(design, log_s @ np.linalg.pinv(design).T @ design.T)
+        beta = np.einsum("min,mn->mi", solve, log_s)
+        clean, noise = np.exp(beta @ design.T), spread[start : start + _BLOCK, None]
+
+        def refits(
+            solve: NDArray[np.float64] = solve,
+            clean: NDArray[np.float64] = clean,
+            noise: NDArray[np.float64] = noise,
+        ) -> Iterable[NDArray[np.float64]]:
+            for _ in range(n_replicates):
+                real, imaginary = rng.standard_normal((2, *clean.shape)) * noise
+                drawn = np.maximum(np.hypot(clean + real, imaginary), least)
+                yield np.einsum("min,mn->mi", solve[:, :6], np.log(drawn))
+
+        blocks.append(_summarise(beta[:, :6], refits(), n_free=0))
+    return ReferenceNoise.join(blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,14 +238,26 @@ def _replicate(
     fit: _Fit, n_free: int, *, rng: np.random.Generator, n_replicates: int
 ) -> ReferenceNoise:
     """Perturb the signals of a fit again and again, and return the noise of its tensor."""
-    base, axis = _scalars(fit.tensor)
+
+    def moved() -> Iterable[NDArray[np.float64]]:
+        for _ in range(n_replicates):
+            draw = rng.choice([-1.0, 1.0], size=fit.spread.shape)
+            draw = np.where(fit.is_exact, rng.standard_normal(fit.spread.shape), draw)
+            yield fit.tensor + np.einsum("min,mn->mi", fit.solve, fit.spread * draw)
+
+    return _summarise(fit.tensor, moved(), n_free)
+
+
+def _summarise(
+    tensor: NDArray[np.float64], replicates: Iterable[NDArray[np.float64]], n_free: int
+) -> ReferenceNoise:
+    """Return the noise of (M, 6) tensors, um^2/ms, from two replicates or more."""
+    base, axis = _scalars(tensor)
     squares = {name: np.zeros_like(value) for name, value in base.items()}
     sums = {name: np.zeros_like(value) for name, value in base.items()}
-    floor = {name: np.zeros(len(fit.tensor)) for name in QUANTITIES}
-    for _ in range(n_replicates):
-        draw = rng.choice([-1.0, 1.0], size=fit.spread.shape)
-        draw = np.where(fit.is_exact, rng.standard_normal(fit.spread.shape), draw)
-        moved = fit.tensor + np.einsum("min,mn->mi", fit.solve, fit.spread * draw)
+    floor = {name: np.zeros(len(tensor)) for name in QUANTITIES}
+    tensors = []
+    for moved in replicates:
         scalars, turned = _scalars(moved)
         for name, value in scalars.items():
             change = value - base[name]
@@ -188,13 +265,15 @@ def _replicate(
             squares[name] += change**2
             floor[name] += np.abs(change) if change.ndim == 1 else np.abs(change).sum(axis=1)
         floor["v1"] += axis_angle_deg(turned, axis)
-    n = n_replicates
+        tensors.append((moved * QUANTITIES["tensor"]).astype(np.float32))
+    n = len(tensors)
     variance = {k: (squares[k] - sums[k] ** 2 / n) / (n - 1) for k in base}
     return ReferenceNoise(
         {k: v * QUANTITIES[k] ** 2 for k, v in variance.items()},
         {k: v / n * QUANTITIES[k] for k, v in floor.items()},
         sums["fa"] / n,
         n_free,
+        np.stack(tensors),
     )
 
 

@@ -1,74 +1,54 @@
-"""Tensors from one b=0 volume and six directions: a network and baselines against references."""
+"""Tensors from one b=0 volume and six directions: networks and baselines against references."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.errors import ConfigError, GradientError
-from dmri_fm.registry import load_weights
+from dmri_fm.errors import ConfigError
+from dmri_fm.identity import IDENTITIES, TENSOR_NETWORKS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.predict import predict_tensor
-from dmri_fm_lab.evaluate.baselines import BASELINES, ORACLE_SIGMAS, SERIES_ORACLES, fit_gaussian
-from dmri_fm_lab.evaluate.records import json_ready, versions
+from dmri_fm_lab.evaluate.baselines import (
+    BASELINES,
+    DIRECTION_ROWS,
+    ORACLE_SIGMAS,
+    SERIES_ORACLES,
+    WHOLE_SERIES,
+    fit_directions,
+    fit_gaussian,
+)
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
-from dmri_fm_lab.evaluate.regions import CRITERIA
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
 from dmri_fm_lab.evaluate.subsets import SixSubset, choose_subsets
-from dmri_fm_lab.evaluate.tables import Column, aligned, table_cells
-from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.evaluate.truth import Truth, undistort
+from dmri_fm_lab.evaluate.verdicts import error_draws, uncertainties
+from dmri_fm_lab.scans import Scan
 from dmri_fm_lab.smoothing import brain_snr
 
 logger = logging.getLogger(__name__)
 
-#: Titles of the methods, in the order of tables. Oracles know the reference, or have seen it.
+#: Titles of the methods, in the order of tables; networks have a row each, under their names.
+#: Oracles know the reference, or have seen it.
 METHOD_TITLES: dict[str, str] = {
     **{name: baseline.title for name, baseline in BASELINES.items()},
     "network": "network",
     "gaussian-oracle": "Gaussian, best width of each column (oracle)",
     **{name: oracle.title for name, oracle in SERIES_ORACLES.items()},
+    **DIRECTION_ROWS,
+    **WHOLE_SERIES,
 }
 
-#: Columns of the tables; diffusivities in 1e-3 mm^2/s, angles in degrees.
-_COLUMNS = {
-    "tensor": Column("tensor", ".3f", 1e3),
-    "fa": Column("FA", ".4f"),
-    "md": Column("MD", ".4f", 1e3),
-    "ad": Column("AD", ".4f", 1e3),
-    "rd": Column("RD", ".4f", 1e3),
-    "v1_deg": Column("V1", ".1f"),
-    "v1_deg_fa03": Column("V1 FA>.3", ".1f"),
-    "fa_bias": Column("FA bias", ".4f"),
-    "fa_bias_corrected": Column("FA bias*", ".4f"),
-    "md_bias": Column("MD bias", ".4f", 1e3),
-    "fa_rmse_corrected": Column("FA rmse*", ".4f"),
-    "md_rmse_corrected": Column("MD rmse*", ".4f", 1e3),
-    "fa_coverage": Column("FA 90%", ".2f"),
-    "md_coverage": Column("MD 90%", ".2f"),
-}
-
-_NOTES = {
-    "errors": "mean absolute errors against the reference; mm^2/s, degrees",
-    "corrected": "rmse_corrected: root of the mean square minus the mean variance of the "
-    "reference (wild bootstrap)",
-    "fa": "noise raises the FA of references and estimates alike: FA errors against a noisy "
-    "reference favour estimates that are as noisy; fa_bias_corrected adds the reference's own "
-    "bias, by the bootstrap",
-    "shares_b0": "where the reference uses the test's b=0, errors and variance lack the noise of "
-    "that volume: errors are too small, most of all of MD",
-    "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles denoise "
-    "the reference's volumes, too, so their noise is not independent of it",
-    "raw": "raw series are not corrected for motion, eddy currents or distortion; noise of "
-    "preprocessed series is correlated between voxels",
-    "iwls": "seven volumes determine the seven unknowns: IWLS is WLS",
-}
+#: Networks whose weights ship with the package.
+PACKAGED = tuple(name for name in TENSOR_NETWORKS if IDENTITIES[name].is_packaged)
 
 
 @dataclass(frozen=True)
@@ -81,8 +61,10 @@ class Request:
         Keys of :data:`METHOD_TITLES`.
     n_subsets
         Sets of six directions per shell.
-    model, weights
-        Network and its weights; the packaged weights if None.
+    models
+        Networks, by their names in the registry: the rows of the method "network".
+    weights
+        Files in place of the weights that ship with the package, by model.
     seed
         Seed of every random choice.
     n_replicates
@@ -91,8 +73,8 @@ class Request:
 
     methods: tuple[str, ...] = tuple(METHOD_TITLES)
     n_subsets: int = 6
-    model: str = "tensor-refiner"
-    weights: Path | None = None
+    models: tuple[str, ...] = PACKAGED
+    weights: Mapping[str, Path] = field(default_factory=dict)
     seed: int = 0
     n_replicates: int = 40
 
@@ -103,6 +85,10 @@ class Request:
                 f"method {', '.join(unknown)}" if unknown else "no method",
                 expected=f"some of {', '.join(METHOD_TITLES)}",
             )
+        if unknown := [name for name in self.weights if name not in self.models]:
+            raise ConfigError(
+                f"weights of {', '.join(unknown)}", expected=f"of {', '.join(self.models)}"
+            )
         for value, least, what in (
             (self.n_subsets, 1, "subsets"),
             (self.n_replicates, 2, "bootstrap replicates"),
@@ -111,6 +97,31 @@ class Request:
             if value < least:
                 raise ConfigError(f"{value} {what}", expected=f"{least} or more")
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks to compare; none where "network" is not among the methods."""
+        return self.models if "network" in self.methods else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods against one reference.
+
+    Attributes
+    ----------
+    rows
+        Numbers by method, networks under their names, and region, see
+        :func:`~dmri_fm_lab.evaluate.scores.score`.
+    uncertainties
+        See :func:`~dmri_fm_lab.evaluate.verdicts.uncertainties`.
+    snrs
+        Signal-to-noise ratio of the scan by network, as the network's gate measures it.
+    """
+
+    rows: dict[str, dict[str, Row]]
+    uncertainties: dict[str, dict[str, dict[str, Row]]]
+    snrs: dict[str, float]
+
 
 def compare_methods(
     test: Dwi,
@@ -118,7 +129,8 @@ def compare_methods(
     request: Request,
     *,
     denoised: Mapping[str, Dwi] | None = None,
-) -> dict[str, dict[str, Row]]:
+    more: Mapping[str, TensorMaps] | None = None,
+) -> Comparison:
     """Estimate the tensor from seven volumes by every method, and score it.
 
     Parameters
@@ -130,26 +142,38 @@ def compare_methods(
     request
         Methods.
     denoised
-        The same seven volumes out of the denoised whole series, by the oracle's name; oracles
-        without an entry are skipped.
-
-    Returns
-    -------
-    dict
-        Numbers by method and region, see :func:`~dmri_fm_lab.evaluate.scores.score`.
+        The same seven volumes out of the denoised whole series, by the oracle's name.
+    more
+        Tensors of more volumes than the seven, by the method's name; those of the methods that
+        have no entry here or in `denoised` are left out.
     """
-    rows: dict[str, dict[str, Row]] = {}
+    estimates = {
+        name: BASELINES[name].apply(test) for name in BASELINES if name in request.methods
+    }
+    for model in request.networks:
+        estimates[model] = predict_tensor(test, model=model, weights=request.weights.get(model))
+    for name, seven in (denoised or {}).items():
+        estimates[name] = fit_tensor(seven, shell="all")
+    estimates |= more or {}
+    rows = {name: score(maps, reference) for name, maps in estimates.items()}
+    if "gaussian-oracle" in request.methods:
+        rows["gaussian-oracle"] = _oracle(test, reference)
+    judged = {n: m for n, m in estimates.items() if n in BASELINES or n in request.networks}
+    draws = error_draws(judged, reference) if request.networks else {}
+    return Comparison(
+        {name: rows[name] for name in row_titles(request) if name in rows},
+        uncertainties(rows, draws, reference, networks=request.networks),
+        {m: 1 / max(estimates[m].metadata["NoiseOverMeanB0"], 1e-6) for m in request.networks},
+    )
+
+
+def row_titles(request: Request) -> dict[str, str]:
+    """Return the titles of the rows that a request may give, in the order of tables."""
+    titles: dict[str, str] = {}
     for name in (n for n in METHOD_TITLES if n in request.methods):
-        if name in BASELINES:
-            rows[name] = score(BASELINES[name].apply(test), reference)
-        elif name == "network":
-            maps = predict_tensor(test, model=request.model, weights=request.weights)
-            rows[name] = score(maps, reference)
-        elif name == "gaussian-oracle":
-            rows[name] = _oracle(test, reference)
-        elif denoised and name in denoised:
-            rows[name] = score(fit_tensor(denoised[name], shell="all"), reference)
-    return rows
+        titles |= {m: m for m in request.models} if name == "network" else {}
+        titles |= {name: METHOD_TITLES[name]} if name != "network" else {}
+    return titles
 
 
 def _oracle(test: Dwi, reference: Reference) -> dict[str, Row]:
@@ -157,8 +181,17 @@ def _oracle(test: Dwi, reference: Reference) -> dict[str, Row]:
     return {region: best_of([s[region] for s in scores]) for region in scores[0]}
 
 
-def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
+def compare_scan(scan: Scan, request: Request, *, truth: Truth | None = None) -> dict[str, Any]:
     """Compare methods on the six-direction subsets of a series.
+
+    Parameters
+    ----------
+    scan
+        The series.
+    request
+        Methods and subsets.
+    truth
+        Truth of a simulated series at rest, in place of a reference made of its volumes.
 
     Returns
     -------
@@ -172,10 +205,12 @@ def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
         "participant": scan.participant,
         "scanner": scan.scanner,
         "origin": scan.origin,
+        "is_truth": truth is not None,
         "shape": dwi.shape[:3],
         "voxel_size_mm": [round(float(x), 3) for x in dwi.voxel_size_mm],
         "shells": {f"{s.bval:.0f}": len(s.index) for s in dwi.gtab.shells},
         "n_b0": int(dwi.gtab.is_b0.sum()),
+        "titles": row_titles(request),
         "subsets": [],
         "means": {},
     }
@@ -183,190 +218,107 @@ def compare_scan(scan: Scan, request: Request) -> dict[str, Any]:
     if not subsets:
         logger.warning("%s: too few directions for six and a reference", scan.name)
         return record
-    oracles = (name for name in SERIES_ORACLES if name in request.methods)
-    denoised = {name: SERIES_ORACLES[name].apply(dwi) for name in oracles}
-    brains = {b0: scan.brain(b0) for b0 in dict.fromkeys(s.reference_b0 for s in subsets)}
+    if truth is not None and scan.encoding is not None:
+        dwi = undistort(dwi, truth, scan.encoding)
+    material = _Material.of(dwi, request, bvals={s.bval for s in subsets}, truth=truth)
+    brains = {
+        b0: scan.brain(b0) if truth is None else truth.maps.mask
+        for b0 in dict.fromkeys(s.reference_b0 for s in subsets)
+    }
     for number, subset in enumerate(subsets):
         logger.info("%s: subset %d of %d", scan.name, number + 1, len(subsets))
         rng = np.random.default_rng([request.seed, number])
         brain = brains[subset.reference_b0]
-        record["subsets"].append(
-            _compare_subset(dwi, subset, brain, request, denoised=denoised, rng=rng)
-        )
+        record["subsets"].append(_compare_subset(material, subset, brain, request, rng=rng))
     record["means"] = _means(record["subsets"])
     return record
 
 
+@dataclass(frozen=True, eq=False)
+class _Material:
+    """What the subsets of a series share: the series, denoised or not, and fits of more of it.
+
+    `more` has the maps by the b-value of the shell and by method.
+    """
+
+    dwi: Dwi
+    denoised: dict[str, Dwi]
+    more: dict[float, dict[str, TensorMaps]]
+    truth: Truth | None
+
+    @classmethod
+    def of(
+        cls, dwi: Dwi, request: Request, *, bvals: set[float], truth: Truth | None
+    ) -> _Material:
+        wanted = {n for n in SERIES_ORACLES if n in request.methods}
+        sources = {n: n.replace("-all", "-series") for n in WHOLE_SERIES if n in request.methods}
+        series = {n: SERIES_ORACLES[n].apply(dwi) for n in sorted(wanted | {*sources.values()})}
+        more: dict[float, dict[str, TensorMaps]] = {}
+        for shell in (s for s in dwi.gtab.shells if s.bval in bvals):
+            volumes = [*np.flatnonzero(dwi.gtab.is_b0), *shell.index]
+            more[shell.bval] = {
+                name: fit_tensor(series[source].select(volumes), shell="all")
+                for name, source in sources.items()
+            }
+            if truth is not None:
+                rows = [name for name in DIRECTION_ROWS if name in request.methods]
+                more[shell.bval] |= fit_directions(dwi.select(volumes), rows)
+        return cls(dwi, {n: series[n] for n in wanted}, more, truth)
+
+
 def _compare_subset(
-    dwi: Dwi,
+    material: _Material,
     subset: SixSubset,
     brain: NDArray[np.bool_],
     request: Request,
     *,
-    denoised: Mapping[str, Dwi],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    reference = make_reference(
-        dwi, subset, brain=brain, rng=rng, n_replicates=request.n_replicates
+    reference = (
+        make_reference(
+            material.dwi, subset, brain=brain, rng=rng, n_replicates=request.n_replicates
+        )
+        if material.truth is None
+        else material.truth.reference()
     )
 
     def seven(series: Dwi) -> Dwi:
         return series.select(subset.volumes).with_mask(brain)
 
-    test, noise = seven(dwi), reference.noise
-    sevens = {name: seven(series) for name, series in denoised.items()}
+    test, noise = seven(material.dwi), reference.noise
+    sevens = {name: seven(series) for name, series in material.denoised.items()}
+    found = compare_methods(
+        test, reference, request, denoised=sevens, more=material.more[subset.bval]
+    )
     return {
         **asdict(subset),
         "estimated_snr": brain_snr(test),
+        "network_snrs": found.snrs,
         "reference_free": None if noise is None else noise.n_free,
         "n_voxels": {name: int(region.sum()) for name, region in reference.regions.items()},
         "floor": {name: reference.floor(region) for name, region in reference.regions.items()},
-        "methods": compare_methods(test, reference, request, denoised=sevens),
+        "methods": found.rows,
+        "uncertainties": found.uncertainties,
     }
 
 
 def _means(subsets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return means over the subsets of each shell, of methods and floors, by region."""
+    """Return means over the subsets of each shell, see :func:`mean_of`."""
     means: dict[str, Any] = {}
     for bval in sorted({s["bval"] for s in subsets}):
         here = [s for s in subsets if s["bval"] == bval]
-        regions = list(here[0]["floor"])
-        means[f"{bval:.0f}"] = {
-            "n_subsets": len(here),
-            "n_voxels": mean_rows([s["n_voxels"] for s in here]),
-            "floor": {r: mean_rows([s["floor"][r] for s in here]) for r in regions},
-            "methods": {
-                m: {r: mean_rows([s["methods"][m][r] for s in here]) for r in regions}
-                for m in here[0]["methods"]
-            },
-        }
+        means[f"{bval:.0f}"] = {"n_subsets": len(here), **mean_of(here)}
     return means
 
 
-def compare_dataset(
-    root: str | Path,
-    request: Request,
-    *,
-    participant_labels: Sequence[str] | None = None,
-    report: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Compare methods on every series of a dataset.
+def mean_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return means of voxels, floors, errors and uncertainties over subsets, or over series."""
 
-    Parameters
-    ----------
-    root
-        A raw BIDS dataset, or the app's output folder.
-    request
-        Methods and subsets.
-    participant_labels
-        Participants to compare; all if None.
-    report
-        Function that receives the record of each series when that is complete.
+    def average(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        deep = [k for k, v in parts[0].items() if isinstance(v, Mapping)]
+        if not deep:
+            return mean_rows(parts)
+        return {k: average([p[k] for p in parts if k in p]) for k in deep}
 
-    Returns
-    -------
-    dict
-        JSON-ready, a record per series: the scanner is the unit, nothing is pooled.
-
-    Raises
-    ------
-    GradientError
-        If no series has six directions of a shell and enough others for a reference.
-    DmriError
-        If dataset or weights cannot be used.
-    """
-    network = _describe_network(request) if "network" in request.methods else None
-    trained_on = network["training_scans"] if network else []
-    series = []
-    for scan in find_scans(root, participant_labels=participant_labels):
-        is_trained_on = scan.brain_name in trained_on
-        series.append(json_ready({**compare_scan(scan, request), "is_trained_on": is_trained_on}))
-        report(series[-1])
-    if not any(record["subsets"] for record in series):
-        raise GradientError(
-            "no series with six directions and others for a reference",
-            path=root,
-            expected="a shell of 12 distinct directions or more, or repeated ones, and a b=0",
-        )
-    options = {k: v for k, v in asdict(request).items() if k not in ("model", "weights")}
-    return json_ready(
-        {
-            "dataset": str(root),
-            "versions": versions(),
-            "network": network,
-            "request": options,
-            "regions": CRITERIA["reference"],
-            "notes": _NOTES,
-            "series": series,
-        }
-    )
-
-
-def _describe_network(request: Request) -> dict[str, Any]:
-    """Load the weights before the comparison, so that unusable ones end it at once."""
-    loaded = load_weights(request.weights or request.model, model=request.model)
-    return {
-        "model": request.model,
-        "version": loaded.version,
-        "sha256": loaded.sha256,
-        "weights": "packaged" if request.weights is None else request.weights.name,
-        "training_scans": loaded.training.get("scans", []),
-    }
-
-
-def format_series(record: Mapping[str, Any]) -> str:
-    """Return the record of a series as text: a table for each shell and region."""
-    edges = " x ".join(f"{x:g}" for x in record["voxel_size_mm"])
-    title = f"{record['scanner']}, {record['name']}, {record['origin']}, {edges} mm"
-    if record.get("is_trained_on"):
-        title += ", the network was TRAINED on this brain"
-    if not record["subsets"]:
-        return f"{title}: too few directions for six and a reference"
-    blocks = []
-    for bval, means in record["means"].items():
-        subsets = [s for s in record["subsets"] if f"{s['bval']:.0f}" == bval]
-        blocks.append(f"{title}, b = {bval} s/mm^2\n{_describe(subsets)}")
-        for region, count in means["n_voxels"].items():
-            rows = {METHOD_TITLES[m]: r[region] for m, r in means["methods"].items()}
-            rows |= _floor_rows(means["floor"][region])
-            table = aligned(table_cells(rows, _COLUMNS))
-            blocks.append(f"{region}, {count:.0f} voxels\n{table}")
-    return "\n\n".join(blocks)
-
-
-def _floor_rows(floor: Mapping[str, float | None]) -> dict[str, Row]:
-    """Return the rows of the reference's own noise; none where it is unknown."""
-    rows: dict[str, Row] = {}
-    for suffix in ("bootstrap", "halves"):
-        row = {k.removesuffix(f"_{suffix}"): v for k, v in floor.items() if k.endswith(suffix)}
-        if row:
-            angles = {"v1_deg": row.get("v1"), "v1_deg_fa03": row.get("v1_fa03")}
-            rows[f"reference's noise, {suffix}"] = {**row, **angles}
-    return rows
-
-
-def _describe(subsets: Sequence[Mapping[str, Any]]) -> str:
-    """Return subsets and reference of a shell in words."""
-    conditions = [s["condition_number"] for s in subsets]
-    angles = [s["skare_angle_deg"] for s in subsets]
-    numbers = [len(s["reference_weighted"]) for s in subsets]
-    snrs = [s["estimated_snr"] for s in subsets if s["estimated_snr"]]
-    is_well_conditioned = all(s["is_well_conditioned"] for s in subsets)
-    b0 = "the SAME b=0" if any(s["shares_b0"] for s in subsets) else "another b=0"
-    free = subsets[0]["reference_free"]
-    return "\n".join(
-        [
-            f"{len(subsets)} subsets, condition number {_range(conditions, 2)}"
-            f"{'' if is_well_conditioned else ' (NOT below 3)'}, mean angle to Skare's "
-            f"{_range(angles, 1)} degrees, SNR {_range(snrs, 0)}",
-            f"reference: WLS of {_range(numbers, 0)} other weighted volumes and {b0}",
-            "the reference's noise is unknown: too few volumes"
-            if free is None
-            else f"*: without the reference's noise, from {free} residual degrees of freedom",
-        ]
-    )
-
-
-def _range(values: Sequence[float], digits: int) -> str:
-    low, high = (f"{f(values):.{digits}f}" for f in (min, max)) if values else ("?", "?")
-    return low if low == high else f"{low} to {high}"
+    names = ("n_voxels", "network_snrs", "floor", "methods", "uncertainties")
+    return {name: average([r[name] for r in records]) for name in names}

@@ -43,6 +43,8 @@ class Reference:
         too few.
     is_truth
         Whether the tensor is known exactly.
+    has_tensor
+        Whether the tensor itself is known, and its main axis; if not, its scalars alone are.
     """
 
     maps: TensorMaps
@@ -50,6 +52,7 @@ class Reference:
     noise: ReferenceNoise | None
     halves: dict[str, NDArray[np.float64]] | None
     is_truth: bool
+    has_tensor: bool = True
 
     def floor(self, region: NDArray[np.bool_]) -> dict[str, float | None]:
         """Return mean errors in a region that come from the reference's own noise."""

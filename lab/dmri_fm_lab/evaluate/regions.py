@@ -38,17 +38,22 @@ CRITERIA = {
         "tissue": "true CSF fraction < 0.1, within the brain",
         "white": "true white-matter fraction > 0.8",
         "grey": "true grey-matter fraction > 0.8",
+        "lesion": "true lesion fraction > 0.3",
     },
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Masks on one grid, each (X, Y, Z), bool; white and grey lie within tissue."""
+    """Masks on one grid, each (X, Y, Z), bool; white and grey lie within tissue.
+
+    Lesions are known of simulated brains alone, and need not lie within tissue.
+    """
 
     tissue: NDArray[np.bool_]
     white: NDArray[np.bool_]
     grey: NDArray[np.bool_]
+    lesion: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if not self.tissue.any():
@@ -60,7 +65,8 @@ class Regions:
 
     def items(self) -> list[tuple[str, NDArray[np.bool_]]]:
         """Return the masks with their names."""
-        return [("tissue", self.tissue), ("white", self.white), ("grey", self.grey)]
+        found = [("tissue", self.tissue), ("white", self.white), ("grey", self.grey)]
+        return found if self.lesion is None else [*found, ("lesion", self.lesion)]
 
 
 def reference_regions(reference: TensorMaps, brain: NDArray[np.bool_]) -> Regions:
@@ -98,4 +104,10 @@ def reference_regions(reference: TensorMaps, brain: NDArray[np.bool_]) -> Region
 def true_regions(fractions: Fractions) -> Regions:
     """Return the regions of a simulated scan from its tissue fractions."""
     tissue = fractions.mask & (fractions.csf < 0.1)
-    return Regions(tissue, white=tissue & (fractions.wm > 0.8), grey=tissue & (fractions.gm > 0.8))
+    lesion = fractions.mask & (fractions.lesion > 0.3)
+    return Regions(
+        tissue,
+        white=tissue & (fractions.wm > 0.8),
+        grey=tissue & (fractions.gm > 0.8) & ~lesion,
+        lesion=lesion if lesion.any() else None,
+    )

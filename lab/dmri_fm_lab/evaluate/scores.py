@@ -55,7 +55,8 @@ def score(estimate: TensorMaps, reference: Reference) -> dict[str, Row]:
         reference's FA is above 0.3; `fa_bias`, `md_bias`; root mean squares `fa_rmse`,
         `md_rmse`; with `_corrected`, without the reference's noise. `fa_coverage` and
         `md_coverage` where the estimate has standard deviations: share of voxels whose 90 %
-        interval holds the reference, its noise allowed for.
+        interval holds the reference, its noise allowed for; `fa_half_width`, `md_half_width`:
+        mean half-width of the intervals. None where the reference has no tensor: `tensor`, `v1`.
     """
     rows = {}
     for name, region in reference.regions.items():
@@ -69,12 +70,13 @@ def score(estimate: TensorMaps, reference: Reference) -> dict[str, Row]:
 def _score_region(estimate: TensorMaps, reference: Reference, region: NDArray[np.bool_]) -> Row:
     truth = reference.maps
     errors = tensor_errors(estimate, truth, mask=region)
-    angle = axis_angle_deg(estimate.v1[region], truth.v1[region])
-    row: Row = {"tensor": errors.tensor}
+    row: Row = {"tensor": errors.tensor if reference.has_tensor else None}
     for name in ("fa", "md", "ad", "rd"):
         row[name] = getattr(errors, name).mean_absolute
-    row["v1_deg"] = float(angle.mean())
-    row["v1_deg_fa03"] = errors.v1_angle_deg if errors.n_axes >= FEWEST_VOXELS else None
+    angle = axis_angle_deg(estimate.v1[region], truth.v1[region])
+    row["v1_deg"] = float(angle.mean()) if reference.has_tensor else None
+    has_axes = reference.has_tensor and errors.n_axes >= FEWEST_VOXELS
+    row["v1_deg_fa03"] = errors.v1_angle_deg if has_axes else None
     for name in ("fa", "md"):
         scalar = getattr(errors, name)
         row[f"{name}_bias"] = scalar.bias
@@ -122,6 +124,7 @@ def interval_coverage(
         apart = apart - getattr(reference.maps, name)[region]
         holds = np.abs(apart) <= NORMAL_90 * np.sqrt(std**2 + variance)
         row[f"{name}_coverage"] = float(holds.mean())
+        row[f"{name}_half_width"] = float(NORMAL_90 * std.mean())
         for low, high in pairwise(FA_BINS):
             here = (fa >= low) & ((fa < high) | (high == FA_BINS[-1]))
             enough = here.sum() >= FEWEST_VOXELS

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict, replace
+
 import pytest
 
 from dmri_fm.errors import ConfigError
@@ -33,9 +36,36 @@ def test_without_an_evaluation_nothing_is_primary():
     assert "no evaluation" in reasons[0]
 
 
+def test_maps_that_lost_are_named_in_the_status():
+    gate = replace(GATE, maps=("md",), reasons=("fa: worse in grey matter",))
+    status, reasons = judge_scan(gate, **INSIDE)
+    assert status == "primary for md alone"
+    assert reasons == ["fa: worse in grey matter"]
+    status, reasons = judge_scan(gate, **(INSIDE | {"bval": 2000.0}))
+    assert status == EXPERIMENTAL
+    assert reasons[-1] == "fa: worse in grey matter"
+
+
+def test_a_gate_without_maps_lets_nothing_pass():
+    status, reasons = judge_scan(replace(GATE, maps=()), **INSIDE)
+    assert status == EXPERIMENTAL
+    assert "no map better" in reasons[0]
+
+
 def test_json():
-    values = {"bvals": [700, 1300], "snrs": [5, 40], "most_directions": 6, "most_ood": 0.1}
+    values = {"bvals": [700, 1300], "snrs": [5, 40], "most_directions": 6}
     assert Gate.from_json(values) == GATE
-    for broken in ({}, {**values, "more": 1}, {**values, "bvals": [700]}):
+    chosen = {**values, "most_ood": 0.2, "maps": ["fa"], "reasons": ["md: worse"]}
+    assert Gate.from_json(chosen) == replace(
+        GATE, most_ood=0.2, maps=("fa",), reasons=("md: worse",)
+    )
+    assert Gate.from_json(json.loads(json.dumps(asdict(Gate.from_json(chosen))))).maps == ("fa",)
+    for broken in (
+        {},
+        {**values, "more": 1},
+        {**values, "bvals": [700]},
+        {**values, "maps": ["v9"]},
+        {**values, "maps": "fa"},
+    ):
         with pytest.raises(ConfigError, match="gate"):
             Gate.from_json(broken)

@@ -70,7 +70,7 @@ def test_the_oracle_is_never_worse_than_a_fixed_width(seven, noisy) -> None:
 
     region = noisy[2]
     reference = Reference(noisy[1], Regions(region, region, region), None, None, is_truth=True)
-    found = compare_methods(seven, reference, Request(methods=("wls", "gaussian-oracle")))
+    found = compare_methods(seven, reference, Request(methods=("wls", "gaussian-oracle"))).rows
     for width in baselines.ORACLE_SIGMAS:
         fixed = score(baselines.fit_gaussian(seven, width), reference)["tissue"]
         for name, best in found["gaussian-oracle"]["tissue"].items():

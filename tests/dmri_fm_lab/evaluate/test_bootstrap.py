@@ -6,7 +6,7 @@ import pytest
 from dmri_fm.errors import ConfigError
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
-from dmri_fm_lab.evaluate.bootstrap import bootstrap_noise
+from dmri_fm_lab.evaluate.bootstrap import bootstrap_noise, model_noise
 from dmri_fm_lab.evaluate.scores import subtract_noise
 from dmri_fm_lab.simulate import draw_protocol
 
@@ -95,3 +95,24 @@ def test_one_replicate_is_none() -> None:
     dwi, mask = noisy_scan(20)
     with pytest.raises(ConfigError, match="replicates"):
         bootstrap_noise(dwi, range(21), mask=mask, rng=np.random.default_rng(0), n_replicates=1)
+
+
+def test_seven_volumes_have_the_noise_of_the_model() -> None:
+    dwi, mask = noisy_scan(6)
+    noise = model_noise(dwi, mask=mask, sigma=SIGMA, rng=np.random.default_rng(1))
+    assert noise.n_free == 0
+    assert noise.tensors.shape == (40, mask.sum(), 6)
+    maps = fit_tensor(dwi)
+    # Replicates start from noisy signals; at this signal-to-noise ratio that changes little.
+    for name in ("fa", "md", "ad", "rd"):
+        spread = getattr(maps, name)[mask].astype(np.float64).var()
+        assert noise.variance[name].mean() == pytest.approx(spread, rel=0.2), name
+    twice = model_noise(dwi, mask=mask, sigma=2 * SIGMA, rng=np.random.default_rng(1))
+    assert twice.variance["md"].mean() == pytest.approx(4 * noise.variance["md"].mean(), rel=0.1)
+
+
+def test_replicates_have_the_variance_that_is_told() -> None:
+    dwi, mask = noisy_scan(12)
+    noise = bootstrap_noise(dwi, range(13), mask=mask, rng=np.random.default_rng(1))
+    spread = noise.tensors.astype(np.float64).var(axis=0, ddof=1)
+    np.testing.assert_allclose(noise.variance["tensor"], spread, rtol=1e-3, atol=1e-14)

@@ -9,8 +9,17 @@ import pytest
 from dmri_fm.errors import ConfigError, ImageError, LayoutError
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.evaluate.baselines import BASELINES, SERIES_ORACLES
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan, format_series
+from dmri_fm_lab.evaluate.baselines import (
+    BASELINES,
+    DIRECTION_ROWS,
+    SERIES_ORACLES,
+    WHOLE_SERIES,
+    choose_protocol,
+    fit_directions,
+)
+from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan
+from dmri_fm_lab.evaluate.comparison_text import format_series
+from dmri_fm_lab.evaluate.dataset_comparison import summarise_scanners
 from dmri_fm_lab.evaluate.records import json_ready, write_json
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
@@ -22,31 +31,43 @@ REGIONS = {"tissue", "white", "grey"}
 
 
 def test_titles_name_every_method() -> None:
-    assert set(METHOD_TITLES) == {*BASELINES, *SERIES_ORACLES, "network", "gaussian-oracle"}
+    rows = {*BASELINES, *SERIES_ORACLES, *DIRECTION_ROWS, *WHOLE_SERIES}
+    assert set(METHOD_TITLES) == rows | {"network", "gaussian-oracle"}
 
 
 def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
     out = tmp_path / "out" / "scores.json"
-    options = ["--subsets", "2", "--methods", "wls", "gaussian", "network", "--json", str(out)]
-    assert main(["evaluate", "tensor", str(derivative), *options, "--replicates", "5"]) == 0
+    methods = ["wls", "gaussian", "mppca", "network", "mppca-all"]
+    options = ["--subsets", "2", "--methods", *methods, "--json", str(out), "--replicates", "5"]
+    options += ["--model", "tensor-refiner"]
+    assert main(["evaluate", "tensor", str(derivative), *options]) == 0
     printed = capsys.readouterr().out
     assert "Simulated, sub-01, preprocessed, 2 x 2 x 2 mm, b = 1000" in printed
     assert "reference's noise, bootstrap" in printed
     assert str(out) in printed
     found = json.loads(out.read_text())
-    assert len(found["network"]["sha256"]) == 64
+    assert len(found["networks"]["tensor-refiner"]["sha256"]) == 64
+    assert printed.count("verdict, tensor-refiner, grey: ") == 2
+    assert "Verdicts by scanner" in printed
     assert found["versions"]["dipy"]
     (series,) = found["series"]
     assert len(series["subsets"]) == 2
     for subset in series["subsets"]:
         assert not set(subset["weighted"]) & set(subset["reference_weighted"])
         assert not subset["shares_b0"]
-        for method in ("wls", "gaussian", "network"):
+        assert 2 < subset["network_snrs"]["tensor-refiner"] < 60
+        doubts = subset["uncertainties"]["tensor-refiner"]["tissue"]
+        assert set(doubts) == {"wls", "gaussian", "mppca"}
+        assert 0 < doubts["wls"]["fa"] < 0.1
+        for method in ("wls", "gaussian", "tensor-refiner", "mppca-all"):
             assert set(subset["methods"][method]) == REGIONS
             row = subset["methods"][method]["tissue"]
             assert 0 < row["fa_rmse_corrected"] < row["fa_rmse"]
             assert 0 < row["md"] < 1e-3
             assert 0 < row["v1_deg"] < 90
+        # All volumes, the reference's too: nearest of all.
+        tensor = {m: subset["methods"][m]["tissue"]["tensor"] for m in subset["methods"]}
+        assert min(tensor, key=tensor.get) == "mppca-all"
     mean = series["means"]["1000"]["methods"]["wls"]["tissue"]["fa"]
     assert mean == pytest.approx(
         np.mean([s["methods"]["wls"]["tissue"]["fa"] for s in series["subsets"]])
@@ -61,7 +82,16 @@ def test_the_command_says_what_is_wrong(derivative, tmp_path, capsys) -> None:
         ([str(derivative), "--methods", "magic"], "method magic"),
         ([str(derivative), "--subsets", "0"], "0 subsets"),
         ([str(derivative), "--model", "drope"], "drope"),
-        ([str(derivative), "--weights", str(tmp_path / "none.safetensors")], "none.safetensors"),
+        ([str(derivative), "--model", "tensor-refiner", "--replicates", "1"], "1 bootstrap"),
+        ([str(derivative), "--weights", "none.safetensors"], "MODEL=FILE"),
+        ([str(derivative), "--weights", "drope=none.safetensors"], "weights of drope"),
+        (
+            [
+                *(str(derivative), "--model", "tensor-refiner"),
+                *("--weights", f"tensor-refiner={tmp_path / 'none.safetensors'}"),
+            ],
+            "none.safetensors",
+        ),
     ):
         assert main([*evaluate, *arguments]) == 1
         assert problem in capsys.readouterr().err
@@ -84,7 +114,41 @@ def test_a_series_of_few_directions_is_reported(noisy) -> None:
     record = compare_scan(scan, Request(("wls",)))
     assert record["subsets"] == []
     assert "too few directions" in format_series(record)
-    assert "TRAINED on this brain" in format_series({**record, "is_trained_on": True})
+    assert "net was TRAINED on this brain" in format_series({**record, "trained_on": ["net"]})
+
+
+def test_smaller_protocols_are_denoised_by_themselves(noisy) -> None:
+    dwi, truth, tissue = noisy
+    volumes = choose_protocol(dwi.gtab, 12)
+    assert int(dwi.gtab.is_b0[volumes].sum()) == 1
+    assert len(volumes) == 13
+    (name, maps), *others = fit_directions(dwi).items()
+    assert name == "mppca-12"
+    assert not others, "the series has fourteen directions"
+    six = fit_tensor(dwi.select(choose_protocol(dwi.gtab, 6)))
+    errors = [np.abs(m.diffusivity - truth.diffusivity)[tissue].mean() for m in (maps, six)]
+    assert errors[0] < errors[1]
+
+
+def test_the_scanner_is_the_unit() -> None:
+    def series(name: str, fa: float) -> dict:
+        means = {
+            "n_voxels": {"white": 10},
+            "network_snrs": {"net": 20.0},
+            "floor": {"white": {}},
+            "methods": {"wls": {"white": {"fa": fa}}},
+            "uncertainties": {"net": {"white": {"wls": {"fa": fa}}}},
+        }
+        return {
+            "name": name, "scanner": "S", "is_truth": False, "trained_on": [],
+            "titles": {"wls": "WLS"}, "means": {"995": means, "2000": means},
+        }  # fmt: skip
+
+    first, second = summarise_scanners([series("a", 0.1), series("b", 0.3)])
+    assert (first["bval"], second["bval"]) == (1000, 2000)
+    assert first["series"] == ["a", "b"]
+    assert first["methods"]["wls"]["white"]["fa"] == pytest.approx(0.2)
+    assert first["uncertainties"]["net"]["white"]["wls"]["fa"] == pytest.approx(0.2)
 
 
 def test_the_reference_ignores_the_volumes_of_the_test(noisy) -> None:

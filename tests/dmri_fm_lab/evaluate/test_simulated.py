@@ -25,8 +25,8 @@ def test_one_brain_is_acquired_at_several_noise_levels(brain, scans) -> None:
     assert reference.is_truth
     errors = []
     for dwi in scans:
-        rows = compare_methods(dwi, reference, Request(methods=("wls",)))
-        assert set(rows["wls"]) == {"tissue", "white", "grey"}
+        rows = compare_methods(dwi, reference, Request(methods=("wls",))).rows
+        assert {"tissue", "white", "grey"} <= set(rows["wls"])
         errors.append(rows["wls"]["tissue"]["fa"])
     assert 0 < errors[1] < 0.5 * errors[0]
 

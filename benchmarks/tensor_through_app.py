@@ -1,0 +1,209 @@
+"""Score tensor networks on the truth of simulated participants, through the whole app.
+
+Usage: python benchmarks/tensor_through_app.py WORK [--bids BIDS] [--bval B ...] [--voxel-size MM
+           ...] [--directions N] [--participants N] [--model NAME ...] [--weights MODEL=FILE ...]
+           [--json OUT] [--sloppy]
+
+Participants come from `dmri-fm simulate`, one dataset for each b-value and voxel size (every
+second participant is a patient with lesions), or from --bids, a raw dataset with its truth under
+`derivatives/truth`. The app corrects each scan twice: whole, and cut to one b=0 and six
+directions before all preprocessing. The truth is brought to ACPC by the app's own transforms.
+Outputs in WORK that are complete are not computed again.
+
+Prints for each dataset and tissue the errors of: the network's maps as the app wrote them; the
+network on the corrected, denoised series; the network of the scan cut to seven; the fit of all
+volumes (intervals: wild bootstrap), and of the volumes that the network read, both scans
+(intervals: the noise model, as seven volumes leave no residuals; residuals of more b=0 volumes
+are not used). Then, by method, coverage and half-width of the 90 % intervals in each cell of
+tissue, lesion, b-value and voxel size, with the bars: 85 to 95 % overall, 80 % in each cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm.tensor_networks.predict import predict_tensor
+from dmri_fm_lab.commands.evaluate_tensor import parse_weights
+from dmri_fm_lab.evaluate.app_outputs import AppOutput, cut_to_seven, with_intervals
+from dmri_fm_lab.evaluate.bootstrap import bootstrap_noise, model_noise
+from dmri_fm_lab.evaluate.comparison import PACKAGED
+from dmri_fm_lab.evaluate.coverage import coverage_table, judge_coverage
+from dmri_fm_lab.evaluate.records import json_ready, write_json
+from dmri_fm_lab.evaluate.scores import Row, mean_rows, score
+from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
+from dmri_fm_lab.scans import list_participants
+from dmri_fm_lab.simulate import simulate_dataset
+from dmri_fm_lab.smoothing import noise_sigma
+
+COLUMNS = {
+    "fa": Column("FA", ".4f"),
+    "fa_bias": Column("FA bias", ".4f"),
+    "md": Column("MD", ".4f", 1e3),
+    "ad": Column("AD", ".4f", 1e3),
+    "rd": Column("RD", ".4f", 1e3),
+    "tensor": Column("tensor", ".3f", 1e3),
+    "v1_deg_fa03": Column("V1 FA>.3", ".1f"),
+    "fa_coverage": Column("FA 90%", ".2f"),
+    "md_coverage": Column("MD 90%", ".2f"),
+}
+
+#: Errors by method and region.
+Rows = dict[str, dict[str, Row]]
+
+
+def run_app(raw: Path, out: Path, label: str, options: argparse.Namespace) -> None:
+    command = [sys.executable, "-m", "dmri_fm_workflows", str(raw), str(out), "participant"]
+    command += ["--participant-label", label, "--output-spaces", "ACPC"]
+    command += ["--models", *options.model, *(["--sloppy"] if options.sloppy else [])]
+    command += ["--weights", *options.weights] if options.weights else []
+    subprocess.run(command, check=True)
+
+
+def shell_volumes(dwi: Dwi) -> list[int]:
+    """Return b=0 and the shell nearest to b = 1000 s/mm^2."""
+    shell = min(dwi.gtab.shells, key=lambda s: abs(s.bval - 1000))
+    return [*np.flatnonzero(dwi.gtab.is_b0).tolist(), *shell.index]
+
+
+def fit_with_model(dwi: Dwi, where: NDArray[np.bool_], rng: np.random.Generator) -> TensorMaps:
+    noise = model_noise(dwi, mask=where, sigma=noise_sigma(dwi), rng=rng)
+    return with_intervals(fit_tensor(dwi, shell="all"), noise, where)
+
+
+def score_whole(output: AppOutput, options: argparse.Namespace) -> Rows:
+    """Return the rows of a whole scan."""
+    rng = np.random.default_rng(0)
+    reference = output.truth.reference()
+    where = output.dwi.brain & np.logical_or.reduce([m for _, m in reference.regions.items()])
+    volumes = shell_volumes(output.dwi)
+    noise = bootstrap_noise(output.dwi, volumes, mask=where, rng=rng)
+    every = fit_tensor(output.dwi.select(volumes), shell="all")
+    found = {"WLS of all volumes": every if noise is None else with_intervals(every, noise, where)}
+    weights = parse_weights(options.weights)
+    for model in options.model:
+        maps, read = output.network_maps(model)
+        found[f"{model}, by the app"] = maps
+        found[f"{model}, denoised input"] = predict_tensor(
+            output.dwi, model=model, weights=weights.get(model)
+        )
+        seven = output.dwi.select(read)
+        found[f"WLS of the volumes of {model}"] = fit_with_model(seven, where, rng)
+    return {name: score(maps, reference) for name, maps in found.items()}
+
+
+def score_seven(output: AppOutput, options: argparse.Namespace) -> Rows:
+    """Return the rows of a scan that was cut to seven volumes."""
+    reference = output.truth.reference()
+    where = output.dwi.brain & np.logical_or.reduce([m for _, m in reference.regions.items()])
+    found = {
+        f"{model}, scan cut to seven": output.network_maps(model)[0] for model in options.model
+    }
+    found["WLS, scan cut to seven"] = fit_with_model(output.dwi, where, np.random.default_rng(0))
+    return {name: score(maps, reference) for name, maps in found.items()}
+
+
+def compare(raw: Path, folder: Path, options: argparse.Namespace) -> tuple[Rows, dict[str, float]]:
+    """Return mean rows over the participants of a dataset, and voxels of each region."""
+    people = list_participants(raw)
+    seven = folder / "seven"
+    if not (seven / "dataset_description.json").is_file():
+        cut_to_seven(raw, seven, people)
+    results: list[Rows] = []
+    counts: list[Row] = []
+    for label in people:
+        outputs = []
+        for source, name in ((raw, "out"), (seven, "out-seven")):
+            run_app(source, folder / name, label, options)
+            outputs.append(AppOutput.read(folder / name, raw, label))
+        results.append(score_whole(outputs[0], options) | score_seven(outputs[1], options))
+        regions = outputs[0].truth.reference().regions
+        counts.append({name: float(mask.sum()) for name, mask in regions.items()})
+    regions = {name: None for count in counts for name in count}
+    means = {
+        method: {r: mean_rows([rows[method].get(r, {}) for rows in results]) for r in regions}
+        for method in results[0]
+    }
+    return means, {r: float(sum(c.get(r) or 0.0 for c in counts)) for r in regions}
+
+
+def datasets(options: argparse.Namespace) -> Sequence[tuple[str, Path, Path]]:
+    """Return title, raw dataset and folder of outputs of each dataset; simulate those needed."""
+    if options.bids:
+        return [(options.bids.name, options.bids, options.work / options.bids.name)]
+    found = []
+    for bval in options.bval:
+        for size in options.voxel_size:
+            folder = options.work / f"b{bval:g}_{size:g}mm"
+            if not (folder / "raw" / "dataset_description.json").is_file():
+                simulate_dataset(
+                    folder / "raw",
+                    n_participants=options.participants,
+                    seed=4,
+                    voxel_size_mm=size,
+                    n_directions=options.directions,
+                    bval=bval,
+                )
+            found.append((f"b {bval:g}, {size:g} mm", folder / "raw", folder))
+    return found
+
+
+def print_tables(title: str, rows: Rows, counts: dict[str, float]) -> None:
+    for region in (r for r in counts if r != "tissue"):
+        kept = {method: regions[region] for method, regions in rows.items() if regions[region]}
+        if kept:
+            print(f"\n{title}, {region}, {counts[region]:.0f} voxels\n")
+            print(markdown(table_cells(kept, COLUMNS)), flush=True)
+
+
+def print_coverage(results: dict[str, tuple[Rows, dict[str, float]]]) -> None:
+    methods = list(next(iter(results.values()))[0])
+    for method in methods:
+        cells = {
+            f"{title}, {region}": (counts[region], rows[method][region])
+            for title, (rows, counts) in results.items()
+            for region in counts
+            if region != "tissue" and "fa_coverage" in rows[method][region]
+        }
+        if cells:
+            print(f"\nIntervals, {method}\n\n{coverage_table(cells)}\n")
+            print("\n".join(judge_coverage(method, cells)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="folder of datasets and outputs")
+    parser.add_argument("--bids", type=Path, help="raw dataset with its truth")
+    parser.add_argument("--bval", type=float, nargs="+", default=[1000.0])
+    parser.add_argument("--voxel-size", type=float, nargs="+", default=[2.5])
+    parser.add_argument("--directions", type=int, default=30)
+    parser.add_argument("--participants", type=int, default=2)
+    parser.add_argument("--model", nargs="+", default=list(PACKAGED))
+    parser.add_argument("--weights", nargs="+", default=[], metavar="MODEL=FILE")
+    parser.add_argument("--json", type=Path, help="write all numbers")
+    parser.add_argument("--sloppy", action="store_true", help="the app's --sloppy")
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    for title, raw, folder in datasets(options):
+        results[title] = compare(raw.resolve(), folder.resolve(), options)
+        if options.sloppy:
+            print("\nMade with --sloppy: the app's corrections are coarse.")
+        print_tables(title, *results[title])
+    print_coverage(results)
+    if options.json:
+        named = {t: {"rows": rows, "n_voxels": n} for t, (rows, n) in results.items()}
+        write_json(json_ready({"is_sloppy": options.sloppy, "datasets": named}), options.json)
+
+
+if __name__ == "__main__":
+    main()
