@@ -29,7 +29,6 @@ class Denoised(NamedTuple):
 
     data: NDArray[np.float32]  # (X, Y, Z, N), not negative
     method: str  # name of the method in the sidecar
-    sigma: NDArray[np.float32] | None = None  # (X, Y, Z), see `mppca`; None by other methods
 
 
 def foreground(data: ArrayLike) -> NDArray[np.bool_]:
@@ -104,10 +103,10 @@ def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
         )
         kept = np.where(region[..., None], found, series).astype(np.float32)
         return Denoised(np.maximum(kept, 0), name)
-    found, sigma = mppca(series, region)
+    found, _ = mppca(series, region)
     reached = region & np.isfinite(found).all(axis=3)
     kept = np.where(reached[..., None], found, series)
-    return Denoised(np.maximum(kept, 0).astype(np.float32), name, sigma)
+    return Denoised(np.maximum(kept, 0).astype(np.float32), name)
 
 
 def mppca(
@@ -118,9 +117,9 @@ def mppca(
     Returns
     -------
     denoised : ndarray
-        Shape (X, Y, Z, N); zero outside the region, and not finite where no window reaches.
+        Shape (X, Y, Z, N); zero outside the region, not finite where no window reaches.
     sigma : ndarray
-        Shape (X, Y, Z), scanner units: standard deviation of the noise of one volume; likewise.
+        Shape (X, Y, Z), scanner units, likewise: standard deviation of one volume's noise.
     """
     from dipy.denoise import localpca
 
