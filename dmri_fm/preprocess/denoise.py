@@ -142,6 +142,11 @@ def patch_radius(n_volumes: int) -> int:
     return max(radius, 2)
 
 
+def name_gibbs_removal() -> str:
+    """Return the name of :func:`unring` in the sidecar."""
+    return f"DIPY gibbs_removal {version('dipy')}"
+
+
 def unring(data: ArrayLike, *, n_jobs: int = 1) -> NDArray[np.float32]:
     """Remove Gibbs ringing by local subvoxel shifts, slice by slice.
 

@@ -6,13 +6,11 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from dmri_fm.preprocess.denoise import foreground, mppca, patch_radius
 from dmri_fm.series import Dwi
-from dmri_fm.tensor_networks.inputs import estimate_noise
 
 #: With fewer volumes MP-PCA takes signal for noise: at seven volumes and SNR 40 its deviation is
 #: 16% too high, at ten a few percent (`benchmarks/noise_map.py`).
@@ -102,6 +100,10 @@ def _smooth(
 
 def _measure_detail(dwi: Dwi, region: NDArray[np.bool_]) -> float:
     """Return the deviation of the weighted volumes, or of all where there are few of them."""
+    import torch
+
+    from dmri_fm.tensor_networks.inputs import estimate_noise
+
     weighted = np.flatnonzero(~dwi.gtab.is_b0)
     volumes = weighted if len(weighted) > 2 else np.arange(dwi.shape[3])
     images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(dwi.data[..., volumes], 3, 0)))

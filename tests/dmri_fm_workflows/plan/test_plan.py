@@ -34,7 +34,6 @@ from dmri_fm_workflows.execution.plan_text import (
     list_omissions,
     stage_lines,
 )
-from dmri_fm_workflows.interfaces import programs as programs_module
 from dmri_fm_workflows.plan import (
     SLOPPY_WARNING,
     ParticipantPlan,
@@ -248,7 +247,7 @@ def test_what_is_complete_is_said_to_be_left_alone(
 @pytest.mark.parametrize(
     ("options", "module", "name", "value"),
     [
-        ({"unring": True, "denoise": "none"}, programs_module, "version", lambda _: "9.9"),
+        ({"unring": True, "denoise": "none"}, denoise_module, "version", lambda _: "9.9"),
         ({"denoise": "mppca"}, denoise_module, "version", lambda _: "9.9"),
         ({"hmc": "builtin"}, motion_module, "name_motion", lambda _: "another method"),
         ({"sdc": "pepolar"}, susceptibility_module, "PAIR_METHOD", "another method"),
