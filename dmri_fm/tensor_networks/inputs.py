@@ -221,12 +221,18 @@ def fit_least_squares(ratios: Tensor, q: Tensor) -> Tensor:
         plus and minus :data:`LARGEST_ELEMENT`.
     """
     attenuation = -ratios.clamp(*RATIO_RANGE).log()
-    tensor = torch.einsum("bin,bnxyz->bixyz", _inverse_design(q).to(ratios.dtype), attenuation)
+    tensor = torch.einsum("bin,bnxyz->bixyz", inverse_design(q).to(ratios.dtype), attenuation)
     return tensor.clamp(-LARGEST_ELEMENT, LARGEST_ELEMENT)
 
 
-def _inverse_design(q: Tensor) -> Tensor:
-    """Return (B, 6, N) from (B, N, 4), double precision."""
+def inverse_design(q: Tensor) -> Tensor:
+    """Return the inverse of the design matrix, (B, 6, N) in ms/um^2 to um^2/ms, double precision.
+
+    Parameters
+    ----------
+    q
+        Shape (B, N, 4): unit g, and b in ms/um^2.
+    """
     x, y, z, b = q.to(torch.float64).unbind(-1)
     design = torch.stack(quadratic_columns(x, y, z), dim=-1)
     inverse: Tensor = torch.linalg.pinv(design * b[..., None])
@@ -244,7 +250,7 @@ def least_squares_deviation(inputs: TensorInputs) -> Tensor:
     Tensor
         Shape (B, 6, X, Y, Z), um^2/ms.
     """
-    inverse = _inverse_design(inputs.q).to(inputs.ratios.dtype)
+    inverse = inverse_design(inputs.q).to(inputs.ratios.dtype)
     noise = inputs.noise
     signal = inputs.ratios.clamp(*RATIO_RANGE) * inputs.s0
     own = (noise / signal.clamp(min=LEAST_SIGNAL)).square()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.identity import explain_retired
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,9 @@ class TensorTraining:
         Share of batches with seven to sixteen directions.
     scan_share
         Share of batches from real scans, where there are any.
+    interpolated_share
+        Share of patches that have been interpolated as the app does it; the others are on the
+        voxels that were measured.
     loss
         "relative" (errors of tensor, FA and MD over those of least squares, and of the
         intervals) or "squared" (mean squared error of the elements, as published).
@@ -105,6 +107,7 @@ class TensorTraining:
     spread_share: float = 0.3
     more_share: float = 0.0
     scan_share: float = 0.25
+    interpolated_share: float = 0.0
     loss: str = "relative"
     n_reference: int = 96
     n_held_out: int = 48
@@ -207,12 +210,9 @@ def read_training(
     Raises
     ------
     ConfigError
-        If there is no such file, the model is retired, the file is not TOML, or a field is
+        If there is no such file, the file is not TOML, or a field is
         unknown, missing or of the wrong type.
     """
-    for name in (str(name_or_path), model):
-        if name and (retired := explain_retired(name)):
-            raise retired
     shipped = files("dmri_fm_lab") / "configs" / f"{name_or_path}.toml"
     path = Path(str(shipped)) if shipped.is_file() else Path(name_or_path)
     try:

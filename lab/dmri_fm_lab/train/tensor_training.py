@@ -12,23 +12,25 @@ from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import identity
 from dmri_fm.out_of_distribution import fit_reference
 from dmri_fm.qspace import choose_six
 from dmri_fm.registry import find_model
 from dmri_fm.tensor_networks.inputs import (
     TensorEstimate,
-    batch_inputs,
     fit_least_squares,
     mean_diffusivity,
     tensor_fa,
 )
-from dmri_fm.tensor_networks.refiner import TensorRefiner, coarse_codes
+from dmri_fm.tensor_networks.refiner import coarse_codes
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
+from dmri_fm_lab.simulate.batch import Batch
 from dmri_fm_lab.train.config import TensorTraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
 from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, TRAINING, Hardware, Run, run_training
 from dmri_fm_lab.train.losses import COVERAGE, refinement_losses, squared_loss, tensor_error
+from dmri_fm_lab.train.raw_patch import MARGIN, RawPatch
 from dmri_fm_lab.train.scan_patches import TrainingScan, draw_scan_patch
 from dmri_fm_lab.train.tensor_batch import TensorBatch
 
@@ -75,41 +77,53 @@ def draw_tensor_batch(
     patch_voxels: int,
     spread_share: float,
     more_share: float = 0.0,
+    interpolated_share: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> TensorBatch:
-    """Draw simulated patches, with one number of b=0 volumes and of directions per batch."""
+    """Draw simulated patches, with one number of b=0 volumes and of directions per batch.
+
+    The share `interpolated_share` of them has been interpolated as the app does it.
+    """
     n_b0 = draw_n_b0(rng)
     n_directions = int(rng.integers(7, 17)) if rng.uniform() < more_share else 6
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+    side = patch_voxels + (MARGIN if interpolated_share > 0 else 0)
     parts: list[TensorBatch] = []
-    n_kept = 0
-    while n_kept < batch:
+    while len(parts) < batch:
         gtabs = [
             draw_training_protocol(
                 rng, spread_share=spread_share, n_b0=n_b0, n_directions=n_directions
             )
-            for _ in range(batch - n_kept)
+            for _ in range(batch - len(parts))
         ]
-        drawn = draw_batch(generator, gtabs, shape=(patch_voxels,) * 3)
-        assert drawn.truth_tensor is not None
-        # The grid's axes are those of the b-vectors and of the truth.
-        inputs = batch_inputs(
-            drawn.signal,
-            torch.cat([drawn.bvecs, drawn.bvals[..., None] / 1000.0], dim=2),
-            drawn.mask[:, None].float(),
-            drawn.affine[:, :3, :3].diagonal(dim1=1, dim2=2),
-            is_b0=gtabs[0].is_b0,
-        )
-        kept = drawn.mask.float().mean(dim=(1, 2, 3)) >= FEWEST_BRAIN
-        n_kept += int(kept.sum())
-        parts.append(
-            TensorBatch(
-                inputs.map(lambda t: t[kept]),  # noqa: B023
-                1000.0 * drawn.truth_tensor[kept],
-                drawn.fractions[kept, 2],
+        drawn = draw_batch(generator, gtabs, shape=(side,) * 3)
+        for k in range(len(gtabs)):
+            patch = _raw_patch(drawn, k, gtabs[0])
+            is_interpolated = rng.uniform() < interpolated_share
+            patch = (
+                patch.interpolated(rng, patch_voxels)
+                if is_interpolated
+                else patch.cropped(patch_voxels)
             )
-        )
+            if patch.mask.mean() >= FEWEST_BRAIN:
+                parts.append(patch.as_batch(rng))
     return TensorBatch.join(parts)
+
+
+def _raw_patch(drawn: Batch, k: int, gtab: GradientTable) -> RawPatch:
+    assert drawn.truth_tensor is not None
+    # The grid's axes are those of the b-vectors and of the truth.
+    return RawPatch(
+        images=drawn.signal[k],
+        q=torch.cat([drawn.bvecs[k], drawn.bvals[k, :, None] / 1000.0], dim=1),
+        is_b0=gtab.is_b0,
+        n_b0=int(gtab.is_b0.sum()),
+        mask=drawn.mask[k].float(),
+        noise=drawn.noise[k],
+        truth=1000.0 * drawn.truth_tensor[k],
+        csf=drawn.fractions[k, 2],
+        voxel_mm=drawn.affine[k, :3, :3].diagonal(),
+    )
 
 
 def train_tensor_network(
@@ -162,13 +176,14 @@ def train_tensor_network(
     )
     if weights is not None and run.is_main:
         model, share = run.model, config.scan_share
+        has_intervals = identity(config.model).has_intervals
         save_weights(
             weights,
             model,
             name=config.model,
             version=version,
             training=describe_run(config, run, scans=brains, scan_share=share, noun="brain"),
-            statistics=calibrate(model, config) if isinstance(model, TensorRefiner) else None,
+            statistics=calibrate(model, config) if has_intervals else None,
         )
     return run
 
@@ -197,7 +212,12 @@ def _draw_step(
     rng = np.random.default_rng([config.optimisation.seed, TRAINING, number])
     if scans and rng.uniform() < config.scan_share:
         patches = (
-            draw_scan_patch(rng, scans, patch_voxels=config.patch_voxels)
+            draw_scan_patch(
+                rng,
+                scans,
+                patch_voxels=config.patch_voxels,
+                interpolated_share=config.interpolated_share,
+            )
             for _ in range(config.batch)
         )
         return TensorBatch.join(list(patches))
@@ -207,6 +227,7 @@ def _draw_step(
         patch_voxels=config.patch_voxels,
         spread_share=config.spread_share,
         more_share=config.more_share,
+        interpolated_share=config.interpolated_share,
         device=device,
     )
 
@@ -230,7 +251,7 @@ LOSSES: dict[str, Callable[[TensorEstimate, TensorBatch, Tensor], dict[str, Tens
 }
 
 
-def calibrate(network: TensorRefiner, config: TensorTraining) -> dict[str, Tensor]:
+def calibrate(network: nn.Module, config: TensorTraining) -> dict[str, Tensor]:
     """Calibrate the network's intervals and its out-of-distribution score on simulated patches.
 
     Returns
@@ -245,10 +266,14 @@ def calibrate(network: TensorRefiner, config: TensorTraining) -> dict[str, Tenso
     def rows(purpose: int, number: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([config.optimisation.seed, purpose, number])
         batch = draw_tensor_batch(
-            rng, batch=1, patch_voxels=config.patch_voxels, spread_share=config.spread_share
+            rng,
+            batch=1,
+            patch_voxels=config.patch_voxels,
+            spread_share=config.spread_share,
+            interpolated_share=config.interpolated_share,
         )
         with torch.inference_mode():
-            estimate = network(batch.inputs)
+            estimate: TensorEstimate = network(batch.inputs)
         assert estimate.width is not None
         assert estimate.code is not None
         tissue = (batch.inputs.mask[:, 0] > 0) & (batch.csf < 0.5)
