@@ -12,8 +12,7 @@ from scipy.ndimage import gaussian_filter
 from dmri_fm.preprocess.denoise import foreground, mppca, patch_radius
 from dmri_fm.series import Dwi
 
-#: With fewer volumes MP-PCA takes signal for noise: at seven volumes and SNR 40 its deviation is
-#: 16% too high, at ten a few percent (`benchmarks/noise_map.py`).
+#: With fewer volumes MP-PCA takes signal for noise (`benchmarks/noise_map.py`).
 FEWEST_VOLUMES = 10
 
 #: Voxels between the centres of the windows, which overlap, where MP-PCA runs for the map alone.
@@ -67,30 +66,30 @@ def noise_map(dwi: Dwi) -> NoiseMap:
     region = foreground(dwi.data) if dwi.mask is None else dwi.mask
     name = name_noise_map(dwi.shape[3])
     if dwi.shape[3] >= FEWEST_VOLUMES:
-        found = _deviation_on_lattice(dwi.data, region)
-        known = region & np.isfinite(found) & (found > 0)
-        if known.any():
-            return NoiseMap(_smooth(found, known, dwi.voxel_size_mm), name)
+        sigma = map_by_mppca(dwi, region)
+        if sigma is not None:
+            return NoiseMap(sigma, name)
         name = _name_number("no window of MP-PCA fits into the region of the head")
-    return NoiseMap(np.full(dwi.shape[:3], _measure_detail(dwi, region), np.float32), name)
+    return NoiseMap(np.full(dwi.shape[:3], measure_detail(dwi, region), np.float32), name)
 
 
-def _deviation_on_lattice(
-    series: NDArray[np.float32], region: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Return MP-PCA's deviation at every third voxel of the region along each axis, else 0."""
-    if min(series.shape[:3]) <= 2 * patch_radius(series.shape[3]):
-        return np.zeros(region.shape, dtype=np.float32)
+def map_by_mppca(dwi: Dwi, region: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Run MP-PCA at every third voxel of a region along each axis, and smooth its deviations.
+
+    Returns
+    -------
+    ndarray or None
+        Shape (X, Y, Z), scanner units; far from the region their median. None if no window fits.
+    """
+    if min(dwi.shape[:3]) <= 2 * patch_radius(dwi.shape[3]):
+        return None
     centres = np.zeros_like(region)
     centres[1::STEP, 1::STEP, 1::STEP] = region[1::STEP, 1::STEP, 1::STEP]
-    return mppca(series, centres)[1]
-
-
-def _smooth(
-    sigma: NDArray[np.float32], known: NDArray[np.bool_], voxel_mm: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Average the known deviations over their surroundings; far from them: their median."""
-    width = SMOOTHING_MM / voxel_mm
+    sigma = mppca(dwi.data, centres)[1]
+    known = centres & np.isfinite(sigma) & (sigma > 0)
+    if not known.any():
+        return None
+    width = SMOOTHING_MM / dwi.voxel_size_mm
     weight = gaussian_filter(known.astype(np.float32), width)
     level = np.median(sigma[known])
     # A trace of the median carries the map on where no known voxel is near.
@@ -98,8 +97,8 @@ def _smooth(
     return np.asarray((total + 1e-4 * level) / (weight + 1e-4), dtype=np.float32)
 
 
-def _measure_detail(dwi: Dwi, region: NDArray[np.bool_]) -> float:
-    """Return the deviation of the weighted volumes, or of all where there are few of them."""
+def measure_detail(dwi: Dwi, region: NDArray[np.bool_]) -> float:
+    """Return the noise of the weighted volumes, or of all where there are few, as one number."""
     import torch
 
     from dmri_fm.tensor_networks.inputs import estimate_noise
