@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.bids.ages import read_age
 
 
@@ -46,3 +47,11 @@ def test_tables_without_an_age_leave_it_unknown(tmp_path: Path, content: bytes |
     if content is not None:
         (tmp_path / "participants.tsv").write_bytes(content)
     assert read_age(tmp_path, "01") is None
+
+
+def test_sessions_of_a_dataset_know_the_age(maker) -> None:
+    maker.dwi("sub-01_ses-a_dwi", metadata=maker.AP)
+    maker.dwi("sub-02_dwi", metadata=maker.AP)
+    (maker.root / "participants.tsv").write_text("participant_id\tage\nsub-01\t1.5\n")
+    first, second = read_dataset(maker.root).participants
+    assert (first.sessions[0].age_years, second.sessions[0].age_years) == (1.5, None)
