@@ -155,10 +155,10 @@ def describe_network(plan: SeriesPlan, network: str) -> Iterator[Line]:
     volumes = " ".join(map(str, plan.six.index))
     yield (
         "network",
-        f"{network}: six of {plan.n_six_candidates} directions at b = {plan.six.bval:.0f}, those "
-        "of lowest condition number once b-vectors are turned into ACPC (as acquired: volumes "
-        f"{volumes}, counted from 0, {plan.six.condition_number:.2f}), but volumes with outlier "
-        f"slices, {_device(plan)}{_weights_text(plan, network)}",
+        f"{network}: six of {plan.n_six_candidates} directions at b = {plan.six.bval:.0f}, "
+        "without outlier slices, those of lowest condition number once b-vectors are turned into "
+        f"ACPC (as acquired: volumes {volumes}, counted from 0, "
+        f"{plan.six.condition_number:.2f}), {_device(plan)}{_weights_text(plan, network)}",
     )
     yield "  input", plan.network_input
     for reason in plan.network_reasons:
