@@ -16,6 +16,7 @@ from dmri_fm.preprocess.denoise import foreground
 from dmri_fm.qspace import choose_six
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor_networks.volumes import choose_volumes
+from dmri_fm_workflows.interfaces.models import PredictTensor
 from dmri_fm_workflows.interfaces.motion import EstimateMotion, SkipMotion
 from dmri_fm_workflows.interfaces.network_input import MapNoise, ResampleChosen
 from dmri_fm_workflows.interfaces.normalise import ResampleDwi
@@ -152,3 +153,33 @@ def test_runs_keep_their_own_noise(tmp_path) -> None:
     )
     found = node._noise_of([1, 2, 3, 4, 5, 6])
     np.testing.assert_allclose(found[0, 0, 0], [1, 1, 1, 10, 10, 10])
+
+
+def test_the_maps_say_what_they_were_made_from(made, tmp_path) -> None:
+    placed = made.placed
+    done = PredictTensor(
+        model="tensor-refiner",
+        maps=["diffusivity", "fa"],
+        dwi_file=placed.dwi_file,
+        bval_file=placed.bval_file,
+        bvec_file=placed.bvec_file,
+        mask_file=placed.mask_file,
+        chosen_file=made.chosen.dwi_file,
+        noise_file=made.chosen.noise_file,
+        noise_record=made.noise.record,
+        excluded=made.chosen.excluded,
+        reasons=["the participant is too young"],
+        base={"Input": "not denoised"},
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    record = done.record
+    assert record["NoiseSource"].startswith("MP-PCA")
+    assert record["ExcludedVolumes"] == made.chosen.excluded
+    assert not {*record["Volumes"]} & {*made.chosen.excluded}
+    assert record["Status"] == "experimental"
+    assert "the participant is too young" in record["StatusReasons"]
+    assert record["Input"] == "not denoised"
+    inside = read_array(load_image(placed.mask_file)) > 0
+    reference = read_array(load_image(placed.dwiref_file))[inside].mean()
+    noise = np.median(read_array(load_image(made.chosen.noise_file))[inside]) / reference
+    assert record["NoiseOverMeanB0"] == pytest.approx(noise, rel=0.1)
+    assert 0.1 < np.median(read_array(load_image(done.fa_file))[inside]) < 0.5
