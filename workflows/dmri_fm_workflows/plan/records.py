@@ -256,8 +256,10 @@ class SeriesPlan:
     @property
     def methods(self) -> tuple[str, ...]:
         """Methods of every step that the plan decides, with versions, as in the sidecars."""
-        names = (self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
-                 self.normalisation_name)  # fmt: skip
+        names: tuple[str, ...] = (
+            self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
+            self.normalisation_name,
+        )  # fmt: skip
         if self.networks:
             names += (self.network_input, self.age_check)
         return (*names, COREGISTRATION_METHOD, name_mask("t1w")) if self.has_t1w else names
