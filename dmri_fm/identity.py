@@ -46,9 +46,9 @@ ENCODERS = tuple(m.name for m in _CHOICES if m.family == "encoder")
 #: Networks that run unless others are asked for.
 DEFAULT_MODELS = ("qcg-dti", "drope")
 
-#: Models whose figures and columns of image quality have no `model-` label: they had none before
-#: other models could run beside them.
-UNLABELLED = frozenset({"tensor-refiner", "drope"})
+#: Models whose figure and columns of image quality have no label: the encoder that was the only
+#: one before others could run beside it.
+UNLABELLED = frozenset({"drope"})
 
 
 def identity(name_or_label: str) -> ModelIdentity:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +21,7 @@ from dmri_fm.normalise.grid import (
     slabs,
     spline_of,
 )
+from dmri_fm.normalise.noise import spline_noise_gain
 from dmri_fm.preprocess.motion import MotionEstimate, rotate_bvecs
 from dmri_fm.series import Dwi
 
@@ -164,42 +165,104 @@ def resample_dwi(
     ndarray
         Shape of the grid and N, float32, not negative; NaN where a volume has no data.
     """
-    series, n_volumes = dwi.data, dwi.shape[3]
-    matrices = (
-        np.broadcast_to(np.eye(4), (n_volumes, 4, 4))
-        if xfms is None
-        else np.asarray(xfms, dtype=np.float64)
-    )
-    to_mm = dwi.affine
-    to_voxels = np.asarray(np.linalg.inv(to_mm), dtype=np.float64)
-    pieces = list(slabs(target.shape[2]))
-    reference = [target2dwiref(target.points(start, stop)) for start, stop in pieces]
-    used = (
-        shifts if field_hz is not None and shifts is not None else [FieldShift(1, 0.0)] * n_volumes
-    )
-    displaced = _field_at(field_hz, to_voxels, reference, {axis for axis, _ in used})
-    out = np.empty((*target.shape, n_volumes), dtype=np.float32)
+    sampling = _Sampling(dwi, target, target2dwiref, xfms, field_hz, shifts)
+    out = np.empty((*target.shape, dwi.shape[3]), dtype=np.float32)
 
     def fill(n: int) -> None:
-        volume = spline_of(series[..., n], order)
-        axis, per_hz = used[n]
-        stretch = abs(float(np.linalg.det(matrices[n][:3, :3])))
-        step_mm = to_mm[:3, axis]
-        for position, (start, stop) in enumerate(pieces):
-            points = apply_affine(matrices[n], reference[position])
-            factor: NDArray[np.float64] | float = stretch
-            if per_hz and displaced is not None:
-                hz, slope = displaced[axis][position]
-                points = points + (per_hz * hz)[:, None] * step_mm
-                factor = stretch * np.maximum(1.0 + per_hz * slope, 0.0)
-            voxels = apply_affine(to_voxels, points)
+        volume = spline_of(dwi.data[..., n], order)
+        for (start, stop), voxels, factor in sampling.list_slabs(n):
             values = read_at(volume, voxels, order, outside=np.nan) * factor
             block = np.maximum(values, 0.0).reshape(*target.shape[:2], stop - start)
             out[:, :, start:stop, n] = block
 
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(fill, range(n_volumes)))
+        list(pool.map(fill, range(dwi.shape[3])))
     return out
+
+
+def resample_noise(
+    noise: ArrayLike,
+    dwi: Dwi,
+    target: Grid,
+    *,
+    target2dwiref: PointMap = identity_map,
+    xfms: ArrayLike | None = None,
+    field_hz: ArrayLike | None = None,
+    shifts: Sequence[FieldShift] | None = None,
+    order: int = 3,
+) -> NDArray[np.float32]:
+    """Return the noise that a series has after :func:`resample_dwi`.
+
+    Interpolation averages neighbours, so it lowers the deviation of white noise
+    (:func:`dmri_fm.normalise.noise.spline_noise_gain`); the change of length along the phase
+    encoding multiplies noise as it does signal.
+
+    Parameters
+    ----------
+    noise
+        Shape (X, Y, Z, N): standard deviation of each volume as acquired, scanner units.
+    dwi, target, target2dwiref, xfms, field_hz, shifts, order
+        Those of :func:`resample_dwi`.
+
+    Returns
+    -------
+    ndarray
+        Shape of the grid, float32: root mean square over the volumes; 0 where any volume has no
+        data.
+    """
+    sigma = np.asarray(noise, dtype=np.float32)
+    sampling = _Sampling(dwi, target, target2dwiref, xfms, field_hz, shifts)
+    variance = np.zeros(target.shape, dtype=np.float64)
+    for n in range(dwi.shape[3]):
+        for (start, stop), voxels, factor in sampling.list_slabs(n):
+            values = read_at(sigma[..., n], voxels, 1, outside=np.nan)
+            values = values * spline_noise_gain(voxels, order) * factor
+            variance[:, :, start:stop] += np.square(values).reshape(*target.shape[:2], -1)
+    return np.sqrt(np.nan_to_num(variance / dwi.shape[3])).astype(np.float32)
+
+
+#: First and last slice of a slab, its points in voxels of a volume, and the factor of the signal.
+_Slab = tuple[tuple[int, int], NDArray[np.float64], NDArray[np.float64] | float]
+
+
+class _Sampling:
+    """Points at which :func:`resample_dwi` reads each volume, in slabs of the target."""
+
+    def __init__(
+        self,
+        dwi: Dwi,
+        target: Grid,
+        target2dwiref: PointMap,
+        xfms: ArrayLike | None,
+        field_hz: ArrayLike | None,
+        shifts: Sequence[FieldShift] | None,
+    ) -> None:
+        n_volumes = dwi.shape[3]
+        self._matrices = np.asarray(
+            np.broadcast_to(np.eye(4), (n_volumes, 4, 4)) if xfms is None else xfms,
+            dtype=np.float64,
+        )
+        self._to_mm = dwi.affine
+        self._to_voxels = np.asarray(np.linalg.inv(dwi.affine), dtype=np.float64)
+        self._slabs = list(slabs(target.shape[2]))
+        self._reference = [target2dwiref(target.points(*slab)) for slab in self._slabs]
+        is_distorted = field_hz is not None and shifts is not None
+        self._shifts = shifts if is_distorted and shifts else [FieldShift(1, 0.0)] * n_volumes
+        axes = {axis for axis, _ in self._shifts}
+        self._displaced = _field_at(field_hz, self._to_voxels, self._reference, axes)
+
+    def list_slabs(self, n: int) -> Iterator[_Slab]:
+        """Yield the slabs of volume n."""
+        axis, per_hz = self._shifts[n]
+        stretch = abs(float(np.linalg.det(self._matrices[n][:3, :3])))
+        for position, slab in enumerate(self._slabs):
+            points = apply_affine(self._matrices[n], self._reference[position])
+            factor: NDArray[np.float64] | float = stretch
+            if per_hz and self._displaced is not None:
+                hz, slope = self._displaced[axis][position]
+                points = points + (per_hz * hz)[:, None] * self._to_mm[:3, axis]
+                factor = stretch * np.maximum(1.0 + per_hz * slope, 0.0)
+            yield slab, apply_affine(self._to_voxels, points), factor
 
 
 def _field_at(

@@ -58,7 +58,7 @@ def name_denoiser(method: DenoiseMethod, n_volumes: int) -> str:
     dipy = f"DIPY {version('dipy')}"
     if method == "patch2self":
         return f"Patch2Self ({dipy})"
-    return f"MP-PCA ({dipy}, patches of {2 * _patch_radius(n_volumes) + 1}^3 voxels)"
+    return f"MP-PCA ({dipy}, patches of {2 * patch_radius(n_volumes) + 1}^3 voxels)"
 
 
 def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
@@ -103,25 +103,48 @@ def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
         )
         kept = np.where(region[..., None], found, series).astype(np.float32)
         return Denoised(np.maximum(kept, 0), name)
-    from dipy.denoise.localpca import mppca
-
-    radius = _patch_radius(n_volumes)
-    # Some voxels at the edge of the field of view are reached by no window, and are not changed.
-    # Nor can noise be told from signal in patches where volumes are cut short.
-    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        found = mppca(series, mask=region, patch_radius=radius, suppress_warning=True)
+    found, _ = mppca(series, region)
     reached = region & np.isfinite(found).all(axis=3)
     kept = np.where(reached[..., None], found, series)
     return Denoised(np.maximum(kept, 0).astype(np.float32), name)
 
 
-def _patch_radius(n_volumes: int) -> int:
+def mppca(
+    series: NDArray[np.float32], region: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Run Marchenko-Pastur PCA in the windows around the voxels of a region.
+
+    Returns
+    -------
+    denoised : ndarray
+        Shape (X, Y, Z, N); zero outside the region, not finite where no window reaches.
+    sigma : ndarray
+        Shape (X, Y, Z), scanner units, likewise: standard deviation of one volume's noise.
+    """
+    from dipy.denoise import localpca
+
+    radius = patch_radius(series.shape[3])
+    # Some voxels at the edge of the field of view are reached by no window, and are not changed.
+    # Nor can noise be told from signal in patches where volumes are cut short.
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        found, sigma = localpca.mppca(
+            series, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
+        )
+    return found, sigma
+
+
+def patch_radius(n_volumes: int) -> int:
     """Return the smallest radius whose patch holds at least as many voxels as volumes."""
     radius = 1
     while (2 * radius + 1) ** 3 < n_volumes:
         radius += 1
     return max(radius, 2)
+
+
+def name_gibbs_removal() -> str:
+    """Return the name of :func:`unring` in the sidecar."""
+    return f"DIPY gibbs_removal {version('dipy')}"
 
 
 def unring(data: ArrayLike, *, n_jobs: int = 1) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ weights beats the baselines, and writes them beside the weights. All else is exp
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +21,9 @@ MAPS = ("diffusivity", "fa", "md", "ad", "rd")
 #: Percentile of the training data from which on the surroundings of a voxel are
 #: out-of-distribution.
 OOD_PERCENTILE = 99.0
+
+#: Where no evaluation has measured a network: in the sidecar of every map.
+NOT_EVALUATED_IN = "lesions, tumours, and brains younger than two years"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,13 @@ class Gate:
 
 
 def judge_scan(
-    gate: Gate | None, *, bval: float, snr: float, n_directions: int, ood_share: float
+    gate: Gate | None,
+    *,
+    bval: float,
+    snr: float,
+    n_directions: int,
+    ood_share: float,
+    reasons: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
     """Judge whether the maps of a scan are primary.
 
@@ -115,6 +124,8 @@ def judge_scan(
         Distinct directions of the scan.
     ood_share
         Share of the brain that is out-of-distribution, see :data:`OOD_PERCENTILE`.
+    reasons
+        Reasons for "experimental" that lie outside the scan, such as the participant's age.
 
     Returns
     -------
@@ -132,8 +143,9 @@ def judge_scan(
     ('experimental', ['the fit of all 30 directions is better'])
     """
     if gate is None:
-        return EXPERIMENTAL, ["no evaluation has found these weights better than the baselines"]
-    reasons = []
+        found = "no evaluation has found these weights better than the baselines"
+        return EXPERIMENTAL, [found, *reasons]
+    reasons = [*reasons]
     if not gate.bvals[0] <= bval <= gate.bvals[1]:
         reasons.append(f"evaluated at b = {gate.bvals[0]:g} to {gate.bvals[1]:g}, not {bval:.0f}")
     if not gate.snrs[0] <= snr <= gate.snrs[1]:

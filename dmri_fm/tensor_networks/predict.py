@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,20 +12,20 @@ from torch import Tensor
 from dmri_fm.brain import find_brain
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import rotation_part
-from dmri_fm.identity import label_of
-from dmri_fm.qspace import SixDirections, choose_six, skare_angle_deg
+from dmri_fm.identity import DEFAULT_MODELS, label_of
 from dmri_fm.registry import load_tensor_network
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import NORMAL_90, TensorMaps
 from dmri_fm.tensor_networks.base import TensorNetwork, TensorPrediction
-from dmri_fm.tensor_networks.gate import OOD_PERCENTILE, judge_scan
+from dmri_fm.tensor_networks.gate import NOT_EVALUATED_IN, OOD_PERCENTILE, judge_scan
 from dmri_fm.tensor_networks.inputs import TensorInputs, tensor_inputs, turn_tensors
+from dmri_fm.tensor_networks.volumes import ChosenVolumes, choose_volumes
 
 
 def predict_tensor(
     dwi: Dwi,
     *,
-    model: str = "tensor-refiner",
+    model: str = DEFAULT_MODELS[0],
     weights: str | Path | None = None,
     mask: ArrayLike | None = None,
     noise: ArrayLike | None = None,
@@ -55,7 +54,7 @@ def predict_tensor(
         Shape (X, Y, Z): standard deviation of one volume's noise, in the units of the series. It
         is estimated as one number if None.
     exclude
-        Volumes that are not to be among the six, such as those with replaced slices.
+        Volumes that are not to be among the six, see :func:`.volumes.choose_volumes`.
     device
         A torch device.
     seed
@@ -77,14 +76,36 @@ def predict_tensor(
     ConfigError, WeightsError
         If the model is unknown or no tensor network, or its weights cannot be used.
     """
+    chosen = choose_volumes(dwi.gtab, exclude=exclude, seed=seed)
+    part = dwi.with_mask(find_brain(dwi, mask)).select(chosen.index)
+    return predict_chosen(part, chosen, model=model, weights=weights, noise=noise, device=device)
+
+
+def predict_chosen(
+    dwi: Dwi,
+    chosen: ChosenVolumes,
+    *,
+    model: str = DEFAULT_MODELS[0],
+    weights: str | Path | None = None,
+    noise: ArrayLike | None = None,
+    reasons: Sequence[str] = (),
+    device: str = "cpu",
+) -> TensorMaps:
+    """Estimate diffusion tensors from volumes that were chosen from a series before.
+
+    Parameters
+    ----------
+    dwi
+        The chosen volumes alone, in the order of `chosen.index`, with the brain mask.
+    chosen
+        Their choice from the whole series.
+    reasons
+        Further reasons why the maps are experimental.
+    model, weights, noise, device
+        Those of :func:`predict_tensor`, which says what is returned and raised.
+    """
     network = load_tensor_network(model, weights=weights, device=device)
-    six = choose_six(dwi.gtab, exclude=exclude, seed=seed)
-    dwi.gtab.require_b0()
-    volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), six.index])
-    inside = find_brain(dwi, mask)
-    inputs = tensor_inputs(
-        dwi.data[..., volumes], dwi.gtab.select(volumes), inside, dwi.affine, noise=noise
-    )
+    inputs = tensor_inputs(dwi.data, dwi.gtab, dwi.brain, dwi.affine, noise=noise)
     if not inputs.mask.any():
         raise ImageError(
             "no voxel of the brain has b=0 signal", expected="b=0 volumes that hold signal"
@@ -93,19 +114,18 @@ def predict_tensor(
     tensor = turn_tensors(prediction.tensor, rotation_part(dwi.affine))
     maps = TensorMaps.from_tensor(
         np.moveaxis(tensor.numpy(), 0, 3).astype(np.float64) * 1e-3,
-        inside,
+        dwi.brain,
         affine=dwi.affine,
         model=label_of(network.name),
         metadata={
             **network.weights.describe(),
-            **_judge(network, dwi, six, inputs, prediction),
+            **_judge(network, chosen, inputs, prediction, reasons),
+            "NotEvaluatedIn": NOT_EVALUATED_IN,
             "Device": device,
             "Precision": "float32",
-            **_describe_input(dwi, six),
+            **chosen.describe(),
             "NoiseOverMeanB0": round(_noise_level(inputs), 4),
-            "NoiseSource": "one number, from the images" if noise is None else "map",
-            "ExcludedVolumes": sorted(int(i) for i in exclude),
-            "Seed": seed,
+            "NoiseSource": "one number, from the input" if noise is None else "map",
         },
     )
     width, ood = prediction.half_width, prediction.ood_percentile
@@ -115,38 +135,27 @@ def predict_tensor(
     )
 
 
-def _describe_input(dwi: Dwi, six: SixDirections) -> dict[str, Any]:
-    """Return metadata on the volumes that the network read."""
-    return {
-        "Volumes": [int(i) for i in six.index],
-        "B0Volumes": [int(i) for i in np.flatnonzero(dwi.gtab.is_b0)],
-        "UsesAllDirections": dwi.gtab.count_directions() == len(six.index),
-        "BValue": round(six.bval),
-        "ConditionNumber": round(six.condition_number, 3),
-        "AngleToSkare": round(skare_angle_deg(dwi.gtab.bvecs_ras[list(six.index)]), 1),
-    }
-
-
 def _judge(
     network: TensorNetwork,
-    dwi: Dwi,
-    six: SixDirections,
+    chosen: ChosenVolumes,
     inputs: TensorInputs,
     prediction: TensorPrediction,
+    reasons: Sequence[str],
 ) -> dict[str, str | list[str]]:
     """Return `Status` and `StatusReasons` of the maps."""
     ood_share = 0.0
     if prediction.ood_percentile is not None:
         inside = prediction.ood_percentile[inputs.mask[0, 0] > 0]
         ood_share = float((inside >= OOD_PERCENTILE).float().mean())
-    status, reasons = judge_scan(
+    status, found = judge_scan(
         network.weights.gate,
-        bval=six.bval,
+        bval=chosen.six.bval,
         snr=1.0 / max(_noise_level(inputs), 1e-6),
-        n_directions=dwi.gtab.count_directions(),
+        n_directions=chosen.n_directions,
         ood_share=ood_share,
+        reasons=[*chosen.reasons, *reasons],
     )
-    return {"Status": status, "StatusReasons": reasons}
+    return {"Status": status, "StatusReasons": found}
 
 
 def _noise_level(inputs: TensorInputs) -> float:

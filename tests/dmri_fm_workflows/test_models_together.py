@@ -125,7 +125,15 @@ def offered(folder) -> dict[str, str]:
         np.ones(template.grid.shape), template.grid.affine, folder / "mni.nii", dtype=np.uint8
     )
     write_affine(np.eye(4), folder / "to_mni.txt")
-    return files | {"mni_mask_file": str(brain), "to_mni_file": str(folder / "to_mni.txt")}
+    noise = save_image(np.full((20, 20, 14), 16.0), np.diag([-2.0, 2, 2, 1]), folder / "noise.nii")
+    return files | {
+        "mni_mask_file": str(brain),
+        "to_mni_file": str(folder / "to_mni.txt"),
+        "chosen_file": files["acpc_dwi_file"],
+        "chosen_noise_file": str(noise),
+        "noise_record": {"NoiseMap": "known"},
+        "excluded_volumes": [],
+    }
 
 
 def _series(offered: dict[str, str]) -> DwiSeries:
@@ -219,9 +227,9 @@ def test_each_model_writes_under_its_own_label(out) -> None:
     }
     assert _names(out, ".svg") == {
         "desc-features_dwi.svg",
-        "desc-tensorvsnetwork_dwi.svg",
         "model-dropepaper_desc-features_dwi.svg",
         "model-qcgdtipaper_desc-tensorvsnetwork_dwi.svg",
+        "model-tensorrefiner_desc-tensorvsnetwork_dwi.svg",
     }
 
 
@@ -242,6 +250,12 @@ def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
         assert sidecar["Model"]["Use"] == RESEARCH_ONLY
     fa = sidecars["sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-fa_dwimap.json"]
     assert fa["Model"]["Weights"] == weights["qcg-dti-paper"].name
+    ran = fa["Model"]["Parameters"]
+    assert ran["Input"] == "not denoised, interpolated once into ACPC"
+    assert ran["NoiseSource"] == "known"
+    assert (ran["Volumes"], ran["ExcludedVolumes"]) == ([1, 2, 3, 4, 5, 6], [])
+    assert "tumours" in ran["NotEvaluatedIn"]
+    assert ran["ParticipantAge"] == "unknown"
     assert fa["Sources"] == [
         "bids::sub-01/dwi/sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-diffusivity"
         "_dwimap.nii.gz"
@@ -350,7 +364,7 @@ def test_a_network_gives_the_maps_that_its_weights_hold_statistics_for(
     assert bool(_names(out, "desc-std_dwimap.nii.gz")) == (part == "intervals")
     assert bool(_names(out, "param-ood_dwimap.nii.gz")) == (part == "ood")
     assert len(_names(out, f"space-{MNI}_model-tensorrefiner_param-*dwimap.nii.gz")) == 4
-    assert _names(out, ".svg") == {"desc-tensorvsnetwork_dwi.svg"}
+    assert _names(out, ".svg") == {"model-tensorrefiner_desc-tensorvsnetwork_dwi.svg"}
 
 
 @pytest.fixture

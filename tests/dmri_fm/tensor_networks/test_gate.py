@@ -21,6 +21,7 @@ def test_scans_like_those_of_the_evaluation_are_primary():
         ({"snr": 60.0}, "SNR 5 to 40"),
         ({"n_directions": 12}, "all 12 directions"),
         ({"ood_share": 0.3}, "30 % of the brain"),
+        ({"reasons": ["not evaluated below 2 years of age"]}, "below 2 years"),
     ],
 )
 def test_others_are_experimental_and_say_why(change, reason):

@@ -1,3 +1,5 @@
+from functools import partial
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.tensor_networks.refiner import SIGMAS, RefinerConfig, TensorRefiner
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
+
+#: The tensor refiner, whose weights are tiny here.
+refine = partial(predict_tensor, model="tensor-refiner")
 
 TINY = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
 
@@ -45,7 +50,7 @@ def scan():
 
 
 def test_tensor_maps(scan, dti_weights):
-    maps = predict_tensor(scan, weights=dti_weights)
+    maps = refine(scan, weights=dti_weights)
     assert maps.model == "tensorrefiner"
     assert maps.diffusivity.shape == (*scan.shape[:3], 6)
     assert not maps.diffusivity[~scan.mask].any()
@@ -87,7 +92,7 @@ def quiet_weights(tmp_path_factory):
 @pytest.mark.parametrize("flips", [(), (0,), (0, 2)], ids=["RAS", "LAS", "LAI"])
 def test_storage_does_not_change_the_tensors(scan, quiet_weights, axes, flips):
     """The same head in another order of voxels: tensors stay in the scanner's axes."""
-    expected = predict_tensor(scan, weights=quiet_weights)
+    expected = refine(scan, weights=quiet_weights)
     orientation = nib.orientations.axcodes2ornt(nib.aff2axcodes(scan.affine))
     wanted = orientation[list(axes)]
     wanted[list(flips), 1] *= -1
@@ -98,13 +103,13 @@ def test_storage_does_not_change_the_tensors(scan, quiet_weights, axes, flips):
 
     affine = scan.affine @ nib.orientations.inv_ornt_aff(change, scan.shape[:3])
     stored = Dwi.from_arrays(store(scan.data), affine, scan.gtab, mask=store(scan.mask))
-    found = predict_tensor(stored, weights=quiet_weights)
+    found = refine(stored, weights=quiet_weights)
     np.testing.assert_allclose(found.diffusivity, store(expected.diffusivity), atol=2e-8)
 
 
 def test_quiet_network_gives_least_squares(scan, quiet_weights):
     """An independent check of the units."""
-    maps = predict_tensor(scan, weights=quiet_weights)
+    maps = refine(scan, weights=quiet_weights)
     volumes = [0, 1, *maps.metadata["Volumes"]]
     gtab = scan.gtab.select(volumes)
     ratios = scan.data[..., volumes[2:]] / scan.data[..., :2].mean(axis=3)[..., None]
@@ -121,16 +126,16 @@ def test_quiet_network_gives_least_squares(scan, quiet_weights):
 
 
 def test_blocks_give_what_the_whole_gives(scan, dti_weights, monkeypatch):
-    whole = predict_tensor(scan, weights=dti_weights).diffusivity
+    whole = refine(scan, weights=dti_weights).diffusivity
     monkeypatch.setattr(blocks, "BLOCK_VOXELS", 16)
     monkeypatch.setattr(RefinerConfig, "margin_voxels", 6)
-    parts = predict_tensor(scan, weights=dti_weights).diffusivity
+    parts = refine(scan, weights=dti_weights).diffusivity
     # The margin is shorter than the network's reach: what is left is far below noise (1e-4).
     np.testing.assert_allclose(parts, whole, atol=2e-5)
 
 
 def test_intervals_and_ood_percentiles(scan, dti_weights, tmp_path):
-    assert predict_tensor(scan, weights=dti_weights).std is None, "weights without statistics"
+    assert refine(scan, weights=dti_weights).std is None, "weights without statistics"
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     weights = save_weights(
@@ -144,7 +149,7 @@ def test_intervals_and_ood_percentiles(scan, dti_weights, tmp_path):
             **fit_reference(rng.normal(size=(50, 4)), rng.normal(size=(30, 4))),
         },
     )
-    maps = predict_tensor(scan, weights=weights)
+    maps = refine(scan, weights=weights)
     assert set(maps.std) == {"fa", "md"}
     for std in maps.std.values():
         assert (std[scan.mask] > 0).all()
@@ -172,7 +177,7 @@ def test_intervals_and_ood_percentiles_come_one_without_the_other(scan, tmp_path
     )
     network = load_tensor_network("tensor-refiner", weights=weights)
     assert (network.has_intervals, network.has_ood) == (part == "intervals", part == "ood")
-    maps = predict_tensor(scan, weights=weights)
+    maps = refine(scan, weights=weights)
     assert (maps.std is None) == (part == "ood")
     assert (maps.ood_percentile is None) == (part == "intervals")
     saved = maps.save(tmp_path / "sub-01")
@@ -180,29 +185,29 @@ def test_intervals_and_ood_percentiles_come_one_without_the_other(scan, tmp_path
 
 
 def test_order_of_volumes_and_signs_do_not_matter(scan, dti_weights):
-    maps = predict_tensor(scan, weights=dti_weights)
+    maps = refine(scan, weights=dti_weights)
     order = np.random.default_rng(1).permutation(scan.shape[3])
     shuffled = scan.select(order)
     signs = np.random.default_rng(2).choice([-1, 1], (len(order), 1))
     flipped = GradientTable(shuffled.gtab.bvals, shuffled.gtab.bvecs_ras * signs)
-    again = predict_tensor(
+    again = refine(
         Dwi.from_arrays(shuffled.data, scan.affine, flipped, mask=scan.mask), weights=dti_weights
     )
     np.testing.assert_allclose(again.diffusivity, maps.diffusivity, atol=5e-8)
 
 
 def test_scanner_scale_does_not_matter(scan, dti_weights):
-    maps = predict_tensor(scan, weights=dti_weights)
+    maps = refine(scan, weights=dti_weights)
     louder = Dwi.from_arrays(scan.data * 7.0, scan.affine, scan.gtab, mask=scan.mask)
     np.testing.assert_allclose(
-        predict_tensor(louder, weights=dti_weights).diffusivity, maps.diffusivity, atol=1e-8
+        refine(louder, weights=dti_weights).diffusivity, maps.diffusivity, atol=1e-8
     )
 
 
 def test_zero_b0_voxels_are_harmless(scan, dti_weights):
     data = scan.data.copy()
     data[5, 5, 5] = 0.0
-    maps = predict_tensor(
+    maps = refine(
         Dwi.from_arrays(data, scan.affine, scan.gtab, mask=scan.mask), weights=dti_weights
     )
     assert np.isfinite(maps.diffusivity).all()
@@ -231,7 +236,7 @@ def test_the_published_network_gives_maps_without_intervals(scan, published_weig
     assert not any("desc-std" in name or "param-ood" in name for name in names)
 
 
-def test_a_prediction_by_hand_is_that_of_predict_tensor(scan, published_weights):
+def test_a_prediction_by_hand_is_that_of_refine(scan, published_weights):
     """The protocol: load, predict; and its members agree with the model's record."""
     for name, weights in (("qcg-dti-paper", published_weights), ("tensor-refiner", None)):
         network = load_tensor_network(name, weights=weights)
@@ -259,14 +264,14 @@ def test_tensor_refusals(scan, dti_weights, published_weights):
     with pytest.raises(ConfigError, match="no tensor network"):
         predict_tensor(scan, model="drope")
     with pytest.raises(WeightsError, match="weights of model 'qcg-dti-paper'"):
-        predict_tensor(scan, weights=published_weights)
+        refine(scan, weights=published_weights)
     with pytest.raises(WeightsError, match="no weights of 'qcg-dti-paper' ship"):
         predict_tensor(scan, model="qcg-dti-paper")
     with pytest.raises(GradientError, match="six"):
-        predict_tensor(scan.select(range(6)), weights=dti_weights)
+        refine(scan.select(range(6)), weights=dti_weights)
     with pytest.raises(GradientError, match="no b=0"):
-        predict_tensor(scan.select(range(2, 12)), weights=dti_weights)
+        refine(scan.select(range(2, 12)), weights=dti_weights)
     with pytest.raises(ImageError, match="mask"):
-        predict_tensor(scan, weights=dti_weights, mask=np.zeros(scan.shape[:3]))
+        refine(scan, weights=dti_weights, mask=np.zeros(scan.shape[:3]))
     with pytest.raises(ImageError, match="mask"):
-        predict_tensor(scan, weights=dti_weights, mask=np.ones((2, 2, 2)))
+        refine(scan, weights=dti_weights, mask=np.ones((2, 2, 2)))

@@ -9,6 +9,7 @@ import pytest
 from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
+from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.engines import DENOISE
 from dmri_fm_workflows.interfaces import programs
 from dmri_fm_workflows.outputs import load_catalogue
@@ -102,6 +103,9 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         ("GibbsCorrection", DENOISE.load("mppca").name_unringing(unring=True)),
         ("GibbsCorrection", DENOISE.load("mppca").name_unringing(unring=False)),
         ("GibbsCorrection", "MRtrix3 mrdegibbs 3.0.3"),
+        *(("NoiseMap", name_noise_map(n)) for n in (3, 30)),
+        ("NetworkInput", "not denoised, interpolated once into ACPC"),
+        ("NetworkInput", f"interpolated by {programs.name_eddy()} and again into ACPC"),
         *(("SDCMethod", name) for name in ("none", PAIR_METHOD, programs.name_topup())),
         ("SDCMethod", f"{PAIR_METHOD}, readout times unknown and taken to be equal"),
         *(("HMCMethod", name) for name in ("none", name_motion(), programs.name_eddy())),

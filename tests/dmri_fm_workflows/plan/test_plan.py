@@ -34,7 +34,6 @@ from dmri_fm_workflows.execution.plan_text import (
     list_omissions,
     stage_lines,
 )
-from dmri_fm_workflows.interfaces import programs as programs_module
 from dmri_fm_workflows.plan import (
     SLOPPY_WARNING,
     ParticipantPlan,
@@ -161,6 +160,8 @@ def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None
     assert "squares on 7 volumes, b=0 and b = 1000 (6 directions)" in text
     assert "six of 6 directions at b = 1000" in text
     assert f"volumes 1 2 3 4 5 6, counted from 0, {found.six.condition_number:.2f})" in text
+    assert "input not denoised, interpolated once into ACPC age unknown; maps are not" in text
+    assert "noise map MP-PCA" in text
     assert "drope: all 12 directions" in text
     assert "gradient check b-vectors" in text
     assert ("own weights" in text, "b-value check" in text) == (False, False)
@@ -179,10 +180,10 @@ def test_a_whole_head_is_masked_by_another_method_than_a_slab(tmp_path: Path) ->
 def test_weights_of_ones_own_are_named(tmp_path: Path) -> None:
     bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
     series = make_series(tmp_path, [0, *[1000] * 6], bvecs)
-    weights = {m: tmp_path / f"{m}.safetensors" for m in ("drope", "tensor-refiner")}
+    weights = {m: tmp_path / f"{m}.safetensors" for m in ("drope", "qcg-dti")}
     found = dict(stage_lines(replace(plan(tmp_path, series), weights=weights)))
     assert found["features"].endswith(f"own weights {weights['drope']}")
-    assert found["network"].endswith(f"own weights {weights['tensor-refiner']}")
+    assert found["network"].endswith(f"own weights {weights['qcg-dti']}")
 
 
 def test_the_look_at_the_ventricles_is_planned_where_lengths_are_in_doubt(tmp_path: Path) -> None:
@@ -199,20 +200,47 @@ def test_the_look_at_the_ventricles_is_planned_where_lengths_are_in_doubt(tmp_pa
     assert dict(stage_lines(found))["b-value check"].startswith("MD of the ventricles")
 
 
+@pytest.mark.parametrize(
+    ("years", "hmc", "reasons"),
+    [
+        (30.0, "none", []),
+        (None, "none", []),
+        (0.5, "none", ["not evaluated below 2 years of age"]),
+        (30.0, "eddy", ["the input, unlike training data, was denoised by MP-PCA"]),
+    ],
+)
+def test_reasons_for_experimental_maps_are_planned(
+    tmp_path: Path, years: float | None, hmc: str, reasons: list[str]
+) -> None:
+    bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
+    series = make_series(tmp_path, [0, *[1000] * 6], bvecs)
+    found = replace(
+        plan(tmp_path, series), age_years=years, engines=Engines("mppca", ("none",), hmc)
+    )
+    assert len(found.network_reasons) == len(reasons)
+    for stated, expected in zip(found.network_reasons, reasons, strict=True):
+        assert stated.startswith(expected)
+    lines = list(stage_lines(found))
+    assert [text for label, text in lines if label == "  experimental"] == [*found.network_reasons]
+    assert ("noise map" in dict(lines)) == found.has_noise_maps == (hmc != "eddy")
+    ages = {None: "unknown", 0.5: "below 2 years", 30.0: "at least 2 years"}
+    assert found.age_check == ages[years]
+
+
 def test_a_network_without_six_directions_is_left_out_with_its_reason(tmp_path: Path) -> None:
     half = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
     found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 3, *[1500] * 3], half))
     assert found.has_tensor
     assert (found.six, found.networks) == (None, ())
     assert any("the tensor network is left out" in text for text in found.warnings)
-    assert any("tensor-refiner does not run: no shell" in text for text in list_omissions(found))
+    assert any("qcg-dti does not run: no shell" in text for text in list_omissions(found))
 
 
 def test_ill_conditioned_six_are_warned_of(tmp_path: Path) -> None:
     flat = SKARE_DIRECTIONS * [1, 1, 0.35]
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     found = plan(tmp_path, make_series(tmp_path, [0, *[1000] * 6], np.vstack([np.zeros(3), flat])))
-    assert found.networks == ("tensor-refiner",)
+    assert found.networks == ("qcg-dti",)
     assert any("condition number" in text and "below 3" in text for text in found.warnings)
 
 
@@ -248,7 +276,7 @@ def test_what_is_complete_is_said_to_be_left_alone(
 @pytest.mark.parametrize(
     ("options", "module", "name", "value"),
     [
-        ({"unring": True, "denoise": "none"}, programs_module, "version", lambda _: "9.9"),
+        ({"unring": True, "denoise": "none"}, denoise_module, "version", lambda _: "9.9"),
         ({"denoise": "mppca"}, denoise_module, "version", lambda _: "9.9"),
         ({"hmc": "builtin"}, motion_module, "name_motion", lambda _: "another method"),
         ({"sdc": "pepolar"}, susceptibility_module, "PAIR_METHOD", "another method"),

@@ -127,7 +127,7 @@ def list_variants(
 #: Model that a builder is called for.
 MODEL_ARGUMENTS: dict[str, dict[str, str]] = {
     "init_features_wf": {"encoder": "drope"},
-    "init_tensor_network_wf": {"network": "tensor-refiner"},
+    "init_tensor_network_wf": {"network": "qcg-dti"},
 }
 
 

@@ -215,9 +215,9 @@ def test_models_of_one_run_share_no_file_name() -> None:
     figures = sorted(p.name for p in paths if p.parent.name == "figures")
     assert figures == [
         "sub-01_acq-b_desc-features_dwi.svg",
-        "sub-01_acq-b_desc-tensorvsnetwork_dwi.svg",
         "sub-01_acq-b_model-dropepaper_desc-features_dwi.svg",
         "sub-01_acq-b_model-qcgdtipaper_desc-tensorvsnetwork_dwi.svg",
+        "sub-01_acq-b_model-tensorrefiner_desc-tensorvsnetwork_dwi.svg",
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import ImageError, InputError
+from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.bare_b0 import open_bare_b0
 from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.fields import Candidate
@@ -67,7 +68,8 @@ class ParticipantReader:
             if grouped.series:
                 t1w, warnings = self._choose_t1w(label, session, chosen["t1w"])
                 warnings = (*warnings, *grouped.warnings)
-                visits.append(Session(session or None, t1w, grouped.series, warnings))
+                age = read_age(self._reading.root, label, session)
+                visits.append(Session(session or None, t1w, grouped.series, warnings, age))
         return tuple(visits)
 
     def _choose_t1w(

@@ -224,12 +224,15 @@ class Session:
         Diffusion series, by name.
     warnings
         Remarks on the input, for the reader of the results.
+    age_years
+        Age of the participant, years; None where no table states it.
     """
 
     label: str | None
     t1w: tuple[Path, ...]
     series: tuple[DwiSeries, ...]
     warnings: tuple[str, ...] = ()
+    age_years: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 )
 from numpy.typing import NDArray
 
-from dmri_fm import extract_features, predict_tensor
+from dmri_fm import extract_features
 from dmri_fm.errors import WeightsError
 from dmri_fm.identity import UNLABELLED, identity, label_of
 from dmri_fm.preprocess.free_water import (
@@ -33,7 +33,9 @@ from dmri_fm.preprocess.quality import mask_volume_ml, series_quality, tensor_qu
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm.tensor_networks.predict import predict_chosen
 from dmri_fm.tensor_networks.quality import network_quality
+from dmri_fm.tensor_networks.volumes import choose_volumes
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
@@ -104,6 +106,12 @@ class _NetworkInputSpec(DwiMaskInputSpec):
 
 
 class _PredictInputSpec(_NetworkInputSpec):
+    chosen_file = File(exists=True, mandatory=True, desc="chosen volumes on the series' grid")
+    noise_file = File(exists=True, desc="noise of one weighted volume of them")
+    noise_record = traits.Dict(desc="record of the noise maps of the runs")
+    excluded = traits.List(traits.Int(), usedefault=True, desc="volumes not to be among the six")
+    reasons = traits.List(traits.Str(), usedefault=True, desc="why the maps are experimental")
+    base = traits.Dict(usedefault=True, desc="entries of the record that the plan knows")
     maps = traits.List(traits.Str(), mandatory=True, desc="output types of the maps to write")
 
 
@@ -114,9 +122,23 @@ class PredictTensor(SimpleInterface):
     output_spec = _NetworkOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        maps = predict_tensor(self.inputs.load(), **self.inputs.options())
+        series, options = self.inputs.load(), self.inputs.options()
+        chosen = choose_volumes(
+            series.gtab, exclude=self.inputs.excluded, seed=options.pop("seed")
+        )
+        part = Dwi(load_image(self.inputs.chosen_file), series.gtab.select(chosen.index))
+        maps = predict_chosen(
+            part.with_mask(series.brain),
+            chosen,
+            noise=_read_optional(self.inputs.noise_file, ndim=3),
+            reasons=self.inputs.reasons,
+            **options,
+        )
         types = map(load_catalogue().output_type, self.inputs.maps)
         self._results |= _save_maps(maps, types, Path(runtime.cwd))
+        if isdefined(self.inputs.noise_record):
+            self._results["record"]["NoiseSource"] = self.inputs.noise_record["NoiseMap"]
+        self._results["record"] |= self.inputs.base
         return runtime
 
 

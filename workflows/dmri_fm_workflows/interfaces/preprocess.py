@@ -23,7 +23,7 @@ from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
 from dmri_fm.gradients import GradientTable
-from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, unring
+from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_gibbs_removal, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import join_scaled, merge_runs
@@ -36,7 +36,7 @@ from dmri_fm.preprocess.susceptibility import (
 )
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec, GradientInputSpec
-from dmri_fm_workflows.interfaces.programs import name_dwidenoise, name_gibbs_removal
+from dmri_fm_workflows.interfaces.programs import name_dwidenoise
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 
@@ -164,7 +164,8 @@ class _MergeOutputSpec(TraitedSpec):
     bval_file = File(exists=True, desc="b-values")
     bvec_file = File(exists=True, desc="b-vectors, FSL convention")
     volumes_file = File(exists=True, desc="run and phase encoding of each volume")
-    record = traits.Dict(desc="intensity factor per run, for the sidecar")
+    run_scales = traits.List(traits.Float(), desc="intensity factor per run")
+    record = traits.Dict(desc="the same, for the sidecar")
 
 
 class MergeRuns(SimpleInterface):
@@ -205,6 +206,7 @@ class MergeRuns(SimpleInterface):
         ]
         self._results["volumes_file"] = str(write_volumes(origins, folder / "volumes.tsv"))
         self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
+        self._results["run_scales"] = list(raw.scales)
         record: dict[str, Any] = {"RunIntensityScales": [round(s, 6) for s in raw.scales]}
         if self.inputs.assumed_readouts_s:
             record["TotalReadoutTimeAssumed"] = dict(self.inputs.assumed_readouts_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from functools import cache
-from importlib.metadata import version
 
 from dmri_fm.errors import MissingToolError
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, name_too_few
@@ -74,8 +73,3 @@ def name_topup() -> str:
 def name_eddy() -> str:
     """Return the name of FSL's motion and eddy-current correction."""
     return f"FSL eddy ({fsl_version()}) with outlier replacement"
-
-
-def name_gibbs_removal() -> str:
-    """Return the name of DIPY's removal of Gibbs ringing."""
-    return f"DIPY gibbs_removal {version('dipy')}"

@@ -51,11 +51,26 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
         Method("MRtrix3 mrdegibbs", f"{_UNRINGING} [@tournier2019]."),
         Method("DIPY gibbs_removal", f"{_UNRINGING} [@garyfallidis2014]."),
     ),
+    "NoiseMap": (
+        Method(
+            "MP-PCA",
+            "The noise of the runs was mapped by {method} [@veraart2016; @garyfallidis2014].",
+        ),
+        Method("one number", "The noise of a run was estimated as {method}."),
+    ),
     "SDCMethod": SDC.methods,
     "HMCMethod": HMC.methods,
     "MaskMethod": _masks("b=0 reference"),
     "CoregistrationMethod": (Method("rigid", _COREGISTRATION),),
     "NormalisationMethod": _registrations("b=0 reference"),
+    "NetworkInput": (
+        Method(
+            "not denoised",
+            "Tensor networks read the volumes as acquired, with the transforms that were "
+            "estimated from the series above: {method}.",
+        ),
+        Method("", "Tensor networks read volumes that differ from their training: {method}."),
+    ),
 }
 
 #: Sentence about the image that a mask is drawn on, for every method of `MaskMethod`.

@@ -100,5 +100,6 @@ def plan_series(
         weights=config.weights,
         random_seed=config.random_seed,
         sloppy=config.sloppy,
+        age_years=session.age_years,
         warnings=tuple(dict.fromkeys(warnings)),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from dmri_fm.distortion import fill_readouts
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
+from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm.preprocess.mask import is_slab, name_mask
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
@@ -22,6 +23,9 @@ from dmri_fm_workflows.bids import DwiSeries, EpiImage
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
+
+#: Age below which maps of tensor networks are experimental, years.
+YOUNGEST_YEARS = 2.0
 
 SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
 
@@ -76,6 +80,8 @@ class SeriesPlan:
         Seed of random sequences in models.
     sloppy
         Coarse and quick settings, for tests.
+    age_years
+        Age of the participant, years; None where no table states it.
     warnings
         Remarks for the reader of the results, repeated in the sidecars.
     """
@@ -101,6 +107,7 @@ class SeriesPlan:
     weights: Mapping[str, Path] = field(default_factory=dict)
     random_seed: int = 0
     sloppy: bool = False
+    age_years: float | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -192,6 +199,40 @@ class SeriesPlan:
         return self.sdc.has_field and not self.is_resampled_by_hmc
 
     @property
+    def has_noise_maps(self) -> bool:
+        """Whether the noise of the runs is mapped, for tensor networks."""
+        return bool(self.networks) and not self.is_resampled_by_hmc
+
+    @property
+    def network_input(self) -> str:
+        """Entry `NetworkInput` of the sidecar: treatment of the volumes of tensor networks."""
+        if self.is_resampled_by_hmc:
+            is_denoised = any(not d.startswith("none") for d in self.denoising.split("; "))
+            denoising = self.denoising.replace("; ", " or ")
+            first = f"denoised by {denoising}, then " if is_denoised else ""
+            return f"{first}interpolated by {self.hmc_name} and again into ACPC"
+        ringing = f", Gibbs ringing removed by {name_gibbs_removal()}" if self.unring else ""
+        return f"not denoised{ringing}, interpolated once into ACPC"
+
+    @property
+    def age_check(self) -> str:
+        """Entry `ParticipantAge` of the sidecars of tensor networks."""
+        if self.age_years is None:
+            return "unknown"
+        older, younger = (f"{w} {YOUNGEST_YEARS:g} years" for w in ("at least", "below"))
+        return younger if self.age_years < YOUNGEST_YEARS else older
+
+    @property
+    def network_reasons(self) -> tuple[str, ...]:
+        """Reasons why maps of tensor networks are experimental, as far as the plan knows them."""
+        reasons = []
+        if self.is_resampled_by_hmc:
+            reasons.append(f"the input, unlike training data, was {self.network_input}")
+        if self.age_years is not None and self.age_years < YOUNGEST_YEARS:
+            reasons.append(f"not evaluated below {YOUNGEST_YEARS:g} years of age")
+        return tuple(reasons)
+
+    @property
     def is_slab(self) -> bool:
         """Whether the field of view is too short along the body for a whole brain."""
         first = self.series.runs[0]
@@ -215,8 +256,12 @@ class SeriesPlan:
     @property
     def methods(self) -> tuple[str, ...]:
         """Methods of every step that the plan decides, with versions, as in the sidecars."""
-        names = (self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
-                 self.normalisation_name)  # fmt: skip
+        names: tuple[str, ...] = (
+            self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
+            self.normalisation_name,
+        )  # fmt: skip
+        if self.networks:
+            names += (self.network_input, self.age_check)
         return (*names, COREGISTRATION_METHOD, name_mask("t1w")) if self.has_t1w else names
 
     @property

@@ -174,10 +174,11 @@ def _figures(
     output_dir: Path, paths: Collection[Path], scan: _Scan, labels: Sequence[str]
 ) -> tuple[Figure, ...]:
     """Return the figures of a scan that exist, by `desc` label and then by model."""
+    types = {label: load_catalogue().output_type(f"figure_{label}") for label in labels}
     candidates = (
-        (label, output_path(scan.entities, f"figure_{label}", model=model), model)
-        for label in labels
-        for model in dict.fromkeys((None, *load_catalogue().output_type(f"figure_{label}").models))
+        (label, output_path(scan.entities, of.name, model=model), model)
+        for label, of in types.items()
+        for model in ((None, *of.models) if of.has_optional_model else of.models)
     )
     return tuple(
         standard_figure(label, str(path), model=model)

@@ -8,6 +8,7 @@ import numpy as np
 
 from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.preprocess.mask import name_mask
+from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.base import Line
@@ -61,6 +62,11 @@ def describe_denoise(plan: SeriesPlan) -> Iterator[Line]:
     """Describe the removal of noise and Gibbs ringing."""
     yield "denoise", plan.denoising
     yield "Gibbs ringing", plan.unringing
+
+
+def describe_noise(plan: SeriesPlan) -> Iterator[Line]:
+    """Describe the noise maps of the runs, for tensor networks."""
+    yield "noise map", "; ".join(dict.fromkeys(map(name_noise_map, plan.run_sizes)))
 
 
 def describe_merge(plan: SeriesPlan) -> Iterator[Line]:
@@ -149,11 +155,16 @@ def describe_network(plan: SeriesPlan, network: str) -> Iterator[Line]:
     volumes = " ".join(map(str, plan.six.index))
     yield (
         "network",
-        f"{network}: six of {plan.n_six_candidates} directions at b = {plan.six.bval:.0f}, those "
-        "of lowest condition number once b-vectors are turned into ACPC (as acquired: volumes "
-        f"{volumes}, counted from 0, {plan.six.condition_number:.2f}), {_device(plan)}"
-        f"{_weights_text(plan, network)}",
+        f"{network}: six of {plan.n_six_candidates} directions at b = {plan.six.bval:.0f}, "
+        "without outlier slices, those of lowest condition number once b-vectors are turned into "
+        f"ACPC (as acquired: volumes {volumes}, counted from 0, "
+        f"{plan.six.condition_number:.2f}), {_device(plan)}{_weights_text(plan, network)}",
     )
+    yield "  input", plan.network_input
+    for reason in plan.network_reasons:
+        yield "  experimental", reason
+    if plan.age_years is None:
+        yield "  age", "unknown; maps are not evaluated below two years of age"
 
 
 def describe_encoder(plan: SeriesPlan, encoder: str) -> Iterator[Line]:

@@ -64,6 +64,8 @@ def init_merge_wf(
         Their gradients, before any rotation.
     volumes_file
         Run, phase encoding and readout of each volume.
+    run_scales
+        Intensity factor of each run.
     merge_record
         Method, with its version.
     """
@@ -73,6 +75,7 @@ def init_merge_wf(
         "bval_file": "bval_file",
         "bvec_file": "raw_bvec_file",
         "volumes_file": "volumes_file",
+        "run_scales": "run_scales",
         "record": "merge_record",
     }
     workflow, inputnode, outputnode = open_workflow(

@@ -28,12 +28,14 @@ from dmri_fm_workflows.stages.lines import (
     describe_hmc,
     describe_mask,
     describe_merge,
+    describe_noise,
     describe_normalise,
     describe_read,
     describe_sdc,
     describe_tensor,
 )
 from dmri_fm_workflows.stages.merge import init_mask_wf, init_merge_wf, init_read_wf
+from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_noise_wf
 from dmri_fm_workflows.stages.normalise import init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
@@ -91,6 +93,13 @@ _BEFORE_MODELS = (
         record="denoise_record",
         describe=describe_denoise,
     ),
+    Stage(
+        name="noise",
+        builder=init_noise_wf,
+        record="noise_record",
+        describe=describe_noise,
+        runs=lambda plan: plan.has_noise_maps,
+    ),
     Stage(name="merge", builder=init_merge_wf, record="merge_record", describe=describe_merge),
     Stage(
         name="sdc",
@@ -133,6 +142,12 @@ _BEFORE_MODELS = (
         record="free_water_record",
         describe=describe_free_water,
         runs=lambda plan: plan.length_scaling is not None,
+    ),
+    Stage(
+        name="network_input",
+        builder=init_network_input_wf,
+        record="network_input_record",
+        runs=lambda plan: bool(plan.networks),
     ),
 )
 

@@ -80,6 +80,9 @@ def init_tensor_network_wf(
         Series in ACPC.
     to_mni_file, mni_mask_file
         Transform that resamples ACPC into MNI, and the brain there.
+    chosen_file, chosen_noise_file, noise_record, excluded_volumes
+        Volumes that the network reads, their noise and its method, and volumes that may not be
+        among them; the two of noise not with a motion engine that interpolates.
     tensor_fa_file
         FA of the tensor fit, for the figure.
 
@@ -96,23 +99,33 @@ def init_tensor_network_wf(
     """
     label, maps = label_of(network), plan.maps[network]
     predict = pe.Node(
-        PredictTensor(model=network, maps=list(maps), **plan.network_inputs(network)),
+        PredictTensor(
+            model=network,
+            maps=list(maps),
+            reasons=list(plan.network_reasons),
+            base={"Input": plan.network_input, "ParticipantAge": plan.age_check},
+            **plan.network_inputs(network),
+        ),
         name="predict_tensor",
         mem_gb=3 * plan.size_gb + 1,
     )
+    given = {"chosen_file": "chosen_file", "excluded_volumes": "excluded"}
+    if plan.has_noise_maps:
+        given |= {"chosen_noise_file": "noise_file", "noise_record": "noise_record"}
     compare = pe.Node(PlotComparison(model=network), name="plot_comparison")
     workflow = _maps_wf(
         name,
         predict,
         model=network,
         types=[load_catalogue().output_type(name) for name in maps],
-        more_inputs=("tensor_fa_file",),
+        more_inputs=("tensor_fa_file", *given),
         more_outputs=(f"{label}_figure",),
     )
     shown = [(f"{name}_file", _SHOWN[name]) for name in maps if name in _SHOWN]
     workflow.connect([
         (workflow.get_node("inputnode"), compare, [("tensor_fa_file", "tensor_file"),
                                                    ("acpc_mask_file", "mask_file")]),
+        (workflow.get_node("inputnode"), predict, list(given.items())),
         (predict, compare, [("fa_file", "network_file"), ("record", "record"), *shown]),
         (compare, workflow.get_node("outputnode"), [("out_file", f"{label}_figure")]),
     ])  # fmt: skip

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import nipype.pipeline.engine as pe
 
+from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm_workflows.interfaces.preprocess import DenoiseDwi
-from dmri_fm_workflows.interfaces.programs import list_missing, name_gibbs_removal
+from dmri_fm_workflows.interfaces.programs import list_missing
 from dmri_fm_workflows.interfaces.records import MergeRunRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import RUN_FILES, Engine, Resources, open_workflow

@@ -1,0 +1,122 @@
+"""Stages of the input of tensor networks: noise of the runs, and the volumes as acquired."""
+
+from __future__ import annotations
+
+import nipype.pipeline.engine as pe
+
+from dmri_fm_workflows.interfaces.network_input import MapNoise, ResampleChosen
+from dmri_fm_workflows.interfaces.records import MergeRecords, MergeRunRecords
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.stages.base import RUN_FILES, Resources, open_workflow
+
+
+def init_noise_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "noise_wf"
+) -> pe.Workflow:
+    """Map the noise of each run as acquired.
+
+    Inputs
+    ------
+    run_dwi_files, run_bval_files, run_bvec_files
+        The runs.
+
+    Outputs
+    -------
+    noise_files
+        Standard deviation of one volume's noise, by run.
+    noise_record
+        Method, with its version.
+    """
+    workflow, inputnode, outputnode = open_workflow(
+        name, RUN_FILES, ["noise_files", "noise_record"]
+    )
+    noise = pe.MapNode(
+        MapNoise(), iterfield=list(RUN_FILES.values()), name="map_noise", mem_gb=4 * plan.size_gb
+    )
+    collect = pe.Node(MergeRunRecords(), name="collect_records", run_without_submitting=True)
+    workflow.connect([
+        (inputnode, noise, list(RUN_FILES.items())),
+        (noise, collect, [("record", "in_records")]),
+        (noise, outputnode, [("noise_file", "noise_files")]),
+        (collect, outputnode, [("record", "noise_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_network_input_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "network_input_wf"
+) -> pe.Workflow:
+    """Resample the b=0 volumes and six directions that tensor networks read, not denoised.
+
+    A motion engine that interpolates by itself leaves its own series only.
+
+    Inputs
+    ------
+    raw_file, bval_file, raw_bvec_file
+        Merged series as acquired.
+    dwi_file, bvec_file
+        Series of a motion engine that interpolates, instead.
+    volumes_file, motion_file, outliers_file
+        Phase encoding, transform and outlier slices of each volume.
+    remaining_field_file
+        Uncorrected distortion field, Hz, if there is any.
+    to_acpc_file
+        Transform that resamples the reference into ACPC.
+    acpc_bval_file, acpc_bvec_file, acpc_mask_file
+        Gradients and brain of the series in ACPC.
+    noise_files, run_scales
+        Noise and intensity factor of each run; not with such an engine.
+
+    Outputs
+    -------
+    chosen_file
+        The volumes in ACPC, b=0 first.
+    chosen_noise_file
+        Noise of one weighted volume of them; not with such an engine.
+    excluded_volumes
+        Volumes of the series that hold outlier slices.
+    network_input_record
+        Treatment of the volumes.
+    """
+    is_raw = not plan.is_resampled_by_hmc
+    inputs = {
+        **({"raw_file": "dwi_file", "raw_bvec_file": "bvec_file"} if is_raw
+           else {"dwi_file": "dwi_file", "bvec_file": "bvec_file"}),
+        "bval_file": "bval_file",
+        "volumes_file": "volumes_file",
+        "motion_file": "motion_file",
+        "outliers_file": "outliers_file",
+        "to_acpc_file": "xfm_file",
+        **{f: f for f in ("acpc_bval_file", "acpc_bvec_file", "acpc_mask_file")},
+    }  # fmt: skip
+    outputs = {"dwi_file": "chosen_file", "excluded": "excluded_volumes"}
+    if is_raw:
+        inputs |= {"noise_files": "noise_files", "run_scales": "run_scales"}
+        outputs["noise_file"] = "chosen_noise_file"
+    if plan.has_remaining_field:
+        inputs["remaining_field_file"] = "field_file"
+    workflow, inputnode, outputnode = open_workflow(
+        name, inputs, [*outputs.values(), "network_input_record"]
+    )
+    resample = pe.Node(
+        ResampleChosen(
+            unring=plan.unring and is_raw,
+            order=1 if plan.sloppy else 3,
+            seed=plan.random_seed,
+            n_threads=resources.omp_nthreads,
+        ),
+        name="resample_chosen",
+        n_procs=resources.omp_nthreads,
+        mem_gb=3 * plan.size_gb,
+    )
+    record = pe.Node(
+        MergeRecords(base={"NetworkInput": plan.network_input}),
+        name="record_input",
+        run_without_submitting=True,
+    )
+    workflow.connect([
+        (inputnode, resample, list(inputs.items())),
+        (resample, outputnode, list(outputs.items())),
+        (record, outputnode, [("record", "network_input_record")]),
+    ])  # fmt: skip
+    return workflow
