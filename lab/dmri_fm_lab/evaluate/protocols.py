@@ -167,7 +167,7 @@ def evaluate_protocols(
             n_directions=n_directions,
             seed=sources.seed,
         )
-        report(format_reliability(parts["reliability"], title="scans"))
+        report(format_reliability(parts["reliability"]))
     if request:
         geometry = brain_geometry(grid, seed=request.seed)
         stored = FeatureCache.of(cache, encoder, request)
@@ -359,7 +359,7 @@ def format_gallery(record: Mapping[str, Any]) -> str:
             for factor, scores in by.items()
         ),
     ]
-    reliability = format_reliability(record["reliability"], title="gallery")
+    reliability = format_reliability(record["reliability"])
     return "\n\n".join([markdown(retrieval), markdown(probes), reliability])
 
 

@@ -186,12 +186,14 @@ def test_a_gallery_end_to_end(geometry, tmp_path) -> None:
     assert "| untrained encoder, cls, stick |" in text
     assert "A-C, b 1000 and 2000" in text
     json.dumps(found, allow_nan=False)
-    reliability = found["reliability"]
+    (reliability,) = found["reliability"]["protocols"].values()
     assert len(reliability["scans"]) == 4
     assert reliability["shared"] == 0, "three draws of eight out of sixty"
     lengths = {part: len(values) for part, values in reliability["icc"].items()}
     assert lengths == dict.fromkeys(PARTS, TINY.dim)
-    assert "ICC(1,1), gallery: 4 scans x 3 draws of 8 directions, 0 % of directions shared" in text
+    assert (
+        "ICC(1,1), gallery, b 1000: 4 scans x 3 draws of 8 directions, 0 % of" in text
+    )
     assert len(list(tmp_path.glob("[ABC]-00*.npz"))) == 36
 
 
