@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmri_fm.encoders.drope.encoder import DropeEncoder, encode_tokens
-from dmri_fm.encoders.drope.extraction import Region, select_region
+from dmri_fm.encoders.drope.encoder import encode_tokens
+from dmri_fm.encoders.drope.extraction import Region, check_region, select_region
 from dmri_fm.encoders.drope.mae import (
     ABLATION_MAE,
     PAPER_MAE,
@@ -30,6 +30,7 @@ from dmri_fm.encoders.drope.mae import (
 )
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import ScanTokens
+from dmri_fm.identity import identity
 from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.qspace import FEATURE_DIRECTIONS
@@ -134,7 +135,7 @@ def pretrain_drope(
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
     names = [scan.name for scan in scans]
-    participants = hash_participants(scans)
+    participants = hash_participants(scans) if config.scan_share > 0 else []
     source = ScanSource(
         model.encoder.config,
         config,
@@ -149,7 +150,12 @@ def pretrain_drope(
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
-        data={"scans": names, "recipe": describe_recipe(config), "start": origin},
+        data={
+            "scans": names,
+            PARTICIPANTS: participants,
+            "recipe": describe_recipe(config),
+            "start": origin,
+        },
     )
     if weights is not None and run.is_main:
         training = _describe_scans(config, run, names, participants, origin)
@@ -196,13 +202,13 @@ def _describe_features(
 ) -> dict[str, Tensor]:
     """Return the reference statistics of an encoder's features."""
     training = source.training
-    adapter = cast("type[DropeEncoder]", find_model(training.model).adapter)
+    region = check_region(identity(training.model).extraction.region)
     others = replace(source, purpose=HELD_OUT, scans=held_out or source.scans)
     sources = (replace(source, purpose=REFERENCE), others)
     counts = (training.n_reference, training.n_held_out)
     return fit_scan_reference(
         *(
-            _encode_scans(encoder, part, n, region=adapter.region)
+            _encode_scans(encoder, part, n, region=region)
             for part, n in zip(sources, counts, strict=True)
         )
     )
