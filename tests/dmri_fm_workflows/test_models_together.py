@@ -17,7 +17,6 @@ from nipype.interfaces import utility as niu
 from dmri_fm.encoders.drope import authors_checkpoint
 from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.features import feature_columns
-from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import (
@@ -47,13 +46,11 @@ from dmri_fm_workflows.group.tables import gather_features
 from dmri_fm_workflows.interfaces.models import AssessQuality
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.docs import outputs_page
-from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.tsv import read_table
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
-from dmri_fm_workflows.stages.lines import describe_encoder
 from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
 from tests.dmri_fm.encoders.drope.authors_state import draw_state_dict
@@ -83,14 +80,11 @@ def _coarse_grid():
 
 @pytest.fixture(scope="module")
 def weights(folder) -> dict[str, Path]:
-    """Write tiny weights of the networks that ship without any.
-
-    Those of D-RoPE are converted from a checkpoint of the authors' code.
-    """
+    """Write tiny weights of the networks that ship without; a converted checkpoint is one."""
     torch.manual_seed(0)
     paths = {name: folder / f"{name}.safetensors" for name in ("qcg-dti-paper", "drope-paper")}
-    network = QcgDti(QcgDtiConfig(widths=(2, 4)))
-    save_weights(paths["qcg-dti-paper"], network, name="qcg-dti-paper", version="0", training={})
+    network, name = QcgDti(QcgDtiConfig(widths=(2, 4))), "qcg-dti-paper"
+    save_weights(paths[name], network, name=name, version="0", training={})
     torch.save(draw_state_dict(dim=24, depth=1, patch=PAPER.patch), folder / "theirs.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(authors_checkpoint, "PAPER", COARSE)
@@ -252,10 +246,6 @@ def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
         assert (sidecar["Region"], sidecar["DirectionChoice"]) == own
     theirs = features[f"sub-01_dir-AP_space-{MNI}_model-dropepaper_desc-scan_features.json"]
     assert theirs["Model"]["Weights"] == weights["drope-paper"].name
-    assert theirs["RegionSlices"] == [64, 119]
-    methods = describe_methods(find_processed([*out.rglob("*_features.json")]))
-    assert "Features by the D-RoPE encoder are those of the whole brain." in methods
-    assert "by the D-RoPE encoder as published are those of slices 64 to 119" in methods
     fa = sidecars["sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-fa_dwimap.json"]
     assert fa["Model"]["Weights"] == weights["qcg-dti-paper"].name
     assert fa["Sources"] == [
@@ -266,25 +256,6 @@ def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
     assert {n for n, s in sidecars.items() if zheng in s.get("References", [])} == {
         n for n in sidecars if "model-qcgdtipaper" in n
     }
-
-
-def test_a_region_is_asked_for_in_the_request(folder, offered, weights) -> None:
-    models = {"models": ENCODERS, "weights": {"drope-paper": weights["drope-paper"]}}
-    for region, expected in (
-        ("auto", ["the whole brain", "slices 64 to 119 at 1 mm"]),
-        ("published", ["slices 64 to 119 at 1 mm"] * 2),
-        ("whole", ["the whole brain"] * 2),
-    ):
-        plan = _plan(folder, offered, region=region, **models)
-        lines = [text for name in ENCODERS for _, text in describe_encoder(plan, name)]
-        assert [where in line for where, line in zip(expected, lines, strict=True)] == [True] * 2
-        for name in ENCODERS:
-            (stage,) = (s for s in list_stages(plan) if s.name == label_of(name))
-            resources = Resources(bids_root=folder, output_dir=folder, omp_nthreads=1)
-            node = stage.builder(plan, resources).get_node("extract_features")
-            assert node.inputs.region == plan.region_of(name)
-    with pytest.raises(ConfigError, match="region is 'half'"):
-        _plan(folder, offered, region="half")
 
 
 def test_the_quality_table_has_columns_for_each_model(out, offered, tmp_path) -> None:

@@ -62,24 +62,31 @@ class EncodedTokens(NamedTuple):
     summary: ScanSummary
 
 
+def run_network(network: Drope, tokens: ScanTokens) -> tuple[Tensor, Tensor]:
+    """Return class token (d,) and patch tokens (T, S, d) of a scan, on the network's device."""
+    own = tokens.to(network.cls_token.device)
+    with torch.inference_mode():
+        cls, patches = network(own.patches[None], own.qspace[None], own.positions[None])
+    return cls[0], patches[0]
+
+
 def encode_tokens(
     network: Drope, tokens: ScanTokens, *, region: Region = "whole"
 ) -> EncodedTokens:
     """Encode a scan, or the part of it in a region, on the device of its tokens."""
+    cls, rows = run_network(network, tokens)
     with torch.inference_mode():
-        cls, encoded = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-        rows = encoded[0]
         pooled = pool_tokens(rows, tokens.qspace)
         patches = rows.mean(dim=0)
         over_directions = rows.std(dim=0, correction=0).mean(dim=0)
         over_patches = patches.std(dim=0, correction=0)
-        code = torch.cat([cls[0], patches.mean(dim=0), over_directions, over_patches])
+        code = torch.cat([cls, patches.mean(dim=0), over_directions, over_patches])
         errors = prediction_errors(tokens)
     error = torch.full_like(tokens.brain[:, 0], float("nan")) if errors is None else errors.patches
     indicators = scan_indicators(tokens, network.config, errors, region=region)
     summary = ScanSummary(_numbers(code), indicators)
     return EncodedTokens(
-        _numbers(cls[0]), _numbers(pooled), _numbers(patches), _numbers(error), summary
+        _numbers(cls), _numbers(pooled), _numbers(patches), _numbers(error), summary
     )
 
 

@@ -9,7 +9,7 @@ noise and directions vary between participants and have nothing to do with the o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -218,8 +218,6 @@ def evaluate_cohorts(
     encoder: Drope,
     request: CohortRequest,
     *,
-    effects: Sequence[str] = tuple(EFFECTS),
-    heads: Sequence[Geometry] | None = None,
     cache: Path | None = None,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -231,10 +229,6 @@ def evaluate_cohorts(
         Trained encoder.
     request
         Size of the cohorts.
-    effects
-        Keys of :data:`~.cohort_tissues.EFFECTS`.
-    heads
-        Brains on the encoder's grid; drawn if None.
     cache
         Folder of heads and features, from which an interrupted evaluation goes on.
     report
@@ -243,10 +237,11 @@ def evaluate_cohorts(
     Returns
     -------
     dict
-        JSON-ready: `cohorts`, by effect, see :func:`~.cohort_scores.score_cohort`.
+        JSON-ready: `cohorts`, by key of :data:`~.cohort_tissues.EFFECTS`, see
+        :func:`~.cohort_scores.score_cohort`.
     """
     people = draw_participants(request)
-    heads = heads or draw_heads(encoder.config.grid, request, cache=cache)
+    heads = draw_heads(encoder.config.grid, request, cache=cache)
     stored = FeatureCache.of(cache, encoder, request, people, heads, CONSTANTS)
     random = untrained(encoder, seed=request.seed)
     where = np.logical_or.reduce([head.mask for head in heads])
@@ -254,7 +249,7 @@ def evaluate_cohorts(
     outcome = np.array([person.outcome for person in people])
     groups = np.array([person.head for person in people])
     cohorts = {}
-    for effect in effects:
+    for effect in EFFECTS:
         rows: dict[str, list[NDArray[np.float64]]] = {}
         for person in people:
 

@@ -75,8 +75,12 @@ class Start:
     origin: Mapping[str, Any]
 
 
-def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
+def build_autoencoder(
+    model: str = "drope", *, patch: tuple[int, int, int] | None = None
+) -> MaskedAutoencoder:
     """Return the autoencoder that pretrains an encoder, with random weights.
+
+    `patch` replaces the model's voxels of a patch.
 
     Raises
     ------
@@ -84,7 +88,23 @@ def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
         If the model is not a D-RoPE encoder.
     """
     encoder = find_model(model, family="encoder").config
+    encoder = replace(encoder, patch=patch or encoder.patch)
     return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
+
+
+def start_autoencoder(
+    model: str,
+    *,
+    seed: int,
+    near_identity: bool = True,
+    patch: tuple[int, int, int] | None = None,
+) -> MaskedAutoencoder:
+    """Return an autoencoder as its training starts; see :func:`build_autoencoder`."""
+    torch.manual_seed(seed)
+    network = build_autoencoder(model, patch=patch)
+    if near_identity:
+        start_near_identity(network)
+    return network
 
 
 def pretrain_drope(
@@ -125,10 +145,14 @@ def pretrain_drope(
         If a dataset that scans come from has no name.
     """
     masks_patches(config, 0)
-    torch.manual_seed(config.optimisation.seed)
-    model = build_autoencoder(config.model) if start is None else start.network.train()
-    if start is None and config.starts_near_identity:
-        start_near_identity(model)
+    if start is None:
+        model = start_autoencoder(
+            config.model,
+            seed=config.optimisation.seed,
+            near_identity=config.starts_near_identity,
+        )
+    else:
+        model = start.network.train()
     model.requires_grad_(True)
     model.checkpoint_blocks(config.checkpoint_blocks)
     origin = None if start is None else dict(start.origin)
