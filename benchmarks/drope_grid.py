@@ -38,7 +38,6 @@ from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.gradients import GradientTable
 from dmri_fm.registry import find_model
-from dmri_fm_lab.evaluate.masked_scans import seen_voxels, to_volumes
 from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.train.config import DropePretraining, read_training
@@ -142,7 +141,13 @@ def train(
     if not written.exists():
         written.write_text(str(max(EPOCHS, round(60 * minutes / spent))), encoding="utf-8")
     n = int(written.read_text(encoding="utf-8"))
-    schedule = replace(settings.optimisation, n_steps=n, warmup_steps=max(1, n // 10))
+    # The running average of the weights spans a twentieth of the steps.
+    schedule = replace(
+        settings.optimisation,
+        n_steps=n,
+        warmup_steps=max(1, n // 10),
+        average_decay=1.0 - 20.0 / n,
+    )
     torch.manual_seed(settings.optimisation.seed)
     network = MaskedAutoencoder(mae)
     start_near_identity(network)
@@ -162,7 +167,7 @@ def predict(
     kept: torch.Tensor,
     first: int,
 ) -> tuple[_Image, NDArray[np.bool_]]:
-    """Reconstruct some directions of a slab from `kept` ones; return the voxels read, too."""
+    """Reconstruct some directions of a slab from `kept` ones; return its brain that was read."""
     config, slices = network.config.encoder, slice(first, first + network.config.encoder.patch[2])
     mask = np.load(scan.folder / "mask.npy", mmap_mode="r")[:, :, slices]
     stored = np.load(scan.folder / "signal.npy", mmap_mode="r")
@@ -173,8 +178,19 @@ def predict(
     drawn = Mask("diffusion", kept)
     with torch.inference_mode():
         patches = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None], drawn)
-    whole = to_volumes(patches[0], tokens, network)
-    return whole[:, :, slices], seen_voxels(tokens, network)[:, :, slices] & mask
+    found, seen = (_lay(p, tokens, config, mask.shape) for p in (patches[0], tokens.brain[None]))
+    return found, seen[..., 0] > 0
+
+
+def _lay(
+    patches: torch.Tensor, tokens: ScanTokens, config: DropeConfig, shape: tuple[int, ...]
+) -> _Image:
+    """Put patches (T, S, P) back into a slab, (X, Y, Z, T); zero where there is none."""
+    x, y, z = (n // p for n, p in zip(shape, config.patch, strict=True))
+    full = torch.zeros(len(patches), x * y * z, patches.shape[2])
+    full[:, torch.from_numpy(tokens.index)] = patches.float()
+    volumes = unpatchify(full[None], config.patch, (x, y, z))[0].numpy()
+    return np.ascontiguousarray(np.moveaxis(volumes, 0, 3))
 
 
 def score(
