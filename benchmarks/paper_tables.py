@@ -1,148 +1,181 @@
-"""Print the paper's tables of QCG-DTI with our rows beside the published ones.
+"""Print Tables 1, 4 and 5 of the publication of QCG-DTI with our rows beside the published ones.
 
-Usage: python benchmarks/paper_tables.py [--ablations FOLDER] [--brains 1] [--sets 3]
+Usage: python benchmarks/paper_tables.py [--brains 1] [--sets 3] [--weights NAME=FILE ...]
+           [--runs FOLDER ...] [--ablations FOLDER] [--tables 1 4 5]
 
-Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766: Table 1 (directions fixed or free),
-Table 4 (cost) and Table 5 (ablations). The published rows are of 20 HCP subjects at 1.25 mm; ours
-are of simulated brains (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm), so
-only the order of rows within one source can be compared. FOLDER holds the weights of the
-ablations, as `dmri-fm train qcg-dti-ablation RUN --model qcg-dti-ablation-ROW --weights
-FOLDER/ROW.safetensors` writes them.
+Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766: Table 1 (directions fixed or flexible),
+Table 4 (cost) and Table 5 (ablations); `paper_cohorts.py` has Tables 2 and 3, `tractography.py`
+Figure 7. The published rows are of 20 HCP subjects at 1.25 mm; ours are of simulated brains
+(`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm).
+
+`--runs` are DeepDTI and FlexDTI, small and retrained on the same data:
+
+    dmri-fm train deepdti RUNS/deepdti
+    dmri-fm train flexdti RUNS/flexdti
+
+`--ablations` is a folder with a run for each row of Table 5:
+
+    dmri-fm train qcg-dti-ablation FOLDER/ROW --model qcg-dti-ablation-ROW
+    dmri-fm train qcg-dti-ablation-fixed FOLDER/fixed
+
+of which a row is printed only if it is better than WLS in FA and in MD. `fixed` is the whole
+network, trained with one set of directions.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tensor_cost import count_macs
+from published_tables import ABLATIONS, COST, FIXED, FLEXIBLE
+from seven_volumes import (
+    PACKAGED,
+    Method,
+    add_network_options,
+    error_table,
+    read_methods,
+    score_methods,
+)
+from tensor_cost import BLOCK, block_inputs, count_macs
+from torch import nn
 
+from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
-from dmri_fm.registry import MODELS
-from dmri_fm.tensor_networks.qcg_dti import ABLATIONS
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_methods
-from dmri_fm_lab.evaluate.scores import Row, mean_rows
+from dmri_fm.series import Dwi
+from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_networks.qcg_dti import PAPER, QcgDti
+from dmri_fm_lab.baseline_networks import BASELINE_NETWORKS, find_tensor_network
+from dmri_fm_lab.evaluate.baselines import BASELINES
+from dmri_fm_lab.evaluate.network_runs import estimate_tensors, load_tensor_run
+from dmri_fm_lab.evaluate.reference import Reference
+from dmri_fm_lab.evaluate.scores import Row
 from dmri_fm_lab.evaluate.simulated import SimulatedBrain, build_brain, simulated_scan, skare_table
-from dmri_fm_lab.evaluate.tables import Column, markdown
+from dmri_fm_lab.evaluate.tables import markdown
 
-#: Tensor, MD, AD and RD in 1e-3 mm^2/s; the angle is over all tissue but CSF.
-COLUMNS = {
-    "tensor": Column("tensor", ".4g", 1e3),
-    "fa": Column("FA", ".4g"),
-    "md": Column("MD", ".4g", 1e3),
-    "ad": Column("AD", ".4g", 1e3),
-    "rd": Column("RD", ".4g", 1e3),
-    "v1_deg": Column("V1, degrees", ".4g"),
-}
+BASELINE_NAMES = ("wls", "gaussian", "mppca")
 
-PUBLISHED_FIXED = {
-    "WLS": (0.818, 0.1292, 0.1614, 0.1501, 0.1748, 41.38),
-    "DeepDTI": (0.357, 0.0502, 0.0592, 0.0883, 0.0627, 29.17),
-    "FlexDTI": (0.346, 0.0506, 0.0581, 0.0837, 0.0640, 28.92),
-    "QCG-DTI": (0.283, 0.0453, 0.0473, 0.0688, 0.0524, 25.79),
-}
-PUBLISHED_FREE = {
-    "WLS": (0.817, 0.1289, 0.1614, 0.1501, 0.1748, 41.38),
-    "DeepDTI": (0.850, 0.1492, 0.1153, 0.1739, 0.1467, 45.37),
-    "FlexDTI": (0.373, 0.0520, 0.0663, 0.0907, 0.0728, 29.33),
-    "QCG-DTI": (0.289, 0.0443, 0.0499, 0.0706, 0.0546, 25.67),
-}
-PUBLISHED_COST = {
-    "DeepDTI": (941.47, 3.59),
-    "TransDTI": (159.95, 39.08),
-    "FlexDTI": (60.99, 17.24),
-    "QCG-DTI": (488.30, 19.28),
-}
-PUBLISHED_ABLATIONS = {
-    "baseline": (0.357, 0.0531, 0.0624, 0.0877, 0.0677, 29.48),
-    "no-qcf": (0.326, 0.0509, 0.0513, 0.0790, 0.0568, 29.79),
-    "no-strategy": (0.354, 0.0524, 0.0600, 0.0842, 0.0667, 29.61),
-    "no-mrd": (0.313, 0.0479, 0.0525, 0.0784, 0.0568, 27.15),
-    "whole": (0.289, 0.0443, 0.0499, 0.0706, 0.0546, 25.67),
-}
-
-METHODS = ("wls", "gaussian", "mppca", "network")
+#: Title of WLS, which a row of Table 5 has to beat.
+WLS = BASELINES["wls"].title
 
 #: Seeds of brains lie outside those of other benchmarks.
 FIRST_BRAIN = 750
 
 SNR = 20.0
 
-
-def published(rows: Mapping[str, Sequence[float]]) -> list[list[str]]:
-    """Return the lines of published numbers."""
-    return [["published", name, *(f"{n:g}" for n in row)] for name, row in rows.items()]
+FIXED_SET = np.asarray(SKARE_DIRECTIONS)
 
 
-def error_table(theirs: Mapping[str, Sequence[float]], ours: Mapping[str, Row]) -> str:
-    """Return a table of published errors and of ours."""
-    lines = [["source", "method", *(column.title for column in COLUMNS.values())]]
-    lines += published(theirs)
-    for name, row in ours.items():
-        cells = (column.cell(row.get(key)) for key, column in COLUMNS.items())
-        lines.append(["simulation", name, *cells])
-    return markdown(lines)
+def acquire(
+    brains: Sequence[SimulatedBrain], sets: Sequence[NDArray[np.float64]]
+) -> list[tuple[Dwi, Reference]]:
+    """Return a scan and its truth for each brain and set of directions."""
+    return [
+        (simulated_scan(brain, snr=SNR, bvecs=axes, seed=100 * number + k), brain.reference())
+        for number, brain in enumerate(brains)
+        for k, axes in enumerate(sets)
+    ]
 
 
-def score(
-    brains: Sequence[SimulatedBrain], sets: Sequence[NDArray[np.float64]], request: Request
-) -> dict[str, Row]:
-    """Return errors in tissue, averaged over brains and sets of directions, by method."""
-    rows_by_method: dict[str, list[Row]] = {}
-    for number, brain in enumerate(brains):
-        for k, axes in enumerate(sets):
-            scan = simulated_scan(brain, snr=SNR, bvecs=axes, seed=100 * number + k)
-            for method, regions in compare_methods(scan, brain.reference(), request).items():
-                rows_by_method.setdefault(method, []).append(regions["tissue"])
-    return {method: mean_rows(rows) for method, rows in rows_by_method.items()}
+def print_table_1(
+    methods: Mapping[str, Method],
+    brains: Sequence[SimulatedBrain],
+    flexible: Sequence[NDArray[np.float64]],
+) -> None:
+    print("\nTable 1: six directions, always the same, or turned at random")
+    for title, sets, theirs in (("fixed", [FIXED_SET], FIXED), ("flexible", flexible, FLEXIBLE)):
+        ours = score_methods(methods, acquire(brains, sets))
+        print(f"\n{title}\n\n{error_table(theirs, ours)}", flush=True)
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Return the processor time of a call."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def print_table_4() -> None:
+    """Print multiply-adds, parameters and time of a block; ours in processor time."""
+    print(
+        "\nTable 4: cost of a block of 64^3 voxels, on a GPU (published) and a processor (ours)\n"
+    )
+    lines = [["source", "method", "1e9 multiply-adds", "1e6 parameters", "time"]]
+    for name, (macs, parameters, ms) in COST.items():
+        numbers = ["-" if n is None else f"{n:g}" for n in (macs, parameters)]
+        lines.append(["published", name, *numbers, f"{ms:.0f} ms, A100"])
+    rng = np.random.default_rng(0)
+    gtab = GradientTable(np.repeat([0.0, 1000.0], [1, 6]), np.vstack([np.zeros(3), FIXED_SET]))
+    data = rng.uniform(300.0, 1000.0, (*BLOCK, 7)).astype(np.float32)
+    block = Dwi.from_arrays(data, np.eye(4), gtab, mask=np.ones(BLOCK, dtype=bool))
+    # The first fit compiles.
+    fit_tensor(block)
+    seconds = cpu_seconds(lambda: fit_tensor(block))
+    lines.append(["measured", "WLS", "-", "-", f"{seconds:.2f} CPU-s"])
+    inputs = block_inputs(BLOCK[0])
+    networks: dict[str, nn.Module] = {}
+    for name in ("qcg-dti-paper", *PACKAGED, *BASELINE_NETWORKS):
+        found = find_tensor_network(name)
+        networks[name] = found.network(found.config).eval()
+    # Algorithm 1 has no MRD at the coarsest level of the encoder.
+    bare = QcgDti(PAPER).eval()
+    bare.encoder[-1] = nn.Identity()
+    networks["qcg-dti-paper, no MRD at the coarsest level"] = bare
+    for name, network in networks.items():
+        millions = sum(p.numel() for p in network.parameters()) / 1e6
+        with torch.inference_mode():
+            seconds = cpu_seconds(partial(network, inputs))
+        macs = f"{count_macs(network):.4g}"
+        lines.append(["measured", name, macs, f"{millions:.4g}", f"{seconds:.2f} CPU-s"])
+    print(markdown(lines), flush=True)
+
+
+def print_table_5(folder: Path, scans: Sequence[tuple[Dwi, Reference]]) -> None:
+    """Print the ablations whose runs are in the folder, without those that lose to WLS."""
+    found = {name: folder / name for name in (*ABLATIONS, "fixed") if (folder / name).is_dir()}
+    methods: dict[str, Method] = {WLS: BASELINES["wls"].apply}
+    for name, run in found.items():
+        methods[name] = partial(estimate_tensors, load_tensor_run(run))
+    rows = score_methods(methods, scans)
+    kept = {name: row for name, row in rows.items() if name == WLS or beats(row, rows[WLS])}
+    print("\nTable 5: parts taken away, directions turned at random\n")
+    print(error_table(ABLATIONS, kept), flush=True)
+    for name in (*ABLATIONS, "fixed"):
+        if name not in found:
+            print(f"{name}: no run in {folder}")
+        elif name not in kept:
+            print(f"{name}: left out, not better than WLS in FA and MD")
+
+
+def beats(row: Row, other: Row) -> bool:
+    """Return whether errors of FA and MD are both below those of another row."""
+    pairs = [(row.get(key), other.get(key)) for key in ("fa", "md")]
+    return all(a is not None and b is not None and a < b for a, b in pairs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ablations", type=Path, help="folder of weights, for Table 5")
     parser.add_argument("--brains", type=int, default=1)
     parser.add_argument("--sets", type=int, default=3, help="turned sets of directions")
+    parser.add_argument("--ablations", type=Path, help="folder of runs, for Table 5")
+    parser.add_argument("--tables", type=int, nargs="+", choices=(1, 4, 5), default=(1, 4, 5))
+    add_network_options(parser)
     options = parser.parse_args()
-    brains = [build_brain(FIRST_BRAIN + k) for k in range(options.brains)]
-    free = [skare_table(k) for k in range(options.sets)]
-
-    print("\nTable 1: six directions, always the same, or turned at random\n")
-    for title, sets, theirs in (
-        ("fixed", [np.asarray(SKARE_DIRECTIONS)], PUBLISHED_FIXED),
-        ("turned", free, PUBLISHED_FREE),
-    ):
-        rows = score(brains, sets, Request(methods=METHODS))
-        titles = {**METHOD_TITLES, "network": "tensor-refiner (ours)"}
-        ours = {titles[method]: row for method, row in rows.items()}
-        print(f"\n{title}\n\n{error_table(theirs, ours)}", flush=True)
-
-    print("\nTable 4: cost of a block of 64^3 voxels\n")
-    cost = [
-        ["source", "method", "1e9 multiply-adds", "1e6 parameters"],
-        *published(PUBLISHED_COST),
-    ]
-    for name in ("qcg-dti-paper", "tensor-refiner"):
-        with torch.device("meta"):
-            model = MODELS[name].network(MODELS[name].config)
-        millions = sum(p.numel() for p in model.parameters()) / 1e6
-        cost.append(["counted", name, f"{count_macs(name):.4g}", f"{millions:.4g}"])
-    print(markdown(cost))
-
-    if options.ablations:
-        ours = {}
-        for row_name in ABLATIONS:
-            request = Request(
-                methods=("network",),
-                model=f"qcg-dti-ablation-{row_name}",
-                weights=options.ablations / f"{row_name}.safetensors",
-            )
-            ours[row_name] = score(brains, free, request)["network"]
-        print("\nTable 5: parts taken away, directions turned at random\n")
-        print(error_table(PUBLISHED_ABLATIONS, ours))
+    if 4 in options.tables:
+        print_table_4()
+    is_asked_5 = 5 in options.tables and options.ablations
+    if 1 in options.tables or is_asked_5:
+        brains = [build_brain(FIRST_BRAIN + k) for k in range(options.brains)]
+        flexible = [skare_table(k) for k in range(options.sets)]
+    if 1 in options.tables:
+        print_table_1(read_methods(options, BASELINE_NAMES), brains, flexible)
+    if is_asked_5:
+        print_table_5(options.ablations, acquire(brains, flexible))
 
 
 if __name__ == "__main__":

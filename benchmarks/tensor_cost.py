@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmri_fm import predict_tensor
+from dmri_fm.identity import TENSOR_NETWORKS, identity
 from dmri_fm.registry import MODELS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
@@ -32,14 +34,11 @@ BRAIN = (96, 96, 60)
 BLOCK = (64, 64, 64)
 
 
-def count_macs(name: str) -> float:
-    """Return billions of multiply-adds for a block, from convolutions and matrix products."""
-    # Counted on a small block: the meta device, which has shapes alone, lacks eigenvectors.
-    side = 16
-    model = MODELS[name].network(MODELS[name].config)
+def block_inputs(side: int) -> TensorInputs:
+    """Return the input of a block, side^3 voxels, six directions."""
     shape = (1, 1, side, side, side)
     q = torch.tensor(draw_protocol(np.random.default_rng(0)).bvecs_ras[1:].tolist())
-    inputs = TensorInputs(
+    return TensorInputs(
         s0=torch.ones(shape),
         ratios=torch.full((1, 6, *shape[2:]), 0.5),
         q=torch.cat([q, torch.ones(6, 1)], dim=1)[None],
@@ -48,8 +47,14 @@ def count_macs(name: str) -> float:
         n_b0=torch.ones(1),
         voxel_mm=torch.full((1, 3), 2.0),
     )
+
+
+def count_macs(network: nn.Module) -> float:
+    """Return billions of multiply-adds for a block, from convolutions and matrix products."""
+    # Counted on a small block: the meta device, which has shapes alone, lacks eigenvectors.
+    side = 16
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(inputs)
+        network(block_inputs(side))
     return float(counter.get_total_flops() / 2e9 * np.prod(BLOCK) / side**3)
 
 
@@ -80,13 +85,11 @@ def main() -> None:
     fit_cpu, fit_wall = cpu_seconds(lambda: fit_tensor(dwi))
     print(f"brain of {int(dwi.mask.sum())} voxels in {BRAIN}")  # type: ignore[union-attr]
     print(f"{'least squares':16s} {fit_cpu:7.2f} CPU-s {fit_wall:7.2f} s")
-    for name in ("tensor-refiner", "qcg-dti-paper"):
+    for name in TENSOR_NETWORKS:
         model = MODELS[name].network(MODELS[name].config)
-        n_parameters = sum(p.numel() for p in model.parameters())
-        line = (
-            f"{name:16s} {n_parameters / 1e6:.2f}M parameters, {count_macs(name):.1f} GMAC a block"
-        )
-        if name == "tensor-refiner" or options.paper:
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        line = f"{name:16s} {millions:.2f}M parameters, {count_macs(model):.1f} GMAC a block"
+        if identity(name).is_packaged or options.paper:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "w.safetensors"
                 save_weights(path, model, name=name, version="0", training={})

@@ -30,14 +30,12 @@ __all__ = [
     "IDENTITIES",
     "REGIONS",
     "RESEARCH_ONLY",
-    "RETIRED_NAMES",
     "TENSOR_NETWORKS",
     "UNLABELLED",
     "Family",
     "ModelIdentity",
     "about_model",
     "describe_models",
-    "explain_retired",
     "identity",
     "label_of",
 ]
@@ -54,33 +52,12 @@ _CHOICES = tuple(model for model in IDENTITIES.values() if not model.ablation_of
 TENSOR_NETWORKS = tuple(m.name for m in _CHOICES if m.family == "tensor network")
 ENCODERS = tuple(m.name for m in _CHOICES if m.family == "encoder")
 
-#: Networks that run unless others are asked for; their weights ship with the package.
-DEFAULT_MODELS = ("tensor-refiner", "drope")
+#: Networks that run unless others are asked for.
+DEFAULT_MODELS = ("qcg-dti", "drope")
 
 #: Models whose figures and columns of image quality have no `model-` label: they had none before
 #: other models could run beside them.
 UNLABELLED = frozenset({"tensor-refiner", "drope"})
-
-#: Names of models that are gone, with advice on what to write instead.
-RETIRED_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "qcg-dti": (
-            "tensor-refiner is what this name ran before; qcg-dti-paper is the published QCG-DTI, "
-            "which can be trained and ships without weights"
-        )
-    }
-)
-
-
-def explain_retired(name: str) -> ConfigError | None:
-    """Return the error to raise for a retired name, or None for any other name."""
-    if name not in RETIRED_NAMES:
-        return None
-    return ConfigError(
-        f"{name!r} names no model",
-        expected=", ".join((*TENSOR_NETWORKS, *ENCODERS)),
-        advice=RETIRED_NAMES[name],
-    )
 
 
 def identity(name_or_label: str) -> ModelIdentity:
@@ -100,7 +77,7 @@ def identity(name_or_label: str) -> ModelIdentity:
     for model in IDENTITIES.values():
         if model.label == label:
             return model
-    raise explain_retired(name_or_label) or ConfigError(
+    raise ConfigError(
         f"unknown model {name_or_label!r}",
         expected=", ".join(IDENTITIES),
         advice="a new model has its record in dmri_fm/identities/",

@@ -49,6 +49,7 @@ class RegisteredModel(NamedTuple):
 #: Every network, by name.
 MODELS: dict[str, RegisteredModel] = {
     "tensor-refiner": RegisteredModel(refiner.DEFAULT, refiner.TensorRefiner, BlockwiseNetwork),
+    "qcg-dti": RegisteredModel(qcg_dti.DEFAULT, qcg_dti.QcgDti, BlockwiseNetwork),
     "qcg-dti-paper": RegisteredModel(qcg_dti.PAPER, qcg_dti.QcgDti, BlockwiseNetwork),
     **{
         f"qcg-dti-ablation-{row}": RegisteredModel(config, qcg_dti.QcgDti, BlockwiseNetwork)

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dmri_fm.errors import ConfigError, WeightsError
-from dmri_fm.identity import IDENTITIES, RESEARCH_ONLY, RETIRED_NAMES, explain_retired
+from dmri_fm.identity import IDENTITIES, RESEARCH_ONLY
 from dmri_fm.json_files import read_object
 from dmri_fm.network_config import NetworkConfig, read_config
 from dmri_fm.tensor_networks.gate import Gate
@@ -337,8 +337,6 @@ def _read_gate(description: dict[str, Any], path: Path) -> Gate | None:
 
 
 def _find(name_or_path: str | Path) -> Path:
-    if retired := explain_retired(str(name_or_path)):
-        raise retired
     if str(name_or_path) in _NAMES:
         path = Path(str(files("dmri_fm") / "data" / "weights" / f"{name_or_path}.safetensors"))
         if not path.exists():
@@ -380,15 +378,6 @@ def _read_description(path: Path) -> dict[str, Any]:
                 path=beside,
                 expected=f"a {entry_type.__name__}",
             )
-    if description["model"] in RETIRED_NAMES:
-        raise WeightsError(
-            f"weights of {description['model']!r}, a name that no model has any more",
-            path=beside,
-            expected=f"one of {', '.join(_NAMES)}",
-            advice=f"{RETIRED_NAMES[description['model']]}. Weights that `dmri-fm train qcg-dti` "
-            'wrote are the tensor refiner\'s: if these are, set "model" to "tensor-refiner" '
-            "in this file; leave the .safetensors file unchanged",
-        )
     if description["format"] != FORMAT or description["model"] not in _NAMES:
         raise WeightsError(
             f"format {description['format']!r}, model {description['model']!r}",

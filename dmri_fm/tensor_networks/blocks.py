@@ -19,9 +19,6 @@ from dmri_fm.weights import Weights
 #: Side of a block, voxels; its inner part is kept.
 BLOCK_VOXELS = 128
 
-#: Border of a block that is computed and thrown away, voxels.
-MARGIN_VOXELS = 24
-
 #: Statistic of the weights that calibrates half-widths of FA and MD, shape (2,).
 WIDTH_FACTOR = "width_factor"
 
@@ -29,7 +26,8 @@ WIDTH_FACTOR = "width_factor"
 class BlockwiseNetwork:
     """Adapter of networks from :class:`TensorInputs` to :class:`TensorEstimate`.
 
-    Sides of their blocks are multiples of `config.stride`.
+    Sides of their blocks are multiples of `config.stride`, and `config.margin_voxels` at their
+    borders are computed and thrown away.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -39,6 +37,7 @@ class BlockwiseNetwork:
         self.has_intervals = record.has_intervals and WIDTH_FACTOR in statistics
         self.has_ood = record.has_ood and statistics.keys() >= {*FEATURE_STATISTICS}
         self._stride: int = weights.config.stride
+        self._margin: int = weights.config.margin_voxels
 
     def predict(self, inputs: TensorInputs) -> TensorPrediction:
         """Estimate the tensors of a scan, a batch of one, in overlapping blocks.
@@ -52,7 +51,7 @@ class BlockwiseNetwork:
         box: tuple[Any, ...] = (..., *(slice(f, f + n) for f, n in zip(first, sizes, strict=True)))
         cropped = inputs.map_images(lambda t: t[box])
         whole: dict[str, Tensor] = {}
-        for spans in product(*(list(_spans(n, stride)) for n in sizes)):
+        for spans in product(*(list(_spans(n, stride, self._margin)) for n in sizes)):
             block, kept, inner = ((..., *part) for part in zip(*spans, strict=True))
             if not cropped.mask[kept].any():
                 continue
@@ -85,11 +84,11 @@ class BlockwiseNetwork:
         return {name: image.cpu() for name, image in images.items()}
 
 
-def _spans(size: int, stride: int) -> Iterator[tuple[slice, slice, slice]]:
+def _spans(size: int, stride: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:
     """Yield (block, kept part in the volume, kept part in the block) along one axis."""
-    core = BLOCK_VOXELS - 2 * MARGIN_VOXELS if size > BLOCK_VOXELS else size
+    core = (BLOCK_VOXELS - 2 * margin) // stride * stride if size > BLOCK_VOXELS else size
     for start in range(0, size, core):
         stop = min(start + core, size)
-        low = max(0, start - MARGIN_VOXELS) // stride * stride
-        high = min(size, stop + MARGIN_VOXELS)
+        low = max(0, start - margin) // stride * stride
+        high = min(size, stop + margin)
         yield slice(low, high), slice(start, stop), slice(start - low, stop - low)

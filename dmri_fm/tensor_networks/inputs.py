@@ -60,6 +60,9 @@ class TensorInputs(NamedTuple):
         Shape (B,): number of volumes that `s0` is the mean of.
     voxel_mm
         Shape (B, 3): voxel size.
+    intensity
+        Shape (B, 2): mean and standard deviation of b=0 and weighted images together within the
+        brain of the scan, in units of `s0`, for networks that read standardised images.
     """
 
     s0: Tensor
@@ -69,6 +72,7 @@ class TensorInputs(NamedTuple):
     noise: Tensor
     n_b0: Tensor
     voxel_mm: Tensor
+    intensity: Tensor = torch.tensor([[0.0, 1.0]])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TensorInputs:
         """Return the result of a function of every tensor."""
@@ -192,7 +196,17 @@ def batch_inputs(
         noise=level,
         n_b0=torch.full_like(mean[:, 0, 0, 0, 0], float(is_b0.sum())),
         voxel_mm=voxel_mm,
+        intensity=_intensity(torch.cat([s0, ratios * s0], dim=1), mask),
     )
+
+
+def _intensity(images: Tensor, mask: Tensor) -> Tensor:
+    """Return mean and deviation (B, 2) of images (B, N, X, Y, Z) within a mask; 0, 1 if empty."""
+    count = (images.shape[1] * mask.sum(dim=(1, 2, 3, 4))).clamp(min=1.0)
+    mean = (images * mask).sum(dim=(1, 2, 3, 4)) / count
+    apart = (images - mean[:, None, None, None, None]) * mask
+    deviation = (apart.square().sum(dim=(1, 2, 3, 4)) / count).sqrt()
+    return torch.stack([mean, torch.where(deviation > 0, deviation, 1.0)], dim=1)
 
 
 def turn_tensors(tensor: Tensor, rotation: ArrayLike) -> Tensor:
@@ -221,12 +235,18 @@ def fit_least_squares(ratios: Tensor, q: Tensor) -> Tensor:
         plus and minus :data:`LARGEST_ELEMENT`.
     """
     attenuation = -ratios.clamp(*RATIO_RANGE).log()
-    tensor = torch.einsum("bin,bnxyz->bixyz", _inverse_design(q).to(ratios.dtype), attenuation)
+    tensor = torch.einsum("bin,bnxyz->bixyz", inverse_design(q).to(ratios.dtype), attenuation)
     return tensor.clamp(-LARGEST_ELEMENT, LARGEST_ELEMENT)
 
 
-def _inverse_design(q: Tensor) -> Tensor:
-    """Return (B, 6, N) from (B, N, 4), double precision."""
+def inverse_design(q: Tensor) -> Tensor:
+    """Return the inverse of the design matrix, (B, 6, N) in ms/um^2 to um^2/ms, double precision.
+
+    Parameters
+    ----------
+    q
+        Shape (B, N, 4): unit g, and b in ms/um^2.
+    """
     x, y, z, b = q.to(torch.float64).unbind(-1)
     design = torch.stack(quadratic_columns(x, y, z), dim=-1)
     inverse: Tensor = torch.linalg.pinv(design * b[..., None])
@@ -244,7 +264,7 @@ def least_squares_deviation(inputs: TensorInputs) -> Tensor:
     Tensor
         Shape (B, 6, X, Y, Z), um^2/ms.
     """
-    inverse = _inverse_design(inputs.q).to(inputs.ratios.dtype)
+    inverse = inverse_design(inputs.q).to(inputs.ratios.dtype)
     noise = inputs.noise
     signal = inputs.ratios.clamp(*RATIO_RANGE) * inputs.s0
     own = (noise / signal.clamp(min=LEAST_SIGNAL)).square()

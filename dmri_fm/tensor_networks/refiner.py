@@ -103,6 +103,11 @@ class RefinerConfig:
         """Sides of a block must be multiples of this."""
         return int(2 ** (len(self.widths) - 1))
 
+    @property
+    def margin_voxels(self) -> int:
+        """Border of a block that is computed and thrown away."""
+        return 24
+
 
 #: The network whose weights ship with the package.
 DEFAULT = RefinerConfig()

@@ -38,6 +38,7 @@ def draw_inputs():
             noise=0.05 * mask,
             n_b0=torch.ones(batch),
             voxel_mm=torch.full((batch, 3), 2.0),
+            intensity=torch.tensor([[0.5, 0.3]]).repeat(batch, 1),
         ).map(lambda t: t.to(dtype))
 
     return draw

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.errors import ConfigError
 from dmri_fm.identity import (
     DEFAULT_MODELS,
     ENCODERS,
@@ -15,7 +15,6 @@ from dmri_fm.identity import (
     TENSOR_NETWORKS,
     about_model,
     describe_models,
-    explain_retired,
     identity,
 )
 
@@ -26,17 +25,16 @@ def test_every_registered_model_has_a_record():
     from dmri_fm.registry import MODELS, find_model
 
     assert set(MODELS) == set(IDENTITIES) - {"tensor"}
-    for name in ("qcg-dti", "resnet"):
-        with pytest.raises(ConfigError, match=name):
-            find_model(name)
+    with pytest.raises(ConfigError, match="resnet"):
+        find_model("resnet")
     assert all(name in MODELS for name in DEFAULT_MODELS)
 
 
 def test_families_and_outputs():
-    assert {"tensor-refiner", "qcg-dti-paper"} <= set(TENSOR_NETWORKS)
+    assert {"qcg-dti", "tensor-refiner", "qcg-dti-paper"} <= set(TENSOR_NETWORKS)
     assert {"drope", "drope-paper"} <= set(ENCODERS)
     assert not any("ablation" in name for name in (*TENSOR_NETWORKS, *ENCODERS))
-    assert set(DEFAULT_MODELS) == {m.name for m in IDENTITIES.values() if m.is_packaged}
+    assert set(DEFAULT_MODELS) < {m.name for m in IDENTITIES.values() if m.is_packaged}
     weights = ROOT / "dmri_fm" / "data" / "weights"
     for model in IDENTITIES.values():
         assert model.is_packaged == (weights / f"{model.name}.safetensors").exists(), model.name
@@ -56,16 +54,6 @@ def test_labels_are_those_of_bids_and_lead_back():
         assert identity(model.label) is identity(model.name) is model
     with pytest.raises(ConfigError, match="unknown model"):
         identity("nobody")
-
-
-def test_a_retired_name_says_what_to_write():
-    error = explain_retired("qcg-dti")
-    assert error is not None
-    for word in ("tensor-refiner", "qcg-dti-paper", "ships without weights"):
-        assert word in str(error)
-    assert explain_retired("tensor-refiner") is None
-    with pytest.raises(ConfigError, match="names no model"):
-        identity("qcg-dti")
 
 
 def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
@@ -88,7 +76,7 @@ def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
 def test_titles_are_told_apart_and_name_a_network_once():
     titles = [model.title for model in IDENTITIES.values()]
     assert len(set(titles)) == len(titles)
-    assert identity("qcg-dti-ablation-no-qcf").title == "QCG-DTI, ablation no qcf"
+    assert identity("qcg-dti-ablation-no-qcf").title == "QCG-DTI, smaller, ablation no qcf"
     assert identity("drope-ablation").title == "D-RoPE encoder as published, ablation"
 
 
@@ -178,20 +166,3 @@ def test_a_model_without_a_publication_has_the_address_of_its_card(monkeypatch, 
 def test_names_do_not_wait_for_torch():
     code = "import sys, dmri_fm_workflows.outputs; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_weights_of_a_retired_name_are_refused_with_what_to_change(tmp_path):
-    import json
-
-    from dmri_fm.registry import load_weights
-
-    described = {"format": 1, "model": "qcg-dti", "version": "1", "sha256": "", "config": {},
-                 "normalisation": {}, "training": {}}  # fmt: skip
-    (tmp_path / "old.json").write_text(json.dumps(described))
-    (tmp_path / "old.safetensors").write_bytes(b"")
-    with pytest.raises(WeightsError) as caught:
-        load_weights(tmp_path / "old.safetensors", model="tensor-refiner")
-    assert 'set "model" to "tensor-refiner"' in str(caught.value)
-    assert caught.value.path == tmp_path / "old.json"
-    with pytest.raises(ConfigError, match="names no model"):
-        load_weights("qcg-dti")

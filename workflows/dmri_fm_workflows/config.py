@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
-from dmri_fm.identity import DEFAULT_MODELS, REGIONS, explain_retired, identity
+from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     MODEL_FAMILIES,
@@ -31,7 +31,6 @@ from dmri_fm_workflows.options import (
     SELECTION,
     bare,
     memory_gb,
-    model_name,
     name_and_path,
     option,
 )
@@ -234,7 +233,6 @@ class RunConfig:
         f"tensor networks and encoders to run (default: {' '.join(DEFAULT_MODELS)}); those "
         "without packaged weights need --weights",
         choices=(*MODELS, "none"),
-        parse=model_name,
         stages=MODEL_FAMILIES,
     )
     weights: Mapping[str, Path] = option(
@@ -356,7 +354,5 @@ def _plain(value: Any) -> Any:
 
 def _check_choice(name: str, values: Any, allowed: tuple[str, ...]) -> None:
     for value in values:
-        if retired := explain_retired(value):
-            raise retired
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r}", expected=", ".join(allowed))

@@ -11,7 +11,7 @@ from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
 
-from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, explain_retired
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 
 MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 
@@ -111,13 +111,6 @@ def memory_gb(text: str) -> float:
         return float(number.removesuffix(unit)) * _MEMORY_UNITS[unit]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 16G or 16000") from None
-
-
-def model_name(text: str) -> str:
-    """Return the name of a model; one that is retired is refused with its successor."""
-    if retired := explain_retired(text):
-        raise argparse.ArgumentTypeError(f"{retired.found}: {retired.advice}")
-    return text
 
 
 def name_and_path(text: str) -> tuple[str, Path]:

@@ -19,7 +19,13 @@ from dmri_fm_lab.simulate import draw_anatomy
 from dmri_fm_lab.simulate.anatomy import Shape
 from dmri_fm_lab.simulate.cohort import draw_lesion
 from dmri_fm_lab.simulate.scanner import Acquisition, acquire
-from dmri_fm_lab.simulate.subject import Subject, Tissue, place_subject
+from dmri_fm_lab.simulate.subject import (
+    NEWBORN,
+    NEWBORN_SIZE,
+    Subject,
+    Tissue,
+    place_subject,
+)
 from dmri_fm_lab.simulate.truth import true_tensor
 
 #: Number of lesions of a brain that has them.
@@ -65,6 +71,7 @@ def build_brain(
     bval: float = 1000.0,
     voxel_size_mm: float = 2.5,
     has_lesions: bool = False,
+    is_newborn: bool = False,
 ) -> SimulatedBrain:
     """Draw a brain and compute its true tensor.
 
@@ -78,16 +85,19 @@ def build_brain(
         Edge of the voxels.
     has_lesions
         Whether there are lesions in white matter.
+    is_newborn
+        Whether size, diffusivities and contrast are those at birth.
     """
     if not 50 < bval <= 10_000:
         raise ConfigError(f"b = {bval:g} s/mm^2", expected="a shell between 50 and 10000")
     rng = np.random.default_rng([seed, 0])
     lesions = tuple(draw_lesion(rng) for _ in range(N_LESIONS)) if has_lesions else ()
     # Anatomy has a stream of its own, so that lesions change nothing else.
-    anatomy = draw_anatomy(np.random.default_rng([seed, 1]), Shape(lesions=lesions))
+    shape = Shape(lesions=lesions, size=NEWBORN_SIZE if is_newborn else 1.0)
+    anatomy = draw_anatomy(np.random.default_rng([seed, 1]), shape)
     subject = place_subject(
         anatomy,
-        Tissue(),
+        NEWBORN if is_newborn else Tissue(),
         voxel_size_mm=(voxel_size_mm,) * 3,
         rng=np.random.default_rng([seed, 2]),
         field_peak_hz=0.0,

@@ -45,12 +45,15 @@ class Shape:
         the place of the others.
     lesions
         Shape (N, 4): centres, MNI mm, and radii, mm, of lesions in white matter.
+    size
+        Length of the head over that of the average adult.
     """
 
     ventricles_mm: float = 0.0
     cortex_mm: float = 0.0
     callosum: float = 1.0
     lesions: tuple[tuple[float, float, float, float], ...] = ()
+    size: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +169,7 @@ def smooth_field(
 def draw_anatomy(rng: np.random.Generator, shape: Shape = Shape()) -> Anatomy:
     """Draw a head of a shape: pose, size, elastic deformation and fibres are random."""
     turn = Rotation.from_euler("xyz", rng.normal(0, _TURN_DEG, 3), degrees=True).as_matrix()
-    linear = np.diag(np.exp(rng.normal(0, _STRETCH, 3))) @ turn
+    linear = np.diag(np.exp(rng.normal(0, _STRETCH, 3))) @ turn / shape.size
     centre = np.array(FIELD_OF_VIEW_CENTRE_MM)
     to_mni = np.eye(4)
     to_mni[:3, :3] = linear

@@ -68,6 +68,8 @@ class Batch:
         Shape (B, 4, X, Y, Z): white matter, grey matter, CSF, lesion.
     mask
         Shape (B, X, Y, Z), bool: the brain.
+    noise
+        Shape (B, X, Y, Z): standard deviation of the noise of one volume where signal is high.
     affine
         Shape (B, 4, 4), voxel to RAS+ mm.
     """
@@ -79,6 +81,7 @@ class Batch:
     truth_bval: Tensor
     fractions: Tensor
     mask: Tensor
+    noise: Tensor
     affine: Tensor
 
 
@@ -130,14 +133,16 @@ def draw_batch(
     signal *= _draw_gain(generator, shape, brains.voxel_mm, 0.2)
     signal = _disturb(generator, signal, bvals, bvecs, brains.voxel_mm)
     sigma = tissues.intensity[:, 0] / _draw_snr(generator, n, snr)
+    signal, noise = _add_uneven_noise(generator, signal, sigma, brains.voxel_mm)
     return Batch(
-        signal=_add_uneven_noise(generator, signal, sigma, brains.voxel_mm),
+        signal=signal,
         bvals=bvals,
         bvecs=bvecs,
         truth_tensor=truth,
         truth_bval=shells,
         fractions=brains.fractions,
         mask=brains.mask,
+        noise=noise,
         affine=brains.affine,
     )
 
@@ -217,8 +222,11 @@ def _draw_gain(
 
 def _add_uneven_noise(
     generator: torch.Generator, signal: Tensor, sigma: Tensor, voxel_mm: Tensor
-) -> Tensor:
-    """Add noise of one coil or several, whose level varies in space; neighbours may correlate."""
+) -> tuple[Tensor, Tensor]:
+    """Add noise of one coil or several, whose level varies in space; neighbours may correlate.
+
+    Returns the signal, and the deviation of the noise, (B, X, Y, Z).
+    """
     n, _, x, y, z = signal.shape
 
     def draw(low: float, high: float) -> Tensor:
@@ -230,7 +238,8 @@ def _add_uneven_noise(
     along_x, along_y, along_z = (point_spread(k, blur_voxels=width) for k in (x, y, z))
     n_coils = torch.where(draw(0.0, 1.0) < 0.25, 3, 1).tolist()
     correlation = (along_x, along_y, along_z)
-    return add_noise(generator, signal, sigma=sigma_map, n_coils=n_coils, correlation=correlation)
+    noisy = add_noise(generator, signal, sigma=sigma_map, n_coils=n_coils, correlation=correlation)
+    return noisy, sigma_map[:, 0]
 
 
 def _patch_affines(generator: torch.Generator, n: int, shape: tuple[int, int, int]) -> Tensor:

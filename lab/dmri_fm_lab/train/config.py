@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.identity import explain_retired
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,25 @@ class TensorTraining:
     spread_share
         Share of patches whose six directions are chosen from a larger set, as in the app; the
         others have a rotated, jittered Skare set.
+    directions
+        "flexible": sets differ from patch to patch; "fixed": all have Skare's set in the frame of
+        the grid, as trainings for one gradient table see it, simulated patches alone.
     more_share
         Share of batches with seven to sixteen directions.
     scan_share
         Share of batches from real scans, where there are any.
+    interpolated_share
+        Share of patches that have been interpolated as the app does it; the others are on the
+        voxels that were measured.
     loss
         "relative" (errors of tensor, FA and MD over those of least squares, and of the
         intervals) or "squared" (mean squared error of the elements, as published).
+    validation_steps, n_validation
+        Steps between two validations, and the batches of each, drawn once; the weights of the
+        lowest mean loss are the result. 0: none, and the last weights are the result. As many
+        training batches give the statistics of networks that standardise their target.
+    validation_share
+        Share of the brains whose scans serve validation alone.
     n_reference, n_held_out
         Further patches, drawn after training, for the statistics of the network's features and
         for the factors that calibrate its intervals.
@@ -103,9 +114,14 @@ class TensorTraining:
     patch_voxels: int = 24
     csf_weight: float = 0.3
     spread_share: float = 0.3
+    directions: str = "flexible"
     more_share: float = 0.0
     scan_share: float = 0.25
+    interpolated_share: float = 0.0
     loss: str = "relative"
+    validation_steps: int = 0
+    n_validation: int = 16
+    validation_share: float = 0.0
     n_reference: int = 96
     n_held_out: int = 48
 
@@ -207,12 +223,9 @@ def read_training(
     Raises
     ------
     ConfigError
-        If there is no such file, the model is retired, the file is not TOML, or a field is
+        If there is no such file, the file is not TOML, or a field is
         unknown, missing or of the wrong type.
     """
-    for name in (str(name_or_path), model):
-        if name and (retired := explain_retired(name)):
-            raise retired
     shipped = files("dmri_fm_lab") / "configs" / f"{name_or_path}.toml"
     path = Path(str(shipped)) if shipped.is_file() else Path(name_or_path)
     try:

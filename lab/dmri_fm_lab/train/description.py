@@ -20,9 +20,10 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return the description of trained weights: data, settings and length of their training.
 
-    The real scans that the network has seen are described as :func:`describe_data` does.
+    The real scans that the network has seen are described as :func:`describe_data` does;
+    `validation` has step and error of the weights that validation chose.
     """
-    return {
+    described = {
         "data": describe_data(scans, scan_share=scan_share, noun=noun),
         "scans": list(scans),
         "steps": run.steps,
@@ -30,6 +31,9 @@ def describe_run(
         "settings": asdict(config),
         "last": {k: round(v, 5) for k, v in run.last.items()},
     }
+    if run.best_error is not None:
+        described["validation"] = {"step": run.best_step, "error": round(run.best_error, 6)}
+    return described
 
 
 def describe_data(scans: Sequence[str], *, scan_share: float = 0.0, noun: str = "scan") -> str:

@@ -2,6 +2,7 @@
 
 A step's data depend on the seed and the step's number alone, so a run that was interrupted
 goes on as if it had not been. They are drawn in a thread while the step before is computed.
+A run may keep the weights of the lowest validation error, see :class:`Validation`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")
 
-#: Names of checkpoint and log within a run's folder.
-CHECKPOINT, LOG = "last.ckpt", "log.csv"
+#: Names of checkpoint, log, and table of validation errors within a run's folder.
+CHECKPOINT, LOG, VALIDATION_LOG = "last.ckpt", "log.csv", "validation.csv"
 
 #: Seeds of simulated data are [seed, purpose, number]: nothing drawn serves two purposes.
-TRAINING, REFERENCE, HELD_OUT = 0, 1, 2
+TRAINING, REFERENCE, HELD_OUT, VALIDATION = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,23 @@ class Hardware:
     devices: int = 1
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Selection of the weights by their error on held-out data.
+
+    Attributes
+    ----------
+    every_steps
+        Steps between two validations; the last step has one, too.
+    error
+        Called with the network (the running average of its weights, evaluation mode); returns
+        the error. The same data each time: errors are compared.
+    """
+
+    every_steps: int
+    error: Callable[[nn.Module], float]
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """The result of a training run.
@@ -60,7 +78,8 @@ class Run:
     Attributes
     ----------
     model
-        The network with the running average of its weights, evaluation mode.
+        The network with the running average of its weights, evaluation mode; with validation,
+        the average of the lowest error so far.
     steps
         Optimiser steps done.
     minutes
@@ -70,6 +89,8 @@ class Run:
         such step has.
     is_main
         Whether this process is the first of those that train together.
+    best_step, best_error
+        Step and error of the validation that chose the weights; None without one.
     """
 
     model: nn.Module
@@ -77,6 +98,8 @@ class Run:
     minutes: float
     last: dict[str, float]
     is_main: bool = True
+    best_step: int | None = None
+    best_error: float | None = None
 
 
 CPU = Hardware()
@@ -111,6 +134,7 @@ def run_training(
     folder: str | Path,
     hardware: Hardware = CPU,
     data: Mapping[str, Any] | None = None,
+    validation: Validation | None = None,
 ) -> Run:
     """Train a network.
 
@@ -133,6 +157,8 @@ def run_training(
     data
         Description of the data and of the recipe, in plain types: a run does not go on with
         another.
+    validation
+        Selection of the weights. Every device computes the error; that of the first counts.
 
     Raises
     ------
@@ -157,6 +183,8 @@ def run_training(
         "step": 0,
         "seconds": 0.0,
     }
+    if validation is not None:
+        state |= {"errors": [], "best": {}}
     if checkpoint.exists():
         _resume(fabric, checkpoint, state)
         average.load_state_dict(state["average"])
@@ -185,6 +213,8 @@ def run_training(
         if fabric.is_global_zero:
             length = float("nan") if norm is None else float(norm)
             _log(log, {"step": step, "minutes": seconds / 60, "rate": rate, "norm": length, **row})
+        if validation and (step % validation.every_steps == 0 or step == settings.n_steps):
+            _validate(validation, average.module, state, step, fabric, folder / VALIDATION_LOG)
         is_late = 0 < settings.max_minutes * 60 <= seconds
         is_due = now - saved > settings.checkpoint_minutes * 60
         is_late, is_due = fabric.broadcast((is_late, is_due))
@@ -198,8 +228,40 @@ def run_training(
             logger.info("step %d of %d, %.1f minutes", step, settings.n_steps, seconds / 60)
         if is_late:
             break
-    model.load_state_dict({k: v.clone() for k, v in average.module.state_dict().items()})
-    return Run(model.eval(), step, seconds / 60, _mean_rows(recent), fabric.is_global_zero)
+    best = state.get("best") or {}
+    kept = best.pop("weights", None) or average.module.state_dict()
+    model.load_state_dict({k: v.clone() for k, v in kept.items()})
+    return Run(
+        model.eval(),
+        step,
+        seconds / 60,
+        _mean_rows(recent),
+        fabric.is_global_zero,
+        best_step=best.get("step"),
+        best_error=best.get("error"),
+    )
+
+
+def _validate(
+    validation: Validation,
+    average: nn.Module,
+    state: dict[str, Any],
+    step: int,
+    fabric: Fabric,
+    log: Path,
+) -> None:
+    """Add a validation's error to the state, with the weights if none had a lower one."""
+    was_training = average.training
+    error = float(fabric.broadcast(validation.error(average.eval())))
+    average.train(was_training)
+    state["errors"].append([step, error])
+    if error < state["best"].get("error", math.inf):
+        weights = {k: v.detach().cpu().clone() for k, v in average.state_dict().items()}
+        state["best"] = {"step": step, "error": error, "weights": weights}
+    if fabric.is_global_zero:
+        with log.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("step", "error"), *state["errors"]])
+    logger.info("step %d: validation error %.6g", step, error)
 
 
 def _schedule(optimiser: Any, step: int, settings: Optimisation) -> float:

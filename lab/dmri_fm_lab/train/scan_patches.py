@@ -9,39 +9,37 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations, product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import Shell, rotation_part
 from dmri_fm.qspace import condition_numbers
-from dmri_fm.tensor_networks.inputs import batch_inputs, fit_least_squares, mean_diffusivity
+from dmri_fm.tensor_networks.inputs import estimate_noise, fit_least_squares, mean_diffusivity
 from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.train.raw_patch import MARGIN, RawPatch
 from dmri_fm_lab.train.tensor_batch import TensorBatch
 
 logger = logging.getLogger(__name__)
 
-#: Directions that a shell needs beyond the six, to determine a tensor well.
-FEWEST_OTHERS = 8
+#: Directions that a shell needs, to determine a tensor; and beyond the six, to determine one that
+#: is independent of them. Without these, patches have their truth from all directions, and noise
+#: is always added.
+FEWEST_DIRECTIONS, FEWEST_OTHERS = 12, 8
 
 #: Number of random sets of six directions, and the largest condition number to keep one.
 N_SUBSETS, LARGEST_CONDITION = 4000, 5.0
 
 #: Share of patches to which noise is added, and the range of the brain's median b=0 SNR then.
 NOISY_SHARE, SNR_RANGE = 0.7, (5.0, 40.0)
-
-#: Share of patches that keep the scan's voxels, and the least factor by which voxels shrink in
-#: the others, which are turned at random and interpolated.
-SHARP_SHARE, LEAST_ZOOM = 0.5, 0.6
 
 #: Smallest share of brain in a patch, as scans may be thin slabs; patches below it are drawn
 #: again, up to a number of draws.
@@ -74,12 +72,13 @@ class TrainingScan:
     q
         Shape (N, 4): unit b-vectors in the frame of the voxel axes, b in ms/um^2.
     subsets
-        Shape (M, 6): weighted images to choose from, each set well-conditioned, each leaving
-        :data:`FEWEST_OTHERS` or more.
+        Shape (M, 6): weighted images to choose from, each set well-conditioned.
     voxel_mm
         Shape (3,).
     n_b0
         Volumes in the mean b=0.
+    noise
+        Standard deviation of a weighted image's noise, scanner units.
     """
 
     name: str
@@ -89,6 +88,17 @@ class TrainingScan:
     subsets: NDArray[np.int_]
     voxel_mm: NDArray[np.float64]
     n_b0: int
+    noise: float
+
+    @property
+    def is_truth_apart(self) -> bool:
+        """Whether the directions that are no input determine a tensor."""
+        return len(self.q) >= 6 + FEWEST_OTHERS
+
+    @cached_property
+    def median_b0(self) -> float:
+        """Median b=0 signal of the brain."""
+        return float(self.images[1][self.images[0] > 0].median())
 
 
 def read_training_scans(
@@ -105,7 +115,7 @@ def read_training_scans(
         raise InputError(
             "no series to train on",
             path=Path(root),
-            expected=f"a shell of {6 + FEWEST_OTHERS} directions or more, and a b=0 volume",
+            expected=f"a shell of {FEWEST_DIRECTIONS} directions or more, and a b=0 volume",
         )
     for shell in shells:
         logger.info("training on %s, %d directions", shell.name, len(shell.q))
@@ -130,6 +140,8 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
         volumes = list(shell.index)
         weighted = np.moveaxis(scan.dwi.data[..., volumes][box], 3, 0)
         images = np.stack([mask[box], b0[box], *weighted])
+        inside = torch.from_numpy(mask[box].astype(np.float32))[None, None]
+        noise = estimate_noise(torch.from_numpy(weighted.astype(np.float32))[None], inside)
         q = np.column_stack([turned[volumes], gtab.bvals[volumes] / 1000.0])
         yield TrainingScan(
             scan.name,
@@ -139,13 +151,14 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
             subsets,
             np.linalg.norm(scan.dwi.affine[:3, :3], axis=0),
             len(b0_volumes),
+            float(noise),
         )
 
 
 def _choices(scan: Scan, shell: Shell) -> NDArray[np.int_]:
     """Return well-conditioned sets of six distinct axes, as positions within the shell."""
     groups = scan.dwi.gtab.group_axes(shell.index)
-    if len(groups) < 6 + FEWEST_OTHERS:
+    if len(groups) < FEWEST_DIRECTIONS:
         return np.empty((0, 6), dtype=int)
     first = np.array([group[0] for group in groups])
     axes = scan.dwi.gtab.bvecs_ras[first]
@@ -158,7 +171,11 @@ def _choices(scan: Scan, shell: Shell) -> NDArray[np.int_]:
 
 
 def draw_scan_patch(
-    rng: np.random.Generator, scans: Sequence[TrainingScan], *, patch_voxels: int
+    rng: np.random.Generator,
+    scans: Sequence[TrainingScan],
+    *,
+    patch_voxels: int,
+    interpolated_share: float = 0.5,
 ) -> TensorBatch:
     """Draw a patch of a scan, a batch of one; position, pose, directions and noise at random.
 
@@ -170,74 +187,84 @@ def draw_scan_patch(
     InputError
         If no patch of the scans holds enough brain.
     """
+    side = patch_voxels + MARGIN
     for _ in range(MOST_DRAWS):
         scan = scans[int(rng.integers(len(scans)))]
-        images, turn, voxel_mm = _resample(rng, scan, patch_voxels)
-        mask = (images[0] > 0.99) & (images[1] > 0)
-        if mask.float().mean() >= FEWEST_BRAIN_OF_SLAB:
-            break
-    else:
-        raise InputError(
-            f"no patch of {patch_voxels} voxels with {FEWEST_BRAIN_OF_SLAB:.0%} of brain in "
-            f"{MOST_DRAWS} draws, the last of {scan.name}",
-            expected="series that hold most of a head",
-            advice="smaller patches (patch_voxels), or other participants",
+        images, turn, voxel_mm = _cut(rng, scan, side)
+        patch = _with_truth(rng, scan, images, turn, voxel_mm)
+        is_interpolated = rng.uniform() < interpolated_share
+        patch = (
+            patch.interpolated(rng, patch_voxels)
+            if is_interpolated
+            else patch.cropped(patch_voxels)
         )
-    inside = mask[None, None].float()
+        if patch.mask.mean() >= FEWEST_BRAIN_OF_SLAB:
+            return patch.as_batch(rng)
+    raise InputError(
+        f"no patch of {patch_voxels} voxels with {FEWEST_BRAIN_OF_SLAB:.0%} of brain in "
+        f"{MOST_DRAWS} draws, the last of {scan.name}",
+        expected="series that hold most of a head",
+        advice="smaller patches (patch_voxels), or other participants",
+    )
+
+
+def _with_truth(
+    rng: np.random.Generator,
+    scan: TrainingScan,
+    images: Tensor,
+    turn: Tensor,
+    voxel_mm: Tensor,
+) -> RawPatch:
+    """Return six images of a patch, noise added in some, and the tensor of others."""
+    mask = ((images[0] > 0) & (images[1] > 0)).float()
     q = torch.cat([scan.q[:, :3] @ turn, scan.q[:, 3:]], dim=1)
     six = rng.permutation(scan.subsets[int(rng.integers(len(scan.subsets)))])
     others = np.setdiff1d(np.arange(len(q)), six)
-    measured = images[[1, *(2 + six)]]
-    if rng.uniform() < NOISY_SHARE:
+    measured, sigma = images[[1, *(2 + six)]], scan.noise
+    if not scan.is_truth_apart or rng.uniform() < NOISY_SHARE:
         others = np.arange(len(q))
         snr = np.exp(rng.uniform(*np.log(SNR_RANGE)))
-        sigma = torch.full((7, 1, 1, 1), float(images[1][mask].median() / snr))
-        sigma[0] /= scan.n_b0**0.5
+        level = scan.median_b0 / snr
+        sigmas = torch.full((7, 1, 1, 1), level)
+        sigmas[0] /= scan.n_b0**0.5
         noise = torch.from_numpy(rng.standard_normal((2, *measured.shape), dtype=np.float32))
-        measured = torch.hypot(measured + sigma * noise[0], sigma * noise[1])
-    inputs = batch_inputs(
-        measured[None],
-        torch.cat([torch.zeros(1, 4), q[six]])[None],
-        inside,
-        voxel_mm[None],
-        is_b0=np.arange(7) == 0,
-    )._replace(n_b0=torch.tensor([float(scan.n_b0)]))
+        measured = torch.hypot(measured + sigmas * noise[0], sigmas * noise[1])
+        sigma = float(np.hypot(sigma, level))
     ratios = images[2 + others] / images[1].clamp(min=1e-6)
-    truth = fit_least_squares(ratios[None] * inside, q[others][None]) * inside
+    truth = fit_least_squares(ratios[None] * mask, q[others][None])[0] * mask
     low, high = CSF_RANGE
-    csf = ((mean_diffusivity(truth)[:, 0] - low) / (high - low)).clamp(0.0, 1.0)
-    return TensorBatch(inputs, truth, csf)
+    csf = ((mean_diffusivity(truth[None])[0, 0] - low) / (high - low)).clamp(0.0, 1.0)
+    return RawPatch(
+        images=measured,
+        q=torch.cat([torch.zeros(1, 4), q[six]]),
+        is_b0=np.arange(7) == 0,
+        n_b0=scan.n_b0,
+        mask=mask,
+        noise=torch.full_like(mask, sigma),
+        truth=truth,
+        csf=csf,
+        voxel_mm=voxel_mm,
+    )
 
 
-class _Cut(NamedTuple):
-    """A turned patch: images (2 + N, side, side, side), rotation (3, 3) and voxel sizes (3,).
+def _cut(rng: np.random.Generator, scan: TrainingScan, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut a patch out of a scan's images, in one of the poses that take axes to axes.
 
-    The rotation takes the patch's voxel axes to the scan's.
+    Returns images (2 + N, side, side, side), the mask zero outside the scan; the rotation (3, 3)
+    that takes the patch's axes to the scan's; voxel sizes (3,).
     """
-
-    images: Tensor
-    turn: Tensor
-    voxel_mm: Tensor
-
-
-def _resample(rng: np.random.Generator, scan: TrainingScan, side: int) -> _Cut:
-    """Cut a turned patch out of a scan's images."""
-    inside = np.argwhere(scan.images[0].numpy() > 0)
-    centre = inside[int(rng.integers(len(inside)))] + 0.5
-    if rng.uniform() < SHARP_SHARE:
-        turn = _TURNS[int(rng.integers(len(_TURNS)))]
-        voxel_mm = np.abs(turn.T) @ scan.voxel_mm
-    else:
-        turn = Rotation.random(random_state=rng).as_matrix()
-        voxel_mm = np.full(3, scan.voxel_mm.min() * rng.uniform(LEAST_ZOOM, 1.0))
-    step = turn * voxel_mm / scan.voxel_mm[:, None]
-    index = np.indices((side, side, side)).reshape(3, -1) - (side - 1) / 2
-    voxels = step @ index + centre[:, None]
-    size = np.array(scan.images.shape[1:])[:, None]
-    # grid_sample counts from -1 to 1 and takes the last axis first.
-    where = torch.from_numpy((2 * voxels / (size - 1) - 1)[::-1].T.astype(np.float32))
-    images = functional.grid_sample(
-        scan.images[None], where.reshape(1, side, side, side, 3), align_corners=True
-    )[0]
-    turn, voxel_mm = turn.astype(np.float32), voxel_mm.astype(np.float32)
-    return _Cut(images, torch.from_numpy(turn), torch.from_numpy(voxel_mm))
+    inside = torch.nonzero(scan.images[0])
+    centre = inside[int(rng.integers(len(inside)))]
+    # Beyond the scan images go on, for the spline's sake, but the mask ends.
+    around = (side // 2, side - side // 2) * 3
+    padded = functional.pad(scan.images[None], around, mode="replicate")[0]
+    padded[0] = functional.pad(scan.images[0], around)
+    x, y, z = centre.tolist()
+    patch = padded[:, x : x + side, y : y + side, z : z + side]
+    turn = _TURNS[int(rng.integers(len(_TURNS)))]
+    axes = np.abs(turn).argmax(axis=0)
+    # Column k of the rotation is the patch's axis k in the scan.
+    patch = patch.permute(0, *(1 + axes).tolist())
+    mirrored = [1 + k for k in range(3) if turn[axes[k], k] < 0]
+    voxel_mm = torch.from_numpy(scan.voxel_mm[axes].astype(np.float32))
+    return patch.flip(mirrored), torch.from_numpy(turn.astype(np.float32)), voxel_mm

@@ -8,6 +8,7 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_networks.inputs import (
     TensorInputs,
+    batch_inputs,
     estimate_noise,
     fit_least_squares,
     least_squares_deviation,
@@ -138,3 +139,21 @@ def test_noise_estimate():
         estimate_noise(images, mask), torch.tensor([0.1, 0.02]), rtol=0.03, atol=0
     )
     assert estimate_noise(images, torch.zeros_like(mask)).tolist() == [0.0, 0.0]
+
+
+def test_intensity_is_that_of_all_images_of_the_scan():
+    """It follows gain and mask, and does not depend on the block that is looked at."""
+    generator = torch.Generator().manual_seed(0)
+    signal = 100 * (1 + torch.rand(1, 7, 6, 6, 6, generator=generator))
+    mask = torch.ones(1, 1, 6, 6, 6)
+    mask[..., :2] = 0
+    q = torch.cat([torch.zeros(1, 1, 4), torch.ones(1, 6, 4)], dim=1)
+    where = np.arange(7) == 0
+    inputs = batch_inputs(signal, q, mask, torch.ones(1, 3), is_b0=where)
+    images = signal[:, :, mask[0, 0] > 0] / signal[0, 0][mask[0, 0] > 0].mean()
+    expected = torch.stack([images.mean(), images.std(correction=0)])[None]
+    torch.testing.assert_close(inputs.intensity, expected)
+    brighter = batch_inputs(3 * signal, q, mask, torch.ones(1, 3), is_b0=where)
+    torch.testing.assert_close(brighter.intensity, inputs.intensity)
+    block = inputs.map_images(lambda t: t[..., :3])
+    assert torch.equal(block.intensity, inputs.intensity)

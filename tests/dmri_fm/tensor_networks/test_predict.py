@@ -123,7 +123,7 @@ def test_quiet_network_gives_least_squares(scan, quiet_weights):
 def test_blocks_give_what_the_whole_gives(scan, dti_weights, monkeypatch):
     whole = predict_tensor(scan, weights=dti_weights).diffusivity
     monkeypatch.setattr(blocks, "BLOCK_VOXELS", 16)
-    monkeypatch.setattr(blocks, "MARGIN_VOXELS", 6)
+    monkeypatch.setattr(RefinerConfig, "margin_voxels", 6)
     parts = predict_tensor(scan, weights=dti_weights).diffusivity
     # The margin is shorter than the network's reach: what is left is far below noise (1e-4).
     np.testing.assert_allclose(parts, whole, atol=2e-5)

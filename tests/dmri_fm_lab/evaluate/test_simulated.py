@@ -60,3 +60,20 @@ def test_what_cannot_be_simulated(brain) -> None:
         simulated_scan(brain, snr=0)
     with pytest.raises(ConfigError, match="b = 0"):
         build_brain(0, bval=0)
+
+
+def test_a_newborn_is_small_and_its_white_matter_watery(brain) -> None:
+    newborn = build_brain(0, voxel_size_mm=4.0, is_newborn=True)
+
+    def describe(of, edge):
+        white = of.subject.fractions.wm > 0.9
+        litres = of.subject.fractions.mask.sum() * edge**3 / 1e6
+        return litres, of.truth.md[white].mean(), of.truth.fa[white].mean()
+
+    adult_litres, adult_md, adult_fa = describe(brain, 6.0)
+    litres, md, fa = describe(newborn, 4.0)
+    # The same anatomy, .62 as long.
+    assert litres == pytest.approx(adult_litres * 0.62**3, rel=0.1)
+    assert 1.2e-3 < md < 1.5e-3
+    assert md > 1.3 * adult_md
+    assert fa < 0.6 * adult_fa

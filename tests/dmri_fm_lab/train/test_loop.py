@@ -12,7 +12,7 @@ from torch import nn
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.train.config import Optimisation
-from dmri_fm_lab.train.loop import learning_rate_at, run_training, weight_decay_at
+from dmri_fm_lab.train.loop import Validation, learning_rate_at, run_training, weight_decay_at
 
 SETTINGS = Optimisation(
     n_steps=30,
@@ -136,6 +136,40 @@ def test_what_is_kept_is_the_running_average(tmp_path):
     # The first update copies the weights after step one; the second mixes in step two.
     assert len(seen) == 2
     assert not torch.equal(run.model.weight, seen[1])
+
+
+def test_the_weights_of_the_lowest_validation_error_are_kept(tmp_path):
+    """Also by a run in two parts, the first of which ends after the best step."""
+    errors = {10: 0.5, 20: 0.25, 30: 0.75}
+    seen = {}
+
+    def validate(network):
+        assert not network.training
+        step = 10 * (len(seen) + 1)
+        seen[step] = network.weight.detach().clone()
+        return errors[step]
+
+    def train(folder, **changes):
+        settings = replace(SETTINGS, **changes)
+        check = Validation(10, validate)
+        return run_training(
+            make(), draw, losses, settings=settings, folder=folder, validation=check
+        )
+
+    whole = train(tmp_path / "whole")
+    assert (whole.best_step, whole.best_error) == (20, 0.25)
+    assert torch.equal(whole.model.weight, seen[20])
+    assert not torch.equal(whole.model.weight, seen[30])
+    table = (tmp_path / "whole" / "validation.csv").read_text(encoding="utf-8")
+    assert table.split() == ["step,error", "10,0.5", "20,0.25", "30,0.75"]
+    seen.clear()
+    first = train(tmp_path / "parts", max_steps=23)
+    assert first.best_step == 20
+    assert torch.equal(first.model.weight, whole.model.weight)
+    again = train(tmp_path / "parts")
+    assert again.best_step == 20
+    assert torch.equal(again.model.weight, whole.model.weight)
+    assert (tmp_path / "parts" / "validation.csv").read_text(encoding="utf-8") == table
 
 
 def test_schedules_by_hand():

@@ -12,6 +12,7 @@ from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_networks.inputs import fit_least_squares, mean_diffusivity, tensor_fa
 from dmri_fm_lab.scans import Scan
+from dmri_fm_lab.simulate.protocol import spread_directions
 from dmri_fm_lab.train import scan_patches
 from dmri_fm_lab.train.config import TensorTraining, read_training
 from dmri_fm_lab.train.scan_patches import draw_scan_patch, read_training_scans
@@ -31,9 +32,7 @@ ORIENTATIONS = {
 
 def make_scan(orientation, *, n_directions=24, voxel_mm=(2.0, 2.0, 3.0)):
     """One tensor everywhere; the b=0 image is a ramp along the tensor's main axis."""
-    rng = np.random.default_rng(0)
-    axes = rng.normal(size=(n_directions, 3))
-    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    axes = spread_directions(np.random.default_rng(0), n_directions)
     gtab = GradientTable(
         np.r_[0.0, np.full(n_directions, 1000.0)], np.concatenate([np.zeros((1, 3)), axes])
     )
@@ -50,13 +49,17 @@ def make_scan(orientation, *, n_directions=24, voxel_mm=(2.0, 2.0, 3.0)):
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-@pytest.mark.parametrize("sharp_share", [0.0, 1.0])
-def test_fibres_turn_with_the_image(monkeypatch, orientation, sharp_share):
+@pytest.mark.parametrize("interpolated_share", [0.0, 1.0])
+def test_fibres_turn_with_the_image(monkeypatch, orientation, interpolated_share):
     monkeypatch.setattr(scan_patches, "NOISY_SHARE", 0.0)
-    monkeypatch.setattr(scan_patches, "SHARP_SHARE", sharp_share)
     (scan,) = scan_patches._shells_of(make_scan(orientation))
     for seed in range(4):
-        patch = draw_scan_patch(np.random.default_rng(seed), [scan], patch_voxels=SIDE)
+        patch = draw_scan_patch(
+            np.random.default_rng(seed),
+            [scan],
+            patch_voxels=SIDE,
+            interpolated_share=interpolated_share,
+        )
         inside = torch.nn.functional.avg_pool3d(patch.inputs.mask, 3, 1, 1)[0, 0] > 0.99
         slopes = torch.stack(torch.gradient(patch.inputs.s0[0, 0])) / patch.inputs.voxel_mm[
             0, :, None, None, None
@@ -72,12 +75,11 @@ def test_fibres_turn_with_the_image(monkeypatch, orientation, sharp_share):
         assert difference.abs().max() < 1e-3
 
 
-def test_unturned_patches_are_copies(monkeypatch):
-    monkeypatch.setattr(scan_patches, "SHARP_SHARE", 1.0)
+def test_patches_are_copies():
     (scan,) = scan_patches._shells_of(make_scan("RAS"))
     known = np.unique(scan.images[1].numpy())
     for seed in range(4):
-        cut, _, voxel_mm = scan_patches._resample(np.random.default_rng(seed), scan, SIDE)
+        cut, _, voxel_mm = scan_patches._cut(np.random.default_rng(seed), scan, SIDE)
         values = cut[1][cut[0] > 0.99].numpy()
         assert len(values) > 100
         assert np.abs(values[:, None] - known).min(axis=1).max() < 0.01
@@ -86,11 +88,12 @@ def test_unturned_patches_are_copies(monkeypatch):
 
 def test_noise_is_as_stated(monkeypatch):
     monkeypatch.setattr(scan_patches, "NOISY_SHARE", 1.0)
-    monkeypatch.setattr(scan_patches, "SHARP_SHARE", 1.0)
     monkeypatch.setattr(scan_patches, "SNR_RANGE", (20.0, 20.0))
     (scan,) = scan_patches._shells_of(make_scan("RAS"))
-    patch = draw_scan_patch(np.random.default_rng(2), [scan], patch_voxels=SIDE)
-    assert float(patch.inputs.noise.max()) == pytest.approx(1 / 20, rel=0.15)
+    patch = draw_scan_patch(
+        np.random.default_rng(2), [scan], patch_voxels=SIDE, interpolated_share=0.0
+    )
+    assert float(patch.inputs.noise.max()) == pytest.approx(1 / 20, rel=0.4)
     # The truth is that of all directions, free of the noise.
     inside = patch.inputs.mask > 0
     assert float(mean_diffusivity(patch.truth)[inside].std()) < 1e-3
@@ -98,7 +101,21 @@ def test_noise_is_as_stated(monkeypatch):
 
 
 def test_few_directions_are_left_out():
-    assert not list(scan_patches._shells_of(make_scan("RAS", n_directions=13)))
+    assert not list(scan_patches._shells_of(make_scan("RAS", n_directions=11)))
+    (few,) = scan_patches._shells_of(make_scan("RAS", n_directions=13))
+    (many,) = scan_patches._shells_of(make_scan("RAS", n_directions=14))
+    assert (few.is_truth_apart, many.is_truth_apart) == (False, True)
+
+
+def test_a_truth_that_holds_the_input_goes_with_added_noise(monkeypatch):
+    monkeypatch.setattr(scan_patches, "NOISY_SHARE", 0.0)
+    (scan,) = scan_patches._shells_of(make_scan("RAS", n_directions=13))
+    patch = draw_scan_patch(
+        np.random.default_rng(1), [scan], patch_voxels=SIDE, interpolated_share=0.0
+    )
+    inside = patch.inputs.mask.expand(-1, 6, -1, -1, -1) > 0
+    fitted = fit_least_squares(patch.inputs.ratios, patch.inputs.q)
+    assert float((fitted - patch.truth)[inside].std()) > 0.02
 
 
 def test_real_scans(data_dir):
@@ -113,7 +130,8 @@ def test_real_scans(data_dir):
     assert 0.5 < float(mean_diffusivity(patch.truth)[:, 0][inside].median()) < 1.1
 
 
-def test_datasets_without_enough_directions_are_refused(data_dir):
+def test_datasets_without_enough_directions_are_refused(data_dir, monkeypatch):
+    monkeypatch.setattr(scan_patches, "FEWEST_DIRECTIONS", 13)
     with pytest.raises(InputError, match="no series to train on"):
         read_training_scans(data_dir / "ds-vendors", participant_labels=["galan"])
 
@@ -139,7 +157,6 @@ def test_weights_name_the_scans_they_were_trained_on(tmp_path):
 
 
 def test_scans_without_enough_brain_are_named(monkeypatch):
-    monkeypatch.setattr(scan_patches, "LEAST_ZOOM", 1.0)
     monkeypatch.setattr(scan_patches, "MOST_DRAWS", 3)
     (scan,) = scan_patches._shells_of(make_scan("RAS"))
     with pytest.raises(InputError, match="no patch of 64 voxels") as error:

@@ -106,17 +106,22 @@ def test_tensor_training(tiny_models, tmp_path):
     assert loaded.statistics["mean"].shape == (4,)
 
 
-def test_published_recipe(tmp_path):
-    """The squared loss, and a network without intervals, through the same command."""
+def test_ablation_recipe(tmp_path):
+    """A network that starts from the fit and has no calibration, through the same command."""
+    full = FEW | {"precision": "32-true"}
     settings = replace(
-        read_training(TensorTraining, "qcg-dti-ablation", optimisation=FEW),
+        read_training(TensorTraining, "qcg-dti-ablation", optimisation=full),
         patch_voxels=8,
         batch=1,
     )
-    assert settings.loss == "squared"
+    fixed = read_training(TensorTraining, "qcg-dti-ablation-fixed")
+    assert (settings.directions, fixed.directions) == ("flexible", "fixed")
     path = tmp_path / "x.safetensors"
     run = train_tensor_network(settings, tmp_path / "run", weights=path)
-    assert set(run.last) == {"loss", "tensor"}
+    assert "interval" in run.last
+    half = replace(settings, optimisation=replace(settings.optimisation, precision="bf16-mixed"))
+    with pytest.raises(ConfigError, match="32-true"):
+        train_tensor_network(half, tmp_path / "half")
     assert not load_weights(path).statistics
 
 

@@ -1,0 +1,92 @@
+"""Methods from seven volumes as rows of tables, and their errors beside the published ones.
+
+A method is a baseline, a network of the package, or the network of a training run. The published
+errors and ours are of different scans: only the order of rows within one source can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from published_tables import Errors
+
+from dmri_fm import predict_tensor
+from dmri_fm.identity import TENSOR_NETWORKS, identity
+from dmri_fm.series import Dwi
+from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.evaluate.baselines import BASELINES
+from dmri_fm_lab.evaluate.network_runs import estimate_tensors, load_tensor_run
+from dmri_fm_lab.evaluate.reference import Reference
+from dmri_fm_lab.evaluate.scores import Row, mean_rows, score
+from dmri_fm_lab.evaluate.tables import Column, markdown
+
+Method = Callable[[Dwi], TensorMaps]
+
+#: Networks whose weights ship with the package.
+PACKAGED = tuple(name for name in TENSOR_NETWORKS if identity(name).is_packaged)
+
+#: Columns of the published tables; diffusivities in 1e-3 mm^2/s, the angle in all tissue but CSF.
+COLUMNS = {
+    "tensor": Column("tensor", ".3f", 1e3),
+    "fa": Column("FA", ".4f"),
+    "md": Column("MD", ".4f", 1e3),
+    "ad": Column("AD", ".4f", 1e3),
+    "rd": Column("RD", ".4f", 1e3),
+    "v1_deg": Column("V1, degrees", ".2f"),
+}
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`read_methods` reads."""
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="weights in place of the packaged ones, or of a network that ships without",
+    )
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="folders of `dmri-fm train`, a row each, such as those of DeepDTI and FlexDTI",
+    )
+
+
+def read_methods(options: argparse.Namespace, baselines: Sequence[str]) -> dict[str, Method]:
+    """Return baselines, the networks of the package, and those of runs, by the row's title."""
+    files = dict(text.split("=", 1) for text in options.weights)
+    methods: dict[str, Method] = {BASELINES[n].title: BASELINES[n].apply for n in baselines}
+    for name in dict.fromkeys((*PACKAGED, *files)):
+        methods[name] = partial(predict_tensor, model=name, weights=files.get(name))
+    for folder in options.runs:
+        methods[f"{folder.name} (run)"] = partial(estimate_tensors, load_tensor_run(folder))
+    return methods
+
+
+def score_methods(
+    methods: Mapping[str, Method],
+    scans: Sequence[tuple[Dwi, Reference]],
+    region: str = "tissue",
+) -> dict[str, Row]:
+    """Return errors in a region, averaged over scans, by method."""
+    return {
+        name: mean_rows([score(method(scan), reference)[region] for scan, reference in scans])
+        for name, method in methods.items()
+    }
+
+
+def error_table(theirs: Errors, ours: Mapping[str, Row], source: str = "simulation") -> str:
+    """Return a table of published errors, if any, and of ours."""
+    lines = [["source", "method", *(column.title for column in COLUMNS.values())]]
+    for name, numbers in theirs.items():
+        lines.append(["published", name, *("-" if n is None else f"{n:g}" for n in numbers)])
+    for name, row in ours.items():
+        cells = (column.cell(row.get(key)) for key, column in COLUMNS.items())
+        lines.append([source, name, *cells])
+    return markdown(lines)
