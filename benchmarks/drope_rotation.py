@@ -6,7 +6,8 @@ Trains `drope-ablation` and `drope-ablation-plain`, equal but for the rotation o
 directions, for equal steps on the same brains, once a seed, and prints R of masked directions in
 white matter (`dmri-fm evaluate rotation`) on scans of the generator that they are not trained on
 and on a dataset. Networks with rotation are also told permuted distances. A difference that is
-smaller than the spread of seeds is none. RUNS keeps what is trained; an unfinished run goes on.
+smaller than the spread of seeds is none: a last table has the verdicts.
+RUNS keeps what is trained; an unfinished run goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from dmri_fm import feature_grid
 from dmri_fm_lab.evaluate.records import write_json
 from dmri_fm_lab.evaluate.rotation import TITLES, RotationRequest, score_rotations
+from dmri_fm_lab.evaluate.rotation_verdicts import judge_seeds
 from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import ScanSources
 from dmri_fm_lab.train.comparison import Row, pretrain_row
@@ -96,8 +98,11 @@ def main() -> None:
             records[title].append(record)
             r = {k: f"{_r(rows, 'network'):.3f}" for k, rows in record["means"].items()}
             print(f"{title}, seed {seed}: {r}", flush=True)
-    for origin, means in by_origin(records).items():
+    found = by_origin(records)
+    for origin, means in found.items():
         print(f"\n{origin}, {options.steps} steps\n\n{format_origin(means)}")
+    by_title = [{origin: means[title] for origin, means in found.items()} for title in MODELS]
+    print(f"\n{judge_seeds(*by_title)}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from dmri_fm import feature_grid
-from dmri_fm_lab.evaluate.feature_cache import FeatureCache
 from dmri_fm_lab.evaluate.galleries import brain_geometry
 from dmri_fm_lab.evaluate.protocols import ProtocolRequest, evaluate_gallery
 from dmri_fm_lab.evaluate.representations import FEATURES
@@ -80,7 +79,7 @@ def main() -> None:
     ]
     for number, share in enumerate(SHARES):
         encoder = load_autoencoder(train(options.runs, share, options.steps), model=MODEL).encoder
-        cache = FeatureCache.of(options.runs / "features", encoder, request)
+        cache = options.runs / "features"
         record = evaluate_gallery(encoder, geometry, request, cache=cache)
         table += lines(record, TRAINED, f"shell share {share:g}")
         if number == len(SHARES) - 1:

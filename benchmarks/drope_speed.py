@@ -12,11 +12,11 @@ plain attention over the same queries, keys and values.
 Run it with OMP_NUM_THREADS=1 where other work shares the processors: threads that wait for one
 another spin, and spinning counts as processor time.
 
-`--quick` takes a slab of 4 slices; ratios are smaller there, for attention over places is.
+`--quick` takes a slab of 4 slices; ratios are smaller there: attention over patch positions is.
 `--share` prints the rate of one block, in arithmetic operations a second of processor time, as a
 share of the machine's own matrix product in float32 (the faster of PyTorch's and oneDNN's), by one
 thread, and how long default features of a scan take; ratios hold on a busy machine, too.
-`--plot` measures how time grows with places and directions, for docs/img/drope_speed.png.
+`--plot` measures how time grows with patch positions and directions, for docs/img/drope_speed.png.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ ERROR, MEMORY_GB = 1e-5, 1.5
 
 
 class NaiveEncoder:
-    """The baseline: every rotated key is made, for all pairs of directions and all places.
+    """The baseline: every rotated key is made, for all pairs of directions and patch positions.
 
-    It is kinder than the authors' code, which works out cosines and sines for every place: here it
-    is done once a scan. Attention over places is PyTorch's own.
+    It is kinder than the authors' code, which works out cosines and sines for every patch
+    position: here it is done once a scan. Attention over patch positions is PyTorch's own.
     """
 
     def __init__(self, model: Drope) -> None:
@@ -179,14 +179,14 @@ def make_encoder(n_blocks: int) -> Drope:
     return Drope(replace(PAPER, depth=n_blocks)).eval()
 
 
-def time_core(n_places: int, n_directions: int) -> float:
+def time_core(n_patches: int, n_directions: int) -> float:
     """Return the time of D-RoPE's core over that of plain attention."""
     heads, dim = PAPER.heads, PAPER.dim // PAPER.heads
     _, qspace, _ = draw_inputs(PAPER, PAPER.patch, n_directions)
     cos, sin = pair_tables(qspace[0], dim, gamma=PAPER.gamma, base=PAPER.base)
     halves = torch.cat([torch.arange(0, dim, 2), torch.arange(1, dim, 2)])
     cos, sin = ((t[..., halves] * dim**-0.5).contiguous() for t in (cos, sin))
-    qkv = torch.randn(n_places, n_directions, 3, heads, dim)
+    qkv = torch.randn(n_patches, n_directions, 3, heads, dim)
     q, k, v = (t.contiguous() for t in rearrange(qkv, "s t three h d -> three s h t d"))
 
     def ours() -> None:
@@ -198,7 +198,7 @@ def time_core(n_places: int, n_directions: int) -> float:
     ours(), plain()
     times = np.array([[cpu_seconds(ours), cpu_seconds(plain)] for _ in range(5)]).min(axis=0)
     print(
-        f"core, {n_places} places x {n_directions} directions: {times[0]:.3f} CPU-s, "
+        f"core, {n_patches} patch positions x {n_directions} directions: {times[0]:.3f} CPU-s, "
         f"plain attention {times[1]:.3f}: {times[0] / times[1]:.2f} times"
     )
     return float(times[0] / times[1])
@@ -210,9 +210,9 @@ def compare(shape: tuple[int, int, int], n_directions: int, n_blocks: int) -> bo
     inputs = draw_inputs(model.config, shape, n_directions)
     # Compile and lay out before the clock runs.
     model(*draw_inputs(model.config, (16, 16, 4), n_directions))
-    n_places = inputs[2].shape[1]
+    n_patches = inputs[2].shape[1]
     print(
-        f"{n_blocks} of {DEPTH} blocks, {n_places} places x {n_directions} directions, "
+        f"{n_blocks} of {DEPTH} blocks, {n_patches} patch positions x {n_directions} directions, "
         f"{torch.get_num_threads()} threads"
     )
     with PeakMemory() as ours_memory:
@@ -256,21 +256,21 @@ def measure_product(side: int = 2048) -> float:
     return 2.0 * side**3 / seconds
 
 
-def count_operations(config: DropeConfig, n_places: int, n_directions: int) -> float:
+def count_operations(config: DropeConfig, n_patches: int, n_directions: int) -> float:
     """Return the operations of a block's products, without rotations, norms and softmax."""
-    tokens, dim = n_places * n_directions, config.dim
+    tokens, dim = n_patches * n_directions, config.dim
     linear = tokens * 2 * (4 + 2 * config.mlp_ratio) * dim**2
-    space = n_directions * 2 * n_places**2 * dim
-    directions = n_places * 2 * n_directions**2 * dim
+    space = n_directions * 2 * n_patches**2 * dim
+    directions = n_patches * 2 * n_directions**2 * dim
     return 2.0 * (linear + space + directions)
 
 
-def measure_share(n_places: int, n_directions: int) -> float:
+def measure_share(n_patches: int, n_directions: int) -> float:
     """Return the rate of a block over that of the matrix product, measured before and after."""
     model = make_encoder(1)
     config, blocks = model.config, list(model.blocks)
     _, qspace, _ = draw_inputs(config, config.patch, n_directions)
-    x = torch.randn(n_directions, n_places, config.dim)
+    x = torch.randn(n_directions, n_patches, config.dim)
     cls = torch.randn(1, config.dim)
 
     def run(tokens: Tensor) -> None:
@@ -280,11 +280,11 @@ def measure_share(n_places: int, n_directions: int) -> float:
     before = measure_product()
     seconds = cpu_seconds(lambda: run(x))
     product = (before + measure_product()) / 2
-    rate = count_operations(config, n_places, n_directions) / seconds
+    rate = count_operations(config, n_patches, n_directions) / seconds
     print(
-        f"one block, {n_places} places x {n_directions} directions: {seconds:.2f} CPU-s, "
-        f"{rate / 1e9:.1f} GFLOP a CPU-s; matrix product {product / 1e9:.1f}: "
-        f"{rate / product:.2f} of it (claimed {SHARE:.2f})",
+        f"one block, {n_patches} patch positions x {n_directions} directions: "
+        f"{seconds:.2f} CPU-s, {rate / 1e9:.1f} GFLOP a CPU-s; matrix product "
+        f"{product / 1e9:.1f}: {rate / product:.2f} of it (claimed {SHARE:.2f})",
         flush=True,
     )
     return rate / product
@@ -326,15 +326,15 @@ def time_features() -> bool:
 
 
 def plot_growth() -> None:
-    """Draw CPU-seconds of one block over places and over directions."""
+    """Draw CPU-seconds of one block over patch positions and over directions."""
     model = make_encoder(1)
     naive = NaiveEncoder(model)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     slices = [4, 8, 16, 28]
     directions = [3, 6, 12, 24]
     runs = (
-        ("places (12 directions)", [((96, 112, z), 12) for z in slices]),
-        ("directions (672 places)", [((192, 224, 4), t) for t in directions]),
+        ("patch positions (12 directions)", [((96, 112, z), 12) for z in slices]),
+        ("directions (672 patch positions)", [((192, 224, 4), t) for t in directions]),
     )
     for axis, (label, sizes) in zip(axes, runs, strict=True):
         x, ours, theirs = [], [], []
@@ -343,7 +343,7 @@ def plot_growth() -> None:
             model(*inputs)
             ours.append(cpu_seconds(lambda: model(*inputs)))  # noqa: B023
             theirs.append(cpu_seconds(lambda: naive(*inputs)))  # noqa: B023
-            x.append(inputs[2].shape[1] if label.startswith("places") else n_directions)
+            x.append(inputs[2].shape[1] if label.startswith("patch") else n_directions)
             print(f"{label}: {x[-1]}: {ours[-1]:.2f} and {theirs[-1]:.2f} CPU-s", flush=True)
         axis.loglog(x, theirs, "o--", color="0.5", label="plain PyTorch")
         axis.loglog(x, ours, "o-", color="tab:blue", label="dmri_fm")

@@ -106,7 +106,9 @@ def main() -> None:
             for scan in scans:
                 n = min(N_DIRECTIONS, len(distinct_directions(scan.gtab)))
                 request = ReconstructionRequest((n,), n_masks=1, has_baselines=False)
-                (found,) = score_scan(network, scan, request)["results"].values()
+                record = score_scan(network, scan, request)
+                assert record is not None, "scans are simulated with that many directions"
+                (found,) = record["results"].values()
                 for masked, result in found.items():
                     by_table.setdefault((scan.origin, masked), []).append(result)
             for table, results in by_table.items():

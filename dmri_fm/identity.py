@@ -13,13 +13,22 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.identities import encoders, tensors
-from dmri_fm.identities.base import RESEARCH_ONLY, Family, ModelIdentity, label_of
+from dmri_fm.identities.base import (
+    DIRECTION_CHOICES,
+    REGIONS,
+    RESEARCH_ONLY,
+    Family,
+    ModelIdentity,
+    label_of,
+)
 from dmri_fm.project import source_url
 
 __all__ = [
     "DEFAULT_MODELS",
+    "DIRECTION_CHOICES",
     "ENCODERS",
     "IDENTITIES",
+    "REGIONS",
     "RESEARCH_ONLY",
     "TENSOR_NETWORKS",
     "UNLABELLED",

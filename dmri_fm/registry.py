@@ -15,7 +15,7 @@ from torch import nn
 
 from dmri_fm.encoders.base import Encoder
 from dmri_fm.encoders.drope import config as drope
-from dmri_fm.encoders.drope.encoder import DropeEncoder, PublishedDropeEncoder
+from dmri_fm.encoders.drope.encoder import DropeEncoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.identity import Family, identity
@@ -56,7 +56,7 @@ MODELS: dict[str, RegisteredModel] = {
         for row, config in qcg_dti.ABLATIONS.items()
     },
     "drope": RegisteredModel(drope.SMALL, Drope, DropeEncoder),
-    "drope-paper": RegisteredModel(drope.PAPER, Drope, PublishedDropeEncoder),
+    "drope-paper": RegisteredModel(drope.PAPER, Drope, DropeEncoder),
     "drope-ablation": RegisteredModel(drope.ABLATION, Drope, DropeEncoder),
     "drope-ablation-plain": RegisteredModel(
         replace(drope.ABLATION, rotary="none"), Drope, DropeEncoder

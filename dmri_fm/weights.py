@@ -144,7 +144,6 @@ def save_weights(
     statistics: Mapping[str, Tensor] | None = None,
     pretraining: Pretraining | None = None,
     license: str = "Apache-2.0",
-    use: str = RESEARCH_ONLY,
 ) -> Path:
     """Write `path` (.safetensors, half precision) and the JSON beside it.
 
@@ -156,7 +155,7 @@ def save_weights(
         Has its configuration as `config`, and the description of its input as `normalisation`.
     name
         Name of the model in the registry.
-    version, training, pretraining, license, use
+    version, training, pretraining, license
         See :class:`Weights`; JSON-serialisable but for the tensors.
     statistics
         Extra tensors; kept in their own precision.
@@ -185,7 +184,7 @@ def save_weights(
         "model": name,
         "version": version,
         "license": license or None,
-        "use": use or None,
+        "use": RESEARCH_ONLY,
         "sha256": sha256(content).hexdigest(),
         "config": asdict(network.config),  # type: ignore[call-overload]
         "normalisation": network.normalisation,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dmri_fm.errors import ConfigError
 
@@ -15,6 +15,28 @@ Family = Literal["tensor fit", "tensor network", "encoder"]
 
 #: Use of experimental models, of their outputs and of their weights.
 RESEARCH_ONLY = "Research only: not for diagnosis or treatment."
+
+
+#: Parts of the grid that an encoder may read, in words.
+REGIONS = {"whole": "the whole brain", "published": "slices 64 to 119 at 1 mm"}
+
+#: Choices of the directions that an encoder reads, in words.
+DIRECTION_CHOICES = {"spread": "spread over q-space", "random": "drawn at random"}
+
+
+class Extraction(NamedTuple):
+    """What an encoder reads of a scan.
+
+    Attributes
+    ----------
+    region
+        Key of :data:`REGIONS`; another may be asked for.
+    directions
+        Key of :data:`DIRECTION_CHOICES`.
+    """
+
+    region: str = "whole"
+    directions: str = "spread"
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,8 @@ class ModelIdentity:
         Whether an out-of-distribution (OOD) score is defined: a map of percentiles for tensor
         networks, score and percentile of the scan for encoders. Weights without statistics of
         training features give none.
+    extraction
+        What an encoder reads of a scan; not read for other families.
     ablation_of
         Name of the network that it is a small variant of, for tables of ablations; empty for
         models that users choose from.
@@ -78,6 +102,7 @@ class ModelIdentity:
     is_packaged: bool = False
     has_intervals: bool = False
     has_ood: bool = False
+    extraction: Extraction = field(default_factory=Extraction)
     ablation_of: str = ""
     outputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from dmri_fm.identities.base import ModelIdentity
+from dmri_fm.identities.base import Extraction, ModelIdentity
 
 #: Architecture of all D-RoPE encoders.
 _ARCHITECTURE = (
@@ -65,6 +65,7 @@ DROPE_PAPER = ModelIdentity(
     card="docs/model_cards/drope.md",
     is_experimental=True,
     has_ood=True,
+    extraction=Extraction("published", "random"),
     outputs=_OUTPUTS,
 )
 
@@ -90,11 +91,15 @@ DROPE = replace(
         f"{_METHODS} The features are experimental."
     ),
     is_packaged=True,
+    extraction=Extraction(),
 )
 
 #: In the order of texts.
 RECORDS = (
     DROPE,
     DROPE_PAPER,
-    *(DROPE_PAPER.ablation(f"drope-ablation{end}") for end in ("", "-plain")),
+    *(
+        replace(DROPE_PAPER.ablation(f"drope-ablation{end}"), extraction=Extraction())
+        for end in ("", "-plain")
+    ),
 )

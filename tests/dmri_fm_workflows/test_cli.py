@@ -53,6 +53,7 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
         *("--b-scaling", "none", "--b0-threshold", "65"),
         *("--denoise", "mppca", "--unring", "--sdc", "none", "--hmc", "builtin"),
         *("--normalisation", "syn", "--models", "drope", "--device", "cpu"),
+        *("--region", "published"),
         *("--random-seed", "5", "--weights", f"drope={tmp_path / 'w.safetensors'}"),
     )
     assert config == RunConfig(
@@ -80,6 +81,7 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
         models=("drope",),
         weights={"drope": tmp_path / "w.safetensors"},
         device="cpu",
+        region="published",
         random_seed=5,
         plugin="SLURM",
         plugin_args={"max_jobs": 3},

@@ -15,8 +15,8 @@ from dmri_fm_workflows.request import read_options
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
     "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "models",
-    "normalisation", "output_resolution", "output_spaces", "random_seed", "sdc", "session_label",
-    "sloppy", "unring", "weights",
+    "normalisation", "output_resolution", "output_spaces", "random_seed", "region", "sdc",
+    "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -49,6 +49,7 @@ FULL: dict[str, Any] = {
     "models": ("drope",),
     "weights": {"drope": Path("/data/own.safetensors")},
     "device": "cpu",
+    "region": "published",
     "random_seed": 7,
     "plugin": "SLURM",
     "plugin_args": {"sbatch_args": "--mem 4G", "max_jobs": 3},

@@ -14,8 +14,8 @@ import pytest
 import torch
 from nipype.interfaces import utility as niu
 
+from dmri_fm.encoders.drope import authors_checkpoint
 from dmri_fm.encoders.drope.config import PAPER
-from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
@@ -23,6 +23,7 @@ from dmri_fm.identity import (
     DEFAULT_MODELS,
     RESEARCH_ONLY,
     about_model,
+    identity,
     label_of,
 )
 from dmri_fm.normalise.template import load_template
@@ -37,6 +38,7 @@ from dmri_fm.tensor_maps import SCALARS
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.weights import save_weights
+from dmri_fm_lab.__main__ import main
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
@@ -51,6 +53,7 @@ from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
+from tests.dmri_fm.encoders.drope.authors_state import draw_state_dict
 
 TENSOR_NETWORKS = ("tensor-refiner", "qcg-dti-paper")
 ENCODERS = ("drope", "drope-paper")
@@ -77,18 +80,17 @@ def _coarse_grid():
 
 @pytest.fixture(scope="module")
 def weights(folder) -> dict[str, Path]:
-    """Write tiny weights of the networks that ship without any."""
+    """Write tiny weights of the networks that ship without; a converted checkpoint is one."""
     torch.manual_seed(0)
-    networks = {
-        "qcg-dti-paper": QcgDti(QcgDtiConfig(widths=(2, 4))),
-        "drope-paper": Drope(COARSE),
-    }
-    return {
-        name: save_weights(
-            folder / f"{name}.safetensors", network, name=name, version="0", training={}
-        )
-        for name, network in networks.items()
-    }
+    paths = {name: folder / f"{name}.safetensors" for name in ("qcg-dti-paper", "drope-paper")}
+    network, name = QcgDti(QcgDtiConfig(widths=(2, 4))), "qcg-dti-paper"
+    save_weights(paths[name], network, name=name, version="0", training={})
+    torch.save(draw_state_dict(dim=24, depth=1, patch=PAPER.patch), folder / "theirs.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(authors_checkpoint, "PAPER", COARSE)
+        files = [str(folder / "theirs.pth"), str(paths["drope-paper"])]
+        assert main(["convert", *files, "--heads", str(COARSE.heads)]) == 0
+    return paths
 
 
 def _write_series(folder: Path, name: str, shape, affine, brain) -> dict[str, str]:
@@ -248,6 +250,10 @@ def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
     for sidecar in features.values():
         assert sidecar["Model"]["Features"] == ["cls", "pooled"]
         assert sidecar["Model"]["Use"] == RESEARCH_ONLY
+        own = identity(sidecar["Model"]["Label"]).extraction
+        assert (sidecar["Region"], sidecar["DirectionChoice"]) == own
+    theirs = features[f"sub-01_dir-AP_space-{MNI}_model-dropepaper_desc-scan_features.json"]
+    assert theirs["Model"]["Weights"] == weights["drope-paper"].name
     fa = sidecars["sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-fa_dwimap.json"]
     assert fa["Model"]["Weights"] == weights["qcg-dti-paper"].name
     ran = fa["Model"]["Parameters"]

@@ -15,6 +15,8 @@ import torch
 from dmri_fm.encoders.drope.config import PAPER, DropeConfig
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.weights import save_weights
+from dmri_fm_lab.__main__ import main
+from tests.dmri_fm.encoders.drope.authors_state import draw_state_dict
 
 RunApp = Callable[..., tuple[int, str]]
 
@@ -24,19 +26,34 @@ pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 NARROW = replace(PAPER, dim=24, depth=1, heads=2)
 
 
-@pytest.mark.parametrize("config", [NARROW, PAPER], ids=["narrow", "published"])
-def test_features_of_the_published_crop(
-    run_app: RunApp, data_dir: Path, tmp_path: Path, config: DropeConfig
-) -> None:
-    """Random weights; the published network takes 24 TFLOP, about five minutes."""
+def write_random(path: Path, config: DropeConfig) -> Path:
+    """Write random weights."""
     torch.manual_seed(0)
-    weights = save_weights(
-        tmp_path / "random.safetensors",
-        Drope(config),
-        name="drope-paper",
-        version="0",
-        training={},
-    )
+    return save_weights(path, Drope(config), name="drope-paper", version="0", training={})
+
+
+def convert_theirs(path: Path, config: DropeConfig) -> Path:
+    """Write random weights as the authors' code saves them, and convert the file."""
+    checkpoint = path.with_suffix(".pth")
+    torch.save(draw_state_dict(dim=config.dim, depth=config.depth, patch=config.patch), checkpoint)
+    assert main(["convert", str(checkpoint), str(path), "--heads", str(config.heads)]) == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "config"),
+    [(write_random, NARROW), (convert_theirs, NARROW), (write_random, PAPER)],
+    ids=["narrow", "authors", "published"],
+)
+def test_features_of_the_published_crop(
+    run_app: RunApp,
+    data_dir: Path,
+    tmp_path: Path,
+    write: Callable[[Path, DropeConfig], Path],
+    config: DropeConfig,
+) -> None:
+    """The published network takes 24 TFLOP, about five minutes."""
+    weights = write(tmp_path / "random.safetensors", config)
     arguments = [data_dir / "ds-vendors", tmp_path / "out", "participant"]
     arguments += ["--participant-label", "umr", "--sloppy"]
     arguments += ["--models", "drope-paper", "--weights", f"drope-paper={weights}"]
@@ -59,13 +76,7 @@ def test_features_of_the_published_crop(
 
 
 def test_damaged_weights_are_refused(run_app: RunApp, data_dir: Path, tmp_path: Path) -> None:
-    weights = save_weights(
-        tmp_path / "random.safetensors",
-        Drope(NARROW),
-        name="drope-paper",
-        version="0",
-        training={},
-    )
+    weights = write_random(tmp_path / "random.safetensors", NARROW)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
-from dmri_fm.identity import DEFAULT_MODELS, identity
+from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     MODEL_FAMILIES,
@@ -242,6 +242,14 @@ class RunConfig:
         metavar="NAME=PATH",
         parse=name_and_path,
         stages=MODEL_FAMILIES,
+    )
+    region: str = option(
+        "auto",
+        NETWORKS,
+        "part of the brain that encoders read: `whole`, or `published`, slices 64 to 119 at 1 mm "
+        "(default: auto, each encoder's own: `published` for drope-paper)",
+        choices=("auto", *REGIONS),
+        stages=("encoder",),
     )
     device: str = option(
         "auto",

@@ -14,7 +14,6 @@ from dmri_fm.brain import find_brain
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.extraction import (
     PUBLISHED_SLICES,
-    DirectionChoice,
     Region,
     check_region,
     choose_directions,
@@ -63,24 +62,31 @@ class EncodedTokens(NamedTuple):
     summary: ScanSummary
 
 
+def run_network(network: Drope, tokens: ScanTokens) -> tuple[Tensor, Tensor]:
+    """Return class token (d,) and patch tokens (T, S, d) of a scan, on the network's device."""
+    own = tokens.to(network.cls_token.device)
+    with torch.inference_mode():
+        cls, patches = network(own.patches[None], own.qspace[None], own.positions[None])
+    return cls[0], patches[0]
+
+
 def encode_tokens(
     network: Drope, tokens: ScanTokens, *, region: Region = "whole"
 ) -> EncodedTokens:
     """Encode a scan, or the part of it in a region, on the device of its tokens."""
+    cls, rows = run_network(network, tokens)
     with torch.inference_mode():
-        cls, encoded = network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-        rows = encoded[0]
         pooled = pool_tokens(rows, tokens.qspace)
         patches = rows.mean(dim=0)
         over_directions = rows.std(dim=0, correction=0).mean(dim=0)
         over_patches = patches.std(dim=0, correction=0)
-        code = torch.cat([cls[0], patches.mean(dim=0), over_directions, over_patches])
+        code = torch.cat([cls, patches.mean(dim=0), over_directions, over_patches])
         errors = prediction_errors(tokens)
     error = torch.full_like(tokens.brain[:, 0], float("nan")) if errors is None else errors.patches
     indicators = scan_indicators(tokens, network.config, errors, region=region)
     summary = ScanSummary(_numbers(code), indicators)
     return EncodedTokens(
-        _numbers(cls[0]), _numbers(pooled), _numbers(patches), _numbers(error), summary
+        _numbers(cls), _numbers(pooled), _numbers(patches), _numbers(error), summary
     )
 
 
@@ -114,14 +120,8 @@ class DropeInput:
 class DropeEncoder:
     """Encoder by a :class:`~dmri_fm.encoders.drope.network.Drope` network.
 
-    Attributes
-    ----------
-    region, directions
-        Part of the grid that is read unless another is asked for, and choice of directions.
+    Its record says what it reads of a scan, see :class:`~dmri_fm.identities.base.Extraction`.
     """
-
-    region: Region = "whole"
-    directions: DirectionChoice = "spread"
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -141,12 +141,13 @@ class DropeEncoder:
     ) -> DropeInput:
         """Choose directions, divide them by the mean b=0 and cut them into patches.
 
-        See :meth:`dmri_fm.encoders.base.Encoder.prepare`; `region` is that of the class if None.
+        See :meth:`dmri_fm.encoders.base.Encoder.prepare`; `region` is that of the record if None.
         """
         dwi.gtab.require_b0()
-        config, part = self._config, check_region(region or self.region)
+        config, own = self._config, identity(self.name).extraction
+        part = check_region(region or own.region)
         chosen = choose_directions(
-            dwi.gtab, n_directions, how=self.directions, seed=seed, gamma=config.gamma
+            dwi.gtab, n_directions, how=own.directions, seed=seed, gamma=config.gamma
         )
         volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), chosen])
         table = dwi.gtab.select(volumes)
@@ -162,7 +163,7 @@ class DropeEncoder:
             gtab=gtab,
             region=part,
             metadata={
-                **_describe_extraction(part, self.directions),
+                **_describe_extraction(part, own.directions),
                 "Volumes": [int(i) for i in chosen],
                 "ClippedFraction": float(normalised.clipped_fraction),
                 "B0NormalizationScale": float(normalised.scale),
@@ -198,13 +199,6 @@ class DropeEncoder:
         )
 
 
-class PublishedDropeEncoder(DropeEncoder):
-    """Encoder whose features are extracted as published, unless the whole brain is asked for."""
-
-    region: Region = "published"
-    directions: DirectionChoice = "random"
-
-
-def _describe_extraction(region: Region, directions: DirectionChoice) -> dict[str, Any]:
+def _describe_extraction(region: Region, directions: str) -> dict[str, Any]:
     slices = {"RegionSlices": list(PUBLISHED_SLICES)} if region == "published" else {}
     return {"Region": region, **slices, "DirectionChoice": directions}

@@ -15,13 +15,11 @@ from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identities.base import DIRECTION_CHOICES
 from dmri_fm.qspace import choose_spread, distinct_directions
 
 #: Part of the encoder's grid: all of it, or the slices of the published extraction.
 Region: TypeAlias = Literal["whole", "published"]
-
-#: How directions are chosen: far apart in q-space, or at random, as published.
-DirectionChoice: TypeAlias = Literal["spread", "random"]
 
 #: First and last slice of the published extraction, on the grid of 1 mm.
 PUBLISHED_SLICES = (64, 119)
@@ -64,11 +62,13 @@ def select_region(tokens: ScanTokens, config: DropeConfig, region: Region) -> Sc
 
 
 def choose_directions(
-    gtab: GradientTable, n_directions: int, *, how: DirectionChoice, seed: int, gamma: float
+    gtab: GradientTable, n_directions: int, *, how: str, seed: int, gamma: float
 ) -> NDArray[np.int_]:
     """Choose diffusion-weighted volumes, the first of each distinct direction.
 
-    Parameters and errors as of :func:`dmri_fm.qspace.choose_spread`.
+    `how` is a key of :data:`~dmri_fm.identities.base.DIRECTION_CHOICES`: far apart in q-space, or
+    at random, as published. Other parameters and errors as of
+    :func:`dmri_fm.qspace.choose_spread`.
 
     Examples
     --------
@@ -76,6 +76,8 @@ def choose_directions(
     >>> choose_directions(gtab, 12, how="random", seed=0, gamma=0.5).tolist()
     [1, 2, 3]
     """
+    if how not in DIRECTION_CHOICES:
+        raise ConfigError(f"directions {how!r}", expected=" or ".join(DIRECTION_CHOICES))
     distinct = np.array([group[0] for group in distinct_directions(gtab)], dtype=int)
     if how == "spread":
         table = gtab.select(distinct) if len(distinct) else gtab

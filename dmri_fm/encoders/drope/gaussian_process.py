@@ -37,6 +37,21 @@ def nearest_shells(
         yield list(shells[number].index), np.flatnonzero(nearest == number).tolist()
 
 
+def mean_weights(kept: GradientTable, wanted: GradientTable) -> _Array:
+    """Return weights (K, H) of the mean of the kept measurements of the nearest b-value.
+
+    Examples
+    --------
+    >>> kept = GradientTable([1000, 1000, 2000], np.eye(3))
+    >>> mean_weights(kept, GradientTable([1100, 2600], np.eye(3)[:2])).tolist()
+    [[0.5, 0.0], [0.5, 0.0], [0.0, 1.0]]
+    """
+    out = np.zeros((len(kept), len(wanted)))
+    for index, targets in nearest_shells(kept, wanted):
+        out[np.ix_(index, targets)] = 1.0 / len(index)
+    return out
+
+
 @dataclass(frozen=True)
 class GaussianProcess:
     """Gaussian process over q-space (Andersson & Sotiropoulos 2015).

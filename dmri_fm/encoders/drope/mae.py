@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.encoders.drope.block import DropeBlock, pass_blocks
@@ -98,16 +97,12 @@ def draw_mask(
     kind: Literal["spatial", "diffusion"],
     n_directions: int,
     n_patches: int,
-    batch: int = 1,
 ) -> Mask:
-    """Choose at random what stays visible; at least one patch position or direction does."""
+    """Choose at random what stays visible of a scan: one patch position or direction at least."""
     n = n_patches if kind == "spatial" else n_directions
     ratio = config.spatial_ratio if kind == "spatial" else config.diffusion_ratio
     n_kept = min(max(1, round(n * (1.0 - ratio))), n)
-    kept: NDArray[np.int64] = np.stack(
-        [np.sort(rng.permutation(n)[:n_kept]) for _ in range(batch)]
-    )
-    return Mask(kind, torch.from_numpy(kept))
+    return Mask(kind, torch.from_numpy(np.sort(rng.permutation(n)[:n_kept]))[None])
 
 
 class Decoder(nn.Module):

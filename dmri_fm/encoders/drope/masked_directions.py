@@ -87,13 +87,14 @@ def predict_by_process(seen: Tensor, brain: Tensor, kept: Tensor, wanted: Tensor
     """
     flat = seen.flatten(1)
     products = (flat @ flat.T / brain.sum().clamp(min=1.0)).double().cpu().numpy()
-    visible = _to_table(kept)
-    weights = fit_gaussian_process(products, visible).weights(visible, _to_table(wanted))
+    visible = to_table(kept)
+    weights = fit_gaussian_process(products, visible).weights(visible, to_table(wanted))
     predicted = torch.from_numpy(weights.T).to(seen) @ flat
     return predicted.clamp(*CLIP).reshape(-1, *brain.shape) * brain
 
 
-def _to_table(qspace: Tensor) -> GradientTable:
+def to_table(qspace: Tensor) -> GradientTable:
+    """Return the table of measurements (T, 3): rho, theta, phi; all of them weighted."""
     axes = qspace_directions(qspace.double().cpu()).numpy()
     bvals = 1000.0 * qspace[:, 0].double().cpu().numpy()
     # There is no b=0 among them, however low the b-values are.

@@ -40,7 +40,8 @@ def direction_deviation(tokens: Tensor, qspace: Tensor) -> Tensor:
     In every patch the tokens are regressed on the mean of each shell and on the anisotropic
     harmonics of order 2, weighted by b. What the harmonics explain is the signal; the residual
     variance is taken as that of noise, and the share of it that the harmonics explain by chance is
-    taken off. So the expectation does not depend on how many directions there are.
+    taken off. So the expectation does not depend on the number of directions, as far as tokens
+    follow these harmonics; what follows higher orders counts as noise.
 
     Parameters
     ----------
@@ -52,9 +53,10 @@ def direction_deviation(tokens: Tensor, qspace: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (d,): root of the variance over directions, mean over patches; zero where noise
-        explains more than there is. NaN where there are no more directions than terms (shells
-        plus five): the noise is unknown.
+        Shape (d,): root of the variance over directions, mean over patches; zero where its
+        estimate is negative, because the harmonics explain less than they would of noise. NaN
+        where there are no more directions than terms (shells plus five), as where every b-value
+        is a shell of its own: the noise is unknown.
     """
     n = len(tokens)
     shells = group_shells(1000.0 * qspace[:, 0].cpu().numpy())

@@ -18,7 +18,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--participants", type=int, default=120, metavar="N", help="of each cohort; default 120"
     )
-    parser.add_argument("--heads", type=int, default=6, metavar="N", help="default 6")
+    parser.add_argument(
+        "--heads", type=int, default=12, metavar="N", help="folds are split by head; default 12"
+    )
     parser.add_argument(
         "--cache", type=Path, metavar="FOLDER", help="folder of features, to go on from there"
     )

@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
         format_rows,
         score_rotations,
     )
+    from dmri_fm_lab.evaluate.rotation_verdicts import judge_run
 
     request = RotationRequest(
         options.directions, options.masks, options.permutations, options.seed
@@ -57,4 +58,5 @@ def run(options: argparse.Namespace) -> None:
     )
     for origin, rows in record["means"].items():
         print(f"mean of scans, {origin}\n\n{format_rows(rows)}\n")
+    print(f"{judge_run(record['means'])}\n")
     write_autoencoder_record(options, record)

@@ -41,7 +41,11 @@ _Array = NDArray[np.float64]
 
 
 def score_cohort(
-    rows: Mapping[str, Sequence[_Array]], outcome: _Array, *, seed: int = 0
+    rows: Mapping[str, Sequence[_Array]],
+    outcome: _Array,
+    heads: NDArray[np.int_],
+    *,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Predict an outcome from each representation, and compare them.
 
@@ -52,8 +56,10 @@ def score_cohort(
         `regions_unaffected` and `affected`, which say what the effect has changed.
     outcome
         Shape (N,).
+    heads
+        Shape (N,): the head of each participant; heads are held out as a whole.
     seed
-        Seed of folds, hold-outs and bootstrap.
+        Seed of hold-outs and bootstrap.
 
     Returns
     -------
@@ -65,7 +71,7 @@ def score_cohort(
     for name in PREDICTORS:
         known = known_columns(name, rows[name])
         sets[name] = np.stack(rows[name])[:, known]
-    errors = {name: squared_errors(x, outcome, seed=seed) for name, x in sets.items()}
+    errors = {name: squared_errors(x, outcome, heads) for name, x in sets.items()}
     predictors = {}
     for name, own in errors.items():
         rng = np.random.default_rng(seed)
@@ -74,7 +80,7 @@ def score_cohort(
             "r2": explained(own, outcome),
             "both_minus_this": bootstrap_difference(errors["both"], own, outcome, rng),
             "hold_outs": [
-                hold_out_correlations(sets[name], outcome, shares, seed=seed)
+                hold_out_correlations(sets[name], outcome, heads, shares, seed=seed)
                 for shares in HOLD_OUTS
             ],
         }
@@ -114,7 +120,7 @@ def format_cohort(effect: str, record: Mapping[str, Any]) -> str:
     lines = [
         [
             f"cohort {effect}",
-            *("features", "R^2, nested", "cls + pooled minus this [95 %]"),
+            *("features", "R^2, by head", "cls + pooled minus this [95 %]"),
             *(f"r, five hold-outs {split}" for split in shares),
         ]
     ]

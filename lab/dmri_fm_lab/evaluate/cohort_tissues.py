@@ -36,6 +36,12 @@ N_STEPS, LARGEST_STEP, DIFFERENCE, TOLERANCE = 8, 0.3, 5e-3, 2e-4
 #: Range of diffusivities, mm^2/s.
 DIFFUSIVITIES = (5e-5, 3e-3)
 
+#: Everything above on which tissue depends.
+CONSTANTS = (
+    *(LOG_STICK_FRACTION, COMPENSATED_LOG_STICK_FRACTION, LOGIT_CROSSING, LEAST_WHITE),
+    *(N_STEPS, LARGEST_STEP, DIFFERENCE, TOLERANCE, *DIFFUSIVITIES),
+)
+
 #: Voxels of a row where they are laid out as an image.
 _ROW = 256
 

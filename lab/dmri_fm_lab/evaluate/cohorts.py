@@ -9,7 +9,7 @@ noise and directions vary between participants and have nothing to do with the o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dmri_fm.normalise.grid import Grid
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm_lab.evaluate.cohort_regions import brain_sizes, choose_parcels, regional_means
 from dmri_fm_lab.evaluate.cohort_scores import format_cohort, score_cohort
-from dmri_fm_lab.evaluate.cohort_tissues import EFFECTS, CohortTissue
+from dmri_fm_lab.evaluate.cohort_tissues import CONSTANTS, EFFECTS, CohortTissue
 from dmri_fm_lab.evaluate.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
@@ -61,6 +61,8 @@ _NOTES = {
     "noise-free signal",
     "nuisances": "head (shape, ventricles), CSF share, five factors of the tissue, SNR, "
     "directions",
+    "folds": "heads are held out, one after the other: no participant of a test fold shares the "
+    "head of a participant that a regression or its penalty was fitted to",
     "directions": "the encoder reads 12 directions of both shells, as the app chooses them; "
     "FA, MD and mean images are of all volumes, FA and MD of the shells below 1550 s/mm^2",
     "regions": "means in white and grey matter of cubes of the template's space, by the true "
@@ -77,7 +79,7 @@ class CohortRequest:
     n_participants
         Of each cohort; the same people but for the effect.
     n_heads
-        Number of different heads.
+        Number of different heads, four or more; participants of one head are in one fold.
     bvals
         Shells, s/mm^2.
     n_directions
@@ -91,7 +93,7 @@ class CohortRequest:
     """
 
     n_participants: int = 120
-    n_heads: int = 6
+    n_heads: int = 12
     bvals: tuple[float, ...] = (1000.0, 2000.0)
     n_directions: int = 12
     snr: tuple[float, float] = (15.0, 35.0)
@@ -99,11 +101,11 @@ class CohortRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_participants < 20 or self.n_heads < 1 or self.n_directions < 7:
+        if self.n_participants < 20 or self.n_heads < 4 or self.n_directions < 7:
             raise ConfigError(
                 f"{self.n_participants} participants, {self.n_heads} heads, "
                 f"{self.n_directions} directions",
-                expected="20 participants, one head, 7 directions or more",
+                expected="20 participants, four heads, 7 directions or more",
             )
 
 
@@ -162,19 +164,18 @@ def draw_participants(request: CohortRequest) -> list[Participant]:
 
 def draw_heads(grid: Grid, request: CohortRequest, *, cache: Path | None = None) -> list[Geometry]:
     """Draw the heads, of different shapes and ventricles; those of an earlier call are read."""
-    stored = FeatureCache(cache / "heads" if cache else None)
-    size = "-".join(str(n) for n in grid.shape)
     heads = []
     for number in range(request.n_heads):
         seed = _FIRST_HEAD + request.n_heads * request.seed + number
+        rng = np.random.default_rng([EVALUATION, 7, seed])
+        shape = Shape(ventricles_mm=VENTRICLES_MM * float(rng.standard_normal()))
 
-        def draw(seed: int = seed) -> Vectors:
-            rng = np.random.default_rng([EVALUATION, 7, seed])
-            shape = Shape(ventricles_mm=VENTRICLES_MM * float(rng.standard_normal()))
+        def draw(seed: int = seed, shape: Shape = shape) -> Vectors:
             logger.info("head %d", seed)
             return vars(brain_geometry(grid, seed=seed, shape=shape))
 
-        heads.append(Geometry(**stored.get(f"{size}_{seed}", draw)))
+        stored = FeatureCache.of(cache, grid.shape, grid.affine, shape, seed)
+        heads.append(Geometry(**stored.get("head", draw)))
     return heads
 
 
@@ -217,8 +218,6 @@ def evaluate_cohorts(
     encoder: Drope,
     request: CohortRequest,
     *,
-    effects: Sequence[str] = tuple(EFFECTS),
-    heads: Sequence[Geometry] | None = None,
     cache: Path | None = None,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -230,10 +229,6 @@ def evaluate_cohorts(
         Trained encoder.
     request
         Size of the cohorts.
-    effects
-        Keys of :data:`~.cohort_tissues.EFFECTS`.
-    heads
-        Brains on the encoder's grid; drawn if None.
     cache
         Folder of heads and features, from which an interrupted evaluation goes on.
     report
@@ -242,17 +237,19 @@ def evaluate_cohorts(
     Returns
     -------
     dict
-        JSON-ready: `cohorts`, by effect, see :func:`~.cohort_scores.score_cohort`.
+        JSON-ready: `cohorts`, by key of :data:`~.cohort_tissues.EFFECTS`, see
+        :func:`~.cohort_scores.score_cohort`.
     """
     people = draw_participants(request)
-    heads = heads or draw_heads(encoder.config.grid, request, cache=cache)
-    stored = FeatureCache.of(cache, encoder, request)
+    heads = draw_heads(encoder.config.grid, request, cache=cache)
+    stored = FeatureCache.of(cache, encoder, request, people, heads, CONSTANTS)
     random = untrained(encoder, seed=request.seed)
     where = np.logical_or.reduce([head.mask for head in heads])
     parcels = choose_parcels(heads)
     outcome = np.array([person.outcome for person in people])
+    groups = np.array([person.head for person in people])
     cohorts = {}
-    for effect in effects:
+    for effect in EFFECTS:
         rows: dict[str, list[NDArray[np.float64]]] = {}
         for person in people:
 
@@ -263,7 +260,7 @@ def evaluate_cohorts(
 
             for name, row in stored.get(f"{effect}-{person.number:04d}", describe).items():
                 rows.setdefault(name, []).append(row)
-        cohorts[effect] = score_cohort(rows, outcome, seed=request.seed)
+        cohorts[effect] = score_cohort(rows, outcome, groups, seed=request.seed)
         report(format_cohort(effect, cohorts[effect]))
     return json_ready(
         {

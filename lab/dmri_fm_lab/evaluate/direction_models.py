@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.encoders.drope.gaussian_process import nearest_shells
+from dmri_fm.encoders.drope.gaussian_process import mean_weights, nearest_shells
 from dmri_fm.gradients import GradientTable
 
 _Array = NDArray[np.float64]
@@ -22,24 +22,8 @@ PENALTIES = (1e-4, 1e-3, 6e-3, 2e-2, 6e-2, 0.2, 0.6)
 
 
 def shell_means(signal: _Array, kept: GradientTable, wanted: GradientTable) -> _Array:
-    """Predict the mean of the kept directions of the nearest b-value.
-
-    Parameters
-    ----------
-    signal
-        Shape (V, K).
-    kept, wanted
-        Tables of K and H weighted measurements.
-
-    Returns
-    -------
-    ndarray
-        Shape (V, H).
-    """
-    out = np.empty((len(signal), len(wanted)))
-    for index, targets in nearest_shells(kept, wanted):
-        out[:, targets] = signal[:, index].mean(axis=1, keepdims=True)
-    return out
+    """Predict (V, H) from (V, K) by :func:`mean_weights`, as :func:`predict_harmonics` does."""
+    return np.asarray(signal @ mean_weights(kept, wanted))
 
 
 def predict_harmonics(signal: _Array, kept: GradientTable, wanted: GradientTable) -> _Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
-from dmri_fm_lab.evaluate.feature_cache import NO_CACHE, FeatureCache, Vectors
+from dmri_fm_lab.evaluate.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     Geometry,
@@ -167,11 +167,10 @@ def evaluate_protocols(
             n_directions=n_directions,
             seed=sources.seed,
         )
-        report(format_reliability(parts["reliability"], title="scans"))
+        report(format_reliability(parts["reliability"]))
     if request:
         geometry = brain_geometry(grid, seed=request.seed)
-        stored = FeatureCache.of(cache, encoder, request)
-        parts["gallery"] = evaluate_gallery(encoder, geometry, request, cache=stored)
+        parts["gallery"] = evaluate_gallery(encoder, geometry, request, cache=cache)
         report(format_gallery(parts["gallery"]))
     return parts
 
@@ -181,9 +180,11 @@ def evaluate_gallery(
     geometry: Geometry,
     request: ProtocolRequest,
     *,
-    cache: FeatureCache = NO_CACHE,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Scan a gallery by three protocols; retrieve its members, and predict their tissue.
+
+    `cache` is a folder of features, see :class:`FeatureCache`.
 
     Returns
     -------
@@ -196,6 +197,7 @@ def evaluate_gallery(
     bvals = tuple(PROTOCOLS.values())
     gtabs = draw_shells(rng, n_directions=request.n_directions, bvals=bvals)
     random = untrained(encoder, seed=request.seed)
+    stored = FeatureCache.of(cache, encoder, request, geometry, tissues, gtabs)
     rows: dict[str, dict[str, list[_Array]]] = {f: {p: [] for p in PROTOCOLS} for f in FEATURES}
     for number, tissue in enumerate(tissues):
         if number % 20 == 0:
@@ -204,7 +206,7 @@ def evaluate_gallery(
             noise = np.random.default_rng([EVALUATION, 3, request.seed, number, k])
             acquire = partial(acquire_tissue, geometry, tissue, gtab, snr=request.snr, rng=noise)
             compute = partial(_all_features, encoder, random, acquire)
-            for name, vector in cache.get(f"{protocol}-{number:04d}", compute).items():
+            for name, vector in stored.get(f"{protocol}-{number:04d}", compute).items():
                 rows[name][protocol].append(vector)
     stacked = {name: stack_known(name, by) for name, by in rows.items()}
     factors = np.array([[getattr(t, name) for name in FACTORS] for t in tissues])
@@ -359,7 +361,7 @@ def format_gallery(record: Mapping[str, Any]) -> str:
             for factor, scores in by.items()
         ),
     ]
-    reliability = format_reliability(record["reliability"], title="gallery")
+    reliability = format_reliability(record["reliability"])
     return "\n\n".join([markdown(retrieval), markdown(probes), reliability])
 
 

@@ -23,7 +23,7 @@ from dmri_fm_lab.evaluate.reconstruction_baselines import (
     DIRECTION_BASELINES,
     PATCH_BASELINES,
 )
-from dmri_fm_lab.evaluate.records import json_ready, versions
+from dmri_fm_lab.evaluate.records import json_ready, score_each, versions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 from dmri_fm_lab.grid_scans import GridScan
@@ -123,13 +123,14 @@ class ReconstructionRequest:
 
 def score_scan(
     network: MaskedAutoencoder, scan: GridScan, request: ReconstructionRequest
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Mask directions and patches of a scan, and score their reconstructions.
 
     Returns
     -------
-    dict
-        JSON-ready; `results` by number of directions and masking, means over masks: rows by
+    dict or None
+        JSON-ready; None, with a warning, if the scan has too few distinct directions. `results` by
+        number of directions and masking, means over masks: rows by
         method and b-value ("all" for all), errors of tensors, and the authors' scores.
     """
     record: dict[str, Any] = {
@@ -155,7 +156,7 @@ def score_scan(
             if request.has_baselines:
                 scores["spatial-per-direction"].append(mask_patches_apart(network, prepared, rng))
         record["results"][str(n)] = {k: _mean_records(rows) for k, rows in scores.items() if rows}
-    return json_ready(record)
+    return json_ready(record) if record["results"] else None
 
 
 def _mean_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -208,17 +209,12 @@ def score_scans(
     ConfigError
         If no scan has enough directions.
     """
-    records = []
-    for scan in scans:
-        records.append(score_scan(network, scan, request))
-        if report is not None:
-            report(records[-1])
-    if not any(record["results"] for record in records):
-        raise ConfigError(
-            "no scan with enough directions",
-            expected=f"scans with {min(request.directions)} distinct directions or more",
-            advice="name a dataset, or ask for simulated scans",
-        )
+    records = score_each(
+        scans,
+        lambda scan: score_scan(network, scan, request),
+        report=report,
+        fewest_directions=min(request.directions),
+    )
     return json_ready(
         {
             "request": {
@@ -252,8 +248,6 @@ def format_scan(record: Mapping[str, Any]) -> str:
             ):
                 if rows:
                     blocks.append(markdown(table_cells(rows, columns)))
-    if not record["results"]:
-        blocks.append("too few distinct directions")
     return "\n\n".join(blocks)
 
 

@@ -1,10 +1,10 @@
-"""Records of an evaluation: plain types for JSON, and the versions that numbers depend on."""
+"""Records of an evaluation: a loop over scans, plain types for JSON, and versions."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from dmri_fm import __version__
-from dmri_fm.errors import OutputError
+from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm_lab.grid_scans import GridScan
 
 #: Packages whose versions are in the output.
 _PACKAGES = ("numpy", "scipy", "torch", "dipy", "scikit-image", "scikit-learn", "deepbet")
@@ -70,3 +71,29 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
             expected="a file in a folder that you may write to",
         ) from None
     return path
+
+
+def score_each(
+    scans: Iterable[GridScan],
+    score: Callable[[GridScan], dict[str, Any] | None],
+    *,
+    report: Callable[[dict[str, Any]], None] | None,
+    fewest_directions: int,
+) -> list[dict[str, Any]]:
+    """Score scans, and hand on the record of each when it is complete; None: no record.
+
+    Raises ConfigError if there is no record.
+    """
+    records = []
+    for scan in scans:
+        if (record := score(scan)) is not None:
+            records.append(record)
+            if report is not None:
+                report(record)
+    if not records:
+        raise ConfigError(
+            "no scan to score",
+            expected=f"scans with {fewest_directions} distinct directions or more",
+            advice="name a dataset, or ask for simulated scans",
+        )
+    return records

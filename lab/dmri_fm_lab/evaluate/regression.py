@@ -1,4 +1,4 @@
-"""Regression of an outcome on features: nested cross-validation, and hold-outs as published."""
+"""Regression of an outcome on features: nested cross-validation by head, and hold-outs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm_lab.evaluate.retrieval import PENALTIES
-
-#: Folds, and the number of times that participants are dealt out to them anew.
-N_FOLDS, N_REPEATS = 10, 5
 
 #: Samples of the bootstrap, and the interval that is given, percentiles.
 N_SAMPLES, INTERVAL = 10_000, (2.5, 97.5)
@@ -42,17 +39,38 @@ class RidgePath(NamedTuple):
         Shape (A, D), of the features as they were given.
     intercepts
         Shape (A,).
-    left_out
-        Shape (A,): mean squared error of leave-one-out in what was fitted.
+    residuals
+        Shape (A, N): outcome minus prediction in what was fitted.
+    basis, kept
+        Shapes (N, K) and (A, K): left singular vectors of the features, and the share of the
+        outcome along each that a regression keeps.
     """
 
     coefficients: _Array
     intercepts: _Array
-    left_out: _Array
+    residuals: _Array
+    basis: _Array
+    kept: _Array
 
     def predict(self, features: _Array) -> _Array:
         """Return predictions (A, N) from features (N, D)."""
         return np.asarray(self.coefficients @ features.T + self.intercepts[:, None])
+
+    def left_out(self, heads: NDArray[np.int_]) -> _Array:
+        """Return mean squared errors (A,) of each head by regressions on all other heads.
+
+        `heads` (N,), two different ones or more. Features stay standardised as in what was fitted.
+        """
+        errors = np.zeros_like(self.residuals)
+        for head in np.unique(heads):
+            # Residuals of a block that is left out: (1 - its part of the hat matrix)^-1 times
+            # its residuals.
+            block = heads == head
+            own = self.basis[block]
+            hat = np.einsum("ik,ak,jk->aij", own, self.kept, own) + 1.0 / len(heads)
+            rest = np.eye(len(own)) - hat
+            errors[:, block] = np.linalg.solve(rest, self.residuals[:, block, None])[..., 0]
+        return np.asarray((errors**2).mean(axis=1))
 
 
 def fit_ridge(features: _Array, outcome: _Array) -> RidgePath:
@@ -63,42 +81,39 @@ def fit_ridge(features: _Array, outcome: _Array) -> RidgePath:
     centred = outcome - outcome.mean()
     along = u.T @ centred
     scaled = 1.0 / (s**2 + np.array(PENALTIES)[:, None])
-    leverage = 1.0 / len(outcome) + (scaled * s**2) @ (u**2).T
-    residual = centred - (scaled * s**2 * along) @ u.T
+    kept = scaled * s**2
     coefficients = (scaled * s * along) @ vt / spread
-    left_out = ((residual / np.maximum(1.0 - leverage, 1e-12)) ** 2).mean(axis=1)
-    return RidgePath(coefficients, outcome.mean() - coefficients @ middle, left_out)
+    intercepts = outcome.mean() - coefficients @ middle
+    return RidgePath(coefficients, intercepts, centred - (kept * along) @ u.T, u, kept)
 
 
-def squared_errors(features: _Array, outcome: _Array, *, seed: int = 0) -> _Array:
-    """Predict an outcome by ridge regression in nested cross-validation.
+def squared_errors(features: _Array, outcome: _Array, heads: NDArray[np.int_]) -> _Array:
+    """Predict an outcome by ridge regression in nested cross-validation, head by head.
+
+    Participants of one head are held out together, in the choice of the penalty, too.
 
     Parameters
     ----------
     features
-        Shape (N, D); standardised, and the penalty chosen by leave-one-out, within the training
-        part of each fold.
+        Shape (N, D); standardised, and the penalty chosen, within the training part of each fold.
     outcome
         Shape (N,).
-    seed
-        Seed of the folds.
+    heads
+        Shape (N,): the head of each participant, three or more different ones.
 
     Returns
     -------
     ndarray
-        Shape (N,): squared error of the held-out predictions, mean over repetitions.
+        Shape (N,): squared error of the held-out predictions.
     """
-    from sklearn.model_selection import KFold
-
     features = np.asarray(features, dtype=np.float64)
-    errors = np.zeros((N_REPEATS, len(outcome)))
-    for repeat in range(N_REPEATS):
-        folds = KFold(min(N_FOLDS, len(outcome)), shuffle=True, random_state=seed + repeat)
-        for train, test in folds.split(features):
-            path = fit_ridge(features[train], outcome[train])
-            predicted = path.predict(features[test])[path.left_out.argmin()]
-            errors[repeat, test] = (predicted - outcome[test]) ** 2
-    return np.asarray(errors.mean(axis=0))
+    errors = np.zeros(len(outcome))
+    for head in np.unique(heads):
+        test = heads == head
+        path = fit_ridge(features[~test], outcome[~test])
+        predicted = path.predict(features[test])[path.left_out(heads[~test]).argmin()]
+        errors[test] = (predicted - outcome[test]) ** 2
+    return errors
 
 
 def explained(errors: _Array, outcome: _Array) -> float:
@@ -118,7 +133,7 @@ def bootstrap_difference(
     """Return R^2 of the first predictions minus that of the second, by a paired bootstrap.
 
     Participants are drawn with replacement, with both errors and the outcome. The predictions
-    stay: the interval does not hold what other training participants would change.
+    stay: the interval does not hold what other training participants or other heads would change.
 
     Parameters
     ----------
@@ -141,7 +156,7 @@ def bootstrap_difference(
 def hold_out(
     rng: np.random.Generator, n: int, shares: tuple[float, float, float]
 ) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.int_]]:
-    """Return random training, validation and test participants.
+    """Return random training, validation and test heads (or participants) of n.
 
     Examples
     --------
@@ -154,17 +169,24 @@ def hold_out(
 
 
 def hold_out_correlations(
-    features: _Array, outcome: _Array, shares: tuple[float, float, float], *, seed: int = 0
+    features: _Array,
+    outcome: _Array,
+    heads: NDArray[np.int_],
+    shares: tuple[float, float, float],
+    *,
+    seed: int = 0,
 ) -> list[float]:
     """Return the correlation of outcome and prediction in overlapping random hold-outs.
 
-    As Kung et al. released them: each is drawn anew. Ridge regression on the training part; the
-    validation part chooses the penalty.
+    As Kung et al. released them: each is drawn anew; here heads are drawn, (N,), with all of their
+    participants. Ridge regression on the training part; the validation part chooses the penalty.
     """
     rng = np.random.default_rng(seed)
+    names = np.unique(heads)
     found = []
     for _ in range(N_HOLD_OUTS):
-        train, validation, test = hold_out(rng, len(outcome), shares)
+        parts = hold_out(rng, len(names), shares)
+        train, validation, test = (np.isin(heads, names[part]) for part in parts)
         path = fit_ridge(features[train], outcome[train])
         missed = path.predict(features[validation]) - outcome[validation]
         predicted = path.predict(features[test])[(missed**2).sum(axis=1).argmin()]

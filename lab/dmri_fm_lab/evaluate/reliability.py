@@ -1,10 +1,14 @@
-"""Reliability of features: do they depend on the scan, and not on the directions drawn from it?"""
+"""Reliability of features: do they depend on the scan, and not on the directions drawn from it?
+
+Scans of one protocol are compared: across protocols, scans differ by their b-values, too, and a
+feature that knows nothing but the b-value would look reliable.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +25,9 @@ from dmri_fm_lab.grid_scans import GridScan
 #: Intraclass correlation above which a feature counts as reliable.
 RELIABLE = 0.75
 
+#: Step to which the b-values of shells are rounded in the name of a protocol, s/mm^2.
+SHELL_STEP = 100.0
+
 #: Parts of the features, whose intraclass correlations are listed apart.
 PARTS = {
     "cls": "encoder, cls",
@@ -35,6 +42,11 @@ _NOTES = {
     "icc": "ICC(1,1) of Shrout & Fleiss 1979, doi:10.1037/0033-2909.86.2.420: share of the "
     "variance of single measurements that is between scans; the draws of one scan have no order "
     "that they share with those of another",
+    "protocols": "scans of one origin and of the same shells (b-value to "
+    f"{SHELL_STEP:.0f} s/mm^2); "
+    "a protocol with one scan has no intraclass correlation",
+    "b0": "the draws of a scan share its one b=0 normalisation: the noise of b=0 is part of what "
+    "differs between scans, and a repeated scan would agree less than two draws do",
     "shared": "share of the directions of a draw that another draw of the same scan holds, too; "
     "draws are disjoint where the scan has enough directions",
 }
@@ -126,38 +138,61 @@ def score_reliability(
     Returns
     -------
     dict
-        JSON-ready. `icc`: of each feature, by key of :data:`PARTS`, empty with fewer than two
-        scans; None: unknown. `scans`: names. `shared`: see the notes.
+        JSON-ready. `protocols`, by name, with `scans`, their names; `shared`, see the notes; and
+        `icc` of each feature, by key of :data:`PARTS`, empty with fewer than two scans; None:
+        unknown.
     """
-    names: list[str] = []
-    shared: list[float] = []
-    rows: dict[str, list[list[_Array]]] = {part: [] for part in PARTS}
+    protocols: dict[str, _Draws] = {}
     for scan in scans:
         if len(scan.gtab) <= n_directions:
             continue
         draws = draw_directions(
             scan.gtab, n_draws, n_directions=n_directions, seed=seed, gamma=encoder.config.gamma
         )
-        names.append(scan.name)
-        shared += [np.isin(a, b).mean() for a, b in combinations(draws, 2)]
-        found = [_parts(compute(encoder, random, scan.select(draw))) for draw in draws]
-        for part, of_scans in rows.items():
-            of_scans.append([row[part] for row in found])
-    icc = (
-        {part: intraclass_correlation(np.array(values)).tolist() for part, values in rows.items()}
-        if len(names) > 1
-        else {}
-    )
+        found = protocols.setdefault(name_protocol(scan), _Draws([], [], []))
+        found.scans.append(scan.name)
+        found.shared.extend(float(np.isin(a, b).mean()) for a, b in combinations(draws, 2))
+        found.rows.append([_parts(compute(encoder, random, scan.select(draw))) for draw in draws])
     return json_ready(
         {
             "notes": _NOTES,
-            "scans": names,
             "n_draws": n_draws,
             "n_directions": n_directions,
-            "shared": float(np.mean(shared)) if shared else None,
-            "icc": icc,
+            "protocols": {
+                name: {
+                    "scans": found.scans,
+                    "shared": float(np.mean(found.shared)),
+                    "icc": found.correlations(),
+                }
+                for name, found in protocols.items()
+            },
         }
     )
+
+
+class _Draws(NamedTuple):
+    """Draws from the scans of one protocol: names, shares of common directions, features."""
+
+    scans: list[str]
+    shared: list[float]
+    rows: list[list[dict[str, _Array]]]
+
+    def correlations(self) -> dict[str, list[float]]:
+        """Return the intraclass correlations by part; none of a single scan."""
+        if len(self.scans) < 2:
+            return {}
+        return {
+            part: intraclass_correlation(
+                np.array([[row[part] for row in of_scan] for of_scan in self.rows])
+            ).tolist()
+            for part in PARTS
+        }
+
+
+def name_protocol(scan: GridScan) -> str:
+    """Return the origin of a scan and the b-values of its shells."""
+    bvals = (SHELL_STEP * round(shell.bval / SHELL_STEP) for shell in scan.gtab.shells)
+    return f"{scan.origin}, b {', '.join(f'{b:.0f}' for b in bvals)}"
 
 
 def _parts(features: Mapping[str, _Array]) -> dict[str, _Array]:
@@ -171,19 +206,27 @@ def _parts(features: Mapping[str, _Array]) -> dict[str, _Array]:
     return parts
 
 
-def format_reliability(record: Mapping[str, Any], *, title: str) -> str:
-    """Return the distribution of intraclass correlations as a markdown table."""
-    if not record["icc"]:
-        return f"{title}: no intraclass correlation, it needs two scans of many directions"
-    size = f"{len(record['scans'])} scans x {record['n_draws']} draws"
-    shared = f"{100 * record['shared']:.0f} % of directions shared"
+def format_reliability(record: Mapping[str, Any]) -> str:
+    """Return the distribution of intraclass correlations as a markdown table per protocol."""
+    if not record["protocols"]:
+        return f"no scan of more than {record['n_directions']} directions to draw from"
+    sizes = f"{record['n_draws']} draws of {record['n_directions']} directions"
+    return "\n\n".join(
+        _format_protocol(name, found, sizes) for name, found in record["protocols"].items()
+    )
+
+
+def _format_protocol(name: str, found: Mapping[str, Any], sizes: str) -> str:
+    if not found["icc"]:
+        return f"{name}: no intraclass correlation of one scan, {found['scans'][0]}"
+    title = (
+        f"ICC(1,1), {name}: {len(found['scans'])} scans x {sizes}, "
+        f"{100 * found['shared']:.0f} % of directions shared, one b=0 normalisation a scan"
+    )
     lines = [
-        [
-            f"ICC(1,1), {title}: {size} of {record['n_directions']} directions, {shared}",
-            *("features", "lower quartile", "median", "upper quartile", f"above {RELIABLE:g}"),
-        ]
+        [title, "features", "lower quartile", "median", "upper quartile", f"above {RELIABLE:g}"]
     ]
-    lines += [[PARTS[part], *_distribution(values)] for part, values in record["icc"].items()]
+    lines += [[PARTS[part], *_distribution(values)] for part, values in found["icc"].items()]
     return markdown(lines)
 
 

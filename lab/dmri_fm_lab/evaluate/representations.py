@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dmri_fm.encoders.drope.encoder import run_network
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.tokens import tokenise
@@ -46,11 +47,9 @@ def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
 
 def encode(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
     """Return "cls", the class token, "pooled", see :func:`pool_tokens`, and "both" of a scan."""
-    device = next(encoder.parameters()).device
-    tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config).to(device)
-    with torch.inference_mode():
-        cls, patches = encoder(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
-        rows = {"cls": cls[0], "pooled": pool_tokens(patches[0], tokens.qspace)}
+    tokens = tokenise(scan.signal, scan.gtab, scan.mask, encoder.config)
+    cls, patches = run_network(encoder, tokens)
+    rows = {"cls": cls, "pooled": pool_tokens(patches, tokens.qspace)}
     vectors = {name: row.double().cpu().numpy() for name, row in rows.items()}
     return {"both": np.concatenate([vectors["cls"], vectors["pooled"]]), **vectors}
 

@@ -34,7 +34,7 @@ from dmri_fm_lab.evaluate.permuted_directions import (
     permute_directions,
 )
 from dmri_fm_lab.evaluate.reconstruction_baselines import DIRECTION_BASELINES
-from dmri_fm_lab.evaluate.records import json_ready, versions
+from dmri_fm_lab.evaluate.records import json_ready, score_each, versions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 from dmri_fm_lab.grid_scans import GridScan
@@ -310,19 +310,12 @@ def score_rotations(
     ConfigError
         If no scan can be scored.
     """
-    records = []
-    for scan in scans:
-        record = score_rotation(network, scan, request)
-        if record is not None:
-            records.append(record)
-            if report is not None:
-                report(record)
-    if not records:
-        raise ConfigError(
-            "no scan to score",
-            expected=f"scans with {request.n_directions} distinct directions or more",
-            advice="name a dataset, or ask for simulated scans",
-        )
+    records = score_each(
+        scans,
+        lambda scan: score_rotation(network, scan, request),
+        report=report,
+        fewest_directions=request.n_directions,
+    )
     return json_ready(
         {
             "request": asdict(request),

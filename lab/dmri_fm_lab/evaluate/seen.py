@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmri_fm.errors import InputError
-from dmri_fm.participants import (
-    PARTICIPANTS,
-    hash_participant,
-    seen_participants,
-)
-from dmri_fm.registry import load_weights
+from dmri_fm.participants import hash_participant
 from dmri_fm_lab.scans import list_participants, study_name
+from dmri_fm_lab.train.runs import list_seen
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +23,7 @@ def find_seen(
 ) -> frozenset[str]:
     """Return the labels of a dataset's participants that a network was trained on.
 
-    Weights without a list of participants, and pretraining runs, get a warning: nobody knows.
+    Weights and runs of earlier versions, which list no participants, get a warning: nobody knows.
 
     Parameters
     ----------
@@ -43,16 +39,12 @@ def find_seen(
     LayoutError, InputError
         If the dataset cannot be read.
     WeightsError
-        If the weights cannot be used.
+        If the weights, or the checkpoint of the run, cannot be used.
     """
-    if str(source) != model and Path(source).suffix != ".safetensors":
-        logger.warning("%s: a run lists no participants; some here may have been seen", source)
+    hashes = list_seen(source, model=model)
+    if hashes is None:
+        logger.warning("%s: lists no participants; some here may have been seen", source)
         return frozenset()
-    weights = load_weights(source, model=model)
-    if PARTICIPANTS not in weights.training:
-        logger.warning("%s: the weights list no participants; some may have been seen", source)
-        return frozenset()
-    hashes = seen_participants(weights)
     if not hashes:
         return frozenset()
     try:

@@ -9,9 +9,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from dmri_fm.encoders.drope.encoder import run_network
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
@@ -98,11 +98,9 @@ def cut_slabs(
 
 def encode_whole(encoder: Drope, tokens: ScanTokens) -> WholeScan:
     """Encode what there is of a scan at once."""
-    moved = tokens.to(encoder.cls_token.device)
-    with torch.inference_mode():
-        cls, patches = encoder(moved.patches[None], moved.qspace[None], moved.positions[None])
-    mean = patches[0].mean(dim=0).double().cpu().numpy()
-    return WholeScan(tokens.index, mean, cls[0].double().cpu().numpy())
+    cls, patches = run_network(encoder, tokens)
+    mean = patches.mean(dim=0).double().cpu().numpy()
+    return WholeScan(tokens.index, mean, cls.double().cpu().numpy())
 
 
 def score_slabs(

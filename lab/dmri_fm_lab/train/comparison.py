@@ -10,8 +10,7 @@ import torch
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.train.config import DropePretraining, read_training
-from dmri_fm_lab.train.drope import Start, build_autoencoder, pretrain_drope
-from dmri_fm_lab.train.initial_weights import start_near_identity
+from dmri_fm_lab.train.drope import Start, pretrain_drope, start_autoencoder
 
 #: Shipped settings that all rows of a comparison share.
 SETTINGS = "drope-ablation"
@@ -52,12 +51,7 @@ class Row:
 
     def build(self) -> MaskedAutoencoder:
         """Return the autoencoder as its training starts, near the identity."""
-        config = build_autoencoder(self.model).config
-        encoder = replace(config.encoder, patch=self.patch or config.encoder.patch)
-        torch.manual_seed(self.seed)
-        network = MaskedAutoencoder(replace(config, encoder=encoder))
-        start_near_identity(network)
-        return network
+        return start_autoencoder(self.model, seed=self.seed, patch=self.patch)
 
 
 def pretrain_row(

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmri_fm.encoders.drope.encoder import DropeEncoder, encode_tokens
-from dmri_fm.encoders.drope.extraction import Region, select_region
+from dmri_fm.encoders.drope.encoder import encode_tokens
+from dmri_fm.encoders.drope.extraction import Region, check_region, select_region
 from dmri_fm.encoders.drope.mae import (
     ABLATION_MAE,
     PAPER_MAE,
@@ -30,6 +30,7 @@ from dmri_fm.encoders.drope.mae import (
 )
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import ScanTokens
+from dmri_fm.identity import identity
 from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.qspace import FEATURE_DIRECTIONS
@@ -74,8 +75,12 @@ class Start:
     origin: Mapping[str, Any]
 
 
-def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
+def build_autoencoder(
+    model: str = "drope", *, patch: tuple[int, int, int] | None = None
+) -> MaskedAutoencoder:
     """Return the autoencoder that pretrains an encoder, with random weights.
+
+    `patch` replaces the model's voxels of a patch.
 
     Raises
     ------
@@ -83,7 +88,23 @@ def build_autoencoder(model: str = "drope") -> MaskedAutoencoder:
         If the model is not a D-RoPE encoder.
     """
     encoder = find_model(model, family="encoder").config
+    encoder = replace(encoder, patch=patch or encoder.patch)
     return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
+
+
+def start_autoencoder(
+    model: str,
+    *,
+    seed: int,
+    near_identity: bool = True,
+    patch: tuple[int, int, int] | None = None,
+) -> MaskedAutoencoder:
+    """Return an autoencoder as its training starts; see :func:`build_autoencoder`."""
+    torch.manual_seed(seed)
+    network = build_autoencoder(model, patch=patch)
+    if near_identity:
+        start_near_identity(network)
+    return network
 
 
 def pretrain_drope(
@@ -124,17 +145,21 @@ def pretrain_drope(
         If a dataset that scans come from has no name.
     """
     masks_patches(config, 0)
-    torch.manual_seed(config.optimisation.seed)
-    model = build_autoencoder(config.model) if start is None else start.network.train()
-    if start is None and config.starts_near_identity:
-        start_near_identity(model)
+    if start is None:
+        model = start_autoencoder(
+            config.model,
+            seed=config.optimisation.seed,
+            near_identity=config.starts_near_identity,
+        )
+    else:
+        model = start.network.train()
     model.requires_grad_(True)
     model.checkpoint_blocks(config.checkpoint_blocks)
     origin = None if start is None else dict(start.origin)
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
     names = [scan.name for scan in scans]
-    participants = hash_participants(scans)
+    participants = hash_participants(scans) if config.scan_share > 0 else []
     source = ScanSource(
         model.encoder.config,
         config,
@@ -149,7 +174,12 @@ def pretrain_drope(
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
-        data={"scans": names, "recipe": describe_recipe(config), "start": origin},
+        data={
+            "scans": names,
+            PARTICIPANTS: participants,
+            "recipe": describe_recipe(config),
+            "start": origin,
+        },
     )
     if weights is not None and run.is_main:
         training = _describe_scans(config, run, names, participants, origin)
@@ -196,13 +226,13 @@ def _describe_features(
 ) -> dict[str, Tensor]:
     """Return the reference statistics of an encoder's features."""
     training = source.training
-    adapter = cast("type[DropeEncoder]", find_model(training.model).adapter)
+    region = check_region(identity(training.model).extraction.region)
     others = replace(source, purpose=HELD_OUT, scans=held_out or source.scans)
     sources = (replace(source, purpose=REFERENCE), others)
     counts = (training.n_reference, training.n_held_out)
     return fit_scan_reference(
         *(
-            _encode_scans(encoder, part, n, region=adapter.region)
+            _encode_scans(encoder, part, n, region=region)
             for part, n in zip(sources, counts, strict=True)
         )
     )

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dmri_fm.encoders.drope.config import DropeConfig
+from dmri_fm.encoders.drope.gaussian_process import mean_weights
 from dmri_fm.encoders.drope.mae import Mask, MaskedAutoencoder, draw_mask, masked_errors, ramp_tau
+from dmri_fm.encoders.drope.masked_directions import to_table
 from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.gradients import group_shells
@@ -236,8 +238,6 @@ def step_losses(
 
 def mean_of_visible(scan: ScanTokens, kept: Tensor) -> Tensor:
     """Predict each direction (T, S, P) by the mean of visible ones of the nearest b-value."""
-    rho = scan.qspace[:, 0]
-    apart = (rho[:, None] - rho[kept]).abs()
-    nearest = apart <= apart.amin(dim=1, keepdim=True) + 0.05 * rho[:, None]
-    weights = (nearest / nearest.sum(dim=1, keepdim=True)).to(scan.patches)
-    return torch.einsum("tk,ksp->tsp", weights, scan.patches[kept])
+    table = to_table(scan.qspace)
+    weights = torch.from_numpy(mean_weights(table.select(kept.cpu().numpy()), table))
+    return torch.einsum("kt,ksp->tsp", weights.to(scan.patches), scan.patches[kept])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,10 @@ import torch
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder, restore_autoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import WeightsError
-from dmri_fm.participants import PARTICIPANTS
+from dmri_fm.participants import PARTICIPANTS, seen_participants
 from dmri_fm.registry import find_model, load_weights
 from dmri_fm_lab.train.drope import Start, build_autoencoder
 from dmri_fm_lab.train.loop import CHECKPOINT
-from dmri_fm_lab.train.scan_cache import SCANS, CachedScan, hash_participants
 
 #: Prefix of the weights' names in the running average.
 _PREFIX = "module."
@@ -51,8 +51,8 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> MaskedAutoe
 def load_start(source: str | Path, *, model: str = "drope") -> Start:
     """Load the network that a run starts from, with its origin and those whose scans it has seen.
 
-    Parameters and errors as of :func:`load_autoencoder`; InputError also if the dataset of a run
-    is no longer there.
+    Parameters and errors as of :func:`load_autoencoder`; WeightsError also for a run of an earlier
+    version, which does not list its participants.
     """
     find_model(model, family="encoder")
     if _is_weights(source, model):
@@ -63,14 +63,38 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
         return Start(restore_autoencoder(loaded), origin)
     run = _read_run(Path(source), model)
     own, before = run.settings.get("scans", ()), run.settings.get("start") or {}
-    seen = hash_participants([CachedScan.read(Path(source) / SCANS / name) for name in own])
+    seen = _participants(run.settings)
+    if seen is None:
+        raise WeightsError(
+            "the run does not list its participants",
+            path=Path(source),
+            expected="a run of this version",
+        )
     origin = {
         "run": str(source),
         "steps": run.step,
         "scans": sorted({*own, *before.get("scans", ())}),
-        PARTICIPANTS: sorted({*seen, *before.get(PARTICIPANTS, ())}),
+        PARTICIPANTS: sorted(seen),
     }
     return Start(run.network, origin)
+
+
+def list_seen(source: str | Path, *, model: str = "drope") -> frozenset[str] | None:
+    """Return the hashes of the participants that weights or a run have seen; None: not listed.
+
+    Parameters and errors as of :func:`load_autoencoder`; weights need no decoder.
+    """
+    if not _is_weights(source, model):
+        return _participants(_read_run(Path(source), model).settings)
+    weights = load_weights(source, model=model)
+    return seen_participants(weights) if PARTICIPANTS in weights.training else None
+
+
+def _participants(settings: Mapping[str, Any]) -> frozenset[str] | None:
+    """Return the hashes of those whom a run and its start have seen."""
+    if PARTICIPANTS not in settings:
+        return None
+    return frozenset([*settings[PARTICIPANTS], *(settings["start"] or {}).get(PARTICIPANTS, ())])
 
 
 def _is_weights(source: str | Path, model: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from dmri_fm.encoders.drope.config import SMALL, DropeConfig
@@ -51,7 +51,7 @@ from dmri_fm_lab.train.runs import load_encoder
 SIDE = 16
 TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
-REQUEST = CohortRequest(n_participants=20, n_heads=2, n_directions=7)
+REQUEST = CohortRequest(n_participants=20, n_heads=4, n_directions=7)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_participants_differ_in_all_but_are_the_same_in_both_cohorts(head) -> No
     # Standard errors of .02 and .05.
     assert np.corrcoef(effect, outcome)[0, 1] == pytest.approx(0.8, abs=0.07)
     assert abs(np.corrcoef([p.snr for p in people], outcome)[0, 1]) < 0.15
-    assert {p.head for p in people} == set(range(6))
+    assert {p.head for p in people} == set(range(12))
     scans = [acquire_participant(people[0], head, effect, REQUEST) for effect in EFFECTS]
     np.testing.assert_array_equal(scans[0][0].gtab.bvecs_ras, scans[1][0].gtab.bvecs_ras)
     np.testing.assert_array_equal(scans[0][2].signal, scans[1][2].signal)
@@ -155,7 +155,8 @@ def test_nested_regression_finds_what_is_there_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 20))
     y = x[:, 0] + 0.5 * rng.normal(size=100)
-    good, noise = squared_errors(x, y), squared_errors(rng.normal(size=(100, 300)), y)
+    heads = np.arange(100) % 10
+    good, noise = (squared_errors(f, y, heads) for f in (x, rng.normal(size=(100, 300))))
     assert explained(good, y) == pytest.approx(0.8, abs=0.1)
     assert explained(noise, y) < 0.1
     apart = bootstrap_difference(good, noise, y, rng)
@@ -165,18 +166,42 @@ def test_nested_regression_finds_what_is_there_and_nothing_else() -> None:
     assert same == (0.0, 0.0, 0.0)
 
 
+def test_what_a_head_shares_predicts_nothing() -> None:
+    rng = np.random.default_rng(0)
+    heads = np.arange(120) % 12
+    # An outcome that is the head's own, and features that tell heads apart and nothing else.
+    y = rng.normal(size=12)[heads] + 0.1 * rng.normal(size=120)
+    x = rng.normal(size=(12, 40))[heads] + 0.1 * rng.normal(size=(120, 40))
+    assert explained(squared_errors(x, y, heads), y) < 0.1
+    assert explained(squared_errors(x, y, np.arange(120)), y) > 0.9, "heads in both folds"
+
+
 def test_ridge_equals_another_implementation() -> None:
     rng = np.random.default_rng(0)
     for shape in ((40, 12), (20, 60)):
         x, y = rng.normal(2.0, 3.0, size=shape), rng.normal(1.0, 1.0, size=shape[0])
         own = fit_ridge(x, y)
+        left_out = own.left_out(np.arange(len(y)))
         scaled = StandardScaler().fit(x)
         theirs = RidgeCV(PENALTIES, store_cv_results=True).fit(scaled.transform(x), y)
-        np.testing.assert_allclose(own.left_out, theirs.cv_results_.mean(axis=0), rtol=1e-6)
-        best = own.left_out.argmin()
+        np.testing.assert_allclose(left_out, theirs.cv_results_.mean(axis=0), rtol=1e-6)
+        best = left_out.argmin()
         assert PENALTIES[best] == theirs.alpha_
         predicted = theirs.predict(scaled.transform(x))
         np.testing.assert_allclose(own.predict(x)[best], predicted, rtol=1e-8)
+
+
+def test_heads_are_left_out_as_if_regressions_were_fitted_again() -> None:
+    rng = np.random.default_rng(0)
+    x, y, heads = rng.normal(size=(24, 6)), rng.normal(size=24), np.arange(24) % 4
+    scaled = StandardScaler().fit_transform(x)
+    expected = np.zeros(len(PENALTIES))
+    for k, penalty in enumerate(PENALTIES):
+        for head in range(4):
+            block = heads == head
+            model = Ridge(penalty).fit(scaled[~block], y[~block])
+            expected[k] += ((model.predict(scaled[block]) - y[block]) ** 2).sum() / 24
+    np.testing.assert_allclose(fit_ridge(x, y).left_out(heads), expected, rtol=1e-6)
 
 
 def test_hold_outs_are_disjoint_inside_and_overlap_each_other() -> None:
@@ -185,24 +210,25 @@ def test_hold_outs_are_disjoint_inside_and_overlap_each_other() -> None:
     assert [len(p) for p in parts[0]] == [12, 14, 14]
     assert sorted(np.concatenate(parts[0])) == list(range(40))
     assert np.isin(parts[0][2], parts[1][2]).any()
-    x = rng.normal(size=(200, 3))
-    found = hold_out_correlations(x, x @ np.array([1.0, 2.0, 3.0]), (0.5, 0.25, 0.25))
+    x, heads = rng.normal(size=(200, 3)), np.arange(200) % 8
+    y = x @ np.array([1.0, 2.0, 3.0])
+    found = hold_out_correlations(x, y, heads, (0.5, 0.25, 0.25))
     assert len(found) == 5
     assert min(found) > 0.99
 
 
 def test_the_verdict_follows_the_intervals() -> None:
     rng = np.random.default_rng(0)
-    outcome = rng.normal(size=60)
+    outcome, heads = rng.normal(size=60), np.arange(60) % 6
     good = [np.array([y, 0.0]) for y in outcome]
     noise = list(rng.normal(size=(60, 2)))
     rows = dict.fromkeys(PREDICTORS, noise) | {"both": good, "regions": good}
     extra = dict.fromkeys(("regions_noiseless", "regions_unaffected", "affected"), noise)
-    text = format_cohort("x", score_cohort({**rows, **extra}, outcome))
+    text = format_cohort("x", score_cohort({**rows, **extra}, outcome, heads))
     assert "cls + pooled: not inferior to regional FA and MD" in text
     assert "not shown to be better than: regional FA and MD\n" in f"{text}\n"
     rows |= {"both": noise}
-    text = format_cohort("x", score_cohort({**rows, **extra}, outcome))
+    text = format_cohort("x", score_cohort({**rows, **extra}, outcome, heads))
     assert "NOT shown to be non-inferior" in text
     assert "better than: none;" in text
 
@@ -213,7 +239,7 @@ def test_the_command(head, tmp_path, monkeypatch, capsys) -> None:
     weights, cache, out = tmp_path / "tiny.safetensors", tmp_path / "cache", tmp_path / "out.json"
     torch.manual_seed(0)
     save_weights(weights, Drope(TINY), name="drope", version="0", training={})
-    options = ["--participants", "20", "--heads", "1", "--weights", str(weights)]
+    options = ["--participants", "20", "--heads", "4", "--weights", str(weights)]
     options += ["--cache", str(cache), "--json", str(out)]
     assert main(["evaluate", "cohorts", *options]) == 0
     text = capsys.readouterr().out
@@ -227,10 +253,10 @@ def test_the_command(head, tmp_path, monkeypatch, capsys) -> None:
     changes = {name: cohort["effect"]["fa_change"] for name, cohort in found["cohorts"].items()}
     assert changes["compensated"] < 2e-4 < changes["fa-md"]
     files = sorted(cache.rglob("*.npz"))
-    assert len(files) == 1 + 2 * 20, "a head, and every participant of both cohorts"
+    assert len(files) == 4 + 2 * 20, "heads, and every participant of both cohorts"
     # The evaluation goes on from what there is.
     monkeypatch.setattr(cohorts, "compared_features", None)
-    request = CohortRequest(20, 1)
+    request = CohortRequest(20, 4)
     encoder, _ = load_encoder("drope", weights=weights)
     again = evaluate_cohorts(encoder, request, cache=cache, report=lambda _: None)
     assert again["cohorts"] == found["cohorts"]

@@ -132,7 +132,7 @@ def test_real_scans_have_an_estimated_floor(scan, network) -> None:
 
 
 def test_too_few_directions_are_an_error(scan, network) -> None:
-    with pytest.raises(ConfigError, match="no scan with enough"):
+    with pytest.raises(ConfigError, match="no scan to score"):
         score_scans(network, [scan], ReconstructionRequest((40,)))
     with pytest.raises(ConfigError, match="1"):
         ReconstructionRequest((1,))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from dmri_fm.encoders.drope.config import ABLATION
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.evaluate.reliability import (
@@ -14,7 +16,9 @@ from dmri_fm_lab.evaluate.reliability import (
     draw_directions,
     format_reliability,
     intraclass_correlation,
+    score_reliability,
 )
+from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 
 
@@ -50,10 +54,48 @@ def test_draws_are_disjoint_as_long_as_directions_last() -> None:
     assert np.isin(draws[2], np.concatenate(draws[:2])).any(), "six are left, too few"
 
 
-def test_the_table_counts_known_features(caplog) -> None:
-    caplog.set_level(logging.WARNING)
+def _ball(name: str, origin: str, gtab: GradientTable) -> GridScan:
+    mask = np.ones((2, 2, 2), dtype=bool)
+    signal = np.full((2, 2, 2, len(gtab)), 0.5, dtype=np.float32)
+    return GridScan(name, origin, signal, gtab, mask, np.eye(4), 0 * signal[..., 0])
+
+
+def test_protocols_are_scored_apart() -> None:
+    rng = np.random.default_rng(0)
+    axes = spread_directions(rng, 8)
+    table = {b: GradientTable(np.full(8, b), axes) for b in (990.0, 1010.0, 2000.0)}
+    scans = [
+        *(_ball(f"low {i}", "raw", table[b]) for i, b in enumerate((990.0, 1010.0))),
+        *(_ball(f"high {i}", "raw", table[2000.0]) for i in range(2)),
+        _ball("alone", "other generator", table[2000.0]),
+    ]
+
+    def read_bval(encoder: Drope, random: Drope, scan: GridScan) -> dict[str, np.ndarray]:
+        # Nothing but the shell, and noise: reliable over pooled protocols, and within none.
+        value = scan.gtab.bvals.mean().round(-2) + rng.normal(size=4)
+        return {f"{start}{k}": value for start in ("", "untrained_") for k in ("cls", "pooled")}
+
+    encoder = Drope(replace(ABLATION, dim=12, depth=1, heads=1))
+    found = score_reliability(
+        encoder, encoder, scans, n_draws=4, n_directions=4, compute=read_bval
+    )
+    names = ["raw, b 1000", "raw, b 2000", "other generator, b 2000"]
+    assert list(found["protocols"]) == names
+    assert found["protocols"]["raw, b 1000"]["scans"] == ["low 0", "low 1"]
+    for name in names[:2]:
+        icc = np.array(found["protocols"][name]["icc"]["cls"])
+        assert np.median(icc) < 0.6, "differences of the b-value do not count"
+    assert found["protocols"][names[2]]["icc"] == {}
+    assert f"{names[2]}: no intraclass correlation of one scan, alone" in format_reliability(found)
+
+
+def test_the_table_counts_known_features() -> None:
     icc = {part: [0.5, 0.7, 0.9, 1.0, None] for part in PARTS}
-    record = {"scans": ["a", "b"], "n_draws": 4, "n_directions": 12, "shared": 0.25, "icc": icc}
-    lines = format_reliability(record, title="scans").splitlines()
-    assert "scans: 2 scans x 4 draws of 12 directions, 25 % of directions shared" in lines[0]
+    protocols = {"raw, b 1000": {"scans": ["a", "b"], "shared": 0.25, "icc": icc}}
+    record = {"n_draws": 4, "n_directions": 12, "protocols": protocols}
+    lines = format_reliability(record).splitlines()
+    assert "raw, b 1000: 2 scans x 4 draws of 12 directions, 25 % of directions shared" in lines[0]
+    assert "one b=0 normalisation a scan" in lines[0]
     assert lines[2] == "| encoder, cls | 4 | 0.65 | 0.80 | 0.93 | 0.50 |"
+    empty = format_reliability(record | {"protocols": {}})
+    assert empty == "no scan of more than 12 directions to draw from"

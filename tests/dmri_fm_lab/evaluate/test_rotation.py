@@ -23,6 +23,7 @@ from dmri_fm_lab.evaluate.rotation import (
     score_rotation,
     score_rotations,
 )
+from dmri_fm_lab.evaluate.rotation_verdicts import judge_run, judge_seeds
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.train.masked_steps import mean_of_visible
 from tests.dmri_fm_lab.evaluate.tiny_drope import TINY, TINY_MAE
@@ -92,6 +93,33 @@ def test_the_noise_of_a_real_scan_comes_from_repeats(grid_scan, tiny_network) ->
     assert record["floor"]["rmse"] == pytest.approx(0.02, rel=0.05)
     once = replace(grid_scan, clean=None)
     assert score_rotation(tiny_network, once, ONE)["floor"]["source"] == "estimate"
+
+
+def rows(**r):
+    return {name: {"r": value, "of_process": value / 0.6} for name, value in r.items()}
+
+
+def test_verdicts_follow_the_numbers() -> None:
+    good = rows(network=0.5, **{"gaussian-process": 0.6, "both, encoder": -0.1})
+    poor = rows(network=0.3, **{"gaussian-process": 0.6, "both, encoder": 0.1})
+    simulated, permuted = judge_run({"other generator": good}).splitlines()[2:]
+    assert simulated == "| R >= 0.5 | other generator | 0.500 | met |"
+    assert permuted.endswith("encoder | other generator | -0.100 | met |")
+    (real, permuted) = judge_run({"raw": poor}).splitlines()[2:]
+    assert real.endswith("process's | raw | 0.500 (0.300 of 0.600) | NOT met |")
+    assert permuted.endswith("| 0.100 | NOT met |")
+    unknown = {"network": {"r": None, "of_process": None}}
+    assert judge_run({"other generator": unknown}).endswith("| - | not measured |")
+
+
+def test_verdicts_over_seeds_compare_with_their_spread() -> None:
+    seeds = [rows(network=r, **{"distances, encoder": r - 0.03}) for r in (0.30, 0.34, 0.38)]
+    plain = [rows(network=r) for r in (0.10, 0.12, 0.14)]
+    distances, training = judge_seeds({"raw": seeds}, {"raw": plain}).splitlines()[2:]
+    assert distances.endswith("| raw | 0.030, spread 0.040 | NOT met |")
+    assert training.endswith("| raw | 0.220, spread 0.040 | met |")
+    one = judge_seeds({"raw": seeds[:1]}, {"raw": plain[:1]})
+    assert one.count("not measured") == 2
 
 
 def test_scans_that_cannot_be_scored(grid_scan, tiny_network) -> None:
@@ -183,6 +211,7 @@ def test_the_command(run, tmp_path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "| permuted: both, encoder and decoder |" in printed
     assert "mean of scans, training generator" in printed
+    assert "| R <= 0 with distances and code permuted, encoder | training generator |" in printed
     assert json.loads(out.read_text())["request"]["n_directions"] == 12
     assert main(["evaluate", "rotation", str(run)]) == 1
     assert "no scan" in capsys.readouterr().err

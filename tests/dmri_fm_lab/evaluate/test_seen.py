@@ -11,7 +11,7 @@ import torch
 
 from dmri_fm.encoders.drope.config import SMALL
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.errors import ConfigError, LayoutError
+from dmri_fm.errors import ConfigError, LayoutError, WeightsError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.participants import hash_participant
 from dmri_fm.series import Dwi
@@ -22,6 +22,7 @@ from dmri_fm_lab.commands.options import read_sources
 from dmri_fm_lab.evaluate.seen import find_seen
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.scans import Scan, list_participants
+from dmri_fm_lab.train import runs
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,23 @@ def test_hashes_tell_who_was_seen(dataset, weights, caplog) -> None:
     assert not find_seen(dataset, weights["nobody"], model="drope")
     assert caplog.text == ""
     assert not find_seen(dataset, weights["unknown"], model="drope")
-    assert "list no participants" in caplog.text
-    assert not find_seen(dataset, "some/run", model="drope")
-    assert "a run lists no participants" in caplog.text
+    assert "lists no participants" in caplog.text
+    with pytest.raises(WeightsError, match="some/run"):
+        find_seen(dataset, "some/run", model="drope")
+
+
+def test_a_run_is_refused_like_its_weights(dataset, tmp_path, tiny_network, monkeypatch) -> None:
+    """The checkpoint of a run lists hashes."""
+    monkeypatch.setattr(runs, "build_autoencoder", lambda _: tiny_network)
+    average = {f"module.{k}": v for k, v in tiny_network.state_dict().items()}
+    hashed = [hash_participant("Study", "02")]
+    settings = {"recipe": {"model": "drope"}, "participants": hashed, "start": None}
+    state = {"settings": settings, "average": average, "step": 1}
+    torch.save(state, tmp_path / "last.ckpt")
+    assert find_seen(dataset, tmp_path, model="drope") == {"02"}
+    options = build_parser().parse_args(["evaluate", "rotation", str(tmp_path), str(dataset)])
+    with pytest.raises(ConfigError, match="trained on sub-02"):
+        read_sources(options)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import build_autoencoder, hold_out, pretrain_drope
 from dmri_fm_lab.train.loop import _parameter_groups
 from dmri_fm_lab.train.masked_steps import ScanSource, step_losses
-from dmri_fm_lab.train.runs import load_autoencoder, load_encoder, load_start
+from dmri_fm_lab.train.runs import list_seen, load_autoencoder, load_encoder, load_start
 from dmri_fm_lab.train.scan_cache import CachedScan
 
 
@@ -177,16 +177,25 @@ def test_a_run_starts_from_another(run, tmp_path, training):
         run("third", scans=())()
 
 
-def test_a_run_that_starts_from_a_runs_folder_knows_its_participants(
-    run, tmp_path, training, twins
-):
-    """The folder holds the scans that the command has laid on the grid."""
+def test_a_run_lists_its_participants_and_those_of_its_start(run, tmp_path):
     run("first")()
-    (tmp_path / "first" / "scans").mkdir()
-    (tmp_path / "first" / "scans" / "sub-01").symlink_to(twins.folder)
+    hashed = hash_participant("Study of twins", "01")
     start = load_start(tmp_path / "first")
     assert start.origin["scans"] == ["sub-01"]
-    assert start.origin["participants"] == [hash_participant("Study of twins", "01")]
+    assert start.origin["participants"] == [hashed]
+    assert list_seen(tmp_path / "first") == {hashed}
+    run("second", scans=())(start=start)
+    assert list_seen(tmp_path / "second") == {hashed}
+    # Scans of which none is drawn have not been seen.
+    run("unseen", scan_share=0.0)()
+    assert list_seen(tmp_path / "unseen") == frozenset()
+    checkpoint = tmp_path / "first" / "last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)
+    del state["settings"]["participants"]
+    torch.save(state, checkpoint)
+    assert list_seen(tmp_path / "first") is None
+    with pytest.raises(WeightsError, match="does not list its participants"):
+        load_start(tmp_path / "first")
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(run, tmp_path):

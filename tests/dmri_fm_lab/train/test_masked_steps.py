@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dmri_fm.encoders.drope.mae import SMALL_MAE, MaskedAutoencoder, ramp_tau
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
@@ -170,28 +172,61 @@ def test_shells_are_masked_as_an_option(tiny, training, twins, share):
     assert kept.shape[1] == round(len(one.qspace) / 2), "a single shell has no other to go by"
 
 
+class Watched(torch.nn.Module):
+    """A network that notes the masks it is given."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, patches, qspace, positions, mask):
+        self.seen.append(mask.kept)
+        return self.model(patches, qspace, positions, mask)
+
+
 def test_masks_depend_on_nothing_but_the_step(tiny, training, brains):
-    model = make(tiny)
+    watched = Watched(make(tiny))
     scans = ScanSource(tiny, training, brains).get(0)
-    seen = []
-
-    class Watched(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, patches, qspace, positions, mask):
-            seen.append(mask.kept)
-            return self.model(patches, qspace, positions, mask)
-
     for step in (0, 1, 0, 2, 3, 2):
         with torch.no_grad():
-            step_losses(model, training, Watched(), scans, step)
+            step_losses(watched.model, training, watched, scans, step)
+    seen = watched.seen
     one, two, again, three, four, again_three = (seen[i : i + 2] for i in range(0, 12, 2))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(three, again_three, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(three, four, strict=True))
+
+
+@pytest.fixture
+def as_rank():
+    """Make this process one of two that train together, without a partner to talk to."""
+
+    def join(rank):
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        distributed.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
+
+    yield join
+    distributed.destroy_process_group()
+
+
+def test_devices_draw_masks_and_slabs_of_their_own(tiny, training, brains, as_rank):
+    """In one step, of patches and of directions; masks differ even for equal scans."""
+    source = ScanSource(tiny, training, brains, devices=2)
+    for step in (0, 3):
+        own = [source.get(2 * step + rank) for rank in range(2)]
+        assert not equal(*own)
+        kept = []
+        for rank in range(2):
+            as_rank(rank)
+            watched = Watched(make(tiny))
+            with torch.no_grad():
+                step_losses(watched.model, training, watched, own[0], step)
+            kept.append(watched.seen)
+        for first, second in zip(*kept, strict=True):
+            assert first.shape == second.shape
+        assert not all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
 
 
 def test_losses_by_hand(tiny, training, brains):

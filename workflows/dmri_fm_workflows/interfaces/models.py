@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dmri_fm import extract_features
 from dmri_fm.errors import WeightsError
-from dmri_fm.identity import UNLABELLED, identity, label_of
+from dmri_fm.identity import REGIONS, UNLABELLED, identity, label_of
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -144,6 +144,10 @@ class PredictTensor(SimpleInterface):
 
 class _FeaturesInputSpec(_NetworkInputSpec):
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
+    region = traits.Enum(*REGIONS, mandatory=True, desc="part of the grid to read")
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"region": self.region}
 
 
 class _FeaturesOutputSpec(TraitedSpec):

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Template
 
-from dmri_fm.identity import IDENTITIES, describe_models
+from dmri_fm.identity import IDENTITIES, REGIONS, describe_models
 from dmri_fm.json_files import read_object
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.references import render_methods
@@ -36,6 +36,8 @@ class Processed:
         Sidecars of preprocessed series.
     anatomies
         Sidecars of preprocessed T1-weighted images.
+    features
+        Sidecars of scan features.
     models
         Names of the models that wrote outputs, in the order of their records.
     has_quality
@@ -44,6 +46,7 @@ class Processed:
 
     series: tuple[Mapping[str, Any], ...] = ()
     anatomies: tuple[Mapping[str, Any], ...] = ()
+    features: tuple[Mapping[str, Any], ...] = ()
     models: tuple[str, ...] = ()
     has_quality: bool = False
 
@@ -52,6 +55,7 @@ class Processed:
         return Processed(
             (*self.series, *other.series),
             (*self.anatomies, *other.anatomies),
+            (*self.features, *other.features),
             tuple(name for name in IDENTITIES if name in (*self.models, *other.models)),
             self.has_quality or other.has_quality,
         )
@@ -63,8 +67,8 @@ def find_processed(paths: Collection[Path]) -> Processed:
     Parameters
     ----------
     paths
-        Outputs; sidecars of series and T1-weighted images in ACPC are read, of others only the
-        name.
+        Outputs; sidecars of series and T1-weighted images in ACPC and of scan features are read,
+        of others only the name.
 
     Raises
     ------
@@ -79,6 +83,7 @@ def find_processed(paths: Collection[Path]) -> Processed:
     return Processed(
         read("*_space-ACPC_desc-preproc_dwi.json"),
         read("*_space-ACPC_desc-preproc_T1w.json"),
+        read("*_desc-scan_features.json"),
         tuple(name for name, model in IDENTITIES.items() if model.label in labels),
         any(path.match("*_desc-image_qc.tsv") for path in paths),
     )
@@ -97,9 +102,22 @@ def describe_methods(processed: Processed) -> str:
             bias=BIAS if any("MaskMethod" in s for s in sidecars) else "",
             steps=" ".join(describe_steps(processed.series, processed.anatomies)),
             models=describe_models(processed.models),
+            regions=describe_regions(processed.features),
             quality=QUALITY if processed.has_quality else "",
         )
     )
+
+
+def describe_regions(sidecars: Sequence[Mapping[str, Any]]) -> str:
+    """Return which part of the brain each encoder read, by the sidecars of its features.
+
+    Examples
+    --------
+    >>> describe_regions([{"Model": {"Name": "D-RoPE encoder"}, "Region": "whole"}])
+    'Features by the D-RoPE encoder are those of the whole brain.'
+    """
+    read = dict.fromkeys((s["Model"]["Name"], s["Region"]) for s in sidecars if "Region" in s)
+    return " ".join(f"Features by the {name} are those of {REGIONS[part]}." for name, part in read)
 
 
 def write_citations(out: str | Path, processed: Processed, participants: Sequence[str]) -> None:

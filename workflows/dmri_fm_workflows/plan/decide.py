@@ -98,6 +98,7 @@ def plan_series(
         six=six,
         encoders=encoders,
         weights=config.weights,
+        region=config.region,
         random_seed=config.random_seed,
         sloppy=config.sloppy,
         age_years=session.age_years,

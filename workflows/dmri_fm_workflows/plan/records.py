@@ -11,6 +11,7 @@ from typing import Any
 
 from dmri_fm.distortion import fill_readouts
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import identity
 from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm.preprocess.mask import is_slab, name_mask
@@ -76,6 +77,8 @@ class SeriesPlan:
         Encoders that run.
     weights
         Weights file by model, in place of the packaged one.
+    region
+        Part of the grid that encoders read; `auto`: each encoder's own.
     random_seed
         Seed of random sequences in models.
     sloppy
@@ -105,6 +108,7 @@ class SeriesPlan:
     encoders: tuple[str, ...]
     maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
+    region: str = "auto"
     random_seed: int = 0
     sloppy: bool = False
     age_years: float | None = None
@@ -290,6 +294,10 @@ class SeriesPlan:
         """Return the inputs, besides its name, of the interface of a network."""
         own = {"weights": str(self.weights[model])} if model in self.weights else {}
         return {"device": self.engines.device, "seed": self.random_seed, **own}
+
+    def region_of(self, encoder: str) -> str:
+        """Return the part of the grid that an encoder reads."""
+        return identity(encoder).extraction.region if self.region == "auto" else self.region
 
     @property
     def n_feature_directions(self) -> int:

@@ -62,6 +62,7 @@ def init_features_wf(
         ExtractFeatures(
             model=encoder,
             entities=plan.entities,
+            region=plan.region_of(encoder),
             **plan.network_inputs(encoder),
         ),
         name="extract_features",

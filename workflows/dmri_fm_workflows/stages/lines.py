@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dmri_fm.identity import DIRECTION_CHOICES, REGIONS, identity
 from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.tensor_networks.noise_map import name_noise_map
@@ -171,9 +172,11 @@ def describe_encoder(plan: SeriesPlan, encoder: str) -> Iterator[Line]:
     """Describe an encoder and the directions that it takes."""
     n_weighted = int((~plan.gtab.is_b0).sum())
     n = plan.n_feature_directions
-    which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, spread"
+    how = DIRECTION_CHOICES[identity(encoder).extraction.directions]
+    which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, {how}"
+    where = REGIONS[plan.region_of(encoder)]
     own = _weights_text(plan, encoder)
-    yield "features", f"{encoder}: {which}, on the model's MNI grid, {_device(plan)}{own}"
+    yield "features", f"{encoder}: {which}, {where}, on the model's MNI grid, {_device(plan)}{own}"
 
 
 def _weights_text(plan: SeriesPlan, model: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dmri_fm.encoders.drope.config import PAPER, SMALL
-from dmri_fm.encoders.drope.encoder import DropeEncoder, PublishedDropeEncoder
+from dmri_fm.encoders.drope.encoder import DropeEncoder
 from dmri_fm.encoders.drope.extraction import (
     check_region,
     choose_directions,
@@ -21,7 +21,6 @@ from dmri_fm.encoders.drope.tokens import patch_centres, tokenise
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import choose_spread
-from dmri_fm.registry import MODELS
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
 from dmri_fm_lab.simulate import draw_protocol, spread_directions
@@ -49,10 +48,10 @@ def draw_scan(*, top=40):
     return Dwi.from_arrays(data, COARSE.grid.affine, gtab, mask=mask)
 
 
-def make(adapter):
+def make(name):
     torch.manual_seed(0)
     network = Drope(COARSE).eval()
-    return adapter(Weights("drope-paper", "0", "", COARSE, network, {}, {}, {}))
+    return DropeEncoder(Weights(name, "0", "", COARSE, network, {}, {}, {}))
 
 
 @pytest.mark.parametrize(("config", "first", "last"), [(PAPER, 64, 119), (SMALL, 32, 59)])
@@ -88,6 +87,8 @@ def test_random_directions_are_those_of_the_seed():
     )
     draws = [choose_directions(gtab, 12, how="random", seed=s, gamma=0.5) for s in (0, 0, 1)]
     assert draws[0].tolist() == draws[1].tolist() != draws[2].tolist()
+    with pytest.raises(ConfigError, match="directions 'best'"):
+        choose_directions(gtab, 12, how="best", seed=0, gamma=0.5)
     for chosen in draws:
         assert len(set(chosen.tolist())) == 12
         assert not gtab.is_b0[chosen].any()
@@ -101,9 +102,7 @@ def test_random_directions_are_those_of_the_seed():
 
 def test_defaults_of_the_two_encoders():
     dwi = draw_scan()
-    ours, published = make(DropeEncoder), make(PublishedDropeEncoder)
-    assert MODELS["drope"].adapter is DropeEncoder
-    assert MODELS["drope-paper"].adapter is PublishedDropeEncoder
+    ours, published = make("drope"), make("drope-paper")
     whole = ours.encode(ours.prepare(dwi, n_directions=12, seed=3))
     assert whole.metadata["Region"] == "whole"
     assert whole.metadata["DirectionChoice"] == "spread"

@@ -45,7 +45,10 @@ def draw_inputs(*, n_directions=6, batch=1, seed=0):
 
 def draw_masks(kind, *, batch=1):
     rng = np.random.default_rng(0)
-    return draw_mask(rng, TINY, kind=kind, n_directions=6, n_patches=len(INDEX), batch=batch)
+    drawn = (
+        draw_mask(rng, TINY, kind=kind, n_directions=6, n_patches=len(INDEX)) for _ in range(batch)
+    )
+    return Mask(kind, torch.cat([mask.kept for mask in drawn]))
 
 
 @pytest.mark.parametrize("kind", ["spatial", "diffusion"])
@@ -67,8 +70,8 @@ def test_shapes_gradients_and_blindness(kind):
 
 def test_masks_cover_the_share_asked_for():
     rng = np.random.default_rng(0)
-    spatial = draw_mask(rng, TINY, kind="spatial", n_directions=6, n_patches=40, batch=3)
-    flags = spatial.masked(6, 40)
+    drawn = (draw_mask(rng, TINY, kind="spatial", n_directions=6, n_patches=40) for _ in range(3))
+    flags = torch.cat([spatial.masked(6, 40) for spatial in drawn])
     assert flags.shape == (3, 6, 40)
     assert (flags == flags[:, :1]).all(), "one spatial mask for all directions"
     assert flags[:, 0].float().mean().item() == pytest.approx(0.75)
