@@ -18,12 +18,12 @@ start small. The default, :data:`DEFAULT`, is smaller and starts from the least-
 - images are fused by a sum, so neither order nor sign of the directions matters;
 - it gives half-widths of intervals of FA and MD.
 
-In both, QCF pools over a window of the size of training blocks around each voxel, not over the
-block that happens to be computed: a voxel's tensor does not depend on how a scan is cut into
-blocks. The published form reads images that are standardised by mean and deviation of the scan,
-and its output is standardised by those of the training tensors, which its weights hold and which
-are undone: what comes out is in units, as is input and output of the default
-(see :mod:`~dmri_fm.tensor_networks.inputs`).
+In both, QCF pools over a window around each voxel, not over the block that happens to be computed:
+how a scan is cut into blocks does not matter beyond the reach of windows and convolutions. The
+published form reads images that are standardised by mean and deviation of the scan, and its output
+is standardised by those of the training tensors, which its weights hold and which are undone: what
+comes out is in units, as is input and output of the default (see
+:mod:`~dmri_fm.tensor_networks.inputs`).
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class QcgDtiConfig:
     branch_scale
         Factor on the initial weights of the last convolution of a residual branch.
     pool_voxels
-        Side of the window that QCF pools over, finest voxels: that of training blocks.
+        Side of the window that QCF pools over, finest voxels; a part of it lies outside of
+        training blocks, near their borders.
     starts_from_fit
         The default's form, see the module; else the published one.
     """
@@ -129,7 +130,7 @@ STANDARDISED = {
 }
 
 #: The network whose weights ship with the package.
-DEFAULT = QcgDtiConfig(widths=(8, 24, 48), pool_voxels=32, starts_from_fit=True)
+DEFAULT = QcgDtiConfig(widths=(8, 24, 48), pool_voxels=16, starts_from_fit=True)
 
 _SMALL = replace(DEFAULT, widths=(8, 16, 24))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -53,8 +54,8 @@ class RawPatch(NamedTuple):
     def interpolated(self, rng: np.random.Generator, side: int) -> RawPatch:
         """Return the middle of the patch in another pose, on cubic voxels, by the app's spline.
 
-        Images are read by cubic splines, which lower their noise between voxels; the other maps
-        linearly. What lies outside the patch leaves the mask.
+        Images and truth are read by cubic splines, which lower noise between voxels; the other
+        maps linearly. What lies outside the patch leaves the mask.
         """
         size = self.voxel_mm.double().numpy()
         turn = Rotation.from_rotvec(
@@ -87,10 +88,18 @@ class RawPatch(NamedTuple):
             n_b0=self.n_b0,
             mask=(mask > 0.99).float(),
             noise=noise * gain,
-            truth=turn_tensors(read(self.truth, order=1), turn.T),
+            truth=turn_tensors(read(self._extended_truth(), SPLINE_ORDER), turn.T),
             csf=csf,
             voxel_mm=torch.full((3,), float(edge)),
         )
+
+    def _extended_truth(self) -> Tensor:
+        """Return the truth; outside the mask, where there is none, that of the nearest voxel."""
+        nearest = distance_transform_edt(
+            self.mask.numpy() == 0, return_distances=False, return_indices=True
+        )
+        x, y, z = torch.from_numpy(nearest).long()
+        return self.truth[:, x, y, z]
 
     def as_batch(self, rng: np.random.Generator) -> TensorBatch:
         """Return a batch of one, with an error of the noise as its estimates have."""
