@@ -16,6 +16,7 @@ from dmri_fm_workflows.bids.ages import Age, read_age
     [
         ("34", None, 34),
         ("0.5", "years", 0.5),
+        ("30", "yrs", 30),
         ("18", "months", 1.5),
         ("52", "week", 1),
         ("89+", None, 89),

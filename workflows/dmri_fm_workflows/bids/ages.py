@@ -11,7 +11,7 @@ from dmri_fm.errors import InputError
 from dmri_fm.json_files import read_object
 
 #: Years in a unit that the `age` column of a table may have; BIDS takes years by default.
-_YEARS = {"year": 1.0, "month": 1 / 12, "week": 7 / 365.25, "day": 1 / 365.25}
+_YEARS = {"year": 1.0, "yr": 1.0, "y": 1.0, "month": 1 / 12, "week": 7 / 365.25, "day": 1 / 365.25}
 
 
 #: Columns of ages that are not read, such as those of newborns from conception on.

@@ -85,17 +85,7 @@ def init_network_input_wf(
     workflow, inputnode, outputnode = open_workflow(
         name, inputs, [*outputs.values(), "network_input_record"]
     )
-    resample = pe.Node(
-        ResampleChosen(
-            unring=plan.unring and not plan.is_resampled_by_hmc,
-            order=1 if plan.sloppy else 3,
-            seed=plan.random_seed,
-            n_threads=resources.omp_nthreads,
-        ),
-        name="resample_chosen",
-        n_procs=resources.omp_nthreads,
-        mem_gb=3 * plan.size_gb,
-    )
+    resample = _resample_node(plan, resources)
     record = pe.Node(
         MergeRecords(base={"NetworkInput": plan.network_input}),
         name="record_input",
@@ -120,3 +110,18 @@ def _list_inputs(plan: SeriesPlan) -> dict[str, str]:
     field = {"remaining_field_file": "field_file"} if plan.has_remaining_field else {}
     files = dict(zip(source, ("dwi_file", "bvec_file"), strict=True))
     return files | {name: name for name in same} | {"to_acpc_file": "xfm_file"} | field
+
+
+def _resample_node(plan: SeriesPlan, resources: Resources) -> pe.Node:
+    """Return the node that chooses and resamples the volumes."""
+    return pe.Node(
+        ResampleChosen(
+            unring=plan.unring and not plan.is_resampled_by_hmc,
+            order=1 if plan.sloppy else 3,
+            seed=plan.random_seed,
+            n_threads=resources.omp_nthreads,
+        ),
+        name="resample_chosen",
+        n_procs=resources.omp_nthreads,
+        mem_gb=3 * plan.size_gb,
+    )
