@@ -68,7 +68,8 @@ class ModelIdentity:
         Model card, relative to the repository, or empty. Its address stands in for that of a
         publication.
     is_experimental
-        Whether its outputs are experimental: no evaluation has found them better than a baseline.
+        Whether its outputs are experimental: no evaluation has found them better than a baseline,
+        or not for every scan. Maps of a tensor network are primary where their sidecars say so.
     is_packaged
         Whether its weights ship with the package. A network without needs a weights file.
     has_intervals

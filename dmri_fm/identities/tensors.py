@@ -54,15 +54,16 @@ REFINER = ModelIdentity(
         "neighbours over which the b=0 image and those of six directions are averaged before the "
         "tensor is fitted, and corrects the fitted tensor."
     ),
-    provenance="This software's own network, experimental; it follows no published architecture.",
+    provenance="This software's own network; it follows no published architecture.",
     citations=("basser1994", "mildenhall2018"),
     methods=(
         "The tensor refiner, a network of this software that follows no published architecture, "
         "estimated the diffusion tensor from the mean b=0 and six directions: it averages the "
         "images over neighbours that it weighs itself (as kernel prediction does) "
         "[@mildenhall2018], fits the tensor [@basser1994] and corrects it. Its maps are "
-        "experimental. Standard deviations of its FA and MD, and the out-of-distribution map, are "
-        "this software's own; those of the packaged weights are calibrated on simulation."
+        "experimental unless their sidecars say primary. Standard deviations of its FA and MD, "
+        "and the out-of-distribution map, are this software's own; those of the packaged weights "
+        "are calibrated on simulation."
     ),
     fit_method="neural network",
     card="docs/model_cards/tensor-refiner.md",
@@ -79,7 +80,7 @@ QCG_DTI = ModelIdentity(
     title="QCG-DTI, smaller",
     architecture=(
         "Convolutional network that is guided by q-space coordinates and estimates the diffusion "
-        "tensor from one b=0 and six directions: the published architecture, smaller, which "
+        "tensor from the mean b=0 and six directions: the published architecture, smaller, which "
         "corrects the least-squares tensor of the same images."
     ),
     provenance=(
@@ -91,10 +92,11 @@ QCG_DTI = ModelIdentity(
     citations=("zheng2025", "basser1994"),
     methods=(
         "A smaller network of the QCG-DTI architecture [@zheng2025], trained by this software, "
-        "estimated the diffusion tensor from one b=0 and six directions, starting from the "
-        "least-squares tensor [@basser1994] of the same images. Its maps are experimental. "
-        "Standard deviations of its FA and MD, and the out-of-distribution map, are this "
-        "software's own; those of the packaged weights are calibrated on simulation."
+        "estimated the diffusion tensor from the mean b=0 and six directions, starting from "
+        "the least-squares tensor [@basser1994] of the same images. Its maps are experimental "
+        "unless their sidecars say primary. Standard deviations of its FA and MD, and the "
+        "out-of-distribution map, are this software's own; those of the packaged weights are "
+        "calibrated on simulation."
     ),
     url="https://doi.org/10.1631/FITEE.2400766",
     fit_method="neural network",
@@ -112,7 +114,7 @@ QCG_DTI_PAPER = ModelIdentity(
     title="QCG-DTI",
     architecture=(
         "Convolutional network that is guided by q-space coordinates and estimates the diffusion "
-        "tensor from one b=0 and six directions."
+        "tensor from the mean b=0 and six directions."
     ),
     provenance=(
         "Published method: Zheng et al. 2025, written anew from the publication; it ships without "
@@ -121,7 +123,7 @@ QCG_DTI_PAPER = ModelIdentity(
     citations=("zheng2025",),
     methods=(
         "The QCG-DTI network [@zheng2025], written anew from the publication, estimated the "
-        "diffusion tensor from one b=0 and six directions. Its maps are experimental: no "
+        "diffusion tensor from the mean b=0 and six directions. Its maps are experimental: no "
         "evaluation has compared the weights that ran with a baseline."
     ),
     url="https://doi.org/10.1631/FITEE.2400766",

@@ -11,6 +11,9 @@ from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
 #: Fewest volumes of b=0 and a shell that predict one another by a tensor.
 FEWEST_FOR_TENSOR = 9
 
+#: Leverage of a volume on its own prediction from which on the others do not determine it.
+LARGEST_LEVERAGE = 0.95
+
 #: Ridge on the tensor's departure from a sphere, against (ms/um^2)^2 of the design: with a dozen
 #: directions the plain fit leaves noise in the predictions, which volumes would follow.
 RIDGE = 5.0
@@ -47,11 +50,11 @@ def predict_left_out(
     used = np.concatenate([np.flatnonzero(gtab.is_b0), index])
     part = gtab.select(used)
     design = _design(part)
-    if len(used) >= FEWEST_FOR_TENSOR and np.linalg.matrix_rank(design, tol=1e-2) == 7:
+    if _determines_tensor(design):
         floor = 1e-3 * np.percentile(values, 99)
         log_signal = np.log(np.maximum(values[used], np.float32(max(float(floor), 1e-6))))
         hat = design @ np.linalg.solve(design.T @ design + _RIDGE * RIDGE, design.T)
-        own = np.clip(np.diag(hat), 0.0, 0.95)[:, None]
+        own = np.clip(np.diag(hat), 0.0, LARGEST_LEVERAGE)[:, None]
         residual = log_signal - hat.astype(np.float32) @ log_signal
         predicted = np.exp(log_signal - residual / (1 - own))
         return np.asarray(predicted[len(used) - len(index) :], np.float32)
@@ -59,6 +62,32 @@ def predict_left_out(
         return np.asarray(values[index])
     total = values[index].sum(axis=0)
     return np.asarray((total - values[index]) / (len(index) - 1), dtype=np.float32)
+
+
+def determines_left_out(gtab: GradientTable, members: ArrayLike) -> bool:
+    """Return whether b=0 and a shell determine the tensor without any one volume of the shell.
+
+    If not, :func:`predict_left_out` is the mean of the other directions, or close to it: what
+    anisotropy takes from a volume looks like lost signal.
+
+    Parameters
+    ----------
+    gtab
+        Gradient table of the series.
+    members
+        Positions of the volumes of the shell.
+    """
+    b0, index = np.flatnonzero(gtab.is_b0), np.asarray(members)
+    design = _design(gtab.select(np.concatenate([b0, index])))
+    if not _determines_tensor(design):
+        return False
+    leverage = np.diag(design @ np.linalg.pinv(design))[len(b0) :]
+    return bool((leverage < LARGEST_LEVERAGE).all())
+
+
+def _determines_tensor(design: NDArray[np.float64]) -> bool:
+    """Return whether volumes are enough for a tensor with S0."""
+    return len(design) >= FEWEST_FOR_TENSOR and np.linalg.matrix_rank(design, tol=1e-2) == 7
 
 
 def _design(gtab: GradientTable) -> NDArray[np.float64]:

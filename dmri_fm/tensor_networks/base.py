@@ -34,7 +34,7 @@ class TensorPrediction:
 
 
 class TensorNetwork(Protocol):
-    """A network with weights that estimates tensors from one b=0 image and six directions.
+    """A network with weights that estimates tensors from the mean b=0 image and six directions.
 
     A new network is a class with these members, or one whose forward pass
     :class:`~dmri_fm.tensor_networks.blocks.BlockwiseNetwork` can run, a record in

@@ -22,8 +22,8 @@ MAPS = ("diffusivity", "fa", "md", "ad", "rd")
 #: out-of-distribution.
 OOD_PERCENTILE = 99.0
 
-#: Where no evaluation has measured a network: in the sidecar of every map.
-NOT_EVALUATED_IN = "lesions, tumours, and brains younger than two years"
+#: Where maps are never primary, whatever their status says of the scan: in every map's sidecar.
+NEVER_PRIMARY_IN = "lesions, tumours, and brains younger than two years"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Gate:
     snrs
         Lowest and highest ratio of the mean b=0 signal of the brain to the noise.
     most_directions
-        Largest number of distinct directions; with more, the fit of all of them is better.
+        Largest number of weighted volumes, repeated directions counted; with more, the fit of
+        all of them is better. An evaluation measures each direction once.
     most_ood
         Largest share of the brain that is out-of-distribution.
     maps
@@ -106,7 +107,7 @@ def judge_scan(
     *,
     bval: float,
     snr: float,
-    n_directions: int,
+    n_weighted: int,
     ood_share: float,
     reasons: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
@@ -120,8 +121,8 @@ def judge_scan(
         b-value of the shell that the network read, s/mm^2.
     snr
         Mean b=0 signal of the brain over the noise.
-    n_directions
-        Distinct directions of the scan.
+    n_weighted
+        Diffusion-weighted volumes of the scan, repeated directions counted.
     ood_share
         Share of the brain that is out-of-distribution, see :data:`OOD_PERCENTILE`.
     reasons
@@ -137,10 +138,10 @@ def judge_scan(
     Examples
     --------
     >>> gate = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6)
-    >>> judge_scan(gate, bval=1000, snr=20, n_directions=6, ood_share=0.01)
+    >>> judge_scan(gate, bval=1000, snr=20, n_weighted=6, ood_share=0.01)
     ('primary', [])
-    >>> judge_scan(gate, bval=1000, snr=20, n_directions=30, ood_share=0.01)
-    ('experimental', ['the fit of all 30 directions is better'])
+    >>> judge_scan(gate, bval=1000, snr=20, n_weighted=30, ood_share=0.01)
+    ('experimental', ['the fit of all 30 weighted volumes is better'])
     """
     if gate is None:
         found = "no evaluation has found these weights better than the baselines"
@@ -150,8 +151,8 @@ def judge_scan(
         reasons.append(f"evaluated at b = {gate.bvals[0]:g} to {gate.bvals[1]:g}, not {bval:.0f}")
     if not gate.snrs[0] <= snr <= gate.snrs[1]:
         reasons.append(f"evaluated at SNR {gate.snrs[0]:g} to {gate.snrs[1]:g}, not {snr:.0f}")
-    if n_directions > gate.most_directions:
-        reasons.append(f"the fit of all {n_directions} directions is better")
+    if n_weighted > gate.most_directions:
+        reasons.append(f"the fit of all {n_weighted} weighted volumes is better")
     if ood_share > gate.most_ood:
         reasons.append(f"{100 * ood_share:.0f} % of the brain is unlike the training data")
     if not gate.maps:

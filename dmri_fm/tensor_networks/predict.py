@@ -17,7 +17,7 @@ from dmri_fm.registry import load_tensor_network
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import NORMAL_90, TensorMaps
 from dmri_fm.tensor_networks.base import TensorNetwork, TensorPrediction
-from dmri_fm.tensor_networks.gate import NOT_EVALUATED_IN, OOD_PERCENTILE, judge_scan
+from dmri_fm.tensor_networks.gate import NEVER_PRIMARY_IN, OOD_PERCENTILE, judge_scan
 from dmri_fm.tensor_networks.inputs import TensorInputs, tensor_inputs, turn_tensors
 from dmri_fm.tensor_networks.volumes import ChosenVolumes, choose_volumes
 
@@ -120,7 +120,7 @@ def predict_chosen(
         metadata={
             **network.weights.describe(),
             **_judge(network, chosen, inputs, prediction, reasons),
-            "NotEvaluatedIn": NOT_EVALUATED_IN,
+            "NeverPrimaryIn": NEVER_PRIMARY_IN,
             "Device": device,
             "Precision": "float32",
             **chosen.describe(),
@@ -151,7 +151,7 @@ def _judge(
         network.weights.gate,
         bval=chosen.six.bval,
         snr=1.0 / max(_noise_level(inputs), 1e-6),
-        n_directions=chosen.n_directions,
+        n_weighted=chosen.n_weighted,
         ood_share=ood_share,
         reasons=[*chosen.reasons, *reasons],
     )

@@ -17,7 +17,7 @@ from nipype.interfaces import utility as niu
 from dmri_fm.encoders.drope import authors_checkpoint
 from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.features import feature_columns
-from dmri_fm.gradient_files import read_raw_gradients, write_gradients
+from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import (
     DEFAULT_MODELS,
@@ -37,6 +37,7 @@ from dmri_fm.series import load_image, save_image
 from dmri_fm.tensor_maps import SCALARS
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
+from dmri_fm.tensor_networks.volumes import choose_volumes
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
@@ -54,6 +55,7 @@ from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
 from tests.dmri_fm.encoders.drope.authors_state import draw_state_dict
+from tests.dmri_fm_workflows.tiny_series import write_series
 
 TENSOR_NETWORKS = ("tensor-refiner", "qcg-dti-paper")
 ENCODERS = ("drope", "drope-paper")
@@ -93,48 +95,31 @@ def weights(folder) -> dict[str, Path]:
     return paths
 
 
-def _write_series(folder: Path, name: str, shape, affine, brain) -> dict[str, str]:
-    """Write a series of one tensor with noise in a box; return its files by their field."""
-    rng = np.random.default_rng(0)
-    data = np.zeros((*shape, len(GTAB)), dtype=np.float32)
-    signal = 800 * np.exp(-GTAB.bvals * (0.7e-3 + 0.6e-3 * GTAB.bvecs_ras[:, 0] ** 2))
-    mask = np.zeros(shape, dtype=np.uint8)
-    mask[brain] = 1
-    data[brain] = signal * rng.normal(1, 0.02, data[brain].shape)
-    path = save_image(data, affine, folder / f"{name}.nii")
-    write_gradients(GTAB, path.with_suffix(".bval"), path.with_suffix(".bvec"), affine=affine)
-    inside = save_image(mask, affine, folder / f"{name}_mask.nii", dtype=np.uint8)
-    return {
-        f"{name}_dwi_file": str(path),
-        f"{name}_bval_file": str(path.with_suffix(".bval")),
-        f"{name}_bvec_file": str(path.with_suffix(".bvec")),
-        f"{name}_mask_file": str(inside),
-    }
-
-
 @pytest.fixture(scope="module")
 def offered(folder) -> dict[str, str]:
     """Return what the normalise stage hands on, by its field."""
     box = np.s_[4:16, 4:16, 3:11]
-    files = _write_series(folder, "acpc", (20, 20, 14), np.diag([-2.0, 2.0, 2.0, 1.0]), box)
+    files = write_series(GTAB, folder, "acpc", (20, 20, 14), np.diag([-2.0, 2.0, 2.0, 1.0]), box)
     for encoder in ENCODERS:
         grid = feature_grid(encoder)
         middle = tuple(slice(n // 2, n // 2 + 16) for n in grid.shape)
         name = f"{label_of(encoder)}_grid"
-        files |= _write_series(folder, name, grid.shape, grid.affine, middle)
+        files |= write_series(GTAB, folder, name, grid.shape, grid.affine, middle)
     template = load_template(2)
     brain = save_image(
         np.ones(template.grid.shape), template.grid.affine, folder / "mni.nii", dtype=np.uint8
     )
     write_affine(np.eye(4), folder / "to_mni.txt")
     noise = save_image(np.full((20, 20, 14), 16.0), np.diag([-2.0, 2, 2, 1]), folder / "noise.nii")
+    choice = folder / "choice.json"
+    choice.write_text(json.dumps(choose_volumes(GTAB).as_json()))
     return files | {
         "mni_mask_file": str(brain),
         "to_mni_file": str(folder / "to_mni.txt"),
         "chosen_file": files["acpc_dwi_file"],
         "chosen_noise_file": str(noise),
         "noise_record": {"NoiseMap": "known"},
-        "excluded_volumes": [],
+        "choice_file": str(choice),
     }
 
 
@@ -260,7 +245,7 @@ def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
     assert ran["Input"] == "not denoised, interpolated once into ACPC"
     assert ran["NoiseSource"] == "known"
     assert (ran["Volumes"], ran["ExcludedVolumes"]) == ([1, 2, 3, 4, 5, 6], [])
-    assert "tumours" in ran["NotEvaluatedIn"]
+    assert "tumours" in ran["NeverPrimaryIn"]
     assert ran["ParticipantAge"] == "unknown"
     assert fa["Sources"] == [
         "bids::sub-01/dwi/sub-01_dir-AP_space-ACPC_model-qcgdtipaper_param-diffusivity"

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from nipype.pipeline.engine import Workflow
 
-from dmri_fm.gradient_files import read_raw_gradients
+from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.gradients import GradientTable
 from dmri_fm.series import save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Participant, Session
 from dmri_fm_workflows.config import RunConfig
@@ -46,6 +47,27 @@ def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
         bvec=Path(f"{stem}.bvec"),
         gradients=read_raw_gradients(f"{stem}.bval", f"{stem}.bvec", affine=AFFINE),
     )
+
+
+def write_series(
+    gtab: GradientTable, folder: Path, name: str, shape, affine, brain
+) -> dict[str, str]:
+    """Write a series of one tensor with noise in a box; return its files by their field."""
+    rng = np.random.default_rng(0)
+    data = np.zeros((*shape, len(gtab)), dtype=np.float32)
+    signal = 800 * np.exp(-gtab.bvals * (0.7e-3 + 0.6e-3 * gtab.bvecs_ras[:, 0] ** 2))
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[brain] = 1
+    data[brain] = signal * rng.normal(1, 0.02, data[brain].shape)
+    path = save_image(data, affine, folder / f"{name}.nii")
+    write_gradients(gtab, path.with_suffix(".bval"), path.with_suffix(".bvec"), affine=affine)
+    inside = save_image(mask, affine, folder / f"{name}_mask.nii", dtype=np.uint8)
+    return {
+        f"{name}_dwi_file": str(path),
+        f"{name}_bval_file": str(path.with_suffix(".bval")),
+        f"{name}_bvec_file": str(path.with_suffix(".bvec")),
+        f"{name}_mask_file": str(inside),
+    }
 
 
 def scale_vectors(run: DwiRun) -> DwiRun:

@@ -7,7 +7,7 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.tensor_networks.gate import EXPERIMENTAL, PRIMARY, Gate, judge_scan
 
 GATE = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6, most_ood=0.1)
-INSIDE = {"bval": 1000.0, "snr": 20.0, "n_directions": 6, "ood_share": 0.0}
+INSIDE = {"bval": 1000.0, "snr": 20.0, "n_weighted": 6, "ood_share": 0.0}
 
 
 def test_scans_like_those_of_the_evaluation_are_primary():
@@ -19,9 +19,9 @@ def test_scans_like_those_of_the_evaluation_are_primary():
     [
         ({"bval": 2000.0}, "b = 700 to 1300"),
         ({"snr": 60.0}, "SNR 5 to 40"),
-        ({"n_directions": 12}, "all 12 directions"),
+        ({"n_weighted": 12}, "all 12 weighted volumes"),
         ({"ood_share": 0.3}, "30 % of the brain"),
-        ({"reasons": ["not evaluated below 2 years of age"]}, "below 2 years"),
+        ({"reasons": ["never primary below 2 years of age"]}, "below 2 years"),
     ],
 )
 def test_others_are_experimental_and_say_why(change, reason):

@@ -140,7 +140,8 @@ def test_columns_of_experimental_maps_say_so():
         "Units": "unitless",
     }
     assert found["tensorrefiner_fa_mean_wm"]["Description"] == (
-        "Mean of fractional anisotropy (tensorrefiner, experimental) in wm"
+        "Mean of fractional anisotropy (tensorrefiner, experimental unless the sidecar of the map "
+        "says primary) in wm"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.preprocess.denoise import foreground
 from dmri_fm.qspace import choose_six
 from dmri_fm.series import Dwi, load_image, read_array, save_image
-from dmri_fm.tensor_networks.volumes import choose_volumes
+from dmri_fm.tensor_networks.volumes import ChosenVolumes, choose_volumes
 from dmri_fm_workflows.interfaces.models import PredictTensor
 from dmri_fm_workflows.interfaces.motion import EstimateMotion, SkipMotion
 from dmri_fm_workflows.interfaces.network_input import MapNoise, ResampleChosen
@@ -44,6 +45,11 @@ def run(node, folder: Path, name: str):
     """Run an interface in a folder of its own; return its outputs."""
     (folder / name).mkdir()
     return node.run(cwd=str(folder / name)).outputs
+
+
+def read_choice(path: str) -> ChosenVolumes:
+    """Read the choice that the resampling wrote."""
+    return ChosenVolumes.from_json(json.loads(Path(path).read_text()))
 
 
 def preprocess(scan: Dwi, folder: Path, *, denoise: str, motion) -> SimpleNamespace:
@@ -96,24 +102,23 @@ def made(scan, tmp_path_factory) -> SimpleNamespace:
 def test_a_volume_with_a_dropout_is_not_among_the_six(scan, made) -> None:
     damaged = choose_six(scan.gtab).index[2]
     assert np.load(made.moved.outliers_file)[damaged, LOST_SLICE]
-    assert damaged in made.chosen.excluded
+    chosen = read_choice(made.chosen.choice_file)
+    assert damaged in chosen.excluded
     gtab = read_gradients(
         made.placed.bval_file,
         made.placed.bvec_file,
         affine=load_image(made.placed.mask_file).affine,
     )
     assert damaged in choose_volumes(gtab).six.index, "it would be, undamaged"
-    chosen = choose_volumes(gtab, exclude=made.chosen.excluded)
-    assert not {*chosen.six.index} & {*made.chosen.excluded}
-    assert chosen.reasons == []
+    assert not {*chosen.index} & {*chosen.excluded}
+    (reason,) = chosen.reasons
+    assert "condition number 3.0" in reason, "slightly worse than with the damaged volume"
     assert load_image(made.chosen.dwi_file).shape[3] == len(chosen.index)
 
 
 def test_the_input_is_the_series_before_denoising(made) -> None:
     inside = read_array(load_image(made.placed.mask_file)) > 0
-    affine = load_image(made.placed.mask_file).affine
-    gtab = read_gradients(made.placed.bval_file, made.placed.bvec_file, affine=affine)
-    index = choose_volumes(gtab, exclude=made.chosen.excluded).index
+    index = read_choice(made.chosen.choice_file).index
     denoised = read_array(load_image(made.placed.dwi_file))[..., index][inside]
     given = read_array(load_image(made.chosen.dwi_file))[inside]
     noise = read_array(load_image(made.chosen.noise_file))[inside]
@@ -125,9 +130,7 @@ def test_the_input_is_the_series_before_denoising(made) -> None:
 
 def test_without_denoising_the_input_is_the_series(scan, tmp_path) -> None:
     made = preprocess(scan, tmp_path, denoise="none", motion=SkipMotion)
-    affine = load_image(made.placed.mask_file).affine
-    gtab = read_gradients(made.placed.bval_file, made.placed.bvec_file, affine=affine)
-    index = choose_volumes(gtab).index
+    index = read_choice(made.chosen.choice_file).index
     series = read_array(load_image(made.placed.dwi_file))[..., index]
     np.testing.assert_allclose(read_array(load_image(made.chosen.dwi_file)), series, atol=1e-3)
     # Nothing moves between volumes: the noise is that of the run, less what interpolation takes.
@@ -167,19 +170,37 @@ def test_the_maps_say_what_they_were_made_from(made, tmp_path) -> None:
         chosen_file=made.chosen.dwi_file,
         noise_file=made.chosen.noise_file,
         noise_record=made.noise.record,
-        excluded=made.chosen.excluded,
+        choice_file=made.chosen.choice_file,
+        smallest_brain_ml=9000.0,
         reasons=["the participant is too young"],
         base={"Input": "not denoised"},
     ).run(cwd=str(tmp_path)).outputs  # fmt: skip
     record = done.record
     assert record["NoiseSource"].startswith("MP-PCA")
-    assert record["ExcludedVolumes"] == made.chosen.excluded
-    assert not {*record["Volumes"]} & {*made.chosen.excluded}
+    chosen = read_choice(made.chosen.choice_file)
+    assert record["ExcludedVolumes"] == [*chosen.excluded]
+    assert record["Volumes"] == [*chosen.six.index]
     assert record["Status"] == "experimental"
     assert "the participant is too young" in record["StatusReasons"]
+    assert any("as an infant's is" in reason for reason in record["StatusReasons"])
     assert record["Input"] == "not denoised"
     inside = read_array(load_image(placed.mask_file)) > 0
     reference = read_array(load_image(placed.dwiref_file))[inside].mean()
     noise = np.median(read_array(load_image(made.chosen.noise_file))[inside]) / reference
     assert record["NoiseOverMeanB0"] == pytest.approx(noise, rel=0.1)
     assert 0.1 < np.median(read_array(load_image(done.fa_file))[inside]) < 0.5
+
+
+def test_outliers_of_six_directions_are_not_excluded(data_dir, tmp_path) -> None:
+    """The mean of the other directions predicts each: anisotropy looks like lost signal."""
+    stem = data_dir / "ds-sim" / "sub-sim01" / "dwi" / "sub-sim01_dir-AP_dwi"
+    whole = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
+    seven = whole.select([0, *choose_six(whole.gtab).index])
+    data = seven.data[10:70, 10:90, 20:76].copy()
+    part = Dwi.from_arrays(data, whole.affine, seven.gtab, mask=foreground(data))
+    made = preprocess(part, tmp_path, denoise="none", motion=EstimateMotion)
+    flagged = np.flatnonzero(np.load(made.moved.outliers_file).any(axis=1))
+    assert len(flagged) > 0, "nothing is lost, but slices are flagged"
+    chosen = read_choice(made.chosen.choice_file)
+    assert (chosen.excluded, chosen.doubtful) == ((), tuple(flagged))
+    assert chosen.reasons == []

@@ -24,6 +24,7 @@ from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session, read_dataset
+from dmri_fm_workflows.bids.ages import Age
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution import job
 from dmri_fm_workflows.execution.plan_text import (
@@ -160,7 +161,10 @@ def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None
     assert "squares on 7 volumes, b=0 and b = 1000 (6 directions)" in text
     assert "six of 6 directions at b = 1000" in text
     assert f"volumes 1 2 3 4 5 6, counted from 0, {found.six.condition_number:.2f})" in text
-    assert "input not denoised, interpolated once into ACPC age unknown; maps are not" in text
+    assert (
+        "input not denoised, interpolated once into ACPC age unknown; maps are experimental if"
+        in text
+    )
     assert "noise map MP-PCA" in text
     assert "drope: all 12 directions" in text
     assert "gradient check b-vectors" in text
@@ -205,7 +209,7 @@ def test_the_look_at_the_ventricles_is_planned_where_lengths_are_in_doubt(tmp_pa
     [
         (30.0, "none", []),
         (None, "none", []),
-        (0.5, "none", ["not evaluated below 2 years of age"]),
+        (0.5, "none", ["never primary below 2 years of age"]),
         (30.0, "eddy", ["the input, unlike training data, was denoised by MP-PCA"]),
     ],
 )
@@ -215,7 +219,7 @@ def test_reasons_for_experimental_maps_are_planned(
     bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
     series = make_series(tmp_path, [0, *[1000] * 6], bvecs)
     found = replace(
-        plan(tmp_path, series), age_years=years, engines=Engines("mppca", ("none",), hmc)
+        plan(tmp_path, series), age=Age(years), engines=Engines("mppca", ("none",), hmc)
     )
     assert len(found.network_reasons) == len(reasons)
     for stated, expected in zip(found.network_reasons, reasons, strict=True):
@@ -225,6 +229,13 @@ def test_reasons_for_experimental_maps_are_planned(
     assert ("noise map" in dict(lines)) == found.has_noise_maps == (hmc != "eddy")
     ages = {None: "unknown", 0.5: "below 2 years", 30.0: "at least 2 years"}
     assert found.age_check == ages[years]
+
+
+def test_an_age_that_is_not_understood_is_a_reason(tmp_path: Path) -> None:
+    series = make_series(tmp_path, [0, *[1000] * 6], np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+    found = replace(plan(tmp_path, series), age=Age(40.0, "a column 'birth_age'"))
+    assert found.network_reasons == ("a column 'birth_age'",)
+    assert found.age_check == "unclear"
 
 
 def test_a_network_without_six_directions_is_left_out_with_its_reason(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.series import Dwi, load_image
+from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.bids.metadata import read_number, words
 from dmri_fm_workflows.bids.names import scan_name
 
@@ -224,15 +225,15 @@ class Session:
         Diffusion series, by name.
     warnings
         Remarks on the input, for the reader of the results.
-    age_years
-        Age of the participant, years; None where no table states it.
+    age
+        Age of the participant, as far as a table states it.
     """
 
     label: str | None
     t1w: tuple[Path, ...]
     series: tuple[DwiSeries, ...]
     warnings: tuple[str, ...] = ()
-    age_years: float | None = None
+    age: Age = UNKNOWN_AGE
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,7 +169,11 @@ def describe_scalars(columns: Sequence[str]) -> dict[str, Any]:
         for start, (model, of) in map_columns().items():
             statistic, _, region = column.removeprefix(f"{start}_").partition("_")
             if column.startswith(f"{start}_") and statistic in STATISTICS:
-                status = ", experimental" if identity(model).is_experimental else ""
+                status = (
+                    ", experimental unless the sidecar of the map says primary"
+                    if identity(model).is_experimental
+                    else ""
+                )
                 words = {"std": "Standard deviation"}.get(statistic, statistic.capitalize())
                 found[column] = {
                     "Description": f"{words} of {of.title.lower()} ({model}{status}) in {region}",

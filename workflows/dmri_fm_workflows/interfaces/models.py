@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dmri_fm import extract_features
 from dmri_fm.errors import WeightsError
 from dmri_fm.identity import REGIONS, UNLABELLED, identity, label_of
+from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -35,7 +36,7 @@ from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.predict import predict_chosen
 from dmri_fm.tensor_networks.quality import network_quality
-from dmri_fm.tensor_networks.volumes import choose_volumes
+from dmri_fm.tensor_networks.volumes import ChosenVolumes
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
@@ -97,19 +98,21 @@ class _NetworkInputSpec(DwiMaskInputSpec):
     model = traits.Str(mandatory=True, desc="name in the registry")
     weights = File(exists=True, desc="weights file; the packaged one if not given")
     device = traits.Str("cpu", usedefault=True, desc="torch device")
-    seed = traits.Int(0, usedefault=True, desc="random seed")
 
     def options(self) -> dict[str, Any]:
-        """Return model, weights, device and seed as keyword arguments."""
+        """Return model, weights and device as keyword arguments."""
         weights = self.weights if isdefined(self.weights) else None
-        return {"model": self.model, "weights": weights, "device": self.device, "seed": self.seed}
+        return {"model": self.model, "weights": weights, "device": self.device}
 
 
 class _PredictInputSpec(_NetworkInputSpec):
     chosen_file = File(exists=True, mandatory=True, desc="chosen volumes on the series' grid")
     noise_file = File(exists=True, desc="noise of one weighted volume of them")
     noise_record = traits.Dict(desc="record of the noise maps of the runs")
-    excluded = traits.List(traits.Int(), usedefault=True, desc="volumes not to be among the six")
+    choice_file = File(exists=True, mandatory=True, desc="which volumes they are, JSON")
+    smallest_brain_ml = traits.Float(
+        desc="volume of the brain mask below which maps are experimental; where no age is known"
+    )
     reasons = traits.List(traits.Str(), usedefault=True, desc="why the maps are experimental")
     base = traits.Dict(usedefault=True, desc="entries of the record that the plan knows")
     maps = traits.List(traits.Str(), mandatory=True, desc="output types of the maps to write")
@@ -122,17 +125,15 @@ class PredictTensor(SimpleInterface):
     output_spec = _NetworkOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        series, options = self.inputs.load(), self.inputs.options()
-        chosen = choose_volumes(
-            series.gtab, exclude=self.inputs.excluded, seed=options.pop("seed")
-        )
+        series = self.inputs.load()
+        chosen = ChosenVolumes.from_json(read_object(Path(self.inputs.choice_file)))
         part = Dwi(load_image(self.inputs.chosen_file), series.gtab.select(chosen.index))
         maps = predict_chosen(
             part.with_mask(series.brain),
             chosen,
             noise=_read_optional(self.inputs.noise_file, ndim=3),
-            reasons=self.inputs.reasons,
-            **options,
+            reasons=[*self.inputs.reasons, *self._brain_reasons(series)],
+            **self.inputs.options(),
         )
         types = map(load_catalogue().output_type, self.inputs.maps)
         self._results |= _save_maps(maps, types, Path(runtime.cwd))
@@ -141,13 +142,24 @@ class PredictTensor(SimpleInterface):
         self._results["record"] |= self.inputs.base
         return runtime
 
+    def _brain_reasons(self, series: Dwi) -> list[str]:
+        """Return the reason that the size of the brain gives against primary maps, if it does."""
+        smallest, volume_ml = self.inputs.smallest_brain_ml, mask_volume_ml(series)
+        if not isdefined(smallest) or volume_ml >= smallest:
+            return []
+        return [
+            f"no age is known, and the brain mask of {volume_ml:.0f} ml is below {smallest:.0f} "
+            "ml, as an infant's is"
+        ]
+
 
 class _FeaturesInputSpec(_NetworkInputSpec):
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
     region = traits.Enum(*REGIONS, mandatory=True, desc="part of the grid to read")
+    seed = traits.Int(0, usedefault=True, desc="random seed")
 
     def options(self) -> dict[str, Any]:
-        return super().options() | {"region": self.region}
+        return super().options() | {"region": self.region, "seed": self.seed}
 
 
 class _FeaturesOutputSpec(TraitedSpec):

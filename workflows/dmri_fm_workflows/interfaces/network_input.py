@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from dmri_fm.preprocess.denoise import unring
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor_networks.noise_map import noise_map
-from dmri_fm.tensor_networks.volumes import choose_volumes
+from dmri_fm.tensor_networks.volumes import choose_volumes, split_outliers
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
 from dmri_fm_workflows.interfaces.normalise import open_image
 from dmri_fm_workflows.interfaces.volumes_table import read_volumes
@@ -71,13 +72,14 @@ class _ChosenInputSpec(DwiInputSpec):
 class _ChosenOutputSpec(TraitedSpec):
     dwi_file = File(exists=True, desc="chosen volumes in ACPC, b=0 first")
     noise_file = File(exists=True, desc="noise of one weighted volume of them, if known")
-    excluded = traits.List(traits.Int(), desc="volumes with outlier slices")
+    choice_file = File(exists=True, desc="which volumes of the series they are, JSON")
 
 
 class ResampleChosen(SimpleInterface):
     """Resample the volumes that tensor networks read, once, with the noise that they have then.
 
-    They are chosen from the gradient table in ACPC, without those that have outlier slices.
+    They are chosen from the gradient table in ACPC, without those that have outlier slices, where
+    the series can tell these from anisotropy.
     """
 
     input_spec = _ChosenInputSpec
@@ -93,8 +95,8 @@ class ResampleChosen(SimpleInterface):
             n_volumes=len(series.gtab),
             b0_threshold=self.inputs.threshold(),
         )
-        outliers = np.flatnonzero(np.load(self.inputs.outliers_file).any(axis=1)).tolist()
-        chosen = choose_volumes(gtab, exclude=outliers, seed=self.inputs.seed)
+        excluded, doubtful = split_outliers(np.load(self.inputs.outliers_file), gtab)
+        chosen = choose_volumes(gtab, exclude=excluded, doubtful=doubtful, seed=self.inputs.seed)
         part = series.select(chosen.index)
         if self.inputs.unring:
             data = unring(part.data, n_jobs=self.inputs.n_threads)
@@ -105,7 +107,9 @@ class ResampleChosen(SimpleInterface):
         folder = Path(runtime.cwd)
         placed = Dwi.from_arrays(np.nan_to_num(moved), mask.affine, gtab.select(chosen.index))
         self._results["dwi_file"] = str(placed.save(folder / "chosen")[0])
-        self._results["excluded"] = outliers
+        choice = folder / "choice.json"
+        choice.write_text(json.dumps(chosen.as_json()), encoding="utf-8")
+        self._results["choice_file"] = str(choice)
         if isdefined(self.inputs.noise_files):
             six = part.select(range(len(chosen.b0), len(chosen.index)))
             noise = resample_noise(

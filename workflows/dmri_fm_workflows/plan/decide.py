@@ -101,6 +101,6 @@ def plan_series(
         region=config.region,
         random_seed=config.random_seed,
         sloppy=config.sloppy,
-        age_years=session.age_years,
+        age=session.age,
         warnings=tuple(dict.fromkeys(warnings)),
     )

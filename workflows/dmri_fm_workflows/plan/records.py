@@ -21,12 +21,19 @@ from dmri_fm.qspace import (
 )
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries, EpiImage
+from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
 
 #: Age below which maps of tensor networks are experimental, years.
 YOUNGEST_YEARS = 2.0
+
+#: Volume of the brain mask below which these maps are experimental where no age is known, ml. A
+#: newborn brain has about 340 ml and grows by 64 % in 90 days (doi:10.1001/jamaneurol.2014.1638),
+#: by 101 % in the first year and by 15 % in the second (doi:10.1523/JNEUROSCI.3479-08.2008): so
+#: this finds most infants below one year. Older ones need an age in the tables.
+SMALLEST_BRAIN_ML = 800.0
 
 SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
 
@@ -83,8 +90,8 @@ class SeriesPlan:
         Seed of random sequences in models.
     sloppy
         Coarse and quick settings, for tests.
-    age_years
-        Age of the participant, years; None where no table states it.
+    age
+        Age of the participant, as far as a table states it.
     warnings
         Remarks for the reader of the results, repeated in the sidecars.
     """
@@ -111,7 +118,7 @@ class SeriesPlan:
     region: str = "auto"
     random_seed: int = 0
     sloppy: bool = False
-    age_years: float | None = None
+    age: Age = UNKNOWN_AGE
     warnings: tuple[str, ...] = ()
 
     @property
@@ -221,10 +228,12 @@ class SeriesPlan:
     @property
     def age_check(self) -> str:
         """Entry `ParticipantAge` of the sidecars of tensor networks."""
-        if self.age_years is None:
+        if self.age.problem:
+            return "unclear"
+        if self.age.years is None:
             return "unknown"
         older, younger = (f"{w} {YOUNGEST_YEARS:g} years" for w in ("at least", "below"))
-        return younger if self.age_years < YOUNGEST_YEARS else older
+        return younger if self.age.years < YOUNGEST_YEARS else older
 
     @property
     def network_reasons(self) -> tuple[str, ...]:
@@ -232,8 +241,10 @@ class SeriesPlan:
         reasons = []
         if self.is_resampled_by_hmc:
             reasons.append(f"the input, unlike training data, was {self.network_input}")
-        if self.age_years is not None and self.age_years < YOUNGEST_YEARS:
-            reasons.append(f"not evaluated below {YOUNGEST_YEARS:g} years of age")
+        if self.age.years is not None and self.age.years < YOUNGEST_YEARS:
+            reasons.append(f"never primary below {YOUNGEST_YEARS:g} years of age")
+        if self.age.problem:
+            reasons.append(self.age.problem)
         return tuple(reasons)
 
     @property
@@ -293,7 +304,7 @@ class SeriesPlan:
     def network_inputs(self, model: str) -> dict[str, Any]:
         """Return the inputs, besides its name, of the interface of a network."""
         own = {"weights": str(self.weights[model])} if model in self.weights else {}
-        return {"device": self.engines.device, "seed": self.random_seed, **own}
+        return {"device": self.engines.device, **own}
 
     def region_of(self, encoder: str) -> str:
         """Return the part of the grid that an encoder reads."""

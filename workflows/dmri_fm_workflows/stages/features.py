@@ -63,6 +63,7 @@ def init_features_wf(
             model=encoder,
             entities=plan.entities,
             region=plan.region_of(encoder),
+            seed=plan.random_seed,
             **plan.network_inputs(encoder),
         ),
         name="extract_features",

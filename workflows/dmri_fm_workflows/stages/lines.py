@@ -12,6 +12,7 @@ from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
+from dmri_fm_workflows.plan.records import SMALLEST_BRAIN_ML
 from dmri_fm_workflows.stages.base import Line
 
 
@@ -164,8 +165,9 @@ def describe_network(plan: SeriesPlan, network: str) -> Iterator[Line]:
     yield "  input", plan.network_input
     for reason in plan.network_reasons:
         yield "  experimental", reason
-    if plan.age_years is None:
-        yield "  age", "unknown; maps are not evaluated below two years of age"
+    if plan.age_check == "unknown":
+        smallest = f"{SMALLEST_BRAIN_ML:.0f} ml"
+        yield "  age", f"unknown; maps are experimental if the brain mask is below {smallest}"
 
 
 def describe_encoder(plan: SeriesPlan, encoder: str) -> Iterator[Line]:

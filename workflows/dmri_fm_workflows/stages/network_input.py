@@ -73,42 +73,19 @@ def init_network_input_wf(
         The volumes in ACPC, b=0 first.
     chosen_noise_file
         Noise of one weighted volume of them; not with such an engine.
-    excluded_volumes
-        Volumes of the series that hold outlier slices.
+    choice_file
+        Which volumes of the series they are.
     network_input_record
         Treatment of the volumes.
     """
-    is_raw = not plan.is_resampled_by_hmc
-    inputs = {
-        **({"raw_file": "dwi_file", "raw_bvec_file": "bvec_file"} if is_raw
-           else {"dwi_file": "dwi_file", "bvec_file": "bvec_file"}),
-        "bval_file": "bval_file",
-        "volumes_file": "volumes_file",
-        "motion_file": "motion_file",
-        "outliers_file": "outliers_file",
-        "to_acpc_file": "xfm_file",
-        **{f: f for f in ("acpc_bval_file", "acpc_bvec_file", "acpc_mask_file")},
-    }  # fmt: skip
-    outputs = {"dwi_file": "chosen_file", "excluded": "excluded_volumes"}
-    if is_raw:
-        inputs |= {"noise_files": "noise_files", "run_scales": "run_scales"}
+    inputs = _list_inputs(plan)
+    outputs = {"dwi_file": "chosen_file", "choice_file": "choice_file"}
+    if not plan.is_resampled_by_hmc:
         outputs["noise_file"] = "chosen_noise_file"
-    if plan.has_remaining_field:
-        inputs["remaining_field_file"] = "field_file"
     workflow, inputnode, outputnode = open_workflow(
         name, inputs, [*outputs.values(), "network_input_record"]
     )
-    resample = pe.Node(
-        ResampleChosen(
-            unring=plan.unring and is_raw,
-            order=1 if plan.sloppy else 3,
-            seed=plan.random_seed,
-            n_threads=resources.omp_nthreads,
-        ),
-        name="resample_chosen",
-        n_procs=resources.omp_nthreads,
-        mem_gb=3 * plan.size_gb,
-    )
+    resample = _resample_node(plan, resources)
     record = pe.Node(
         MergeRecords(base={"NetworkInput": plan.network_input}),
         name="record_input",
@@ -120,3 +97,31 @@ def init_network_input_wf(
         (record, outputnode, [("record", "network_input_record")]),
     ])  # fmt: skip
     return workflow
+
+
+def _list_inputs(plan: SeriesPlan) -> dict[str, str]:
+    """Return the inputs of the workflow, with the trait of `ResampleChosen` that each sets."""
+    is_raw = not plan.is_resampled_by_hmc
+    source = ("raw_file", "raw_bvec_file") if is_raw else ("dwi_file", "bvec_file")
+    same = (
+        "bval_file", "volumes_file", "motion_file", "outliers_file", "acpc_bval_file",
+        "acpc_bvec_file", "acpc_mask_file", *(["noise_files", "run_scales"] if is_raw else []),
+    )  # fmt: skip
+    field = {"remaining_field_file": "field_file"} if plan.has_remaining_field else {}
+    files = dict(zip(source, ("dwi_file", "bvec_file"), strict=True))
+    return files | {name: name for name in same} | {"to_acpc_file": "xfm_file"} | field
+
+
+def _resample_node(plan: SeriesPlan, resources: Resources) -> pe.Node:
+    """Return the node that chooses and resamples the volumes."""
+    return pe.Node(
+        ResampleChosen(
+            unring=plan.unring and not plan.is_resampled_by_hmc,
+            order=1 if plan.sloppy else 3,
+            seed=plan.random_seed,
+            n_threads=resources.omp_nthreads,
+        ),
+        name="resample_chosen",
+        n_procs=resources.omp_nthreads,
+        mem_gb=3 * plan.size_gb,
+    )

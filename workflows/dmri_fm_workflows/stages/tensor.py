@@ -14,6 +14,7 @@ from dmri_fm_workflows.interfaces.normalise import ResampleMaps
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.plan.records import SMALLEST_BRAIN_ML
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, Stage, open_workflow
 from dmri_fm_workflows.stages.lines import describe_network
 from dmri_fm_workflows.stages.outputs import MNI, map_outputs
@@ -80,9 +81,9 @@ def init_tensor_network_wf(
         Series in ACPC.
     to_mni_file, mni_mask_file
         Transform that resamples ACPC into MNI, and the brain there.
-    chosen_file, chosen_noise_file, noise_record, excluded_volumes
-        Volumes that the network reads, their noise and its method, and volumes that may not be
-        among them; the two of noise not with a motion engine that interpolates.
+    chosen_file, choice_file, chosen_noise_file, noise_record
+        Volumes that the network reads, which of the series they are, their noise and its method;
+        the two of noise not with a motion engine that interpolates.
     tensor_fa_file
         FA of the tensor fit, for the figure.
 
@@ -98,18 +99,8 @@ def init_tensor_network_wf(
         The network's FA beside that of the fit, SVG.
     """
     label, maps = label_of(network), plan.maps[network]
-    predict = pe.Node(
-        PredictTensor(
-            model=network,
-            maps=list(maps),
-            reasons=list(plan.network_reasons),
-            base={"Input": plan.network_input, "ParticipantAge": plan.age_check},
-            **plan.network_inputs(network),
-        ),
-        name="predict_tensor",
-        mem_gb=3 * plan.size_gb + 1,
-    )
-    given = {"chosen_file": "chosen_file", "excluded_volumes": "excluded"}
+    predict = _predict_node(plan, network)
+    given = {"chosen_file": "chosen_file", "choice_file": "choice_file"}
     if plan.has_noise_maps:
         given |= {"chosen_noise_file": "noise_file", "noise_record": "noise_record"}
     compare = pe.Node(PlotComparison(model=network), name="plot_comparison")
@@ -130,6 +121,20 @@ def init_tensor_network_wf(
         (compare, workflow.get_node("outputnode"), [("out_file", f"{label}_figure")]),
     ])  # fmt: skip
     return workflow
+
+
+def _predict_node(plan: SeriesPlan, network: str) -> pe.Node:
+    """Return the node that runs a tensor network."""
+    predict = PredictTensor(
+        model=network,
+        maps=list(plan.maps[network]),
+        reasons=list(plan.network_reasons),
+        base={"Input": plan.network_input, "ParticipantAge": plan.age_check},
+        **plan.network_inputs(network),
+    )
+    if plan.age.years is None:
+        predict.inputs.smallest_brain_ml = SMALLEST_BRAIN_ML
+    return pe.Node(predict, name="predict_tensor", mem_gb=3 * plan.size_gb + 1)
 
 
 def _maps_wf(
