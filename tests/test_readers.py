@@ -21,6 +21,7 @@ UNCHECKED = {
     # Of a training run that the same person started; and tensors alone, whose names and shapes
     # are checked.
     "torch.load": {
+        "lab/dmri_fm_lab/evaluate/network_runs.py",
         "lab/dmri_fm_lab/train/comparison.py",
         "lab/dmri_fm_lab/train/runs.py",
         "dmri_fm/encoders/drope/authors_checkpoint.py",

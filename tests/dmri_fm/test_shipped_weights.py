@@ -21,11 +21,23 @@ from dmri_fm_lab.simulate import draw_protocol, draw_sample
 from dmri_fm_lab.train.description import describe_data
 from dmri_fm_lab.train.runs import load_autoencoder
 
+#: Tensor networks that must be better than least squares.
+BETTER = [
+    "tensor-refiner",
+    pytest.param(
+        "qcg-dti",
+        marks=pytest.mark.xfail(
+            reason="the packaged weights are a state of a training that goes on"
+        ),
+    ),
+]
+
 CARDS = Path(__file__).parents[2] / "docs" / "model_cards"
 
 
+@pytest.mark.parametrize("model", BETTER)
 @pytest.mark.parametrize("snr", [12, 25])
-def test_tensor_network_beats_least_squares_on_simulation(snr):
+def test_tensor_networks_beat_least_squares_on_simulation(snr, model):
     """Seeds that training cannot draw; the margin is far below what the card reports."""
     rng = np.random.default_rng([777_001, snr])
     gtab = draw_protocol(rng, scheme="skare6", bvals=1000)
@@ -34,7 +46,7 @@ def test_tensor_network_beats_least_squares_on_simulation(snr):
     where = sample.mask & (sample.fractions[..., 2] < 0.5)
     network, fit = (
         np.abs(maps.diffusivity - sample.truth_tensor)[where].mean()
-        for maps in (predict_tensor(dwi), fit_tensor(dwi))
+        for maps in (predict_tensor(dwi, model=model), fit_tensor(dwi))
     )
     assert network < 0.9 * fit
 
@@ -165,7 +177,8 @@ def test_shipped_weights_say_what_they_learnt_from(name, noun):
 
 
 @pytest.mark.realdata
-def test_tensor_network_on_a_real_crop(data_dir):
+@pytest.mark.parametrize("model", BETTER)
+def test_tensor_networks_on_a_real_crop(data_dir, model):
     """A few slices of a real scan: plausible MD, and closer to a full fit than WLS-6 is."""
     stem = str(next((data_dir / "ds-vendors" / "sub-trio" / "dwi").glob("*_dwi.nii.gz")))
     stem = stem.removesuffix(".nii.gz")
@@ -179,7 +192,7 @@ def test_tensor_network_on_a_real_crop(data_dir):
         int(np.flatnonzero(whole.gtab.is_b0)[0]),
         *np.flatnonzero(~whole.gtab.is_b0)[:20],
     ]
-    maps = predict_tensor(dwi.select(first_half))
+    maps = predict_tensor(dwi.select(first_half), model=model)
     six = [first_half[i] for i in maps.metadata["Volumes"]]
     rest = [i for i in range(len(dwi.gtab)) if i not in (*six, first_half[0])]
     reference = fit_tensor(dwi.select(rest))

@@ -5,23 +5,24 @@ import pytest
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.registry import MODELS
+from dmri_fm_lab.baseline_networks import BASELINE_NETWORKS
 from dmri_fm_lab.train.config import DropePretraining, TensorTraining, read_training
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted([*MODELS, *BASELINE_NETWORKS]))
 def test_every_model_has_settings(name):
     file = re.sub(r"-ablation.*", "-ablation", name)
     fields = DropePretraining if name.startswith("drope") else TensorTraining
     settings = read_training(fields, file, model=name)
     assert settings.model == name
-    assert settings.optimisation.n_steps > settings.optimisation.warmup_steps > 0
+    assert settings.optimisation.n_steps > settings.optimisation.warmup_steps >= 0
 
 
 def test_no_settings_without_a_model():
     folder = files("dmri_fm_lab") / "configs"
     names = {p.name.removesuffix(".toml") for p in folder.iterdir()}
     models = {re.sub(r"-ablation.*", "-ablation", name) for name in MODELS}
-    assert names == models
+    assert names == {*models, *BASELINE_NETWORKS, "qcg-dti-ablation-fixed"}
 
 
 def test_overrides():
