@@ -35,7 +35,7 @@ from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
 from dmri_fm_lab.evaluate.subsets import SixSubset, choose_subsets
 from dmri_fm_lab.evaluate.truth import Truth, undistort, undistorted_noise
-from dmri_fm_lab.evaluate.verdicts import error_draws, uncertainties
+from dmri_fm_lab.evaluate.verdicts import HIGHEST_BVAL, error_draws, uncertainties
 from dmri_fm_lab.scans import Scan
 from dmri_fm_lab.smoothing import brain_snr
 
@@ -286,7 +286,8 @@ class _Material:
                 name: fit_tensor(bring(series[source].select(volumes)), shell="all")
                 for name, source in sources.items()
             }
-            if truth is not None:
+            # Above that b nothing is primary, so that no number of directions has to be found.
+            if truth is not None and shell.bval <= HIGHEST_BVAL:
                 rows = [name for name in DIRECTION_ROWS if name in request.methods]
                 more[shell.bval] |= fit_directions(dwi.select(volumes), rows, bring=bring)
         return cls(dwi, {n: series[n] for n in wanted}, more, truth, bring, noise)
