@@ -6,7 +6,9 @@ Usage: python benchmarks/tensor_on_simulation.py [--brains 2] [--model NAME ...]
 Brains of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bundles) are acquired
 with one b=0 and a turned Skare set, and at some noise levels with 30 directions. From one
 condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no lesions) one thing at a time is changed: SNR, b,
-voxel size, lesions. Networks get the noise that a user has: the estimate from the seven images.
+voxel size, lesions. Methods are compared on a grid in another pose, to which cubic splines bring
+the volumes as in the app; networks get the noise map that the app would give them, and denoising
+comes before interpolation.
 
 Prints, for each condition, a table of white matter, grey matter and lesions; then the coverage of
 the networks' 90 % intervals in each cell, with the bars (85 to 95 % over all cells, 80 % in

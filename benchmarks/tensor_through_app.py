@@ -7,7 +7,8 @@ Usage: python benchmarks/tensor_through_app.py WORK [--bids BIDS] [--bval B ...]
 Participants come from `dmri-fm simulate`, one dataset for each b-value and voxel size (every
 second participant is a patient with lesions), or from --bids, a raw dataset with its truth under
 `derivatives/truth`. The app corrects each scan twice: whole, and cut to one b=0 and six
-directions before all preprocessing. The truth is brought to ACPC by the app's own transforms.
+directions before all preprocessing (b=0 images of reversed phase encoding only correct the
+distortion). The truth is brought to ACPC by the app's own transforms.
 Outputs in WORK that are complete are not computed again.
 
 Prints for each dataset and tissue the errors of: the network's maps as the app wrote them; the
@@ -103,12 +104,18 @@ def score_whole(output: AppOutput, options: argparse.Namespace) -> Rows:
 
 
 def score_seven(output: AppOutput, options: argparse.Namespace) -> Rows:
-    """Return the rows of a scan that was cut to seven volumes."""
+    """Return the rows of a scan that was cut to seven volumes, and no more."""
     reference = output.truth.reference()
     where = output.dwi.brain & np.logical_or.reduce([m for _, m in reference.regions.items()])
-    found = {
-        f"{model}, scan cut to seven": output.network_maps(model)[0] for model in options.model
-    }
+    found = {}
+    for model in options.model:
+        maps, read = output.network_maps(model)
+        if sorted(read) != list(range(7)) or output.dwi.shape[3] != 7:
+            raise SystemExit(
+                f"{output.stem}: {model} read the volumes {read} of {output.dwi.shape[3]}, not "
+                "one b=0 and six others; delete the folders `seven` and `out-seven`, made before"
+            )
+        found[f"{model}, scan cut to seven"] = maps
     found["WLS, scan cut to seven"] = fit_with_model(output.dwi, where, np.random.default_rng(0))
     return {name: score(maps, reference) for name, maps in found.items()}
 

@@ -45,6 +45,8 @@ class Gate:
         Maps that were better, some of :data:`MAPS`; none: nothing is primary.
     reasons
         What the evaluation found against the other maps, in words; it goes into sidecars.
+    voxel_mm
+        Smallest and largest edge of a voxel, mm; None: any.
     """
 
     bvals: tuple[float, float]
@@ -53,6 +55,7 @@ class Gate:
     most_ood: float = 0.1
     maps: tuple[str, ...] = MAPS
     reasons: tuple[str, ...] = ()
+    voxel_mm: tuple[float, float] | None = None
 
     @property
     def status(self) -> str:
@@ -84,6 +87,7 @@ class Gate:
                 raise KeyError(", ".join(sorted(wrong)))
             low_b, high_b = map(float, values["bvals"])
             low_snr, high_snr = map(float, values["snrs"])
+            low_mm, high_mm = map(float, values["voxel_mm"])
             maps, reasons = values.get("maps", MAPS), values.get("reasons", ())
             if isinstance(maps, str) or isinstance(reasons, str) or not set(maps) <= set(MAPS):
                 raise ValueError(f"maps {maps}")
@@ -94,6 +98,7 @@ class Gate:
                 float(values.get("most_ood", cls.most_ood)),
                 tuple(maps),
                 tuple(map(str, reasons)),
+                (low_mm, high_mm),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
@@ -109,6 +114,7 @@ def judge_scan(
     snr: float,
     n_weighted: int,
     ood_share: float,
+    voxel_mm: Sequence[float] = (),
     reasons: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
     """Judge whether the maps of a scan are primary.
@@ -125,6 +131,8 @@ def judge_scan(
         Diffusion-weighted volumes of the scan, repeated directions counted.
     ood_share
         Share of the brain that is out-of-distribution, see :data:`OOD_PERCENTILE`.
+    voxel_mm
+        Edges of a voxel, mm.
     reasons
         Reasons for "experimental" that lie outside the scan, such as the participant's age.
 
@@ -153,6 +161,9 @@ def judge_scan(
         reasons.append(f"evaluated at SNR {gate.snrs[0]:g} to {gate.snrs[1]:g}, not {snr:.0f}")
     if n_weighted > gate.most_directions:
         reasons.append(f"the fit of all {n_weighted} weighted volumes is better")
+    if gate.voxel_mm and not all(gate.voxel_mm[0] <= mm <= gate.voxel_mm[1] for mm in voxel_mm):
+        evaluated = f"evaluated in voxels of {gate.voxel_mm[0]:g} to {gate.voxel_mm[1]:g} mm"
+        reasons.append(f"{evaluated}, not {' x '.join(f'{mm:.3g}' for mm in voxel_mm)}")
     if ood_share > gate.most_ood:
         reasons.append(f"{100 * ood_share:.0f} % of the brain is unlike the training data")
     if not gate.maps:

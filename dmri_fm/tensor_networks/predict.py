@@ -153,6 +153,7 @@ def _judge(
         snr=1.0 / max(_noise_level(inputs), 1e-6),
         n_weighted=chosen.n_weighted,
         ood_share=ood_share,
+        voxel_mm=inputs.voxel_mm[0].tolist(),
         reasons=[*chosen.reasons, *reasons],
     )
     return {"Status": status, "StatusReasons": found}

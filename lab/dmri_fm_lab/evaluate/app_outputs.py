@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,6 +120,9 @@ def with_intervals(
 def cut_to_seven(raw: Path, target: Path, participants: Sequence[str]) -> Path:
     """Copy a dataset whose weighted series are cut to one b=0 and six directions.
 
+    Series without weighted volumes, such as those of reversed phase encoding, become images of
+    the `fmap` folder: there they correct the distortion and join no series.
+
     Parameters
     ----------
     raw
@@ -139,9 +143,13 @@ def cut_to_seven(raw: Path, target: Path, participants: Sequence[str]) -> Path:
             copy = target / path.relative_to(raw)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        for scan in find_scans(raw, participant_labels=[label]):
-            if not scan.dwi.gtab.is_b0.all():
-                _write_seven(scan, target / source.name / "dwi" / f"{scan.name}_dwi")
+        scans = list(find_scans(raw, participant_labels=[label]))
+        weighted = [scan for scan in scans if not scan.dwi.gtab.is_b0.all()]
+        folder = target / source.name
+        for scan in weighted:
+            _write_seven(scan, folder / "dwi" / f"{scan.name}_dwi")
+        for scan in (scan for scan in scans if scan not in weighted):
+            _move_to_fmap(folder, scan.name, corrected=[other.name for other in weighted])
     # The description comes last: without it, no one takes the folder for a dataset.
     shutil.copyfile(raw / "dataset_description.json", target / "dataset_description.json")
     return target
@@ -154,3 +162,16 @@ def _write_seven(scan: Scan, stem: Path) -> None:
     seven = scan.dwi.select([first_b0, *choose_six(gtab).index])
     save_image(seven.data, seven.affine, f"{stem}.nii.gz")
     write_gradients(seven.gtab, Path(f"{stem}.bval"), Path(f"{stem}.bvec"), affine=seven.affine)
+
+
+def _move_to_fmap(folder: Path, name: str, *, corrected: Sequence[str]) -> None:
+    """Move a copied series of b=0 volumes to the `fmap` folder, linked to those it corrects."""
+    stem, target = folder / "dwi" / f"{name}_dwi", folder / "fmap" / f"{name}_epi"
+    target.parent.mkdir(exist_ok=True)
+    sidecar = read_object(Path(f"{stem}.json")) | {
+        "IntendedFor": [f"bids::{folder.name}/dwi/{other}_dwi.nii.gz" for other in corrected]
+    }
+    Path(f"{target}.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    Path(f"{stem}.nii.gz").rename(f"{target}.nii.gz")
+    for ending in (".json", ".bval", ".bvec"):
+        Path(f"{stem}{ending}").unlink(missing_ok=True)

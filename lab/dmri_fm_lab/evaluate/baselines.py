@@ -31,6 +31,9 @@ from dmri_fm_lab.evaluate.log_fit import log_design, weighted_inverse
 from dmri_fm_lab.smoothing import brain_snr, noise_sigma, smooth_within
 
 Fit = Callable[[Dwi], TensorMaps]
+
+#: Takes a series as acquired to the grid of a comparison.
+Bring = Callable[[Dwi], Dwi]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -92,6 +95,11 @@ def tuned(method: str, snr: float) -> float:
         Median b=0 signal of the brain over the noise.
     """
     return TUNED[method][int(np.searchsorted(SNR_EDGES, snr, side="right"))]
+
+
+def keep(dwi: Dwi) -> Dwi:
+    """Return a series unchanged: it is compared on the grid on which it was acquired."""
+    return dwi
 
 
 def _mask(dwi: Dwi) -> NDArray[np.bool_]:
@@ -234,8 +242,23 @@ def denoise_series(dwi: Dwi, *, method: DenoiseMethod) -> Dwi:
     return Dwi.from_arrays(data, dwi.affine, dwi.gtab, mask=dwi.mask)
 
 
-def _fit_denoised(dwi: Dwi, *, method: DenoiseMethod) -> TensorMaps:
-    return fit_weighted(denoise_series(dwi, method=method))
+def fit_denoised(dwi: Dwi, *, method: DenoiseMethod, bring: Bring = keep) -> TensorMaps:
+    """Fit after denoising, which comes before any interpolation.
+
+    Parameters
+    ----------
+    dwi
+        The series as acquired.
+    method
+        See :func:`denoise_series`.
+    bring
+        Takes the denoised series to the grid of the result.
+    """
+    return fit_weighted(bring(denoise_series(dwi, method=method)))
+
+
+#: Baselines that denoise, by :func:`fit_denoised`.
+DENOISED: tuple[DenoiseMethod, ...] = ("mppca", "patch2self")
 
 
 #: Tensor from the seven volumes, in the order of tables.
@@ -245,9 +268,9 @@ BASELINES: dict[str, Baseline[Fit]] = {
     "gaussian": Baseline("Gaussian, WLS", fit_gaussian),
     "nlmeans": Baseline("non-local means, WLS", fit_nlmeans),
     "tv": Baseline("total variation, WLS", fit_total_variation),
-    "mppca": Baseline("MP-PCA of the seven, WLS", partial(_fit_denoised, method="mppca")),
+    "mppca": Baseline("MP-PCA of the seven, WLS", partial(fit_denoised, method="mppca")),
     "patch2self": Baseline(
-        "Patch2Self of the seven, WLS", partial(_fit_denoised, method="patch2self")
+        "Patch2Self of the seven, WLS", partial(fit_denoised, method="patch2self")
     ),
 }
 
@@ -291,19 +314,23 @@ def choose_protocol(gtab: GradientTable, n_directions: int) -> list[int]:
     return [*b0.tolist(), *choose_spread(gtab, n_directions).tolist()]
 
 
-def fit_directions(dwi: Dwi, rows: Sequence[str] = tuple(DIRECTION_ROWS)) -> dict[str, TensorMaps]:
+def fit_directions(
+    dwi: Dwi, rows: Sequence[str] = tuple(DIRECTION_ROWS), *, bring: Bring = keep
+) -> dict[str, TensorMaps]:
     """Fit smaller protocols of a shell, each denoised by itself with MP-PCA.
 
     Parameters
     ----------
     dwi
-        One shell and b=0, with a mask.
+        One shell and b=0, as acquired.
     rows
         Names in :data:`DIRECTION_ROWS`; those that need more directions than the shell has are
         left out.
+    bring
+        See :func:`fit_denoised`.
     """
     return {
-        name: _fit_denoised(dwi.select(choose_protocol(dwi.gtab, n)), method="mppca")
+        name: fit_denoised(dwi.select(choose_protocol(dwi.gtab, n)), method="mppca", bring=bring)
         for name, n in zip(DIRECTION_ROWS, N_DIRECTIONS, strict=True)
         if name in rows and dwi.gtab.count_directions() >= n
     }

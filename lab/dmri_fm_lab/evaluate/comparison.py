@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,22 @@ from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.predict import predict_tensor
 from dmri_fm_lab.evaluate.baselines import (
     BASELINES,
+    DENOISED,
     DIRECTION_ROWS,
     ORACLE_SIGMAS,
     SERIES_ORACLES,
     WHOLE_SERIES,
+    Bring,
+    fit_denoised,
     fit_directions,
     fit_gaussian,
+    keep,
 )
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
 from dmri_fm_lab.evaluate.subsets import SixSubset, choose_subsets
-from dmri_fm_lab.evaluate.truth import Truth, undistort
-from dmri_fm_lab.evaluate.verdicts import error_draws, uncertainties
+from dmri_fm_lab.evaluate.truth import Truth, undistort, undistorted_noise
+from dmri_fm_lab.evaluate.verdicts import HIGHEST_BVAL, error_draws, uncertainties
 from dmri_fm_lab.scans import Scan
 from dmri_fm_lab.smoothing import brain_snr
 
@@ -46,6 +51,10 @@ METHOD_TITLES: dict[str, str] = {
     **DIRECTION_ROWS,
     **WHOLE_SERIES,
 }
+
+#: Largest number of sets of six directions per shell that are compared with the truth: it leaves
+#: no doubt that more sets would reduce.
+MOST_TRUTH_SUBSETS = 2
 
 #: Networks whose weights ship with the package.
 PACKAGED = tuple(name for name in TENSOR_NETWORKS if IDENTITIES[name].is_packaged)
@@ -124,10 +133,12 @@ class Comparison:
 
 
 def compare_methods(
-    test: Dwi,
+    acquired: Dwi,
     reference: Reference,
     request: Request,
     *,
+    bring: Bring = keep,
+    noise: NDArray[np.float32] | None = None,
     denoised: Mapping[str, Dwi] | None = None,
     more: Mapping[str, TensorMaps] | None = None,
 ) -> Comparison:
@@ -135,23 +146,32 @@ def compare_methods(
 
     Parameters
     ----------
-    test
-        One b=0 volume and six weighted ones, with a brain mask.
+    acquired
+        One b=0 volume and six weighted ones, as acquired: methods that denoise begin here.
     reference
-        Tensor on the same grid, with its noise.
+        Tensor on the grid of the comparison, with its noise.
     request
         Methods.
+    bring
+        Takes a series as acquired to that grid, with a brain mask.
+    noise
+        Shape (X, Y, Z), on that grid: noise that networks get, see
+        :func:`~dmri_fm.tensor_networks.predict.predict_tensor`. They estimate it if None.
     denoised
-        The same seven volumes out of the denoised whole series, by the oracle's name.
+        The same seven volumes out of the denoised whole series, by the oracle's name, on that
+        grid.
     more
         Tensors of more volumes than the seven, by the method's name; those of the methods that
         have no entry here or in `denoised` are left out.
     """
-    estimates = {
-        name: BASELINES[name].apply(test) for name in BASELINES if name in request.methods
-    }
+    test = bring(acquired)
+    plain = [n for n in BASELINES if n in request.methods and n not in DENOISED]
+    estimates = {name: BASELINES[name].apply(test) for name in plain}
+    for method in (m for m in DENOISED if m in request.methods):
+        estimates[method] = fit_denoised(acquired, method=method, bring=bring)
     for model in request.networks:
-        estimates[model] = predict_tensor(test, model=model, weights=request.weights.get(model))
+        weights = request.weights.get(model)
+        estimates[model] = predict_tensor(test, model=model, weights=weights, noise=noise)
     for name, seven in (denoised or {}).items():
         estimates[name] = fit_tensor(seven, shell="all")
     estimates |= more or {}
@@ -214,13 +234,12 @@ def compare_scan(scan: Scan, request: Request, *, truth: Truth | None = None) ->
         "subsets": [],
         "means": {},
     }
-    subsets = choose_subsets(dwi.gtab, n_subsets=request.n_subsets, seed=request.seed)
+    n_subsets = request.n_subsets if truth is None else min(request.n_subsets, MOST_TRUTH_SUBSETS)
+    subsets = choose_subsets(dwi.gtab, n_subsets=n_subsets, seed=request.seed)
     if not subsets:
         logger.warning("%s: too few directions for six and a reference", scan.name)
         return record
-    if truth is not None and scan.encoding is not None:
-        dwi = undistort(dwi, truth, scan.encoding)
-    material = _Material.of(dwi, request, bvals={s.bval for s in subsets}, truth=truth)
+    material = _Material.of(scan, request, bvals={s.bval for s in subsets}, truth=truth)
     brains = {
         b0: scan.brain(b0) if truth is None else truth.maps.mask
         for b0 in dict.fromkeys(s.reference_b0 for s in subsets)
@@ -238,18 +257,25 @@ def compare_scan(scan: Scan, request: Request, *, truth: Truth | None = None) ->
 class _Material:
     """What the subsets of a series share: the series, denoised or not, and fits of more of it.
 
-    `more` has the maps by the b-value of the shell and by method.
+    `dwi` and `denoised` are as acquired; `bring` takes them to the grid of `noise`. `more` has the
+    maps by the b-value of the shell and by method.
     """
 
     dwi: Dwi
     denoised: dict[str, Dwi]
     more: dict[float, dict[str, TensorMaps]]
     truth: Truth | None
+    bring: Bring
+    noise: NDArray[np.float32] | None
 
     @classmethod
     def of(
-        cls, dwi: Dwi, request: Request, *, bvals: set[float], truth: Truth | None
+        cls, scan: Scan, request: Request, *, bvals: set[float], truth: Truth | None
     ) -> _Material:
+        dwi, bring, noise = scan.dwi, keep, None
+        if truth is not None and scan.encoding is not None:
+            bring = partial(undistort, truth=truth, encoding=scan.encoding)
+            noise = undistorted_noise(dwi, truth, scan.encoding)
         wanted = {n for n in SERIES_ORACLES if n in request.methods}
         sources = {n: n.replace("-all", "-series") for n in WHOLE_SERIES if n in request.methods}
         series = {n: SERIES_ORACLES[n].apply(dwi) for n in sorted(wanted | {*sources.values()})}
@@ -257,13 +283,14 @@ class _Material:
         for shell in (s for s in dwi.gtab.shells if s.bval in bvals):
             volumes = [*np.flatnonzero(dwi.gtab.is_b0), *shell.index]
             more[shell.bval] = {
-                name: fit_tensor(series[source].select(volumes), shell="all")
+                name: fit_tensor(bring(series[source].select(volumes)), shell="all")
                 for name, source in sources.items()
             }
-            if truth is not None:
+            # Above that b nothing is primary, so that no number of directions has to be found.
+            if truth is not None and shell.bval <= HIGHEST_BVAL:
                 rows = [name for name in DIRECTION_ROWS if name in request.methods]
-                more[shell.bval] |= fit_directions(dwi.select(volumes), rows)
-        return cls(dwi, {n: series[n] for n in wanted}, more, truth)
+                more[shell.bval] |= fit_directions(dwi.select(volumes), rows, bring=bring)
+        return cls(dwi, {n: series[n] for n in wanted}, more, truth, bring, noise)
 
 
 def _compare_subset(
@@ -283,16 +310,22 @@ def _compare_subset(
     )
 
     def seven(series: Dwi) -> Dwi:
-        return series.select(subset.volumes).with_mask(brain)
+        part = series.select(subset.volumes)
+        return part.with_mask(brain) if material.truth is None else part
 
-    test, noise = seven(material.dwi), reference.noise
-    sevens = {name: seven(series) for name, series in material.denoised.items()}
+    acquired, noise = seven(material.dwi), reference.noise
     found = compare_methods(
-        test, reference, request, denoised=sevens, more=material.more[subset.bval]
+        acquired,
+        reference,
+        request,
+        bring=material.bring,
+        noise=material.noise,
+        denoised={n: material.bring(seven(s)) for n, s in material.denoised.items()},
+        more=material.more[subset.bval],
     )
     return {
         **asdict(subset),
-        "estimated_snr": brain_snr(test),
+        "estimated_snr": brain_snr(material.bring(acquired)),
         "network_snrs": found.snrs,
         "reference_free": None if noise is None else noise.n_free,
         "n_voxels": {name: int(region.sum()) for name, region in reference.regions.items()},

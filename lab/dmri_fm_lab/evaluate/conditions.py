@@ -1,6 +1,8 @@
 """Tensor methods on the generator that networks do not train on, condition by condition.
 
 From one condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no lesions) one thing at a time is changed.
+Scans are compared where the app gives them to networks: on a grid in another pose, to which cubic
+splines interpolate them. Methods that denoise do so before.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.evaluate.app_grid import AppGrid
 from dmri_fm_lab.evaluate.baselines import DIRECTION_ROWS, N_DIRECTIONS, fit_directions
 from dmri_fm_lab.evaluate.comparison import Request, compare_methods, mean_of, row_titles
 from dmri_fm_lab.evaluate.simulated import SimulatedBrain, build_brain, simulated_scan
@@ -88,7 +91,8 @@ def compare_conditions(
 ) -> list[dict[str, Any]]:
     """Compare methods on simulated brains.
 
-    Networks get what a user has: the noise is estimated from the images.
+    Networks get what they get in the app: interpolated volumes, and the noise that the app
+    estimates from the volumes as acquired.
 
     Parameters
     ----------
@@ -133,12 +137,18 @@ def compare_conditions(
 def _compare(
     brain: SimulatedBrain, condition: Condition, request: Request, seed: int
 ) -> dict[str, Any]:
-    reference = brain.reference()
-    scan = simulated_scan(brain, snr=condition.snr, partial_fourier=PARTIAL_FOURIER, seed=seed)
+    place = AppGrid.draw(brain, np.random.default_rng([seed, 4]))
+    reference = place.reference()
+    # Without a mask: the app denoises, and measures noise, before it knows the brain.
+    scan = replace(
+        simulated_scan(brain, snr=condition.snr, partial_fourier=PARTIAL_FOURIER, seed=seed),
+        mask=None,
+    )
     more = {}
     if replace(condition, snr=BASE.snr) == BASE and condition.snr in DIRECTION_SNRS:
-        more = _more_directions(brain, condition, request, seed)
-    compared = compare_methods(scan, reference, request, more=more)
+        more = _more_directions(place, condition, request, seed)
+    noise = place.noise(scan)
+    compared = compare_methods(scan, reference, request, bring=place.bring, noise=noise, more=more)
     return {
         "n_voxels": {name: int(region.sum()) for name, region in reference.regions.items()},
         "network_snrs": compared.snrs,
@@ -149,7 +159,7 @@ def _compare(
 
 
 def _more_directions(
-    brain: SimulatedBrain, condition: Condition, request: Request, seed: int
+    place: AppGrid, condition: Condition, request: Request, seed: int
 ) -> dict[str, TensorMaps]:
     rows = [name for name in DIRECTION_ROWS if name in request.methods]
     if not rows:
@@ -159,11 +169,11 @@ def _more_directions(
         rng, scheme="shell", n_directions=max(N_DIRECTIONS), bvals=condition.bval, n_b0=2
     )
     scan = simulated_scan(
-        brain,
+        place.brain,
         snr=condition.snr,
         bvecs=gtab.bvecs_ras[~gtab.is_b0],
         n_b0=2,
         partial_fourier=PARTIAL_FOURIER,
         seed=seed,
     )
-    return fit_directions(scan, rows)
+    return fit_directions(replace(scan, mask=None), rows, bring=place.bring)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ _NOTES = {
     "oracles": "gaussian-oracle chooses its width by the error; the whole-series oracles denoise "
     "the reference's volumes, too, so their noise is not independent of it",
     "directions": "rows of 12, 20 and 30 directions, with a b=0 for each 15: where the truth is "
-    "known; a reference of the same scan would hold their volumes",
-    "truth": "the distortion of simulated series is undone by the true field",
+    "known and b is at most 1500 s/mm^2; a reference of the same scan would hold their volumes",
+    "truth": "the distortion of simulated series is undone by the true field, after denoising; "
+    "networks get the noise that the app would estimate; two subsets per shell at most",
     "verdicts": "uncertainty: how far the reference's noise may move a difference, by the "
     "bootstrap, noise taken to be independent between voxels; none against the truth",
     "raw": "raw series are not corrected for motion, eddy currents or distortion; noise of "
@@ -80,36 +81,44 @@ def compare_datasets(
     networks = {model: _describe_network(model, request) for model in request.networks}
     series = []
     for root, labels in chosen.items():
-        seen = _find_trained_on(root, request, labels)
-        for scan in find_scans(root, participant_labels=labels):
-            trained_on = [
-                model
-                for model, network in networks.items()
-                if scan.brain_name in network["training_scans"] or scan.participant in seen[model]
-            ]
-            compared = compare_scan(scan, request, truth=_usable_truth(root, scan))
-            series.append(json_ready({**compared, "trained_on": trained_on}))
-            report(series[-1])
+        for record in _compare_dataset(root, labels, request, networks):
+            series.append(record)
+            report(record)
     if not any(record["subsets"] for record in series):
         raise GradientError(
             "no series with six directions and others for a reference",
             path=roots[0],
             expected="a shell of 12 distinct directions or more, or repeated ones, and a b=0",
         )
-    scanners = summarise_scanners(series)
-    options = {k: v for k, v in asdict(request).items() if k not in ("models", "weights")}
     return json_ready(
         {
             "datasets": [str(root) for root in roots],
             "versions": versions(),
             "networks": networks,
-            "request": options,
+            "request": {
+                k: v for k, v in asdict(request).items() if k not in ("models", "weights")
+            },
             "regions": CRITERIA,
             "notes": _NOTES,
             "series": series,
-            "scanners": scanners,
+            "scanners": summarise_scanners(series),
         }
     )
+
+
+def _compare_dataset(
+    root: Path, labels: Sequence[str], request: Request, networks: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the record of each series of a dataset, with the networks trained on its brain."""
+    seen = _find_trained_on(root, request, labels)
+    for scan in find_scans(root, participant_labels=labels):
+        trained_on = [
+            model
+            for model, network in networks.items()
+            if scan.brain_name in network["training_scans"] or scan.participant in seen[model]
+        ]
+        compared = compare_scan(scan, request, truth=_usable_truth(root, scan))
+        yield json_ready({**compared, "trained_on": trained_on})
 
 
 def summarise_scanners(series: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

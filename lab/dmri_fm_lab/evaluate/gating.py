@@ -35,6 +35,9 @@ MAP_ERRORS: dict[str, tuple[str, ...]] = {
 #: Widening of the range of b-values at both ends, s/mm^2: a shell is seldom exactly as named.
 BVAL_MARGIN = 50.0
 
+#: Widening of the range of voxel sizes at both ends, mm.
+VOXEL_MARGIN = 0.05
+
 #: Where maps are never primary, whatever the numbers.
 NEVER = "not inside lesions or tumours, and not of infants: their maps are never primary"
 
@@ -52,10 +55,11 @@ class _Evidence:
 
 @dataclass(frozen=True)
 class _Range:
-    """Scans for which one map passed, b-values in s/mm^2; SNR as the gate measures it."""
+    """Scans for which one map passed: s/mm^2, SNR as the gate measures it, mm."""
 
     bvals: tuple[float, float]
     snrs: tuple[float, float]
+    voxel_mm: tuple[float, float]
     most_directions: int
 
 
@@ -76,7 +80,7 @@ def find_gates(
     Raises
     ------
     ConfigError
-        If there is no truth among the scanners, no held-out scanner for a network, or a condition
+        If a network has no truth or no held-out scanner that it was not trained on, or a condition
         or network is missing from the simulation.
     """
     records = (
@@ -89,7 +93,6 @@ def find_gates(
         raise ConfigError(
             "no numbers of the first condition", path=simulation, expected=f"{BASE.name!r}"
         )
-    low = [r for r in scanners if r["bval"] <= HIGHEST_BVAL]
     gates = {}
     for model in request.networks:
         for row in (model, *TO_BEAT):
@@ -100,10 +103,13 @@ def find_gates(
                         f"no numbers of {row}: {where}",
                         expected=f"the methods {', '.join(TO_BEAT)} and every network",
                     )
+        held_out = [
+            r for r in scanners if r["bval"] <= HIGHEST_BVAL and model not in r["trained_on"]
+        ]
         evidence = _Evidence(
             conditions,
-            [r for r in low if r["is_truth"]],
-            [r for r in low if not r["is_truth"] and model not in r["trained_on"]],
+            [r for r in held_out if r["is_truth"]],
+            [r for r in held_out if not r["is_truth"]],
         )
         for part, what in ((evidence.truths, "a simulated scan with its truth"),
                            (evidence.held_out, "a held-out scanner")):  # fmt: skip
@@ -133,12 +139,16 @@ def find_gate(model: str, evidence: _Evidence) -> Gate:
         min(p.most_directions for p in parts),
         maps=tuple(ranges),
         reasons=(*reasons, NEVER),
+        voxel_mm=(max(p.voxel_mm[0] for p in parts), min(p.voxel_mm[1] for p in parts)),
     )
 
 
 def _passes(record: Record, model: str, name: str) -> bool:
+    """Return whether a map won wherever it was compared, and was compared itself."""
     outcomes = [v.outcome for _, v in _verdicts(record, model, name)]
-    return "pass" in outcomes and set(outcomes) <= {"pass", "none"}
+    errors = [record["methods"][model].get(r, {}).get(MAP_ERRORS[name][0]) for r in JUDGED]
+    is_known = any(error is not None for error in errors)
+    return is_known and "pass" in outcomes and set(outcomes) <= {"pass", "none"}
 
 
 def _verdicts(record: Record, model: str, name: str) -> list[tuple[str, Verdict]]:
@@ -148,25 +158,34 @@ def _verdicts(record: Record, model: str, name: str) -> list[tuple[str, Verdict]
 
 def _problem(model: str, name: str, evidence: _Evidence) -> str | None:
     """Return why a map is not primary anywhere, or None."""
-    sizes = [r for n, r in evidence.conditions.items() if n.endswith(" mm")]
-    for record in (evidence.conditions[BASE.name], *sizes, *evidence.truths):
+    first = evidence.conditions[BASE.name]
+    for record in (first, *evidence.truths):
         where = record.get("scanner", f"simulation, {record.get('name')}")
         for region, verdict in _verdicts(record, model, name):
             if verdict.outcome not in ("pass", "none"):
                 return f"{where}, {region} matter: {verdict.reasons[0]}"
+    what = "tensor" if name == "diffusivity" else name.upper()
+    if not _passes(first, model, name):
+        return f"simulation, {BASE.name}: no numbers of the {what}"
+    if not any(_passes(record, model, name) for record in evidence.truths):
+        return f"no simulated scan with the truth of the {what}"
+    is_shown = False
     for record in evidence.held_out:
         for region, verdict in _verdicts(record, model, name):
             if verdict.is_not_worse is False:
                 return f"{record['scanner']}, {region} matter: {verdict.reasons[0]}"
             if verdict.is_not_worse is None and verdict.outcome != "none":
                 return f"{record['scanner']}, {region} matter: noise of the reference unknown"
-    return None
+            is_shown |= verdict.is_not_worse is True
+    return None if is_shown else f"no held-out scanner with numbers of the {what}"
 
 
 def _range(model: str, name: str, evidence: _Evidence) -> _Range:
     """Return where a map passes that passes in the first condition."""
-    bvals = _run(evidence, "bval", lambda record: _passes(record, model, name))
-    snrs = _run(evidence, "snr", lambda record: _passes(record, model, name))
+    bvals, snrs, sizes = (
+        _run(evidence, field, lambda record: _passes(record, model, name))
+        for field in ("bval", "snr", "voxel_mm")
+    )
     within = [
         evidence.conditions[BASE.name],
         *(r for r in snrs if any(row in r["methods"] for row in DIRECTION_ROWS)),
@@ -174,9 +193,11 @@ def _range(model: str, name: str, evidence: _Evidence) -> _Range:
     ]
     measured = [r["network_snrs"][model] for r in snrs]
     values = [r["condition"]["bval"] for r in bvals]
+    edges = [r["condition"]["voxel_mm"] for r in sizes]
     return _Range(
         (min(values) - BVAL_MARGIN, min(max(values) + BVAL_MARGIN, HIGHEST_BVAL)),
         (min(measured), max(measured)),
+        (min(edges) - VOXEL_MARGIN, max(edges) + VOXEL_MARGIN),
         min(_most_directions(record, model, name) for record in within),
     )
 
@@ -185,8 +206,8 @@ def _whole_range(model: str, evidence: _Evidence) -> _Range:
     """Return the range of the conditions, for a gate that lets nothing pass."""
     records = evidence.conditions.values()
     snrs = [r["network_snrs"][model] for r in records]
-    bvals = [r["condition"]["bval"] for r in records]
-    return _Range((min(bvals), max(bvals)), (min(snrs), max(snrs)), 0)
+    bvals, edges = ([r["condition"][field] for r in records] for field in ("bval", "voxel_mm"))
+    return _Range((min(bvals), max(bvals)), (min(snrs), max(snrs)), (min(edges), max(edges)), 0)
 
 
 def _run(evidence: _Evidence, field: str, passes: Callable[[Record], bool]) -> list[Record]:
@@ -240,11 +261,12 @@ def format_gates(gates: Mapping[str, Gate]) -> str:
     blocks = []
     for model, gate in gates.items():
         lines = [f"gate, {model}: {', '.join(gate.maps) or 'nothing'} primary"]
-        if gate.maps:
+        if gate.maps and gate.voxel_mm:
             lines.append(
                 f"b {gate.bvals[0]:g} to {gate.bvals[1]:g} s/mm^2, SNR {gate.snrs[0]:.0f} to "
-                f"{gate.snrs[1]:.0f}, up to {gate.most_directions} directions, at most "
-                f"{100 * gate.most_ood:g} % of the brain out-of-distribution"
+                f"{gate.snrs[1]:.0f}, voxels of {gate.voxel_mm[0]:g} to {gate.voxel_mm[1]:g} mm, "
+                f"up to {gate.most_directions} directions, at most {100 * gate.most_ood:g} % of "
+                "the brain out-of-distribution"
             )
         blocks.append("\n  ".join([*lines, *gate.reasons]))
     return "\n".join(blocks)

@@ -71,12 +71,14 @@ def estimate_tensors(network: nn.Module, dwi: Dwi) -> TensorMaps:
     inside = find_brain(dwi, None)
     inputs = tensor_inputs(dwi.data, dwi.gtab, inside, dwi.affine)
     tensor = torch.zeros(6, *inside.shape)
-    where = torch.nonzero(inputs.mask[0, 0])
+    stride, where = _stride(network), torch.nonzero(inputs.mask[0, 0])
+    # Where BlockwiseNetwork begins, too: results depend on which voxels are pooled together.
     box: tuple[Any, ...] = tuple(
-        slice(int(a), int(b) + 1) for a, b in zip(where.amin(0), where.amax(0), strict=True)
+        slice(int(a) // stride * stride, int(b) + 1)
+        for a, b in zip(where.amin(0), where.amax(0), strict=True)
     )
     with torch.inference_mode():
-        part = _pad(inputs.map_images(lambda t: t[(..., *box)]), _stride(network))
+        part = _pad(inputs.map_images(lambda t: t[(..., *box)]), stride)
         found = network(part).tensor[0]
     size = [s.stop - s.start for s in box]
     tensor[(slice(None), *box)] = found[:, : size[0], : size[1], : size[2]]

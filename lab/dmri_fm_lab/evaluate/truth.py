@@ -12,14 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
-from dmri_fm.distortion import DistortionField, PhaseEncoding, correct_image
+from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.errors import InputError
-from dmri_fm.normalise.grid import Grid, PointMap, linear_part, resample_image
+from dmri_fm.normalise.grid import (
+    Grid,
+    PointMap,
+    linear_part,
+    read_at,
+    resample_image,
+    spline_of,
+)
+from dmri_fm.normalise.noise import spline_noise_gain
 from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm.tensor_maps import SCALARS, TensorMaps
 from dmri_fm.tensor_networks.inputs import turn_tensors
+from dmri_fm.tensor_networks.noise_map import noise_map
 from dmri_fm_lab.evaluate.reference import Reference
 from dmri_fm_lab.evaluate.regions import true_regions
 from dmri_fm_lab.simulate.anatomy import Fractions
@@ -46,6 +57,9 @@ _MOTION = "from-dwiref_to-orig_mode-image_desc-truth_xfm.tsv"
 
 #: Share of brain in a voxel, after interpolation, from which on its truth is compared.
 _WHOLE = 0.99
+
+#: Voxels around the brain that undistorted series have.
+_MARGIN_VOXELS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,10 +212,40 @@ def undistort(dwi: Dwi, truth: Truth, encoding: PhaseEncoding) -> Dwi:
         Field and brain mask.
     encoding
         Of all volumes.
+
+    Returns
+    -------
+    Dwi
+        Cubic splines; zero farther than :data:`_MARGIN_VOXELS` from the brain.
     """
-    volumes = [
-        correct_image(volume, dwi.affine, field=truth.field, encoding=encoding)
-        for volume in np.moveaxis(dwi.data, 3, 0)
-    ]
-    data = np.maximum(np.stack(volumes, axis=3), 0)
+    where, voxels, factor = _sampling(truth, encoding, dwi.affine)
+    data = np.zeros((*where.shape, dwi.shape[3]), dtype=np.float32)
+    for n in range(dwi.shape[3]):
+        values = read_at(spline_of(dwi.data[..., n], 3), voxels, 3, outside=0.0)
+        data[where, n] = np.maximum(values * factor, 0.0)
     return Dwi.from_arrays(data, truth.maps.affine, dwi.gtab, mask=truth.maps.mask)
+
+
+def undistorted_noise(dwi: Dwi, truth: Truth, encoding: PhaseEncoding) -> NDArray[np.float32]:
+    """Return the noise of one volume after :func:`undistort`, estimated as the app does.
+
+    Parameters are those of :func:`undistort`, `dwi` the whole series. The result has the shape
+    (X, Y, Z) of the truth and scanner units.
+    """
+    where, voxels, factor = _sampling(truth, encoding, dwi.affine)
+    sigma = np.zeros(where.shape, dtype=np.float32)
+    read = read_at(noise_map(dwi).sigma, voxels, 1, outside=0.0)
+    sigma[where] = read * spline_noise_gain(voxels, 3) * factor
+    return sigma
+
+
+def _sampling(
+    truth: Truth, encoding: PhaseEncoding, affine: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float32]]:
+    """Return the voxels in and around the brain, where they were seen, and their stretching."""
+    field = truth.field
+    where = binary_dilation(truth.maps.mask, iterations=_MARGIN_VOXELS)
+    shift = field.displacement_mm(encoding, affine)[where]
+    points = apply_affine(field.affine, np.argwhere(where)) + shift
+    voxels = np.asarray(apply_affine(np.linalg.inv(affine), points))
+    return where, voxels, field.jacobian(encoding, affine)[where]

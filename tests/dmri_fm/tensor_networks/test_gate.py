@@ -6,7 +6,7 @@ import pytest
 from dmri_fm.errors import ConfigError
 from dmri_fm.tensor_networks.gate import EXPERIMENTAL, PRIMARY, Gate, judge_scan
 
-GATE = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6, most_ood=0.1)
+GATE = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6, most_ood=0.1, voxel_mm=(1.5, 3.0))
 INSIDE = {"bval": 1000.0, "snr": 20.0, "n_weighted": 6, "ood_share": 0.0}
 
 
@@ -21,6 +21,8 @@ def test_scans_like_those_of_the_evaluation_are_primary():
         ({"snr": 60.0}, "SNR 5 to 40"),
         ({"n_weighted": 12}, "all 12 weighted volumes"),
         ({"ood_share": 0.3}, "30 % of the brain"),
+        ({"voxel_mm": (2.0, 2.0, 4.0)}, "voxels of 1.5 to 3 mm, not 2 x 2 x 4"),
+        ({"voxel_mm": (1.25, 1.25, 1.25)}, "not 1.25 x 1.25 x 1.25"),
         ({"reasons": ["never primary below 2 years of age"]}, "below 2 years"),
     ],
 )
@@ -54,7 +56,12 @@ def test_a_gate_without_maps_lets_nothing_pass():
 
 
 def test_json():
-    values = {"bvals": [700, 1300], "snrs": [5, 40], "most_directions": 6}
+    values = {
+        "bvals": [700, 1300],
+        "snrs": [5, 40],
+        "most_directions": 6,
+        "voxel_mm": [1.5, 3.0],
+    }
     assert Gate.from_json(values) == GATE
     chosen = {**values, "most_ood": 0.2, "maps": ["fa"], "reasons": ["md: worse"]}
     assert Gate.from_json(chosen) == replace(
@@ -65,6 +72,8 @@ def test_json():
         {},
         {**values, "more": 1},
         {**values, "bvals": [700]},
+        {**values, "voxel_mm": None},
+        {k: v for k, v in values.items() if k != "voxel_mm"},
         {**values, "maps": ["v9"]},
         {**values, "maps": "fa"},
     ):

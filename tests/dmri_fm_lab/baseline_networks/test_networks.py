@@ -9,9 +9,11 @@ import torch
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks.inputs import batch_inputs, fit_least_squares
+from dmri_fm.tensor_networks.predict import predict_tensor
 from dmri_fm_lab.baseline_networks import BASELINE_NETWORKS, find_tensor_network
 from dmri_fm_lab.baseline_networks.deepdti import DeepDti, DeepDtiConfig
 from dmri_fm_lab.baseline_networks.flexdti import FlexDti, FlexDtiConfig
@@ -119,3 +121,20 @@ def test_estimates_of_a_series_are_in_its_frame():
     found, expected = estimate_tensors(DeepDti(NO_NOISE).eval(), dwi), fit_tensor(dwi)
     np.testing.assert_allclose(found.diffusivity, expected.diffusivity, atol=2e-6)
     assert found.fa[mask].mean() > 0.6
+
+
+def test_a_run_gives_what_the_app_gives_with_the_same_weights():
+    """The brain begins off the network's stride."""
+    rng = np.random.default_rng(0)
+    gtab = GradientTable(
+        np.repeat([0.0, 1000.0], [1, 6]), np.vstack([[0, 0, 0], SKARE_DIRECTIONS])
+    )
+    data = np.where(gtab.is_b0, 1000.0, 500.0) * (1 + 0.1 * rng.standard_normal((13, 14, 12, 7)))
+    mask = np.zeros((13, 14, 12), dtype=bool)
+    mask[3:, 5:12, 1:11] = True
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    dwi = Dwi.from_arrays(data.astype(np.float32), affine, gtab, mask=mask)
+    network = load_weights("tensor-refiner").model
+    found = estimate_tensors(network, dwi)
+    expected = predict_tensor(dwi, model="tensor-refiner")
+    np.testing.assert_allclose(found.diffusivity, expected.diffusivity, atol=1e-7)

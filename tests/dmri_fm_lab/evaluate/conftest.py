@@ -10,6 +10,7 @@ from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan
 from dmri_fm_lab.grid_scans import simulated_scans
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
 from dmri_fm_lab.train.config import DropePretraining, read_training
@@ -43,6 +44,17 @@ def draw_series(*, n_directions: int, n_b0: int, snr: float, side: int = 24):
 def noisy():
     """Fourteen directions, two b=0, much noise."""
     return draw_series(n_directions=14, n_b0=2, snr=12)
+
+
+@pytest.fixture(scope="session")
+def brain():
+    return build_brain(0, voxel_size_mm=6.0, has_lesions=True)
+
+
+@pytest.fixture(scope="session")
+def scans(brain):
+    """The brain with noise and without, with the same six directions."""
+    return [simulated_scan(brain, snr=s, n_b0=2, seed=3) for s in (10, float("inf"))]
 
 
 @pytest.fixture

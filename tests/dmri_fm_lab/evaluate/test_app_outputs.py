@@ -15,6 +15,7 @@ from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.app_outputs import AppOutput, cut_to_seven, with_intervals
 from dmri_fm_lab.evaluate.bootstrap import model_noise
 from dmri_fm_lab.scans import find_scans
+from dmri_fm_workflows.bids import read_dataset
 
 
 @pytest.fixture
@@ -102,6 +103,21 @@ def test_a_cut_dataset_has_seven_volumes(raw, tmp_path, noisy) -> None:
         np.testing.assert_allclose(
             whole.dwi.gtab.bvecs_ras[same[0]], seven.dwi.gtab.bvecs_ras[n], atol=1e-4
         )
+
+
+def test_reversed_images_correct_a_cut_scan_and_do_not_join_it(raw, tmp_path, noisy) -> None:
+    reverse = raw / "sub-01" / "dwi" / "sub-01_dir-PA_dwi"
+    noisy[0].select([0, 1]).save(reverse)
+    reverse.with_suffix(".json").write_text(
+        json.dumps({"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.05})
+    )
+    cut = cut_to_seven(raw, tmp_path / "seven", ["01"])
+    (participant,) = read_dataset(cut).participants
+    (series,) = participant.sessions[0].series
+    assert series.n_volumes == 7
+    assert series.outside_image.path.name == "sub-01_dir-PA_epi.nii.gz"
+    assert series.pair_reason == "linked by IntendedFor"
+    assert [p.name for p in (cut / "sub-01").rglob("*PA*bv*")] == []
 
 
 def test_intervals_are_the_bootstraps(noisy) -> None:

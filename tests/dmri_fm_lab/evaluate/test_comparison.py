@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.errors import ConfigError, ImageError, LayoutError
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.__main__ import main
@@ -15,9 +16,15 @@ from dmri_fm_lab.evaluate.baselines import (
     SERIES_ORACLES,
     WHOLE_SERIES,
     choose_protocol,
+    denoise_series,
     fit_directions,
 )
-from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, Request, compare_scan
+from dmri_fm_lab.evaluate.comparison import (
+    METHOD_TITLES,
+    MOST_TRUTH_SUBSETS,
+    Request,
+    compare_scan,
+)
 from dmri_fm_lab.evaluate.comparison_text import format_series
 from dmri_fm_lab.evaluate.dataset_comparison import summarise_scanners
 from dmri_fm_lab.evaluate.records import json_ready, write_json
@@ -25,7 +32,9 @@ from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
 from dmri_fm_lab.evaluate.scores import interval_coverage, score
 from dmri_fm_lab.evaluate.subsets import choose_subsets
+from dmri_fm_lab.evaluate.truth import Truth, undistort
 from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.simulate.anatomy import Fractions
 
 REGIONS = {"tissue", "white", "grey"}
 
@@ -246,3 +255,34 @@ def test_a_real_series_is_compared(data_dir, tmp_path) -> None:
         assert subset["shares_b0"]
         assert subset["n_voxels"]["tissue"] > 8_000
         assert subset["methods"]["wls"]["tissue"]["fa"] < 0.06
+
+
+def test_denoising_precedes_the_interpolation_of_undistortion(noisy) -> None:
+    """Half a voxel of distortion: every volume is interpolated, and none before MP-PCA."""
+    dwi, maps, tissue = noisy
+    field = DistortionField(np.full(maps.mask.shape, 20.0, np.float32), maps.affine)
+    none = np.zeros(maps.mask.shape, np.float32)
+    fractions = Fractions.of(tissue.astype(np.float32), none, none, none, none)
+    truth = Truth(maps, fractions, field, has_tensor=True, is_moving=False)
+    encoding = PhaseEncoding("j", 0.025)
+    scan = Scan("sub-01", "01", "Simulated", replace(dwi, mask=None), "raw", encoding)
+    request = Request(("wls", "mppca", "mppca-series", "mppca-12"), n_subsets=3)
+    record = compare_scan(scan, request, truth=truth)
+    assert len(record["subsets"]) == MOST_TRUTH_SUBSETS
+    subset = record["subsets"][0]
+    seven = [subset["b0"], *subset["weighted"]]
+
+    def error_of(series) -> float:
+        fit = fit_tensor(undistort(series, truth, encoding), shell="all")
+        return score(fit, truth.reference())["tissue"]["fa"]
+
+    expected = {
+        "wls": error_of(scan.dwi.select(seven)),
+        "mppca": error_of(denoise_series(scan.dwi.select(seven), method="mppca")),
+        "mppca-series": error_of(denoise_series(scan.dwi, method="mppca").select(seven)),
+        "mppca-12": error_of(
+            denoise_series(scan.dwi.select(choose_protocol(dwi.gtab, 12)), method="mppca")
+        ),
+    }
+    found = {name: rows["tissue"]["fa"] for name, rows in subset["methods"].items()}
+    assert found == pytest.approx(expected, rel=1e-5)

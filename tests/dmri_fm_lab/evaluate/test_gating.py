@@ -83,6 +83,7 @@ def test_a_network_that_wins_everywhere_is_primary(simulation, scanners) -> None
     assert gate.snrs == pytest.approx((0.8 * 8, 0.8 * 80))
     # 20 directions beat it; the simulated scan has numbers of six alone.
     assert gate.most_directions == 6
+    assert gate.voxel_mm == pytest.approx((1.95, 3.55))
     assert gate.reasons == (NEVER,)
 
 
@@ -96,13 +97,15 @@ def test_the_range_ends_where_a_condition_is_lost(simulation, scanners) -> None:
     conditions["SNR 12"]["methods"]["gaussian"]["grey"]["fa"] = 0.4
     conditions["SNR 60"]["methods"]["wls"]["white"]["md"] = 0.4
     conditions["b 2000"]["methods"]["mppca"]["grey"]["rd"] = 0.4
+    conditions["3.5 mm"]["methods"]["wls"]["grey"]["ad"] = 0.4
     gate = gate_of(simulation, scanners)
     assert gate.maps == MAPS
     assert gate.snrs == pytest.approx((0.8 * 20, 0.8 * 45))
     assert gate.bvals == (550.0, 1050.0)
+    assert gate.voxel_mm == pytest.approx((1.95, 2.55))
 
 
-@pytest.mark.parametrize("where", ["SNR 20", "3.5 mm", "sim"])
+@pytest.mark.parametrize("where", ["SNR 20", "sim"])
 def test_a_map_that_loses_on_the_truth_is_not_primary(simulation, scanners, where) -> None:
     found = scanners[where] if where in scanners else simulation[0][where]
     found["methods"]["mppca"]["grey"]["fa"] = 0.4
@@ -121,10 +124,35 @@ def test_held_out_scanners_decide_beyond_their_uncertainty(simulation, scanners)
     assert gate_of(simulation, scanners).maps == MAPS
     trio["uncertainties"][NET]["white"]["wls"]["md"] = None
     assert "noise of the reference unknown" in gate_of(simulation, scanners).reasons[0]
-    # What has no truth of V1 decides nothing on it.
-    trio["uncertainties"][NET]["white"]["wls"]["md"] = 0.06
+
+
+@pytest.mark.parametrize("left", [{}, {"v1_deg_fa03": 0.1}])
+def test_the_tensor_needs_a_truth_of_the_tensor(simulation, scanners, left) -> None:
     for region in scanners["sim"]["methods"][NET].values():
-        region |= {"tensor": None, "v1_deg_fa03": None}
+        region |= {"tensor": None, "v1_deg_fa03": None, **left}
+    gate = gate_of(simulation, scanners)
+    assert gate.maps == MAPS[1:]
+    assert gate.reasons[0] == "diffusivity: no simulated scan with the truth of the tensor"
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("SNR 20", "simulation, SNR 20: no numbers"),
+        ("sim", "no simulated scan"),
+        ("Trio", "no held-out scanner"),
+    ],
+)
+def test_no_numbers_are_no_evidence(simulation, scanners, where, reason) -> None:
+    found = scanners[where] if where in scanners else simulation[0][where]
+    found["methods"][NET] = {}
+    gate = gate_of(simulation, scanners)
+    assert gate.maps == ()
+    assert all(reason in text for text in gate.reasons[:-1])
+    if where == "SNR 20":
+        return
+    # One region of one scanner is evidence.
+    found["methods"][NET] = {"white": numbers(0.5)["white"]}
     assert gate_of(simulation, scanners).maps == MAPS
 
 
@@ -144,11 +172,12 @@ def test_missing_evidence_is_named(simulation, scanners) -> None:
     for missing, message in (("sim", "simulated scan"), ("Trio", "held-out scanner")):
         with pytest.raises(ConfigError, match=message):
             find_gates([r for n, r in scanners.items() if n != missing], REQUEST, simulation=path)
-    # A scanner that the network was trained on is none, and neither is one of high b-values.
+    # A scan that the network was trained on is none, and neither is one of high b-values.
     for change in ({"trained_on": [NET]}, {"bval": 2000}):
-        changed = [scanners["sim"], scanners["Trio"] | change]
-        with pytest.raises(ConfigError, match="held-out scanner"):
-            find_gates(changed, REQUEST, simulation=path)
+        for changed, message in (("sim", "simulated scan"), ("Trio", "held-out scanner")):
+            records = scanners | {changed: scanners[changed] | change}
+            with pytest.raises(ConfigError, match=message):
+                find_gates(list(records.values()), REQUEST, simulation=path)
     del conditions["b 600"]["methods"]["mppca"]
     with pytest.raises(ConfigError, match="no numbers of mppca: b 600"):
         gate_of(simulation, scanners)

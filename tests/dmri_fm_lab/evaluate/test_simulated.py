@@ -9,17 +9,6 @@ from dmri_fm_lab.evaluate.comparison import Request, compare_methods
 from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan, skare_table
 
 
-@pytest.fixture(scope="module")
-def brain():
-    return build_brain(0, voxel_size_mm=6.0, has_lesions=True)
-
-
-@pytest.fixture(scope="module")
-def scans(brain):
-    """The brain with noise and without, with the same six directions."""
-    return [simulated_scan(brain, snr=s, n_b0=2, seed=3) for s in (10, float("inf"))]
-
-
 def test_one_brain_is_acquired_at_several_noise_levels(brain, scans) -> None:
     reference = brain.reference()
     assert reference.is_truth
