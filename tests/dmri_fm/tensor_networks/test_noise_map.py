@@ -46,6 +46,19 @@ def test_few_volumes_give_one_number_and_say_so():
     assert "7 volumes are too few" in found.method
 
 
+def test_air_around_the_head_does_not_lower_the_number():
+    dwi, sigma = noisy_run(6)
+    wide = tuple((n, n) for n in dwi.shape[:3])
+    noise = np.random.default_rng(1).standard_normal((2, *(3 * n for n in dwi.shape[:3]), 7))
+    data = np.hypot(*(15.0 * noise)).astype(np.float32)
+    inside = tuple(slice(n, 2 * n) for n, _ in wide)
+    data[inside] = dwi.data
+    around = Dwi.from_arrays(data, dwi.affine, dwi.gtab, mask=np.ones(data.shape[:3]))
+    found = noise_map(around).sigma[0, 0, 0]
+    assert found == pytest.approx(noise_map(dwi).sigma[0, 0, 0], rel=0.05)
+    assert found == pytest.approx(np.median(sigma), rel=0.1)
+
+
 def test_a_slab_thinner_than_a_window_gives_one_number_and_says_so():
     dwi, sigma = noisy_run(15, shape=(24, 20, 4))
     found = noise_map(dwi)
