@@ -7,6 +7,7 @@ a few voxels, made noisier.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -38,6 +39,9 @@ SCANS = "scans"
 
 #: Name of the gradient table within a scan's folder; it is written last.
 TABLE = "gradients.json"
+
+#: File beside the scans that a process locks while it puts one there.
+LOCK = ".lock"
 
 #: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
 NOISY_SHARE, SNR_RANGE = 0.25, (15.0, 60.0)
@@ -113,13 +117,12 @@ class CachedScan:
         }
         text = json.dumps(table)
         (partial / TABLE).write_text(text, encoding="utf-8")
-        if not _holds(folder, text):
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
+        # What another process puts here between a look and the removal would be lost.
+        with (folder.parent / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _holds(folder, text):
+                shutil.rmtree(folder, ignore_errors=True)
                 partial.rename(folder)
-            except OSError:
-                if not _holds(folder, text):
-                    raise
         shutil.rmtree(partial, ignore_errors=True)
         return cls.read(folder)
 

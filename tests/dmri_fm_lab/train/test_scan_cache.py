@@ -73,10 +73,12 @@ from dmri_fm_lab.train.scan_cache import CachedScan
 folder, name = Path(sys.argv[1]), sys.argv[2]
 gtab = GradientTable(np.full(3, 1000.0), np.eye(3))
 mask = np.ones((8, 8, 4), bool)
+limit = time.monotonic() + 120
 for k in range(24):
     (folder / f"ready-{k}{name}").touch()
     while len(list(folder.glob(f"ready-{k}[ab]"))) < 2:
         time.sleep(0.0001)
+        assert time.monotonic() < limit, "the other writer is gone"
     signal = np.full((*mask.shape, 3), k / 24, np.float32)
     scan = CachedScan.write(folder / f"brain-{k}", signal, mask, gtab)
     found = np.load(scan.folder / "signal.npy", mmap_mode="r")
@@ -93,7 +95,7 @@ def test_processes_write_the_same_scans_at_the_same_time(tmp_path):
     for writer in writers:
         _, errors = writer.communicate(timeout=240)
         assert writer.returncode == 0, errors
-    found = {p.name for p in tmp_path.iterdir() if not p.name.startswith("ready")}
+    found = {p.name for p in tmp_path.iterdir() if not p.name.startswith(("ready", ".lock"))}
     assert found == {f"brain-{k}" for k in range(24)}
 
 
