@@ -50,7 +50,9 @@ def test_a_scan_is_read_as_it_was_written(tmp_path):
     stored = np.load(back.folder / "signal.npy")
     # Half precision: 11 bits.
     np.testing.assert_allclose(np.moveaxis(stored, 0, 3), scan.signal, rtol=5e-4)
-    assert [p.name for p in tmp_path.iterdir()] == ["sub-01"], "nothing half-written is left"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "sub-01"], (
+        "nothing half-written is left"
+    )
 
 
 def test_an_earlier_scan_is_replaced_unless_it_is_the_same(tmp_path):
@@ -60,7 +62,7 @@ def test_an_earlier_scan_is_replaced_unless_it_is_the_same(tmp_path):
     assert (first.folder / "signal.npy").stat().st_ino == before
     write(grid_scan(), tmp_path / "sub-01", mtime=2)
     assert (first.folder / "signal.npy").stat().st_ino != before
-    assert [p.name for p in tmp_path.iterdir()] == ["sub-01"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "sub-01"]
 
 
 WRITER = """
