@@ -31,6 +31,14 @@ RATIO_RANGE = (0.01, 1.5)
 #: Elements of the least-squares tensor are clipped to plus and minus this, um^2/ms.
 LARGEST_ELEMENT = 6.0
 
+#: Deviations of tensor elements, um^2/ms, and noise over signal are given to networks as
+#: logarithms of their share of this, clipped to the limits.
+TYPICAL_DEVIATION, DEVIATION_LIMITS = 0.1, (0.003, 3.0)
+
+#: Half-widths of intervals, FA and MD in um^2/ms: those of an untrained network, and by how much
+#: they differ from these at most, as a logarithm.
+TYPICAL_WIDTH, LARGEST_LOG_WIDTH = 0.05, 4.0
+
 #: The median absolute deviation of a normal variable times this is its standard deviation.
 MAD_TO_SIGMA = 1.4826
 
@@ -273,6 +281,20 @@ def least_squares_deviation(inputs: TensorInputs) -> Tensor:
     variance = torch.einsum("bin,bnxyz->bixyz", inverse.square(), own)
     variance = variance + inverse.sum(dim=2).square()[..., None, None, None] * shared
     return variance.sqrt()
+
+
+def log_share(deviation: Tensor) -> Tensor:
+    """Return deviations as logarithms, so that a factor between scans is a step.
+
+    In units of :data:`TYPICAL_DEVIATION`, clipped to :data:`DEVIATION_LIMITS`.
+    """
+    return (deviation.clamp(*DEVIATION_LIMITS) / TYPICAL_DEVIATION).log()
+
+
+def half_widths(log_width: Tensor, mask: Tensor) -> Tensor:
+    """Return half-widths (B, 2, X, Y, Z) of the intervals of FA and MD, um^2/ms."""
+    bounded = log_width.clamp(-LARGEST_LOG_WIDTH, LARGEST_LOG_WIDTH)
+    return TYPICAL_WIDTH * bounded.exp() * mask
 
 
 def mean_diffusivity(tensor: Tensor) -> Tensor:

@@ -44,24 +44,21 @@ from dmri_fm.tensor_networks.inputs import (
     TensorEstimate,
     TensorInputs,
     fit_least_squares,
+    half_widths,
     inverse_design,
     least_squares_deviation,
+    log_share,
 )
 
 #: Points along the side of QCF's window at which its pooled features are computed; between them
 #: they are interpolated.
 POINTS_PER_WINDOW = 4
 
-#: Deviations and relative noise are written as logarithms of their share of this, clipped to the
-#: limits; apparent diffusivities are clipped; um^2/ms.
-TYPICAL_DEVIATION, DEVIATION_LIMITS, LARGEST_DIFFUSIVITY = 0.1, (0.003, 3.0), 4.0
+#: Apparent diffusivities are clipped to this, um^2/ms.
+LARGEST_DIFFUSIVITY = 4.0
 
 #: b=0 signals are clipped to this, in units of their mean.
 LARGEST_S0 = 6.0
-
-#: Half-widths of intervals, FA and MD in um^2/ms: those of an untrained network, and by how much
-#: they differ from these at most, as a logarithm.
-TYPICAL_WIDTH, LARGEST_LOG_WIDTH = 0.05, 4.0
 
 
 @dataclass(frozen=True)
@@ -307,10 +304,10 @@ class QcgDti(nn.Module):
             numbers = mean + deviation * numbers
         if start is None:
             return TensorEstimate(numbers * mask)
-        log_width = numbers[:, 6:].clamp(-LARGEST_LOG_WIDTH, LARGEST_LOG_WIDTH)
-        width = TYPICAL_WIDTH * log_width.exp()
         tensor = start[:, :6] + numbers[:, :6]
-        return TensorEstimate(tensor * mask, width * mask, skips[-1].to(mask.dtype))
+        return TensorEstimate(
+            tensor * mask, half_widths(numbers[:, 6:], mask), skips[-1].to(mask.dtype)
+        )
 
     def _encode(self, items: _Items, n_scans: int, start: Tensor | None) -> list[Tensor]:
         """Return the fused features of each level, finest first."""
@@ -350,7 +347,7 @@ def _items(inputs: TensorInputs, config: QcgDtiConfig) -> _Items:
         diffusivity = attenuation / bval[..., None, None, None]
         own.append(diffusivity.clamp(max=LARGEST_DIFFUSIVITY))
         relative = inputs.noise / inputs.s0.clamp(min=0.05)
-        common.append(_log_share(relative))
+        common.append(log_share(relative))
         columns = inverse_design(inputs.q).to(q.dtype).movedim(1, 2) * bval[..., None]
         q = torch.cat([dyadic_code(q[..., :3]), bval[..., None], columns], dim=-1)
     images, shared = torch.stack(own, dim=2) * mask[:, :, None], torch.cat(common, dim=1) * mask
@@ -368,10 +365,5 @@ def _items(inputs: TensorInputs, config: QcgDtiConfig) -> _Items:
 def _start(inputs: TensorInputs) -> Tensor:
     """Return the least-squares tensor and the log-deviation of its elements, (B, 12, X, Y, Z)."""
     tensor = fit_least_squares(inputs.ratios, inputs.q)
-    deviation = _log_share(least_squares_deviation(inputs))
+    deviation = log_share(least_squares_deviation(inputs))
     return torch.cat([tensor, deviation], dim=1) * inputs.mask
-
-
-def _log_share(deviation: Tensor) -> Tensor:
-    """Return deviations as logarithms, so that a factor between scans is a step."""
-    return (deviation.clamp(*DEVIATION_LIMITS) / TYPICAL_DEVIATION).log()

@@ -34,20 +34,19 @@ from torch.nn import functional
 
 from dmri_fm.layers import ResidualBlock, conv3d
 from dmri_fm.tensor_networks.inputs import (
+    DEVIATION_LIMITS,
     NORMALISATION,
     RATIO_RANGE,
     TensorEstimate,
     TensorInputs,
     fit_least_squares,
+    half_widths,
     least_squares_deviation,
+    log_share,
     mean_diffusivity,
     tensor_fa,
 )
 from dmri_fm.tensor_networks.local_pca import denoise_locally
-
-#: Deviations that the network sees are clipped to these and written as logarithms of their share
-#: of a typical one, um^2/ms; noise over S0 likewise.
-LEAST_DEVIATION, TYPICAL_DEVIATION, LARGEST_DEVIATION = 0.003, 0.1, 3.0
 
 #: See :func:`_channels`.
 N_CHANNELS = 4 * 6 + 4 + 3 + 6 + 1 + 1 + 1 + 5
@@ -73,10 +72,6 @@ LARGEST_STRETCH = 1.0
 
 #: A weight differs from that of the mixture by this factor at most, up or down, as a logarithm.
 LARGEST_LOG_FACTOR = 8.0
-
-#: Half-widths of intervals, FA and MD in um^2/ms: those of an untrained network, and by how much
-#: they differ from these at most, as a logarithm.
-TYPICAL_WIDTH, LARGEST_LOG_WIDTH = 0.05, 4.0
 
 
 @dataclass(frozen=True)
@@ -183,8 +178,7 @@ class TensorRefiner(nn.Module):
         with torch.autocast(inputs.mask.device.type, enabled=False):
             numbers = _VoxelNumbers.split(convolved.numbers.to(channels.dtype), dim=1)
             tensor = _assemble_tensor(numbers, inputs, pyramid, shared)
-            log_width = (GAIN * numbers.log_width).clamp(-LARGEST_LOG_WIDTH, LARGEST_LOG_WIDTH)
-            width = TYPICAL_WIDTH * log_width.exp() * inputs.mask
+            width = half_widths(GAIN * numbers.log_width, inputs.mask)
         return TensorEstimate(tensor, width, convolved.code)
 
     def _convolve(self, channels: Tensor) -> _Convolved:
@@ -357,13 +351,13 @@ def _channels(inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor) -
     so that a factor between scans is a step; and the numbers of the scan.
     """
     s0, mask = inputs.s0, inputs.mask
-    deviation = least_squares_deviation(inputs).clamp(LEAST_DEVIATION, LARGEST_DEVIATION)
+    deviation = least_squares_deviation(inputs).clamp(*DEVIATION_LIMITS)
     tensors = [*(fit_least_squares(_ratios(images), inputs.q) for images in pyramid), shared]
     apart = [
         ((t - tensors[0]) / deviation).square().mean(dim=1, keepdim=True).log1p()
         for t in tensors[1:]
     ]
-    relative = (inputs.noise / s0.clamp(min=0.05)).clamp(LEAST_DEVIATION, 1.0)
+    relative = (inputs.noise / s0.clamp(min=0.05)).clamp(max=1.0)
     numbers = torch.cat(
         [
             inputs.q[:, :, 3].mean(dim=1, keepdim=True),
@@ -376,8 +370,8 @@ def _channels(inputs: TensorInputs, pyramid: Sequence[Tensor], shared: Tensor) -
         *tensors,
         *(tensor_fa(t)[:, None].clamp(max=1.5) for t in tensors),
         *apart,
-        (deviation / TYPICAL_DEVIATION).log(),
-        (relative / TYPICAL_DEVIATION).log(),
+        log_share(deviation),
+        log_share(relative),
         s0.clamp(max=6.0),
         torch.ones_like(mask),
         numbers[:, :, None, None, None].expand(-1, -1, *s0.shape[2:]),

@@ -44,6 +44,11 @@ class RawPatch(NamedTuple):
     csf: Tensor  # (X, Y, Z): volume fraction
     voxel_mm: Tensor  # (3,)
 
+    def placed(self, rng: np.random.Generator, side: int, interpolated_share: float) -> RawPatch:
+        """Return the middle of the patch, interpolated with a chance of `interpolated_share`."""
+        is_interpolated = rng.uniform() < interpolated_share
+        return self.interpolated(rng, side) if is_interpolated else self.cropped(side)
+
     def cropped(self, side: int) -> RawPatch:
         """Return the middle of the patch."""
         low = [(n - side) // 2 for n in self.mask.shape]

@@ -192,12 +192,7 @@ def draw_scan_patch(
         scan = scans[int(rng.integers(len(scans)))]
         images, turn, voxel_mm = _cut(rng, scan, side)
         patch = _with_truth(rng, scan, images, turn, voxel_mm)
-        is_interpolated = rng.uniform() < interpolated_share
-        patch = (
-            patch.interpolated(rng, patch_voxels)
-            if is_interpolated
-            else patch.cropped(patch_voxels)
-        )
+        patch = patch.placed(rng, patch_voxels, interpolated_share)
         if patch.mask.mean() >= FEWEST_BRAIN_OF_SLAB:
             return patch.as_batch(rng)
     raise InputError(

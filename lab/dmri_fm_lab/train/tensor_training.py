@@ -122,13 +122,7 @@ def draw_tensor_batch(
         ]
         drawn = draw_batch(generator, gtabs, shape=(side,) * 3)
         for k in range(len(gtabs)):
-            patch = _raw_patch(drawn, k, gtabs[0])
-            is_interpolated = rng.uniform() < interpolated_share
-            patch = (
-                patch.interpolated(rng, patch_voxels)
-                if is_interpolated
-                else patch.cropped(patch_voxels)
-            )
+            patch = _raw_patch(drawn, k, gtabs[0]).placed(rng, patch_voxels, interpolated_share)
             if patch.mask.mean() >= FEWEST_BRAIN:
                 parts.append(patch.as_batch(rng))
     return TensorBatch.join(parts)
