@@ -112,3 +112,19 @@ def scan_columns(entities: Mapping[str, str]) -> dict[str, str]:
         for entity, column in _COLUMN_OF.items()
         if entity in _ALWAYS or entities.get(entity)
     }
+
+
+def scan_entities(cells: Mapping[str, str]) -> dict[str, str]:
+    """Return the entities of the scan of a row, the inverse of :func:`scan_columns`.
+
+    Examples
+    --------
+    >>> scan_entities({"participant_id": "sub-01", "direction": "AP", "run": "n/a", "fa": "0.4"})
+    {'subject': '01', 'direction': 'AP'}
+    """
+    prefix = {"subject": "sub-", "session": "ses-"}
+    return {
+        entity: cells[column].removeprefix(prefix.get(entity, ""))
+        for entity, column in _COLUMN_OF.items()
+        if cells.get(column, MISSING) not in (MISSING, "")
+    }
