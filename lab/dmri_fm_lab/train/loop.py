@@ -167,7 +167,6 @@ def run_training(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / CHECKPOINT, folder / LOG
     fabric = _make_fabric(hardware, settings.precision)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average_decay)
@@ -185,57 +184,65 @@ def run_training(
     }
     if validation is not None:
         state |= {"errors": [], "best": {}}
-    if checkpoint.exists():
-        _resume(fabric, checkpoint, state)
-        average.load_state_dict(state["average"])
-        if fabric.is_global_zero:
-            _shorten_log(log, int(state["step"]))
-    step, seconds = int(state["step"]), float(state["seconds"])
+    _resume(fabric, folder, state)
+    average.load_state_dict(state["average"])
     saved = time.monotonic()
-    started = saved - seconds
+    started = saved - float(state["seconds"])
     recent: list[dict[str, float]] = []
     wrapped.train()
     torch.set_float32_matmul_precision(settings.matmul_precision)
     last = min(settings.n_steps, settings.max_steps or settings.n_steps)
-    for sample in _draw_ahead(draw, fabric, step, last):
-        rate = _schedule(optimiser, step, settings)
-        losses = step_losses(wrapped, sample, step)
+    for sample in _draw_ahead(draw, fabric, state["step"], last):
+        rate = _schedule(optimiser, state["step"], settings)
+        losses = step_losses(wrapped, sample, state["step"])
         fabric.backward(losses["loss"])
         norm = fabric.clip_gradients(wrapped, optimiser, max_norm=settings.clip_norm)
         optimiser.step()
         optimiser.zero_grad()
         average.update_parameters(model)
-        step += 1
         now = time.monotonic()
-        seconds = now - started
+        step, minutes = state["step"] + 1, (now - started) / 60
+        state |= {"step": step, "seconds": now - started}
         row = {k: float(v.detach()) for k, v in losses.items()}
         recent = [*recent[-(settings.n_steps // 20) :], row]
         if fabric.is_global_zero:
             length = float("nan") if norm is None else float(norm)
-            _log(log, {"step": step, "minutes": seconds / 60, "rate": rate, "norm": length, **row})
+            timing = {"step": step, "minutes": minutes, "rate": rate, "norm": length}
+            _log(folder / LOG, timing | row)
         if validation and (step % validation.every_steps == 0 or step == settings.n_steps):
-            _validate(validation, average.module, state, step, fabric, folder / VALIDATION_LOG)
-        is_late = 0 < settings.max_minutes * 60 <= seconds
+            _validate(validation, average.module, state, fabric, folder / VALIDATION_LOG)
+        is_late = 0 < settings.max_minutes <= minutes
         is_due = now - saved > settings.checkpoint_minutes * 60
         is_late, is_due = fabric.broadcast((is_late, is_due))
         if is_late or is_due or step == last:
-            state |= {"step": step, "seconds": seconds, "average": average.state_dict()}
-            partial = checkpoint.with_suffix(".part")
-            fabric.save(partial, state)
-            if fabric.is_global_zero:
-                partial.replace(checkpoint)
+            _save(fabric, folder, state | {"average": average.state_dict()})
             saved = now
-            logger.info("step %d of %d, %.1f minutes", step, settings.n_steps, seconds / 60)
+            logger.info("step %d of %d, %.1f minutes", step, settings.n_steps, minutes)
         if is_late:
             break
+    return _finish(model, average, state, _mean_rows(recent), fabric)
+
+
+def _save(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint, by rename."""
+    partial = (folder / CHECKPOINT).with_suffix(".part")
+    fabric.save(partial, state)
+    if fabric.is_global_zero:
+        partial.replace(folder / CHECKPOINT)
+
+
+def _finish(
+    model: nn.Module, average: Any, state: dict[str, Any], losses: dict[str, float], fabric: Fabric
+) -> Run:
+    """Give the model the weights of lowest validation error, or the running average."""
     best = state.get("best") or {}
-    kept = best.pop("weights", None) or average.module.state_dict()
+    kept = best.get("weights") or average.module.state_dict()
     model.load_state_dict({k: v.clone() for k, v in kept.items()})
     return Run(
         model.eval(),
-        step,
-        seconds / 60,
-        _mean_rows(recent),
+        state["step"],
+        state["seconds"] / 60,
+        losses,
         fabric.is_global_zero,
         best_step=best.get("step"),
         best_error=best.get("error"),
@@ -246,11 +253,11 @@ def _validate(
     validation: Validation,
     average: nn.Module,
     state: dict[str, Any],
-    step: int,
     fabric: Fabric,
     log: Path,
 ) -> None:
     """Add a validation's error to the state, with the weights if none had a lower one."""
+    step = state["step"]
     was_training = average.training
     error = float(fabric.broadcast(validation.error(average.eval())))
     average.train(was_training)
@@ -324,8 +331,11 @@ def _make_fabric(hardware: Hardware, precision: Any) -> Fabric:
     return fabric
 
 
-def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> None:
-    wanted = state["settings"]
+def _resume(fabric: Fabric, folder: Path, state: dict[str, Any]) -> None:
+    """Take the state of a folder's checkpoint, if there is one."""
+    checkpoint, wanted = folder / CHECKPOINT, state["settings"]
+    if not checkpoint.exists():
+        return
     fabric.load(checkpoint, state, weights_only=True)
     limits = ("max_minutes", "max_steps", "checkpoint_minutes")
     saved, asked = (
@@ -338,6 +348,8 @@ def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> None:
             expected=str(asked),
             advice="choose another folder, or repeat the settings",
         )
+    if fabric.is_global_zero:
+        _shorten_log(folder / LOG, state["step"])
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
