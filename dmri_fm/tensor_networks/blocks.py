@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -40,28 +40,12 @@ class BlockwiseNetwork:
         self._margin: int = weights.config.margin_voxels
 
     def predict(self, inputs: TensorInputs) -> TensorPrediction:
-        """Estimate the tensors of a scan, a batch of one, in overlapping blocks.
-
-        Blocks without brain are skipped. The mask holds at least one voxel.
-        """
-        mask, stride = inputs.mask, self._stride
-        where = torch.nonzero(mask[0, 0])
-        first = (where.amin(dim=0) // stride * stride).tolist()
-        sizes = [int(n) - f for n, f in zip(where.amax(dim=0) + 1, first, strict=True)]
-        box: tuple[Any, ...] = (..., *(slice(f, f + n) for f, n in zip(first, sizes, strict=True)))
-        cropped = inputs.map_images(lambda t: t[box])
-        whole: dict[str, Tensor] = {}
-        for spans in product(*(list(_spans(n, stride, self._margin)) for n in sizes)):
-            block, kept, inner = ((..., *part) for part in zip(*spans, strict=True))
-            if not cropped.mask[kept].any():
-                continue
-            padding = [p for s in reversed(spans) for p in (0, -(s[0].stop - s[0].start) % stride)]
-            part = cropped.map_images(lambda t: functional.pad(t[block], padding))  # noqa: B023
-            for name, image in self._predict_block(part).items():
-                if name not in whole:
-                    whole[name] = torch.zeros(*image.shape[:-3], *mask.shape[2:])
-                whole[name][box][kept] = image[inner]
-        return TensorPrediction(**whole)
+        """Estimate the tensors of a scan, a batch of one, in overlapping blocks."""
+        return TensorPrediction(
+            **run_in_blocks(
+                inputs, self._predict_block, stride=self._stride, margin_voxels=self._margin
+            )
+        )
 
     @torch.inference_mode()
     def _predict_block(self, inputs: TensorInputs) -> dict[str, Tensor]:
@@ -84,9 +68,61 @@ class BlockwiseNetwork:
         return {name: image.cpu() for name, image in images.items()}
 
 
-def _spans(size: int, stride: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:
+def run_in_blocks(
+    inputs: TensorInputs,
+    predict: Callable[[TensorInputs], dict[str, Tensor]],
+    *,
+    stride: int,
+    margin_voxels: int,
+    block_voxels: int = BLOCK_VOXELS,
+) -> dict[str, Tensor]:
+    """Compute images of a scan in overlapping blocks of the box around its brain.
+
+    Parameters
+    ----------
+    inputs
+        A batch of one, whose mask holds at least one voxel.
+    predict
+        From a block to its images, by name, shapes (..., x, y, z). Blocks without brain are
+        skipped.
+    stride
+        Sides of blocks are multiples of it, and so is where they begin.
+    margin_voxels
+        Voxels at the borders of a block that are computed and thrown away.
+    block_voxels
+        Side of a block; a larger brain is cut.
+
+    Returns
+    -------
+    dict
+        Images of the whole scan, shapes (..., X, Y, Z); zero where nothing was computed.
+    """
+    mask = inputs.mask
+    where = torch.nonzero(mask[0, 0])
+    first = (where.amin(dim=0) // stride * stride).tolist()
+    sizes = [int(n) - f for n, f in zip(where.amax(dim=0) + 1, first, strict=True)]
+    box: tuple[Any, ...] = (..., *(slice(f, f + n) for f, n in zip(first, sizes, strict=True)))
+    cropped = inputs.map_images(lambda t: t[box])
+    whole: dict[str, Tensor] = {}
+    cuts = [list(_spans(n, stride, margin_voxels, block_voxels)) for n in sizes]
+    for spans in product(*cuts):
+        block, kept, inner = ((..., *part) for part in zip(*spans, strict=True))
+        if not cropped.mask[kept].any():
+            continue
+        padding = [p for s in reversed(spans) for p in (0, -(s[0].stop - s[0].start) % stride)]
+        part = cropped.map_images(lambda t: functional.pad(t[block], padding))  # noqa: B023
+        for name, image in predict(part).items():
+            if name not in whole:
+                whole[name] = torch.zeros(*image.shape[:-3], *mask.shape[2:])
+            whole[name][box][kept] = image[inner]
+    return whole
+
+
+def _spans(
+    size: int, stride: int, margin: int, block: int
+) -> Iterator[tuple[slice, slice, slice]]:
     """Yield (block, kept part in the volume, kept part in the block) along one axis."""
-    core = (BLOCK_VOXELS - 2 * margin) // stride * stride if size > BLOCK_VOXELS else size
+    core = (block - 2 * margin) // stride * stride if size > block else size
     for start in range(0, size, core):
         stop = min(start + core, size)
         low = max(0, start - margin) // stride * stride

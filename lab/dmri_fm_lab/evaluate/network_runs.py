@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from dmri_fm.brain import find_brain
 from dmri_fm.errors import WeightsError
 from dmri_fm.gradients import rotation_part
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm.tensor_networks.blocks import run_in_blocks
 from dmri_fm.tensor_networks.inputs import TensorInputs, tensor_inputs, turn_tensors
 from dmri_fm_lab.baseline_networks import find_tensor_network
 from dmri_fm_lab.train.loop import CHECKPOINT
@@ -70,30 +70,16 @@ def estimate_tensors(network: nn.Module, dwi: Dwi) -> TensorMaps:
     """
     inside = find_brain(dwi, None)
     inputs = tensor_inputs(dwi.data, dwi.gtab, inside, dwi.affine)
-    tensor = torch.zeros(6, *inside.shape)
-    stride, where = _stride(network), torch.nonzero(inputs.mask[0, 0])
-    # Where BlockwiseNetwork begins, too: results depend on which voxels are pooled together.
-    box: tuple[Any, ...] = tuple(
-        slice(int(a) // stride * stride, int(b) + 1)
-        for a, b in zip(where.amin(0), where.amax(0), strict=True)
+
+    @torch.inference_mode()
+    def estimate(part: TensorInputs) -> dict[str, torch.Tensor]:
+        return {"tensor": network(part).tensor[0]}
+
+    config: Any = network.config
+    # One block: networks of baselines pool over all that they see.
+    whole = run_in_blocks(
+        inputs, estimate, stride=config.stride, margin_voxels=0, block_voxels=max(inside.shape)
     )
-    with torch.inference_mode():
-        part = _pad(inputs.map_images(lambda t: t[(..., *box)]), stride)
-        found = network(part).tensor[0]
-    size = [s.stop - s.start for s in box]
-    tensor[(slice(None), *box)] = found[:, : size[0], : size[1], : size[2]]
-    turned = turn_tensors(tensor, rotation_part(dwi.affine)).numpy()
+    turned = turn_tensors(whole["tensor"], rotation_part(dwi.affine)).numpy()
     elements = np.moveaxis(turned, 0, 3).astype(np.float64) * 1e-3
     return TensorMaps.from_tensor(elements, inside, affine=dwi.affine, model="tensor")
-
-
-def _stride(network: nn.Module) -> int:
-    config = network.config
-    return int(config.stride)  # type: ignore[union-attr, arg-type]
-
-
-def _pad(inputs: TensorInputs, stride: int) -> TensorInputs:
-    """Pad images with zeros to multiples of the stride."""
-    sizes = inputs.mask.shape[2:]
-    padding = [p for n in reversed(sizes) for p in (0, -n % stride)]
-    return inputs.map_images(lambda t: functional.pad(t, padding))
