@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_workflows.bids.names import scan_name
-from dmri_fm_workflows.outputs.tsv import MISSING, SCAN_COLUMNS, scan_entities
-
-#: Key of a scan, and the column of the rule by which quality control excluded it.
-SCAN_ID, QC_EXCLUDE = "scan_id", "qc_exclude"
+from dmri_fm_workflows.outputs.tsv import (
+    MISSING,
+    QC_EXCLUDE,
+    SCAN_COLUMNS,
+    SCAN_ID,
+    scan_entities,
+)
 
 #: Texts that stand for a missing value in tables of participants.
 _MISSING = (MISSING, "", "NA", "N/A", "NaN", "nan", "None", "null")
@@ -173,7 +176,7 @@ def read_scan_table(path: str | Path) -> ScanTable:
     cells = cells.set_index(SCAN_ID)
     rules = cells[QC_EXCLUDE] if QC_EXCLUDE in cells else pd.Series(MISSING, index=cells.index)
     rules = rules.astype(object).where(~rules.isin(_MISSING) & rules.notna(), None)
-    scans = cells[[c for c in SCAN_COLUMNS if c in cells]].astype(str)
+    scans = cells[[c for c in SCAN_COLUMNS if c in cells]].fillna(MISSING).astype(str)
     numbers = {
         c: column
         for c in cells
