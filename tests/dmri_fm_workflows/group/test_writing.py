@@ -17,7 +17,6 @@ from dmri_fm_workflows.group.regional import Bundles
 from dmri_fm_workflows.group.scalars import LONG_COLUMNS
 from dmri_fm_workflows.group.writing import ENTITY_COLUMNS
 from dmri_fm_workflows.outputs.naming import SOURCE_ENTITIES
-
 from tests.dmri_fm_workflows.group.conftest import AFFINE, SHAPE
 
 RULES = ["mean_fd > 1", "status != complete"]

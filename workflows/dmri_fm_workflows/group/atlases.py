@@ -193,7 +193,7 @@ def _check_space(inside: NDArray[np.bool_], affine: NDArray[np.float64], path: P
         raise ImageError(
             f"regions reach from {np.round(low).tolist()} to {np.round(high).tolist()} mm",
             path=path,
-            expected=f"inside {_LOWEST.tolist()} to {_HIGHEST.tolist()} mm (RAS+), MNI coordinates",
+            expected=f"MNI coordinates, {_LOWEST.tolist()} to {_HIGHEST.tolist()} mm (RAS+)",
             advice=f"resample it into {SCALAR_SPACE}, with the header's affine in mm",
         )
 
