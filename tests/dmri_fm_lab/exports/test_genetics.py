@@ -192,7 +192,8 @@ def test_requests_that_cannot_be_met(
 def test_the_command(tables: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     words = ["export", "plink", str(tables[0]), "--participants", str(tables[1]), "--pheno",
              "fa_*", "--binary", "diagnosis=AD", "--covar", "age", "--factor", "site",
-             "--iid", "genotype", "--where", "age >= 45", "--out", str(tmp_path / "g"), "--inverse-normal"]  # fmt: skip
+             "--iid", "genotype", "--where", "age >= 45", "--out", str(tmp_path / "g"),
+             "--inverse-normal"]  # fmt: skip
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "3 phenotypes, 3 covariates" in out
