@@ -153,7 +153,8 @@ def _find_traits(cohort: Cohort, request: GeneticsRequest) -> dict[str, Trait]:
 
 
 def _find_covariates(cohort: Cohort, names: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
-    found, coding = [], {}
+    found: list[pd.DataFrame] = []
+    coding: dict[str, str] = {}
     known = [*(c for c in cohort.people if c != "participant_id"), *cohort.values]
     for name in choose_columns(names, known, where="the tables"):
         source = cohort.people if name in cohort.people else cohort.values

@@ -11,6 +11,7 @@ import pytest
 import statsmodels.api as sm
 from scipy.stats import norm
 
+from benchmarks.norms import simulate
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.exports import NormsRequest
@@ -22,39 +23,9 @@ from dmri_fm_lab.scan_tables import Cohort
 REQUEST = NormsRequest(["fa"], "group == control")
 
 
-def simulate(n_controls: int, n_patients: int, *, seed: int = 0, shift: float = -1.0):
-    """Draw a measure whose mean bends with age and whose variance grows with it; true z beside.
-
-    Patients lie `shift` standard deviations of their age, sex and site away.
-    """
-    rng = np.random.default_rng(seed)
-    n = n_controls + n_patients
-    people = pd.DataFrame(
-        {
-            "age": rng.uniform(20, 80, n),
-            "sex": rng.choice(["F", "M"], n),
-            "site": rng.choice(["A", "B", "C"], n, p=[0.5, 0.35, 0.15]),
-            "group": ["control"] * n_controls + ["patient"] * n_patients,
-        },
-        index=[f"sub-{i:04d}" for i in range(n)],
-    )
-    people["participant_id"] = people.index
-    age = (people["age"] - 50) / 30
-    mean = 0.45 - 0.02 * age - 0.03 * age**2 + 0.01 * (people["sex"] == "M")
-    mean += people["site"].map({"A": 0.0, "B": 0.03, "C": -0.02})
-    spread = 0.02 * np.exp(0.4 * age) * people["site"].map({"A": 1.0, "B": 1.5, "C": 1.0})
-    z = rng.normal(size=n) + shift * (people["group"] == "patient")
-    values = pd.DataFrame({"fa": mean + spread * z, "skewed": np.exp(2 * rng.normal(size=n))})
-    return Cohort(people, values.set_axis(people.index)), z
-
-
 def test_scores_are_calibrated_in_new_controls() -> None:
     """Controls that no fit has seen, as a second cohort: mean 0, sd 1, 5% beyond each centile."""
-    cohort, truth = simulate(1500, 300)
-    # A third of the controls are kept apart as `held-out`: no reference.
-    group = cohort.people["group"].to_numpy(dtype=object)
-    group[:500] = "held-out"
-    cohort.people["group"] = group
+    cohort, truth = simulate({"control": 1000, "held-out": 500, "patient": 300})
     norms = compute_norms(cohort, REQUEST)
     z, known = norms.scores["fa"], norms.cohort.people["group"]
     new = z[known == "held-out"]
@@ -65,13 +36,13 @@ def test_scores_are_calibrated_in_new_controls() -> None:
     for share in ((new < norm.ppf(0.05)).mean(), (new > norm.ppf(0.95)).mean()):
         assert abs(share - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 500)
     # And each is near the truth, patients included.
-    error = z - truth[norms.cohort.people.index]
+    error = z - pd.Series(truth, cohort.people.index)[z.index]
     assert error.std() < 0.15
     assert z[known == "patient"].mean() == pytest.approx(-1, abs=4 / np.sqrt(300))
 
 
 def test_held_out_scores_of_the_reference_itself_are_calibrated() -> None:
-    cohort, truth = simulate(400, 50, seed=1)
+    cohort, truth = simulate({"control": 400, "patient": 50}, seed=1)
     norms = compute_norms(cohort, REQUEST)
     found = norms.calibration["fa"]
     assert found.faults == ()
@@ -79,7 +50,7 @@ def test_held_out_scores_of_the_reference_itself_are_calibrated() -> None:
     assert found.sd == pytest.approx(1, abs=0.1)
     # Scores out of folds: those of a fit on everybody would be closer to the truth than is honest.
     z = norms.scores["fa"][norms.is_reference]
-    assert 0.01 < (z - truth[z.index]).std() < 0.3
+    assert 0.01 < (z - pd.Series(truth, cohort.people.index)[z.index]).std() < 0.3
 
 
 def test_the_variance_is_that_of_gamma_regression() -> None:
@@ -92,7 +63,7 @@ def test_the_variance_is_that_of_gamma_regression() -> None:
 
 
 def test_units_do_not_matter() -> None:
-    cohort, _ = simulate(200, 20, seed=2)
+    cohort, _ = simulate({"control": 200, "patient": 20}, seed=2)
     small = Cohort(cohort.people, cohort.values * 1e-7)
     np.testing.assert_allclose(
         compute_norms(cohort, REQUEST).scores, compute_norms(small, REQUEST).scores, rtol=1e-6
@@ -100,7 +71,7 @@ def test_units_do_not_matter() -> None:
 
 
 def test_measures_that_are_not_calibrated_are_refused() -> None:
-    cohort, _ = simulate(300, 20, seed=3)
+    cohort, _ = simulate({"control": 300, "patient": 20}, seed=3)
     norms = compute_norms(cohort, NormsRequest(["fa", "skewed"], "group == control"))
     assert list(norms.scores) == ["fa"]
     assert norms.calibration["skewed"].faults
@@ -118,7 +89,7 @@ def test_tails_that_are_too_heavy_are_seen() -> None:
 
 
 def test_who_has_no_reference_is_left_out_by_name() -> None:
-    cohort, _ = simulate(300, 60, seed=4)
+    cohort, _ = simulate({"control": 300, "patient": 60}, seed=4)
     patients = cohort.people.index[cohort.people["group"] == "patient"]
     cohort.people.loc[patients[:3], "site"] = "Z"
     cohort.people.loc[patients[3], "age"] = 95
@@ -141,13 +112,13 @@ def test_who_has_no_reference_is_left_out_by_name() -> None:
     ],
 )
 def test_norms_that_cannot_be_made(request_: NormsRequest, message: str) -> None:
-    cohort, _ = simulate(100, 10, seed=5)
+    cohort, _ = simulate({"control": 100, "patient": 10}, seed=5)
     with pytest.raises(ConfigError, match=message):
         compute_norms(cohort, request_)
 
 
 def test_the_command(tmp_path: Path, capsys) -> None:
-    cohort, _ = simulate(200, 30, seed=6)
+    cohort, _ = simulate({"control": 200, "patient": 30}, seed=6)
     table = cohort.values.assign(participant_id=cohort.people.index)
     table.to_csv(tmp_path / "s.tsv", sep="\t", index=False)
     cohort.people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)

@@ -208,8 +208,13 @@ def collect_tables(
     problems = (*bad_features, *bad_quality, *bad_scalars, *unknown)
     scans = list_scans([*(f.table for f in features), quality, wide])
     n_scans = scans["participant_id"].value_counts()
+    of_person: dict[str, list[Problem]] = {}
+    for problem in problems:
+        of_person.setdefault(problem.participant, []).append(problem)
     found = [
-        read_status(output_dir, who, problems=problems, n_scans=int(n_scans.get(who, 0)))
+        read_status(
+            output_dir, who, problems=of_person.get(who, ()), n_scans=int(n_scans.get(who, 0))
+        )
         for who in everybody
     ]
     exclusions = exclude_scans(

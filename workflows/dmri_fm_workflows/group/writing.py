@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dmri_fm.identity import identity
+from dmri_fm.identity import RESEARCH_ONLY, identity
 from dmri_fm_workflows.group.regional import MIN_VOXELS, SCALAR_SPACE, STATISTICS
 from dmri_fm_workflows.group.scalars import map_columns
 from dmri_fm_workflows.group.tables import GroupTable, GroupTables
@@ -123,17 +123,19 @@ def describe_table(item: GroupTable, tables: GroupTables) -> dict[str, Any]:
     `tensor_fa_mean_*`); `Regions` names what stands for `*`.
     """
     columns = list(item.table.columns)
-    extra: dict[str, Any] = dict(tables.exclusions.describe())
+    extra: dict[str, Any] = {"Use": RESEARCH_ONLY, **tables.exclusions.describe()}
     if item.type in ("scalars", "scalars_long"):
         extra |= describe_regions(tables.regions)
     scalars = describe_scalars(columns) if item.type == "scalars" else {}
     entities = {c: {"Description": _ENTITIES[c]} for c in columns if c in _ENTITIES}
-    named = {*_named_by(scalars, columns), *entities, *describe_columns(columns)}
-    unknown = {c: {"Description": _UNKNOWN} for c in columns if c not in named}
+    apart = _named_by(scalars, columns) | set(entities)
+    others = [c for c in columns if c not in apart]
+    described = describe_columns(others)
+    unknown = {c: {"Description": _UNKNOWN} for c in others if c not in described}
     return image_sidecar(
         f"group_{item.type}",
         model=item.model,
-        columns=[c for c in columns if c not in entities and c not in _named_by(scalars, columns)],
+        columns=others,
         extra=extra | scalars | unknown | ({ENTITY_COLUMNS: entities} if entities else {}),
     )
 
