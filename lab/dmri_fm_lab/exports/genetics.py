@@ -183,6 +183,10 @@ def _identify(people: pd.DataFrame, request: GeneticsRequest) -> pd.DataFrame:
                 expected=f"a value of {column} for everybody",
                 advice="leave them out by --where, or fill the column",
             )
+        if pd.api.types.is_numeric_dtype(cells):
+            raise ConfigError(
+                f"{column} was read as numbers", expected="identifiers as text (Source.text)"
+            )
         found[key] = cells.astype(str)
     return pd.DataFrame(found)
 

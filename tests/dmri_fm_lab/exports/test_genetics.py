@@ -174,6 +174,7 @@ def test_collinear_covariates_are_refused() -> None:
         ({"covariates": ["fa_left"]}, "fa_left is a phenotype and a covariate"),
         ({"iid": "nothing"}, "no column nothing of participants for IID"),
         ({"fid": "family", "iid": "family"}, "stand there twice"),
+        ({"iid": "age"}, "1 participants have no IID (sub-005 ...)"),
         ({"where": ["age > 40", "sex > F"]}, "sex is text"),
         ({"where": ["age"]}, "condition 'age'"),
         ({"where": ["age > 100"]}, "has 0 values"),
