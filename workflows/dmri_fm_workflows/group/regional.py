@@ -46,6 +46,10 @@ class RegionSource(Protocol):
     def about(self) -> Mapping[str, str]:
         """What each region is, by name."""
 
+    @property
+    def arrays(self) -> Sequence[NDArray]:
+        """Arrays that define the regions."""
+
     def on_grid(self, shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Region, ...]:
         """Return the regions on a grid: its shape and its affine (voxel to RAS+ mm)."""
 
@@ -120,6 +124,11 @@ class RegionSet:
             for name, values in self.members.items()
         }
 
+    @property
+    def arrays(self) -> Sequence[NDArray]:
+        """Arrays that define the regions."""
+        return self.labels, self.affine
+
     def on_grid(self, shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Region, ...]:
         """Return the regions on a grid, by nearest voxel."""
         labels = _resample(self.labels, self.affine, shape, affine, order=0).ravel()
@@ -158,6 +167,11 @@ class Bundles:
             name: f"bundle {file}, voxels weighted by its values"
             for name, file in self.sources.items()
         }
+
+    @property
+    def arrays(self) -> Sequence[NDArray]:
+        """Arrays that define the regions."""
+        return [array for image in self.images.values() for array in image]
 
     def on_grid(self, shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Region, ...]:
         """Return the bundles on a grid, by linear interpolation."""

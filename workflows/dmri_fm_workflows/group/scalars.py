@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from dmri_fm_workflows.group.regional import (
     Summary,
     summarise_map,
 )
+from dmri_fm_workflows.group.reuse import hash_regions, make_record, read_known, state_of
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.tsv import (
@@ -36,6 +38,8 @@ from dmri_fm_workflows.outputs.tsv import (
     format_cell,
     scan_columns,
 )
+
+LOGGER = logging.getLogger(__name__)
 
 #: Columns of the long table.
 LONG_COLUMNS = (
@@ -78,10 +82,29 @@ class ScanScalars:
         Leading cells of its row, protocol included.
     maps
         Summary of each map, by start of column.
+    states
+        Path and state of each map, by start of column.
     """
 
     cells: dict[str, str]
     maps: dict[str, Summary] = field(default_factory=dict)
+    states: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+
+
+class LongScalars(NamedTuple):
+    """The long table, and what the next run has to know of the maps behind it.
+
+    Attributes
+    ----------
+    table
+        :data:`LONG_COLUMNS`. Numbers are float64 with the digits of the wide table, NaN where
+        missing; texts are categories.
+    record
+        JSON, see :mod:`dmri_fm_workflows.group.reuse`.
+    """
+
+    table: pd.DataFrame
+    record: str
 
 
 class MapReader:
@@ -101,15 +124,38 @@ class MapReader:
         self._sources = sources
         self._grids: dict[tuple[Any, ...], tuple[Region, ...]] = {}
         self._mask: tuple[Path, NDArray[np.bool_]] | None = None
+        self._hash = hash_regions(sources)
+        path = output_dir / output_path({}, "group_scalars_long", extension=".parquet")
+        self._known = read_known(path, regions=self._hash, n_regions=len(self.names))
+        self.n_read = self.n_known = 0
 
-    def summarise(self, file: OutputFile) -> Summary:
-        """Summarise a map.
+    def add(self, file: OutputFile, scan: ScanScalars) -> None:
+        """Add a map to a scan, from the last run's table if nothing has changed since.
 
         Raises InputError if the map or its mask is damaged.
         """
-        data, affine = _read_map(file.path)
-        mask = self._brain(file, data)
-        return summarise_map(data, mask, regions=self._regions(data.shape, affine))
+        path = file.path.relative_to(self._output_dir).as_posix()
+        state = state_of(file.path, self._mask_path(file))
+        summary = self._known.find(path, state)
+        self.n_known += summary is not None
+        if summary is None:
+            data, affine = _read_map(file.path)
+            mask = self._brain(file, data)
+            summary = summarise_map(data, mask, regions=self._regions(data.shape, affine))
+            self.n_read += 1
+        scan.maps[_start(file)], scan.states[_start(file)] = summary, (path, state)
+
+    def record(self, states: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+        """Return what the next run has to know, for maps in the order of their rows."""
+        return make_record(states, regions=self._hash)
+
+    def _mask_path(self, file: OutputFile) -> Path:
+        return self._output_dir / output_path(
+            file.name.source_entities,
+            "dwi_mask",
+            space=SCALAR_SPACE,
+            resolution=file.name.entities.get("resolution"),
+        )
 
     def _regions(self, shape: tuple[int, ...], affine: NDArray[np.float64]) -> tuple[Region, ...]:
         key = (shape, *np.round(affine, 3).ravel())
@@ -121,12 +167,7 @@ class MapReader:
 
     def _brain(self, file: OutputFile, data: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return the scan's mask where it is on the map's grid, else the voxels of a value."""
-        path = self._output_dir / output_path(
-            file.name.source_entities,
-            "dwi_mask",
-            space=SCALAR_SPACE,
-            resolution=file.name.entities.get("resolution"),
-        )
+        path = self._mask_path(file)
         if self._mask is None or self._mask[0] != path:
             self._mask = (path, _read_map(path)[0] > 0) if path.is_file() else None
         if self._mask is not None and self._mask[1].shape == data.shape:
@@ -168,7 +209,7 @@ def _b0_threshold(sidecar: Path) -> float | None:
 
 def gather_scalars(
     files: Sequence[Sequence[OutputFile]], output_dir: str | Path, sources: Sequence[RegionSource]
-) -> tuple[pd.DataFrame, pd.DataFrame, tuple[Problem, ...]]:
+) -> tuple[pd.DataFrame, LongScalars, tuple[Problem, ...]]:
     """Summarise the maps of participants in regions.
 
     Parameters
@@ -184,9 +225,8 @@ def gather_scalars(
     -------
     wide : DataFrame
         One row per scan, cells as text: `<model>_<map>_<statistic>_<region>`.
-    long : DataFrame
-        :data:`LONG_COLUMNS`; a row per scan, map, statistic and region. Numbers are float64 with
-        the digits of the wide table, NaN where missing; texts are categories.
+    long : LongScalars
+        A row per scan, map, statistic and region.
     problems
         Maps that could not be used.
     """
@@ -206,19 +246,27 @@ def gather_scalars(
         ]
         by_scan: dict[str, ScanScalars] = {}
         for file in sorted(maps, key=lambda f: (f.scan, order.index(_start(f)))):
+            scan = by_scan.get(file.scan) or ScanScalars(
+                {**file.columns, **_protocol(file, Path(output_dir))}
+            )
             try:
-                summary = reader.summarise(file)
+                reader.add(file, scan)
             except InputError as error:
                 problems.append(Problem.of(error, file))
                 continue
-            if file.scan not in by_scan:
-                by_scan[file.scan] = ScanScalars(
-                    {**file.columns, **_protocol(file, Path(output_dir))}
-                )
-            by_scan[file.scan].maps[_start(file)] = summary
+            by_scan[file.scan] = scan
         scans.extend(by_scan.values())
+    if reader.n_known:
+        LOGGER.info(
+            "%d maps have not changed since the last run and were not read again; %d were read",
+            reader.n_known,
+            reader.n_read,
+        )
     wide = frame([_wide_row(scan, reader.names, order) for scan in scans])
-    return wide, _lay_out_long(scans, reader.names), tuple(problems)
+    scans.sort(key=lambda scan: scan.cells[SCAN_ID])
+    states = [scan.states[start] for scan in scans for start in scan.maps]
+    long = LongScalars(_lay_out_long(scans, reader.names), reader.record(states))
+    return wide, long, tuple(problems)
 
 
 def _start(file: OutputFile) -> str:
@@ -273,8 +321,7 @@ def _lay_out_long(scans: Sequence[ScanScalars], names: Sequence[str]) -> pd.Data
         "n_voxels": per_region("n_voxels"),
         "coverage": round_digits(per_region("coverage")),
     }
-    table = pd.DataFrame(columns)
-    return table.sort_values([SCAN_ID], kind="stable", ignore_index=True)
+    return pd.DataFrame(columns)
 
 
 def round_digits(values: NDArray[np.float64], digits: int = 6) -> NDArray[np.float64]:

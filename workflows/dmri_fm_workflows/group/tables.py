@@ -12,7 +12,7 @@ from dmri_fm.errors import InputError
 from dmri_fm_workflows.group.collect import OutputFile, Problem, list_outputs, list_participants
 from dmri_fm_workflows.group.exclusion import Exclusions, Rule, exclude_scans
 from dmri_fm_workflows.group.regional import RegionSource
-from dmri_fm_workflows.group.scalars import frame, gather_scalars
+from dmri_fm_workflows.group.scalars import LongScalars, frame, gather_scalars
 from dmri_fm_workflows.group.status import ParticipantStatus, read_status
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
@@ -79,7 +79,7 @@ class GroupTables:
 
     features: tuple[GroupTable, ...]
     scalars: pd.DataFrame
-    scalars_long: pd.DataFrame
+    scalars_long: LongScalars
     quality: pd.DataFrame
     status: pd.DataFrame
     problems: tuple[Problem, ...]
@@ -93,7 +93,7 @@ class GroupTables:
         return (
             *self.features,
             GroupTable("scalars", self.scalars),
-            GroupTable("scalars_long", self.scalars_long),
+            GroupTable("scalars_long", self.scalars_long.table),
             GroupTable("image_qc", self.quality),
             GroupTable("status", self.status),
         )
@@ -223,7 +223,7 @@ def collect_tables(
     return GroupTables(
         tuple(GroupTable(f.type, exclusions.mark(f.table), f.model) for f in features),
         exclusions.mark(wide),
-        exclusions.mark(long),
+        long._replace(table=exclusions.mark(long.table)),
         exclusions.mark(quality),
         _status_table(found, scans, exclusions),
         problems,

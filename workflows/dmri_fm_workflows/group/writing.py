@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from dmri_fm.identity import RESEARCH_ONLY, identity
 from dmri_fm_workflows.group.regional import MIN_VOXELS, SCALAR_SPACE, STATISTICS
+from dmri_fm_workflows.group.reuse import RECORD_KEY
 from dmri_fm_workflows.group.scalars import map_columns
 from dmri_fm_workflows.group.tables import GroupTable, GroupTables
 from dmri_fm_workflows.outputs.publish import publish_bytes, publish_json
@@ -68,7 +69,8 @@ def write_tables(output_dir: str | Path, tables: GroupTables) -> tuple[Path, ...
         path = Path(output_dir) / item.path()
         publish_json(describe_table(item, tables), path.with_suffix(".json"))
         publish_bytes(_as_text(item.table), path)
-        publish_bytes([_as_parquet(item.table)], Path(output_dir) / item.path(".parquet"))
+        record = tables.scalars_long.record if item.type == "scalars_long" else None
+        publish_bytes([_as_parquet(item.table, record)], Path(output_dir) / item.path(".parquet"))
         written.append(path)
     return tuple(written)
 
@@ -89,11 +91,13 @@ def _as_words(column: pd.Series) -> list[str]:
     return column.astype(str).tolist()
 
 
-def _as_parquet(table: pd.DataFrame) -> bytes:
+def _as_parquet(table: pd.DataFrame, record: str | None) -> bytes:
     """Return a table as Parquet: numbers typed, null for what is missing."""
-    columns = {name: _typed(table[name]) for name in table}
+    packed = pa.table({name: _typed(table[name]) for name in table})
+    if record is not None:
+        packed = packed.replace_schema_metadata({RECORD_KEY: record})
     stream = io.BytesIO()
-    pq.write_table(pa.table(columns), stream, compression="zstd")
+    pq.write_table(packed, stream, compression="zstd")
     return stream.getvalue()
 
 
