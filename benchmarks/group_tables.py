@@ -20,7 +20,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from dmri_fm.normalise.template import load_template
+from dmri_fm.normalise.template import load_regions, load_template
+from dmri_fm_workflows.group.exclusion import Exclusions
+from dmri_fm_workflows.group.regional import Summary
+from dmri_fm_workflows.group.scalars import ScanScalars, lay_out_long
+from dmri_fm_workflows.group.writing import table_parquet, table_text
 from dmri_fm_workflows.outputs import output_path
 from dmri_fm_workflows.outputs.tsv import format_table
 from dmri_fm_workflows.run_group import run_group
@@ -71,6 +75,25 @@ def timed_group(out: Path) -> float:
     return time.process_time() - start
 
 
+def timed_long(n_scans: int, rng: np.random.Generator) -> tuple[int, float]:
+    """Return rows and CPU-seconds of the long table of scans with four maps, written twice."""
+    names = [region.name for region in load_regions().table]
+    n = len(names)
+    scans = []
+    for i in range(n_scans):
+        cells = {"scan_id": f"sub-{i:06d}", "participant_id": f"sub-{i:06d}", "session_id": "n/a"}
+        maps = {
+            f"tensor_{name}": Summary(rng.random((n, 3)), np.full(n, 500), np.ones(n))
+            for name in ("fa", "md", "ad", "rd")
+        }
+        scans.append(ScanScalars(cells, maps))
+    start = time.process_time()
+    table = Exclusions().mark(lay_out_long(scans, names))
+    for piece in (*table_text(table), table_parquet(table, None)):
+        assert piece
+    return len(table), time.process_time() - start
+
+
 def main() -> None:
     """Write the derivatives, run the group level, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -93,6 +116,8 @@ def main() -> None:
             each = (timed_group(out) - again) / options.maps
             print(f"four maps of a scan: {each:.2f} CPU-seconds more")
             print(f"the same, nothing changed: {timed_group(out) - again:.1f} CPU-seconds more")
+        n_rows, seconds = timed_long(options.participants, rng)
+        print(f"long table of {n_rows} rows: {seconds:.0f} CPU-seconds")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"peak memory: {peak:.2f} GiB")
 

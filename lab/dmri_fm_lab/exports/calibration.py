@@ -114,7 +114,7 @@ def draw_calibration(found: Mapping[str, Calibration]) -> str:
         for ax in axes[len(shown) :]:
             ax.set_axis_off()
         figure.supxlabel("Normal quantile")
-        figure.supylabel("Held-out z-score of reference participants")
+        figure.supylabel("Held-out z-score")
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()

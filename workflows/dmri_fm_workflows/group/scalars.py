@@ -265,7 +265,7 @@ def gather_scalars(
     wide = frame([_wide_row(scan, reader.names, order) for scan in scans])
     scans.sort(key=lambda scan: scan.cells[SCAN_ID])
     states = [scan.states[start] for scan in scans for start in scan.maps]
-    long = LongScalars(_lay_out_long(scans, reader.names), reader.record(states))
+    long = LongScalars(lay_out_long(scans, reader.names), reader.record(states))
     return wide, long, tuple(problems)
 
 
@@ -286,7 +286,7 @@ def _wide_row(scan: ScanScalars, names: Sequence[str], order: Sequence[str]) -> 
     return row
 
 
-def _lay_out_long(scans: Sequence[ScanScalars], names: Sequence[str]) -> pd.DataFrame:
+def lay_out_long(scans: Sequence[ScanScalars], names: Sequence[str]) -> pd.DataFrame:
     """Return a row per scan, map, region and statistic."""
     if not scans:
         return pd.DataFrame(columns=list(LONG_COLUMNS), dtype=object)

@@ -68,14 +68,16 @@ def write_tables(output_dir: str | Path, tables: GroupTables) -> tuple[Path, ...
     for item in tables.listed:
         path = Path(output_dir) / item.path()
         publish_json(describe_table(item, tables), path.with_suffix(".json"))
-        publish_bytes(_as_text(item.table), path)
+        publish_bytes(table_text(item.table), path)
         record = tables.scalars_long.record if item.type == "scalars_long" else None
-        publish_bytes([_as_parquet(item.table, record)], Path(output_dir) / item.path(".parquet"))
+        publish_bytes(
+            [table_parquet(item.table, record)], Path(output_dir) / item.path(".parquet")
+        )
         written.append(path)
     return tuple(written)
 
 
-def _as_text(table: pd.DataFrame) -> Iterable[bytes]:
+def table_text(table: pd.DataFrame) -> Iterable[bytes]:
     """Yield the text of a table in pieces, `n/a` for what is missing."""
     yield ("\t".join(table.columns) + "\n").encode()
     for start in range(0, len(table), _ROWS_AT_ONCE):
@@ -91,7 +93,7 @@ def _as_words(column: pd.Series) -> list[str]:
     return column.astype(str).tolist()
 
 
-def _as_parquet(table: pd.DataFrame, record: str | None) -> bytes:
+def table_parquet(table: pd.DataFrame, record: str | None) -> bytes:
     """Return a table as Parquet: numbers typed, null for what is missing."""
     packed = pa.table({name: _typed(table[name]) for name in table})
     if record is not None:
@@ -103,8 +105,11 @@ def _as_parquet(table: pd.DataFrame, record: str | None) -> bytes:
 
 def _typed(column: pd.Series) -> pa.Array:
     if isinstance(column.dtype, pd.CategoricalDtype):
-        found = pa.array(column).cast(pa.dictionary(pa.int32(), pa.string()))
-        return found if MISSING not in column.cat.categories else _null(found.cast(pa.string()))
+        words = [None if word == MISSING else str(word) for word in column.cat.categories]
+        codes = column.cat.codes.to_numpy(np.int32)
+        is_missing = np.array([word is None for word in words], dtype=bool)[codes]
+        names = pa.array([word or MISSING for word in words], pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=is_missing), names)
     if pd.api.types.is_numeric_dtype(column):
         return pa.array(column, from_pandas=True)
     known = column.where(column != MISSING, None)
@@ -114,10 +119,6 @@ def _typed(column: pd.Series) -> pa.Array:
             is_count = str(column.name).startswith(_COUNTS) and (numbers.dropna() % 1 == 0).all()
             return pa.array(numbers.astype("Int64" if is_count else np.float64), from_pandas=True)
     return pa.array(known.tolist(), type=pa.string())
-
-
-def _null(words: pa.Array) -> pa.Array:
-    return pa.array([None if w == MISSING else w for w in words.to_pylist()], type=pa.string())
 
 
 def describe_table(item: GroupTable, tables: GroupTables) -> dict[str, Any]:
