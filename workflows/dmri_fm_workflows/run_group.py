@@ -14,7 +14,7 @@ from dmri_fm.json_files import read_object
 from dmri_fm.normalise.template import load_regions
 from dmri_fm_workflows.group.atlases import read_atlas, read_bundles, split_atlas
 from dmri_fm_workflows.group.collect import list_participants
-from dmri_fm_workflows.group.exclusion import parse_rule, tabulate_exclusions
+from dmri_fm_workflows.group.exclusion import parse_rule, read_groups, tabulate_exclusions
 from dmri_fm_workflows.group.page import find_pages, render_group_page
 from dmri_fm_workflows.group.regional import RegionSet, RegionSource
 from dmri_fm_workflows.group.tables import collect_tables
@@ -80,10 +80,9 @@ def run_group(
         get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
         return 0
     regions = _read_regions(atlases, bundles)
+    groups = read_groups(Path(bids_dir) / "participants.tsv") if rules and bids_dir else {}
     tables = collect_tables(output_dir, regions, participants=participants, rules=rules)
-    tabulations = tabulate_exclusions(
-        tables.exclusions, tables.scans, Path(bids_dir or "") / "participants.tsv"
-    )
+    tabulations = tabulate_exclusions(tables.exclusions, tables.scans, groups)
     for problem in tables.problems:
         LOGGER.warning("%s: %s", problem.participant, problem.message)
     for path in write_tables(output_dir, tables):

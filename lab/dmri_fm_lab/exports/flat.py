@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ def r_name(text: str) -> str:
     return f"{name}." if name in _KEPT else name
 
 
-def write_csv(cohort: Cohort, path: Path, *, columns: Sequence[str] = ("*",)) -> dict[str, object]:
+def write_csv(cohort: Cohort, path: Path, *, columns: Sequence[str] = ("*",)) -> dict[str, Any]:
     """Write participants and measures as one table, a row per scan, and a JSON file beside it.
 
     Parameters

@@ -84,30 +84,28 @@ def read_source(source: Source) -> Cohort:
 
 
 def _join(tables: Sequence[ScanTable]) -> ScanTable:
+    """Join tables on `scan_id`; a scan that one of them lacks is left out, for one reason."""
+    reasons = {name: reason for table in tables for name, reason in table.left_out}
+    for table in tables:
+        known = {*table.values.index, *reasons}
+        file = table.source.name if table.source else "another table"
+        absent = [s for other in tables for s in other.values.index if s not in known]
+        reasons |= dict.fromkeys(map(str, absent), f"no row in {file}")
     first, *others = tables
-    scans, values, left_out = first.scans, first.values, list(first.left_out)
+    kept = [scan for scan in first.values.index if scan not in reasons]
+    values = first.values.loc[kept]
     for other in others:
-        both = values.index.intersection(other.values.index)
-        out = {name for name, _ in left_out}
-        for one, name in ((first, other.source), (other, first.source)):
-            missing = one.values.index.difference(both)
-            reason = f"no row in {name.name if name else 'another table'}"
-            left_out += [LeftOut(str(s), reason) for s in missing if s not in out]
-        left_out += [item for item in other.left_out if item.name not in out]
-        shared = [c for c in other.values if c in values]
-        if unequal := [
-            c for c in shared if not values.loc[both, c].equals(other.values.loc[both, c])
-        ]:
+        own = other.values.loc[kept]
+        shared = [c for c in own if c in values]
+        if unequal := [c for c in shared if not values[c].equals(own[c])]:
             raise InputError(
                 f"columns with other values in {first.source}: {listed(unequal)}",
                 path=other.source,
                 expected="tables of the same scans",
             )
-        own = other.values.drop(columns=shared)
-        values = values.loc[both].join(own)
-        scans = scans.loc[both]
-    unique = tuple(dict.fromkeys(left_out))
-    return ScanTable(scans, values, unique, first.source)
+        values = values.join(own.drop(columns=shared))
+    left_out = tuple(LeftOut(name, reason) for name, reason in reasons.items())
+    return ScanTable(first.scans.loc[kept], values, left_out, first.source)
 
 
 def choose_columns(patterns: Sequence[str], columns: Sequence[str], *, where: str) -> list[str]:

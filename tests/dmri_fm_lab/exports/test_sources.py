@@ -38,6 +38,19 @@ def test_a_scan_has_to_be_in_all_tables(files: tuple[Path, Path, Path]) -> None:
         read_source(Source(files[:2], files[2]))
 
 
+def test_an_exclusion_in_one_table_counts_once(files: tuple[Path, Path, Path]) -> None:
+    text = files[1].read_text().splitlines()
+    marks = ["qc_exclude", "mean_fd > 1", "n/a", "n/a"]
+    rows = [f"{row}\t{mark}" for row, mark in zip(text, marks, strict=True)]
+    files[1].write_text("\n".join(rows) + "\n")
+    for tables in (files[:2], files[1::-1]):
+        cohort = read_source(Source(tables, files[2]))
+        assert list(cohort.values.index) == ["sub-2_ses-a"]
+        assert count_reasons(cohort.left_out) == {
+            "excluded by QC: mean_fd > 1": 1, "no row in b.tsv": 1, "no row in a.tsv": 1,
+        }  # fmt: skip
+
+
 def test_several_scans_ask_for_a_choice(files: tuple[Path, Path, Path]) -> None:
     with pytest.raises(ConfigError, match="1 participants have several scans: sub-1"):
         read_source(Source(files[:1], files[2]))

@@ -12,6 +12,7 @@ from dmri_fm_workflows.group.exclusion import (
     Exclusions,
     exclude_scans,
     parse_rule,
+    read_groups,
     tabulate_exclusions,
 )
 
@@ -110,11 +111,11 @@ def test_exclusions_are_tabulated_by_group(tmp_path: Path) -> None:
     people.write_text(
         "participant_id\tgroup\tsite\tage\n1\tpatient\tA\t5\nsub-2\tcontrol\tA\t5\nsub-3\tcontrol\tB\t5\n"
     )
-    group, site = tabulate_exclusions(excluded("mean_fd > 0.5"), SCANS, people)
+    group, site = tabulate_exclusions(excluded("mean_fd > 0.5"), SCANS, read_groups(people))
     assert group.rows == (("control", 2, 1), ("n/a", 1, 0), ("patient", 1, 0))
     assert (site.column, site.rows) == ("site", (("A", 2, 1), ("B", 1, 0), ("n/a", 1, 0)))
-    assert tabulate_exclusions(excluded(), SCANS, people) == ()
-    assert tabulate_exclusions(excluded("mean_fd > 0.5"), SCANS, tmp_path / "none.tsv") == ()
+    assert tabulate_exclusions(excluded(), SCANS, read_groups(people)) == ()
+    assert read_groups(tmp_path / "none.tsv") == {}
     people.write_text("who\tgroup\n1\tx\n")
     with pytest.raises(InputError, match="no column participant_id"):
-        tabulate_exclusions(excluded("mean_fd > 0.5"), SCANS, people)
+        read_groups(people)

@@ -243,27 +243,37 @@ class Tabulation:
     rows: tuple[tuple[str, int, int], ...]
 
 
-def tabulate_exclusions(
-    exclusions: Exclusions, scans: pd.DataFrame, people: Path
-) -> tuple[Tabulation, ...]:
-    """Count exclusions by columns of `participants.tsv`: :data:`TABULATED_BY`.
+def read_groups(people: Path) -> dict[str, dict[str, str]]:
+    """Return the columns of `participants.tsv` by which exclusions are tabulated, by participant.
 
-    Raises InputError if the file is damaged; a missing file or column gives no table.
+    Empty if there is no such file. Raises InputError if it is damaged.
     """
-    if not exclusions.rules or not people.is_file():
-        return ()
+    if not people.is_file():
+        return {}
     rows = read_table(people)
     if rows and "participant_id" not in rows[0]:
         raise InputError("no column participant_id", path=people, expected="one row each")
-    by_person = {f"sub-{r['participant_id'].removeprefix('sub-')}": r for r in rows}
+    return {
+        f"sub-{row['participant_id'].removeprefix('sub-')}": {
+            c: row[c] or MISSING for c in TABULATED_BY if c in row
+        }
+        for row in rows
+    }
+
+
+def tabulate_exclusions(
+    exclusions: Exclusions, scans: pd.DataFrame, groups: Mapping[str, Mapping[str, str]]
+) -> tuple[Tabulation, ...]:
+    """Count exclusions by the columns that :func:`read_groups` found."""
+    if not exclusions.rules:
+        return ()
+    out = [scan in exclusions.rule_of for scan in scans[SCAN_ID]]
     found = []
-    for column in (c for c in TABULATED_BY if rows and c in rows[0]):
-        values = [by_person.get(p, {}).get(column) or MISSING for p in scans["participant_id"]]
-        out = [scan in exclusions.rule_of for scan in scans[SCAN_ID]]
+    for column in dict.fromkeys(c for row in groups.values() for c in row):
+        values = [groups.get(p, {}).get(column, MISSING) for p in scans["participant_id"]]
         total = Counter(values)
         excluded = Counter(v for v, is_out in zip(values, out, strict=True) if is_out)
         if len(total) <= _MAX_LEVELS:
-            found.append(
-                Tabulation(column, tuple((v, total[v], excluded[v]) for v in sorted(total)))
-            )
+            rows = tuple((v, total[v], excluded[v]) for v in sorted(total))
+            found.append(Tabulation(column, rows))
     return tuple(found)

@@ -90,7 +90,7 @@ def table_text(table: pd.DataFrame) -> Iterable[bytes]:
 def _as_words(column: pd.Series) -> list[str]:
     if pd.api.types.is_float_dtype(column):
         return [MISSING if v != v else f"{v:.6g}" for v in column.tolist()]
-    return column.astype(str).tolist()
+    return [str(cell) for cell in column.tolist()]
 
 
 def table_parquet(table: pd.DataFrame, record: str | None) -> bytes:
