@@ -25,6 +25,7 @@ from dmri_fm_lab.commands import (
     evaluate_rotation,
     evaluate_slabs,
     evaluate_tensor,
+    export,
     features,
     models,
     pretrain,
@@ -35,7 +36,7 @@ from dmri_fm_lab.commands import (
 from dmri_fm_workflows.cwd import empty_folder
 
 #: Commands, in the order in which they are listed.
-COMMANDS = (simulate, train, pretrain, tensor, features, models, convert)
+COMMANDS = (simulate, train, pretrain, tensor, features, models, convert, export)
 
 #: Commands that need the core alone; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")

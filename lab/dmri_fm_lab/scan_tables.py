@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_workflows.bids.names import scan_name
-from dmri_fm_workflows.outputs.tsv import MISSING, SCAN_COLUMNS, scan_entities
-
-#: Key of a scan, and the column of the rule by which quality control excluded it.
-SCAN_ID, QC_EXCLUDE = "scan_id", "qc_exclude"
+from dmri_fm_workflows.outputs.tsv import (
+    MISSING,
+    QC_EXCLUDE,
+    SCAN_COLUMNS,
+    SCAN_ID,
+    scan_entities,
+)
 
 #: Texts that stand for a missing value in tables of participants.
 _MISSING = (MISSING, "", "NA", "N/A", "NaN", "nan", "None", "null")
@@ -173,7 +176,7 @@ def read_scan_table(path: str | Path) -> ScanTable:
     cells = cells.set_index(SCAN_ID)
     rules = cells[QC_EXCLUDE] if QC_EXCLUDE in cells else pd.Series(MISSING, index=cells.index)
     rules = rules.astype(object).where(~rules.isin(_MISSING) & rules.notna(), None)
-    scans = cells[[c for c in SCAN_COLUMNS if c in cells]].astype(str)
+    scans = cells[[c for c in SCAN_COLUMNS if c in cells]].fillna(MISSING).astype(str)
     numbers = {
         c: column
         for c in cells
@@ -187,7 +190,9 @@ def read_scan_table(path: str | Path) -> ScanTable:
     return ScanTable(scans[used], values[used], left_out, path)
 
 
-def read_people(path: str | Path, *, sessions: str | Path | None = None) -> pd.DataFrame:
+def read_people(
+    path: str | Path, *, sessions: str | Path | None = None, text: Sequence[str] = ()
+) -> pd.DataFrame:
     """Read what is known about participants, and about their sessions.
 
     Parameters
@@ -196,6 +201,8 @@ def read_people(path: str | Path, *, sessions: str | Path | None = None) -> pd.D
         `participants.tsv`, or any table with a column `participant_id`.
     sessions
         A table with `participant_id` and `session_id`; its columns replace those of the same name.
+    text
+        Columns that stay text, such as identifiers: `007` is no number.
 
     Returns
     -------
@@ -208,10 +215,10 @@ def read_people(path: str | Path, *, sessions: str | Path | None = None) -> pd.D
     InputError
         If a file cannot be read, lacks its keys, or has a participant or session twice.
     """
-    people = _read_keyed(Path(path), ["participant_id"])
+    people = _read_keyed(Path(path), ["participant_id"], text)
     if sessions is None:
         return people
-    visits = _read_keyed(Path(sessions), ["participant_id", "session_id"])
+    visits = _read_keyed(Path(sessions), ["participant_id", "session_id"], text)
     own = [c for c in people if c == "participant_id" or c not in visits]
     return visits.merge(people[own], on="participant_id", how="left")
 
@@ -301,7 +308,7 @@ def _read_npz(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read_keyed(path: Path, keys: list[str]) -> pd.DataFrame:
+def _read_keyed(path: Path, keys: list[str], text: Sequence[str]) -> pd.DataFrame:
     cells = _read_cells(path).astype(str)
     if absent := [key for key in keys if key not in cells]:
         raise InputError(f"no column {listed(absent)}", path=path, expected="one row each")
@@ -312,7 +319,10 @@ def _read_keyed(path: Path, keys: list[str]) -> pd.DataFrame:
     if len(twice):
         names = [" ".join(row) for row in twice[keys].drop_duplicates().to_numpy()]
         raise InputError(f"several rows of {listed(names)}", path=path, expected="one row each")
-    columns = {c: cells[c] if c in keys else _typed(cells[c]) for c in cells}
+    columns = {
+        c: cells[c] if c in keys else _known(cells[c]) if c in text else _typed(cells[c])
+        for c in cells
+    }
     return pd.DataFrame(columns)
 
 
@@ -333,4 +343,8 @@ def _typed(column: pd.Series) -> pd.Series:
     numbers = _as_numbers(column)
     if numbers is not None and numbers.notna().any():
         return numbers.astype(np.float64)
+    return _known(column)
+
+
+def _known(column: pd.Series) -> pd.Series:
     return column.where(~column.isin(_MISSING))

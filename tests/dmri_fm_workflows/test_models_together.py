@@ -313,7 +313,7 @@ def test_the_group_has_a_table_for_each_encoder(out) -> None:
         labels, template.grid.affine, names={1: "wm_left", 2: "wm_right"},
         tissues={1: "wm", 2: "wm"},
     )  # fmt: skip
-    tables = collect_tables(out, regions)
+    tables = collect_tables(out, [regions])
     assert tables.problems == ()
     written = {p.name for p in write_tables(out, tables)}
     assert {
