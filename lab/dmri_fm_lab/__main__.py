@@ -25,6 +25,7 @@ from dmri_fm_lab.commands import (
     evaluate_rotation,
     evaluate_slabs,
     evaluate_tensor,
+    explain,
     features,
     models,
     pretrain,
@@ -47,6 +48,7 @@ COMMANDS = (
     convert,
     splits,
     probe,
+    explain,
 )
 
 #: Commands that need the core alone; the others need the extra `lab`.

@@ -114,7 +114,7 @@ def check_folds(cohort: CohortVectors, folds: Sequence[Fold]) -> list[FoldRows]:
                 f"fold {fold.name}: the target is the same for all {len(rows.train)} rows of "
                 "training",
                 expected="both classes, or numbers that vary, in each training set",
-                advice="stratify the splits by the target; a class needs a row in each training set",
+                advice="stratify the splits by the target",
             )
         found.append(rows)
     return found
