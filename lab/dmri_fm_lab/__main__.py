@@ -25,18 +25,33 @@ from dmri_fm_lab.commands import (
     evaluate_rotation,
     evaluate_slabs,
     evaluate_tensor,
+    explain,
     export,
     features,
     models,
     pretrain,
+    probe,
     simulate,
+    splits,
     tensor,
     train,
 )
 from dmri_fm_workflows.cwd import empty_folder
 
 #: Commands, in the order in which they are listed.
-COMMANDS = (simulate, train, pretrain, tensor, features, models, convert, export)
+COMMANDS = (
+    simulate,
+    train,
+    pretrain,
+    tensor,
+    features,
+    models,
+    convert,
+    splits,
+    probe,
+    explain,
+    export,
+)
 
 #: Commands that need the core alone; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")

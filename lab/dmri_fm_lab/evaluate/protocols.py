@@ -40,8 +40,8 @@ from dmri_fm_lab.evaluate.retrieval import (
     retrieve,
     retrieve_linked,
 )
-from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
 
