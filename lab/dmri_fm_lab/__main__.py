@@ -25,6 +25,7 @@ from dmri_fm_lab.commands import (
     evaluate_rotation,
     evaluate_slabs,
     evaluate_tensor,
+    evaluate_transfer,
     features,
     models,
     pretrain,
@@ -47,6 +48,7 @@ _NAME_OR_PATH = ("config", "start", "source")
 #: What `dmri-fm evaluate` scores.
 EVALUATIONS = (
     evaluate_tensor,
+    evaluate_transfer,
     evaluate_reconstruction,
     evaluate_rotation,
     evaluate_slabs,

@@ -271,7 +271,11 @@ def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
         logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
         return None
     dwi = scan.dwi.with_mask(scan.brain(b0))
-    return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, origin=scan.origin)
+    if not scan.is_in_template:
+        dwi = lay_on_grid(dwi, grid)
+    elif dwi.shape[:3] != grid.shape or not np.allclose(dwi.affine, grid.affine, atol=1e-3):
+        dwi = resample_series(dwi, grid, target2dwi=affine_map(np.eye(4)))
+    return GridScan.of(dwi, name=scan.name, origin=scan.origin)
 
 
 def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:

@@ -15,6 +15,7 @@ from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.gradient_files import stated_b0_threshold
 from dmri_fm.json_files import read_object
+from dmri_fm.normalise.template import TEMPLATE_NAME
 from dmri_fm.participants import hash_participant, read_dataset_name
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.series import Dwi
@@ -25,9 +26,15 @@ from dmri_fm_workflows.outputs.root import DERIVATIVES
 
 logger = logging.getLogger(__name__)
 
-#: Endings of the app's outputs: the corrected series, and the mask of the same grid.
-PREPROC = "_space-ACPC_desc-preproc_dwi.nii.gz"
-MASK = "_space-ACPC_desc-brain_mask.nii.gz"
+#: Spaces of the app's corrected series, as in their names: the first that a scan has is read.
+#: Simulated derivatives have the template's alone.
+SPACES = ("_space-ACPC", f"_space-{TEMPLATE_NAME}_res-2")
+
+#: Endings of a series after its space, and of the mask of the same grid.
+_SERIES, _MASK = "_desc-preproc_dwi.nii.gz", "_desc-brain_mask.nii.gz"
+
+#: Ending of the app's corrected series.
+PREPROC = SPACES[0] + _SERIES
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +55,8 @@ class Scan:
         `raw`, or `preprocessed`: corrected for motion and resampled, so that noise is correlated.
     encoding
         Phase encoding of a raw series; None where its sidecar does not state it whole.
+    is_in_template
+        Whether the series lies in the template's space.
     """
 
     name: str
@@ -56,6 +65,7 @@ class Scan:
     dwi: Dwi
     origin: str
     encoding: PhaseEncoding | None = None
+    is_in_template: bool = False
 
     @property
     def brain_name(self) -> str:
@@ -172,9 +182,12 @@ def _is_derivative(root: Path) -> bool:
 
 def _choose_corrected(root: Path, labels: Sequence[str] | None) -> tuple[list[Path], list[str]]:
     """Return the corrected series of a dataset, and the labels of the wanted participants."""
-    paths = sorted(
-        [*root.glob(f"sub-*/dwi/*{PREPROC}"), *root.glob(f"sub-*/ses-*/dwi/*{PREPROC}")]
-    )
+    by_scan: dict[str, Path] = {}
+    for space in SPACES:
+        for folder in ("sub-*/dwi", "sub-*/ses-*/dwi"):
+            for path in sorted(root.glob(f"{folder}/*{space}{_SERIES}")):
+                by_scan.setdefault(str(path).removesuffix(space + _SERIES), path)
+    paths = sorted(by_scan.values())
     for path in paths:
         if error := find_misplacement(path, root, suffix="dwi"):
             raise error
@@ -195,7 +208,8 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
     for path in _choose_corrected(root, labels)[0]:
         entities = split_name(path)[0]
         stem = path.name.removesuffix(".nii.gz")
-        mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
+        mask = path.with_name(path.name.removesuffix(_SERIES) + _MASK)
+        is_in_template = path.name.endswith(SPACES[1] + _SERIES)
         json_path = path.with_name(f"{stem}.json")
         sidecar = read_object(json_path) if json_path.is_file() else {}
         dwi = Dwi.from_files(
@@ -211,6 +225,7 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             scanner=_scanner(sidecar, entities["subject"]),
             dwi=dwi,
             origin="preprocessed",
+            is_in_template=is_in_template,
         )
 
 

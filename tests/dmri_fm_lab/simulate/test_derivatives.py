@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.normalise.grid import mni_box
 from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.grid_scans import place_scan
 from dmri_fm_lab.scan_tables import join_people, one_scan_each, read_people, read_scan_table
+from dmri_fm_lab.scans import find_scans
 from dmri_fm_lab.simulate.derivatives import Features, simulate_derivatives
 from dmri_fm_lab.simulate.mni_cohort import (
     TARGETS,
@@ -22,7 +25,7 @@ from dmri_fm_lab.simulate.mni_cohort import (
 )
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
-from tests.dmri_fm_lab.conftest import register_coarse, save_coarse
+from tests.dmri_fm_lab.conftest import COARSE, register_coarse, save_coarse
 
 
 @pytest.fixture
@@ -222,3 +225,18 @@ def test_sessions_are_two_years_apart_in_the_same_head() -> None:
     assert (first.tissue, first.sex, first.fibres) == (second.tissue, second.sex, second.fibres)
     common = min(len(first.shape.lesions), len(second.shape.lesions))
     assert first.shape.lesions[:common] == second.shape.lesions[:common]
+
+
+def test_the_lab_reads_the_series_on_the_encoders_grid(cohort_of_eight) -> None:
+    out = cohort_of_eight.folder
+    scan, *_ = find_scans(out, participant_labels=["001"])
+    assert (scan.name, scan.is_in_template) == ("sub-001_acq-b10001", True)
+    placed = place_scan(scan, COARSE.grid)
+    # On its own grid nothing is interpolated.
+    b0 = scan.dwi.data[..., scan.dwi.gtab.is_b0].mean(axis=3)
+    inside = placed.mask & (b0 > 0)
+    ratio = scan.dwi.data[inside][:, ~scan.dwi.gtab.is_b0] / b0[inside][:, None]
+    usual = ratio.max(axis=1) < 1
+    np.testing.assert_allclose(placed.signal[inside][usual], ratio[usual], atol=1e-5)
+    finer = place_scan(scan, mni_box((16, 16, 16), 2.0))
+    assert finer.signal.shape == (16, 16, 16, 6)
