@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,7 @@ def read_commands(section: str) -> Iterator[list[str]]:
         for line in lines:
             words = shlex.split(line)
             if words[0] == "cat":
-                inside = iter(lambda: next(lines), "EOF")
+                inside = takewhile(lambda inner: inner != "EOF", lines)
                 yield ["cat", words[2], "\n".join(inside) + "\n"]
             else:
                 yield words

@@ -147,7 +147,7 @@ def write_root(
         effect=request.effect,
     )
     publish_text(text, out / "README.md")
-    ignored = [*load_catalogue().bidsignore, "truth/"]
+    ignored = [*load_catalogue().bidsignore, "truth"]
     publish_text("\n".join(ignored) + "\n", out / ".bidsignore")
     _write_people(out, request, scanners, members)
     _write_truth(out, scanners, members, grid)
