@@ -70,8 +70,9 @@ def test_a_shift_between_protocols_is_an_error_of_the_mean() -> None:
 def test_random_vectors_predict_nothing() -> None:
     scans = draw_scans(noise=1e3)
     scores = score_transfer(scans, "age", TransferRequest(heads=("tuned",)), train="a")
-    # Two standard errors of 120.
-    assert abs(mean_of(scores, "a", "rho")) < 0.2
+    # Three standard errors of 120 participants; no less error than the mean of training.
+    assert abs(mean_of(scores, "a", "rho")) < 0.28
+    assert mean_of(scores, "a", "mse") > 0.9
 
 
 def table_of(values: dict[tuple[str, str], list[float]]) -> ScanTable:
