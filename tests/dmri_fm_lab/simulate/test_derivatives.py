@@ -62,7 +62,7 @@ def test_tables_join_with_participants(cohort_of_eight) -> None:
     people = read_people(out / "participants.tsv")
     assert set(people) == {"participant_id", "age", "sex", "site", "group", "score", "family"}
     assert people["family"].value_counts().eq(2).all()
-    for name, n_least in (("model-drope_desc-scan_features", 72), ("desc-image_qc", 10)):
+    for name, n_least in (("model-drope_desc-scan_features", 48), ("desc-image_qc", 10)):
         cohort = join_people(read_scan_table(out / "group" / f"{name}.tsv"), people)
         assert len(cohort) == 16
         assert not cohort.left_out
