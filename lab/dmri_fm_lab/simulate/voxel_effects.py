@@ -110,9 +110,10 @@ def with_compensated_effect(
     logs = np.log(np.tile([tissue.parallel, tissue.radial], (len(part.axes), 1)))
 
     def fit(logs: NDArray[np.float64], rows: NDArray[np.int_]) -> NDArray[np.float64]:
-        parallel, radial = np.exp(logs).T
+        parallel, radial = np.exp(logs).T.astype(np.float32)
         some = _Part(*(array[rows] for array in moved))
-        return _fa_md(some, Fibres(fraction[rows], tissue.stick, parallel, radial), gtab)
+        own = fraction[rows].astype(np.float32)
+        return _fa_md(some, Fibres(own, tissue.stick, parallel, radial), gtab)
 
     logs, solved = _compensate(fit, logs, target)
     where = np.flatnonzero(white)[solved]
