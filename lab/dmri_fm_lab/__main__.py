@@ -26,18 +26,33 @@ from dmri_fm_lab.commands import (
     evaluate_slabs,
     evaluate_tensor,
     evaluate_transfer,
+    explain,
     features,
     models,
     pretrain,
+    probe,
     simulate,
     simulate_cohort,
+    splits,
     tensor,
     train,
 )
 from dmri_fm_workflows.cwd import empty_folder
 
 #: Commands, in the order in which they are listed.
-COMMANDS = (simulate, simulate_cohort, train, pretrain, tensor, features, models, convert)
+COMMANDS = (
+    simulate,
+    simulate_cohort,
+    train,
+    pretrain,
+    tensor,
+    features,
+    models,
+    convert,
+    splits,
+    probe,
+    explain,
+)
 
 #: Commands that need the core alone; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")

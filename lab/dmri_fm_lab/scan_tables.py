@@ -152,14 +152,14 @@ def read_scan_table(path: str | Path) -> ScanTable:
         If the file cannot be read, has no participants or no numbers, or names a scan twice.
     """
     path = Path(path)
-    cells = _read_npz(path) if path.suffix == ".npz" else _read_cells(path)
+    cells = _read_npz(path) if path.suffix == ".npz" else read_cells(path)
     if "participant_id" not in cells:
         raise InputError(
             f"no column participant_id among {listed(list(cells))}",
             path=path,
             expected="one row per scan, with participant_id",
         )
-    cells["participant_id"] = _with_prefix(cells["participant_id"])
+    cells["participant_id"] = with_prefix(cells["participant_id"])
     if SCAN_ID not in cells:
         keys = cells[[c for c in SCAN_COLUMNS if c in cells]].astype(str).to_dict("records")
         cells[SCAN_ID] = [scan_name(scan_entities(row)) for row in keys]
@@ -270,8 +270,11 @@ def one_scan_each(
     return Cohort(kept.people, means, ordered.left_out)
 
 
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Read a table, cells as text or (Parquet) of their own type."""
+def read_cells(path: Path) -> pd.DataFrame:
+    """Read a table (`.tsv`, `.csv`, `.parquet`), cells as text or (Parquet) of their own type.
+
+    Raises InputError if it cannot be read.
+    """
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -302,10 +305,10 @@ def _read_npz(path: Path) -> pd.DataFrame:
 
 
 def _read_keyed(path: Path, keys: list[str]) -> pd.DataFrame:
-    cells = _read_cells(path).astype(str)
+    cells = read_cells(path).astype(str)
     if absent := [key for key in keys if key not in cells]:
         raise InputError(f"no column {listed(absent)}", path=path, expected="one row each")
-    cells["participant_id"] = _with_prefix(cells["participant_id"])
+    cells["participant_id"] = with_prefix(cells["participant_id"])
     if "session_id" in keys:
         cells["session_id"] = [f"ses-{s.removeprefix('ses-')}" for s in cells["session_id"]]
     twice = cells[cells.duplicated(keys)]
@@ -316,7 +319,8 @@ def _read_keyed(path: Path, keys: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _with_prefix(labels: pd.Series) -> pd.Series:
+def with_prefix(labels: pd.Series) -> pd.Series:
+    """Return participant labels with `sub-`, whether they had it or not."""
     return pd.Series([f"sub-{str(s).removeprefix('sub-')}" for s in labels], index=labels.index)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_lab.evaluate.records import json_ready, versions
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import read_target
 from dmri_fm_lab.prediction.draw_splits import Units, make_folds, make_strata
 from dmri_fm_lab.prediction.heads import HeadSettings, Vectors, prepare_head
