@@ -1,4 +1,4 @@
-"""A simulated cohort of eight as the app's derivatives: tiny, and made once."""
+"""A simulated cohort as the app's derivatives: small and coarse, made once."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def register_coarse(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def cohort_of_eight(tmp_path_factory: pytest.TempPathFactory) -> SimulatedCohort:
-    """Eight participants of two sites in four families, scanned by two protocols."""
+def small_cohort(tmp_path_factory: pytest.TempPathFactory) -> SimulatedCohort:
+    """Twelve participants of two sites in six families, scanned by two protocols."""
     folder = tmp_path_factory.mktemp("cohort")
     weights = save_coarse(folder / "coarse.safetensors")
     request = CohortRequest(
-        8, 2, protocols=("b1000", "random"), n_directions=6, family_size=2, n_fibres=1
+        12, 2, protocols=("b1000", "random"), n_directions=6, family_size=2, n_fibres=1
     )
     out = folder / "out"
     with pytest.MonkeyPatch.context() as patch:

@@ -19,7 +19,7 @@ from tests.dmri_fm_lab.conftest import SimulatedCohort
 PAGE = Path(__file__).parents[2] / "docs" / "from_scans_to_statistics.md"
 
 #: Files that the example leaves in its folder.
-LEFT = ("statistics", "splits.tsv", "probe.json", "regions.json", "measures.csv")
+LEFT = ("statistics", "splits.tsv", "probe.json", "compared", "measures.csv")
 
 
 def read_commands(section: str) -> Iterator[list[str]]:
@@ -60,16 +60,16 @@ def run_statistics() -> None:
     for name in LEFT:
         assert Path(name).exists(), name
     measures = pd.read_csv("measures.csv", comment="#")
-    assert measures["participant_id"].nunique() == 8
+    assert measures["participant_id"].nunique() == 12
     assert list(Path("statistics").glob("*.html"))
     assert list(Path().glob("plink*"))
 
 
 def test_from_derivatives_to_statistics(
-    cohort_of_eight: SimulatedCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_cohort: SimulatedCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(cohort_of_eight.folder, "out")
+    shutil.copytree(small_cohort.folder, "out")
     run_statistics()
 
 

@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import numpy as np
 from dmri_fm import __version__, extract_features, feature_grid
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.errors import ConfigError
-from dmri_fm.gradient_files import write_gradients, write_mrtrix_gradients
+from dmri_fm.gradient_files import read_gradients, write_gradients, write_mrtrix_gradients
+from dmri_fm.gradients import GradientTable
 from dmri_fm.json_files import read_object
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.preprocess.quality import mask_volume_ml, series_quality, tensor_quality
@@ -299,11 +300,11 @@ class _Writer:
         rng = scan_seed(self.request, member, place)
         noisy = scanner.gain * add_noise(clean, snr=scanner.snr, rng=rng)
         mask = head.geometry.mask
-        # Whole numbers, as files hold them: features are those of the files.
         images = np.zeros((*mask.shape, len(gtab)), dtype=np.float32)
         images[mask] = np.clip(np.rint(noisy), 0, np.iinfo(np.int16).max)
         dwi = Dwi.from_arrays(images, self.grid.affine, gtab, mask=mask)
-        _write_series(root, entities, dwi, scanner)
+        # Whole numbers and rounded vectors: maps and features are those of the files.
+        dwi = replace(dwi, gtab=_write_series(root, entities, dwi, scanner))
         maps = fit_tensor(dwi)
         _write_maps(root, entities, maps)
         found = self.features.of(dwi)
@@ -311,7 +312,10 @@ class _Writer:
         _write_quality(root, entities, dwi, maps, found)
 
 
-def _write_series(root: Path, entities: Mapping[str, str], dwi: Dwi, scanner: Scanner) -> None:
+def _write_series(
+    root: Path, entities: Mapping[str, str], dwi: Dwi, scanner: Scanner
+) -> GradientTable:
+    """Write a series with mask, gradients and sidecars; return the table as the files hold it."""
     path = output_path(entities, "preproc_dwi", space=SPACE)
     target = root / path
     save_image(dwi.data, dwi.affine, target, dtype=np.int16)
@@ -335,6 +339,7 @@ def _write_series(root: Path, entities: Mapping[str, str], dwi: Dwi, scanner: Sc
     path = output_path(entities, "dwi_mask", space=SPACE)
     save_image(dwi.brain, dwi.affine, root / path, dtype=np.uint8)
     add_sidecar(root, path)
+    return read_gradients(bval, bvec, affine=dwi.affine)
 
 
 def _write_maps(root: Path, entities: Mapping[str, str], maps: TensorMaps) -> None:

@@ -125,9 +125,9 @@ def test_published_rows_stand_beside() -> None:
     assert "Research only" in text
 
 
-def test_the_command(cohort_of_eight, tmp_path, capsys) -> None:
+def test_the_command(small_cohort, tmp_path, capsys) -> None:
     out = tmp_path / "transfer.json"
-    folder = str(cohort_of_eight.folder)
+    folder = str(small_cohort.folder)
     words = ["evaluate", "transfer", folder, "--targets", "age", "--folds", "2"]
     assert main([*words, "--family", "family", "--json", str(out)]) == 0
     text = capsys.readouterr().out
@@ -136,7 +136,7 @@ def test_the_command(cohort_of_eight, tmp_path, capsys) -> None:
             assert f"| {predictor} | {head} | same protocol |" in text
             assert f"| {predictor} | {head} | acq-random2 |" in text
     found = json.loads(out.read_text())
-    assert found["n_participants"] == 8
+    assert found["n_participants"] == 12
     assert found["train"] == "b10001"
     assert len(found["scores"]) == 12
     assert main([*words, "--test", "x"]) == 1
@@ -145,11 +145,11 @@ def test_the_command(cohort_of_eight, tmp_path, capsys) -> None:
     assert "no column height" in capsys.readouterr().err
 
 
-def test_scans_of_one_protocol_are_refused(cohort_of_eight, tmp_path) -> None:
+def test_scans_of_one_protocol_are_refused(small_cohort, tmp_path) -> None:
     group = tmp_path / "group"
     group.mkdir()
     for name in ("model-drope_desc-scan_features.tsv", "desc-scalars_features.tsv"):
-        table = pd.read_csv(cohort_of_eight.folder / "group" / name, sep="\t", dtype=str)
+        table = pd.read_csv(small_cohort.folder / "group" / name, sep="\t", dtype=str)
         table[table["acquisition"] == "random2"].to_csv(group / name, sep="\t", index=False)
     with pytest.raises(InputError, match="scans of one protocol"):
         evaluate_transfer(tmp_path, TransferRequest())

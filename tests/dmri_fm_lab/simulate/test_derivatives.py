@@ -29,19 +29,19 @@ from tests.dmri_fm_lab.conftest import COARSE, register_coarse, save_coarse
 
 
 @pytest.fixture
-def copy(cohort_of_eight, tmp_path, monkeypatch):
+def copy(small_cohort, tmp_path, monkeypatch):
     """A copy of the cohort that may be changed, and of its weights."""
     register_coarse(monkeypatch)
-    out = shutil.copytree(cohort_of_eight.folder, tmp_path / "out")
-    return out, cohort_of_eight
+    out = shutil.copytree(small_cohort.folder, tmp_path / "out")
+    return out, small_cohort
 
 
 def test_every_file_has_a_name_of_the_app_and_a_sidecar_that_says_simulated(
-    cohort_of_eight,
+    small_cohort,
 ) -> None:
-    out = cohort_of_eight.folder
+    out = small_cohort.folder
     files = [p for p in out.glob("sub-*/dwi/*") if p.suffix != ".json"]
-    assert len(files) == 8 * 2 * 11
+    assert len(files) == 12 * 2 * 11
     for path in files:
         name = identify(path.relative_to(out))
         stem = path.name.partition(".")[0]
@@ -52,29 +52,29 @@ def test_every_file_has_a_name_of_the_app_and_a_sidecar_that_says_simulated(
     assert described["GeneratedBy"][0]["Name"] == "dmri-fm simulate-cohort"
 
 
-def test_the_output_is_valid(cohort_of_eight, run_validator) -> None:
-    issues = run_validator(cohort_of_eight.folder)
+def test_the_output_is_valid(small_cohort, run_validator) -> None:
+    issues = run_validator(small_cohort.folder)
     assert not [i for i in issues if i.severity == "error"]
 
 
-def test_tables_join_with_participants(cohort_of_eight) -> None:
-    out = cohort_of_eight.folder
+def test_tables_join_with_participants(small_cohort) -> None:
+    out = small_cohort.folder
     people = read_people(out / "participants.tsv")
     assert set(people) == {"participant_id", "age", "sex", "site", "group", "score", "family"}
     assert people["family"].value_counts().eq(2).all()
     for name, n_least in (("model-drope_desc-scan_features", 48), ("desc-image_qc", 10)):
         cohort = join_people(read_scan_table(out / "group" / f"{name}.tsv"), people)
-        assert len(cohort) == 16
+        assert len(cohort) == 24
         assert not cohort.left_out
         assert cohort.values.notna().all(axis=0).sum() >= n_least
-        assert len(one_scan_each(cohort, how="first")) == 8
+        assert len(one_scan_each(cohort, how="first")) == 12
     status = pd.read_csv(out / "group" / "participants_status.tsv", sep="\t")
     assert status["status"].eq("complete").all()
     assert status["n_scans"].eq(2).all()
 
 
-def test_fa_and_md_are_those_of_white_matter_and_csf(cohort_of_eight) -> None:
-    table = read_scan_table(cohort_of_eight.folder / "group" / "desc-scalars_features.tsv")
+def test_fa_and_md_are_those_of_white_matter_and_csf(small_cohort) -> None:
+    table = read_scan_table(small_cohort.folder / "group" / "desc-scalars_features.tsv")
     first = table.values[table.scans["acquisition"] == "b10001"]
     assert first["tensor_fa_mean_wm"].between(0.4, 0.7).all()
     assert first["tensor_md_mean_wm"].between(0.6e-3, 0.95e-3).all()
@@ -82,14 +82,14 @@ def test_fa_and_md_are_those_of_white_matter_and_csf(cohort_of_eight) -> None:
     # Anatomies are those of individuals.
     masks = [
         read_array(load_image(p)) > 0
-        for p in sorted(cohort_of_eight.folder.glob("sub-*/dwi/*acq-b10001*brain_mask.nii.gz"))
+        for p in sorted(small_cohort.folder.glob("sub-*/dwi/*acq-b10001*brain_mask.nii.gz"))
     ]
     sizes = np.array([m.sum() for m in masks])
     assert np.ptp(sizes) > 0.003 * sizes.mean()
 
 
-def test_a_scan_has_the_gradients_of_its_site(cohort_of_eight) -> None:
-    out, scanners = cohort_of_eight.folder, draw_scanners(cohort_of_eight.request)
+def test_a_scan_has_the_gradients_of_its_site(small_cohort) -> None:
+    out, scanners = small_cohort.folder, draw_scanners(small_cohort.request)
     stem = out / "sub-001" / "dwi" / "sub-001_acq-random2_space-MNI152NLin2009aSym_res-2"
     dwi = Dwi.from_files(
         *(f"{stem}_desc-preproc_dwi{end}" for end in (".nii.gz", ".bval", ".bvec")),
@@ -107,15 +107,15 @@ def test_the_same_command_finds_everything_and_other_weights_change_features_alo
     out, made = copy
     options = {"fibre_voxel_mm": 6.0}
     again = simulate_derivatives(out, made.request, Features(weights=made.weights), **options)
-    assert (again.participants, again.n_found, again.n_refreshed) == ((), 8, 0)
-    assert "0 participants simulated; 8 found complete" in str(again)
+    assert (again.participants, again.n_found, again.n_refreshed) == ((), 12, 0)
+    assert "0 participants simulated; 12 found complete" in str(again)
     table = out / "group" / "model-drope_desc-scan_features.tsv"
     before, scalars = table.read_text(), (out / "group" / "desc-scalars_features.tsv").read_text()
     assert before == (made.folder / "group" / table.name).read_text()
 
     other = save_coarse(out.parent / "other.safetensors", seed=1)
     renewed = simulate_derivatives(out, made.request, Features(weights=other), **options)
-    assert renewed.n_refreshed == 8
+    assert renewed.n_refreshed == 12
     assert (out / "group" / "desc-scalars_features.tsv").read_text() == scalars
     features = [read_scan_table(p / "group" / table.name).values for p in (made.folder, out)]
     assert not np.allclose(features[0]["cls000"], features[1]["cls000"])
@@ -124,7 +124,7 @@ def test_the_same_command_finds_everything_and_other_weights_change_features_alo
     assert status["status"].eq("complete").all()
 
     back = simulate_derivatives(out, made.request, Features(weights=made.weights), **options)
-    assert back.n_refreshed == 8
+    assert back.n_refreshed == 12
     # Features are those of the files: from the series on disk they are the same.
     assert table.read_text() == before
 
@@ -142,7 +142,7 @@ def test_a_missing_participant_is_made_as_before(copy) -> None:
 
 def test_another_request_is_refused(copy, tmp_path, capsys) -> None:
     out, made = copy
-    command = ["simulate-cohort", str(out), "--participants", "8", "--effect", "none"]
+    command = ["simulate-cohort", str(out), "--participants", "12", "--effect", "none"]
     assert main(command) == 1
     text = capsys.readouterr().err
     assert "effect 'fa-md'" in text
@@ -227,8 +227,8 @@ def test_sessions_are_two_years_apart_in_the_same_head() -> None:
     assert first.shape.lesions[:common] == second.shape.lesions[:common]
 
 
-def test_the_lab_reads_the_series_on_the_encoders_grid(cohort_of_eight) -> None:
-    out = cohort_of_eight.folder
+def test_the_lab_reads_the_series_on_the_encoders_grid(small_cohort) -> None:
+    out = small_cohort.folder
     scan, *_ = find_scans(out, participant_labels=["001"])
     assert (scan.name, scan.is_in_template) == ("sub-001_acq-b10001", True)
     placed = place_scan(scan, COARSE.grid)
