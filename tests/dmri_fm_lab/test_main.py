@@ -49,6 +49,7 @@ def test_help_needs_no_heavy_library() -> None:
         ["explain", "features"],
         ["explain", "scan"],
         ["evaluate", "tensor"],
+        ["evaluate", "transfer"],
         ["evaluate", "reconstruction"],
         ["evaluate", "rotation"],
         ["evaluate", "slabs"],
