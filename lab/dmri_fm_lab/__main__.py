@@ -25,6 +25,7 @@ from dmri_fm_lab.commands import (
     evaluate_rotation,
     evaluate_slabs,
     evaluate_tensor,
+    evaluate_transfer,
     explain,
     export,
     features,
@@ -32,6 +33,7 @@ from dmri_fm_lab.commands import (
     pretrain,
     probe,
     simulate,
+    simulate_cohort,
     splits,
     tensor,
     train,
@@ -41,6 +43,7 @@ from dmri_fm_workflows.cwd import empty_folder
 #: Commands, in the order in which they are listed.
 COMMANDS = (
     simulate,
+    simulate_cohort,
     train,
     pretrain,
     tensor,
@@ -62,6 +65,7 @@ _NAME_OR_PATH = ("config", "start", "source")
 #: What `dmri-fm evaluate` scores.
 EVALUATIONS = (
     evaluate_tensor,
+    evaluate_transfer,
     evaluate_reconstruction,
     evaluate_rotation,
     evaluate_slabs,

@@ -37,6 +37,7 @@ def test_help_needs_no_heavy_library() -> None:
     "words",
     [
         ["simulate"],
+        ["simulate-cohort"],
         ["train"],
         ["pretrain"],
         ["tensor"],
@@ -52,6 +53,7 @@ def test_help_needs_no_heavy_library() -> None:
         ["explain", "features"],
         ["explain", "scan"],
         ["evaluate", "tensor"],
+        ["evaluate", "transfer"],
         ["evaluate", "reconstruction"],
         ["evaluate", "rotation"],
         ["evaluate", "slabs"],

@@ -18,13 +18,6 @@ from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate import cohorts
 from dmri_fm_lab.evaluate.cohort_regions import brain_sizes, choose_parcels, regional_means
 from dmri_fm_lab.evaluate.cohort_scores import PREDICTORS, format_cohort, score_cohort
-from dmri_fm_lab.evaluate.cohort_tissues import (
-    COMPENSATED_LOG_STICK_FRACTION,
-    EFFECTS,
-    more_crossing,
-    with_compensated_effect,
-    with_fa_effect,
-)
 from dmri_fm_lab.evaluate.cohorts import (
     CohortRequest,
     acquire_participant,
@@ -32,7 +25,7 @@ from dmri_fm_lab.evaluate.cohorts import (
     evaluate_cohorts,
     with_more_csf,
 )
-from dmri_fm_lab.evaluate.galleries import Geometry, noisy_scan, tissue_signal
+from dmri_fm_lab.evaluate.galleries import noisy_scan
 from dmri_fm_lab.evaluate.regression import (
     bootstrap_difference,
     explained,
@@ -42,6 +35,15 @@ from dmri_fm_lab.evaluate.regression import (
 )
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.voxel_effects import (
+    COMPENSATED_LOG_STICK_FRACTION,
+    EFFECTS,
+    LOG_STICK_FRACTION,
+    more_crossing,
+    with_compensated_effect,
+    with_fa_effect,
+)
+from dmri_fm_lab.simulate.voxel_tissue import Geometry, tissue_signal
 from dmri_fm_lab.train.runs import load_encoder
 
 SIDE = 16
@@ -103,6 +105,33 @@ def test_a_compensated_effect_leaves_fa_and_md_of_every_region(head, gtab, effec
     signal = tissue_signal(plain.geometry, plain.tissue, gtab, fibres=plain.fibres)
     moved = regional_means(noisy_scan(head, signal, gtab, snr=np.inf, rng=rng), head, parcels)
     assert np.abs(moved - regions[0]).max() > 5e-3
+
+
+def test_effects_may_differ_between_voxels(head, gtab) -> None:
+    rng = np.random.default_rng(1)
+    each = rng.uniform(-1.0, 1.0, int(head.mask.sum())).astype(np.float32)
+    for name, change in EFFECTS.items():
+        mixed, same = (change(head, Tissue(), gtab, e) for e in (each, np.full_like(each, 0.7)))
+        whole = change(head, Tissue(), gtab, 0.7)
+        for one, other in zip(same.fibres, whole.fibres, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4)
+        np.testing.assert_allclose(same.geometry.shares, whole.geometry.shares, rtol=1e-5)
+        # Voxel by voxel the stick fraction is what was asked for.
+        white = head.fractions[:, 0] > 0.8
+        size = {"fa-md": LOG_STICK_FRACTION, "compensated": COMPENSATED_LOG_STICK_FRACTION}[name]
+        fraction = np.broadcast_to(mixed.fibres.stick_fraction, each.shape)[white]
+        expected = Tissue().stick_fraction * np.exp(size * each[white])
+        np.testing.assert_allclose(fraction, expected, rtol=1e-5)
+    plain = tissue_signal(head, Tissue(), gtab)
+    signal = tissue_signal(mixed.geometry, mixed.tissue, gtab, fibres=mixed.fibres)
+    still = np.random.default_rng(0)
+    parcels = choose_parcels([head])
+    with_effect, without = (
+        regional_means(noisy_scan(head, s, gtab, snr=np.inf, rng=still), head, parcels)
+        for s in (signal, plain)
+    )
+    # The compensated effect is the last; the tolerance of a voxel is 2e-4.
+    np.testing.assert_allclose(with_effect, without, atol=2e-4)
 
 
 def test_no_effect_changes_nothing(head, gtab) -> None:
