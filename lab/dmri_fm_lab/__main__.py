@@ -26,6 +26,7 @@ from dmri_fm_lab.commands import (
     evaluate_slabs,
     evaluate_tensor,
     features,
+    finetune,
     models,
     pretrain,
     simulate,
@@ -35,7 +36,7 @@ from dmri_fm_lab.commands import (
 from dmri_fm_workflows.cwd import empty_folder
 
 #: Commands, in the order in which they are listed.
-COMMANDS = (simulate, train, pretrain, tensor, features, models, convert)
+COMMANDS = (simulate, train, pretrain, finetune, tensor, features, models, convert)
 
 #: Commands that need the core alone; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")

@@ -25,7 +25,6 @@ from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm_lab.evaluate.cohort_regions import brain_sizes, choose_parcels, regional_means
 from dmri_fm_lab.evaluate.cohort_scores import format_cohort, score_cohort
 from dmri_fm_lab.evaluate.cohort_tissues import CONSTANTS, EFFECTS, CohortTissue
-from dmri_fm_lab.evaluate.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     Geometry,
@@ -35,6 +34,7 @@ from dmri_fm_lab.evaluate.galleries import (
 )
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.representations import baseline_features, compared_features, untrained
+from dmri_fm_lab.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan
 from dmri_fm_lab.simulate.anatomy import Shape
 from dmri_fm_lab.simulate.protocol import N_B0, draw_protocol

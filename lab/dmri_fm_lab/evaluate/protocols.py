@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
-from dmri_fm_lab.evaluate.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     Geometry,
@@ -41,6 +40,7 @@ from dmri_fm_lab.evaluate.retrieval import (
     retrieve_linked,
 )
 from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue

@@ -15,7 +15,7 @@ from dmri_fm.normalise.grid import Grid
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate import galleries, protocols
-from dmri_fm_lab.evaluate.feature_cache import FeatureCache
+from dmri_fm_lab.feature_cache import FeatureCache
 from dmri_fm_lab.evaluate.galleries import (
     FACTORS,
     INTENSITY,
