@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 
 from dmri_fm import __version__
+from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.feature_cache import FeatureCache
 from dmri_fm_lab.prediction.finetune_network import (
