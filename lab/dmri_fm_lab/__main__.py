@@ -30,13 +30,24 @@ from dmri_fm_lab.commands import (
     models,
     pretrain,
     simulate,
+    simulate_cohort,
     tensor,
     train,
 )
 from dmri_fm_workflows.cwd import empty_folder
 
 #: Commands, in the order in which they are listed.
-COMMANDS = (simulate, train, pretrain, finetune, tensor, features, models, convert)
+COMMANDS = (
+    simulate,
+    simulate_cohort,
+    train,
+    pretrain,
+    finetune,
+    tensor,
+    features,
+    models,
+    convert,
+)
 
 #: Commands that need the core alone; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")

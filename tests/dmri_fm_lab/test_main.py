@@ -37,6 +37,7 @@ def test_help_needs_no_heavy_library() -> None:
     "words",
     [
         ["simulate"],
+        ["simulate-cohort"],
         ["train"],
         ["pretrain"],
         ["tensor"],

@@ -20,13 +20,6 @@ from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate import cohorts
 from dmri_fm_lab.evaluate.cohort_regions import brain_sizes, choose_parcels, regional_means
 from dmri_fm_lab.evaluate.cohort_scores import PREDICTORS, format_cohort, score_cohort
-from dmri_fm_lab.evaluate.cohort_tissues import (
-    COMPENSATED_LOG_STICK_FRACTION,
-    EFFECTS,
-    more_crossing,
-    with_compensated_effect,
-    with_fa_effect,
-)
 from dmri_fm_lab.evaluate.cohorts import (
     CohortRequest,
     acquire_participant,
@@ -34,7 +27,7 @@ from dmri_fm_lab.evaluate.cohorts import (
     evaluate_cohorts,
     with_more_csf,
 )
-from dmri_fm_lab.evaluate.galleries import Geometry, noisy_scan, tissue_signal
+from dmri_fm_lab.evaluate.galleries import noisy_scan
 from dmri_fm_lab.evaluate.regression import (
     bootstrap_difference,
     explained,
@@ -46,6 +39,14 @@ from dmri_fm_lab.evaluate.regression import (
 from dmri_fm_lab.evaluate.retrieval import PENALTIES
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.voxel_effects import (
+    COMPENSATED_LOG_STICK_FRACTION,
+    EFFECTS,
+    more_crossing,
+    with_compensated_effect,
+    with_fa_effect,
+)
+from dmri_fm_lab.simulate.voxel_tissue import Geometry, tissue_signal
 from dmri_fm_lab.train.runs import load_encoder
 
 SIDE = 16
