@@ -24,7 +24,7 @@ from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm_lab.evaluate.galleries import acquire_tissue, brain_geometry, draw_gallery
 from dmri_fm_lab.evaluate.representations import encode
 from dmri_fm_lab.evaluate.retrieval import probe
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.voxel_tissue import FACTORS
 from dmri_fm_lab.train.comparison import Row, pretrain_row

@@ -17,6 +17,7 @@ from dmri_fm import __version__
 from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
+    compare,
     convert,
     evaluate_cohorts,
     evaluate_out_of_distribution,
@@ -29,8 +30,10 @@ from dmri_fm_lab.commands import (
     finetune,
     models,
     pretrain,
+    probe,
     simulate,
     simulate_cohort,
+    splits,
     tensor,
     train,
 )
@@ -43,10 +46,13 @@ COMMANDS = (
     train,
     pretrain,
     finetune,
+    compare,
     tensor,
     features,
     models,
     convert,
+    splits,
+    probe,
 )
 
 #: Commands that need the core alone; the others need the extra `lab`.

@@ -47,7 +47,13 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sessions", type=Path, metavar="TSV", help="a row for each session")
     parser.add_argument("--target", required=True, metavar="COLUMN", help="what is predicted")
-    parser.add_argument("--positive", metavar="CLASS", help="positive class of two")
+    parser.add_argument(
+        "--classes",
+        nargs=2,
+        default=(),
+        metavar=("NEG", "POS"),
+        help="negative and positive class",
+    )
     parser.add_argument(
         "--splits",
         type=Path,
@@ -158,5 +164,5 @@ def read_study_files(options: argparse.Namespace) -> StudyFiles:
         target=options.target,
         splits=options.splits,
         sessions=options.sessions,
-        positive=options.positive,
+        classes=tuple(options.classes),
     )

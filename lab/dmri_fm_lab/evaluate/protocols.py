@@ -37,9 +37,9 @@ from dmri_fm_lab.evaluate.retrieval import (
     retrieve,
     retrieve_linked,
 )
-from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
 from dmri_fm_lab.simulate.voxel_tissue import FACTORS, Geometry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,8 +121,7 @@ def make_folds(units: Units, *, n_folds: int, n_repeats: int = 1, seed: int = 0)
         )
         for number, (train, test) in enumerate(parts):
             prefix = f"repeat-{repeat + 1}_" if n_repeats > 1 else ""
-            sets = frozenset(who[train].tolist()), frozenset(), frozenset(who[test].tolist())
-            folds.append(Fold(f"{prefix}fold-{number + 1}", *sets))
+            folds.append(_fold(f"{prefix}fold-{number + 1}", who[train], who[test]))
     return folds
 
 
@@ -206,12 +206,15 @@ def leave_one_out(units: Units, levels: Labels) -> list[Fold]:
     for site in sorted(counts):
         is_test = sites == site
         is_train = ~is_test & ~np.isin(groups, groups[is_test])
-        sets = frozenset(who[is_train].tolist()), frozenset(), frozenset(who[is_test].tolist())
         try:
-            folds.append(Fold(f"without-{site}", *sets))
+            folds.append(_fold(f"without-{site}", who[is_train], who[is_test]))
         except InputError as error:
             raise ConfigError(error.found, expected=error.expected) from None
     return folds
+
+
+def _fold(name: str, train: NDArray[np.str_], test: NDArray[np.str_]) -> Fold:
+    return Fold(name, frozenset(train.tolist()), frozenset(), frozenset(test.tolist()))
 
 
 def hold_out_validation(fold: Fold, units: Units, share: float, *, seed: int = 0) -> Fold:
@@ -244,3 +247,89 @@ def parse_shares(text: str) -> tuple[float, float, float]:
             f"shares {text!r}", expected="percent of train/val/test, e.g. 50/25/25"
         ) from None
     return train, val, test
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """How splits are drawn.
+
+    Attributes
+    ----------
+    how
+        `folds`, `sites` (one left out), or the shares of hold-outs, such as one of
+        :data:`PUBLISHED_SHARES`.
+    n_folds, n_repeats
+        Of `folds`; `n_repeats` is the number of hold-outs as well, :data:`N_PUBLISHED` if None.
+    stratify
+        Columns whose classes, or quantiles, have the same shares in all sets.
+    site, family
+        Columns of site and family; empty: none.
+    validation
+        Share of each training set that becomes a validation set.
+    seed
+        Of all draws.
+    """
+
+    how: str = "folds"
+    n_folds: int = 5
+    n_repeats: int | None = None
+    stratify: tuple[str, ...] = ()
+    site: str = ""
+    family: str = ""
+    validation: float = 0.0
+    seed: int = 0
+
+
+def draw_splits(people: pd.DataFrame, request: SplitRequest) -> tuple[list[Fold], tuple[str, ...]]:
+    """Draw splits of participants, and say what was merged.
+
+    Parameters
+    ----------
+    people
+        Rows of participants or of their sessions, of which the first counts; no value of the
+        columns of `stratify` and `site` is missing.
+    request
+        See :class:`SplitRequest`.
+
+    Raises
+    ------
+    ConfigError
+        If a column is unknown or has missing values, or there are too few participants.
+    """
+    people = people.drop_duplicates("participant_id")
+    needed = [*request.stratify, *([request.site] if request.site else [])]
+    for column in [*needed, *([request.family] if request.family else [])]:
+        if column not in people or (column in needed and people[column].isna().any()):
+            raise ConfigError(
+                f"column {column!r} is not there, or has missing values",
+                expected=f"some of {listed(list(people))}",
+            )
+    notes: tuple[str, ...] = ()
+    strata = groups = None
+    who = people["participant_id"].to_numpy(dtype=str)
+    if request.stratify and request.how != "sites":
+        columns = {name: people[name].to_numpy() for name in request.stratify}
+        strata, n_merged = make_strata(columns, fewest=request.n_folds)
+        if n_merged:
+            notes = (f"{n_merged} participants of rare strata were put together",)
+    if request.family:
+        known = people[request.family].notna().to_numpy()
+        groups = np.where(known, [f"family {f}" for f in people[request.family]], who)
+    units = Units(who, strata, groups)
+    if request.how == "folds":
+        repeats = 1 if request.n_repeats is None else request.n_repeats
+        folds = make_folds(units, n_folds=request.n_folds, n_repeats=repeats, seed=request.seed)
+    elif request.how == "sites":
+        if not request.site:
+            raise ConfigError("no column of sites", expected="--site COLUMN")
+        folds = leave_one_out(units, people[request.site].astype(str).to_numpy())
+    else:
+        shares = parse_shares(request.how)
+        repeats = N_PUBLISHED if request.n_repeats is None else request.n_repeats
+        folds = make_hold_outs(units, shares, n_repeats=repeats, seed=request.seed)
+    if request.validation:
+        folds = [
+            hold_out_validation(fold, units, request.validation, seed=request.seed + k)
+            for k, fold in enumerate(folds)
+        ]
+    return folds, notes

@@ -72,6 +72,9 @@ SIZES = {
     ),
 }
 
+#: Optimiser and schedule; images are varied anew in every epoch.
+DEFAULT_SETTINGS = FoldSettings(weight_decay=0.05, final_weight_decay=0.05, n_draws=0)
+
 
 @dataclass(frozen=True)
 class ImageTraining:
@@ -100,9 +103,7 @@ class ImageTraining:
     network: str
     size: str = "small"
     encoder: EncoderSource = field(default_factory=EncoderSource)
-    settings: FoldSettings = field(
-        default_factory=lambda: FoldSettings(weight_decay=0.05, final_weight_decay=0.05, n_draws=0)
-    )
+    settings: FoldSettings = DEFAULT_SETTINGS
     maps: str = "tensor"
     n_directions: int = 12
     n_views: int = 4

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ SETS = ("train", "val", "test")
 COLUMNS = ("fold", "participant_id", "set")
 
 #: One entry for each row or participant.
-Labels = Sequence[Any] | NDArray[Any] | pd.Series
+Labels: TypeAlias = Sequence[Any] | NDArray[Any] | pd.Series
 
 _Rows = NDArray[np.int_]
 

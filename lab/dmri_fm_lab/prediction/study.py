@@ -12,6 +12,7 @@ import pandas as pd
 
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import InputError
+from dmri_fm_lab.prediction.cohort_vectors import class_text
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.splits import Fold, match_folds, read_splits
 from dmri_fm_lab.scan_tables import (
@@ -44,8 +45,9 @@ class StudyFiles:
         Folds, see :func:`dmri_fm_lab.prediction.splits.read_splits`.
     sessions
         A table with a row per session, whose columns replace those of `participants`.
-    positive
-        The positive class of a target of two classes.
+    classes
+        Negative and positive class; participants of others are left out. If empty, a target of
+        text has its two values in order.
     """
 
     derivatives: Path
@@ -53,7 +55,7 @@ class StudyFiles:
     target: str
     splits: Path
     sessions: Path | None = None
-    positive: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,13 @@ def read_study(files: StudyFiles, scans: Sequence[str], unusable: Sequence[LeftO
     table = ScanTable(keys, pd.DataFrame(index=keys.index), source=files.derivatives)
     cohort = join_people(table, read_people(files.participants, sessions=files.sessions))
     cohort = one_scan_each(cohort.complete([files.target]), how="first")
+    if files.classes:
+        is_known = cohort.people[files.target].map(class_text).isin(files.classes)
+        cohort = cohort.keep(is_known, f"{files.target} is not {' or '.join(files.classes)}")
     folds, unmatched = match_folds(read_splits(files.splits), cohort.people["participant_id"])
     own = cohort.people.reset_index().set_index("participant_id")
     used = own.loc[[p for p in own.index if any(p in f.train | f.val | f.test for f in folds)]]
-    outcome = Outcome.of(used[files.target], positive=files.positive)
+    outcome = Outcome.of(used[files.target], classes=files.classes)
     return Study(
         dict(zip(used.index, used["scan_id"], strict=True)),
         outcome,

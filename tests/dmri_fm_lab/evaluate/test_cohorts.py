@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.preprocessing import StandardScaler
 
 from dmri_fm.encoders.drope.config import SMALL, DropeConfig
 from dmri_fm.encoders.drope.network import Drope
@@ -31,12 +29,10 @@ from dmri_fm_lab.evaluate.galleries import noisy_scan
 from dmri_fm_lab.evaluate.regression import (
     bootstrap_difference,
     explained,
-    fit_ridge,
     hold_out,
     hold_out_correlations,
     squared_errors,
 )
-from dmri_fm_lab.evaluate.retrieval import PENALTIES
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
 from dmri_fm_lab.simulate.voxel_effects import (
@@ -175,34 +171,6 @@ def test_what_a_head_shares_predicts_nothing() -> None:
     x = rng.normal(size=(12, 40))[heads] + 0.1 * rng.normal(size=(120, 40))
     assert explained(squared_errors(x, y, heads), y) < 0.1
     assert explained(squared_errors(x, y, np.arange(120)), y) > 0.9, "heads in both folds"
-
-
-def test_ridge_equals_another_implementation() -> None:
-    rng = np.random.default_rng(0)
-    for shape in ((40, 12), (20, 60)):
-        x, y = rng.normal(2.0, 3.0, size=shape), rng.normal(1.0, 1.0, size=shape[0])
-        own = fit_ridge(x, y)
-        left_out = own.left_out(np.arange(len(y)))
-        scaled = StandardScaler().fit(x)
-        theirs = RidgeCV(PENALTIES, store_cv_results=True).fit(scaled.transform(x), y)
-        np.testing.assert_allclose(left_out, theirs.cv_results_.mean(axis=0), rtol=1e-6)
-        best = left_out.argmin()
-        assert PENALTIES[best] == theirs.alpha_
-        predicted = theirs.predict(scaled.transform(x))
-        np.testing.assert_allclose(own.predict(x)[best], predicted, rtol=1e-8)
-
-
-def test_heads_are_left_out_as_if_regressions_were_fitted_again() -> None:
-    rng = np.random.default_rng(0)
-    x, y, heads = rng.normal(size=(24, 6)), rng.normal(size=24), np.arange(24) % 4
-    scaled = StandardScaler().fit_transform(x)
-    expected = np.zeros(len(PENALTIES))
-    for k, penalty in enumerate(PENALTIES):
-        for head in range(4):
-            block = heads == head
-            model = Ridge(penalty).fit(scaled[~block], y[~block])
-            expected[k] += ((model.predict(scaled[block]) - y[block]) ** 2).sum() / 24
-    np.testing.assert_allclose(fit_ridge(x, y).left_out(heads), expected, rtol=1e-6)
 
 
 def test_hold_outs_are_disjoint_inside_and_overlap_each_other() -> None:

@@ -81,10 +81,10 @@ def write_cohort(root, ages=AGES, *, n_directions=16):
     people = root / "participants.tsv"
     people.write_text("\n".join(rows) + "\n")
     names = [f"sub-{label}" for label in ages]
-    folds = [
-        Fold(str(k), *(frozenset(names[i] for i in own) for own in sets))
-        for k, sets in enumerate([([0, 1, 4, 5], [2, 6], [3, 7]), ([2, 3, 6, 7], [0, 4], [1, 5])])
-    ]
+    folds = []
+    for number, k in enumerate((3, 1)):
+        test, val = frozenset(names[k::4]), frozenset(names[k - 1 :: 4])
+        folds.append(Fold(str(number), frozenset(names) - test - val, val, test))
     splits = write_splits(folds, root / "splits.tsv")
     weights = save_weights(
         root / "tiny.safetensors", tiny_encoder(), name="drope", version="0", training={}
