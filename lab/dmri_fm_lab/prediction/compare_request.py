@@ -37,6 +37,11 @@ KEYS: dict[Method, tuple[str, ...]] = {
     ),
 }
 
+#: Default of each setting, which tells its type.
+_DEFAULTS: dict[str, Any] = {
+    f.name: f.default for of in (FoldSettings, Tuning, ViewSettings) for f in fields(of)
+}
+
 #: Titles of a row, the columns of the published tables.
 TITLES = ("method", "features", "head", "supervision")
 
@@ -160,6 +165,8 @@ def read_row(values: Mapping[str, Any], path: Path) -> Row:
             expected=f"keys among {', '.join((*KEYS[kind], *TITLES))}",
         )
     options = {key: value for key, value in values.items() if key in KEYS[kind]}
+    for key, value in options.items():
+        _check_type(key, value, path)
     if kind in ("table", "rish"):
         options.setdefault("head", "tuned")
     if kind == "table":
@@ -168,13 +175,25 @@ def read_row(values: Mapping[str, Any], path: Path) -> Row:
     return Row(kind, titles, options)
 
 
+def _check_type(key: str, value: Any, path: Path) -> None:
+    """Refuse a value of another type than that of the setting's default."""
+    default = _DEFAULTS.get(key)
+    numbers = (int, float) if isinstance(default, float) else (int,)
+    types = (type(default),) if isinstance(default, bool | str) else numbers
+    if default is not None and (
+        not isinstance(value, types) or isinstance(value, bool) != isinstance(default, bool)
+    ):
+        raise ConfigError(f"{key} = {value!r}", path=path, expected=f"a value like {default!r}")
+
+
 def _default_titles(kind: Method, options: Mapping[str, Any]) -> dict[str, str]:
     if kind in ("table", "rish"):
         head = options["head"]
         if head not in HEADS:
             raise ConfigError(f"head {head!r}", expected=" or ".join(HEADS))
         name = Path(options["table"]).stem if kind == "table" else "regional RISH"
-        return dict(zip(TITLES, ("table", name, head, "full"), strict=True))
+        method = "table" if kind == "table" else "RISH"
+        return dict(zip(TITLES, (method, name, head, "full"), strict=True))
     if kind == "network":
         if options["network"] not in NETWORKS:
             raise ConfigError(f"network {options['network']!r}", expected=" or ".join(NETWORKS))

@@ -80,8 +80,8 @@ def test_a_tuned_encoder_overfits_six_participants(scans, tmp_path):
     result = train(samples_of(scans, tuning), tuning, tmp_path, settings=settings, val=nobody)
     losses = np.genfromtxt(tmp_path / LOG, delimiter=",", names=True)["loss"]
     assert losses[-1] < 0.1 < losses[0], "of targets of variance one"
-    found = result.predictions["train"]
-    assert np.corrcoef(list(found.values()), [AGE.values[p] for p in found])[0, 1] > 0.9
+    found = result.predictions["train"]  # of other slabs and directions than those trained on
+    assert np.corrcoef(list(found.values()), [AGE.values[p] for p in found])[0, 1] > 0.6
     assert result.is_done
     assert result.best_epoch == 16, "without validation the last epoch counts"
     assert result.scale == pytest.approx(np.std([AGE.values[p] for p in found], ddof=1))
