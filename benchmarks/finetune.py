@@ -15,6 +15,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +89,12 @@ def methods(scans: dict[str, CachedScan], cache: Path) -> dict[str, tuple]:
     return found
 
 
+#: Numbers of the views that are read: new ones for every method.
+NUMBERS = count(1_000_000)
+
+
 def measure(samples: Samples, network: torch.nn.Module) -> dict[str, float]:
     """Return seconds of a view: read (and passed through the front), trained on, predicted."""
-    count = iter(range(1_000_000, 2_000_000))
     view = samples.draw("sub-000", 0)
 
     def train() -> None:
@@ -101,7 +105,7 @@ def measure(samples: Samples, network: torch.nn.Module) -> dict[str, float]:
             network([view])
 
     return {
-        "read": seconds(lambda: samples.draw("sub-000", next(count))),
+        "read": seconds(lambda: samples.draw("sub-000", next(NUMBERS))),
         "train": seconds(train) / 2,
         "predict": seconds(predict),
     }

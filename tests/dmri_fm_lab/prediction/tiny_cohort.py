@@ -47,7 +47,10 @@ def tiny_encoder(seed=0):
 
 
 def write_cohort(root, ages=AGES, *, n_directions=16):
-    """Write series, masks and maps of a cohort whose diffusivity falls with age."""
+    """Write series, masks and maps of a cohort whose diffusivity falls with age.
+
+    Fewer than four participants have no folds.
+    """
     rng = np.random.default_rng(0)
     out = root / "derivatives"
     shape, affine = TINY.grid_shape, np.asarray(TINY.grid.affine)
@@ -82,7 +85,7 @@ def write_cohort(root, ages=AGES, *, n_directions=16):
     people.write_text("\n".join(rows) + "\n")
     names = [f"sub-{label}" for label in ages]
     folds = []
-    for number, k in enumerate((3, 1)):
+    for number, k in enumerate((3, 1) if len(names) >= 4 else ()):
         test, val = frozenset(names[k::4]), frozenset(names[k - 1 :: 4])
         folds.append(Fold(str(number), frozenset(names) - test - val, val, test))
     splits = write_splits(folds, root / "splits.tsv")
