@@ -17,6 +17,7 @@ from dmri_fm import __version__
 from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
+    compare,
     convert,
     evaluate_cohorts,
     evaluate_out_of_distribution,
@@ -29,6 +30,7 @@ from dmri_fm_lab.commands import (
     explain,
     export,
     features,
+    finetune,
     models,
     pretrain,
     probe,
@@ -46,6 +48,8 @@ COMMANDS = (
     simulate_cohort,
     train,
     pretrain,
+    finetune,
+    compare,
     tensor,
     features,
     models,

@@ -229,15 +229,16 @@ def _choose_classes(cohort: Cohort, request: VectorRequest) -> Cohort:
         raise ConfigError(
             f"classes {listed(request.classes)}", expected="two: the negative and the positive"
         )
-    values = cohort.people[request.target].map(_class_text)
+    values = cohort.people[request.target].map(class_text)
     first, second = request.classes
     for value in sorted(set(values) - set(request.classes)):
-        own = cohort.people[request.target].map(_class_text)
+        own = cohort.people[request.target].map(class_text)
         cohort = cohort.keep(own != value, f"{request.target} is {value}, not {first} or {second}")
     return cohort
 
 
-def _class_text(value: Any) -> str:
+def class_text(value: Any) -> str:
+    """Return a class as text: 1.0 as 1."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -294,7 +295,7 @@ def _assemble(
     if request.family:
         families = _column(people, request.family)
         groups = np.where(families.notna(), families.map(lambda f: f"family {f}"), who).astype(str)
-    sites = people[request.site].map(_class_text).to_numpy(dtype=str) if request.site else None
+    sites = people[request.site].map(class_text).to_numpy(dtype=str) if request.site else None
     return CohortVectors(
         people, target, task, classes, vectors, groups, sites, tuple(left_out), tuple(notes)
     )
@@ -312,7 +313,7 @@ def read_target(
     ConfigError
         If the target is constant, or is text of more than two values.
     """
-    texts = values.map(_class_text)
+    texts = values.map(class_text)
     found = sorted(set(texts))
     if len(found) < 2:
         raise ConfigError(
@@ -370,4 +371,4 @@ def _baselines(
 
 
 def _as_indicators(values: pd.Series, *, is_class: bool) -> tuple[_Array, tuple[str, ...]]:
-    return indicators(values.map(_class_text).rename(values.name) if is_class else values)
+    return indicators(values.map(class_text).rename(values.name) if is_class else values)

@@ -155,13 +155,11 @@ class CachedScan:
         n_slices
             Slices of the slab, which begins at any slice; the whole scan if None.
         """
-        groups = distinct_directions(self.gtab)
-        some = np.sort(rng.permutation(len(groups))[:n_directions])
-        which = np.array([rng.choice(groups[k]) for k in some.tolist()])
-        mask = np.load(self.folder / "mask.npy")
+        which = self._choose_directions(rng, n_directions)
+        mask = self.read_mask()
         first, slices = 0, slice(None)
         if n_slices is not None:
-            first = _choose_slab(rng, mask, n_slices)
+            first = int(rng.choice(slab_starts(mask, n_slices)))
             slices = slice(first, first + n_slices)
         stored = np.load(self.folder / "signal.npy", mmap_mode="r")
         volumes, mask = stored[which, :, :, slices].astype(np.float32), mask[:, :, slices]
@@ -177,18 +175,58 @@ class CachedScan:
             volumes = np.hypot(volumes + noise[0], noise[1]).clip(*CLIP)
         return tokenise(np.moveaxis(volumes, 0, 3), gtab, mask, config, origin=(0, 0, first))
 
+    def read_mask(self) -> NDArray[np.bool_]:
+        """Return the brain mask, shape (X, Y, Z)."""
+        mask: NDArray[np.bool_] = np.load(self.folder / "mask.npy")
+        return mask
+
+    def read_volumes(
+        self,
+        rng: np.random.Generator,
+        n_directions: int,
+        *,
+        first: int = 0,
+        n_slices: int | None = None,
+    ) -> tuple[NDArray[np.float32], GradientTable]:
+        """Return random distinct directions of the scan, or of a slab of it, not varied.
+
+        Parameters
+        ----------
+        rng, n_directions
+            As of :meth:`draw`.
+        first, n_slices
+            First slice of the slab, and their number; all of them if None.
+
+        Returns
+        -------
+        volumes
+            Shape (X, Y, Z, N), S/S0.
+        gtab
+            Of the N volumes, RAS+.
+        """
+        which = self._choose_directions(rng, n_directions)
+        stored = np.load(self.folder / "signal.npy", mmap_mode="r")
+        slices = slice(first, None if n_slices is None else first + n_slices)
+        volumes = stored[which, :, :, slices].astype(np.float32)
+        return np.moveaxis(volumes, 0, 3), self.gtab.select(which)
+
+    def _choose_directions(self, rng: np.random.Generator, n_directions: int) -> NDArray[np.int_]:
+        groups = distinct_directions(self.gtab)
+        some = np.sort(rng.permutation(len(groups))[:n_directions])
+        return np.array([rng.choice(groups[k]) for k in some.tolist()])
+
+
+def slab_starts(mask: NDArray[np.bool_], n_slices: int) -> NDArray[np.int_]:
+    """Return the first slices of all slabs that hold a fair part of the brain."""
+    area = mask.sum(axis=(0, 1)).astype(float)
+    inside = np.convolve(area, np.ones(n_slices), mode="valid")
+    return np.flatnonzero(inside >= FEWEST_BRAIN_OF_SLAB * inside.max())
+
 
 def _holds(folder: Path, table: str) -> bool:
     """Return whether a folder holds a scan with a table, in JSON."""
     path = folder / TABLE
     return path.is_file() and path.read_text(encoding="utf-8") == table
-
-
-def _choose_slab(rng: np.random.Generator, mask: NDArray[np.bool_], n_slices: int) -> int:
-    """Return the first slice of a slab that holds a fair part of the brain."""
-    area = mask.sum(axis=(0, 1)).astype(float)
-    inside = np.convolve(area, np.ones(n_slices), mode="valid")
-    return int(rng.choice(np.flatnonzero(inside >= FEWEST_BRAIN_OF_SLAB * inside.max())))
 
 
 def mirrored(gtab: GradientTable) -> GradientTable:
@@ -203,6 +241,7 @@ def cache_scans(
     config: DropeConfig,
     *,
     participant_labels: Sequence[str] | None = None,
+    prefers_template: bool = False,
 ) -> list[CachedScan]:
     """Lay the scans of a dataset on an encoder's grid, in one folder a scan.
 
@@ -210,7 +249,7 @@ def cache_scans(
 
     Parameters
     ----------
-    root, participant_labels
+    root, participant_labels, prefers_template
         See :func:`dmri_fm_lab.scans.find_scans`.
     folder
         Parent of the scans' folders.
@@ -227,7 +266,9 @@ def cache_scans(
     grid = config.grid
     cached = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob(f"*/{TABLE}")}
     kept: list[CachedScan] = []
-    for scan in find_scans(root, participant_labels=participant_labels):
+    for scan in find_scans(
+        root, participant_labels=participant_labels, prefers_template=prefers_template
+    ):
         origin = _describe_origin(scan, grid)
         if scan.name not in cached or cached[scan.name].origin != origin:
             placed = place_scan(scan, grid)

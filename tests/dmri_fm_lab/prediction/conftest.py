@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.dmri_fm_lab.prediction.tiny_cohort import write_cohort
+
 N, N_COLUMNS = 90, 12
 
 
@@ -59,3 +61,9 @@ def cohort_files(tmp_path_factory) -> CohortFiles:
     qc.to_csv(folder / "desc-image_qc.tsv", sep="\t", index=False)
     paths = (features, folder / "participants.tsv", folder / "desc-image_qc.tsv")
     return CohortFiles(*paths, vectors, people)
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort(tmp_path_factory):
+    """Eight participants with series and maps in the template's space, read only."""
+    return write_cohort(tmp_path_factory.mktemp("tiny-cohort"))
