@@ -1,0 +1,168 @@
+"""Linear models of many outcomes, with standard errors that hold for families and sites.
+
+Standard errors are the bias-reduced cluster-robust ones (CR2; for independent scans HC2), t is
+referred to Satterthwaite's degrees of freedom: R. M. Bell and D. F. McCaffrey, Survey Methodology
+2002; J. E. Pustejovsky and E. Tipton, J Bus Econ Stat 2018, doi:10.1080/07350015.2016.1247004.
+statsmodels has HC2 for one outcome at a time, and no CR2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, stats
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int_]
+
+#: Leverage that leaves no residual: such a scan says nothing about the noise.
+FULL_LEVERAGE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """A linear combination of coefficients, and its standard error, of any outcome.
+
+    Attributes
+    ----------
+    weights
+        Shape (N,): the estimate is `weights @ y`.
+    basis
+        Shape (N, P): orthonormal basis of the design.
+    scores
+        Sparse, shape (blocks, N): the variance is the sum of squares of `scores @ residuals`.
+    df
+        Satterthwaite's degrees of freedom.
+    """
+
+    weights: Floats
+    basis: Floats
+    scores: Any
+    df: float
+
+    def residuals(self, values: Floats) -> Floats:
+        """Return values (N, D) without what the design explains."""
+        return np.asarray(values - self.basis @ (self.basis.T @ values))
+
+    def estimate(self, values: Floats) -> tuple[Floats, Floats]:
+        """Return estimates (D,) and standard errors (D,) of outcomes (N, D)."""
+        scores = self.scores @ self.residuals(values)
+        return self.weights @ values, np.sqrt(np.einsum("fd,fd->d", scores, scores))
+
+
+class Effects(NamedTuple):
+    """Estimates of one contrast, arrays of shape (D,)."""
+
+    estimate: Floats
+    standard_error: Floats
+    df: Floats
+    t: Floats
+    p: Floats
+    low: Floats
+    high: Floats
+
+
+def make_estimator(design: Floats, contrast: Floats, blocks: Integers | None = None) -> Estimator:
+    """Prepare the estimate of a contrast.
+
+    Parameters
+    ----------
+    design
+        Shape (N, P), of full rank.
+    contrast
+        Shape (P,).
+    blocks
+        Shape (N,): scans of one number are not independent; None: all are.
+    """
+    n = len(design)
+    basis, triangle = np.linalg.qr(design)
+    weights = basis @ np.linalg.solve(triangle.T, contrast)
+    members = _members(np.arange(n) if blocks is None else blocks)
+    adjusted = np.empty(n)
+    for rows in members:  # all blocks of one size
+        part = basis[rows]
+        remaining = np.eye(rows.shape[1]) - np.einsum("fip,fjp->fij", part, part)
+        adjusted[rows] = _inverse_root_product(remaining, weights[rows])
+    order = np.concatenate([rows.ravel() for rows in members])
+    sizes = np.concatenate([np.full(len(rows), rows.shape[1]) for rows in members])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    scores = sparse.csr_array((adjusted[order], order, starts), shape=(len(sizes), n))
+    squares = np.add.reduceat(adjusted[order] ** 2, starts[:-1])
+    inside = scores @ basis
+    trace = squares.sum() - np.sum(inside**2)
+    trace_of_square = (
+        np.sum(squares**2)
+        - 2 * np.sum(squares * np.sum(inside**2, axis=1))
+        + np.sum((inside.T @ inside) ** 2)
+    )
+    return Estimator(weights, basis, scores, float(trace**2 / trace_of_square))
+
+
+def score_effect(
+    estimator: Estimator, values: Floats, *, level: float = 0.95
+) -> Effects:
+    """Return estimates, tests and intervals of a contrast of outcomes (N, D)."""
+    estimate, error = estimator.estimate(values)
+    return effects_of(estimate, error, np.full(len(estimate), estimator.df), level=level)
+
+
+def effects_of(estimate: Floats, error: Floats, df: Floats, *, level: float) -> Effects:
+    """Return tests and intervals of estimates with their standard errors and df, all (D,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = estimate / error
+    p = 2 * stats.t.sf(np.abs(t), df)
+    half = stats.t.ppf(0.5 + level / 2, df) * error
+    return Effects(estimate, error, df, t, np.asarray(p), estimate - half, estimate + half)
+
+
+def group_weights(design: Floats, values: Floats, groups: Integers) -> Floats:
+    """Return the weights 1 / (residual standard deviation of the group) of one outcome.
+
+    Parameters
+    ----------
+    design, values
+        Shapes (N, P) and (N,).
+    groups
+        Shape (N,), numbers of groups whose variances differ, 0 to G - 1.
+
+    Returns
+    -------
+    ndarray
+        Shape (N,): row and outcome times these have one variance, if residuals' squares over
+        what leverages leave of them estimate the groups' variances.
+    """
+    basis, _ = np.linalg.qr(design)
+    residuals = values - basis @ (basis.T @ values)
+    remaining = 1 - np.einsum("np,np->n", basis, basis)
+    variances = np.bincount(groups, residuals**2) / np.maximum(
+        np.bincount(groups, remaining), FULL_LEVERAGE
+    )
+    least = 1e-6 * variances.max()
+    return np.asarray(1 / np.sqrt(np.maximum(variances, least))[groups])
+
+
+def _members(blocks: Integers) -> list[Integers]:
+    """Return rows of blocks, shape (blocks, size), one array for each size."""
+    _, number, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
+    order = np.argsort(number, kind="stable")
+    found = []
+    for size in np.unique(sizes):
+        rows = order[sizes[number[order]] == size]
+        found.append(rows.reshape(-1, size))
+    return found
+
+
+def _inverse_root_product(matrices: Floats, vectors: Floats) -> Floats:
+    """Return matrices**(-1/2) @ vectors: shapes (F, m, m) and (F, m); null spaces give zero."""
+    if matrices.shape[1] == 1:
+        remaining = matrices[:, 0]
+        is_free = remaining > FULL_LEVERAGE
+        return np.where(is_free, vectors / np.sqrt(np.where(is_free, remaining, 1)), 0.0)
+    values, axes = np.linalg.eigh(matrices)
+    is_free = values > FULL_LEVERAGE
+    factors = np.where(is_free, 1 / np.sqrt(np.where(is_free, values, 1)), 0.0)
+    inside = np.einsum("fij,fi->fj", axes, vectors) * factors
+    return np.einsum("fij,fj->fi", axes, inside)
