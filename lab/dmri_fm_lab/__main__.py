@@ -29,13 +29,14 @@ from dmri_fm_lab.commands import (
     models,
     pretrain,
     simulate,
+    stats,
     tensor,
     train,
 )
 from dmri_fm_workflows.cwd import empty_folder
 
 #: Commands, in the order in which they are listed.
-COMMANDS = (simulate, train, pretrain, tensor, features, models, convert)
+COMMANDS = (simulate, train, pretrain, tensor, features, models, convert, stats)
 
 #: Commands that need the core alone; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_bool_dtype
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.harmonise import join_levels
@@ -23,6 +24,9 @@ from dmri_fm_lab.scan_tables import (
 from dmri_fm_lab.statistics.design_matrix import OUTCOME, formula_variables
 from dmri_fm_lab.statistics.maps import find_maps
 from dmri_fm_lab.statistics.request import StatsRequest
+
+#: What pandas raises of a text that is no condition, beside unknown names and wrong syntax.
+_NO_CONDITION = (TypeError, ValueError, AttributeError, NotImplementedError)
 
 #: Name of the combined levels of sites in formulas.
 SITE = "site"
@@ -187,12 +191,12 @@ def _excluded(cohort: Cohort, exclude: tuple[str, ...]) -> Cohort:
         else:
             try:
                 hit = people.eval(entry)
-            except Exception as error:  # pandas raises what Python and its parser raise
+            except (NameError, SyntaxError, LookupError, *_NO_CONDITION) as error:
                 raise ConfigError(
                     f"exclude = {entry!r} ({error})",
                     expected="a participant, a scan, or a condition such as age < 18",
                 ) from None
-        if getattr(hit, "dtype", None) != bool:
+        if not isinstance(hit, pd.Series) or not is_bool_dtype(hit):
             raise ConfigError(f"exclude = {entry!r}", expected="a condition that is true or false")
         cohort = cohort.keep(~np.asarray(hit), f"excluded: {entry}")
     return cohort

@@ -101,9 +101,7 @@ def make_estimator(design: Floats, contrast: Floats, blocks: Integers | None = N
     return Estimator(weights, basis, scores, float(trace**2 / trace_of_square))
 
 
-def score_effect(
-    estimator: Estimator, values: Floats, *, level: float = 0.95
-) -> Effects:
+def score_effect(estimator: Estimator, values: Floats, *, level: float = 0.95) -> Effects:
     """Return estimates, tests and intervals of a contrast of outcomes (N, D)."""
     estimate, error = estimator.estimate(values)
     return effects_of(estimate, error, np.full(len(estimate), estimator.df), level=level)
@@ -165,4 +163,4 @@ def _inverse_root_product(matrices: Floats, vectors: Floats) -> Floats:
     is_free = values > FULL_LEVERAGE
     factors = np.where(is_free, 1 / np.sqrt(np.where(is_free, values, 1)), 0.0)
     inside = np.einsum("fij,fi->fj", axes, vectors) * factors
-    return np.einsum("fij,fj->fi", axes, inside)
+    return np.asarray(np.einsum("fij,fj->fi", axes, inside))

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
@@ -153,10 +154,15 @@ def score_maps(
                 t, log_p, method = _by_blocks(
                     data, design, contrast, dependence, permutations, request.permutations
                 )
-            volumes = [np.zeros(mask.shape, dtype=np.float32) for _ in range(2)]
-            volumes[0][mask], volumes[1][mask] = t, log_p
+            volumes = (_in_volume(t, mask), _in_volume(log_p, mask))
             results.append(MapScores(param, effect, *volumes, mask, affine, method))
     return results
+
+
+def _in_volume(values: Floats, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    volume = np.zeros(mask.shape, dtype=np.float32)
+    volume[mask] = values
+    return volume
 
 
 def _by_nilearn(
@@ -248,7 +254,7 @@ def _read_maps(
     return values[:, covered], inside, affine
 
 
-def _mask_on(image: nib.Nifti1Image, path: Path | None) -> NDArray[np.bool_]:
+def _mask_on(image: SpatialImage, path: Path | None) -> NDArray[np.bool_]:
     """Return the given mask, or the template's tissue, on the grid of a map."""
     from nilearn.image import resample_to_img
 
@@ -258,9 +264,7 @@ def _mask_on(image: nib.Nifti1Image, path: Path | None) -> NDArray[np.bool_]:
         source = nib.Nifti1Image(tissue.astype(np.uint8), template.grid.affine)
     else:
         given = load_image(path, ndim=3)
-        source = nib.Nifti1Image(
-            (read_array(given, path=path) > 0).astype(np.uint8), given.affine
-        )
+        source = nib.Nifti1Image((read_array(given, path=path) > 0).astype(np.uint8), given.affine)
     grid = nib.Nifti1Image(np.zeros(image.shape, dtype=np.uint8), image.affine)
     moved = resample_to_img(
         source, grid, interpolation="nearest", force_resample=True, copy_header=True
