@@ -40,6 +40,8 @@ class CohortModel:
         Members of a family; families lie within a site.
     family_share
         Share of the noise's variance that a family has in common.
+    patient_shares
+        Share of patients at each site; empty: half everywhere.
     correlation
         Share of the noise's variance that outcomes have in common.
     n_sessions, session_share
@@ -56,6 +58,7 @@ class CohortModel:
     site_age: float = 0.0
     family_size: int = 1
     family_share: float = 0.0
+    patient_shares: tuple[float, ...] = ()
     correlation: float = 0.3
     n_sessions: int = 1
     session_share: float = 0.2
@@ -93,12 +96,14 @@ def draw_people(model: CohortModel, rng: np.random.Generator) -> pd.DataFrame:
     age = of_family[family]
     if model.family_size > 1:
         age = np.sqrt(0.8) * age + np.sqrt(0.2) * rng.normal(size=n)
+    shares = np.asarray(model.patient_shares or (0.5,) * n_sites)
+    is_patient = rng.random(n) < shares[site[family]]
     return pd.DataFrame(
         {
             "participant_id": [f"sub-{i:05d}" for i in range(n)],
             "age": 50 + 15 * age,
             "sex": rng.choice(["F", "M"], n),
-            "group": rng.choice(["control", "patient"], n),
+            "group": np.where(is_patient, "patient", "control"),
             "site": np.array([f"site{s + 1}" for s in range(n_sites)])[site[family]],
             "family_id": [f"fam-{f:05d}" for f in family],
         }

@@ -137,7 +137,8 @@ def _dependence(people: pd.DataFrame, request: StatsRequest) -> Dependence:
         blocks = _numbered(people[request.families])
     return Dependence(
         blocks=blocks,
-        groups=_numbered(people[SITE]) if request.variances == "site" else None,
+        groups=_numbered(people[SITE]) if request.site and request.fit == "gls" else None,
+        is_estimated=request.fit == "gls",
         participants=_numbered(people[request.random]) if request.random else None,
     )
 
@@ -175,7 +176,7 @@ def _warnings(
         warnings.append(
             ReportWarning(
                 "warning",
-                f"{failed['outcome'].nunique()} outcomes were not tested ({words}).",
+                f"Outcomes that were not tested: {failed['outcome'].nunique()} ({words}).",
                 advice="They are named in statistics.tsv, column problem.",
             )
         )

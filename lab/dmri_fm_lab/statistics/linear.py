@@ -21,6 +21,10 @@ Integers = NDArray[np.int_]
 #: Leverage that leaves no residual: such a scan says nothing about the noise.
 FULL_LEVERAGE = 1e-10
 
+#: Smallest variance of a group, relative to the largest, and largest correlation within blocks
+#: that weights rest on: estimates beyond come from few scans.
+LEAST_VARIANCE, MOST_CORRELATION = 1e-3, 0.95
+
 
 @dataclass(frozen=True, eq=False)
 class Estimator:
@@ -116,30 +120,67 @@ def effects_of(estimate: Floats, error: Floats, df: Floats, *, level: float) -> 
     return Effects(estimate, error, df, t, np.asarray(p), estimate - half, estimate + half)
 
 
-def group_weights(design: Floats, values: Floats, groups: Integers) -> Floats:
-    """Return the weights 1 / (residual standard deviation of the group) of one outcome.
+@dataclass(frozen=True, eq=False)
+class ErrorModel:
+    """Variances of groups and a correlation within blocks, of one outcome.
+
+    Attributes
+    ----------
+    deviations
+        Shape (N,): residual standard deviation of the group of each row.
+    blocks
+        Shape (N,): number of the block of each row; None: rows are independent.
+    correlation
+        Between the errors of a block.
+    """
+
+    deviations: Floats
+    blocks: Integers | None = None
+    correlation: float = 0.0
+
+    def whiten(self, matrix: Floats) -> Floats:
+        """Return rows (N, D) such that their errors have variance one and no correlation."""
+        scaled = matrix / self.deviations[:, None]
+        if self.blocks is None or self.correlation == 0:
+            return np.asarray(scaled)
+        sizes = np.bincount(self.blocks)
+        sums = np.stack([np.bincount(self.blocks, column) for column in scaled.T], axis=1)
+        means = (sums / sizes[:, None])[self.blocks]
+        of_mean = np.sqrt(1 + (sizes - 1) * self.correlation)[self.blocks, None]
+        return np.asarray((scaled - means) / np.sqrt(1 - self.correlation) + means / of_mean)
+
+
+def estimate_errors(
+    design: Floats, values: Floats, *, groups: Integers | None, blocks: Integers | None
+) -> ErrorModel:
+    """Estimate variances of groups and the correlation within blocks by moments of residuals.
 
     Parameters
     ----------
     design, values
         Shapes (N, P) and (N,).
     groups
-        Shape (N,), numbers of groups whose variances differ, 0 to G - 1.
-
-    Returns
-    -------
-    ndarray
-        Shape (N,): row and outcome times these have one variance, if residuals' squares over
-        what leverages leave of them estimate the groups' variances.
+        Shape (N,), numbers 0 to G - 1 of groups of one variance; None: all are of one.
+    blocks
+        Shape (N,), numbers 0 to F - 1; None: rows are independent.
     """
     basis, _ = np.linalg.qr(design)
     residuals = values - basis @ (basis.T @ values)
     remaining = 1 - np.einsum("np,np->n", basis, basis)
-    variances = np.bincount(groups, residuals**2) / np.maximum(
-        np.bincount(groups, remaining), FULL_LEVERAGE
+    of_row = np.zeros(len(values), dtype=int) if groups is None else groups
+    variances = np.bincount(of_row, residuals**2) / np.maximum(
+        np.bincount(of_row, remaining), FULL_LEVERAGE
     )
-    least = 1e-6 * variances.max()
-    return np.asarray(1 / np.sqrt(np.maximum(variances, least))[groups])
+    variances = np.maximum(variances, LEAST_VARIANCE * variances.max())
+    deviations = np.sqrt(variances)[of_row]
+    if blocks is None:
+        return ErrorModel(deviations)
+    z = residuals / deviations
+    sizes = np.bincount(blocks)
+    products = np.sum(np.bincount(blocks, z) ** 2) - np.sum(z**2)
+    pairs = np.sum(sizes * (sizes - 1))
+    correlation = products / pairs if pairs else 0.0
+    return ErrorModel(deviations, blocks, float(np.clip(correlation, 0, MOST_CORRELATION)))
 
 
 def _members(blocks: Integers) -> list[Integers]:

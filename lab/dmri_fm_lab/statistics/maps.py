@@ -214,8 +214,9 @@ def _by_blocks(
     largest = largest_t(estimator, reduced_residuals(design, contrast, data), shuffles)
     method = (
         f"{n} permutations ({permutations.exchange}) of families within sites of one variance, "
-        "the largest robust t; nilearn's cluster enhancement permutes scans freely, which does "
-        "not hold here"
+        "the largest robust t. Cluster enhancement is nilearn's, which permutes scans freely: "
+        'families forbid that, and so do sites of unequal variances (fit = "ols" takes them as '
+        "equal)"
     )
     return t, -np.log10(family_wise_p(t, largest)), method
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from dmri_fm import __version__
 from dmri_fm_lab.scan_tables import count_reasons
 from dmri_fm_lab.statistics.analysis import Analysis
+from dmri_fm_lab.statistics.request import StatsRequest
 
 #: Packages that the numbers rest on.
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "formulaic", "nilearn")
@@ -15,6 +16,11 @@ PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "formulaic", "nilearn")
 def versions() -> dict[str, str]:
     """Return the versions of this package and of those that the numbers rest on."""
     return {"dmri_fm": __version__, **{name: version(name) for name in PACKAGES}}
+
+
+def is_by_site(request: StatsRequest) -> bool:
+    """Tell whether sites have variances of their own."""
+    return bool(request.site) and request.fit == "gls" and request.random is None
 
 
 def write_methods(analysis: Analysis) -> str:
@@ -56,9 +62,13 @@ def _model(analysis: Analysis) -> str:
             "columns of the design. Cohen's d is in units of the total standard deviation, "
             "between and within participants."
         )
+    known = [
+        *(["the residual variance of each site"] if is_by_site(request) else []),
+        *([f"the correlation within a {request.families}"] if request.families else []),
+    ]
     fit = (
-        "weighted least squares, each site having its own residual variance"
-        if request.variances == "site"
+        f"generalised least squares, {' and '.join(known)} being estimated for each outcome"
+        if request.fit == "gls" and known
         else "ordinary least squares"
     )
     errors = (
@@ -88,7 +98,7 @@ def _corrections(analysis: Analysis) -> str:
         "flip": "given random signs, block by block",
     }[request.exchange]
     blocks = f"blocks of one {request.families}" if request.families else "single scans"
-    inside = ", within sites" if request.variances == "site" else ""
+    inside = ", within sites" if is_by_site(request) else ""
     works = "[@winkler2014; @winkler2015]" if request.families else "[@winkler2014]"
     return text + (
         f" Family-wise p are those of the largest absolute robust t over the outcomes of one "

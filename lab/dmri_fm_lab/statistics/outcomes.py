@@ -17,7 +17,7 @@ from dmri_fm_lab.statistics.linear import (
     Floats,
     Integers,
     effects_of,
-    group_weights,
+    estimate_errors,
     make_estimator,
     score_effect,
 )
@@ -53,12 +53,16 @@ class Dependence:
         Shape (N,): number of the family of each scan; each scan its own without families.
     groups
         Shape (N,): number of the site whose variance a scan has; None: one variance.
+    is_estimated
+        Variances of sites and the correlation within families are estimated for each outcome and
+        weigh its scans; else all scans count alike. Standard errors are robust either way.
     participants
         Shape (N,): participants with a random intercept each; None: no mixed model.
     """
 
     blocks: Integers
     groups: Integers | None = None
+    is_estimated: bool = False
     participants: Integers | None = None
 
     def rows(self, kept: NDArray[np.bool_]) -> Dependence:
@@ -67,6 +71,7 @@ class Dependence:
         return Dependence(
             _renumbered(self.blocks[kept]),
             None if groups is None else _renumbered(groups[kept]),
+            self.is_estimated,
             None if who is None else _renumbered(who[kept]),
         )
 
@@ -186,7 +191,8 @@ def _score_linear(
     shuffles: Shuffles | None,
 ) -> tuple[Effects, Floats | None]:
     """Return effects of outcomes (N, D), and the largest t of each permutation."""
-    if depends.groups is None:
+    is_blocked = len(np.unique(depends.blocks)) < len(design)
+    if not depends.is_estimated or (depends.groups is None and not is_blocked):
         estimator = make_estimator(design, contrast, depends.blocks)
         effects = score_effect(estimator, values, level=LEVEL)
         if shuffles is None:
@@ -195,12 +201,14 @@ def _score_linear(
         return effects, largest_t(estimator, residuals, shuffles)
     parts, largest = [], None
     for column in values.T:
-        weights = group_weights(design, column, depends.groups)[:, None]
-        outcome, weighted = weights * column[:, None], weights * design
-        estimator = make_estimator(weighted, contrast, depends.blocks)
+        errors = estimate_errors(
+            design, column, groups=depends.groups, blocks=depends.blocks if is_blocked else None
+        )
+        outcome, whitened = errors.whiten(column[:, None]), errors.whiten(design)
+        estimator = make_estimator(whitened, contrast, depends.blocks)
         parts.append(score_effect(estimator, outcome, level=LEVEL))
         if shuffles is not None:
-            residuals = reduced_residuals(weighted, contrast, outcome)
+            residuals = reduced_residuals(whitened, contrast, outcome)
             t = largest_t(estimator, residuals, shuffles)
             largest = t if largest is None else np.maximum(largest, t)
     return Effects(*map(np.concatenate, zip(*parts, strict=True))), largest

@@ -21,7 +21,7 @@ from dmri_fm_lab.statistics.charts import (
     draw_p,
     draw_spread,
 )
-from dmri_fm_lab.statistics.methods import write_methods
+from dmri_fm_lab.statistics.methods import is_by_site, write_methods
 from dmri_fm_workflows.outputs.tsv import format_cell
 from dmri_fm_workflows.report.content import Entry
 from dmri_fm_workflows.report.page import count_levels, methods_html, page_environment
@@ -130,7 +130,7 @@ def _errors(analysis: Analysis) -> str:
     words = "robust"
     if request.families:
         words += f", {people[request.families].nunique()} blocks of one {request.families}"
-    return words + (", own variance of each site" if request.variances == "site" else "")
+    return words + (", own variance of each site" if is_by_site(request) else "")
 
 
 def _effect(analysis: Analysis, name: str) -> dict[str, Any]:

@@ -73,8 +73,10 @@ class StatsRequest:
     site
         Columns whose combinations are the sites (scanner, software); the formula knows them as
         `site`.
-    variances
-        "equal", or "site": each site has its own residual variance.
+    fit
+        "gls": variances of sites and the correlation within families are estimated for each
+        outcome and weigh its scans; "ols": all scans count alike. Standard errors are robust
+        either way; without sites and families the two are one.
     harmonise
         "none" or "combat".
     preserve
@@ -105,7 +107,7 @@ class StatsRequest:
     repeats: Literal["refuse", "first", "mean"] = "refuse"
     random: Literal["participant_id"] | None = None
     site: tuple[str, ...] = ()
-    variances: Literal["equal", "site"] = "equal"
+    fit: Literal["gls", "ols"] = "gls"
     harmonise: Literal["none", "combat"] = "none"
     preserve: tuple[str, ...] | None = None
     families: str | None = None
@@ -137,19 +139,14 @@ class StatsRequest:
                 'set harmonise = "combat"',
             ),
             (
-                self.variances == "site" and not self.site,
-                "variances by site without sites",
-                "name the columns of sites",
-            ),
-            (
                 self.random is not None and self.permutations > 0,
                 "permutations of a mixed model",
                 "set permutations = 0, or leave out random and name families = "
                 '"participant_id": its sessions are then exchanged together',
             ),
             (
-                self.random is not None and (self.families or self.variances == "site"),
-                "a mixed model with families or variances by site",
+                self.random is not None and self.families is not None,
+                "a mixed model with families",
                 'leave out random: with families = "family_id" the standard errors hold for '
                 "repeated sessions of its members too",
             ),

@@ -8,7 +8,12 @@ import statsmodels.api as sm
 from scipy import stats
 from scipy.linalg import sqrtm
 
-from dmri_fm_lab.statistics.linear import group_weights, make_estimator, score_effect
+from dmri_fm_lab.statistics.linear import (
+    ErrorModel,
+    estimate_errors,
+    make_estimator,
+    score_effect,
+)
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_families_have_the_errors_and_degrees_of_freedom_of_the_explicit_matrice
         score[rows] = root @ design[rows] @ bread @ contrast
         scores.append(score)
     scores = np.stack(scores)
-    errors = np.sqrt((((scores @ residual @ values)) ** 2).sum(axis=0))
+    errors = np.sqrt(((scores @ residual @ values) ** 2).sum(axis=0))
     np.testing.assert_allclose(score_effect(estimator, values).standard_error, errors)
     gram = scores @ residual @ scores.T
     np.testing.assert_allclose(estimator.df, np.trace(gram) ** 2 / np.sum(gram**2))
@@ -73,13 +78,20 @@ def test_a_scan_that_its_column_explains_alone_says_nothing_about_the_noise(rng)
     np.testing.assert_allclose(with_it.df, without.df)
 
 
-def test_weights_of_groups_are_their_inverse_standard_deviations(rng):
-    groups = np.repeat([0, 1], 4000)
-    design = np.column_stack([np.ones(8000), rng.normal(size=8000)])
-    values = rng.normal(size=8000) * np.array([1.0, 3.0])[groups]
-    weights = group_weights(design, values, groups)
-    # Standard error of a standard deviation of 4000 scans: 1.1%.
-    np.testing.assert_allclose(weights[[0, -1]], [1, 1 / 3], rtol=0.05)
+def test_errors_of_groups_and_families_are_found_and_whitened(rng):
+    groups, blocks = np.repeat([0, 1], 6000), np.arange(12000) // 3
+    design = np.column_stack([np.ones(12000), rng.normal(size=12000)])
+    shared = np.sqrt(0.4) * rng.normal(size=4000)[blocks] + np.sqrt(0.6) * rng.normal(size=12000)
+    found = estimate_errors(
+        design, shared * np.array([1.0, 3.0])[groups], groups=groups, blocks=blocks
+    )
+    # Standard errors: 1.1% of a standard deviation, .01 of the correlation.
+    np.testing.assert_allclose(found.deviations[[0, -1]], [1, 3], rtol=0.05)
+    np.testing.assert_allclose(found.correlation, 0.4, atol=0.04)
+    correlation = 0.6 * np.eye(3) + 0.4
+    truth = ErrorModel(np.full(3, 2.0), np.zeros(3, dtype=int), 0.4)
+    root = truth.whiten(np.eye(3))
+    np.testing.assert_allclose(root @ (4 * correlation) @ root.T, np.eye(3), atol=1e-12)
 
 
 def test_intervals_of_few_families_cover_the_truth(rng):
