@@ -69,7 +69,9 @@ class Effects(NamedTuple):
     high: Floats
 
 
-def make_estimator(design: Floats, contrast: Floats, blocks: Integers | None = None) -> Estimator:
+def make_estimator(
+    design: Floats, contrast: Floats, blocks: Integers | None = None, *, power: float = 0.5
+) -> Estimator:
     """Prepare the estimate of a contrast.
 
     Parameters
@@ -80,6 +82,9 @@ def make_estimator(design: Floats, contrast: Floats, blocks: Integers | None = N
         Shape (P,).
     blocks
         Shape (N,): scans of one number are not independent; None: all are.
+    power
+        Residuals of a block are divided by this power of what its leverage leaves of them: 1/2
+        (CR2) is unbiased for errors as the fit assumes them; 1 (CR3) is a jackknife.
     """
     n = len(design)
     basis, triangle = np.linalg.qr(design)
@@ -89,7 +94,7 @@ def make_estimator(design: Floats, contrast: Floats, blocks: Integers | None = N
     for rows in members:  # all blocks of one size
         part = basis[rows]
         remaining = np.eye(rows.shape[1]) - np.einsum("fip,fjp->fij", part, part)
-        adjusted[rows] = _inverse_root_product(remaining, weights[rows])
+        adjusted[rows] = _inverse_power_product(remaining, weights[rows], power)
     order = np.concatenate([rows.ravel() for rows in members])
     sizes = np.concatenate([np.full(len(rows), rows.shape[1]) for rows in members])
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -168,10 +173,8 @@ def estimate_errors(
     residuals = values - basis @ (basis.T @ values)
     remaining = 1 - np.einsum("np,np->n", basis, basis)
     of_row = np.zeros(len(values), dtype=int) if groups is None else groups
-    variances = np.bincount(of_row, residuals**2) / np.maximum(
-        np.bincount(of_row, remaining), FULL_LEVERAGE
-    )
-    variances = np.maximum(variances, LEAST_VARIANCE * variances.max())
+    df = np.maximum(np.bincount(of_row, remaining), FULL_LEVERAGE)
+    variances = _shrink_variances(np.bincount(of_row, residuals**2) / df, df)
     deviations = np.sqrt(variances)[of_row]
     if blocks is None:
         return ErrorModel(deviations)
@@ -181,6 +184,20 @@ def estimate_errors(
     pairs = np.sum(sizes * (sizes - 1))
     correlation = products / pairs if pairs else 0.0
     return ErrorModel(deviations, blocks, float(np.clip(correlation, 0, MOST_CORRELATION)))
+
+
+def _shrink_variances(variances: Floats, df: Floats) -> Floats:
+    """Return variances of groups (G,) moved to their common value as far as chance explains them.
+
+    Logarithms of variances that differ by no more than chance have a variance of 2 / df: weights
+    that follow them would add noise and no precision.
+    """
+    logs = np.log(np.maximum(variances, LEAST_VARIANCE * variances.max()))
+    chance = 2 / df
+    centre = np.average(logs, weights=df)
+    spread = np.average((logs - centre) ** 2, weights=df) * len(df) / max(len(df) - 1, 1)
+    real = max(spread - float(np.mean(chance)), 0.0)
+    return np.asarray(np.exp(centre + (logs - centre) * real / (real + chance)))
 
 
 def _members(blocks: Integers) -> list[Integers]:
@@ -194,14 +211,14 @@ def _members(blocks: Integers) -> list[Integers]:
     return found
 
 
-def _inverse_root_product(matrices: Floats, vectors: Floats) -> Floats:
-    """Return matrices**(-1/2) @ vectors: shapes (F, m, m) and (F, m); null spaces give zero."""
+def _inverse_power_product(matrices: Floats, vectors: Floats, power: float) -> Floats:
+    """Return matrices**-power @ vectors: shapes (F, m, m) and (F, m); null spaces give zero."""
     if matrices.shape[1] == 1:
         remaining = matrices[:, 0]
         is_free = remaining > FULL_LEVERAGE
-        return np.where(is_free, vectors / np.sqrt(np.where(is_free, remaining, 1)), 0.0)
+        return np.where(is_free, vectors / np.where(is_free, remaining, 1) ** power, 0.0)
     values, axes = np.linalg.eigh(matrices)
     is_free = values > FULL_LEVERAGE
-    factors = np.where(is_free, 1 / np.sqrt(np.where(is_free, values, 1)), 0.0)
+    factors = np.where(is_free, 1 / np.where(is_free, values, 1) ** power, 0.0)
     inside = np.einsum("fij,fi->fj", axes, vectors) * factors
     return np.asarray(np.einsum("fij,fj->fi", axes, inside))

@@ -96,7 +96,7 @@ def fit_mixed(
     if not result.converged or not np.isfinite(errors).all() or not (errors > 0).all():
         said = [str(w.message) for w in caught if issubclass(w.category, ConvergenceWarning)]
         raise MixedFailureError(f"not converged ({said[-1] if said else 'no standard errors'})")
-    between = float(result.cov_re.iloc[0, 0] if hasattr(result.cov_re, "iloc") else result.cov_re)
+    between = float(np.asarray(result.cov_re).ravel()[0])
     # A share of this size changes no standard error; the optimiser ends near zero, not at it.
     is_zero = between < 1e-4 * result.scale
     return MixedFit(
