@@ -82,7 +82,7 @@ def render_report(report: ReportData) -> str:
     of_series: dict[str, list[ReportWarning]] = {}
     for warning in warnings:
         of_series.setdefault(warning.where, []).append(warning)
-    methods, cited = _methods_html(report.methods)
+    methods, cited = methods_html(report.methods)
     return (
         page_environment()
         .get_template("participant.html.j2")
@@ -113,8 +113,11 @@ def _series_table(series: Sequence[SeriesSection]) -> list[tuple[str, list[str]]
     return [(label, [column.get(label, "") for column in columns]) for label in labels]
 
 
-def _methods_html(text: str) -> tuple[Markup, list[tuple[int, Markup]]]:
-    """Return the paragraphs of a methods text, citations numbered, and the list of works."""
+def methods_html(text: str) -> tuple[Markup, list[tuple[int, Markup]]]:
+    """Return the paragraphs of a methods text, citations numbered, and the list of works.
+
+    Raises ConfigError if the text cites a work that `references.yaml` does not hold.
+    """
     numbers: dict[Reference, int] = {}
 
     def numbered(works: list[Reference]) -> str:

@@ -1,0 +1,212 @@
+"""An analysis from request to results: tables, maps and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from dmri_fm.errors import ConfigError
+from dmri_fm_lab.statistics.design_matrix import DesignMatrix, build_design
+from dmri_fm_lab.statistics.gather import SITE, Sample, exclusions_by_group, gather_sample
+from dmri_fm_lab.statistics.harmonised import SiteSpread, harmonise
+from dmri_fm_lab.statistics.linear import Floats, Integers
+from dmri_fm_lab.statistics.maps import MapScores, score_maps
+from dmri_fm_lab.statistics.outcomes import (
+    COLUMNS,
+    Dependence,
+    Permutations,
+    find_unusable,
+    score_outcomes,
+)
+from dmri_fm_lab.statistics.request import StatsRequest
+from dmri_fm_workflows.report.content import ReportWarning
+
+#: More sites than this are many for fixed effects.
+MANY_SITES = 10
+
+#: Fewer effective degrees of freedom than this leave the tests little to go by.
+FEW_DF = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Results of an analysis.
+
+    Attributes
+    ----------
+    request
+        What was asked for.
+    sample
+        What was analysed, and left out.
+    design, contrasts
+        Design matrix, and linear combinations of its coefficients by name.
+    results
+        See :func:`~dmri_fm_lab.statistics.outcomes.score_outcomes`; empty without tables.
+    maps
+        Voxel-wise results.
+    spread
+        Sites before and after ComBat.
+    exclusions
+        Scans by reason and group.
+    warnings
+        What a reader must know first.
+    """
+
+    request: StatsRequest
+    sample: Sample
+    design: DesignMatrix
+    contrasts: Mapping[str, Floats]
+    results: pd.DataFrame
+    maps: tuple[MapScores, ...]
+    spread: SiteSpread | None
+    exclusions: pd.DataFrame
+    warnings: tuple[ReportWarning, ...]
+
+
+def analyse(request: StatsRequest) -> Analysis:
+    """Run an analysis.
+
+    Raises
+    ------
+    InputError, ConfigError
+        As :func:`~dmri_fm_lab.statistics.gather.gather_sample`,
+        :func:`~dmri_fm_lab.statistics.design_matrix.build_design` and the tests raise them.
+    """
+    sample = gather_sample(request)
+    people, values = sample.cohort.people, sample.cohort.values
+    design = build_design(request.formula, people)
+    contrasts = design.contrasts(request.terms, request.contrasts)
+    dependence = _dependence(people, request)
+    permutations = Permutations(
+        request.permutations, request.exchange, request.seed, request.alpha
+    )
+    spread = None
+    if request.harmonise == "combat":
+        usable = values[[c for c in values if c not in find_unusable(values)]]
+        harmonised, spread = harmonise(
+            usable, people[SITE], people, preserve=request.preserve or ()
+        )
+        values = values.assign(**{str(c): harmonised[c] for c in harmonised})
+    results = pd.DataFrame(columns=list(COLUMNS))
+    if request.tables:
+        if values.shape[1] == 0:
+            raise ConfigError(
+                "no outcome is left",
+                expected="columns of numbers that are no covariate",
+                advice="look at columns and formula",
+            )
+        results = score_outcomes(values, design, contrasts, dependence, permutations=permutations)
+    maps: list[MapScores] = []
+    if request.maps is not None:
+        scans = people.index
+        maps = score_maps(
+            request.maps, scans, design.matrix, contrasts, dependence, permutations=permutations
+        )
+    groups = _grouping(sample, request)
+    return Analysis(
+        request=request,
+        sample=sample,
+        design=design,
+        contrasts=contrasts,
+        results=results,
+        maps=tuple(maps),
+        spread=spread,
+        exclusions=exclusions_by_group(sample, groups),
+        warnings=tuple(_warnings(request, sample, design, results)),
+    )
+
+
+def _grouping(sample: Sample, request: StatsRequest) -> list[str]:
+    """Return the variables that make groups: texts, those in C(...), and sites."""
+    written = "".join(request.formula.split())
+    groups = [
+        name
+        for name in sample.variables
+        if f"C({name}" in written or not is_numeric_dtype(sample.cohort.people[name])
+    ]
+    return list(dict.fromkeys([*groups, *([SITE] if request.site else [])]))
+
+
+def _dependence(people: pd.DataFrame, request: StatsRequest) -> Dependence:
+    blocks = np.arange(len(people))
+    if request.families:
+        blocks = _numbered(people[request.families])
+    return Dependence(
+        blocks=blocks,
+        groups=_numbered(people[SITE]) if request.site and request.fit == "gls" else None,
+        is_estimated=request.fit == "gls",
+        participants=_numbered(people[request.random]) if request.random else None,
+    )
+
+
+def _numbered(column: pd.Series) -> Integers:
+    return np.unique(column.astype(str), return_inverse=True)[1]
+
+
+def _warnings(
+    request: StatsRequest, sample: Sample, design: DesignMatrix, results: pd.DataFrame
+) -> list[ReportWarning]:
+    warnings = []
+    uses_site = SITE in sample.variables or bool({*request.site} & {*sample.variables})
+    if request.harmonise == "combat" and not uses_site:
+        warnings.append(
+            ReportWarning(
+                "warning",
+                "The formula has no site, though ComBat estimated effects of sites from the same "
+                "scans: standard errors are too small where sites differ in the covariates.",
+                advice="Add C(site) to the formula; ComBat then still evens out variances.",
+            )
+        )
+    elif request.site and not uses_site and request.harmonise == "none":
+        warnings.append(
+            ReportWarning(
+                "warning",
+                "Sites are known but neither in the formula nor harmonised.",
+                advice="Add C(site) to the formula.",
+            )
+        )
+    failed = results[results["p"].isna()] if len(results) else results
+    if len(failed):
+        reasons = failed.drop_duplicates("outcome")["problem"].value_counts()
+        words = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
+        warnings.append(
+            ReportWarning(
+                "warning",
+                f"Outcomes that were not tested: {failed['outcome'].nunique()} ({words}).",
+                advice="They are named in statistics.tsv, column problem.",
+            )
+        )
+    low = results[results["df"] < FEW_DF] if len(results) else results
+    if len(low):
+        warnings.append(
+            ReportWarning(
+                "warning",
+                f"As few as {low['df'].min():.1f} degrees of freedom for "
+                f"{', '.join(low['effect'].unique())}.",
+                advice="Few families or scans carry these effects; read their intervals.",
+            )
+        )
+    if request.site and uses_site:
+        n_sites = sample.cohort.people[SITE].nunique()
+        if n_sites > MANY_SITES:
+            warnings.append(
+                ReportWarning(
+                    "note",
+                    f"{n_sites} sites are fixed effects, {design.matrix.shape[1]} columns in all.",
+                    advice="ComBat shares information between outcomes where sites are small.",
+                )
+            )
+    if results["n_missing"].sum() if len(results) else 0:
+        warnings.append(
+            ReportWarning(
+                "note",
+                f"Values are missing in {(results['n_missing'] > 0).sum()} rows of the table; "
+                "such scans are left out of that outcome alone. Outcomes of different scans are "
+                "permuted apart, which makes the family-wise rate careful.",
+            )
+        )
+    return warnings
