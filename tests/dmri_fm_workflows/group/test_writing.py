@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dmri_fm.errors import ConfigError
+from dmri_fm_lab.scan_tables import read_scan_table
 from dmri_fm_workflows.group import RegionSet, collect_tables, write_tables
 from dmri_fm_workflows.group.exclusion import parse_rule
 from dmri_fm_workflows.group.regional import Bundles
@@ -136,6 +137,20 @@ def test_all_tables_of_scans_join_and_say_who_is_excluded(out) -> None:
         assert (sidecar["ScansExcluded"], sidecar["Scans"]) == (3, 4)
     status = read(out / "participants_status.tsv")
     assert status["n_qc_excluded"].tolist() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "name", ["desc-image_qc", "desc-scalars_features", "model-drope_desc-scan_features"]
+)
+def test_the_lab_reads_both_forms_alike(out, name: str) -> None:
+    text, stored = (read_scan_table(out / f"{name}{end}") for end in (".tsv", ".parquet"))
+    assert list(text.scans.index) == ["sub-01_dir-AP"]
+    pd.testing.assert_frame_equal(text.values, stored.values)
+    pd.testing.assert_frame_equal(text.scans, stored.scans)
+    excluded = [("sub-02_dir-AP", f"excluded by QC: {RULES[0]}")]
+    assert text.left_out == stored.left_out
+    assert text.left_out[:1] == tuple(excluded)
+    assert len(text.left_out) == 3
 
 
 def test_an_unknown_column_is_told_before_a_map_is_read(outputs, regions) -> None:
