@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,11 +118,12 @@ def explain_scan(
         network, tokens, predict, feature=request.feature, block=request.block, report=report
     )
     attention = cls_attention(network, tokens)
+    held_out = _score_head(cohort, request)
     about = {
         "Model": encoder.weights.describe(),
         "Target": request.target,
         "Feature": request.feature,
-        "HeldOutScores": _score_head(cohort, request),
+        "HeldOutScores": held_out,
     }
     config = network.config
     paths = [
@@ -148,7 +149,7 @@ def explain_scan(
             },
         ),
     ]
-    scores = "; ".join(f"{TITLES[name]} {cell}" for name, cell in about["HeldOutScores"].items())
+    scores = "; ".join(f"{TITLES[name]} {cell}" for name, cell in held_out.items())
     text = (
         f"{request.target} from {request.feature} in {len(cohort.target)} other scans, "
         f"{N_FOLDS} folds: {scores}. A map of a prediction that is no better than chance, or than "
@@ -198,7 +199,7 @@ def _fit_head(
     return lambda vector: middle + scale * float(fitted.predict(vector[None])[0, 0]), unit
 
 
-def _score_head(cohort: CohortVectors, request: ScanRequest) -> dict[str, Any]:
+def _score_head(cohort: CohortVectors, request: ScanRequest) -> dict[str, str]:
     drawn = SplitRequest(n_folds=N_FOLDS, stratify=(request.target,), seed=request.seed)
     folds, _ = draw_splits(cohort.people, drawn)
     settings = ProbeSettings((HEAD,), HeadSettings(cohort.task, seed=request.seed))
