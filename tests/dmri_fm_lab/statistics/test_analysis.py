@@ -139,7 +139,7 @@ def test_participants_of_another_study_are_listed(folder, tmp_path):
     people = pd.read_csv(folder / "participants.tsv", sep="\t")
     people["participant_id"] = [f"sub-B{i}" for i in range(len(people))]
     people.to_csv(tmp_path / "others.tsv", sep="\t", index=False)
-    with pytest.raises(InputError, match="sub-00000.*against.*sub-B0"):
+    with pytest.raises(InputError, match=r"sub-00000.*against.*sub-B0"):
         analyse(change(folder, participants=str(tmp_path / "others.tsv")))
 
 
