@@ -189,3 +189,17 @@ def test_a_request_is_read_with_paths_from_its_folder(folder: Path) -> None:
     assert request.site == ("scanner", "software")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_request(folder / "none.toml")
+
+
+def test_tables_are_joined_by_scan_and_every_lack_is_named(folder, tmp_path):
+    table = pd.read_csv(folder / "regions.tsv", sep="\t")
+    other = table[["participant_id"]].assign(snr=np.arange(len(table)) % 7 + 20.0)
+    other[other["participant_id"] != "sub-00010"].to_csv(
+        tmp_path / "quality.tsv", sep="\t", index=False
+    )
+    tables = ["regions.tsv", str(tmp_path / "quality.tsv")]
+    found = analyse(change(folder, tables=tables, columns=["fa_*", "snr"])).sample.cohort
+    assert len(found) == 117
+    assert "snr" in found.values
+    assert dict(found.left_out)["sub-00010"] == "not in quality.tsv"
+    assert dict(found.left_out)["sub-00003"] == "excluded by QC: mean_fd > 1"
