@@ -93,7 +93,7 @@ def change(folder: Path, **values: object) -> StatsRequest:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"formule": "x"}, "unknown key formule"),
+        ({"model": "x"}, "unknown key model"),
         ({"terms": []}, "nothing to test"),
         ({"participants": None}, "no key participants"),
         ({"permutations": "many"}, "permutations = 'many'"),
