@@ -1,10 +1,13 @@
 """Do the group statistics keep what they promise, on simulated cohorts with known effects?
 
     python benchmarks/group_statistics.py [--repetitions N] [--skip-large]
+    python benchmarks/group_statistics.py --example FOLDER
 
 Prints rates of false positives and coverage of intervals over cohorts without an effect, power
 beside that of a regression that knows the true covariance of the errors, family-wise error rates,
-what ComBat leaves of sites in new participants, and time and memory of large tables.
+what ComBat leaves of sites in new participants, and time and memory of large tables. The second
+form writes tables of a simulated cohort with a DESIGN.toml, and draws the figure of the page in
+docs/ from them.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,17 +35,26 @@ from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.harmonise import Combat
 from dmri_fm_lab.simulate.cohort_tables import (
     CohortModel,
+    draw_cohort,
     draw_people,
     draw_site_shifts,
     draw_values,
+    write_cohort,
 )
+from dmri_fm_lab.statistics.analysis import analyse
+from dmri_fm_lab.statistics.charts import draw_forest
 from dmri_fm_lab.statistics.design_matrix import DesignMatrix, build_design
 from dmri_fm_lab.statistics.linear import Effects, effects_of
 from dmri_fm_lab.statistics.outcomes import Dependence, Permutations, score_outcomes
+from dmri_fm_lab.statistics.request import read_request
+from dmri_fm_workflows.report.svg import write_svg
 
 Floats = NDArray[np.float64]
 
 FORMULA = "value ~ age + C(group) + C(site)"
+#: Figure of the page in docs/.
+FIGURE = Path(__file__).resolve().parents[1] / "docs/img/group_statistics.svg"
+
 GROUP, AGE = "C(group)[T.patient]", "age"
 
 #: Outcomes of one draw of participants; each is a repetition.
@@ -309,18 +322,46 @@ def print_cost() -> None:
         )
 
 
+EXAMPLE = """tables = ["regions.tsv"]
+participants = "participants.tsv"
+formula = "value ~ age + C(sex) + C(group) + C(site)"
+terms = ["age", "C(group)"]
+site = ["site"]
+families = "family_id"
+"""
+
+
+def write_example(folder: Path) -> None:
+    """Write a simulated cohort with its DESIGN.toml, and draw the effect of its group."""
+    model = CohortModel(
+        n_outcomes=24, age_effect=-0.4, group_effect=-0.6, n_affected=8, site_shift=1.0,
+        site_scales=(1.0, 1.5, 0.7), family_size=2, family_share=0.3,
+    )  # fmt: skip
+    write_cohort(draw_cohort(model, np.random.default_rng(0)), folder)
+    design = folder / "design.toml"
+    design.write_text(EXAMPLE, encoding="utf-8")
+    analysis = analyse(read_request(design))
+    of_group = analysis.results[analysis.results["effect"] == GROUP]
+    print(write_svg(draw_forest(of_group, alpha=0.05), FIGURE))
+    print(design)
+
+
 def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--skip-large", action="store_true")
+    parser.add_argument("--example", type=Path, metavar="FOLDER")
     options = parser.parse_args()
+    if options.example:
+        write_example(options.example)
+        return
     n = options.repetitions
     print_rates(n)
     print_power(n)
-    print_family_wise(max(n // 4, 1))
+    print_family_wise(max(n // 10, 1))
     print_combat_tests(n)
-    print_combat_sites(max(n // 200, 1))
+    print_combat_sites(max(n // 400, 1))
     if not options.skip_large:
         print_cost()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from dmri_fm_lab.statistics.outcomes import (
     find_unusable,
     score_outcomes,
 )
+from dmri_fm_lab.statistics.permutations import find_exchangeable
 from dmri_fm_lab.statistics.request import StatsRequest
 from dmri_fm_workflows.report.content import ReportWarning
 
@@ -116,7 +117,11 @@ def analyse(request: StatsRequest) -> Analysis:
         maps=tuple(maps),
         spread=spread,
         exclusions=exclusions_by_group(sample, groups),
-        warnings=tuple(_warnings(request, sample, design, results)),
+        warnings=(
+            *_site_warnings(request, sample),
+            *_exchange_warnings(request, dependence),
+            *_result_warnings(results),
+        ),
     )
 
 
@@ -147,66 +152,62 @@ def _numbered(column: pd.Series) -> Integers:
     return np.unique(column.astype(str), return_inverse=True)[1]
 
 
-def _warnings(
-    request: StatsRequest, sample: Sample, design: DesignMatrix, results: pd.DataFrame
-) -> list[ReportWarning]:
-    warnings = []
-    uses_site = SITE in sample.variables or bool({*request.site} & {*sample.variables})
-    if request.harmonise == "combat" and not uses_site:
-        warnings.append(
-            ReportWarning(
-                "warning",
-                "The formula has no site, though ComBat estimated effects of sites from the same "
-                "scans: standard errors are too small where sites differ in the covariates.",
-                advice="Add C(site) to the formula; ComBat then still evens out variances.",
-            )
+def _site_warnings(request: StatsRequest, sample: Sample) -> Iterator[ReportWarning]:
+    if not request.site:
+        return
+    if not {SITE, *request.site} & {*sample.variables}:
+        yield ReportWarning(
+            "warning",
+            "The formula has no site, though ComBat estimated effects of sites from the same "
+            "scans: standard errors are too small where sites differ in the covariates."
+            if request.harmonise == "combat"
+            else "Sites are known but neither in the formula nor harmonised.",
+            advice="Add C(site) to the formula.",
         )
-    elif request.site and not uses_site and request.harmonise == "none":
-        warnings.append(
-            ReportWarning(
-                "warning",
-                "Sites are known but neither in the formula nor harmonised.",
-                advice="Add C(site) to the formula.",
-            )
+    elif (n_sites := sample.cohort.people[SITE].nunique()) > MANY_SITES:
+        yield ReportWarning(
+            "note",
+            f"{n_sites} sites are fixed effects.",
+            advice="ComBat shares information between outcomes where sites are small.",
         )
-    failed = results[results["p"].isna()] if len(results) else results
+
+
+def _exchange_warnings(request: StatsRequest, dependence: Dependence) -> Iterator[ReportWarning]:
+    if not request.permutations or request.random:
+        return
+    allowed = find_exchangeable(dependence.blocks, dependence.groups, exchange=request.exchange)
+    if allowed.n_fixed:
+        yield ReportWarning(
+            "note",
+            f"{allowed.n_fixed} of {len(dependence.blocks)} scans never move in the permutations: "
+            "no other block has their size and site.",
+            advice='exchange = "flip" moves them all, if errors are symmetric.',
+        )
+
+
+def _result_warnings(results: pd.DataFrame) -> Iterator[ReportWarning]:
+    failed = results[results["p"].isna()]
     if len(failed):
         reasons = failed.drop_duplicates("outcome")["problem"].value_counts()
         words = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
-        warnings.append(
-            ReportWarning(
-                "warning",
-                f"Outcomes that were not tested: {failed['outcome'].nunique()} ({words}).",
-                advice="They are named in statistics.tsv, column problem.",
-            )
+        yield ReportWarning(
+            "warning",
+            f"Outcomes that were not tested: {failed['outcome'].nunique()} ({words}).",
+            advice="They are named in statistics.tsv, column problem.",
         )
-    low = results[results["df"] < FEW_DF] if len(results) else results
+    low = results[results["df"] < FEW_DF]
     if len(low):
-        warnings.append(
-            ReportWarning(
-                "warning",
-                f"As few as {low['df'].min():.1f} degrees of freedom for "
-                f"{', '.join(low['effect'].unique())}.",
-                advice="Few families or scans carry these effects; read their intervals.",
-            )
+        yield ReportWarning(
+            "warning",
+            f"As few as {low['df'].min():.1f} degrees of freedom for "
+            f"{', '.join(low['effect'].unique())}.",
+            advice="Few families or scans carry these effects; read their intervals.",
         )
-    if request.site and uses_site:
-        n_sites = sample.cohort.people[SITE].nunique()
-        if n_sites > MANY_SITES:
-            warnings.append(
-                ReportWarning(
-                    "note",
-                    f"{n_sites} sites are fixed effects, {design.matrix.shape[1]} columns in all.",
-                    advice="ComBat shares information between outcomes where sites are small.",
-                )
-            )
-    if results["n_missing"].sum() if len(results) else 0:
-        warnings.append(
-            ReportWarning(
-                "note",
-                f"Values are missing in {(results['n_missing'] > 0).sum()} rows of the table; "
-                "such scans are left out of that outcome alone. Outcomes of different scans are "
-                "permuted apart, which makes the family-wise rate careful.",
-            )
+    holed = results[(results["n_missing"] > 0) & results["p"].notna()]
+    if len(holed):
+        yield ReportWarning(
+            "note",
+            f"{holed['outcome'].nunique()} outcomes lack values of some scans, which are left out "
+            "of that outcome alone. Outcomes of different scans are permuted apart, which makes "
+            "their family-wise p careful.",
         )
-    return warnings

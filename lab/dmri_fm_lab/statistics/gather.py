@@ -114,21 +114,17 @@ def join_tables(tables: list[ScanTable], patterns: tuple[str, ...]) -> ScanTable
             expected="outcomes of different names",
             advice="choose columns by their patterns, or analyse one table at a time",
         )
-    first, *others = tables
     left_out = {item.name: item for table in tables for item in table.left_out}
-    scans, values = first.scans, first.values
-    for table in others:
-        for a, b, lacking in ((values, table, table), (table.values, None, first)):
-            other = values if b is None else b.values
-            for name in a.index.difference(other.index):
-                reason = f"not in {lacking.source.name if lacking.source else 'a table'}"
-                left_out.setdefault(str(name), LeftOut(str(name), reason))
-        shared = values.index.intersection(table.values.index)
-        new = [c for c in table.values if c not in values]
-        scans = scans.loc[shared]
-        values = values.loc[shared].join(table.values.loc[shared, new])
-    used = ~values.index.isin(list(left_out))
-    return ScanTable(scans[used], values[used], tuple(left_out.values()), first.source)
+    scans = pd.concat([table.scans for table in tables])
+    scans = scans[~scans.index.duplicated()]
+    for table in tables:
+        reason = f"not in {table.source.name if table.source else 'a table'}"
+        for name in scans.index.difference(table.values.index, sort=False):
+            left_out.setdefault(str(name), LeftOut(str(name), reason))
+    scans = scans[~scans.index.isin(list(left_out))]
+    values = pd.concat([table.values.reindex(scans.index) for table in tables], axis=1)
+    values = values.loc[:, ~values.columns.duplicated()]
+    return ScanTable(scans, values, tuple(left_out.values()), tables[0].source)
 
 
 def _with_site(people: pd.DataFrame, request: StatsRequest) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def write_methods(analysis: Analysis) -> str:
 
 def _model(analysis: Analysis) -> str:
     request = analysis.request
-    text = f"The model is `{request.formula}`, value being each outcome in turn. "
+    text = f"The model is {request.formula}, value being each outcome in turn. "
     if request.random:
         return text + (
             "Repeated scans have a random intercept for each participant, by restricted maximum "
@@ -66,15 +66,16 @@ def _model(analysis: Analysis) -> str:
         *(["the residual variance of each site"] if is_by_site(request) else []),
         *([f"the correlation within a {request.families}"] if request.families else []),
     ]
+    is_weighted = request.fit == "gls" and bool(known)
     fit = (
         f"generalised least squares, {' and '.join(known)} being estimated for each outcome"
-        if request.fit == "gls" and known
+        if is_weighted
         else "ordinary least squares"
     )
     errors = (
-        f"bias-reduced cluster-robust (CR2) over blocks of one {request.families}"
+        f"cluster-robust ({'CR3' if is_weighted else 'CR2'}) over blocks of one {request.families}"
         if request.families
-        else "heteroscedasticity-consistent (HC2)"
+        else f"heteroscedasticity-consistent ({'HC3' if is_weighted else 'HC2'})"
     )
     return text + (
         f"It is fitted by {fit}; standard errors are {errors}, t has Satterthwaite's degrees of "

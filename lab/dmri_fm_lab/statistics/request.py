@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -189,19 +189,19 @@ def request_from(values: Mapping[str, Any], *, path: Path) -> StatsRequest:
     values = dict(values)
     maps = values.pop("maps", None)
     try:
-        request = _build(StatsRequest, values, folder=path.parent)
-        if maps is not None:
-            if not isinstance(maps, dict):
-                raise ConfigError("maps is no section", expected="[maps] with its keys")
-            request = replace(request, maps=_build(MapsRequest, maps, folder=path.parent))
+        if maps is not None and not isinstance(maps, dict):
+            raise ConfigError("maps is no section", expected="[maps] with its keys")
+        voxels = None if maps is None else _build(MapsRequest, maps, folder=path.parent)
+        return _build(StatsRequest, values, folder=path.parent, maps=voxels)
     except ConfigError as error:
         raise ConfigError(
             error.found, path=path, expected=error.expected, advice=error.advice
         ) from None
-    return request
 
 
-def _build(of: type[_Request], values: Mapping[str, Any], *, folder: Path) -> _Request:
+def _build(
+    of: type[_Request], values: Mapping[str, Any], *, folder: Path, **built: Any
+) -> _Request:
     types = get_type_hints(of)
     types.pop("maps", None)
     known = {f.name: f for f in fields(of) if f.name in types}
@@ -210,7 +210,7 @@ def _build(of: type[_Request], values: Mapping[str, Any], *, folder: Path) -> _R
     required = {n for n, f in known.items() if f.default is f.default_factory is MISSING}
     if missing := sorted(required - set(values)):
         raise ConfigError(f"no key {', '.join(missing)}", expected=", ".join(sorted(required)))
-    return of(**{k: _value(k, v, types[k], folder=folder) for k, v in values.items()})
+    return of(**{k: _value(k, v, types[k], folder=folder) for k, v in values.items()}, **built)
 
 
 def _value(name: str, value: Any, hint: Any, *, folder: Path) -> Any:

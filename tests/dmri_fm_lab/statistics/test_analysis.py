@@ -93,7 +93,7 @@ def change(folder: Path, **values: object) -> StatsRequest:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"formule": "x"}, "unknown key formule"),
+        ({"model": "x"}, "unknown key model"),
         ({"terms": []}, "nothing to test"),
         ({"participants": None}, "no key participants"),
         ({"permutations": "many"}, "permutations = 'many'"),
@@ -139,7 +139,7 @@ def test_participants_of_another_study_are_listed(folder, tmp_path):
     people = pd.read_csv(folder / "participants.tsv", sep="\t")
     people["participant_id"] = [f"sub-B{i}" for i in range(len(people))]
     people.to_csv(tmp_path / "others.tsv", sep="\t", index=False)
-    with pytest.raises(InputError, match="sub-00000.*against.*sub-B0"):
+    with pytest.raises(InputError, match=r"sub-00000.*against.*sub-B0"):
         analyse(change(folder, participants=str(tmp_path / "others.tsv")))
 
 
@@ -189,3 +189,17 @@ def test_a_request_is_read_with_paths_from_its_folder(folder: Path) -> None:
     assert request.site == ("scanner", "software")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_request(folder / "none.toml")
+
+
+def test_tables_are_joined_by_scan_and_every_lack_is_named(folder, tmp_path):
+    table = pd.read_csv(folder / "regions.tsv", sep="\t")
+    other = table[["participant_id"]].assign(snr=np.arange(len(table)) % 7 + 20.0)
+    other[other["participant_id"] != "sub-00010"].to_csv(
+        tmp_path / "quality.tsv", sep="\t", index=False
+    )
+    tables = ["regions.tsv", str(tmp_path / "quality.tsv")]
+    found = analyse(change(folder, tables=tables, columns=["fa_*", "snr"])).sample.cohort
+    assert len(found) == 117
+    assert "snr" in found.values
+    assert dict(found.left_out)["sub-00010"] == "not in quality.tsv"
+    assert dict(found.left_out)["sub-00003"] == "excluded by QC: mean_fd > 1"

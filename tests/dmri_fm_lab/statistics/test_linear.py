@@ -21,13 +21,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_independent_scans_have_the_hc2_errors_of_statsmodels(rng):
+@pytest.mark.parametrize(("kind", "power"), [("HC2", 0.5), ("HC3", 1.0)])
+def test_independent_scans_have_the_robust_errors_of_statsmodels(rng, kind, power):
     design = sm.add_constant(rng.normal(size=(40, 3)))
     values = rng.normal(size=(40, 4)) * np.exp(design[:, 1:2])
     contrast = np.array([0.0, 1.0, -1.0, 0.0])
-    found = score_effect(make_estimator(design, contrast), values)
+    found = score_effect(make_estimator(design, contrast, power=power), values)
     for k in range(4):
-        fit = sm.OLS(values[:, k], design).fit(cov_type="HC2")
+        fit = sm.OLS(values[:, k], design).fit(cov_type=kind)
         np.testing.assert_allclose(found.estimate[k], contrast @ fit.params)
         error = np.sqrt(contrast @ fit.cov_params() @ contrast)
         np.testing.assert_allclose(found.standard_error[k], error)
@@ -92,6 +93,17 @@ def test_errors_of_groups_and_families_are_found_and_whitened(rng):
     truth = ErrorModel(np.full(3, 2.0), np.zeros(3, dtype=int), 0.4)
     root = truth.whiten(np.eye(3))
     np.testing.assert_allclose(root @ (4 * correlation) @ root.T, np.eye(3), atol=1e-12)
+
+
+def test_variances_that_differ_by_chance_are_taken_as_one(rng):
+    design, groups = np.ones((300, 1)), np.repeat([0, 1, 2], 100)
+    found = [
+        estimate_errors(design, rng.normal(size=300), groups=groups, blocks=None).deviations
+        for _ in range(200)
+    ]
+    ratios = [np.ptp(np.log(deviations)) for deviations in found]
+    # Not shrunk, the range of three logarithms of standard deviations has a mean of .12.
+    assert np.mean(ratios) < 0.06
 
 
 def test_intervals_of_few_families_cover_the_truth(rng):
