@@ -26,6 +26,7 @@ from dmri_fm_lab.commands import (
     evaluate_rotation,
     evaluate_slabs,
     evaluate_tensor,
+    explain,
     features,
     finetune,
     models,
@@ -53,6 +54,7 @@ COMMANDS = (
     convert,
     splits,
     probe,
+    explain,
 )
 
 #: Commands that need the core alone; the others need the extra `lab`.

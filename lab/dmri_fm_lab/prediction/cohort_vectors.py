@@ -162,7 +162,7 @@ def gather_vectors(
         prefix = f"{title} " if len(tables) > 1 else ""
         for name, columns in choose_columns(list(table.values), request.columns).items():
             part = Cohort(cohort.people, cohort.values[columns], cohort.left_out)
-            sets[prefix + name] = _drop_missing(part, prefix + name, notes)
+            sets[prefix + name] = drop_missing(part, prefix + name, notes)
     if not sets:
         raise ConfigError(
             f"no column fits {listed(request.columns)}", expected="columns of the tables"
@@ -242,8 +242,13 @@ def class_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _drop_missing(cohort: Cohort, name: str, notes: list[str]) -> Cohort:
-    """Leave out columns without any number, and scans without one in a column."""
+def drop_missing(cohort: Cohort, name: str, notes: list[str]) -> Cohort:
+    """Leave out columns without any number, and scans without one in a column.
+
+    What is said about columns is added to `notes`.
+
+    Raises InputError if no column holds a number.
+    """
     known = cohort.values.notna()
     has_any = known.any()
     if not has_any.all():

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -23,6 +22,9 @@ RATE, DECAY, BATCH = 1e-3, 1e-2, 32
 
 #: Epochs at most; training stops when the validation loss has not fallen for so many.
 EPOCHS, PATIENCE = 200, 20
+
+#: Smallest probability in a loss.
+_SMALLEST = 1e-12
 
 _Array = NDArray[np.float64]
 
@@ -89,8 +91,9 @@ def _run(model: MLPClassifier | MLPRegressor, values: _Array) -> _Array:
 def _loss(target: NDArray[Any], predicted: _Array, *, is_weighted: bool) -> float:
     if target.dtype != bool:
         return float(((predicted - target) ** 2).mean())
+    of_class = np.clip(np.where(target, predicted, 1.0 - predicted), _SMALLEST, None)
     weights = _weights(target) if is_weighted else None
-    return float(log_loss(target, predicted, labels=[False, True], sample_weight=weights))
+    return float(np.average(-np.log(of_class), weights=weights))
 
 
 def _weights(target: NDArray[Any]) -> _Array:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.harmonise import Combat
@@ -34,6 +34,8 @@ from dmri_fm_lab.prediction.results import (
 )
 from dmri_fm_lab.prediction.splits import Fold, FoldRows, match_folds, read_splits
 from dmri_fm_lab.scan_tables import ScanTable, listed, read_people, read_scan_table
+
+_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -237,34 +239,36 @@ def _combat(cohort: CohortVectors, request: ProbeRequest) -> Harmonise:
             advice="the harmonised vectors of a test set would contain what is predicted",
         )
     sites = cohort.sites
-    covariates = None
-    if request.combat_covariates:
-        columns = []
-        for name in request.combat_covariates:
-            if name not in cohort.people or cohort.people[name].isna().any():
-                raise ConfigError(
-                    f"covariate {name!r} of ComBat is not there, or has missing values",
-                    expected=listed(list(cohort.people)),
-                )
-            values, _ = indicators(cohort.people[name])
-            is_number = pd.api.types.is_numeric_dtype(cohort.people[name])
-            columns.append(values if is_number else values[:, 1:])
-        covariates = np.hstack(columns)
+    covariates = _preserved(cohort, request.combat_covariates)
 
-    def harmonise(values: Any, rows: FoldRows) -> Any:
-        fitted = Combat.fit(
-            values[rows.train],
-            sites[rows.train],
-            None if covariates is None else covariates[rows.train],
-        )
+    def harmonise(values: _Array, rows: FoldRows) -> _Array:
+        def preserved(which: NDArray[np.int_]) -> _Array | None:
+            return None if covariates is None else covariates[which]
+
+        fitted = Combat.fit(values[rows.train], sites[rows.train].tolist(), preserved(rows.train))
         used = np.concatenate(rows)
         done = values.copy()
-        done[used] = fitted.transform(
-            values[used], sites[used], None if covariates is None else covariates[used]
-        )
+        done[used] = fitted.transform(values[used], sites[used].tolist(), preserved(used))
         return done
 
     return harmonise
+
+
+def _preserved(cohort: CohortVectors, names: Sequence[str]) -> _Array | None:
+    """Return the covariates that ComBat preserves, (N, C), or None."""
+    if not names:
+        return None
+    columns = []
+    for name in names:
+        if name not in cohort.people or cohort.people[name].isna().any():
+            raise ConfigError(
+                f"covariate {name!r} of ComBat is not there, or has missing values",
+                expected=listed(list(cohort.people)),
+            )
+        values, _ = indicators(cohort.people[name])
+        # The first class is the reference.
+        columns.append(values if values.shape[1] == 1 else values[:, 1:])
+    return np.hstack(columns)
 
 
 def _plain(value: Any) -> Any:

@@ -84,12 +84,17 @@ _N_FOLDS = 5
 def _rows(
     numbers: tuple[tuple[float, ...], ...], names: tuple[str, ...]
 ) -> tuple[PublishedRow, ...]:
+    """Return rows of which `numbers` hold mean and deviation of each score in turn."""
     return tuple(
         PublishedRow(
-            *method,
-            {name: Summary(*line[2 * k : 2 * k + 2], _N_FOLDS) for k, name in enumerate(names)},
+            method,
+            head,
+            {
+                name: Summary(mean, sd, _N_FOLDS)
+                for name, mean, sd in zip(names, line[::2], line[1::2], strict=True)
+            },
         )
-        for method, line in zip(_METHODS, numbers, strict=True)
+        for (method, head), line in zip(_METHODS, numbers, strict=True)
     )
 
 

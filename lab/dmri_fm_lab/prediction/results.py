@@ -60,13 +60,18 @@ def compare_predictions(
     pairs = [(p, q) for p in others for q in baselines]
     pairs += [(p, others[0]) for p in others[1:]]
     scores = COMPARED[task]
-    sizes = {
-        "n_train": [len(fold.train) + len(fold.val) for fold in folds],
-        "n_test": [len(fold.test) for fold in folds],
-        "n_compared": len(pairs) * len(scores),
-    }
+    n_train = [len(fold.train) + len(fold.val) for fold in folds]
+    n_test = [len(fold.test) for fold in folds]
+    n = len(pairs) * len(scores)
     return [
-        Comparison(p, q, score, compare_folds(p.scores[score], q.scores[score], **sizes))
+        Comparison(
+            p,
+            q,
+            score,
+            compare_folds(
+                p.scores[score], q.scores[score], n_train=n_train, n_test=n_test, n_compared=n
+            ),
+        )
         for p, q in pairs
         for score in scores
     ]

@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.commands import probe
+from dmri_fm_lab.prediction import mlp
 from dmri_fm_lab.prediction.heads import (
     HEADS,
     LOGISTIC_PENALTIES,
@@ -17,7 +18,7 @@ from dmri_fm_lab.prediction.heads import (
 )
 from dmri_fm_lab.prediction.published import PUBLISHED, PUBLISHED_TASKS
 
-NUMBERS, CLASSES = HeadSettings("regression", n_seeds=2), HeadSettings("classification")
+NUMBERS, CLASSES = (HeadSettings(task, n_seeds=2) for task in ("regression", "classification"))
 
 
 def vectors(n: int, d: int, seed: int = 0) -> Vectors:
@@ -85,7 +86,8 @@ def test_tuned_penalises_noise_more_than_signal(settings) -> None:
 
 
 @pytest.mark.parametrize("settings", [NUMBERS, CLASSES], ids=lambda s: s.task)
-def test_networks_stop_by_the_validation_set_and_differ_by_seed(settings) -> None:
+def test_networks_stop_by_the_validation_set_and_differ_by_seed(settings, monkeypatch) -> None:
+    monkeypatch.setattr(mlp, "EPOCHS", 60)
     train, val = vectors(60, 4), vectors(30, 4, seed=1)
 
     def target(v: Vectors) -> np.ndarray:
