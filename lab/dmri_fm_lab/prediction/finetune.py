@@ -132,8 +132,12 @@ def finetune(folder: Path, files: StudyFiles, request: Finetuning) -> dict[str, 
         standardise_head(tuned, samples, sorted(fold.train))
         return tuned
 
-    description = {"encoder": origin, "tuning": asdict(request.tuning), "views": asdict(views)}
-    description["target"] = files.target
+    description = {
+        "encoder": origin,
+        "tuning": asdict(request.tuning),
+        "views": asdict(views),
+        "target": files.target,
+    }
     run = train_folds(
         make_network,
         samples,
