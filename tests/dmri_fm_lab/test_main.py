@@ -40,6 +40,8 @@ def test_help_needs_no_heavy_library() -> None:
         ["simulate-cohort"],
         ["train"],
         ["pretrain"],
+        ["finetune"],
+        ["compare"],
         ["tensor"],
         ["features"],
         ["models"],

@@ -86,7 +86,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         "--tuned-blocks", type=int, metavar="N", help="last blocks to tune, 0 for all; default 1"
     )
     parser.add_argument("--rank", type=int, metavar="R", help="of LoRA; default 12")
-    parser.add_argument("--alpha", type=float, metavar="A", help="of LoRA; default 12")
+    parser.add_argument("--alpha", type=int, metavar="A", help="of LoRA; default 12")
     parser.add_argument("--head", choices=("linear", "mlp"), help="default mlp")
     parser.add_argument("--head-input", choices=("cls", "pooled"), help="default cls")
 

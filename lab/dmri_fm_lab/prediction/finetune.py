@@ -7,7 +7,7 @@ a prediction is the mean over slabs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 
 from dmri_fm import __version__
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.feature_cache import FeatureCache
@@ -26,7 +27,12 @@ from dmri_fm_lab.prediction.finetune_network import (
     join_encoder,
 )
 from dmri_fm_lab.prediction.finetune_scans import FrontViews, ViewSettings
-from dmri_fm_lab.prediction.fold_training import FoldSettings, Samples, train_folds
+from dmri_fm_lab.prediction.fold_training import (
+    FoldSettings,
+    NetworkRun,
+    Samples,
+    train_folds,
+)
 from dmri_fm_lab.prediction.network_records import describe_run, write_run
 from dmri_fm_lab.prediction.splits import Fold
 from dmri_fm_lab.prediction.study import (
@@ -37,7 +43,12 @@ from dmri_fm_lab.prediction.study import (
 )
 from dmri_fm_lab.train.loop import CPU, Hardware
 from dmri_fm_lab.train.runs import list_seen
-from dmri_fm_lab.train.scan_cache import SCANS, cache_scans, hash_participants
+from dmri_fm_lab.train.scan_cache import (
+    SCANS,
+    CachedScan,
+    cache_scans,
+    hash_participants,
+)
 from dmri_fm_workflows.bids.names import plain_label
 
 #: Folder, in that of cached scans, of what frozen fronts give.
@@ -121,8 +132,12 @@ def finetune(folder: Path, files: StudyFiles, request: Finetuning) -> dict[str, 
         standardise_head(tuned, samples, sorted(fold.train))
         return tuned
 
-    description = {"encoder": origin, "tuning": asdict(request.tuning), "views": asdict(views)}
-    description["target"] = files.target
+    description = {
+        "encoder": origin,
+        "tuning": asdict(request.tuning),
+        "views": asdict(views),
+        "target": files.target,
+    }
     run = train_folds(
         make_network,
         samples,
@@ -144,19 +159,7 @@ def finetune(folder: Path, files: StudyFiles, request: Finetuning) -> dict[str, 
     }
     write_run(folder, record, run, seen=seen)
     if request.saves_encoders:
-        before = list_seen(request.encoder.source, model=request.encoder.model)
-        for fold in study.folds:
-            own_scans = [own[p] for p in sorted(fold.train | fold.val)]
-            training = {**description, "data": f"fine-tuned on {files.target}, fold {fold.name}"}
-            if before is not None:
-                training[PARTICIPANTS] = sorted({*before, *hash_participants(own_scans)})
-            save_weights(
-                folder / f"encoder_fold-{plain_label(fold.name)}.safetensors",
-                join_encoder(encoder, cast(TunedEncoder, run.networks[fold.name])),
-                name=request.encoder.model,
-                version=__version__,
-                training=training,
-            )
+        _save_encoders(folder, request, encoder, run, study.folds, own, description)
     return record
 
 
@@ -166,6 +169,31 @@ def standardise_head(tuned: TunedEncoder, samples: Samples, participants: Sequen
         features = torch.cat([tuned.encode(samples.draw(p, 0)) for p in participants])
     tuned.head.mean.copy_(features.mean(dim=0))
     tuned.head.std.copy_(features.std(dim=0, correction=0).clamp(min=1e-6))
+
+
+def _save_encoders(
+    folder: Path,
+    request: Finetuning,
+    encoder: Drope,
+    run: NetworkRun,
+    folds: Sequence[Fold],
+    scans: Mapping[str, CachedScan],
+    description: Mapping[str, Any],
+) -> None:
+    """Write the tuned encoder of each fold, which lists whom it has seen, as weights."""
+    before = list_seen(request.encoder.source, model=request.encoder.model)
+    for fold in folds:
+        own = [scans[p] for p in sorted(fold.train | fold.val)]
+        training = {**description, "data": f"fine-tuned, fold {fold.name}"}
+        if before is not None:
+            training[PARTICIPANTS] = sorted({*before, *hash_participants(own)})
+        save_weights(
+            folder / f"encoder_fold-{plain_label(fold.name)}.safetensors",
+            join_encoder(encoder, cast(TunedEncoder, run.networks[fold.name])),
+            name=request.encoder.model,
+            version=__version__,
+            training=training,
+        )
 
 
 def _device(hardware: Hardware) -> str:

@@ -54,7 +54,7 @@ class Tuning:
     mode: Mode = "last-layer"
     blocks: int = 1
     lora_rank: int = 12
-    lora_alpha: float = 12.0
+    lora_alpha: int = 12
     head: HeadType = "mlp"
     head_input: HeadInput = "cls"
 

@@ -161,6 +161,7 @@ def train_image_network(folder: Path, files: StudyFiles, request: ImageTraining)
     """
     encoder, _ = request.encoder.load()
     cache = request.cache or folder / SCANS
+    samples: MapImages | DirectionImages
     if request.network == "vit-raw":
         samples, study = _directions(files, request, cache)
     else:

@@ -40,7 +40,7 @@ class Preset(NamedTuple):
         )
 
 
-_LORA = Tuning(mode="lora", blocks=1, lora_rank=12, lora_alpha=12.0, head="mlp")
+_LORA = Tuning(mode="lora", blocks=1, lora_rank=12, lora_alpha=12, head="mlp")
 
 #: Presets by name. "small" is ours, for cohorts of tens to hundreds: published rates move the
 #: weights too little in the few steps that such a cohort gives.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from dmri_fm.normalise.grid import Grid, resample_image
 from dmri_fm.normalise.template import load_regions
 from dmri_fm.qspace import distinct_directions
 from dmri_fm.series import Dwi
-from dmri_fm_lab.feature_cache import FeatureCache, digest
+from dmri_fm_lab.feature_cache import FeatureCache, Vectors, digest
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
@@ -105,7 +106,7 @@ def rish_table(
             left_out.append(LeftOut(scan.name, reason))
             continue
         name = f"{scan.name}_{_state(scan)}_response"
-        stored = cache.get(name, lambda scan=scan: {"response": _response(_read(scan, labels))})
+        stored = cache.get(name, partial(_response, scan, labels))
         scans[scan.name] = scan
         responses.append(stored["response"])
     if not scans:
@@ -120,7 +121,7 @@ def rish_table(
     for name, scan in scans.items():
         logger.info("RISH features of %s", name)
         key = f"{name}_{_state(scan)}_{digest(response, dict(labels.names))}"
-        stored = cache.get(key, lambda scan=scan: _features(_read(scan, labels), response, labels))
+        stored = cache.get(key, partial(_features, scan, response, labels))
         rows[name] = {column: float(value) for column, value in stored.items()}
     keys = [scan_columns(_entities(name)) for name in rows]
     index = pd.Index(list(rows), name="scan_id")
@@ -197,18 +198,19 @@ def _read(scan: Scan, labels: Labels) -> _Shell:
     return _Shell(signals, own[inside], gradient_table(bvals, bvecs=table.bvecs_ras))
 
 
-def _response(shell: _Shell) -> NDArray[np.float64]:
-    """Return eigenvalues and S0 of the voxels of highest FA, shape (4,)."""
+def _response(scan: Scan, labels: Labels) -> Vectors:
+    """Return `response`: eigenvalues and S0 of the voxels of highest FA, shape (4,)."""
+    shell = _read(scan, labels)
     fa = TensorModel(shell.gtab).fit(shell.signals).fa
     best = np.argsort(fa)[-N_RESPONSE_VOXELS:]
     voxels = shell.signals[best][:, None, None]
     (evals, s0), _ = response_from_mask_ssst(shell.gtab, voxels, np.ones(voxels.shape[:3], bool))
-    return np.array([*evals, s0])
+    return {"response": np.array([*evals, s0])}
 
 
-def _features(
-    shell: _Shell, response: NDArray[np.float64], labels: Labels
-) -> dict[str, NDArray[np.float64]]:
+def _features(scan: Scan, response: NDArray[np.float64], labels: Labels) -> Vectors:
+    """Return the mean of each order in each region, by column."""
+    shell = _read(scan, labels)
     with warnings.catch_warnings():
         # DIPY says that its default basis will change, which has the same power of each order.
         warnings.simplefilter("ignore", PendingDeprecationWarning)

@@ -12,7 +12,6 @@ from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_lab.feature_cache import FeatureCache
 from dmri_fm_lab.prediction.fold_training import FoldSettings
 from dmri_fm_lab.prediction.image_networks import (
-    NETWORKS,
     ImageTraining,
     make_image_network,
     train_image_network,
@@ -34,7 +33,8 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("images")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# A comparison runs the third (test_compare.py).
+@pytest.mark.parametrize("name", ["resnet18", "vit-raw"])
 def test_each_network_runs_from_files_to_scores(tiny_cohort, shared, tmp_path, name):
     request = ImageTraining(
         name,
@@ -52,7 +52,7 @@ def test_each_network_runs_from_files_to_scores(tiny_cohort, shared, tmp_path, n
     assert np.isfinite(log["loss"]).all()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["resnet18", "vit-maps"])
 def test_a_network_overfits_two_images(name):
     torch.manual_seed(0)
     network = make_image_network(ImageTraining(name), 2)
