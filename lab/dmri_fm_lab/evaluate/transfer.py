@@ -147,7 +147,7 @@ def read_predictors(group: str | Path, *, model: str = "drope") -> dict[str, Sca
     group = Path(group)
     features = read_scan_table(group / f"model-{model}_desc-scan_features.tsv")
     scalars = read_scan_table(group / "desc-scalars_features.tsv")
-    found = {
+    found: dict[str, ScanTable] = {
         name: features.select(columns)
         for name, columns in feature_columns(list(features.values)).items()
     }

@@ -249,17 +249,17 @@ def _draw_table(
 def draw_member(request: CohortRequest, number: int, session: int = 1) -> CohortMember:
     """Draw a participant in a session; only the request's seed, sites and effect matter.
 
-    Groups take turns at each site.
+    Groups take turns at each site, and in each family.
     """
     own = np.random.default_rng([_PEOPLE, request.seed, number])
-    family = (number - 1) // request.family_size
+    family, member = divmod(number - 1, request.family_size)
     shared = np.random.default_rng([_FAMILIES, request.seed, family])
     visit = np.random.default_rng([_PEOPLE, request.seed, number, session])
     # Families keep to one site.
     turn, site = divmod(family, request.n_sites)
     age = float(own.uniform(*AGES)) + request.site_age_years * (site - (request.n_sites - 1) / 2)
     age = round(float(np.clip(age, 18, 95)), 1) + SESSION_YEARS * (session - 1)
-    sex, is_patient = str(own.choice(["F", "M"])), bool((turn + site + number) % 2)
+    sex, is_patient = str(own.choice(["F", "M"])), bool((turn + site + member) % 2)
     latent, surplus = own.standard_normal(2)
     noise = np.sqrt(1 - SCORE_CORRELATION**2) * (surplus if session == 1 else visit.normal())
     mean, deviation = SCORE_SCALE

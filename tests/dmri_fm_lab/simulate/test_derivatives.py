@@ -36,6 +36,14 @@ def copy(small_cohort, tmp_path, monkeypatch):
     return out, small_cohort
 
 
+def read_series(out, scan) -> Dwi:
+    stem = out / scan.split("_")[0] / "dwi" / f"{scan}_space-MNI152NLin2009aSym_res-2"
+    return Dwi.from_files(
+        *(f"{stem}_desc-preproc_dwi{end}" for end in (".nii.gz", ".bval", ".bvec")),
+        f"{stem}_desc-brain_mask.nii.gz",
+    )
+
+
 def test_every_file_has_a_name_of_the_app_and_a_sidecar_that_says_simulated(
     small_cohort,
 ) -> None:
@@ -90,11 +98,7 @@ def test_fa_and_md_are_those_of_white_matter_and_csf(small_cohort) -> None:
 
 def test_a_scan_has_the_gradients_of_its_site(small_cohort) -> None:
     out, scanners = small_cohort.folder, draw_scanners(small_cohort.request)
-    stem = out / "sub-001" / "dwi" / "sub-001_acq-random2_space-MNI152NLin2009aSym_res-2"
-    dwi = Dwi.from_files(
-        *(f"{stem}_desc-preproc_dwi{end}" for end in (".nii.gz", ".bval", ".bvec")),
-        f"{stem}_desc-brain_mask.nii.gz",
-    )
+    dwi = read_series(out, "sub-001_acq-random2")
     stated = scanners[0].gtabs[1]
     np.testing.assert_allclose(dwi.gtab.bvals, stated.bvals)
     np.testing.assert_allclose(dwi.gtab.bvecs_ras, stated.bvecs_ras, atol=1e-5)
@@ -103,41 +107,36 @@ def test_a_scan_has_the_gradients_of_its_site(small_cohort) -> None:
     assert 0.9 * scanners[0].gain < np.percentile(dwi.mean_b0()[dwi.brain], 99.9)
 
 
-def test_the_same_command_finds_everything_and_other_weights_change_features_alone(copy) -> None:
-    out, made = copy
-    options = {"fibre_voxel_mm": 6.0}
-    again = simulate_derivatives(out, made.request, Features(weights=made.weights), **options)
-    assert (again.participants, again.n_found, again.n_refreshed) == ((), 12, 0)
-    assert "0 participants simulated; 12 found complete" in str(again)
-    table = out / "group" / "model-drope_desc-scan_features.tsv"
-    before, scalars = table.read_text(), (out / "group" / "desc-scalars_features.tsv").read_text()
-    assert before == (made.folder / "group" / table.name).read_text()
-
-    other = save_coarse(out.parent / "other.safetensors", seed=1)
-    renewed = simulate_derivatives(out, made.request, Features(weights=other), **options)
-    assert renewed.n_refreshed == 12
-    assert (out / "group" / "desc-scalars_features.tsv").read_text() == scalars
-    features = [read_scan_table(p / "group" / table.name).values for p in (made.folder, out)]
-    assert not np.allclose(features[0]["cls000"], features[1]["cls000"])
-    assert pd.read_csv(table, sep="\t")["weights_sha256"].nunique() == 1
-    status = pd.read_csv(out / "group" / "participants_status.tsv", sep="\t")
-    assert status["status"].eq("complete").all()
-
-    back = simulate_derivatives(out, made.request, Features(weights=made.weights), **options)
-    assert back.n_refreshed == 12
-    # Features are those of the files: from the series on disk they are the same.
-    assert table.read_text() == before
-
-
-def test_a_missing_participant_is_made_as_before(copy) -> None:
+def test_the_same_command_makes_what_is_missing_as_before(copy) -> None:
     out, made = copy
     shutil.rmtree(out / "sub-003")
     cost = simulate_derivatives(
         out, made.request, Features(weights=made.weights), fibre_voxel_mm=6.0
     )
-    assert len(cost.participants) == 1
-    name = "group/desc-scalars_features.tsv"
-    assert (out / name).read_text() == (made.folder / name).read_text()
+    assert (len(cost.participants), cost.n_found, cost.n_refreshed) == (1, 11, 0)
+    assert "1 participants simulated" in str(cost)
+    for name in ("model-drope_desc-scan_features.tsv", "desc-scalars_features.tsv"):
+        before = made.folder / "group" / name
+        assert (out / "group" / name).read_text() == before.read_text()
+
+
+def test_other_weights_change_features_alone(copy) -> None:
+    out, made = copy
+    other = save_coarse(out.parent / "other.safetensors", seed=1)
+    cost = simulate_derivatives(out, made.request, Features(weights=other), fibre_voxel_mm=6.0)
+    assert (cost.participants, cost.n_refreshed) == ((), 12)
+    scalars, name = "desc-scalars_features.tsv", "model-drope_desc-scan_features.tsv"
+    groups = [folder / "group" for folder in (made.folder, out)]
+    assert (groups[1] / scalars).read_text() == (groups[0] / scalars).read_text()
+    before, after = (read_scan_table(group / name).values for group in groups)
+    assert not np.allclose(before["cls000"], after["cls000"])
+    assert pd.read_csv(groups[1] / name, sep="\t")["weights_sha256"].nunique() == 1
+    status = pd.read_csv(groups[1] / "participants_status.tsv", sep="\t")
+    assert status["status"].eq("complete").all()
+    # Features are those of the files.
+    found = Features(weights=made.weights).of(read_series(out, "sub-002_acq-random2"))
+    own = before.loc["sub-002_acq-random2"]
+    np.testing.assert_allclose(found.vectors["cls"], own.filter(like="cls"), rtol=1e-6)
 
 
 def test_another_request_is_refused(copy, tmp_path, capsys) -> None:
