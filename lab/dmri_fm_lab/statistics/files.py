@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from dmri_fm.series import save_image
-from dmri_fm_lab.scan_tables import SCAN_ID, count_reasons
+from dmri_fm_lab.scan_tables import count_reasons
 from dmri_fm_lab.statistics.analysis import Analysis
 from dmri_fm_lab.statistics.methods import versions, write_methods
 from dmri_fm_lab.statistics.page import DESCRIPTIONS, render_page
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
-from dmri_fm_workflows.outputs.tsv import format_table
+from dmri_fm_workflows.outputs.tsv import SCAN_ID, format_table
 
 #: In every file of numbers.
 RESEARCH_ONLY = "Research only: effects of groups say nothing about one person."

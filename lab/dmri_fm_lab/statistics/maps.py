@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.normalise.template import load_template
 from dmri_fm.series import load_image, read_array
-from dmri_fm_lab.scan_tables import SCAN_ID, LeftOut, ScanTable, listed
+from dmri_fm_lab.scan_tables import LeftOut, ScanTable, listed
 from dmri_fm_lab.statistics.linear import Floats, make_estimator, score_effect
 from dmri_fm_lab.statistics.outcomes import Dependence, Permutations
 from dmri_fm_lab.statistics.permutations import (
@@ -26,9 +26,9 @@ from dmri_fm_lab.statistics.permutations import (
     reduced_residuals,
 )
 from dmri_fm_lab.statistics.request import MapsRequest
-from dmri_fm_workflows.group.collect import find_files, list_participants
-from dmri_fm_workflows.group.scalars import SCALAR_SPACE
-from dmri_fm_workflows.outputs.tsv import SCAN_COLUMNS
+from dmri_fm_workflows.group.collect import list_outputs, list_participants
+from dmri_fm_workflows.group.regional import SCALAR_SPACE
+from dmri_fm_workflows.outputs.tsv import SCAN_COLUMNS, SCAN_ID
 
 #: Tissue probability above which a voxel of the template is tested.
 TISSUE = 0.5
@@ -73,11 +73,10 @@ def list_maps(request: MapsRequest, param: str) -> dict[str, tuple[Path, Mapping
     """
     found = {}
     for participant in list_participants(request.derivatives):
-        for file in find_files(
-            request.derivatives, {param}, participant=participant, extension=".nii.gz"
-        ):
-            is_wanted = file.name.entities.get("space") == SCALAR_SPACE
-            if is_wanted and file.name.model == request.model:
+        outputs, _ = list_outputs(request.derivatives, participant)
+        for file in outputs:
+            is_in_space = file.name.entities.get("space") == SCALAR_SPACE
+            if is_in_space and (file.name.type.name, file.name.model) == (param, request.model):
                 found[file.scan] = (file.path, file.columns)
     if not found:
         raise InputError(
