@@ -4,8 +4,7 @@ Usage: python benchmarks/cohort_bars.py COHORT [COHORT ...] [--folds 5] [--repea
 
 COHORT is an output of `dmri-fm simulate-cohort`. Age, sex, group and score are predicted by the
 tuned and by the unpenalised head, in folds of participants that are stratified by the target; what
-a region's FA and MD show of each target stands before. Means of the tables that README and
-docs/simulated_cohorts.md quote:
+a region's FA and MD show of each target stands before. On the cohorts of the bars:
 
     dmri-fm simulate-cohort cohorts/fa-md --participants 200 --cache cohorts/fibres
     dmri-fm simulate-cohort cohorts/compensated --participants 200 --effect compensated \
