@@ -104,7 +104,14 @@ def read_known(path: Path, *, regions: str, n_regions: int) -> KnownMaps:
         value, n_voxels, coverage = (
             table[c].to_numpy().reshape(shape) for c in ("value", "n_voxels", "coverage")
         )
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        pa.ArrowException,
+    ) as error:
         LOGGER.warning("%s is not used, all maps are read: %s", path.name, error)
         return KnownMaps()
     return KnownMaps(record["maps"], value, n_voxels[..., 0], coverage[..., 0])
