@@ -21,7 +21,7 @@ from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import read_target
-from dmri_fm_lab.prediction.draw_splits import Units, make_folds, make_strata
+from dmri_fm_lab.prediction.draw_splits import Units, family_groups, make_folds, make_strata
 from dmri_fm_lab.prediction.heads import HeadSettings, Vectors, prepare_head
 from dmri_fm_lab.prediction.metrics import (
     TITLES,
@@ -217,8 +217,8 @@ def score_transfer(
     Raises
     ------
     ConfigError
-        If the target is missing, constant, or has more than two classes, or there are too few
-        participants for the folds.
+        If target or families are no columns, the target is constant or has more than two classes,
+        or there are too few participants for the folds.
     """
     if target not in scans.people:
         raise ConfigError(
@@ -229,7 +229,7 @@ def score_transfer(
     people = scans.people[has_target]
     observed, task, _ = read_target(people[target], ())
     who = people["participant_id"].to_numpy(dtype=str)
-    groups = people[request.family].to_numpy(dtype=str) if request.family else who
+    groups = family_groups(people, request.family)
     strata, _ = make_strata({target: people[target]}, fewest=request.n_folds)
     folds = make_folds(
         Units(who, strata, groups),

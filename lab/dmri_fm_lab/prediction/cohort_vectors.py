@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm_lab.prediction.draw_splits import family_groups
 from dmri_fm_lab.prediction.metrics import TaskType
 from dmri_fm_lab.scan_tables import (
     Cohort,
@@ -30,11 +31,24 @@ _Array = NDArray[np.float64]
 
 
 class VectorSet(NamedTuple):
-    """Vectors that predict: `values` (N, D), the names of their columns, and what they are for."""
+    """Vectors that predict.
+
+    Attributes
+    ----------
+    values
+        Shape (N, D).
+    columns
+        Their D names.
+    role
+        What they are for.
+    n_covariates
+        Columns at the end of "joint" vectors that are covariates: they are not harmonised.
+    """
 
     values: _Array
     columns: tuple[str, ...]
     role: Literal["features", "baseline", "joint"] = "features"
+    n_covariates: int = 0
 
 
 @dataclass(frozen=True)
@@ -290,11 +304,7 @@ def _assemble(
         for name, c in sets.items()
     }
     vectors |= _baselines(people, request, vectors)
-    who = people["participant_id"].to_numpy(dtype=str)
-    groups = who
-    if request.family:
-        families = _column(people, request.family)
-        groups = np.where(families.notna(), families.map(lambda f: f"family {f}"), who).astype(str)
+    groups = family_groups(people, request.family)
     sites = people[request.site].map(class_text).to_numpy(dtype=str) if request.site else None
     return CohortVectors(
         people, target, task, classes, vectors, groups, sites, tuple(left_out), tuple(notes)
@@ -332,15 +342,6 @@ def read_target(
     return (texts == positive).to_numpy(), "classification", (negative, positive)
 
 
-def _column(people: pd.DataFrame, name: str) -> pd.Series:
-    if name not in people:
-        raise ConfigError(
-            f"no column {name} in the table of participants",
-            expected=f"some of {listed(list(people))}",
-        )
-    return people[name]
-
-
 def _baselines(
     people: pd.DataFrame, request: VectorRequest, features: Mapping[str, VectorSet]
 ) -> dict[str, VectorSet]:
@@ -365,7 +366,10 @@ def _baselines(
         added = found[" + ".join(request.covariates)]
         for name, own in features.items():
             found[f"{name} + {' + '.join(request.covariates)}"] = VectorSet(
-                np.hstack([own.values, added.values]), (*own.columns, *added.columns), "joint"
+                np.hstack([own.values, added.values]),
+                (*own.columns, *added.columns),
+                "joint",
+                len(added.columns),
             )
     return found
 

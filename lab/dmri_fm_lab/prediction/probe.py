@@ -12,7 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.prediction.calibration import calibrate
-from dmri_fm_lab.prediction.cohort_vectors import CohortVectors
+from dmri_fm_lab.prediction.cohort_vectors import CohortVectors, VectorSet
 from dmri_fm_lab.prediction.heads import HeadSettings, Trainer, Vectors, prepare_head
 from dmri_fm_lab.prediction.metrics import (
     SCORES,
@@ -139,7 +139,8 @@ def run_probe(
     settings
         See :class:`ProbeSettings`.
     harmonise
-        Takes site effects out of features, fitted to training rows; baselines stay.
+        Takes site effects out of features, fitted to training rows; baselines, and the covariates
+        beside features, stay.
     report
         Is told what is computed.
 
@@ -158,7 +159,7 @@ def run_probe(
             results = Parallel(n_jobs=settings.n_jobs)(
                 delayed(_run_fold)(
                     head,
-                    own.values if is_baseline or harmonise is None else harmonise(own.values, r),
+                    _harmonised(own, r, harmonise),
                     cohort,
                     r,
                     settings.head,
@@ -169,6 +170,14 @@ def run_probe(
             names = (name, head, own.role, own.values.shape[1])
             found.append(_collect(names, results, SCORES[cohort.task][0]))
     return found
+
+
+def _harmonised(own: VectorSet, rows: FoldRows, harmonise: Harmonise | None) -> _Array:
+    """Return vectors whose features are harmonised; covariates are not measures of a scanner."""
+    if harmonise is None or own.role == "baseline":
+        return own.values
+    n = len(own.columns) - own.n_covariates
+    return np.hstack([harmonise(own.values[:, :n], rows), own.values[:, n:]])
 
 
 def _draw_orders(cohort: CohortVectors, settings: ProbeSettings) -> list[NDArray[np.int_]]:

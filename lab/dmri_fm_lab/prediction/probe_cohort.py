@@ -229,7 +229,7 @@ def _check_published(request: ProbeRequest, cohort: CohortVectors) -> None:
 
 
 def _combat(cohort: CohortVectors, request: ProbeRequest) -> Harmonise:
-    """Return ComBat by site, fitted to the training and validation rows of a fold."""
+    """Return ComBat by site, fitted to the training rows of a fold."""
     if cohort.sites is None:
         raise ConfigError("ComBat without sites", expected="--site COLUMN with --combat")
     if request.vectors.target in request.combat_covariates:
