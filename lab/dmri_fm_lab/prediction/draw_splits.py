@@ -279,7 +279,10 @@ def family_groups(people: pd.DataFrame, column: str) -> NDArray[np.str_]:
             expected=f"some of {listed(list(people))}",
         )
     known = people[column].notna().to_numpy()
-    return np.where(known, [f"family {f}" for f in people[column]], who).astype(str)
+    groups: NDArray[np.str_] = np.where(
+        known, [f"family {f}" for f in people[column]], who
+    ).astype(str)
+    return groups
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, OutputError
 from dmri_fm_lab.markdown_tables import markdown
-from dmri_fm_lab.prediction.cohort_vectors import choose_columns, drop_missing
+from dmri_fm_lab.prediction.cohort_vectors import (
+    choose_columns,
+    drop_missing,
+    note_no_measures,
+)
 from dmri_fm_lab.prediction.correlations import correlate, draw_correlations, principal_components
 from dmri_fm_lab.prediction.embedding import draw_embedding, embed
 from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
@@ -105,7 +109,7 @@ def explain_features(request: ExplainRequest, folder: Path) -> Explanation:
     by = ["participant_id", *(["session_id"] if request.sessions else [])]
     parts, paths = [f"**{RESEARCH_ONLY}**"], []
     for name, own in choose_columns(list(table.values), request.columns).items():
-        notes: list[str] = []
+        notes = note_no_measures(name, own, list(table.values))
         part = drop_missing(
             Cohort(cohort.people, cohort.values[own], cohort.left_out), name, notes
         )
@@ -119,7 +123,8 @@ def explain_features(request: ExplainRequest, folder: Path) -> Explanation:
         paths += written
     if not paths:
         raise ConfigError(
-            f"no column fits {listed(request.columns)}", expected=listed(list(table.values))
+            f"no column fits {listed(request.columns) or 'a measure'}",
+            expected=listed(list(table.values)),
         )
     return Explanation("\n\n".join(p for p in parts if p), paths)
 

@@ -23,7 +23,7 @@ from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
 from dmri_fm_lab.prediction.heads import HeadSettings
 from dmri_fm_lab.prediction.pretrained_on import find_seen_participants
 from dmri_fm_lab.prediction.probe import Harmonise, Prediction, ProbeSettings, run_probe
-from dmri_fm_lab.prediction.published import PUBLISHED, PUBLISHED_TASKS
+from dmri_fm_lab.prediction.published import PUBLISHED, check_published
 from dmri_fm_lab.prediction.results import (
     compare_predictions,
     describe_cohort,
@@ -117,7 +117,8 @@ def probe_cohort(
     cohort = _read_cohort(request)
     folds, notes, left_out = _make_splits(cohort, request)
     cohort = replace(cohort, notes=(*cohort.notes, *notes), left_out=(*cohort.left_out, *left_out))
-    _check_published(request, cohort)
+    if request.published is not None:
+        check_published(request.published, request.vectors.target, cohort.task)
     settings = ProbeSettings(
         heads=request.heads,
         head=HeadSettings(
@@ -213,19 +214,6 @@ def _broken_families(cohort: CohortVectors, folds: list[Fold]) -> tuple[str, ...
     if not n:
         return ()
     return (f"the given splits train on members of {n} families that they test (all folds)",)
-
-
-def _check_published(request: ProbeRequest, cohort: CohortVectors) -> None:
-    if request.published is None:
-        return
-    if request.published not in PUBLISHED:
-        raise ConfigError(f"published task {request.published}", expected=" or ".join(PUBLISHED))
-    if PUBLISHED_TASKS[request.published] != cohort.task:
-        raise ConfigError(
-            f"{request.published} is a task of {PUBLISHED_TASKS[request.published]}, "
-            f"{request.vectors.target} one of {cohort.task}",
-            expected="tasks of one type",
-        )
 
 
 def _combat(cohort: CohortVectors, request: ProbeRequest) -> Harmonise:

@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import InputError
 from dmri_fm_lab.feature_cache import FeatureCache
-from dmri_fm_lab.prediction.rish import N_COEFFICIENTS, rish, rish_table
+from dmri_fm_lab.prediction.rish import N_COEFFICIENTS, rish, rish_table, white_matter
 from dmri_fm_lab.simulate import spread_directions
+from dmri_fm_lab.train.scan_cache import find_unusable
 from tests.dmri_fm_lab.prediction.tiny_cohort import write_cohort
 
 
@@ -56,6 +57,28 @@ def test_the_table_of_a_cohort(tiny_cohort, tmp_path):
     again = rish_table(tiny_cohort.derivatives, cache=FeatureCache(tmp_path))
     np.testing.assert_array_equal(again.values, table.values)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == kept
+
+
+def test_other_regions_are_not_taken_from_the_cache(tiny_cohort, tmp_path):
+    one = white_matter()
+    first = rish_table(tiny_cohort.derivatives, cache=FeatureCache(tmp_path), labels=one)
+    # The same names, left and right exchanged.
+    turned = one._replace(image=one.image[::-1].copy())
+    other = rish_table(tiny_cohort.derivatives, cache=FeatureCache(tmp_path), labels=turned)
+    alone = rish_table(tiny_cohort.derivatives, labels=turned)
+    np.testing.assert_array_equal(other.values, alone.values)
+    assert not np.array_equal(first.values, other.values)
+
+
+def test_series_in_the_participants_space_alone_are_named(tiny_cohort, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(tiny_cohort.derivatives, folder)
+    own = "space-ACPC_desc-preproc_dwi"
+    for path in (folder / "sub-02" / "dwi").glob("*_desc-preproc_dwi.*"):
+        path.rename(path.with_name(f"sub-02_{own}{path.name.split('_dwi', 1)[1]}"))
+    table = rish_table(folder)
+    assert table.left_out == (("sub-02", "no series in the template's space"),)
+    assert find_unusable(folder, list(table.values.index)) == list(table.left_out)
 
 
 def test_fewer_directions_than_coefficients(tiny_cohort, tmp_path):
