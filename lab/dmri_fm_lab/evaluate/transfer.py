@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import read_target
@@ -305,8 +306,8 @@ def evaluate_transfer(
     Returns
     -------
     dict
-        JSON-ready: `request`, `train`, `tests`, `n_participants`, `left_out` by reason, `scores`
-        (a list of :class:`TransferScore`), and `text`, the tables as markdown.
+        JSON-ready: `use`, `request`, `train`, `tests`, `n_participants`, `left_out` by reason,
+        `scores` (a list of :class:`TransferScore`), and `text`, the tables as markdown.
 
     Raises
     ------
@@ -329,6 +330,7 @@ def evaluate_transfer(
     scores = [s for s in scores if s.test in tests]
     return json_ready(
         {
+            "use": RESEARCH_ONLY,
             "request": asdict(request),
             "versions": versions(),
             "train": train,
@@ -360,7 +362,7 @@ def format_transfer(
     reasons = "; ".join(f"{k} {reason}" for reason, k in count_reasons(left_out).items())
     parts = [
         f"{n} participants, trained on acq-{train}; mean ± standard deviation over folds. "
-        f"Not used: {reasons or 'nobody'}. Research only."
+        f"Not used: {reasons or 'nobody'}. {RESEARCH_ONLY}"
     ]
     for target in dict.fromkeys(s.target for s in scores):
         own = [s for s in scores if s.target == target]

@@ -270,19 +270,16 @@ def family_groups(people: pd.DataFrame, column: str) -> NDArray[np.str_]:
     >>> family_groups(people, "family").tolist()
     ['family fam-10', 'sub-2']
     """
-    who = people["participant_id"].to_numpy(dtype=object)
+    who: NDArray[np.str_] = people["participant_id"].to_numpy(dtype=str)
     if not column:
-        return who.astype(str)
+        return who
     if column not in people:
         raise ConfigError(
             f"no column {column} in the table of participants",
             expected=f"some of {listed(list(people))}",
         )
-    known = people[column].notna().to_numpy()
-    groups: NDArray[np.str_] = np.where(
-        known, [f"family {f}" for f in people[column]], who
-    ).astype(str)
-    return groups
+    families = np.array([f"family {f}" for f in people[column]])
+    return np.where(people[column].notna(), families, who)
 
 
 @dataclass(frozen=True)

@@ -189,12 +189,13 @@ def _draw_orders(cohort: CohortVectors, settings: ProbeSettings) -> list[NDArray
 
 @dataclass(frozen=True, eq=False)
 class _FoldResult:
-    """Scores of a fold, by seed, in sites and of permuted targets; observed and predicted."""
+    """Scores of a fold, by seed, in sites and of permuted targets; predictions of test rows."""
 
     by_seed: list[dict[str, float]]
     about: dict[str, float]
     within_sites: dict[str, dict[str, float]]
     permuted: list[float]
+    participants: NDArray[np.str_]
     observed: NDArray[Any]
     predicted: _Array
 
@@ -221,7 +222,8 @@ def _run_fold(
     main = SCORES[cohort.task][0]
     permuted = [_permuted_score(trainer, cohort.target[o], rows, test, main) for o in orders]
     by_seed = [_score(observed, own, scale) for own in predicted]
-    return _FoldResult(by_seed, about, within, permuted, observed, mean)
+    who = cohort.participants[rows.test]
+    return _FoldResult(by_seed, about, within, permuted, who, observed, mean)
 
 
 def _predict(
@@ -272,6 +274,7 @@ def _collect(
             _append(within.setdefault(site, {}), own)
     observed = np.concatenate([fold.observed for fold in results])
     predicted = np.concatenate([fold.predicted for fold in results])
+    who = np.concatenate([fold.participants for fold in results])
     permuted = [
         summarise(list(own)).mean for own in zip(*(f.permuted for f in results), strict=True)
     ]
@@ -281,7 +284,7 @@ def _collect(
         over_seeds,
         about,
         dict(sorted(within.items())),
-        calibration=calibrate(observed, predicted),
+        calibration=calibrate(observed, predicted, who),
         p_permutation=permutation_p(summarise(scores[main]).mean, permuted) if permuted else None,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.harmonise import Combat
 from dmri_fm_lab.prediction.cohort_vectors import (
     CohortVectors,
@@ -19,8 +20,8 @@ from dmri_fm_lab.prediction.cohort_vectors import (
     indicators,
 )
 from dmri_fm_lab.prediction.draw_splits import SplitRequest, draw_splits
-from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
 from dmri_fm_lab.prediction.heads import HeadSettings
+from dmri_fm_lab.prediction.permutation import Exchange
 from dmri_fm_lab.prediction.pretrained_on import find_seen_participants
 from dmri_fm_lab.prediction.probe import Harmonise, Prediction, ProbeSettings, run_probe
 from dmri_fm_lab.prediction.published import PUBLISHED, check_published
@@ -116,6 +117,7 @@ def probe_cohort(
     """
     cohort = _read_cohort(request)
     folds, notes, left_out = _make_splits(cohort, request)
+    notes = (*notes, *_fixed_rows(cohort, request))
     cohort = replace(cohort, notes=(*cohort.notes, *notes), left_out=(*cohort.left_out, *left_out))
     if request.published is not None:
         check_published(request.published, request.vectors.target, cohort.task)
@@ -214,6 +216,17 @@ def _broken_families(cohort: CohortVectors, folds: list[Fold]) -> tuple[str, ...
     if not n:
         return ()
     return (f"the given splits train on members of {n} families that they test (all folds)",)
+
+
+def _fixed_rows(cohort: CohortVectors, request: ProbeRequest) -> tuple[str, ...]:
+    """Return a note on the rows that permutations leave where they are."""
+    n = Exchange.of(cohort.groups, cohort.sites).n_fixed if request.n_permutations else 0
+    if not n:
+        return ()
+    return (
+        f"{n} of {len(cohort.target)} rows keep their target in all permutations: theirs is the "
+        "only family of its size at its sites",
+    )
 
 
 def _combat(cohort: CohortVectors, request: ProbeRequest) -> Harmonise:

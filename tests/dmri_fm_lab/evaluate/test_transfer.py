@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate.transfer import (
     ScannedTwice,
@@ -141,7 +142,7 @@ def test_published_rows_stand_beside() -> None:
     )
     assert "| cls | linear | same protocol |" in text
     assert "1 no scan" in text
-    assert "Research only" in text
+    assert RESEARCH_ONLY in text
 
 
 def test_the_command(small_cohort, tmp_path, capsys) -> None:

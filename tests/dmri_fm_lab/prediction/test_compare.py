@@ -137,9 +137,7 @@ def test_a_table_without_columns_reads_measures_of_the_brain(study, tmp_path):
 def test_a_published_task_is_of_the_targets_type(study, tmp_path):
     row = '[[row]]\ntable = "regions.tsv"\ncolumns = ["fa_*"]\nhead = "linear"\n'
     header = HEADER.replace('published = "age"', 'published = "sex"')
-    with pytest.raises(
-        ConfigError, match="sex is a task of classification"
-    ):
+    with pytest.raises(ConfigError, match="sex is a task of classification"):
         rows_of(study, tmp_path, row, header)
 
 

@@ -64,6 +64,8 @@ def test_the_command_predicts_age_beside_its_baselines(cohort_files, tmp_path, c
     assert record["warnings"] == []
     assert "research only" in text.lower()
     assert "as published (INVALID)" in text
+    # Participants 44 and 45 are one family at two sites, and the only one.
+    assert "Note: 2 of 90 rows keep their target in all permutations" in text
     assert "| frozen CLS | MLP | 0.900 ± 0.020 | 0.200 ± 0.030 |" in text
     assert "unknown: has no column weights_sha256" in text
     assert "sub-" not in text, "tables of results name nobody"
