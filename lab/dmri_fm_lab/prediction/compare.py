@@ -40,6 +40,7 @@ from dmri_fm_lab.prediction.published import PUBLISHED, check_published
 from dmri_fm_lab.prediction.rish import rish_table
 from dmri_fm_lab.prediction.splits import Fold, find_overlap, read_splits, write_splits
 from dmri_fm_lab.prediction.study import Study, StudyFiles, read_study
+from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import (
     LeftOut,
     ScanTable,
@@ -113,11 +114,12 @@ def compare(request: CompareRequest, folder: Path) -> dict[str, Any]:
     if request.published:
         check_published(request.published, outcome.name, outcome.task)
     common = [fold.name for fold in folds], [sorted(f.train) + sorted(f.test) for f in folds]
+    excluded = sorted(read_exclusions(request.files.derivatives))
     rows = []
     for one in prepared:
         key = digest(
             __version__, one.row.kind, repr(sorted(one.row.options.items())), one.state, *common,
-            [sorted(f.val) for f in folds], dict(outcome.values), request.seed,
+            [sorted(f.val) for f in folds], dict(outcome.values), request.seed, excluded,
         )  # fmt: skip
         scores = _cached(folder / "rows" / f"{key}.json", one, files, folder / f"run-{key}")
         summary = {name: summarise(own)._asdict() for name, own in scores.items()}
@@ -278,6 +280,10 @@ def _prepare_rish(row: Row, request: CompareRequest, folder: Path) -> Prepared:
 
 
 def _prepare_vectors(row: Row, table: ScanTable, request: CompareRequest) -> Prepared:
+    excluded = read_exclusions(request.files.derivatives)
+    marked = tuple(excluded[s] for s in table.values.index if s in excluded)
+    kept = ~table.values.index.isin(list(excluded))
+    table = replace(table, scans=table.scans[kept], values=table.values[kept])
     usable = table.values.notna().all(axis=1)
     lacking = [LeftOut(str(s), "a missing value in the table") for s in usable.index[~usable]]
     defaults = HeadSettings("regression", seed=request.seed)
@@ -295,7 +301,7 @@ def _prepare_vectors(row: Row, table: ScanTable, request: CompareRequest) -> Pre
 
     values = table.values[usable]
     state = [list(map(str, values)), values.to_numpy(), defaults]
-    left_out = (*table.left_out, *lacking)
+    left_out = (*table.left_out, *marked, *lacking)
     return Prepared(row, tuple(map(str, values.index)), left_out, state, run)
 
 

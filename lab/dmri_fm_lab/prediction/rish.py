@@ -34,6 +34,7 @@ from dmri_fm.normalise.template import load_regions
 from dmri_fm.qspace import distinct_directions
 from dmri_fm.series import Dwi
 from dmri_fm_lab.feature_cache import FeatureCache, Vectors, digest
+from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable
 from dmri_fm_lab.scans import Scan, find_scans, list_corrected
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
@@ -93,7 +94,8 @@ def rish_table(
     -------
     ScanTable
         Columns `rish<order>_<region>`; scans whose largest shell has fewer distinct directions
-        than the FOD has coefficients (15) are left out.
+        than the FOD has coefficients (15), and those that quality control excluded at the group
+        level, are left out.
 
     Raises
     ------
@@ -108,7 +110,11 @@ def rish_table(
     in_template = list_corrected(derivatives)
     if any(in_template.values()):
         left_out += [LeftOut(s, _NO_TEMPLATE) for s, has in in_template.items() if not has]
+    excluded = read_exclusions(derivatives)
     for scan in find_scans(derivatives, prefers_template=True):
+        if scan.name in excluded:
+            left_out.append(excluded[scan.name])
+            continue
         if reason := _find_obstacle(scan):
             left_out.append(LeftOut(scan.name, reason))
             continue

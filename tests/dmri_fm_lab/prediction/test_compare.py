@@ -1,6 +1,7 @@
 """Comparison of methods over one set of splits."""
 
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,9 @@ from dmri_fm_lab.prediction import compare as comparison
 from dmri_fm_lab.prediction.compare import compare
 from dmri_fm_lab.prediction.compare_request import read_comparison
 from dmri_fm_lab.prediction.heads import HeadSettings
+from dmri_fm_lab.prediction.image_samples import find_maps
+from dmri_fm_lab.prediction.rish import rish_table
+from dmri_fm_lab.prediction.study import read_study
 from tests.dmri_fm_lab.prediction.tiny_cohort import write_cohort
 
 HEADER = """
@@ -90,8 +94,12 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
 
 
 def rows_of(study, tmp_path, text, header=HEADER):
+    return compare(read_comparison_of(study, text, header), tmp_path)
+
+
+def read_comparison_of(study, text, header=HEADER):
     (study / "other.toml").write_text(header + text)
-    return compare(read_comparison(study / "other.toml"), tmp_path)
+    return read_comparison(study / "other.toml")
 
 
 def test_participants_are_those_of_all_methods(study, tmp_path):
@@ -118,6 +126,24 @@ def test_each_participant_is_left_out_for_one_reason_of_all_methods(study, tmp_p
         "sub-05": "a missing value in the table (table, first, linear); no scan in the table "
         "(table, second, linear)",
     }
+
+
+def test_scans_that_the_group_level_excluded_are_used_by_no_row(study, tmp_path):
+    quality = study / "derivatives" / "group" / "desc-image_qc.tsv"
+    quality.parent.mkdir()
+    quality.write_text("participant_id\tqc_exclude\tmean_fd\nsub-04\tmean_fd > 1\t2\n")
+    try:
+        table = '[[row]]\ntable = "regions.tsv"\ncolumns = ["fa_*"]\nhead = "linear"\n'
+        network = '[[row]]\nnetwork = "vit-maps"\nepochs = 1\n'
+        request = read_comparison_of(study, table + network)
+        maps, _ = find_maps(request.files.derivatives)
+        assert "sub-04" not in read_study(request.files, list(maps)).scans
+        left_out = rows_of(study, tmp_path, table)["left_out"]["names"]
+        assert {"name": "sub-04", "reason": "excluded by QC: mean_fd > 1"} in left_out
+        scans = rish_table(study / "derivatives")
+        assert ("sub-04", "excluded by QC: mean_fd > 1") in scans.left_out
+    finally:
+        shutil.rmtree(quality.parent)
 
 
 def test_a_table_without_columns_reads_measures_of_the_brain(study, tmp_path):
