@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
 from zipfile import BadZipFile
@@ -29,6 +30,12 @@ from dmri_fm_workflows.outputs.tsv import (
 
 #: Texts that stand for a missing value in tables of participants.
 _MISSING = (MISSING, "", "NA", "N/A", "NaN", "nan", "None", "null")
+
+#: Columns of numbers that tell how a scan was made or how far to trust it, which is its site.
+_NO_MEASURES = (
+    *("max_bval", "n_directions", "n_volumes", "n_voxels", "direction_error"),
+    *("coverage", "coverage_*", "ood_*", "*_ood_*", "snr_b0_is_temporal"),
+)
 
 #: Names that are shown in a message before the rest is counted.
 _SHOWN = 8
@@ -131,6 +138,20 @@ def listed(names: Sequence[str]) -> str:
     """
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(str, names[:_SHOWN])) + more
+
+
+def measures_of(columns: Iterable[str]) -> list[str]:
+    """Return the columns that measure the brain, in their order.
+
+    Those of protocol, counts, coverage and out-of-distribution scores tell sites apart: they are
+    no outcomes or features unless a user names them.
+
+    Examples
+    --------
+    >>> measures_of(["tensor_fa_mean_white", "coverage_white", "max_bval", "ood_score"])
+    ['tensor_fa_mean_white']
+    """
+    return [c for c in columns if not any(fnmatchcase(c, p) for p in _NO_MEASURES)]
 
 
 def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:

@@ -186,6 +186,20 @@ def _list_corrected(root: Path, ending: str) -> list[Path]:
     return sorted([*root.glob(f"sub-*/dwi/*{ending}"), *root.glob(f"sub-*/ses-*/dwi/*{ending}")])
 
 
+def list_corrected(root: str | Path) -> dict[str, bool]:
+    """Return the scans with a corrected series, and whether it lies in the template's space too.
+
+    A raw dataset has none.
+    """
+    root = Path(root)
+    spaces = ((PREPROC, False), (TEMPLATE_PREPROC, True))
+    return {
+        scan_name(split_name(path)[0]): in_template
+        for ending, in_template in spaces
+        for path in _list_corrected(root, ending)
+    }
+
+
 def _choose_corrected(
     root: Path, labels: Sequence[str] | None, ending: str = PREPROC
 ) -> tuple[list[Path], list[str]]:

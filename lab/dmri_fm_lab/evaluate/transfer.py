@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import read_target
-from dmri_fm_lab.prediction.draw_splits import Units, make_folds, make_strata
+from dmri_fm_lab.prediction.draw_splits import Units, family_groups, make_folds, make_strata
 from dmri_fm_lab.prediction.heads import HeadSettings, Vectors, prepare_head
 from dmri_fm_lab.prediction.metrics import (
     TITLES,
@@ -217,8 +218,8 @@ def score_transfer(
     Raises
     ------
     ConfigError
-        If the target is missing, constant, or has more than two classes, or there are too few
-        participants for the folds.
+        If target or families are no columns, the target is constant or has more than two classes,
+        or there are too few participants for the folds.
     """
     if target not in scans.people:
         raise ConfigError(
@@ -229,7 +230,7 @@ def score_transfer(
     people = scans.people[has_target]
     observed, task, _ = read_target(people[target], ())
     who = people["participant_id"].to_numpy(dtype=str)
-    groups = people[request.family].to_numpy(dtype=str) if request.family else who
+    groups = family_groups(people, request.family)
     strata, _ = make_strata({target: people[target]}, fewest=request.n_folds)
     folds = make_folds(
         Units(who, strata, groups),
@@ -305,8 +306,8 @@ def evaluate_transfer(
     Returns
     -------
     dict
-        JSON-ready: `request`, `train`, `tests`, `n_participants`, `left_out` by reason, `scores`
-        (a list of :class:`TransferScore`), and `text`, the tables as markdown.
+        JSON-ready: `use`, `request`, `train`, `tests`, `n_participants`, `left_out` by reason,
+        `scores` (a list of :class:`TransferScore`), and `text`, the tables as markdown.
 
     Raises
     ------
@@ -329,6 +330,7 @@ def evaluate_transfer(
     scores = [s for s in scores if s.test in tests]
     return json_ready(
         {
+            "use": RESEARCH_ONLY,
             "request": asdict(request),
             "versions": versions(),
             "train": train,
@@ -360,7 +362,7 @@ def format_transfer(
     reasons = "; ".join(f"{k} {reason}" for reason, k in count_reasons(left_out).items())
     parts = [
         f"{n} participants, trained on acq-{train}; mean ± standard deviation over folds. "
-        f"Not used: {reasons or 'nobody'}. Research only."
+        f"Not used: {reasons or 'nobody'}. {RESEARCH_ONLY}"
     ]
     for target in dict.fromkeys(s.target for s in scores):
         own = [s for s in scores if s.target == target]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm_lab.prediction.draw_splits import family_groups
 from dmri_fm_lab.prediction.metrics import TaskType
 from dmri_fm_lab.scan_tables import (
     Cohort,
@@ -20,8 +21,12 @@ from dmri_fm_lab.scan_tables import (
     ScanTable,
     join_people,
     listed,
+    measures_of,
     one_scan_each,
 )
+
+#: Name of the set of all measures of a table.
+ALL_MEASURES = "all measures"
 
 #: Fewest rows with which anything is predicted.
 FEWEST_ROWS = 10
@@ -30,11 +35,24 @@ _Array = NDArray[np.float64]
 
 
 class VectorSet(NamedTuple):
-    """Vectors that predict: `values` (N, D), the names of their columns, and what they are for."""
+    """Vectors that predict.
+
+    Attributes
+    ----------
+    values
+        Shape (N, D).
+    columns
+        Their D names.
+    role
+        What they are for.
+    n_covariates
+        Columns at the end of "joint" vectors that are covariates: they are not harmonised.
+    """
 
     values: _Array
     columns: tuple[str, ...]
     role: Literal["features", "baseline", "joint"] = "features"
+    n_covariates: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,8 @@ class VectorRequest:
         Negative and positive class; if empty, a target of text has its two values in order.
     columns
         Patterns of feature columns (`cls*`), each a set of vectors of its own. If empty, `cls` and
-        `pooled` where a table has them, else all numbers of a table together.
+        `pooled` where a table has them, else all its measures together, see
+        :func:`dmri_fm_lab.scan_tables.measures_of`.
     covariates
         Columns that predict alone, as a baseline, and together with each set of features.
     site
@@ -160,12 +179,15 @@ def gather_vectors(
         cohort = cohort.complete(request.needed)
         cohort = _choose_classes(cohort, request)
         prefix = f"{title} " if len(tables) > 1 else ""
-        for name, columns in choose_columns(list(table.values), request.columns).items():
+        chosen = choose_columns(list(table.values), request.columns)
+        for name, columns in chosen.items():
             part = Cohort(cohort.people, cohort.values[columns], cohort.left_out)
             sets[prefix + name] = drop_missing(part, prefix + name, notes)
+            notes += note_no_measures(prefix + name, columns, list(table.values))
     if not sets:
         raise ConfigError(
-            f"no column fits {listed(request.columns)}", expected="columns of the tables"
+            f"no column fits {listed(request.columns) or 'a measure'}",
+            expected="columns of the tables",
         )
     by = ["participant_id", *(["session_id"] if request.by_session else [])]
     reduced = {
@@ -183,8 +205,8 @@ def choose_columns(columns: Sequence[str], patterns: Sequence[str]) -> dict[str,
     {'cls': ['cls0', 'cls1'], 'pooled': ['pooled0']}
     >>> choose_columns(["fa_a", "fa_b", "md_a"], ["fa_*"])
     {'fa_*': ['fa_a', 'fa_b']}
-    >>> choose_columns(["a", "b"], [])
-    {'all columns': ['a', 'b']}
+    >>> choose_columns(["a", "b", "n_volumes"], [])
+    {'all measures': ['a', 'b']}
     """
     if patterns:
         found = {p: [c for c in columns if fnmatch(c, p)] for p in patterns}
@@ -192,7 +214,19 @@ def choose_columns(columns: Sequence[str], patterns: Sequence[str]) -> dict[str,
     by_type = feature_columns(columns)
     if by_type:
         return {str(name): own for name, own in by_type.items()}
-    return {"all columns": list(columns)}
+    measures = measures_of(columns)
+    return {ALL_MEASURES: measures} if measures else {}
+
+
+def note_no_measures(name: str, chosen: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return a note on the columns that a set of all measures leaves out, or none."""
+    others = [c for c in columns if c not in chosen]
+    if not name.endswith(ALL_MEASURES) or not others:
+        return []
+    return [
+        f"{name}: {listed(others)} tell protocol and coverage, and are used only where --columns "
+        "names them"
+    ]
 
 
 def indicators(values: pd.Series) -> tuple[_Array, tuple[str, ...]]:
@@ -290,11 +324,7 @@ def _assemble(
         for name, c in sets.items()
     }
     vectors |= _baselines(people, request, vectors)
-    who = people["participant_id"].to_numpy(dtype=str)
-    groups = who
-    if request.family:
-        families = _column(people, request.family)
-        groups = np.where(families.notna(), families.map(lambda f: f"family {f}"), who).astype(str)
+    groups = family_groups(people, request.family)
     sites = people[request.site].map(class_text).to_numpy(dtype=str) if request.site else None
     return CohortVectors(
         people, target, task, classes, vectors, groups, sites, tuple(left_out), tuple(notes)
@@ -332,15 +362,6 @@ def read_target(
     return (texts == positive).to_numpy(), "classification", (negative, positive)
 
 
-def _column(people: pd.DataFrame, name: str) -> pd.Series:
-    if name not in people:
-        raise ConfigError(
-            f"no column {name} in the table of participants",
-            expected=f"some of {listed(list(people))}",
-        )
-    return people[name]
-
-
 def _baselines(
     people: pd.DataFrame, request: VectorRequest, features: Mapping[str, VectorSet]
 ) -> dict[str, VectorSet]:
@@ -365,7 +386,10 @@ def _baselines(
         added = found[" + ".join(request.covariates)]
         for name, own in features.items():
             found[f"{name} + {' + '.join(request.covariates)}"] = VectorSet(
-                np.hstack([own.values, added.values]), (*own.columns, *added.columns), "joint"
+                np.hstack([own.values, added.values]),
+                (*own.columns, *added.columns),
+                "joint",
+                len(added.columns),
             )
     return found
 

@@ -10,23 +10,24 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from dmri_fm import __version__
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.json_files import read_object
 from dmri_fm.qspace import distinct_directions
 from dmri_fm_lab.feature_cache import FeatureCache, digest
 from dmri_fm_lab.markdown_tables import markdown
-from dmri_fm_lab.prediction.cohort_vectors import VectorRequest, gather_vectors
+from dmri_fm_lab.prediction.cohort_vectors import VectorRequest, choose_columns, gather_vectors
 from dmri_fm_lab.prediction.compare_request import CompareRequest, Row
-from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
 from dmri_fm_lab.prediction.finetune import Finetuning, finetune
 from dmri_fm_lab.prediction.finetune_scans import ViewSettings
 from dmri_fm_lab.prediction.heads import HeadSettings
 from dmri_fm_lab.prediction.image_networks import (
     DEFAULT_SETTINGS,
+    SIZES,
     ImageTraining,
     train_image_network,
 )
@@ -35,10 +36,11 @@ from dmri_fm_lab.prediction.metrics import TITLES, TaskType, format_summary, sum
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.presets import Preset, find_preset
 from dmri_fm_lab.prediction.probe import ProbeSettings, run_probe
-from dmri_fm_lab.prediction.published import PUBLISHED
+from dmri_fm_lab.prediction.published import PUBLISHED, check_published
 from dmri_fm_lab.prediction.rish import rish_table
 from dmri_fm_lab.prediction.splits import Fold, find_overlap, read_splits, write_splits
-from dmri_fm_lab.prediction.study import StudyFiles, read_study
+from dmri_fm_lab.prediction.study import Study, StudyFiles, read_study
+from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import (
     LeftOut,
     ScanTable,
@@ -48,7 +50,7 @@ from dmri_fm_lab.scan_tables import (
     read_scan_table,
 )
 from dmri_fm_lab.train.loop import Hardware
-from dmri_fm_lab.train.scan_cache import SCANS, cache_scans
+from dmri_fm_lab.train.scan_cache import SCANS, cache_scans, find_unusable
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 
 logger = logging.getLogger(__name__)
@@ -73,14 +75,18 @@ class Prepared:
         The method.
     scans
         Names of the scans that it can use.
+    left_out
+        Scans that it cannot use.
     state
-        What the row's result depends on, beside splits and target.
+        What the row's result depends on, beside splits, target and the version of the code: input
+        files and settings, defaults and presets resolved.
     run
         Takes the study with the common splits, and a folder; returns scores by fold.
     """
 
     row: Row
     scans: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
     state: Any
     run: Callable[[StudyFiles, Path], Scores]
 
@@ -100,16 +106,20 @@ def compare(request: CompareRequest, folder: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError, InputError, WeightsError
-        If files or settings cannot be used, or no participant can be used by all methods.
+        If files or settings cannot be used, no participant can be used by all methods, or the
+        published task is of another type than the target.
     """
-    prepared = [_PREPARE[row.kind](row, request, folder) for row in request.rows]
+    prepared = [_prepare(row, request, folder) for row in request.rows]
     files, folds, outcome, left_out = _common_study(request, prepared, folder)
+    if request.published:
+        check_published(request.published, outcome.name, outcome.task)
     common = [fold.name for fold in folds], [sorted(f.train) + sorted(f.test) for f in folds]
+    excluded = sorted(read_exclusions(request.files.derivatives))
     rows = []
     for one in prepared:
         key = digest(
-            one.row.kind, repr(sorted(one.row.options.items())), one.state, *common,
-            [sorted(f.val) for f in folds], dict(outcome.values), request.seed,
+            __version__, one.row.kind, repr(sorted(one.row.options.items())), one.state, *common,
+            [sorted(f.val) for f in folds], dict(outcome.values), request.seed, excluded,
         )  # fmt: skip
         scores = _cached(folder / "rows" / f"{key}.json", one, files, folder / f"run-{key}")
         summary = {name: summarise(own)._asdict() for name, own in scores.items()}
@@ -161,21 +171,14 @@ def _common_study(
     request: CompareRequest, prepared: Sequence[Prepared], folder: Path
 ) -> tuple[StudyFiles, list[Fold], Outcome, list[LeftOut]]:
     """Write the splits of the participants that all methods can use."""
-    studies = [read_study(request.files, one.scans) for one in prepared]
+    studies = [read_study(request.files, one.scans, one.left_out) for one in prepared]
     common = set.intersection(*(set(study.scans) for study in studies))
-    of_all = set.intersection(*(set(study.left_out) for study in studies))
-    left_out = dict.fromkeys(sorted(of_all))
-    left_out |= {
-        LeftOut(p, f"not usable by {one.row.title}"): None
-        for one, study in zip(prepared, studies, strict=True)
-        for p in sorted(set().union(*(s.scans for s in studies)) - set(study.scans))
-    }
+    titles = [one.row.title for one in prepared]
+    left_out = join_reasons(dict(zip(titles, map(_reasons, studies), strict=True)))
     if not common:
         raise InputError(
             "no participant can be used by all methods: "
-            + listed(
-                [f"{o.row.title}: {len(s.scans)}" for o, s in zip(prepared, studies, strict=True)]
-            ),
+            + listed([f"{t}: {len(s.scans)}" for t, s in zip(titles, studies, strict=True)]),
             expected="participants with tables, maps and series",
         )
     folds = [fold.restrict(common) for fold in read_splits(request.files.splits)]
@@ -184,7 +187,50 @@ def _common_study(
         studies[0].outcome,
         values={p: v for p, v in studies[0].outcome.values.items() if p in common},
     )
-    return files, folds, outcome, list(left_out)
+    return files, folds, outcome, left_out
+
+
+def _reasons(study: Study) -> dict[str, str]:
+    """Return the first reason of each participant who is not used."""
+    found: dict[str, str] = {}
+    for item in study.left_out:
+        participant = item.name.split("_")[0]
+        if participant not in study.scans:
+            found.setdefault(participant, item.reason)
+    return found
+
+
+def join_reasons(by_method: Mapping[str, Mapping[str, str]]) -> list[LeftOut]:
+    """Return one reason for each participant whom a method cannot use.
+
+    Parameters
+    ----------
+    by_method
+        Reason by participant, by title of the method.
+
+    Returns
+    -------
+    list of LeftOut
+        In order of the participants. A reason of some methods is followed by their titles.
+
+    Examples
+    --------
+    >>> found = join_reasons({"A": {"sub-1": "x", "sub-2": "x"}, "B": {"sub-1": "x"}})
+    >>> [tuple(item) for item in found]
+    [('sub-1', 'x'), ('sub-2', 'x (A)')]
+    """
+    found = []
+    for participant in sorted(set().union(*by_method.values())):
+        titles: dict[str, list[str]] = {}
+        for title, reasons in by_method.items():
+            if participant in reasons:
+                titles.setdefault(reasons[participant], []).append(title)
+        parts = [
+            reason if len(own) == len(by_method) else f"{reason} ({'; '.join(own)})"
+            for reason, own in titles.items()
+        ]
+        found.append(LeftOut(participant, "; ".join(parts)))
+    return found
 
 
 def _cached(path: Path, one: Prepared, files: StudyFiles, folder: Path) -> Scores:
@@ -200,14 +246,29 @@ def _cached(path: Path, one: Prepared, files: StudyFiles, folder: Path) -> Score
     }
 
 
-def _prepare_table(row: Row, request: CompareRequest, folder: Path) -> Prepared:
+def _prepare(row: Row, request: CompareRequest, folder: Path) -> Prepared:
+    match row.kind:
+        case "table":
+            return _prepare_table(row, request)
+        case "rish":
+            return _prepare_rish(row, request, folder)
+        case "network":
+            return _prepare_network(row, request, folder)
+        case "finetune":
+            return _prepare_finetune(row, request, folder)
+
+
+def _prepare_table(row: Row, request: CompareRequest) -> Prepared:
     path = Path(row.options["table"])
     table = read_scan_table(path)
-    patterns = row.options.get("columns", ["*"])
-    columns = [c for c in table.values if any(fnmatch(str(c), p) for p in patterns)]
+    patterns = row.options.get("columns", [])
+    found = choose_columns(list(map(str, table.values)), patterns)
+    # Without patterns the first set counts: the class token, as published, where there is one.
+    sets = list(found.values()) if patterns else list(found.values())[:1]
+    columns = list(dict.fromkeys(c for own in sets for c in own))
     if not columns:
         raise ConfigError(
-            f"no column of {path.name} fits {listed(patterns)}",
+            f"no column of {path.name} fits {listed(patterns) or 'a measure'}",
             expected=f"patterns of {listed(list(map(str, table.values)))}",
         )
     return _prepare_vectors(row, table.select(columns), request)
@@ -219,22 +280,29 @@ def _prepare_rish(row: Row, request: CompareRequest, folder: Path) -> Prepared:
 
 
 def _prepare_vectors(row: Row, table: ScanTable, request: CompareRequest) -> Prepared:
+    excluded = read_exclusions(request.files.derivatives)
+    marked = tuple(excluded[s] for s in table.values.index if s in excluded)
+    kept = ~table.values.index.isin(list(excluded))
+    table = replace(table, scans=table.scans[kept], values=table.values[kept])
     usable = table.values.notna().all(axis=1)
+    lacking = [LeftOut(str(s), "a missing value in the table") for s in usable.index[~usable]]
+    defaults = HeadSettings("regression", seed=request.seed)
 
     def run(files: StudyFiles, _: Path) -> Scores:
         people = read_people(files.participants, sessions=files.sessions)
         asked = VectorRequest(files.target, files.classes, columns=("*",))
         cohort = gather_vectors({row.title: table}, people, asked)
-        settings = HeadSettings(
-            cohort.task, is_weighted=row.options.get("is_weighted", False), seed=request.seed
+        settings = replace(
+            defaults, task=cohort.task, is_weighted=row.options.get("is_weighted", False)
         )
         heads = ProbeSettings((row.options["head"],), settings)
         (found,) = run_probe(cohort, read_splits(files.splits), heads)
         return found.scores
 
     values = table.values[usable]
-    state = [list(map(str, values)), values.to_numpy()]
-    return Prepared(row, tuple(map(str, values.index)), state, run)
+    state = [list(map(str, values)), values.to_numpy(), defaults]
+    left_out = (*table.left_out, *marked, *lacking)
+    return Prepared(row, tuple(map(str, values.index)), left_out, state, run)
 
 
 def _prepare_network(row: Row, request: CompareRequest, folder: Path) -> Prepared:
@@ -253,14 +321,19 @@ def _prepare_network(row: Row, request: CompareRequest, folder: Path) -> Prepare
     def run(files: StudyFiles, out: Path) -> Scores:
         return _scores_of(train_image_network(out, files, training))
 
+    _, origin = request.encoder.load()
+    resolved = [
+        repr(sorted(origin.items())), training.settings, training.hardware, training.maps,
+        training.n_directions, training.n_views, SIZES[training.size],
+    ]  # fmt: skip
     if name != "vit-raw":
-        maps, _ = find_maps(request.files.derivatives, model=training.maps)
+        maps, lacking = find_maps(request.files.derivatives, model=training.maps)
         state = [
             [str(p), p.stat().st_size, p.stat().st_mtime_ns] for m in maps.values() for p in m
         ]
-        return Prepared(row, tuple(maps), state, run)
-    scans, state = _series(request, folder, fewest=training.n_directions)
-    return Prepared(row, scans, state, run)
+        return Prepared(row, tuple(maps), tuple(lacking), [state, resolved], run)
+    scans, few, state = _series(request, folder, fewest=training.n_directions)
+    return Prepared(row, scans, few, [state, resolved], run)
 
 
 def _prepare_finetune(row: Row, request: CompareRequest, folder: Path) -> Prepared:
@@ -276,36 +349,34 @@ def _prepare_finetune(row: Row, request: CompareRequest, folder: Path) -> Prepar
         Hardware(request.accelerator),
         cache=folder / SCANS,
     )
-    scans, state = _series(request, folder)
+    scans, few, state = _series(request, folder)
     _, origin = request.encoder.load()
     return Prepared(
         row,
         scans,
-        [state, repr(sorted(origin.items()))],
+        few,
+        [
+            state, repr(sorted(origin.items())),
+            asked.tuning, asked.settings, asked.views, asked.hardware,
+        ],
         lambda files, out: _scores_of(finetune(out, files, asked)),
-    )
+    )  # fmt: skip
 
 
 def _series(
     request: CompareRequest, folder: Path, *, fewest: int = 1
-) -> tuple[tuple[str, ...], Any]:
-    """Return the scans on the encoder's grid with enough directions, and their files' state."""
+) -> tuple[tuple[str, ...], tuple[LeftOut, ...], Any]:
+    """Return the usable scans on the encoder's grid, those left out, and their files' state."""
     encoder, _ = request.encoder.load()
     cached = cache_scans(
         request.files.derivatives, folder / SCANS, encoder.config, prefers_template=True
     )
     usable = [s for s in cached if len(distinct_directions(s.gtab)) >= fewest]
-    return tuple(s.name for s in usable), [dict(s.origin) for s in usable]
+    few = [LeftOut(s.name, f"fewer than {fewest} directions") for s in cached if s not in usable]
+    few += find_unusable(request.files.derivatives, [s.name for s in cached])
+    return tuple(s.name for s in usable), tuple(few), [dict(s.origin) for s in usable]
 
 
 def _scores_of(record: Mapping[str, Any]) -> Scores:
     names = record["folds"][0]["scores"]
     return {name: [fold["scores"][name] for fold in record["folds"]] for name in names}
-
-
-_PREPARE = {
-    "table": _prepare_table,
-    "rish": _prepare_rish,
-    "network": _prepare_network,
-    "finetune": _prepare_finetune,
-}

@@ -249,6 +249,39 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
+def family_groups(people: pd.DataFrame, column: str) -> NDArray[np.str_]:
+    """Return the group of each row, (N,): the family; the participant where none is known.
+
+    Parameters
+    ----------
+    people
+        N rows with `participant_id`.
+    column
+        Of families; empty: each participant alone.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column.
+
+    Examples
+    --------
+    >>> people = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "family": ["fam-10", None]})
+    >>> family_groups(people, "family").tolist()
+    ['family fam-10', 'sub-2']
+    """
+    who: NDArray[np.str_] = people["participant_id"].to_numpy(dtype=str)
+    if not column:
+        return who
+    if column not in people:
+        raise ConfigError(
+            f"no column {column} in the table of participants",
+            expected=f"some of {listed(list(people))}",
+        )
+    families = np.array([f"family {f}" for f in people[column]])
+    return np.where(people[column].notna(), families, who)
+
+
 @dataclass(frozen=True)
 class SplitRequest:
     """How splits are drawn.
@@ -294,34 +327,34 @@ def draw_splits(people: pd.DataFrame, request: SplitRequest) -> tuple[list[Fold]
     Raises
     ------
     ConfigError
-        If a column is unknown or has missing values, or there are too few participants.
+        If a column is unknown or has missing values, there are too few participants, or sites are
+        left out and a participant has rows of several.
     """
-    people = people.drop_duplicates("participant_id")
+    rows, people = people, people.drop_duplicates("participant_id")
     needed = [*request.stratify, *([request.site] if request.site else [])]
-    for column in [*needed, *([request.family] if request.family else [])]:
-        if column not in people or (column in needed and people[column].isna().any()):
+    for column in needed:
+        own = rows if column == request.site else people
+        if column not in own or own[column].isna().any():
             raise ConfigError(
                 f"column {column!r} is not there, or has missing values",
                 expected=f"some of {listed(list(people))}",
             )
     notes: tuple[str, ...] = ()
-    strata = groups = None
+    strata = None
     who = people["participant_id"].to_numpy(dtype=str)
     if request.stratify and request.how != "sites":
         columns = {name: people[name].to_numpy() for name in request.stratify}
         strata, n_merged = make_strata(columns, fewest=request.n_folds)
         if n_merged:
             notes = (f"{n_merged} participants of rare strata were put together",)
-    if request.family:
-        known = people[request.family].notna().to_numpy()
-        groups = np.where(known, [f"family {f}" for f in people[request.family]], who)
-    units = Units(who, strata, groups)
+    units = Units(who, strata, family_groups(people, request.family))
     if request.how == "folds":
         repeats = 1 if request.n_repeats is None else request.n_repeats
         folds = make_folds(units, n_folds=request.n_folds, n_repeats=repeats, seed=request.seed)
     elif request.how == "sites":
         if not request.site:
             raise ConfigError("no column of sites", expected="--site COLUMN")
+        _check_one_site(rows, request.site)
         folds = leave_one_out(units, people[request.site].astype(str).to_numpy())
     else:
         shares = parse_shares(request.how)
@@ -333,3 +366,14 @@ def draw_splits(people: pd.DataFrame, request: SplitRequest) -> tuple[list[Fold]
             for k, fold in enumerate(folds)
         ]
     return folds, notes
+
+
+def _check_one_site(rows: pd.DataFrame, site: str) -> None:
+    """Refuse participants of several sites: a fold would train on scans of the site it tests."""
+    n_sites = rows.groupby("participant_id", sort=False)[site].nunique()
+    if several := list(n_sites.index[n_sites > 1]):
+        raise ConfigError(
+            f"{len(several)} participants have rows of several {site}: {listed(several)}",
+            expected="participants of one site each, where one site is left out",
+            advice="leave them out of the table, or draw folds",
+        )

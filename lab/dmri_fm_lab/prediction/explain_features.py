@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.markdown_tables import markdown
-from dmri_fm_lab.prediction.cohort_vectors import choose_columns, drop_missing
+from dmri_fm_lab.prediction.cohort_vectors import (
+    choose_columns,
+    drop_missing,
+    note_no_measures,
+)
 from dmri_fm_lab.prediction.correlations import correlate, draw_correlations, principal_components
 from dmri_fm_lab.prediction.embedding import draw_embedding, embed
-from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
 from dmri_fm_lab.scan_tables import (
     Cohort,
     count_reasons,
@@ -29,6 +34,18 @@ from dmri_fm_lab.scan_tables import (
 
 #: Columns that are no variables.
 _KEYS = ("participant_id", "session_id")
+
+#: Sidecar of a table of correlations.
+_ABOUT = {
+    "Use": RESEARCH_ONLY,
+    "feature": {"Description": "Dimension of the features, or PC<n>, a principal component"},
+    "column": {"Description": "What is known of the scan or its participant"},
+    "statistic": {"Description": "r: Pearson correlation; eta: correlation ratio of classes"},
+    "value": {"Description": "Of the statistic"},
+    "n": {"Description": "Scans"},
+    "p": {"Description": "Two-sided p value"},
+    "q": {"Description": "False discovery rate"},
+}
 
 #: False discovery rate up to which a correlation counts, and columns that are printed.
 RATE, N_SHOWN = 0.05, 20
@@ -83,7 +100,8 @@ def explain_features(request: ExplainRequest, folder: Path) -> Explanation:
     """Correlate and draw the features of a cohort, one scan of each participant or session.
 
     Writes, for each set of features, `<set>_correlations.tsv` (all dimensions and components with
-    all columns), `<set>_correlations.png` (components), and `<set>_<method>_<column>.png`.
+    all columns) with a sidecar, `<set>_correlations.png` (components), and
+    `<set>_<method>_<column>.png`.
 
     Raises
     ------
@@ -105,7 +123,7 @@ def explain_features(request: ExplainRequest, folder: Path) -> Explanation:
     by = ["participant_id", *(["session_id"] if request.sessions else [])]
     parts, paths = [f"**{RESEARCH_ONLY}**"], []
     for name, own in choose_columns(list(table.values), request.columns).items():
-        notes: list[str] = []
+        notes = note_no_measures(name, own, list(table.values))
         part = drop_missing(
             Cohort(cohort.people, cohort.values[own], cohort.left_out), name, notes
         )
@@ -119,7 +137,8 @@ def explain_features(request: ExplainRequest, folder: Path) -> Explanation:
         paths += written
     if not paths:
         raise ConfigError(
-            f"no column fits {listed(request.columns)}", expected=listed(list(table.values))
+            f"no column fits {listed(request.columns) or 'a measure'}",
+            expected=listed(list(table.values)),
         )
     return Explanation("\n\n".join(p for p in parts if p), paths)
 
@@ -159,6 +178,8 @@ def _write_table(table: pd.DataFrame, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        text = json.dumps(_ABOUT, indent=2) + "\n"
+        path.with_suffix(".json").write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error})", path=path, expected="a folder that you may write to"

@@ -8,20 +8,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.features import FeatureType, feature_columns
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.registry import load_encoder
 from dmri_fm.series import Dwi
-from dmri_fm_lab.prediction.cohort_vectors import CohortVectors, VectorRequest, gather_vectors
+from dmri_fm_lab.prediction.cohort_vectors import (
+    CohortVectors,
+    VectorRequest,
+    class_text,
+    gather_vectors,
+)
 from dmri_fm_lab.prediction.draw_splits import SplitRequest, draw_splits
 from dmri_fm_lab.prediction.heads import HeadSettings, Vectors, prepare_head
 from dmri_fm_lab.prediction.metrics import SCORES, TITLES, format_summary, summarise
+from dmri_fm_lab.prediction.pretrained_on import WEIGHTS_COLUMN
 from dmri_fm_lab.prediction.probe import ProbeSettings, run_probe
 from dmri_fm_lab.prediction.scan_maps import cls_attention, occlude, patch_image, write_map
-from dmri_fm_lab.scan_tables import ScanTable, listed, read_people, read_scan_table
+from dmri_fm_lab.scan_tables import ScanTable, listed, read_cells, read_people, read_scan_table
+from dmri_fm_workflows.outputs.tsv import MISSING
 
 #: Folds in which the head's own score is found.
 N_FOLDS = 5
@@ -100,7 +109,8 @@ def explain_scan(
     Raises
     ------
     ConfigError
-        If the table has no such features or other weights, or the target cannot be predicted.
+        If the table has no such features, or was made by other weights or with another number of
+        directions, or the target cannot be predicted.
     InputError
         If a file or the scan cannot be used.
     """
@@ -111,6 +121,7 @@ def explain_scan(
     prepared = encoder.prepare(
         dwi, n_directions=request.n_directions, seed=request.seed, region=request.region
     )
+    notes = _check_table(request, encoder.weights.sha256)
     cohort = _read_cohort(request)
     predict, unit = _fit_head(cohort, request)
     tokens = prepared.tokens
@@ -151,11 +162,31 @@ def explain_scan(
     ]
     scores = "; ".join(f"{TITLES[name]} {cell}" for name, cell in held_out.items())
     text = (
-        f"{request.target} from {request.feature} in {len(cohort.target)} other scans, "
-        f"{N_FOLDS} folds: {scores}. A map of a prediction that is no better than chance, or than "
-        "site, motion or head size (`dmri-fm probe`), shows nothing about the target."
+        f"{RESEARCH_ONLY} {request.target} from {request.feature} in {len(cohort.target)} other "
+        f"scans, {N_FOLDS} folds: {scores}. A map of a prediction that is no better than chance, "
+        "or than site, motion or head size (`dmri-fm probe`), shows nothing about the target."
+        + "".join(f" Note: {note}." for note in notes)
     )
     return ScanMaps(text, paths)
+
+
+def _check_table(request: ScanRequest, sha256: str) -> list[str]:
+    """Refuse a table of other weights or directions; return notes on what it does not say."""
+    path = request.features
+    cells = pd.DataFrame() if path.suffix == ".npz" else read_cells(path)
+    notes = []
+    for column, own in ((WEIGHTS_COLUMN, sha256), ("n_directions", f"{request.n_directions}")):
+        found = {class_text(v) for v in cells.get(column, ())} - {MISSING, "", "nan", "None"}
+        if not found:
+            notes.append(f"{path.name} does not say its {column}, which must be {own[:12]}")
+        elif found != {own} if column == WEIGHTS_COLUMN else own not in found:
+            raise ConfigError(
+                f"{column} {listed([f[:12] for f in sorted(found)])} of {path.name}, "
+                f"{own[:12]} of the scan",
+                expected="features by the same weights, of as many directions",
+                advice="name the table's weights and directions, or extract its features again",
+            )
+    return notes
 
 
 def _read_cohort(request: ScanRequest) -> CohortVectors:

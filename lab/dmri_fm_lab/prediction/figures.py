@@ -8,12 +8,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dmri_fm.errors import ConfigError, OutputError
+from dmri_fm.identity import RESEARCH_ONLY
 
 #: Endings of figures.
 FORMATS = (".png", ".svg", ".pdf")
-
-#: What stands in every table and figure.
-RESEARCH_ONLY = "Research only: not for diagnosis, nor for any decision about a person."
 
 
 def new_figure(width: float, height: float, *, columns: int = 1) -> tuple[Figure, Any]:
@@ -23,7 +21,7 @@ def new_figure(width: float, height: float, *, columns: int = 1) -> tuple[Figure
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure, with :data:`RESEARCH_ONLY` below it.
+    """Write a figure, with :data:`dmri_fm.identity.RESEARCH_ONLY` below it.
 
     Raises
     ------

@@ -47,6 +47,7 @@ from dmri_fm_lab.train.scan_cache import (
     SCANS,
     CachedScan,
     cache_scans,
+    find_unusable,
     hash_participants,
 )
 from dmri_fm_workflows.bids.names import plain_label
@@ -115,7 +116,7 @@ def finetune(folder: Path, files: StudyFiles, request: Finetuning) -> dict[str, 
         scan.name: scan
         for scan in cache_scans(files.derivatives, cache, encoder.config, prefers_template=True)
     }
-    study = read_study(files, list(scans))
+    study = read_study(files, list(scans), find_unusable(files.derivatives, list(scans)))
     own = {participant: scans[name] for participant, name in study.scans.items()}
     views = replace(request.views, seed=request.settings.seed)
     front = frozen_front(encoder, request.tuning)

@@ -26,7 +26,7 @@ from dmri_fm_lab.prediction.network_records import describe_run, write_run
 from dmri_fm_lab.prediction.study import EncoderSource, Study, StudyFiles, read_study
 from dmri_fm_lab.scan_tables import LeftOut
 from dmri_fm_lab.train.loop import CPU, Hardware
-from dmri_fm_lab.train.scan_cache import SCANS, cache_scans
+from dmri_fm_lab.train.scan_cache import SCANS, cache_scans, find_unusable
 
 #: Networks: architecture, and what it reads.
 NETWORKS = {
@@ -212,6 +212,7 @@ def _directions(
     n = request.n_directions
     usable = {name: s for name, s in scans.items() if len(distinct_directions(s.gtab)) >= n}
     few = [LeftOut(name, f"fewer than {n} directions") for name in scans if name not in usable]
+    few += find_unusable(files.derivatives, list(scans))
     if not usable:
         raise InputError(
             f"no scan has {n} distinct directions", path=files.derivatives, expected="one or more"

@@ -18,12 +18,15 @@ from dmri_fm.normalise.grid import Grid, resample_image
 from dmri_fm.series import load_image, read_array
 from dmri_fm_lab.feature_cache import FeatureCache, digest
 from dmri_fm_lab.scan_tables import LeftOut
+from dmri_fm_lab.scans import list_corrected
 from dmri_fm_lab.train.scan_cache import MOST_SHIFT_VOXELS, CachedScan
 from dmri_fm_workflows.bids.names import scan_name, split_name
 
 #: Ending of the app's maps in the template's space, and the factor that brings each near 1.
 MAP_ENDING = "_space-MNI152NLin2009aSym_res-2_model-{model}_param-{map}_dwimap.nii.gz"
 MAPS = {"fa": 1.0, "md": 1000.0}
+
+_NO_MAPS = "no FA and MD maps in the template's space"
 
 #: Purpose in the seeds of views, see :data:`dmri_fm_lab.train.loop.TRAINING`.
 IMAGE_DRAW, IMAGE_VIEW = 10, 11
@@ -55,6 +58,7 @@ def find_maps(root: Path, *, model: str = "tensor") -> tuple[dict[str, list[Path
         for s, paths in found.items()
         if s not in whole
     ]
+    lacking += [LeftOut(s, _NO_MAPS) for s in list_corrected(root) if s not in found]
     if not whole:
         raise InputError(
             "no scan has FA and MD maps in the template's space",

@@ -12,7 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.prediction.calibration import calibrate
-from dmri_fm_lab.prediction.cohort_vectors import CohortVectors
+from dmri_fm_lab.prediction.cohort_vectors import CohortVectors, VectorSet
 from dmri_fm_lab.prediction.heads import HeadSettings, Trainer, Vectors, prepare_head
 from dmri_fm_lab.prediction.metrics import (
     SCORES,
@@ -139,7 +139,8 @@ def run_probe(
     settings
         See :class:`ProbeSettings`.
     harmonise
-        Takes site effects out of features, fitted to training rows; baselines stay.
+        Takes site effects out of features, fitted to training rows; baselines, and the covariates
+        beside features, stay.
     report
         Is told what is computed.
 
@@ -158,7 +159,7 @@ def run_probe(
             results = Parallel(n_jobs=settings.n_jobs)(
                 delayed(_run_fold)(
                     head,
-                    own.values if is_baseline or harmonise is None else harmonise(own.values, r),
+                    _harmonised(own, r, harmonise),
                     cohort,
                     r,
                     settings.head,
@@ -171,6 +172,14 @@ def run_probe(
     return found
 
 
+def _harmonised(own: VectorSet, rows: FoldRows, harmonise: Harmonise | None) -> _Array:
+    """Return vectors whose features are harmonised; covariates are not measures of a scanner."""
+    if harmonise is None or own.role == "baseline":
+        return own.values
+    n = len(own.columns) - own.n_covariates
+    return np.hstack([harmonise(own.values[:, :n], rows), own.values[:, n:]])
+
+
 def _draw_orders(cohort: CohortVectors, settings: ProbeSettings) -> list[NDArray[np.int_]]:
     """Return permutations of the rows: families stay together, and within their sites."""
     exchange = Exchange.of(cohort.groups, cohort.sites)
@@ -180,12 +189,13 @@ def _draw_orders(cohort: CohortVectors, settings: ProbeSettings) -> list[NDArray
 
 @dataclass(frozen=True, eq=False)
 class _FoldResult:
-    """Scores of a fold, by seed, in sites and of permuted targets; observed and predicted."""
+    """Scores of a fold, by seed, in sites and of permuted targets; predictions of test rows."""
 
     by_seed: list[dict[str, float]]
     about: dict[str, float]
     within_sites: dict[str, dict[str, float]]
     permuted: list[float]
+    participants: NDArray[np.str_]
     observed: NDArray[Any]
     predicted: _Array
 
@@ -212,7 +222,8 @@ def _run_fold(
     main = SCORES[cohort.task][0]
     permuted = [_permuted_score(trainer, cohort.target[o], rows, test, main) for o in orders]
     by_seed = [_score(observed, own, scale) for own in predicted]
-    return _FoldResult(by_seed, about, within, permuted, observed, mean)
+    who = cohort.participants[rows.test]
+    return _FoldResult(by_seed, about, within, permuted, who, observed, mean)
 
 
 def _predict(
@@ -263,6 +274,7 @@ def _collect(
             _append(within.setdefault(site, {}), own)
     observed = np.concatenate([fold.observed for fold in results])
     predicted = np.concatenate([fold.predicted for fold in results])
+    who = np.concatenate([fold.participants for fold in results])
     permuted = [
         summarise(list(own)).mean for own in zip(*(f.permuted for f in results), strict=True)
     ]
@@ -272,7 +284,7 @@ def _collect(
         over_seeds,
         about,
         dict(sorted(within.items())),
-        calibration=calibrate(observed, predicted),
+        calibration=calibrate(observed, predicted, who),
         p_permutation=permutation_p(summarise(scores[main]).mean, permuted) if permuted else None,
     )
 

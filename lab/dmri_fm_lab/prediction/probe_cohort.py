@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.harmonise import Combat
 from dmri_fm_lab.prediction.cohort_vectors import (
     CohortVectors,
@@ -19,11 +20,11 @@ from dmri_fm_lab.prediction.cohort_vectors import (
     indicators,
 )
 from dmri_fm_lab.prediction.draw_splits import SplitRequest, draw_splits
-from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
 from dmri_fm_lab.prediction.heads import HeadSettings
+from dmri_fm_lab.prediction.permutation import Exchange
 from dmri_fm_lab.prediction.pretrained_on import find_seen_participants
 from dmri_fm_lab.prediction.probe import Harmonise, Prediction, ProbeSettings, run_probe
-from dmri_fm_lab.prediction.published import PUBLISHED, PUBLISHED_TASKS
+from dmri_fm_lab.prediction.published import PUBLISHED, check_published
 from dmri_fm_lab.prediction.results import (
     compare_predictions,
     describe_cohort,
@@ -116,8 +117,10 @@ def probe_cohort(
     """
     cohort = _read_cohort(request)
     folds, notes, left_out = _make_splits(cohort, request)
+    notes = (*notes, *_fixed_rows(cohort, request))
     cohort = replace(cohort, notes=(*cohort.notes, *notes), left_out=(*cohort.left_out, *left_out))
-    _check_published(request, cohort)
+    if request.published is not None:
+        check_published(request.published, request.vectors.target, cohort.task)
     settings = ProbeSettings(
         heads=request.heads,
         head=HeadSettings(
@@ -215,21 +218,19 @@ def _broken_families(cohort: CohortVectors, folds: list[Fold]) -> tuple[str, ...
     return (f"the given splits train on members of {n} families that they test (all folds)",)
 
 
-def _check_published(request: ProbeRequest, cohort: CohortVectors) -> None:
-    if request.published is None:
-        return
-    if request.published not in PUBLISHED:
-        raise ConfigError(f"published task {request.published}", expected=" or ".join(PUBLISHED))
-    if PUBLISHED_TASKS[request.published] != cohort.task:
-        raise ConfigError(
-            f"{request.published} is a task of {PUBLISHED_TASKS[request.published]}, "
-            f"{request.vectors.target} one of {cohort.task}",
-            expected="tasks of one type",
-        )
+def _fixed_rows(cohort: CohortVectors, request: ProbeRequest) -> tuple[str, ...]:
+    """Return a note on the rows that permutations leave where they are."""
+    n = Exchange.of(cohort.groups, cohort.sites).n_fixed if request.n_permutations else 0
+    if not n:
+        return ()
+    return (
+        f"{n} of {len(cohort.target)} rows keep their target in all permutations: theirs is the "
+        "only family of its size at its sites",
+    )
 
 
 def _combat(cohort: CohortVectors, request: ProbeRequest) -> Harmonise:
-    """Return ComBat by site, fitted to the training and validation rows of a fold."""
+    """Return ComBat by site, fitted to the training rows of a fold."""
     if cohort.sites is None:
         raise ConfigError("ComBat without sites", expected="--site COLUMN with --combat")
     if request.vectors.target in request.combat_covariates:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dmri_fm.errors import ConfigError
 from dmri_fm_lab.prediction.metrics import Summary, TaskType
 
 
@@ -113,3 +114,17 @@ PUBLISHED_TASKS: dict[str, TaskType] = {
     "mci": "classification",
     "adas": "regression",
 }
+
+
+def check_published(name: str, target: str, task: TaskType) -> None:
+    """Refuse a published task that is unknown, or of another type than a target.
+
+    Raises ConfigError.
+    """
+    if name not in PUBLISHED:
+        raise ConfigError(f"published task {name}", expected=" or ".join(PUBLISHED))
+    if PUBLISHED_TASKS[name] != task:
+        raise ConfigError(
+            f"{name} is a task of {PUBLISHED_TASKS[name]}, {target} one of {task}",
+            expected="tasks of one type",
+        )

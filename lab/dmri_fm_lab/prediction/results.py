@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import CohortVectors
 from dmri_fm_lab.prediction.compare_folds import FoldComparison, compare_folds
-from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
 from dmri_fm_lab.prediction.metrics import (
     LOWER_IS_BETTER,
     SCORES,

@@ -34,8 +34,9 @@ from dmri_fm.normalise.template import load_regions
 from dmri_fm.qspace import distinct_directions
 from dmri_fm.series import Dwi
 from dmri_fm_lab.feature_cache import FeatureCache, Vectors, digest
+from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable
-from dmri_fm_lab.scans import Scan, find_scans
+from dmri_fm_lab.scans import Scan, find_scans, list_corrected
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.outputs.tsv import scan_columns
 
@@ -47,6 +48,9 @@ N_COEFFICIENTS = (MAX_ORDER + 1) * (MAX_ORDER + 2) // 2
 
 #: Voxels of highest FA from which the response is estimated, at most.
 N_RESPONSE_VOXELS = 300
+
+
+_NO_TEMPLATE = "no series in the template's space"
 
 
 class Labels(NamedTuple):
@@ -90,7 +94,8 @@ def rish_table(
     -------
     ScanTable
         Columns `rish<order>_<region>`; scans whose largest shell has fewer distinct directions
-        than the FOD has coefficients (15) are left out.
+        than the FOD has coefficients (15), and those that quality control excluded at the group
+        level, are left out.
 
     Raises
     ------
@@ -98,14 +103,22 @@ def rish_table(
         If no scan can be used.
     """
     labels, cache = labels or white_matter(), cache or FeatureCache()
+    regions = digest(labels.image, labels.grid, dict(labels.names))
     scans: dict[str, Scan] = {}
     left_out: list[LeftOut] = []
     responses = []
+    in_template = list_corrected(derivatives)
+    if any(in_template.values()):
+        left_out += [LeftOut(s, _NO_TEMPLATE) for s, has in in_template.items() if not has]
+    excluded = read_exclusions(derivatives)
     for scan in find_scans(derivatives, prefers_template=True):
+        if scan.name in excluded:
+            left_out.append(excluded[scan.name])
+            continue
         if reason := _find_obstacle(scan):
             left_out.append(LeftOut(scan.name, reason))
             continue
-        name = f"{scan.name}_{_state(scan)}_response"
+        name = f"{scan.name}_{_state(scan)}_{regions}_response"
         stored = cache.get(name, partial(_response, scan, labels))
         scans[scan.name] = scan
         responses.append(stored["response"])
@@ -120,7 +133,7 @@ def rish_table(
     rows = {}
     for name, scan in scans.items():
         logger.info("RISH features of %s", name)
-        key = f"{name}_{_state(scan)}_{digest(response, dict(labels.names))}"
+        key = f"{name}_{_state(scan)}_{digest(response, regions)}"
         stored = cache.get(key, partial(_features, scan, response, labels))
         rows[name] = {column: float(value) for column, value in stored.items()}
     keys = [scan_columns(_entities(name)) for name in rows]
@@ -160,7 +173,7 @@ def rish(coefficients: NDArray[np.float64]) -> dict[int, NDArray[np.float64]]:
 
 def _find_obstacle(scan: Scan) -> str | None:
     if not scan.is_in_template:
-        return "no series in the template's space"
+        return _NO_TEMPLATE
     if not scan.dwi.gtab.is_b0.any():
         return "no b=0 volume"
     n = len(distinct_directions(scan.dwi.gtab.select(_largest_shell(scan.dwi.gtab))))

@@ -26,7 +26,7 @@ from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.encoders.features import FeatureType
 from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.errors import ConfigError, OutputError
-from dmri_fm_lab.prediction.figures import RESEARCH_ONLY
+from dmri_fm.identity import RESEARCH_ONLY
 
 #: From a vector (D,) of a scan to a number.
 Predict = Callable[[NDArray[np.float64]], float]

@@ -15,6 +15,7 @@ from dmri_fm.errors import InputError
 from dmri_fm_lab.prediction.cohort_vectors import class_text
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.splits import Fold, match_folds, read_splits
+from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import (
     LeftOut,
     ScanTable,
@@ -100,7 +101,8 @@ class Study(NamedTuple):
 def read_study(files: StudyFiles, scans: Sequence[str], unusable: Sequence[LeftOut] = ()) -> Study:
     """Join scans, by their names, with target and splits; one scan a participant, the first.
 
-    `unusable` are scans that were left out before.
+    `unusable` are scans that were left out before. Those that quality control excluded at the
+    group level are left out here.
 
     Raises
     ------
@@ -109,6 +111,9 @@ def read_study(files: StudyFiles, scans: Sequence[str], unusable: Sequence[LeftO
     ConfigError
         If there is no such target, or it is constant or of more than two classes.
     """
+    excluded = read_exclusions(files.derivatives)
+    unusable = [*unusable, *(excluded[name] for name in scans if name in excluded)]
+    scans = [name for name in scans if name not in excluded]
     entities = [dict(part.split("-", 1) for part in name.split("_")) for name in scans]
     keys = pd.DataFrame(
         {

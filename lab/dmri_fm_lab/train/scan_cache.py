@@ -30,7 +30,8 @@ from dmri_fm.normalise.signal import CLIP
 from dmri_fm.qspace import distinct_directions
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 from dmri_fm_lab.grid_scans import place_scan
-from dmri_fm_lab.scans import Scan, find_scans, hash_participant_of
+from dmri_fm_lab.scan_tables import LeftOut
+from dmri_fm_lab.scans import Scan, find_scans, hash_participant_of, list_corrected
 
 logger = logging.getLogger(__name__)
 
@@ -289,6 +290,30 @@ def cache_scans(
             expected=f"one or more with b=0 and {FEWEST_DIRECTIONS} directions",
         )
     return kept
+
+
+def find_unusable(root: str | Path, kept: Sequence[str]) -> list[LeftOut]:
+    """Return the scans with a corrected series that :func:`cache_scans` does not keep.
+
+    Parameters
+    ----------
+    root
+        Output folder of the app; the template's space was preferred.
+    kept
+        Names of the scans that are kept.
+    """
+    scans = list_corrected(root)
+    uses_template = any(scans.values())
+    return [
+        LeftOut(
+            name,
+            "no series in the template's space"
+            if uses_template and not in_template
+            else f"no b=0, or fewer than {FEWEST_DIRECTIONS} directions",
+        )
+        for name, in_template in scans.items()
+        if name not in kept
+    ]
 
 
 def hash_participants(scans: Sequence[CachedScan]) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate.transfer import (
     ScannedTwice,
@@ -67,6 +69,24 @@ def test_a_shift_between_protocols_is_an_error_of_the_mean() -> None:
     assert mean_of(back, "a", "mse") > 4 * mean_of(back, "b", "mse")
 
 
+def test_families_with_missing_labels_stay_apart() -> None:
+    """Each family has the same age, so that folds that share none predict nothing."""
+    scans = draw_scans(noise=1e3)
+    home = np.repeat(np.arange(N // 4), 4)
+    scans.people["family"] = pd.Series([f"fam-{h}" for h in home], index=scans.people.index)
+    scans.people.loc[scans.people.index[:4], "family"] = None
+    scans.people["score"] = 10.0 * home + np.arange(N) % 4
+    vectors = np.random.default_rng(1).normal(size=(N // 4, 20))[home]
+    own = ScannedTwice(scans.people, {"cls": {"a": vectors, "b": vectors}}, ())
+    request = TransferRequest(heads=("tuned",))
+    together = score_transfer(own, "score", request, train="a")
+    apart = score_transfer(own, "score", replace(request, family="family"), train="a")
+    assert mean_of(together, "a", "rho") > 0.5
+    assert mean_of(apart, "a", "rho") < 0.4
+    with pytest.raises(ConfigError, match="no column home"):
+        score_transfer(own, "score", replace(request, family="home"), train="a")
+
+
 def test_random_vectors_predict_nothing() -> None:
     scans = draw_scans(noise=1e3)
     scores = score_transfer(scans, "age", TransferRequest(heads=("tuned",)), train="a")
@@ -122,7 +142,7 @@ def test_published_rows_stand_beside() -> None:
     )
     assert "| cls | linear | same protocol |" in text
     assert "1 no scan" in text
-    assert "Research only" in text
+    assert RESEARCH_ONLY in text
 
 
 def test_the_command(small_cohort, tmp_path, capsys) -> None:

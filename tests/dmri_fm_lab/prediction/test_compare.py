@@ -1,14 +1,21 @@
 """Comparison of methods over one set of splits."""
 
 import json
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.prediction import compare as comparison
 from dmri_fm_lab.prediction.compare import compare
 from dmri_fm_lab.prediction.compare_request import read_comparison
+from dmri_fm_lab.prediction.heads import HeadSettings
+from dmri_fm_lab.prediction.image_samples import find_maps
+from dmri_fm_lab.prediction.rish import rish_table
+from dmri_fm_lab.prediction.study import read_study
 from tests.dmri_fm_lab.prediction.tiny_cohort import write_cohort
 
 HEADER = """
@@ -74,7 +81,7 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
     assert len(lines) == 2 + 4 + 9
     assert "Research only" in text
     assert "11 participants" in text
-    assert "Left out: 1 (not usable by HC features, regional FA, MD, linear)" in text
+    assert "Left out: 1 (no scan in the table (HC features, regional FA, MD, linear))" in text
     record = json.loads((tmp_path / "compare.json").read_text())
     assert record["left_out"]["names"][-1]["name"] == "sub-12"
     # Age is a straight line in both columns.
@@ -87,8 +94,12 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
 
 
 def rows_of(study, tmp_path, text, header=HEADER):
+    return compare(read_comparison_of(study, text, header), tmp_path)
+
+
+def read_comparison_of(study, text, header=HEADER):
     (study / "other.toml").write_text(header + text)
-    return compare(read_comparison(study / "other.toml"), tmp_path)
+    return read_comparison(study / "other.toml")
 
 
 def test_participants_are_those_of_all_methods(study, tmp_path):
@@ -97,6 +108,77 @@ def test_participants_are_those_of_all_methods(study, tmp_path):
     assert alone["n_participants"] == 11
     people = np.genfromtxt(tmp_path / "splits.tsv", dtype=str, skip_header=1)[:, 1]
     assert "sub-12" not in people
+
+
+def test_each_participant_is_left_out_for_one_reason_of_all_methods(study, tmp_path):
+    lines = [f"sub-{i:02d}\tn/a\t{0.4 + 0.001 * i}\t{i}" for i in range(1, 13)]
+    lines[2] = "sub-03\tmean_fd > 1\t0.4\t3"
+    lines[4] = "sub-05\tn/a\tn/a\t5"
+    text = "\n".join(["participant_id\tqc_exclude\tfa_a\tmax_bval", *lines]) + "\n"
+    (study / "first.tsv").write_text(text)
+    # Of the second, the third participant is excluded as well, and the fifth is missing.
+    (study / "second.tsv").write_text(text.replace(lines[4] + "\n", ""))
+    rows = "".join(f'[[row]]\ntable = "{n}.tsv"\nhead = "linear"\n' for n in ("first", "second"))
+    found = rows_of(study, tmp_path, rows)
+    assert found["n_participants"] == 10
+    assert {item["name"]: item["reason"] for item in found["left_out"]["names"]} == {
+        "sub-03": "excluded by QC: mean_fd > 1",
+        "sub-05": "a missing value in the table (table, first, linear); no scan in the table "
+        "(table, second, linear)",
+    }
+
+
+def test_scans_that_the_group_level_excluded_are_used_by_no_row(study, tmp_path):
+    quality = study / "derivatives" / "group" / "desc-image_qc.tsv"
+    quality.parent.mkdir()
+    quality.write_text("participant_id\tqc_exclude\tmean_fd\nsub-04\tmean_fd > 1\t2\n")
+    try:
+        table = '[[row]]\ntable = "regions.tsv"\ncolumns = ["fa_*"]\nhead = "linear"\n'
+        network = '[[row]]\nnetwork = "vit-maps"\nepochs = 1\n'
+        request = read_comparison_of(study, table + network)
+        maps, _ = find_maps(request.files.derivatives)
+        assert "sub-04" not in read_study(request.files, list(maps)).scans
+        left_out = rows_of(study, tmp_path, table)["left_out"]["names"]
+        assert {"name": "sub-04", "reason": "excluded by QC: mean_fd > 1"} in left_out
+        scans = rish_table(study / "derivatives")
+        assert ("sub-04", "excluded by QC: mean_fd > 1") in scans.left_out
+    finally:
+        shutil.rmtree(quality.parent)
+
+
+def test_a_table_without_columns_reads_measures_of_the_brain(study, tmp_path):
+    """The largest b-value is the target here; regions are not."""
+    rng = np.random.default_rng(0)
+    lines = [f"sub-{i:02d}\t{rng.normal()}\t{20 + 4.0 * i}" for i in range(1, 13)]
+    (study / "protocol.tsv").write_text(
+        "\n".join(["participant_id\tfa_a\tmax_bval", *lines]) + "\n"
+    )
+    row = '[[row]]\ntable = "protocol.tsv"\nhead = "linear"\n'
+    found = rows_of(study, tmp_path, row)["rows"][0]["scores"]["mse"]
+    named = rows_of(study, tmp_path, row + 'columns = ["max_bval"]\n')["rows"][0]["scores"]["mse"]
+    assert min(found) > 0.1
+    assert max(named) < 1e-6
+
+
+def test_a_published_task_is_of_the_targets_type(study, tmp_path):
+    row = '[[row]]\ntable = "regions.tsv"\ncolumns = ["fa_*"]\nhead = "linear"\n'
+    header = HEADER.replace('published = "age"', 'published = "sex"')
+    with pytest.raises(ConfigError, match="sex is a task of classification"):
+        rows_of(study, tmp_path, row, header)
+
+
+def test_a_row_is_computed_again_by_another_version_and_default(study, tmp_path, monkeypatch):
+    row = '[[row]]\ntable = "regions.tsv"\ncolumns = ["fa_*"]\nhead = "linear"\n'
+
+    def n_done():
+        rows_of(study, tmp_path, row)
+        return len(list((tmp_path / "rows").iterdir()))
+
+    assert (n_done(), n_done()) == (1, 1)
+    monkeypatch.setattr(comparison, "__version__", "another")
+    assert n_done() == 2
+    monkeypatch.setattr(comparison, "HeadSettings", partial(HeadSettings, penalty=2.0))
+    assert n_done() == 3
 
 
 @pytest.mark.parametrize(

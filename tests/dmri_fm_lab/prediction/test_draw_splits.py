@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.prediction.draw_splits import (
+    SplitRequest,
     Units,
+    draw_splits,
+    family_groups,
     hold_out_validation,
     leave_one_out,
     make_folds,
@@ -73,6 +77,40 @@ def test_one_site_is_tested_and_its_families_are_not_trained_on() -> None:
         leave_one_out(Units(WHO), ["a"] * 119 + ["b"])
     with pytest.raises(ConfigError, match="1 sites"):
         leave_one_out(Units(WHO), ["a"] * 120)
+
+
+def test_participants_of_two_sites_are_refused_where_a_site_is_left_out() -> None:
+    visits = pd.DataFrame(
+        {
+            "participant_id": ["sub-1", "sub-1", "sub-2", "sub-3", "sub-4", "sub-4"],
+            "site": list("abaabb"),
+            "family": ["x", "x", None, "y", "y", "y"],
+        }
+    )
+    request = SplitRequest("sites", site="site")
+    with pytest.raises(ConfigError, match="1 participants have rows of several site: sub-1"):
+        draw_splits(visits, request)
+    visits.loc[0, "site"] = "b"
+    folds, _ = draw_splits(visits, request)
+    assert [sorted(f.test) for f in folds] == [["sub-2", "sub-3"], ["sub-1", "sub-4"]]
+    visits.loc[5, "site"] = None
+    with pytest.raises(ConfigError, match="column 'site' is not there, or has missing values"):
+        draw_splits(visits, request)
+
+
+def test_who_has_no_family_is_a_group_of_their_own() -> None:
+    """Labels with a common first letter, some missing: pandas 3 would cut them to the letter."""
+    people = pd.DataFrame(
+        {
+            "participant_id": ["sub-1", "sub-2", "sub-3", "sub-4", "sub-5"],
+            "family": ["fam-10", "fam-11", None, None, "fam-10"],
+        }
+    )
+    found = family_groups(people, "family").tolist()
+    assert found == ["family fam-10", "family fam-11", "sub-3", "sub-4", "family fam-10"]
+    assert family_groups(people, "").tolist() == people["participant_id"].tolist()
+    with pytest.raises(ConfigError, match="no column home"):
+        family_groups(people, "home")
 
 
 def test_validation_is_taken_from_training() -> None:

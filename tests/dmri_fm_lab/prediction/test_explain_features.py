@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.prediction.embedding import draw_embedding, embed
 
@@ -19,6 +22,9 @@ def test_the_command_finds_what_the_vectors_hold(cohort_files, tmp_path, capsys)
     assert "Columns that are not used: family (45 classes of 90 rows)" in text
     table = pd.read_csv(out / "cls_correlations.tsv", sep="\t")
     assert len(table) == (12 + 3) * 5, "dimensions and components by age, sex, dx, site, motion"
+    about = json.loads((out / "cls_correlations.json").read_text())
+    assert about.pop("Use") == RESEARCH_ONLY
+    assert list(about) == list(table)
     strong = table[table["q"] <= 0.05]
     own = strong[strong["feature"].str.startswith("cls") & (strong["value"].abs() > 0.5)]
     assert set(zip(own["feature"], own["column"], strict=True)) == {
@@ -29,6 +35,7 @@ def test_the_command_finds_what_the_vectors_hold(cohort_files, tmp_path, capsys)
     names = {p.name for p in out.iterdir()}
     assert names == {
         "cls_correlations.tsv",
+        "cls_correlations.json",
         "cls_correlations.png",
         "cls_pca_age.png",
         "cls_pca_site.png",

@@ -16,6 +16,8 @@ from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import RESEARCH_ONLY
+from dmri_fm.registry import load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
@@ -141,5 +143,18 @@ def test_the_command(scan, network, tokens, tmp_path, capsys) -> None:
         about = json.loads((tmp_path / "out" / f"x_desc-{name}_map.json").read_text())
         assert about["Use"].startswith("Research only")
         assert about["Space"] == "MNI152NLin2009aSym"
+    assert RESEARCH_ONLY in text
+    assert "f.tsv does not say its weights_sha256, which must be" in text
+    sha256 = load_weights(weights).sha256
+    for column, value, words in (
+        ("n_directions", 12, "n_directions 12 of f.tsv, 8 of the scan"),
+        ("n_directions", 8, ""),
+        ("weights_sha256", "f" * 64, "weights_sha256 ffffffffffff of f.tsv"),
+        ("weights_sha256", sha256, "participant sub-99 is not in"),
+    ):
+        table[column] = value
+        table.to_csv(tmp_path / "f.tsv", sep="\t", index=False)
+        assert main([*common, "--participant-label", "99"]) == 1
+        assert words in capsys.readouterr().err
     assert main([*common, "--participant-label", "99"]) == 1
     assert "participant sub-99 is not in f.tsv" in capsys.readouterr().err

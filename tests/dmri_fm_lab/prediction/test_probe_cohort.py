@@ -64,6 +64,8 @@ def test_the_command_predicts_age_beside_its_baselines(cohort_files, tmp_path, c
     assert record["warnings"] == []
     assert "research only" in text.lower()
     assert "as published (INVALID)" in text
+    # Participants 44 and 45 are one family at two sites, and the only one.
+    assert "Note: 2 of 90 rows keep their target in all permutations" in text
     assert "| frozen CLS | MLP | 0.900 ± 0.020 | 0.200 ± 0.030 |" in text
     assert "unknown: has no column weights_sha256" in text
     assert "sub-" not in text, "tables of results name nobody"
@@ -133,6 +135,13 @@ def test_a_site_that_tells_the_target_is_found_out(cohort_files, request_of, tmp
     # With ComBat the vectors do not tell the site any more.
     harmonised = by_name(probe_cohort(replace(request, combat=True)))
     assert abs(harmonised["cls", "tuned"]["scores"]["rho"]["mean"]) < 0.4
+    # Covariates beside features keep what they are, also where a site has one value of them.
+    people["bmi"] = 10.0 * (people["site"] == "b") + 20.0
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    with_bmi = replace(request_of("score", site="site", covariates=("bmi",)), combat=True)
+    beside = by_name(probe_cohort(replace(with_bmi, participants=tmp_path / "p.tsv")))
+    assert beside["cls + bmi", "tuned"]["scores"]["rho"]["mean"] > 0.6
+    assert beside["cls", "tuned"]["scores"] == harmonised["cls", "tuned"]["scores"]
     for wrong, match in (
         ({"combat_covariates": ("score",)}, "preserve the target score"),
         ({"vectors": VectorRequest("score")}, "ComBat without sites"),

@@ -10,8 +10,10 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import InputError
 from dmri_fm_lab.feature_cache import FeatureCache
-from dmri_fm_lab.prediction.rish import N_COEFFICIENTS, rish, rish_table
+from dmri_fm_lab.prediction.image_samples import find_maps
+from dmri_fm_lab.prediction.rish import N_COEFFICIENTS, rish, rish_table, white_matter
 from dmri_fm_lab.simulate import spread_directions
+from dmri_fm_lab.train.scan_cache import find_unusable
 from tests.dmri_fm_lab.prediction.tiny_cohort import write_cohort
 
 
@@ -56,6 +58,28 @@ def test_the_table_of_a_cohort(tiny_cohort, tmp_path):
     again = rish_table(tiny_cohort.derivatives, cache=FeatureCache(tmp_path))
     np.testing.assert_array_equal(again.values, table.values)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == kept
+
+
+def test_other_regions_are_not_taken_from_the_cache(tmp_path):
+    two = write_cohort(tmp_path, {"01": 30.0, "02": 60.0}).derivatives
+    cache, one = FeatureCache(tmp_path / "cache"), white_matter()
+    # The same names, left and right exchanged.
+    turned = one._replace(image=one.image[::-1].copy())
+    first, other = (rish_table(two, cache=cache, labels=own) for own in (one, turned))
+    assert not np.array_equal(first.values, other.values)
+
+
+def test_scans_in_the_participants_space_alone_are_named(tmp_path):
+    folder = write_cohort(tmp_path, {"01": 30.0, "02": 60.0}).derivatives
+    for path in (folder / "sub-02" / "dwi").glob("*_desc-preproc_dwi.*"):
+        ending = path.name.split("_desc-preproc", 1)[1]
+        path.rename(path.with_name(f"sub-02_space-ACPC_desc-preproc{ending}"))
+    table = rish_table(folder)
+    assert table.left_out == (("sub-02", "no series in the template's space"),)
+    assert find_unusable(folder, list(table.values.index)) == list(table.left_out)
+    for path in (folder / "sub-02" / "dwi").glob("*_dwimap.nii.gz"):
+        path.unlink()
+    assert find_maps(folder)[1] == [("sub-02", "no FA and MD maps in the template's space")]
 
 
 def test_fewer_directions_than_coefficients(tiny_cohort, tmp_path):
