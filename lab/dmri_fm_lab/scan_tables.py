@@ -273,7 +273,11 @@ def join_people(table: ScanTable, people: pd.DataFrame) -> Cohort:
 
 
 def one_scan_each(
-    cohort: Cohort, *, by: Sequence[str] = ("participant_id",), how: Literal["first", "mean"]
+    cohort: Cohort,
+    *,
+    by: Sequence[str] = ("participant_id",),
+    how: Literal["first", "mean"],
+    constant: Sequence[str] = (),
 ) -> Cohort:
     """Return one row for each participant, or for each participant and session.
 
@@ -285,7 +289,16 @@ def one_scan_each(
         Columns that tell rows apart.
     how
         "first": the first scan in order of `scan_id`, the others are left out; "mean": the mean
-        of the values, under the first scan's name.
+        of the values and of the numbers among `people`, such as a session's age, under the first
+        scan's name and with its texts.
+    constant
+        Columns of `people`, such as classes, that have no mean: the scans that are averaged have
+        to agree on them.
+
+    Raises
+    ------
+    ConfigError
+        If scans that are averaged differ in a column of `constant`.
     """
     ordered = Cohort(cohort.people.sort_index(), cohort.values.sort_index(), cohort.left_out)
     is_first = ~ordered.people.duplicated(list(by))
@@ -293,9 +306,22 @@ def one_scan_each(
     if how == "first" or is_first.all():
         return kept
     groups = ordered.people.groupby(list(by), sort=False, dropna=False).ngroup()
-    means = ordered.values.groupby(groups.to_numpy()).mean()
-    means.index = ordered.people.index[is_first]
-    return Cohort(kept.people, means, ordered.left_out)
+    for column in constant:
+        differ = ordered.people[column].groupby(groups).nunique(dropna=False) > 1
+        if differ.any():
+            who = ordered.people["participant_id"][is_first][differ.to_numpy()]
+            raise ConfigError(
+                f"scans of {listed(list(who))} differ in {column}, which has no mean",
+                expected="one value for scans that are averaged",
+                advice="take the first scan instead of the mean, or leave the column out",
+            )
+    means = ordered.values.groupby(groups.to_numpy()).mean().set_axis(kept.people.index)
+    numbers = [c for c in kept.people.select_dtypes("number") if c not in by]
+    own = ordered.people[numbers].groupby(groups)
+    # Equal numbers stay as they are: their mean may differ from them in the last bit.
+    averaged = own.mean().where(own.nunique() > 1, own.first()).set_axis(kept.people.index)
+    people = kept.people.assign(**{str(c): averaged[c] for c in numbers})
+    return Cohort(people, means, ordered.left_out)
 
 
 def read_cells(path: Path) -> pd.DataFrame:

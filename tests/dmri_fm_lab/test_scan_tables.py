@@ -107,6 +107,19 @@ def test_one_scan_of_each_participant(scans: Path, people: Path) -> None:
     assert len(one_scan_each(cohort, by=["participant_id", "session_id"], how="first")) == 2
 
 
+def test_a_mean_is_of_covariates_too_and_classes_have_none(scans, people, tmp_path) -> None:
+    visits = tmp_path / "sessions.tsv"
+    visits.write_text(
+        "participant_id\tsession_id\tage\tcoil\nsub-01\tb\t62\tx\nsub-01\ta\t61\ty\n"
+    )
+    cohort = join_people(read_scan_table(scans), read_people(people, sessions=visits))
+    mean = one_scan_each(cohort, how="mean", constant=["sex", "site"])
+    assert list(mean.people["age"]) == [61.5]
+    assert list(mean.people["site"]) == [1]
+    with pytest.raises(ConfigError, match="scans of sub-01 differ in coil"):
+        one_scan_each(cohort, how="mean", constant=["coil"])
+
+
 def test_an_empty_cohort_after_all() -> None:
     frame = pd.DataFrame({"participant_id": ["sub-1"]}, index=["sub-1"])
     values = pd.DataFrame({"fa": [0.5]}, index=["sub-1"])

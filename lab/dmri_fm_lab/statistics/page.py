@@ -127,10 +127,14 @@ def _errors(analysis: Analysis) -> str:
     request, people = analysis.request, analysis.sample.cohort.people
     if request.random:
         return "mixed model, a random intercept for each participant"
+    if not request.tables and not any(scores.is_robust for scores in analysis.maps):
+        return "one residual variance"
     words = "robust"
     if request.families:
         words += f", {people[request.families].nunique()} blocks of one {request.families}"
-    return words + (", own variance of each site" if is_by_site(request) else "")
+    return words + (
+        ", own variance of each site" if request.tables and is_by_site(request) else ""
+    )
 
 
 def _effect(analysis: Analysis, name: str) -> dict[str, Any]:
