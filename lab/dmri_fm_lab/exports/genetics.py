@@ -12,7 +12,7 @@ import pandas as pd
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.exports.genetic_rules import DIALECTS, Dialect, Trait, check_covariates, read_back
-from dmri_fm_lab.exports.sources import RESEARCH_ONLY, choose_columns, select_people
+from dmri_fm_lab.exports.sources import USE, choose_columns, select_people
 from dmri_fm_lab.exports.transforms import as_cases, as_numbers, inverse_normal
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
@@ -232,7 +232,7 @@ def _describe(
         return {"Trait": "quantitative", "Values": how, "N": len(known)}
 
     return {
-        "Use": RESEARCH_ONLY,
+        "Use": USE,
         "Participants": len(cohort),
         "Phenotypes": {name: about(name, trait) for name, trait in traits.items()},
         "Covariates": dict(coding),

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.scan_tables import (
     Cohort,
     LeftOut,
@@ -24,10 +25,10 @@ from dmri_fm_lab.scan_tables import (
     read_scan_table,
 )
 
-#: What stands in every file about people that an export writes.
-RESEARCH_ONLY = (
-    "Research only: no diagnosis or prediction of a person. Features are personal data: they can "
-    "re-identify a scan."
+#: What stands in the JSON file beside every table that an export writes.
+USE = (
+    f"{RESEARCH_ONLY} No prediction of a person. Features are personal data: they can re-identify "
+    "a scan."
 )
 
 OPERATORS = ("==", "!=", ">=", "<=", ">", "<")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from dmri_fm import __version__
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.scan_tables import count_reasons
 from dmri_fm_lab.statistics.analysis import Analysis
 from dmri_fm_lab.statistics.request import StatsRequest
+
+#: On the page and in every JSON file of an analysis.
+USE = f"{RESEARCH_ONLY} Effects of groups say nothing about one person."
 
 #: Packages that the numbers rest on.
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "formulaic", "nilearn")
@@ -80,7 +84,8 @@ def _model(analysis: Analysis) -> str:
         f"Columns of tables are fitted by {fit}; standard errors are {errors}, t has "
         "Satterthwaite's degrees of freedom [@pustejovsky2018]. The partial correlation "
         "relates residuals of outcome and regressor; Cohen's d is the difference in residual "
-        "standard deviations; their intervals are those of the estimate on these scales. Intervals cover 95%."
+        "standard deviations; their intervals are those of the estimate on these scales. "
+        "Intervals cover 95%."
     )
 
 

@@ -21,7 +21,7 @@ from dmri_fm_lab.statistics.charts import (
     draw_p,
     draw_spread,
 )
-from dmri_fm_lab.statistics.methods import is_by_site, write_methods
+from dmri_fm_lab.statistics.methods import USE, is_by_site, write_methods
 from dmri_fm_workflows.outputs.tsv import format_cell
 from dmri_fm_workflows.report.content import Entry
 from dmri_fm_workflows.report.page import count_levels, methods_html, page_environment
@@ -68,6 +68,7 @@ def render_page(analysis: Analysis, *, files: Sequence[tuple[str, str]]) -> str:
     reasons = count_reasons(analysis.sample.cohort.left_out)
     return _template().render(
         title="Group statistics: diffusion MRI",
+        use=USE,
         formula=analysis.request.formula,
         version=__version__,
         warnings=analysis.warnings,

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import norm
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.exports import GeneticsRequest, export_genetics
 from dmri_fm_lab.exports.genetic_rules import DIALECTS, check_covariates, read_back
@@ -48,7 +49,7 @@ def test_plink_files_say_what_the_tables_say(cohort: Cohort, tmp_path: Path) -> 
         "excluded by QC: mean_fd > 1": 1, "no value of a covariate": 1,
     }  # fmt: skip
     assert record["Covariates"]["site_2"] == "1 where site is the level; 1 is 0"
-    assert json.loads((tmp_path / "gwas.json").read_text())["Use"].startswith("Research only")
+    assert json.loads((tmp_path / "gwas.json").read_text())["Use"].startswith(RESEARCH_ONLY)
 
 
 def test_regenie_has_files_of_its_own_for_each_kind_of_trait(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.statistics.analysis import analyse
 from dmri_fm_lab.statistics.request import StatsRequest, read_request, request_from
@@ -37,12 +38,14 @@ def test_the_page_stands_alone_and_says_what_was_done(out: Path) -> None:
         "60 blocks of one family_id",
         "C(group)[T.patient]",
         "Johnson et al. 2007",
-        "research only",
+        f"{RESEARCH_ONLY} Effects of groups say nothing about one person.",
         "constant: 1",
     ):
         assert words in page, words
     for name in re.findall(r'<a href="([^"#]+\.(?:tsv|json))"', page):
         assert (out / name).is_file()
+    for table in out.glob("*.tsv"):
+        assert json.loads(table.with_suffix(".json").read_text())["Use"].startswith(RESEARCH_ONLY)
 
 
 def test_numbers_of_the_files_agree_and_effects_are_found(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.series import save_image
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.statistics.analysis import analyse
@@ -79,6 +81,9 @@ def test_page_and_maps_find_the_blob_by_tfce(home: Path, tmp_path: Path) -> None
     assert (t[inside() & tested] < 0).all()
     # Cluster enhancement reaches over the border of the blob.
     assert found[~inside() & tested].mean() < 0.05
+    sidecar = json.loads(Path(f"{stem}_stat-t_statmap.json").read_text())
+    assert sidecar["Use"].startswith(RESEARCH_ONLY)
+    assert sidecar["Description"] == "t of C(group)[T.patient] in FA"
     page = (tmp_path / "statistics.html").read_text(encoding="utf-8")
     assert "data:image/png;base64" in page
     assert "threshold-free cluster enhancement" in page
