@@ -183,7 +183,7 @@ def read_scan_table(path: str | Path) -> ScanTable:
             path=path,
             expected="one row per scan, with participant_id",
         )
-    cells["participant_id"] = with_prefix(cells["participant_id"])
+    _normalise(cells)
     if SCAN_ID not in cells:
         keys = cells[[c for c in SCAN_COLUMNS if c in cells]].astype(str).to_dict("records")
         cells[SCAN_ID] = [scan_name(scan_entities(row)) for row in keys]
@@ -250,11 +250,20 @@ def join_people(table: ScanTable, people: pd.DataFrame) -> Cohort:
     Raises
     ------
     InputError
-        If no scan has a row in `people`.
+        If no scan has a row in `people`, or `people` has several sessions of a participant and
+        the table does not say which scan is of which.
     """
     keys = [c for c in ("participant_id", "session_id") if c in people and c in table.scans]
     scans = table.scans[[c for c in ("participant_id", "session_id") if c in table.scans]]
-    merged = scans.reset_index().merge(people, on=keys, how="left", indicator="_side")
+    if people.duplicated(keys).any():
+        raise InputError(
+            "no column session_id, and several sessions of a participant are known",
+            path=table.source,
+            expected="session_id beside participant_id, as in the table of sessions",
+        )
+    merged = scans.reset_index().merge(
+        people, on=keys, how="left", indicator="_side", validate="m:1"
+    )
     merged = merged.set_index(SCAN_ID).loc[table.scans.index]
     is_known = (merged.pop("_side") == "both").to_numpy()
     if not is_known.any():
@@ -362,9 +371,7 @@ def _read_keyed(path: Path, keys: list[str], text: Sequence[str]) -> pd.DataFram
     cells = read_cells(path).astype(str)
     if absent := [key for key in keys if key not in cells]:
         raise InputError(f"no column {listed(absent)}", path=path, expected="one row each")
-    cells["participant_id"] = with_prefix(cells["participant_id"])
-    if "session_id" in keys:
-        cells["session_id"] = [f"ses-{s.removeprefix('ses-')}" for s in cells["session_id"]]
+    _normalise(cells)
     twice = cells[cells.duplicated(keys)]
     if len(twice):
         names = [" ".join(row) for row in twice[keys].drop_duplicates().to_numpy()]
@@ -376,9 +383,18 @@ def _read_keyed(path: Path, keys: list[str], text: Sequence[str]) -> pd.DataFram
     return pd.DataFrame(columns)
 
 
-def with_prefix(labels: pd.Series) -> pd.Series:
-    """Return participant labels with `sub-`, whether they had it or not."""
-    return pd.Series([f"sub-{str(s).removeprefix('sub-')}" for s in labels], index=labels.index)
+def with_prefix(labels: pd.Series, prefix: str = "sub-") -> pd.Series:
+    """Return labels with a prefix, whether they had it or not; missing ones are n/a."""
+    is_known = labels.notna() & ~labels.isin(_MISSING)
+    texts = [f"{prefix}{str(s).removeprefix(prefix)}" for s in labels]
+    return pd.Series(texts, index=labels.index, dtype=object).where(is_known, MISSING)
+
+
+def _normalise(cells: pd.DataFrame) -> None:
+    """Give participants and sessions of a table their prefix."""
+    cells["participant_id"] = with_prefix(cells["participant_id"])
+    if "session_id" in cells:
+        cells["session_id"] = with_prefix(cells["session_id"], "ses-")
 
 
 def _as_numbers(column: pd.Series) -> pd.Series | None:

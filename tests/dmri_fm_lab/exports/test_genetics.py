@@ -28,8 +28,8 @@ def test_plink_files_say_what_the_tables_say(cohort: Cohort, tmp_path: Path) -> 
     assert [p.name for p in done.paths] == ["gwas.pheno", "gwas.covar", "gwas.json"]
     text = (tmp_path / "gwas.pheno").read_text()
     assert text.startswith("#FID\tIID\tfa_left\tfa_right\tdiagnosis\nf0\t0000001\t")
-    kinds = {"fa_left": False, "fa_right": False, "diagnosis": True}
-    found = read_back(text, kinds, PLINK)
+    is_binary = {"fa_left": False, "fa_right": False, "diagnosis": True}
+    found = read_back(text, is_binary, PLINK)
     known = cohort.people["age"].notna()
     np.testing.assert_allclose(
         found[["fa_left", "fa_right"]],
@@ -129,7 +129,7 @@ def test_what_plink_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kinds", "message"),
+    ("text", "is_binary", "message"),
     [
         (write(rows(GOOD)), {"y": False}, "header starts with #FID IID"),
         (write(rows([*GOOD, -999]), "FID IID y"), {"y": False}, "1 values of -999"),
@@ -139,9 +139,9 @@ def test_what_plink_takes() -> None:
         (write(rows([*GOOD, "NA"]), "FID IID y"), {}, "covariate y has missing values"),
     ],
 )
-def test_regenie_s_rules(text: str, kinds: dict[str, bool], message: str) -> None:
+def test_regenie_s_rules(text: str, is_binary: dict[str, bool], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_back(text, kinds, REGENIE)
+        read_back(text, is_binary, REGENIE)
 
 
 def test_regenie_takes_counts_and_minus_nine() -> None:
