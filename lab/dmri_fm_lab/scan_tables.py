@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm_lab.table_cells import MISSING_TEXTS, as_numbers, known, read_npz, typed
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
@@ -27,9 +27,6 @@ from dmri_fm_workflows.outputs.tsv import (
     SCAN_ID,
     scan_entities,
 )
-
-#: Texts that stand for a missing value in tables of participants.
-_MISSING = (MISSING, "", "NA", "N/A", "NaN", "nan", "None", "null")
 
 #: Columns of numbers that tell how a scan was made or how far to trust it, which is its site.
 _NO_MEASURES = (
@@ -176,7 +173,7 @@ def read_scan_table(path: str | Path) -> ScanTable:
         If the file cannot be read, has no participants or no numbers, or names a scan twice.
     """
     path = Path(path)
-    cells = _read_npz(path) if path.suffix == ".npz" else read_cells(path)
+    cells = read_npz(path) if path.suffix == ".npz" else read_cells(path)
     if "participant_id" not in cells:
         raise InputError(
             f"no column participant_id among {listed(list(cells))}",
@@ -196,12 +193,12 @@ def read_scan_table(path: str | Path) -> ScanTable:
         )
     cells = cells.set_index(SCAN_ID)
     rules = cells[QC_EXCLUDE] if QC_EXCLUDE in cells else pd.Series(MISSING, index=cells.index)
-    rules = rules.astype(object).where(~rules.isin(_MISSING) & rules.notna(), None)
+    rules = rules.astype(object).where(~rules.isin(MISSING_TEXTS) & rules.notna(), None)
     scans = cells[[c for c in SCAN_COLUMNS if c in cells]].fillna(MISSING).astype(str)
     numbers = {
         c: column
         for c in cells
-        if c not in (*SCAN_COLUMNS, QC_EXCLUDE) and (column := _as_numbers(cells[c])) is not None
+        if c not in (*SCAN_COLUMNS, QC_EXCLUDE) and (column := as_numbers(cells[c])) is not None
     }
     if not numbers:
         raise InputError("no column of numbers", path=path, expected="measures of scans")
@@ -350,23 +347,6 @@ def read_cells(path: Path) -> pd.DataFrame:
         raise InputError(f"cannot be read ({why})", path=path, expected="a table") from None
 
 
-def _read_npz(path: Path) -> pd.DataFrame:
-    expected = "arrays participant_id (N,), session_id (N,) if needed, and features (N, D)"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {k: stored[k] for k in stored.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InputError(f"cannot be read ({error})", path=path, expected=expected) from None
-    vectors, who = arrays.get("features"), arrays.get("participant_id")
-    if vectors is None or who is None or vectors.ndim != 2 or len(vectors) != len(who):
-        shapes = ", ".join(f"{k} {v.shape}" for k, v in arrays.items())
-        raise InputError(f"arrays {shapes or 'none'}", path=path, expected=expected)
-    table = pd.DataFrame(vectors, columns=[f"f{i:04d}" for i in range(vectors.shape[1])])
-    for key in (k for k in SCAN_COLUMNS if k in arrays):
-        table[key] = arrays[key].astype(str)
-    return table
-
-
 def _read_keyed(path: Path, keys: list[str], text: Sequence[str]) -> pd.DataFrame:
     cells = read_cells(path).astype(str)
     if absent := [key for key in keys if key not in cells]:
@@ -377,7 +357,7 @@ def _read_keyed(path: Path, keys: list[str], text: Sequence[str]) -> pd.DataFram
         names = [" ".join(row) for row in twice[keys].drop_duplicates().to_numpy()]
         raise InputError(f"several rows of {listed(names)}", path=path, expected="one row each")
     columns = {
-        c: cells[c] if c in keys else _known(cells[c]) if c in text else _typed(cells[c])
+        c: cells[c] if c in keys else known(cells[c]) if c in text else typed(cells[c])
         for c in cells
     }
     return pd.DataFrame(columns)
@@ -385,7 +365,7 @@ def _read_keyed(path: Path, keys: list[str], text: Sequence[str]) -> pd.DataFram
 
 def with_prefix(labels: pd.Series, prefix: str = "sub-") -> pd.Series:
     """Return labels with a prefix, whether they had it or not; missing ones are n/a."""
-    is_known = labels.notna() & ~labels.isin(_MISSING)
+    is_known = labels.notna() & ~labels.isin(MISSING_TEXTS)
     texts = [f"{prefix}{str(s).removeprefix(prefix)}" for s in labels]
     return pd.Series(texts, index=labels.index, dtype=object).where(is_known, MISSING)
 
@@ -395,23 +375,3 @@ def _normalise(cells: pd.DataFrame) -> None:
     cells["participant_id"] = with_prefix(cells["participant_id"])
     if "session_id" in cells:
         cells["session_id"] = with_prefix(cells["session_id"], "ses-")
-
-
-def _as_numbers(column: pd.Series) -> pd.Series | None:
-    """Return a column as numbers, or None if a cell is text."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    known = column.where(~column.isin(_MISSING) & column.notna())
-    numbers = pd.to_numeric(known, errors="coerce")
-    return None if (numbers.isna() & known.notna()).any() else numbers
-
-
-def _typed(column: pd.Series) -> pd.Series:
-    numbers = _as_numbers(column)
-    if numbers is not None and numbers.notna().any():
-        return numbers.astype(np.float64)
-    return _known(column)
-
-
-def _known(column: pd.Series) -> pd.Series:
-    return column.where(~column.isin(_MISSING))
