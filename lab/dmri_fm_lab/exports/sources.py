@@ -88,7 +88,8 @@ def read_source(source: Source) -> Cohort:
 
 def _without_mixed_texts(means: Cohort, scans: Cohort) -> Cohort:
     """Return means without the texts, such as a scanner, in which a participant's scans differ."""
-    texts = [c for c in scans.people.select_dtypes(exclude="number") if not c.endswith("_id")]
+    keys = ("participant_id", "session_id")
+    texts = [c for c in scans.people.select_dtypes(exclude="number") if c not in keys]
     differ = scans.people.groupby("participant_id")[texts].nunique(dropna=False) > 1
     is_mixed = differ.loc[means.people["participant_id"]].to_numpy()
     people = means.people.assign(**means.people[texts].mask(is_mixed))

@@ -126,7 +126,7 @@ def analyse(request: StatsRequest) -> Analysis:
         warnings=(
             *_column_warnings(sample),
             *_site_warnings(request, sample),
-            *_exchange_warnings(request, dependence),
+            *_exchange_warnings(request, dependence, design.matrix, contrasts),
             *_result_warnings(results),
         ),
     )
@@ -178,7 +178,9 @@ def _site_warnings(request: StatsRequest, sample: Sample) -> Iterator[ReportWarn
         )
 
 
-def _exchange_warnings(request: StatsRequest, dependence: Dependence) -> Iterator[ReportWarning]:
+def _exchange_warnings(
+    request: StatsRequest, dependence: Dependence, design: Floats, contrasts: Mapping[str, Floats]
+) -> Iterator[ReportWarning]:
     if not request.permutations or request.random:
         return
     allowed = find_exchangeable(dependence.blocks, dependence.groups, exchange=request.exchange)
@@ -188,6 +190,20 @@ def _exchange_warnings(request: StatsRequest, dependence: Dependence) -> Iterato
             f"{allowed.n_fixed} of {len(dependence.blocks)} scans never move in the permutations: "
             "no other block has their size and site.",
             advice='exchange = "flip" moves them all, if errors are symmetric.',
+        )
+    unmoved = [
+        name
+        for name, contrast in contrasts.items()
+        if all(
+            np.ptp((design @ contrast)[units], axis=0).max() < 1e-9 for units in allowed.classes
+        )
+    ]
+    if unmoved and request.exchange == "whole":
+        yield ReportWarning(
+            "warning",
+            f"Family-wise p of {listed(unmoved)} cannot be small: all blocks have the same values "
+            "of it, and blocks that take each other's place leave it as it is.",
+            advice='exchange = "within" or "flip" tests effects inside families.',
         )
 
 

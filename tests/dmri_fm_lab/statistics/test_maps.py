@@ -109,6 +109,13 @@ def test_families_are_permuted_as_blocks(home: Path, exchange: str, families: st
     assert significant[~inside() & scores.mask].mean() < 0.01
 
 
+def test_whole_families_cannot_show_what_is_alike_in_all(home: Path) -> None:
+    found = analyse(request(home, {"permutations": 19}, families="family_id"))
+    assert any("C(group)[T.patient] cannot be small" in w.text for w in found.warnings)
+    of_households = analyse(request(home, {"permutations": 19}, families="household"))
+    assert not of_households.warnings
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
