@@ -115,7 +115,7 @@ def draw_calibration(found: Mapping[str, Calibration]) -> str:
             )  # fmt: skip
         for ax in axes[len(shown) :]:
             ax.set_axis_off()
-        figure.supxlabel(f"Normal quantile\n{RESEARCH_ONLY}")
+        figure.supxlabel(f"Normal quantile\n{RESEARCH_ONLY}", fontsize=6)
         figure.supylabel("Held-out z-score")
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
