@@ -31,8 +31,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.harmonise import Combat
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate.cohort_tables import (
     CohortModel,
     draw_cohort,

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
+from dmri_fm.identity import RESEARCH_ONLY
+
 #: Deviations of mean and standard deviation that are tolerated beyond chance.
 TOLERANCE = 0.1
 
@@ -113,7 +115,7 @@ def draw_calibration(found: Mapping[str, Calibration]) -> str:
             )  # fmt: skip
         for ax in axes[len(shown) :]:
             ax.set_axis_off()
-        figure.supxlabel("Normal quantile")
+        figure.supxlabel(f"Normal quantile\n{RESEARCH_ONLY}", fontsize=6)
         figure.supylabel("Held-out z-score")
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.exports.sources import RESEARCH_ONLY, choose_columns
+from dmri_fm_lab.exports.sources import USE, choose_columns
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 
@@ -66,7 +66,7 @@ def write_csv(cohort: Cohort, path: Path, *, columns: Sequence[str] = ("*",)) ->
     table.columns = names
     publish_text(table.to_csv(index=False, na_rep="NA", float_format="%.9g"), path)
     record = {
-        "Use": RESEARCH_ONLY,
+        "Use": USE,
         "Scans": len(cohort),
         "Participants": int(cohort.people["participant_id"].nunique()),
         "Columns": len(names),

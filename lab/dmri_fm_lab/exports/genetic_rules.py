@@ -103,14 +103,14 @@ DIALECTS: Mapping[str, Dialect] = {
 }
 
 
-def read_back(text: str, kinds: Mapping[str, bool], form: Dialect) -> pd.DataFrame:
+def read_back(text: str, is_binary: Mapping[str, bool], form: Dialect) -> pd.DataFrame:
     """Read a file as the program would, and refuse what it would refuse or misread.
 
     Parameters
     ----------
     text
         Contents of the file.
-    kinds
+    is_binary
         Whether each phenotype is binary; empty for a file of covariates.
     form
         The program's rules.
@@ -145,7 +145,7 @@ def read_back(text: str, kinds: Mapping[str, bool], form: Dialect) -> pd.DataFra
     columns = {}
     for position, name in enumerate(names):
         values = _as_the_program_reads(cells[:, position], name, form)
-        columns[name] = _check_column(values, name, kinds.get(name), form)
+        columns[name] = _check_column(values, name, is_binary.get(name), form)
     return pd.DataFrame(columns, index)
 
 

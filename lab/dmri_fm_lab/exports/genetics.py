@@ -12,7 +12,7 @@ import pandas as pd
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.exports.genetic_rules import DIALECTS, Dialect, Trait, check_covariates, read_back
-from dmri_fm_lab.exports.sources import RESEARCH_ONLY, choose_columns, select_people
+from dmri_fm_lab.exports.sources import USE, choose_columns, select_people
 from dmri_fm_lab.exports.transforms import as_cases, as_numbers, inverse_normal
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
@@ -110,8 +110,8 @@ def export_genetics(
     if len(covariates.columns):
         check_covariates(covariates)
         texts["covar"] = (_table(identifiers, covariates, form), {})
-    for text, kinds in texts.values():
-        read_back(text, kinds, form)
+    for text, is_binary in texts.values():
+        read_back(text, is_binary, form)
     paths = []
     for name, (text, _) in texts.items():
         paths.append(prefix.with_name(f"{prefix.name}.{name}"))
@@ -194,18 +194,18 @@ def _identify(people: pd.DataFrame, request: GeneticsRequest) -> pd.DataFrame:
 def _lay_out(
     identifiers: pd.DataFrame, values: pd.DataFrame, traits: Mapping[str, Trait], form: Dialect
 ) -> dict[str, tuple[str, dict[str, bool]]]:
-    """Return text and kinds of columns (binary or not) of each phenotype file."""
+    """Return text, and whether each column is binary, of each phenotype file."""
     coded = values.copy()
     for name in (n for n, t in traits.items() if t.is_binary):
         coded[name] = np.where(values[name].isna(), np.nan, values[name] + form.control)
-    kinds = {name: trait.is_binary for name, trait in traits.items()}
+    is_binary = {name: trait.is_binary for name, trait in traits.items()}
     if not form.is_split:
-        return {"pheno": (_table(identifiers, coded, form), kinds)}
+        return {"pheno": (_table(identifiers, coded, form), is_binary)}
     groups = {"qt.pheno": False, "bt.pheno": True}
     return {
-        ending: (_table(identifiers, coded[names], form), dict.fromkeys(names, is_binary))
-        for ending, is_binary in groups.items()
-        if (names := [n for n, kind in kinds.items() if kind == is_binary])
+        ending: (_table(identifiers, coded[names], form), dict.fromkeys(names, is_case_control))
+        for ending, is_case_control in groups.items()
+        if (names := [n for n in is_binary if is_binary[n] == is_case_control])
     }
 
 
@@ -232,7 +232,7 @@ def _describe(
         return {"Trait": "quantitative", "Values": how, "N": len(known)}
 
     return {
-        "Use": RESEARCH_ONLY,
+        "Use": USE,
         "Participants": len(cohort),
         "Phenotypes": {name: about(name, trait) for name, trait in traits.items()},
         "Covariates": dict(coding),

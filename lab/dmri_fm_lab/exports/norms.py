@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.exports.calibration import Calibration, check_calibration, draw_calibration
 from dmri_fm_lab.exports.location_scale import Design, fit_location_scale
-from dmri_fm_lab.exports.sources import RESEARCH_ONLY, choose_columns, select_people
+from dmri_fm_lab.exports.sources import USE, choose_columns, select_people
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.tsv import format_table
@@ -206,7 +206,7 @@ def export_norms(
     table["is_reference"] = norms.is_reference.astype(int)
     table = pd.concat([table, norms.scores.add_suffix("_z")], axis=1)
     record = {
-        "Use": RESEARCH_ONLY,
+        "Use": USE,
         "Method": "Normative z-scores: mean by weighted least squares on a spline of age, sex and "
         "site; variance by gamma regression with logarithmic link on age, sex and site; scores "
         f"of reference participants are out of {N_FOLDS} folds",

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.scan_tables import (
     Cohort,
     LeftOut,
@@ -24,10 +25,10 @@ from dmri_fm_lab.scan_tables import (
     read_scan_table,
 )
 
-#: What stands in every file about people that an export writes.
-RESEARCH_ONLY = (
-    "Research only: no diagnosis or prediction of a person. Features are personal data: they can "
-    "re-identify a scan."
+#: What stands in the JSON file beside every table that an export writes.
+USE = (
+    f"{RESEARCH_ONLY} No prediction of a person. Features are personal data: they can re-identify "
+    "a scan."
 )
 
 OPERATORS = ("==", "!=", ">=", "<=", ">", "<")
@@ -46,8 +47,9 @@ class Source:
     sessions
         Table of sessions, see :func:`~dmri_fm_lab.scan_tables.read_people`.
     scans
-        Which scan of a participant counts: "first", their "mean", or "all"; None: one each is
-        asked for, and several are an error.
+        Which scan of a participant counts: "first", their "mean" (of all numbers; a text in
+        which they differ is missing), or "all"; None: one each is asked for, and several are an
+        error.
     text
         Columns of participants that stay text, such as identifiers (`007` is no number).
     """
@@ -80,7 +82,18 @@ def read_source(source: Source) -> Cohort:
             f"{len(twice)} participants have several scans: {listed(sorted(twice))}",
             expected="--scans first or --scans mean",
         )
-    return one_scan_each(cohort, how=source.scans or "first")
+    reduced = one_scan_each(cohort, how=source.scans or "first")
+    return _without_mixed_texts(reduced, cohort) if source.scans == "mean" else reduced
+
+
+def _without_mixed_texts(means: Cohort, scans: Cohort) -> Cohort:
+    """Return means without the texts, such as a scanner, in which a participant's scans differ."""
+    keys = ("participant_id", "session_id")
+    texts = [c for c in scans.people.select_dtypes(exclude="number") if c not in keys]
+    differ = scans.people.groupby("participant_id")[texts].nunique(dropna=False) > 1
+    is_mixed = differ.loc[means.people["participant_id"]].to_numpy()
+    people = means.people.assign(**means.people[texts].mask(is_mixed))
+    return Cohort(people, means.values, means.left_out)
 
 
 def _join(tables: Sequence[ScanTable]) -> ScanTable:

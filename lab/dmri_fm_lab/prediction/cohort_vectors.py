@@ -191,9 +191,20 @@ def gather_vectors(
         )
     by = ["participant_id", *(["session_id"] if request.by_session else [])]
     reduced = {
-        name: _keyed(one_scan_each(c, by=by, how=request.several), by) for name, c in sets.items()
+        name: _keyed(
+            one_scan_each(c, by=by, how=request.several, constant=_classes_of(c, request)), by
+        )
+        for name, c in sets.items()
     }
     return _assemble(reduced, request, notes)
+
+
+def _classes_of(cohort: Cohort, request: VectorRequest) -> list[str]:
+    """Return the columns that have no mean: site, family, and a target of two classes."""
+    target = cohort.people[request.target]
+    has_classes = not pd.api.types.is_numeric_dtype(target) or target.nunique() <= 2
+    chosen = [request.target] if has_classes or request.classes else []
+    return [*chosen, *(c for c in (request.site, request.family) if c)]
 
 
 def choose_columns(columns: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]]:

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from dmri_fm.errors import ConfigError
+from dmri_fm_lab.scan_tables import listed
 from dmri_fm_lab.statistics.design_matrix import DesignMatrix, build_design
-from dmri_fm_lab.statistics.gather import SITE, Sample, exclusions_by_group, gather_sample
+from dmri_fm_lab.statistics.gather import (
+    SITE,
+    Sample,
+    exclusions_by_group,
+    find_groups,
+    gather_sample,
+)
 from dmri_fm_lab.statistics.harmonised import SiteSpread, harmonise
 from dmri_fm_lab.statistics.linear import Floats, Integers
 from dmri_fm_lab.statistics.maps import MapScores, score_maps
@@ -107,7 +113,7 @@ def analyse(request: StatsRequest) -> Analysis:
         maps = score_maps(
             request.maps, scans, design.matrix, contrasts, dependence, permutations=permutations
         )
-    groups = _grouping(sample, request)
+    groups = find_groups(people, sample.variables, request)
     return Analysis(
         request=request,
         sample=sample,
@@ -118,22 +124,12 @@ def analyse(request: StatsRequest) -> Analysis:
         spread=spread,
         exclusions=exclusions_by_group(sample, groups),
         warnings=(
+            *_column_warnings(sample),
             *_site_warnings(request, sample),
-            *_exchange_warnings(request, dependence),
+            *_exchange_warnings(request, dependence, design.matrix, contrasts),
             *_result_warnings(results),
         ),
     )
-
-
-def _grouping(sample: Sample, request: StatsRequest) -> list[str]:
-    """Return the variables that make groups: texts, those in C(...), and sites."""
-    written = "".join(request.formula.split())
-    groups = [
-        name
-        for name in sample.variables
-        if f"C({name}" in written or not is_numeric_dtype(sample.cohort.people[name])
-    ]
-    return list(dict.fromkeys([*groups, *([SITE] if request.site else [])]))
 
 
 def _dependence(people: pd.DataFrame, request: StatsRequest) -> Dependence:
@@ -150,6 +146,16 @@ def _dependence(people: pd.DataFrame, request: StatsRequest) -> Dependence:
 
 def _numbered(column: pd.Series) -> Integers:
     return np.unique(column.astype(str), return_inverse=True)[1]
+
+
+def _column_warnings(sample: Sample) -> Iterator[ReportWarning]:
+    if sample.untested:
+        yield ReportWarning(
+            "note",
+            f"{len(sample.untested)} columns were not tested: they tell of protocol, coverage or "
+            f"counts, not of the brain ({listed(sample.untested)}).",
+            advice="Name one in columns to test it, or in the formula to adjust for it.",
+        )
 
 
 def _site_warnings(request: StatsRequest, sample: Sample) -> Iterator[ReportWarning]:
@@ -172,7 +178,9 @@ def _site_warnings(request: StatsRequest, sample: Sample) -> Iterator[ReportWarn
         )
 
 
-def _exchange_warnings(request: StatsRequest, dependence: Dependence) -> Iterator[ReportWarning]:
+def _exchange_warnings(
+    request: StatsRequest, dependence: Dependence, design: Floats, contrasts: Mapping[str, Floats]
+) -> Iterator[ReportWarning]:
     if not request.permutations or request.random:
         return
     allowed = find_exchangeable(dependence.blocks, dependence.groups, exchange=request.exchange)
@@ -182,6 +190,20 @@ def _exchange_warnings(request: StatsRequest, dependence: Dependence) -> Iterato
             f"{allowed.n_fixed} of {len(dependence.blocks)} scans never move in the permutations: "
             "no other block has their size and site.",
             advice='exchange = "flip" moves them all, if errors are symmetric.',
+        )
+    unmoved = [
+        name
+        for name, contrast in contrasts.items()
+        if all(
+            np.ptp((design @ contrast)[units], axis=0).max() < 1e-9 for units in allowed.classes
+        )
+    ]
+    if unmoved and request.exchange == "whole":
+        yield ReportWarning(
+            "warning",
+            f"Family-wise p of {listed(unmoved)} cannot be small: all blocks have the same values "
+            "of it, and blocks that take each other's place leave it as it is.",
+            advice='exchange = "within" or "flip" tests effects inside families.',
         )
 
 

@@ -12,17 +12,16 @@ import pandas as pd
 from dmri_fm.series import save_image
 from dmri_fm_lab.scan_tables import count_reasons
 from dmri_fm_lab.statistics.analysis import Analysis
-from dmri_fm_lab.statistics.methods import versions, write_methods
+from dmri_fm_lab.statistics.methods import USE, versions, write_methods
 from dmri_fm_lab.statistics.page import DESCRIPTIONS, render_page
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.tsv import SCAN_ID, format_table
 
-#: In every file of numbers.
-RESEARCH_ONLY = "Research only: effects of groups say nothing about one person."
-
 
 def write_analysis(analysis: Analysis, folder: Path) -> Path:
     """Write all files of an analysis; return the page.
+
+    Beside each file of numbers stands a JSON file that tells its use.
 
     Raises
     ------
@@ -38,19 +37,35 @@ def write_analysis(analysis: Analysis, folder: Path) -> Path:
         ("design_matrix.tsv", "the design, a row per scan"),
     ]
     left_out = pd.DataFrame(analysis.sample.cohort.left_out, columns=["name", "reason"])
+    about: dict[str, Any] = {
+        "name": {"Description": "Scan or participant"},
+        "reason": {"Description": "Why it is not used"},
+    }
     publish_text(_tsv(left_out), folder / "left_out.tsv")
+    publish_json({"Use": USE, **about}, folder / "left_out.json")
     design = pd.DataFrame(analysis.design.matrix, columns=list(analysis.design.names))
     design.insert(0, SCAN_ID, analysis.sample.cohort.people.index)
     publish_text(_tsv(design), folder / "design_matrix.tsv")
+    publish_json(
+        {
+            "Use": USE,
+            "Formula": analysis.request.formula,
+            SCAN_ID: {"Description": "Key of the scan"},
+        },
+        folder / "design_matrix.json",
+    )
     for scores in analysis.maps:
         stem = f"space-{_SPACE}_param-{scores.param}_effect-{_label(scores.effect)}"
         for stat, data, title in (
             ("t", scores.t, "t"),
             ("logpfwe", scores.log_p, "-log10 of the family-wise p"),
         ):
-            name = f"{stem}_stat-{stat}_statmap.nii.gz"
-            save_image(data, scores.affine, folder / name)
-            files.append((name, f"{title} of {scores.effect} in {scores.param.upper()}"))
+            name = f"{stem}_stat-{stat}_statmap"
+            what = f"{title} of {scores.effect} in {scores.param.upper()}"
+            save_image(data, scores.affine, folder / f"{name}.nii.gz")
+            sidecar = {"Use": USE, "Space": _SPACE, "Description": what, "Method": scores.method}
+            publish_json(sidecar, folder / f"{name}.json")
+            files.append((f"{name}.nii.gz", what))
     publish_json(_record(analysis), folder / "statistics.json")
     page = folder / "statistics.html"
     publish_text(render_page(analysis, files=files), page)
@@ -71,7 +86,7 @@ def _label(text: str) -> str:
 def _record(analysis: Analysis) -> dict[str, Any]:
     request, sample = analysis.request, analysis.sample
     return {
-        "Use": RESEARCH_ONLY,
+        "Use": USE,
         "Request": asdict(request),
         "Versions": versions(),
         "Scans": len(sample.cohort),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.harmonise import join_levels
@@ -17,6 +18,7 @@ from dmri_fm_lab.scan_tables import (
     ScanTable,
     join_people,
     listed,
+    measures_of,
     one_scan_each,
     read_people,
     read_scan_table,
@@ -44,11 +46,15 @@ class Sample:
         Table of participants, for those that are left out.
     variables
         Variables of the formula.
+    untested
+        Columns of the tables that `*` does not make outcomes, see
+        :func:`~dmri_fm_lab.scan_tables.measures_of`.
     """
 
     cohort: Cohort
     everyone: pd.DataFrame
     variables: tuple[str, ...]
+    untested: tuple[str, ...] = ()
 
     @property
     def n_participants(self) -> int:
@@ -71,12 +77,18 @@ def gather_sample(request: StatsRequest) -> Sample:
         assert request.maps is not None
         table = find_maps(request.maps)
     cohort = join_people(table, people)
-    cohort, variables = _with_covariates(cohort, request)
+    outcomes = find_outcomes(cohort.values, request.columns)
+    cohort, variables = _with_covariates(cohort, outcomes, request)
+    untested = [
+        c
+        for c in table.values
+        if "*" in request.columns and c not in variables and c not in cohort.values
+    ]
     cohort = _excluded(cohort, request.exclude)
     families = [request.families] if request.families else []
     site = [SITE] if request.site else []
     cohort = cohort.complete(list(dict.fromkeys([*variables, *site, *families])))
-    cohort = _independent(cohort, request)
+    cohort = _independent(cohort, request, variables)
     if site:
         counts = cohort.people[SITE].map(cohort.people[SITE].value_counts())
         cohort = cohort.keep(counts > 1, "the only scan of its site")
@@ -90,7 +102,26 @@ def gather_sample(request: StatsRequest) -> Sample:
                 expected="a covariate that varies",
                 advice="leave it out of the formula",
             )
-    return Sample(cohort, people, tuple(variables))
+    return Sample(cohort, people, tuple(variables), tuple(untested))
+
+
+def find_outcomes(columns: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the columns that patterns mean; `*` alone means all measures of the brain.
+
+    Examples
+    --------
+    >>> find_outcomes(["fa_white", "max_bval"], ["*"])
+    ['fa_white']
+    >>> find_outcomes(["fa_white", "max_bval"], ["fa_*", "max_bval"])
+    ['fa_white', 'max_bval']
+    """
+    columns = list(columns)
+    measures = measures_of(columns)
+    return [
+        c
+        for c in columns
+        if any(c in measures if p == "*" else fnmatchcase(c, p) for p in patterns)
+    ]
 
 
 def join_tables(tables: list[ScanTable], patterns: tuple[str, ...]) -> ScanTable:
@@ -107,7 +138,7 @@ def join_tables(tables: list[ScanTable], patterns: tuple[str, ...]) -> ScanTable
             raise ConfigError(
                 f"no column matches {pattern}", expected=f"some of {listed(sorted(set(known)))}"
             )
-    wanted = [c for c in known if any(fnmatchcase(c, p) for p in patterns)]
+    wanted = find_outcomes(known, patterns)
     if twice := sorted({c for c in wanted if wanted.count(c) > 1}):
         raise ConfigError(
             f"column {listed(twice)} is in several tables",
@@ -150,7 +181,9 @@ def _level(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _with_covariates(cohort: Cohort, request: StatsRequest) -> tuple[Cohort, list[str]]:
+def _with_covariates(
+    cohort: Cohort, outcomes: Sequence[str], request: StatsRequest
+) -> tuple[Cohort, list[str]]:
     """Take covariates that tables of scans hold, and keep the outcomes among the values."""
     in_tables = [c for c in cohort.values if c not in cohort.people]
     variables = formula_variables(request.formula, [*cohort.people, *in_tables])
@@ -164,12 +197,8 @@ def _with_covariates(cohort: Cohort, request: StatsRequest) -> tuple[Cohort, lis
         raise ConfigError(
             f"a column {OUTCOME} among covariates", expected="another name: value is the outcome"
         )
-    outcomes = [
-        c
-        for c in cohort.values
-        if c not in variables and any(fnmatchcase(c, p) for p in request.columns)
-    ]
-    return Cohort(people, cohort.values[outcomes], cohort.left_out), variables
+    tested = [c for c in outcomes if c not in variables]
+    return Cohort(people, cohort.values[tested], cohort.left_out), variables
 
 
 def _excluded(cohort: Cohort, exclude: tuple[str, ...]) -> Cohort:
@@ -198,7 +227,16 @@ def _excluded(cohort: Cohort, exclude: tuple[str, ...]) -> Cohort:
     return cohort
 
 
-def _independent(cohort: Cohort, request: StatsRequest) -> Cohort:
+def find_groups(
+    people: pd.DataFrame, variables: Sequence[str], request: StatsRequest
+) -> list[str]:
+    """Return the variables that make groups: texts, those in C(...), and sites."""
+    written = "".join(request.formula.split())
+    groups = [n for n in variables if f"C({n}" in written or not is_numeric_dtype(people[n])]
+    return list(dict.fromkeys([*groups, *([SITE] if request.site else [])]))
+
+
+def _independent(cohort: Cohort, request: StatsRequest, variables: Sequence[str]) -> Cohort:
     """Return one scan each where nothing models repeated scans."""
     is_modelled = request.random or request.families == "participant_id"
     by = ["participant_id"]
@@ -208,7 +246,9 @@ def _independent(cohort: Cohort, request: StatsRequest) -> Cohort:
             return cohort
     repeated = cohort.people[cohort.people.duplicated(by, keep=False)]
     if request.repeats != "refuse":
-        return one_scan_each(cohort, by=by, how=request.repeats)
+        classes = find_groups(cohort.people, variables, request)
+        classes += [request.families] if request.families else []
+        return one_scan_each(cohort, by=by, how=request.repeats, constant=classes)
     if len(repeated) and not request.families:
         who = sorted(set(repeated["participant_id"]))
         raise ConfigError(

@@ -50,6 +50,8 @@ class MapScores:
         Voxel to template mm.
     method
         Procedure, as a sentence fragment.
+    is_robust
+        Whether t has robust standard errors, and not one residual variance of all scans.
     """
 
     param: str
@@ -59,6 +61,7 @@ class MapScores:
     mask: NDArray[np.bool_]
     affine: NDArray[np.float64]
     method: str
+    is_robust: bool
 
 
 def list_maps(request: MapsRequest, param: str) -> dict[str, tuple[Path, Mapping[str, str]]]:
@@ -140,12 +143,16 @@ def score_maps(
     ConfigError
         If no voxel is covered by every scan.
     """
-    is_free = dependence.groups is None and len(np.unique(dependence.blocks)) == len(design)
+    is_free = (
+        dependence.groups is None
+        and len(np.unique(dependence.blocks)) == len(design)
+        and permutations.exchange == "whole"
+    )
     results = []
     for param in request.params:
         data, mask, affine = _read_maps(list_maps(request, param), scans, request.mask)
         for effect, contrast in contrasts.items():
-            if is_free and permutations.exchange == "whole":
+            if is_free:
                 t, log_p, method = _by_nilearn(
                     data, design, contrast, mask, affine, request, seed=permutations.seed
                 )
@@ -154,7 +161,7 @@ def score_maps(
                     data, design, contrast, dependence, permutations, request.permutations
                 )
             volumes = (_in_volume(t, mask), _in_volume(log_p, mask))
-            results.append(MapScores(param, effect, *volumes, mask, affine, method))
+            results.append(MapScores(param, effect, *volumes, mask, affine, method, not is_free))
     return results
 
 
@@ -212,10 +219,10 @@ def _by_blocks(
     t = score_effect(estimator, data).t
     largest = largest_t(estimator, reduced_residuals(design, contrast, data), shuffles)
     method = (
-        f"{n} permutations ({permutations.exchange}) of families within sites of one variance, "
+        f"{n} permutations ({permutations.exchange}) of blocks within sites of one variance, "
         "the largest robust t. Cluster enhancement is nilearn's, which permutes scans freely: "
-        'families forbid that, and so do sites of unequal variances (fit = "ols" takes them as '
-        "equal)"
+        'families and signs forbid that, and so do sites of unequal variances (fit = "ols" takes '
+        "them as equal)"
     )
     return t, -np.log10(family_wise_p(t, largest)), method
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from dmri_fm import __version__
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.scan_tables import count_reasons
 from dmri_fm_lab.statistics.analysis import Analysis
 from dmri_fm_lab.statistics.request import StatsRequest
+
+#: On the page and in every JSON file of an analysis.
+USE = f"{RESEARCH_ONLY} Effects of groups say nothing about one person."
 
 #: Packages that the numbers rest on.
 PACKAGES = ("numpy", "scipy", "pandas", "statsmodels", "formulaic", "nilearn")
@@ -43,9 +47,9 @@ def write_methods(analysis: Analysis) -> str:
             "of; covariates that are preserved can look more certain than they are "
             "[@nygaard2016].",
         ]
-    parts += ["# Tests", _model(analysis)]
+    parts += ["# Tests", f"The model is {request.formula}, value being each outcome in turn."]
     if request.tables:
-        parts.append(_corrections(analysis))
+        parts += [_model(analysis), _corrections(analysis)]
     if analysis.maps:
         parts += ["# Maps", _maps(analysis)]
     listed = ", ".join(f"{name} {v}" for name, v in versions().items())
@@ -54,9 +58,8 @@ def write_methods(analysis: Analysis) -> str:
 
 def _model(analysis: Analysis) -> str:
     request = analysis.request
-    text = f"The model is {request.formula}, value being each outcome in turn. "
     if request.random:
-        return text + (
+        return (
             "Repeated scans have a random intercept for each participant, by restricted maximum "
             "likelihood [@lindstrom1988]; t has as many degrees of freedom as participants minus "
             "columns of the design. Cohen's d is in units of the total standard deviation, "
@@ -77,11 +80,12 @@ def _model(analysis: Analysis) -> str:
         if request.families
         else f"heteroscedasticity-consistent ({'HC3' if is_weighted else 'HC2'})"
     )
-    return text + (
-        f"It is fitted by {fit}; standard errors are {errors}, t has Satterthwaite's degrees of "
-        "freedom [@pustejovsky2018]. The partial correlation relates residuals of outcome and "
-        "regressor; Cohen's d is the difference in residual standard deviations; their intervals "
-        "are those of the estimate on these scales. Intervals cover 95%."
+    return (
+        f"Columns of tables are fitted by {fit}; standard errors are {errors}, t has "
+        "Satterthwaite's degrees of freedom [@pustejovsky2018]. The partial correlation "
+        "relates residuals of outcome and regressor; Cohen's d is the difference in residual "
+        "standard deviations; their intervals are those of the estimate on these scales. "
+        "Intervals cover 95%."
     )
 
 
@@ -110,9 +114,17 @@ def _corrections(analysis: Analysis) -> str:
 
 def _maps(analysis: Analysis) -> str:
     first = analysis.maps[0]
-    work = "[@abraham2014; @smith2009]" if "nilearn)" in first.method else "[@winkler2015]"
+    request = analysis.request
+    work = "[@winkler2015]" if first.is_robust else "[@abraham2014; @smith2009]"
+    robust = (
+        f"cluster-robust standard errors (CR2) over blocks of one {request.families}"
+        if request.families
+        else "heteroscedasticity-consistent standard errors (HC2)"
+    )
+    errors = robust if first.is_robust else "the residual variance that all scans share"
     return (
         "Maps in the space of the ICBM 152 template [@fonov2011] were tested in "
         f"{int(first.mask.sum())} voxels of grey and white matter that every scan covers, or of "
-        f"the given mask. Family-wise p over voxels: {first.method} {work}."
+        f"the given mask. Voxels are fitted by ordinary least squares; t has {errors}. "
+        f"Family-wise p over voxels: {first.method} {work}."
     )

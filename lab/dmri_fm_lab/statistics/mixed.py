@@ -6,12 +6,9 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.statistics.linear import Floats
-
-Integers = NDArray[np.int_]
+from dmri_fm_lab.statistics.linear import Floats, Integers
 
 
 class MixedFit(NamedTuple):

@@ -21,7 +21,7 @@ from dmri_fm_lab.statistics.charts import (
     draw_p,
     draw_spread,
 )
-from dmri_fm_lab.statistics.methods import is_by_site, write_methods
+from dmri_fm_lab.statistics.methods import USE, is_by_site, write_methods
 from dmri_fm_workflows.outputs.tsv import format_cell
 from dmri_fm_workflows.report.content import Entry
 from dmri_fm_workflows.report.page import count_levels, methods_html, page_environment
@@ -68,6 +68,7 @@ def render_page(analysis: Analysis, *, files: Sequence[tuple[str, str]]) -> str:
     reasons = count_reasons(analysis.sample.cohort.left_out)
     return _template().render(
         title="Group statistics: diffusion MRI",
+        use=USE,
         formula=analysis.request.formula,
         version=__version__,
         warnings=analysis.warnings,
@@ -127,10 +128,14 @@ def _errors(analysis: Analysis) -> str:
     request, people = analysis.request, analysis.sample.cohort.people
     if request.random:
         return "mixed model, a random intercept for each participant"
+    if not request.tables and not any(scores.is_robust for scores in analysis.maps):
+        return "one residual variance"
     words = "robust"
     if request.families:
         words += f", {people[request.families].nunique()} blocks of one {request.families}"
-    return words + (", own variance of each site" if is_by_site(request) else "")
+    return words + (
+        ", own variance of each site" if request.tables and is_by_site(request) else ""
+    )
 
 
 def _effect(analysis: Analysis, name: str) -> dict[str, Any]:

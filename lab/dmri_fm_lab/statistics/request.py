@@ -60,14 +60,15 @@ class StatsRequest:
     tables
         Tables of scans, joined by scan.
     columns
-        Patterns (`*`, `?`) of the outcomes among the columns of numbers.
+        Patterns (`*`, `?`) of the outcomes among the columns of numbers; `*` alone means all but
+        those of protocol, coverage, counts and out-of-distribution scores.
     sessions
         Table of sessions.
     exclude
         Participants or scans by name, or conditions such as `age < 18`.
     repeats
         What is done where a participant has several scans and there is no `random`: "first",
-        "mean", or "refuse".
+        "mean" (of outcomes and of covariates that are numbers; not for maps), or "refuse".
     random
         "participant_id": a mixed model with an intercept for each participant.
     site
@@ -78,7 +79,7 @@ class StatsRequest:
         outcome and weigh its scans; "ols": all scans count alike. Standard errors are robust
         either way; without sites and families the two are one.
     harmonise
-        "none" or "combat".
+        "none" or "combat" (tables alone).
     preserve
         Terms that ComBat preserves; needed with "combat", may be empty.
     families
@@ -154,6 +155,17 @@ class StatsRequest:
                 self.random is not None and self.maps is not None,
                 "a mixed model of maps",
                 "analyse maps with one scan a participant, or with families",
+            ),
+            (
+                self.harmonise == "combat" and self.maps is not None,
+                "ComBat of maps",
+                'harmonise = "none" and C(site) in the formula of maps; tables in a design '
+                "of their own",
+            ),
+            (
+                self.repeats == "mean" and self.maps is not None,
+                "the mean of a participant's maps",
+                'repeats = "first", or families = "participant_id"',
             ),
         ):
             if is_wrong:

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import norm
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.exports import GeneticsRequest, export_genetics
 from dmri_fm_lab.exports.genetic_rules import DIALECTS, check_covariates, read_back
@@ -27,8 +28,8 @@ def test_plink_files_say_what_the_tables_say(cohort: Cohort, tmp_path: Path) -> 
     assert [p.name for p in done.paths] == ["gwas.pheno", "gwas.covar", "gwas.json"]
     text = (tmp_path / "gwas.pheno").read_text()
     assert text.startswith("#FID\tIID\tfa_left\tfa_right\tdiagnosis\nf0\t0000001\t")
-    kinds = {"fa_left": False, "fa_right": False, "diagnosis": True}
-    found = read_back(text, kinds, PLINK)
+    is_binary = {"fa_left": False, "fa_right": False, "diagnosis": True}
+    found = read_back(text, is_binary, PLINK)
     known = cohort.people["age"].notna()
     np.testing.assert_allclose(
         found[["fa_left", "fa_right"]],
@@ -48,7 +49,7 @@ def test_plink_files_say_what_the_tables_say(cohort: Cohort, tmp_path: Path) -> 
         "excluded by QC: mean_fd > 1": 1, "no value of a covariate": 1,
     }  # fmt: skip
     assert record["Covariates"]["site_2"] == "1 where site is the level; 1 is 0"
-    assert json.loads((tmp_path / "gwas.json").read_text())["Use"].startswith("Research only")
+    assert json.loads((tmp_path / "gwas.json").read_text())["Use"].startswith(RESEARCH_ONLY)
 
 
 def test_regenie_has_files_of_its_own_for_each_kind_of_trait(
@@ -128,7 +129,7 @@ def test_what_plink_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kinds", "message"),
+    ("text", "is_binary", "message"),
     [
         (write(rows(GOOD)), {"y": False}, "header starts with #FID IID"),
         (write(rows([*GOOD, -999]), "FID IID y"), {"y": False}, "1 values of -999"),
@@ -138,9 +139,9 @@ def test_what_plink_takes() -> None:
         (write(rows([*GOOD, "NA"]), "FID IID y"), {}, "covariate y has missing values"),
     ],
 )
-def test_regenie_s_rules(text: str, kinds: dict[str, bool], message: str) -> None:
+def test_regenie_s_rules(text: str, is_binary: dict[str, bool], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_back(text, kinds, REGENIE)
+        read_back(text, is_binary, REGENIE)
 
 
 def test_regenie_takes_counts_and_minus_nine() -> None:

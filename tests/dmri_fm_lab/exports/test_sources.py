@@ -59,6 +59,20 @@ def test_several_scans_ask_for_a_choice(files: tuple[Path, Path, Path]) -> None:
     assert len(read_source(Source(files[:1], files[2], scans="all"))) == 3
 
 
+def test_a_mean_has_the_mean_age_and_no_scanner_of_two(
+    files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    visits = tmp_path / "sessions.tsv"
+    visits.write_text(
+        "participant_id\tsession_id\tage\tscanner\tcentre\n"
+        "sub-1\ta\t50\tx\tA\nsub-1\tb\t53\ty\tA\nsub-2\ta\t40\tx\tB\n"
+    )
+    people = read_source(Source(files[:1], files[2], sessions=visits, scans="mean")).people
+    assert list(people["age"]) == [51.5, 40]
+    assert list(people["scanner"].isna()) == [True, False]
+    assert list(people["centre"]) == ["A", "B"]
+
+
 def test_the_table_for_r(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     assert main(["export", "csv", str(files[0]), "--participants", str(files[2]), "--scans", "all",

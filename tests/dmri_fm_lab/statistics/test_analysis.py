@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.statistics.analysis import analyse
 from dmri_fm_lab.statistics.request import StatsRequest, read_request, request_from
@@ -37,12 +38,14 @@ def test_the_page_stands_alone_and_says_what_was_done(out: Path) -> None:
         "60 blocks of one family_id",
         "C(group)[T.patient]",
         "Johnson et al. 2007",
-        "research only",
+        f"{RESEARCH_ONLY} Effects of groups say nothing about one person.",
         "constant: 1",
     ):
         assert words in page, words
     for name in re.findall(r'<a href="([^"#]+\.(?:tsv|json))"', page):
         assert (out / name).is_file()
+    for table in out.glob("*.tsv"):
+        assert json.loads(table.with_suffix(".json").read_text())["Use"].startswith(RESEARCH_ONLY)
 
 
 def test_numbers_of_the_files_agree_and_effects_are_found(out: Path) -> None:
@@ -181,6 +184,45 @@ def test_repeated_scans_need_a_word(folder, tmp_path):
         np.testing.assert_allclose(
             other.results["standard_error"], mean.results["standard_error"], rtol=0.5
         )
+
+
+def test_means_are_of_covariates_too_and_groups_have_none(folder, tmp_path):
+    table = pd.read_csv(folder / "regions.tsv", sep="\t")
+    visits = [table.assign(session_id=f"ses-{k}", mean_fd=table["mean_fd"] * k) for k in (1, 3)]
+    pd.concat(visits).to_csv(tmp_path / "t.tsv", sep="\t", index=False, na_rep="n/a")
+    ages = pd.read_csv(folder / "participants.tsv", sep="\t")[["participant_id", "age"]]
+    sessions = [
+        ages.assign(session_id=f"ses-{k}", age=ages["age"] + k, coil=f"coil{k}") for k in (1, 3)
+    ]
+    pd.concat(sessions).to_csv(tmp_path / "s.tsv", sep="\t", index=False, na_rep="n/a")
+    values = {
+        "tables": [str(tmp_path / "t.tsv")],
+        "sessions": str(tmp_path / "s.tsv"),
+        "repeats": "mean",
+    }
+    found = analyse(change(folder, **values, formula="value ~ age + mean_fd + C(site)"))
+    people = found.sample.cohort.people.set_index("participant_id")
+    fd = table.set_index("participant_id")["mean_fd"] * 2
+    age = ages.set_index("participant_id")["age"] + 2
+    np.testing.assert_allclose(people["mean_fd"], fd[people.index])
+    np.testing.assert_allclose(people["age"], age[people.index])
+    with pytest.raises(ConfigError, match=r"differ in coil, which has no mean"):
+        analyse(change(folder, **values, formula="value ~ age + C(coil)"))
+
+
+def test_columns_of_the_protocol_are_no_outcomes_by_default(folder, tmp_path):
+    table = pd.read_csv(folder / "regions.tsv", sep="\t")
+    table["max_bval"] = 1000 + np.arange(len(table)) % 3
+    table["coverage_white"] = np.arange(len(table)) % 5
+    table.to_csv(tmp_path / "t.tsv", sep="\t", index=False, na_rep="n/a")
+    values = {"tables": [str(tmp_path / "t.tsv")]}
+    found = analyse(change(folder, **values))
+    assert not {"max_bval", "coverage_white"} & set(found.results["outcome"])
+    assert any("max_bval, coverage_white" in w.text for w in found.warnings)
+    named = analyse(change(folder, **values, columns=["fa_*", "max_bval"]))
+    assert "max_bval" in set(named.results["outcome"])
+    adjusted = analyse(change(folder, **values, formula="value ~ age + max_bval + C(site)"))
+    assert adjusted.sample.untested == ("coverage_white",)
 
 
 def test_a_request_is_read_with_paths_from_its_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.series import save_image
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.statistics.analysis import analyse
+from dmri_fm_lab.statistics.methods import write_methods
 from dmri_fm_lab.statistics.request import request_from
 from dmri_fm_workflows.outputs.naming import output_path
 
@@ -30,7 +33,7 @@ def map_path(home: Path, label: str) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FA maps that are lower in a blob of patients, two siblings a family."""
+    """FA maps that are lower in a blob of patients; a family has one, a household two or none."""
     home = tmp_path_factory.mktemp("derivatives")
     rng = np.random.default_rng(0)
     group = np.tile(["control", "patient"], N // 2)
@@ -43,6 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     people["age"] = rng.normal(50, 10, N)
     people["group"], people["family_id"] = group, np.arange(N) // 2
     people["family_id"] = "f" + people["family_id"].astype(str)
+    people["household"] = [f"h{i // 4}{i % 2}" for i in range(N)]
     people.to_csv(home / "participants.tsv", sep="\t", index=False)
     (home / "design.toml").write_text(
         'participants = "participants.tsv"\nformula = "value ~ age + C(group)"\n'
@@ -77,19 +81,51 @@ def test_page_and_maps_find_the_blob_by_tfce(home: Path, tmp_path: Path) -> None
     assert (t[inside() & tested] < 0).all()
     # Cluster enhancement reaches over the border of the blob.
     assert found[~inside() & tested].mean() < 0.05
+    sidecar = json.loads(Path(f"{stem}_stat-t_statmap.json").read_text())
+    assert sidecar["Use"].startswith(RESEARCH_ONLY)
+    assert sidecar["Description"] == "t of C(group)[T.patient] in FA"
     page = (tmp_path / "statistics.html").read_text(encoding="utf-8")
     assert "data:image/png;base64" in page
     assert "threshold-free cluster enhancement" in page
+    assert "the residual variance that all scans share" in page
+    assert "heteroscedasticity" not in page
+    assert "robust" not in page
 
 
-@pytest.mark.parametrize("exchange", ["within", "flip"])
-def test_families_are_permuted_as_blocks(home: Path, exchange: str) -> None:
-    found = analyse(request(home, families="family_id", exchange=exchange))
+@pytest.mark.parametrize(
+    ("exchange", "families"),
+    [("whole", "household"), ("within", "family_id"), ("flip", "family_id")],
+)
+def test_families_are_permuted_as_blocks(home: Path, exchange: str, families: str) -> None:
+    found = analyse(request(home, families=families, exchange=exchange))
     (scores,) = found.maps
-    assert "families forbid that" in scores.method
+    assert "families and signs forbid that" in scores.method
+    methods = write_methods(found)
+    assert f"cluster-robust standard errors (CR2) over blocks of one {families}" in methods
+    assert "CR3" not in methods
+    assert "generalised least squares" not in methods
     significant = scores.log_p > -np.log10(0.05)
     assert significant[inside() & scores.mask].mean() > 0.5
     assert significant[~inside() & scores.mask].mean() < 0.01
+
+
+def test_whole_families_cannot_show_what_is_alike_in_all(home: Path) -> None:
+    found = analyse(request(home, {"permutations": 19}, families="family_id"))
+    assert any("C(group)[T.patient] cannot be small" in w.text for w in found.warnings)
+    of_households = analyse(request(home, {"permutations": 19}, families="household"))
+    assert not of_households.warnings
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"harmonise": "combat", "site": ["group"], "preserve": []}, "ComBat of maps"),
+        ({"repeats": "mean"}, "the mean of a participant's maps"),
+    ],
+)
+def test_what_is_not_done_to_maps_is_refused(home, values, message):
+    with pytest.raises(ConfigError, match=message):
+        request(home, **values)
 
 
 def test_maps_that_cannot_be_used_are_refused(home: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_workflows.group import collect_tables, find_pages, render_group_page
 from dmri_fm_workflows.group.charts import Panel, draw_panels, main_axes
 
@@ -82,6 +83,7 @@ def test_page_says_what_matters(page):
     assert '<a href="../sub-00.html">sub-00</a>' in page
     assert "&lt;b&gt;bad&lt;/b&gt; input" in page
     assert "Study &lt;1&gt;" in page
+    assert f"<footer>{RESEARCH_ONLY}" in page
     assert page.count("<svg") == 4
     headings = re.findall(r"<h3>([^<]+)</h3>", page[page.index('id="features"') :])
     assert headings[:2] == ["cls", "pooled"]

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_workflows.outputs.references import (
     Reference,
     render_methods,
@@ -45,6 +46,7 @@ def page_environment() -> Environment:
     )
     environment.filters["anchor"] = anchor
     environment.filters["urlpath"] = quote
+    environment.globals["research_only"] = RESEARCH_ONLY
     return environment
 
 
