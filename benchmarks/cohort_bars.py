@@ -48,7 +48,7 @@ def predict(
     cohort = gather_vectors(
         read_predictors(group),
         read_people(folder / "participants.tsv"),
-        VectorRequest(target, columns=("*",), site="site", baselines=(HEAD_SIZE,)),
+        VectorRequest(target, columns=("*",), site=("site",), baselines=(HEAD_SIZE,)),
         measures=read_scan_table(group / "desc-image_qc.tsv"),
     )
     strata, _ = make_strata({target: cohort.people[target]}, fewest=n_folds)

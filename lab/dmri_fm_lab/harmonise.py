@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_lab.scan_tables import listed
+from dmri_fm_lab.table_cells import level_text
 
 Floats = NDArray[np.float64]
 
@@ -162,15 +164,31 @@ class Combat:
         return harmonised
 
 
-def join_levels(*columns: Sequence[str]) -> list[str]:
-    """Return sites whose levels are the combinations of several columns.
+def site_levels(people: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """Return the site of each row, whose levels are the combinations of several columns.
+
+    A level is named by those of its columns, see :func:`dmri_fm_lab.table_cells.level_text`, in
+    the order of the columns; a row without a value of one of them has none (None).
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column.
 
     Examples
     --------
-    >>> join_levels(["A", "A", "B"], ["VE11", "XA30", "XA30"])
-    ['A | VE11', 'A | XA30', 'B | XA30']
+    >>> people = pd.DataFrame({"site": [1.0, 1.0, 2.0], "software": ["VE11", "XA30", None]})
+    >>> site_levels(people, ["site", "software"]).tolist()
+    ['1 | VE11', '1 | XA30', None]
     """
-    return [" | ".join(map(str, levels)) for levels in zip(*columns, strict=True)]
+    if missing := [c for c in columns if c not in people]:
+        raise ConfigError(
+            f"no column {listed(missing)} for sites", expected=f"some of {listed(list(people))}"
+        )
+    is_known = people[list(columns)].notna().all(axis=1)
+    rows = zip(*(people[c].map(level_text) for c in columns), strict=True)
+    levels = pd.Series([" | ".join(row) for row in rows], index=people.index, dtype=object)
+    return levels.where(is_known, None)
 
 
 def _arrays(

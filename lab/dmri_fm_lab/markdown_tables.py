@@ -61,8 +61,13 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
     | method | x |
     |---|---|
     | mean | 1 |
+    >>> print(markdown([["site"], ["A | XA30"]]))
+    | site |
+    |---|
+    | A \\| XA30 |
     """
-    titles, *rows = (f"| {' | '.join(line)} |" for line in cells)
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in cells)
+    titles, *rows = (f"| {' | '.join(line)} |" for line in escaped)
     return "\n".join([titles, "|---" * len(cells[0]) + "|", *rows])
 
 

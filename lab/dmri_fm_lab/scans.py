@@ -143,7 +143,7 @@ def hash_participant_of(path: str | Path) -> str:
         If the dataset has no name.
     """
     path = Path(path).resolve()
-    folder = next((p for p in reversed(path.parents) if p.name.startswith("sub-")), None)
+    folder = next((p for p in path.parents if p.name.startswith("sub-")), None)
     if folder is None:
         raise LayoutError(
             "a scan in no participant's folder", path=path, expected="a file below sub-<label>"

@@ -26,9 +26,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare, and print the table."""
-    from dmri_fm_lab.prediction.compare import compare, format_comparison
+    from dmri_fm_lab.prediction.compare import compare
     from dmri_fm_lab.prediction.compare_request import read_comparison
 
     logging.getLogger("dmri_fm_lab.prediction").setLevel(logging.INFO)
-    print(format_comparison(compare(read_comparison(options.file), options.folder)))
+    print(compare(read_comparison(options.file), options.folder).text)
     print(f"\n{options.folder}")

@@ -211,18 +211,20 @@ def read_sources(options: argparse.Namespace) -> ScanSources:
 
 def _find_seen(options: argparse.Namespace) -> frozenset[str]:
     """Return the participants of the dataset that the network was trained on."""
-    from dmri_fm_lab.evaluate.seen import find_seen
+    from dmri_fm_lab.train.seen import find_seen_of_dataset
 
     if options.bids is None:
         return frozenset()
     run = getattr(options, "pretraining", None)
     source = run or getattr(options, "source", None) or getattr(options, "weights", None)
-    seen = find_seen(
+    seen, unknown = find_seen_of_dataset(
         options.bids,
         source or options.model,
         model=options.model,
         participant_labels=options.participant_label,
     )
+    if unknown:
+        logging.getLogger(__name__).warning("%s: %s", source or options.model, unknown)
     if seen and not options.allow_seen:
         raise ConfigError(
             f"the network was trained on {', '.join(f'sub-{label}' for label in sorted(seen))}",

@@ -111,9 +111,11 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--site",
-        default="",
+        nargs="+",
+        default=[],
         metavar="COLUMN",
-        help="site or cohort: a baseline, scores within each, and permutations within each",
+        help="site or cohort: a baseline, scores within each, and permutations within each; of "
+        "several columns (scanner, software) each combination is a site",
     )
     group.add_argument(
         "--family", default="", metavar="COLUMN", help="members are never in two sets of a fold"
@@ -185,7 +187,7 @@ def run(options: argparse.Namespace) -> None:
             classes=tuple(options.classes),
             columns=tuple(options.columns),
             covariates=tuple(options.covariates),
-            site=options.site,
+            site=tuple(options.site),
             family=options.family,
             baselines=tuple(options.baselines),
             by_session=options.sessions is not None,

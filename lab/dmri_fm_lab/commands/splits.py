@@ -20,7 +20,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("participants", type=Path, metavar="PARTICIPANTS", help="participants.tsv")
     parser.add_argument("out", type=Path, metavar="OUT", help="file of the splits (.tsv)")
     add_drawing(parser)
-    parser.add_argument("--site", default="", metavar="COLUMN", help="site, for --draw sites")
+    parser.add_argument(
+        "--site",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="site, for --draw sites; of several columns each combination is a site",
+    )
     parser.add_argument(
         "--family", default="", metavar="COLUMN", help="members are never in two sets of a fold"
     )
@@ -66,7 +72,7 @@ def read_drawing(options: argparse.Namespace) -> SplitRequest:
         n_folds=options.folds,
         n_repeats=options.repeats,
         stratify=tuple(options.stratify),
-        site=options.site,
+        site=tuple(options.site),
         family=options.family,
         validation=options.validation,
         seed=options.seed,
@@ -82,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
 
     request = read_drawing(options)
     people = read_people(options.participants)
-    needed = [c for c in (*request.stratify, request.site) if c in people]
+    needed = [c for c in (*request.stratify, *request.site) if c in people]
     known = people.dropna(subset=needed)
     folds, notes = draw_splits(known, request)
     lines = [["fold", "train", "val", "test"]]

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm.errors import GradientError, LayoutError
-from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.registry import load_weights
 from dmri_fm_lab.evaluate.comparison import Request, compare_scan, mean_of
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.regions import CRITERIA
-from dmri_fm_lab.evaluate.seen import find_seen
 from dmri_fm_lab.evaluate.truth import Truth, read_truth
 from dmri_fm_lab.scans import Scan, find_scans, list_participants
+from dmri_fm_lab.train.seen import find_seen_of_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -194,16 +193,12 @@ def _find_trained_on(
     root: Path, request: Request, labels: Sequence[str]
 ) -> dict[str, frozenset[str]]:
     """Return the participants that each network was trained on, as its weights list them."""
-    found = {}
-    for model in request.networks:
-        source = request.weights.get(model, model)
-        lists_them = PARTICIPANTS in load_weights(source, model=model).training
-        found[model] = (
-            find_seen(root, source, model=model, participant_labels=labels)
-            if lists_them
-            else frozenset[str]()
-        )
-    return found
+    return {
+        model: find_seen_of_dataset(
+            root, request.weights.get(model, model), model=model, participant_labels=labels
+        ).participants
+        for model in request.networks
+    }
 
 
 def _describe_network(model: str, request: Request) -> dict[str, Any]:

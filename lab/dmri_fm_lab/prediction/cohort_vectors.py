@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm_lab.harmonise import site_levels
 from dmri_fm_lab.prediction.draw_splits import family_groups
 from dmri_fm_lab.prediction.metrics import TaskType
 from dmri_fm_lab.prediction.targets import choose_classes, read_target
@@ -25,7 +26,6 @@ from dmri_fm_lab.scan_tables import (
     measures_of,
     one_scan_each,
 )
-from dmri_fm_lab.table_cells import level_text
 
 #: Name of the set of all measures of a table.
 ALL_MEASURES = "all measures"
@@ -74,7 +74,8 @@ class VectorRequest:
     covariates
         Columns that predict alone, as a baseline, and together with each set of features.
     site
-        Column of site or cohort: a baseline, and scores within each; empty: none.
+        Columns whose combinations are sites or cohorts, see
+        :func:`dmri_fm_lab.harmonise.site_levels`: a baseline, and scores within each; empty: none.
     family
         Column whose members are never in two sets of a fold; empty: none.
     baselines
@@ -89,7 +90,7 @@ class VectorRequest:
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     covariates: tuple[str, ...] = ()
-    site: str = ""
+    site: tuple[str, ...] = ()
     family: str = ""
     baselines: tuple[str, ...] = ()
     by_session: bool = False
@@ -98,8 +99,8 @@ class VectorRequest:
     @property
     def needed(self) -> tuple[str, ...]:
         """Columns of participants without which a scan is not used."""
-        names = (self.target, self.site, *self.covariates, *self.baselines)
-        return tuple(dict.fromkeys(n for n in names if n))
+        names = (self.target, *self.site, *self.covariates, *self.baselines)
+        return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +207,7 @@ def _classes_of(cohort: Cohort, request: VectorRequest) -> list[str]:
     target = cohort.people[request.target]
     has_classes = not pd.api.types.is_numeric_dtype(target) or target.nunique() <= 2
     chosen = [request.target] if has_classes or request.classes else []
-    return [*chosen, *(c for c in (request.site, request.family) if c)]
+    return [*chosen, *request.site, *([request.family] if request.family else [])]
 
 
 def choose_columns(columns: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]]:
@@ -316,21 +317,30 @@ def _assemble(
         name: VectorSet(c.values.loc[common].to_numpy(), tuple(map(str, c.values)))
         for name, c in sets.items()
     }
-    vectors |= _baselines(people, request, vectors)
+    sites = site_levels(people, request.site) if request.site else None
+    vectors |= _baselines(people, sites, request, vectors)
     groups = family_groups(people, request.family)
-    sites = people[request.site].map(level_text).to_numpy(dtype=str) if request.site else None
     return CohortVectors(
-        people, target, task, classes, vectors, groups, sites, tuple(left_out), tuple(notes)
-    )
+        people, target, task, classes, vectors, groups,
+        None if sites is None else sites.to_numpy(dtype=str),
+        tuple(left_out), tuple(notes),
+    )  # fmt: skip
 
 
 def _baselines(
-    people: pd.DataFrame, request: VectorRequest, features: Mapping[str, VectorSet]
+    people: pd.DataFrame,
+    sites: pd.Series | None,
+    request: VectorRequest,
+    features: Mapping[str, VectorSet],
 ) -> dict[str, VectorSet]:
     """Return site, covariates and other columns as predictors, and features with covariates."""
+    if request.target in (*request.site, *request.baselines, *request.covariates):
+        raise ConfigError(f"the target {request.target} as a baseline", expected="others")
+    parts = {c: indicators(people[c]) for c in (*request.baselines, *request.covariates)}
     named: dict[str, tuple[str, ...]] = {}
-    if request.site:
-        named[request.site] = (request.site,)
+    if sites is not None:
+        site = " + ".join(request.site)
+        parts[site], named[site] = indicators(sites.rename(site)), (site,)
     named |= {column: (column,) for column in request.baselines}
     if request.covariates:
         named[" + ".join(request.covariates)] = request.covariates
@@ -339,11 +349,8 @@ def _baselines(
         named["all baselines"] = every
     found = {}
     for name, columns in named.items():
-        if request.target in columns:
-            raise ConfigError(f"the target {request.target} as a baseline", expected="others")
-        parts = [_as_indicators(people[c], is_class=c == request.site) for c in columns]
-        values = np.hstack([values for values, _ in parts])
-        found[name] = VectorSet(values, tuple(c for _, own in parts for c in own), "baseline")
+        values = np.hstack([parts[c][0] for c in columns])
+        found[name] = VectorSet(values, tuple(n for c in columns for n in parts[c][1]), "baseline")
     if request.covariates:
         added = found[" + ".join(request.covariates)]
         for name, own in features.items():
@@ -354,7 +361,3 @@ def _baselines(
                 len(added.columns),
             )
     return found
-
-
-def _as_indicators(values: pd.Series, *, is_class: bool) -> tuple[_Array, tuple[str, ...]]:
-    return indicators(values.map(level_text).rename(values.name) if is_class else values)

@@ -104,7 +104,8 @@ def read_comparison(path: Path) -> CompareRequest:
     Raises
     ------
     ConfigError
-        If the file cannot be read, a key is unknown or missing, or a row is of no type.
+        If the file cannot be read, a key is unknown or missing, a row is of no type, or two have
+        the same titles.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -137,10 +138,19 @@ def read_comparison(path: Path) -> CompareRequest:
         sessions=file("sessions"),
         classes=tuple(values.get("classes", ())),
     )
+    rows = tuple(read_row(row, path) for row in values["row"])
+    titles = [row.title for row in rows]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise ConfigError(
+            f"several rows called {listed(twice)}",
+            path=path,
+            expected="rows that differ in method, features or head",
+            advice="give the rows names: method = ..., features = ...",
+        )
     encoder = EncoderSource(values.get("model", "drope"), file("weights"), file("pretraining"))
     return CompareRequest(
         files,
-        tuple(read_row(row, path) for row in values["row"]),
+        rows,
         encoder,
         values.get("published", ""),
         values.get("seed", 0),

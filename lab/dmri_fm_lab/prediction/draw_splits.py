@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm_lab.harmonise import site_levels
 from dmri_fm_lab.prediction.splits import Fold, Labels
 from dmri_fm_lab.scan_tables import listed
+from dmri_fm_lab.table_cells import level_text
 
 #: Hold-outs of Kung et al. 2026 (doi:10.48550/arXiv.2603.25977): percent of training, validation
 #: and test. The first are the shares of the splits that the authors released, the others those
@@ -295,8 +297,11 @@ class SplitRequest:
         Of `folds`; `n_repeats` is the number of hold-outs as well, :data:`N_PUBLISHED` if None.
     stratify
         Columns whose classes, or quantiles, have the same shares in all sets.
-    site, family
-        Columns of site and family; empty: none.
+    site
+        Columns whose combinations are sites, see :func:`dmri_fm_lab.harmonise.site_levels`;
+        empty: none.
+    family
+        Column of families; empty: none.
     validation
         Share of each training set that becomes a validation set.
     seed
@@ -307,7 +312,7 @@ class SplitRequest:
     n_folds: int = 5
     n_repeats: int | None = None
     stratify: tuple[str, ...] = ()
-    site: str = ""
+    site: tuple[str, ...] = ()
     family: str = ""
     validation: float = 0.0
     seed: int = 0
@@ -331,9 +336,8 @@ def draw_splits(people: pd.DataFrame, request: SplitRequest) -> tuple[list[Fold]
         left out and a participant has rows of several.
     """
     rows, people = people, people.drop_duplicates("participant_id")
-    needed = [*request.stratify, *([request.site] if request.site else [])]
-    for column in needed:
-        own = rows if column == request.site else people
+    for column in (*request.stratify, *request.site):
+        own = rows if column in request.site else people
         if column not in own or own[column].isna().any():
             raise ConfigError(
                 f"column {column!r} is not there, or has missing values",
@@ -343,7 +347,10 @@ def draw_splits(people: pd.DataFrame, request: SplitRequest) -> tuple[list[Fold]
     strata = None
     who = people["participant_id"].to_numpy(dtype=str)
     if request.stratify and request.how != "sites":
-        columns = {name: people[name].to_numpy() for name in request.stratify}
+        columns = {
+            name: (people[name].map(level_text) if name in request.site else people[name])
+            for name in request.stratify
+        }
         strata, n_merged = make_strata(columns, fewest=request.n_folds)
         if n_merged:
             notes = (f"{n_merged} participants of rare strata were put together",)
@@ -354,8 +361,9 @@ def draw_splits(people: pd.DataFrame, request: SplitRequest) -> tuple[list[Fold]
     elif request.how == "sites":
         if not request.site:
             raise ConfigError("no column of sites", expected="--site COLUMN")
-        _check_one_site(rows, request.site)
-        folds = leave_one_out(units, people[request.site].astype(str).to_numpy())
+        levels = site_levels(rows, request.site)
+        _check_one_site(rows["participant_id"], levels, " and ".join(request.site))
+        folds = leave_one_out(units, levels[people.index])
     else:
         shares = parse_shares(request.how)
         repeats = N_PUBLISHED if request.n_repeats is None else request.n_repeats
@@ -368,9 +376,9 @@ def draw_splits(people: pd.DataFrame, request: SplitRequest) -> tuple[list[Fold]
     return folds, notes
 
 
-def _check_one_site(rows: pd.DataFrame, site: str) -> None:
+def _check_one_site(participants: pd.Series, levels: pd.Series, site: str) -> None:
     """Refuse participants of several sites: a fold would train on scans of the site it tests."""
-    n_sites = rows.groupby("participant_id", sort=False)[site].nunique()
+    n_sites = levels.groupby(participants, sort=False).nunique()
     if several := list(n_sites.index[n_sites > 1]):
         raise ConfigError(
             f"{len(several)} participants have rows of several {site}: {listed(several)}",

@@ -34,11 +34,11 @@ from dmri_fm_lab.prediction.fold_training import (
     train_folds,
 )
 from dmri_fm_lab.prediction.network_records import describe_run, write_run
+from dmri_fm_lab.prediction.pretrained_on import record_seen
 from dmri_fm_lab.prediction.splits import Fold
 from dmri_fm_lab.prediction.study import (
     EncoderSource,
     StudyFiles,
-    find_pretrained,
     read_series,
     read_study,
 )
@@ -145,14 +145,14 @@ def finetune(folder: Path, files: StudyFiles, request: Finetuning) -> dict[str, 
         hardware=request.hardware,
         description=description,
     )
-    seen = find_pretrained(request.encoder, own)
+    seen = request.encoder.find_seen(own)
     n_tuned, n_all = count_tuned(TunedEncoder(encoder, request.tuning), encoder)
     record = {
         **describe_run(run, study.outcome, study.folds, study.left_out),
         **description,
         "settings": asdict(request.settings),
         "tuned_weights": {"n": n_tuned, "of": n_all, "share": n_tuned / n_all},
-        "pretrained_on": None if seen is None else sorted(seen),
+        "pretrained_on": record_seen("encoder", seen),
     }
     write_run(folder, record, run, seen=seen)
     if request.saves_encoders:

@@ -26,6 +26,7 @@ from dmri_fm_lab.prediction.network_records import describe_run, write_run
 from dmri_fm_lab.prediction.study import EncoderSource, Study, StudyFiles, read_series, read_study
 from dmri_fm_lab.train.loop import CPU, Hardware
 from dmri_fm_lab.train.scan_cache import SCANS
+from dmri_fm_lab.train.seen import Seen
 
 #: Networks: architecture, and what it reads.
 NETWORKS = {
@@ -185,7 +186,7 @@ def train_image_network(folder: Path, files: StudyFiles, request: ImageTraining)
         **description,
         "settings": asdict(request.settings),
     }
-    write_run(folder, record, run, seen=frozenset())
+    write_run(folder, record, run, seen=Seen())
     return record
 
 

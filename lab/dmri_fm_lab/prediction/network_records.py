@@ -13,6 +13,7 @@ from dmri_fm_lab.prediction.metrics import SCORES, TITLES, Summary, format_summa
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.splits import Fold, find_overlap
 from dmri_fm_lab.scan_tables import LeftOut, count_reasons
+from dmri_fm_lab.train.seen import Seen
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.tsv import format_table
 
@@ -55,9 +56,7 @@ def describe_run(
     }
 
 
-def write_run(
-    folder: Path, record: dict[str, Any], run: NetworkRun, *, seen: frozenset[str] | None
-) -> None:
+def write_run(folder: Path, record: dict[str, Any], run: NetworkRun, *, seen: Seen) -> None:
     """Write the record and the predictions of the test sets to a folder.
 
     Raises OutputError if a file cannot be written.
@@ -65,7 +64,7 @@ def write_run(
     rows = [
         {
             **row,
-            "pretrained_on": None if seen is None else row["participant_id"] in seen,
+            "pretrained_on": None if seen.unknown else row["participant_id"] in seen.participants,
             "use": RESEARCH_ONLY,
         }
         for row in run.predictions
@@ -85,7 +84,7 @@ def format_run(record: dict[str, Any]) -> str:
         lines.append(f"{TITLES[name]:<12} {cell}")
     for reason, n in record["left_out"]["counts"].items():
         lines.append(f"left out: {n}, {reason}")
-    if record.get("pretrained_on"):
-        lines.append(f"{len(record['pretrained_on'])} participants were seen in pretraining")
+    if "pretrained_on" in record:
+        lines.append(record["pretrained_on"]["note"])
     lines.append(record["use"])
     return "\n".join(lines)

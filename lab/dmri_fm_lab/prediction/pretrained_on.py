@@ -4,34 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from dmri_fm.errors import InputError, WeightsError
+from dmri_fm.errors import WeightsError
 from dmri_fm.identity import ENCODERS
-from dmri_fm.participants import PARTICIPANTS, hash_participant, seen_participants
+from dmri_fm.participants import PARTICIPANTS, seen_participants
 from dmri_fm.registry import load_weights
 from dmri_fm.weights import Weights
-from dmri_fm_lab.scan_tables import read_cells
-from dmri_fm_lab.scans import study_name
+from dmri_fm_lab.scan_tables import listed, read_cells
+from dmri_fm_lab.train.seen import Seen, find_seen
 
 #: Column of a table of features that says which weights made a row.
 WEIGHTS_COLUMN = "weights_sha256"
 
 
-class SeenParticipants(NamedTuple):
-    """Participants whom weights have seen, with their prefix, and what is known, in words."""
-
-    participants: frozenset[str]
-    note: str
-
-
-def find_seen_participants(
+def find_seen_of_table(
     path: Path,
     participants: Iterable[str],
     *,
+    dataset: Path,
     weights: Path | None = None,
-    dataset: Path | None = None,
-) -> SeenParticipants:
+) -> Seen:
     """Compare the participants of a table of features with those its weights list.
 
     Parameters
@@ -40,47 +33,52 @@ def find_seen_participants(
         Table of features, of the app's group level or any other.
     participants
         With their prefix.
+    dataset
+        The raw dataset or the app's output, which has the dataset's name.
     weights
         A `.safetensors` file, besides the shipped ones.
-    dataset
-        The raw dataset or the app's output, which has the dataset's name; if None, the folder
-        above that of the table.
 
     Raises
     ------
     WeightsError
         If `weights` cannot be used.
-    InputError
-        If `dataset` is given and has no name.
     """
     cells = read_cells(path) if path.suffix != ".npz" else None
     if cells is None or WEIGHTS_COLUMN not in cells:
-        return _unknown(path, f"has no column {WEIGHTS_COLUMN}")
+        return Seen(unknown=f"the table has no column {WEIGHTS_COLUMN}")
     used = set(cells[WEIGHTS_COLUMN].astype(str))
     known = {own.sha256: own for own in _list_weights(weights)}
     if strange := sorted(used - known.keys()):
-        return _unknown(path, f"weights {strange[0][:12]} are not at hand (give --weights)")
-    if not any(PARTICIPANTS in known[sha].training for sha in used):
-        return SeenParticipants(
-            frozenset(), f"{path.name}: its weights were pretrained on no listed participant"
-        )
-    try:
-        name = study_name(dataset or path.parent.parent)
-    except InputError:
-        if dataset is not None:
-            raise
-        return _unknown(path, "no dataset_description.json above it (give --dataset)")
-    hashes = frozenset[str]().union(*(seen_participants(known[sha]) for sha in used))
-    seen = frozenset(p for p in participants if hash_participant(name, p) in hashes)
-    return SeenParticipants(
-        seen, f"{path.name}: {len(seen)} participants were among those of the pretraining"
-    )
+        return Seen(unknown=f"weights {strange[0][:12]} are not at hand (give --weights)")
+    hashes: frozenset[str] | None = None
+    if all(PARTICIPANTS in known[sha].training for sha in used):
+        hashes = frozenset().union(*(seen_participants(known[sha]) for sha in used))
+    return find_seen(hashes, {p: dataset / p / "dwi" for p in participants})
 
 
-def _unknown(path: Path, why: str) -> SeenParticipants:
-    return SeenParticipants(
-        frozenset(), f"{path.name}: whom its weights were pretrained on is unknown: {why}"
-    )
+def describe_seen(name: str, seen: Seen) -> str:
+    """Return what is known about the pretraining of a table's or row's weights, as a sentence.
+
+    Examples
+    --------
+    >>> describe_seen("f.tsv", Seen(frozenset({"sub-3"})))
+    'f.tsv: SEEN in pretraining, without labels: sub-3'
+    >>> describe_seen("f.tsv", Seen())
+    'f.tsv: nobody was among the participants of the pretraining'
+    >>> describe_seen("f.tsv", Seen(unknown="there is no list"))
+    'f.tsv: whom its weights were pretrained on is unknown: there is no list'
+    """
+    if seen.unknown:
+        return f"{name}: whom its weights were pretrained on is unknown: {seen.unknown}"
+    if not seen.participants:
+        return f"{name}: nobody was among the participants of the pretraining"
+    return f"{name}: SEEN in pretraining, without labels: {listed(sorted(seen.participants))}"
+
+
+def record_seen(name: str, seen: Seen) -> dict[str, Any]:
+    """Return what is known for JSON: `participants`, null if nobody can tell, and a `note`."""
+    names = None if seen.unknown else sorted(seen.participants)
+    return {"participants": names, "note": describe_seen(name, seen)}
 
 
 def _list_weights(weights: Path | None) -> list[Weights]:

@@ -22,19 +22,19 @@ from dmri_fm_lab.prediction.cohort_vectors import (
 from dmri_fm_lab.prediction.draw_splits import SplitRequest, draw_splits
 from dmri_fm_lab.prediction.heads import HeadSettings
 from dmri_fm_lab.prediction.permutation import Exchange
-from dmri_fm_lab.prediction.pretrained_on import find_seen_participants
+from dmri_fm_lab.prediction.pretrained_on import describe_seen, find_seen_of_table
 from dmri_fm_lab.prediction.probe import Harmonise, Prediction, ProbeSettings, run_probe
 from dmri_fm_lab.prediction.published import PUBLISHED, check_published
 from dmri_fm_lab.prediction.results import (
     compare_predictions,
     describe_cohort,
-    describe_comparison,
     describe_prediction,
     find_warnings,
     format_results,
 )
 from dmri_fm_lab.prediction.splits import Fold, FoldRows, match_folds, read_splits
 from dmri_fm_lab.scan_tables import ScanTable, listed, read_people, read_scan_table
+from dmri_fm_lab.scans import study_name
 
 _Array = NDArray[np.float64]
 
@@ -67,7 +67,8 @@ class ProbeRequest:
     published
         A published task whose rows are quoted, or None.
     weights, dataset
-        See :func:`~dmri_fm_lab.prediction.pretrained_on.find_seen_participants`.
+        See :func:`~dmri_fm_lab.prediction.pretrained_on.find_seen_of_table`; without `dataset`,
+        the folder above that of a table.
     excludes_seen
         Whether participants of the pretraining are left out.
     """
@@ -144,9 +145,9 @@ def probe_cohort(
         "use": RESEARCH_ONLY,
         "request": _plain(asdict(request)),
         "cohort": describe_cohort(cohort, folds),
-        "warnings": find_warnings(comparisons, cohort.task),
+        "warnings": find_warnings(comparisons, predictions, cohort.task),
         "predictions": [describe_prediction(p) for p in predictions],
-        "comparisons": [describe_comparison(c) for c in comparisons],
+        "comparisons": [c.describe() for c in comparisons],
     }
     if request.published:
         record["published"] = [row._asdict() for row in PUBLISHED[request.published]]
@@ -161,21 +162,21 @@ def _read_cohort(request: ProbeRequest) -> CohortVectors:
             f"tables of the same name: {listed([p.name for p in request.features])}",
             expected="names that differ",
         )
+    if request.dataset is not None:
+        study_name(request.dataset)  # a dataset that was named has a name
     notes, seen = [], frozenset[str]()
     for path in request.features:
-        found = find_seen_participants(
-            path, people["participant_id"], weights=request.weights, dataset=request.dataset
+        dataset = request.dataset or path.parent.parent
+        found = find_seen_of_table(
+            path, people["participant_id"], dataset=dataset, weights=request.weights
         )
-        notes.append(found.note)
+        notes.append(describe_seen(path.name, found))
         seen |= found.participants
     if seen and request.excludes_seen:
         tables = {title: _without(table, seen) for title, table in tables.items()}
         notes.append(f"the {len(seen)} participants of the pretraining are left out")
     elif seen:
-        notes.append(
-            f"SEEN in pretraining, without labels: {listed(sorted(seen))}; --exclude-seen "
-            "leaves them out"
-        )
+        notes.append("--exclude-seen leaves out the participants of the pretraining")
     measures = read_scan_table(request.qc) if request.qc else None
     cohort = gather_vectors(tables, people, request.vectors, measures=measures)
     return replace(cohort, notes=(*notes, *cohort.notes))
@@ -198,7 +199,7 @@ def _make_splits(
         folds, left_out = match_folds(read_splits(request.splits), cohort.participants)
         return folds, _broken_families(cohort, folds), left_out
     own = request.vectors
-    columns = request.drawn.stratify or (own.target, *([own.site] if own.site else []))
+    columns = request.drawn.stratify or (own.target, *own.site)
     drawn = replace(
         request.drawn, stratify=columns, site=own.site, family=own.family, seed=request.seed
     )

@@ -3,88 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import CohortVectors
-from dmri_fm_lab.prediction.compare_folds import FoldComparison, compare_folds
-from dmri_fm_lab.prediction.metrics import (
-    LOWER_IS_BETTER,
-    SCORES,
-    TITLES,
-    TaskType,
-    format_summary,
-    summarise,
+from dmri_fm_lab.prediction.compare_folds import (
+    COMPARED,
+    Comparison,
+    compare_pairs,
+    format_comparisons,
 )
+from dmri_fm_lab.prediction.metrics import SCORES, TITLES, TaskType, format_summary, summarise
 from dmri_fm_lab.prediction.probe import Prediction
 from dmri_fm_lab.prediction.published import PUBLISHED
 from dmri_fm_lab.prediction.splits import Fold, find_overlap
 from dmri_fm_lab.scan_tables import count_reasons
 
-#: Scores that are compared, by type of task: those of the publication.
-COMPARED: dict[TaskType, tuple[str, ...]] = {
-    "regression": ("rho", "mse"),
-    "classification": ("auroc", "balanced_accuracy", "auprc"),
-}
-
-
-class Comparison(NamedTuple):
-    """A prediction of features against another prediction, by one score."""
-
-    first: Prediction
-    second: Prediction
-    score: str
-    result: FoldComparison
-
-    @property
-    def is_better(self) -> bool:
-        """Whether the interval says that the first is better."""
-        low, high = self.result.low, self.result.high
-        return bool(high < 0 if self.score in LOWER_IS_BETTER else low > 0)
-
 
 def compare_predictions(
     predictions: Sequence[Prediction], folds: Sequence[Fold], task: TaskType
 ) -> list[Comparison]:
-    """Compare features with each baseline, and with the first features.
-
-    Participants of a validation set count as training. P values are multiplied by the number of
-    all comparisons that are returned.
-    """
+    """Compare features with each baseline, and with the first features."""
     baselines = [p for p in predictions if p.role == "baseline"]
     others = [p for p in predictions if p.role != "baseline"]
     pairs = [(p, q) for p in others for q in baselines]
     pairs += [(p, others[0]) for p in others[1:]]
-    scores = COMPARED[task]
-    n_train = [len(fold.train) + len(fold.val) for fold in folds]
-    n_test = [len(fold.test) for fold in folds]
-    n = len(pairs) * len(scores)
-    return [
-        Comparison(
-            p,
-            q,
-            score,
-            compare_folds(
-                p.scores[score], q.scores[score], n_train=n_train, n_test=n_test, n_compared=n
-            ),
-        )
-        for p, q in pairs
-        for score in scores
-    ]
+    return compare_pairs(pairs, folds, task)
 
 
-def find_warnings(comparisons: Sequence[Comparison], task: TaskType) -> list[str]:
+def find_warnings(
+    comparisons: Sequence[Comparison], predictions: Sequence[Prediction], task: TaskType
+) -> list[str]:
     """Return a sentence for each prediction of features that no interval puts above a baseline."""
     main = COMPARED[task][0]
+    baselines = {p.title: p.predictor for p in predictions if p.role == "baseline"}
     return [
-        f"{c.first.title} is not shown to predict better than {c.second.predictor} alone: "
-        f"{TITLES[main]} differs by {_interval(c.result)}"
+        f"{c.first} is not shown to predict better than {baselines[c.second]} alone: "
+        f"{TITLES[main]} differs by {c.result}"
         for c in comparisons
-        if c.score == main and c.second.role == "baseline" and not c.is_better
+        if c.score == main and c.second in baselines and not c.is_better
     ]
 
 
@@ -139,21 +99,6 @@ def describe_prediction(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def describe_comparison(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison for JSON."""
-    result = comparison.result
-    return {
-        "first": comparison.first.title,
-        "second": comparison.second.title,
-        "score": comparison.score,
-        **asdict(result),
-        "p_corrected_bonferroni": result.p_corrected_bonferroni,
-        "p_paired_bonferroni": result.p_paired_bonferroni,
-        "paired_t_test_is_valid": False,
-        "is_better": comparison.is_better,
-    }
-
-
 def _summaries(scores: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
     return {name: summarise(own)._asdict() for name, own in scores.items()}
 
@@ -172,11 +117,11 @@ def format_results(
         f"**{RESEARCH_ONLY}**",
         _cohort_sentence(target, cohort, folds),
         *(f"Note: {note}." for note in cohort.notes),
-        *(f"WARNING: {text}" for text in find_warnings(comparisons, cohort.task)),
+        *(f"WARNING: {text}" for text in find_warnings(comparisons, predictions, cohort.task)),
         _score_table(target, cohort.task, predictions),
         *_fit_notes(predictions, len(folds)),
         _site_table(cohort, predictions),
-        _comparison_table(comparisons, cohort.task),
+        format_comparisons(comparisons, cohort.task),
         _published_table(published) if published else "",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -252,44 +197,6 @@ def _site_table(cohort: CohortVectors, predictions: Sequence[Prediction]) -> str
         own = [summarise(p.within_sites.get(site, {}).get(main, [])) for site in sites]
         lines.append([p.predictor, p.head, *(format_summary(main, s) for s in own)])
     return markdown(lines)
-
-
-def _comparison_table(comparisons: Sequence[Comparison], task: TaskType) -> str:
-    """Return the comparisons by the first score; the record has those by the others as well."""
-    shown = [c for c in comparisons if c.score == COMPARED[task][0]]
-    if not shown:
-        return ""
-    n = shown[0].result.n_compared
-    lines = [
-        [
-            "first",
-            "second",
-            "score",
-            "first - second [95 %]",
-            "p, corrected resampled t",
-            f"x {n}",
-            "p, paired t as published (INVALID)",
-            f"x {n}",
-        ]
-    ]
-    for c in shown:
-        r = c.result
-        ps = (r.p_corrected, r.p_corrected_bonferroni, r.p_paired, r.p_paired_bonferroni)
-        cells = ["n/a" if np.isnan(p) else f"{p:.2g}" for p in ps]
-        lines.append([c.first.title, c.second.title, TITLES[c.score], _interval(r), *cells])
-    note = (
-        "Folds share participants: the paired t-test over them finds too many differences. The "
-        "corrected resampled t-test (Nadeau and Bengio 2003, doi:10.1023/A:1024068626366) counts "
-        f"what folds share. `x {n}`: Bonferroni, of these lines and those of "
-        f"{', '.join(TITLES[s] for s in COMPARED[task][1:])}, which are in the JSON record."
-    )
-    return f"{markdown(lines)}\n\n{note}"
-
-
-def _interval(result: FoldComparison) -> str:
-    if np.isnan(result.low):
-        return f"{result.difference:.3f} [n/a: {result.n_folds} fold]"
-    return f"{result.difference:.3f} [{result.low:.3f}, {result.high:.3f}]"
 
 
 def _published_table(task: str) -> str:

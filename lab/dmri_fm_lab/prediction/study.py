@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.errors import InputError
 from dmri_fm.qspace import distinct_directions
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.splits import Fold, match_folds, read_splits
@@ -24,11 +22,9 @@ from dmri_fm_lab.scan_tables import (
     one_scan_each,
     read_people,
 )
-from dmri_fm_lab.scans import hash_participant_of
 from dmri_fm_lab.train.runs import list_seen, load_encoder
 from dmri_fm_lab.train.scan_cache import CachedScan, cache_scans, find_unusable
-
-logger = logging.getLogger(__name__)
+from dmri_fm_lab.train.seen import Seen, find_seen
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,11 @@ class EncoderSource:
     def source(self) -> str | Path:
         """What the weights come from."""
         return self.pretraining or self.weights or self.model
+
+    def find_seen(self, scans: Mapping[str, CachedScan]) -> Seen:
+        """Return the participants, of those with scans, whom the encoder was pretrained on."""
+        hashes = list_seen(self.source, model=self.model)
+        return find_seen(hashes, {p: str(scan.origin["file"]) for p, scan in scans.items()})
 
     def load(self) -> tuple[Drope, dict[str, Any]]:
         """Return the encoder and a description; errors as of :func:`load_encoder`."""
@@ -166,25 +167,3 @@ def read_series(
     ]
     few += find_unusable(derivatives, [s.name for s in cached])
     return {s.name: s for s, is_usable in zip(cached, enough, strict=True) if is_usable}, few
-
-
-def find_pretrained(
-    encoder: EncoderSource, scans: Mapping[str, CachedScan]
-) -> frozenset[str] | None:
-    """Return the participants whom the encoder was pretrained on; None if nobody can tell.
-
-    That is: the weights list nobody, though they may have seen real scans, or the dataset has no
-    name to compare.
-    """
-    hashes = list_seen(encoder.source, model=encoder.model)
-    if hashes is None:
-        logger.warning("%s lists no participants; some here may have been seen", encoder.source)
-        return None
-    if not hashes:
-        return frozenset()
-    try:
-        own = {p: hash_participant_of(str(s.origin["file"])) for p, s in scans.items()}
-    except InputError as error:
-        logger.warning("participants cannot be compared with those seen: %s", error)
-        return None
-    return frozenset(p for p, hashed in own.items() if hashed in hashes)

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.harmonise import join_levels
+from dmri_fm_lab.harmonise import site_levels
 from dmri_fm_lab.scan_tables import (
     Cohort,
     LeftOut,
@@ -163,19 +163,13 @@ def _with_site(people: pd.DataFrame, request: StatsRequest) -> pd.DataFrame:
     """Add the combined levels of the columns of sites."""
     if not request.site:
         return people
-    if missing := [c for c in request.site if c not in people]:
-        raise ConfigError(
-            f"no column {listed(missing)} for sites", expected=f"some of {listed(list(people))}"
-        )
+    levels = site_levels(people, request.site)
     if SITE in people and SITE not in request.site:
         raise ConfigError(
             f"a column {SITE} that is not among those of sites ({listed(request.site)})",
             expected=f"site among them, or no column of that name in {request.participants}",
         )
-    known = people[list(request.site)].notna().all(axis=1)
-    texts = [[level_text(v) for v in people[c]] for c in request.site]
-    joined = pd.Series(join_levels(*texts), index=people.index, dtype=object)
-    return people.assign(**{SITE: joined.where(known, None)})
+    return people.assign(**{SITE: levels})
 
 
 def _with_covariates(

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.participants import PARTICIPANTS, hash_participant
+from dmri_fm.registry import load_weights
+from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.prediction import compare as comparison
+from dmri_fm_lab.prediction import compare_rows
 from dmri_fm_lab.prediction.compare import compare
+from dmri_fm_lab.prediction.compare_folds import compare_folds
 from dmri_fm_lab.prediction.compare_request import read_comparison
 from dmri_fm_lab.prediction.heads import HeadSettings
 from dmri_fm_lab.prediction.image_samples import find_maps
 from dmri_fm_lab.prediction.rish import rish_table
 from dmri_fm_lab.prediction.study import read_study
-from tests.dmri_fm_lab.prediction.tiny_cohort import write_cohort
+from dmri_fm_lab.train.seen import Seen
+from tests.dmri_fm_lab.prediction.tiny_cohort import tiny_encoder, write_cohort
 
 HEADER = """
 participants = "participants.tsv"
@@ -69,7 +75,7 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
     assert main(arguments) == 0
     text = capsys.readouterr().out
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0] == "| Method | Features | Head | Supervision | rho | MSE (z) |"
+    assert lines[0] == "| Method | Features | Head | Supervision | rho | MSE (z) | Seen |"
     starts = [" | ".join(line.split(" | ")[:4]) for line in lines[2:6]]
     assert starts == [
         "| HC features | regional FA, MD | linear | full",
@@ -78,7 +84,15 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
         "| encoder | LoRA | mlp | partial",
     ]
     assert lines[6].startswith("| published: tract FA, MD |  | linear |  | 0.900 ± 0.010")
-    assert len(lines) == 2 + 4 + 9
+    assert [line.split(" | ")[-1] for line in lines[2:7]] == [
+        "unknown |",
+        "- |",
+        "- |",
+        "unknown |",
+        "- |",
+    ]
+    assert "pretrained on is unknown: the table has no column weights_sha256" in text
+    assert len(lines) == 2 + 4 + 9 + 2 + 3
     assert "Research only" in text
     assert "11 participants" in text
     assert "Left out: 1 (no scan in the table (HC features, regional FA, MD, linear))" in text
@@ -86,6 +100,17 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
     assert record["left_out"]["names"][-1]["name"] == "sub-12"
     # Age is a straight line in both columns.
     assert record["rows"][0]["scores"]["rho"] == pytest.approx([1.0, 1.0])
+    first, second = "HC features, regional FA, MD, linear", "RISH, regional RISH, ridge"
+    assert lines[17].startswith(f"| {second} | {first} | rho | ")
+    assert "p, paired t as published (INVALID) | x 6 |" in lines[15]
+    # Three rows against the first by two scores, each the test of `compare_folds`.
+    assert len(record["comparisons"]) == 6
+    mse = [row["scores"]["mse"] for row in record["rows"]]
+    expected = compare_folds(mse[1], mse[0], n_train=[8, 8], n_test=[3, 2], n_compared=6)
+    found = record["comparisons"][1]
+    assert (found["first"], found["score"]) == (second, "mse")
+    assert found["p_corrected_bonferroni"] == pytest.approx(expected.p_corrected_bonferroni)
+    assert not found["paired_t_test_is_valid"]
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     assert main(arguments) == 0
     assert capsys.readouterr().out == text
@@ -94,7 +119,7 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
 
 
 def rows_of(study, tmp_path, text, header=HEADER):
-    return compare(read_comparison_of(study, text, header), tmp_path)
+    return compare(read_comparison_of(study, text, header), tmp_path).record
 
 
 def read_comparison_of(study, text, header=HEADER):
@@ -146,6 +171,32 @@ def test_scans_that_the_group_level_excluded_are_used_by_no_row(study, tmp_path)
         shutil.rmtree(quality.parent)
 
 
+def test_participants_of_the_pretraining_are_flagged(study, tmp_path):
+    hashes = {PARTICIPANTS: [hash_participant("tiny", f"sub-{i}") for i in ("03", "05", "12")]}
+    weights = save_weights(
+        study / "seen.safetensors", tiny_encoder(), name="drope", version="0", training=hashes
+    )
+    sha = load_weights(weights).sha256
+    lines = [f"sub-{i:02d}\t{0.4 + 0.001 * i}\t{sha}" for i in range(1, 12)]
+    text = "\n".join(["participant_id\tcls000\tweights_sha256", *lines]) + "\n"
+    (study / "features.tsv").write_text(text)
+    rows = (
+        '[[row]]\ntable = "features.tsv"\nhead = "linear"\n[[row]]\nrish = true\nhead = "ridge"\n'
+    )
+    header = HEADER.replace("tiny.safetensors", "seen.safetensors")
+    result = compare(read_comparison_of(study, rows, header), tmp_path)
+    # Of the three, the twelfth is not in the table.
+    of_table, of_rish = (row["pretrained_on"] for row in result.record["rows"])
+    assert (of_table["participants"], of_rish) == (["sub-03", "sub-05"], None)
+    assert (
+        "Note: table, features, linear: SEEN in pretraining, without labels: sub-03, sub-05."
+        in (result.text)
+    )
+    request = read_comparison_of(study, '[[row]]\nfinetune = "small"\n', header)
+    (tuned,) = (compare_rows.prepare(row, request, tmp_path) for row in request.rows)
+    assert tuned.seen == Seen(frozenset({"sub-03", "sub-05", "sub-12"}))
+
+
 def test_a_table_without_columns_reads_measures_of_the_brain(study, tmp_path):
     """The largest b-value is the target here; regions are not."""
     rng = np.random.default_rng(0)
@@ -177,7 +228,7 @@ def test_a_row_is_computed_again_by_another_version_and_default(study, tmp_path,
     assert (n_done(), n_done()) == (1, 1)
     monkeypatch.setattr(comparison, "__version__", "another")
     assert n_done() == 2
-    monkeypatch.setattr(comparison, "HeadSettings", partial(HeadSettings, penalty=2.0))
+    monkeypatch.setattr(compare_rows, "HeadSettings", partial(HeadSettings, penalty=2.0))
     assert n_done() == 3
 
 
@@ -193,6 +244,7 @@ def test_a_row_is_computed_again_by_another_version_and_default(study, tmp_path,
         ("[[row]]\nfinetune = 'age'\nepochs = 'many'\n", "epochs = 'many'"),
         ("[[row]]\ntable = 'regions.tsv'\ncolumns = ['ad_*']\n", r"no column .* fits ad_\*"),
         ("[[row]\n", "not TOML"),
+        ("[[row]]\nrish = true\n" * 2, "several rows called RISH, regional RISH, tuned"),
     ],
 )
 def test_rows_that_cannot_be_read(study, tmp_path, text, words):

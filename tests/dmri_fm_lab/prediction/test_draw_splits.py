@@ -87,7 +87,7 @@ def test_participants_of_two_sites_are_refused_where_a_site_is_left_out() -> Non
             "family": ["x", "x", None, "y", "y", "y"],
         }
     )
-    request = SplitRequest("sites", site="site")
+    request = SplitRequest("sites", site=("site",))
     with pytest.raises(ConfigError, match="1 participants have rows of several site: sub-1"):
         draw_splits(visits, request)
     visits.loc[0, "site"] = "b"

@@ -20,9 +20,10 @@ from dmri_fm_lab.prediction.finetune_scans import FrontViews, ViewSettings
 from dmri_fm_lab.prediction.fold_training import FoldSettings, train_fold
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.splits import Fold, write_splits
-from dmri_fm_lab.prediction.study import EncoderSource, StudyFiles, find_pretrained
+from dmri_fm_lab.prediction.study import EncoderSource, StudyFiles
 from dmri_fm_lab.train.loop import LOG
 from dmri_fm_lab.train.scan_cache import cache_scans
+from dmri_fm_lab.train.seen import Seen
 from tests.dmri_fm_lab.prediction.tiny_cohort import AGES, TINY, tiny_encoder
 
 EVERYBODY = frozenset(f"sub-{label}" for label in AGES)
@@ -165,8 +166,9 @@ def test_participants_of_the_pretraining_are_flagged(scans, tiny_cohort, tmp_pat
     weights = save_weights(
         tmp_path / "seen.safetensors", tiny_encoder(), name="drope", version="0", training=seen
     )
-    assert find_pretrained(EncoderSource(weights=weights), scans) == {"sub-03"}
-    assert find_pretrained(EncoderSource(weights=tiny_cohort.weights), scans) is None
+    assert EncoderSource(weights=weights).find_seen(scans).participants == {"sub-03"}
+    unlisted = EncoderSource(weights=tiny_cohort.weights).find_seen(scans)
+    assert "list no participants" in unlisted.unknown
     nobody = save_weights(
         tmp_path / "no.safetensors",
         tiny_encoder(),
@@ -174,7 +176,7 @@ def test_participants_of_the_pretraining_are_flagged(scans, tiny_cohort, tmp_pat
         version="0",
         training={PARTICIPANTS: []},
     )
-    assert find_pretrained(EncoderSource(weights=nobody), scans) == frozenset()
+    assert EncoderSource(weights=nobody).find_seen(scans) == Seen()
 
 
 def ask(cohort, folder, **changes):

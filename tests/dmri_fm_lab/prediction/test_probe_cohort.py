@@ -18,7 +18,7 @@ from dmri_fm.participants import PARTICIPANTS, hash_participant
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.prediction import pretrained_on
 from dmri_fm_lab.prediction.cohort_vectors import VectorRequest
-from dmri_fm_lab.prediction.draw_splits import SplitRequest
+from dmri_fm_lab.prediction.draw_splits import SplitRequest, draw_splits
 from dmri_fm_lab.prediction.probe_cohort import ProbeRequest, probe_cohort
 from dmri_fm_lab.prediction.splits import read_splits
 from dmri_fm_workflows.outputs.root import DERIVATIVES
@@ -67,7 +67,7 @@ def test_the_command_predicts_age_beside_its_baselines(cohort_files, tmp_path, c
     # Participants 44 and 45 are one family at two sites, and the only one.
     assert "Note: 2 of 90 rows keep their target in all permutations" in text
     assert "| frozen CLS | MLP | 0.900 ± 0.020 | 0.200 ± 0.030 |" in text
-    assert "unknown: has no column weights_sha256" in text
+    assert "unknown: the table has no column weights_sha256" in text
     assert "sub-" not in text, "tables of results name nobody"
     folds = read_splits(splits)
     families = dict(cohort_files.people[["participant_id", "family"]].to_numpy())
@@ -106,7 +106,7 @@ def test_the_published_probe_on_numbers(cohort_files, request_of) -> None:
 
 
 def test_two_classes_are_chosen_weighted_and_beside_their_prevalence(request_of) -> None:
-    request = request_of("dx", classes=("CN", "MCI"), site="site")
+    request = request_of("dx", classes=("CN", "MCI"), site=("site",))
     result = probe_cohort(replace(request, is_weighted=True))
     assert "Not used: 4 (dx is AD, not CN or MCI)." in result.text
     found = by_name(result)["cls", "tuned"]
@@ -124,7 +124,7 @@ def test_a_site_that_tells_the_target_is_found_out(cohort_files, request_of, tmp
         score=10.0 * (cohort_files.people["site"] == "b") + 0.01 * np.arange(90)
     )
     people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
-    request = replace(request_of("score", site="site"), participants=tmp_path / "p.tsv")
+    request = replace(request_of("score", site=("site",)), participants=tmp_path / "p.tsv")
     result = probe_cohort(request)
     scores = {name: p["scores"]["rho"]["mean"] for name, p in by_name(result).items()}
     assert scores["cls", "tuned"] > 0.6
@@ -138,7 +138,7 @@ def test_a_site_that_tells_the_target_is_found_out(cohort_files, request_of, tmp
     # Covariates beside features keep what they are, also where a site has one value of them.
     people["bmi"] = 10.0 * (people["site"] == "b") + 20.0
     people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
-    with_bmi = replace(request_of("score", site="site", covariates=("bmi",)), combat=True)
+    with_bmi = replace(request_of("score", site=("site",), covariates=("bmi",)), combat=True)
     beside = by_name(probe_cohort(replace(with_bmi, participants=tmp_path / "p.tsv")))
     assert beside["cls + bmi", "tuned"]["scores"]["rho"]["mean"] > 0.6
     assert beside["cls", "tuned"]["scores"] == harmonised["cls", "tuned"]["scores"]
@@ -151,8 +151,36 @@ def test_a_site_that_tells_the_target_is_found_out(cohort_files, request_of, tmp
             probe_cohort(replace(request, combat=True, **wrong))
 
 
+def test_a_site_is_a_combination_of_columns(cohort_files, request_of, tmp_path) -> None:
+    """A software upgrade at site b changes a feature, and goes with the score."""
+    upgraded = (cohort_files.people["site"] == "b") & (np.arange(90) % 4 < 2)
+    people = cohort_files.people.assign(
+        software=np.where(upgraded, "XA30", "VE11"), score=10.0 * upgraded + 0.01 * np.arange(90)
+    )
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    table = pd.read_csv(cohort_files.features, sep="\t")
+    table["cls003"] += 4.0 * upgraded
+    table.to_csv(tmp_path / "f.tsv", sep="\t", index=False)
+    files = {"features": (tmp_path / "f.tsv",), "participants": tmp_path / "p.tsv", "combat": True}
+    by_site = probe_cohort(replace(request_of("score", site=("site",)), **files))
+    assert by_name(by_site)["cls", "tuned"]["scores"]["rho"]["mean"] > 0.6
+    both = probe_cohort(replace(request_of("score", site=("site", "software")), **files))
+    assert abs(by_name(both)["cls", "tuned"]["scores"]["rho"]["mean"]) < 0.4
+    baseline = by_name(both)["site + software", "tuned"]
+    assert (baseline["role"], baseline["n_columns"]) == ("baseline", 3)
+    assert baseline["scores"]["rho"]["mean"] > 0.99
+    assert both.record["cohort"]["sites"] == {"a | VE11": 45, "b | VE11": 22, "b | XA30": 23}
+    assert set(baseline["within_sites"]) == {"a | VE11", "b | VE11", "b | XA30"}
+    assert "a \\| VE11 (n = 45)" in both.text
+    drawn = SplitRequest("sites", site=("site", "software"))
+    folds, _ = draw_splits(people, drawn)
+    assert [f.name for f in folds] == ["without-a | VE11", "without-b | VE11", "without-b | XA30"]
+    with pytest.raises(ConfigError, match="column 'scanner' is not there"):
+        draw_splits(people, replace(drawn, site=("scanner",)))
+
+
 def test_a_site_is_tested_by_others(request_of) -> None:
-    result = probe_cohort(request_of("age", SplitRequest("sites"), site="site"))
+    result = probe_cohort(request_of("age", SplitRequest("sites"), site=("site",)))
     assert [f.name for f in result.folds] == ["without-a", "without-b"]
     # The indicator of an unseen site predicts one value for all.
     assert "site (tuned): rho is undefined in 2 of 2 folds" in result.text

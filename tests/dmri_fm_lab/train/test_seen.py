@@ -19,10 +19,10 @@ from dmri_fm.weights import save_weights
 from dmri_fm_lab import grid_scans
 from dmri_fm_lab.__main__ import build_parser, main
 from dmri_fm_lab.commands.options import read_sources
-from dmri_fm_lab.evaluate.seen import find_seen
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.scans import Scan, list_participants
-from dmri_fm_lab.train import runs
+from dmri_fm_lab.train.drope import build_autoencoder
+from dmri_fm_lab.train.seen import Seen, find_seen, find_seen_of_dataset
 
 
 @pytest.fixture(scope="module")
@@ -62,26 +62,43 @@ def test_the_participants_of_a_dataset_are_listed_without_their_images(dataset) 
         list_participants(dataset, participant_labels=["03"])
 
 
-def test_hashes_tell_who_was_seen(dataset, weights, caplog) -> None:
-    assert find_seen(dataset, weights["seen"], model="drope") == {"01"}
-    assert not find_seen(dataset, weights["seen"], model="drope", participant_labels=["02"])
-    assert not find_seen(dataset, weights["nobody"], model="drope")
-    assert caplog.text == ""
-    assert not find_seen(dataset, weights["unknown"], model="drope")
-    assert "lists no participants" in caplog.text
+def test_hashes_tell_who_was_seen(dataset, weights) -> None:
+    def seen(source, labels=None):
+        return find_seen_of_dataset(dataset, source, model="drope", participant_labels=labels)
+
+    assert seen(weights["seen"]) == Seen(frozenset({"01"}))
+    assert seen(weights["seen"], ["02"]) == Seen()
+    assert seen(weights["nobody"]) == Seen()
+    assert "list no participants" in seen(weights["unknown"]).unknown
     with pytest.raises(WeightsError, match="some/run"):
-        find_seen(dataset, "some/run", model="drope")
+        seen("some/run")
 
 
-def test_a_run_is_refused_like_its_weights(dataset, tmp_path, tiny_network, monkeypatch) -> None:
+def test_a_dataset_without_a_name_is_not_compared(tmp_path) -> None:
+    hashes = frozenset({hash_participant("Study", "01")})
+    paths = {"sub-01": tmp_path / "sub-01" / "dwi"}
+    assert "no dataset whose name" in find_seen(hashes, paths).unknown
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"Name": "Study"}))
+    assert find_seen(hashes, paths) == Seen(frozenset({"sub-01"}))
+    assert "no participant's folder" in find_seen(hashes, {"sub-01": tmp_path / "x"}).unknown
+
+
+def test_a_participant_is_known_below_a_folder_that_is_called_like_one(tmp_path) -> None:
+    root = tmp_path / "sub-study"
+    root.mkdir()
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "Study"}))
+    hashes = frozenset({hash_participant("Study", "01")})
+    assert find_seen(hashes, {"01": root / "sub-01" / "dwi"}).participants == {"01"}
+
+
+def test_a_run_is_refused_like_its_weights(dataset, tmp_path, tiny_drope) -> None:
     """The checkpoint of a run lists hashes."""
-    monkeypatch.setattr(runs, "build_autoencoder", lambda _: tiny_network)
-    average = {f"module.{k}": v for k, v in tiny_network.state_dict().items()}
+    average = {f"module.{k}": v for k, v in build_autoencoder("drope").state_dict().items()}
     hashed = [hash_participant("Study", "02")]
     settings = {"recipe": {"model": "drope"}, "participants": hashed, "start": None}
     state = {"settings": settings, "average": average, "step": 1}
     torch.save(state, tmp_path / "last.ckpt")
-    assert find_seen(dataset, tmp_path, model="drope") == {"02"}
+    assert find_seen_of_dataset(dataset, tmp_path, model="drope").participants == {"02"}
     options = build_parser().parse_args(["evaluate", "rotation", str(tmp_path), str(dataset)])
     with pytest.raises(ConfigError, match="trained on sub-02"):
         read_sources(options)
@@ -104,6 +121,12 @@ def test_an_evaluation_refuses_them_unless_they_are_marked(dataset, weights, com
     assert read_sources(others).seen == frozenset()
     allowed = build_parser().parse_args([*arguments, "--allow-seen"])
     assert read_sources(allowed).seen == {"01"}
+
+
+def test_a_command_warns_where_nobody_can_tell(dataset, weights, caplog) -> None:
+    command = ["evaluate", "reconstruction", str(weights["unknown"]), str(dataset)]
+    assert not read_sources(build_parser().parse_args(command)).seen
+    assert "list no participants" in caplog.text
 
 
 def test_the_command_says_whom_and_what_to_do(dataset, weights, capsys) -> None:
