@@ -116,12 +116,11 @@ def _correlations(values: _Array, outcome: _Array) -> _Array:
 def format_cohort(effect: str, record: Mapping[str, Any]) -> str:
     """Return the scores of a cohort as text and a markdown table."""
     predictors = record["predictors"]
-    shares = ["/".join(f"{100 * s:.0f}" for s in split) for split in HOLD_OUTS]
     lines = [
         [
             f"cohort {effect}",
             *("features", "R^2, by head", "cls + pooled minus this [95 %]"),
-            *(f"r, five hold-outs {split}" for split in shares),
+            *(f"r, five hold-outs {split}" for split in HOLD_OUTS),
         ]
     ]
     for name, row in predictors.items():

@@ -7,14 +7,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmri_fm_lab.prediction.draw_splits import (
+    PUBLISHED_SHARES,
+    Units,
+    make_hold_outs,
+    parse_shares,
+)
 from dmri_fm_lab.prediction.ridge import fit_ridge
 
 #: Samples of the bootstrap, and the interval that is given, percentiles.
 N_SAMPLES, INTERVAL = 10_000, (2.5, 97.5)
 
-#: Shares of training, validation and test of the overlapping random hold-outs by which Kung et
-#: al. 2026 (arXiv:2603.25977) score features, and the number of these hold-outs.
-HOLD_OUTS, N_HOLD_OUTS = ((0.5, 0.25, 0.25), (0.3, 0.35, 0.35), (0.6, 0.2, 0.2)), 5
+#: Overlapping random hold-outs by which Kung et al. 2026 (arXiv:2603.25977) score features: all
+#: published shares but those of pretraining.
+HOLD_OUTS = tuple(shares for shares in PUBLISHED_SHARES if shares != "70/15/15")
 
 _Array = NDArray[np.float64]
 
@@ -96,26 +102,11 @@ def bootstrap_difference(
     return Interval(value, float(low), float(high))
 
 
-def hold_out(
-    rng: np.random.Generator, n: int, shares: tuple[float, float, float]
-) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.int_]]:
-    """Return random training, validation and test heads (or participants) of n.
-
-    Examples
-    --------
-    >>> [len(part) for part in hold_out(np.random.default_rng(0), 100, (0.5, 0.25, 0.25))]
-    [50, 25, 25]
-    """
-    first, second = np.rint(n * np.cumsum(shares[:2])).astype(int)
-    order = rng.permutation(n)
-    return order[:first], order[first:second], order[second:]
-
-
 def hold_out_correlations(
     features: _Array,
     outcome: _Array,
     heads: NDArray[np.int_],
-    shares: tuple[float, float, float],
+    shares: str,
     *,
     seed: int = 0,
 ) -> list[float]:
@@ -123,13 +114,12 @@ def hold_out_correlations(
 
     As Kung et al. released them: each is drawn anew; here heads are drawn, (N,), with all of their
     participants. Ridge regression on the training part; the validation part chooses the penalty.
+    `shares` is one of :data:`HOLD_OUTS`.
     """
-    rng = np.random.default_rng(seed)
-    names = np.unique(heads)
+    names = heads.astype(str)
     found = []
-    for _ in range(N_HOLD_OUTS):
-        parts = hold_out(rng, len(names), shares)
-        train, validation, test = (np.isin(heads, names[part]) for part in parts)
+    for fold in make_hold_outs(Units(np.unique(names)), parse_shares(shares), seed=seed):
+        train, validation, test = fold.rows(names)
         path = fit_ridge(features[train], outcome[train])
         missed = path.predict(features[validation]) - outcome[validation]
         predicted = path.predict(features[test])[(missed**2).sum(axis=1).argmin()]

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.exports.sources import USE, choose_columns
+from dmri_fm_lab.exports.sources import USE
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
+from dmri_fm_lab.table_selection import choose_columns
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 
 #: Words that R keeps for itself.

@@ -12,9 +12,10 @@ import pandas as pd
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.exports.genetic_rules import DIALECTS, Dialect, Trait, check_covariates, read_back
-from dmri_fm_lab.exports.sources import USE, choose_columns, select_people
+from dmri_fm_lab.exports.sources import USE
 from dmri_fm_lab.exports.transforms import as_cases, as_numbers, inverse_normal
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
+from dmri_fm_lab.table_selection import choose_columns, select_rows
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 
 
@@ -36,7 +37,8 @@ class GeneticsRequest:
     is_normalised
         Whether quantitative traits become rank-based normal scores.
     where
-        Conditions on participants (`COLUMN OPERATOR VALUE`) that all have to hold.
+        Conditions on participants that all have to hold, see
+        :func:`~dmri_fm_lab.table_selection.select_rows`.
     """
 
     phenotypes: Sequence[str] = ()
@@ -89,7 +91,7 @@ def export_genetics(
     """
     form = DIALECTS[dialect]
     for condition in request.where:
-        cohort = cohort.keep(select_people(cohort.people, condition), f"not {condition}")
+        cohort = cohort.keep(select_rows(cohort.people, condition), f"not {condition}")
     traits = _find_traits(cohort, request)
     covariates, coding = _find_covariates(cohort, request.covariates)
     if both := [name for name in covariates if name in traits]:

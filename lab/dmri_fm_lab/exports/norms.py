@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.exports.calibration import Calibration, check_calibration, draw_calibration
 from dmri_fm_lab.exports.location_scale import Design, fit_location_scale
-from dmri_fm_lab.exports.sources import USE, choose_columns, select_people
+from dmri_fm_lab.exports.sources import USE
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
+from dmri_fm_lab.table_selection import choose_columns, select_rows
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 from dmri_fm_workflows.outputs.tsv import format_table
 
@@ -42,7 +43,8 @@ class NormsRequest:
     columns
         Names or patterns of measures.
     reference
-        Condition on participants (`COLUMN OPERATOR VALUE`) that the reference cohort fulfils.
+        Condition on participants that the reference cohort fulfils, see
+        :func:`~dmri_fm_lab.table_selection.select_rows`.
     age, sex, site
         Columns of participants; `site` None: all were scanned on one scanner.
     """
@@ -132,7 +134,7 @@ def compute_norms(cohort: Cohort, request: NormsRequest, *, seed: int = 0) -> No
 
 def _restrict(cohort: Cohort, request: NormsRequest) -> tuple[Cohort, NDArray[np.bool_]]:
     """Leave out whom the reference cohort says nothing about: site, sex, age."""
-    is_reference = select_people(cohort.people, request.reference)
+    is_reference = select_rows(cohort.people, request.reference)
     for column, minimum in ((request.site, MIN_PER_SITE), (request.sex, MIN_PER_SITE)):
         if column is None:
             continue
@@ -142,7 +144,7 @@ def _restrict(cohort: Cohort, request: NormsRequest) -> tuple[Cohort, NDArray[np
             cohort.people[column].isin(enough),
             f"fewer than {minimum} reference participants of the same {column}",
         )
-        is_reference = select_people(cohort.people, request.reference)
+        is_reference = select_rows(cohort.people, request.reference)
     if not is_reference.any():
         raise ConfigError(
             f"no reference participant: {request.reference}",
@@ -154,7 +156,7 @@ def _restrict(cohort: Cohort, request: NormsRequest) -> tuple[Cohort, NDArray[np
         ages.between(low, high),
         f"{request.age} outside the reference cohort's {low:g} to {high:g}",
     )
-    return cohort, select_people(cohort.people, request.reference)
+    return cohort, select_rows(cohort.people, request.reference)
 
 
 def _folds(

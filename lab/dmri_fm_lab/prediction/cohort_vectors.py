@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from dmri_fm_lab.scan_tables import (
     measures_of,
     one_scan_each,
 )
+from dmri_fm_lab.table_selection import choose_columns, match_columns
 
 #: Name of the set of all measures of a table.
 ALL_MEASURES = "all measures"
@@ -175,6 +175,8 @@ def gather_vectors(
     """
     notes: list[str] = []
     sets: dict[str, Cohort] = {}
+    everything = list(dict.fromkeys(c for table in tables.values() for c in table.values))
+    usable = choose_columns(request.columns or ["*"], everything, where="the tables")
     for title, table in tables.items():
         cohort = join_people(table, people)
         if measures is not None:
@@ -182,16 +184,13 @@ def gather_vectors(
         cohort = cohort.complete(request.needed)
         cohort = choose_classes(cohort, request.target, request.classes)
         prefix = f"{title} " if len(tables) > 1 else ""
-        chosen = choose_columns(list(table.values), request.columns)
+        chosen = feature_sets([c for c in table.values if c in usable], request.columns)
         for name, columns in chosen.items():
             part = Cohort(cohort.people, cohort.values[columns], cohort.left_out)
             sets[prefix + name] = drop_missing(part, prefix + name, notes)
             notes += note_no_measures(prefix + name, columns, list(table.values))
     if not sets:
-        raise ConfigError(
-            f"no column fits {listed(request.columns) or 'a measure'}",
-            expected="columns of the tables",
-        )
+        raise ConfigError("no column is a measure", expected=f"some of {listed(everything)}")
     by = ["participant_id", *(["session_id"] if request.by_session else [])]
     reduced = {
         name: _keyed(
@@ -210,21 +209,20 @@ def _classes_of(cohort: Cohort, request: VectorRequest) -> list[str]:
     return [*chosen, *request.site, *([request.family] if request.family else [])]
 
 
-def choose_columns(columns: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Return sets of columns by name.
+def feature_sets(columns: Sequence[str], patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Return sets of columns by name: of each pattern, or if there are none, of each type.
 
     Examples
     --------
-    >>> choose_columns(["cls0", "cls1", "pooled0", "max_bval"], [])
+    >>> feature_sets(["cls0", "cls1", "pooled0", "max_bval"], [])
     {'cls': ['cls0', 'cls1'], 'pooled': ['pooled0']}
-    >>> choose_columns(["fa_a", "fa_b", "md_a"], ["fa_*"])
+    >>> feature_sets(["fa_a", "fa_b", "md_a"], ["fa_*"])
     {'fa_*': ['fa_a', 'fa_b']}
-    >>> choose_columns(["a", "b", "n_volumes"], [])
+    >>> feature_sets(["a", "b", "n_volumes"], [])
     {'all measures': ['a', 'b']}
     """
     if patterns:
-        found = {p: [c for c in columns if fnmatch(c, p)] for p in patterns}
-        return {p: own for p, own in found.items() if own}
+        return {p: own for p, own in match_columns(patterns, columns).items() if own}
     by_type = feature_columns(columns)
     if by_type:
         return {str(name): own for name, own in by_type.items()}

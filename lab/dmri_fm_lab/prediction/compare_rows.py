@@ -9,7 +9,7 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.feature_cache import FeatureCache
-from dmri_fm_lab.prediction.cohort_vectors import VectorRequest, choose_columns, gather_vectors
+from dmri_fm_lab.prediction.cohort_vectors import VectorRequest, feature_sets, gather_vectors
 from dmri_fm_lab.prediction.compare_request import CompareRequest, Row
 from dmri_fm_lab.prediction.finetune import Finetuning, finetune
 from dmri_fm_lab.prediction.finetune_scans import ViewSettings
@@ -29,6 +29,7 @@ from dmri_fm_lab.prediction.splits import read_splits
 from dmri_fm_lab.prediction.study import StudyFiles, read_series
 from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable, listed, read_people, read_scan_table
+from dmri_fm_lab.table_selection import choose_columns
 from dmri_fm_lab.train.loop import Hardware
 from dmri_fm_lab.train.scan_cache import SCANS, CachedScan
 from dmri_fm_lab.train.seen import Seen
@@ -89,14 +90,14 @@ def _prepare_table(row: Row, request: CompareRequest) -> Prepared:
     path = Path(row.options["table"])
     table = read_scan_table(path)
     patterns = row.options.get("columns", [])
-    found = choose_columns(list(map(str, table.values)), patterns)
-    # Without patterns the first set counts: the class token, as published, where there is one.
-    sets = list(found.values()) if patterns else list(found.values())[:1]
-    columns = list(dict.fromkeys(c for own in sets for c in own))
+    known = list(map(str, table.values))
+    columns = choose_columns(patterns, known, where=path.name)
+    if not patterns:
+        # The first set counts: the class token, as published, where there is one.
+        columns = next(iter(feature_sets(known, ()).values()), [])
     if not columns:
         raise ConfigError(
-            f"no column of {path.name} fits {listed(patterns) or 'a measure'}",
-            expected=f"patterns of {listed(list(map(str, table.values)))}",
+            f"no column of {path.name} is a measure", expected=f"some of {listed(known)}"
         )
     seen = find_seen_of_table(
         path,

@@ -16,8 +16,8 @@ from dmri_fm.errors import ConfigError, OutputError
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import (
-    choose_columns,
     drop_missing,
+    feature_sets,
     note_no_measures,
 )
 from dmri_fm_lab.prediction.correlations import correlate, draw_correlations, principal_components
@@ -31,6 +31,7 @@ from dmri_fm_lab.scan_tables import (
     read_people,
     read_scan_table,
 )
+from dmri_fm_lab.table_selection import choose_columns
 
 #: Columns that are no variables.
 _KEYS = ("participant_id", "session_id")
@@ -122,7 +123,10 @@ def explain_features(request: ExplainRequest, folder: Path) -> Explanation:
         )
     by = ["participant_id", *(["session_id"] if request.sessions else [])]
     parts, paths = [f"**{RESEARCH_ONLY}**"], []
-    for name, own in choose_columns(list(table.values), request.columns).items():
+    known = choose_columns(
+        request.columns or ["*"], list(table.values), where=request.features.name
+    )
+    for name, own in feature_sets(known, request.columns).items():
         notes = note_no_measures(name, own, list(table.values))
         part = drop_missing(
             Cohort(cohort.people, cohort.values[own], cohort.left_out), name, notes
@@ -136,10 +140,7 @@ def explain_features(request: ExplainRequest, folder: Path) -> Explanation:
         parts += [heading, "\n".join([*counts, *(f"Note: {n}." for n in notes)]), text]
         paths += written
     if not paths:
-        raise ConfigError(
-            f"no column fits {listed(request.columns) or 'a measure'}",
-            expected=listed(list(table.values)),
-        )
+        raise ConfigError("no column is a measure", expected=f"some of {listed(known)}")
     return Explanation("\n\n".join(p for p in parts if p), paths)
 
 

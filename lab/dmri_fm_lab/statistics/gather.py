@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
-import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pandas.api.types import is_numeric_dtype
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.harmonise import site_levels
 from dmri_fm_lab.scan_tables import (
     Cohort,
-    LeftOut,
-    ScanTable,
     join_people,
     listed,
     measures_of,
@@ -27,9 +23,7 @@ from dmri_fm_lab.statistics.design_matrix import OUTCOME, formula_variables
 from dmri_fm_lab.statistics.maps import find_maps
 from dmri_fm_lab.statistics.request import StatsRequest
 from dmri_fm_lab.table_cells import level_text
-
-#: What pandas raises of a text that is no condition, beside unknown names and wrong syntax.
-_NO_CONDITION = (TypeError, ValueError, AttributeError, NotImplementedError)
+from dmri_fm_lab.table_selection import choose_columns, join_tables, select_rows
 
 #: Name of the combined levels of sites in formulas.
 SITE = "site"
@@ -73,7 +67,7 @@ def gather_sample(request: StatsRequest) -> Sample:
     """
     people = _with_site(read_people(request.participants, sessions=request.sessions), request)
     if request.tables:
-        table = join_tables([read_scan_table(path) for path in request.tables], request.columns)
+        table = join_tables([read_scan_table(path) for path in request.tables])
     else:
         assert request.maps is not None
         table = find_maps(request.maps)
@@ -109,6 +103,8 @@ def gather_sample(request: StatsRequest) -> Sample:
 def find_outcomes(columns: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """Return the columns that patterns mean; `*` alone means all measures of the brain.
 
+    Raises ConfigError if a pattern means none.
+
     Examples
     --------
     >>> find_outcomes(["fa_white", "max_bval"], ["*"])
@@ -117,46 +113,10 @@ def find_outcomes(columns: Iterable[str], patterns: Sequence[str]) -> list[str]:
     ['fa_white', 'max_bval']
     """
     columns = list(columns)
-    measures = measures_of(columns)
-    return [
-        c
-        for c in columns
-        if any(c in measures if p == "*" else fnmatchcase(c, p) for p in patterns)
-    ]
-
-
-def join_tables(tables: list[ScanTable], patterns: tuple[str, ...]) -> ScanTable:
-    """Join tables by scan; a scan that one of them lacks or excludes is left out.
-
-    Raises
-    ------
-    ConfigError
-        If no column matches a pattern, or two tables have an outcome of one name.
-    """
-    known = [c for table in tables for c in table.values]
-    for pattern in patterns:
-        if not any(fnmatchcase(c, pattern) for c in known):
-            raise ConfigError(
-                f"no column matches {pattern}", expected=f"some of {listed(sorted(set(known)))}"
-            )
-    wanted = find_outcomes(known, patterns)
-    if twice := sorted({c for c in wanted if wanted.count(c) > 1}):
-        raise ConfigError(
-            f"column {listed(twice)} is in several tables",
-            expected="outcomes of different names",
-            advice="choose columns by their patterns, or analyse one table at a time",
-        )
-    left_out = {item.name: item for table in tables for item in table.left_out}
-    scans = pd.concat([table.scans for table in tables])
-    scans = scans[~scans.index.duplicated()]
-    for table in tables:
-        reason = f"not in {table.source.name if table.source else 'a table'}"
-        for name in scans.index.difference(table.values.index, sort=False):
-            left_out.setdefault(str(name), LeftOut(str(name), reason))
-    scans = scans[~scans.index.isin(list(left_out))]
-    values = pd.concat([table.values.reindex(scans.index) for table in tables], axis=1)
-    values = values.loc[:, ~values.columns.duplicated()]
-    return ScanTable(scans, values, tuple(left_out.values()), tables[0].source)
+    named = [p for p in patterns if p != "*"]
+    chosen = {*choose_columns(named, columns, where="the tables")}
+    chosen |= {*measures_of(columns)} if len(named) < len(patterns) else set()
+    return [c for c in columns if c in chosen]
 
 
 def _with_site(people: pd.DataFrame, request: StatsRequest) -> pd.DataFrame:
@@ -197,7 +157,8 @@ def _excluded(cohort: Cohort, exclude: tuple[str, ...]) -> Cohort:
     for entry in exclude:
         people = cohort.people
         if entry.startswith("sub-"):
-            hit = (people["participant_id"] == entry) | (people.index == entry)
+            named = (people["participant_id"] == entry) | (people.index == entry)
+            hit = named.to_numpy(dtype=bool)
             known = {item.name for item in cohort.left_out}
             if not hit.any() and not any(n == entry or n.startswith(f"{entry}_") for n in known):
                 raise ConfigError(
@@ -205,16 +166,8 @@ def _excluded(cohort: Cohort, exclude: tuple[str, ...]) -> Cohort:
                     expected=f"some of {listed(sorted(set(people['participant_id'])))}",
                 )
         else:
-            try:
-                hit = people.eval(entry)
-            except (NameError, SyntaxError, LookupError, *_NO_CONDITION) as error:
-                raise ConfigError(
-                    f"exclude = {entry!r} ({error})",
-                    expected="a participant, a scan, or a condition such as age < 18",
-                ) from None
-        if not isinstance(hit, pd.Series) or not is_bool_dtype(hit):
-            raise ConfigError(f"exclude = {entry!r}", expected="a condition that is true or false")
-        cohort = cohort.keep(~np.asarray(hit), f"excluded: {entry}")
+            hit = select_rows(people, entry)
+        cohort = cohort.keep(~hit, f"excluded: {entry}")
     return cohort
 
 

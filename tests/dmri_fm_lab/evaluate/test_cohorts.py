@@ -27,9 +27,9 @@ from dmri_fm_lab.evaluate.cohorts import (
 )
 from dmri_fm_lab.evaluate.galleries import noisy_scan
 from dmri_fm_lab.evaluate.regression import (
+    HOLD_OUTS,
     bootstrap_difference,
     explained,
-    hold_out,
     hold_out_correlations,
     squared_errors,
 )
@@ -201,17 +201,18 @@ def test_what_a_head_shares_predicts_nothing() -> None:
     assert explained(squared_errors(x, y, np.arange(120)), y) > 0.9, "heads in both folds"
 
 
-def test_hold_outs_are_disjoint_inside_and_overlap_each_other() -> None:
+def test_hold_outs_are_of_whole_heads() -> None:
     rng = np.random.default_rng(0)
-    parts = [hold_out(rng, 40, (0.3, 0.35, 0.35)) for _ in range(2)]
-    assert [len(p) for p in parts[0]] == [12, 14, 14]
-    assert sorted(np.concatenate(parts[0])) == list(range(40))
-    assert np.isin(parts[0][2], parts[1][2]).any()
+    assert HOLD_OUTS == ("50/25/25", "30/35/35", "60/20/20")
     x, heads = rng.normal(size=(200, 3)), np.arange(200) % 8
     y = x @ np.array([1.0, 2.0, 3.0])
-    found = hold_out_correlations(x, y, heads, (0.5, 0.25, 0.25))
+    found = hold_out_correlations(x, y, heads, "50/25/25")
     assert len(found) == 5
     assert min(found) > 0.99
+    # What only tells heads apart predicts nothing of heads that were held out.
+    y = rng.normal(size=40)[np.arange(200) % 40]
+    x = rng.normal(size=(40, 20))[np.arange(200) % 40]
+    assert abs(np.mean(hold_out_correlations(x, y, np.arange(200) % 40, "50/25/25"))) < 0.4
 
 
 def test_the_verdict_follows_the_intervals() -> None:

@@ -176,7 +176,7 @@ def test_collinear_covariates_are_refused() -> None:
         ({"iid": "nothing"}, "no column nothing of participants for IID"),
         ({"fid": "family", "iid": "family"}, "stand there twice"),
         ({"iid": "age"}, "1 participants have no IID (sub-005 ...)"),
-        ({"where": ["age > 40", "sex > F"]}, "sex is text"),
+        ({"where": ["age > 40", "sex > 3"]}, "sex is text"),
         ({"where": ["age"]}, "condition 'age'"),
         ({"where": ["age > 100"]}, "has 0 values"),
     ],

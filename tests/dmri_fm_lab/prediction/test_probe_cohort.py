@@ -216,7 +216,7 @@ def test_participants_of_the_pretraining_are_flagged(
         ({"target": "height"}, "no column height"),
         ({"target": "constant"}, "constant is 1 for all"),
         ({"target": "site", "classes": ("a", "z")}, "site is a for all of 45 rows"),
-        ({"target": "age", "columns": ("fa_*",)}, "no column fits fa_\\*"),
+        ({"target": "age", "columns": ("fa_*",)}, "no column fa_\\* in the tables"),
         ({"target": "age", "covariates": ("age",)}, "the target age as a baseline"),
         ({"target": "age", "family": "home"}, "no column home"),
         ({"target": "rare"}, "the target is the same for all 60 rows of training"),

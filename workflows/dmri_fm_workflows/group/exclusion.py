@@ -1,23 +1,17 @@
-"""Exclusion of scans by rules on their quality: `mean_fd > 0.5 or status != complete`.
-
-A rule is comparisons joined by `and` and `or` (`and` binds closer); nothing is evaluated as code.
-"""
+"""Exclusion of scans by rules on their quality: `mean_fd > 0.5 or status != complete`."""
 
 from __future__ import annotations
 
-import operator
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm_workflows.group.conditions import Condition, parse_condition
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
     QC_EXCLUDE,
@@ -26,17 +20,6 @@ from dmri_fm_workflows.outputs.tsv import (
     read_table,
 )
 
-_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
-    "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
-    "<": operator.lt, ">": operator.gt,
-}  # fmt: skip
-
-_COMPARISON = re.compile(
-    r"\s*(?P<column>[A-Za-z_]\w*)\s*(?P<operator><=|>=|==|!=|<|>)\s*(?P<value>[-+.\w]+)\s*"
-)
-
-_GRAMMAR = "COLUMN OPERATOR VALUE, joined by `and` and `or`, e.g. 'mean_fd > 0.5 or snr_b0 < 5'"
-
 #: Columns of `participants.tsv` by which exclusions are tabulated, where they are there.
 TABULATED_BY = ("group", "diagnosis", "site", "scanner", "sex")
 
@@ -44,82 +27,9 @@ TABULATED_BY = ("group", "diagnosis", "site", "scanner", "sex")
 _MAX_LEVELS = 40
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A column compared with a number, or with a word (`==` and `!=` only)."""
-
-    column: str
-    operator: str
-    value: float | str
-
-    def judge(self, column: pd.Series) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return for each cell (text) whether the comparison holds, and whether it is known."""
-        if isinstance(self.value, str):
-            cells: Any = column.to_numpy(dtype=object)
-            known = cells != MISSING
-        else:
-            cells = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-            known = np.isfinite(cells)
-        return np.asarray(_OPERATORS[self.operator](cells, self.value)) & known, known
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule: alternatives (`or`) of comparisons that hold together (`and`)."""
-
-    text: str
-    alternatives: tuple[tuple[Comparison, ...], ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that it looks at."""
-        return tuple(dict.fromkeys(c.column for part in self.alternatives for c in part))
-
-
-def parse_rule(text: str) -> Rule:
-    """Parse a rule.
-
-    Raises
-    ------
-    ConfigError
-        If it does not follow the grammar.
-
-    Examples
-    --------
-    >>> parse_rule("mean_fd > 0.5 and snr_b0 < 10 or status != complete").columns
-    ('mean_fd', 'snr_b0', 'status')
-    >>> parse_rule("mean_fd > 0.5 + 1")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    dmri_fm.errors.ConfigError: --qc-exclude 'mean_fd > 0.5 + 1': 'mean_fd > 0.5 + 1' is no ...
-    """
-    words = " ".join(text.split())
-    parts = tuple(
-        tuple(_parse_comparison(item, words) for item in re.split(r"\band\b", part))
-        for part in re.split(r"\bor\b", words)
-    )
-    return Rule(words, parts)
-
-
-def _parse_comparison(text: str, rule: str) -> Comparison:
-    found = _COMPARISON.fullmatch(text)
-    if found is None:
-        raise ConfigError(
-            f"--qc-exclude {rule!r}: {text.strip()!r} is no comparison", expected=_GRAMMAR
-        )
-    column, sign, word = found["column"], found["operator"], found["value"]
-    try:
-        number = float(word)
-    except ValueError:
-        if sign not in ("==", "!="):
-            raise ConfigError(
-                f"--qc-exclude {rule!r}: {word!r} is no number",
-                expected="a number after < <= > >=; a word after == and !=",
-            ) from None
-        return Comparison(column, sign, word)
-    if not np.isfinite(number):
-        raise ConfigError(f"--qc-exclude {rule!r}: {word!r} is not finite", expected=_GRAMMAR)
-    return Comparison(column, sign, number)
+def parse_rule(text: str) -> Condition:
+    """Parse a rule; ConfigError, which names the option, if it does not follow the grammar."""
+    return parse_condition(text, name="--qc-exclude")
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +85,10 @@ class Exclusions:
 
 
 def exclude_scans(
-    rules: Sequence[Rule], scans: pd.DataFrame, quality: pd.DataFrame, status: Mapping[str, str]
+    rules: Sequence[Condition],
+    scans: pd.DataFrame,
+    quality: pd.DataFrame,
+    status: Mapping[str, str],
 ) -> Exclusions:
     """Apply rules to scans.
 
@@ -208,12 +121,7 @@ def exclude_scans(
     hits: dict[str, list[str]] = {}
     counts, not_judged = {}, {}
     for rule in rules:
-        holds = np.zeros(len(table), dtype=bool)
-        known_all = np.ones(len(table), dtype=bool)
-        for part in rule.alternatives:
-            judged = [c.judge(table[c.column]) for c in part]
-            holds |= np.logical_and.reduce([h for h, _ in judged])
-            known_all &= np.logical_and.reduce([k for _, k in judged])
+        holds, known_all = rule.judge(table)
         counts[rule.text] = int(holds.sum())
         not_judged[rule.text] = int((~known_all & ~holds).sum())
         for scan in table.index[holds]:

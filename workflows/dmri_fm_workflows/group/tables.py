@@ -10,7 +10,8 @@ import pandas as pd
 
 from dmri_fm.errors import InputError
 from dmri_fm_workflows.group.collect import OutputFile, Problem, list_outputs, list_participants
-from dmri_fm_workflows.group.exclusion import Exclusions, Rule, exclude_scans
+from dmri_fm_workflows.group.conditions import Condition
+from dmri_fm_workflows.group.exclusion import Exclusions, exclude_scans
 from dmri_fm_workflows.group.regional import RegionSource
 from dmri_fm_workflows.group.scalars import LongScalars, frame, gather_scalars
 from dmri_fm_workflows.group.status import ParticipantStatus, read_status
@@ -170,7 +171,7 @@ def collect_tables(
     sources: Sequence[RegionSource],
     *,
     participants: Sequence[str] | None = None,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Condition] = (),
 ) -> GroupTables:
     """Collect everything that the group level tabulates.
 
