@@ -3,12 +3,14 @@
 Standard errors are the bias-reduced cluster-robust ones (CR2; for independent scans HC2), t is
 referred to Satterthwaite's degrees of freedom: R. M. Bell and D. F. McCaffrey, Survey Methodology
 2002; J. E. Pustejovsky and E. Tipton, J Bus Econ Stat 2018, doi:10.1080/07350015.2016.1247004.
+Where variances and correlations are estimated from the same scans, standard errors grow by what
+that adds: M. G. Kenward and J. H. Roger, Biometrics 1997, doi:10.2307/2533558.
 statsmodels has HC2 for one outcome at a time, and no CR2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,9 @@ FULL_LEVERAGE = 1e-10
 #: Smallest variance of a group, relative to the largest, and largest correlation within blocks
 #: that weights rest on: estimates beyond come from few scans.
 LEAST_VARIANCE, MOST_CORRELATION = 1e-3, 0.95
+
+#: Variances of groups are taken as one unless they differ by more than this share of chance does.
+CHANCE_SHARE = 0.99
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +56,10 @@ class Estimator:
         """Return values (N, D) without what the design explains."""
         return np.asarray(values - self.basis @ (self.basis.T @ values))
 
+    def scaled(self, factor: float) -> Estimator:
+        """Return the estimator with larger or smaller standard errors."""
+        return replace(self, scores=self.scores * factor)
+
     def estimate(self, values: Floats) -> tuple[Floats, Floats]:
         """Return estimates (D,) and standard errors (D,) of outcomes (N, D)."""
         scores = self.scores @ self.residuals(values)
@@ -69,10 +78,8 @@ class Effects(NamedTuple):
     high: Floats
 
 
-def make_estimator(
-    design: Floats, contrast: Floats, blocks: Integers | None = None, *, power: float = 0.5
-) -> Estimator:
-    """Prepare the estimate of a contrast.
+def make_estimator(design: Floats, contrast: Floats, blocks: Integers | None = None) -> Estimator:
+    """Prepare the estimate of a contrast with its CR2 standard error.
 
     Parameters
     ----------
@@ -82,9 +89,6 @@ def make_estimator(
         Shape (P,).
     blocks
         Shape (N,): scans of one number are not independent; None: all are.
-    power
-        Residuals of a block are divided by this power of what its leverage leaves of them: 1/2
-        (CR2) is unbiased for errors as the fit assumes them; 1 (CR3) is a jackknife.
     """
     n = len(design)
     basis, triangle = np.linalg.qr(design)
@@ -94,7 +98,7 @@ def make_estimator(
     for rows in members:  # all blocks of one size
         part = basis[rows]
         remaining = np.eye(rows.shape[1]) - np.einsum("fip,fjp->fij", part, part)
-        adjusted[rows] = _inverse_power_product(remaining, weights[rows], power)
+        adjusted[rows] = _inverse_root_product(remaining, weights[rows])
     order = np.concatenate([rows.ravel() for rows in members])
     sizes = np.concatenate([np.full(len(rows), rows.shape[1]) for rows in members])
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -137,11 +141,20 @@ class ErrorModel:
         Shape (N,): number of the block of each row; None: rows are independent.
     correlation
         Between the errors of a block.
+    groups
+        Shape (N,): number of the group of each row, 0 to G - 1; None: nothing was estimated.
+    log_errors
+        Shape (G,): standard errors of the logarithms of the groups' variances.
+    correlation_error
+        Standard error of the correlation.
     """
 
     deviations: Floats
     blocks: Integers | None = None
     correlation: float = 0.0
+    groups: Integers | None = None
+    log_errors: Floats = field(default_factory=lambda: np.zeros(0))
+    correlation_error: float = 0.0
 
     def whiten(self, matrix: Floats) -> Floats:
         """Return rows (N, D) such that their errors have variance one and no correlation."""
@@ -153,6 +166,33 @@ class ErrorModel:
         means = (sums / sizes[:, None])[self.blocks]
         of_mean = np.sqrt(1 + (sizes - 1) * self.correlation)[self.blocks, None]
         return np.asarray((scaled - means) / np.sqrt(1 - self.correlation) + means / of_mean)
+
+    def inflation(self, estimator: Estimator) -> float:
+        """Return the factor by which standard errors grow since these numbers are estimated.
+
+        Kenward and Roger's correction to first order: the variance that errors of the numbers add
+        to an estimate, once since the estimate varies by it, and once since its standard error
+        looks smaller by as much.
+
+        Parameters
+        ----------
+        estimator
+            Of the whitened design.
+        """
+        weights, changes = estimator.weights, []
+        for group, error in enumerate(self.log_errors):
+            changes.append(error * weights * (self.groups == group))
+        if self.blocks is not None:
+            sizes = np.bincount(self.blocks)
+            means = (np.bincount(self.blocks, weights) / sizes)[self.blocks]
+            others = (sizes - 1)[self.blocks]
+            of_mean = others / (1 + others * self.correlation)
+            change = of_mean * means - (weights - means) / (1 - self.correlation)
+            changes.append(self.correlation_error * change)
+        if not changes:
+            return 1.0
+        added = estimator.residuals(np.stack(changes, axis=1))
+        return float(np.sqrt(1 + 2 * np.sum(added**2) / np.sum(weights**2)))
 
 
 def estimate_errors(
@@ -174,30 +214,49 @@ def estimate_errors(
     remaining = 1 - np.einsum("np,np->n", basis, basis)
     of_row = np.zeros(len(values), dtype=int) if groups is None else groups
     df = np.maximum(np.bincount(of_row, remaining), FULL_LEVERAGE)
-    variances = _shrink_variances(np.bincount(of_row, residuals**2) / df, df)
+    variances = np.bincount(of_row, residuals**2) / df
+    sizes = np.zeros(0) if blocks is None else np.bincount(blocks)
+    pairs = float(np.sum(sizes * (sizes - 1)))
+    others = pairs / len(values)  # in the block of a row, on average
+    before = _correlation(residuals / np.sqrt(variances)[of_row], blocks, pairs)
+    chance = 2 * (1 + others * before**2) / df
+    variances, errors = _shrink_variances(variances, chance)
     deviations = np.sqrt(variances)[of_row]
-    if blocks is None:
-        return ErrorModel(deviations)
-    z = residuals / deviations
-    sizes = np.bincount(blocks)
+    correlation = _correlation(residuals / deviations, blocks, pairs)
+    if not pairs:
+        return ErrorModel(deviations, groups=of_row, log_errors=errors)
+    spread = (1 - correlation) * (1 + others * correlation)
+    return ErrorModel(
+        deviations, blocks, correlation, of_row, errors, float(np.sqrt(2 / pairs) * spread)
+    )
+
+
+def _correlation(z: Floats, blocks: Integers | None, pairs: float) -> float:
+    """Return the mean product of standardised residuals (N,) over the pairs within blocks."""
+    if blocks is None or not pairs:
+        return 0.0
     products = np.sum(np.bincount(blocks, z) ** 2) - np.sum(z**2)
-    pairs = np.sum(sizes * (sizes - 1))
-    correlation = products / pairs if pairs else 0.0
-    return ErrorModel(deviations, blocks, float(np.clip(correlation, 0, MOST_CORRELATION)))
+    return float(np.clip(products / pairs, 0, MOST_CORRELATION))
 
 
-def _shrink_variances(variances: Floats, df: Floats) -> Floats:
-    """Return variances of groups (G,) moved to their common value as far as chance explains them.
+def _shrink_variances(variances: Floats, chance: Floats) -> tuple[Floats, Floats]:
+    """Return variances of groups (G,) moved to their common value as far as chance explains them,
+    and the standard errors of their logarithms.
 
-    Logarithms of variances that differ by no more than chance have a variance of 2 / df: weights
-    that follow them would add noise and no precision.
+    Weights that follow chance add noise and no precision. `chance`, shape (G,), is the variance
+    of the logarithm of each variance.
     """
+    if len(variances) == 1:
+        return variances, np.zeros(1)
     logs = np.log(np.maximum(variances, LEAST_VARIANCE * variances.max()))
-    chance = 2 / df
-    centre = np.average(logs, weights=df)
-    spread = np.average((logs - centre) ** 2, weights=df) * len(df) / max(len(df) - 1, 1)
-    real = max(spread - float(np.mean(chance)), 0.0)
-    return np.asarray(np.exp(centre + (logs - centre) * real / (real + chance)))
+    centre = np.average(logs, weights=1 / chance)
+    freedom = len(logs) - 1
+    ratio = np.sum((logs - centre) ** 2 / chance) / freedom
+    if ratio * freedom < stats.chi2.ppf(CHANCE_SHARE, freedom):
+        return np.full(len(logs), np.exp(centre)), np.zeros(len(logs))
+    real = (ratio - 1) * np.mean(chance)
+    kept = real / (real + chance)
+    return np.exp(centre + (logs - centre) * kept), kept * np.sqrt(chance)
 
 
 def _members(blocks: Integers) -> list[Integers]:
@@ -211,14 +270,14 @@ def _members(blocks: Integers) -> list[Integers]:
     return found
 
 
-def _inverse_power_product(matrices: Floats, vectors: Floats, power: float) -> Floats:
-    """Return matrices**-power @ vectors: shapes (F, m, m) and (F, m); null spaces give zero."""
+def _inverse_root_product(matrices: Floats, vectors: Floats) -> Floats:
+    """Return matrices**-1/2 @ vectors: shapes (F, m, m) and (F, m); null spaces give zero."""
     if matrices.shape[1] == 1:
         remaining = matrices[:, 0]
         is_free = remaining > FULL_LEVERAGE
-        return np.where(is_free, vectors / np.where(is_free, remaining, 1) ** power, 0.0)
+        return np.where(is_free, vectors / np.sqrt(np.where(is_free, remaining, 1)), 0.0)
     values, axes = np.linalg.eigh(matrices)
     is_free = values > FULL_LEVERAGE
-    factors = np.where(is_free, 1 / np.where(is_free, values, 1) ** power, 0.0)
+    factors = np.where(is_free, 1 / np.sqrt(np.where(is_free, values, 1)), 0.0)
     inside = np.einsum("fij,fi->fj", axes, vectors) * factors
     return np.asarray(np.einsum("fij,fj->fi", axes, inside))

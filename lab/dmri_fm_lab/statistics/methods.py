@@ -76,10 +76,12 @@ def _model(analysis: Analysis) -> str:
         else "ordinary least squares"
     )
     errors = (
-        f"cluster-robust ({'CR3' if is_weighted else 'CR2'}) over blocks of one {request.families}"
+        f"cluster-robust (CR2) over blocks of one {request.families}"
         if request.families
-        else f"heteroscedasticity-consistent ({'HC3' if is_weighted else 'HC2'})"
+        else "heteroscedasticity-consistent (HC2)"
     )
+    if is_weighted:
+        errors += ", enlarged for weights that are estimated [@kenward1997]"
     return (
         f"Columns of tables are fitted by {fit}; standard errors are {errors}, t has "
         "Satterthwaite's degrees of freedom [@pustejovsky2018]. The partial correlation "

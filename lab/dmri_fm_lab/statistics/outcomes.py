@@ -32,10 +32,6 @@ from dmri_fm_lab.statistics.permutations import (
     reduced_residuals,
 )
 
-#: Power of :func:`~dmri_fm_lab.statistics.linear.make_estimator` where weights are estimated from
-#: the same residuals, which makes them look smaller than they are.
-ESTIMATED_POWER = 1.0
-
 #: Coverage of the intervals.
 LEVEL = 0.95
 
@@ -209,7 +205,8 @@ def _score_linear(
             design, column, groups=depends.groups, blocks=depends.blocks if is_blocked else None
         )
         outcome, whitened = errors.whiten(column[:, None]), errors.whiten(design)
-        estimator = make_estimator(whitened, contrast, depends.blocks, power=ESTIMATED_POWER)
+        estimator = make_estimator(whitened, contrast, depends.blocks)
+        estimator = estimator.scaled(errors.inflation(estimator))
         parts.append(score_effect(estimator, outcome, level=LEVEL))
         if shuffles is not None:
             residuals = reduced_residuals(whitened, contrast, outcome)

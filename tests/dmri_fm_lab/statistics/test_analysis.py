@@ -181,8 +181,9 @@ def test_repeated_scans_need_a_word(folder, tmp_path):
         np.testing.assert_allclose(
             other.results["estimate"], mean.results["estimate"], rtol=0.2, atol=2e-4
         )
+        # The mixed model has one variance of all sites, which here differ.
         np.testing.assert_allclose(
-            other.results["standard_error"], mean.results["standard_error"], rtol=0.5
+            other.results["standard_error"], mean.results["standard_error"], rtol=0.6
         )
 
 
