@@ -206,8 +206,9 @@ def _score_linear(
         )
         outcome, whitened = errors.whiten(column[:, None]), errors.whiten(design)
         estimator = make_estimator(whitened, contrast, depends.blocks)
-        estimator = estimator.scaled(errors.inflation(estimator))
-        parts.append(score_effect(estimator, outcome, level=LEVEL))
+        # Permutations keep the weights: what estimating them adds is in the observed t alone.
+        enlarged = estimator.scaled(errors.inflation(estimator))
+        parts.append(score_effect(enlarged, outcome, level=LEVEL))
         if shuffles is not None:
             residuals = reduced_residuals(whitened, contrast, outcome)
             t = largest_t(estimator, residuals, shuffles)
