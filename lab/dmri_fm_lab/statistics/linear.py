@@ -215,6 +215,7 @@ def estimate_errors(
     of_row = np.zeros(len(values), dtype=int) if groups is None else groups
     df = np.maximum(np.bincount(of_row, remaining), FULL_LEVERAGE)
     variances = np.bincount(of_row, residuals**2) / df
+    variances = np.maximum(variances, LEAST_VARIANCE * variances.max())
     sizes = np.zeros(0) if blocks is None else np.bincount(blocks)
     pairs = float(np.sum(sizes * (sizes - 1)))
     others = pairs / len(values)  # in the block of a row, on average
@@ -244,17 +245,18 @@ def _shrink_variances(variances: Floats, chance: Floats) -> tuple[Floats, Floats
     and the standard errors of their logarithms.
 
     Weights that follow chance add noise and no precision. `chance`, shape (G,), is the variance
-    of the logarithm of each variance.
+    of the logarithm of each variance; what is beyond it is estimated as by DerSimonian and Laird,
+    Control Clin Trials 1986, doi:10.1016/0197-2456(86)90046-2.
     """
     if len(variances) == 1:
         return variances, np.zeros(1)
-    logs = np.log(np.maximum(variances, LEAST_VARIANCE * variances.max()))
-    centre = np.average(logs, weights=1 / chance)
+    logs, weights = np.log(variances), 1 / chance
+    centre = np.average(logs, weights=weights)
     freedom = len(logs) - 1
-    ratio = np.sum((logs - centre) ** 2 / chance) / freedom
-    if ratio * freedom < stats.chi2.ppf(CHANCE_SHARE, freedom):
+    spread = np.sum(weights * (logs - centre) ** 2)
+    if spread < stats.chi2.ppf(CHANCE_SHARE, freedom):
         return np.full(len(logs), np.exp(centre)), np.zeros(len(logs))
-    real = (ratio - 1) * np.mean(chance)
+    real = (spread - freedom) / (weights.sum() - np.sum(weights**2) / weights.sum())
     kept = real / (real + chance)
     return np.exp(centre + (logs - centre) * kept), kept * np.sqrt(chance)
 

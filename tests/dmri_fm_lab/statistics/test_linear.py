@@ -159,6 +159,17 @@ def test_variances_that_differ_by_chance_are_taken_as_one(rng):
     )
 
 
+def test_a_site_that_the_design_explains_has_the_variance_of_all(rng):
+    groups = np.repeat([0, 1, 2], [2, 60, 60])
+    design = np.column_stack([np.ones(122), *np.eye(122)[:2]])
+    values = rng.normal(size=122) * np.array([1.0, 1.0, 5.0])[groups]
+    found = estimate_errors(design, values, groups=groups, blocks=np.arange(122) // 2)
+    of_group = found.deviations[[0, 2, 62]]
+    assert of_group[2] / of_group[1] == pytest.approx(5, rel=0.3)
+    assert of_group[0] == pytest.approx(np.sqrt(of_group[1] * of_group[2]), rel=0.1)
+    assert found.log_errors[0] == pytest.approx(0, abs=1e-4)
+
+
 def test_intervals_of_few_families_cover_the_truth(rng):
     blocks = np.repeat(np.arange(12), 4)
     design = np.column_stack([np.ones(48), np.repeat(rng.normal(size=12), 4)])
