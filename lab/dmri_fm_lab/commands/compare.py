@@ -15,7 +15,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "compare",
         help="compare probes, fine-tuning and image networks over the same splits",
         description="Run all methods that a TOML file lists over the same splits of the same "
-        "participants, and print one table. Research only.",
+        "participants, print one table, and test each row against the first. Research only.",
     )
     parser.add_argument("file", type=Path, metavar="TOML", help="the comparison")
     parser.add_argument(
