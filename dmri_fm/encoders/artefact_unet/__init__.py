@@ -1,0 +1,1 @@
+"""U-Net that was pretrained to remove artefacts."""
