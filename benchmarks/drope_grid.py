@@ -38,7 +38,7 @@ from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.gradients import GradientTable
 from dmri_fm.registry import find_model
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import MAE_CONFIGS, Start, pretrain_drope

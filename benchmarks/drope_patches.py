@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from dmri_fm import feature_grid
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.qspace import FEATURE_DIRECTIONS
-from dmri_fm_lab.evaluate.galleries import FACTORS, acquire_tissue, brain_geometry, draw_gallery
+from dmri_fm_lab.evaluate.galleries import acquire_tissue, brain_geometry, draw_gallery
 from dmri_fm_lab.evaluate.representations import encode
 from dmri_fm_lab.evaluate.retrieval import probe
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate.protocol import draw_shells
+from dmri_fm_lab.simulate.voxel_tissue import FACTORS
 from dmri_fm_lab.train.comparison import Row, pretrain_row
 
 PATCHES = ((16, 16, 4), (12, 14, 4), (8, 8, 4))

@@ -23,8 +23,8 @@ from dmri_fm import feature_grid
 from dmri_fm_lab.evaluate.records import write_json
 from dmri_fm_lab.evaluate.rotation import TITLES, RotationRequest, score_rotations
 from dmri_fm_lab.evaluate.rotation_verdicts import judge_seeds
-from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import ScanSources
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.train.comparison import Row, pretrain_row
 
 MODELS = {"with rotation": "drope-ablation", "without rotation": "drope-ablation-plain"}

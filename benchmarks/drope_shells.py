@@ -24,7 +24,7 @@ from dmri_fm import feature_grid
 from dmri_fm_lab.evaluate.galleries import brain_geometry
 from dmri_fm_lab.evaluate.protocols import ProtocolRequest, evaluate_gallery
 from dmri_fm_lab.evaluate.representations import FEATURES
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import pretrain_drope
 from dmri_fm_lab.train.runs import load_autoencoder

@@ -23,8 +23,8 @@ from dmri_fm import feature_grid
 from dmri_fm.qspace import distinct_directions
 from dmri_fm_lab.evaluate.reconstruction import ReconstructionRequest, score_scan
 from dmri_fm_lab.evaluate.scores import mean_rows
-from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import GridScan, dataset_scans, simulated_scans
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.train.comparison import Row, pretrain_row
 
 MODELS = {"MAE": "drope-ablation-plain", "MAE with D-RoPE": "drope-ablation"}

@@ -56,7 +56,7 @@ from dmri_fm_lab.evaluate.network_runs import estimate_tensors, load_tensor_run
 from dmri_fm_lab.evaluate.reference import Reference
 from dmri_fm_lab.evaluate.scores import Row
 from dmri_fm_lab.evaluate.simulated import SimulatedBrain, build_brain, simulated_scan, skare_table
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 
 BASELINE_NAMES = ("wls", "gaussian", "mppca")
 

@@ -21,7 +21,7 @@ from dmri_fm_lab.evaluate.baselines import BASELINES
 from dmri_fm_lab.evaluate.network_runs import estimate_tensors, load_tensor_run
 from dmri_fm_lab.evaluate.reference import Reference
 from dmri_fm_lab.evaluate.scores import Row, mean_rows, score
-from dmri_fm_lab.evaluate.tables import Column, markdown
+from dmri_fm_lab.markdown_tables import Column, markdown
 
 Method = Callable[[Dwi], TensorMaps]
 

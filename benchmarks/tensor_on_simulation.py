@@ -31,7 +31,7 @@ from dmri_fm_lab.evaluate.comparison_text import verdict_lines
 from dmri_fm_lab.evaluate.conditions import CONDITIONS, QUICK, compare_conditions
 from dmri_fm_lab.evaluate.coverage import coverage_table, judge_coverage
 from dmri_fm_lab.evaluate.records import json_ready, versions, write_json
-from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
+from dmri_fm_lab.markdown_tables import Column, markdown, table_cells
 
 METHODS = (
     *("wls", "gaussian", "nlmeans", "tv", "mppca", "network", "gaussian-oracle"),

@@ -42,7 +42,7 @@ from dmri_fm_lab.evaluate.comparison import PACKAGED
 from dmri_fm_lab.evaluate.coverage import coverage_table, judge_coverage
 from dmri_fm_lab.evaluate.records import json_ready, write_json
 from dmri_fm_lab.evaluate.scores import Row, mean_rows, score
-from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
+from dmri_fm_lab.markdown_tables import Column, markdown, table_cells
 from dmri_fm_lab.scans import list_participants
 from dmri_fm_lab.simulate import simulate_dataset
 from dmri_fm_lab.smoothing import noise_sigma

@@ -15,8 +15,13 @@ UNCHECKED = {
     "nibabel.load": set(),
     "nib.Nifti1Image.from_filename": set(),
     "json.load": set(),
-    # The strict reader itself, and the answer of a program that we start.
-    "json.loads": {"dmri_fm/json_files.py", "workflows/dmri_fm_workflows/validation.py"},
+    # The strict reader itself, the answer of a program that we start, and a record in a Parquet
+    # file of our own: where it cannot be read, or is not what it should be, all maps are read.
+    "json.loads": {
+        "dmri_fm/json_files.py",
+        "workflows/dmri_fm_workflows/group/reuse.py",
+        "workflows/dmri_fm_workflows/validation.py",
+    },
     "pickle.load": set(),
     # Of a training run that the same person started; and tensors alone, whose names and shapes
     # are checked.

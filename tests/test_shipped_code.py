@@ -8,6 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+#: Folder of each package.
+FOLDERS = {"dmri_fm": ".", "dmri_fm_workflows": "workflows", "dmri_fm_lab": "lab"}
+
 #: What nothing in the packages or benchmarks refers to, and why it is there all the same.
 FOR_OTHERS = {
     "missing_metadata": "checks an output folder",
@@ -50,3 +53,33 @@ def test_what_is_public_is_used_by_more_than_tests() -> None:
     }
     assert not unused, "use it in the app, or delete it with its tests"
     assert not FOR_OTHERS.keys() & used, "used after all: it needs no excuse"
+
+
+def defined_names(module: str) -> set[str] | None:
+    """Return the names that a module of the project has, submodules included; None: no module."""
+    stem = ROOT / FOLDERS[module.split(".")[0]] / module.replace(".", "/")
+    path = stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py")
+    if not path.is_file():
+        return None
+    names = {p.stem for p in stem.iterdir()} if stem.is_dir() else set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_imports_of_benchmarks_are_there() -> None:
+    wrong, n_imports = [], 0
+    for path, tree in parse("benchmarks"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in FOLDERS:
+                n_imports += 1
+                known = defined_names(str(node.module))
+                lacking = {alias.name for alias in node.names} - (known or set())
+                wrong += [f"{path.name}: {node.module}.{name}" for name in sorted(lacking)]
+    assert n_imports > 100
+    assert not wrong

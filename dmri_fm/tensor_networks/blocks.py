@@ -43,7 +43,11 @@ class BlockwiseNetwork:
         """Estimate the tensors of a scan, a batch of one, in overlapping blocks."""
         return TensorPrediction(
             **run_in_blocks(
-                inputs, self._predict_block, stride=self._stride, margin_voxels=self._margin
+                inputs,
+                self._predict_block,
+                stride=self._stride,
+                margin_voxels=self._margin,
+                block_voxels=BLOCK_VOXELS,
             )
         )
 
@@ -74,7 +78,7 @@ def run_in_blocks(
     *,
     stride: int,
     margin_voxels: int,
-    block_voxels: int = BLOCK_VOXELS,
+    block_voxels: int,
 ) -> dict[str, Tensor]:
     """Compute images of a scan in overlapping blocks of the box around its brain.
 

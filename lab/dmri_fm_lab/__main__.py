@@ -17,6 +17,7 @@ from dmri_fm import __version__
 from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
+    compare,
     convert,
     evaluate_cohorts,
     evaluate_out_of_distribution,
@@ -25,17 +26,41 @@ from dmri_fm_lab.commands import (
     evaluate_rotation,
     evaluate_slabs,
     evaluate_tensor,
+    evaluate_transfer,
+    explain,
+    export,
     features,
+    finetune,
     models,
     pretrain,
+    probe,
     simulate,
+    simulate_cohort,
+    splits,
+    stats,
     tensor,
     train,
 )
 from dmri_fm_workflows.cwd import empty_folder
 
 #: Commands, in the order in which they are listed.
-COMMANDS = (simulate, train, pretrain, tensor, features, models, convert)
+COMMANDS = (
+    simulate,
+    simulate_cohort,
+    train,
+    pretrain,
+    tensor,
+    features,
+    models,
+    convert,
+    stats,
+    splits,
+    probe,
+    finetune,
+    compare,
+    explain,
+    export,
+)
 
 #: Commands that need the core alone; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")
@@ -46,6 +71,7 @@ _NAME_OR_PATH = ("config", "start", "source")
 #: What `dmri-fm evaluate` scores.
 EVALUATIONS = (
     evaluate_tensor,
+    evaluate_transfer,
     evaluate_reconstruction,
     evaluate_rotation,
     evaluate_slabs,

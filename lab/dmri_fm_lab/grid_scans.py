@@ -265,13 +265,17 @@ def dataset_scans(
 
 
 def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
-    """Lay a series on a grid; None, with a warning, if it lacks b=0 or weighted volumes."""
+    """Lay a series on a grid of the template's space, which it is registered to or lies in.
+
+    None, with a warning, if it lacks b=0 or weighted volumes.
+    """
     b0 = np.flatnonzero(scan.dwi.gtab.is_b0)
     if not b0.size or len(b0) == len(scan.dwi.gtab):
         logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
         return None
     dwi = scan.dwi.with_mask(scan.brain(b0))
-    return GridScan.of(lay_on_grid(dwi, grid), name=scan.name, origin=scan.origin)
+    placed = resample_series(dwi, grid) if scan.is_in_template else lay_on_grid(dwi, grid)
+    return GridScan.of(placed, name=scan.name, origin=scan.origin)
 
 
 def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:

@@ -9,23 +9,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm_lab.table_cells import MISSING_TEXTS, as_numbers, known, read_npz, typed
 from dmri_fm_workflows.bids.names import scan_name
-from dmri_fm_workflows.outputs.tsv import MISSING, SCAN_COLUMNS, scan_entities
+from dmri_fm_workflows.outputs.tsv import (
+    MISSING,
+    QC_EXCLUDE,
+    SCAN_COLUMNS,
+    SCAN_ID,
+    scan_entities,
+)
 
-#: Key of a scan, and the column of the rule by which quality control excluded it.
-SCAN_ID, QC_EXCLUDE = "scan_id", "qc_exclude"
-
-#: Texts that stand for a missing value in tables of participants.
-_MISSING = (MISSING, "", "NA", "N/A", "NaN", "nan", "None", "null")
+#: Columns of numbers that tell how a scan was made or how far to trust it, which is its site.
+_NO_MEASURES = (
+    *("max_bval", "n_directions", "n_volumes", "n_voxels", "direction_error"),
+    *("coverage", "coverage_*", "ood_*", "*_ood_*", "snr_b0_is_temporal"),
+)
 
 #: Names that are shown in a message before the rest is counted.
 _SHOWN = 8
@@ -130,6 +137,20 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:_SHOWN])) + more
 
 
+def measures_of(columns: Iterable[str]) -> list[str]:
+    """Return the columns that measure the brain, in their order.
+
+    Those of protocol, counts, coverage and out-of-distribution scores tell sites apart: they are
+    no outcomes or features unless a user names them.
+
+    Examples
+    --------
+    >>> measures_of(["tensor_fa_mean_white", "coverage_white", "max_bval", "ood_score"])
+    ['tensor_fa_mean_white']
+    """
+    return [c for c in columns if not any(fnmatchcase(c, p) for p in _NO_MEASURES)]
+
+
 def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:
     """Return how many are left out for each reason."""
     return dict(Counter(item.reason for item in left_out))
@@ -152,14 +173,14 @@ def read_scan_table(path: str | Path) -> ScanTable:
         If the file cannot be read, has no participants or no numbers, or names a scan twice.
     """
     path = Path(path)
-    cells = _read_npz(path) if path.suffix == ".npz" else _read_cells(path)
+    cells = read_npz(path) if path.suffix == ".npz" else read_cells(path)
     if "participant_id" not in cells:
         raise InputError(
             f"no column participant_id among {listed(list(cells))}",
             path=path,
             expected="one row per scan, with participant_id",
         )
-    cells["participant_id"] = _with_prefix(cells["participant_id"])
+    _normalise(cells)
     if SCAN_ID not in cells:
         keys = cells[[c for c in SCAN_COLUMNS if c in cells]].astype(str).to_dict("records")
         cells[SCAN_ID] = [scan_name(scan_entities(row)) for row in keys]
@@ -172,12 +193,12 @@ def read_scan_table(path: str | Path) -> ScanTable:
         )
     cells = cells.set_index(SCAN_ID)
     rules = cells[QC_EXCLUDE] if QC_EXCLUDE in cells else pd.Series(MISSING, index=cells.index)
-    rules = rules.astype(object).where(~rules.isin(_MISSING) & rules.notna(), None)
-    scans = cells[[c for c in SCAN_COLUMNS if c in cells]].astype(str)
+    rules = rules.astype(object).where(~rules.isin(MISSING_TEXTS) & rules.notna(), None)
+    scans = cells[[c for c in SCAN_COLUMNS if c in cells]].fillna(MISSING).astype(str)
     numbers = {
         c: column
         for c in cells
-        if c not in (*SCAN_COLUMNS, QC_EXCLUDE) and (column := _as_numbers(cells[c])) is not None
+        if c not in (*SCAN_COLUMNS, QC_EXCLUDE) and (column := as_numbers(cells[c])) is not None
     }
     if not numbers:
         raise InputError("no column of numbers", path=path, expected="measures of scans")
@@ -187,7 +208,9 @@ def read_scan_table(path: str | Path) -> ScanTable:
     return ScanTable(scans[used], values[used], left_out, path)
 
 
-def read_people(path: str | Path, *, sessions: str | Path | None = None) -> pd.DataFrame:
+def read_people(
+    path: str | Path, *, sessions: str | Path | None = None, text: Sequence[str] = ()
+) -> pd.DataFrame:
     """Read what is known about participants, and about their sessions.
 
     Parameters
@@ -196,6 +219,8 @@ def read_people(path: str | Path, *, sessions: str | Path | None = None) -> pd.D
         `participants.tsv`, or any table with a column `participant_id`.
     sessions
         A table with `participant_id` and `session_id`; its columns replace those of the same name.
+    text
+        Columns that stay text, such as identifiers: `007` is no number.
 
     Returns
     -------
@@ -208,10 +233,10 @@ def read_people(path: str | Path, *, sessions: str | Path | None = None) -> pd.D
     InputError
         If a file cannot be read, lacks its keys, or has a participant or session twice.
     """
-    people = _read_keyed(Path(path), ["participant_id"])
+    people = _read_keyed(Path(path), ["participant_id"], text)
     if sessions is None:
         return people
-    visits = _read_keyed(Path(sessions), ["participant_id", "session_id"])
+    visits = _read_keyed(Path(sessions), ["participant_id", "session_id"], text)
     own = [c for c in people if c == "participant_id" or c not in visits]
     return visits.merge(people[own], on="participant_id", how="left")
 
@@ -222,11 +247,20 @@ def join_people(table: ScanTable, people: pd.DataFrame) -> Cohort:
     Raises
     ------
     InputError
-        If no scan has a row in `people`.
+        If no scan has a row in `people`, or `people` has several sessions of a participant and
+        the table does not say which scan is of which.
     """
     keys = [c for c in ("participant_id", "session_id") if c in people and c in table.scans]
     scans = table.scans[[c for c in ("participant_id", "session_id") if c in table.scans]]
-    merged = scans.reset_index().merge(people, on=keys, how="left", indicator="_side")
+    if people.duplicated(keys).any():
+        raise InputError(
+            "no column session_id, and several sessions of a participant are known",
+            path=table.source,
+            expected="session_id beside participant_id, as in the table of sessions",
+        )
+    merged = scans.reset_index().merge(
+        people, on=keys, how="left", indicator="_side", validate="m:1"
+    )
     merged = merged.set_index(SCAN_ID).loc[table.scans.index]
     is_known = (merged.pop("_side") == "both").to_numpy()
     if not is_known.any():
@@ -245,7 +279,11 @@ def join_people(table: ScanTable, people: pd.DataFrame) -> Cohort:
 
 
 def one_scan_each(
-    cohort: Cohort, *, by: Sequence[str] = ("participant_id",), how: Literal["first", "mean"]
+    cohort: Cohort,
+    *,
+    by: Sequence[str] = ("participant_id",),
+    how: Literal["first", "mean"],
+    constant: Sequence[str] = (),
 ) -> Cohort:
     """Return one row for each participant, or for each participant and session.
 
@@ -257,7 +295,16 @@ def one_scan_each(
         Columns that tell rows apart.
     how
         "first": the first scan in order of `scan_id`, the others are left out; "mean": the mean
-        of the values, under the first scan's name.
+        of the values and of the numbers among `people`, such as a session's age, under the first
+        scan's name and with its texts.
+    constant
+        Columns of `people`, such as classes, that have no mean: the scans that are averaged have
+        to agree on them.
+
+    Raises
+    ------
+    ConfigError
+        If scans that are averaged differ in a column of `constant`.
     """
     ordered = Cohort(cohort.people.sort_index(), cohort.values.sort_index(), cohort.left_out)
     is_first = ~ordered.people.duplicated(list(by))
@@ -265,13 +312,29 @@ def one_scan_each(
     if how == "first" or is_first.all():
         return kept
     groups = ordered.people.groupby(list(by), sort=False, dropna=False).ngroup()
-    means = ordered.values.groupby(groups.to_numpy()).mean()
-    means.index = ordered.people.index[is_first]
-    return Cohort(kept.people, means, ordered.left_out)
+    for column in constant:
+        differ = ordered.people[column].groupby(groups).nunique(dropna=False) > 1
+        if differ.any():
+            who = ordered.people["participant_id"][is_first][differ.to_numpy()]
+            raise ConfigError(
+                f"scans of {listed(list(who))} differ in {column}, which has no mean",
+                expected="one value for scans that are averaged",
+                advice="take the first scan instead of the mean, or leave the column out",
+            )
+    means = ordered.values.groupby(groups.to_numpy()).mean().set_axis(kept.people.index)
+    numbers = [c for c in kept.people.select_dtypes("number") if c not in by]
+    own = ordered.people[numbers].groupby(groups)
+    # Equal numbers stay as they are: their mean may differ from them in the last bit.
+    averaged = own.mean().where(own.nunique() > 1, own.first()).set_axis(kept.people.index)
+    people = kept.people.assign(**{str(c): averaged[c] for c in numbers})
+    return Cohort(people, means, ordered.left_out)
 
 
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Read a table, cells as text or (Parquet) of their own type."""
+def read_cells(path: Path) -> pd.DataFrame:
+    """Read a table (`.tsv`, `.csv`, `.parquet`), cells as text or (Parquet) of their own type.
+
+    Raises InputError if it cannot be read.
+    """
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -284,53 +347,31 @@ def _read_cells(path: Path) -> pd.DataFrame:
         raise InputError(f"cannot be read ({why})", path=path, expected="a table") from None
 
 
-def _read_npz(path: Path) -> pd.DataFrame:
-    expected = "arrays participant_id (N,), session_id (N,) if needed, and features (N, D)"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {k: stored[k] for k in stored.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InputError(f"cannot be read ({error})", path=path, expected=expected) from None
-    vectors, who = arrays.get("features"), arrays.get("participant_id")
-    if vectors is None or who is None or vectors.ndim != 2 or len(vectors) != len(who):
-        shapes = ", ".join(f"{k} {v.shape}" for k, v in arrays.items())
-        raise InputError(f"arrays {shapes or 'none'}", path=path, expected=expected)
-    table = pd.DataFrame(vectors, columns=[f"f{i:04d}" for i in range(vectors.shape[1])])
-    for key in (k for k in SCAN_COLUMNS if k in arrays):
-        table[key] = arrays[key].astype(str)
-    return table
-
-
-def _read_keyed(path: Path, keys: list[str]) -> pd.DataFrame:
-    cells = _read_cells(path).astype(str)
+def _read_keyed(path: Path, keys: list[str], text: Sequence[str]) -> pd.DataFrame:
+    cells = read_cells(path).astype(str)
     if absent := [key for key in keys if key not in cells]:
         raise InputError(f"no column {listed(absent)}", path=path, expected="one row each")
-    cells["participant_id"] = _with_prefix(cells["participant_id"])
-    if "session_id" in keys:
-        cells["session_id"] = [f"ses-{s.removeprefix('ses-')}" for s in cells["session_id"]]
+    _normalise(cells)
     twice = cells[cells.duplicated(keys)]
     if len(twice):
         names = [" ".join(row) for row in twice[keys].drop_duplicates().to_numpy()]
         raise InputError(f"several rows of {listed(names)}", path=path, expected="one row each")
-    columns = {c: cells[c] if c in keys else _typed(cells[c]) for c in cells}
+    columns = {
+        c: cells[c] if c in keys else known(cells[c]) if c in text else typed(cells[c])
+        for c in cells
+    }
     return pd.DataFrame(columns)
 
 
-def _with_prefix(labels: pd.Series) -> pd.Series:
-    return pd.Series([f"sub-{str(s).removeprefix('sub-')}" for s in labels], index=labels.index)
+def with_prefix(labels: pd.Series, prefix: str = "sub-") -> pd.Series:
+    """Return labels with a prefix, whether they had it or not; missing ones are n/a."""
+    is_known = labels.notna() & ~labels.isin(MISSING_TEXTS)
+    texts = [f"{prefix}{str(s).removeprefix(prefix)}" for s in labels]
+    return pd.Series(texts, index=labels.index, dtype=object).where(is_known, MISSING)
 
 
-def _as_numbers(column: pd.Series) -> pd.Series | None:
-    """Return a column as numbers, or None if a cell is text."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    known = column.where(~column.isin(_MISSING) & column.notna())
-    numbers = pd.to_numeric(known, errors="coerce")
-    return None if (numbers.isna() & known.notna()).any() else numbers
-
-
-def _typed(column: pd.Series) -> pd.Series:
-    numbers = _as_numbers(column)
-    if numbers is not None and numbers.notna().any():
-        return numbers.astype(np.float64)
-    return column.where(~column.isin(_MISSING))
+def _normalise(cells: pd.DataFrame) -> None:
+    """Give participants and sessions of a table their prefix."""
+    cells["participant_id"] = with_prefix(cells["participant_id"])
+    if "session_id" in cells:
+        cells["session_id"] = with_prefix(cells["session_id"], "ses-")

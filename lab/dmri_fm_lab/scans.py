@@ -25,9 +25,12 @@ from dmri_fm_workflows.outputs.root import DERIVATIVES
 
 logger = logging.getLogger(__name__)
 
-#: Endings of the app's outputs: the corrected series, and the mask of the same grid.
+#: Endings of the app's outputs: the corrected series, and the mask of the same grid; in the
+#: participant's own space, and in the template's, where the app was asked for it.
 PREPROC = "_space-ACPC_desc-preproc_dwi.nii.gz"
 MASK = "_space-ACPC_desc-brain_mask.nii.gz"
+TEMPLATE_PREPROC = "_space-MNI152NLin2009aSym_res-2_desc-preproc_dwi.nii.gz"
+TEMPLATE_MASK = "_space-MNI152NLin2009aSym_res-2_desc-brain_mask.nii.gz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,8 @@ class Scan:
         `raw`, or `preprocessed`: corrected for motion and resampled, so that noise is correlated.
     encoding
         Phase encoding of a raw series; None where its sidecar does not state it whole.
+    is_in_template
+        Whether the series lies in the template's space.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Scan:
     dwi: Dwi
     origin: str
     encoding: PhaseEncoding | None = None
+    is_in_template: bool = False
 
     @property
     def brain_name(self) -> str:
@@ -71,7 +77,10 @@ class Scan:
 
 
 def find_scans(
-    root: str | Path, *, participant_labels: Sequence[str] | None = None
+    root: str | Path,
+    *,
+    participant_labels: Sequence[str] | None = None,
+    prefers_template: bool = False,
 ) -> Iterator[Scan]:
     """Yield the series of a raw dataset, or the corrected ones of a dataset of this app.
 
@@ -83,6 +92,8 @@ def find_scans(
         Folder with `dataset_description.json`.
     participant_labels
         With or without `sub-`; all participants if None.
+    prefers_template
+        Take corrected series in the template's space, if the dataset has any.
 
     Raises
     ------
@@ -93,7 +104,8 @@ def find_scans(
     """
     root = Path(root)
     if _is_derivative(root):
-        yield from _find_corrected(root, participant_labels)
+        in_template = prefers_template and bool(_list_corrected(root, TEMPLATE_PREPROC))
+        yield from _find_corrected(root, participant_labels, in_template=in_template)
         return
     dataset = read_dataset(root, participant_labels=participant_labels)
     for problem in dataset.problems:
@@ -170,11 +182,29 @@ def _is_derivative(root: Path) -> bool:
         return False
 
 
-def _choose_corrected(root: Path, labels: Sequence[str] | None) -> tuple[list[Path], list[str]]:
+def _list_corrected(root: Path, ending: str) -> list[Path]:
+    return sorted([*root.glob(f"sub-*/dwi/*{ending}"), *root.glob(f"sub-*/ses-*/dwi/*{ending}")])
+
+
+def list_corrected(root: str | Path) -> dict[str, bool]:
+    """Return the scans with a corrected series, and whether it lies in the template's space too.
+
+    A raw dataset has none.
+    """
+    root = Path(root)
+    spaces = ((PREPROC, False), (TEMPLATE_PREPROC, True))
+    return {
+        scan_name(split_name(path)[0]): in_template
+        for ending, in_template in spaces
+        for path in _list_corrected(root, ending)
+    }
+
+
+def _choose_corrected(
+    root: Path, labels: Sequence[str] | None, ending: str = PREPROC
+) -> tuple[list[Path], list[str]]:
     """Return the corrected series of a dataset, and the labels of the wanted participants."""
-    paths = sorted(
-        [*root.glob(f"sub-*/dwi/*{PREPROC}"), *root.glob(f"sub-*/ses-*/dwi/*{PREPROC}")]
-    )
+    paths = _list_corrected(root, ending)
     for path in paths:
         if error := find_misplacement(path, root, suffix="dwi"):
             raise error
@@ -185,17 +215,20 @@ def _choose_corrected(root: Path, labels: Sequence[str] | None) -> tuple[list[Pa
         raise LayoutError(
             f"no corrected series of {', '.join(unknown) or 'any participant'}",
             path=root,
-            expected=f"sub-*/dwi/*{PREPROC}, as drope-bidsapp writes it",
+            expected=f"sub-*/dwi/*{ending}, as drope-bidsapp writes it",
             advice=f"participants that have one: {', '.join(known) or 'none'}",
         )
     return [path for path in paths if split_name(path)[0]["subject"] in wanted], wanted
 
 
-def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
-    for path in _choose_corrected(root, labels)[0]:
+def _find_corrected(
+    root: Path, labels: Sequence[str] | None, *, in_template: bool
+) -> Iterator[Scan]:
+    ending, mask_ending = (TEMPLATE_PREPROC, TEMPLATE_MASK) if in_template else (PREPROC, MASK)
+    for path in _choose_corrected(root, labels, ending)[0]:
         entities = split_name(path)[0]
         stem = path.name.removesuffix(".nii.gz")
-        mask = path.with_name(path.name.removesuffix(PREPROC) + MASK)
+        mask = path.with_name(path.name.removesuffix(ending) + mask_ending)
         json_path = path.with_name(f"{stem}.json")
         sidecar = read_object(json_path) if json_path.is_file() else {}
         dwi = Dwi.from_files(
@@ -211,6 +244,7 @@ def _find_corrected(root: Path, labels: Sequence[str] | None) -> Iterator[Scan]:
             scanner=_scanner(sidecar, entities["subject"]),
             dwi=dwi,
             origin="preprocessed",
+            is_in_template=in_template,
         )
 
 

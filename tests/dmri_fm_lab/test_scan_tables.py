@@ -87,6 +87,24 @@ def test_sessions_have_columns_of_their_own(scans: Path, people: Path, tmp_path:
     assert list(cohort.people["sex"]) == ["F", "F"]
 
 
+@pytest.mark.parametrize("ending", ["tsv", "npz"])
+def test_sessions_of_own_tables_match_with_and_without_prefix(ending, people, tmp_path) -> None:
+    visits = tmp_path / "sessions.tsv"
+    visits.write_text("participant_id\tsession_id\tage\n01\t1\t61\nsub-01\tses-2\t62\n")
+    path = tmp_path / f"own.{ending}"
+    if ending == "npz":
+        np.savez(path, participant_id=["01", "01"], session_id=["1", "2"], features=np.eye(2))
+    else:
+        path.write_text("participant_id\tsession_id\tfa\n01\t1\t0.3\n01\tses-2\t0.4\n")
+    cohort = join_people(read_scan_table(path), read_people(people, sessions=visits))
+    assert list(cohort.people.index) == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert list(cohort.people["age"]) == [61, 62]
+    path = tmp_path / "one.tsv"
+    path.write_text("participant_id\tfa\n01\t0.3\n")
+    with pytest.raises(InputError, match="no column session_id, and several sessions"):
+        join_people(read_scan_table(path), read_people(people, sessions=visits))
+
+
 def test_missing_values_are_left_out_by_column(scans: Path, people: Path) -> None:
     cohort = join_people(read_scan_table(scans), read_people(people))
     cohort.people.loc["sub-01_ses-b_dir-AP", "age"] = np.nan
@@ -105,6 +123,19 @@ def test_one_scan_of_each_participant(scans: Path, people: Path) -> None:
     mean = one_scan_each(cohort, how="mean")
     assert list(mean.values["fa"]) == [0.4]
     assert len(one_scan_each(cohort, by=["participant_id", "session_id"], how="first")) == 2
+
+
+def test_a_mean_is_of_covariates_too_and_classes_have_none(scans, people, tmp_path) -> None:
+    visits = tmp_path / "sessions.tsv"
+    visits.write_text(
+        "participant_id\tsession_id\tage\tcoil\nsub-01\tb\t62\tx\nsub-01\ta\t61\ty\n"
+    )
+    cohort = join_people(read_scan_table(scans), read_people(people, sessions=visits))
+    mean = one_scan_each(cohort, how="mean", constant=["sex", "site"])
+    assert list(mean.people["age"]) == [61.5]
+    assert list(mean.people["site"]) == [1]
+    with pytest.raises(ConfigError, match="scans of sub-01 differ in coil"):
+        one_scan_each(cohort, how="mean", constant=["coil"])
 
 
 def test_an_empty_cohort_after_all() -> None:

@@ -43,6 +43,7 @@ from dmri_fm_lab.__main__ import main
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
+from dmri_fm_workflows.group.collect import list_outputs
 from dmri_fm_workflows.group.tables import gather_features
 from dmri_fm_workflows.interfaces.models import AssessQuality
 from dmri_fm_workflows.outputs import load_catalogue
@@ -313,7 +314,7 @@ def test_the_group_has_a_table_for_each_encoder(out) -> None:
         labels, template.grid.affine, names={1: "wm_left", 2: "wm_right"},
         tissues={1: "wm", 2: "wm"},
     )  # fmt: skip
-    tables = collect_tables(out, regions)
+    tables = collect_tables(out, [regions])
     assert tables.problems == ()
     written = {p.name for p in write_tables(out, tables)}
     assert {
@@ -390,7 +391,8 @@ def test_two_encoders_that_run_by_default_share_no_name(out, offered) -> None:
         setattr(quality.inputs, f"{label_of(name)}_ood", scores)
     columns = quality._scan_columns()
     assert (columns["ood_score"], columns["dropepaper_ood_score"]) == (0.0, 1.0)
-    features, problems = gather_features(out, participants=["sub-01"])
+    listed, _ = list_outputs(out, "sub-01")
+    features, problems = gather_features(f for f in listed if f.name.type.name == "features_scan")
     assert [table.model for table in features] == ["drope", "dropepaper"]
     assert problems == ()
     rows = {r.split("`")[1]: r for r in outputs_page().splitlines() if r.startswith("| `model-")}

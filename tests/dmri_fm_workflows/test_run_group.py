@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -12,6 +13,7 @@ import pytest
 
 from dmri_fm.errors import LayoutError, OutputError
 from dmri_fm.normalise.template import load_regions
+from dmri_fm_workflows.cli import main
 from dmri_fm_workflows.outputs import output_path
 from dmri_fm_workflows.run_group import run_group
 
@@ -50,10 +52,15 @@ def test_tables_and_page(out):
     assert run_group(out) == 0
     names = sorted(p.name for p in (out / "group").iterdir())
     assert names == [
-        "desc-image_qc.json", "desc-image_qc.tsv",
-        "desc-scalars_features.json", "desc-scalars_features.tsv",
-        "model-drope_desc-scan_features.json", "model-drope_desc-scan_features.tsv",
-        "participants_status.json", "participants_status.tsv", "report.html",
+        "desc-image_qc.json", "desc-image_qc.parquet", "desc-image_qc.tsv",
+        "desc-scalars_features.json", "desc-scalars_features.parquet",
+        "desc-scalars_features.tsv",
+        "desc-scalarslong_features.json", "desc-scalarslong_features.parquet",
+        "desc-scalarslong_features.tsv",
+        "model-drope_desc-scan_features.json", "model-drope_desc-scan_features.parquet",
+        "model-drope_desc-scan_features.tsv",
+        "participants_status.json", "participants_status.parquet", "participants_status.tsv",
+        "report.html",
     ]  # fmt: skip
     table = pd.read_csv(out / "group" / "desc-scalars_features.tsv", sep="\t")
     assert table["tensor_fa_mean_wm_left_frontal"][0] == pytest.approx(0.6)
@@ -62,6 +69,31 @@ def test_tables_and_page(out):
     status = pd.read_csv(out / "group" / "participants_status.tsv", sep="\t")
     assert status["status"].tolist() == ["complete", "failed"]
     assert status["reason"][1] == "sub-02_dir-AP: preprocess: no b=0"
+
+
+def test_regions_and_exclusions_of_a_user(out, tmp_path_factory):
+    grid = load_regions().grid
+    folder = tmp_path_factory.mktemp("regions")
+    labels = (load_regions().labels == 1).astype(np.int16)
+    nib.save(nib.Nifti1Image(labels, grid.affine), folder / "mine.nii.gz")
+    (folder / "mine.tsv").write_text("index\tname\n1\tthe first\n")
+    (folder / "bundles").mkdir()
+    nib.save(nib.Nifti1Image(labels, grid.affine), folder / "bundles" / "cst.nii.gz")
+    (folder / "participants.tsv").write_text("participant_id\tgroup\nsub-01\tpatient\n")
+    (out / output_path({"subject": "02"}, "image_qc")).parent.mkdir(exist_ok=True)
+    _write(out / output_path({"subject": "02"}, "image_qc"), "mean_fd\n2\n")
+    options = ["--qc-exclude", "mean_fd > 0.5", "--atlas", "mine.nii.gz", "--bundles", "bundles"]
+    with contextlib.chdir(folder):
+        assert main([str(folder), str(out), "group", *options]) == 0
+    table = pd.read_csv(out / "group" / "desc-scalars_features.tsv", sep="\t")
+    first = table["tensor_fa_mean_gm_left_infratentorial"][0]
+    assert table["tensor_fa_mean_mine_the_first"][0] == first
+    assert table["tensor_fa_mean_bundle_cst"][0] == first
+    page = (out / "group" / "report.html").read_text()
+    assert "1 of 2 scans are marked" in page
+    assert "By group" in page
+    assert main([str(folder), str(out), "group", "--qc-exclude", "mean_fd >"]) == 2
+    assert main([str(folder), str(out), "group", "--atlas", str(folder / "none.nii")]) == 2
 
 
 def test_one_damaged_map_is_named_and_the_others_are_tabulated(out, caplog):

@@ -165,6 +165,10 @@ def _run(config: RunConfig) -> int:
             config.output_dir,
             participant_labels=config.participant_label,
             dry_run=config.dry_run,
+            bids_dir=config.bids_dir,
+            qc_exclude=config.qc_exclude,
+            atlases=config.atlas,
+            bundles=config.bundles,
         )
     if not config.skip_bids_validation and not config.participant_label:
         from dmri_fm_workflows.validation import report_validation

@@ -22,6 +22,7 @@ from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_thres
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
+    GROUP_LEVEL,
     MODEL_FAMILIES,
     MODELS,
     NETWORKS,
@@ -98,7 +99,9 @@ class RunConfig:
         If a value is not allowed or two contradict each other.
     """
 
-    bids_dir: Path = option(MISSING, "", "raw BIDS dataset (not read by `group`)")
+    bids_dir: Path = option(
+        MISSING, "", "raw BIDS dataset (`group` reads its participants.tsv alone, if it is there)"
+    )
     output_dir: Path = option(MISSING, "", "derivatives dataset to write")
     analysis_level: str = option(
         "participant",
@@ -261,6 +264,28 @@ class RunConfig:
     random_seed: int = option(
         0, NETWORKS, "start of every random sequence (default: 0)", stages=MODEL_FAMILIES
     )
+    qc_exclude: tuple[str, ...] = option(
+        (),
+        GROUP_LEVEL,
+        "mark scans as excluded by a rule on columns of the image quality table or `status`, e.g. "
+        "'mean_fd > 0.5 or snr_b0 < 5' (may be given several times)",
+        metavar="RULE",
+        is_repeated=True,
+    )
+    atlas: tuple[str, ...] = option(
+        (),
+        GROUP_LEVEL,
+        "label image in the template's space, with a table of `index` and `name` beside it or "
+        "after a colon, whose regions are tabulated too (may be given several times)",
+        metavar="FILE[:TABLE]",
+        is_repeated=True,
+    )
+    bundles: Path | None = option(
+        None,
+        GROUP_LEVEL,
+        "folder of a mask or probability image per fibre bundle in the template's space, whose "
+        "weighted means are tabulated too",
+    )
     plugin: str = ""
     plugin_args: Mapping[str, Any] = field(default_factory=dict)
     verbose: int = 0
@@ -335,9 +360,9 @@ class RunConfig:
 #: messages of a run, and other participants of it. Every other field counts, so that an option
 #: that was forgotten here repeats a finished run rather than let that stand for another request.
 NOT_DECIDING = frozenset({
-    "analysis_level", "bids_database_dir", "bids_dir", "dry_run", "keep_work", "mem_gb", "nprocs",
-    "omp_nthreads", "output_dir", "participant_label", "plugin", "plugin_args", "run_uuid",
-    "skip_bids_validation", "stop_on_first_crash", "verbose", "work_dir",
+    "analysis_level", "atlas", "bids_database_dir", "bids_dir", "bundles", "dry_run", "keep_work",
+    "mem_gb", "nprocs", "omp_nthreads", "output_dir", "participant_label", "plugin", "plugin_args",
+    "qc_exclude", "run_uuid", "skip_bids_validation", "stop_on_first_crash", "verbose", "work_dir",
 })  # fmt: skip
 
 

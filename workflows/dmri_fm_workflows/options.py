@@ -17,8 +17,8 @@ MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 
 #: Headings of `--help`.
 GROUPS = ("what to process", "resources and execution", "outputs",
-          "preprocessing and normalisation", "networks")  # fmt: skip
-SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS = GROUPS
+          "preprocessing and normalisation", "networks", "tables of `group`")  # fmt: skip
+SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS, GROUP_LEVEL = GROUPS
 
 #: Families of models, whose stages the options of `NETWORKS` decide about.
 MODEL_FAMILIES = ("tensor network", "encoder")
@@ -37,6 +37,7 @@ def option(
     parse: Callable[[str], Any] | None = None,
     choices: tuple[str, ...] | None = None,
     stages: tuple[str, ...] = (),
+    is_repeated: bool = False,
 ) -> Any:
     """Return a field of the request that is an argument of the command line.
 
@@ -54,12 +55,15 @@ def option(
         Values that are allowed; None: any.
     stages
         Stages of the graph, or families of models, that it decides about.
+    is_repeated
+        Values of all uses count, not those of the last alone.
     """
     metadata = {
         "group": group,
         "flags": flags,
         "settings": {"help": help, "metavar": metavar, "type": parse, "choices": choices},
         "stages": stages,
+        "is_repeated": is_repeated,
     }
     if callable(default):
         return field(default_factory=default, metadata=metadata)
@@ -80,10 +84,10 @@ def add_argument(container: argparse._ActionsContainer, field: Field[Any]) -> No
     settings = {k: v for k, v in field.metadata["settings"].items() if v is not None}
     if annotation == "bool":
         settings["action"] = "store_true"
+    elif annotation.startswith("Mapping") or field.metadata["is_repeated"]:
+        settings |= {"nargs": "+", "action": "extend"}
     elif annotation.startswith("tuple"):
         settings["nargs"] = "+"
-    elif annotation.startswith("Mapping"):
-        settings |= {"nargs": "+", "action": "extend"}
     if annotation in _OF_TYPE:
         metavar, parse = _OF_TYPE[annotation]
         settings = {"type": parse} | ({"metavar": metavar} if metavar else {}) | settings

@@ -48,12 +48,20 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
     for name in ("participant_label", "session_label"):
         if labels := given.pop(name, None):
             values[name] = tuple(dict.fromkeys(labels))
+    if "qc_exclude" in given:
+        values["qc_exclude"] = tuple(given.pop("qc_exclude"))
+    if "atlas" in given:
+        # Of `FILE:TABLE` both start from the folder.
+        values["atlas"] = tuple(
+            ":".join(str(absolute(Path(part), folder)) for part in text.split(":") if part)
+            for text in given.pop("atlas")
+        )
     given.pop("notrack", None)
     if "nprocs" in given and "omp_nthreads" in values:
         # A file's number of threads may come from a larger machine.
         values["omp_nthreads"] = min(values["omp_nthreads"], given["nprocs"])
     values |= given
-    for name in ("bids_dir", "output_dir", "work_dir", "bids_database_dir"):
+    for name in ("bids_dir", "output_dir", "work_dir", "bids_database_dir", "bundles"):
         if name in values:
             values[name] = absolute(values[name], folder)
     values["weights"] = {n: absolute(p, folder) for n, p in values.get("weights", {}).items()}

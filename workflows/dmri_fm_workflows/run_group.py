@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich import get_console
 
-from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.errors import ConfigError, InputError, LayoutError
 from dmri_fm.json_files import read_object
 from dmri_fm.normalise.template import load_regions
+from dmri_fm_workflows.group.atlases import read_atlas, read_bundles, split_atlas
 from dmri_fm_workflows.group.collect import list_participants
+from dmri_fm_workflows.group.exclusion import parse_rule, read_groups, tabulate_exclusions
 from dmri_fm_workflows.group.page import find_pages, render_group_page
-from dmri_fm_workflows.group.regional import RegionSet
-from dmri_fm_workflows.group.tables import collect_tables, write_tables
+from dmri_fm_workflows.group.regional import RegionSet, RegionSource
+from dmri_fm_workflows.group.tables import collect_tables
+from dmri_fm_workflows.group.writing import write_tables
 from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_citations
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.publish import publish_text
@@ -27,6 +31,10 @@ def run_group(
     *,
     participant_labels: Sequence[str] = (),
     dry_run: bool = False,
+    bids_dir: str | Path | None = None,
+    qc_exclude: Sequence[str] = (),
+    atlases: Sequence[str] = (),
+    bundles: str | Path | None = None,
 ) -> int:
     """Write the tables and the page of the group, and the methods text of its participants.
 
@@ -38,6 +46,16 @@ def run_group(
         With or without the prefix; all participants by default.
     dry_run
         Name the participants that would be tabulated; write nothing.
+    bids_dir
+        Raw dataset, whose `participants.tsv` exclusions are tabulated by, if it is there.
+    qc_exclude
+        Rules by which scans are marked as excluded, see
+        :func:`~dmri_fm_workflows.group.exclusion.parse_rule`.
+    atlases
+        Label images in the template's space, `FILE` or `FILE:TABLE`, see
+        :func:`~dmri_fm_workflows.group.atlases.read_atlas`.
+    bundles
+        Folder of fibre bundles, see :func:`~dmri_fm_workflows.group.atlases.read_bundles`.
 
     Returns
     -------
@@ -48,15 +66,23 @@ def run_group(
     ------
     LayoutError
         If the folder holds no participant, or not those asked for.
+    ConfigError
+        If a rule cannot be parsed or names an unknown column, or two regions have one name.
+    InputError
+        If an atlas, a bundle or `participants.tsv` cannot be used.
     OutputError
         If a file cannot be written.
     """
     output_dir = Path(output_dir)
+    rules = [parse_rule(text) for text in dict.fromkeys(qc_exclude)]
     participants = _choose(list_participants(output_dir), participant_labels)
     if dry_run:
         get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
         return 0
-    tables = collect_tables(output_dir, _packaged_regions(), participants=participants)
+    regions = _read_regions(atlases, bundles)
+    groups = read_groups(Path(bids_dir) / "participants.tsv") if rules and bids_dir else {}
+    tables = collect_tables(output_dir, regions, participants=participants, rules=rules)
+    tabulations = tabulate_exclusions(tables.exclusions, tables.scans, groups)
     for problem in tables.problems:
         LOGGER.warning("%s: %s", problem.participant, problem.message)
     for path in write_tables(output_dir, tables):
@@ -65,6 +91,7 @@ def run_group(
         tables,
         dataset=_dataset_name(output_dir),
         pages=find_pages(output_dir, participants),
+        tabulations=tabulations,
     )
     target = output_dir / output_path({}, "group_report")
     publish_text(page, target)
@@ -98,6 +125,21 @@ def _choose(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
             advice="run the participant level for them first",
         )
     return tuple(p for p in known if not wanted or p in wanted)
+
+
+def _read_regions(atlases: Sequence[str], bundles: str | Path | None) -> tuple[RegionSource, ...]:
+    """Return the blocks of the template, and the regions that a user names."""
+    sources: list[RegionSource] = [_packaged_regions()]
+    sources += [read_atlas(*split_atlas(text)) for text in atlases]
+    if bundles is not None:
+        sources.append(read_bundles(Path(bundles)))
+    counted = Counter(name for source in sources for name in source.about)
+    if twice := [name for name, n in counted.items() if n > 1]:
+        raise ConfigError(
+            f"two regions are called {twice[0]}",
+            expected="atlases of different file names",
+        )
+    return tuple(sources)
 
 
 def _packaged_regions() -> RegionSet:

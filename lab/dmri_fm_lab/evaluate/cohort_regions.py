@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from dmri_fm.series import Dwi
-from dmri_fm_lab.evaluate.galleries import Geometry
-from dmri_fm_lab.evaluate.reconstruction_baselines import fit_normalised
 from dmri_fm_lab.grid_scans import GridScan
+from dmri_fm_lab.normalised_fit import fit_normalised
+from dmri_fm_lab.simulate.voxel_tissue import Geometry
 
 #: Edge of the cubes that white and grey matter are cut into, mm.
 CUBE_MM = 32.0

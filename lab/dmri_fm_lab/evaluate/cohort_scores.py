@@ -17,7 +17,7 @@ from dmri_fm_lab.evaluate.regression import (
     squared_errors,
 )
 from dmri_fm_lab.evaluate.representations import FEATURES, known_columns
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 
 #: Features and baselines, in the order of tables.
 PREDICTORS = {

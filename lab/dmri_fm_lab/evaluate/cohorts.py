@@ -2,7 +2,7 @@
 
 Brains are those of the generator that no network is trained on. In one cohort the outcome changes
 FA and MD; in the other it changes crossing fibres and restricted diffusion, while FA and MD of
-every voxel stay, see :mod:`dmri_fm_lab.evaluate.cohort_tissues`. Head, size of CSF spaces, tissue,
+every voxel stay, see :mod:`dmri_fm_lab.simulate.voxel_effects`. Head, size of CSF spaces, tissue,
 noise and directions vary between participants and have nothing to do with the outcome.
 """
 
@@ -24,25 +24,20 @@ from dmri_fm.normalise.grid import Grid
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm_lab.evaluate.cohort_regions import brain_sizes, choose_parcels, regional_means
 from dmri_fm_lab.evaluate.cohort_scores import format_cohort, score_cohort
-from dmri_fm_lab.evaluate.cohort_tissues import CONSTANTS, EFFECTS, CohortTissue
-from dmri_fm_lab.evaluate.feature_cache import FeatureCache, Vectors
-from dmri_fm_lab.evaluate.galleries import (
-    FACTORS,
-    Geometry,
-    brain_geometry,
-    noisy_scan,
-    tissue_signal,
-)
+from dmri_fm_lab.evaluate.galleries import brain_geometry, noisy_scan
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.representations import baseline_features, compared_features, untrained
+from dmri_fm_lab.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan
 from dmri_fm_lab.simulate.anatomy import Shape
 from dmri_fm_lab.simulate.protocol import N_B0, draw_protocol
 from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.voxel_effects import CONSTANTS, EFFECTS, CohortTissue
+from dmri_fm_lab.simulate.voxel_tissue import FACTORS, Geometry, tissue_signal
 
 logger = logging.getLogger(__name__)
 
-#: Deviations between participants: logarithm of each of :data:`~.galleries.FACTORS`, logit of the
+#: Deviations between participants: logarithm of each of :data:`FACTORS`, logit of the
 #: share of CSF in a voxel, walls of the ventricles (mm, between heads).
 TISSUE_DEVIATION, CSF_DEVIATION, VENTRICLES_MM = 0.05, 0.3, 1.5
 
@@ -237,7 +232,7 @@ def evaluate_cohorts(
     Returns
     -------
     dict
-        JSON-ready: `cohorts`, by key of :data:`~.cohort_tissues.EFFECTS`, see
+        JSON-ready: `cohorts`, by key of :data:`~dmri_fm_lab.simulate.voxel_effects.EFFECTS`, see
         :func:`~.cohort_scores.score_cohort`.
     """
     people = draw_participants(request)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dmri_fm_lab.evaluate.scores import Row
-from dmri_fm_lab.evaluate.tables import Column, aligned, table_cells
 from dmri_fm_lab.evaluate.verdicts import TO_BEAT, Verdict, judge, verdict_line
+from dmri_fm_lab.markdown_tables import Column, aligned, table_cells
 
 #: Columns of the tables; diffusivities in 1e-3 mm^2/s, angles in degrees.
 _COLUMNS = {

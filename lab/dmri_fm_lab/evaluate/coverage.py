@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dmri_fm_lab.evaluate.scores import Row
-from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
+from dmri_fm_lab.markdown_tables import Column, markdown, table_cells
 
 #: Bars: share of voxels whose interval holds the truth, over all cells, and in each cell.
 OVERALL, EACH = (0.85, 0.95), 0.80

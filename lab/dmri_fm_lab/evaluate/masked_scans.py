@@ -26,13 +26,13 @@ from dmri_fm_lab.evaluate.inpainting import fill_by_directions
 from dmri_fm_lab.evaluate.reconstruction_baselines import (
     DIRECTION_BASELINES,
     PATCH_BASELINES,
-    fit_normalised,
 )
 from dmri_fm_lab.evaluate.reconstruction_scores import authors_scores, masked_scores, psnr_db
 from dmri_fm_lab.evaluate.regions import Regions, reference_regions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
 from dmri_fm_lab.evaluate.tensor_errors import scalar_errors
 from dmri_fm_lab.grid_scans import GridScan
+from dmri_fm_lab.normalised_fit import fit_normalised
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from dmri_fm.qspace import choose_spread
 from dmri_fm.weights import Weights
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from dmri_fm_lab.evaluate.records import json_ready, versions
-from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan
+from dmri_fm_lab.markdown_tables import markdown
 
 #: Directions of a set, and the largest number of disjoint sets that are taken from a scan.
 N_DIRECTIONS, MOST_SETS = 12, 2

@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
-from dmri_fm_lab.evaluate.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.evaluate.galleries import (
-    FACTORS,
-    Geometry,
     acquire_tissue,
     brain_geometry,
     draw_gallery,
@@ -40,10 +37,12 @@ from dmri_fm_lab.evaluate.retrieval import (
     retrieve,
     retrieve_linked,
 )
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan, ScanSources
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.voxel_tissue import FACTORS, Geometry
 
 logger = logging.getLogger(__name__)
 

@@ -24,40 +24,13 @@ from dmri_fm_lab.evaluate.baselines import Baseline, tuned
 from dmri_fm_lab.evaluate.direction_models import predict_harmonics, shell_means
 from dmri_fm_lab.evaluate.inpainting import fill_by_means, fill_harmonically, fill_smoothly
 from dmri_fm_lab.evaluate.stacking import predict_directions
+from dmri_fm_lab.normalised_fit import LEAST_SIGNAL, with_b0
 from dmri_fm_lab.smoothing import noise_sigma, smooth_within
-
-#: Smallest S/S0 of a fit, to which lower ones are raised: reconstructions may be negative.
-#: The floor of series, :func:`dmri_fm.tensor.smallest_signal`, would be .002 here, five times
-#: lower: a reconstruction's noise would decide the fit. The published tables were made with this.
-LEAST_SIGNAL = 0.01
 
 #: Widths of the Gaussians that smooth images for stacked predictions, voxels.
 SMOOTHING_VOXELS = (0.7, 1.5)
 
 _Image = NDArray[np.float32]
-
-
-def fit_normalised(visible: Dwi) -> TensorMaps:
-    """Fit tensors to S/S0: the shells below 1550 s/mm^2 if they suffice, or else all.
-
-    Raises
-    ------
-    GradientError
-        If the directions do not determine a tensor.
-    """
-    return fit_tensor(_with_b0(visible), shell="auto", min_signal=LEAST_SIGNAL)
-
-
-def _with_b0(visible: Dwi) -> Dwi:
-    """Return the series behind a b=0 volume of ones, which is that of S/S0."""
-    gtab = visible.gtab
-    table = GradientTable(
-        np.concatenate([[0.0], gtab.bvals]),
-        np.concatenate([np.zeros((1, 3)), gtab.bvecs_ras]),
-        gtab.b0_threshold,
-    )
-    data = np.concatenate([visible.brain[..., None].astype(np.float32), visible.data], axis=3)
-    return Dwi.from_arrays(data, visible.affine, table, mask=visible.brain)
 
 
 def _images(voxels: NDArray[np.float64], mask: NDArray[np.bool_]) -> _Image:
@@ -121,10 +94,10 @@ def predict_tensor_signal(visible: Dwi, wanted: GradientTable, *, width: float =
 
 def _shell_tensors(visible: Dwi, index: list[int]) -> TensorMaps:
     try:
-        shell = _with_b0(visible.select(index))
+        shell = with_b0(visible.select(index))
         return fit_tensor(shell, shell="all", min_signal=LEAST_SIGNAL)
     except GradientError:
-        return fit_tensor(_with_b0(visible), shell="all", min_signal=LEAST_SIGNAL)
+        return fit_tensor(with_b0(visible), shell="all", min_signal=LEAST_SIGNAL)
 
 
 def _predict_smooth_tensor(visible: Dwi, wanted: GradientTable) -> _Image:

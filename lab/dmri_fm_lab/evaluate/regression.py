@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm_lab.evaluate.retrieval import PENALTIES
+from dmri_fm_lab.prediction.ridge import fit_ridge
 
 #: Samples of the bootstrap, and the interval that is given, percentiles.
 N_SAMPLES, INTERVAL = 10_000, (2.5, 97.5)
@@ -28,63 +28,6 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-class RidgePath(NamedTuple):
-    """Ridge regressions for each of the penalties, A in number.
-
-    Attributes
-    ----------
-    coefficients
-        Shape (A, D), of the features as they were given.
-    intercepts
-        Shape (A,).
-    residuals
-        Shape (A, N): outcome minus prediction in what was fitted.
-    basis, kept
-        Shapes (N, K) and (A, K): left singular vectors of the features, and the share of the
-        outcome along each that a regression keeps.
-    """
-
-    coefficients: _Array
-    intercepts: _Array
-    residuals: _Array
-    basis: _Array
-    kept: _Array
-
-    def predict(self, features: _Array) -> _Array:
-        """Return predictions (A, N) from features (N, D)."""
-        return np.asarray(self.coefficients @ features.T + self.intercepts[:, None])
-
-    def left_out(self, heads: NDArray[np.int_]) -> _Array:
-        """Return mean squared errors (A,) of each head by regressions on all other heads.
-
-        `heads` (N,), two different ones or more. Features stay standardised as in what was fitted.
-        """
-        errors = np.zeros_like(self.residuals)
-        for head in np.unique(heads):
-            # Residuals of a block that is left out: (1 - its part of the hat matrix)^-1 times
-            # its residuals.
-            block = heads == head
-            own = self.basis[block]
-            hat = np.einsum("ik,ak,jk->aij", own, self.kept, own) + 1.0 / len(heads)
-            rest = np.eye(len(own)) - hat
-            errors[:, block] = np.linalg.solve(rest, self.residuals[:, block, None])[..., 0]
-        return np.asarray((errors**2).mean(axis=1))
-
-
-def fit_ridge(features: _Array, outcome: _Array) -> RidgePath:
-    """Fit ridge regressions of an outcome (N,) on standardised features (N, D)."""
-    middle, spread = features.mean(axis=0), features.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    u, s, vt = np.linalg.svd((features - middle) / spread, full_matrices=False)
-    centred = outcome - outcome.mean()
-    along = u.T @ centred
-    scaled = 1.0 / (s**2 + np.array(PENALTIES)[:, None])
-    kept = scaled * s**2
-    coefficients = (scaled * s * along) @ vt / spread
-    intercepts = outcome.mean() - coefficients @ middle
-    return RidgePath(coefficients, intercepts, centred - (kept * along) @ u.T, u, kept)
 
 
 def squared_errors(features: _Array, outcome: _Array, heads: NDArray[np.int_]) -> _Array:

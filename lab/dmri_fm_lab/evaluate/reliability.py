@@ -19,8 +19,8 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
 from dmri_fm_lab.evaluate.records import json_ready
 from dmri_fm_lab.evaluate.representations import compared_features
-from dmri_fm_lab.evaluate.tables import markdown
 from dmri_fm_lab.grid_scans import GridScan
+from dmri_fm_lab.markdown_tables import markdown
 
 #: Intraclass correlation above which a feature counts as reliable.
 RELIABLE = 0.75

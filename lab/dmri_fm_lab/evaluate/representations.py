@@ -14,8 +14,8 @@ from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.series import Dwi
-from dmri_fm_lab.evaluate.reconstruction_baselines import fit_normalised
 from dmri_fm_lab.grid_scans import GridScan
+from dmri_fm_lab.normalised_fit import fit_normalised
 from dmri_fm_lab.smoothing import smooth_within
 
 logger = logging.getLogger(__name__)

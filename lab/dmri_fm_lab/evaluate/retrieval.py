@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: Folds over brains, and ridge penalties, chosen within the training part of each fold.
+from dmri_fm_lab.prediction.ridge import PENALTIES
+
+#: Folds over brains.
 N_FOLDS = 5
-PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 11))
 
 #: Principal components of the looked-up protocol, and of the one that it is linked to.
 LINK_FROM, LINK_TO = 40, 6

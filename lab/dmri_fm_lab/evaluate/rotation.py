@@ -36,8 +36,8 @@ from dmri_fm_lab.evaluate.permuted_directions import (
 from dmri_fm_lab.evaluate.reconstruction_baselines import DIRECTION_BASELINES
 from dmri_fm_lab.evaluate.records import json_ready, score_each, versions
 from dmri_fm_lab.evaluate.scores import Row, mean_rows
-from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 from dmri_fm_lab.grid_scans import GridScan
+from dmri_fm_lab.markdown_tables import Column, markdown, table_cells
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dmri_fm_lab.evaluate.scores import Row
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 
 #: Least R on the other generator, and least share of the Gaussian process's R on real scans.
 LEAST_R, LEAST_SHARE = 0.5, 2 / 3

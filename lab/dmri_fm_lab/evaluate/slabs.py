@@ -27,8 +27,8 @@ from dmri_fm_lab.evaluate.masked_scans import (
 )
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.retrieval import agreement
-from dmri_fm_lab.evaluate.tables import Column, markdown, table_cells
 from dmri_fm_lab.grid_scans import GridScan
+from dmri_fm_lab.markdown_tables import Column, markdown, table_cells
 
 logger = logging.getLogger(__name__)
 

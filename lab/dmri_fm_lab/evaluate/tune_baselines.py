@@ -28,7 +28,7 @@ from dmri_fm_lab.evaluate.baselines import (
     fit_total_variation,
     fit_weighted,
 )
-from dmri_fm_lab.evaluate.tables import markdown
+from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.simulate import draw_protocol, draw_sample
 from dmri_fm_lab.smoothing import brain_snr
 

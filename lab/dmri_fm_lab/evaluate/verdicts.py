@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from dmri_fm.tensor_maps import SCALARS, TensorMaps, decompose_tensors
 from dmri_fm_lab.evaluate.reference import Reference
 from dmri_fm_lab.evaluate.scores import FEWEST_VOXELS, Row
-from dmri_fm_lab.evaluate.tables import Column
 from dmri_fm_lab.evaluate.tensor_errors import AXIS_FA, axis_angle_deg
+from dmri_fm_lab.markdown_tables import Column
 
 #: Baselines that a network has to beat; all see the same seven volumes.
 TO_BEAT = ("wls", "gaussian", "mppca")

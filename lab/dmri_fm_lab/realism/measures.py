@@ -13,7 +13,7 @@ from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.inputs import estimate_noise
-from dmri_fm_lab.evaluate.tables import Column
+from dmri_fm_lab.markdown_tables import Column
 
 #: White matter, grey matter and CSF, as the tensor fit sees them.
 WHITE_FA, TISSUE_MD, CSF_MD = 0.2, (0.2e-3, 1.1e-3), 2.0e-3

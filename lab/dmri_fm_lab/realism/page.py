@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
-from dmri_fm_lab.evaluate.tables import Column, markdown
+from dmri_fm_lab.markdown_tables import Column, markdown
 from dmri_fm_lab.realism.classifiers import Verdict
 from dmri_fm_lab.realism.measures import QUANTITIES, first_images
 

@@ -136,7 +136,7 @@ class Anatomy:
         for corner in np.stack(np.meshgrid(*offsets)).reshape(3, -1).T:
             moved = affine.copy()
             moved[:3, 3] += affine[:3, :3] @ corner
-            parts = _tissues(self.mni_mm(voxel_mm(shape, moved)), self.shape)
+            parts = tissues_at(self.mni_mm(voxel_mm(shape, moved)), self.shape)
             total = parts if total is None else total + parts
         assert total is not None
         return Fractions.of(*(total / np.float32(np.prod(n_inside))))
@@ -174,16 +174,34 @@ def draw_anatomy(rng: np.random.Generator, shape: Shape = Shape()) -> Anatomy:
     to_mni = np.eye(4)
     to_mni[:3, :3] = linear
     to_mni[:3, 3] = centre - linear @ centre + rng.normal(0, _SHIFT_MM, 3)
-    step = 6.0
-    size = [int(length / step) + 12 for length in FIELD_OF_VIEW_MM]
-    warp_affine = np.diag([step, step, step, 1.0])
-    warp_affine[:3, 3] = centre - step * (np.array(size) - 1) / 2
-    warp = _WARP_MM * smooth_field(
-        rng, (size[0], size[1], size[2]), spacing=_WARP_SPACING_MM / step, n_channels=3
-    )
+    warp, warp_affine = _draw_warp(rng, _WARP_MM)
     fibres = draw_streamlines(rng)
     moved = _undo(fibres.points.T, to_mni, warp, warp_affine)
     return Anatomy(to_mni, warp, warp_affine, shape, Streamlines(moved.T.copy(), fibres.offsets))
+
+
+def draw_residual(rng: np.random.Generator, shape: Shape, *, warp_mm: float) -> Anatomy:
+    """Draw a head in MNI space, as registration leaves it: a warp alone, without streamlines.
+
+    `warp_mm` is the deviation of the warp.
+    """
+    warp, warp_affine = _draw_warp(rng, warp_mm)
+    none = Streamlines(np.zeros((0, 3)), np.zeros(1, dtype=np.intp))
+    return Anatomy(np.eye(4), warp, warp_affine, shape, none)
+
+
+def _draw_warp(
+    rng: np.random.Generator, deviation_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return a displacement field (3, X, Y, Z), mm, and its voxel-to-mm affine."""
+    step = 6.0
+    size = [int(length / step) + 12 for length in FIELD_OF_VIEW_MM]
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3] = np.array(FIELD_OF_VIEW_CENTRE_MM) - step * (np.array(size) - 1) / 2
+    warp = smooth_field(
+        rng, (size[0], size[1], size[2]), spacing=_WARP_SPACING_MM / step, n_channels=3
+    )
+    return (np.float32(deviation_mm) * warp).astype(np.float32), affine
 
 
 def _undo(
@@ -202,7 +220,7 @@ def _undo(
     return found
 
 
-def _tissues(mni_mm: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+def tissues_at(mni_mm: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
     """Return WM, GM, CSF, lesion and scalp at points of MNI space, (5, ...), float32."""
 
     def inside(distance: NDArray[np.float32]) -> NDArray[np.float32]:

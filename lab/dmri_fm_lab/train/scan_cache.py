@@ -30,7 +30,8 @@ from dmri_fm.normalise.signal import CLIP
 from dmri_fm.qspace import distinct_directions
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS
 from dmri_fm_lab.grid_scans import place_scan
-from dmri_fm_lab.scans import Scan, find_scans, hash_participant_of
+from dmri_fm_lab.scan_tables import LeftOut
+from dmri_fm_lab.scans import Scan, find_scans, hash_participant_of, list_corrected
 
 logger = logging.getLogger(__name__)
 
@@ -173,13 +174,11 @@ class CachedScan:
         n_slices
             Slices of the slab, which begins at any slice; the whole scan if None.
         """
-        groups = distinct_directions(self.gtab)
-        some = np.sort(rng.permutation(len(groups))[:n_directions])
-        which = np.array([rng.choice(groups[k]) for k in some.tolist()])
-        mask = np.load(self.folder / "mask.npy")
+        which = self._choose_directions(rng, n_directions)
+        mask = self.read_mask()
         first, slices = 0, slice(None)
         if n_slices is not None:
-            first = _choose_slab(rng, mask, n_slices)
+            first = int(rng.choice(slab_starts(mask, n_slices)))
             slices = slice(first, first + n_slices)
         stored = np.load(self.folder / "signal.npy", mmap_mode="r")
         volumes, mask = stored[which, :, :, slices].astype(np.float32), mask[:, :, slices]
@@ -195,18 +194,58 @@ class CachedScan:
             volumes = np.hypot(volumes + noise[0], noise[1]).clip(*CLIP)
         return DrawnVolumes(volumes, mask, gtab, first)
 
+    def read_mask(self) -> NDArray[np.bool_]:
+        """Return the brain mask, shape (X, Y, Z)."""
+        mask: NDArray[np.bool_] = np.load(self.folder / "mask.npy")
+        return mask
+
+    def read_volumes(
+        self,
+        rng: np.random.Generator,
+        n_directions: int,
+        *,
+        first: int = 0,
+        n_slices: int | None = None,
+    ) -> tuple[NDArray[np.float32], GradientTable]:
+        """Return random distinct directions of the scan, or of a slab of it, not varied.
+
+        Parameters
+        ----------
+        rng, n_directions
+            As of :meth:`draw`.
+        first, n_slices
+            First slice of the slab, and their number; all of them if None.
+
+        Returns
+        -------
+        volumes
+            Shape (X, Y, Z, N), S/S0.
+        gtab
+            Of the N volumes, RAS+.
+        """
+        which = self._choose_directions(rng, n_directions)
+        stored = np.load(self.folder / "signal.npy", mmap_mode="r")
+        slices = slice(first, None if n_slices is None else first + n_slices)
+        volumes = stored[which, :, :, slices].astype(np.float32)
+        return np.moveaxis(volumes, 0, 3), self.gtab.select(which)
+
+    def _choose_directions(self, rng: np.random.Generator, n_directions: int) -> NDArray[np.int_]:
+        groups = distinct_directions(self.gtab)
+        some = np.sort(rng.permutation(len(groups))[:n_directions])
+        return np.array([rng.choice(groups[k]) for k in some.tolist()])
+
+
+def slab_starts(mask: NDArray[np.bool_], n_slices: int) -> NDArray[np.int_]:
+    """Return the first slices of all slabs that hold a fair part of the brain."""
+    area = mask.sum(axis=(0, 1)).astype(float)
+    inside = np.convolve(area, np.ones(n_slices), mode="valid")
+    return np.flatnonzero(inside >= FEWEST_BRAIN_OF_SLAB * inside.max())
+
 
 def _holds(folder: Path, table: str) -> bool:
     """Return whether a folder holds a scan with a table, in JSON."""
     path = folder / TABLE
     return path.is_file() and path.read_text(encoding="utf-8") == table
-
-
-def _choose_slab(rng: np.random.Generator, mask: NDArray[np.bool_], n_slices: int) -> int:
-    """Return the first slice of a slab that holds a fair part of the brain."""
-    area = mask.sum(axis=(0, 1)).astype(float)
-    inside = np.convolve(area, np.ones(n_slices), mode="valid")
-    return int(rng.choice(np.flatnonzero(inside >= FEWEST_BRAIN_OF_SLAB * inside.max())))
 
 
 def mirrored(gtab: GradientTable) -> GradientTable:
@@ -221,6 +260,7 @@ def cache_scans(
     grid: Grid,
     *,
     participant_labels: Sequence[str] | None = None,
+    prefers_template: bool = False,
 ) -> list[CachedScan]:
     """Lay the scans of a dataset on a grid, in one folder a scan.
 
@@ -228,7 +268,7 @@ def cache_scans(
 
     Parameters
     ----------
-    root, participant_labels
+    root, participant_labels, prefers_template
         See :func:`dmri_fm_lab.scans.find_scans`.
     folder
         Parent of the scans' folders.
@@ -244,7 +284,9 @@ def cache_scans(
     folder.mkdir(parents=True, exist_ok=True)
     cached = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob(f"*/{TABLE}")}
     kept: list[CachedScan] = []
-    for scan in find_scans(root, participant_labels=participant_labels):
+    for scan in find_scans(
+        root, participant_labels=participant_labels, prefers_template=prefers_template
+    ):
         origin = _describe_origin(scan, grid)
         if scan.name not in cached or cached[scan.name].origin != origin:
             placed = place_scan(scan, grid)
@@ -265,6 +307,30 @@ def cache_scans(
             expected=f"one or more with b=0 and {FEWEST_DIRECTIONS} directions",
         )
     return kept
+
+
+def find_unusable(root: str | Path, kept: Sequence[str]) -> list[LeftOut]:
+    """Return the scans with a corrected series that :func:`cache_scans` does not keep.
+
+    Parameters
+    ----------
+    root
+        Output folder of the app; the template's space was preferred.
+    kept
+        Names of the scans that are kept.
+    """
+    scans = list_corrected(root)
+    uses_template = any(scans.values())
+    return [
+        LeftOut(
+            name,
+            "no series in the template's space"
+            if uses_template and not in_template
+            else f"no b=0, or fewer than {FEWEST_DIRECTIONS} directions",
+        )
+        for name, in_template in scans.items()
+        if name not in kept
+    ]
 
 
 def hash_participants(scans: Sequence[CachedScan]) -> list[str]:

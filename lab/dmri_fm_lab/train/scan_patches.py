@@ -125,7 +125,8 @@ def read_training_scans(
 def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
     gtab = scan.dwi.gtab
     b0_volumes = np.flatnonzero(gtab.is_b0)
-    if not len(b0_volumes):
+    chosen = [(s, subsets) for s in gtab.shells if len(subsets := _choices(scan, s))]
+    if not len(b0_volumes) or not chosen:
         return
     b0 = scan.dwi.mean_b0()
     mask = scan.brain(b0_volumes) & (b0 > 0)
@@ -133,10 +134,7 @@ def _shells_of(scan: Scan) -> Iterator[TrainingScan]:
     if not mask.any() or min(mask.shape) < 2:
         return
     (box,) = find_objects(mask.astype(np.int8))
-    for shell in gtab.shells:
-        subsets = _choices(scan, shell)
-        if not len(subsets):
-            continue
+    for shell, subsets in chosen:
         volumes = list(shell.index)
         weighted = np.moveaxis(scan.dwi.data[..., volumes][box], 3, 0)
         images = np.stack([mask[box], b0[box], *weighted])

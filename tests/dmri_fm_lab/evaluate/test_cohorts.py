@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.preprocessing import StandardScaler
 
 from dmri_fm.encoders.drope.config import SMALL, DropeConfig
 from dmri_fm.encoders.drope.network import Drope
@@ -20,13 +18,6 @@ from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate import cohorts
 from dmri_fm_lab.evaluate.cohort_regions import brain_sizes, choose_parcels, regional_means
 from dmri_fm_lab.evaluate.cohort_scores import PREDICTORS, format_cohort, score_cohort
-from dmri_fm_lab.evaluate.cohort_tissues import (
-    COMPENSATED_LOG_STICK_FRACTION,
-    EFFECTS,
-    more_crossing,
-    with_compensated_effect,
-    with_fa_effect,
-)
 from dmri_fm_lab.evaluate.cohorts import (
     CohortRequest,
     acquire_participant,
@@ -34,18 +25,25 @@ from dmri_fm_lab.evaluate.cohorts import (
     evaluate_cohorts,
     with_more_csf,
 )
-from dmri_fm_lab.evaluate.galleries import Geometry, noisy_scan, tissue_signal
+from dmri_fm_lab.evaluate.galleries import noisy_scan
 from dmri_fm_lab.evaluate.regression import (
     bootstrap_difference,
     explained,
-    fit_ridge,
     hold_out,
     hold_out_correlations,
     squared_errors,
 )
-from dmri_fm_lab.evaluate.retrieval import PENALTIES
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.voxel_effects import (
+    COMPENSATED_LOG_STICK_FRACTION,
+    EFFECTS,
+    LOG_STICK_FRACTION,
+    more_crossing,
+    with_compensated_effect,
+    with_fa_effect,
+)
+from dmri_fm_lab.simulate.voxel_tissue import Geometry, tissue_signal
 from dmri_fm_lab.train.runs import load_encoder
 
 SIDE = 16
@@ -107,6 +105,33 @@ def test_a_compensated_effect_leaves_fa_and_md_of_every_region(head, gtab, effec
     signal = tissue_signal(plain.geometry, plain.tissue, gtab, fibres=plain.fibres)
     moved = regional_means(noisy_scan(head, signal, gtab, snr=np.inf, rng=rng), head, parcels)
     assert np.abs(moved - regions[0]).max() > 5e-3
+
+
+def test_effects_may_differ_between_voxels(head, gtab) -> None:
+    rng = np.random.default_rng(1)
+    each = rng.uniform(-1.0, 1.0, int(head.mask.sum())).astype(np.float32)
+    for name, change in EFFECTS.items():
+        mixed, same = (change(head, Tissue(), gtab, e) for e in (each, np.full_like(each, 0.7)))
+        whole = change(head, Tissue(), gtab, 0.7)
+        for one, other in zip(same.fibres, whole.fibres, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4)
+        np.testing.assert_allclose(same.geometry.shares, whole.geometry.shares, rtol=1e-5)
+        # Voxel by voxel the stick fraction is what was asked for.
+        white = head.fractions[:, 0] > 0.8
+        size = {"fa-md": LOG_STICK_FRACTION, "compensated": COMPENSATED_LOG_STICK_FRACTION}[name]
+        fraction = np.broadcast_to(mixed.fibres.stick_fraction, each.shape)[white]
+        expected = Tissue().stick_fraction * np.exp(size * each[white])
+        np.testing.assert_allclose(fraction, expected, rtol=1e-5)
+    plain = tissue_signal(head, Tissue(), gtab)
+    signal = tissue_signal(mixed.geometry, mixed.tissue, gtab, fibres=mixed.fibres)
+    still = np.random.default_rng(0)
+    parcels = choose_parcels([head])
+    with_effect, without = (
+        regional_means(noisy_scan(head, s, gtab, snr=np.inf, rng=still), head, parcels)
+        for s in (signal, plain)
+    )
+    # The compensated effect is the last; the tolerance of a voxel is 2e-4.
+    np.testing.assert_allclose(with_effect, without, atol=2e-4)
 
 
 def test_no_effect_changes_nothing(head, gtab) -> None:
@@ -174,34 +199,6 @@ def test_what_a_head_shares_predicts_nothing() -> None:
     x = rng.normal(size=(12, 40))[heads] + 0.1 * rng.normal(size=(120, 40))
     assert explained(squared_errors(x, y, heads), y) < 0.1
     assert explained(squared_errors(x, y, np.arange(120)), y) > 0.9, "heads in both folds"
-
-
-def test_ridge_equals_another_implementation() -> None:
-    rng = np.random.default_rng(0)
-    for shape in ((40, 12), (20, 60)):
-        x, y = rng.normal(2.0, 3.0, size=shape), rng.normal(1.0, 1.0, size=shape[0])
-        own = fit_ridge(x, y)
-        left_out = own.left_out(np.arange(len(y)))
-        scaled = StandardScaler().fit(x)
-        theirs = RidgeCV(PENALTIES, store_cv_results=True).fit(scaled.transform(x), y)
-        np.testing.assert_allclose(left_out, theirs.cv_results_.mean(axis=0), rtol=1e-6)
-        best = left_out.argmin()
-        assert PENALTIES[best] == theirs.alpha_
-        predicted = theirs.predict(scaled.transform(x))
-        np.testing.assert_allclose(own.predict(x)[best], predicted, rtol=1e-8)
-
-
-def test_heads_are_left_out_as_if_regressions_were_fitted_again() -> None:
-    rng = np.random.default_rng(0)
-    x, y, heads = rng.normal(size=(24, 6)), rng.normal(size=24), np.arange(24) % 4
-    scaled = StandardScaler().fit_transform(x)
-    expected = np.zeros(len(PENALTIES))
-    for k, penalty in enumerate(PENALTIES):
-        for head in range(4):
-            block = heads == head
-            model = Ridge(penalty).fit(scaled[~block], y[~block])
-            expected[k] += ((model.predict(scaled[block]) - y[block]) ** 2).sum() / 24
-    np.testing.assert_allclose(fit_ridge(x, y).left_out(heads), expected, rtol=1e-6)
 
 
 def test_hold_outs_are_disjoint_inside_and_overlap_each_other() -> None:

@@ -15,14 +15,9 @@ from dmri_fm.normalise.grid import Grid
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.evaluate import galleries, protocols
-from dmri_fm_lab.evaluate.feature_cache import FeatureCache
 from dmri_fm_lab.evaluate.galleries import (
-    FACTORS,
-    INTENSITY,
-    Geometry,
     acquire_tissue,
     draw_gallery,
-    tissue_signal,
 )
 from dmri_fm_lab.evaluate.protocols import (
     ProtocolRequest,
@@ -40,8 +35,10 @@ from dmri_fm_lab.evaluate.retrieval import (
     retrieve,
     retrieve_linked,
 )
+from dmri_fm_lab.feature_cache import FeatureCache
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.voxel_tissue import FACTORS, INTENSITY, Geometry, tissue_signal
 
 SIDE = 16
 TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)

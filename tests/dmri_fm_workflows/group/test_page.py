@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_workflows.group import collect_tables, find_pages, render_group_page
 from dmri_fm_workflows.group.charts import Panel, draw_panels, main_axes
 
@@ -58,7 +59,7 @@ def cohort(make_outputs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(cohort, regions):
-    tables = collect_tables(cohort.root, regions)
+    tables = collect_tables(cohort.root, [regions])
     pages = find_pages(cohort.root, list(tables.status["participant_id"]))
     return render_group_page(tables, dataset="Study <1>", pages=pages)
 
@@ -82,6 +83,7 @@ def test_page_says_what_matters(page):
     assert '<a href="../sub-00.html">sub-00</a>' in page
     assert "&lt;b&gt;bad&lt;/b&gt; input" in page
     assert "Study &lt;1&gt;" in page
+    assert f"<footer>{RESEARCH_ONLY}" in page
     assert page.count("<svg") == 4
     headings = re.findall(r"<h3>([^<]+)</h3>", page[page.index('id="features"') :])
     assert headings[:2] == ["cls", "pooled"]
@@ -96,7 +98,7 @@ def test_outliers_are_named(page):
 
 
 def test_same_tables_same_bytes(cohort, regions, page):
-    tables = collect_tables(cohort.root, regions)
+    tables = collect_tables(cohort.root, [regions])
     pages = find_pages(cohort.root, list(tables.status["participant_id"]))
     assert render_group_page(tables, dataset="Study <1>", pages=pages) == page
 
@@ -105,7 +107,7 @@ def test_features_that_a_scan_lacks_leave_the_chart_and_not_the_scan(outputs, re
     rng = np.random.default_rng(0)
     for i in range(4):
         outputs.add_participant(f"{i}", cls=rng.normal(size=4), n_unknown=2 if i == 0 else 0)
-    page = render_group_page(collect_tables(outputs.root, regions), dataset="x")
+    page = render_group_page(collect_tables(outputs.root, [regions]), dataset="x")
     section = page[page.index('id="features"') : page.index('id="files"')]
     charts = section.split("<h3>")[1:]
     assert [chart.partition("<")[0] for chart in charts] == ["cls", "pooled"]
@@ -116,14 +118,14 @@ def test_features_that_a_scan_lacks_leave_the_chart_and_not_the_scan(outputs, re
 def test_features_that_no_scan_has_are_not_drawn(outputs, regions):
     for i in range(4):
         outputs.add_participant(f"{i}", cls=[float(i), 1.0], n_unknown=2)
-    page = render_group_page(collect_tables(outputs.root, regions), dataset="x")
+    page = render_group_page(collect_tables(outputs.root, [regions]), dataset="x")
     section = page[page.index('id="features"') : page.index('id="files"')]
     assert re.findall(r"<h3>([^<]+)</h3>", section) == ["cls"]
 
 
 def test_page_of_one_participant_without_anything(outputs, regions):
     (outputs.root / "sub-01").mkdir()
-    page = render_group_page(collect_tables(outputs.root, regions), dataset="x")
+    page = render_group_page(collect_tables(outputs.root, [regions]), dataset="x")
     assert "No image quality tables were found." in page
     assert "No scalar maps in template space were found." in page
     assert "<svg" not in page

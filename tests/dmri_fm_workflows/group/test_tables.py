@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,9 @@ import pytest
 
 from dmri_fm.errors import LayoutError
 from dmri_fm_workflows.group import collect_tables, render_group_page, write_tables
-from dmri_fm_workflows.group.collect import find_files, list_participants
-from dmri_fm_workflows.group.scalars import describe_scalars
+from dmri_fm_workflows.group.collect import list_outputs, list_participants
+from dmri_fm_workflows.group.writing import describe_scalars
 from dmri_fm_workflows.outputs import publish_text
-from dmri_fm_workflows.outputs.naming import SOURCE_ENTITIES
 
 MNI = "MNI152NLin2009aSym"
 
@@ -37,7 +35,7 @@ def test_every_encoder_has_a_table_of_its_own(outputs, regions):
     outputs.add_participant("01")
     path = outputs.path({"subject": "01", "direction": "AP"}, "features_scan", model="drope-paper")
     path.write_text("cls000\tood_score\tweights_sha256\n0.5\tn/a\tbb\n")
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     assert [(f.model, f.type) for f in tables.features] == [
         ("drope", "features_scan"), ("dropepaper", "features_scan"),
     ]  # fmt: skip
@@ -58,11 +56,14 @@ def test_rows_know_their_scan_from_the_file_s_name(outputs, regions):
     outputs.add_participant("02", fa=0.3)
     outputs.add_scan({"subject": "01", "session": "b", "acquisition": "x", "run": "2"}, fa=0.5)
     outputs.add_scan({"subject": "01", "session": "a"}, fa=0.4)
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     for table in (_features(tables), tables.quality, tables.scalars):
-        assert list(table.columns[:5]) == [
-            "participant_id", "session_id", "acquisition", "direction", "run",
+        assert list(table.columns[:7]) == [
+            "scan_id", "participant_id", "session_id", "acquisition", "direction", "run",
+            "qc_exclude",
         ]  # fmt: skip
+        assert table["scan_id"].tolist() == ["sub-01_ses-a", "sub-01_ses-b_acq-x_run-2",
+                                             "sub-02_dir-AP"]  # fmt: skip
         assert table["participant_id"].tolist() == ["sub-01", "sub-01", "sub-02"]
         assert table["session_id"].tolist() == ["ses-a", "ses-b", "n/a"]
     assert tables.status["n_scans"].tolist() == ["2", "1"]
@@ -70,7 +71,7 @@ def test_rows_know_their_scan_from_the_file_s_name(outputs, regions):
 
 def test_regional_numbers(outputs, regions):
     outputs.add_participant("01", fa=0.4, bmax=2500)
-    row = _row(collect_tables(outputs.root, regions).scalars)
+    row = _row(collect_tables(outputs.root, [regions]).scalars)
     # 250 voxels of noise with 1% spread: the mean is known to about 0.001.
     assert float(row["tensor_fa_mean_wm_left"]) == pytest.approx(0.4, abs=1e-3)
     assert float(row["tensor_fa_median_wm"]) == pytest.approx(0.4, abs=1e-3)
@@ -88,7 +89,7 @@ def test_without_a_mask_the_map_s_own_voxels_count(outputs, regions):
     outputs.add_participant("01")
     for path in (outputs.root / "sub-01").rglob("*_mask.nii.gz"):
         path.unlink()
-    row = _row(collect_tables(outputs.root, regions).scalars)
+    row = _row(collect_tables(outputs.root, [regions]).scalars)
     assert row["coverage_wm"] == "1"
     assert row["coverage_gm"] == "0"
 
@@ -97,7 +98,7 @@ def test_features_are_passed_on_digit_by_digit(outputs, regions):
     cls = np.random.default_rng(0).normal(size=5).astype(np.float32)
     outputs.add_participant("01", cls=cls, n_unknown=2)
     outputs.add_participant("02", cls=cls)
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     row = _row(_features(tables), participant_id="sub-01")
     found = np.array([row[f"cls{i:03d}"] for i in range(5)], dtype=np.float32)
     np.testing.assert_array_equal(found, cls)
@@ -116,32 +117,29 @@ def test_features_are_passed_on_digit_by_digit(outputs, regions):
 def test_tables_join_with_participants(outputs, regions, tmp_path):
     for label, fa in (("01", 0.4), ("02", 0.45)):
         outputs.add_participant(label, fa=fa)
-    write_tables(outputs.root, collect_tables(outputs.root, regions))
+    write_tables(outputs.root, collect_tables(outputs.root, [regions]))
     people = pd.DataFrame({"participant_id": ["sub-02", "sub-01"], "age": [30, 40]})
     for name in ("model-drope_desc-scan_features", "desc-scalars_features", "desc-image_qc",
                  "participants_status"):  # fmt: skip
         table = pd.read_csv(outputs.root / "group" / f"{name}.tsv", sep="\t", na_values="n/a")
-        assert table.columns[0] == "participant_id"
+        assert table.columns[0] == ("participant_id" if "status" in name else "scan_id")
         joined = people.merge(table, on="participant_id", how="inner")
         assert joined["age"].tolist() == [30, 40]
         sidecar = json.loads((outputs.root / "group" / f"{name}.json").read_text())
-        # pybids would take the description of such a column for the entity itself.
-        for column in set(table.columns) - {*SOURCE_ENTITIES, "note"}:
-            # Numbered columns share a key with a pattern.
-            assert any(fnmatchcase(column, key) for key in sidecar), f"{name}: {column}"
         assert sum(k.startswith("pooled") for k in sidecar) <= 1, "one entry for all features"
     assert sidecar["status"]["Levels"]["complete"]
 
 
 def test_columns_of_experimental_maps_say_so():
     found = describe_scalars(["tensor_fa_mean_wm", "tensorrefiner_fa_mean_wm"])
-    assert found["tensor_fa_mean_wm"] == {
-        "Description": "Mean of fractional anisotropy (tensor) in wm",
+    assert found["tensor_fa_mean_*"] == {
+        "Description": "Mean of fractional anisotropy (tensor) in the region that the rest of the "
+        "name names",
         "Units": "unitless",
     }
-    assert found["tensorrefiner_fa_mean_wm"]["Description"] == (
+    assert found["tensorrefiner_fa_mean_*"]["Description"] == (
         "Mean of fractional anisotropy (tensorrefiner, experimental unless the sidecar of the map "
-        "says primary) in wm"
+        "says primary) in the region that the rest of the name names"
     )
 
 
@@ -152,7 +150,7 @@ def test_outputs_with_names_of_earlier_versions_are_told(outputs, regions):
     for name in ("model-drope_desc-pooled_features.tsv", "model-qcgdti_param-fa_dwimap.nii.gz",
                  "note.txt"):  # fmt: skip
         (folder / f"sub-01_space-MNI152NLin2009aSym_{name}").write_text("x")
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     (problem,) = tables.problems
     assert problem.participant == "sub-01"
     assert "MNI152NLin2009aSym_model-drope_desc-pooled_features.tsv and 1 more" in problem.message
@@ -164,10 +162,10 @@ def test_outputs_with_names_of_earlier_versions_are_told(outputs, regions):
 def test_order_and_bytes_are_stable(outputs, regions, tmp_path):
     for label in ("10", "9", "A"):
         outputs.add_participant(label)
-    write_tables(outputs.root, collect_tables(outputs.root, regions))
+    write_tables(outputs.root, collect_tables(outputs.root, [regions]))
     group = outputs.root / "group"
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in group.iterdir()}
-    write_tables(outputs.root, collect_tables(outputs.root, regions))
+    write_tables(outputs.root, collect_tables(outputs.root, [regions]))
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in group.iterdir()} == before
 
 
@@ -191,7 +189,7 @@ def test_damaged_file_becomes_a_reason(outputs, regions, of, content, reason):
     }
     path = outputs.path({"subject": "01", "direction": "AP"}, of, **named[of])
     path.write_text(content)
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     row = _row(tables.status, participant_id="sub-01")
     assert reason in row["reason"]
     assert path.name in row["reason"]
@@ -210,18 +208,18 @@ def test_truncated_map_becomes_a_reason(outputs, regions):
     outputs.add_participant("01")
     path = outputs.path({"subject": "01", "direction": "AP"}, "md", model="tensor", space=MNI)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     assert "the voxels cannot be read" in tables.status["reason"].iloc[0]
 
 
 def test_nothing_but_a_folder(outputs, regions):
     (outputs.root / "sub-01").mkdir()
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     row = _row(tables.status)
     assert (row["status"], row["n_scans"]) == ("unknown", "0")
     assert tables.features == ()
     assert len(tables.quality) == 0
-    assert list(tables.quality.columns[:2]) == ["participant_id", "session_id"]
+    assert list(tables.quality.columns[:2]) == ["scan_id", "participant_id"]
     assert not any("model-" in path.name for path in write_tables(outputs.root, tables))
 
 
@@ -229,7 +227,7 @@ def test_an_encoder_that_never_ran_has_no_table(outputs, regions):
     path = outputs.path({"subject": "01"}, "features_scan", model="drope-paper")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("cls000\tood_score\tweights_sha256\n0.5\tn/a\tbb\n")
-    tables = collect_tables(outputs.root, regions)
+    tables = collect_tables(outputs.root, [regions])
     written = {path.name for path in write_tables(outputs.root, tables)}
     assert {name for name in written if "model-" in name} == {
         "model-dropepaper_desc-scan_features.tsv"
@@ -250,8 +248,9 @@ def test_files_that_are_not_ours_are_passed_over(outputs):
     publish_text("x", folder / "sub-01_desc-other_qc.tsv")
     publish_text("x", folder / ".sub-01_desc-image_qc.tsv")
     publish_text("x", folder / "sub-02_desc-image_qc.tsv")
-    found = list(find_files(outputs.root, ["image_qc"], participant="sub-01"))
-    assert [f.scan for f in found] == ["sub-01_dir-AP"]
+    found, (problem,) = list_outputs(outputs.root, "sub-01")
+    assert [f.scan for f in found if f.name.type.name == "image_qc"] == ["sub-01_dir-AP"]
+    assert "sub-01_desc-other_qc.tsv and 1 more" in problem.message
 
 
 @pytest.mark.parametrize(("stated", "largest"), [(None, "0"), (150, "0"), (50, "60")])
@@ -263,4 +262,4 @@ def test_b0_counts_as_the_series_says(outputs, regions, stated, largest):
     path.write_text("60 60 62\n")
     if stated is not None:
         path.with_suffix(".json").write_text(json.dumps({"B0Threshold": stated}))
-    assert _row(collect_tables(outputs.root, regions).scalars)["max_bval"] == largest
+    assert _row(collect_tables(outputs.root, [regions]).scalars)["max_bval"] == largest

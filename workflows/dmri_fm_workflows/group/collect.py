@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dmri_fm.errors import ConfigError, DmriError, LayoutError
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.outputs.naming import OutputName, identify
-from dmri_fm_workflows.outputs.tsv import scan_columns
+from dmri_fm_workflows.outputs.tsv import SCAN_ID, scan_columns
 
 #: Ends of names that the group reads: tables of features and quality, and maps.
 _READ = ("_features.tsv", "_qc.tsv", "_dwimap.nii.gz")
@@ -35,7 +35,7 @@ class OutputFile:
     @property
     def columns(self) -> Mapping[str, str]:
         """Leading cells of a table row about its scan."""
-        return scan_columns(self.name.source_entities)
+        return {SCAN_ID: self.scan, **scan_columns(self.name.source_entities)}
 
 
 @dataclass(frozen=True)
@@ -82,41 +82,10 @@ def list_participants(output_dir: str | Path) -> tuple[str, ...]:
     return tuple(participants)
 
 
-def find_files(
-    output_dir: str | Path, types: Collection[str], *, participant: str, extension: str = ".tsv"
-) -> Iterator[OutputFile]:
-    """Find the files of some output types of a participant, sorted by path.
-
-    Parameters
-    ----------
-    output_dir
-        Output folder.
-    types
-        Keys in `maps.yaml`.
-    participant
-        With the prefix.
-    extension
-        With its dot.
-    """
-    output_dir = Path(output_dir)
-    for folder in _folders(output_dir / participant):
-        for path in sorted(folder.glob(f"*{extension}")):
-            if path.name.startswith("."):
-                continue
-            try:
-                name = identify(path.relative_to(output_dir))
-            except ConfigError:
-                continue  # not one of ours
-            if name.type.name in types:
-                yield OutputFile(path, name)
-
-
-def _folders(home: Path) -> list[Path]:
-    return sorted({*home.glob("dwi"), *home.glob("ses-*/dwi")})
-
-
-def find_unknown(output_dir: str | Path, *, participant: str) -> tuple[Problem, ...]:
-    """Find tables and maps whose names this version does not write, as earlier versions did.
+def list_outputs(
+    output_dir: str | Path, participant: str
+) -> tuple[tuple[OutputFile, ...], tuple[Problem, ...]]:
+    """Find the tables and maps of a participant that the group reads.
 
     Parameters
     ----------
@@ -127,21 +96,28 @@ def find_unknown(output_dir: str | Path, *, participant: str) -> tuple[Problem, 
 
     Returns
     -------
-    tuple of Problem
-        One that names the first such file and counts them, or none.
+    outputs
+        Sorted by path.
+    problems
+        One that names the first file whose name this version does not write, as earlier versions
+        did, and counts them; or none.
     """
-    unknown = []
-    for folder in _folders(Path(output_dir) / participant):
+    output_dir = Path(output_dir)
+    home = output_dir / participant
+    outputs, unknown = [], []
+    for folder in sorted({*home.glob("dwi"), *home.glob("ses-*/dwi")}):
         for path in sorted(p for p in folder.iterdir() if p.name.endswith(_READ)):
+            if path.name.startswith("."):
+                continue
             try:
-                identify(path.relative_to(output_dir))
+                outputs.append(OutputFile(path, identify(path.relative_to(output_dir))))
             except ConfigError:
                 unknown.append(path.name)
     if not unknown:
-        return ()
+        return tuple(outputs), ()
     more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
     message = (
         f"{unknown[0]}{more}: no output of this version has such a name, so it is in no table; "
         "run the participant again"
     )
-    return (Problem(participant, message),)
+    return tuple(outputs), (Problem(participant, message),)

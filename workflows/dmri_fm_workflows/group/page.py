@@ -16,11 +16,12 @@ from dmri_fm import __version__
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.identity import TENSOR_NETWORKS, identity, label_of
 from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
+from dmri_fm_workflows.group.exclusion import Tabulation
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
 from dmri_fm_workflows.group.tables import GroupTable, GroupTables
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
-from dmri_fm_workflows.outputs.tsv import MISSING, SCAN_COLUMNS
+from dmri_fm_workflows.outputs.tsv import MISSING, QC_EXCLUDE, SCAN_COLUMNS, SCAN_ID
 from dmri_fm_workflows.report.content import Entry, ReportWarning
 from dmri_fm_workflows.report.page import count_levels, page_environment
 
@@ -45,32 +46,16 @@ _RULE = (
 )
 
 
-def _scan_names(table: pd.DataFrame) -> list[str]:
-    """Return a readable name of every row's scan."""
-    prefixes = {"acquisition": "acq-", "direction": "dir-", "run": "run-"}
-    names = []
-    for row in table.to_dict("records"):
-        words = [
-            prefixes.get(c, "") + row[c]
-            for c in SCAN_COLUMNS
-            if c in row and row[c] not in ("", MISSING)
-        ]
-        names.append("_".join(words))
-    return names
-
-
 def _protocols(table: pd.DataFrame, tables: GroupTables) -> dict[int, str]:
     """Return the largest b-value of every row's scan, as text."""
     known: dict[str, str] = {}
     for source in (*(f.table for f in tables.features), tables.scalars):
         if "max_bval" in source:
             bvals = source["max_bval"]
-            known |= {
-                n: b for n, b in zip(_scan_names(source), bvals, strict=True) if b != MISSING
-            }
+            known |= {n: b for n, b in zip(source[SCAN_ID], bvals, strict=True) if b != MISSING}
     return {
         i: f"b={round(float(known[n]), -1):g}" if n in known else ""
-        for i, n in enumerate(_scan_names(table))
+        for i, n in enumerate(table[SCAN_ID])
     }
 
 
@@ -80,7 +65,8 @@ def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 def _measures(table: pd.DataFrame) -> list[str]:
     """Return the numeric columns of a table that hold a value, without flags (`_is_`)."""
-    columns = [c for c in table.columns if c not in SCAN_COLUMNS and "_is_" not in c]
+    names = (SCAN_ID, *SCAN_COLUMNS, QC_EXCLUDE)
+    columns = [c for c in table.columns if c not in names and "_is_" not in c]
     return [c for c in columns if np.isfinite(_numbers(table, c)).any()]
 
 
@@ -93,7 +79,7 @@ def _panels(
     titles: Mapping[str, str] | None = None,
     scales: Mapping[str, tuple[float, str]] | None = None,
 ) -> list[Panel]:
-    names = _scan_names(table)
+    names = table[SCAN_ID].tolist()
     described = describe_columns(list(columns))
     own = {c: (1.0, str(described.get(c, {}).get("Units", ""))) for c in columns}
     scale = own | dict(scales or {})
@@ -121,8 +107,7 @@ def _hints(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _named(flags: Sequence[Flag], table: pd.DataFrame) -> list[tuple[str, Flag]]:
-    names = _scan_names(table)
-    return [(names[flag.row], flag) for flag in flags]
+    return [(table[SCAN_ID].iloc[flag.row], flag) for flag in flags]
 
 
 def _map_titles(columns: Sequence[str]) -> dict[str, str]:
@@ -154,7 +139,7 @@ def _features_charts(features: GroupTable, tables: GroupTables) -> Iterator[tupl
     weights = (
         table["weights_sha256"] if "weights_sha256" in table else pd.Series([""] * len(table))
     )
-    names, groups = _scan_names(table), _protocols(table, tables)
+    names, groups = table[SCAN_ID].tolist(), _protocols(table, tables)
     for of, columns in feature_columns(table.columns).items():
         data = np.stack([_numbers(table, c) for c in columns], axis=1)
         known = np.isfinite(data)
@@ -239,7 +224,11 @@ def _protocol_warnings(tables: GroupTables) -> Iterator[ReportWarning]:
 
 
 def render_group_page(
-    tables: GroupTables, *, dataset: str, pages: Mapping[str, str] | None = None
+    tables: GroupTables,
+    *,
+    dataset: str,
+    pages: Mapping[str, str] | None = None,
+    tabulations: Sequence[Tabulation] = (),
 ) -> str:
     """Render the page of the group.
 
@@ -251,6 +240,8 @@ def render_group_page(
         Name of the dataset.
     pages
         Path of each participant's page, relative to this one, by participant with the prefix.
+    tabulations
+        Exclusions by quality, by columns of `participants.tsv`.
 
     Returns
     -------
@@ -272,7 +263,11 @@ def render_group_page(
         *_weights_warnings(tables.features),
         *_protocol_warnings(tables),
     ]
-    filled = [c for c in quality.columns if (quality[c] != MISSING).any()]
+    filled = [
+        c
+        for c in quality.columns
+        if c not in SCAN_COLUMNS and (c == SCAN_ID or (quality[c] != MISSING).any())
+    ]
     return _template().render(
         title="Group report: diffusion MRI",
         dataset=dataset,
@@ -289,6 +284,8 @@ def render_group_page(
         columns=filled,
         rows=quality[filled].to_numpy().tolist(),
         flagged={(f.row, f.column): f.reason for f in flags},
+        exclusions=tables.exclusions,
+        tabulations=tabulations,
         flags=_named(flags, quality),
         map_flags=_named(map_flags, scalars),
         hints=_hints(filled),
@@ -302,7 +299,8 @@ def render_group_page(
         ],
         files=[
             (
-                item.path.name,
+                item.path().name,
+                item.path(".parquet").name,
                 load_catalogue().output_type(f"group_{item.type}").title + _suffix(item, tables),
                 len(item.table),
             )
@@ -329,6 +327,11 @@ def _summary(tables: GroupTables, *, n_flagged: int) -> tuple[Entry, ...]:
         ),
         Entry("Scans with maps in template space", str(len(tables.scalars))),
         Entry("Scans that stand out", str(n_flagged)),
+        *(
+            [Entry("Scans excluded by quality rules", str(len(tables.exclusions.rule_of)))]
+            if tables.exclusions.rules
+            else []
+        ),
     )
 
 

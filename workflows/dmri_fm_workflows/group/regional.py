@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import affine_transform
 
 from dmri_fm.errors import ImageError
 
@@ -14,6 +16,42 @@ from dmri_fm.errors import ImageError
 MIN_VOXELS = 20
 
 STATISTICS = ("mean", "median", "std")
+
+#: Space of the maps that are summarised, and of all regions.
+SCALAR_SPACE = "MNI152NLin2009aSym"
+
+
+class Region(NamedTuple):
+    """A region on the grid of a map.
+
+    Attributes
+    ----------
+    name
+        As in the columns of the tables.
+    voxels
+        Shape (N,): positions in the flattened map.
+    weights
+        Shape (N,), above 0; None: all equal.
+    """
+
+    name: str
+    voxels: NDArray[np.int_]
+    weights: NDArray[np.float64] | None = None
+
+
+class RegionSource(Protocol):
+    """Regions in the template's space that can be put on the grid of a map."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What each region is, by name."""
+
+    @property
+    def arrays(self) -> Sequence[NDArray]:
+        """Arrays that define the regions."""
+
+    def on_grid(self, shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Region, ...]:
+        """Return the regions on a grid: its shape and its affine (voxel to RAS+ mm)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +66,14 @@ class RegionSet:
         Shape (4, 4), voxel to RAS+ mm.
     members
         Label values of each region; regions may share labels.
+    source
+        What the regions are of, for their description.
     """
 
     labels: NDArray[np.int_]
     affine: NDArray[np.float64]
     members: Mapping[str, tuple[int, ...]]
+    source: str = "blocks of the template"
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 3 or np.asarray(self.affine).shape != (4, 4):
@@ -74,29 +115,114 @@ class RegionSet:
         members |= {name: (index,) for index, name in names.items()}
         return cls(np.asarray(labels), np.asarray(affine, dtype=np.float64), members)
 
-    def on_grid(self, shape: Sequence[int], affine: ArrayLike) -> RegionSet:
-        """Return the regions on another grid, by nearest voxel."""
-        shape = tuple(int(n) for n in shape)
-        affine = np.asarray(affine, dtype=np.float64)
-        if shape == self.labels.shape and np.allclose(affine, self.affine, atol=1e-3):
-            return self
-        to_own = np.linalg.inv(self.affine) @ affine
-        axes = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij", sparse=True)
-        index = [
-            np.rint(sum(to_own[row, k] * axes[k] for k in range(3)) + to_own[row, 3]).astype(int)
-            for row in range(3)
-        ]
-        inside = np.ones(shape, dtype=bool)
-        for position, size in zip(index, self.labels.shape, strict=True):
-            inside &= (position >= 0) & (position < size)
-        clipped = [np.clip(f, 0, n - 1) for f, n in zip(index, self.labels.shape, strict=True)]
-        labels = np.where(inside, self.labels[tuple(clipped)], 0)
-        return RegionSet(labels, affine, self.members)
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What each region is, by name."""
+        return {
+            name: f"label{'s' if len(values) > 1 else ''} {', '.join(map(str, values))} of "
+            f"{self.source}"
+            for name, values in self.members.items()
+        }
+
+    @property
+    def arrays(self) -> Sequence[NDArray]:
+        """Arrays that define the regions."""
+        return self.labels, self.affine
+
+    def on_grid(self, shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Region, ...]:
+        """Return the regions on a grid, by nearest voxel."""
+        labels = _resample(self.labels, self.affine, shape, affine, order=0).ravel()
+        order = np.argsort(labels, kind="stable")
+        edges = np.searchsorted(labels[order], np.arange(int(labels.max()) + 2))
+        return tuple(
+            Region(name, np.concatenate([_span(order, edges, value) for value in values]))
+            for name, values in self.members.items()
+        )
 
 
-def summarise_map(
-    data: ArrayLike, mask: ArrayLike, *, regions: RegionSet
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def _span(order: NDArray[np.int_], edges: NDArray[np.int_], value: int) -> NDArray[np.int_]:
+    known = value + 1 < len(edges)
+    return order[edges[value] : edges[value + 1]] if known else order[:0]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundles:
+    """Masks or probabilities of fibre bundles, each on a grid of its own.
+
+    Attributes
+    ----------
+    images
+        By region's name: values (X, Y, Z) of 0 or more, and their affine (voxel to RAS+ mm).
+    sources
+        By region's name: the file.
+    """
+
+    images: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float64]]]
+    sources: Mapping[str, str]
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What each region is, by name."""
+        return {
+            name: f"bundle {file}, voxels weighted by its values"
+            for name, file in self.sources.items()
+        }
+
+    @property
+    def arrays(self) -> Sequence[NDArray]:
+        """Arrays that define the regions."""
+        return [array for image in self.images.values() for array in image]
+
+    def on_grid(self, shape: Sequence[int], affine: NDArray[np.float64]) -> tuple[Region, ...]:
+        """Return the bundles on a grid, by linear interpolation."""
+        found = []
+        for name, (image, own) in self.images.items():
+            weights = _resample(image, own, shape, affine, order=1).ravel().astype(np.float64)
+            voxels = np.flatnonzero(weights > 0)
+            found.append(Region(name, voxels, weights[voxels]))
+        return tuple(found)
+
+
+def _resample(
+    data: NDArray, own: NDArray[np.float64], shape: Sequence[int], affine: NDArray, *, order: int
+) -> NDArray:
+    """Return an image on another grid; 0 outside of it."""
+    if tuple(shape) == data.shape and np.allclose(affine, own, atol=1e-3):
+        return data
+    step = np.linalg.inv(own) @ affine
+    return np.asarray(
+        affine_transform(
+            data,
+            step[:3, :3],
+            step[:3, 3],
+            tuple(shape),
+            order=order,
+            mode="grid-constant",
+            cval=0,
+        )
+    )
+
+
+class Summary(NamedTuple):
+    """Statistics of a map in regions, one entry of each array per region.
+
+    Attributes
+    ----------
+    statistics
+        Shape (R, 3): :data:`STATISTICS` in the map's units, weighted where the region is; NaN
+        where fewer than :data:`MIN_VOXELS` voxels are left.
+    n_voxels
+        Shape (R,): voxels inside the mask with a finite value.
+    coverage
+        Shape (R,): share of the region (of its weights) inside the mask, 0 to 1.
+    """
+
+    statistics: NDArray[np.float64]
+    n_voxels: NDArray[np.int_]
+    coverage: NDArray[np.float64]
+
+
+def summarise_map(data: ArrayLike, mask: ArrayLike, *, regions: Sequence[Region]) -> Summary:
     """Summarise a scalar map in every region.
 
     Parameters
@@ -108,46 +234,39 @@ def summarise_map(
     regions
         Regions on the same grid.
 
-    Returns
-    -------
-    statistics
-        By region: mean, median and (population) standard deviation, the map's units; NaN where
-        fewer than :data:`MIN_VOXELS` voxels are left.
-    coverage
-        By region: share of its voxels inside the mask, 0 to 1.
-
     Raises
     ------
     ImageError
         If the shapes differ.
     """
-    values = np.asarray(data, dtype=np.float64)
-    inside = np.asarray(mask, dtype=bool)
-    labels = regions.labels
-    if values.shape != labels.shape or inside.shape != labels.shape:
-        raise ImageError(
-            f"map of shape {values.shape}, mask of shape {inside.shape}",
-            expected=f"the regions' grid, {labels.shape}",
-        )
-    somewhere = labels > 0
-    label, value = labels[somewhere], values[somewhere]
-    is_in = inside[somewhere]
-    usable = is_in & np.isfinite(value)
-    order = np.argsort(label, kind="stable")
-    label, value, is_in, usable = label[order], value[order], is_in[order], usable[order]
-    n_labels = int(labels.max()) + 1
-    edges = np.searchsorted(label, np.arange(n_labels + 1))
-    statistics, coverage = {}, {}
-    for name, members in regions.members.items():
-        known = [m for m in members if m < n_labels]
-        pieces = [slice(edges[m], edges[m + 1]) for m in known]
-        covered = [is_in[p] for p in pieces]
-        n_all = sum(c.size for c in covered)
-        coverage[name] = float(sum(c.sum() for c in covered)) / n_all if n_all else 0.0
-        chosen = np.concatenate([value[p][usable[p]] for p in pieces] or [np.empty(0)])
-        if chosen.size < MIN_VOXELS:
-            statistics[name] = dict.fromkeys(STATISTICS, float("nan"))
-        else:
-            numbers = (chosen.mean(), np.median(chosen), chosen.std())
-            statistics[name] = dict(zip(STATISTICS, map(float, numbers), strict=True))
-    return statistics, coverage
+    image, brain = np.asarray(data), np.asarray(mask, dtype=bool)
+    if image.shape != brain.shape:
+        raise ImageError(f"map of shape {image.shape}, mask of shape {brain.shape}")
+    values, inside = image.ravel(), brain.ravel()
+    statistics = np.full((len(regions), len(STATISTICS)), np.nan)
+    n_voxels = np.zeros(len(regions), dtype=np.int_)
+    coverage = np.zeros(len(regions))
+    for row, (_, voxels, weights) in enumerate(regions):
+        is_in = inside[voxels]
+        found = values[voxels].astype(np.float64)
+        usable = is_in & np.isfinite(found)
+        n_voxels[row] = np.count_nonzero(usable)
+        if voxels.size:
+            coverage[row] = np.average(is_in, weights=weights)
+        if n_voxels[row] >= MIN_VOXELS:
+            chosen = None if weights is None else weights[usable]
+            statistics[row] = _describe(found[usable], chosen)
+    return Summary(statistics, n_voxels, coverage)
+
+
+def _describe(
+    values: NDArray[np.float64], weights: NDArray[np.float64] | None
+) -> tuple[float, float, float]:
+    """Return mean, median and (population) standard deviation."""
+    if weights is None:
+        return float(values.mean()), float(np.median(values)), float(values.std())
+    mean = float(np.average(values, weights=weights))
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    median = float(values[order][np.searchsorted(share, 0.5)])
+    return mean, median, float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from dmri_fm.errors import InputError
-from dmri_fm_workflows.group.collect import (
-    OutputFile,
-    Problem,
-    find_files,
-    find_unknown,
-    list_participants,
-)
-from dmri_fm_workflows.group.regional import RegionSet
-from dmri_fm_workflows.group.scalars import describe_scalars, frame, gather_scalars
+from dmri_fm_workflows.group.collect import OutputFile, Problem, list_outputs, list_participants
+from dmri_fm_workflows.group.exclusion import Exclusions, Rule, exclude_scans
+from dmri_fm_workflows.group.regional import RegionSource
+from dmri_fm_workflows.group.scalars import LongScalars, frame, gather_scalars
 from dmri_fm_workflows.group.status import ParticipantStatus, read_status
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
-from dmri_fm_workflows.outputs.publish import publish_json, publish_text
-from dmri_fm_workflows.outputs.sidecars import image_sidecar
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
     SCAN_COLUMNS,
+    SCAN_ID,
     format_cell,
-    format_table,
     read_table,
 )
 
@@ -41,7 +34,7 @@ class GroupTable:
     type
         Its output type in `maps.yaml`, without `group_`.
     table
-        One row per scan or participant, cells as text.
+        One row per scan or participant, cells as text; the long table of scalars has numbers.
     model
         Label of the model that made it, or None.
     """
@@ -50,15 +43,16 @@ class GroupTable:
     table: pd.DataFrame
     model: str | None = None
 
-    @property
-    def path(self) -> PurePosixPath:
-        """Path of the table, relative to the output folder."""
-        return output_path({}, f"group_{self.type}", model=self.model)
+    def path(self, extension: str | None = None) -> PurePosixPath:
+        """Return the path of the table, relative to the output folder."""
+        return output_path({}, f"group_{self.type}", model=self.model, extension=extension)
 
 
 @dataclass(frozen=True, eq=False)
 class GroupTables:
     """The tables of a group, cells as text, `n/a` where there is nothing.
+
+    Tables of scans start with `scan_id`, the columns that name the scan, and `qc_exclude`.
 
     Attributes
     ----------
@@ -67,19 +61,31 @@ class GroupTables:
     scalars
         One row per scan: `<model>_<map>_<statistic>_<region>`, `coverage_<region>`, `max_bval`,
         `n_volumes`.
+    scalars_long
+        One row per scan, map, region and statistic.
     quality
         One row per scan: image quality.
     status
         One row per participant.
     problems
         Files that could not be used; they are in the reasons of `status` as well.
+    scans
+        `scan_id` and `participant_id` of all scans.
+    exclusions
+        Scans that quality control excludes, marked in the tables.
+    regions
+        What each region is, by name.
     """
 
     features: tuple[GroupTable, ...]
     scalars: pd.DataFrame
+    scalars_long: LongScalars
     quality: pd.DataFrame
     status: pd.DataFrame
     problems: tuple[Problem, ...]
+    scans: pd.DataFrame
+    exclusions: Exclusions = field(default_factory=Exclusions)
+    regions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def listed(self) -> tuple[GroupTable, ...]:
@@ -87,9 +93,16 @@ class GroupTables:
         return (
             *self.features,
             GroupTable("scalars", self.scalars),
+            GroupTable("scalars_long", self.scalars_long.table),
             GroupTable("image_qc", self.quality),
             GroupTable("status", self.status),
         )
+
+
+def list_scans(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return `scan_id` and `participant_id` of all scans of some tables, sorted."""
+    cells = pd.concat([t[[SCAN_ID, "participant_id"]] for t in tables])
+    return cells.drop_duplicates().sort_values(SCAN_ID, ignore_index=True)
 
 
 def gather_rows(files: Iterable[OutputFile]) -> tuple[pd.DataFrame, tuple[Problem, ...]]:
@@ -117,13 +130,15 @@ def gather_rows(files: Iterable[OutputFile]) -> tuple[pd.DataFrame, tuple[Proble
         except InputError as error:
             problems.append(Problem.of(error, file))
             continue
-        measures = {k: v or MISSING for k, v in found[0].items() if k not in SCAN_COLUMNS}
+        measures = {
+            k: v or MISSING for k, v in found[0].items() if k not in (SCAN_ID, *SCAN_COLUMNS)
+        }
         rows.append({**file.columns, **measures})
     return frame(rows), tuple(problems)
 
 
 def gather_features(
-    output_dir: str | Path, *, participants: Sequence[str]
+    files: Iterable[OutputFile],
 ) -> tuple[tuple[GroupTable, ...], tuple[Problem, ...]]:
     """Join the features of all scans, a table per encoder.
 
@@ -138,14 +153,13 @@ def gather_features(
     by_encoder: dict[str, list[OutputFile]] = {
         label: [] for label in load_catalogue().output_type(of).models if label is not None
     }
-    for participant in participants:
-        for file in find_files(output_dir, [of], participant=participant):
-            by_encoder[str(file.name.model)].append(file)
+    for file in files:
+        by_encoder[str(file.name.model)].append(file)
     tables: list[GroupTable] = []
     problems: list[Problem] = []
-    for label, files in by_encoder.items():
-        if files:
-            table, unusable = gather_rows(files)
+    for label, found in by_encoder.items():
+        if found:
+            table, unusable = gather_rows(found)
             tables.append(GroupTable(of, table, label))
             problems += unusable
     return tuple(tables), tuple(problems)
@@ -153,9 +167,10 @@ def gather_features(
 
 def collect_tables(
     output_dir: str | Path,
-    regions: RegionSet,
+    sources: Sequence[RegionSource],
     *,
     participants: Sequence[str] | None = None,
+    rules: Sequence[Rule] = (),
 ) -> GroupTables:
     """Collect everything that the group level tabulates.
 
@@ -163,66 +178,68 @@ def collect_tables(
     ----------
     output_dir
         Output folder of the participant level.
-    regions
-        Regions in the template's space.
+    sources
+        Regions in the template's space; names are unique over all.
     participants
         With their prefix; all by default.
+    rules
+        Of the exclusion of scans by their quality.
 
     Raises
     ------
     LayoutError
         If the folder holds no participant.
+    ConfigError
+        If a rule names an unknown column; no map has been read then.
     """
     output_dir = Path(output_dir)
     everybody = list_participants(output_dir) if participants is None else tuple(participants)
-    features, bad_features = gather_features(output_dir, participants=everybody)
-    quality, bad_quality = gather_rows(
-        file
-        for participant in everybody
-        for file in find_files(output_dir, ["image_qc"], participant=participant)
+    listing = [list_outputs(output_dir, who) for who in everybody]
+    tables = [f for outputs, _ in listing for f in outputs if f.name.extension == ".tsv"]
+    quality, bad_quality = gather_rows(f for f in tables if f.name.type.name == "image_qc")
+    exclude_scans(rules, quality, quality, {})  # unknown columns are told before the work
+    features, bad_features = gather_features(
+        f for f in tables if f.name.type.name == "features_scan"
     )
-    scalars, bad_scalars = gather_scalars(output_dir, regions, participants=everybody)
-    unknown = [p for who in everybody for p in find_unknown(output_dir, participant=who)]
+    wide, long, bad_scalars = gather_scalars(
+        [outputs for outputs, _ in listing], output_dir, sources
+    )
+    unknown = [problem for _, problems in listing for problem in problems]
     problems = (*bad_features, *bad_quality, *bad_scalars, *unknown)
-    cells = [f.table for f in features] + [quality, scalars]
-    scans = pd.concat([t[[c for c in SCAN_COLUMNS if c in t]] for t in cells])
-    counts = scans.fillna(MISSING).drop_duplicates()["participant_id"].value_counts()
-    rows = [
-        read_status(output_dir, who, problems=problems, n_scans=int(counts.get(who, 0)))
+    scans = list_scans([*(f.table for f in features), quality, wide])
+    n_scans = scans["participant_id"].value_counts()
+    of_person: dict[str, list[Problem]] = {}
+    for problem in problems:
+        of_person.setdefault(problem.participant, []).append(problem)
+    found = [
+        read_status(
+            output_dir, who, problems=of_person.get(who, ()), n_scans=int(n_scans.get(who, 0))
+        )
         for who in everybody
     ]
-    status = pd.DataFrame(
-        [[format_cell(value) for value in asdict(row).values()] for row in rows],
-        columns=[f.name for f in fields(ParticipantStatus)],
-        dtype=str,
+    exclusions = exclude_scans(
+        rules, scans, quality, {row.participant_id: row.status for row in found}
     )
-    return GroupTables(features, scalars, quality, status, problems)
+    return GroupTables(
+        tuple(GroupTable(f.type, exclusions.mark(f.table), f.model) for f in features),
+        exclusions.mark(wide),
+        long._replace(table=exclusions.mark(long.table)),
+        exclusions.mark(quality),
+        _status_table(found, scans, exclusions),
+        problems,
+        scans,
+        exclusions,
+        {name: text for source in sources for name, text in source.about.items()},
+    )
 
 
-def write_tables(output_dir: str | Path, tables: GroupTables) -> tuple[Path, ...]:
-    """Write the tables and their sidecars into `group/`, each by rename.
-
-    Returns
-    -------
-    tuple
-        Paths of the tables.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written.
-    """
-    written = []
-    for item in tables.listed:
-        columns = list(item.table.columns)
-        path = Path(output_dir) / item.path
-        sidecar = image_sidecar(
-            f"group_{item.type}",
-            model=item.model,
-            columns=columns,
-            extra=describe_scalars(columns) if item.type == "scalars" else None,
-        )
-        publish_json(sidecar, path.with_suffix(".json"))
-        publish_text(format_table(item.table.to_dict("records"), columns), path)
-        written.append(path)
-    return tuple(written)
+def _status_table(
+    status: Sequence[ParticipantStatus], scans: pd.DataFrame, exclusions: Exclusions
+) -> pd.DataFrame:
+    out = scans[scans[SCAN_ID].isin(list(exclusions.rule_of))]["participant_id"].value_counts()
+    columns = [f.name for f in fields(ParticipantStatus)]
+    rows = [[format_cell(value) for value in asdict(row).values()] for row in status]
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
+    place = columns.index("n_scans") + 1
+    table.insert(place, "n_qc_excluded", [str(out.get(r.participant_id, 0)) for r in status])
+    return table

@@ -33,7 +33,7 @@ _INTRO = """\
 `S` stands for the entities of a scan, e.g. `sub-01_ses-02_acq-b1000`; entities over which runs
 were merged (`dir`, `run`) are dropped. `sub-<label>[/ses-<label>]` stands before each `anat/` and
 `dwi/`, `sub-<label>` before `figures/`. Names follow BIDS derivatives, maps of models BEP016.
-[How other tools read them](interoperability.md).
+[How other tools read them](interoperability.md). [Group tables](group_tables.md).
 
 Features (`*_features.*`, their group tables and figures) can re-identify a scan: they can show
 that two scans are of one person. They are personal data under the data-use agreement of the

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -81,6 +81,11 @@ def publish_text(text: str, target: str | Path) -> bool:
     """
     data = text.encode("utf-8")
     return _publish(lambda stream: stream.write(data), Path(target))
+
+
+def publish_bytes(pieces: Iterable[bytes], target: str | Path) -> bool:
+    """Write a file atomically, piece after piece; see :func:`publish_text`."""
+    return _publish(lambda stream: stream.writelines(pieces), Path(target))
 
 
 def publish_json(content: Mapping[str, Any], target: str | Path) -> bool:

@@ -14,6 +14,12 @@ from dmri_fm.errors import InputError
 #: Text of a cell without a value.
 MISSING = "n/a"
 
+#: Key of a row about a scan: the name that its outputs share, e.g. `sub-01_ses-2_dir-AP`.
+SCAN_ID = "scan_id"
+
+#: Column of group tables: the rules of quality control by which a scan is excluded.
+QC_EXCLUDE = "qc_exclude"
+
 #: Columns that name the scan of a row, by entity; the first two carry their prefix.
 _COLUMN_OF = {
     "subject": "participant_id",

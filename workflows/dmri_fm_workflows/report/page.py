@@ -16,6 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_workflows.outputs.references import (
     Reference,
     render_methods,
@@ -45,6 +46,7 @@ def page_environment() -> Environment:
     )
     environment.filters["anchor"] = anchor
     environment.filters["urlpath"] = quote
+    environment.globals["research_only"] = RESEARCH_ONLY
     return environment
 
 
@@ -82,7 +84,7 @@ def render_report(report: ReportData) -> str:
     of_series: dict[str, list[ReportWarning]] = {}
     for warning in warnings:
         of_series.setdefault(warning.where, []).append(warning)
-    methods, cited = _methods_html(report.methods)
+    methods, cited = methods_html(report.methods)
     return (
         page_environment()
         .get_template("participant.html.j2")
@@ -113,8 +115,11 @@ def _series_table(series: Sequence[SeriesSection]) -> list[tuple[str, list[str]]
     return [(label, [column.get(label, "") for column in columns]) for label in labels]
 
 
-def _methods_html(text: str) -> tuple[Markup, list[tuple[int, Markup]]]:
-    """Return the paragraphs of a methods text, citations numbered, and the list of works."""
+def methods_html(text: str) -> tuple[Markup, list[tuple[int, Markup]]]:
+    """Return the paragraphs of a methods text, citations numbered, and the list of works.
+
+    Raises ConfigError if the text cites a work that `references.yaml` does not hold.
+    """
     numbers: dict[Reference, int] = {}
 
     def numbered(works: list[Reference]) -> str:

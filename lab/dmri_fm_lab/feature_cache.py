@@ -1,4 +1,4 @@
-"""Features of an evaluation on disk, so that a long one goes on where it stopped."""
+"""Features of scans on disk, so that a long computation goes on where it stopped."""
 
 from __future__ import annotations
 

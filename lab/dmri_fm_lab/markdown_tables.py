@@ -1,4 +1,4 @@
-"""Tables of an evaluation's numbers, as markdown and as aligned text."""
+"""Tables of numbers, as markdown and as aligned text."""
 
 from __future__ import annotations
 

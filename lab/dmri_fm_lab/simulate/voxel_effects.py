@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
-from dmri_fm_lab.evaluate.galleries import INTENSITY, Fibres, Geometry, fibre_signal
-from dmri_fm_lab.evaluate.reconstruction_baselines import fit_normalised
+from dmri_fm_lab.normalised_fit import fit_normalised
 from dmri_fm_lab.simulate.subject import Tissue
+from dmri_fm_lab.simulate.voxel_tissue import INTENSITY, Fibres, Geometry, fibre_signal
 
 #: Change of the logarithm of the stick fraction by an effect of one, with and without an effect
 #: on FA and MD, and of the logit of the second and third fibres' share.
@@ -46,6 +46,9 @@ CONSTANTS = (
 _ROW = 256
 
 _Voxels = NDArray[np.float32]
+
+#: Effect of all voxels, or of each, (V,).
+Effect: TypeAlias = float | NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,41 +84,43 @@ class _Part(NamedTuple):
 
 
 def with_fa_effect(
-    geometry: Geometry, tissue: Tissue, gtab: GradientTable, effect: float
+    geometry: Geometry, tissue: Tissue, gtab: GradientTable, effect: Effect
 ) -> CohortTissue:
     """Let an effect change FA and MD: a larger stick fraction."""
-    changed = tissue.stick_fraction * float(np.exp(LOG_STICK_FRACTION * effect))
-    tissue = replace(tissue, stick_fraction=changed)
-    return CohortTissue(geometry, tissue, Fibres.of(tissue))
+    changed = tissue.stick_fraction * np.exp(LOG_STICK_FRACTION * np.asarray(effect))
+    fibres = Fibres.of(tissue)._replace(stick_fraction=changed.astype(np.float32))
+    return CohortTissue(geometry, tissue, fibres)
 
 
 def with_compensated_effect(
-    geometry: Geometry, tissue: Tissue, gtab: GradientTable, effect: float
+    geometry: Geometry, tissue: Tissue, gtab: GradientTable, effect: Effect
 ) -> CohortTissue:
     """Let an effect change crossings and stick fraction, and leave FA and MD of every voxel.
 
     Crossing fibres have a larger share, and sticks too; parallel and radial diffusivity make up
     for both in FA and MD, see :func:`_compensate`. Voxels where they cannot stay unaffected.
     """
-    shares = more_crossing(geometry.shares, LOGIT_CROSSING * effect)
+    each = np.broadcast_to(np.asarray(effect, dtype=np.float64), len(geometry.shares))
+    shares = more_crossing(geometry.shares, LOGIT_CROSSING * each)
     white, part = _select_white(geometry, tissue, gtab)
     usual = Fibres.of(tissue)
-    fraction = tissue.stick_fraction * float(np.exp(COMPENSATED_LOG_STICK_FRACTION * effect))
+    fraction = tissue.stick_fraction * np.exp(COMPENSATED_LOG_STICK_FRACTION * each[white])
     target = _fa_md(part, usual, gtab)
     moved = part._replace(shares=shares[white])
     logs = np.log(np.tile([tissue.parallel, tissue.radial], (len(part.axes), 1)))
 
     def fit(logs: NDArray[np.float64], rows: NDArray[np.int_]) -> NDArray[np.float64]:
-        parallel, radial = np.exp(logs).T
+        parallel, radial = np.exp(logs).T.astype(np.float32)
         some = _Part(*(array[rows] for array in moved))
-        return _fa_md(some, Fibres(fraction, tissue.stick, parallel, radial), gtab)
+        own = fraction[rows].astype(np.float32)
+        return _fa_md(some, Fibres(own, tissue.stick, parallel, radial), gtab)
 
     logs, solved = _compensate(fit, logs, target)
     where = np.flatnonzero(white)[solved]
     values = {
         name: np.full(len(white), getattr(usual, name), np.float32) for name in usual._fields
     }
-    values["stick_fraction"][where] = fraction
+    values["stick_fraction"][where] = fraction[solved]
     values["parallel"][where], values["radial"][where] = np.exp(logs[solved]).T
     kept = np.where(np.isin(np.arange(len(white)), where)[:, None], shares, geometry.shares)
     return CohortTissue(
@@ -127,14 +132,16 @@ def with_compensated_effect(
 
 
 #: Effects of a cohort's outcome, by name.
-EFFECTS: dict[str, Callable[[Geometry, Tissue, GradientTable, float], CohortTissue]] = {
+EFFECTS: dict[str, Callable[[Geometry, Tissue, GradientTable, Effect], CohortTissue]] = {
     "fa-md": with_fa_effect,
     "compensated": with_compensated_effect,
 }
 
 
-def more_crossing(shares: _Voxels, change: float) -> _Voxels:
+def more_crossing(shares: _Voxels, change: Effect) -> _Voxels:
     """Return shares (V, 3) with the logit of the second and third fibre's share changed.
+
+    `change` is that of all voxels, or of each, (V,).
 
     Examples
     --------
@@ -142,7 +149,8 @@ def more_crossing(shares: _Voxels, change: float) -> _Voxels:
     [[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]]
     """
     total = shares.sum(axis=1, keepdims=True)
-    odds = np.concatenate([shares[:, :1], shares[:, 1:] * np.float32(np.exp(change))], axis=1)
+    factor = np.exp(np.asarray(change, dtype=np.float32)).reshape(-1, 1)
+    odds = np.concatenate([shares[:, :1], shares[:, 1:] * factor], axis=1)
     scale = np.divide(total, odds.sum(axis=1, keepdims=True), where=total > 0, out=0 * total)
     return np.asarray(odds * scale, dtype=np.float32)
 

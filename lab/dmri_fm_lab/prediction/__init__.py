@@ -1,0 +1,1 @@
+"""Prediction of what is known about participants from vectors of their scans."""

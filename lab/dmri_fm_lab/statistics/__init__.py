@@ -1,0 +1,1 @@
+"""Group statistics: tests of features, regional scalars and maps, with their page."""

@@ -1,0 +1,289 @@
+"""Scans, outcomes and covariates of an analysis, and everything that is left out, by reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from dmri_fm.errors import ConfigError
+from dmri_fm_lab.harmonise import join_levels
+from dmri_fm_lab.scan_tables import (
+    Cohort,
+    LeftOut,
+    ScanTable,
+    join_people,
+    listed,
+    measures_of,
+    one_scan_each,
+    read_people,
+    read_scan_table,
+)
+from dmri_fm_lab.statistics.design_matrix import OUTCOME, formula_variables
+from dmri_fm_lab.statistics.maps import find_maps
+from dmri_fm_lab.statistics.request import StatsRequest
+
+#: What pandas raises of a text that is no condition, beside unknown names and wrong syntax.
+_NO_CONDITION = (TypeError, ValueError, AttributeError, NotImplementedError)
+
+#: Name of the combined levels of sites in formulas.
+SITE = "site"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What is analysed.
+
+    Attributes
+    ----------
+    cohort
+        Complete covariates; values are the outcomes.
+    everyone
+        Table of participants, for those that are left out.
+    variables
+        Variables of the formula.
+    untested
+        Columns of the tables that `*` does not make outcomes, see
+        :func:`~dmri_fm_lab.scan_tables.measures_of`.
+    """
+
+    cohort: Cohort
+    everyone: pd.DataFrame
+    variables: tuple[str, ...]
+    untested: tuple[str, ...] = ()
+
+    @property
+    def n_participants(self) -> int:
+        """Number of participants."""
+        return int(self.cohort.people["participant_id"].nunique())
+
+
+def gather_sample(request: StatsRequest) -> Sample:
+    """Read tables and participants, join them, and leave out what the request cannot use.
+
+    Raises
+    ------
+    InputError, ConfigError
+        If a file cannot be used, names do not match, or the request asks for what is not there.
+    """
+    people = _with_site(read_people(request.participants, sessions=request.sessions), request)
+    if request.tables:
+        table = join_tables([read_scan_table(path) for path in request.tables], request.columns)
+    else:
+        assert request.maps is not None
+        table = find_maps(request.maps)
+    cohort = join_people(table, people)
+    outcomes = find_outcomes(cohort.values, request.columns)
+    cohort, variables = _with_covariates(cohort, outcomes, request)
+    untested = [
+        c
+        for c in table.values
+        if "*" in request.columns and c not in variables and c not in cohort.values
+    ]
+    cohort = _excluded(cohort, request.exclude)
+    families = [request.families] if request.families else []
+    site = [SITE] if request.site else []
+    cohort = cohort.complete(list(dict.fromkeys([*variables, *site, *families])))
+    cohort = _independent(cohort, request, variables)
+    if site:
+        counts = cohort.people[SITE].map(cohort.people[SITE].value_counts())
+        cohort = cohort.keep(counts > 1, "the only scan of its site")
+    if not len(cohort):
+        reasons = list(dict.fromkeys(item.reason for item in cohort.left_out))
+        raise ConfigError("no scan is left", expected="scans to analyse", advice=listed(reasons))
+    for name in variables:
+        if cohort.people[name].nunique() == 1:
+            raise ConfigError(
+                f"{name} is {cohort.people[name].iloc[0]} in each of {len(cohort)} scans",
+                expected="a covariate that varies",
+                advice="leave it out of the formula",
+            )
+    return Sample(cohort, people, tuple(variables), tuple(untested))
+
+
+def find_outcomes(columns: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the columns that patterns mean; `*` alone means all measures of the brain.
+
+    Examples
+    --------
+    >>> find_outcomes(["fa_white", "max_bval"], ["*"])
+    ['fa_white']
+    >>> find_outcomes(["fa_white", "max_bval"], ["fa_*", "max_bval"])
+    ['fa_white', 'max_bval']
+    """
+    columns = list(columns)
+    measures = measures_of(columns)
+    return [
+        c
+        for c in columns
+        if any(c in measures if p == "*" else fnmatchcase(c, p) for p in patterns)
+    ]
+
+
+def join_tables(tables: list[ScanTable], patterns: tuple[str, ...]) -> ScanTable:
+    """Join tables by scan; a scan that one of them lacks or excludes is left out.
+
+    Raises
+    ------
+    ConfigError
+        If no column matches a pattern, or two tables have an outcome of one name.
+    """
+    known = [c for table in tables for c in table.values]
+    for pattern in patterns:
+        if not any(fnmatchcase(c, pattern) for c in known):
+            raise ConfigError(
+                f"no column matches {pattern}", expected=f"some of {listed(sorted(set(known)))}"
+            )
+    wanted = find_outcomes(known, patterns)
+    if twice := sorted({c for c in wanted if wanted.count(c) > 1}):
+        raise ConfigError(
+            f"column {listed(twice)} is in several tables",
+            expected="outcomes of different names",
+            advice="choose columns by their patterns, or analyse one table at a time",
+        )
+    left_out = {item.name: item for table in tables for item in table.left_out}
+    scans = pd.concat([table.scans for table in tables])
+    scans = scans[~scans.index.duplicated()]
+    for table in tables:
+        reason = f"not in {table.source.name if table.source else 'a table'}"
+        for name in scans.index.difference(table.values.index, sort=False):
+            left_out.setdefault(str(name), LeftOut(str(name), reason))
+    scans = scans[~scans.index.isin(list(left_out))]
+    values = pd.concat([table.values.reindex(scans.index) for table in tables], axis=1)
+    values = values.loc[:, ~values.columns.duplicated()]
+    return ScanTable(scans, values, tuple(left_out.values()), tables[0].source)
+
+
+def _with_site(people: pd.DataFrame, request: StatsRequest) -> pd.DataFrame:
+    """Add the combined levels of the columns of sites."""
+    if not request.site:
+        return people
+    if missing := [c for c in request.site if c not in people]:
+        raise ConfigError(
+            f"no column {listed(missing)} for sites", expected=f"some of {listed(list(people))}"
+        )
+    if SITE in people and SITE not in request.site:
+        raise ConfigError(
+            f"a column {SITE} that is not among those of sites ({listed(request.site)})",
+            expected=f"site among them, or no column of that name in {request.participants}",
+        )
+    known = people[list(request.site)].notna().all(axis=1)
+    texts = [[_level(v) for v in people[c]] for c in request.site]
+    joined = pd.Series(join_levels(*texts), index=people.index, dtype=object)
+    return people.assign(**{SITE: joined.where(known, None)})
+
+
+def _level(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _with_covariates(
+    cohort: Cohort, outcomes: Sequence[str], request: StatsRequest
+) -> tuple[Cohort, list[str]]:
+    """Take covariates that tables of scans hold, and keep the outcomes among the values."""
+    in_tables = [c for c in cohort.values if c not in cohort.people]
+    variables = formula_variables(request.formula, [*cohort.people, *in_tables])
+    people = cohort.people.join(cohort.values[[c for c in variables if c in in_tables]])
+    if request.families and request.families not in people:
+        raise ConfigError(
+            f"no column {request.families} for families",
+            expected=f"some of {listed(list(people))}",
+        )
+    if OUTCOME in people:
+        raise ConfigError(
+            f"a column {OUTCOME} among covariates", expected="another name: value is the outcome"
+        )
+    tested = [c for c in outcomes if c not in variables]
+    return Cohort(people, cohort.values[tested], cohort.left_out), variables
+
+
+def _excluded(cohort: Cohort, exclude: tuple[str, ...]) -> Cohort:
+    """Leave out scans and participants by name, and by condition."""
+    for entry in exclude:
+        people = cohort.people
+        if entry.startswith("sub-"):
+            hit = (people["participant_id"] == entry) | (people.index == entry)
+            known = {item.name for item in cohort.left_out}
+            if not hit.any() and not any(n == entry or n.startswith(f"{entry}_") for n in known):
+                raise ConfigError(
+                    f"exclude names {entry}, which is no participant or scan here",
+                    expected=f"some of {listed(sorted(set(people['participant_id'])))}",
+                )
+        else:
+            try:
+                hit = people.eval(entry)
+            except (NameError, SyntaxError, LookupError, *_NO_CONDITION) as error:
+                raise ConfigError(
+                    f"exclude = {entry!r} ({error})",
+                    expected="a participant, a scan, or a condition such as age < 18",
+                ) from None
+        if not isinstance(hit, pd.Series) or not is_bool_dtype(hit):
+            raise ConfigError(f"exclude = {entry!r}", expected="a condition that is true or false")
+        cohort = cohort.keep(~np.asarray(hit), f"excluded: {entry}")
+    return cohort
+
+
+def find_groups(
+    people: pd.DataFrame, variables: Sequence[str], request: StatsRequest
+) -> list[str]:
+    """Return the variables that make groups: texts, those in C(...), and sites."""
+    written = "".join(request.formula.split())
+    groups = [n for n in variables if f"C({n}" in written or not is_numeric_dtype(people[n])]
+    return list(dict.fromkeys([*groups, *([SITE] if request.site else [])]))
+
+
+def _independent(cohort: Cohort, request: StatsRequest, variables: Sequence[str]) -> Cohort:
+    """Return one scan each where nothing models repeated scans."""
+    is_modelled = request.random or request.families == "participant_id"
+    by = ["participant_id"]
+    if is_modelled:
+        by += [c for c in ("session_id",) if c in cohort.people]
+        if request.repeats == "refuse":
+            return cohort
+    repeated = cohort.people[cohort.people.duplicated(by, keep=False)]
+    if request.repeats != "refuse":
+        classes = find_groups(cohort.people, variables, request)
+        classes += [request.families] if request.families else []
+        return one_scan_each(cohort, by=by, how=request.repeats, constant=classes)
+    if len(repeated) and not request.families:
+        who = sorted(set(repeated["participant_id"]))
+        raise ConfigError(
+            f"{len(who)} participants have several scans: {listed(who)}",
+            expected="one scan each, or a model of their dependence",
+            advice='random = "participant_id" for a mixed model, families = "participant_id" for '
+            'robust standard errors, or repeats = "first" or "mean"',
+        )
+    return cohort
+
+
+def exclusions_by_group(sample: Sample, groups: list[str]) -> pd.DataFrame:
+    """Count scans by reason for each level of some columns of participants.
+
+    Returns
+    -------
+    DataFrame
+        Columns `group`, `level`, `used` and one for each reason.
+    """
+    lookup = sample.everyone.drop_duplicates("participant_id").set_index("participant_id")
+    left_out = sample.cohort.left_out
+    reasons = list(dict.fromkeys(item.reason for item in left_out))
+    rows = []
+    for group in groups:
+        used = sample.cohort.people[group].map(_level).value_counts()
+        known = lookup[group] if group in lookup else pd.Series(dtype=object)
+        of_left_out = [
+            _level(known[who]) if who in known.index and pd.notna(known[who]) else "unknown"
+            for who in (item.name.split("_")[0] for item in left_out)
+        ]
+        for level in sorted({*used.index, *of_left_out}):
+            row: dict[str, object] = {"group": group, "level": level}
+            row["used"] = int(used.get(level, 0))
+            for reason in reasons:
+                pairs = zip(left_out, of_left_out, strict=True)
+                row[reason] = sum(i.reason == reason and of == level for i, of in pairs)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["group", "level", "used", *reasons])

@@ -1,0 +1,160 @@
+"""Maps of a small scan by a tiny encoder on a grid in the middle of the brain."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from einops import rearrange
+from torch.nn import functional
+
+from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.drope.tokens import tokenise
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
+from dmri_fm.identity import RESEARCH_ONLY
+from dmri_fm.registry import load_weights
+from dmri_fm.series import Dwi
+from dmri_fm.weights import save_weights
+from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.grid_scans import simulated_scans
+from dmri_fm_lab.prediction.scan_maps import cls_attention, occlude, patch_image, scan_vector
+from tests.dmri_fm_lab.evaluate.tiny_drope import TINY, middle_of_the_brain, register_tiny
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """A simulated scan on the tiny grid, of eight directions."""
+    (found,) = simulated_scans(middle_of_the_brain(), 1, n_directions=8)
+    return found
+
+
+@pytest.fixture
+def network(monkeypatch):
+    register_tiny(monkeypatch)
+    torch.manual_seed(0)
+    return Drope(TINY).eval()
+
+
+@pytest.fixture
+def tokens(scan):
+    return tokenise(scan.signal, scan.gtab, scan.mask, TINY)
+
+
+@pytest.mark.parametrize("feature", ["cls", "pooled"])
+def test_a_masked_block_changes_the_prediction_by_what_the_encoder_loses(
+    network, tokens, feature
+) -> None:
+    weights = np.random.default_rng(0).normal(size=TINY.dim * (1 if feature == "cls" else 2))
+
+    def predict(vector):
+        return float(np.nan_to_num(vector) @ weights)
+
+    done = []
+    changes = occlude(
+        network, tokens, predict, feature=feature, block=1, report=lambda *n: done.append(n)
+    )
+    n = len(tokens.index)
+    assert done[-1] == (n, n)
+    assert np.ptp(changes) > 0
+    without = tokens.select_patches(np.arange(1, n))
+    cls, _ = network(without.patches[None], without.qspace[None], without.positions[None])
+    if feature == "cls":
+        lost = float(cls[0].detach().double().numpy() @ weights)
+        expected = lost - predict(scan_vector(network, tokens, "cls"))
+        # In pieces and at once, in single precision.
+        assert changes[0] == pytest.approx(expected, abs=1e-4)
+    blocks = occlude(network, tokens, predict, feature=feature, block=2)
+    ijk = np.stack(np.unravel_index(tokens.index, TINY.patch_grid), axis=1) // 2
+    for own in np.unique(ijk, axis=0):
+        assert np.ptp(blocks[(ijk == own).all(axis=1)]) == 0
+    assert not occlude(network, tokens, lambda _: 3.0, feature=feature).any()
+
+
+def test_blocks_that_hold_everything_or_nothing_are_refused(network, tokens) -> None:
+    with pytest.raises(ConfigError, match="holds the scan"):
+        occlude(network, tokens, lambda _: 0.0, feature="cls", block=99)
+    with pytest.raises(ConfigError, match="blocks of 0 patches"):
+        occlude(network, tokens, lambda _: 0.0, feature="cls", block=0)
+
+
+def test_attention_is_that_of_the_layer(network, tokens) -> None:
+    weights = cls_attention(network, tokens)
+    layer = network.blocks[-1].attn_space
+    seen = []
+    hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    network(tokens.patches[None], tokens.qspace[None], tokens.positions[None])
+    hook.remove()
+    q, k, _ = rearrange(layer.qkv(seen[0]), "b n (c h d) -> c b h n d", c=3, h=layer.heads)
+    # Values that name their token: what comes out is the weight of each.
+    names = torch.eye(q.shape[2]).expand(*q.shape[:2], -1, -1)
+    mixed = functional.scaled_dot_product_attention(q, k, names)[:, :, 0].mean(dim=(0, 1))
+    np.testing.assert_allclose(weights, mixed[1:].detach(), atol=1e-6)
+    assert 0 < weights.sum() < 1
+    assert all(p.requires_grad for p in network.parameters())
+    with pytest.raises(ConfigError, match="block 7"):
+        cls_attention(network, tokens, block=7)
+
+
+def test_an_image_of_patches_lies_where_the_patches_are(network, tokens) -> None:
+    values = np.arange(1.0, len(tokens.index) + 1)
+    image = patch_image(values, tokens, TINY)
+    data = np.asarray(image.dataobj)
+    np.testing.assert_array_equal(image.affine, middle_of_the_brain().affine)
+    for value, centre in zip(values, tokens.positions.numpy(), strict=True):
+        assert data[tuple(np.floor(centre).astype(int))] == value
+    assert (data > 0).sum() == len(values) * np.prod(TINY.patch)
+
+
+def test_the_command(scan, network, tokens, tmp_path, capsys) -> None:
+    gtab = GradientTable([0, *scan.gtab.bvals], [[0, 0, 0], *scan.gtab.bvecs_ras])
+    b0 = np.ones((*scan.mask.shape, 1), dtype=np.float32)
+    data = 100 * np.concatenate([b0, scan.signal], axis=-1) * scan.mask[..., None]
+    Dwi.from_arrays(data, middle_of_the_brain().affine, gtab, mask=scan.mask).save(
+        tmp_path / "scan"
+    )
+    nib.save(
+        nib.Nifti1Image(scan.mask.astype(np.uint8), middle_of_the_brain().affine),
+        tmp_path / "mask.nii.gz",
+    )
+    weights = tmp_path / "tiny.safetensors"
+    save_weights(weights, network, name="drope", version="0", training={})
+    vectors = np.random.default_rng(0).normal(size=(40, TINY.dim))
+    table = pd.DataFrame(vectors, columns=[f"cls{i:03d}" for i in range(TINY.dim)])
+    table.insert(0, "participant_id", [f"sub-{i:02d}" for i in range(40)])
+    table.to_csv(tmp_path / "f.tsv", sep="\t", index=False)
+    people = table[["participant_id"]].assign(age=50 + 10 * vectors[:, 0])
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    common = ["explain", "scan", str(tmp_path / "scan.nii.gz"), str(tmp_path / "out" / "x")]
+    common += ["--mask", str(tmp_path / "mask.nii.gz"), "--weights", str(weights)]
+    common += ["--features", str(tmp_path / "f.tsv"), "--participants", str(tmp_path / "p.tsv")]
+    common += ["--target", "age", "--directions", "8", "--block", "1"]
+    assert main([*common, "--participant-label", "03"]) == 0
+    text = capsys.readouterr().out
+    assert "age from cls in 39 other scans, 5 folds: rho 1.000" in text
+    for name in ("occlusion", "clsattention"):
+        image = nib.load(tmp_path / "out" / f"x_desc-{name}_map.nii.gz")
+        assert image.shape == TINY.grid_shape
+        assert np.ptp(np.asarray(image.dataobj)) > 0
+        about = json.loads((tmp_path / "out" / f"x_desc-{name}_map.json").read_text())
+        assert about["Use"].startswith("Research only")
+        assert about["Space"] == "MNI152NLin2009aSym"
+    assert RESEARCH_ONLY in text
+    assert "f.tsv does not say its weights_sha256, which must be" in text
+    sha256 = load_weights(weights).sha256
+    for column, value, words in (
+        ("n_directions", 12, "n_directions 12 of f.tsv, 8 of the scan"),
+        ("n_directions", 8, ""),
+        ("weights_sha256", "f" * 64, "weights_sha256 ffffffffffff of f.tsv"),
+        ("weights_sha256", sha256, "participant sub-99 is not in"),
+    ):
+        table[column] = value
+        table.to_csv(tmp_path / "f.tsv", sep="\t", index=False)
+        assert main([*common, "--participant-label", "99"]) == 1
+        assert words in capsys.readouterr().err
+    assert main([*common, "--participant-label", "99"]) == 1
+    assert "participant sub-99 is not in f.tsv" in capsys.readouterr().err
