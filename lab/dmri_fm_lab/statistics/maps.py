@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.normalise.template import load_template
 from dmri_fm.series import load_image, read_array
+from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable, listed
 from dmri_fm_lab.statistics.linear import Floats, make_estimator, score_effect
 from dmri_fm_lab.statistics.outcomes import Dependence, Permutations
@@ -91,22 +92,26 @@ def list_maps(request: MapsRequest, param: str) -> dict[str, tuple[Path, Mapping
 
 
 def find_maps(request: MapsRequest) -> ScanTable:
-    """Return the scans that have a map of every scalar, without values."""
+    """Return the scans that have a map of every scalar, without values; none that QC excluded."""
     maps = {param: list_maps(request, param) for param in request.params}
-    shared = sorted(set.intersection(*(set(m) for m in maps.values())))
-    lacking = tuple(
-        LeftOut(scan, "a map is missing")
-        for scan in sorted(set.union(*(set(m) for m in maps.values())) - set(shared))
+    in_all = set.intersection(*(set(m) for m in maps.values()))
+    lacking = set.union(*(set(m) for m in maps.values())) - in_all
+    excluded = read_exclusions(request.derivatives)
+    left_out = (
+        *(item for name, item in excluded.items() if name in in_all),
+        *(LeftOut(scan, "a map is missing") for scan in sorted(lacking)),
     )
+    shared = sorted(in_all - excluded.keys())
     if not shared:
         raise InputError(
-            f"no scan has a map of each of {listed(request.params)}", path=request.derivatives
+            f"no scan that is not excluded has a map of each of {listed(request.params)}",
+            path=request.derivatives,
         )
     of_scan = next(iter(maps.values()))
     columns = [dict(of_scan[scan][1]) for scan in shared]
     scans = pd.DataFrame(columns, index=pd.Index(shared, name=SCAN_ID))
     scans = scans[[c for c in SCAN_COLUMNS if c in scans]].astype(str)
-    return ScanTable(scans, pd.DataFrame(index=scans.index), lacking, request.derivatives)
+    return ScanTable(scans, pd.DataFrame(index=scans.index), left_out, request.derivatives)
 
 
 def score_maps(

@@ -15,6 +15,7 @@ from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.series import save_image
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.statistics.analysis import analyse
+from dmri_fm_lab.statistics.maps import find_maps
 from dmri_fm_lab.statistics.methods import write_methods
 from dmri_fm_lab.statistics.request import request_from
 from dmri_fm_workflows.outputs.naming import output_path
@@ -149,3 +150,17 @@ def test_maps_that_cannot_be_used_are_refused(home: Path, tmp_path: Path) -> Non
                 home, tables=[str(table)], participants=str(tmp_path / "p.tsv"), permutations=0
             )
         )
+
+
+def test_maps_of_excluded_scans_are_not_used(home: Path, tmp_path: Path) -> None:
+    for label in ("00", "01", "02"):
+        save_image(np.full(SHAPE, 0.5), AFFINE, map_path(tmp_path, label))
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group" / "desc-image_qc.tsv").write_text(
+        "scan_id\tparticipant_id\tqc_exclude\tmean_fd\n"
+        "sub-00\tsub-00\tn/a\t0.1\nsub-01\tsub-01\tmean_fd > 1\t2\n"
+    )
+    asked = request(home, {"derivatives": str(tmp_path)}).maps
+    table = find_maps(asked)
+    assert list(table.scans.index) == ["sub-00", "sub-02"]
+    assert table.left_out == (("sub-01", "excluded by QC: mean_fd > 1"),)
