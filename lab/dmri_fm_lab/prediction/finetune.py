@@ -114,7 +114,9 @@ def finetune(folder: Path, files: StudyFiles, request: Finetuning) -> dict[str, 
     cache = request.cache or folder / SCANS
     scans = {
         scan.name: scan
-        for scan in cache_scans(files.derivatives, cache, encoder.config.grid, prefers_template=True)
+        for scan in cache_scans(
+            files.derivatives, cache, encoder.config.grid, prefers_template=True
+        )
     }
     study = read_study(files, list(scans), find_unusable(files.derivatives, list(scans)))
     own = {participant: scans[name] for participant, name in study.scans.items()}
