@@ -6,8 +6,8 @@
 Prints rates of false positives and coverage of intervals over cohorts without an effect, power
 beside that of a regression that knows the true covariance of the errors, family-wise error rates,
 what ComBat leaves of sites in new participants, and time and memory of large tables. The second
-form writes tables of a simulated cohort with a DESIGN.toml, and draws the figure of the page in
-docs/ from them.
+form writes tables of a simulated cohort with a DESIGN.toml, and the figure of the page in docs/,
+drawn from them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,6 @@ from dmri_fm_workflows.report.svg import write_svg
 Floats = NDArray[np.float64]
 
 FORMULA = "value ~ age + C(group) + C(site)"
-#: Figure of the page in docs/.
-FIGURE = Path(__file__).resolve().parents[1] / "docs/img/group_statistics.svg"
 
 GROUP, AGE = "C(group)[T.patient]", "age"
 
@@ -342,7 +340,7 @@ def write_example(folder: Path) -> None:
     design.write_text(EXAMPLE, encoding="utf-8")
     analysis = analyse(read_request(design))
     of_group = analysis.results[analysis.results["effect"] == GROUP]
-    print(write_svg(draw_forest(of_group, alpha=0.05), FIGURE))
+    print(write_svg(draw_forest(of_group, alpha=0.05), folder / "group_statistics.svg"))
     print(design)
 
 

@@ -56,3 +56,14 @@ def typed(column: pd.Series) -> pd.Series:
 def known(column: pd.Series) -> pd.Series:
     """Return a column of text, NA where it is missing."""
     return column.where(~column.isin(MISSING_TEXTS))
+
+
+def level_text(value: object) -> str:
+    """Return a level of a column as text.
+
+    Examples
+    --------
+    >>> [level_text(v) for v in (1.0, 0.5, "A")]
+    ['1', '0.5', 'A']
+    """
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The worked example of the documentation, as it is written there."""
+"""The worked example of the documentation: its own code blocks are run."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.markdown_tables import markdown
-from dmri_fm_lab.prediction.cohort_vectors import read_target
 from dmri_fm_lab.prediction.draw_splits import Units, family_groups, make_folds, make_strata
 from dmri_fm_lab.prediction.heads import HeadSettings, Vectors, prepare_head
 from dmri_fm_lab.prediction.metrics import (
@@ -34,6 +33,7 @@ from dmri_fm_lab.prediction.metrics import (
     summarise,
 )
 from dmri_fm_lab.prediction.splits import Fold
+from dmri_fm_lab.prediction.targets import read_target
 from dmri_fm_lab.scan_tables import (
     LeftOut,
     ScanTable,

@@ -207,7 +207,7 @@ def _as_the_program_reads(
 def _check_column(
     values: NDArray[np.float64], name: str, is_binary: bool | None, form: Dialect
 ) -> NDArray[np.float64]:
-    """Return a column as it is analysed; `is_binary` is None for a covariate."""
+    """Return a column in the form that is analysed; `is_binary` is None for a covariate."""
     known = values[np.isfinite(values)]
     if is_binary is None:
         if len(known) < len(values):

@@ -9,6 +9,7 @@ from scipy.stats import norm, rankdata
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.scan_tables import listed
+from dmri_fm_lab.table_cells import level_text
 
 #: Offset of Blom's normal scores (1958, Statistical Estimates and Transformed Beta-Variables).
 BLOM_OFFSET = 3 / 8
@@ -51,8 +52,7 @@ def as_cases(column: pd.Series, case: str) -> pd.Series:
         If the column has not two classes, or `case` is none of them.
     """
     known = column.dropna()
-    is_number = pd.api.types.is_numeric_dtype(column)
-    words = known.map(lambda v: f"{v:g}" if is_number else str(v))
+    words = known.map(level_text)
     levels = sorted(words.unique())
     if len(levels) != 2 or case not in levels:
         raise ConfigError(

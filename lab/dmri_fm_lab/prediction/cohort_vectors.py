@@ -15,6 +15,7 @@ from dmri_fm.encoders.features import feature_columns
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm_lab.prediction.draw_splits import family_groups
 from dmri_fm_lab.prediction.metrics import TaskType
+from dmri_fm_lab.prediction.targets import choose_classes, read_target
 from dmri_fm_lab.scan_tables import (
     Cohort,
     LeftOut,
@@ -24,6 +25,7 @@ from dmri_fm_lab.scan_tables import (
     measures_of,
     one_scan_each,
 )
+from dmri_fm_lab.table_cells import level_text
 
 #: Name of the set of all measures of a table.
 ALL_MEASURES = "all measures"
@@ -177,7 +179,7 @@ def gather_vectors(
         if measures is not None:
             cohort = _add_measures(cohort, measures, request)
         cohort = cohort.complete(request.needed)
-        cohort = _choose_classes(cohort, request)
+        cohort = choose_classes(cohort, request.target, request.classes)
         prefix = f"{title} " if len(tables) > 1 else ""
         chosen = choose_columns(list(table.values), request.columns)
         for name, columns in chosen.items():
@@ -267,26 +269,6 @@ def _add_measures(cohort: Cohort, measures: ScanTable, request: VectorRequest) -
     return Cohort(added, kept.values, kept.left_out)
 
 
-def _choose_classes(cohort: Cohort, request: VectorRequest) -> Cohort:
-    if not request.classes:
-        return cohort
-    if len(set(request.classes)) != 2:
-        raise ConfigError(
-            f"classes {listed(request.classes)}", expected="two: the negative and the positive"
-        )
-    values = cohort.people[request.target].map(class_text)
-    first, second = request.classes
-    for value in sorted(set(values) - set(request.classes)):
-        own = cohort.people[request.target].map(class_text)
-        cohort = cohort.keep(own != value, f"{request.target} is {value}, not {first} or {second}")
-    return cohort
-
-
-def class_text(value: Any) -> str:
-    """Return a class as text: 1.0 as 1."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def drop_missing(cohort: Cohort, name: str, notes: list[str]) -> Cohort:
     """Leave out columns without any number, and scans without one in a column.
 
@@ -336,41 +318,10 @@ def _assemble(
     }
     vectors |= _baselines(people, request, vectors)
     groups = family_groups(people, request.family)
-    sites = people[request.site].map(class_text).to_numpy(dtype=str) if request.site else None
+    sites = people[request.site].map(level_text).to_numpy(dtype=str) if request.site else None
     return CohortVectors(
         people, target, task, classes, vectors, groups, sites, tuple(left_out), tuple(notes)
     )
-
-
-def read_target(
-    values: pd.Series, classes: Sequence[str]
-) -> tuple[NDArray[Any], TaskType, tuple[str, ...]]:
-    """Return a target as numbers or as True and False, its type, and its classes.
-
-    Text has classes, and so have numbers of two different values; other numbers are numbers.
-
-    Raises
-    ------
-    ConfigError
-        If the target is constant, or is text of more than two values.
-    """
-    texts = values.map(class_text)
-    found = sorted(set(texts))
-    if len(found) < 2:
-        raise ConfigError(
-            f"{values.name} is {listed(found) or 'missing'} for all of {len(values)} rows",
-            expected="a target that varies",
-        )
-    if not classes and len(found) > 2:
-        if pd.api.types.is_numeric_dtype(values):
-            return values.to_numpy(dtype=np.float64), "regression", ()
-        raise ConfigError(
-            f"{values.name} has {len(found)} classes: {listed(found)}",
-            expected="two classes, or numbers",
-            advice="name the negative and the positive class by --classes",
-        )
-    negative, positive = classes or found
-    return (texts == positive).to_numpy(), "classification", (negative, positive)
 
 
 def _baselines(
@@ -406,4 +357,4 @@ def _baselines(
 
 
 def _as_indicators(values: pd.Series, *, is_class: bool) -> tuple[_Array, tuple[str, ...]]:
-    return indicators(values.map(class_text).rename(values.name) if is_class else values)
+    return indicators(values.map(level_text).rename(values.name) if is_class else values)

@@ -17,7 +17,6 @@ from dmri_fm import __version__
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.json_files import read_object
-from dmri_fm.qspace import distinct_directions
 from dmri_fm_lab.feature_cache import FeatureCache, digest
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.cohort_vectors import VectorRequest, choose_columns, gather_vectors
@@ -39,7 +38,7 @@ from dmri_fm_lab.prediction.probe import ProbeSettings, run_probe
 from dmri_fm_lab.prediction.published import PUBLISHED, check_published
 from dmri_fm_lab.prediction.rish import rish_table
 from dmri_fm_lab.prediction.splits import Fold, find_overlap, read_splits, write_splits
-from dmri_fm_lab.prediction.study import Study, StudyFiles, read_study
+from dmri_fm_lab.prediction.study import Study, StudyFiles, read_series, read_study
 from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import (
     LeftOut,
@@ -50,7 +49,7 @@ from dmri_fm_lab.scan_tables import (
     read_scan_table,
 )
 from dmri_fm_lab.train.loop import Hardware
-from dmri_fm_lab.train.scan_cache import SCANS, cache_scans, find_unusable
+from dmri_fm_lab.train.scan_cache import SCANS, CachedScan
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
 
 logger = logging.getLogger(__name__)
@@ -321,7 +320,7 @@ def _prepare_network(row: Row, request: CompareRequest, folder: Path) -> Prepare
     def run(files: StudyFiles, out: Path) -> Scores:
         return _scores_of(train_image_network(out, files, training))
 
-    _, origin = request.encoder.load()
+    encoder, origin = request.encoder.load()
     resolved = [
         repr(sorted(origin.items())), training.settings, training.hardware, training.maps,
         training.n_directions, training.n_views, SIZES[training.size],
@@ -332,8 +331,10 @@ def _prepare_network(row: Row, request: CompareRequest, folder: Path) -> Prepare
             [str(p), p.stat().st_size, p.stat().st_mtime_ns] for m in maps.values() for p in m
         ]
         return Prepared(row, tuple(maps), tuple(lacking), [state, resolved], run)
-    scans, few, state = _series(request, folder, fewest=training.n_directions)
-    return Prepared(row, scans, few, [state, resolved], run)
+    scans, few = read_series(
+        request.files.derivatives, folder / SCANS, encoder, fewest_directions=training.n_directions
+    )
+    return Prepared(row, tuple(scans), tuple(few), [_origins(scans), resolved], run)
 
 
 def _prepare_finetune(row: Row, request: CompareRequest, folder: Path) -> Prepared:
@@ -349,32 +350,23 @@ def _prepare_finetune(row: Row, request: CompareRequest, folder: Path) -> Prepar
         Hardware(request.accelerator),
         cache=folder / SCANS,
     )
-    scans, few, state = _series(request, folder)
-    _, origin = request.encoder.load()
+    encoder, origin = request.encoder.load()
+    scans, few = read_series(request.files.derivatives, folder / SCANS, encoder)
     return Prepared(
         row,
-        scans,
-        few,
+        tuple(scans),
+        tuple(few),
         [
-            state, repr(sorted(origin.items())),
+            _origins(scans), repr(sorted(origin.items())),
             asked.tuning, asked.settings, asked.views, asked.hardware,
         ],
         lambda files, out: _scores_of(finetune(out, files, asked)),
     )  # fmt: skip
 
 
-def _series(
-    request: CompareRequest, folder: Path, *, fewest: int = 1
-) -> tuple[tuple[str, ...], tuple[LeftOut, ...], Any]:
-    """Return the usable scans on the encoder's grid, those left out, and their files' state."""
-    encoder, _ = request.encoder.load()
-    cached = cache_scans(
-        request.files.derivatives, folder / SCANS, encoder.config.grid, prefers_template=True
-    )
-    usable = [s for s in cached if len(distinct_directions(s.gtab)) >= fewest]
-    few = [LeftOut(s.name, f"fewer than {fewest} directions") for s in cached if s not in usable]
-    few += find_unusable(request.files.derivatives, [s.name for s in cached])
-    return tuple(s.name for s in usable), tuple(few), [dict(s.origin) for s in usable]
+def _origins(scans: Mapping[str, CachedScan]) -> list[dict[str, Any]]:
+    """Return the state of the files of scans: results are kept while it is the same."""
+    return [dict(scan.origin) for scan in scans.values()]
 
 
 def _scores_of(record: Mapping[str, Any]) -> Scores:

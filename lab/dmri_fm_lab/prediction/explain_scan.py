@@ -20,7 +20,6 @@ from dmri_fm.series import Dwi
 from dmri_fm_lab.prediction.cohort_vectors import (
     CohortVectors,
     VectorRequest,
-    class_text,
     gather_vectors,
 )
 from dmri_fm_lab.prediction.draw_splits import SplitRequest, draw_splits
@@ -30,6 +29,7 @@ from dmri_fm_lab.prediction.pretrained_on import WEIGHTS_COLUMN
 from dmri_fm_lab.prediction.probe import ProbeSettings, run_probe
 from dmri_fm_lab.prediction.scan_maps import cls_attention, occlude, patch_image, write_map
 from dmri_fm_lab.scan_tables import ScanTable, listed, read_cells, read_people, read_scan_table
+from dmri_fm_lab.table_cells import level_text
 from dmri_fm_workflows.outputs.tsv import MISSING
 
 #: Folds in which the head's own score is found.
@@ -176,7 +176,7 @@ def _check_table(request: ScanRequest, sha256: str) -> list[str]:
     cells = pd.DataFrame() if path.suffix == ".npz" else read_cells(path)
     notes = []
     for column, own in ((WEIGHTS_COLUMN, sha256), ("n_directions", f"{request.n_directions}")):
-        found = {class_text(v) for v in cells.get(column, ())} - {MISSING, "", "nan", "None"}
+        found = {level_text(v) for v in cells.get(column, ())} - {MISSING, "", "nan", "None"}
         if not found:
             notes.append(f"{path.name} does not say its {column}, which must be {own[:12]}")
         elif found != {own} if column == WEIGHTS_COLUMN else own not in found:

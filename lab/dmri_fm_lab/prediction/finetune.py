@@ -39,6 +39,7 @@ from dmri_fm_lab.prediction.study import (
     EncoderSource,
     StudyFiles,
     find_pretrained,
+    read_series,
     read_study,
 )
 from dmri_fm_lab.train.loop import CPU, Hardware
@@ -46,8 +47,6 @@ from dmri_fm_lab.train.runs import list_seen
 from dmri_fm_lab.train.scan_cache import (
     SCANS,
     CachedScan,
-    cache_scans,
-    find_unusable,
     hash_participants,
 )
 from dmri_fm_workflows.bids.names import plain_label
@@ -112,13 +111,8 @@ def finetune(folder: Path, files: StudyFiles, request: Finetuning) -> dict[str, 
     """
     encoder, origin = request.encoder.load()
     cache = request.cache or folder / SCANS
-    scans = {
-        scan.name: scan
-        for scan in cache_scans(
-            files.derivatives, cache, encoder.config.grid, prefers_template=True
-        )
-    }
-    study = read_study(files, list(scans), find_unusable(files.derivatives, list(scans)))
+    scans, unusable = read_series(files.derivatives, cache, encoder)
+    study = read_study(files, list(scans), unusable)
     own = {participant: scans[name] for participant, name in study.scans.items()}
     views = replace(request.views, seed=request.settings.seed)
     front = frozen_front(encoder, request.tuning)

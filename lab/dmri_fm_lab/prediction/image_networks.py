@@ -15,18 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.normalise.grid import Grid
-from dmri_fm.qspace import distinct_directions
 from dmri_fm_lab.baseline_networks.vit_rope import VitRope, VitRopeConfig
 from dmri_fm_lab.feature_cache import FeatureCache
 from dmri_fm_lab.prediction.fold_training import FoldSettings, train_folds
 from dmri_fm_lab.prediction.image_samples import DirectionImages, MapImages, find_maps
 from dmri_fm_lab.prediction.network_records import describe_run, write_run
-from dmri_fm_lab.prediction.study import EncoderSource, Study, StudyFiles, read_study
-from dmri_fm_lab.scan_tables import LeftOut
+from dmri_fm_lab.prediction.study import EncoderSource, Study, StudyFiles, read_series, read_study
 from dmri_fm_lab.train.loop import CPU, Hardware
-from dmri_fm_lab.train.scan_cache import SCANS, cache_scans, find_unusable
+from dmri_fm_lab.train.scan_cache import SCANS
 
 #: Networks: architecture, and what it reads.
 NETWORKS = {
@@ -163,7 +162,7 @@ def train_image_network(folder: Path, files: StudyFiles, request: ImageTraining)
     cache = request.cache or folder / SCANS
     samples: MapImages | DirectionImages
     if request.network == "vit-raw":
-        samples, study = _directions(files, request, cache)
+        samples, study = _directions(files, request, cache, encoder)
     else:
         samples, study = _maps(files, request, cache, encoder.config.grid)
     description = {
@@ -202,17 +201,10 @@ def _maps(
 
 
 def _directions(
-    files: StudyFiles, request: ImageTraining, cache: Path
+    files: StudyFiles, request: ImageTraining, cache: Path, encoder: Drope
 ) -> tuple[DirectionImages, Study]:
-    encoder, _ = request.encoder.load()
-    scans = {
-        s.name: s
-        for s in cache_scans(files.derivatives, cache, encoder.config.grid, prefers_template=True)
-    }
     n = request.n_directions
-    usable = {name: s for name, s in scans.items() if len(distinct_directions(s.gtab)) >= n}
-    few = [LeftOut(name, f"fewer than {n} directions") for name in scans if name not in usable]
-    few += find_unusable(files.derivatives, list(scans))
+    usable, few = read_series(files.derivatives, cache, encoder, fewest_directions=n)
     if not usable:
         raise InputError(
             f"no scan has {n} distinct directions", path=files.derivatives, expected="one or more"

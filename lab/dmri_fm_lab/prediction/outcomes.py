@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.prediction.cohort_vectors import read_target
 from dmri_fm_lab.prediction.metrics import (
     TaskType,
     classification_metrics,
     regression_metrics,
 )
+from dmri_fm_lab.prediction.targets import read_target
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Outcome:
         column
             Index `participant_id`, without missing values.
         classes
-            See :func:`.cohort_vectors.read_target`, whose errors are raised.
+            See :func:`.targets.read_target`, whose errors are raised.
         """
         values, task, names = read_target(column, classes)
         by_participant = zip(map(str, column.index), values.astype(float).tolist(), strict=True)

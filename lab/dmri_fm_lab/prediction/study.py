@@ -12,9 +12,10 @@ import pandas as pd
 
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import InputError
-from dmri_fm_lab.prediction.cohort_vectors import class_text
+from dmri_fm.qspace import distinct_directions
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.splits import Fold, match_folds, read_splits
+from dmri_fm_lab.prediction.targets import choose_classes
 from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import (
     LeftOut,
@@ -25,7 +26,7 @@ from dmri_fm_lab.scan_tables import (
 )
 from dmri_fm_lab.scans import hash_participant_of
 from dmri_fm_lab.train.runs import list_seen, load_encoder
-from dmri_fm_lab.train.scan_cache import CachedScan
+from dmri_fm_lab.train.scan_cache import CachedScan, cache_scans, find_unusable
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +126,7 @@ def read_study(files: StudyFiles, scans: Sequence[str], unusable: Sequence[LeftO
     table = ScanTable(keys, pd.DataFrame(index=keys.index), source=files.derivatives)
     cohort = join_people(table, read_people(files.participants, sessions=files.sessions))
     cohort = one_scan_each(cohort.complete([files.target]), how="first")
-    if files.classes:
-        is_known = cohort.people[files.target].map(class_text).isin(files.classes)
-        cohort = cohort.keep(is_known, f"{files.target} is not {' or '.join(files.classes)}")
+    cohort = choose_classes(cohort, files.target, files.classes)
     folds, unmatched = match_folds(read_splits(files.splits), cohort.people["participant_id"])
     own = cohort.people.reset_index().set_index("participant_id")
     used = own.loc[[p for p in own.index if any(p in f.train | f.val | f.test for f in folds)]]
@@ -138,6 +137,35 @@ def read_study(files: StudyFiles, scans: Sequence[str], unusable: Sequence[LeftO
         folds,
         (*unusable, *cohort.left_out, *unmatched),
     )
+
+
+def read_series(
+    derivatives: Path, cache: Path, encoder: Drope, *, fewest_directions: int = 1
+) -> tuple[dict[str, CachedScan], list[LeftOut]]:
+    """Return the series on an encoder's grid by name, and those that cannot be used.
+
+    Parameters
+    ----------
+    derivatives
+        See :class:`StudyFiles`.
+    cache
+        Folder of the scans, which are laid on the grid once.
+    encoder
+        Its grid counts.
+    fewest_directions
+        Fewest distinct directions of a series that is used.
+
+    Raises InputError if no series can be laid on the grid.
+    """
+    cached = cache_scans(derivatives, cache, encoder.config.grid, prefers_template=True)
+    enough = [len(distinct_directions(s.gtab)) >= fewest_directions for s in cached]
+    few = [
+        LeftOut(s.name, f"fewer than {fewest_directions} directions")
+        for s, is_usable in zip(cached, enough, strict=True)
+        if not is_usable
+    ]
+    few += find_unusable(derivatives, [s.name for s in cached])
+    return {s.name: s for s, is_usable in zip(cached, enough, strict=True) if is_usable}, few
 
 
 def find_pretrained(

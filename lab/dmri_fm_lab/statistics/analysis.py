@@ -202,7 +202,7 @@ def _exchange_warnings(
         yield ReportWarning(
             "warning",
             f"Family-wise p of {listed(unmoved)} cannot be small: all blocks have the same values "
-            "of it, and blocks that take each other's place leave it as it is.",
+            "of it, and blocks that take each other's place do not change it.",
             advice='exchange = "within" or "flip" tests effects inside families.',
         )
 

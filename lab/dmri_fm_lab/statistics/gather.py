@@ -26,6 +26,7 @@ from dmri_fm_lab.scan_tables import (
 from dmri_fm_lab.statistics.design_matrix import OUTCOME, formula_variables
 from dmri_fm_lab.statistics.maps import find_maps
 from dmri_fm_lab.statistics.request import StatsRequest
+from dmri_fm_lab.table_cells import level_text
 
 #: What pandas raises of a text that is no condition, beside unknown names and wrong syntax.
 _NO_CONDITION = (TypeError, ValueError, AttributeError, NotImplementedError)
@@ -172,13 +173,9 @@ def _with_site(people: pd.DataFrame, request: StatsRequest) -> pd.DataFrame:
             expected=f"site among them, or no column of that name in {request.participants}",
         )
     known = people[list(request.site)].notna().all(axis=1)
-    texts = [[_level(v) for v in people[c]] for c in request.site]
+    texts = [[level_text(v) for v in people[c]] for c in request.site]
     joined = pd.Series(join_levels(*texts), index=people.index, dtype=object)
     return people.assign(**{SITE: joined.where(known, None)})
-
-
-def _level(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _with_covariates(
@@ -273,10 +270,10 @@ def exclusions_by_group(sample: Sample, groups: list[str]) -> pd.DataFrame:
     reasons = list(dict.fromkeys(item.reason for item in left_out))
     rows = []
     for group in groups:
-        used = sample.cohort.people[group].map(_level).value_counts()
+        used = sample.cohort.people[group].map(level_text).value_counts()
         known = lookup[group] if group in lookup else pd.Series(dtype=object)
         of_left_out = [
-            _level(known[who]) if who in known.index and pd.notna(known[who]) else "unknown"
+            level_text(known[who]) if who in known.index and pd.notna(known[who]) else "unknown"
             for who in (item.name.split("_")[0] for item in left_out)
         ]
         for level in sorted({*used.index, *of_left_out}):

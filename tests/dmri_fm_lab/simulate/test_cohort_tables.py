@@ -37,8 +37,8 @@ def test_families_and_sessions_share_what_they_should():
     first, second = cohort.values[::2].ravel(), cohort.values[1::2].ravel()
     np.testing.assert_allclose(np.corrcoef(first, second)[0, 1], 0.7, atol=0.02)
     of_person = cohort.values[::2]
-    siblings = np.corrcoef(of_person[::2].ravel(), of_person[1::2].ravel())[0, 1]
-    np.testing.assert_allclose(siblings, 0.4, atol=0.03)
+    within_family = np.corrcoef(of_person[::2].ravel(), of_person[1::2].ravel())[0, 1]
+    np.testing.assert_allclose(within_family, 0.4, atol=0.03)
     assert (cohort.people.groupby("family_id")["site"].nunique() == 1).all()
 
 

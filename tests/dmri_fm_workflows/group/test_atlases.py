@@ -145,7 +145,7 @@ def test_the_white_matter_labels_of_jhu(tmp_path: Path) -> None:
         pytest.skip("no JHU labels")
     lines = (TEMPLATES / "JHU-WhiteMatter-labels-1mm.nii.txt").read_text().splitlines()
     table = write_table(tmp_path / "jhu.tsv", *(line for line in lines if line.strip()))
-    # The qform of this copy lays the brain upside down, and is refused as it is.
+    # The qform of this copy lays the brain upside down, and is refused unless it is mended.
     with pytest.raises(InputError, match="qform and sform disagree"):
         read_atlas(image, table)
     data, affine = np.asarray(nib.load(image).dataobj), nib.load(image).get_sform()
