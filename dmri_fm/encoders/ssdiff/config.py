@@ -85,8 +85,8 @@ PAPER = SsdiffConfig(
     reads_b0=True,
 )
 
-#: The compact encoder whose weights ship with the package: blocks of 4 mm, half as many
-#: transformer blocks, a twelfth as wide, with a direction code that is equal for v and -v.
+#: The compact encoder: blocks of 4 mm, half as many transformer blocks, a twelfth as wide, with a
+#: direction code that is equal for v and -v. Ships without weights.
 COMPACT = SsdiffConfig(
     grid_shape=(96, 112, 96),
     voxel_size_mm=2.0,

@@ -16,7 +16,7 @@ from dmri_fm.encoders.ssdiff.blocks import brain_blocks
 from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError, ImageError
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradients import B0_THRESHOLD, GradientTable
 from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid, Image3D
 from dmri_fm.normalise.signal import normalise_b0
@@ -115,6 +115,8 @@ def prepare_volumes(
         torch.from_numpy(vectors),
         torch.from_numpy(gtab.bvals.astype(np.float32)),
         {
+            "Region": "whole",
+            "DirectionChoice": "all",
             "Volumes": len(which),
             "MissingFraction": round(missing, 4),
             "ClippedFraction": float(normalised.clipped_fraction),
@@ -217,7 +219,7 @@ class SsdiffEncoder:
             },
             model=identity(self.name).label,
             sensitivity=Image3D(blocks.image(followed), blocks.affine(config.grid)),
-            n_directions=int((scan.bvals >= 50).sum()),
+            n_directions=int((scan.bvals >= B0_THRESHOLD).sum()),
             max_bval=float(scan.bvals.max()),
             weights_sha256=self.weights.sha256,
             ood_score=ood.score,

@@ -50,7 +50,9 @@ def run(options: argparse.Namespace) -> None:
     data = {"scans": scans, "brains": options.brains, **changes.run}
     if isinstance(config, SsdiffPretraining):
         if options.start:
-            raise ConfigError("--start", expected="a D-RoPE encoder with it")
+            raise ConfigError(
+                f"--start with {config.model}", expected="D-RoPE encoders, which can be trained on"
+            )
         pretrain_ssdiff(config, options.folder, **data)
     else:
         start = load_start(options.start, model=config.model) if options.start else None

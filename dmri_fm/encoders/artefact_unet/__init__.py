@@ -1,1 +1,0 @@
-"""U-Net that was pretrained to remove artefacts."""
