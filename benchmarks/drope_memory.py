@@ -31,9 +31,10 @@ import torch
 
 from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
+from dmri_fm_lab.train.brain_source import simulate_brain
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import build_autoencoder
-from dmri_fm_lab.train.masked_steps import simulate_brain, step_losses
+from dmri_fm_lab.train.masked_steps import step_losses
 
 #: Limit for batch 1 in single precision, without checkpointing, GB.
 LIMIT_GB = 16.0

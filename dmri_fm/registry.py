@@ -17,6 +17,9 @@ from dmri_fm.encoders.base import Encoder
 from dmri_fm.encoders.drope import config as drope
 from dmri_fm.encoders.drope.encoder import DropeEncoder
 from dmri_fm.encoders.drope.network import Drope
+from dmri_fm.encoders.ssdiff import config as ssdiff
+from dmri_fm.encoders.ssdiff.encoder import SsdiffEncoder
+from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.identity import Family, identity
 from dmri_fm.normalise.grid import Grid
@@ -57,6 +60,8 @@ MODELS: dict[str, RegisteredModel] = {
     },
     "drope": RegisteredModel(drope.SMALL, Drope, DropeEncoder),
     "drope-paper": RegisteredModel(drope.PAPER, Drope, DropeEncoder),
+    "ssdiff": RegisteredModel(ssdiff.COMPACT, Ssdiff, SsdiffEncoder),
+    "ssdiff-paper": RegisteredModel(ssdiff.PAPER, Ssdiff, SsdiffEncoder),
     "drope-ablation": RegisteredModel(drope.ABLATION, Drope, DropeEncoder),
     "drope-ablation-plain": RegisteredModel(
         replace(drope.ABLATION, rotary="none"), Drope, DropeEncoder

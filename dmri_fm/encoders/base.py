@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.out_of_distribution import Reference
@@ -38,7 +41,13 @@ class Encoder(Protocol[Prepared]):
         """Statistics of its training features, for the out-of-distribution score, or None."""
 
     def prepare(
-        self, dwi: Dwi, *, n_directions: int, seed: int, region: str | None = None
+        self,
+        dwi: Dwi,
+        *,
+        n_directions: int | None,
+        seed: int,
+        region: str | None = None,
+        rotations: NDArray[np.float32] | None = None,
     ) -> Prepared:
         """Turn a series into the encoder's input.
 
@@ -47,11 +56,15 @@ class Encoder(Protocol[Prepared]):
         dwi
             On :attr:`grid`, b-vectors in its RAS frame, scanner units (not divided by b=0).
         n_directions
-            Largest number of directions to use.
+            Largest number of directions to use; its own choice if None.
         seed
             Seed of all random choices, that of directions among them.
         region
             Part of the grid to read, by a name of the encoder's; its own choice if None.
+        rotations
+            Shape (X, Y, Z, 3): rotations of directions by a warp beyond that of the gradient
+            table, see :func:`dmri_fm.normalise.local_rotation.local_rotations`; for encoders whose
+            record says that they read them.
 
         Raises
         ------
@@ -60,7 +73,7 @@ class Encoder(Protocol[Prepared]):
         ImageError
             If the mask is empty, or holds nothing that the encoder reads.
         ConfigError
-            If the encoder knows no such region.
+            If the encoder knows no such region, or has no choice of directions.
         """
 
     def encode(self, prepared: Prepared) -> ScanFeatures:

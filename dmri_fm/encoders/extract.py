@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.identity import about_model, identity
 from dmri_fm.normalise.grid import Grid
-from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import feature_grid, load_encoder
 from dmri_fm.series import Dwi
 
@@ -25,9 +25,10 @@ def extract_features(
     model: str = "drope",
     weights: str | Path | None = None,
     device: str = "cpu",
-    n_directions: int = FEATURE_DIRECTIONS,
+    n_directions: int | None = None,
     seed: int = 0,
     region: str | None = None,
+    rotations: ArrayLike | None = None,
 ) -> ScanFeatures:
     """Compute features of a scan with an encoder.
 
@@ -44,12 +45,16 @@ def extract_features(
     device
         A torch device.
     n_directions
-        Directions to use, chosen as the encoder does; all there are if the series has fewer.
+        Directions to use, chosen as the encoder does; all there are if the series has fewer; if
+        None those of the encoder: 12 for D-RoPE, all for SSDiff, which has no other choice.
     seed
         Seed of the choice of directions.
     region
         Part of the grid to read: "whole", or "published" (slices 64 to 119 at 1 mm); if None that
-        of the encoder, which is the published one for `drope-paper` and the whole for `drope`.
+        of the encoder, which is the published one for `drope-paper` and the whole for the others.
+    rotations
+        Shape (X, Y, Z, 3): rotation vectors, rad, RAS+, by which a warp turned directions beyond
+        the gradient table; for encoders that read them (SSDiff).
 
     Raises
     ------
@@ -58,14 +63,22 @@ def extract_features(
     GradientError
         If there is no b=0 volume, or no diffusion-weighted one.
     ConfigError, WeightsError
-        If the model is unknown or no encoder, it knows no such region, or its weights cannot be
-        used.
+        If the model is unknown or no encoder, it knows no such region, number of directions or
+        rotations, or its weights cannot be used.
     """
-    if n_directions < 1:
+    if rotations is not None and not identity(model).extraction.reads_rotations:
+        raise ConfigError(f"rotations for {model!r}", expected="an encoder that reads them")
+    if n_directions is not None and n_directions < 1:
         raise ConfigError(f"{n_directions} directions", expected="one or more")
     _check_grid(dwi_mni, feature_grid(model), model)
     encoder = load_encoder(model, weights=weights, device=device)
-    prepared = encoder.prepare(dwi_mni, n_directions=n_directions, seed=seed, region=region)
+    prepared = encoder.prepare(
+        dwi_mni,
+        n_directions=n_directions,
+        seed=seed,
+        region=region,
+        rotations=None if rotations is None else np.asarray(rotations, dtype=np.float32),
+    )
     features = encoder.encode(prepared)
     metadata = {
         "Model": about_model(encoder.name)

@@ -13,6 +13,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from dmri_fm.normalise.grid import Image3D
+from dmri_fm.series import save_image
+
 #: Features of a scan: its class token; or its patch tokens, pooled.
 FeatureType = Literal["cls", "pooled"]
 
@@ -31,17 +34,11 @@ def feature_columns(columns: Iterable[str]) -> dict[FeatureType, list[str]]:
 
 
 @dataclass(frozen=True, eq=False)
-class ScanFeatures:
-    """Features of a scan and of its N patches, C order of the patch grid.
+class PatchFeatures:
+    """Features of the N patches of a scan, C order of the patch grid.
 
     Attributes
     ----------
-    vectors
-        Features of the scan by type, float32: "cls", the class token, shape (d,); "pooled", patch
-        tokens, shape (2 d,): their mean and their deviation between directions, which is NaN
-        where there are too few directions to tell it from noise. An encoder may give one of them.
-    model
-        Label of the encoder in file names.
     tokens
         Shape (N, d), float32: features of the patches, mean over directions; zero where not
         valid.
@@ -54,30 +51,13 @@ class ScanFeatures:
     grid_shape, affine
         The patch grid: patches along each axis, and patch index to RAS+ mm in
         MNI152NLin2009aSym, shape (4, 4).
-    n_directions, max_bval
-        Number of directions that the network saw, and their highest b-value, s/mm^2.
-    weights_sha256
-        Checksum of the weights.
-    ood_score, ood_percentile
-        Out-of-distribution score of the scan and its percentile among held-out training scans,
-        see :mod:`dmri_fm.out_of_distribution`; NaN without a reference.
-    metadata
-        Description of the run, for sidecars.
     """
 
-    vectors: Mapping[FeatureType, NDArray[np.float32]]
-    model: str
     tokens: NDArray[np.float32]
     valid: NDArray[np.bool_]
     error: NDArray[np.float32]
     grid_shape: tuple[int, int, int]
     affine: NDArray[np.float64]
-    n_directions: int
-    max_bval: float
-    weights_sha256: str
-    ood_score: float = float("nan")
-    ood_percentile: float = float("nan")
-    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ijk(self) -> NDArray[np.int_]:
@@ -96,6 +76,62 @@ class ScanFeatures:
         known = self.error[np.isfinite(self.error)]
         return float(np.median(known)) if known.size else float("nan")
 
+    def save(self, path: Path) -> Path:
+        """Write the arrays as npz; return the path."""
+        np.savez_compressed(
+            path,
+            tokens=self.tokens,
+            ijk=self.ijk,
+            xyz_mm=self.xyz_mm,
+            valid=self.valid,
+            error=self.error,
+            grid_shape=np.array(self.grid_shape),
+            affine=self.affine,
+        )
+        return path
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFeatures:
+    """Features of a scan.
+
+    Attributes
+    ----------
+    vectors
+        Features of the scan by type, float32: "cls", the class token, shape (d,); "pooled", the
+        other tokens pooled: shape (2 d,) where these are patches in several directions, their
+        mean and their deviation between directions, which is NaN where there are too few
+        directions to tell it from noise; shape (d,), their mean, where they are volumes. An
+        encoder may give one of them.
+    model
+        Label of the encoder in file names.
+    n_directions, max_bval
+        Number of directions that the network saw, and their highest b-value, s/mm^2.
+    weights_sha256
+        Checksum of the weights.
+    patches
+        Features of the patches; None from encoders without patches.
+    sensitivity
+        Image in MNI152NLin2009aSym of how far features follow the signal of a place; None from
+        encoders that do not compute it.
+    ood_score, ood_percentile
+        Out-of-distribution score of the scan and its percentile among held-out training scans,
+        see :mod:`dmri_fm.out_of_distribution`; NaN without a reference.
+    metadata
+        Description of the run, for sidecars.
+    """
+
+    vectors: Mapping[FeatureType, NDArray[np.float32]]
+    model: str
+    n_directions: int
+    max_bval: float
+    weights_sha256: str
+    patches: PatchFeatures | None = None
+    sensitivity: Image3D | None = None
+    ood_score: float = float("nan")
+    ood_percentile: float = float("nan")
+    metadata: dict[str, Any] = field(default_factory=dict)
+
     def row(self) -> dict[str, Any]:
         """Return the row of a features table: `cls000` ..., `pooled000` ..., its description.
 
@@ -109,36 +145,24 @@ class ScanFeatures:
             },
             "ood_score": self.ood_score,
             "ood_percentile": self.ood_percentile,
-            "direction_error": self.direction_error,
+            **({"direction_error": self.patches.direction_error} if self.patches else {}),
             "n_directions": self.n_directions,
             "max_bval": self.max_bval,
             "weights_sha256": self.weights_sha256,
         }
 
-    def save_patches(self, path: Path) -> Path:
-        """Write the arrays of patches as npz; return the path."""
-        np.savez_compressed(
-            path,
-            tokens=self.tokens,
-            ijk=self.ijk,
-            xyz_mm=self.xyz_mm,
-            valid=self.valid,
-            error=self.error,
-            grid_shape=np.array(self.grid_shape),
-            affine=self.affine,
-        )
-        return path
-
     def save(self, stem: str | Path) -> dict[str, Path]:
-        """Write the scan's and the patches' features.
+        """Write the features.
 
-        `<stem>_model-<model>_desc-scan_features.tsv` and
-        `<stem>_model-<model>_desc-patch_features.npz`.
+        `<stem>_model-<model>_desc-scan_features.tsv`; and what the encoder gives of
+        `<stem>_model-<model>_desc-patch_features.npz` and
+        `<stem>_model-<model>_param-sensitivity_dwimap.nii.gz`.
 
         Returns
         -------
         dict
-            Paths by "scan" and "patch"; a JSON file with the metadata stands beside each.
+            Paths by "scan", "patch" and "sensitivity"; a JSON file with the metadata stands
+            beside each.
         """
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -149,11 +173,19 @@ class ScanFeatures:
             row = self.row()
             writer.writerow(row)
             writer.writerow(map(_format_cell, row.values()))
-        arrays = self.save_patches(stem.with_name(f"{start}_desc-patch_features.npz"))
+        paths = {"scan": table}
+        if self.patches is not None:
+            name = f"{start}_desc-patch_features.npz"
+            paths["patch"] = self.patches.save(stem.with_name(name))
+        if self.sensitivity is not None:
+            name = f"{start}_param-sensitivity_dwimap.nii.gz"
+            image = self.sensitivity
+            paths["sensitivity"] = save_image(image.data, image.affine, stem.with_name(name))
         text = json.dumps(self.metadata, indent=2) + "\n"
-        for path in (table, arrays):
-            path.with_suffix(".json").write_text(text, encoding="utf-8")
-        return {"scan": table, "patch": arrays}
+        for path in paths.values():
+            beside = path.with_name(path.name.partition(".")[0] + ".json")
+            beside.write_text(text, encoding="utf-8")
+        return paths
 
 
 def _format_cell(value: Any) -> str:

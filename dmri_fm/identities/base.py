@@ -21,7 +21,11 @@ RESEARCH_ONLY = "Research only: not for diagnosis or treatment."
 REGIONS = {"whole": "the whole brain", "published": "slices 64 to 119 at 1 mm"}
 
 #: Choices of the directions that an encoder reads, in words.
-DIRECTION_CHOICES = {"spread": "spread over q-space", "random": "drawn at random"}
+DIRECTION_CHOICES = {
+    "spread": "spread over q-space",
+    "random": "drawn at random",
+    "all": "all of them",
+}
 
 
 class Extraction(NamedTuple):
@@ -33,10 +37,13 @@ class Extraction(NamedTuple):
         Key of :data:`REGIONS`; another may be asked for.
     directions
         Key of :data:`DIRECTION_CHOICES`.
+    reads_rotations
+        Whether directions may differ between places, as they do behind a warp.
     """
 
     region: str = "whole"
     directions: str = "spread"
+    reads_rotations: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,9 @@ class ModelIdentity:
     has_intervals
         Whether a tensor network can estimate standard deviations of FA and MD (`desc-std`): with
         weights that hold their calibration.
+    has_patches, has_sensitivity
+        Whether an encoder gives features of patches (`desc-patch`), and a map of how far features
+        follow the signal of a place (`param-sensitivity`).
     has_ood
         Whether an out-of-distribution (OOD) score is defined: a map of percentiles for tensor
         networks, score and percentile of the scan for encoders. Weights without statistics of
@@ -86,7 +96,7 @@ class ModelIdentity:
         models that users choose from.
     outputs
         Descriptions of the outputs that are the model's own: `intervals` and `ood` (tensor
-        networks); `scan` and `patch`, the features of each (encoders).
+        networks); `scan`, `patch` and `sensitivity` (encoders).
     """
 
     name: str
@@ -103,13 +113,17 @@ class ModelIdentity:
     is_packaged: bool = False
     has_intervals: bool = False
     has_ood: bool = False
+    has_patches: bool = False
+    has_sensitivity: bool = False
     extraction: Extraction = field(default_factory=Extraction)
     ablation_of: str = ""
     outputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         is_encoder, is_network = self.family == "encoder", self.family == "tensor network"
-        own = {"scan", "patch"} if is_encoder else set()
+        own = {"scan"} if is_encoder else set()
+        own |= {"patch"} if self.has_patches else set()
+        own |= {"sensitivity"} if self.has_sensitivity else set()
         own |= {"intervals"} if self.has_intervals else set()
         own |= {"ood"} if self.has_ood and not is_encoder else set()
         cited = set(re.findall(r"@(\w+)", self.methods))
@@ -125,9 +139,14 @@ class ModelIdentity:
                 "has_intervals for tensor networks alone, has_ood for them and encoders",
             ),
             (
+                is_encoder or not (self.has_patches or self.has_sensitivity),
+                f"has_patches or has_sensitivity of the family {self.family!r}",
+                "these for encoders alone",
+            ),
+            (
                 set(self.outputs) == own,
                 f"outputs {sorted(self.outputs)}",
-                f"the keys {sorted(own)}, as family, has_intervals and has_ood state",
+                f"the keys {sorted(own)}, as family and has_* state",
             ),
             (
                 cited.issuperset(self.citations),

@@ -65,6 +65,7 @@ DROPE_PAPER = ModelIdentity(
     card="docs/model_cards/drope.md",
     is_experimental=True,
     has_ood=True,
+    has_patches=True,
     extraction=Extraction("published", "random"),
     outputs=_OUTPUTS,
 )
@@ -94,10 +95,74 @@ DROPE = replace(
     extraction=Extraction(),
 )
 
+SSDIFF_PAPER = ModelIdentity(
+    name="ssdiff-paper",
+    family="encoder",
+    title="SSDiff encoder as published",
+    architecture=(
+        "Transformer with one token per diffusion volume, a linear map of all voxels of the "
+        "brain with codes of b-value and direction, pretrained by predicting volumes of which "
+        "three quarters of the voxels were set to zero."
+    ),
+    provenance=(
+        "Published method: SSDiff (Gong et al. 2026), written anew from its description, on the "
+        "brain of MNI152NLin2009aSym, which has another number of voxels; it ships without "
+        "weights. The sensitivity map and the out-of-distribution score are this software's own."
+    ),
+    citations=("gong2026",),
+    methods=(
+        "Features of the scan came from SSDiff [@gong2026], a transformer with one token per "
+        "diffusion volume, applied to the signal divided by the mean b=0 image. The features are "
+        "experimental: no evaluation has compared the weights that ran with a baseline."
+    ),
+    url="https://doi.org/10.21203/rs.3.rs-8877816/v1",
+    card="docs/model_cards/ssdiff.md",
+    is_experimental=True,
+    has_ood=True,
+    has_sensitivity=True,
+    extraction=Extraction(directions="all", reads_rotations=True),
+    outputs=MappingProxyType(
+        {
+            "scan": (
+                "One row, the features of the whole scan: the mean of the tokens of all volumes "
+                "(pooled), the class token (cls), and its out-of-distribution score, where the "
+                "weights hold statistics of training features."
+            ),
+            "sensitivity": (
+                "Sensitivity of the pooled features: root of the sum over features of the squared "
+                "derivative by S/S0 of a block of voxels, the same change in all volumes; 0 "
+                "outside the brain."
+            ),
+        }
+    ),
+)
+
+SSDIFF = replace(
+    SSDIFF_PAPER,
+    name="ssdiff",
+    title="SSDiff encoder, compact",
+    provenance=(
+        "Architecture and pretraining of SSDiff (Gong et al. 2026), smaller, written anew from "
+        "their description: 128 channels in 7 blocks read means over 4 mm; a direction enters as "
+        "the product of its vector with itself, not by the mean of its components; b=0 volumes "
+        "are divided by, not read. It ships without weights. The sensitivity map and the "
+        "out-of-distribution score are this software's own."
+    ),
+    methods=(
+        "Features of the scan came from a smaller version of SSDiff [@gong2026], a transformer "
+        "with one token per diffusion volume, applied to the signal divided by the mean b=0 image "
+        "and averaged over blocks of 4 mm, and to the product of each gradient direction with "
+        "itself. The features are experimental: no evaluation has compared the weights that ran "
+        "with a baseline."
+    ),
+)
+
 #: In the order of texts.
 RECORDS = (
     DROPE,
     DROPE_PAPER,
+    SSDIFF,
+    SSDIFF_PAPER,
     *(
         replace(DROPE_PAPER.ablation(f"drope-ablation{end}"), extraction=Extraction())
         for end in ("", "-plain")

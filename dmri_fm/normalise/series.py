@@ -21,6 +21,7 @@ from dmri_fm.normalise.grid import (
     slabs,
     spline_of,
 )
+from dmri_fm.normalise.local_rotation import rotation_of_linear
 from dmri_fm.normalise.noise import spline_noise_gain
 from dmri_fm.preprocess.motion import MotionEstimate, rotate_bvecs
 from dmri_fm.series import Dwi
@@ -76,7 +77,7 @@ def normalise_series(
         n_threads=n_threads,
     )
     brain = _brain_on(dwi.brain, dwi, data, grid, target2dwiref)
-    turn = _rotation_of(target2dwiref, grid, brain)
+    turn = mean_rotation(target2dwiref, grid, brain)
     gtab = rotate_bvecs(dwi.gtab, motion).rotated(turn)
     return Dwi.from_arrays(np.nan_to_num(data, copy=False), grid.affine, gtab, mask=brain)
 
@@ -89,15 +90,13 @@ def _brain_on(
     return np.asarray(np.isfinite(data).all(axis=3) & (share > 0.5))
 
 
-def _rotation_of(
+def mean_rotation(
     target2dwiref: PointMap, grid: Grid, brain: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return the rotation of directions from the reference into the target, shape (3, 3)."""
     inside = np.argwhere(brain)
     points = apply_affine(grid.affine, inside[:: max(1, len(inside) // N_ROTATION_POINTS)])
-    linear = linear_part(target2dwiref, points)[:3, :3]
-    u, _, vt = np.linalg.svd(np.linalg.inv(linear))
-    return np.asarray(u @ vt)
+    return rotation_of_linear(linear_part(target2dwiref, points)[:3, :3])
 
 
 def resample_series(dwi: Dwi, grid: Grid, *, target2dwi: PointMap = identity_map) -> Dwi:

@@ -41,7 +41,9 @@ def test_families_and_outputs():
         named = {
             *(["intervals"] if model.has_intervals else []),
             *(["ood"] if model.has_ood and model.family == "tensor network" else []),
-            *(["scan", "patch"] if model.family == "encoder" else []),
+            *(["scan"] if model.family == "encoder" else []),
+            *(["patch"] if model.has_patches else []),
+            *(["sensitivity"] if model.has_sensitivity else []),
         }
         assert set(model.outputs) == named, model.name
 
@@ -65,11 +67,26 @@ def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
         assert "smaller" in text
         assert "product of" in text, "how a direction enters"
         assert "this software's own" in text, "the pooling"
-    for name in ENCODERS:
-        for text in (identity(name).description, identity(name).methods):
-            assert "Gaussian process" in text, "the errors of patches are not the encoder's"
-        assert "Gaussian process" in identity(name).outputs["patch"]
-        assert "class token" in identity(name).outputs["scan"]
+    for encoder in map(identity, ENCODERS):
+        if encoder.has_patches:
+            for text in (encoder.description, encoder.methods, encoder.outputs["patch"]):
+                assert "Gaussian process" in text, "the errors of patches are not the encoder's"
+        assert "class token" in encoder.outputs["scan"]
+
+
+def test_ssdiff_says_what_differs():
+    published, compact = identity("ssdiff-paper"), identity("ssdiff")
+    for model in (published, compact):
+        assert model.citations == ("gong2026",)
+        assert "without weights" in model.provenance
+        assert "this software's own" in model.provenance, "sensitivity and score"
+    for text in (compact.description, compact.methods):
+        assert "smaller" in text
+        assert "4 mm" in text, "blocks of voxels"
+        assert "product of" in text, "how a direction enters"
+
+
+def test_the_published_qcg_dti_cites_its_paper():
     assert identity("qcg-dti-paper").citations == ("zheng2025",)
 
 
@@ -91,7 +108,8 @@ def test_what_is_experimental_says_so_in_the_methods_text():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"family": "tensor network"}, r"outputs \['patch', 'scan'\]"),
+        ({"family": "tensor network"}, "has_patches or has_sensitivity of the family"),
+        ({"has_patches": False}, r"outputs \['patch', 'scan'\]"),
         ({"has_intervals": True}, "has_intervals or has_ood of the family 'encoder'"),
         ({"outputs": {"scan": "One row."}}, r"outputs \['scan'\]"),
         ({"outputs": {"cls": "One row.", "patch": "Tokens."}}, r"outputs \['cls', 'patch'\]"),

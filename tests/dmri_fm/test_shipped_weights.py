@@ -117,8 +117,8 @@ def test_encoder_knows_simulated_brains_and_not_noise():
     assert {of: v.shape for of, v in features.vectors.items()} == {"cls": (192,), "pooled": (384,)}
     assert all(np.isfinite(vector).all() for vector in features.vectors.values())
     assert features.ood_percentile < 100.0
-    assert 0.0 < features.direction_error < 0.2
-    assert np.isfinite(features.error[features.valid]).all()
+    assert 0.0 < features.patches.direction_error < 0.2
+    assert np.isfinite(features.patches.error[features.patches.valid]).all()
     rng = np.random.default_rng(0)
     noise = rng.uniform(0, 500, dwi.shape).astype(np.float32) * dwi.mask[..., None]
     strange = extract_features(Dwi.from_arrays(noise, dwi.affine, dwi.gtab, mask=dwi.mask))

@@ -166,10 +166,19 @@ def test_simulate_writes_a_dataset(tmp_path, capsys) -> None:
 
 def test_models_are_listed(capsys) -> None:
     assert main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert {"tensor-refiner", "drope"} <= {line.split()[0] for line in lines}
-    (published,) = (line for line in lines if line.startswith("qcg-dti-paper "))
-    assert published.endswith("QCG-DTI")
+    titles, *rows = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    models = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
+    assert {"tensor-refiner", "drope", "ssdiff"} <= models.keys()
+    assert models["qcg-dti-paper"]["title"] == "QCG-DTI"
+    assert models["qcg-dti-paper"]["weights"] == "--weights qcg-dti-paper=FILE"
+    drope = models["drope"]
+    assert (drope["parameters"], drope["weights"], drope["licence"]) == (
+        "8.94M",
+        "packaged",
+        "Apache-2.0",
+    )
+    assert drope["paper"].startswith("https://doi.org/10.48550/arXiv.2603.25977")
+    assert drope["card"] == "docs/model_cards/drope.md"
 
 
 @pytest.mark.parametrize(

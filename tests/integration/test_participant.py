@@ -254,7 +254,7 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         (row,) = read_table(
             folder / f"{plan.name}_space-MNI152NLin2009aSym_model-drope_desc-scan_features.tsv"
         )
-        assert int(row["n_directions"]) == plan.n_feature_directions
+        assert int(row["n_directions"]) == plan.n_directions_of("drope")
 
 
 def test_report_shows_its_figures_and_warnings_first(umr: AppRun) -> None:

@@ -24,7 +24,7 @@ from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.scan_indicators import scan_indicators
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
-from dmri_fm.encoders.features import ScanFeatures
+from dmri_fm.encoders.features import PatchFeatures, ScanFeatures
 from dmri_fm.encoders.patches import patch_affine
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
@@ -32,6 +32,7 @@ from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.out_of_distribution import SCAN_STATISTICS, Reference, ScanSummary, score_scan
+from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
 
@@ -137,17 +138,28 @@ class DropeEncoder:
         return self._config.grid
 
     def prepare(
-        self, dwi: Dwi, *, n_directions: int, seed: int, region: str | None = None
+        self,
+        dwi: Dwi,
+        *,
+        n_directions: int | None,
+        seed: int,
+        region: str | None = None,
+        rotations: NDArray[np.float32] | None = None,
     ) -> DropeInput:
         """Choose directions, divide them by the mean b=0 and cut them into patches.
 
-        See :meth:`dmri_fm.encoders.base.Encoder.prepare`; `region` is that of the record if None.
+        See :meth:`dmri_fm.encoders.base.Encoder.prepare`; `region` is that of the record if None,
+        `n_directions` :data:`~dmri_fm.qspace.FEATURE_DIRECTIONS`. `rotations` are not read.
         """
         dwi.gtab.require_b0()
         config, own = self._config, identity(self.name).extraction
         part = check_region(region or own.region)
         chosen = choose_directions(
-            dwi.gtab, n_directions, how=own.directions, seed=seed, gamma=config.gamma
+            dwi.gtab,
+            n_directions or FEATURE_DIRECTIONS,
+            how=own.directions,
+            seed=seed,
+            gamma=config.gamma,
         )
         volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), chosen])
         table = dwi.gtab.select(volumes)
@@ -185,11 +197,13 @@ class DropeEncoder:
         return ScanFeatures(
             vectors={"cls": encoded.cls, "pooled": encoded.pooled},
             model=identity(self.name).label,
-            tokens=tokens,
-            valid=valid,
-            error=error,
-            grid_shape=config.patch_grid,
-            affine=patch_affine(config.grid, config.patch),
+            patches=PatchFeatures(
+                tokens=tokens,
+                valid=valid,
+                error=error,
+                grid_shape=config.patch_grid,
+                affine=patch_affine(config.grid, config.patch),
+            ),
             n_directions=len(prepared.gtab),
             max_bval=float(prepared.gtab.bvals.max()),
             weights_sha256=self.weights.sha256,

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from dmri_fm_lab.commands.options import Subparsers
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm models`."""
-    parser = subparsers.add_parser("models", help="list the networks and their parameters")
+    parser = subparsers.add_parser("models", help="list the networks: size, licence, paper, card")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print name, number of parameters and title of each network."""
+    """Print a line of each network, in columns that tabs part."""
+    import torch
+
     from dmri_fm.identity import identity
     from dmri_fm.registry import MODELS
+    from dmri_fm.weights import find_weights
 
+    print("model", "parameters", "weights", "licence", "paper", "card", "title", sep="\t")
     for name, model in MODELS.items():
-        n_parameters = sum(p.numel() for p in model.network(model.config).parameters())
-        print(f"{name:28s} {n_parameters / 1e6:6.2f}M parameters  {identity(name).title}")
+        record = identity(name)
+        with torch.device("meta"):
+            n_parameters = sum(p.numel() for p in model.network(model.config).parameters())
+        weights, licence = f"--weights {name}=FILE", "that of the weights"
+        if record.is_packaged:
+            weights = "packaged"
+            licence = json.loads(find_weights(name).with_suffix(".json").read_text())["license"]
+        print(
+            name,
+            f"{n_parameters / 1e6:.2f}M",
+            weights,
+            licence,
+            record.url or "-",
+            record.card,
+            record.title,
+            sep="\t",
+        )

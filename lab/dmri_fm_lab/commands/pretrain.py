@@ -1,4 +1,4 @@
-"""`dmri-fm pretrain`: pretrain the D-RoPE encoder as a masked autoencoder."""
+"""`dmri-fm pretrain`: pretrain an encoder, D-RoPE by masking or SSDiff by input dropout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dmri_fm_lab.commands.options import Subparsers, add_training, read_training
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm pretrain`."""
-    parser = add_training(subparsers, "pretrain", "pretrain the D-RoPE encoder")
+    parser = add_training(subparsers, "pretrain", "pretrain an encoder (drope, ssdiff)")
     parser.add_argument(
         "--start",
         metavar="RUN",
@@ -27,26 +27,34 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Pretrain an encoder."""
-    from dmri_fm.registry import find_model
-    from dmri_fm_lab.train.config import DropePretraining, read_training
+    from dmri_fm.errors import ConfigError
+    from dmri_fm.registry import feature_grid
+    from dmri_fm_lab.train.config import SsdiffPretraining, read_pretraining
     from dmri_fm_lab.train.drope import pretrain_drope
     from dmri_fm_lab.train.runs import load_start
     from dmri_fm_lab.train.scan_cache import SCANS, cache_scans
+    from dmri_fm_lab.train.ssdiff import pretrain_ssdiff
 
     changes = read_training_options(options)
-    config = read_training(DropePretraining, options.config, **changes.settings)
-    start = load_start(options.start, model=config.model) if options.start else None
+    config = read_pretraining(options.config, **changes.settings)
     scans = (
         cache_scans(
             options.scans,
             options.folder / SCANS,
-            find_model(config.model, family="encoder").config,
+            feature_grid(config.model),
             participant_labels=options.participant_label,
         )
         if options.scans
         else []
     )
-    pretrain_drope(
-        config, options.folder, scans=scans, brains=options.brains, start=start, **changes.run
-    )
+    data = {"scans": scans, "brains": options.brains, **changes.run}
+    if isinstance(config, SsdiffPretraining):
+        if options.start:
+            raise ConfigError(
+                f"--start with {config.model}", expected="D-RoPE encoders, which can be trained on"
+            )
+        pretrain_ssdiff(config, options.folder, **data)
+    else:
+        start = load_start(options.start, model=config.model) if options.start else None
+        pretrain_drope(config, options.folder, start=start, **data)
     print(options.weights or options.folder)

@@ -158,7 +158,7 @@ def read_series(
 
     Raises InputError if no series can be laid on the grid.
     """
-    cached = cache_scans(derivatives, cache, encoder.config, prefers_template=True)
+    cached = cache_scans(derivatives, cache, encoder.config.grid, prefers_template=True)
     enough = [len(distinct_directions(s.gtab)) >= fewest_directions for s in cached]
     few = [
         LeftOut(s.name, f"fewer than {fewest_directions} directions")

@@ -9,7 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError
+from dmri_fm.registry import find_model
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,39 @@ class DropePretraining:
     held_out_share: float = 0.1
 
 
-Training = TypeVar("Training", TensorTraining, DropePretraining)
+@dataclass(frozen=True)
+class SsdiffPretraining:
+    """Pretraining of an SSDiff encoder by input dropout, on whole brains.
+
+    Attributes
+    ----------
+    model
+        Name in the registry.
+    optimisation
+        See :class:`Optimisation`.
+    batch
+        Scans of a step.
+    min_directions, max_directions
+        Range of the directions of a step.
+    scan_share, n_brains, scan_directions, n_reuse, n_reference, n_held_out, held_out_share
+        See :class:`DropePretraining`.
+    """
+
+    model: str
+    optimisation: Optimisation
+    batch: int = 4
+    min_directions: int = 6
+    max_directions: int = 30
+    scan_share: float = 0.25
+    n_brains: int = 300
+    scan_directions: int = 30
+    n_reuse: int = 16
+    n_reference: int = 64
+    n_held_out: int = 32
+    held_out_share: float = 0.1
+
+
+Training = TypeVar("Training", TensorTraining, DropePretraining, SsdiffPretraining)
 
 
 def read_training(
@@ -211,7 +245,7 @@ def read_training(
     Parameters
     ----------
     settings
-        :class:`TensorTraining` or :class:`DropePretraining`.
+        :class:`TensorTraining`, :class:`DropePretraining` or :class:`SsdiffPretraining`.
     name_or_path
         Name of settings that ship with the package, or a TOML file: the fields of `settings`,
         and those of :class:`Optimisation` in a table of that name.
@@ -226,6 +260,32 @@ def read_training(
         If there is no such file, the file is not TOML, or a field is
         unknown, missing or of the wrong type.
     """
+    path, values = _read_toml(name_or_path)
+    table = {**values.pop("optimisation", {}), **(optimisation or {})}
+    values["optimisation"] = _build(Optimisation, table, path)
+    return _build(settings, {**values, **({"model": model} if model else {})}, path)
+
+
+def read_pretraining(
+    name_or_path: str | Path,
+    *,
+    model: str | None = None,
+    optimisation: Mapping[str, Any] | None = None,
+) -> DropePretraining | SsdiffPretraining:
+    """Read the settings of a pretraining run, of the class that its model has.
+
+    Parameters and errors as of :func:`read_training`.
+    """
+    _, values = _read_toml(name_or_path)
+    name = str(model or values.get("model", ""))
+    if find_model(name, family="encoder").network is Ssdiff:
+        return read_training(
+            SsdiffPretraining, name_or_path, model=model, optimisation=optimisation
+        )
+    return read_training(DropePretraining, name_or_path, model=model, optimisation=optimisation)
+
+
+def _read_toml(name_or_path: str | Path) -> tuple[Path, dict[str, Any]]:
     shipped = files("dmri_fm_lab") / "configs" / f"{name_or_path}.toml"
     path = Path(str(shipped)) if shipped.is_file() else Path(name_or_path)
     try:
@@ -238,12 +298,10 @@ def read_training(
         ) from None
     except ValueError as error:
         raise ConfigError(f"not TOML ({error})", path=path) from None
-    table = {**values.pop("optimisation", {}), **(optimisation or {})}
-    values["optimisation"] = _build(Optimisation, table, path)
-    return _build(settings, {**values, **({"model": model} if model else {})}, path)
+    return path, values
 
 
-_Settings = TypeVar("_Settings", Optimisation, TensorTraining, DropePretraining)
+_Settings = TypeVar("_Settings", Optimisation, TensorTraining, DropePretraining, SsdiffPretraining)
 
 
 def _build(settings: type[_Settings], values: Mapping[str, Any], path: Path) -> _Settings:

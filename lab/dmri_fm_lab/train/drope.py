@@ -36,11 +36,12 @@ from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
-from dmri_fm_lab.train.config import DropePretraining
+from dmri_fm_lab.train.brain_source import HOLD_OUT
+from dmri_fm_lab.train.config import DropePretraining, SsdiffPretraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
 from dmri_fm_lab.train.initial_weights import start_near_identity
 from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, Hardware, Run, run_training
-from dmri_fm_lab.train.masked_steps import HOLD_OUT, ScanSource, masks_patches, step_losses
+from dmri_fm_lab.train.masked_steps import ScanSource, masks_patches, step_losses
 from dmri_fm_lab.train.scan_cache import CachedScan, hash_participants
 
 #: Decoder and masks for each encoder of the registry.
@@ -212,7 +213,9 @@ def _describe_scans(
     return {**described, PARTICIPANTS: hashes, "start": origin}
 
 
-def hold_out(scans: Sequence[CachedScan], config: DropePretraining) -> list[CachedScan]:
+def hold_out(
+    scans: Sequence[CachedScan], config: DropePretraining | SsdiffPretraining
+) -> list[CachedScan]:
     """Return the scans of the participants that are held out."""
     participants = sorted({scan.participant for scan in scans})
     rng = np.random.default_rng([config.optimisation.seed, HOLD_OUT])

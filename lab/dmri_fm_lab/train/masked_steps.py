@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,83 +15,18 @@ from dmri_fm.encoders.drope.gaussian_process import mean_weights
 from dmri_fm.encoders.drope.mae import Mask, MaskedAutoencoder, draw_mask, masked_errors, ramp_tau
 from dmri_fm.encoders.drope.masked_directions import to_table
 from dmri_fm.encoders.drope.tokens import ScanTokens
-from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import group_shells
-from dmri_fm.normalise.grid import Grid
-from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm_lab.simulate import draw_batch, draw_protocol
+from dmri_fm_lab.train.brain_source import STEP, BrainSource
 from dmri_fm_lab.train.config import DropePretraining
-from dmri_fm_lab.train.loop import TRAINING
-from dmri_fm_lab.train.scan_cache import TABLE, CachedScan
-
-#: Further purposes in seeds: choice of a step's scans, directions and masks; of held-out
-#: participants.
-STEP, HOLD_OUT = 3, 6
-
-
-#: SNR of white matter at b=0 in simulated brains: lower ones would rule the squared error.
-SNR_RANGE = (12.0, 80.0)
-
-
-def simulate_brain(
-    rng: np.random.Generator, grid: Grid, folder: Path, *, n_directions: int
-) -> CachedScan:
-    """Simulate a whole brain on a grid and write its weighted volumes to a folder.
-
-    One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes;
-    SNR in :data:`SNR_RANGE`, log-uniform.
-    """
-    n_shells = min(int(rng.integers(1, 4)), n_directions)
-    counts = [len(part) for part in np.array_split(np.arange(n_directions), n_shells)]
-    bvals = np.sort(rng.uniform(400.0, 3000.0, n_shells)).round(-1)
-    gtab = draw_protocol(
-        rng,
-        scheme="multishell",
-        n_directions=counts,
-        bvals=bvals.tolist(),
-        n_b0=int(rng.integers(1, 5)),
-    )
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    drawn = draw_batch(
-        generator,
-        [gtab],
-        shape=grid.shape,
-        affine=torch.tensor(grid.affine, dtype=torch.float32),
-        snr=float(np.exp(rng.uniform(*np.log(SNR_RANGE)))),
-        with_truth=False,
-    )
-    mask = drawn.mask[0].numpy()
-    signal = normalise_b0(drawn.signal[0].movedim(0, 3).numpy(), gtab, mask=mask).signal
-    weighted = np.flatnonzero(~gtab.is_b0)
-    return CachedScan.write(folder, signal[..., weighted], mask, gtab.select(weighted))
 
 
 @dataclass(frozen=True)
-class ScanSource:
-    """Training scans by step: real ones, and simulated brains.
-
-    Attributes
-    ----------
-    config
-        Of the encoder.
-    training
-        Settings; a share `training.scan_share` of the scans is real, where there are any.
-    folder
-        Of the simulated brains, which are drawn when they are first needed.
-    scans
-        Real scans.
-    purpose
-        Part of the seeds, see :data:`.loop.TRAINING`.
-    devices
-        Number of devices that train together; each draws numbers of its own.
-    """
+class ScanSource(BrainSource):
+    """Training scans of a D-RoPE encoder by step."""
 
     config: DropeConfig
     training: DropePretraining
-    folder: Path
-    scans: Sequence[CachedScan] = ()
-    purpose: int = TRAINING
-    devices: int = 1
 
     def get(self, number: int) -> list[ScanTokens]:
         """Return what a device sees in a step, which depends on nothing but the number.
@@ -102,10 +36,10 @@ class ScanSource:
         training, step = self.training, number // self.devices
         rng = np.random.default_rng([training.optimisation.seed, STEP, number, 0])
         if step >= training.whole_from * training.optimisation.n_steps:
-            return [self.draw(rng, self._newest(step), training.whole_directions)]
+            return [self.draw(rng, self.newest(step), training.whole_directions)]
         n = int(rng.integers(training.min_directions, training.max_directions + 1))
         return [
-            self.draw(rng, self._newest(step), n, n_slices=training.slab_slices)
+            self.draw(rng, self.newest(step), n, n_slices=training.slab_slices)
             for _ in range(training.batch)
         ]
 
@@ -117,44 +51,9 @@ class ScanSource:
         *,
         n_slices: int | None = None,
     ) -> ScanTokens:
-        """Return a real scan, or one of the first simulated brains, as random patches."""
-        if self.scans and rng.uniform() < self.training.scan_share:
-            scan = self.scans[int(rng.integers(len(self.scans)))]
-        else:
-            scan = self.brain(int(rng.integers(n_brains)))
+        """Return a real scan, or one of the first simulated brains, as tokens of D-RoPE."""
+        scan = self.choose(rng, n_brains)
         return scan.draw(rng, self.config, n_directions=n_directions, n_slices=n_slices)
-
-    def brain(self, number: int) -> CachedScan:
-        """Return a simulated brain by its number.
-
-        Raises InputError if the folder holds brains on another grid.
-        """
-        folder = self.folder / f"purpose-{self.purpose}_seed-{self.seed}_brain-{number:05d}"
-        if (folder / TABLE).exists():
-            return self._check(CachedScan.read(folder))
-        rng = np.random.default_rng([self.seed, self.purpose, number])
-        n = self.training.scan_directions
-        return simulate_brain(rng, self.config.grid, folder, n_directions=n)
-
-    def _check(self, brain: CachedScan) -> CachedScan:
-        shape = np.load(brain.folder / "mask.npy", mmap_mode="r").shape
-        if shape != self.config.grid_shape:
-            raise InputError(
-                f"a simulated brain of {shape} voxels",
-                path=brain.folder,
-                expected=f"brains on the encoder's grid, {self.config.grid_shape} voxels",
-                advice="give runs on another grid a folder of their own (--brains)",
-            )
-        return brain
-
-    @property
-    def seed(self) -> int:
-        """Seed of the simulated brains."""
-        return self.training.optimisation.seed
-
-    def _newest(self, step: int) -> int:
-        """Return the number of simulated brains that are at hand in a step."""
-        return min(1 + step // self.training.n_reuse, self.training.n_brains)
 
 
 def masks_patches(config: DropePretraining, step: int) -> bool:

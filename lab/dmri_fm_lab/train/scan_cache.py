@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,15 @@ MOST_SHIFT_VOXELS = 3
 
 #: Least brain of a slab, as a share of that of the slab which holds most.
 FEWEST_BRAIN_OF_SLAB = 0.1
+
+
+class DrawnVolumes(NamedTuple):
+    """Volumes (T, X, Y, Z) in S/S0, their mask (X, Y, Z) and gradient table, and their place."""
+
+    volumes: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    gtab: GradientTable
+    first_slice: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +151,23 @@ class CachedScan:
         n_directions: int,
         n_slices: int | None = None,
     ) -> ScanTokens:
+        """Return some directions of the scan or of a slab of it as tokens of a D-RoPE encoder.
+
+        Parameters and variation are those of :meth:`draw_volumes`.
+        """
+        drawn = self.draw_volumes(rng, n_directions=n_directions, n_slices=n_slices)
+        volumes = np.moveaxis(drawn.volumes, 0, 3)
+        return tokenise(volumes, drawn.gtab, drawn.mask, config, origin=(0, 0, drawn.first_slice))
+
+    def draw_volumes(
+        self, rng: np.random.Generator, *, n_directions: int, n_slices: int | None = None
+    ) -> DrawnVolumes:
         """Return some distinct directions of the scan or of a slab of it, varied at random.
 
         Parameters
         ----------
         rng
             Source of randomness.
-        config
-            Of the encoder.
         n_directions
             Number of directions, of those that differ, see
             :func:`dmri_fm.qspace.distinct_directions`; all of them if there are fewer.
@@ -174,7 +192,7 @@ class CachedScan:
             sigma = np.float32(1.0 / np.exp(rng.uniform(*np.log(SNR_RANGE))))
             noise = sigma * rng.standard_normal((2, *volumes.shape), dtype=np.float32)
             volumes = np.hypot(volumes + noise[0], noise[1]).clip(*CLIP)
-        return tokenise(np.moveaxis(volumes, 0, 3), gtab, mask, config, origin=(0, 0, first))
+        return DrawnVolumes(volumes, mask, gtab, first)
 
     def read_mask(self) -> NDArray[np.bool_]:
         """Return the brain mask, shape (X, Y, Z)."""
@@ -239,12 +257,12 @@ def mirrored(gtab: GradientTable) -> GradientTable:
 def cache_scans(
     root: str | Path,
     folder: str | Path,
-    config: DropeConfig,
+    grid: Grid,
     *,
     participant_labels: Sequence[str] | None = None,
     prefers_template: bool = False,
 ) -> list[CachedScan]:
-    """Lay the scans of a dataset on an encoder's grid, in one folder a scan.
+    """Lay the scans of a dataset on a grid, in one folder a scan.
 
     Those of an earlier call are kept, if their grid is the same and their file has not changed.
 
@@ -254,8 +272,8 @@ def cache_scans(
         See :func:`dmri_fm_lab.scans.find_scans`.
     folder
         Parent of the scans' folders.
-    config
-        The encoder's.
+    grid
+        That of an encoder.
 
     Raises
     ------
@@ -264,7 +282,6 @@ def cache_scans(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    grid = config.grid
     cached = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob(f"*/{TABLE}")}
     kept: list[CachedScan] = []
     for scan in find_scans(

@@ -74,24 +74,28 @@ def test_features(drope_weights, tmp_path):
         "cls": (24,),
         "pooled": (48,),
     }
-    assert features.tokens.shape == (12 * 14 * 24, 24)
-    assert features.grid_shape == (12, 14, 24)
+    assert features.patches.tokens.shape == (12 * 14 * 24, 24)
+    assert features.patches.grid_shape == (12, 14, 24)
     # 24 x 24 x 16 voxels of brain, aligned with patches of 8 x 8 x 4: 3 x 3 x 4 of them.
-    assert features.valid.sum() == 36
-    assert features.ijk[features.valid].min(axis=0).tolist() == [5, 6, 10]
-    assert not features.tokens[~features.valid].any()
+    assert features.patches.valid.sum() == 36
+    assert features.patches.ijk[features.patches.valid].min(axis=0).tolist() == [5, 6, 10]
+    assert not features.patches.tokens[~features.patches.valid].any()
     np.testing.assert_allclose(
-        features.vectors["pooled"][:24], features.tokens[features.valid].mean(axis=0), atol=1e-5
+        features.vectors["pooled"][:24],
+        features.patches.tokens[features.patches.valid].mean(axis=0),
+        atol=1e-5,
     )
     assert features.n_directions == 5
     assert features.max_bval == 1000
     assert 0 <= features.ood_percentile <= 100
     assert list(features.metadata["OODIndicators"]) == ["tokens", *INDICATORS]
     centre = dwi.affine @ [43.5, 51.5, 41.5, 1.0]
-    first = np.flatnonzero(features.valid)[0]
-    np.testing.assert_allclose(features.xyz_mm[first], centre[:3])
+    first = np.flatnonzero(features.patches.valid)[0]
+    np.testing.assert_allclose(features.patches.xyz_mm[first], centre[:3])
     np.testing.assert_allclose(
-        features.affine @ [*features.ijk[first], 1.0], centre, err_msg="patch index to mm"
+        features.patches.affine @ [*features.patches.ijk[first], 1.0],
+        centre,
+        err_msg="patch index to mm",
     )
 
     paths = features.save(tmp_path / "sub-01")
@@ -115,7 +119,7 @@ def test_features(drope_weights, tmp_path):
         saved = np.array([float(row[c]) if row[c] != "n/a" else np.nan for c in columns])
         np.testing.assert_array_equal(saved.astype(np.float32), features.vectors[of])
     stored = np.load(paths["patch"])
-    np.testing.assert_array_equal(stored["tokens"], features.tokens)
+    np.testing.assert_array_equal(stored["tokens"], features.patches.tokens)
     np.testing.assert_array_equal(stored["grid_shape"], [12, 14, 24])
 
 
@@ -143,8 +147,8 @@ def test_what_few_directions_do_not_tell_is_unknown(
     means, deviations = np.split(features.vectors["pooled"], 2)
     assert np.isfinite([*features.vectors["cls"], *means]).all()
     assert np.isfinite(deviations).tolist() == [has_deviation] * 24
-    assert np.isfinite(features.error[features.valid]).tolist() == [has_error] * 36
-    assert np.isnan(features.error[~features.valid]).all()
+    assert np.isfinite(features.patches.error[features.patches.valid]).tolist() == [has_error] * 36
+    assert np.isnan(features.patches.error[~features.patches.valid]).all()
     row = read_row(features.save(tmp_path / "sub-01")["scan"])
     unknown = {column for column, cell in row.items() if cell == "n/a"}
     assert unknown == {
@@ -153,7 +157,7 @@ def test_what_few_directions_do_not_tell_is_unknown(
     }
     assert not {"", "nan"} & {cell.lower() for cell in row.values()}
     if has_error:
-        known = np.median(features.error[features.valid])
+        known = np.median(features.patches.error[features.patches.valid])
         assert float(row["direction_error"]) == pytest.approx(known)
 
 
@@ -175,7 +179,7 @@ def test_features_do_not_depend_on_order_sign_or_scale(drope_weights):
     again = extract_features(other, weights=drope_weights)
     for of, vector in features.vectors.items():
         np.testing.assert_allclose(again.vectors[of], vector, atol=1e-4)
-    np.testing.assert_allclose(again.tokens, features.tokens, atol=1e-4)
+    np.testing.assert_allclose(again.patches.tokens, features.patches.tokens, atol=1e-4)
 
 
 def test_features_of_one_direction_and_of_many(drope_weights):
@@ -217,9 +221,9 @@ def test_the_published_encoder_gives_the_same_features(published_weights, tmp_pa
     assert [v.shape for v in features.vectors.values()] == [(24,), (48,)]
     assert features.model == "dropepaper"
     inside = patches_of_region(NARROW, "published")
-    assert (features.valid == inside).all(), "it reads patches without brain, too"
+    assert (features.patches.valid == inside).all(), "it reads patches without brain, too"
     assert features.metadata["Region"] == "published"
-    assert features.tokens.shape == (12 * 14 * 12, 24)
+    assert features.patches.tokens.shape == (12 * 14 * 12, 24)
     assert np.isnan(features.ood_score)
     assert features.metadata["OODIndicators"] == {}
     paths = features.save(tmp_path / "sub-01")
@@ -227,7 +231,7 @@ def test_the_published_encoder_gives_the_same_features(published_weights, tmp_pa
     row = read_row(paths["scan"])
     assert (row["ood_score"], row["ood_percentile"]) == ("n/a", "n/a")
     whole = extract_features(dwi, model="drope-paper", weights=published_weights, region="whole")
-    assert whole.valid.all()
+    assert whole.patches.valid.all()
     assert whole.metadata["Region"] == "whole"
     # The protocol by hand gives the same.
     encoder = load_encoder("drope-paper", weights=published_weights)

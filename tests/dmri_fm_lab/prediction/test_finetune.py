@@ -35,7 +35,7 @@ VIEWS = ViewSettings(n_directions=6, n_views=2)
 def scans(tiny_cohort, tmp_path_factory):
     """Return the tiny cohort's scans on the encoder's grid, by participant."""
     folder = tmp_path_factory.mktemp("scans")
-    cached = cache_scans(tiny_cohort.derivatives, folder, TINY, prefers_template=True)
+    cached = cache_scans(tiny_cohort.derivatives, folder, TINY.grid, prefers_template=True)
     return {scan.participant: scan for scan in cached}
 
 

@@ -15,7 +15,7 @@ from dmri_fm.encoders.drope.config import SMALL
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.participants import hash_participant
-from dmri_fm.registry import find_model
+from dmri_fm.registry import feature_grid
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.train import scan_cache
@@ -198,18 +198,18 @@ def test_a_dataset_is_laid_on_the_grid_once(tmp_path, monkeypatch):
     names = ["sub-01", "sub-02", "sub-03"]
     monkeypatch.setattr(scan_cache, "find_scans", lambda *_, **__: map(find, names))
     monkeypatch.setattr(scan_cache, "place_scan", place)
-    first = cache_scans(tmp_path, tmp_path / "scans", SMALL)
+    first = cache_scans(tmp_path, tmp_path / "scans", SMALL.grid)
     assert [s.name for s in first] == ["sub-01"], "without weighted volumes, or too few: left out"
     calls.clear()
-    assert [s.name for s in cache_scans(tmp_path, tmp_path / "scans", SMALL)] == ["sub-01"]
+    assert [s.name for s in cache_scans(tmp_path, tmp_path / "scans", SMALL.grid)] == ["sub-01"]
     assert calls == ["sub-02"], "what is on disk is not computed again"
     calls.clear()
     os.utime(series, ns=(0, 0))
-    assert [s.name for s in cache_scans(tmp_path, tmp_path / "scans", SMALL)] == ["sub-01"]
+    assert [s.name for s in cache_scans(tmp_path, tmp_path / "scans", SMALL.grid)] == ["sub-01"]
     assert calls == names, "the file has changed"
     calls.clear()
-    cache_scans(tmp_path, tmp_path / "scans", find_model("drope-paper").config)
+    cache_scans(tmp_path, tmp_path / "scans", feature_grid("drope-paper"))
     assert calls == names, "the grid has changed"
     names[:] = ["sub-03"]
     with pytest.raises(InputError, match="no scan to train on"):
-        cache_scans(tmp_path, tmp_path / "scans", SMALL)
+        cache_scans(tmp_path, tmp_path / "scans", SMALL.grid)

@@ -50,8 +50,8 @@ FACTS = {
     "t1w": {"SkullStripped": False},
     "dwiref": {"SkullStripped": False},
     **{
-        f"features_{desc}": {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}}
-        for desc in ("scan", "patch")
+        of: {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}}
+        for of in ("features_scan", "features_patch", "sensitivity")
     },
 }
 

@@ -103,7 +103,11 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
         for unring in (True, False):
             found += plan_for(series, root=root, engines=engines, t1w=t1w, unring=unring).series
     scaled = replace(series, runs=tuple(map(scale_vectors, series.runs)))
-    return [*found, *plan_for(scaled, root=root).series]
+    return [
+        *found,
+        *plan_for(scaled, root=root).series,
+        *plan_warped(series, root).series,
+    ]
 
 
 def list_variants(
@@ -120,19 +124,33 @@ def list_variants(
         return [{"plan": participant_plan, "resources": resources}]
     if name in ("init_anat_wf", "init_anat_figures_wf"):
         return [{"plan": participant_plan.sessions[0], "resources": resources}]
-    needs, more = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, {})
-    return [{"plan": plan, "resources": resources, **more} for plan in plans if needs(plan)]
+    needs, several = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, [{}])
+    return [
+        {"plan": plan, "resources": resources, **more}
+        for plan in plans
+        for more in several
+        if needs(plan)
+    ]
 
 
-#: Model that a builder is called for.
-MODEL_ARGUMENTS: dict[str, dict[str, str]] = {
-    "init_features_wf": {"encoder": "drope"},
-    "init_tensor_network_wf": {"network": "qcg-dti"},
+#: Models that a builder is called for.
+MODEL_ARGUMENTS: dict[str, list[dict[str, str]]] = {
+    "init_features_wf": [{"encoder": "drope"}, {"encoder": "ssdiff"}],
+    "init_tensor_network_wf": [{"network": "qcg-dti"}],
 }
+
+
+def plan_warped(series: DwiSeries, root: Path) -> ParticipantPlan:
+    """Return a plan whose encoder reads how a warp turns directions."""
+    weights = root / "own.safetensors"
+    weights.touch()
+    own = {"ssdiff": weights}
+    return plan_for(series, root=root, models=("ssdiff",), weights=own, normalisation="syn")
 
 
 #: What a plan has to ask for before a builder can be called with it.
 NEEDS: dict[str, Callable[[SeriesPlan], bool]] = {
+    "init_tensor_network_wf": lambda plan: "qcg-dti" in plan.models,
     "init_free_water_wf": lambda plan: plan.length_scaling is not None,
     "init_pepolar_wf": lambda plan: plan.sdc.method == "pepolar",
     "init_topup_wf": lambda plan: plan.sdc.method == "topup",
@@ -184,9 +202,11 @@ def test_every_stage_takes_what_earlier_ones_offer(series: DwiSeries, tmp_path: 
             for _, _, data in workflow._graph.out_edges(stage_wf, data=True):
                 taken |= {(stage.name, s.removeprefix("outputnode.")) for s, _ in data["connect"]}
     assert offered - taken == set()
+    plans = list_plans(series, tmp_path)
     declared = {
         f"derivatives_wf.{output.node_name}"
-        for stage in table.list_stages(list_plans(series, tmp_path)[0])
+        for plan in (plans[0], plans[-1])
+        for stage in table.list_stages(plan)
         for output in stage.outputs
     }
     assert declared == written
@@ -227,8 +247,9 @@ def test_every_type_that_a_scan_writes_is_declared_by_a_stage(
     series: DwiSeries, tmp_path: Path
 ) -> None:
     """Outputs of the catalogue have a stage that makes them, but for those of the group."""
-    plan = plan_for(series, root=tmp_path).series[0]
-    stages = (*table.SESSION_STAGES, *table.list_stages(plan))
+    plans = (plan_for(series, root=tmp_path), plan_warped(series, tmp_path))
+    of_series = (s for plan in plans for s in table.list_stages(plan.series[0]))
+    stages = (*table.SESSION_STAGES, *of_series)
     declared = {output.type for stage in stages for output in stage.outputs}
     types = load_catalogue().types.values()
     assert declared <= {t.name for t in types}

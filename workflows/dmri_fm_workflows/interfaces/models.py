@@ -155,6 +155,7 @@ class PredictTensor(SimpleInterface):
 
 class _FeaturesInputSpec(_NetworkInputSpec):
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
+    rotations_file = File(exists=True, desc="rotations of directions by a warp, rad, RAS+")
     region = traits.Enum(*REGIONS, mandatory=True, desc="part of the grid to read")
     seed = traits.Int(0, usedefault=True, desc="random seed")
 
@@ -165,31 +166,40 @@ class _FeaturesInputSpec(_NetworkInputSpec):
 class _FeaturesOutputSpec(TraitedSpec):
     scan_file = File(exists=True, desc="one row: the scan's features")
     patch_file = File(exists=True, desc="features per patch, npz")
+    sensitivity_file = File(exists=True, desc="how far features follow the signal of a place")
     ood = traits.Dict(desc="score and percentile of the distance to the training features")
     record = traits.Dict(desc="processing record, for the sidecars")
 
 
 class ExtractFeatures(SimpleInterface):
-    """Compute scan and patch features with an encoder."""
+    """Compute features of the scan, and of its patches or places, with an encoder."""
 
     input_spec = _FeaturesInputSpec
     output_spec = _FeaturesOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        features = extract_features(self.inputs.load(), **self.inputs.options())
+        rotations = _read_optional(self.inputs.rotations_file, ndim=4)
+        features = extract_features(
+            self.inputs.load(), rotations=rotations, **self.inputs.options()
+        )
         folder = Path(runtime.cwd)
         row = scan_columns(self.inputs.entities) | features.row()
         table = folder / "scan_features.tsv"
         table.write_text(format_table([row], list(row), digits=9), encoding="utf-8")
         self._results |= {
             "scan_file": str(table),
-            "patch_file": str(features.save_patches(folder / "patch_features.npz")),
             "ood": {
                 "ood_score": float(features.ood_score),
                 "ood_percentile": float(features.ood_percentile),
             },
             "record": dict(features.metadata),
         }
+        if features.patches is not None:
+            path = features.patches.save(folder / "patch_features.npz")
+            self._results["patch_file"] = str(path)
+        if (image := features.sensitivity) is not None:
+            path = save_image(image.data, image.affine, folder / "sensitivity.nii.gz")
+            self._results["sensitivity_file"] = str(path)
         return runtime
 
 

@@ -28,6 +28,7 @@ from dmri_fm.normalise.grid import (
     linear_part,
     resample_image,
 )
+from dmri_fm.normalise.local_rotation import local_rotations
 from dmri_fm.normalise.registration import (
     COREGISTRATION_METHOD,
     coregister,
@@ -37,7 +38,7 @@ from dmri_fm.normalise.registration import (
     register_template,
     registration_dice,
 )
-from dmri_fm.normalise.series import normalise_series
+from dmri_fm.normalise.series import mean_rotation, normalise_series
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
 from dmri_fm.preprocess.motion_table import read_motion_tsv
@@ -199,6 +200,9 @@ class _ResampleInputSpec(DwiMaskInputSpec):
     grid = traits.Enum("acpc", "mni", "features", mandatory=True, desc="target grid")
     voxel_size_mm = traits.Float(desc="voxel size of an ACPC grid; the series' own if not given")
     model = traits.Str(desc="model whose grid `features` means")
+    has_rotations = traits.Bool(
+        False, usedefault=True, desc="write how directions turn from place to place"
+    )
     order = traits.Enum(3, 1, usedefault=True, desc="order of the spline: cubic or linear")
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
@@ -210,6 +214,7 @@ class _ResampleOutputSpec(TraitedSpec):
     b_file = File(exists=True, desc="rotated b-vectors and b-values, MRtrix3's convention")
     mask_file = File(exists=True, desc="brain mask on the target grid")
     dwiref_file = File(exists=True, desc="mean b=0 on the target grid")
+    rotations_file = File(exists=True, desc="rotations of directions by a warp, rad, RAS+, 4-D")
     record = traits.Dict(desc="level of b=0, for the sidecar")
 
 
@@ -235,6 +240,12 @@ class ResampleDwi(SimpleInterface):
             n_threads=self.inputs.n_threads,
         )
         self._save(placed, Path(runtime.cwd))
+        if self.inputs.has_rotations:
+            grid = Grid(placed.shape[:3], placed.affine)
+            mean = mean_rotation(to_dwiref, grid, placed.brain)
+            turns = local_rotations(to_dwiref, grid, placed.brain, mean)
+            out = save_image(turns, placed.affine, Path(runtime.cwd) / "rotations.nii.gz")
+            self._results["rotations_file"] = str(out)
         return runtime
 
     def _target_grid(self, dwi: Dwi, to_dwiref: PointMap) -> Grid:

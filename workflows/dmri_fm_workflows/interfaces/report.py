@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.gradient_files import read_gradients
 from dmri_fm.identity import identity
+from dmri_fm.normalise.grid import Image3D
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.series import load_image, read_array
@@ -266,11 +267,12 @@ class PlotComparison(_Figure):
 
 class _FeaturesInputSpec(BaseInterfaceInputSpec):
     scan_file = File(exists=True, mandatory=True, desc="scan features, one row")
-    patch_file = File(exists=True, mandatory=True, desc="patch features, npz")
+    patch_file = File(exists=True, desc="patch features, npz")
+    sensitivity_file = File(exists=True, desc="how far features follow the signal of a place")
 
 
 class PlotFeatures(_Figure):
-    """Draw the scan's features and the patches' principal components."""
+    """Draw the scan's features, and the patches' principal components or the sensitivity."""
 
     input_spec = _FeaturesInputSpec
 
@@ -281,10 +283,22 @@ class PlotFeatures(_Figure):
             for of, columns in feature_columns(row).items()
         }
         ood = {c: float(row[c]) for c in ("ood_percentile", "ood_score") if row[c] != MISSING}
+        figures.plot_features(vectors, self._patches(), out, maps=self._maps(), **ood)
+
+    def _patches(self) -> PatchTokens | None:
+        if not isdefined(self.inputs.patch_file):
+            return None
         with np.load(self.inputs.patch_file) as saved:
             arrays = {f: saved[f] for f in ("tokens", "ijk", "xyz_mm", "valid", "error")}
             x, y, z = map(int, saved["grid_shape"])
-        figures.plot_features(vectors, PatchTokens(grid_shape=(x, y, z), **arrays), out, **ood)
+        return PatchTokens(grid_shape=(x, y, z), **arrays)
+
+    def _maps(self) -> dict[str, Image3D]:
+        """Return what is drawn for each place, by its words."""
+        if not isdefined(self.inputs.sensitivity_file):
+            return {}
+        data, affine = _open(self.inputs.sensitivity_file)
+        return {"Sensitivity of the features to the signal of a place": Image3D(data, affine)}
 
 
 class _TemplateContourInputSpec(BaseInterfaceInputSpec):

@@ -42,8 +42,12 @@ from dmri_fm_workflows.outputs.transforms import transform_metadata
 
 _MASK_DTYPE = "uint8"
 
-#: Suffixes of outputs that belong to a space but not to its grid.
-_WITHOUT_RESOLUTION = {t.suffix for t in load_catalogue().types.values() if not t.has_resolution}
+#: Suffix and parameter of outputs that belong to a space but not to its grid.
+_WITHOUT_RESOLUTION = {
+    (t.suffix, t.entities.get("param"))
+    for t in load_catalogue().types.values()
+    if not t.has_resolution
+}
 
 
 def _entities() -> list[dict[str, str]]:
@@ -196,7 +200,9 @@ class DerivativesDataSink(PrepareDerivative):
             self.inputs.extension = endings if len(set(endings)) > 1 else endings[0]
         if isdefined(self.inputs.space) and not isdefined(self.inputs.resolution):
             space = load_catalogue().spaces.get(self.inputs.space)
-            if space and space.resolution and self.inputs.suffix not in _WITHOUT_RESOLUTION:
+            param = self.inputs.param if isdefined(self.inputs.param) else None
+            has_grid = (self.inputs.suffix, param) not in _WITHOUT_RESOLUTION
+            if space and space.resolution and has_grid:
                 self.inputs.resolution = space.resolution
 
     def _check(self, path: str) -> OutputName:

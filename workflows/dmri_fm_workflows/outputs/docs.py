@@ -145,7 +145,9 @@ def _model_rows() -> Iterator[str]:
     for name in ("tensor", *TENSOR_NETWORKS, *ENCODERS):
         model = identity(name)
         names = {
-            f"`param-{of.entities['param']}`" if of.is_map else f"`desc-{of.entities['desc']}`"
+            f"`param-{of.entities['param']}`"
+            if "param" in of.entities
+            else f"`desc-{of.entities['desc']}`"
             for of in load_catalogue().types.values()
             if of.is_of(name) and not of.is_group and of.datatype == "dwi"
         }

@@ -310,10 +310,11 @@ class SeriesPlan:
         """Return the part of the grid that an encoder reads."""
         return identity(encoder).extraction.region if self.region == "auto" else self.region
 
-    @property
-    def n_feature_directions(self) -> int:
-        """Number of diffusion-weighted volumes in the input of an encoder."""
-        return min(FEATURE_DIRECTIONS, int((~self.gtab.is_b0).sum())) if self.encoders else 0
+    def n_directions_of(self, encoder: str) -> int:
+        """Return the number of diffusion-weighted volumes that an encoder reads."""
+        n_weighted = int((~self.gtab.is_b0).sum())
+        reads_all = identity(encoder).extraction.directions == "all"
+        return n_weighted if reads_all else min(FEATURE_DIRECTIONS, n_weighted)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
+from dmri_fm.normalise.grid import Image3D
 from dmri_fm_workflows.report.charts import chart_style, chart_svg
 from dmri_fm_workflows.report.montage import (
     FULL_WIDTH,
@@ -148,22 +149,25 @@ def token_grid(
 
 def plot_features(
     vectors: Mapping[str, ArrayLike],
-    patches: PatchTokens,
+    patches: PatchTokens | None,
     out: str | Path,
     *,
+    maps: Mapping[str, Image3D] | None = None,
     ood_percentile: float | None = None,
     ood_score: float | None = None,
 ) -> Path:
-    """Draw a scan's features, the patch tokens on the brain, and the out-of-distribution score.
+    """Draw a scan's features, those of its patches, maps, and the out-of-distribution score.
 
     Parameters
     ----------
     vectors
         Features of the scan by type, each of shape (D,); NaN where unknown.
     patches
-        Tokens of the scan's patches.
+        Tokens of the scan's patches; None: there are none.
     out
         Path of the SVG to write.
+    maps
+        Images of the encoder by what they show; not drawn where they are zero.
     ood_percentile
         0 to 100: share of the training scans that are closer to their centre than this scan.
     ood_score
@@ -175,6 +179,29 @@ def plot_features(
         If the arrays do not fit each other.
     """
     features = {of: np.asarray(v, dtype=np.float64).ravel() for of, v in vectors.items()}
+    title = "Latent features"
+    drawing = Drawing(FULL_WIDTH)
+    y = draw_legend(drawing, 0, (), words=title)
+    chart = _vector_chart(features, ood_percentile=ood_percentile, ood_score=ood_score)
+    y += drawing.embed(chart, 0, y, drawing.width) + 6
+    shown = [_count(features)]
+    if patches is not None:
+        y, n_drawn = _draw_patches(drawing, y, patches)
+        shown.append(
+            f"{n_drawn} patch tokens drawn on axial slices by principal components, by length "
+            "and by how well directions predict one another"
+        )
+    for words, image in (maps or {}).items():
+        y = _draw_map(drawing, y, words, image)
+        shown.append(f"{words[0].lower()}{words[1:]}, on axial slices")
+    draw_convention(drawing, y)
+    return drawing.write(
+        out, title=title, description=f"Features of the scan: {'; '.join(shown)}."
+    )
+
+
+def _draw_patches(drawing: Drawing, y: float, patches: PatchTokens) -> tuple[float, int]:
+    """Draw patch tokens on the brain; return the bottom edge and the number of tokens."""
     tokens = np.asarray(patches.tokens, dtype=np.float32)
     ijk = np.asarray(patches.ijk)
     if tokens.ndim != 2 or ijk.shape != (len(tokens), 3):
@@ -200,11 +227,6 @@ def plot_features(
     colours, explained = np.zeros((n_drawn, 3), dtype=np.uint8), np.zeros(3)
     if n_drawn > 1:
         colours, explained = principal_colours(tokens[keep])
-    title = "Latent features"
-    drawing = Drawing(FULL_WIDTH)
-    y = draw_legend(drawing, 0, (), words=title)
-    chart = _vector_chart(features, ood_percentile=ood_percentile, ood_score=ood_score)
-    y += drawing.embed(chart, 0, y, drawing.width) + 6
     # One patch of margin parts the tiles.
     ras_affine = to_ras(np.zeros(shape), affine)[1]
     rows = plan_rows(region, ras_affine, views=("axial",), n_widest=8, margin_mm=0.1)
@@ -216,16 +238,16 @@ def plot_features(
         volume = on_grid(np.nan_to_num(values[keep]).astype(np.float32))
         y = draw_legend(drawing, y + 6, (), words=words)
         y = _draw_scalar(drawing, rows, y, volume, region)
-    draw_convention(drawing, y)
-    return drawing.write(
-        out,
-        title=title,
-        description=(
-            f"Features of the scan ({_count(features)}) and {n_drawn} patch tokens drawn on axial "
-            "slices by principal components, by length and by how well directions predict one "
-            "another."
-        ),
-    )
+    return y, n_drawn
+
+
+def _draw_map(drawing: Drawing, y: float, words: str, image: Image3D) -> float:
+    """Draw an image on axial slices; return the bottom edge."""
+    volume, affine = to_ras(np.asarray(image.data, dtype=np.float32), image.affine)
+    region = volume != 0
+    rows = plan_rows(region, affine, views=("axial",), n_widest=8, margin_mm=4.0)
+    y = draw_legend(drawing, y + 6, (), words=words)
+    return _draw_scalar(drawing, rows, y, volume, region)
 
 
 def _patch_scalars(

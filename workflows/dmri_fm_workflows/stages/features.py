@@ -9,10 +9,12 @@ import nipype.pipeline.engine as pe
 from dmri_fm.identity import label_of
 from dmri_fm_workflows.interfaces.models import ExtractFeatures
 from dmri_fm_workflows.interfaces.report import PlotFeatures
+from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, Stage, open_workflow
 from dmri_fm_workflows.stages.lines import describe_encoder
-from dmri_fm_workflows.stages.outputs import feature_outputs
+from dmri_fm_workflows.stages.normalise import model_inputs
+from dmri_fm_workflows.stages.outputs import FEATURE_FILES, feature_outputs
 
 
 def encoder_stage(encoder: str) -> Stage:
@@ -34,11 +36,13 @@ def init_features_wf(
     ------
     <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_mask_file
         Series on the encoder's grid; fields bear the encoder's label.
+    <label>_grid_rotations_file
+        Rotations of directions by a warp, for encoders that read them.
 
     Outputs
     -------
-    <label>_scan_file, <label>_patch_file
-        Scan features, patch features.
+    <label>_scan_file, <label>_patch_file, <label>_sensitivity_file
+        Scan features; patch features and sensitivity, of encoders that give them.
     <label>_ood
         Score and percentile of the distance to the training features.
     <label>_record
@@ -47,14 +51,11 @@ def init_features_wf(
         Scan and patch features, SVG.
     """
     label = label_of(encoder)
-    fields = ("dwi_file", "bval_file", "bvec_file", "mask_file")
-    inputs = {f"{label}_grid_{f}": f for f in fields}
-    outputs = {
-        "scan_file": f"{label}_scan_file",
-        "patch_file": f"{label}_patch_file",
-        "ood": f"{label}_ood",
-        "record": f"{label}_record",
-    }
+    inputs = {f"{label}_grid_{f}": f for f in model_inputs(plan, encoder)}
+    files = [
+        f for of, f in FEATURE_FILES.items() if load_catalogue().output_type(of).is_of(encoder)
+    ]
+    outputs = {f: f"{label}_{f}" for f in (*files, "ood", "record")}
     workflow, inputnode, outputnode = open_workflow(
         name, inputs, [*outputs.values(), f"{label}_figure"]
     )
@@ -72,7 +73,7 @@ def init_features_wf(
     plot = pe.Node(PlotFeatures(), name="plot_features")
     workflow.connect([
         (inputnode, extract, list(inputs.items())),
-        (extract, plot, [("scan_file", "scan_file"), ("patch_file", "patch_file")]),
+        (extract, plot, [(f, f) for f in files]),
         (extract, outputnode, list(outputs.items())),
         (plot, outputnode, [("out_file", f"{label}_figure")]),
     ])  # fmt: skip

@@ -173,7 +173,7 @@ def describe_network(plan: SeriesPlan, network: str) -> Iterator[Line]:
 def describe_encoder(plan: SeriesPlan, encoder: str) -> Iterator[Line]:
     """Describe an encoder and the directions that it takes."""
     n_weighted = int((~plan.gtab.is_b0).sum())
-    n = plan.n_feature_directions
+    n = plan.n_directions_of(encoder)
     how = DIRECTION_CHOICES[identity(encoder).extraction.directions]
     which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, {how}"
     where = REGIONS[plan.region_of(encoder)]

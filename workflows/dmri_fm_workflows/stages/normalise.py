@@ -5,7 +5,7 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm.identity import label_of
+from dmri_fm.identity import identity, label_of
 from dmri_fm_workflows.interfaces.normalise import (
     AlignAcpc,
     CoregisterReference,
@@ -20,8 +20,14 @@ from dmri_fm_workflows.stages.base import Resources, open_workflow
 #: Outputs of the resampling into each space.
 RESAMPLED = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
 
-#: Outputs that a model takes on its own grid.
+#: Outputs that every model takes on its own grid.
 MODEL_INPUTS = ("dwi_file", "bval_file", "bvec_file", "mask_file")
+
+
+def model_inputs(plan: SeriesPlan, encoder: str) -> tuple[str, ...]:
+    """Return the outputs that an encoder takes: rotations, too, if it reads those of a warp."""
+    has_rotations = plan.normalisation == "syn" and identity(encoder).extraction.reads_rotations
+    return (*MODEL_INPUTS, *(("rotations_file",) if has_rotations else ()))
 
 
 def init_normalise_wf(
@@ -51,6 +57,8 @@ def init_normalise_wf(
         The series in MNI, 2 mm.
     <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_mask_file
         The series on the grid of each encoder, by its label.
+    <label>_grid_rotations_file
+        Rotations of directions by the warp to the template, for encoders that read them.
     to_acpc_file, from_acpc_file
         Transforms between the reference and ACPC.
     to_mni_file, from_mni_file, mni_brain_file, template_file, template_mask_file
@@ -69,7 +77,7 @@ def init_normalise_wf(
     )
     grids: dict[str, tuple[str, ...]] = {"acpc": RESAMPLED, "mni": RESAMPLED}
     encoders = {f"{label_of(e)}_grid": e for e in plan.encoders}
-    grids |= dict.fromkeys(encoders, MODEL_INPUTS)
+    grids |= {grid: model_inputs(plan, encoder) for grid, encoder in encoders.items()}
     workflow, inputnode, outputnode = open_workflow(
         name,
         [*series, *field, "dwi_mask_file", *aligned],
@@ -127,6 +135,7 @@ def _resample_node(
     )
     if encoder:
         resample.inputs.model = encoder
+        resample.inputs.has_rotations = "rotations_file" in model_inputs(plan, encoder)
     if grid == "acpc" and plan.voxel_size_mm is not None:
         resample.inputs.voxel_size_mm = plan.voxel_size_mm
     return resample

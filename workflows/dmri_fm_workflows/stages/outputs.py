@@ -176,15 +176,24 @@ def map_outputs(model: str, maps: Collection[str] | None = None) -> tuple[Output
     return (*in_acpc, *in_mni, *_figure_of(model, "figure_tensorvsnetwork"))
 
 
+#: Fields of the files that encoders give, by output type.
+FEATURE_FILES = {
+    "features_scan": "scan_file",
+    "features_patch": "patch_file",
+    "sensitivity": "sensitivity_file",
+}
+
+
 def feature_outputs(encoder: str) -> tuple[Output, ...]:
-    """Return the features that an encoder gives, of scan and patches, and their figure."""
+    """Return what an encoder gives, its features of scan and patches among it, and the figure."""
     label = label_of(encoder)
     record = f"{label}_record"
-    scan, patch = (
-        Output(f"features_{of}", (f"{label}_{of}_file",), MNI, record, label, in_any_space=True)
-        for of in ("scan", "patch")
+    given = (
+        Output(of, (f"{label}_{field}",), MNI, record, label, in_any_space=True)
+        for of, field in FEATURE_FILES.items()
+        if load_catalogue().output_type(of).is_of(encoder)
     )
-    return (scan, patch, *_figure_of(encoder, "figure_features"))
+    return (*given, *_figure_of(encoder, "figure_features"))
 
 
 def _figure_of(model: str, figure: str) -> tuple[Output, ...]:

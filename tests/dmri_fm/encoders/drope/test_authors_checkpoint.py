@@ -255,8 +255,8 @@ def test_converted_checkpoint_runs_as_the_authors_network(tmp_path, pos_scale):
     with torch.inference_mode():
         cls, tokens = encoder(torch.from_numpy(signal[..., chosen]), qspace, voxels[None])
     np.testing.assert_allclose(features.vectors["cls"], cls[0].numpy(), atol=1e-4)
-    assert features.valid.sum() == 12 * 14 * 7
-    found = features.tokens[features.valid]
+    assert features.patches.valid.sum() == 12 * 14 * 7
+    found = features.patches.tokens[features.patches.valid]
     np.testing.assert_allclose(found, tokens[0].mean(dim=0).numpy(), atol=1e-4)
 
 

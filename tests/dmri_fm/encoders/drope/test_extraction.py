@@ -106,7 +106,7 @@ def test_defaults_of_the_two_encoders():
     whole = ours.encode(ours.prepare(dwi, n_directions=12, seed=3))
     assert whole.metadata["Region"] == "whole"
     assert whole.metadata["DirectionChoice"] == "spread"
-    assert whole.valid.all()
+    assert whole.patches.valid.all()
     prepared = published.prepare(dwi, n_directions=12, seed=3)
     crop = published.encode(prepared)
     assert crop.metadata["RegionSlices"] == [64, 119]

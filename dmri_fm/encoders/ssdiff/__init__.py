@@ -1,0 +1,1 @@
+"""SSDiff: a transformer with one token per diffusion volume."""

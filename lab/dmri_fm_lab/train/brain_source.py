@@ -1,0 +1,126 @@
+"""Whole brains for pretraining: real scans, and simulated brains that are kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dmri_fm.encoders.drope.config import DropeConfig
+from dmri_fm.encoders.ssdiff.config import SsdiffConfig
+from dmri_fm.errors import InputError
+from dmri_fm.normalise.grid import Grid
+from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm_lab.simulate import draw_batch, draw_protocol
+from dmri_fm_lab.train.config import DropePretraining, SsdiffPretraining
+from dmri_fm_lab.train.loop import TRAINING
+from dmri_fm_lab.train.scan_cache import TABLE, CachedScan
+
+#: Further purposes in seeds: choice of a step's scans, directions and masks; of held-out
+#: participants.
+STEP, HOLD_OUT = 3, 6
+
+#: SNR of white matter at b=0 in simulated brains: lower ones would rule the squared error.
+SNR_RANGE = (12.0, 80.0)
+
+
+def simulate_brain(
+    rng: np.random.Generator, grid: Grid, folder: Path, *, n_directions: int
+) -> CachedScan:
+    """Simulate a whole brain on a grid and write its weighted volumes to a folder.
+
+    One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes;
+    SNR in :data:`SNR_RANGE`, log-uniform.
+    """
+    n_shells = min(int(rng.integers(1, 4)), n_directions)
+    counts = [len(part) for part in np.array_split(np.arange(n_directions), n_shells)]
+    bvals = np.sort(rng.uniform(400.0, 3000.0, n_shells)).round(-1)
+    gtab = draw_protocol(
+        rng,
+        scheme="multishell",
+        n_directions=counts,
+        bvals=bvals.tolist(),
+        n_b0=int(rng.integers(1, 5)),
+    )
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    drawn = draw_batch(
+        generator,
+        [gtab],
+        shape=grid.shape,
+        affine=torch.tensor(grid.affine, dtype=torch.float32),
+        snr=float(np.exp(rng.uniform(*np.log(SNR_RANGE)))),
+        with_truth=False,
+    )
+    mask = drawn.mask[0].numpy()
+    signal = normalise_b0(drawn.signal[0].movedim(0, 3).numpy(), gtab, mask=mask).signal
+    weighted = np.flatnonzero(~gtab.is_b0)
+    return CachedScan.write(folder, signal[..., weighted], mask, gtab.select(weighted))
+
+
+@dataclass(frozen=True)
+class BrainSource:
+    """Training scans: real ones, and simulated brains, which are drawn once and kept.
+
+    Attributes
+    ----------
+    config
+        Of the encoder; brains lie on its grid.
+    training
+        Settings; a share `training.scan_share` of the scans is real, where there are any.
+    folder
+        Of the simulated brains, which are drawn when they are first needed.
+    scans
+        Real scans.
+    purpose
+        Part of the seeds, see :data:`.loop.TRAINING`.
+    devices
+        Number of devices that train together; each draws numbers of its own.
+    """
+
+    config: DropeConfig | SsdiffConfig
+    training: DropePretraining | SsdiffPretraining
+    folder: Path
+    scans: Sequence[CachedScan] = ()
+    purpose: int = TRAINING
+    devices: int = 1
+
+    def choose(self, rng: np.random.Generator, n_brains: int) -> CachedScan:
+        """Return a real scan, or one of the first simulated brains."""
+        if self.scans and rng.uniform() < self.training.scan_share:
+            return self.scans[int(rng.integers(len(self.scans)))]
+        return self.brain(int(rng.integers(n_brains)))
+
+    def brain(self, number: int) -> CachedScan:
+        """Return a simulated brain by its number.
+
+        Raises InputError if the folder holds brains on another grid.
+        """
+        folder = self.folder / f"purpose-{self.purpose}_seed-{self.seed}_brain-{number:05d}"
+        if (folder / TABLE).exists():
+            return self._check(CachedScan.read(folder))
+        rng = np.random.default_rng([self.seed, self.purpose, number])
+        n = self.training.scan_directions
+        return simulate_brain(rng, self.config.grid, folder, n_directions=n)
+
+    def _check(self, brain: CachedScan) -> CachedScan:
+        shape = np.load(brain.folder / "mask.npy", mmap_mode="r").shape
+        if shape != self.config.grid_shape:
+            raise InputError(
+                f"a simulated brain of {shape} voxels",
+                path=brain.folder,
+                expected=f"brains on the encoder's grid, {self.config.grid_shape} voxels",
+                advice="give runs on another grid a folder of their own (--brains)",
+            )
+        return brain
+
+    @property
+    def seed(self) -> int:
+        """Seed of the simulated brains."""
+        return self.training.optimisation.seed
+
+    def newest(self, step: int) -> int:
+        """Return the number of simulated brains that are at hand in a step."""
+        return min(1 + step // self.training.n_reuse, self.training.n_brains)
