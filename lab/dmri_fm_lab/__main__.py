@@ -38,6 +38,7 @@ from dmri_fm_lab.commands import (
     simulate_cohort,
     splits,
     stats,
+    study,
     tensor,
     train,
 )
@@ -60,6 +61,7 @@ COMMANDS = (
     compare,
     explain,
     export,
+    study,
 )
 
 #: Commands that need the core alone; the others need the extra `lab`.

@@ -1,0 +1,1 @@
+"""Experiments that a review of machine learning in diffusion MRI asks for first."""
