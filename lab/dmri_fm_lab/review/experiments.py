@@ -92,7 +92,7 @@ class Setting:
 
 def six_directions(bval: float = 1000.0) -> GradientTable:
     """Return one b=0 and the six directions of Skare's set."""
-    return GradientTable([0.0, *[bval] * 6], np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+    return GradientTable(np.array([0.0, *[bval] * 6]), np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
 
 
 def _data(seed: int, setting: Setting) -> tuple[TruePatches, TruePatches, Estimate]:
@@ -272,7 +272,7 @@ def run_losses(seed: int, setting: Setting, folder: Path) -> Outcome:
     patches, tests, truth = _data(seed, setting)
     where = tests.mask.numpy()
     axes = spread_directions(np.random.default_rng(0), N_DIRECTIONS)
-    gtab = GradientTable([0.0, *[1000.0] * N_DIRECTIONS], np.vstack([np.zeros(3), axes]))
+    gtab = GradientTable(np.array([0.0, *[1000.0] * N_DIRECTIONS]), np.vstack([np.zeros(3), axes]))
     recipe = Recipe(patches, gtab, TRAINING_LOW, setting.n_steps, seed)
     losses = {
         "parameter loss": tensor_loss,
