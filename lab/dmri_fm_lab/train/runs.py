@@ -11,7 +11,7 @@ import torch
 
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder, restore_autoencoder
 from dmri_fm.encoders.drope.network import Drope
-from dmri_fm.errors import WeightsError
+from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.participants import PARTICIPANTS, seen_participants
 from dmri_fm.registry import find_model, load_weights
 from dmri_fm_lab.train.drope import Start, build_autoencoder
@@ -38,7 +38,7 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> MaskedAutoe
     Raises
     ------
     ConfigError
-        If the model is not a D-RoPE encoder.
+        If the model is not a D-RoPE encoder, or a run in the working folder has its name.
     WeightsError
         If there is no checkpoint, or it is that of another model.
     """
@@ -98,6 +98,17 @@ def _participants(settings: Mapping[str, Any]) -> frozenset[str] | None:
 
 
 def _is_weights(source: str | Path, model: str) -> bool:
+    """Return whether a source is weights, a file or the packaged ones, or else a run.
+
+    Raises ConfigError where a run's folder has the name of the packaged weights.
+    """
+    if str(source) == model and (Path(source) / CHECKPOINT).exists():
+        raise ConfigError(
+            f"{str(source)!r} names the packaged weights and a run in this folder",
+            path=Path(source).absolute(),
+            expected="one of them",
+            advice="give the run's absolute path, or rename its folder",
+        )
     return str(source) == model or Path(source).suffix == ".safetensors"
 
 

@@ -91,6 +91,19 @@ def test_a_run_writes_log_weights_and_statistics(run, tmp_path, training):
     assert load_encoder(weights=path)[1]["sha256"] == loaded.sha256
 
 
+def test_a_run_with_the_name_of_the_model_is_not_mistaken_for_its_weights(
+    run, tmp_path, monkeypatch
+):
+    result = run("drope", scans=())()
+    monkeypatch.chdir(tmp_path)
+    for load in (load_autoencoder, load_start, list_seen):
+        with pytest.raises(ConfigError, match="names the packaged weights and a run"):
+            load("drope")
+    assert_equal(
+        load_autoencoder(Path("drope").absolute()).state_dict(), result.model.state_dict()
+    )
+
+
 def test_a_network_learns(run, tmp_path):
     steps = {"n_steps": 30, "warmup_steps": 5, "learning_rate": 5e-3}
     run("run", steps=steps, steps_per_epoch=5)()
