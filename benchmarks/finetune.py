@@ -38,7 +38,7 @@ from dmri_fm_lab.prediction.image_samples import DirectionImages
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.presets import PRESETS
 from dmri_fm_lab.prediction.splits import Fold
-from dmri_fm_lab.train.masked_steps import simulate_brain
+from dmri_fm_lab.train.brain_source import simulate_brain
 from dmri_fm_lab.train.scan_cache import CachedScan
 
 

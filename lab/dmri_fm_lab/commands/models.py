@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from dmri_fm_lab.commands.options import Subparsers
 
@@ -19,6 +18,7 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from dmri_fm.identity import identity
+    from dmri_fm.json_files import read_object
     from dmri_fm.registry import MODELS
     from dmri_fm.weights import find_weights
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
         weights, licence = f"--weights {name}=FILE", "that of the weights"
         if record.is_packaged:
             weights = "packaged"
-            licence = json.loads(find_weights(name).with_suffix(".json").read_text())["license"]
+            licence = read_object(find_weights(name).with_suffix(".json"))["license"]
         print(
             name,
             f"{n_parameters / 1e6:.2f}M",

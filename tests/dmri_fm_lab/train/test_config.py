@@ -6,14 +6,20 @@ import pytest
 from dmri_fm.errors import ConfigError
 from dmri_fm.registry import MODELS
 from dmri_fm_lab.baseline_networks import BASELINE_NETWORKS
-from dmri_fm_lab.train.config import DropePretraining, TensorTraining, read_training
+from dmri_fm_lab.train.config import (
+    TensorTraining,
+    read_pretraining,
+    read_training,
+)
 
 
 @pytest.mark.parametrize("name", sorted([*MODELS, *BASELINE_NETWORKS]))
 def test_every_model_has_settings(name):
     file = re.sub(r"-ablation.*", "-ablation", name)
-    fields = DropePretraining if name.startswith("drope") else TensorTraining
-    settings = read_training(fields, file, model=name)
+    if name.startswith(("drope", "ssdiff")):
+        settings = read_pretraining(file, model=name)
+    else:
+        settings = read_training(TensorTraining, file, model=name)
     assert settings.model == name
     assert settings.optimisation.n_steps > settings.optimisation.warmup_steps >= 0
 

@@ -188,7 +188,7 @@ def _type_entries(of: OutputType) -> dict[str, Any]:
     return {
         "Type": "Brain" if of.suffix == "mask" else None,
         "BvecConvention": BVEC_CONVENTION if of.name == "preproc_dwi" else None,
-        "SkullStripped": True if of.is_map else None,
+        "SkullStripped": True if of.suffix == "dwimap" else None,
         # BEP016: the work that defines the parameter.
         "ParameterURL": _links_to([of.parameter], of)[0] if of.parameter else None,
         "OrientationEncoding": orientation_encoding() if is_tensor else None,

@@ -111,10 +111,10 @@ def test_defaults_of_the_two_encoders():
     crop = published.encode(prepared)
     assert crop.metadata["RegionSlices"] == [64, 119]
     assert crop.metadata["DirectionChoice"] == "random"
-    np.testing.assert_array_equal(crop.valid, patches_of_region(COARSE, "published"))
-    assert not crop.tokens[~crop.valid].any()
+    np.testing.assert_array_equal(crop.patches.valid, patches_of_region(COARSE, "published"))
+    assert not crop.patches.tokens[~crop.patches.valid].any()
     asked = published.encode(published.prepare(dwi, n_directions=12, seed=3, region="whole"))
-    assert asked.valid.all()
+    assert asked.patches.valid.all()
     assert asked.metadata["Volumes"] == crop.metadata["Volumes"] != whole.metadata["Volumes"]
     # The class token of the crop is that of the network on the crop alone.
     t = prepared.tokens
