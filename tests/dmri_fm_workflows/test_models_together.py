@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
@@ -14,11 +13,7 @@ import pytest
 import torch
 from nipype.interfaces import utility as niu
 
-from dmri_fm.encoders.drope import authors_checkpoint
-from dmri_fm.encoders.drope.config import PAPER
 from dmri_fm.encoders.features import feature_columns
-from dmri_fm.encoders.ssdiff.config import COMPACT
-from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import (
@@ -37,11 +32,9 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.registry import MODELS, feature_grid
 from dmri_fm.series import load_image, save_image
 from dmri_fm.tensor_maps import SCALARS
-from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.tensor_networks.volumes import choose_volumes
 from dmri_fm.weights import save_weights
-from dmri_fm_lab.__main__ import main
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
@@ -57,7 +50,7 @@ from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
-from tests.dmri_fm.encoders.drope.authors_state import draw_state_dict
+from tests.dmri_fm_workflows.tiny_models import COARSE, NARROW, write_tiny_weights
 from tests.dmri_fm_workflows.tiny_series import write_series
 
 TENSOR_NETWORKS = ("tensor-refiner", "qcg-dti-paper")
@@ -72,21 +65,6 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-#: The published encoder, small and on a grid of 2 mm in place of 1 mm, to be quick.
-COARSE = replace(PAPER, grid_shape=(96, 112, 96), voxel_size_mm=2.0, dim=24, depth=1, heads=2)
-
-#: SSDiff, narrow, on a grid of 6 mm.
-NARROW = replace(
-    COMPACT,
-    grid_shape=(32, 40, 32),
-    voxel_size_mm=6.0,
-    direction_block=4,
-    dim=24,
-    heads=2,
-    encoder_blocks=1,
-)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _coarse_grids():
     with pytest.MonkeyPatch.context() as patch:
@@ -97,19 +75,7 @@ def _coarse_grids():
 
 @pytest.fixture(scope="module")
 def weights(folder) -> dict[str, Path]:
-    """Write tiny weights of the networks that ship without; a converted checkpoint is one."""
-    torch.manual_seed(0)
-    names = ("qcg-dti-paper", "drope-paper", "ssdiff")
-    paths = {name: folder / f"{name}.safetensors" for name in names}
-    network, name = QcgDti(QcgDtiConfig(widths=(2, 4))), "qcg-dti-paper"
-    save_weights(paths[name], network, name=name, version="0", training={})
-    save_weights(paths["ssdiff"], Ssdiff(NARROW), name="ssdiff", version="0", training={})
-    torch.save(draw_state_dict(dim=24, depth=1, patch=PAPER.patch), folder / "theirs.pth")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(authors_checkpoint, "PAPER", COARSE)
-        files = [str(folder / "theirs.pth"), str(paths["drope-paper"])]
-        assert main(["convert", *files, "--heads", str(COARSE.heads)]) == 0
-    return paths
+    return write_tiny_weights(folder)
 
 
 @pytest.fixture(scope="module")
