@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.normalise.grid import Grid, affine_map
 from dmri_fm.normalise.local_rotation import jacobians, local_rotations, rotation_of_linear
+from dmri_fm.normalise.series import mean_rotation
 
 GRID = Grid(
     (20, 22, 18), np.diag([2.0, 2.0, 2.0, 1.0]) - np.array([[0, 0, 0, 20]] * 3 + [[0] * 4])
@@ -50,6 +51,15 @@ def test_what_the_table_has_turned_is_not_turned_again() -> None:
     mask = np.zeros(GRID.shape, dtype=bool)
     mask[4:8, 5:9, 6:9] = True
     mean = np.linalg.inv(matrix[:3, :3])
+    np.testing.assert_allclose(local_rotations(affine_map(matrix), GRID, mask, mean), 0, atol=1e-6)
+
+
+def test_the_turn_of_the_gradient_table_leaves_nothing_of_an_affine_map() -> None:
+    matrix = np.eye(4)
+    turn = Rotation.from_rotvec([0.2, -0.3, 0.4]).as_matrix()
+    matrix[:3, :3] = turn @ np.diag([1.1, 0.9, 1.05])
+    mask = np.ones(GRID.shape, dtype=bool)
+    mean = mean_rotation(affine_map(matrix), GRID, mask)
     np.testing.assert_allclose(local_rotations(affine_map(matrix), GRID, mask, mean), 0, atol=1e-6)
 
 
