@@ -3,8 +3,8 @@
 They are those that a review of machine learning in diffusion MRI (Karimi and Warfield 2024,
 https://doi.org/10.48550/arXiv.2402.00019) gives rise to: what does an MLP learn from six
 directions; does context help against Rician noise; which loss suits low SNR? Brains, noise and
-networks differ between seeds. The tensor model is exact, and noise is Rician, so that least
-squares is at its best: what networks gain here comes from what they know about brains.
+networks differ between seeds. The tensor model is exact and noise is Rician. S0 is 1 everywhere,
+which networks can learn and least squares has to estimate: the comparison favours networks.
 """
 
 from __future__ import annotations
