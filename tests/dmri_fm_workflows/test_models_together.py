@@ -50,7 +50,8 @@ from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
-from tests.dmri_fm_workflows.tiny_models import COARSE, NARROW, write_tiny_weights
+from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
+from tests.dmri_fm_workflows.tiny_models import COARSE, write_tiny_weights
 from tests.dmri_fm_workflows.tiny_series import write_series
 
 TENSOR_NETWORKS = ("tensor-refiner", "qcg-dti-paper")

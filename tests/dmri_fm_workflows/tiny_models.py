@@ -10,26 +10,15 @@ import torch
 
 from dmri_fm.encoders.drope import authors_checkpoint
 from dmri_fm.encoders.drope.config import PAPER
-from dmri_fm.encoders.ssdiff.config import COMPACT
 from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from tests.dmri_fm.encoders.drope.authors_state import draw_state_dict
+from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
 
 #: The published encoder, small and on a grid of 2 mm in place of 1 mm, to be quick.
 COARSE = replace(PAPER, grid_shape=(96, 112, 96), voxel_size_mm=2.0, dim=24, depth=1, heads=2)
-
-#: SSDiff, narrow, on a grid of 6 mm.
-NARROW = replace(
-    COMPACT,
-    grid_shape=(32, 40, 32),
-    voxel_size_mm=6.0,
-    direction_block=4,
-    dim=24,
-    heads=2,
-    encoder_blocks=1,
-)
 
 
 def write_tiny_weights(folder: Path) -> dict[str, Path]:

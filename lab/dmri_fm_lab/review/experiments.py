@@ -117,12 +117,20 @@ def _masked_mean(error: Tensor, mask: Tensor) -> Tensor:
     return (error * mask[:, None]).sum() / (mask.sum() * error.shape[1])
 
 
-def maps_loss(found: Tensor, step: Step) -> Tensor:
-    """Squared errors of FA, MD and v v^T of the main axis, the last times the true FA."""
-    truth = true_maps(step.truth)
+def maps_loss(patches: TruePatches) -> Callable[[Tensor, Step], Tensor]:
+    """Return the squared errors of FA, MD and v v^T of the main axis, the last times the true FA.
+
+    `patches` are those that steps choose from.
+    """
+    truth = true_maps(patches)
     weights = torch.ones_like(truth)
     weights[:, 2:] = truth[:, :1]
-    return _masked_mean(weights * (found - truth) ** 2, step.truth.mask)
+
+    def loss(found: Tensor, step: Step) -> Tensor:
+        error = weights[step.numbers] * (found - truth[step.numbers]) ** 2
+        return _masked_mean(error, step.truth.mask)
+
+    return loss
 
 
 def true_maps(patches: TruePatches) -> Tensor:
@@ -145,22 +153,19 @@ def run_six(seed: int, setting: Setting, folder: Path) -> Outcome:
     patches, tests, truth = _data(seed, setting)
     gtab, where = six_directions(), tests.mask.numpy()
     recipe = Recipe(patches, gtab, TRAINING_SNR, setting.n_steps, seed)
-    network = train(_network(7, 8, seed), maps_loss, recipe, folder / f"six_seed-{seed}")
-    scores: Scores = {"least squares": {}, "MLP": {}}
-    for snr in SNR_SIX:
-        images = _test_images(tests, gtab, snr, seed)
-        fitted, learned = least_squares(images, tests.mask, gtab), read_maps(network(images))
-        for name, found in (("least squares", fitted), ("MLP", learned)):
-            scores[name][f"SNR {snr:g}"] = errors_of(found, truth, where)
-    noisy = _test_images(tests, gtab, SNR_SIX[0], seed)
-    shares = impossible_shares(read_maps(network(noisy)), tests.mask)
+    loss, own_folder = maps_loss(patches), folder / f"six_seed-{seed}"
+    network = train(_network(7, 8, seed), loss, recipe, own_folder)
     other = six_directions(OTHER_BVAL)
-    shifted = _test_images(tests, other, 20.0, seed)
-    scores["MLP"][f"b {OTHER_BVAL:g}"] = errors_of(read_maps(network(shifted)), truth, where)
-    scores["least squares"][f"b {OTHER_BVAL:g}"] = errors_of(
-        least_squares(shifted, tests.mask, other), truth, where
-    )
-    usual = _test_images(tests, gtab, 20.0, seed)
+    shown = {f"SNR {snr:g}": (_test_images(tests, gtab, snr, seed), gtab) for snr in SNR_SIX}
+    shown[f"b {OTHER_BVAL:g}"] = (_test_images(tests, other, 20.0, seed), other)
+    scores: Scores = {"least squares": {}, "MLP": {}}
+    learned = {name: read_maps(network(images)) for name, (images, _) in shown.items()}
+    for name, (images, table) in shown.items():
+        fitted = least_squares(images, tests.mask, table)
+        scores["least squares"][name] = errors_of(fitted, truth, where)
+        scores["MLP"][name] = errors_of(learned[name], truth, where)
+    shares = impossible_shares(learned[f"SNR {SNR_SIX[0]:g}"], tests.mask)
+    shifted, usual = shown[f"b {OTHER_BVAL:g}"][0], shown["SNR 20"][0]
     percentiles = ood_percentiles(network, patches, gtab, seed)
     caught = "out-of-distribution percentile of a patch above 95"
     signatures = (

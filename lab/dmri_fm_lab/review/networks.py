@@ -54,11 +54,15 @@ class VoxelNetwork(nn.Module):
 
 
 class Step(NamedTuple):
-    """What a loss sees of a step: truth, the images, and the deviation of their noise (P,)."""
+    """What a loss sees of a step of P patches.
+
+    The truth, the images, the deviation of their noise (P,), and the patches' numbers (P,).
+    """
 
     truth: TruePatches
     images: Tensor
     sigma: Tensor
+    numbers: Tensor
 
 
 #: Error of a network's output (P, K, ...) in a step.
@@ -84,7 +88,7 @@ def train(network: VoxelNetwork, loss: Loss, recipe: Recipe, folder: Path) -> Vo
         index = torch.randint(len(recipe.patches), (BATCH,), generator=generator)
         snr = torch.exp(low + (high - low) * torch.rand(BATCH, generator=generator))
         truth = recipe.patches.select(index)
-        return Step(truth, measure(truth, recipe.gtab, snr, generator), 1.0 / snr)
+        return Step(truth, measure(truth, recipe.gtab, snr, generator), 1.0 / snr, index)
 
     settings = Optimisation(
         n_steps=recipe.n_steps,

@@ -127,9 +127,7 @@ def _winners(scores: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) 
         for measure in (m for m in _DECIDING if m in _measures(scores)):
             values = {name: rows[condition][measure] for name, rows in scores.items()}
             best = min(values, key=lambda name: float(np.mean(values[name])))
-            rows = np.array(list(values.values()))
-            first = list(values)[int(np.argmin(rows[:, 0]))]
-            agree = set(np.argmin(rows, axis=0)) == {list(values).index(first)}
+            agree = len(set(np.argmin(list(values.values()), axis=0))) == 1
             title = COLUMNS[measure][0].split(" (")[0]
             won.append(f"{title}: {best}" + ("" if agree else " (not with every seed)"))
         lines.append(f"- {condition}: {'; '.join(won)}.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +16,22 @@ from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.errors import InputError
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
+from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import DropePretraining, SsdiffPretraining
-from dmri_fm_lab.train.loop import TRAINING
+from dmri_fm_lab.train.loop import HELD_OUT, REFERENCE, TRAINING
 from dmri_fm_lab.train.scan_cache import TABLE, CachedScan
 
 #: Further purposes in seeds: choice of a step's scans, directions and masks; of held-out
 #: participants.
 STEP, HOLD_OUT = 3, 6
+
+#: Folder of the simulated brains in that of a run.
+BRAINS = "brains"
+
+#: Missing-brain threshold: largest share of the brain (D-RoPE: of an octant of it) that a
+#: reference scan lacks.
+MOST_MISSING = 0.25
 
 #: SNR of white matter at b=0 in simulated brains: lower ones would rule the squared error.
 SNR_RANGE = (12.0, 80.0)
@@ -124,3 +134,59 @@ class BrainSource:
     def newest(self, step: int) -> int:
         """Return the number of simulated brains that are at hand in a step."""
         return min(1 + step // self.training.n_reuse, self.training.n_brains)
+
+
+Source = TypeVar("Source", bound=BrainSource)
+
+
+def hold_out(
+    scans: Sequence[CachedScan], config: DropePretraining | SsdiffPretraining
+) -> list[CachedScan]:
+    """Return the scans of the participants that are held out."""
+    participants = sorted({scan.participant for scan in scans})
+    rng = np.random.default_rng([config.optimisation.seed, HOLD_OUT])
+    n = int(config.held_out_share * len(participants))
+    chosen = set(rng.permutation(participants)[:n].tolist())
+    return [scan for scan in scans if scan.participant in chosen]
+
+
+def fit_reference(
+    source: Source,
+    held_out: Sequence[CachedScan],
+    summarise: Callable[[Source, np.random.Generator, int], ScanSummary],
+) -> dict[str, torch.Tensor]:
+    """Return the reference statistics of an encoder's features.
+
+    Parameters
+    ----------
+    source
+        Scans of the training, whose settings say how many are encoded.
+    held_out
+        Scans for the percentiles; those of the training if there are none.
+    summarise
+        Called with a source, a generator and the number of brains to choose from; encodes a scan.
+    """
+    training = source.training
+    reference = replace(source, purpose=REFERENCE)
+    others = replace(source, purpose=HELD_OUT, scans=held_out or source.scans)
+    return fit_scan_reference(
+        _summarise_scans(reference, training.n_reference, summarise),
+        _summarise_scans(others, training.n_held_out, summarise),
+    )
+
+
+def _summarise_scans(
+    source: Source,
+    n_scans: int,
+    summarise: Callable[[Source, np.random.Generator, int], ScanSummary],
+) -> list[ScanSummary]:
+    """Encode scans; those that miss much of the brain are drawn again, up to a limit."""
+    summaries: list[ScanSummary] = []
+    for number in itertools.count():
+        rng = np.random.default_rng([source.seed, source.purpose, number])
+        summary = summarise(source, rng, n_scans)
+        if not summary.indicators["missing"] > MOST_MISSING or number >= 2 * n_scans:
+            summaries.append(summary)
+        if len(summaries) == n_scans:
+            break
+    return summaries

@@ -9,6 +9,7 @@ import torch
 
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.errors import ConfigError
+from dmri_fm_lab.train.brain_source import BRAINS
 from dmri_fm_lab.train.config import DropePretraining, read_training
 from dmri_fm_lab.train.drope import Start, pretrain_drope, start_autoencoder
 
@@ -17,9 +18,6 @@ SETTINGS = "drope-ablation"
 
 #: Part of a run in which the learning rate rises.
 WARMUP_SHARE = 0.1
-
-#: Folder of the simulated brains in that of a comparison.
-BRAINS = "brains"
 
 
 @dataclass(frozen=True)

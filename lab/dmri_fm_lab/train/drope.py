@@ -7,7 +7,6 @@ afterwards.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dmri_fm.encoders.drope.encoder import encode_tokens
 from dmri_fm.encoders.drope.extraction import Region, check_region, select_region
@@ -31,16 +29,16 @@ from dmri_fm.encoders.drope.mae import (
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.identity import identity
-from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
+from dmri_fm.out_of_distribution import ScanSummary
 from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
-from dmri_fm_lab.train.brain_source import HOLD_OUT
-from dmri_fm_lab.train.config import DropePretraining, SsdiffPretraining
+from dmri_fm_lab.train.brain_source import BRAINS, fit_reference, hold_out
+from dmri_fm_lab.train.config import DropePretraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
 from dmri_fm_lab.train.initial_weights import start_near_identity
-from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, Hardware, Run, run_training
+from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
 from dmri_fm_lab.train.masked_steps import ScanSource, masks_patches, step_losses
 from dmri_fm_lab.train.scan_cache import CachedScan, hash_participants
 
@@ -51,12 +49,6 @@ MAE_CONFIGS: dict[str, MaeConfig] = {
     "drope-ablation": ABLATION_MAE,
     "drope-ablation-plain": ABLATION_MAE,
 }
-
-#: Folder of the simulated brains in that of a run.
-BRAINS = "brains"
-
-#: Missing-brain threshold: largest share of an octant of the brain that a reference scan lacks.
-MOST_MISSING = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,13 +177,15 @@ def pretrain_drope(
     if weights is not None and run.is_main:
         training = _describe_scans(config, run, names, participants, origin)
         training["held_out"] = [scan.name for scan in held_out]
+        region = check_region(identity(config.model).extraction.region)
+        summarise = partial(_summarise_scan, model.encoder, region)
         save_weights(
             weights,
             model.encoder,
             name=config.model,
             version=version,
             training=training,
-            statistics=_describe_features(model.encoder, source, held_out),
+            statistics=fit_reference(source, held_out, summarise),
             pretraining=split_autoencoder(model),
         )
     return run
@@ -213,49 +207,10 @@ def _describe_scans(
     return {**described, PARTICIPANTS: hashes, "start": origin}
 
 
-def hold_out(
-    scans: Sequence[CachedScan], config: DropePretraining | SsdiffPretraining
-) -> list[CachedScan]:
-    """Return the scans of the participants that are held out."""
-    participants = sorted({scan.participant for scan in scans})
-    rng = np.random.default_rng([config.optimisation.seed, HOLD_OUT])
-    n = int(config.held_out_share * len(participants))
-    chosen = set(rng.permutation(participants)[:n].tolist())
-    return [scan for scan in scans if scan.participant in chosen]
-
-
-def _describe_features(
-    encoder: Drope, source: ScanSource, held_out: Sequence[CachedScan]
-) -> dict[str, Tensor]:
-    """Return the reference statistics of an encoder's features."""
-    training = source.training
-    region = check_region(identity(training.model).extraction.region)
-    others = replace(source, purpose=HELD_OUT, scans=held_out or source.scans)
-    sources = (replace(source, purpose=REFERENCE), others)
-    counts = (training.n_reference, training.n_held_out)
-    return fit_scan_reference(
-        *(
-            _encode_scans(encoder, part, n, region=region)
-            for part, n in zip(sources, counts, strict=True)
-        )
-    )
-
-
-def _encode_scans(
-    encoder: Drope, source: ScanSource, n_scans: int, *, region: Region
-) -> list[ScanSummary]:
-    """Encode scans, with the app's number of directions and the region that it reads.
-
-    Scans that miss much of the brain are drawn again, up to a limit.
-    """
-    summaries: list[ScanSummary] = []
-    for number in itertools.count():
-        rng = np.random.default_rng([source.seed, source.purpose, number])
-        tokens = source.draw(rng, n_scans, FEATURE_DIRECTIONS)
-        tokens = select_region(tokens, encoder.config, region).to(encoder.cls_token.device)
-        summary = encode_tokens(encoder, tokens, region=region).summary
-        if not summary.indicators["missing"] > MOST_MISSING or number >= 2 * n_scans:
-            summaries.append(summary)
-        if len(summaries) == n_scans:
-            break
-    return summaries
+def _summarise_scan(
+    encoder: Drope, region: Region, source: ScanSource, rng: np.random.Generator, n_brains: int
+) -> ScanSummary:
+    """Encode a scan, with the app's number of directions and the region that it reads."""
+    tokens = source.draw(rng, n_brains, FEATURE_DIRECTIONS)
+    tokens = select_region(tokens, encoder.config, region).to(encoder.cls_token.device)
+    return encode_tokens(encoder, tokens, region=region).summary

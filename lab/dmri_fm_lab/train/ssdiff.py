@@ -5,9 +5,7 @@ Most voxels of each volume are set to zero, and the network predicts all of them
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +18,20 @@ from dmri_fm.encoders.ssdiff.blocks import brain_blocks
 from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.encoders.ssdiff.encoder import SsdiffInput, directions_at, summarise
 from dmri_fm.encoders.ssdiff.network import Ssdiff, SsdiffAutoencoder
-from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
+from dmri_fm.out_of_distribution import ScanSummary
 from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
-from dmri_fm_lab.train.brain_source import STEP, BrainSource
+from dmri_fm_lab.train.brain_source import (
+    BRAINS,
+    STEP,
+    BrainSource,
+    fit_reference,
+    hold_out,
+)
 from dmri_fm_lab.train.config import SsdiffPretraining
 from dmri_fm_lab.train.description import describe_recipe, describe_run
-from dmri_fm_lab.train.drope import BRAINS, MOST_MISSING, hold_out
-from dmri_fm_lab.train.loop import CPU, HELD_OUT, REFERENCE, Hardware, Run, run_training
+from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
 from dmri_fm_lab.train.scan_cache import CachedScan, hash_participants
 
 
@@ -141,37 +144,19 @@ def pretrain_ssdiff(
             name=config.model,
             version=version,
             training=training,
-            statistics=_describe_features(model.encoder, source, held_out),
+            statistics=fit_reference(source, held_out, partial(_summarise_scan, model.encoder)),
         )
     return run
 
 
-def _describe_features(
-    encoder: Ssdiff, source: BrainSource, held_out: Sequence[CachedScan]
-) -> dict[str, Tensor]:
-    """Return the reference statistics of an encoder's features."""
+def _summarise_scan(
+    encoder: Ssdiff, source: BrainSource, rng: np.random.Generator, n_brains: int
+) -> ScanSummary:
+    """Encode a scan in as many directions as a step may have."""
     training = source.training
-    others = replace(source, purpose=HELD_OUT, scans=held_out or source.scans)
-    return fit_scan_reference(
-        _summarise_scans(encoder, replace(source, purpose=REFERENCE), training.n_reference),
-        _summarise_scans(encoder, others, training.n_held_out),
-    )
-
-
-def _summarise_scans(encoder: Ssdiff, source: BrainSource, n_scans: int) -> list[ScanSummary]:
-    """Encode scans; those that miss much of the brain are drawn again, up to a limit."""
-    config, training = encoder.config, source.training
-    device = encoder.cls_token.device
-    summaries: list[ScanSummary] = []
-    for number in itertools.count():
-        rng = np.random.default_rng([source.seed, source.purpose, number])
-        n = int(rng.integers(training.min_directions, training.max_directions + 1))
-        scan = read_scan(rng, source.choose(rng, n_scans), config, n_directions=n).to(device)
-        with torch.inference_mode():
-            cls, tokens = encoder(scan.signal[None], scan.directions[None], scan.bvals[None])
-        summary = summarise(cls[0], tokens[0], scan)
-        if summary.indicators["missing"] <= MOST_MISSING or number >= 2 * n_scans:
-            summaries.append(summary)
-        if len(summaries) == n_scans:
-            return summaries
-    raise AssertionError("unreachable")
+    n = int(rng.integers(training.min_directions, training.max_directions + 1))
+    scan = read_scan(rng, source.choose(rng, n_brains), encoder.config, n_directions=n)
+    scan = scan.to(encoder.cls_token.device)
+    with torch.inference_mode():
+        cls, tokens = encoder(scan.signal[None], scan.directions[None], scan.bvals[None])
+    return summarise(cls[0], tokens[0], scan)

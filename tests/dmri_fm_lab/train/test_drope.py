@@ -17,8 +17,9 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.participants import hash_participant, seen_participants
 from dmri_fm.registry import load_weights
 from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.train.brain_source import hold_out
 from dmri_fm_lab.train.config import DropePretraining, read_training
-from dmri_fm_lab.train.drope import build_autoencoder, hold_out, pretrain_drope
+from dmri_fm_lab.train.drope import build_autoencoder, pretrain_drope
 from dmri_fm_lab.train.loop import _parameter_groups
 from dmri_fm_lab.train.masked_steps import ScanSource, step_losses
 from dmri_fm_lab.train.runs import list_seen, load_autoencoder, load_encoder, load_start

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from dmri_fm.encoders.ssdiff import config as ssdiff
 from dmri_fm.encoders.ssdiff.encoder import SsdiffEncoder
 from dmri_fm.errors import ConfigError
 from dmri_fm.participants import hash_participant, seen_participants
@@ -20,35 +19,17 @@ from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.train.brain_source import BrainSource
 from dmri_fm_lab.train.config import (
     DropePretraining,
-    Optimisation,
     SsdiffPretraining,
     read_pretraining,
 )
 from dmri_fm_lab.train.scan_cache import CachedScan
 from dmri_fm_lab.train.ssdiff import draw_step, pretrain_ssdiff
-
-#: Heads at 6 mm, as the brains of the tests of D-RoPE.
-TINY = replace(
-    ssdiff.COMPACT,
-    grid_shape=(32, 40, 32),
-    voxel_size_mm=6.0,
-    direction_block=4,
-    dim=16,
-    heads=2,
-    encoder_blocks=1,
-    decoder_blocks=1,
-    position_dim=6,
-)
+from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
+from tests.dmri_fm_lab.train import conftest as drope
 
 TRAINING = SsdiffPretraining(
     model="ssdiff",
-    optimisation=Optimisation(
-        n_steps=3,
-        warmup_steps=1,
-        learning_rate=1e-3,
-        final_learning_rate=1e-5,
-        matmul_precision="highest",
-    ),
+    optimisation=replace(drope.TRAINING.optimisation, n_steps=3),
     batch=2,
     min_directions=6,
     max_directions=8,
@@ -62,7 +43,7 @@ TRAINING = SsdiffPretraining(
 
 @pytest.fixture
 def tiny_ssdiff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "ssdiff", MODELS["ssdiff"]._replace(config=TINY))
+    monkeypatch.setitem(MODELS, "ssdiff", MODELS["ssdiff"]._replace(config=NARROW))
 
 
 def read_log(folder: Path) -> list[dict[str, str]]:
@@ -82,7 +63,7 @@ def test_a_run_writes_weights_that_encode(brains: Path, twins: CachedScan, tmp_p
     assert loaded.training["scans"] == ["sub-01"]
     assert seen_participants(loaded) == {hash_participant("Study of twins", "01")}
     assert SsdiffEncoder(loaded).reference is not None
-    assert loaded.statistics["mean"].shape == (2 * 16,), "class token and mean of the volumes"
+    assert loaded.statistics["mean"].shape == (2 * 24,), "class token and mean of the volumes"
 
 
 @pytest.mark.usefixtures("tiny_ssdiff")
@@ -97,7 +78,7 @@ def test_a_network_learns(brains: Path, tmp_path: Path) -> None:
 
 def test_a_step_depends_on_its_number_alone(brains: Path, twins: CachedScan) -> None:
     def draw(number: int) -> Any:
-        return draw_step(TINY, BrainSource(TINY, TRAINING, brains, scans=[twins]), number)
+        return draw_step(NARROW, BrainSource(NARROW, TRAINING, brains, scans=[twins]), number)
 
     first, again, next_ = draw(4), draw(4), draw(5)
     for a, b in zip(first, again, strict=True):

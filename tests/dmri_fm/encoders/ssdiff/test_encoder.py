@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.encoders.ssdiff.blocks import brain_blocks
-from dmri_fm.encoders.ssdiff.config import COMPACT, SsdiffConfig
+from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.encoders.ssdiff.encoder import (
     SsdiffEncoder,
     directions_at,
@@ -26,19 +26,7 @@ from dmri_fm.normalise.template import load_template
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
 from dmri_fm_lab.simulate import spread_directions
-
-#: Heads at 6 mm in blocks of 12 and 24 mm.
-COARSE = replace(
-    COMPACT,
-    grid_shape=(32, 40, 32),
-    voxel_size_mm=6.0,
-    block=2,
-    direction_block=4,
-    dim=24,
-    heads=2,
-    encoder_blocks=1,
-    position_dim=6,
-)
+from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
 
 
 def draw_scan(config: SsdiffConfig, *, n_directions: int = 8) -> Dwi:
@@ -61,17 +49,17 @@ def draw_scan(config: SsdiffConfig, *, n_directions: int = 8) -> Dwi:
 
 @pytest.fixture(scope="module")
 def scan() -> Dwi:
-    return draw_scan(COARSE)
+    return draw_scan(NARROW)
 
 
-def make(config: SsdiffConfig = COARSE) -> SsdiffEncoder:
+def make(config: SsdiffConfig = NARROW) -> SsdiffEncoder:
     torch.manual_seed(0)
     return SsdiffEncoder(Weights("ssdiff", "0", "", config, Ssdiff(config).eval(), {}, {}, {}))
 
 
 def test_input_is_the_mean_of_each_block_over_b0(scan: Dwi) -> None:
-    prepared = prepare_volumes(scan, COARSE)
-    blocks = brain_blocks(COARSE, 2)
+    prepared = prepare_volumes(scan, NARROW)
+    blocks = brain_blocks(NARROW, 2)
     assert prepared.signal.shape == (8, len(blocks)), "b=0 is divided by, not read"
     assert not prepared.directions[:, 0].eq(0).all()
     i, j, k = 2 * blocks.ijk[10]
@@ -80,7 +68,7 @@ def test_input_is_the_mean_of_each_block_over_b0(scan: Dwi) -> None:
     np.testing.assert_allclose(prepared.signal[:, 10], inside[:, 2:].mean(axis=0) / 400, rtol=1e-4)
     assert prepared.metadata["Volumes"] == 8
     assert prepared.metadata["LocalRotation"] is False
-    published = prepare_volumes(scan, replace(COARSE, reads_b0=True))
+    published = prepare_volumes(scan, replace(NARROW, reads_b0=True))
     assert published.signal.shape[0] == 10
     assert published.directions[:2].eq(torch.tensor([1.0, 0, 0])).all(), "as published"
 
@@ -99,19 +87,19 @@ def test_a_turn_by_the_warp_is_a_turn_of_the_table(scan: Dwi) -> None:
     vector = np.array([0.2, -0.4, 0.3])
     turned = scan.gtab.rotated(Rotation.from_rotvec(vector).as_matrix())
     by_table = prepare_volumes(
-        Dwi.from_arrays(scan.data, scan.affine, turned, mask=scan.brain), COARSE
+        Dwi.from_arrays(scan.data, scan.affine, turned, mask=scan.brain), NARROW
     )
-    by_warp = prepare_volumes(scan, COARSE, rotations=turns_of(COARSE, vector))
+    by_warp = prepare_volumes(scan, NARROW, rotations=turns_of(NARROW, vector))
     np.testing.assert_allclose(by_warp.directions, by_table.directions, atol=1e-5)
     assert by_warp.metadata["LocalRotation"] is True
 
 
 def test_rotations_act_where_they_are(scan: Dwi) -> None:
-    left = turns_of(COARSE, np.array([0.0, 0.0, 0.5])).copy()
+    left = turns_of(NARROW, np.array([0.0, 0.0, 0.5])).copy()
     left[16:] = 0.0
-    found = prepare_volumes(scan, COARSE, rotations=left).directions
-    plain = prepare_volumes(scan, COARSE).directions
-    is_left = torch.from_numpy(brain_blocks(COARSE, 4).ijk[:, 0] < 4)
+    found = prepare_volumes(scan, NARROW, rotations=left).directions
+    plain = prepare_volumes(scan, NARROW).directions
+    is_left = torch.from_numpy(brain_blocks(NARROW, 4).ijk[:, 0] < 4)
     torch.testing.assert_close(found[:, ~is_left], plain[:, ~is_left])
     assert not torch.allclose(found[:, is_left], plain[:, is_left], atol=0.05)
 
@@ -126,7 +114,7 @@ def test_features_and_sensitivity_of_a_scan(scan: Dwi) -> None:
     assert image is not None
     assert image.data.shape == (16, 20, 16)
     np.testing.assert_allclose(np.diag(image.affine)[:3], [12, 12, 12])
-    inside = brain_blocks(COARSE, 2).image(np.ones(len(brain_blocks(COARSE, 2)))) > 0
+    inside = brain_blocks(NARROW, 2).image(np.ones(len(brain_blocks(NARROW, 2)))) > 0
     assert (image.data[inside] > 0).mean() > 0.95
     assert not image.data[~inside].any()
 
@@ -134,9 +122,9 @@ def test_features_and_sensitivity_of_a_scan(scan: Dwi) -> None:
 def test_sensitivity_is_that_of_finite_differences(scan: Dwi) -> None:
     """Exact gradient norm of one block, by changing its signal in all volumes."""
     network = make()._network.double()
-    prepared = prepare_volumes(scan, COARSE)
+    prepared = prepare_volumes(scan, NARROW)
     signal, directions, bvals = (x.double()[None] for x in prepared[:3])
-    signal = signal.nan_to_num(COARSE.signal_mean)
+    signal = signal.nan_to_num(NARROW.signal_mean)
 
     def pooled(change: float) -> torch.Tensor:
         moved = signal.clone()

@@ -110,6 +110,8 @@ def test_sizes() -> None:
     n_voxels = len(brain_blocks(PAPER, 1))
     # 228,453 voxels in the publication, whose template is another one.
     assert n_voxels == 235_142
+    sides = (COMPACT.block, COMPACT.direction_block)
+    assert [len(brain_blocks(COMPACT, side)) for side in sides] == [29_779, 50]
     wide = n_voxels * 1536
     blocks = 13 * (4 * 1536**2 + 8 * 1536**2)
     count = sum(p.numel() for p in published.encoder.parameters())
