@@ -23,15 +23,7 @@ from dmri_fm_lab.train.description import describe_data
 from dmri_fm_lab.train.runs import load_autoencoder
 
 #: Tensor networks that must be better than least squares.
-BETTER = [
-    "tensor-refiner",
-    pytest.param(
-        "qcg-dti",
-        marks=pytest.mark.xfail(
-            reason="the packaged weights are a state of a training that goes on"
-        ),
-    ),
-]
+BETTER = ["tensor-refiner", "qcg-dti"]
 
 CARDS = Path(__file__).parents[2] / "docs" / "model_cards"
 
