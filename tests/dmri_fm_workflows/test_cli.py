@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from dmri_fm.errors import (
 )
 from dmri_fm_workflows import cli, environment, options
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.spellings import REFUSED, SPELLINGS, WITHOUT_EFFECT
 
 
 def parse(bids: Path, *options: str) -> RunConfig:
@@ -93,7 +95,7 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
     )
     given = {a.dest for a in cli.build_parser()._actions} - {"help", "version"}
     # Options that become other fields, and those that end in the parser.
-    given -= {"bids_filter_file", "use_plugin", "config_file", "notrack"}
+    given -= {"bids_filter_file", "use_plugin", "config_file"}
     made = {"bids_filters", "plugin", "plugin_args", "run_uuid"}
     assert given | made == {f.name for f in fields(RunConfig)}
 
@@ -141,6 +143,61 @@ def test_wrong_usage_exits_with_2(
 def test_the_default_networks(bids: Path) -> None:
     assert parse(bids).models == ("qcg-dti", "drope")
     assert parse(bids, "--models", "tensor-refiner").models == ("tensor-refiner",)
+
+
+def test_the_least_squares_fit_may_be_named(bids: Path) -> None:
+    assert parse(bids, "--models", "tensor", "drope").models == ("drope",)
+    assert parse(bids, "--models", "tensor").models == ()
+
+
+def test_spellings_of_other_apps(bids: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse(
+        bids,
+        *(
+            "--participant_label",
+            "sub-01",
+            "--n_cpus",
+            "3",
+            "--omp_nthreads=2",
+            "--mem-mb",
+            "9000",
+        ),
+        *("--denoise-method", "patch2self", "--hmc-model", "none", "--pepolar-method=TOPUP"),
+        *("--low-mem", "--track-carbon"),
+    )
+    assert config.participant_label == ("01",)
+    assert (config.nprocs, config.omp_nthreads, config.mem_gb) == (3, 2, 9)
+    assert (config.denoise, config.hmc, config.sdc) == ("patch2self", "none", "topup")
+    said = capsys.readouterr().err.splitlines()
+    assert "drope-bidsapp: --n_cpus is --nprocs here" in said
+    assert "drope-bidsapp: --track-carbon has no effect here: nothing is measured or sent" in said
+    assert len(said) == 9
+
+
+def test_capitals_are_kept_where_they_mean_something(bids: Path) -> None:
+    assert parse(bids, "--participant-label", "AB").participant_label == ("AB",)
+    with pytest.raises(SystemExit):
+        parse(bids, "--sdc", "TOPUP")
+
+
+def test_an_option_for_something_else_is_refused(
+    bids: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(bids), str(bids.parent / "out"), "participant", "--anat-only"]) == 2
+    said = capsys.readouterr().err
+    assert "--anat-only" in said
+    assert "what to do:" in said
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, *WITHOUT_EFFECT, *REFUSED])
+def test_no_spelling_hides_an_option(spelling: str) -> None:
+    parser = cli.build_parser()
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    assert spelling not in known
+    assert SPELLINGS.get(spelling, "--mem") in known
+    page = Path(__file__).parents[2] / "docs" / "interoperability.md"
+    said = {**SPELLINGS, **WITHOUT_EFFECT, **REFUSED}[spelling]
+    assert re.search(rf"\| `{spelling}` \| .*{re.escape(said)}`? \|", page.read_text("utf-8"))
 
 
 def test_unusable_input_is_said_in_one_message(

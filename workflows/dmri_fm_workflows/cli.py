@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from dmri_fm import __version__
 from dmri_fm.errors import ConfigError, DmriError, InputError, WeightsError
@@ -20,6 +21,7 @@ from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.cwd import current_folder, empty_folder
 from dmri_fm_workflows.options import GROUPS, add_argument
 from dmri_fm_workflows.request import make_config
+from dmri_fm_workflows.spellings import translate
 
 LOGGER = logging.getLogger(__name__)
 
@@ -82,10 +84,17 @@ def build_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", help="more messages: -v of each step, -vv everything"
     )
     parser.add_argument("--version", action="version", version=f"drope-bidsapp {__version__}")
-    parser.add_argument(
-        "--notrack", action="store_true", help="accepted for compatibility: there is no telemetry"
-    )
     return parser
+
+
+def _parse(argv: Sequence[str] | None) -> dict[str, Any]:
+    parser = build_parser()
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    translated, notices = translate(sys.argv[1:] if argv is None else argv, known)
+    given = vars(parser.parse_args(translated))
+    for notice in notices:
+        print(f"drope-bidsapp: {notice}", file=sys.stderr)
+    return given
 
 
 def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
@@ -108,7 +117,7 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     DmriError
         If a file or folder that it names cannot be used, or options contradict each other.
     """
-    return make_config(vars(build_parser().parse_args(argv)), current_folder())
+    return make_config(_parse(argv), current_folder())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    given = vars(build_parser().parse_args(argv))
     try:
+        given = _parse(argv)
         require_extra("app")
         with empty_folder() as folder:
             return _start(make_config(given, folder))

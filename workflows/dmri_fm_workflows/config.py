@@ -234,8 +234,8 @@ class RunConfig:
         DEFAULT_MODELS,
         NETWORKS,
         f"tensor networks and encoders to run (default: {' '.join(DEFAULT_MODELS)}); those "
-        "without packaged weights need --weights",
-        choices=(*MODELS, "none"),
+        "without packaged weights need --weights; `tensor`, the least-squares fit, always runs",
+        choices=(*MODELS, "tensor", "none"),
         stages=MODEL_FAMILIES,
     )
     weights: Mapping[str, Path] = option(

@@ -42,7 +42,8 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
     if models := given.pop("models", None):
         if "none" in models and len(models) > 1:
             raise ConfigError(f"--models {' '.join(models)}", expected="`none` alone, or names")
-        values["models"] = tuple(dict.fromkeys(m for m in models if m != "none"))
+        networks = (m for m in models if m not in ("none", "tensor"))
+        values["models"] = tuple(dict.fromkeys(networks))
     if spaces := given.pop("output_spaces", None):
         values["output_spaces"] = tuple(s for s in OUTPUT_SPACES if s == "ACPC" or s in spaces)
     for name in ("participant_label", "session_label"):
@@ -56,7 +57,6 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
             ":".join(str(absolute(Path(part), folder)) for part in text.split(":") if part)
             for text in given.pop("atlas")
         )
-    given.pop("notrack", None)
     if "nprocs" in given and "omp_nthreads" in values:
         # A file's number of threads may come from a larger machine.
         values["omp_nthreads"] = min(values["omp_nthreads"], given["nprocs"])
