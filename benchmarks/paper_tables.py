@@ -42,7 +42,7 @@ from seven_volumes import (
     read_methods,
     score_methods,
 )
-from tensor_cost import BLOCK, block_inputs, count_macs
+from tensor_cost import BLOCK
 from torch import nn
 
 from dmri_fm.gradients import GradientTable
@@ -57,6 +57,7 @@ from dmri_fm_lab.evaluate.reference import Reference
 from dmri_fm_lab.evaluate.scores import Row
 from dmri_fm_lab.evaluate.simulated import SimulatedBrain, build_brain, simulated_scan, skare_table
 from dmri_fm_lab.markdown_tables import markdown
+from dmri_fm_lab.network_cost import block_gmacs, block_inputs
 
 BASELINE_NAMES = ("wls", "gaussian", "mppca")
 
@@ -130,7 +131,7 @@ def print_table_4() -> None:
         millions = sum(p.numel() for p in network.parameters()) / 1e6
         with torch.inference_mode():
             seconds = cpu_seconds(partial(network, inputs))
-        macs = f"{count_macs(network):.4g}"
+        macs = f"{block_gmacs(network, BLOCK):.4g}"
         lines.append(["measured", name, macs, f"{millions:.4g}", f"{seconds:.2f} CPU-s"])
     print(markdown(lines), flush=True)
 

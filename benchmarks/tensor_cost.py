@@ -17,45 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dmri_fm import predict_tensor
 from dmri_fm.identity import TENSOR_NETWORKS, identity
 from dmri_fm.registry import MODELS
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
-from dmri_fm.tensor_networks.inputs import TensorInputs
 from dmri_fm.weights import save_weights
+from dmri_fm_lab.network_cost import block_gmacs
 from dmri_fm_lab.simulate import draw_protocol
 
 BRAIN = (96, 96, 60)
 BLOCK = (64, 64, 64)
-
-
-def block_inputs(side: int) -> TensorInputs:
-    """Return the input of a block, side^3 voxels, six directions."""
-    shape = (1, 1, side, side, side)
-    q = torch.tensor(draw_protocol(np.random.default_rng(0)).bvecs_ras[1:].tolist())
-    return TensorInputs(
-        s0=torch.ones(shape),
-        ratios=torch.full((1, 6, *shape[2:]), 0.5),
-        q=torch.cat([q, torch.ones(6, 1)], dim=1)[None],
-        mask=torch.ones(shape),
-        noise=torch.full(shape, 0.05),
-        n_b0=torch.ones(1),
-        voxel_mm=torch.full((1, 3), 2.0),
-    )
-
-
-def count_macs(network: nn.Module) -> float:
-    """Return billions of multiply-adds for a block, from convolutions and matrix products."""
-    # Counted on a small block: the meta device, which has shapes alone, lacks eigenvectors.
-    side = 16
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(block_inputs(side))
-    return float(counter.get_total_flops() / 2e9 * np.prod(BLOCK) / side**3)
 
 
 def cpu_seconds(run: Callable[[], object]) -> tuple[float, float]:
@@ -88,7 +61,8 @@ def main() -> None:
     for name in TENSOR_NETWORKS:
         model = MODELS[name].network(MODELS[name].config)
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        line = f"{name:16s} {millions:.2f}M parameters, {count_macs(model):.1f} GMAC a block"
+        gmacs = block_gmacs(model, BLOCK)
+        line = f"{name:16s} {millions:.2f}M parameters, {gmacs:.1f} GMAC a block"
         if identity(name).is_packaged or options.paper:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "w.safetensors"

@@ -34,8 +34,8 @@ def window_means(log: pd.DataFrame, every: int) -> pd.DataFrame:
 
 
 def draw(log: pd.DataFrame, columns: list[str], out: Path) -> None:
-    """Draw means over a hundredth of the run, a panel for each column."""
-    means = window_means(log, max(1, len(log) // 100))
+    """Draw means over a hundredth of the run's steps, a panel for each column."""
+    means = window_means(log, max(1, log["step"].max() // 100))
     n_rows = math.ceil(len(columns) / 2)
     figure, axes = plt.subplots(
         n_rows, 2, figsize=(8, 2.2 * n_rows), sharex=True, squeeze=False, layout="constrained"

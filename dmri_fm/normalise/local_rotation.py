@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.errors import ImageError
 from dmri_fm.normalise.grid import Grid, PointMap, slabs
 
 #: Step of the differences that give the Jacobian, mm.
 STEP_MM = 1.0
+
+#: Smallest determinant of a Jacobian that has a rotation: below, the warp folds or flattens.
+LEAST_DETERMINANT = 1e-6
+
+#: Share of the voxels in which a warp may fold.
+MOST_FOLDED = 0.5
+
+
+class LocalRotations(NamedTuple):
+    """Rotations of directions by a warp.
+
+    Attributes
+    ----------
+    vectors
+        Shape (X, Y, Z, 3), float32: rotation vectors (axis times angle, rad, RAS+).
+    n_folded
+        Number of voxels that have no rotation, since the warp folds there: zero in `vectors`.
+    """
+
+    vectors: NDArray[np.float32]
+    n_folded: int
 
 
 def rotation_of_linear(linear: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -56,7 +80,7 @@ def jacobians(
 
 def local_rotations(
     target2source: PointMap, grid: Grid, mask: NDArray[np.bool_], mean: NDArray[np.float64]
-) -> NDArray[np.float32]:
+) -> LocalRotations:
     """Return by how much directions turn at each voxel, beyond a mean rotation.
 
     Parameters
@@ -72,17 +96,35 @@ def local_rotations(
 
     Returns
     -------
-    ndarray
-        Shape (X, Y, Z, 3), float32: rotation vectors (axis times angle, rad, RAS+) to be applied
-        after `mean`; zero outside the mask.
+    LocalRotations
+        To be applied after `mean`; zero outside the mask, and where the warp folds (determinant
+        of the Jacobian below :data:`LEAST_DETERMINANT`), so that `mean` alone acts there.
+
+    Raises
+    ------
+    ImageError
+        If the warp folds in more than half of the mask.
     """
-    turns = np.zeros((*grid.shape, 3), dtype=np.float32)
+    vectors = np.zeros((*grid.shape, 3), dtype=np.float32)
+    n_folded = 0
     for start, stop in slabs(grid.shape[2]):
         inside = mask[:, :, start:stop]
         points = grid.points(start, stop)[inside.ravel()]
         if not len(points):
             continue
-        own = rotation_of_linear(jacobians(target2source, points))
+        linear = jacobians(target2source, points)
+        is_sound = np.linalg.det(linear) > LEAST_DETERMINANT
+        # Any rotation will do for the others, which are left at zero.
+        own = rotation_of_linear(np.where(is_sound[:, None, None], linear, np.eye(3)))
         beyond = Rotation.from_matrix(own @ np.linalg.inv(mean)).as_rotvec()
-        turns[:, :, start:stop][inside] = beyond.astype(np.float32)
-    return turns
+        vectors[:, :, start:stop][inside] = np.where(is_sound[:, None], beyond, 0.0)
+        n_folded += int(np.sum(~is_sound))
+    share = n_folded / max(1, int(mask.sum()))
+    if share > MOST_FOLDED:
+        raise ImageError(
+            f"the warp to the template folds in {100 * share:.0f} % of the brain",
+            expected=f"at most {100 * MOST_FOLDED:.0f} %",
+            advice="look at the figure of the registration; an affine registration "
+            "(--normalisation affine) cannot fold",
+        )
+    return LocalRotations(vectors, n_folded)

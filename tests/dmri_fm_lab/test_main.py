@@ -177,6 +177,7 @@ def test_models_are_listed(capsys) -> None:
         "packaged",
         "Apache-2.0",
     )
+    assert (drope["GMAC a scan"], models["drope-paper"]["GMAC a scan"]) == ("219.8", "12180")
     assert drope["paper"].startswith("https://doi.org/10.48550/arXiv.2603.25977")
     assert drope["card"] == "docs/model_cards/drope.md"
 

@@ -51,6 +51,7 @@ PEOPLE = pd.DataFrame(
         "group": pd.Series(["patient", "control", np.nan], dtype=object),
         "sex (M/F)": ["F", "not known", "M"],
         "code": ["1", "02", "x"],
+        "site": ["a and  b", "2_1", "it's 'a'"],
     }
 )
 
@@ -67,6 +68,12 @@ PEOPLE = pd.DataFrame(
         # A word differs from every number.
         ("code != 2", [0, 2]),
         ('code == "02"', [1]),
+        # A word with an underscore is no number, and quotes keep what is in them.
+        ("site == 2_1", [1]),
+        ('site == "a and  b"', [0]),
+        ("site  ==\n'a and  b'\n or site == 2_1", [0, 1]),
+        ("site == 'a and b'", []),
+        ("site == \"it's 'a'\"", [2]),
     ],
 )
 def test_conditions_choose_rows(condition: str, rows: list[int]) -> None:
@@ -78,6 +85,10 @@ def test_conditions_choose_rows(condition: str, rows: list[int]) -> None:
     [
         ("height > 3", "no column height"),
         ("age == young", "a number for age"),
+        ("age == 2_1", "a number for age"),
+        ("age > 2_1", "'2_1' is no number"),
+        ("age < -Infinity", "'-Infinity' is not finite"),
+        ("age < 1e999", "'1e999' is not finite"),
         ("group > b", "'b' is no number"),
         ("group > 3", "group is text"),
         ("age > 3 and", "'' is no comparison"),

@@ -20,7 +20,12 @@ from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.json_files import read_object
 from dmri_fm_lab.feature_cache import digest
 from dmri_fm_lab.markdown_tables import markdown
-from dmri_fm_lab.prediction.compare_folds import Comparison, compare_pairs, format_comparisons
+from dmri_fm_lab.prediction.compare_folds import (
+    Comparison,
+    compare_pairs,
+    format_comparisons,
+    undefined_notes,
+)
 from dmri_fm_lab.prediction.compare_request import CompareRequest
 from dmri_fm_lab.prediction.compare_rows import Prepared, Scores, prepare
 from dmri_fm_lab.prediction.metrics import TITLES, TaskType, format_summary, summarise
@@ -117,12 +122,15 @@ def compare(request: CompareRequest, folder: Path) -> CompareResult:
         else [],
     }
     publish_json(record, folder / "compare.json")
-    text = _format(record, comparisons)
+    undefined = [n for row in done for n in undefined_notes(row, folds, COLUMNS[outcome.task])]
+    text = _format(record, comparisons, undefined)
     publish_text(text + "\n", folder / "compare.md")
     return CompareResult(record, text)
 
 
-def _format(record: Mapping[str, Any], comparisons: Sequence[Comparison]) -> str:
+def _format(
+    record: Mapping[str, Any], comparisons: Sequence[Comparison], undefined: Sequence[str]
+) -> str:
     """Return the table of a comparison as markdown, in the form of the published ones."""
     names = COLUMNS[record["task"]]
     header = ["Method", "Features", "Head", "Supervision", *(TITLES[n] for n in names), "Seen"]
@@ -135,18 +143,26 @@ def _format(record: Mapping[str, Any], comparisons: Sequence[Comparison]) -> str
         cells = [format_summary(n, row["scores"][n]) if n in row["scores"] else "-" for n in names]
         lines.append([f"published: {row['method']}", "", row["head"], "", *cells, "-"])
     what = f"{record['target']}, {record['n_participants']} participants, {record['splits']}."
-    left_out = [f"Left out: {n} ({why})." for why, n in record["left_out"]["counts"].items()]
+    left_out = [
+        f"Left out: {n} ({why}): {listed(_named(record['left_out']['names'], why))}."
+        for why, n in record["left_out"]["counts"].items()
+    ]
     notes = [
         "Seen: participants whose scans, without labels, were among those of the pretraining of "
         "the row's weights; -: nothing was pretrained."
     ]
     if record["published"]:
         notes.append("Published rows are of other participants: they are no baseline here.")
+    notes += undefined
     known = [row["pretrained_on"] for row in record["rows"] if row["pretrained_on"]]
     notes += [f"Note: {one['note']}." for one in known if one["participants"] != []]
     tests = format_comparisons(comparisons, record["task"])
     parts = [f"**{record['use']}**", what, *left_out, markdown(lines), *notes, tests]
     return "\n\n".join(part for part in parts if part)
+
+
+def _named(left_out: Sequence[Mapping[str, str]], reason: str) -> list[str]:
+    return [item["name"] for item in left_out if item["reason"] == reason]
 
 
 def _count_seen(pretrained_on: Mapping[str, Any] | None) -> str:

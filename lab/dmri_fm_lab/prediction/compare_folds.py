@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +14,7 @@ from dmri_fm.errors import ConfigError
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.metrics import LOWER_IS_BETTER, TITLES, TaskType
 from dmri_fm_lab.prediction.splits import Fold
+from dmri_fm_lab.scan_tables import listed
 
 #: Coverage of intervals.
 COVERAGE = 0.95
@@ -153,6 +154,22 @@ def compare_pairs(
         for p, q in pairs
         for score in scores
     ]
+
+
+def undefined_notes(
+    prediction: FoldScores, folds: Sequence[Fold], names: Iterable[str]
+) -> list[str]:
+    """Return a sentence on each score, of those named, that is undefined in some folds."""
+    notes = []
+    for name in names:
+        own = zip(folds, prediction.scores[name], strict=True)
+        missing = [fold.name for fold, score in own if not np.isfinite(score)]
+        if missing:
+            notes.append(
+                f"Note: {prediction.title}: {TITLES[name]} is undefined in {len(missing)} of "
+                f"{len(folds)} folds, which its mean and comparisons leave out: {listed(missing)}."
+            )
+    return notes
 
 
 def format_comparisons(comparisons: Sequence[Comparison], task: TaskType) -> str:

@@ -134,9 +134,10 @@ def _prepare_vectors(row: Row, table: ScanTable, request: CompareRequest) -> Pre
         return found.scores
 
     values = table.values[usable]
-    state = [list(map(str, values)), values.to_numpy(), defaults]
+    scans = tuple(map(str, values.index))
+    state = [list(map(str, values)), list(scans), values.to_numpy(), defaults]
     left_out = (*table.left_out, *marked, *lacking)
-    return Prepared(row, tuple(map(str, values.index)), left_out, state, run)
+    return Prepared(row, scans, left_out, state, run)
 
 
 def _prepare_network(row: Row, request: CompareRequest, folder: Path) -> Prepared:

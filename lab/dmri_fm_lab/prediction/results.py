@@ -15,6 +15,7 @@ from dmri_fm_lab.prediction.compare_folds import (
     Comparison,
     compare_pairs,
     format_comparisons,
+    undefined_notes,
 )
 from dmri_fm_lab.prediction.metrics import SCORES, TITLES, TaskType, format_summary, summarise
 from dmri_fm_lab.prediction.probe import Prediction
@@ -119,7 +120,7 @@ def format_results(
         *(f"Note: {note}." for note in cohort.notes),
         *(f"WARNING: {text}" for text in find_warnings(comparisons, predictions, cohort.task)),
         _score_table(target, cohort.task, predictions),
-        *_fit_notes(predictions, len(folds)),
+        *_fit_notes(predictions, folds),
         _site_table(cohort, predictions),
         format_comparisons(comparisons, cohort.task),
         _published_table(published) if published else "",
@@ -157,16 +158,11 @@ def _score_table(target: str, task: TaskType, predictions: Sequence[Prediction])
     return markdown(lines)
 
 
-def _fit_notes(predictions: Sequence[Prediction], n_folds: int) -> list[str]:
+def _fit_notes(predictions: Sequence[Prediction], folds: Sequence[Fold]) -> list[str]:
     """Return sentences on scores that are undefined, and on fits without a unique solution."""
-    notes = []
+    notes, n_folds = [], len(folds)
     for p in predictions:
-        for name, own in p.scores.items():
-            if missing := n_folds - summarise(own).n:
-                notes.append(
-                    f"Note: {p.title}: {TITLES[name]} is undefined in {missing} of {n_folds} "
-                    "folds, which its mean leaves out."
-                )
+        notes += undefined_notes(p, folds, p.scores)
         if n := sum(p.about.get("is_min_norm", [])):
             notes.append(
                 f"Note: {p.title}: no more training rows than columns in {n:g} of {n_folds} "

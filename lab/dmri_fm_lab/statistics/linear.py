@@ -224,12 +224,11 @@ def estimate_errors(
     variances, errors = _shrink_variances(variances, chance)
     deviations = np.sqrt(variances)[of_row]
     correlation = _correlation(residuals / deviations, blocks, pairs)
-    if not pairs:
+    if blocks is None or not pairs:
         return ErrorModel(deviations, groups=of_row, log_errors=errors)
-    spread = (1 - correlation) * (1 + others * correlation)
-    return ErrorModel(
-        deviations, blocks, correlation, of_row, errors, float(np.sqrt(2 / pairs) * spread)
-    )
+    standardised_by = of_row if errors.any() else np.zeros_like(of_row)
+    spread = _correlation_error(correlation, blocks, standardised_by)
+    return ErrorModel(deviations, blocks, correlation, of_row, errors, spread)
 
 
 def _correlation(z: Floats, blocks: Integers | None, pairs: float) -> float:
@@ -238,6 +237,25 @@ def _correlation(z: Floats, blocks: Integers | None, pairs: float) -> float:
         return 0.0
     products = np.sum(np.bincount(blocks, z) ** 2) - np.sum(z**2)
     return float(np.clip(products / pairs, 0, MOST_CORRELATION))
+
+
+def _correlation_error(correlation: float, blocks: Integers, groups: Integers) -> float:
+    """Return the standard error of :func:`_correlation`, by the delta method.
+
+    Pairs are those of blocks of two and more; the variances that rows are divided by come from
+    all rows of a group, blocks of one among them.
+    """
+    n_others = (np.bincount(blocks) - 1)[blocks]
+    pairs = n_others.sum()
+    share = np.bincount(groups, n_others) / (pairs * np.bincount(groups))
+    of_square = correlation * share[groups]
+    # To first order the estimate is a sum over blocks of z' M z, M = (J - I) / pairs less the
+    # diagonal of `of_square`; with the covariance C of a block its variance is 2 tr(M C M C).
+    # M C has rows of one number, `row`, less a diagonal.
+    row = (1 + (n_others - 1) * correlation) / pairs - correlation * of_square
+    diagonal = (1 - correlation) * (1 / pairs + of_square)
+    trace = np.sum(np.bincount(blocks, row) ** 2) + np.sum(diagonal * (diagonal - 2 * row))
+    return float(np.sqrt(2 * trace))
 
 
 def _shrink_variances(variances: Floats, chance: Floats) -> tuple[Floats, Floats]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.encoder import encode_tokens
 from dmri_fm.encoders.drope.extraction import Region, check_region, select_region
 from dmri_fm.encoders.drope.mae import (
@@ -28,6 +29,7 @@ from dmri_fm.encoders.drope.mae import (
 )
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import ScanTokens
+from dmri_fm.errors import ConfigError
 from dmri_fm.identity import identity
 from dmri_fm.out_of_distribution import ScanSummary
 from dmri_fm.participants import PARTICIPANTS
@@ -68,6 +70,22 @@ class Start:
     origin: Mapping[str, Any]
 
 
+def find_drope(model: str) -> DropeConfig:
+    """Return the configuration of a D-RoPE encoder.
+
+    Raises
+    ------
+    ConfigError
+        If the model is unknown, or is no D-RoPE encoder.
+    """
+    config = find_model(model, family="encoder").config
+    if not isinstance(config, DropeConfig):
+        raise ConfigError(
+            f"model {model!r} is no D-RoPE encoder", expected=f"one of {', '.join(MAE_CONFIGS)}"
+        )
+    return config
+
+
 def build_autoencoder(
     model: str = "drope", *, patch: tuple[int, int, int] | None = None
 ) -> MaskedAutoencoder:
@@ -80,7 +98,7 @@ def build_autoencoder(
     ConfigError
         If the model is not a D-RoPE encoder.
     """
-    encoder = find_model(model, family="encoder").config
+    encoder = find_drope(model)
     encoder = replace(encoder, patch=patch or encoder.patch)
     return MaskedAutoencoder(replace(MAE_CONFIGS[model], encoder=encoder))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.participants import PARTICIPANTS, seen_participants
 from dmri_fm.registry import find_model, load_weights
-from dmri_fm_lab.train.drope import Start, build_autoencoder
+from dmri_fm_lab.train.drope import Start, build_autoencoder, find_drope
 from dmri_fm_lab.train.loop import CHECKPOINT
 
 #: Prefix of the weights' names in the running average.
@@ -42,7 +43,7 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> MaskedAutoe
     WeightsError
         If there is no checkpoint, or it is that of another model.
     """
-    find_model(model, family="encoder")
+    find_drope(model)
     if _is_weights(source, model):
         return restore_autoencoder(load_weights(source, model=model))
     return _read_run(Path(source), model).network
@@ -54,7 +55,7 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
     Parameters and errors as of :func:`load_autoencoder`; WeightsError also for a run of an earlier
     version, which does not list its participants.
     """
-    find_model(model, family="encoder")
+    find_drope(model)
     if _is_weights(source, model):
         loaded = load_weights(source, model=model)
         known = ("steps", "scans", PARTICIPANTS)
@@ -82,10 +83,21 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
 def list_seen(source: str | Path, *, model: str = "drope") -> frozenset[str] | None:
     """Return the hashes of the participants that weights or a run have seen; None: not listed.
 
-    Parameters and errors as of :func:`load_autoencoder`; weights need no decoder.
+    Parameters
+    ----------
+    source
+        See :func:`load_autoencoder`; weights need no decoder.
+    model
+        The encoder that was trained, of any architecture.
+
+    Raises
+    ------
+    ConfigError, WeightsError
+        As of :func:`load_autoencoder`, if the model is no encoder, or the source cannot be read.
     """
+    find_model(model, family="encoder")
     if not _is_weights(source, model):
-        return _participants(_read_run(Path(source), model).settings)
+        return _participants(_read_checkpoint(Path(source), model).settings)
     weights = load_weights(source, model=model)
     return seen_participants(weights) if PARTICIPANTS in weights.training else None
 
@@ -94,7 +106,8 @@ def _participants(settings: Mapping[str, Any]) -> frozenset[str] | None:
     """Return the hashes of those whom a run and its start have seen."""
     if PARTICIPANTS not in settings:
         return None
-    return frozenset([*settings[PARTICIPANTS], *(settings["start"] or {}).get(PARTICIPANTS, ())])
+    before = settings.get("start") or {}
+    return frozenset([*settings[PARTICIPANTS], *before.get(PARTICIPANTS, ())])
 
 
 def _is_weights(source: str | Path, model: str) -> bool:
@@ -112,6 +125,14 @@ def _is_weights(source: str | Path, model: str) -> bool:
     return str(source) == model or Path(source).suffix == ".safetensors"
 
 
+class _Checkpoint(NamedTuple):
+    """Settings and step of a run, and the running average of its weights."""
+
+    settings: dict[str, Any]
+    step: int
+    tensors: dict[str, torch.Tensor]
+
+
 class _SavedRun(NamedTuple):
     """Network of a checkpoint, the running average; settings of its run, and its step."""
 
@@ -120,18 +141,11 @@ class _SavedRun(NamedTuple):
     step: int
 
 
-def _read_run(folder: Path, model: str) -> _SavedRun:
-    network = build_autoencoder(model)
-    path = folder / CHECKPOINT
-    expected = f"the checkpoint of `dmri-fm pretrain {model} {folder}`"
+@contextmanager
+def _reading(folder: Path, model: str) -> Iterator[None]:
+    """Raise a WeightsError in place of what a damaged checkpoint raises."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        settings, average, step = state["settings"], state["average"], int(state["step"])
-        tensors = {k.removeprefix(_PREFIX): v for k, v in average.items() if k.startswith(_PREFIX)}
-        trained = settings["recipe"]["model"]
-        if trained != model:
-            raise WeightsError(f"a checkpoint of {trained}", path=path, expected=expected)
-        network.load_state_dict(tensors, strict=True)
+        yield
     except (
         OSError,
         EOFError,
@@ -142,14 +156,38 @@ def _read_run(folder: Path, model: str) -> _SavedRun:
         pickle.UnpicklingError,
     ) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"cannot be read ({why})", path=path, expected=expected) from None
+        raise _refusal(f"cannot be read ({why})", folder, model) from None
+
+
+def _refusal(found: str, folder: Path, model: str) -> WeightsError:
+    expected = f"the checkpoint of `dmri-fm pretrain {model} {folder}`"
+    return WeightsError(found, path=folder / CHECKPOINT, expected=expected)
+
+
+def _read_checkpoint(folder: Path, model: str) -> _Checkpoint:
+    """Read the checkpoint of a run of any encoder, without its network."""
+    with _reading(folder, model):
+        state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        settings, average, step = state["settings"], state["average"], int(state["step"])
+        tensors = {k.removeprefix(_PREFIX): v for k, v in average.items() if k.startswith(_PREFIX)}
+        trained = settings["recipe"]["model"]
+    if trained != model:
+        raise _refusal(f"a checkpoint of {trained}", folder, model)
+    return _Checkpoint(settings, step, tensors)
+
+
+def _read_run(folder: Path, model: str) -> _SavedRun:
+    network = build_autoencoder(model)
+    settings, step, tensors = _read_checkpoint(folder, model)
+    with _reading(folder, model):
+        network.load_state_dict(tensors, strict=True)
     return _SavedRun(network.eval().requires_grad_(False), settings, step)
 
 
 def load_encoder(
     model: str = "drope", *, weights: str | Path | None = None, folder: str | Path | None = None
 ) -> tuple[Drope, dict[str, Any]]:
-    """Load an encoder, and a description of its origin.
+    """Load a D-RoPE encoder, and a description of its origin.
 
     Parameters
     ----------
@@ -163,12 +201,12 @@ def load_encoder(
     Raises
     ------
     ConfigError, WeightsError
-        If the model is no encoder, or its weights cannot be used.
+        If the model is not a D-RoPE encoder, or its weights cannot be used.
     """
     if folder is not None:
         network = load_autoencoder(folder, model=model)
         return network.encoder, {"model": model, "run": str(folder)}
-    find_model(model, family="encoder")
+    find_drope(model)
     loaded = load_weights(model if weights is None else weights, model=model)
     assert isinstance(loaded.model, Drope)
     return loaded.model, {"model": model, "version": loaded.version, "sha256": loaded.sha256}

@@ -95,7 +95,8 @@ def test_the_table_has_all_rows_and_is_not_computed_twice(study, tmp_path, capsy
     assert len(lines) == 2 + 4 + 9 + 2 + 3
     assert "Research only" in text
     assert "11 participants" in text
-    assert "Left out: 1 (no scan in the table (HC features, regional FA, MD, linear))" in text
+    missing = "no scan in the table (HC features, regional FA, MD, linear)"
+    assert f"Left out: 1 ({missing}): sub-12." in text
     record = json.loads((tmp_path / "compare.json").read_text())
     assert record["left_out"]["names"][-1]["name"] == "sub-12"
     # Age is a straight line in both columns.
@@ -151,6 +152,45 @@ def test_each_participant_is_left_out_for_one_reason_of_all_methods(study, tmp_p
         "sub-05": "a missing value in the table (table, first, linear); no scan in the table "
         "(table, second, linear)",
     }
+
+
+def test_a_row_is_computed_again_if_scans_change_places(study, tmp_path):
+    """The same numbers in the same order, of other scans."""
+    path = study / "swapped.tsv"
+    row = '[[row]]\ntable = "swapped.tsv"\nhead = "linear"\n'
+    names = [f"sub-{i:02d}" for i in range(1, 13)]
+
+    def errors_of(order):
+        lines = [f"{name}\t{0.4 + 0.001 * i}" for i, name in enumerate(order)]
+        path.write_text("\n".join(["participant_id\tfa_a", *lines]) + "\n")
+        return rows_of(study, tmp_path, row)["rows"][0]["scores"]["mse"]
+
+    # Age is a straight line of the number, and no longer behind every other participant.
+    assert max(errors_of(names)) < 1e-6
+    assert min(errors_of(names[::2] + names[1::2])) > 1e-3
+
+
+def test_folds_that_a_comparison_leaves_out_are_named(study, tmp_path):
+    """Of one participant there is no correlation: the second fold has no rho."""
+    text = 'table = "regions.tsv"\nhead = "linear"\ncolumns = '
+    rows = "".join(f'[[row]]\n{text}["{c}"]\nfeatures = "{c}"\n' for c in ("fa_a", "md_a"))
+    splits = study / "splits.tsv"
+    before = splits.read_text()
+    lines = before.splitlines()
+    assert lines[0].split("\t") == ["fold", "participant_id", "set"], lines[0]
+    last = lines[-1].split("\t")[0]
+    of_last = [line for line in lines if line.startswith(last) and line.endswith("test")]
+    try:
+        splits.write_text("\n".join(line for line in lines if line not in of_last[1:]) + "\n")
+        result = compare(read_comparison_of(study, rows), tmp_path)
+    finally:
+        splits.write_text(before)
+    assert result.record["comparisons"][0]["n_folds"] == 1
+    for column in ("fa_a", "md_a"):
+        assert (
+            f"{column}, linear: rho is undefined in 1 of 2 folds, which its mean and comparisons "
+            f"leave out: {last}." in result.text
+        )
 
 
 def test_scans_that_the_group_level_excluded_are_used_by_no_row(study, tmp_path):

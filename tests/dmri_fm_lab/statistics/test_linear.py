@@ -145,6 +145,30 @@ def test_estimated_numbers_have_the_errors_that_simulation_shows(rng):
     )
 
 
+@pytest.mark.parametrize(
+    ("sizes", "scales"),
+    [
+        pytest.param([2] * 40 + [1] * 80, (1.0, 1.0), id="pairs and singletons"),
+        pytest.param([4] * 15 + [2] * 20 + [1] * 100, (1.0, 1.0), id="three sizes"),
+        # The variance by which pairs are divided is that of their own group.
+        pytest.param([2] * 40 + [1] * 80, (1.0, 5.0), id="singletons of another variance"),
+    ],
+)
+def test_the_error_of_the_correlation_is_its_spread_where_scans_have_no_family(rng, sizes, scales):
+    blocks = np.repeat(np.arange(len(sizes)), sizes)
+    groups = (np.bincount(blocks)[blocks] == 1).astype(int)
+    n = len(blocks)
+    shared = rng.normal(size=(len(sizes), 1000))[blocks]
+    draws = np.sqrt(0.5) * (shared + rng.normal(size=(n, 1000)))
+    draws *= np.array(scales)[groups, None]
+    design = np.ones((n, 1))
+    found = [estimate_errors(design, y, groups=groups, blocks=blocks) for y in draws.T]
+    # 1000 draws tell a standard deviation to 2.2 %; the stated ones are of the first order.
+    assert np.mean([e.correlation_error for e in found]) == pytest.approx(
+        np.std([e.correlation for e in found]), rel=0.08
+    )
+
+
 def test_variances_that_differ_by_chance_are_taken_as_one(rng):
     design, groups = np.ones((300, 1)), np.repeat([0, 1, 2], 100)
     found = [

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dmri_fm.encoders.ssdiff.encoder import SsdiffEncoder
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.participants import hash_participant, seen_participants
 from dmri_fm.registry import MODELS, load_weights
 from dmri_fm_lab.__main__ import main
@@ -22,6 +22,7 @@ from dmri_fm_lab.train.config import (
     SsdiffPretraining,
     read_pretraining,
 )
+from dmri_fm_lab.train.runs import list_seen, load_encoder
 from dmri_fm_lab.train.scan_cache import CachedScan
 from dmri_fm_lab.train.ssdiff import draw_step, pretrain_ssdiff
 from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
@@ -64,6 +65,14 @@ def test_a_run_writes_weights_that_encode(brains: Path, twins: CachedScan, tmp_p
     assert seen_participants(loaded) == {hash_participant("Study of twins", "01")}
     assert SsdiffEncoder(loaded).reference is not None
     assert loaded.statistics["mean"].shape == (2 * 24,), "class token and mean of the volumes"
+    # Evaluations of D-RoPE refuse it, and learn whom it has seen.
+    for source in ({"weights": path}, {"folder": tmp_path / "run"}):
+        with pytest.raises(ConfigError, match="'ssdiff' is no D-RoPE encoder"):
+            load_encoder("ssdiff", **source)
+    for seen in (list_seen(path, model="ssdiff"), list_seen(tmp_path / "run", model="ssdiff")):
+        assert seen == seen_participants(loaded)
+    with pytest.raises(WeightsError, match="a checkpoint of ssdiff"):
+        list_seen(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("tiny_ssdiff")

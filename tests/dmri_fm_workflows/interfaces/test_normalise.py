@@ -6,19 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from nibabel.affines import apply_affine
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.encoders.ssdiff.network import Ssdiff
+from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid, affine_map, compose, resample_image
 from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
 from dmri_fm.normalise.template import load_template
-from dmri_fm.normalise.transforms import read_point_map
-from dmri_fm.series import load_image, read_array, save_image
+from dmri_fm.normalise.transforms import read_point_map, write_warp
+from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.registry import MODELS
+from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm.weights import save_weights
+from dmri_fm_workflows.interfaces.models import ExtractFeatures
+from dmri_fm_workflows.interfaces.motion import SkipMotion
 from dmri_fm_workflows.interfaces.normalise import (
     AlignAcpc,
     CoregisterReference,
     RegisterTemplate,
+    ResampleDwi,
 )
+from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
 
 LPS = np.array([-1.0, -1.0, 1.0])
 TILT = Rotation.from_euler("xyz", [9, -6, 12], degrees=True).as_matrix()
@@ -141,3 +151,55 @@ def test_transforms_of_the_reference_mean_the_same_to_others(tmp_path: Path) -> 
     assert_readers_agree(found.to_acpc_file, found.from_acpc_file, points, inverse_mm=0.01)
     by_ants = resampled_by_ants(reference, found.to_acpc_file, Path(acpc.outputs.out_file))
     assert_same_image(by_ants, read_array(load_image(acpc.outputs.out_file)))
+
+
+def test_voxels_in_which_the_warp_folds_are_counted_in_the_sidecar_of_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warp runs backwards along x in two planes of voxels of the brain."""
+    monkeypatch.setitem(MODELS, "ssdiff", MODELS["ssdiff"]._replace(config=NARROW))
+    grid, template = NARROW.grid, load_template(2)
+    brain = resample_image(template.brain_mask.astype(np.float32), template.grid.affine, grid)
+    gtab = GradientTable([0] + [1000] * 6, np.vstack([np.zeros(3), SKARE_DIRECTIONS]))
+    data = 100 * (brain > 0.5)[..., None] * np.exp(-gtab.bvals * 0.8e-3)
+    files = Dwi.from_arrays(data, grid.affine, gtab).save(tmp_path / "dwi")
+    names = ("dwi_file", "bval_file", "bvec_file")
+    series = dict(zip(names, map(str, files), strict=True))
+    rows = ["run\tphase_encoding\treadout_s\toriginal_file", *["0\tj\t0.05\tx.nii"] * 7]
+    (tmp_path / "volumes.tsv").write_text("\n".join(rows) + "\n")
+    series["volumes_file"] = str(tmp_path / "volumes.tsv")
+    # The shift falls by 8 mm a plane of 6 mm between 14 and 17: slopes 1 + 10/6, three times
+    # 1 - 8/6, and 1 + 14/6. Differences at 14 and 17 see the fold on one side alone: above zero.
+    shift_mm = np.zeros((*grid.shape, 3))
+    shift_mm[14:18, ..., 0] = np.array([10.0, 2.0, -6.0, -14.0])[:, None, None]
+    warp = write_warp(shift_mm, grid, tmp_path / "to_mni.h5")
+    mask = save_image(brain > 0.5, grid.affine, tmp_path / "mask.nii.gz", dtype=np.uint8)
+    moved = SkipMotion(**series).run(cwd=str(tmp_path)).outputs
+    placed = ResampleDwi(
+        **series,
+        motion_file=moved.motion_file,
+        mask_file=str(mask),
+        xfm_files=[str(warp)],
+        grid="features",
+        model="ssdiff",
+        has_rotations=True,
+        order=1,
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    inside = read_array(load_image(placed.mask_file)) > 0
+    turns = read_array(load_image(placed.rotations_file))
+    assert placed.rotations_record == {"WarpFoldedVoxels": inside[15:17].sum()}
+    assert not turns[15:17].any()
+    weights = tmp_path / "ssdiff.safetensors"
+    torch.manual_seed(0)
+    save_weights(weights, Ssdiff(NARROW), name="ssdiff", version="0", training={})
+    done = ExtractFeatures(
+        **{name: getattr(placed, name) for name in (*names, "mask_file")},
+        rotations_file=placed.rotations_file,
+        rotations_record=placed.rotations_record,
+        model="ssdiff",
+        weights=str(weights),
+        region="whole",
+        entities={"subject": "01"},
+    ).run(cwd=str(tmp_path)).outputs  # fmt: skip
+    assert done.record["LocalRotation"] is True
+    assert done.record["WarpFoldedVoxels"] == inside[15:17].sum()

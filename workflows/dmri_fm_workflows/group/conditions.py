@@ -30,6 +30,13 @@ _COMPARISON = re.compile(
 
 _JOINT = re.compile(r"(and|or)\b")
 
+#: A number; `float` reads more: `2_1` as 21.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+
+_NOT_FINITE = ("nan", "inf", "infinity")
+
+_QUOTED_OR_SPACE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\s+")
+
 GRAMMAR = "COLUMN OPERATOR VALUE, joined by `and` and `or`, e.g. 'mean_fd > 0.5 or snr_b0 < 5'"
 
 Flags = NDArray[np.bool_]
@@ -111,7 +118,7 @@ def parse_condition(text: str, *, name: str = "condition") -> Condition:
     ...
     dmri_fm.errors.ConfigError: condition 'mean_fd > 0.5 + 1': '+ 1' is not `and` or `or` ...
     """
-    words = " ".join(text.split())
+    words = _QUOTED_OR_SPACE.sub(_one_space, text).strip()
     alternatives: list[list[Comparison]] = [[]]
     place = 0
     while True:
@@ -137,18 +144,19 @@ def parse_condition(text: str, *, name: str = "condition") -> Condition:
 
 def _read(found: re.Match[str], where: str) -> Comparison:
     column, sign, word = found["column"].strip("`"), found["operator"], found["value"]
-    if word[0] not in "'\"":
-        try:
-            number = float(word)
-        except ValueError:
-            pass
-        else:
-            if not np.isfinite(number):
-                raise ConfigError(f"{where}: {word!r} is not finite", expected=GRAMMAR)
-            return Comparison(column, sign, number)
+    is_number = _NUMBER.fullmatch(word) is not None
+    if word.lstrip("-+").lower() in _NOT_FINITE or (is_number and not np.isfinite(float(word))):
+        raise ConfigError(f"{where}: {word!r} is not finite", expected=GRAMMAR)
+    if is_number:
+        return Comparison(column, sign, float(word))
     if sign not in ("==", "!="):
         raise ConfigError(
             f"{where}: {word!r} is no number",
             expected="a number after < <= > >=; a word after == and !=",
         )
-    return Comparison(column, sign, word.strip("'\""))
+    return Comparison(column, sign, word[1:-1] if word[0] in "'\"" else word)
+
+
+def _one_space(found: re.Match[str]) -> str:
+    """Return quoted text as it is, and a run of white space as one space."""
+    return " " if found[0].isspace() else re.sub(r"\s", " ", found[0])

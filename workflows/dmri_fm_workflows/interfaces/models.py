@@ -156,6 +156,7 @@ class PredictTensor(SimpleInterface):
 class _FeaturesInputSpec(_NetworkInputSpec):
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
     rotations_file = File(exists=True, desc="rotations of directions by a warp, rad, RAS+")
+    rotations_record = traits.Dict(usedefault=True, desc="record of these rotations")
     region = traits.Enum(*REGIONS, mandatory=True, desc="part of the grid to read")
     seed = traits.Int(0, usedefault=True, desc="random seed")
 
@@ -192,7 +193,7 @@ class ExtractFeatures(SimpleInterface):
                 "ood_score": float(features.ood_score),
                 "ood_percentile": float(features.ood_percentile),
             },
-            "record": dict(features.metadata),
+            "record": {**features.metadata, **self.inputs.rotations_record},
         }
         if features.patches is not None:
             path = features.patches.save(folder / "patch_features.npz")

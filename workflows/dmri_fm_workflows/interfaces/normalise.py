@@ -215,6 +215,7 @@ class _ResampleOutputSpec(TraitedSpec):
     mask_file = File(exists=True, desc="brain mask on the target grid")
     dwiref_file = File(exists=True, desc="mean b=0 on the target grid")
     rotations_file = File(exists=True, desc="rotations of directions by a warp, rad, RAS+, 4-D")
+    rotations_record = traits.Dict(desc="number of voxels in which the warp folds, for sidecars")
     record = traits.Dict(desc="level of b=0, for the sidecar")
 
 
@@ -244,8 +245,9 @@ class ResampleDwi(SimpleInterface):
             grid = Grid(placed.shape[:3], placed.affine)
             mean = mean_rotation(to_dwiref, grid, placed.brain)
             turns = local_rotations(to_dwiref, grid, placed.brain, mean)
-            out = save_image(turns, placed.affine, Path(runtime.cwd) / "rotations.nii.gz")
+            out = save_image(turns.vectors, placed.affine, Path(runtime.cwd) / "rotations.nii.gz")
             self._results["rotations_file"] = str(out)
+            self._results["rotations_record"] = {"WarpFoldedVoxels": turns.n_folded}
         return runtime
 
     def _target_grid(self, dwi: Dwi, to_dwiref: PointMap) -> Grid:

@@ -36,8 +36,8 @@ def init_features_wf(
     ------
     <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_mask_file
         Series on the encoder's grid; fields bear the encoder's label.
-    <label>_grid_rotations_file
-        Rotations of directions by a warp, for encoders that read them.
+    <label>_grid_rotations_file, <label>_grid_rotations_record
+        Rotations of directions by a warp, and their record, for encoders that read them.
 
     Outputs
     -------

@@ -27,7 +27,7 @@ MODEL_INPUTS = ("dwi_file", "bval_file", "bvec_file", "mask_file")
 def model_inputs(plan: SeriesPlan, encoder: str) -> tuple[str, ...]:
     """Return the outputs that an encoder takes: rotations, too, if it reads those of a warp."""
     has_rotations = plan.normalisation == "syn" and identity(encoder).extraction.reads_rotations
-    return (*MODEL_INPUTS, *(("rotations_file",) if has_rotations else ()))
+    return (*MODEL_INPUTS, *(("rotations_file", "rotations_record") if has_rotations else ()))
 
 
 def init_normalise_wf(
@@ -57,8 +57,9 @@ def init_normalise_wf(
         The series in MNI, 2 mm.
     <label>_grid_dwi_file, <label>_grid_bval_file, <label>_grid_bvec_file, <label>_grid_mask_file
         The series on the grid of each encoder, by its label.
-    <label>_grid_rotations_file
-        Rotations of directions by the warp to the template, for encoders that read them.
+    <label>_grid_rotations_file, <label>_grid_rotations_record
+        Rotations of directions by the warp to the template, and the number of voxels in which it
+        folds, for encoders that read them.
     to_acpc_file, from_acpc_file
         Transforms between the reference and ACPC.
     to_mni_file, from_mni_file, mni_brain_file, template_file, template_mask_file
