@@ -171,13 +171,17 @@ def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None
     assert ("own weights" in text, "b-value check" in text) == (False, False)
 
 
-def test_a_whole_head_is_masked_by_another_method_than_a_slab(tmp_path: Path) -> None:
+def test_the_mask_of_a_whole_head_and_of_a_slab_is_described(tmp_path: Path) -> None:
     series = make_series(tmp_path, [0, 1000], np.eye(3)[:2])
     (run,) = series.runs
     whole = replace(series, runs=(replace(run, shape=(64, 64, 48, 2)),))
     found = plan(tmp_path, whole)
     assert (found.is_slab, found.mask_name) == (False, name_mask("b0"))
-    assert f"{name_mask('b0')}; median_otsu alone where" in dict(stage_lines(found))["mask"]
+    assert f"{name_mask('b0')}; one of them alone where" in dict(stage_lines(found))["mask"]
+    assert "too short" not in dict(stage_lines(found))["mask"]
+    slab = plan(tmp_path, replace(series, runs=(replace(run, shape=(64, 64, 12, 2)),)))
+    assert slab.is_slab
+    assert "too short for a whole head" in dict(stage_lines(slab))["mask"]
     assert set(found.methods) >= {found.mask_name, found.normalisation_name}
 
 
