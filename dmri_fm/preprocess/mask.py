@@ -227,7 +227,8 @@ def find_consensus(
     ceiling = LEVEL_CEILING * (level - background)
     around, cover = _local_level(np.minimum(signal, ceiling), draft, affine)
     local = largest_part((signal > around / 2) & (cover > LEVEL_COVER))
-    return _judge(local, others, is_tissue, affine)
+    # What the first pass added stays, however dark its surroundings.
+    return _judge(local | (draft & ~threshold), others, is_tissue, affine)
 
 
 def _judge(
