@@ -103,7 +103,8 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Gibbs ringing none",
         "distortion none: switched off on the command line",
         "motion and eddy none",
-        f"mask of the b=0 reference: {name_mask('b0', slab=True)} (the field of view is too",
+        f"mask of the b=0 reference: {name_mask('b0')}; one of them alone where the other "
+        "finds no brain of a possible volume (the field of view is too",
         "registration b=0 reference rigidly to ACPC; to the template: "
         f"{name_normalisation('syn')} resampling",
         "one interpolation into each space; ACPC at 2.5 mm (--output-resolution) output spaces",
