@@ -1,26 +1,32 @@
-"""Brain masks by a network, checked against masks by a threshold."""
+"""Brain masks: by deepbet in T1w images, by a consensus of methods in b=0 images."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from itertools import combinations
 from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
+from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from dmri_fm.errors import ImageError
+from dmri_fm.preprocess.mask_shape import cut_necks, fill_slices, largest_part, thick_part
 
 logger = logging.getLogger(__name__)
 
 #: Brains smaller or larger than this are doubted, ml. A slab may hold less of a brain.
 PLAUSIBLE_ML = (600.0, 2300.0)
+
+#: A method does not count where its volume is beyond these limits by more than this factor.
+VOLUME_TOLERANCE = 1.2
 
 #: Field of view along the body below which a scan counts as a slab, mm.
 WHOLE_HEAD_MM = 110.0
@@ -28,11 +34,35 @@ WHOLE_HEAD_MM = 110.0
 #: A slab has to hold at least this much, ml.
 SMALLEST_SLAB_ML = 150.0
 
-#: Gaps of up to twice this width are filled where the second method sees brain, mm.
-CLOSING_MM = 12.0
+#: Parts on which methods disagree are judged if they are thicker than twice this, mm: thinner
+#: ones are rims, whose place is a matter of the threshold or of the registration.
+PART_RADIUS_MM = 6.0
 
-#: Agreement of the two masks, Dice, below which the user is asked to look.
-AGREEMENT_WARNING = 0.75
+#: What hangs on the brain by a neck thinner than twice this is cut off, mm: eyes, most of all.
+NECK_RADIUS_MM = 10.0
+
+#: Radius of the median filter before thresholds, mm: wider ones bridge the skull to the scalp.
+MEDIAN_RADIUS_MM = 4.0
+
+#: Width of the weights of the local level of the brain, one standard deviation, mm.
+LEVEL_WIDTH_MM = 12.0
+
+#: The local level counts signal up to this multiple of the brain's median: CSF is brighter.
+LEVEL_CEILING = 1.25
+
+#: The local level is known where this share of its weights lies in the brain.
+LEVEL_COVER = 0.02
+
+#: Signal of tissue, as share of the way from background to brain: less is taken for background.
+TISSUE_SHARE = 0.15
+
+#: Agreement of two masks, Dice, below which the user is asked to look.
+AGREEMENT_WARNING = 0.8
+
+#: Names of the methods in `agreement`.
+DEEPBET, OTSU, ANATOMY = "deepbet", "median_otsu", "T1w"
+
+_ADVICE = "check the mask in the report."
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,29 +75,39 @@ class BrainMask:
         Shape (X, Y, Z), bool.
     method
         Name of the method in the sidecar.
-    agreement_dice
-        Overlap with the second method, 0 to 1.
+    proposals
+        Masks of single methods, by name: "median_otsu", "deepbet" and, where it was given, "T1w".
+    agreement
+        Overlap of each two of them, Dice, 0 to 1, by their names, such as "median_otsu, deepbet".
     warnings
         Doubts that the user should check; empty if there is none.
     """
 
     mask: NDArray[np.bool_]
     method: str
-    agreement_dice: float
+    proposals: Mapping[str, NDArray[np.bool_]]
+    agreement: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def agreement_dice(self) -> float:
+        """Lowest overlap of two methods."""
+        return min(self.agreement.values())
 
 
 def brain_mask(
-    image: ArrayLike, affine: ArrayLike, *, contrast: Literal["b0", "t1w"]
+    image: ArrayLike,
+    affine: ArrayLike,
+    *,
+    contrast: Literal["b0", "t1w"],
+    anatomy: ArrayLike | None = None,
 ) -> BrainMask:
     """Find the brain in a 3-D image.
 
-    deepbet (Fisch et al. 2024, doi:10.1016/j.compbiomed.2024.108845) draws the mask; a median
-    filter with Otsu's threshold draws a second one to compare. The second replaces the first, with
-    a warning, where the first has an impossible volume and the second has not. In a b=0 slab the
-    second leads: deepbet expects a whole head and drops tissue near the cut. In a whole b=0 head,
-    which is not deepbet's T1w contrast either, gaps and dents of its mask are filled where the
-    second sees brain.
+    In a T1w image deepbet draws the mask (Fisch et al. 2024,
+    doi:10.1016/j.compbiomed.2024.108845), in a b=0 image a consensus of it with median_otsu and
+    the T1w image: :func:`find_consensus`. Where deepbet or median_otsu finds a brain of an
+    impossible volume, it does not count, with a warning.
 
     Parameters
     ----------
@@ -76,8 +116,10 @@ def brain_mask(
     affine
         Shape (4, 4), voxel to RAS+ mm.
     contrast
-        Contrast of the image. deepbet was trained on T1w images; b=0 images are more often
-        cut short, and the comparison is strict there.
+        Contrast of the image.
+    anatomy
+        Shape (X, Y, Z), bool: brain of the T1w image on the grid of a b=0 image. It does not count
+        where it agrees with median_otsu's badly, with a warning.
 
     Raises
     ------
@@ -91,66 +133,180 @@ def brain_mask(
             expected="an image with signal",
         )
     matrix = np.asarray(affine, dtype=np.float64)
-    voxel_ml = abs(float(np.linalg.det(matrix[:3, :3]))) / 1000.0
-    network = _deepbet_mask(data, matrix)
-    threshold = _otsu_mask(data)
-    agreement = _dice(network, threshold)
-    if contrast == "b0":
-        network |= _closed(network, matrix) & threshold
+    smooth, threshold = _otsu_mask(data, matrix)
+    masks = {OTSU: threshold, DEEPBET: _deepbet_mask(data, matrix)}
+    if anatomy is not None:
+        masks[ANATOMY] = np.asarray(anatomy, dtype=bool)
+    agreement = {f"{a}, {b}": _dice(masks[a], masks[b]) for a, b in combinations(masks, 2)}
     is_whole = not is_slab(data.shape, matrix)
-    low, high = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
-    network_ml, threshold_ml = (float(m.sum()) * voxel_ml for m in (network, threshold))
-    name = name_mask(contrast)
-    if contrast == "b0" and not is_whole and low <= threshold_ml <= high:
-        return BrainMask(threshold, name_mask(contrast, slab=True), agreement)
-    if low <= network_ml <= high:
-        warnings: tuple[str, ...] = ()
-        # A T1w image shows scalp and neck, which Otsu's threshold keeps: no evidence there.
-        if contrast == "b0" and agreement < AGREEMENT_WARNING:
-            warnings = (
-                f"The brain masks of two methods overlap by {agreement:.2f} only (Dice): "
-                "check the mask in the report.",
-            )
-        return BrainMask(network, name, agreement, warnings)
-    if low <= threshold_ml <= high:
-        warning = (
-            f"deepbet's brain mask holds {network_ml:.0f} ml and was replaced by "
-            f"median_otsu's, {threshold_ml:.0f} ml: check the mask in the report."
+    limits_ml = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
+    volumes_ml = {name: _volume_ml(mask, matrix) for name, mask in masks.items()}
+    possible_ml = limits_ml[0] / VOLUME_TOLERANCE, limits_ml[1] * VOLUME_TOLERANCE
+    lost = [name for name in (OTSU, DEEPBET) if not _is_within(volumes_ml[name], possible_ml)]
+    warnings = [
+        f"{name} found a brain of {volumes_ml[name]:.0f} ml, which did not count: {_ADVICE}"
+        for name in lost
+        if len(lost) == 1 and _is_evidence(name, contrast, is_whole=is_whole)
+    ]
+    if contrast == "t1w":
+        used = [OTSU if lost == [DEEPBET] else DEEPBET]
+        mask = masks[used[0]]
+    elif OTSU in lost:
+        used = [DEEPBET]
+        mask = masks[DEEPBET]
+    else:
+        # A T1w brain that lies elsewhere was misplaced by its registration.
+        is_placed = agreement.get(f"{OTSU}, {ANATOMY}", 0.0) >= AGREEMENT_WARNING
+        others = [name for name in (DEEPBET,) if name not in lost]
+        others += [ANATOMY] if is_placed else []
+        used = [OTSU, *others]
+        mask = find_consensus(threshold, [masks[n] for n in others], smooth=smooth, affine=matrix)
+        warnings += describe_agreement(agreement, is_whole=is_whole)
+    volume_ml = _volume_ml(mask, matrix)
+    if not _is_within(volume_ml, limits_ml):
+        warnings.append(
+            f"The brain mask holds {volume_ml:.0f} ml; {limits_ml[0]:.0f} to {limits_ml[1]:.0f} "
+            f"ml were expected: {_ADVICE}"
         )
+    for warning in warnings:
         logger.warning(warning)
-        return BrainMask(threshold, _name_otsu(), agreement, (warning,))
-    warning = (
-        f"The brain mask holds {network_ml:.0f} ml; {low:.0f} to {high:.0f} ml were expected: "
-        "check the mask in the report."
-    )
-    logger.warning(warning)
-    return BrainMask(network, name, agreement, (warning,))
+    return BrainMask(mask, _name_methods(used), masks, agreement, tuple(warnings))
 
 
-def name_mask(contrast: Literal["b0", "t1w"], *, slab: bool = False) -> str:
+def _is_within(volume_ml: float, limits_ml: tuple[float, float]) -> bool:
+    return limits_ml[0] <= volume_ml <= limits_ml[1]
+
+
+def _is_evidence(name: str, contrast: str, *, is_whole: bool) -> bool:
+    """Tell whether an impossible volume by a method is a reason for doubt.
+
+    Of a T1w image median_otsu keeps scalp and neck, and of a slab deepbet loses much.
+    """
+    if contrast == "t1w":
+        return name == DEEPBET
+    return name == OTSU or is_whole
+
+
+def find_consensus(
+    threshold: NDArray[np.bool_],
+    others: Sequence[NDArray[np.bool_]],
+    *,
+    smooth: NDArray[np.float32],
+    affine: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Return the consensus of several masks of a b=0 image.
+
+    The threshold draws the edge, the others judge thick parts on which they disagree with it. What
+    all of them see is added, where it is brighter than background: tissue at the dark end of a
+    head. What two of them both deny is removed. deepbet alone removes nothing: it was trained on
+    whole T1w heads, and loses tissue of b=0 images near the ends of the field of view and in
+    tilted heads. Then gaps that a slice encloses are filled, where they are brighter than
+    background, and what hangs on the brain by a neck, as eyes do, is cut off.
+
+    This is done twice. The second time the threshold is halfway from background to the level of
+    the brain around a voxel: the coil sees the middle of a head, and its end, less well.
+
+    Parameters
+    ----------
+    threshold
+        Shape (X, Y, Z): the mask of median_otsu.
+    others
+        Masks of the other methods, same grid; none, one or two.
+    smooth
+        Shape (X, Y, Z): the image that was thresholded.
+    affine
+        Shape (4, 4), voxel to RAS+ mm.
+    """
+    head = np.logical_or.reduce([threshold, *others])
+    if head.all() or not threshold.any():
+        return threshold
+    background, level = np.median(smooth[~head]), np.median(smooth[threshold])
+    signal = smooth - background
+    is_tissue = signal > TISSUE_SHARE * (level - background)
+    draft = _judge(threshold, others, is_tissue, affine)
+    ceiling = LEVEL_CEILING * (level - background)
+    around, cover = _local_level(np.minimum(signal, ceiling), draft, affine)
+    local = largest_part((signal > around / 2) & (cover > LEVEL_COVER))
+    # What the first pass added stays, however dark its surroundings.
+    return _judge(local | (draft & ~threshold), others, is_tissue, affine)
+
+
+def _judge(
+    threshold: NDArray[np.bool_],
+    others: Sequence[NDArray[np.bool_]],
+    is_tissue: NDArray[np.bool_],
+    affine: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Add to a threshold's mask and take from it what the other methods say, and clean it."""
+    mask = threshold
+    if others:
+        extra = np.logical_and.reduce(others) & ~threshold & is_tissue
+        mask = mask | thick_part(extra, affine, radius_mm=PART_RADIUS_MM)
+    if len(others) > 1:
+        denied = threshold & ~np.logical_or.reduce(others)
+        mask = mask & ~thick_part(denied, affine, radius_mm=PART_RADIUS_MM)
+    mask = fill_slices(mask, allowed=is_tissue)
+    mask = cut_necks(mask, affine, radius_mm=NECK_RADIUS_MM)
+    return np.asarray(binary_fill_holes(mask), dtype=bool)
+
+
+def _local_level(
+    signal: NDArray[np.float32], brain: NDArray[np.bool_], affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mean signal of the brain around each voxel, and the share of weights in it."""
+    width = LEVEL_WIDTH_MM / np.linalg.norm(affine[:3, :3], axis=0)
+    weights = brain.astype(np.float32)
+    cover = gaussian_filter(weights, width, mode="nearest")
+    total = gaussian_filter(signal * weights, width, mode="nearest")
+    return total / np.maximum(cover, LEVEL_COVER), cover
+
+
+def describe_agreement(agreement: Mapping[str, float], *, is_whole: bool) -> list[str]:
+    """Return warnings about masks that agree badly; none if all agree well.
+
+    Of a slab, deepbet loses much: that is no doubt about the others.
+
+    Examples
+    --------
+    >>> describe_agreement({"median_otsu, deepbet": 0.71}, is_whole=False)
+    []
+    """
+    return [
+        f"The brain masks of {' and '.join(pair.split(', '))} overlap by {dice:.2f} only (Dice): "
+        f"{_ADVICE}"
+        for pair, dice in agreement.items()
+        if dice < AGREEMENT_WARNING and (is_whole or DEEPBET not in pair)
+    ]
+
+
+def name_mask(contrast: Literal["b0", "t1w"], *, has_anatomy: bool = False) -> str:
     """Return the method that the sidecar names for a mask of :func:`brain_mask` without doubts.
 
     Parameters
     ----------
     contrast
         Contrast of the image.
-    slab
-        The field of view is too short for a whole head, see :func:`is_slab`.
+    has_anatomy
+        Whether there is a T1w image beside the b=0 image.
 
     Examples
     --------
-    >>> name_mask("t1w").startswith("deepbet"), name_mask("b0", slab=True).endswith(", slab")
-    (True, True)
+    >>> name_mask("t1w").startswith("deepbet"), name_mask("b0", has_anatomy=True)[-13:]
+    (True, 'the T1w brain')
     """
     if contrast == "t1w":
-        return f"deepbet {version('deepbet')}"
-    if slab:
-        return f"{_name_otsu()}, slab"
-    return f"deepbet {version('deepbet')}, gaps filled by {_name_otsu()}"
+        return _name_methods([DEEPBET])
+    return _name_methods([OTSU, DEEPBET, *([ANATOMY] if has_anatomy else [])])
 
 
-def _name_otsu() -> str:
-    return f"median_otsu (DIPY {version('dipy')})"
+def _name_methods(names: Sequence[str]) -> str:
+    titles = {
+        OTSU: f"median_otsu (DIPY {version('dipy')})",
+        DEEPBET: f"deepbet {version('deepbet')}",
+        ANATOMY: "the T1w brain",
+    }
+    *first, last = (titles[name] for name in names)
+    return f"consensus of {', '.join(first)} and {last}" if first else last
 
 
 def is_slab(shape: tuple[int, ...], affine: ArrayLike) -> bool:
@@ -188,27 +344,23 @@ def _deepbet_mask(data: NDArray[np.float32], affine: NDArray[np.float64]) -> NDA
     return np.asarray(nib.orientations.apply_orientation(found, back), dtype=bool)
 
 
-def _otsu_mask(data: NDArray[np.float32]) -> NDArray[np.bool_]:
-    from dipy.segment.mask import median_otsu
+def _otsu_mask(
+    data: NDArray[np.float32], affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the image after the median filter, and the mask of median_otsu."""
+    from dipy.segment.mask import multi_median
+    from dipy.segment.threshold import otsu
 
-    _, mask = median_otsu(data, median_radius=2, numpass=2)
-    parts, count = label(mask)
-    if count > 1:
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        mask = parts == sizes.argmax()
-    return np.asarray(binary_fill_holes(mask), dtype=bool)
+    # The two steps of DIPY's median_otsu, whose filtered image is needed, too.
+    smallest_mm = float(np.linalg.norm(affine[:3, :3], axis=0).min())
+    radius = max(1, round(MEDIAN_RADIUS_MM / smallest_mm))
+    smooth = multi_median(data, median_radius=radius, numpass=2)
+    mask = largest_part(smooth > otsu(smooth))
+    return smooth, np.asarray(binary_fill_holes(mask), dtype=bool)
 
 
-def _closed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return the mask with gaps and dents up to twice the closing radius filled."""
-    size_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    margin = [int(n) for n in np.ceil(CLOSING_MM / size_mm) + 1]
-    padded = np.pad(mask, [(n, n) for n in margin])
-    grown = distance_transform_edt(~padded, sampling=size_mm) <= CLOSING_MM
-    closed = distance_transform_edt(grown, sampling=size_mm) > CLOSING_MM
-    inner = tuple(slice(n, -n) for n in margin)
-    return np.asarray(binary_fill_holes(closed)[inner], dtype=bool)
+def _volume_ml(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> float:
+    return int(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
 
 
 def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

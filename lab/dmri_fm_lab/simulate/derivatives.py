@@ -359,6 +359,7 @@ def _write_quality(
         **series_quality(dwi, dwi, **still),
         **tensor_quality(maps.diffusivity, dwi.brain),
         "mask_volume_ml": mask_volume_ml(dwi),
+        "mask_agreement_dice": None,
         "registration_dice": None,
         "ood_score": float(found.ood_score),
         "ood_percentile": float(found.ood_percentile),

@@ -1,10 +1,7 @@
-"""Denoising, b=0 reference, bias and brain mask."""
+"""Denoising, b=0 reference and bias."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -12,7 +9,6 @@ from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.denoise import denoise, foreground, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
-from dmri_fm.preprocess.mask import brain_mask, is_slab, name_mask
 from dmri_fm.series import Dwi
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
@@ -90,46 +86,6 @@ def test_bias_becomes_even() -> None:
     image = (100 * field + rng.normal(0, 1, field.shape)) * ball
     fixed = correct_bias(image.clip(0), AFFINE, mask=ball)
     assert fixed[ball].std() / fixed[ball].mean() < 0.5 * image[ball].std() / image[ball].mean()
-
-
-@pytest.mark.realdata
-def test_brain_of_a_real_b0_in_any_storage(data_dir: Path) -> None:
-    """The mask has a brain's volume, and follows the image when that is stored otherwise."""
-    stem = data_dir / "ds-vendors" / "sub-galan" / "dwi" / "sub-galan_dir-PA_dwi"
-    dwi = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
-    b0 = dwi.mean_b0()
-    found = brain_mask(b0, dwi.affine, contrast="b0")
-    assert 900 < found.mask.sum() * 27 / 1000 < 1900
-    assert found.agreement_dice > 0.8
-    assert found.warnings == ()
-    assert found.method == name_mask("b0")
-    image = nib.Nifti1Image(b0, dwi.affine)
-    stored = nib.orientations.axcodes2ornt("PIR")
-    change = nib.orientations.ornt_transform(nib.io_orientation(dwi.affine), stored)
-    other = image.as_reoriented(change)
-    again = brain_mask(np.asarray(other.dataobj), other.affine, contrast="b0")
-    back = nib.Nifti1Image(again.mask.astype(np.uint8), other.affine).as_reoriented(
-        nib.orientations.ornt_transform(stored, nib.io_orientation(dwi.affine))
-    )
-    np.testing.assert_array_equal(np.asarray(back.dataobj) > 0, found.mask)
-
-
-def test_the_mask_of_a_slab_is_named_as_planned() -> None:
-    affine = np.diag([6.0, 6.0, 6.0, 1.0])
-    i, j, _ = np.indices((28, 28, 12))
-    inside = np.hypot(i - 14, j - 14) < 9
-    image = np.where(inside, 1000, 10) + np.random.default_rng(0).normal(0, 5, inside.shape)
-    found = brain_mask(image, affine, contrast="b0")
-    assert is_slab(image.shape, affine)
-    assert found.method == name_mask("b0", slab=True)
-    assert found.method.startswith("median_otsu (DIPY ")
-
-
-def test_image_without_a_head_is_warned_about() -> None:
-    rng = np.random.default_rng(0)
-    noise = rng.uniform(0, 10, (48, 48, 48)).astype(np.float32)
-    found = brain_mask(noise, AFFINE, contrast="b0")
-    assert found.warnings
 
 
 def test_voxels_that_no_window_reaches_stay_as_they_are():

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import pytest
 
 from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
+from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
 from dmri_fm.tensor_networks.noise_map import name_noise_map
@@ -31,7 +32,7 @@ PLAIN = {
     "GibbsCorrection": DENOISE.load("mppca").name_unringing(unring=False),
     "SDCMethod": "none",
     "HMCMethod": name_motion(),
-    "MaskMethod": f"{OTSU}, slab",
+    "MaskMethod": OTSU,
     "NormalisationMethod": AFFINE,
 }
 FULL = {
@@ -39,7 +40,7 @@ FULL = {
     "GibbsCorrection": "MRtrix3 mrdegibbs 3.0.3",
     "SDCMethod": programs.name_topup(),
     "HMCMethod": programs.name_eddy(),
-    "MaskMethod": f"{T1W_MASK}, gaps filled by {OTSU}",
+    "MaskMethod": name_mask("b0", has_anatomy=True),
     "CoregistrationMethod": RIGID,
     "NormalisationMethod": AFFINE,
 }
@@ -81,8 +82,10 @@ def test_text_and_references_credit_what_ran() -> None:
 
 @pytest.mark.parametrize("kind", ["dwi_mask", "t1w_mask"])
 def test_a_mask_cites_the_method_that_made_it(kind: str) -> None:
-    threshold = image_sidecar(kind, space="ACPC", extra={"MaskMethod": f"{OTSU}, slab"})
+    threshold = image_sidecar(kind, space="ACPC", extra={"MaskMethod": OTSU})
     assert set(threshold["References"]) == _dois("garyfallidis2014")
+    both = image_sidecar(kind, space="ACPC", extra={"MaskMethod": name_mask("b0")})
+    assert set(both["References"]) == _dois("garyfallidis2014", "fisch2024")
     network = image_sidecar(kind, space="ACPC", extra={"MaskMethod": T1W_MASK})
     assert set(network["References"]) == _dois("fisch2024")
 
@@ -109,7 +112,7 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         *(("SDCMethod", name) for name in ("none", PAIR_METHOD, programs.name_topup())),
         ("SDCMethod", f"{PAIR_METHOD}, readout times unknown and taken to be equal"),
         *(("HMCMethod", name) for name in ("none", name_motion(), programs.name_eddy())),
-        ("MaskMethod", OTSU),
+        *(("MaskMethod", name) for name in (OTSU, name_mask("b0"))),
         ("CoregistrationMethod", RIGID),
         ("NormalisationMethod", "affine and SyN (ANTs) to MNI152NLin2009aSym"),
     ],

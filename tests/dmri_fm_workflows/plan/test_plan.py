@@ -103,7 +103,8 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Gibbs ringing none",
         "distortion none: switched off on the command line",
         "motion and eddy none",
-        f"mask of the b=0 reference: {name_mask('b0', slab=True)} (the field of view is too",
+        f"mask of the b=0 reference: {name_mask('b0')}; one of them alone where the other "
+        "finds no brain of a possible volume (the field of view is too",
         "registration b=0 reference rigidly to ACPC; to the template: "
         f"{name_normalisation('syn')} resampling",
         "one interpolation into each space; ACPC at 2.5 mm (--output-resolution) output spaces",
@@ -171,13 +172,17 @@ def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None
     assert ("own weights" in text, "b-value check" in text) == (False, False)
 
 
-def test_a_whole_head_is_masked_by_another_method_than_a_slab(tmp_path: Path) -> None:
+def test_the_mask_of_a_whole_head_and_of_a_slab_is_described(tmp_path: Path) -> None:
     series = make_series(tmp_path, [0, 1000], np.eye(3)[:2])
     (run,) = series.runs
     whole = replace(series, runs=(replace(run, shape=(64, 64, 48, 2)),))
     found = plan(tmp_path, whole)
     assert (found.is_slab, found.mask_name) == (False, name_mask("b0"))
-    assert f"{name_mask('b0')}; median_otsu alone where" in dict(stage_lines(found))["mask"]
+    assert f"{name_mask('b0')}; one of them alone where" in dict(stage_lines(found))["mask"]
+    assert "too short" not in dict(stage_lines(found))["mask"]
+    slab = plan(tmp_path, replace(series, runs=(replace(run, shape=(64, 64, 12, 2)),)))
+    assert slab.is_slab
+    assert "too short for a whole head" in dict(stage_lines(slab))["mask"]
     assert set(found.methods) >= {found.mask_name, found.normalisation_name}
 
 

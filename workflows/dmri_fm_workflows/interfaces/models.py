@@ -252,6 +252,7 @@ class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
     tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
     registration_dice = traits.Float(desc="overlap with the template's brain")
+    mask_agreement_dice = traits.Float(desc="lowest overlap of the methods of the mask")
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
 
 
@@ -297,7 +298,6 @@ class AssessQuality(SimpleInterface):
             self.inputs.raw_bvec_file,
             self.inputs.raw_mask_file,
         )
-        dice = self.inputs.registration_dice
         fitted = _read_optional(self.inputs.tensor_diffusivity_file, ndim=4)
         quality = series_quality(
             dwi,
@@ -312,7 +312,8 @@ class AssessQuality(SimpleInterface):
             | self._network_columns(dwi, fitted)
             | {
                 "mask_volume_ml": mask_volume_ml(dwi),
-                "registration_dice": dice if isdefined(dice) else None,
+                "mask_agreement_dice": _number(self.inputs.mask_agreement_dice),
+                "registration_dice": _number(self.inputs.registration_dice),
                 "ood_score": None,
                 "ood_percentile": None,
             }
@@ -358,3 +359,7 @@ def _add_input(inputs: DynamicTraitedSpec, name: str, trait: Any) -> None:
 
 def _read_optional(path: Any, *, ndim: int) -> NDArray[np.float32] | None:
     return read_array(load_image(path, ndim=ndim)) if isdefined(path) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isdefined(value) else None

@@ -188,6 +188,35 @@ class CoregisterReference(SimpleInterface):
         return runtime
 
 
+class _BringInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="mask")
+    reference_file = File(exists=True, mandatory=True, desc="image that gives the grid")
+    xfm_file = File(exists=True, mandatory=True, desc="transform of the mask to that image")
+
+
+class _BringOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="mask on the grid of the image")
+
+
+class BringMask(SimpleInterface):
+    """Resample a mask onto the grid of another image."""
+
+    input_spec = _BringInputSpec
+    output_spec = _BringOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        mask, reference = open_image(self.inputs.in_file), open_image(self.inputs.reference_file)
+        to_mask = read_point_map(self.inputs.xfm_file)
+        inside = resample_image(
+            mask.data, mask.affine, reference.grid, target2source=to_mask, order=1
+        )
+        out = save_image(
+            inside > 0.5, reference.affine, Path(runtime.cwd) / "mask.nii.gz", dtype=np.uint8
+        )
+        self._results["out_file"] = str(out)
+        return runtime
+
+
 class _ResampleInputSpec(DwiMaskInputSpec):
     volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
     motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")

@@ -348,11 +348,13 @@ class CorrectBias(SimpleInterface):
 class _MaskInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="3-D image")
     contrast = traits.Enum("b0", "t1w", mandatory=True, desc="contrast of the image")
+    anatomy_file = File(exists=True, desc="brain mask of the T1w image on the same grid")
 
 
 class _MaskOutputSpec(TraitedSpec):
     mask_file = File(exists=True, desc="brain mask")
     brain_file = File(exists=True, desc="the image inside the mask, zero outside")
+    agreement_dice = traits.Float(desc="lowest overlap of the methods, Dice")
     record = traits.Dict(desc="what ran, for the sidecar")
 
 
@@ -365,14 +367,18 @@ class MaskBrain(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.in_file, ndim=3)
         data = read_array(image)
-        result = brain_mask(data, image.affine, contrast=self.inputs.contrast)
+        anatomy = None
+        if isdefined(self.inputs.anatomy_file):
+            anatomy = read_array(load_image(self.inputs.anatomy_file, ndim=3)) > 0
+        result = brain_mask(data, image.affine, contrast=self.inputs.contrast, anatomy=anatomy)
         folder = Path(runtime.cwd)
         mask = save_image(result.mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
         brain = save_image(data * result.mask, image.affine, folder / "brain.nii.gz")
         self._results["mask_file"], self._results["brain_file"] = str(mask), str(brain)
+        self._results["agreement_dice"] = round(float(result.agreement_dice), 4)
         self._results["record"] = {
             "MaskMethod": result.method,
-            "MaskAgreementDice": round(float(result.agreement_dice), 4),
+            "MaskAgreementDice": {k: round(float(v), 4) for k, v in result.agreement.items()},
             "Warnings": list(result.warnings),
         }
         return runtime

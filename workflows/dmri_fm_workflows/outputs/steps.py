@@ -21,8 +21,8 @@ def _masks(image: str) -> tuple[Method, ...]:
     """Return the sentences about a brain mask, by the methods of the core."""
     text = f"The brain in the {image} was masked by {{method}}"
     return (
+        Method("consensus of median_otsu.*deepbet", f"{text} [@garyfallidis2014; @fisch2024]."),
         Method("median_otsu", f"{text} [@garyfallidis2014]."),
-        Method("deepbet.*median_otsu", f"{text} [@fisch2024; @garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
     )
 

@@ -256,7 +256,7 @@ class SeriesPlan:
     @property
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar, unless the voxels decide otherwise."""
-        return name_mask("b0", slab=self.is_slab)
+        return name_mask("b0", has_anatomy=self.has_t1w)
 
     @property
     def coregistration_name(self) -> str | None:

@@ -89,9 +89,9 @@ def describe_sdc(plan: SeriesPlan) -> Iterator[Line]:
 
 def describe_mask(plan: SeriesPlan) -> Iterator[Line]:
     """Describe the brain mask."""
-    remark = "; median_otsu alone where deepbet finds no brain of a possible volume"
+    remark = "; one of them alone where the other finds no brain of a possible volume"
     if plan.is_slab:
-        remark = " (the field of view is too short for a whole head)"
+        remark += " (the field of view is too short for a whole head)"
     yield "mask", f"of the b=0 reference: {plan.mask_name}{remark}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import nipype.pipeline.engine as pe
 
+from dmri_fm_workflows.interfaces.normalise import BringMask, CoregisterReference
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
     MaskBrain,
@@ -103,30 +104,52 @@ def init_merge_wf(
 def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf") -> pe.Workflow:
     """Correct the b=0 reference for intensity bias, and mask the brain in it.
 
+    With a T1w image the brain of a first mask is registered to it, to bring its mask here.
+
     Inputs
     ------
     biased_dwiref_file
         b=0 reference.
+    t1w_brain_file, t1w_mask_file, to_t1w_acpc_file
+        From the anatomy, if there is one.
 
     Outputs
     -------
     dwiref_file, dwi_brain_file, dwi_mask_file
         b=0 reference, bias-corrected; its brain, and its mask.
+    mask_agreement_dice
+        Lowest overlap of the methods of the mask.
     mask_record
         Method, with its version.
     """
+    anatomy = ["t1w_brain_file", "t1w_mask_file", "to_t1w_acpc_file"] if plan.has_t1w else []
     workflow, inputnode, outputnode = open_workflow(
         name,
-        ["biased_dwiref_file"],
-        ["dwiref_file", "dwi_brain_file", "dwi_mask_file", "mask_record"],
+        ["biased_dwiref_file", *anatomy],
+        ["dwiref_file", "dwi_brain_file", "dwi_mask_file", "mask_agreement_dice", "mask_record"],
     )
     unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
     mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
+    if plan.has_t1w:
+        draft = pe.Node(MaskBrain(contrast="b0"), name="draft_dwiref_mask", mem_gb=2)
+        align = pe.Node(CoregisterReference(), name="coregister_draft", mem_gb=1)
+        bring = pe.Node(BringMask(), name="bring_t1w_mask", mem_gb=0.5)
+        workflow.connect([
+            (unbias, draft, [("out_file", "in_file")]),
+            (draft, align, [("brain_file", "dwi_brain_file")]),
+            (inputnode, align, [("t1w_brain_file", "t1w_brain_file"),
+                                ("to_t1w_acpc_file", "to_t1w_acpc_file")]),
+            (inputnode, bring, [("t1w_mask_file", "in_file")]),
+            (unbias, bring, [("out_file", "reference_file")]),
+            (align, bring, [("from_acpc_file", "xfm_file")]),
+            (bring, mask, [("out_file", "anatomy_file")]),
+        ])  # fmt: skip
     workflow.connect([
         (inputnode, unbias, [("biased_dwiref_file", "in_file")]),
         (unbias, mask, [("out_file", "in_file")]),
         (unbias, outputnode, [("out_file", "dwiref_file")]),
         (mask, outputnode, [("brain_file", "dwi_brain_file"), ("mask_file", "dwi_mask_file"),
+                            ("agreement_dice", "mask_agreement_dice"),
                             ("record", "mask_record")]),
     ])  # fmt: skip
     return workflow

@@ -28,6 +28,7 @@ from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
 #: Fields that the anatomy of a session hands to its series.
 ANAT_FIELDS = (
     "t1w_brain_file",
+    "t1w_mask_file",
     "to_t1w_acpc_file",
     "to_mni_file",
     "registration_dice",
@@ -95,7 +96,7 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
 
     Inputs
     ------
-    t1w_brain_file, to_t1w_acpc_file, to_mni_file
+    t1w_brain_file, t1w_mask_file, to_t1w_acpc_file, to_mni_file
         Anatomy in ACPC and its transforms; only with a T1w image, as all inputs.
     registration_dice, anat_record
         Quality and methods of the anatomy.

@@ -75,6 +75,8 @@ def init_quality_wf(
         Merged series as acquired, with the estimates of motion.
     registration_dice
         Overlap with the template's brain.
+    mask_agreement_dice
+        Lowest overlap of the methods of the mask.
     tensor_diffusivity_file
         Fitted tensor, if there is one.
     <label>_diffusivity_file, <label>_ood_file
@@ -96,6 +98,7 @@ def init_quality_wf(
         "motion_file": "motion_file",
         "outliers_file": "outliers_file",
         "registration_dice": "registration_dice",
+        "mask_agreement_dice": "mask_agreement_dice",
     }
     of_models = ["tensor_diffusivity_file"] if plan.has_tensor else []
     for network in plan.networks:

@@ -1,0 +1,96 @@
+"""Shapes of masks: thick parts, necks and gaps.
+
+Sizes are in mm. What lies beyond the field of view is taken to be as the voxels at its edge: a
+brain that is cut by the field of view is not thin there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
+
+
+def thick_part(
+    mask: NDArray[np.bool_], affine: NDArray[np.float64], *, radius_mm: float
+) -> NDArray[np.bool_]:
+    """Return the voxels of a mask that lie in a ball of a radius within it (its opening).
+
+    Examples
+    --------
+    >>> bar = np.zeros((20, 20, 20), dtype=bool)
+    >>> bar[5:15, 5:15, 5:15], bar[9, 9, 15:] = True, True
+    >>> thick = thick_part(bar, np.eye(4), radius_mm=2)
+    >>> [bool(thick[9, 9, k]) for k in (5, 14, 19)]
+    [True, True, False]
+    """
+    return _regrow(mask, _core(mask, affine, radius_mm), affine, radius_mm)
+
+
+def cut_necks(
+    mask: NDArray[np.bool_], affine: NDArray[np.float64], *, radius_mm: float
+) -> NDArray[np.bool_]:
+    """Return the largest part of a mask, without what hangs on it by a neck.
+
+    A neck is thinner than twice the radius. A mask that is so thin everywhere keeps its largest
+    part whole.
+    """
+    core = largest_part(_core(mask, affine, radius_mm))
+    if not core.any():
+        return largest_part(mask)
+    # One voxel more than an opening, which would round corners of the brain.
+    reach_mm = radius_mm + float(_voxel_size_mm(affine).max())
+    return largest_part(_regrow(mask, core, affine, reach_mm))
+
+
+def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest connected part of a mask; neighbours share a face."""
+    parts, count = label(mask)
+    if count < 2:
+        return np.asarray(mask, dtype=bool)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray(parts == sizes.argmax(), dtype=bool)
+
+
+def fill_slices(mask: NDArray[np.bool_], *, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Fill gaps that a slice of any of the three axes encloses, as far as it is allowed.
+
+    A cavity with a way out through neighbouring slices is a gap of a slice, not of the volume.
+    """
+    filled = mask.copy()
+    for axis in range(3):
+        for k in range(mask.shape[axis]):
+            plane = (slice(None),) * axis + (k,)
+            filled[plane] |= binary_fill_holes(mask[plane]) & allowed[plane]
+    return filled
+
+
+def _voxel_size_mm(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def _core(
+    mask: NDArray[np.bool_], affine: NDArray[np.float64], radius_mm: float
+) -> NDArray[np.bool_]:
+    """Return the voxels farther than a radius from all that is outside."""
+    if mask.all():
+        return np.asarray(mask, dtype=bool)
+    size_mm = _voxel_size_mm(affine)
+    margin = [int(n) for n in np.ceil(radius_mm / size_mm) + 1]
+    padded = np.pad(mask, [(n, n) for n in margin], mode="edge")
+    inner = tuple(slice(n, -n) for n in margin)
+    return np.asarray(distance_transform_edt(padded, sampling=size_mm)[inner] > radius_mm)
+
+
+def _regrow(
+    mask: NDArray[np.bool_],
+    core: NDArray[np.bool_],
+    affine: NDArray[np.float64],
+    reach_mm: float,
+) -> NDArray[np.bool_]:
+    """Return the voxels of a mask within reach of its core."""
+    if not core.any():
+        return core
+    apart_mm = distance_transform_edt(~core, sampling=_voxel_size_mm(affine))
+    return np.asarray(mask & (apart_mm <= reach_mm))
