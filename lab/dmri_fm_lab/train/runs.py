@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -13,12 +13,28 @@ from dmri_fm.encoders.drope.mae import MaskedAutoencoder, restore_autoencoder
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.participants import PARTICIPANTS, seen_participants
-from dmri_fm.registry import find_model, load_weights
+from dmri_fm.registry import MODELS, RegisteredModel, find_model, load_weights
 from dmri_fm_lab.train.drope import Start, build_autoencoder
 from dmri_fm_lab.train.loop import CHECKPOINT
 
 #: Prefix of the weights' names in the running average.
 _PREFIX = "module."
+
+
+def find_drope(model: str) -> RegisteredModel:
+    """Return a D-RoPE encoder of the registry, for what works with their patch tokens alone.
+
+    Raises ConfigError if the model is unknown or another one.
+    """
+    found = find_model(model, family="encoder")
+    if found.network is not Drope:
+        names = [name for name, other in MODELS.items() if other.network is Drope]
+        raise ConfigError(
+            f"{model} is no D-RoPE encoder",
+            expected=f"one of {', '.join(names)}",
+            advice="dmri-fm probe, stats, explain and export work with features of every encoder",
+        )
+    return found
 
 
 def load_autoencoder(source: str | Path, *, model: str = "drope") -> MaskedAutoencoder:
@@ -42,7 +58,7 @@ def load_autoencoder(source: str | Path, *, model: str = "drope") -> MaskedAutoe
     WeightsError
         If there is no checkpoint, or it is that of another model.
     """
-    find_model(model, family="encoder")
+    find_drope(model)
     if _is_weights(source, model):
         return restore_autoencoder(load_weights(source, model=model))
     return _read_run(Path(source), model).network
@@ -54,7 +70,7 @@ def load_start(source: str | Path, *, model: str = "drope") -> Start:
     Parameters and errors as of :func:`load_autoencoder`; WeightsError also for a run of an earlier
     version, which does not list its participants.
     """
-    find_model(model, family="encoder")
+    find_drope(model)
     if _is_weights(source, model):
         loaded = load_weights(source, model=model)
         known = ("steps", "scans", PARTICIPANTS)
@@ -163,12 +179,12 @@ def load_encoder(
     Raises
     ------
     ConfigError, WeightsError
-        If the model is no encoder, or its weights cannot be used.
+        If the model is no D-RoPE encoder, or its weights cannot be used.
     """
     if folder is not None:
-        network = load_autoencoder(folder, model=model)
-        return network.encoder, {"model": model, "run": str(folder)}
-    find_model(model, family="encoder")
+        run = load_autoencoder(folder, model=model)
+        return run.encoder, {"model": model, "run": str(folder)}
+    find_drope(model)
     loaded = load_weights(model if weights is None else weights, model=model)
-    assert isinstance(loaded.model, Drope)
-    return loaded.model, {"model": model, "version": loaded.version, "sha256": loaded.sha256}
+    network = cast(Drope, loaded.model)
+    return network, {"model": model, "version": loaded.version, "sha256": loaded.sha256}
