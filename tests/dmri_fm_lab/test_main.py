@@ -124,7 +124,7 @@ def test_what_ships_is_named_and_what_does_not_is_a_path(tmp_path) -> None:
         ["evaluate", "slabs", "ssdiff", "--simulated", "1"],
         ["evaluate", "protocols", "--simulated", "1"],
         ["evaluate", "cohorts"],
-        ["evaluate", "out-of-distribution", "--simulated", "1"],
+        ["evaluate", "out-of-distribution", "--other-generator", "1"],
     ],
 )
 def test_evaluations_of_patch_tokens_refuse_ssdiff(words, capsys) -> None:
