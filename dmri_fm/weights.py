@@ -305,7 +305,8 @@ def _build(
         )
     network = _construct(network_class, config, path)
     try:
-        network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
+        # Copied into the network's float32, without a second copy of a large network.
+        network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise WeightsError(
             f"the tensors do not fit the configuration ({error})", path=path, expected=expected

@@ -131,7 +131,9 @@ SSDIFF_PAPER = ModelIdentity(
             "sensitivity": (
                 "Sensitivity of the pooled features: root of the sum over features of the squared "
                 "derivative by S/S0 of a block of voxels, the same change in all volumes; 0 "
-                "outside the brain."
+                "outside the brain. An estimate: SensitivityProbes is its number of random "
+                "combinations of features, SensitivityRelativeError the standard error of a value "
+                "over the value, median over blocks."
             ),
         }
     ),

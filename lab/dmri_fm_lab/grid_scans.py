@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,18 @@ _NOISELESS = 1e9
 HEAD_SNR = 25.0
 
 
+class B0Volumes(NamedTuple):
+    """The b=0 volumes of a scan: S/S0, shape (X, Y, Z, K), and b-values (K,), s/mm^2."""
+
+    signal: NDArray[np.float32]
+    bvals: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, signal: NDArray[np.float32], gtab: GradientTable) -> B0Volumes:
+        """Take them from a normalised series (X, Y, Z, N)."""
+        return cls(signal[..., gtab.is_b0], gtab.bvals[gtab.is_b0])
+
+
 @dataclass(frozen=True, eq=False)
 class GridScan:
     """The weighted volumes of a scan on an encoder's grid.
@@ -71,6 +84,8 @@ class GridScan:
         Shape (X, Y, Z): deviation of the noise of S/S0, without that of S0, as estimated.
     clean
         The signal without noise, over the same S0, where it is known.
+    b0
+        The volumes that S0 is the mean of.
     """
 
     name: str
@@ -81,6 +96,7 @@ class GridScan:
     affine: NDArray[np.float64]
     noise: NDArray[np.float32]
     clean: NDArray[np.float32] | None = None
+    b0: B0Volumes | None = None
 
     @classmethod
     def of(cls, dwi: Dwi, *, name: str, origin: str, clean: Dwi | None = None) -> GridScan:
@@ -111,6 +127,7 @@ class GridScan:
             np.asarray(dwi.affine),
             (mask * noise_sigma(dwi) / level).astype(np.float32),
             truth,
+            B0Volumes.of(measured.signal * mask[..., None], dwi.gtab),
         )
 
     def select(self, index: NDArray[np.int_]) -> GridScan:

@@ -116,6 +116,22 @@ def test_what_ships_is_named_and_what_does_not_is_a_path(tmp_path) -> None:
             assert getattr(options, name) == expected
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "reconstruction", "ssdiff", "--simulated", "1"],
+        ["evaluate", "rotation", "ssdiff", "--simulated", "1"],
+        ["evaluate", "slabs", "ssdiff", "--simulated", "1"],
+        ["evaluate", "protocols", "--simulated", "1"],
+        ["evaluate", "cohorts"],
+        ["evaluate", "out-of-distribution", "--other-generator", "1"],
+    ],
+)
+def test_evaluations_of_patch_tokens_refuse_ssdiff(words, capsys) -> None:
+    assert main([*words, "--model", "ssdiff"]) == 1
+    assert "ssdiff is no D-RoPE encoder" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_the_authors_becomes_weights(tmp_path, capsys) -> None:
     torch.save(draw_state_dict(dim=24 * PAPER.heads, patch=PAPER.patch), tmp_path / "authors.pt")
     out = tmp_path / "weights.safetensors"

@@ -44,6 +44,18 @@ class BrainBlocks:
         """Shape (V, 3): indices of the blocks along the axes."""
         return np.stack(np.unravel_index(self.index, self.shape), axis=1)
 
+    def voxels(self) -> NDArray[np.int_]:
+        """Return the indices of the voxels of each block, shape (V, side^3, 3)."""
+        inner = np.indices((self.side,) * 3).reshape(3, -1).T
+        return self.side * self.ijk[:, None] + inner
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return which voxels of the grid, shape (X, Y, Z), lie in a block."""
+        found = self.image(np.ones(len(self))) > 0
+        for axis in range(3):
+            found = found.repeat(self.side, axis=axis)
+        return found
+
     def affine(self, grid: Grid) -> NDArray[np.float64]:
         """Return the affine (4, 4) of an image with a voxel per block, to RAS+ mm."""
         affine = grid.affine.copy()

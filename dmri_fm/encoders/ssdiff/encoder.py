@@ -46,27 +46,33 @@ class SsdiffInput(NamedTuple):
 
 
 def directions_at(
-    gtab: GradientTable, turns: NDArray[np.floating] | None, n_places: int, *, reads_b0: bool
+    gtab: GradientTable,
+    rotations: NDArray[np.float32] | None,
+    mask: NDArray[np.bool_],
+    config: SsdiffConfig,
 ) -> NDArray[np.float32]:
-    """Return unit vectors (T, W, 3) at places, RAS+.
+    """Return the unit vectors (T, W, 3) of volumes at the W larger blocks, RAS+.
 
     Parameters
     ----------
     gtab
         Of the T volumes.
-    turns
-        Shape (W, 3): rotation vectors of the places, rad; None: none turns.
-    n_places
-        Number of places, W.
-    reads_b0
-        b=0 volumes have (1, 0, 0), as published; else zero.
+    rotations
+        Shape (X, Y, Z, 3): rotation vectors of a warp, rad, which are averaged over the masked
+        voxels of each block; None: there is no warp.
+    mask
+        Shape (X, Y, Z): the brain.
+    config
+        The encoder's. Where it reads b=0 volumes, these have (1, 0, 0), as published; else zero.
     """
+    blocks = brain_blocks(config, config.direction_block)
     vectors = np.where(gtab.is_b0[:, None], 0.0, gtab.bvecs_ras)
-    if turns is None:
-        found = np.repeat(vectors[:, None], n_places, axis=1)
+    if rotations is None:
+        found = np.repeat(vectors[:, None], len(blocks), axis=1)
     else:
+        turns = np.nan_to_num(blocks.means(np.moveaxis(rotations, 3, 0), mask)).T
         found = np.einsum("wij,tj->twi", Rotation.from_rotvec(turns).as_matrix(), vectors)
-    if reads_b0:
+    if config.reads_b0:
         found[gtab.is_b0] = [1.0, 0.0, 0.0]
     return found.astype(np.float32)
 
@@ -95,21 +101,15 @@ def prepare_volumes(
     normalised = normalise_b0(dwi.data, dwi.gtab, mask=mask)
     which = np.arange(len(dwi.gtab)) if config.reads_b0 else np.flatnonzero(~dwi.gtab.is_b0)
     gtab = dwi.gtab.select(which)
-    signal, directions = (
-        brain_blocks(config, config.block),
-        brain_blocks(config, config.direction_block),
-    )
-    values = signal.means(np.moveaxis(normalised.signal[..., which], 3, 0), mask)
+    blocks = brain_blocks(config, config.block)
+    values = blocks.means(np.moveaxis(normalised.signal[..., which], 3, 0), mask)
     missing = float(np.isnan(values[0]).mean())
     if missing > MOST_MISSING:
         raise ImageError(
             f"{100 * missing:.0f} % of the template's brain lies outside the mask",
             expected=f"{100 * (1 - MOST_MISSING):.0f} % of the brain or more",
         )
-    turns = None
-    if rotations is not None:
-        turns = np.nan_to_num(directions.means(np.moveaxis(rotations, 3, 0), mask)).T
-    vectors = directions_at(gtab, turns, len(directions), reads_b0=config.reads_b0)
+    vectors = directions_at(gtab, rotations, mask, config)
     return SsdiffInput(
         torch.from_numpy(values),
         torch.from_numpy(vectors),
@@ -126,32 +126,47 @@ def prepare_volumes(
     )
 
 
-def sensitivity(network: Ssdiff, scan: SsdiffInput, *, seed: int = 0) -> NDArray[np.float32]:
+class Sensitivity(NamedTuple):
+    """How far the pooled features follow the signal of each block, an estimate.
+
+    Attributes
+    ----------
+    values
+        Shape (V,), features per S/S0; zero where there is no brain.
+    relative_error
+        Standard error of a value over the value, median over the blocks with brain.
+    """
+
+    values: NDArray[np.float32]
+    relative_error: float
+
+
+def sensitivity(network: Ssdiff, scan: SsdiffInput, *, seed: int = 0) -> Sensitivity:
     """Return how far the pooled features follow the signal of each block.
 
     Root of the sum over features of the squared derivative by a change of S/S0 in one block, the
     same in all volumes; an estimate from :data:`N_PROBES` random combinations of the features
     (Hutchinson 1990, doi:10.1080/03610919008812866).
-
-    Returns
-    -------
-    ndarray
-        Shape (V,), features per S/S0.
     """
     generator = torch.Generator().manual_seed(seed)
     shift = torch.zeros(scan.signal.shape[1], device=scan.signal.device, requires_grad=True)
+    squares = []
     with torch.enable_grad():
         signal = scan.signal.nan_to_num(network.config.signal_mean) + shift
         _, tokens = network(signal[None], scan.directions[None], scan.bvals[None])
         pooled = tokens[0].mean(dim=0)
-        total = torch.zeros_like(shift)
         for number in range(N_PROBES):
             signs = torch.randint(0, 2, pooled.shape, generator=generator).to(pooled) * 2 - 1
             keep = number < N_PROBES - 1
             (gradient,) = torch.autograd.grad(pooled @ signs, shift, retain_graph=keep)
-            total += gradient.detach() ** 2
-    found = (total / N_PROBES).sqrt()
-    return np.asarray(torch.where(scan.signal[0].isnan(), 0.0, found).cpu().numpy())
+            squares.append(gradient.detach() ** 2)
+    probes = torch.stack(squares)[:, ~scan.signal[0].isnan()]
+    mean = probes.mean(dim=0)
+    # A root has half of the relative error.
+    error = probes.std(dim=0) / N_PROBES**0.5 / (2 * mean.clamp(min=torch.finfo(mean.dtype).tiny))
+    found = torch.zeros_like(shift.detach())
+    found[~scan.signal[0].isnan()] = mean.sqrt()
+    return Sensitivity(np.asarray(found.cpu().numpy()), float(error.median()))
 
 
 def summarise(cls: Tensor, tokens: Tensor, scan: SsdiffInput) -> ScanSummary:
@@ -218,11 +233,16 @@ class SsdiffEncoder:
                 "pooled": tokens[0].mean(dim=0).float().cpu().numpy(),
             },
             model=identity(self.name).label,
-            sensitivity=Image3D(blocks.image(followed), blocks.affine(config.grid)),
+            sensitivity=Image3D(blocks.image(followed.values), blocks.affine(config.grid)),
             n_directions=int((scan.bvals >= B0_THRESHOLD).sum()),
             max_bval=float(scan.bvals.max()),
             weights_sha256=self.weights.sha256,
             ood_score=ood.score,
             ood_percentile=ood.percentile,
-            metadata={"OODIndicators": dict(ood.indicators), **scan.metadata},
+            metadata={
+                "OODIndicators": dict(ood.indicators),
+                "SensitivityProbes": N_PROBES,
+                "SensitivityRelativeError": round(followed.relative_error, 4),
+                **scan.metadata,
+            },
         )

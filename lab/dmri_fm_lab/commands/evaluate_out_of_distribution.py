@@ -22,15 +22,16 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score intact scans, and the same scans corrupted in several ways."""
-    from dmri_fm.registry import feature_grid, load_weights
+    from dmri_fm.registry import load_weights
     from dmri_fm_lab.evaluate.out_of_distribution import (
         N_DIRECTIONS,
         format_corruptions,
         score_corruptions,
     )
     from dmri_fm_lab.evaluate.records import write_json
+    from dmri_fm_lab.train.drope import find_drope
 
-    grid = feature_grid(options.model)
+    grid = find_drope(options.model).grid
     weights = load_weights(options.weights or options.model, model=options.model)
     scans = read_sources(options).scans(grid, n_directions=N_DIRECTIONS)
     record = score_corruptions(weights, scans, seed=options.seed)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmri_fm_lab.commands.options import Subparsers, add_series, print_paths, read_series
+
+if TYPE_CHECKING:
+    from dmri_fm_lab.prediction.explain_scan import CohortRequest
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -51,19 +55,25 @@ def _add_features(subparsers: Subparsers) -> None:
 
 def _add_scan(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
-        "scan", help="occlusion map of a prediction, and attention of the CLS, of one scan"
+        "scan", help="occlusion map of a prediction or a feature, and attention of the CLS"
     )
     add_series(parser)
     parser.add_argument(
         "--resample", action="store_true", help="resample the series to the encoder's grid"
     )
-    parser.add_argument(
-        "--features", type=Path, required=True, metavar="TABLE", help="features of the cohort"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--target",
+        metavar="COLUMN",
+        help="map a prediction; needs --features, --participants and whose scan it is",
     )
-    parser.add_argument("--participants", type=Path, required=True, metavar="TSV")
-    parser.add_argument("--target", required=True, metavar="COLUMN")
+    what.add_argument(
+        "--dimension", type=int, metavar="N", help="map number N of the feature itself, from 0"
+    )
+    parser.add_argument("--features", type=Path, metavar="TABLE", help="features of the cohort")
+    parser.add_argument("--participants", type=Path, metavar="TSV")
     parser.add_argument("--classes", nargs=2, default=[], metavar=("NEG", "POS"))
-    who = parser.add_mutually_exclusive_group(required=True)
+    who = parser.add_mutually_exclusive_group()
     who.add_argument(
         "--participant-label", metavar="LABEL", help="whose scan it is: not used to fit the head"
     )
@@ -74,14 +84,16 @@ def _add_scan(subparsers: Subparsers) -> None:
     parser.add_argument("--model", default="drope", help="the encoder; default drope")
     parser.add_argument("--weights", type=Path, metavar="PATH", help="default: the shipped ones")
     parser.add_argument("--device", default="cpu", help="default cpu")
-    parser.add_argument("--directions", type=int, default=12, metavar="N", help="default 12")
+    parser.add_argument(
+        "--directions", type=int, metavar="N", help="default 12; SSDiff reads all of them"
+    )
     parser.add_argument("--region", choices=("whole", "published"))
     parser.add_argument(
         "--block",
         type=int,
-        default=2,
         metavar="N",
-        help="patches that are masked together along each axis; default 2",
+        help="patches (of SSDiff: its blocks of 4 mm) that are masked together along each axis; "
+        "default 2 (4)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.set_defaults(run=run_scan)
@@ -113,15 +125,13 @@ def run_scan(options: argparse.Namespace) -> None:
     from dmri_fm import feature_grid, resample_series
     from dmri_fm_lab.prediction.explain_scan import ScanRequest, explain_scan
 
+    cohort = _read_cohort(options) if options.target else None
     dwi = read_series(options)
     maps = explain_scan(
         resample_series(dwi, feature_grid(options.model)) if options.resample else dwi,
         ScanRequest(
-            features=options.features,
-            participants=options.participants,
-            target=options.target,
-            classes=tuple(options.classes),
-            excluded=(options.participant_label,) if options.participant_label else (),
+            cohort=cohort,
+            dimension=options.dimension,
             feature=options.feature,
             model=options.model,
             weights=options.weights,
@@ -136,3 +146,23 @@ def run_scan(options: argparse.Namespace) -> None:
     )
     print(maps.text)
     print_paths({str(path): path for path in maps.paths})
+
+
+def _read_cohort(options: argparse.Namespace) -> CohortRequest:
+    """Return the cohort of `--target`; ConfigError if it is not whole."""
+    from dmri_fm.errors import ConfigError
+    from dmri_fm_lab.prediction.explain_scan import CohortRequest
+
+    says_who = options.participant_label or options.not_in_table
+    if not (options.features and options.participants and says_who):
+        raise ConfigError(
+            f"--target {options.target} without its cohort",
+            expected="--features, --participants, and --participant-label or --not-in-table",
+        )
+    return CohortRequest(
+        features=options.features,
+        participants=options.participants,
+        target=options.target,
+        classes=tuple(options.classes),
+        excluded=(options.participant_label,) if options.participant_label else (),
+    )

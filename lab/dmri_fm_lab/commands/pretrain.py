@@ -30,9 +30,9 @@ def run(options: argparse.Namespace) -> None:
     from dmri_fm.errors import ConfigError
     from dmri_fm.registry import feature_grid
     from dmri_fm_lab.train.config import SsdiffPretraining, read_pretraining
+    from dmri_fm_lab.train.dataset_cache import SCANS, cache_scans
     from dmri_fm_lab.train.drope import pretrain_drope
     from dmri_fm_lab.train.runs import load_start
-    from dmri_fm_lab.train.scan_cache import SCANS, cache_scans
     from dmri_fm_lab.train.ssdiff import pretrain_ssdiff
 
     changes = read_training_options(options)

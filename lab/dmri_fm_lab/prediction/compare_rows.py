@@ -30,8 +30,9 @@ from dmri_fm_lab.prediction.study import StudyFiles, read_series
 from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable, listed, read_people, read_scan_table
 from dmri_fm_lab.table_selection import choose_columns
+from dmri_fm_lab.train.dataset_cache import SCANS
 from dmri_fm_lab.train.loop import Hardware
-from dmri_fm_lab.train.scan_cache import SCANS, CachedScan
+from dmri_fm_lab.train.scan_cache import CachedScan
 from dmri_fm_lab.train.seen import Seen
 
 #: Scores of each fold, by name.

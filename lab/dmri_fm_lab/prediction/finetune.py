@@ -42,13 +42,10 @@ from dmri_fm_lab.prediction.study import (
     read_series,
     read_study,
 )
+from dmri_fm_lab.train.dataset_cache import SCANS, hash_participants
 from dmri_fm_lab.train.loop import CPU, Hardware
 from dmri_fm_lab.train.runs import list_seen
-from dmri_fm_lab.train.scan_cache import (
-    SCANS,
-    CachedScan,
-    hash_participants,
-)
+from dmri_fm_lab.train.scan_cache import CachedScan
 from dmri_fm_workflows.bids.names import plain_label
 
 #: Folder, in that of cached scans, of what frozen fronts give.

@@ -24,8 +24,8 @@ from dmri_fm_lab.prediction.fold_training import FoldSettings, train_folds
 from dmri_fm_lab.prediction.image_samples import DirectionImages, MapImages, find_maps
 from dmri_fm_lab.prediction.network_records import describe_run, write_run
 from dmri_fm_lab.prediction.study import EncoderSource, Study, StudyFiles, read_series, read_study
+from dmri_fm_lab.train.dataset_cache import SCANS
 from dmri_fm_lab.train.loop import CPU, Hardware
-from dmri_fm_lab.train.scan_cache import SCANS
 from dmri_fm_lab.train.seen import Seen
 
 #: Networks: architecture, and what it reads.

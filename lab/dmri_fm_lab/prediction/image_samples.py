@@ -19,7 +19,8 @@ from dmri_fm.series import load_image, read_array
 from dmri_fm_lab.feature_cache import FeatureCache, digest
 from dmri_fm_lab.scan_tables import LeftOut
 from dmri_fm_lab.scans import list_corrected
-from dmri_fm_lab.train.scan_cache import MOST_SHIFT_VOXELS, CachedScan
+from dmri_fm_lab.train.scan_cache import CachedScan
+from dmri_fm_lab.train.scan_variation import MOST_SHIFT_VOXELS
 from dmri_fm_workflows.bids.names import scan_name, split_name
 
 #: Ending of the app's maps in the template's space, and the factor that brings each near 1.

@@ -1,6 +1,6 @@
-"""Maps of one scan: what a prediction loses where patches are masked, and what the CLS attends to.
+"""Maps of one scan: what a prediction loses where places are masked, and what the CLS attends to.
 
-Both show what a network reads, not where a disease is: patches see one another, and a head fits
+Both show what a network reads, not where a disease is: places see one another, and a head fits
 what goes with its target in the cohort, motion and head size included.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -18,13 +19,15 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.encoder import run_network
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.pooling import pool_tokens
 from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.encoders.features import FeatureType
 from dmri_fm.encoders.patches import unpatchify
+from dmri_fm.encoders.ssdiff.blocks import BrainBlocks, brain_blocks
+from dmri_fm.encoders.ssdiff.encoder import SsdiffInput
+from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError, OutputError
 from dmri_fm.identity import RESEARCH_ONLY
 
@@ -34,67 +37,137 @@ Predict = Callable[[NDArray[np.float64]], float]
 _Array = NDArray[np.float64]
 
 
-def scan_vector(network: Drope, tokens: ScanTokens, feature: FeatureType) -> _Array:
-    """Return the class token (d,) or the pooled tokens (2 d,) of a scan."""
-    cls, patches = run_network(network, tokens)
-    with torch.inference_mode():
-        vector = cls if feature == "cls" else pool_tokens(patches, tokens.qspace)
-    return np.asarray(vector.double().cpu().numpy())
+class MaskableScan(Protocol):
+    """A scan as its encoder reads it, of which places can be masked as in pretraining."""
+
+    @property
+    def ijk(self) -> NDArray[np.int_]:
+        """Shape (S, 3): indices of the places."""
+
+    def vector(self, is_kept: NDArray[np.bool_] | None = None) -> _Array:
+        """Return the scan's feature vector from some places (S,), or from all."""
+
+    def image(self, values: _Array) -> nib.Nifti1Image:
+        """Return values (S,) of the places in MNI152NLin2009aSym; 0 elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class DropeScan:
+    """Tokens of a D-RoPE encoder; places are patches, and masked ones are left out.
+
+    The vector is the class token (d,) or the pooled tokens (2 d,).
+    """
+
+    network: Drope
+    tokens: ScanTokens
+    feature: FeatureType
+
+    @property
+    def ijk(self) -> NDArray[np.int_]:
+        """Indices of the patches."""
+        grid = self.network.config.patch_grid
+        return np.stack(np.unravel_index(self.tokens.index, grid), axis=1)
+
+    def vector(self, is_kept: NDArray[np.bool_] | None = None) -> _Array:
+        """Return the feature; see :class:`MaskableScan`."""
+        tokens = self.tokens
+        if is_kept is not None:
+            tokens = tokens.select_patches(np.flatnonzero(is_kept))
+        cls, patches = run_network(self.network, tokens)
+        with torch.inference_mode():
+            vector = cls if self.feature == "cls" else pool_tokens(patches, tokens.qspace)
+        return np.asarray(vector.double().cpu().numpy())
+
+    def image(self, values: _Array) -> nib.Nifti1Image:
+        """Return an image on the encoder's grid."""
+        config = self.network.config
+        full = torch.zeros(1, 1, int(np.prod(config.patch_grid)), int(np.prod(config.patch)))
+        full[0, 0, torch.from_numpy(self.tokens.index)] = torch.from_numpy(values).float()[:, None]
+        data = unpatchify(full, config.patch, config.patch_grid)[0, 0].numpy()
+        return _mni_image(data, config.grid.affine)
+
+
+@dataclass(frozen=True, eq=False)
+class SsdiffScan:
+    """Input of an SSDiff encoder; places are its blocks, and masked ones lose their signal.
+
+    The vector, (d,), is the class token or the mean of the volumes' tokens.
+    """
+
+    network: Ssdiff
+    scan: SsdiffInput
+    feature: FeatureType
+
+    @property
+    def ijk(self) -> NDArray[np.int_]:
+        """Indices of the blocks."""
+        return self._blocks.ijk
+
+    @property
+    def _blocks(self) -> BrainBlocks:
+        return brain_blocks(self.network.config, self.network.config.block)
+
+    def vector(self, is_kept: NDArray[np.bool_] | None = None) -> _Array:
+        """Return the feature; see :class:`MaskableScan`."""
+        scan = self.scan.to(self.network.cls_token.device)
+        signal = scan.signal
+        if is_kept is not None:
+            signal = signal.masked_fill(torch.from_numpy(~is_kept).to(signal.device), torch.nan)
+        with torch.inference_mode():
+            cls, tokens = self.network(signal[None], scan.directions[None], scan.bvals[None])
+        vector = cls[0] if self.feature == "cls" else tokens[0].mean(dim=0)
+        return np.asarray(vector.double().cpu().numpy())
+
+    def image(self, values: _Array) -> nib.Nifti1Image:
+        """Return an image with a voxel per block."""
+        return _mni_image(
+            self._blocks.image(values), self._blocks.affine(self.network.config.grid)
+        )
 
 
 def occlude(
-    network: Drope,
-    tokens: ScanTokens,
+    scan: MaskableScan,
     predict: Predict,
     *,
-    feature: FeatureType,
     block: int = 2,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> _Array:
-    """Return by how much a prediction changes where blocks of patches are masked.
-
-    Masked patches are left out of the encoder's input, as in pretraining.
+    """Return by how much a prediction changes where cubes of places are masked.
 
     Parameters
     ----------
-    network
-        The encoder.
-    tokens
-        A scan.
+    scan
+        A scan; masked places are as in the encoder's pretraining.
     predict
-        A fitted head.
-    feature
-        What the head reads.
+        A fitted head, or a number of the vector.
     block
-        Patches of a block along each axis.
+        Places of a cube along each axis.
     report
-        Is told how many blocks are done, of how many.
+        Is told how many cubes are done, of how many.
 
     Returns
     -------
     ndarray
-        Shape (S,): prediction of the scan without a patch's block minus that of the whole.
+        Shape (S,): prediction of the scan without a place's cube minus that of the whole.
 
     Raises
     ------
     ConfigError
-        If blocks are smaller than a patch, or one holds the whole scan.
+        If cubes are smaller than a place, or one holds the whole scan.
     """
     if block < 1:
-        raise ConfigError(f"blocks of {block} patches", expected="one or more along each axis")
-    ijk = np.stack(np.unravel_index(tokens.index, network.config.patch_grid), axis=1) // block
-    blocks, number = np.unique(ijk, axis=0, return_inverse=True)
-    if len(blocks) < 2:
+        raise ConfigError(f"blocks of {block} places", expected="one or more along each axis")
+    cubes, number = np.unique(scan.ijk // block, axis=0, return_inverse=True)
+    if len(cubes) < 2:
         raise ConfigError(
-            f"one block of {block} patches along each axis holds the scan", expected="smaller ones"
+            f"one block of {block} places along each axis holds the scan", expected="smaller ones"
         )
-    whole = predict(scan_vector(network, tokens, feature))
-    changes = np.zeros(len(tokens.index))
-    for k in range(len(blocks)):
+    whole = predict(scan.vector())
+    changes = np.zeros(len(number))
+    for k in range(len(cubes)):
         inside = number == k
-        rest = tokens.select_patches(np.flatnonzero(~inside))
-        changes[inside] = predict(scan_vector(network, rest, feature)) - whole
-        report(k + 1, len(blocks))
+        changes[inside] = predict(scan.vector(~inside)) - whole
+        report(k + 1, len(cubes))
     return changes
 
 
@@ -147,15 +220,11 @@ def cls_attention(network: Drope, tokens: ScanTokens, *, block: int = -1) -> _Ar
     return np.asarray(weights.double().cpu().numpy())
 
 
-def patch_image(values: _Array, tokens: ScanTokens, config: DropeConfig) -> nib.Nifti1Image:
-    """Return values (S,) of patches as an image on the encoder's grid; 0 outside the patches."""
-    full = torch.zeros(1, 1, int(np.prod(config.patch_grid)), int(np.prod(config.patch)))
-    full[0, 0, torch.from_numpy(tokens.index)] = torch.from_numpy(values).float()[:, None]
-    data = unpatchify(full, config.patch, config.patch_grid)[0, 0].numpy()
-    image = nib.Nifti1Image(data, config.grid.affine)
+def _mni_image(data: NDArray[np.float32], affine: _Array) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
-    image.set_sform(config.grid.affine, code="mni")
-    image.set_qform(config.grid.affine, code="mni")
+    image.set_sform(affine, code="mni")
+    image.set_qform(affine, code="mni")
     return image
 
 

@@ -22,8 +22,9 @@ from dmri_fm_lab.scan_tables import (
     one_scan_each,
     read_people,
 )
+from dmri_fm_lab.train.dataset_cache import cache_scans, find_unusable
 from dmri_fm_lab.train.runs import list_seen, load_encoder
-from dmri_fm_lab.train.scan_cache import CachedScan, cache_scans, find_unusable
+from dmri_fm_lab.train.scan_cache import CachedScan
 from dmri_fm_lab.train.seen import Seen, find_seen
 
 

@@ -17,6 +17,7 @@ from dmri_fm.errors import InputError
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
+from dmri_fm_lab.grid_scans import B0Volumes
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
 from dmri_fm_lab.train.config import DropePretraining, SsdiffPretraining
 from dmri_fm_lab.train.loop import HELD_OUT, REFERENCE, TRAINING
@@ -40,7 +41,7 @@ SNR_RANGE = (12.0, 80.0)
 def simulate_brain(
     rng: np.random.Generator, grid: Grid, folder: Path, *, n_directions: int
 ) -> CachedScan:
-    """Simulate a whole brain on a grid and write its weighted volumes to a folder.
+    """Simulate a whole brain on a grid and write its volumes to a folder.
 
     One, two or three shells (b 400 to 3000) share the directions out; one to four b=0 volumes;
     SNR in :data:`SNR_RANGE`, log-uniform.
@@ -67,7 +68,9 @@ def simulate_brain(
     mask = drawn.mask[0].numpy()
     signal = normalise_b0(drawn.signal[0].movedim(0, 3).numpy(), gtab, mask=mask).signal
     weighted = np.flatnonzero(~gtab.is_b0)
-    return CachedScan.write(folder, signal[..., weighted], mask, gtab.select(weighted))
+    return CachedScan.write(
+        folder, signal[..., weighted], mask, gtab.select(weighted), b0=B0Volumes.of(signal, gtab)
+    )
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,12 @@ from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.brain_source import BRAINS, fit_reference, hold_out
 from dmri_fm_lab.train.config import DropePretraining
+from dmri_fm_lab.train.dataset_cache import hash_participants
 from dmri_fm_lab.train.description import describe_recipe, describe_run
 from dmri_fm_lab.train.initial_weights import start_near_identity
 from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
 from dmri_fm_lab.train.masked_steps import ScanSource, masks_patches, step_losses
-from dmri_fm_lab.train.scan_cache import CachedScan, hash_participants
+from dmri_fm_lab.train.scan_cache import CachedScan
 
 #: Decoder and masks for each encoder of the registry.
 MAE_CONFIGS: dict[str, MaeConfig] = {
@@ -81,7 +82,9 @@ def find_drope(model: str) -> DropeConfig:
     config = find_model(model, family="encoder").config
     if not isinstance(config, DropeConfig):
         raise ConfigError(
-            f"model {model!r} is no D-RoPE encoder", expected=f"one of {', '.join(MAE_CONFIGS)}"
+            f"{model} is no D-RoPE encoder",
+            expected=f"one of {', '.join(MAE_CONFIGS)}",
+            advice="dmri-fm probe, stats, explain and export work with features of every encoder",
         )
     return config
 
@@ -140,7 +143,7 @@ def pretrain_drope(
         Where to write the weights of encoder and decoder (.safetensors) afterwards, with the
         statistics of the encoder's features on further draws of simulated and real scans.
     scans
-        Real scans, see :func:`dmri_fm_lab.train.scan_cache.cache_scans`.
+        Real scans, see :func:`dmri_fm_lab.train.dataset_cache.cache_scans`.
     brains
         Folder of the simulated brains, which runs can share; in that of the run if None.
     start

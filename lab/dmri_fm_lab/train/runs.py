@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -201,12 +201,12 @@ def load_encoder(
     Raises
     ------
     ConfigError, WeightsError
-        If the model is not a D-RoPE encoder, or its weights cannot be used.
+        If the model is no D-RoPE encoder, or its weights cannot be used.
     """
     if folder is not None:
         network = load_autoencoder(folder, model=model)
         return network.encoder, {"model": model, "run": str(folder)}
     find_drope(model)
     loaded = load_weights(model if weights is None else weights, model=model)
-    assert isinstance(loaded.model, Drope)
-    return loaded.model, {"model": model, "version": loaded.version, "sha256": loaded.sha256}
+    network = cast(Drope, loaded.model)
+    return network, {"model": model, "version": loaded.version, "sha256": loaded.sha256}

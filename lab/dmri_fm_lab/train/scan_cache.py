@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,30 +24,15 @@ from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.errors import InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.json_files import read_object
-from dmri_fm.normalise.grid import Grid
-from dmri_fm.normalise.signal import CLIP
 from dmri_fm.qspace import distinct_directions
-from dmri_fm.tensor_design import FEWEST_DIRECTIONS
-from dmri_fm_lab.grid_scans import place_scan
-from dmri_fm_lab.scan_tables import LeftOut
-from dmri_fm_lab.scans import Scan, find_scans, hash_participant_of, list_corrected
-
-logger = logging.getLogger(__name__)
-
-#: Folder of the scans in that of a run.
-SCANS = "scans"
+from dmri_fm_lab.grid_scans import B0Volumes
+from dmri_fm_lab.train.scan_variation import Variation, mirrored
 
 #: Name of the gradient table within a scan's folder; it is written last.
 TABLE = "gradients.json"
 
 #: File beside the scans that a process locks while it puts one there.
 LOCK = ".lock"
-
-#: Share of draws to which noise is added, and the range of the SNR at b=0 that it leaves.
-NOISY_SHARE, SNR_RANGE = 0.25, (15.0, 60.0)
-
-#: Largest random shift of a scan from left to right and from back to front, voxels.
-MOST_SHIFT_VOXELS = 3
 
 #: Least brain of a slab, as a share of that of the slab which holds most.
 FEWEST_BRAIN_OF_SLAB = 0.1
@@ -72,18 +56,21 @@ class CachedScan:
     name
         Such as `sub-01_dir-AP`.
     folder
-        Holds `signal.npy` (N, X, Y, Z), S/S0 in half precision, `mask.npy` (X, Y, Z) and
-        `gradients.json`.
+        Holds `signal.npy` (N, X, Y, Z) and, of the K b=0 volumes, `b0.npy` (K, X, Y, Z), S/S0 in
+        half precision, `mask.npy` (X, Y, Z) and `gradients.json`.
     gtab
         Of the N weighted volumes, RAS+.
     origin
         Grid and source file.
+    b0_bvals
+        Of the K b=0 volumes, s/mm^2; empty in folders that earlier versions wrote without them.
     """
 
     name: str
     folder: Path
     gtab: GradientTable
     origin: Mapping[str, Any] = field(default_factory=dict)
+    b0_bvals: tuple[float, ...] = ()
 
     @property
     def participant(self) -> str:
@@ -98,6 +85,7 @@ class CachedScan:
         mask: NDArray[np.bool_],
         gtab: GradientTable,
         *,
+        b0: B0Volumes | None = None,
         origin: Mapping[str, Any] | None = None,
     ) -> CachedScan:
         """Write a scan to its folder, in place of an earlier one, and only when it is complete.
@@ -112,6 +100,8 @@ class CachedScan:
             Shapes (X, Y, Z, N), S/S0, and (X, Y, Z).
         gtab
             Of the N volumes, RAS+.
+        b0
+            The b=0 volumes, for encoders that read them.
         origin
             Description of grid and source file, in plain types.
         """
@@ -119,10 +109,13 @@ class CachedScan:
         partial.mkdir(parents=True, exist_ok=True)
         np.save(partial / "signal.npy", np.moveaxis(signal, 3, 0).astype(np.float16))
         np.save(partial / "mask.npy", mask)
+        if b0 is not None:
+            np.save(partial / "b0.npy", np.moveaxis(b0.signal, 3, 0).astype(np.float16))
         table = {
             "bvals": gtab.bvals.tolist(),
             "bvecs_ras": gtab.bvecs_ras.tolist(),
             "b0_threshold": gtab.b0_threshold,
+            "b0_bvals": [] if b0 is None else b0.bvals.tolist(),
             "origin": dict(origin or {}),
         }
         text = json.dumps(table)
@@ -141,7 +134,8 @@ class CachedScan:
         """Read a scan that :meth:`write` wrote; its images stay on disk."""
         table = read_object(folder / TABLE)
         gtab = GradientTable(table["bvals"], table["bvecs_ras"], table.get("b0_threshold"))  # type: ignore[arg-type]
-        return cls(folder.name, folder, gtab, table.get("origin", {}))
+        b0_bvals = tuple(table.get("b0_bvals", ()))  # type: ignore[arg-type]
+        return cls(folder.name, folder, gtab, table.get("origin", {}), b0_bvals)
 
     def draw(
         self,
@@ -183,16 +177,69 @@ class CachedScan:
         stored = np.load(self.folder / "signal.npy", mmap_mode="r")
         volumes, mask = stored[which, :, :, slices].astype(np.float32), mask[:, :, slices]
         gtab = self.gtab.select(which)
-        if rng.uniform() < 0.5:
+        variation = Variation.draw(rng)
+        if variation.is_mirrored:
             volumes, mask, gtab = volumes[:, ::-1], mask[::-1], mirrored(gtab)
-        shift = rng.integers(-MOST_SHIFT_VOXELS, MOST_SHIFT_VOXELS + 1, 2)
-        volumes = np.roll(volumes, shift, (1, 2))
-        mask = np.roll(mask, shift, (0, 1))
-        if rng.uniform() < NOISY_SHARE:
-            sigma = np.float32(1.0 / np.exp(rng.uniform(*np.log(SNR_RANGE))))
-            noise = sigma * rng.standard_normal((2, *volumes.shape), dtype=np.float32)
-            volumes = np.hypot(volumes + noise[0], noise[1]).clip(*CLIP)
-        return DrawnVolumes(volumes, mask, gtab, first)
+        volumes = np.roll(volumes, variation.shift, (1, 2))
+        mask = np.roll(mask, variation.shift, (0, 1))
+        return DrawnVolumes(variation.add_noise(volumes, rng), mask, gtab, first)
+
+    def draw_voxels(
+        self,
+        rng: np.random.Generator,
+        voxels: NDArray[np.int_],
+        *,
+        n_directions: int,
+        n_b0: int = 0,
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], GradientTable]:
+        """Return some volumes of the scan at voxels, varied at random.
+
+        Parameters
+        ----------
+        rng, n_directions
+            As of :meth:`draw_volumes`.
+        voxels
+            Shape (..., 3), after mirroring and shift; may lie outside the grid.
+        n_b0
+            Number of b=0 volumes; all of them if there are fewer.
+
+        Returns
+        -------
+        values
+            Shape (N, ...), S/S0, weighted volumes first.
+        inside
+            Shape (...): whether there is brain.
+        gtab
+            Of the N volumes, RAS+.
+
+        Raises
+        ------
+        InputError
+            If b=0 volumes are wanted of a scan that was written without them.
+        """
+        which = self._choose_directions(rng, n_directions)
+        gtab, variation, mask = self.gtab.select(which), Variation.draw(rng), self.read_mask()
+        source = voxels - np.array([*variation.shift, 0])
+        if variation.is_mirrored:
+            source[..., 0], gtab = len(mask) - 1 - source[..., 0], mirrored(gtab)
+        nearest = source.clip(0, np.array(mask.shape) - 1)
+        index = np.ravel_multi_index(tuple(np.moveaxis(nearest, -1, 0)), mask.shape)
+        inside = mask.ravel()[index] & (source == nearest).all(axis=-1)
+        stored = np.load(self.folder / "signal.npy", mmap_mode="r")
+        volumes = [stored[k].ravel()[index] for k in which]
+        if n_b0:
+            some = self._choose_b0(rng, n_b0)
+            stored = np.load(self.folder / "b0.npy", mmap_mode="r")
+            volumes += [stored[k].ravel()[index] for k in some]
+            bvals = np.concatenate([gtab.bvals, [self.b0_bvals[k] for k in some]])
+            vectors = np.concatenate([gtab.bvecs_ras, np.zeros((len(some), 3))])
+            gtab = GradientTable(bvals, vectors, gtab.b0_threshold)
+        values = np.stack(volumes).astype(np.float32)
+        return variation.add_noise(values, rng), inside, gtab
+
+    def count_directions(self) -> int:
+        """Return the number of directions that differ."""
+        return len(distinct_directions(self.gtab))
 
     def read_mask(self) -> NDArray[np.bool_]:
         """Return the brain mask, shape (X, Y, Z)."""
@@ -234,6 +281,16 @@ class CachedScan:
         some = np.sort(rng.permutation(len(groups))[:n_directions])
         return np.array([rng.choice(groups[k]) for k in some.tolist()])
 
+    def _choose_b0(self, rng: np.random.Generator, n_b0: int) -> list[int]:
+        if not self.b0_bvals:
+            raise InputError(
+                "a scan that was written without its b=0 volumes",
+                path=self.folder,
+                expected="b=0 volumes, which the encoder reads",
+                advice="remove the folder, so that the scan is written again",
+            )
+        return sorted(rng.permutation(len(self.b0_bvals))[:n_b0].tolist())
+
 
 def slab_starts(mask: NDArray[np.bool_], n_slices: int) -> NDArray[np.int_]:
     """Return the first slices of all slabs that hold a fair part of the brain."""
@@ -246,114 +303,3 @@ def _holds(folder: Path, table: str) -> bool:
     """Return whether a folder holds a scan with a table, in JSON."""
     path = folder / TABLE
     return path.is_file() and path.read_text(encoding="utf-8") == table
-
-
-def mirrored(gtab: GradientTable) -> GradientTable:
-    """Return the table of the mirror image, left for right."""
-    across = np.array([-1.0, 1.0, 1.0])
-    return GradientTable(gtab.bvals, gtab.bvecs_ras * across, gtab.b0_threshold)
-
-
-def cache_scans(
-    root: str | Path,
-    folder: str | Path,
-    grid: Grid,
-    *,
-    participant_labels: Sequence[str] | None = None,
-    prefers_template: bool = False,
-) -> list[CachedScan]:
-    """Lay the scans of a dataset on a grid, in one folder a scan.
-
-    Those of an earlier call are kept, if their grid is the same and their file has not changed.
-
-    Parameters
-    ----------
-    root, participant_labels, prefers_template
-        See :func:`dmri_fm_lab.scans.find_scans`.
-    folder
-        Parent of the scans' folders.
-    grid
-        That of an encoder.
-
-    Raises
-    ------
-    InputError
-        If no scan has enough directions.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    cached = {p.parent.name: CachedScan.read(p.parent) for p in folder.glob(f"*/{TABLE}")}
-    kept: list[CachedScan] = []
-    for scan in find_scans(
-        root, participant_labels=participant_labels, prefers_template=prefers_template
-    ):
-        origin = _describe_origin(scan, grid)
-        if scan.name not in cached or cached[scan.name].origin != origin:
-            placed = place_scan(scan, grid)
-            if placed is None:
-                continue
-            cached[scan.name] = CachedScan.write(
-                folder / scan.name, placed.signal, placed.mask, placed.gtab, origin=origin
-            )
-            logger.info("%s: %d directions", scan.name, len(placed.gtab))
-        if len(cached[scan.name].gtab) < FEWEST_DIRECTIONS:
-            logger.warning("%s: skipped, fewer than %d directions", scan.name, FEWEST_DIRECTIONS)
-            continue
-        kept.append(cached[scan.name])
-    if not kept:
-        raise InputError(
-            "no scan to train on",
-            path=Path(root),
-            expected=f"one or more with b=0 and {FEWEST_DIRECTIONS} directions",
-        )
-    return kept
-
-
-def find_unusable(root: str | Path, kept: Sequence[str]) -> list[LeftOut]:
-    """Return the scans with a corrected series that :func:`cache_scans` does not keep.
-
-    Parameters
-    ----------
-    root
-        Output folder of the app; the template's space was preferred.
-    kept
-        Names of the scans that are kept.
-    """
-    scans = list_corrected(root)
-    uses_template = any(scans.values())
-    return [
-        LeftOut(
-            name,
-            "no series in the template's space"
-            if uses_template and not in_template
-            else f"no b=0, or fewer than {FEWEST_DIRECTIONS} directions",
-        )
-        for name, in_template in scans.items()
-        if name not in kept
-    ]
-
-
-def hash_participants(scans: Sequence[CachedScan]) -> list[str]:
-    """Return the sorted hashes of those whose scans these are, see :mod:`dmri_fm.participants`.
-
-    Scans without a source file, simulated ones, are of nobody.
-
-    Raises
-    ------
-    InputError
-        If a dataset that they come from is no longer there, or has no name.
-    """
-    files = {str(scan.origin["file"]) for scan in scans if "file" in scan.origin}
-    return sorted({hash_participant_of(file) for file in files})
-
-
-def _describe_origin(scan: Scan, grid: Grid) -> dict[str, Any]:
-    path = Path(str(scan.dwi.image.get_filename()))
-    state = path.stat()
-    return {
-        "file": str(path.resolve()),
-        "bytes": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-        "grid_shape": list(grid.shape),
-        "affine": np.asarray(grid.affine).tolist(),
-    }

@@ -30,9 +30,17 @@ from dmri_fm_lab.train.brain_source import (
     hold_out,
 )
 from dmri_fm_lab.train.config import SsdiffPretraining
+from dmri_fm_lab.train.dataset_cache import hash_participants
 from dmri_fm_lab.train.description import describe_recipe, describe_run
 from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
-from dmri_fm_lab.train.scan_cache import CachedScan, hash_participants
+from dmri_fm_lab.train.random_warp import draw_warp, source_voxels, warp_rotations
+from dmri_fm_lab.train.scan_cache import CachedScan
+
+#: Share of the samples that a random warp moves; the others are as they were registered.
+WARPED_SHARE = 0.5
+
+#: Largest number of b=0 volumes of a sample, for encoders that read them.
+MOST_B0 = 4
 
 
 class ScanBatch(NamedTuple):
@@ -44,31 +52,55 @@ class ScanBatch(NamedTuple):
 
 
 def read_scan(
-    rng: np.random.Generator, scan: CachedScan, config: SsdiffConfig, *, n_directions: int
+    rng: np.random.Generator,
+    scan: CachedScan,
+    config: SsdiffConfig,
+    *,
+    n_directions: int,
+    n_b0: int = 0,
 ) -> SsdiffInput:
-    """Draw some directions of a scan, varied at random, as the network reads them."""
-    drawn = scan.draw_volumes(rng, n_directions=n_directions)
-    values = brain_blocks(config, config.block).means(drawn.volumes, drawn.mask)
-    n_places = len(brain_blocks(config, config.direction_block))
-    vectors = directions_at(drawn.gtab, None, n_places, reads_b0=config.reads_b0)
-    bvals = torch.from_numpy(drawn.gtab.bvals.astype(np.float32))
-    return SsdiffInput(torch.from_numpy(values), torch.from_numpy(vectors), bvals, {})
+    """Draw some volumes of a scan, varied at random, as the network reads them.
+
+    A share :data:`WARPED_SHARE` is warped, as scans are at use with `--normalisation syn`.
+    """
+    blocks, grid = brain_blocks(config, config.block), config.grid
+    voxels, brain, rotations = blocks.voxels(), blocks.mask(), None
+    if rng.uniform() < WARPED_SHARE:
+        warp = draw_warp(rng, grid)
+        voxels, rotations = source_voxels(warp, grid, voxels), warp_rotations(warp, grid, brain)
+    values, inside, gtab = scan.draw_voxels(rng, voxels, n_directions=n_directions, n_b0=n_b0)
+    with np.errstate(invalid="ignore"):
+        share = (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+    signal = np.einsum("tvk,vk->tv", values, share)
+    vectors = directions_at(gtab, rotations, brain, config)
+    bvals = torch.from_numpy(gtab.bvals.astype(np.float32))
+    return SsdiffInput(torch.from_numpy(signal), torch.from_numpy(vectors), bvals, {})
 
 
 def draw_step(encoder: SsdiffConfig, source: BrainSource, number: int) -> ScanBatch:
-    """Return the scans of a step, all of one number of directions, that depend on it alone."""
+    """Return the scans of a step, all of as many volumes, that depend on its number alone."""
     training, step = source.training, number // source.devices
     rng = np.random.default_rng([training.optimisation.seed, STEP, number, 0])
+    scans = [source.choose(rng, source.newest(step)) for _ in range(training.batch)]
+    n, n_b0 = _count_volumes(rng, encoder, source, scans)
+    rows = [read_scan(rng, scan, encoder, n_directions=n, n_b0=n_b0) for scan in scans]
+    return ScanBatch(*(torch.stack([row[i] for row in rows]) for i in range(3)))  # type: ignore[misc]
+
+
+def _count_volumes(
+    rng: np.random.Generator,
+    encoder: SsdiffConfig,
+    source: BrainSource,
+    scans: Sequence[CachedScan],
+) -> tuple[int, int]:
+    """Draw how many directions and b=0 volumes scans give; none gives more than another has."""
+    training = source.training
     n = int(rng.integers(training.min_directions, training.max_directions + 1))
-    rows: list[SsdiffInput] = []
-    while len(rows) < training.batch:
-        scan = source.choose(rng, source.newest(step))
-        row = read_scan(rng, scan, encoder, n_directions=n)
-        # A scan of fewer directions decides how many the others of its step give.
-        n = min(n, len(row.bvals))
-        rows.append(row)
-    parts = [[row[i][:n] for row in rows] for i in range(3)]  # type: ignore[index]
-    return ScanBatch(*(torch.stack(part) for part in parts))
+    n = min(n, *(scan.count_directions() for scan in scans))
+    if not encoder.reads_b0:
+        return n, 0
+    n_b0 = int(rng.integers(1, MOST_B0 + 1))
+    return n, min(n_b0, *(max(1, len(scan.b0_bvals)) for scan in scans))
 
 
 def dropout_losses(
@@ -153,9 +185,9 @@ def _summarise_scan(
     encoder: Ssdiff, source: BrainSource, rng: np.random.Generator, n_brains: int
 ) -> ScanSummary:
     """Encode a scan in as many directions as a step may have."""
-    training = source.training
-    n = int(rng.integers(training.min_directions, training.max_directions + 1))
-    scan = read_scan(rng, source.choose(rng, n_brains), encoder.config, n_directions=n)
+    chosen = source.choose(rng, n_brains)
+    n, n_b0 = _count_volumes(rng, encoder.config, source, [chosen])
+    scan = read_scan(rng, chosen, encoder.config, n_directions=n, n_b0=n_b0)
     scan = scan.to(encoder.cls_token.device)
     with torch.inference_mode():
         cls, tokens = encoder(scan.signal[None], scan.directions[None], scan.bvals[None])

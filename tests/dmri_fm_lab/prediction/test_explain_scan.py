@@ -14,15 +14,19 @@ from torch.nn import functional
 
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import tokenise
+from dmri_fm.encoders.ssdiff.blocks import brain_blocks
+from dmri_fm.encoders.ssdiff.encoder import prepare_volumes
+from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import RESEARCH_ONLY
-from dmri_fm.registry import load_weights
+from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.series import Dwi
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.grid_scans import simulated_scans
-from dmri_fm_lab.prediction.scan_maps import cls_attention, occlude, patch_image, scan_vector
+from dmri_fm_lab.prediction.scan_maps import DropeScan, SsdiffScan, cls_attention, occlude
+from tests.dmri_fm.encoders.ssdiff.narrow import NARROW, draw_scan
 from tests.dmri_fm_lab.evaluate.tiny_drope import TINY, middle_of_the_brain, register_tiny
 
 
@@ -55,9 +59,8 @@ def test_a_masked_block_changes_the_prediction_by_what_the_encoder_loses(
         return float(np.nan_to_num(vector) @ weights)
 
     done = []
-    changes = occlude(
-        network, tokens, predict, feature=feature, block=1, report=lambda *n: done.append(n)
-    )
+    scan = DropeScan(network, tokens, feature)
+    changes = occlude(scan, predict, block=1, report=lambda *n: done.append(n))
     n = len(tokens.index)
     assert done[-1] == (n, n)
     assert np.ptp(changes) > 0
@@ -65,21 +68,49 @@ def test_a_masked_block_changes_the_prediction_by_what_the_encoder_loses(
     cls, _ = network(without.patches[None], without.qspace[None], without.positions[None])
     if feature == "cls":
         lost = float(cls[0].detach().double().numpy() @ weights)
-        expected = lost - predict(scan_vector(network, tokens, "cls"))
         # In pieces and at once, in single precision.
-        assert changes[0] == pytest.approx(expected, abs=1e-4)
-    blocks = occlude(network, tokens, predict, feature=feature, block=2)
+        assert changes[0] == pytest.approx(lost - predict(scan.vector()), abs=1e-4)
+    blocks = occlude(scan, predict, block=2)
     ijk = np.stack(np.unravel_index(tokens.index, TINY.patch_grid), axis=1) // 2
     for own in np.unique(ijk, axis=0):
         assert np.ptp(blocks[(ijk == own).all(axis=1)]) == 0
-    assert not occlude(network, tokens, lambda _: 3.0, feature=feature).any()
+    assert not occlude(scan, lambda _: 3.0).any()
 
 
 def test_blocks_that_hold_everything_or_nothing_are_refused(network, tokens) -> None:
+    scan = DropeScan(network, tokens, "cls")
     with pytest.raises(ConfigError, match="holds the scan"):
-        occlude(network, tokens, lambda _: 0.0, feature="cls", block=99)
-    with pytest.raises(ConfigError, match="blocks of 0 patches"):
-        occlude(network, tokens, lambda _: 0.0, feature="cls", block=0)
+        occlude(scan, lambda _: 0.0, block=99)
+    with pytest.raises(ConfigError, match="blocks of 0 places"):
+        occlude(scan, lambda _: 0.0, block=0)
+
+
+@pytest.mark.parametrize("feature", ["cls", "pooled"])
+def test_a_masked_block_of_ssdiff_loses_its_signal(feature) -> None:
+    torch.manual_seed(0)
+    network = Ssdiff(NARROW).eval()
+    prepared = prepare_volumes(draw_scan(NARROW), NARROW)
+    scan = SsdiffScan(network, prepared, feature)
+    changes = occlude(scan, lambda vector: float(vector[3]), block=8)
+    blocks = brain_blocks(NARROW, NARROW.block)
+    cubes = blocks.ijk // 8
+    assert all(
+        np.ptp(changes[(cubes == own).all(axis=1)]) == 0 for own in np.unique(cubes, axis=0)
+    )
+    inside = (cubes == cubes[100]).all(axis=1)
+    signal = prepared.signal.clone()
+    signal[:, inside] = NARROW.signal_mean
+    whole, lost = (
+        network(values[None], prepared.directions[None], prepared.bvals[None])
+        for values in (prepared.signal, signal)
+    )
+    place = 0 if feature == "cls" else 1
+    whole, lost = (x[place].detach().reshape(-1, NARROW.dim).mean(dim=0) for x in (whole, lost))
+    assert changes[100] == pytest.approx(float(lost[3] - whole[3]), abs=1e-5)
+    image = scan.image(changes)
+    assert image.shape == (16, 20, 16)
+    np.testing.assert_allclose(image.affine, blocks.affine(NARROW.grid))
+    assert np.asarray(image.dataobj)[tuple(blocks.ijk[100])] == np.float32(changes[100])
 
 
 def test_attention_is_that_of_the_layer(network, tokens) -> None:
@@ -102,7 +133,7 @@ def test_attention_is_that_of_the_layer(network, tokens) -> None:
 
 def test_an_image_of_patches_lies_where_the_patches_are(network, tokens) -> None:
     values = np.arange(1.0, len(tokens.index) + 1)
-    image = patch_image(values, tokens, TINY)
+    image = DropeScan(network, tokens, "cls").image(values)
     data = np.asarray(image.dataobj)
     np.testing.assert_array_equal(image.affine, middle_of_the_brain().affine)
     for value, centre in zip(values, tokens.positions.numpy(), strict=True):
@@ -158,3 +189,30 @@ def test_the_command(scan, network, tokens, tmp_path, capsys) -> None:
         assert words in capsys.readouterr().err
     assert main([*common, "--participant-label", "99"]) == 1
     assert "participant sub-99 is not in f.tsv" in capsys.readouterr().err
+    assert main(common) == 1
+    assert "--target age without its cohort" in capsys.readouterr().err
+
+
+def test_the_command_maps_a_dimension_of_ssdiff(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setitem(MODELS, "ssdiff", MODELS["ssdiff"]._replace(config=NARROW))
+    torch.manual_seed(0)
+    weights = tmp_path / "narrow.safetensors"
+    save_weights(weights, Ssdiff(NARROW), name="ssdiff", version="0", training={})
+    scan = draw_scan(NARROW)
+    scan.save(tmp_path / "scan")
+    nib.save(nib.Nifti1Image(scan.brain.astype(np.uint8), scan.affine), tmp_path / "mask.nii.gz")
+    common = ["explain", "scan", str(tmp_path / "scan.nii.gz"), str(tmp_path / "x")]
+    common += ["--mask", str(tmp_path / "mask.nii.gz"), "--weights", str(weights)]
+    common += ["--model", "ssdiff", "--feature", "pooled", "--block", "8"]
+    assert main([*common, "--dimension", "23"]) == 0
+    assert "Number 23 of pooled, of 24." in capsys.readouterr().out
+    assert not (tmp_path / "x_desc-clsattention_map.nii.gz").exists(), "its tokens are volumes"
+    assert nib.load(tmp_path / "x_desc-occlusion_map.nii.gz").shape == (16, 20, 16)
+    about = json.loads((tmp_path / "x_desc-occlusion_map.json").read_text())
+    assert (about["Dimension"], about["BlockVoxels"], about["Units"]) == (23, 8, "arbitrary")
+    for wrong, words in (
+        (["--dimension", "24"], "dimension 24 of pooled"),
+        (["--dimension", "0", "--directions", "6"], "reads all volumes of the whole brain"),
+    ):
+        assert main([*common, *wrong]) == 1
+        assert words in capsys.readouterr().err

@@ -21,8 +21,8 @@ from dmri_fm_lab.prediction.fold_training import FoldSettings, train_fold
 from dmri_fm_lab.prediction.outcomes import Outcome
 from dmri_fm_lab.prediction.splits import Fold, write_splits
 from dmri_fm_lab.prediction.study import EncoderSource, StudyFiles
+from dmri_fm_lab.train.dataset_cache import cache_scans
 from dmri_fm_lab.train.loop import LOG
-from dmri_fm_lab.train.scan_cache import cache_scans
 from dmri_fm_lab.train.seen import Seen
 from tests.dmri_fm_lab.prediction.tiny_cohort import AGES, TINY, tiny_encoder
 

@@ -13,7 +13,7 @@ from dmri_fm_lab.feature_cache import FeatureCache
 from dmri_fm_lab.prediction.image_samples import find_maps
 from dmri_fm_lab.prediction.rish import N_COEFFICIENTS, rish, rish_table, white_matter
 from dmri_fm_lab.simulate import spread_directions
-from dmri_fm_lab.train.scan_cache import find_unusable
+from dmri_fm_lab.train.dataset_cache import find_unusable
 from tests.dmri_fm_lab.prediction.tiny_cohort import write_cohort
 
 

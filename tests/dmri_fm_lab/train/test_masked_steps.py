@@ -11,7 +11,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from dmri_fm.encoders.drope.mae import SMALL_MAE, MaskedAutoencoder, ramp_tau
 from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
 from dmri_fm.errors import ConfigError, InputError
-from dmri_fm_lab.train import scan_cache
+from dmri_fm_lab.train import scan_variation
 from dmri_fm_lab.train.masked_steps import (
     ScanSource,
     choose_mask,
@@ -120,7 +120,7 @@ def test_real_scans_take_their_share(tiny, training, brains, twins):
 
 def test_no_step_sees_two_volumes_of_one_direction(tiny, training, brains, twins, monkeypatch):
     """A masked direction whose twin is visible would be copied."""
-    monkeypatch.setattr(scan_cache, "NOISY_SHARE", 0.0)
+    monkeypatch.setattr(scan_variation, "NOISY_SHARE", 0.0)
     every = replace(training, scan_share=1.0, min_directions=8, max_directions=20)
     source = ScanSource(tiny, every, brains, scans=[twins])
     volumes = set()

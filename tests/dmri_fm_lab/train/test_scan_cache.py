@@ -18,8 +18,10 @@ from dmri_fm.participants import hash_participant
 from dmri_fm.registry import feature_grid
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
-from dmri_fm_lab.train import scan_cache
-from dmri_fm_lab.train.scan_cache import CachedScan, cache_scans, hash_participants, mirrored
+from dmri_fm_lab.train import dataset_cache, scan_variation
+from dmri_fm_lab.train.dataset_cache import cache_scans, hash_participants
+from dmri_fm_lab.train.scan_cache import CachedScan
+from dmri_fm_lab.train.scan_variation import mirrored
 from dmri_fm_workflows.outputs.root import DERIVATIVES
 
 SHAPE = SMALL.grid_shape
@@ -102,7 +104,7 @@ def test_processes_write_the_same_scans_at_the_same_time(tmp_path):
 
 
 def test_what_is_drawn_is_the_scan_moved_or_mirrored(tmp_path, monkeypatch):
-    monkeypatch.setattr(scan_cache, "NOISY_SHARE", 0.0)
+    monkeypatch.setattr(scan_variation, "NOISY_SHARE", 0.0)
     scan = write(grid_scan(), tmp_path / "sub-01")
     sides = set()
     for seed in range(12):
@@ -122,9 +124,29 @@ def test_what_is_drawn_is_the_scan_moved_or_mirrored(tmp_path, monkeypatch):
     assert sides == {True, False}
 
 
+def test_voxels_are_those_of_the_volumes(twins):
+    """The same random numbers give the same directions, changes and noise."""
+    shape = twins.read_mask().shape
+    voxels = np.moveaxis(np.indices(shape), 0, -1)
+    is_mirrored = set()
+    for seed in range(8):
+        whole = twins.draw_volumes(np.random.default_rng(seed), n_directions=7)
+        values, inside, gtab = twins.draw_voxels(
+            np.random.default_rng(seed), voxels, n_directions=7
+        )
+        np.testing.assert_array_equal(inside, whole.mask)
+        np.testing.assert_array_equal(values[:, inside], whole.volumes[:, inside])
+        np.testing.assert_array_equal(gtab.bvecs_ras, whole.gtab.bvecs_ras)
+        is_mirrored.add(bool(values[0, 8, 20, 15] > values[0, 24, 20, 15]))
+    assert is_mirrored == {True, False}
+    beyond = np.array([[-1, 20, 15], [16, 40, 15], [16, 20, 15]])
+    _, inside, _ = twins.draw_voxels(np.random.default_rng(0), beyond, n_directions=7)
+    assert inside.tolist() == [False, False, True]
+
+
 def test_a_slab_is_part_of_the_scan(tmp_path, monkeypatch):
     """Where the fibre is, the table fits, in slabs as in the whole."""
-    monkeypatch.setattr(scan_cache, "NOISY_SHARE", 0.0)
+    monkeypatch.setattr(scan_variation, "NOISY_SHARE", 0.0)
     scan = write(grid_scan(), tmp_path / "sub-01")
     for seed in range(8):
         slab = scan.draw(np.random.default_rng(seed), SMALL, n_directions=6, n_slices=4)
@@ -139,8 +161,8 @@ def test_a_slab_is_part_of_the_scan(tmp_path, monkeypatch):
 
 
 def test_noise_is_added_to_some(tmp_path, monkeypatch):
-    monkeypatch.setattr(scan_cache, "NOISY_SHARE", 1.0)
-    monkeypatch.setattr(scan_cache, "SNR_RANGE", (20.0, 20.0000001))
+    monkeypatch.setattr(scan_variation, "NOISY_SHARE", 1.0)
+    monkeypatch.setattr(scan_variation, "SNR_RANGE", (20.0, 20.0000001))
     scan = write(grid_scan(), tmp_path / "sub-01")
     noisy = scan.draw(np.random.default_rng(0), SMALL, n_directions=6)
     still = (noisy.brain > 0) & (noisy.patches.mean(dim=0) - 0.6 < 0.3)
@@ -196,8 +218,8 @@ def test_a_dataset_is_laid_on_the_grid_once(tmp_path, monkeypatch):
         return replace(grid_scan(4 if scan.name == "sub-03" else 8), name=scan.name)
 
     names = ["sub-01", "sub-02", "sub-03"]
-    monkeypatch.setattr(scan_cache, "find_scans", lambda *_, **__: map(find, names))
-    monkeypatch.setattr(scan_cache, "place_scan", place)
+    monkeypatch.setattr(dataset_cache, "find_scans", lambda *_, **__: map(find, names))
+    monkeypatch.setattr(dataset_cache, "place_scan", place)
     first = cache_scans(tmp_path, tmp_path / "scans", SMALL.grid)
     assert [s.name for s in first] == ["sub-01"], "without weighted volumes, or too few: left out"
     calls.clear()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dmri_fm.encoders.ssdiff.encoder import SsdiffEncoder
-from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.errors import ConfigError, InputError, WeightsError
 from dmri_fm.participants import hash_participant, seen_participants
 from dmri_fm.registry import MODELS, load_weights
 from dmri_fm_lab.__main__ import main
@@ -24,7 +24,7 @@ from dmri_fm_lab.train.config import (
 )
 from dmri_fm_lab.train.runs import list_seen, load_encoder
 from dmri_fm_lab.train.scan_cache import CachedScan
-from dmri_fm_lab.train.ssdiff import draw_step, pretrain_ssdiff
+from dmri_fm_lab.train.ssdiff import draw_step, pretrain_ssdiff, read_scan
 from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
 from tests.dmri_fm_lab.train import conftest as drope
 
@@ -67,7 +67,7 @@ def test_a_run_writes_weights_that_encode(brains: Path, twins: CachedScan, tmp_p
     assert loaded.statistics["mean"].shape == (2 * 24,), "class token and mean of the volumes"
     # Evaluations of D-RoPE refuse it, and learn whom it has seen.
     for source in ({"weights": path}, {"folder": tmp_path / "run"}):
-        with pytest.raises(ConfigError, match="'ssdiff' is no D-RoPE encoder"):
+        with pytest.raises(ConfigError, match="ssdiff is no D-RoPE encoder"):
             load_encoder("ssdiff", **source)
     for seen in (list_seen(path, model="ssdiff"), list_seen(tmp_path / "run", model="ssdiff")):
         assert seen == seen_participants(loaded)
@@ -102,6 +102,39 @@ def test_a_step_depends_on_its_number_alone(brains: Path, twins: CachedScan) -> 
         cosines = (scan @ scan.T).abs() - torch.eye(len(scan))
         same_b = first.bvals[0][:, None] == first.bvals[0][None]
         assert cosines[same_b].max() < np.cos(np.radians(5))
+
+
+def test_b0_volumes_are_trained_on_where_they_are_read_at_use(
+    brains: Path, twins: CachedScan
+) -> None:
+    config = replace(NARROW, reads_b0=True)
+    numbers = set()
+    for number in range(4):
+        batch = draw_step(config, BrainSource(config, TRAINING, brains), number)
+        is_b0 = batch.bvals == 0
+        assert is_b0.any(dim=1).all()
+        assert is_b0.sum(dim=1).unique().numel() == 1
+        assert batch.directions[is_b0].eq(torch.tensor([1.0, 0, 0])).all(), "as at use"
+        assert not batch.directions[~is_b0].eq(torch.tensor([1.0, 0, 0])).all(dim=-1).any()
+        assert batch.signal[is_b0].nanmedian() == pytest.approx(1.0, abs=0.05)
+        assert batch.signal[~is_b0].nanmedian() < 0.8
+        numbers.add(int(is_b0[0].sum()))
+    assert len(numbers) > 1
+    none = draw_step(NARROW, BrainSource(NARROW, TRAINING, brains), 0)
+    assert none.bvals.min() > 300
+    with pytest.raises(InputError, match=r"sub-01: a scan .* without its b=0 volumes"):
+        read_scan(np.random.default_rng(0), twins, config, n_directions=6, n_b0=1)
+
+
+def test_half_of_the_scans_turn_directions_from_place_to_place(brains: Path) -> None:
+    source = BrainSource(NARROW, TRAINING, brains)
+    turned = []
+    for number in range(10):
+        for scan in draw_step(NARROW, source, number).directions:
+            cosines = (scan * scan[:, :1]).sum(dim=-1).clamp(-1, 1)
+            turned.append(float(torch.rad2deg(cosines.acos()).max()))
+    assert 4 <= sum(t < 0.1 for t in turned) <= 16
+    assert 3 < max(turned) < 45
 
 
 def test_settings_are_those_of_the_model() -> None:

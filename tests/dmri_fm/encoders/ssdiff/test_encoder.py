@@ -20,31 +20,9 @@ from dmri_fm.encoders.ssdiff.encoder import (
 )
 from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError, GradientError, ImageError
-from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.grid import resample_image
-from dmri_fm.normalise.template import load_template
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
-from dmri_fm_lab.simulate import spread_directions
-from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
-
-
-def draw_scan(config: SsdiffConfig, *, n_directions: int = 8) -> Dwi:
-    """Return a series in the template's brain, two b=0 among it."""
-    rng = np.random.default_rng(0)
-    template = load_template(2)
-    mask = (
-        resample_image(
-            template.brain_mask.astype(np.float32), template.grid.affine, config.grid, order=1
-        )
-        > 0.3
-    )
-    bvals = np.array([0.0, 5.0, *[1000.0] * n_directions])
-    vectors = np.vstack([np.zeros((2, 3)), spread_directions(rng, n_directions)])
-    data = np.zeros((*mask.shape, len(bvals)), dtype=np.float32)
-    data[mask] = rng.uniform(100, 300, (int(mask.sum()), len(bvals)))
-    data[mask, :2] = 400.0
-    return Dwi.from_arrays(data, config.grid.affine, GradientTable(bvals, vectors), mask=mask)
+from tests.dmri_fm.encoders.ssdiff.narrow import NARROW, draw_scan
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +52,7 @@ def test_input_is_the_mean_of_each_block_over_b0(scan: Dwi) -> None:
 
 
 def test_b_vectors_are_those_of_the_scanner_s_world(scan: Dwi) -> None:
-    vectors = directions_at(scan.gtab, None, 3, reads_b0=False)
+    vectors = directions_at(scan.gtab, None, scan.brain, NARROW)
     np.testing.assert_allclose(vectors[2:, 1], scan.gtab.bvecs_ras[2:], atol=1e-6)
 
 
@@ -110,6 +88,8 @@ def test_features_and_sensitivity_of_a_scan(scan: Dwi) -> None:
     assert {of: v.shape for of, v in features.vectors.items()} == {"cls": (24,), "pooled": (24,)}
     assert (features.n_directions, features.max_bval) == (8, 1000.0)
     assert features.patches is None
+    assert features.metadata["SensitivityProbes"] == 16
+    assert 0.05 < features.metadata["SensitivityRelativeError"] < 0.4
     image = features.sensitivity
     assert image is not None
     assert image.data.shape == (16, 20, 16)
@@ -134,11 +114,15 @@ def test_sensitivity_is_that_of_finite_differences(scan: Dwi) -> None:
         return found
 
     exact = float((pooled(1e-4) - pooled(-1e-4)).norm() / 2e-4)
-    found = sensitivity(make()._network, prepared)[40]
+    found = sensitivity(make()._network, prepared).values[40]
     # The estimate from 16 random signs has a relative spread of about sqrt(2 / 16) / 2.
     assert found == pytest.approx(exact, rel=0.5)
-    estimates = [sensitivity(make()._network, prepared, seed=s)[40] ** 2 for s in range(12)]
-    assert np.mean(estimates) == pytest.approx(exact**2, rel=0.25)
+    runs = [sensitivity(make()._network, prepared, seed=s) for s in range(12)]
+    assert np.mean([run.values[40] ** 2 for run in runs]) == pytest.approx(exact**2, rel=0.25)
+    # What a run says of its error is what differs between runs.
+    values = np.stack([run.values for run in runs])
+    spread = np.median(values.std(axis=0, ddof=1) / values.mean(axis=0))
+    assert np.mean([run.relative_error for run in runs]) == pytest.approx(spread, rel=0.25)
 
 
 @pytest.mark.parametrize(
