@@ -256,11 +256,10 @@ def _threshold(peaks: Peaks, truth: FibreVoxels) -> float:
     return min(THRESHOLDS, key=lambda t: _score(peaks, t, truth)["wrong_peaks"])
 
 
-def _measured(voxels: FibreVoxels, gtab: GradientTable, seed: int, purpose: Purpose) -> _Array:
+def _measured(voxels: FibreVoxels, gtab: GradientTable, seed: np.random.SeedSequence) -> _Array:
     """Return signals (V, N) of the tests' SNR."""
-    rng = np.random.default_rng(seed_of(seed, purpose, *gtab.bvecs_ras[-1] + 1, len(gtab)))
     clean = voxels.signal(gtab)
-    return _noisy(clean, np.full(len(clean), SNR_TEST), rng)
+    return _noisy(clean, np.full(len(clean), SNR_TEST), np.random.default_rng(seed))
 
 
 class _Method(NamedTuple):
@@ -292,8 +291,8 @@ def run_orientations(seed: int, setting: Setting, folder: Path) -> Outcome:
     for n in DIRECTIONS:
         gtab = direction_table(n)
         network = train_fod_network(gtab, seed, setting, folder / f"{n}-directions_seed-{seed}")
-        shown = _measured(tests, gtab, seed, Purpose.TEST)
-        known = _measured(tuning, gtab, seed, Purpose.TUNING)
+        shown = _measured(tests, gtab, seed_of(seed, Purpose.TEST, n))
+        known = _measured(tuning, gtab, seed_of(seed, Purpose.TUNING, n))
         axis = fit_voxels(shown, gtab).v1
         found = {
             "tensor, least squares": _Method(Peaks(axis, [np.ones(1)] * len(axis)), 1.0),
@@ -308,8 +307,8 @@ def run_orientations(seed: int, setting: Setting, folder: Path) -> Outcome:
             scores[name][f"{n} directions, SNR {SNR_TEST:g}"] = row
     # The last network and its table: the most directions.
     turned = direction_table(n, TURN_DEG)
-    shown = _measured(tests, turned, seed, Purpose.TEST)
-    known = _measured(tuning, turned, seed, Purpose.TUNING)
+    shown = _measured(tests, turned, seed_of(seed, Purpose.TEST, n, TURN_DEG))
+    known = _measured(tuning, turned, seed_of(seed, Purpose.TUNING, n, TURN_DEG))
     main = tests.axes[:, 0].astype(np.float64)
     sign = f"gradient table turned by {TURN_DEG:g} degrees: angle of the main peak, degrees"
     check = "a comparison of the gradient table with the training's"
