@@ -4,7 +4,7 @@ Usage: python benchmarks/review_study.py REVIEW.json ... [--figure docs/img/revi
 
 Each file is what `--json` of the command wrote; an experiment that several hold is read from the
 last. CPU-minutes are those of the call that wrote the file. Panels are: FA over SNR of experiments
-1 and 2, the main peak over directions of 4, and FA of 5; bars and lines are means over seeds,
+1 and 2, the main peak over directions of 4, and the mean FA of heads of 5; bars and lines are means over seeds,
 whiskers their standard deviation.
 """
 
@@ -60,7 +60,7 @@ def draw(record: dict[str, Any], out: Path) -> None:
     figure, axes = new_figure(4.0 * len(panels), 3.4, columns=len(panels))
     for number, axis in zip(panels, np.atleast_1d(axes), strict=True):
         if number == "5":
-            draw_bars(axis, record[number], "fa")
+            draw_bars(axis, record[number], "fa_of_head")
         elif number == "4":
             draw_lines(axis, record[number], "peak_angle_deg", "", " directions, SNR 20")
         else:

@@ -145,13 +145,14 @@ def learned_mapping(
     """Return a mapping of RISH features by paired series (V, 15): factors of each voxel.
 
     An MLP corrects the factors of :func:`linear_mapping` by the voxel's own features. It learns
-    from what the target's protocol measured, as with real heads.
+    from what the target's protocol measured, as with real heads, by the squared errors of each
+    order's amplitude over those of linear scaling: order 0 is large and has little noise.
     """
     own, wanted = amplitudes(source), amplitudes(target)
     linear = linear_mapping(source, target)(source[:1])
     logs = np.log(own)
     mean, deviation = logs.mean(axis=0), logs.std(axis=0)
-    size = np.sqrt((wanted**2).mean(axis=0))
+    size = np.sqrt(((own * linear - wanted) ** 2).mean(axis=0))
 
     def as_input(amplitude: _Array) -> Tensor:
         scaled = (np.log(amplitude) - mean) / deviation
@@ -177,7 +178,11 @@ def learned_mapping(
         n_steps=n_steps,
         seed=seed,
         folder=folder,
-        identity={"loss": "RISH", "features": digest(own, wanted), "batch": _BATCH},
+        identity={
+            "loss": "RISH over linear scaling",
+            "features": digest(own, wanted),
+            "batch": _BATCH,
+        },
     )
 
     def factors(series: _Array) -> _Array:
