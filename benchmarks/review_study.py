@@ -4,8 +4,8 @@ Usage: python benchmarks/review_study.py REVIEW.json ... [--figure docs/img/revi
 
 Each file is what `--json` of the command wrote; an experiment that several hold is read from the
 last. CPU-minutes are those of the call that wrote the file. Panels are: FA over SNR of experiments
-1 and 2, the main peak over directions of 4, and the mean FA of heads of 5; bars and lines are means over seeds,
-whiskers their standard deviation.
+1 and 2, the main peak over directions of 4, and the mean FA of heads of 5; bars and lines are
+means over seeds, whiskers their standard deviation.
 """
 
 from __future__ import annotations
