@@ -14,14 +14,20 @@ def add_parser(subparsers: Subparsers) -> None:
     studies = study.add_subparsers(required=True, metavar="STUDY")
     parser = studies.add_parser(
         "review",
-        help="three first experiments of a review of machine learning in diffusion MRI",
+        help="experiments of a review of machine learning in diffusion MRI",
         description="1: an MLP from six directions against least squares. 2: context against "
-        "voxels and smoothing, Rician noise. 3: losses at low SNR. On simulated patches whose "
-        "tensors are known; each takes some minutes a seed.",
+        "voxels and smoothing, Rician noise. 3: losses at low SNR. 4: fibre orientations by an "
+        "MLP against spherical deconvolution. 5: a learned harmonisation against linear RISH "
+        "scaling. On simulated voxels whose truth is known; each takes some minutes a seed.",
     )
     parser.add_argument("folder", type=Path, metavar="RUNS", help="keeps what is trained")
     parser.add_argument(
-        "--which", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default: all three"
+        "--which",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4, 5],
+        metavar="N",
+        help="default: all five",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="S")
     parser.add_argument(
@@ -34,8 +40,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the experiments of the review and print their tables."""
     from dmri_fm_lab.evaluate.records import json_ready, versions, write_json
-    from dmri_fm_lab.review.experiments import Setting
-    from dmri_fm_lab.review.report import format_review, run_review
+    from dmri_fm_lab.review.experiments import run_review
+    from dmri_fm_lab.review.outcomes import Setting
+    from dmri_fm_lab.review.report import format_review
 
     setting = Setting(n_steps=options.steps)
     record = run_review(options.which, options.folder, seeds=options.seeds, setting=setting)

@@ -79,7 +79,7 @@ def harmonic_weights(
 def _shell_weights(products: _Array, axes: _Array, targets: _Array, *, most: int) -> _Array:
     """Return weights (K, H) of one shell, of so many functions at most."""
     order = max(o for o, n in ORDERS.items() if n <= most)
-    design, degree = _basis(axes, order)
+    design, degree = harmonics(axes, order)
     roughness = np.diag((degree * (degree + 1.0)) ** 2)
     n = len(axes)
     best, lowest = None, np.inf
@@ -91,12 +91,12 @@ def _shell_weights(products: _Array, axes: _Array, targets: _Array, *, most: int
         if best is None or score < lowest:
             best, lowest = inverse, score
     assert best is not None
-    weights: _Array = (_basis(targets, order)[0] @ best).T
+    weights: _Array = (harmonics(targets, order)[0] @ best).T
     return weights
 
 
-def _basis(axes: _Array, order: int) -> tuple[_Array, _Array]:
-    """Return the harmonics (N, functions) at axes, and their degrees."""
+def harmonics(axes: _Array, order: int) -> tuple[_Array, _Array]:
+    """Return the real even harmonics (N, functions) at axes (N, 3), and their degrees."""
     from dipy.reconst.shm import real_sh_descoteaux
 
     polar = np.arccos(np.clip(axes[:, 2], -1, 1))

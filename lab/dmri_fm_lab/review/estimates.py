@@ -15,7 +15,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.quality import tensor_quality
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
-from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm.tensor_maps import TensorMaps, decompose_tensors
 from dmri_fm_lab.evaluate.tensor_errors import AXIS_FA, axis_angle_deg
 from dmri_fm_lab.review.patches import TruePatches
 from dmri_fm_lab.smoothing import smooth_within
@@ -27,6 +27,9 @@ WIDTHS_VOXELS = (0.4, 0.6, 0.8, 1.0, 1.3)
 
 #: Range of the true FA among a voxel and its neighbours that makes it an edge.
 EDGE_FA = 0.3
+
+#: Mean angle between an axis and one drawn by chance.
+CHANCE_DEG = float(np.rad2deg(1.0))
 
 
 class Estimate(NamedTuple):
@@ -61,8 +64,17 @@ def least_squares(
     for patch, inside in zip(images, mask, strict=True):
         data = smooth_within(patch.movedim(0, 3).numpy(), inside.numpy(), width_voxels)
         dwi = Dwi.from_arrays(data, np.eye(4), gtab, mask=inside.numpy())
-        fitted.append(torch.from_numpy(fit_tensor(dwi).diffusivity).movedim(3, 0))
+        fitted.append(torch.from_numpy(fit_tensor(dwi, n_threads=1).diffusivity).movedim(3, 0))
     return estimate_of(1e3 * torch.stack(fitted), mask)
+
+
+def with_true_s0(images: Tensor, patches: TruePatches) -> Tensor:
+    """Return images whose b=0, the first of them, is the true one.
+
+    Least squares from six directions has as many measurements as unknowns and passes through its
+    b=0: its S0 is then known.
+    """
+    return torch.cat([patches.s0[:, None], images[:, 1:]], dim=1)
 
 
 def tune_smoothing(
@@ -78,34 +90,67 @@ def tune_smoothing(
 
 
 def errors_of(found: Estimate, truth: Estimate, where: NDArray[np.bool_]) -> dict[str, float]:
-    """Return mean absolute errors of FA and MD, bias of FA, and the angle between main axes.
+    """Return mean absolute errors and biases of FA and MD, and the angle between main axes.
 
-    The angle, degrees, is a mean over voxels with a true FA above 0.3.
+    The angle, degrees, is a mean over the voxels with a true FA above 0.3: the truth alone
+    chooses them, so that all methods are compared in the same. One without a main axis counts as
+    an axis drawn by chance, whose mean angle is one radian. NaN where there is no such voxel.
     """
-    axes = where & (truth.fa > AXIS_FA) & (np.linalg.norm(found.v1, axis=-1) > 0)
+    axes = where & (truth.fa > AXIS_FA)
     return {
         "fa": float(np.abs(found.fa - truth.fa)[where].mean()),
         "md": float(np.abs(found.md - truth.md)[where].mean()),
         "fa_bias": float((found.fa - truth.fa)[where].mean()),
         "md_bias": float((found.md - truth.md)[where].mean()),
-        "angle_deg": float(axis_angle_deg(found.v1[axes], truth.v1[axes]).mean()),
+        "angle_deg": mean_angle(found.v1[axes], truth.v1[axes]) if axes.any() else float("nan"),
     }
 
 
-def edges_of(truth: Estimate, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the voxels (P, E, E, E) whose neighbours have another FA, apart from the border."""
-    edges = []
+def mean_angle(found: _Array, truth: _Array) -> float:
+    """Return the mean angle between axes (M, 3), degrees; those that are zero count as chance."""
+    has_axis = np.linalg.norm(found, axis=-1) > 0
+    angles = np.full(len(found), CHANCE_DEG)
+    angles[has_axis] = axis_angle_deg(found[has_axis], truth[has_axis])
+    return float(angles.mean())
+
+
+def edges_of(truth: Estimate, mask: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """Return the voxels (P, E, E, E) whose neighbours have another FA, by their side of the edge.
+
+    The side is that of the true FA: above the middle between the highest and the lowest FA among
+    the voxel and its neighbours, or not. Biases of the two cancel in their mean. The border of the
+    mask is left out.
+    """
+    sides: dict[str, list[NDArray[np.bool_]]] = {"high-FA side": [], "low-FA side": []}
     for fa, inside in zip(truth.fa, mask, strict=True):
-        span = maximum_filter(fa, size=3) - minimum_filter(fa, size=3)
-        edges.append((span > EDGE_FA) & binary_erosion(inside, np.ones((3, 3, 3))))
-    return np.stack(edges)
+        highest, lowest = maximum_filter(fa, size=3), minimum_filter(fa, size=3)
+        edge = (highest - lowest > EDGE_FA) & binary_erosion(inside, np.ones((3, 3, 3)))
+        is_high = fa > (highest + lowest) / 2
+        sides["high-FA side"].append(edge & is_high)
+        sides["low-FA side"].append(edge & ~is_high)
+    return {side: np.stack(found) for side, found in sides.items()}
+
+
+def true_maps(patches: TruePatches) -> Tensor:
+    """Return FA, MD (um^2/ms), and v v^T of the main axis, (P, 8, E, E, E)."""
+    truth = estimate_of(patches.tensor, patches.mask)
+    v = np.moveaxis(truth.v1, -1, 1)
+    pairs = [v[:, i] * v[:, j] for i in range(3) for j in range(i, 3)]
+    return torch.from_numpy(np.stack([truth.fa, truth.md, *pairs], axis=1)).float()
+
+
+def read_maps(found: Tensor) -> Estimate:
+    """Return what a network gave as FA, MD and v v^T."""
+    maps = found.double().numpy()
+    _, first = decompose_tensors(np.moveaxis(maps[:, 2:], 1, -1))
+    return Estimate(maps[:, 0], maps[:, 1], first)
 
 
 def spherical_variance(axes: _Array) -> _Array:
     """Return the spherical variance (M,) of K axes (K, M, 3), which have no sign.
 
     One minus the largest eigenvalue of the mean of v v^T: 0 where all agree, 2/3 where they
-    point anywhere.
+    point anywhere. It says nothing of the truth: a constant axis has none.
 
     Examples
     --------
@@ -131,3 +176,11 @@ def impossible_shares(found: Estimate, mask: Tensor) -> dict[str, float]:
     quality = tensor_quality(1e-3 * rows, rearrange(inside, "p x y z -> (p x) y z"))
     columns = {"fa": "fa_out_of_range_fraction", "negative": "negative_diffusivity_fraction"}
     return {name: float(quality[column] or 0.0) for name, column in columns.items()}
+
+
+def fit_voxels(signals: _Array, gtab: GradientTable) -> Estimate:
+    """Fit tensors by weighted least squares to signals (V, N) of single voxels."""
+    dwi = Dwi.from_arrays(signals[:, None, None], np.eye(4), gtab)
+    maps = fit_tensor(dwi, n_threads=1)
+    fa, md = (maps.scalars[name][:, 0, 0].astype(np.float64) for name in ("fa", "md"))
+    return Estimate(fa, 1e3 * md, maps.v1[:, 0, 0].astype(np.float64))

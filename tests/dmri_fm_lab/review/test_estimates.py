@@ -11,23 +11,32 @@ from dmri_fm_lab.review.estimates import (
     edges_of,
     errors_of,
     estimate_of,
+    fit_voxels,
     impossible_shares,
     least_squares,
     spherical_variance,
     tune_smoothing,
+    with_true_s0,
 )
-from dmri_fm_lab.review.experiments import six_directions
-from dmri_fm_lab.review.patches import TruePatches, draw_patches, measure, signal_of
+from dmri_fm_lab.review.patches import (
+    Purpose,
+    TruePatches,
+    draw_patches,
+    measure,
+    seed_of,
+    signal_of,
+)
+from dmri_fm_lab.review.tensor_experiments import six_directions
 
 
 @pytest.fixture(scope="module")
 def patches() -> TruePatches:
-    return draw_patches(5, 4, edge=8)
+    return draw_patches(seed_of(5, Purpose.TEST), 4, edge=8)
 
 
 def test_least_squares_recovers_the_truth_without_noise(patches: TruePatches) -> None:
     truth = estimate_of(patches.tensor, patches.mask)
-    images = signal_of(patches.tensor, six_directions()) * patches.mask[:, None]
+    images = patches.s0[:, None] * signal_of(patches.tensor, six_directions())
     found = least_squares(images, patches.mask, six_directions())
     errors = errors_of(found, truth, patches.mask.numpy())
     assert errors["fa"] < 2e-3
@@ -72,5 +81,42 @@ def test_edges_lie_between_tissues_and_inside_the_mask() -> None:
     truth = Estimate(fa, fa, np.zeros((*fa.shape, 3)))
     mask = np.ones(fa.shape, dtype=bool)
     edges = edges_of(truth, mask)
-    assert sorted(set(np.nonzero(edges)[1].tolist())) == [3, 4]
-    assert not edges[:, :, 0].any(), "at the border of the patch nobody knows"
+    planes = {side: set(np.nonzero(found)[1].tolist()) for side, found in edges.items()}
+    assert planes == {"high-FA side": {4}, "low-FA side": {3}}
+    for found in edges.values():
+        assert not found[:, :, 0].any(), "at the border of the patch nobody knows"
+    # Blur: what one side loses the other gains, and the mean of both sees nothing.
+    blurred = Estimate(np.where(fa > 0, 0.5, 0.1), fa, truth.v1)
+    bias = [errors_of(blurred, truth, found)["fa_bias"] for found in edges.values()]
+    assert bias == pytest.approx([-0.1, 0.1])
+
+
+def test_angles_are_compared_where_the_truth_has_an_axis() -> None:
+    fa = np.array([0.6, 0.6, 0.1, 0.6])
+    x, y = np.eye(3)[0], np.eye(3)[1]
+    truth = Estimate(fa, fa, np.stack([x, x, x, x]))
+    where = np.ones(4, dtype=bool)
+    found = Estimate(fa, fa, np.stack([x, 0 * x, y, y]))
+    # Right, without an axis (one radian, that of chance), not compared, wrong.
+    expected = (0 + np.rad2deg(1.0) + 90) / 3
+    assert errors_of(found, truth, where)["angle_deg"] == pytest.approx(expected)
+    assert np.isnan(errors_of(found, truth, fa < 0.3)["angle_deg"])
+    rng = np.random.default_rng(0)
+    chance = rng.normal(size=(20_000, 3))
+    many = Estimate(np.full(20_000, 0.6), np.ones(20_000), np.tile(x, (20_000, 1)))
+    angle = errors_of(many._replace(v1=chance), many, many.fa > 0)["angle_deg"]
+    assert angle == pytest.approx(np.rad2deg(1.0), abs=0.5)  # three standard errors
+
+
+def test_a_known_s0_takes_the_noise_of_the_b0_away(patches: TruePatches) -> None:
+    truth = estimate_of(patches.tensor, patches.mask)
+    images = patches.s0[:, None] * signal_of(patches.tensor, six_directions())
+    images[:, 0] *= 1.2
+    where = patches.mask.numpy()
+    measured = errors_of(least_squares(images, patches.mask, six_directions()), truth, where)
+    known = least_squares(with_true_s0(images, patches), patches.mask, six_directions())
+    assert measured["md_bias"] == pytest.approx(np.log(1.2), abs=0.01)
+    assert errors_of(known, truth, where)["md"] < 2e-3
+    voxels = fit_voxels(images.movedim(1, -1)[patches.mask].double().numpy(), six_directions())
+    fitted = least_squares(images, patches.mask, six_directions())
+    np.testing.assert_allclose(voxels.fa, fitted.fa[where], atol=1e-3)
