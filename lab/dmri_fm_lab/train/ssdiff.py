@@ -58,6 +58,7 @@ def read_scan(
 def draw_step(encoder: SsdiffConfig, source: BrainSource, number: int) -> ScanBatch:
     """Return the scans of a step, all of one number of directions, that depend on it alone."""
     training, step = source.training, number // source.devices
+    assert isinstance(training, SsdiffPretraining)
     rng = np.random.default_rng([training.optimisation.seed, STEP, number, 0])
     n = int(rng.integers(training.min_directions, training.max_directions + 1))
     rows: list[SsdiffInput] = []
@@ -154,6 +155,7 @@ def _summarise_scan(
 ) -> ScanSummary:
     """Encode a scan in as many directions as a step may have."""
     training = source.training
+    assert isinstance(training, SsdiffPretraining)
     n = int(rng.integers(training.min_directions, training.max_directions + 1))
     scan = read_scan(rng, source.choose(rng, n_brains), encoder.config, n_directions=n)
     scan = scan.to(encoder.cls_token.device)
