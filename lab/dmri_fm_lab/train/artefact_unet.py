@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from dmri_fm.encoders.artefact_unet.encoder import resample_shell, summarise
 from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
 from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.gradients import GradientTable
 from dmri_fm.out_of_distribution import ScanSummary
 from dmri_fm.participants import PARTICIPANTS
+from dmri_fm.qspace import distinct_directions
 from dmri_fm.registry import find_model
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, choose_shell, find_shell, fixed_directions
 from dmri_fm.weights import save_weights
@@ -167,12 +169,17 @@ def check_settings(config: UnetPretraining) -> UnetConfig:
     return encoder
 
 
+def distinct_table(scan: CachedScan) -> GradientTable:
+    """Return the table of one volume of each direction of a scan, as steps read it."""
+    return scan.gtab.select([group[0] for group in distinct_directions(scan.gtab)])
+
+
 def select_usable(scans: Sequence[CachedScan]) -> list[CachedScan]:
     """Return the scans with a shell that can be resampled; the others are named in the log.
 
     Raises InputError if there are scans and none has one.
     """
-    usable = [scan for scan in scans if find_shell(scan.gtab) is not None]
+    usable = [scan for scan in scans if find_shell(distinct_table(scan)) is not None]
     for scan in scans:
         if scan not in usable:
             logger.warning("%s: left out, no shell of %d directions", scan.name, FEWEST_DIRECTIONS)
