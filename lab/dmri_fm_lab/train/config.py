@@ -250,7 +250,7 @@ class UnetPretraining:
     slab_slices
         Slices of a slab, a multiple of the network's stride.
     validation_steps, n_validation
-        Steps between two validations, and the slabs of each, drawn once.
+        Steps between two validations, and the slabs of each, always the same.
     scan_share, n_brains, scan_directions, n_reuse, n_reference, n_held_out, held_out_share
         See :class:`DropePretraining`.
     """
