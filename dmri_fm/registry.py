@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from torch import nn
 
+from dmri_fm.encoders.artefact_unet import network as artefact_unet
+from dmri_fm.encoders.artefact_unet.encoder import UnetEncoder
 from dmri_fm.encoders.base import Encoder
 from dmri_fm.encoders.drope import config as drope
 from dmri_fm.encoders.drope.encoder import DropeEncoder
@@ -62,6 +64,7 @@ MODELS: dict[str, RegisteredModel] = {
     "drope-paper": RegisteredModel(drope.PAPER, Drope, DropeEncoder),
     "ssdiff": RegisteredModel(ssdiff.COMPACT, Ssdiff, SsdiffEncoder),
     "ssdiff-paper": RegisteredModel(ssdiff.PAPER, Ssdiff, SsdiffEncoder),
+    "artefact-unet": RegisteredModel(artefact_unet.PAPER, artefact_unet.ArtefactUnet, UnetEncoder),
     "drope-ablation": RegisteredModel(drope.ABLATION, Drope, DropeEncoder),
     "drope-ablation-plain": RegisteredModel(
         replace(drope.ABLATION, rotary="none"), Drope, DropeEncoder

@@ -46,7 +46,8 @@ def extract_features(
         A torch device.
     n_directions
         Directions to use, chosen as the encoder does; all there are if the series has fewer; if
-        None those of the encoder: 12 for D-RoPE, all for SSDiff, which has no other choice.
+        None those of the encoder: 12 for D-RoPE; all for SSDiff and one shell for the
+        artefact-removal U-Net, which have no other choice.
     seed
         Seed of the choice of directions.
     region

@@ -25,6 +25,7 @@ DIRECTION_CHOICES = {
     "spread": "spread over q-space",
     "random": "drawn at random",
     "all": "all of them",
+    "shell": "one shell, brought to fixed directions by spherical harmonics",
 }
 
 
@@ -36,7 +37,8 @@ class Extraction(NamedTuple):
     region
         Key of :data:`REGIONS`; another may be asked for.
     directions
-        Key of :data:`DIRECTION_CHOICES`.
+        Key of :data:`DIRECTION_CHOICES`; "shell": series without a shell that
+        :func:`dmri_fm.shell_resampling.find_shell` finds have no features.
     reads_rotations
         Whether directions may differ between places, as they do behind a warp.
     """

@@ -159,12 +159,52 @@ SSDIFF = replace(
     ),
 )
 
+ARTEFACT_UNET = ModelIdentity(
+    name="artefact-unet",
+    family="encoder",
+    title="Artefact-removal U-Net",
+    architecture=(
+        "Convolutional U-Net over the volumes of one shell, pretrained to remove artefacts that "
+        "were added to them."
+    ),
+    provenance=(
+        "Published method: Weninger et al. 2022, written anew from its description, at the "
+        "published size and voxel size; it ships without weights. Features of the scan, which are "
+        "those of the bridge, averaged over the brain, the out-of-distribution score, the 64 "
+        "fixed directions and the distortion of each volume by its gradient are this software's "
+        "own."
+    ),
+    citations=("weninger2022",),
+    methods=(
+        "Features of the scan are the mean over the brain of those of the bridge of a U-Net that "
+        "was pretrained to remove artefacts [@weninger2022]; the signal of one shell, divided by "
+        "the mean b=0 image, was brought to 64 fixed directions by spherical harmonics. "
+        "The features are experimental: no evaluation has compared the weights that ran with a "
+        "baseline."
+    ),
+    url="https://doi.org/10.1007/978-3-658-36932-3_32",
+    card="docs/model_cards/artefact-unet.md",
+    is_experimental=True,
+    has_ood=True,
+    extraction=Extraction(directions="shell"),
+    outputs=MappingProxyType(
+        {
+            "scan": (
+                "One row, the features of the whole scan: the mean over the brain of the bridge's "
+                "features (pooled), and its out-of-distribution score, where the weights hold "
+                "statistics of training features."
+            ),
+        }
+    ),
+)
+
 #: In the order of texts.
 RECORDS = (
     DROPE,
     DROPE_PAPER,
     SSDIFF,
     SSDIFF_PAPER,
+    ARTEFACT_UNET,
     *(
         replace(DROPE_PAPER.ablation(f"drope-ablation{end}"), extraction=Extraction())
         for end in ("", "-plain")

@@ -2,7 +2,8 @@
 
 A scan is the brain of MNI152NLin2009aSym. Tensor networks read six directions at 2 mm in one
 block around it; D-RoPE encoders 12 directions of the patches that they read, rotations of queries
-not counted; SSDiff encoders :data:`N_VOLUMES` volumes.
+not counted; SSDiff encoders :data:`N_VOLUMES` volumes; the artefact-removal U-Net its whole grid,
+the bridge being where its features come from.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmri_fm.encoders.artefact_unet.network import ArtefactUnet
 from dmri_fm.encoders.drope.block import pass_blocks
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.extraction import check_region, patches_of_region
@@ -51,6 +53,7 @@ SCAN_GMACS: dict[str, float] = {
     "drope-paper": 12180.0,
     "ssdiff": 0.1688,
     "ssdiff-paper": 54.86,
+    "artefact-unet": 26.81,
     "drope-ablation": 18.82,
     "drope-ablation-plain": 18.82,
 }
@@ -59,13 +62,16 @@ SCAN_GMACS: dict[str, float] = {
 def scan_gmacs(name: str) -> float:
     """Count the multiply-adds of a network of the registry for a scan, 1e9."""
     config, make = MODELS[name].config, MODELS[name].network
-    if make not in (Drope, Ssdiff):
+    if make not in (Drope, Ssdiff, ArtefactUnet):
         return block_gmacs(make(config), _brain_box(config.stride))
     with torch.device("meta"):
         network = make(config).to("meta")
         if isinstance(network, Drope):
             n_patches = _count_patches(config, identity(name).extraction.region)
             return _gmacs(lambda: _encode_patches(network, n_patches))
+        if isinstance(network, ArtefactUnet):
+            shell = torch.ones(1, network.config.n_directions, *network.config.grid_shape)
+            return _gmacs(lambda: network.encode(shell))
         assert isinstance(network, Ssdiff)
         volumes = torch.ones(1, N_VOLUMES, network.n_places)
         directions = torch.ones(1, N_VOLUMES, len(brain_blocks(config, config.direction_block)), 3)

@@ -71,7 +71,8 @@ def test_the_refiner_is_nobody_else_s_and_drope_says_what_differs():
         if encoder.has_patches:
             for text in (encoder.description, encoder.methods, encoder.outputs["patch"]):
                 assert "Gaussian process" in text, "the errors of patches are not the encoder's"
-        assert "class token" in encoder.outputs["scan"]
+        has_token = encoder.name != "artefact-unet"
+        assert ("class token" in encoder.outputs["scan"]) == has_token
 
 
 def test_ssdiff_says_what_differs():
@@ -84,6 +85,16 @@ def test_ssdiff_says_what_differs():
         assert "smaller" in text
         assert "4 mm" in text, "blocks of voxels"
         assert "product of" in text, "how a direction enters"
+
+
+def test_the_unet_says_what_is_not_published():
+    unet = identity("artefact-unet")
+    assert (unet.label, unet.citations) == ("artefactunet", ("weninger2022",))
+    own = unet.provenance.partition("without weights.")[2]
+    assert "this software's own" in own
+    assert all(word in own for word in ("bridge", "score", "fixed directions", "gradient"))
+    for text in (unet.methods, unet.provenance):
+        assert "64 fixed directions" in text
 
 
 def test_the_published_qcg_dti_cites_its_paper():

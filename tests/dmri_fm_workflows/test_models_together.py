@@ -31,12 +31,14 @@ from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.registry import MODELS, feature_grid
 from dmri_fm.series import load_image, save_image
+from dmri_fm.shell_resampling import fixed_directions
 from dmri_fm.tensor_maps import SCALARS
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.tensor_networks.volumes import choose_volumes
 from dmri_fm.weights import save_weights
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.execution.plan_text import stage_lines
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.group.collect import list_outputs
 from dmri_fm_workflows.group.tables import gather_features
@@ -50,6 +52,7 @@ from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
 from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
 from dmri_fm_workflows.stages.table import list_stages
+from tests.dmri_fm.encoders.artefact_unet.narrow import NARROW as NARROW_UNET
 from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
 from tests.dmri_fm_workflows.tiny_models import COARSE, write_tiny_weights
 from tests.dmri_fm_workflows.tiny_series import write_series
@@ -69,7 +72,8 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _coarse_grids():
     with pytest.MonkeyPatch.context() as patch:
-        for name, config in (("drope-paper", COARSE), ("ssdiff", NARROW)):
+        coarse = {"drope-paper": COARSE, "ssdiff": NARROW, "artefact-unet": NARROW_UNET}
+        for name, config in coarse.items():
             patch.setitem(MODELS, name, MODELS[name]._replace(config=config))
         yield
 
@@ -246,6 +250,29 @@ def test_sidecars_name_the_model_that_made_the_file(out, weights) -> None:
     assert {n for n, s in sidecars.items() if zheng in s.get("References", [])} == {
         n for n in sidecars if "model-qcgdtipaper" in n
     }
+
+
+def test_the_unet_reads_a_shell_of_enough_directions(offered, weights, tmp_path) -> None:
+    axes = fixed_directions(20)
+    gtab = GradientTable([0] + [1000] * 20, np.vstack([np.zeros(3), axes]))
+    grid, label = feature_grid("artefact-unet"), "artefactunet_grid"
+    box, inside = np.s_[4:16, 4:16, 3:11], np.s_[4:-4, 4:-4, 4:-4]
+    spread = offered | write_series(
+        gtab, tmp_path, "acpc", (20, 20, 14), np.diag([-2.0, 2.0, 2.0, 1.0]), box
+    )
+    spread |= write_series(gtab, tmp_path, label, grid.shape, grid.affine, inside)
+    plan = _plan(tmp_path, spread, models=("artefact-unet",), weights=weights)
+    assert plan.encoders == ("artefact-unet",)
+    assert "20 of 20 directions, one shell" in dict(stage_lines(plan))["features"]
+    out = _run_models(plan, tmp_path, spread)
+    (scan,) = out.rglob("*_model-artefactunet_desc-scan_features.tsv")
+    (row,) = read_table(scan)
+    assert feature_columns(row) == {"pooled": [f"pooled{i:03d}" for i in range(5)]}
+    sidecar = json.loads(scan.with_suffix(".json").read_text())
+    assert sidecar["Model"]["Features"] == ["pooled"]
+    assert (sidecar["ShellBValue"], sidecar["SphericalHarmonicOrder"]) == (1000, 4)
+    assert "https://doi.org/10.1007/978-3-658-36932-3_32" in sidecar["References"]
+    assert _names(out, ".svg") == {"model-artefactunet_desc-features_dwi.svg"}
 
 
 def test_the_quality_table_has_columns_for_each_model(out, offered, tmp_path) -> None:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmri_fm_lab.commands.options import Subparsers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm study`."""
     study = subparsers.add_parser("study", help="experiments of the literature, run anew")
     studies = study.add_subparsers(required=True, metavar="STUDY")
+    _add_review(studies)
+    _add_artefacts(studies)
+
+
+def _add_review(studies: Subparsers) -> None:
     parser = studies.add_parser(
         "review",
         help="experiments of a review of machine learning in diffusion MRI",
@@ -34,10 +43,53 @@ def add_parser(subparsers: Subparsers) -> None:
         "--steps", type=int, default=1500, metavar="N", help="of a training; default 1500"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_review_study)
 
 
-def run(options: argparse.Namespace) -> None:
+def _add_artefacts(studies: Subparsers) -> None:
+    parser = studies.add_parser(
+        "artefacts",
+        help="does pretraining by artefact removal help? tissue, number of peaks, direction",
+        description="Pretraining by artefact removal, by a plain autoencoder, and none, on three "
+        "tasks (Weninger et al. 2022): 15, 5 and 8 scans for training, validation and test. "
+        "Labels are the truth of simulated brains, or, with --scans, fits to real ones. About an "
+        "hour on one processor core.",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUNS", help="keeps what is trained")
+    parser.add_argument(
+        "--scans",
+        type=Path,
+        metavar="BIDS",
+        help="real scans with 28 directions or more in a shell, in place of simulated brains",
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="OBJECTIVE=FILE",
+        help="artefacts=FILE, autoencoder=FILE: weights of `dmri-fm pretrain artefact-unet`, in "
+        "place of a pretraining on cubes of simulated brains",
+    )
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="tissue, peaks, direction")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[3, 15], metavar="N", help="training scans"
+    )
+    parser.add_argument("--runs", type=int, default=4, metavar="N", help="of each start; 4")
+    parser.add_argument(
+        "--steps", type=int, default=100, metavar="N", help="of a training; default 100"
+    )
+    parser.add_argument(
+        "--pretraining-steps", type=int, default=500, metavar="N", help="default 500"
+    )
+    parser.add_argument(
+        "--strength", default="light", metavar="NAME", help="of artefacts: light, strong, paper"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
+    parser.set_defaults(run=run_artefact_study)
+
+
+def run_review_study(options: argparse.Namespace) -> None:
     """Run the experiments of the review and print their tables."""
     from dmri_fm_lab.evaluate.records import json_ready, versions, write_json
     from dmri_fm_lab.review.experiments import run_review
@@ -49,3 +101,68 @@ def run(options: argparse.Namespace) -> None:
     print(format_review(record))
     if options.json:
         write_json(json_ready({"experiments": record, "versions": versions()}), options.json)
+
+
+def run_artefact_study(options: argparse.Namespace) -> None:
+    """Run the study of artefact-removal pretraining and print its tables."""
+    from dmri_fm.registry import find_model
+    from dmri_fm_lab.artefact_study.cubes import cut_cubes
+    from dmri_fm_lab.artefact_study.report import format_study
+    from dmri_fm_lab.artefact_study.study import StudySize, run_study
+    from dmri_fm_lab.artefact_study.tasks import TASKS
+    from dmri_fm_lab.evaluate.records import json_ready, versions, write_json
+    from dmri_fm_lab.train.dataset_cache import SCANS, cache_scans
+
+    encoder = find_model("artefact-unet").config
+    size = StudySize(
+        sizes=tuple(options.sizes),
+        n_runs=options.runs,
+        n_steps=options.steps,
+        n_pretraining=options.pretraining_steps,
+        strength=options.strength,
+    )
+    size.check(encoder)
+    pretrained = _read_pretrained(options.weights)
+    cubes = None
+    if options.scans:
+        scans = cache_scans(options.scans, options.folder / SCANS, encoder.grid)
+        cubes = cut_cubes(scans, encoder, edge=size.edge, seed=options.seed)
+    record = run_study(
+        options.folder,
+        encoder,
+        size=size,
+        seed=options.seed,
+        pretrained=pretrained,
+        cubes=cubes,
+        tasks=options.tasks or tuple(TASKS),
+    )
+    print(format_study(record))
+    if options.json:
+        write_json(json_ready({**record, "versions": versions()}), options.json)
+
+
+def _read_pretrained(texts: list[str]) -> dict[str, dict[str, Tensor]]:
+    """Read OBJECTIVE=FILE.
+
+    Raises ConfigError for another form or objective, and for weights of the other objective.
+    """
+    from dmri_fm.errors import ConfigError
+    from dmri_fm.registry import load_weights
+    from dmri_fm_lab.train.artefact_unet import OBJECTIVES
+
+    found: dict[str, dict[str, Tensor]] = {}
+    for text in texts:
+        objective, equals, path = text.partition("=")
+        if not equals or objective not in OBJECTIVES:
+            raise ConfigError(
+                f"--weights {text}",
+                expected=" or ".join(f"{known}=FILE" for known in OBJECTIVES),
+            )
+        weights = load_weights(path, model="artefact-unet")
+        trained = weights.training.get("settings", {}).get("objective")
+        if trained != objective:
+            raise ConfigError(
+                f"weights of the objective {trained!r}", path=Path(path), expected=objective
+            )
+        found[objective] = dict(weights.model.state_dict())
+    return found

@@ -72,6 +72,8 @@ class Batch:
         Shape (B, X, Y, Z): standard deviation of the noise of one volume where signal is high.
     affine
         Shape (B, 4, 4), voxel to RAS+ mm.
+    brains, tissues
+        What was scanned: anatomy and fibres, and their diffusion properties.
     """
 
     signal: Tensor
@@ -83,6 +85,8 @@ class Batch:
     mask: Tensor
     noise: Tensor
     affine: Tensor
+    brains: Brains
+    tissues: Tissues
 
 
 def draw_batch(
@@ -144,6 +148,8 @@ def draw_batch(
         mask=brains.mask,
         noise=noise,
         affine=brains.affine,
+        brains=brains,
+        tissues=tissues,
     )
 
 

@@ -158,7 +158,7 @@ def signals_at(
     white_matter, grey_matter, csf, lesion = fractions * tissues.intensity[0, :, None]
     stick, along, across, parallel, radial, crossing = properties[:6]
     mean, gamma, radially, onwards, cortex_along, cortex_across = properties[6:]
-    shares = ((1 - crossing) * (1 - neighbour), (1 - crossing) * neighbour, crossing)
+    shares = _fibre_shares(crossing, neighbour)
     # Axes, each with its compartments: amount, diffusivity across, and its excess along.
     compartments = [
         (axis, [(white_matter * stick * share, across, along - across),
@@ -179,6 +179,23 @@ def signals_at(
             exponent = torch.mul(bvals_along, -more).addcmul_(bvals, -least)
             total.addcmul_(amount, exponent.exp_())
     return total
+
+
+def fibre_amounts(brains: Brains, tissues: Tissues) -> Tensor:
+    """Return the white matter of each population of fibres of :class:`.brains.Brains`.
+
+    Shape (B, 3, X, Y, Z): volume fractions, which add up to that of white matter.
+    """
+    crossing = torch.stack(
+        [of[bundle] for of, bundle in zip(tissues.white[..., 5], brains.bundle, strict=True)]
+    )
+    shares = torch.stack(_fibre_shares(crossing, brains.neighbour), dim=1)
+    return shares * brains.fractions[:, :1]
+
+
+def _fibre_shares(crossing: Tensor, neighbour: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the shares of a voxel's bundle, its neighbour's fibres, and those that cross."""
+    return (1 - crossing) * (1 - neighbour), (1 - crossing) * neighbour, crossing
 
 
 def _passes(mask: Tensor) -> tuple[Tensor, ...]:

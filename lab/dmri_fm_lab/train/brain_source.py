@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from dmri_fm.encoders.artefact_unet.network import UnetConfig
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.errors import InputError
@@ -19,7 +20,7 @@ from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.out_of_distribution import ScanSummary, fit_scan_reference
 from dmri_fm_lab.grid_scans import B0Volumes
 from dmri_fm_lab.simulate import draw_batch, draw_protocol
-from dmri_fm_lab.train.config import DropePretraining, SsdiffPretraining
+from dmri_fm_lab.train.config import EncoderPretraining
 from dmri_fm_lab.train.loop import HELD_OUT, REFERENCE, TRAINING
 from dmri_fm_lab.train.scan_cache import TABLE, CachedScan
 
@@ -93,8 +94,8 @@ class BrainSource:
         Number of devices that train together; each draws numbers of its own.
     """
 
-    config: DropeConfig | SsdiffConfig
-    training: DropePretraining | SsdiffPretraining
+    config: DropeConfig | SsdiffConfig | UnetConfig
+    training: EncoderPretraining
     folder: Path
     scans: Sequence[CachedScan] = ()
     purpose: int = TRAINING
@@ -142,9 +143,7 @@ class BrainSource:
 Source = TypeVar("Source", bound=BrainSource)
 
 
-def hold_out(
-    scans: Sequence[CachedScan], config: DropePretraining | SsdiffPretraining
-) -> list[CachedScan]:
+def hold_out(scans: Sequence[CachedScan], config: EncoderPretraining) -> list[CachedScan]:
     """Return the scans of the participants that are held out."""
     participants = sorted({scan.participant for scan in scans})
     rng = np.random.default_rng([config.optimisation.seed, HOLD_OUT])

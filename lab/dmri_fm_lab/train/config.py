@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dmri_fm.encoders.artefact_unet.network import ArtefactUnet
 from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError
 from dmri_fm.registry import find_model
@@ -230,7 +231,53 @@ class SsdiffPretraining:
     held_out_share: float = 0.1
 
 
-Training = TypeVar("Training", TensorTraining, DropePretraining, SsdiffPretraining)
+@dataclass(frozen=True)
+class UnetPretraining:
+    """Pretraining of the artefact-removal U-Net, on slabs of brains.
+
+    Attributes
+    ----------
+    model
+        Name in the registry.
+    optimisation
+        See :class:`Optimisation`.
+    objective
+        "artefacts": the input has artefacts, the target has not; "autoencoder": both have not.
+    strength
+        Of the artefacts, see :data:`dmri_fm_lab.train.artefacts.STRENGTHS`.
+    batch
+        Slabs of a step.
+    slab_slices
+        Slices of a slab, a multiple of the network's stride.
+    validation_steps, n_validation
+        Steps between two validations, and the slabs of each, always the same.
+    scan_share, n_brains, scan_directions, n_reuse, n_reference, n_held_out, held_out_share
+        See :class:`DropePretraining`.
+    """
+
+    model: str
+    optimisation: Optimisation
+    objective: str = "artefacts"
+    strength: str = "light"
+    batch: int = 1
+    slab_slices: int = 24
+    validation_steps: int = 100
+    n_validation: int = 4
+    scan_share: float = 0.25
+    n_brains: int = 60
+    scan_directions: int = 64
+    n_reuse: int = 16
+    n_reference: int = 32
+    n_held_out: int = 16
+    held_out_share: float = 0.1
+
+
+#: Settings of the pretraining of an encoder.
+EncoderPretraining = DropePretraining | SsdiffPretraining | UnetPretraining
+
+Training = TypeVar(
+    "Training", TensorTraining, DropePretraining, SsdiffPretraining, UnetPretraining
+)
 
 
 def read_training(
@@ -245,7 +292,7 @@ def read_training(
     Parameters
     ----------
     settings
-        :class:`TensorTraining`, :class:`DropePretraining` or :class:`SsdiffPretraining`.
+        :class:`TensorTraining`, or a class of :data:`EncoderPretraining`.
     name_or_path
         Name of settings that ship with the package, or a TOML file: the fields of `settings`,
         and those of :class:`Optimisation` in a table of that name.
@@ -271,18 +318,20 @@ def read_pretraining(
     *,
     model: str | None = None,
     optimisation: Mapping[str, Any] | None = None,
-) -> DropePretraining | SsdiffPretraining:
+) -> EncoderPretraining:
     """Read the settings of a pretraining run, of the class that its model has.
 
     Parameters and errors as of :func:`read_training`.
     """
     _, values = _read_toml(name_or_path)
     name = str(model or values.get("model", ""))
-    if find_model(name, family="encoder").network is Ssdiff:
-        return read_training(
-            SsdiffPretraining, name_or_path, model=model, optimisation=optimisation
-        )
-    return read_training(DropePretraining, name_or_path, model=model, optimisation=optimisation)
+    network = find_model(name, family="encoder").network
+    changes: dict[str, Any] = {"model": model, "optimisation": optimisation}
+    if network is Ssdiff:
+        return read_training(SsdiffPretraining, name_or_path, **changes)
+    if network is ArtefactUnet:
+        return read_training(UnetPretraining, name_or_path, **changes)
+    return read_training(DropePretraining, name_or_path, **changes)
 
 
 def _read_toml(name_or_path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -301,7 +350,14 @@ def _read_toml(name_or_path: str | Path) -> tuple[Path, dict[str, Any]]:
     return path, values
 
 
-_Settings = TypeVar("_Settings", Optimisation, TensorTraining, DropePretraining, SsdiffPretraining)
+_Settings = TypeVar(
+    "_Settings",
+    Optimisation,
+    TensorTraining,
+    DropePretraining,
+    SsdiffPretraining,
+    UnetPretraining,
+)
 
 
 def _build(settings: type[_Settings], values: Mapping[str, Any], path: Path) -> _Settings:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dmri_fm_lab.train.config import DropePretraining, SsdiffPretraining, TensorTraining
+from dmri_fm_lab.train.config import EncoderPretraining, TensorTraining
 from dmri_fm_lab.train.loop import Run
 
 
 def describe_run(
-    config: TensorTraining | DropePretraining | SsdiffPretraining,
+    config: TensorTraining | EncoderPretraining,
     run: Run,
     *,
     scans: Sequence[str],
@@ -67,9 +67,7 @@ def describe_data(scans: Sequence[str], *, scan_share: float = 0.0, noun: str = 
     return f"{simulated}, and {real} ({how})"
 
 
-def describe_recipe(
-    config: TensorTraining | DropePretraining | SsdiffPretraining,
-) -> dict[str, Any]:
+def describe_recipe(config: TensorTraining | EncoderPretraining) -> dict[str, Any]:
     """Return the settings that decide what a network learns: a run goes on with no others.
 
     The training loop compares the settings of the optimisation itself.

@@ -204,8 +204,8 @@ def load_encoder(
         If the model is no D-RoPE encoder, or its weights cannot be used.
     """
     if folder is not None:
-        network = load_autoencoder(folder, model=model)
-        return network.encoder, {"model": model, "run": str(folder)}
+        run = load_autoencoder(folder, model=model)
+        return run.encoder, {"model": model, "run": str(folder)}
     find_drope(model)
     loaded = load_weights(model if weights is None else weights, model=model)
     network = cast(Drope, loaded.model)

@@ -80,6 +80,7 @@ def read_scan(
 def draw_step(encoder: SsdiffConfig, source: BrainSource, number: int) -> ScanBatch:
     """Return the scans of a step, all of as many volumes, that depend on its number alone."""
     training, step = source.training, number // source.devices
+    assert isinstance(training, SsdiffPretraining)
     rng = np.random.default_rng([training.optimisation.seed, STEP, number, 0])
     scans = [source.choose(rng, source.newest(step)) for _ in range(training.batch)]
     n, n_b0 = _count_volumes(rng, encoder, source, scans)
@@ -95,6 +96,7 @@ def _count_volumes(
 ) -> tuple[int, int]:
     """Draw how many directions and b=0 volumes scans give; none gives more than another has."""
     training = source.training
+    assert isinstance(training, SsdiffPretraining)
     n = int(rng.integers(training.min_directions, training.max_directions + 1))
     n = min(n, *(scan.count_directions() for scan in scans))
     if not encoder.reads_b0:

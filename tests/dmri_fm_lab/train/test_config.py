@@ -16,7 +16,7 @@ from dmri_fm_lab.train.config import (
 @pytest.mark.parametrize("name", sorted([*MODELS, *BASELINE_NETWORKS]))
 def test_every_model_has_settings(name):
     file = re.sub(r"-ablation.*", "-ablation", name)
-    if name.startswith(("drope", "ssdiff")):
+    if name.startswith(("drope", "ssdiff", "artefact-unet")):
         settings = read_pretraining(file, model=name)
     else:
         settings = read_training(TensorTraining, file, model=name)

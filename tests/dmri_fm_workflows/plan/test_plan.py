@@ -172,6 +172,21 @@ def test_tensor_and_network_are_planned_by_their_volumes(tmp_path: Path) -> None
     assert ("own weights" in text, "b-value check" in text) == (False, False)
 
 
+def test_an_encoder_that_no_shell_suffices_for_is_left_out_and_named(tmp_path: Path) -> None:
+    bvecs = np.vstack([np.zeros(3), SKARE_DIRECTIONS])
+    own = {"artefact-unet": tmp_path / "own.safetensors"}
+    own["artefact-unet"].touch()
+    config = RunConfig(tmp_path, tmp_path / "out", models=("artefact-unet", "drope"), weights=own)
+    series = make_series(tmp_path, [0, *[1000] * 6], bvecs)
+    session = Session("a", (), (series,))
+    found = plan_series(config, series, session, Engines("none", ("none",), "none"))
+    assert found.encoders == ("drope",)
+    (warning,) = [w for w in found.warnings if "artefact-unet" in w]
+    assert "no shell has 15 directions" in warning
+    (omitted,) = [o for o in list_omissions(found) if "artefact-unet" in o]
+    assert omitted.startswith("artefact-unet does not run")
+
+
 def test_the_mask_of_a_whole_head_and_of_a_slab_is_described(tmp_path: Path) -> None:
     series = make_series(tmp_path, [0, 1000], np.eye(3)[:2])
     (run,) = series.runs

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
+from dmri_fm.shell_resampling import FEWEST_DIRECTIONS
 from dmri_fm_workflows.config import OUTPUT_SPACES
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.base import Line
@@ -69,7 +70,13 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
             f"{', '.join(wanted)} does not run: no shell has six directions that determine a "
             "tensor."
         )
-    if not plan.encoders:
+    encoders = [m for m in plan.models if m in ENCODERS]
+    if without := [m for m in encoders if m not in plan.encoders]:
+        omitted.append(
+            f"{', '.join(without)} does not run: no shell has {FEWEST_DIRECTIONS} directions that "
+            "are spread over the sphere."
+        )
+    if not encoders:
         names = ", ".join(ENCODERS)
         omitted.append(f"There are no features: --models names no encoder ({names}).")
     omitted += [

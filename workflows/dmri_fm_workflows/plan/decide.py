@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
+from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, identity
 from dmri_fm.qspace import find_six
+from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, find_shell
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm_workflows.bids import DwiSeries, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
@@ -61,6 +62,8 @@ def plan_series(
     volumes = select_shells(gtab) if determines_tensor(gtab) else np.array([], dtype=int)
     wanted = tuple(m for m in config.models if m in TENSOR_NETWORKS)
     encoders = tuple(m for m in config.models if m in ENCODERS)
+    of_shell = {m for m in encoders if identity(m).extraction.directions == "shell"}
+    lacking = of_shell if of_shell and find_shell(gtab) is None else set()
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
     sdc = choose_sdc(series, engines.sdc)
@@ -75,6 +78,11 @@ def plan_series(
         )
     if six is not None and six.problem is not None:
         warnings.append(f"{series.name}: {six.problem} for a tensor network.")
+    warnings += [
+        f"{series.name}: no shell has {FEWEST_DIRECTIONS} directions that are spread over the "
+        f"sphere: {encoder} is left out."
+        for encoder in sorted(lacking)
+    ]
     maps = {network: network_maps(network, config.weights) for network in networks}
     for network, types in maps.items():
         warnings += explain_lacking(network, types)
@@ -96,7 +104,7 @@ def plan_series(
         networks=networks,
         maps=maps,
         six=six,
-        encoders=encoders,
+        encoders=tuple(m for m in encoders if m not in lacking),
         weights=config.weights,
         region=config.region,
         random_seed=config.random_seed,

@@ -19,6 +19,7 @@ from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
     SixDirections,
 )
+from dmri_fm.shell_resampling import choose_shell
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries, EpiImage
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
@@ -313,8 +314,10 @@ class SeriesPlan:
     def n_directions_of(self, encoder: str) -> int:
         """Return the number of diffusion-weighted volumes that an encoder reads."""
         n_weighted = int((~self.gtab.is_b0).sum())
-        reads_all = identity(encoder).extraction.directions == "all"
-        return n_weighted if reads_all else min(FEATURE_DIRECTIONS, n_weighted)
+        choice = identity(encoder).extraction.directions
+        if choice == "shell":
+            return len(choose_shell(self.gtab).index)
+        return n_weighted if choice == "all" else min(FEATURE_DIRECTIONS, n_weighted)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

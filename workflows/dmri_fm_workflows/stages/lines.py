@@ -175,7 +175,9 @@ def describe_encoder(plan: SeriesPlan, encoder: str) -> Iterator[Line]:
     n_weighted = int((~plan.gtab.is_b0).sum())
     n = plan.n_directions_of(encoder)
     how = DIRECTION_CHOICES[identity(encoder).extraction.directions]
-    which = f"all {n} directions" if n == n_weighted else f"{n} of {n_weighted} directions, {how}"
+    which = f"{n} of {n_weighted} directions, {how}"
+    if n == n_weighted and identity(encoder).extraction.directions != "shell":
+        which = f"all {n} directions"
     where = REGIONS[plan.region_of(encoder)]
     own = _weights_text(plan, encoder)
     yield "features", f"{encoder}: {which}, {where}, on the model's MNI grid, {_device(plan)}{own}"

@@ -1,0 +1,1 @@
+"""Artefact-removal U-Net: from the volumes of one shell with artefacts to those without."""

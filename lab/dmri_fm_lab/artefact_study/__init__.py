@@ -1,0 +1,1 @@
+"""Study of artefact-removal pretraining: three tasks, after Weninger et al. 2022."""
