@@ -147,16 +147,18 @@ SSDIFF = replace(
         "Architecture and pretraining of SSDiff (Gong et al. 2026), smaller, written anew from "
         "their description: 128 channels in 7 blocks read means over 4 mm; a direction enters as "
         "the product of its vector with itself, not by the mean of its components; b=0 volumes "
-        "are divided by, not read. It ships without weights. The sensitivity map and the "
-        "out-of-distribution score are this software's own."
+        "are divided by, not read. The sensitivity map, the out-of-distribution score and the "
+        "data of the packaged weights (simulation and a few real scans) are this software's own."
     ),
     methods=(
         "Features of the scan came from a smaller version of SSDiff [@gong2026], a transformer "
         "with one token per diffusion volume, applied to the signal divided by the mean b=0 image "
         "and averaged over blocks of 4 mm, and to the product of each gradient direction with "
-        "itself. The features are experimental: no evaluation has compared the weights that ran "
-        "with a baseline."
+        "itself. The packaged weights were trained on simulation and a few real scans. The "
+        "features are experimental: no evaluation has compared the weights that ran with a "
+        "baseline."
     ),
+    is_packaged=True,
 )
 
 ARTEFACT_UNET = ModelIdentity(

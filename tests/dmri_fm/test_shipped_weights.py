@@ -104,17 +104,21 @@ def simulated_scan(seed, *, n_directions):
     return Dwi.from_arrays(sample.signal, grid.affine, gtab, mask=sample.mask)
 
 
-def test_encoder_knows_simulated_brains_and_not_noise():
+@pytest.mark.parametrize(("model", "cls", "pooled"), [("drope", 192, 384), ("ssdiff", 128, 128)])
+def test_encoder_knows_simulated_brains_and_not_noise(model, cls, pooled):
     dwi = simulated_scan(0, n_directions=12)
-    features = extract_features(dwi)
-    assert {of: v.shape for of, v in features.vectors.items()} == {"cls": (192,), "pooled": (384,)}
+    features = extract_features(dwi, model=model)
+    sizes = {of: len(v) for of, v in features.vectors.items()}
+    assert sizes == {"cls": cls, "pooled": pooled}
     assert all(np.isfinite(vector).all() for vector in features.vectors.values())
     assert features.ood_percentile < 100.0
-    assert 0.0 < features.patches.direction_error < 0.2
-    assert np.isfinite(features.patches.error[features.patches.valid]).all()
+    if model == "drope":
+        assert 0.0 < features.patches.direction_error < 0.2
+        assert np.isfinite(features.patches.error[features.patches.valid]).all()
     rng = np.random.default_rng(0)
     noise = rng.uniform(0, 500, dwi.shape).astype(np.float32) * dwi.mask[..., None]
-    strange = extract_features(Dwi.from_arrays(noise, dwi.affine, dwi.gtab, mask=dwi.mask))
+    noise = Dwi.from_arrays(noise, dwi.affine, dwi.gtab, mask=dwi.mask)
+    strange = extract_features(noise, model=model)
     assert strange.ood_percentile > 95.0
     assert strange.ood_score > 2 * max(features.ood_score, 1.0)
 
@@ -148,7 +152,8 @@ def test_masked_directions_and_patches_are_filled_better_than_by_means():
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("tensor-refiner", "one real brain"), ("drope", "simulat")]
+    ("name", "data"),
+    [("tensor-refiner", "one real brain"), ("drope", "simulat"), ("ssdiff", "simulat")],
 )
 def test_card_names_the_weights_that_ship(name, data):
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
@@ -160,7 +165,9 @@ def test_card_names_the_weights_that_ship(name, data):
     assert str(loaded.training["steps"]) in card
 
 
-@pytest.mark.parametrize(("name", "noun"), [("tensor-refiner", "brain"), ("drope", "scan")])
+@pytest.mark.parametrize(
+    ("name", "noun"), [("tensor-refiner", "brain"), ("drope", "scan"), ("ssdiff", "scan")]
+)
 def test_shipped_weights_say_what_they_learnt_from(name, noun):
     training = load_weights(name).training
     share = training["settings"]["scan_share"]

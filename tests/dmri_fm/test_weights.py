@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dmri_fm.encoders.drope import config as drope
 from dmri_fm.errors import WeightsError
-from dmri_fm.identity import RESEARCH_ONLY, identity
+from dmri_fm.identity import ENCODERS, RESEARCH_ONLY, identity
 from dmri_fm.participants import seen_participants
 from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
@@ -19,7 +19,7 @@ from dmri_fm.weights import save_weights
 
 TINY_DTI = RefinerConfig(widths=(2, 4), encoder_blocks=(1, 1), decoder_blocks=(1,))
 TINY_DROPE = replace(drope.SMALL, dim=24, depth=1, heads=2)
-SHIPPED = ("tensor-refiner", "drope")
+SHIPPED = ("tensor-refiner", "drope", "ssdiff")
 
 
 def save(path, *, name="tensor-refiner", statistics=None):
@@ -217,8 +217,8 @@ def test_shipped_weights_load_and_are_small(name):
     loaded = load_weights(name)
     assert loaded.config == MODELS[name][0]
     assert sum(p.numel() for p in loaded.model.parameters()) <= 10_000_000
-    if name == "drope":
-        assert loaded.pretraining, "the decoder"
+    assert bool(loaded.pretraining) == (name == "drope"), "the decoder"
+    if name in ENCODERS:
         has_real = bool(loaded.training["scans"])
         assert bool(seen_participants(loaded)) == has_real, "who was trained on is listed"
     else:

@@ -86,7 +86,7 @@ PAPER = SsdiffConfig(
 )
 
 #: The compact encoder: blocks of 4 mm, half as many transformer blocks, a twelfth as wide, with a
-#: direction code that is equal for v and -v. Ships without weights.
+#: direction code that is equal for v and -v.
 COMPACT = SsdiffConfig(
     grid_shape=(96, 112, 96),
     voxel_size_mm=2.0,
