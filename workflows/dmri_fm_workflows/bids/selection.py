@@ -27,6 +27,9 @@ LOGGER = logging.getLogger(__name__)
 #: Key, beside the queries, of the images that a filter leaves out.
 LEFT_OUT = "left out"
 
+#: Key, likewise, of those that `--ignore` leaves out.
+IGNORED = "ignored"
+
 #: Entities whose labels are numbers: `run-1` and `run-01` are one.
 _INDICES = ("run", "echo", "chunk")
 
@@ -53,9 +56,9 @@ class ImageSelector:
         """Sort images by query; requested sessions restrict all but the T1-weighted images.
 
         Images that would correct distortion and that a filter leaves out are under
-        :data:`LEFT_OUT`.
+        :data:`LEFT_OUT`, those that `--ignore` leaves out under :data:`IGNORED`.
         """
-        chosen: dict[str, list[Path]] = {query: [] for query in (*QUERIES, LEFT_OUT)}
+        chosen: dict[str, list[Path]] = {query: [] for query in (*QUERIES, LEFT_OUT, IGNORED)}
         for path in images:
             query = self._query_of(path)
             if query != "t1w" and not self._reading.includes(session_of(path)):
@@ -63,6 +66,9 @@ class ImageSelector:
             try:
                 if query is None:
                     self._check_other(path)
+                elif self._reading.find_ignored(path):
+                    if query != "t1w" and self._would_correct(path, query):
+                        chosen[IGNORED].append(path)
                 elif not self._passes(path, query):
                     if query != "t1w" and self._would_correct(path, query):
                         chosen[LEFT_OUT].append(path)
