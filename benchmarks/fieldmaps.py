@@ -76,14 +76,16 @@ def main() -> None:
     ) > 0.99  # fmt: skip
     for where, inside in (("measured brain", brain & seen), ("whole brain", brain)):
         off = placed.field.hz[inside] - pair.field.hz[inside]
+        rms = np.sqrt(np.mean(pair.field.hz[inside] ** 2))
         print(
             f"{where}, {int(inside.sum())} voxels: correlation "
             f"{correlation(placed.field.hz, pair.field.hz, inside):.3f}, rms difference "
-            f"{np.sqrt(np.mean(off**2)):.1f} Hz, median {np.median(off):.1f} Hz; rms of the pair's "
-            f"field {np.sqrt(np.mean(pair.field.hz[inside] ** 2)):.1f} Hz"
+            f"{np.sqrt(np.mean(off**2)):.1f} Hz, median {np.median(off):.1f} Hz; rms of the "
+            f"pair's field {rms:.1f} Hz"
         )
     print(f"position: {'registered' if placed.is_registered else 'of the scanner'}")
-    print(f"stated frequencies differ by {1e6 * (said['ImagingFrequency'] - about['ImagingFrequency']):.0f} Hz")
+    apart = 1e6 * (said["ImagingFrequency"] - about["ImagingFrequency"])
+    print(f"stated frequencies differ by {apart:.0f} Hz")
     for warning in placed.warnings:
         print("warning:", warning)
     t1w = next((given.participant / "anat").glob("*_T1w.nii.gz"), None)

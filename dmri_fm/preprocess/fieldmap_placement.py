@@ -18,7 +18,7 @@ from dmri_fm.preprocess.susceptibility import B0Image
 
 #: Share of the bright part of the b=0 image inside the map's field of view, below which the map
 #: is refused, and below which a warning is given.
-LEAST_COVERAGE, GOOD_COVERAGE = 0.6, 0.95
+LEAST_COVERAGE, GOOD_COVERAGE = 0.6, 0.9
 
 #: Gain in mutual information, relative, from which a registered position replaces that of the
 #: scanner. Where nothing speaks for a movement, registration turns a map by a degree for 3%.
@@ -63,8 +63,20 @@ class PlacedField:
 
 
 @dataclass(frozen=True, eq=False)
-class _Position:
-    """Field, correction and similarity at one position of the map."""
+class Position:
+    """A field map at one position on a b=0 image.
+
+    Attributes
+    ----------
+    xfm
+        Shape (4, 4), RAS+ mm: takes points of the corrected b=0 image to points of the map.
+    field
+        The field, on the grid of the b=0 image.
+    corrected
+        Shape (X, Y, Z): the b=0 image, corrected with it; not negative.
+    magnitude
+        Shape (X, Y, Z): the magnitude image, on the grid of the b=0 image.
+    """
 
     xfm: NDArray[np.float64]
     field: DistortionField
@@ -115,7 +127,7 @@ def place_field(measured: MeasuredField, b0: B0Image) -> PlacedField:
             expected=f"at least {LEAST_COVERAGE:.0%}: both in one space of the scanner",
             advice="check that the field map is of this session; else leave it out by a filter",
         )
-    start = _position(measured, b0, np.eye(4))
+    start = position_at(measured, b0, np.eye(4))
     found = brain_mask(start.corrected, b0.affine, contrast="b0")
     position, doubts = _registered(measured, b0, start, brain=found.mask)
     opposite = correct_image(image, b0.affine, field=position.field, encoding=_reversed(b0))
@@ -148,8 +160,11 @@ def place_field(measured: MeasuredField, b0: B0Image) -> PlacedField:
     )
 
 
-def _position(measured: MeasuredField, b0: B0Image, xfm: NDArray[np.float64]) -> _Position:
-    """Resample the map and correct the b=0 image with it."""
+def position_at(measured: MeasuredField, b0: B0Image, xfm: NDArray[np.float64]) -> Position:
+    """Resample a field map through a pull matrix, and correct a b=0 image with it.
+
+    `xfm` has shape (4, 4), RAS+ mm, and takes points of the b=0 image to points of the map.
+    """
 
     def bring(image: NDArray[np.float32]) -> NDArray[np.float32]:
         return resample_affine(
@@ -166,7 +181,7 @@ def _position(measured: MeasuredField, b0: B0Image, xfm: NDArray[np.float64]) ->
     field = DistortionField(_continued(bring(measured.field.hz), seen), b0.affine)
     image = np.maximum(np.asarray(b0.data, dtype=np.float32), 0)
     corrected = correct_image(image, b0.affine, field=field, encoding=b0.encoding)
-    return _Position(xfm, field, np.maximum(corrected, 0), bring(measured.magnitude))
+    return Position(xfm, field, np.maximum(corrected, 0), bring(measured.magnitude))
 
 
 def _continued(hz: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,8 +191,8 @@ def _continued(hz: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np
 
 
 def _registered(
-    measured: MeasuredField, b0: B0Image, start: _Position, *, brain: NDArray[np.bool_]
-) -> tuple[_Position, list[str]]:
+    measured: MeasuredField, b0: B0Image, start: Position, *, brain: NDArray[np.bool_]
+) -> tuple[Position, list[str]]:
     """Return the best position of the map, and doubts about it."""
     shown = measured.magnitude * measured.mask
     position = start
@@ -194,7 +209,7 @@ def _registered(
                 "The field map could not be registered to the b=0 image, and lies where the "
                 "scanner put it. Look at the figure of the correction."
             ]
-        moved = _position(measured, b0, xfm)
+        moved = position_at(measured, b0, xfm)
         gain = moved.compare(moved.corrected, brain) / start.compare(start.corrected, brain)
         if gain < 1 + LEAST_GAIN:
             break

@@ -327,14 +327,17 @@ def find_outliers(hz: ArrayLike, mask: ArrayLike) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray
-        Shape (X, Y, Z), bool: more than :data:`OUTLIER_SIGMAS` robust standard deviations off.
+        Shape (X, Y, Z), bool: more than :data:`OUTLIER_SIGMAS` robust standard deviations off,
+        beyond what the slope of the field explains over two voxels.
     """
     inside = np.asarray(mask, dtype=bool)
     # Voxels outside have the value of the nearest one inside: edges have whole neighbourhoods.
     filled = _nearest_inside(np.asarray(hz, dtype=np.float64), inside)
-    off = filled - median_filter(filled, size=3)
+    middle = median_filter(filled, size=3)
+    off = filled - middle
+    slope = np.linalg.norm(np.gradient(middle), axis=0)
     sigma = 1.4826 * float(np.median(np.abs(off[inside])))
-    return np.asarray(inside & (np.abs(off) > OUTLIER_SIGMAS * max(sigma, 1e-6)))
+    return np.asarray(inside & (np.abs(off) > OUTLIER_SIGMAS * max(sigma, 1e-6) + 2 * slope))
 
 
 def smooth_field(hz: ArrayLike, mask: ArrayLike, affine: ArrayLike) -> NDArray[np.float32]:
