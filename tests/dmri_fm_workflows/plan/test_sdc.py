@@ -169,7 +169,15 @@ def test_a_pair_comes_before_a_field_map_which_is_named_as_not_needed() -> None:
     assert unused.path.name == "sub-01_phasediff.nii.gz"
     assert unused.reason.startswith("not needed: sub-01_acq-x_dwi.nii.gz and")
     assert choose_sdc(series, ("fieldmap",)).method == "fieldmap"
-    assert "sub-01_acq-x_dwi.nii.gz could correct" in (choose_sdc(series, ("none",)).warning or "")
+    assert "Leave --sdc to auto, or choose" in (choose_sdc(series, ("none",)).warning or "")
+
+
+def test_a_field_map_that_could_correct_is_named_where_the_user_chose_none() -> None:
+    series = replace(make_series("j"), fieldmaps=(make_fieldmap(),))
+    said = "sub-01_phasediff.nii.gz could correct it"
+    assert said in (choose_sdc(series, ("none",)).warning or "")
+    no_readout = replace(series, runs=(replace(series.runs[0], readout_time_s=None),))
+    assert choose_sdc(no_readout, ("none",)).warning is None
 
 
 @pytest.mark.parametrize(

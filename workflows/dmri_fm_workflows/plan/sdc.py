@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.bids import DwiSeries, UnusedImage
@@ -138,21 +139,27 @@ def _warn_of_session(series: DwiSeries) -> str | None:
 
 def _consequence(series: DwiSeries, *, is_own_choice: bool) -> str | None:
     """Return the consequence of no correction; None where no warning is due."""
+    could = _list_able(series) if is_own_choice else []
     encodings = sorted({run.phase_encoding or "unknown" for run in series.runs})
     if len(encodings) > 1:
-        advice = "Leave --sdc to auto, or choose" if series.blip_pair else "Choose"
+        advice = "Leave --sdc to auto, or choose" if could else "Choose"
         return (
             f"The merged runs have different phase encodings, {', '.join(encodings)}: tissue lies "
             "at different positions in them, and maps made of all of them are blurred. "
             f"{advice} one phase encoding with --bids-filter-file."
         )
-    could = series.usable_fieldmap.sources[0] if series.usable_fieldmap else None
-    if series.blip_pair is not None:
-        could = series.blip_pair[1].path
-    if could is not None and is_own_choice:
-        return f"{could.name} could correct it: leave --sdc to auto."
+    if could:
+        return f"{could[0].name} could correct it: leave --sdc to auto."
     if is_own_choice:
         return None
     return (
         "Expect displaced and stretched tissue near air, above all in frontal and temporal lobes."
     )
+
+
+def _list_able(series: DwiSeries) -> list[Path]:
+    """Return the images that could correct a series in `auto`, those of a pair first."""
+    able = [series.blip_pair[1].path] if series.blip_pair else []
+    if series.usable_fieldmap and SDC.load("fieldmap").applies(series) is None:
+        able.append(series.usable_fieldmap.sources[0])
+    return able
