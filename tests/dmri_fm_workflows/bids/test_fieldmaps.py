@@ -102,7 +102,8 @@ def test_a_field_map_of_another_space_is_not_used(maker) -> None:
 
 @pytest.mark.parametrize("word", ["fieldmaps", "sbref", "t1w"])
 def test_ignored_images_are_named(maker, word) -> None:
-    write(maker, SOUND["phasediff"])
+    phase = {**SOUND["phasediff"]["phasediff"], "ImageType": ["ORIGINAL", "PRIMARY", "P"]}
+    write(maker, {**SOUND["phasediff"], "phasediff": phase})
     maker.image("sub-01_T1w.nii.gz")
     maker.epi("sub-01_dir-PA_sbref", maker.PA)
     session = maker.session(ignored=(word,))

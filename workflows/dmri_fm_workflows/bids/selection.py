@@ -11,6 +11,7 @@ from typing import Any
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.series import load_image
+from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
 from dmri_fm_workflows.bids.folders import (
     claimed_suffix,
@@ -138,13 +139,15 @@ class ImageSelector:
         entities, suffix, _ = split_name(path)
         if self.find_fault(path, query) or not self._passes(path, query, {}):
             return False
+        if suffix in FIELDMAP_SUFFIXES:  # phases among them: no diffusion signal is needed
+            return bool(FIELDMAP_SUFFIXES[suffix])
         metadata: dict[str, Any] = {}
         try:
             metadata = self._reading.sidecars.metadata(path)
         except InputError as error:
             # Sidecars of images that a filter leaves out are no problem of this run.
             LOGGER.debug("%s is left out by a filter: %s", path, error)
-        return not suffix.startswith("magnitude") and not why_no_signal(entities, metadata)
+        return not why_no_signal(entities, metadata)
 
     def _claimed_suffix(self, path: Path, query: str) -> str:
         return claimed_suffix(path.name, wanted_suffixes(query, self._reading.filters)) or ""
