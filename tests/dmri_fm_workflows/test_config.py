@@ -14,9 +14,9 @@ from dmri_fm_workflows.request import read_options
 
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
-    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "models",
-    "normalisation", "output_resolution", "output_spaces", "random_seed", "region", "sdc",
-    "session_label", "sloppy", "unring", "weights",
+    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "ignore",
+    "models", "normalisation", "output_resolution", "output_spaces", "random_seed", "region",
+    "sdc", "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -31,6 +31,7 @@ FULL: dict[str, Any] = {
         "t1w": {"session": ["1", None]},
     },
     "bids_database_dir": Path("/data/db"),
+    "ignore": ("fieldmaps", "t1w"),
     "skip_bids_validation": True,
     "work_dir": Path("/scratch"),
     "keep_work": True,

@@ -12,7 +12,7 @@ from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import save_image
-from dmri_fm_workflows.bids import DwiRun, DwiSeries, Participant, Session
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, Fieldmap, Participant, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
@@ -49,6 +49,22 @@ def make_run(folder: Path, direction: str, *, n_directions: int = 8) -> DwiRun:
     )
 
 
+def make_fieldmap(folder: Path) -> Fieldmap:
+    """Write a tiny phase difference with its magnitude image, and return its record."""
+    paths = {suffix: folder / f"sub-01_{suffix}.nii.gz" for suffix in ("phasediff", "magnitude1")}
+    for path in paths.values():
+        save_image(np.ones((4, 4, 3)), AFFINE, path)
+    return Fieldmap(
+        method="phasediff",
+        paths=paths,
+        entities={"subject": "01"},
+        metadata={},
+        sources=(paths["phasediff"],),
+        magnitude=paths["magnitude1"],
+        echo_times_s=(0.005, 0.0075),
+    )
+
+
 def write_series(
     gtab: GradientTable, folder: Path, name: str, shape, affine, brain
 ) -> dict[str, str]:
@@ -80,11 +96,12 @@ def scale_vectors(run: DwiRun) -> DwiRun:
 
 
 ENGINES = [
-    Engines("mppca", ("pepolar",), "builtin"),
+    Engines("mppca", ("pepolar", "none"), "builtin"),
     Engines("none", ("none",), "none"),
-    Engines("patch2self", ("topup",), "builtin"),
-    Engines("mppca", ("topup",), "eddy"),
-    Engines("mppca", ("pepolar",), "eddy"),
+    Engines("patch2self", ("topup", "none"), "builtin"),
+    Engines("mppca", ("topup", "none"), "eddy"),
+    Engines("mppca", ("fieldmap",), "builtin"),
+    Engines("mppca", ("pepolar", "none"), "eddy"),
 ]
 
 

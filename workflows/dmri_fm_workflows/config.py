@@ -36,6 +36,9 @@ from dmri_fm_workflows.options import (
     option,
 )
 
+#: Words of `--ignore`; :meth:`dmri_fm_workflows.bids.reading.Reading.find_ignored` knows them.
+IGNORABLE = ("fieldmaps", "sbref", "t1w")
+
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
 #: Range of voxel sizes for diffusion images of the brain, mm.
@@ -199,6 +202,13 @@ class RunConfig:
         metavar="B",
         stages=("read",),
     )
+    ignore: tuple[str, ...] = option(
+        (),
+        SELECTION,
+        "images that are there and not used: `fieldmaps` (all of the fmap folder), `sbref`, `t1w` "
+        "(default: none)",
+        choices=IGNORABLE,
+    )
     denoise: str = option(
         "auto",
         PREPROCESSING,
@@ -211,7 +221,7 @@ class RunConfig:
         "auto",
         PREPROCESSING,
         f"susceptibility distortion: {SDC.summary} (default: auto, the first that is installed "
-        "and has the images it needs)",
+        "and has the images it needs; one that is named and cannot correct a series is an error)",
         choices=("auto", *SDC.names),
         stages=("sdc",),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm.errors import ConfigError, InputError, WeightsError
-from dmri_fm_workflows.config import NO_ENTITY, OUTPUT_SPACES, RunConfig
+from dmri_fm_workflows.config import IGNORABLE, NO_ENTITY, OUTPUT_SPACES, RunConfig
 from dmri_fm_workflows.cwd import absolute
 from dmri_fm_workflows.links import refuse_links
 
@@ -46,6 +46,8 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         values["models"] = tuple(dict.fromkeys(networks))
     if spaces := given.pop("output_spaces", None):
         values["output_spaces"] = tuple(s for s in OUTPUT_SPACES if s == "ACPC" or s in spaces)
+    if ignored := given.pop("ignore", None):
+        values["ignore"] = tuple(word for word in IGNORABLE if word in ignored)
     for name in ("participant_label", "session_label"):
         if labels := given.pop(name, None):
             values[name] = tuple(dict.fromkeys(labels))

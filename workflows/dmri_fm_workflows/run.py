@@ -65,6 +65,7 @@ def run_participants(config: RunConfig) -> int:
         filters=config.bids_filters or None,
         database_dir=config.bids_database_dir,
         gradient_options=config.gradient_options,
+        ignored=config.ignore,
     )
     console = get_console()
     _announce(console, dataset, engines)

@@ -152,10 +152,15 @@ class DatasetMaker:
         return {u.path.name.split(".")[0]: u.reason for u in series.unused}
 
     def read(
-        self, *, session: str | None = None, filters: Filters | None = None
+        self,
+        *,
+        session: str | None = None,
+        filters: Filters | None = None,
+        ignored: tuple[str, ...] = (),
     ) -> tuple[tuple[Session, ...], list[Problem]]:
         """Read participant 01; return sessions and problems."""
-        reading = Reading(self.root, filters or {}, None if session is None else [session])
+        sessions = None if session is None else [session]
+        reading = Reading(self.root, filters or {}, sessions, ignored=ignored)
         reader = ParticipantReader(reading)
         visits = reader.read("01", list_images(self.root / "sub-01", reading.is_ignored))
         return visits, reader.problems

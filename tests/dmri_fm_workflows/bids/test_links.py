@@ -202,4 +202,4 @@ def test_field_map_whose_magnitude_alone_has_the_link_is_meant_for_the_series(ma
     assert len(series.fieldmaps) == 1
     (unused,) = series.unused
     assert unused.path.name == "sub-01_phasediff.nii.gz"
-    assert "not built in yet (linked by IntendedFor)" in unused.reason
+    assert "EchoTime1 and EchoTime2 are missing" in unused.reason

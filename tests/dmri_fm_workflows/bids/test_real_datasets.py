@@ -70,11 +70,9 @@ def test_what_the_four_scanners_say(vendors) -> None:
     assert [path.name for path in umr.t1w] == ["sub-umr_T1w.nii.gz"]
     assert trio.t1w == galan.t1w == ()
     (fieldmap,) = prisma.series[0].fieldmaps
-    assert fieldmap.method == "phasediff"
-    assert reasons(prisma.series[0]) == {
-        "phasediff": "correction by gradient-echo field maps is not built in yet (linked by "
-        "IntendedFor)"
-    }
+    assert (fieldmap.method, fieldmap.problem) == ("phasediff", "")
+    assert fieldmap.echo_times_s == (0.01, 0.01246)
+    assert reasons(prisma.series[0]) == {}
     for visit, degrees, acquisition in ((galan, 28.5, "tilted"), (umr, 14.1, "rot")):
         turned = f"it belongs to another series; it shows another head pose, turned by {degrees}"
         together, alone = visit.series

@@ -47,6 +47,7 @@ FACTS = {
         "GradientCheck": {"Consistent": True},
         "B0NormalizationScale": np.float32(812.5),
     },
+    "fieldmap": {"B0FieldIdentifier": "gre", "EstimationMethod": "Gradient-echo field map in Hz"},
     "t1w": {"SkullStripped": False},
     "dwiref": {"SkullStripped": False},
     **{

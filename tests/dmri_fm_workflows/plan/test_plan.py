@@ -345,18 +345,50 @@ def test_outputs_of_another_version_of_a_program_are_not_complete(
     assert hashed() != before
 
 
+def copy_participant(raw: Path) -> None:
+    """Make sub-02 of sub-01."""
+    shutil.copytree(raw / "sub-01", raw / "sub-02")
+    for path in sorted((raw / "sub-02").rglob("sub-01*")):
+        path.rename(path.with_name(path.name.replace("sub-01", "sub-02")))
+
+
 def test_a_participant_that_would_fail_is_told_beside_the_others(
     raw: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    shutil.copytree(raw / "sub-01", raw / "sub-02")
-    for path in sorted((raw / "sub-02").rglob("sub-01*")):
-        path.rename(path.with_name(path.name.replace("sub-01", "sub-02")))
+    copy_participant(raw)
     (raw / "sub-02" / "dwi" / "sub-02_dir-AP_dwi.bval").unlink()
     code, text = dry_run(raw, out, models=())
     assert code == 1
     assert "sub-01: 1 series" in text
     assert "sub-02: nothing can be processed not read: sub-02_dir-AP_dwi.bval" in text
+
+
+def test_a_method_that_cannot_correct_fails_its_participant_alone(
+    raw: Path, tmp_path: Path
+) -> None:
+    """Page, record and console say so, for each; `auto` would go on without a correction."""
+    out = tmp_path / "out"
+    copy_participant(raw)
+    said = "cannot be corrected by --sdc fieldmap: the session has no gradient-echo field map"
+    code, text = dry_run(raw, out, models=(), sdc="fieldmap")
+    assert code == 1
+    assert text.count(said) == 2
+    with get_console().capture() as captured:
+        assert run_participants(RunConfig(raw, out, models=(), nprocs=1, sdc="fieldmap")) == 1
+    console = " ".join(captured.get().split())
+    assert "2 of 2 participants have errors: sub-01, sub-02." in console
+    for label in ("01", "02"):
+        assert f"sub-{label} sub-{label}_dir-AP_dwi.nii.gz, stage plan:" in console
+        (record,) = (out / f"sub-{label}" / "log").rglob("provenance.json")
+        provenance = json.loads(record.read_text())
+        assert provenance["status"] == "failed"
+        (error,) = provenance["errors"]
+        assert (error["scan"], error["stage"]) == (f"sub-{label}_dir-AP_dwi.nii.gz", "plan")
+        assert said in error["message"]
+        assert said in " ".join((out / f"sub-{label}.html").read_text().split())
+    assert not list(out.rglob("*.nii.gz"))
+    assert dry_run(raw, out, models=(), sdc="auto")[0] == 0
 
 
 @pytest.mark.parametrize("sloppy", [True, False])

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
-from dmri_fm_workflows.bids import DwiRun, DwiSeries, UnusedImage
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, Fieldmap, UnusedImage
 from dmri_fm_workflows.engines import SDC
 from dmri_fm_workflows.plan.sdc import choose_sdc
 
@@ -43,7 +44,8 @@ def make_series(*encodings: str | None, reverse: tuple[str, ...] = ()) -> DwiSer
 
 
 def choose(series: DwiSeries, pair_sdc: str) -> tuple[str, str]:
-    choice = choose_sdc(series, (pair_sdc,))
+    # As `auto` has it: the method, and none.
+    choice = choose_sdc(series, tuple(dict.fromkeys((pair_sdc, "none"))))
     return choice.method, choice.warning or ""
 
 
@@ -78,11 +80,11 @@ def test_an_unused_reverse_image_is_named() -> None:
 
 
 def test_there_is_no_image_is_said_only_if_there_is_none() -> None:
-    assert choose_sdc(make_series("j"), ("pepolar",)).reason == (
+    assert choose_sdc(make_series("j"), ("pepolar", "none")).reason == (
         "the session has no image of the opposite phase encoding"
     )
     unused = tuple(UnusedImage(Path(f"sub-01_run-{n}_epi.nii.gz"), f"why {n}") for n in range(4))
-    choice = choose_sdc(replace(make_series("j"), unused=unused), ("pepolar",))
+    choice = choose_sdc(replace(make_series("j"), unused=unused), ("pepolar", "none"))
     assert choice.reason == (
         "no image fits (sub-01_run-0_epi.nii.gz: why 0; sub-01_run-1_epi.nii.gz: why 1; "
         "and 2 more, each with its reason in SDCImagesNotUsed)"
@@ -134,3 +136,69 @@ def test_a_method_that_needs_no_pair_runs_without_one(monkeypatch: pytest.Monkey
     assert choose_sdc(with_pair, ("pepolar", "single", "none")).method == "pepolar"
     (unused,) = choose_sdc(with_pair, ("single",)).unused
     assert unused.reason == "--sdc single uses no such image"
+
+
+def make_fieldmap(session: str = "", problem: str = "") -> Fieldmap:
+    """A record of a phase difference; there are no files."""
+    paths = {s: Path(session, "fmap", f"sub-01_{s}.nii.gz") for s in ("phasediff", "magnitude1")}
+    return Fieldmap(
+        method="phasediff", paths=paths, entities={}, metadata={}, problem=problem,
+        sources=(paths["phasediff"],), magnitude=paths["magnitude1"], echo_times_s=(0.005, 0.0075),
+    )  # fmt: skip
+
+
+AUTO = ("pepolar", "fieldmap", "none")
+
+
+def test_a_field_map_corrects_what_has_no_pair() -> None:
+    runs = tuple(replace(run, path=Path("dwi") / run.path) for run in make_series("j", "j").runs)
+    series = DwiSeries(runs=runs, entities={"subject": "01"}, fieldmaps=(make_fieldmap(),))
+    choice = choose_sdc(series, AUTO)
+    assert (choice.method, choice.warning, choice.unused) == ("fieldmap", None, ())
+    assert choice.reason == "sub-01_phasediff.nii.gz, linked to the series"
+    assert (choice.uses_fieldmap, choice.uses_pair, choice.has_field) == (True, False, True)
+    elsewhere = replace(series, fieldmaps=(make_fieldmap("ses-a"),))
+    assert "is not of its session" in (choose_sdc(elsewhere, AUTO).warning or "")
+
+
+def test_a_pair_comes_before_a_field_map_which_is_named_as_not_needed() -> None:
+    series = replace(make_series("j", "j-"), fieldmaps=(make_fieldmap(),))
+    choice = choose_sdc(series, AUTO)
+    assert choice.method == "pepolar"
+    (unused,) = choice.unused
+    assert unused.path.name == "sub-01_phasediff.nii.gz"
+    assert unused.reason.startswith("not needed: sub-01_acq-x_dwi.nii.gz and")
+    assert choose_sdc(series, ("fieldmap",)).method == "fieldmap"
+    assert "Leave --sdc to auto, or choose" in (choose_sdc(series, ("none",)).warning or "")
+
+
+def test_a_field_map_that_could_correct_is_named_where_the_user_chose_none() -> None:
+    series = replace(make_series("j"), fieldmaps=(make_fieldmap(),))
+    said = "sub-01_phasediff.nii.gz could correct it"
+    assert said in (choose_sdc(series, ("none",)).warning or "")
+    no_readout = replace(series, runs=(replace(series.runs[0], readout_time_s=None),))
+    assert choose_sdc(no_readout, ("none",)).warning is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"readout_time_s": None}, "TotalReadoutTime of sub-01_acq-x_dwi.nii.gz is missing"),
+        ({"phase_encoding": None}, "PhaseEncodingDirection of sub-01_acq-x_dwi.nii.gz is missing"),
+    ],
+)
+def test_a_field_in_hz_needs_the_readout_and_the_phase_encoding(change, reason) -> None:
+    runs = (replace(make_run("j"), **change),)
+    series = DwiSeries(runs=runs, entities={"subject": "01"}, fieldmaps=(make_fieldmap(),))
+    choice = choose_sdc(series, AUTO)
+    assert choice.method == "none"
+    assert reason in choice.reason
+    (unused,) = choice.unused
+    assert reason in unused.reason
+
+
+@pytest.mark.parametrize("name", ["topup", "pepolar", "fieldmap"])
+def test_a_method_that_was_asked_for_and_is_impossible_is_an_error(name: str) -> None:
+    series = replace(make_series("j"), fieldmaps=(make_fieldmap(problem="it has no echo times"),))
+    with pytest.raises(ConfigError, match=f"cannot be corrected by --sdc {name}"):
+        choose_sdc(series, (name,))

@@ -34,6 +34,7 @@ def read_dataset(
     filters: Filters | None = None,
     database_dir: str | Path | None = None,
     gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
+    ignored: Sequence[str] = (),
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -59,6 +60,8 @@ def read_dataset(
         first use. Remove it after the dataset changed. Folders are listed if None.
     gradient_options
         How gradient files are read.
+    ignored
+        Images that are not used: some of `fieldmaps` (the `fmap` folder), `sbref` and `t1w`.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def read_dataset(
     filters = filters or {}
     check_filters(filters)
     sessions = None if session_labels is None else {_strip(s, "ses-") for s in session_labels}
-    reading = Reading(root, filters, sessions, gradient_options)
+    reading = Reading(root, filters, sessions, gradient_options, tuple(ignored))
     folders, misnamed = _choose_participants(reading, participant_labels)
     indexed = None
     if database_dir is not None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
+
+from dmri_fm.content import require_content
+from dmri_fm.errors import ConfigError, ImageError, InputError
+from dmri_fm.preprocess.phase_fieldmap import HZ_PER_UNIT, check_echo_times
+from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.links import Statement, Tie, tie_to
+from dmri_fm_workflows.bids.metadata import read_number, read_text
 from dmri_fm_workflows.bids.names import split_name
 from dmri_fm_workflows.bids.records import DwiRun, Fieldmap, UnusedImage
 
@@ -21,6 +31,18 @@ FIELDMAP_SUFFIXES: Mapping[str, str] = {
     "magnitude1": "",
     "magnitude2": "",
 }
+
+#: Suffixes of magnitude images, the one of the best signal first.
+MAGNITUDES = ("magnitude1", "magnitude", "magnitude2")
+
+#: Fewest voxels along each axis of a field map.
+FEWEST_SLICES = 3
+
+#: Largest difference of affines of the images of one field map, mm.
+GRID_TOLERANCE_MM = 0.01
+
+#: Least share of a run's field of view inside that of a field map; voxels decide above it.
+LEAST_SHARED_VIEW = 0.25
 
 
 def list_fieldmaps(images: Mapping[Path, Mapping[str, Any]]) -> tuple[Fieldmap, ...]:
@@ -72,17 +94,117 @@ def match_fieldmaps(
     *,
     others: Sequence[DwiRun],
 ) -> Iterator[tuple[Fieldmap, Tie]]:
-    """Yield the field maps of a series' session, and those of others that name its runs."""
-    for fieldmap in fieldmaps:
+    """Yield the field maps of a series' session, then those of others that name its runs.
+
+    Those that are tied to the series carry what a correction needs, or the reason against it.
+    """
+    # The folder above that of the datatype is the session's.
+    session = runs[0].path.parent.parent
+    for fieldmap in sorted(fieldmaps, key=lambda f: field_images(f)[0].parent.parent != session):
         first = field_images(fieldmap)[0]
         tie = tie_to(runs, statements[first], others=others)
-        # The folder above that of the datatype is the session's.
-        if tie.how or first.parent.parent == runs[0].path.parent.parent:
+        if tie.how:
+            yield judge_fieldmap(fieldmap, runs[0]), tie
+        elif first.parent.parent == session:
             yield fieldmap, tie
 
 
 def why_unused(fieldmap: Fieldmap, tie: Tie) -> Iterator[UnusedImage]:
-    """Yield the reason why each image of a field map is not used."""
-    because = tie.how or tie.obstacle
-    reason = f"correction by gradient-echo field maps is not built in yet ({because})"
-    return (UnusedImage(path, reason) for path in field_images(fieldmap))
+    """Yield the reason why each image of a field map cannot be used; nothing if it can."""
+    reason = fieldmap.problem
+    if not tie.how:
+        reason = f"{tie.obstacle}: {tie.advice}" if tie.advice else tie.obstacle
+    return (UnusedImage(path, reason) for path in field_images(fieldmap) if reason)
+
+
+def judge_fieldmap(fieldmap: Fieldmap, run: DwiRun) -> Fieldmap:
+    """Return a field map with what a correction needs, or the reason why it cannot correct a run.
+
+    Headers and sidecars are read, voxels are not.
+    """
+    metadata = fieldmap.metadata
+    sources = tuple(field_images(fieldmap))
+    named = next((s for s in MAGNITUDES if s in fieldmap.paths), None)
+    judged = replace(
+        fieldmap,
+        sources=sources,
+        magnitude=None if named is None else fieldmap.paths[named],
+        echo_times_s=_echo_times_s(fieldmap),
+        units=read_text(metadata.get(split_name(sources[0])[1], {}), "Units"),
+    )
+    return replace(judged, problem=_find_problem(judged, run))
+
+
+def _echo_times_s(fieldmap: Fieldmap) -> tuple[float, float] | None:
+    """Return the times of both echoes, s; None if they are not stated, and for a field in Hz."""
+
+    def of(suffix: str, key: str = "EchoTime") -> float | None:
+        return read_number(fieldmap.metadata.get(suffix, {}), key)
+
+    pairs = {
+        "phasediff": [
+            (of("phasediff", "EchoTime1"), of("phasediff", "EchoTime2")),
+            (of("magnitude1"), of("magnitude2")),
+        ],
+        "phase1phase2": [(of("phase1"), of("phase2"))],
+    }
+    return next(
+        ((a, b) for a, b in pairs.get(fieldmap.method, ()) if a is not None and b is not None),
+        None,
+    )
+
+
+def _find_problem(fieldmap: Fieldmap, run: DwiRun) -> str:
+    """Return the reason why a field map cannot correct a run; empty if it can."""
+    if fieldmap.method == "phase1phase2" and len(fieldmap.sources) < 2:
+        return "the other of phase1 and phase2 is missing"
+    if fieldmap.magnitude is None:
+        return f"it has no magnitude image ({' or '.join(MAGNITUDES)}) of the same name"
+    if fieldmap.method == "fieldmap":
+        if fieldmap.units not in HZ_PER_UNIT:
+            stated = f"are {fieldmap.units!r}" if fieldmap.units else "are missing"
+            return f"its Units {stated}, not one of {', '.join(HZ_PER_UNIT)}"
+    elif fieldmap.echo_times_s is None:
+        keys = "EchoTime1 and EchoTime2" if fieldmap.method == "phasediff" else "EchoTime"
+        return f"{keys} are missing from its JSON file, or no numbers"
+    else:
+        try:
+            check_echo_times(fieldmap.echo_times_s)
+        except ConfigError as error:
+            return f"it has {error.found}; expected {error.expected}"
+    return _find_misfit(fieldmap.images, run)
+
+
+def _find_misfit(paths: Sequence[Path], run: DwiRun) -> str:
+    """Return how grids differ among the images of a field map, or from the space of a run."""
+    first: tuple[tuple[int, ...], NDArray[np.float64]] | None = None
+    for path in paths:
+        try:
+            require_content(path, ImageError)
+            image = load_image(path, ndim=3)
+        except InputError as error:
+            return f"{path.name} cannot be read: {error.found}"
+        shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
+        if min(shape) < FEWEST_SLICES:
+            return f"{path.name} has {min(shape)} slices, fewer than {FEWEST_SLICES}"
+        first = first or (shape, affine)
+        if shape != first[0] or not np.allclose(affine, first[1], rtol=0, atol=GRID_TOLERANCE_MM):
+            return f"{path.name} lies on another grid than {paths[0].name}"
+    assert first is not None
+    share = _shared_view(*first, run)
+    if share < LEAST_SHARED_VIEW:
+        return (
+            f"it covers {share:.0%} of the field of view of the series: it is of another space, "
+            "or of another part of the body"
+        )
+    return ""
+
+
+def _shared_view(shape: Sequence[int], affine: NDArray[np.float64], run: DwiRun) -> float:
+    """Return the share of a run's field of view that lies inside that of a field map."""
+    # Of a lattice of nine points along each axis, those that lie inside.
+    lattice = np.stack(np.meshgrid(*[np.linspace(-0.5, n - 0.5, 9) for n in run.shape[:3]]))
+    points = apply_affine(run.affine, lattice.reshape(3, -1).T)
+    voxels = apply_affine(np.linalg.inv(affine), points)
+    inside = (voxels > -0.5).all(axis=1) & (voxels < np.array(shape) - 0.5).all(axis=1)
+    return float(inside.mean())

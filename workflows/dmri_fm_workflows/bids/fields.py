@@ -66,7 +66,7 @@ class FieldChoice:
     pair_reason
         Tie between the halves of the pair; empty if there is none.
     fieldmaps
-        Gradient-echo field maps meant for the series.
+        Gradient-echo field maps meant for the series, usable or not.
     unused
         Images that could have corrected it and are not used.
     errors

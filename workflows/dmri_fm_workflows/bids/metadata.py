@@ -79,10 +79,13 @@ def describe_fault(metadata: Mapping[str, Any], key: str, wanted: str) -> str:
 
 #: Entries in use, by type. PhaseEncodingDirection is named where a phase encoding is needed.
 _TYPES: Mapping[str, tuple[str, ...]] = {
-    "a finite number": ("EchoTime", "TotalReadoutTime", "EffectiveEchoSpacing", "ReconMatrixPE"),
-    "text": ("SeriesDescription",),
+    "a finite number": (
+        "EchoTime", "EchoTime1", "EchoTime2", "TotalReadoutTime", "EffectiveEchoSpacing",
+        "ReconMatrixPE",
+    ),
+    "text": ("SeriesDescription", "Units"),
     "text or a list of texts": ("ImageType", "IntendedFor", "B0FieldIdentifier", "B0FieldSource"),
-}
+}  # fmt: skip
 
 
 def _is_of(wanted: str, metadata: Mapping[str, Any], key: str) -> bool:

@@ -19,7 +19,7 @@ from dmri_fm_workflows.bids.names import own_file, session_of, split_name
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiRun, EpiImage, Problem, Session, UnusedImage
 from dmri_fm_workflows.bids.scans import open_epi, open_run, open_t1w
-from dmri_fm_workflows.bids.selection import LEFT_OUT, ImageSelector
+from dmri_fm_workflows.bids.selection import IGNORED, LEFT_OUT, ImageSelector
 from dmri_fm_workflows.bids.series import GroupedRuns, SessionImages, group_runs
 
 LOGGER = logging.getLogger(__name__)
@@ -112,6 +112,10 @@ class ParticipantReader:
         """
         images = SessionImages()
         images.unusable.extend(UnusedImage(p, "a filter leaves it out") for p in here[LEFT_OUT])
+        images.unusable.extend(
+            UnusedImage(p, f"--ignore {self._reading.find_ignored(p)} leaves it out")
+            for p in here[IGNORED]
+        )
         # Runs with gradients come first: they show whether another image is a reverse-phase one.
         dwi = sorted(here["dwi"], key=lambda path: not self._has_own_gradients(path))
         for path in (*dwi, *here["fmap"]):
@@ -163,6 +167,8 @@ class ParticipantReader:
         Echo-planar images outside the sessions are opened without a link, too: no session would
         list them as unused. An image that cannot be read is a problem of its own session.
         """
+        if self._reading.find_ignored(path):
+            return
         metadata = self._links_of(path, images.runs, is_link_needed=not _is_outside(path))
         if metadata is None:
             return

@@ -27,12 +27,15 @@ class Reading:
         Requested labels; all if None.
     gradient_options
         How gradient files are read.
+    ignored
+        Images that are not used: `fieldmaps` (of the `fmap` folder), `sbref`, `t1w`.
     """
 
     root: Path
     filters: Filters = field(default_factory=dict)
     sessions: Collection[str] | None = None
     gradient_options: GradientOptions = GradientOptions()  # noqa: RUF009 (frozen)
+    ignored: tuple[str, ...] = ()
 
     @cached_property
     def is_ignored(self) -> BidsIgnore:
@@ -43,6 +46,16 @@ class Reading:
     def sidecars(self) -> Sidecars:
         """Files that describe the images, each read once."""
         return Sidecars(self.root, self.is_ignored)
+
+    def find_ignored(self, path: Path) -> str:
+        """Return the word of `--ignore` that leaves an image out; empty if none does."""
+        suffix = path.name.split(".")[0].rpartition("_")[2]
+        words = {
+            "fieldmaps": path.parent.name == "fmap",
+            "sbref": suffix == "sbref",
+            "t1w": path.parent.name == "anat",
+        }
+        return next((word for word in self.ignored if words[word]), "")
 
     def includes(self, session: str) -> bool:
         """Tell whether a session was requested."""

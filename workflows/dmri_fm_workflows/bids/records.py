@@ -133,12 +133,38 @@ class Fieldmap:
         Labels of its name by long name.
     metadata
         Merged sidecars of each image, by suffix.
+    sources
+        Images that hold the field, or the phases it is computed from, in order of their echoes.
+    magnitude
+        Image that shows the head, or None.
+    echo_times_s
+        Times of the first and the second echo; None for a field in Hz, or if they are not known.
+    units
+        Units of the values, as the sidecar states them; empty if it does not.
+    problem
+        Reason why it cannot correct the series that it is meant for; empty if it can.
     """
 
     method: str
     paths: Mapping[str, Path]
     entities: Mapping[str, str]
     metadata: Mapping[str, Mapping[str, Any]]
+    sources: tuple[Path, ...] = ()
+    magnitude: Path | None = None
+    echo_times_s: tuple[float, float] | None = None
+    units: str = ""
+    problem: str = ""
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Images that a correction reads."""
+        return (*self.sources, *((self.magnitude,) if self.magnitude else ()))
+
+    @property
+    def b0_identifiers(self) -> tuple[str, ...]:
+        """B0FieldIdentifier: B0 fields that its images help to estimate."""
+        stated = (words(m.get("B0FieldIdentifier")) for m in self.metadata.values())
+        return tuple(dict.fromkeys(label for labels in stated for label in labels))
 
 
 @dataclass(frozen=True)
@@ -171,7 +197,7 @@ class DwiSeries:
         Images outside the series whose phase encoding opposes that of a run, on the same grid;
         the first one is used. Empty where the runs themselves hold a pair.
     fieldmaps
-        Gradient-echo field maps meant for one of the runs.
+        Gradient-echo field maps meant for one of the runs, those of its own session first.
     warnings
         Remarks on the input, for the reader of the results.
     unused
@@ -203,6 +229,11 @@ class DwiSeries:
     def blip_pair(self) -> tuple[EpiImage, EpiImage] | None:
         """Return two images with b=0 volumes, of opposite phase encoding; the first is a run."""
         return find_pair(self.runs, (*self.runs, *self.reverse))
+
+    @property
+    def usable_fieldmap(self) -> Fieldmap | None:
+        """Return the first gradient-echo field map that can correct the series."""
+        return next((f for f in self.fieldmaps if not f.problem), None)
 
     @property
     def outside_image(self) -> EpiImage | None:

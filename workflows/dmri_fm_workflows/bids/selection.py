@@ -11,6 +11,7 @@ from typing import Any
 from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.series import load_image
+from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
 from dmri_fm_workflows.bids.folders import (
     claimed_suffix,
@@ -26,6 +27,9 @@ LOGGER = logging.getLogger(__name__)
 
 #: Key, beside the queries, of the images that a filter leaves out.
 LEFT_OUT = "left out"
+
+#: Key, likewise, of those that `--ignore` leaves out.
+IGNORED = "ignored"
 
 #: Entities whose labels are numbers: `run-1` and `run-01` are one.
 _INDICES = ("run", "echo", "chunk")
@@ -53,9 +57,9 @@ class ImageSelector:
         """Sort images by query; requested sessions restrict all but the T1-weighted images.
 
         Images that would correct distortion and that a filter leaves out are under
-        :data:`LEFT_OUT`.
+        :data:`LEFT_OUT`, those that `--ignore` leaves out under :data:`IGNORED`.
         """
-        chosen: dict[str, list[Path]] = {query: [] for query in (*QUERIES, LEFT_OUT)}
+        chosen: dict[str, list[Path]] = {query: [] for query in (*QUERIES, LEFT_OUT, IGNORED)}
         for path in images:
             query = self._query_of(path)
             if query != "t1w" and not self._reading.includes(session_of(path)):
@@ -63,6 +67,9 @@ class ImageSelector:
             try:
                 if query is None:
                     self._check_other(path)
+                elif self._reading.find_ignored(path):
+                    if query != "t1w" and self._would_correct(path, query):
+                        chosen[IGNORED].append(path)
                 elif not self._passes(path, query):
                     if query != "t1w" and self._would_correct(path, query):
                         chosen[LEFT_OUT].append(path)
@@ -132,13 +139,15 @@ class ImageSelector:
         entities, suffix, _ = split_name(path)
         if self.find_fault(path, query) or not self._passes(path, query, {}):
             return False
+        if suffix in FIELDMAP_SUFFIXES:  # phases among them: no diffusion signal is needed
+            return bool(FIELDMAP_SUFFIXES[suffix])
         metadata: dict[str, Any] = {}
         try:
             metadata = self._reading.sidecars.metadata(path)
         except InputError as error:
             # Sidecars of images that a filter leaves out are no problem of this run.
             LOGGER.debug("%s is left out by a filter: %s", path, error)
-        return not suffix.startswith("magnitude") and not why_no_signal(entities, metadata)
+        return not why_no_signal(entities, metadata)
 
     def _claimed_suffix(self, path: Path, query: str) -> str:
         return claimed_suffix(path.name, wanted_suffixes(query, self._reading.filters)) or ""

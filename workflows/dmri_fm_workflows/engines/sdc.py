@@ -14,6 +14,11 @@ _VARIATIONAL = (
     "by a variational method [@ruthotto2012]"
 )
 
+_FIELDMAP = (
+    "Distortion by magnetic susceptibility was corrected with a gradient-echo field map "
+    "[@jezzard1995]"
+)
+
 SDC: StageEngines[SdcEngine] = StageEngines(
     "dmri_fm_workflows.stages.sdc",
     {
@@ -36,6 +41,16 @@ SDC: StageEngines[SdcEngine] = StageEngines(
                     "equal.",
                 ),
                 Method("Variational estimate", f"{_VARIATIONAL}."),
+            ),
+        ),
+        "fieldmap": EngineText(
+            "built in, from a gradient-echo field map",
+            (
+                Method(
+                    "Gradient-echo phase difference|Two gradient-echo phase images",
+                    f"{_FIELDMAP}: {{method}} [@abdulrahman2007; @vanderwalt2014].",
+                ),
+                Method("Gradient-echo field map", f"{_FIELDMAP}, as the scanner computed it."),
             ),
         ),
         "none": EngineText(

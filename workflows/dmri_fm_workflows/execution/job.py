@@ -93,6 +93,16 @@ class Job:
         """Every decision about the participant."""
         return plan_participant(self.config, self.participant, self.engines)
 
+    @cached_property
+    def plan_error(self) -> ScanError | None:
+        """Reason why nothing of the request can be planned, such as a method that cannot run."""
+        try:
+            self.plan  # noqa: B018 (its errors are wanted)
+        except DmriError as error:
+            scan = error.path.name if error.path else f"sub-{self.label}"
+            return ScanError(scan, "plan", str(error))
+        return None
+
     def check_outputs(self) -> None:
         """Refuse names that the output disk, if it exists, cannot tell apart."""
         if self.config.output_dir.is_dir():
@@ -100,15 +110,16 @@ class Job:
 
     def find_done(self) -> Path | None:
         """Return the record of a complete earlier run of the same request, if any."""
-        if self.problems:
+        if self.problems or self.plan_error:
             return None
         return find_complete(self.config.output_dir, self.label, self.fingerprint())
 
     def fingerprint(self) -> str:
         """Hash all that decides the outputs; names of methods hold versions of programs."""
+        methods = () if self.plan_error else self.plan.methods
         return fingerprint(
             self.participant,
-            "\n".join([f"{self.config.fingerprint()} {self.engines}", *self.plan.methods]),
+            "\n".join([f"{self.config.fingerprint()} {self.engines}", *methods]),
             version=__version__,
             extra=self.config.weights.values(),
         )
@@ -185,7 +196,9 @@ def _process(job: Job, work_dir: Path, console: Console) -> tuple[set[Path], lis
         ScanError(str(p.path.name if p.path else f"sub-{job.label}"), "read", str(p.error))
         for p in job.problems
     ]
-    if job.has_series:
+    if job.plan_error:
+        errors.append(job.plan_error)
+    elif job.has_series:
         config = job.config
         log_dir = config.output_dir / f"sub-{job.label}" / "log" / config.run_uuid
         publish_text(config.to_toml(), log_dir / "drope.toml")

@@ -76,7 +76,8 @@ def fingerprint(
         [session.label, session.warnings, series.entities, series.warnings, series.pair_reason,
          [[i.path.name, i.reason] for i in series.unused],
          [[i.path.name, i.metadata, i.phase_encoding, i.readout_time_s]
-          for i in (*series.runs, *series.reverse)]]
+          for i in (*series.runs, *series.reverse)],
+         [[f.method, f.images, f.metadata, f.problem] for f in series.fieldmaps]]
         for session in participant.sessions
         for series in session.series
     ]  # fmt: skip
@@ -92,6 +93,7 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
         for series in session.series:
             for run in (*series.runs, *series.reverse):
                 files += [p for p in (run.path, run.bval, run.bvec) if p is not None]
+            files += [path for fieldmap in series.fieldmaps for path in fieldmap.images]
     return tuple(p for p in files if p.exists())
 
 

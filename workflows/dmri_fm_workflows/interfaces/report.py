@@ -125,6 +125,23 @@ class PlotBeforeAfter(_Figure):
         )
 
 
+class _FieldInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="b=0 reference, corrected")
+    field_file = File(exists=True, mandatory=True, desc="distortion field, Hz, same grid")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class PlotField(_Figure):
+    """Draw the distortion field beside the b=0 reference."""
+
+    input_spec = _FieldInputSpec
+
+    def _draw(self, out: Path) -> None:
+        image, affine = _open(self.inputs.in_file)
+        hz, _ = _open(self.inputs.field_file)
+        figures.plot_field(image, hz, affine, out, mask=_open_mask(self.inputs.mask_file))
+
+
 class _DenoisingInputSpec(BaseInterfaceInputSpec):
     raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
     dwi_file = File(exists=True, mandatory=True, desc="the same, denoised")

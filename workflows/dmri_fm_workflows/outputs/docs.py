@@ -20,6 +20,7 @@ from dmri_fm_workflows.outputs.references import find_references
 _SECTIONS = {
     "anat": "Anatomy",
     "dwi": "Diffusion",
+    "fmap": "Diffusion",
     "figures": "Report",
     "": "Report",
     "group": "Group",

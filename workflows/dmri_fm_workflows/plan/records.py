@@ -21,7 +21,7 @@ from dmri_fm.qspace import (
 )
 from dmri_fm.shell_resampling import choose_shell
 from dmri_fm.vector_lengths import share_length
-from dmri_fm_workflows.bids import DwiSeries, EpiImage
+from dmri_fm_workflows.bids import DwiSeries, EpiImage, Fieldmap
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.plan.engines import Engines
@@ -152,6 +152,27 @@ class SeriesPlan:
         """Raw images behind the outputs: the runs, and the image that corrects them."""
         outside = self.series.outside_image if self.sdc.uses_pair else None
         return (*self.series.runs, *([outside] if outside else []))
+
+    @property
+    def fieldmap(self) -> Fieldmap | None:
+        """Gradient-echo field map that corrects the series; None if none does."""
+        return self.series.usable_fieldmap if self.sdc.uses_fieldmap else None
+
+    @property
+    def source_paths(self) -> tuple[Path, ...]:
+        """Raw files behind the outputs: images of `sources`, and of the field map."""
+        images = self.fieldmap.images if self.fieldmap else ()
+        return (*(image.path for image in self.sources), *images)
+
+    @property
+    def field_identifiers(self) -> tuple[str, ...]:
+        """B0FieldIdentifier of the images that the distortion field comes from."""
+        if self.fieldmap:
+            return self.fieldmap.b0_identifiers
+        pair = self.series.blip_pair if self.sdc.uses_pair else None
+        return tuple(
+            dict.fromkeys(label for image in pair or () for label in image.b0_identifiers)
+        )
 
     @property
     def readouts_s(self) -> tuple[float, ...]:

@@ -25,11 +25,14 @@ from dmri_fm_workflows.report.montage import (
     SKY,
     YELLOW,
     Contour,
+    colour_table,
+    draw_colour_bar,
     draw_convention,
     draw_legend,
     draw_outlines,
     draw_rows,
     draw_strips,
+    paint_strip,
     tile_scale,
 )
 from dmri_fm_workflows.report.slices import (
@@ -306,4 +309,44 @@ def plot_denoising(
         out,
         title=title,
         description="Axial slices before and after noise removal, and what was removed.",
+    )
+
+
+def plot_field(
+    image: ArrayLike, hz: ArrayLike, affine: ArrayLike, out: str | Path, *, mask: ArrayLike
+) -> Path:
+    """Draw an image and, below each line of its slices, the distortion field inside the brain.
+
+    Parameters
+    ----------
+    image
+        b=0 reference, corrected.
+    hz
+        Distortion field, Hz, on the same grid.
+    affine, out, mask
+        As for every figure of this module. The colours end at the field's 99th percentile in the
+        mask, alike on both sides of zero.
+    """
+    grid = _Grid(np.asarray(image), affine)
+    picture, field = grid.bring(image, "image"), grid.bring(hz, "field")
+    region = grid.bring_mask(mask, picture)
+    limit = float(np.percentile(np.abs(field[region]), 99)) if region.any() else 1.0
+    limit = limit or 1.0
+    colours = colour_table("RdBu_r")
+    rows = plan_rows(region, grid.ras_affine)
+    window = intensity_window(picture, region)
+    drawing = Drawing(FULL_WIDTH)
+    y = draw_legend(drawing, 0, (), words="Distortion field")
+    ends = (f"{-limit:.0f}", f"{limit:.0f}")
+    draw_colour_bar(drawing, 200, 2, colours, limits=ends, name="field, Hz")
+    scale = tile_scale(drawing, rows)
+    for row in rows:
+        y = draw_strips(drawing, row, y, rescale(cut_strip(picture, row), window), scale=scale)
+        strip = paint_strip(field, region, row, table=colours, window=(-limit, limit))
+        y = draw_strips(drawing, row, y, strip, scale=scale) + 2
+    draw_convention(drawing, y)
+    return drawing.write(
+        out,
+        title="Distortion field",
+        description="Slices of the b=0 reference above the distortion field in colour.",
     )

@@ -12,6 +12,7 @@ from dmri_fm_workflows.report.anatomical import (
     plot_before_after,
     plot_contours,
     plot_denoising,
+    plot_field,
     plot_mask,
     plot_registration,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "plot_contours",
     "plot_denoising",
     "plot_features",
+    "plot_field",
     "plot_mask",
     "plot_registration",
     "plot_sampling_scheme",

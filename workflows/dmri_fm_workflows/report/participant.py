@@ -51,6 +51,7 @@ SERIES_FIGURES = (
     "samplingscheme",
     "denoising",
     "sdc",
+    "fieldmap",
     "dwiref",
     "coreg",
     "carpetplot",

@@ -13,6 +13,7 @@ from dmri_fm_workflows.interfaces.report import (
     PlotCarpet,
     PlotColourFa,
     PlotDenoising,
+    PlotField,
     PlotInTemplate,
     PlotMask,
     PlotRegistration,
@@ -74,6 +75,8 @@ def init_series_figures_wf(
         b=0 reference after and before distortion correction, and its mask.
     acpc_dwiref_file, acpc_mask_file, mni_mask_file
         The same after the one resampling.
+    acpc_field_file
+        Distortion field, Hz, if there is any.
     t1w_brain_file, mni_brain_file, template_file, template_mask_file
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
@@ -83,7 +86,7 @@ def init_series_figures_wf(
     -------
     samplingscheme_figure, dwiref_figure, carpetplot_figure, coreg_figure
         SVG files of every series.
-    denoising_figure, sdc_figure, fa_figure, famni_figure
+    denoising_figure, sdc_figure, fieldmap_figure, fa_figure, famni_figure
         Of the stages that run.
     """
     drawings = _drawings(plan)
@@ -124,6 +127,8 @@ def _drawings(plan: SeriesPlan) -> dict[str, Drawing]:
     if plan.sdc.has_field:
         inputs = {"uncorrected_file": "before_file", "dwiref_file": "after_file"}
         drawings["sdc"] = (PlotBeforeAfter(title="Susceptibility distortion"), inputs | _MASKED)
+        inputs = {"acpc_dwiref_file": "in_file", "acpc_field_file": "field_file"}
+        drawings["fieldmap"] = (PlotField(), inputs | {"acpc_mask_file": "mask_file"})
     if plan.has_tensor:
         inputs = {"tensor_fa_file": "fa_file", "tensor_v1_file": "v1_file"}
         drawings["fa"] = (PlotColourFa(), inputs | {"acpc_mask_file": "mask_file"})

@@ -117,6 +117,9 @@ ANAT_OUTPUTS = (
     _transform("anat_xfm", "from_mni_file", MNI, ACPC),
 )
 
+#: Outputs of the stage of the distortion field.
+FIELD_OUTPUTS = (Output("fieldmap", ("acpc_field_file",), ACPC, "field_record"),)
+
 #: Outputs of the motion stage.
 HMC_OUTPUTS = (
     Output("hmc_xfm", ("motion_file",), record="motion_record"),

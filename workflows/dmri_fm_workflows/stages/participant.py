@@ -121,7 +121,7 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
     sources["record"] = _merge_records(workflow, plan, resources, stages, sources)
     origin = Origin(
         entities=entities,
-        sources=[raw_uri(image.path, resources.bids_root) for image in plan.sources],
+        sources=[raw_uri(path, resources.bids_root) for path in plan.source_paths],
         normalisation=plan.normalisation,
         raw_metadata=[run.metadata for run in plan.series.runs],
         anat_entities=_anat_entities(entities["subject"], entities.get("session"))
@@ -203,6 +203,8 @@ def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
         ]
     if plan.sdc.uses_pair:
         record["SDCPair"] = [uri(image.path) for image in plan.series.blip_pair or ()]
+    if plan.fieldmap is not None:
+        record["SDCFieldmap"] = [uri(path) for path in plan.fieldmap.images]
     return record
 
 

@@ -15,6 +15,7 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.anat import init_anat_wf
 from dmri_fm_workflows.stages.base import Engine, Resources, Stage
 from dmri_fm_workflows.stages.features import encoder_stage
+from dmri_fm_workflows.stages.field import init_field_wf
 from dmri_fm_workflows.stages.figures import (
     DRAWN,
     init_anat_figures_wf,
@@ -39,6 +40,7 @@ from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_n
 from dmri_fm_workflows.stages.normalise import init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
+    FIELD_OUTPUTS,
     HMC_OUTPUTS,
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
@@ -121,6 +123,12 @@ _BEFORE_MODELS = (
         outputs=NORMALISE_OUTPUTS,
         record="normalise_record",
         describe=describe_normalise,
+    ),
+    Stage(
+        name="field",
+        builder=init_field_wf,
+        outputs=FIELD_OUTPUTS,
+        runs=lambda plan: plan.sdc.has_field,
     ),
     Stage(
         name="tensor",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dmri_fm_workflows.bids import DwiSeries, UnusedImage
+from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
+from dmri_fm_workflows.bids.names import split_name
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Engine
 
@@ -42,12 +44,15 @@ class SdcEngine(Engine):
     uses_pair
         Whether it uses the pair of images of opposite phase encoding, which the sidecars then
         name.
+    uses_fieldmap
+        Whether it uses the gradient-echo field map of the series, likewise.
     """
 
     gives: Literal["topup", "field"] | None
     reason: Callable[[DwiSeries], str]
     applies: Callable[[DwiSeries], str | None] = lambda series: None
     uses_pair: bool = False
+    uses_fieldmap: bool = False
 
     @property
     def has_field(self) -> bool:
@@ -61,7 +66,11 @@ def explain_no_pair(series: DwiSeries) -> str | None:
         return None
     if all(run.phase_encoding is None for run in series.runs):
         return "PhaseEncodingDirection is missing from the sidecars"
-    return _explain_unused(series.unused)
+    # Another method gives the reasons against gradient-echo field maps.
+    gradient_echo = {s for s, method in FIELDMAP_SUFFIXES.items() if method}
+    return _explain_unused(
+        [i for i in series.unused if split_name(i.path)[1] not in gradient_echo]
+    )
 
 
 def _explain_unused(unused: Sequence[UnusedImage]) -> str:
