@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import nibabel as nib
@@ -94,7 +95,7 @@ def brain_mask(
     voxel_ml = abs(float(np.linalg.det(matrix[:3, :3]))) / 1000.0
     network = _deepbet_mask(data, matrix)
     threshold = _otsu_mask(data)
-    agreement = _dice(network, threshold)
+    agreement = overlap_dice(network, threshold)
     if contrast == "b0":
         network |= _closed(network, matrix) & threshold
     is_whole = not is_slab(data.shape, matrix)
@@ -147,6 +148,17 @@ def name_mask(contrast: Literal["b0", "t1w"], *, slab: bool = False) -> str:
     if slab:
         return f"{_name_otsu()}, slab"
     return f"deepbet {version('deepbet')}, gaps filled by {_name_otsu()}"
+
+
+def name_given_mask(path: Path) -> str:
+    """Return the entry of the sidecar about a mask that was not made here.
+
+    Examples
+    --------
+    >>> name_given_mask(Path("T1w/Diffusion/nodif_brain_mask.nii.gz"))
+    'taken from the input: nodif_brain_mask.nii.gz'
+    """
+    return f"taken from the input: {path.name}"
 
 
 def _name_otsu() -> str:
@@ -211,6 +223,7 @@ def _closed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(binary_fill_holes(closed)[inner], dtype=bool)
 
 
-def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+def overlap_dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Return the overlap of two masks of one shape, 0 to 1 (Dice); 0 if both are empty."""
     total = int(a.sum()) + int(b.sum())
     return 2.0 * int((a & b).sum()) / total if total else 0.0

@@ -38,6 +38,8 @@ from dmri_fm_workflows.options import (
 
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
+INPUT_TYPES = ("raw", "preprocessed")
+
 #: Range of voxel sizes for diffusion images of the brain, mm.
 RESOLUTION_RANGE_MM = (0.5, 5.0)
 
@@ -100,7 +102,10 @@ class RunConfig:
     """
 
     bids_dir: Path = option(
-        MISSING, "", "raw BIDS dataset (`group` reads its participants.tsv alone, if it is there)"
+        MISSING,
+        "",
+        "raw BIDS dataset, or a preprocessed one with --input-type (`group` reads its "
+        "participants.tsv alone, if it is there)",
     )
     output_dir: Path = option(MISSING, "", "derivatives dataset to write")
     analysis_level: str = option(
@@ -123,6 +128,13 @@ class RunConfig:
         metavar="LABEL",
         flags=("--session-label", "--session-id"),
         parse=bare("ses-"),
+    )
+    input_type: str = option(
+        "raw",
+        SELECTION,
+        "`preprocessed`: a dataset corrected before, of QSIPrep, this app, the HCP pipelines or "
+        "UK Biobank, which goes straight to registration and models (default: raw)",
+        choices=INPUT_TYPES,
     )
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bids_database_dir: Path | None = option(
@@ -310,6 +322,8 @@ class RunConfig:
                     expected=f"--weights {name}=FILE.safetensors",
                     advice="name a file of weights, or leave the model out",
                 )
+        if self.is_preprocessed:
+            self._check_preprocessed()
         for name in ("nprocs", "omp_nthreads", "mem_gb"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
@@ -326,6 +340,26 @@ class RunConfig:
                 f"output_resolution is {self.output_resolution:g} mm",
                 expected=f"{low:g} to {high:g} mm",
             )
+
+    def _check_preprocessed(self) -> None:
+        """Refuse options that ask for what a preprocessed input does without."""
+        corrections = {"denoise": self.denoise, "sdc": self.sdc, "hmc": self.hmc}
+        asked = [f"--{k} {v}" for k, v in corrections.items() if v not in ("auto", "none")]
+        asked += ["--unring"] if self.unring else []
+        asked += ["--bids-filter-file"] if self.bids_filters else []
+        asked += ["--bids-database-dir"] if self.bids_database_dir is not None else []
+        if asked:
+            raise ConfigError(
+                f"--input-type preprocessed and {', '.join(asked)}",
+                expected="no correction, no filter and no index: such an input was corrected "
+                "before, and is read as it is",
+                advice="leave these options out, or give the raw dataset",
+            )
+
+    @property
+    def is_preprocessed(self) -> bool:
+        """Whether the input was corrected before."""
+        return self.input_type == "preprocessed"
 
     @property
     def gradient_options(self) -> GradientOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +157,59 @@ class UnusedImage:
     reason: str
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Preprocessing:
+    """Preprocessing that a series has gone through before it is read.
+
+    Attributes
+    ----------
+    by
+        What did it, for texts: "QSIPrep 1.0.1", "the HCP minimal preprocessing pipelines".
+    space
+        `ACPC`: on the axes of a template, and of its T1w image if there is one; `T1w`: of its T1w
+        image; None: its own.
+    mask
+        Brain mask on its grid; None: the dataset has none.
+    gradient_deviation
+        Deviation of the gradient coils on its grid, as FSL writes it, or None.
+    """
+
+    by: str
+    space: Literal["ACPC", "T1w"] | None = None
+    mask: Path | None = None
+    gradient_deviation: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files of it that a run reads."""
+        return tuple(p for p in (self.mask, self.gradient_deviation) if p is not None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedT1w:
+    """A T1-weighted image of a preprocessed dataset.
+
+    Attributes
+    ----------
+    path
+        NIfTI file.
+    mask
+        Image that is above zero in the brain; None: the dataset has none.
+    is_brain
+        Whether nothing but the brain is in the image.
+    is_unbiased
+        Whether its intensity bias was corrected.
+    is_acpc
+        Whether it lies on the axes of a template.
+    """
+
+    path: Path
+    mask: Path | None = None
+    is_brain: bool = False
+    is_unbiased: bool = False
+    is_acpc: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class DwiSeries:
     """Runs of one session that are corrected together and merged.
@@ -179,6 +232,8 @@ class DwiSeries:
         the series come first.
     pair_reason
         Tie between the two images of the pair: "linked by IntendedFor". Empty if there is none.
+    preprocessing
+        What was done to it before; None for a raw series.
     """
 
     runs: tuple[DwiRun, ...]
@@ -188,6 +243,7 @@ class DwiSeries:
     warnings: tuple[str, ...] = ()
     unused: tuple[UnusedImage, ...] = ()
     pair_reason: str = ""
+    preprocessing: Preprocessing | None = None
 
     @property
     def name(self) -> str:
@@ -227,6 +283,8 @@ class Session:
         Remarks on the input, for the reader of the results.
     age
         Age of the participant, as far as a table states it.
+    prepared_t1w
+        The T1-weighted image of a preprocessed dataset, the only one of `t1w`; None for a raw one.
     """
 
     label: str | None
@@ -234,6 +292,7 @@ class Session:
     series: tuple[DwiSeries, ...]
     warnings: tuple[str, ...] = ()
     age: Age = UNKNOWN_AGE
+    prepared_t1w: PreparedT1w | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +334,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A raw dataset, read.
+    """A dataset, read.
 
     Attributes
     ----------

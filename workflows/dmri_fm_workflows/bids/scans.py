@@ -233,17 +233,22 @@ def _find_doubts(run: DwiRun, image: SpatialImage) -> Iterator[str]:
             f"images, or {ASSUMED_READOUT_S:g} s where none has one: {ASSUMED_READOUT_NOTE}. "
             "Add it to the JSON file."
         )
-    header: Any = image.header
-    if header.get("qform_code", 1) == 0 and header.get("sform_code", 1) == 0:
-        yield (
-            f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
-            "radiological storage. Set the orientation if that is wrong."
-        )
+    yield from find_header_doubts(image, name)
     yield from (f"{name}: {what}." for what in list_ignored(metadata, skip=skip))
     if "DERIVED" in read_words(metadata, "ImageType"):
         yield (
             f"{name}: ImageType says DERIVED; it is taken as measured signal because its "
             "gradient files hold a full set of directions."
+        )
+
+
+def find_header_doubts(image: SpatialImage, name: str) -> Iterator[str]:
+    """Yield the warning of a header that does not tell left from right."""
+    header: Any = image.header
+    if header.get("qform_code", 1) == 0 and header.get("sform_code", 1) == 0:
+        yield (
+            f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
+            "radiological storage. Set the orientation if that is wrong."
         )
 
 

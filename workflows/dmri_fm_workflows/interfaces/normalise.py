@@ -17,6 +17,12 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from dmri_fm.gradient_deviation import (
+    as_matrices,
+    as_volumes,
+    read_gradient_deviation,
+    turn_deviation,
+)
 from dmri_fm.gradient_files import write_mrtrix_gradients
 from dmri_fm.normalise.grid import (
     BRAIN_MARGIN_MM,
@@ -26,13 +32,16 @@ from dmri_fm.normalise.grid import (
     brain_grid,
     compose,
     linear_part,
+    own_brain_grid,
     resample_image,
 )
 from dmri_fm.normalise.local_rotation import local_rotations
 from dmri_fm.normalise.registration import (
     COREGISTRATION_METHOD,
+    NO_COREGISTRATION,
     coregister,
     describe_dice,
+    describe_overlap,
     name_normalisation,
     place_in_acpc,
     register_template,
@@ -41,6 +50,7 @@ from dmri_fm.normalise.registration import (
 from dmri_fm.normalise.series import mean_rotation, normalise_series
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
+from dmri_fm.preprocess.mask import overlap_dice
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi, load_image, read_array, save_image
@@ -94,6 +104,27 @@ def _write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
         "to_acpc_file": str(write_affine(matrix, folder / "to_acpc.txt")),
         "from_acpc_file": str(write_affine(np.linalg.inv(matrix), folder / "from_acpc.txt")),
     }
+
+
+class KeepAcpc(SimpleInterface):
+    """Take an image that lies on the template's axes as it is."""
+
+    input_spec = _AlignInputSpec
+    output_spec = _AlignOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        head, mask = open_image(self.inputs.in_file), open_image(self.inputs.mask_file)
+        folder = Path(runtime.cwd)
+        self._results |= _write_affine_pair(np.eye(4), folder)
+        inside = mask.data > 0
+        for name, data, dtype in (
+            ("out", head.data, np.float32),
+            ("mask", inside, np.uint8),
+            ("brain", head.data * inside, np.float32),
+        ):
+            out = save_image(data, head.affine, folder / f"acpc_{name}.nii.gz", dtype=dtype)
+            self._results[f"{name}_file"] = str(out)
+        return runtime
 
 
 class _TemplateInputSpec(BaseInterfaceInputSpec):
@@ -188,9 +219,43 @@ class CoregisterReference(SimpleInterface):
         return runtime
 
 
+class _TakeInputSpec(BaseInterfaceInputSpec):
+    dwi_mask_file = File(exists=True, mandatory=True, desc="brain mask of the series")
+    t1w_brain_file = File(exists=True, mandatory=True, desc="T1w brain in ACPC")
+    to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
+    from_t1w_acpc_file = File(exists=True, mandatory=True, desc="its inverse")
+
+
+class TakeT1wAlignment(SimpleInterface):
+    """Take the transform of the T1w image for a series in its space; compare the two brains."""
+
+    input_spec = _TakeInputSpec
+    output_spec = _CoregisterOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        mask, anatomy = (
+            open_image(self.inputs.dwi_mask_file),
+            open_image(self.inputs.t1w_brain_file),
+        )
+        to_acpc = read_point_map(self.inputs.from_t1w_acpc_file)
+        inside = (anatomy.data > 0).astype(np.float32)
+        shown = resample_image(inside, anatomy.affine, mask.grid, target2source=to_acpc)
+        overlap = overlap_dice(mask.data > 0, shown > 0.5)
+        self._results |= {
+            "to_acpc_file": self.inputs.to_t1w_acpc_file,
+            "from_acpc_file": self.inputs.from_t1w_acpc_file,
+            "record": {
+                "CoregistrationMethod": NO_COREGISTRATION,
+                "CoregistrationDice": round(overlap, 4),
+                "Warnings": describe_overlap(overlap),
+            },
+        }
+        return runtime
+
+
 class _ResampleInputSpec(DwiMaskInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
-    motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
+    volumes_file = File(exists=True, desc="run and phase encoding of each volume")
+    motion_file = File(exists=True, desc="transforms of the volumes; not if they are aligned")
     field_file = File(exists=True, desc="off-resonance, Hz")
     xfm_files = InputMultiObject(
         File(exists=True),
@@ -199,6 +264,9 @@ class _ResampleInputSpec(DwiMaskInputSpec):
     )
     grid = traits.Enum("acpc", "mni", "features", mandatory=True, desc="target grid")
     voxel_size_mm = traits.Float(desc="voxel size of an ACPC grid; the series' own if not given")
+    keeps_voxels = traits.Bool(
+        False, usedefault=True, desc="the ACPC grid is that of the input, which lies there"
+    )
     model = traits.Str(desc="model whose grid `features` means")
     has_rotations = traits.Bool(
         False, usedefault=True, desc="write how directions turn from place to place"
@@ -226,17 +294,19 @@ class ResampleDwi(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        field_file = self.inputs.field_file
+        field_file, volumes = self.inputs.field_file, self.inputs.volumes_file
+        motion_file = self.inputs.motion_file
         # The last transform is the first to see a point of the target.
         to_dwiref = compose(*(read_point_map(f) for f in reversed(self.inputs.xfm_files)))
         placed = normalise_series(
             dwi,
             self._target_grid(dwi, to_dwiref),
             target2dwiref=to_dwiref,
-            motion=read_motion_tsv(self.inputs.motion_file),
-            encodings=[o.encoding for o in read_volumes(self.inputs.volumes_file)],
+            motion=read_motion_tsv(motion_file) if isdefined(motion_file) else None,
+            encodings=[o.encoding for o in read_volumes(volumes)] if isdefined(volumes) else (),
             field_hz=read_array(load_image(field_file, ndim=3)) if isdefined(field_file) else None,
-            order=self.inputs.order,
+            # Between voxels that lie on one another a linear spline is exact.
+            order=1 if self.inputs.keeps_voxels else self.inputs.order,
             n_threads=self.inputs.n_threads,
         )
         self._save(placed, Path(runtime.cwd))
@@ -253,9 +323,12 @@ class ResampleDwi(SimpleInterface):
             return load_template(2).grid
         if self.inputs.grid == "features":
             return feature_grid(self.inputs.model)
+        brain = Image3D(dwi.brain, dwi.affine)
+        if self.inputs.keeps_voxels:
+            return own_brain_grid(brain, margin_mm=BRAIN_MARGIN_MM)
         size_mm = self.inputs.voxel_size_mm
         return brain_grid(
-            Image3D(dwi.brain, dwi.affine),
+            brain,
             np.linalg.inv(linear_part(to_dwiref)),
             size_mm if isdefined(size_mm) else float(dwi.voxel_size_mm.min()),
             margin_mm=BRAIN_MARGIN_MM,
@@ -275,6 +348,42 @@ class ResampleDwi(SimpleInterface):
             if dwi.brain.any()
             else {}
         )
+
+
+class _DeviationInputSpec(BaseInterfaceInputSpec):
+    deviation_file = File(exists=True, mandatory=True, desc="on the series' grid, FSL's format")
+    xfm_file = File(exists=True, mandatory=True, desc="transform of the series into ACPC")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask in ACPC, gives the grid")
+
+
+class _DeviationOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="matrices row by row, RAS+, nine volumes")
+
+
+class ResampleDeviation(SimpleInterface):
+    """Bring the deviation of the gradient coils into ACPC, and turn it with the series."""
+
+    input_spec = _DeviationInputSpec
+    output_spec = _DeviationOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        mask = open_image(self.inputs.mask_file)
+        image = load_image(self.inputs.deviation_file, ndim=4)
+        affine = np.asarray(image.affine)
+        deviation = read_gradient_deviation(
+            self.inputs.deviation_file, shape=image.shape, affine=affine
+        )
+        to_series = read_point_map(self.inputs.xfm_file)
+        volumes = as_volumes(deviation)
+        moved = resample_image(volumes, affine, mask.grid, target2source=to_series)
+        turned = turn_deviation(
+            as_matrices(moved), mean_rotation(to_series, mask.grid, mask.data > 0)
+        )
+        out = save_image(
+            as_volumes(turned), mask.affine, Path(runtime.cwd) / "gradient_deviation.nii.gz"
+        )
+        self._results["out_file"] = str(out)
+        return runtime
 
 
 class _ResampleMapsInputSpec(BaseInterfaceInputSpec):

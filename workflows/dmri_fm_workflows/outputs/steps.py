@@ -17,10 +17,16 @@ from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 _BETWEEN_RUNS = "; "
 
 
+def _left(what: str) -> tuple[Method, ...]:
+    """Return the sentence about a correction that was left to a preprocessed input."""
+    return (Method("left to the input", f"{what} was {{method}}."),)
+
+
 def _masks(image: str) -> tuple[Method, ...]:
     """Return the sentences about a brain mask, by the methods of the core."""
     text = f"The brain in the {image} was masked by {{method}}"
     return (
+        Method("taken from the input", f"The brain mask of the {image} was {{method}}."),
         Method("median_otsu", f"{text} [@garyfallidis2014]."),
         Method("deepbet.*median_otsu", f"{text} [@fisch2024; @garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
@@ -45,8 +51,9 @@ ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
 
 #: Methods of the steps of a series, likewise, in the order of the text.
 SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
-    "Denoising": DENOISE.methods,
+    "Denoising": (*_left("Removal of noise"), *DENOISE.methods),
     "GibbsCorrection": (
+        *_left("Removal of Gibbs ringing"),
         Method("none", "Gibbs ringing was not removed."),
         Method("MRtrix3 mrdegibbs", f"{_UNRINGING} [@tournier2019]."),
         Method("DIPY gibbs_removal", f"{_UNRINGING} [@garyfallidis2014]."),
@@ -58,10 +65,17 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
         ),
         Method("one number", "The noise of a run was estimated as {method}."),
     ),
-    "SDCMethod": SDC.methods,
-    "HMCMethod": HMC.methods,
+    "SDCMethod": (*_left("Correction of susceptibility distortion"), *SDC.methods),
+    "HMCMethod": (*_left("Correction of head motion and eddy currents"), *HMC.methods),
     "MaskMethod": _masks("b=0 reference"),
-    "CoregistrationMethod": (Method("rigid", _COREGISTRATION),),
+    "CoregistrationMethod": (
+        Method("rigid", _COREGISTRATION),
+        Method(
+            "none",
+            "The b=0 reference was not registered to the T1-weighted image, as the input had "
+            "both in one space.",
+        ),
+    ),
     "NormalisationMethod": _registrations("b=0 reference"),
     "NetworkInput": (
         Method(

@@ -75,6 +75,7 @@ ENTRIES = {
     "MaskMethod": "Brain mask",
     "CoregistrationMethod": "Registration to the T1w image",
     "NormalisationMethod": "Registration to the template",
+    "GradientNonlinearity": "Deviation of the gradient coils",
     "RunIntensityScales": "Intensity factor per run",
     "TotalReadoutTimeAssumed": f"Readout times assumed, s ({ASSUMED_READOUT_NOTE})",
 }

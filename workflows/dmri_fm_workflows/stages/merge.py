@@ -6,13 +6,15 @@ import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
+    MakeReference,
     MaskBrain,
     MergeRuns,
+    TakeMask,
     ValidateDwi,
 )
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import RUN_FILES, Resources, open_workflow
+from dmri_fm_workflows.stages.base import RUN_FILES, SERIES_FILES, Resources, open_workflow
 
 
 def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf") -> pe.Workflow:
@@ -40,6 +42,49 @@ def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf
         (validate, outputnode, [(output, field) for field, output in RUN_FILES.items()]),
         (validate, collect, [("record", "in_records")]),
         (collect, outputnode, [("record", "read_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_read_preprocessed_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "read_preprocessed_wf"
+) -> pe.Workflow:
+    """Read a series that was corrected before, without unusable volumes.
+
+    Outputs
+    -------
+    dwi_file, bval_file, bvec_file
+        The series.
+    biased_dwiref_file
+        Mean of its b=0 volumes.
+    read_preprocessed_record
+        What was left to the input, and changes to volumes and gradients.
+    """
+    record = "read_preprocessed_record"
+    workflow, _, outputnode = open_workflow(
+        name, [], [*SERIES_FILES, "biased_dwiref_file", record]
+    )
+    (run,) = plan.series.runs
+    validate = pe.Node(
+        ValidateDwi(
+            dwi_file=str(run.path),
+            bval_file=str(run.bval),
+            bvec_file=str(run.bvec),
+            b_scaling=plan.b_scaling,
+        ),
+        name="validate",
+        mem_gb=plan.size_gb,
+    )
+    average = pe.Node(MakeReference(is_aligned=True), name="average_b0", mem_gb=2 * plan.size_gb)
+    collect = pe.Node(
+        MergeRecords(base=plan.earlier_steps), name="collect_records", run_without_submitting=True
+    )
+    workflow.connect([
+        (validate, outputnode, [(f, f) for f in SERIES_FILES]),
+        (validate, average, [(f, f) for f in SERIES_FILES]),
+        (validate, collect, [("record", "in_records")]),
+        (average, outputnode, [("dwiref_file", "biased_dwiref_file")]),
+        (collect, outputnode, [("record", record)]),
     ])  # fmt: skip
     return workflow
 
@@ -103,6 +148,8 @@ def init_merge_wf(
 def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf") -> pe.Workflow:
     """Correct the b=0 reference for intensity bias, and mask the brain in it.
 
+    The mask of a preprocessed dataset is taken where it has one.
+
     Inputs
     ------
     biased_dwiref_file
@@ -121,7 +168,12 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
         ["dwiref_file", "dwi_brain_file", "dwi_mask_file", "mask_record"],
     )
     unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
-    mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
+    given = plan.preprocessing.mask if plan.preprocessing is not None else None
+    mask = pe.Node(
+        MaskBrain(contrast="b0") if given is None else TakeMask(mask_file=str(given)),
+        name="mask_dwiref",
+        mem_gb=2 if given is None else 0.5,
+    )
     workflow.connect([
         (inputnode, unbias, [("biased_dwiref_file", "in_file")]),
         (unbias, mask, [("out_file", "in_file")]),

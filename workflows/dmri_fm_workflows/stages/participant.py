@@ -9,6 +9,7 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
+from dmri_fm.gradient_deviation import DEVIATION_KEY
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.interfaces.records import MergeRecords
@@ -29,6 +30,7 @@ from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
 ANAT_FIELDS = (
     "t1w_brain_file",
     "to_t1w_acpc_file",
+    "from_t1w_acpc_file",
     "to_mni_file",
     "registration_dice",
     "anat_record",
@@ -66,6 +68,7 @@ def _init_session_anat_wf(subject: str, session: SessionPlan, resources: Resourc
         sources=[raw_uri(session.t1w, resources.bids_root)],
         normalisation=session.normalisation,
         anat_entities=entities,
+        is_t1w_brain=session.prepared_t1w is not None and session.prepared_t1w.is_brain,
     )
     sources["record"] = sources["anat_record"]
     _connect_outputs(workflow, SESSION_STAGES, sources, [ACPC], resources, origin)
@@ -95,7 +98,7 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
 
     Inputs
     ------
-    t1w_brain_file, to_t1w_acpc_file, to_mni_file
+    t1w_brain_file, to_t1w_acpc_file, from_t1w_acpc_file, to_mni_file
         Anatomy in ACPC and its transforms; only with a T1w image, as all inputs.
     registration_dice, anat_record
         Quality and methods of the anatomy.
@@ -196,6 +199,8 @@ def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
         B0_THRESHOLD_KEY: plan.b0_threshold,
         "SDCReason": plan.sdc.reason,
     }
+    if plan.has_gradient_deviation:
+        record[DEVIATION_KEY] = "not in these b-values and b-vectors; the tensor fit corrects it"
     if plan.sdc.unused:
         record["SDCImagesNotUsed"] = [
             {"File": uri(image.path), "Reason": image.reason} for image in plan.sdc.unused

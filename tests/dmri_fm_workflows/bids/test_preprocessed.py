@@ -1,0 +1,274 @@
+"""Preprocessed datasets: layouts, owners, frames, and what does not fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmri_fm.errors import DmriError, GradientError, ImageError, LayoutError
+from dmri_fm.series import Dwi, load_image, save_image
+from dmri_fm_workflows.bids import Dataset, DwiSeries
+from dmri_fm_workflows.bids.preprocessed import read_preprocessed
+from tests.dmri_fm_workflows.preprocessed_layouts import (
+    Scan,
+    tiny_scan,
+    write_derivatives,
+    write_hcp,
+    write_uk_biobank,
+)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    """A scan of a few voxels with a T1w image."""
+    return tiny_scan(tmp_path / "raw")
+
+
+def only_series(dataset: Dataset) -> DwiSeries:
+    """Return the series of a dataset that has one, and no problem."""
+    assert [str(p.error) for p in dataset.problems] == []
+    (participant,) = dataset.participants
+    (session,) = participant.sessions
+    (series,) = session.series
+    return series
+
+
+def only_error(dataset: Dataset) -> DmriError:
+    """Return the error of a dataset that has one problem."""
+    (problem,) = dataset.problems
+    return problem.error
+
+
+def assert_same_directions(series: DwiSeries, scan: Scan) -> None:
+    """Compare the gradients in memory with those of the scan that was written, RAS+."""
+    found = series.runs[0].gtab
+    np.testing.assert_allclose(found.bvecs_ras, scan.dwi.gtab.bvecs_ras, atol=1e-6)
+    np.testing.assert_allclose(found.bvals, scan.dwi.gtab.bvals)
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RAS", "LPS"])
+@pytest.mark.parametrize("write", [write_hcp, write_uk_biobank])
+def test_gradients_of_folders_come_out_in_ras(axes, write, scan, tmp_path) -> None:
+    root = tmp_path / "data"
+    write(root, "100307", scan, axes=axes)
+    dataset = read_preprocessed(root)
+    series = only_series(dataset)
+    assert dataset.participants[0].label == "100307"
+    assert series.name == "sub-100307"
+    assert_same_directions(series, scan)
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RAS", "LPS"])
+def test_gradients_of_derivatives_come_out_in_ras(axes: str, scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "qsiprep"
+    write_derivatives(root, "sub-01_ses-a_acq-x", scan, axes=axes)
+    series = only_series(read_preprocessed(root))
+    assert series.name == "sub-01_ses-a_acq-x"
+    assert_same_directions(series, scan)
+    assert series.preprocessing.by == "QSIPrep 1.0.1"
+    assert series.preprocessing.space == "ACPC"
+    assert series.preprocessing.mask.name.endswith("space-ACPC_desc-brain_mask.nii.gz")
+    assert series.runs[0].metadata == {"EchoTime": 0.09}
+
+
+def test_hcp_is_in_acpc_with_its_t1w_image(scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_hcp(root, "HCA6002236_V1_MR", scan, deviation=True)
+    series = only_series(dataset := read_preprocessed(root))
+    (session,) = dataset.participants[0].sessions
+    assert (dataset.participants[0].label, session.label) == ("HCA6002236", "V1")
+    assert series.name == "sub-HCA6002236_ses-V1"
+    assert series.preprocessing.space == "ACPC"
+    assert series.preprocessing.gradient_deviation.name == "grad_dev.nii.gz"
+    assert session.t1w[0].name == "T1w_acpc_dc_restore_brain.nii.gz"
+    assert session.prepared_t1w.is_brain
+    assert session.prepared_t1w.is_acpc
+    assert session.prepared_t1w.mask == session.t1w[0]
+
+
+def test_uk_biobank_has_a_space_of_its_own(scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_uk_biobank(root, "1234567_20250_2_0", scan)
+    series = only_series(dataset := read_preprocessed(root, participant_labels=["sub-1234567"]))
+    (session,) = dataset.participants[0].sessions
+    assert series.name == "sub-1234567_ses-2"
+    assert series.preprocessing.space is None
+    assert session.prepared_t1w.mask.name == "T1_brain_mask.nii.gz"
+    assert not session.prepared_t1w.is_unbiased
+    assert series.warnings == ()
+
+
+def test_vectors_that_may_not_be_turned_are_named(scan: Scan, tmp_path: Path) -> None:
+    inside = write_uk_biobank(tmp_path / "data", "1234567", scan) / "dMRI" / "dMRI"
+    (inside / "data.eddy_rotated_bvecs").rename(inside / "bvecs")
+    series = only_series(read_preprocessed(tmp_path / "data"))
+    assert any("turned with the head is not known" in text for text in series.warnings)
+
+
+def test_older_qsiprep_names_its_acpc_space_t1w(scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "qsiprep"
+    image = write_derivatives(root, "sub-01", scan, space="space-T1w_")
+    anat = root / "sub-01" / "anat"
+    for path in list(anat.iterdir()):
+        path.rename(path.with_name(path.name.replace("space-T1w_", "")))
+    dataset = read_preprocessed(root)
+    assert only_series(dataset).preprocessing.space == "ACPC"
+    prepared = dataset.participants[0].sessions[0].prepared_t1w
+    assert prepared.path.name == "sub-01_desc-preproc_T1w.nii.gz"
+    assert prepared.is_acpc
+    # Of another pipeline, that space may be the scanner's.
+    write_derivatives(root, "sub-01", Scan(scan.dwi), space="space-T1w_", pipeline="other")
+    dataset = read_preprocessed(root)
+    assert only_series(dataset).preprocessing.space == "T1w"
+    assert not dataset.participants[0].sessions[0].prepared_t1w.is_acpc
+    assert image.exists()
+
+
+def test_series_in_mni_beside_that_in_acpc_is_passed_over(scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    write_derivatives(root, "sub-01", scan, pipeline="drope-bidsapp")
+    write_derivatives(root, "sub-01", Scan(scan.dwi), space="space-MNI152NLin2009aSym_res-2_")
+    assert "space-ACPC" in only_series(read_preprocessed(root)).runs[0].path.name
+    write_derivatives(
+        root, "sub-01_acq-y", Scan(scan.dwi), space="space-MNI152NLin2009aSym_res-2_"
+    )
+    assert "in space MNI152NLin2009aSym" in only_error(read_preprocessed(root)).found
+
+
+def test_series_of_one_session_are_not_merged(scan: Scan, tmp_path: Path) -> None:
+    for direction in ("AP", "PA"):
+        write_derivatives(tmp_path / "q", f"sub-01_dir-{direction}", scan)
+    (participant,) = read_preprocessed(tmp_path / "q").participants
+    names = [series.name for series in participant.sessions[0].series]
+    assert names == ["sub-01_dir-AP", "sub-01_dir-PA"]
+
+
+def test_missing_vectors_are_an_error_with_the_file(scan: Scan, tmp_path: Path) -> None:
+    folder = write_hcp(tmp_path / "data", "100307", scan)
+    (folder / "T1w" / "Diffusion" / "bvecs").unlink()
+    error = only_error(read_preprocessed(tmp_path / "data"))
+    assert isinstance(error, GradientError)
+    assert error.path.name == "bvecs"
+    assert "gradients of the raw scan do not fit" in error.advice
+
+
+def test_mask_of_another_size_is_an_error(scan: Scan, tmp_path: Path) -> None:
+    image = write_derivatives(tmp_path / "q", "sub-01", scan)
+    mask = image.with_name(image.name.replace("desc-preproc_dwi", "desc-brain_mask"))
+    save_image(np.ones((4, 4, 4)), load_image(image).affine, mask)
+    error = only_error(read_preprocessed(tmp_path / "q"))
+    assert isinstance(error, ImageError)
+    assert "(4, 4, 4)" in error.found
+    mask.unlink()
+    series = only_series(read_preprocessed(tmp_path / "q"))
+    assert series.preprocessing.mask is None
+    assert any("has no brain mask" in text for text in series.warnings)
+
+
+def test_gradient_deviation_of_another_grid_is_an_error(scan: Scan, tmp_path: Path) -> None:
+    folder = write_hcp(tmp_path / "data", "100307", scan)
+    save_image(np.zeros((4, 4, 3, 6)), np.eye(4), folder / "T1w" / "Diffusion" / "grad_dev.nii.gz")
+    assert "9 volumes" in only_error(read_preprocessed(tmp_path / "data")).expected
+
+
+def test_unknown_layout_lists_what_was_looked_for(scan: Scan, tmp_path: Path) -> None:
+    (tmp_path / "data" / "100307" / "dwi").mkdir(parents=True)
+    with pytest.raises(LayoutError) as caught:
+        read_preprocessed(tmp_path / "data")
+    for pattern in ("*_desc-preproc_dwi.nii.gz", "T1w/Diffusion/data.nii.gz", "data_ud.nii.gz"):
+        assert pattern in caught.value.expected
+    folder = write_hcp(tmp_path / "hcp", "100307", scan)
+    with pytest.raises(LayoutError, match="--participant-label 100307"):
+        read_preprocessed(folder)
+    write_uk_biobank(tmp_path / "hcp", "1234567", scan)
+    with pytest.raises(LayoutError, match="two layouts in one folder"):
+        read_preprocessed(tmp_path / "hcp")
+
+
+def test_unknown_participant_is_an_error(scan: Scan, tmp_path: Path) -> None:
+    write_hcp(tmp_path / "data", "100307", scan)
+    with pytest.raises(LayoutError, match="no participant 100408"):
+        read_preprocessed(tmp_path / "data", participant_labels=["100408"])
+    with pytest.raises(LayoutError, match="no preprocessed series in session 2"):
+        read_preprocessed(tmp_path / "data", session_labels=["2"])
+
+
+# ------------------------------------------------------------ whose scan it is
+
+
+def test_folder_of_another_participant_inside_is_refused(scan: Scan, tmp_path: Path) -> None:
+    folder = write_hcp(tmp_path / "data", "100307", scan)
+    folder.rename(folder.with_name("100408"))
+    dataset = read_preprocessed(tmp_path / "data")
+    assert dataset.participants == ()
+    assert "FreeSurfer's folder in it is that of 100307" in only_error(dataset).found
+
+
+@pytest.mark.parametrize("linked", ["", "T1w/Diffusion/data.nii.gz", "T1w/Diffusion/bvecs",
+                                    "T1w/Diffusion/nodif_brain_mask.nii.gz",
+                                    "T1w/T1w_acpc_dc_restore_brain.nii.gz"])  # fmt: skip
+def test_link_to_another_participant_is_refused(linked: str, scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    source = write_hcp(root, "100307", scan)
+    if linked:
+        path = write_hcp(root, "100408", scan) / linked
+        path.unlink()
+    else:
+        path = root / "100408"
+    os.symlink(source / linked, path)
+    dataset = read_preprocessed(root)
+    assert [p.label for p in dataset.participants] == ["100307"]
+    assert dataset.problems[0].participant == "100408"
+    assert "data of another participant" in only_error(dataset).found
+
+
+def test_link_out_of_the_dataset_is_followed(scan: Scan, tmp_path: Path) -> None:
+    stored = write_hcp(tmp_path / "store", "100307", scan)
+    (tmp_path / "data").mkdir()
+    os.symlink(stored, tmp_path / "data" / "100307")
+    assert only_series(read_preprocessed(tmp_path / "data")).name == "sub-100307"
+
+
+def test_two_folders_of_one_participant_are_refused(scan: Scan, tmp_path: Path) -> None:
+    for name in ("1234567_2_0", "1234567_20250_2_1"):
+        write_uk_biobank(tmp_path / "data", name, scan)
+    dataset = read_preprocessed(tmp_path / "data")
+    assert dataset.participants == ()
+    assert len(dataset.problems) == 2
+    assert "same participant and visit" in dataset.problems[0].error.found
+
+
+def test_folder_that_tells_no_participant_is_refused(scan: Scan, tmp_path: Path) -> None:
+    write_hcp(tmp_path / "data", "100307_old", scan)
+    error = only_error(read_preprocessed(tmp_path / "data"))
+    assert error.path.name == "100307_old"
+    assert "100307 or HCA6002236_V1_MR" in error.expected
+
+
+def test_file_name_of_another_participant_is_refused(scan: Scan, tmp_path: Path) -> None:
+    image = write_derivatives(tmp_path / "q", "sub-01", scan)
+    folder = tmp_path / "q" / "sub-02" / "dwi"
+    folder.mkdir(parents=True)
+    for path in image.parent.iterdir():
+        path.rename(folder / path.name)
+    dataset = read_preprocessed(tmp_path / "q")
+    assert dataset.participants == ()
+    assert "it has sub-01" in only_error(dataset).found
+
+
+def test_voxels_that_are_read_are_those_of_the_folder(scan: Scan, tmp_path: Path) -> None:
+    """Every participant gets an image of its own value, whatever the order of the folders."""
+    root = tmp_path / "data"
+    for value, name in ((2, "100408"), (1, "100307"), (3, "99")):
+        own = Dwi.from_arrays(
+            np.full(scan.dwi.shape, value), scan.dwi.affine, scan.dwi.gtab, mask=scan.dwi.brain
+        )
+        write_hcp(root, name, Scan(own))
+    found = {
+        p.label: int(p.sessions[0].series[0].runs[0].load().data[0, 0, 0, 0])
+        for p in read_preprocessed(root).participants
+    }
+    assert found == {"99": 3, "100307": 1, "100408": 2}

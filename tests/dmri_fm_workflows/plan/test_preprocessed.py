@@ -1,0 +1,66 @@
+"""Plans of preprocessed input: what is left to it, what is said of it, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmri_fm.errors import ConfigError
+from dmri_fm.gradient_deviation import DEVIATION_KEY
+from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.execution.plan_text import describe_plan
+from dmri_fm_workflows.outputs.steps import describe_steps
+from tests.dmri_fm_workflows.tiny_series import make_run, plan_preprocessed
+
+
+def test_plan_says_what_is_left_to_the_input(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "AP")
+    plan = plan_preprocessed(run, tmp_path, space="ACPC", full=True)
+    (series,) = plan.series
+    text = " ".join(describe_plan(plan).split())
+    assert "corrections left to the input: QSIPrep 1.0.1" in text
+    assert "taken from the input: mask.nii.gz" in text
+    assert "in ACPC already" in text
+    assert "none into ACPC, voxels of 3 mm are kept" in text
+    assert "grad_dev.nii.gz: a b-matrix for each voxel" in text
+    assert "motion and eddy" not in text
+    assert "Nothing is corrected: the input is preprocessed" in text
+    assert "MP-PCA" not in " ".join(series.methods)
+    assert series.model_base == {DEVIATION_KEY: "not corrected: the nominal b-values and "
+                                 "b-vectors are read"}  # fmt: skip
+
+
+def test_networks_are_experimental_and_have_no_noise_map(tmp_path: Path) -> None:
+    (plan,) = plan_preprocessed(make_run(tmp_path / "raw", "AP"), tmp_path).series
+    assert plan.networks
+    assert not plan.has_noise_maps
+    assert "preprocessed by QSIPrep 1.0.1, interpolated again" in plan.network_reasons[0]
+    assert set(plan.not_measured) >= {"mean_fd", "snr_b0", "raw_neighbor_corr"}
+
+
+def test_voxels_are_kept_only_in_acpc_and_as_cubes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "AP")
+    (kept,) = plan_preprocessed(run, tmp_path, space="ACPC").series
+    (turned,) = plan_preprocessed(run, tmp_path, space="T1w").series
+    (coarse,) = plan_preprocessed(run, tmp_path, space="ACPC", output_resolution=2.0).series
+    assert (kept.keeps_voxels, turned.keeps_voxels, coarse.keeps_voxels) == (True, False, False)
+
+
+def test_methods_text_credits_no_correction() -> None:
+    left = "left to the input: QSIPrep 1.0.1"
+    keys = ("Denoising", "GibbsCorrection", "SDCMethod", "HMCMethod")
+    text = describe_steps([dict.fromkeys(keys, left)])
+    assert text[0] == "Removal of noise was left to the input: QSIPrep 1.0.1."
+    assert len(text) == 4
+    assert "@" not in " ".join(text)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"denoise": "mppca"}, {"sdc": "pepolar"}, {"hmc": "builtin"}, {"unring": True},
+              {"bids_filters": {"dwi": {"acquisition": "x"}}}, {"bids_database_dir": Path("db")}],
+)  # fmt: skip
+def test_corrections_of_corrected_input_are_refused(asked: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="--input-type preprocessed and --"):
+        RunConfig(Path("bids"), Path("out"), input_type="preprocessed", **asked)
+    RunConfig(Path("bids"), Path("out"), input_type="preprocessed", hmc="none")

@@ -1,0 +1,225 @@
+"""Preprocessed datasets of BIDS derivatives: those of QSIPrep, of this app, and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from dmri_fm.content import require_content
+from dmri_fm.errors import InputError, LayoutError
+from dmri_fm.series import load_image
+from dmri_fm_workflows.bids.ages import read_age
+from dmri_fm_workflows.bids.dataset import choose_participants
+from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
+from dmri_fm_workflows.bids.listing import list_images
+from dmri_fm_workflows.bids.names import own_file, scan_name, session_of, split_name
+from dmri_fm_workflows.bids.preprocessed.runs import name_apart, open_series
+from dmri_fm_workflows.bids.reading import Reading
+from dmri_fm_workflows.bids.records import (
+    DwiSeries,
+    Participant,
+    PreparedT1w,
+    Preprocessing,
+    Problem,
+    Session,
+)
+from dmri_fm_workflows.bids.sidecars import read_json_object
+
+#: Ends of the names of a preprocessed series, of its T1w image, and of their masks.
+SERIES, T1W, MASK = "desc-preproc_dwi", "desc-preproc_T1w", "desc-brain_mask"
+
+#: Spaces of a series that are read, best first; None: no `space` in the name, its own.
+SPACES: tuple[Literal["ACPC", "T1w"] | None, ...] = ("ACPC", "T1w", None)
+
+#: Pipelines whose T1w images lie on the axes of a template, also where names have no `space-ACPC`.
+ACPC_PIPELINES = ("qsiprep", "drope-bidsapp")
+
+
+def describe_pipeline(root: Path) -> tuple[str, bool]:
+    """Return the pipeline of a dataset for texts, and whether its T1w space is ACPC."""
+    path = root / "dataset_description.json"
+    if not path.is_file():
+        raise LayoutError(
+            "file is missing",
+            path=path,
+            expected="the description of the derivatives, with GeneratedBy",
+            advice="copy it from the folder that the pipeline wrote",
+        )
+    entry = _first(read_json_object(path).get("GeneratedBy"))
+    name = str(entry.get("Name") or "")
+    version = str(entry.get("Version") or "")
+    shown = " ".join(word for word in (name, version) if word)
+    return shown or "a pipeline that the dataset does not name", name.lower() in ACPC_PIPELINES
+
+
+def _first(entries: Any) -> dict[str, Any]:
+    listed = entries if isinstance(entries, list) else []
+    return next((e for e in listed if isinstance(e, dict)), {})
+
+
+def read_derivatives(
+    reading: Reading, wanted: Sequence[str] | None
+) -> tuple[list[Participant], list[Problem]]:
+    """Read the participants of a dataset of BIDS derivatives.
+
+    Parameters
+    ----------
+    reading
+        Of the dataset.
+    wanted
+        Labels of participants; all if None.
+
+    Raises
+    ------
+    LayoutError
+        If the dataset has no description, or a participant that is asked for is not there.
+    """
+    by, is_acpc = describe_pipeline(reading.root)
+    folders, problems = choose_participants(reading, wanted)
+    participants = []
+    for folder in folders:
+        reader = _Reader(reading, folder.name.removeprefix("sub-"), by, is_acpc)
+        sessions = reader.read(folder)
+        problems += reader.problems
+        if sessions:
+            participants.append(Participant(reader.label, sessions))
+    return participants, problems
+
+
+class _Reader:
+    """Reads one participant, and collects problems."""
+
+    def __init__(self, reading: Reading, label: str, by: str, is_acpc: bool) -> None:
+        self.label = label
+        self.problems: list[Problem] = []
+        self._reading, self._by, self._is_acpc = reading, by, is_acpc
+
+    def read(self, folder: Path) -> tuple[Session, ...]:
+        """Return the sessions with a series that can be used."""
+        try:
+            require_content(folder, LayoutError)
+            images = list_images(folder, self._reading.is_ignored)
+        except LayoutError as error:
+            self.problems.append(Problem(self.label, error))
+            return ()
+        found = [p for p in images if p.parent.name == "dwi" and _ends(p, SERIES)]
+        sessions = []
+        for session in sorted({session_of(path) for path in found}):
+            if self._reading.includes(session):
+                here = [p for p in found if session_of(p) == session]
+                sessions += self._read_session(session, here, images)
+        return tuple(sessions)
+
+    def _read_session(
+        self, session: str, found: Sequence[Path], images: Sequence[Path]
+    ) -> list[Session]:
+        space = next((s for s in SPACES if any(_space(p) == s for p in found)), None)
+        chosen = [p for p in found if _space(p) == space]
+        opened: list[DwiSeries] = []
+        for path in chosen:
+            try:
+                opened.append(self._open_series(path, space))
+            except InputError as error:
+                self.problems.append(Problem(self.label, error))
+        series, clashes = name_apart(self.label, opened)
+        self.problems += clashes
+        names = {scan_name(split_name(p)[0]) for p in chosen}
+        for path in found:
+            if scan_name(split_name(path)[0]) not in names:
+                self.problems.append(Problem(self.label, _other_space(path, chosen)))
+        if not series:
+            return []
+        t1w, warnings = self._choose_t1w(session, space, images)
+        age = read_age(self._reading.root, self.label, session)
+        paths = (t1w.path,) if t1w else ()
+        return [Session(session or None, paths, series, warnings, age, t1w)]
+
+    def _check(self, path: Path, suffix: str, datatype: str) -> None:
+        """Refuse a file whose name or link tells another owner than its folder."""
+        root = self._reading.root
+        fault = find_misplacement(path, root, suffix=suffix, datatype=datatype)
+        if fault := fault or find_foreign_link(path, root):
+            raise fault
+
+    def _open_series(self, path: Path, space: Literal["ACPC", "T1w"] | None) -> DwiSeries:
+        bval, bvec = (own_file(path, extension) for extension in (".bval", ".bvec"))
+        mask = path.with_name(path.name.replace(SERIES, MASK))
+        for file, suffix in ((path, "dwi"), (bval, "dwi"), (bvec, "dwi"), (mask, "mask")):
+            self._check(file, suffix, "dwi")
+        require_content(mask, LayoutError)
+        warnings = []
+        if not mask.exists():
+            warnings.append(f"{path.name} has no brain mask ({mask.name}): one is made.")
+        sidecars = self._reading.sidecars
+        return open_series(
+            path,
+            bval,
+            bvec,
+            entities=split_name(path)[0],
+            preprocessing=Preprocessing(
+                by=self._by,
+                # On the axes of the template, whatever its name, as the T1w image is.
+                space="ACPC" if space == "T1w" and self._is_acpc else space,
+                mask=mask if mask.exists() else None,
+            ),
+            root=self._reading.root,
+            options=self._reading.gradient_options,
+            metadata=sidecars.metadata(path),
+            warnings=warnings,
+        )
+
+    def _choose_t1w(
+        self, session: str, space: str | None, images: Sequence[Path]
+    ) -> tuple[PreparedT1w | None, tuple[str, ...]]:
+        """Return the T1w image in the space of the series, of this session or of none."""
+        candidates = [p for p in images if p.parent.name == "anat" and _ends(p, T1W)]
+        for source in dict.fromkeys((session, "")):
+            here = [p for p in candidates if session_of(p) == source]
+            named = [p for p in here if _space(p) == space and space is not None]
+            # The T1w image that `space-T1w` means has no `space` in its name.
+            bare = [p for p in here if _space(p) is None]
+            if fitting := named or (bare if space != "ACPC" or self._is_acpc else []):
+                return self._open_t1w(fitting[0], is_acpc=bool(named) and space == "ACPC")
+        return None, (
+            f"{'ses-' + session if session else 'sub-' + self.label} has no T1-weighted image in "
+            "the space of the series.",
+        )
+
+    def _open_t1w(
+        self, path: Path, *, is_acpc: bool
+    ) -> tuple[PreparedT1w | None, tuple[str, ...]]:
+        mask = path.with_name(path.name.replace(T1W, MASK))
+        try:
+            for file, suffix in ((path, "T1w"), (mask, "mask")):
+                self._check(file, suffix, "anat")
+            load_image(path, ndim=3)
+            require_content(mask, LayoutError)
+        except InputError as error:
+            self.problems.append(Problem(self.label, error))
+            return None, (f"{path.name} cannot be used: {error.found}.",)
+        return PreparedT1w(
+            path=path,
+            mask=mask if mask.exists() else None,
+            is_unbiased=True,
+            is_acpc=is_acpc or self._is_acpc,
+        ), ()
+
+
+def _ends(path: Path, end: str) -> bool:
+    return path.name.partition(".")[0].endswith(end)
+
+
+def _space(path: Path) -> str | None:
+    return split_name(path)[0].get("space")
+
+
+def _other_space(path: Path, chosen: Sequence[Path]) -> LayoutError:
+    used = chosen[0].name if chosen else "there is none"
+    return LayoutError(
+        f"a preprocessed series in space {_space(path) or 'of its own'}",
+        path=path,
+        expected="space-ACPC, space-T1w or no `space`, the same for all series of a session "
+        f"({used})",
+        advice="run the pipeline again with one output space, or list the file in .bidsignore",
+    )

@@ -1,0 +1,142 @@
+"""Open a preprocessed series: image, gradients, and what lies beside it on its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmri_fm.content import describe_absence, require_content
+from dmri_fm.errors import GradientError, ImageError, InputError
+from dmri_fm.gradient_deviation import check_gradient_deviation
+from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.series import load_image
+from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, Preprocessing, Problem
+from dmri_fm_workflows.bids.scans import find_header_doubts, read_gradients
+from dmri_fm_workflows.bids.series import SessionImages, group_runs
+
+
+def open_series(
+    image: Path,
+    bval: Path,
+    bvec: Path,
+    *,
+    entities: Mapping[str, str],
+    preprocessing: Preprocessing,
+    root: Path,
+    options: GradientOptions,
+    metadata: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> DwiSeries:
+    """Open a preprocessed series and check everything about it but its voxels.
+
+    Parameters
+    ----------
+    image, bval, bvec
+        Its files.
+    entities
+        Labels of the scan by long name.
+    preprocessing
+        What was done to it, with the files on its grid.
+    root
+        Folder of the dataset.
+    options
+        How gradient files are read.
+    metadata
+        Its sidecar.
+    warnings
+        Remarks on how its files were chosen.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or one does not fit another.
+    """
+    opened = load_image(image, ndim=4)
+    for file in (bval, bvec):
+        require_content(file, GradientError)
+        if not file.is_file():
+            raise GradientError(
+                describe_absence(file),
+                path=file,
+                expected=f"the gradients of {image.name}, as its preprocessing wrote them",
+                advice="copy the file from the preprocessed dataset; gradients of the raw scan do "
+                "not fit, as the head was turned",
+            )
+    gradients = read_gradients(opened, bval, bvec, options)
+    run = DwiRun(
+        path=image,
+        bval=bval,
+        bvec=bvec,
+        entities=entities,
+        metadata=metadata or {},
+        shape=tuple(int(n) for n in opened.shape),
+        affine=np.asarray(opened.affine, dtype=np.float64),
+        phase_encoding=None,
+        readout_time_s=None,
+        gradients=gradients,
+        has_b0=bool(gradients.gtab.is_b0.any()),
+        warnings=(*warnings, *gradients.warnings, *find_header_doubts(opened, image.name)),
+    )
+    if preprocessing.mask is not None:
+        _check_mask(preprocessing.mask, run)
+    if preprocessing.gradient_deviation is not None:
+        check_gradient_deviation(
+            preprocessing.gradient_deviation, shape=run.shape, affine=run.affine
+        )
+    # A series of its own, whatever its neighbours: they were merged before, or kept apart.
+    grouped = group_runs(SessionImages(runs=[run]), root=root)
+    if not grouped.series:
+        raise grouped.errors[0] if grouped.errors else _not_weighted(image)
+    (series,) = grouped.series
+    said = (*series.warnings, *(w for w in grouped.warnings if w not in series.warnings))
+    return replace(series, preprocessing=preprocessing, warnings=said)
+
+
+def _check_mask(path: Path, run: DwiRun) -> None:
+    mask = load_image(path, ndim=3)
+    if mask.shape != run.shape[:3] or not np.allclose(mask.affine, run.affine, atol=1e-3):
+        where = "" if mask.shape != run.shape[:3] else ", at another position"
+        raise ImageError(
+            f"mask of {mask.shape} voxels{where}",
+            path=path,
+            expected=f"the grid of {run.path.name}, {run.shape[:3]}",
+            advice="take the mask that was written beside the series; or move it away: the brain "
+            "is masked anew then",
+        )
+
+
+def _not_weighted(image: Path) -> GradientError:
+    return GradientError(
+        "no diffusion-weighted volume",
+        path=image,
+        expected="b=0 and diffusion-weighted volumes",
+        advice="check the b-values beside it",
+    )
+
+
+def name_apart(
+    label: str, found: Sequence[DwiSeries]
+) -> tuple[tuple[DwiSeries, ...], list[Problem]]:
+    """Return the series of a session by name, and a problem for each whose name is not its own."""
+    names = [series.name for series in found]
+    apart = [s for s in found if names.count(s.name) == 1]
+    problems = [
+        Problem(
+            label,
+            InputError(
+                f"the outputs of {names.count(series.name)} series would be named "
+                f"{scan_name(series.entities)}",
+                path=series.runs[0].path,
+                expected="one preprocessed series for each name",
+                advice="give each an `acq` label of its own, or move one away",
+            ),
+        )
+        for series in found
+        if series not in apart
+    ]
+    return tuple(sorted(apart, key=lambda s: s.name)), problems
