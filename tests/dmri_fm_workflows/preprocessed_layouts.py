@@ -16,7 +16,6 @@ from dmri_fm.normalise.grid import Image3D
 from dmri_fm.series import Dwi, save_image
 from tests.dmri_fm_workflows.tiny_series import make_run
 
-
 #: Deviation of the x gradient along x and y in FSL's axes, and as a matrix in RAS+: FSL's x is
 #: minus that of RAS+ in LAS and RAS images, its y is in LPS images.
 COIL_X = (0.05, 0.03)
