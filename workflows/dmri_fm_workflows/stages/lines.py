@@ -190,11 +190,12 @@ def describe_network(plan: SeriesPlan, network: str) -> Iterator[Line]:
     """Describe a tensor network and the six directions that it takes."""
     assert plan.six is not None
     volumes = " ".join(map(str, plan.six.index))
+    without = "" if plan.is_preprocessed else "without outlier slices, "
     yield (
         "network",
         f"{network}: six of {plan.n_six_candidates} directions at b = {plan.six.bval:.0f}, "
-        "without outlier slices, those of lowest condition number once b-vectors are turned into "
-        f"ACPC (as acquired: volumes {volumes}, counted from 0, "
+        f"{without}those of lowest condition number once b-vectors are turned into ACPC (as "
+        f"{'read' if plan.is_preprocessed else 'acquired'}: volumes {volumes}, counted from 0, "
         f"{plan.six.condition_number:.2f}), {_device(plan)}{_weights_text(plan, network)}",
     )
     yield "  input", plan.network_input
