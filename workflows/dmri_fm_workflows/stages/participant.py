@@ -30,7 +30,6 @@ from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
 ANAT_FIELDS = (
     "t1w_brain_file",
     "to_t1w_acpc_file",
-    "from_t1w_acpc_file",
     "to_mni_file",
     "registration_dice",
     "anat_record",
@@ -99,7 +98,8 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
     Inputs
     ------
     t1w_brain_file, to_t1w_acpc_file, from_t1w_acpc_file, to_mni_file
-        Anatomy in ACPC and its transforms; only with a T1w image, as all inputs.
+        Anatomy in ACPC and its transforms; only with a T1w image, as all inputs. The inverse only
+        where the series lies in the space of that image.
     registration_dice, anat_record
         Quality and methods of the anatomy.
 
@@ -114,10 +114,11 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         for key, name in SCAN_ENTITIES.items()
         if name in entities and name != "subject"
     ]
+    fields = (*ANAT_FIELDS, *(["from_t1w_acpc_file"] if plan.is_on_t1w else []))
     workflow, inputnode, outputnode = open_workflow(
-        "_".join(["dwi", *pieces, "wf"]), ANAT_FIELDS if plan.has_t1w else (), ["out_files"]
+        "_".join(["dwi", *pieces, "wf"]), fields if plan.has_t1w else (), ["out_files"]
     )
-    offered = {f: (inputnode, f) for f in ANAT_FIELDS} if plan.has_t1w else {}
+    offered = {f: (inputnode, f) for f in field_names(workflow, "inputnode")}
     stages = list_stages(plan)
     sources = connect_stages(workflow, stages, plan, resources, offered)
     sources["record"] = _merge_records(workflow, plan, resources, stages, sources)
