@@ -83,7 +83,8 @@ def test_sidecars_say_what_was_left_to_the_input(out: Path) -> None:
         left
     }
     assert series["GradientCheck"]
-    assert "bids:raw:100307/T1w/Diffusion/data.nii.gz" in series["Sources"]
+    for name in ("data", "nodif_brain_mask", "grad_dev"):
+        assert f"bids:raw:100307/T1w/Diffusion/{name}.nii.gz" in series["Sources"]
     tensor = read_sidecar(out, "space-ACPC_model-tensor_param-fa_dwimap")
     assert "b-matrix for each voxel" in json.dumps(tensor)
     network = read_sidecar(out, "space-ACPC_model-qcgdti_param-fa_dwimap")

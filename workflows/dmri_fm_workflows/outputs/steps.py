@@ -17,9 +17,13 @@ from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 _BETWEEN_RUNS = "; "
 
 
+#: Start of the entry of a step that was left to a preprocessed input.
+LEFT = "left to the input"
+
+
 def _left(what: str) -> tuple[Method, ...]:
     """Return the sentence about a correction that was left to a preprocessed input."""
-    return (Method("left to the input", f"{what} was {{method}}."),)
+    return (Method(LEFT, f"{what} was {{method}}."),)
 
 
 def _masks(image: str) -> tuple[Method, ...]:
@@ -68,6 +72,14 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
     "SDCMethod": (*_left("Correction of susceptibility distortion"), *SDC.methods),
     "HMCMethod": (*_left("Correction of head motion and eddy currents"), *HMC.methods),
     "MaskMethod": _masks("b=0 reference"),
+    "GradientNonlinearity": (
+        Method(
+            "not in these",
+            "In the least-squares fit of the tensor, the deviation of the gradient coils from "
+            "linearity was corrected by a b-matrix for each voxel [@bammer2003; "
+            "@sotiropoulos2013]; other models read the nominal gradients.",
+        ),
+    ),
     "CoregistrationMethod": (
         Method("rigid", _COREGISTRATION),
         Method(
@@ -93,12 +105,23 @@ BIAS = (
     "[@tustison2010]."
 )
 
-#: Sentence of the quality stage, which has no choice of method.
+#: Sentences of the quality stage, which has no choice of method.
 QUALITY = (
-    "Head motion is summarised as framewise displacement [@power2012], and the quality of a "
-    "series as the correlation of volumes that are neighbours in q-space [@yeh2019], both in "
-    "tables named after those of QSIPrep [@cieslak2021]."
+    "The quality of a series is summarised as the correlation of volumes that are neighbours in "
+    "q-space [@yeh2019], in tables named after those of QSIPrep [@cieslak2021]."
 )
+MOTION = "Head motion is summarised as framewise displacement [@power2012]."
+
+
+def is_left_to_input(stated: str) -> bool:
+    """Tell a step that was left to a preprocessed input, by its entry in the sidecar.
+
+    Examples
+    --------
+    >>> is_left_to_input("left to the input: QSIPrep 1.0.1"), is_left_to_input("none")
+    (True, False)
+    """
+    return stated.startswith(LEFT)
 
 
 def _find(methods: Sequence[Method], stated: str) -> Method | None:

@@ -31,6 +31,7 @@ from dmri_fm_workflows.bids import DwiSeries, EpiImage
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.bids.records import Preprocessing
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
+from dmri_fm_workflows.outputs.steps import LEFT
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
 
@@ -188,7 +189,7 @@ class SeriesPlan:
         """Entries of the sidecar about steps that were done before this run, if at all."""
         if self.preprocessing is None:
             return {}
-        return dict.fromkeys(CORRECTIONS, f"left to the input: {self.preprocessing.by}")
+        return dict.fromkeys(CORRECTIONS, f"{LEFT}: {self.preprocessing.by}")
 
     @property
     def not_measured(self) -> dict[str, str]:

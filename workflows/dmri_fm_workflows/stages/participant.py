@@ -122,9 +122,11 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
     stages = list_stages(plan)
     sources = connect_stages(workflow, stages, plan, resources, offered)
     sources["record"] = _merge_records(workflow, plan, resources, stages, sources)
+    files = [image.path for image in plan.sources]
+    files += plan.preprocessing.files if plan.preprocessing is not None else ()
     origin = Origin(
         entities=entities,
-        sources=[raw_uri(image.path, resources.bids_root) for image in plan.sources],
+        sources=[raw_uri(path, resources.bids_root) for path in files],
         normalisation=plan.normalisation,
         raw_metadata=[run.metadata for run in plan.series.runs],
         anat_entities=_anat_entities(entities["subject"], entities.get("session"))
