@@ -15,8 +15,8 @@ from dmri_fm_workflows.request import read_options
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
     "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "input_type",
-    "models", "normalisation", "output_resolution", "output_spaces", "random_seed", "region", "sdc",
-    "session_label", "sloppy", "unring", "weights",
+    "models", "normalisation", "output_resolution", "output_spaces", "random_seed", "region",
+    "sdc", "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.

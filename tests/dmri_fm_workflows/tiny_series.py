@@ -13,7 +13,7 @@ from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Participant, Session
-from dmri_fm_workflows.bids.records import PreparedT1w, Preprocessing
+from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant

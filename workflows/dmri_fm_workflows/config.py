@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +28,9 @@ from dmri_fm_workflows.options import (
     PREPROCESSING,
     RESOURCES,
     SELECTION,
+    available_memory_gb,
     bare,
+    count_cpus,
     memory_gb,
     name_and_path,
     option,
@@ -46,30 +46,11 @@ RESOLUTION_RANGE_MM = (0.5, 5.0)
 #: More threads than this in one step do not pay.
 MAX_OMP_NTHREADS = 8
 
-#: Share of the memory that a run takes unless told otherwise; the rest is the system's.
-MEMORY_SHARE = 0.9
-
 #: Name of the work folder inside the output folder.
 DEFAULT_WORK = "work"
 
 #: How filter files (and TOML, which has no null) write "this entity is absent".
 NO_ENTITY = "Query.NONE"
-
-
-def count_cpus() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def available_memory_gb() -> float:
-    """Return most of the memory of this machine or of the container around us, GB."""
-    n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # No control group there, or no limit ("max"): then all of it.
-    with suppress(OSError, ValueError):
-        n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return round(MEMORY_SHARE * n_bytes / 1e9, 1)
 
 
 def new_run_uuid() -> str:

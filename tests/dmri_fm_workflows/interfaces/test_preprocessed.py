@@ -15,13 +15,14 @@ from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
 from dmri_fm_workflows.interfaces.models import AssessQuality, FitTensor
-from dmri_fm_workflows.interfaces.normalise import (
+from dmri_fm_workflows.interfaces.normalise import ResampleDwi
+from dmri_fm_workflows.interfaces.preprocess import MakeReference
+from dmri_fm_workflows.interfaces.preprocessed import (
     KeepAcpc,
     ResampleDeviation,
-    ResampleDwi,
+    TakeMask,
     TakeT1wAlignment,
 )
-from dmri_fm_workflows.interfaces.preprocess import MakeReference, TakeMask
 from tests.dmri_fm_workflows.preprocessed_layouts import (
     COIL_RAS,
     Scan,

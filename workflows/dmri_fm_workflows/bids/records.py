@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from dmri_fm.series import Dwi, load_image
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.bids.metadata import read_number, words
 from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 
 #: Largest rotation between the grids of one head pose, degrees.
 POSE_ROTATION_DEG = 1.0
@@ -155,59 +156,6 @@ class UnusedImage:
 
     path: Path
     reason: str
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Preprocessing:
-    """Preprocessing that a series has gone through before it is read.
-
-    Attributes
-    ----------
-    by
-        What did it, for texts: "QSIPrep 1.0.1", "the HCP minimal preprocessing pipelines".
-    space
-        `ACPC`: on the axes of a template, and of its T1w image if there is one; `T1w`: of its T1w
-        image; None: its own.
-    mask
-        Brain mask on its grid; None: the dataset has none.
-    gradient_deviation
-        Deviation of the gradient coils on its grid, as FSL writes it, or None.
-    """
-
-    by: str
-    space: Literal["ACPC", "T1w"] | None = None
-    mask: Path | None = None
-    gradient_deviation: Path | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Files of it that a run reads."""
-        return tuple(p for p in (self.mask, self.gradient_deviation) if p is not None)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PreparedT1w:
-    """A T1-weighted image of a preprocessed dataset.
-
-    Attributes
-    ----------
-    path
-        NIfTI file.
-    mask
-        Image that is above zero in the brain; None: the dataset has none.
-    is_brain
-        Whether nothing but the brain is in the image.
-    is_unbiased
-        Whether its intensity bias was corrected.
-    is_acpc
-        Whether it lies on the axes of a template.
-    """
-
-    path: Path
-    mask: Path | None = None
-    is_brain: bool = False
-    is_unbiased: bool = False
-    is_acpc: bool = False
 
 
 @dataclass(frozen=True, eq=False)

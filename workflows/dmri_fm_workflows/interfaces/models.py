@@ -41,10 +41,7 @@ from dmri_fm.tensor_networks.volumes import ChosenVolumes
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
-from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
-
-#: Entry of the sidecar of the quality table: reason by measure that cannot be known.
-NOT_MEASURED_KEY = "NotMeasured"
+from dmri_fm_workflows.outputs.tsv import NOT_MEASURED_KEY, format_table, scan_columns
 
 
 class _TensorOutputSpec(TraitedSpec):

@@ -17,12 +17,6 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.gradient_deviation import (
-    as_matrices,
-    as_volumes,
-    read_gradient_deviation,
-    turn_deviation,
-)
 from dmri_fm.gradient_files import write_mrtrix_gradients
 from dmri_fm.normalise.grid import (
     BRAIN_MARGIN_MM,
@@ -38,10 +32,8 @@ from dmri_fm.normalise.grid import (
 from dmri_fm.normalise.local_rotation import local_rotations
 from dmri_fm.normalise.registration import (
     COREGISTRATION_METHOD,
-    NO_COREGISTRATION,
     coregister,
     describe_dice,
-    describe_overlap,
     name_normalisation,
     place_in_acpc,
     register_template,
@@ -50,7 +42,6 @@ from dmri_fm.normalise.registration import (
 from dmri_fm.normalise.series import mean_rotation, normalise_series
 from dmri_fm.normalise.template import load_template
 from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
-from dmri_fm.preprocess.mask import overlap_dice
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi, load_image, read_array, save_image
@@ -64,12 +55,16 @@ def open_image(path: str) -> Image3D:
     return Image3D(read_array(image, path=path), np.asarray(image.affine))
 
 
-class _AlignInputSpec(BaseInterfaceInputSpec):
+class AlignInputSpec(BaseInterfaceInputSpec):
+    """A head and its brain mask."""
+
     in_file = File(exists=True, mandatory=True, desc="bias-corrected image of the head")
     mask_file = File(exists=True, mandatory=True, desc="its brain mask")
 
 
-class _AlignOutputSpec(TraitedSpec):
+class AlignOutputSpec(TraitedSpec):
+    """The same in ACPC, and the transforms."""
+
     to_acpc_file = File(exists=True, desc="transform that resamples the image into ACPC")
     from_acpc_file = File(exists=True, desc="its inverse")
     out_file = File(exists=True, desc="image in ACPC")
@@ -80,14 +75,14 @@ class _AlignOutputSpec(TraitedSpec):
 class AlignAcpc(SimpleInterface):
     """Align an image of the whole head rigidly to the template's axes."""
 
-    input_spec = _AlignInputSpec
-    output_spec = _AlignOutputSpec
+    input_spec = AlignInputSpec
+    output_spec = AlignOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         head, mask = open_image(self.inputs.in_file), open_image(self.inputs.mask_file)
         placed = place_in_acpc(head, mask, load_template(2))
         folder = Path(runtime.cwd)
-        self._results |= _write_affine_pair(placed.acpc2image_xfm, folder)
+        self._results |= write_affine_pair(placed.acpc2image_xfm, folder)
         for name, image, dtype in (
             ("out", placed.head, np.float32),
             ("mask", placed.mask, np.uint8),
@@ -99,32 +94,12 @@ class AlignAcpc(SimpleInterface):
         return runtime
 
 
-def _write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
+def write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
+    """Write a transform into ACPC, which takes its points to the image's, and its inverse."""
     return {
         "to_acpc_file": str(write_affine(matrix, folder / "to_acpc.txt")),
         "from_acpc_file": str(write_affine(np.linalg.inv(matrix), folder / "from_acpc.txt")),
     }
-
-
-class KeepAcpc(SimpleInterface):
-    """Take an image that lies on the template's axes as it is."""
-
-    input_spec = _AlignInputSpec
-    output_spec = _AlignOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        head, mask = open_image(self.inputs.in_file), open_image(self.inputs.mask_file)
-        folder = Path(runtime.cwd)
-        self._results |= _write_affine_pair(np.eye(4), folder)
-        inside = mask.data > 0
-        for name, data, dtype in (
-            ("out", head.data, np.float32),
-            ("mask", inside, np.uint8),
-            ("brain", head.data * inside, np.float32),
-        ):
-            out = save_image(data, head.affine, folder / f"acpc_{name}.nii.gz", dtype=dtype)
-            self._results[f"{name}_file"] = str(out)
-        return runtime
 
 
 class _TemplateInputSpec(BaseInterfaceInputSpec):
@@ -194,7 +169,9 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
     to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
 
 
-class _CoregisterOutputSpec(TraitedSpec):
+class CoregisterOutputSpec(TraitedSpec):
+    """Transforms between the b=0 reference and ACPC."""
+
     to_acpc_file = File(exists=True, desc="transform that resamples the reference into ACPC")
     from_acpc_file = File(exists=True, desc="its inverse")
     record = traits.Dict(desc="method and agreement, for the sidecar")
@@ -204,51 +181,17 @@ class CoregisterReference(SimpleInterface):
     """Register the b=0 reference rigidly to the T1w image."""
 
     input_spec = _CoregisterInputSpec
-    output_spec = _CoregisterOutputSpec
+    output_spec = CoregisterOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         reference = open_image(self.inputs.dwi_brain_file)
         anatomy = open_image(self.inputs.t1w_brain_file)
         acpc2t1w = read_point_map(self.inputs.to_t1w_acpc_file)
         aligned = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
-        self._results |= _write_affine_pair(np.linalg.inv(aligned.xfm), Path(runtime.cwd))
+        self._results |= write_affine_pair(np.linalg.inv(aligned.xfm), Path(runtime.cwd))
         self._results["record"] = {
             "CoregistrationMethod": COREGISTRATION_METHOD,
             "CoregistrationSimilarity": round(float(aligned.similarity), 4),
-        }
-        return runtime
-
-
-class _TakeInputSpec(BaseInterfaceInputSpec):
-    dwi_mask_file = File(exists=True, mandatory=True, desc="brain mask of the series")
-    t1w_brain_file = File(exists=True, mandatory=True, desc="T1w brain in ACPC")
-    to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
-    from_t1w_acpc_file = File(exists=True, mandatory=True, desc="its inverse")
-
-
-class TakeT1wAlignment(SimpleInterface):
-    """Take the transform of the T1w image for a series in its space; compare the two brains."""
-
-    input_spec = _TakeInputSpec
-    output_spec = _CoregisterOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        mask, anatomy = (
-            open_image(self.inputs.dwi_mask_file),
-            open_image(self.inputs.t1w_brain_file),
-        )
-        to_acpc = read_point_map(self.inputs.from_t1w_acpc_file)
-        inside = (anatomy.data > 0).astype(np.float32)
-        shown = resample_image(inside, anatomy.affine, mask.grid, target2source=to_acpc)
-        overlap = overlap_dice(mask.data > 0, shown > 0.5)
-        self._results |= {
-            "to_acpc_file": self.inputs.to_t1w_acpc_file,
-            "from_acpc_file": self.inputs.from_t1w_acpc_file,
-            "record": {
-                "CoregistrationMethod": NO_COREGISTRATION,
-                "CoregistrationDice": round(overlap, 4),
-                "Warnings": describe_overlap(overlap),
-            },
         }
         return runtime
 
@@ -348,42 +291,6 @@ class ResampleDwi(SimpleInterface):
             if dwi.brain.any()
             else {}
         )
-
-
-class _DeviationInputSpec(BaseInterfaceInputSpec):
-    deviation_file = File(exists=True, mandatory=True, desc="on the series' grid, FSL's format")
-    xfm_file = File(exists=True, mandatory=True, desc="transform of the series into ACPC")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask in ACPC, gives the grid")
-
-
-class _DeviationOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="matrices row by row, RAS+, nine volumes")
-
-
-class ResampleDeviation(SimpleInterface):
-    """Bring the deviation of the gradient coils into ACPC, and turn it with the series."""
-
-    input_spec = _DeviationInputSpec
-    output_spec = _DeviationOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        mask = open_image(self.inputs.mask_file)
-        image = load_image(self.inputs.deviation_file, ndim=4)
-        affine = np.asarray(image.affine)
-        deviation = read_gradient_deviation(
-            self.inputs.deviation_file, shape=image.shape, affine=affine
-        )
-        to_series = read_point_map(self.inputs.xfm_file)
-        volumes = as_volumes(deviation)
-        moved = resample_image(volumes, affine, mask.grid, target2source=to_series)
-        turned = turn_deviation(
-            as_matrices(moved), mean_rotation(to_series, mask.grid, mask.data > 0)
-        )
-        out = save_image(
-            as_volumes(turned), mask.affine, Path(runtime.cwd) / "gradient_deviation.nii.gz"
-        )
-        self._results["out_file"] = str(out)
-        return runtime
 
 
 class _ResampleMapsInputSpec(BaseInterfaceInputSpec):

@@ -25,7 +25,7 @@ from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
 from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_gibbs_removal, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
-from dmri_fm.preprocess.mask import brain_mask, name_given_mask
+from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import join_scaled, merge_runs
 from dmri_fm.preprocess.raw_series import check_run, check_usable, find_b0_volumes
 from dmri_fm.preprocess.susceptibility import (
@@ -354,7 +354,9 @@ class _MaskInputSpec(BaseInterfaceInputSpec):
     contrast = traits.Enum("b0", "t1w", mandatory=True, desc="contrast of the image")
 
 
-class _MaskOutputSpec(TraitedSpec):
+class MaskOutputSpec(TraitedSpec):
+    """A brain mask and the brain."""
+
     mask_file = File(exists=True, desc="brain mask")
     brain_file = File(exists=True, desc="the image inside the mask, zero outside")
     record = traits.Dict(desc="what ran, for the sidecar")
@@ -364,7 +366,7 @@ class MaskBrain(SimpleInterface):
     """Mask the brain."""
 
     input_spec = _MaskInputSpec
-    output_spec = _MaskOutputSpec
+    output_spec = MaskOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.in_file, ndim=3)
@@ -379,42 +381,4 @@ class MaskBrain(SimpleInterface):
             "MaskAgreementDice": round(float(result.agreement_dice), 4),
             "Warnings": list(result.warnings),
         }
-        return runtime
-
-
-class _TakeMaskInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="3-D image")
-    mask_file = File(exists=True, mandatory=True, desc="above zero in the brain")
-
-
-class TakeMask(SimpleInterface):
-    """Mask the brain by an image that is there already."""
-
-    input_spec = _TakeMaskInputSpec
-    output_spec = _MaskOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        image = load_image(self.inputs.in_file, ndim=3)
-        given = load_image(self.inputs.mask_file, ndim=3)
-        mask = read_array(given, path=self.inputs.mask_file) > 0
-        if mask.shape != image.shape or not np.allclose(given.affine, image.affine, atol=1e-3):
-            raise ImageError(
-                f"mask of {mask.shape} voxels",
-                path=self.inputs.mask_file,
-                expected=f"the grid of {self.inputs.in_file}, {image.shape}",
-                advice="take the mask that was written beside the image; or move it away: the "
-                "brain is masked anew then",
-            )
-        if not mask.any():
-            raise ImageError(
-                "no voxel is above zero",
-                path=self.inputs.mask_file,
-                expected="a brain mask",
-                advice="move it away: the brain is masked anew then",
-            )
-        folder, data = Path(runtime.cwd), read_array(image)
-        out = save_image(mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
-        brain = save_image(data * mask, image.affine, folder / "brain.nii.gz")
-        self._results |= {"mask_file": str(out), "brain_file": str(brain)}
-        self._results["record"] = {"MaskMethod": name_given_mask(Path(self.inputs.mask_file))}
         return runtime

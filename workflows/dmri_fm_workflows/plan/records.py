@@ -29,7 +29,7 @@ from dmri_fm.qspace import (
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries, EpiImage
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
-from dmri_fm_workflows.bids.records import Preprocessing
+from dmri_fm_workflows.bids.prepared import Preprocessing
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.outputs.steps import LEFT
 from dmri_fm_workflows.plan.engines import Engines

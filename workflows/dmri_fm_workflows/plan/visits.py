@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
-from dmri_fm_workflows.bids.records import PreparedT1w
+from dmri_fm_workflows.bids.prepared import PreparedT1w
 from dmri_fm_workflows.plan.records import SeriesPlan
 
 

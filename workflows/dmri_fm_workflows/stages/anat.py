@@ -5,9 +5,10 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm_workflows.bids.records import PreparedT1w
-from dmri_fm_workflows.interfaces.normalise import AlignAcpc, KeepAcpc, RegisterTemplate
-from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain, TakeMask
+from dmri_fm_workflows.bids.prepared import PreparedT1w
+from dmri_fm_workflows.interfaces.normalise import AlignAcpc, RegisterTemplate
+from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
+from dmri_fm_workflows.interfaces.preprocessed import KeepAcpc, TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SLOPPY_WARNING, SessionPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow

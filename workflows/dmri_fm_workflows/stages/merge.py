@@ -9,9 +9,9 @@ from dmri_fm_workflows.interfaces.preprocess import (
     MakeReference,
     MaskBrain,
     MergeRuns,
-    TakeMask,
     ValidateDwi,
 )
+from dmri_fm_workflows.interfaces.preprocessed import TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import RUN_FILES, SERIES_FILES, Resources, open_workflow

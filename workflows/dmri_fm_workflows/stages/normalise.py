@@ -9,10 +9,12 @@ from dmri_fm.identity import identity, label_of
 from dmri_fm_workflows.interfaces.normalise import (
     AlignAcpc,
     CoregisterReference,
-    KeepAcpc,
     RegisterTemplate,
-    ResampleDeviation,
     ResampleDwi,
+)
+from dmri_fm_workflows.interfaces.preprocessed import (
+    KeepAcpc,
+    ResampleDeviation,
     TakeT1wAlignment,
 )
 from dmri_fm_workflows.interfaces.records import MergeRecords

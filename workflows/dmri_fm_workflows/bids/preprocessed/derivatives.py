@@ -14,16 +14,10 @@ from dmri_fm_workflows.bids.dataset import choose_participants
 from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
 from dmri_fm_workflows.bids.listing import list_images
 from dmri_fm_workflows.bids.names import own_file, scan_name, session_of, split_name
+from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.bids.preprocessed.runs import name_apart, open_series
 from dmri_fm_workflows.bids.reading import Reading
-from dmri_fm_workflows.bids.records import (
-    DwiSeries,
-    Participant,
-    PreparedT1w,
-    Preprocessing,
-    Problem,
-    Session,
-)
+from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
 from dmri_fm_workflows.bids.sidecars import read_json_object
 
 #: Ends of the names of a preprocessed series, of its T1w image, and of their masks.

@@ -18,16 +18,10 @@ from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.dataset import check_labels
 from dmri_fm_workflows.bids.folders import find_link_out
+from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.bids.preprocessed.runs import open_series
 from dmri_fm_workflows.bids.reading import Reading
-from dmri_fm_workflows.bids.records import (
-    DwiSeries,
-    Participant,
-    PreparedT1w,
-    Preprocessing,
-    Problem,
-    Session,
-)
+from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
 
 
 @dataclass(frozen=True)

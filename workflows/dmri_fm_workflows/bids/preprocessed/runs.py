@@ -15,7 +15,8 @@ from dmri_fm.gradient_deviation import check_gradient_deviation
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
-from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, Preprocessing, Problem
+from dmri_fm_workflows.bids.prepared import Preprocessing
+from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, Problem
 from dmri_fm_workflows.bids.scans import find_header_doubts, read_gradients
 from dmri_fm_workflows.bids.series import SessionImages, group_runs
 
