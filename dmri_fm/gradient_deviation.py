@@ -22,10 +22,11 @@ from dmri_fm.tensor_design import elements_of, to_matrices
 #: anywhere in a scanner.
 LARGEST_DEVIATION = 0.5
 
-#: Entry of the records about the deviation, for a tensor fit that corrects it and for a model that
-#: does not.
+#: Entry of the records about the deviation: for a tensor fit that corrects it, for a model that
+#: does not, and for the gradient files beside the series.
 DEVIATION_KEY = "GradientNonlinearity"
 VOXELWISE = "corrected: a b-matrix for each voxel, from the deviation of the gradient coils"
+UNCHANGED = "not in these b-values and b-vectors, but corrected in the tensor fit"
 NOMINAL = "not corrected: the nominal b-values and b-vectors are read"
 
 #: Elements of a matrix.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
 from dmri_fm.normalise.registration import NO_COREGISTRATION
 from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
 from dmri_fm.preprocess.mask import name_given_mask
@@ -117,10 +118,7 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         ("MaskMethod", OTSU),
         ("CoregistrationMethod", RIGID),
         ("CoregistrationMethod", NO_COREGISTRATION),
-        (
-            "GradientNonlinearity",
-            "not in these b-values and b-vectors; the tensor fit corrects it",
-        ),
+        (DEVIATION_KEY, UNCHANGED),
         *((key, f"{LEFT}: QSIPrep 1.0.1") for key in CORRECTIONS),
         ("MaskMethod", name_given_mask(Path("nodif_brain_mask.nii.gz"))),
         ("NormalisationMethod", "affine and SyN (ANTs) to MNI152NLin2009aSym"),

@@ -9,7 +9,7 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
-from dmri_fm.gradient_deviation import DEVIATION_KEY
+from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.interfaces.records import MergeRecords
@@ -203,7 +203,7 @@ def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
         "SDCReason": plan.sdc.reason,
     }
     if plan.has_gradient_deviation:
-        record[DEVIATION_KEY] = "not in these b-values and b-vectors; the tensor fit corrects it"
+        record[DEVIATION_KEY] = UNCHANGED
     if plan.sdc.unused:
         record["SDCImagesNotUsed"] = [
             {"File": uri(image.path), "Reason": image.reason} for image in plan.sdc.unused

@@ -43,7 +43,8 @@ def describe_pipeline(root: Path) -> tuple[str, bool]:
     entry = _first(read_json_object(path).get("GeneratedBy"))
     name = str(entry.get("Name") or "")
     version = str(entry.get("Version") or "")
-    shown = " ".join(word for word in (name, version) if word)
+    # A semicolon parts the methods of runs in a sidecar.
+    shown = " ".join(word for word in (name, version) if word).replace(";", ",")
     return shown or "a pipeline that the dataset does not name", name.lower() in ACPC_PIPELINES
 
 
