@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from dmri_fm.gradient_files import write_gradients
+from dmri_fm.gradient_files import write_gradients, write_mrtrix_gradients
 from dmri_fm.normalise.grid import Image3D
 from dmri_fm.series import Dwi, save_image
 from tests.dmri_fm_workflows.tiny_series import make_run
@@ -108,6 +108,15 @@ def write_uk_biobank(root: Path, name: str, scan: Scan, *, axes: str = "LAS") ->
     return folder
 
 
+def write_qsiprep_vectors(scan: Scan, bvec: Path, axes: str) -> None:
+    """Write b-vectors as QSIPrep does: along the axes of an LPS+ image, x and y from RAS+ negated.
+
+    Independent of the code under test, and without FSL's sign rule.
+    """
+    assert axes == "LPS", "QSIPrep writes LPS+ images"
+    np.savetxt(bvec, (scan.dwi.gtab.bvecs_ras * [-1, -1, 1]).T, fmt="%.8f")
+
+
 def write_derivatives(
     root: Path,
     stem: str,
@@ -117,7 +126,10 @@ def write_derivatives(
     axes: str = "LPS",
     pipeline: str = "QSIPrep",
 ) -> Path:
-    """Write a series as QSIPrep does, `stem` being `sub-x[_ses-y][_acq-z]`; return its image."""
+    """Write a series of BIDS derivatives, `stem` being `sub-x[_ses-y][_acq-z]`; return its image.
+
+    QSIPrep's gradients are as QSIPrep writes them, this app's as it does; others have FSL's alone.
+    """
     root.mkdir(parents=True, exist_ok=True)
     description = {
         "Name": "preprocessed",
@@ -134,6 +146,10 @@ def write_derivatives(
     plain = str(image).removesuffix(".nii.gz")
     mask = Path(plain.replace("desc-preproc_dwi", "desc-brain_mask") + ".nii.gz")
     write_series(scan, image, Path(plain + ".bval"), Path(plain + ".bvec"), mask, axes)
+    if pipeline.lower() == "qsiprep":
+        write_qsiprep_vectors(scan, Path(plain + ".bvec"), axes)
+    if pipeline.lower() in ("qsiprep", "drope-bidsapp"):
+        write_mrtrix_gradients(scan.dwi.gtab, plain + ".b")
     image.with_name(image.name.replace(".nii.gz", ".json")).write_text(
         '{"EchoTime": 0.09}', encoding="utf-8"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from dmri_fm.errors import DmriError, GradientError, ImageError, LayoutError
+from dmri_fm.gradient_files import write_mrtrix_gradients
 from dmri_fm.series import Dwi, load_image, save_image
 from dmri_fm_workflows.bids import Dataset, DwiSeries
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
@@ -62,9 +64,71 @@ def test_gradients_of_folders_come_out_in_ras(axes, write, scan, tmp_path) -> No
 
 
 @pytest.mark.parametrize("axes", ["LAS", "RAS", "LPS"])
-def test_gradients_of_derivatives_come_out_in_ras(axes: str, scan: Scan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pipeline", ["drope-bidsapp", "other"])
+def test_gradients_by_fsl_come_out_in_ras(axes, pipeline, scan, tmp_path) -> None:
+    write_derivatives(tmp_path / "own", "sub-01", scan, axes=axes, pipeline=pipeline)
+    series = only_series(read_preprocessed(tmp_path / "own"))
+    assert_same_directions(series, scan)
+    assert "by FSL's rule" in series.preprocessing.gradients
+    is_doubtful = any("is not known to write another frame" in w for w in series.warnings)
+    assert is_doubtful == (pipeline == "other")
+
+
+def test_vectors_of_qsiprep_are_not_by_fsls_rule(scan: Scan, tmp_path: Path) -> None:
+    """Neither of its two files is mirrored, and they have to agree."""
+    image = write_derivatives(tmp_path / "q", "sub-01", scan)
+    bvec, table = (image.with_name(image.name.replace(".nii.gz", e)) for e in (".bvec", ".b"))
+    stored = np.loadtxt(bvec).T
+    weighted = scan.dwi.gtab.bvals > 50
+    np.testing.assert_allclose(
+        stored[weighted] * [-1, -1, 1], np.loadtxt(table)[weighted, :3], atol=1e-6
+    )
+    both = only_series(read_preprocessed(tmp_path / "q"))
+    assert_same_directions(both, scan)
+    assert both.preprocessing.gradients.startswith(f"{table.name}: b-vectors in the scanner's")
+    assert both.preprocessing.files[-1] == bvec
+    table.rename(hidden := table.with_name("hidden"))
+    alone = only_series(read_preprocessed(tmp_path / "q"))
+    assert_same_directions(alone, scan)
+    assert "without FSL's sign rule" in alone.preprocessing.gradients
+    assert alone.runs[0].gradients.frame == "voxel"
+    hidden.rename(table)
+    np.savetxt(bvec, (stored * [-1, 1, 1]).T)
+    error = only_error(read_preprocessed(tmp_path / "q"))
+    assert error.path == table
+    assert str(bvec) in error.expected
+    assert "differ by up to" in error.found
+
+
+def test_table_of_another_pipeline_is_preferred(scan: Scan, tmp_path: Path) -> None:
+    image = write_derivatives(tmp_path / "q", "sub-01", scan, pipeline="other")
+    write_mrtrix_gradients(
+        scan.dwi.gtab, table := image.with_name(image.name.replace(".nii.gz", ".b"))
+    )
+    series = only_series(read_preprocessed(tmp_path / "q"))
+    assert_same_directions(series, scan)
+    assert series.runs[0].bvec == table
+    rows = np.loadtxt(table)
+    np.savetxt(table, rows * [1, 1, 1, 2])
+    assert "in the b-values" in only_error(read_preprocessed(tmp_path / "q")).found
+    np.savetxt(table, rows[:-1])
+    assert "rows of 4 numbers" in only_error(read_preprocessed(tmp_path / "q")).expected
+
+
+def test_older_qsiprep_describes_itself_by_an_older_key(scan: Scan, tmp_path: Path) -> None:
+    write_derivatives(tmp_path / "q", "sub-01", scan)
+    description = {"Name": "q", "BIDSVersion": "1.1.1"}
+    description |= {"PipelineDescription": {"Name": "qsiprep", "Version": "0.13.0"}}
+    path = tmp_path / "q" / "dataset_description.json"
+    path.write_text(json.dumps(description), encoding="utf-8")
+    series = only_series(read_preprocessed(tmp_path / "q"))
+    assert series.preprocessing.by == "qsiprep 0.13.0"
+    assert_same_directions(series, scan)
+
+
+def test_derivatives_say_pipeline_space_and_mask(scan: Scan, tmp_path: Path) -> None:
     root = tmp_path / "qsiprep"
-    write_derivatives(root, "sub-01_ses-a_acq-x", scan, axes=axes)
+    write_derivatives(root, "sub-01_ses-a_acq-x", scan)
     series = only_series(read_preprocessed(root))
     assert series.name == "sub-01_ses-a_acq-x"
     assert_same_directions(series, scan)
@@ -130,11 +194,10 @@ def test_older_qsiprep_names_its_acpc_space_t1w(scan: Scan, tmp_path: Path) -> N
 def test_series_in_mni_beside_that_in_acpc_is_passed_over(scan: Scan, tmp_path: Path) -> None:
     root = tmp_path / "own"
     write_derivatives(root, "sub-01", scan, pipeline="drope-bidsapp")
-    write_derivatives(root, "sub-01", Scan(scan.dwi), space="space-MNI152NLin2009aSym_res-2_")
+    mni = {"space": "space-MNI152NLin2009aSym_res-2_", "pipeline": "drope-bidsapp"}
+    write_derivatives(root, "sub-01", Scan(scan.dwi), **mni)
     assert "space-ACPC" in only_series(read_preprocessed(root)).runs[0].path.name
-    write_derivatives(
-        root, "sub-01_acq-y", Scan(scan.dwi), space="space-MNI152NLin2009aSym_res-2_"
-    )
+    write_derivatives(root, "sub-01_acq-y", Scan(scan.dwi), **mni)
     assert "in space MNI152NLin2009aSym" in only_error(read_preprocessed(root)).found
 
 

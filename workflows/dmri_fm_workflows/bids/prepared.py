@@ -22,17 +22,24 @@ class Preprocessing:
         Brain mask on its grid; None: the dataset has none.
     gradient_deviation
         Deviation of the gradient coils on its grid, as FSL writes it, or None.
+    gradients
+        File and frame that b-vectors were read from, for the sidecar.
+    other_gradients
+        File that was compared with it, or None.
     """
 
     by: str
     space: Literal["ACPC", "T1w"] | None = None
     mask: Path | None = None
     gradient_deviation: Path | None = None
+    gradients: str = ""
+    other_gradients: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Files of it that a run reads."""
-        return tuple(p for p in (self.mask, self.gradient_deviation) if p is not None)
+        listed = (self.mask, self.gradient_deviation, self.other_gradients)
+        return tuple(p for p in listed if p is not None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

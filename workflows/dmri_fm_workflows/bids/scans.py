@@ -17,6 +17,7 @@ from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.gradients import BvecFrame
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.folders import find_foreign_link
 from dmri_fm_workflows.bids.metadata import (
@@ -199,11 +200,20 @@ def _require_bvals(bval: Path) -> None:
 
 
 def read_gradients(
-    image: SpatialImage, bval: Path, bvec: Path, options: GradientOptions
+    image: SpatialImage,
+    bval: Path,
+    bvec: Path,
+    options: GradientOptions,
+    frame: BvecFrame = "fsl",
 ) -> RawGradients:
     """Read the gradient files of a 4-D image."""
     return read_raw_gradients(
-        bval, bvec, affine=image.affine, n_volumes=int(image.shape[3]), options=options
+        bval,
+        bvec,
+        affine=image.affine,
+        n_volumes=int(image.shape[3]),
+        options=options,
+        frame=frame,
     )
 
 

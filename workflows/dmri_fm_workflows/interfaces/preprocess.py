@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from nipype.interfaces import mrtrix3
@@ -22,7 +22,7 @@ from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradients import BvecFrame, GradientTable
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_gibbs_removal, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
@@ -42,6 +42,7 @@ from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volume
 
 class _ValidateInputSpec(DwiInputSpec):
     b_scaling = traits.Enum(*B_SCALINGS, usedefault=True, desc="b-vectors of length other than 1")
+    bvec_frame = traits.Enum(*get_args(BvecFrame), usedefault=True, desc="of the b-vectors")
 
 
 class _ValidateOutputSpec(TraitedSpec):
@@ -71,6 +72,7 @@ class ValidateDwi(SimpleInterface):
             affine=image.affine,
             n_volumes=data.shape[3],
             options=GradientOptions(self.inputs.b_scaling, self.inputs.threshold()),
+            frame=self.inputs.bvec_frame,
         )
         run = check_run(data, gradients, name=source.name)
         for name in ("dwi_file", "bval_file", "bvec_file"):

@@ -170,26 +170,27 @@ class SeriesPlan:
         return self.is_in_acpc and is_free
 
     @property
+    def deviation_file(self) -> Path | None:
+        """Deviation of the gradient coils; None if the input has none."""
+        return self.preprocessing.gradient_deviation if self.preprocessing is not None else None
+
+    @property
     def has_gradient_deviation(self) -> bool:
         """Whether the tensor is fitted with a b-matrix for each voxel."""
-        return (
-            self.has_tensor
-            and self.preprocessing is not None
-            and self.preprocessing.gradient_deviation is not None
-        )
+        return self.has_tensor and self.deviation_file is not None
 
     @property
     def model_base(self) -> dict[str, str]:
         """Entries of the records of networks about gradients that a tensor fit would correct."""
-        deviates = self.preprocessing and self.preprocessing.gradient_deviation is not None
-        return {DEVIATION_KEY: NOMINAL} if deviates else {}
+        return {DEVIATION_KEY: NOMINAL} if self.deviation_file is not None else {}
 
     @property
     def earlier_steps(self) -> dict[str, str]:
         """Entries of the sidecar about steps that were done before this run, if at all."""
         if self.preprocessing is None:
             return {}
-        return dict.fromkeys(CORRECTIONS, f"{LEFT}: {self.preprocessing.by}")
+        left = dict.fromkeys(CORRECTIONS, f"{LEFT}: {self.preprocessing.by}")
+        return left | {"GradientSource": self.preprocessing.gradients}
 
     @property
     def not_measured(self) -> dict[str, str]:

@@ -71,6 +71,7 @@ def init_read_preprocessed_wf(
             bval_file=str(run.bval),
             bvec_file=str(run.bvec),
             b_scaling=plan.b_scaling,
+            bvec_frame=run.gradients.frame,
         ),
         name="validate",
         mem_gb=plan.size_gb,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.dataset import choose_participants
 from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
 from dmri_fm_workflows.bids.listing import list_images
-from dmri_fm_workflows.bids.names import own_file, scan_name, session_of, split_name
+from dmri_fm_workflows.bids.names import scan_name, session_of, split_name
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
+from dmri_fm_workflows.bids.preprocessed.gradients import choose_gradients
 from dmri_fm_workflows.bids.preprocessed.runs import name_apart, open_series
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
@@ -30,8 +32,29 @@ SPACES: tuple[Literal["ACPC", "T1w"] | None, ...] = ("ACPC", "T1w", None)
 ACPC_PIPELINES = ("qsiprep", "drope-bidsapp")
 
 
-def describe_pipeline(root: Path) -> tuple[str, bool]:
-    """Return the pipeline of a dataset for texts, and whether its T1w space is ACPC."""
+@dataclass(frozen=True)
+class Pipeline:
+    """The pipeline that wrote a dataset, as its description says.
+
+    Attributes
+    ----------
+    name
+        Its name; empty if the dataset does not say.
+    shown
+        Name and version, for texts.
+    """
+
+    name: str
+    shown: str
+
+    @property
+    def is_acpc(self) -> bool:
+        """Whether its T1w space is ACPC."""
+        return self.name.lower() in ACPC_PIPELINES
+
+
+def describe_pipeline(root: Path) -> Pipeline:
+    """Return the pipeline of a dataset."""
     path = root / "dataset_description.json"
     if not path.is_file():
         raise LayoutError(
@@ -40,12 +63,16 @@ def describe_pipeline(root: Path) -> tuple[str, bool]:
             expected="the description of the derivatives, with GeneratedBy",
             advice="copy it from the folder that the pipeline wrote",
         )
-    entry = _first(read_json_object(path).get("GeneratedBy"))
+    description = read_json_object(path)
+    # Before BIDS 1.4 there was `PipelineDescription`, an object, as older QSIPrep wrote it.
+    entry = _first(description.get("GeneratedBy")) or _first(
+        [description.get("PipelineDescription")]
+    )
     name = str(entry.get("Name") or "")
     version = str(entry.get("Version") or "")
     # A semicolon parts the methods of runs in a sidecar.
     shown = " ".join(word for word in (name, version) if word).replace(";", ",")
-    return shown or "a pipeline that the dataset does not name", name.lower() in ACPC_PIPELINES
+    return Pipeline(name, shown or "a pipeline that the dataset does not name")
 
 
 def _first(entries: Any) -> dict[str, Any]:
@@ -70,11 +97,11 @@ def read_derivatives(
     LayoutError
         If the dataset has no description, or a participant that is asked for is not there.
     """
-    by, is_acpc = describe_pipeline(reading.root)
+    pipeline = describe_pipeline(reading.root)
     folders, problems = choose_participants(reading, wanted)
     participants = []
     for folder in folders:
-        reader = _Reader(reading, folder.name.removeprefix("sub-"), by, is_acpc)
+        reader = _Reader(reading, folder.name.removeprefix("sub-"), pipeline)
         sessions = reader.read(folder)
         problems += reader.problems
         if sessions:
@@ -85,10 +112,10 @@ def read_derivatives(
 class _Reader:
     """Reads one participant, and collects problems."""
 
-    def __init__(self, reading: Reading, label: str, by: str, is_acpc: bool) -> None:
+    def __init__(self, reading: Reading, label: str, pipeline: Pipeline) -> None:
         self.label = label
         self.problems: list[Problem] = []
-        self._reading, self._by, self._is_acpc = reading, by, is_acpc
+        self._reading, self._pipeline = reading, pipeline
 
     def read(self, folder: Path) -> tuple[Session, ...]:
         """Return the sessions with a series that can be used."""
@@ -138,10 +165,11 @@ class _Reader:
             raise fault
 
     def _open_series(self, path: Path, space: Literal["ACPC", "T1w"] | None) -> DwiSeries:
-        bval, bvec = (own_file(path, extension) for extension in (".bval", ".bvec"))
+        files = choose_gradients(path, self._pipeline.name)
         mask = path.with_name(path.name.replace(SERIES, MASK))
-        for file, suffix in ((path, "dwi"), (bval, "dwi"), (bvec, "dwi"), (mask, "mask")):
-            self._check(file, suffix, "dwi")
+        for file in (path, files.bval, files.bvec, *([files.other] if files.other else [])):
+            self._check(file, "dwi", "dwi")
+        self._check(mask, "mask", "dwi")
         require_content(mask, LayoutError)
         warnings = []
         if not mask.exists():
@@ -149,13 +177,12 @@ class _Reader:
         sidecars = self._reading.sidecars
         return open_series(
             path,
-            bval,
-            bvec,
+            files,
             entities=split_name(path)[0],
             preprocessing=Preprocessing(
-                by=self._by,
+                by=self._pipeline.shown,
                 # On the axes of the template, whatever its name, as the T1w image is.
-                space="ACPC" if space == "T1w" and self._is_acpc else space,
+                space="ACPC" if space == "T1w" and self._pipeline.is_acpc else space,
                 mask=mask if mask.exists() else None,
             ),
             root=self._reading.root,
@@ -174,7 +201,7 @@ class _Reader:
             named = [p for p in here if _space(p) == space and space is not None]
             # The T1w image that `space-T1w` means has no `space` in its name.
             bare = [p for p in here if _space(p) is None]
-            if fitting := named or (bare if space != "ACPC" or self._is_acpc else []):
+            if fitting := named or (bare if space != "ACPC" or self._pipeline.is_acpc else []):
                 return self._open_t1w(fitting[0], is_acpc=bool(named) and space == "ACPC")
         return None, (
             f"{'ses-' + session if session else 'sub-' + self.label} has no T1-weighted image in "
@@ -197,7 +224,7 @@ class _Reader:
             path=path,
             mask=mask if mask.exists() else None,
             is_unbiased=True,
-            is_acpc=is_acpc or self._is_acpc,
+            is_acpc=is_acpc or self._pipeline.is_acpc,
         ), ()
 
 

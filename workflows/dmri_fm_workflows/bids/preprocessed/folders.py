@@ -19,6 +19,7 @@ from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.dataset import check_labels
 from dmri_fm_workflows.bids.folders import find_link_out
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
+from dmri_fm_workflows.bids.preprocessed.gradients import GradientFiles
 from dmri_fm_workflows.bids.preprocessed.runs import open_series
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
@@ -276,8 +277,7 @@ def _open_series(
     entities = {"subject": label} | ({"session": session} if session else {})
     return open_series(
         image,
-        bval,
-        bvec,
+        GradientFiles(bval=bval, bvec=bvec),
         entities=entities,
         preprocessing=preprocessing,
         root=reading.root,

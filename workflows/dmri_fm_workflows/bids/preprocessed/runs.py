@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.content import describe_absence, require_content
 from dmri_fm.errors import GradientError, ImageError, InputError
 from dmri_fm.gradient_deviation import check_gradient_deviation
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.bids.prepared import Preprocessing
+from dmri_fm_workflows.bids.preprocessed.gradients import GradientFiles
 from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, Problem
-from dmri_fm_workflows.bids.scans import find_header_doubts, read_gradients
+from dmri_fm_workflows.bids.scans import find_header_doubts
 from dmri_fm_workflows.bids.series import SessionImages, group_runs
 
 
 def open_series(
     image: Path,
-    bval: Path,
-    bvec: Path,
+    files: GradientFiles,
     *,
     entities: Mapping[str, str],
     preprocessing: Preprocessing,
@@ -37,8 +36,10 @@ def open_series(
 
     Parameters
     ----------
-    image, bval, bvec
-        Its files.
+    image
+        4-D NIfTI image.
+    files
+        Its gradient files.
     entities
         Labels of the scan by long name.
     preprocessing
@@ -58,21 +59,11 @@ def open_series(
         If a file is missing or damaged, or one does not fit another.
     """
     opened = load_image(image, ndim=4)
-    for file in (bval, bvec):
-        require_content(file, GradientError)
-        if not file.is_file():
-            raise GradientError(
-                describe_absence(file),
-                path=file,
-                expected=f"the gradients of {image.name}, as its preprocessing wrote them",
-                advice="copy the file from the preprocessed dataset; gradients of the raw scan do "
-                "not fit, as the head was turned",
-            )
-    gradients = read_gradients(opened, bval, bvec, options)
+    gradients = files.read(opened, options)
     run = DwiRun(
         path=image,
-        bval=bval,
-        bvec=bvec,
+        bval=files.bval,
+        bvec=files.bvec,
         entities=entities,
         metadata=metadata or {},
         shape=tuple(int(n) for n in opened.shape),
@@ -81,7 +72,12 @@ def open_series(
         readout_time_s=None,
         gradients=gradients,
         has_b0=bool(gradients.gtab.is_b0.any()),
-        warnings=(*warnings, *gradients.warnings, *find_header_doubts(opened, image.name)),
+        warnings=(
+            *warnings,
+            *files.warnings,
+            *gradients.warnings,
+            *find_header_doubts(opened, image.name),
+        ),
     )
     if preprocessing.mask is not None:
         _check_mask(preprocessing.mask, run)
@@ -95,7 +91,8 @@ def open_series(
         raise grouped.errors[0] if grouped.errors else _not_weighted(image)
     (series,) = grouped.series
     said = (*series.warnings, *(w for w in grouped.warnings if w not in series.warnings))
-    return replace(series, preprocessing=preprocessing, warnings=said)
+    before = replace(preprocessing, gradients=files.description, other_gradients=files.other)
+    return replace(series, preprocessing=before, warnings=said)
 
 
 def _check_mask(path: Path, run: DwiRun) -> None:
