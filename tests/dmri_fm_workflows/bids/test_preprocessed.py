@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -335,3 +338,99 @@ def test_voxels_that_are_read_are_those_of_the_folder(scan: Scan, tmp_path: Path
         for p in read_preprocessed(root).participants
     }
     assert found == {"99": 3, "100307": 1, "100408": 2}
+
+
+# ---------------------------------------------------- participants without a series
+
+
+def problems_of(dataset: Dataset) -> dict[str | None, str]:
+    """Return what was found by participant."""
+    return {p.participant: p.error.found for p in dataset.problems}
+
+
+def test_folder_that_was_not_fetched_is_a_problem(scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_hcp(root, "100307", scan)
+    os.symlink(tmp_path / "nowhere", root / "100408")
+    (root / "100610" / "T1w").mkdir(parents=True)
+    os.symlink(tmp_path / "nowhere", root / "100610" / "T1w" / "Diffusion")
+    dataset = read_preprocessed(root)
+    assert [p.label for p in dataset.participants] == ["100307"]
+    assert set(problems_of(dataset)) == {"100408", "100610"}
+    assert all("the link leads nowhere" in found for found in problems_of(dataset).values())
+    shutil.rmtree(root / "100307")
+    shutil.rmtree(root / "100610")
+    with pytest.raises(LayoutError, match="the link leads nowhere"):
+        read_preprocessed(root)
+
+
+def test_folders_without_a_series_are_named(scan: Scan, tmp_path: Path, caplog) -> None:
+    root = tmp_path / "data"
+    write_hcp(root, "100307", scan)
+    for name in ("100408/T1w", "100610"):
+        (root / name).mkdir(parents=True)
+    assert only_series(read_preprocessed(root)).name == "sub-100307"
+    assert "2 folders could be those of participants" in caplog.text
+    assert "100408, 100610" in caplog.text
+    asked = read_preprocessed(root, participant_labels=["100307", "100408"])
+    assert [p.label for p in asked.participants] == ["100307"]
+    assert problems_of(asked) == {"100408": "no preprocessed series"}
+
+
+def test_named_participant_without_a_derivative_is_a_problem(scan, tmp_path, caplog) -> None:
+    root = tmp_path / "q"
+    write_derivatives(root, "sub-01", scan)
+    (root / "sub-02" / "anat").mkdir(parents=True)
+    asked = read_preprocessed(root, participant_labels=["01", "02"])
+    assert [p.label for p in asked.participants] == ["01"]
+    assert problems_of(asked) == {"02": "no preprocessed series"}
+    assert only_series(read_preprocessed(root)).name == "sub-01"
+    assert "no preprocessed series: sub-02" in caplog.text
+    os.symlink(tmp_path / "nowhere", root / "sub-02" / "dwi")
+    assert "the link leads nowhere" in only_error(read_preprocessed(root)).found
+
+
+def test_named_participant_without_the_session_is_a_problem(scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_uk_biobank(root, "1_2_0", scan)
+    write_uk_biobank(root, "2_3_0", scan)
+    asked = read_preprocessed(root, participant_labels=["1", "2"], session_labels=["2"])
+    assert [p.label for p in asked.participants] == ["1"]
+    assert problems_of(asked) == {"2": "no preprocessed series in session 2"}
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Read as a user for whom permissions count."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_folder_that_cannot_be_read_costs_itself_alone(request) -> None:
+    # Outside of pytest's own folder, which other users cannot enter.
+    with TemporaryDirectory() as folder:
+        (place := Path(folder)).chmod(0o755)
+        root = place / "data"
+        write_hcp(root, "100307", tiny_scan(place / "raw"))
+        write_hcp(root, "100408", tiny_scan(place / "raw"))
+        for name, mode in (("lost+found", 0), ("100610", 0)):
+            (root / name).mkdir(mode=mode)
+        (root / "100408" / "T1w" / "Diffusion").chmod(0)
+        try:
+            request.getfixturevalue("as_nobody")
+            dataset = read_preprocessed(root)
+            assert [p.label for p in dataset.participants] == ["100307"]
+            assert {p.path.name for p in dataset.problems} >= {"lost+found", "100610"}
+            assert set(problems_of(dataset)) == {None, "100408", "100610"}
+            assert all("Permission denied" in str(p.error) for p in dataset.problems)
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+            for path in (root / "lost+found", root / "100610", root / "100408/T1w/Diffusion"):
+                path.chmod(0o755)

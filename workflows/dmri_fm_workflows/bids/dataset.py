@@ -87,7 +87,9 @@ def read_dataset(
     participants = []
     for folder in folders:
         label = folder.name.removeprefix("sub-")
-        images = _list_images(folder, label, reading, reader, indexed)
+        images, faults = list_participant_images(folder, reading, indexed)
+        for fault in faults:
+            reader.note(label, fault)
         participants.append(Participant(label, reader.read(label, images)))
     troubled = {problem.participant for problem in reader.problems}
     without = [p.label for p in participants if not p.sessions and p.label not in troubled]
@@ -102,28 +104,34 @@ def read_dataset(
     return Dataset(root, name, usable, (*misnamed, *reader.problems))
 
 
-def _list_images(
-    folder: Path,
-    label: str,
-    reading: Reading,
-    reader: ParticipantReader,
-    indexed: Mapping[Path, list[Path]] | None,
-) -> list[Path]:
-    """List the images of a participant; folders that hide images are problems of the reader."""
+def list_participant_images(
+    folder: Path, reading: Reading, indexed: Mapping[Path, list[Path]] | None = None
+) -> tuple[list[Path], list[LayoutError]]:
+    """Return the images of a participant, and the errors of folders that hide images.
+
+    Parameters
+    ----------
+    folder
+        Of the participant.
+    reading
+        Of the dataset.
+    indexed
+        Images by participant's folder, of a database; None: folders are listed.
+    """
     is_ignored = reading.is_ignored
+    faults: list[LayoutError] = []
     try:
         require_content(folder, LayoutError)
         for path in list_folders(folder, "ses-", is_ignored):
             session = path.name.removeprefix("ses-")
             if not is_label(session) and reading.includes(session):
-                reader.note(label, misnamed_folder(path))
+                faults.append(misnamed_folder(path))
         require_installed(folder, LayoutError)
-        for missing in find_missing_folders(folder, is_ignored, sessions=reading.sessions):
-            reader.note(label, missing)
-        return list_images(folder, is_ignored) if indexed is None else indexed.get(folder, [])
+        faults += find_missing_folders(folder, is_ignored, sessions=reading.sessions)
+        listed = list_images(folder, is_ignored) if indexed is None else indexed.get(folder, [])
+        return listed, faults
     except LayoutError as error:
-        reader.note(label, error)
-        return []
+        return [], [*faults, error]
 
 
 def _strip(label: object, prefix: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmri_fm.content import require_content, require_installed
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm_workflows.bids.dataset import read_name
-from dmri_fm_workflows.bids.listing import list_folders
+from dmri_fm_workflows.bids.listing import list_entries, list_folders
 from dmri_fm_workflows.bids.preprocessed.derivatives import SERIES, read_derivatives
-from dmri_fm_workflows.bids.preprocessed.folders import LAYOUTS, FolderLayout, read_folders
+from dmri_fm_workflows.bids.preprocessed.folders import read_folders
+from dmri_fm_workflows.bids.preprocessed.layouts import LAYOUTS, FolderLayout
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import Dataset
 
@@ -89,6 +91,10 @@ def find_layout(reading: Reading) -> FolderLayout | None:
             expected="one of them",
             advice="move the participants of one pipeline into a folder of their own",
         )
+    for path in list_entries(root):
+        # Nothing was fetched: no layout can be told.
+        require_content(path, LayoutError)
+        require_installed(path, LayoutError)
     inside = [layout for layout in LAYOUTS if (root / layout.image).exists()]
     raise LayoutError(
         f"the folder of a participant, with {inside[0].image}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,17 @@ from dmri_fm.content import require_content
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.ages import read_age
-from dmri_fm_workflows.bids.dataset import choose_participants
+from dmri_fm_workflows.bids.dataset import choose_participants, list_participant_images
 from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
-from dmri_fm_workflows.bids.listing import list_images
 from dmri_fm_workflows.bids.names import scan_name, session_of, split_name
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.bids.preprocessed.gradients import choose_gradients
-from dmri_fm_workflows.bids.preprocessed.runs import name_apart, open_series
+from dmri_fm_workflows.bids.preprocessed.runs import name_apart, no_series, open_series
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
 from dmri_fm_workflows.bids.sidecars import read_json_object
+
+LOGGER = logging.getLogger(__name__)
 
 #: Ends of the names of a preprocessed series, of its T1w image, and of their masks.
 SERIES, T1W, MASK = "desc-preproc_dwi", "desc-preproc_T1w", "desc-brain_mask"
@@ -99,13 +101,23 @@ def read_derivatives(
     """
     pipeline = describe_pipeline(reading.root)
     folders, problems = choose_participants(reading, wanted)
-    participants = []
+    participants, without = [], []
     for folder in folders:
         reader = _Reader(reading, folder.name.removeprefix("sub-"), pipeline)
         sessions = reader.read(folder)
         problems += reader.problems
         if sessions:
             participants.append(Participant(reader.label, sessions))
+        elif not reader.problems:
+            without.append(folder)
+    if wanted is not None:
+        pattern = f"[ses-*/]dwi/*_{SERIES}.nii.gz"
+        problems += [
+            Problem(folder.name.removeprefix("sub-"), no_series(folder, pattern, reading))
+            for folder in without
+        ]
+    elif without:
+        LOGGER.warning("no preprocessed series: %s", ", ".join(folder.name for folder in without))
     return participants, problems
 
 
@@ -119,12 +131,8 @@ class _Reader:
 
     def read(self, folder: Path) -> tuple[Session, ...]:
         """Return the sessions with a series that can be used."""
-        try:
-            require_content(folder, LayoutError)
-            images = list_images(folder, self._reading.is_ignored)
-        except LayoutError as error:
-            self.problems.append(Problem(self.label, error))
-            return ()
+        images, faults = list_participant_images(folder, self._reading)
+        self.problems += [Problem(self.label, fault) for fault in faults]
         found = [p for p in images if p.parent.name == "dwi" and _ends(p, SERIES)]
         sessions = []
         for session in sorted({session_of(path) for path in found}):

@@ -6,144 +6,25 @@ tells a participant, and a file that is kept in another participant's folder is 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from dmri_fm.content import require_content
+from dmri_fm.content import require_content, require_installed
 from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.dataset import check_labels
 from dmri_fm_workflows.bids.folders import find_link_out
+from dmri_fm_workflows.bids.listing import list_entries, unreadable
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.bids.preprocessed.gradients import GradientFiles
-from dmri_fm_workflows.bids.preprocessed.runs import open_series
+from dmri_fm_workflows.bids.preprocessed.layouts import FolderLayout
+from dmri_fm_workflows.bids.preprocessed.runs import no_series, open_series
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
 
-
-@dataclass(frozen=True)
-class T1wFiles:
-    """A T1-weighted image of a layout, relative to the participant's folder.
-
-    Attributes
-    ----------
-    image
-        The image.
-    mask
-        Its brain mask; that of the brain alone is the image itself. None: there is none.
-    is_unbiased
-        Whether its intensity bias was corrected.
-    """
-
-    image: str
-    mask: str | None
-    is_unbiased: bool
-
-    @property
-    def is_brain(self) -> bool:
-        """Whether nothing but the brain is in the image."""
-        return self.mask == self.image
-
-
-@dataclass(frozen=True)
-class FolderLayout:
-    """Where a pipeline writes its files, relative to the participant's folder.
-
-    Attributes
-    ----------
-    by
-        Name of the pipeline, for texts.
-    name
-        Name of a participant's folder, with the groups `subject` and, if there is one, `session`.
-    name_rule
-        The same in words.
-    image, bvals
-        Series, and its b-values.
-    bvecs
-        b-vectors, best first; only the first is known to have been turned with the head.
-    masks
-        Brain masks on the grid of the series, best first.
-    t1w
-        T1-weighted images, best first.
-    space
-        Space of the series: `ACPC`, with the T1w image, or its own.
-    deviation
-        Deviation of the gradient coils; None: the layout has none.
-    named_inside
-        Folder in which FreeSurfer's folder of the participant lies; None: there is none.
-    """
-
-    by: str
-    name: re.Pattern[str]
-    name_rule: str
-    image: str
-    bvals: str
-    bvecs: tuple[str, ...]
-    masks: tuple[str, ...]
-    t1w: tuple[T1wFiles, ...]
-    space: Literal["ACPC"] | None = None
-    deviation: str | None = None
-    named_inside: str | None = None
-
-    def list_folders(self, root: Path) -> list[Path]:
-        """Return the folders of a dataset that hold a folder of the series, by name."""
-        inside = Path(self.image).parent
-        return sorted(p for p in root.iterdir() if p.is_dir() and (p / inside).is_dir())
-
-
-HCP = FolderLayout(
-    by="the HCP minimal preprocessing pipelines",
-    name=re.compile(r"(?:sub-)?(?P<subject>[0-9A-Za-z]+)(?:_(?P<session>[0-9A-Za-z]+)_MR)?"),
-    name_rule="<participant>, or <participant>_<visit>_MR, of letters and digits, such as 100307 "
-    "or HCA6002236_V1_MR",
-    image="T1w/Diffusion/data.nii.gz",
-    bvals="T1w/Diffusion/bvals",
-    bvecs=("T1w/Diffusion/bvecs",),
-    masks=("T1w/Diffusion/nodif_brain_mask.nii.gz",),
-    t1w=(
-        T1wFiles("T1w/T1w_acpc_dc_restore.nii.gz", "T1w/brainmask_fs.nii.gz", is_unbiased=True),
-        T1wFiles(
-            "T1w/T1w_acpc_dc_restore_brain.nii.gz",
-            "T1w/T1w_acpc_dc_restore_brain.nii.gz",
-            is_unbiased=True,
-        ),
-        T1wFiles("T1w/T1w_acpc_dc_restore.nii.gz", None, is_unbiased=True),
-        T1wFiles("T1w/T1w_acpc_dc_restore_1.25.nii.gz", None, is_unbiased=True),
-    ),
-    space="ACPC",
-    deviation="T1w/Diffusion/grad_dev.nii.gz",
-    named_inside="T1w",
-)
-
-UK_BIOBANK = FolderLayout(
-    by="the pipeline of UK Biobank",
-    name=re.compile(
-        r"(?:sub-)?(?P<subject>[0-9A-Za-z]+?)(?:_20250)?(?:_(?P<session>[0-9])_[0-9])?"
-    ),
-    name_rule="<participant>, <participant>_<instance>_<array> or "
-    "<participant>_20250_<instance>_<array>, such as 1234567 or 1234567_20250_2_0",
-    image="dMRI/dMRI/data_ud.nii.gz",
-    bvals="dMRI/dMRI/bvals",
-    bvecs=("dMRI/dMRI/data.eddy_rotated_bvecs", "dMRI/dMRI/bvecs"),
-    masks=(
-        "dMRI/dMRI/nodif_brain_mask_ud.nii.gz",
-        "dMRI/dMRI.bedpostX/nodif_brain_mask.nii.gz",
-        "fieldmap/fieldmap_mask_ud.nii.gz",
-    ),
-    t1w=(
-        T1wFiles("T1/T1_unbiased.nii.gz", "T1/T1_brain_mask.nii.gz", is_unbiased=True),
-        T1wFiles("T1/T1.nii.gz", "T1/T1_brain_mask.nii.gz", is_unbiased=False),
-        T1wFiles("T1/T1_unbiased_brain.nii.gz", "T1/T1_unbiased_brain.nii.gz", is_unbiased=True),
-        T1wFiles("T1/T1_brain.nii.gz", "T1/T1_brain.nii.gz", is_unbiased=False),
-        T1wFiles("T1/T1.nii.gz", None, is_unbiased=False),
-    ),
-)
-
-LAYOUTS = (HCP, UK_BIOBANK)
+LOGGER = logging.getLogger(__name__)
 
 
 def read_folders(
@@ -165,32 +46,110 @@ def read_folders(
     LayoutError
         If a participant that is asked for is not there.
     """
+    found = set(layout.list_folders(reading.root))
+    others = [p for p in _list_others(reading) if p not in found]
     problems: list[Problem] = []
     visits: dict[str, list[tuple[str, Path]]] = {}
-    for folder in layout.list_folders(reading.root):
+    for folder in sorted(found):
         if reading.is_ignored(folder, is_folder=True):
             continue
-        owner = layout.name.fullmatch(folder.name)
+        owner = layout.find_owner(folder.name)
         if owner is None:
             problems.append(Problem(None, _misnamed(folder, layout)))
             continue
-        visits.setdefault(owner["subject"], []).append((owner["session"] or "", folder))
-    if wanted is not None:
-        labels = check_labels(
-            wanted,
-            sorted(visits),
-            reading.root,
-            advice=f"participants are named by their folders: {layout.name_rule}",
-        )
-        visits = {label: visits[label] for label in labels}
+        visits.setdefault(owner[0], []).append((owner[1], folder))
+    empty = _sort_out(others, layout)
+    known = {*visits, *(label for label, _, _ in empty)}
+    labels = sorted(visits) if wanted is None else _choose(reading, layout, known, wanted)
+    if wanted is None:
+        problems += _describe_empty(empty)
+    else:
         problems = []
     participants = []
-    for label, folders in sorted(visits.items()):
-        sessions, of_label = _read_sessions(reading, layout, label, folders)
+    for label in labels:
+        sessions, of_label = _read_sessions(reading, layout, label, visits.get(label, []))
+        if wanted is not None:
+            of_label += [
+                Problem(label, fault or no_series(folder, layout.image))
+                for other, folder, fault in empty
+                if other == label
+            ]
+            if not sessions and not of_label:
+                of_label = [Problem(label, no_series(visits[label][0][1], layout.image, reading))]
         problems += of_label
         if sessions:
             participants.append(Participant(label, sessions))
     return participants, problems
+
+
+def _choose(
+    reading: Reading, layout: FolderLayout, known: Collection[str], wanted: Sequence[str]
+) -> list[str]:
+    """Return labels that are asked for; the name of a folder stands for its participant."""
+    owners = [layout.find_owner(label) for label in wanted]
+    named = sorted({o[0] for o in owners if o is not None and o[0] in known})
+    return check_labels(
+        wanted,
+        sorted(known),
+        reading.root,
+        advice="participants are named by their folders, "
+        f"{layout.name_rule}; give the first part alone"
+        + (f", as --participant-label {' '.join(named)}" if named else ""),
+    )
+
+
+def _list_others(reading: Reading) -> Iterator[Path]:
+    """Yield the folders of a dataset, and links that lead nowhere."""
+    for path in list_entries(reading.root):
+        is_folder = path.is_dir() or (path.is_symlink() and not path.exists())
+        if is_folder and not reading.is_ignored(path, is_folder=True):
+            yield path
+
+
+def _sort_out(
+    folders: Sequence[Path], layout: FolderLayout
+) -> list[tuple[str, Path, LayoutError | None]]:
+    """Return participant, folder and fault, if any, of folders without a series.
+
+    Folders whose name tells no participant are left out, unless they cannot be read.
+    """
+    found = []
+    for folder in folders:
+        owner = layout.find_owner(folder.name)
+        fault = _find_absence(folder, layout)
+        if owner is not None or fault is not None:
+            found.append((owner[0] if owner is not None else "", folder, fault))
+    return found
+
+
+def _find_absence(folder: Path, layout: FolderLayout) -> LayoutError | None:
+    """Return why the folder of a series cannot be there: not fetched, or not readable."""
+    inside = Path(layout.image).parent
+    try:
+        for part in (*reversed(inside.parents), inside):
+            path = folder / part
+            require_content(path, LayoutError)
+            require_installed(path, LayoutError)
+            if path.is_dir():
+                list_entries(path)
+    except LayoutError as error:
+        return error
+    except PermissionError:
+        return unreadable(folder, "Permission denied")
+    return None
+
+
+def _describe_empty(empty: Sequence[tuple[str, Path, LayoutError | None]]) -> Iterator[Problem]:
+    """Yield the faults of folders without a series, and log the names of the rest."""
+    for label, _, fault in empty:
+        if fault is not None:
+            yield Problem(label or None, fault)
+    if plain := [folder.name for _, folder, fault in empty if fault is None]:
+        LOGGER.warning(
+            "%d folders could be those of participants and have no series: %s",
+            len(plain),
+            ", ".join(plain),
+        )
 
 
 def _read_sessions(
@@ -212,6 +171,9 @@ def _read_sessions(
             sessions.append(_read_session(reading, layout, label, session, folder))
         except InputError as error:
             problems.append(Problem(label, error))
+        except PermissionError as error:
+            place = Path(error.filename) if error.filename else folder
+            problems.append(Problem(label, unreadable(place, "Permission denied")))
     return tuple(sessions), problems
 
 
@@ -237,7 +199,7 @@ def _check_owner(layout: FolderLayout, folder: Path) -> None:
         raise fault
     if layout.named_inside is None:
         return
-    for path in sorted((folder / layout.named_inside).iterdir()):
+    for path in list_entries(folder / layout.named_inside):
         is_of_freesurfer = path.is_dir() and (path / "mri").is_dir()
         if is_of_freesurfer and path.name != folder.name:
             raise LayoutError(

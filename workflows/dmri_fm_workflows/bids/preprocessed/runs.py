@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dmri_fm.errors import GradientError, ImageError, InputError
+from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.gradient_deviation import check_gradient_deviation
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.bids.prepared import Preprocessing
 from dmri_fm_workflows.bids.preprocessed.gradients import GradientFiles
+from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, Problem
 from dmri_fm_workflows.bids.scans import find_header_doubts
 from dmri_fm_workflows.bids.series import SessionImages, group_runs
@@ -114,6 +115,29 @@ def _not_weighted(image: Path) -> GradientError:
         path=image,
         expected="b=0 and diffusion-weighted volumes",
         advice="check the b-values beside it",
+    )
+
+
+def no_series(folder: Path, pattern: str, reading: Reading | None = None) -> LayoutError:
+    """Return the error of a participant without a series, in the sessions of a reading if given.
+
+    Parameters
+    ----------
+    folder
+        Of the participant.
+    pattern
+        Path of a series in it.
+    reading
+        Of the dataset, with the requested sessions.
+    """
+    sessions = reading.sessions if reading is not None else None
+    asked = "" if sessions is None else f" in session {', '.join(sorted(sessions))}"
+    return LayoutError(
+        f"no preprocessed series{asked}",
+        path=folder,
+        expected=pattern,
+        advice="check that the scan was preprocessed and its files copied; or leave the "
+        "participant out",
     )
 
 
