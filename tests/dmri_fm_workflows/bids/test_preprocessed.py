@@ -434,3 +434,115 @@ def test_folder_that_cannot_be_read_costs_itself_alone(request) -> None:
                 os.seteuid(0)
             for path in (root / "lost+found", root / "100610", root / "100408/T1w/Diffusion"):
                 path.chmod(0o755)
+
+
+# ------------------------------------------------------- stores, FreeSurfer, T1w image
+
+
+def test_store_of_another_label_is_a_warning(scan: Scan, tmp_path: Path) -> None:
+    """Links may give participants other labels on purpose; the report says so."""
+    stored = write_hcp(tmp_path / "store", "100307", scan)
+    (tmp_path / "data").mkdir()
+    os.symlink(stored, tmp_path / "data" / "100408")
+    shutil.rmtree(stored / "T1w" / "100307")
+    dataset = read_preprocessed(tmp_path / "data")
+    assert only_series(dataset).name == "sub-100408"
+    (warning,) = [w for w in dataset.participants[0].sessions[0].warnings if "tells another" in w]
+    assert str(stored) in warning
+
+
+def test_files_from_two_folders_of_a_store_are_refused(scan: Scan, tmp_path: Path) -> None:
+    """A series of one person beside the T1w image of another, both behind links."""
+    one, other = (write_hcp(tmp_path / "store", n, scan) for n in ("100307", "100408"))
+    (tmp_path / "data").mkdir()
+    os.symlink(one, tmp_path / "data" / "100307")
+    image = "T1w/T1w_acpc_dc_restore_brain.nii.gz"
+    (one / image).unlink()
+    os.symlink(other / image, one / image)
+    error = only_error(read_preprocessed(tmp_path / "data"))
+    assert "several participants" in error.found
+    assert str(other) in error.found
+    # A store whose paths tell no participant is followed.
+    (one / image).unlink()
+    os.symlink(shutil.copy(other / image, tmp_path / "store" / "0cc1.nii.gz"), one / image)
+    session = read_preprocessed(tmp_path / "data").participants[0].sessions[0]
+    assert session.warnings == ()
+
+
+def test_folders_of_freesurfer_that_are_sound_are_taken(scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    folder = write_hcp(root, "100307", scan)
+    (folder / "T1w" / "fsaverage" / "mri").mkdir(parents=True)
+    (folder / "T1w" / "fsaverage_LR32k").mkdir()
+    assert only_series(read_preprocessed(root)).name == "sub-100307"
+    folder.rename(root / "sub-100307")
+    assert only_series(read_preprocessed(root)).name == "sub-100307"
+    shutil.rmtree(root)
+    folder = write_hcp(root, "HCA6002236_V1_MR", scan)
+    inside = folder / "T1w" / folder.name
+    inside.rename(inside.with_name("HCA6002236_V2_MR"))
+    assert "that of HCA6002236_V2_MR" in only_error(read_preprocessed(root)).found
+
+
+@pytest.mark.parametrize("layout", ["HCP", "UK Biobank", "QSIPrep"])
+def test_t1w_image_or_mask_that_is_damaged_is_done_without(layout, scan, tmp_path) -> None:
+    root = tmp_path / "data"
+    if layout == "HCP":
+        folder = write_hcp(root, "100307", scan) / "T1w"
+        image, mask = (folder / f"{n}.nii.gz" for n in ("T1w_acpc_dc_restore", "brainmask_fs"))
+        for path in (image, mask):
+            save_image(scan.t1w.data, scan.t1w.affine, path)
+    elif layout == "UK Biobank":
+        folder = write_uk_biobank(root, "1234567", scan) / "T1"
+        image, mask = folder / "T1.nii.gz", folder / "T1_brain_mask.nii.gz"
+    else:
+        folder = write_derivatives(root, "sub-01", scan).parent.parent / "anat"
+        (image,) = folder.glob("*_T1w.nii.gz")
+        (mask,) = folder.glob("*_mask.nii.gz")
+    save_image(np.ones((4, 4, 4)), load_image(image).affine, mask)
+    (session,) = (dataset := read_preprocessed(root)).participants[0].sessions
+    assert session.prepared_t1w.path == image
+    assert session.prepared_t1w.mask is None
+    assert any("one is made" in w for w in session.warnings)
+    assert only_error(dataset).path == mask
+    image.write_bytes(b"no image")
+    (session,) = (dataset := read_preprocessed(root)).participants[0].sessions
+    assert session.prepared_t1w is None
+    assert session.t1w == ()
+    assert any(f"{image.name} is not used" in w for w in session.warnings)
+    assert only_error(dataset).path == image
+    assert len(session.series) == 1
+
+
+def test_missing_t1w_mask_is_a_warning(scan: Scan, tmp_path: Path) -> None:
+    folder = write_derivatives(tmp_path / "q", "sub-01", scan).parent.parent / "anat"
+    next(folder.glob("*_mask.nii.gz")).unlink()
+    dataset = read_preprocessed(tmp_path / "q")
+    assert only_series(dataset).name == "sub-01"
+    (warning,) = dataset.participants[0].sessions[0].warnings
+    assert "no brain mask" in warning
+
+
+@pytest.mark.parametrize("write", [write_hcp, write_uk_biobank])
+def test_gradients_without_a_deviation_are_said_to_be_nominal(write, scan, tmp_path) -> None:
+    write(tmp_path / "data", "100307", scan)
+    series = only_series(read_preprocessed(tmp_path / "data"))
+    assert series.preprocessing.is_nominal
+    is_warned = any("has no T1w/Diffusion/grad_dev.nii.gz" in w for w in series.warnings)
+    assert is_warned == (write is write_hcp)
+    write_derivatives(tmp_path / "q", "sub-01", scan)
+    assert not only_series(read_preprocessed(tmp_path / "q")).preprocessing.is_nominal
+
+
+def test_sidecar_of_the_input_is_kept(scan: Scan, tmp_path: Path) -> None:
+    image = write_derivatives(tmp_path / "own", "sub-01", scan, pipeline="drope-bidsapp")
+    said = {"SDCMethod": "none", "HMCMethod": "a; b", "Warnings": ["No field map."], "x": 1}
+    image.with_name(image.name.replace(".nii.gz", ".json")).write_text(
+        json.dumps(said), encoding="utf-8"
+    )
+    series = only_series(read_preprocessed(tmp_path / "own"))
+    before = series.preprocessing.corrections
+    assert before["SDCMethod"] == "drope-bidsapp 1.0.1 (none)"
+    assert before["HMCMethod"] == "drope-bidsapp 1.0.1 (a, b)"
+    assert before["Denoising"] == "drope-bidsapp 1.0.1"
+    assert "The sidecar of the input warns: No field map." in series.warnings

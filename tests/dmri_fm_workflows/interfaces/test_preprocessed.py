@@ -16,7 +16,7 @@ from dmri_fm.tensor import fit_tensor
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
 from dmri_fm_workflows.interfaces.models import AssessQuality, FitTensor
 from dmri_fm_workflows.interfaces.normalise import ResampleDwi
-from dmri_fm_workflows.interfaces.preprocess import MakeReference
+from dmri_fm_workflows.interfaces.preprocess import MakeReference, ValidateDwi
 from dmri_fm_workflows.interfaces.preprocessed import (
     KeepAcpc,
     ResampleDeviation,
@@ -56,8 +56,9 @@ def write(layout: str, root: Path, scan: Scan, axes: str) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("layout", ["HCP", "QSIPrep"])
-@pytest.mark.parametrize("axes", ["LAS", "RAS", "LPS"])
+@pytest.mark.parametrize(
+    ("layout", "axes"), [("HCP", "LAS"), ("HCP", "RAS"), ("HCP", "LPS"), ("QSIPrep", "LPS")]
+)
 def test_tensors_are_those_of_the_original(
     layout: str, axes: str, scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +68,13 @@ def test_tensors_are_those_of_the_original(
     (run,) = series.runs
     assert has_cubic_axes(run.affine)
     identity = str(write_affine(np.eye(4), tmp_path / "identity.txt"))
-    files = {"bval_file": str(run.bval), "bvec_file": str(run.bvec)}
+    read = ValidateDwi(
+        dwi_file=str(run.path),
+        bval_file=str(run.bval),
+        bvec_file=str(run.bvec),
+        bvec_frame=run.gradients.frame,
+    ).run()
+    files = {f: getattr(read.outputs, f) for f in ("bval_file", "bvec_file")}
     mask = str(series.preprocessing.mask)
     moved = ResampleDwi(
         dwi_file=str(run.path),
@@ -173,7 +180,7 @@ def test_quality_without_a_raw_series_names_what_is_absent(
     scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_derivatives(tmp_path / "data", "sub-01", scan)
+    write_derivatives(tmp_path / "data", "sub-01", scan, pipeline="drope-bidsapp")
     series = read_preprocessed(tmp_path / "data").participants[0].sessions[0].series[0]
     (run,) = series.runs
     files = {"dwi_file": str(run.path), "bval_file": str(run.bval), "bvec_file": str(run.bvec)}

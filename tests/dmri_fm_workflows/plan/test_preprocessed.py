@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dmri_fm.errors import ConfigError
-from dmri_fm.gradient_deviation import DEVIATION_KEY
+from dmri_fm.gradient_deviation import DEVIATION_KEY, NOMINAL
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.plan_text import describe_plan
 from dmri_fm_workflows.outputs.steps import describe_steps
-from tests.dmri_fm_workflows.tiny_series import make_run, plan_preprocessed
+from dmri_fm_workflows.stages.merge import init_read_preprocessed_wf
+from dmri_fm_workflows.stages.tensor import init_tensor_wf
+from tests.dmri_fm_workflows.tiny_series import make_resources, make_run, plan_preprocessed
 
 
 def test_plan_says_what_is_left_to_the_input(tmp_path: Path) -> None:
@@ -29,6 +32,30 @@ def test_plan_says_what_is_left_to_the_input(tmp_path: Path) -> None:
     assert "MP-PCA" not in " ".join(series.methods)
     assert series.model_base == {DEVIATION_KEY: "not corrected: the nominal b-values and "
                                  "b-vectors are read"}  # fmt: skip
+
+
+def test_nominal_gradients_are_stated_where_the_deviation_is_absent(tmp_path: Path) -> None:
+    plan = plan_preprocessed(make_run(tmp_path / "raw", "AP"), tmp_path).series[0]
+    assert plan.model_base == {}
+    before = replace(plan.preprocessing, is_nominal=True, stated={"SDCMethod": "none"})
+    nominal = replace(plan, series=replace(plan.series, preprocessing=before))
+    assert nominal.model_base == {DEVIATION_KEY: NOMINAL}
+    assert not nominal.has_gradient_deviation
+    assert nominal.earlier_steps["SDCMethod"] == "left to the input: QSIPrep 1.0.1 (none)"
+    read = init_read_preprocessed_wf(nominal, make_resources(tmp_path))
+    assert read.get_node("validate").inputs.bvec_frame == "fsl"
+    fit = init_tensor_wf(nominal, make_resources(tmp_path)).get_node("fit_tensor")
+    assert fit.inputs.base == {DEVIATION_KEY: NOMINAL}
+    (sentence,) = describe_steps([{DEVIATION_KEY: NOMINAL}])
+    assert "was not corrected" in sentence
+
+
+def test_frame_of_the_vectors_goes_into_the_graph(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "AP")
+    table = replace(run, gradients=replace(run.gradients, frame="ras"))
+    plan = plan_preprocessed(table, tmp_path).series[0]
+    read = init_read_preprocessed_wf(plan, make_resources(tmp_path))
+    assert read.get_node("validate").inputs.bvec_frame == "ras"
 
 
 def test_networks_are_experimental_and_have_no_noise_map(tmp_path: Path) -> None:

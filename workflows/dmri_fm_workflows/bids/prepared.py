@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+#: Entries of a sidecar about corrections, which a preprocessed input has gone through before.
+CORRECTIONS = ("Denoising", "GibbsCorrection", "SDCMethod", "HMCMethod")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,6 +26,11 @@ class Preprocessing:
         Brain mask on its grid; None: the dataset has none.
     gradient_deviation
         Deviation of the gradient coils on its grid, as FSL writes it, or None.
+    is_nominal
+        Whether the gradients are known to be nominal only: the coils deviate by what the pipeline
+        corrects in images, and there is no `gradient_deviation`.
+    stated
+        Entries of the input's own sidecar about corrections; those of other pipelines have none.
     gradients
         File and frame that b-vectors were read from, for the sidecar.
     other_gradients
@@ -32,8 +41,18 @@ class Preprocessing:
     space: Literal["ACPC", "T1w"] | None = None
     mask: Path | None = None
     gradient_deviation: Path | None = None
+    is_nominal: bool = False
+    stated: Mapping[str, str] = field(default_factory=dict)
     gradients: str = ""
     other_gradients: Path | None = None
+
+    @property
+    def corrections(self) -> dict[str, str]:
+        """Pipeline of each correction, with what its sidecar states: "drope-bidsapp (none)"."""
+        return {
+            key: f"{self.by} ({self.stated[key]})" if key in self.stated else self.by
+            for key in CORRECTIONS
+        }
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -77,7 +77,7 @@ def fingerprint(
          [[i.path.name, i.reason] for i in series.unused],
          [[i.path.name, i.metadata, i.phase_encoding, i.readout_time_s]
           for i in (*series.runs, *series.reverse)],
-         *([p.by, p.space, p.gradients] if (p := series.preprocessing) else []),
+         *([p.by, p.space, p.gradients, p.is_nominal] if (p := series.preprocessing) else []),
          *([t.is_brain, t.is_unbiased, t.is_acpc] if (t := session.prepared_t1w) else [])]
         for session in participant.sessions
         for series in session.series

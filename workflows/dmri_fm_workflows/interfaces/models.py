@@ -82,6 +82,7 @@ def _save_maps(maps: TensorMaps, types: Iterable[OutputType], folder: Path) -> d
 class _FitInputSpec(DwiMaskInputSpec):
     deviation_file = File(exists=True, desc="deviation of the gradient coils, RAS+, 9 volumes")
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+    base = traits.Dict(usedefault=True, desc="entries of the record that the plan knows")
 
 
 class FitTensor(SimpleInterface):
@@ -99,6 +100,7 @@ class FitTensor(SimpleInterface):
             n_threads=self.inputs.n_threads,
         )
         self._results |= _save_maps(maps, load_catalogue().maps_of("tensor"), Path(runtime.cwd))
+        self._results["record"] |= self.inputs.base
         return runtime
 
 

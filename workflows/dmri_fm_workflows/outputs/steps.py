@@ -74,6 +74,11 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
     "MaskMethod": _masks("b=0 reference"),
     "GradientNonlinearity": (
         Method(
+            "not corrected",
+            "The deviation of the gradient coils from linearity was not corrected: models read "
+            "the nominal gradients.",
+        ),
+        Method(
             "not in these",
             "In the least-squares fit of the tensor, the deviation of the gradient coils from "
             "linearity was corrected by a b-matrix for each voxel [@bammer2003; "

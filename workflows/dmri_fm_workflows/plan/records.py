@@ -44,9 +44,6 @@ YOUNGEST_YEARS = 2.0
 #: this finds most infants below one year. Older ones need an age in the tables.
 SMALLEST_BRAIN_ML = 800.0
 
-#: Entries of a sidecar about corrections, which a preprocessed input has gone through before.
-CORRECTIONS = ("Denoising", "GibbsCorrection", "SDCMethod", "HMCMethod")
-
 SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for use."
 
 
@@ -182,14 +179,15 @@ class SeriesPlan:
     @property
     def model_base(self) -> dict[str, str]:
         """Entries of the records of networks about gradients that a tensor fit would correct."""
-        return {DEVIATION_KEY: NOMINAL} if self.deviation_file is not None else {}
+        is_nominal = self.preprocessing is not None and self.preprocessing.is_nominal
+        return {DEVIATION_KEY: NOMINAL} if is_nominal or self.deviation_file is not None else {}
 
     @property
     def earlier_steps(self) -> dict[str, str]:
         """Entries of the sidecar about steps that were done before this run, if at all."""
         if self.preprocessing is None:
             return {}
-        left = dict.fromkeys(CORRECTIONS, f"{LEFT}: {self.preprocessing.by}")
+        left = {key: f"{LEFT}: {by}" for key, by in self.preprocessing.corrections.items()}
         return left | {"GradientSource": self.preprocessing.gradients}
 
     @property

@@ -202,6 +202,7 @@ def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
         B0_THRESHOLD_KEY: plan.b0_threshold,
         "SDCReason": plan.sdc.reason,
     }
+    record |= plan.model_base
     if plan.has_gradient_deviation:
         record[DEVIATION_KEY] = UNCHANGED
     if plan.sdc.unused:

@@ -57,7 +57,10 @@ def init_tensor_wf(
         How the maps were made.
     """
     fit = pe.Node(
-        FitTensor(n_threads=resources.omp_nthreads),
+        FitTensor(
+            n_threads=resources.omp_nthreads,
+            base={} if plan.has_gradient_deviation else plan.model_base,
+        ),
         name="fit_tensor",
         n_procs=resources.omp_nthreads,
         mem_gb=3 * plan.size_gb,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import InputError, LayoutError
-from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.dataset import choose_participants, list_participant_images
 from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
 from dmri_fm_workflows.bids.names import scan_name, session_of, split_name
-from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
+from dmri_fm_workflows.bids.prepared import CORRECTIONS, PreparedT1w, Preprocessing
 from dmri_fm_workflows.bids.preprocessed.gradients import choose_gradients
-from dmri_fm_workflows.bids.preprocessed.runs import name_apart, no_series, open_series
+from dmri_fm_workflows.bids.preprocessed.runs import (
+    describe_t1w,
+    name_apart,
+    no_series,
+    open_series,
+    open_t1w,
+)
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
 from dmri_fm_workflows.bids.sidecars import read_json_object
@@ -182,7 +187,8 @@ class _Reader:
         warnings = []
         if not mask.exists():
             warnings.append(f"{path.name} has no brain mask ({mask.name}): one is made.")
-        sidecars = self._reading.sidecars
+        metadata = self._reading.sidecars.metadata(path)
+        warnings += [f"The sidecar of the input warns: {w}" for w in _read_warnings(metadata)]
         return open_series(
             path,
             files,
@@ -192,10 +198,16 @@ class _Reader:
                 # On the axes of the template, whatever its name, as the T1w image is.
                 space="ACPC" if space == "T1w" and self._pipeline.is_acpc else space,
                 mask=mask if mask.exists() else None,
+                stated={
+                    # A semicolon parts the methods of runs in a sidecar.
+                    key: value.replace(";", ",")
+                    for key in CORRECTIONS
+                    if isinstance(value := metadata.get(key), str)
+                },
             ),
             root=self._reading.root,
             options=self._reading.gradient_options,
-            metadata=sidecars.metadata(path),
+            metadata=metadata,
             warnings=warnings,
         )
 
@@ -220,20 +232,29 @@ class _Reader:
         self, path: Path, *, is_acpc: bool
     ) -> tuple[PreparedT1w | None, tuple[str, ...]]:
         mask = path.with_name(path.name.replace(T1W, MASK))
+        faults: list[InputError] = []
+        t1w: PreparedT1w | None = None
         try:
             for file, suffix in ((path, "T1w"), (mask, "mask")):
                 self._check(file, suffix, "anat")
-            load_image(path, ndim=3)
             require_content(mask, LayoutError)
+            given = PreparedT1w(
+                path=path,
+                mask=mask if mask.exists() else None,
+                is_unbiased=True,
+                is_acpc=is_acpc or self._pipeline.is_acpc,
+            )
+            t1w, faults = open_t1w(given)
         except InputError as error:
-            self.problems.append(Problem(self.label, error))
-            return None, (f"{path.name} cannot be used: {error.found}.",)
-        return PreparedT1w(
-            path=path,
-            mask=mask if mask.exists() else None,
-            is_unbiased=True,
-            is_acpc=is_acpc or self._pipeline.is_acpc,
-        ), ()
+            faults = [error]
+        self.problems += [Problem(self.label, fault) for fault in faults]
+        return t1w, describe_t1w(t1w, faults)
+
+
+def _read_warnings(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the warnings of a sidecar of this app."""
+    found = metadata.get("Warnings")
+    return [w for w in found if isinstance(w, str)] if isinstance(found, list) else []
 
 
 def _ends(path: Path, end: str) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dmri_fm.content import require_content, require_installed
 from dmri_fm.errors import InputError, LayoutError
-from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.dataset import check_labels
 from dmri_fm_workflows.bids.folders import find_link_out
@@ -20,7 +19,8 @@ from dmri_fm_workflows.bids.listing import list_entries, unreadable
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.bids.preprocessed.gradients import GradientFiles
 from dmri_fm_workflows.bids.preprocessed.layouts import FolderLayout
-from dmri_fm_workflows.bids.preprocessed.runs import no_series, open_series
+from dmri_fm_workflows.bids.preprocessed.owners import check_owner, check_stores
+from dmri_fm_workflows.bids.preprocessed.runs import describe_t1w, no_series, open_series, open_t1w
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiSeries, Participant, Problem, Session
 
@@ -168,7 +168,9 @@ def _read_sessions(
                     expected="one folder for each",
                     advice="find out whose scans they are, and rename or move one of them",
                 )
-            sessions.append(_read_session(reading, layout, label, session, folder))
+            found, faults = _read_session(reading, layout, label, session, folder)
+            sessions.append(found)
+            problems += [Problem(label, fault) for fault in faults]
         except InputError as error:
             problems.append(Problem(label, error))
         except PermissionError as error:
@@ -179,35 +181,21 @@ def _read_sessions(
 
 def _read_session(
     reading: Reading, layout: FolderLayout, label: str, session: str, folder: Path
-) -> Session:
-    _check_owner(layout, folder)
-    warnings: list[str] = []
+) -> tuple[Session, list[InputError]]:
+    """Return a session, and the errors of what it does without."""
+    check_owner(layout, folder)
     series = _open_series(reading, layout, label, session, folder)
-    t1w = _find_t1w(layout, folder)
-    if t1w is None:
+    t1w, faults = _find_t1w(layout, folder)
+    files = [p for run in series.runs for p in (run.path, run.bval, run.bvec)]
+    files += series.preprocessing.files if series.preprocessing is not None else ()
+    files += [p for p in (t1w.path, t1w.mask) if p is not None] if t1w is not None else []
+    warnings = (*check_stores(layout, folder, files), *describe_t1w(t1w, faults))
+    if t1w is None and not faults:
         listed = ", ".join(dict.fromkeys(files.image for files in layout.t1w))
-        warnings.append(f"{folder.name} has no T1-weighted image ({listed}).")
+        warnings += (f"{folder.name} has no T1-weighted image ({listed}).",)
     age = read_age(reading.root, label, session)
-    return Session(
-        session or None, (t1w.path,) if t1w else (), (series,), tuple(warnings), age, t1w
-    )
-
-
-def _check_owner(layout: FolderLayout, folder: Path) -> None:
-    """Refuse a folder inside of which another participant is named."""
-    if fault := find_link_out(folder, folder):
-        raise fault
-    if layout.named_inside is None:
-        return
-    for path in list_entries(folder / layout.named_inside):
-        is_of_freesurfer = path.is_dir() and (path / "mri").is_dir()
-        if is_of_freesurfer and path.name != folder.name:
-            raise LayoutError(
-                f"FreeSurfer's folder in it is that of {path.name}",
-                path=folder,
-                expected=f"{layout.named_inside}/{folder.name}",
-                advice="find out whose scans they are, and rename the folder",
-            )
+    paths = (t1w.path,) if t1w else ()
+    return Session(session or None, paths, (series,), warnings, age, t1w), faults
 
 
 def _open_series(
@@ -226,11 +214,18 @@ def _open_series(
             f"{folder.name} has no brain mask of the series ({', '.join(layout.masks)}): one is "
             "made."
         )
+    deviation = _find(folder, [layout.deviation] if layout.deviation else [])
+    if layout.deviation and deviation is None:
+        warnings.append(
+            f"{folder.name} has no {layout.deviation}: the deviation of the gradient coils is not "
+            "corrected, in the tensor fit either."
+        )
     preprocessing = Preprocessing(
         by=layout.by,
         space=layout.space,
         mask=mask,
-        gradient_deviation=_find(folder, [layout.deviation] if layout.deviation else []),
+        gradient_deviation=deviation,
+        is_nominal=deviation is None,
     )
     image, bval = folder / layout.image, folder / layout.bvals
     for path in (image, bval, bvec):
@@ -260,21 +255,23 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
     return None
 
 
-def _find_t1w(layout: FolderLayout, folder: Path) -> PreparedT1w | None:
+def _find_t1w(layout: FolderLayout, folder: Path) -> tuple[PreparedT1w | None, list[InputError]]:
+    """Return the T1w image, and the errors of what cannot be used."""
     for files in layout.t1w:
         image = _find(folder, [files.image])
         mask = _find(folder, [files.mask]) if files.mask else None
         if image is None or (files.mask and mask is None):
             continue
-        load_image(image, ndim=3)
-        return PreparedT1w(
-            path=image,
-            mask=mask,
-            is_brain=files.is_brain,
-            is_unbiased=files.is_unbiased,
-            is_acpc=layout.space == "ACPC",
+        return open_t1w(
+            PreparedT1w(
+                path=image,
+                mask=mask,
+                is_brain=files.is_brain,
+                is_unbiased=files.is_unbiased,
+                is_acpc=layout.space == "ACPC",
+            )
         )
-    return None
+    return None, []
 
 
 def _misnamed(folder: Path, layout: FolderLayout) -> LayoutError:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.gradient_deviation import check_gradient_deviation
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
-from dmri_fm_workflows.bids.prepared import Preprocessing
+from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.bids.preprocessed.gradients import GradientFiles
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, Problem
@@ -81,7 +82,7 @@ def open_series(
         ),
     )
     if preprocessing.mask is not None:
-        _check_mask(preprocessing.mask, run)
+        _check_mask(preprocessing.mask, run.path, run.shape[:3], run.affine)
     if preprocessing.gradient_deviation is not None:
         check_gradient_deviation(
             preprocessing.gradient_deviation, shape=run.shape, affine=run.affine
@@ -96,15 +97,17 @@ def open_series(
     return replace(series, preprocessing=before, warnings=said)
 
 
-def _check_mask(path: Path, run: DwiRun) -> None:
+def _check_mask(
+    path: Path, image: Path, shape: tuple[int, ...], affine: NDArray[np.float64]
+) -> None:
     mask = load_image(path, ndim=3)
-    if mask.shape != run.shape[:3] or not np.allclose(mask.affine, run.affine, atol=1e-3):
-        where = "" if mask.shape != run.shape[:3] else ", at another position"
+    if mask.shape != shape or not np.allclose(mask.affine, affine, atol=1e-3):
+        where = "" if mask.shape != shape else ", at another position"
         raise ImageError(
             f"mask of {mask.shape} voxels{where}",
             path=path,
-            expected=f"the grid of {run.path.name}, {run.shape[:3]}",
-            advice="take the mask that was written beside the series; or move it away: the brain "
+            expected=f"the grid of {image.name}, {shape}",
+            advice="take the mask that was written beside the image; or move it away: the brain "
             "is masked anew then",
         )
 
@@ -116,6 +119,39 @@ def _not_weighted(image: Path) -> GradientError:
         expected="b=0 and diffusion-weighted volumes",
         advice="check the b-values beside it",
     )
+
+
+def open_t1w(given: PreparedT1w) -> tuple[PreparedT1w | None, list[InputError]]:
+    """Open the T1w image of a session and its mask, and check everything but their voxels.
+
+    Returns
+    -------
+    PreparedT1w or None
+        The image, without a mask that cannot be used; None if the image cannot.
+    list of InputError
+        Errors of what cannot be used.
+    """
+    try:
+        image = load_image(given.path, ndim=3)
+    except InputError as error:
+        return None, [error]
+    if given.mask is None:
+        return given, []
+    try:
+        shape = tuple(int(n) for n in image.shape)
+        _check_mask(given.mask, given.path, shape, np.asarray(image.affine))
+    except InputError as error:
+        return replace(given, mask=None), [error]
+    return given, []
+
+
+def describe_t1w(t1w: PreparedT1w | None, faults: Sequence[InputError]) -> tuple[str, ...]:
+    """Return the warnings of a session about the T1w image and mask that it has or lacks."""
+    names = [(fault, fault.path.name if fault.path else "a file") for fault in faults]
+    said = [f"{name} is not used: {fault.found}." for fault, name in names]
+    if t1w is not None and t1w.mask is None:
+        said.append(f"{t1w.path.name} has no brain mask that can be used: one is made.")
+    return tuple(said)
 
 
 def no_series(folder: Path, pattern: str, reading: Reading | None = None) -> LayoutError:
