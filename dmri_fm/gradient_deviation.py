@@ -18,9 +18,12 @@ from dmri_fm.gradients import fsl_to_ras
 from dmri_fm.series import load_image, read_array
 from dmri_fm.tensor_design import elements_of, to_matrices
 
-#: Largest plausible element: coils deviate by a few percent over a head, and by less than this
-#: anywhere in a scanner.
+#: Largest plausible spectral norm of L: coils deviate by a few percent over a head, and by less
+#: than this anywhere in a scanner. Below 1, I + L can be inverted.
 LARGEST_DEVIATION = 0.5
+
+#: Margin of the same limit after resampling and turning in single precision.
+_ROUNDING = 1e-4
 
 #: Entry of the records about the deviation: for a tensor fit that corrects it, for a model that
 #: does not, and for the gradient files beside the series.
@@ -62,14 +65,7 @@ def read_gradient_deviation(
     """
     check_gradient_deviation(path, shape=shape, affine=affine)
     data = read_array(load_image(path, ndim=4), path=path)
-    largest = float(np.abs(data).max(initial=0.0))
-    if largest > LARGEST_DEVIATION:
-        raise ImageError(
-            f"deviations of the gradient coils up to {largest:.3g}",
-            path=path,
-            expected=f"shares of the nominal gradient, up to {LARGEST_DEVIATION:g}",
-            advice="divide percentages by 100; or move the file away, to do without it",
-        )
+    _require_small(as_matrices(data), LARGEST_DEVIATION, path=path)
     # Volumes 0 to 2 are the first column of L.
     fsl = data.reshape(*data.shape[:3], 3, 3).swapaxes(-1, -2)
     half = fsl_to_ras(fsl, affine).swapaxes(-1, -2)
@@ -95,6 +91,28 @@ def check_gradient_deviation(
             path=path,
             expected=f"{N_ELEMENTS} volumes on the grid of the series, {wanted}",
             advice="take the file that the pipeline wrote beside the series, or move it away",
+        )
+
+
+def _require_small(
+    matrices: NDArray[np.floating], limit: float, *, path: str | Path | None = None
+) -> None:
+    """Refuse deviations (..., 3, 3) whose spectral norm is above a limit, or not finite."""
+    # The Frobenius norm is never below the spectral one, and quick.
+    bound = np.linalg.norm(matrices, axis=(-2, -1))
+    if not np.isfinite(bound).all():
+        largest = float("nan")
+    elif (large := bound > limit).any():
+        largest = float(np.linalg.norm(matrices[large], ord=2, axis=(-2, -1)).max())
+    else:
+        return
+    if not largest <= limit:
+        raise ImageError(
+            f"deviations of the gradient coils up to {largest:.3g}",
+            path=path,
+            expected=f"shares of the nominal gradient, up to {LARGEST_DEVIATION:g} in any "
+            "direction",
+            advice="divide percentages by 100; or move the file away, to do without it",
         )
 
 
@@ -133,6 +151,11 @@ def undo_deviation(tensors: ArrayLike, deviation: ArrayLike) -> NDArray[np.float
     ndarray
         D, shape (..., 6).
 
+    Raises
+    ------
+    ImageError
+        If a deviation is larger than coils have.
+
     Examples
     --------
     A coil that is 10 % too strong along x makes b, and so the apparent diffusivity, 21 % larger:
@@ -140,6 +163,8 @@ def undo_deviation(tensors: ArrayLike, deviation: ArrayLike) -> NDArray[np.float
     >>> undo_deviation([1.21, 0, 0, 1, 0, 1], np.diag([0.1, 0, 0])).round(6).tolist()
     [1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
     """
-    inverse = np.linalg.inv(np.eye(3) + np.asarray(deviation, dtype=np.float64))
+    matrices = np.asarray(deviation, dtype=np.float64)
+    _require_small(matrices, LARGEST_DEVIATION + _ROUNDING)
+    inverse = np.linalg.inv(np.eye(3) + matrices)
     found = inverse.swapaxes(-1, -2) @ to_matrices(np.asarray(tensors, np.float64)) @ inverse
     return np.asarray(elements_of(found))

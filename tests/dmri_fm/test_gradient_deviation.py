@@ -124,6 +124,25 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_gradient_deviation(path, shape=(2, 3, 4), affine=affine)
 
 
+def test_deviations_that_cannot_be_inverted_are_refused(tmp_path: Path) -> None:
+    """Every element is plausible, and I + L is singular: all gradients lie in a plane."""
+    affine, matrix = AFFINES["LAS"], np.full((3, 3), -1 / 3)
+    assert abs(np.linalg.det(np.eye(3) + matrix)) < 1e-9
+    volumes = np.zeros((2, 3, 4, 9))
+    volumes[1, 1, 1] = matrix.T.ravel()
+    path = save_image(volumes, affine, tmp_path / "grad_dev.nii.gz")
+    with pytest.raises(ImageError, match=r"up to 1\n"):
+        read_gradient_deviation(path, shape=(2, 3, 4), affine=affine)
+    with pytest.raises(ImageError, match=r"up to 1\n"):
+        undo_deviation(np.ones((1, 6)), matrix[None])
+    # The limit is on the whole matrix, not on its elements.
+    sound = np.diag([0.5, 0.5, 0.5])
+    volumes[1, 1, 1] = sound.ravel()
+    save_image(volumes, affine, path)
+    found = read_gradient_deviation(path, shape=(2, 3, 4), affine=affine)
+    assert np.isfinite(undo_deviation(np.ones((2, 3, 4, 6)), found)).all()
+
+
 def test_deviation_of_another_grid_is_refused(gtab: GradientTable) -> None:
     dwi = Dwi.from_arrays(np.ones((2, 2, 2, 32)), np.eye(4), gtab)
     with pytest.raises(ImageError, match="the grid of the series"):

@@ -249,6 +249,15 @@ def test_unknown_layout_lists_what_was_looked_for(scan: Scan, tmp_path: Path) ->
     folder = write_hcp(tmp_path / "hcp", "100307", scan)
     with pytest.raises(LayoutError, match="--participant-label 100307"):
         read_preprocessed(folder)
+    visit = write_hcp(tmp_path / "aging", "HCA6002236_V1_MR", scan)
+    with pytest.raises(LayoutError, match="--participant-label HCA6002236 --session-label V1"):
+        read_preprocessed(visit)
+    asked = read_preprocessed(
+        visit.parent, participant_labels=["HCA6002236"], session_labels=["V1"]
+    )
+    assert only_series(asked).name == "sub-HCA6002236_ses-V1"
+    with pytest.raises(LayoutError, match="as --participant-label HCA6002236"):
+        read_preprocessed(visit.parent, participant_labels=["HCA6002236_V1_MR"])
     write_uk_biobank(tmp_path / "hcp", "1234567", scan)
     with pytest.raises(LayoutError, match="two layouts in one folder"):
         read_preprocessed(tmp_path / "hcp")

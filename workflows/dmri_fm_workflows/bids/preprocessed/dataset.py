@@ -102,11 +102,22 @@ def find_layout(reading: Reading) -> FolderLayout | None:
         else "no preprocessed series",
         path=root,
         expected="a folder that holds " + "; or ".join(map(_pattern, (None, *LAYOUTS))),
-        advice=f"give the folder above, {root.parent}, and --participant-label {root.name}"
+        advice=_advise_above(root, inside[0])
         if inside
         else "give the folder that holds those of the participants; for a raw dataset leave out "
         "--input-type",
     )
+
+
+def _advise_above(folder: Path, layout: FolderLayout) -> str:
+    """Say how to ask for a participant whose own folder was given."""
+    owner = layout.find_owner(folder.name)
+    if owner is None:
+        return (
+            f"name the folder by the rule of the layout, {layout.name_rule}, and give that above"
+        )
+    session = f" --session-label {owner[1]}" if owner[1] else ""
+    return f"give the folder above, {folder.parent}, and --participant-label {owner[0]}{session}"
 
 
 def _has_derivatives(reading: Reading) -> bool:
