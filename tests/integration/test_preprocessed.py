@@ -83,6 +83,7 @@ def test_sidecars_say_what_was_left_to_the_input(out: Path) -> None:
         left
     }
     assert series["GradientCheck"]
+    assert series["GradientSource"] == "bvecs: b-vectors along the image's axes by FSL's rule"
     for name in ("data", "nodif_brain_mask", "grad_dev"):
         assert f"bids:raw:100307/T1w/Diffusion/{name}.nii.gz" in series["Sources"]
     tensor = read_sidecar(out, "space-ACPC_model-tensor_param-fa_dwimap")

@@ -12,6 +12,7 @@ from dmri_fm.gradient_deviation import DEVIATION_KEY, NOMINAL
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.plan_text import describe_plan
 from dmri_fm_workflows.outputs.steps import describe_steps
+from dmri_fm_workflows.stages.lines import describe_preprocessed
 from dmri_fm_workflows.stages.merge import init_read_preprocessed_wf
 from dmri_fm_workflows.stages.tensor import init_tensor_wf
 from tests.dmri_fm_workflows.tiny_series import make_resources, make_run, plan_preprocessed
@@ -54,8 +55,13 @@ def test_frame_of_the_vectors_goes_into_the_graph(tmp_path: Path) -> None:
     run = make_run(tmp_path / "raw", "AP")
     table = replace(run, gradients=replace(run.gradients, frame="ras"))
     plan = plan_preprocessed(table, tmp_path).series[0]
+    said = replace(plan.preprocessing, gradients="run.b: b-vectors in the scanner's RAS+ frame")
+    plan = replace(plan, series=replace(plan.series, preprocessing=said))
     read = init_read_preprocessed_wf(plan, make_resources(tmp_path))
     assert read.get_node("validate").inputs.bvec_frame == "ras"
+    base = read.get_node("collect_records").inputs.base
+    assert base["GradientSource"] == "run.b: b-vectors in the scanner's RAS+ frame"
+    assert ("gradients", base["GradientSource"]) in list(describe_preprocessed(plan))
 
 
 def test_networks_are_experimental_and_have_no_noise_map(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def describe_preprocessed(plan: SeriesPlan) -> Iterator[Line]:
     unusable = f", {n_all - n_usable} of them left out" if n_all != n_usable else ""
     yield "files", f"{run.path.name} ({n_all} volumes{unusable})"
     yield "volumes", _volumes_text(plan)
+    if plan.preprocessing.gradients:
+        yield "gradients", plan.preprocessing.gradients
     yield "corrections", f"left to the input: {plan.preprocessing.by}"
 
 
