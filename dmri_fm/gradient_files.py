@@ -24,10 +24,12 @@ from dmri_fm.gradient_options import (
 from dmri_fm.gradient_text import read_table
 from dmri_fm.gradients import (
     B0_THRESHOLD,
+    BvecFrame,
     GradientTable,
     choose_b0_threshold,
     fsl_to_ras,
     ras_to_fsl,
+    to_ras,
 )
 from dmri_fm.vector_lengths import (
     VectorLengths,
@@ -60,6 +62,8 @@ class RawGradients:
         Changes and doubts, as sentences for the report.
     left_out_bvals
         b-values of the volumes in `left_out`, in that order, s/mm^2.
+    frame
+        Frame of the b-vectors in the file.
     """
 
     gtab: GradientTable
@@ -68,11 +72,12 @@ class RawGradients:
     lengths: VectorLengths | None
     warnings: tuple[str, ...]
     left_out_bvals: tuple[float, ...] = ()
+    frame: BvecFrame = "fsl"
 
     @property
     def is_as_stored(self) -> bool:
-        """The files hold this table: nothing was scaled, and no volume is left out."""
-        return not self.left_out and self.lengths is None
+        """FSL files hold this table: nothing was scaled, and no volume is left out."""
+        return not self.left_out and self.lengths is None and self.frame == "fsl"
 
 
 def stated_b0_threshold(metadata: Mapping[str, Any]) -> float | None:
@@ -125,7 +130,7 @@ def read_gradients(
     bval, bvec = Path(bval), Path(bvec)
     check_b0_threshold(b0_threshold)
     bvals, bvecs = read_table(bval, bvec, n_volumes)
-    return _to_table(bvals, bvecs, affine, b0_threshold, path=bvec)
+    return _to_table(bvals, fsl_to_ras(bvecs, affine), b0_threshold, path=bvec)
 
 
 def read_raw_gradients(
@@ -135,8 +140,9 @@ def read_raw_gradients(
     affine: ArrayLike,
     n_volumes: int | None = None,
     options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
+    frame: BvecFrame = "fsl",
 ) -> RawGradients:
-    """Read the FSL gradient files of a raw scan, and report the changes that they need.
+    """Read the gradient files of a raw scan, and report the changes that they need.
 
     Lengths of b-vectors that vary within one shell by more than rounding scale the b-value by
     their square, as MRtrix does: some scanners store one nominal b-value for all shells, and
@@ -149,6 +155,9 @@ def read_raw_gradients(
         See :func:`read_gradients`.
     options
         Choices of the user.
+    frame
+        Frame of the b-vectors; where it is `ras`, `bvec` is a gradient table of MRtrix3, rows of
+        x, y, z, b, whose b has to be that of `bval`.
 
     Raises
     ------
@@ -157,7 +166,7 @@ def read_raw_gradients(
         length other than 1 and the options do not say what it means.
     """
     bval, bvec = Path(bval), Path(bvec)
-    bvals, bvecs = read_table(bval, bvec, n_volumes)
+    bvals, bvecs = read_table(bval, bvec, n_volumes, is_mrtrix=frame == "ras")
     bvals, bvecs, lengths = apply_lengths(bvals, bvecs, options, path=bvec)
     threshold = options.b0_threshold
     if threshold is None:
@@ -191,26 +200,40 @@ def read_raw_gradients(
             "otherwise."
         )
     return RawGradients(
-        gtab=_to_table(bvals[kept], bvecs[kept], affine, threshold, path=bvec),
+        gtab=_to_table(bvals[kept], to_ras(bvecs[kept], affine, frame), threshold, path=bvec),
         kept=tuple(int(i) for i in kept),
         left_out=left_out,
         lengths=lengths,
         warnings=tuple(warnings),
         left_out_bvals=tuple(float(b) for b in bvals[bare]),
+        frame=frame,
     )
+
+
+def largest_angle_deg(one: RawGradients, other: RawGradients) -> float:
+    """Return the largest angle between the directions of two readings of one series, degrees.
+
+    Opposite directions weight alike, and count as one. Readings that leave out different volumes
+    differ by 90 degrees.
+    """
+    if one.kept != other.kept:
+        return 90.0
+    is_weighted = ~(one.gtab.is_b0 | other.gtab.is_b0)
+    pairs = (t.gtab.bvecs_ras[is_weighted] for t in (one, other))
+    cosines = np.abs(np.sum(np.multiply(*pairs), axis=1))
+    return float(np.rad2deg(np.arccos(np.clip(cosines.min(initial=1.0), 0, 1))))
 
 
 def _to_table(
     bvals: NDArray[np.float64],
-    bvecs: NDArray[np.float64],
-    affine: ArrayLike,
+    bvecs_ras: NDArray[np.float64],
     b0_threshold: float | None,
     *,
     path: Path,
 ) -> GradientTable:
     threshold = choose_b0_threshold(bvals) if b0_threshold is None else b0_threshold
     try:
-        return GradientTable(bvals, fsl_to_ras(bvecs, affine), threshold)
+        return GradientTable(bvals, bvecs_ras, threshold)
     except GradientError as error:
         raise GradientError(
             error.found, path=path, expected=error.expected, advice=error.advice

@@ -27,6 +27,9 @@ LARGEST_NUMBER = 1e12
 MAX_FILE_BYTES = 4_000_000
 
 
+#: Largest difference between the b-values of two files of one series: s/mm^2, and a share.
+B_ATOL, B_RTOL = 50.0, 0.05
+
 _CONVERT = "convert the scan with dcm2niix, which writes .bval and .bvec beside the image"
 
 
@@ -90,11 +93,16 @@ def read_numbers(path: Path, what: str) -> NDArray[np.float64]:
 
 
 def read_table(
-    bval: Path, bvec: Path, n_volumes: int | None
+    bval: Path, bvec: Path, n_volumes: int | None, *, is_mrtrix: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return b-values (N,) and the b-vectors (N, 3) of the files, FSL's frame, any length."""
+    """Return b-values (N,) and the b-vectors (N, 3) of the files, as stored, any length.
+
+    With `is_mrtrix` the b-vectors are those of a gradient table of MRtrix3, rows of x, y, z, b.
+    """
     bvals = read_numbers(bval, "b-values").ravel()
     bvecs = read_numbers(bvec, "b-vectors")
+    if is_mrtrix:
+        bvecs = _mrtrix_vectors(bvecs, bvals, bvec)
     n_volumes = bvals.size if n_volumes is None else n_volumes
     if bvals.size != n_volumes:
         raise GradientError(
@@ -138,6 +146,29 @@ def read_table(
             advice="divide the file by 1e6 if it is in s/m^2",
         )
     return bvals, bvecs.T
+
+
+def _mrtrix_vectors(
+    table: NDArray[np.float64], bvals: NDArray[np.float64], path: Path
+) -> NDArray[np.float64]:
+    """Return the b-vectors (3, N) of a gradient table of MRtrix3 that has the given b-values."""
+    if table.shape != (bvals.size, 4):
+        raise GradientError(
+            f"{table.shape[0]} rows of {table.shape[1]} numbers",
+            path=path,
+            expected=f"{bvals.size} rows of 4 numbers: x, y, z, b",
+            advice="find the file that was written together with the b-values",
+        )
+    far = np.abs(table[:, 3] - bvals) > B_ATOL + B_RTOL * bvals
+    if far.any():
+        first = int(np.flatnonzero(far)[0])
+        raise GradientError(
+            f"b = {table[first, 3]:g} s/mm^2 in row {first + 1}, {bvals[first]:g} in the b-values",
+            path=path,
+            expected="the b-values of the .bval file beside it",
+            advice="find out which of the two files belongs to the image",
+        )
+    return table[:, :3].T
 
 
 def _is_per_um2(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> bool:

@@ -2,20 +2,27 @@
 
 On disk a b-vector follows FSL's convention: it is given along the image's own axes, and its
 first component is negated when the image is stored neurologically (determinant of the affine
-above zero). In memory a b-vector is always in scanner space, RAS+. The two functions
-:func:`fsl_to_ras` and :func:`ras_to_fsl` are the only place where the two meet.
+above zero). In memory a b-vector is always in scanner space, RAS+. The functions
+:func:`fsl_to_ras` and :func:`ras_to_fsl` are the only place where the two meet. Some pipelines
+write other frames: :func:`to_ras`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import polar
 
 from dmri_fm.errors import ConfigError, GradientError
+
+#: Frame of the b-vectors of a file. `fsl`: along the image's axes, with FSL's sign rule; `voxel`:
+#: along the image's axes, without it, as DIPY reads them; `ras`: of the scanner, RAS+, as
+#: MRtrix3 writes them.
+BvecFrame = Literal["fsl", "voxel", "ras"]
 
 #: b-values below this count as b=0 unless a table says otherwise, s/mm^2. UIH stores 1.25, GE
 #: and Philips store 5 to 10.
@@ -345,6 +352,37 @@ def fsl_to_ras(bvecs_fsl: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     [[-1.0, 0.0, 0.0]]
     """
     return np.asarray(bvecs_fsl, dtype=np.float64) @ _fsl_axes(affine).T + 0.0
+
+
+def to_ras(bvecs: ArrayLike, affine: ArrayLike, frame: BvecFrame) -> NDArray[np.float64]:
+    """Turn b-vectors of a file into RAS+ scanner directions.
+
+    Parameters
+    ----------
+    bvecs
+        Shape (N, 3).
+    affine
+        Shape (4, 4), voxel to RAS+ mm, of the image the vectors belong to.
+    frame
+        Frame of the file, see :data:`BvecFrame`.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, 3), RAS+.
+
+    Examples
+    --------
+    The x component of a file beside an LPS image: its first axis points to the anatomical left.
+
+    >>> lps = np.diag([-2, -2, 2, 1])
+    >>> [float(to_ras([[1, 0, 0]], lps, frame)[0, 0]) for frame in ("fsl", "voxel", "ras")]
+    [1.0, -1.0, 1.0]
+    """
+    if frame == "fsl":
+        return fsl_to_ras(bvecs, affine)
+    axes = rotation_part(affine) if frame == "voxel" else np.eye(3)
+    return np.asarray(bvecs, dtype=np.float64) @ axes.T + 0.0
 
 
 def ras_to_fsl(bvecs_ras: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:

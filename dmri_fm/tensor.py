@@ -22,6 +22,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ConfigError, ImageError
+from dmri_fm.gradient_deviation import DEVIATION_KEY, VOXELWISE, undo_deviation
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import (
     check_design,
@@ -183,6 +184,7 @@ def fit_tensor(
     mask: ArrayLike | None = None,
     shell: Literal["auto", "all"] | float = "auto",
     min_signal: float | None = None,
+    gradient_deviation: ArrayLike | None = None,
     n_threads: int | None = None,
 ) -> TensorMaps:
     """Fit a diffusion tensor to every voxel by weighted least squares.
@@ -197,6 +199,9 @@ def fit_tensor(
         Choice of volumes, see :func:`~dmri_fm.tensor_design.select_shells`.
     min_signal
         Signals below this are raised to it, scanner units; see :func:`smallest_signal` if None.
+    gradient_deviation
+        Shape (X, Y, Z, 3, 3), RAS+: deviation of the gradient coils, which makes a b-matrix for
+        each voxel (:mod:`dmri_fm.gradient_deviation`). None: the b-matrix is that of the files.
     n_threads
         Threads to use; every processor that the process may run on if None.
 
@@ -213,7 +218,7 @@ def fit_tensor(
     ConfigError
         If the shell asked for does not exist.
     ImageError
-        If the mask is on another grid.
+        If mask or deviation are on another grid.
 
     Examples
     --------
@@ -251,6 +256,14 @@ def fit_tensor(
     data = dwi.data if index.size == dwi.shape[3] else dwi.data[..., index]
     coefficients = _fit_grid(data, inside, scaled, min_signal=min_signal, n_threads=n_threads)
     coefficients[..., :6] /= scale
+    if gradient_deviation is not None:
+        deviation = np.asarray(gradient_deviation)
+        if deviation.shape != (*inside.shape, 3, 3):
+            raise ImageError(
+                f"deviation of the gradient coils of shape {deviation.shape}",
+                expected=f"{(*inside.shape, 3, 3)}, the grid of the series",
+            )
+        coefficients[inside, :6] = undo_deviation(coefficients[inside, :6], deviation[inside])
     logger.debug("fitted %d tensors to %d volumes", inside.sum(), index.size)
     return TensorMaps.from_tensor(
         coefficients[..., :6],
@@ -266,7 +279,8 @@ def fit_tensor(
             "ConditionNumber": round(condition, 3),
             "MinimalSignal": round(min_signal, 6),
         }
-        | ({"ShellSelection": widening} if widening else {}),
+        | ({"ShellSelection": widening} if widening else {})
+        | ({} if gradient_deviation is None else {DEVIATION_KEY: VOXELWISE}),
     )
 
 

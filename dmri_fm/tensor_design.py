@@ -34,6 +34,9 @@ DIAGONAL_FIRST = (*DIAGONAL, 1, 2, 4)
 #: Positions of the elements of the symmetric matrix, row by row, among those of a tensor.
 _MATRIX = (0, 1, 2, 1, 3, 4, 2, 4, 5)
 
+#: Positions of the elements of a tensor in the symmetric matrix, row by row.
+_ELEMENTS = (0, 1, 2, 4, 5, 8)
+
 
 def to_matrices(tensors: Any) -> Any:
     """Return the symmetric matrices (..., 3, 3) of tensors (..., 6), an array or torch tensor.
@@ -44,6 +47,17 @@ def to_matrices(tensors: Any) -> Any:
     [[0, 1, 2], [1, 3, 4], [2, 4, 5]]
     """
     return tensors[..., _MATRIX].reshape(*tensors.shape[:-1], 3, 3)
+
+
+def elements_of(matrices: Any) -> Any:
+    """Return the elements (..., 6) of symmetric matrices (..., 3, 3); undoes :func:`to_matrices`.
+
+    Examples
+    --------
+    >>> elements_of(to_matrices(np.arange(6))).tolist()
+    [0, 1, 2, 3, 4, 5]
+    """
+    return matrices.reshape(*matrices.shape[:-2], 9)[..., _ELEMENTS]
 
 
 def quadratic_columns(x: Any, y: Any, z: Any) -> list[Any]:

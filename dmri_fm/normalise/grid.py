@@ -31,6 +31,9 @@ HEAD_MARGIN_MM = 24.0
 PROBES_MM = np.array([[0, 0, 0], [80, 0, 0], [0, 80, 0], [0, 0, 80], [60, 60, 60]], dtype=float)
 PROBES_MM.setflags(write=False)
 
+#: Axes and edges of voxels that are off by this share are those of cubes nevertheless: rounding.
+CUBE_TOLERANCE = 1e-4
+
 #: Half a voxel, and a little for rounding: how far an image reaches beyond its outermost centres.
 HALF_VOXEL = 0.501
 
@@ -137,6 +140,44 @@ def brain_grid(
     return Grid.isotropic(
         voxel_size_mm, low=points.min(axis=0) - margin_mm, high=points.max(axis=0) + margin_mm
     )
+
+
+def has_cubic_axes(affine: ArrayLike) -> bool:
+    """Tell whether voxels are cubes along the axes of the frame, in any order and direction.
+
+    Examples
+    --------
+    >>> has_cubic_axes(np.diag([-2, 2, 2, 1])), has_cubic_axes(np.diag([2, 2, 3, 1]))
+    (True, False)
+    """
+    linear = np.abs(np.asarray(affine, dtype=np.float64)[:3, :3])
+    edges = linear.max(axis=0)
+    is_along = np.allclose(linear.sum(axis=0), edges, rtol=CUBE_TOLERANCE)
+    return bool(is_along and np.allclose(edges, edges.mean(), rtol=CUBE_TOLERANCE))
+
+
+def own_brain_grid(mask: Image3D, *, margin_mm: float) -> Grid:
+    """Return the image's own voxels around its brain, in RAS+ order, as far as it reaches.
+
+    Parameters
+    ----------
+    mask
+        The brain is above zero; its axes are those of :func:`has_cubic_axes`.
+    margin_mm
+        Space on each side.
+    """
+    x, y, z = mask.data.shape
+    ends = apply_affine(mask.affine, [[0, 0, 0], [x - 1, y - 1, z - 1]])
+    first, last = ends.min(axis=0), ends.max(axis=0)
+    size_mm = float(np.linalg.norm(mask.affine[:3, :3], axis=0).mean())
+    points = apply_affine(mask.affine, np.argwhere(mask.data > 0))
+    low = np.floor((points.min(axis=0) - margin_mm - first) / size_mm).clip(0)
+    n = np.ceil((points.max(axis=0) + margin_mm - first) / size_mm)
+    high = np.minimum(n, np.round((last - first) / size_mm))
+    affine = np.diag([size_mm, size_mm, size_mm, 1.0])
+    affine[:3, 3] = first + low * size_mm
+    nx, ny, nz = (int(k) for k in high - low + 1)
+    return Grid((nx, ny, nz), affine)
 
 
 def mni_box(shape: tuple[int, int, int], voxel_size_mm: float) -> Grid:

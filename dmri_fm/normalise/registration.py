@@ -38,6 +38,9 @@ from dmri_fm.series import load_image, read_array
 #: Method that registers the b=0 reference to the T1w image, as plan and sidecar name it.
 COREGISTRATION_METHOD = "rigid, mutual information (ANTs)"
 
+#: Entry of the sidecar in place of that method where both images lie in one space already.
+NO_COREGISTRATION = "none, as the input lies in the space of its T1w image"
+
 #: Below this overlap of the registered brain with the template's, other starts are tried, and the
 #: registration is doubted.
 GOOD_DICE = 0.85
@@ -110,6 +113,22 @@ def describe_dice(dice: float) -> list[str]:
     return [
         f"The registered brain overlaps the template's by {dice:.2f} only (Dice): "
         "check the registration in the report."
+    ]
+
+
+def describe_overlap(dice: float) -> list[str]:
+    """Return the warning of a series that may not lie on its T1w image; none if it does.
+
+    Examples
+    --------
+    >>> describe_overlap(0.95)
+    []
+    """
+    if dice >= GOOD_DICE:
+        return []
+    return [
+        f"The brain of the series overlaps that of its T1w image by {dice:.2f} only (Dice), "
+        "though the input has both in one space: check that they are of one person and one space."
     ]
 
 

@@ -35,8 +35,8 @@ def normalise_series(
     grid: Grid,
     *,
     target2dwiref: PointMap,
-    motion: MotionEstimate,
-    encodings: Sequence[PhaseEncoding],
+    motion: MotionEstimate | None = None,
+    encodings: Sequence[PhaseEncoding] = (),
     field_hz: ArrayLike | None = None,
     order: int = 3,
     n_threads: int = 1,
@@ -52,9 +52,9 @@ def normalise_series(
     target2dwiref
         Takes points of the target to points of the reference, RAS+ mm.
     motion
-        Transforms of the volumes.
+        Transforms of the volumes; None: they lie on one another.
     encodings
-        Phase encoding of every volume.
+        Phase encoding of every volume, where there is a field.
     field_hz
         Shape (X, Y, Z), distortion field on the reference's grid, Hz; None: there is none.
     order, n_threads
@@ -70,7 +70,7 @@ def normalise_series(
         dwi,
         grid,
         target2dwiref=target2dwiref,
-        xfms=motion.xfms,
+        xfms=None if motion is None else motion.xfms,
         field_hz=field_hz,
         shifts=field_shifts(encodings),
         order=order,
@@ -78,7 +78,8 @@ def normalise_series(
     )
     brain = _brain_on(dwi.brain, dwi, data, grid, target2dwiref)
     turn = mean_rotation(target2dwiref, grid, brain)
-    gtab = rotate_bvecs(dwi.gtab, motion).rotated(turn)
+    with_head = dwi.gtab if motion is None else rotate_bvecs(dwi.gtab, motion)
+    gtab = with_head.rotated(turn)
     return Dwi.from_arrays(np.nan_to_num(data, copy=False), grid.affine, gtab, mask=brain)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Literal
 
 import nibabel as nib
@@ -137,7 +138,7 @@ def brain_mask(
     masks = {OTSU: threshold, DEEPBET: _deepbet_mask(data, matrix)}
     if anatomy is not None:
         masks[ANATOMY] = np.asarray(anatomy, dtype=bool)
-    agreement = {f"{a}, {b}": _dice(masks[a], masks[b]) for a, b in combinations(masks, 2)}
+    agreement = {f"{a}, {b}": overlap_dice(masks[a], masks[b]) for a, b in combinations(masks, 2)}
     is_whole = not is_slab(data.shape, matrix)
     limits_ml = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
     volumes_ml = {name: _volume_ml(mask, matrix) for name, mask in masks.items()}
@@ -309,6 +310,17 @@ def _name_methods(names: Sequence[str]) -> str:
     return f"consensus of {', '.join(first)} and {last}" if first else last
 
 
+def name_given_mask(path: Path) -> str:
+    """Return the entry of the sidecar about a mask that was not made here.
+
+    Examples
+    --------
+    >>> name_given_mask(Path("T1w/Diffusion/nodif_brain_mask.nii.gz"))
+    'taken from the input: nodif_brain_mask.nii.gz'
+    """
+    return f"taken from the input: {path.name}"
+
+
 def is_slab(shape: tuple[int, ...], affine: ArrayLike) -> bool:
     """Tell whether a field of view is too short along the body for a whole head.
 
@@ -363,6 +375,7 @@ def _volume_ml(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> float:
     return int(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
 
 
-def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+def overlap_dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Return the overlap of two masks of one shape, 0 to 1 (Dice); 0 if both are empty."""
     total = int(a.sum()) + int(b.sum())
     return 2.0 * int((a & b).sum()) / total if total else 0.0

@@ -31,6 +31,14 @@ CNR_FREEDOM = 2
 BACKGROUND_VOXELS = 500
 
 
+#: Measures that need the raw series and its motion: unknown for a series that was corrected
+#: before. Its noise is that of interpolated voxels, so no SNR is measured either.
+RAW_MEASURES = (
+    "raw_neighbor_corr", "raw_num_bad_slices", "raw_num_cut_volumes", "num_outlier_slices",
+    "mean_fd", "max_fd", "snr_b0", "snr_b0_is_temporal",
+)  # fmt: skip
+
+
 def neighbour_correlation(dwi: Dwi) -> float | None:
     """Return the neighbouring DWI correlation of a series.
 
@@ -206,7 +214,11 @@ def tensor_quality(
 
 
 def series_quality(
-    dwi: Dwi, raw: Dwi, *, fd_mm: ArrayLike, is_outlier: ArrayLike
+    dwi: Dwi,
+    raw: Dwi | None = None,
+    *,
+    fd_mm: ArrayLike | None = None,
+    is_outlier: ArrayLike | None = None,
 ) -> dict[str, float | int | None]:
     """Measure the quality of a series, raw and preprocessed.
 
@@ -215,7 +227,8 @@ def series_quality(
     dwi
         The preprocessed series with its brain mask.
     raw
-        The raw series with its brain mask, on its own grid.
+        The raw series with its brain mask, on its own grid; None where there is none: its
+        measures, :data:`RAW_MEASURES`, are None then.
     fd_mm
         Shape (N,): framewise displacement, mm; that of the first volume does not count.
     is_outlier
@@ -231,14 +244,34 @@ def series_quality(
     ImageError
         If a series has no mask.
     """
+    of_raw: dict[str, float | int | None] = dict.fromkeys(RAW_MEASURES)
+    if raw is not None:
+        assert fd_mm is not None
+        assert is_outlier is not None
+        of_raw = _raw_quality(raw, fd_mm, is_outlier)
+    row = {
+        "raw_neighbor_corr": of_raw.pop("raw_neighbor_corr"),
+        "preproc_neighbor_corr": neighbour_correlation(dwi),
+        "raw_num_bad_slices": of_raw.pop("raw_num_bad_slices"),
+        "preproc_num_bad_slices": int(find_bad_slices(dwi).sum()),
+        **of_raw,
+    }
+    for shell in dwi.gtab.shells:
+        # Runs of one protocol differ by a few s/mm^2 and share a column.
+        row[f"cnr_b{round(shell.bval, -1):.0f}"] = measure_cnr(dwi, shell)
+    return row
+
+
+def _raw_quality(
+    raw: Dwi, fd_mm: ArrayLike, is_outlier: ArrayLike
+) -> dict[str, float | int | None]:
+    """Return :data:`RAW_MEASURES`, in this order."""
     moved = np.asarray(fd_mm, dtype=np.float64)[1:]
     moved = moved[np.isfinite(moved)]
     snr_b0 = measure_snr_b0(raw)
-    row: dict[str, float | int | None] = {
+    return {
         "raw_neighbor_corr": neighbour_correlation(raw),
-        "preproc_neighbor_corr": neighbour_correlation(dwi),
         "raw_num_bad_slices": int(find_bad_slices(raw).sum()),
-        "preproc_num_bad_slices": int(find_bad_slices(dwi).sum()),
         "raw_num_cut_volumes": len(find_cut_volumes(raw.data)),
         "num_outlier_slices": int(np.sum(is_outlier)),
         "mean_fd": float(moved.mean()) if moved.size else None,
@@ -246,10 +279,6 @@ def series_quality(
         "snr_b0": snr_b0.snr,
         "snr_b0_is_temporal": None if snr_b0.snr is None else int(snr_b0.is_temporal),
     }
-    for shell in dwi.gtab.shells:
-        # Runs of one protocol differ by a few s/mm^2 and share a column.
-        row[f"cnr_b{round(shell.bval, -1):.0f}"] = measure_cnr(dwi, shell)
-    return row
 
 
 def mask_volume_ml(dwi: Dwi) -> float:

@@ -15,8 +15,8 @@ from dmri_fm_workflows.request import read_options
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
     "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "ignore",
-    "models", "normalisation", "output_resolution", "output_spaces", "random_seed", "region",
-    "sdc", "session_label", "sloppy", "unring", "weights",
+    "input_type", "models", "normalisation", "output_resolution", "output_spaces", "random_seed",
+    "region", "sdc", "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -26,6 +26,7 @@ FULL: dict[str, Any] = {
     "analysis_level": "group",
     "participant_label": ("01", "02"),
     "session_label": ("base",),
+    "input_type": "preprocessed",
     "bids_filters": {
         "dwi": {"acquisition": "b1000", "run": None},
         "t1w": {"session": ["1", None]},
@@ -66,7 +67,8 @@ FULL: dict[str, Any] = {
 
 
 def test_every_field_survives_toml() -> None:
-    config = RunConfig(**FULL)
+    # Filters, index and corrections are refused beside a preprocessed input.
+    config = RunConfig(**FULL | {"input_type": "raw"})
     assert set(FULL) == {f.name for f in fields(RunConfig)}
     assert RunConfig(**read_options(config.to_toml())) == config
 

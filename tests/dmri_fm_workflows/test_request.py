@@ -86,6 +86,33 @@ def test_output_inside_dataset_through_a_link(bids: Path, tmp_path: Path) -> Non
         cli.parse_args([str(bids), str(tmp_path / "link"), "participant"])
 
 
+@pytest.mark.parametrize("name", ["own", "link", "own/sub-01", "own/logs", "link/new"])
+def test_own_derivatives_are_not_written_over(tmp_path: Path, name: str) -> None:
+    """Input of this app's own outputs: a run into the same folder would replace what it reads."""
+    (tmp_path / "own" / "sub-01").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    asked = ["--input-type", "preprocessed"]
+    for given in ("own", "link"):
+        pair = [str(tmp_path / given), str(tmp_path / name)]
+        with pytest.raises(ConfigError, match=r"dataset itself|inside the preprocessed"):
+            cli.parse_args([*pair, "participant", *asked])
+    assert [p.name for p in (tmp_path / "own").iterdir()] == ["sub-01"]
+    allowed = tmp_path / "own" / "derivatives" / "again"
+    given = [str(tmp_path / "own"), str(allowed), "participant", *asked]
+    assert cli.parse_args(given).output_dir == allowed
+
+
+@pytest.mark.parametrize("inside", ["sub-01", "sub-01/data", "logs/data", "group", "work/data"])
+def test_dataset_inside_the_outputs_is_refused(tmp_path: Path, inside: str) -> None:
+    (data := tmp_path / "out" / inside).mkdir(parents=True)
+    (data / "precious").touch()
+    (tmp_path / "link").symlink_to(data)
+    for given in (data, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="which the run writes to"):
+            cli.parse_args([str(given), str(tmp_path / "out"), "participant"])
+    assert (data / "precious").exists()
+
+
 def test_missing_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dataset is missing"):
         cli.parse_args([str(tmp_path / "x"), str(tmp_path / "out"), "participant"])

@@ -13,6 +13,7 @@ from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Fieldmap, Participant, Session
+from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
@@ -111,17 +112,48 @@ def plan_for(
     engines: Engines = ENGINES[0],
     t1w: bool = True,
     session_warnings: tuple[str, ...] = (),
+    prepared: PreparedT1w | None = None,
     **options: object,
 ) -> ParticipantPlan:
     """Plan a participant with these series and options."""
     anatomy = ()
-    if t1w:
+    if prepared is not None:
+        anatomy = (prepared.path,)
+    elif t1w:
         path = root / "raw" / "sub-01_T1w.nii.gz"
         save_image(np.ones((4, 4, 4)), AFFINE, path)
         anatomy = (path,)
     config = RunConfig(root / "raw", root / "out", **({"sloppy": True} | options))
-    found = Participant("01", (Session(None, anatomy, series, session_warnings),))
+    session = Session(None, anatomy, series, session_warnings, prepared_t1w=prepared)
+    found = Participant("01", (session,))
     return plan_participant(config, found, engines)
+
+
+def plan_preprocessed(
+    run: DwiRun, root: Path, *, space: str | None = None, full: bool = False, **options: object
+) -> ParticipantPlan:
+    """Plan a run that was corrected before; a full one has a mask, a T1w image and `grad_dev`."""
+    save_image(np.ones(run.shape[:3]), AFFINE, mask := root / "raw" / "mask.nii.gz")
+    save_image(np.zeros((*run.shape[:3], 9)), AFFINE, coils := root / "raw" / "grad_dev.nii.gz")
+    files = {"mask": mask, "gradient_deviation": coils} if full else {}
+    before = Preprocessing(by="QSIPrep 1.0.1", space=space, **files)
+    series = DwiSeries((run,), {"subject": "01"}, preprocessing=before)
+    prepared = None
+    if full:
+        save_image(np.ones((4, 4, 4)), AFFINE, head := root / "raw" / "sub-01_T1w.nii.gz")
+        prepared = PreparedT1w(
+            path=head, mask=head, is_brain=True, is_unbiased=True, is_acpc=space == "ACPC"
+        )
+    engines = Engines("none", ("none",), "none")
+    return plan_for(
+        series,
+        root=root,
+        engines=engines,
+        t1w=False,
+        prepared=prepared,
+        input_type="preprocessed",
+        **options,
+    )
 
 
 def make_resources(root: Path, omp_nthreads: int = 1) -> base.Resources:

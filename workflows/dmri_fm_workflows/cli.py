@@ -179,7 +179,8 @@ def _run(config: RunConfig) -> int:
             atlases=config.atlas,
             bundles=config.bundles,
         )
-    if not config.skip_bids_validation and not config.participant_label:
+    is_checked = not config.skip_bids_validation and not config.is_preprocessed
+    if is_checked and not config.participant_label:
         from dmri_fm_workflows.validation import report_validation
 
         report_validation(config.bids_dir)

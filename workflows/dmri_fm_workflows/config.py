@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from uuid import uuid4
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
+from dmri_fm_workflows.contradictions import check_preprocessed
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     GROUP_LEVEL,
@@ -30,7 +29,9 @@ from dmri_fm_workflows.options import (
     PREPROCESSING,
     RESOURCES,
     SELECTION,
+    available_memory_gb,
     bare,
+    count_cpus,
     memory_gb,
     name_and_path,
     option,
@@ -41,36 +42,19 @@ IGNORABLE = ("fieldmaps", "sbref", "t1w")
 
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
+INPUT_TYPES = ("raw", "preprocessed")
+
 #: Range of voxel sizes for diffusion images of the brain, mm.
 RESOLUTION_RANGE_MM = (0.5, 5.0)
 
 #: More threads than this in one step do not pay.
 MAX_OMP_NTHREADS = 8
 
-#: Share of the memory that a run takes unless told otherwise; the rest is the system's.
-MEMORY_SHARE = 0.9
-
 #: Name of the work folder inside the output folder.
 DEFAULT_WORK = "work"
 
 #: How filter files (and TOML, which has no null) write "this entity is absent".
 NO_ENTITY = "Query.NONE"
-
-
-def count_cpus() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def available_memory_gb() -> float:
-    """Return most of the memory of this machine or of the container around us, GB."""
-    n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # No control group there, or no limit ("max"): then all of it.
-    with suppress(OSError, ValueError):
-        n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return round(MEMORY_SHARE * n_bytes / 1e9, 1)
 
 
 def new_run_uuid() -> str:
@@ -103,7 +87,10 @@ class RunConfig:
     """
 
     bids_dir: Path = option(
-        MISSING, "", "raw BIDS dataset (`group` reads its participants.tsv alone, if it is there)"
+        MISSING,
+        "",
+        "raw BIDS dataset, or a preprocessed one with --input-type (`group` reads its "
+        "participants.tsv alone, if it is there)",
     )
     output_dir: Path = option(MISSING, "", "derivatives dataset to write")
     analysis_level: str = option(
@@ -126,6 +113,13 @@ class RunConfig:
         metavar="LABEL",
         flags=("--session-label", "--session-id"),
         parse=bare("ses-"),
+    )
+    input_type: str = option(
+        "raw",
+        SELECTION,
+        "`preprocessed`: a dataset corrected before, of QSIPrep, this app, the HCP pipelines or "
+        "UK Biobank, which goes straight to registration and models (default: raw)",
+        choices=INPUT_TYPES,
     )
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bids_database_dir: Path | None = option(
@@ -320,6 +314,8 @@ class RunConfig:
                     expected=f"--weights {name}=FILE.safetensors",
                     advice="name a file of weights, or leave the model out",
                 )
+        if self.is_preprocessed:
+            check_preprocessed(self)
         for name in ("nprocs", "omp_nthreads", "mem_gb"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
@@ -336,6 +332,11 @@ class RunConfig:
                 f"output_resolution is {self.output_resolution:g} mm",
                 expected=f"{low:g} to {high:g} mm",
             )
+
+    @property
+    def is_preprocessed(self) -> bool:
+        """Whether the input was corrected before."""
+        return self.input_type == "preprocessed"
 
     @property
     def gradient_options(self) -> GradientOptions:

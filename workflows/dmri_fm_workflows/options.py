@@ -6,7 +6,9 @@ The parser, the checks of the request, its fingerprint and the Boutiques descrip
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,27 @@ SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS, GROUP_LEVEL = GROUPS
 #: Families of models, whose stages the options of `NETWORKS` decide about.
 MODEL_FAMILIES = ("tensor network", "encoder")
 
+#: Share of the memory that a run takes unless told otherwise; the rest is the system's.
+MEMORY_SHARE = 0.9
+
 #: Units of --mem, GB; a bare number is in megabytes.
 _MEMORY_UNITS = {"T": 1e3, "G": 1.0, "M": 1e-3, "K": 1e-6, "": 1e-3}
+
+
+def count_cpus() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory_gb() -> float:
+    """Return most of the memory of this machine or of the container around us, GB."""
+    n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # No control group there, or no limit ("max"): then all of it.
+    with suppress(OSError, ValueError):
+        n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return round(MEMORY_SHARE * n_bytes / 1e9, 1)
 
 
 def option(

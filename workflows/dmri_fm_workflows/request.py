@@ -198,8 +198,9 @@ def check_paths(config: RunConfig) -> None:
                 expected="a BIDS dataset: dataset_description.json and sub-* folders",
                 advice="check the path; in a container, that it is bound (-v or --bind)",
             )
-        _check_apart(out, bids, "output folder", "OUTPUT_DIR")
-        _check_apart(work, bids, "work folder", "--work-dir")
+        _check_apart(out, config, "output folder", "OUTPUT_DIR")
+        _check_apart(work, config, "work folder", "--work-dir")
+        _check_input_safe(config)
         if work == out or work in out.parents:
             raise ConfigError(
                 "the work folder holds the outputs, and is emptied after success",
@@ -230,18 +231,39 @@ def check_paths(config: RunConfig) -> None:
             )
 
 
-def _check_apart(folder: Path, bids_dir: Path, noun: str, option: str) -> None:
-    if folder == bids_dir:
+def _is_within(folder: Path, other: Path) -> bool:
+    """Tell whether a folder is another or inside it, also where one is mounted a second time."""
+    return any(p.exists() and p.samefile(other) for p in (folder, *folder.parents))
+
+
+def _check_input_safe(config: RunConfig) -> None:
+    """Refuse a dataset inside a folder that the run empties, or that holds its outputs."""
+    out, bids = config.output_dir, config.bids_dir
+    owned = (config.work_dir, out / "logs", out / "group", *out.glob("sub-*"))
+    holder = next((p for p in owned if p.is_dir() and _is_within(bids, p)), None)
+    if holder is not None:
+        raise ConfigError(
+            f"the dataset is inside {holder}, which the run writes to",
+            path=bids,
+            expected="a dataset outside of the folders of the outputs",
+            advice="set OUTPUT_DIR or --work-dir to another folder",
+        )
+
+
+def _check_apart(folder: Path, config: RunConfig, noun: str, option: str) -> None:
+    bids_dir = config.bids_dir
+    if folder == bids_dir or (folder.is_dir() and folder.samefile(bids_dir)):
         raise ConfigError(
             f"the {noun} is the dataset itself",
             path=folder,
-            expected="another folder: raw data are never written to",
+            expected="another folder: the input is never written to",
             advice=f"set {option} to, for example, {bids_dir / 'derivatives' / 'drope'}",
         )
     derivatives = bids_dir / "derivatives"
-    if bids_dir in folder.parents and derivatives not in folder.parents:
+    is_allowed = derivatives.is_dir() and _is_within(folder.parent, derivatives)
+    if _is_within(folder, bids_dir) and not (is_allowed or derivatives in folder.parents):
         raise ConfigError(
-            f"the {noun} is inside the raw dataset",
+            f"the {noun} is inside the {config.input_type} dataset",
             path=folder,
             expected=f"a folder outside of it or below {derivatives}",
             advice=f"set {option} to, for example, {derivatives / 'drope'}",

@@ -14,6 +14,7 @@ from rich.markup import escape
 from dmri_fm import __version__
 from dmri_fm.errors import DmriError
 from dmri_fm_workflows.bids import Dataset, Participant, read_dataset
+from dmri_fm_workflows.bids.preprocessed import read_preprocessed
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.dry_run import print_plans
 from dmri_fm_workflows.execution.job import Job, run_participant
@@ -50,25 +51,14 @@ def run_participants(config: RunConfig) -> int:
     DmriError
         If nothing can be started: no dataset, an unknown label, a missing program.
     """
-    engines = choose_engines(
-        denoise=config.denoise,
-        sdc=config.sdc,
-        hmc=config.hmc,
-        unring=config.unring,
-        device=config.device,
-    )
+    corrections = {"denoise": config.denoise, "sdc": config.sdc, "hmc": config.hmc}
+    if config.is_preprocessed:
+        corrections = dict.fromkeys(corrections, "none")
+    engines = choose_engines(**corrections, unring=config.unring, device=config.device)
     check_weights(config)
-    dataset = read_dataset(
-        config.bids_dir,
-        participant_labels=config.participant_label or None,
-        session_labels=config.session_label or None,
-        filters=config.bids_filters or None,
-        database_dir=config.bids_database_dir,
-        gradient_options=config.gradient_options,
-        ignored=config.ignore,
-    )
+    dataset = _read(config)
     console = get_console()
-    _announce(console, dataset, engines)
+    _announce(console, dataset, engines, is_preprocessed=config.is_preprocessed)
     jobs = _list_jobs(config, dataset, engines)
     if config.dry_run:
         is_possible = print_plans(console, jobs) and not dataset.problems
@@ -85,6 +75,28 @@ def run_participants(config: RunConfig) -> int:
                 break
     remove_empty(config.work_dir)
     return _print_outcome(console, dataset, config.output_dir, failed=failed, n_jobs=len(jobs))
+
+
+def _read(config: RunConfig) -> Dataset:
+    """Read the dataset of the request."""
+    labels, sessions = config.participant_label or None, config.session_label or None
+    if config.is_preprocessed:
+        return read_preprocessed(
+            config.bids_dir,
+            participant_labels=labels,
+            session_labels=sessions,
+            gradient_options=config.gradient_options,
+            ignored=config.ignore,
+        )
+    return read_dataset(
+        config.bids_dir,
+        participant_labels=labels,
+        session_labels=sessions,
+        filters=config.bids_filters or None,
+        database_dir=config.bids_database_dir,
+        gradient_options=config.gradient_options,
+        ignored=config.ignore,
+    )
 
 
 def _list_jobs(config: RunConfig, dataset: Dataset, engines: Engines) -> list[Job]:
@@ -149,13 +161,16 @@ def remove_empty(folder: Path) -> None:
             folder.rmdir()
 
 
-def _announce(console: Console, dataset: Dataset, engines: Engines) -> None:
+def _announce(
+    console: Console, dataset: Dataset, engines: Engines, *, is_preprocessed: bool
+) -> None:
     n_series = sum(len(s.series) for p in dataset.participants for s in p.sessions)
+    how = f"denoise {engines.denoise}, distortion {' or '.join(engines.sdc)}, motion {engines.hmc}"
     say(
         console,
         f"[bold]drope-bidsapp {__version__}[/]  {escape(dataset.name)}: "
         f"{len(dataset.participants)} participants, {n_series} series; "
-        f"denoise {engines.denoise}, distortion {' or '.join(engines.sdc)}, motion {engines.hmc}",
+        f"{'preprocessed before' if is_preprocessed else how}",
     )
     for problem in dataset.problems:
         say(console, f"[yellow]skipped[/] {escape(str(problem.error))}")

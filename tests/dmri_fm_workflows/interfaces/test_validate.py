@@ -201,3 +201,19 @@ def test_options_reach_the_dataset_and_what_was_done_is_stated(tmp_path: Path) -
     one, two = (p.sessions[0].series[0].runs[0].load().gtab for p in asked.participants)
     assert one.bvals[1:] == pytest.approx([864.9] * 8)
     assert two.b0_threshold == 65
+
+
+def test_vectors_of_another_frame_are_written_by_fsls_rule(tmp_path: Path) -> None:
+    """QSIPrep: an LPS+ image, vectors along its axes without the sign rule, a table in RAS+."""
+    bvals, bvecs_ras = np.full(12, 1000.0), spiral(12)
+    bvals[0] = 0
+    names = write_run(tmp_path, "run", bvals, bvecs_ras * [-1, -1, 1])
+    data, lps = read_array(load_image(names["dwi_file"])), np.diag([-2.0, -2.0, 2.0, 1.0])
+    save_image(data, lps, names["dwi_file"])
+    np.savetxt(table := tmp_path / "run.b", np.column_stack([bvecs_ras, bvals]))
+    for frame, file in (("voxel", names["bvec_file"]), ("ras", str(table))):
+        (folder := tmp_path / frame).mkdir()
+        node = ValidateDwi(**names | {"bvec_file": file}, bvec_frame=frame)
+        done = node.run(cwd=str(folder)).outputs
+        read = Dwi.from_files(done.dwi_file, done.bval_file, done.bvec_file)
+        np.testing.assert_allclose(read.gtab.bvecs_ras[1:], bvecs_ras[1:], atol=1e-6)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
+from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
+from dmri_fm.normalise.registration import NO_COREGISTRATION
 from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
-from dmri_fm.preprocess.mask import name_mask
+from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
 from dmri_fm.tensor_networks.noise_map import name_noise_map
@@ -18,11 +21,13 @@ from dmri_fm_workflows.outputs.references import load_references
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
 from dmri_fm_workflows.outputs.steps import (
     ANATOMY_STEPS,
+    LEFT,
     SERIES_STEPS,
     describe_steps,
     works_of,
 )
 
+CORRECTIONS = ("Denoising", "GibbsCorrection", "SDCMethod", "HMCMethod")
 OTSU = f"median_otsu (DIPY {version('dipy')})"
 T1W_MASK = f"deepbet {version('deepbet')}"
 RIGID = "rigid, mutual information (ANTs)"
@@ -114,6 +119,10 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         *(("HMCMethod", name) for name in ("none", name_motion(), programs.name_eddy())),
         *(("MaskMethod", name) for name in (OTSU, name_mask("b0"))),
         ("CoregistrationMethod", RIGID),
+        ("CoregistrationMethod", NO_COREGISTRATION),
+        (DEVIATION_KEY, UNCHANGED),
+        *((key, f"{LEFT}: QSIPrep 1.0.1") for key in CORRECTIONS),
+        ("MaskMethod", name_given_mask(Path("nodif_brain_mask.nii.gz"))),
         ("NormalisationMethod", "affine and SyN (ANTs) to MNI152NLin2009aSym"),
     ],
 )

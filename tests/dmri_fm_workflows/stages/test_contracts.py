@@ -33,6 +33,7 @@ from tests.dmri_fm_workflows.tiny_series import (
     ENGINES,
     make_resources,
     plan_for,
+    plan_preprocessed,
     scale_vectors,
 )
 
@@ -106,6 +107,10 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
     return [
         *found,
         *plan_for(scaled, root=root).series,
+        *(
+            plan_preprocessed(series.runs[0], root, space=space, full=full).series[0]
+            for space, full in itertools.product(("ACPC", "T1w", None), (True, False))
+        ),
         *plan_warped(series, root).series,
     ]
 
@@ -123,7 +128,12 @@ def list_variants(
     if name == "init_participant_wf":
         return [{"plan": participant_plan, "resources": resources}]
     if name in ("init_anat_wf", "init_anat_figures_wf"):
-        return [{"plan": participant_plan.sessions[0], "resources": resources}]
+        run = plans[0].series.runs[0]
+        prepared = [plan_preprocessed(run, root, space=s, full=True) for s in ("ACPC", None)]
+        return [
+            {"plan": plan.sessions[0], "resources": resources}
+            for plan in (participant_plan, *prepared)
+        ]
     needs, several = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, [{}])
     return [
         {"plan": plan, "resources": resources, **more}
@@ -154,6 +164,8 @@ NEEDS: dict[str, Callable[[SeriesPlan], bool]] = {
     "init_free_water_wf": lambda plan: plan.length_scaling is not None,
     "init_pepolar_wf": lambda plan: plan.sdc.method == "pepolar",
     "init_topup_wf": lambda plan: plan.sdc.method == "topup",
+    "init_read_preprocessed_wf": lambda plan: plan.is_preprocessed,
+    "init_deviation_wf": lambda plan: plan.has_gradient_deviation,
 }
 
 
@@ -224,6 +236,16 @@ def test_every_option_about_the_processing_names_its_stages(
         named = set(option.metadata["stages"])
         assert named, option.name
         assert named <= known, option.name
+
+
+@pytest.mark.parametrize("space", ["ACPC", None])
+def test_stages_of_correction_are_absent_for_preprocessed_input(
+    space: str | None, series: DwiSeries, tmp_path: Path
+) -> None:
+    plan = plan_preprocessed(series.runs[0], tmp_path, space=space, full=True).series[0]
+    names = [stage.name for stage in table.list_stages(plan)]
+    assert not {"read", "denoise", "noise", "merge", "sdc", "hmc"} & set(names)
+    assert {"read_preprocessed", "mask", "normalise", "deviation", "tensor"} <= set(names)
 
 
 def test_a_stage_that_takes_what_nobody_offers_is_refused(

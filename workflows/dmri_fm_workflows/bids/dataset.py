@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from dmri_fm.content import require_content, require_installed
@@ -77,12 +77,12 @@ def read_dataset(
         If filters or database do not fit.
     """
     root = Path(root).resolve()
-    name = _read_name(root)
+    name = read_name(root)
     filters = filters or {}
     check_filters(filters)
     sessions = None if session_labels is None else {_strip(s, "ses-") for s in session_labels}
     reading = Reading(root, filters, sessions, gradient_options, tuple(ignored))
-    folders, misnamed = _choose_participants(reading, participant_labels)
+    folders, misnamed = choose_participants(reading, participant_labels)
     indexed = None
     if database_dir is not None:
         indexed = read_database(Path(database_dir), root, reading.is_ignored)
@@ -90,7 +90,9 @@ def read_dataset(
     participants = []
     for folder in folders:
         label = folder.name.removeprefix("sub-")
-        images = _list_images(folder, label, reading, reader, indexed)
+        images, faults = list_participant_images(folder, reading, indexed)
+        for fault in faults:
+            reader.note(label, fault)
         participants.append(Participant(label, reader.read(label, images)))
     troubled = {problem.participant for problem in reader.problems}
     without = [p.label for p in participants if not p.sessions and p.label not in troubled]
@@ -105,35 +107,42 @@ def read_dataset(
     return Dataset(root, name, usable, (*misnamed, *reader.problems))
 
 
-def _list_images(
-    folder: Path,
-    label: str,
-    reading: Reading,
-    reader: ParticipantReader,
-    indexed: Mapping[Path, list[Path]] | None,
-) -> list[Path]:
-    """List the images of a participant; folders that hide images are problems of the reader."""
+def list_participant_images(
+    folder: Path, reading: Reading, indexed: Mapping[Path, list[Path]] | None = None
+) -> tuple[list[Path], list[LayoutError]]:
+    """Return the images of a participant, and the errors of folders that hide images.
+
+    Parameters
+    ----------
+    folder
+        Of the participant.
+    reading
+        Of the dataset.
+    indexed
+        Images by participant's folder, of a database; None: folders are listed.
+    """
     is_ignored = reading.is_ignored
+    faults: list[LayoutError] = []
     try:
         require_content(folder, LayoutError)
         for path in list_folders(folder, "ses-", is_ignored):
             session = path.name.removeprefix("ses-")
             if not is_label(session) and reading.includes(session):
-                reader.note(label, misnamed_folder(path))
+                faults.append(misnamed_folder(path))
         require_installed(folder, LayoutError)
-        for missing in find_missing_folders(folder, is_ignored, sessions=reading.sessions):
-            reader.note(label, missing)
-        return list_images(folder, is_ignored) if indexed is None else indexed.get(folder, [])
+        faults += find_missing_folders(folder, is_ignored, sessions=reading.sessions)
+        listed = list_images(folder, is_ignored) if indexed is None else indexed.get(folder, [])
+        return listed, faults
     except LayoutError as error:
-        reader.note(label, error)
-        return []
+        return [], [*faults, error]
 
 
 def _strip(label: object, prefix: str) -> str:
     return str(label).removeprefix(prefix)
 
 
-def _read_name(root: Path) -> str:
+def read_name(root: Path) -> str:
+    """Return the name of a dataset by its `dataset_description.json`, which it has to have."""
     if not root.is_dir():
         raise LayoutError(
             "folder is missing",
@@ -160,7 +169,7 @@ def _read_name(root: Path) -> str:
     return str(description.get("Name") or root.name)
 
 
-def _choose_participants(
+def choose_participants(
     reading: Reading, wanted: Sequence[str] | None
 ) -> tuple[list[Path], list[Problem]]:
     """Return the requested folders, and a problem for each whose label BIDS does not allow.
@@ -186,22 +195,59 @@ def _choose_participants(
                 if not is_label(label)
             ],
         )
+    labels = check_labels(
+        wanted,
+        [label for label in folders if is_label(label)],
+        root,
+        found=folders,
+        advice="give labels as in the folder names, with or without sub-; "
+        "folders that .bidsignore lists are left out",
+    )
+    for label in labels:
+        if not is_label(label):
+            raise misnamed_folder(folders[label])
+    return [folders[label] for label in labels], []
+
+
+def check_labels(
+    wanted: Sequence[str],
+    known: Sequence[str],
+    root: Path,
+    *,
+    found: Collection[str] = (),
+    advice: str,
+) -> list[str]:
+    """Return the requested labels of participants without `sub-`, each once.
+
+    Parameters
+    ----------
+    wanted
+        With or without `sub-`.
+    known
+        Labels that an error lists.
+    root
+        Folder of the dataset.
+    found
+        Further labels that may be requested.
+    advice
+        What the error says to do.
+
+    Raises
+    ------
+    LayoutError
+        If one is in neither list, or none is requested.
+    """
     labels = sorted({_strip(label, "sub-") for label in wanted})
-    unknown = [label for label in labels if label not in folders]
+    unknown = [label for label in labels if label not in known and label not in found]
     if unknown or not labels:
-        known = [label for label in folders if is_label(label)]
         more = f" and {len(known) - N_LISTED} more" if len(known) > N_LISTED else ""
         raise LayoutError(
             f"no participant {', '.join(unknown)}" if unknown else "no participant is asked for",
             path=root,
             expected=f"some of {', '.join(known[:N_LISTED])}{more}",
-            advice="give labels as in the folder names, with or without sub-; "
-            "folders that .bidsignore lists are left out",
+            advice=advice,
         )
-    for label in labels:
-        if not is_label(label):
-            raise misnamed_folder(folders[label])
-    return [folders[label] for label in labels], []
+    return labels
 
 
 def _no_scans(folder: Path, reading: Reading, database_dir: str | Path | None) -> LayoutError:

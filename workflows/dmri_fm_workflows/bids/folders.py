@@ -142,8 +142,34 @@ def find_foreign_link(path: Path, root: Path) -> LayoutError | None:
     parts = target.relative_to(root).parts
     if ".git" in parts or not parts or not parts[0].startswith("sub-") or parts[0] == own:
         return None
+    return _foreign_link(path, target.relative_to(root), own)
+
+
+def find_link_out(path: Path, folder: Path) -> LayoutError | None:
+    """Return the error of a file below a participant's folder that is kept in the folder beside.
+
+    For datasets whose participants are the folders of one folder, whatever their names. Links
+    out of that folder, and into a store of git-annex, do not tell an owner.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder.
+    folder
+        The participant's folder, without links above it.
+    """
+    root, target = folder.parent, Path(os.path.realpath(path))
+    if not target.is_relative_to(root):
+        return None
+    parts = target.relative_to(root).parts
+    if not parts or ".git" in parts or parts[0] == folder.name:
+        return None
+    return _foreign_link(path, target.relative_to(root), folder.name)
+
+
+def _foreign_link(path: Path, target: Path, own: str) -> LayoutError:
     return LayoutError(
-        f"is a link to {target.relative_to(root).as_posix()}, data of another participant",
+        f"is a link to {target.as_posix()}, data of another participant",
         path=path,
         expected=f"data of {own}",
         advice="find out whose file it is; then put the file itself in place of the link, or "

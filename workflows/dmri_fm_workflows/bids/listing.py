@@ -30,7 +30,7 @@ def list_folders(folder: Path, prefix: str, is_ignored: BidsIgnore) -> list[Path
     """
     return [
         path
-        for path in _entries(folder)
+        for path in list_entries(folder)
         if path.name.startswith(prefix)
         and (path.is_dir() or (path.is_symlink() and not path.exists()))
         and not is_ignored(path, is_folder=True)
@@ -88,7 +88,7 @@ def list_images(folder: Path, is_ignored: BidsIgnore) -> list[Path]:
         for parent in (folder, *sessions)
         for datatype in DATATYPES
         if (parent / datatype).is_dir() and not is_ignored(parent / datatype, is_folder=True)
-        for path in _entries(parent / datatype)
+        for path in list_entries(parent / datatype)
         if is_image(path) and not path.is_dir() and not is_ignored(path)
     ]
 
@@ -98,13 +98,25 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
-def _entries(folder: Path) -> list[Path]:
+def list_entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder, by name.
+
+    Raises
+    ------
+    LayoutError
+        If the folder cannot be read.
+    """
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise LayoutError(
-            f"folder cannot be read ({error.strerror})",
-            path=folder,
-            expected="folders and files that this user may read",
-            advice="check the permissions",
-        ) from None
+        raise unreadable(folder, error.strerror) from None
+
+
+def unreadable(path: Path, reason: str | None) -> LayoutError:
+    """Return the error of a folder that cannot be read."""
+    return LayoutError(
+        f"folder cannot be read ({reason})",
+        path=path,
+        expected="folders and files that this user may read",
+        advice="check the permissions, or list it in .bidsignore",
+    )

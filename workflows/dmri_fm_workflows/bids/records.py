@@ -17,6 +17,7 @@ from dmri_fm.series import Dwi, load_image
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.bids.metadata import read_number, words
 from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 
 #: Largest rotation between the grids of one head pose, degrees.
 POSE_ROTATION_DEG = 1.0
@@ -205,6 +206,8 @@ class DwiSeries:
         the series come first.
     pair_reason
         Tie between the two images of the pair: "linked by IntendedFor". Empty if there is none.
+    preprocessing
+        What was done to it before; None for a raw series.
     """
 
     runs: tuple[DwiRun, ...]
@@ -214,6 +217,7 @@ class DwiSeries:
     warnings: tuple[str, ...] = ()
     unused: tuple[UnusedImage, ...] = ()
     pair_reason: str = ""
+    preprocessing: Preprocessing | None = None
 
     @property
     def name(self) -> str:
@@ -258,6 +262,8 @@ class Session:
         Remarks on the input, for the reader of the results.
     age
         Age of the participant, as far as a table states it.
+    prepared_t1w
+        The T1-weighted image of a preprocessed dataset, the only one of `t1w`; None for a raw one.
     """
 
     label: str | None
@@ -265,6 +271,7 @@ class Session:
     series: tuple[DwiSeries, ...]
     warnings: tuple[str, ...] = ()
     age: Age = UNKNOWN_AGE
+    prepared_t1w: PreparedT1w | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +313,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A raw dataset, read.
+    """A dataset, read.
 
     Attributes
     ----------

@@ -17,6 +17,7 @@ from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.gradients import BvecFrame
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.folders import find_foreign_link
 from dmri_fm_workflows.bids.metadata import (
@@ -199,11 +200,20 @@ def _require_bvals(bval: Path) -> None:
 
 
 def read_gradients(
-    image: SpatialImage, bval: Path, bvec: Path, options: GradientOptions
+    image: SpatialImage,
+    bval: Path,
+    bvec: Path,
+    options: GradientOptions,
+    frame: BvecFrame = "fsl",
 ) -> RawGradients:
     """Read the gradient files of a 4-D image."""
     return read_raw_gradients(
-        bval, bvec, affine=image.affine, n_volumes=int(image.shape[3]), options=options
+        bval,
+        bvec,
+        affine=image.affine,
+        n_volumes=int(image.shape[3]),
+        options=options,
+        frame=frame,
     )
 
 
@@ -233,17 +243,22 @@ def _find_doubts(run: DwiRun, image: SpatialImage) -> Iterator[str]:
             f"images, or {ASSUMED_READOUT_S:g} s where none has one: {ASSUMED_READOUT_NOTE}. "
             "Add it to the JSON file."
         )
-    header: Any = image.header
-    if header.get("qform_code", 1) == 0 and header.get("sform_code", 1) == 0:
-        yield (
-            f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
-            "radiological storage. Set the orientation if that is wrong."
-        )
+    yield from find_header_doubts(image, name)
     yield from (f"{name}: {what}." for what in list_ignored(metadata, skip=skip))
     if "DERIVED" in read_words(metadata, "ImageType"):
         yield (
             f"{name}: ImageType says DERIVED; it is taken as measured signal because its "
             "gradient files hold a full set of directions."
+        )
+
+
+def find_header_doubts(image: SpatialImage, name: str) -> Iterator[str]:
+    """Yield the warning of a header that does not tell left from right."""
+    header: Any = image.header
+    if header.get("qform_code", 1) == 0 and header.get("sform_code", 1) == 0:
+        yield (
+            f"{name}: qform_code and sform_code are 0, so left and right are taken as in "
+            "radiological storage. Set the orientation if that is wrong."
         )
 
 

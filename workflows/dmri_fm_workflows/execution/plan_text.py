@@ -42,19 +42,7 @@ def describe_plan(plan: ParticipantPlan) -> str:
 
 def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
     """Return the steps that are omitted for a series, and why."""
-    omitted: list[str] = []
-    if plan.engines.denoise == "none":
-        omitted.append("Noise is not removed: switched off by --denoise none.")
-    elif "too few" in plan.denoising:
-        omitted.append("Noise is not removed from runs of too few volumes.")
-    if not plan.unring:
-        omitted.append("Gibbs ringing is not removed: --unring does that.")
-    if not plan.sdc.has_field:
-        omitted.append("Susceptibility distortion is not corrected, for the reason above.")
-    if plan.engines.hmc == "none":
-        omitted.append(
-            "Head motion and eddy currents are not corrected: switched off by --hmc none."
-        )
+    omitted = [*_list_corrections(plan)]
     if not plan.has_t1w:
         omitted.append("There are no anatomical outputs: no T1w image can be used.")
     if not plan.has_tensor:
@@ -85,6 +73,24 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
         if space not in plan.output_spaces
     ]
     return tuple(omitted)
+
+
+def _list_corrections(plan: SeriesPlan) -> Iterator[str]:
+    """Yield the corrections that are omitted for a series, and why."""
+    if plan.is_preprocessed:
+        yield "Nothing is corrected: the input is preprocessed (--input-type)."
+        yield "Head motion, outlier slices and SNR are not measured: that needs the raw series."
+        return
+    if plan.engines.denoise == "none":
+        yield "Noise is not removed: switched off by --denoise none."
+    elif "too few" in plan.denoising:
+        yield "Noise is not removed from runs of too few volumes."
+    if not plan.unring:
+        yield "Gibbs ringing is not removed: --unring does that."
+    if not plan.sdc.has_field:
+        yield "Susceptibility distortion is not corrected, for the reason above."
+    if plan.engines.hmc == "none":
+        yield "Head motion and eddy currents are not corrected: switched off by --hmc none."
 
 
 def _session_lines(session: SessionPlan) -> list[str]:

@@ -77,7 +77,9 @@ def fingerprint(
          [[i.path.name, i.reason] for i in series.unused],
          [[i.path.name, i.metadata, i.phase_encoding, i.readout_time_s]
           for i in (*series.runs, *series.reverse)],
-         [[f.method, f.images, f.metadata, f.problem] for f in series.fieldmaps]]
+         [[f.method, f.images, f.metadata, f.problem] for f in series.fieldmaps],
+         *([p.by, p.space, p.gradients, p.is_nominal] if (p := series.preprocessing) else []),
+         *([t.is_brain, t.is_unbiased, t.is_acpc] if (t := session.prepared_t1w) else [])]
         for session in participant.sessions
         for series in session.series
     ]  # fmt: skip
@@ -90,7 +92,10 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
     files: list[Path] = []
     for session in participant.sessions:
         files += session.t1w
+        if session.prepared_t1w is not None and session.prepared_t1w.mask is not None:
+            files.append(session.prepared_t1w.mask)
         for series in session.series:
+            files += series.preprocessing.files if series.preprocessing is not None else ()
             for run in (*series.runs, *series.reverse):
                 files += [p for p in (run.path, run.bval, run.bvec) if p is not None]
             files += [path for fieldmap in series.fieldmaps for path in fieldmap.images]

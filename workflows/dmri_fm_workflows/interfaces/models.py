@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dmri_fm import extract_features
 from dmri_fm.errors import WeightsError
+from dmri_fm.gradient_deviation import as_matrices
 from dmri_fm.identity import REGIONS, UNLABELLED, identity, label_of
 from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.free_water import (
@@ -40,7 +41,7 @@ from dmri_fm.tensor_networks.volumes import ChosenVolumes
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
-from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
+from dmri_fm_workflows.outputs.tsv import NOT_MEASURED_KEY, format_table, scan_columns
 
 
 class _TensorOutputSpec(TraitedSpec):
@@ -79,7 +80,9 @@ def _save_maps(maps: TensorMaps, types: Iterable[OutputType], folder: Path) -> d
 
 
 class _FitInputSpec(DwiMaskInputSpec):
+    deviation_file = File(exists=True, desc="deviation of the gradient coils, RAS+, 9 volumes")
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+    base = traits.Dict(usedefault=True, desc="entries of the record that the plan knows")
 
 
 class FitTensor(SimpleInterface):
@@ -89,8 +92,15 @@ class FitTensor(SimpleInterface):
     output_spec = _FitOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        maps = fit_tensor(self.inputs.load(), n_threads=self.inputs.n_threads)
+        dwi = self.inputs.load()
+        deviation = _read_optional(self.inputs.deviation_file, ndim=4)
+        maps = fit_tensor(
+            dwi,
+            gradient_deviation=None if deviation is None else as_matrices(deviation),
+            n_threads=self.inputs.n_threads,
+        )
         self._results |= _save_maps(maps, load_catalogue().maps_of("tensor"), Path(runtime.cwd))
+        self._results["record"] |= self.inputs.base
         return runtime
 
 
@@ -98,6 +108,7 @@ class _NetworkInputSpec(DwiMaskInputSpec):
     model = traits.Str(mandatory=True, desc="name in the registry")
     weights = File(exists=True, desc="weights file; the packaged one if not given")
     device = traits.Str("cpu", usedefault=True, desc="torch device")
+    base = traits.Dict(usedefault=True, desc="entries of the record that the plan knows")
 
     def options(self) -> dict[str, Any]:
         """Return model, weights and device as keyword arguments."""
@@ -114,7 +125,6 @@ class _PredictInputSpec(_NetworkInputSpec):
         desc="volume of the brain mask below which maps are experimental; where no age is known"
     )
     reasons = traits.List(traits.Str(), usedefault=True, desc="why the maps are experimental")
-    base = traits.Dict(usedefault=True, desc="entries of the record that the plan knows")
     maps = traits.List(traits.Str(), mandatory=True, desc="output types of the maps to write")
 
 
@@ -193,7 +203,7 @@ class ExtractFeatures(SimpleInterface):
                 "ood_score": float(features.ood_score),
                 "ood_percentile": float(features.ood_percentile),
             },
-            "record": {**features.metadata, **self.inputs.rotations_record},
+            "record": {**features.metadata, **self.inputs.rotations_record, **self.inputs.base},
         }
         if features.patches is not None:
             path = features.patches.save(folder / "patch_features.npz")
@@ -244,12 +254,13 @@ class CheckFreeWater(SimpleInterface):
 
 
 class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
-    raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
-    raw_bval_file = File(exists=True, mandatory=True, desc="its b-values")
-    raw_bvec_file = File(exists=True, mandatory=True, desc="its b-vectors")
-    raw_mask_file = File(exists=True, mandatory=True, desc="brain mask on its grid")
-    motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
-    outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
+    raw_file = File(exists=True, desc="merged series as acquired, if there is one")
+    raw_bval_file = File(exists=True, desc="its b-values")
+    raw_bvec_file = File(exists=True, desc="its b-vectors")
+    raw_mask_file = File(exists=True, desc="brain mask on its grid")
+    motion_file = File(exists=True, desc="transforms of the volumes")
+    outliers_file = File(exists=True, desc="outlier slices, npy")
+    not_measured = traits.Dict(usedefault=True, desc="reason by measure that cannot be known")
     tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
     registration_dice = traits.Float(desc="overlap with the template's brain")
     mask_agreement_dice = traits.Float(desc="lowest overlap of the methods of the mask")
@@ -292,19 +303,8 @@ class AssessQuality(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        raw = self.inputs.open_dwi(
-            self.inputs.raw_file,
-            self.inputs.raw_bval_file,
-            self.inputs.raw_bvec_file,
-            self.inputs.raw_mask_file,
-        )
         fitted = _read_optional(self.inputs.tensor_diffusivity_file, ndim=4)
-        quality = series_quality(
-            dwi,
-            raw,
-            fd_mm=read_motion_tsv(self.inputs.motion_file).fd_mm,
-            is_outlier=np.load(self.inputs.outliers_file),
-        )
+        quality = self._series_columns(dwi)
         row: dict[str, Any] = (
             scan_columns(self.inputs.entities)
             | quality
@@ -322,8 +322,25 @@ class AssessQuality(SimpleInterface):
         out = Path(runtime.cwd) / "image_qc.tsv"
         out.write_text(format_table([row], list(row)), encoding="utf-8")
         self._results["qc_file"] = str(out)
-        self._results["record"] = describe_columns(list(row))
+        unknown = dict(self.inputs.not_measured)
+        described = describe_columns(list(row))
+        self._results["record"] = described | ({NOT_MEASURED_KEY: unknown} if unknown else {})
         return runtime
+
+    def _series_columns(self, dwi: Dwi) -> dict[str, float | int | None]:
+        """Return measures of the series, raw and preprocessed."""
+        inputs = self.inputs
+        if not isdefined(inputs.raw_file):
+            return series_quality(dwi)
+        raw = inputs.open_dwi(
+            inputs.raw_file, inputs.raw_bval_file, inputs.raw_bvec_file, inputs.raw_mask_file
+        )
+        return series_quality(
+            dwi,
+            raw,
+            fd_mm=read_motion_tsv(inputs.motion_file).fd_mm,
+            is_outlier=np.load(inputs.outliers_file),
+        )
 
     def _network_columns(
         self, dwi: Dwi, fitted: NDArray[np.float32] | None

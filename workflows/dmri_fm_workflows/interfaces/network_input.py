@@ -53,9 +53,9 @@ class MapNoise(SimpleInterface):
 
 
 class _ChosenInputSpec(DwiInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
-    motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
-    outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
+    volumes_file = File(exists=True, desc="run and phase encoding of each volume")
+    motion_file = File(exists=True, desc="transforms of the volumes; not if they are aligned")
+    outliers_file = File(exists=True, desc="outlier slices, npy, if they were looked for")
     field_file = File(exists=True, desc="off-resonance, Hz")
     xfm_file = File(exists=True, mandatory=True, desc="transform of the reference into ACPC")
     acpc_bval_file = File(exists=True, mandatory=True, desc="b-values of the series in ACPC")
@@ -95,7 +95,9 @@ class ResampleChosen(SimpleInterface):
             n_volumes=len(series.gtab),
             b0_threshold=self.inputs.threshold(),
         )
-        excluded, doubtful = split_outliers(np.load(self.inputs.outliers_file), gtab)
+        outliers = self.inputs.outliers_file
+        is_outlier = np.load(outliers) if isdefined(outliers) else np.zeros((len(gtab), 1), bool)
+        excluded, doubtful = split_outliers(is_outlier, gtab)
         chosen = choose_volumes(gtab, exclude=excluded, doubtful=doubtful, seed=self.inputs.seed)
         part = series.select(chosen.index)
         if self.inputs.unring:
@@ -122,13 +124,14 @@ class ResampleChosen(SimpleInterface):
     def _chain(self, index: Sequence[int]) -> dict[str, Any]:
         """Return the arguments of the resampling of some volumes."""
         field_file = self.inputs.field_file
+        fixed = {"target2dwiref": read_point_map(self.inputs.xfm_file), "order": self.inputs.order}
+        if not isdefined(self.inputs.motion_file):
+            return fixed
         encodings = [o.encoding for o in read_volumes(self.inputs.volumes_file)]
-        return {
-            "target2dwiref": read_point_map(self.inputs.xfm_file),
+        return fixed | {
             "xfms": read_motion_tsv(self.inputs.motion_file).xfms[list(index)],
             "field_hz": read_array(load_image(field_file)) if isdefined(field_file) else None,
             "shifts": field_shifts([encodings[i] for i in index]),
-            "order": self.inputs.order,
         }
 
     def _noise_of(self, index: Sequence[int]) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from dmri_fm.normalise.grid import (
     brain_grid,
     compose,
     linear_part,
+    own_brain_grid,
     resample_image,
 )
 from dmri_fm.normalise.local_rotation import local_rotations
@@ -54,12 +55,16 @@ def open_image(path: str) -> Image3D:
     return Image3D(read_array(image, path=path), np.asarray(image.affine))
 
 
-class _AlignInputSpec(BaseInterfaceInputSpec):
+class AlignInputSpec(BaseInterfaceInputSpec):
+    """A head and its brain mask."""
+
     in_file = File(exists=True, mandatory=True, desc="bias-corrected image of the head")
     mask_file = File(exists=True, mandatory=True, desc="its brain mask")
 
 
-class _AlignOutputSpec(TraitedSpec):
+class AlignOutputSpec(TraitedSpec):
+    """The same in ACPC, and the transforms."""
+
     to_acpc_file = File(exists=True, desc="transform that resamples the image into ACPC")
     from_acpc_file = File(exists=True, desc="its inverse")
     out_file = File(exists=True, desc="image in ACPC")
@@ -70,14 +75,14 @@ class _AlignOutputSpec(TraitedSpec):
 class AlignAcpc(SimpleInterface):
     """Align an image of the whole head rigidly to the template's axes."""
 
-    input_spec = _AlignInputSpec
-    output_spec = _AlignOutputSpec
+    input_spec = AlignInputSpec
+    output_spec = AlignOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         head, mask = open_image(self.inputs.in_file), open_image(self.inputs.mask_file)
         placed = place_in_acpc(head, mask, load_template(2))
         folder = Path(runtime.cwd)
-        self._results |= _write_affine_pair(placed.acpc2image_xfm, folder)
+        self._results |= write_affine_pair(placed.acpc2image_xfm, folder)
         for name, image, dtype in (
             ("out", placed.head, np.float32),
             ("mask", placed.mask, np.uint8),
@@ -89,7 +94,8 @@ class AlignAcpc(SimpleInterface):
         return runtime
 
 
-def _write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
+def write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
+    """Write a transform into ACPC, which takes its points to the image's, and its inverse."""
     return {
         "to_acpc_file": str(write_affine(matrix, folder / "to_acpc.txt")),
         "from_acpc_file": str(write_affine(np.linalg.inv(matrix), folder / "from_acpc.txt")),
@@ -163,7 +169,9 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
     to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
 
 
-class _CoregisterOutputSpec(TraitedSpec):
+class CoregisterOutputSpec(TraitedSpec):
+    """Transforms between the b=0 reference and ACPC."""
+
     to_acpc_file = File(exists=True, desc="transform that resamples the reference into ACPC")
     from_acpc_file = File(exists=True, desc="its inverse")
     record = traits.Dict(desc="method and agreement, for the sidecar")
@@ -173,14 +181,14 @@ class CoregisterReference(SimpleInterface):
     """Register the b=0 reference rigidly to the T1w image."""
 
     input_spec = _CoregisterInputSpec
-    output_spec = _CoregisterOutputSpec
+    output_spec = CoregisterOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         reference = open_image(self.inputs.dwi_brain_file)
         anatomy = open_image(self.inputs.t1w_brain_file)
         acpc2t1w = read_point_map(self.inputs.to_t1w_acpc_file)
         aligned = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
-        self._results |= _write_affine_pair(np.linalg.inv(aligned.xfm), Path(runtime.cwd))
+        self._results |= write_affine_pair(np.linalg.inv(aligned.xfm), Path(runtime.cwd))
         self._results["record"] = {
             "CoregistrationMethod": COREGISTRATION_METHOD,
             "CoregistrationSimilarity": round(float(aligned.similarity), 4),
@@ -218,8 +226,8 @@ class BringMask(SimpleInterface):
 
 
 class _ResampleInputSpec(DwiMaskInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
-    motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
+    volumes_file = File(exists=True, desc="run and phase encoding of each volume")
+    motion_file = File(exists=True, desc="transforms of the volumes; not if they are aligned")
     field_file = File(exists=True, desc="off-resonance, Hz")
     xfm_files = InputMultiObject(
         File(exists=True),
@@ -228,6 +236,9 @@ class _ResampleInputSpec(DwiMaskInputSpec):
     )
     grid = traits.Enum("acpc", "mni", "features", mandatory=True, desc="target grid")
     voxel_size_mm = traits.Float(desc="voxel size of an ACPC grid; the series' own if not given")
+    keeps_voxels = traits.Bool(
+        False, usedefault=True, desc="the ACPC grid is that of the input, which lies there"
+    )
     model = traits.Str(desc="model whose grid `features` means")
     has_rotations = traits.Bool(
         False, usedefault=True, desc="write how directions turn from place to place"
@@ -256,17 +267,19 @@ class ResampleDwi(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        field_file = self.inputs.field_file
+        field_file, volumes = self.inputs.field_file, self.inputs.volumes_file
+        motion_file = self.inputs.motion_file
         # The last transform is the first to see a point of the target.
         to_dwiref = compose(*(read_point_map(f) for f in reversed(self.inputs.xfm_files)))
         placed = normalise_series(
             dwi,
             self._target_grid(dwi, to_dwiref),
             target2dwiref=to_dwiref,
-            motion=read_motion_tsv(self.inputs.motion_file),
-            encodings=[o.encoding for o in read_volumes(self.inputs.volumes_file)],
+            motion=read_motion_tsv(motion_file) if isdefined(motion_file) else None,
+            encodings=[o.encoding for o in read_volumes(volumes)] if isdefined(volumes) else (),
             field_hz=read_array(load_image(field_file, ndim=3)) if isdefined(field_file) else None,
-            order=self.inputs.order,
+            # Between voxels that lie on one another a linear spline is exact.
+            order=1 if self.inputs.keeps_voxels else self.inputs.order,
             n_threads=self.inputs.n_threads,
         )
         self._save(placed, Path(runtime.cwd))
@@ -284,9 +297,12 @@ class ResampleDwi(SimpleInterface):
             return load_template(2).grid
         if self.inputs.grid == "features":
             return feature_grid(self.inputs.model)
+        brain = Image3D(dwi.brain, dwi.affine)
+        if self.inputs.keeps_voxels:
+            return own_brain_grid(brain, margin_mm=BRAIN_MARGIN_MM)
         size_mm = self.inputs.voxel_size_mm
         return brain_grid(
-            Image3D(dwi.brain, dwi.affine),
+            brain,
             np.linalg.inv(linear_part(to_dwiref)),
             size_mm if isdefined(size_mm) else float(dwi.voxel_size_mm.min()),
             margin_mm=BRAIN_MARGIN_MM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from nipype.interfaces import mrtrix3
@@ -22,7 +22,7 @@ from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
-from dmri_fm.gradients import GradientTable
+from dmri_fm.gradients import BvecFrame, GradientTable
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_gibbs_removal, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import brain_mask
@@ -42,6 +42,7 @@ from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volume
 
 class _ValidateInputSpec(DwiInputSpec):
     b_scaling = traits.Enum(*B_SCALINGS, usedefault=True, desc="b-vectors of length other than 1")
+    bvec_frame = traits.Enum(*get_args(BvecFrame), usedefault=True, desc="of the b-vectors")
 
 
 class _ValidateOutputSpec(TraitedSpec):
@@ -71,6 +72,7 @@ class ValidateDwi(SimpleInterface):
             affine=image.affine,
             n_volumes=data.shape[3],
             options=GradientOptions(self.inputs.b_scaling, self.inputs.threshold()),
+            frame=self.inputs.bvec_frame,
         )
         run = check_run(data, gradients, name=source.name)
         for name in ("dwi_file", "bval_file", "bvec_file"):
@@ -218,15 +220,19 @@ class _ReferenceOutputSpec(TraitedSpec):
     dwiref_file = File(exists=True, desc="3-D b=0 reference")
 
 
-class MakeReference(SimpleInterface):
-    """Average the b=0 volumes after aligning them."""
+class _ReferenceInputSpec(DwiInputSpec):
+    is_aligned = traits.Bool(False, usedefault=True, desc="the volumes lie on one another")
 
-    input_spec = DwiInputSpec
+
+class MakeReference(SimpleInterface):
+    """Average the b=0 volumes, after aligning them if need be."""
+
+    input_spec = _ReferenceInputSpec
     output_spec = _ReferenceOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        reference = b0_reference(dwi)
+        reference = dwi.mean_b0().clip(0) if self.inputs.is_aligned else b0_reference(dwi)
         out = save_image(reference, dwi.affine, Path(runtime.cwd) / "dwiref.nii.gz")
         self._results["dwiref_file"] = str(out)
         return runtime
@@ -351,7 +357,9 @@ class _MaskInputSpec(BaseInterfaceInputSpec):
     anatomy_file = File(exists=True, desc="brain mask of the T1w image on the same grid")
 
 
-class _MaskOutputSpec(TraitedSpec):
+class MaskOutputSpec(TraitedSpec):
+    """A brain mask and the brain."""
+
     mask_file = File(exists=True, desc="brain mask")
     brain_file = File(exists=True, desc="the image inside the mask, zero outside")
     agreement_dice = traits.Float(desc="lowest overlap of the methods, Dice")
@@ -362,7 +370,7 @@ class MaskBrain(SimpleInterface):
     """Mask the brain."""
 
     input_spec = _MaskInputSpec
-    output_spec = _MaskOutputSpec
+    output_spec = MaskOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.in_file, ndim=3)

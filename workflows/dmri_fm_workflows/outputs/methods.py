@@ -20,7 +20,13 @@ from dmri_fm.identity import IDENTITIES, REGIONS, describe_models
 from dmri_fm.json_files import read_object
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.references import render_methods
-from dmri_fm_workflows.outputs.steps import BIAS, QUALITY, describe_steps
+from dmri_fm_workflows.outputs.steps import (
+    BIAS,
+    MOTION,
+    QUALITY,
+    describe_steps,
+    is_left_to_input,
+)
 
 #: Largest number of participants that the citation files name; of more they state the number.
 N_NAMED = 10
@@ -103,9 +109,18 @@ def describe_methods(processed: Processed) -> str:
             steps=" ".join(describe_steps(processed.series, processed.anatomies)),
             models=describe_models(processed.models),
             regions=describe_regions(processed.features),
-            quality=QUALITY if processed.has_quality else "",
+            quality=_describe_quality(processed),
         )
     )
+
+
+def _describe_quality(processed: Processed) -> str:
+    """Return the sentences about tables of quality; those of motion where it was measured."""
+    if not processed.has_quality:
+        return ""
+    motion = [str(s.get("HMCMethod", "")) for s in processed.series]
+    is_measured = not motion or not all(map(is_left_to_input, motion))
+    return " ".join([*([MOTION] if is_measured else []), QUALITY])
 
 
 def describe_regions(sidecars: Sequence[Mapping[str, Any]]) -> str:

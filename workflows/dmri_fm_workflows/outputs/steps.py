@@ -17,11 +17,21 @@ from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 _BETWEEN_RUNS = "; "
 
 
+#: Start of the entry of a step that was left to a preprocessed input.
+LEFT = "left to the input"
+
+
+def _left(what: str) -> tuple[Method, ...]:
+    """Return the sentence about a correction that was left to a preprocessed input."""
+    return (Method(LEFT, f"{what} was {{method}}."),)
+
+
 def _masks(image: str) -> tuple[Method, ...]:
     """Return the sentences about a brain mask, by the methods of the core."""
     text = f"The brain in the {image} was masked by {{method}}"
     return (
         Method("consensus of median_otsu.*deepbet", f"{text} [@garyfallidis2014; @fisch2024]."),
+        Method("taken from the input", f"The brain mask of the {image} was {{method}}."),
         Method("median_otsu", f"{text} [@garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
     )
@@ -45,8 +55,9 @@ ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
 
 #: Methods of the steps of a series, likewise, in the order of the text.
 SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
-    "Denoising": DENOISE.methods,
+    "Denoising": (*_left("Removal of noise"), *DENOISE.methods),
     "GibbsCorrection": (
+        *_left("Removal of Gibbs ringing"),
         Method("none", "Gibbs ringing was not removed."),
         Method("MRtrix3 mrdegibbs", f"{_UNRINGING} [@tournier2019]."),
         Method("DIPY gibbs_removal", f"{_UNRINGING} [@garyfallidis2014]."),
@@ -58,10 +69,30 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
         ),
         Method("one number", "The noise of a run was estimated as {method}."),
     ),
-    "SDCMethod": SDC.methods,
-    "HMCMethod": HMC.methods,
+    "SDCMethod": (*_left("Correction of susceptibility distortion"), *SDC.methods),
+    "HMCMethod": (*_left("Correction of head motion and eddy currents"), *HMC.methods),
     "MaskMethod": _masks("b=0 reference"),
-    "CoregistrationMethod": (Method("rigid", _COREGISTRATION),),
+    "GradientNonlinearity": (
+        Method(
+            "not corrected",
+            "The deviation of the gradient coils from linearity was not corrected: models read "
+            "the nominal gradients.",
+        ),
+        Method(
+            "not in these",
+            "In the least-squares fit of the tensor, the deviation of the gradient coils from "
+            "linearity was corrected by a b-matrix for each voxel [@bammer2003; "
+            "@sotiropoulos2013]; other models read the nominal gradients.",
+        ),
+    ),
+    "CoregistrationMethod": (
+        Method("rigid", _COREGISTRATION),
+        Method(
+            "none",
+            "The b=0 reference was not registered to the T1-weighted image, as the input had "
+            "both in one space.",
+        ),
+    ),
     "NormalisationMethod": _registrations("b=0 reference"),
     "NetworkInput": (
         Method(
@@ -79,12 +110,23 @@ BIAS = (
     "[@tustison2010]."
 )
 
-#: Sentence of the quality stage, which has no choice of method.
+#: Sentences of the quality stage, which has no choice of method.
 QUALITY = (
-    "Head motion is summarised as framewise displacement [@power2012], and the quality of a "
-    "series as the correlation of volumes that are neighbours in q-space [@yeh2019], both in "
-    "tables named after those of QSIPrep [@cieslak2021]."
+    "The quality of a series is summarised as the correlation of volumes that are neighbours in "
+    "q-space [@yeh2019], in tables named after those of QSIPrep [@cieslak2021]."
 )
+MOTION = "Head motion is summarised as framewise displacement [@power2012]."
+
+
+def is_left_to_input(stated: str) -> bool:
+    """Tell a step that was left to a preprocessed input, by its entry in the sidecar.
+
+    Examples
+    --------
+    >>> is_left_to_input("left to the input: QSIPrep 1.0.1"), is_left_to_input("none")
+    (True, False)
+    """
+    return stated.startswith(LEFT)
 
 
 def _find(methods: Sequence[Method], stated: str) -> Method | None:

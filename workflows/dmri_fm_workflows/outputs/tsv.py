@@ -14,6 +14,9 @@ from dmri_fm.errors import InputError
 #: Text of a cell without a value.
 MISSING = "n/a"
 
+#: Entry of a table's sidecar: reason by column that could not be known.
+NOT_MEASURED_KEY = "NotMeasured"
+
 #: Key of a row about a scan: the name that its outputs share, e.g. `sub-01_ses-2_dir-AP`.
 SCAN_ID = "scan_id"
 

@@ -6,11 +6,7 @@ voxels can tell (volumes without signal, a doubtful mask, b-vectors that do not 
 becomes a warning while the graph runs.
 """
 
-from dmri_fm_workflows.plan.records import (
-    SLOPPY_WARNING,
-    ParticipantPlan,
-    SeriesPlan,
-    SessionPlan,
-)
+from dmri_fm_workflows.plan.records import SLOPPY_WARNING, SeriesPlan
+from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
 
 __all__ = ["SLOPPY_WARNING", "ParticipantPlan", "SeriesPlan", "SessionPlan"]

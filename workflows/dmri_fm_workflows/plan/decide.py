@@ -13,13 +13,9 @@ from dmri_fm_workflows.bids import DwiSeries, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.plan.records import (
-    SLOPPY_WARNING,
-    ParticipantPlan,
-    SeriesPlan,
-    SessionPlan,
-)
-from dmri_fm_workflows.plan.sdc import choose_sdc
+from dmri_fm_workflows.plan.records import SLOPPY_WARNING, SeriesPlan
+from dmri_fm_workflows.plan.sdc import SdcChoice, choose_sdc
+from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
 from dmri_fm_workflows.plan.weights import explain_lacking, network_maps
 
 
@@ -46,6 +42,7 @@ def plan_participant(
                 unused_t1w=session.t1w[1:],
                 normalisation=config.normalisation,
                 sloppy=config.sloppy,
+                prepared_t1w=session.prepared_t1w,
                 series=tuple(plan_series(config, s, session, engines) for s in session.series),
             )
             for session in participant.sessions
@@ -66,7 +63,11 @@ def plan_series(
     lacking = of_shell if of_shell and find_shell(gtab) is None else set()
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
-    sdc = choose_sdc(series, engines.sdc)
+    sdc = (
+        choose_sdc(series, engines.sdc)
+        if series.preprocessing is None
+        else SdcChoice("none", "the input is preprocessed")
+    )
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
     if sdc.warning is not None:

@@ -1,4 +1,4 @@
-"""Plans of a series, a session and a participant: frozen values."""
+"""Plan of a series: a frozen value."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from typing import Any
 from dmri_fm.distortion import fill_readouts
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import identity
-from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
+from dmri_fm.normalise.grid import has_cubic_axes
+from dmri_fm.normalise.registration import (
+    COREGISTRATION_METHOD,
+    NO_COREGISTRATION,
+    name_normalisation,
+)
 from dmri_fm.preprocess.denoise import name_gibbs_removal
-from dmri_fm.preprocess.mask import is_slab, name_mask
+from dmri_fm.preprocess.mask import is_slab, name_given_mask, name_mask
+from dmri_fm.preprocess.quality import RAW_MEASURES
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
     SixDirections,
 )
 from dmri_fm.shell_resampling import choose_shell
 from dmri_fm.vector_lengths import share_length
-from dmri_fm_workflows.bids import DwiSeries, EpiImage, Fieldmap
+from dmri_fm_workflows.bids import EpiImage, Fieldmap
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
+from dmri_fm_workflows.plan.earlier import EarlierSteps
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
 
@@ -40,7 +47,7 @@ SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for 
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SeriesPlan:
+class SeriesPlan(EarlierSteps):
     """Plan of one series.
 
     Attributes
@@ -97,7 +104,6 @@ class SeriesPlan:
         Remarks for the reader of the results, repeated in the sidecars.
     """
 
-    series: DwiSeries
     gtab: GradientTable
     t1w: Path | None
     t1w_session: str
@@ -133,6 +139,31 @@ class SeriesPlan:
         return {key: str(value) for key, value in self.series.entities.items()}
 
     @property
+    def is_on_t1w(self) -> bool:
+        """Whether the series lies in the space of its T1w image already."""
+        return self.has_t1w and self.preprocessing is not None and bool(self.preprocessing.space)
+
+    @property
+    def keeps_voxels(self) -> bool:
+        """Whether the voxels of the input are those of the output in ACPC."""
+        is_free = self.voxel_size_mm is None and has_cubic_axes(self.series.runs[0].affine)
+        return self.is_in_acpc and is_free
+
+    @property
+    def has_gradient_deviation(self) -> bool:
+        """Whether the tensor is fitted with a b-matrix for each voxel."""
+        return self.has_tensor and self.deviation_file is not None
+
+    @property
+    def not_measured(self) -> dict[str, str]:
+        """Reason by quality measure that the input does not allow."""
+        if self.preprocessing is None:
+            return {}
+        reason = "the input is preprocessed: no raw series, no motion"
+        of_mask = {} if self.given_mask is None else {"mask_agreement_dice": self.mask_name}
+        return dict.fromkeys(RAW_MEASURES, reason) | of_mask
+
+    @property
     def has_t1w(self) -> bool:
         """Whether there is a T1w image to register to."""
         return self.t1w is not None
@@ -160,9 +191,10 @@ class SeriesPlan:
 
     @property
     def source_paths(self) -> tuple[Path, ...]:
-        """Raw files behind the outputs: images of `sources`, and of the field map."""
+        """Files behind the outputs: `sources`, the field map, and what a prepared series has."""
         images = self.fieldmap.images if self.fieldmap else ()
-        return (*(image.path for image in self.sources), *images)
+        beside = self.preprocessing.files if self.preprocessing else ()
+        return (*(image.path for image in self.sources), *images, *beside)
 
     @property
     def field_identifiers(self) -> tuple[str, ...]:
@@ -234,11 +266,19 @@ class SeriesPlan:
     @property
     def has_noise_maps(self) -> bool:
         """Whether the noise of the runs is mapped, for tensor networks."""
-        return bool(self.networks) and not self.is_resampled_by_hmc
+        return bool(self.networks) and self.is_raw_for_networks
+
+    @property
+    def is_raw_for_networks(self) -> bool:
+        """Whether tensor networks read the volumes as acquired."""
+        return not self.is_resampled_by_hmc and not self.is_preprocessed
 
     @property
     def network_input(self) -> str:
         """Entry `NetworkInput` of the sidecar: treatment of the volumes of tensor networks."""
+        if self.preprocessing is not None:
+            again = "not interpolated" if self.keeps_voxels else "interpolated again"
+            return f"preprocessed by {self.preprocessing.by}, {again} into ACPC"
         if self.is_resampled_by_hmc:
             is_denoised = any(not d.startswith("none") for d in self.denoising.split("; "))
             denoising = self.denoising.replace("; ", " or ")
@@ -261,7 +301,7 @@ class SeriesPlan:
     def network_reasons(self) -> tuple[str, ...]:
         """Reasons why maps of tensor networks are experimental, as far as the plan knows them."""
         reasons = []
-        if self.is_resampled_by_hmc:
+        if not self.is_raw_for_networks:
             reasons.append(f"the input, unlike training data, was {self.network_input}")
         if self.age.years is not None and self.age.years < YOUNGEST_YEARS:
             reasons.append(f"never primary below {YOUNGEST_YEARS:g} years of age")
@@ -278,11 +318,15 @@ class SeriesPlan:
     @property
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar, unless the voxels decide otherwise."""
+        if self.given_mask is not None:
+            return name_given_mask(self.given_mask)
         return name_mask("b0", has_anatomy=self.has_t1w)
 
     @property
     def coregistration_name(self) -> str | None:
         """Entry `CoregistrationMethod` of the sidecar; None without a T1w image."""
+        if self.is_on_t1w:
+            return NO_COREGISTRATION
         return COREGISTRATION_METHOD if self.has_t1w else None
 
     @property
@@ -293,13 +337,15 @@ class SeriesPlan:
     @property
     def methods(self) -> tuple[str, ...]:
         """Methods of every step that the plan decides, with versions, as in the sidecars."""
+        steps = (self.denoising, self.unringing, self.sdc_name, self.hmc_name)
         names: tuple[str, ...] = (
-            self.denoising, self.unringing, self.sdc_name, self.hmc_name, self.mask_name,
-            self.normalisation_name,
+            *(self.earlier_steps.values() or steps), self.mask_name, self.normalisation_name,
         )  # fmt: skip
         if self.networks:
             names += (self.network_input, self.age_check)
-        return (*names, COREGISTRATION_METHOD, name_mask("t1w")) if self.has_t1w else names
+        if self.coregistration_name is None:
+            return names
+        return (*names, self.coregistration_name, name_mask("t1w"))
 
     @property
     def length_scaling(self) -> tuple[str, float | None] | None:
@@ -339,57 +385,3 @@ class SeriesPlan:
         if choice == "shell":
             return len(choose_shell(self.gtab).index)
         return n_weighted if choice == "all" else min(FEATURE_DIRECTIONS, n_weighted)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SessionPlan:
-    """Plan of one session that has a series.
-
-    Attributes
-    ----------
-    label
-        Without `ses-`; None where the dataset has no sessions.
-    t1w
-        T1w image that is processed, or None.
-    unused_t1w
-        Further T1w images.
-    normalisation
-        `affine` or `syn`: the registration to the template.
-    sloppy
-        Coarse and quick settings, for tests.
-    series
-        Plans of its series.
-    """
-
-    label: str | None
-    t1w: Path | None
-    unused_t1w: tuple[Path, ...]
-    normalisation: str
-    sloppy: bool
-    series: tuple[SeriesPlan, ...]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ParticipantPlan:
-    """Plan of one participant.
-
-    Attributes
-    ----------
-    label
-        Without `sub-`.
-    sessions
-        Sessions with a series.
-    """
-
-    label: str
-    sessions: tuple[SessionPlan, ...]
-
-    @property
-    def series(self) -> tuple[SeriesPlan, ...]:
-        """Every series of every session."""
-        return tuple(plan for session in self.sessions for plan in session.series)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods, with versions, of every series."""
-        return tuple(name for plan in self.series for name in plan.methods)

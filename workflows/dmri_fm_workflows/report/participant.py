@@ -30,7 +30,12 @@ from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify, output_path, sidecar_path
 from dmri_fm_workflows.outputs.publish import publish_text
-from dmri_fm_workflows.outputs.tsv import MISSING, read_table, scan_columns
+from dmri_fm_workflows.outputs.tsv import (
+    MISSING,
+    NOT_MEASURED_KEY,
+    read_table,
+    scan_columns,
+)
 from dmri_fm_workflows.report.content import (
     AnatomySection,
     Entry,
@@ -76,6 +81,7 @@ ENTRIES = {
     "MaskMethod": "Brain mask",
     "CoregistrationMethod": "Registration to the T1w image",
     "NormalisationMethod": "Registration to the template",
+    "GradientNonlinearity": "Deviation of the gradient coils",
     "RunIntensityScales": "Intensity factor per run",
     "TotalReadoutTimeAssumed": f"Readout times assumed, s ({ASSUMED_READOUT_NOTE})",
 }
@@ -221,7 +227,7 @@ def _series_section(output_dir: Path, paths: Collection[Path], scan: _Scan) -> S
         scan.name,
         entries=(*geometry, *_sidecar_entries(scan.sidecar)),
         figures=_figures(output_dir, paths, scan, SERIES_FIGURES),
-        quality=quality_rows(_read_measures(output_dir, paths, scan)),
+        quality=quality_rows(*_read_measures(output_dir, paths, scan)),
         not_used=tuple(
             Entry(entry["File"].removeprefix("bids:raw:"), entry["Reason"])
             for entry in scan.sidecar.get("SDCImagesNotUsed", [])
@@ -231,18 +237,22 @@ def _series_section(output_dir: Path, paths: Collection[Path], scan: _Scan) -> S
 
 def _read_measures(
     output_dir: Path, paths: Collection[Path], scan: _Scan
-) -> dict[str, float | None]:
-    """Return the described columns of a scan's table of image quality; none without a table."""
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return the described columns of a scan's table of image quality; none without a table.
+
+    The second dictionary has the reason by measure that could not be known.
+    """
     table = output_dir / output_path(scan.entities, "image_qc")
     if table not in paths:
-        return {}
+        return {}, {}
     described = read_object(Path(sidecar_path(table)))
     (row,) = read_table(table)
-    return {
+    measures = {
         column: None if cell == MISSING else float(cell)
         for column, cell in row.items()
         if column in described and column not in scan_columns(scan.entities)
     }
+    return measures, described.get(NOT_MEASURED_KEY, {})
 
 
 @cache

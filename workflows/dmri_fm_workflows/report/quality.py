@@ -39,13 +39,17 @@ def quality_limits(column: str) -> tuple[float, float]:
     return next(fitting, (-np.inf, np.inf))
 
 
-def quality_rows(measures: Mapping[str, float | int | str | None]) -> tuple[QualityRow, ...]:
+def quality_rows(
+    measures: Mapping[str, float | int | str | None], reasons: Mapping[str, str] | None = None
+) -> tuple[QualityRow, ...]:
     """Describe measures of image quality, and mark those outside the expected range.
 
     Parameters
     ----------
     measures
         Columns of the quality table of one series, in order; NaN and None are written `n/a`.
+    reasons
+        Reason by measure that could not be known; it follows the description.
 
     Examples
     --------
@@ -59,7 +63,14 @@ def quality_rows(measures: Mapping[str, float | int | str | None]) -> tuple[Qual
             name=name,
             value=_written(value),
             unit=described.get(name, {}).get("Units", ""),
-            description=described.get(name, {}).get("Description", ""),
+            description="; ".join(
+                part
+                for part in (
+                    described.get(name, {}).get("Description", ""),
+                    (reasons or {}).get(name, ""),
+                )
+                if part
+            ),
             is_flagged=_is_outside(value, *quality_limits(name)),
         )
         for name, value in measures.items()

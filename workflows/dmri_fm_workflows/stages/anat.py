@@ -5,8 +5,10 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
+from dmri_fm_workflows.bids.prepared import PreparedT1w
 from dmri_fm_workflows.interfaces.normalise import AlignAcpc, RegisterTemplate
 from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
+from dmri_fm_workflows.interfaces.preprocessed import KeepAcpc, TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SLOPPY_WARNING, SessionPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
@@ -34,6 +36,8 @@ REGISTERED = {
 def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_wf") -> pe.Workflow:
     """Align the T1w image to ACPC and register it to the template.
 
+    Of an image of a preprocessed dataset only what is missing is done.
+
     Outputs
     -------
     t1w_file, t1w_brain_file, t1w_mask_file
@@ -52,9 +56,16 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
     workflow, _, outputnode = open_workflow(
         name, [], [*ALIGNED.values(), *REGISTERED.values(), "anat_record"]
     )
+    assert plan.t1w is not None
+    prepared = plan.prepared_t1w or PreparedT1w(path=plan.t1w)
     unbias = pe.Node(CorrectBias(in_file=str(plan.t1w)), name="correct_t1w_bias", mem_gb=1)
+    if prepared.is_unbiased:
+        unbias = pe.Node(niu.IdentityInterface(["out_file"]), name="take_t1w")
+        unbias.inputs.out_file = str(plan.t1w)
     mask = pe.Node(MaskBrain(contrast="t1w"), name="mask_t1w", mem_gb=2)
-    align = pe.Node(AlignAcpc(), name="align_acpc", mem_gb=1)
+    if prepared.mask is not None:
+        mask = pe.Node(TakeMask(mask_file=str(prepared.mask)), name="mask_t1w", mem_gb=0.5)
+    align = pe.Node(KeepAcpc() if plan.is_acpc else AlignAcpc(), name="align_acpc", mem_gb=1)
     register = pe.Node(
         RegisterTemplate(method=plan.normalisation, sloppy=plan.sloppy),
         name="register_template",

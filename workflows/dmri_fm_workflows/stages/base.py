@@ -28,6 +28,10 @@ RUN_FILES = {
     "run_bvec_files": "bvec_file",
 }
 
+#: Fields of the series that is resampled into each space; the interfaces that read it have the
+#: same names.
+SERIES_FILES = ("dwi_file", "bval_file", "bvec_file")
+
 #: Fields of the merged series, denoised, likewise.
 MERGED_FILES = {
     "denoised_file": "dwi_file",

@@ -65,6 +65,7 @@ def init_features_wf(
             entities=plan.entities,
             region=plan.region_of(encoder),
             seed=plan.random_seed,
+            base=plan.model_base,
             **plan.network_inputs(encoder),
         ),
         name="extract_features",

@@ -21,7 +21,7 @@ from dmri_fm_workflows.interfaces.report import (
 )
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.report.participant import SERIES_FIGURES
-from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.base import SERIES_FILES, Resources, open_workflow
 
 #: Figures of a series that this stage draws; networks and encoders draw their own.
 DRAWN = SERIES_FIGURES[:-2]
@@ -71,6 +71,8 @@ def init_series_figures_wf(
     ------
     denoised_file, raw_file, bval_file, raw_bvec_file, motion_file, outliers_file
         Merged series, as denoised and as acquired, with gradients and motion.
+    dwi_file, bvec_file
+        Preprocessed series, instead.
     dwiref_file, uncorrected_file, dwi_mask_file
         b=0 reference after and before distortion correction, and its mask.
     acpc_dwiref_file, acpc_mask_file, mni_mask_file
@@ -84,9 +86,9 @@ def init_series_figures_wf(
 
     Outputs
     -------
-    samplingscheme_figure, dwiref_figure, carpetplot_figure, coreg_figure
+    samplingscheme_figure, dwiref_figure, coreg_figure
         SVG files of every series.
-    denoising_figure, sdc_figure, fieldmap_figure, fa_figure, famni_figure
+    carpetplot_figure, denoising_figure, sdc_figure, fieldmap_figure, fa_figure, famni_figure
         Of the stages that run.
     """
     drawings = _drawings(plan)
@@ -110,17 +112,19 @@ def init_series_figures_wf(
 def _drawings(plan: SeriesPlan) -> dict[str, Drawing]:
     """Return the figures of a series by `desc` label, without its registration."""
     raw = {"raw_file": "dwi_file", "bval_file": "bval_file"}
+    scheme = raw | {"raw_bvec_file": "bvec_file"}
+    if plan.is_preprocessed:
+        scheme = {f: f for f in SERIES_FILES}
     drawings: dict[str, Drawing] = {
-        "samplingscheme": (PlotScheme(), raw | {"raw_bvec_file": "bvec_file"}),
+        "samplingscheme": (PlotScheme(), scheme),
         "dwiref": (
             PlotMask(title="b=0 reference and brain mask"),
             {"dwiref_file": "in_file"} | _MASKED,
         ),
-        "carpetplot": (
-            PlotCarpet(),
-            raw | _MASKED | {"motion_file": "motion_file", "outliers_file": "outliers_file"},
-        ),
     }
+    if not plan.is_preprocessed:
+        motion = {"motion_file": "motion_file", "outliers_file": "outliers_file"}
+        drawings["carpetplot"] = (PlotCarpet(), raw | _MASKED | motion)
     if plan.engines.denoise != "none":
         inputs = {"raw_file": "raw_file", "bval_file": "bval_file", "denoised_file": "dwi_file"}
         drawings["denoising"] = (PlotDenoising(), inputs | _MASKED)

@@ -8,7 +8,6 @@ import numpy as np
 
 from dmri_fm.identity import DIRECTION_CHOICES, REGIONS, identity
 from dmri_fm.normalise.registration import name_normalisation
-from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
@@ -19,10 +18,17 @@ from dmri_fm_workflows.stages.base import Line
 def describe_anat(session: SessionPlan) -> Iterator[Line]:
     """Describe the processing of a T1w image."""
     assert session.t1w is not None
+    prepared = session.prepared_t1w
+    unbiased = prepared is not None and prepared.is_unbiased
+    steps = [
+        *([] if unbiased else ["bias correction (N4)"]),
+        f"brain mask {'' if prepared and prepared.mask else 'by '}{session.mask_name}",
+        "in ACPC already" if session.is_acpc else "ACPC",
+    ]
     yield (
         "T1w image",
-        f"{session.t1w.name}: bias correction (N4), brain mask by {name_mask('t1w')}, ACPC; to "
-        f"the template: {name_normalisation(session.normalisation)}",
+        f"{session.t1w.name}: {', '.join(steps)}; to the template: "
+        f"{name_normalisation(session.normalisation)}",
     )
     for path in session.unused_t1w:
         yield "not used", f"{path.name}: one T1w image is used"
@@ -36,6 +42,30 @@ def describe_read(plan: SeriesPlan) -> Iterator[Line]:
     for image, readout_s in zip(plan.sources[len(runs) :], readouts_s[len(runs) :], strict=True):
         yield "  reverse", f"{image.path.name} ({_encoding_text(image, readout_s)})"
     yield "volumes", _volumes_text(plan)
+
+
+def describe_preprocessed(plan: SeriesPlan) -> Iterator[Line]:
+    """Describe a series that was corrected before, and its volumes."""
+    assert plan.preprocessing is not None
+    (run,) = plan.series.runs
+    n_all, (n_usable,) = run.shape[3], plan.run_sizes
+    unusable = f", {n_all - n_usable} of them left out" if n_all != n_usable else ""
+    yield "files", f"{run.path.name} ({n_all} volumes{unusable})"
+    yield "volumes", _volumes_text(plan)
+    if plan.preprocessing.gradients:
+        yield "gradients", plan.preprocessing.gradients
+    yield "corrections", f"left to the input: {plan.preprocessing.by}"
+
+
+def describe_deviation(plan: SeriesPlan) -> Iterator[Line]:
+    """Describe the b-matrix of each voxel."""
+    assert plan.preprocessing is not None
+    assert plan.preprocessing.gradient_deviation is not None
+    yield (
+        "coil deviation",
+        f"{plan.preprocessing.gradient_deviation.name}: a b-matrix for each voxel of the tensor "
+        "fit; networks read the nominal gradients",
+    )
 
 
 def _run_text(run: EpiImage, n_usable: int, readout_s: float) -> str:
@@ -92,6 +122,8 @@ def describe_mask(plan: SeriesPlan) -> Iterator[Line]:
     remark = "; one of them alone where the other finds no brain of a possible volume"
     if plan.is_slab:
         remark += " (the field of view is too short for a whole head)"
+    if plan.given_mask is not None:
+        remark = ""
     yield "mask", f"of the b=0 reference: {plan.mask_name}{remark}"
 
 
@@ -108,6 +140,8 @@ def describe_normalise(plan: SeriesPlan) -> Iterator[Line]:
 
 
 def _alignment_text(plan: SeriesPlan) -> str:
+    if plan.t1w is None and plan.is_in_acpc:
+        return f"none to ACPC: the input lies there; to the template: {plan.normalisation_name}"
     if plan.t1w is None:
         return f"b=0 reference rigidly to ACPC; to the template: {plan.normalisation_name}"
     source = f" of ses-{plan.t1w_session}" if plan.t1w_session else ""
@@ -121,9 +155,12 @@ def _resampling_text(plan: SeriesPlan) -> str:
     size = plan.voxel_size_mm
     if size is None:
         size = float(np.linalg.norm(plan.series.runs[0].affine[:3, :3], axis=0).min())
+    others = [f"{space} at 2 mm" for space in plan.output_spaces if space != "ACPC"]
+    if plan.keeps_voxels:
+        kept = f"none into ACPC, voxels of {size:.3g} mm are kept"
+        return f"{kept}; one interpolation into {', '.join(others)}" if others else kept
     asked = " (--output-resolution)" if plan.voxel_size_mm is not None else ""
-    spaces = [f"ACPC at {size:.3g} mm{asked}"]
-    spaces += [f"{space} at 2 mm" for space in plan.output_spaces if space != "ACPC"]
+    spaces = [f"ACPC at {size:.3g} mm{asked}", *others]
     # eddy hands on its own series, built-in motion correction the volumes as they were acquired.
     how = "by eddy on the grid of the series; then " if plan.is_resampled_by_hmc else ""
     return f"{how}one interpolation into each space; {', '.join(spaces)}"
@@ -155,11 +192,12 @@ def describe_network(plan: SeriesPlan, network: str) -> Iterator[Line]:
     """Describe a tensor network and the six directions that it takes."""
     assert plan.six is not None
     volumes = " ".join(map(str, plan.six.index))
+    without = "" if plan.is_preprocessed else "without outlier slices, "
     yield (
         "network",
         f"{network}: six of {plan.n_six_candidates} directions at b = {plan.six.bval:.0f}, "
-        "without outlier slices, those of lowest condition number once b-vectors are turned into "
-        f"ACPC (as acquired: volumes {volumes}, counted from 0, "
+        f"{without}those of lowest condition number once b-vectors are turned into ACPC (as "
+        f"{'read' if plan.is_preprocessed else 'acquired'}: volumes {volumes}, counted from 0, "
         f"{plan.six.condition_number:.2f}), {_device(plan)}{_weights_text(plan, network)}",
     )
     yield "  input", plan.network_input

@@ -7,13 +7,15 @@ import nipype.pipeline.engine as pe
 from dmri_fm_workflows.interfaces.normalise import BringMask, CoregisterReference
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
+    MakeReference,
     MaskBrain,
     MergeRuns,
     ValidateDwi,
 )
+from dmri_fm_workflows.interfaces.preprocessed import TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import RUN_FILES, Resources, open_workflow
+from dmri_fm_workflows.stages.base import RUN_FILES, SERIES_FILES, Resources, open_workflow
 
 
 def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf") -> pe.Workflow:
@@ -41,6 +43,50 @@ def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf
         (validate, outputnode, [(output, field) for field, output in RUN_FILES.items()]),
         (validate, collect, [("record", "in_records")]),
         (collect, outputnode, [("record", "read_record")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_read_preprocessed_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "read_preprocessed_wf"
+) -> pe.Workflow:
+    """Read a series that was corrected before, without unusable volumes.
+
+    Outputs
+    -------
+    dwi_file, bval_file, bvec_file
+        The series.
+    biased_dwiref_file
+        Mean of its b=0 volumes.
+    read_preprocessed_record
+        What was left to the input, and changes to volumes and gradients.
+    """
+    record = "read_preprocessed_record"
+    workflow, _, outputnode = open_workflow(
+        name, [], [*SERIES_FILES, "biased_dwiref_file", record]
+    )
+    (run,) = plan.series.runs
+    validate = pe.Node(
+        ValidateDwi(
+            dwi_file=str(run.path),
+            bval_file=str(run.bval),
+            bvec_file=str(run.bvec),
+            b_scaling=plan.b_scaling,
+            bvec_frame=run.gradients.frame,
+        ),
+        name="validate",
+        mem_gb=plan.size_gb,
+    )
+    average = pe.Node(MakeReference(is_aligned=True), name="average_b0", mem_gb=2 * plan.size_gb)
+    collect = pe.Node(
+        MergeRecords(base=plan.earlier_steps), name="collect_records", run_without_submitting=True
+    )
+    workflow.connect([
+        (validate, outputnode, [(f, f) for f in SERIES_FILES]),
+        (validate, average, [(f, f) for f in SERIES_FILES]),
+        (validate, collect, [("record", "in_records")]),
+        (average, outputnode, [("dwiref_file", "biased_dwiref_file")]),
+        (collect, outputnode, [("record", record)]),
     ])  # fmt: skip
     return workflow
 
@@ -104,52 +150,73 @@ def init_merge_wf(
 def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf") -> pe.Workflow:
     """Correct the b=0 reference for intensity bias, and mask the brain in it.
 
-    With a T1w image the brain of a first mask is registered to it, to bring its mask here.
+    The mask of a preprocessed dataset is taken where it has one. Else, with a T1w image, the brain
+    of a first mask is registered to it, to bring its mask here; unless both lie in one space.
 
     Inputs
     ------
     biased_dwiref_file
         b=0 reference.
-    t1w_brain_file, t1w_mask_file, to_t1w_acpc_file
-        From the anatomy, if there is one.
+    t1w_mask_file; t1w_brain_file, to_t1w_acpc_file; from_t1w_acpc_file
+        From the anatomy, if there is one and no mask is given. The inverse replaces brain and
+        transform where the series lies in the space of the T1w image.
 
     Outputs
     -------
     dwiref_file, dwi_brain_file, dwi_mask_file
         b=0 reference, bias-corrected; its brain, and its mask.
     mask_agreement_dice
-        Lowest overlap of the methods of the mask.
+        Lowest overlap of the methods of the mask; not of a mask that is given.
     mask_record
         Method, with its version.
     """
-    anatomy = ["t1w_brain_file", "t1w_mask_file", "to_t1w_acpc_file"] if plan.has_t1w else []
+    anatomy: list[str] = []
+    if plan.has_t1w and plan.given_mask is None:
+        on_t1w, apart = ["from_t1w_acpc_file"], ["t1w_brain_file", "to_t1w_acpc_file"]
+        anatomy = ["t1w_mask_file", *(on_t1w if plan.is_on_t1w else apart)]
+    agreement = ["mask_agreement_dice"] if plan.given_mask is None else []
     workflow, inputnode, outputnode = open_workflow(
         name,
         ["biased_dwiref_file", *anatomy],
-        ["dwiref_file", "dwi_brain_file", "dwi_mask_file", "mask_agreement_dice", "mask_record"],
+        ["dwiref_file", "dwi_brain_file", "dwi_mask_file", *agreement, "mask_record"],
     )
     unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
-    mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
-    if plan.has_t1w:
-        draft = pe.Node(MaskBrain(contrast="b0"), name="draft_dwiref_mask", mem_gb=2)
-        align = pe.Node(CoregisterReference(), name="coregister_draft", mem_gb=1)
-        bring = pe.Node(BringMask(), name="bring_t1w_mask", mem_gb=0.5)
-        workflow.connect([
-            (unbias, draft, [("out_file", "in_file")]),
-            (draft, align, [("brain_file", "dwi_brain_file")]),
-            (inputnode, align, [("t1w_brain_file", "t1w_brain_file"),
-                                ("to_t1w_acpc_file", "to_t1w_acpc_file")]),
-            (inputnode, bring, [("t1w_mask_file", "in_file")]),
-            (unbias, bring, [("out_file", "reference_file")]),
-            (align, bring, [("from_acpc_file", "xfm_file")]),
-            (bring, mask, [("out_file", "anatomy_file")]),
-        ])  # fmt: skip
+    if plan.given_mask is not None:
+        mask = pe.Node(TakeMask(mask_file=str(plan.given_mask)), name="mask_dwiref", mem_gb=0.5)
+    else:
+        mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
+        workflow.connect(mask, "agreement_dice", outputnode, "mask_agreement_dice")
+    if anatomy:
+        _bring_t1w_mask(workflow, plan, unbias, mask)
     workflow.connect([
         (inputnode, unbias, [("biased_dwiref_file", "in_file")]),
         (unbias, mask, [("out_file", "in_file")]),
         (unbias, outputnode, [("out_file", "dwiref_file")]),
         (mask, outputnode, [("brain_file", "dwi_brain_file"), ("mask_file", "dwi_mask_file"),
-                            ("agreement_dice", "mask_agreement_dice"),
                             ("record", "mask_record")]),
     ])  # fmt: skip
     return workflow
+
+
+def _bring_t1w_mask(
+    workflow: pe.Workflow, plan: SeriesPlan, unbias: pe.Node, mask: pe.Node
+) -> None:
+    """Bring the mask of the T1w image onto the b=0 reference, for the consensus of masks."""
+    inputnode = workflow.get_node("inputnode")
+    bring = pe.Node(BringMask(), name="bring_t1w_mask", mem_gb=0.5)
+    workflow.connect([
+        (inputnode, bring, [("t1w_mask_file", "in_file")]),
+        (unbias, bring, [("out_file", "reference_file")]),
+        (bring, mask, [("out_file", "anatomy_file")]),
+    ])  # fmt: skip
+    if plan.is_on_t1w:
+        workflow.connect(inputnode, "from_t1w_acpc_file", bring, "xfm_file")
+        return
+    draft = pe.Node(MaskBrain(contrast="b0"), name="draft_dwiref_mask", mem_gb=2)
+    align = pe.Node(CoregisterReference(), name="coregister_draft", mem_gb=1)
+    workflow.connect([
+        (unbias, draft, [("out_file", "in_file")]),
+        (draft, align, [("brain_file", "dwi_brain_file")]),
+        (inputnode, align, [(f, f) for f in ("t1w_brain_file", "to_t1w_acpc_file")]),
+        (align, bring, [("from_acpc_file", "xfm_file")]),
+    ])  # fmt: skip

@@ -48,16 +48,16 @@ def init_network_input_wf(
 ) -> pe.Workflow:
     """Resample the b=0 volumes and six directions that tensor networks read, not denoised.
 
-    A motion engine that interpolates by itself leaves its own series only.
+    A motion engine that interpolates by itself, and preprocessing before, leave one series only.
 
     Inputs
     ------
     raw_file, bval_file, raw_bvec_file
         Merged series as acquired.
     dwi_file, bvec_file
-        Series of a motion engine that interpolates, instead.
+        That one series, instead.
     volumes_file, motion_file, outliers_file
-        Phase encoding, transform and outlier slices of each volume.
+        Phase encoding, transform and outlier slices of each volume; not of a preprocessed series.
     remaining_field_file
         Uncorrected distortion field, Hz, if there is any.
     to_acpc_file
@@ -65,14 +65,14 @@ def init_network_input_wf(
     acpc_bval_file, acpc_bvec_file, acpc_mask_file
         Gradients and brain of the series in ACPC.
     noise_files, run_scales
-        Noise and intensity factor of each run; not with such an engine.
+        Noise and intensity factor of each run; not with such a series.
 
     Outputs
     -------
     chosen_file
         The volumes in ACPC, b=0 first.
     chosen_noise_file
-        Noise of one weighted volume of them; not with such an engine.
+        Noise of one weighted volume of them; not with such a series.
     choice_file
         Which volumes of the series they are.
     network_input_record
@@ -80,7 +80,7 @@ def init_network_input_wf(
     """
     inputs = _list_inputs(plan)
     outputs = {"dwi_file": "chosen_file", "choice_file": "choice_file"}
-    if not plan.is_resampled_by_hmc:
+    if plan.is_raw_for_networks:
         outputs["noise_file"] = "chosen_noise_file"
     workflow, inputnode, outputnode = open_workflow(
         name, inputs, [*outputs.values(), "network_input_record"]
@@ -101,11 +101,12 @@ def init_network_input_wf(
 
 def _list_inputs(plan: SeriesPlan) -> dict[str, str]:
     """Return the inputs of the workflow, with the trait of `ResampleChosen` that each sets."""
-    is_raw = not plan.is_resampled_by_hmc
+    is_raw = plan.is_raw_for_networks
     source = ("raw_file", "raw_bvec_file") if is_raw else ("dwi_file", "bvec_file")
+    motion = () if plan.is_preprocessed else ("volumes_file", "motion_file", "outliers_file")
+    noise = ("noise_files", "run_scales") if is_raw else ()
     same = (
-        "bval_file", "volumes_file", "motion_file", "outliers_file", "acpc_bval_file",
-        "acpc_bvec_file", "acpc_mask_file", *(["noise_files", "run_scales"] if is_raw else []),
+        "bval_file", *motion, "acpc_bval_file", "acpc_bvec_file", "acpc_mask_file", *noise,
     )  # fmt: skip
     field = {"remaining_field_file": "field_file"} if plan.has_remaining_field else {}
     files = dict(zip(source, ("dwi_file", "bvec_file"), strict=True))
@@ -116,7 +117,7 @@ def _resample_node(plan: SeriesPlan, resources: Resources) -> pe.Node:
     """Return the node that chooses and resamples the volumes."""
     return pe.Node(
         ResampleChosen(
-            unring=plan.unring and not plan.is_resampled_by_hmc,
+            unring=plan.unring and plan.is_raw_for_networks,
             order=1 if plan.sloppy else 3,
             seed=plan.random_seed,
             n_threads=resources.omp_nthreads,

@@ -12,10 +12,15 @@ from dmri_fm_workflows.interfaces.normalise import (
     RegisterTemplate,
     ResampleDwi,
 )
+from dmri_fm_workflows.interfaces.preprocessed import (
+    KeepAcpc,
+    ResampleDeviation,
+    TakeT1wAlignment,
+)
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.anat import REGISTERED
-from dmri_fm_workflows.stages.base import Resources, open_workflow
+from dmri_fm_workflows.stages.base import SERIES_FILES, Resources, open_workflow
 
 #: Outputs of the resampling into each space.
 RESAMPLED = ("dwi_file", "bval_file", "bvec_file", "b_file", "mask_file", "dwiref_file")
@@ -35,19 +40,22 @@ def init_normalise_wf(
 ) -> pe.Workflow:
     """Bring a series into ACPC and MNI, each by one interpolation of `dwi_file`.
 
-    Without a T1w image the reference is aligned to ACPC and registered to the template itself.
+    Without a T1w image the reference is aligned to ACPC and registered to the template itself. A
+    preprocessed series that lies in ACPC, or in the space of its T1w image, is left there.
 
     Inputs
     ------
-    dwi_file, bval_file, bvec_file, volumes_file, motion_file
-        Series with estimates of motion.
+    dwi_file, bval_file, bvec_file
+        Series.
+    volumes_file, motion_file
+        Estimates of motion; not of a preprocessed series.
     remaining_field_file
         Uncorrected distortion field, Hz, if there is any.
     dwiref_file, dwi_brain_file, dwi_mask_file
-        Reference, its brain and mask; the first only without a T1w image, the second only with
-        one.
-    t1w_brain_file, to_t1w_acpc_file, to_mni_file
-        From the anatomy, if there is one.
+        Reference, its brain and mask; the first only without a T1w image, the second only where
+        it is registered to one.
+    t1w_brain_file, to_t1w_acpc_file, from_t1w_acpc_file, to_mni_file
+        From the anatomy, if there is one; the inverse only where nothing is registered to it.
 
     Outputs
     -------
@@ -69,13 +77,12 @@ def init_normalise_wf(
     normalise_record
         Method, with its version.
     """
-    series = ["dwi_file", "bval_file", "bvec_file", "volumes_file", "motion_file"]
+    series = [*SERIES_FILES, *([] if plan.is_preprocessed else ["volumes_file", "motion_file"])]
     field = {"remaining_field_file": "field_file"} if plan.has_remaining_field else {}
-    aligned = (
-        ["dwi_brain_file", "t1w_brain_file", "to_t1w_acpc_file", "to_mni_file"]
-        if plan.has_t1w
-        else ["dwiref_file"]
-    )
+    aligned = ["dwiref_file"]
+    if plan.has_t1w:
+        own = "from_t1w_acpc_file" if plan.is_on_t1w else "dwi_brain_file"
+        aligned = [own, "t1w_brain_file", "to_t1w_acpc_file", "to_mni_file"]
     grids: dict[str, tuple[str, ...]] = {"acpc": RESAMPLED, "mni": RESAMPLED}
     encoders = {f"{label_of(e)}_grid": e for e in plan.encoders}
     grids |= {grid: model_inputs(plan, encoder) for grid, encoder in encoders.items()}
@@ -120,6 +127,38 @@ def init_normalise_wf(
     return workflow
 
 
+def init_deviation_wf(
+    plan: SeriesPlan, resources: Resources, *, name: str = "deviation_wf"
+) -> pe.Workflow:
+    """Bring the deviation of the gradient coils into ACPC.
+
+    Inputs
+    ------
+    to_acpc_file
+        Transform that resamples the reference into ACPC.
+    acpc_mask_file
+        Brain of the series in ACPC, gives the grid.
+
+    Outputs
+    -------
+    acpc_deviation_file
+        Deviation of the gradient coils, RAS+, nine volumes.
+    """
+    inputs = {"to_acpc_file": "xfm_file", "acpc_mask_file": "mask_file"}
+    workflow, inputnode, outputnode = open_workflow(name, inputs, ["acpc_deviation_file"])
+    assert plan.preprocessing is not None
+    turn = pe.Node(
+        ResampleDeviation(deviation_file=str(plan.preprocessing.gradient_deviation)),
+        name="resample_deviation",
+        mem_gb=1,
+    )
+    workflow.connect([
+        (inputnode, turn, list(inputs.items())),
+        (turn, outputnode, [("out_file", "acpc_deviation_file")]),
+    ])  # fmt: skip
+    return workflow
+
+
 def _resample_node(
     plan: SeriesPlan, resources: Resources, grid: str, *, encoder: str | None
 ) -> pe.Node:
@@ -137,6 +176,8 @@ def _resample_node(
     if encoder:
         resample.inputs.model = encoder
         resample.inputs.has_rotations = "rotations_file" in model_inputs(plan, encoder)
+    if grid == "acpc":
+        resample.inputs.keeps_voxels = plan.keeps_voxels
     if grid == "acpc" and plan.voxel_size_mm is not None:
         resample.inputs.voxel_size_mm = plan.voxel_size_mm
     return resample
@@ -145,6 +186,13 @@ def _resample_node(
 def _add_alignment(workflow: pe.Workflow, plan: SeriesPlan) -> tuple[pe.Node, pe.Node, pe.Node]:
     """Add the alignment; return the nodes with transforms to ACPC, to MNI, and the record."""
     inputnode, outputnode = map(workflow.get_node, ("inputnode", "outputnode"))
+    if plan.is_on_t1w:
+        align = pe.Node(TakeT1wAlignment(), name="take_t1w_alignment", mem_gb=0.5)
+        workflow.connect([
+            (inputnode, align, [(f, f) for f in (
+                "dwi_mask_file", "t1w_brain_file", "to_t1w_acpc_file", "from_t1w_acpc_file")]),
+        ])  # fmt: skip
+        return align, inputnode, align
     if plan.has_t1w:
         align = pe.Node(CoregisterReference(), name="coregister_t1w", mem_gb=1)
         workflow.connect([
@@ -152,7 +200,7 @@ def _add_alignment(workflow: pe.Workflow, plan: SeriesPlan) -> tuple[pe.Node, pe
                 "dwi_brain_file", "t1w_brain_file", "to_t1w_acpc_file")]),
         ])  # fmt: skip
         return align, inputnode, align
-    align = pe.Node(AlignAcpc(), name="align_acpc", mem_gb=1)
+    align = pe.Node(KeepAcpc() if plan.is_in_acpc else AlignAcpc(), name="align_acpc", mem_gb=1)
     register = pe.Node(
         RegisterTemplate(method=plan.normalisation, sloppy=plan.sloppy),
         name="register_template",

@@ -107,7 +107,7 @@ def _transform(of: str, field_name: str, source: str, target: str) -> Output:
 
 #: Outputs of the anatomy stage.
 ANAT_OUTPUTS = (
-    Output("t1w", ("t1w_file",), ACPC, "record", metadata={"SkullStripped": False}),
+    Output("t1w", ("t1w_file",), ACPC, "record"),
     Output("t1w_mask", ("t1w_mask_file",), ACPC, "record"),
     _transform("anat_xfm", "to_t1w_acpc_file", "T1w", ACPC),
     # The same under the name that qsiprep has for it, and qsirecon looks for.
@@ -229,6 +229,8 @@ class Origin:
         Sidecars of the raw runs, for the preprocessed series.
     anat_entities
         Entities of the T1w image that defines ACPC; None if the b=0 reference of the scan does.
+    is_t1w_brain
+        Whether nothing but the brain is in the T1w image.
     """
 
     entities: Mapping[str, str]
@@ -236,6 +238,7 @@ class Origin:
     normalisation: str
     raw_metadata: Sequence[Mapping[str, Any]] = ()
     anat_entities: Mapping[str, str] | None = None
+    is_t1w_brain: bool = False
 
     def path(self, output: Output) -> PurePosixPath:
         """Return where an output of the scan is written, relative to the output folder."""
@@ -338,6 +341,8 @@ def _fixed_entries(
         else None,
         extra=output.metadata,
     )
+    if output.type == "t1w":
+        entries["SkullStripped"] = origin.is_t1w_brain
     if output.type == "preproc_dwi":
         return carry_over(origin.raw_metadata) | entries
     return entries

@@ -9,6 +9,7 @@ from typing import Any
 import nipype.pipeline.engine as pe
 from nipype.interfaces import utility as niu
 
+from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.interfaces.records import MergeRecords
@@ -67,6 +68,7 @@ def _init_session_anat_wf(subject: str, session: SessionPlan, resources: Resourc
         sources=[raw_uri(session.t1w, resources.bids_root)],
         normalisation=session.normalisation,
         anat_entities=entities,
+        is_t1w_brain=session.prepared_t1w is not None and session.prepared_t1w.is_brain,
     )
     sources["record"] = sources["anat_record"]
     _connect_outputs(workflow, SESSION_STAGES, sources, [ACPC], resources, origin)
@@ -96,8 +98,9 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
 
     Inputs
     ------
-    t1w_brain_file, t1w_mask_file, to_t1w_acpc_file, to_mni_file
-        Anatomy in ACPC and its transforms; only with a T1w image, as all inputs.
+    t1w_brain_file, t1w_mask_file, to_t1w_acpc_file, from_t1w_acpc_file, to_mni_file
+        Anatomy in ACPC and its transforms; only with a T1w image, as all inputs. The inverse only
+        where the series lies in the space of that image.
     registration_dice, anat_record
         Quality and methods of the anatomy.
 
@@ -112,10 +115,11 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         for key, name in SCAN_ENTITIES.items()
         if name in entities and name != "subject"
     ]
+    fields = (*ANAT_FIELDS, *(["from_t1w_acpc_file"] if plan.is_on_t1w else []))
     workflow, inputnode, outputnode = open_workflow(
-        "_".join(["dwi", *pieces, "wf"]), ANAT_FIELDS if plan.has_t1w else (), ["out_files"]
+        "_".join(["dwi", *pieces, "wf"]), fields if plan.has_t1w else (), ["out_files"]
     )
-    offered = {f: (inputnode, f) for f in ANAT_FIELDS} if plan.has_t1w else {}
+    offered = {f: (inputnode, f) for f in field_names(workflow, "inputnode")}
     stages = list_stages(plan)
     sources = connect_stages(workflow, stages, plan, resources, offered)
     sources["record"] = _merge_records(workflow, plan, resources, stages, sources)
@@ -197,6 +201,9 @@ def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
         B0_THRESHOLD_KEY: plan.b0_threshold,
         "SDCReason": plan.sdc.reason,
     }
+    record |= plan.model_base
+    if plan.has_gradient_deviation:
+        record[DEVIATION_KEY] = UNCHANGED
     if plan.sdc.unused:
         record["SDCImagesNotUsed"] = [
             {"File": uri(image.path), "Reason": image.reason} for image in plan.sdc.unused

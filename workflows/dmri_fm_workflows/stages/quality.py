@@ -72,11 +72,11 @@ def init_quality_wf(
     acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
         Series in ACPC.
     raw_file, bval_file, raw_bvec_file, dwi_mask_file, motion_file, outliers_file
-        Merged series as acquired, with the estimates of motion.
+        Merged series as acquired, with the estimates of motion; not of a preprocessed series.
     registration_dice
         Overlap with the template's brain.
     mask_agreement_dice
-        Lowest overlap of the methods of the mask.
+        Lowest overlap of the methods of the mask; not of a mask that is given.
     tensor_diffusivity_file
         Fitted tensor, if there is one.
     <label>_diffusivity_file, <label>_ood_file
@@ -89,17 +89,18 @@ def init_quality_wf(
     qc_file, qc_record
         One row of quality measures, and the descriptions of its columns.
     """
-    inputs = {
-        **ACPC_FILES,
-        "raw_file": "raw_file",
-        "bval_file": "raw_bval_file",
-        "raw_bvec_file": "raw_bvec_file",
-        "dwi_mask_file": "raw_mask_file",
-        "motion_file": "motion_file",
-        "outliers_file": "outliers_file",
-        "registration_dice": "registration_dice",
-        "mask_agreement_dice": "mask_agreement_dice",
-    }
+    inputs = {**ACPC_FILES, "registration_dice": "registration_dice"}
+    if plan.given_mask is None:
+        inputs["mask_agreement_dice"] = "mask_agreement_dice"
+    if not plan.is_preprocessed:
+        inputs |= {
+            "raw_file": "raw_file",
+            "bval_file": "raw_bval_file",
+            "raw_bvec_file": "raw_bvec_file",
+            "dwi_mask_file": "raw_mask_file",
+            "motion_file": "motion_file",
+            "outliers_file": "outliers_file",
+        }
     of_models = ["tensor_diffusivity_file"] if plan.has_tensor else []
     for network in plan.networks:
         of_models += [
@@ -111,7 +112,12 @@ def init_quality_wf(
     inputs |= {field: field for field in of_models}
     workflow, inputnode, outputnode = open_workflow(name, inputs, ["qc_file", "qc_record"])
     quality = pe.Node(
-        AssessQuality(plan.networks, plan.encoders, entities=plan.entities),
+        AssessQuality(
+            plan.networks,
+            plan.encoders,
+            entities=plan.entities,
+            not_measured=plan.not_measured,
+        ),
         name="assess_quality",
         mem_gb=4 * plan.size_gb,
     )

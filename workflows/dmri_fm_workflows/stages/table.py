@@ -24,6 +24,7 @@ from dmri_fm_workflows.stages.figures import (
 from dmri_fm_workflows.stages.lines import (
     describe_anat,
     describe_denoise,
+    describe_deviation,
     describe_free_water,
     describe_gradient_check,
     describe_hmc,
@@ -31,13 +32,19 @@ from dmri_fm_workflows.stages.lines import (
     describe_merge,
     describe_noise,
     describe_normalise,
+    describe_preprocessed,
     describe_read,
     describe_sdc,
     describe_tensor,
 )
-from dmri_fm_workflows.stages.merge import init_mask_wf, init_merge_wf, init_read_wf
+from dmri_fm_workflows.stages.merge import (
+    init_mask_wf,
+    init_merge_wf,
+    init_read_preprocessed_wf,
+    init_read_wf,
+)
 from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_noise_wf
-from dmri_fm_workflows.stages.normalise import init_normalise_wf
+from dmri_fm_workflows.stages.normalise import init_deviation_wf, init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
     FIELD_OUTPUTS,
@@ -82,18 +89,32 @@ def _by_engine(
     return build
 
 
+def _is_raw(plan: SeriesPlan) -> bool:
+    """Tell a series that is corrected in this run."""
+    return not plan.is_preprocessed
+
+
 _BEFORE_MODELS = (
     Stage(
         name="read",
         builder=init_read_wf,
         record="read_record",
         describe=describe_read,
+        runs=_is_raw,
+    ),
+    Stage(
+        name="read_preprocessed",
+        builder=init_read_preprocessed_wf,
+        record="read_preprocessed_record",
+        describe=describe_preprocessed,
+        runs=lambda plan: plan.is_preprocessed,
     ),
     Stage(
         name="denoise",
         builder=_by_engine(DENOISE, lambda plan: plan.engines.denoise),
         record="denoise_record",
         describe=describe_denoise,
+        runs=_is_raw,
     ),
     Stage(
         name="noise",
@@ -102,12 +123,19 @@ _BEFORE_MODELS = (
         describe=describe_noise,
         runs=lambda plan: plan.has_noise_maps,
     ),
-    Stage(name="merge", builder=init_merge_wf, record="merge_record", describe=describe_merge),
+    Stage(
+        name="merge",
+        builder=init_merge_wf,
+        record="merge_record",
+        describe=describe_merge,
+        runs=_is_raw,
+    ),
     Stage(
         name="sdc",
         builder=_by_engine(SDC, lambda plan: plan.sdc.method),
         record="sdc_record",
         describe=describe_sdc,
+        runs=_is_raw,
     ),
     Stage(name="mask", builder=init_mask_wf, record="mask_record", describe=describe_mask),
     Stage(
@@ -116,6 +144,7 @@ _BEFORE_MODELS = (
         outputs=HMC_OUTPUTS,
         record="hmc_record",
         describe=describe_hmc,
+        runs=_is_raw,
     ),
     Stage(
         name="normalise",
@@ -129,6 +158,12 @@ _BEFORE_MODELS = (
         builder=init_field_wf,
         outputs=FIELD_OUTPUTS,
         runs=lambda plan: plan.sdc.has_field,
+    ),
+    Stage(
+        name="deviation",
+        builder=init_deviation_wf,
+        describe=describe_deviation,
+        runs=lambda plan: plan.has_gradient_deviation,
     ),
     Stage(
         name="tensor",

@@ -44,6 +44,8 @@ def init_tensor_wf(
         Series in ACPC.
     to_mni_file, mni_mask_file
         Transform that resamples ACPC into MNI, and the brain there.
+    acpc_deviation_file
+        Deviation of the gradient coils in ACPC, if it is known.
 
     Outputs
     -------
@@ -55,13 +57,26 @@ def init_tensor_wf(
         How the maps were made.
     """
     fit = pe.Node(
-        FitTensor(n_threads=resources.omp_nthreads),
+        FitTensor(
+            n_threads=resources.omp_nthreads,
+            base={} if plan.has_gradient_deviation else plan.model_base,
+        ),
         name="fit_tensor",
         n_procs=resources.omp_nthreads,
         mem_gb=3 * plan.size_gb,
     )
     types = load_catalogue().maps_of("tensor")
-    workflow = _maps_wf(name, fit, model="tensor", types=types, more_outputs=("tensor_v1_file",))
+    deviation = ("acpc_deviation_file",) if plan.has_gradient_deviation else ()
+    workflow = _maps_wf(
+        name,
+        fit,
+        model="tensor",
+        types=types,
+        more_inputs=deviation,
+        more_outputs=("tensor_v1_file",),
+    )
+    for field in deviation:
+        workflow.connect(workflow.get_node("inputnode"), field, fit, "deviation_file")
     workflow.connect(fit, "v1_file", workflow.get_node("outputnode"), "tensor_v1_file")
     return workflow
 
@@ -129,7 +144,11 @@ def _predict_node(plan: SeriesPlan, network: str) -> pe.Node:
         model=network,
         maps=list(plan.maps[network]),
         reasons=list(plan.network_reasons),
-        base={"Input": plan.network_input, "ParticipantAge": plan.age_check},
+        base={
+            "Input": plan.network_input,
+            "ParticipantAge": plan.age_check,
+            **plan.model_base,
+        },
         **plan.network_inputs(network),
     )
     if plan.age.years is None:

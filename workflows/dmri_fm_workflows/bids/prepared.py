@@ -1,0 +1,86 @@
+"""Value objects of preprocessed datasets: what was done to a series and to its T1w image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+#: Entries of a sidecar about corrections, which a preprocessed input has gone through before.
+CORRECTIONS = ("Denoising", "GibbsCorrection", "SDCMethod", "HMCMethod")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Preprocessing:
+    """Preprocessing that a series has gone through before it is read.
+
+    Attributes
+    ----------
+    by
+        What did it, for texts: "QSIPrep 1.0.1", "the HCP minimal preprocessing pipelines".
+    space
+        `ACPC`: on the axes of a template, and of its T1w image if there is one; `T1w`: of its T1w
+        image; None: its own.
+    mask
+        Brain mask on its grid; None: the dataset has none.
+    gradient_deviation
+        Deviation of the gradient coils on its grid, as FSL writes it, or None.
+    is_nominal
+        Whether the gradients are known to be nominal only: the coils deviate by what the pipeline
+        corrects in images, and there is no `gradient_deviation`.
+    stated
+        Entries of the input's own sidecar about corrections; those of other pipelines have none.
+    gradients
+        File and frame that b-vectors were read from, for the sidecar.
+    other_gradients
+        File that was compared with it, or None.
+    """
+
+    by: str
+    space: Literal["ACPC", "T1w"] | None = None
+    mask: Path | None = None
+    gradient_deviation: Path | None = None
+    is_nominal: bool = False
+    stated: Mapping[str, str] = field(default_factory=dict)
+    gradients: str = ""
+    other_gradients: Path | None = None
+
+    @property
+    def corrections(self) -> dict[str, str]:
+        """Pipeline of each correction, with what its sidecar states: "drope-bidsapp (none)"."""
+        return {
+            key: f"{self.by} ({self.stated[key]})" if key in self.stated else self.by
+            for key in CORRECTIONS
+        }
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files of it that a run reads."""
+        listed = (self.mask, self.gradient_deviation, self.other_gradients)
+        return tuple(p for p in listed if p is not None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedT1w:
+    """A T1-weighted image of a preprocessed dataset.
+
+    Attributes
+    ----------
+    path
+        NIfTI file.
+    mask
+        Image that is above zero in the brain; None: the dataset has none.
+    is_brain
+        Whether nothing but the brain is in the image.
+    is_unbiased
+        Whether its intensity bias was corrected.
+    is_acpc
+        Whether it lies on the axes of a template.
+    """
+
+    path: Path
+    mask: Path | None = None
+    is_brain: bool = False
+    is_unbiased: bool = False
+    is_acpc: bool = False

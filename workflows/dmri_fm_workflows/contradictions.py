@@ -1,0 +1,33 @@
+"""Options that contradict each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dmri_fm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dmri_fm_workflows.config import RunConfig
+
+
+def check_preprocessed(config: RunConfig) -> None:
+    """Refuse options that ask for what a preprocessed input does without.
+
+    Raises
+    ------
+    ConfigError
+        If there are such options.
+    """
+    corrections = {"denoise": config.denoise, "sdc": config.sdc, "hmc": config.hmc}
+    asked = [f"--{k} {v}" for k, v in corrections.items() if v not in ("auto", "none")]
+    asked += ["--unring"] if config.unring else []
+    asked += [f"--ignore {word}" for word in config.ignore if word != "t1w"]
+    asked += ["--bids-filter-file"] if config.bids_filters else []
+    asked += ["--bids-database-dir"] if config.bids_database_dir is not None else []
+    if asked:
+        raise ConfigError(
+            f"--input-type preprocessed and {', '.join(asked)}",
+            expected="no correction, no images for one, no filter and no index: such an input was "
+            "corrected before, and is read as it is",
+            advice="leave these options out, or give the raw dataset",
+        )

@@ -1,0 +1,63 @@
+"""What was done to a series before this run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmri_fm.gradient_deviation import DEVIATION_KEY, NOMINAL
+from dmri_fm_workflows.bids import DwiSeries
+from dmri_fm_workflows.bids.prepared import Preprocessing
+from dmri_fm_workflows.outputs.steps import LEFT
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EarlierSteps:
+    """A series, and what its plan has to know of earlier preprocessing.
+
+    Attributes
+    ----------
+    series
+        Its runs, and the image that opposes them.
+    """
+
+    series: DwiSeries
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What was done to the series before this run; None for a raw series."""
+        return self.series.preprocessing
+
+    @property
+    def is_preprocessed(self) -> bool:
+        """Whether nothing is corrected in this run, as it was done before."""
+        return self.preprocessing is not None
+
+    @property
+    def is_in_acpc(self) -> bool:
+        """Whether the series lies on the axes of a template already."""
+        return self.preprocessing is not None and self.preprocessing.space == "ACPC"
+
+    @property
+    def given_mask(self) -> Path | None:
+        """Brain mask that the input has for the series; None: it is made in this run."""
+        return self.preprocessing.mask if self.preprocessing is not None else None
+
+    @property
+    def deviation_file(self) -> Path | None:
+        """Deviation of the gradient coils; None if the input has none."""
+        return self.preprocessing.gradient_deviation if self.preprocessing is not None else None
+
+    @property
+    def model_base(self) -> dict[str, str]:
+        """Entries of the records of networks about gradients that a tensor fit would correct."""
+        is_nominal = self.preprocessing is not None and self.preprocessing.is_nominal
+        return {DEVIATION_KEY: NOMINAL} if is_nominal or self.deviation_file is not None else {}
+
+    @property
+    def earlier_steps(self) -> dict[str, str]:
+        """Entries of the sidecar about steps that were done before this run, if at all."""
+        if self.preprocessing is None:
+            return {}
+        left = {key: f"{LEFT}: {by}" for key, by in self.preprocessing.corrections.items()}
+        return left | {"GradientSource": self.preprocessing.gradients}

@@ -1,0 +1,78 @@
+"""Plans of a session and a participant: frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmri_fm.preprocess.mask import name_given_mask, name_mask
+from dmri_fm_workflows.bids.prepared import PreparedT1w
+from dmri_fm_workflows.plan.records import SeriesPlan
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SessionPlan:
+    """Plan of one session that has a series.
+
+    Attributes
+    ----------
+    label
+        Without `ses-`; None where the dataset has no sessions.
+    t1w
+        T1w image that is processed, or None.
+    unused_t1w
+        Further T1w images.
+    normalisation
+        `affine` or `syn`: the registration to the template.
+    sloppy
+        Coarse and quick settings, for tests.
+    series
+        Plans of its series.
+    prepared_t1w
+        What is known of the T1w image of a preprocessed dataset; None for a raw one.
+    """
+
+    label: str | None
+    t1w: Path | None
+    unused_t1w: tuple[Path, ...]
+    normalisation: str
+    sloppy: bool
+    series: tuple[SeriesPlan, ...]
+    prepared_t1w: PreparedT1w | None = None
+
+    @property
+    def mask_name(self) -> str:
+        """Entry `MaskMethod` of the sidecar of the T1w image."""
+        given = self.prepared_t1w.mask if self.prepared_t1w is not None else None
+        return name_mask("t1w") if given is None else name_given_mask(given)
+
+    @property
+    def is_acpc(self) -> bool:
+        """Whether the T1w image lies on the axes of a template already."""
+        return self.prepared_t1w is not None and self.prepared_t1w.is_acpc
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParticipantPlan:
+    """Plan of one participant.
+
+    Attributes
+    ----------
+    label
+        Without `sub-`.
+    sessions
+        Sessions with a series.
+    """
+
+    label: str
+    sessions: tuple[SessionPlan, ...]
+
+    @property
+    def series(self) -> tuple[SeriesPlan, ...]:
+        """Every series of every session."""
+        return tuple(plan for session in self.sessions for plan in session.series)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, with versions, of every series."""
+        return tuple(name for plan in self.series for name in plan.methods)
