@@ -162,6 +162,8 @@ def brain_mask(
         used = [OTSU, *others]
         mask = find_consensus(threshold, [masks[n] for n in others], smooth=smooth, affine=matrix)
         warnings += describe_agreement(agreement, is_whole=is_whole)
+        final = {f"the consensus, {name}": _dice(mask, masks[name]) for name in used}
+        warnings += describe_agreement(final, is_whole=is_whole)
     volume_ml = _volume_ml(mask, matrix)
     if not _is_within(volume_ml, limits_ml):
         warnings.append(
@@ -201,7 +203,8 @@ def find_consensus(
     head. What two of them both deny is removed. deepbet alone removes nothing: it was trained on
     whole T1w heads, and loses tissue of b=0 images near the ends of the field of view and in
     tilted heads. Then gaps that a slice encloses are filled, where they are brighter than
-    background, and what hangs on the brain by a neck, as eyes do, is cut off.
+    background, and what hangs on the brain by a neck, as eyes do, is cut off, but for thick parts
+    that the threshold and all others see: a cerebellum behind a dark pons.
 
     This is done twice. The second time the threshold is halfway from background to the level of
     the brain around a voxel: the coil sees the middle of a head, and its end, less well.
@@ -223,18 +226,20 @@ def find_consensus(
     background, level = np.median(smooth[~head]), np.median(smooth[threshold])
     signal = smooth - background
     is_tissue = signal > TISSUE_SHARE * (level - background)
-    draft = _judge(threshold, others, is_tissue, affine)
+    agreed = threshold & np.logical_and.reduce(others) if others else np.zeros_like(threshold)
+    draft = _judge(threshold, others, is_tissue, agreed, affine)
     ceiling = LEVEL_CEILING * (level - background)
     around, cover = _local_level(np.minimum(signal, ceiling), draft, affine)
     local = largest_part((signal > around / 2) & (cover > LEVEL_COVER))
     # What the first pass added stays, however dark its surroundings.
-    return _judge(local | (draft & ~threshold), others, is_tissue, affine)
+    return _judge(local | (draft & ~threshold), others, is_tissue, agreed, affine)
 
 
 def _judge(
     threshold: NDArray[np.bool_],
     others: Sequence[NDArray[np.bool_]],
     is_tissue: NDArray[np.bool_],
+    agreed: NDArray[np.bool_],
     affine: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
     """Add to a threshold's mask and take from it what the other methods say, and clean it."""
@@ -246,7 +251,8 @@ def _judge(
         denied = threshold & ~np.logical_or.reduce(others)
         mask = mask & ~thick_part(denied, affine, radius_mm=PART_RADIUS_MM)
     mask = fill_slices(mask, allowed=is_tissue)
-    mask = cut_necks(mask, affine, radius_mm=NECK_RADIUS_MM)
+    cut = cut_necks(mask, affine, radius_mm=NECK_RADIUS_MM)
+    mask = cut | thick_part(mask & agreed & ~cut, affine, radius_mm=PART_RADIUS_MM)
     return np.asarray(binary_fill_holes(mask), dtype=bool)
 
 

@@ -94,6 +94,22 @@ def test_the_brain_of_the_t1w_image_outvotes_one_method_but_not_two() -> None:
     np.testing.assert_array_equal(moved, BRAIN)
 
 
+def test_a_large_part_behind_a_neck_stays_where_all_methods_see_it() -> None:
+    back = ball((32, 12, 20), (24, 24, 24))
+    front = ball((32, 44, 30), (54, 66, 54))
+    neck = (abs(X - 32) < 2) & (abs(Z - 20) < 2) & (Y > 12) & (Y < 44)
+    brain = front | back | neck
+    assert label(front | back)[1] == 2
+    image = gaussian_filter(np.where(brain, 300.0, 20.0), 0.5).astype(np.float32)
+    three = find_consensus(brain, [brain, brain], smooth=image, affine=AFFINE)
+    assert three[front].mean() > 0.97
+    # Its opening rounds corners of voxels.
+    assert three[back].mean() > 0.95
+    # One method that denies it is enough, and nobody vouches for a threshold.
+    for others in ([brain, front], [front], []):
+        assert find_consensus(brain, others, smooth=image, affine=AFFINE)[back].mean() < 0.3
+
+
 def test_a_threshold_alone_is_cleaned_too() -> None:
     image = head_image()
     found = find_consensus(image > 170, [], smooth=image, affine=AFFINE)
