@@ -119,7 +119,7 @@ def brain_mask(
         Contrast of the image.
     anatomy
         Shape (X, Y, Z), bool: brain of the T1w image on the grid of a b=0 image. It does not count
-        where it agrees with median_otsu's badly, with a warning.
+        where it agrees badly with each other method that does, with a warning.
 
     Raises
     ------
@@ -155,10 +155,8 @@ def brain_mask(
         used = [DEEPBET]
         mask = masks[DEEPBET]
     else:
-        # A T1w brain that lies elsewhere was misplaced by its registration.
-        is_placed = agreement.get(f"{OTSU}, {ANATOMY}", 0.0) >= AGREEMENT_WARNING
         others = [name for name in (DEEPBET,) if name not in lost]
-        others += [ANATOMY] if is_placed else []
+        others += [ANATOMY] if is_placed(agreement, lost) else []
         used = [OTSU, *others]
         mask = find_consensus(threshold, [masks[n] for n in others], smooth=smooth, affine=matrix)
         warnings += describe_agreement(agreement, is_whole=is_whole)
@@ -173,6 +171,23 @@ def brain_mask(
     for warning in warnings:
         logger.warning(warning)
     return BrainMask(mask, _name_methods(used), masks, agreement, tuple(warnings))
+
+
+def is_placed(agreement: Mapping[str, float], lost: Sequence[str] = ()) -> bool:
+    """Tell whether the brain of a T1w image agrees with any method that counts.
+
+    One that lies elsewhere was misplaced by its registration.
+
+    Examples
+    --------
+    >>> is_placed({"median_otsu, deepbet": 0.75, "median_otsu, T1w": 0.77, "deepbet, T1w": 0.96})
+    True
+    """
+    return any(
+        agreement.get(f"{name}, {ANATOMY}", 0.0) >= AGREEMENT_WARNING
+        for name in (OTSU, DEEPBET)
+        if name not in lost
+    )
 
 
 def _is_within(volume_ml: float, limits_ml: tuple[float, float]) -> bool:

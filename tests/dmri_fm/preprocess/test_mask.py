@@ -13,6 +13,7 @@ from dmri_fm.preprocess.mask import (
     brain_mask,
     describe_agreement,
     find_consensus,
+    is_placed,
     is_slab,
     name_mask,
 )
@@ -115,6 +116,25 @@ def test_a_threshold_alone_is_cleaned_too() -> None:
     found = find_consensus(image > 170, [], smooth=image, affine=AFFINE)
     assert found[EYE].mean() < 0.3
     assert found[DARK & ~DIM].mean() > 0.9
+
+
+def test_the_t1w_brain_counts_where_fat_spoils_the_threshold() -> None:
+    """Fat that was not suppressed: the threshold's mask is far larger than the brain."""
+    fat = ball((32, 34, 30), (84, 100, 78)) & ~BRAIN
+    threshold = BRAIN | fat
+    moved = np.roll(BRAIN, 12, axis=1)
+    for anatomy, expected in ((BRAIN, True), (moved, False)):
+        agreement = {
+            "median_otsu, deepbet": dice(threshold, BRAIN),
+            "median_otsu, T1w": dice(threshold, anatomy),
+            "deepbet, T1w": dice(BRAIN, anatomy),
+        }
+        assert agreement["median_otsu, T1w"] < 0.8
+        assert is_placed(agreement) is expected
+        assert not is_placed(agreement, lost=["deepbet"])
+    image = np.where(threshold, 300.0, 20.0).astype(np.float32)
+    found = find_consensus(threshold, [BRAIN, BRAIN], smooth=image, affine=AFFINE)
+    assert dice(found, BRAIN) > 0.97
 
 
 def test_tissue_at_the_edge_of_the_field_of_view_is_not_thin() -> None:
