@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 
 from dmri_fm.errors import ImageError
+from dmri_fm.preprocess.mask_choice import pick_single
 from dmri_fm.preprocess.mask_shape import cut_necks, fill_slices, largest_part, thick_part
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ def brain_mask(
     In a T1w image deepbet draws the mask (Fisch et al. 2024,
     doi:10.1016/j.compbiomed.2024.108845), in a b=0 image a consensus of it with median_otsu and
     the T1w image: :func:`find_consensus`. Where deepbet or median_otsu finds a brain of an
-    impossible volume, it does not count, with a warning.
+    impossible volume, it does not count, with a warning. Where median_otsu does not, there is no
+    consensus: the T1w brain is taken if it agrees with deepbet's, else deepbet's.
 
     Parameters
     ----------
@@ -148,12 +150,11 @@ def brain_mask(
         for name in lost
         if len(lost) == 1 and _is_evidence(name, contrast, is_whole=is_whole)
     ]
-    if contrast == "t1w":
-        used = [OTSU if lost == [DEEPBET] else DEEPBET]
+    if contrast == "t1w" or OTSU in lost:
+        has_anatomy = contrast == "b0" and is_placed(agreement, [OTSU])
+        candidates = [*([ANATOMY] if has_anatomy else []), DEEPBET, OTSU]
+        used = [pick_single({name: volumes_ml[name] for name in candidates}, possible_ml)]
         mask = masks[used[0]]
-    elif OTSU in lost:
-        used = [DEEPBET]
-        mask = masks[DEEPBET]
     else:
         others = [name for name in (DEEPBET,) if name not in lost]
         others += [ANATOMY] if is_placed(agreement, lost) else []

@@ -17,6 +17,7 @@ from dmri_fm.preprocess.mask import (
     is_slab,
     name_mask,
 )
+from dmri_fm.preprocess.mask_choice import pick_single
 from dmri_fm.preprocess.mask_shape import cut_necks, fill_slices, thick_part
 from dmri_fm.series import Dwi
 
@@ -135,6 +136,39 @@ def test_the_t1w_brain_counts_where_fat_spoils_the_threshold() -> None:
     image = np.where(threshold, 300.0, 20.0).astype(np.float32)
     found = find_consensus(threshold, [BRAIN, BRAIN], smooth=image, affine=AFFINE)
     assert dice(found, BRAIN) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("volumes_ml", "expected"),
+    [
+        ({"T1w": 1400, "deepbet": 1450, "median_otsu": 3000}, "T1w"),
+        ({"deepbet": 1450, "median_otsu": 3000}, "deepbet"),
+        # An impossible one, however far, before an empty one, and else the nearest.
+        ({"deepbet": 0, "median_otsu": 20000}, "median_otsu"),
+        ({"deepbet": 100, "median_otsu": 3000}, "median_otsu"),
+        ({"deepbet": 480, "median_otsu": 6000}, "deepbet"),
+        ({"deepbet": 3000, "median_otsu": 0}, "deepbet"),
+    ],
+)
+def test_a_single_mask_is_possible_or_nearest_to_that(
+    volumes_ml: dict[str, float], expected: str
+) -> None:
+    assert pick_single(volumes_ml, (500, 2760)) == expected
+
+
+def test_the_t1w_brain_is_taken_where_the_threshold_is_impossible() -> None:
+    """A bright block that fills the field of view: 9 litres."""
+    affine = np.diag([8.0, 8.0, 8.0, 1.0])
+    image = np.full((28, 28, 24), 1000.0)
+    image[:3] = 0
+    alone = brain_mask(image, affine, contrast="b0")
+    assert alone.method.startswith("deepbet ")
+    anatomy = alone.proposals["deepbet"].copy()
+    anatomy[:, :, ::6] = False
+    found = brain_mask(image, affine, contrast="b0", anatomy=anatomy)
+    assert found.method == "the T1w brain"
+    np.testing.assert_array_equal(found.mask, anatomy)
+    assert "holds 2384 ml" in found.warnings[-1]
 
 
 def test_tissue_at_the_edge_of_the_field_of_view_is_not_thin() -> None:
