@@ -15,7 +15,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_fill_holes, gaussian_filter
+from scipy.ndimage import binary_fill_holes, gaussian_filter, median_filter
 
 from dmri_fm.errors import ImageError
 from dmri_fm.preprocess.mask_choice import pick_single
@@ -370,13 +370,15 @@ def _otsu_mask(
     data: NDArray[np.float32], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the image after the median filter, and the mask of median_otsu."""
-    from dipy.segment.mask import multi_median
     from dipy.segment.threshold import otsu
 
-    # The two steps of DIPY's median_otsu, whose filtered image is needed, too.
-    smallest_mm = float(np.linalg.norm(affine[:3, :3], axis=0).min())
-    radius = max(1, round(MEDIAN_RADIUS_MM / smallest_mm))
-    smooth = multi_median(data, median_radius=radius, numpass=2)
+    # The two steps of DIPY's median_otsu, whose median filter is as wide in voxels on all axes.
+    edges_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    radii = np.round(MEDIAN_RADIUS_MM / edges_mm).astype(int)
+    radii = np.where(edges_mm < 1.01 * edges_mm.min(), np.maximum(radii, 1), radii)
+    smooth = data
+    for _ in range(2):
+        smooth = median_filter(smooth, size=tuple(2 * radii + 1))
     mask = largest_part(smooth > otsu(smooth))
     return smooth, np.asarray(binary_fill_holes(mask), dtype=bool)
 

@@ -171,6 +171,23 @@ def test_the_t1w_brain_is_taken_where_the_threshold_is_impossible() -> None:
     assert "holds 2384 ml" in found.warnings[-1]
 
 
+def test_thick_slices_give_the_mask_of_small_voxels() -> None:
+    """The brain of one head, a third of natural size, at 2 mm and at 1 x 1 x 5 mm."""
+    grid = np.indices((80, 80, 80)) - 39.5
+    radius = np.sqrt(sum((axis / r) ** 2 for axis, r in zip(grid, (26, 30, 24), strict=True)))
+    rng = np.random.default_rng(0)
+    head = np.where(radius < 1, 300.0, 20.0) + rng.normal(0, 20, radius.shape)
+    masks = []
+    for size in ((2, 2, 2), (1, 1, 5)):
+        shape = [n for k in size for n in (80 // k, k)]
+        image = np.clip(head.reshape(shape).mean(axis=(1, 3, 5)), 0, None)
+        found = brain_mask(image, np.diag([*size, 1.0]), contrast="b0")
+        masks.append(np.kron(found.proposals["median_otsu"], np.ones(size)) > 0)
+    assert dice(masks[0], radius < 1) > 0.95
+    assert dice(masks[1], radius < 1) > 0.93
+    assert abs(masks[1].sum() / masks[0].sum() - 1) < 0.05
+
+
 def test_tissue_at_the_edge_of_the_field_of_view_is_not_thin() -> None:
     """A slab of two slices is as thick as the head that it was cut from."""
     slab = BRAIN[:, :, 28:30]
