@@ -22,8 +22,9 @@ def _masks(image: str) -> tuple[Method, ...]:
     text = f"The brain in the {image} was masked by {{method}}"
     return (
         Method("consensus of median_otsu.*deepbet", f"{text} [@garyfallidis2014; @fisch2024]."),
-        Method("median_otsu", f"{text} [@garyfallidis2014]."),
+        Method("(consensus of )?median_otsu", f"{text} [@garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
+        Method("the T1w brain", f"{text}."),
     )
 
 
