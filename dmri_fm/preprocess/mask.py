@@ -16,9 +16,10 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_fill_holes, gaussian_filter
+from scipy.ndimage import binary_fill_holes, gaussian_filter, median_filter
 
 from dmri_fm.errors import ImageError
+from dmri_fm.preprocess.mask_choice import pick_single
 from dmri_fm.preprocess.mask_shape import cut_necks, fill_slices, largest_part, thick_part
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ def brain_mask(
     In a T1w image deepbet draws the mask (Fisch et al. 2024,
     doi:10.1016/j.compbiomed.2024.108845), in a b=0 image a consensus of it with median_otsu and
     the T1w image: :func:`find_consensus`. Where deepbet or median_otsu finds a brain of an
-    impossible volume, it does not count, with a warning.
+    impossible volume, it does not count, with a warning. Where median_otsu does not, there is no
+    consensus: the T1w brain is taken if it agrees with deepbet's, else deepbet's.
 
     Parameters
     ----------
@@ -120,7 +122,7 @@ def brain_mask(
         Contrast of the image.
     anatomy
         Shape (X, Y, Z), bool: brain of the T1w image on the grid of a b=0 image. It does not count
-        where it agrees with median_otsu's badly, with a warning.
+        where it agrees badly with each other method that does, with a warning.
 
     Raises
     ------
@@ -149,20 +151,19 @@ def brain_mask(
         for name in lost
         if len(lost) == 1 and _is_evidence(name, contrast, is_whole=is_whole)
     ]
-    if contrast == "t1w":
-        used = [OTSU if lost == [DEEPBET] else DEEPBET]
+    if contrast == "t1w" or OTSU in lost:
+        has_anatomy = contrast == "b0" and is_placed(agreement, [OTSU])
+        candidates = [*([ANATOMY] if has_anatomy else []), DEEPBET, OTSU]
+        used = [pick_single({name: volumes_ml[name] for name in candidates}, possible_ml)]
         mask = masks[used[0]]
-    elif OTSU in lost:
-        used = [DEEPBET]
-        mask = masks[DEEPBET]
     else:
-        # A T1w brain that lies elsewhere was misplaced by its registration.
-        is_placed = agreement.get(f"{OTSU}, {ANATOMY}", 0.0) >= AGREEMENT_WARNING
         others = [name for name in (DEEPBET,) if name not in lost]
-        others += [ANATOMY] if is_placed else []
+        others += [ANATOMY] if is_placed(agreement, lost) else []
         used = [OTSU, *others]
         mask = find_consensus(threshold, [masks[n] for n in others], smooth=smooth, affine=matrix)
         warnings += describe_agreement(agreement, is_whole=is_whole)
+        final = {f"the consensus, {name}": _dice(mask, masks[name]) for name in used}
+        warnings += describe_agreement(final, is_whole=is_whole)
     volume_ml = _volume_ml(mask, matrix)
     if not _is_within(volume_ml, limits_ml):
         warnings.append(
@@ -172,6 +173,23 @@ def brain_mask(
     for warning in warnings:
         logger.warning(warning)
     return BrainMask(mask, _name_methods(used), masks, agreement, tuple(warnings))
+
+
+def is_placed(agreement: Mapping[str, float], lost: Sequence[str] = ()) -> bool:
+    """Tell whether the brain of a T1w image agrees with any method that counts.
+
+    One that lies elsewhere was misplaced by its registration.
+
+    Examples
+    --------
+    >>> is_placed({"median_otsu, deepbet": 0.75, "median_otsu, T1w": 0.77, "deepbet, T1w": 0.96})
+    True
+    """
+    return any(
+        agreement.get(f"{name}, {ANATOMY}", 0.0) >= AGREEMENT_WARNING
+        for name in (OTSU, DEEPBET)
+        if name not in lost
+    )
 
 
 def _is_within(volume_ml: float, limits_ml: tuple[float, float]) -> bool:
@@ -202,7 +220,8 @@ def find_consensus(
     head. What two of them both deny is removed. deepbet alone removes nothing: it was trained on
     whole T1w heads, and loses tissue of b=0 images near the ends of the field of view and in
     tilted heads. Then gaps that a slice encloses are filled, where they are brighter than
-    background, and what hangs on the brain by a neck, as eyes do, is cut off.
+    background, and what hangs on the brain by a neck, as eyes do, is cut off, but for thick parts
+    that the threshold and all others see: a cerebellum behind a dark pons.
 
     This is done twice. The second time the threshold is halfway from background to the level of
     the brain around a voxel: the coil sees the middle of a head, and its end, less well.
@@ -224,18 +243,20 @@ def find_consensus(
     background, level = np.median(smooth[~head]), np.median(smooth[threshold])
     signal = smooth - background
     is_tissue = signal > TISSUE_SHARE * (level - background)
-    draft = _judge(threshold, others, is_tissue, affine)
+    agreed = threshold & np.logical_and.reduce(others) if others else np.zeros_like(threshold)
+    draft = _judge(threshold, others, is_tissue, agreed, affine)
     ceiling = LEVEL_CEILING * (level - background)
     around, cover = _local_level(np.minimum(signal, ceiling), draft, affine)
     local = largest_part((signal > around / 2) & (cover > LEVEL_COVER))
     # What the first pass added stays, however dark its surroundings.
-    return _judge(local | (draft & ~threshold), others, is_tissue, affine)
+    return _judge(local | (draft & ~threshold), others, is_tissue, agreed, affine)
 
 
 def _judge(
     threshold: NDArray[np.bool_],
     others: Sequence[NDArray[np.bool_]],
     is_tissue: NDArray[np.bool_],
+    agreed: NDArray[np.bool_],
     affine: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
     """Add to a threshold's mask and take from it what the other methods say, and clean it."""
@@ -247,7 +268,8 @@ def _judge(
         denied = threshold & ~np.logical_or.reduce(others)
         mask = mask & ~thick_part(denied, affine, radius_mm=PART_RADIUS_MM)
     mask = fill_slices(mask, allowed=is_tissue)
-    mask = cut_necks(mask, affine, radius_mm=NECK_RADIUS_MM)
+    cut = cut_necks(mask, affine, radius_mm=NECK_RADIUS_MM)
+    mask = cut | thick_part(mask & agreed & ~cut, affine, radius_mm=PART_RADIUS_MM)
     return np.asarray(binary_fill_holes(mask), dtype=bool)
 
 
@@ -360,13 +382,15 @@ def _otsu_mask(
     data: NDArray[np.float32], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the image after the median filter, and the mask of median_otsu."""
-    from dipy.segment.mask import multi_median
     from dipy.segment.threshold import otsu
 
-    # The two steps of DIPY's median_otsu, whose filtered image is needed, too.
-    smallest_mm = float(np.linalg.norm(affine[:3, :3], axis=0).min())
-    radius = max(1, round(MEDIAN_RADIUS_MM / smallest_mm))
-    smooth = multi_median(data, median_radius=radius, numpass=2)
+    # The two steps of DIPY's median_otsu, whose median filter is as wide in voxels on all axes.
+    edges_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    radii = np.round(MEDIAN_RADIUS_MM / edges_mm).astype(int)
+    radii = np.where(edges_mm < 1.01 * edges_mm.min(), np.maximum(radii, 1), radii)
+    smooth = data
+    for _ in range(2):
+        smooth = median_filter(smooth, size=tuple(2 * radii + 1))
     mask = largest_part(smooth > otsu(smooth))
     return smooth, np.asarray(binary_fill_holes(mask), dtype=bool)
 

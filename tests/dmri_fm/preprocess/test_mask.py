@@ -13,9 +13,11 @@ from dmri_fm.preprocess.mask import (
     brain_mask,
     describe_agreement,
     find_consensus,
+    is_placed,
     is_slab,
     name_mask,
 )
+from dmri_fm.preprocess.mask_choice import pick_single
 from dmri_fm.preprocess.mask_shape import cut_necks, fill_slices, thick_part
 from dmri_fm.series import Dwi
 
@@ -94,11 +96,96 @@ def test_the_brain_of_the_t1w_image_outvotes_one_method_but_not_two() -> None:
     np.testing.assert_array_equal(moved, BRAIN)
 
 
+def test_a_large_part_behind_a_neck_stays_where_all_methods_see_it() -> None:
+    back = ball((32, 12, 20), (24, 24, 24))
+    front = ball((32, 44, 30), (54, 66, 54))
+    neck = (abs(X - 32) < 2) & (abs(Z - 20) < 2) & (Y > 12) & (Y < 44)
+    brain = front | back | neck
+    assert label(front | back)[1] == 2
+    image = gaussian_filter(np.where(brain, 300.0, 20.0), 0.5).astype(np.float32)
+    three = find_consensus(brain, [brain, brain], smooth=image, affine=AFFINE)
+    assert three[front].mean() > 0.97
+    # Its opening rounds corners of voxels.
+    assert three[back].mean() > 0.95
+    # One method that denies it is enough, and nobody vouches for a threshold.
+    for others in ([brain, front], [front], []):
+        assert find_consensus(brain, others, smooth=image, affine=AFFINE)[back].mean() < 0.3
+
+
 def test_a_threshold_alone_is_cleaned_too() -> None:
     image = head_image()
     found = find_consensus(image > 170, [], smooth=image, affine=AFFINE)
     assert found[EYE].mean() < 0.3
     assert found[DARK & ~DIM].mean() > 0.9
+
+
+def test_the_t1w_brain_counts_where_fat_spoils_the_threshold() -> None:
+    """Fat that was not suppressed: the threshold's mask is far larger than the brain."""
+    fat = ball((32, 34, 30), (84, 100, 78)) & ~BRAIN
+    threshold = BRAIN | fat
+    moved = np.roll(BRAIN, 12, axis=1)
+    for anatomy, expected in ((BRAIN, True), (moved, False)):
+        agreement = {
+            "median_otsu, deepbet": dice(threshold, BRAIN),
+            "median_otsu, T1w": dice(threshold, anatomy),
+            "deepbet, T1w": dice(BRAIN, anatomy),
+        }
+        assert agreement["median_otsu, T1w"] < 0.8
+        assert is_placed(agreement) is expected
+        assert not is_placed(agreement, lost=["deepbet"])
+    image = np.where(threshold, 300.0, 20.0).astype(np.float32)
+    found = find_consensus(threshold, [BRAIN, BRAIN], smooth=image, affine=AFFINE)
+    assert dice(found, BRAIN) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("volumes_ml", "expected"),
+    [
+        ({"T1w": 1400, "deepbet": 1450, "median_otsu": 3000}, "T1w"),
+        ({"deepbet": 1450, "median_otsu": 3000}, "deepbet"),
+        # An impossible one, however far, before an empty one, and else the nearest.
+        ({"deepbet": 0, "median_otsu": 20000}, "median_otsu"),
+        ({"deepbet": 100, "median_otsu": 3000}, "median_otsu"),
+        ({"deepbet": 480, "median_otsu": 6000}, "deepbet"),
+        ({"deepbet": 3000, "median_otsu": 0}, "deepbet"),
+    ],
+)
+def test_a_single_mask_is_possible_or_nearest_to_that(
+    volumes_ml: dict[str, float], expected: str
+) -> None:
+    assert pick_single(volumes_ml, (500, 2760)) == expected
+
+
+def test_the_t1w_brain_is_taken_where_the_threshold_is_impossible() -> None:
+    """A bright block that fills the field of view: 9 litres."""
+    affine = np.diag([8.0, 8.0, 8.0, 1.0])
+    image = np.full((28, 28, 24), 1000.0)
+    image[:3] = 0
+    alone = brain_mask(image, affine, contrast="b0")
+    assert alone.method.startswith("deepbet ")
+    anatomy = alone.proposals["deepbet"].copy()
+    anatomy[:, :, ::6] = False
+    found = brain_mask(image, affine, contrast="b0", anatomy=anatomy)
+    assert found.method == "the T1w brain"
+    np.testing.assert_array_equal(found.mask, anatomy)
+    assert "holds 2384 ml" in found.warnings[-1]
+
+
+def test_thick_slices_give_the_mask_of_small_voxels() -> None:
+    """The brain of one head, a third of natural size, at 2 mm and at 1 x 1 x 5 mm."""
+    grid = np.indices((80, 80, 80)) - 39.5
+    radius = np.sqrt(sum((axis / r) ** 2 for axis, r in zip(grid, (26, 30, 24), strict=True)))
+    rng = np.random.default_rng(0)
+    head = np.where(radius < 1, 300.0, 20.0) + rng.normal(0, 20, radius.shape)
+    masks = []
+    for size in ((2, 2, 2), (1, 1, 5)):
+        shape = [n for k in size for n in (80 // k, k)]
+        image = np.clip(head.reshape(shape).mean(axis=(1, 3, 5)), 0, None)
+        found = brain_mask(image, np.diag([*size, 1.0]), contrast="b0")
+        masks.append(np.kron(found.proposals["median_otsu"], np.ones(size)) > 0)
+    assert dice(masks[0], radius < 1) > 0.95
+    assert dice(masks[1], radius < 1) > 0.93
+    assert abs(masks[1].sum() / masks[0].sum() - 1) < 0.05
 
 
 def test_tissue_at_the_edge_of_the_field_of_view_is_not_thin() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
 from dmri_fm.normalise.registration import NO_COREGISTRATION
 from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
-from dmri_fm.preprocess.mask import name_given_mask, name_mask
+from dmri_fm.preprocess.mask import _name_methods, name_given_mask, name_mask
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
 from dmri_fm.tensor_networks.noise_map import name_noise_map
@@ -159,6 +160,26 @@ def test_the_image_that_was_registered_to_the_template_is_named() -> None:
     assert "The b=0 reference was registered to the ICBM" not in both
     assert "The T1-weighted brain was registered to the ICBM 152 template" in both
     assert "The brain in the T1-weighted image was masked by deepbet" in both
+
+
+@pytest.mark.parametrize(
+    ("names", "cited"),
+    [
+        (["median_otsu"], ["garyfallidis2014"]),
+        (["deepbet"], ["fisch2024"]),
+        (["T1w"], []),
+        (["median_otsu", "deepbet"], ["garyfallidis2014", "fisch2024"]),
+        (["median_otsu", "T1w"], ["garyfallidis2014"]),
+        (["median_otsu", "deepbet", "T1w"], ["garyfallidis2014", "fisch2024"]),
+    ],
+)
+def test_every_combination_of_mask_methods_is_described(
+    names: list[str], cited: list[str]
+) -> None:
+    method = _name_methods(names)
+    (sentence,) = describe_steps([{"MaskMethod": method}])
+    assert sentence.startswith(f"The brain in the b=0 reference was masked by {method}")
+    assert re.findall(r"@(\w+)", sentence) == cited
 
 
 def test_a_method_of_another_version_is_quoted_and_credits_nobody() -> None:

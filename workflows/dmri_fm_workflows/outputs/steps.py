@@ -32,8 +32,9 @@ def _masks(image: str) -> tuple[Method, ...]:
     return (
         Method("consensus of median_otsu.*deepbet", f"{text} [@garyfallidis2014; @fisch2024]."),
         Method("taken from the input", f"The brain mask of the {image} was {{method}}."),
-        Method("median_otsu", f"{text} [@garyfallidis2014]."),
+        Method("(consensus of )?median_otsu", f"{text} [@garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
+        Method("the T1w brain", f"{text}."),
     )
 
 
