@@ -298,7 +298,8 @@ def measure_field(
             advice="convert both again, or leave the field map out by a filter",
         )
     matrix = np.asarray(affine, dtype=np.float64)
-    found = brain_mask(image, matrix, contrast="b0")
+    # deepbet alone, as in a T1w image: median_otsu keeps the scalp, which is bright here.
+    found = brain_mask(image, matrix, contrast="t1w")
     mask = _largest_part(found.mask)
     image = correct_bias(image, matrix)
     warnings = [f"Brain of the magnitude image: {text}" for text in found.warnings]
