@@ -12,7 +12,7 @@ from dmri_fm.distortion import DistortionField, PhaseEncoding, correct_image
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.preprocess.alignment import align, mutual_information, resample_affine
 from dmri_fm.preprocess.mask import brain_mask
-from dmri_fm.preprocess.phase_fieldmap import MeasuredField
+from dmri_fm.preprocess.phase_fieldmap import WITHOUT, MeasuredField
 from dmri_fm.preprocess.pose import is_plausible, pose_from_matrix
 from dmri_fm.preprocess.susceptibility import B0Image
 
@@ -125,7 +125,7 @@ def place_field(measured: MeasuredField, b0: B0Image) -> PlacedField:
         raise ImageError(
             f"the field map covers {coverage:.0%} of the b=0 image",
             expected=f"at least {LEAST_COVERAGE:.0%}: both in one space of the scanner",
-            advice="check that the field map is of this session; else leave it out by a filter",
+            advice=f"check that the field map is of this session. {WITHOUT}",
         )
     start = position_at(measured, b0, np.eye(4))
     found = brain_mask(start.corrected, b0.affine, contrast="b0")

@@ -33,6 +33,9 @@ PHASE_SCALES: tuple[tuple[float, float, float], ...] = (
     (-4096, 4095, 8192),
 )
 
+#: What a user can do about a field map that cannot be mended.
+WITHOUT = "To go on without the field map: --sdc none, or --ignore fieldmaps"
+
 #: Part of a scale that the values have to span: noise outside the head takes every phase.
 LEAST_SPAN = 0.9
 
@@ -135,7 +138,7 @@ def phase_radians(
         raise ImageError(
             f"values of {name} are not finite, or all equal: there is no phase in it",
             expected="a phase image",
-            advice="convert the scan again with dcm2niix, or leave it out by a filter",
+            advice=f"convert the scan again with dcm2niix. {WITHOUT}",
         )
     low, high = float(phase.min()), float(phase.max())
     turn = 2 * np.pi
@@ -205,7 +208,8 @@ def phase_to_hz(
             f"the phase of {share:.0%} of neighbouring voxels of the brain jumps by more than "
             "half a turn after unwrapping",
             expected=f"at most {LARGEST_JUMP_SHARE:.0%}: a phase that changes slowly",
-            advice="look at the phase image: it may be noise, or two images may be swapped",
+            advice="look at the phase image: it may be noise, or two images may be swapped. "
+            f"{WITHOUT}",
         )
     return np.where(inside, unwrapped, 0.0) / (turn * difference_s)
 
@@ -250,7 +254,7 @@ def check_measured_hz(hz: ArrayLike, mask: ArrayLike) -> None:
         raise ImageError(
             "the field map is constant or not finite inside the brain",
             expected="a field that changes from place to place",
-            advice="convert the scan again, or leave it out by a filter",
+            advice=f"convert the scan again. {WITHOUT}",
         )
     low, high = np.percentile(values, [0.1, 99.9])
     share = _share_of_jumps(field, inside, larger_than=0.75 * float(high - low))
@@ -259,7 +263,8 @@ def check_measured_hz(hz: ArrayLike, mask: ArrayLike) -> None:
             f"{share:.2%} of neighbouring voxels of the brain differ by most of the field's range,"
             f" {low:.0f} to {high:.0f} Hz: the field map is wrapped",
             expected="an unwrapped field",
-            advice="unwrap it, or offer its phase images as phasediff or phase1 and phase2",
+            advice="unwrap it, or offer its phase images as phasediff or phase1 and phase2. "
+            f"{WITHOUT}",
         )
 
 
@@ -295,10 +300,11 @@ def measure_field(
         raise ImageError(
             f"field map of shape {values.shape} beside a magnitude image of shape {image.shape}",
             expected="two 3-D images on one grid, of three slices or more",
-            advice="convert both again, or leave the field map out by a filter",
+            advice=f"convert both again. {WITHOUT}",
         )
     matrix = np.asarray(affine, dtype=np.float64)
-    found = brain_mask(image, matrix, contrast="b0")
+    # deepbet alone, as in a T1w image: median_otsu keeps the scalp, which is bright here.
+    found = brain_mask(image, matrix, contrast="t1w")
     mask = _largest_part(found.mask)
     image = correct_bias(image, matrix)
     warnings = [f"Brain of the magnitude image: {text}" for text in found.warnings]
@@ -387,7 +393,7 @@ def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         raise ImageError(
             "no brain is found in the magnitude image: its mask is empty",
             expected="the magnitude image of the field map",
-            advice="look at the image, or leave the field map out by a filter",
+            advice=f"look at the image. {WITHOUT}",
         )
     sizes = np.bincount(parts.ravel())[1:]
     return np.asarray(parts == 1 + int(sizes.argmax()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.errors import ConfigError, ImageError
@@ -189,3 +190,18 @@ def test_a_readout_of_zero_and_a_map_of_another_space_are_refused() -> None:
         place_field(measured, B0Image(image, affine, PhaseEncoding("j", 0.0)))
     with pytest.raises(ImageError, match="covers 0% of the b=0 image"):
         place_field(measured, B0Image(image, affine, PhaseEncoding("j", READOUT_S)))
+
+
+def test_the_scalp_of_the_magnitude_image_is_left_out() -> None:
+    shape, affine = (64, 72, 56), np.diag([-3.0, 3.0, 3.0, 1.0])
+    grid = np.indices(shape) * 3.0 - np.array([96, 102, 90])[:, None, None, None]
+
+    def inside(*radii_mm: float) -> np.ndarray:
+        return (np.square(grid / np.array(radii_mm)[:, None, None, None])).sum(0) <= 1
+
+    brain, scalp = inside(66, 82, 60), inside(84, 100, 78) & ~inside(70, 86, 64)
+    magnitude = gaussian_filter(np.select([brain, scalp], [300.0, 500.0], 10.0), 0.5)
+    mask = measure_field(0.5 * grid[1], magnitude, affine).mask
+    assert mask[brain].mean() > 0.95
+    # deepbet's edge lies in the scalp in places; median_otsu takes all of it.
+    assert mask[scalp].mean() < 0.2

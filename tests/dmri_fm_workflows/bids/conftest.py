@@ -67,9 +67,9 @@ class DatasetMaker:
     def image(
         self, name: str, *, shape: Sequence[int] = (6, 6, 4), affine: np.ndarray = AFFINE
     ) -> Path:
-        """Write an image of ones."""
+        """Write an image of small numbers, radians for a phase image."""
         path = self.path(name)
-        image = nib.Nifti1Image(np.ones(shape, np.int16), affine)
+        image = nib.Nifti1Image((np.indices(shape).sum(0) % 7).astype(np.int16), affine)
         image.set_sform(affine, code=1)
         image.set_qform(affine, code=1)
         nib.save(image, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -87,6 +88,28 @@ def test_a_linked_field_map_that_cannot_be_used_has_its_reason(
     (fieldmap,) = series.fieldmaps
     assert reason in fieldmap.problem
     assert all(reason in text for text in maker.reasons(series).values())
+
+
+@pytest.mark.parametrize(
+    ("method", "suffix", "values", "reason"),
+    [
+        ("phasediff", "phasediff", (-500, 496), "-500 to 496, fit no scale of phase images"),
+        ("phasediff", "phasediff", (7, 7), "all equal"),
+        ("phase1phase2", "phase2", (0, 900), "fit no scale"),
+        ("phasediff", "magnitude1", (0, 0), "sub-01_magnitude1.nii.gz is empty"),
+        ("fieldmap", "fieldmap", (3, 3), "sub-01_fieldmap.nii.gz is constant"),
+    ],
+)
+def test_a_field_map_of_unusable_values_has_its_reason(
+    maker, method, suffix, values, reason
+) -> None:
+    write(maker, SOUND[method])
+    path = next(maker.root.rglob(f"sub-01_{suffix}.nii.gz"))
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.resize(np.int16(values), image.shape), None, image.header), path)
+    series = maker.only_series()
+    assert series.usable_fieldmap is None
+    assert reason in series.fieldmaps[0].problem
 
 
 def test_a_field_map_of_another_space_is_not_used(maker) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from dmri_fm.content import require_content
 from dmri_fm.errors import ConfigError, ImageError, InputError
-from dmri_fm.preprocess.phase_fieldmap import HZ_PER_UNIT, check_echo_times
-from dmri_fm.series import load_image
+from dmri_fm.preprocess.phase_fieldmap import HZ_PER_UNIT, check_echo_times, phase_radians
+from dmri_fm.series import load_image, read_array
 from dmri_fm_workflows.bids.links import Statement, Tie, tie_to
 from dmri_fm_workflows.bids.metadata import read_number, read_text
 from dmri_fm_workflows.bids.names import split_name
@@ -120,7 +120,7 @@ def why_unused(fieldmap: Fieldmap, tie: Tie) -> Iterator[UnusedImage]:
 def judge_fieldmap(fieldmap: Fieldmap, run: DwiRun) -> Fieldmap:
     """Return a field map with what a correction needs, or the reason why it cannot correct a run.
 
-    Headers and sidecars are read, voxels are not.
+    Headers and sidecars are read, and of a field map without fault in them the range of values.
     """
     metadata = fieldmap.metadata
     sources = tuple(field_images(fieldmap))
@@ -172,7 +172,24 @@ def _find_problem(fieldmap: Fieldmap, run: DwiRun) -> str:
             check_echo_times(fieldmap.echo_times_s)
         except ConfigError as error:
             return f"it has {error.found}; expected {error.expected}"
-    return _find_misfit(fieldmap.images, run)
+    return _find_misfit(fieldmap.images, run) or _find_fault(fieldmap)
+
+
+def _find_fault(fieldmap: Fieldmap) -> str:
+    """Return what is wrong with the voxels of a field map; empty if their range is sound."""
+    for path in fieldmap.images:
+        try:
+            values = read_array(load_image(path, ndim=3), path=path)
+            if path == fieldmap.magnitude:
+                if not (values > 0).any():
+                    return f"{path.name} is empty"
+            elif fieldmap.method != "fieldmap":
+                phase_radians(values, units=fieldmap.units, name=path.name)
+            elif np.ptp(values) == 0:
+                return f"{path.name} is constant"
+        except InputError as error:
+            return f"{path.name} cannot be used: {error.found}"
+    return ""
 
 
 def _find_misfit(paths: Sequence[Path], run: DwiRun) -> str:

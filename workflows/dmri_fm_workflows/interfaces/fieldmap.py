@@ -23,6 +23,7 @@ from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.fieldmap_placement import PlacedField, place_field
 from dmri_fm.preprocess.phase_fieldmap import (
     HZ_PER_UNIT,
+    WITHOUT,
     MeasuredField,
     measure_field,
     phase_radians,
@@ -93,7 +94,7 @@ class EstimateFieldmap(SimpleInterface):
                 "the magnitude image of the field map is empty",
                 path=self.inputs.magnitude_file,
                 expected="an image of the head",
-                advice="convert it again, or leave the field map out: --ignore fieldmaps",
+                advice=f"convert it again. {WITHOUT}",
             )
         echo_times_s = None
         if isdefined(self.inputs.echo_times_s):
