@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional
 from dmri_fm.brain import find_brain
 from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
 from dmri_fm.encoders.features import ScanFeatures
-from dmri_fm.errors import ConfigError
+from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.gradients import Shell
 from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid, resample_image
@@ -133,9 +134,23 @@ def summarise(network: ArtefactUnet, signal: Tensor, brain: Tensor) -> ScanSumma
 
 
 class UnetEncoder:
-    """Encoder by an :class:`~dmri_fm.encoders.artefact_unet.network.ArtefactUnet`."""
+    """Encoder by an :class:`~dmri_fm.encoders.artefact_unet.network.ArtefactUnet`.
+
+    Raises
+    ------
+    WeightsError
+        If the weights are those of the plain autoencoder: its features are none of artefact
+        removal.
+    """
 
     def __init__(self, weights: Weights) -> None:
+        if weights.training.get("settings", {}).get("objective") == "autoencoder":
+            raise WeightsError(
+                "weights of the plain autoencoder, a control",
+                path=Path(weights.source),
+                expected="weights of the objective artefacts",
+                advice="pretrain without --objective; `dmri-fm study artefacts` reads the control",
+            )
         self.weights = weights
         self.name = weights.name
         has_reference = weights.statistics.keys() >= {*SCAN_STATISTICS}

@@ -14,7 +14,7 @@ from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.features import FeatureType, feature_columns
 from dmri_fm.encoders.ssdiff.network import Ssdiff
 from dmri_fm.errors import ConfigError
-from dmri_fm.identity import RESEARCH_ONLY
+from dmri_fm.identity import RESEARCH_ONLY, identity
 from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.registry import load_encoder
 from dmri_fm.series import Dwi
@@ -155,8 +155,9 @@ def explain_scan(
     Raises
     ------
     ConfigError
-        If the table has no such features, or was made by other weights or with another number of
-        directions, or the target cannot be predicted.
+        If the model is neither a D-RoPE nor an SSDiff encoder, the table has no such features, or
+        was made by other weights or with another number of directions, or the target
+        cannot be predicted.
     InputError
         If a file or the scan cannot be used.
     """
@@ -168,7 +169,14 @@ def explain_scan(
     else:
         mapped = _map_prediction(request, request.cohort, encoder.weights.sha256, n_directions)
     changes = occlude(scan, mapped.predict, block=block, report=report)
-    about = {"Model": encoder.weights.describe()}
+    about: dict[str, Any] = {"Model": encoder.weights.describe()}
+    text = f"{RESEARCH_ONLY} {mapped.text}"
+    if identity(encoder.name).extraction.reads_rotations:
+        about["LocalRotation"] = False
+        text += (
+            " Note: directions are those of the gradient table at every place; behind a warp "
+            "(--normalisation syn) the features of the app turn them from place to place."
+        )
     paths = [
         write_map(
             scan.image(changes),
@@ -193,7 +201,7 @@ def explain_scan(
         paths.append(
             write_map(image, path, {**about, "Description": described, "Units": "arbitrary"})
         )
-    return ScanMaps(f"{RESEARCH_ONLY} {mapped.text}", paths)
+    return ScanMaps(text, paths)
 
 
 def _prepare(
@@ -201,12 +209,17 @@ def _prepare(
 ) -> tuple[DropeScan | SsdiffScan, int | None]:
     """Return the scan as its encoder reads it, and the number of directions it was asked for."""
     network, n = encoder.weights.model, request.n_directions
+    if not isinstance(network, Drope | Ssdiff):
+        raise ConfigError(
+            f"maps of a scan by {encoder.name}",
+            expected="a D-RoPE or an SSDiff encoder",
+            advice="dmri-fm explain features works with the features of every encoder",
+        )
     if isinstance(network, Drope):
         n = n or FEATURE_DIRECTIONS
     prepared = encoder.prepare(dwi, n_directions=n, seed=request.seed, region=request.region)
     if isinstance(network, Ssdiff):
         return SsdiffScan(network, prepared, request.feature), n
-    assert isinstance(network, Drope)
     return DropeScan(network, prepared.tokens, request.feature), n
 
 

@@ -222,7 +222,8 @@ def pretrain_unet(
     held_out = hold_out(scans, config)
     scans = [scan for scan in scans if scan not in held_out]
     names = [scan.name for scan in scans] if config.scan_share > 0 else []
-    participants = hash_participants(scans) if config.scan_share > 0 else []
+    # Held-out participants choose the weights: they are seen as well.
+    participants = hash_participants([*scans, *held_out]) if config.scan_share > 0 else []
     home = Path(folder) / BRAINS if brains is None else Path(brains)
     source = BrainSource(encoder, config, home, scans=scans, devices=hardware.devices)
     run = run_training(

@@ -84,7 +84,7 @@ def find_drope(model: str) -> DropeConfig:
         raise ConfigError(
             f"{model} is no D-RoPE encoder",
             expected=f"one of {', '.join(MAE_CONFIGS)}",
-            advice="dmri-fm probe, stats, explain and export work with features of every encoder",
+            advice="dmri-fm probe, stats, export and explain features work with every encoder",
         )
     return config
 

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional
 
+from dmri_fm.encoders.artefact_unet.network import ArtefactUnet
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.encoders.ssdiff.blocks import brain_blocks
@@ -25,7 +26,9 @@ from dmri_fm.series import Dwi
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.grid_scans import simulated_scans
+from dmri_fm_lab.prediction.explain_scan import ScanRequest, explain_scan
 from dmri_fm_lab.prediction.scan_maps import DropeScan, SsdiffScan, cls_attention, occlude
+from tests.dmri_fm.encoders.artefact_unet.narrow import NARROW as NARROW_UNET
 from tests.dmri_fm.encoders.ssdiff.narrow import NARROW, draw_scan
 from tests.dmri_fm_lab.evaluate.tiny_drope import TINY, middle_of_the_brain, register_tiny
 
@@ -205,14 +208,29 @@ def test_the_command_maps_a_dimension_of_ssdiff(monkeypatch, tmp_path, capsys) -
     common += ["--mask", str(tmp_path / "mask.nii.gz"), "--weights", str(weights)]
     common += ["--model", "ssdiff", "--feature", "pooled", "--block", "8"]
     assert main([*common, "--dimension", "23"]) == 0
-    assert "Number 23 of pooled, of 24." in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "Number 23 of pooled, of 24." in text
+    assert "directions are those of the gradient table at every place" in text
     assert not (tmp_path / "x_desc-clsattention_map.nii.gz").exists(), "its tokens are volumes"
     assert nib.load(tmp_path / "x_desc-occlusion_map.nii.gz").shape == (16, 20, 16)
     about = json.loads((tmp_path / "x_desc-occlusion_map.json").read_text())
     assert (about["Dimension"], about["BlockVoxels"], about["Units"]) == (23, 8, "arbitrary")
+    assert about["LocalRotation"] is False
     for wrong, words in (
         (["--dimension", "24"], "dimension 24 of pooled"),
         (["--dimension", "0", "--directions", "6"], "reads all volumes of the whole brain"),
     ):
         assert main([*common, *wrong]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_the_unet_has_no_maps(monkeypatch, tmp_path) -> None:
+    changed = MODELS["artefact-unet"]._replace(config=NARROW_UNET)
+    monkeypatch.setitem(MODELS, "artefact-unet", changed)
+    weights = tmp_path / "unet.safetensors"
+    save_weights(
+        weights, ArtefactUnet(NARROW_UNET), name="artefact-unet", version="0", training={}
+    )
+    request = ScanRequest(dimension=0, feature="pooled", model="artefact-unet", weights=weights)
+    with pytest.raises(ConfigError, match=r"(?s)artefact-unet.*a D-RoPE or an SSDiff encoder"):
+        explain_scan(draw_scan(NARROW), request, tmp_path / "x")

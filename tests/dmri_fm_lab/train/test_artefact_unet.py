@@ -55,13 +55,13 @@ def brains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("unet_brains")
 
 
-def write_scan(folder: Path, n_directions: int, dataset: Path) -> CachedScan:
+def write_scan(folder: Path, n_directions: int, dataset: Path, *, label: str = "01") -> CachedScan:
     """Write a scan whose signal is 0.5 + 0.3 (g_z^2 - 1/3), a harmonic of order 2."""
     axes = fixed_directions(n_directions)
     gtab = GradientTable(np.full(n_directions, 1000.0), axes)
     mask = template_brain(NARROW)
     signal = mask[..., None] * (0.5 + 0.3 * (axes[:, 2] ** 2 - 1 / 3))
-    origin = {"file": str(dataset / "sub-01" / "dwi" / "sub-01_dwi.nii.gz")}
+    origin = {"file": str(dataset / f"sub-{label}" / "dwi" / f"sub-{label}_dwi.nii.gz")}
     return CachedScan.write(folder, signal.astype(np.float32), mask, gtab, origin=origin)
 
 
@@ -116,6 +116,27 @@ def test_a_run_writes_weights_that_encode(brains: Path, scan: CachedScan, tmp_pa
     assert seen_participants(loaded) == {hash_participant("Study of one", "01")}
     assert UnetEncoder(loaded).reference is not None
     assert loaded.statistics["mean"].shape == (5,)
+
+
+def test_held_out_participants_are_seen(scan: CachedScan, tmp_path: Path) -> None:
+    dataset = Path(scan.origin["file"]).parents[2]
+    other = write_scan(tmp_path / "cache" / "sub-02", 30, dataset, label="02")
+    steps = replace(TRAINING.optimisation, n_steps=1)
+    settings = replace(
+        TRAINING,
+        optimisation=steps,
+        validation_steps=1,
+        scan_share=1.0,
+        held_out_share=0.5,
+        n_reference=2,
+        n_held_out=2,
+    )
+    path = tmp_path / "unet.safetensors"
+    pretrain_unet(settings, tmp_path / "run", scans=[scan, other], weights=path)
+    loaded = load_weights(path, model="artefact-unet")
+    assert len(loaded.training["scans"]) == len(loaded.training["held_out"]) == 1
+    both = {hash_participant("Study of one", label) for label in ("01", "02")}
+    assert seen_participants(loaded) == both
 
 
 def test_a_network_learns(brains: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from dmri_fm.encoders.artefact_unet.encoder import (
     template_brain,
 )
 from dmri_fm.encoders.artefact_unet.network import ArtefactUnet
-from dmri_fm.errors import ConfigError, GradientError
+from dmri_fm.errors import ConfigError, GradientError, WeightsError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.out_of_distribution import fit_scan_reference
 from dmri_fm.series import Dwi
@@ -125,3 +125,12 @@ def test_scans_that_cannot_be_read() -> None:
     )
     with pytest.raises(GradientError, match="b=0"):
         make().prepare(no_b0, n_directions=None, seed=0)
+
+
+def test_the_control_is_no_encoder() -> None:
+    weights = make().weights
+    artefacts = {"settings": {"objective": "artefacts"}}
+    assert UnetEncoder(replace(weights, training=artefacts)).name == "artefact-unet"
+    control = {"settings": {"objective": "autoencoder"}}
+    with pytest.raises(WeightsError, match=r"(?s)plain autoencoder.*objective artefacts"):
+        UnetEncoder(replace(weights, training=control))
