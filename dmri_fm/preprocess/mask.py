@@ -162,7 +162,7 @@ def brain_mask(
         used = [OTSU, *others]
         mask = find_consensus(threshold, [masks[n] for n in others], smooth=smooth, affine=matrix)
         warnings += describe_agreement(agreement, is_whole=is_whole)
-        final = {f"the consensus, {name}": _dice(mask, masks[name]) for name in used}
+        final = {f"the consensus, {name}": overlap_dice(mask, masks[name]) for name in used}
         warnings += describe_agreement(final, is_whole=is_whole)
     volume_ml = _volume_ml(mask, matrix)
     if not _is_within(volume_ml, limits_ml):
