@@ -81,6 +81,8 @@ class BrainMask:
         Masks of single methods, by name: "median_otsu", "deepbet" and, where it was given, "T1w".
     agreement
         Overlap of each two of them, Dice, 0 to 1, by their names, such as "median_otsu, deepbet".
+    counted
+        Overlap of the mask with each method that counted, Dice, by its name.
     warnings
         Doubts that the user should check; empty if there is none.
     """
@@ -89,12 +91,13 @@ class BrainMask:
     method: str
     proposals: Mapping[str, NDArray[np.bool_]]
     agreement: Mapping[str, float]
+    counted: Mapping[str, float]
     warnings: tuple[str, ...] = ()
 
     @property
     def agreement_dice(self) -> float:
-        """Lowest overlap of two methods."""
-        return min(self.agreement.values())
+        """Lowest overlap of the mask with a method that counted; 1 if it is one method's own."""
+        return min(self.counted.values())
 
 
 def brain_mask(
@@ -162,8 +165,9 @@ def brain_mask(
         used = [OTSU, *others]
         mask = find_consensus(threshold, [masks[n] for n in others], smooth=smooth, affine=matrix)
         warnings += describe_agreement(agreement, is_whole=is_whole)
-        final = {f"the consensus, {name}": overlap_dice(mask, masks[name]) for name in used}
-        warnings += describe_agreement(final, is_whole=is_whole)
+    counted = {name: overlap_dice(mask, masks[name]) for name in used}
+    final = {f"the consensus, {name}": overlap for name, overlap in counted.items()}
+    warnings += describe_agreement(final, is_whole=is_whole)
     volume_ml = _volume_ml(mask, matrix)
     if not _is_within(volume_ml, limits_ml):
         warnings.append(
@@ -172,7 +176,7 @@ def brain_mask(
         )
     for warning in warnings:
         logger.warning(warning)
-    return BrainMask(mask, _name_methods(used), masks, agreement, tuple(warnings))
+    return BrainMask(mask, _name_methods(used), masks, agreement, counted, tuple(warnings))
 
 
 def is_placed(agreement: Mapping[str, float], lost: Sequence[str] = ()) -> bool:

@@ -264,6 +264,9 @@ def test_a_slab_is_masked_without_a_warning() -> None:
     assert is_slab(image.shape, affine)
     assert "median_otsu (DIPY " in found.method
     assert found.warnings == ()
+    overlaps = {n: dice(found.mask, found.proposals[n]) for n in found.counted}
+    assert found.counted == overlaps
+    assert found.agreement_dice == min(overlaps.values())
     assert dice(found.mask, inside) > 0.95
 
 

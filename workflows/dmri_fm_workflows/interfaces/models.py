@@ -263,7 +263,7 @@ class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     not_measured = traits.Dict(usedefault=True, desc="reason by measure that cannot be known")
     tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
     registration_dice = traits.Float(desc="overlap with the template's brain")
-    mask_agreement_dice = traits.Float(desc="lowest overlap of the methods of the mask")
+    mask_agreement_dice = traits.Float(desc="lowest Dice of the mask with a method in it")
     entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
 
 

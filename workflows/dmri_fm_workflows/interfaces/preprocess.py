@@ -362,7 +362,7 @@ class MaskOutputSpec(TraitedSpec):
 
     mask_file = File(exists=True, desc="brain mask")
     brain_file = File(exists=True, desc="the image inside the mask, zero outside")
-    agreement_dice = traits.Float(desc="lowest overlap of the methods, Dice")
+    agreement_dice = traits.Float(desc="lowest Dice of the mask with a method that counted")
     record = traits.Dict(desc="what ran, for the sidecar")
 
 

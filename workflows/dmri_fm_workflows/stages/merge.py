@@ -166,7 +166,7 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
     dwiref_file, dwi_brain_file, dwi_mask_file
         b=0 reference, bias-corrected; its brain, and its mask.
     mask_agreement_dice
-        Lowest overlap of the methods of the mask; not of a mask that is given.
+        Lowest overlap of the mask with a method that counted; not of a mask that is given.
     mask_record
         Method, with its version.
     """
