@@ -62,7 +62,8 @@ AGREEMENT_WARNING = 0.8
 #: Names of the methods in `agreement`.
 DEEPBET, OTSU, ANATOMY = "deepbet", "median_otsu", "T1w"
 
-_ADVICE = "check the mask in the report."
+#: What the user can do about a doubtful mask that the report shows.
+MASK_ADVICE = "check the mask in the report."
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def brain_mask(
     possible_ml = limits_ml[0] / VOLUME_TOLERANCE, limits_ml[1] * VOLUME_TOLERANCE
     lost = [name for name in (OTSU, DEEPBET) if not _is_within(volumes_ml[name], possible_ml)]
     warnings = [
-        f"{name} found a brain of {volumes_ml[name]:.0f} ml, which did not count: {_ADVICE}"
+        f"{name} found a brain of {volumes_ml[name]:.0f} ml, which did not count: {MASK_ADVICE}"
         for name in lost
         if len(lost) == 1 and _is_evidence(name, contrast, is_whole=is_whole)
     ]
@@ -166,7 +167,7 @@ def brain_mask(
     if not _is_within(volume_ml, limits_ml):
         warnings.append(
             f"The brain mask holds {volume_ml:.0f} ml; {limits_ml[0]:.0f} to {limits_ml[1]:.0f} "
-            f"ml were expected: {_ADVICE}"
+            f"ml were expected: {MASK_ADVICE}"
         )
     for warning in warnings:
         logger.warning(warning)
@@ -273,7 +274,7 @@ def describe_agreement(agreement: Mapping[str, float], *, is_whole: bool) -> lis
     """
     return [
         f"The brain masks of {' and '.join(pair.split(', '))} overlap by {dice:.2f} only (Dice): "
-        f"{_ADVICE}"
+        f"{MASK_ADVICE}"
         for pair, dice in agreement.items()
         if dice < AGREEMENT_WARNING and (is_whole or DEEPBET not in pair)
     ]

@@ -23,7 +23,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, label, median
 from dmri_fm.distortion import DistortionField
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.preprocess.dwiref import correct_bias
-from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.preprocess.mask import MASK_ADVICE, brain_mask
 
 #: Scales of phase images in scanner units: least and largest value, and units per turn. The middle
 #: of a scale is a phase of zero. Siemens images are 0 to 4095, or -4096 to 4094 after dcm2niix.
@@ -318,7 +318,11 @@ def measure_field(
     if is_measured is not None:
         mask = keep_measured(mask, is_measured, is_phase=echo_times_s is not None)
     image = correct_bias(image, matrix)
-    warnings = [f"Brain of the magnitude image: {text}" for text in found.warnings]
+    # The report does not show this mask.
+    warnings = [
+        f"Brain of the magnitude image: {text.replace(MASK_ADVICE, 'look at that image.')}"
+        for text in found.warnings
+    ]
     if echo_times_s is None:
         check_measured_hz(values, mask)
         hz = np.asarray(values, dtype=np.float64)
