@@ -128,7 +128,7 @@ def place_field(measured: MeasuredField, b0: B0Image) -> PlacedField:
             advice=f"check that the field map is of this session. {WITHOUT}",
         )
     start = position_at(measured, b0, np.eye(4))
-    found = brain_mask(start.corrected, b0.affine, contrast="b0")
+    found = brain_mask(start.corrected, b0.affine, contrast="b0", is_draft=True)
     position, doubts = _registered(measured, b0, start, brain=found.mask)
     opposite = correct_image(image, b0.affine, field=position.field, encoding=_reversed(b0))
     before, after, reversed_ = (

@@ -102,6 +102,7 @@ def brain_mask(
     *,
     contrast: Literal["b0", "t1w"],
     anatomy: ArrayLike | None = None,
+    is_draft: bool = False,
 ) -> BrainMask:
     """Find the brain in a 3-D image.
 
@@ -121,6 +122,8 @@ def brain_mask(
     anatomy
         Shape (X, Y, Z), bool: brain of the T1w image on the grid of a b=0 image. It does not count
         where it agrees with median_otsu's badly, with a warning.
+    is_draft
+        Whether no one sees the mask: its warnings are returned, and not logged.
 
     Raises
     ------
@@ -169,7 +172,7 @@ def brain_mask(
             f"The brain mask holds {volume_ml:.0f} ml; {limits_ml[0]:.0f} to {limits_ml[1]:.0f} "
             f"ml were expected: {MASK_ADVICE}"
         )
-    for warning in warnings:
+    for warning in () if is_draft else warnings:
         logger.warning(warning)
     return BrainMask(mask, _name_methods(used), masks, agreement, tuple(warnings))
 

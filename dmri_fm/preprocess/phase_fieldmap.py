@@ -313,7 +313,7 @@ def measure_field(
         )
     matrix = np.asarray(affine, dtype=np.float64)
     # deepbet alone, as in a T1w image: median_otsu keeps the scalp, which is bright here.
-    found = brain_mask(image, matrix, contrast="t1w")
+    found = brain_mask(image, matrix, contrast="t1w", is_draft=True)
     mask = _largest_part(found.mask)
     if is_measured is not None:
         mask = keep_measured(mask, is_measured, is_phase=echo_times_s is not None)
@@ -362,7 +362,8 @@ def find_measured(values: ArrayLike, *, is_phase: bool) -> NDArray[np.bool_]:
     if not is_phase:
         return np.asarray(stored != 0)
     levels, counts = np.unique(stored, return_counts=True)
-    return ~np.isin(stored, levels[counts > BACKGROUND_SHARE * stored.size])
+    background = levels[counts > BACKGROUND_SHARE * stored.size]
+    return np.asarray(np.isin(stored, background, invert=True), dtype=np.bool_)
 
 
 def keep_measured(

@@ -131,7 +131,9 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
     unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
     mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
     if plan.has_t1w:
-        draft = pe.Node(MaskBrain(contrast="b0"), name="draft_dwiref_mask", mem_gb=2)
+        draft = pe.Node(
+            MaskBrain(contrast="b0", is_draft=True), name="draft_dwiref_mask", mem_gb=2
+        )
         align = pe.Node(CoregisterReference(), name="coregister_draft", mem_gb=1)
         bring = pe.Node(BringMask(), name="bring_t1w_mask", mem_gb=0.5)
         workflow.connect([
