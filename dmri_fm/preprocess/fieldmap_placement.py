@@ -128,7 +128,7 @@ def place_field(measured: MeasuredField, b0: B0Image) -> PlacedField:
             advice=f"check that the field map is of this session. {WITHOUT}",
         )
     start = position_at(measured, b0, np.eye(4))
-    found = brain_mask(start.corrected, b0.affine, contrast="b0")
+    found = brain_mask(start.corrected, b0.affine, contrast="b0", is_draft=True)
     position, doubts = _registered(measured, b0, start, brain=found.mask)
     opposite = correct_image(image, b0.affine, field=position.field, encoding=_reversed(b0))
     before, after, reversed_ = (
@@ -145,7 +145,8 @@ def place_field(measured: MeasuredField, b0: B0Image) -> PlacedField:
             "The b=0 image agrees better with the field map's magnitude image if its "
             f"PhaseEncodingDirection, {b0.encoding.direction}, is reversed (mutual information "
             f"{reversed_:.3f}, as stated {after:.3f}, uncorrected {before:.3f}). Check it against "
-            "the protocol: with a wrong sign distortion doubles."
+            "the protocol, and the order of the echoes: swapped phase images turn the sign of the "
+            "field too. With a wrong sign distortion doubles."
         )
     return PlacedField(
         position.field,
@@ -210,8 +211,9 @@ def _registered(
                 "scanner put it. Look at the figure of the correction."
             ]
         moved = position_at(measured, b0, xfm)
-        gain = moved.compare(moved.corrected, brain) / start.compare(start.corrected, brain)
-        if gain < 1 + LEAST_GAIN:
+        least = (1 + LEAST_GAIN) * start.compare(start.corrected, brain)
+        # Both are 0 where the images share nothing.
+        if moved.compare(moved.corrected, brain) <= least:
             break
         position = moved
     return position, []

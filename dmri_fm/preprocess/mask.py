@@ -64,7 +64,8 @@ AGREEMENT_WARNING = 0.8
 #: Names of the methods in `agreement`.
 DEEPBET, OTSU, ANATOMY = "deepbet", "median_otsu", "T1w"
 
-_ADVICE = "check the mask in the report."
+#: What the user can do about a doubtful mask that the report shows.
+MASK_ADVICE = "check the mask in the report."
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,7 @@ def brain_mask(
     *,
     contrast: Literal["b0", "t1w"],
     anatomy: ArrayLike | None = None,
+    is_draft: bool = False,
 ) -> BrainMask:
     """Find the brain in a 3-D image.
 
@@ -126,6 +128,8 @@ def brain_mask(
     anatomy
         Shape (X, Y, Z), bool: brain of the T1w image on the grid of a b=0 image. It does not count
         where it agrees badly with each other method that does, with a warning.
+    is_draft
+        Whether no one sees the mask: its warnings are returned, and not logged.
 
     Raises
     ------
@@ -150,7 +154,7 @@ def brain_mask(
     possible_ml = limits_ml[0] / VOLUME_TOLERANCE, limits_ml[1] * VOLUME_TOLERANCE
     lost = [name for name in (OTSU, DEEPBET) if not _is_within(volumes_ml[name], possible_ml)]
     warnings = [
-        f"{name} found a brain of {volumes_ml[name]:.0f} ml, which did not count: {_ADVICE}"
+        f"{name} found a brain of {volumes_ml[name]:.0f} ml, which did not count: {MASK_ADVICE}"
         for name in lost
         if len(lost) == 1 and _is_evidence(name, contrast, is_whole=is_whole)
     ]
@@ -172,9 +176,9 @@ def brain_mask(
     if not _is_within(volume_ml, limits_ml):
         warnings.append(
             f"The brain mask holds {volume_ml:.0f} ml; {limits_ml[0]:.0f} to {limits_ml[1]:.0f} "
-            f"ml were expected: {_ADVICE}"
+            f"ml were expected: {MASK_ADVICE}"
         )
-    for warning in warnings:
+    for warning in () if is_draft else warnings:
         logger.warning(warning)
     return BrainMask(mask, _name_methods(used), masks, agreement, counted, tuple(warnings))
 
@@ -300,7 +304,7 @@ def describe_agreement(agreement: Mapping[str, float], *, is_whole: bool) -> lis
     """
     return [
         f"The brain masks of {' and '.join(pair.split(', '))} overlap by {dice:.2f} only (Dice): "
-        f"{_ADVICE}"
+        f"{MASK_ADVICE}"
         for pair, dice in agreement.items()
         if dice < AGREEMENT_WARNING and (is_whole or DEEPBET not in pair)
     ]

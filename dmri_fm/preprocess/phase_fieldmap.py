@@ -23,7 +23,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, label, median
 from dmri_fm.distortion import DistortionField
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.preprocess.dwiref import correct_bias
-from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.preprocess.mask import MASK_ADVICE, brain_mask
 
 #: Scales of phase images in scanner units: least and largest value, and units per turn. The middle
 #: of a scale is a phase of zero. Siemens images are 0 to 4095, or -4096 to 4094 after dcm2niix.
@@ -32,6 +32,12 @@ PHASE_SCALES: tuple[tuple[float, float, float], ...] = (
     (-2048, 2047, 4096),
     (-4096, 4095, 8192),
 )
+
+#: A value that fills more than this share of a phase image is its background.
+BACKGROUND_SHARE = 0.05
+
+#: Smallest measured share of the brain of the magnitude image.
+LEAST_MEASURED = 0.6
 
 #: What a user can do about a field map that cannot be mended.
 WITHOUT = "To go on without the field map: --sdc none, or --ignore fieldmaps"
@@ -274,6 +280,7 @@ def measure_field(
     affine: ArrayLike,
     *,
     echo_times_s: tuple[float, float] | None = None,
+    is_measured: ArrayLike | None = None,
 ) -> MeasuredField:
     """Turn a gradient-echo field map into the distortion field on its own grid.
 
@@ -287,6 +294,8 @@ def measure_field(
         Shape (4, 4), voxel to RAS+ mm, of both.
     echo_times_s
         Echo times of the phase difference; None for a field in Hz, which is not unwrapped.
+    is_measured
+        Shape (X, Y, Z), bool: voxels that hold a measurement, by :func:`find_measured`; None: all.
 
     Raises
     ------
@@ -304,10 +313,16 @@ def measure_field(
         )
     matrix = np.asarray(affine, dtype=np.float64)
     # deepbet alone, as in a T1w image: median_otsu keeps the scalp, which is bright here.
-    found = brain_mask(image, matrix, contrast="t1w")
+    found = brain_mask(image, matrix, contrast="t1w", is_draft=True)
     mask = _largest_part(found.mask)
+    if is_measured is not None:
+        mask = keep_measured(mask, is_measured, is_phase=echo_times_s is not None)
     image = correct_bias(image, matrix)
-    warnings = [f"Brain of the magnitude image: {text}" for text in found.warnings]
+    # The report does not show this mask.
+    warnings = [
+        f"Brain of the magnitude image: {text.replace(MASK_ADVICE, 'look at that image.')}"
+        for text in found.warnings
+    ]
     if echo_times_s is None:
         check_measured_hz(values, mask)
         hz = np.asarray(values, dtype=np.float64)
@@ -325,6 +340,54 @@ def measure_field(
     return MeasuredField(
         DistortionField(smooth, matrix), image, mask, int(is_noise.sum()), tuple(warnings)
     )
+
+
+def find_measured(values: ArrayLike, *, is_phase: bool) -> NDArray[np.bool_]:
+    """Find the voxels of a field map that hold a measurement: many have a constant background.
+
+    Parameters
+    ----------
+    values
+        Shape (X, Y, Z), as stored.
+    is_phase
+        The background of a phase image is any value that fills more than :data:`BACKGROUND_SHARE`
+        of it; that of a field is zero.
+
+    Examples
+    --------
+    >>> find_measured([0.0, 12.5, -3.0], is_phase=False).tolist()
+    [False, True, True]
+    """
+    stored = np.asarray(values)
+    if not is_phase:
+        return np.asarray(stored != 0)
+    levels, counts = np.unique(stored, return_counts=True)
+    background = levels[counts > BACKGROUND_SHARE * stored.size]
+    return np.asarray(np.isin(stored, background, invert=True), dtype=np.bool_)
+
+
+def keep_measured(
+    mask: NDArray[np.bool_], is_measured: ArrayLike, *, is_phase: bool
+) -> NDArray[np.bool_]:
+    """Return the measured part of a brain mask, of a phase its largest connected part.
+
+    Raises
+    ------
+    ImageError
+        If it is less than :data:`LEAST_MEASURED` of the mask.
+    """
+    kept = mask & np.asarray(is_measured, dtype=bool)
+    # Zeros between positive and negative whole numbers part a field in Hz; it needs no one part.
+    if is_phase and kept.any():
+        kept = _largest_part(kept)
+    share = kept.sum() / mask.sum()
+    if share < LEAST_MEASURED:
+        raise ImageError(
+            f"the field map holds values in {share:.0%} of the brain of its magnitude image",
+            expected=f"at least {LEAST_MEASURED:.0%}; the rest is a constant background",
+            advice=f"convert it again with a wider mask. {WITHOUT}",
+        )
+    return np.asarray(kept, dtype=np.bool_)
 
 
 def find_outliers(hz: ArrayLike, mask: ArrayLike) -> NDArray[np.bool_]:

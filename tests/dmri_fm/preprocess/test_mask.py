@@ -275,3 +275,12 @@ def test_image_without_a_head_is_warned_about() -> None:
     noise = rng.uniform(0, 10, (48, 48, 48)).astype(np.float32)
     found = brain_mask(noise, AFFINE, contrast="b0")
     assert found.warnings
+
+
+@pytest.mark.parametrize("is_draft", [True, False])
+def test_doubts_about_a_draft_are_not_logged(caplog, is_draft: bool) -> None:
+    speck = np.zeros((12, 12, 12), np.float32)
+    speck[4:8, 4:8, 4:8] = 100
+    found = brain_mask(speck, AFFINE, contrast="b0", is_draft=is_draft)
+    assert found.warnings
+    assert bool(caplog.messages) != is_draft

@@ -12,7 +12,9 @@ from dmri_fm.preprocess.fieldmap_placement import place_field, position_at
 from dmri_fm.preprocess.phase_fieldmap import (
     MeasuredField,
     check_measured_hz,
+    find_measured,
     find_outliers,
+    keep_measured,
     measure_field,
     phase_radians,
     phase_to_hz,
@@ -205,3 +207,21 @@ def test_the_scalp_of_the_magnitude_image_is_left_out() -> None:
     assert mask[brain].mean() > 0.95
     # deepbet's edge lies in the scalp in places; median_otsu takes all of it.
     assert mask[scalp].mean() < 0.2
+
+
+@pytest.mark.parametrize("is_phase", [True, False])
+def test_a_constant_background_inside_the_mask_is_not_measured(is_phase: bool) -> None:
+    measured, mask = ball(8.0), ball(9.0)
+    values = np.where(measured, as_phase(make_hz()) + 10 if is_phase else make_hz() + 0.5, 0.0)
+    found = keep_measured(mask, find_measured(values, is_phase=is_phase), is_phase=is_phase)
+    np.testing.assert_array_equal(found, measured & mask)
+    values[~ball(6.0)] = 0
+    with pytest.raises(ImageError, match="of the brain of its magnitude image"):
+        keep_measured(mask, find_measured(values, is_phase=is_phase), is_phase=is_phase)
+
+
+def test_zeros_between_whole_numbers_do_not_part_a_field() -> None:
+    values = np.round(make_hz() / 60)
+    kept = keep_measured(ball(), find_measured(values, is_phase=False), is_phase=False)
+    assert (values[kept] > 0).any()
+    assert (values[kept] < 0).any()

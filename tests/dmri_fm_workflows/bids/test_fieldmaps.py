@@ -154,3 +154,19 @@ def test_gradient_echo_field_maps_are_named(maker, suffixes, named) -> None:
     found = maker.reasons(maker.only_series())
     assert list(found) == [f"sub-01_{suffix}" for suffix in named]
     assert all("does not say for which scans it is: add IntendedFor" in t for t in found.values())
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_broken_field_map_is_not_replaced_by_that_of_another_session(maker, is_sound) -> None:
+    maker.dwi("sub-01_ses-a_dwi", metadata=maker.AP)
+    maker.dwi("sub-01_ses-b_dwi", metadata={**maker.AP, "B0FieldSource": "gre"})
+    for visit in ("a", "b"):
+        echoes = SOUND["phasediff"]["phasediff"] if is_sound or visit == "a" else {}
+        maker.epi(f"sub-01_ses-{visit}_phasediff", {**echoes, "B0FieldIdentifier": "gre"})
+        maker.epi(f"sub-01_ses-{visit}_magnitude1", {})
+    series = maker.only_series()
+    (fieldmap,) = series.fieldmaps
+    assert fieldmap.sources[0].name == "sub-01_ses-b_phasediff.nii.gz"
+    assert (series.usable_fieldmap is not None) == is_sound
+    reason = maker.reasons(series)["sub-01_ses-a_phasediff"]
+    assert "is of another session, and the series' own session has images with" in reason

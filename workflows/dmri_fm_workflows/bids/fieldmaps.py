@@ -15,9 +15,9 @@ from dmri_fm.content import require_content
 from dmri_fm.errors import ConfigError, ImageError, InputError
 from dmri_fm.preprocess.phase_fieldmap import HZ_PER_UNIT, check_echo_times, phase_radians
 from dmri_fm.series import load_image, read_array
-from dmri_fm_workflows.bids.links import Statement, Tie, tie_to
+from dmri_fm_workflows.bids.links import Statement, Tie, give_way, list_own_fields, tie_to
 from dmri_fm_workflows.bids.metadata import read_number, read_text
-from dmri_fm_workflows.bids.names import split_name
+from dmri_fm_workflows.bids.names import session_of, split_name
 from dmri_fm_workflows.bids.records import DwiRun, Fieldmap, UnusedImage
 
 #: Suffixes of gradient-echo field maps, by method; "" for magnitude images. The first method of
@@ -97,15 +97,21 @@ def match_fieldmaps(
     """Yield the field maps of a series' session, then those of others that name its runs.
 
     Those that are tied to the series carry what a correction needs, or the reason against it.
+    One of another session gives way to images of the series' own with the same B0FieldIdentifier.
     """
     # The folder above that of the datatype is the session's.
     session = runs[0].path.parent.parent
+    own_fields = list_own_fields(runs, statements)
     for fieldmap in sorted(fieldmaps, key=lambda f: field_images(f)[0].parent.parent != session):
         first = field_images(fieldmap)[0]
         tie = tie_to(runs, statements[first], others=others)
-        if tie.how:
+        is_elsewhere = first.parent.parent != session
+        if is_elsewhere and tie.by_field in own_fields:
+            is_outside = bool(session_of(runs[0].path)) and not session_of(first)
+            yield fieldmap, give_way(tie, is_outside=is_outside)
+        elif tie.how:
             yield judge_fieldmap(fieldmap, runs[0]), tie
-        elif first.parent.parent == session:
+        elif not is_elsewhere:
             yield fieldmap, tie
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from dmri_fm.errors import ImageError, InputError
 from dmri_fm_workflows.bids.encoding import acquisitions_oppose
 from dmri_fm_workflows.bids.fieldmaps import field_images, match_fieldmaps, why_unused
-from dmri_fm_workflows.bids.links import Statement, Tie, read_statement, tie_to
+from dmri_fm_workflows.bids.links import (
+    Statement,
+    Tie,
+    give_way,
+    list_own_fields,
+    read_statement,
+    tie_to,
+)
 from dmri_fm_workflows.bids.metadata import PHASE_ENCODINGS, describe_fault, list_ignored
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.bids.records import (
@@ -182,11 +189,7 @@ def _judge_all(
     others: Sequence[DwiRun],
 ) -> list[_Verdict]:
     """Judge all candidates outside the series, the best one first."""
-    session = runs[0].path.parent.parent
-    own_fields = {i for run in runs for i in run.b0_identifiers}
-    for path, statement in statements.items():
-        if path.parent.parent == session:
-            own_fields |= {*statement.identifiers}
+    own_fields = list_own_fields(runs, statements)
     verdicts = [
         _judge(c, runs, statements[c.image.path], others=others, own_fields=own_fields)
         for c in candidates
@@ -209,11 +212,7 @@ def _judge(
     image = candidate.image
     tie = tie_to(runs, statement, others=others)
     if candidate.is_elsewhere and tie.by_field in own_fields:
-        where = "lies outside the sessions" if candidate.is_outside else "is of another session"
-        tie = Tie(
-            obstacle=f"it {where}, and the series' own session has images with "
-            f"B0FieldIdentifier {tie.by_field!r}"
-        )
+        tie = give_way(tie, is_outside=candidate.is_outside)
     if statement.is_silent and not tie.how and not candidate.is_elsewhere:
         tie = _tie_by_protocol(candidate, runs) or tie
     opposed = [r for r in runs if is_opposite(image.phase_encoding, r.phase_encoding)]

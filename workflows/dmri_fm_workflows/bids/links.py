@@ -212,6 +212,24 @@ def tie_to(runs: Sequence[DwiRun], statement: Statement, *, others: Sequence[Dwi
     return Tie(obstacle="; ".join(_obstacles(runs, statement, others)), advice=advice)
 
 
+def list_own_fields(runs: Sequence[DwiRun], statements: Mapping[Path, Statement]) -> set[str]:
+    """Return the B0 fields of the runs of a series, and of the other images of its session."""
+    session = runs[0].path.parent.parent
+    own = {i for run in runs for i in run.b0_identifiers}
+    return own.union(
+        *(s.identifiers for path, s in statements.items() if path.parent.parent == session)
+    )
+
+
+def give_way(tie: Tie, *, is_outside: bool) -> Tie:
+    """Return the obstacle of an image elsewhere: the own session has images of its field."""
+    where = "lies outside the sessions" if is_outside else "is of another session"
+    return Tie(
+        obstacle=f"it {where}, and the series' own session has images with "
+        f"B0FieldIdentifier {tie.by_field!r}"
+    )
+
+
 def _tie_to_run(run: DwiRun, statement: Statement) -> Tie | None:
     """Tie an image to one run; None if nothing links them."""
     shared = [i for i in statement.identifiers if i in run.b0_sources]

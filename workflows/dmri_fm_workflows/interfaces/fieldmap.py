@@ -25,6 +25,7 @@ from dmri_fm.preprocess.phase_fieldmap import (
     HZ_PER_UNIT,
     WITHOUT,
     MeasuredField,
+    find_measured,
     measure_field,
     phase_radians,
     wrap,
@@ -107,7 +108,14 @@ class EstimateFieldmap(SimpleInterface):
             source = phases[0] if len(phases) == 1 else wrap(phases[1] - phases[0])
         else:
             source = values[0].astype(np.float64) * HZ_PER_UNIT[self.inputs.units]
-        return measure_field(source, shown, magnitude.affine, echo_times_s=echo_times_s)
+        is_phase = echo_times_s is not None
+        return measure_field(
+            source,
+            shown,
+            magnitude.affine,
+            echo_times_s=echo_times_s,
+            is_measured=np.all([find_measured(v, is_phase=is_phase) for v in values], axis=0),
+        )
 
 
 def _describe(method: str, measured: MeasuredField, placed: PlacedField) -> dict[str, Any]:

@@ -355,6 +355,7 @@ class _MaskInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="3-D image")
     contrast = traits.Enum("b0", "t1w", mandatory=True, desc="contrast of the image")
     anatomy_file = File(exists=True, desc="brain mask of the T1w image on the same grid")
+    is_draft = traits.Bool(False, usedefault=True, desc="no one sees the mask: no warnings logged")
 
 
 class MaskOutputSpec(TraitedSpec):
@@ -378,7 +379,13 @@ class MaskBrain(SimpleInterface):
         anatomy = None
         if isdefined(self.inputs.anatomy_file):
             anatomy = read_array(load_image(self.inputs.anatomy_file, ndim=3)) > 0
-        result = brain_mask(data, image.affine, contrast=self.inputs.contrast, anatomy=anatomy)
+        result = brain_mask(
+            data,
+            image.affine,
+            contrast=self.inputs.contrast,
+            anatomy=anatomy,
+            is_draft=self.inputs.is_draft,
+        )
         folder = Path(runtime.cwd)
         mask = save_image(result.mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
         brain = save_image(data * result.mask, image.affine, folder / "brain.nii.gz")

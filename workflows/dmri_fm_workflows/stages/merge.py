@@ -212,7 +212,7 @@ def _bring_t1w_mask(
     if plan.is_on_t1w:
         workflow.connect(inputnode, "from_t1w_acpc_file", bring, "xfm_file")
         return
-    draft = pe.Node(MaskBrain(contrast="b0"), name="draft_dwiref_mask", mem_gb=2)
+    draft = pe.Node(MaskBrain(contrast="b0", is_draft=True), name="draft_dwiref_mask", mem_gb=2)
     align = pe.Node(CoregisterReference(), name="coregister_draft", mem_gb=1)
     workflow.connect([
         (unbias, draft, [("out_file", "in_file")]),
