@@ -104,18 +104,16 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
     for engines, t1w in itertools.product(ENGINES, (True, False)):
         for unring in (True, False):
             found += plan_for(series, root=root, engines=engines, t1w=t1w, unring=unring).series
-    scaled = replace(series, runs=tuple(map(scale_vectors, series.runs)))
+    scaled, run = replace(series, runs=tuple(map(scale_vectors, series.runs))), series.runs[0]
     return [
         *found,
         *plan_for(scaled, root=root).series,
         *(
-            plan_preprocessed(series.runs[0], root, space=space, full=full).series[0]
+            plan_preprocessed(run, root, space=space, full=full).series[0]
             for space, full in itertools.product(("ACPC", "T1w", None), (True, False))
         ),
         *(
-            plan_preprocessed(series.runs[0], root, space=space, full=True, has_mask=False).series[
-                0
-            ]
+            plan_preprocessed(run, root, space=space, full=True, has_mask=False).series[0]
             for space in ("T1w", None)
         ),
         *plan_warped(series, root).series,
@@ -171,6 +169,7 @@ NEEDS: dict[str, Callable[[SeriesPlan], bool]] = {
     "init_free_water_wf": lambda plan: plan.length_scaling is not None,
     "init_pepolar_wf": lambda plan: plan.sdc.method == "pepolar",
     "init_topup_wf": lambda plan: plan.sdc.method == "topup",
+    "init_fieldmap_wf": lambda plan: plan.series.usable_fieldmap is not None,
     "init_read_preprocessed_wf": lambda plan: plan.is_preprocessed,
     "init_deviation_wf": lambda plan: plan.has_gradient_deviation,
 }
