@@ -130,12 +130,19 @@ def plan_for(
 
 
 def plan_preprocessed(
-    run: DwiRun, root: Path, *, space: str | None = None, full: bool = False, **options: object
+    run: DwiRun,
+    root: Path,
+    *,
+    space: str | None = None,
+    full: bool = False,
+    has_mask: bool = True,
+    **options: object,
 ) -> ParticipantPlan:
     """Plan a run that was corrected before; a full one has a mask, a T1w image and `grad_dev`."""
     save_image(np.ones(run.shape[:3]), AFFINE, mask := root / "raw" / "mask.nii.gz")
     save_image(np.zeros((*run.shape[:3], 9)), AFFINE, coils := root / "raw" / "grad_dev.nii.gz")
-    files = {"mask": mask, "gradient_deviation": coils} if full else {}
+    files = {"gradient_deviation": coils} if full else {}
+    files |= {"mask": mask} if full and has_mask else {}
     before = Preprocessing(by="QSIPrep 1.0.1", space=space, **files)
     series = DwiSeries((run,), {"subject": "01"}, preprocessing=before)
     prepared = None

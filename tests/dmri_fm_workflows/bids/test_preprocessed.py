@@ -156,6 +156,21 @@ def test_hcp_is_in_acpc_with_its_t1w_image(scan: Scan, tmp_path: Path) -> None:
     assert session.prepared_t1w.mask == session.t1w[0]
 
 
+@pytest.mark.parametrize("layout", ["folders", "derivatives"])
+def test_ignored_t1w_image_is_not_used(layout: str, scan: Scan, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    if layout == "folders":
+        write_hcp(root, "100307", scan)
+    else:
+        write_derivatives(root, "sub-01", scan)
+    (used,) = read_preprocessed(root).participants[0].sessions
+    (session,) = read_preprocessed(root, ignored=("t1w",)).participants[0].sessions
+    assert len(used.t1w) == 1
+    assert session.t1w == ()
+    assert session.prepared_t1w is None
+    assert not any("T1" in warning for warning in session.warnings)
+
+
 def test_uk_biobank_has_a_space_of_its_own(scan: Scan, tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_uk_biobank(root, "1234567_20250_2_0", scan)

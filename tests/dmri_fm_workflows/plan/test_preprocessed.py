@@ -35,6 +35,14 @@ def test_plan_says_what_is_left_to_the_input(tmp_path: Path) -> None:
                                  "b-vectors are read"}  # fmt: skip
 
 
+def test_mask_of_the_input_has_no_agreement(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "raw", "AP")
+    for has_mask in (True, False):
+        plan = plan_preprocessed(run, tmp_path, full=True, has_mask=has_mask).series[0]
+        assert ("mask_agreement_dice" in plan.not_measured) == has_mask
+        assert plan.mask_name.startswith("taken from the input") == has_mask
+
+
 def test_nominal_gradients_are_stated_where_the_deviation_is_absent(tmp_path: Path) -> None:
     plan = plan_preprocessed(make_run(tmp_path / "raw", "AP"), tmp_path).series[0]
     assert plan.model_base == {}
@@ -91,9 +99,10 @@ def test_methods_text_credits_no_correction() -> None:
 
 @pytest.mark.parametrize(
     "asked", [{"denoise": "mppca"}, {"sdc": "pepolar"}, {"hmc": "builtin"}, {"unring": True},
-              {"bids_filters": {"dwi": {"acquisition": "x"}}}, {"bids_database_dir": Path("db")}],
+              {"bids_filters": {"dwi": {"acquisition": "x"}}}, {"bids_database_dir": Path("db")},
+              {"ignore": ("fieldmaps",)}, {"ignore": ("sbref", "t1w")}],
 )  # fmt: skip
 def test_corrections_of_corrected_input_are_refused(asked: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="--input-type preprocessed and --"):
         RunConfig(Path("bids"), Path("out"), input_type="preprocessed", **asked)
-    RunConfig(Path("bids"), Path("out"), input_type="preprocessed", hmc="none")
+    RunConfig(Path("bids"), Path("out"), input_type="preprocessed", hmc="none", ignore=("t1w",))

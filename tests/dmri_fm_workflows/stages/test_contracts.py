@@ -29,6 +29,7 @@ from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan
 from dmri_fm_workflows.stages import base, participant, table
 from dmri_fm_workflows.stages import outputs as derivatives
+from dmri_fm_workflows.stages.merge import init_mask_wf
 from tests.dmri_fm_workflows.tiny_series import (
     ENGINES,
     make_resources,
@@ -103,13 +104,17 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
     for engines, t1w in itertools.product(ENGINES, (True, False)):
         for unring in (True, False):
             found += plan_for(series, root=root, engines=engines, t1w=t1w, unring=unring).series
-    scaled = replace(series, runs=tuple(map(scale_vectors, series.runs)))
+    scaled, run = replace(series, runs=tuple(map(scale_vectors, series.runs))), series.runs[0]
     return [
         *found,
         *plan_for(scaled, root=root).series,
         *(
-            plan_preprocessed(series.runs[0], root, space=space, full=full).series[0]
+            plan_preprocessed(run, root, space=space, full=full).series[0]
             for space, full in itertools.product(("ACPC", "T1w", None), (True, False))
+        ),
+        *(
+            plan_preprocessed(run, root, space=space, full=True, has_mask=False).series[0]
+            for space in ("T1w", None)
         ),
         *plan_warped(series, root).series,
     ]
@@ -164,6 +169,7 @@ NEEDS: dict[str, Callable[[SeriesPlan], bool]] = {
     "init_free_water_wf": lambda plan: plan.length_scaling is not None,
     "init_pepolar_wf": lambda plan: plan.sdc.method == "pepolar",
     "init_topup_wf": lambda plan: plan.sdc.method == "topup",
+    "init_fieldmap_wf": lambda plan: plan.series.usable_fieldmap is not None,
     "init_read_preprocessed_wf": lambda plan: plan.is_preprocessed,
     "init_deviation_wf": lambda plan: plan.has_gradient_deviation,
 }
@@ -246,6 +252,22 @@ def test_stages_of_correction_are_absent_for_preprocessed_input(
     names = [stage.name for stage in table.list_stages(plan)]
     assert not {"read", "denoise", "noise", "merge", "sdc", "hmc"} & set(names)
     assert {"read_preprocessed", "mask", "normalise", "deviation", "tensor"} <= set(names)
+
+
+def test_mask_of_the_t1w_image_is_brought_without_registration_where_it_is_in_one_space(
+    series: DwiSeries, tmp_path: Path
+) -> None:
+    nodes = {}
+    for space, has_mask in itertools.product(("T1w", None), (True, False)):
+        planned = plan_preprocessed(
+            series.runs[0], tmp_path, space=space, full=True, has_mask=has_mask
+        )
+        workflow = init_mask_wf(planned.series[0], make_resources(tmp_path))
+        nodes[space, has_mask] = {n.partition("_")[0] for n in workflow.list_node_names()}
+    assert all("bring" not in nodes[space, True] for space in ("T1w", None))
+    assert {"bring", "draft", "coregister"} <= nodes[None, False]
+    assert "bring" in nodes["T1w", False]
+    assert not {"draft", "coregister"} & nodes["T1w", False]
 
 
 def test_a_stage_that_takes_what_nobody_offers_is_refused(

@@ -157,9 +157,9 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
     ------
     biased_dwiref_file
         b=0 reference.
-    t1w_mask_file; t1w_brain_file, to_t1w_acpc_file; from_t1w_acpc_file
+    t1w_mask_file, t1w_brain_file, to_t1w_acpc_file, from_t1w_acpc_file
         From the anatomy, if there is one and no mask is given. The inverse replaces brain and
-        transform where the series lies in the space of the T1w image.
+        transform of the T1w image where the series lies in its space.
 
     Outputs
     -------

@@ -100,7 +100,8 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
     ------
     t1w_brain_file, t1w_mask_file, to_t1w_acpc_file, from_t1w_acpc_file, to_mni_file
         Anatomy in ACPC and its transforms; only with a T1w image, as all inputs. The inverse only
-        where the series lies in the space of that image.
+        where the series lies in the space of that image, the mask where the input has none for
+        the series.
     registration_dice, anat_record
         Quality and methods of the anatomy.
 
@@ -115,7 +116,8 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         for key, name in SCAN_ENTITIES.items()
         if name in entities and name != "subject"
     ]
-    fields = (*ANAT_FIELDS, *(["from_t1w_acpc_file"] if plan.is_on_t1w else []))
+    fields = [f for f in ANAT_FIELDS if f != "t1w_mask_file" or plan.given_mask is None]
+    fields += ["from_t1w_acpc_file"] if plan.is_on_t1w else []
     workflow, inputnode, outputnode = open_workflow(
         "_".join(["dwi", *pieces, "wf"]), fields if plan.has_t1w else (), ["out_files"]
     )
