@@ -195,7 +195,7 @@ def test_cubes_of_real_scans_hold_what_the_fits_say(
 ) -> None:
     few = write_scan(tmp_path / "sub-02", 20)
     (cube,) = cut_cubes([few, write_scan(tmp_path / "sub-01", 30)], NARROW, edge=16, seed=0)
-    assert "sub-02: left out, no shell of 28 directions" in caplog.text
+    assert "sub-02: left out, the shell nearest to b=1000 has not the 28" in caplog.text
     assert cube.name == "sub-01"
     labels = cube.labels
     assert labels is not None
