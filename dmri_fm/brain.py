@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 #: Without a mask, voxels whose b=0 signal is above this share of its 98th percentile count.
 SIGNAL_SHARE = 0.1
 
+#: Share of the template's brain that may lie outside the mask, for features of the whole brain.
+MOST_MISSING = 0.5
+
 
 def find_brain(dwi: Dwi, mask: ArrayLike | None = None) -> NDArray[np.bool_]:
     """Return the brain, shape (X, Y, Z): `mask`, the series' own mask, or voxels with signal.
@@ -37,3 +40,12 @@ def find_brain(dwi: Dwi, mask: ArrayLike | None = None) -> NDArray[np.bool_]:
             expected=f"some voxels on the series' grid, {dwi.shape[:3]}",
         )
     return inside
+
+
+def require_template_brain(missing: float) -> None:
+    """Raise ImageError if more of the template's brain than :data:`MOST_MISSING` is missing."""
+    if missing > MOST_MISSING:
+        raise ImageError(
+            f"{100 * missing:.0f} % of the template's brain lies outside the mask",
+            expected=f"{100 * (1 - MOST_MISSING):.0f} % of the brain or more",
+        )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dmri_fm.brain import find_brain
+from dmri_fm.brain import find_brain, require_template_brain
 from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.errors import ConfigError, WeightsError
@@ -77,9 +77,10 @@ def prepare_shell(dwi: Dwi, config: UnetConfig) -> UnetInput:
     GradientError
         If there is no b=0 volume, or no shell has enough directions.
     ImageError
-        If the mask is empty.
+        If the mask is empty, or more than half of the template's brain lies outside it.
     """
     mask = find_brain(dwi)
+    require_template_brain(missing_share(mask, config))
     shell = choose_shell(dwi.gtab)
     volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), shell.index]).astype(int)
     table = dwi.gtab.select(volumes)
@@ -110,6 +111,11 @@ def template_brain(config: UnetConfig) -> NDArray[np.bool_]:
     return resample_image(mask, template.grid.affine, config.grid, order=1) > 0.5
 
 
+def missing_share(mask: NDArray[np.bool_], config: UnetConfig) -> float:
+    """Return the share of the template's brain outside a mask (X, Y, Z) on the encoder's grid."""
+    return 1.0 - float(mask[template_brain(config)].mean())
+
+
 def summarise(network: ArtefactUnet, signal: Tensor, brain: Tensor) -> ScanSummary:
     """Return the bridge's features, mean over the brain, and the share of the brain missing.
 
@@ -122,14 +128,14 @@ def summarise(network: ArtefactUnet, signal: Tensor, brain: Tensor) -> ScanSumma
     brain
         Shape (X, Y, Z), bool.
     """
-    stride, template = network.config.stride, template_brain(network.config)
+    stride = network.config.stride
     device = next(network.parameters()).device
     with torch.inference_mode():
         code = network.encode(signal[None].to(device))[0].float().cpu()
     share = functional.avg_pool3d(brain[None].float(), stride)[0]
     # A brain that fills no cell by that much is still a brain: its fullest cells count.
     valid = share >= min(LEAST_BRAIN, float(share.max()))
-    missing = 1.0 - float(brain.numpy()[template].mean())
+    missing = missing_share(brain.numpy(), network.config)
     return ScanSummary(code[:, valid].mean(dim=1).numpy(), {"missing": missing})
 
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from dmri_fm.brain import find_brain
+from dmri_fm.brain import find_brain, require_template_brain
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.encoders.ssdiff.blocks import brain_blocks
 from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.encoders.ssdiff.network import Ssdiff
-from dmri_fm.errors import ConfigError, ImageError
+from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import B0_THRESHOLD, GradientTable
 from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import Grid, Image3D
@@ -26,9 +26,6 @@ from dmri_fm.weights import Weights
 
 #: Random combinations of features whose gradients give the sensitivity.
 N_PROBES = 16
-
-#: Share of the blocks that may lie outside the brain mask.
-MOST_MISSING = 0.5
 
 
 class SsdiffInput(NamedTuple):
@@ -104,11 +101,7 @@ def prepare_volumes(
     blocks = brain_blocks(config, config.block)
     values = blocks.means(np.moveaxis(normalised.signal[..., which], 3, 0), mask)
     missing = float(np.isnan(values[0]).mean())
-    if missing > MOST_MISSING:
-        raise ImageError(
-            f"{100 * missing:.0f} % of the template's brain lies outside the mask",
-            expected=f"{100 * (1 - MOST_MISSING):.0f} % of the brain or more",
-        )
+    require_template_brain(missing)
     vectors = directions_at(gtab, rotations, mask, config)
     return SsdiffInput(
         torch.from_numpy(values),

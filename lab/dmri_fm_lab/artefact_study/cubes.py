@@ -165,7 +165,7 @@ def cut_cubes(
         shell = find_shell(distinct_table(scan))
         if shell is None or len(shell.index) < FEWEST_FOR_PEAKS:
             logger.warning(
-                "%s: left out, no shell of %d directions to label peaks from",
+                "%s: left out, the shell nearest to b=1000 has not the %d directions for peaks",
                 scan.name,
                 FEWEST_FOR_PEAKS,
             )

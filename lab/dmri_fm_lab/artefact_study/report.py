@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from dmri_fm_lab.artefact_study.study import REFERENCE, STARTS
-from dmri_fm_lab.artefact_study.tasks import TASKS
+from dmri_fm_lab.artefact_study.tasks import TASKS, Task
 from dmri_fm_lab.markdown_tables import markdown
 
 #: Starts in words.
@@ -47,25 +47,57 @@ def format_study(record: Mapping[str, Any]) -> str:
     for task, by_size in record["scores"].items():
         of = TASKS[task]
         for n, by_start in by_size.items():
-            means = {start: float(np.mean(by_start[start])) for start in STARTS}
             for start in STARTS:
                 lines.append(_row(task, n, start, by_start))
-            winner = (max if of.higher_is_better else min)(means, key=lambda s: means[s])
-            best.append(f"- {of.title}, {n} training scans: {TITLES[winner]}.")
-    n_runs = len(next(iter(next(iter(next(iter(record["scores"].values())).values())).values())))
+            best.append(f"- {of.title}, {n} training scans: {_name_best(of, by_start)}.")
+    n_runs, n_steps = record["size"]["n_runs"], record["size"]["n_steps"]
     training, validation, test = record["split"]
     return "\n\n".join(
         [
             markdown(lines),
             f"Mean and standard deviation over {n_runs} runs of the mean of {test} test scans "
-            f"({training} for training, {validation} for validation; {record['n_steps']} steps). "
+            f"({training} for training, {validation} for validation; {n_steps} steps). "
             "`over random`: change of the mean, percent, above zero where it is better. `p`: "
-            "two-sided paired t-test over test scans, averaged over runs, uncorrected.",
+            "two-sided paired t-test over test scans, averaged over runs, uncorrected. One "
+            "pretraining each: p is for these weights.",
+            _describe(record),
             "Best mean:\n\n" + "\n".join(best),
             "Last validation error over the lowest (1: no overfitting):",
             markdown(_overfitting_rows(record["overfitting"])),
             f"{record['cpu_minutes']:.1f} CPU-minutes.",
         ]
+    )
+
+
+def _describe(record: Mapping[str, Any]) -> str:
+    """Say in a sentence what ran."""
+    labels = {"truth": "the truth of simulated brains", "fits": "fits to real scans"}
+    origins = [
+        f"{TITLES[objective]} "
+        + ("on simulated cubes" if origin == "cubes" else f"by weights of sha256 {origin[:12]}")
+        for objective, origin in record["pretrained"].items()
+    ]
+    size = record["size"]
+    own = ""
+    if "cubes" in record["pretrained"].values():
+        own = f" ({size['n_pretraining']} steps, artefacts of strength {size['strength']})"
+    seen = record.get("seen", [])
+    left_out = f" Left out, seen in pretraining: {', '.join(seen)}." if seen else ""
+    return (
+        f"Labels: {labels[record['labels']]}. Cubes of {size['edge']} voxels, seed "
+        f"{record['seed']}. Pretraining: {'; '.join(origins)}{own}.{left_out}"
+    )
+
+
+def _name_best(of: Task, by_start: Mapping[str, Any]) -> str:
+    """Name the start of the best mean, and say if it is not the best in every run."""
+    runs = np.array([np.mean(by_start[start], axis=1) for start in STARTS])
+    runs = runs if of.higher_is_better else -runs
+    winner = int(runs.mean(axis=1).argmax())
+    # A tie is no win.
+    others = np.delete(runs, winner, axis=0)
+    return TITLES[STARTS[winner]] + (
+        "" if (runs[winner] > others).all() else " (not in every run)"
     )
 
 

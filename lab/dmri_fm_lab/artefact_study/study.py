@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
 from dmri_fm.errors import ConfigError
 from dmri_fm.shell_resampling import fixed_directions
+from dmri_fm.weights import Weights
 from dmri_fm_lab.artefact_study.cubes import BVAL, Cube, simulate_cubes
 from dmri_fm_lab.artefact_study.tasks import TASKS, score_cubes, start_network, train_task
 from dmri_fm_lab.train.artefact_unet import OBJECTIVES, UnetBatch, removal_losses, validate_on
@@ -189,7 +190,7 @@ def run_study(
     *,
     size: StudySize = StudySize(),
     seed: int = 0,
-    pretrained: Mapping[str, Mapping[str, Tensor]] | None = None,
+    pretrained: Mapping[str, Weights] | None = None,
     cubes: Sequence[Cube] | None = None,
     tasks: Sequence[str] = tuple(TASKS),
 ) -> dict[str, Any]:
@@ -204,7 +205,8 @@ def run_study(
     size, seed
         Of the study.
     pretrained
-        Weights by objective, in place of a pretraining on simulated cubes.
+        Weights by objective, in place of a pretraining on simulated cubes; see
+        :func:`.pretrained.read_pretrained`.
     cubes
         Real ones; simulated ones if None.
     tasks
@@ -215,7 +217,9 @@ def run_study(
     dict
         `scores` by task, number of training scans and start: for each run the scores of the test
         scans; `overfitting` likewise: for each run the last validation error over the lowest;
-        `split`, `n_steps` and `cpu_minutes`.
+        `split` and `cpu_minutes`. Of what ran: `labels` (of simulated brains: "truth"; of real
+        scans: "fits"), `seed`, `size`, and `pretrained`: by objective the sha256 of its weights,
+        or "cubes".
 
     Raises
     ------
@@ -227,15 +231,18 @@ def run_study(
         raise ConfigError(f"tasks {unknown}", expected=", ".join(TASKS))
     started = time.process_time()
     starts: dict[str, Mapping[str, Tensor] | None] = {REFERENCE: None}
+    origins: dict[str, str] = {}
     for objective in OBJECTIVES:
-        known = (pretrained or {}).get(objective)
+        if known := (pretrained or {}).get(objective):
+            starts[objective], origins[objective] = known.model.state_dict(), known.sha256
+            continue
         own = folder / f"pretraining_{objective}"
-        starts[objective] = known or pretrain_on_cubes(
-            objective, encoder, size, seed=seed, folder=own
-        )
+        starts[objective] = pretrain_on_cubes(objective, encoder, size, seed=seed, folder=own)
+        origins[objective] = "cubes"
+    labels = "truth" if cubes is None else "fits"
     if cubes is None:
         cubes = simulate_cubes(seed, sum(size.split), encoder, edge=size.edge)
-    plan = _Plan(folder, encoder, size, *split_cubes(cubes, size.split, seed=seed))
+    plan = _Plan(folder, encoder, size, seed, *split_cubes(cubes, size.split, seed=seed))
     scores: dict[str, Any] = {}
     overfitting: dict[str, Any] = {}
     for task in tasks:
@@ -251,7 +258,10 @@ def run_study(
         "scores": scores,
         "overfitting": overfitting,
         "split": [len(plan.training), len(plan.validation), len(plan.test)],
-        "n_steps": size.n_steps,
+        "labels": labels,
+        "seed": seed,
+        "size": asdict(size),
+        "pretrained": origins,
         "cpu_minutes": (time.process_time() - started) / 60,
     }
 
@@ -262,6 +272,7 @@ class _Plan(NamedTuple):
     folder: Path
     encoder: UnetConfig
     size: StudySize
+    seed: int
     training: list[Cube]
     validation: list[Cube]
     test: list[Cube]
@@ -284,7 +295,8 @@ def _run_once(
 ) -> _Outcome:
     """Train once on the first n cubes, and test."""
     of = TASKS[task]
-    network = start_network(plan.encoder, of.n_outputs, pretrained=pretrained, seed=number)
+    seed = int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0])
+    network = start_network(plan.encoder, of.n_outputs, pretrained=pretrained, seed=seed)
     folder = plan.folder / f"{task}_scans-{n}_start-{start}_run-{number}"
     run = train_task(
         network,
@@ -292,7 +304,7 @@ def _run_once(
         plan.training[:n],
         plan.validation,
         n_steps=plan.size.n_steps,
-        seed=number,
+        seed=seed,
         folder=folder,
     )
     return _Outcome(score_cubes(run, of, plan.test), _overfitting(folder))

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dmri_fm_lab.commands.options import Subparsers
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -67,8 +63,9 @@ def _add_artefacts(studies: Subparsers) -> None:
         nargs="+",
         default=[],
         metavar="OBJECTIVE=FILE",
-        help="artefacts=FILE, autoencoder=FILE: weights of `dmri-fm pretrain artefact-unet`, in "
-        "place of a pretraining on cubes of simulated brains",
+        help="artefacts=FILE autoencoder=FILE, both: weights of `dmri-fm pretrain artefact-unet` "
+        "by the same settings and scans, in place of a pretraining on cubes of simulated brains; "
+        "of --scans, participants whom they have seen are left out",
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="tissue, peaks, direction")
     parser.add_argument(
@@ -106,7 +103,8 @@ def run_review_study(options: argparse.Namespace) -> None:
 def run_artefact_study(options: argparse.Namespace) -> None:
     """Run the study of artefact-removal pretraining and print its tables."""
     from dmri_fm.registry import find_model
-    from dmri_fm_lab.artefact_study.cubes import cut_cubes
+    from dmri_fm_lab.artefact_study.cubes import Cube, cut_cubes
+    from dmri_fm_lab.artefact_study.pretrained import drop_seen, read_pretrained, split_names
     from dmri_fm_lab.artefact_study.report import format_study
     from dmri_fm_lab.artefact_study.study import StudySize, run_study
     from dmri_fm_lab.artefact_study.tasks import TASKS
@@ -122,10 +120,13 @@ def run_artefact_study(options: argparse.Namespace) -> None:
         strength=options.strength,
     )
     size.check(encoder)
-    pretrained = _read_pretrained(options.weights)
-    cubes = None
+    paths = split_names(options.weights)
+    pretrained = read_pretrained(paths)
+    cubes: list[Cube] | None = None
+    seen: list[str] = []
     if options.scans:
         scans = cache_scans(options.scans, options.folder / SCANS, encoder.grid)
+        scans, seen = drop_seen(scans, options.scans, paths)
         cubes = cut_cubes(scans, encoder, edge=size.edge, seed=options.seed)
     record = run_study(
         options.folder,
@@ -135,34 +136,7 @@ def run_artefact_study(options: argparse.Namespace) -> None:
         pretrained=pretrained,
         cubes=cubes,
         tasks=options.tasks or tuple(TASKS),
-    )
+    ) | {"seen": seen}
     print(format_study(record))
     if options.json:
         write_json(json_ready({**record, "versions": versions()}), options.json)
-
-
-def _read_pretrained(texts: list[str]) -> dict[str, dict[str, Tensor]]:
-    """Read OBJECTIVE=FILE.
-
-    Raises ConfigError for another form or objective, and for weights of the other objective.
-    """
-    from dmri_fm.errors import ConfigError
-    from dmri_fm.registry import load_weights
-    from dmri_fm_lab.train.artefact_unet import OBJECTIVES
-
-    found: dict[str, dict[str, Tensor]] = {}
-    for text in texts:
-        objective, equals, path = text.partition("=")
-        if not equals or objective not in OBJECTIVES:
-            raise ConfigError(
-                f"--weights {text}",
-                expected=" or ".join(f"{known}=FILE" for known in OBJECTIVES),
-            )
-        weights = load_weights(path, model="artefact-unet")
-        trained = weights.training.get("settings", {}).get("objective")
-        if trained != objective:
-            raise ConfigError(
-                f"weights of the objective {trained!r}", path=Path(path), expected=objective
-            )
-        found[objective] = dict(weights.model.state_dict())
-    return found

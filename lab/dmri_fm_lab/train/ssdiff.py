@@ -18,6 +18,7 @@ from dmri_fm.encoders.ssdiff.blocks import brain_blocks
 from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.encoders.ssdiff.encoder import SsdiffInput, directions_at, summarise
 from dmri_fm.encoders.ssdiff.network import Ssdiff, SsdiffAutoencoder
+from dmri_fm.errors import InputError
 from dmri_fm.out_of_distribution import ScanSummary
 from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.registry import find_model
@@ -126,6 +127,19 @@ def dropout_losses(
     return {"loss": loss, "over_mean": (loss / level).detach()}
 
 
+def require_b0_volumes(scans: Sequence[CachedScan]) -> None:
+    """Raise InputError that lists the scans whose folders hold no b=0 volumes, if any."""
+    if lacking := [scan for scan in scans if not scan.b0_bvals]:
+        raise InputError(
+            f"{len(lacking)} of {len(scans)} scans without b=0 volumes: "
+            + ", ".join(scan.name for scan in lacking),
+            path=lacking[0].folder.parent,
+            expected="b0.npy in the folder of each scan: this encoder reads b=0 volumes",
+            advice="remove the folders of these scans, which an earlier version wrote, and run "
+            "again",
+        )
+
+
 def pretrain_ssdiff(
     config: SsdiffPretraining,
     folder: str | Path,
@@ -147,9 +161,12 @@ def pretrain_ssdiff(
     ConfigError
         If the model is no SSDiff encoder.
     InputError
-        If a dataset that scans come from has no name.
+        If a dataset that scans come from has no name, or scans lack the b=0 volumes that the
+        encoder reads.
     """
     encoder: SsdiffConfig = find_model(config.model, family="encoder").config
+    if encoder.reads_b0 and config.scan_share > 0:
+        require_b0_volumes(scans)
     torch.manual_seed(config.optimisation.seed)
     model = SsdiffAutoencoder(encoder)
     held_out = hold_out(scans, config)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from dmri_fm.encoders.artefact_unet.encoder import template_brain
-from dmri_fm.encoders.artefact_unet.network import ArtefactUnet
+from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.registry import MODELS
+from dmri_fm.participants import PARTICIPANTS, hash_participant
+from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.shell_resampling import fixed_directions
-from dmri_fm.weights import save_weights
+from dmri_fm.weights import Weights, save_weights
 from dmri_fm_lab.__main__ import main
-from dmri_fm_lab.artefact_study import study
+from dmri_fm_lab.artefact_study import report, study
 from dmri_fm_lab.artefact_study.cubes import Cube, cut_cubes, simulate_cubes
+from dmri_fm_lab.artefact_study.pretrained import drop_seen, read_pretrained, split_names
 from dmri_fm_lab.artefact_study.report import format_study, paired_test
 from dmri_fm_lab.artefact_study.study import STARTS, StudySize, run_study, split_cubes
 from dmri_fm_lab.artefact_study.tasks import TASKS, TaskBatch, as_batch, start_network
+from dmri_fm_lab.train.artefact_unet import OBJECTIVES
 from dmri_fm_lab.train.scan_cache import CachedScan
 from tests.dmri_fm.encoders.artefact_unet.narrow import NARROW
 
@@ -98,8 +102,12 @@ def test_the_study_and_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             scores = np.array(record["scores"][task]["2"][start])
             assert scores.shape == (2, 2)
             assert np.isfinite(scores).all()
-            assert min(record["overfitting"][task]["2"][start]) >= 1.0
+    assert record["pretrained"] == {"artefacts": "cubes", "autoencoder": "cubes"}
+    assert (record["labels"], record["seed"]) == ("truth", 0)
+    assert record["size"]["strength"] == "light"
     text = format_study(record)
+    assert "Labels: the truth of simulated brains. Cubes of 16 voxels, seed 0." in text
+    assert "on simulated cubes (2 steps, artefacts of strength light)." in text
     assert text.count("plain autoencoder") >= 4
     assert "2 runs of the mean of 2 test scans (2 for training, 1 for validation" in text
     # Runs that are finished are read back, with the same numbers.
@@ -107,9 +115,41 @@ def test_the_study_and_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     again = run_study(tmp_path, NARROW, size=SIZE, tasks=["tissue"])
     assert again["scores"]["tissue"] == record["scores"]["tissue"]
     # Other weights to start from are another study.
-    other = {"artefacts": ArtefactUnet(NARROW).state_dict()}
+    network = ArtefactUnet(NARROW)
+    other = {"artefacts": Weights("artefact-unet", "0", "f" * 64, NARROW, network, {}, {}, {})}
     with pytest.raises(ConfigError, match="other settings"):
         run_study(tmp_path, NARROW, size=SIZE, tasks=["tissue"], pretrained=other)
+
+
+def test_the_best_mean_says_if_it_is_not_the_best_in_every_run() -> None:
+    scores = {"artefacts": [[0.9], [0.5]], "autoencoder": [[0.4], [0.4]], "random": [[0.1], [0.6]]}
+    assert report._name_best(TASKS["peaks"], scores) == "artefact removal (not in every run)"
+    scores["random"] = [[0.1], [0.4]]
+    assert report._name_best(TASKS["peaks"], scores) == "artefact removal"
+    scores = {start: [[-x for x in run] for run in runs] for start, runs in scores.items()}
+    assert report._name_best(TASKS["direction"], scores) == "artefact removal"
+
+
+def test_the_seed_decides_about_the_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cubes: list[Cube]
+) -> None:
+    seeds: list[int] = []
+
+    def start(encoder: UnetConfig, n_outputs: int, **given: Any) -> ArtefactUnet:
+        seeds.append(given["seed"])
+        return start_network(encoder, n_outputs, **given)
+
+    monkeypatch.setattr(study, "start_network", start)
+    for seed in (0, 1):
+        plan = study._Plan(tmp_path / f"{seed}", NARROW, SIZE, seed, cubes[:1], cubes[1:2], [])
+        for number in (0, 1):
+            study._run_once(plan, "peaks", 1, "random", None, number)
+    assert len(set(seeds)) == 4
+
+
+def test_overfitting_is_the_last_error_over_the_lowest(tmp_path: Path) -> None:
+    (tmp_path / "validation.csv").write_text("step,error\n1,1\n2,0.5\n3,0.8\n")
+    assert study._overfitting(tmp_path) == pytest.approx(1.6)
 
 
 def test_paired_tests_are_over_scans() -> None:
@@ -155,7 +195,7 @@ def test_cubes_of_real_scans_hold_what_the_fits_say(
 ) -> None:
     few = write_scan(tmp_path / "sub-02", 20)
     (cube,) = cut_cubes([few, write_scan(tmp_path / "sub-01", 30)], NARROW, edge=16, seed=0)
-    assert "sub-02: left out, no shell of 28 directions" in caplog.text
+    assert "sub-02: left out, the shell nearest to b=1000 has not the 28" in caplog.text
     assert cube.name == "sub-01"
     labels = cube.labels
     assert labels is not None
@@ -169,31 +209,84 @@ def test_cubes_of_real_scans_hold_what_the_fits_say(
         cut_cubes([few], NARROW, edge=16, seed=0)
 
 
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    changed = MODELS["artefact-unet"]._replace(config=NARROW)
-    monkeypatch.setitem(MODELS, "artefact-unet", changed)
-    monkeypatch.setattr(study, "StudySize", lambda **given: replace(SIZE, **given))
-    files = []
-    for objective in ("artefacts", "autoencoder"):
+def save_pair(folder: Path, **autoencoder: object) -> list[str]:
+    """Save weights of both objectives; `autoencoder` changes the description of the second."""
+    texts = []
+    for objective in OBJECTIVES:
+        training: dict[str, Any] = {
+            "settings": {"objective": objective, "n_brains": 2},
+            "scans": [],
+            PARTICIPANTS: [],
+        }
         path = save_weights(
-            tmp_path / f"{objective}.safetensors",
+            folder / f"{objective}.safetensors",
             ArtefactUnet(NARROW),
             name="artefact-unet",
             version="0",
-            training={"settings": {"objective": objective}},
+            training=training | (autoencoder if objective == "autoencoder" else {}),
         )
-        files.append(f"{objective}={path}")
+        texts.append(f"{objective}={path}")
+    return texts
+
+
+@pytest.fixture
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = MODELS["artefact-unet"]._replace(config=NARROW)
+    monkeypatch.setitem(MODELS, "artefact-unet", changed)
+
+
+@pytest.mark.usefixtures("_narrow")
+def test_pretrainings_differ_in_the_objective_alone(tmp_path: Path) -> None:
+    for change, words in (
+        ({"scans": ["sub-01"]}, "other scans"),
+        ({"settings": {"objective": "autoencoder", "n_brains": 3}}, "other n_brains"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read_pretrained(split_names(save_pair(tmp_path, **change)))
+    assert set(read_pretrained(split_names(save_pair(tmp_path)))) == set(OBJECTIVES)
+
+
+@pytest.mark.usefixtures("_narrow")
+def test_participants_of_the_pretraining_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bids = tmp_path / "bids"
+    for label in ("01", "02"):
+        folder = bids / f"sub-{label}" / "dwi"
+        folder.mkdir(parents=True)
+        (folder / f"sub-{label}_space-ACPC_desc-preproc_dwi.nii.gz").touch()
+    description = {"Name": "Two", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+    (bids / "dataset_description.json").write_text(json.dumps(description))
+    gtab = GradientTable(np.full(6, 1000.0), fixed_directions(6))
+    scans = [CachedScan(name, tmp_path, gtab) for name in ("sub-01_run-1", "sub-02")]
+    paths = split_names(save_pair(tmp_path, **{PARTICIPANTS: [hash_participant("Two", "01")]}))
+    kept, names = drop_seen(scans, bids, paths)
+    assert (kept, names) == (scans[1:], ["sub-01_run-1"])
+    assert "sub-01_run-1: left out" in caplog.text
+    with pytest.raises(ConfigError, match="all participants of 1 scans"):
+        drop_seen(scans[:1], bids, paths)
+
+
+@pytest.mark.usefixtures("_narrow")
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "StudySize", lambda **given: replace(SIZE, **given))
+    files = save_pair(tmp_path)
     out = tmp_path / "out.json"
-    arguments = ["study", "artefacts", str(tmp_path / "runs"), "--weights", *files]
+    arguments = ["study", "artefacts", str(tmp_path / "runs"), "--weights"]
     short = ["--tasks", "peaks", "--sizes", "1", "--runs", "1", "--steps", "2"]
-    assert main([*arguments, *short, "--json", str(out)]) == 0
-    assert "artefact removal" in capsys.readouterr().out
+    assert main([*arguments, *files, *short, "--json", str(out)]) == 0
+    assert "artefact removal by weights of sha256" in capsys.readouterr().out
     assert not (tmp_path / "runs" / "pretraining_artefacts").exists()
-    assert set(json.loads(out.read_text())["scores"]["peaks"]["1"]) == set(STARTS)
-    swapped = files[0].replace("artefacts=", "autoencoder=", 1)
-    assert main([*arguments[:4], swapped, *short]) == 1
-    assert "weights of the objective 'artefacts'" in capsys.readouterr().err
-    assert main([*arguments[:4], "colours=x", *short]) == 1
-    assert "artefacts=FILE or autoencoder=FILE" in capsys.readouterr().err
+    record = json.loads(out.read_text())
+    assert set(record["scores"]["peaks"]["1"]) == set(STARTS)
+    assert record["pretrained"]["artefacts"] == load_weights(files[0].split("=")[1]).sha256
+    swapped = files[1].replace("autoencoder=", "artefacts=", 1)
+    for given, words in (
+        (files[:1], "--weights without autoencoder=FILE"),
+        ([files[1], swapped], "weights of the objective 'autoencoder'"),
+        (["colours=x"], "artefacts=FILE or autoencoder=FILE"),
+    ):
+        assert main([*arguments, *given, *short]) == 1
+        assert words in capsys.readouterr().err

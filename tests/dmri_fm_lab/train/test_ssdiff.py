@@ -126,6 +126,18 @@ def test_b0_volumes_are_trained_on_where_they_are_read_at_use(
         read_scan(np.random.default_rng(0), twins, config, n_directions=6, n_b0=1)
 
 
+def test_scans_without_b0_volumes_are_named_before_the_training(
+    monkeypatch: pytest.MonkeyPatch, twins: CachedScan, tmp_path: Path
+) -> None:
+    changed = MODELS["ssdiff"]._replace(config=replace(NARROW, reads_b0=True))
+    monkeypatch.setitem(MODELS, "ssdiff", changed)
+    old = [replace(twins, name=name, b0_bvals=()) for name in ("sub-08", "sub-09")]
+    settings = replace(TRAINING, scan_share=0.5)
+    with pytest.raises(InputError, match="2 of 2 scans without b=0 volumes: sub-08, sub-09"):
+        pretrain_ssdiff(settings, tmp_path / "run", scans=old)
+    assert not (tmp_path / "run").exists()
+
+
 def test_half_of_the_scans_turn_directions_from_place_to_place(brains: Path) -> None:
     source = BrainSource(NARROW, TRAINING, brains)
     turned = []

@@ -16,7 +16,7 @@ from dmri_fm.encoders.artefact_unet.encoder import (
     template_brain,
 )
 from dmri_fm.encoders.artefact_unet.network import ArtefactUnet
-from dmri_fm.errors import ConfigError, GradientError, WeightsError
+from dmri_fm.errors import ConfigError, GradientError, ImageError, WeightsError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.out_of_distribution import fit_scan_reference
 from dmri_fm.series import Dwi
@@ -125,6 +125,15 @@ def test_scans_that_cannot_be_read() -> None:
     )
     with pytest.raises(GradientError, match="b=0"):
         make().prepare(no_b0, n_directions=None, seed=0)
+
+
+def test_a_slab_without_half_of_the_brain_is_refused() -> None:
+    scan = draw_scan(20)
+    mask = scan.brain.copy()
+    mask[:, :, 8:] = False
+    slab = Dwi.from_arrays(scan.data, scan.affine, scan.gtab, mask=mask)
+    with pytest.raises(ImageError, match="% of the template's brain lies outside the mask"):
+        make().prepare(slab, n_directions=None, seed=0)
 
 
 def test_the_control_is_no_encoder() -> None:
