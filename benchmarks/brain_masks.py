@@ -25,7 +25,8 @@ from dmri_fm.distortion import DistortionField, correct_image
 from dmri_fm.normalise.grid import Image3D, affine_map, resample_image
 from dmri_fm.normalise.registration import coregister
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
-from dmri_fm.preprocess.mask import BrainMask, brain_mask, is_slab
+from dmri_fm.preprocess.mask import BrainMask, brain_mask
+from dmri_fm.preprocess.mask_shape import is_slab
 from dmri_fm.series import load_image, read_array
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_workflows.report.anatomical import plot_mask

@@ -20,7 +20,15 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter, median_filter
 
 from dmri_fm.errors import ImageError
 from dmri_fm.preprocess.mask_choice import pick_single
-from dmri_fm.preprocess.mask_shape import cut_necks, fill_slices, largest_part, thick_part
+from dmri_fm.preprocess.mask_shape import (
+    cut_necks,
+    fill_slices,
+    is_slab,
+    largest_part,
+    overlap_dice,
+    thick_part,
+    volume_ml,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +37,6 @@ PLAUSIBLE_ML = (600.0, 2300.0)
 
 #: A method does not count where its volume is beyond these limits by more than this factor.
 VOLUME_TOLERANCE = 1.2
-
-#: Field of view along the body below which a scan counts as a slab, mm.
-WHOLE_HEAD_MM = 110.0
 
 #: A slab has to hold at least this much, ml.
 SMALLEST_SLAB_ML = 150.0
@@ -150,7 +155,7 @@ def brain_mask(
     agreement = {f"{a}, {b}": overlap_dice(masks[a], masks[b]) for a, b in combinations(masks, 2)}
     is_whole = not is_slab(data.shape, matrix)
     limits_ml = PLAUSIBLE_ML if is_whole else (SMALLEST_SLAB_ML, PLAUSIBLE_ML[1])
-    volumes_ml = {name: _volume_ml(mask, matrix) for name, mask in masks.items()}
+    volumes_ml = {name: volume_ml(mask, matrix) for name, mask in masks.items()}
     possible_ml = limits_ml[0] / VOLUME_TOLERANCE, limits_ml[1] * VOLUME_TOLERANCE
     lost = [name for name in (OTSU, DEEPBET) if not _is_within(volumes_ml[name], possible_ml)]
     warnings = [
@@ -172,10 +177,10 @@ def brain_mask(
     counted = {name: overlap_dice(mask, masks[name]) for name in used}
     final = {f"the consensus, {name}": overlap for name, overlap in counted.items()}
     warnings += describe_agreement(final, is_whole=is_whole)
-    volume_ml = _volume_ml(mask, matrix)
-    if not _is_within(volume_ml, limits_ml):
+    found_ml = volume_ml(mask, matrix)
+    if not _is_within(found_ml, limits_ml):
         warnings.append(
-            f"The brain mask holds {volume_ml:.0f} ml; {limits_ml[0]:.0f} to {limits_ml[1]:.0f} "
+            f"The brain mask holds {found_ml:.0f} ml; {limits_ml[0]:.0f} to {limits_ml[1]:.0f} "
             f"ml were expected: {MASK_ADVICE}"
         )
     for warning in () if is_draft else warnings:
@@ -351,18 +356,6 @@ def name_given_mask(path: Path) -> str:
     return f"taken from the input: {path.name}"
 
 
-def is_slab(shape: tuple[int, ...], affine: ArrayLike) -> bool:
-    """Tell whether a field of view is too short along the body for a whole head.
-
-    Examples
-    --------
-    >>> is_slab((64, 64, 20), np.diag([3.5, 3.5, 4.2, 1]))
-    True
-    """
-    corners_mm = np.abs(np.asarray(affine, dtype=np.float64)[2, :3]) * (np.array(shape[:3]) - 1)
-    return float(corners_mm.sum()) < WHOLE_HEAD_MM
-
-
 @cache
 def _network() -> Any:
     from deepbet.bet import BrainExtraction
@@ -401,13 +394,3 @@ def _otsu_mask(
         smooth = median_filter(smooth, size=tuple(2 * radii + 1))
     mask = largest_part(smooth > otsu(smooth))
     return smooth, np.asarray(binary_fill_holes(mask), dtype=bool)
-
-
-def _volume_ml(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> float:
-    return int(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-
-
-def overlap_dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Return the overlap of two masks of one shape, 0 to 1 (Dice); 0 if both are empty."""
-    total = int(a.sum()) + int(b.sum())
-    return 2.0 * int((a & b).sum()) / total if total else 0.0

@@ -1,4 +1,4 @@
-"""Shapes of masks: thick parts, necks and gaps.
+"""Shapes of masks: thick parts, necks and gaps; volumes, overlaps, fields of view.
 
 Sizes are in mm. What lies beyond the field of view is taken to be as the voxels at its edge: a
 brain that is cut by the field of view is not thin there.
@@ -7,8 +7,34 @@ brain that is cut by the field of view is not thin there.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
+
+#: Field of view along the body below which a scan counts as a slab, mm.
+WHOLE_HEAD_MM = 110.0
+
+
+def is_slab(shape: tuple[int, ...], affine: ArrayLike) -> bool:
+    """Tell whether a field of view is too short along the body for a whole head.
+
+    Examples
+    --------
+    >>> is_slab((64, 64, 20), np.diag([3.5, 3.5, 4.2, 1]))
+    True
+    """
+    corners_mm = np.abs(np.asarray(affine, dtype=np.float64)[2, :3]) * (np.array(shape[:3]) - 1)
+    return float(corners_mm.sum()) < WHOLE_HEAD_MM
+
+
+def volume_ml(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> float:
+    """Return the volume of a mask, ml."""
+    return int(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+
+
+def overlap_dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Return the overlap of two masks of one shape, 0 to 1 (Dice); 0 if both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2.0 * int((a & b).sum()) / total if total else 0.0
 
 
 def thick_part(

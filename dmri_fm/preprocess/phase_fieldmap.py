@@ -12,17 +12,17 @@ magnet's drift, so fields of one shim agree although the stated frequencies do n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter, label, median_filter
+from scipy.ndimage import label
 
 from dmri_fm.distortion import DistortionField
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.preprocess.dwiref import correct_bias
+from dmri_fm.preprocess.field_smoothing import find_outliers, share_of_jumps, smooth_field
 from dmri_fm.preprocess.mask import MASK_ADVICE, brain_mask
 
 #: Scales of phase images in scanner units: least and largest value, and units per turn. The middle
@@ -60,15 +60,6 @@ WRAPPED_SHARE = 0.0005
 
 #: Median phase of the brain, rad, from which the scale of the phase image is doubted.
 DOUBTFUL_MEDIAN_RAD = np.pi / 2
-
-#: Deviations from the median of 27 neighbours, in robust standard deviations, that are noise.
-OUTLIER_SIGMAS = 6.0
-
-#: Standard deviation of the Gaussian that smooths the field inside the brain, mm.
-SMOOTHING_MM = 2.0
-
-#: Standard deviations, mm, of the Gaussians that continue the field outside the brain.
-CONTINUATION_MM = (5.0, 10.0, 20.0)
 
 #: Seed of the unwrapping, which draws the order of equal edges.
 UNWRAP_SEED = 0
@@ -208,7 +199,7 @@ def phase_to_hz(
     unwrapped = np.asarray(unwrap_phase(masked, rng=UNWRAP_SEED).filled(0.0))
     turn = 2 * np.pi
     unwrapped -= turn * np.round(np.median(unwrapped[inside]) / turn)
-    share = _share_of_jumps(unwrapped, inside, larger_than=np.pi)
+    share = share_of_jumps(unwrapped, inside, larger_than=np.pi)
     if share > LARGEST_JUMP_SHARE:
         raise ImageError(
             f"the phase of {share:.0%} of neighbouring voxels of the brain jumps by more than "
@@ -263,7 +254,7 @@ def check_measured_hz(hz: ArrayLike, mask: ArrayLike) -> None:
             advice=f"convert the scan again. {WITHOUT}",
         )
     low, high = np.percentile(values, [0.1, 99.9])
-    share = _share_of_jumps(field, inside, larger_than=0.75 * float(high - low))
+    share = share_of_jumps(field, inside, larger_than=0.75 * float(high - low))
     if share > WRAPPED_SHARE:
         raise ImageError(
             f"{share:.2%} of neighbouring voxels of the brain differ by most of the field's range,"
@@ -390,65 +381,6 @@ def keep_measured(
     return np.asarray(kept, dtype=np.bool_)
 
 
-def find_outliers(hz: ArrayLike, mask: ArrayLike) -> NDArray[np.bool_]:
-    """Find voxels of the mask that differ from the median of their neighbours by noise.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z), bool: more than :data:`OUTLIER_SIGMAS` robust standard deviations off,
-        beyond what the slope of the field explains over two voxels.
-    """
-    inside = np.asarray(mask, dtype=bool)
-    # Voxels outside have the value of the nearest one inside: edges have whole neighbourhoods.
-    filled = _nearest_inside(np.asarray(hz, dtype=np.float64), inside)
-    middle = median_filter(filled, size=3)
-    off = filled - middle
-    slope = np.linalg.norm(np.gradient(middle), axis=0)
-    sigma = 1.4826 * float(np.median(np.abs(off[inside])))
-    return np.asarray(inside & (np.abs(off) > OUTLIER_SIGMAS * max(sigma, 1e-6) + 2 * slope))
-
-
-def smooth_field(hz: ArrayLike, mask: ArrayLike, affine: ArrayLike) -> NDArray[np.float32]:
-    """Smooth a field inside a mask, and continue it outside.
-
-    Parameters
-    ----------
-    hz
-        Shape (X, Y, Z); values outside the mask are not used.
-    mask
-        Shape (X, Y, Z): voxels whose value is trusted.
-    affine
-        Shape (4, 4), voxel to RAS+ mm.
-
-    Returns
-    -------
-    ndarray
-        Shape (X, Y, Z), float32: inside the mask, and within half of its smoothing around it, the
-        mean of the trusted values under a Gaussian of :data:`SMOOTHING_MM`; further out under
-        wider ones, :data:`CONTINUATION_MM`, and beyond these the nearest value.
-    """
-    inside = np.asarray(mask, dtype=bool)
-    values = np.where(inside, np.asarray(hz, dtype=np.float64), 0.0)
-    edges_mm = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
-    out = np.zeros(values.shape)
-    is_known = np.zeros(values.shape, dtype=bool)
-    for sigma_mm in (SMOOTHING_MM, *CONTINUATION_MM):
-        sigma = sigma_mm / edges_mm
-        weight = gaussian_filter(inside.astype(np.float64), sigma, mode="constant")
-        mean = gaussian_filter(values, sigma, mode="constant") / np.maximum(weight, 1e-12)
-        is_new = ~is_known & (weight > 0.05)
-        out[is_new] = mean[is_new]
-        is_known |= is_new
-    return _nearest_inside(out, is_known).astype(np.float32)
-
-
-def _nearest_inside(values: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Give voxels outside a mask the value of the nearest voxel inside."""
-    index = distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    return np.asarray(values[tuple(index)])
-
-
 def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the largest connected part of a mask: phases of several have no common turn."""
     parts, n_parts = label(mask)
@@ -460,21 +392,3 @@ def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         )
     sizes = np.bincount(parts.ravel())[1:]
     return np.asarray(parts == 1 + int(sizes.argmax()))
-
-
-def _share_of_jumps(
-    values: NDArray[np.float64], inside: NDArray[np.bool_], *, larger_than: float
-) -> float:
-    """Return the share of neighbours inside a mask that differ by more than a number."""
-    n_jumps = n_pairs = 0
-    for axis in range(3):
-        both = _pairs(inside, axis, slice(1, None)) & _pairs(inside, axis, slice(None, -1))
-        step = np.abs(np.diff(values, axis=axis))[both]
-        n_jumps += int((step > larger_than).sum())
-        n_pairs += step.size
-    return n_jumps / n_pairs if n_pairs else 0.0
-
-
-def _pairs(inside: NDArray[np.bool_], axis: int, part: slice) -> NDArray[np.bool_]:
-    index: Sequence[slice] = [part if a == axis else slice(None) for a in range(3)]
-    return inside[tuple(index)]

@@ -8,17 +8,16 @@ from scipy.ndimage import gaussian_filter
 
 from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.errors import ConfigError, ImageError
+from dmri_fm.preprocess.field_smoothing import find_outliers, smooth_field
 from dmri_fm.preprocess.fieldmap_placement import place_field, position_at
 from dmri_fm.preprocess.phase_fieldmap import (
     MeasuredField,
     check_measured_hz,
     find_measured,
-    find_outliers,
     keep_measured,
     measure_field,
     phase_radians,
     phase_to_hz,
-    smooth_field,
     wrap,
 )
 from dmri_fm.preprocess.susceptibility import B0Image, estimate_pair_field

@@ -24,7 +24,8 @@ from dmri_fm.normalise.grid import resample_image
 from dmri_fm.normalise.registration import NO_COREGISTRATION, describe_overlap
 from dmri_fm.normalise.series import mean_rotation
 from dmri_fm.normalise.transforms import read_point_map
-from dmri_fm.preprocess.mask import name_given_mask, overlap_dice
+from dmri_fm.preprocess.mask import name_given_mask
+from dmri_fm.preprocess.mask_shape import overlap_dice
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.normalise import (
     AlignInputSpec,

@@ -19,7 +19,8 @@ from dmri_fm.normalise.registration import (
     name_normalisation,
 )
 from dmri_fm.preprocess.denoise import name_gibbs_removal
-from dmri_fm.preprocess.mask import is_slab, name_given_mask, name_mask
+from dmri_fm.preprocess.mask import name_given_mask, name_mask
+from dmri_fm.preprocess.mask_shape import is_slab
 from dmri_fm.preprocess.quality import RAW_MEASURES
 from dmri_fm.qspace import (
     FEATURE_DIRECTIONS,
