@@ -24,12 +24,16 @@ pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def scan(data_dir: Path) -> Scan:
-    """A slab of a head with its T1w image at 2.5 mm, given cubic voxels."""
+    """A slab of a head on cubic voxels, with its T1w image at 2.5 mm."""
     folder = data_dir / "ds-vendors" / "sub-umr"
     stem = str(folder / "dwi" / "sub-umr_dir-PA_dwi")
     dwi = Dwi.from_files(f"{stem}.nii.gz", f"{stem}.bval", f"{stem}.bvec")
     mask = brain_mask(dwi.mean_b0(), dwi.affine, contrast="b0").mask
-    cubes = Grid((64, 64, 24), dwi.affine @ np.diag([1, 1, 3.5 / 4.2, 1]))
+    # Axes along those of the scanner, as ACPC has them: then the app keeps the voxels.
+    shape, axes = (64, 64, 24), np.diag([-3.5, 3.5, 3.5, 1.0])
+    middle = dwi.affine[:3] @ [*(np.array(dwi.shape[:3]) - 1) / 2, 1]
+    axes[:3, 3] = middle - axes[:3, :3] @ (np.array(shape) - 1) / 2
+    cubes = Grid(shape, axes)
     data = resample_image(dwi.data, dwi.affine, cubes)
     inside = resample_image(mask.astype(np.float32), dwi.affine, cubes) > 0.5
     image = load_image(next(iter(sorted((folder / "anat").glob("*_T1w.nii.gz")))), ndim=3)
