@@ -88,14 +88,14 @@ def list_seen(source: str | Path, *, model: str = "drope") -> frozenset[str] | N
     source
         See :func:`load_autoencoder`; weights need no decoder.
     model
-        The encoder that was trained, of any architecture.
+        The network that was trained: of weights any, of a run an encoder.
 
     Raises
     ------
     ConfigError, WeightsError
-        As of :func:`load_autoencoder`, if the model is no encoder, or the source cannot be read.
+        If the model is unknown, or the source cannot be read.
     """
-    find_model(model, family="encoder")
+    find_model(model)
     if not _is_weights(source, model):
         return _participants(_read_checkpoint(Path(source), model).settings)
     weights = load_weights(source, model=model)
