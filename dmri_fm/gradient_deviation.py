@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import fsl_to_ras
-from dmri_fm.series import load_image, read_array
+from dmri_fm.series import load_image, read_array, require_grid
 from dmri_fm.tensor_design import elements_of, to_matrices
 
 #: Largest plausible spectral norm of L: coils deviate by a few percent over a head, and by less
@@ -84,14 +84,15 @@ def check_gradient_deviation(
     """
     image = load_image(path, ndim=4)
     wanted = (*shape[:3], N_ELEMENTS)
-    if image.shape != wanted or not np.allclose(image.affine, affine, atol=1e-3):
-        where = "" if image.shape != wanted else ", at another position"
-        raise ImageError(
-            f"image of shape {tuple(image.shape)}{where}",
-            path=path,
-            expected=f"{N_ELEMENTS} volumes on the grid of the series, {wanted}",
-            advice="take the file that the pipeline wrote beside the series, or move it away",
-        )
+    require_grid(
+        image,
+        shape=wanted,
+        affine=affine,
+        path=path,
+        noun="image",
+        expected=f"{N_ELEMENTS} volumes on the grid of the series, {wanted}",
+        advice="take the file that the pipeline wrote beside the series, or move it away",
+    )
 
 
 def _require_small(

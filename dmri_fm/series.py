@@ -97,6 +97,27 @@ def _check_forms(image: SpatialImage, path: Path) -> None:
             )
 
 
+def require_grid(
+    image: SpatialImage,
+    *,
+    shape: tuple[int, ...],
+    affine: ArrayLike,
+    path: str | Path,
+    noun: str,
+    expected: str,
+    advice: str,
+) -> None:
+    """Raise ImageError if an image has another shape, or another affine by more than 1e-3 mm."""
+    if image.shape != shape or not np.allclose(image.affine, affine, atol=1e-3):
+        where = "" if image.shape != shape else ", at another position"
+        raise ImageError(
+            f"{noun} of shape {tuple(image.shape)}{where}",
+            path=path,
+            expected=expected,
+            advice=advice,
+        )
+
+
 def read_array(
     image: SpatialImage, *, path: str | Path | None = None, is_finite: bool = True
 ) -> NDArray[np.float32]:

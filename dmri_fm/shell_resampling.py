@@ -26,6 +26,18 @@ LARGEST_CONDITION = 30.0
 _REPULSION_STEPS = 200
 
 
+def harmonics(
+    axes: NDArray[np.float64], order: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the real even harmonics (N, functions) at axes (N, 3), and their degrees."""
+    from dipy.reconst.shm import real_sh_descoteaux
+
+    polar = np.arccos(np.clip(axes[:, 2], -1, 1))
+    azimuth = np.arctan2(axes[:, 1], axes[:, 0])
+    basis, _, degree = real_sh_descoteaux(order, polar, azimuth, legacy=False)
+    return np.asarray(basis, dtype=np.float64), np.asarray(degree, dtype=np.float64)
+
+
 def choose_order(directions: ArrayLike) -> int:
     """Return the highest even order of spherical harmonics, up to 8, that directions determine.
 
@@ -60,7 +72,7 @@ def choose_order(directions: ArrayLike) -> int:
             expected=f"{FEWEST_DIRECTIONS} or more, for spherical harmonics of order 4",
         )
     for order, fewest in FEWEST_FOR_ORDER.items():
-        if n >= fewest and np.linalg.cond(_basis(given, order)) <= LARGEST_CONDITION:
+        if n >= fewest and np.linalg.cond(harmonics(given, order)[0]) <= LARGEST_CONDITION:
             return order
     raise GradientError(
         f"{n} distinct directions that do not determine spherical harmonics of order 4",
@@ -91,8 +103,8 @@ def resampling_matrix(directions: ArrayLike, targets: ArrayLike) -> NDArray[np.f
     """
     given = np.asarray(directions, dtype=np.float64)
     order = choose_order(given)
-    to_coefficients = np.linalg.pinv(_basis(given, order))
-    return np.asarray(_basis(np.asarray(targets, dtype=np.float64), order) @ to_coefficients)
+    to_coefficients = np.linalg.pinv(harmonics(given, order)[0])
+    return np.asarray(harmonics(np.asarray(targets, dtype=np.float64), order)[0] @ to_coefficients)
 
 
 @cache
@@ -157,12 +169,3 @@ def _is_usable(directions: NDArray[np.float64]) -> bool:
 def _count_axes(directions: NDArray[np.float64]) -> int:
     table = GradientTable(np.full(len(directions), PREFERRED_BVAL), directions)
     return table.count_directions()
-
-
-def _basis(directions: NDArray[np.float64], order: int) -> NDArray[np.float64]:
-    from dipy.reconst.shm import real_sh_descoteaux
-
-    x, y, z = directions.T
-    theta, phi = np.arccos(np.clip(z, -1.0, 1.0)), np.arctan2(y, x)
-    basis, _, _ = real_sh_descoteaux(order, theta, phi, legacy=False)
-    return np.asarray(basis)

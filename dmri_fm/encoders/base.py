@@ -1,19 +1,22 @@
-"""The protocol of encoders: networks that turn a series into features."""
+"""The protocol of encoders, networks that turn a series into features; what those here share."""
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmri_fm.encoders.features import ScanFeatures
+from dmri_fm.errors import ConfigError
 from dmri_fm.normalise.grid import Grid
-from dmri_fm.out_of_distribution import Reference
+from dmri_fm.out_of_distribution import SCAN_STATISTICS, Reference
 from dmri_fm.series import Dwi
 from dmri_fm.weights import Weights
 
 Prepared = TypeVar("Prepared")
+Network = TypeVar("Network")
+Config = TypeVar("Config")
 
 
 class Encoder(Protocol[Prepared]):
@@ -78,3 +81,29 @@ class Encoder(Protocol[Prepared]):
 
     def encode(self, prepared: Prepared) -> ScanFeatures:
         """Compute the features of a scan."""
+
+
+class LoadedEncoder(Generic[Network, Config]):
+    """The members of an encoder that follow from its weights."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.name = weights.name
+        has_reference = weights.statistics.keys() >= {*SCAN_STATISTICS}
+        self.reference: Reference | None = weights.statistics if has_reference else None
+        self._network = cast(Network, weights.model)
+        self._config: Config = cast(Any, weights.model).config
+
+    @property
+    def grid(self) -> Grid:
+        """Grid in MNI152NLin2009aSym that the encoder reads."""
+        grid: Grid = cast(Any, self._config).grid
+        return grid
+
+    def _refuse_choices(self, n_directions: int | None, region: str | None, *, reads: str) -> None:
+        """Raise ConfigError if a number of directions or a part of the brain is asked for."""
+        if n_directions is not None or region not in (None, "whole"):
+            raise ConfigError(
+                f"{n_directions} directions, region {region!r}",
+                expected=f"no such choice: {self.name} reads {reads}",
+            )

@@ -6,9 +6,14 @@ brain that is cut by the field of view is not thin there.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
+
+from dmri_fm.series import load_image, require_grid
 
 #: Field of view along the body below which a scan counts as a slab, mm.
 WHOLE_HEAD_MM = 110.0
@@ -35,6 +40,30 @@ def overlap_dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """Return the overlap of two masks of one shape, 0 to 1 (Dice); 0 if both are empty."""
     total = int(a.sum()) + int(b.sum())
     return 2.0 * int((a & b).sum()) / total if total else 0.0
+
+
+def load_given_mask(
+    path: str | Path, image: str | Path, *, shape: tuple[int, ...], affine: ArrayLike
+) -> SpatialImage:
+    """Open a mask that was written beside an image (its path, shape and affine).
+
+    Raises
+    ------
+    ImageError
+        If it is damaged, or on another grid.
+    """
+    mask = load_image(path, ndim=3)
+    require_grid(
+        mask,
+        shape=shape,
+        affine=affine,
+        path=path,
+        noun="mask",
+        expected=f"the grid of {Path(image).name}, {shape}",
+        advice="take the mask that was written beside the image; or move it away: the brain is "
+        "masked anew then",
+    )
+    return mask
 
 
 def thick_part(
@@ -80,7 +109,7 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def fill_slices(mask: NDArray[np.bool_], *, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill gaps that a slice of any of the three axes encloses, as far as it is allowed.
+    """Fill gaps that a slice of any of the three axes encloses, where filling is allowed.
 
     A cavity with a way out through neighbouring slices is a gap of a slice, not of the volume.
     """

@@ -17,13 +17,13 @@ from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import label
 
 from dmri_fm.distortion import DistortionField
 from dmri_fm.errors import ConfigError, ImageError
 from dmri_fm.preprocess.dwiref import correct_bias
 from dmri_fm.preprocess.field_smoothing import find_outliers, share_of_jumps, smooth_field
 from dmri_fm.preprocess.mask import MASK_ADVICE, brain_mask
+from dmri_fm.preprocess.mask_shape import largest_part
 
 #: Scales of phase images in scanner units: least and largest value, and units per turn. The middle
 #: of a scale is a phase of zero. Siemens images are 0 to 4095, or -4096 to 4094 after dcm2niix.
@@ -305,7 +305,14 @@ def measure_field(
     matrix = np.asarray(affine, dtype=np.float64)
     # deepbet alone, as in a T1w image: median_otsu keeps the scalp, which is bright here.
     found = brain_mask(image, matrix, contrast="t1w", is_draft=True)
-    mask = _largest_part(found.mask)
+    if not found.mask.any():
+        raise ImageError(
+            "no brain is found in the magnitude image: its mask is empty",
+            expected="the magnitude image of the field map",
+            advice=f"look at the image. {WITHOUT}",
+        )
+    # Phases of several parts have no common turn.
+    mask = largest_part(found.mask)
     if is_measured is not None:
         mask = keep_measured(mask, is_measured, is_phase=echo_times_s is not None)
     image = correct_bias(image, matrix)
@@ -369,8 +376,8 @@ def keep_measured(
     """
     kept = mask & np.asarray(is_measured, dtype=bool)
     # Zeros between positive and negative whole numbers part a field in Hz; it needs no one part.
-    if is_phase and kept.any():
-        kept = _largest_part(kept)
+    if is_phase:
+        kept = largest_part(kept)
     share = kept.sum() / mask.sum()
     if share < LEAST_MEASURED:
         raise ImageError(
@@ -379,16 +386,3 @@ def keep_measured(
             advice=f"convert it again with a wider mask. {WITHOUT}",
         )
     return np.asarray(kept, dtype=np.bool_)
-
-
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask: phases of several have no common turn."""
-    parts, n_parts = label(mask)
-    if n_parts == 0:
-        raise ImageError(
-            "no brain is found in the magnitude image: its mask is empty",
-            expected="the magnitude image of the field map",
-            advice=f"look at the image. {WITHOUT}",
-        )
-    sizes = np.bincount(parts.ravel())[1:]
-    return np.asarray(parts == 1 + int(sizes.argmax()))

@@ -28,6 +28,6 @@ def check_preprocessed(config: RunConfig) -> None:
         raise ConfigError(
             f"--input-type preprocessed and {', '.join(asked)}",
             expected="no correction, no images for one, no filter and no index: such an input was "
-            "corrected before, and is read as it is",
+            "corrected before",
             advice="leave these options out, or give the raw dataset",
         )

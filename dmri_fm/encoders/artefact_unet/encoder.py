@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ from torch.nn import functional
 
 from dmri_fm.brain import find_brain, require_template_brain
 from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
+from dmri_fm.encoders.base import LoadedEncoder
 from dmri_fm.encoders.features import ScanFeatures
-from dmri_fm.errors import ConfigError, WeightsError
+from dmri_fm.errors import WeightsError
 from dmri_fm.gradients import Shell
 from dmri_fm.identity import identity
-from dmri_fm.normalise.grid import Grid, resample_image
+from dmri_fm.normalise.grid import resample_image
 from dmri_fm.normalise.signal import normalise_b0
 from dmri_fm.normalise.template import load_template
-from dmri_fm.out_of_distribution import SCAN_STATISTICS, Reference, ScanSummary, score_scan
+from dmri_fm.out_of_distribution import ScanSummary, score_scan
 from dmri_fm.series import Dwi
 from dmri_fm.shell_resampling import (
     choose_order,
@@ -139,7 +140,7 @@ def summarise(network: ArtefactUnet, signal: Tensor, brain: Tensor) -> ScanSumma
     return ScanSummary(code[:, valid].mean(dim=1).numpy(), {"missing": missing})
 
 
-class UnetEncoder:
+class UnetEncoder(LoadedEncoder[ArtefactUnet, UnetConfig]):
     """Encoder by an :class:`~dmri_fm.encoders.artefact_unet.network.ArtefactUnet`.
 
     Raises
@@ -157,17 +158,7 @@ class UnetEncoder:
                 expected="weights of the objective artefacts",
                 advice="pretrain without --objective; `dmri-fm study artefacts` reads the control",
             )
-        self.weights = weights
-        self.name = weights.name
-        has_reference = weights.statistics.keys() >= {*SCAN_STATISTICS}
-        self.reference: Reference | None = weights.statistics if has_reference else None
-        self._network = cast(ArtefactUnet, weights.model)
-        self._config: UnetConfig = self._network.config
-
-    @property
-    def grid(self) -> Grid:
-        """Grid in MNI152NLin2009aSym that the encoder reads."""
-        return self._config.grid
+        super().__init__(weights)
 
     def prepare(
         self,
@@ -183,11 +174,7 @@ class UnetEncoder:
         Raises ConfigError if a number of directions or a part of the brain is asked for.
         """
         dwi.gtab.require_b0()
-        if n_directions is not None or region not in (None, "whole"):
-            raise ConfigError(
-                f"{n_directions} directions, region {region!r}",
-                expected=f"no such choice: {self.name} reads one shell of the whole brain",
-            )
+        self._refuse_choices(n_directions, region, reads="one shell of the whole brain")
         return prepare_shell(dwi, self._config)
 
     def encode(self, prepared: UnetInput) -> ScanFeatures:

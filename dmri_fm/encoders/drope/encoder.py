@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmri_fm.brain import find_brain
+from dmri_fm.encoders.base import LoadedEncoder
 from dmri_fm.encoders.drope.config import DropeConfig
 from dmri_fm.encoders.drope.extraction import (
     PUBLISHED_SLICES,
@@ -29,12 +30,10 @@ from dmri_fm.encoders.patches import patch_affine
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import identity
-from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.out_of_distribution import SCAN_STATISTICS, Reference, ScanSummary, score_scan
+from dmri_fm.out_of_distribution import ScanSummary, score_scan
 from dmri_fm.qspace import FEATURE_DIRECTIONS
 from dmri_fm.series import Dwi
-from dmri_fm.weights import Weights
 
 
 class EncodedTokens(NamedTuple):
@@ -118,24 +117,11 @@ class DropeInput:
     metadata: dict[str, Any]
 
 
-class DropeEncoder:
+class DropeEncoder(LoadedEncoder[Drope, DropeConfig]):
     """Encoder by a :class:`~dmri_fm.encoders.drope.network.Drope` network.
 
     Its record says what it reads of a scan, see :class:`~dmri_fm.identities.base.Extraction`.
     """
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-        self.name = weights.name
-        has_reference = weights.statistics.keys() >= {*SCAN_STATISTICS}
-        self.reference: Reference | None = weights.statistics if has_reference else None
-        self._network = cast(Drope, weights.model)
-        self._config: DropeConfig = self._network.config
-
-    @property
-    def grid(self) -> Grid:
-        """Grid in MNI152NLin2009aSym that the encoder reads."""
-        return self._config.grid
 
     def prepare(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,18 +11,17 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from dmri_fm.brain import find_brain, require_template_brain
+from dmri_fm.encoders.base import LoadedEncoder
 from dmri_fm.encoders.features import ScanFeatures
 from dmri_fm.encoders.ssdiff.blocks import brain_blocks
 from dmri_fm.encoders.ssdiff.config import SsdiffConfig
 from dmri_fm.encoders.ssdiff.network import Ssdiff
-from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import B0_THRESHOLD, GradientTable
 from dmri_fm.identity import identity
-from dmri_fm.normalise.grid import Grid, Image3D
+from dmri_fm.normalise.grid import Image3D
 from dmri_fm.normalise.signal import normalise_b0
-from dmri_fm.out_of_distribution import SCAN_STATISTICS, Reference, ScanSummary, score_scan
+from dmri_fm.out_of_distribution import ScanSummary, score_scan
 from dmri_fm.series import Dwi
-from dmri_fm.weights import Weights
 
 #: Random combinations of features whose gradients give the sensitivity.
 N_PROBES = 16
@@ -173,21 +172,8 @@ def summarise(cls: Tensor, tokens: Tensor, scan: SsdiffInput) -> ScanSummary:
     return ScanSummary(code.float().cpu().numpy(), {"missing": missing})
 
 
-class SsdiffEncoder:
+class SsdiffEncoder(LoadedEncoder[Ssdiff, SsdiffConfig]):
     """Encoder by an :class:`~dmri_fm.encoders.ssdiff.network.Ssdiff` network."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-        self.name = weights.name
-        has_reference = weights.statistics.keys() >= {*SCAN_STATISTICS}
-        self.reference: Reference | None = weights.statistics if has_reference else None
-        self._network = cast(Ssdiff, weights.model)
-        self._config: SsdiffConfig = self._network.config
-
-    @property
-    def grid(self) -> Grid:
-        """Grid in MNI152NLin2009aSym that the encoder reads."""
-        return self._config.grid
 
     def prepare(
         self,
@@ -203,11 +189,7 @@ class SsdiffEncoder:
         Raises ConfigError if fewer directions or a part of the brain is asked for.
         """
         dwi.gtab.require_b0()
-        if n_directions is not None or region not in (None, "whole"):
-            raise ConfigError(
-                f"{n_directions} directions, region {region!r}",
-                expected=f"no such choice: {self.name} reads all volumes of the whole brain",
-            )
+        self._refuse_choices(n_directions, region, reads="all volumes of the whole brain")
         return prepare_volumes(dwi, self._config, rotations=rotations)
 
     def encode(self, prepared: SsdiffInput) -> ScanFeatures:

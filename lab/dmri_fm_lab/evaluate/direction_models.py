@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.gaussian_process import mean_weights, nearest_shells
 from dmri_fm.gradients import GradientTable
+from dmri_fm.shell_resampling import harmonics
 
 _Array = NDArray[np.float64]
 
@@ -93,13 +94,3 @@ def _shell_weights(products: _Array, axes: _Array, targets: _Array, *, most: int
     assert best is not None
     weights: _Array = (harmonics(targets, order)[0] @ best).T
     return weights
-
-
-def harmonics(axes: _Array, order: int) -> tuple[_Array, _Array]:
-    """Return the real even harmonics (N, functions) at axes (N, 3), and their degrees."""
-    from dipy.reconst.shm import real_sh_descoteaux
-
-    polar = np.arccos(np.clip(axes[:, 2], -1, 1))
-    azimuth = np.arctan2(axes[:, 1], axes[:, 0])
-    basis, _, degree = real_sh_descoteaux(order, polar, azimuth, legacy=False)
-    return np.asarray(basis, dtype=np.float64), np.asarray(degree, dtype=np.float64)

@@ -25,7 +25,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm_lab.evaluate.direction_models import harmonics
+from dmri_fm.shell_resampling import harmonics
 from dmri_fm_lab.feature_cache import digest
 from dmri_fm_lab.review.estimates import fit_voxels, mean_angle
 from dmri_fm_lab.review.networks import VoxelNetwork, new_network, train_on

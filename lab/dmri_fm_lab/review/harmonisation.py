@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dmri_fm.gradients import GradientTable
-from dmri_fm_lab.evaluate.direction_models import harmonics
+from dmri_fm.shell_resampling import harmonics
 from dmri_fm_lab.feature_cache import digest
 from dmri_fm_lab.prediction.rish import MAX_ORDER, rish
 from dmri_fm_lab.review.estimates import Estimate, errors_of, fit_voxels

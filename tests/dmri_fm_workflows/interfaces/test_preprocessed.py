@@ -1,4 +1,4 @@
-"""Nodes that take a preprocessed series as it is: voxels, directions and tensors stay in place."""
+"""Nodes for a preprocessed series, whose voxels, directions and tensors stay in place."""
 
 from __future__ import annotations
 

@@ -158,5 +158,5 @@ def _read(found: re.Match[str], where: str) -> Comparison:
 
 
 def _one_space(found: re.Match[str]) -> str:
-    """Return quoted text as it is, and a run of white space as one space."""
+    """Return quoted text unchanged, and a run of white space as one space."""
     return " " if found[0].isspace() else re.sub(r"\s", " ", found[0])

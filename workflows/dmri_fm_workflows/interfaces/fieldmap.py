@@ -34,6 +34,7 @@ from dmri_fm.preprocess.susceptibility import mean_b0_image
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
 from dmri_fm_workflows.interfaces.normalise import open_image
+from dmri_fm_workflows.interfaces.preprocess import FieldOutputSpec, save_field
 from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 
@@ -51,18 +52,11 @@ class _FieldmapInputSpec(DwiInputSpec):
     method = traits.Str(mandatory=True, desc="name for the sidecar")
 
 
-class _FieldmapOutputSpec(TraitedSpec):
-    field_file = File(exists=True, desc="off-resonance on the reference's grid, Hz")
-    dwiref_file = File(exists=True, desc="corrected b=0 reference")
-    uncorrected_file = File(exists=True, desc="the same before correction")
-    record = traits.Dict(desc="what ran, for the sidecar")
-
-
 class EstimateFieldmap(SimpleInterface):
     """Bring a gradient-echo field map to the b=0 reference, and correct that."""
 
     input_spec = _FieldmapInputSpec
-    output_spec = _FieldmapOutputSpec
+    output_spec = FieldOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
@@ -70,14 +64,9 @@ class EstimateFieldmap(SimpleInterface):
         b0 = mean_b0_image(dwi, encodings, self.inputs.encoding)
         measured = self._measure()
         placed = place_field(measured, b0)
-        folder = Path(runtime.cwd)
-        for name, data in (
-            ("field_file", placed.field.hz),
-            ("dwiref_file", placed.corrected),
-            ("uncorrected_file", b0.data),
-        ):
-            out = save_image(data, dwi.affine, folder / f"{name.removesuffix('_file')}.nii.gz")
-            self._results[name] = str(out)
+        self._results |= save_field(
+            placed.field, Path(runtime.cwd), corrected=placed.corrected, uncorrected=b0.data
+        )
         self._results["record"] = _describe(self.inputs.method, measured, placed)
         return runtime
 

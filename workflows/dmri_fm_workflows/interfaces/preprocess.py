@@ -17,8 +17,9 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import ArrayLike
 
-from dmri_fm.distortion import PhaseEncoding
+from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
@@ -289,18 +290,34 @@ class _PairInputSpec(ReverseInputSpec):
     down_encoding = traits.Str(mandatory=True, desc="and of the other half")
 
 
-class _PairOutputSpec(TraitedSpec):
+class FieldOutputSpec(TraitedSpec):
+    """A distortion field, and the b=0 reference that it corrects."""
+
     field_file = File(exists=True, desc="off-resonance on the reference's grid, Hz")
     dwiref_file = File(exists=True, desc="corrected b=0 reference")
-    uncorrected_file = File(exists=True, desc="distorted b=0 image of the first phase encoding")
+    uncorrected_file = File(exists=True, desc="distorted b=0 image that the reference comes from")
     record = traits.Dict(desc="what ran, for the sidecar")
+
+
+def save_field(
+    field: DistortionField, folder: Path, *, corrected: ArrayLike, uncorrected: ArrayLike
+) -> dict[str, str]:
+    """Save the images of :class:`FieldOutputSpec`; return their paths by name."""
+    return {
+        f"{name}_file": str(save_image(data, field.affine, folder / f"{name}.nii.gz"))
+        for name, data in (
+            ("field", field.hz),
+            ("dwiref", corrected),
+            ("uncorrected", uncorrected),
+        )
+    }
 
 
 class EstimatePairField(SimpleInterface):
     """Estimate the distortion field from two b=0 images of opposite phase encoding."""
 
     input_spec = _PairInputSpec
-    output_spec = _PairOutputSpec
+    output_spec = FieldOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
@@ -313,14 +330,9 @@ class EstimatePairField(SimpleInterface):
         else:
             down = mean_b0_image(dwi, encodings, self.inputs.down_encoding)
         pair = estimate_pair_field(up, down)
-        folder = Path(runtime.cwd)
-        for name, data in (
-            ("field_file", pair.field.hz),
-            ("dwiref_file", pair.corrected),
-            ("uncorrected_file", up.data),
-        ):
-            out = save_image(data, dwi.affine, folder / f"{name.removesuffix('_file')}.nii.gz")
-            self._results[name] = str(out)
+        self._results |= save_field(
+            pair.field, Path(runtime.cwd), corrected=pair.corrected, uncorrected=up.data
+        )
         self._results["record"] = {
             "SDCMethod": PAIR_METHOD,
             "SDCSimilarityBefore": round(float(pair.similarity_before), 4),

@@ -25,7 +25,7 @@ from dmri_fm.normalise.registration import NO_COREGISTRATION, describe_overlap
 from dmri_fm.normalise.series import mean_rotation
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.mask import name_given_mask
-from dmri_fm.preprocess.mask_shape import overlap_dice
+from dmri_fm.preprocess.mask_shape import load_given_mask, overlap_dice
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.normalise import (
     AlignInputSpec,
@@ -50,16 +50,10 @@ class TakeMask(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image = load_image(self.inputs.in_file, ndim=3)
-        given = load_image(self.inputs.mask_file, ndim=3)
+        given = load_given_mask(
+            self.inputs.mask_file, self.inputs.in_file, shape=image.shape, affine=image.affine
+        )
         mask = read_array(given, path=self.inputs.mask_file) > 0
-        if mask.shape != image.shape or not np.allclose(given.affine, image.affine, atol=1e-3):
-            raise ImageError(
-                f"mask of {mask.shape} voxels",
-                path=self.inputs.mask_file,
-                expected=f"the grid of {self.inputs.in_file}, {image.shape}",
-                advice="take the mask that was written beside the image; or move it away: the "
-                "brain is masked anew then",
-            )
         if not mask.any():
             raise ImageError(
                 "no voxel is above zero",
@@ -76,7 +70,7 @@ class TakeMask(SimpleInterface):
 
 
 class KeepAcpc(SimpleInterface):
-    """Take an image that lies on the template's axes as it is."""
+    """Keep the voxels of an image that lies on the template's axes."""
 
     input_spec = AlignInputSpec
     output_spec = AlignOutputSpec

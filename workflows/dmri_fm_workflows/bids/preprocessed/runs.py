@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
+from dmri_fm.errors import GradientError, InputError, LayoutError
 from dmri_fm.gradient_deviation import check_gradient_deviation
 from dmri_fm.gradient_options import GradientOptions
+from dmri_fm.preprocess.mask_shape import load_given_mask
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
@@ -82,7 +82,7 @@ def open_series(
         ),
     )
     if preprocessing.mask is not None:
-        _check_mask(preprocessing.mask, run.path, run.shape[:3], run.affine)
+        load_given_mask(preprocessing.mask, run.path, shape=run.shape[:3], affine=run.affine)
     if preprocessing.gradient_deviation is not None:
         check_gradient_deviation(
             preprocessing.gradient_deviation, shape=run.shape, affine=run.affine
@@ -95,21 +95,6 @@ def open_series(
     said = (*series.warnings, *(w for w in grouped.warnings if w not in series.warnings))
     before = replace(preprocessing, gradients=files.description, other_gradients=files.other)
     return replace(series, preprocessing=before, warnings=said)
-
-
-def _check_mask(
-    path: Path, image: Path, shape: tuple[int, ...], affine: NDArray[np.float64]
-) -> None:
-    mask = load_image(path, ndim=3)
-    if mask.shape != shape or not np.allclose(mask.affine, affine, atol=1e-3):
-        where = "" if mask.shape != shape else ", at another position"
-        raise ImageError(
-            f"mask of {mask.shape} voxels{where}",
-            path=path,
-            expected=f"the grid of {image.name}, {shape}",
-            advice="take the mask that was written beside the image; or move it away: the brain "
-            "is masked anew then",
-        )
 
 
 def _not_weighted(image: Path) -> GradientError:
@@ -139,7 +124,7 @@ def open_t1w(given: PreparedT1w) -> tuple[PreparedT1w | None, list[InputError]]:
         return given, []
     try:
         shape = tuple(int(n) for n in image.shape)
-        _check_mask(given.mask, given.path, shape, np.asarray(image.affine))
+        load_given_mask(given.mask, given.path, shape=shape, affine=image.affine)
     except InputError as error:
         return replace(given, mask=None), [error]
     return given, []

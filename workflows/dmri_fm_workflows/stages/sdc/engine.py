@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import nipype.pipeline.engine as pe
+
 from dmri_fm_workflows.bids import DwiSeries, UnusedImage
 from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.names import split_name
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import Engine
+from dmri_fm_workflows.stages.base import MERGED_FILES, Engine, open_workflow
 
 _REFERENCE = ("biased_dwiref_file", "uncorrected_file", "sdc_record")
 
@@ -58,6 +60,18 @@ class SdcEngine(Engine):
     def has_field(self) -> bool:
         """Whether there is a field in Hz."""
         return self.gives is not None
+
+
+def connect_estimate(name: str, estimate: pe.Node) -> pe.Workflow:
+    """Return the workflow of a node that estimates the field from the merged series."""
+    workflow, inputnode, outputnode = open_workflow(name, MERGED_FILES, FIELDS["field"])
+    workflow.connect([
+        (inputnode, estimate, list(MERGED_FILES.items())),
+        (estimate, outputnode, [("dwiref_file", "biased_dwiref_file"),
+                                ("uncorrected_file", "uncorrected_file"),
+                                ("field_file", "field_file"), ("record", "sdc_record")]),
+    ])  # fmt: skip
+    return workflow
 
 
 def explain_no_pair(series: DwiSeries) -> str | None:

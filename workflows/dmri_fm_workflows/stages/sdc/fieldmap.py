@@ -8,8 +8,8 @@ from dmri_fm.preprocess.phase_fieldmap import name_unwrapping
 from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.interfaces.fieldmap import EstimateFieldmap
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
-from dmri_fm_workflows.stages.sdc.engine import FIELDS, SdcEngine
+from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.sdc.engine import SdcEngine, connect_estimate
 
 #: Names of the methods of field maps.
 _NAMES = {
@@ -38,7 +38,6 @@ def init_fieldmap_wf(
     sdc_record
         Method, with its version.
     """
-    workflow, inputnode, outputnode = open_workflow(name, MERGED_FILES, FIELDS[ENGINE.gives])
     fieldmap = plan.series.usable_fieldmap
     assert fieldmap is not None
     estimate = pe.Node(
@@ -54,13 +53,7 @@ def init_fieldmap_wf(
     )
     if fieldmap.echo_times_s is not None:
         estimate.inputs.echo_times_s = fieldmap.echo_times_s
-    workflow.connect([
-        (inputnode, estimate, list(MERGED_FILES.items())),
-        (estimate, outputnode, [("dwiref_file", "biased_dwiref_file"),
-                                ("uncorrected_file", "uncorrected_file"),
-                                ("field_file", "field_file"), ("record", "sdc_record")]),
-    ])  # fmt: skip
-    return workflow
+    return connect_estimate(name, estimate)
 
 
 def _describe(plan: SeriesPlan) -> str:

@@ -7,10 +7,10 @@ import nipype.pipeline.engine as pe
 from dmri_fm.preprocess import susceptibility
 from dmri_fm_workflows.interfaces.preprocess import EstimatePairField
 from dmri_fm_workflows.plan import SeriesPlan
-from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
+from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.sdc.engine import (
-    FIELDS,
     SdcEngine,
+    connect_estimate,
     explain_no_pair,
     name_pair,
     reverse_inputs,
@@ -36,7 +36,6 @@ def init_pepolar_wf(
     sdc_record
         Method, with its version.
     """
-    workflow, inputnode, outputnode = open_workflow(name, MERGED_FILES, FIELDS[ENGINE.gives])
     assert plan.series.blip_pair is not None
     up, down = plan.series.blip_pair
     estimate = pe.Node(
@@ -48,13 +47,7 @@ def init_pepolar_wf(
         name="estimate_field",
         mem_gb=2 * plan.size_gb,
     )
-    workflow.connect([
-        (inputnode, estimate, list(MERGED_FILES.items())),
-        (estimate, outputnode, [("dwiref_file", "biased_dwiref_file"),
-                                ("uncorrected_file", "uncorrected_file"),
-                                ("field_file", "field_file"), ("record", "sdc_record")]),
-    ])  # fmt: skip
-    return workflow
+    return connect_estimate(name, estimate)
 
 
 ENGINE = SdcEngine(
