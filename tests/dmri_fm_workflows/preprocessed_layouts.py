@@ -11,9 +11,11 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import write_gradients, write_mrtrix_gradients
 from dmri_fm.normalise.grid import Image3D
 from dmri_fm.series import Dwi, save_image
+from dmri_fm_workflows.bids import Dataset, DwiSeries
 from tests.dmri_fm_workflows.tiny_series import make_run
 
 #: Deviation of the x gradient along x and y in FSL's axes, and as a matrix in RAS+: FSL's x is
@@ -162,3 +164,18 @@ def write_derivatives(
         mask = anat / f"{subject}_{space}desc-brain_mask.nii.gz"
         save_image(inside, affine, mask, dtype=np.uint8)
     return image
+
+
+def only_series(dataset: Dataset) -> DwiSeries:
+    """Return the series of a dataset that has one, and no problem."""
+    assert [str(p.error) for p in dataset.problems] == []
+    (participant,) = dataset.participants
+    (session,) = participant.sessions
+    (series,) = session.series
+    return series
+
+
+def only_error(dataset: Dataset) -> DmriError:
+    """Return the error of a dataset that has one problem."""
+    (problem,) = dataset.problems
+    return problem.error

@@ -14,7 +14,6 @@ import torch
 from nipype.interfaces import utility as niu
 
 from dmri_fm.encoders.features import feature_columns
-from dmri_fm.gradient_files import read_raw_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import (
     DEFAULT_MODELS,
@@ -30,13 +29,13 @@ from dmri_fm.preprocess.motion import no_motion
 from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.registry import MODELS, feature_grid
-from dmri_fm.series import load_image, save_image
+from dmri_fm.series import save_image
 from dmri_fm.shell_resampling import fixed_directions
 from dmri_fm.tensor_maps import SCALARS
 from dmri_fm.tensor_networks.refiner import RefinerConfig, TensorRefiner
 from dmri_fm.tensor_networks.volumes import choose_volumes
 from dmri_fm.weights import save_weights
-from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
+from dmri_fm_workflows.bids import Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.plan_text import stage_lines
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
@@ -55,7 +54,7 @@ from dmri_fm_workflows.stages.table import list_stages
 from tests.dmri_fm.encoders.artefact_unet.narrow import NARROW as NARROW_UNET
 from tests.dmri_fm.encoders.ssdiff.narrow import NARROW
 from tests.dmri_fm_workflows.tiny_models import COARSE, write_tiny_weights
-from tests.dmri_fm_workflows.tiny_series import write_series
+from tests.dmri_fm_workflows.tiny_series import read_record, write_series
 
 TENSOR_NETWORKS = ("tensor-refiner", "qcg-dti-paper")
 ENCODERS = ("drope", "drope-paper", "ssdiff")
@@ -113,25 +112,6 @@ def offered(folder) -> dict[str, str]:
     }
 
 
-def _series(offered: dict[str, str]) -> DwiSeries:
-    """Return the record of a raw series, from which models take their plan only."""
-    image, bval, bvec = (Path(offered[f"acpc_{f}_file"]) for f in ("dwi", "bval", "bvec"))
-    affine = load_image(image).affine
-    run = DwiRun(
-        path=image,
-        entities=SCAN,
-        metadata={},
-        shape=load_image(image).shape,
-        affine=affine,
-        phase_encoding="j",
-        readout_time_s=0.05,
-        bval=bval,
-        bvec=bvec,
-        gradients=read_raw_gradients(bval, bvec, affine=affine),
-    )
-    return DwiSeries(runs=(run,), entities=SCAN)
-
-
 @pytest.fixture(scope="module")
 def out(folder, weights, offered) -> Path:
     """Run every model and the sinks; return the output folder."""
@@ -146,7 +126,7 @@ def out(folder, weights, offered) -> Path:
 def _plan(folder: Path, offered: dict[str, str], **request) -> SeriesPlan:
     return plan_series(
         RunConfig(folder / "raw", folder / "out", device="cpu", **request),
-        _series(offered),
+        read_record(offered, SCAN),
         Session(None, (), ()),
         Engines("none", ("none",), "none"),
     )

@@ -11,7 +11,7 @@ from nipype.pipeline.engine import Workflow
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
-from dmri_fm.series import save_image
+from dmri_fm.series import load_image, save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Fieldmap, Participant, Session
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 from dmri_fm_workflows.config import RunConfig
@@ -174,3 +174,22 @@ def build(*series: DwiSeries, root: Path, omp_nthreads: int = 1, **options: obje
     """Build a participant's graph."""
     plan = plan_for(*series, root=root, **options)
     return participant.init_participant_wf(plan, make_resources(root, omp_nthreads))
+
+
+def read_record(offered: dict[str, str], entities: dict[str, str]) -> DwiSeries:
+    """Return the record of a raw series, from which models take their plan only."""
+    image, bval, bvec = (Path(offered[f"acpc_{f}_file"]) for f in ("dwi", "bval", "bvec"))
+    affine = load_image(image).affine
+    run = DwiRun(
+        path=image,
+        entities=entities,
+        metadata={},
+        shape=load_image(image).shape,
+        affine=affine,
+        phase_encoding="j",
+        readout_time_s=0.05,
+        bval=bval,
+        bvec=bvec,
+        gradients=read_raw_gradients(bval, bvec, affine=affine),
+    )
+    return DwiSeries(runs=(run,), entities=entities)

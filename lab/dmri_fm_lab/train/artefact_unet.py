@@ -23,16 +23,14 @@ from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.out_of_distribution import ScanSummary
-from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.qspace import distinct_directions
 from dmri_fm.registry import find_model
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, choose_shell, find_shell, fixed_directions
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.artefacts import add_artefacts, find_strength
-from dmri_fm_lab.train.brain_source import BRAINS, STEP, BrainSource, fit_reference, hold_out
+from dmri_fm_lab.train.brain_source import BRAINS, STEP, BrainSource, fit_reference
 from dmri_fm_lab.train.config import UnetPretraining
-from dmri_fm_lab.train.dataset_cache import hash_participants
-from dmri_fm_lab.train.description import describe_recipe, describe_run
+from dmri_fm_lab.train.description import describe_recipe
 from dmri_fm_lab.train.loop import (
     CPU,
     VALIDATION,
@@ -42,6 +40,7 @@ from dmri_fm_lab.train.loop import (
     run_training,
 )
 from dmri_fm_lab.train.scan_cache import CachedScan, slab_starts
+from dmri_fm_lab.train.scan_split import describe_pretraining, split_scans
 
 logger = logging.getLogger(__name__)
 
@@ -219,13 +218,10 @@ def pretrain_unet(
     torch.manual_seed(config.optimisation.seed)
     model = ArtefactUnet(encoder)
     scans = select_usable(scans)
-    held_out = hold_out(scans, config)
-    scans = [scan for scan in scans if scan not in held_out]
-    names = [scan.name for scan in scans] if config.scan_share > 0 else []
-    # Held-out participants choose the weights: they are seen as well.
-    participants = hash_participants([*scans, *held_out]) if config.scan_share > 0 else []
+    # Held-out participants choose the weights.
+    split = split_scans(scans, config, selects=True)
     home = Path(folder) / BRAINS if brains is None else Path(brains)
-    source = BrainSource(encoder, config, home, scans=scans, devices=hardware.devices)
+    source = BrainSource(encoder, config, home, scans=split.scans, devices=hardware.devices)
     run = run_training(
         model,
         partial(draw_step, encoder, source),
@@ -233,24 +229,20 @@ def pretrain_unet(
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
-        data={"scans": names, PARTICIPANTS: participants, "recipe": describe_recipe(config)},
+        data={**split.data, "recipe": describe_recipe(config)},
         validation=Validation(
             config.validation_steps,
-            validate_on(partial(_validation_slabs, encoder, source, held_out)),
+            validate_on(partial(_validation_slabs, encoder, source, split.held_out)),
         ),
     )
     if weights is not None and run.is_main:
-        training = describe_run(
-            config, run, scans=names, scan_share=config.scan_share if names else 0.0, noun="scan"
-        )
-        training |= {PARTICIPANTS: participants, "held_out": [scan.name for scan in held_out]}
         save_weights(
             weights,
             model,
             name=config.model,
             version=version,
-            training=training,
-            statistics=fit_reference(source, held_out, partial(_summarise_scan, model)),
+            training=describe_pretraining(config, run, split),
+            statistics=fit_reference(source, split.held_out, partial(_summarise_scan, model)),
         )
     return run
 

@@ -130,8 +130,8 @@ class TensorTraining:
 
 
 @dataclass(frozen=True)
-class DropePretraining:
-    """Masked pretraining of a D-RoPE encoder on slabs of brains.
+class BrainTraining:
+    """What pretrainings of encoders on whole brains share.
 
     Attributes
     ----------
@@ -139,11 +139,44 @@ class DropePretraining:
         Name in the registry.
     optimisation
         See :class:`Optimisation`.
+    batch
+        Samples of a step, on each device.
+    scan_share
+        Share of scans that are real, where there are any.
+    n_brains, scan_directions
+        Number of simulated brains, and directions of each.
+    n_reuse
+        Steps for which the number of simulated brains at hand stays the same, before another one
+        is drawn.
+    n_reference, n_held_out
+        Scans, drawn after training, for the statistics of features and for the quantiles of
+        out-of-distribution scores.
+    held_out_share
+        Share of held-out participants, from whose scans the quantiles come. Where that rounds to
+        none, they come from other draws of the training scans.
+    """
+
+    model: str
+    optimisation: Optimisation
+    batch: int = 4
+    scan_share: float = 0.25
+    n_brains: int = 300
+    scan_directions: int = 30
+    n_reuse: int = 16
+    n_reference: int = 64
+    n_held_out: int = 32
+    held_out_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class DropePretraining(BrainTraining):
+    """Masked pretraining of a D-RoPE encoder; samples are slabs of brains.
+
+    Attributes
+    ----------
     starts_near_identity
         Whether training starts near the identity, see
         :mod:`dmri_fm_lab.train.initial_weights`, and not from random weights.
-    batch
-        Slabs of a step.
     slab_slices
         Slices of a slab, a multiple of those of a patch.
     checkpoint_blocks
@@ -162,25 +195,9 @@ class DropePretraining:
     shell_share
         Share of steps that mask all shells but one, of steps that mask directions of scans with
         several shells.
-    scan_share
-        Share of scans that are real, where there are any.
-    n_brains, scan_directions
-        Number of simulated brains, and directions of each.
-    n_reuse
-        Steps for which the number of simulated brains at hand stays the same, before another one
-        is drawn.
-    n_reference, n_held_out
-        Scans, drawn after training, for the statistics of features and for the quantiles of
-        out-of-distribution scores.
-    held_out_share
-        Share of held-out participants, from whose scans the quantiles come. Where that rounds to
-        none, they come from other draws of the training scans.
     """
 
-    model: str
-    optimisation: Optimisation
     starts_near_identity: bool = False
-    batch: int = 4
     slab_slices: int = 4
     checkpoint_blocks: bool = False
     min_directions: int = 8
@@ -190,86 +207,48 @@ class DropePretraining:
     masking: str = "alternating"
     steps_per_epoch: int = 100
     shell_share: float = 0.0
-    scan_share: float = 0.25
-    n_brains: int = 300
-    scan_directions: int = 30
-    n_reuse: int = 16
-    n_reference: int = 64
-    n_held_out: int = 32
-    held_out_share: float = 0.1
 
 
 @dataclass(frozen=True)
-class SsdiffPretraining:
-    """Pretraining of an SSDiff encoder by input dropout, on whole brains.
+class SsdiffPretraining(BrainTraining):
+    """Pretraining of an SSDiff encoder by input dropout; samples are whole brains.
 
     Attributes
     ----------
-    model
-        Name in the registry.
-    optimisation
-        See :class:`Optimisation`.
-    batch
-        Scans of a step.
     min_directions, max_directions
         Range of the directions of a step.
-    scan_share, n_brains, scan_directions, n_reuse, n_reference, n_held_out, held_out_share
-        See :class:`DropePretraining`.
     """
 
-    model: str
-    optimisation: Optimisation
-    batch: int = 4
     min_directions: int = 6
     max_directions: int = 30
-    scan_share: float = 0.25
-    n_brains: int = 300
-    scan_directions: int = 30
-    n_reuse: int = 16
-    n_reference: int = 64
-    n_held_out: int = 32
-    held_out_share: float = 0.1
 
 
 @dataclass(frozen=True)
-class UnetPretraining:
-    """Pretraining of the artefact-removal U-Net, on slabs of brains.
+class UnetPretraining(BrainTraining):
+    """Pretraining of the artefact-removal U-Net; samples are slabs of brains.
 
     Attributes
     ----------
-    model
-        Name in the registry.
-    optimisation
-        See :class:`Optimisation`.
     objective
         "artefacts": the input has artefacts, the target has not; "autoencoder": both have not.
     strength
         Of the artefacts, see :data:`dmri_fm_lab.train.artefacts.STRENGTHS`.
-    batch
-        Slabs of a step.
     slab_slices
         Slices of a slab, a multiple of the network's stride.
     validation_steps, n_validation
         Steps between two validations, and the slabs of each, always the same.
-    scan_share, n_brains, scan_directions, n_reuse, n_reference, n_held_out, held_out_share
-        See :class:`DropePretraining`.
     """
 
-    model: str
-    optimisation: Optimisation
     objective: str = "artefacts"
     strength: str = "light"
     batch: int = 1
     slab_slices: int = 24
     validation_steps: int = 100
     n_validation: int = 4
-    scan_share: float = 0.25
     n_brains: int = 60
     scan_directions: int = 64
-    n_reuse: int = 16
     n_reference: int = 32
     n_held_out: int = 16
-    held_out_share: float = 0.1
 
 
 #: Settings of the pretraining of an encoder.

@@ -20,7 +20,6 @@ from dmri_fm.encoders.ssdiff.encoder import SsdiffInput, directions_at, summaris
 from dmri_fm.encoders.ssdiff.network import Ssdiff, SsdiffAutoencoder
 from dmri_fm.errors import InputError
 from dmri_fm.out_of_distribution import ScanSummary
-from dmri_fm.participants import PARTICIPANTS
 from dmri_fm.registry import find_model
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.brain_source import (
@@ -28,14 +27,13 @@ from dmri_fm_lab.train.brain_source import (
     STEP,
     BrainSource,
     fit_reference,
-    hold_out,
 )
 from dmri_fm_lab.train.config import SsdiffPretraining
-from dmri_fm_lab.train.dataset_cache import hash_participants
-from dmri_fm_lab.train.description import describe_recipe, describe_run
+from dmri_fm_lab.train.description import describe_recipe
 from dmri_fm_lab.train.loop import CPU, Hardware, Run, run_training
 from dmri_fm_lab.train.random_warp import draw_warp, source_voxels, warp_rotations
 from dmri_fm_lab.train.scan_cache import CachedScan
+from dmri_fm_lab.train.scan_split import describe_pretraining, split_scans
 
 #: Share of the samples that a random warp moves; the others are as they were registered.
 WARPED_SHARE = 0.5
@@ -169,12 +167,9 @@ def pretrain_ssdiff(
         require_b0_volumes(scans)
     torch.manual_seed(config.optimisation.seed)
     model = SsdiffAutoencoder(encoder)
-    held_out = hold_out(scans, config)
-    scans = [scan for scan in scans if scan not in held_out]
-    names = [scan.name for scan in scans] if config.scan_share > 0 else []
-    participants = hash_participants(scans) if config.scan_share > 0 else []
+    split = split_scans(scans, config)
     home = Path(folder) / BRAINS if brains is None else Path(brains)
-    source = BrainSource(encoder, config, home, scans=scans, devices=hardware.devices)
+    source = BrainSource(encoder, config, home, scans=split.scans, devices=hardware.devices)
     run = run_training(
         model,
         draw or partial(draw_step, encoder, source),
@@ -182,20 +177,18 @@ def pretrain_ssdiff(
         settings=config.optimisation,
         folder=folder,
         hardware=hardware,
-        data={"scans": names, PARTICIPANTS: participants, "recipe": describe_recipe(config)},
+        data={**split.data, "recipe": describe_recipe(config)},
     )
     if weights is not None and run.is_main:
-        training = describe_run(
-            config, run, scans=names, scan_share=config.scan_share if names else 0.0, noun="scan"
-        )
-        training |= {PARTICIPANTS: participants, "held_out": [scan.name for scan in held_out]}
         save_weights(
             weights,
             model.encoder,
             name=config.model,
             version=version,
-            training=training,
-            statistics=fit_reference(source, held_out, partial(_summarise_scan, model.encoder)),
+            training=describe_pretraining(config, run, split),
+            statistics=fit_reference(
+                source, split.held_out, partial(_summarise_scan, model.encoder)
+            ),
         )
     return run
 

@@ -17,6 +17,7 @@ from dmri_fm_workflows.bids.filters import Filters
 from dmri_fm_workflows.bids.listing import list_images
 from dmri_fm_workflows.bids.participants import ParticipantReader
 from dmri_fm_workflows.bids.reading import Reading
+from tests.dmri_fm_workflows.preprocessed_layouts import Scan, tiny_scan
 
 #: Stored LAS, as dcm2niix writes it.
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
@@ -170,3 +171,9 @@ class DatasetMaker:
 def maker(tmp_path: Path) -> DatasetMaker:
     """An empty dataset."""
     return DatasetMaker(tmp_path / "raw")
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    """A scan of a few voxels with a T1w image."""
+    return tiny_scan(tmp_path / "raw")

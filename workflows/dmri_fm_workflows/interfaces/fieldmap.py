@@ -32,9 +32,9 @@ from dmri_fm.preprocess.phase_fieldmap import (
 )
 from dmri_fm.preprocess.susceptibility import mean_b0_image
 from dmri_fm.series import load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.distortion_field import FieldOutputSpec, save_field
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
 from dmri_fm_workflows.interfaces.normalise import open_image
-from dmri_fm_workflows.interfaces.preprocess import FieldOutputSpec, save_field
 from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 

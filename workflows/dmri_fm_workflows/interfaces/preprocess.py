@@ -17,9 +17,8 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
-from numpy.typing import ArrayLike
 
-from dmri_fm.distortion import DistortionField, PhaseEncoding
+from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import ImageError
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
@@ -36,6 +35,7 @@ from dmri_fm.preprocess.susceptibility import (
     mean_b0_image,
 )
 from dmri_fm.series import Dwi, load_image, read_array, save_image
+from dmri_fm_workflows.interfaces.distortion_field import FieldOutputSpec, save_field
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec, GradientInputSpec
 from dmri_fm_workflows.interfaces.programs import name_dwidenoise
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes, write_volumes
@@ -288,29 +288,6 @@ class ReverseInputSpec(DwiInputSpec):
 class _PairInputSpec(ReverseInputSpec):
     up_encoding = traits.Str(mandatory=True, desc="phase encoding of the first half of the pair")
     down_encoding = traits.Str(mandatory=True, desc="and of the other half")
-
-
-class FieldOutputSpec(TraitedSpec):
-    """A distortion field, and the b=0 reference that it corrects."""
-
-    field_file = File(exists=True, desc="off-resonance on the reference's grid, Hz")
-    dwiref_file = File(exists=True, desc="corrected b=0 reference")
-    uncorrected_file = File(exists=True, desc="distorted b=0 image that the reference comes from")
-    record = traits.Dict(desc="what ran, for the sidecar")
-
-
-def save_field(
-    field: DistortionField, folder: Path, *, corrected: ArrayLike, uncorrected: ArrayLike
-) -> dict[str, str]:
-    """Save the images of :class:`FieldOutputSpec`; return their paths by name."""
-    return {
-        f"{name}_file": str(save_image(data, field.affine, folder / f"{name}.nii.gz"))
-        for name, data in (
-            ("field", field.hz),
-            ("dwiref", corrected),
-            ("uncorrected", uncorrected),
-        )
-    }
 
 
 class EstimatePairField(SimpleInterface):
