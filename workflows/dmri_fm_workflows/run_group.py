@@ -13,8 +13,9 @@ from dmri_fm.errors import ConfigError, InputError, LayoutError
 from dmri_fm.json_files import read_object
 from dmri_fm.normalise.template import load_regions
 from dmri_fm_workflows.group.atlases import read_atlas, read_bundles, split_atlas
+from dmri_fm_workflows.group.by_group import read_groups
 from dmri_fm_workflows.group.collect import list_participants
-from dmri_fm_workflows.group.exclusion import parse_rule, read_groups, tabulate_exclusions
+from dmri_fm_workflows.group.exclusion import parse_rule
 from dmri_fm_workflows.group.page import find_pages, render_group_page
 from dmri_fm_workflows.group.regional import RegionSet, RegionSource
 from dmri_fm_workflows.group.tables import collect_tables
@@ -47,7 +48,7 @@ def run_group(
     dry_run
         Name the participants that would be tabulated; write nothing.
     bids_dir
-        Raw dataset, whose `participants.tsv` exclusions are tabulated by, if it is there.
+        Raw dataset, by whose `participants.tsv` scans are tabulated, if it is there.
     qc_exclude
         Rules by which scans are marked as excluded, see
         :func:`~dmri_fm_workflows.group.exclusion.parse_rule`.
@@ -80,9 +81,8 @@ def run_group(
         get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
         return 0
     regions = _read_regions(atlases, bundles)
-    groups = read_groups(Path(bids_dir) / "participants.tsv") if rules and bids_dir else {}
+    groups = read_groups(Path(bids_dir) / "participants.tsv") if bids_dir else {}
     tables = collect_tables(output_dir, regions, participants=participants, rules=rules)
-    tabulations = tabulate_exclusions(tables.exclusions, tables.scans, groups)
     for problem in tables.problems:
         LOGGER.warning("%s: %s", problem.participant, problem.message)
     for path in write_tables(output_dir, tables):
@@ -91,7 +91,7 @@ def run_group(
         tables,
         dataset=_dataset_name(output_dir),
         pages=find_pages(output_dir, participants),
-        tabulations=tabulations,
+        groups=groups,
     )
     target = output_dir / output_path({}, "group_report")
     publish_text(page, target)

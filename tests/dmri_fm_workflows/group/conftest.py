@@ -34,7 +34,7 @@ class Outputs:
         return self.root / output_path(scan, of, **options)
 
     def add_scan(self, scan, *, fa=0.4, fd=0.2, bmax=1000, cls=(0.5, -0.25, 1.0), weights="aa",
-                 n_unknown=0):  # fmt: skip
+                 n_unknown=0, sdc="pepolar"):  # fmt: skip
         """Write the tables, maps and gradients of a scan.
 
         Pooled features are twice the class token; the last `n_unknown` of them are `n/a`.
@@ -51,7 +51,7 @@ class Outputs:
             format_table([row], list(row), digits=9),
             self.path(scan, "features_scan", model="drope"),
         )
-        quality = {"mean_fd": fd, "snr_b0": 20.0, "note": "text"}
+        quality = {"mean_fd": fd, "snr_b0": 20.0, "sdc_method": sdc, "note": "text"}
         publish_text(format_table([quality], list(quality)), self.path(scan, "image_qc"))
         mask = np.zeros(SHAPE)
         mask[:, :, :5] = 1

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
-from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.group.exclusion import (
     Exclusions,
     exclude_scans,
     parse_rule,
-    read_groups,
     tabulate_exclusions,
 )
 
@@ -106,16 +103,8 @@ def test_a_column_that_is_not_there_is_refused() -> None:
     assert "mean_fd" in caught.value.expected
 
 
-def test_exclusions_are_tabulated_by_group(tmp_path: Path) -> None:
-    people = tmp_path / "participants.tsv"
-    people.write_text(
-        "participant_id\tgroup\tsite\tage\n1\tpatient\tA\t5\nsub-2\tcontrol\tA\t5\nsub-3\tcontrol\tB\t5\n"
-    )
-    group, site = tabulate_exclusions(excluded("mean_fd > 0.5"), SCANS, read_groups(people))
-    assert group.rows == (("control", 2, 1), ("n/a", 1, 0), ("patient", 1, 0))
-    assert (site.column, site.rows) == ("site", (("A", 2, 1), ("B", 1, 0), ("n/a", 1, 0)))
-    assert tabulate_exclusions(excluded(), SCANS, read_groups(people)) == ()
-    assert read_groups(tmp_path / "none.tsv") == {}
-    people.write_text("who\tgroup\n1\tx\n")
-    with pytest.raises(InputError, match="no column participant_id"):
-        read_groups(people)
+def test_exclusions_are_tabulated_by_group() -> None:
+    groups = {"sub-1": {"group": "patient"}, "sub-2": {"group": "control"}}
+    (group,) = tabulate_exclusions(excluded("mean_fd > 0.5"), SCANS, groups)
+    assert group.rows == (("control", 1, (1,)), ("n/a", 2, (0,)), ("patient", 1, (0,)))
+    assert tabulate_exclusions(excluded(), SCANS, groups) == ()

@@ -42,6 +42,13 @@ class _Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
+#: Site of each participant, as `participants.tsv` tells it.
+GROUPS = {f"sub-{i:02d}": {"site": "A<"} for i in range(12)} | {
+    "sub-moved": {"site": "B"},
+    "sub-other": {"site": "B"},
+}
+
+
 @pytest.fixture(scope="module")
 def cohort(make_outputs, tmp_path_factory):
     outputs = make_outputs(tmp_path_factory.mktemp("cohort"))
@@ -51,7 +58,7 @@ def cohort(make_outputs, tmp_path_factory):
         outputs.add_participant(f"{i:02d}", fa=0.4 + 0.005 * rng.normal(), cls=cls,
                                 fd=0.15 + 0.01 * (i % 5))  # fmt: skip
     outputs.add_participant("moved", fd=2.4, fa=0.2, cls=rng.normal(size=6))
-    outputs.add_participant("other", bmax=2500, weights="bb", cls=rng.normal(size=6))
+    outputs.add_participant("other", bmax=2500, weights="bb", cls=rng.normal(size=6), sdc="none")
     outputs.add_record("sub-crashed", status="failed", errors=[{"message": "<b>bad</b> input"}])
     (outputs.root / "sub-00.html").write_text("page")
     return outputs
@@ -61,7 +68,7 @@ def cohort(make_outputs, tmp_path_factory):
 def page(cohort, regions):
     tables = collect_tables(cohort.root, [regions])
     pages = find_pages(cohort.root, list(tables.status["participant_id"]))
-    return render_group_page(tables, dataset="Study <1>", pages=pages)
+    return render_group_page(tables, dataset="Study <1>", pages=pages, groups=GROUPS)
 
 
 def test_page_is_well_formed_and_alone(page):
@@ -89,6 +96,18 @@ def test_page_says_what_matters(page):
     assert headings[:2] == ["cls", "pooled"]
 
 
+def test_mixed_distortion_correction_is_told_and_tabulated_by_site(page):
+    assert "with and without correction of susceptibility distortion are mixed" in page
+    assert "(pepolar: 13, none: 1)" in page
+    section = page[page.index('id="distortion"') : page.index('id="maps"')]
+    assert re.findall(r"<td[^>]*>([^<]+)</td>", section) == [
+        *("13", "1"),
+        *("12", "12 (100.0%)", "0 (0.0%)"),
+        *("2", "1 (50.0%)", "1 (50.0%)"),
+    ]
+    assert "A&lt;" in section
+
+
 def test_outliers_are_named(page):
     flagged = re.findall(r'<tr><th scope="row">([^<]+)</th><td>([^<]+)</td>', page)
     assert ("sub-moved_dir-AP", "mean_fd") in flagged
@@ -100,7 +119,7 @@ def test_outliers_are_named(page):
 def test_same_tables_same_bytes(cohort, regions, page):
     tables = collect_tables(cohort.root, [regions])
     pages = find_pages(cohort.root, list(tables.status["participant_id"]))
-    assert render_group_page(tables, dataset="Study <1>", pages=pages) == page
+    assert render_group_page(tables, dataset="Study <1>", pages=pages, groups=GROUPS) == page
 
 
 def test_features_that_a_scan_lacks_leave_the_chart_and_not_the_scan(outputs, regions):

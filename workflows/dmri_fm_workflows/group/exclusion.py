@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dmri_fm.errors import ConfigError, InputError
+from dmri_fm.errors import ConfigError
+from dmri_fm_workflows.group.by_group import CrossTable, cross_tabulate
 from dmri_fm_workflows.group.conditions import Condition, parse_condition
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
     QC_EXCLUDE,
     SCAN_COLUMNS,
     SCAN_ID,
-    read_table,
 )
-
-#: Columns of `participants.tsv` by which exclusions are tabulated, where they are there.
-TABULATED_BY = ("group", "diagnosis", "site", "scanner", "sex")
-
-#: A column with more values than this is not tabulated.
-_MAX_LEVELS = 40
 
 
 def parse_rule(text: str) -> Condition:
@@ -135,53 +127,11 @@ def exclude_scans(
     )
 
 
-@dataclass(frozen=True)
-class Tabulation:
-    """Exclusions by the values of a column of `participants.tsv`.
-
-    Attributes
-    ----------
-    column
-        The column.
-    rows
-        Value, scans, excluded scans.
-    """
-
-    column: str
-    rows: tuple[tuple[str, int, int], ...]
-
-
-def read_groups(people: Path) -> dict[str, dict[str, str]]:
-    """Return the columns of `participants.tsv` by which exclusions are tabulated, by participant.
-
-    Empty if there is no such file. Raises InputError if it is damaged.
-    """
-    if not people.is_file():
-        return {}
-    rows = read_table(people)
-    if rows and "participant_id" not in rows[0]:
-        raise InputError("no column participant_id", path=people, expected="one row each")
-    return {
-        f"sub-{row['participant_id'].removeprefix('sub-')}": {
-            c: row[c] or MISSING for c in TABULATED_BY if c in row
-        }
-        for row in rows
-    }
-
-
 def tabulate_exclusions(
     exclusions: Exclusions, scans: pd.DataFrame, groups: Mapping[str, Mapping[str, str]]
-) -> tuple[Tabulation, ...]:
-    """Count exclusions by the columns that :func:`read_groups` found."""
+) -> tuple[CrossTable, ...]:
+    """Count exclusions by the groups of `participants.tsv`; empty without a rule."""
     if not exclusions.rules:
         return ()
     out = [scan in exclusions.rule_of for scan in scans[SCAN_ID]]
-    found = []
-    for column in dict.fromkeys(c for row in groups.values() for c in row):
-        values = [groups.get(p, {}).get(column, MISSING) for p in scans["participant_id"]]
-        total = Counter(values)
-        excluded = Counter(v for v, is_out in zip(values, out, strict=True) if is_out)
-        if len(total) <= _MAX_LEVELS:
-            rows = tuple((v, total[v], excluded[v]) for v in sorted(total))
-            found.append(Tabulation(column, rows))
-    return tuple(found)
+    return cross_tabulate({"excluded": out}, scans["participant_id"].tolist(), groups)

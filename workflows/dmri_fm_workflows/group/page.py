@@ -16,7 +16,8 @@ from dmri_fm import __version__
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.identity import TENSOR_NETWORKS, identity, label_of
 from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
-from dmri_fm_workflows.group.exclusion import Tabulation
+from dmri_fm_workflows.group.distortion import count_methods, tabulate_methods, warn_of_methods
+from dmri_fm_workflows.group.exclusion import tabulate_exclusions
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
 from dmri_fm_workflows.group.tables import GroupTable, GroupTables
 from dmri_fm_workflows.outputs.maps import load_catalogue
@@ -228,7 +229,7 @@ def render_group_page(
     *,
     dataset: str,
     pages: Mapping[str, str] | None = None,
-    tabulations: Sequence[Tabulation] = (),
+    groups: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
     """Render the page of the group.
 
@@ -240,8 +241,8 @@ def render_group_page(
         Name of the dataset.
     pages
         Path of each participant's page, relative to this one, by participant with the prefix.
-    tabulations
-        Exclusions by quality, by columns of `participants.tsv`.
+    groups
+        Groups of each participant (:func:`~dmri_fm_workflows.group.by_group.read_groups`).
 
     Returns
     -------
@@ -262,6 +263,7 @@ def render_group_page(
         *_status_warnings(tables),
         *_weights_warnings(tables.features),
         *_protocol_warnings(tables),
+        *warn_of_methods(quality),
     ]
     filled = [
         c
@@ -285,7 +287,9 @@ def render_group_page(
         rows=quality[filled].to_numpy().tolist(),
         flagged={(f.row, f.column): f.reason for f in flags},
         exclusions=tables.exclusions,
-        tabulations=tabulations,
+        exclusion_tables=tabulate_exclusions(tables.exclusions, tables.scans, groups or {}),
+        methods=count_methods(quality),
+        method_tables=tabulate_methods(quality, groups or {}),
         flags=_named(flags, quality),
         map_flags=_named(map_flags, scalars),
         hints=_hints(filled),

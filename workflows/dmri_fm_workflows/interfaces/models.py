@@ -261,6 +261,7 @@ class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     motion_file = File(exists=True, desc="transforms of the volumes")
     outliers_file = File(exists=True, desc="outlier slices, npy")
     not_measured = traits.Dict(usedefault=True, desc="reason by measure that cannot be known")
+    sdc_method = traits.Str(usedefault=True, desc="of susceptibility; empty: not known")
     tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
     registration_dice = traits.Float(desc="overlap with the template's brain")
     mask_agreement_dice = traits.Float(desc="lowest Dice of the mask with a method in it")
@@ -314,6 +315,7 @@ class AssessQuality(SimpleInterface):
                 "mask_volume_ml": mask_volume_ml(dwi),
                 "mask_agreement_dice": _number(self.inputs.mask_agreement_dice),
                 "registration_dice": _number(self.inputs.registration_dice),
+                "sdc_method": self.inputs.sdc_method or None,
                 "ood_score": None,
                 "ood_percentile": None,
             }

@@ -31,6 +31,7 @@ from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import EpiImage, Fieldmap
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
+from dmri_fm_workflows.outputs.steps import LEFT
 from dmri_fm_workflows.plan.earlier import EarlierSteps
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
@@ -162,7 +163,8 @@ class SeriesPlan(EarlierSteps):
             return {}
         reason = "the input is preprocessed: no raw series, no motion"
         of_mask = {} if self.given_mask is None else {"mask_agreement_dice": self.mask_name}
-        return dict.fromkeys(RAW_MEASURES, reason) | of_mask
+        of_field = {"sdc_method": f"{LEFT}: {self.preprocessing.by}"}
+        return dict.fromkeys(RAW_MEASURES, reason) | of_mask | of_field
 
     @property
     def has_t1w(self) -> bool:

@@ -121,6 +121,8 @@ def init_quality_wf(
         name="assess_quality",
         mem_gb=4 * plan.size_gb,
     )
+    if not plan.is_preprocessed:
+        quality.inputs.sdc_method = plan.sdc.method
     workflow.connect([
         (inputnode, quality, list(inputs.items())),
         (quality, outputnode, [("qc_file", "qc_file"), ("record", "qc_record")]),

@@ -1,0 +1,97 @@
+"""How scans are spread over the groups of `participants.tsv`: site, diagnosis, sex and others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from dmri_fm.errors import InputError
+from dmri_fm_workflows.outputs.tsv import MISSING, read_table
+
+#: Columns of `participants.tsv` that hold groups, also where these are numbered.
+GROUPS = ("group", "diagnosis", "site", "scanner", "sex")
+
+#: A column with more values than this is no column of groups.
+_MAX_LEVELS = 40
+
+
+@dataclass(frozen=True)
+class CrossTable:
+    """Scans by group, and by something about them.
+
+    Attributes
+    ----------
+    column
+        Column of `participants.tsv`.
+    levels
+        What is counted.
+    rows
+        Group, its scans, and how many of them are of each level.
+    """
+
+    column: str
+    levels: tuple[str, ...]
+    rows: tuple[tuple[str, int, tuple[int, ...]], ...]
+
+
+def read_groups(people: Path) -> dict[str, dict[str, str]]:
+    """Return the columns of `participants.tsv` that hold groups, by participant.
+
+    These are :data:`GROUPS`, and columns of words (not numbers) in which two participants share
+    one. Empty if there is no such file. Raises InputError if it is damaged.
+    """
+    if not people.is_file():
+        return {}
+    table = pd.DataFrame(read_table(people)).replace("", MISSING)
+    if table.empty:
+        return {}
+    if "participant_id" not in table:
+        raise InputError("no column participant_id", path=people, expected="one row each")
+    labels = "sub-" + table.pop("participant_id").str.removeprefix("sub-")
+    columns = [c for c in table if c in GROUPS or _has_words(table[c])]
+    table = table[sorted(columns, key=lambda c: (c not in GROUPS, list(table).index(c)))]
+    return dict(zip(labels, table.to_dict("records"), strict=True))
+
+
+def _has_words(column: pd.Series) -> bool:
+    known = column[column != MISSING]
+    return bool(pd.to_numeric(known, errors="coerce").isna().any() and known.duplicated().any())
+
+
+def cross_tabulate(
+    levels: Mapping[str, Sequence[bool]],
+    participants: Sequence[str],
+    groups: Mapping[str, Mapping[str, str]],
+) -> tuple[CrossTable, ...]:
+    """Count scans by group.
+
+    Parameters
+    ----------
+    levels
+        Whether each scan is of a level, by level.
+    participants
+        Participant of each scan.
+    groups
+        Groups of each participant, by column (:func:`read_groups`).
+
+    Returns
+    -------
+    tuple of CrossTable
+        One for each column of 2 to 40 groups.
+    """
+    found = []
+    for column in dict.fromkeys(c for row in groups.values() for c in row):
+        values = [groups.get(p, {}).get(column, MISSING) for p in participants]
+        total = Counter(values)
+        if 1 < len(total) <= _MAX_LEVELS:
+            counts = [
+                Counter(v for v, is_of in zip(values, flags, strict=True) if is_of)
+                for flags in levels.values()
+            ]
+            rows = tuple((v, total[v], tuple(c[v] for c in counts)) for v in sorted(total))
+            found.append(CrossTable(column, tuple(levels), rows))
+    return tuple(found)
