@@ -9,7 +9,7 @@ VENV ?= .venv
 # reached, the configured package index is used. For CUDA: make TORCH_INDEX= demo
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
-EXTRAS ?= app,lab,test,dev
+EXTRAS ?= app,lab,test,dev,docs
 DEMO ?= demo
 IMAGE ?= drope-bidsapp
 # One process a core, files as wholes (their fixtures run the app once), the longest first.
@@ -79,9 +79,12 @@ format: $(STAMP)  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-docs: $(STAMP)  ## Write the generated files (docs/outputs.md and descriptor.json)
+docs: $(STAMP)  ## Write the generated pages and descriptor.json, and the documentation as a site
 	$(BIN)/python -m dmri_fm_workflows.outputs docs/outputs.md
 	$(BIN)/python -m dmri_fm_workflows.descriptor descriptor.json
+	$(BIN)/python -m dmri_fm_lab.usage docs/usage.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Documentation:  $(abspath site)/index.html"
 
 lock:  ## Pin the containers' packages (base and app): a fresh environment, frozen
 	rm -rf build/lock
@@ -94,4 +97,4 @@ image:  ## Build the container image
 	docker build --tag $(IMAGE) $(DOCKER_ARGS) .
 
 clean:  ## Remove everything that make made
-	rm -rf $(VENV) build dist $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

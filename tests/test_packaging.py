@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import dmri_fm
 from dmri_fm_lab.__main__ import build_parser as build_lab_parser
+from dmri_fm_lab.usage import usage_page
 from dmri_fm_workflows.cli import build_parser, parse_args
 from dmri_fm_workflows.descriptor import write_descriptor
 
@@ -223,19 +226,64 @@ def test_scripts_use_options_that_exist() -> None:
     assert used <= known
 
 
-@pytest.mark.parametrize(
-    ("command", "parser"),
-    [("drope-bidsapp", build_parser()), ("dmri-fm", build_lab_parser())],
-)
-def test_parsers_understand_the_commands_of_the_readme(
-    command: str, parser: argparse.ArgumentParser
-) -> None:
+def commands(page: Path) -> list[list[str]]:
+    """Return the calls of the two programs in the code blocks of a page, split into words."""
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     lines = [
-        line
-        for text in read("README.md").splitlines()
-        for line in text.partition(" #")[0].split(" && ")
-        if line.startswith(f"{command} ")
+        part.strip().removeprefix("$ ")
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+        for part in line.split(" && ")
     ]
-    assert len(lines) > 2
-    for line in lines:
-        assert parser.parse_args(line.split()[1:])
+    words = [
+        shlex.split(line, comments=True)
+        for line in lines
+        if line.startswith(("drope-bidsapp ", "dmri-fm "))
+    ]
+    return [w for w in words if "..." not in w]
+
+
+def test_parsers_understand_the_commands_of_every_page() -> None:
+    parsers = {"drope-bidsapp": build_parser(), "dmri-fm": build_lab_parser()}
+    found = [(page.name, words) for page in PAGES for words in commands(page)]
+    assert {"README.md", "tutorial.md", "hpc.md"} <= {page for page, _ in found}
+    for page, (program, *words) in found:
+        try:
+            parsers[program].parse_args(words)
+        except SystemExit as stop:
+            if stop.code:
+                pytest.fail(f"{page}: {program} {shlex.join(words)}")
+
+
+def test_page_of_options_is_what_make_docs_writes() -> None:
+    assert usage_page() == read("docs/usage.md"), "run `make docs`"
+    assert "-m dmri_fm_lab.usage docs/usage.md" in read("Makefile")
+
+
+def test_site_lists_every_page_once() -> None:
+    def pages(entries: list) -> list[str]:
+        found = []
+        for entry in entries:
+            below = entry if isinstance(entry, str) else next(iter(entry.values()))
+            found += [below] if isinstance(below, str) else pages(below)
+        return found
+
+    site = yaml.safe_load(read("mkdocs.yml"))
+    listed = pages(site["nav"])
+    there = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(there)
+
+
+@pytest.mark.slow
+def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    reference = (tmp_path / "api.html").read_text()
+    assert "fit_tensor" in reference
+    assert not re.search(r":(?:func|class|attr):", reference)
