@@ -16,7 +16,9 @@ _INTRODUCTION = """\
 
 `drope-bidsapp` is the BIDS App; `dmri-fm` holds what stands beside it: group statistics,
 prediction, simulation, training and evaluation. Both print this with `--help`. Options that other
-apps have are [understood under their names there](interoperability.md#options-of-fmriprep-and-qsiprep).
+apps have are [understood under their names there][other apps].
+
+[other apps]: interoperability.md#options-of-fmriprep-and-qsiprep
 """
 
 
