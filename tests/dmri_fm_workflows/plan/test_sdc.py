@@ -15,6 +15,7 @@ from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Fieldmap, UnusedImage
 from dmri_fm_workflows.engines import SDC
+from dmri_fm_workflows.plan.engines import choose_engines
 from dmri_fm_workflows.plan.sdc import choose_sdc
 
 
@@ -202,3 +203,18 @@ def test_a_method_that_was_asked_for_and_is_impossible_is_an_error(name: str) ->
     series = replace(make_series("j"), fieldmaps=(make_fieldmap(problem="it has no echo times"),))
     with pytest.raises(ConfigError, match=f"cannot be corrected by --sdc {name}"):
         choose_sdc(series, (name,))
+
+
+def test_the_t1w_image_corrects_only_where_it_is_asked_for_and_there() -> None:
+    auto = choose_engines(denoise="none", sdc="auto", hmc="none", unring=False).sdc
+    assert "syn" not in auto
+    assert set(auto) <= set(SDC.names)
+    series = make_series("j")
+    choice = choose_sdc(series, ("syn",), has_t1w=True)
+    assert choice.method == "syn"
+    assert choice.has_field
+    assert "approximate" in str(choice.warning)
+    with pytest.raises(ConfigError, match="the participant has no T1w image"):
+        choose_sdc(series, ("syn",))
+    with pytest.raises(ConfigError, match="PhaseEncodingDirection of"):
+        choose_sdc(make_series(None), ("syn",), has_t1w=True)

@@ -17,6 +17,7 @@ from dmri_fm_workflows.engines.base import StageEngines
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import choose_sdc
 from dmri_fm_workflows.stages.base import MERGED_FILES, Engine, field_names
+from dmri_fm_workflows.stages.participant import ANAT_FIELDS
 from dmri_fm_workflows.stages.sdc.engine import FIELDS
 from tests.dmri_fm_workflows.tiny_series import (
     ENGINES,
@@ -72,7 +73,8 @@ def test_every_susceptibility_method_offers_the_same_fields(
     engine = SDC.load(name)
     workflow = engine.builder(plan, make_resources(tmp_path), name="sdc_wf")
     assert set(field_names(workflow, "outputnode")) == set(FIELDS[engine.gives])
-    assert set(field_names(workflow, "inputnode")) <= set(MERGED_FILES)
+    of_anatomy = ANAT_FIELDS if engine.needs_t1w else ()
+    assert set(field_names(workflow, "inputnode")) <= {*MERGED_FILES, *of_anatomy}
 
 
 @pytest.mark.parametrize("name", [*SDC.names, "another"])

@@ -53,6 +53,17 @@ SDC: StageEngines[SdcEngine] = StageEngines(
                 Method("Gradient-echo field map", f"{_FIELDMAP}, as the scanner computed it."),
             ),
         ),
+        "syn": EngineText(
+            "built in, from the T1w image, approximate and never chosen by auto",
+            (
+                Method(
+                    "Registration to the T1w image",
+                    "Distortion by magnetic susceptibility was estimated without a field map, by "
+                    "registration of the b=0 image to the T1w image along the phase-encoding axis "
+                    "[@wang2017; @avants2008].",
+                ),
+            ),
+        ),
         "none": EngineText(
             "",
             (Method("none", "Distortion by magnetic susceptibility was not corrected."),),

@@ -64,7 +64,7 @@ def plan_series(
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
     sdc = (
-        choose_sdc(series, engines.sdc)
+        choose_sdc(series, engines.sdc, has_t1w=bool(session.t1w))
         if series.preprocessing is None
         else SdcChoice("none", "the input is preprocessed")
     )

@@ -58,7 +58,10 @@ def _list_usable(
 ) -> tuple[str, ...]:
     """Return the engines of a stage that may run: the named one, or all that are installed."""
     if name == "auto":
-        return tuple(n for n in engines.names if not engines.load(n).list_missing(unring=unring))
+        known = {name: engines.load(name) for name in engines.names}
+        return tuple(
+            n for n, e in known.items() if e.in_auto and not e.list_missing(unring=unring)
+        )
     engine = engines.load(name)
     if missing := engine.list_missing(unring=unring):
         program = name if missing == engine.programs else missing[0]

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.bids import DwiSeries, UnusedImage
 from dmri_fm_workflows.engines import SDC
+
+if TYPE_CHECKING:
+    from dmri_fm_workflows.stages.sdc.engine import SdcEngine
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,11 @@ class SdcChoice:
         return SDC.load(self.method).uses_fieldmap
 
 
-def choose_sdc(series: DwiSeries, names: Sequence[str]) -> SdcChoice:
+def choose_sdc(series: DwiSeries, names: Sequence[str], *, has_t1w: bool = False) -> SdcChoice:
     """Choose the susceptibility correction of a series: the first method that can do it.
 
     `names` are the methods to try, in order. `none` is chosen where no other can, if it is among
-    them.
+    them. `has_t1w` tells whether the session has a T1w image.
 
     The user's own `none` needs no warning, unless runs of unlike distortion are merged or an
     image that could have corrected it lies unused.
@@ -67,13 +71,15 @@ def choose_sdc(series: DwiSeries, names: Sequence[str]) -> SdcChoice:
     for name in names:
         engine = SDC.load(name)
         problem = engine.applies(series)
+        if engine.needs_t1w and not has_t1w:
+            problem = "the participant has no T1w image"
         if problem is not None:
             problems[name] = problem
         elif name != "none":
             return SdcChoice(
                 name,
                 engine.reason(series),
-                _warn_of_session(series) if engine.uses_fieldmap else None,
+                _warn_of_method(series, engine),
                 _list_unused(series, name),
             )
     if "none" not in names:
@@ -123,6 +129,17 @@ def _fieldmaps(series: DwiSeries, reason: str, *, first: int = 0) -> tuple[Unuse
     """Return the images of the usable field maps, from a number on, as not used."""
     usable = [f for f in series.fieldmaps if not f.problem]
     return tuple(UnusedImage(path, reason) for f in usable[first:] for path in f.sources)
+
+
+def _warn_of_method(series: DwiSeries, engine: SdcEngine) -> str | None:
+    """Return the warning of a method that corrects a series; None if there is nothing to say."""
+    if engine.needs_t1w:
+        return (
+            f"The distortion of {series.name} was estimated from the T1w image alone, which is "
+            "approximate: it lowers the displacement on average and can raise it in places. Look "
+            "at the figure of the correction, and do not mix such scans with others."
+        )
+    return _warn_of_session(series) if engine.uses_fieldmap else None
 
 
 def _warn_of_session(series: DwiSeries) -> str | None:

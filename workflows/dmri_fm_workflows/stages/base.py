@@ -76,11 +76,14 @@ class Engine:
         of the engine matches it.
     programs
         Executables, any of which will do; none: built in.
+    in_auto
+        Whether `auto` may choose it; else it has to be named.
     """
 
     builder: Callable[..., pe.Workflow]
     describe: Callable[[SeriesPlan], str]
     programs: tuple[str, ...] = ()
+    in_auto: bool = True
 
     def list_missing(self, *, unring: bool) -> tuple[str, ...]:
         """Return the executables of which it lacks one; none if it can run.

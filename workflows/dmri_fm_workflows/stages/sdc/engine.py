@@ -18,7 +18,8 @@ _REFERENCE = ("biased_dwiref_file", "uncorrected_file", "sdc_record")
 
 #: Fields that the workflow of a method has to offer, by what it gives. All have the b=0 reference
 #: before bias correction, the image that it was corrected from, and a record with `SDCMethod`.
-#: Inputs are any of :data:`~dmri_fm_workflows.stages.base.MERGED_FILES`.
+#: Inputs are any of :data:`~dmri_fm_workflows.stages.base.MERGED_FILES`, and fields of the T1w
+#: image where the method needs it.
 FIELDS: dict[str | None, tuple[str, ...]] = {
     None: _REFERENCE,
     "field": (*_REFERENCE, "field_file"),
@@ -48,6 +49,8 @@ class SdcEngine(Engine):
         name.
     uses_fieldmap
         Whether it uses the gradient-echo field map of the series, likewise.
+    needs_t1w
+        Whether it needs the T1w image of the session.
     """
 
     gives: Literal["topup", "field"] | None
@@ -55,6 +58,7 @@ class SdcEngine(Engine):
     applies: Callable[[DwiSeries], str | None] = lambda series: None
     uses_pair: bool = False
     uses_fieldmap: bool = False
+    needs_t1w: bool = False
 
     @property
     def has_field(self) -> bool:
@@ -62,11 +66,15 @@ class SdcEngine(Engine):
         return self.gives is not None
 
 
-def connect_estimate(name: str, estimate: pe.Node) -> pe.Workflow:
-    """Return the workflow of a node that estimates the field from the merged series."""
-    workflow, inputnode, outputnode = open_workflow(name, MERGED_FILES, FIELDS["field"])
+def connect_estimate(name: str, estimate: pe.Node, *anatomy: str) -> pe.Workflow:
+    """Return the workflow of a node that estimates the field from the merged series.
+
+    `anatomy` are fields of the T1w image that it reads as well, under their own names.
+    """
+    inputs = MERGED_FILES | {field: field for field in anatomy}
+    workflow, inputnode, outputnode = open_workflow(name, inputs, FIELDS["field"])
     workflow.connect([
-        (inputnode, estimate, list(MERGED_FILES.items())),
+        (inputnode, estimate, list(inputs.items())),
         (estimate, outputnode, [("dwiref_file", "biased_dwiref_file"),
                                 ("uncorrected_file", "uncorrected_file"),
                                 ("field_file", "field_file"), ("record", "sdc_record")]),
@@ -95,6 +103,19 @@ def _explain_unused(unused: Sequence[UnusedImage]) -> str:
     n_more = len(unused) - N_NAMED
     more = f"; and {n_more} more, each with its reason in SDCImagesNotUsed" if n_more > 0 else ""
     return f"no image fits ({said}{more})"
+
+
+def explain_no_shift(series: DwiSeries) -> str | None:
+    """Return the reason why a field in Hz cannot be applied to a series; None if it can."""
+    needed = {"phase_encoding": "PhaseEncodingDirection", "readout_time_s": "TotalReadoutTime"}
+    for attribute, key in needed.items():
+        without = [run.path.name for run in series.runs if not getattr(run, attribute)]
+        if without:
+            return (
+                f"a field in Hz displaces by Hz times readout time along the phase encoding, and "
+                f"{key} of {', '.join(without)} is missing or not usable"
+            )
+    return None
 
 
 def name_pair(series: DwiSeries) -> str:

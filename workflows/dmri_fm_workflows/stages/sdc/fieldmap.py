@@ -9,7 +9,7 @@ from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.interfaces.fieldmap import EstimateFieldmap
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
-from dmri_fm_workflows.stages.sdc.engine import SdcEngine, connect_estimate
+from dmri_fm_workflows.stages.sdc.engine import SdcEngine, connect_estimate, explain_no_shift
 
 #: Names of the methods of field maps.
 _NAMES = {
@@ -70,15 +70,7 @@ def _explain(series: DwiSeries) -> str | None:
     if series.usable_fieldmap is None:
         problems = (f"{f.sources[0].name}: {f.problem}" for f in series.fieldmaps)
         return f"no gradient-echo field map can be used ({'; '.join(problems)})"
-    needed = {"phase_encoding": "PhaseEncodingDirection", "readout_time_s": "TotalReadoutTime"}
-    for attribute, key in needed.items():
-        without = [run.path.name for run in series.runs if not getattr(run, attribute)]
-        if without:
-            return (
-                f"a field in Hz displaces by Hz times readout time along the phase encoding, and "
-                f"{key} of {', '.join(without)} is missing or not usable"
-            )
-    return None
+    return explain_no_shift(series)
 
 
 def _name_fieldmap(series: DwiSeries) -> str:

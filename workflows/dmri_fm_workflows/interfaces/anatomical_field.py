@@ -1,0 +1,61 @@
+"""Interface of the distortion field that is estimated from the T1w image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nipype.interfaces.base import Bunch, File, SimpleInterface, traits
+
+from dmri_fm.normalise.grid import Image3D, affine_map, resample_image
+from dmri_fm.normalise.registration import coregister
+from dmri_fm.normalise.transforms import read_point_map
+from dmri_fm.preprocess.anatomical_field import ANATOMICAL_METHOD, estimate_anatomical_field
+from dmri_fm.preprocess.dwiref import correct_bias
+from dmri_fm.preprocess.mask import brain_mask
+from dmri_fm.preprocess.susceptibility import mean_b0_image
+from dmri_fm_workflows.interfaces.distortion_field import FieldOutputSpec, save_field
+from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.interfaces.normalise import open_image
+from dmri_fm_workflows.interfaces.volumes_table import read_volumes
+
+
+class _AnatomicalInputSpec(DwiInputSpec):
+    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
+    encoding = traits.Str(mandatory=True, desc="phase encoding of the b=0 volumes to correct")
+    t1w_brain_file = File(exists=True, mandatory=True, desc="T1w brain in ACPC")
+    to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
+
+
+class EstimateAnatomicalField(SimpleInterface):
+    """Estimate the distortion field by registering the b=0 image to the T1w image."""
+
+    input_spec = _AnatomicalInputSpec
+    output_spec = FieldOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        dwi = self.inputs.load()
+        encodings = [o.encoding for o in read_volumes(self.inputs.volumes_file)]
+        b0 = mean_b0_image(dwi, encodings, self.inputs.encoding)
+        even = replace(b0, data=correct_bias(b0.data, b0.affine))
+        brain = brain_mask(even.data, even.affine, contrast="b0").mask
+        anatomy = open_image(self.inputs.t1w_brain_file)
+        reference = Image3D(even.data * brain, even.affine)
+        acpc2t1w = read_point_map(self.inputs.to_t1w_acpc_file)
+        xfm = coregister(reference, anatomy, acpc2t1w=acpc2t1w).xfm
+        t1w_brain = resample_image(
+            anatomy.data, anatomy.affine, reference.grid, target2source=affine_map(xfm), order=1
+        )
+        found = estimate_anatomical_field(even, brain, t1w_brain)
+        self._results |= save_field(
+            found.field, Path(runtime.cwd), corrected=found.corrected, uncorrected=b0.data
+        )
+        self._results["record"] = {
+            "SDCMethod": ANATOMICAL_METHOD,
+            "SDCMutualInformationBefore": round(found.similarity_before, 4),
+            "SDCMutualInformationAfter": round(found.similarity_after, 4),
+            "SDCLargestDisplacementMm": round(found.largest_mm, 2),
+            "SDCSmallestJacobian": round(found.smallest_jacobian, 3),
+            "Warnings": list(found.warnings),
+        }
+        return runtime
