@@ -14,7 +14,8 @@ from dmri_fm_workflows.request import read_options
 
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
-    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "ignore",
+    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "gradient_fixes", "hmc",
+    "ignore",
     "input_type", "models", "normalisation", "output_resolution", "output_spaces", "random_seed",
     "region", "sdc", "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
@@ -31,6 +32,7 @@ FULL: dict[str, Any] = {
         "dwi": {"acquisition": "b1000", "run": None},
         "t1w": {"session": ["1", None]},
     },
+    "gradient_fixes": {"a": {"components": "-x,y,z", "Manufacturer": "GE"}},
     "bids_database_dir": Path("/data/db"),
     "ignore": ("fieldmaps", "t1w"),
     "skip_bids_validation": True,

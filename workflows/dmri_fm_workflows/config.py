@@ -73,6 +73,8 @@ class RunConfig:
     bids_filters
         Entities by query (`dwi`, `t1w`, `fmap`), as the filter files of fmriprep have them; None
         as value: the entity is absent.
+    gradient_fixes
+        Repairs of b-vectors by name, see :mod:`dmri_fm_workflows.bids.gradient_fixes`.
     plugin, plugin_args
         nipype's execution plugin (empty: chosen from `nprocs`) and its arguments.
     verbose
@@ -122,6 +124,7 @@ class RunConfig:
         choices=INPUT_TYPES,
     )
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gradient_fixes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bids_database_dir: Path | None = option(
         None,
         SELECTION,

@@ -25,7 +25,7 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         Folder that relative paths start from.
     """
     values: dict[str, Any] = {}
-    for name in ("config_file", "bids_filter_file", "use_plugin"):
+    for name in ("config_file", "bids_filter_file", "fix_gradients", "use_plugin"):
         if name in given:
             given[name] = absolute(given[name], folder)
     if path := given.pop("config_file", None):
@@ -35,6 +35,10 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         from dmri_fm_workflows.bids.filters import read_filter_file
 
         values["bids_filters"] = read_filter_file(path)
+    if path := given.pop("fix_gradients", None):
+        from dmri_fm_workflows.bids.gradient_fixes import read_fix_file
+
+        values["gradient_fixes"] = read_fix_file(path)
     if path := given.pop("use_plugin", None):
         values["plugin"], values["plugin_args"] = read_plugin(path)
     if pairs := given.pop("weights", None):

@@ -157,6 +157,9 @@ class DerivativesDataSink(PrepareDerivative):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         staging = Path(runtime.cwd)
         files = [Path(f) for f in self.inputs.in_file]
+        if not files:  # nothing was found that could be written
+            self._results["out_file"] = []
+            return runtime
         self._fill_inputs(files)
         given = dict(self.inputs.meta_dict) if isdefined(self.inputs.meta_dict) else {}
         super()._run_interface(runtime)

@@ -94,6 +94,7 @@ def plan_series(
         t1w_session=session_of(session.t1w[0]) if session.t1w else "",
         engines=engines,
         sdc=sdc,
+        is_denoiser_named=config.denoise != "auto",
         unring=config.unring,
         b_scaling=config.b_scaling,
         normalisation=config.normalisation,

@@ -66,6 +66,8 @@ class SeriesPlan(EarlierSteps):
         Engine of each step.
     sdc
         Susceptibility correction, its reason, and images that are not used.
+    is_denoiser_named
+        Whether the user named the denoiser, in place of `auto`.
     unring
         Whether Gibbs ringing is removed.
     b_scaling
@@ -110,6 +112,7 @@ class SeriesPlan(EarlierSteps):
     t1w_session: str
     engines: Engines
     sdc: SdcChoice
+    is_denoiser_named: bool
     unring: bool
     b_scaling: str
     normalisation: str
@@ -162,7 +165,7 @@ class SeriesPlan(EarlierSteps):
             return {}
         reason = "the input is preprocessed: no raw series, no motion"
         of_mask = {} if self.given_mask is None else {"mask_agreement_dice": self.mask_name}
-        return dict.fromkeys(RAW_MEASURES, reason) | of_mask
+        return dict.fromkeys((*RAW_MEASURES, "raw_kspace_extent"), reason) | of_mask
 
     @property
     def has_t1w(self) -> bool:

@@ -150,6 +150,9 @@ NORMALISE_OUTPUTS = (
     _transform("dwi_xfm", "from_mni_file", MNI, ACPC),
 )
 
+#: Table that the check of the b-vectors offers where the raw one is wrong.
+CHECK_OUTPUTS = (Output("fixed_bvec", ("fixed_bvec_files",), record="gradient_check_record"),)
+
 QUALITY_OUTPUTS = (Output("image_qc", ("qc_file",), record="qc_record"),)
 
 
