@@ -75,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         help='JSON of entities by query, such as {"dwi": {"acquisition": "b1000"}}',
     )
     files.add_argument(
+        "--eddy-config",
+        type=Path,
+        metavar="FILE",
+        help="JSON with options of FSL's eddy, as QSIPrep takes them; see docs/fsl.md",
+    )
+    files.add_argument(
         "--fix-gradients",
         type=Path,
         metavar="FILE",

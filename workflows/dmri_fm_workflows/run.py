@@ -55,7 +55,12 @@ def run_participants(config: RunConfig) -> int:
     corrections = {"denoise": config.denoise, "sdc": config.sdc, "hmc": config.hmc}
     if config.is_preprocessed:
         corrections = dict.fromkeys(corrections, "none")
-    engines = choose_engines(**corrections, unring=config.unring, device=config.device)
+    engines = choose_engines(
+        **corrections,
+        unring=config.unring,
+        device=config.device,
+        eddy_config=config.eddy_config,
+    )
     check_weights(config)
     dataset = _read(config)
     _warn_of_unused(config, dataset)

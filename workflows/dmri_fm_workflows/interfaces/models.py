@@ -37,6 +37,7 @@ from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.predict import predict_chosen
 from dmri_fm.tensor_networks.quality import network_quality
 from dmri_fm.tensor_networks.volumes import ChosenVolumes
+from dmri_fm_workflows.interfaces.eddy_quality import read_eddy_quality
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.interfaces.network_input import NOISE_DOUBT
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
@@ -254,6 +255,7 @@ class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     kspace_extents = traits.List(
         traits.Either(None, traits.Float()), usedefault=True, desc="k-space filled, by run"
     )
+    eddy_qc_file = File(exists=True, desc="measures of eddy_quad, JSON")
     not_measured = traits.Dict(usedefault=True, desc="reason by measure that cannot be known")
     tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
     registration_dice = traits.Float(desc="overlap with the template's brain")
@@ -302,6 +304,7 @@ class AssessQuality(SimpleInterface):
         row: dict[str, Any] = (
             scan_columns(self.inputs.entities)
             | quality
+            | read_eddy_quality(self.inputs.eddy_qc_file)
             | tensor_quality(fitted, dwi.brain)
             | self._network_columns(dwi, fitted)
             | {

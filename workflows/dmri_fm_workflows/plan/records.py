@@ -32,6 +32,7 @@ from dmri_fm_workflows.bids import EpiImage, Fieldmap
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.plan.earlier import EarlierSteps
+from dmri_fm_workflows.plan.eddy import EddyPlan
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
 
@@ -66,6 +67,8 @@ class SeriesPlan(EarlierSteps):
         Engine of each step.
     sdc
         Susceptibility correction, its reason, and images that are not used.
+    eddy
+        What FSL's eddy is told; None if another engine corrects head motion.
     is_denoiser_named
         Whether the user named the denoiser, in place of `auto`.
     unring
@@ -112,6 +115,7 @@ class SeriesPlan(EarlierSteps):
     t1w_session: str
     engines: Engines
     sdc: SdcChoice
+    eddy: EddyPlan | None
     is_denoiser_named: bool
     unring: bool
     b_scaling: str

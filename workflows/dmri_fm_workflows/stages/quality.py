@@ -123,6 +123,8 @@ def init_quality_wf(
         Merged series as acquired, with the estimates of motion; not of a preprocessed series.
     run_kspace_extents
         Share of k-space that is filled in plane, by run; likewise.
+    eddy_qc_file
+        Measures of eddy_quad, where it ran.
     registration_dice
         Overlap with the template's brain.
     mask_agreement_dice
@@ -142,6 +144,8 @@ def init_quality_wf(
     inputs = {**ACPC_FILES, "registration_dice": "registration_dice"}
     if plan.given_mask is None:
         inputs["mask_agreement_dice"] = "mask_agreement_dice"
+    if plan.eddy is not None and plan.eddy.has_quad:
+        inputs["eddy_qc_file"] = "eddy_qc_file"
     if not plan.is_preprocessed:
         inputs |= {
             "raw_file": "raw_file",
