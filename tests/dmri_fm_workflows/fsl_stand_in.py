@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 #: Arguments of each program, and those that it must have.
-TOPUP = {"imain", "datain", "config", "out", "fout", "iout"}
+TOPUP = {"imain", "datain", "config", "out", "fout", "iout", "nthr"}
 EDDY_FILES = {"imain", "mask", "index", "acqp", "bvecs", "bvals", "out"}
 EDDY = EDDY_FILES | {
     "topup", "field", "slspec", "mporder", "nthr", "flm", "slm", "fep", "initrand", "interp",
@@ -113,7 +113,7 @@ def eddy(arguments: list[str], *, is_cuda: bool, name: str) -> None:
         hz = open_image(field + endings[0], 3)
         require(hz.shape == image.shape[:3], "--field is on the grid of --imain")
     require(given.get("nthr", "1") == "1" or not is_cuda, "builds for GPUs take one thread")
-    require("nthr" not in given or name == "eddy_cpu", "--nthr is eddy_cpu's")
+    require("nthr" not in given or name != "eddy_openmp", "--nthr is of newer versions")
     require(given.get("resamp", "jac") == "jac", "least squares merges volumes")
     if "mporder" in given:
         require(is_cuda, "--mporder is for builds for GPUs")
@@ -165,6 +165,9 @@ def eddy_quad(arguments: list[str]) -> None:
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
+    if arguments == ["--help"]:
+        print("" if name == "eddy_openmp" else "\t--nthr\tnumber of threads")
+        sys.exit(1)
     with Path(os.environ["FSL_STAND_IN_LOG"]).open("a", encoding="utf-8") as log:
         log.write(json.dumps([name, os.environ.get("OMP_NUM_THREADS"), *arguments]) + "\n")
     if name == "topup":

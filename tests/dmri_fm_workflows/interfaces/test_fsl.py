@@ -143,9 +143,11 @@ def put_program(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, fai
     program.parent.mkdir()
     called = folder / "called.txt"
     end = "echo 'EDDY::: no such field' >&2; exit 3" if fails else f"touch {' '.join(outputs)}"
-    program.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$OMP_NUM_THREADS" "$@" > {shlex.quote(str(called))}\n{end}\n'
-    )
+    # Versions that take threads by an option say so.
+    threads = "" if name == "eddy_openmp" else "--nthr"
+    help_ = f'if [ "$1" = --help ]; then echo "{threads}"; exit 1; fi'
+    note = f'printf "%s\\n" "$OMP_NUM_THREADS" "$@" > {shlex.quote(str(called))}'
+    program.write_text(f"#!/bin/sh\n{help_}\n{note}\n{end}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     return called
@@ -169,7 +171,7 @@ def test_topup_is_called_with_its_files(tmp_path: Path, monkeypatch: pytest.Monk
     assert threads == "3"
     assert set(arguments) == {
         f"--imain={b0s}", f"--datain={acqp}", "--config=b02b0_1.cnf", "--out=topup",
-        "--fout=field.nii.gz", "--iout=corrected.nii.gz",
+        "--fout=field.nii.gz", "--iout=corrected.nii.gz", "--nthr=3",
     }  # fmt: skip
     assert outputs.out_fieldcoef == str(tmp_path / "topup_fieldcoef.nii.gz")
 

@@ -166,7 +166,11 @@ def test_free_water_says_what_the_other_reading_gives(tmp_path: Path) -> None:
 
 def test_every_interface_that_reads_gradients_takes_the_threshold() -> None:
     readers = set()
-    for name in ("fsl", "models", "normalise", "preprocess", "report"):
+    names = (
+        "denoise", "eddy", "fsl", "gradient_check", "models", "motion", "network_input",
+        "normalise", "preprocess", "report",
+    )  # fmt: skip
+    for name in names:
         module = importlib.import_module(f"dmri_fm_workflows.interfaces.{name}")
         for interface in vars(module).values():
             if not (inspect.isclass(interface) and issubclass(interface, BaseInterface)):

@@ -10,7 +10,7 @@ import pytest
 
 from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
 from dmri_fm.normalise.registration import NO_COREGISTRATION
-from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
+from dmri_fm.preprocess.denoise import NAME_ZERO_FILLED, name_denoiser, name_too_few
 from dmri_fm.preprocess.mask import _name_methods, name_given_mask, name_mask
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
@@ -127,6 +127,7 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         ("GibbsCorrection", DENOISE.load("mppca").name_unringing(unring=False)),
         ("GibbsCorrection", "MRtrix3 mrdegibbs 3.0.3"),
         *(("NoiseMap", name_noise_map(n)) for n in (3, 30)),
+        ("Denoising", NAME_ZERO_FILLED),
         ("NetworkInput", "not denoised, interpolated once into ACPC"),
         ("NetworkInput", f"interpolated by {EDDY} and again into ACPC"),
         *(("SDCMethod", name) for name in ("none", PAIR_METHOD, programs.name_topup())),

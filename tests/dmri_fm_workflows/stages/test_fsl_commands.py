@@ -176,8 +176,7 @@ def calls(folder: Path) -> list[str]:
             key, equals, value = argument.partition("=")
             value = Path(value).name if "/" in value else value
             short.append(f"{key}={value}" if equals else argument.rpartition("/")[2])
-        is_eddy = name.startswith("eddy_c") or name == "topup"
-        lines.append(" ".join([name, *(sorted(short) if is_eddy else short)]))
+        lines.append(" ".join([name, *(short if name == "eddy_quad" else sorted(short))]))
     return lines
 
 
@@ -196,7 +195,7 @@ QUAD = (
 )
 TOPUP = (
     "topup --config={config} --datain=b0_acqp.txt --fout=field.nii.gz --imain=b0.nii.gz "
-    "--iout=corrected.nii.gz --out=topup"
+    "--iout=corrected.nii.gz --nthr=2 --out=topup"
 )
 
 
@@ -310,6 +309,16 @@ def test_measures_of_eddy_quad_become_columns(fsl: Path, tmp_path: Path) -> None
     }  # fmt: skip
     (fsl / "eddy_quad").unlink()
     assert make_plan(plan.series, tmp_path).eddy.has_quad is False
+
+
+def test_a_version_that_takes_no_threads_gets_none(fsl: Path, tmp_path: Path) -> None:
+    (fsl / "eddy_cpu").rename(fsl / "unused")
+    add_program(fsl, "eddy_openmp")
+    correct(make_plan(make_series(tmp_path, [("j-", 0.05)]), tmp_path, sdc="none"), tmp_path)
+    (line, _) = calls(tmp_path)
+    assert line == f"eddy_openmp {EDDY.format(field='', topup='')}".replace(" --nthr=2", "")
+    (first, _) = (tmp_path / "calls.jsonl").read_text().splitlines()
+    assert json.loads(first)[1] == "2"  # OMP_NUM_THREADS
 
 
 def test_builds_for_gpus_are_found_by_name(fsl: Path) -> None:

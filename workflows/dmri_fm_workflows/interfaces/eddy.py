@@ -30,6 +30,7 @@ from dmri_fm_workflows.interfaces.fsl import (
     build_arguments,
     restore_storage,
     store_for_fsl,
+    takes_threads,
 )
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.interfaces.motion import MotionOutputSpec, save_motion
@@ -115,8 +116,9 @@ class RunEddy(FslProgram):
             more["field"] = inputs.field_file.removesuffix(".gz").removesuffix(".nii")
         if isdefined(inputs.slspec_file):
             more["slspec"] = inputs.slspec_file
-        if Path(program).name == "eddy_cpu":
-            # This build does not look at OMP_NUM_THREADS, and others do not know the option.
+        # Builds for GPUs take one thread, and `eddy` may call one.
+        is_for_cpus = not inputs.uses_cuda and Path(program).name != "eddy"
+        if is_for_cpus and takes_threads(program):
             more["nthr"] = str(inputs.n_threads)
         return build_arguments(
             wrappers.eddy,

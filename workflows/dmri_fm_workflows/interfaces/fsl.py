@@ -144,6 +144,15 @@ def run_command(command: list[str], folder: Path, *, n_threads: int = 1) -> None
         )
 
 
+def takes_threads(program: str) -> bool:
+    """Tell whether a program takes its number of threads by `--nthr`, by its own help.
+
+    Newer versions do, and do not look at OMP_NUM_THREADS; older ones refuse the option.
+    """
+    out, err, _ = run([program, "--help"], stderr=True, exitcode=True, log={"tee": False})
+    return "--nthr" in f"{out}{err}"
+
+
 def build_arguments(
     wrapper: Callable[..., list[str]], *positional: str, **options: str | bool
 ) -> list[str]:
@@ -318,6 +327,7 @@ class RunTopup(FslProgram):
 
     def arguments(self, program: str) -> list[str]:
         """Return the command line without the program."""
+        threads = {"nthr": str(self.inputs.n_threads)} if takes_threads(program) else {}
         return build_arguments(
             wrappers.topup,
             self.inputs.in_file,
@@ -326,6 +336,7 @@ class RunTopup(FslProgram):
             out="topup",
             fout="field.nii.gz",
             iout="corrected.nii.gz",
+            **threads,
         )
 
 

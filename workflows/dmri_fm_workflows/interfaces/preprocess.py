@@ -98,14 +98,14 @@ class ValidateDwi(SimpleInterface):
         folder, stem = Path(runtime.cwd), source.name.removesuffix(".gz").removesuffix(".nii")
         if run.left_out:
             # Volumes keep the name of their file: the confounds table tells where they are from.
-            out = save_image(data[..., list(run.kept)], image.affine, folder / source.name)
+            data = data[..., list(run.kept)]
+            out = save_image(data, image.affine, folder / source.name)
             self._results["dwi_file"] = str(out)
         if run.left_out or not gradients.is_as_stored:
             bval, bvec = folder / f"{stem}.bval", folder / f"{stem}.bvec"
             write_gradients(run.gtab, bval, bvec, affine=image.affine)
             self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
-        kept = data[..., list(run.kept)] if run.left_out else data
-        extent, record = self._look_at_kspace(kept, run.gtab, source)
+        extent, record = self._look_at_kspace(data, run.gtab, source)
         self._results["kspace_extent"] = extent
         self._results["record"] = join_records([run.record, record])
         return runtime

@@ -67,14 +67,15 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
         name="write_fsl_files",
         mem_gb=2 * plan.size_gb,
     )
+    n_threads = 1 if plan.engines.uses_cuda_eddy else resources.omp_nthreads
     eddy = pe.Node(
         RunEddy(
             options=dict(plan.eddy.options),
             uses_cuda=plan.engines.uses_cuda_eddy,
-            n_threads=resources.omp_nthreads,
+            n_threads=n_threads,
         ),
         name="eddy",
-        n_procs=resources.omp_nthreads,
+        n_procs=n_threads,
         mem_gb=6 * plan.size_gb,
     )
     collect = pe.Node(
