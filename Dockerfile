@@ -4,7 +4,11 @@
 #   docker run --rm --read-only --tmpfs /tmp --network none -u "$(id -u):$(id -g)" \
 #     -v /data/bids:/bids:ro -v /data/out:/out drope-bidsapp /bids /out participant
 #
-# FSL may not be redistributed and is not here; the built-in engines take its place.
+# FSL may not be redistributed and is not here; the built-in engines take its place. Who accepts its
+# licence (no commercial use: https://fsl.fmrib.ox.ac.uk/fsl/fslwiki/Licence) can have it
+# installed into an image of their own, which may not be passed on; docs/fsl.md:
+#
+#   docker build --build-arg WITH_FSL=1 --tag drope-bidsapp:fsl .
 
 FROM python:3.11-slim-bookworm AS build
 COPY pyproject.toml README.md LICENSE /src/
@@ -22,6 +26,16 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mrtrix3 \
  && rm -rf /var/lib/apt/lists/*
+
+ARG WITH_FSL=0
+ARG FSL_INSTALLER=https://fsl.fmrib.ox.ac.uk/fsldownloads/fslconda/releases/fslinstaller.py
+RUN if [ "$WITH_FSL" = 1 ]; then \
+      python -c "import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])" \
+        "$FSL_INSTALLER" /tmp/fslinstaller.py \
+      && python /tmp/fslinstaller.py -d /opt/fsl --skip_registration \
+      && rm /tmp/fslinstaller.py \
+      && test -x /opt/fsl/share/fsl/bin/topup && test -x /opt/fsl/share/fsl/bin/eddy_cpu; \
+    fi
 
 COPY requirements.lock /opt/drope/requirements.lock
 RUN python -m venv /opt/drope \
@@ -41,7 +55,9 @@ RUN /opt/drope/bin/pip install --no-cache-dir --no-index "$(ls /opt/drope/dist/*
 
 # Every folder that a library writes into is below /tmp, so that the root can be read-only and
 # the user anyone. Templates that are bound over /opt/templateflow are found.
-ENV PATH=/opt/drope/bin:$PATH \
+ENV PATH=/opt/drope/bin:$PATH:/opt/fsl/share/fsl/bin \
+    FSLDIR=/opt/fsl \
+    FSLOUTPUTTYPE=NIFTI_GZ \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \
     NUMBA_CACHE_DIR=/tmp/numba \

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import GradientError
+from dmri_fm.gradient_arrangements import AS_STORED, arrangement_matrix
 from dmri_fm.gradient_options import (
     B0_THRESHOLD_RANGE,
     GradientOptions,
@@ -64,6 +65,9 @@ class RawGradients:
         b-values of the volumes in `left_out`, in that order, s/mm^2.
     frame
         Frame of the b-vectors in the file.
+    arrangement
+        Components that were read in place of those of the file, see
+        :mod:`dmri_fm.gradient_arrangements`.
     """
 
     gtab: GradientTable
@@ -73,11 +77,13 @@ class RawGradients:
     warnings: tuple[str, ...]
     left_out_bvals: tuple[float, ...] = ()
     frame: BvecFrame = "fsl"
+    arrangement: str = AS_STORED
 
     @property
     def is_as_stored(self) -> bool:
-        """FSL files hold this table: nothing was scaled, and no volume is left out."""
-        return not self.left_out and self.lengths is None and self.frame == "fsl"
+        """FSL files hold this table: nothing was scaled or rearranged, no volume is left out."""
+        is_fsl = self.frame == "fsl" and self.arrangement == AS_STORED
+        return not self.left_out and self.lengths is None and is_fsl
 
 
 def stated_b0_threshold(metadata: Mapping[str, Any]) -> float | None:
@@ -141,6 +147,7 @@ def read_raw_gradients(
     n_volumes: int | None = None,
     options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
     frame: BvecFrame = "fsl",
+    arrangement: str = AS_STORED,
 ) -> RawGradients:
     """Read the gradient files of a raw scan, and report the changes that they need.
 
@@ -158,9 +165,14 @@ def read_raw_gradients(
     frame
         Frame of the b-vectors; where it is `ras`, `bvec` is a gradient table of MRtrix3, rows of
         x, y, z, b, whose b has to be that of `bval`.
+    arrangement
+        Components to read in place of those of the file, which a converter got wrong: a label of
+        :mod:`dmri_fm.gradient_arrangements`.
 
     Raises
     ------
+    ConfigError
+        If the arrangement is none.
     GradientError
         As :func:`read_gradients`; if all weighted volumes lack a direction; if b-vectors share a
         length other than 1 and the options do not say what it means.
@@ -168,6 +180,8 @@ def read_raw_gradients(
     bval, bvec = Path(bval), Path(bvec)
     bvals, bvecs = read_table(bval, bvec, n_volumes, is_mrtrix=frame == "ras")
     bvals, bvecs, lengths = apply_lengths(bvals, bvecs, options, path=bvec)
+    if arrangement != AS_STORED:
+        bvecs = bvecs @ arrangement_matrix(arrangement).T
     threshold = options.b0_threshold
     if threshold is None:
         threshold = choose_b0_threshold(bvals)
@@ -207,6 +221,7 @@ def read_raw_gradients(
         warnings=tuple(warnings),
         left_out_bvals=tuple(float(b) for b in bvals[bare]),
         frame=frame,
+        arrangement=arrangement,
     )
 
 

@@ -164,6 +164,16 @@ def test_both_containers_start_from_the_same() -> None:
         assert "mrtrix3" in read(name)
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "singularity.def"])
+def test_fsl_is_installed_only_where_it_is_asked_for(name: str) -> None:
+    text = read(name)
+    assert re.search(r"^\s*(ARG )?WITH_FSL=0$", text, re.MULTILINE)
+    assert re.search(r'if \[ "(\$WITH_FSL|\{\{ WITH_FSL \}\})" = 1 \]; then', text)
+    # Python and libraries of the app come first on the PATH.
+    assert "PATH=/opt/drope/bin:$PATH:/opt/fsl/share/fsl/bin" in text
+    assert "licence" in text
+
+
 @pytest.mark.parametrize("name", ["numpy", "scipy"])
 def test_upper_limit_is_that_of_the_package_that_asks_for_it(name: str) -> None:
     """When antspyx lets go of it, so do we."""

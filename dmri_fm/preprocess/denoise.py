@@ -43,16 +43,24 @@ def name_too_few(n_volumes: int) -> str:
     return f"none ({n_volumes} volumes are too few)"
 
 
-def name_denoiser(method: DenoiseMethod, n_volumes: int) -> str:
+#: Entry of the sidecar for a run that MP-PCA does not fit.
+NAME_ZERO_FILLED = "none (zero-filled in plane)"
+
+
+def name_denoiser(method: DenoiseMethod, n_volumes: int, *, is_zero_filled: bool = False) -> str:
     """Return the method that the sidecar names for :func:`denoise` of a run.
 
     Examples
     --------
     >>> name_denoiser("none", 30), name_denoiser("mppca", 3)
     ('none', 'none (3 volumes are too few)')
+    >>> name_denoiser("mppca", 30, is_zero_filled=True)
+    'none (zero-filled in plane)'
     """
     if method == "none":
         return "none"
+    if method == "mppca" and is_zero_filled:
+        return NAME_ZERO_FILLED
     if n_volumes < FEWEST_VOLUMES:
         return name_too_few(n_volumes)
     dipy = f"DIPY {version('dipy')}"
@@ -61,7 +69,7 @@ def name_denoiser(method: DenoiseMethod, n_volumes: int) -> str:
     return f"MP-PCA ({dipy}, patches of {2 * patch_radius(n_volumes) + 1}^3 voxels)"
 
 
-def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
+def denoise(dwi: Dwi, *, method: DenoiseMethod, is_zero_filled: bool = False) -> Denoised:
     """Remove thermal noise from a series as it was acquired.
 
     Parameters
@@ -73,16 +81,20 @@ def denoise(dwi: Dwi, *, method: DenoiseMethod) -> Denoised:
         `mppca`: Marchenko-Pastur PCA (Veraart et al. 2016, doi:10.1016/j.neuroimage.2016.08.016);
         `patch2self`: self-supervised regression (Fadnavis et al. 2020, arXiv:2011.01355);
         `none`.
+    is_zero_filled
+        Images were zero-filled in plane (:mod:`.kspace_extent`): voxels share their noise, and
+        MP-PCA would keep it.
 
     Returns
     -------
     Denoised
-        A series of fewer than seven volumes is returned unchanged, and `method` says so.
+        A series of fewer than seven volumes, and a zero-filled one that MP-PCA was asked for, is
+        returned unchanged, and `method` says so.
     """
     series, gtab = dwi.data, dwi.gtab
     n_volumes = series.shape[3]
-    name = name_denoiser(method, n_volumes)
-    if method == "none":
+    name = name_denoiser(method, n_volumes, is_zero_filled=is_zero_filled)
+    if method == "none" or name == NAME_ZERO_FILLED:
         return Denoised(series, name)
     if n_volumes < FEWEST_VOLUMES:
         logger.warning("Not denoised: %d volumes are fewer than %d", n_volumes, FEWEST_VOLUMES)

@@ -13,7 +13,7 @@ neighbour the step leads to does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.gradient_arrangements import AS_STORED, list_arrangements
+from dmri_fm.gradients import GradientTable, fsl_to_ras, rotation_part
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS, b_columns, to_matrices
 
@@ -88,7 +89,8 @@ class GradientCheck:
         """One sentence for a report."""
         if not self.is_decisive:
             return (
-                f"The direction of the b-vectors could not be decided from {self.n_voxels} voxels."
+                f"The direction of the b-vectors could not be decided from {self.n_voxels} "
+                "voxels: a thin slab or a phantom has too few fibres."
             )
         if self.is_consistent:
             return (
@@ -117,7 +119,7 @@ class GradientCheck:
         }
 
 
-def check_gradients(dwi: Dwi) -> GradientCheck:
+def check_gradients(dwi: Dwi, *, file_axes: NDArray[np.float64] | None = None) -> GradientCheck:
     """Compare the stored b-vectors with all permutations and flips of their axes.
 
     Parameters
@@ -125,6 +127,11 @@ def check_gradients(dwi: Dwi) -> GradientCheck:
     dwi
         The series, raw or preprocessed, in any storage. Without a mask, voxels brighter in b=0
         than Otsu's threshold are looked at.
+    file_axes
+        Shape (3, 3), orthonormal columns: the axes, in the RAS+ frame of the series, that the
+        components of the b-vectors have in the file whose arrangement is in doubt. By default
+        those of an FSL file beside the series. Of a series that was turned into another space:
+        the axes of the raw file, turned likewise.
 
     Returns
     -------
@@ -132,7 +139,10 @@ def check_gradients(dwi: Dwi) -> GradientCheck:
         Undecided, and consistent, where there are too few directions or voxels to tell.
     """
     volumes, gtab = dwi.data, dwi.gtab
-    arrangements = dict(_arrangements())
+    arrangements = {
+        "identity" if label == AS_STORED else label: matrix
+        for label, matrix in list_arrangements().items()
+    }
     undecided = GradientCheck(
         is_consistent=True,
         is_decisive=False,
@@ -147,7 +157,7 @@ def check_gradients(dwi: Dwi) -> GradientCheck:
     brain = brain & (volumes[..., gtab.is_b0].mean(axis=3) > 0)
     if not brain.any():
         return undecided
-    linear, voxel_size_mm = dwi.affine[:3, :3], dwi.voxel_size_mm
+    voxel_size_mm = dwi.voxel_size_mm
     # In the image's own axes a step is a matter of voxel sizes, whatever the storage.
     axes = rotation_part(dwi.affine)
     v1, fa, misfit = _fit(volumes[brain], gtab, gtab.bvecs_ras @ axes)
@@ -159,10 +169,10 @@ def check_gradients(dwi: Dwi) -> GradientCheck:
     seeds = _choose_seeds(weights, brain, voxel_size_mm)
     if len(seeds) == 0:
         return undecided
-    # FSL's sign rule: in an image with positive determinant the first component is negated.
-    sign = np.diag([-1.0 if np.linalg.det(linear) > 0 else 1.0, 1.0, 1.0])
+    # The components of the file, from the image's own axes and back.
+    to_file = (fsl_to_ras(np.eye(3), dwi.affine).T if file_axes is None else file_axes).T @ axes
     agreement = {
-        label: _follow(seeds, weights, directions, sign @ matrix @ sign, voxel_size_mm)
+        label: _follow(seeds, weights, directions, to_file.T @ matrix @ to_file, voxel_size_mm)
         for label, matrix in arrangements.items()
     }
     return _judge(agreement, total=float(2 * weights[tuple(seeds.T)].sum()))
@@ -184,19 +194,6 @@ def _judge(agreement: dict[str, NDArray[np.float64]], *, total: float) -> Gradie
         scores=scores,
         n_voxels=n_voxels,
     )
-
-
-def _arrangements() -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield the 24 signed permutations that differ by more than the sign of the vector."""
-    for order in itertools.permutations(range(3)):
-        for flipped in (None, 0, 1, 2):
-            matrix = np.zeros((3, 3))
-            matrix[range(3), order] = [-1.0 if row == flipped else 1.0 for row in range(3)]
-            words = [
-                ("-" if row == flipped else "") + "xyz"[axis] for row, axis in enumerate(order)
-            ]
-            label = ",".join(words)
-            yield ("identity" if label == "x,y,z" else label), matrix
 
 
 def _rough_mask(volumes: NDArray[Any], gtab: GradientTable) -> NDArray[np.bool_]:

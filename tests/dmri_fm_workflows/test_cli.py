@@ -41,9 +41,13 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"x")
     (tmp_path / "filters.json").write_text('{"dwi": {"acquisition": null, "run": "Query.NONE"}}')
     (tmp_path / "plugin.yml").write_text("plugin: SLURM\nplugin_args: {max_jobs: 3}\n")
+    (tmp_path / "fixes.toml").write_text('[a]\ncomponents = "y,x,z"\nacquisition = "x"\n')
+    (tmp_path / "eddy.json").write_text('{"slm": "linear", "num_threads": 4, "args": ""}')
     config = parse(
         bids,
         *("--participant-label", "sub-01", "02", "01"),
+        *("--eddy-config", str(tmp_path / "eddy.json")),
+        *("--fix-gradients", str(tmp_path / "fixes.toml")),
         *("--session-id", "ses-a"),
         *("--bids-filter-file", str(tmp_path / "filters.json")),
         *("--bids-database-dir", str(tmp_path / "db")),
@@ -64,6 +68,8 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
         participant_label=("01", "02"),
         session_label=("a",),
         bids_filters={"dwi": {"acquisition": None, "run": "Query.NONE"}},
+        gradient_fixes={"a": {"components": "y,x,z", "acquisition": "x"}},
+        eddy_config={"slm": "linear"},
         bids_database_dir=tmp_path / "db",
         skip_bids_validation=True,
         work_dir=tmp_path / "w",
@@ -96,8 +102,8 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
     )
     given = {a.dest for a in cli.build_parser()._actions} - {"help", "version"}
     # Options that become other fields, and those that end in the parser.
-    given -= {"bids_filter_file", "use_plugin", "config_file"}
-    made = {"bids_filters", "plugin", "plugin_args", "run_uuid"}
+    given -= {"bids_filter_file", "eddy_config", "fix_gradients", "use_plugin", "config_file"}
+    made = {"bids_filters", "eddy_config", "gradient_fixes", "plugin", "plugin_args", "run_uuid"}
     assert given | made == {f.name for f in fields(RunConfig)}
 
 

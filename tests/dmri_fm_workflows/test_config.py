@@ -14,9 +14,10 @@ from dmri_fm_workflows.request import read_options
 
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
-    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "hmc", "ignore",
-    "input_type", "models", "normalisation", "output_resolution", "output_spaces", "random_seed",
-    "region", "sdc", "session_label", "sloppy", "unring", "weights",
+    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "eddy_config",
+    "gradient_fixes", "hmc", "ignore", "input_type", "models", "normalisation",
+    "output_resolution", "output_spaces", "random_seed", "region", "sdc", "session_label",
+    "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -31,6 +32,8 @@ FULL: dict[str, Any] = {
         "dwi": {"acquisition": "b1000", "run": None},
         "t1w": {"session": ["1", None]},
     },
+    "gradient_fixes": {"a": {"components": "-x,y,z", "Manufacturer": "GE"}},
+    "eddy_config": {"repol": False, "slm": "linear", "fudge_factor": 12.5, "niter": 8},
     "bids_database_dir": Path("/data/db"),
     "ignore": ("fieldmaps", "t1w"),
     "skip_bids_validation": True,

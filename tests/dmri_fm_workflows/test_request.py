@@ -161,7 +161,8 @@ def test_wrong_plugin_file(bids: Path, tmp_path: Path, text: str) -> None:
 
 
 def test_files_that_are_missing(bids: Path, tmp_path: Path) -> None:
-    for option in ("--bids-filter-file", "--use-plugin", "--config-file"):
+    files = ("bids-filter-file", "eddy-config", "fix-gradients", "use-plugin", "config-file")
+    for option in (f"--{name}" for name in files):
         with pytest.raises(ConfigError, match="cannot be read"):
             parse(bids, option, str(tmp_path / "none"))
     with pytest.raises(WeightsError, match="drope is missing"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nipype.interfaces.base import isdefined
 
 from dmri_fm.errors import ConfigError, OutputError
 from dmri_fm.identity import about_model
@@ -278,3 +279,16 @@ def test_travels_to_another_process(sink, tmp_path):
     again = pickle.loads(pickle.dumps(node))
     assert again.inputs.param == "fa"
     assert again._metadata == {"Note": "kept"}
+
+
+def test_without_a_file_an_optional_output_is_not_written(put, sink, tmp_path, out) -> None:
+    done = put("fixed_bvec", [], is_optional=True)
+    assert not isdefined(done.out_file)
+    assert not out.exists()
+    with pytest.raises(ConfigError, match="got no file"):
+        put("fixed_bvec", [])
+    table = tmp_path / "fixed.bvec"
+    table.write_text("1\n0\n0\n")
+    written = put("fixed_bvec", [str(table)], is_optional=True).out_file
+    assert Path(written).name == "sub-01_ses-a_acq-b_run-01_desc-fibrecheck_dwi.bvec"
+    assert json.loads(Path(written).with_suffix(".json").read_text())["Description"]

@@ -100,7 +100,7 @@ ENGINES = [
     Engines("mppca", ("pepolar", "none"), "builtin"),
     Engines("none", ("none",), "none"),
     Engines("patch2self", ("topup", "none"), "builtin"),
-    Engines("mppca", ("topup", "none"), "eddy"),
+    Engines("mppca", ("topup", "none"), "eddy", has_eddy_quad=True),
     Engines("mppca", ("fieldmap",), "builtin"),
     Engines("mppca", ("pepolar", "none"), "eddy"),
 ]

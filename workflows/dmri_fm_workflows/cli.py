@@ -75,6 +75,19 @@ def build_parser() -> argparse.ArgumentParser:
         help='JSON of entities by query, such as {"dwi": {"acquisition": "b1000"}}',
     )
     files.add_argument(
+        "--eddy-config",
+        type=Path,
+        metavar="FILE",
+        help="JSON with options of FSL's eddy, as QSIPrep takes them; see docs/fsl.md",
+    )
+    files.add_argument(
+        "--fix-gradients",
+        type=Path,
+        metavar="FILE",
+        help="TOML with the order and signs that b-vectors of a scanner and its protocol should "
+        "have, where its converter got them wrong; see docs/inputs.md",
+    )
+    files.add_argument(
         "--use-plugin",
         type=Path,
         metavar="FILE",

@@ -19,6 +19,7 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
 from dmri_fm_workflows.contradictions import check_preprocessed
+from dmri_fm_workflows.eddy_config import check_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     GROUP_LEVEL,
@@ -31,10 +32,12 @@ from dmri_fm_workflows.options import (
     SELECTION,
     available_memory_gb,
     bare,
+    check_choice,
     count_cpus,
     memory_gb,
     name_and_path,
     option,
+    plain,
 )
 
 #: Words of `--ignore`; :meth:`dmri_fm_workflows.bids.reading.Reading.find_ignored` knows them.
@@ -53,9 +56,6 @@ MAX_OMP_NTHREADS = 8
 #: Name of the work folder inside the output folder.
 DEFAULT_WORK = "work"
 
-#: How filter files (and TOML, which has no null) write "this entity is absent".
-NO_ENTITY = "Query.NONE"
-
 
 def new_run_uuid() -> str:
     """Return a name for a run that sorts by its start."""
@@ -73,6 +73,10 @@ class RunConfig:
     bids_filters
         Entities by query (`dwi`, `t1w`, `fmap`), as the filter files of fmriprep have them; None
         as value: the entity is absent.
+    gradient_fixes
+        Repairs of b-vectors by name, see :mod:`dmri_fm_workflows.bids.gradient_fixes`.
+    eddy_config
+        Options of FSL's eddy, see :mod:`dmri_fm_workflows.eddy_config`.
     plugin, plugin_args
         nipype's execution plugin (empty: chosen from `nprocs`) and its arguments.
     verbose
@@ -122,6 +126,8 @@ class RunConfig:
         choices=INPUT_TYPES,
     )
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gradient_fixes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    eddy_config: Mapping[str, Any] = field(default_factory=dict)
     bids_database_dir: Path | None = option(
         None,
         SELECTION,
@@ -301,12 +307,12 @@ class RunConfig:
             object.__setattr__(self, "work_dir", self.output_dir / DEFAULT_WORK)
         if self.omp_nthreads == 0:
             object.__setattr__(self, "omp_nthreads", min(self.nprocs, MAX_OMP_NTHREADS))
-        _check_choice("models", self.models, MODELS)
-        _check_choice("weights", self.weights, MODELS)
+        check_choice("models", self.models, MODELS)
+        check_choice("weights", self.weights, MODELS)
         for f in fields(self):
             if f.metadata and (choices := f.metadata["settings"]["choices"]):
                 value = getattr(self, f.name)
-                _check_choice(f.name, value if isinstance(value, tuple) else [value], choices)
+                check_choice(f.name, value if isinstance(value, tuple) else [value], choices)
         for name in self.models:
             if not identity(name).is_packaged and name not in self.weights:
                 raise ConfigError(
@@ -326,6 +332,7 @@ class RunConfig:
                 advice="raise --nprocs or lower --omp-nthreads",
             )
         check_b0_threshold(self.b0_threshold)
+        check_eddy_config(self.eddy_config)
         low, high = RESOLUTION_RANGE_MM
         if self.output_resolution is not None and not low <= self.output_resolution <= high:
             raise ConfigError(
@@ -351,7 +358,7 @@ class RunConfig:
         """
         import tomli_w
 
-        values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        values = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
         if self.work_dir == self.output_dir / DEFAULT_WORK:
             del values["work_dir"]  # so that the same options can be used with other outputs
         return tomli_w.dumps({name: v for name, v in values.items() if v is not None})
@@ -363,7 +370,7 @@ class RunConfig:
         to add.
         """
         names = sorted({f.name for f in fields(self)} - NOT_DECIDING)
-        values = {name: _plain(getattr(self, name)) for name in names}
+        values = {name: plain(getattr(self, name)) for name in names}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -375,20 +382,3 @@ NOT_DECIDING = frozenset({
     "mem_gb", "nprocs", "omp_nthreads", "output_dir", "participant_label", "plugin", "plugin_args",
     "qc_exclude", "run_uuid", "skip_bids_validation", "stop_on_first_crash", "verbose", "work_dir",
 })  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """Turn a field's value into what TOML and JSON have; sorted where order means nothing."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [NO_ENTITY if v is None else _plain(v) for v in value]
-    if isinstance(value, Mapping):
-        return {k: NO_ENTITY if v is None else _plain(v) for k, v in sorted(value.items())}
-    return value
-
-
-def _check_choice(name: str, values: Any, allowed: tuple[str, ...]) -> None:
-    for value in values:
-        if value not in allowed:
-            raise ConfigError(f"{name} is {value!r}", expected=", ".join(allowed))

@@ -23,6 +23,8 @@ def check_preprocessed(config: RunConfig) -> None:
     asked += ["--unring"] if config.unring else []
     asked += [f"--ignore {word}" for word in config.ignore if word != "t1w"]
     asked += ["--bids-filter-file"] if config.bids_filters else []
+    asked += ["--eddy-config"] if config.eddy_config else []
+    asked += ["--fix-gradients"] if config.gradient_fixes else []
     asked += ["--bids-database-dir"] if config.bids_database_dir is not None else []
     if asked:
         raise ConfigError(

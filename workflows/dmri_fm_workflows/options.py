@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import Field, field
 from pathlib import Path
 from typing import Any
 
+from dmri_fm.errors import ConfigError
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 
 MODELS = (*TENSOR_NETWORKS, *ENCODERS)
@@ -27,6 +28,9 @@ MODEL_FAMILIES = ("tensor network", "encoder")
 
 #: Share of the memory that a run takes unless told otherwise; the rest is the system's.
 MEMORY_SHARE = 0.9
+
+#: How filter files (and TOML, which has no null) write "this entity is absent".
+NO_ENTITY = "Query.NONE"
 
 #: Units of --mem, GB; a bare number is in megabytes.
 _MEMORY_UNITS = {"T": 1e3, "G": 1.0, "M": 1e-3, "K": 1e-6, "": 1e-3}
@@ -146,3 +150,27 @@ def name_and_path(text: str) -> tuple[str, Path]:
             f"{text!r} is not NAME=PATH with NAME one of {', '.join(MODELS)}"
         )
     return name, Path(path)
+
+
+def plain(value: Any) -> Any:
+    """Turn a field's value into what TOML and JSON have; sorted where order means nothing."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [NO_ENTITY if v is None else plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: NO_ENTITY if v is None else plain(v) for k, v in sorted(value.items())}
+    return value
+
+
+def check_choice(name: str, values: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not among those allowed.
+
+    Raises
+    ------
+    ConfigError
+        If there is one.
+    """
+    for value in values:
+        if value not in allowed:
+            raise ConfigError(f"{name} is {value!r}", expected=", ".join(allowed))

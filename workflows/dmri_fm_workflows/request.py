@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm.errors import ConfigError, InputError, WeightsError
-from dmri_fm_workflows.config import IGNORABLE, NO_ENTITY, OUTPUT_SPACES, RunConfig
+from dmri_fm_workflows.config import IGNORABLE, OUTPUT_SPACES, RunConfig
 from dmri_fm_workflows.cwd import absolute
+from dmri_fm_workflows.eddy_config import read_eddy_config
 from dmri_fm_workflows.links import refuse_links
+from dmri_fm_workflows.options import NO_ENTITY
 
 
 def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
@@ -25,7 +27,7 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         Folder that relative paths start from.
     """
     values: dict[str, Any] = {}
-    for name in ("config_file", "bids_filter_file", "use_plugin"):
+    for name in ("config_file", "bids_filter_file", "eddy_config", "fix_gradients", "use_plugin"):
         if name in given:
             given[name] = absolute(given[name], folder)
     if path := given.pop("config_file", None):
@@ -35,6 +37,12 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         from dmri_fm_workflows.bids.filters import read_filter_file
 
         values["bids_filters"] = read_filter_file(path)
+    if path := given.pop("fix_gradients", None):
+        from dmri_fm_workflows.bids.gradient_fixes import read_fix_file
+
+        values["gradient_fixes"] = read_fix_file(path)
+    if path := given.pop("eddy_config", None):
+        values["eddy_config"] = read_eddy_config(path)
     if path := given.pop("use_plugin", None):
         values["plugin"], values["plugin_args"] = read_plugin(path)
     if pairs := given.pop("weights", None):

@@ -14,6 +14,7 @@ from rich.markup import escape
 from dmri_fm import __version__
 from dmri_fm.errors import DmriError
 from dmri_fm_workflows.bids import Dataset, Participant, read_dataset
+from dmri_fm_workflows.bids.gradient_fixes import make_fixes
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.dry_run import print_plans
@@ -54,9 +55,15 @@ def run_participants(config: RunConfig) -> int:
     corrections = {"denoise": config.denoise, "sdc": config.sdc, "hmc": config.hmc}
     if config.is_preprocessed:
         corrections = dict.fromkeys(corrections, "none")
-    engines = choose_engines(**corrections, unring=config.unring, device=config.device)
+    engines = choose_engines(
+        **corrections,
+        unring=config.unring,
+        device=config.device,
+        eddy_config=config.eddy_config,
+    )
     check_weights(config)
     dataset = _read(config)
+    _warn_of_unused(config, dataset)
     console = get_console()
     _announce(console, dataset, engines, is_preprocessed=config.is_preprocessed)
     jobs = _list_jobs(config, dataset, engines)
@@ -96,7 +103,19 @@ def _read(config: RunConfig) -> Dataset:
         database_dir=config.bids_database_dir,
         gradient_options=config.gradient_options,
         ignored=config.ignore,
+        gradient_fixes=make_fixes(config.gradient_fixes),
     )
+
+
+def _warn_of_unused(config: RunConfig, dataset: Dataset) -> None:
+    """Log the repairs of --fix-gradients that fit no run."""
+    runs = [r for p in dataset.participants for s in p.sessions for x in s.series for r in x.runs]
+    used = {run.gradient_fix.name for run in runs if run.gradient_fix is not None}
+    for fix in make_fixes(config.gradient_fixes):
+        if fix.name not in used:
+            LOGGER.warning(
+                "The repair %s of --fix-gradients fits none of the runs that are read", fix.name
+            )
 
 
 def _list_jobs(config: RunConfig, dataset: Dataset, engines: Engines) -> list[Job]:

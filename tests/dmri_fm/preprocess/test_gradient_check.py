@@ -14,6 +14,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.gradient_arrangements import arrangement_matrix
 from dmri_fm.gradient_files import read_gradients
 from dmri_fm.gradients import GradientTable, fsl_to_ras, ras_to_fsl
 from dmri_fm.preprocess.gradient_check import check_gradients
@@ -126,6 +127,25 @@ def test_storage_changes_no_score(phantom, codes) -> None:
     )
     assert found.margin == pytest.approx(before.margin, rel=1e-4)
     assert found.n_voxels == before.n_voxels
+
+
+SAGITTAL = np.array([[0, 0, 2.0, 0], [-2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize("label", ["-x,y,z", "x,y,-z", "y,x,z", "z,-x,y"])
+@pytest.mark.parametrize("raw", [RAS, LAS, OBLIQUE, SAGITTAL, SAGITTAL @ np.diag([1, -1, 1, 1])])
+def test_label_is_of_the_raw_file_wherever_the_series_was_turned(phantom, raw, label) -> None:
+    """The file beside a raw image was wrong; the series of the phantom is that image, turned."""
+    turn = Rotation.from_euler("zyx", [20, -8, 15], degrees=True).as_matrix()
+    right = ras_to_fsl(phantom.gtab.bvecs_ras @ turn, raw)
+    wrong = right @ arrangement_matrix(label).T
+    read = GradientTable(phantom.gtab.bvals, fsl_to_ras(wrong, raw) @ turn.T)
+    axes = turn @ fsl_to_ras(np.eye(3), raw).T
+    found = check_gradients(replace(phantom, gtab=read), file_axes=axes)
+    assert found.is_decisive
+    mended = wrong @ arrangement_matrix(found.best).T
+    cosine = np.einsum("ni,ni->n", mended, right)[2:]
+    np.testing.assert_allclose(np.abs(cosine), 1.0, atol=1e-9)
 
 
 def test_neither_scale_nor_order_of_volumes_matters(phantom) -> None:

@@ -18,13 +18,8 @@ from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable, fsl_to_ras, rotation_part
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.fsl import (
-    CollectEddy,
-    RunEddy,
-    RunTopup,
-    WriteFslFiles,
-    motion_in_ras,
-)
+from dmri_fm_workflows.interfaces.eddy import CollectEddy, RunEddy, motion_in_ras
+from dmri_fm_workflows.interfaces.fsl import RunTopup, WriteFslFiles
 from dmri_fm_workflows.interfaces.programs import find_program
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, write_volumes
 
@@ -148,9 +143,11 @@ def put_program(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, fai
     program.parent.mkdir()
     called = folder / "called.txt"
     end = "echo 'EDDY::: no such field' >&2; exit 3" if fails else f"touch {' '.join(outputs)}"
-    program.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$OMP_NUM_THREADS" "$@" > {shlex.quote(str(called))}\n{end}\n'
-    )
+    # Versions that take threads by an option say so.
+    threads = "" if name == "eddy_openmp" else "--nthr"
+    help_ = f'if [ "$1" = --help ]; then echo "{threads}"; exit 1; fi'
+    note = f'printf "%s\\n" "$OMP_NUM_THREADS" "$@" > {shlex.quote(str(called))}'
+    program.write_text(f"#!/bin/sh\n{help_}\n{note}\n{end}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     return called
@@ -174,7 +171,7 @@ def test_topup_is_called_with_its_files(tmp_path: Path, monkeypatch: pytest.Monk
     assert threads == "3"
     assert set(arguments) == {
         f"--imain={b0s}", f"--datain={acqp}", "--config=b02b0_1.cnf", "--out=topup",
-        "--fout=field.nii.gz", "--iout=corrected.nii.gz",
+        "--fout=field.nii.gz", "--iout=corrected.nii.gz", "--nthr=3",
     }  # fmt: skip
     assert outputs.out_fieldcoef == str(tmp_path / "topup_fieldcoef.nii.gz")
 
@@ -182,7 +179,8 @@ def test_topup_is_called_with_its_files(tmp_path: Path, monkeypatch: pytest.Monk
 def eddy(folder: Path, **field: str) -> RunEddy:
     texts = {n: text_at(folder / n) for n in ("in_bval", "in_bvec", "in_acqp", "in_index")}
     images = {n: image_at(folder / f"{n}.nii.gz") for n in ("in_file", "in_mask")}
-    return RunEddy(**texts, **images, **field)
+    options = {"repol": True, "is_shelled": True, "fep": False, "nvoxhp": 500}
+    return RunEddy(**texts, **images, **field, options=options, n_threads=3)
 
 
 @pytest.mark.parametrize("given", ["topup", "field", None])
@@ -200,13 +198,15 @@ def test_eddy_is_called_with_the_field_that_there_is(
         None: {},
     }[given]
     outputs = eddy(tmp_path, **field).run(cwd=tmp_path).outputs
-    _, *arguments = called.read_text().split()
+    threads, *arguments = called.read_text().split()
+    assert threads == "3"
     stems = {"topup": f"--topup={tmp_path / 'topup'}", "field": f"--field={tmp_path / 'hz'}"}
     expected = {
         f"--imain={tmp_path / 'in_file.nii.gz'}", f"--mask={tmp_path / 'in_mask.nii.gz'}",
         *(f"--{n}={tmp_path / f'in_{file}'}" for n, file in (
             ("bvals", "bval"), ("bvecs", "bvec"), ("acqp", "acqp"), ("index", "index"))),
-        "--out=eddy_corrected", "--repol", "--data_is_shelled",
+        "--out=eddy_corrected", "--repol", "--data_is_shelled", "--nvoxhp=500",
+        *(["--nthr=3"] if name == "eddy_cpu" else []),
         *([stems[given]] if given else []),
     }  # fmt: skip
     assert set(arguments) == expected
@@ -278,6 +278,7 @@ def test_eddys_results_are_those_of_the_built_in_engine(tmp_path: Path) -> None:
     outliers.write_text("header\n0 0 0 0\n0 1 0 0\n")
     found = CollectEddy(
         bval_file=bval, volumes_file=str(table), corrected_file=dwi, rotated_bvec_file=bvec,
+        reference_file=dwi, method="FSL eddy (6.0.7)",
         parameter_file=str(parameters), outlier_map_file=str(outliers),
     ).run(cwd=tmp_path).outputs  # fmt: skip
     assert np.load(found.outliers_file).tolist() == [[False] * 4, [False, True, False, False]]

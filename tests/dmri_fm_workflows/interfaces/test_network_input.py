@@ -17,11 +17,12 @@ from dmri_fm.preprocess.denoise import foreground
 from dmri_fm.qspace import choose_six
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor_networks.volumes import ChosenVolumes, choose_volumes
+from dmri_fm_workflows.interfaces.denoise import DenoiseDwi
 from dmri_fm_workflows.interfaces.models import PredictTensor
 from dmri_fm_workflows.interfaces.motion import EstimateMotion, SkipMotion
-from dmri_fm_workflows.interfaces.network_input import MapNoise, ResampleChosen
+from dmri_fm_workflows.interfaces.network_input import NOISE_DOUBT, MapNoise, ResampleChosen
 from dmri_fm_workflows.interfaces.normalise import ResampleDwi
-from dmri_fm_workflows.interfaces.preprocess import DenoiseDwi, MergeRuns
+from dmri_fm_workflows.interfaces.preprocess import MergeRuns
 
 #: Slice of one of the six directions that loses its signal.
 LOST_SLICE = 6
@@ -90,6 +91,17 @@ def preprocess(scan: Dwi, folder: Path, *, denoise: str, motion) -> SimpleNamesp
         run_scales=merged.run_scales,
     ), folder, "chosen")  # fmt: skip
     return SimpleNamespace(placed=placed, noise=noise, chosen=chosen, moved=moved)
+
+
+def test_noise_of_zero_filled_images_is_in_doubt(scan, tmp_path: Path) -> None:
+    names = ("dwi_file", "bval_file", "bvec_file")
+    files = scan.select(range(4)).save(tmp_path / "run")
+    raw = dict(zip(names, map(str, files), strict=False))
+    records = [
+        MapNoise(**raw, kspace_extent=extent).run(cwd=tmp_path).outputs.record
+        for extent in (0.5, 1.0, None)
+    ]
+    assert [NOISE_DOUBT in record for record in records] == [True, False, False]
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import DENOISE, SDC
 from dmri_fm_workflows.interfaces import programs
+from dmri_fm_workflows.interfaces.denoise import DenoiseDwi, DwiDenoise
 from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
 from dmri_fm_workflows.interfaces.motion import SkipMotion, save_motion
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
-    DwiDenoise,
     EstimatePairField,
     MergeRuns,
     ValidateDwi,
@@ -239,6 +239,29 @@ def test_dwidenoise_passes_short_runs(tmp_path: Path, n: int, word: str) -> None
     assert found.shape == data.shape
 
 
+@pytest.mark.parametrize("extent", [None, 1.0, 0.5])
+@pytest.mark.parametrize("method", ["mppca", "patch2self"])
+def test_mppca_leaves_zero_filled_runs_as_they_are(
+    tmp_path: Path, method: str, extent: float | None
+) -> None:
+    inputs = write_series(tmp_path / "in", ["j"] * 10, is_b0=[True] + [False] * 9)
+    del inputs["volumes_file"]
+    found = DenoiseDwi(**inputs, method=method, kspace_extent=extent).run(cwd=tmp_path).outputs
+    before, after = (read_array(load_image(f)) for f in (inputs["dwi_file"], found.out_file))
+    is_left = method == "mppca" and extent == 0.5
+    assert np.array_equal(before, after) == is_left
+    assert (found.record["Denoising"] == "none (zero-filled in plane)") == is_left
+
+
+def test_dwidenoise_does_likewise(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).uniform(900, 1100, (12, 12, 4, 8)).astype(np.float32)
+    path = save_image(data, AFFINE, tmp_path / "run.nii.gz")
+    node = DwiDenoise(in_file=str(path), out_file="denoised.nii", kspace_extent=0.5)
+    found = node.run(cwd=tmp_path).outputs
+    assert found.record["Denoising"] == "none (zero-filled in plane)"
+    np.testing.assert_array_equal(read_array(load_image(found.out_file)), data)
+
+
 @pytest.mark.skipif(shutil.which("mrdegibbs") is None, reason="MRtrix3 is not installed")
 def test_a_run_of_one_volume_can_be_unringed_after_it(tmp_path: Path) -> None:
     data = np.random.default_rng(0).uniform(900, 1100, (12, 12, 4, 1))
@@ -247,6 +270,7 @@ def test_a_run_of_one_volume_can_be_unringed_after_it(tmp_path: Path) -> None:
     denoise_wf = DENOISE.load("dwidenoise").builder(plan, RESOURCES)
     denoise_wf.base_dir = str(tmp_path)
     denoise_wf.inputs.inputnode.run_dwi_files = [str(path)]
+    denoise_wf.inputs.inputnode.run_kspace_extents = [None]
     graph = denoise_wf.run()
     results = {node.name: node.result.outputs for node in graph.nodes()}
     (unringed,) = results["mrdegibbs"].out_file

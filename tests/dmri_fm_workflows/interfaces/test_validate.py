@@ -166,7 +166,11 @@ def test_free_water_says_what_the_other_reading_gives(tmp_path: Path) -> None:
 
 def test_every_interface_that_reads_gradients_takes_the_threshold() -> None:
     readers = set()
-    for name in ("fsl", "models", "normalise", "preprocess", "report"):
+    names = (
+        "denoise", "eddy", "fsl", "gradient_check", "models", "motion", "network_input",
+        "normalise", "preprocess", "report",
+    )  # fmt: skip
+    for name in names:
         module = importlib.import_module(f"dmri_fm_workflows.interfaces.{name}")
         for interface in vars(module).values():
             if not (inspect.isclass(interface) and issubclass(interface, BaseInterface)):
@@ -217,3 +221,39 @@ def test_vectors_of_another_frame_are_written_by_fsls_rule(tmp_path: Path) -> No
         done = node.run(cwd=str(folder)).outputs
         read = Dwi.from_files(done.dwi_file, done.bval_file, done.bvec_file)
         np.testing.assert_allclose(read.gtab.bvecs_ras[1:], bvecs_ras[1:], atol=1e-6)
+
+
+def write_filled_run(folder: Path) -> dict[str, str]:
+    """Write a run that was measured on 16 x 16 voxels and stored on 32 x 32."""
+    rng = np.random.default_rng(0)
+    bright = np.zeros((16, 16, 4))
+    bright[3:13, 3:13] = 100
+    voxels = bright[..., None] + rng.normal(0, 5, (16, 16, 4, 9))
+    k = np.fft.fftshift(np.fft.fftn(voxels, axes=(0, 1)), axes=(0, 1))
+    k = np.pad(k, [(8, 8), (8, 8), (0, 0), (0, 0)])
+    data = np.abs(np.fft.ifftn(np.fft.ifftshift(k, axes=(0, 1)), axes=(0, 1)))
+    files = write_run(folder, "sub-01_dwi", BVALS, BVECS)
+    save_image(data.astype(np.float32), AFFINE, files["dwi_file"])
+    return files
+
+
+def test_zero_filled_images_are_told_of(tmp_path: Path) -> None:
+    files = write_filled_run(tmp_path / "raw")
+    found = ValidateDwi(**files, is_raw=True).run(cwd=tmp_path).outputs
+    # 8 of 16 frequencies; magnitudes spread the edge by one or two.
+    assert found.kspace_extent == pytest.approx(0.5, abs=0.13)
+    assert len(found.record["KSpaceExtent"]["sub-01_dwi.nii.gz"]) == 3
+    (warning,) = found.record["Warnings"]
+    assert "zero-filled in plane: k-space is empty beyond" in warning
+    # A series that was corrected before has no k-space to look at.
+    assert ValidateDwi(**files).run(cwd=tmp_path).outputs.kspace_extent is None
+
+
+def test_what_was_asked_for_and_does_not_fit_them_is_an_error(tmp_path: Path) -> None:
+    files = write_filled_run(tmp_path / "raw")
+    asked = ["--denoise mppca", "--unring"]
+    with pytest.raises(ImageError, match="--denoise mppca and --unring does not fit") as caught:
+        ValidateDwi(**files, is_raw=True, unfit_if_filled=asked).run(cwd=tmp_path)
+    assert caught.value.path == Path(files["dwi_file"])
+    plain = write_run(tmp_path / "plain", "sub-01_dwi", BVALS, BVECS)
+    ValidateDwi(**plain, is_raw=True, unfit_if_filled=asked).run(cwd=tmp_path)

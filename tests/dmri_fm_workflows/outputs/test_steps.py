@@ -10,7 +10,7 @@ import pytest
 
 from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
 from dmri_fm.normalise.registration import NO_COREGISTRATION
-from dmri_fm.preprocess.denoise import name_denoiser, name_too_few
+from dmri_fm.preprocess.denoise import NAME_ZERO_FILLED, name_denoiser, name_too_few
 from dmri_fm.preprocess.mask import _name_methods, name_given_mask, name_mask
 from dmri_fm.preprocess.motion import name_motion
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
@@ -27,6 +27,9 @@ from dmri_fm_workflows.outputs.steps import (
     describe_steps,
     works_of,
 )
+
+#: Name of eddy as it runs unless told otherwise.
+EDDY = programs.name_eddy({"repol": True})
 
 CORRECTIONS = ("Denoising", "GibbsCorrection", "SDCMethod", "HMCMethod")
 OTSU = f"median_otsu (DIPY {version('dipy')})"
@@ -45,7 +48,7 @@ FULL = {
     "Denoising": "MRtrix3 dwidenoise 3.0.3",
     "GibbsCorrection": "MRtrix3 mrdegibbs 3.0.3",
     "SDCMethod": programs.name_topup(),
-    "HMCMethod": programs.name_eddy(),
+    "HMCMethod": EDDY,
     "MaskMethod": name_mask("b0", has_anatomy=True),
     "CoregistrationMethod": RIGID,
     "NormalisationMethod": AFFINE,
@@ -97,7 +100,18 @@ def test_a_mask_cites_the_method_that_made_it(kind: str) -> None:
 
 
 def test_transforms_cite_eddy_after_eddy_only() -> None:
-    for method, keys in ((programs.name_eddy(), ["andersson2016"]), (name_motion(), [])):
+    cited = {
+        programs.name_eddy({}): ["andersson2016"],
+        EDDY: ["andersson2016", "andersson2016b"],
+        programs.name_eddy({"repol": True, "mporder": 6}): [
+            "andersson2016", "andersson2016b", "andersson2017"
+        ],
+        programs.name_eddy({"estimate_move_by_susceptibility": True}): [
+            "andersson2016", "andersson2018"
+        ],
+        name_motion(): [],
+    }  # fmt: skip
+    for method, keys in cited.items():
         sidecar = image_sidecar("hmc_xfm", extra={"HMCMethod": method})
         assert set(sidecar.get("References", [])) == _dois(*keys)
     assert "References" not in image_sidecar("dwiref", space="ACPC")
@@ -113,11 +127,12 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         ("GibbsCorrection", DENOISE.load("mppca").name_unringing(unring=False)),
         ("GibbsCorrection", "MRtrix3 mrdegibbs 3.0.3"),
         *(("NoiseMap", name_noise_map(n)) for n in (3, 30)),
+        ("Denoising", NAME_ZERO_FILLED),
         ("NetworkInput", "not denoised, interpolated once into ACPC"),
-        ("NetworkInput", f"interpolated by {programs.name_eddy()} and again into ACPC"),
+        ("NetworkInput", f"interpolated by {EDDY} and again into ACPC"),
         *(("SDCMethod", name) for name in ("none", PAIR_METHOD, programs.name_topup())),
         ("SDCMethod", f"{PAIR_METHOD}, readout times unknown and taken to be equal"),
-        *(("HMCMethod", name) for name in ("none", name_motion(), programs.name_eddy())),
+        *(("HMCMethod", name) for name in ("none", name_motion(), EDDY)),
         *(("MaskMethod", name) for name in (OTSU, name_mask("b0"))),
         ("CoregistrationMethod", RIGID),
         ("CoregistrationMethod", NO_COREGISTRATION),

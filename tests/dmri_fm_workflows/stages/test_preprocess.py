@@ -13,6 +13,7 @@ from nipype.pipeline.engine import Node, Workflow
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.qspace import SKARE_DIRECTIONS
+from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import SDC
@@ -20,7 +21,9 @@ from dmri_fm_workflows.execution.plan_text import stage_lines
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.stages.base import Resources
+from dmri_fm_workflows.stages.base import RUN_FILES, Resources
+from dmri_fm_workflows.stages.denoise.engine import init_dipy_wf
+from dmri_fm_workflows.stages.merge import init_read_wf
 from dmri_fm_workflows.stages.participant import init_dwi_wf
 
 RESOURCES = Resources(bids_root=Path("/raw"), output_dir=Path("/out"), omp_nthreads=1)
@@ -85,6 +88,40 @@ def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:
     node, output = source(merge_wf, "outputnode", "denoised_file")
     assert (node.name, output) == ("merge_runs", "dwi_file")
     assert source(workflow, "normalise_wf", "inputnode.dwi_file")[0].name == "hmc_wf"
+
+
+def test_a_zero_filled_run_is_read_and_left_as_it_is(tmp_path: Path) -> None:
+    """One run was measured on half of its matrix, the other on all of it."""
+    rng = np.random.default_rng(0)
+    bright = np.zeros((16, 16, 6, 1))
+    bright[3:13, 3:13] = 100
+    voxels = bright + rng.normal(0, 5, (16, 16, 6, 7))
+    k = np.fft.fftshift(np.fft.fftn(voxels, axes=(0, 1)), axes=(0, 1))
+    k = np.pad(k, [(8, 8), (8, 8), (0, 0), (0, 0)])
+    filled = np.abs(np.fft.ifftn(np.fft.ifftshift(k, axes=(0, 1)), axes=(0, 1)))
+    whole = np.repeat(np.repeat(bright, 2, axis=0), 2, axis=1) + rng.normal(0, 5, (32, 32, 6, 7))
+    runs = []
+    for name, data in (("run-1", filled), ("run-2", whole), ("run-3", whole[:8, :8])):
+        run = make_run(tmp_path, name, "j")
+        save_image(np.abs(data), np.eye(4), run.path)
+        runs.append(replace(run, shape=data.shape))
+    plan = plan_for(make_series(*runs), tmp_path, Engines("mppca", ("none",), "none"))
+    found = {}
+    for builder in (init_read_wf, init_dipy_wf):
+        workflow = builder(plan, RESOURCES)
+        workflow.base_dir = str(tmp_path / builder.__name__)
+        if builder is init_dipy_wf:
+            inputs = workflow.get_node("inputnode").inputs
+            for field, output in {**RUN_FILES, "run_kspace_extents": "kspace_extent"}.items():
+                setattr(inputs, field, getattr(found["validate"], output))
+        found |= {node.name: node.result.outputs for node in workflow.run().nodes()}
+    extents = found["validate"].kspace_extent
+    assert [e if e is None else e < 0.85 for e in extents] == [True, False, None]
+    methods = found["collect_records"].record["Denoising"].split("; ")
+    assert [m.split(" (")[0] for m in methods] == ["none", "MP-PCA"]
+    read = [read_array(load_image(path)) for path in found["denoise"].out_file]
+    np.testing.assert_allclose(read[0], np.abs(filled).astype(np.float32))
+    assert not np.allclose(read[1], np.abs(whole).astype(np.float32))
 
 
 @pytest.mark.parametrize(("method", "name"), [("pepolar", "estimate_field"), ("topup", None)])

@@ -13,6 +13,7 @@ from dmri_fm.gradient_options import GradientOptions
 from dmri_fm_workflows.bids.database import read_database
 from dmri_fm_workflows.bids.filters import Filters, check_filters
 from dmri_fm_workflows.bids.folders import misnamed_folder
+from dmri_fm_workflows.bids.gradient_fixes import GradientFix
 from dmri_fm_workflows.bids.listing import find_missing_folders, list_folders, list_images
 from dmri_fm_workflows.bids.names import is_label
 from dmri_fm_workflows.bids.participants import ParticipantReader
@@ -35,6 +36,7 @@ def read_dataset(
     database_dir: str | Path | None = None,
     gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
     ignored: Sequence[str] = (),
+    gradient_fixes: Sequence[GradientFix] = (),
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -62,6 +64,8 @@ def read_dataset(
         How gradient files are read.
     ignored
         Images that are not used: some of `fieldmaps` (the `fmap` folder), `sbref` and `t1w`.
+    gradient_fixes
+        Repairs of b-vectors by scanner and protocol.
 
     Returns
     -------
@@ -81,7 +85,9 @@ def read_dataset(
     filters = filters or {}
     check_filters(filters)
     sessions = None if session_labels is None else {_strip(s, "ses-") for s in session_labels}
-    reading = Reading(root, filters, sessions, gradient_options, tuple(ignored))
+    reading = Reading(
+        root, filters, sessions, gradient_options, tuple(ignored), tuple(gradient_fixes)
+    )
     folders, misnamed = choose_participants(reading, participant_labels)
     indexed = None
     if database_dir is not None:

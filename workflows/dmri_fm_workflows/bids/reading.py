@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm_workflows.bids.filters import Filters
+from dmri_fm_workflows.bids.gradient_fixes import GradientFix
 from dmri_fm_workflows.bids.ignore import BidsIgnore
 from dmri_fm_workflows.bids.sidecars import Sidecars
 
@@ -27,6 +28,8 @@ class Reading:
         Requested labels; all if None.
     gradient_options
         How gradient files are read.
+    gradient_fixes
+        Repairs of b-vectors by scanner and protocol.
     ignored
         Images that are not used: `fieldmaps` (of the `fmap` folder), `sbref`, `t1w`.
     """
@@ -36,6 +39,7 @@ class Reading:
     sessions: Collection[str] | None = None
     gradient_options: GradientOptions = GradientOptions()  # noqa: RUF009 (frozen)
     ignored: tuple[str, ...] = ()
+    gradient_fixes: tuple[GradientFix, ...] = ()
 
     @cached_property
     def is_ignored(self) -> BidsIgnore:

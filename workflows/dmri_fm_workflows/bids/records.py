@@ -15,6 +15,7 @@ from dmri_fm.gradient_files import RawGradients
 from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.series import Dwi, load_image
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
+from dmri_fm_workflows.bids.gradient_fixes import GradientFix
 from dmri_fm_workflows.bids.metadata import read_number, words
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
@@ -97,6 +98,8 @@ class DwiRun(EpiImage):
         What was read from them.
     sbref
         Single-band reference, or None.
+    gradient_fix
+        Repair by which `gradients` were read, or None.
     warnings
         Missing metadata that the run can do without, and changes to its gradients.
     """
@@ -105,6 +108,7 @@ class DwiRun(EpiImage):
     bvec: Path
     gradients: RawGradients
     sbref: Path | None = None
+    gradient_fix: GradientFix | None = None
     warnings: tuple[str, ...] = ()
 
     @property

@@ -15,11 +15,13 @@ from nibabel.spatialimages import SpatialImage
 
 from dmri_fm.distortion import ASSUMED_READOUT_S
 from dmri_fm.errors import GradientError, ImageError
+from dmri_fm.gradient_arrangements import AS_STORED
 from dmri_fm.gradient_files import RawGradients, read_raw_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import BvecFrame
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.folders import find_foreign_link
+from dmri_fm_workflows.bids.gradient_fixes import find_fix
 from dmri_fm_workflows.bids.metadata import (
     PHASE_ENCODINGS,
     describe_fault,
@@ -162,7 +164,14 @@ def open_run(path: Path, reading: Reading) -> DwiRun:
     bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
     image = load_image(path, ndim=4)
     _require_bvals(bval)
-    gradients = read_gradients(image, bval, bvec, reading.gradient_options)
+    fix = find_fix(reading.gradient_fixes, entities, metadata, path=path)
+    gradients = read_gradients(
+        image,
+        bval,
+        bvec,
+        reading.gradient_options,
+        arrangement=AS_STORED if fix is None else fix.components,
+    )
     direction, readout = _encoding(metadata, image.shape)
     sbref = path.with_name(path.name.removesuffix("dwi" + extension) + "sbref" + extension)
     is_sbref = (
@@ -183,6 +192,7 @@ def open_run(path: Path, reading: Reading) -> DwiRun:
         readout_time_s=readout,
         gradients=gradients,
         has_b0=bool(gradients.gtab.is_b0.any()),
+        gradient_fix=fix,
     )
     return replace(run, warnings=(*gradients.warnings, *_find_doubts(run, image)))
 
@@ -205,6 +215,8 @@ def read_gradients(
     bvec: Path,
     options: GradientOptions,
     frame: BvecFrame = "fsl",
+    *,
+    arrangement: str = AS_STORED,
 ) -> RawGradients:
     """Read the gradient files of a 4-D image."""
     return read_raw_gradients(
@@ -214,6 +226,7 @@ def read_gradients(
         n_volumes=int(image.shape[3]),
         options=options,
         frame=frame,
+        arrangement=arrangement,
     )
 
 
@@ -221,6 +234,11 @@ def _find_doubts(run: DwiRun, image: SpatialImage) -> Iterator[str]:
     """Yield warnings of a run's sidecar and header."""
     name, metadata = run.path.name, run.metadata
     skip: tuple[str, ...] = ()
+    if run.gradient_fix is not None:
+        yield (
+            f"{name}: b-vectors are read as ({run.gradient_fix.components}), by the repair "
+            f"{run.gradient_fix.name} of --fix-gradients."
+        )
     if not metadata:
         yield (
             f"{name} has no JSON sidecar: its phase encoding is unknown, so no reverse-phase "

@@ -42,6 +42,10 @@ DENOISE: StageEngines[DenoiseEngine] = StageEngines(
             "",
             (
                 Method("none$", "Noise was not removed."),
+                Method(
+                    "none .zero-filled",
+                    "Noise was not removed from images that were zero-filled in plane.",
+                ),
                 Method("none", "Noise was not removed where a run has too few volumes."),
             ),
         ),

@@ -15,8 +15,9 @@ from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
 
 #: Warnings that only a run can give.
 LATER = (
-    "Volumes without signal, doubtful masks and registrations, and b-vectors that do not follow "
-    "the fibres are visible in the voxels only: the run adds them to the warnings."
+    "Volumes without signal, images that were zero-filled in plane, doubtful masks and "
+    "registrations, and b-vectors that do not follow the fibres are visible in the voxels only: "
+    "the run adds them to the warnings."
 )
 
 #: Columns of a line; a file name that is longer stays whole.

@@ -1,4 +1,4 @@
-"""FSL's topup and eddy: their input files, their command lines, and the use of their output.
+"""FSL's topup, and what it shares with eddy: input files, command lines, storage of images.
 
 Command lines come from fslpy, FSL's own Python library.
 """
@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from fsl import wrappers
-from fsl.data.image import Nifti
 from fsl.utils.run import run
-from nibabel.spatialimages import SpatialImage
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Bunch,
@@ -25,37 +23,96 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from dmri_fm.distortion import PhaseEncoding
-from dmri_fm.errors import DmriError
-from dmri_fm.gradient_files import read_gradients, write_gradients
-from dmri_fm.gradients import rotation_part
+from dmri_fm.errors import DmriError, ImageError, MissingToolError
 from dmri_fm.preprocess.merge import merge_runs
-from dmri_fm.preprocess.motion import resampled_motion
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
-from dmri_fm_workflows.interfaces.motion import MotionOutputSpec, save_motion
 from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec
 from dmri_fm_workflows.interfaces.programs import (
-    EDDY,
     TOPUP,
     find_program,
-    name_eddy,
     name_topup,
 )
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes
 
 
-def encoding_row(origin: VolumeOrigin) -> tuple[float, float, float, float]:
+def is_mirrored(affine: NDArray[np.float64]) -> bool:
+    """Tell an image that FSL mirrors along its first axis: its determinant is positive.
+
+    Whether x of the acquisition parameters means the axis before or after that would have to be
+    known: for FSL images are stored with a negative determinant, where both are one.
+    """
+    return bool(np.linalg.det(affine[:3, :3]) > 0)
+
+
+def flip_first_axis(
+    data: NDArray[Any], affine: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the same image stored the other way along its first axis, and its affine.
+
+    Examples
+    --------
+    >>> data, affine = flip_first_axis(np.array([1, 2, 3]), np.diag([2.0, 2.0, 2.0, 1.0]))
+    >>> data.tolist(), affine[0].tolist()
+    ([3, 2, 1], [-2.0, 0.0, 0.0, 4.0])
+    """
+    turn = np.eye(4)
+    turn[0, 0], turn[0, 3] = -1.0, data.shape[0] - 1
+    return data[::-1], affine @ turn
+
+
+def store_for_fsl(path: str | Path, out: Path) -> Path:
+    """Store an image as FSL holds it in memory; one that is so already passes unchanged."""
+    image = load_image(path)
+    if not is_mirrored(image.affine):
+        return Path(path)
+    return save_image(*flip_first_axis(read_array(image), image.affine), out)
+
+
+def restore_storage(path: str | Path, like: str | Path, out: Path) -> Path:
+    """Store a result of FSL's as the image is that :func:`store_for_fsl` was given."""
+    if not is_mirrored(load_image(like).affine):
+        return Path(path)
+    image = load_image(path)
+    return save_image(*flip_first_axis(read_array(image), image.affine), out)
+
+
+def encoding_row(
+    origin: VolumeOrigin, *, mirrored: bool = False
+) -> tuple[float, float, float, float]:
     """Return one row of FSL's acquisition parameters: unit vector and readout time, s.
+
+    Parameters
+    ----------
+    origin
+        Phase encoding, along the axes of the raw image, and readout time.
+    mirrored
+        The image is stored the other way along its first axis for FSL.
+
+    Raises
+    ------
+    ImageError
+        If the phase encoding is along k: FSL takes i and j alone.
 
     Examples
     --------
     >>> encoding_row(VolumeOrigin(0, "j-", 0.1, "a"))
     (0, -1, 0, 0.1)
+    >>> encoding_row(VolumeOrigin(0, "i", 0.1, "a"), mirrored=True)
+    (-1, 0, 0, 0.1)
     """
     # An image of unknown phase encoding needs a row, too; any will do.
     axis, sign = PhaseEncoding(origin.phase_encoding or "j", origin.readout_s).axis_and_sign()
+    if axis == 2:
+        raise ImageError(
+            "the phase encoding is along k",
+            path=origin.original_file,
+            expected="i or j, which FSL's topup and eddy take",
+            advice="use the built-in engines: --sdc pepolar --hmc builtin",
+        )
+    sign = -sign if mirrored and axis == 0 else sign
     x, y, z = (sign if component == axis else 0 for component in range(3))
     return x, y, z, origin.readout_s
 
@@ -87,6 +144,15 @@ def run_command(command: list[str], folder: Path, *, n_threads: int = 1) -> None
         )
 
 
+def takes_threads(program: str) -> bool:
+    """Tell whether a program takes its number of threads by `--nthr`, by its own help.
+
+    Newer versions do, and do not look at OMP_NUM_THREADS; older ones refuse the option.
+    """
+    out, err, _ = run([program, "--help"], stderr=True, exitcode=True, log={"tee": False})
+    return "--nthr" in f"{out}{err}"
+
+
 def build_arguments(
     wrapper: Callable[..., list[str]], *positional: str, **options: str | bool
 ) -> list[str]:
@@ -103,19 +169,27 @@ class _FilesOutputSpec(TraitedSpec):
         exists=True, desc="all b=0 volumes, those of the reverse image last, on one scale"
     )
     b0_acqp_file = File(exists=True, desc="one row per b=0 volume")
-    first_b0_file = File(exists=True, desc="the first b=0 volume")
+    first_b0_file = File(exists=True, desc="the first b=0 volume, stored as the series")
+    slspec_file = File(exists=True, desc="slices of each excitation, if they were given")
+
+
+class _FilesInputSpec(ReverseInputSpec):
+    slice_groups = traits.List(
+        traits.List(traits.Int()), usedefault=True, desc="slices of each excitation, in order"
+    )
 
 
 class WriteFslFiles(SimpleInterface):
-    """Write acqp, index and b=0 files."""
+    """Write acqp, index, slice order and b=0 files."""
 
-    input_spec = ReverseInputSpec
+    input_spec = _FilesInputSpec
     output_spec = _FilesOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         origins = read_volumes(self.inputs.volumes_file)
-        rows = [encoding_row(o) for o in origins]
+        mirrored = is_mirrored(dwi.affine)
+        rows = [encoding_row(o, mirrored=mirrored) for o in origins]
         distinct = sorted(set(rows), key=rows.index)
         index = [distinct.index(row) + 1 for row in rows]
         # Volumes of unknown phase encoding say nothing about the field.
@@ -132,12 +206,15 @@ class WriteFslFiles(SimpleInterface):
                 original_file=Path(self.inputs.epi_file).name,
             )
             part = merge_runs([part, reverse]).dwi
-            b0_rows += [encoding_row(origin)] * reverse.shape[3]
+            b0_rows += [encoding_row(origin, mirrored=mirrored)] * reverse.shape[3]
         folder = Path(runtime.cwd)
         np.savetxt(folder / "acqp.txt", distinct, fmt="%g")
         np.savetxt(folder / "index.txt", [index], fmt="%d")
         np.savetxt(folder / "b0_acqp.txt", b0_rows, fmt="%g")
-        save_image(part.data, dwi.affine, folder / "b0.nii.gz")
+        data, affine = part.data, dwi.affine
+        if mirrored:
+            data, affine = flip_first_axis(data, affine)
+        save_image(data, affine, folder / "b0.nii.gz")
         save_image(part.data[..., 0], dwi.affine, folder / "first_b0.nii.gz")
         self._results |= {
             "acqp_file": str(folder / "acqp.txt"),
@@ -146,6 +223,9 @@ class WriteFslFiles(SimpleInterface):
             "b0_acqp_file": str(folder / "b0_acqp.txt"),
             "first_b0_file": str(folder / "first_b0.nii.gz"),
         }
+        if groups := self.inputs.slice_groups:
+            np.savetxt(folder / "slspec.txt", groups, fmt="%d")
+            self._results["slspec_file"] = str(folder / "slspec.txt")
         return runtime
 
 
@@ -163,7 +243,7 @@ class _TopupOutputSpec(TraitedSpec):
     out_movpar = File(exists=True, desc="position of each volume")
 
 
-class _FslProgram(SimpleInterface):
+class FslProgram(SimpleInterface):
     """Call one of FSL's programs in the node's folder, and name the files that it writes.
 
     Attributes
@@ -177,19 +257,62 @@ class _FslProgram(SimpleInterface):
     programs: tuple[str, ...]
     files: ClassVar[Mapping[str, str]]
 
-    def arguments(self) -> list[str]:
+    def find(self) -> str:
+        """Return the path of the program."""
+        return find_program(*self.programs)
+
+    def arguments(self, program: str) -> list[str]:
         """Return the command line without the program."""
         raise NotImplementedError
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        folder = Path(runtime.cwd)
-        command = [find_program(*self.programs), *self.arguments()]
+        folder, program = Path(runtime.cwd), self.find()
+        command = [program, *self.arguments(program)]
         run_command(command, folder, n_threads=self.inputs.n_threads)
-        self._results |= {field: str(folder / name) for field, name in self.files.items()}
+        written = {field: folder / name for field, name in self.files.items()}
+        if lacking := [path.name for path in written.values() if not path.exists()]:
+            raise DmriError(
+                f"{Path(program).name} ended without an error and wrote no {', '.join(lacking)}",
+                expected=f"{', '.join(path.name for path in written.values())}",
+                advice="try the command by hand, or the built-in engines: --sdc pepolar "
+                f"--hmc builtin. It was: {' '.join(command)}",
+            )
+        self._results |= {field: str(path) for field, path in written.items()}
         return runtime
 
 
-class RunTopup(_FslProgram):
+def choose_topup_config(shape: Sequence[int]) -> str:
+    """Return the configuration of topup's that an image of a shape needs.
+
+    The usual one halves the grid, which has to be even along every axis.
+
+    Examples
+    --------
+    >>> choose_topup_config((96, 96, 60)), choose_topup_config((96, 96, 51))
+    ('b02b0.cnf', 'b02b0_1.cnf')
+    """
+    return "b02b0.cnf" if all(n % 2 == 0 for n in shape[:3]) else "b02b0_1.cnf"
+
+
+def find_topup_config(name: str) -> str:
+    """Return a configuration of topup's as it is to be named on the command line.
+
+    Raises
+    ------
+    MissingToolError
+        If FSLDIR is set and FSL does not have it.
+    """
+    folder = os.environ.get("FSLDIR")
+    if folder and not (path := Path(folder, "etc", "flirtsch", name)).is_file():
+        raise MissingToolError(
+            f"{path} is missing: topup of this version has no configuration for the grid",
+            expected="FSL 6",
+            advice="update FSL, or use --sdc pepolar",
+        )
+    return name
+
+
+class RunTopup(FslProgram):
     """Estimate the distortion field by FSL's topup."""
 
     input_spec = _TopupInputSpec
@@ -202,169 +325,47 @@ class RunTopup(_FslProgram):
         "out_movpar": "topup_movpar.txt",
     }
 
-    def arguments(self) -> list[str]:
+    def arguments(self, program: str) -> list[str]:
         """Return the command line without the program."""
+        threads = {"nthr": str(self.inputs.n_threads)} if takes_threads(program) else {}
         return build_arguments(
             wrappers.topup,
             self.inputs.in_file,
             self.inputs.encoding_file,
-            config=self.inputs.config,
+            config=find_topup_config(self.inputs.config),
             out="topup",
             fout="field.nii.gz",
             iout="corrected.nii.gz",
-        )
-
-
-class _EddyInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="series")
-    in_bval = File(exists=True, mandatory=True, desc="b-values")
-    in_bvec = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
-    in_mask = File(exists=True, mandatory=True, desc="brain mask")
-    in_acqp = File(exists=True, mandatory=True, desc="one row per phase encoding and readout")
-    in_index = File(exists=True, mandatory=True, desc="row of each volume, from 1")
-    in_topup_fieldcoef = File(exists=True, requires=["in_topup_movpar"], desc="topup's field")
-    in_topup_movpar = File(exists=True, requires=["in_topup_fieldcoef"], desc="topup's positions")
-    field_file = File(
-        exists=True, xor=["in_topup_fieldcoef"], desc="off-resonance on the series' grid, Hz"
-    )
-    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
-
-
-class _EddyOutputSpec(TraitedSpec):
-    out_corrected = File(exists=True, desc="corrected series")
-    out_rotated_bvecs = File(exists=True, desc="rotated b-vectors, FSL convention")
-    out_parameter = File(exists=True, desc="motion and eddy currents of each volume")
-    out_outlier_map = File(exists=True, desc="outlier slices")
-
-
-class RunEddy(_FslProgram):
-    """Correct motion, eddy currents and, where a field is given, distortion by FSL's eddy."""
-
-    input_spec = _EddyInputSpec
-    output_spec = _EddyOutputSpec
-    programs = EDDY
-    files: ClassVar[Mapping[str, str]] = {
-        "out_corrected": "eddy_corrected.nii.gz",
-        "out_rotated_bvecs": "eddy_corrected.eddy_rotated_bvecs",
-        "out_parameter": "eddy_corrected.eddy_parameters",
-        "out_outlier_map": "eddy_corrected.eddy_outlier_map",
-    }
-
-    def arguments(self) -> list[str]:
-        """Return the command line without the program."""
-        inputs, field = self.inputs, {}
-        if isdefined(inputs.in_topup_fieldcoef):
-            field["topup"] = inputs.in_topup_fieldcoef.removesuffix("_fieldcoef.nii.gz")
-        elif isdefined(inputs.field_file):
-            # eddy adds the extension by itself.
-            field["field"] = inputs.field_file.removesuffix(".gz").removesuffix(".nii")
-        return build_arguments(
-            wrappers.eddy,
-            inputs.in_file,
-            inputs.in_mask,
-            inputs.in_index,
-            inputs.in_acqp,
-            inputs.in_bvec,
-            inputs.in_bval,
-            "eddy_corrected",
-            repol=True,
-            data_is_shelled=True,
-            **field,
+            **threads,
         )
 
 
 class _TopupResultInputSpec(BaseInterfaceInputSpec):
     corrected_file = File(exists=True, mandatory=True, desc="topup's corrected b=0 volumes")
     field_file = File(exists=True, mandatory=True, desc="topup's field, Hz")
+    reference_file = File(exists=True, mandatory=True, desc="a b=0 volume as it is stored")
 
 
 class _TopupResultOutputSpec(TraitedSpec):
     dwiref_file = File(exists=True, desc="mean of the corrected b=0 volumes")
+    field_file = File(exists=True, desc="topup's field, Hz, stored as the series")
     record = traits.Dict(desc="method, for the sidecar")
 
 
 class CollectTopup(SimpleInterface):
-    """Average topup's corrected volumes into the reference."""
+    """Average topup's corrected volumes into the reference, stored as the series is."""
 
     input_spec = _TopupResultInputSpec
     output_spec = _TopupResultOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        image = load_image(self.inputs.corrected_file)
+        folder, like = Path(runtime.cwd), self.inputs.reference_file
+        corrected = restore_storage(self.inputs.corrected_file, like, folder / "corrected.nii.gz")
+        field = restore_storage(self.inputs.field_file, like, folder / "field.nii.gz")
+        image = load_image(corrected)
         data = read_array(image)
         mean = data.mean(axis=3) if data.ndim == 4 else data
-        out = save_image(np.maximum(mean, 0), image.affine, Path(runtime.cwd) / "dwiref.nii.gz")
-        self._results["dwiref_file"] = str(out)
+        out = save_image(np.maximum(mean, 0), image.affine, folder / "dwiref.nii.gz")
+        self._results |= {"dwiref_file": str(out), "field_file": str(field)}
         self._results["record"] = {"SDCMethod": name_topup()}
-        return runtime
-
-
-def motion_in_ras(parameters: np.ndarray, image: SpatialImage) -> np.ndarray:
-    """Turn eddy's head motion from FSL's coordinates into those of the scanner.
-
-    Parameters
-    ----------
-    parameters
-        Shape (N, 6): translations, mm, and rotations, rad, along and about the axes of FSL's
-        coordinates: voxels times their size, x mirrored in an image with positive determinant.
-    image
-        The series.
-
-    Returns
-    -------
-    ndarray
-        Shape (N, 6): the same along and about the axes of RAS+.
-    """
-    axes = rotation_part(Nifti(image.header).getAffine("fsl", "world"))
-    # A rotation keeps its sense only if the axes are not mirrored.
-    sense = np.linalg.det(axes)
-    translations, rotations = parameters[:, :3], parameters[:, 3:6]
-    return np.hstack([translations @ axes.T, sense * rotations @ axes.T])
-
-
-class _EddyResultInputSpec(GradientInputSpec):
-    bval_file = File(exists=True, mandatory=True, desc="b-values")
-    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
-    corrected_file = File(exists=True, mandatory=True, desc="eddy's series")
-    rotated_bvec_file = File(exists=True, mandatory=True, desc="eddy's b-vectors")
-    parameter_file = File(exists=True, mandatory=True, desc="eddy's parameters")
-    outlier_map_file = File(exists=True, desc="eddy's outlier map")
-
-
-class _EddyResultOutputSpec(MotionOutputSpec):
-    dwi_file = File(exists=True, desc="corrected series")
-    bvec_file = File(exists=True, desc="rotated b-vectors, FSL convention")
-
-
-class CollectEddy(SimpleInterface):
-    """Turn eddy's files into those of the built-in engine."""
-
-    input_spec = _EddyResultInputSpec
-    output_spec = _EddyResultOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        folder = Path(runtime.cwd)
-        image = load_image(self.inputs.corrected_file, ndim=4)
-        n_volumes, n_slices = image.shape[3], image.shape[2]
-        gtab = read_gradients(
-            self.inputs.bval_file,
-            self.inputs.rotated_bvec_file,
-            affine=image.affine,
-            n_volumes=n_volumes,
-            b0_threshold=self.inputs.threshold(),
-        )
-        write_gradients(gtab, folder / "eddy.bval", folder / "eddy.bvec", affine=image.affine)
-        parameters = np.loadtxt(self.inputs.parameter_file, ndmin=2)
-        moved = motion_in_ras(parameters[:, :6], image)
-        outliers = np.zeros((n_volumes, n_slices), dtype=bool)
-        if isdefined(self.inputs.outlier_map_file):
-            outliers = np.loadtxt(self.inputs.outlier_map_file, skiprows=1, ndmin=2) > 0
-        origins = read_volumes(self.inputs.volumes_file)
-        motion = resampled_motion(moved, outliers, name_eddy())
-        why = "FSL's eddy has resampled the volumes onto the grid of dwiref"
-        self._results |= save_motion(motion, gtab, origins, folder, why_identity=why) | {
-            "dwi_file": self.inputs.corrected_file,
-            "bvec_file": str(folder / "eddy.bvec"),
-            "record": {"HMCMethod": motion.method},
-        }
         return runtime

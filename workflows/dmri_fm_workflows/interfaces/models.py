@@ -29,7 +29,6 @@ from dmri_fm.preprocess.free_water import (
     describe_free_water,
     measure_free_water,
 )
-from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.preprocess.quality import mask_volume_ml, series_quality, tensor_quality
 from dmri_fm.series import Dwi, load_image, read_array, save_image
@@ -38,7 +37,9 @@ from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.predict import predict_chosen
 from dmri_fm.tensor_networks.quality import network_quality
 from dmri_fm.tensor_networks.volumes import ChosenVolumes
+from dmri_fm_workflows.interfaces.eddy_quality import read_eddy_quality
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
+from dmri_fm_workflows.interfaces.network_input import NOISE_DOUBT
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import NOT_MEASURED_KEY, format_table, scan_columns
@@ -142,7 +143,7 @@ class PredictTensor(SimpleInterface):
             part.with_mask(series.brain),
             chosen,
             noise=_read_optional(self.inputs.noise_file, ndim=3),
-            reasons=[*self.inputs.reasons, *self._brain_reasons(series)],
+            reasons=[*self.inputs.reasons, *self._scan_reasons(series)],
             **self.inputs.options(),
         )
         types = map(load_catalogue().output_type, self.inputs.maps)
@@ -152,15 +153,17 @@ class PredictTensor(SimpleInterface):
         self._results["record"] |= self.inputs.base
         return runtime
 
-    def _brain_reasons(self, series: Dwi) -> list[str]:
-        """Return the reason that the size of the brain gives against primary maps, if it does."""
+    def _scan_reasons(self, series: Dwi) -> list[str]:
+        """Return the reasons that noise map and size of the brain give against primary maps."""
+        record = self.inputs.noise_record
+        reasons = [record[NOISE_DOUBT]] if isdefined(record) and NOISE_DOUBT in record else []
         smallest, volume_ml = self.inputs.smallest_brain_ml, mask_volume_ml(series)
-        if not isdefined(smallest) or volume_ml >= smallest:
-            return []
-        return [
-            f"no age is known, and the brain mask of {volume_ml:.0f} ml is below {smallest:.0f} "
-            "ml, as an infant's is"
-        ]
+        if isdefined(smallest) and volume_ml < smallest:
+            reasons.append(
+                f"no age is known, and the brain mask of {volume_ml:.0f} ml is below "
+                f"{smallest:.0f} ml, as an infant's is"
+            )
+        return reasons
 
 
 class _FeaturesInputSpec(_NetworkInputSpec):
@@ -218,17 +221,6 @@ class _CheckOutputSpec(TraitedSpec):
     record = traits.Dict(desc="the answer, for the sidecar")
 
 
-class CheckGradients(SimpleInterface):
-    """Ask whether the b-vectors continue the fibres better than any mirrored or swapped ones."""
-
-    input_spec = DwiMaskInputSpec
-    output_spec = _CheckOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        self._results["record"] = check_gradients(self.inputs.load()).as_record()
-        return runtime
-
-
 class _FreeWaterInputSpec(DwiMaskInputSpec):
     method = traits.Enum(
         "length", "none", mandatory=True, desc="how lengths of b-vectors are read"
@@ -260,6 +252,10 @@ class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     raw_mask_file = File(exists=True, desc="brain mask on its grid")
     motion_file = File(exists=True, desc="transforms of the volumes")
     outliers_file = File(exists=True, desc="outlier slices, npy")
+    kspace_extents = traits.List(
+        traits.Either(None, traits.Float()), usedefault=True, desc="k-space filled, by run"
+    )
+    eddy_qc_file = File(exists=True, desc="measures of eddy_quad, JSON")
     not_measured = traits.Dict(usedefault=True, desc="reason by measure that cannot be known")
     sdc_method = traits.Str(usedefault=True, desc="of susceptibility; empty: not known")
     tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
@@ -309,9 +305,11 @@ class AssessQuality(SimpleInterface):
         row: dict[str, Any] = (
             scan_columns(self.inputs.entities)
             | quality
+            | read_eddy_quality(self.inputs.eddy_qc_file)
             | tensor_quality(fitted, dwi.brain)
             | self._network_columns(dwi, fitted)
             | {
+                "raw_kspace_extent": self._kspace_extent(),
                 "mask_volume_ml": mask_volume_ml(dwi),
                 "mask_agreement_dice": _number(self.inputs.mask_agreement_dice),
                 "registration_dice": _number(self.inputs.registration_dice),
@@ -328,6 +326,10 @@ class AssessQuality(SimpleInterface):
         described = describe_columns(list(row))
         self._results["record"] = described | ({NOT_MEASURED_KEY: unknown} if unknown else {})
         return runtime
+
+    def _kspace_extent(self) -> float | None:
+        """Return the smallest extent of k-space of the runs; None if none is known."""
+        return min((e for e in self.inputs.kspace_extents if e is not None), default=None)
 
     def _series_columns(self, dwi: Dwi) -> dict[str, float | int | None]:
         """Return measures of the series, raw and preprocessed."""

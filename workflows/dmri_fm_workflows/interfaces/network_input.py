@@ -24,6 +24,7 @@ from dmri_fm.gradient_files import read_gradients
 from dmri_fm.normalise.series import resample_dwi, resample_noise
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.denoise import unring
+from dmri_fm.preprocess.kspace_extent import is_zero_filled
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor_networks.noise_map import noise_map
@@ -31,6 +32,15 @@ from dmri_fm.tensor_networks.volumes import choose_volumes, split_outliers
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
 from dmri_fm_workflows.interfaces.normalise import open_image
 from dmri_fm_workflows.interfaces.volumes_table import read_volumes
+
+#: Entry of the record about noise maps of zero-filled images.
+NOISE_DOUBT = "NoiseMapDoubt"
+
+
+class _NoiseInputSpec(DwiInputSpec):
+    kspace_extent = traits.Either(
+        None, traits.Float(), usedefault=True, desc="share of k-space filled in plane"
+    )
 
 
 class _NoiseOutputSpec(TraitedSpec):
@@ -41,14 +51,20 @@ class _NoiseOutputSpec(TraitedSpec):
 class MapNoise(SimpleInterface):
     """Estimate the noise of one run as acquired."""
 
-    input_spec = DwiInputSpec
+    input_spec = _NoiseInputSpec
     output_spec = _NoiseOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
         found = noise_map(dwi)
         out = save_image(found.sigma, dwi.affine, Path(runtime.cwd) / "noise.nii")
-        self._results |= {"noise_file": str(out), "record": {"NoiseMap": found.method}}
+        record = {"NoiseMap": found.method}
+        if is_zero_filled(self.inputs.kspace_extent):
+            record[NOISE_DOUBT] = (
+                "images were zero-filled in plane: voxels share their noise, and too little of "
+                "it is found"
+            )
+        self._results |= {"noise_file": str(out), "record": record}
         return runtime
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from nipype.interfaces import mrtrix3
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Bunch,
@@ -17,14 +16,21 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import ImageError
+from dmri_fm.gradient_arrangements import AS_STORED
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions
 from dmri_fm.gradients import BvecFrame, GradientTable
-from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, denoise, name_gibbs_removal, unring
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
+from dmri_fm.preprocess.kspace_extent import (
+    describe_zero_filling,
+    in_plane_extent,
+    is_zero_filled,
+    measure_kspace_extent,
+)
 from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.merge import join_scaled, merge_runs
 from dmri_fm.preprocess.raw_series import check_run, check_usable, find_b0_volumes
@@ -37,19 +43,29 @@ from dmri_fm.preprocess.susceptibility import (
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.distortion_field import FieldOutputSpec, save_field
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec, GradientInputSpec
-from dmri_fm_workflows.interfaces.programs import name_dwidenoise
+from dmri_fm_workflows.interfaces.records import join_records
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes, write_volumes
 
 
 class _ValidateInputSpec(DwiInputSpec):
     b_scaling = traits.Enum(*B_SCALINGS, usedefault=True, desc="b-vectors of length other than 1")
     bvec_frame = traits.Enum(*get_args(BvecFrame), usedefault=True, desc="of the b-vectors")
+    arrangement = traits.Str(
+        AS_STORED, usedefault=True, desc="components that b-vectors should have"
+    )
+    is_raw = traits.Bool(False, usedefault=True, desc="as acquired: k-space can be looked at")
+    unfit_if_filled = traits.List(
+        traits.Str(), usedefault=True, desc="options that zero-filled images are refused for"
+    )
 
 
 class _ValidateOutputSpec(TraitedSpec):
     dwi_file = File(exists=True, desc="volumes that can be used; the same file if all can")
     bval_file = File(exists=True, desc="their b-values, scaled where that was needed")
     bvec_file = File(exists=True, desc="their b-vectors, unit length")
+    kspace_extent = traits.Either(
+        None, traits.Float(), desc="share of k-space that is filled in plane, if it is known"
+    )
     record = traits.Dict(desc="changes to volumes and gradients, for the sidecar")
 
 
@@ -74,6 +90,7 @@ class ValidateDwi(SimpleInterface):
             n_volumes=data.shape[3],
             options=GradientOptions(self.inputs.b_scaling, self.inputs.threshold()),
             frame=self.inputs.bvec_frame,
+            arrangement=self.inputs.arrangement,
         )
         run = check_run(data, gradients, name=source.name)
         for name in ("dwi_file", "bval_file", "bvec_file"):
@@ -81,67 +98,48 @@ class ValidateDwi(SimpleInterface):
         folder, stem = Path(runtime.cwd), source.name.removesuffix(".gz").removesuffix(".nii")
         if run.left_out:
             # Volumes keep the name of their file: the confounds table tells where they are from.
-            out = save_image(data[..., list(run.kept)], image.affine, folder / source.name)
+            data = data[..., list(run.kept)]
+            out = save_image(data, image.affine, folder / source.name)
             self._results["dwi_file"] = str(out)
         if run.left_out or not gradients.is_as_stored:
             bval, bvec = folder / f"{stem}.bval", folder / f"{stem}.bvec"
             write_gradients(run.gtab, bval, bvec, affine=image.affine)
             self._results |= {"bval_file": str(bval), "bvec_file": str(bvec)}
-        self._results["record"] = run.record
+        extent, record = self._look_at_kspace(data, run.gtab, source)
+        self._results["kspace_extent"] = extent
+        self._results["record"] = join_records([run.record, record])
         return runtime
 
+    def _look_at_kspace(
+        self, data: NDArray[Any], gtab: GradientTable, source: Path
+    ) -> tuple[float | None, dict[str, Any]]:
+        """Return the extent of k-space in plane, and the entries of the record about it.
 
-class _DenoiseInputSpec(DwiInputSpec):
-    method = traits.Enum("mppca", "patch2self", "none", mandatory=True, desc="denoiser")
-    unring = traits.Bool(False, usedefault=True, desc="also remove Gibbs ringing")
-    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
-
-
-class _DenoiseOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="denoised series")
-    record = traits.Dict(desc="what ran, for the sidecar")
-
-
-class DenoiseDwi(SimpleInterface):
-    """Denoise one run by the built-in methods."""
-
-    input_spec = _DenoiseInputSpec
-    output_spec = _DenoiseOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        result = denoise(dwi, method=self.inputs.method)
-        data = result.data
-        if self.inputs.unring:
-            data = unring(data, n_jobs=self.inputs.n_threads)
-        out = save_image(data, dwi.affine, Path(runtime.cwd) / "denoised.nii")
-        self._results["out_file"] = str(out)
-        self._results["record"] = {
-            "Denoising": result.method,
-            "GibbsCorrection": name_gibbs_removal() if self.inputs.unring else "none",
-        }
-        return runtime
-
-
-class DwiDenoise(mrtrix3.DWIDenoise):
-    """MRtrix3's dwidenoise; a run of fewer volumes than it can use passes unchanged."""
-
-    output_spec = _DenoiseOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        if self._n_volumes() >= FEWEST_VOLUMES:
-            return super()._run_interface(runtime)
-        image = load_image(self.inputs.in_file, ndim=4)
-        save_image(read_array(image), image.affine, Path(runtime.cwd) / self.inputs.out_file)
-        return runtime
-
-    def _list_outputs(self) -> dict[str, Any]:
-        method = name_dwidenoise(self._n_volumes())
-        out_file = Path(self.inputs.out_file).resolve()
-        return {"out_file": str(out_file), "record": {"Denoising": method}}
-
-    def _n_volumes(self) -> int:
-        return load_image(self.inputs.in_file, ndim=4).shape[3]
+        Raises
+        ------
+        ImageError
+            If the images are zero-filled, and the user asked for what does not fit them.
+        """
+        extents = measure_kspace_extent(data, gtab) if self.inputs.is_raw else None
+        if extents is None:
+            return None, {}
+        extent = round(in_plane_extent(extents), 3)
+        record: dict[str, Any] = {"KSpaceExtent": {source.name: [round(e, 3) for e in extents]}}
+        if not is_zero_filled(extent):
+            return extent, record
+        found = f"the images are zero-filled in plane: {describe_zero_filling(extents)}"
+        if self.inputs.unfit_if_filled:
+            options = " and ".join(self.inputs.unfit_if_filled)
+            raise ImageError(
+                f"{found}; {options} does not fit such images",
+                path=source,
+                expected="images on the matrix that was measured",
+                advice="leave --denoise to auto, which does not denoise such runs by MP-PCA, or "
+                "name patch2self or none; leave --unring away; to process other scans with "
+                "these options, tell them apart by --bids-filter-file",
+            )
+        why = "MP-PCA and removal of Gibbs ringing do not fit such images, and are left out"
+        return extent, record | {"Warnings": [f"{source.name}: {found}. {why}."]}
 
 
 class _MergeInputSpec(GradientInputSpec):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from dmri_fm.errors import MissingToolError
 from dmri_fm.preprocess.denoise import FEWEST_VOLUMES, name_too_few
@@ -13,6 +18,10 @@ DWIDENOISE = ("dwidenoise",)
 MRDEGIBBS = ("mrdegibbs",)
 TOPUP = ("topup",)
 EDDY = ("eddy_cpu", "eddy_openmp", "eddy")
+EDDY_QUAD = ("eddy_quad",)
+
+#: Builds of eddy for GPUs: `eddy_cuda`, or one for each version of CUDA, as in FSL 6.0.5.
+_CUDA_BUILD = re.compile(r"eddy_cuda([\d.]*)")
 
 
 def list_missing(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -36,6 +45,22 @@ def find_program(*names: str) -> str:
             advice="install or load it, or leave the choice of engines to `auto`",
         )
     return program
+
+
+def list_cuda_eddies() -> tuple[str, ...]:
+    """Return the builds of eddy for GPUs on the PATH: `eddy_cuda`, then from the newest CUDA."""
+    found = {
+        path.name
+        for folder in os.environ.get("PATH", "").split(os.pathsep)
+        if folder
+        for path in Path(folder).glob("eddy_cuda*")
+        if _CUDA_BUILD.fullmatch(path.name) and os.access(path, os.X_OK)
+    }
+
+    def version(name: str) -> list[int]:
+        return [int(n) for n in re.findall(r"\d+", name)] or [1000]
+
+    return tuple(sorted(found, key=version, reverse=True))
 
 
 @cache
@@ -70,6 +95,19 @@ def name_topup() -> str:
     return f"FSL topup ({fsl_version()})"
 
 
-def name_eddy() -> str:
-    """Return the name of FSL's motion and eddy-current correction."""
-    return f"FSL eddy ({fsl_version()}) with outlier replacement"
+def name_eddy(options: Mapping[str, Any]) -> str:
+    """Return the name of FSL's motion and eddy-current correction with some of its options.
+
+    Parameters
+    ----------
+    options
+        See :data:`dmri_fm_workflows.eddy_config.OPTIONS`.
+    """
+    words = {
+        "repol": "outlier replacement",
+        "mporder": "slice-to-volume motion",
+        "estimate_move_by_susceptibility": "a field that moves with the head",
+    }
+    done = [word for key, word in words.items() if options.get(key)]
+    told = f" with {' and '.join(done)}" if done else ""
+    return f"FSL eddy ({fsl_version()}){told}"

@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 from dmri_fm.model_metadata import join_models, nest_model
 
 #: Entries of a record that hold one value per raw file.
-BY_FILE = ("BScaling", "VolumesCutShort", "VolumesLeftOut")
+BY_FILE = ("BScaling", "GradientsFixed", "KSpaceExtent", "VolumesCutShort", "VolumesLeftOut")
 
 
 def join_records(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

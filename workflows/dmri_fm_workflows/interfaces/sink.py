@@ -83,6 +83,10 @@ def _patterns() -> tuple[str, ...]:
 
 
 class _SinkInputSpec(PrepareDerivative.input_spec):
+    in_file = InputMultiObject(File(exists=True), desc="file(s) to write")
+    is_optional = traits.Bool(
+        False, usedefault=True, desc="without a file nothing is written; else that is an error"
+    )
     base_directory = Directory(mandatory=True, desc="output folder")
     source_file = InputMultiObject(
         File(exists=False), desc="raw file(s) whose common entities the name carries"
@@ -156,6 +160,10 @@ class DerivativesDataSink(PrepareDerivative):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         staging = Path(runtime.cwd)
+        if not isdefined(self.inputs.in_file):  # as nipype makes of an empty list
+            if self.inputs.is_optional:
+                return runtime
+            raise ConfigError("the sink got no file", expected="a file to write")
         files = [Path(f) for f in self.inputs.in_file]
         self._fill_inputs(files)
         given = dict(self.inputs.meta_dict) if isdefined(self.inputs.meta_dict) else {}

@@ -12,6 +12,7 @@ from dmri_fm.tensor_design import describe_widening, determines_tensor, select_s
 from dmri_fm_workflows.bids import DwiSeries, Participant, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.plan.eddy import plan_eddy
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.records import SLOPPY_WARNING, SeriesPlan
 from dmri_fm_workflows.plan.sdc import SdcChoice, choose_sdc
@@ -94,6 +95,16 @@ def plan_series(
         t1w_session=session_of(session.t1w[0]) if session.t1w else "",
         engines=engines,
         sdc=sdc,
+        eddy=plan_eddy(
+            config.eddy_config,
+            series,
+            gtab,
+            has_field=sdc.has_field,
+            has_quad=engines.has_eddy_quad,
+        )
+        if engines.hmc == "eddy"
+        else None,
+        is_denoiser_named=config.denoise != "auto",
         unring=config.unring,
         b_scaling=config.b_scaling,
         normalisation=config.normalisation,

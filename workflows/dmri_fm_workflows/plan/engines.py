@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from dmri_fm.errors import ConfigError, MissingToolError
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
@@ -25,16 +27,28 @@ class Engines:
         Names of the methods for distortion, in the order in which a series tries them.
     device
         Torch device of the networks.
+    uses_cuda_eddy
+        Whether eddy's build for GPUs runs.
+    has_eddy_quad
+        Whether eddy_quad runs behind eddy.
     """
 
     denoise: str
     sdc: tuple[str, ...]
     hmc: str
     device: str = "cpu"
+    uses_cuda_eddy: bool = False
+    has_eddy_quad: bool = False
 
 
 def choose_engines(
-    *, denoise: str, sdc: str, hmc: str, unring: bool, device: str = "cpu"
+    *,
+    denoise: str,
+    sdc: str,
+    hmc: str,
+    unring: bool,
+    device: str = "cpu",
+    eddy_config: Mapping[str, Any] = MappingProxyType({}),
 ) -> Engines:
     """Choose engines; `auto` takes those whose programs are installed, in order of preference.
 
@@ -43,14 +57,39 @@ def choose_engines(
     MissingToolError
         If the programs of an engine that was named are missing.
     ConfigError
-        If the device is missing.
+        If the device is missing, or options of eddy are given and another engine is chosen.
     """
-    return Engines(
+    engines = Engines(
         denoise=_list_usable(DENOISE, denoise, unring=unring)[0],
         sdc=_list_usable(SDC, sdc),
         hmc=_list_usable(HMC, hmc)[0],
         device=choose_device(device),
     )
+    if engines.hmc == "eddy":
+        return replace(
+            engines,
+            uses_cuda_eddy=_uses_cuda_eddy(eddy_config, engines.device),
+            has_eddy_quad=HMC.load("eddy").has_quality_program(),
+        )
+    if eddy_config:
+        raise ConfigError(
+            f"--eddy-config was given, and head motion is corrected by {engines.hmc}",
+            expected="FSL's eddy",
+            advice="install or load FSL and use --hmc eddy, or leave --eddy-config out",
+        )
+    return engines
+
+
+def _uses_cuda_eddy(options: Mapping[str, Any], device: str) -> bool:
+    """Tell whether eddy's build for GPUs runs: as the user says, else where it and a GPU are."""
+    has_build = bool(HMC.load("eddy").list_gpu_builds())
+    if options.get("use_cuda") and not has_build:
+        raise MissingToolError(
+            "use_cuda of --eddy-config, and no build of eddy for GPUs is on the PATH",
+            expected="eddy_cuda, or eddy_cuda10.2 and the like",
+            advice="install or load it, or leave out use_cuda and what needs it, such as mporder",
+        )
+    return bool(options.get("use_cuda", has_build and device == "cuda"))
 
 
 def _list_usable(

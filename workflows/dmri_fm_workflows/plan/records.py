@@ -33,6 +33,7 @@ from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.outputs.steps import LEFT
 from dmri_fm_workflows.plan.earlier import EarlierSteps
+from dmri_fm_workflows.plan.eddy import EddyPlan
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.sdc import SdcChoice
 
@@ -67,6 +68,10 @@ class SeriesPlan(EarlierSteps):
         Engine of each step.
     sdc
         Susceptibility correction, its reason, and images that are not used.
+    eddy
+        What FSL's eddy is told; None if another engine corrects head motion.
+    is_denoiser_named
+        Whether the user named the denoiser, in place of `auto`.
     unring
         Whether Gibbs ringing is removed.
     b_scaling
@@ -111,6 +116,8 @@ class SeriesPlan(EarlierSteps):
     t1w_session: str
     engines: Engines
     sdc: SdcChoice
+    eddy: EddyPlan | None
+    is_denoiser_named: bool
     unring: bool
     b_scaling: str
     normalisation: str
@@ -164,7 +171,8 @@ class SeriesPlan(EarlierSteps):
         reason = "the input is preprocessed: no raw series, no motion"
         of_mask = {} if self.given_mask is None else {"mask_agreement_dice": self.mask_name}
         of_field = {"sdc_method": f"{LEFT}: {self.preprocessing.by}"}
-        return dict.fromkeys(RAW_MEASURES, reason) | of_mask | of_field
+        of_raw = dict.fromkeys((*RAW_MEASURES, "raw_kspace_extent"), reason)
+        return of_raw | of_mask | of_field
 
     @property
     def has_t1w(self) -> bool:

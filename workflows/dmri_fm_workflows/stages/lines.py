@@ -10,6 +10,7 @@ from dmri_fm.identity import DIRECTION_CHOICES, REGIONS, identity
 from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.bids import EpiImage
+from dmri_fm_workflows.eddy_config import eddy_arguments
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.plan.records import SMALLEST_BRAIN_ML
 from dmri_fm_workflows.stages.base import Line
@@ -130,6 +131,14 @@ def describe_mask(plan: SeriesPlan) -> Iterator[Line]:
 def describe_hmc(plan: SeriesPlan) -> Iterator[Line]:
     """Describe the correction of head motion and eddy currents."""
     yield "motion and eddy", plan.hmc_name
+    if plan.eddy is not None:
+        arguments = " ".join(
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in eddy_arguments(plan.eddy.options).items()
+        )
+        quality = ", then eddy_quad" if plan.eddy.has_quad else ""
+        build = "a GPU" if plan.engines.uses_cuda_eddy else "the CPU"
+        yield "  options", f"{arguments}, on {build}{quality}"
 
 
 def describe_normalise(plan: SeriesPlan) -> Iterator[Line]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nipype.pipeline.engine as pe
 
+from dmri_fm_workflows.engines import DENOISE
 from dmri_fm_workflows.interfaces.normalise import BringMask, CoregisterReference
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,
@@ -25,26 +28,55 @@ def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf
     -------
     run_dwi_files, run_bval_files, run_bvec_files
         The runs.
+    run_kspace_extents
+        Share of k-space that is filled in plane, by run.
     read_record
         Changes to volumes and gradients.
     """
-    workflow, _, outputnode = open_workflow(name, [], [*RUN_FILES, "read_record"])
+    workflow, _, outputnode = open_workflow(
+        name, [], [*RUN_FILES, "run_kspace_extents", "read_record"]
+    )
     validate = pe.MapNode(
-        ValidateDwi(b_scaling=plan.b_scaling),
-        iterfield=list(RUN_FILES.values()),
+        ValidateDwi(
+            b_scaling=plan.b_scaling,
+            is_raw=True,
+            unfit_if_filled=_list_unfit(plan),
+        ),
+        iterfield=[*RUN_FILES.values(), "arrangement"],
         name="validate",
         mem_gb=plan.size_gb,
     )
     validate.inputs.dwi_file = [str(run.path) for run in plan.series.runs]
     validate.inputs.bval_file = [str(run.bval) for run in plan.series.runs]
     validate.inputs.bvec_file = [str(run.bvec) for run in plan.series.runs]
-    collect = pe.Node(MergeRecords(), name="collect_records", run_without_submitting=True)
+    validate.inputs.arrangement = [run.gradients.arrangement for run in plan.series.runs]
+    collect = pe.Node(
+        MergeRecords(base=_record_fixes(plan)), name="collect_records", run_without_submitting=True
+    )
     workflow.connect([
         (validate, outputnode, [(output, field) for field, output in RUN_FILES.items()]),
+        (validate, outputnode, [("kspace_extent", "run_kspace_extents")]),
         (validate, collect, [("record", "in_records")]),
         (collect, outputnode, [("record", "read_record")]),
     ])  # fmt: skip
     return workflow
+
+
+def _list_unfit(plan: SeriesPlan) -> list[str]:
+    """Return the options by which the user asked for what does not fit zero-filled images."""
+    denoiser = plan.engines.denoise
+    needs_all = plan.is_denoiser_named and DENOISE.load(denoiser).needs_full_kspace
+    return [*([f"--denoise {denoiser}"] if needs_all else []), *(["--unring"] * plan.unring)]
+
+
+def _record_fixes(plan: SeriesPlan) -> dict[str, Any]:
+    """Return the entry of the sidecar about repaired b-vectors; none where there are none."""
+    fixed = {
+        run.path.name: {"Components": fix.components, "Repair": fix.name, **fix.conditions}
+        for run in plan.series.runs
+        if (fix := run.gradient_fix) is not None
+    }
+    return {"GradientsFixed": fixed} if fixed else {}
 
 
 def init_read_preprocessed_wf(

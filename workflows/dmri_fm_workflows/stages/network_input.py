@@ -19,6 +19,8 @@ def init_noise_wf(
     ------
     run_dwi_files, run_bval_files, run_bvec_files
         The runs.
+    run_kspace_extents
+        Share of k-space that is filled in plane, by run.
 
     Outputs
     -------
@@ -27,15 +29,14 @@ def init_noise_wf(
     noise_record
         Method, with its version.
     """
-    workflow, inputnode, outputnode = open_workflow(
-        name, RUN_FILES, ["noise_files", "noise_record"]
-    )
+    inputs = {**RUN_FILES, "run_kspace_extents": "kspace_extent"}
+    workflow, inputnode, outputnode = open_workflow(name, inputs, ["noise_files", "noise_record"])
     noise = pe.MapNode(
-        MapNoise(), iterfield=list(RUN_FILES.values()), name="map_noise", mem_gb=4 * plan.size_gb
+        MapNoise(), iterfield=list(inputs.values()), name="map_noise", mem_gb=4 * plan.size_gb
     )
     collect = pe.Node(MergeRunRecords(), name="collect_records", run_without_submitting=True)
     workflow.connect([
-        (inputnode, noise, list(RUN_FILES.items())),
+        (inputnode, noise, list(inputs.items())),
         (noise, collect, [("record", "in_records")]),
         (noise, outputnode, [("noise_file", "noise_files")]),
         (collect, outputnode, [("record", "noise_record")]),

@@ -48,6 +48,8 @@ class Output:
         Further sidecar entries.
     in_any_space
         Whether it is written whatever --output-spaces says: it exists on one grid only.
+    is_optional
+        Whether its stage may find that there is nothing to write.
     """
 
     type: str
@@ -58,6 +60,7 @@ class Output:
     entities: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     in_any_space: bool = False
+    is_optional: bool = False
 
     @property
     def all_fields(self) -> tuple[str, ...]:
@@ -148,6 +151,11 @@ NORMALISE_OUTPUTS = (
     _transform("dwi_xfm", "from_acpc_file", ACPC, "dwiref"),
     _transform("dwi_xfm", "to_mni_file", ACPC, MNI),
     _transform("dwi_xfm", "from_mni_file", MNI, ACPC),
+)
+
+#: Table that the check of the b-vectors offers where the raw one is wrong.
+CHECK_OUTPUTS = (
+    Output("fixed_bvec", ("fixed_bvec_files",), record="gradient_check_record", is_optional=True),
 )
 
 QUALITY_OUTPUTS = (Output("image_qc", ("qc_file",), record="qc_record"),)
@@ -302,6 +310,7 @@ def init_derivatives_wf(
                 output_type=output.type,
                 base_directory=str(output_dir),
                 source_entities=dict(origin.entities),
+                is_optional=output.is_optional,
                 **named,
                 **output.entities,
             ),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import nipype.pipeline.engine as pe
 
 from dmri_fm.identity import label_of
-from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater, CheckGradients
+from dmri_fm_workflows.bids.gradient_fixes import SUGGESTED
+from dmri_fm_workflows.interfaces.gradient_check import CheckGradients
+from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, open_workflow
 
@@ -19,14 +24,46 @@ def init_gradient_check_wf(
     ------
     acpc_dwi_file, acpc_bval_file, acpc_bvec_file, acpc_mask_file
         Series in ACPC.
+    to_acpc_file
+        Transform that resamples the reference into ACPC.
 
     Outputs
     -------
+    fixed_bvec_files
+        Corrected table of the raw runs, where theirs is found wrong; else none.
     gradient_check_record
         Result of the check.
     """
-    check = pe.Node(CheckGradients(), name="check_gradients", mem_gb=3 * plan.size_gb)
-    return _check_wf(name, check, record="gradient_check_record")
+    runs = plan.series.runs
+    check = pe.Node(
+        CheckGradients(
+            source_affine=runs[0].affine.tolist(), source_frame=runs[0].gradients.frame
+        ),
+        name="check_gradients",
+        mem_gb=3 * plan.size_gb,
+    )
+    if not plan.is_preprocessed:
+        check.inputs.source_bval_files = [str(run.bval) for run in runs]
+        check.inputs.source_bvec_files = [str(run.bvec) for run in runs]
+        check.inputs.arrangements = [run.gradients.arrangement for run in runs]
+        check.inputs.scanner = _name_scanner(plan)
+    return _check_wf(
+        name,
+        check,
+        record="gradient_check_record",
+        inputs={"to_acpc_file": "xfm_file"},
+        outputs=["fixed_bvec_files"],
+    )
+
+
+def _name_scanner(plan: SeriesPlan) -> dict[str, str]:
+    """Return what tells scanner and protocol of the runs, as far as they agree."""
+    first, *others = ({**run.metadata, **run.entities} for run in plan.series.runs)
+    return {
+        key: value
+        for key in SUGGESTED
+        if isinstance(value := first.get(key), str) and all(o.get(key) == value for o in others)
+    }
 
 
 def init_free_water_wf(
@@ -52,12 +89,23 @@ def init_free_water_wf(
     return _check_wf(name, check, record="free_water_record")
 
 
-def _check_wf(name: str, check: pe.Node, *, record: str) -> pe.Workflow:
-    """Return the workflow of a check of the series in ACPC, which hands on its record."""
-    workflow, inputnode, outputnode = open_workflow(name, ACPC_FILES, [record])
+def _check_wf(
+    name: str,
+    check: pe.Node,
+    *,
+    record: str,
+    inputs: Mapping[str, str] = MappingProxyType({}),
+    outputs: Sequence[str] = (),
+) -> pe.Workflow:
+    """Return the workflow of a check of the series in ACPC, which hands on its record.
+
+    Further inputs of the check, by field, and further outputs are connected as well.
+    """
+    given = ACPC_FILES | dict(inputs)
+    workflow, inputnode, outputnode = open_workflow(name, given, [*outputs, record])
     workflow.connect([
-        (inputnode, check, list(ACPC_FILES.items())),
-        (check, outputnode, [("record", record)]),
+        (inputnode, check, list(given.items())),
+        (check, outputnode, [*((o, o) for o in outputs), ("record", record)]),
     ])  # fmt: skip
     return workflow
 
@@ -73,6 +121,10 @@ def init_quality_wf(
         Series in ACPC.
     raw_file, bval_file, raw_bvec_file, dwi_mask_file, motion_file, outliers_file
         Merged series as acquired, with the estimates of motion; not of a preprocessed series.
+    run_kspace_extents
+        Share of k-space that is filled in plane, by run; likewise.
+    eddy_qc_file
+        Measures of eddy_quad, where it ran.
     registration_dice
         Overlap with the template's brain.
     mask_agreement_dice
@@ -92,6 +144,8 @@ def init_quality_wf(
     inputs = {**ACPC_FILES, "registration_dice": "registration_dice"}
     if plan.given_mask is None:
         inputs["mask_agreement_dice"] = "mask_agreement_dice"
+    if plan.eddy is not None and plan.eddy.has_quad:
+        inputs["eddy_qc_file"] = "eddy_qc_file"
     if not plan.is_preprocessed:
         inputs |= {
             "raw_file": "raw_file",
@@ -100,6 +154,7 @@ def init_quality_wf(
             "dwi_mask_file": "raw_mask_file",
             "motion_file": "motion_file",
             "outliers_file": "outliers_file",
+            "run_kspace_extents": "kspace_extents",
         }
     of_models = ["tensor_diffusivity_file"] if plan.has_tensor else []
     for network in plan.networks:

@@ -47,6 +47,7 @@ from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_n
 from dmri_fm_workflows.stages.normalise import init_deviation_wf, init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
+    CHECK_OUTPUTS,
     FIELD_OUTPUTS,
     HMC_OUTPUTS,
     NORMALISE_OUTPUTS,
@@ -175,6 +176,7 @@ _BEFORE_MODELS = (
     Stage(
         name="gradient_check",
         builder=init_gradient_check_wf,
+        outputs=CHECK_OUTPUTS,
         record="gradient_check_record",
         describe=describe_gradient_check,
         runs=lambda plan: plan.has_tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 from nipype.interfaces import mrtrix3
 
-from dmri_fm_workflows.interfaces.preprocess import DwiDenoise
+from dmri_fm_workflows.interfaces.denoise import DwiDenoise
 from dmri_fm_workflows.interfaces.programs import (
     DWIDENOISE,
     MRDEGIBBS,
@@ -27,6 +27,8 @@ def init_dwidenoise_wf(
     ------
     run_dwi_files
         The runs.
+    run_kspace_extents
+        Share of k-space that is filled in plane, by run.
 
     Outputs
     -------
@@ -36,11 +38,11 @@ def init_dwidenoise_wf(
         Method, with its version.
     """
     workflow, inputnode, outputnode = open_workflow(
-        name, ["run_dwi_files"], ["denoised_files", "denoise_record"]
+        name, ["run_dwi_files", "run_kspace_extents"], ["denoised_files", "denoise_record"]
     )
     denoise = pe.MapNode(
         DwiDenoise(nthreads=resources.omp_nthreads, out_file="denoised.nii"),
-        iterfield=["in_file"],
+        iterfield=["in_file", "kspace_extent"],
         name="dwidenoise",
         n_procs=resources.omp_nthreads,
         mem_gb=3 * plan.size_gb,
@@ -62,7 +64,8 @@ def init_dwidenoise_wf(
         run_without_submitting=True,
     )
     workflow.connect([
-        (inputnode, denoise, [("run_dwi_files", "in_file")]),
+        (inputnode, denoise, [("run_dwi_files", "in_file"),
+                              ("run_kspace_extents", "kspace_extent")]),
         (denoise, collect, [("record", "in_records")]),
         (collect, merge, [("record", "in_records")]),
         (last, outputnode, [("out_file", "denoised_files")]),
@@ -75,6 +78,7 @@ ENGINE = DenoiseEngine(
     builder=init_dwidenoise_wf,
     describe=describe_runs(name_dwidenoise),
     programs=DWIDENOISE,
+    needs_full_kspace=True,
     unring_programs=MRDEGIBBS,
     describe_unringing=name_mrdegibbs,
 )

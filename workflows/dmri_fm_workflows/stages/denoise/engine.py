@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import nipype.pipeline.engine as pe
 
 from dmri_fm.preprocess.denoise import name_gibbs_removal
-from dmri_fm_workflows.interfaces.preprocess import DenoiseDwi
+from dmri_fm_workflows.interfaces.denoise import DenoiseDwi
 from dmri_fm_workflows.interfaces.programs import list_missing
 from dmri_fm_workflows.interfaces.records import MergeRunRecords
 from dmri_fm_workflows.plan import SeriesPlan
@@ -21,12 +21,15 @@ class DenoiseEngine(Engine):
 
     Attributes
     ----------
+    needs_full_kspace
+        Whether zero-filled images do not fit it: voxels share their noise.
     unring_programs
         Executables for Gibbs ringing; none: built in.
     describe_unringing
         Name of the method for Gibbs ringing, with its version.
     """
 
+    needs_full_kspace: bool = False
     unring_programs: tuple[str, ...] = ()
     describe_unringing: Callable[[], str] = name_gibbs_removal
 
@@ -58,6 +61,8 @@ def init_dipy_wf(
     ------
     run_dwi_files, run_bval_files, run_bvec_files
         The runs.
+    run_kspace_extents
+        Share of k-space that is filled in plane, by run.
 
     Outputs
     -------
@@ -66,21 +71,22 @@ def init_dipy_wf(
     denoise_record
         Method, with its version.
     """
+    inputs = {**RUN_FILES, "run_kspace_extents": "kspace_extent"}
     workflow, inputnode, outputnode = open_workflow(
-        name, RUN_FILES, ["denoised_files", "denoise_record"]
+        name, inputs, ["denoised_files", "denoise_record"]
     )
     denoise = pe.MapNode(
         DenoiseDwi(
             method=plan.engines.denoise, unring=plan.unring, n_threads=resources.omp_nthreads
         ),
-        iterfield=list(RUN_FILES.values()),
+        iterfield=list(inputs.values()),
         name="denoise",
         n_procs=resources.omp_nthreads if plan.unring else 1,
         mem_gb=4 * plan.size_gb,
     )
     collect = pe.Node(MergeRunRecords(), name="collect_records", run_without_submitting=True)
     workflow.connect([
-        (inputnode, denoise, list(RUN_FILES.items())),
+        (inputnode, denoise, list(inputs.items())),
         (denoise, collect, [("record", "in_records")]),
         (denoise, outputnode, [("out_file", "denoised_files")]),
         (collect, outputnode, [("record", "denoise_record")]),

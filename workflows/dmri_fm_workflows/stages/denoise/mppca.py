@@ -8,4 +8,5 @@ from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine, describe_runs
 ENGINE = DenoiseEngine(
     builder=init_dipy_wf,
     describe=describe_runs(lambda n_volumes: name_denoiser("mppca", n_volumes)),
+    needs_full_kspace=True,
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import nipype.pipeline.engine as pe
 
+from dmri_fm_workflows.interfaces.programs import list_missing
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Engine, open_workflow
 
@@ -30,9 +31,19 @@ class HmcEngine(Engine):
     resamples
         Whether it interpolates the series and corrects the distortion; otherwise the field passes
         to the normalise stage, which interpolates once.
+    list_gpu_builds
+        Return its executables for GPUs; none: there are none, or it needs none.
+    quality_programs
+        Executables that measure the quality of its results, any of which will do.
     """
 
     resamples: bool = False
+    list_gpu_builds: Callable[[], tuple[str, ...]] = tuple
+    quality_programs: tuple[str, ...] = ()
+
+    def has_quality_program(self) -> bool:
+        """Tell whether a program that measures the quality of its results is there."""
+        return bool(self.quality_programs) and not list_missing(self.quality_programs)
 
 
 def wire_estimate(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import nipype.pipeline.engine as pe
 
-from dmri_fm_workflows.interfaces.fsl import CollectTopup, RunTopup, WriteFslFiles
+from dmri_fm_workflows.bids import DwiSeries
+from dmri_fm_workflows.interfaces.fsl import (
+    CollectTopup,
+    RunTopup,
+    WriteFslFiles,
+    choose_topup_config,
+)
 from dmri_fm_workflows.interfaces.programs import TOPUP, name_topup
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
@@ -42,11 +48,10 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
         name="write_fsl_files",
         mem_gb=2 * plan.size_gb,
     )
-    # The usual schedule halves the grid and refuses one that it cannot halve.
-    is_even = all(n % 2 == 0 for n in plan.series.runs[0].shape[:3])
     topup = pe.Node(
         RunTopup(
-            config="b02b0.cnf" if is_even else "b02b0_1.cnf", n_threads=resources.omp_nthreads
+            config=choose_topup_config(plan.series.runs[0].shape),
+            n_threads=resources.omp_nthreads,
         ),
         name="topup",
         n_procs=resources.omp_nthreads,
@@ -57,12 +62,22 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
         (inputnode, files, list(MERGED_FILES.items())),
         (files, topup, [("b0_file", "in_file"), ("b0_acqp_file", "encoding_file")]),
         (topup, collect, [("out_corrected", "corrected_file"), ("out_field", "field_file")]),
+        (files, collect, [("first_b0_file", "reference_file")]),
         (files, outputnode, [("first_b0_file", "uncorrected_file")]),
-        (topup, outputnode, [("out_field", "field_file"), ("out_fieldcoef", "fieldcoef_file"),
-                             ("out_movpar", "movpar_file")]),
-        (collect, outputnode, [("dwiref_file", "biased_dwiref_file"), ("record", "sdc_record")]),
+        (topup, outputnode, [("out_fieldcoef", "fieldcoef_file"), ("out_movpar", "movpar_file")]),
+        (collect, outputnode, [("dwiref_file", "biased_dwiref_file"),
+                               ("field_file", "field_file"), ("record", "sdc_record")]),
     ])  # fmt: skip
     return workflow
+
+
+def _explain(series: DwiSeries) -> str | None:
+    """Return the reason why topup cannot correct a series; None if it can."""
+    if problem := explain_no_pair(series):
+        return problem
+    if any(run.phase_encoding in ("k", "k-") for run in series.runs):
+        return "FSL's topup takes phase encoding along i and j alone"
+    return None
 
 
 ENGINE = SdcEngine(
@@ -71,6 +86,6 @@ ENGINE = SdcEngine(
     programs=TOPUP,
     gives="topup",
     reason=name_pair,
-    applies=explain_no_pair,
+    applies=_explain,
     uses_pair=True,
 )

@@ -1,0 +1,110 @@
+"""The corrected table that the check of the b-vectors offers."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy.spatial.transform import Rotation
+
+from dmri_fm.gradient_files import read_gradients, write_gradients
+from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.transforms import write_affine
+from dmri_fm.series import save_image
+from dmri_fm_workflows.bids.gradient_fixes import make_fixes
+from dmri_fm_workflows.interfaces.gradient_check import CheckGradients
+
+#: Series that a converter got wrong, and what their rows should be.
+WRONG = {"acq-ortho_dir-AP": "x,y,-z", "acq-sagittal_dir-PA": "-x,y,z"}
+
+
+def turn_into_acpc(
+    image: nib.Nifti1Image, gtab: GradientTable, folder: Path
+) -> tuple[dict[str, str], np.ndarray]:
+    """Write a series, turned and stored in another order, with the transform of the turn."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("zyx", [14, -20, 9], degrees=True).as_matrix()
+    moved = nib.Nifti1Image(np.asanyarray(image.dataobj), turn @ image.affine)
+    order = ornt_transform(io_orientation(moved.affine), axcodes2ornt("RAS"))
+    moved = moved.as_reoriented(order)
+    turned = GradientTable(gtab.bvals, gtab.bvecs_ras @ turn[:3, :3].T)
+    path = save_image(np.asanyarray(moved.dataobj), moved.affine, folder / "acpc.nii.gz")
+    b0 = np.asanyarray(moved.dataobj)[..., turned.is_b0].mean(axis=3)
+    mask = save_image(b0 > b0.mean(), moved.affine, folder / "mask.nii.gz", dtype=np.uint8)
+    write_gradients(turned, folder / "acpc.bval", folder / "acpc.bvec", affine=moved.affine)
+    xfm = write_affine(np.linalg.inv(turn), folder / "xfm.txt")
+    return {
+        "dwi_file": str(path), "bval_file": str(folder / "acpc.bval"),
+        "bvec_file": str(folder / "acpc.bvec"), "mask_file": str(mask), "xfm_file": str(xfm),
+    }, image.affine  # fmt: skip
+
+
+def check(folder: Path, image, bval: Path, bvec: Path, **inputs):
+    gtab = read_gradients(bval, bvec, affine=image.affine, n_volumes=image.shape[3])
+    files, affine = turn_into_acpc(image, gtab, folder)
+    node = CheckGradients(**files, source_affine=affine.tolist(), **inputs)
+    return node.run(cwd=folder).outputs
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("series", WRONG)
+def test_the_right_table_is_offered_for_the_raw_file(
+    data_dir: Path, tmp_path: Path, series: str
+) -> None:
+    stem = data_dir / "ds-more" / "sub-galan6" / "dwi" / f"sub-galan6_{series}_dwi"
+    image = nib.load(f"{stem}.nii.gz").slicer[:, :, 14:26]
+    bval, right = stem.with_suffix(".bval"), stem.with_suffix(".bvec")
+    wrong = data_dir / "gradients-as-converted" / f"{stem.name}.bvec"
+    scanner = {"Manufacturer": "Canon", "ProtocolName": "DTI"}
+    runs = {"source_bval_files": [str(bval)], "source_bvec_files": [str(wrong)]}
+    found = check(tmp_path, image, bval, wrong, **runs, scanner=scanner)
+    (offered,) = found.fixed_bvec_files
+    table, truth = np.loadtxt(offered), np.loadtxt(right)
+    sign = np.where((table * truth).sum(axis=0) < 0, -1, 1)
+    np.testing.assert_allclose(table * sign, truth, atol=2e-6)
+    verdict = found.record["GradientCheck"]
+    assert (verdict["IsConsistent"], verdict["Best"]) == (False, WRONG[series])
+    (fix,) = make_fixes(tomllib.loads(verdict["SuggestedFix"]))
+    assert (fix.components, fix.conditions) == (WRONG[series], scanner)
+    (warning,) = found.record["Warnings"]
+    assert "desc-fibrecheck" in warning
+    # A series without raw files, corrected before, is told about and offered nothing.
+    assert check(tmp_path, image, bval, wrong).fixed_bvec_files == []
+
+
+@pytest.mark.realdata
+def test_a_repair_that_was_wrong_is_undone_by_the_offer(data_dir: Path, tmp_path: Path) -> None:
+    stem = data_dir / "ds-more" / "sub-galan6" / "dwi" / "sub-galan6_acq-ortho_dir-AP_dwi"
+    image = nib.load(f"{stem}.nii.gz").slicer[:, :, 14:26]
+    bval, right = stem.with_suffix(".bval"), stem.with_suffix(".bvec")
+    repaired = tmp_path / "repaired.bvec"
+    np.savetxt(repaired, np.loadtxt(right)[[1, 0, 2]])
+    runs = {"source_bval_files": [str(bval)] * 2, "source_bvec_files": [str(right)] * 2}
+    found = check(tmp_path, image, bval, repaired, **runs, arrangements=["y,x,z"] * 2)
+    (offered,) = found.fixed_bvec_files
+    # Two runs, one behind the other.
+    np.testing.assert_allclose(np.loadtxt(offered), np.loadtxt(right)[:, [*range(13)] * 2])
+
+
+@pytest.mark.realdata
+def test_nothing_is_offered_where_tables_are_right_or_nothing_decides(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    stem = data_dir / "ds-vendors" / "sub-umr" / "dwi" / "sub-umr_dir-AP_dwi"
+    bval, bvec = stem.with_suffix(".bval"), stem.with_suffix(".bvec")
+    runs = {"source_bval_files": [str(bval)], "source_bvec_files": [str(bvec)]}
+    whole = nib.load(f"{stem}.nii.gz")
+    found = check(tmp_path, whole, bval, bvec, **runs)
+    assert found.fixed_bvec_files == []
+    assert found.record["GradientCheck"]["IsDecisive"]
+    mirrored = tmp_path / "mirrored.bvec"
+    np.savetxt(mirrored, np.loadtxt(bvec) * [[-1], [1], [1]])
+    runs["source_bvec_files"] = [str(mirrored)]
+    slice_ = whole.slicer[:, :, 4:5]
+    found = check(tmp_path, slice_, bval, mirrored, **runs)
+    assert found.fixed_bvec_files == []
+    assert "could not be decided" in found.record["GradientCheck"]["Summary"]

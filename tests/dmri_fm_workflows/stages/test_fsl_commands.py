@@ -1,0 +1,382 @@
+"""Command lines and files of topup, eddy and eddy_quad, for each type of acquisition.
+
+The programs are stand-ins that check arguments and files by the rules of FSL's documentation
+(`fsl_stand_in.py`); the command lines are written down here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nipype.pipeline.engine import Workflow
+
+from dmri_fm.errors import ConfigError, MissingToolError
+from dmri_fm.gradient_files import read_raw_gradients
+from dmri_fm.series import load_image, read_array, save_image
+from dmri_fm_workflows.bids import DwiRun, DwiSeries, EpiImage
+from dmri_fm_workflows.engines import HMC, SDC
+from dmri_fm_workflows.interfaces import programs
+from dmri_fm_workflows.interfaces.eddy_quality import read_eddy_quality
+from dmri_fm_workflows.interfaces.preprocess import MergeRuns
+from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.plan.engines import choose_engines
+from dmri_fm_workflows.stages.lines import describe_hmc
+from tests.dmri_fm_workflows import fsl_stand_in
+from tests.dmri_fm_workflows.tiny_series import make_resources, plan_for
+
+LAS = np.diag([-2.0, 2.0, 2.0, 1.0])
+RAS = np.diag([2.0, 2.0, 2.0, 1.0])
+N_DIRECTIONS = 6
+
+
+def brain(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    data = np.random.default_rng(seed).uniform(0, 10, shape)
+    data[1:-1, 1:-1, 1:-1] += 1000
+    return data.astype(np.float32)
+
+
+def make_run(
+    folder: Path, name: str, encoding: str, readout_s: float, shape, affine, **metadata: Any
+) -> DwiRun:
+    """Write a run of one b=0 volume and six others."""
+    folder.mkdir(exist_ok=True)
+    stem = folder / f"sub-01_{name}_dwi"
+    volumes = np.stack([brain(shape, seed) for seed in range(N_DIRECTIONS + 1)], axis=3)
+    save_image(volumes, affine, f"{stem}.nii.gz")
+    bvecs = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1]]).T
+    bvecs = np.hstack([np.zeros((3, 1)), bvecs / np.linalg.norm(bvecs, axis=0)])
+    np.savetxt(f"{stem}.bvec", bvecs)
+    np.savetxt(f"{stem}.bval", [[0] + [1000] * N_DIRECTIONS], fmt="%d")
+    return DwiRun(
+        path=Path(f"{stem}.nii.gz"),
+        entities={"subject": "01"},
+        metadata=metadata,
+        shape=(*shape, N_DIRECTIONS + 1),
+        affine=affine,
+        phase_encoding=encoding,
+        readout_time_s=readout_s,
+        bval=Path(f"{stem}.bval"),
+        bvec=Path(f"{stem}.bvec"),
+        gradients=read_raw_gradients(f"{stem}.bval", f"{stem}.bvec", affine=affine),
+    )
+
+
+def make_series(
+    folder: Path,
+    encodings: list[tuple[str, float]],
+    *,
+    reverse: tuple[str, float] | None = None,
+    shape: tuple[int, int, int] = (6, 6, 4),
+    affine: np.ndarray = LAS,
+    **metadata: Any,
+) -> DwiSeries:
+    raw = folder / "raw"
+    runs = tuple(
+        make_run(raw, f"run-{n}", *encoding, shape, affine, **metadata)
+        for n, encoding in enumerate(encodings, 1)
+    )
+    outside = ()
+    if reverse is not None:
+        path = save_image(brain(shape, 9), affine, raw / "sub-01_epi.nii.gz")
+        outside = (
+            EpiImage(
+                path=path, entities={"subject": "01"}, metadata={}, shape=shape, affine=affine,
+                phase_encoding=reverse[0], readout_time_s=reverse[1],
+            ),
+        )  # fmt: skip
+    return DwiSeries(runs=runs, entities={"subject": "01"}, reverse=outside)
+
+
+@pytest.fixture
+def fsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put stand-ins on the PATH; return their folder."""
+    folder = tmp_path / "fsl"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("FSL_STAND_IN_LOG", str(tmp_path / "calls.jsonl"))
+    monkeypatch.delenv("FSLDIR", raising=False)
+    for name in ("topup", "eddy_cpu", "eddy_quad"):
+        add_program(folder, name)
+    return folder
+
+
+def add_program(folder: Path, name: str) -> None:
+    program = folder / name
+    script = f'exec "{sys.executable}" "{fsl_stand_in.__file__}" {name} "$@"'
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+def make_plan(series: DwiSeries, folder: Path, *, sdc: str = "topup", **config: Any) -> SeriesPlan:
+    engines = choose_engines(
+        denoise="none", sdc=sdc, hmc="eddy", unring=False, device="cpu", eddy_config=config
+    )
+    (plan,) = plan_for(
+        series, root=folder, engines=engines, t1w=False, eddy_config=config, models=()
+    ).series
+    return plan
+
+
+def run(workflow: Workflow, folder: Path, files: dict[str, str]) -> dict[str, Any]:
+    """Run a stage; return what its nodes gave."""
+    workflow.base_dir = str(folder / "work")
+    workflow.config["execution"] = {"crashdump_dir": str(folder)}
+    inputnode = workflow.get_node("inputnode")
+    for field in inputnode.inputs.copyable_trait_names():
+        setattr(inputnode.inputs, field, files[field])
+    return {node.name: node.result.outputs for node in workflow.run().nodes()}
+
+
+def correct(plan: SeriesPlan, folder: Path) -> dict[str, Any]:
+    """Run the stages of distortion and motion; return what their nodes gave."""
+    runs = plan.series.runs
+    paths = {key: [str(getattr(r, key)) for r in runs] for key in ("path", "bval", "bvec")}
+    (folder / "merge").mkdir()
+    merged = MergeRuns(
+        dwi_files=paths["path"], raw_files=paths["path"], bval_files=paths["bval"],
+        bvec_files=paths["bvec"], phase_encodings=[r.phase_encoding for r in runs],
+        readouts_s=list(plan.readouts_s[: len(runs)]),
+    ).run(cwd=str(folder / "merge")).outputs  # fmt: skip
+    mask = save_image(
+        np.ones(runs[0].shape[:3]), runs[0].affine, folder / "mask.nii.gz", dtype=np.uint8
+    )
+    files = {
+        "denoised_file": merged.dwi_file, "bval_file": merged.bval_file,
+        "raw_bvec_file": merged.bvec_file, "volumes_file": merged.volumes_file,
+        "dwi_mask_file": str(mask),
+    }  # fmt: skip
+    resources = make_resources(folder, 2)
+    found: dict[str, Any] = {}
+    if plan.sdc.method == "topup":
+        found = run(SDC.load("topup").builder(plan, resources), folder, files)
+        files |= {
+            "field_file": found["collect_topup"].field_file,
+            "fieldcoef_file": found["topup"].out_fieldcoef,
+            "movpar_file": found["topup"].out_movpar,
+        }
+    elif plan.sdc.has_field:
+        hz = save_image(np.ones(runs[0].shape[:3]), runs[0].affine, folder / "hz.nii.gz")
+        files["field_file"] = str(hz)
+    return found | run(HMC.load("eddy").builder(plan, resources), folder, files)
+
+
+def calls(folder: Path) -> list[str]:
+    """Return the command lines that the stand-ins noted, without folders and options' order."""
+    lines = []
+    for text in (folder / "calls.jsonl").read_text().splitlines():
+        name, _, *arguments = json.loads(text)
+        short = []
+        for argument in arguments:
+            key, equals, value = argument.partition("=")
+            value = Path(value).name if "/" in value else value
+            short.append(f"{key}={value}" if equals else argument.rpartition("/")[2])
+        lines.append(" ".join([name, *(short if name == "eddy_quad" else sorted(short))]))
+    return lines
+
+
+def text_of(path: Any) -> list[list[float]]:
+    return np.loadtxt(path, ndmin=2).tolist()
+
+
+EDDY = (
+    "--acqp=acqp.txt --bvals=merged.bval --bvecs=merged.bvec --cnr_maps --data_is_shelled"
+    "{field} --imain=merged.nii --index=index.txt --mask=mask.nii.gz --nthr=2"
+    " --out=eddy_corrected --repol --slm=linear{topup}"
+)
+QUAD = (
+    "eddy_quad eddy_corrected -idx index.txt -par acqp.txt -m mask.nii.gz -b merged.bval "
+    "-g merged.bvec{field} -o quad"
+)
+TOPUP = (
+    "topup --config={config} --datain=b0_acqp.txt --fout=field.nii.gz --imain=b0.nii.gz "
+    "--iout=corrected.nii.gz --nthr=2 --out=topup"
+)
+
+
+def test_one_run_without_a_field(fsl: Path, tmp_path: Path) -> None:
+    plan = make_plan(make_series(tmp_path, [("j-", 0.05)]), tmp_path, sdc="none")
+    found = correct(plan, tmp_path)
+    assert calls(tmp_path) == [
+        f"eddy_cpu {EDDY.format(field='', topup='')}", QUAD.format(field=""),
+    ]  # fmt: skip
+    assert text_of(found["write_fsl_files"].acqp_file) == [[0, -1, 0, 0.05]]
+    assert text_of(found["write_fsl_files"].index_file) == [[1] * 7]
+
+
+def test_a_reverse_image_outside_the_series(fsl: Path, tmp_path: Path) -> None:
+    series = make_series(tmp_path, [("j-", 0.05)], reverse=("j", 0.03))
+    found = correct(make_plan(series, tmp_path), tmp_path)
+    assert calls(tmp_path) == [
+        TOPUP.format(config="b02b0.cnf"),
+        f"eddy_cpu {EDDY.format(field='', topup=' --topup=topup')}",
+        QUAD.format(field=" -f field.nii.gz"),
+    ]
+    files = found["topup"]
+    b0_acqp = Path(files.out_field).parents[1] / "write_fsl_files" / "b0_acqp.txt"
+    assert text_of(b0_acqp) == [[0, -1, 0, 0.05], [0, 1, 0, 0.03]]
+
+
+def test_two_runs_of_unequal_readout_on_an_odd_grid(fsl: Path, tmp_path: Path) -> None:
+    series = make_series(tmp_path, [("j", 0.05), ("j-", 0.04)], shape=(6, 6, 5))
+    found = correct(make_plan(series, tmp_path), tmp_path)
+    assert calls(tmp_path)[0] == TOPUP.format(config="b02b0_1.cnf")
+    assert text_of(found["write_fsl_files"].acqp_file) == [[0, 1, 0, 0.05], [0, -1, 0, 0.04]]
+    assert text_of(found["write_fsl_files"].index_file) == [[1] * 7 + [2] * 7]
+
+
+@pytest.mark.parametrize(("affine", "sign"), [(LAS, 1), (RAS, -1)])
+def test_left_to_right_in_either_storage(
+    fsl: Path, tmp_path: Path, affine: np.ndarray, sign: int
+) -> None:
+    """FSL mirrors neurological images: they are stored the other way for it, results back."""
+    series = make_series(tmp_path, [("i", 0.05), ("i-", 0.05)], affine=affine)
+    found = correct(make_plan(series, tmp_path), tmp_path)
+    rows = text_of(found["write_fsl_files"].acqp_file)
+    assert rows == [[sign, 0, 0, 0.05], [-sign, 0, 0, 0.05]]
+    given = load_image(found["store_denoised_file"].out_file)
+    assert np.linalg.det(given.affine) < 0
+    # eddy's stand-in gives back what it got: series, b-vectors and field are as they were stored.
+    corrected = load_image(found["collect_eddy"].dwi_file)
+    np.testing.assert_allclose(corrected.affine, affine)
+    whole = read_array(load_image(series.runs[0].path))
+    np.testing.assert_allclose(read_array(corrected)[..., 1], whole[..., 1], rtol=1e-5)
+    stored = np.loadtxt(series.runs[0].bvec)
+    np.testing.assert_allclose(
+        np.loadtxt(found["collect_eddy"].bvec_file)[:, :7], stored, atol=1e-5
+    )
+    field = load_image(found["collect_topup"].field_file)
+    np.testing.assert_allclose(field.affine, affine)
+    voxel = np.argwhere(read_array(field) == 50.0)[0]
+    assert voxel.tolist() == [0 if sign > 0 else 5, 1, 1]
+
+
+def test_a_field_of_another_method(fsl: Path, tmp_path: Path) -> None:
+    series = make_series(tmp_path, [("j", 0.05)], reverse=("j-", 0.05), affine=RAS)
+    correct(make_plan(series, tmp_path, sdc="pepolar"), tmp_path)
+    stored = EDDY.replace("merged.nii ", "stored.nii.gz ").replace("mask.nii.gz", "stored.nii.gz")
+    quad = QUAD.replace("-m mask.nii.gz", "-m stored.nii.gz")
+    assert calls(tmp_path) == [
+        f"eddy_cpu {stored.format(field=' --field=stored', topup='')}",
+        quad.format(field=" -f stored.nii.gz"),
+    ]
+
+
+SLICES = {"SliceTiming": [0.0, 0.5, 0.0, 0.5], "SliceEncodingDirection": "k"}
+
+
+def test_motion_within_volumes_by_a_gpu(fsl: Path, tmp_path: Path) -> None:
+    for name in ("eddy_cuda9.1", "eddy_cuda10.2"):
+        add_program(fsl, name)
+    series = make_series(tmp_path, [("j", 0.05)], reverse=("j-", 0.05), **SLICES)
+    config = {
+        "use_cuda": True, "mporder": 1, "slice2vol_niter": 5, "slm": "none", "fwhm": "10,4,0",
+        "niter": 3, "estimate_move_by_susceptibility": True, "repol": False, "cnr_maps": False,
+    }  # fmt: skip
+    plan = make_plan(series, tmp_path, **config)
+    found = correct(plan, tmp_path)
+    assert calls(tmp_path)[1:] == [
+        "eddy_cuda10.2 --acqp=acqp.txt --bvals=merged.bval --bvecs=merged.bvec --data_is_shelled "
+        "--estimate_move_by_susceptibility --fwhm=10,4,0 --imain=merged.nii --index=index.txt "
+        "--mask=mask.nii.gz --mporder=1 --niter=3 --out=eddy_corrected --s2v_niter=5 --slm=none "
+        "--slspec=slspec.txt --topup=topup",
+        QUAD.format(field=" -f field.nii.gz -s slspec.txt"),
+    ]
+    assert text_of(found["write_fsl_files"].slspec_file) == [[0, 2], [1, 3]]
+    stated = found["collect_eddy"].record["EddyOptions"]
+    assert stated | config == stated
+    line = dict(describe_hmc(plan))["  options"]
+    assert "--mporder=1" in line
+    assert "--repol" not in line
+    assert line.endswith(", on a GPU, then eddy_quad")
+    assert plan.hmc_name.endswith(
+        "with slice-to-volume motion and a field that moves with the head"
+    )
+
+
+def test_measures_of_eddy_quad_become_columns(fsl: Path, tmp_path: Path) -> None:
+    plan = make_plan(make_series(tmp_path, [("j", 0.05)], reverse=("j-", 0.05)), tmp_path)
+    found = correct(plan, tmp_path)
+    assert read_eddy_quality(found["eddy_quad"].qc_file) == {
+        "eddy_mot_abs": 0.5, "eddy_mot_rel": 0.25, "eddy_outliers_tot": 1.5,
+        "eddy_vox_displ_std": 0.75, "eddy_outliers_b1000": 2.0, "eddy_snr_b0": 20.0,
+        "eddy_cnr_b1000": 3.0,
+    }  # fmt: skip
+    (fsl / "eddy_quad").unlink()
+    assert make_plan(plan.series, tmp_path).eddy.has_quad is False
+
+
+def test_a_version_that_takes_no_threads_gets_none(fsl: Path, tmp_path: Path) -> None:
+    (fsl / "eddy_cpu").rename(fsl / "unused")
+    add_program(fsl, "eddy_openmp")
+    correct(make_plan(make_series(tmp_path, [("j-", 0.05)]), tmp_path, sdc="none"), tmp_path)
+    (line, _) = calls(tmp_path)
+    assert line == f"eddy_openmp {EDDY.format(field='', topup='')}".replace(" --nthr=2", "")
+    (first, _) = (tmp_path / "calls.jsonl").read_text().splitlines()
+    assert json.loads(first)[1] == "2"  # OMP_NUM_THREADS
+
+
+def test_builds_for_gpus_are_found_by_name(fsl: Path) -> None:
+    for name in ("eddy_cuda8.0", "eddy_cuda10.2", "eddy_cuda_old"):
+        add_program(fsl, name)
+    assert programs.list_cuda_eddies() == ("eddy_cuda10.2", "eddy_cuda8.0")
+    add_program(fsl, "eddy_cuda")
+    assert programs.list_cuda_eddies()[0] == "eddy_cuda"
+
+
+@pytest.mark.parametrize(
+    ("config", "metadata", "encoding", "error", "words"),
+    [
+        ({"use_cuda": True}, {}, "j", MissingToolError, "no build of eddy for GPUs"),
+        ({"estimate_move_by_susceptibility": True}, {}, "j", ConfigError, "no distortion field"),
+        ({}, {}, "k", ConfigError, "phase encoding along k"),
+    ],
+)
+def test_what_eddy_cannot_do_is_refused_before_any_work(
+    fsl: Path, tmp_path: Path, config, metadata, encoding, error, words
+) -> None:
+    series = make_series(tmp_path, [(encoding, 0.05)], **metadata)
+    with pytest.raises(error, match=words):
+        make_plan(series, tmp_path, sdc="none", **config)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "mporder", "words"),
+    [
+        ({}, 1, "no SliceTiming"),
+        ({"SliceTiming": [0, 0.5, 0]}, 1, "3 times, 0 of them unknown, for 4 slices"),
+        ({"SliceTiming": [0, 0.5, 0, 1]}, 1, "1 and 2 slices into one"),
+        ({"SliceTiming": ["a"] * 4}, 1, "the order of slices"),
+        (SLICES | {"SliceEncodingDirection": "i"}, 1, "slices along i"),
+        (SLICES, 2, "2 for 2 excitations"),
+    ],
+)
+def test_motion_within_volumes_needs_the_order_of_slices(
+    fsl: Path, tmp_path: Path, metadata, mporder: int, words: str
+) -> None:
+    add_program(fsl, "eddy_cuda")
+    series = make_series(tmp_path, [("j", 0.05)], **metadata)
+    with pytest.raises(ConfigError, match=words):
+        make_plan(series, tmp_path, sdc="none", use_cuda=True, mporder=mporder)
+
+
+def test_options_of_eddy_without_eddy_are_refused() -> None:
+    with pytest.raises(ConfigError, match="corrected by builtin"):
+        choose_engines(
+            denoise="none", sdc="none", hmc="builtin", unring=False, eddy_config={"repol": True}
+        )
+
+
+def test_topup_of_a_version_without_the_configuration(
+    fsl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSLDIR", str(tmp_path))
+    series = make_series(tmp_path, [("j", 0.05), ("j-", 0.05)], shape=(6, 6, 5))
+    plan = replace(make_plan(series, tmp_path))
+    with pytest.raises(RuntimeError, match=r"b02b0_1.cnf is missing"):
+        correct(plan, tmp_path)
