@@ -46,6 +46,8 @@ def test_help_needs_no_heavy_library() -> None:
         ["features"],
         ["models"],
         ["convert"],
+        ["verify"],
+        ["diff"],
         ["export", "plink"],
         ["export", "regenie"],
         ["export", "csv"],
