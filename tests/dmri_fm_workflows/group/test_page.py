@@ -11,6 +11,8 @@ import pytest
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_workflows.group import collect_tables, find_pages, render_group_page
 from dmri_fm_workflows.group.charts import Panel, draw_panels, main_axes
+from dmri_fm_workflows.group.writing import write_tables
+from tests.dmri_fm_workflows.hostile_texts import NASTY, assert_harmless
 
 
 class _Checker(HTMLParser):
@@ -87,6 +89,19 @@ def test_page_says_what_matters(page):
     assert page.count("<svg") == 4
     headings = re.findall(r"<h3>([^<]+)</h3>", page[page.index('id="features"') :])
     assert headings[:2] == ["cls", "pooled"]
+
+
+def test_texts_that_somebody_chose_to_do_harm_are_escaped(outputs, regions):
+    error = {"scan": NASTY, "stage": NASTY, "message": NASTY}
+    outputs.add_participant("01", weights=NASTY.split("\n")[0])
+    outputs.add_record("sub-02", status="failed", version=NASTY, finished=NASTY, errors=[error],
+                       scans=[NASTY])  # fmt: skip
+    tables = collect_tables(outputs.root, [regions])
+    assert_harmless(render_group_page(tables, dataset=NASTY, pages={}))
+    write_tables(outputs.root, tables)
+    for path in (outputs.root / "group").glob("*.tsv"):
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        assert len({line.count("\t") for line in lines}) == 1, "no text breaks a table"
 
 
 def test_outliers_are_named(page):

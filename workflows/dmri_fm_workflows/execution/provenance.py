@@ -110,7 +110,7 @@ def fingerprint(
     without reading gigabytes; sidecars count by their content.
     """
     digest = hashlib.sha256(f"{version}\n{options}\n".encode())
-    for path in sorted({*input_files(participant), *extra}):
+    for path in sorted({*(p for p in input_files(participant) if p.exists()), *extra}):
         status = path.stat()
         entry = f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
         # A file's name need not be UTF-8.
@@ -131,7 +131,7 @@ def fingerprint(
 
 
 def input_files(participant: Participant) -> tuple[Path, ...]:
-    """Return the existing files of a participant that the graph reads."""
+    """Return the files of a participant that the graph reads, missing ones too."""
     files: list[Path] = []
     for session in participant.sessions:
         files += session.t1w
@@ -142,7 +142,7 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
             for run in (*series.runs, *series.reverse):
                 files += [p for p in (run.path, run.bval, run.bvec) if p is not None]
             files += [path for fieldmap in series.fieldmaps for path in fieldmap.images]
-    return tuple(p for p in files if p.exists())
+    return tuple(files)
 
 
 def find_complete(output_dir: Path, participant: str, wanted: str) -> Path | None:
