@@ -45,11 +45,11 @@ def grow() -> int:
     return len(bytes(range(256)) * 1_600_000)
 
 
-def rest() -> int:
+def rest(seconds: float) -> int:
     """Take a moment."""
     import time
 
-    time.sleep(0.3)
+    time.sleep(seconds)
     return 1
 
 
@@ -83,9 +83,14 @@ def test_lack_of_disk_and_memory_is_said_with_advice_and_usage_is_measured(
     workflow.config["execution"].update(
         {"crashdump_dir": str(tmp_path), "crashfile_format": "txt", "poll_sleep_duration": "0.1"}
     )
-    for function in (grow, rest, fill_disk, exceed_memory):
+    for function in (grow, fill_disk, exceed_memory):
         node = pe.Node(niu.Function(function=function, output_names=["out"]), function.__name__)
         workflow.add_nodes([node])
+    iterations = pe.MapNode(
+        niu.Function(function=rest, output_names=["out"]), iterfield=["seconds"], name="rest"
+    )
+    iterations.inputs.seconds = [0.2, 0.3]
+    workflow.add_nodes([iterations])
     runner = pool.ProcessPoolPlugin(plugin_args={"n_procs": 1, "memory_gb": 4})
     with pytest.raises(Exception, match="2 raised"):
         workflow.run(plugin=runner)
@@ -97,7 +102,7 @@ def test_lack_of_disk_and_memory_is_said_with_advice_and_usage_is_measured(
     assert "what to do: memory ran out" in said["wf.exceed_memory"]
     took = {usage.node: usage for usage in join_iterations(runner.usages)}
     assert took.keys() == {f"wf.{f.__name__}" for f in (grow, rest, fill_disk, exceed_memory)}
-    assert took["wf.rest"].seconds >= 0.3
+    assert took["wf.rest"].seconds >= 0.5, "both iterations"
     grown, rested = took["wf.grow"].peak_memory_gb, took["wf.rest"].peak_memory_gb
     if grown is None or rested is None:
         pytest.skip("this system does not tell the peak of a process")

@@ -20,7 +20,7 @@ import nipype.pipeline.engine as pe
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
 from dmri_fm_workflows.execution.stopping import STOP
-from dmri_fm_workflows.execution.usage import USAGE_KEY, Usage, run_measured
+from dmri_fm_workflows.execution.usage import ITERATION_OF, USAGE_KEY, Usage, run_measured
 
 #: Modules that every worker needs, imported once by the server that forks the workers.
 _PRELOAD = ["dmri_fm_workflows.stages.participant", "ants"]
@@ -97,6 +97,13 @@ class ProcessPoolPlugin(MultiProcPlugin):
         if is_stuck and self.pending_tasks:
             running = [self._task_obj[taskid] for taskid, _ in self.pending_tasks]
             wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+
+    def _submit_mapnode(self, jobid: int) -> bool | None:
+        n_before = len(self.procs)
+        is_expanded: bool | None = super()._submit_mapnode(jobid)
+        for iteration in self.procs[n_before:]:
+            setattr(iteration, ITERATION_OF, self.procs[jobid].fullname)
+        return is_expanded
 
     def _submit_job(self, node: pe.Node, updatehash: bool = False) -> int:
         # As nipype's own, but for the function that the worker calls.

@@ -20,8 +20,8 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 #: Key of the usage in the result that a worker returns.
 USAGE_KEY = "usage"
 
-#: Number of an iteration in the name of its node.
-_ITERATION = re.compile(r"^_(?P<name>.*?)\d*$")
+#: Attribute of a node that is an iteration of a MapNode: the full name of that.
+ITERATION_OF = "iteration_of"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def run_measured(node: Node, updatehash: bool, taskid: int) -> dict[str, Any]:
     after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     peaks += [after * 1024 / 1e9] if after > children else []
     peak = max((p for p in peaks if p is not None), default=None)
-    result[USAGE_KEY] = Usage(node.fullname, seconds, peak)
+    # nipype gives an iteration a name without the workflow it is in.
+    result[USAGE_KEY] = Usage(getattr(node, ITERATION_OF, node.fullname), seconds, peak)
     return result
 
 
@@ -82,16 +83,13 @@ def join_iterations(usages: Iterable[Usage]) -> list[Usage]:
 
     Examples
     --------
-    >>> join_iterations([Usage("a._b0", 1.0, 0.5), Usage("a._b1", 2.0, 0.7), Usage("a.b", 0.1, 0)])
-    [Usage(node='a.b', seconds=3.1, peak_memory_gb=0.7)]
+    >>> join_iterations([Usage("a.b", 1.0, 0.5), Usage("a.b", 2.5, 0.7)])
+    [Usage(node='a.b', seconds=3.5, peak_memory_gb=0.7)]
     """
     found: dict[str, Usage] = {}
     for usage in usages:
-        folder, dot, name = usage.node.rpartition(".")
-        if match := _ITERATION.match(name):
-            name = match["name"]
-        node = f"{folder}{dot}{name}"
-        before = found.get(node, Usage(node, 0.0, None))
+        before = found.get(usage.node, Usage(usage.node, 0.0, None))
         peaks = [p for p in (before.peak_memory_gb, usage.peak_memory_gb) if p is not None]
-        found[node] = Usage(node, before.seconds + usage.seconds, max(peaks, default=None))
+        seconds = before.seconds + usage.seconds
+        found[usage.node] = Usage(usage.node, seconds, max(peaks, default=None))
     return list(found.values())
