@@ -26,7 +26,7 @@ def _write(line: str) -> None:
 
 
 def _note(event: str, arguments: tuple) -> None:
-    is_away = event in _CONNECTIONS and arguments[0].family != 1  # AF_UNIX
+    is_away = event in _CONNECTIONS and arguments[0].family in (2, 10)  # AF_INET, AF_INET6
     if is_away or event in _LOOK_UPS:
         _write(f"asked {event} {arguments!r}")
 

@@ -138,7 +138,7 @@ def test_manifest_that_the_app_did_not_write_is_refused(out: Path, line: str) ->
 
 def test_record_of_files_elsewhere_adds_no_checksum(out: Path) -> None:
     (out.parent / "secret").write_text("x")
-    names = ["../secret", str(out.parent / "secret"), "sub-02/dwi/a.json"]
+    names = ["../secret", str(out.parent / "secret"), "sub-02/dwi/a.json", f"sub-01/{MANIFEST}"]
     manifest.write_manifest(out, "sub-01", names)
     assert (out / "sub-01" / MANIFEST).read_text() == ""
 

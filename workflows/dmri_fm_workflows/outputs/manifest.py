@@ -88,11 +88,11 @@ def write_manifest(
     OutputError
         If a file cannot be read, or the manifest cannot be written.
     """
-    digests = {}
+    digests, own = {}, f"{participant}/{MANIFEST}"
     for name in names:
         path = output_dir / name
         try:
-            if _is_of(participant, name) and path.is_file():
+            if _is_of(participant, name) and name != own and path.is_file():
                 digests[name] = digest_file(path)
         except OSError as error:
             raise OutputError(
@@ -103,7 +103,7 @@ def write_manifest(
             ) from None
     for name, text in (texts or {}).items():
         digests[name] = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    target = output_dir / participant / MANIFEST
+    target = output_dir / own
     publish_text("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)), target)
     return target
 
