@@ -13,6 +13,7 @@ FOLDERS = {"dmri_fm": ".", "dmri_fm_workflows": "workflows", "dmri_fm_lab": "lab
 
 #: What nothing in the packages or benchmarks refers to, and why it is there all the same.
 FOR_OTHERS = {
+    "handleError": "logging calls it where a message cannot be written",
     "missing_metadata": "checks an output folder",
     "pybids_config": "users give it to pybids (docs/interoperability.md)",
 }

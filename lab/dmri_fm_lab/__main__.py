@@ -1,7 +1,8 @@
 """Command line of the project beside the app: `dmri-fm COMMAND`.
 
-Exit codes: 0 done; 1 the request could not be carried out, the reason is on stderr; 2 the
-command line is wrong, or packages that the command needs are not installed.
+Exit codes: 0 done; 1 the request could not be carried out, the reason is on stderr, or outputs
+that were compared are not equal; 2 the command line is wrong, or packages that the command needs
+are not installed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
     compare,
     convert,
+    diff,
     evaluate_cohorts,
     evaluate_out_of_distribution,
     evaluate_protocols,
@@ -41,6 +43,7 @@ from dmri_fm_lab.commands import (
     study,
     tensor,
     train,
+    verify,
 )
 from dmri_fm_workflows.cwd import empty_folder
 
@@ -62,10 +65,13 @@ COMMANDS = (
     explain,
     export,
     study,
+    verify,
+    diff,
 )
 
-#: Commands that need the core alone; the others need the extra `lab`.
+#: Commands that need the core alone, and the app; the others need the extra `lab`.
 CORE_COMMANDS = ("tensor", "features", "models", "convert")
+APP_COMMANDS = ("verify", "diff")
 
 #: Options that take the name of something that ships with the package, or else a path.
 _NAME_OR_PATH = ("config", "start", "source")
@@ -106,20 +112,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     try:
         if options.command not in CORE_COMMANDS:
-            require_extra("lab")
+            require_extra("app" if options.command in APP_COMMANDS else "lab")
         with empty_folder() as folder:
             _make_absolute(options, folder)
             logging.basicConfig(
                 level=levels[min(options.verbose, 2)], format="%(asctime)s %(name)s: %(message)s"
             )
-            options.run(options)
+            # Commands that compare return 1 where they find a difference, the others nothing.
+            code: int | None = options.run(options)
     except MissingToolError as error:
         print(f"dmri-fm: error: {error}", file=sys.stderr)
         return 2
     except DmriError as error:
         print(f"dmri-fm: error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 def _make_absolute(options: argparse.Namespace, folder: Path) -> None:

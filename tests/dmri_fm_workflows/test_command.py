@@ -18,7 +18,10 @@ from dmri_fm.series import Dwi
 
 ROOT = Path(__file__).parents[2]
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"}
+#: Its folder has a module that Python imports at the start of every process.
+WATCH = ROOT / "tests" / "network_watch"
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{WATCH}:{ROOT}:{ROOT / 'workflows'}:{ROOT / 'lab'}"}
 
 
 def write_noise(bids: Path) -> None:
@@ -47,7 +50,7 @@ def interrupted(traps: Any) -> subprocess.CompletedProcess[str]:
                 *("--nprocs", "1", "--models", "none", "--skip-bids-validation"),
             ],
             cwd=traps.folder,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, "NETWORK_WATCH": str(traps.folder.parent / "network")},
             stdout=stream,
             stderr=stream,
             start_new_session=True,
@@ -84,6 +87,27 @@ def test_nothing_of_the_current_folder_is_imported_or_read(
 ) -> None:
     """Neither by the command nor by the processes that it starts."""
     assert traps.sprung() == []
+
+
+@pytest.mark.timeout(400)
+def test_nobody_asks_the_network(
+    interrupted: subprocess.CompletedProcess[str], traps: Any, tmp_path: Path
+) -> None:
+    """Neither the command nor its workers; a process that does is noted."""
+    lines = (traps.folder.parent / "network").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("watching ")]) >= 3
+    assert not [line for line in lines if line.startswith("asked ")]
+    control = tmp_path / "network"
+    code = (
+        "import socket, urllib.request as u, contextlib as c\n"
+        "with c.suppress(OSError): socket.create_connection(('127.0.0.1', 9), 1)\n"
+        "with c.suppress(OSError): u.urlopen('http://127.0.0.1:9/', timeout=1)\n"
+    )
+    environment = {**ENVIRONMENT, "NETWORK_WATCH": str(control)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    asked = control.read_text()
+    for event in ("socket.getaddrinfo", "socket.connect", "urllib.Request"):
+        assert f"asked {event} " in asked
 
 
 def test_the_traps_work(traps: Any, tmp_path: Path) -> None:

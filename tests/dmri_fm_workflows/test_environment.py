@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from dmri_fm_workflows import cli, environment
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.environment import LogFile
 
 
 def parse(bids: Path, *options: str) -> RunConfig:
@@ -60,3 +64,14 @@ def test_log_file_has_warnings_of_libraries(bids: Path) -> None:
     assert "own words" in done.stderr
     assert "node words" not in done.stderr
     assert "odd value" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_full_disk_ends_the_log_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    handler, logger = LogFile("/dev/full", encoding="utf-8"), logging.Logger("of the test")
+    logger.addHandler(handler)
+    for _ in range(3):
+        logger.warning("a message")
+    handler.close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("/dev/full: the log ends here ([Errno 28] No space left on device)")

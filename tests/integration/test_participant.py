@@ -15,11 +15,13 @@ import pytest
 from rich import get_console
 
 from dmri_fm.encoders.features import feature_columns
+from dmri_fm.identity import DEFAULT_MODELS
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.gradient_check import check_gradients
 from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.outputs.manifest import verify_outputs
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from dmri_fm_workflows.outputs.tsv import read_table
@@ -131,6 +133,25 @@ def test_it_finishes(umr: AppRun) -> None:
     assert umr.code == 0, umr.text[-3000:]
     assert not (umr.out_dir / "work").exists()
     assert "Traceback" not in umr.text
+
+
+def test_it_asks_no_network(umr: AppRun) -> None:
+    assert umr.network is not None
+    lines = umr.network.read_text().splitlines()
+    assert len([line for line in lines if line.startswith("watching ")]) >= 3
+    assert not [line for line in lines if line.startswith("asked ")]
+
+
+def test_its_files_are_as_written_and_its_record_is_whole(umr: AppRun) -> None:
+    assert verify_outputs(umr.out_dir)[1] == []
+    (path,) = umr.out_dir.glob("sub-umr/log/*/provenance.json")
+    record = json.loads(path.read_text())
+    assert record["weights"].keys() == set(DEFAULT_MODELS)
+    assert record["settings"]["random_seed"] == 0
+    stages = {step["stage"].split(":")[0] for step in record["steps"]}
+    assert stages >= {"read", "denoise", "mask", "hmc", "normalise", "tensor", "quality"}
+    assert {step["scan"] for step in record["steps"]} >= {"acq-rot_dir-PA"}
+    assert all(step["seconds"] >= 0 for step in record["steps"])
 
 
 @pytest.mark.parametrize("name", VENDORS["umr"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from dmri_fm_workflows.outputs.differences import EQUAL, compare_outputs
+from dmri_fm_workflows.outputs.manifest import verify_outputs
+
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
+
+#: Kills of the run that is killed at random moments.
+N_KILLS = 20
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,26 @@ def slab(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Request:
     return Request(bids, ("--sloppy",))
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """Outputs of a run that was never interrupted, and its time, s."""
+
+    out: Path
+    seconds: float
+
+
 @pytest.fixture(scope="module")
-def alone(slab: Request, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Outputs of the slab by one process with one thread, never interrupted."""
-    out = tmp_path_factory.mktemp("alone") / "out"
+def undisturbed(slab: Request, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The slab by one process with one thread."""
+    out, started = tmp_path_factory.mktemp("alone") / "out", time.monotonic()
     assert slab.start(out, n_procs=1, n_threads=1).wait() == 0
-    return out
+    return Undisturbed(out, time.monotonic() - started)
+
+
+@pytest.fixture
+def alone(undisturbed: Undisturbed) -> Path:
+    """Outputs of the slab by one process with one thread, never interrupted."""
+    return undisturbed.out
 
 
 @pytest.mark.parametrize(("n_procs", "n_threads"), [(2, 1), (2, 2)])
@@ -136,3 +157,28 @@ def test_interrupted_run_goes_on_and_ends_alike(
     assert "failed" not in log.read_text()
     left = [p.name for p in out.rglob("*")]
     assert not [n for n in left if n.startswith(("crash", ".drope")) or n.endswith(".part")]
+
+
+@pytest.mark.timeout(3600)
+def test_run_killed_at_random_moments_ends_alike(
+    slab: Request, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """`kill -9` of the main process; a run that is done before its kill is begun anew."""
+    out, rng, n_kills = tmp_path / "out", random.Random(0), 0
+    while n_kills < N_KILLS:
+        process = slab.start(out, n_procs=1, n_threads=1)
+        try:
+            code = process.wait(rng.uniform(0, 0.6 * undisturbed.seconds))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(60)
+            n_kills += 1
+        else:
+            assert code == 0, out.with_suffix(".log").read_text()
+            assert digests(out) == digests(undisturbed.out)
+            shutil.rmtree(out)
+    assert slab.start(out, n_procs=1, n_threads=1).wait() == 0, out.with_suffix(".log").read_text()
+    assert {d.state for d in compare_outputs(out, undisturbed.out)} <= set(EQUAL)
+    assert digests(out) == digests(undisturbed.out)
+    assert verify_outputs(out)[1] == []
+    assert not [p for p in out.rglob("*") if p.name.endswith(".part")]

@@ -6,8 +6,10 @@ import atexit
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 from dmri_fm.errors import OutputError
@@ -93,6 +95,29 @@ class _ForUsers(logging.Filter):
         return record.levelno >= logging.ERROR
 
 
+class LogFile(logging.FileHandler):
+    """A log file on a disk that may be full: that is said once, and the run goes on.
+
+    Outputs that cannot be written are errors where they are written.
+    """
+
+    _is_broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say why the log ends here, in place of a traceback for every message."""
+        if not self._is_broken:
+            self._is_broken = True
+            print(
+                f"drope-bidsapp: {self.baseFilename}: the log ends here ({sys.exc_info()[1]})",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        """Close the file; what could not be written is lost."""
+        with suppress(OSError):
+            super().close()
+
+
 def configure_logging(config: RunConfig) -> None:
     """Send messages to the terminal and, unless this is a dry run, to a file of this run.
 
@@ -120,7 +145,7 @@ def configure_logging(config: RunConfig) -> None:
         path = config.output_dir / "logs" / config.run_uuid / "drope-bidsapp.log"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(path, encoding="utf-8")
+            file = LogFile(path, encoding="utf-8")
         except OSError as error:
             raise OutputError(
                 f"the log cannot be written ({error.strerror})",

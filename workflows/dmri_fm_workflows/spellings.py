@@ -24,7 +24,7 @@ WITHOUT_EFFECT = {
     "--low-mem": "--mem bounds the memory of steps that run together",
     "--write-graph": "--dry-run prints the plan of every series",
     "--debug": "crash files are always kept; -vv prints every message",
-    "--resource-monitor": "provenance.json has start and end; ask the scheduler for memory",
+    "--resource-monitor": "provenance.json has time and memory of each step",
     "--track-carbon": "nothing is measured or sent",
     "--notrack": "there is no telemetry",
 }

@@ -98,7 +98,8 @@ def write_row(
 def add_record(root: Path, label: str) -> None:
     """Write the record of a participant, from which the group level takes the status."""
     folder = root / f"sub-{label}"
-    written = [p for p in folder.rglob("*") if p.is_file() and p.name != "provenance.json"]
+    files = (p for p in folder.rglob("*") if p.is_file())
+    written = [p for p in files if p.relative_to(folder).parts[0] != "log"]
     scans = {scan_name(identify(p.relative_to(root)).source_entities) for p in written}
     record = Provenance(
         participant=label,

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from formulaic import Formula
 from formulaic.errors import FormulaicError
+from formulaic.parser.types import Factor
+from formulaic.transforms import TRANSFORMS
 from formulaic.utils.constraints import LinearConstraints
 from numpy.typing import NDArray
 
@@ -94,7 +96,53 @@ def parse_formula(text: str) -> Any:
         raise ConfigError(f"formula {text!r} ({_one_line(error)})", expected=_EXAMPLE) from None
     if sides != [OUTCOME]:
         raise ConfigError(f"left side {listed(sides)} of {text!r}", expected=_EXAMPLE)
+    for factor in (f for term in right for f in term.factors):
+        if factor.eval_method == Factor.EvalMethod.PYTHON:
+            _check_expression(str(factor))
     return right
+
+
+def _check_expression(text: str) -> None:
+    """Refuse what is more than arithmetic and functions of formulas: formulaic runs it as Python.
+
+    Raises ConfigError, which names the part that is refused.
+    """
+    tree = _expression(text)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        is_function = isinstance(node, ast.Name) and node.id in TRANSFORMS
+        if isinstance(node, ast.Attribute):
+            is_function = _is_numpy_or_contrast(node)
+        elif not isinstance(node, _ARITHMETIC):
+            raise _refused(text, node)
+        if (id(node) in called or isinstance(node, ast.Attribute)) and not is_function:
+            raise _refused(text, node)
+
+
+#: Syntax of expressions in formulas beside functions.
+_ARITHMETIC = (
+    ast.Module, ast.Expression, ast.BinOp, ast.operator, ast.UnaryOp, ast.unaryop, ast.Compare,
+    ast.cmpop, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple,
+    ast.Dict,
+)  # fmt: skip
+
+
+def _is_numpy_or_contrast(node: ast.Attribute) -> bool:
+    """Tell whether an attribute is a function of numbers (`np.log`) or a contrast's coding."""
+    if not isinstance(node.value, ast.Name) or node.attr.startswith("_"):
+        return False
+    if node.value.id == "np":
+        return isinstance(getattr(np, node.attr, None), np.ufunc)
+    return node.value.id == "contr"
+
+
+def _refused(text: str, node: ast.AST) -> ConfigError:
+    return ConfigError(
+        f"formula has {ast.unparse(node)!r} in {text!r}",
+        expected="variables, arithmetic, functions of numpy such as np.log, and "
+        + listed(sorted(TRANSFORMS.keys() - {"np", "contr"})),
+        advice="compute such a column beforehand, and name its table in the request",
+    )
 
 
 _EXAMPLE = "a formula such as value ~ age + C(sex) + C(site)"

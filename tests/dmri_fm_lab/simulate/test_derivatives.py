@@ -23,6 +23,7 @@ from dmri_fm_lab.simulate.mni_cohort import (
     draw_member,
     draw_scanners,
 )
+from dmri_fm_workflows.outputs.manifest import verify_outputs
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from tests.dmri_fm_lab.conftest import COARSE, register_coarse, save_coarse
@@ -133,6 +134,7 @@ def test_other_weights_change_features_alone(copy) -> None:
     assert pd.read_csv(groups[1] / name, sep="\t")["weights_sha256"].nunique() == 1
     status = pd.read_csv(groups[1] / "participants_status.tsv", sep="\t")
     assert status["status"].eq("complete").all()
+    assert verify_outputs(out)[1] == []
     # Features are those of the files.
     found = Features(weights=made.weights).of(read_series(out, "sub-002_acq-random2"))
     own = before.loc["sub-002_acq-random2"]

@@ -55,3 +55,39 @@ def test_unknown_terms_contrasts_and_variables_are_refused():
 
 def test_variables_inside_functions_are_found():
     assert formula_variables("value ~ bs(age, df=4) + C(sex)", list(DATA)) == ["age", "sex"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "I(age * __import__('os').system('touch {path}'))",
+        "I(open('{path}', 'w').close() or age)",
+        "{{age + len(open('{path}', 'w').name)}}",
+        "age.to_pickle('{path}')",
+        "np.save('{path}', age)",
+        "np.lib.format.open_memmap('{path}', 'w+', shape=(8,))",
+        "I([age for age in [open('{path}', 'w')]])",
+        "C(sex, (lambda: open('{path}', 'w'))())",
+        "bs(age, df=eval('4'))",
+        "I(age.__class__)",
+        "contr.__init__.__globals__['os']",
+    ],
+)
+def test_formulas_run_no_code(tmp_path, code):
+    text = "value ~ sex + " + code.format(path=tmp_path / "written")
+    for use in (lambda: build_design(text, DATA), lambda: formula_variables(text, list(DATA))):
+        with pytest.raises(ConfigError, match="formula"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        "bs(age, df=4)", "center(age)", "poly(age, degree=2)", "np.log(age) + I(age ** 2)",
+        "C(sex, contr.treatment('M'))", "C(site, Treatment('b'))", "scale(age):C(sex)",
+        "{age * 2 - 1}", "I((age > 30) * 1)", "`age`", "log(age)",
+    ],
+)  # fmt: skip
+def test_functions_of_formulas_are_kept(term):
+    assert len(build_design(f"value ~ {term}", DATA).names) > 1

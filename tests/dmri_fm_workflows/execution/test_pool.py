@@ -1,4 +1,4 @@
-"""A worker that is killed fails its node and does not stall the run."""
+"""Nodes that fail for lack of something, workers that are killed, and what nodes take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from nipype.interfaces import utility as niu
 
 from dmri_fm_workflows.execution import pool
+from dmri_fm_workflows.execution.graph import read_crash
+from dmri_fm_workflows.execution.usage import join_iterations
 
 
 def die() -> int:
@@ -36,3 +38,73 @@ def test_killed_worker_ends_the_run_with_a_crash_file(
         workflow.run(plugin=runner)
     (crash,) = tmp_path.glob("crash*.txt")
     assert "terminated abruptly" in crash.read_text()
+
+
+def grow() -> int:
+    """Take 400 MB for a moment."""
+    return len(bytes(range(256)) * 1_600_000)
+
+
+def rest(seconds: float) -> int:
+    """Take a moment."""
+    import time
+
+    time.sleep(seconds)
+    return 1
+
+
+def fill_disk() -> int:
+    """Write on a device that is full."""
+    with open("/dev/full", "w") as stream:
+        stream.write("x")
+    return 1
+
+
+def exceed_memory() -> int:
+    """Ask for more memory than the process may have."""
+    import resource
+
+    import numpy as np
+
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, limits[1]))
+    try:
+        return int(np.ones(2**31)[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.timeout(120)
+def test_lack_of_disk_and_memory_is_said_with_advice_and_usage_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_PRELOAD", [])
+    workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
+    workflow.config["execution"].update(
+        {"crashdump_dir": str(tmp_path), "crashfile_format": "txt", "poll_sleep_duration": "0.1"}
+    )
+    for function in (grow, fill_disk, exceed_memory):
+        node = pe.Node(niu.Function(function=function, output_names=["out"]), function.__name__)
+        workflow.add_nodes([node])
+    iterations = pe.MapNode(
+        niu.Function(function=rest, output_names=["out"]), iterfield=["seconds"], name="rest"
+    )
+    iterations.inputs.seconds = [0.2, 0.3]
+    workflow.add_nodes([iterations])
+    runner = pool.ProcessPoolPlugin(plugin_args={"n_procs": 1, "memory_gb": 4})
+    with pytest.raises(Exception, match="2 raised"):
+        workflow.run(plugin=runner)
+    said = dict(read_crash(path) for path in tmp_path.glob("crash*.txt"))
+    assert said.keys() == {"wf.fill_disk", "wf.exceed_memory"}
+    assert said["wf.fill_disk"].startswith("OSError: [Errno 28] No space left on device")
+    assert "what to do: the disk or the quota" in said["wf.fill_disk"]
+    assert "Unable to allocate 16.0 GiB" in said["wf.exceed_memory"]
+    assert "what to do: memory ran out" in said["wf.exceed_memory"]
+    took = {usage.node: usage for usage in join_iterations(runner.usages)}
+    assert took.keys() == {f"wf.{f.__name__}" for f in (grow, rest, fill_disk, exceed_memory)}
+    assert took["wf.rest"].seconds >= 0.5, "both iterations"
+    grown, rested = took["wf.grow"].peak_memory_gb, took["wf.rest"].peak_memory_gb
+    if grown is None or rested is None:
+        pytest.skip("this system does not tell the peak of a process")
+    # The peak is that of the node, not of the process so far: `rest` may run before or after.
+    assert grown - rested > 0.35

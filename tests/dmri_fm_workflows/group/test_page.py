@@ -11,6 +11,8 @@ import pytest
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_workflows.group import collect_tables, find_pages, render_group_page
 from dmri_fm_workflows.group.charts import Panel, draw_panels, main_axes
+from dmri_fm_workflows.group.writing import write_tables
+from tests.dmri_fm_workflows.hostile_texts import NASTY, assert_harmless
 
 
 class _Checker(HTMLParser):
@@ -106,6 +108,19 @@ def test_mixed_distortion_correction_is_told_and_tabulated_by_site(page):
         *("2", "1 (50.0%)", "1 (50.0%)"),
     ]
     assert "A&lt;" in section
+
+
+def test_texts_that_somebody_chose_to_do_harm_are_escaped(outputs, regions):
+    error = {"scan": NASTY, "stage": NASTY, "message": NASTY}
+    outputs.add_participant("01", weights=NASTY.split("\n")[0])
+    outputs.add_record("sub-02", status="failed", version=NASTY, finished=NASTY, errors=[error],
+                       scans=[NASTY])  # fmt: skip
+    tables = collect_tables(outputs.root, [regions])
+    assert_harmless(render_group_page(tables, dataset=NASTY, pages={}))
+    write_tables(outputs.root, tables)
+    for path in (outputs.root / "group").glob("*.tsv"):
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        assert len({line.count("\t") for line in lines}) == 1, "no text breaks a table"
 
 
 def test_outliers_are_named(page):

@@ -6,6 +6,9 @@ import errno
 import gzip
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -231,3 +234,44 @@ def test_conform_refuses_what_is_no_image(tmp_path):
     (tmp_path / "x.nii.gz").write_bytes(b"no image")
     with pytest.raises(ImageError, match="cannot be opened"):
         conform_image(tmp_path / "x.nii.gz", tmp_path / "y.nii.gz", form_code=2)
+
+
+#: Starts a process that writes one file over and over, kills it at a random moment, looks at what
+#: is there, and starts the next one; prints how many kills found an unfinished file beside.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from dmri_fm_workflows.outputs.publish import clear_partial, publish_bytes
+
+folder, rng, n_partial = Path(sys.argv[1]), random.Random(0), 0
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        while True:
+            publish_bytes([bytes([rng.randrange(256)]) * 1_000_000], folder / "file.bin")
+    time.sleep(rng.uniform(0.0, 0.05))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    rng.random()
+    n_partial += clear_partial(folder)
+    names = [p.name for p in folder.iterdir()]
+    assert names in ([], ["file.bin"]), names
+    if names:
+        content = (folder / "file.bin").read_bytes()
+        assert len(content) == 1_000_000 and len(set(content)) == 1, "half a file"
+assert names == ["file.bin"]
+print(n_partial)
+"""
+
+
+def test_file_is_whole_whenever_its_writer_is_killed(tmp_path):
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, tmp_path],
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'workflows'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 3, "kills hit the writing itself"

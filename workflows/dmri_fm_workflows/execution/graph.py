@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import nipype.pipeline.engine as pe
 from nipype import config as nipype_config
@@ -18,11 +19,20 @@ from rich.console import Console
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.pool import ProcessPoolPlugin
 from dmri_fm_workflows.execution.progress import ParticipantProgress
-from dmri_fm_workflows.execution.provenance import ScanError
+from dmri_fm_workflows.execution.provenance import ScanError, Step
+from dmri_fm_workflows.execution.usage import join_iterations
 from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.publish import publish_text
 
 LOGGER = logging.getLogger(__name__)
+
+
+class GraphOutcome(NamedTuple):
+    """Files that a graph wrote, its errors, and what its steps took (of our own pool alone)."""
+
+    written: set[Path]
+    errors: list[ScanError]
+    steps: list[Step]
 
 
 def run_graph(
@@ -33,8 +43,8 @@ def run_graph(
     work_dir: Path,
     log_dir: Path,
     console: Console,
-) -> tuple[set[Path], list[ScanError]]:
-    """Run the graph of a participant; return the files that were written, and errors."""
+) -> GraphOutcome:
+    """Run the graph of a participant; errors of its nodes are part of the outcome."""
     log_dir.mkdir(parents=True, exist_ok=True)
     plugin, arguments = choose_plugin(config)
     execution = {
@@ -56,10 +66,9 @@ def run_graph(
     failure: Exception | None = None
     with ParticipantProgress(console, label, n_steps=count_steps(workflow)) as progress:
         arguments["status_callback"] = NodeWatcher(progress, written)
-        if plugin == "MultiProc":
-            plugin = ProcessPoolPlugin(plugin_args=arguments)
+        pool = ProcessPoolPlugin(plugin_args=arguments) if plugin == "MultiProc" else None
         try:
-            workflow.run(plugin=plugin, plugin_args=arguments)
+            workflow.run(plugin=pool or plugin, plugin_args=arguments)
         except Exception as error:  # any node may raise anything; the crash files say what
             LOGGER.debug("The graph of sub-%s stopped: %s", label, error)
             failure = error
@@ -68,7 +77,15 @@ def run_graph(
     errors = [_read_error(path, label, config.output_dir) for path in crashes]
     if failure is not None and not errors:
         errors = [ScanError(f"sub-{label}", "workflow", f"{type(failure).__name__}: {failure}")]
-    return written, errors
+    usages = join_iterations(pool.usages) if pool is not None else []
+    steps = [
+        Step(*describe_node(u.node), round(u.seconds, 2), _round(u.peak_memory_gb)) for u in usages
+    ]
+    return GraphOutcome(written, errors, steps)
+
+
+def _round(gb: float | None) -> float | None:
+    return None if gb is None else round(gb, 3)
 
 
 def _read_error(path: Path, label: str, output_dir: Path) -> ScanError:
@@ -182,10 +199,21 @@ _LAST_ERROR = re.compile(
     r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|BrokenProcessPool))(?::|$)"
 )
 
-#: Advice for a worker process that died without a message.
-_KILLED_ADVICE = (
-    "  what to do: its memory ran out, most likely; give the job more of it, or run fewer steps "
-    "at a time (--nprocs, --omp-nthreads)"
+_LESS_MEMORY = "give the job more of it, or run fewer steps at a time (--nprocs, --omp-nthreads)"
+
+#: Advice for errors of the system, by how the message starts or what it says.
+_ADVICE = (
+    (
+        r"BrokenProcessPool",
+        f"a worker was killed: its memory ran out, most likely; {_LESS_MEMORY}",
+    ),
+    (r"OutOfMemoryError", "the graphics card has too little memory: --device cpu does without it"),
+    (r"\w*MemoryError|.*can't allocate memory", f"memory ran out; {_LESS_MEMORY}"),
+    (
+        r"OSError: \[Errno (28|122)\]",  # ENOSPC, EDQUOT
+        "the disk or the quota of the work folder or the output folder is full: free space, or "
+        "give --work-dir another disk; the same command then goes on from here",
+    ),
 )
 
 
@@ -206,6 +234,8 @@ def read_crash(path: Path) -> tuple[str, str]:
             message.append(line)
         elif message and line and not line.startswith(" "):
             continue
-    if message and message[0].startswith("BrokenProcessPool"):
-        message.append(_KILLED_ADVICE)
+    if message and "  what to do:" not in "\n".join(message):
+        message += [
+            f"  what to do: {text}" for start, text in _ADVICE if re.match(start, message[0])
+        ][:1]
     return node, "\n".join(message) or "no message; see the crash file"

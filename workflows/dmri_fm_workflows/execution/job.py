@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from dmri_fm import __version__
-from dmri_fm.errors import DmriError
+from dmri_fm.errors import DmriError, InputError
 from dmri_fm.json_files import read_object
 from dmri_fm.preprocess.free_water import B_SCALING_CHECK_KEY
 from dmri_fm_workflows.bids import Dataset, Participant, Problem
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.execution.graph import run_graph
+from dmri_fm_workflows.execution.circumstances import Circumstances, describe_circumstances
+from dmri_fm_workflows.execution.graph import GraphOutcome, run_graph
+from dmri_fm_workflows.execution.inputs import InputFile, check_unchanged, measure_inputs
 from dmri_fm_workflows.execution.letter_case import check_letter_case
 from dmri_fm_workflows.execution.locks import locked
 from dmri_fm_workflows.execution.progress import say
@@ -33,6 +35,7 @@ from dmri_fm_workflows.execution.provenance import (
     find_complete,
     find_stale,
     fingerprint,
+    input_files,
     measure_outputs,
     utc_now,
     write_provenance,
@@ -144,7 +147,7 @@ def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
     if record := job.find_done():
         say(console, f"sub-{label}: complete already ({record.parent.name})")
         return True
-    started, clock = utc_now(), time.monotonic()
+    started, clock, wanted = utc_now(), time.monotonic(), job.fingerprint()
     # A folder of one version: nipype knows of changed inputs, not of changed code.
     work_dir = config.work_dir / f"drope-{__version__}" / f"sub-{label}"
     _refuse_links(config.output_dir, label, work_dir)
@@ -152,7 +155,7 @@ def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
         locked(label, [work_dir, config.output_dir / f"sub-{label}"]),
         _nothing_partial(config.output_dir, label),
     ):
-        written, errors = _process(job, work_dir, console)
+        circumstances, (written, errors, steps) = _process(job, work_dir, console)
         is_partial = bool(config.session_label or config.bids_filters)
         stale.update(
             find_stale(config.output_dir, job.participant, written, is_partial=is_partial)
@@ -173,11 +176,13 @@ def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
                 command=shlex.join(sys.argv),
                 started=started,
                 finished=utc_now(),
-                fingerprint=job.fingerprint(),
+                fingerprint=wanted,
                 scans=job.scans,
                 is_partial=is_partial,
                 outputs=measure_outputs(config.output_dir, written),
                 errors=tuple(errors),
+                circumstances=circumstances,
+                steps=tuple(steps),
             ),
         )
         if not errors and not config.keep_work:
@@ -189,24 +194,40 @@ def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
     return not errors
 
 
-def _process(job: Job, work_dir: Path, console: Console) -> tuple[set[Path], list[ScanError]]:
-    """Run the graph, if there is one; return the files written, and errors."""
-    written: set[Path] = set()
+def _process(job: Job, work_dir: Path, console: Console) -> tuple[Circumstances, GraphOutcome]:
+    """Run the graph, if there is one; return what it was made with, and what came of it."""
     errors = [
         ScanError(str(p.path.name if p.path else f"sub-{job.label}"), "read", str(p.error))
         for p in job.problems
     ]
+    inputs: tuple[InputFile, ...] = ()
+    outcome = GraphOutcome(set(), [], [])
     if job.plan_error:
         errors.append(job.plan_error)
     elif job.has_series:
-        config = job.config
-        log_dir = config.output_dir / f"sub-{job.label}" / "log" / config.run_uuid
-        publish_text(config.to_toml(), log_dir / "drope.toml")
-        written, failed = run_graph(
-            job.build(), config, job.label, work_dir=work_dir, log_dir=log_dir, console=console
-        )
-        errors += failed
-    return written, errors
+        try:
+            inputs = measure_inputs(input_files(job.participant))
+        except InputError as error:
+            errors.append(ScanError(f"sub-{job.label}", "read", str(error)))
+    plan = None if job.plan_error else job.plan
+    circumstances = describe_circumstances(job.config, job.dataset.root, inputs, plan)
+    if inputs:
+        outcome = _run_graph(job, work_dir, console)
+        try:
+            check_unchanged(inputs)
+        except InputError as error:
+            errors.append(ScanError(f"sub-{job.label}", "read", str(error)))
+    return circumstances, outcome._replace(errors=[*errors, *outcome.errors])
+
+
+def _run_graph(job: Job, work_dir: Path, console: Console) -> GraphOutcome:
+    """Keep the options of the run, and run the graph."""
+    config = job.config
+    log_dir = config.output_dir / f"sub-{job.label}" / "log" / config.run_uuid
+    publish_text(config.to_toml(), log_dir / "drope.toml")
+    return run_graph(
+        job.build(), config, job.label, work_dir=work_dir, log_dir=log_dir, console=console
+    )
 
 
 def _write_page(job: Job, errors: Sequence[ScanError], stale: Collection[Path]) -> list[ScanError]:

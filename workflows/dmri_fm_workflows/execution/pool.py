@@ -16,9 +16,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from socket import gethostname
 
+import nipype.pipeline.engine as pe
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
 from dmri_fm_workflows.execution.stopping import STOP
+from dmri_fm_workflows.execution.usage import ITERATION_OF, USAGE_KEY, Usage, run_measured
 
 #: Modules that every worker needs, imported once by the server that forks the workers.
 _PRELOAD = ["dmri_fm_workflows.stages.participant", "ants"]
@@ -63,6 +65,8 @@ class ProcessPoolPlugin(MultiProcPlugin):
             mp_context=multiprocessing.get_context("forkserver"),
         )
         self._is_ending = False
+        #: What each node took that ran here, without those taken up from an earlier run.
+        self.usages: list[Usage] = []
 
     def run(self, graph: object, config: object, updatehash: bool = False) -> None:
         """Run the graph; whichever way that ends, no worker is left."""
@@ -94,8 +98,24 @@ class ProcessPoolPlugin(MultiProcPlugin):
             running = [self._task_obj[taskid] for taskid, _ in self.pending_tasks]
             wait(running, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
 
+    def _submit_mapnode(self, jobid: int) -> bool | None:
+        n_before = len(self.procs)
+        is_expanded: bool | None = super()._submit_mapnode(jobid)
+        for iteration in self.procs[n_before:]:
+            setattr(iteration, ITERATION_OF, self.procs[jobid].fullname)
+        return is_expanded
+
+    def _submit_job(self, node: pe.Node, updatehash: bool = False) -> int:
+        # As nipype's own, but for the function that the worker calls.
+        self._taskid += 1
+        future = self.pool.submit(run_measured, node, updatehash, self._taskid)
+        future.add_done_callback(self._async_callback)
+        self._task_obj[self._taskid] = future
+        return int(self._taskid)
+
     def _async_callback(self, args: Future) -> None:
         try:
+            self.usages.append(args.result()[USAGE_KEY])
             super()._async_callback(args)
         except Exception as error:
             if isinstance(error, BrokenProcessPool) and self._is_stopped():

@@ -18,7 +18,9 @@ from pathlib import Path
 from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.bids import Participant
 from dmri_fm_workflows.bids.names import scan_name
+from dmri_fm_workflows.execution.circumstances import Circumstances
 from dmri_fm_workflows.group.status import find_missing, read_records
+from dmri_fm_workflows.outputs.manifest import write_manifest
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.publish import publish_text, to_json
 
@@ -33,10 +35,38 @@ class ScanError:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What one step of the graph took; names as the progress display has them.
+
+    Attributes
+    ----------
+    scan, stage
+        Scan (empty: all of a session's or participant's) and step.
+    seconds
+        Wall-clock time; iterations of a step over runs are added.
+    peak_memory_gb
+        Largest resident size of its process; None where the system does not tell.
+    """
+
+    scan: str
+    stage: str
+    seconds: float
+    peak_memory_gb: float | None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Record of one run of one participant; `provenance.json` in its log folder.
 
-    `is_partial`: it was asked for some sessions or scans only.
+    Attributes
+    ----------
+    is_partial
+        It was asked for some sessions or scans only.
+    outputs
+        Sizes of the files that it wrote, bytes.
+    steps
+        What steps took that this run did itself; those that an interrupted run had finished are
+        not among them.
     """
 
     participant: str
@@ -51,6 +81,19 @@ class Provenance:
     is_partial: bool = False
     outputs: dict[str, int] = field(default_factory=dict)
     errors: tuple[ScanError, ...] = ()
+    circumstances: Circumstances = field(default_factory=Circumstances)
+    steps: tuple[Step, ...] = ()
+
+    def path(self, output_dir: Path) -> Path:
+        """Return the path of the record."""
+        folder = output_dir / f"sub-{self.participant}" / "log" / self.run_uuid
+        return folder / "provenance.json"
+
+    def to_json(self) -> str:
+        """Return the record as text."""
+        content = asdict(self) | {"participant": f"sub-{self.participant}"}
+        content |= content.pop("circumstances")
+        return json.dumps(content, indent=2) + "\n"
 
 
 def utc_now() -> str:
@@ -67,7 +110,7 @@ def fingerprint(
     without reading gigabytes; sidecars count by their content.
     """
     digest = hashlib.sha256(f"{version}\n{options}\n".encode())
-    for path in sorted({*input_files(participant), *extra}):
+    for path in sorted({*(p for p in input_files(participant) if p.exists()), *extra}):
         status = path.stat()
         entry = f"{path.name} {status.st_size} {status.st_mtime_ns}\n"
         # A file's name need not be UTF-8.
@@ -88,7 +131,7 @@ def fingerprint(
 
 
 def input_files(participant: Participant) -> tuple[Path, ...]:
-    """Return the existing files of a participant that the graph reads."""
+    """Return the files of a participant that the graph reads, missing ones too."""
     files: list[Path] = []
     for session in participant.sessions:
         files += session.t1w
@@ -99,7 +142,7 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
             for run in (*series.runs, *series.reverse):
                 files += [p for p in (run.path, run.bval, run.bvec) if p is not None]
             files += [path for fieldmap in series.fieldmaps for path in fieldmap.images]
-    return tuple(p for p in files if p.exists())
+    return tuple(files)
 
 
 def find_complete(output_dir: Path, participant: str, wanted: str) -> Path | None:
@@ -157,10 +200,16 @@ def find_stale(
 
 
 def write_provenance(output_dir: Path, record: Provenance) -> Path:
-    """Write a run's record into `sub-<label>/log/<run_uuid>/provenance.json`, by rename."""
-    folder = output_dir / f"sub-{record.participant}" / "log" / record.run_uuid
-    content = asdict(record) | {"participant": f"sub-{record.participant}"}
-    text = json.dumps(content, indent=2) + "\n"
-    path = folder / "provenance.json"
+    """Write a run's record, by rename; before it the manifest, which has its checksum.
+
+    A run that is killed in between has no record, and does it all again.
+    """
+    participant = f"sub-{record.participant}"
+    path, text, folder = record.path(output_dir), record.to_json(), output_dir / participant
+    records = [p.relative_to(output_dir).as_posix() for p in folder.glob("log/*/provenance.json")]
+    names = {name for earlier in read_records(folder)[0] for name in earlier.get("outputs", {})}
+    names |= {*record.outputs, *records, f"{participant}.html"}
+    own = path.relative_to(output_dir).as_posix()
+    write_manifest(output_dir, participant, names, texts={own: text})
     publish_text(text, path)
     return path
