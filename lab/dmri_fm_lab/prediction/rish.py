@@ -12,7 +12,6 @@ white matter, or those of a label image. Multi-tissue deconvolution in DIPY need
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from dipy.core.gradients import GradientTable as DipyTable
-from dipy.core.gradients import gradient_table
-from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel, response_from_mask_ssst
 from dipy.reconst.dti import TensorModel
 from dipy.reconst.shm import sph_harm_ind_list
 from numpy.typing import NDArray
@@ -37,6 +33,12 @@ from dmri_fm_lab.feature_cache import FeatureCache, Vectors, digest
 from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable
 from dmri_fm_lab.scans import Scan, find_scans, list_corrected
+from dmri_fm_lab.spherical_deconvolution import (
+    Response,
+    deconvolution,
+    dipy_table,
+    estimate_response,
+)
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.outputs.tsv import scan_columns
 
@@ -73,7 +75,7 @@ class _Shell(NamedTuple):
 
     signals: NDArray[np.float64]
     labels: NDArray[np.int16]
-    gtab: DipyTable
+    gtab: GradientTable
 
 
 def rish_table(
@@ -207,29 +209,23 @@ def _read(scan: Scan, labels: Labels) -> _Shell:
     table = dwi.gtab.select(volumes)
     signals = dwi.data[inside][:, volumes].astype(np.float64)
     signals /= np.median(signals[:, table.is_b0].mean(axis=1))
-    bvals = np.where(table.is_b0, 0.0, table.bvals)
-    return _Shell(signals, own[inside], gradient_table(bvals, bvecs=table.bvecs_ras))
+    return _Shell(signals, own[inside], table)
 
 
 def _response(scan: Scan, labels: Labels) -> Vectors:
     """Return `response`: eigenvalues and S0 of the voxels of highest FA, shape (4,)."""
     shell = _read(scan, labels)
-    fa = TensorModel(shell.gtab).fit(shell.signals).fa
+    fa = TensorModel(dipy_table(shell.gtab)).fit(shell.signals).fa
     best = np.argsort(fa)[-N_RESPONSE_VOXELS:]
-    voxels = shell.signals[best][:, None, None]
-    (evals, s0), _ = response_from_mask_ssst(shell.gtab, voxels, np.ones(voxels.shape[:3], bool))
-    return {"response": np.array([*evals, s0])}
+    response = estimate_response(shell.signals[best], shell.gtab)
+    return {"response": np.array([*response.evals, response.s0])}
 
 
 def _features(scan: Scan, response: NDArray[np.float64], labels: Labels) -> Vectors:
     """Return the mean of each order in each region, by column."""
     shell = _read(scan, labels)
-    with warnings.catch_warnings():
-        # DIPY says that its default basis will change, which has the same power of each order.
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        model = ConstrainedSphericalDeconvModel(
-            shell.gtab, (response[:3], float(response[3])), sh_order_max=MAX_ORDER
-        )
+    single = Response(response[:3], float(response[3]))
+    with deconvolution(shell.gtab, single, order=MAX_ORDER) as model:
         powers = rish(model.fit(shell.signals).shm_coeff)
     return {
         f"rish{order}_{name}": np.array(
