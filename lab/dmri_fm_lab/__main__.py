@@ -18,6 +18,7 @@ from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
     compare,
+    compare_encoders,
     convert,
     evaluate_cohorts,
     evaluate_out_of_distribution,
@@ -59,6 +60,7 @@ COMMANDS = (
     probe,
     finetune,
     compare,
+    compare_encoders,
     explain,
     export,
     study,

@@ -121,7 +121,7 @@ def rish_table(
             left_out.append(LeftOut(scan.name, reason))
             continue
         name = f"{scan.name}_{_state(scan)}_{regions}_response"
-        stored = cache.get(name, partial(_response, scan, labels))
+        stored = cache.get(name, partial(rish_response, scan.dwi, labels))
         scans[scan.name] = scan
         responses.append(stored["response"])
     if not scans:
@@ -136,7 +136,7 @@ def rish_table(
     for name, scan in scans.items():
         logger.info("RISH features of %s", name)
         key = f"{name}_{_state(scan)}_{digest(response, regions)}"
-        stored = cache.get(key, partial(_features, scan, response, labels))
+        stored = cache.get(key, partial(rish_features, scan.dwi, response, labels))
         rows[name] = {column: float(value) for column, value in stored.items()}
     keys = [scan_columns(_entities(name)) for name in rows]
     index = pd.Index(list(rows), name="scan_id")
@@ -176,9 +176,14 @@ def rish(coefficients: NDArray[np.float64]) -> dict[int, NDArray[np.float64]]:
 def _find_obstacle(scan: Scan) -> str | None:
     if not scan.is_in_template:
         return _NO_TEMPLATE
-    if not scan.dwi.gtab.is_b0.any():
+    return rish_obstacle(scan.dwi.gtab)
+
+
+def rish_obstacle(gtab: GradientTable) -> str | None:
+    """Return why volumes determine no RISH features; None if they do."""
+    if not gtab.is_b0.any():
         return "no b=0 volume"
-    n = len(distinct_directions(scan.dwi.gtab.select(_largest_shell(scan.dwi.gtab))))
+    n = 0 if gtab.is_b0.all() else len(distinct_directions(gtab.select(_largest_shell(gtab))))
     return (
         None
         if n >= N_COEFFICIENTS
@@ -193,18 +198,33 @@ def _largest_shell(gtab: GradientTable) -> NDArray[np.int_]:
     return max(shells, key=lambda s: (len(s), gtab.bvals[s].mean()))
 
 
-def _read(scan: Scan, labels: Labels) -> _Shell:
-    dwi: Dwi = scan.dwi
+def labels_on(dwi: Dwi, labels: Labels) -> NDArray[np.int16]:
+    """Return the labels of a series' voxels, (X, Y, Z); 0 outside regions and the brain mask.
+
+    Raises
+    ------
+    InputError
+        If no voxel has a label.
+    """
     grid = Grid(dwi.shape[:3], np.asarray(dwi.affine))
-    own = resample_image(labels.image, labels.grid.affine, grid, order=0).astype(np.int16)
+    own: NDArray[np.int16] = resample_image(
+        labels.image, labels.grid.affine, grid, order=0
+    ).astype(np.int16)
     own[~np.isin(own, list(labels.names))] = 0
     if dwi.mask is not None:
         own[~dwi.mask] = 0
-    inside = own > 0
-    if not inside.any():
+    if not own.any():
         raise InputError(
-            f"{scan.name}: no voxel of a region in the brain mask", expected="a whole brain"
+            "no voxel of a region in the brain mask",
+            path=dwi.image.get_filename(),
+            expected="a whole brain",
         )
+    return own
+
+
+def _read(dwi: Dwi, labels: Labels) -> _Shell:
+    own = labels_on(dwi, labels)
+    inside = own > 0
     volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), _largest_shell(dwi.gtab)])
     table = dwi.gtab.select(volumes)
     signals = dwi.data[inside][:, volumes].astype(np.float64)
@@ -212,18 +232,18 @@ def _read(scan: Scan, labels: Labels) -> _Shell:
     return _Shell(signals, own[inside], table)
 
 
-def _response(scan: Scan, labels: Labels) -> Vectors:
+def rish_response(dwi: Dwi, labels: Labels) -> Vectors:
     """Return `response`: eigenvalues and S0 of the voxels of highest FA, shape (4,)."""
-    shell = _read(scan, labels)
+    shell = _read(dwi, labels)
     fa = TensorModel(dipy_table(shell.gtab)).fit(shell.signals).fa
     best = np.argsort(fa)[-N_RESPONSE_VOXELS:]
     response = estimate_response(shell.signals[best], shell.gtab)
     return {"response": np.array([*response.evals, response.s0])}
 
 
-def _features(scan: Scan, response: NDArray[np.float64], labels: Labels) -> Vectors:
-    """Return the mean of each order in each region, by column."""
-    shell = _read(scan, labels)
+def rish_features(dwi: Dwi, response: NDArray[np.float64], labels: Labels) -> Vectors:
+    """Return the mean of each order in each region, by column; see :func:`rish_response`."""
+    shell = _read(dwi, labels)
     single = Response(response[:3], float(response[3]))
     with deconvolution(shell.gtab, single, order=MAX_ORDER) as model:
         powers = rish(model.fit(shell.signals).shm_coeff)
