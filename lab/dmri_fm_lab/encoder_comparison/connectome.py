@@ -25,6 +25,7 @@ from dmri_fm.gradients import rotation_part
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.encoder_comparison.method import Method, Sample
+from dmri_fm_lab.encoder_comparison.regional import tensor_obstacle
 from dmri_fm_lab.evaluate.fact import LARGEST_TURN_DEG, LEAST_FA
 from dmri_fm_lab.feature_cache import Vectors
 from dmri_fm_lab.prediction.rish import labels_on
@@ -53,7 +54,7 @@ def connectome_method() -> Method:
         return {"": np.concatenate([np.log1p(counts[pairs]), fa[pairs]])}
 
     state = ("connectome", SEED_STEP, LEAST_MM, STEP_MM, LEAST_FA, LARGEST_TURN_DEG)
-    return Method("connectome", compute, state)
+    return Method("connectome", compute, state, tensor_obstacle)
 
 
 def merge_tissues(

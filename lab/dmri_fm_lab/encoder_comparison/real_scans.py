@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from dmri_fm.normalise.template import load_regions
 from dmri_fm.qspace import choose_spread
 from dmri_fm.series import Dwi
 from dmri_fm_lab.encoder_comparison.method import COST, Absent, Method, Sample, measured
+from dmri_fm_lab.encoder_comparison.regional import rish_method, white_regions
 from dmri_fm_lab.encoder_comparison.scores import best_share
 from dmri_fm_lab.encoder_comparison.study import (
+    Classical,
     Rows,
-    find_response,
+    classical_methods,
     stack_rows,
     summarise_cost,
 )
@@ -30,8 +33,8 @@ from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.retrieval import centred_distances
 from dmri_fm_lab.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.grid_scans import place_series
-from dmri_fm_lab.prediction.rish import Labels
-from dmri_fm_lab.scans import find_scans
+from dmri_fm_lab.prediction.rish import Labels, rish_response, scan_state
+from dmri_fm_lab.scans import Scan, find_scans
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,11 @@ _Array = NDArray[np.float64]
 
 #: Parts of a scan that are compared: all volumes, and two halves of the directions.
 PARTS = ("all", "first", "second")
+
+_TASKS = {
+    "directions": "same participant, other directions",
+    "runs": "same participant, other run",
+}
 
 _NOTES = {
     "runs": "share of scans, of participants with several, whose nearest other scan is of the "
@@ -53,17 +61,25 @@ _NOTES = {
 
 @dataclass(frozen=True, eq=False)
 class RealScan:
-    """A series in the template's space, and whose it is."""
+    """A scan that is read when it is needed.
+
+    Attributes
+    ----------
+    name, participant
+        As in :class:`~dmri_fm_lab.scans.Scan`.
+    gtab
+        As in the file.
+    state
+        Changes when the file does.
+    load
+        Function that returns the series in the template's space, with a brain mask.
+    """
 
     name: str
     participant: str
-    dwi: Dwi
-
-    def part(self, which: str) -> Dwi:
-        """Return the series, or the b=0 volumes and directions of a half; see :data:`PARTS`."""
-        return (
-            self.dwi if which == "all" else select_volumes(self.dwi, halves(self.dwi.gtab)[which])
-        )
+    gtab: GradientTable
+    state: str
+    load: Callable[[], Dwi]
 
 
 def halves(gtab: GradientTable) -> dict[str, NDArray[np.int_]]:
@@ -84,6 +100,11 @@ def halves(gtab: GradientTable) -> dict[str, NDArray[np.int_]]:
     return {name: np.array(sorted(own)) for name, own in found.items()}
 
 
+def part_of(dwi: Dwi, which: str) -> Dwi:
+    """Return a series, or the b=0 volumes and directions of a half; see :data:`PARTS`."""
+    return dwi if which == "all" else select_volumes(dwi, halves(dwi.gtab)[which])
+
+
 def select_volumes(dwi: Dwi, index: NDArray[np.int_]) -> Dwi:
     """Return some volumes of a series."""
     return Dwi.from_arrays(
@@ -97,20 +118,29 @@ def template_labels() -> Labels:
     return Labels(regions.labels, regions.grid, {r.index: r.name for r in regions.table})
 
 
-def read_scans(
+def list_scans(
     root: Path, grid: Grid, *, participant_labels: Sequence[str] | None = None
 ) -> list[RealScan]:
-    """Read a raw dataset or the app's output, and lay its series on a grid.
+    """List the scans of a raw dataset or of the app's output, to be laid on a grid.
 
     Series without b=0 or weighted volumes are left out with a warning.
     """
     found = []
     for scan in find_scans(root, participant_labels=participant_labels, prefers_template=True):
-        logger.info("%s", scan.name)
-        placed = place_series(scan, grid)
-        if placed is not None:
-            found.append(RealScan(scan.name, scan.participant, placed))
+        gtab = scan.dwi.gtab
+        if gtab.is_b0.all() or not gtab.is_b0.any():
+            logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
+            continue
+        load = partial(_load, scan, grid)
+        found.append(RealScan(scan.name, scan.participant, gtab, scan_state(scan), load))
     return found
+
+
+def _load(scan: Scan, grid: Grid) -> Dwi:
+    """Lay a scan on a grid; its voxels do not stay in memory."""
+    placed = place_series(replace(scan, dwi=replace(scan.dwi)), grid)
+    assert placed is not None
+    return placed
 
 
 def compare_on_scans(
@@ -119,7 +149,7 @@ def compare_on_scans(
     scans: Sequence[RealScan],
     *,
     folder: Path | None = None,
-    classical: Callable[[_Array], tuple[list[Method], list[Absent]]],
+    classical: Classical = classical_methods,
     seen: Mapping[str, str],
 ) -> dict[str, Any]:
     """Compare methods on real scans by retrieval and cost.
@@ -143,7 +173,7 @@ def compare_on_scans(
     Raises
     ------
     ConfigError
-        If there are fewer than two participants.
+        If there are fewer than two participants, or no method applies to every scan.
     """
     who = np.array([scan.participant for scan in scans])
     if len(set(who)) < 2:
@@ -151,22 +181,24 @@ def compare_on_scans(
             f"scans of {len(set(who))} participant", expected="two participants or more"
         )
     labels = template_labels()
-    others, lacking = classical(find_response(Sample(scan.dwi, labels) for scan in scans))
+    others, lacking = classical(_find_response(scans, labels, folder))
     methods, hindered = _applicable([*encoders, *others], scans)
     rows, costs = _describe_all(methods, scans, labels, folder)
     known, empty = stack_rows(rows)
     without = [*absent, *lacking, *hindered, *empty]
-    directions = {row: direction_hits(by["first"], by["second"], who) for row, by in known.items()}
-    winners = {"same participant, other directions": best_share(directions)}
-    record: dict[str, Any] = {
-        "n_scans": len(scans),
-        "n_participants": len(set(who)),
-        "directions": {row: float(h.mean()) for row, h in directions.items()},
-    }
+    if not known:
+        raise ConfigError("no method applies to every scan", expected="one or more")
+    record: dict[str, Any] = {"n_scans": len(scans), "n_participants": len(set(who))}
+    shares = {"directions": direction_hits}
     if len(set(who)) < len(who):
-        runs = {row: run_hits(by["all"], who) for row, by in known.items()}
-        winners["same participant, other run"] = best_share(runs)
-        record["runs"] = {row: float(h.mean()) for row, h in runs.items()}
+        shares["runs"] = run_hits
+    winners = {}
+    for name, score in shares.items():
+        hit = {row: score(by, who) for row, by in known.items()}
+        chance = _chance(who, is_other=name == "runs")
+        record[name] = {row: float(h.mean()) for row, h in hit.items()}
+        record[f"{name}_chance"] = chance
+        winners[_TASKS[name]] = best_share(hit, chance=chance)
     return json_ready(
         {
             "use": RESEARCH_ONLY,
@@ -182,41 +214,73 @@ def compare_on_scans(
     )
 
 
-def run_hits(vectors: _Array, who: NDArray[np.str_]) -> _Array:
+def run_hits(parts: Mapping[str, _Array], who: NDArray[np.str_]) -> _Array:
     """Return for each scan of a participant with several whether its nearest one is the same's.
 
     Parameters
     ----------
-    vectors
-        Shape (N, D).
+    parts
+        Vectors (N, D) by part; `all` is read.
     who
         Shape (N,): participants.
 
     Examples
     --------
     >>> x = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.8]])
-    >>> run_hits(x, np.array(["a", "a", "b", "c"])).tolist()
+    >>> run_hits({"all": x}, np.array(["a", "a", "b", "c"])).tolist()
     [1.0, 1.0]
     """
+    vectors = parts["all"]
     distances = centred_distances(vectors, vectors) + np.diag(np.full(len(who), np.inf))
-    names, counts = np.unique(who, return_counts=True)
-    several = np.isin(who, names[counts > 1])
-    return np.asarray((who[distances.argmin(axis=1)] == who)[several], dtype=np.float64)
+    is_same = who[distances.argmin(axis=1)] == who
+    return np.asarray(is_same[_has_several(who)], dtype=np.float64)
 
 
-def direction_hits(first: _Array, second: _Array, who: NDArray[np.str_]) -> _Array:
+def direction_hits(parts: Mapping[str, _Array], who: NDArray[np.str_]) -> _Array:
     """Return the share of both ways in which a half of each scan meets the same participant's."""
-    distances = centred_distances(first, second)
+    distances = centred_distances(parts["first"], parts["second"])
     forth = who[distances.argmin(axis=1)] == who
     back = who[distances.argmin(axis=0)] == who
     return np.asarray((forth.astype(np.float64) + back) / 2)
 
 
+def _has_several(who: NDArray[np.str_]) -> NDArray[np.bool_]:
+    names, counts = np.unique(who, return_counts=True)
+    return np.isin(who, names[counts > 1])
+
+
+def _chance(who: NDArray[np.str_], *, is_other: bool) -> float:
+    """Return the share of scans of the same participant among all, or among the others."""
+    same = (who[:, None] == who[None]).sum(axis=1)
+    if is_other:
+        several = _has_several(who)
+        return float(((same - 1) / (len(who) - 1))[several].mean())
+    return float((same / len(who)).mean())
+
+
+def _find_response(
+    scans: Sequence[RealScan], labels: Labels, folder: Path | None
+) -> _Array | None:
+    """Return the mean response of the scans; None where one has an obstacle to RISH."""
+    if _obstacle(rish_method(None), scans):
+        return None
+    white = white_regions(labels)
+    found = []
+    for scan in scans:
+        stored = FeatureCache.of(folder, "response", scan.state, white)
+
+        def compute(scan: RealScan = scan) -> Vectors:
+            return rish_response(scan.load(), white)
+
+        found.append(stored.get("response", compute)["response"])
+    return np.asarray(np.mean(found, axis=0))
+
+
 def _obstacle(method: Method, scans: Sequence[RealScan]) -> str | None:
     for scan in scans:
-        tables = {"all": np.arange(len(scan.dwi.gtab)), **halves(scan.dwi.gtab)}
-        for part, index in tables.items():
-            if reason := method.obstacle(scan.dwi.gtab.select(index)):
+        parts = {"all": np.arange(len(scan.gtab)), **halves(scan.gtab)}
+        for part, index in parts.items():
+            if reason := method.obstacle(scan.gtab.select(index)):
                 where = scan.name if part == "all" else f"half of {scan.name}"
                 return f"{where}: {reason}"
     return None
@@ -238,17 +302,18 @@ def _describe_all(
     """Return vectors by row and part of the scans, and the costs of whole scans by row."""
     rows: Rows = {}
     costs: dict[str, list[_Array]] = {}
-    for method in methods:
-        logger.info("%s", method.title)
-        for scan in scans:
-            content = [scan.name, scan.dwi.gtab, scan.dwi.mask, scan.dwi.data]
-            stored = FeatureCache.of(folder, method.title, method.state, *content)
+    for scan in scans:
+        logger.info("%s", scan.name)
+        # A scan is read when the first method lacks it, and once.
+        load = cache(scan.load)
+        for method in methods:
+            stored = FeatureCache.of(folder, method.title, method.state, scan.state, labels)
             for part in PARTS:
 
                 def compute(
-                    method: Method = method, scan: RealScan = scan, part: str = part
+                    method: Method = method, load: Callable[[], Dwi] = load, part: str = part
                 ) -> Vectors:
-                    return measured(method, Sample(scan.part(part), labels))
+                    return measured(method, Sample(part_of(load(), part), labels))
 
                 found = dict(stored.get(part, compute))
                 cost = found.pop(COST)

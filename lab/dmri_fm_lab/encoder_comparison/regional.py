@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
+from dmri_fm.tensor_design import determines_tensor
 from dmri_fm_lab.encoder_comparison.method import Method, Sample
 from dmri_fm_lab.encoder_comparison.noddi import MEASURES, fit_noddi, noddi_obstacle
 from dmri_fm_lab.feature_cache import Vectors
@@ -43,16 +45,23 @@ def tensor_method() -> Method:
         images = {"fa": maps.fa.astype(np.float64), "md": 1e3 * maps.md.astype(np.float64)}
         return {"": regional_means(images, sample.dwi, sample.labels)}
 
-    return Method("regional FA, MD", compute, ("tensor",))
+    return Method("regional FA, MD", compute, ("tensor",), tensor_obstacle)
 
 
-def rish_method(response: _Array) -> Method:
+def tensor_obstacle(gtab: GradientTable) -> str | None:
+    """Return why volumes determine no tensor; None if they do."""
+    return None if determines_tensor(gtab) else "its directions determine no tensor"
+
+
+def rish_method(response: _Array | None) -> Method:
     """Return RISH features of white matter by one response for all scans, shape (4,).
 
-    See :mod:`dmri_fm_lab.prediction.rish`.
+    See :mod:`dmri_fm_lab.prediction.rish`. None where some scan has an obstacle: the method does
+    not apply then.
     """
 
     def compute(sample: Sample) -> Vectors:
+        assert response is not None
         found = rish_features(sample.dwi, response, white_regions(sample.labels))
         return {"": np.array([float(v) for v in found.values()])}
 

@@ -116,8 +116,12 @@ def format_scan_comparison(record: Mapping[str, Any]) -> str:
     lines = [
         [
             "method",
-            "same participant, other directions",
-            *(["same participant, other run"] if has_runs else []),
+            f"same participant, other directions (chance {record['directions_chance']:{_SPEC}})",
+            *(
+                [f"same participant, other run (chance {record['runs_chance']:{_SPEC}})"]
+                if has_runs
+                else []
+            ),
             "CPU seconds a scan",
             "peak MiB",
         ]

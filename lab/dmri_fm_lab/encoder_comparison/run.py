@@ -15,12 +15,12 @@ from dmri_fm_lab.encoder_comparison.encoders import (
     encoder_methods,
     has_packaged_weights,
 )
-from dmri_fm_lab.encoder_comparison.real_scans import compare_on_scans, read_scans
+from dmri_fm_lab.encoder_comparison.real_scans import compare_on_scans, list_scans
 from dmri_fm_lab.encoder_comparison.report import (
     format_cohort_comparison,
     format_scan_comparison,
 )
-from dmri_fm_lab.encoder_comparison.study import classical_methods, compare_encoders
+from dmri_fm_lab.encoder_comparison.study import compare_encoders
 from dmri_fm_lab.evaluate.cohorts import CohortRequest
 from dmri_fm_lab.prediction.pretrained_on import describe_seen
 from dmri_fm_lab.train.seen import find_seen_of_dataset
@@ -94,13 +94,12 @@ def run_comparison(request: RunRequest, folder: Path) -> tuple[dict[str, Any], s
     parts = [format_cohort_comparison(record["cohort"])]
     if request.scans is not None:
         labels = request.participant_labels
-        scans = read_scans(request.scans, grid, participant_labels=labels)
+        scans = list_scans(request.scans, grid, participant_labels=labels)
         record["scans"] = compare_on_scans(
             encoders,
             absent,
             scans,
             folder=folder,
-            classical=classical_methods,
             seen=_describe_pretraining(request, request.scans),
         )
         parts.append(format_scan_comparison(record["scans"]))

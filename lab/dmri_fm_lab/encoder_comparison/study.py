@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,9 @@ _Array = NDArray[np.float64]
 #: Scans from which the response of RISH is estimated, its mean: the first.
 RESPONSE_SCANS = 4
 
+#: Function from the response of RISH to methods, and to those that are absent.
+Classical: TypeAlias = Callable[[_Array | None], tuple[list[Method], list[Absent]]]
+
 #: Vectors by row and protocol, scans in order.
 Rows = dict[str, dict[str, list[_Array]]]
 
@@ -71,8 +74,11 @@ _NOTES = {
 }
 
 
-def classical_methods(response: _Array) -> tuple[list[Method], list[Absent]]:
-    """Return regional measures and the connectome, and those that are not installed."""
+def classical_methods(response: _Array | None) -> tuple[list[Method], list[Absent]]:
+    """Return regional measures and the connectome, and those that are not installed.
+
+    `response` is that of :func:`.regional.rish_method`.
+    """
     methods = [tensor_method(), rish_method(response), connectome_method()]
     if has_amico():
         return [*methods, noddi_method()], []
@@ -92,7 +98,7 @@ def compare_encoders(
     *,
     grid: Grid,
     folder: Path | None = None,
-    classical: Callable[[_Array], tuple[list[Method], list[Absent]]] = classical_methods,
+    classical: Classical = classical_methods,
 ) -> dict[str, Any]:
     """Compare encoders and classical measures on one simulated cohort.
 
@@ -150,7 +156,11 @@ def compare_encoders(
     )
 
 
-def _cohort_response(cohort: Cohort, folder: Path | None) -> _Array:
+def _cohort_response(cohort: Cohort, folder: Path | None) -> _Array | None:
+    """Return the response of white matter; None where a protocol has an obstacle to RISH."""
+    if _cohort_obstacle(rish_method(None), cohort):
+        return None
+
     def compute() -> dict[str, _Array]:
         n = min(RESPONSE_SCANS, len(cohort.people))
         return {"response": find_response(cohort.scan(k, PROTOCOLS[0]) for k in range(n))}

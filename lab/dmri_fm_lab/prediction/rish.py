@@ -120,7 +120,7 @@ def rish_table(
         if reason := _find_obstacle(scan):
             left_out.append(LeftOut(scan.name, reason))
             continue
-        name = f"{scan.name}_{_state(scan)}_{regions}_response"
+        name = f"{scan.name}_{scan_state(scan)}_{regions}_response"
         stored = cache.get(name, partial(rish_response, scan.dwi, labels))
         scans[scan.name] = scan
         responses.append(stored["response"])
@@ -135,7 +135,7 @@ def rish_table(
     rows = {}
     for name, scan in scans.items():
         logger.info("RISH features of %s", name)
-        key = f"{name}_{_state(scan)}_{digest(response, regions)}"
+        key = f"{name}_{scan_state(scan)}_{digest(response, regions)}"
         stored = cache.get(key, partial(rish_features, scan.dwi, response, labels))
         rows[name] = {column: float(value) for column, value in stored.items()}
     keys = [scan_columns(_entities(name)) for name in rows]
@@ -256,7 +256,8 @@ def rish_features(dwi: Dwi, response: NDArray[np.float64], labels: Labels) -> Ve
     }
 
 
-def _state(scan: Scan) -> str:
+def scan_state(scan: Scan) -> str:
+    """Return a digest of the file of a scan: its path, size and time."""
     path = Path(str(scan.dwi.image.get_filename()))
     return digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)
 

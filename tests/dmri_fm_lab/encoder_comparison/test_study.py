@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from dmri_fm_lab.encoder_comparison.cohort import (
 from dmri_fm_lab.encoder_comparison.connectome import connectome_method
 from dmri_fm_lab.encoder_comparison.method import Absent, Sample
 from dmri_fm_lab.encoder_comparison.real_scans import RealScan, compare_on_scans, halves
-from dmri_fm_lab.encoder_comparison.regional import noddi_method, tensor_method
+from dmri_fm_lab.encoder_comparison.regional import noddi_method, rish_method, tensor_method
 from dmri_fm_lab.encoder_comparison.report import (
     draw_comparison,
     format_cohort_comparison,
@@ -63,10 +64,12 @@ def test_the_comparison_of_a_cohort(ball, tmp_path: Path, monkeypatch) -> None:
             REQUEST,
             grid=GRID,
             folder=tmp_path,
-            classical=lambda _: ([tensor_method()], [Absent("regional NODDI", "not installed")]),
+            classical=lambda response: (
+                [tensor_method(), rish_method(response)],
+                [Absent("regional NODDI", "not installed")],
+            ),
         )
 
-    monkeypatch.setattr(study, "find_response", lambda _: np.ones(4))
     found = compare([connectome_method()])
     assert list(found["probes"]) == ["connectome", "regional FA, MD"]
     assert list(found["probes"]["connectome"]) == list(FACTOR_TITLES)
@@ -79,6 +82,7 @@ def test_the_comparison_of_a_cohort(ball, tmp_path: Path, monkeypatch) -> None:
     text = format_cohort_comparison(found)
     assert "- artefact-unet: no weights" in text
     assert "- regional NODDI: not installed" in text
+    assert "- regional RISH: not applicable: protocol A: 7 directions" in text
     assert "| regional FA, MD | 32 |" in text
     assert write_markdown(text, tmp_path / "t.md").read_text().startswith("## Simulated cohort")
     assert draw_comparison(found, tmp_path / "f.png").stat().st_size > 1000
@@ -95,10 +99,11 @@ def with_data(dwi: Dwi, data: np.ndarray) -> Dwi:
     return Dwi.from_arrays(data, np.asarray(dwi.affine), dwi.gtab, mask=dwi.mask)
 
 
-def test_real_scans_are_retrieved_by_runs_and_by_halves(sample: Sample, monkeypatch) -> None:
+def test_real_scans_are_retrieved_by_runs_and_by_halves(
+    sample: Sample, tmp_path: Path, monkeypatch
+) -> None:
     """Three participants, each of whom differs in another half of the brain, two runs each."""
     monkeypatch.setattr(real_scans, "template_labels", lambda: sample.labels)
-    monkeypatch.setattr(real_scans, "find_response", lambda _: np.ones(4))
     b0 = sample.dwi.data[..., :1]
     ratio = np.divide(sample.dwi.data, b0, out=np.zeros_like(sample.dwi.data), where=b0 > 0)
     scans = []
@@ -108,27 +113,42 @@ def test_real_scans_are_retrieved_by_runs_and_by_halves(sample: Sample, monkeypa
         for run in range(2):
             noise = np.random.default_rng(10 * number + run).normal(1, 0.01, data.shape)
             dwi = with_data(sample.dwi, data * noise.astype(np.float32))
-            scans.append(RealScan(f"sub-{number}_run-{run}", str(number), dwi))
+            name = f"sub-{number}_run-{run}"
+            scans.append(RealScan(name, str(number), dwi.gtab, name, partial(lambda x: x, dwi)))
     found = compare_on_scans(
         [],
         [],
         scans,
-        classical=lambda _: ([tensor_method()], []),
+        folder=tmp_path,
+        classical=lambda response: ([tensor_method(), rish_method(response)], []),
         seen={"drope": "drope: nobody"},
     )
+    # Halves have 10 directions a shell, too few for RISH.
+    reason = "half of sub-0_run-0: 10 directions in its largest shell; order 4 needs 15"
+    assert found["absent"] == {"regional RISH": f"not applicable: {reason}"}
     assert found["runs"] == {"regional FA, MD": 1.0}
     assert found["directions"] == {"regional FA, MD": 1.0}
+    assert found["runs_chance"] == pytest.approx(1 / 5)
+    assert found["directions_chance"] == pytest.approx(1 / 3)
     text = format_scan_comparison(found)
     assert "6 scans of 3 participants" in text
     assert "- drope: nobody" in text
+
+    def refuse(*_) -> None:
+        raise AssertionError("everything is there")
+
+    monkeypatch.setattr(real_scans, "measured", refuse)
+    again = compare_on_scans(
+        [], [], scans, folder=tmp_path, classical=lambda _: ([tensor_method()], []), seen={}
+    )
+    assert again["runs"] == found["runs"]
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="two participants or more"):
         compare_on_scans([], [], scans[:2], classical=lambda _: ([], []), seen={})
-    shell = [replace(s, dwi=real_scans.select_volumes(s.dwi, np.arange(22))) for s in scans]
-    single = compare_on_scans(
-        [], [], shell, classical=lambda _: ([tensor_method(), noddi_method()], []), seen={}
-    )
-    reason = "not applicable: sub-0_run-0: 1 shell; NODDI needs 2 or more"
-    assert single["absent"] == {"regional NODDI": reason}
+    first = np.arange(22)
+    shell = [replace(s, gtab=s.gtab.select(first)) for s in scans]
+    with pytest.raises(ConfigError, match="no method applies to every scan"):
+        compare_on_scans([], [], shell, classical=lambda _: ([noddi_method()], []), seen={})
 
 
 def test_halves_share_no_volume(sample: Sample) -> None:
