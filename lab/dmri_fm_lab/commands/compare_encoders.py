@@ -30,6 +30,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "--models", nargs="+", metavar="NAME", help="encoders; default: drope ssdiff artefact-unet"
     )
     parser.add_argument(
+        "--baselines",
+        nargs="+",
+        metavar="NAME",
+        help="default: tensor rish noddi connectome",
+    )
+    parser.add_argument(
         "--weights",
         nargs="+",
         default=[],
@@ -59,12 +65,14 @@ def run(options: argparse.Namespace) -> None:
     from dmri_fm_lab.encoder_comparison.encoders import ENCODERS
     from dmri_fm_lab.encoder_comparison.report import draw_comparison, write_markdown
     from dmri_fm_lab.encoder_comparison.run import RunRequest, run_comparison
+    from dmri_fm_lab.encoder_comparison.study import BASELINES
     from dmri_fm_lab.evaluate.records import write_json
 
     logging.getLogger("dmri_fm_lab.encoder_comparison").setLevel(logging.INFO)
     request = RunRequest(
         models=tuple(options.models or ENCODERS),
         weights=dict(map(_split, options.weights)),
+        baselines=tuple(options.baselines or BASELINES),
         n_participants=options.participants,
         n_heads=options.heads,
         n_sites=options.sites,

@@ -23,9 +23,9 @@ from dmri_fm_lab.encoder_comparison.method import COST, Absent, Method, Sample, 
 from dmri_fm_lab.encoder_comparison.regional import rish_method, white_regions
 from dmri_fm_lab.encoder_comparison.scores import best_share
 from dmri_fm_lab.encoder_comparison.study import (
-    Classical,
+    BASELINES,
     Rows,
-    classical_methods,
+    baseline_methods,
     stack_rows,
     summarise_cost,
 )
@@ -149,14 +149,14 @@ def compare_on_scans(
     scans: Sequence[RealScan],
     *,
     folder: Path | None = None,
-    classical: Classical = classical_methods,
+    baselines: Sequence[str] = BASELINES,
     seen: Mapping[str, str],
 ) -> dict[str, Any]:
     """Compare methods on real scans by retrieval and cost.
 
     Parameters
     ----------
-    encoders, absent, classical
+    encoders, absent, baselines
         See :func:`.study.compare_encoders`.
     scans
         Two or more, of two participants or more.
@@ -181,7 +181,8 @@ def compare_on_scans(
             f"scans of {len(set(who))} participant", expected="two participants or more"
         )
     labels = template_labels()
-    others, lacking = classical(_find_response(scans, labels, folder))
+    response = _find_response(scans, labels, folder) if "rish" in baselines else None
+    others, lacking = baseline_methods(baselines, response)
     methods, hindered = _applicable([*encoders, *others], scans)
     rows, costs = _describe_all(methods, scans, labels, folder)
     known, empty = stack_rows(rows)

@@ -20,7 +20,7 @@ from dmri_fm_lab.encoder_comparison.report import (
     format_cohort_comparison,
     format_scan_comparison,
 )
-from dmri_fm_lab.encoder_comparison.study import compare_encoders
+from dmri_fm_lab.encoder_comparison.study import BASELINES, compare_encoders
 from dmri_fm_lab.evaluate.cohorts import CohortRequest
 from dmri_fm_lab.prediction.pretrained_on import describe_seen
 from dmri_fm_lab.train.seen import find_seen_of_dataset
@@ -34,6 +34,8 @@ class RunRequest:
     ----------
     models, weights
         Names in the registry, and files in place of packaged weights by name.
+    baselines
+        Of :data:`.study.BASELINES`.
     n_participants, n_heads, n_sites, n_directions, seed
         Of the simulated cohort, see :class:`.cohort.ComparisonRequest`.
     device
@@ -44,6 +46,7 @@ class RunRequest:
 
     models: tuple[str, ...] = ENCODERS
     weights: Mapping[str, Path] = field(default_factory=dict)
+    baselines: tuple[str, ...] = BASELINES
     n_participants: int = 60
     n_heads: int = 12
     n_sites: int = 3
@@ -90,7 +93,10 @@ def run_comparison(request: RunRequest, folder: Path) -> tuple[dict[str, Any], s
     encoders, absent = encoder_methods(
         request.models, weights=request.weights, seed=request.seed, device=request.device
     )
-    record = {"cohort": compare_encoders(encoders, absent, cohort, grid=grid, folder=folder)}
+    found = compare_encoders(
+        encoders, absent, cohort, grid=grid, folder=folder, baselines=request.baselines
+    )
+    record = {"cohort": found}
     parts = [format_cohort_comparison(record["cohort"])]
     if request.scans is not None:
         labels = request.participant_labels
@@ -100,6 +106,7 @@ def run_comparison(request: RunRequest, folder: Path) -> tuple[dict[str, Any], s
             absent,
             scans,
             folder=folder,
+            baselines=request.baselines,
             seen=_describe_pretraining(request, request.scans),
         )
         parts.append(format_scan_comparison(record["scans"]))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,8 @@ _Array = NDArray[np.float64]
 #: Scans from which the response of RISH is estimated, its mean: the first.
 RESPONSE_SCANS = 4
 
-#: Function from the response of RISH to methods, and to those that are absent.
-Classical: TypeAlias = Callable[[_Array | None], tuple[list[Method], list[Absent]]]
+#: Regional FA and MD, RISH, NODDI, and the connectome.
+BASELINES = ("tensor", "rish", "noddi", "connectome")
 
 #: Vectors by row and protocol, scans in order.
 Rows = dict[str, dict[str, list[_Array]]]
@@ -74,15 +74,31 @@ _NOTES = {
 }
 
 
-def classical_methods(response: _Array | None) -> tuple[list[Method], list[Absent]]:
-    """Return regional measures and the connectome, and those that are not installed.
+def baseline_methods(
+    names: Sequence[str], response: _Array | None
+) -> tuple[list[Method], list[Absent]]:
+    """Return baselines of :data:`BASELINES`, and those that are not installed.
 
     `response` is that of :func:`.regional.rish_method`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such baseline.
     """
-    methods = [tensor_method(), rish_method(response), connectome_method()]
-    if has_amico():
-        return [*methods, noddi_method()], []
-    return methods, [Absent("regional NODDI", NOT_INSTALLED)]
+    if unknown := sorted(set(names) - set(BASELINES)):
+        raise ConfigError(
+            f"baseline {', '.join(unknown)}", expected=f"some of {', '.join(BASELINES)}"
+        )
+    made = {
+        "tensor": tensor_method,
+        "rish": lambda: rish_method(response),
+        "noddi": noddi_method,
+        "connectome": connectome_method,
+    }
+    lacks_noddi = "noddi" in names and not has_amico()
+    absent = [Absent("regional NODDI", NOT_INSTALLED)] if lacks_noddi else []
+    return [made[n]() for n in names if n != "noddi" or not lacks_noddi], absent
 
 
 def find_response(samples: Iterable[Sample]) -> _Array:
@@ -98,7 +114,7 @@ def compare_encoders(
     *,
     grid: Grid,
     folder: Path | None = None,
-    classical: Classical = classical_methods,
+    baselines: Sequence[str] = BASELINES,
 ) -> dict[str, Any]:
     """Compare encoders and classical measures on one simulated cohort.
 
@@ -114,8 +130,8 @@ def compare_encoders(
         On which it is simulated, in the template's space.
     folder
         Of heads and vectors, from which an interrupted comparison goes on.
-    classical
-        Function from the response of RISH to the other methods, and to those that are absent.
+    baselines
+        Of :data:`BASELINES`.
 
     Returns
     -------
@@ -126,11 +142,11 @@ def compare_encoders(
     Raises
     ------
     ConfigError
-        If no method applies to both protocols.
+        If there is no such baseline, or no method applies to both protocols.
     """
     cohort = draw_cohort(request, grid, cache_folder=folder)
-    response = _cohort_response(cohort, folder)
-    others, lacking = classical(response)
+    response = _cohort_response(cohort, folder) if "rish" in baselines else None
+    others, lacking = baseline_methods(baselines, response)
     without = [*absent, *lacking]
     methods = []
     for method in (*encoders, *others):

@@ -21,15 +21,15 @@ from dmri_fm_lab.encoder_comparison.cohort import (
 )
 from dmri_fm_lab.encoder_comparison.connectome import connectome_method
 from dmri_fm_lab.encoder_comparison.method import Absent, Sample
+from dmri_fm_lab.encoder_comparison.noddi import has_amico
 from dmri_fm_lab.encoder_comparison.real_scans import RealScan, compare_on_scans, halves
-from dmri_fm_lab.encoder_comparison.regional import noddi_method, rish_method, tensor_method
 from dmri_fm_lab.encoder_comparison.report import (
     draw_comparison,
     format_cohort_comparison,
     format_scan_comparison,
     write_markdown,
 )
-from dmri_fm_lab.encoder_comparison.study import compare_encoders
+from dmri_fm_lab.encoder_comparison.study import baseline_methods, compare_encoders
 from dmri_fm_lab.evaluate import cohorts
 from dmri_fm_lab.evaluate.cohorts import CohortRequest, draw_participants
 from tests.dmri_fm_lab.encoder_comparison.conftest import AFFINE, SIDE
@@ -64,10 +64,7 @@ def test_the_comparison_of_a_cohort(ball, tmp_path: Path, monkeypatch) -> None:
             REQUEST,
             grid=GRID,
             folder=tmp_path,
-            classical=lambda response: (
-                [tensor_method(), rish_method(response)],
-                [Absent("regional NODDI", "not installed")],
-            ),
+            baselines=("tensor", "rish"),
         )
 
     found = compare([connectome_method()])
@@ -81,7 +78,6 @@ def test_the_comparison_of_a_cohort(ball, tmp_path: Path, monkeypatch) -> None:
     assert all(cost["seconds"] > 0 for cost in found["cost"].values())
     text = format_cohort_comparison(found)
     assert "- artefact-unet: no weights" in text
-    assert "- regional NODDI: not installed" in text
     assert "- regional RISH: not applicable: protocol A: 7 directions" in text
     assert "| regional FA, MD | 32 |" in text
     assert write_markdown(text, tmp_path / "t.md").read_text().startswith("## Simulated cohort")
@@ -120,7 +116,7 @@ def test_real_scans_are_retrieved_by_runs_and_by_halves(
         [],
         scans,
         folder=tmp_path,
-        classical=lambda response: ([tensor_method(), rish_method(response)], []),
+        baselines=("tensor", "rish"),
         seen={"drope": "drope: nobody"},
     )
     # Halves have 10 directions a shell, too few for RISH.
@@ -138,17 +134,24 @@ def test_real_scans_are_retrieved_by_runs_and_by_halves(
         raise AssertionError("everything is there")
 
     monkeypatch.setattr(real_scans, "measured", refuse)
-    again = compare_on_scans(
-        [], [], scans, folder=tmp_path, classical=lambda _: ([tensor_method()], []), seen={}
-    )
+    again = compare_on_scans([], [], scans, folder=tmp_path, baselines=("tensor",), seen={})
     assert again["runs"] == found["runs"]
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="two participants or more"):
-        compare_on_scans([], [], scans[:2], classical=lambda _: ([], []), seen={})
+        compare_on_scans([], [], scans[:2], seen={})
     first = np.arange(22)
     shell = [replace(s, gtab=s.gtab.select(first)) for s in scans]
     with pytest.raises(ConfigError, match="no method applies to every scan"):
-        compare_on_scans([], [], shell, classical=lambda _: ([noddi_method()], []), seen={})
+        compare_on_scans([], [], shell, baselines=("noddi",), seen={})
+
+
+def test_baselines_by_name() -> None:
+    methods, absent = baseline_methods(["tensor", "noddi"], None)
+    titles = [m.title for m in methods] + [a.title for a in absent]
+    assert sorted(titles) == ["regional FA, MD", "regional NODDI"]
+    assert bool(absent) != has_amico()
+    with pytest.raises(ConfigError, match="tensor, rish, noddi, connectome"):
+        baseline_methods(["atlas"], None)
 
 
 def test_halves_share_no_volume(sample: Sample) -> None:
