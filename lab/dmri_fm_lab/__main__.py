@@ -19,6 +19,7 @@ from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.extras import require_extra
 from dmri_fm_lab.commands import (
     compare,
+    compare_encoders,
     convert,
     diff,
     evaluate_cohorts,
@@ -62,6 +63,7 @@ COMMANDS = (
     probe,
     finetune,
     compare,
+    compare_encoders,
     explain,
     export,
     study,

@@ -286,13 +286,18 @@ def place_scan(scan: Scan, grid: Grid) -> GridScan | None:
 
     None, with a warning, if it lacks b=0 or weighted volumes.
     """
+    placed = place_series(scan, grid)
+    return None if placed is None else GridScan.of(placed, name=scan.name, origin=scan.origin)
+
+
+def place_series(scan: Scan, grid: Grid) -> Dwi | None:
+    """Lay a series on a grid, in scanner units; see :func:`place_scan`."""
     b0 = np.flatnonzero(scan.dwi.gtab.is_b0)
     if not b0.size or len(b0) == len(scan.dwi.gtab):
         logger.warning("%s: skipped, it needs b=0 and weighted volumes", scan.name)
         return None
     dwi = scan.dwi.with_mask(scan.brain(b0))
-    placed = resample_series(dwi, grid) if scan.is_in_template else lay_on_grid(dwi, grid)
-    return GridScan.of(placed, name=scan.name, origin=scan.origin)
+    return resample_series(dwi, grid) if scan.is_in_template else lay_on_grid(dwi, grid)
 
 
 def lay_on_grid(dwi: Dwi, grid: Grid) -> Dwi:

@@ -6,7 +6,6 @@ others; there are three at most (Weninger et al. 2022, doi:10.1007/978-3-658-369
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,10 +159,10 @@ def labels_by_fits(
     GradientError
         If there are fewer than :data:`FEWEST_FOR_PEAKS` distinct directions.
     """
-    from dipy.core.gradients import gradient_table
     from dipy.data import get_sphere
     from dipy.direction import peaks_from_model
-    from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel, response_from_mask_ssst
+
+    from dmri_fm_lab.spherical_deconvolution import deconvolution, estimate_response
 
     if (n := gtab.count_directions()) < FEWEST_FOR_PEAKS:
         raise GradientError(
@@ -178,15 +177,10 @@ def labels_by_fits(
     fa, md = _fit_fa_md(series, with_b0, mask)
     tissue = _segment(fa, md, mask)
     white = tissue == 1
-    table = gradient_table(with_b0.bvals, bvecs=with_b0.bvecs_ras)
     threshold = np.sort(fa[white])[-min(N_RESPONSE, int(white.sum()))]
-    response, _ = response_from_mask_ssst(table, series, white & (fa >= threshold))
-    with warnings.catch_warnings():
-        # dipy's model uses dipy's own older basis.
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        model = ConstrainedSphericalDeconvModel(
-            table, response, sh_order_max=choose_order(gtab.bvecs_ras)
-        )
+    response = estimate_response(series[white & (fa >= threshold)], with_b0)
+    order = choose_order(gtab.bvecs_ras)
+    with deconvolution(with_b0, response, order=order) as model:
         found = peaks_from_model(
             model,
             series,

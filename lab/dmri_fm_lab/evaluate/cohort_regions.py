@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from dmri_fm.normalise.grid import Grid
 from dmri_fm.series import Dwi
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.normalised_fit import fit_normalised
+from dmri_fm_lab.prediction.rish import Labels
 from dmri_fm_lab.simulate.voxel_tissue import Geometry
 
 #: Edge of the cubes that white and grey matter are cut into, mm.
@@ -43,6 +45,20 @@ def _labels(geometry: Geometry) -> NDArray[np.int_]:
     number = np.ravel_multi_index(tuple(cube.T), (64, 64, 64))
     white, grey = (geometry.fractions[:, k] > LEAST_TISSUE for k in range(2))
     return np.where(white, 2 * number, np.where(grey, 2 * number + 1, -1))
+
+
+def label_image(geometry: Geometry, parcels: NDArray[np.int_]) -> Labels:
+    """Return the regions of a head as an image, numbered from one in the order of `parcels`.
+
+    Names are `wm_<cube>` and `gm_<cube>`: cube of the template's space and true tissue.
+    """
+    labels = _labels(geometry)
+    place = np.searchsorted(parcels, labels).clip(max=len(parcels) - 1)
+    image = np.zeros(geometry.mask.shape, dtype=np.int16)
+    image[geometry.mask] = np.where(parcels[place] == labels, place + 1, 0)
+    tissues = ("wm", "gm")
+    names = {k + 1: f"{tissues[p % 2]}_{p // 2}" for k, p in enumerate(parcels.tolist())}
+    return Labels(image, Grid(geometry.mask.shape, geometry.affine), names)
 
 
 def regional_means(

@@ -97,7 +97,19 @@ def noisy_scan(
     name: str = "",
 ) -> GridScan:
     """Return a signal (V, N) with Rician noise as a scan; see :func:`acquire_tissue`."""
+    dwi = noisy_series(geometry, signal, gtab, snr=snr, rng=rng)
+    return GridScan.of(dwi, name=name, origin="gallery")
+
+
+def noisy_series(
+    geometry: Geometry,
+    signal: NDArray[np.float32],
+    gtab: GradientTable,
+    *,
+    snr: float,
+    rng: np.random.Generator,
+) -> Dwi:
+    """Return a signal (V, N) with Rician noise as a series; see :func:`acquire_tissue`."""
     images = np.zeros((*geometry.mask.shape, len(gtab)), dtype=np.float32)
     images[geometry.mask] = add_noise(signal, snr=snr, rng=rng)
-    dwi = Dwi.from_arrays(images, geometry.affine, gtab, mask=geometry.mask)
-    return GridScan.of(dwi, name=name, origin="gallery")
+    return Dwi.from_arrays(images, geometry.affine, gtab, mask=geometry.mask)

@@ -37,6 +37,29 @@ class Interval(NamedTuple):
 
 
 def squared_errors(features: _Array, outcome: _Array, heads: NDArray[np.int_]) -> _Array:
+    """Predict an outcome by ridge regression, see :func:`predict_held_out`.
+
+    Parameters
+    ----------
+    features
+        Shape (N, D).
+    outcome
+        Shape (N,).
+    heads
+        Shape (N,): the head of each participant, three or more different ones.
+
+    Returns
+    -------
+    ndarray
+        Shape (N,): squared error of the held-out predictions.
+    """
+    (predicted,) = predict_held_out(features, outcome, heads)
+    return np.asarray((predicted - outcome) ** 2)
+
+
+def predict_held_out(
+    features: _Array, outcome: _Array, heads: NDArray[np.int_], *others: _Array
+) -> list[_Array]:
     """Predict an outcome by ridge regression in nested cross-validation, head by head.
 
     Participants of one head are held out together, in the choice of the penalty, too.
@@ -49,20 +72,25 @@ def squared_errors(features: _Array, outcome: _Array, heads: NDArray[np.int_]) -
         Shape (N,).
     heads
         Shape (N,): the head of each participant, three or more different ones.
+    others
+        Shape (N, D): features of the same participants by other protocols, which are predicted
+        from alone.
 
     Returns
     -------
-    ndarray
-        Shape (N,): squared error of the held-out predictions.
+    list of ndarray
+        Shape (N,): predictions of held-out participants, from `features` and from each of
+        `others`.
     """
-    features = np.asarray(features, dtype=np.float64)
-    errors = np.zeros(len(outcome))
+    sets = [np.asarray(x, dtype=np.float64) for x in (features, *others)]
+    found = [np.zeros(len(outcome)) for _ in sets]
     for head in np.unique(heads):
         test = heads == head
-        path = fit_ridge(features[~test], outcome[~test])
-        predicted = path.predict(features[test])[path.left_out(heads[~test]).argmin()]
-        errors[test] = (predicted - outcome[test]) ** 2
-    return errors
+        path = fit_ridge(sets[0][~test], outcome[~test])
+        best = path.left_out(heads[~test]).argmin()
+        for predicted, x in zip(found, sets, strict=True):
+            predicted[test] = path.predict(x[test])[best]
+    return found
 
 
 def explained(errors: _Array, outcome: _Array) -> float:
@@ -100,6 +128,13 @@ def bootstrap_difference(
     low, high = np.percentile(apart, INTERVAL)
     value = explained(first, outcome) - explained(second, outcome)
     return Interval(value, float(low), float(high))
+
+
+def bootstrap_mean(values: _Array, rng: np.random.Generator) -> Interval:
+    """Return the mean of values (N,) of participants, by a bootstrap over participants."""
+    drawn = rng.integers(len(values), size=(N_SAMPLES, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), INTERVAL)
+    return Interval(float(values.mean()), float(low), float(high))
 
 
 def hold_out_correlations(

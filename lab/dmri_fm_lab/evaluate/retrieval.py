@@ -46,10 +46,14 @@ def rank_one(distances: _Array) -> float:
     >>> rank_one(np.array([[0.1, 0.9], [0.2, 0.3]]))
     0.75
     """
+    return float(hits(distances).mean())
+
+
+def hits(distances: _Array) -> _Array:
+    """Return the share of the two ways in which each brain is retrieved (N,); :func:`rank_one`."""
     own = np.diag(distances)
     others = distances + np.diag(np.full(len(own), np.inf))
-    hits = [own < others.min(axis=1), own < others.min(axis=0)]
-    return float(np.mean(hits))
+    return np.asarray(np.mean([own < others.min(axis=1), own < others.min(axis=0)], axis=0))
 
 
 def retrieve(first: _Array, second: _Array) -> dict[str, float]:
@@ -68,12 +72,20 @@ def retrieve(first: _Array, second: _Array) -> dict[str, float]:
         protocol share. `chance`.
     """
     square = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None]
-    a, b = (_standardise(x) for x in (first, second))
     return {
         "raw": rank_one(square - 2 * first @ second.T),
-        "centred": rank_one(-_unit(a) @ _unit(b).T),
+        "centred": rank_one(centred_distances(first, second)),
         "chance": 1.0 / len(first),
     }
+
+
+def centred_distances(first: _Array, second: _Array) -> _Array:
+    """Return minus the correlations (N, M) of scans (N, D) and (M, D).
+
+    Each feature is standardised over the scans of its set.
+    """
+    a, b = (_standardise(x) for x in (first, second))
+    return np.asarray(-_unit(a) @ _unit(b).T)
 
 
 def retrieve_linked(first: _Array, second: _Array, *, seed: int = 0) -> float:

@@ -12,7 +12,6 @@ white matter, or those of a label image. Multi-tissue deconvolution in DIPY need
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from dipy.core.gradients import GradientTable as DipyTable
-from dipy.core.gradients import gradient_table
-from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel, response_from_mask_ssst
 from dipy.reconst.dti import TensorModel
 from dipy.reconst.shm import sph_harm_ind_list
 from numpy.typing import NDArray
@@ -37,6 +33,12 @@ from dmri_fm_lab.feature_cache import FeatureCache, Vectors, digest
 from dmri_fm_lab.qc_exclusions import read_exclusions
 from dmri_fm_lab.scan_tables import LeftOut, ScanTable
 from dmri_fm_lab.scans import Scan, find_scans, list_corrected
+from dmri_fm_lab.spherical_deconvolution import (
+    Response,
+    deconvolution,
+    dipy_table,
+    estimate_response,
+)
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.outputs.tsv import scan_columns
 
@@ -73,7 +75,7 @@ class _Shell(NamedTuple):
 
     signals: NDArray[np.float64]
     labels: NDArray[np.int16]
-    gtab: DipyTable
+    gtab: GradientTable
 
 
 def rish_table(
@@ -118,8 +120,8 @@ def rish_table(
         if reason := _find_obstacle(scan):
             left_out.append(LeftOut(scan.name, reason))
             continue
-        name = f"{scan.name}_{_state(scan)}_{regions}_response"
-        stored = cache.get(name, partial(_response, scan, labels))
+        name = f"{scan.name}_{scan_state(scan)}_{regions}_response"
+        stored = cache.get(name, partial(rish_response, scan.dwi, labels))
         scans[scan.name] = scan
         responses.append(stored["response"])
     if not scans:
@@ -133,8 +135,8 @@ def rish_table(
     rows = {}
     for name, scan in scans.items():
         logger.info("RISH features of %s", name)
-        key = f"{name}_{_state(scan)}_{digest(response, regions)}"
-        stored = cache.get(key, partial(_features, scan, response, labels))
+        key = f"{name}_{scan_state(scan)}_{digest(response, regions)}"
+        stored = cache.get(key, partial(rish_features, scan.dwi, response, labels))
         rows[name] = {column: float(value) for column, value in stored.items()}
     keys = [scan_columns(_entities(name)) for name in rows]
     index = pd.Index(list(rows), name="scan_id")
@@ -174,9 +176,14 @@ def rish(coefficients: NDArray[np.float64]) -> dict[int, NDArray[np.float64]]:
 def _find_obstacle(scan: Scan) -> str | None:
     if not scan.is_in_template:
         return _NO_TEMPLATE
-    if not scan.dwi.gtab.is_b0.any():
+    return rish_obstacle(scan.dwi.gtab)
+
+
+def rish_obstacle(gtab: GradientTable) -> str | None:
+    """Return why volumes determine no RISH features; None if they do."""
+    if not gtab.is_b0.any():
         return "no b=0 volume"
-    n = len(distinct_directions(scan.dwi.gtab.select(_largest_shell(scan.dwi.gtab))))
+    n = 0 if gtab.is_b0.all() else len(distinct_directions(gtab.select(_largest_shell(gtab))))
     return (
         None
         if n >= N_COEFFICIENTS
@@ -191,45 +198,54 @@ def _largest_shell(gtab: GradientTable) -> NDArray[np.int_]:
     return max(shells, key=lambda s: (len(s), gtab.bvals[s].mean()))
 
 
-def _read(scan: Scan, labels: Labels) -> _Shell:
-    dwi: Dwi = scan.dwi
+def labels_on(dwi: Dwi, labels: Labels) -> NDArray[np.int16]:
+    """Return the labels of a series' voxels, (X, Y, Z); 0 outside regions and the brain mask.
+
+    Raises
+    ------
+    InputError
+        If no voxel has a label.
+    """
     grid = Grid(dwi.shape[:3], np.asarray(dwi.affine))
-    own = resample_image(labels.image, labels.grid.affine, grid, order=0).astype(np.int16)
+    own: NDArray[np.int16] = resample_image(
+        labels.image, labels.grid.affine, grid, order=0
+    ).astype(np.int16)
     own[~np.isin(own, list(labels.names))] = 0
     if dwi.mask is not None:
         own[~dwi.mask] = 0
-    inside = own > 0
-    if not inside.any():
+    if not own.any():
         raise InputError(
-            f"{scan.name}: no voxel of a region in the brain mask", expected="a whole brain"
+            "no voxel of a region in the brain mask",
+            path=dwi.image.get_filename(),
+            expected="a whole brain",
         )
+    return own
+
+
+def _read(dwi: Dwi, labels: Labels) -> _Shell:
+    own = labels_on(dwi, labels)
+    inside = own > 0
     volumes = np.concatenate([np.flatnonzero(dwi.gtab.is_b0), _largest_shell(dwi.gtab)])
     table = dwi.gtab.select(volumes)
     signals = dwi.data[inside][:, volumes].astype(np.float64)
     signals /= np.median(signals[:, table.is_b0].mean(axis=1))
-    bvals = np.where(table.is_b0, 0.0, table.bvals)
-    return _Shell(signals, own[inside], gradient_table(bvals, bvecs=table.bvecs_ras))
+    return _Shell(signals, own[inside], table)
 
 
-def _response(scan: Scan, labels: Labels) -> Vectors:
+def rish_response(dwi: Dwi, labels: Labels) -> Vectors:
     """Return `response`: eigenvalues and S0 of the voxels of highest FA, shape (4,)."""
-    shell = _read(scan, labels)
-    fa = TensorModel(shell.gtab).fit(shell.signals).fa
+    shell = _read(dwi, labels)
+    fa = TensorModel(dipy_table(shell.gtab)).fit(shell.signals).fa
     best = np.argsort(fa)[-N_RESPONSE_VOXELS:]
-    voxels = shell.signals[best][:, None, None]
-    (evals, s0), _ = response_from_mask_ssst(shell.gtab, voxels, np.ones(voxels.shape[:3], bool))
-    return {"response": np.array([*evals, s0])}
+    response = estimate_response(shell.signals[best], shell.gtab)
+    return {"response": np.array([*response.evals, response.s0])}
 
 
-def _features(scan: Scan, response: NDArray[np.float64], labels: Labels) -> Vectors:
-    """Return the mean of each order in each region, by column."""
-    shell = _read(scan, labels)
-    with warnings.catch_warnings():
-        # DIPY says that its default basis will change, which has the same power of each order.
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        model = ConstrainedSphericalDeconvModel(
-            shell.gtab, (response[:3], float(response[3])), sh_order_max=MAX_ORDER
-        )
+def rish_features(dwi: Dwi, response: NDArray[np.float64], labels: Labels) -> Vectors:
+    """Return the mean of each order in each region, by column; see :func:`rish_response`."""
+    shell = _read(dwi, labels)
+    single = Response(response[:3], float(response[3]))
+    with deconvolution(shell.gtab, single, order=MAX_ORDER) as model:
         powers = rish(model.fit(shell.signals).shm_coeff)
     return {
         f"rish{order}_{name}": np.array(
@@ -240,7 +256,8 @@ def _features(scan: Scan, response: NDArray[np.float64], labels: Labels) -> Vect
     }
 
 
-def _state(scan: Scan) -> str:
+def scan_state(scan: Scan) -> str:
+    """Return a digest of the file of a scan: its path, size and time."""
     path = Path(str(scan.dwi.image.get_filename()))
     return digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)
 

@@ -8,17 +8,14 @@ DIPY's. Order of CSD and threshold of peaks of both are tuned on voxels of their
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from dipy.core.gradients import gradient_table
 from dipy.core.sphere import HemiSphere
 from dipy.core.subdivide_octahedron import create_unit_hemisphere
-from dipy.reconst.csdeconv import ConstrainedSphericalDeconvModel, response_from_mask_ssst
 from dipy.reconst.dirspeed import peak_directions
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -33,6 +30,7 @@ from dmri_fm_lab.review.outcomes import Outcome, Scores, Setting, Signature
 from dmri_fm_lab.review.patches import Purpose, over_b0, seed_of
 from dmri_fm_lab.simulate import spread_directions
 from dmri_fm_lab.simulate.voxel_tissue import Fibres, fibre_signal
+from dmri_fm_lab.spherical_deconvolution import deconvolution, estimate_response
 
 _Array = NDArray[np.float64]
 
@@ -216,7 +214,8 @@ def find_peaks(fods: _Array) -> Peaks:
     return Peaks(main, sizes)
 
 
-def _network_peaks(network: VoxelNetwork, signals: _Array) -> Peaks:
+def network_peaks(network: VoxelNetwork, signals: _Array) -> Peaks:
+    """Return the peaks that a network finds in signals (V, N), the first of which is b=0."""
     found = network(over_b0(_as_images(signals)))[0, :, :, 0, 0].T.double().numpy()
     return find_peaks(found @ harmonics(half_sphere().vertices, ORDER)[0].T)
 
@@ -228,15 +227,8 @@ def csd_peaks(
 
     The response is the mean tensor of other `signals`, of voxels that hold a `single` fibre.
     """
-    table = gradient_table(gtab.bvals, bvecs=gtab.bvecs_ras)
-    known = signals[single][:, None, None]
-    with warnings.catch_warnings():
-        # DIPY says that its default basis will change, which is not read here, and that an order
-        # has more coefficients than there are directions: whether it does well is tuned.
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        warnings.filterwarnings("ignore", "Number of parameters required", UserWarning)
-        response, _ = response_from_mask_ssst(table, known, np.ones(known.shape[:3], bool))
-        model = ConstrainedSphericalDeconvModel(table, response, sh_order_max=order)
+    response = estimate_response(signals[single], gtab)
+    with deconvolution(gtab, response, order=order) as model:
         return find_peaks(model.fit(shown).odf(half_sphere()))
 
 
@@ -298,8 +290,8 @@ def run_orientations(seed: int, setting: Setting, folder: Path) -> Outcome:
             "tensor, least squares": _Method(Peaks(axis, [np.ones(1)] * len(axis)), 1.0),
             "CSD": _tuned_csd(tuning, known, shown, gtab),
             "MLP": _Method(
-                _network_peaks(network, shown),
-                _threshold(_network_peaks(network, known), tuning),
+                network_peaks(network, shown),
+                _threshold(network_peaks(network, known), tuning),
             ),
         }
         for name, method in found.items():
@@ -313,7 +305,7 @@ def run_orientations(seed: int, setting: Setting, folder: Path) -> Outcome:
     sign = f"gradient table turned by {TURN_DEG:g} degrees: angle of the main peak, degrees"
     check = "a comparison of the gradient table with the training's"
     angles = {
-        "MLP": mean_angle(_network_peaks(network, shown).main, main),
+        "MLP": mean_angle(network_peaks(network, shown).main, main),
         "CSD, which reads the table": mean_angle(
             _tuned_csd(tuning, known, shown, turned).peaks.main, main
         ),

@@ -28,12 +28,17 @@ from dmri_fm.registry import find_model
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, choose_shell, find_shell, fixed_directions
 from dmri_fm.weights import save_weights
 from dmri_fm_lab.train.artefacts import add_artefacts, find_strength
-from dmri_fm_lab.train.brain_source import BRAINS, STEP, BrainSource, fit_reference
+from dmri_fm_lab.train.brain_source import (
+    BRAIN_VALIDATION,
+    BRAINS,
+    STEP,
+    BrainSource,
+    fit_reference,
+)
 from dmri_fm_lab.train.config import UnetPretraining
 from dmri_fm_lab.train.description import describe_recipe
 from dmri_fm_lab.train.loop import (
     CPU,
-    VALIDATION,
     Hardware,
     Run,
     Validation,
@@ -253,10 +258,10 @@ def _validation_slabs(
     """Draw the slabs of a validation, the same each time."""
     training = source.training
     assert isinstance(training, UnetPretraining)
-    others = replace(source, purpose=VALIDATION, scans=held_out)
+    others = replace(source, purpose=BRAIN_VALIDATION, scans=held_out)
     return [
         draw_slabs(
-            np.random.default_rng([source.seed, VALIDATION, number, 1]),
+            np.random.default_rng([source.seed, BRAIN_VALIDATION, number, 1]),
             encoder,
             others,
             training.n_validation,

@@ -25,8 +25,9 @@ from dmri_fm_lab.train.loop import HELD_OUT, REFERENCE, TRAINING
 from dmri_fm_lab.train.scan_cache import TABLE, CachedScan
 
 #: Further purposes in seeds: choice of a step's scans, directions and masks; of held-out
-#: participants.
-STEP, HOLD_OUT = 3, 6
+#: participants; of a validation's brains. `loop.VALIDATION` is that of tensor networks: its number
+#: is STEP's, and numpy seeds [3, n] and [3, n, 0] are one state.
+STEP, HOLD_OUT, BRAIN_VALIDATION = 3, 6, 7
 
 #: Folder of the simulated brains in that of a run.
 BRAINS = "brains"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from dmri_fm.errors import ConfigError
 from dmri_fm_lab.review.estimates import fit_voxels
 from dmri_fm_lab.review.harmonisation import (
     REFERENCE,
     SOURCE,
     Heads,
+    Mapping,
     amplitudes,
     draw_heads,
     harmonised,
+    learned_mapping,
     linear_mapping,
     series_of,
 )
@@ -56,3 +62,34 @@ def test_linear_scaling_undoes_a_scaling_of_orders() -> None:
     found = linear_mapping(source, target)(source)
     np.testing.assert_allclose(found, np.tile(factors, (50, 1)))
     np.testing.assert_allclose(amplitudes(source) * found, amplitudes(target))
+
+
+def test_a_learned_mapping_finds_what_one_factor_cannot(tmp_path: Path) -> None:
+    """The factor of order 2 depends on the voxel: on the power of its order 0."""
+    rng = np.random.default_rng(0)
+
+    def pairs(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        source = rng.normal(size=(n, 15))
+        source[:, 0] = rng.uniform(1.0, 3.0, n)
+        factors = np.ones((n, 15))
+        factors[:, 1:6] = source[:, :1]
+        # What is measured differs a little from what follows from the source.
+        return source, source * factors * rng.normal(1.0, 0.01, (n, 15))
+
+    source, target = pairs(3000)
+    shown, wanted = pairs(500)
+    learned = learned_mapping(source, target, seed=0, n_steps=60, folder=tmp_path / "run")
+    linear = linear_mapping(source, target)
+
+    def error(mapping: Mapping) -> float:
+        found = amplitudes(shown) * mapping(shown)
+        return float(np.abs(found - amplitudes(wanted))[:, 1].mean())
+
+    assert error(learned) < 0.75 * error(linear)
+    # Orders that need no scaling keep theirs.
+    np.testing.assert_allclose(learned(shown)[:, 2].mean(), 1, atol=0.05)
+    # A finished run is read back; one of other pairs is refused.
+    again = learned_mapping(source, target, seed=0, n_steps=60, folder=tmp_path / "run")
+    np.testing.assert_array_equal(again(shown), learned(shown))
+    with pytest.raises(ConfigError):
+        learned_mapping(source, 2 * target, seed=0, n_steps=60, folder=tmp_path / "run")

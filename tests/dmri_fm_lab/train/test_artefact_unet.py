@@ -18,8 +18,10 @@ from dmri_fm.registry import MODELS, load_weights
 from dmri_fm.shell_resampling import fixed_directions
 from dmri_fm_lab.__main__ import main
 from dmri_fm_lab.train.artefact_unet import draw_step, pretrain_unet, read_shell, select_usable
-from dmri_fm_lab.train.brain_source import BrainSource
+from dmri_fm_lab.train.brain_source import BRAIN_VALIDATION, HOLD_OUT, STEP, BrainSource
 from dmri_fm_lab.train.config import Optimisation, UnetPretraining, read_pretraining
+from dmri_fm_lab.train.loop import HELD_OUT, REFERENCE
+from dmri_fm_lab.train.loop import TRAINING as TRAIN
 from dmri_fm_lab.train.scan_cache import CachedScan
 from tests.dmri_fm.encoders.artefact_unet.narrow import NARROW
 
@@ -100,6 +102,16 @@ def test_a_step_depends_on_its_number_alone(brains: Path, scan: CachedScan) -> N
     plain = replace(source, training=replace(TRAINING, objective="autoencoder"))
     same = draw_step(NARROW, plain, 4)
     assert torch.equal(same.signal, same.target)
+
+
+def test_validation_has_brains_and_draws_of_its_own() -> None:
+    purposes = (TRAIN, REFERENCE, HELD_OUT, STEP, HOLD_OUT, BRAIN_VALIDATION)
+    # Steps append a zero, which numpy does not tell from none.
+    states = {
+        tuple(np.random.SeedSequence([0, purpose, 5, *rest]).generate_state(2))
+        for purpose, rest in [*((p, ()) for p in purposes if p != STEP), (STEP, (0,))]
+    }
+    assert len(states) == len(purposes)
 
 
 def test_a_run_writes_weights_that_encode(brains: Path, scan: CachedScan, tmp_path: Path) -> None:
