@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.distortion import DistortionField, correct_image
 from dmri_fm.errors import ImageError
-from dmri_fm.preprocess.alignment import N_BINS, mutual_information, one_itk_thread
+from dmri_fm.preprocess.alignment import (
+    N_BINS,
+    mutual_information,
+    one_itk_thread,
+    resample_affine,
+)
 from dmri_fm.preprocess.susceptibility import B0Image
 from dmri_fm.series import load_image, read_array
 
@@ -72,7 +77,12 @@ class AnatomicalField:
 
 
 def estimate_anatomical_field(
-    b0: B0Image, brain: NDArray[np.bool_], t1w_brain: NDArray[np.float32]
+    b0: B0Image,
+    brain: NDArray[np.bool_],
+    t1w_brain: NDArray[np.float32],
+    *,
+    t1w_affine: ArrayLike,
+    xfm: ArrayLike,
 ) -> AnatomicalField:
     """Estimate the distortion field of a b=0 image by registering it to the T1w image.
 
@@ -83,7 +93,11 @@ def estimate_anatomical_field(
     brain
         Shape (X, Y, Z): its brain.
     t1w_brain
-        Shape (X, Y, Z): brain of the T1w image, 0 outside, brought rigidly to the b=0 image.
+        Shape (U, V, W): brain of the T1w image, 0 outside.
+    t1w_affine
+        Shape (4, 4), voxel to RAS+ mm, of the T1w image.
+    xfm
+        Shape (4, 4), RAS+ mm: takes points of the b=0 image to points of the T1w image.
 
     Raises
     ------
@@ -99,8 +113,15 @@ def estimate_anatomical_field(
     """
     axis, sign = b0.encoding.axis_and_sign()
     sizes = np.linalg.norm(b0.affine[:3, :3], axis=0)
-    inside = t1w_brain > 0
-    reversed_contrast = (1 - _scaled(t1w_brain, inside, "T1w")) * inside
+    # Half of a voxel outside the brain is no fluid.
+    t1w, inside = (
+        resample_affine(
+            image, xfm, fixed_affine=b0.affine, moving_affine=t1w_affine, shape=b0.data.shape
+        )
+        for image in (t1w_brain, (t1w_brain > 0).astype(np.float32))
+    )
+    inside = inside > 0.5
+    reversed_contrast = (1 - _scaled(t1w, inside, "T1w")) * inside
     shift_mm = _register(reversed_contrast, _scaled(b0.data, brain, "b=0"), sizes, axis)
     hz = shift_mm / np.float32(sizes[axis] * sign * b0.encoding.readout_s)
     field = DistortionField(hz, b0.affine)
@@ -108,8 +129,8 @@ def estimate_anatomical_field(
     return AnatomicalField(
         field,
         corrected,
-        mutual_information(b0.data[inside], t1w_brain[inside]),
-        mutual_information(corrected[inside], t1w_brain[inside]),
+        mutual_information(b0.data[inside], t1w[inside]),
+        mutual_information(corrected[inside], t1w[inside]),
         float(np.abs(shift_mm[inside]).max()),
         float(field.jacobian(b0.encoding)[inside].min()),
     )

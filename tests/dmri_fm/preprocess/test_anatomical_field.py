@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.errors import ImageError
-from dmri_fm.preprocess.anatomical_field import estimate_anatomical_field
+from dmri_fm.preprocess.anatomical_field import AnatomicalField, estimate_anatomical_field
 from dmri_fm.preprocess.susceptibility import B0Image
 
 SHAPE = (36, 44, 30)
@@ -26,6 +26,11 @@ def head() -> tuple[np.ndarray, np.ndarray]:
     texture = gaussian_filter(rng.normal(size=SHAPE), 2.0)
     tissue = 0.5 + 0.25 * np.sign(texture) + 0.25 * np.sign(0.75 - radius)
     return radius < 1, gaussian_filter(tissue, 0.6)
+
+
+def estimate(b0: B0Image, brain: np.ndarray, t1w_brain: np.ndarray) -> AnatomicalField:
+    image = t1w_brain.astype(np.float32)
+    return estimate_anatomical_field(b0, brain, image, t1w_affine=AFFINE, xfm=np.eye(4))
 
 
 def distort(image: np.ndarray, hz: np.ndarray, encoding: PhaseEncoding) -> np.ndarray:
@@ -52,8 +57,8 @@ def test_error_is_smaller_than_without_a_correction(head, direction: str) -> Non
     hz = (60 * np.exp(-(bump**2) / 2)).astype(np.float32)
     b0 = distort((1.2 - tissue) * brain, hz, encoding)
     seen = distort(brain.astype(float), hz, encoding) > 0.5
-    t1w_brain = ((0.3 + tissue) * brain).astype(np.float32)
-    found = estimate_anatomical_field(B0Image(b0, AFFINE, encoding), seen, t1w_brain)
+    t1w_brain = (0.3 + tissue) * brain
+    found = estimate(B0Image(b0, AFFINE, encoding), seen, t1w_brain)
     error = np.sqrt(np.mean((found.field.hz - hz)[brain] ** 2))
     assert error < 0.7 * np.sqrt(np.mean(hz[brain] ** 2))
     assert found.similarity_after > found.similarity_before
@@ -66,14 +71,14 @@ def test_an_image_without_contrast_is_refused(head) -> None:
     brain, tissue = head
     flat = B0Image(brain.astype(np.float32), AFFINE, PhaseEncoding("j", 0.05))
     with pytest.raises(ImageError, match="b=0 image has no contrast"):
-        estimate_anatomical_field(flat, brain, (tissue * brain).astype(np.float32))
+        estimate(flat, brain, tissue * brain)
 
 
 def test_a_field_that_helps_nothing_is_warned_of(head) -> None:
     brain, tissue = head
     encoding = PhaseEncoding("j", 0.05)
     b0 = B0Image(((1.2 - tissue) * brain).astype(np.float32), AFFINE, encoding)
-    found = estimate_anatomical_field(b0, brain, (tissue * brain).astype(np.float32))
+    found = estimate(b0, brain, tissue * brain)
     worse = type(found)(
         DistortionField(found.field.hz, AFFINE), found.corrected, 0.5, 0.4, 1.0, -0.1
     )

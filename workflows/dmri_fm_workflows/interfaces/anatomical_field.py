@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nipype.interfaces.base import Bunch, File, SimpleInterface, traits
 
-from dmri_fm.normalise.grid import Image3D, affine_map, resample_image
+from dmri_fm.normalise.grid import Image3D
 from dmri_fm.normalise.registration import coregister
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.anatomical_field import ANATOMICAL_METHOD, estimate_anatomical_field
@@ -43,10 +43,9 @@ class EstimateAnatomicalField(SimpleInterface):
         reference = Image3D(even.data * brain, even.affine)
         acpc2t1w = read_point_map(self.inputs.to_t1w_acpc_file)
         xfm = coregister(reference, anatomy, acpc2t1w=acpc2t1w).xfm
-        t1w_brain = resample_image(
-            anatomy.data, anatomy.affine, reference.grid, target2source=affine_map(xfm), order=1
+        found = estimate_anatomical_field(
+            even, brain, anatomy.data, t1w_affine=anatomy.affine, xfm=xfm
         )
-        found = estimate_anatomical_field(even, brain, t1w_brain)
         self._results |= save_field(
             found.field, Path(runtime.cwd), corrected=found.corrected, uncorrected=b0.data
         )
