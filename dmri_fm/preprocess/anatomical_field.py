@@ -114,13 +114,13 @@ def estimate_anatomical_field(
     axis, sign = b0.encoding.axis_and_sign()
     sizes = np.linalg.norm(b0.affine[:3, :3], axis=0)
     # Half of a voxel outside the brain is no fluid.
-    t1w, inside = (
+    t1w, share = (
         resample_affine(
             image, xfm, fixed_affine=b0.affine, moving_affine=t1w_affine, shape=b0.data.shape
         )
         for image in (t1w_brain, (t1w_brain > 0).astype(np.float32))
     )
-    inside = inside > 0.5
+    inside = share > 0.5
     reversed_contrast = (1 - _scaled(t1w, inside, "T1w")) * inside
     shift_mm = _register(reversed_contrast, _scaled(b0.data, brain, "b=0"), sizes, axis)
     hz = shift_mm / np.float32(sizes[axis] * sign * b0.encoding.readout_s)
