@@ -100,7 +100,8 @@ def test_methods_text_credits_no_correction() -> None:
 @pytest.mark.parametrize(
     "asked", [{"denoise": "mppca"}, {"sdc": "pepolar"}, {"hmc": "builtin"}, {"unring": True},
               {"bids_filters": {"dwi": {"acquisition": "x"}}}, {"bids_database_dir": Path("db")},
-              {"eddy_config": {"repol": True}}, {"ignore": ("fieldmaps",)}, {"ignore": ("sbref", "t1w")}],
+              {"eddy_config": {"repol": True}}, {"ignore": ("fieldmaps",)},
+              {"ignore": ("sbref", "t1w")}],
 )  # fmt: skip
 def test_corrections_of_corrected_input_are_refused(asked: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="--input-type preprocessed and --"):
