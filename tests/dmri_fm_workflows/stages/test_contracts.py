@@ -168,6 +168,7 @@ NEEDS: dict[str, Callable[[SeriesPlan], bool]] = {
     "init_tensor_network_wf": lambda plan: "qcg-dti" in plan.models,
     "init_free_water_wf": lambda plan: plan.length_scaling is not None,
     "init_pepolar_wf": lambda plan: plan.sdc.method == "pepolar",
+    "init_eddy_wf": lambda plan: plan.eddy is not None,
     "init_topup_wf": lambda plan: plan.sdc.method == "topup",
     "init_fieldmap_wf": lambda plan: plan.series.usable_fieldmap is not None,
     "init_read_preprocessed_wf": lambda plan: plan.is_preprocessed,

@@ -46,11 +46,9 @@ def test_uncorrected_runs_of_unlike_phase_encoding_are_warned_of(series: DwiSeri
 
 
 def fields_into(workflow: Workflow, target: str) -> set[str]:
-    """Return the inputs of a node that are fed from the workflow's inputnode."""
-    graph = workflow._graph
-    source, node = workflow.get_node("inputnode"), workflow.get_node(target)
-    data = graph.get_edge_data(source, node) or {"connect": []}
-    return {field for _, field in data["connect"]}
+    """Return the inputs of a node that are fed from other nodes."""
+    edges = workflow._graph.in_edges(workflow.get_node(target), data=True)
+    return {field for _, _, data in edges for _, field in data["connect"]}
 
 
 @pytest.mark.parametrize("engines", [DENOISE, SDC, HMC])

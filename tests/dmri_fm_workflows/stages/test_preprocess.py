@@ -90,6 +90,27 @@ def test_denoised_file_is_never_resampled(tmp_path: Path, hmc: str) -> None:
     assert source(workflow, "normalise_wf", "inputnode.dwi_file")[0].name == "hmc_wf"
 
 
+@pytest.mark.parametrize(
+    ("options", "engine", "refused"),
+    [
+        ({}, "mppca", []),
+        ({"denoise": "mppca"}, "mppca", ["--denoise mppca"]),
+        ({"denoise": "dwidenoise"}, "dwidenoise", ["--denoise dwidenoise"]),
+        ({"denoise": "patch2self"}, "patch2self", []),
+        ({"unring": True}, "mppca", ["--unring"]),
+        ({"denoise": "mppca", "unring": True}, "mppca", ["--denoise mppca", "--unring"]),
+    ],
+)
+def test_zero_filled_images_are_refused_for_what_the_user_named(
+    tmp_path: Path, options: dict, engine: str, refused: list[str]
+) -> None:
+    series = make_series(make_run(tmp_path, "dir-PA", "j"))
+    config = RunConfig(tmp_path, tmp_path / "out", **options)
+    engines = Engines(engine, ("none",), "none")
+    plan = plan_series(config, series, Session(None, (), (series,)), engines)
+    assert init_read_wf(plan, RESOURCES).get_node("validate").inputs.unfit_if_filled == refused
+
+
 def test_a_zero_filled_run_is_read_and_left_as_it_is(tmp_path: Path) -> None:
     """One run was measured on half of its matrix, the other on all of it."""
     rng = np.random.default_rng(0)
