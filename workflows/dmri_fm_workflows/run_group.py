@@ -81,7 +81,7 @@ def run_group(
         get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
         return 0
     regions = _read_regions(atlases, bundles)
-    groups = read_groups(Path(bids_dir) / "participants.tsv") if bids_dir else {}
+    groups = _read_groups(Path(bids_dir), is_needed=bool(rules)) if bids_dir else {}
     tables = collect_tables(output_dir, regions, participants=participants, rules=rules)
     for problem in tables.problems:
         LOGGER.warning("%s: %s", problem.participant, problem.message)
@@ -98,6 +98,17 @@ def run_group(
     LOGGER.info("Wrote %s", target)
     all_described = _describe_methods(output_dir, participants)
     return 1 if tables.problems or not all_described else 0
+
+
+def _read_groups(bids_dir: Path, *, is_needed: bool) -> dict[str, dict[str, str]]:
+    """Return the groups of the participants; without rules a damaged table is a warning."""
+    try:
+        return read_groups(bids_dir / "participants.tsv")
+    except InputError as error:
+        if is_needed:
+            raise
+        LOGGER.warning("%s: scans are not counted by group", error)
+        return {}
 
 
 def _describe_methods(output_dir: Path, participants: Sequence[str]) -> bool:

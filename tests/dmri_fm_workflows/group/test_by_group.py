@@ -11,10 +11,10 @@ from dmri_fm.errors import InputError
 from dmri_fm_workflows.group.by_group import cross_tabulate, read_groups
 from dmri_fm_workflows.group.distortion import count_methods, tabulate_methods, warn_of_methods
 
-PEOPLE = """participant_id\tage\tcentre\tsite\tname
+PEOPLE = """participant_id\tage\tbatch\tsiteid\tname
 1\t5\tnorth\t1\tann
 sub-2\t5\tnorth\t2\tbob
-sub-3\t6\t\t2\tcyd
+sub-3\t89+\t\t2\tcyd
 """
 
 
@@ -29,9 +29,9 @@ def test_columns_of_words_that_are_shared_and_those_of_known_names_hold_groups(
     people = tmp_path / "participants.tsv"
     people.write_text(PEOPLE)
     assert read_groups(people) == {
-        "sub-1": {"site": "1", "centre": "north"},
-        "sub-2": {"site": "2", "centre": "north"},
-        "sub-3": {"site": "2", "centre": "n/a"},
+        "sub-1": {"siteid": "1", "batch": "north"},
+        "sub-2": {"siteid": "2", "batch": "north"},
+        "sub-3": {"siteid": "2", "batch": "n/a"},
     }
     assert read_groups(tmp_path / "none.tsv") == {}
     people.write_text("who\tgroup\n1\tx\n")
@@ -66,8 +66,9 @@ def test_methods_are_counted_by_site() -> None:
     [
         (("none", "pepolar"), "warning"),
         (("fieldmap", "pepolar"), "note"),
-        (("none", "none", "n/a"), None),
-        (("n/a",), None),
+        (("none", "none", "n/a"), "warning"),
+        (("pepolar", "n/a"), "warning"),
+        (("n/a", "n/a"), None),
         ((), None),
     ],
 )

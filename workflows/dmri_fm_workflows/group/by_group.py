@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ import pandas as pd
 from dmri_fm.errors import InputError
 from dmri_fm_workflows.outputs.tsv import MISSING, read_table
 
-#: Columns of `participants.tsv` that hold groups, also where these are numbered.
-GROUPS = ("group", "diagnosis", "site", "scanner", "sex")
+#: Words in the names of columns that hold groups, also where these are numbered.
+GROUPS = re.compile("group|diagnosis|site|center|centre|scanner|sex|gender", re.IGNORECASE)
 
 #: A column with more values than this is no column of groups.
 _MAX_LEVELS = 40
@@ -41,8 +42,8 @@ class CrossTable:
 def read_groups(people: Path) -> dict[str, dict[str, str]]:
     """Return the columns of `participants.tsv` that hold groups, by participant.
 
-    These are :data:`GROUPS`, and columns of words (not numbers) in which two participants share
-    one. Empty if there is no such file. Raises InputError if it is damaged.
+    These are columns with a name of :data:`GROUPS`, and those of words in which two participants
+    share one. Empty if there is no such file. Raises InputError if it is damaged.
     """
     if not people.is_file():
         return {}
@@ -52,14 +53,16 @@ def read_groups(people: Path) -> dict[str, dict[str, str]]:
     if "participant_id" not in table:
         raise InputError("no column participant_id", path=people, expected="one row each")
     labels = "sub-" + table.pop("participant_id").str.removeprefix("sub-")
-    columns = [c for c in table if c in GROUPS or _has_words(table[c])]
-    table = table[sorted(columns, key=lambda c: (c not in GROUPS, list(table).index(c)))]
+    named = [c for c in table if GROUPS.search(c)]
+    table = table[[*named, *(c for c in table if c not in named and _has_words(table[c]))]]
     return dict(zip(labels, table.to_dict("records"), strict=True))
 
 
 def _has_words(column: pd.Series) -> bool:
+    """Tell a column of words; one of numbers can have a few words in it, such as `89+`."""
     known = column[column != MISSING]
-    return bool(pd.to_numeric(known, errors="coerce").isna().any() and known.duplicated().any())
+    is_word = pd.to_numeric(known, errors="coerce").isna()
+    return bool(len(known) and is_word.mean() > 0.5 and known.duplicated().any())
 
 
 def cross_tabulate(

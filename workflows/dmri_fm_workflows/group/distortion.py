@@ -38,15 +38,14 @@ def tabulate_methods(
 def warn_of_methods(quality: pd.DataFrame) -> Iterator[ReportWarning]:
     """Yield a warning if scans differ in the correction of susceptibility distortion."""
     methods = count_methods(quality)
-    methods.pop(MISSING, None)
     if len(methods) < 2:
         return
     listed = ", ".join(f"{method}: {n}" for method, n in methods.items())
-    if UNCORRECTED in methods:
+    if {UNCORRECTED, MISSING} & set(methods):
         yield ReportWarning(
             "warning",
-            "Scans with and without correction of susceptibility distortion are mixed "
-            f"({listed}).",
+            f"Scans differ in the correction of susceptibility distortion ({listed}): "
+            f"{UNCORRECTED} were not corrected, of {MISSING} it is not known here.",
             advice="Frontal and temporal regions differ by it: leave out the uncorrected scans, "
             "or model sdc_method where it does not go with the groups that you compare.",
         )
