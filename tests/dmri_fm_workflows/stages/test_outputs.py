@@ -121,7 +121,11 @@ def test_the_works_of_the_methods_that_ran_are_cited(sidecars) -> None:
     motion = sidecars["from-orig_to-dwiref_mode-image_desc-eddy_xfm.json"]
     assert motion["HMCMethod"] == EDDY
     assert "Denoising" not in motion
-    andersson = ["https://doi.org/10.1016/j.neuroimage.2015.10.019"]
+    # eddy itself, and its replacement of outliers, which its name tells of
+    andersson = [
+        "https://doi.org/10.1016/j.neuroimage.2015.10.019",
+        "https://doi.org/10.1016/j.neuroimage.2016.06.058",
+    ]
     for written in (motion, sidecars["space-ACPC_desc-preproc_dwi.json"]):
         assert written["References"] == andersson
     assert "References" not in sidecars["space-ACPC_dwiref.json"]
