@@ -10,6 +10,7 @@ that of the variable DIPY_HOME.
 from __future__ import annotations
 
 import importlib
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,7 +75,9 @@ def fit_noddi(signals: NDArray[np.floating], gtab: GradientTable) -> NDArray[np.
     amico: Any = importlib.import_module("amico")
     lut: Any = importlib.import_module("amico.lut")
     amico.set_verbose(0)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # AMICO uses DIPY's older basis.
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
         _write(Path(folder) / "scan", signals, gtab)
         try:
             # It returns at once where the matrices are there.

@@ -13,6 +13,9 @@ from dmri_fm_lab.encoder_comparison.cohort import FACTOR_TITLES, PROTOCOLS
 from dmri_fm_lab.markdown_tables import markdown
 from dmri_fm_lab.prediction.figures import new_figure, save_figure
 
+#: Title of the file of tables.
+_TITLE = "Encoders and classical measures on one cohort: results"
+
 #: Digits of R^2 and shares.
 _SPEC = ".2f"
 
@@ -150,7 +153,7 @@ def format_scan_comparison(record: Mapping[str, Any]) -> str:
 
 
 def write_markdown(text: str, path: Path) -> Path:
-    """Write tables as a markdown file.
+    """Write tables as a markdown file, under a title.
 
     Raises
     ------
@@ -159,7 +162,7 @@ def write_markdown(text: str, path: Path) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(f"# {_TITLE}\n\n{text}\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error})", path=path, expected="a folder that you may write to"
@@ -180,7 +183,7 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> Path:
         # R^2 has no lower bound; a bar to -1 says enough.
         shown = np.clip(values, -1, 1)
         axes[0].barh(place + shift, shown, height=0.38, label=f"tested on {protocol}")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     panels = (
         ([record["site"][row] for row in rows], record["site_chance"]),
         ([record["retrieval"][row] for row in rows], record["retrieval_chance"]),
@@ -200,5 +203,5 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> Path:
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9)
         axis.set_yticks(place, rows if axis is axes[0] else [], fontsize=8)
-        axis.tick_params(axis="x", labelsize=7)
+        axis.tick_params(axis="x", which="both", labelsize=7)
     return save_figure(figure, path)
