@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from dmri_fm_workflows.group.by_group import CrossTable, cross_tabulate
-from dmri_fm_workflows.outputs.tsv import MISSING
+from dmri_fm_workflows.outputs.tsv import MISSING, SDC_METHOD
 from dmri_fm_workflows.report.content import ReportWarning
 
-#: Column of the table of image quality, and its value for a scan that is not corrected.
-METHOD, UNCORRECTED = "sdc_method", "none"
+#: Method of a scan that is not corrected.
+UNCORRECTED = "none"
 
 
 def count_methods(quality: pd.DataFrame) -> dict[str, int]:
@@ -20,7 +20,7 @@ def count_methods(quality: pd.DataFrame) -> dict[str, int]:
     `quality` is the table of image quality; scans whose correction it does not tell (preprocessed
     input, outputs of earlier versions) are `n/a`.
     """
-    methods = quality.get(METHOD, pd.Series(dtype=str))
+    methods = quality.get(SDC_METHOD, pd.Series(dtype=str))
     return {str(method): int(n) for method, n in methods.value_counts().items()}
 
 
@@ -31,7 +31,7 @@ def tabulate_methods(
     methods = count_methods(quality)
     if len(methods) < 2:
         return ()
-    levels = {method: (quality[METHOD] == method).tolist() for method in methods}
+    levels = {method: (quality[SDC_METHOD] == method).tolist() for method in methods}
     return cross_tabulate(levels, quality["participant_id"].tolist(), groups)
 
 

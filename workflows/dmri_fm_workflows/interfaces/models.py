@@ -42,7 +42,7 @@ from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.interfaces.network_input import NOISE_DOUBT
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.sidecars import describe_columns
-from dmri_fm_workflows.outputs.tsv import NOT_MEASURED_KEY, format_table, scan_columns
+from dmri_fm_workflows.outputs.tsv import NOT_MEASURED_KEY, SDC_METHOD, format_table, scan_columns
 
 
 class _TensorOutputSpec(TraitedSpec):
@@ -313,7 +313,7 @@ class AssessQuality(SimpleInterface):
                 "mask_volume_ml": mask_volume_ml(dwi),
                 "mask_agreement_dice": _number(self.inputs.mask_agreement_dice),
                 "registration_dice": _number(self.inputs.registration_dice),
-                "sdc_method": self.inputs.sdc_method or None,
+                SDC_METHOD: self.inputs.sdc_method or None,
                 "ood_score": None,
                 "ood_percentile": None,
             }

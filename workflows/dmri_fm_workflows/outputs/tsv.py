@@ -23,6 +23,9 @@ SCAN_ID = "scan_id"
 #: Column of group tables: the rules of quality control by which a scan is excluded.
 QC_EXCLUDE = "qc_exclude"
 
+#: Column of image quality that holds a word, the method that corrected distortion.
+SDC_METHOD = "sdc_method"
+
 #: Columns that name the scan of a row, by entity; the first two carry their prefix.
 _COLUMN_OF = {
     "subject": "participant_id",

@@ -32,6 +32,7 @@ from dmri_fm_workflows.bids import EpiImage, Fieldmap
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.outputs.steps import LEFT
+from dmri_fm_workflows.outputs.tsv import SDC_METHOD
 from dmri_fm_workflows.plan.earlier import EarlierSteps
 from dmri_fm_workflows.plan.eddy import EddyPlan
 from dmri_fm_workflows.plan.engines import Engines
@@ -170,7 +171,7 @@ class SeriesPlan(EarlierSteps):
             return {}
         reason = "the input is preprocessed: no raw series, no motion"
         of_mask = {} if self.given_mask is None else {"mask_agreement_dice": self.mask_name}
-        of_field = {"sdc_method": f"{LEFT}: {self.preprocessing.by}"}
+        of_field = {SDC_METHOD: f"{LEFT}: {self.preprocessing.by}"}
         of_raw = dict.fromkeys((*RAW_MEASURES, "raw_kspace_extent"), reason)
         return of_raw | of_mask | of_field
 

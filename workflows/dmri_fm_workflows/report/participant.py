@@ -33,6 +33,7 @@ from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
     NOT_MEASURED_KEY,
+    SDC_METHOD,
     read_table,
     scan_columns,
 )
@@ -241,7 +242,7 @@ def _series_section(output_dir: Path, paths: Collection[Path], scan: _Scan) -> S
 def _read_measures(
     output_dir: Path, paths: Collection[Path], scan: _Scan
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Return the described columns of a scan's table of image quality; none without a table.
+    """Return the measures in a scan's table of image quality; none without a table.
 
     The second dictionary has the reason by measure that could not be known.
     """
@@ -253,7 +254,7 @@ def _read_measures(
     measures = {
         column: None if cell == MISSING else float(cell)
         for column, cell in row.items()
-        if column in described and column not in scan_columns(scan.entities)
+        if column in described and column not in (SDC_METHOD, *scan_columns(scan.entities))
     }
     return measures, described.get(NOT_MEASURED_KEY, {})
 
