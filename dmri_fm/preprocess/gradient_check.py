@@ -99,7 +99,7 @@ class GradientCheck:
         """
         repaired = f"repaired ({'; '.join(repairs)})" if repairs else ""
         if not self.is_decisive:
-            what = f"of the b-vectors as {repaired}, " if repaired else "of the b-vectors "
+            what = f"of the b-vectors as {repaired} " if repaired else "of the b-vectors "
             return (
                 f"The direction {what}could not be decided from {self.n_voxels} "
                 "voxels: a thin slab or a phantom has too few fibres."

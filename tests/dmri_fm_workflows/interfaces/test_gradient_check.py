@@ -108,7 +108,7 @@ def test_repairs_are_judged(data_dir: Path, tmp_path: Path) -> None:
     # One that nothing confirms is warned of.
     found = judge(swapped, right, ["y,x,z"], image=image.slicer[:, :, 4:5])
     (warning,) = found.record["Warnings"]
-    assert "as repaired (y,x,z), could not be decided" in warning
+    assert "as repaired (y,x,z) could not be decided" in warning
     # Of merged runs without repairs, any may be wrong.
     found = judge(swapped, swapped, ["x,y,z", "x,y,z"])
     assert found.fixed_bvec_files == []
