@@ -13,7 +13,7 @@ neighbour the step leads to does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dmri_fm.gradient_arrangements import AS_STORED, list_arrangements
+from dmri_fm.gradient_arrangements import AS_STORED, join_arrangements, list_arrangements
 from dmri_fm.gradients import GradientTable, fsl_to_ras, rotation_part
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS, b_columns, to_matrices
@@ -67,10 +67,10 @@ class GradientCheck:
     is_decisive
         The best arrangement leads clearly, and enough voxels were there to tell.
     best
-        `identity` if the stored b-vectors are best. Otherwise what the components should be:
+        `identity` if the b-vectors as given are best. Otherwise what the components should be:
         `-x,y,z` says to negate the first row of the bvec file, `y,x,z` to swap the first two.
     margin
-        Score of the stored arrangement over that of the best other one, minus 1.
+        Score of the given arrangement over that of the best other one, minus 1.
     scores
         Weighted mean of squared cosines by arrangement, higher is better.
     n_voxels
@@ -86,36 +86,64 @@ class GradientCheck:
 
     @property
     def summary(self) -> str:
-        """One sentence for a report."""
+        """One sentence for a report, on b-vectors as they are stored."""
+        return self.summarise(())
+
+    def summarise(self, repairs: Sequence[str]) -> str:
+        """Return one sentence for a report.
+
+        Parameters
+        ----------
+        repairs
+            Arrangements in which rows of the raw files were read, without that as stored.
+        """
+        repaired = f"repaired ({'; '.join(repairs)})" if repairs else ""
         if not self.is_decisive:
+            what = f"of the b-vectors as {repaired} " if repaired else "of the b-vectors "
             return (
-                f"The direction of the b-vectors could not be decided from {self.n_voxels} "
+                f"The direction {what}could not be decided from {self.n_voxels} "
                 "voxels: a thin slab or a phantom has too few fibres."
             )
+        what = f"b-vectors as {repaired}" if repaired else "stored b-vectors"
         if self.is_consistent:
             return (
-                "The stored b-vectors continue the fibres better than any of the 23 other "
+                f"The {what} continue the fibres better than any of the 23 other "
                 f"arrangements of their axes (by {self.margin:.1%})."
             )
+        further = " further" if repaired else ""
         return (
-            f"The stored b-vectors look wrong: read as ({self.best}) they continue the fibres "
+            f"The {what} look wrong:{further} read as ({self.best}) they continue the fibres "
             f"better (by {-self.margin:.1%}). Check how the scan was converted; fibre directions "
             "are not to be trusted."
         )
 
-    def as_record(self) -> dict[str, Any]:
-        """Return the entries of the series' sidecar."""
+    def as_record(self, arrangements: Sequence[str] = (AS_STORED,)) -> dict[str, Any]:
+        """Return the entries of the series' sidecar.
+
+        Parameters
+        ----------
+        arrangements
+            Arrangement in which the rows of each raw file were read, by run. `Best` is relative
+            to the rows as they are stored: one label, or that of each run where they differ.
+        """
+        repairs = sorted({a for a in arrangements if a != AS_STORED})
+        found = AS_STORED if self.best == "identity" else self.best
+        best = [join_arrangements(a, found) for a in arrangements]
+        best = ["identity" if label == AS_STORED else label for label in best]
+        summary = self.summarise(repairs)
+        is_doubtful = not self.is_consistent or (bool(repairs) and not self.is_decisive)
         return {
             "GradientCheck": {
                 "Method": "fibre continuity among 24 axis permutations and flips",
                 "IsConsistent": self.is_consistent,
                 "IsDecisive": self.is_decisive,
-                "Best": self.best,
+                "Best": best[0] if len(set(best)) == 1 else best,
+                **({"AfterRepair": repairs} if repairs else {}),
                 "Margin": round(self.margin, 4),
                 "NumberOfVoxels": self.n_voxels,
-                "Summary": self.summary,
+                "Summary": summary,
             },
-            "Warnings": [] if self.is_consistent else [self.summary],
+            "Warnings": [summary] if is_doubtful else [],
         }
 
 

@@ -18,7 +18,7 @@ from dmri_fm.gradients import GradientTable
 EMPTY_POWER = 0.1
 
 #: Images are zero-filled in plane if k-space is empty beyond this share of the highest frequency
-#: along two axes. Where nothing was filled the second emptiest axis reaches 0.91 and more (21
+#: along both axes of the plane. Where nothing was filled the fuller one reaches 0.91 and more (21
 #: series of seven scanners); partial Fourier and filters of the readout (Canon: 0.53 to 0.65)
 #: empty one axis only. Zero-filling by less than 1.3 cannot be told from a filter.
 FULL_EXTENT = 0.85
@@ -92,15 +92,25 @@ def measure_kspace_extent(
     return x, y, z
 
 
-def in_plane_extent(extents: tuple[float, float, float]) -> float:
-    """Return the larger extent of the two axes that are emptiest.
+def in_plane_extent(extents: tuple[float, float, float], *, slice_axis: int) -> float:
+    """Return the larger extent of the two axes of the plane.
+
+    Parameters
+    ----------
+    extents
+        Result of :func:`measure_kspace_extent`.
+    slice_axis
+        Axis of the image along which slices lie: what is empty along it was interpolated through
+        the plane, and is not looked at.
 
     Examples
     --------
-    >>> in_plane_extent((0.5, 0.55, 1.0)), in_plane_extent((0.6, 1.0, 1.0))
-    (0.55, 1.0)
+    >>> in_plane_extent((0.5, 0.55, 1.0), slice_axis=2)
+    0.55
+    >>> in_plane_extent((0.5, 1.0, 0.5), slice_axis=2)  # a filter, and interpolated slices
+    1.0
     """
-    return sorted(extents)[1]
+    return max(extent for axis, extent in enumerate(extents) if axis != slice_axis)
 
 
 def is_zero_filled(extent: float | None) -> bool:
@@ -108,18 +118,18 @@ def is_zero_filled(extent: float | None) -> bool:
     return extent is not None and extent <= FULL_EXTENT
 
 
-def describe_zero_filling(extents: tuple[float, float, float]) -> str:
-    """Return what was found in a zero-filled image, in words.
+def describe_zero_filling(extents: tuple[float, float, float], *, slice_axis: int) -> str:
+    """Return what was found in an image that is zero-filled in plane, in words.
 
     Examples
     --------
-    >>> describe_zero_filling((0.5, 0.504, 1.0))
+    >>> describe_zero_filling((0.5, 0.504, 0.7), slice_axis=2)
     'k-space is empty beyond 50% along i and beyond 50% along j'
     """
     found = [
         f"beyond {extent:.0%} along {axis}"
         for axis, extent in zip("ijk", extents, strict=True)
-        if extent <= FULL_EXTENT
+        if axis != "ijk"[slice_axis]
     ]
     return f"k-space is empty {' and '.join(found)}"
 

@@ -40,7 +40,8 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"x")
     (tmp_path / "filters.json").write_text('{"dwi": {"acquisition": null, "run": "Query.NONE"}}')
     (tmp_path / "plugin.yml").write_text("plugin: SLURM\nplugin_args: {max_jobs: 3}\n")
-    (tmp_path / "fixes.toml").write_text('[a]\ncomponents = "y,x,z"\nacquisition = "x"\n')
+    fixes = {"components": "y,x,z", "Orientation": "LAS", "StationName": "M", "acquisition": "x"}
+    (tmp_path / "fixes.toml").write_text("".join(f'a.{k} = "{v}"\n' for k, v in fixes.items()))
     (tmp_path / "eddy.json").write_text('{"slm": "linear", "num_threads": 4, "args": ""}')
     config = parse(
         bids,
@@ -67,7 +68,7 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
         participant_label=("01", "02"),
         session_label=("a",),
         bids_filters={"dwi": {"acquisition": None, "run": "Query.NONE"}},
-        gradient_fixes={"a": {"components": "y,x,z", "acquisition": "x"}},
+        gradient_fixes={"a": fixes},
         eddy_config={"slm": "linear"},
         bids_database_dir=tmp_path / "db",
         skip_bids_validation=True,

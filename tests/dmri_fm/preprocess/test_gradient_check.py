@@ -201,6 +201,24 @@ def test_answer_goes_into_a_sidecar_and_between_processes(phantom) -> None:
     assert "any of the 23" in check(phantom).summary
 
 
+def test_after_a_repair_what_is_best_is_told_of_the_rows_as_stored(phantom) -> None:
+    right = check(phantom)
+    record = right.as_record(["z,-x,y"])
+    entry = record["GradientCheck"]
+    assert (entry["Best"], entry["AfterRepair"], record["Warnings"]) == ("z,-x,y", ["z,-x,y"], [])
+    assert entry["Summary"].startswith("The b-vectors as repaired (z,-x,y) continue")
+    assert right.as_record(["z,-x,y", "x,y,z"])["GradientCheck"]["Best"] == ["z,-x,y", "identity"]
+    # A repair that put right rows wrong: what was stored is best.
+    wrong = check(phantom, gtab=rearranged(phantom.gtab, LAS, "z,-x,y"))
+    record = wrong.as_record(["z,-x,y"])
+    assert record["GradientCheck"]["Best"] == "identity"
+    assert "further read as (-y,z,x)" in record["Warnings"][0]
+    undecided = replace(right, is_decisive=False)
+    assert undecided.as_record()["Warnings"] == []
+    (warning,) = undecided.as_record(["z,-x,y"])["Warnings"]
+    assert "as repaired (z,-x,y) could not be decided" in warning
+
+
 # Real scans
 
 

@@ -11,6 +11,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
+from dmri_fm.errors import GradientError
 from dmri_fm.gradient_files import read_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.transforms import write_affine
@@ -59,9 +60,9 @@ def test_the_right_table_is_offered_for_the_raw_file(
     image = nib.load(f"{stem}.nii.gz").slicer[:, :, 14:26]
     bval, right = stem.with_suffix(".bval"), stem.with_suffix(".bvec")
     wrong = data_dir / "gradients-as-converted" / f"{stem.name}.bvec"
-    scanner = {"Manufacturer": "Canon", "ProtocolName": "DTI"}
+    known = {"Orientation": "LAS", "StationName": "MR1", "ProtocolName": "DTI", "acquisition": ""}
     runs = {"source_bval_files": [str(bval)], "source_bvec_files": [str(wrong)]}
-    found = check(tmp_path, image, bval, wrong, **runs, scanner=scanner)
+    found = check(tmp_path, image, bval, wrong, **runs, conditions=known)
     (offered,) = found.fixed_bvec_files
     table, truth = np.loadtxt(offered), np.loadtxt(right)
     sign = np.where((table * truth).sum(axis=0) < 0, -1, 1)
@@ -69,7 +70,9 @@ def test_the_right_table_is_offered_for_the_raw_file(
     verdict = found.record["GradientCheck"]
     assert (verdict["IsConsistent"], verdict["Best"]) == (False, WRONG[series])
     (fix,) = make_fixes(tomllib.loads(verdict["SuggestedFix"]))
-    assert (fix.components, fix.conditions) == (WRONG[series], scanner)
+    assert (fix.components, fix.conditions) == (WRONG[series], known)
+    assert "voxel axes of the raw image" in verdict["FixedTable"]
+    assert wrong.name in verdict["FixedTable"]
     (warning,) = found.record["Warnings"]
     assert "desc-fibrecheck" in warning
     # A series without raw files, corrected before, is told about and offered nothing.
@@ -77,17 +80,41 @@ def test_the_right_table_is_offered_for_the_raw_file(
 
 
 @pytest.mark.realdata
-def test_a_repair_that_was_wrong_is_undone_by_the_offer(data_dir: Path, tmp_path: Path) -> None:
+def test_repairs_are_judged(data_dir: Path, tmp_path: Path) -> None:
     stem = data_dir / "ds-more" / "sub-galan6" / "dwi" / "sub-galan6_acq-ortho_dir-AP_dwi"
     image = nib.load(f"{stem}.nii.gz").slicer[:, :, 14:26]
     bval, right = stem.with_suffix(".bval"), stem.with_suffix(".bvec")
-    repaired = tmp_path / "repaired.bvec"
-    np.savetxt(repaired, np.loadtxt(right)[[1, 0, 2]])
-    runs = {"source_bval_files": [str(bval)] * 2, "source_bvec_files": [str(right)] * 2}
-    found = check(tmp_path, image, bval, repaired, **runs, arrangements=["y,x,z"] * 2)
-    (offered,) = found.fixed_bvec_files
-    # Two runs, one behind the other.
-    np.testing.assert_allclose(np.loadtxt(offered), np.loadtxt(right)[:, [*range(13)] * 2])
+    mirrored, swapped = tmp_path / "mirrored.bvec", tmp_path / "swapped.bvec"
+    np.savetxt(mirrored, np.loadtxt(right) * [[1], [1], [-1]])
+    np.savetxt(swapped, np.loadtxt(right)[[1, 0, 2]])
+
+    def judge(read: Path, raw: Path, arrangements: list[str], image=image):
+        runs = {"source_bval_files": [str(bval)] * len(arrangements)}
+        runs |= {"source_bvec_files": [str(raw)] * len(arrangements)}
+        return check(tmp_path, image, bval, read, **runs, arrangements=arrangements)
+
+    # A right repair: what is best is told of the raw rows, not of the repaired ones.
+    found = judge(right, mirrored, ["x,y,-z"])
+    verdict = found.record["GradientCheck"]
+    assert (verdict["Best"], verdict["AfterRepair"]) == ("x,y,-z", ["x,y,-z"])
+    assert verdict["Summary"].startswith("The b-vectors as repaired (x,y,-z) continue")
+    assert (found.record["Warnings"], found.fixed_bvec_files) == ([], [])
+    mixed = judge(right, mirrored, ["x,y,-z", "x,y,z"]).record["GradientCheck"]
+    assert mixed["Best"] == ["x,y,-z", "identity"]
+    # A wrong one stops the series.
+    with pytest.raises(GradientError, match=r"\(y,x,z\), and the fibres contradict") as caught:
+        judge(swapped, right, ["y,x,z"])
+    assert caught.value.path == right
+    # One that nothing confirms is warned of.
+    found = judge(swapped, right, ["y,x,z"], image=image.slicer[:, :, 4:5])
+    (warning,) = found.record["Warnings"]
+    assert "as repaired (y,x,z) could not be decided" in warning
+    # Of merged runs without repairs, any may be wrong.
+    found = judge(swapped, swapped, ["x,y,z", "x,y,z"])
+    assert found.fixed_bvec_files == []
+    assert "SuggestedFix" not in found.record["GradientCheck"]
+    (warning,) = found.record["Warnings"]
+    assert "Of the 2 runs of the series any may be the wrong one" in warning
 
 
 @pytest.mark.realdata

@@ -245,6 +245,10 @@ def test_zero_filled_images_are_told_of(tmp_path: Path) -> None:
     assert len(found.record["KSpaceExtent"]["sub-01_dwi.nii.gz"]) == 3
     (warning,) = found.record["Warnings"]
     assert "zero-filled in plane: k-space is empty beyond" in warning
+    assert "along i and beyond" in warning
+    # Slices along i: nothing is empty along k, and what is empty along i is not of the plane.
+    turned = ValidateDwi(**files, is_raw=True, slice_axis=0).run(cwd=tmp_path).outputs
+    assert (turned.kspace_extent, turned.record.get("Warnings", [])) == (1.0, [])
     # A series that was corrected before has no k-space to look at.
     assert ValidateDwi(**files).run(cwd=tmp_path).outputs.kspace_extent is None
 

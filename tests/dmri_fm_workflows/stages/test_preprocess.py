@@ -25,6 +25,7 @@ from dmri_fm_workflows.stages.base import RUN_FILES, Resources
 from dmri_fm_workflows.stages.denoise.engine import init_dipy_wf
 from dmri_fm_workflows.stages.merge import init_read_wf
 from dmri_fm_workflows.stages.participant import init_dwi_wf
+from dmri_fm_workflows.stages.quality import init_gradient_check_wf
 
 RESOURCES = Resources(bids_root=Path("/raw"), output_dir=Path("/out"), omp_nthreads=1)
 
@@ -109,6 +110,26 @@ def test_zero_filled_images_are_refused_for_what_the_user_named(
     engines = Engines(engine, ("none",), "none")
     plan = plan_series(config, series, Session(None, (), (series,)), engines)
     assert init_read_wf(plan, RESOURCES).get_node("validate").inputs.unfit_if_filled == refused
+
+
+def test_a_repair_is_suggested_for_a_single_run(tmp_path: Path) -> None:
+    first = make_run(tmp_path, "run-1", "j")
+    first = replace(first, metadata={"StationName": "MR1"}, entities={"acquisition": "a"})
+    for runs in ((first,), (first, make_run(tmp_path, "run-2", "j"))):
+        plan = plan_for(make_series(*runs), tmp_path, Engines("none", ("none",), "none"))
+        check = init_gradient_check_wf(plan, RESOURCES).get_node("check_gradients")
+        known = {"Orientation": "RAS", "StationName": "MR1", "acquisition": "a"}
+        assert check.inputs.conditions == (known if len(runs) == 1 else {})
+        assert check.inputs.source_bvec_files == [str(run.bvec) for run in runs]
+
+
+def test_sidecars_tell_the_slice_axis(tmp_path: Path) -> None:
+    plain = make_run(tmp_path, "run-1", "j")
+    turned = replace(plain, metadata={"SliceEncodingDirection": "i-"})
+    odd = replace(plain, metadata={"SliceEncodingDirection": ["x"]})
+    plan = plan_for(make_series(plain, turned, odd), tmp_path, Engines("none", ("none",), "none"))
+    validate = init_read_wf(plan, RESOURCES).get_node("validate")
+    assert validate.inputs.slice_axis == [2, 0, 2]
 
 
 def test_a_zero_filled_run_is_read_and_left_as_it_is(tmp_path: Path) -> None:

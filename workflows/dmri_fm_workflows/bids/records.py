@@ -16,7 +16,7 @@ from dmri_fm.gradients import GradientTable, rotation_part
 from dmri_fm.series import Dwi, load_image
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.bids.gradient_fixes import GradientFix
-from dmri_fm_workflows.bids.metadata import read_number, words
+from dmri_fm_workflows.bids.metadata import PHASE_ENCODINGS, read_number, words
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
 
@@ -115,6 +115,12 @@ class DwiRun(EpiImage):
     def gtab(self) -> GradientTable:
         """Gradients, RAS+, of the volumes that :meth:`load` opens; no image is read for them."""
         return self.gradients.gtab
+
+    @property
+    def slice_axis(self) -> int:
+        """Axis along which slices lie, by SliceEncodingDirection; k where it says nothing."""
+        direction = self.metadata.get("SliceEncodingDirection")
+        return "ijk".index(direction[0]) if direction in PHASE_ENCODINGS else 2
 
     def load(self) -> Dwi:
         """Open the series of the volumes whose gradients can be used, b-values scaled.

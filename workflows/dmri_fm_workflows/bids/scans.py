@@ -21,7 +21,7 @@ from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import BvecFrame
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.folders import find_foreign_link
-from dmri_fm_workflows.bids.gradient_fixes import find_fix
+from dmri_fm_workflows.bids.gradient_fixes import describe_run, find_fix
 from dmri_fm_workflows.bids.metadata import (
     PHASE_ENCODINGS,
     describe_fault,
@@ -164,7 +164,8 @@ def open_run(path: Path, reading: Reading) -> DwiRun:
     bval, bvec = (sidecars.find(path, e) for e in (".bval", ".bvec"))
     image = load_image(path, ndim=4)
     _require_bvals(bval)
-    fix = find_fix(reading.gradient_fixes, entities, metadata, path=path)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    fix = find_fix(reading.gradient_fixes, describe_run(entities, metadata, affine), path=path)
     gradients = read_gradients(
         image,
         bval,
@@ -187,7 +188,7 @@ def open_run(path: Path, reading: Reading) -> DwiRun:
         entities=entities,
         metadata=metadata,
         shape=tuple(int(n) for n in image.shape),
-        affine=np.asarray(image.affine, dtype=np.float64),
+        affine=affine,
         phase_encoding=direction,
         readout_time_s=readout,
         gradients=gradients,

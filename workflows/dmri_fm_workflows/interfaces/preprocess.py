@@ -54,6 +54,7 @@ class _ValidateInputSpec(DwiInputSpec):
         AS_STORED, usedefault=True, desc="components that b-vectors should have"
     )
     is_raw = traits.Bool(False, usedefault=True, desc="as acquired: k-space can be looked at")
+    slice_axis = traits.Enum(2, 0, 1, usedefault=True, desc="axis along which slices lie")
     unfit_if_filled = traits.List(
         traits.Str(), usedefault=True, desc="options that zero-filled images are refused for"
     )
@@ -123,11 +124,13 @@ class ValidateDwi(SimpleInterface):
         extents = measure_kspace_extent(data, gtab) if self.inputs.is_raw else None
         if extents is None:
             return None, {}
-        extent = round(in_plane_extent(extents), 3)
+        slice_axis = self.inputs.slice_axis
+        extent = round(in_plane_extent(extents, slice_axis=slice_axis), 3)
         record: dict[str, Any] = {"KSpaceExtent": {source.name: [round(e, 3) for e in extents]}}
         if not is_zero_filled(extent):
             return extent, record
-        found = f"the images are zero-filled in plane: {describe_zero_filling(extents)}"
+        empty = describe_zero_filling(extents, slice_axis=slice_axis)
+        found = f"the images are zero-filled in plane: {empty}"
         if self.inputs.unfit_if_filled:
             options = " and ".join(self.inputs.unfit_if_filled)
             raise ImageError(

@@ -42,7 +42,7 @@ def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf
             is_raw=True,
             unfit_if_filled=_list_unfit(plan),
         ),
-        iterfield=[*RUN_FILES.values(), "arrangement"],
+        iterfield=[*RUN_FILES.values(), "arrangement", "slice_axis"],
         name="validate",
         mem_gb=plan.size_gb,
     )
@@ -50,6 +50,7 @@ def init_read_wf(plan: SeriesPlan, resources: Resources, *, name: str = "read_wf
     validate.inputs.bval_file = [str(run.bval) for run in plan.series.runs]
     validate.inputs.bvec_file = [str(run.bvec) for run in plan.series.runs]
     validate.inputs.arrangement = [run.gradients.arrangement for run in plan.series.runs]
+    validate.inputs.slice_axis = [run.slice_axis for run in plan.series.runs]
     collect = pe.Node(
         MergeRecords(base=_record_fixes(plan)), name="collect_records", run_without_submitting=True
     )

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import nipype.pipeline.engine as pe
 
 from dmri_fm.identity import label_of
-from dmri_fm_workflows.bids.gradient_fixes import SUGGESTED
+from dmri_fm_workflows.bids.gradient_fixes import describe_run
 from dmri_fm_workflows.interfaces.gradient_check import CheckGradients
 from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
 from dmri_fm_workflows.plan import SeriesPlan
@@ -30,7 +30,7 @@ def init_gradient_check_wf(
     Outputs
     -------
     fixed_bvec_files
-        Corrected table of the raw runs, where theirs is found wrong; else none.
+        Corrected table of a series of one raw run, where its own is found wrong; else none.
     gradient_check_record
         Result of the check.
     """
@@ -46,7 +46,9 @@ def init_gradient_check_wf(
         check.inputs.source_bval_files = [str(run.bval) for run in runs]
         check.inputs.source_bvec_files = [str(run.bvec) for run in runs]
         check.inputs.arrangements = [run.gradients.arrangement for run in runs]
-        check.inputs.scanner = _name_scanner(plan)
+        if len(runs) == 1:
+            (run,) = runs
+            check.inputs.conditions = describe_run(run.entities, run.metadata, run.affine)
     return _check_wf(
         name,
         check,
@@ -54,16 +56,6 @@ def init_gradient_check_wf(
         inputs={"to_acpc_file": "xfm_file"},
         outputs=["fixed_bvec_files"],
     )
-
-
-def _name_scanner(plan: SeriesPlan) -> dict[str, str]:
-    """Return what tells scanner and protocol of the runs, as far as they agree."""
-    first, *others = ({**run.metadata, **run.entities} for run in plan.series.runs)
-    return {
-        key: value
-        for key in SUGGESTED
-        if isinstance(value := first.get(key), str) and all(o.get(key) == value for o in others)
-    }
 
 
 def init_free_water_wf(
