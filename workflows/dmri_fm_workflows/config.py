@@ -229,7 +229,7 @@ class RunConfig:
         "auto",
         PREPROCESSING,
         f"head motion and eddy currents: {HMC.summary} (default: auto, the first that is "
-        "installed)",
+        "installed and takes the series; one that is named and does not is an error)",
         choices=("auto", *HMC.names),
         stages=("hmc",),
     )
