@@ -26,6 +26,16 @@ EDDY = EDDY_FILES | {
     "s2v_lambda", "s2v_interp", "estimate_move_by_susceptibility", "mbs_niter", "mbs_lambda",
     "mbs_ksp", "data_is_shelled", "cnr_maps", "residuals",
 }  # fmt: skip
+#: Limits of eddy's numbers, as its own check of the arguments has them.
+LIMITS = {
+    "nvoxhp": (100, 50000), "ff": (1, 10), "fwhm": (0, 20), "ol_nstd": (1.96, np.inf),
+    "ol_nvox": (250, np.inf), "mb": (1, 10), "mb_offs": (-1, 1), "mbs_niter": (1, 50),
+    "mbs_lambda": (1, 10000), "mbs_ksp": (2, 30), "s2v_niter": (0, 100),
+}  # fmt: skip
+
+#: Readout times that eddy takes for real, s.
+READOUTS_S = (0.01, 0.2)
+
 QUAD = {"-idx", "-par", "-m", "-b", "-g", "-f", "-s", "-o"}
 
 #: Configurations of topup by the number that the voxels along each axis have to be a multiple of.
@@ -82,6 +92,7 @@ def topup(arguments: list[str]) -> None:
     first = nib.Nifti1Image(np.zeros(image.shape[:3], np.float32), image.affine)
     nib.save(first, f"{given['out']}_fieldcoef.nii.gz")
     np.savetxt(f"{given['out']}_movpar.txt", np.zeros((image.shape[3], 6)))
+    np.savetxt(f"{given['out']}_rows_of_stand_in.txt", rows)
     # One voxel of it differs from the others, so that a change of storage shows.
     field = np.zeros(image.shape[:3], np.float32)
     field[0, 1, 1] = 50.0
@@ -96,16 +107,26 @@ def eddy(arguments: list[str], *, is_cuda: bool, name: str) -> None:
     require(mask.shape == image.shape[:3], "--mask is on the grid of --imain")
     require(np.allclose(mask.affine, image.affine), "--mask lies where --imain does")
     rows = read_rows(given["acqp"])
+    low, high = READOUTS_S
+    require(((rows[:, 3] >= low) & (rows[:, 3] <= high)).all(), "readouts are 0.01 to 0.2 s")
     index = np.loadtxt(given["index"], ndmin=1)
     require(index.shape == (n_volumes,), "--index has a number for every volume")
     require(set(index) <= set(range(1, len(rows) + 1)), "--index counts rows of --acqp from 1")
+    encodings = np.loadtxt(os.environ["FSL_STAND_IN_ENCODINGS"], ndmin=2)
+    of_volumes = rows[index.astype(int) - 1]
+    require(np.allclose(of_volumes, encodings), "--index names each volume's own phase encoding")
     require(np.loadtxt(given["bvals"]).shape == (n_volumes,), "--bvals has one for every volume")
     bvecs = np.loadtxt(given["bvecs"])
     require(bvecs.shape == (3, n_volumes), "--bvecs has three rows")
+    np.savetxt(Path(os.environ["FSL_STAND_IN_LOG"]).with_name("bvecs_of_eddy.txt"), bvecs)
     require(not {"topup", "field"} <= set(given), "--topup and --field exclude each other")
     if base := given.get("topup"):
         open_image(f"{base}_fieldcoef.nii.gz", 3)
         require(Path(f"{base}_movpar.txt").is_file(), "--topup is the --out of topup")
+        n_positions = len(np.loadtxt(f"{base}_movpar.txt", ndmin=2))
+        require(index.max() <= n_positions, "--index counts positions of topup as well")
+        given_to_topup = np.loadtxt(f"{base}_rows_of_stand_in.txt", ndmin=2)
+        require(np.array_equal(rows, given_to_topup), "--acqp is the --datain of topup")
     if field := given.get("field"):
         require(not field.endswith((".nii", ".gz")), "--field has no extension")
         endings = [e for e in (".nii.gz", ".nii") if Path(f"{field}{e}").is_file()]
@@ -118,11 +139,22 @@ def eddy(arguments: list[str], *, is_cuda: bool, name: str) -> None:
     if "mporder" in given:
         require(is_cuda, "--mporder is for builds for GPUs")
         require("slspec" in given, "--mporder needs the order of slices")
+    require(not {"mb", "slspec"} <= set(given), "--mb, --slspec and --json exclude each other")
+    require("mb" in given or "mb_offs" not in given, "--mb_offs goes with --mb")
+    for key, (low, high) in LIMITS.items():
+        values = [float(v) for v in given[key].split(",")] if key in given else []
+        require(all(low <= v <= high for v in values), f"--{key} is {low} to {high}")
+    factor, offset = int(given.get("mb", 1)), int(given.get("mb_offs", 0))
+    require((n_slices + abs(offset)) % factor == 0, "--mb divides the slices and --mb_offs")
+    require(factor > 1 or offset == 0, "--mb_offs is 0 with --mb=1")
     if "slspec" in given:
         groups = np.loadtxt(given["slspec"], ndmin=2)
         every = sorted(groups.ravel())
         require(every == list(range(n_slices)), "--slspec has every slice once, from 0")
-        require(int(given["mporder"]) < len(groups), "--mporder is below the number of rows")
+        require(int(given.get("mporder", 0)) < len(groups), "--mporder is below the rows")
+        factor = groups.shape[1]
+    if given.get("ol_type") in ("gw", "both"):
+        require(factor > 1, "--ol_type indicating mb-groups needs an mb structure")
     for key in ("s2v_niter", "s2v_lambda", "s2v_interp"):
         require(key not in given or "mporder" in given, f"--{key} goes with --mporder")
     for key in ("ol_nstd", "ol_nvox", "ol_type", "ol_pos", "ol_sqr"):
@@ -136,8 +168,12 @@ def eddy(arguments: list[str], *, is_cuda: bool, name: str) -> None:
     stem = f"{given['out']}.eddy_"
     np.savetxt(f"{stem}rotated_bvecs", bvecs)
     np.savetxt(f"{stem}parameters", np.zeros((n_volumes, 16)))
+    np.savetxt(f"{stem}movement_rms", np.zeros((n_volumes, 2)))
     outliers = np.zeros((n_volumes, n_slices), dtype=int)
-    np.savetxt(f"{stem}outlier_map", outliers, header="map", comments="", fmt="%d")
+    for name_of_map in ("outlier_map", "outlier_n_stdev_map"):
+        np.savetxt(f"{stem}{name_of_map}", outliers, header="map", comments="", fmt="%d")
+    if "cnr_maps" in given:
+        nib.save(mask, f"{stem}cnr_maps.nii.gz")
 
 
 def eddy_quad(arguments: list[str]) -> None:
@@ -145,22 +181,24 @@ def eddy_quad(arguments: list[str]) -> None:
     given = dict(zip(rest[::2], rest[1::2], strict=True))
     require(set(given) <= QUAD, "arguments are eddy_quad's")
     require({"-idx", "-par", "-m", "-b"} <= set(given), "index, parameters, mask and b-values")
-    for ending in (".nii.gz", ".eddy_parameters", ".eddy_outlier_map"):
+    needed = ("parameters", "movement_rms", "outlier_map", "outlier_n_stdev_map")
+    for ending in (".nii.gz", *(f".eddy_{name}" for name in needed)):
         require(Path(base + ending).is_file(), f"eddy wrote {ending}")
     for flag in given.keys() - {"-o"}:
         require(Path(given[flag]).is_file(), f"{flag} is a file")
     require(not Path(given["-o"]).exists(), "the folder of -o is new")
     Path(given["-o"]).mkdir()
     bvals = np.loadtxt(given["-b"])
-    shells = sorted({float(round(b, -2)) for b in bvals if b > 100})
+    shells = sorted({int(round(b, -2)) for b in bvals if b > 100})
+    has_cnr, n = Path(f"{base}.eddy_cnr_maps.nii.gz").is_file(), len(shells)
+    # -1 stands for what was not measured; of the field it is the only number of a list.
     measures = {
-        "qc_mot_abs": 0.5, "qc_mot_rel": 0.25, "qc_outliers_tot": 1.5,
-        "qc_outliers_b": [2.0] * len(shells), "data_unique_bvals": shells,
-        "qc_cnr_avg": [20.0, *[3.0] * len(shells)],
-        "qc_vox_displ_std": 0.75 if "-f" in given else None,
+        "data_unique_bvals": shells, "qc_mot_abs": 0.5, "qc_mot_rel": 0.25,
+        "qc_ol_flag": True, "qc_outliers_tot": 1.5, "qc_outliers_b": [2.0] * n,
+        "qc_field_flag": "-f" in given, "qc_vox_displ_std": 0.75 if "-f" in given else [-1.0],
+        "qc_cnr_flag": has_cnr, "qc_cnr_avg": [20.0] + [3.0] * n if has_cnr else [-1.0] * (1 + n),
     }  # fmt: skip
-    text = json.dumps({k: v for k, v in measures.items() if v is not None})
-    Path(given["-o"], "qc.json").write_text(text, encoding="utf-8")
+    Path(given["-o"], "qc.json").write_text(json.dumps(measures), encoding="utf-8")
 
 
 def main() -> None:

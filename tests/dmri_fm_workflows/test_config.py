@@ -33,7 +33,7 @@ FULL: dict[str, Any] = {
         "t1w": {"session": ["1", None]},
     },
     "gradient_fixes": {"a": {"components": "-x,y,z", "Manufacturer": "GE"}},
-    "eddy_config": {"repol": False, "slm": "linear", "fudge_factor": 12.5, "niter": 8},
+    "eddy_config": {"repol": False, "slm": "linear", "fudge_factor": 7.5, "niter": 8},
     "bids_database_dir": Path("/data/db"),
     "ignore": ("fieldmaps", "t1w"),
     "skip_bids_validation": True,

@@ -19,7 +19,7 @@ from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
 from dmri_fm_workflows.contradictions import check_preprocessed
-from dmri_fm_workflows.eddy_config import check_eddy_config
+from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     GROUP_LEVEL,
@@ -229,7 +229,7 @@ class RunConfig:
         "auto",
         PREPROCESSING,
         f"head motion and eddy currents: {HMC.summary} (default: auto, the first that is "
-        "installed)",
+        "installed and takes the series; one that is named and does not is an error)",
         choices=("auto", *HMC.names),
         stages=("hmc",),
     )
@@ -302,7 +302,7 @@ class RunConfig:
     run_uuid: str = field(default_factory=new_run_uuid)
 
     def __post_init__(self) -> None:
-        # The two defaults that follow from other fields.
+        # Fields that follow from others here, or have keys without effect further down.
         if self.work_dir == Path():
             object.__setattr__(self, "work_dir", self.output_dir / DEFAULT_WORK)
         if self.omp_nthreads == 0:
@@ -332,7 +332,7 @@ class RunConfig:
                 advice="raise --nprocs or lower --omp-nthreads",
             )
         check_b0_threshold(self.b0_threshold)
-        check_eddy_config(self.eddy_config)
+        object.__setattr__(self, "eddy_config", clean_eddy_config(self.eddy_config))
         low, high = RESOLUTION_RANGE_MM
         if self.output_resolution is not None and not low <= self.output_resolution <= high:
             raise ConfigError(

@@ -14,12 +14,13 @@ import pytest
 from fsl.data.image import Nifti
 from fsl.transform import affine as fsl_affine
 
-from dmri_fm.errors import DmriError, MissingToolError
+from dmri_fm.errors import DmriError, ImageError, MissingToolError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable, fsl_to_ras, rotation_part
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.eddy import CollectEddy, RunEddy, motion_in_ras
-from dmri_fm_workflows.interfaces.fsl import RunTopup, WriteFslFiles
+from dmri_fm_workflows.interfaces.fsl import RunTopup
+from dmri_fm_workflows.interfaces.fsl_files import WriteFslFiles, encoding_row, index_topup_rows
 from dmri_fm_workflows.interfaces.programs import find_program
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, write_volumes
 
@@ -132,6 +133,20 @@ def test_topup_gets_no_b0_of_unknown_phase_encoding(tmp_path: Path) -> None:
     np.testing.assert_array_equal(b0s[..., 0], brain(1))
 
 
+def test_volumes_start_from_the_nearest_b0_of_their_own_run() -> None:
+    """Two runs of one phase encoding, one of the other without a b=0, and a reverse image."""
+    origins = [VolumeOrigin(run, pe, 0.05, "x") for run, pe in ((0, "j"), (1, "j"), (2, "j-"))]
+    of_volumes = [origins[run] for run in [0, 0, 0, 0, 1, 1, 1, 2]]
+    rows = [encoding_row(origin) for origin in of_volumes]
+    b0s, epi = [0, 3, 6], (0, -1, 0, 0.05)
+    topup_rows = np.array([rows[i] for i in b0s] + [epi, epi])
+    # Volume 4 lies next to the last b=0 of the first run, and is of the second run.
+    expected = [1, 1, 2, 2, 3, 3, 3, 4]
+    assert index_topup_rows(of_volumes, rows, b0s, topup_rows) == expected
+    with pytest.raises(ImageError, match="no b=0 volume of its phase encoding"):
+        index_topup_rows(of_volumes, rows, b0s, topup_rows[:3])
+
+
 def put_program(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> Path:
     """Put a program on the PATH that writes its arguments, and the files that it is known for."""
     outputs = {
@@ -142,7 +157,9 @@ def put_program(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, *, fai
     program = folder / "bin" / name
     program.parent.mkdir()
     called = folder / "called.txt"
-    end = "echo 'EDDY::: no such field' >&2; exit 3" if fails else f"touch {' '.join(outputs)}"
+    # eddy gives its reasons on the standard output, CUDA and OpenMP their remarks on the other.
+    failure = "echo 'EDDY::: no such field'; echo 'some remark' >&2; exit 3"
+    end = failure if fails else f"touch {' '.join(outputs)}"
     # Versions that take threads by an option say so.
     threads = "" if name == "eddy_openmp" else "--nthr"
     help_ = f'if [ "$1" = --help ]; then echo "{threads}"; exit 1; fi'
@@ -215,7 +232,7 @@ def test_eddy_is_called_with_the_field_that_there_is(
 
 def test_a_program_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_program(tmp_path, "eddy_cpu", monkeypatch, fails=True)
-    with pytest.raises(DmriError, match="exit status 3: EDDY::: no such field"):
+    with pytest.raises(DmriError, match="exit status 3: EDDY::: no such field / some remark"):
         eddy(tmp_path).run(cwd=tmp_path)
 
 

@@ -21,7 +21,7 @@ from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.engines import DENOISE, SDC
 from dmri_fm_workflows.interfaces import programs
 from dmri_fm_workflows.interfaces.denoise import DenoiseDwi, DwiDenoise
-from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
+from dmri_fm_workflows.interfaces.fsl_files import WriteFslFiles
 from dmri_fm_workflows.interfaces.motion import SkipMotion, save_motion
 from dmri_fm_workflows.interfaces.preprocess import (
     CorrectBias,

@@ -213,6 +213,20 @@ def test_a_method_that_cannot_correct_fails_its_participant_alone(
     assert dry_run(raw, out, models=(), sdc="auto")[0] == 0
 
 
+def test_a_series_that_a_method_cannot_correct_fails_alone(raw: Path, tmp_path: Path) -> None:
+    for path in sorted((raw / "sub-01" / "dwi").glob("sub-01_dir-AP_dwi.*")):
+        shutil.copy(path, path.with_name(path.name.replace("dir-AP", "acq-k_dir-AP")))
+    sidecar = raw / "sub-01" / "dwi" / "sub-01_acq-k_dir-AP_dwi.json"
+    said = json.loads(sidecar.read_text()) if sidecar.exists() else {}
+    sidecar.write_text(json.dumps(said | {"PhaseEncodingDirection": "k"}))
+    code, text = dry_run(raw, tmp_path / "out", models=(), sdc="pepolar")
+    assert code == 1
+    assert "sub-01: 1 series" in text
+    assert "not planned: " in text
+    assert "sub-01_acq-k_dir-AP cannot be corrected by --sdc pepolar" in text
+    assert "sub-01_dir-AP " in text.replace("sub-01_acq-k_dir-AP ", "")
+
+
 @pytest.mark.parametrize("sloppy", [True, False])
 def test_every_sidecar_of_a_sloppy_run_says_so(raw: Path, tmp_path: Path, sloppy: bool) -> None:
     """Those of the anatomy as those of the series, beside the warnings of their own."""

@@ -19,6 +19,7 @@ def print_plans(console: Console, jobs: Iterable[Job]) -> bool:
     for job in jobs:
         try:
             text = _describe(job)
+            is_possible &= not job.plan_errors
         except DmriError as error:
             text, is_possible = f"sub-{job.label}: {error}", False
         console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
@@ -30,7 +31,8 @@ def _describe(job: Job) -> str:
     """Return the text of a participant's plan, or raise the error that the run would raise."""
     job.check_outputs()
     unread = [f"  not read: {p.path.name if p.path else p.error.found}" for p in job.problems]
-    if not job.has_series:
+    unread += [f"  not planned: {p.error}" for p in job.plan.problems]
+    if not job.plan.series:
         return "\n".join([f"sub-{job.label}: nothing can be processed", *unread])
     n_steps = count_steps(job.build())
     title = f"sub-{job.label}: {len(job.plan.series)} series, {n_steps} steps"

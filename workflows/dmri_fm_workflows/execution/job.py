@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,11 +82,6 @@ class Job:
         return self.participant.label
 
     @property
-    def has_series(self) -> bool:
-        """Whether there is a series to process."""
-        return any(session.series for session in self.participant.sessions)
-
-    @property
     def scans(self) -> tuple[str, ...]:
         """Names of the series."""
         return tuple(s.name for session in self.participant.sessions for s in session.series)
@@ -98,13 +93,20 @@ class Job:
 
     @cached_property
     def plan_error(self) -> ScanError | None:
-        """Reason why nothing of the request can be planned, such as a method that cannot run."""
+        """Reason why nothing of the request can be planned."""
         try:
             self.plan  # noqa: B018 (its errors are wanted)
         except DmriError as error:
             scan = error.path.name if error.path else f"sub-{self.label}"
             return ScanError(scan, "plan", str(error))
         return None
+
+    @cached_property
+    def plan_errors(self) -> tuple[ScanError, ...]:
+        """Reasons why nothing, or a series, can be planned, such as a method that cannot run."""
+        if self.plan_error:
+            return (self.plan_error,)
+        return tuple(_scan_errors(self.label, "plan", self.plan.problems))
 
     def check_outputs(self) -> None:
         """Refuse names that the output disk, if it exists, cannot tell apart."""
@@ -113,7 +115,7 @@ class Job:
 
     def find_done(self) -> Path | None:
         """Return the record of a complete earlier run of the same request, if any."""
-        if self.problems or self.plan_error:
+        if self.problems or self.plan_errors:
             return None
         return find_complete(self.config.output_dir, self.label, self.fingerprint())
 
@@ -135,6 +137,13 @@ class Job:
             omp_nthreads=self.config.omp_nthreads,
         )
         return init_participant_wf(self.plan, resources)
+
+
+def _scan_errors(label: str, stage: str, problems: Iterable[Problem]) -> list[ScanError]:
+    """Return the problems of a participant's scans as errors of a stage."""
+    return [
+        ScanError(p.path.name if p.path else f"sub-{label}", stage, str(p.error)) for p in problems
+    ]
 
 
 def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
@@ -196,20 +205,16 @@ def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
 
 def _process(job: Job, work_dir: Path, console: Console) -> tuple[Circumstances, GraphOutcome]:
     """Run the graph, if there is one; return what it was made with, and what came of it."""
-    errors = [
-        ScanError(str(p.path.name if p.path else f"sub-{job.label}"), "read", str(p.error))
-        for p in job.problems
-    ]
+    errors = _scan_errors(job.label, "read", job.problems)
     inputs: tuple[InputFile, ...] = ()
     outcome = GraphOutcome(set(), [], [])
-    if job.plan_error:
-        errors.append(job.plan_error)
-    elif job.has_series:
+    errors += job.plan_errors
+    plan = None if job.plan_error else job.plan
+    if plan is not None and plan.series:
         try:
             inputs = measure_inputs(input_files(job.participant))
         except InputError as error:
             errors.append(ScanError(f"sub-{job.label}", "read", str(error)))
-    plan = None if job.plan_error else job.plan
     circumstances = describe_circumstances(job.config, job.dataset.root, inputs, plan)
     if inputs:
         outcome = _run_graph(job, work_dir, console)

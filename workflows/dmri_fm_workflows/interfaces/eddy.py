@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -174,11 +175,17 @@ class RunEddyQuad(FslProgram):
             "-g": inputs.in_bvec,
             "-f": inputs.field_file,
             "-s": inputs.slspec_file,
-            # It refuses a folder that is there.
+            # Some versions refuse a folder that is there.
             "-o": "quad",
         }
         given = ((flag, value) for flag, value in pairs.items() if isdefined(value))
         return [inputs.base, *(word for pair in given for word in pair)]
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        # Of a call that was stopped.
+        if (folder := Path(runtime.cwd) / "quad").exists():
+            shutil.rmtree(folder)
+        return super()._run_interface(runtime)
 
 
 def motion_in_ras(parameters: np.ndarray, image: SpatialImage) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,14 @@ from nipype.interfaces.base import isdefined
 
 from dmri_fm.errors import InputError
 from dmri_fm.json_files import read_object
+
+#: Flag of `qc.json`, by measure, that is false where eddy_quad lacked the files for it.
+_FLAGS = {
+    "qc_vox_displ_std": "qc_field_flag",
+    "qc_outliers_tot": "qc_ol_flag",
+    "qc_outliers_b": "qc_ol_flag",
+    "qc_cnr_avg": "qc_cnr_flag",
+}
 
 #: Column by key of eddy_quad's `qc.json`, of measures that are one number.
 _NUMBERS = {
@@ -22,7 +29,7 @@ _NUMBERS = {
 
 
 def read_eddy_quality(path: Any) -> dict[str, float | None]:
-    """Return eddy_quad's measures by column; none if it did not run.
+    """Return eddy_quad's measures by column, None where it had no files; none if it did not run.
 
     Parameters
     ----------
@@ -48,27 +55,30 @@ def read_eddy_quality(path: Any) -> dict[str, float | None]:
 
 
 def _number(found: dict[str, Any], key: str, path: Any) -> float | None:
-    value = found.get(key)
-    if value is None:
-        return None
-    (number,) = _as_numbers([value], key, path)
-    return number
+    """Return a measure that is one number, which may stand in a list."""
+    numbers = _numbers(found, key, path)
+    if len(numbers) > 1:
+        raise _refuse(key, found[key], path)
+    return numbers[0] if numbers else None
 
 
 def _numbers(found: dict[str, Any], key: str, path: Any) -> list[float | None]:
+    """Return numbers, None for those that are not finite or were not measured (-1)."""
     value = found.get(key)
     if value is None:
         return []
-    return _as_numbers(value if isinstance(value, list) else [value], key, path)
-
-
-def _as_numbers(values: Sequence[Any], key: str, path: Any) -> list[float | None]:
-    """Return numbers, None for those that are not finite."""
+    values = value if isinstance(value, list) else [value]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise InputError(
-            f"{key} is {values!r}",
-            path=path,
-            expected="numbers, as eddy_quad writes them",
-            advice="leave eddy_quad off the PATH, or use the version of FSL 6",
-        )
-    return [float(v) if np.isfinite(v) else None for v in values]
+        raise _refuse(key, value, path)
+    is_measured = found.get(_FLAGS.get(key, ""), True)
+    # No measure is negative.
+    return [float(v) if is_measured and np.isfinite(v) and v >= 0 else None for v in values]
+
+
+def _refuse(key: str, value: Any, path: Any) -> InputError:
+    return InputError(
+        f"{key} is {value!r}",
+        path=path,
+        expected="numbers, as eddy_quad writes them",
+        advice="leave eddy_quad off the PATH, or use the version of FSL 6",
+    )

@@ -1,4 +1,4 @@
-"""FSL's topup, and what it shares with eddy: input files, command lines, storage of images.
+"""FSL's topup, and what it shares with eddy: command lines and storage of images.
 
 Command lines come from fslpy, FSL's own Python library.
 """
@@ -20,22 +20,17 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
-    isdefined,
     traits,
 )
 from numpy.typing import NDArray
 
-from dmri_fm.distortion import PhaseEncoding
-from dmri_fm.errors import DmriError, ImageError, MissingToolError
-from dmri_fm.preprocess.merge import merge_runs
+from dmri_fm.errors import DmriError, MissingToolError
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.preprocess import ReverseInputSpec
 from dmri_fm_workflows.interfaces.programs import (
     TOPUP,
     find_program,
     name_topup,
 )
-from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes
 
 
 def is_mirrored(affine: NDArray[np.float64]) -> bool:
@@ -79,45 +74,7 @@ def restore_storage(path: str | Path, like: str | Path, out: Path) -> Path:
     return save_image(*flip_first_axis(read_array(image), image.affine), out)
 
 
-def encoding_row(
-    origin: VolumeOrigin, *, mirrored: bool = False
-) -> tuple[float, float, float, float]:
-    """Return one row of FSL's acquisition parameters: unit vector and readout time, s.
-
-    Parameters
-    ----------
-    origin
-        Phase encoding, along the axes of the raw image, and readout time.
-    mirrored
-        The image is stored the other way along its first axis for FSL.
-
-    Raises
-    ------
-    ImageError
-        If the phase encoding is along k: FSL takes i and j alone.
-
-    Examples
-    --------
-    >>> encoding_row(VolumeOrigin(0, "j-", 0.1, "a"))
-    (0, -1, 0, 0.1)
-    >>> encoding_row(VolumeOrigin(0, "i", 0.1, "a"), mirrored=True)
-    (-1, 0, 0, 0.1)
-    """
-    # An image of unknown phase encoding needs a row, too; any will do.
-    axis, sign = PhaseEncoding(origin.phase_encoding or "j", origin.readout_s).axis_and_sign()
-    if axis == 2:
-        raise ImageError(
-            "the phase encoding is along k",
-            path=origin.original_file,
-            expected="i or j, which FSL's topup and eddy take",
-            advice="use the built-in engines: --sdc pepolar --hmc builtin",
-        )
-    sign = -sign if mirrored and axis == 0 else sign
-    x, y, z = (sign if component == axis else 0 for component in range(3))
-    return x, y, z, origin.readout_s
-
-
-#: Lines of a program's messages that an error repeats.
+#: Lines of a program's messages that an error repeats, of each of its two streams.
 N_LINES = 5
 
 
@@ -127,7 +84,7 @@ def run_command(command: list[str], folder: Path, *, n_threads: int = 1) -> None
     Raises
     ------
     DmriError
-        With the last lines of the program's messages, if it fails.
+        With the last lines of the program's output and of its errors, if it fails.
     """
     # topup and eddy share out work among as many threads as OpenMP has.
     env = os.environ | {"OMP_NUM_THREADS": str(n_threads), "FSLOUTPUTTYPE": "NIFTI_GZ"}
@@ -135,7 +92,10 @@ def run_command(command: list[str], folder: Path, *, n_threads: int = 1) -> None
         command, stderr=True, exitcode=True, log={"tee": False}, cwd=folder, env=env
     )
     if code != 0:
-        said = " / ".join((err or out).strip().splitlines()[-N_LINES:])
+        # eddy gives its reasons on the standard output.
+        said = " / ".join(
+            line for text in (out, err) for line in text.strip().splitlines()[-N_LINES:]
+        )
         raise DmriError(
             f"{Path(command[0]).name} ended with exit status {code}: {said or 'no message'}",
             expected="exit status 0",
@@ -160,73 +120,6 @@ def build_arguments(
     # Beneath fslpy's machinery for running, a wrapper is a function that makes the command line.
     command: list[str] = inspect.unwrap(wrapper)(*positional, **options)
     return command[1:]
-
-
-class _FilesOutputSpec(TraitedSpec):
-    acqp_file = File(exists=True, desc="one row per phase encoding and readout")
-    index_file = File(exists=True, desc="row of each volume, from 1")
-    b0_file = File(
-        exists=True, desc="all b=0 volumes, those of the reverse image last, on one scale"
-    )
-    b0_acqp_file = File(exists=True, desc="one row per b=0 volume")
-    first_b0_file = File(exists=True, desc="the first b=0 volume, stored as the series")
-    slspec_file = File(exists=True, desc="slices of each excitation, if they were given")
-
-
-class _FilesInputSpec(ReverseInputSpec):
-    slice_groups = traits.List(
-        traits.List(traits.Int()), usedefault=True, desc="slices of each excitation, in order"
-    )
-
-
-class WriteFslFiles(SimpleInterface):
-    """Write acqp, index, slice order and b=0 files."""
-
-    input_spec = _FilesInputSpec
-    output_spec = _FilesOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        origins = read_volumes(self.inputs.volumes_file)
-        mirrored = is_mirrored(dwi.affine)
-        rows = [encoding_row(o, mirrored=mirrored) for o in origins]
-        distinct = sorted(set(rows), key=rows.index)
-        index = [distinct.index(row) + 1 for row in rows]
-        # Volumes of unknown phase encoding say nothing about the field.
-        is_b0 = dwi.gtab.is_b0
-        b0s = [i for i in np.flatnonzero(is_b0) if origins[i].phase_encoding is not None]
-        b0s = b0s or list(np.flatnonzero(is_b0))
-        part, b0_rows = dwi.select(b0s), [rows[i] for i in b0s]
-        if isdefined(self.inputs.epi_file):
-            reverse = self.inputs.load_epi_b0s()
-            origin = VolumeOrigin(
-                run=-1,
-                phase_encoding=self.inputs.epi_phase_encoding,
-                readout_s=self.inputs.epi_readout_s,
-                original_file=Path(self.inputs.epi_file).name,
-            )
-            part = merge_runs([part, reverse]).dwi
-            b0_rows += [encoding_row(origin, mirrored=mirrored)] * reverse.shape[3]
-        folder = Path(runtime.cwd)
-        np.savetxt(folder / "acqp.txt", distinct, fmt="%g")
-        np.savetxt(folder / "index.txt", [index], fmt="%d")
-        np.savetxt(folder / "b0_acqp.txt", b0_rows, fmt="%g")
-        data, affine = part.data, dwi.affine
-        if mirrored:
-            data, affine = flip_first_axis(data, affine)
-        save_image(data, affine, folder / "b0.nii.gz")
-        save_image(part.data[..., 0], dwi.affine, folder / "first_b0.nii.gz")
-        self._results |= {
-            "acqp_file": str(folder / "acqp.txt"),
-            "index_file": str(folder / "index.txt"),
-            "b0_file": str(folder / "b0.nii.gz"),
-            "b0_acqp_file": str(folder / "b0_acqp.txt"),
-            "first_b0_file": str(folder / "first_b0.nii.gz"),
-        }
-        if groups := self.inputs.slice_groups:
-            np.savetxt(folder / "slspec.txt", groups, fmt="%d")
-            self._results["slspec_file"] = str(folder / "slspec.txt")
-        return runtime
 
 
 class _TopupInputSpec(BaseInterfaceInputSpec):

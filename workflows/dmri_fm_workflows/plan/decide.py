@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, identity
 from dmri_fm.qspace import find_six
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, find_shell
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
-from dmri_fm_workflows.bids import DwiSeries, Participant, Session
+from dmri_fm_workflows.bids import DwiSeries, Participant, Problem, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.plan.eddy import plan_eddy
 from dmri_fm_workflows.plan.engines import Engines
+from dmri_fm_workflows.plan.hmc import choose_hmc
 from dmri_fm_workflows.plan.records import SLOPPY_WARNING, SeriesPlan
 from dmri_fm_workflows.plan.sdc import SdcChoice, choose_sdc
 from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
@@ -23,7 +24,7 @@ from dmri_fm_workflows.plan.weights import explain_lacking, network_maps
 def plan_participant(
     config: RunConfig, participant: Participant, engines: Engines
 ) -> ParticipantPlan:
-    """Return the plan of a participant.
+    """Return the plan of a participant; a series that has none is among its problems.
 
     Parameters
     ----------
@@ -34,28 +35,47 @@ def plan_participant(
     engines
         Engines of this machine.
     """
+    sessions: list[SessionPlan] = []
+    problems: list[Problem] = []
+    for session in participant.sessions:
+        planned: list[SeriesPlan] = []
+        for series in session.series:
+            try:
+                planned.append(plan_series(config, series, session, engines))
+            except ConfigError as error:
+                problems.append(Problem(participant.label, error))
+        if planned:
+            sessions.append(_plan_session(config, session, tuple(planned)))
     return ParticipantPlan(
-        label=participant.label,
-        sessions=tuple(
-            SessionPlan(
-                label=session.label,
-                t1w=session.t1w[0] if session.t1w else None,
-                unused_t1w=session.t1w[1:],
-                normalisation=config.normalisation,
-                sloppy=config.sloppy,
-                prepared_t1w=session.prepared_t1w,
-                series=tuple(plan_series(config, s, session, engines) for s in session.series),
-            )
-            for session in participant.sessions
-            if session.series
-        ),
+        label=participant.label, sessions=tuple(sessions), problems=tuple(problems)
+    )
+
+
+def _plan_session(
+    config: RunConfig, session: Session, planned: tuple[SeriesPlan, ...]
+) -> SessionPlan:
+    """Return the plan of a session, by those of its series."""
+    return SessionPlan(
+        label=session.label,
+        t1w=session.t1w[0] if session.t1w else None,
+        unused_t1w=session.t1w[1:],
+        normalisation=config.normalisation,
+        sloppy=config.sloppy,
+        prepared_t1w=session.prepared_t1w,
+        series=planned,
     )
 
 
 def plan_series(
     config: RunConfig, series: DwiSeries, session: Session, engines: Engines
 ) -> SeriesPlan:
-    """Return the plan of one series of a session."""
+    """Return the plan of one series of a session.
+
+    Raises
+    ------
+    ConfigError
+        If a method that the user named cannot correct it.
+    """
     gtab = GradientTable.concatenate([run.gtab for run in series.runs])
     volumes = select_shells(gtab) if determines_tensor(gtab) else np.array([], dtype=int)
     wanted = tuple(m for m in config.models if m in TENSOR_NETWORKS)
@@ -71,8 +91,8 @@ def plan_series(
     )
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
-    if sdc.warning is not None:
-        warnings.append(sdc.warning)
+    hmc = choose_hmc(series, gtab, engines, config.eddy_config, sdc=sdc)
+    warnings += [text for text in (sdc.warning, hmc.warning) if text is not None]
     if len(volumes) and wanted and not networks:
         warnings.append(
             f"{series.name}: no shell has six directions that determine a tensor: the tensor "
@@ -93,17 +113,9 @@ def plan_series(
         gtab=gtab,
         t1w=session.t1w[0] if session.t1w else None,
         t1w_session=session_of(session.t1w[0]) if session.t1w else "",
-        engines=engines,
+        engines=hmc.engines,
         sdc=sdc,
-        eddy=plan_eddy(
-            config.eddy_config,
-            series,
-            gtab,
-            has_field=sdc.has_field,
-            has_quad=engines.has_eddy_quad,
-        )
-        if engines.hmc == "eddy"
-        else None,
+        eddy=hmc.eddy,
         is_denoiser_named=config.denoise != "auto",
         unring=config.unring,
         b_scaling=config.b_scaling,

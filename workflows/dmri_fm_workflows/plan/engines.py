@@ -31,6 +31,9 @@ class Engines:
         Whether eddy's build for GPUs runs.
     has_eddy_quad
         Whether eddy_quad runs behind eddy.
+    hmc_fallbacks
+        Engines for motion of a series that `hmc` cannot correct, in order; none if the user named
+        it.
     """
 
     denoise: str
@@ -39,6 +42,7 @@ class Engines:
     device: str = "cpu"
     uses_cuda_eddy: bool = False
     has_eddy_quad: bool = False
+    hmc_fallbacks: tuple[str, ...] = ()
 
 
 def choose_engines(
@@ -59,10 +63,12 @@ def choose_engines(
     ConfigError
         If the device is missing, or options of eddy are given and another engine is chosen.
     """
+    hmc, *fallbacks = _list_usable(HMC, hmc)
     engines = Engines(
         denoise=_list_usable(DENOISE, denoise, unring=unring)[0],
         sdc=_list_usable(SDC, sdc),
-        hmc=_list_usable(HMC, hmc)[0],
+        hmc=hmc,
+        hmc_fallbacks=tuple(fallbacks),
         device=choose_device(device),
     )
     if engines.hmc == "eddy":

@@ -9,7 +9,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from dmri_fm.distortion import fill_readouts
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import identity
 from dmri_fm.normalise.grid import has_cubic_axes
@@ -36,7 +35,7 @@ from dmri_fm_workflows.outputs.tsv import SDC_METHOD
 from dmri_fm_workflows.plan.earlier import EarlierSteps
 from dmri_fm_workflows.plan.eddy import EddyPlan
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.plan.sdc import SdcChoice
+from dmri_fm_workflows.plan.sdc import SdcChoice, list_readouts, list_sources
 
 #: Age below which maps of tensor networks are experimental, years.
 YOUNGEST_YEARS = 2.0
@@ -66,7 +65,7 @@ class SeriesPlan(EarlierSteps):
     t1w_session
         Session that this image comes from; empty outside the sessions.
     engines
-        Engine of each step.
+        Engine of each step; `hmc` is that of this series.
     sdc
         Susceptibility correction, its reason, and images that are not used.
     eddy
@@ -193,8 +192,7 @@ class SeriesPlan(EarlierSteps):
     @property
     def sources(self) -> tuple[EpiImage, ...]:
         """Raw images behind the outputs: the runs, and the image that corrects them."""
-        outside = self.series.outside_image if self.sdc.uses_pair else None
-        return (*self.series.runs, *([outside] if outside else []))
+        return list_sources(self.series, self.sdc)
 
     @property
     def fieldmap(self) -> Fieldmap | None:
@@ -221,10 +219,7 @@ class SeriesPlan(EarlierSteps):
     @property
     def readouts_s(self) -> tuple[float, ...]:
         """Total readout time of every image of `sources`, s; assumed where no sidecar has one."""
-        stated = [image.readout_time_s for image in self.sources]
-        n_runs = len(self.series.runs)
-        opposed = self.series.blip_pair[0].readout_time_s if self.series.blip_pair else None
-        return fill_readouts(stated[:n_runs], stated[n_runs:], opposed=opposed)
+        return list_readouts(self.series, self.sdc)
 
     @property
     def assumed_readouts_s(self) -> dict[str, float]:

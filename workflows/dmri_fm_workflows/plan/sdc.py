@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmri_fm.distortion import fill_readouts
 from dmri_fm.errors import ConfigError
-from dmri_fm_workflows.bids import DwiSeries, UnusedImage
+from dmri_fm_workflows.bids import DwiSeries, EpiImage, UnusedImage
 from dmri_fm_workflows.engines import SDC
 
 if TYPE_CHECKING:
@@ -100,6 +101,20 @@ def choose_sdc(series: DwiSeries, names: Sequence[str], *, has_t1w: bool = False
     consequence = _consequence(series, is_own_choice=is_own_choice)
     warning = f"Susceptibility distortion was NOT corrected: {reason}. {consequence}"
     return SdcChoice("none", reason, None if consequence is None else warning, unused)
+
+
+def list_sources(series: DwiSeries, choice: SdcChoice) -> tuple[EpiImage, ...]:
+    """Return the raw images behind the outputs: the runs, and the image that corrects them."""
+    outside = series.outside_image if choice.uses_pair else None
+    return (*series.runs, *([outside] if outside else []))
+
+
+def list_readouts(series: DwiSeries, choice: SdcChoice) -> tuple[float, ...]:
+    """Return the total readout time of each, s; assumed where no sidecar has one."""
+    stated = [image.readout_time_s for image in list_sources(series, choice)]
+    n_runs = len(series.runs)
+    opposed = series.blip_pair[0].readout_time_s if series.blip_pair else None
+    return fill_readouts(stated[:n_runs], stated[n_runs:], opposed=opposed)
 
 
 def _list_unused(series: DwiSeries, name: str) -> tuple[UnusedImage, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
+from dmri_fm_workflows.bids import Problem
 from dmri_fm_workflows.bids.prepared import PreparedT1w
 from dmri_fm_workflows.plan.records import SeriesPlan
 
@@ -62,10 +63,13 @@ class ParticipantPlan:
         Without `sub-`.
     sessions
         Sessions with a series.
+    problems
+        Series that a named method cannot correct, while the others go on.
     """
 
     label: str
     sessions: tuple[SessionPlan, ...]
+    problems: tuple[Problem, ...] = ()
 
     @property
     def series(self) -> tuple[SeriesPlan, ...]:

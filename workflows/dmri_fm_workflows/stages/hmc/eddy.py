@@ -7,7 +7,7 @@ import nipype.pipeline.engine as pe
 from dmri_fm_workflows.eddy_config import DEFAULTS
 from dmri_fm_workflows.engines import SDC
 from dmri_fm_workflows.interfaces.eddy import CollectEddy, RunEddy, RunEddyQuad, StoreForFsl
-from dmri_fm_workflows.interfaces.fsl import WriteFslFiles
+from dmri_fm_workflows.interfaces.fsl_files import WriteFslFiles
 from dmri_fm_workflows.interfaces.programs import (
     EDDY,
     EDDY_QUAD,
@@ -20,7 +20,11 @@ from dmri_fm_workflows.stages.hmc.engine import RESULTS, HmcEngine
 
 #: Inputs of eddy about the field, by output of the susceptibility engine (`gives`).
 FIELD_INPUTS = {
-    "topup": {"fieldcoef_file": "in_topup_fieldcoef", "movpar_file": "in_topup_movpar"},
+    "topup": {
+        "fieldcoef_file": "in_topup_fieldcoef",
+        "movpar_file": "in_topup_movpar",
+        "topup_acqp_file": "in_acqp",
+    },
     "field": {"field_file": "field_file"},
     None: {},
 }
@@ -37,8 +41,9 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
         Brain mask.
     field_file
         Off-resonance, Hz, if there is any.
-    fieldcoef_file, movpar_file
-        topup's own files; eddy takes them in place of the field.
+    fieldcoef_file, movpar_file, topup_acqp_file
+        topup's own files; eddy takes them in place of the field and of a file of its own of phase
+        encodings, as it numbers topup's positions by the same rows.
 
     Outputs
     -------
@@ -94,7 +99,6 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
         (inputnode, files, list(MERGED_FILES.items())),
         (inputnode, eddy, [("bval_file", "in_bval"), ("raw_bvec_file", "in_bvec"),
                            *((f, i) for f, i in field.items() if f != "field_file")]),
-        (files, eddy, [("acqp_file", "in_acqp"), ("index_file", "in_index")]),
         (inputnode, collect, [("bval_file", "bval_file"), ("volumes_file", "volumes_file"),
                               ("denoised_file", "reference_file")]),
         (eddy, collect, [("out_corrected", "corrected_file"),
@@ -104,6 +108,12 @@ def init_eddy_wf(plan: SeriesPlan, resources: Resources, *, name: str = "hmc_wf"
         (collect, outputnode, [("dwi_file", "dwi_file"), ("bvec_file", "bvec_file"),
                                *RESULTS.items()]),
     ])  # fmt: skip
+    if "topup_acqp_file" in field:
+        workflow.connect(inputnode, "topup_acqp_file", files, "topup_acqp_file")
+        workflow.connect(files, "topup_index_file", eddy, "in_index")
+    else:
+        workflow.connect(files, "acqp_file", eddy, "in_acqp")
+        workflow.connect(files, "index_file", eddy, "in_index")
     if plan.eddy.slice_groups:
         workflow.connect(files, "slspec_file", eddy, "slspec_file")
     if plan.eddy.has_quad:

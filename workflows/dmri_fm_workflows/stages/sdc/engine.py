@@ -23,7 +23,7 @@ _REFERENCE = ("biased_dwiref_file", "uncorrected_file", "sdc_record")
 FIELDS: dict[str | None, tuple[str, ...]] = {
     None: _REFERENCE,
     "field": (*_REFERENCE, "field_file"),
-    "topup": (*_REFERENCE, "field_file", "fieldcoef_file", "movpar_file"),
+    "topup": (*_REFERENCE, "field_file", "fieldcoef_file", "movpar_file", "topup_acqp_file"),
 }
 
 #: Images that a reason names; the plan, the sidecar and the report list them all.

@@ -8,9 +8,9 @@ from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.interfaces.fsl import (
     CollectTopup,
     RunTopup,
-    WriteFslFiles,
     choose_topup_config,
 )
+from dmri_fm_workflows.interfaces.fsl_files import WriteFslFiles
 from dmri_fm_workflows.interfaces.programs import TOPUP, name_topup
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import MERGED_FILES, Resources, open_workflow
@@ -37,8 +37,8 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
         b=0 reference before bias correction, and the image it was corrected from.
     field_file
         Off-resonance, Hz.
-    fieldcoef_file, movpar_file
-        topup's own files.
+    fieldcoef_file, movpar_file, topup_acqp_file
+        topup's own files, and the phase encodings that it was given.
     sdc_record
         Method, with its version.
     """
@@ -63,7 +63,8 @@ def init_topup_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf
         (files, topup, [("b0_file", "in_file"), ("b0_acqp_file", "encoding_file")]),
         (topup, collect, [("out_corrected", "corrected_file"), ("out_field", "field_file")]),
         (files, collect, [("first_b0_file", "reference_file")]),
-        (files, outputnode, [("first_b0_file", "uncorrected_file")]),
+        (files, outputnode, [("first_b0_file", "uncorrected_file"),
+                             ("b0_acqp_file", "topup_acqp_file")]),
         (topup, outputnode, [("out_fieldcoef", "fieldcoef_file"), ("out_movpar", "movpar_file")]),
         (collect, outputnode, [("dwiref_file", "biased_dwiref_file"),
                                ("field_file", "field_file"), ("record", "sdc_record")]),
