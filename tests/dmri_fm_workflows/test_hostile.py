@@ -14,7 +14,7 @@ import pytest
 from dmri_fm.series import save_image
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
-from dmri_fm_workflows.interfaces.preprocess import DwiDenoise
+from dmri_fm_workflows.interfaces.denoise import DwiDenoise
 from dmri_fm_workflows.outputs import output_path
 from dmri_fm_workflows.report import RunError, write_participant_page
 from dmri_fm_workflows.run import run_participants

@@ -292,7 +292,8 @@ def test_the_quality_table_has_columns_for_each_model(out, offered, tmp_path) ->
         *(f"{label}_{measure}" for label in ("tensorrefiner", "qcgdtipaper") for measure in (
             "fa_out_of_range_fraction", "negative_diffusivity_fraction", "md_bias",
             "ood_fraction")),
-        "mask_volume_ml", "mask_agreement_dice", "registration_dice", "sdc_method", "ood_score",
+        "raw_kspace_extent", "mask_volume_ml", "mask_agreement_dice", "registration_dice",
+        "sdc_method", "ood_score",
         "ood_percentile", "dropepaper_ood_score", "dropepaper_ood_percentile",
     ]  # fmt: skip
     assert row["tensorrefiner_ood_fraction"] != "n/a"
