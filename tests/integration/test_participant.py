@@ -309,8 +309,9 @@ def test_sidecars_name_existing_files_and_carry_the_warnings(umr: AppRun) -> Non
     for path in single:
         warnings = json.loads(path.read_text(encoding="utf-8"))["Warnings"]
         assert any("NOT corrected" in text for text in warnings), path.name
-    images = [p for p in folder.rglob("*") if p.name.endswith((".nii.gz", ".tsv", ".txt", ".npz"))]
-    for path in images:
+    endings = (".nii.gz", ".tsv", ".txt", ".npz")
+    data = [p for p in folder.rglob("*") if p.name.endswith(endings) and "log" not in p.parts]
+    for path in data:
         assert path.with_name(path.name.split(".")[0] + ".json").is_file(), path.name
 
 
