@@ -16,10 +16,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from fieldmaps import correlation, read, read_b0
+from fieldmaps import correlation, read_b0, register_t1w
 
 from dmri_fm.distortion import DistortionField, correct_image
-from dmri_fm.preprocess.alignment import align
 from dmri_fm.preprocess.anatomical_field import estimate_anatomical_field
 from dmri_fm.preprocess.dwiref import correct_bias
 from dmri_fm.preprocess.mask import brain_mask
@@ -43,10 +42,8 @@ def score(participant: Path) -> list[list[str]]:
     brain = brain_mask(at_rest, up.affine, contrast="b0").mask
     even = B0Image(correct_bias(up.data, up.affine), up.affine, up.encoding)
     own = brain_mask(even.data, even.affine, contrast="b0").mask
-    t1w, affine, _ = read(next((participant / "anat").glob("*_T1w.nii.gz")))
-    t1w = correct_bias(t1w, affine)
-    t1w *= brain_mask(t1w, affine, contrast="t1w").mask
-    xfm = align(even.data * own, t1w, fixed_affine=even.affine, moving_affine=affine)
+    path_t1w = next((participant / "anat").glob("*_T1w.nii.gz"))
+    t1w, affine, xfm = register_t1w(path_t1w, even.data * own, even.affine)
     found = estimate_anatomical_field(even, own, t1w, t1w_affine=affine, xfm=xfm)
     lines = []
     for title, hz in (("none", np.zeros_like(reference.hz)), ("syn", found.field.hz)):

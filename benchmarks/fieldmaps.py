@@ -113,14 +113,22 @@ def main() -> None:
         draw(given.figure, {k: fields[k] for k in ("pair", "measured")}, shown, brain, anatomy)
 
 
-def bring_t1w(path: Path, b0: Array, affine: NDArray[np.float64]) -> Array:
-    """Return the T1w brain on the grid of the b=0 image as the pair's field corrects it."""
+def register_t1w(
+    path: Path, b0: Array, affine: NDArray[np.float64]
+) -> tuple[Array, NDArray[np.float64], NDArray[np.float64]]:
+    """Return the T1w brain, its affine, and the matrix from points of a b=0 brain to its own."""
     data, t1w_affine, _ = read(path)
     data = correct_bias(data, t1w_affine)
-    inside = brain_mask(data, t1w_affine, contrast="t1w").mask
-    xfm = align(b0, data * inside, fixed_affine=affine, moving_affine=t1w_affine)
+    data *= brain_mask(data, t1w_affine, contrast="t1w").mask
+    xfm = align(b0, data, fixed_affine=affine, moving_affine=t1w_affine)
+    return data, t1w_affine, xfm
+
+
+def bring_t1w(path: Path, b0: Array, affine: NDArray[np.float64]) -> Array:
+    """Return the T1w brain on the grid of the b=0 image as the pair's field corrects it."""
+    data, t1w_affine, xfm = register_t1w(path, b0, affine)
     return resample_affine(
-        data * inside, xfm, fixed_affine=affine, moving_affine=t1w_affine, shape=b0.shape
+        data, xfm, fixed_affine=affine, moving_affine=t1w_affine, shape=b0.shape
     )
 
 

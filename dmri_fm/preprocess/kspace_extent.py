@@ -19,8 +19,9 @@ EMPTY_POWER = 0.1
 
 #: Images are zero-filled in plane if k-space is empty beyond this share of the highest frequency
 #: along both axes of the plane. Where nothing was filled the fuller one reaches 0.91 and more (21
-#: series of seven scanners); partial Fourier and filters of the readout (Canon: 0.53 to 0.65)
-#: empty one axis only. Zero-filling by less than 1.3 cannot be told from a filter.
+#: series of eight participants, `benchmarks/kspace_extent.py`); partial Fourier and filters of the
+#: readout (Canon: 0.53 to 0.65) empty one axis only. Zero-filling by less than 1.3 cannot be told
+#: from a filter.
 FULL_EXTENT = 0.85
 
 #: Shorter axes have too few frequencies to judge.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from dmri_fm_lab.__main__ import build_parser as build_commands
 from dmri_fm_workflows import cli
-from dmri_fm_workflows.outputs.publish import publish_text
+from dmri_fm_workflows.outputs.docs import write_page
 
 _INTRODUCTION = """\
 # Options
@@ -83,14 +82,5 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def main() -> None:
-    """Write the page to the path given."""
-    parser = argparse.ArgumentParser(description="Write the page of all options.")
-    parser.add_argument("path", type=Path, help="e.g. docs/usage.md")
-    target = parser.parse_args().path
-    changed = publish_text(usage_page(), target)
-    print(f"{target}: {'written' if changed else 'already current'}")
-
-
 if __name__ == "__main__":
-    main()
+    write_page(usage_page(), "Write the page of all options.")

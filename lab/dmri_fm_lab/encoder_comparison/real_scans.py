@@ -1,4 +1,4 @@
-"""What real scans can answer: is a participant found again, and what does a scan cost?"""
+"""What real scans can answer: is a participant retrieved, and what does a scan cost?"""
 
 from __future__ import annotations
 

@@ -146,5 +146,5 @@ def site_hits(
 
 
 def retrieval_hits(first: _Array, second: _Array) -> _Array:
-    """Return the share of both ways in which each participant (N,) is found again; centred."""
+    """Return the share of both ways in which each participant (N,) is retrieved; centred."""
     return hits(centred_distances(first, second))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nipype.interfaces.base import Bunch, File, SimpleInterface, traits
+from nipype.interfaces.base import Bunch, File, SimpleInterface
 
 from dmri_fm.normalise.grid import Image3D
 from dmri_fm.normalise.registration import coregister
@@ -13,16 +13,11 @@ from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.anatomical_field import ANATOMICAL_METHOD, estimate_anatomical_field
 from dmri_fm.preprocess.dwiref import correct_bias
 from dmri_fm.preprocess.mask import brain_mask
-from dmri_fm.preprocess.susceptibility import mean_b0_image
-from dmri_fm_workflows.interfaces.distortion_field import FieldOutputSpec, save_field
-from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.interfaces.distortion_field import B0InputSpec, FieldOutputSpec, save_field
 from dmri_fm_workflows.interfaces.normalise import open_image
-from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 
-class _AnatomicalInputSpec(DwiInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
-    encoding = traits.Str(mandatory=True, desc="phase encoding of the b=0 volumes to correct")
+class _AnatomicalInputSpec(B0InputSpec):
     t1w_brain_file = File(exists=True, mandatory=True, desc="T1w brain in ACPC")
     to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
 
@@ -34,9 +29,7 @@ class EstimateAnatomicalField(SimpleInterface):
     output_spec = FieldOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        encodings = [o.encoding for o in read_volumes(self.inputs.volumes_file)]
-        b0 = mean_b0_image(dwi, encodings, self.inputs.encoding)
+        b0 = self.inputs.load_b0()
         even = replace(b0, data=correct_bias(b0.data, b0.affine))
         brain = brain_mask(even.data, even.affine, contrast="b0").mask
         anatomy = open_image(self.inputs.t1w_brain_file)

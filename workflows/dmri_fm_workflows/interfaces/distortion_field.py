@@ -1,4 +1,4 @@
-"""What nodes that estimate a distortion field give."""
+"""What nodes that estimate a distortion field read and give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,22 @@ from nipype.interfaces.base import File, TraitedSpec, traits
 from numpy.typing import ArrayLike
 
 from dmri_fm.distortion import DistortionField
+from dmri_fm.preprocess.susceptibility import B0Image, mean_b0_image
 from dmri_fm.series import save_image
+from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.interfaces.volumes_table import read_volumes
+
+
+class B0InputSpec(DwiInputSpec):
+    """A merged series, of which the b=0 volumes of one phase encoding are corrected."""
+
+    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
+    encoding = traits.Str(mandatory=True, desc="phase encoding of the b=0 volumes to correct")
+
+    def load_b0(self) -> B0Image:
+        """Return the mean of these volumes."""
+        encodings = [origin.encoding for origin in read_volumes(self.volumes_file)]
+        return mean_b0_image(self.load(), encodings, self.encoding)
 
 
 class FieldOutputSpec(TraitedSpec):

@@ -214,7 +214,7 @@ def motion_in_ras(parameters: np.ndarray, image: SpatialImage) -> np.ndarray:
 class _EddyResultInputSpec(GradientInputSpec):
     bval_file = File(exists=True, mandatory=True, desc="b-values")
     volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
-    reference_file = File(exists=True, mandatory=True, desc="the series as it is stored")
+    reference_file = File(exists=True, mandatory=True, desc="the series in its own storage")
     method = traits.Str(mandatory=True, desc="name of eddy with its options")
     options = traits.Dict(usedefault=True, desc="its options, for the sidecar")
     corrected_file = File(exists=True, mandatory=True, desc="eddy's series")

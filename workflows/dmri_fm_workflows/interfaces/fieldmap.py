@@ -30,17 +30,12 @@ from dmri_fm.preprocess.phase_fieldmap import (
     phase_radians,
     wrap,
 )
-from dmri_fm.preprocess.susceptibility import mean_b0_image
 from dmri_fm.series import load_image, read_array, save_image
-from dmri_fm_workflows.interfaces.distortion_field import FieldOutputSpec, save_field
-from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
+from dmri_fm_workflows.interfaces.distortion_field import B0InputSpec, FieldOutputSpec, save_field
 from dmri_fm_workflows.interfaces.normalise import open_image
-from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 
-class _FieldmapInputSpec(DwiInputSpec):
-    volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
-    encoding = traits.Str(mandatory=True, desc="phase encoding of the b=0 volumes to correct")
+class _FieldmapInputSpec(B0InputSpec):
     source_files = InputMultiObject(
         File(exists=True), mandatory=True, desc="phase difference, both phases, or the field"
     )
@@ -59,9 +54,7 @@ class EstimateFieldmap(SimpleInterface):
     output_spec = FieldOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        encodings = [o.encoding for o in read_volumes(self.inputs.volumes_file)]
-        b0 = mean_b0_image(dwi, encodings, self.inputs.encoding)
+        b0 = self.inputs.load_b0()
         measured = self._measure()
         placed = place_field(measured, b0)
         self._results |= save_field(

@@ -188,7 +188,7 @@ def choose_topup_config(shape: Sequence[int]) -> str:
 
 
 def find_topup_config(name: str) -> str:
-    """Return a configuration of topup's as it is to be named on the command line.
+    """Return the name of a configuration of topup's for the command line.
 
     Raises
     ------
@@ -236,7 +236,7 @@ class RunTopup(FslProgram):
 class _TopupResultInputSpec(BaseInterfaceInputSpec):
     corrected_file = File(exists=True, mandatory=True, desc="topup's corrected b=0 volumes")
     field_file = File(exists=True, mandatory=True, desc="topup's field, Hz")
-    reference_file = File(exists=True, mandatory=True, desc="a b=0 volume as it is stored")
+    reference_file = File(exists=True, mandatory=True, desc="a b=0 volume in its own storage")
 
 
 class _TopupResultOutputSpec(TraitedSpec):

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from dmri_fm.identity import (
     DEFAULT_MODELS,
@@ -15,6 +17,7 @@ from dmri_fm.identity import (
 )
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
 from dmri_fm_workflows.outputs.naming import output_path
+from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.references import find_references
 
 _SECTIONS = {
@@ -179,3 +182,12 @@ def outputs_page() -> str:
     lines += ["", _VALIDATION, *(f"| {' | '.join(remark)} |" for remark in _REMARKS), _IGNORED]
     lines += [f"| `{pattern}` | {reason} |" for pattern, reason in catalogue.bidsignore.items()]
     return "\n".join(lines) + "\n"
+
+
+def write_page(page: str, description: str) -> None:
+    """Write a generated page to the path that the command line gives."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("path", type=Path, help="file to write")
+    target = parser.parse_args().path
+    changed = publish_text(page, target)
+    print(f"{target}: {'written' if changed else 'already current'}")

@@ -134,7 +134,7 @@ def _read_parquet(path: Path) -> Content:
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any] | str:
-    """Return an array of numbers as it is, one of anything else as text."""
+    """Return an array of numbers unchanged, one of anything else as text."""
     is_number = np.issubdtype(values.dtype, np.number) or values.dtype == np.bool_
     return values if is_number else repr(values.tolist())
 

@@ -105,6 +105,11 @@ def _explain_unused(unused: Sequence[UnusedImage]) -> str:
     return f"no image fits ({said}{more})"
 
 
+def b0_encoding(plan: SeriesPlan) -> str | None:
+    """Return the phase encoding of the first run with b=0 volumes."""
+    return next(run.phase_encoding for run in plan.series.runs if run.has_b0)
+
+
 def explain_no_shift(series: DwiSeries) -> str | None:
     """Return the reason why a field in Hz cannot be applied to a series; None if it can."""
     needed = {"phase_encoding": "PhaseEncodingDirection", "readout_time_s": "TotalReadoutTime"}

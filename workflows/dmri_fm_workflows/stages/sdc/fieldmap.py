@@ -9,7 +9,12 @@ from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.interfaces.fieldmap import EstimateFieldmap
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
-from dmri_fm_workflows.stages.sdc.engine import SdcEngine, connect_estimate, explain_no_shift
+from dmri_fm_workflows.stages.sdc.engine import (
+    SdcEngine,
+    b0_encoding,
+    connect_estimate,
+    explain_no_shift,
+)
 
 #: Names of the methods of field maps.
 _NAMES = {
@@ -42,7 +47,7 @@ def init_fieldmap_wf(
     assert fieldmap is not None
     estimate = pe.Node(
         EstimateFieldmap(
-            encoding=next(run.phase_encoding for run in plan.series.runs if run.has_b0),
+            encoding=b0_encoding(plan),
             source_files=[str(path) for path in fieldmap.sources],
             magnitude_file=str(fieldmap.magnitude),
             units=fieldmap.units,

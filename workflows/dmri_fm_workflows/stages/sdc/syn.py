@@ -8,7 +8,12 @@ from dmri_fm.preprocess.anatomical_field import ANATOMICAL_METHOD
 from dmri_fm_workflows.interfaces.anatomical_field import EstimateAnatomicalField
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
-from dmri_fm_workflows.stages.sdc.engine import SdcEngine, connect_estimate, explain_no_shift
+from dmri_fm_workflows.stages.sdc.engine import (
+    SdcEngine,
+    b0_encoding,
+    connect_estimate,
+    explain_no_shift,
+)
 
 
 def init_syn_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf") -> pe.Workflow:
@@ -30,9 +35,8 @@ def init_syn_wf(plan: SeriesPlan, resources: Resources, *, name: str = "sdc_wf")
     sdc_record
         Method, and what it changed.
     """
-    encoding = next(run.phase_encoding for run in plan.series.runs if run.has_b0)
     estimate = pe.Node(
-        EstimateAnatomicalField(encoding=encoding),
+        EstimateAnatomicalField(encoding=b0_encoding(plan)),
         name="estimate_field",
         mem_gb=2 + plan.size_gb,
     )
