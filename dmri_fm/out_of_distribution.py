@@ -6,7 +6,8 @@ the number of features.
 
 Features that do not depend on the protocol miss much of the damage of a scan. So whole scans have
 indicators, too: numbers that need no network and grow with the damage. Distance and indicators are
-put on one scale, and the largest is the score of the scan.
+put on one scale, and the largest is the score of the scan. An encoder whose distance tells
+scanners apart rather than damage leaves it out of the score; it stands among the indicators.
 
 Percentiles are those of held-out training data.
 """
@@ -102,6 +103,7 @@ class ScanSummary(NamedTuple):
 
     code: NDArray[np.float32]  # (D,) features that are compared with those of training scans
     indicators: Mapping[str, float]  # further numbers, growing with damage; NaN where unknown
+    counts_distance: bool = True  # whether the distance of the code counts for the score
 
 
 class ScanOod(NamedTuple):
@@ -110,7 +112,7 @@ class ScanOod(NamedTuple):
     Attributes
     ----------
     score
-        Largest indicator; NaN without a reference.
+        Largest indicator, of those that count; NaN without a reference.
     percentile
         Percentage of held-out training scans with a lower score; NaN without a reference.
     indicators
@@ -145,7 +147,7 @@ def fit_scan_reference(
     middle, upper = np.nanquantile(rows, [0.5, UPPER_QUANTILE], axis=0)
     reference["middle"] = torch.from_numpy(middle).float()
     reference["scale"] = torch.from_numpy(np.maximum(upper - middle, 1e-3)).float()
-    scores = [float(np.nanmax(_scaled_indicators(s, reference))) for s in held_out]
+    scores = [_largest(s, _scaled_indicators(s, reference)) for s in held_out]
     reference["quantiles"] = torch.from_numpy(np.percentile(scores, np.arange(101))).float()
     return reference
 
@@ -156,7 +158,7 @@ def score_scan(scan: ScanSummary, reference: Reference | None) -> ScanOod:
         return ScanOod()
     scaled = _scaled_indicators(scan, reference)
     known = (None if np.isnan(s) else round(float(s), 3) for s in scaled)
-    score = float(np.nanmax(scaled))
+    score = _largest(scan, scaled)
     return ScanOod(
         score,
         float(percentile_of(score, reference)),
@@ -172,3 +174,8 @@ def _scaled_indicators(scan: ScanSummary, reference: Reference) -> NDArray[np.fl
     middle, scale = (reference[k].numpy().astype(np.float64) for k in ("middle", "scale"))
     scaled: NDArray[np.float64] = (_raw_indicators(scan, reference) - middle) / scale
     return scaled
+
+
+def _largest(scan: ScanSummary, scaled: NDArray[np.float64]) -> float:
+    """Return the largest indicator of those that count."""
+    return float(np.nanmax(scaled if scan.counts_distance else scaled[1:]))

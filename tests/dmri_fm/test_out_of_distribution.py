@@ -69,6 +69,17 @@ def test_the_largest_indicator_is_the_score() -> None:
     assert indicators["d"] is None, "unknown"
 
 
+def test_a_distance_that_does_not_count_is_reported_alone() -> None:
+    uncounted = [s._replace(counts_distance=False) for s in draw_scans(240, 4)]
+    statistics = fit_scan_reference(uncounted[:60], uncounted[60:120])
+    percentiles = [score_scan(s, statistics).percentile for s in uncounted[120:]]
+    assert 35 < np.mean(percentiles) < 65
+    far = uncounted[120]._replace(code=np.full(30, 50.0, dtype=np.float32))
+    assert score_scan(far, statistics).score == score_scan(uncounted[120], statistics).score
+    assert score_scan(far, statistics).indicators["tokens"] > 10
+    assert score_scan(far._replace(counts_distance=True), statistics).percentile == 100
+
+
 def test_indicators_that_no_scan_has_are_ignored() -> None:
     unknown = [s._replace(indicators=dict.fromkeys(NAMES, np.nan)) for s in draw_scans(40, 3)]
     statistics = fit_scan_reference(unknown[:20], unknown[20:])

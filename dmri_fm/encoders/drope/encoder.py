@@ -84,7 +84,8 @@ def encode_tokens(
         errors = prediction_errors(tokens)
     error = torch.full_like(tokens.brain[:, 0], float("nan")) if errors is None else errors.patches
     indicators = scan_indicators(tokens, network.config, errors, region=region)
-    summary = ScanSummary(_numbers(code), indicators)
+    # The distance of tokens is large for every scanner that was not trained on (model card).
+    summary = ScanSummary(_numbers(code), indicators, counts_distance=False)
     return EncodedTokens(
         _numbers(cls), _numbers(pooled), _numbers(patches), _numbers(error), summary
     )
