@@ -307,6 +307,18 @@ def distinct_directions(gtab: GradientTable) -> list[list[int]]:
     return sorted(groups)
 
 
+def one_of_each_direction(gtab: GradientTable) -> NDArray[np.int_]:
+    """Return the first weighted volume of each distinct direction, ascending.
+
+    Examples
+    --------
+    >>> axes = [[1, 0, 0], [0, 1, 0], [-1, 0, 0]]
+    >>> one_of_each_direction(GradientTable([1000, 1000, 1000], axes)).tolist()
+    [0, 1]
+    """
+    return np.array([group[0] for group in distinct_directions(gtab)], dtype=int)
+
+
 def to_qspace(gtab: GradientTable) -> NDArray[np.float32]:
     """Return the spherical q-space coordinates of every volume, as encoders read them.
 

@@ -16,7 +16,7 @@ from dmri_fm.encoders.drope.tokens import ScanTokens, patch_centres
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identities.base import DIRECTION_CHOICES
-from dmri_fm.qspace import choose_spread, distinct_directions
+from dmri_fm.qspace import choose_spread, one_of_each_direction
 
 #: Part of the encoder's grid: all of it, or the slices of the published extraction.
 Region: TypeAlias = Literal["whole", "published"]
@@ -78,7 +78,7 @@ def choose_directions(
     """
     if how not in DIRECTION_CHOICES:
         raise ConfigError(f"directions {how!r}", expected=" or ".join(DIRECTION_CHOICES))
-    distinct = np.array([group[0] for group in distinct_directions(gtab)], dtype=int)
+    distinct = one_of_each_direction(gtab)
     if how == "spread":
         table = gtab.select(distinct) if len(distinct) else gtab
         return distinct[choose_spread(table, n_directions, seed=seed, gamma=gamma)]

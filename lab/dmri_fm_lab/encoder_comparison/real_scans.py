@@ -17,7 +17,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.normalise.template import load_regions
-from dmri_fm.qspace import choose_spread
+from dmri_fm.qspace import choose_spread, distinct_directions
 from dmri_fm.series import Dwi
 from dmri_fm_lab.encoder_comparison.method import COST, Absent, Method, Sample, measured
 from dmri_fm_lab.encoder_comparison.regional import rish_method, white_regions
@@ -85,18 +85,20 @@ class RealScan:
 def halves(gtab: GradientTable) -> dict[str, NDArray[np.int_]]:
     """Return the volumes of two halves of the directions of each shell, spread over q-space.
 
-    b=0 volumes are shared out; a single one is in both.
+    All volumes of a direction are in one half. b=0 volumes are shared out; a lone one is in both.
     """
     found: dict[str, list[int]] = {"first": [], "second": []}
     b0 = np.flatnonzero(gtab.is_b0)
     parts = (b0[::2], b0[1::2]) if len(b0) > 1 else (b0, b0)
     for name, part in zip(found, parts, strict=True):
         found[name] += part.tolist()
+    groups = distinct_directions(gtab)
     for shell in gtab.shells:
-        index = np.array(shell.index)
-        chosen = choose_spread(gtab.select(index), len(index) // 2)
-        found["first"] += index[chosen].tolist()
-        found["second"] += np.delete(index, chosen).tolist()
+        own = [group for group in groups if group[0] in shell.index]
+        firsts = np.array([group[0] for group in own])
+        chosen = set(choose_spread(gtab.select(firsts), len(own) // 2).tolist())
+        for number, group in enumerate(own):
+            found["first" if number in chosen else "second"] += group
     return {name: np.array(sorted(own)) for name, own in found.items()}
 
 

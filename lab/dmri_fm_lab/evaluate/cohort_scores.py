@@ -24,6 +24,7 @@ PREDICTORS = {
     "both": FEATURES["both"],
     "cls": FEATURES["cls"],
     "pooled": FEATURES["pooled"],
+    "start_both": FEATURES["start_both"],
     "untrained_both": FEATURES["untrained_both"],
     "regions": "regional FA and MD",
     "size": "brain and ventricle size",
@@ -32,7 +33,7 @@ PREDICTORS = {
 }
 
 #: Baselines that cls + pooled must beat in the cohort whose FA and MD are compensated.
-BASELINES = ("untrained_both", "regions", "size", "mean")
+BASELINES = ("start_both", "untrained_both", "regions", "size", "mean")
 
 #: Margin of R^2 by which cls + pooled may be worse than regional FA and MD where these differ.
 MARGIN = 0.05

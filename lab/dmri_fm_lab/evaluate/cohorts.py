@@ -9,7 +9,7 @@ noise and directions vary between participants and have nothing to do with the o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ from dmri_fm_lab.evaluate.cohort_regions import brain_sizes, choose_parcels, reg
 from dmri_fm_lab.evaluate.cohort_scores import format_cohort, score_cohort
 from dmri_fm_lab.evaluate.galleries import brain_geometry, noisy_scan
 from dmri_fm_lab.evaluate.records import json_ready, versions
-from dmri_fm_lab.evaluate.representations import baseline_features, compared_features, untrained
+from dmri_fm_lab.evaluate.representations import (
+    baseline_features,
+    compared_features,
+    with_untrained,
+)
 from dmri_fm_lab.feature_cache import FeatureCache, Vectors
 from dmri_fm_lab.grid_scans import EVALUATION, GridScan
 from dmri_fm_lab.simulate.anatomy import Shape
@@ -238,7 +242,7 @@ def evaluate_cohorts(
     people = draw_participants(request)
     heads = draw_heads(encoder.config.grid, request, cache=cache)
     stored = FeatureCache.of(cache, encoder, request, people, heads, CONSTANTS)
-    random = untrained(encoder, seed=request.seed)
+    encoders = with_untrained(encoder, seed=request.seed)
     where = np.logical_or.reduce([head.mask for head in heads])
     parcels = choose_parcels(heads)
     outcome = np.array([person.outcome for person in people])
@@ -251,7 +255,7 @@ def evaluate_cohorts(
             def describe(person: Participant = person, effect: str = effect) -> Vectors:
                 logger.info("%s: participant %d of %d", effect, person.number + 1, len(people))
                 scans = acquire_participant(person, heads[person.head], effect, request)
-                return _describe(encoder, random, *scans, where=where, parcels=parcels)
+                return _describe(encoders, *scans, where=where, parcels=parcels)
 
             for name, row in stored.get(f"{effect}-{person.number:04d}", describe).items():
                 rows.setdefault(name, []).append(row)
@@ -269,8 +273,7 @@ def evaluate_cohorts(
 
 
 def _describe(
-    encoder: Drope,
-    random: Drope,
+    encoders: Mapping[str, Drope],
     measured: GridScan,
     noiseless: GridScan,
     unaffected: GridScan,
@@ -280,9 +283,9 @@ def _describe(
     parcels: NDArray[np.int_],
 ) -> Vectors:
     """Return features and baselines of a participant, and what the effect has changed."""
-    read = measured.select(_as_the_app(measured.gtab, encoder))
+    read = measured.select(_as_the_app(measured.gtab, encoders[""]))
     return {
-        **compared_features(encoder, random, read),
+        **compared_features(encoders, read),
         **baseline_features(measured, where=where),
         "regions": regional_means(measured, changed.geometry, parcels),
         "size": brain_sizes(changed.geometry),

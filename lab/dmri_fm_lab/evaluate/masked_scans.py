@@ -19,7 +19,7 @@ from dmri_fm.encoders.patches import unpatchify
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP
-from dmri_fm.qspace import choose_spread, condition_number, distinct_directions
+from dmri_fm.qspace import choose_spread, condition_number, one_of_each_direction
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.inpainting import fill_by_directions
@@ -75,7 +75,7 @@ def choose_directions(
     A direction that was measured twice would otherwise be visible where it is masked. None, with
     a warning, if the scan has fewer.
     """
-    distinct = scan.select(np.array([group[0] for group in distinct_directions(scan.gtab)]))
+    distinct = scan.select(one_of_each_direction(scan.gtab))
     if n_directions > len(distinct.gtab):
         logger.warning(
             "%s: skipped with %d directions, it has %d distinct ones",

@@ -15,7 +15,7 @@ from dmri_fm.encoders.drope.encoder import encode_tokens
 from dmri_fm.encoders.drope.tokens import tokenise
 from dmri_fm.errors import ConfigError, WeightsError
 from dmri_fm.out_of_distribution import percentile_of, score_scan
-from dmri_fm.qspace import choose_spread
+from dmri_fm.qspace import choose_spread, one_of_each_direction
 from dmri_fm.weights import Weights
 from dmri_fm_lab.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from dmri_fm_lab.evaluate.records import json_ready, versions
@@ -33,8 +33,8 @@ _NOTES = {
 
 
 def _sets(scan: GridScan, gamma: float) -> Iterator[GridScan]:
-    """Yield disjoint sets of directions of a scan."""
-    left = np.arange(len(scan.gtab))
+    """Yield disjoint sets of distinct directions of a scan."""
+    left = one_of_each_direction(scan.gtab)
     for number in range(MOST_SETS):
         if len(left) < N_DIRECTIONS and number:
             return

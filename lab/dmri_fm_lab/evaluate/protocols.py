@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
-from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
+from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread, one_of_each_direction
 from dmri_fm_lab.evaluate.galleries import (
     acquire_tissue,
     brain_geometry,
@@ -28,7 +28,7 @@ from dmri_fm_lab.evaluate.representations import (
     compared_features,
     known_columns,
     stack_known,
-    untrained,
+    with_untrained,
 )
 from dmri_fm_lab.evaluate.retrieval import (
     agreement,
@@ -159,8 +159,7 @@ def evaluate_protocols(
         )
         report(format_agreement(parts["directions"]))
         parts["reliability"] = score_reliability(
-            encoder,
-            untrained(encoder, seed=sources.seed),
+            with_untrained(encoder, seed=sources.seed),
             sources.scans(grid, n_directions=DRAWN_DIRECTIONS),
             n_draws=n_draws,
             n_directions=n_directions,
@@ -195,7 +194,7 @@ def evaluate_gallery(
     tissues = draw_gallery(rng, request.n_brains)
     bvals = tuple(PROTOCOLS.values())
     gtabs = draw_shells(rng, n_directions=request.n_directions, bvals=bvals)
-    random = untrained(encoder, seed=request.seed)
+    encoders = with_untrained(encoder, seed=request.seed)
     stored = FeatureCache.of(cache, encoder, request, geometry, tissues, gtabs)
     rows: dict[str, dict[str, list[_Array]]] = {f: {p: [] for p in PROTOCOLS} for f in FEATURES}
     for number, tissue in enumerate(tissues):
@@ -204,7 +203,7 @@ def evaluate_gallery(
         for k, (protocol, gtab) in enumerate(zip(PROTOCOLS, gtabs, strict=True)):
             noise = np.random.default_rng([EVALUATION, 3, request.seed, number, k])
             acquire = partial(acquire_tissue, geometry, tissue, gtab, snr=request.snr, rng=noise)
-            compute = partial(_all_features, encoder, random, acquire)
+            compute = partial(_all_features, encoders, acquire)
             for name, vector in stored.get(f"{protocol}-{number:04d}", compute).items():
                 rows[name][protocol].append(vector)
     stacked = {name: stack_known(name, by) for name, by in rows.items()}
@@ -228,8 +227,7 @@ def evaluate_gallery(
             },
             "probe": {name: _probe(by, factors, request.seed) for name, by in stacked.items()},
             "reliability": score_reliability(
-                encoder,
-                random,
+                encoders,
                 drawn,
                 n_draws=request.n_draws,
                 n_directions=request.n_directions,
@@ -239,9 +237,9 @@ def evaluate_gallery(
     )
 
 
-def _all_features(encoder: Drope, random: Drope, acquire: Callable[[], GridScan]) -> Vectors:
+def _all_features(encoders: Mapping[str, Drope], acquire: Callable[[], GridScan]) -> Vectors:
     scan = acquire()
-    return {**compared_features(encoder, random, scan), **baseline_features(scan)}
+    return {**compared_features(encoders, scan), **baseline_features(scan)}
 
 
 def _drawn_scans(
@@ -271,18 +269,18 @@ def compare_directions(
     n_directions: int = FEATURE_DIRECTIONS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare features of two disjoint sets of directions of the same scan.
+    """Compare features of two disjoint sets of distinct directions of the same scan.
 
     Both are spread over q-space.
 
     Parameters
     ----------
     encoder
-        Trained encoder; its untrained twin is compared, too.
+        Trained encoder; its untrained twins are compared, too.
     scans
         Scans on its grid; with two or more, features of different scans are compared, too.
     n_directions
-        Directions of each set; half of the scan's, if they are fewer.
+        Directions of each set; half of the scan's distinct ones, if they are fewer.
     seed
         Seed of the choice of directions.
 
@@ -292,10 +290,11 @@ def compare_directions(
         JSON-ready. `scans`: cosine and relative distance by scan; `between`: means of the same
         between different scans; `rank_one`: share of scans retrieved among the others.
     """
-    random, gamma = untrained(encoder, seed=seed), encoder.config.gamma
+    encoders, gamma = with_untrained(encoder, seed=seed), encoder.config.gamma
     names: list[str] = []
     pairs: dict[str, list[tuple[_Array, _Array]]] = {}
-    for scan in scans:
+    for measured in scans:
+        scan = measured.select(one_of_each_direction(measured.gtab))
         n = min(n_directions, len(scan.gtab) // 2)
         if n < 1:
             logger.warning("%s: has no two directions", scan.name)
@@ -303,9 +302,7 @@ def compare_directions(
         first = choose_spread(scan.gtab, n, seed=seed, gamma=gamma)
         rest = np.setdiff1d(np.arange(len(scan.gtab)), first)
         second = rest[choose_spread(scan.gtab.select(rest), n, seed=seed, gamma=gamma)]
-        halves = [
-            compared_features(encoder, random, scan.select(part)) for part in (first, second)
-        ]
+        halves = [compared_features(encoders, scan.select(part)) for part in (first, second)]
         for name in halves[0]:
             pairs.setdefault(name, []).append((halves[0][name], halves[1][name]))
         names.append(f"{scan.name}, 2 x {n}")

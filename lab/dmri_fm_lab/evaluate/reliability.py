@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dmri_fm.encoders.drope.network import Drope
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread
+from dmri_fm.qspace import FEATURE_DIRECTIONS, choose_spread, one_of_each_direction
 from dmri_fm_lab.evaluate.records import json_ready
-from dmri_fm_lab.evaluate.representations import compared_features
+from dmri_fm_lab.evaluate.representations import ENCODERS, compared_features
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.markdown_tables import markdown
 
@@ -30,12 +30,13 @@ SHELL_STEP = 100.0
 
 #: Parts of the features, whose intraclass correlations are listed apart.
 PARTS = {
-    "cls": "encoder, cls",
-    "pooled_mean": "encoder, pooled: mean",
-    "pooled_deviation": "encoder, pooled: deviation over directions",
-    "untrained_cls": "untrained encoder, cls",
-    "untrained_pooled_mean": "untrained encoder, pooled: mean",
-    "untrained_pooled_deviation": "untrained encoder, pooled: deviation over directions",
+    f"{prefix}{part}": f"{title}, {words}"
+    for prefix, title in ENCODERS.items()
+    for part, words in {
+        "cls": "cls",
+        "pooled_mean": "pooled: mean",
+        "pooled_deviation": "pooled: deviation over directions",
+    }.items()
 }
 
 _NOTES = {
@@ -95,12 +96,13 @@ def intraclass_correlation(values: _Array) -> _Array:
 def draw_directions(
     gtab: GradientTable, n_draws: int, *, n_directions: int, seed: int, gamma: float
 ) -> list[NDArray[np.int_]]:
-    """Draw sets of directions, each spread over q-space; disjoint as long as directions last."""
+    """Draw sets of distinct directions, spread over q-space; disjoint as long as they last."""
     draws: list[NDArray[np.int_]] = []
-    left = np.arange(len(gtab))
+    distinct = one_of_each_direction(gtab)
+    left = distinct
     for number in range(n_draws):
         if len(left) < n_directions:
-            left = np.arange(len(gtab))
+            left = distinct
         own = choose_spread(gtab.select(left), n_directions, seed=seed + number, gamma=gamma)
         draws.append(left[own])
         left = np.setdiff1d(left, draws[-1])
@@ -108,23 +110,23 @@ def draw_directions(
 
 
 def score_reliability(
-    encoder: Drope,
-    random: Drope,
+    encoders: Mapping[str, Drope],
     scans: Iterable[GridScan],
     *,
     n_draws: int,
     n_directions: int = FEATURE_DIRECTIONS,
     seed: int = 0,
-    compute: Callable[[Drope, Drope, GridScan], Mapping[str, _Array]] = compared_features,
+    compute: Callable[[Mapping[str, Drope], GridScan], Mapping[str, _Array]] = compared_features,
 ) -> dict[str, Any]:
     """Return the intraclass correlation of each feature over draws of directions.
 
     Parameters
     ----------
-    encoder, random
-        Trained encoder, and its untrained twin.
+    encoders
+        The trained encoder and its untrained twins, by prefix, see
+        :func:`~.representations.with_untrained`.
     scans
-        Scans on its grid; those with no more than `n_directions` are left out.
+        Scans on its grid; those with no more than `n_directions` distinct ones are left out.
     n_draws
         Sets of directions of each scan.
     n_directions
@@ -132,8 +134,7 @@ def score_reliability(
     seed
         Seed of the first set.
     compute
-        Function of both encoders and a scan that returns "cls" and "pooled", and those of the
-        untrained encoder.
+        Function of the encoders and a scan that returns "cls" and "pooled" of each.
 
     Returns
     -------
@@ -144,15 +145,19 @@ def score_reliability(
     """
     protocols: dict[str, _Draws] = {}
     for scan in scans:
-        if len(scan.gtab) <= n_directions:
+        if len(one_of_each_direction(scan.gtab)) <= n_directions:
             continue
         draws = draw_directions(
-            scan.gtab, n_draws, n_directions=n_directions, seed=seed, gamma=encoder.config.gamma
+            scan.gtab,
+            n_draws,
+            n_directions=n_directions,
+            seed=seed,
+            gamma=encoders[""].config.gamma,
         )
         found = protocols.setdefault(name_protocol(scan), _Draws([], [], []))
         found.scans.append(scan.name)
         found.shared.extend(float(np.isin(a, b).mean()) for a, b in combinations(draws, 2))
-        found.rows.append([_parts(compute(encoder, random, scan.select(draw))) for draw in draws])
+        found.rows.append([_parts(compute(encoders, scan.select(draw))) for draw in draws])
     return json_ready(
         {
             "notes": _NOTES,
@@ -198,7 +203,7 @@ def name_protocol(scan: GridScan) -> str:
 def _parts(features: Mapping[str, _Array]) -> dict[str, _Array]:
     """Return class token, and both halves of the pooled tokens, by key of PARTS."""
     parts = {}
-    for start in ("", "untrained_"):
+    for start in ENCODERS:
         mean, deviation = np.split(features[f"{start}pooled"], 2)
         parts[f"{start}cls"] = features[f"{start}cls"]
         parts[f"{start}pooled_mean"] = mean

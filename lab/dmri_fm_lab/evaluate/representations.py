@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -17,17 +18,24 @@ from dmri_fm.series import Dwi
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.normalised_fit import fit_normalised
 from dmri_fm_lab.smoothing import smooth_within
+from dmri_fm_lab.train.initial_weights import start_encoder
 
 logger = logging.getLogger(__name__)
 
+#: An encoder and its untrained twins, by the prefix of their features' names.
+ENCODERS = {
+    "": "encoder",
+    "start_": "encoder at the start of training",
+    "untrained_": "encoder of random weights",
+}
+
 #: Every representation, in the order of tables.
 FEATURES = {
-    "both": "encoder, cls + pooled",
-    "cls": "encoder, cls",
-    "pooled": "encoder, pooled",
-    "untrained_both": "untrained encoder, cls + pooled",
-    "untrained_cls": "untrained encoder, cls",
-    "untrained_pooled": "untrained encoder, pooled",
+    **{
+        f"{prefix}{name}": f"{title}, {words}"
+        for prefix, title in ENCODERS.items()
+        for name, words in {"both": "cls + pooled", "cls": "cls", "pooled": "pooled"}.items()
+    },
     "mean": "blurred mean DWI",
     "maps": "blurred FA and MD maps",
 }
@@ -38,11 +46,18 @@ BLUR_VOXELS, STEP = 2.0, 4
 _Array = NDArray[np.float64]
 
 
-def untrained(encoder: Drope, *, seed: int = 0) -> Drope:
-    """Return an encoder of the same architecture with random initial weights."""
+def with_untrained(encoder: Drope, *, seed: int = 0) -> dict[str, Drope]:
+    """Return an encoder and its untrained twins, by prefix of :data:`ENCODERS`.
+
+    Twins have its architecture: one has random weights, the other those from which pretraining
+    starts unless told otherwise (:mod:`dmri_fm_lab.train.initial_weights`).
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Drope(encoder.config).eval().requires_grad_(False)
+        random = Drope(encoder.config).eval().requires_grad_(False)
+    start = deepcopy(random)
+    start_encoder(start)
+    return {"": encoder, "start_": start, "untrained_": random}
 
 
 def encode(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
@@ -54,10 +69,13 @@ def encode(encoder: Drope, scan: GridScan) -> dict[str, _Array]:
     return {"both": np.concatenate([vectors["cls"], vectors["pooled"]]), **vectors}
 
 
-def compared_features(encoder: Drope, random: Drope, scan: GridScan) -> dict[str, _Array]:
-    """Return the features of a scan by an encoder, and by its untrained twin."""
-    plain = {f"untrained_{name}": row for name, row in encode(random, scan).items()}
-    return {**encode(encoder, scan), **plain}
+def compared_features(encoders: Mapping[str, Drope], scan: GridScan) -> dict[str, _Array]:
+    """Return the features of a scan by each encoder, see :func:`with_untrained`."""
+    return {
+        f"{prefix}{name}": row
+        for prefix, encoder in encoders.items()
+        for name, row in encode(encoder, scan).items()
+    }
 
 
 def baseline_features(

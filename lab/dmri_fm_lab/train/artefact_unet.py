@@ -23,7 +23,7 @@ from dmri_fm.encoders.artefact_unet.network import ArtefactUnet, UnetConfig
 from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.out_of_distribution import ScanSummary
-from dmri_fm.qspace import distinct_directions
+from dmri_fm.qspace import one_of_each_direction
 from dmri_fm.registry import find_model
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, choose_shell, find_shell, fixed_directions
 from dmri_fm.weights import save_weights
@@ -176,7 +176,7 @@ def check_settings(config: UnetPretraining) -> UnetConfig:
 
 def distinct_table(scan: CachedScan) -> GradientTable:
     """Return the table of one volume of each direction of a scan, as steps read it."""
-    return scan.gtab.select([group[0] for group in distinct_directions(scan.gtab)])
+    return scan.gtab.select(one_of_each_direction(scan.gtab))
 
 
 def select_usable(scans: Sequence[CachedScan]) -> list[CachedScan]:

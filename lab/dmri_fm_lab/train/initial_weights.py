@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dmri_fm.encoders.drope.block import DropeBlock
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder
+from dmri_fm.encoders.drope.network import Drope
 
 #: Factor on the last layer of every residual branch.
 BRANCH_SCALE = 0.25
@@ -27,14 +28,33 @@ GAIN = 2.0
 @torch.no_grad()
 def start_near_identity(network: MaskedAutoencoder) -> None:
     """Set the initial weights of an autoencoder; those that are not named above stay random."""
-    encoder, decoder = network.encoder, network.decoder
-    basis = cosine_basis(encoder.config.patch)
-    _project(encoder.patch_mlp, GAIN * basis[: encoder.config.dim])
+    start_encoder(network.encoder)
+    decoder = network.decoder
+    basis = cosine_basis(network.encoder.config.patch)
     _project(network.decoder_pred, basis[: network.config.decoder_dim].T)
     decoder.embed.weight.zero_()
     decoder.embed.weight.fill_diagonal_(1.0)
     decoder.embed.bias.zero_()
-    for block in (*encoder.blocks, *decoder.blocks):
+    _shrink_branches(decoder.blocks)
+    for block in decoder.blocks:
+        assert isinstance(block, DropeBlock)
+        attention = block.attn_diffusion
+        values = attention.qkv.weight[-attention.out_proj.in_features :]
+        for weight in (values, attention.out_proj.weight):
+            weight.zero_().fill_diagonal_(1.0)
+    if network.decoder_conv is not None:
+        _pass_on(network.decoder_conv)
+
+
+@torch.no_grad()
+def start_encoder(encoder: Drope) -> None:
+    """Set the initial weights of an encoder, as :func:`start_near_identity` does."""
+    _project(encoder.patch_mlp, GAIN * cosine_basis(encoder.config.patch)[: encoder.config.dim])
+    _shrink_branches(encoder.blocks)
+
+
+def _shrink_branches(blocks: nn.ModuleList) -> None:
+    for block in blocks:
         assert isinstance(block, DropeBlock)
         for layer in (
             block.attn_diffusion.out_proj,
@@ -44,14 +64,6 @@ def start_near_identity(network: MaskedAutoencoder) -> None:
         ):
             layer.weight *= BRANCH_SCALE
             layer.bias.zero_()
-    for block in decoder.blocks:
-        assert isinstance(block, DropeBlock)
-        attention = block.attn_diffusion
-        values = attention.qkv.weight[-attention.out_proj.in_features :]
-        for weight in (values, attention.out_proj.weight):
-            weight.zero_().fill_diagonal_(1.0)
-    if network.decoder_conv is not None:
-        _pass_on(network.decoder_conv)
 
 
 def cosine_basis(patch: tuple[int, int, int]) -> Tensor:

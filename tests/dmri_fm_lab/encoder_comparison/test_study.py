@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid
 from dmri_fm.series import Dwi
 from dmri_fm_lab.__main__ import main
@@ -32,6 +33,7 @@ from dmri_fm_lab.encoder_comparison.report import (
 from dmri_fm_lab.encoder_comparison.study import baseline_methods, compare_encoders
 from dmri_fm_lab.evaluate import cohorts
 from dmri_fm_lab.evaluate.cohorts import CohortRequest, draw_participants
+from dmri_fm_lab.simulate import spread_directions
 from tests.dmri_fm_lab.encoder_comparison.conftest import AFFINE, SIDE
 
 GRID = Grid((SIDE,) * 3, AFFINE)
@@ -159,6 +161,15 @@ def test_halves_share_no_volume(sample: Sample) -> None:
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(42))
     for index in parts.values():
         assert [len(s.index) for s in sample.dwi.gtab.select(index).shells] == [10, 10]
+
+
+def test_halves_share_no_direction_that_was_measured_twice() -> None:
+    axes = spread_directions(np.random.default_rng(0), 8)
+    bvals = np.repeat([0.0, 1000.0, 1000.0], [1, 8, 8])
+    parts = halves(GradientTable(bvals, np.concatenate([np.zeros((1, 3)), axes, -axes])))
+    first, second = ({(i - 1) % 8 for i in index if i} for index in parts.values())
+    assert len(first) == len(second) == 4
+    assert not first & second
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys) -> None:

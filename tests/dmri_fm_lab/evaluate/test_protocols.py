@@ -27,7 +27,12 @@ from dmri_fm_lab.evaluate.protocols import (
     format_gallery,
 )
 from dmri_fm_lab.evaluate.reliability import PARTS
-from dmri_fm_lab.evaluate.representations import FEATURES, encode, known_columns, untrained
+from dmri_fm_lab.evaluate.representations import (
+    FEATURES,
+    encode,
+    known_columns,
+    with_untrained,
+)
 from dmri_fm_lab.evaluate.retrieval import (
     agreement,
     probe,
@@ -39,6 +44,7 @@ from dmri_fm_lab.feature_cache import FeatureCache
 from dmri_fm_lab.simulate.protocol import draw_shells
 from dmri_fm_lab.simulate.subject import Tissue
 from dmri_fm_lab.simulate.voxel_tissue import FACTORS, INTENSITY, Geometry, tissue_signal
+from dmri_fm_lab.train.drope import start_autoencoder
 
 SIDE = 16
 TINY = replace(SMALL, grid_shape=(SIDE,) * 3, dim=24, depth=1, heads=2)
@@ -180,7 +186,7 @@ def test_a_gallery_end_to_end(geometry, tmp_path) -> None:
     assert found["retrieval"]["mean"]["A-B"]["raw"] > 0.5
     assert set(found["probe"]["maps"]) == set(FACTORS)
     text = format_gallery(found)
-    assert "| untrained encoder, cls, stick |" in text
+    assert "| encoder of random weights, cls, stick |" in text
     assert "A-C, b 1000 and 2000" in text
     json.dumps(found, allow_nan=False)
     (reliability,) = found["reliability"]["protocols"].values()
@@ -228,13 +234,23 @@ def test_an_encoder_or_request_has_a_cache_of_its_own(tmp_path) -> None:
     assert FeatureCache.of(None, encoders[0], requests[0]).get("scan", dict) == {}
 
 
-def test_an_untrained_twin_is_another_and_leaves_the_random_state_alone() -> None:
+def test_untrained_twins_are_others_and_leave_the_random_state_alone() -> None:
     encoder = Drope(TINY)
     state = torch.random.get_rng_state()
-    twin = untrained(encoder)
+    same, start, random = with_untrained(encoder, seed=3).values()
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert twin.config == encoder.config
-    assert not torch.equal(twin.cls_token, encoder.cls_token)
+    assert same is encoder
+    for twin in (start, random):
+        assert twin.config == encoder.config
+        assert not torch.equal(twin.cls_token, encoder.cls_token)
+
+
+def test_one_twin_is_the_encoder_that_pretraining_starts_from() -> None:
+    expected = start_autoencoder("drope-ablation", seed=3).encoder
+    twins = with_untrained(expected, seed=3)
+    found, random = (twins[k].state_dict() for k in ("start_", "untrained_"))
+    assert all(torch.equal(found[k], v) for k, v in expected.state_dict().items())
+    assert not torch.equal(random["patch_mlp.weight"], found["patch_mlp.weight"])
 
 
 def test_two_sets_of_directions_of_a_scan(geometry) -> None:
@@ -244,16 +260,13 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
         acquire_tissue(geometry, m, gtab, snr=1e6, rng=rng, name=f"brain {k}")
         for k, m in enumerate(draw_gallery(rng, 3))
     ]
-    # Directions all alike: any two sets hold the same images, and agree.
-    same = np.repeat(scans[0].signal[..., :1], 10, axis=3)
-    table = GradientTable(np.full(10, 1000.0), np.tile([[0.0, 0.6, 0.8]], (10, 1)))
-    alike = replace(scans[0], signal=same, gtab=table, name="alike")
+    # Each direction of a scan that measured five twice counts once.
+    twice = scans[0].select(np.array([0, 1, 2, 3, 4, 4, 3, 2, 1, 0]))
     torch.manual_seed(0)
-    found = compare_directions(Drope(TINY).eval(), [*scans, alike])
+    found = compare_directions(Drope(TINY).eval(), [*scans, replace(twice, name="twice")])
     assert list(found) == [name for name in FEATURES if name not in ("mean", "maps")]
     rows = found["cls"]["scans"]
-    assert list(rows) == ["brain 0, 2 x 5", "brain 1, 2 x 5", "brain 2, 2 x 5", "alike, 2 x 5"]
-    assert rows["alike, 2 x 5"]["cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert list(rows) == ["brain 0, 2 x 5", "brain 1, 2 x 5", "brain 2, 2 x 5", "twice, 2 x 2"]
     assert 0 <= found["both"]["rank_one"] <= 1
     assert "| different scans |" in format_agreement(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from dmri_fm_lab.evaluate.reliability import (
     intraclass_correlation,
     score_reliability,
 )
+from dmri_fm_lab.evaluate.representations import with_untrained
 from dmri_fm_lab.grid_scans import GridScan
 from dmri_fm_lab.simulate import spread_directions
 
@@ -54,6 +56,13 @@ def test_draws_are_disjoint_as_long_as_directions_last() -> None:
     assert np.isin(draws[2], np.concatenate(draws[:2])).any(), "six are left, too few"
 
 
+def test_draws_never_share_a_direction_that_was_measured_twice() -> None:
+    axes = spread_directions(np.random.default_rng(0), 16)
+    gtab = GradientTable(np.full(32, 1000.0), np.concatenate([axes, -axes]))
+    first, second = draw_directions(gtab, 2, n_directions=8, seed=0, gamma=0.5)
+    assert sorted((np.concatenate([first, second]) % 16).tolist()) == list(range(16))
+
+
 def _ball(name: str, origin: str, gtab: GradientTable) -> GridScan:
     mask = np.ones((2, 2, 2), dtype=bool)
     signal = np.full((2, 2, 2, len(gtab)), 0.5, dtype=np.float32)
@@ -70,14 +79,14 @@ def test_protocols_are_scored_apart() -> None:
         _ball("alone", "other generator", table[2000.0]),
     ]
 
-    def read_bval(encoder: Drope, random: Drope, scan: GridScan) -> dict[str, np.ndarray]:
+    def read_bval(encoders: Mapping[str, Drope], scan: GridScan) -> dict[str, np.ndarray]:
         # Nothing but the shell, and noise: reliable over pooled protocols, and within none.
         value = scan.gtab.bvals.mean().round(-2) + rng.normal(size=4)
-        return {f"{start}{k}": value for start in ("", "untrained_") for k in ("cls", "pooled")}
+        return {f"{start}{k}": value for start in encoders for k in ("cls", "pooled")}
 
     encoder = Drope(replace(ABLATION, dim=12, depth=1, heads=1))
     found = score_reliability(
-        encoder, encoder, scans, n_draws=4, n_directions=4, compute=read_bval
+        with_untrained(encoder), scans, n_draws=4, n_directions=4, compute=read_bval
     )
     names = ["raw, b 1000", "raw, b 2000", "other generator, b 2000"]
     assert list(found["protocols"]) == names
