@@ -1,13 +1,16 @@
 """Compare D-RoPE encoders that were trained with rotation and without: what does it bring?
 
 Usage: python benchmarks/drope_rotation.py RUNS [--steps 1500] [--seeds 0 1 2] [--data BIDS]
+       [--random-start]
 
 Trains `drope-ablation` and `drope-ablation-plain`, equal but for the rotation of attention across
 directions, for equal steps on the same brains, once a seed, and prints R of masked directions in
 white matter (`dmri-fm evaluate rotation`) on scans of the generator that they are not trained on
 and on a dataset. Networks with rotation are also told permuted distances. A difference that is
 smaller than the spread of seeds is none: a last table has the verdicts.
-RUNS keeps what is trained; an unfinished run goes on.
+`--random-start` trains both from random weights in place of those near the identity, where the
+decoder's attention across directions is a mean. RUNS keeps what is trained; an unfinished run goes
+on.
 """
 
 from __future__ import annotations
@@ -80,6 +83,7 @@ def main() -> None:
     parser.add_argument("--participant-label", nargs="+")
     parser.add_argument("--masks", type=int, default=3)
     parser.add_argument("--permutations", type=int, default=5)
+    parser.add_argument("--random-start", action="store_true", help="train from random weights")
     options = parser.parse_args()
     sources = ScanSources(
         bids=options.data,
@@ -90,7 +94,7 @@ def main() -> None:
     records: dict[str, list[dict[str, Any]]] = {title: [] for title in MODELS}
     for seed in options.seeds:
         for title, model in MODELS.items():
-            row = Row(model, seed=seed)
+            row = Row(model, seed=seed, near_identity=not options.random_start)
             network = pretrain_row(row, options.runs, n_steps=options.steps)
             n = options.permutations if model == "drope-ablation" else 0
             record = score_rotations(network, scans, RotationRequest(12, options.masks, n))

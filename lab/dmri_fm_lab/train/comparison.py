@@ -34,22 +34,29 @@ class Row:
         Seed of the initial weights and of every sample.
     patch
         Voxels of a patch along each axis, in place of the model's.
+    near_identity
+        Whether training starts near the identity, see :mod:`dmri_fm_lab.train.initial_weights`;
+        from random weights if not.
     """
 
     model: str = "drope-ablation"
     masking: str = "alternating"
     seed: int = 0
     patch: tuple[int, int, int] | None = None
+    near_identity: bool = True
 
     @property
     def name(self) -> str:
         """Name of the run's folder."""
         size = "" if self.patch is None else f"_patch-{'x'.join(map(str, self.patch))}"
-        return f"{self.model}_{self.masking}_seed-{self.seed}{size}"
+        start = "" if self.near_identity else "_start-random"
+        return f"{self.model}_{self.masking}_seed-{self.seed}{size}{start}"
 
     def build(self) -> MaskedAutoencoder:
-        """Return the autoencoder as its training starts, near the identity."""
-        return start_autoencoder(self.model, seed=self.seed, patch=self.patch)
+        """Return the autoencoder as its training starts."""
+        return start_autoencoder(
+            self.model, seed=self.seed, near_identity=self.near_identity, patch=self.patch
+        )
 
 
 def pretrain_row(

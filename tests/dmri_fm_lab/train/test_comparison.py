@@ -36,11 +36,20 @@ def test_rows_differ_in_what_they_say_and_in_nothing_else() -> None:
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
     other = Row(seed=4).build()
     assert not torch.equal(other.encoder.cls_token, first.encoder.cls_token)
+    random = Row(seed=3, near_identity=False).build()
+    assert torch.equal(random.encoder.cls_token, first.encoder.cls_token)
+    assert not torch.equal(random.decoder_pred.weight, first.decoder_pred.weight)
     large = Row(patch=(16, 16, 4)).build()
     assert large.config.encoder == replace(first.config.encoder, patch=(16, 16, 4))
     assert sum(p.numel() for p in first.encoder.parameters()) < 1e6
-    rows = (Row(), Row(seed=1), Row(masking="spatial"), Row(patch=(8, 8, 8)))
-    assert len({row.name for row in rows}) == 4
+    rows = (
+        Row(),
+        Row(seed=1),
+        Row(masking="spatial"),
+        Row(patch=(8, 8, 8)),
+        Row(near_identity=False),
+    )
+    assert len({row.name for row in rows}) == len(rows)
 
 
 def test_a_run_is_continued_and_what_is_finished_is_kept(folder, monkeypatch) -> None:
