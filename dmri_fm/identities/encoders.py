@@ -33,7 +33,8 @@ _OUTPUTS = MappingProxyType(
 
 #: What no publication of the encoder contains.
 _OWN = (
-    "Pooled tokens and the out-of-distribution score are this software's own. The error of "
+    "Pooled tokens, features of patches (tokens averaged over directions) and the "
+    "out-of-distribution score are this software's own. The error of "
     "patches is that of a Gaussian process (Andersson and Sotiropoulos 2015), not of the encoder."
 )
 

@@ -80,7 +80,9 @@ def _add_scan(subparsers: Subparsers) -> None:
     who.add_argument(
         "--not-in-table", action="store_true", help="the scan's participant is not in the table"
     )
-    parser.add_argument("--feature", choices=("cls", "pooled"), default="cls")
+    parser.add_argument(
+        "--feature", choices=("cls", "pooled"), default="pooled", help="default pooled"
+    )
     parser.add_argument("--model", default="drope", help="the encoder; default drope")
     parser.add_argument("--weights", type=Path, metavar="PATH", help="default: the shipped ones")
     parser.add_argument("--device", default="cpu", help="default cpu")

@@ -96,7 +96,7 @@ class ScanRequest:
 
     cohort: CohortRequest | None = None
     dimension: int | None = None
-    feature: FeatureType = "cls"
+    feature: FeatureType = "pooled"
     model: str = "drope"
     weights: Path | None = None
     device: str = "cpu"
@@ -196,7 +196,7 @@ def explain_scan(
         path = stem.with_name(f"{stem.name}_desc-clsattention_map.nii.gz")
         described = (
             "Attention weights of the class token in the last block, mean over attention heads "
-            "and directions"
+            "and directions. They need not follow what the features depend on"
         )
         paths.append(
             write_map(image, path, {**about, "Description": described, "Units": "arbitrary"})
