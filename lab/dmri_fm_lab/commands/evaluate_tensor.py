@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dmri_fm_lab.commands.options import Subparsers
+
+if TYPE_CHECKING:
+    from dmri_fm_lab.evaluate.comparison import Request
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -17,7 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "bids",
         type=Path,
-        nargs="+",
+        nargs="*",
         metavar="BIDS",
         help="raw datasets, simulated ones with their truth among them, or output folders of the "
         "app",
@@ -25,7 +29,19 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--subsets", type=int, default=6, metavar="N", help="subsets per shell; default 6"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="file for all numbers")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="OUT",
+        help="file for all numbers, written again after each series",
+    )
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="files of --json in place of datasets: verdicts, and --gate, without computing again",
+    )
     parser.add_argument(
         "--participant-label", nargs="+", metavar="LABEL", help="participants; default: all"
     )
@@ -52,29 +68,40 @@ def add_parser(subparsers: Subparsers) -> None:
         nargs="?",
         const="",
         metavar="FILE",
-        help="find the scans and maps for which each network is primary, from these datasets and "
-        "the other generator, and write that into the description (JSON) beside its weights, or "
-        "into FILE",
+        help="find for which scans each map of each network is primary, from these datasets, one "
+        "of them simulated (dmri-fm simulate --at-rest), and the other generator, and write that "
+        "into the description (JSON) beside its weights, or into FILE",
     )
     parser.add_argument(
         "--simulation",
         type=Path,
         metavar="JSON",
-        help="for --gate: numbers of benchmarks/tensor_on_simulation.py --json; default: computed",
+        help="for --gate: numbers of benchmarks/tensor_on_simulation.py --json, of the same "
+        "weights; default: computed",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compare methods on every series of the datasets."""
+    """Compare methods on every series of the datasets, or read such comparisons."""
+    from dmri_fm.errors import ConfigError
     from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, PACKAGED, Request
-    from dmri_fm_lab.evaluate.comparison_text import format_scanners, format_series
-    from dmri_fm_lab.evaluate.dataset_comparison import compare_datasets
+    from dmri_fm_lab.evaluate.comparison_text import RESEARCH_ONLY, format_scanners
+    from dmri_fm_lab.evaluate.dataset_comparison import summarise_scanners
     from dmri_fm_lab.evaluate.gating import find_gates, format_gates, save_gates
-    from dmri_fm_lab.evaluate.records import write_json
+    from dmri_fm_lab.evaluate.saved_scores import (
+        describe_networks,
+        read_conditions,
+        read_scores,
+    )
 
     # A series takes minutes: say which one it is.
     logging.getLogger("dmri_fm_lab.evaluate").setLevel(logging.INFO)
+    if bool(options.bids) == bool(options.scores):
+        raise ConfigError(
+            "datasets and --scores" if options.bids else "neither datasets nor --scores",
+            expected="datasets to compare methods on, or files of numbers that were saved",
+        )
     request = Request(
         methods=tuple(options.methods or METHOD_TITLES),
         n_subsets=options.subsets,
@@ -83,20 +110,47 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         n_replicates=options.replicates,
     )
+    networks = describe_networks(request.networks, request.weights)
+    conditions = read_conditions(options.simulation, networks) if options.simulation else None
+    if options.scores:
+        scanners = summarise_scanners(read_scores(options.scores, networks))
+    else:
+        scanners = _compare(options, request)
+    print(f"{format_scanners(scanners)}\n\n{RESEARCH_ONLY}")
+    if options.gate is not None:
+        gates = find_gates(scanners, conditions or _simulate(request), request.networks)
+        print(format_gates(gates))
+        path = Path(options.gate) if options.gate else None
+        for written in save_gates(gates, request.weights, path):
+            print(written)
+
+
+def _compare(options: argparse.Namespace, request: Request) -> list[dict[str, Any]]:
+    """Compare methods on datasets, save all numbers, and return those of the scanners."""
+    from dmri_fm_lab.evaluate.comparison_text import format_series
+    from dmri_fm_lab.evaluate.dataset_comparison import check_evidence, compare_datasets
+    from dmri_fm_lab.evaluate.records import write_json
+
+    labels = options.participant_label
+    if options.gate is not None:
+        check_evidence(options.bids, request, participant_labels=labels)
     scores = compare_datasets(
         options.bids,
         request,
-        participant_labels=options.participant_label,
+        participant_labels=labels,
         report=lambda record: print(format_series(record), end="\n\n", flush=True),
+        save=lambda so_far: write_json(so_far, options.json) if options.json else None,
     )
-    print(format_scanners(scores["scanners"]))
     if options.json:
-        print(write_json(scores, options.json))
-    if options.gate is not None:
-        gates = find_gates(scores["scanners"], request, simulation=options.simulation)
-        print(format_gates(gates))
-        for path in save_gates(gates, request, Path(options.gate) if options.gate else None):
-            print(path)
+        print(options.json)
+    scanners: list[dict[str, Any]] = scores["scanners"]
+    return scanners
+
+
+def _simulate(request: Request) -> list[dict[str, Any]]:
+    from dmri_fm_lab.evaluate.conditions import compare_conditions
+
+    return compare_conditions(request, report=lambda line: print(line, flush=True))
 
 
 def parse_weights(pairs: list[str]) -> dict[str, Path]:
