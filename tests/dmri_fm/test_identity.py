@@ -49,7 +49,7 @@ def test_families_and_outputs():
 
 
 def test_methods_of_tensor_networks_leave_the_status_to_sidecars():
-    """A lab may write a gate into any weights: no text says that no evaluation has compared them."""
+    """A lab may write a gate into any weights: no text says that nobody has compared them."""
     for name in TENSOR_NETWORKS:
         assert "experimental unless their sidecars say primary" in identity(name).methods, name
 

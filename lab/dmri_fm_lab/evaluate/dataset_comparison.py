@@ -97,7 +97,7 @@ def compare_datasets(
         return json_ready({**head, "series": series, "scanners": summarise_scanners(series)})
 
     save(collect())
-    for scan, root, trained_on in _find_scans(roots, participant_labels, request, networks):
+    for scan, root, trained_on in find_judged_scans(roots, participant_labels, request, networks):
         truth = _find_truth(root, scan)
         if truth.problem:
             logger.warning("%s: the truth is not used, %s", scan.name, truth.problem)
@@ -142,7 +142,7 @@ def check_evidence(
     networks = describe_networks(request.networks, request.weights)
     found: dict[str, set[str]] = {model: set() for model in networks}
     problems = []
-    for scan, root, trained_on in _find_scans(roots, participant_labels, request, networks):
+    for scan, root, trained_on in find_judged_scans(roots, participant_labels, request, networks):
         subsets = choose_subsets(scan.dwi.gtab, n_subsets=1, seed=request.seed)
         if not any(decides(subset.bval) for subset in subsets):
             continue
@@ -166,13 +166,21 @@ def check_evidence(
                 )
 
 
-def _find_scans(
+def find_judged_scans(
     roots: Sequence[str | Path],
     participant_labels: Sequence[str] | None,
     request: Request,
     networks: Networks,
 ) -> Iterator[tuple[Scan, Path, list[str]]]:
-    """Yield each series, its dataset, and the networks that were trained on its brain."""
+    """Yield each series, its dataset, and the networks that were trained on its brain.
+
+    Parameters
+    ----------
+    roots, participant_labels, request
+        As of :func:`compare_datasets`.
+    networks
+        See :func:`~dmri_fm_lab.evaluate.saved_scores.describe_networks`.
+    """
     for root, labels in _choose_participants(roots, participant_labels).items():
         seen = _find_trained_on(root, request, labels)
         for scan in find_scans(root, participant_labels=labels):
