@@ -33,7 +33,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "--json",
         type=Path,
         metavar="OUT",
-        help="file for all numbers, written again after each series",
+        help="file for all numbers, written again after each series; it serves as --scores, and "
+        "as --simulation where conditions were computed for --gate",
     )
     parser.add_argument(
         "--scores",
@@ -88,7 +89,13 @@ def run(options: argparse.Namespace) -> None:
     from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, PACKAGED, Request
     from dmri_fm_lab.evaluate.comparison_text import RESEARCH_ONLY, format_scanners
     from dmri_fm_lab.evaluate.dataset_comparison import summarise_scanners
-    from dmri_fm_lab.evaluate.gating import find_gates, format_gates, save_gates
+    from dmri_fm_lab.evaluate.gating import (
+        check_scanners,
+        find_gates,
+        format_gates,
+        save_gates,
+    )
+    from dmri_fm_lab.evaluate.records import json_ready, write_json
     from dmri_fm_lab.evaluate.saved_scores import (
         describe_networks,
         read_conditions,
@@ -112,21 +119,33 @@ def run(options: argparse.Namespace) -> None:
     )
     networks = describe_networks(request.networks, request.weights)
     conditions = read_conditions(options.simulation, networks) if options.simulation else None
+    scores: dict[str, Any]
     if options.scores:
-        scanners = summarise_scanners(read_scores(options.scores, networks))
+        series = read_scores(options.scores, networks)
+        scores = {
+            "networks": networks,
+            "series": series,
+            "scanners": summarise_scanners(series),
+        }
     else:
-        scanners = _compare(options, request)
-    print(f"{format_scanners(scanners)}\n\n{RESEARCH_ONLY}")
-    if options.gate is not None:
-        gates = find_gates(scanners, conditions or _simulate(request), request.networks)
+        scores = _compare(options, request)
+    print(f"{format_scanners(scores['scanners'])}\n\n{RESEARCH_ONLY}")
+    if options.gate is not None and conditions is None:
+        check_scanners(scores["scanners"], request.networks)
+        conditions = _simulate(request)
+        scores |= {"conditions": conditions}
+    if options.json:
+        print(write_json(json_ready(scores), options.json))
+    if options.gate is not None and conditions is not None:
+        gates = find_gates(scores["scanners"], conditions, request.networks)
         print(format_gates(gates))
         path = Path(options.gate) if options.gate else None
         for written in save_gates(gates, request.weights, path):
             print(written)
 
 
-def _compare(options: argparse.Namespace, request: Request) -> list[dict[str, Any]]:
-    """Compare methods on datasets, save all numbers, and return those of the scanners."""
+def _compare(options: argparse.Namespace, request: Request) -> dict[str, Any]:
+    """Compare methods on datasets, and save the numbers after each series."""
     from dmri_fm_lab.evaluate.comparison_text import format_series
     from dmri_fm_lab.evaluate.dataset_comparison import check_evidence, compare_datasets
     from dmri_fm_lab.evaluate.records import write_json
@@ -134,17 +153,13 @@ def _compare(options: argparse.Namespace, request: Request) -> list[dict[str, An
     labels = options.participant_label
     if options.gate is not None:
         check_evidence(options.bids, request, participant_labels=labels)
-    scores = compare_datasets(
+    return compare_datasets(
         options.bids,
         request,
         participant_labels=labels,
         report=lambda record: print(format_series(record), end="\n\n", flush=True),
         save=lambda so_far: write_json(so_far, options.json) if options.json else None,
     )
-    if options.json:
-        print(options.json)
-    scanners: list[dict[str, Any]] = scores["scanners"]
-    return scanners
 
 
 def _simulate(request: Request) -> list[dict[str, Any]]:

@@ -78,24 +78,36 @@ def find_gates(
         If a network has no truth or no held-out scanner that it was not trained on, or a baseline
         or network is missing from a record.
     """
-    check_rows([*conditions, *scanners], models)
-    gates = {}
+    check_scanners(scanners, models)
+    check_rows(conditions, models)
+    by_name = {record["name"]: record for record in conditions}
+    return {
+        model: find_gate(model, _Evidence(by_name, *_decisive(scanners, model)))
+        for model in models
+    }
+
+
+def check_scanners(scanners: Sequence[Record], models: Sequence[str]) -> None:
+    """Refuse scanners that can give a network no gate; raises as :func:`find_gates`."""
+    check_rows(scanners, models)
     for model in models:
-        held_out = [r for r in scanners if decides(r["bval"]) and model not in r["trained_on"]]
-        evidence = _Evidence(
-            {record["name"]: record for record in conditions},
-            [r for r in held_out if r["is_truth"]],
-            [r for r in held_out if not (r["is_truth"] or r.get("is_simulated"))],
-        )
-        for part, what in ((evidence.truths, "a simulated scan with its truth"),
-                           (evidence.held_out, "a held-out scanner")):  # fmt: skip
+        truths, held_out = _decisive(scanners, model)
+        for part, what in ((truths, "a simulated scan with its truth"),
+                           (held_out, "a held-out scanner")):  # fmt: skip
             if not part:
                 raise ConfigError(
                     f"no evidence on {model}",
                     expected=f"{what} at b <= {HIGHEST_BVAL:g} s/mm^2 among the datasets",
                 )
-        gates[model] = find_gate(model, evidence)
-    return gates
+
+
+def _decisive(scanners: Sequence[Record], model: str) -> tuple[list[Record], list[Record]]:
+    """Return simulated scanners with their truth, and others, that decide on a network."""
+    deciding = [r for r in scanners if decides(r["bval"]) and model not in r["trained_on"]]
+    return (
+        [r for r in deciding if r["is_truth"]],
+        [r for r in deciding if not (r["is_truth"] or r.get("is_simulated"))],
+    )
 
 
 def find_gate(model: str, evidence: _Evidence) -> Gate:

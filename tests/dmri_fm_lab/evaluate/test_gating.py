@@ -247,7 +247,9 @@ def test_numbers_of_other_weights_are_refused(simulation, scanners, tmp_path, ca
     assert "no uncertainty of tv" in capsys.readouterr().err
 
 
-def test_a_gate_is_made_of_saved_numbers(simulation, scanners, tmp_path, capsys) -> None:
+def test_a_gate_is_made_of_saved_numbers(
+    simulation, scanners, tmp_path, capsys, monkeypatch
+) -> None:
     networks = describe_networks([NET], {})
     series = [
         {
@@ -271,6 +273,25 @@ def test_a_gate_is_made_of_saved_numbers(simulation, scanners, tmp_path, capsys)
     printed = capsys.readouterr().out
     assert "Research only" in printed
     assert "Trio, b = 1000" in printed
+    assert Gate.from_json(json.loads(out.read_text())[NET]) == gate_of(simulation, scanners)
+    # Scores that can give no gate are refused before conditions are computed.
+    monkeypatch.setattr(
+        "dmri_fm_lab.evaluate.conditions.compare_conditions",
+        lambda *_, **__: pytest.fail("conditions were computed"),
+    )
+    assert main([*command[:4], "--gate", "--scores", str(files[1])]) == 1
+    assert "simulated scan" in capsys.readouterr().err
+    # Conditions that are computed are saved before anything else can fail.
+    monkeypatch.setattr(
+        "dmri_fm_lab.evaluate.conditions.compare_conditions",
+        lambda *_, **__: list(simulation.values()),
+    )
+    whole = ["--json", str(tmp_path / "all.json"), "--gate", str(tmp_path / "all.json" / "no")]
+    assert main([*command[:4], "--scores", *map(str, files), *whole]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+    both = str(tmp_path / "all.json")
+    again = [*command[:4], "--scores", both, "--simulation", both, "--gate", str(out)]
+    assert main(again) == 0
     assert Gate.from_json(json.loads(out.read_text())[NET]) == gate_of(simulation, scanners)
     for wrong, message in (
         ([*map(str, files), str(files[0])], "twice"),
