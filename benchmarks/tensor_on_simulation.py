@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.commands.evaluate_tensor import parse_weights
 from dmri_fm_lab.evaluate.baselines import DIRECTION_ROWS
 from dmri_fm_lab.evaluate.comparison import PACKAGED, Request
@@ -137,6 +138,7 @@ def main() -> None:
     for record in records:
         print(f"\n{record['name']}\n")
         print("\n".join(verdict_lines(record, bval=record["condition"]["bval"])))
+    print(f"\n{RESEARCH_ONLY}")
     if options.json:
         numbers = {"versions": versions(), "networks": networks, "conditions": records}
         write_json(json_ready(numbers), options.json)

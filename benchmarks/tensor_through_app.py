@@ -34,6 +34,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
@@ -42,7 +43,6 @@ from dmri_fm_lab.commands.evaluate_tensor import parse_weights
 from dmri_fm_lab.evaluate.app_outputs import AppOutput, cut_to_seven, with_intervals
 from dmri_fm_lab.evaluate.bootstrap import bootstrap_noise, model_noise
 from dmri_fm_lab.evaluate.comparison import PACKAGED
-from dmri_fm_lab.evaluate.comparison_text import RESEARCH_ONLY
 from dmri_fm_lab.evaluate.coverage import interval_tables, judge_coverage
 from dmri_fm_lab.evaluate.records import json_ready, versions, write_json
 from dmri_fm_lab.evaluate.saved_scores import describe_networks

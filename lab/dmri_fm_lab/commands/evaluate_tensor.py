@@ -86,8 +86,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> None:
     """Compare methods on every series of the datasets, or read such comparisons."""
     from dmri_fm.errors import ConfigError
+    from dmri_fm.identity import RESEARCH_ONLY
     from dmri_fm_lab.evaluate.comparison import METHOD_TITLES, PACKAGED, Request
-    from dmri_fm_lab.evaluate.comparison_text import RESEARCH_ONLY, format_scanners
+    from dmri_fm_lab.evaluate.comparison_text import format_scanners
     from dmri_fm_lab.evaluate.dataset_comparison import summarise_scanners
     from dmri_fm_lab.evaluate.gating import (
         check_scanners,

@@ -27,9 +27,6 @@ _COLUMNS = {
     "md_coverage": Column("MD 90%", ".2f"),
 }
 
-#: Last line of the tables.
-RESEARCH_ONLY = "Research only: not for diagnosis or treatment."
-
 #: Regions that verdicts are given for.
 JUDGED = ("white", "grey")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.preprocess.motion import MotionEstimate
 from dmri_fm.preprocess.motion_table import write_motion_tsv
@@ -20,7 +21,6 @@ from dmri_fm.series import save_image
 from dmri_fm.tensor_networks.predict import predict_tensor
 from dmri_fm.weights import find_weights
 from dmri_fm_lab.baseline_networks import find_tensor_network
-from dmri_fm_lab.evaluate.comparison_text import RESEARCH_ONLY
 from dmri_fm_lab.scans import find_scans
 from dmri_fm_lab.train.loop import CHECKPOINT
 
