@@ -8,26 +8,34 @@ simulated: an adult's anatomy in the size, contrast and diffusivities of birth
 (`dmri_fm_lab.simulate.subject.NEWBORN`), 1.6 mm, b = 1000 s/mm^2, SNR 12. Table 3 is of subjects
 who travelled between scanners; ours are a simulated head with the protocols of three sites
 (:data:`SITES`), and the series of a dataset, with the participant beside each: scans of one head,
-or of heads that may be one. No network here is trained on newborns.
+or of heads that may be one; the title says which networks were trained on the brain. Participants
+of held-out scanners are read where --participant-label names them. No network here is trained on
+newborns.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from published_tables import NEWBORNS, TRAVELLING
-from seven_volumes import Method, add_network_options, error_table, read_methods, score_methods
+from seven_volumes import (
+    Method,
+    add_network_options,
+    error_table,
+    find_series,
+    read_methods,
+    score_methods,
+)
 
 from dmri_fm.series import Dwi
 from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.scores import mean_rows
 from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan, skare_table
 from dmri_fm_lab.evaluate.subsets import choose_subsets
-from dmri_fm_lab.scans import find_scans
 
 BASELINE_NAMES = ("wls", "gaussian", "mppca")
 
@@ -95,16 +103,15 @@ def print_travellers(methods: Mapping[str, Method], n: int) -> None:
     )
 
 
-def print_series(methods: Mapping[str, Method], bids: Path, labels: Sequence[str] | None) -> None:
+def print_series(methods: Mapping[str, Method], options: argparse.Namespace) -> None:
     """Print the errors of each series of a dataset against its other directions."""
-    for scan in find_scans(bids, participant_labels=labels):
+    for scan, title in find_series(options):
         tests: list[tuple[Dwi, Reference]] = []
         for number, subset in enumerate(choose_subsets(scan.dwi.gtab, n_subsets=2, seed=0)):
             brain = scan.brain(subset.reference_b0)
             rng = np.random.default_rng([0, number])
             reference = make_reference(scan.dwi, subset, brain=brain, rng=rng)
             tests.append((scan.dwi.select(subset.volumes).with_mask(brain), reference))
-        title = f"sub-{scan.participant}, {scan.scanner}, {scan.name}"
         if not tests:
             print(f"\n{title}: too few directions for six and a reference", flush=True)
             continue
@@ -125,7 +132,7 @@ def main() -> None:
     if options.travellers:
         print_travellers(methods, options.travellers)
     if options.bids:
-        print_series(methods, options.bids, options.participant_label)
+        print_series(methods, options)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ Table 4 (cost) and Table 5 (ablations); `paper_cohorts.py` has Tables 2 and 3, `
 Figure 7. The published rows are of 20 HCP subjects at 1.25 mm; ours are of simulated brains
 (`dmri_fm_lab.evaluate.simulated`, SNR 20, b = 1000 s/mm^2, 2.5 mm).
 
-`--runs` are DeepDTI and FlexDTI, small and retrained on the same data:
+`--runs` are DeepDTI and FlexDTI, small and retrained; with `--scans` on the same data as the
+networks that ship, without it on simulation alone:
 
-    dmri-fm train deepdti RUNS/deepdti
-    dmri-fm train flexdti RUNS/flexdti
+    dmri-fm train deepdti RUNS/deepdti --scans BIDS
+    dmri-fm train flexdti RUNS/flexdti --scans BIDS
 
 `--ablations` is a folder with a run for each row of Table 5:
 

@@ -7,7 +7,7 @@ errors and ours are of different scans: only the order of rows within one source
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,16 +17,25 @@ from dmri_fm import predict_tensor
 from dmri_fm.identity import TENSOR_NETWORKS, identity
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
+from dmri_fm_lab.commands.evaluate_tensor import parse_weights
 from dmri_fm_lab.evaluate.baselines import BASELINES
+from dmri_fm_lab.evaluate.comparison import Request
+from dmri_fm_lab.evaluate.comparison_text import say_trained
+from dmri_fm_lab.evaluate.dataset_comparison import find_judged_scans
 from dmri_fm_lab.evaluate.network_runs import estimate_tensors, load_tensor_run
 from dmri_fm_lab.evaluate.reference import Reference
+from dmri_fm_lab.evaluate.saved_scores import describe_networks
 from dmri_fm_lab.evaluate.scores import Row, mean_rows, score
 from dmri_fm_lab.markdown_tables import Column, markdown
+from dmri_fm_lab.scans import Scan, list_participants
 
 Method = Callable[[Dwi], TensorMaps]
 
 #: Networks whose weights ship with the package.
 PACKAGED = tuple(name for name in TENSOR_NETWORKS if identity(name).is_packaged)
+
+#: Participants of held-out scanners, which are looked at once, at the end: by name alone.
+HELD_OUT = ("prismad13", "ds114")
 
 #: Columns of the published tables; diffusivities in 1e-3 mm^2/s, the angle in all tissue but CSF.
 COLUMNS = {
@@ -60,13 +69,35 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def read_methods(options: argparse.Namespace, baselines: Sequence[str]) -> dict[str, Method]:
     """Return baselines, the networks of the package, and those of runs, by the row's title."""
-    files = dict(text.split("=", 1) for text in options.weights)
+    files = parse_weights(list(options.weights))
     methods: dict[str, Method] = {BASELINES[n].title: BASELINES[n].apply for n in baselines}
     for name in dict.fromkeys((*PACKAGED, *files)):
         methods[name] = partial(predict_tensor, model=name, weights=files.get(name))
     for folder in options.runs:
         methods[f"{folder.name} (run)"] = partial(estimate_tensors, load_tensor_run(folder))
     return methods
+
+
+def find_series(options: argparse.Namespace) -> Iterator[tuple[Scan, str]]:
+    """Yield the series of `options.bids`, each with a title.
+
+    The title says which networks were trained on the brain. Participants of :data:`HELD_OUT` are
+    left out, and named, unless `options.participant_label` asks for them.
+    """
+    files = parse_weights(list(options.weights))
+    request = Request(models=tuple(dict.fromkeys((*PACKAGED, *files))), weights=files)
+    labels = options.participant_label
+    if labels is None:
+        known = list_participants(options.bids)
+        labels = [label for label in known if label not in HELD_OUT]
+        for label in (label for label in known if label in HELD_OUT):
+            print(f"sub-{label} is left out: held out, read where --participant-label names it")
+    if options.runs:
+        print("Brains that the networks of --runs were trained on are not marked.")
+    networks = describe_networks(request.models, files)
+    for scan, _, trained_on in find_judged_scans([options.bids], labels, request, networks):
+        title = f"sub-{scan.participant}, {scan.scanner}, {scan.name}"
+        yield scan, ", ".join([title, *say_trained(trained_on)])
 
 
 def score_methods(

@@ -7,14 +7,16 @@ Brains of `dmri_fm_lab.evaluate.simulated` (trxscan, folded cortex, hand-laid bu
 with one b=0 and a turned Skare set, and at some noise levels with 30 directions. From one
 condition (SNR 20, b = 1000 s/mm^2, 2.5 mm, no lesions) one thing at a time is changed: SNR, b,
 voxel size, lesions. Methods are compared on a grid in another pose, to which cubic splines bring
-the volumes as in the app; networks get the noise map that the app would give them, and denoising
-comes before interpolation.
+the volumes as in the app; networks, and baselines that smooth, get the noise map that the app
+would give networks, and denoising comes before interpolation.
 
-Prints, for each condition, a table of white matter, grey matter and lesions; then the coverage of
-the networks' 90 % intervals in each cell, with the bars (85 to 95 % over all cells, 80 % in
-each); then the verdicts: each network below WLS, SNR-tuned smoothing and denoised WLS of the
-seven in FA, MD and V1 at once. The numbers of --json are what `dmri-fm evaluate tensor --gate
---simulation` reads. --quick tries the script out in voxels of 6 mm; its numbers mean little.
+Prints, for each condition, a table of all tissue, white matter, grey matter and lesions; then the
+coverage of the networks' 90 % intervals in each cell, with the bars (85 to 95 % over all tissue,
+voxels of mixed tissue included, 80 % in each cell); then the verdicts: each network below WLS,
+SNR-tuned smoothing (Gaussian, non-local means, total variation) and denoised WLS of the seven in
+FA, MD and V1 at once. The numbers of --json, with the sha256 of the weights that they are of, are
+what `dmri-fm evaluate tensor --gate --simulation` reads. --quick tries the script out in voxels of
+6 mm; its numbers mean little.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_lab.commands.evaluate_tensor import parse_weights
 from dmri_fm_lab.evaluate.baselines import DIRECTION_ROWS
 from dmri_fm_lab.evaluate.comparison import PACKAGED, Request
@@ -31,6 +34,7 @@ from dmri_fm_lab.evaluate.comparison_text import verdict_lines
 from dmri_fm_lab.evaluate.conditions import CONDITIONS, QUICK, compare_conditions
 from dmri_fm_lab.evaluate.coverage import coverage_table, judge_coverage
 from dmri_fm_lab.evaluate.records import json_ready, versions, write_json
+from dmri_fm_lab.evaluate.saved_scores import describe_networks
 from dmri_fm_lab.markdown_tables import Column, markdown, table_cells
 
 METHODS = (
@@ -58,26 +62,22 @@ def print_condition(record: dict[str, Any]) -> None:
             for method, regions in record["methods"].items()
             if regions.get(region)
         }
-        if region != "tissue" and rows:
+        if rows:
             table = markdown(table_cells(rows, COLUMNS))
             print(f"\n{record['name']}, {region}, {count:.0f} voxels\n\n{table}")
 
 
 def print_coverage(records: Sequence[dict[str, Any]], models: Sequence[str]) -> None:
-    cells = {
-        f"{record['name']}, {region}": (
-            record["n_voxels"][region],
-            {model: record["methods"][model].get(region, {}) for model in models},
-        )
-        for record in records
-        for region in record["n_voxels"]
-        if region != "tissue"
-    }
     for model in models:
-        own = {cell: (n, rows[model]) for cell, (n, rows) in cells.items() if rows[model]}
-        if any("fa_coverage" in row for _, row in own.values()):
-            print(f"\nCoverage of the 90 % intervals, {model}\n\n{coverage_table(own)}\n")
-            print("\n".join(judge_coverage(model, own)))
+        cells = {
+            (record["name"], region): (record["n_voxels"][region], row)
+            for record in records
+            for region, row in record["methods"][model].items()
+            if row
+        }
+        if any("fa_coverage" in row for _, row in cells.values()):
+            print(f"\nCoverage of the 90 % intervals, {model}\n\n{coverage_table(cells)}\n")
+            print("\n".join(judge_coverage(model, cells)))
 
 
 def draw(records: Sequence[dict[str, Any]], models: Sequence[str], out: Path) -> None:
@@ -125,6 +125,7 @@ def main() -> None:
     options = parser.parse_args()
     models = tuple(options.model)
     request = Request(methods=METHODS, models=models, weights=parse_weights(list(options.weights)))
+    networks = describe_networks(models, request.weights)
     records = compare_conditions(
         request,
         conditions=QUICK if options.quick else CONDITIONS,
@@ -137,8 +138,10 @@ def main() -> None:
     for record in records:
         print(f"\n{record['name']}\n")
         print("\n".join(verdict_lines(record, bval=record["condition"]["bval"])))
+    print(f"\n{RESEARCH_ONLY}")
     if options.json:
-        write_json(json_ready({"versions": versions(), "conditions": records}), options.json)
+        numbers = {"versions": versions(), "networks": networks, "conditions": records}
+        write_json(json_ready(numbers), options.json)
     if options.figure:
         draw(records, models, options.figure)
 

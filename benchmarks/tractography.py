@@ -7,7 +7,9 @@ For each series that `dmri-fm evaluate tensor` can judge: FACT (Mori et al. 1999
 voxel border, FA above .2, turns below 45 degrees, a streamline from each voxel of white matter) on
 the tensors of each method and of all directions. Prints the Dice overlap of the voxels that more
 than five streamlines cross, as Zheng et al. 2025 (doi:10.1631/FITEE.2400766, Figure 7) score it:
-one line for a series and method. The reference holds the six test volumes here, as theirs does.
+one line for a series and method, which says whether a network was trained on the brain;
+participants of held-out scanners are read where --participant-label names them. The reference
+holds the six test volumes here, as theirs does.
 Their figure has no table of numbers, and scores single tracts of an atlas beside the whole
 brain; here it is the whole brain.
 """
@@ -19,12 +21,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from seven_volumes import add_network_options, read_methods
+from seven_volumes import add_network_options, find_series, read_methods
 
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.evaluate.fact import count_streamlines, dice
 from dmri_fm_lab.evaluate.subsets import choose_subsets
-from dmri_fm_lab.scans import find_scans
 
 MORE_THAN = 5
 BASELINE_NAMES = ("wls", "gaussian", "nlmeans", "tv", "mppca")
@@ -38,7 +39,7 @@ def main() -> None:
     add_network_options(parser)
     options = parser.parse_args()
     methods = read_methods(options, BASELINE_NAMES)
-    for scan in find_scans(options.bids, participant_labels=options.participant_label):
+    for scan, title in find_series(options):
         scores: dict[str, list[float]] = defaultdict(list)
         for subset in choose_subsets(scan.dwi.gtab, n_subsets=options.subsets, seed=0):
             brain = scan.brain(subset.reference_b0)
@@ -50,9 +51,9 @@ def main() -> None:
                 found = count_streamlines(method(test)) > MORE_THAN
                 scores[name].append(dice(found, crossed))
         if not scores:
-            print(f"{scan.name}: too few directions", flush=True)
+            print(f"{title}: too few directions", flush=True)
         for name, values in scores.items():
-            print(f"{scan.name}, {name}: Dice {np.mean(values):.3f}", flush=True)
+            print(f"{title}, {name}: Dice {np.mean(values):.3f}", flush=True)
 
 
 if __name__ == "__main__":

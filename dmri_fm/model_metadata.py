@@ -8,6 +8,12 @@ from typing import Any
 #: Entries that identify a model. All others say how it was fitted or run, and become `Parameters`.
 _IDENTITY = ("Version", "Weights", "SHA256", "License", "Use", "Status", "StatusReasons")
 
+#: Entry of a model's metadata with the entries that differ between its maps, by `param` label.
+STATUS_BY_MAP = "StatusByMap"
+
+#: Maps whose status is that of another one: the main axis is the tensor's.
+_STATUS_OF = {"v1": "diffusivity"}
+
 #: Entries of a sidecar that are not the model's.
 _NOT_OF_MODEL = ("Model", "Warnings")
 
@@ -41,6 +47,26 @@ def join_models(*parts: Mapping[str, Any]) -> dict[str, Any]:
         both = {**joined.get("Parameters", {}), **part.get("Parameters", {})}
         joined |= {**part, **({"Parameters": both} if both else {})}
     return joined
+
+
+def metadata_of_map(metadata: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """Return the metadata of one map of a model: a status of its own comes before that of all.
+
+    Parameters
+    ----------
+    metadata
+        Of all maps of the model.
+    param
+        Label of the map in names; a map that has no status of its own gets that of all.
+
+    Examples
+    --------
+    >>> of_all = {"Status": "primary for fa alone", "StatusByMap": {"fa": {"Status": "primary"}}}
+    >>> metadata_of_map(of_all, "fa"), metadata_of_map(of_all, "ood")
+    ({'Status': 'primary'}, {'Status': 'primary for fa alone'})
+    """
+    own = metadata.get(STATUS_BY_MAP, {}).get(_STATUS_OF.get(param, param), {})
+    return {**{k: v for k, v in metadata.items() if k != STATUS_BY_MAP}, **own}
 
 
 def nest_model(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
 from dmri_fm.identity import about_model
-from dmri_fm.model_metadata import join_models, nest_model, orientation_encoding
+from dmri_fm.model_metadata import (
+    join_models,
+    metadata_of_map,
+    nest_model,
+    orientation_encoding,
+)
 from dmri_fm.series import save_image
 
 #: Nine in ten of a normal variable lie within this many standard deviations.
@@ -366,14 +371,14 @@ class TensorMaps:
             paths[f"{label}_std"] = save_image(array, self.affine, path(label, "_desc-std"))
         if self.ood_percentile is not None:
             paths["ood"] = save_image(self.ood_percentile, self.affine, path("ood"))
-        model = join_models(about_model(self.model), nest_model(self.metadata)["Model"])
         for label, image in paths.items():
             param = label.removesuffix("_std")
+            own = nest_model(metadata_of_map(self.metadata, param))["Model"]
             sidecar = {
                 "Units": _UNITS[param],
                 "SkullStripped": True,
                 **_LAYOUTS.get(param, {}),
-                "Model": model,
+                "Model": join_models(about_model(self.model), own),
             }
             image.with_name(image.name.removesuffix(".nii.gz") + ".json").write_text(
                 json.dumps(sidecar, indent=2, default=float) + "\n", encoding="utf-8"

@@ -123,8 +123,8 @@ QCG_DTI_PAPER = ModelIdentity(
     citations=("zheng2025",),
     methods=(
         "The QCG-DTI network [@zheng2025], written anew from the publication, estimated the "
-        "diffusion tensor from the mean b=0 and six directions. Its maps are experimental: no "
-        "evaluation has compared the weights that ran with a baseline."
+        "diffusion tensor from the mean b=0 and six directions. Its maps are experimental "
+        "unless their sidecars say primary."
     ),
     url="https://doi.org/10.1631/FITEE.2400766",
     fit_method="neural network",

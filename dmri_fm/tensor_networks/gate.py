@@ -1,15 +1,15 @@
-"""Gate of a tensor network's maps: the scans for which they are primary.
+"""Gate of a tensor network's maps: the scans for which each of them is primary.
 
-An evaluation (`dmri-fm evaluate tensor --gate`) finds the scans and maps for which a set of
-weights beats the baselines, and writes them beside the weights. All else is experimental.
+An evaluation (`dmri-fm evaluate tensor --gate`) finds, for each map of a set of weights, the scans
+for which it beats the baselines, and writes them beside the weights. All else is experimental.
 """
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 from dmri_fm.errors import ConfigError
 
@@ -22,13 +22,17 @@ MAPS = ("diffusivity", "fa", "md", "ad", "rd")
 #: out-of-distribution.
 OOD_PERCENTILE = 99.0
 
+#: Largest share of a brain that any gate lets be out-of-distribution: of training data it is 1 %,
+#: and where it is ten times as much, errors that an evaluation found elsewhere say little.
+HIGHEST_OOD = 0.1
+
 #: Where maps are never primary, whatever their status says of the scan: in every map's sidecar.
 NEVER_PRIMARY_IN = "lesions, tumours, and brains younger than two years"
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Scans for which an evaluation found a network better than the baselines.
+class MapGate:
+    """Scans for which an evaluation found one map of a network better than the baselines.
 
     Attributes
     ----------
@@ -36,40 +40,51 @@ class Gate:
         Lowest and highest b-value, s/mm^2.
     snrs
         Lowest and highest ratio of the mean b=0 signal of the brain to the noise.
+    voxel_mm
+        Smallest and largest edge of a voxel, mm.
     most_directions
         Largest number of weighted volumes, repeated directions counted; with more, the fit of
         all of them is better. An evaluation measures each direction once.
     most_ood
         Largest share of the brain that is out-of-distribution.
-    maps
-        Maps that were better, some of :data:`MAPS`; none: nothing is primary.
-    reasons
-        What the evaluation found against the other maps, in words; it goes into sidecars.
-    voxel_mm
-        Smallest and largest edge of a voxel, mm; None: any.
     """
 
     bvals: tuple[float, float]
     snrs: tuple[float, float]
+    voxel_mm: tuple[float, float]
     most_directions: int
-    most_ood: float = 0.1
-    maps: tuple[str, ...] = MAPS
-    reasons: tuple[str, ...] = ()
-    voxel_mm: tuple[float, float] | None = None
+    most_ood: float
 
-    @property
-    def status(self) -> str:
-        """What the maps of a scan inside the gate are.
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> MapGate:
+        """Read it from plain types; KeyError, TypeError, ValueError or OverflowError."""
+        _check_keys(values, {f.name for f in fields(cls)})
+        (low_b, high_b), (low_snr, high_snr), (low_mm, high_mm) = (
+            map(float, values[name]) for name in ("bvals", "snrs", "voxel_mm")
+        )
+        return cls(
+            (low_b, high_b),
+            (low_snr, high_snr),
+            (low_mm, high_mm),
+            int(values["most_directions"]),
+            float(values["most_ood"]),
+        )
 
-        Examples
-        --------
-        >>> Gate((700, 1300), (5, 40), most_directions=6, maps=("fa", "md")).status
-        'primary for fa, md alone'
-        """
-        if not self.maps:
-            return EXPERIMENTAL
-        is_whole = set(self.maps) == set(MAPS)
-        return PRIMARY if is_whole else f"{PRIMARY} for {', '.join(self.maps)} alone"
+
+@dataclass(frozen=True)
+class Gate:
+    """What an evaluation found of a network: which of its maps are better, and for which scans.
+
+    Attributes
+    ----------
+    maps
+        Scans by map, one of :data:`MAPS`; maps that are absent are never primary.
+    reasons
+        What the evaluation found against each other map, in words; it goes into sidecars.
+    """
+
+    maps: Mapping[str, MapGate]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Gate:
@@ -80,31 +95,34 @@ class Gate:
         ConfigError
             If a field is missing, unknown, or no number.
         """
-        known = {f.name for f in fields(cls)}
-        needed = known - {"most_ood", "maps", "reasons"}
         try:
-            if wrong := (needed - set(values)) | (set(values) - known):
-                raise KeyError(", ".join(sorted(wrong)))
-            low_b, high_b = map(float, values["bvals"])
-            low_snr, high_snr = map(float, values["snrs"])
-            low_mm, high_mm = map(float, values["voxel_mm"])
-            maps, reasons = values.get("maps", MAPS), values.get("reasons", ())
-            if isinstance(maps, str) or isinstance(reasons, str) or not set(maps) <= set(MAPS):
-                raise ValueError(f"maps {maps}")
+            _check_keys(values, {f.name for f in fields(cls)})
+            maps, reasons = dict(values["maps"]), dict(values["reasons"])
+            if unknown := {*maps, *reasons} - {*MAPS}:
+                raise KeyError(", ".join(sorted(map(str, unknown))))
             return cls(
-                (low_b, high_b),
-                (low_snr, high_snr),
-                int(values["most_directions"]),
-                float(values.get("most_ood", cls.most_ood)),
-                tuple(maps),
-                tuple(map(str, reasons)),
-                (low_mm, high_mm),
+                {name: MapGate.from_json(one) for name, one in maps.items()},
+                {name: str(reason) for name, reason in reasons.items()},
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
+            of_map = ", ".join(f.name for f in fields(MapGate))
             raise ConfigError(
                 f"gate {reprlib.repr(values)} ({error})",
-                expected=f"the fields {', '.join(sorted(known))}",
+                expected=f"the fields maps and reasons, by map ({', '.join(MAPS)}); of each map "
+                f"{of_map}",
             ) from None
+
+
+def _check_keys(values: Mapping[str, Any], known: set[str]) -> None:
+    if wrong := known ^ set(values):
+        raise KeyError(", ".join(sorted(map(str, wrong))))
+
+
+class Judgement(NamedTuple):
+    """What one map of a scan is, and the reasons where it is experimental."""
+
+    status: str  # PRIMARY or EXPERIMENTAL
+    reasons: list[str]
 
 
 def judge_scan(
@@ -113,11 +131,11 @@ def judge_scan(
     bval: float,
     snr: float,
     n_weighted: int,
-    ood_share: float,
-    voxel_mm: Sequence[float] = (),
+    ood_share: float | None,
+    voxel_mm: Sequence[float],
     reasons: Sequence[str] = (),
-) -> tuple[str, list[str]]:
-    """Judge whether the maps of a scan are primary.
+) -> dict[str, Judgement]:
+    """Judge which maps of a scan are primary.
 
     Parameters
     ----------
@@ -130,7 +148,8 @@ def judge_scan(
     n_weighted
         Diffusion-weighted volumes of the scan, repeated directions counted.
     ood_share
-        Share of the brain that is out-of-distribution, see :data:`OOD_PERCENTILE`.
+        Share of the brain that is out-of-distribution, see :data:`OOD_PERCENTILE`; None where
+        the network does not measure it.
     voxel_mm
         Edges of a voxel, mm.
     reasons
@@ -138,34 +157,79 @@ def judge_scan(
 
     Returns
     -------
-    status : str
-        :data:`PRIMARY`, with the maps where these are not all, or :data:`EXPERIMENTAL`.
-    reasons : list of str
-        Reasons for "experimental", after them those of the gate.
+    dict
+        By map, in the order of :data:`MAPS`.
 
     Examples
     --------
-    >>> gate = Gate(bvals=(700, 1300), snrs=(5, 40), most_directions=6)
-    >>> judge_scan(gate, bval=1000, snr=20, n_weighted=6, ood_share=0.01)
-    ('primary', [])
-    >>> judge_scan(gate, bval=1000, snr=20, n_weighted=30, ood_share=0.01)
-    ('experimental', ['the fit of all 30 weighted volumes is better'])
+    >>> six = MapGate((700, 1300), (5, 40), (1.5, 3), most_directions=6, most_ood=0.1)
+    >>> scan = {"bval": 1000, "snr": 20, "ood_share": 0.01, "voxel_mm": (2, 2, 2)}
+    >>> judge_scan(Gate({"fa": six}), n_weighted=6, **scan)["fa"]
+    Judgement(status='primary', reasons=[])
+    >>> judge_scan(Gate({"fa": six}), n_weighted=30, **scan)["fa"].reasons
+    ['the fit of all 30 weighted volumes is better']
     """
-    if gate is None:
-        found = "no evaluation has found these weights better than the baselines"
-        return EXPERIMENTAL, [found, *reasons]
-    reasons = [*reasons]
+
+    def find_reasons(name: str) -> list[str]:
+        if gate is None:
+            return ["no evaluation has found these weights better than the baselines"]
+        if name not in gate.maps:
+            lost = gate.reasons.get(name, "no numbers of this map")
+            return [f"no evaluation has found it better than the baselines: {lost}"]
+        return _find_outside(gate.maps[name], bval, snr, n_weighted, ood_share, voxel_mm)
+
+    found = {name: [*find_reasons(name), *reasons] for name in MAPS}
+    return {n: Judgement(EXPERIMENTAL if why else PRIMARY, why) for n, why in found.items()}
+
+
+def _find_outside(
+    gate: MapGate,
+    bval: float,
+    snr: float,
+    n_weighted: int,
+    ood_share: float | None,
+    voxel_mm: Sequence[float],
+) -> list[str]:
+    """Return in what a scan lies outside the scans for which a map is primary."""
+    found = []
     if not gate.bvals[0] <= bval <= gate.bvals[1]:
-        reasons.append(f"evaluated at b = {gate.bvals[0]:g} to {gate.bvals[1]:g}, not {bval:.0f}")
+        found.append(f"evaluated at b = {gate.bvals[0]:g} to {gate.bvals[1]:g}, not {bval:.0f}")
     if not gate.snrs[0] <= snr <= gate.snrs[1]:
-        reasons.append(f"evaluated at SNR {gate.snrs[0]:g} to {gate.snrs[1]:g}, not {snr:.0f}")
+        found.append(f"evaluated at SNR {gate.snrs[0]:.3g} to {gate.snrs[1]:.3g}, not {snr:.3g}")
     if n_weighted > gate.most_directions:
-        reasons.append(f"the fit of all {n_weighted} weighted volumes is better")
-    if gate.voxel_mm and not all(gate.voxel_mm[0] <= mm <= gate.voxel_mm[1] for mm in voxel_mm):
+        found.append(f"the fit of all {n_weighted} weighted volumes is better")
+    if not all(gate.voxel_mm[0] <= mm <= gate.voxel_mm[1] for mm in voxel_mm):
         evaluated = f"evaluated in voxels of {gate.voxel_mm[0]:g} to {gate.voxel_mm[1]:g} mm"
-        reasons.append(f"{evaluated}, not {' x '.join(f'{mm:.3g}' for mm in voxel_mm)}")
-    if ood_share > gate.most_ood:
-        reasons.append(f"{100 * ood_share:.0f} % of the brain is unlike the training data")
-    if not gate.maps:
-        reasons.append("the evaluation found no map better than the baselines")
-    return (EXPERIMENTAL if reasons else gate.status), [*reasons, *gate.reasons]
+        found.append(f"{evaluated}, not {' x '.join(f'{mm:.3g}' for mm in voxel_mm)}")
+    if ood_share is not None and ood_share > gate.most_ood:
+        found.append(
+            f"{100 * ood_share:.1f} % of the brain is unlike the training data, evaluated up to "
+            f"{100 * gate.most_ood:.1f} %"
+        )
+    return found
+
+
+def summarise(judged: Mapping[str, Judgement]) -> Judgement:
+    """Summarise the judgements of all maps: reasons that all share, then those of single maps.
+
+    Examples
+    --------
+    >>> summarise({"fa": Judgement("primary", []), "md": Judgement("experimental", ["lost"])})
+    Judgement(status='primary for fa alone', reasons=['md: lost'])
+    """
+    passed = [name for name, one in judged.items() if one.status == PRIMARY]
+    shared = [
+        reason
+        for reason in next(iter(judged.values())).reasons
+        if all(reason in one.reasons for one in judged.values())
+    ]
+    own = [
+        f"{name}: {reason}"
+        for name, one in judged.items()
+        for reason in one.reasons
+        if reason not in shared
+    ]
+    if len(passed) == len(judged):
+        return Judgement(PRIMARY, [])
+    status = f"{PRIMARY} for {', '.join(passed)} alone" if passed else EXPERIMENTAL
+    return Judgement(status, [*shared, *own])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,11 +14,17 @@ from dmri_fm.brain import find_brain
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import rotation_part
 from dmri_fm.identity import DEFAULT_MODELS, label_of
+from dmri_fm.model_metadata import STATUS_BY_MAP
 from dmri_fm.registry import load_tensor_network
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import NORMAL_90, TensorMaps
 from dmri_fm.tensor_networks.base import TensorNetwork, TensorPrediction
-from dmri_fm.tensor_networks.gate import NEVER_PRIMARY_IN, OOD_PERCENTILE, judge_scan
+from dmri_fm.tensor_networks.gate import (
+    NEVER_PRIMARY_IN,
+    OOD_PERCENTILE,
+    judge_scan,
+    summarise,
+)
 from dmri_fm.tensor_networks.inputs import TensorInputs, tensor_inputs, turn_tensors
 from dmri_fm.tensor_networks.volumes import ChosenVolumes, choose_volumes
 
@@ -65,7 +72,7 @@ def predict_tensor(
     TensorMaps
         mm^2/s, RAS+; `std` and `ood_percentile` where the network and its weights have them.
         `metadata` holds the volumes used, their condition number, the shell, the
-        checksum of the weights, device and precision.
+        checksum of the weights, device and precision; `Status` of all maps, and `StatusByMap`.
 
     Raises
     ------
@@ -141,13 +148,13 @@ def _judge(
     inputs: TensorInputs,
     prediction: TensorPrediction,
     reasons: Sequence[str],
-) -> dict[str, str | list[str]]:
-    """Return `Status` and `StatusReasons` of the maps."""
-    ood_share = 0.0
+) -> dict[str, Any]:
+    """Return the status of the maps together and of each, with the reasons, and the OOD share."""
+    ood_share = None
     if prediction.ood_percentile is not None:
         inside = prediction.ood_percentile[inputs.mask[0, 0] > 0]
         ood_share = float((inside >= OOD_PERCENTILE).float().mean())
-    status, found = judge_scan(
+    judged = judge_scan(
         network.weights.gate,
         bval=chosen.six.bval,
         snr=1.0 / max(_noise_level(inputs), 1e-6),
@@ -156,7 +163,16 @@ def _judge(
         voxel_mm=inputs.voxel_mm[0].tolist(),
         reasons=[*chosen.reasons, *reasons],
     )
-    return {"Status": status, "StatusReasons": found}
+    status, found = summarise(judged)
+    return {
+        "Status": status,
+        "StatusReasons": found,
+        STATUS_BY_MAP: {
+            name: {"Status": one.status, "StatusReasons": one.reasons}
+            for name, one in judged.items()
+        },
+        **({} if ood_share is None else {"OODFraction": round(ood_share, 4)}),
+    }
 
 
 def _noise_level(inputs: TensorInputs) -> float:

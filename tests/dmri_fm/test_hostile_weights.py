@@ -54,9 +54,11 @@ def describe(path, **changes):
         {"training": 3},
         {"gate": 3},
         {"gate": {}},
-        {"gate": {"bvals": 3, "snrs": [1, 2], "most_directions": 6, "most_ood": 0.1}},
-        {"gate": {"bvals": [0, 1], "snrs": [1, 2], "most_directions": float("inf"),
-                  "most_ood": 0.1}},
+        {"gate": {"maps": {"fa": {"bvals": 3}}, "reasons": {}}},
+        {"gate": {"maps": {"fa": {"bvals": [0, 1], "snrs": [1, 2], "voxel_mm": [1, 2],
+                                  "most_directions": float("inf"), "most_ood": 0.1}},
+                  "reasons": {}}},
+        {"gate": {"maps": [], "reasons": 3}},
         {"pretraining": [1]},
     ],
 )  # fmt: skip
@@ -169,6 +171,6 @@ def test_folders_and_deep_text_in_place_of_files_are_refused(path) -> None:
 
 
 def test_gate_of_anything_is_refused() -> None:
-    for values in (3, "x", [1], {"bvals": 1}):
+    for values in (3, "x", [1], {"bvals": 1}, {"maps": {"fa": 1}, "reasons": {}}):
         with pytest.raises(ConfigError):
             Gate.from_json(values)

@@ -48,6 +48,12 @@ def test_families_and_outputs():
         assert set(model.outputs) == named, model.name
 
 
+def test_methods_of_tensor_networks_leave_the_status_to_sidecars():
+    """A lab may write a gate into any weights: no text says that nobody has compared them."""
+    for name in TENSOR_NETWORKS:
+        assert "experimental unless their sidecars say primary" in identity(name).methods, name
+
+
 def test_labels_are_those_of_bids_and_lead_back():
     labels = {model.label for model in IDENTITIES.values()}
     assert len(labels) == len(IDENTITIES)

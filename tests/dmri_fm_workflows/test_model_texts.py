@@ -135,7 +135,10 @@ def test_the_figure_names_the_network_that_ran(tmp_path: Path) -> None:
         **{f"{name}_file": path for name, path in files.items()},
         mask_file=str(mask),
         model="tensor-refiner",
-        record={"Status": "experimental"},
+        record={
+            "Status": "primary for md alone",
+            "StatusByMap": {"fa": {"Status": "experimental"}},
+        },
     ).run(cwd=tmp_path)
     drawn = Path(done.outputs.out_file).read_text(encoding="utf-8")
     assert "Tensor refiner (experimental)" in drawn

@@ -41,6 +41,12 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar=("BVAL", "BVEC"),
         help="FSL gradient files of a RAS image, in place of --directions and --bval",
     )
+    parser.add_argument(
+        "--at-rest",
+        action="store_true",
+        help="no head motion and no eddy currents: the truth's field alone brings a series to its "
+        "truth, for dmri-fm evaluate tensor",
+    )
     parser.set_defaults(run=run)
 
 
@@ -60,5 +66,6 @@ def run(options: argparse.Namespace) -> None:
             voxel_size_mm=options.voxel_size,
             n_directions=options.directions,
             bval=options.bval,
+            is_at_rest=options.at_rest,
         )
     )

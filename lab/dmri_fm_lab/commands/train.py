@@ -9,8 +9,10 @@ from dmri_fm_lab.commands.options import Subparsers, add_training, read_training
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm train`."""
+    from dmri_fm.identity import TENSOR_NETWORKS
+
     parser = add_training(
-        subparsers, "train", "train a tensor network (tensor-refiner, qcg-dti-paper)"
+        subparsers, "train", f"train a tensor network ({', '.join(TENSOR_NETWORKS)})"
     )
     parser.set_defaults(run=run)
 

@@ -90,9 +90,14 @@ class AppOutput:
         if self._map(model, "fa", "_desc-std").is_file():
             std = {name: image(name, "_desc-std") for name in ("fa", "md")}
             maps = maps.with_uncertainty(std=std, ood_percentile=None)
+        used = self.parameters(model)
+        return maps, [*used["B0Volumes"], *used["Volumes"]]
+
+    def parameters(self, model: str) -> dict[str, Any]:
+        """Return how a network ran, from the sidecar of its tensor."""
         sidecar = self._map(model, "diffusivity", "").name.removesuffix(".nii.gz") + ".json"
         used: dict[str, Any] = read_object(self.stem.with_name(sidecar))["Model"]["Parameters"]
-        return maps, [*used["B0Volumes"], *used["Volumes"]]
+        return used
 
     def _map(self, model: str, param: str, desc: str) -> Path:
         name = f"{self.stem.name}_space-ACPC_model-{label_of(model)}_param-{param}{desc}"

@@ -5,7 +5,8 @@ its function here and an entry in :data:`BASELINES`: tables, options and outputs
 
 Baselines that smooth take their strength from the estimated signal-to-noise ratio, by a table
 that :mod:`dmri_fm_lab.evaluate.tune_baselines` made on the simulation that networks are trained
-on, never on scans that are evaluated.
+on, never on scans that are evaluated. Those patches are as acquired: of interpolated series the
+noise has to be told, as interpolation takes most of the fine detail that it is estimated from.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ def fit_iteratively(dwi: Dwi) -> TensorMaps:
     return TensorMaps.from_tensor(tensor, mask, affine=dwi.affine, model="tensor")
 
 
-def fit_gaussian(dwi: Dwi, sigma_voxels: float | None = None) -> TensorMaps:
+def fit_gaussian(
+    dwi: Dwi, sigma_voxels: float | None = None, *, noise: float | None = None
+) -> TensorMaps:
     """Fit after Gaussian smoothing within the brain.
 
     Parameters
@@ -143,13 +146,18 @@ def fit_gaussian(dwi: Dwi, sigma_voxels: float | None = None) -> TensorMaps:
     dwi
         The series.
     sigma_voxels
-        Standard deviation; tuned to the estimated signal-to-noise ratio if None.
+        Standard deviation; tuned to the signal-to-noise ratio if None.
+    noise
+        Standard deviation of one volume's noise, scanner units; estimated from the series if None.
     """
-    width = tuned("gaussian", brain_snr(dwi)) if sigma_voxels is None else sigma_voxels
-    return _fit(smooth_within(dwi.data, _mask(dwi), width), dwi)
+    if sigma_voxels is None:
+        sigma_voxels = tuned("gaussian", brain_snr(dwi, noise))
+    return _fit(smooth_within(dwi.data, _mask(dwi), sigma_voxels), dwi)
 
 
-def fit_nlmeans(dwi: Dwi, strength: float | None = None) -> TensorMaps:
+def fit_nlmeans(
+    dwi: Dwi, strength: float | None = None, *, noise: float | None = None
+) -> TensorMaps:
     """Fit after non-local means of each volume (Coupe et al. 2008, doi:10.1109/TMI.2007.906087).
 
     Parameters
@@ -157,8 +165,9 @@ def fit_nlmeans(dwi: Dwi, strength: float | None = None) -> TensorMaps:
     dwi
         The series.
     strength
-        Noise that is assumed over the estimated one; tuned to the estimated signal-to-noise ratio
-        if None.
+        Noise that is assumed over `noise`; tuned to the signal-to-noise ratio if None.
+    noise
+        See :func:`fit_gaussian`.
     """
     from dipy.denoise.nlmeans import nlmeans
 
@@ -176,10 +185,12 @@ def fit_nlmeans(dwi: Dwi, strength: float | None = None) -> TensorMaps:
         )
         return denoised
 
-    return _fit_denoised_box(dwi, "nlmeans", strength, denoise_box)
+    return _fit_denoised_box(dwi, "nlmeans", strength, noise, denoise_box)
 
 
-def fit_total_variation(dwi: Dwi, strength: float | None = None) -> TensorMaps:
+def fit_total_variation(
+    dwi: Dwi, strength: float | None = None, *, noise: float | None = None
+) -> TensorMaps:
     """Fit after total-variation denoising of each volume (Chambolle 2004).
 
     doi:10.1023/B:JMIV.0000011321.19549.88.
@@ -189,7 +200,9 @@ def fit_total_variation(dwi: Dwi, strength: float | None = None) -> TensorMaps:
     dwi
         The series.
     strength
-        Weight over the estimated noise; tuned to the estimated signal-to-noise ratio if None.
+        Weight over `noise`; tuned to the signal-to-noise ratio if None.
+    noise
+        See :func:`fit_gaussian`.
     """
     from skimage.restoration import denoise_tv_chambolle
 
@@ -201,14 +214,18 @@ def fit_total_variation(dwi: Dwi, strength: float | None = None) -> TensorMaps:
             [sigma * denoise_tv_chambolle(v / sigma, weight=share) for v in volumes], axis=3
         )
 
-    return _fit_denoised_box(dwi, "tv", strength, denoise_box)
+    return _fit_denoised_box(dwi, "tv", strength, noise, denoise_box)
 
 
 def _fit_denoised_box(
-    dwi: Dwi, method: str, strength: float | None, denoise_box: Callable[..., NDArray[np.floating]]
+    dwi: Dwi,
+    method: str,
+    strength: float | None,
+    noise: float | None,
+    denoise_box: Callable[..., NDArray[np.floating]],
 ) -> TensorMaps:
-    """Fit after denoising around the brain, with a strength over the estimated noise."""
-    sigma = noise_sigma(dwi)
+    """Fit after denoising around the brain, with a strength over the noise."""
+    sigma = noise_sigma(dwi) if noise is None else noise
     share = tuned(method, brain_snr(dwi, sigma)) if strength is None else strength
     if not sigma * share > 0:
         return fit_weighted(dwi)
@@ -256,6 +273,13 @@ def fit_denoised(dwi: Dwi, *, method: DenoiseMethod, bring: Bring = keep) -> Ten
     """
     return fit_weighted(bring(denoise_series(dwi, method=method)))
 
+
+#: Baselines whose strength is tuned to the signal-to-noise ratio; they take the noise as a number.
+SMOOTHERS: dict[str, Callable[..., TensorMaps]] = {
+    "gaussian": fit_gaussian,
+    "nlmeans": fit_nlmeans,
+    "tv": fit_total_variation,
+}
 
 #: Baselines that denoise, by :func:`fit_denoised`.
 DENOISED: tuple[DenoiseMethod, ...] = ("mppca", "patch2self")

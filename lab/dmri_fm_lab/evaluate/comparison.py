@@ -24,6 +24,7 @@ from dmri_fm_lab.evaluate.baselines import (
     DIRECTION_ROWS,
     ORACLE_SIGMAS,
     SERIES_ORACLES,
+    SMOOTHERS,
     WHOLE_SERIES,
     Bring,
     fit_denoised,
@@ -35,7 +36,7 @@ from dmri_fm_lab.evaluate.reference import Reference, make_reference
 from dmri_fm_lab.evaluate.scores import Row, best_of, mean_rows, score
 from dmri_fm_lab.evaluate.subsets import SixSubset, choose_subsets
 from dmri_fm_lab.evaluate.truth import Truth, undistort, undistorted_noise
-from dmri_fm_lab.evaluate.verdicts import HIGHEST_BVAL, error_draws, uncertainties
+from dmri_fm_lab.evaluate.verdicts import decides, error_draws, uncertainties
 from dmri_fm_lab.scans import Scan
 from dmri_fm_lab.smoothing import brain_snr
 
@@ -125,11 +126,15 @@ class Comparison:
         See :func:`~dmri_fm_lab.evaluate.verdicts.uncertainties`.
     snrs
         Signal-to-noise ratio of the scan by network, as the network's gate measures it.
+    ood_fractions
+        Share of the brain that is out-of-distribution by network, likewise; None where the
+        network does not measure it.
     """
 
     rows: dict[str, dict[str, Row]]
     uncertainties: dict[str, dict[str, dict[str, Row]]]
     snrs: dict[str, float]
+    ood_fractions: dict[str, float | None]
 
 
 def compare_methods(
@@ -144,6 +149,10 @@ def compare_methods(
 ) -> Comparison:
     """Estimate the tensor from seven volumes by every method, and score it.
 
+    Networks and baselines that smooth see the volumes on the grid of the comparison and get the
+    same noise, that of the volumes as acquired times the gain of the interpolation; methods that
+    denoise begin with the volumes as acquired.
+
     Parameters
     ----------
     acquired
@@ -156,7 +165,9 @@ def compare_methods(
         Takes a series as acquired to that grid, with a brain mask.
     noise
         Shape (X, Y, Z), on that grid: noise that networks get, see
-        :func:`~dmri_fm.tensor_networks.predict.predict_tensor`. They estimate it if None.
+        :func:`~dmri_fm.tensor_networks.predict.predict_tensor`; its median in the brain is that
+        of the smoothing. If None, all estimate it from the volumes on that grid, and too low
+        where these are interpolated.
     denoised
         The same seven volumes out of the denoised whole series, by the oracle's name, on that
         grid.
@@ -165,8 +176,13 @@ def compare_methods(
         have no entry here or in `denoised` are left out.
     """
     test = bring(acquired)
-    plain = [n for n in BASELINES if n in request.methods and n not in DENOISED]
-    estimates = {name: BASELINES[name].apply(test) for name in plain}
+    sigma = None if noise is None else median_noise(noise, test)
+    estimates = {}
+    for name in (n for n in BASELINES if n in request.methods and n not in DENOISED):
+        smooth = SMOOTHERS.get(name)
+        estimates[name] = (
+            BASELINES[name].apply(test) if smooth is None else smooth(test, noise=sigma)
+        )
     for method in (m for m in DENOISED if m in request.methods):
         estimates[method] = fit_denoised(acquired, method=method, bring=bring)
     for model in request.networks:
@@ -184,7 +200,13 @@ def compare_methods(
         {name: rows[name] for name in row_titles(request) if name in rows},
         uncertainties(rows, draws, reference, networks=request.networks),
         {m: 1 / max(estimates[m].metadata["NoiseOverMeanB0"], 1e-6) for m in request.networks},
+        {m: estimates[m].metadata.get("OODFraction") for m in request.networks},
     )
+
+
+def median_noise(noise: NDArray[np.float32], dwi: Dwi) -> float:
+    """Return the median of a noise map in the brain of a series."""
+    return float(np.median(noise[dwi.brain]))
 
 
 def row_titles(request: Request) -> dict[str, str]:
@@ -287,7 +309,7 @@ class _Material:
                 for name, source in sources.items()
             }
             # Above that b nothing is primary, so that no number of directions has to be found.
-            if truth is not None and shell.bval <= HIGHEST_BVAL:
+            if truth is not None and decides(shell.bval):
                 rows = [name for name in DIRECTION_ROWS if name in request.methods]
                 more[shell.bval] |= fit_directions(dwi.select(volumes), rows, bring=bring)
         return cls(dwi, {n: series[n] for n in wanted}, more, truth, bring, noise)
@@ -314,6 +336,8 @@ def _compare_subset(
         return part.with_mask(brain) if material.truth is None else part
 
     acquired, noise = seven(material.dwi), reference.noise
+    test = material.bring(acquired)
+    sigma = None if material.noise is None else median_noise(material.noise, test)
     found = compare_methods(
         acquired,
         reference,
@@ -325,8 +349,9 @@ def _compare_subset(
     )
     return {
         **asdict(subset),
-        "estimated_snr": brain_snr(material.bring(acquired)),
+        "estimated_snr": brain_snr(test, sigma),
         "network_snrs": found.snrs,
+        "network_ood_fractions": found.ood_fractions,
         "reference_free": None if noise is None else noise.n_free,
         "n_voxels": {name: int(region.sum()) for name, region in reference.regions.items()},
         "floor": {name: reference.floor(region) for name, region in reference.regions.items()},
@@ -354,4 +379,7 @@ def mean_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {k: average([p[k] for p in parts if k in p]) for k in deep}
 
     names = ("n_voxels", "network_snrs", "floor", "methods", "uncertainties")
-    return {name: average([r[name] for r in records]) for name in names}
+    means = {name: average([r[name] for r in records]) for name in names}
+    # Records of versions before 0.4.0 lack it.
+    oods = average([r.get("network_ood_fractions", {}) for r in records])
+    return {**means, "network_ood_fractions": oods}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dmri_fm_lab.evaluate.scores import Row
@@ -73,8 +73,7 @@ def format_series(record: Mapping[str, Any]) -> str:
     """Return the record of a series as text: a table for each shell and region, and verdicts."""
     edges = " x ".join(f"{x:g}" for x in record["voxel_size_mm"])
     title = f"{record['scanner']}, {record['name']}, {record['origin']}, {edges} mm"
-    for model in record.get("trained_on", ()):
-        title += f", {model} was TRAINED on this brain"
+    title = ", ".join([title, *say_trained(record.get("trained_on", ()))])
     if not record["subsets"]:
         return f"{title}: too few directions for six and a reference"
     blocks = []
@@ -92,6 +91,11 @@ def format_series(record: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def say_trained(models: Iterable[str]) -> list[str]:
+    """Return what tables say of networks that were trained on the brain of a series."""
+    return [f"{model} was TRAINED on this brain" for model in models]
+
+
 def format_scanners(scanners: Sequence[Mapping[str, Any]]) -> str:
     """Return the verdicts of every scanner as text."""
     blocks = ["Verdicts by scanner, over the means of its series"]
@@ -101,7 +105,7 @@ def format_scanners(scanners: Sequence[Mapping[str, Any]]) -> str:
             f"{record['scanner']}, b = {record['bval']} s/mm^2, {len(record['series'])} series, "
             f"{against}"
         ]
-        lines += [f"{model} was TRAINED on this brain" for model in record["trained_on"]]
+        lines += say_trained(record["trained_on"])
         blocks.append("\n".join([*lines, *verdict_lines(record, bval=record["bval"])]))
     return "\n\n".join(blocks)
 

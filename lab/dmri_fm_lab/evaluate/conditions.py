@@ -69,7 +69,7 @@ BASE = Condition()
 #: Conditions of the whole benchmark; those that share a brain follow one another.
 CONDITIONS = (
     *(replace(BASE, snr=snr) for snr in (20.0, 8.0, 12.0, 30.0, 45.0, 60.0, 80.0)),
-    *(replace(BASE, bval=bval) for bval in (600.0, 2000.0, 3000.0)),
+    *(replace(BASE, bval=bval) for bval in (600.0, 1500.0, 2000.0, 3000.0)),
     *(replace(BASE, voxel_mm=size) for size in (2.0, 3.5)),
     replace(BASE, has_lesions=True),
 )
@@ -92,7 +92,7 @@ def compare_conditions(
     """Compare methods on simulated brains.
 
     Networks get what they get in the app: interpolated volumes, and the noise that the app
-    estimates from the volumes as acquired.
+    estimates from the volumes as acquired; baselines that smooth get the same.
 
     Parameters
     ----------
@@ -152,6 +152,7 @@ def _compare(
     return {
         "n_voxels": {name: int(region.sum()) for name, region in reference.regions.items()},
         "network_snrs": compared.snrs,
+        "network_ood_fractions": compared.ood_fractions,
         "floor": {},
         "methods": compared.rows,
         "uncertainties": compared.uncertainties,

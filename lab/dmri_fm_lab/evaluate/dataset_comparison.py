@@ -6,14 +6,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dmri_fm.errors import GradientError, LayoutError
-from dmri_fm.registry import load_weights
+from dmri_fm.errors import ConfigError, GradientError, LayoutError
 from dmri_fm_lab.evaluate.comparison import Request, compare_scan, mean_of
 from dmri_fm_lab.evaluate.records import json_ready, versions
 from dmri_fm_lab.evaluate.regions import CRITERIA
+from dmri_fm_lab.evaluate.saved_scores import Networks, describe_networks
+from dmri_fm_lab.evaluate.subsets import choose_subsets
 from dmri_fm_lab.evaluate.truth import Truth, read_truth
+from dmri_fm_lab.evaluate.verdicts import HIGHEST_BVAL, TO_BEAT, decides, nominal
 from dmri_fm_lab.scans import Scan, find_scans, list_participants
 from dmri_fm_lab.train.seen import find_seen_of_dataset
 
@@ -48,6 +50,7 @@ def compare_datasets(
     *,
     participant_labels: Sequence[str] | None = None,
     report: Callable[[dict[str, Any]], None],
+    save: Callable[[dict[str, Any]], object] = lambda scores: None,
 ) -> dict[str, Any]:
     """Compare methods on every series of some datasets.
 
@@ -61,6 +64,9 @@ def compare_datasets(
         Participants to compare, each in one of the datasets or more; all if None.
     report
         Function that receives the record of each series when that is complete.
+    save
+        Function that receives all numbers so far: before the first series, which shows that they
+        can be saved, and after each one.
 
     Returns
     -------
@@ -76,48 +82,118 @@ def compare_datasets(
     DmriError
         If a dataset or weights cannot be used.
     """
-    chosen = _choose_participants(roots, participant_labels)
-    networks = {model: _describe_network(model, request) for model in request.networks}
-    series = []
-    for root, labels in chosen.items():
-        for record in _compare_dataset(root, labels, request, networks):
-            series.append(record)
-            report(record)
+    networks = describe_networks(request.networks, request.weights)
+    head = {
+        "datasets": [str(root) for root in roots],
+        "versions": versions(),
+        "networks": networks,
+        "request": {k: v for k, v in asdict(request).items() if k not in ("models", "weights")},
+        "regions": CRITERIA,
+        "notes": _NOTES,
+    }
+    series: list[dict[str, Any]] = []
+
+    def collect() -> dict[str, Any]:
+        return json_ready({**head, "series": series, "scanners": summarise_scanners(series)})
+
+    save(collect())
+    for scan, root, trained_on in find_judged_scans(roots, participant_labels, request, networks):
+        truth = _find_truth(root, scan)
+        if truth.problem:
+            logger.warning("%s: the truth is not used, %s", scan.name, truth.problem)
+        compared = compare_scan(scan, request, truth=truth.usable)
+        record = {**compared, "trained_on": trained_on, "is_simulated": truth.exists}
+        series.append(json_ready(record))
+        report(series[-1])
+        save(collect())
     if not any(record["subsets"] for record in series):
         raise GradientError(
             "no series with six directions and others for a reference",
             path=roots[0],
             expected="a shell of 12 distinct directions or more, or repeated ones, and a b=0",
         )
-    return json_ready(
-        {
-            "datasets": [str(root) for root in roots],
-            "versions": versions(),
-            "networks": networks,
-            "request": {
-                k: v for k, v in asdict(request).items() if k not in ("models", "weights")
-            },
-            "regions": CRITERIA,
-            "notes": _NOTES,
-            "series": series,
-            "scanners": summarise_scanners(series),
-        }
-    )
+    return collect()
 
 
-def _compare_dataset(
-    root: Path, labels: Sequence[str], request: Request, networks: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Yield the record of each series of a dataset, with the networks trained on its brain."""
-    seen = _find_trained_on(root, request, labels)
-    for scan in find_scans(root, participant_labels=labels):
-        trained_on = [
-            model
-            for model, network in networks.items()
-            if scan.brain_name in network["training_scans"] or scan.participant in seen[model]
-        ]
-        compared = compare_scan(scan, request, truth=_usable_truth(root, scan))
-        yield json_ready({**compared, "trained_on": trained_on})
+def check_evidence(
+    roots: Sequence[str | Path],
+    request: Request,
+    *,
+    participant_labels: Sequence[str] | None = None,
+) -> None:
+    """Refuse datasets that cannot give any network a gate, before hours of computing.
+
+    Parameters
+    ----------
+    roots, request, participant_labels
+        As of :func:`compare_datasets`.
+
+    Raises
+    ------
+    ConfigError
+        If a baseline is not among the methods, or a network has no simulated scan with a truth
+        that can be used, or no held-out scanner, at b-values that decide.
+    """
+    if lacking := [name for name in (*TO_BEAT, "network") if name not in request.methods]:
+        raise ConfigError(
+            f"no gate without the methods {', '.join(lacking)}",
+            expected=f"{', '.join(TO_BEAT)} and network among --methods",
+        )
+    networks = describe_networks(request.networks, request.weights)
+    found: dict[str, set[str]] = {model: set() for model in networks}
+    problems = []
+    for scan, root, trained_on in find_judged_scans(roots, participant_labels, request, networks):
+        subsets = choose_subsets(scan.dwi.gtab, n_subsets=1, seed=request.seed)
+        if not any(decides(subset.bval) for subset in subsets):
+            continue
+        truth = _find_truth(root, scan)
+        problems += [f"{scan.name}: {truth.problem}"] if truth.problem else []
+        evidence = "held-out" if not truth.exists else "truth" if truth.usable else "unusable"
+        for model in (m for m in networks if m not in trained_on):
+            found[model].add(evidence)
+    expected = {
+        "truth": "a simulated scan with its truth, of a head at rest (dmri-fm simulate --at-rest)",
+        "held-out": "a scan of a held-out scanner, which the network was not trained on",
+    }
+    for model, of_model in found.items():
+        for evidence, what in expected.items():
+            if evidence not in of_model:
+                raise ConfigError(
+                    f"no evidence on {model}",
+                    expected=f"{what}, with six directions at b <= {HIGHEST_BVAL:g} s/mm^2, "
+                    "among the datasets",
+                    advice="; ".join(problems) if evidence == "truth" and problems else None,
+                )
+
+
+def find_judged_scans(
+    roots: Sequence[str | Path],
+    participant_labels: Sequence[str] | None,
+    request: Request,
+    networks: Networks,
+) -> Iterator[tuple[Scan, Path, list[str]]]:
+    """Yield each series, its dataset, and the networks that were trained on its brain.
+
+    Parameters
+    ----------
+    roots, participant_labels, request
+        As of :func:`compare_datasets`.
+    networks
+        See :func:`~dmri_fm_lab.evaluate.saved_scores.describe_networks`.
+    """
+    for root, labels in _choose_participants(roots, participant_labels).items():
+        seen = _find_trained_on(root, request, labels)
+        for scan in find_scans(root, participant_labels=labels):
+            yield (
+                scan,
+                root,
+                [
+                    model
+                    for model, network in networks.items()
+                    if scan.brain_name in network["training_scans"]
+                    or scan.participant in seen[model]
+                ],
+            )
 
 
 def summarise_scanners(series: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -131,19 +207,21 @@ def summarise_scanners(series: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     Returns
     -------
     list of dict
-        `scanner`, `bval` (to the nearest 100 s/mm^2), `is_truth`, names of the `series`,
-        `trained_on`, `titles`, and means as of :func:`~dmri_fm_lab.evaluate.comparison.mean_of`.
+        `scanner`, `bval` (to the nearest 100 s/mm^2), `is_truth`, `is_simulated`, names of the
+        `series`, `trained_on`, `titles`, and means as of
+        :func:`~dmri_fm_lab.evaluate.comparison.mean_of`.
     """
     groups: dict[tuple[str, int, bool], list[tuple[Mapping[str, Any], Any]]] = {}
     for record in series:
         for bval, means in record["means"].items():
-            key = record["scanner"], 100 * round(float(bval) / 100), record["is_truth"]
+            key = record["scanner"], nominal(float(bval)), record["is_truth"]
             groups.setdefault(key, []).append((record, means))
     return [
         {
             "scanner": scanner,
             "bval": bval,
             "is_truth": is_truth,
+            "is_simulated": any(record.get("is_simulated") for record, _ in members),
             "series": [record["name"] for record, _ in members],
             "trained_on": sorted({m for record, _ in members for m in record["trained_on"]}),
             "titles": members[0][0]["titles"],
@@ -173,20 +251,28 @@ def _choose_participants(
     return {root: k for root, k in chosen.items() if k}
 
 
-def _usable_truth(root: Path, scan: Scan) -> Truth | None:
+class _FoundTruth(NamedTuple):
+    """Truth of a series: whether there is one, and why it cannot be used."""
+
+    exists: bool
+    usable: Truth | None = None
+    problem: str = ""
+
+
+def _find_truth(root: Path, scan: Scan) -> _FoundTruth:
     """Return the truth of a raw series, if the series can be brought to it without motion."""
     truth = read_truth(root, scan.participant) if scan.origin == "raw" else None
     if truth is None:
-        return None
-    if truth.is_moving or scan.encoding is None:
-        logger.warning(
-            "%s: the truth is not used, %s; benchmarks/tensor_through_app.py scores the app's "
-            "output on it",
-            scan.name,
-            "the head moves" if truth.is_moving else "the phase encoding is not stated",
+        return _FoundTruth(exists=False)
+    if truth.is_moving:
+        return _FoundTruth(
+            exists=True,
+            problem="the head moves (dmri-fm simulate --at-rest makes heads at rest; "
+            "benchmarks/tensor_through_app.py scores the app's output on moving ones)",
         )
-        return None
-    return truth
+    if scan.encoding is None:
+        return _FoundTruth(exists=True, problem="the phase encoding is not stated")
+    return _FoundTruth(exists=True, usable=truth)
 
 
 def _find_trained_on(
@@ -198,16 +284,4 @@ def _find_trained_on(
             root, request.weights.get(model, model), model=model, participant_labels=labels
         ).participants
         for model in request.networks
-    }
-
-
-def _describe_network(model: str, request: Request) -> dict[str, Any]:
-    """Load the weights before the comparison, so that unusable ones end it at once."""
-    path = request.weights.get(model)
-    loaded = load_weights(path or model, model=model)
-    return {
-        "version": loaded.version,
-        "sha256": loaded.sha256,
-        "weights": "packaged" if path is None else path.name,
-        "training_scans": loaded.training.get("scans", []),
     }

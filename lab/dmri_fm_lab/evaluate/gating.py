@@ -1,10 +1,10 @@
-"""Gates of tensor networks: for which scans and maps an evaluation found them better.
+"""Gates of tensor networks: for which scans an evaluation found each of their maps better.
 
 A map is primary where the network beats, on the truth and in white and grey matter, the fit, the
 tuned smoothing and the denoised fit of the same seven volumes, and the denoised fit of up to so
 many directions; and where it is not worse on held-out scanners beyond what the noise of their
-references can explain. Truth comes from simulated brains of the other generator, condition by
-condition, and from simulated scans among the datasets.
+references can explain. Each map has scans of its own. Truth comes from simulated brains of the
+other generator, condition by condition, and from simulated scans among the datasets.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError, OutputError
 from dmri_fm.json_files import read_object
-from dmri_fm.tensor_networks.gate import MAPS, Gate
+from dmri_fm.tensor_networks.gate import (
+    EXPERIMENTAL,
+    HIGHEST_OOD,
+    MAPS,
+    NEVER_PRIMARY_IN,
+    PRIMARY,
+    Gate,
+    MapGate,
+)
 from dmri_fm.weights import find_weights
 from dmri_fm_lab.evaluate.baselines import DIRECTION_ROWS, N_DIRECTIONS
-from dmri_fm_lab.evaluate.comparison import Request
 from dmri_fm_lab.evaluate.comparison_text import JUDGED, judge_means
-from dmri_fm_lab.evaluate.conditions import BASE, compare_conditions
+from dmri_fm_lab.evaluate.conditions import BASE
 from dmri_fm_lab.evaluate.records import write_json
-from dmri_fm_lab.evaluate.verdicts import ERRORS, HIGHEST_BVAL, TO_BEAT, Verdict, judge
+from dmri_fm_lab.evaluate.saved_scores import check_rows
+from dmri_fm_lab.evaluate.verdicts import ERRORS, HIGHEST_BVAL, Verdict, decides, judge
 
 #: Errors that decide on each map; the main axis is the tensor's.
 MAP_ERRORS: dict[str, tuple[str, ...]] = {
@@ -38,9 +46,6 @@ BVAL_MARGIN = 50.0
 #: Widening of the range of voxel sizes at both ends, mm.
 VOXEL_MARGIN = 0.05
 
-#: Where maps are never primary, whatever the numbers.
-NEVER = "not inside lesions or tumours, and not of infants: their maps are never primary"
-
 Record = Mapping[str, Any]
 
 
@@ -53,93 +58,64 @@ class _Evidence:
     held_out: Sequence[Record]
 
 
-@dataclass(frozen=True)
-class _Range:
-    """Scans for which one map passed: s/mm^2, SNR as the gate measures it, mm."""
-
-    bvals: tuple[float, float]
-    snrs: tuple[float, float]
-    voxel_mm: tuple[float, float]
-    most_directions: int
-
-
 def find_gates(
-    scanners: Sequence[Record], request: Request, *, simulation: Path | None = None
+    scanners: Sequence[Record], conditions: Sequence[Record], models: Sequence[str]
 ) -> dict[str, Gate]:
-    """Find the gate of every network of a request.
+    """Find the gate of every network.
 
     Parameters
     ----------
     scanners
         See :func:`~dmri_fm_lab.evaluate.dataset_comparison.summarise_scanners`.
-    request
-        Methods; conditions are simulated with the same.
-    simulation
-        Output of `benchmarks/tensor_on_simulation.py --json`; None: conditions are simulated.
+    conditions
+        See :func:`~dmri_fm_lab.evaluate.conditions.compare_conditions`; the first is among them.
+    models
+        Names of the networks.
 
     Raises
     ------
     ConfigError
-        If a network has no truth or no held-out scanner that it was not trained on, or a condition
-        or network is missing from the simulation.
+        If a network has no truth or no held-out scanner that it was not trained on, or a baseline
+        or network is missing from a record.
     """
-    records = (
-        compare_conditions(request, report=lambda line: print(line, flush=True))
-        if simulation is None
-        else read_object(simulation, expected="numbers of tensor_on_simulation.py")["conditions"]
-    )
-    conditions = {record["name"]: record for record in records}
-    if BASE.name not in conditions:
-        raise ConfigError(
-            "no numbers of the first condition", path=simulation, expected=f"{BASE.name!r}"
-        )
-    gates = {}
-    for model in request.networks:
-        for row in (model, *TO_BEAT):
-            for record in (*records, *scanners):
-                if row not in record["methods"]:
-                    where = record.get("scanner", record.get("name"))
-                    raise ConfigError(
-                        f"no numbers of {row}: {where}",
-                        expected=f"the methods {', '.join(TO_BEAT)} and every network",
-                    )
-        held_out = [
-            r for r in scanners if r["bval"] <= HIGHEST_BVAL and model not in r["trained_on"]
-        ]
-        evidence = _Evidence(
-            conditions,
-            [r for r in held_out if r["is_truth"]],
-            [r for r in held_out if not r["is_truth"]],
-        )
-        for part, what in ((evidence.truths, "a simulated scan with its truth"),
-                           (evidence.held_out, "a held-out scanner")):  # fmt: skip
+    check_scanners(scanners, models)
+    check_rows(conditions, models)
+    by_name = {record["name"]: record for record in conditions}
+    return {
+        model: find_gate(model, _Evidence(by_name, *_decisive(scanners, model)))
+        for model in models
+    }
+
+
+def check_scanners(scanners: Sequence[Record], models: Sequence[str]) -> None:
+    """Refuse scanners that can give a network no gate; raises as :func:`find_gates`."""
+    check_rows(scanners, models)
+    for model in models:
+        truths, held_out = _decisive(scanners, model)
+        for part, what in ((truths, "a simulated scan with its truth"),
+                           (held_out, "a held-out scanner")):  # fmt: skip
             if not part:
                 raise ConfigError(
                     f"no evidence on {model}",
                     expected=f"{what} at b <= {HIGHEST_BVAL:g} s/mm^2 among the datasets",
                 )
-        gates[model] = find_gate(model, evidence)
-    return gates
+
+
+def _decisive(scanners: Sequence[Record], model: str) -> tuple[list[Record], list[Record]]:
+    """Return simulated scanners with their truth, and others, that decide on a network."""
+    deciding = [r for r in scanners if decides(r["bval"]) and model not in r["trained_on"]]
+    return (
+        [r for r in deciding if r["is_truth"]],
+        [r for r in deciding if not (r["is_truth"] or r.get("is_simulated"))],
+    )
 
 
 def find_gate(model: str, evidence: _Evidence) -> Gate:
-    """Return the gate of a network: its maps that passed, where all of them did."""
-    ranges, reasons = {}, []
-    for name in MAPS:
-        problem = _problem(model, name, evidence)
-        if problem:
-            reasons.append(f"{name}: {problem}")
-        else:
-            ranges[name] = _range(model, name, evidence)
-    whole = _whole_range(model, evidence)
-    parts = list(ranges.values()) or [whole]
+    """Return the gate of a network: for each map that passed, where it did."""
+    problems = {name: _problem(model, name, evidence) for name in MAPS}
     return Gate(
-        (max(p.bvals[0] for p in parts), min(p.bvals[1] for p in parts)),
-        (max(p.snrs[0] for p in parts), min(p.snrs[1] for p in parts)),
-        min(p.most_directions for p in parts),
-        maps=tuple(ranges),
-        reasons=(*reasons, NEVER),
-        voxel_mm=(max(p.voxel_mm[0] for p in parts), min(p.voxel_mm[1] for p in parts)),
+        {name: _range(model, name, evidence) for name, problem in problems.items() if not problem},
+        {name: problem for name, problem in problems.items() if problem},
     )
 
 
@@ -169,18 +145,17 @@ def _problem(model: str, name: str, evidence: _Evidence) -> str | None:
         return f"simulation, {BASE.name}: no numbers of the {what}"
     if not any(_passes(record, model, name) for record in evidence.truths):
         return f"no simulated scan with the truth of the {what}"
-    is_shown = False
     for record in evidence.held_out:
         for region, verdict in _verdicts(record, model, name):
             if verdict.is_not_worse is False:
                 return f"{record['scanner']}, {region} matter: {verdict.reasons[0]}"
             if verdict.is_not_worse is None and verdict.outcome != "none":
                 return f"{record['scanner']}, {region} matter: noise of the reference unknown"
-            is_shown |= verdict.is_not_worse is True
+    is_shown = any(_is_shown(record, model, name) for record in evidence.held_out)
     return None if is_shown else f"no held-out scanner with numbers of the {what}"
 
 
-def _range(model: str, name: str, evidence: _Evidence) -> _Range:
+def _range(model: str, name: str, evidence: _Evidence) -> MapGate:
     """Return where a map passes that passes in the first condition."""
     bvals, snrs, sizes = (
         _run(evidence, field, lambda record: _passes(record, model, name))
@@ -194,20 +169,35 @@ def _range(model: str, name: str, evidence: _Evidence) -> _Range:
     measured = [r["network_snrs"][model] for r in snrs]
     values = [r["condition"]["bval"] for r in bvals]
     edges = [r["condition"]["voxel_mm"] for r in sizes]
-    return _Range(
-        (min(values) - BVAL_MARGIN, min(max(values) + BVAL_MARGIN, HIGHEST_BVAL)),
+    passed = [
+        *bvals,
+        *snrs,
+        *sizes,
+        *(r for r in evidence.truths if _passes(r, model, name)),
+        *(r for r in evidence.held_out if _is_shown(r, model, name)),
+    ]
+    return MapGate(
+        (min(values) - BVAL_MARGIN, min(max(values), HIGHEST_BVAL) + BVAL_MARGIN),
         (min(measured), max(measured)),
         (min(edges) - VOXEL_MARGIN, max(edges) + VOXEL_MARGIN),
         min(_most_directions(record, model, name) for record in within),
+        _most_ood(passed, model),
     )
 
 
-def _whole_range(model: str, evidence: _Evidence) -> _Range:
-    """Return the range of the conditions, for a gate that lets nothing pass."""
-    records = evidence.conditions.values()
-    snrs = [r["network_snrs"][model] for r in records]
-    bvals, edges = ([r["condition"][field] for r in records] for field in ("bval", "voxel_mm"))
-    return _Range((min(bvals), max(bvals)), (min(snrs), max(snrs)), (min(edges), max(edges)), 0)
+def _is_shown(record: Record, model: str, name: str) -> bool:
+    """Return whether a held-out scanner shows that a map is not worse."""
+    return any(v.is_not_worse is True for _, v in _verdicts(record, model, name))
+
+
+def _most_ood(passed: Sequence[Record], model: str) -> float:
+    """Return the largest share of a brain that was out-of-distribution where a map passed.
+
+    It is zero where no record has a share: of networks that do not measure it, and of numbers of
+    versions that did not save it.
+    """
+    found = (r.get("network_ood_fractions", {}).get(model) for r in passed)
+    return min(max((share for share in found if share is not None), default=0.0), HIGHEST_OOD)
 
 
 def _run(evidence: _Evidence, field: str, passes: Callable[[Record], bool]) -> list[Record]:
@@ -257,23 +247,46 @@ def _most_directions(record: Record, model: str, name: str) -> int:
 
 
 def format_gates(gates: Mapping[str, Gate]) -> str:
-    """Return gates as text."""
+    """Return gates as text, a line for each map.
+
+    Examples
+    --------
+    >>> six = MapGate((550, 1500), (10, 40), (1.95, 3.55), most_directions=6, most_ood=0.021)
+    >>> print(format_gates({"net": Gate({"md": six}, {"fa": "sim, grey matter: FA .2 ..."})}))
+    gate, net
+      md: primary at b 550 to 1500 s/mm^2, SNR 10 to 40, voxels of 1.95 to 3.55 mm, up to 6 \
+directions, at most 2.1 % of the brain out-of-distribution
+      fa: experimental; sim, grey matter: FA .2 ...
+      never primary in lesions, tumours, and brains younger than two years; research only
+    """
     blocks = []
     for model, gate in gates.items():
-        lines = [f"gate, {model}: {', '.join(gate.maps) or 'nothing'} primary"]
-        if gate.maps and gate.voxel_mm:
-            lines.append(
-                f"b {gate.bvals[0]:g} to {gate.bvals[1]:g} s/mm^2, SNR {gate.snrs[0]:.0f} to "
-                f"{gate.snrs[1]:.0f}, voxels of {gate.voxel_mm[0]:g} to {gate.voxel_mm[1]:g} mm, "
-                f"up to {gate.most_directions} directions, at most {100 * gate.most_ood:g} % of "
-                "the brain out-of-distribution"
-            )
-        blocks.append("\n  ".join([*lines, *gate.reasons]))
+        lines = [
+            f"{name}: {PRIMARY} at b {one.bvals[0]:g} to {one.bvals[1]:g} s/mm^2, SNR "
+            f"{one.snrs[0]:.3g} to {one.snrs[1]:.3g}, voxels of {one.voxel_mm[0]:g} to "
+            f"{one.voxel_mm[1]:g} mm, up to {one.most_directions} directions, at most "
+            f"{100 * one.most_ood:.1f} % of the brain out-of-distribution"
+            for name, one in gate.maps.items()
+        ]
+        lines += [f"{name}: {EXPERIMENTAL}; {reason}" for name, reason in gate.reasons.items()]
+        lines.append(f"never {PRIMARY} in {NEVER_PRIMARY_IN}; research only")
+        blocks.append("\n  ".join([f"gate, {model}", *lines]))
     return "\n".join(blocks)
 
 
-def save_gates(gates: Mapping[str, Gate], request: Request, path: Path | None) -> list[Path]:
+def save_gates(
+    gates: Mapping[str, Gate], weights: Mapping[str, Path], path: Path | None
+) -> list[Path]:
     """Write gates into the descriptions of the weights, or all of them into one JSON file.
+
+    Parameters
+    ----------
+    gates
+        By network.
+    weights
+        Files in place of the weights that ship with the package, by network.
+    path
+        The one file, or None.
 
     Raises
     ------
@@ -284,7 +297,7 @@ def save_gates(gates: Mapping[str, Gate], request: Request, path: Path | None) -
         return [write_json({model: asdict(gate) for model, gate in gates.items()}, path)]
     written = []
     for model, gate in gates.items():
-        beside = find_weights(request.weights.get(model, model)).with_suffix(".json")
+        beside = find_weights(weights.get(model, model)).with_suffix(".json")
         text = json.dumps(
             read_object(beside) | {"gate": asdict(gate)}, indent=2, ensure_ascii=False
         )

@@ -63,7 +63,10 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        # By rename: numbers that are saved again and again are never half a file.
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error})",

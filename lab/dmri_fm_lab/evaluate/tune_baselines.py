@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,8 @@ from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.baselines import (
     CANDIDATES,
+    SMOOTHERS,
     SNR_EDGES,
-    fit_gaussian,
-    fit_nlmeans,
-    fit_total_variation,
     fit_weighted,
 )
 from dmri_fm_lab.markdown_tables import markdown
@@ -34,12 +31,6 @@ from dmri_fm_lab.smoothing import brain_snr
 
 #: Outside the seeds of training and of other benchmarks.
 SEED = 881_000
-
-FITS: dict[str, Callable[[Dwi, float], TensorMaps]] = {
-    "gaussian": fit_gaussian,
-    "nlmeans": fit_nlmeans,
-    "tv": fit_total_variation,
-}
 
 
 def draw_case(number: int, side: int) -> tuple[Dwi, TensorMaps, NDArray[Any]] | None:
@@ -76,7 +67,7 @@ def tune(n_samples: int, side: int) -> dict[tuple[str, int], NDArray[np.float64]
         snr_bin = int(np.searchsorted(SNR_EDGES, brain_snr(dwi), side="right"))
         base = errors(fit_weighted(dwi), truth, where)
         for name, strengths in CANDIDATES.items():
-            fits = (FITS[name](dwi, strength) for strength in strengths)
+            fits = (SMOOTHERS[name](dwi, strength) for strength in strengths)
             row = [float((errors(maps, truth, where) / base).mean()) for maps in fits]
             ratios[name, snr_bin].append(row)
     return {key: np.array(rows) for key, rows in ratios.items()}

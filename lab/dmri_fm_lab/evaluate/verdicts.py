@@ -19,8 +19,9 @@ from dmri_fm_lab.evaluate.scores import FEWEST_VOXELS, Row
 from dmri_fm_lab.evaluate.tensor_errors import AXIS_FA, axis_angle_deg
 from dmri_fm_lab.markdown_tables import Column
 
-#: Baselines that a network has to beat; all see the same seven volumes.
-TO_BEAT = ("wls", "gaussian", "mppca")
+#: Baselines that a network has to beat; all see the same seven volumes. Three of them smooth, each
+#: tuned to the signal-to-noise ratio.
+TO_BEAT = ("wls", "gaussian", "nlmeans", "tv", "mppca")
 
 #: Errors that are compared, with title, format and unit.
 ERRORS: dict[str, Column] = {
@@ -44,6 +45,16 @@ SAFETY = 2.0
 
 #: Uncertainties of differences of errors, by baseline and by error.
 Uncertainties = Mapping[str, Mapping[str, float | None]]
+
+
+def nominal(bval: float) -> int:
+    """Return the b-value of a shell to the nearest 100 s/mm^2."""
+    return 100 * round(bval / 100)
+
+
+def decides(bval: float) -> bool:
+    """Return whether verdicts at a b-value (s/mm^2) pass or fail."""
+    return nominal(bval) <= HIGHEST_BVAL
 
 
 def error_draws(
@@ -196,11 +207,14 @@ class Verdict:
         error is unknown.
     reasons
         Comparisons that did not pass, in words; those that failed come first.
+    compared
+        Errors that were compared, keys of :data:`ERRORS`.
     """
 
     outcome: Literal["pass", "fail", "undecided", "none"]
     is_not_worse: bool | None
     reasons: tuple[str, ...]
+    compared: tuple[str, ...] = ()
 
 
 def judge(
@@ -230,9 +244,10 @@ def judge(
     'pass'
     >>> judge({"fa": 0.1}, {"WLS": {"fa": 0.12}}, {"WLS": {"fa": 0.05}})
     Verdict(outcome='undecided', is_not_worse=True, reasons=('FA .1000 against .1200 of WLS, \
-uncertain by .0500',))
+uncertain by .0500',), compared=('fa',))
     """
     outcomes: list[str] = []
+    compared: dict[str, None] = {}
     failed, open_ones = [], []
     is_known = True
     for title, row in baselines.items():
@@ -240,6 +255,7 @@ uncertain by .0500',))
             ours, theirs = network.get(key), row.get(key)
             if ours is None or theirs is None:
                 continue
+            compared[key] = None
             doubt = uncertainty[title].get(key)
             text = f"{_pair(key, ours, theirs)} of {title}"
             if doubt is None:
@@ -258,7 +274,8 @@ uncertain by .0500',))
         return Verdict("none", None, ("nothing to compare",))
     worst = next(o for o in ("fail", "undecided", "pass") if o in outcomes)
     is_not_worse = False if failed else (True if is_known else None)
-    return Verdict(worst, is_not_worse, (*failed, *open_ones))  # type: ignore[arg-type]
+    reasons = (*failed, *open_ones)
+    return Verdict(worst, is_not_worse, reasons, tuple(compared))  # type: ignore[arg-type]
 
 
 def _number(key: str, value: float) -> str:
@@ -274,16 +291,22 @@ def verdict_line(model: str, region: str, verdict: Verdict, *, bval: float) -> s
 
     Examples
     --------
-    >>> print(verdict_line("net", "white", Verdict("pass", True, ()), bval=1000))
-    verdict, net, white: PASS (FA, MD and V1 at once); not worse: yes
-    >>> lost = Verdict("fail", False, ("FA .2 against .1",))
+    >>> print(verdict_line("net", "white", Verdict("pass", True, (), ("fa", "md")), bval=1000))
+    verdict, net, white: PASS (FA, MD at once; no V1); not worse: yes
+    >>> lost = Verdict("fail", False, ("FA .2 against .1",), DECIDING)
     >>> print(verdict_line("net", "grey", lost, bval=2000))
-    verdict, net, grey: reported only, b above 1500 (FAIL: FA .2 against .1); not worse: no
+    verdict, net, grey: reported only, b above 1500 (FAIL of FA, MD, V1 at once: FA .2 \
+against .1); not worse: no
     """
-    said = "; ".join(verdict.reasons) or "FA, MD and V1 at once"
     outcome = verdict.outcome.upper()
-    text = f"{outcome}: {said}" if verdict.reasons else f"{outcome} ({said})"
-    if bval > HIGHEST_BVAL:
+    text = f"{outcome}: {'; '.join(verdict.reasons)}"
+    if verdict.compared:
+        errors = ", ".join(ERRORS[key].title for key in verdict.compared) + " at once"
+        if missing := [ERRORS[k].title for k in DECIDING if k not in verdict.compared]:
+            errors += f"; no {', '.join(missing)}"
+        said = "; ".join(verdict.reasons)
+        text = f"{outcome} of {errors}: {said}" if said else f"{outcome} ({errors})"
+    if not decides(bval):
         text = f"reported only, b above {HIGHEST_BVAL:g} ({text})"
     known = {True: "yes", False: "no", None: "unknown"}[verdict.is_not_worse]
     return f"verdict, {model}, {region}: {text}; not worse: {known}"

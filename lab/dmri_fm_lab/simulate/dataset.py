@@ -57,6 +57,7 @@ def simulate_dataset(
     n_directions: int = 16,
     bval: float = 1000.0,
     gtab: GradientTable | None = None,
+    is_at_rest: bool = False,
 ) -> Path:
     """Write a raw BIDS dataset of simulated participants.
 
@@ -80,6 +81,9 @@ def simulate_dataset(
         1 to the number of participants, 20 at most; participants are spread over them in turn.
     voxel_size_mm, n_directions, bval, gtab
         Protocols, see :func:`~.cohort.draw_sites`.
+    is_at_rest
+        Whether heads do not move and there are no eddy currents: then the truth's field alone
+        brings a series to its truth, as `dmri-fm evaluate tensor` does. All else is the same.
 
     Raises
     ------
@@ -101,9 +105,11 @@ def simulate_dataset(
         for number, person in enumerate(people, start=1):
             logger.info("simulating sub-%s (%d of %d)", person.label, number, n_participants)
             rng = np.random.default_rng([seed, 2, number])
-            lesions_ml = _write_participant(staging, person, sites[person.site], rng)
+            lesions_ml = _write_participant(
+                staging, person, sites[person.site], rng, is_at_rest=is_at_rest
+            )
             truth.append(person.truth() | {"lesions_ml": lesions_ml})
-        write_root(staging, people, sites, truth, seed=seed)
+        write_root(staging, people, sites, truth, seed=seed, is_at_rest=is_at_rest)
     return out
 
 
@@ -163,7 +169,7 @@ def _write_image(
 
 
 def _write_participant(
-    root: Path, person: Participant, site: Site, rng: np.random.Generator
+    root: Path, person: Participant, site: Site, rng: np.random.Generator, *, is_at_rest: bool
 ) -> float:
     """Scan a participant; return the volume of the lesions, ml."""
     folder = root / f"sub-{person.label}"
@@ -182,7 +188,7 @@ def _write_participant(
         readout_s=site.readout_s,
         partial_fourier=site.partial_fourier,
         sigma=float(np.median(truth.b0[subject.fractions.wm > 0.9])) / site.snr,
-        eddy=EDDY,
+        eddy=0.0 if is_at_rest else EDDY,
         ghost=GHOST,
     )
     series = {"AP": (site.gtab, "j-")}
@@ -194,7 +200,8 @@ def _write_participant(
     for direction, (gtab, phase_encoding) in series.items():
         seed = int(rng.integers(2**31))
         played = replace(acquisition, phase_encoding=phase_encoding, seed=seed)
-        data = acquire(subject, gtab, played, xfms=motion[first : first + len(gtab)])
+        xfms = None if is_at_rest else motion[first : first + len(gtab)]
+        data = acquire(subject, gtab, played, xfms=xfms)
         first += len(gtab)
         stem = folder / "dwi" / f"{folder.name}_dir-{direction}_dwi"
         _write_series(stem, data, subject, site, gtab, phase_encoding)
@@ -205,8 +212,9 @@ def _write_participant(
         dtype: Any = np.float32 if np.issubdtype(image.dtype, np.floating) else np.uint8
         stem = truth_folder / f"{folder.name}_{name}"
         _write_image(image, subject.affine, stem, is_las=site.is_las, dtype=dtype)
-    name = f"{folder.name}_from-dwiref_to-orig_mode-image_desc-truth_xfm"
-    _write_motion(truth_folder / name, volumes, motion)
+    if not is_at_rest:
+        name = f"{folder.name}_from-dwiref_to-orig_mode-image_desc-truth_xfm"
+        _write_motion(truth_folder / name, volumes, motion)
     return float(subject.fractions.lesion.sum() * np.prod(site.voxel_size_mm) / 1000)
 
 

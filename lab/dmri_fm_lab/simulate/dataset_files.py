@@ -45,8 +45,7 @@ _README = """# {name}
 
 Made by `dmri-fm simulate`: no person was scanned. Heads are deformed from the average surfaces \
 and tissue maps that nilearn packages, their fibres follow the courses of the brain's major \
-bundles, and trxscan acquired them with noise, head motion, eddy currents and susceptibility \
-distortion.
+bundles, and trxscan acquired them with noise, {artefacts}.
 
 Age and group have effects, listed in `derivatives/truth/effects.json`; sex and site have none \
 but the protocol's.
@@ -54,7 +53,7 @@ but the protocol's.
 `derivatives/truth` holds the tensor of the noise-free signal of 16 directions (mm^2/s, RAS+, \
 order xx, xy, xz, yy, yz, zz), its FA, MD, AD, RD and main direction (v1, RAS+), the number of \
 crossing fibres, the field in Hz, tissue fractions and the brain mask, on the undistorted grid \
-of the first `dir-AP` volume, the motion of each volume, and the tissue of each participant.
+of the first `dir-AP` volume,{motion} and the tissue of each participant.
 """
 
 
@@ -81,10 +80,12 @@ def write_root(
     tissue: Sequence[Mapping[str, Any]],
     *,
     seed: int,
+    is_at_rest: bool,
 ) -> None:
     """Write descriptions, read-me and participants of the dataset and of its truth.
 
-    `tissue` is the true tissue of each participant, `seed` that of the dataset.
+    `tissue` is the true tissue of each participant, `seed` that of the dataset; `is_at_rest` says
+    that there are neither head motion nor eddy currents.
     """
     from dmri_fm import __version__
 
@@ -106,7 +107,14 @@ def write_root(
     (truth / ".bidsignore").write_text(
         "*_dwimap.*\n*_fieldmap.*\n*_npeaks.*\n*_xfm.*\neffects.json\n", encoding="utf-8"
     )
-    (root / "README.md").write_text(_README.format(name=name), encoding="utf-8")
+    moving = "head motion, eddy currents and susceptibility distortion"
+    still = "and susceptibility distortion, without head motion and eddy currents"
+    text = _README.format(
+        name=name,
+        artefacts=still if is_at_rest else moving,
+        motion="" if is_at_rest else " the motion of each volume,",
+    )
+    (root / "README.md").write_text(text, encoding="utf-8")
     _write_people(root, people, sites, tissue)
     write_json(truth / "effects.json", {"Description": _EFFECTS_TEXT, **EFFECTS})
 

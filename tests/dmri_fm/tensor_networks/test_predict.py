@@ -1,4 +1,7 @@
+import json
+from dataclasses import asdict, replace
 from functools import partial
+from shutil import copy
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +16,7 @@ from dmri_fm.registry import load_tensor_network
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks import blocks
+from dmri_fm.tensor_networks.gate import Gate, MapGate
 from dmri_fm.tensor_networks.inputs import tensor_inputs
 from dmri_fm.tensor_networks.predict import predict_tensor
 from dmri_fm.tensor_networks.qcg_dti import QcgDti, QcgDtiConfig
@@ -234,6 +238,34 @@ def test_the_published_network_gives_maps_without_intervals(scan, published_weig
     names = {path.name for path in maps.save(tmp_path / "sub-01").values()}
     assert "sub-01_model-qcgdtipaper_param-fa_dwimap.nii.gz" in names
     assert not any("desc-std" in name or "param-ood" in name for name in names)
+
+
+def test_a_gate_makes_the_maps_that_it_names_primary(scan, published_weights, tmp_path):
+    """From the description of the weights to the status in each map's sidecar."""
+    weights = tmp_path / "gated.safetensors"
+    for suffix in (".safetensors", ".json"):
+        copy(published_weights.with_suffix(suffix), weights.with_suffix(suffix))
+    beside = weights.with_suffix(".json")
+    sizes = (scan.voxel_size_mm.min() - 0.1, scan.voxel_size_mm.max() + 0.1)
+    gate = MapGate((500, 2000), (1, 500), (float(sizes[0]), float(sizes[1])), 99, 0.1)
+    few = replace(gate, most_directions=5)
+    content = json.loads(beside.read_text()) | {
+        "gate": asdict(Gate({"fa": gate, "md": few}, {"rd": "worse in grey matter"}))
+    }
+    beside.write_text(json.dumps(content))
+    maps = predict_tensor(scan, model="qcg-dti-paper", weights=weights)
+    assert maps.metadata["Status"] == "primary for fa alone"
+    found = {}
+    for name, path in maps.save(tmp_path / "sub-01").items():
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        found[name] = sidecar["Model"]
+        assert "StatusByMap" not in str(sidecar)
+    assert (found["fa"]["Status"], found["fa"]["StatusReasons"]) == ("primary", [])
+    assert found["md"]["Status"] == "experimental"
+    assert "weighted volumes is better" in found["md"]["StatusReasons"][0]
+    assert found["rd"]["StatusReasons"][0].endswith("worse in grey matter")
+    for name in ("ad", "diffusivity", "v1"):
+        assert found[name]["StatusReasons"][0].endswith("no numbers of this map")
 
 
 def test_a_prediction_by_hand_is_that_of_refine(scan, published_weights):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from dmri_fm.encoders.drope.mae import MaskedAutoencoder
 from dmri_fm.encoders.drope.tokens import tokenise
-from dmri_fm.series import Dwi
+from dmri_fm.series import Dwi, save_image
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm_lab.evaluate.simulated import build_brain, simulated_scan
 from dmri_fm_lab.grid_scans import simulated_scans
@@ -60,10 +62,6 @@ def scans(brain):
 @pytest.fixture
 def derivative(tmp_path, noisy):
     """A folder like the app's, with one corrected series."""
-    import json
-
-    from dmri_fm.series import save_image
-
     dwi, _, _ = noisy
     root = tmp_path / "derivative"
     stem = root / "sub-01" / "dwi" / "sub-01_space-ACPC_desc-preproc_dwi"
@@ -71,6 +69,37 @@ def derivative(tmp_path, noisy):
     save_image(dwi.mask, dwi.affine, stem.with_name("sub-01_space-ACPC_desc-brain_mask.nii.gz"))
     stem.with_suffix(".json").write_text(json.dumps({"Manufacturer": "Simulated"}))
     (root / "dataset_description.json").write_text(json.dumps({"DatasetType": "derivative"}))
+    return root
+
+
+@pytest.fixture
+def raw(tmp_path, noisy):
+    """A raw dataset of the noisy series, and its truth."""
+    dwi, truth, _ = noisy
+    root = tmp_path / "raw"
+    stem = root / "sub-01" / "dwi" / "sub-01_dir-AP_dwi"
+    dwi.save(stem)
+    stem.with_suffix(".json").write_text(
+        json.dumps({"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05})
+    )
+    description = {"Name": "noisy", "BIDSVersion": "1.10.0"}
+    (root / "dataset_description.json").write_text(json.dumps(description))
+    folder = root / "derivatives" / "truth" / "sub-01" / "dwi"
+    mask = truth.mask.astype(np.float32)
+    images = {
+        "model-tensor_param-diffusivity_desc-truth_dwimap": truth.diffusivity,
+        **{
+            f"model-tensor_param-{name}_desc-truth_dwimap": image
+            for name, image in truth.scalars.items()
+        },
+        "desc-truth_fieldmap": 0 * mask,
+        "label-WM_desc-truth_probseg": mask,
+        "label-GM_desc-truth_probseg": 0 * mask,
+        "label-CSF_desc-truth_probseg": 0 * mask,
+        "desc-truth_mask": mask,
+    }
+    for name, image in images.items():
+        save_image(image, truth.affine, folder / f"sub-01_{name}.nii.gz")
     return root
 
 

@@ -8,8 +8,10 @@ import pytest
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_networks.noise_map import noise_map
 from dmri_fm_lab.evaluate.app_grid import AppGrid
+from dmri_fm_lab.evaluate.baselines import SMOOTHERS, tuned
 from dmri_fm_lab.evaluate.comparison import Request, compare_methods
 from dmri_fm_lab.evaluate.scores import score
+from dmri_fm_lab.smoothing import brain_snr, noise_sigma
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,28 @@ def test_the_gates_ratio_is_that_of_the_noise_given(place, scans) -> None:
         for n in (noise, 2 * noise)
     )
     assert once["tensor-refiner"] == pytest.approx(2 * twice["tensor-refiner"], rel=2e-3)
+
+
+def test_the_share_out_of_distribution_is_measured(place, scans) -> None:
+    loud = replace(scans[0], mask=None)
+    request = Request(("network",), models=("tensor-refiner",))
+    found = compare_methods(loud, place.reference(), request, bring=place.bring)
+    assert 0 <= found.ood_fractions["tensor-refiner"] < 1
+
+
+def test_smoothing_gets_the_noise_that_networks_get(place, scans) -> None:
+    """Interpolation takes more of the finest detail than of the noise."""
+    loud, reference = replace(scans[0], mask=None), place.reference()
+    noise, brought = place.noise(loud), place.bring(loud)
+    level = float(np.median(noise[brought.brain]))
+    assert noise_sigma(brought) < 0.9 * level
+    found = compare_methods(
+        loud, reference, Request(tuple(SMOOTHERS)), bring=place.bring, noise=noise
+    ).rows
+    strength = {name: tuned(name, brain_snr(brought, level)) for name in SMOOTHERS}
+    for name, fit in SMOOTHERS.items():
+        expected = score(fit(brought, strength[name], noise=level), reference)["tissue"]["fa"]
+        assert found[name]["tissue"]["fa"] == pytest.approx(expected, rel=1e-6)
+    # More noise, more smoothing: the number that is given decides, not the volumes.
+    twice = SMOOTHERS["tv"](brought, noise=2 * level)
+    assert score(twice, reference)["tissue"]["fa"] != pytest.approx(found["tv"]["tissue"]["fa"])

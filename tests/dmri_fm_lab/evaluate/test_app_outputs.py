@@ -18,37 +18,6 @@ from dmri_fm_lab.scans import find_scans
 from dmri_fm_workflows.bids import read_dataset
 
 
-@pytest.fixture
-def raw(tmp_path, noisy):
-    """A raw dataset of the noisy series, and its truth."""
-    dwi, truth, _ = noisy
-    root = tmp_path / "raw"
-    stem = root / "sub-01" / "dwi" / "sub-01_dir-AP_dwi"
-    dwi.save(stem)
-    stem.with_suffix(".json").write_text(
-        json.dumps({"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05})
-    )
-    description = {"Name": "noisy", "BIDSVersion": "1.10.0"}
-    (root / "dataset_description.json").write_text(json.dumps(description))
-    folder = root / "derivatives" / "truth" / "sub-01" / "dwi"
-    mask = truth.mask.astype(np.float32)
-    images = {
-        "model-tensor_param-diffusivity_desc-truth_dwimap": truth.diffusivity,
-        **{
-            f"model-tensor_param-{name}_desc-truth_dwimap": image
-            for name, image in truth.scalars.items()
-        },
-        "desc-truth_fieldmap": 0 * mask,
-        "label-WM_desc-truth_probseg": mask,
-        "label-GM_desc-truth_probseg": 0 * mask,
-        "label-CSF_desc-truth_probseg": 0 * mask,
-        "desc-truth_mask": mask,
-    }
-    for name, image in images.items():
-        save_image(image, truth.affine, folder / f"sub-01_{name}.nii.gz")
-    return root
-
-
 def test_the_truth_follows_the_apps_transforms(raw, noisy, tmp_path) -> None:
     """ACPC is the truth's grid, turned: reference and first volume each take a part of it."""
     dwi, truth, _ = noisy

@@ -33,6 +33,7 @@ from dmri_fm_lab.evaluate.regions import Regions, reference_regions
 from dmri_fm_lab.evaluate.scores import interval_coverage, score
 from dmri_fm_lab.evaluate.subsets import choose_subsets
 from dmri_fm_lab.evaluate.truth import Truth, undistort
+from dmri_fm_lab.evaluate.verdicts import TO_BEAT
 from dmri_fm_lab.scans import Scan, find_scans
 from dmri_fm_lab.simulate.anatomy import Fractions
 
@@ -46,7 +47,7 @@ def test_titles_name_every_method() -> None:
 
 def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
     out = tmp_path / "out" / "scores.json"
-    methods = ["wls", "gaussian", "mppca", "network", "mppca-all"]
+    methods = [*TO_BEAT, "network", "mppca-all"]
     options = ["--subsets", "2", "--methods", *methods, "--json", str(out), "--replicates", "5"]
     options += ["--model", "tensor-refiner"]
     assert main(["evaluate", "tensor", str(derivative), *options]) == 0
@@ -58,6 +59,7 @@ def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
     assert len(found["networks"]["tensor-refiner"]["sha256"]) == 64
     assert printed.count("verdict, tensor-refiner, grey: ") == 2
     assert "Verdicts by scanner" in printed
+    assert "Research only" in printed
     assert found["versions"]["dipy"]
     (series,) = found["series"]
     assert len(series["subsets"]) == 2
@@ -66,7 +68,8 @@ def test_the_command_writes_all_numbers(derivative, tmp_path, capsys) -> None:
         assert not subset["shares_b0"]
         assert 2 < subset["network_snrs"]["tensor-refiner"] < 60
         doubts = subset["uncertainties"]["tensor-refiner"]["tissue"]
-        assert set(doubts) == {"wls", "gaussian", "mppca"}
+        assert set(doubts) == set(TO_BEAT)
+        assert 0 <= subset["network_ood_fractions"]["tensor-refiner"] <= 1
         assert 0 < doubts["wls"]["fa"] < 0.1
         for method in ("wls", "gaussian", "tensor-refiner", "mppca-all"):
             assert set(subset["methods"][method]) == REGIONS

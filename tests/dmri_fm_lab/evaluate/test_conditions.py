@@ -20,6 +20,7 @@ def test_the_benchmark_prints_tables_coverage_and_verdicts(tmp_path) -> None:
         [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=True
     )
     for text in (
+        "6 mm, tissue, ",
         "6 mm, white, ",
         "6 mm, SNR 60, grey, ",
         "Coverage of the 90 % intervals, tensor-refiner",
@@ -27,7 +28,10 @@ def test_the_benchmark_prints_tables_coverage_and_verdicts(tmp_path) -> None:
         "verdict, tensor-refiner, white: ",
     ):
         assert text in done.stdout
-    noisy, quiet, _ = json.loads(out.read_text())["conditions"]
+    found = json.loads(out.read_text())
+    assert len(found["networks"]["tensor-refiner"]["sha256"]) == 64
+    noisy, quiet, _ = found["conditions"]
+    assert 0 <= noisy["network_ood_fractions"]["tensor-refiner"] <= 1
     assert set(TO_BEAT) | {"tensor-refiner"} <= set(noisy["methods"])
     for region in ("white", "grey"):
         errors = [r["methods"]["wls"][region]["fa"] for r in (noisy, quiet)]

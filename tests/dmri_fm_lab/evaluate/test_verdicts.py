@@ -56,11 +56,13 @@ def test_what_a_region_lacks_decides_nothing() -> None:
     rows = [{**row, "v1_deg_fa03": None} for row in (LOW, HIGH)]
     assert judge(rows[0], {"WLS": rows[1]}, SURE).outcome == "pass"
     assert judge({}, {"WLS": HIGH}, SURE).outcome == "none"
+    line = verdict_line("net", "grey", judge(rows[0], {"WLS": rows[1]}, SURE), bval=1000)
+    assert "PASS (FA, MD at once; no V1)" in line
 
 
 def test_high_bvals_are_reported_only() -> None:
     verdict = judge(LOW, {"WLS": HIGH}, SURE)
-    assert "PASS" in verdict_line("net", "white", verdict, bval=1500)
+    assert "PASS (FA, MD, V1 at once)" in verdict_line("net", "white", verdict, bval=1500)
     assert "reported only" in verdict_line("net", "white", verdict, bval=2000)
 
 
@@ -127,8 +129,18 @@ def test_truth_leaves_no_doubt(compared) -> None:
 
 def test_coverage_is_judged_in_all_cells_and_in_each() -> None:
     cells = {
-        "white": (80.0, {"fa_coverage": 0.92, "fa_half_width": 0.1, "md_coverage": 0.99}),
-        "grey": (20.0, {"fa_coverage": 0.81, "fa_half_width": 0.2, "md_coverage": 0.99}),
+        ("SNR 20", "tissue"): (
+            200.0,
+            {"fa_coverage": 0.898, "fa_half_width": 0.12, "md_coverage": 0.99},
+        ),
+        ("SNR 20", "white"): (
+            80.0,
+            {"fa_coverage": 0.92, "fa_half_width": 0.1, "md_coverage": 0.99},
+        ),
+        ("SNR 20", "grey"): (
+            20.0,
+            {"fa_coverage": 0.81, "fa_half_width": 0.2, "md_coverage": 0.99},
+        ),
     }
     lines = judge_coverage("net", cells)
     assert [line.split(": ")[1].split(",")[0] for line in lines] == [
@@ -137,4 +149,11 @@ def test_coverage_is_judged_in_all_cells_and_in_each() -> None:
         "FAIL",
         "PASS",
     ]
-    assert "| all | 100 | 0.898 | 0.1200 | 0.990 |" in coverage_table(cells)
+    table = coverage_table(cells)
+    # Voxels of mixed tissue are in no pure cell, and in the row and the bar of all tissue.
+    assert "| all tissue | 200 | 0.898 | 0.1200 | 0.990 |" in table
+    assert "| SNR 20, tissue | 200 |" in table
+    mixed = {**cells, ("SNR 20", "tissue"): (200.0, {"fa_coverage": 0.75})}
+    lines = judge_coverage("net", mixed)
+    assert lines[0].startswith("verdict, net, FA intervals, all tissue: FAIL, 75.0 %")
+    assert "lowest SNR 20, tissue, 75.0 %" in lines[1]

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from dmri_fm.distortion import PhaseEncoding
 from dmri_fm.errors import ConfigError, GradientError, OutputError
 from dmri_fm.gradient_files import write_gradients
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
+from dmri_fm_lab.__main__ import main
+from dmri_fm_lab.evaluate.scores import score
+from dmri_fm_lab.evaluate.truth import read_truth, undistort
 from dmri_fm_lab.simulate import draw_protocol, read_protocol, simulate_dataset
 from dmri_fm_lab.simulate.cohort import EFFECTS, draw_participant, draw_sites
 
@@ -37,6 +41,11 @@ def truth(dataset: Path, label: str, name: str) -> np.ndarray:
         dataset / "derivatives" / "truth" / f"sub-{label}" / "dwi" / f"sub-{label}_{name}.nii.gz"
     )
     return np.asarray(nib.load(path).dataobj)
+
+
+def readout_s(dataset: Path) -> float:
+    sidecar = dataset / "sub-01" / "dwi" / "sub-01_dir-AP_dwi.json"
+    return json.loads(sidecar.read_text())["TotalReadoutTime"]
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -209,7 +218,7 @@ def test_same_seed_gives_the_same_bytes_and_participants_do_not_depend_on_their_
     assert {n: first[n] for n in shared} == {n: second[n] for n in shared}
 
 
-def test_table_of_the_users_is_scanned(tmp_path: Path) -> None:
+def test_table_of_the_users_is_scanned_of_a_head_at_rest(tmp_path: Path) -> None:
     bval, bvec = tmp_path / "table.bval", tmp_path / "table.bvec"
     drawn = draw_protocol(
         np.random.default_rng(0), scheme="multishell", n_directions=7, bvals=[800, 1800]
@@ -221,10 +230,21 @@ def test_table_of_the_users_is_scanned(tmp_path: Path) -> None:
     np.testing.assert_allclose(read.bvecs_ras, gtab.bvecs_ras, atol=1e-5)
     sites = draw_sites(0, 3, voxel_size_mm=3.0, n_directions=16, bval=1000.0, gtab=read)
     assert all(site.gtab is read for site in sites)
-    out = simulate_dataset(tmp_path / "ds", n_participants=1, seed=0, voxel_size_mm=6.0, gtab=read)
-    written = series(out, "01", "AP").gtab
-    np.testing.assert_allclose(written.bvals, gtab.bvals)
-    np.testing.assert_allclose(written.bvecs_ras, gtab.bvecs_ras, atol=1e-5)
+    out = tmp_path / "ds"
+    options = ["--participants", "1", "--voxel-size", "6", "--at-rest"]
+    assert main(["simulate", str(out), *options, "--b-table", str(bval), str(bvec)]) == 0
+    written = series(out, "01", "AP")
+    np.testing.assert_allclose(written.gtab.bvals, gtab.bvals)
+    np.testing.assert_allclose(written.gtab.bvecs_ras, gtab.bvecs_ras, atol=1e-5)
+    # Without motion and eddy currents the field alone brings the series to its truth.
+    assert "without head motion" in (out / "README.md").read_text()
+    known = read_truth(out, "01")
+    assert known is not None
+    assert not known.is_moving
+    brought = undistort(written, known, PhaseEncoding("j-", readout_s(out)))
+    shell = [*np.flatnonzero(gtab.is_b0), *gtab.shells[0].index]
+    error = score(fit_tensor(brought.select(shell), shell="all"), known.reference())["white"]
+    assert error["v1_deg_fa03"] < 20
 
 
 def test_table_without_b0_is_refused(tmp_path: Path) -> None:

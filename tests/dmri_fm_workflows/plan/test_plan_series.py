@@ -145,6 +145,10 @@ def test_reasons_for_experimental_maps_are_planned(
     found = replace(
         plan(tmp_path, series), age=Age(years), engines=Engines("mppca", ("none",), hmc)
     )
+    unrung = replace(found, unring=True)
+    assert "ringing" in unrung.network_input or hmc == "eddy"
+    assert unrung.network_reasons[0].startswith("the input, unlike training data, was ")
+    assert len(unrung.network_reasons) == len(reasons) + (hmc != "eddy")
     assert len(found.network_reasons) == len(reasons)
     for stated, expected in zip(found.network_reasons, reasons, strict=True):
         assert stated.startswith(expected)

@@ -44,7 +44,12 @@ EDDY = "FSL eddy (6.0.7) with outlier replacement"
 RECORDS = {
     "record": {"Warnings": WARNINGS, "HMCMethod": EDDY, "Denoising": "none"},
     "tensor_record": _fit_metadata(),
-    "tensorrefiner_record": {"Version": "1", "Volumes": [0, 1]},
+    "tensorrefiner_record": {
+        "Version": "1",
+        "Volumes": [0, 1],
+        "Status": "primary for fa alone",
+        "StatusByMap": {"fa": {"Status": "primary", "StatusReasons": []}},
+    },
 }
 #: Of the normalise stage, what is written with a T1w image.
 WITH_T1W = tuple(o for o in NORMALISE_OUTPUTS if MNI not in (o.ends or ()))
@@ -144,6 +149,12 @@ def test_maps_name_their_model_inputs_and_space(sidecars) -> None:
     in_mni = sidecars[f"space-{MNI}_model-tensor_param-fa_res-2_dwimap.json"]
     assert f"{stem}_space-ACPC_model-tensor_param-fa_dwimap.nii.gz" in in_mni["Sources"]
     assert in_mni["SpatialReference"].startswith("https://")
+
+
+def test_a_map_has_a_status_of_its_own(sidecars) -> None:
+    (fa,) = (s["Model"] for name, s in sidecars.items() if "tensorrefiner" in name)
+    assert (fa["Status"], fa["StatusReasons"]) == ("primary", [])
+    assert "StatusByMap" not in str(fa)
 
 
 def test_a_transform_names_the_images_of_its_ends(sidecars) -> None:

@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from dmri_fm.model_metadata import join_models, nest_model
+from dmri_fm.model_metadata import join_models, metadata_of_map, nest_model
 
 #: Entries of a record that hold one value per raw file.
 BY_FILE = ("BScaling", "GradientsFixed", "KSpaceExtent", "VolumesCutShort", "VolumesLeftOut")
@@ -56,6 +56,7 @@ class _RecordsInputSpec(BaseInterfaceInputSpec):
     warnings_of = traits.Dict(desc="record of which only the warnings are taken over")
     taken_keys = traits.List(Str, desc="further entries of warnings_of that are taken over")
     model_record = traits.Dict(desc="record of a tensor model, goes under Model")
+    param = Str(desc="label of the map of that model, whose status is its own")
     in_records = InputMultiObject(traits.Dict(), desc="records of several nodes, in order")
 
 
@@ -77,7 +78,8 @@ class MergeRecords(SimpleInterface):
             parts.append({"Warnings": list(given.get("Warnings", []))})
             parts.append({key: given[key] for key in taken if key in given})
         if isdefined(self.inputs.model_record):
-            parts.append(nest_model(self.inputs.model_record))
+            record = metadata_of_map(self.inputs.model_record, self.inputs.param)
+            parts.append(nest_model(record))
         if isdefined(self.inputs.in_records):
             parts += [dict(record) for record in self.inputs.in_records]
         self._results["record"] = join_records(parts)

@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.gradient_files import read_gradients
 from dmri_fm.identity import identity
+from dmri_fm.model_metadata import metadata_of_map
 from dmri_fm.normalise.grid import Image3D
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.motion_table import read_motion_tsv
@@ -264,6 +265,7 @@ class PlotComparison(_Figure):
         network, _ = _open(self.inputs.network_file)
         mask = _open_mask(self.inputs.mask_file)
         name = identity(self.inputs.model).title
+        status = metadata_of_map(self.inputs.record, "fa")["Status"]
         more = {}
         if isdefined(self.inputs.std_file):
             more[f"standard deviation of FA, {name}"] = _open(self.inputs.std_file)[0], (0.0, 0.1)
@@ -276,7 +278,7 @@ class PlotComparison(_Figure):
             mask,
             affine,
             out,
-            labels=("tensor fit", f"{name} ({self.inputs.record['Status']})"),
+            labels=("tensor fit", f"{name} ({status})"),
             title=f"Tensor fit and {name}",
             more=more,
         )

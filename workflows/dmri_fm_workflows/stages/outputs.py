@@ -372,5 +372,7 @@ def _add_sidecar(
         meta.inputs.taken_keys = list(of.cited_steps)
     if output.record is not None:
         field_name = "model_record" if of.is_map else "in_records"
+        if of.is_map:
+            meta.inputs.param = of.entities["param"]
         workflow.connect(inputnode, output.record, meta, field_name)
     workflow.connect(meta, "record", sink, "meta_dict")
