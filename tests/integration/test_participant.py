@@ -22,9 +22,11 @@ from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.outputs.manifest import verify_outputs
+from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.plan.boilerplate import foresee_outputs
 from dmri_fm_workflows.plan.decide import plan_participant
 from dmri_fm_workflows.plan.engines import choose_engines
 from dmri_fm_workflows.run import run_participants
@@ -228,12 +230,15 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         device=config.device,
     )
     (participant,) = read_dataset(config.bids_dir, participant_labels=["umr"]).participants
-    plans = plan_participant(config, participant, engines).series
+    whole = plan_participant(config, participant, engines)
+    plans = whole.series
     with get_console().capture() as captured:
         assert run_participants(config) == 0
     text = " ".join(captured.get().split())
     assert "sub-umr: complete already" in text
     assert tuple(plan.name for plan in plans) == VENDORS["umr"]
+    ran = find_processed(set((umr.out_dir / "sub-umr").rglob("*")))
+    assert describe_methods(foresee_outputs(whole)) == describe_methods(ran)
     folder = umr.out_dir / "sub-umr" / "dwi"
     for plan in plans:
 
@@ -346,8 +351,10 @@ def test_group_collects_the_participant(umr: AppRun, run_app: RunApp, tmp_path: 
     shutil.copytree(umr.out_dir, out)
     # `group` needs no raw data: an empty folder stands for a dataset that is gone.
     (tmp_path / "nothing").mkdir()
-    code, text = run_app(tmp_path / "nothing", out, "group")
+    code, text = run_app(tmp_path / "nothing", out, "group", "--reports-only")
     assert code == 0, text[-2000:]
+    page = Path("sub-umr.html")
+    assert (out / page).read_bytes() == (umr.out_dir / page).read_bytes()
     features = read_table(out / "group" / "model-drope_desc-scan_features.tsv")
     assert [row["participant_id"] for row in features] == ["sub-umr", "sub-umr"]
     (status,) = read_table(out / "group" / "participants_status.tsv")

@@ -18,6 +18,9 @@ from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 
 MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 
+#: Folders of the pages of participants.
+REPORT_LEVELS = ("root", "subject", "session")
+
 #: Headings of `--help`.
 GROUPS = ("what to process", "resources and execution", "outputs",
           "preprocessing and normalisation", "networks", "tables of `group`")  # fmt: skip

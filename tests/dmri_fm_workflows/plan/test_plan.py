@@ -77,6 +77,31 @@ def test_plan_names_the_pair_and_every_image_that_is_not_used(raw: Path, tmp_pat
     assert "WARNING sub-01_dir-AP_dwi.nii.gz: 2 diff" in text
 
 
+def test_boilerplate_is_written_by_the_plan_alone(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = RunConfig(raw, out, boilerplate_only=True, models=(), hmc="none", normalisation="syn")
+    assert run_participants(config) == 0
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == {
+        f"logs/CITATION.{extension}" for extension in ("bib", "html", "md", "tex")
+    }
+    text = (out / "logs" / "CITATION.md").read_text(encoding="utf-8")
+    for said in (
+        "Noise was not removed where a run has too few volumes.",
+        "Head motion and eddy currents were not corrected;",
+        f"The b=0 reference was registered to the ICBM 152 template (Fonov et al. 2011): "
+        f"{name_normalisation('syn')}",
+        name_mask("b0"),
+        "This text is of the plan for 1 participant (sub-01): nothing has run.",
+    ):
+        assert said in text, said
+    assert "T1-weighted" not in text
+    assert "tensor" not in text.partition("# References")[0]
+    copy_participant(raw)
+    (raw / "sub-02" / "dwi" / "sub-02_dir-AP_dwi.bval").unlink()
+    assert run_participants(config) == 1
+    assert "1 participant (sub-01)" in (out / "logs" / "CITATION.md").read_text(encoding="utf-8")
+
+
 def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_path: Path) -> None:
     code, text = dry_run(
         raw, tmp_path / "out", models=(), sdc="none", hmc="none", denoise="mppca",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from dmri_fm_workflows.group.exclusion import tabulate_exclusions
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
 from dmri_fm_workflows.group.tables import GroupTable, GroupTables
 from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.outputs.pages import list_pages
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import MISSING, QC_EXCLUDE, SCAN_COLUMNS, SCAN_ID
 from dmri_fm_workflows.report.content import Entry, ReportWarning
@@ -283,6 +285,7 @@ def render_group_page(
         ),
         badges=_BADGES,
         links=dict(pages or {}),
+        scan_links=[quote(_page_of(scan, pages or {})) for scan in quality[SCAN_ID]],
         columns=filled,
         rows=quality[filled].to_numpy().tolist(),
         flagged={(f.row, f.column): f.reason for f in flags},
@@ -340,5 +343,19 @@ def _summary(tables: GroupTables, *, n_flagged: int) -> tuple[Entry, ...]:
 
 
 def find_pages(output_dir: str | Path, participants: Sequence[str]) -> dict[str, str]:
-    """Return the participants' pages that exist, relative to the group page."""
-    return {p: f"../{p}.html" for p in participants if (Path(output_dir) / f"{p}.html").is_file()}
+    """Return the pages that exist, relative to the group page, by participant.
+
+    Pages of sessions also stand under the participant and session, `sub-01_ses-a`.
+    """
+    found: dict[str, str] = {}
+    for participant in participants:
+        for path in list_pages(output_dir, participant):
+            found[path.stem] = f"../{path}"
+            found.setdefault(participant, f"../{path}")
+    return found
+
+
+def _page_of(scan: str, pages: Mapping[str, str]) -> str:
+    """Return the page of a scan's session, or of its participant; empty without one."""
+    words = scan.split("_")
+    return pages.get("_".join(words[:2])) or pages.get(words[0], "")

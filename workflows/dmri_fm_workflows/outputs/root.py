@@ -165,6 +165,11 @@ def _read_description(source: Path) -> Mapping[str, Any]:
         return {}
 
 
+def read_name(dataset: Path) -> str:
+    """Return the name of a dataset; that of its folder, if its description has none."""
+    return str(_read_description(dataset).get("Name") or dataset.name)
+
+
 def write_root_files(
     out: str | Path,
     *,
