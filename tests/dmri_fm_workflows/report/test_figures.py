@@ -63,7 +63,9 @@ def draw_registration(image, mask, affine, out):
 
 
 def draw_denoising(image, mask, affine, out):
-    return figures.plot_denoising(image * 1.1, image, affine, out, mask=mask)
+    return figures.plot_denoising(
+        {"b = 0": (1.1 * image, image), "b = 9": (image, image)}, affine, out, mask=mask
+    )
 
 
 def draw_colour_fa(image, mask, affine, out):
@@ -312,7 +314,7 @@ def test_figures_of_a_real_scan_are_quick_and_small(
             b0, b0, affine, out, contours={"brain": mask}
         ),
         "coreg": lambda out: figures.plot_registration(b0, b0, affine, out, mask=mask),
-        "denoising": lambda out: figures.plot_denoising(data[..., 3], b0, affine, out),
+        "denoising": lambda out: figures.plot_denoising({"b=0": (data[..., 3], b0)}, affine, out),
         "fa": lambda out: figures.plot_colour_fa(fa, v1, affine, out, mask=mask),
         "compare": lambda out: figures.plot_scalar_comparison(fa, fa**1.1, mask, affine, out),
         "carpet": lambda out: figures.plot_carpet(

@@ -195,7 +195,7 @@ def test_every_picture_has_words_and_interactive_ones_are_objects() -> None:
     reader = Reader(render_report(report()))
     images = [a for tag, a in reader.tags if tag == "img"]
     objects = [a for tag, a in reader.tags if tag == "object"]
-    assert len(images) == 5
+    assert len([a for a in images if "src" in a]) == 5
     assert all(a["alt"] for a in images)
     assert len(objects) == 2
     assert all(a["aria-label"] and "sdc" in (a["data"] or "") for a in objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from dmri_fm import __version__
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.identity import TENSOR_NETWORKS, identity, label_of
-from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
+from dmri_fm_workflows.group.by_group import find_sites
+from dmri_fm_workflows.group.charts import Chart, Panel, draw_features, draw_panels
 from dmri_fm_workflows.group.distortion import count_methods, tabulate_methods, warn_of_methods
 from dmri_fm_workflows.group.exclusion import tabulate_exclusions
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
@@ -78,6 +80,7 @@ def _panels(
     columns: Sequence[str],
     flags: Sequence[Flag],
     *,
+    sites: Mapping[str, str],
     groups: Mapping[int, str] | None = None,
     titles: Mapping[str, str] | None = None,
     scales: Mapping[str, tuple[float, str]] | None = None,
@@ -92,11 +95,17 @@ def _panels(
             unit=scale[column][1],
             values=_numbers(table, column) * scale[column][0],
             groups=[(groups or {}).get(i, "") for i in range(len(table))],
+            sites=_sites_of(names, sites),
             outliers=frozenset(f.row for f in flags if f.column == column),
             names=names,
         )
         for column in columns
     ]
+
+
+def _sites_of(scans: Sequence[str], sites: Mapping[str, str]) -> list[str]:
+    """Return the site of each scan; empty texts where none is known of any participant."""
+    return [sites.get(scan.split("_")[0], MISSING if sites else "") for scan in scans]
 
 
 def _hints(columns: Sequence[str]) -> dict[str, str]:
@@ -133,7 +142,9 @@ def _suffix(features: GroupTable, tables: GroupTables) -> str:
     return f", {_model_title(features.model)}"
 
 
-def _features_charts(features: GroupTable, tables: GroupTables) -> Iterator[tuple[str, str]]:
+def _features_charts(
+    features: GroupTable, tables: GroupTables, sites: Mapping[str, str]
+) -> Iterator[tuple[str, Chart]]:
     """Yield title and chart of each type of features, of the scans of the commonest weights.
 
     Features that one of these scans lacks (`n/a`) are left out.
@@ -151,14 +162,13 @@ def _features_charts(features: GroupTable, tables: GroupTables) -> Iterator[tupl
         shared = known[rows].all(axis=0)
         if rows.size < 3 or not shared.any():
             continue
+        shown = [names[int(i)] for i in rows]
+        labels = {"largest b-value": [groups[int(i)] or "b unknown" for i in rows]}
+        if sites:
+            labels["site"] = _sites_of(shown, sites)
         yield (
             f"{of}{_suffix(features, tables)}",
-            draw_features(
-                data[rows][:, shared],
-                groups=[groups[int(i)] or "b unknown" for i in rows],
-                names=[names[int(i)] for i in rows],
-                legend="largest b-value",
-            ),
+            draw_features(data[rows][:, shared], groups=labels, names=shown),
         )
 
 
@@ -258,9 +268,11 @@ def render_group_page(
     protocols = _protocols(scalars, tables)
     map_flags = flag_scans(scalars, drawn, protocol=protocols)
     scales = {c: (1e3, "10⁻³ mm²/s") for c in drawn if "_md_" in c}
+    sites = find_sites(groups or {})
     map_panels = _panels(
-        scalars, drawn, map_flags, groups=protocols, titles=_map_titles(drawn), scales=scales
-    )
+        scalars, drawn, map_flags, sites=sites, groups=protocols, titles=_map_titles(drawn),
+        scales=scales,
+    )  # fmt: skip
     warnings = [
         *_status_warnings(tables),
         *_weights_warnings(tables.features),
@@ -297,12 +309,13 @@ def render_group_page(
         map_flags=_named(map_flags, scalars),
         hints=_hints(filled),
         rule=_RULE,
-        quality_chart=Markup(draw_panels(_panels(quality, measures, flags))),
-        maps_chart=Markup(draw_panels(map_panels)),
+        quality_chart=_shown(draw_panels(_panels(quality, measures, flags, sites=sites)), pages),
+        maps_chart=_shown(draw_panels(map_panels), pages),
+        has_sites=bool(sites),
         feature_charts=[
-            (title, Markup(svg))
+            (title, _shown(chart, pages))
             for features in tables.features
-            for title, svg in _features_charts(features, tables)
+            for title, chart in _features_charts(features, tables, sites)
         ],
         files=[
             (
@@ -314,6 +327,16 @@ def render_group_page(
             for item in tables.listed
         ],
     )
+
+
+def _shown(chart: Chart, pages: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a drawing, and its points for the script of the page, as JSON."""
+    points = {
+        "panels": chart.panels,
+        "names": list(chart.names),
+        "links": [quote(_page_of(name, pages or {})) for name in chart.names],
+    }
+    return {"svg": Markup(chart.svg), "points": json.dumps(points, separators=(",", ":"))}
 
 
 def _template() -> Template:
