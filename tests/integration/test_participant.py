@@ -26,6 +26,7 @@ from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.boilerplate import foresee_outputs
 from dmri_fm_workflows.plan.decide import plan_participant
 from dmri_fm_workflows.plan.engines import choose_engines
@@ -217,8 +218,8 @@ def test_sidecar_says_what_ran(umr: AppRun) -> None:
         assert {"HMCMethod", "Denoising", "MaskMethod", "NormalisationMethod"} <= set(sidecar)
 
 
-def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
-    """What `--dry-run` prints is what the run then does."""
+def plan_umr(umr: AppRun, data_dir: Path) -> tuple[RunConfig, ParticipantPlan]:
+    """Return the request of the run and its plan."""
     config = RunConfig(
         data_dir / "ds-vendors", umr.out_dir, participant_label=("umr",), sloppy=True, dry_run=True
     )
@@ -230,15 +231,24 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         device=config.device,
     )
     (participant,) = read_dataset(config.bids_dir, participant_labels=["umr"]).participants
-    whole = plan_participant(config, participant, engines)
+    return config, plan_participant(config, participant, engines)
+
+
+def test_methods_text_by_the_plan_is_that_of_the_run(umr: AppRun, data_dir: Path) -> None:
+    _, plan = plan_umr(umr, data_dir)
+    ran = find_processed(set((umr.out_dir / "sub-umr").rglob("*")))
+    assert describe_methods(foresee_outputs(plan)) == describe_methods(ran)
+
+
+def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
+    """What `--dry-run` prints is what the run then does."""
+    config, whole = plan_umr(umr, data_dir)
     plans = whole.series
     with get_console().capture() as captured:
         assert run_participants(config) == 0
     text = " ".join(captured.get().split())
     assert "sub-umr: complete already" in text
     assert tuple(plan.name for plan in plans) == VENDORS["umr"]
-    ran = find_processed(set((umr.out_dir / "sub-umr").rglob("*")))
-    assert describe_methods(foresee_outputs(whole)) == describe_methods(ran)
     folder = umr.out_dir / "sub-umr" / "dwi"
     for plan in plans:
 

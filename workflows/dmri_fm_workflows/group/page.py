@@ -317,16 +317,21 @@ def render_group_page(
             for features in tables.features
             for title, chart in _features_charts(features, tables, sites)
         ],
-        files=[
-            (
-                item.path().name,
-                item.path(".parquet").name,
-                load_catalogue().output_type(f"group_{item.type}").title + _suffix(item, tables),
-                len(item.table),
-            )
-            for item in tables.listed
-        ],
+        files=_list_files(tables),
     )
+
+
+def _list_files(tables: GroupTables) -> list[tuple[str, str, str, int]]:
+    """Return name, name of the Parquet file, title and rows of every table."""
+    return [
+        (
+            item.path().name,
+            item.path(".parquet").name,
+            load_catalogue().output_type(f"group_{item.type}").title + _suffix(item, tables),
+            len(item.table),
+        )
+        for item in tables.listed
+    ]
 
 
 def _shown(chart: Chart, pages: Mapping[str, str] | None) -> dict[str, str]:
