@@ -72,6 +72,7 @@ def run_participants(config: RunConfig) -> int:
         is_possible = print_plans(console, jobs) and not dataset.problems
         return EXIT_OK if is_possible else EXIT_SCAN_FAILED
     if config.boilerplate_only:
+        remove_empty(config.work_dir)
         return _write_boilerplate(console, jobs, config.output_dir)
     write_root_files(config.output_dir, source=config.bids_dir, source_name=dataset.name)
     publish_text(config.to_toml(), config.output_dir / "logs" / config.run_uuid / "config.toml")
