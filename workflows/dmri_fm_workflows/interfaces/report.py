@@ -191,7 +191,7 @@ class PlotCarpet(_Figure):
             data,
             mask,
             motion.fd_mm,
-            motion.parameters[:, :6],
+            motion.parameters,
             np.load(self.inputs.outliers_file),
             out,
             bvals=np.loadtxt(self.inputs.bval_file),
