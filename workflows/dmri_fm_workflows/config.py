@@ -29,6 +29,7 @@ from dmri_fm_workflows.options import (
     OUTPUTS,
     PREPROCESSING,
     REPORT_LEVELS,
+    REPORTS,
     RESOURCES,
     SELECTION,
     available_memory_gb,
@@ -172,25 +173,6 @@ class RunConfig:
     sloppy: bool = option(
         False, RESOURCES, "coarse and quick, for trying out only: results are not for use"
     )
-    reports_only: bool = option(
-        False,
-        OUTPUTS,
-        "process nothing: write the pages again from what lies in OUTPUT_DIR; `participant` those "
-        "of participants, `group` these and its own",
-    )
-    boilerplate_only: bool = option(
-        False, OUTPUTS, "process nothing: write the methods text (logs/CITATION.*) by the plan"
-    )
-    report_output_level: str = option(
-        "root",
-        OUTPUTS,
-        "place of the pages: OUTPUT_DIR, the folder of each participant, or a page for each "
-        "session in its folder (default: root)",
-        choices=REPORT_LEVELS,
-    )
-    self_contained_reports: bool = option(
-        False, OUTPUTS, "put the figures into the pages, so that one file can be sent"
-    )
     output_resolution: float | None = option(
         None,
         OUTPUTS,
@@ -293,6 +275,24 @@ class RunConfig:
     )
     random_seed: int = option(
         0, NETWORKS, "start of every random sequence (default: 0)", stages=MODEL_FAMILIES
+    )
+    reports_only: bool = option(
+        False,
+        REPORTS,
+        "process nothing: write the pages again from what lies in OUTPUT_DIR; `participant` those "
+        "of participants, `group` these and its own",
+    )
+    boilerplate_only: bool = option(
+        False, REPORTS, "process nothing: write the methods text (logs/CITATION.*) by the plan"
+    )
+    report_output_level: str = option(
+        "root",
+        REPORTS,
+        "place of pages: OUTPUT_DIR, participant's folder, or one in each session's (default: root)",
+        choices=REPORT_LEVELS,
+    )
+    self_contained_reports: bool = option(
+        False, REPORTS, "put the figures into the pages, so that one file can be sent"
     )
     qc_exclude: tuple[str, ...] = option(
         (),
