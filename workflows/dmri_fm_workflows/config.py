@@ -288,7 +288,7 @@ class RunConfig:
     report_output_level: str = option(
         "root",
         REPORTS,
-        "place of pages: OUTPUT_DIR, participant's folder, or one in each session's (default: root)",
+        "place of pages: OUTPUT_DIR, the participant's folder, or each session's (default: root)",
         choices=REPORT_LEVELS,
     )
     self_contained_reports: bool = option(

@@ -22,8 +22,9 @@ MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 REPORT_LEVELS = ("root", "subject", "session")
 
 #: Headings of `--help`.
-GROUPS = ("what to process", "resources and execution", "outputs", "preprocessing and normalisation",
-          "networks", "reports", "tables of `group`")  # fmt: skip
+GROUPS = ("what to process", "resources and execution", "outputs",
+          "preprocessing and normalisation", "networks", "reports",
+          "tables of `group`")  # fmt: skip
 SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS, REPORTS, GROUP_LEVEL = GROUPS
 
 #: Families of models, whose stages the options of `NETWORKS` decide about.
