@@ -128,8 +128,8 @@ def _readme(source_name: str) -> str:
     lines = [
         f"# Diffusion MRI derivatives of {source_name}",
         "",
-        f"Written by {APP_NAME} {__version__}. Start with the pages `sub-*.html`, one per "
-        "participant; each names its warnings first.",
+        f"Written by {APP_NAME} {__version__}. Start with the pages `sub-*.html`, here or "
+        "in the folders of participants and sessions; each names its warnings first.",
         "",
         "| what | where | units |",
         "|---|---|---|",
