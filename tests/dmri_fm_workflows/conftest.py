@@ -1,8 +1,12 @@
 """Fixtures of the app's tests."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.browser import Browser, open_browser
 
 
 @pytest.fixture
@@ -11,3 +15,13 @@ def bids(tmp_path: Path) -> Path:
     folder = tmp_path / "bids"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Give a running Chromium; skip without one (Debian's package `chromium`)."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("Chromium is not installed")
+    with open_browser(program, tmp_path_factory.mktemp("chromium")) as running:
+        yield running

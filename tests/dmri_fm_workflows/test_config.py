@@ -42,6 +42,10 @@ FULL: dict[str, Any] = {
     "nprocs": 6,
     "omp_nthreads": 3,
     "mem_gb": 7.5,
+    "reports_only": True,
+    "boilerplate_only": True,
+    "report_output_level": "session",
+    "self_contained_reports": True,
     "output_resolution": 1.25,
     "output_spaces": ("ACPC",),
     "sdc": "pepolar",
@@ -70,8 +74,9 @@ FULL: dict[str, Any] = {
 
 
 def test_every_field_survives_toml() -> None:
-    # Filters, index and corrections are refused beside a preprocessed input.
-    config = RunConfig(**FULL | {"input_type": "raw"})
+    # Filters, index and corrections are refused beside a preprocessed input, and two options that
+    # each ask for one thing alone.
+    config = RunConfig(**FULL | {"input_type": "raw", "boilerplate_only": False})
     assert set(FULL) == {f.name for f in fields(RunConfig)}
     assert RunConfig(**read_options(config.to_toml())) == config
 

@@ -16,7 +16,7 @@ from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.interfaces.denoise import DwiDenoise
 from dmri_fm_workflows.outputs import output_path
-from dmri_fm_workflows.report import RunError, write_participant_page
+from dmri_fm_workflows.report import RunError, summarise_run, write_participant_pages
 from dmri_fm_workflows.run import run_participants
 from tests.dmri_fm_workflows.hostile_texts import NASTY, assert_harmless
 
@@ -115,7 +115,9 @@ def test_texts_in_outputs_are_escaped_on_the_page(tmp_path: Path) -> None:
         json.dumps({NASTY: {"Description": NASTY, "Units": NASTY}})
     )
     error = RunError(NASTY, NASTY, scan=NASTY)
-    page = write_participant_page(tmp_path, "01", dataset=NASTY, errors=[error], config=NASTY)
+    (page,) = write_participant_pages(
+        tmp_path, "01", dataset=NASTY, run=summarise_run(NASTY, [error])
+    )
     text = page.read_text(encoding="utf-8")
     assert_harmless(text)
     assert text.count("&lt;script&gt;alert(1)") >= 5

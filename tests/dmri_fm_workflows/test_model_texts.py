@@ -22,7 +22,7 @@ from dmri_fm_workflows.outputs.methods import (
 from dmri_fm_workflows.outputs.references import load_references, render_methods
 from dmri_fm_workflows.outputs.root import write_root_files
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.report import write_participant_page
+from dmri_fm_workflows.report import summarise_run, write_participant_pages
 from dmri_fm_workflows.report.participant import standard_figure
 
 MNI = "MNI152NLin2009aSym"
@@ -60,7 +60,7 @@ def texts(tmp_path_factory) -> dict[str, dict[str, str]]:
         series = out / output_path(SCAN, "preproc_dwi", space="ACPC", extension=".json")
         publish_text(json.dumps(image_sidecar("preproc_dwi", space="ACPC")), series)
         write_citations(out, find_processed(set((out / "sub-01").rglob("*"))), ["01"])
-        page = write_participant_page(out, "01", dataset="x", errors=[], config="")
+        (page,) = write_participant_pages(out, "01", dataset="x", run=summarise_run("", []))
         found[name] = {
             **{f"sidecar {of}": text for of, text in sidecars.items()},
             "methods": render_methods(describe_methods(Processed(models=("tensor", name))))["md"],

@@ -22,9 +22,12 @@ from dmri_fm.series import Dwi, load_image, read_array
 from dmri_fm_workflows.bids import read_dataset
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.outputs.manifest import verify_outputs
+from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify
 from dmri_fm_workflows.outputs.sidecars import missing_metadata
 from dmri_fm_workflows.outputs.tsv import read_table
+from dmri_fm_workflows.plan import ParticipantPlan
+from dmri_fm_workflows.plan.boilerplate import foresee_outputs
 from dmri_fm_workflows.plan.decide import plan_participant
 from dmri_fm_workflows.plan.engines import choose_engines
 from dmri_fm_workflows.run import run_participants
@@ -215,8 +218,8 @@ def test_sidecar_says_what_ran(umr: AppRun) -> None:
         assert {"HMCMethod", "Denoising", "MaskMethod", "NormalisationMethod"} <= set(sidecar)
 
 
-def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
-    """What `--dry-run` prints is what the run then does."""
+def plan_umr(umr: AppRun, data_dir: Path) -> tuple[RunConfig, ParticipantPlan]:
+    """Return the request of the run and its plan."""
     config = RunConfig(
         data_dir / "ds-vendors", umr.out_dir, participant_label=("umr",), sloppy=True, dry_run=True
     )
@@ -228,7 +231,19 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
         device=config.device,
     )
     (participant,) = read_dataset(config.bids_dir, participant_labels=["umr"]).participants
-    plans = plan_participant(config, participant, engines).series
+    return config, plan_participant(config, participant, engines)
+
+
+def test_methods_text_by_the_plan_is_that_of_the_run(umr: AppRun, data_dir: Path) -> None:
+    _, plan = plan_umr(umr, data_dir)
+    ran = find_processed(set((umr.out_dir / "sub-umr").rglob("*")))
+    assert describe_methods(foresee_outputs(plan)) == describe_methods(ran)
+
+
+def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
+    """What `--dry-run` prints is what the run then does."""
+    config, whole = plan_umr(umr, data_dir)
+    plans = whole.series
     with get_console().capture() as captured:
         assert run_participants(config) == 0
     text = " ".join(captured.get().split())
@@ -346,8 +361,10 @@ def test_group_collects_the_participant(umr: AppRun, run_app: RunApp, tmp_path: 
     shutil.copytree(umr.out_dir, out)
     # `group` needs no raw data: an empty folder stands for a dataset that is gone.
     (tmp_path / "nothing").mkdir()
-    code, text = run_app(tmp_path / "nothing", out, "group")
+    code, text = run_app(tmp_path / "nothing", out, "group", "--reports-only")
     assert code == 0, text[-2000:]
+    page = Path("sub-umr.html")
+    assert (out / page).read_bytes() == (umr.out_dir / page).read_bytes()
     features = read_table(out / "group" / "model-drope_desc-scan_features.tsv")
     assert [row["participant_id"] for row in features] == ["sub-umr", "sub-umr"]
     (status,) = read_table(out / "group" / "participants_status.tsv")

@@ -180,10 +180,17 @@ def _start(config: RunConfig) -> int:
 
 
 def _run(config: RunConfig) -> int:
+    is_rendered = True
+    if config.reports_only:
+        from dmri_fm_workflows.execution.pages import render_pages
+
+        is_rendered = render_pages(config)
+        if config.analysis_level == "participant":
+            return EXIT_OK if is_rendered else EXIT_FAILED
     if config.analysis_level == "group":
         from dmri_fm_workflows.run_group import run_group
 
-        return run_group(
+        code = run_group(
             config.output_dir,
             participant_labels=config.participant_label,
             dry_run=config.dry_run,
@@ -192,6 +199,7 @@ def _run(config: RunConfig) -> int:
             atlases=config.atlas,
             bundles=config.bundles,
         )
+        return code if is_rendered else EXIT_FAILED
     is_checked = not config.skip_bids_validation and not config.is_preprocessed
     if is_checked and not config.participant_label:
         from dmri_fm_workflows.validation import report_validation

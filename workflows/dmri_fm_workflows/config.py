@@ -18,7 +18,7 @@ from uuid import uuid4
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
-from dmri_fm_workflows.contradictions import check_preprocessed
+from dmri_fm_workflows.contradictions import check_preprocessed, check_together
 from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
@@ -28,6 +28,8 @@ from dmri_fm_workflows.options import (
     NETWORKS,
     OUTPUTS,
     PREPROCESSING,
+    REPORT_LEVELS,
+    REPORTS,
     RESOURCES,
     SELECTION,
     available_memory_gb,
@@ -274,6 +276,24 @@ class RunConfig:
     random_seed: int = option(
         0, NETWORKS, "start of every random sequence (default: 0)", stages=MODEL_FAMILIES
     )
+    reports_only: bool = option(
+        False,
+        REPORTS,
+        "process nothing: write the pages again from what lies in OUTPUT_DIR; `participant` those "
+        "of participants, `group` these and its own",
+    )
+    boilerplate_only: bool = option(
+        False, REPORTS, "process nothing: write the methods text (logs/CITATION.*) by the plan"
+    )
+    report_output_level: str = option(
+        "root",
+        REPORTS,
+        "place of pages: OUTPUT_DIR, the participant's folder, or each session's (default: root)",
+        choices=REPORT_LEVELS,
+    )
+    self_contained_reports: bool = option(
+        False, REPORTS, "put the figures into the pages, so that one file can be sent"
+    )
     qc_exclude: tuple[str, ...] = option(
         (),
         GROUP_LEVEL,
@@ -325,12 +345,7 @@ class RunConfig:
         for name in ("nprocs", "omp_nthreads", "mem_gb"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
-        if self.omp_nthreads > self.nprocs:
-            raise ConfigError(
-                f"omp_nthreads is {self.omp_nthreads}, nprocs is {self.nprocs}",
-                expected="no more threads in one step than processors in all",
-                advice="raise --nprocs or lower --omp-nthreads",
-            )
+        check_together(self)
         check_b0_threshold(self.b0_threshold)
         object.__setattr__(self, "eddy_config", clean_eddy_config(self.eddy_config))
         low, high = RESOLUTION_RANGE_MM
@@ -378,7 +393,8 @@ class RunConfig:
 #: messages of a run, and other participants of it. Every other field counts, so that an option
 #: that was forgotten here repeats a finished run rather than let that stand for another request.
 NOT_DECIDING = frozenset({
-    "analysis_level", "atlas", "bids_database_dir", "bids_dir", "bundles", "dry_run", "keep_work",
-    "mem_gb", "nprocs", "omp_nthreads", "output_dir", "participant_label", "plugin", "plugin_args",
-    "qc_exclude", "run_uuid", "skip_bids_validation", "stop_on_first_crash", "verbose", "work_dir",
+    "analysis_level", "atlas", "bids_database_dir", "bids_dir", "boilerplate_only", "bundles",
+    "dry_run", "keep_work", "mem_gb", "nprocs", "omp_nthreads", "output_dir", "participant_label",
+    "plugin", "plugin_args", "qc_exclude", "report_output_level", "reports_only", "run_uuid",
+    "self_contained_reports", "skip_bids_validation", "stop_on_first_crash", "verbose", "work_dir",
 })  # fmt: skip

@@ -33,3 +33,27 @@ def check_preprocessed(config: RunConfig) -> None:
             "corrected before",
             advice="leave these options out, or give the raw dataset",
         )
+
+
+def check_together(config: RunConfig) -> None:
+    """Refuse numbers of processors that contradict each other, and options of one level or run.
+
+    Raises
+    ------
+    ConfigError
+        If there are such options.
+    """
+    if config.omp_nthreads > config.nprocs:
+        raise ConfigError(
+            f"omp_nthreads is {config.omp_nthreads}, nprocs is {config.nprocs}",
+            expected="no more threads in one step than processors in all",
+            advice="raise --nprocs or lower --omp-nthreads",
+        )
+    if config.boilerplate_only and config.reports_only:
+        raise ConfigError("--boilerplate-only and --reports-only", expected="one of them")
+    if config.boilerplate_only and config.analysis_level == "group":
+        raise ConfigError(
+            "--boilerplate-only at the group level",
+            expected="the participant level",
+            advice="leave it out: the group level writes the methods text of what was run",
+        )

@@ -18,10 +18,14 @@ from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 
 MODELS = (*TENSOR_NETWORKS, *ENCODERS)
 
+#: Folders of the pages of participants.
+REPORT_LEVELS = ("root", "subject", "session")
+
 #: Headings of `--help`.
 GROUPS = ("what to process", "resources and execution", "outputs",
-          "preprocessing and normalisation", "networks", "tables of `group`")  # fmt: skip
-SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS, GROUP_LEVEL = GROUPS
+          "preprocessing and normalisation", "networks", "reports",
+          "tables of `group`")  # fmt: skip
+SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS, REPORTS, GROUP_LEVEL = GROUPS
 
 #: Families of models, whose stages the options of `NETWORKS` decide about.
 MODEL_FAMILIES = ("tensor network", "encoder")

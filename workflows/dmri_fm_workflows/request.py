@@ -198,7 +198,7 @@ def check_paths(config: RunConfig) -> None:
         If something that will be written to is a link that leads elsewhere.
     """
     out, work, bids = config.output_dir, config.work_dir, config.bids_dir
-    if config.analysis_level == "participant":
+    if config.analysis_level == "participant" and not config.reports_only:
         if not bids.is_dir():
             raise InputError(
                 "the dataset is missing" if not bids.exists() else "the dataset is not a folder",

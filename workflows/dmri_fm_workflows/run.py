@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from dmri_fm_workflows.execution.stopping import STOP
 from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_citations
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.root import write_root_files
+from dmri_fm_workflows.plan.boilerplate import foresee_outputs
 from dmri_fm_workflows.plan.engines import Engines, choose_engines
 from dmri_fm_workflows.plan.weights import check_weights
 
@@ -70,6 +71,9 @@ def run_participants(config: RunConfig) -> int:
     if config.dry_run:
         is_possible = print_plans(console, jobs) and not dataset.problems
         return EXIT_OK if is_possible else EXIT_SCAN_FAILED
+    if config.boilerplate_only:
+        remove_empty(config.work_dir)
+        return _write_boilerplate(console, jobs, config.output_dir)
     write_root_files(config.output_dir, source=config.bids_dir, source_name=dataset.name)
     publish_text(config.to_toml(), config.output_dir / "logs" / config.run_uuid / "config.toml")
     failed: list[str] = []
@@ -82,6 +86,25 @@ def run_participants(config: RunConfig) -> int:
                 break
     remove_empty(config.work_dir)
     return _print_outcome(console, dataset, config.output_dir, failed=failed, n_jobs=len(jobs))
+
+
+def _write_boilerplate(console: Console, jobs: Sequence[Job], output_dir: Path) -> int:
+    """Write the methods text by the plans; return the exit code."""
+    processed, planned, is_all = Processed(), [], True
+    for job in jobs:
+        errors = [*job.problems, *job.plan_errors]
+        for error in errors:
+            LOGGER.error("sub-%s: %s", job.label, error)
+        is_all &= not errors
+        if not job.plan_error and job.plan.series:
+            processed += foresee_outputs(job.plan)
+            planned.append(job.label)
+    write_citations(output_dir, processed, planned, is_planned=True)
+    say(
+        console,
+        f"Methods of {len(planned)} participants, by the plan: {output_dir}/logs/CITATION.md",
+    )
+    return EXIT_OK if is_all else EXIT_SCAN_FAILED
 
 
 def _read(config: RunConfig) -> Dataset:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from rich import get_console
 
-from dmri_fm.errors import ConfigError, InputError, LayoutError
-from dmri_fm.json_files import read_object
+from dmri_fm.errors import ConfigError, InputError
 from dmri_fm.normalise.template import load_regions
 from dmri_fm_workflows.group.atlases import read_atlas, read_bundles, split_atlas
 from dmri_fm_workflows.group.by_group import read_groups
-from dmri_fm_workflows.group.collect import list_participants
+from dmri_fm_workflows.group.collect import choose_participants
 from dmri_fm_workflows.group.exclusion import parse_rule
 from dmri_fm_workflows.group.page import find_pages, render_group_page
 from dmri_fm_workflows.group.regional import RegionSet, RegionSource
@@ -23,6 +22,7 @@ from dmri_fm_workflows.group.writing import write_tables
 from dmri_fm_workflows.outputs.methods import Processed, find_processed, write_citations
 from dmri_fm_workflows.outputs.naming import output_path
 from dmri_fm_workflows.outputs.publish import publish_text
+from dmri_fm_workflows.outputs.root import read_name
 
 LOGGER = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def run_group(
     """
     output_dir = Path(output_dir)
     rules = [parse_rule(text) for text in dict.fromkeys(qc_exclude)]
-    participants = _choose(list_participants(output_dir), participant_labels)
+    participants = choose_participants(output_dir, participant_labels)
     if dry_run:
         get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
         return 0
@@ -89,7 +89,7 @@ def run_group(
         LOGGER.info("Wrote %s", path)
     page = render_group_page(
         tables,
-        dataset=_dataset_name(output_dir),
+        dataset=read_name(output_dir),
         pages=find_pages(output_dir, participants),
         groups=groups,
     )
@@ -126,18 +126,6 @@ def _describe_methods(output_dir: Path, participants: Sequence[str]) -> bool:
     return len(described) == len(participants)
 
 
-def _choose(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    wanted = [f"sub-{label.removeprefix('sub-')}" for label in labels]
-    unknown = sorted(set(wanted) - set(known))
-    if unknown:
-        raise LayoutError(
-            f"no outputs of {', '.join(unknown)}",
-            expected=f"some of {', '.join(known)}",
-            advice="run the participant level for them first",
-        )
-    return tuple(p for p in known if not wanted or p in wanted)
-
-
 def _read_regions(atlases: Sequence[str], bundles: str | Path | None) -> tuple[RegionSource, ...]:
     """Return the blocks of the template, and the regions that a user names."""
     sources: list[RegionSource] = [_packaged_regions()]
@@ -161,11 +149,3 @@ def _packaged_regions() -> RegionSet:
         names={region.index: region.name for region in packaged.table},
         tissues={region.index: region.tissue for region in packaged.table},
     )
-
-
-def _dataset_name(output_dir: Path) -> str:
-    try:
-        page = read_object(output_dir / "dataset_description.json")
-    except InputError:
-        return output_dir.name
-    return str(page.get("Name") or output_dir.name)

@@ -14,6 +14,7 @@ SPELLINGS = {
     "--denoise-method": "--denoise",
     "--hmc-model": "--hmc",
     "--pepolar-method": "--sdc",
+    "--boilerplate": "--boilerplate-only",
 }
 
 #: Spellings whose values other apps write in capitals, as `--pepolar-method TOPUP`.
@@ -32,8 +33,6 @@ WITHOUT_EFFECT = {
 #: Options that ask for something else than this app does, and what there is instead.
 REFUSED = {
     "--anat-only": "the anatomy is prepared for a diffusion scan, never alone",
-    "--reports-only": "give the same command again: what is finished is not repeated, the page is "
-    "written anew",
     "--recon-only": "run `group`, or qsirecon on the outputs",
 }
 

@@ -10,7 +10,14 @@ import pytest
 
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm_workflows.group import collect_tables, find_pages, render_group_page
-from dmri_fm_workflows.group.charts import Panel, draw_panels, main_axes
+from dmri_fm_workflows.group.charts import (
+    OTHER_COLOUR,
+    Panel,
+    choose_colours,
+    draw_panels,
+    main_axes,
+)
+from dmri_fm_workflows.group.page import _page_of
 from dmri_fm_workflows.group.writing import write_tables
 from tests.dmri_fm_workflows.hostile_texts import NASTY, assert_harmless
 
@@ -177,10 +184,51 @@ def test_main_axes_find_the_direction_of_the_spread():
 
 
 def test_many_points_and_none():
-    assert draw_panels([]) == ""
+    assert draw_panels([]).svg == ""
     values = np.random.default_rng(0).normal(size=2000)
-    panel = Panel("x", "mm", values, [""] * 2000, frozenset({3}), [f"s{i}" for i in range(2000)])
-    svg = draw_panels([panel])
-    assert len(svg) < 200_000
-    empty = Panel("x", "", np.full(2, np.nan), ["", ""], frozenset(), ["a", "b"])
-    assert draw_panels([empty]).startswith("<svg")
+    values[7] = np.nan
+    names, nothing = [f"s{i}" for i in range(2000)], [""] * 2000
+    chart = draw_panels([Panel("x", "mm", values, nothing, nothing, frozenset({3}), names)])
+    assert len(chart.svg) < 200_000
+    (panel,) = chart.panels
+    assert (panel["label"], panel["unit"]) == ("x", "mm")
+    x, y, scans, texts = zip(*panel["points"], strict=True)
+    assert list(scans) == [i for i in range(2000) if i != 7]
+    assert texts[0] == pytest.approx(values[0], rel=1e-3)  # four digits
+    # Places in the drawing, whose y axis points down, are a line of the values.
+    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', chart.svg).groups())
+    assert 0 < min(x) < max(x) < width
+    assert 0 < min(y) < max(y) < height
+    assert np.corrcoef(np.delete(values, 7), y)[0, 1] < -0.9999
+    empty = Panel("x", "", np.full(2, np.nan), ["", ""], ["", ""], frozenset(), ["a", "b"])
+    assert draw_panels([empty]).svg.startswith("<svg")
+    assert draw_panels([empty]).panels[0]["points"] == []
+
+
+def test_more_sites_than_colours_share_one():
+    sites = [f"s{i % 4}" for i in range(40)] + [f"rare{i}" for i in range(9)]
+    colours = choose_colours(sites)
+    assert set(colours) == set(sites)
+    rare = [c for site, c in colours.items() if site.startswith("rare")]
+    assert rare.count(OTHER_COLOUR) == 8
+    frequent = {colours[f"s{i}"] for i in range(4)}
+    assert len(frequent) == 4
+    assert OTHER_COLOUR not in frequent
+
+
+def test_pages_of_sessions_are_found(tmp_path):
+    for name in (
+        "sub-01/ses-a/sub-01_ses-a.html",
+        "sub-01/ses-b/sub-01_ses-b.html",
+        "sub-02.html",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    pages = find_pages(tmp_path, ["sub-01", "sub-02", "sub-03"])
+    assert _page_of("sub-01_ses-b_dir-AP", pages) == "../sub-01/ses-b/sub-01_ses-b.html"
+    assert (
+        _page_of("sub-01_ses-c", pages) == pages["sub-01"] == "../sub-01/ses-a/sub-01_ses-a.html"
+    )
+    assert _page_of("sub-02_dir-AP", pages) == "../sub-02.html"
+    assert _page_of("sub-03", pages) == ""

@@ -26,6 +26,13 @@ from dmri_fm_workflows.execution.plan_text import (
     WIDTH,
     _item,
 )
+from dmri_fm_workflows.execution.provenance import (
+    Provenance,
+    measure_outputs,
+    write_provenance,
+)
+from dmri_fm_workflows.outputs.manifest import verify_outputs
+from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.plan import (
     SLOPPY_WARNING,
 )
@@ -75,6 +82,32 @@ def test_plan_names_the_pair_and_every_image_that_is_not_used(raw: Path, tmp_pat
     ) in text
     assert f"not used sub-01_dir-PA_run-2_epi.nii.gz: {DEAD_LINK}" in text
     assert "WARNING sub-01_dir-AP_dwi.nii.gz: 2 diff" in text
+
+
+def test_boilerplate_is_written_by_the_plan_alone(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = RunConfig(raw, out, boilerplate_only=True, models=(), hmc="none", normalisation="syn")
+    assert run_participants(config) == 0
+    assert [p.relative_to(out).as_posix() for p in sorted(out.rglob("*"))] == [
+        "logs", *(f"logs/CITATION.{extension}" for extension in ("bib", "html", "md", "tex"))
+    ]  # fmt: skip
+    text = (out / "logs" / "CITATION.md").read_text(encoding="utf-8")
+    for said in (
+        "Noise was not removed where a run has too few volumes.",
+        "Head motion and eddy currents were not corrected;",
+        f"The b=0 reference was registered to the ICBM 152 template (Fonov et al. 2011): "
+        f"{name_normalisation('syn')}",
+        name_mask("b0"),
+        "This text is of the plan for 1 participant (sub-01): nothing has run.",
+    ):
+        assert said in text, said
+    methods = text.partition("# References")[0]
+    assert "T1-weighted" not in methods
+    assert "tensor" not in methods
+    copy_participant(raw)
+    (raw / "sub-02" / "dwi" / "sub-02_dir-AP_dwi.bval").unlink()
+    assert run_participants(config) == 1
+    assert "1 participant (sub-01)" in (out / "logs" / "CITATION.md").read_text(encoding="utf-8")
 
 
 def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_path: Path) -> None:
@@ -211,6 +244,37 @@ def test_a_method_that_cannot_correct_fails_its_participant_alone(
         assert said in " ".join((out / f"sub-{label}.html").read_text().split())
     assert not list(out.rglob("*.nii.gz"))
     assert dry_run(raw, out, models=(), sdc="auto")[0] == 0
+
+
+def test_a_complete_participant_without_a_page_gets_the_page_alone(
+    raw: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    none = dict.fromkeys(("denoise", "sdc", "hmc"), "none")
+    config = RunConfig(raw, out, models=(), report_output_level="subject", **none)
+    dataset = read_dataset(raw)
+    engines = choose_engines(**none, unring=False)
+    done = job.Job(config, dataset, dataset.participants[0], (), engines)
+    sidecar = out / "sub-01" / "dwi" / "sub-01_dir-AP_space-ACPC_desc-preproc_dwi.json"
+    publish_text('{"HMCMethod": "none"}', sidecar)
+    record = Provenance(
+        participant="01",
+        status="complete",
+        run_uuid="20260101-000000_a",
+        version="0",
+        command="drope-bidsapp",
+        started="",
+        finished="",
+        fingerprint=done.fingerprint(),
+        outputs=measure_outputs(out, [sidecar]),
+    )
+    write_provenance(out, record)
+    assert run_participants(config) == 0
+    assert [p.relative_to(out).as_posix() for p in out.rglob("sub-*.html")] == [
+        "sub-01/sub-01.html"
+    ]
+    assert len(list(out.glob("sub-01/log/*/provenance.json"))) == 1, "nothing ran again"
+    assert verify_outputs(out)[1] == []
 
 
 def test_a_series_that_a_method_cannot_correct_fails_alone(raw: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from dmri_fm.errors import ConfigError, ImageError, OutputError
 from dmri_fm.gradients import GradientTable
-from dmri_fm.series import Dwi
+from dmri_fm.series import Dwi, save_image
+from dmri_fm_workflows.interfaces.report import PlotDenoising
 from dmri_fm_workflows.report import figures
 from dmri_fm_workflows.report.features import (
     PatchTokens,
@@ -63,7 +64,9 @@ def draw_registration(image, mask, affine, out):
 
 
 def draw_denoising(image, mask, affine, out):
-    return figures.plot_denoising(image * 1.1, image, affine, out, mask=mask)
+    return figures.plot_denoising(
+        {"b = 0": (1.1 * image, image), "b = 9": (image, image)}, affine, out, mask=mask
+    )
 
 
 def draw_colour_fa(image, mask, affine, out):
@@ -171,6 +174,24 @@ def test_before_and_after_are_two_layers_of_one_file(tmp_path: Path, pictures) -
     text = path.read_text(encoding="utf-8")
     assert "svg:hover .upper" in text
     assert "prefers-reduced-motion" in text
+
+
+def test_denoising_is_shown_in_volumes_of_lowest_and_highest_b(tmp_path: Path, pictures) -> None:
+    image, mask = head()
+    series = np.stack([image, 2 * image, 3 * image], axis=3)
+    for name, data in {"raw": series, "dwi": 0.9 * series, "mask": mask.astype(np.uint8)}.items():
+        save_image(data, AFFINE, tmp_path / f"{name}.nii.gz")
+    (tmp_path / "bval").write_text("1000 0 2000")
+    files = {f"{name}_file": str(tmp_path / f"{name}.nii.gz") for name in ("raw", "dwi", "mask")}
+    plot = PlotDenoising(**files, bval_file=str(tmp_path / "bval"))
+    path = Path(plot.run(cwd=str(tmp_path)).outputs.out_file)
+    text = path.read_text(encoding="utf-8")
+    assert "volume 1," not in text
+    names = [text.index(f">{words}") for words in ("volume 2, b = 0", "volume 3, b = 2000")]
+    assert names == sorted(names)
+    assert len(pictures(path)) == 6
+    assert text.count('class="lower"') == text.count('class="upper"') == 1
+    assert 'type="range"' in text
 
 
 ONES = {"cls": np.ones(4)}
@@ -312,7 +333,7 @@ def test_figures_of_a_real_scan_are_quick_and_small(
             b0, b0, affine, out, contours={"brain": mask}
         ),
         "coreg": lambda out: figures.plot_registration(b0, b0, affine, out, mask=mask),
-        "denoising": lambda out: figures.plot_denoising(data[..., 3], b0, affine, out),
+        "denoising": lambda out: figures.plot_denoising({"b=0": (data[..., 3], b0)}, affine, out),
         "fa": lambda out: figures.plot_colour_fa(fa, v1, affine, out, mask=mask),
         "compare": lambda out: figures.plot_scalar_comparison(fa, fa**1.1, mask, affine, out),
         "carpet": lambda out: figures.plot_carpet(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import GradientTable
 from dmri_fm_workflows.report import figures
-from dmri_fm_workflows.report.motion import slice_scores
+from dmri_fm_workflows.report.motion import eddy_terms, slice_scores
 
 SHAPE = (32, 40, 24)
 
@@ -39,6 +40,33 @@ def test_slice_scores_find_a_lost_slice_within_its_shell() -> None:
     assert scores[worst] < -20
     with pytest.raises(ImageError, match="mask"):
         slice_scores(data, mask[1:])
+
+
+def test_eddy_terms_are_those_of_the_axis_along_which_they_displace(
+    tmp_path: Path, pictures
+) -> None:
+    data, mask, gtab = series()
+    n = len(gtab)
+    moved = np.zeros((n, 15))
+    moved[:, :6] = 9.0  # motion is no eddy current
+    assert eddy_terms(moved) is None
+    assert eddy_terms(moved[:, :6]) is None
+    moved[3, 9:12] = 0.004, -0.002, 0.001  # along y
+    moved[4, 6] = 0.003
+    axis, terms = eddy_terms(moved)
+    assert axis == "y"
+    np.testing.assert_array_equal(terms[3], [0.004, -0.002, 0.001])
+    assert not np.delete(terms, 3, axis=0).any()
+    outliers = np.zeros((n, SHAPE[2]), dtype=bool)
+
+    def height(parameters: np.ndarray) -> float:
+        path = figures.plot_carpet(
+            data, mask, np.zeros(n), parameters, outliers, tmp_path / "a.svg", bvals=gtab.bvals
+        )
+        assert pictures(path)
+        return float(re.search(r'viewBox="0 0 \S+ (\S+)"', path.read_text())[1])
+
+    assert height(moved) == height(moved[:, :6]) + 72  # a panel of an inch
 
 
 def test_carpet(tmp_path: Path, pictures) -> None:

@@ -15,7 +15,7 @@ from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import save_image
 from dmri_fm_workflows.outputs import output_path, publish_text
 from dmri_fm_workflows.outputs.sidecars import image_sidecar
-from dmri_fm_workflows.report import write_participant_page
+from dmri_fm_workflows.report import summarise_run, write_participant_pages
 from dmri_fm_workflows.run import MethodsText
 
 
@@ -41,7 +41,7 @@ def test_methods_name_the_networks_that_wrote_something(
     for of, model in written:
         space = "MNI152NLin2009aSym"
         publish_text("", tmp_path / output_path({"subject": "01"}, of, model=model, space=space))
-    page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
+    (page,) = write_participant_pages(tmp_path, "01", dataset="x", run=summarise_run("", []))
     text = page.read_text(encoding="utf-8")
     for word in ("tensor refiner", "QCG-DTI", "rotary embedding"):
         assert (word in text) == (word in words)
@@ -56,7 +56,7 @@ def _state(out: Path, label: str, facts: dict[str, str]) -> Path:
 def test_page_and_citations_say_what_ran(tmp_path: Path) -> None:
     stated = {"Denoising": "MP-PCA (DIPY 1.12.1, patches of 5^3 voxels)", "HMCMethod": "none"}
     _state(tmp_path, "01", stated)
-    page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
+    (page,) = write_participant_pages(tmp_path, "01", dataset="x", run=summarise_run("", []))
     methods = MethodsText(tmp_path)
     methods.add("01", ())
     shown = " ".join(page.read_text(encoding="utf-8").split())
@@ -101,7 +101,7 @@ def test_page_lists_images_that_were_not_used(tmp_path: Path) -> None:
     path = tmp_path / output_path({"subject": "01"}, "preproc_dwi", space="ACPC")
     sidecar = image_sidecar("preproc_dwi", space="ACPC", extra=facts)
     publish_text(json.dumps(sidecar), path.with_name(path.name.replace(".nii.gz", ".json")))
-    page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
+    (page,) = write_participant_pages(tmp_path, "01", dataset="x", run=summarise_run("", []))
     text = page.read_text(encoding="utf-8")
     assert "Images not used to correct distortion" in text
     assert '<th scope="row">sub-01/fmap/sub-01_dir-PA_epi.nii.gz</th>' in text
@@ -124,7 +124,7 @@ def test_the_page_states_what_was_done_about_the_gradients(tmp_path: Path) -> No
         "Warnings": ["a.nii.gz: volume 7 (counted from 0) left out"],
     }
     publish_text(json.dumps(sidecar), Path(f"{stem}.json"))
-    page = write_participant_page(tmp_path, "01", dataset="x", errors=[], config="")
+    (page,) = write_participant_pages(tmp_path, "01", dataset="x", run=summarise_run("", []))
     text = " ".join(page.read_text(encoding="utf-8").split())
     for words in (
         "2 of b=0",

@@ -18,7 +18,7 @@ from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.inputs import InputFile
 from dmri_fm_workflows.outputs.manifest import digest_file
 from dmri_fm_workflows.plan import ParticipantPlan
-from dmri_fm_workflows.report.participant import PACKAGES
+from dmri_fm_workflows.report.writing import PACKAGES
 
 #: The driver's description of each NVIDIA card; no library that would occupy the card is loaded.
 _CARDS = Path("/proc/driver/nvidia/gpus")

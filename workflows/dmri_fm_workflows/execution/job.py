@@ -28,6 +28,7 @@ from dmri_fm_workflows.execution.graph import GraphOutcome, run_graph
 from dmri_fm_workflows.execution.inputs import InputFile, check_unchanged, measure_inputs
 from dmri_fm_workflows.execution.letter_case import check_letter_case
 from dmri_fm_workflows.execution.locks import locked
+from dmri_fm_workflows.execution.pages import render_again
 from dmri_fm_workflows.execution.progress import say
 from dmri_fm_workflows.execution.provenance import (
     Provenance,
@@ -41,11 +42,12 @@ from dmri_fm_workflows.execution.provenance import (
     write_provenance,
 )
 from dmri_fm_workflows.links import refuse_link, refuse_links
+from dmri_fm_workflows.outputs.pages import list_pages
 from dmri_fm_workflows.outputs.publish import clear_partial, publish_text
 from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
 from dmri_fm_workflows.plan.engines import Engines
-from dmri_fm_workflows.report import RunError, write_participant_page
+from dmri_fm_workflows.report import RunError, summarise_run, write_participant_pages
 from dmri_fm_workflows.stages.base import Resources
 from dmri_fm_workflows.stages.participant import init_participant_wf
 
@@ -155,6 +157,7 @@ def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
     job.check_outputs()
     if record := job.find_done():
         say(console, f"sub-{label}: complete already ({record.parent.name})")
+        _place_pages(config, f"sub-{label}")
         return True
     started, clock, wanted = utc_now(), time.monotonic(), job.fingerprint()
     # A folder of one version: nipype knows of changed inputs, not of changed code.
@@ -167,13 +170,13 @@ def run_participant(job: Job, *, console: Console, stale: set[Path]) -> bool:
         circumstances, (written, errors, steps) = _process(job, work_dir, console)
         is_partial = bool(config.session_label or config.bids_filters)
         stale.update(
-            find_stale(config.output_dir, job.participant, written, is_partial=is_partial)
+            find_stale(config.output_dir, label, written, scans=job.scans, is_partial=is_partial)
         )
         if not errors:
             for path in sorted(stale):
                 LOGGER.info("%s is of an earlier run and no output of this one: removed", path)
                 path.unlink()
-        errors += _write_page(job, errors, stale)
+        errors += _write_pages(job, errors, stale)
         _print_errors(console, label, errors)
         write_provenance(
             config.output_dir,
@@ -235,15 +238,29 @@ def _run_graph(job: Job, work_dir: Path, console: Console) -> GraphOutcome:
     )
 
 
-def _write_page(job: Job, errors: Sequence[ScanError], stale: Collection[Path]) -> list[ScanError]:
-    """Write the participant's page; return the error, if that fails."""
+def _place_pages(config: RunConfig, participant: str) -> None:
+    """Write the pages of a complete participant where they are missing."""
+    if not list_pages(config.output_dir, participant, [config.report_output_level]):
+        refuse_links(config.output_dir / participant, root=config.output_dir)
+        with locked(participant.removeprefix("sub-"), [config.output_dir / participant]):
+            render_again(config, participant)
+
+
+def _write_pages(
+    job: Job, errors: Sequence[ScanError], stale: Collection[Path]
+) -> list[ScanError]:
+    """Write the participant's pages; return the error, if that fails."""
+    config = job.config
     try:
-        write_participant_page(
-            job.config.output_dir,
+        write_participant_pages(
+            config.output_dir,
             job.label,
             dataset=job.dataset.name,
-            errors=[RunError(e.stage, e.message, scan=e.scan) for e in errors],
-            config=job.config.to_toml(),
+            run=summarise_run(
+                config.to_toml(), [RunError(e.stage, e.message, scan=e.scan) for e in errors]
+            ),
+            level=config.report_output_level,
+            is_self_contained=config.self_contained_reports,
             stale=stale,
         )
     except DmriError as error:

@@ -22,6 +22,7 @@ from dmri_fm_workflows.execution.circumstances import Circumstances
 from dmri_fm_workflows.group.status import find_missing, read_records
 from dmri_fm_workflows.outputs.manifest import write_manifest
 from dmri_fm_workflows.outputs.naming import identify
+from dmri_fm_workflows.outputs.pages import list_pages
 from dmri_fm_workflows.outputs.publish import publish_text, to_json
 
 
@@ -147,8 +148,6 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
 
 def find_complete(output_dir: Path, participant: str, wanted: str) -> Path | None:
     """Return the provenance file of a complete earlier run with this fingerprint, if any."""
-    if not (output_dir / f"sub-{participant}.html").exists():
-        return None
     folder = output_dir / f"sub-{participant}"
     for record in read_records(folder)[0]:
         if record["status"] != "complete" or record.get("fingerprint") != wanted:
@@ -165,7 +164,12 @@ def measure_outputs(output_dir: Path, written: Iterable[Path]) -> dict[str, int]
 
 
 def find_stale(
-    output_dir: Path, participant: Participant, written: Collection[Path], *, is_partial: bool
+    output_dir: Path,
+    participant: str,
+    written: Collection[Path],
+    *,
+    scans: Collection[str],
+    is_partial: bool,
 ) -> list[Path]:
     """Return outputs of earlier runs that this one has replaced by none.
 
@@ -174,18 +178,19 @@ def find_stale(
     output_dir
         Root of the output dataset.
     participant
-        Scans that this run processed.
+        Without `sub-`.
     written
-        Files that it wrote.
+        Files that this run wrote.
+    scans
+        Names of the series that it processed.
     is_partial
         Whether only some sessions or scans were requested: outputs of others are not stale.
     """
     listed = {
         output_dir / name
-        for record in read_records(output_dir / f"sub-{participant.label}")[0]
+        for record in read_records(output_dir / f"sub-{participant}")[0]
         for name in record.get("outputs", {})
     }
-    names = {series.name for session in participant.sessions for series in session.series}
     stale = []
     for path in sorted(listed - set(written)):
         if not path.is_file():
@@ -194,7 +199,7 @@ def find_stale(
             entities = identify(path.relative_to(output_dir)).source_entities
         except ConfigError:  # a name of another version
             entities = {}
-        if not is_partial or scan_name(entities) in names:
+        if not is_partial or scan_name(entities) in scans:
             stale.append(path)
     return stale
 
@@ -208,7 +213,7 @@ def write_provenance(output_dir: Path, record: Provenance) -> Path:
     path, text, folder = record.path(output_dir), record.to_json(), output_dir / participant
     records = [p.relative_to(output_dir).as_posix() for p in folder.glob("log/*/provenance.json")]
     names = {name for earlier in read_records(folder)[0] for name in earlier.get("outputs", {})}
-    names |= {*record.outputs, *records, f"{participant}.html"}
+    names |= {*record.outputs, *records, *map(str, list_pages(output_dir, participant))}
     own = path.relative_to(output_dir).as_posix()
     write_manifest(output_dir, participant, names, texts={own: text})
     publish_text(text, path)

@@ -16,6 +16,9 @@ from dmri_fm_workflows.outputs.tsv import MISSING, read_table
 #: Words in the names of columns that hold groups, also where these are numbered.
 GROUPS = re.compile("group|diagnosis|site|center|centre|scanner|sex|gender", re.IGNORECASE)
 
+#: Words in the names of columns about the place of the scan.
+SITES = re.compile("site|center|centre|scanner", re.IGNORECASE)
+
 #: A column with more values than this is no column of groups.
 _MAX_LEVELS = 40
 
@@ -63,6 +66,21 @@ def _has_words(column: pd.Series) -> bool:
     known = column[column != MISSING]
     is_word = pd.to_numeric(known, errors="coerce").isna()
     return bool(len(known) and is_word.mean() > 0.5 and known.duplicated().any())
+
+
+def find_sites(groups: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return the site of each participant: the first column about sites with two or more values.
+
+    Examples
+    --------
+    >>> find_sites({"sub-01": {"sex": "F", "site": "A"}, "sub-02": {"sex": "F", "site": "B"}})
+    {'sub-01': 'A', 'sub-02': 'B'}
+    """
+    for column in dict.fromkeys(c for row in groups.values() for c in row):
+        sites = {p: row.get(column, MISSING) for p, row in groups.items()}
+        if SITES.search(column) and len(set(sites.values())) > 1:
+            return sites
+    return {}
 
 
 def cross_tabulate(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,9 @@ OUTLIER_COLOUR = "#d55e00"
 
 #: Panels beside each other.
 COLUMNS = 4
+
+#: Colour of sites beyond the most frequent ones.
+OTHER_COLOUR = "#8a8a8a"
 
 #: More points than this are drawn as a picture, to keep the page small.
 MANY_POINTS = 500
@@ -46,6 +50,8 @@ class Panel:
         Shape (N,), NaN where missing.
     groups
         Label of each scan's column in the panel.
+    sites
+        Site of each scan, shown by its colour; all empty: columns have colours.
     outliers
         Positions that stand out.
     names
@@ -56,7 +62,27 @@ class Panel:
     unit: str
     values: NDArray[np.float64]
     groups: Sequence[str]
+    sites: Sequence[str]
     outliers: frozenset[int]
+    names: Sequence[str]
+
+
+class Chart(NamedTuple):
+    """A drawing, and where its points are.
+
+    Attributes
+    ----------
+    svg
+        An `<svg>` element; empty without a panel.
+    panels
+        For each panel `label`, `unit`, and `points`: x and y in units of the drawing's viewBox,
+        position of the scan, and its value or group.
+    names
+        Name of each scan.
+    """
+
+    svg: str
+    panels: list[dict[str, Any]]
     names: Sequence[str]
 
 
@@ -70,37 +96,97 @@ def _spread(n: int) -> NDArray[np.float64]:
     return np.asarray((np.arange(n) * _GOLDEN % 1 - 0.5) * 0.5, dtype=np.float64)
 
 
-def draw_panels(panels: Sequence[Panel]) -> str:
+def choose_colours(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each label; of too many, one colour for all but the most frequent.
+
+    Examples
+    --------
+    >>> choose_colours(["b", "a", "b"])
+    {'a': '#0072b2', 'b': '#009e73'}
+    """
+    names = _sorted_labels(labels)
+    if len(names) > len(COLOURS):
+        most = [name for name, _ in Counter(labels).most_common(len(COLOURS) - 1)]
+        names = [name for name in names if name in most]
+    named = dict(zip(names, COLOURS, strict=False))
+    return {label: named.get(label, OTHER_COLOUR) for label in _sorted_labels(labels)}
+
+
+def _locate(figure: Figure, axes: Axes, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where points lie in the drawing, in units of its viewBox."""
+    width, height = 72 * figure.get_size_inches()
+    fractions = figure.transFigure.inverted().transform(axes.transData.transform(xy))
+    return np.asarray(np.round(fractions * [width, -height] + [0, height], 1))
+
+
+def _points(
+    figure: Figure, axes: Axes, xy: NDArray[np.float64], values: Sequence[float | str]
+) -> list[list[Any]]:
+    places = _locate(figure, axes, xy).tolist()
+    return [[*place, i, values[i]] for i, place in enumerate(places) if np.isfinite(place).all()]
+
+
+def draw_panels(panels: Sequence[Panel]) -> Chart:
     """Draw one small chart per measure: a point per scan, a line at the median.
 
-    Returns an `<svg>` element, or an empty text without a panel.
+    All panels have the same scans.
     """
     if not panels:
-        return ""
+        return Chart("", [], [])
     from matplotlib.figure import Figure
 
     n_rows = -(-len(panels) // COLUMNS)
     with chart_style():
-        figure = Figure(figsize=(11, 2.5 * n_rows), layout="constrained")
-        for position, panel in enumerate(panels):
-            _draw_panel(figure.add_subplot(n_rows, COLUMNS, position + 1), panel)
-        return _inline(figure)
+        figure = Figure(figsize=(11, 2.5 * n_rows + 0.3), layout="constrained", dpi=72)
+        axes = [figure.add_subplot(n_rows, COLUMNS, i + 1) for i in range(len(panels))]
+        drawn = [_draw_panel(a, panel) for a, panel in zip(axes, panels, strict=True)]
+        _draw_legend(figure, panels[0].sites)
+        figure.draw_without_rendering()
+        found = [
+            {
+                "label": panel.title,
+                "unit": panel.unit,
+                "points": _points(figure, a, xy, [float(f"{v:.4g}") for v in panel.values]),
+            }
+            for a, panel, xy in zip(axes, panels, drawn, strict=True)
+        ]
+        return Chart(_inline(figure), found, panels[0].names)
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_legend(figure: Figure, sites: Sequence[str]) -> None:
+    """Name the colours of sites above the panels."""
+    from matplotlib.lines import Line2D
+
+    colours = choose_colours(sites)
+    if set(colours) == {""}:
+        return
+    shown = {label: c for label, c in colours.items() if c != OTHER_COLOUR}
+    if n_others := len(colours) - len(shown):
+        shown[f"{n_others} other sites"] = OTHER_COLOUR
+    marks = [Line2D([], [], ls="", marker="o", color=c, label=s) for s, c in shown.items()]
+    figure.legend(handles=marks, loc="outside upper left", ncols=len(marks))
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> NDArray[np.float64]:
+    """Draw a panel; return x and y of every scan, NaN where it has no value."""
     labels = _sorted_labels(panel.groups)
+    xy = np.stack([np.full(len(panel.values), np.nan), panel.values], axis=1)
+    of_sites = any(panel.sites)
+    palette = choose_colours(panel.sites if of_sites else panel.groups)
+    colours = np.array([palette[label] for label in (panel.sites if of_sites else panel.groups)])
     for column, label in enumerate(labels):
         rows = [i for i, group in enumerate(panel.groups) if group == label]
         values = panel.values[rows]
         if not np.isfinite(values).any():
             continue
         x = column + _spread(len(rows))
+        xy[rows, 0] = x
         is_out = np.array([i in panel.outliers for i in rows])
         axes.scatter(
             x[~is_out],
             values[~is_out],
             s=14,
-            color=COLOURS[column % len(COLOURS)],
+            c=colours[rows][~is_out],
             alpha=0.65,
             linewidths=0,
             rasterized=len(rows) > MANY_POINTS,
@@ -127,6 +213,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_xticklabels(labels)
     axes.grid(axis="y", color="#e4e9ee", lw=0.6)
     axes.set_axisbelow(True)
+    return xy
 
 
 def _sorted_labels(groups: Sequence[str]) -> list[str]:
@@ -175,46 +262,59 @@ def main_axes(features: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def draw_features(
-    features: ArrayLike, *, groups: Sequence[str], names: Sequence[str], legend: str
-) -> str:
-    """Draw scans along the two main axes of their features, as an `<svg>` element.
+    features: ArrayLike, *, groups: Mapping[str, Sequence[str]], names: Sequence[str]
+) -> Chart:
+    """Draw scans along the two main axes of their features.
 
     Parameters
     ----------
     features
         Shape (N, D).
     groups
-        Label of each scan, shown by its colour.
+        Label of each scan by title of the legend: a panel each, with colours by label.
     names
         Name of each scan, written for up to 30 scans.
-    legend
-        Title of the legend.
     """
     from matplotlib.figure import Figure
 
     scores, explained = main_axes(features)
     with chart_style():
-        figure = Figure(figsize=(8, 4.6), layout="constrained")
-        axes = figure.add_subplot()
-        for number, label in enumerate(_sorted_labels(groups)):
-            rows = [i for i, g in enumerate(groups) if g == label]
-            axes.scatter(
-                scores[rows, 0],
-                scores[rows, 1],
-                s=24,
-                color=COLOURS[number % len(COLOURS)],
-                alpha=0.75,
-                linewidths=0,
-                label=label,
-                rasterized=len(rows) > MANY_POINTS,
-            )
-        if len(names) <= 30:
-            for name, (x, y) in zip(names, scores, strict=True):
-                axes.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7)
-        axes.margins(x=0.18)
-        axes.set_xlabel(f"first axis, {100 * explained[0]:.0f}% of the variance")
-        axes.set_ylabel(f"second axis, {100 * explained[1]:.0f}% of the variance")
-        axes.legend(title=legend, loc="best")
-        axes.grid(color="#e4e9ee", lw=0.6)
-        axes.set_axisbelow(True)
-        return _inline(figure)
+        width = 8 if len(groups) == 1 else 11
+        figure = Figure(figsize=(width, 4.6), layout="constrained", dpi=72)
+        panels = list(np.atleast_1d(figure.subplots(1, len(groups))))
+        for axes, (title, labels) in zip(panels, groups.items(), strict=True):
+            _draw_scores(axes, scores, labels, title=title)
+            if len(names) <= 30:
+                for name, place in zip(names, scores, strict=True):
+                    axes.annotate(
+                        name, place, xytext=(5, 3), textcoords="offset points", fontsize=7
+                    )
+            axes.set_xlabel(f"first axis, {100 * explained[0]:.0f}% of the variance")
+            axes.set_ylabel(f"second axis, {100 * explained[1]:.0f}% of the variance")
+        figure.draw_without_rendering()
+        found = [
+            {"label": title, "unit": "", "points": _points(figure, axes, scores, list(labels))}
+            for axes, (title, labels) in zip(panels, groups.items(), strict=True)
+        ]
+        return Chart(_inline(figure), found, names)
+
+
+def _draw_scores(
+    axes: Axes, scores: NDArray[np.float64], labels: Sequence[str], *, title: str
+) -> None:
+    for label, colour in choose_colours(labels).items():
+        rows = [i for i, g in enumerate(labels) if g == label]
+        axes.scatter(
+            scores[rows, 0],
+            scores[rows, 1],
+            s=24,
+            color=colour,
+            alpha=0.75,
+            linewidths=0,
+            label=label,
+            rasterized=len(rows) > MANY_POINTS,
+        )
+    axes.margins(x=0.18)
+    axes.legend(title=title, loc="best")
+    axes.grid(color="#e4e9ee", lw=0.6)
+    axes.set_axisbelow(True)

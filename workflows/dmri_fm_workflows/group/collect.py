@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,26 @@ def list_participants(output_dir: str | Path) -> tuple[str, ...]:
             advice="run the participant level first, with this output folder",
         )
     return tuple(participants)
+
+
+def choose_participants(output_dir: str | Path, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the participants with some labels, or all if there are none, with their prefix.
+
+    Raises
+    ------
+    LayoutError
+        If the folder holds no participant, or not those asked for.
+    """
+    known = list_participants(output_dir)
+    wanted = [f"sub-{label.removeprefix('sub-')}" for label in labels]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise LayoutError(
+            f"no outputs of {', '.join(unknown)}",
+            expected=f"some of {', '.join(known)}",
+            advice="run the participant level for them first",
+        )
+    return tuple(p for p in known if not wanted or p in wanted)
 
 
 def list_outputs(

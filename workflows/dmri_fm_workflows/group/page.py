@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,14 @@ from numpy.typing import NDArray
 from dmri_fm import __version__
 from dmri_fm.encoders.features import feature_columns
 from dmri_fm.identity import TENSOR_NETWORKS, identity, label_of
-from dmri_fm_workflows.group.charts import Panel, draw_features, draw_panels
+from dmri_fm_workflows.group.by_group import find_sites
+from dmri_fm_workflows.group.charts import Chart, Panel, draw_features, draw_panels
 from dmri_fm_workflows.group.distortion import count_methods, tabulate_methods, warn_of_methods
 from dmri_fm_workflows.group.exclusion import tabulate_exclusions
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
 from dmri_fm_workflows.group.tables import GroupTable, GroupTables
 from dmri_fm_workflows.outputs.maps import load_catalogue
+from dmri_fm_workflows.outputs.pages import list_pages
 from dmri_fm_workflows.outputs.sidecars import describe_columns
 from dmri_fm_workflows.outputs.tsv import MISSING, QC_EXCLUDE, SCAN_COLUMNS, SCAN_ID
 from dmri_fm_workflows.report.content import Entry, ReportWarning
@@ -76,6 +80,7 @@ def _panels(
     columns: Sequence[str],
     flags: Sequence[Flag],
     *,
+    sites: Mapping[str, str],
     groups: Mapping[int, str] | None = None,
     titles: Mapping[str, str] | None = None,
     scales: Mapping[str, tuple[float, str]] | None = None,
@@ -90,11 +95,17 @@ def _panels(
             unit=scale[column][1],
             values=_numbers(table, column) * scale[column][0],
             groups=[(groups or {}).get(i, "") for i in range(len(table))],
+            sites=_sites_of(names, sites),
             outliers=frozenset(f.row for f in flags if f.column == column),
             names=names,
         )
         for column in columns
     ]
+
+
+def _sites_of(scans: Sequence[str], sites: Mapping[str, str]) -> list[str]:
+    """Return the site of each scan; empty texts where none is known of any participant."""
+    return [sites.get(scan.split("_")[0], MISSING if sites else "") for scan in scans]
 
 
 def _hints(columns: Sequence[str]) -> dict[str, str]:
@@ -131,7 +142,9 @@ def _suffix(features: GroupTable, tables: GroupTables) -> str:
     return f", {_model_title(features.model)}"
 
 
-def _features_charts(features: GroupTable, tables: GroupTables) -> Iterator[tuple[str, str]]:
+def _features_charts(
+    features: GroupTable, tables: GroupTables, sites: Mapping[str, str]
+) -> Iterator[tuple[str, Chart]]:
     """Yield title and chart of each type of features, of the scans of the commonest weights.
 
     Features that one of these scans lacks (`n/a`) are left out.
@@ -149,14 +162,13 @@ def _features_charts(features: GroupTable, tables: GroupTables) -> Iterator[tupl
         shared = known[rows].all(axis=0)
         if rows.size < 3 or not shared.any():
             continue
+        shown = [names[int(i)] for i in rows]
+        labels = {"largest b-value": [groups[int(i)] or "b unknown" for i in rows]}
+        if sites:
+            labels["site"] = _sites_of(shown, sites)
         yield (
             f"{of}{_suffix(features, tables)}",
-            draw_features(
-                data[rows][:, shared],
-                groups=[groups[int(i)] or "b unknown" for i in rows],
-                names=[names[int(i)] for i in rows],
-                legend="largest b-value",
-            ),
+            draw_features(data[rows][:, shared], groups=labels, names=shown),
         )
 
 
@@ -256,9 +268,11 @@ def render_group_page(
     protocols = _protocols(scalars, tables)
     map_flags = flag_scans(scalars, drawn, protocol=protocols)
     scales = {c: (1e3, "10⁻³ mm²/s") for c in drawn if "_md_" in c}
+    sites = find_sites(groups or {})
     map_panels = _panels(
-        scalars, drawn, map_flags, groups=protocols, titles=_map_titles(drawn), scales=scales
-    )
+        scalars, drawn, map_flags, sites=sites, groups=protocols, titles=_map_titles(drawn),
+        scales=scales,
+    )  # fmt: skip
     warnings = [
         *_status_warnings(tables),
         *_weights_warnings(tables.features),
@@ -283,6 +297,7 @@ def render_group_page(
         ),
         badges=_BADGES,
         links=dict(pages or {}),
+        scan_links=[quote(_page_of(scan, pages or {})) for scan in quality[SCAN_ID]],
         columns=filled,
         rows=quality[filled].to_numpy().tolist(),
         flagged={(f.row, f.column): f.reason for f in flags},
@@ -294,23 +309,39 @@ def render_group_page(
         map_flags=_named(map_flags, scalars),
         hints=_hints(filled),
         rule=_RULE,
-        quality_chart=Markup(draw_panels(_panels(quality, measures, flags))),
-        maps_chart=Markup(draw_panels(map_panels)),
+        quality_chart=_shown(draw_panels(_panels(quality, measures, flags, sites=sites)), pages),
+        maps_chart=_shown(draw_panels(map_panels), pages),
+        has_sites=bool(sites),
         feature_charts=[
-            (title, Markup(svg))
+            (title, _shown(chart, pages))
             for features in tables.features
-            for title, svg in _features_charts(features, tables)
+            for title, chart in _features_charts(features, tables, sites)
         ],
-        files=[
-            (
-                item.path().name,
-                item.path(".parquet").name,
-                load_catalogue().output_type(f"group_{item.type}").title + _suffix(item, tables),
-                len(item.table),
-            )
-            for item in tables.listed
-        ],
+        files=_list_files(tables),
     )
+
+
+def _list_files(tables: GroupTables) -> list[tuple[str, str, str, int]]:
+    """Return name, name of the Parquet file, title and rows of every table."""
+    return [
+        (
+            item.path().name,
+            item.path(".parquet").name,
+            load_catalogue().output_type(f"group_{item.type}").title + _suffix(item, tables),
+            len(item.table),
+        )
+        for item in tables.listed
+    ]
+
+
+def _shown(chart: Chart, pages: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a drawing, and its points for the script of the page, as JSON."""
+    points = {
+        "panels": chart.panels,
+        "names": list(chart.names),
+        "links": [quote(_page_of(name, pages or {})) for name in chart.names],
+    }
+    return {"svg": Markup(chart.svg), "points": json.dumps(points, separators=(",", ":"))}
 
 
 def _template() -> Template:
@@ -340,5 +371,19 @@ def _summary(tables: GroupTables, *, n_flagged: int) -> tuple[Entry, ...]:
 
 
 def find_pages(output_dir: str | Path, participants: Sequence[str]) -> dict[str, str]:
-    """Return the participants' pages that exist, relative to the group page."""
-    return {p: f"../{p}.html" for p in participants if (Path(output_dir) / f"{p}.html").is_file()}
+    """Return the pages that exist, relative to the group page, by participant.
+
+    Pages of sessions also stand under the participant and session, `sub-01_ses-a`.
+    """
+    found: dict[str, str] = {}
+    for participant in participants:
+        for path in list_pages(output_dir, participant):
+            found[path.stem] = f"../{path}"
+            found.setdefault(participant, f"../{path}")
+    return found
+
+
+def _page_of(scan: str, pages: Mapping[str, str]) -> str:
+    """Return the page of a scan's session, or of its participant; empty without one."""
+    words = scan.split("_")
+    return pages.get("_".join(words[:2])) or pages.get(words[0], "")

@@ -107,7 +107,7 @@ class _BeforeAfterInputSpec(BaseInterfaceInputSpec):
 
 
 class PlotBeforeAfter(_Figure):
-    """Draw two states of an image that flicker under the pointer."""
+    """Draw two states of an image with a slider."""
 
     input_spec = _BeforeAfterInputSpec
 
@@ -151,23 +151,24 @@ class _DenoisingInputSpec(BaseInterfaceInputSpec):
 
 
 class PlotDenoising(_Figure):
-    """Draw the volume of highest b before and after denoising, and their difference."""
+    """Draw volumes of lowest and highest b before and after denoising, and their difference."""
 
     input_spec = _DenoisingInputSpec
 
     def _draw(self, out: Path) -> None:
-        volume = int(np.argmax(np.loadtxt(self.inputs.bval_file)))
+        bvals = np.atleast_1d(np.loadtxt(self.inputs.bval_file))
+        shown = dict.fromkeys(map(int, (np.argmin(bvals), np.argmax(bvals))))
         before = load_image(self.inputs.raw_file, ndim=4)
         after = load_image(self.inputs.dwi_file, ndim=4)
         mask = _open_mask(self.inputs.mask_file)
-        figures.plot_denoising(
-            np.asarray(before.dataobj[..., volume], dtype=np.float32),
-            np.asarray(after.dataobj[..., volume], dtype=np.float32),
-            np.asarray(before.affine),
-            out,
-            mask=mask,
-            volume_name=f"volume {volume + 1}",
-        )
+        volumes = {
+            f"volume {v + 1}, b = {bvals[v]:.0f}": (
+                np.asarray(before.dataobj[..., v], dtype=np.float32),
+                np.asarray(after.dataobj[..., v], dtype=np.float32),
+            )
+            for v in shown
+        }
+        figures.plot_denoising(volumes, np.asarray(before.affine), out, mask=mask)
 
 
 class _CarpetInputSpec(BaseInterfaceInputSpec):
@@ -191,7 +192,7 @@ class PlotCarpet(_Figure):
             data,
             mask,
             motion.fd_mm,
-            motion.parameters[:, :6],
+            motion.parameters,
             np.load(self.inputs.outliers_file),
             out,
             bvals=np.loadtxt(self.inputs.bval_file),
@@ -208,7 +209,7 @@ class _RegistrationInputSpec(BaseInterfaceInputSpec):
 
 
 class PlotRegistration(_Figure):
-    """Draw two registered images that flicker under the pointer, with contours."""
+    """Draw two registered images with a slider, and contours."""
 
     input_spec = _RegistrationInputSpec
 

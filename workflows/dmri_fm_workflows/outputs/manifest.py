@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dmri_fm.errors import InputError, LayoutError, OutputError
+from dmri_fm_workflows.outputs.pages import page_path
 from dmri_fm_workflows.outputs.publish import publish_text
 
 #: Path of a participant's manifest inside the participant's folder.
@@ -103,9 +104,37 @@ def write_manifest(
             ) from None
     for name, text in (texts or {}).items():
         digests[name] = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    target = output_dir / own
+    _publish(digests, output_dir / own)
+    return output_dir / own
+
+
+def _publish(digests: Mapping[str, str], target: Path) -> None:
     publish_text("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)), target)
-    return target
+
+
+def replace_pages(output_dir: Path, participant: str, pages: Iterable[str]) -> None:
+    """Put other pages into a participant's manifest, if there is one.
+
+    Parameters
+    ----------
+    output_dir
+        Output folder.
+    participant
+        With the prefix.
+    pages
+        Paths relative to the output folder; other pages of the participant leave the manifest.
+
+    Raises
+    ------
+    InputError
+        If the manifest is damaged.
+    OutputError
+        If it cannot be written.
+    """
+    target = output_dir / participant / MANIFEST
+    if target.is_file():
+        kept = {k: v for k, v in read_manifest(target).items() if not k.endswith(".html")}
+        _publish(kept | {page: digest_file(output_dir / page) for page in pages}, target)
 
 
 def read_manifest(path: Path) -> dict[str, str]:
@@ -142,7 +171,7 @@ def _is_of(participant: str, name: str) -> bool:
     """Tell whether a relative path is the participant's page or lies in their folder."""
     parts = PurePosixPath(name).parts
     is_below = len(parts) > 1 and parts[0] == participant and ".." not in parts
-    return name == f"{participant}.html" or is_below
+    return name == str(page_path(participant, "root")) or is_below
 
 
 def _list_participants(output_dir: Path) -> list[str]:
@@ -214,7 +243,7 @@ def _find_additional(
     root: Path, participant: str, digests: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Yield files of a participant that the manifest lacks; logs but the records do not count."""
-    page = root / f"{participant}.html"
+    page = root / page_path(participant, "root")
     paths = [page] if page.is_file() else []
     for folder, subfolders, names in os.walk(root / participant):
         subfolders.sort()

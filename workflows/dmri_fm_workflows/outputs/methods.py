@@ -135,7 +135,13 @@ def describe_regions(sidecars: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(f"Features by the {name} are those of {REGIONS[part]}." for name, part in read)
 
 
-def write_citations(out: str | Path, processed: Processed, participants: Sequence[str]) -> None:
+def write_citations(
+    out: str | Path,
+    processed: Processed,
+    participants: Sequence[str],
+    *,
+    is_planned: bool = False,
+) -> None:
     """Write `logs/CITATION.*`: the methods text of some participants, with the works to cite.
 
     Parameters
@@ -146,6 +152,8 @@ def write_citations(out: str | Path, processed: Processed, participants: Sequenc
         Sidecars and models of their outputs.
     participants
         Whose text it is, with or without the prefix.
+    is_planned
+        Whether nothing of it has run yet.
 
     Raises
     ------
@@ -155,10 +163,14 @@ def write_citations(out: str | Path, processed: Processed, participants: Sequenc
     labels = [f"sub-{label.removeprefix('sub-')}" for label in participants]
     number = f"{len(labels)} participant{'' if len(labels) == 1 else 's'}"
     named = f" ({', '.join(labels)})" if 0 < len(labels) <= N_NAMED else ""
-    scope = (
+    planned = (
+        f"This text is of the plan for {number}{named}: nothing has run. What voxels decide, such "
+        "as a mask that one method alone has found, stands in the text that the run writes."
+    )
+    written = (
         f"This text is of the outputs of {number}{named} at the end of the run that wrote it. "
         "The group level writes it for all participants."
     )
-    text = f"{describe_methods(processed)}\n{scope}\n"
+    text = f"{describe_methods(processed)}\n{planned if is_planned else written}\n"
     for extension, content in render_methods(text).items():
         publish_text(content, Path(out) / "logs" / f"CITATION.{extension}")

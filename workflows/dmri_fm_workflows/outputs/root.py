@@ -128,8 +128,8 @@ def _readme(source_name: str) -> str:
     lines = [
         f"# Diffusion MRI derivatives of {source_name}",
         "",
-        f"Written by {APP_NAME} {__version__}. Start with the pages `sub-*.html`, one per "
-        "participant; each names its warnings first.",
+        f"Written by {APP_NAME} {__version__}. Start with the pages `sub-*.html`, here or "
+        "in the folders of participants and sessions; each names its warnings first.",
         "",
         "| what | where | units |",
         "|---|---|---|",
@@ -163,6 +163,11 @@ def _read_description(source: Path) -> Mapping[str, Any]:
         return read_object(source / "dataset_description.json")
     except InputError:
         return {}
+
+
+def read_name(dataset: Path) -> str:
+    """Return the name of a dataset; that of its folder, if its description has none."""
+    return str(_read_description(dataset).get("Name") or dataset.name)
 
 
 def write_root_files(

@@ -343,17 +343,23 @@ class SeriesPlan(EarlierSteps):
         return name_normalisation(self.normalisation)
 
     @property
-    def methods(self) -> tuple[str, ...]:
-        """Methods of every step that the plan decides, with versions, as in the sidecars."""
-        steps = (self.denoising, self.unringing, self.sdc_name, self.hmc_name)
-        names: tuple[str, ...] = (
-            *(self.earlier_steps.values() or steps), self.mask_name, self.normalisation_name,
-        )  # fmt: skip
+    def stated_methods(self) -> dict[str, str]:
+        """Methods of every step that the plan decides, with versions, by key of the sidecar."""
+        steps = {"Denoising": self.denoising, "GibbsCorrection": self.unringing,
+                 "SDCMethod": self.sdc_name, "HMCMethod": self.hmc_name}  # fmt: skip
+        own = {"MaskMethod": self.mask_name, "NormalisationMethod": self.normalisation_name}
+        stated = (self.earlier_steps or steps) | own
         if self.networks:
-            names += (self.network_input, self.age_check)
-        if self.coregistration_name is None:
-            return names
-        return (*names, self.coregistration_name, name_mask("t1w"))
+            stated["NetworkInput"] = self.network_input
+        on_t1w = self.coregistration_name
+        return stated if on_t1w is None else stated | {"CoregistrationMethod": on_t1w}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of these methods, and what the plan decides about maps of networks."""
+        age = (self.age_check,) if self.networks else ()
+        of_t1w = () if self.coregistration_name is None else (name_mask("t1w"),)
+        return (*self.stated_methods.values(), *age, *of_t1w)
 
     @property
     def length_scaling(self) -> tuple[str, float | None] | None:

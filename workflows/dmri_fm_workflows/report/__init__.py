@@ -1,8 +1,8 @@
 """Figures and pages of the visual report.
 
 :mod:`~dmri_fm_workflows.report.figures` draws, :mod:`~dmri_fm_workflows.report.participant` reads
-the content of a page from the output folder, and :mod:`~dmri_fm_workflows.report.page` renders it
-as HTML.
+the content of a page from the output folder, :mod:`~dmri_fm_workflows.report.page` renders it
+as HTML, and :mod:`~dmri_fm_workflows.report.writing` writes it.
 """
 
 from dmri_fm_workflows.report.content import (
@@ -12,15 +12,13 @@ from dmri_fm_workflows.report.content import (
     ReportData,
     ReportWarning,
     RunError,
+    RunSummary,
     SeriesSection,
 )
 from dmri_fm_workflows.report.page import page_environment, render_report
-from dmri_fm_workflows.report.participant import (
-    describe_series,
-    standard_figure,
-    write_participant_page,
-)
+from dmri_fm_workflows.report.participant import describe_series, standard_figure
 from dmri_fm_workflows.report.quality import quality_rows
+from dmri_fm_workflows.report.writing import summarise_run, write_participant_pages
 
 __all__ = [
     "AnatomySection",
@@ -29,11 +27,13 @@ __all__ = [
     "ReportData",
     "ReportWarning",
     "RunError",
+    "RunSummary",
     "SeriesSection",
     "describe_series",
     "page_environment",
     "quality_rows",
     "render_report",
     "standard_figure",
-    "write_participant_page",
+    "summarise_run",
+    "write_participant_pages",
 ]

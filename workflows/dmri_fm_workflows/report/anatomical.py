@@ -9,7 +9,7 @@ SVG `out` and returns its path; images on different grids raise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -46,12 +46,12 @@ from dmri_fm_workflows.report.slices import (
 )
 from dmri_fm_workflows.report.svg import Drawing
 
-FLICKER_HINT = "Point at the figure: the two images alternate. Click: hold."
+PAIR_HINT = "Slider or arrow keys: wipe. Point: the images alternate. Click: hold."
 
 #: Line colours, in the order of the contours.
 LINE_COLOURS = (ORANGE, SKY, YELLOW, "#cc79a7")
 
-#: Height of the band that names the image of a flickering figure.
+#: Height of the band that names the two images of a figure.
 BANNER = 22.0
 
 _NO_CONTOURS: Mapping[str, ArrayLike] = MappingProxyType({})
@@ -157,7 +157,9 @@ def plot_before_after(
     labels: tuple[str, str] = ("before", "after"),
     title: str = "Before and after",
 ) -> Path:
-    """Draw two states of an image that alternate while the pointer is over the figure.
+    """Draw two states of an image, one over the other, with a slider between them.
+
+    They alternate while the pointer is over the figure.
 
     Parameters
     ----------
@@ -178,7 +180,7 @@ def plot_before_after(
     region = grid.bring_mask(mask, lower)
     window = intensity_window(lower, region)
     layers = {labels[1]: rescale(lower, window), labels[0]: rescale(upper, window)}
-    return _draw_flicker(
+    return _draw_images(
         layers, region, grid.ras_affine, out, contours=grid.bring_contours(contours), title=title
     )
 
@@ -222,12 +224,44 @@ def plot_registration(
         name: rescale(image, intensity_window(image, inside))
         for name, image in ((labels[1], target), (labels[0], moving))
     }
-    return _draw_flicker(
+    return _draw_images(
         layers, inside, grid.ras_affine, out, contours=grid.bring_contours(boundary), title=title
     )
 
 
-def _draw_flicker(
+def _draw_pair(
+    drawing: Drawing, names: tuple[str, str], y: float, draw: Callable[[str, float], float]
+) -> float:
+    """Draw two images under a slider and a band with their names; return the bottom edge.
+
+    Parameters
+    ----------
+    drawing
+        The figure.
+    names
+        The image at rest, which is on the right of the slider, and the other.
+    y
+        Top edge.
+    draw
+        Draws the image of a name from a top edge, and returns its bottom edge.
+    """
+    at_rest, other = names
+    top = drawing.slider(y, label=f"How much of the left is {other}, not {at_rest}")
+    bottom = top
+    for name, colour, x, anchor in (
+        (at_rest, "#004c6d", drawing.width - 10, "end"),
+        (other, "#7a3e00", 10, "start"),
+    ):
+        with drawing.layer(is_upper=name == other):
+            drawing.rectangle(0, top, drawing.width, BANNER, fill=colour)
+            drawing.text(
+                x, top + 16, name.upper(), size=14, fill="#fff", anchor=anchor, weight="bold"
+            )
+            bottom = draw(name, top + BANNER)
+    return bottom
+
+
+def _draw_images(
     layers: Mapping[str, NDArray[np.uint8]],
     region: NDArray[np.bool_],
     affine: NDArray[np.float64],
@@ -239,75 +273,80 @@ def _draw_flicker(
     """Draw two images that alternate, the one at rest first; all volumes are in RAS order."""
     rows = plan_rows(region, affine, margin_mm=12.0)
     drawing = Drawing(FULL_WIDTH)
-    legend_bottom = draw_legend(drawing, 0, contours, words=title)
-    top = legend_bottom + BANNER
-    scale = tile_scale(drawing, rows)
-    for (name, grey), colour, is_upper in zip(
-        layers.items(), ("#004c6d", "#7a3e00"), (False, True), strict=True
-    ):
-        with drawing.layer(is_upper=is_upper):
-            drawing.rectangle(0, legend_bottom, drawing.width, BANNER, fill=colour)
-            drawing.text(10, legend_bottom + 16, name.upper(), size=14, fill="#fff", weight="bold")
-            bottom = draw_rows(drawing, rows, top, lambda strip: strip, grey)
+    tops: list[float] = []
+
+    def draw(name: str, top: float) -> float:
+        tops.append(top)
+        return draw_rows(drawing, rows, top, lambda strip: strip, layers[name])
+
+    at_rest, pointed_at = layers
+    y = draw_legend(drawing, 0, contours, words=title)
+    bottom = _draw_pair(drawing, (at_rest, pointed_at), y, draw)
     # The outlines belong to both layers and are drawn once, above them.
+    scale = tile_scale(drawing, rows)
     for contour in contours:
-        y = top
+        y = tops[0]
         for row in rows:
             y = draw_outlines(drawing, row, y, contour, scale=scale)
-    draw_convention(drawing, bottom, hint=FLICKER_HINT)
-    at_rest, pointed_at = layers
+    draw_convention(drawing, bottom, hint=PAIR_HINT)
     return drawing.write(
         out,
         title=title,
-        description=f"Two images alternate: {pointed_at} and {at_rest}. At rest: {at_rest}.",
+        description=f"Two images with a slider: {pointed_at} and {at_rest}. At rest: {at_rest}.",
     )
 
 
 def plot_denoising(
-    before: ArrayLike,
-    after: ArrayLike,
+    volumes: Mapping[str, tuple[ArrayLike, ArrayLike]],
     affine: ArrayLike,
     out: str | Path,
     *,
     mask: ArrayLike | None = None,
-    volume_name: str = "",
 ) -> Path:
-    """Draw one volume before and after noise removal, and the difference.
+    """Draw volumes before and after noise removal, with a slider, and below each what was removed.
 
     Parameters
     ----------
-    before, after
-        The same diffusion-weighted volume.
+    volumes
+        A volume before and after, by its name ("volume 12, b = 1000").
     affine, out, mask
         As for every figure of this module.
-    volume_name
-        Name of the volume ("volume 12, b = 1000").
     """
-    after = np.asarray(after, dtype=np.float32)
-    grid = _Grid(after, affine)
-    first = grid.bring(before, "image before").astype(np.float32)
-    second = grid.bring(after, "image after")
-    region = grid.bring_mask(mask, second)
-    residual = first - second
-    window = intensity_window(first, region)
-    spread = float(np.percentile(np.abs(residual[region]), 99)) if region.any() else 0.0
-    spread = spread or 1.0
+    first = np.asarray(next(iter(volumes.values()))[1])
+    grid = _Grid(first, affine)
+    region = grid.bring_mask(mask, grid.bring(first, "image"))
     row = plan_rows(region, grid.ras_affine, views=("axial",), n_widest=6)[0]
     drawing = Drawing(FULL_WIDTH)
-    title = "Denoising"
-    y = draw_legend(drawing, 0, (), words=f"{title}: {volume_name}" if volume_name else title)
     scale = tile_scale(drawing, [row])
-    for name, volume, limits in (
-        ("before", first, window),
-        ("after", second, window),
-        (f"removed, ± {spread:.3g}", residual, (-spread, spread)),
-    ):
-        strip = rescale(cut_strip(volume, row), limits)
-        y = draw_strips(drawing, row, y, strip, scale=scale, name=name) + 2
-    draw_convention(drawing, y)
+    strips: dict[str, list[NDArray[np.uint8]]] = {"after": [], "before": []}
+    removed: list[tuple[str, NDArray[np.uint8]]] = []
+    for name, pair in volumes.items():
+        before, after = (grid.bring(v, name).astype(np.float32) for v in pair)
+        window = intensity_window(before, region)
+        for state, volume in (("after", after), ("before", before)):
+            strips[state].append(rescale(cut_strip(volume, row), window))
+        residual = before - after
+        spread = float(np.percentile(np.abs(residual[region]), 99)) if region.any() else 0.0
+        limits = (-(spread or 1.0), spread or 1.0)
+        words = f"removed from {name}, ± {limits[1]:.3g}"
+        removed.append((words, rescale(cut_strip(residual, row), limits)))
+    tops: list[float] = []
+
+    def draw(state: str, top: float) -> float:
+        for name, strip in zip(volumes, strips[state], strict=True):
+            bottom = draw_strips(drawing, row, top, strip, scale=scale, name=name)
+            tops.append(bottom + 2)
+            top = 2 * bottom - top + 6  # the residual's place is below
+        return top
+
+    y = draw_legend(drawing, 0, (), words="Denoising")
+    bottom = _draw_pair(drawing, ("after", "before"), y, draw)
+    for (words, strip), top in zip(removed, tops[: len(removed)], strict=True):
+        draw_strips(drawing, row, top, strip, scale=scale, name=words)
+    draw_convention(drawing, bottom, hint=PAIR_HINT)
     return drawing.write(
         out,
-        title=title,
+        title="Denoising",
         description="Axial slices before and after noise removal, and what was removed.",
     )
 

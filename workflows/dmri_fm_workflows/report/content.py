@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
@@ -58,7 +59,7 @@ class Figure:
     title
         Heading.
     path
-        Path of the file relative to the page, with forward slashes.
+        Path of the file relative to the output folder, with forward slashes.
     caption
         What is drawn.
     look_for
@@ -71,8 +72,8 @@ class Figure:
     Raises
     ------
     ConfigError
-        If the path is absolute, leaves the page's folder or is a URL: the page must work
-        wherever its folder is copied to, without a network.
+        If the path is absolute, leaves the output folder or is a URL: the page must work
+        wherever that folder is copied to, without a network.
     """
 
     title: str
@@ -87,7 +88,7 @@ class Figure:
         if not parts or self.path.startswith("/") or ".." in parts or ":" in parts[0]:
             raise ConfigError(
                 f"a figure at {self.path!r}",
-                expected="a relative path inside the page's folder, such as sub-01/figures/x.svg",
+                expected="a relative path inside the output folder, such as sub-01/figures/x.svg",
             )
 
 
@@ -146,6 +147,31 @@ class RunError:
 
 
 @dataclass(frozen=True)
+class RunSummary:
+    """What a page says about the run that made the outputs.
+
+    Attributes
+    ----------
+    version
+        Version of this software.
+    command
+        Command line.
+    config
+        Configuration, TOML.
+    software
+        Versions of programs and libraries.
+    errors
+        Steps that failed.
+    """
+
+    version: str
+    command: str
+    config: str
+    software: Mapping[str, str]
+    errors: tuple[RunError, ...] = ()
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Content of a participant's page.
 
@@ -155,8 +181,14 @@ class ReportData:
         Label without `sub-`.
     dataset
         Name of the dataset.
-    version
-        Version of this software.
+    run
+        The run that made the outputs.
+    session
+        Session with the prefix, if the page is that of one session alone.
+    root
+        Path from the page's folder to the output folder: empty, or `../` once or more.
+    embedded
+        Figures that the page holds, as `data:` URIs by path; it links to others.
     summary
         Series and T1w images of the participant.
     warnings
@@ -166,25 +198,28 @@ class ReportData:
     methods
         Methods text; paragraphs parted by empty lines, headings start with `#`, citations are
         `[@key]` with keys of `references.yaml`.
-    software
-        Programs and libraries with their versions.
-    command
-        Command line of the run.
-    config
-        Configuration of the run, TOML.
-    errors
-        Steps that failed.
     """
 
     participant: str
     dataset: str
-    version: str
+    run: RunSummary
+    session: str = ""
+    root: str = ""
+    embedded: Mapping[str, str] = field(default_factory=dict)
     summary: tuple[Entry, ...] = ()
     warnings: tuple[ReportWarning, ...] = ()
     anatomy: tuple[AnatomySection, ...] = ()
     series: tuple[SeriesSection, ...] = ()
     methods: str = ""
-    software: tuple[Entry, ...] = ()
-    command: str = ""
-    config: str = ""
-    errors: tuple[RunError, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Whose page it is."""
+        return ", ".join(filter(None, (f"sub-{self.participant}", self.session)))
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Every figure."""
+        of_anatomy = (figure for section in self.anatomy for figure in section.figures)
+        of_series = (figure for section in self.series for figure in section.figures)
+        return (*of_anatomy, *of_series)

@@ -95,7 +95,8 @@ def plot_carpet(
     fd_mm
         Shape (N,), framewise displacement; NaN for the first volume.
     parameters
-        Shape (N, 6) or wider: translations in mm, rotations in rad, along and about the RAS+ axes.
+        Shape (N, 6) or wider: translations in mm, rotations in rad, along and about the RAS+ axes;
+        then the nine eddy-current terms, row by row, which are drawn where there are any.
     outliers
         Shape (N, Z), bool: slices replaced or flagged.
     out
@@ -115,18 +116,22 @@ def plot_carpet(
     moved = np.asarray(parameters, dtype=np.float64)
     flagged = np.asarray(outliers, dtype=bool)
     _check_motion(scores, fd, moved, flagged)
+    eddy = eddy_terms(moved)
     order = np.arange(scores.shape[1])
     with chart_style():
-        heights = (0.6, 1.0, 1.0, 1.0, 3.0)
-        figure = Figure(figsize=(FULL_WIDTH / 100, 7.2), layout="constrained")
+        heights = [0.6, *[1.0] * (3 if eddy is None else 4), 3.0]
+        figure = Figure(figsize=(FULL_WIDTH / 100, 0.6 + sum(heights)), layout="constrained")
         axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
         figure.align_ylabels(axes)
-        weighting, displacement, translation, rotation, carpet = axes
+        weighting, displacement, translation, rotation, *_, carpet = axes
         weighting.bar(order, np.asarray(bvals), width=0.8, color="#777777")
         weighting.set_ylabel("b, s/mm²")
         _draw_displacement(displacement, order, fd)
         _draw_parameters(translation, moved[:, :3], TRANSLATIONS, label="translation, mm")
         _draw_parameters(rotation, np.rad2deg(moved[:, 3:6]), ROTATIONS, label="rotation, °")
+        if eddy is not None:
+            names = tuple(f"along {eddy[0]}, per distance along {axis}" for axis in "xyz")
+            _draw_parameters(axes[4], 1000 * eddy[1], names, label="eddy, mm/m")
         picture = _draw_slices(carpet, scores, flagged)
         figure.colorbar(
             picture,
@@ -139,6 +144,27 @@ def plot_carpet(
             extend="both",
         )
         return write_chart(figure, out, title="Motion and carpet plot")
+
+
+def eddy_terms(parameters: NDArray[np.float64]) -> tuple[str, NDArray[np.float64]] | None:
+    """Return the axis along which eddy currents displace most, and their terms along it.
+
+    Parameters
+    ----------
+    parameters
+        Shape (N, 6) or wider, as for :func:`plot_carpet`.
+
+    Returns
+    -------
+    tuple or None
+        `x`, `y` or `z` (RAS+), and shape (N, 3), mm/mm: displacement per distance along x, y and
+        z. None if there are none.
+    """
+    terms = parameters[:, 6:15].reshape(len(parameters), -1, 3)
+    if not terms.any():
+        return None
+    row = int(np.abs(terms).max(axis=(0, 2)).argmax())
+    return "xyz"[row], terms[:, row]
 
 
 def _check_motion(

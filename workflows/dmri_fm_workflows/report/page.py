@@ -23,7 +23,13 @@ from dmri_fm_workflows.outputs.references import (
     replace_citations,
     split_paragraphs,
 )
-from dmri_fm_workflows.report.content import LEVELS, ReportData, ReportWarning, SeriesSection
+from dmri_fm_workflows.report.content import (
+    LEVELS,
+    Entry,
+    ReportData,
+    ReportWarning,
+    SeriesSection,
+)
 from dmri_fm_workflows.report.slices import CONVENTION
 
 _LINK = re.compile(r"https?://[^\s<>&\"']+[^\s<>&\"'.,;:)]")
@@ -72,8 +78,8 @@ def render_report(report: ReportData) -> str:
     Returns
     -------
     str
-        HTML; the same content gives the same bytes. Style and scripts are inside; figures are
-        referenced by their relative paths.
+        HTML; the same content gives the same bytes. Style and scripts are inside, figures where
+        the content holds them; others are referenced by their relative paths.
 
     Raises
     ------
@@ -90,7 +96,11 @@ def render_report(report: ReportData) -> str:
         .get_template("participant.html.j2")
         .render(
             report=report,
-            title=f"sub-{report.participant}: diffusion MRI report",
+            title=f"{report.title}: diffusion MRI report",
+            sources={
+                figure.path: report.embedded.get(figure.path, report.root + quote(figure.path))
+                for figure in report.figures
+            },
             warnings=warnings,
             counts=count_levels(warnings),
             of_series=of_series,
@@ -98,6 +108,7 @@ def render_report(report: ReportData) -> str:
             methods=methods,
             cited=cited,
             documents=render_methods(report.methods) if report.methods.strip() else {},
+            software=[Entry(*item) for item in report.run.software.items()],
             convention=CONVENTION,
         )
     )

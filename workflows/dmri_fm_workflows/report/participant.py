@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike
 
-from dmri_fm import __version__
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_files import read_gradients, stated_b0_threshold
 from dmri_fm.gradients import GradientTable
@@ -29,7 +25,6 @@ from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_NOTE
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify, output_path, sidecar_path
-from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
     NOT_MEASURED_KEY,
@@ -43,10 +38,8 @@ from dmri_fm_workflows.report.content import (
     Figure,
     ReportData,
     ReportWarning,
-    RunError,
     SeriesSection,
 )
-from dmri_fm_workflows.report.page import render_report
 from dmri_fm_workflows.report.quality import quality_rows
 
 #: Figures of an anatomy on the page, in order.
@@ -90,9 +83,6 @@ ENTRIES = {
     "TotalReadoutTimeAssumed": f"Readout times assumed, s ({ASSUMED_READOUT_NOTE})",
 }
 
-#: Packages whose versions decide the numbers.
-PACKAGES = ("antspyx", "deepbet", "dipy", "nibabel", "nipype", "niworkflows", "numpy", "torch")
-
 
 @dataclass(frozen=True)
 class _Scan:
@@ -107,49 +97,38 @@ class _Scan:
         return scan_name(self.entities)
 
 
-def write_participant_page(
-    output_dir: Path,
-    label: str,
-    *,
-    dataset: str,
-    errors: Sequence[RunError],
-    config: str,
-    stale: Collection[Path] = (),
-) -> Path:
-    """Write `sub-<label>.html` from the participant's outputs; return its path.
+def read_report(output_dir: Path, paths: Collection[Path], report: ReportData) -> ReportData:
+    """Return a report with what some outputs say.
 
     Parameters
     ----------
     output_dir
         Root of the output dataset.
-    label
-        Participant, without `sub-`.
-    dataset
-        Name of the raw dataset.
-    errors
-        Steps that failed in this run.
-    config
-        Configuration of the run, TOML.
-    stale
-        Outputs of earlier runs, which the page does not show.
+    paths
+        Outputs, the figures among them.
+    report
+        Whose page it is, its run, and further warnings.
+
+    Raises
+    ------
+    DmriError
+        If an output cannot be read.
     """
-    paths = set((output_dir / f"sub-{label}").rglob("*")).difference(stale)
     series = _read_scans(output_dir, paths, "*_space-ACPC_desc-preproc_dwi.json")
     anatomies = _read_scans(output_dir, paths, "*_space-ACPC_desc-preproc_T1w.json")
     where = [(s, s.name) for s in series] + [(s, f"Anatomy of {s.name}") for s in anatomies]
-    report = ReportData(
-        participant=label,
-        dataset=dataset,
-        version=__version__,
+    found = tuple(
+        ReportWarning("warning", str(text), where=section)
+        for scan, section in where
+        for text in _as_list(scan.sidecar.get("Warnings"))
+    )
+    return replace(
+        report,
         summary=(
             Entry("Series", ", ".join(s.name for s in series) or "none completed"),
             Entry("T1w images", str(len(anatomies))),
         ),
-        warnings=tuple(
-            ReportWarning("warning", str(text), where=section)
-            for scan, section in where
-            for text in _as_list(scan.sidecar.get("Warnings"))
-        ),
+        warnings=(*report.warnings, *found),
         anatomy=tuple(
             AnatomySection(
                 f"Anatomy of {scan.name}",
@@ -160,14 +139,7 @@ def write_participant_page(
         ),
         series=tuple(_series_section(output_dir, paths, scan) for scan in series),
         methods=describe_methods(find_processed(paths)),
-        software=tuple(Entry(name, version(name)) for name in PACKAGES),
-        command=shlex.join(["drope-bidsapp", *sys.argv[1:]]),
-        config=config,
-        errors=tuple(errors),
     )
-    page = output_dir / f"sub-{label}.html"
-    publish_text(render_report(report), page)
-    return page
 
 
 def _read_scans(output_dir: Path, paths: Collection[Path], pattern: str) -> list[_Scan]:

@@ -1,4 +1,4 @@
-"""SVG documents of pictures, lines and text, with layers that flicker under the pointer."""
+"""SVG documents of pictures, lines and text, with two layers that a slider wipes."""
 
 from __future__ import annotations
 
@@ -34,25 +34,40 @@ LINE_WIDTH = 1.3
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
+#: Colour of the line between the two layers.
+EDGE_COLOUR = "#ffd54f"
+
 #: Words on a picture carry a dark rim.
 MARK_STYLE = ".mark{paint-order:stroke;stroke:#000;stroke-width:3px;stroke-linejoin:round}"
 
-#: The upper layer is transparent, alternates with the lower one while the pointer is over the
-#: figure, and stays after a click or the Enter key.
-FLICKER_STYLE = """
+#: Height of the slider that wipes the upper layer over the lower one, user units.
+SLIDER_HEIGHT = 26.0
+
+#: The upper layer is transparent, and alternates with the lower one while the pointer is over the
+#: figure. The slider shows its left part, and nothing alternates; a click or the Enter key shows
+#: all of it or none. `figure.svg#before` shows all of it at once, for print.
+PAIR_STYLE = """
 .upper{opacity:0}
 svg:hover .upper{animation:flicker 1.6s step-end infinite}
-svg.held .upper,svg.held:hover .upper{opacity:1;animation:none}
-svg:focus-visible{outline:3px solid #0072b2}
+svg.held .upper,svg.held:hover .upper,svg:target .upper{opacity:1;animation:none}
+.edge{display:none}svg.held .edge{display:inline}
+input{width:100%;margin:0;accent-color:#7a3e00}
+input:focus-visible{outline:3px solid #0072b2}
+svg:target foreignObject,svg:target .hint{display:none}
 @keyframes flicker{0%{opacity:1}50%{opacity:0}}
 @media (prefers-reduced-motion:reduce){svg:hover .upper{animation:none;opacity:1}}
-@media print{.hint{display:none}}
+@media print{.hint,foreignObject{display:none}}
 """
 
-FLICKER_SCRIPT = """
-(function(){var s=document.documentElement;
-function turn(){s.classList.toggle('held');}
-s.addEventListener('click',turn);
+PAIR_SCRIPT = """
+(function(){var s=document.documentElement,slider=document.querySelector('input'),
+wipe=document.querySelector('#wipe rect'),edge=document.querySelector('.edge'),
+width=+wipe.getAttribute('width');
+function show(){var part=slider.value/100;s.classList.toggle('held',part>0);
+wipe.setAttribute('width',part>0?part*width:width);edge.setAttribute('x',part*width-1);}
+function turn(){slider.value=slider.value>0?0:100;show();}
+slider.addEventListener('input',show);
+s.addEventListener('click',function(e){if(e.target!==slider){turn();}});
 s.addEventListener('keydown',function(e){
 if(e.key==='Enter'||e.key===' '){e.preventDefault();turn();}});})();
 """
@@ -125,7 +140,7 @@ class Drawing:
         self.width = width
         self.height = 0.0
         self._body: list[str] = []
-        self._flickers = False
+        self._has_layers = False
 
     def _reach(self, bottom: float) -> None:
         self.height = max(self.height, bottom)
@@ -233,28 +248,46 @@ class Drawing:
 
     @contextmanager
     def layer(self, *, is_upper: bool) -> Iterator[None]:
-        """Collect drawings into the lower or the upper of two flickering layers."""
-        self._flickers = True
-        self._body.append(f'<g class="{"upper" if is_upper else "lower"}">')
+        """Collect drawings into the lower or the upper layer; there may be several of both."""
+        self._has_layers = True
+        self._body.append(
+            '<g class="upper" clip-path="url(#wipe)">' if is_upper else '<g class="lower">'
+        )
         yield
         self._body.append("</g>")
+
+    def slider(self, y: float, *, label: str) -> float:
+        """Place the slider of the upper layer; return its bottom edge."""
+        self._body.append(
+            f'<foreignObject x="0" y="{_number(y)}" width="{_number(self.width)}" '
+            f'height="{_number(SLIDER_HEIGHT)}"><input xmlns="http://www.w3.org/1999/xhtml" '
+            f'type="range" min="0" max="100" value="0" aria-label="{escape(label)}"/>'
+            "</foreignObject>"
+        )
+        self._reach(y + SLIDER_HEIGHT)
+        return y + SLIDER_HEIGHT
 
     def render(self, *, title: str, description: str) -> str:
         """Return the document; screen readers read its title and description aloud."""
         width, height = _number(self.width), _number(self.height + 4)
-        interactive = ' tabindex="0"' if self._flickers else ""
-        style = MARK_STYLE + (FLICKER_STYLE if self._flickers else "")
-        script = f"<script>//<![CDATA[{FLICKER_SCRIPT}//]]></script>" if self._flickers else ""
+        style, clip, edge, script, role = MARK_STYLE, "", "", "", ' role="img"'
+        if self._has_layers:
+            style += PAIR_STYLE
+            role = ' id="before"'
+            area = f'width="{width}" height="{height}"'
+            clip = f'<clipPath id="wipe"><rect {area}/></clipPath>\n'
+            edge = f'<rect class="edge" width="2" height="{height}" fill="{EDGE_COLOUR}"/>\n'
+            script = f"<script>//<![CDATA[{PAIR_SCRIPT}//]]></script>"
         return (
             '<svg xmlns="http://www.w3.org/2000/svg" '
-            'xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-            f'viewBox="0 0 {width} {height}" width="100%"{interactive} '
+            f'xmlns:xlink="http://www.w3.org/1999/xlink"{role} '
+            f'viewBox="0 0 {width} {height}" width="100%" '
             f'aria-label="{escape(title)}" font-family="{FONT}">\n'
             f"<title>{escape(title)}</title><desc>{escape(description)}</desc>\n"
-            f"<style>{style}</style>\n"
+            f"<style>{style}</style>\n{clip}"
             f'<rect width="{width}" height="{height}" fill="#fff"/>\n'
             + "\n".join(self._body)
-            + f"\n{script}</svg>\n"
+            + f"\n{edge}{script}</svg>\n"
         )
 
     def write(self, out: str | Path, *, title: str, description: str) -> Path:

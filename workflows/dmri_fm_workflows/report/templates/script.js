@@ -15,6 +15,11 @@
   }
   window.addEventListener("scroll", mark, { passive: true });
   mark();
+  // In print both images of a pair are shown: the figure as it is, and its upper layer alone.
+  document.querySelectorAll("img.before").forEach(function (image) {
+    image.src = image.parentNode.querySelector("object").data + "#before";
+    image.hidden = false;
+  });
   document.querySelectorAll("button[data-copy]").forEach(function (button) {
     button.hidden = false;
     button.addEventListener("click", function () {

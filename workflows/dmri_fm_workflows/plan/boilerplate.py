@@ -1,0 +1,54 @@
+"""What the sidecars will state about methods, as far as the plan decides it."""
+
+from __future__ import annotations
+
+from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
+from dmri_fm.identity import identity
+from dmri_fm.normalise.registration import name_normalisation
+from dmri_fm.tensor_networks.noise_map import name_noise_map
+from dmri_fm_workflows.outputs.methods import Processed
+from dmri_fm_workflows.outputs.naming import output_path
+from dmri_fm_workflows.plan.records import SeriesPlan
+from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
+
+
+def foresee_outputs(plan: ParticipantPlan) -> Processed:
+    """Return what the methods text reads of a participant's outputs, before there are any."""
+    by_path = {output_path(s.entities, "preproc_dwi", space="ACPC"): s for s in plan.series}
+    return Processed(
+        series=tuple(_foresee_series(by_path[path]) for path in sorted(by_path)),
+        anatomies=tuple(_foresee_anatomy(s) for s in plan.sessions if s.t1w is not None),
+        features=tuple(
+            {"Model": {"Name": identity(encoder).title}, "Region": series.region_of(encoder)}
+            for series in plan.series
+            for encoder in series.encoders
+        ),
+        models=tuple(
+            dict.fromkeys(
+                model
+                for series in plan.series
+                for model in (
+                    *(("tensor",) if series.has_tensor else ()),
+                    *series.networks,
+                    *series.encoders,
+                )
+            )
+        ),
+        has_quality=bool(plan.series),
+    )
+
+
+def _foresee_series(plan: SeriesPlan) -> dict[str, str]:
+    stated = plan.stated_methods | plan.model_base
+    if plan.has_gradient_deviation:
+        stated[DEVIATION_KEY] = UNCHANGED
+    if plan.has_noise_maps:
+        stated["NoiseMap"] = "; ".join(dict.fromkeys(map(name_noise_map, plan.run_sizes)))
+    return stated
+
+
+def _foresee_anatomy(plan: SessionPlan) -> dict[str, str]:
+    return {
+        "MaskMethod": plan.mask_name,
+        "NormalisationMethod": name_normalisation(plan.normalisation),
+    }
