@@ -308,7 +308,6 @@ class SeriesPlan(EarlierSteps):
     def network_reasons(self) -> tuple[str, ...]:
         """Reasons why maps of tensor networks are experimental, as far as the plan knows them."""
         reasons = []
-        # Training volumes are as acquired, with their ringing.
         if self.unring or not self.is_raw_for_networks:
             reasons.append(f"the input, unlike training data, was {self.network_input}")
         if self.age.years is not None and self.age.years < YOUNGEST_YEARS:
