@@ -70,10 +70,10 @@ def score(encoders: dict[Key, Drope], n_brains: int) -> dict[Key, dict[str, list
             features = encode(encoder, scan)
             for feature in FEATURES:
                 rows[key][feature].append(features[feature])
-    targets = [np.array([getattr(tissue, factor) for tissue in tissues]) for factor in FACTORS]
+    targets = np.array([[getattr(tissue, factor) for factor in FACTORS] for tissue in tissues])
     return {
         key: {
-            feature: [probe([np.stack(vectors)], target)[0][0] for target in targets]
+            feature: probe([np.stack(vectors)], targets)[0][0].tolist()
             for feature, vectors in by_feature.items()
         }
         for key, by_feature in rows.items()

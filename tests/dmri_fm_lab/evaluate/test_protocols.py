@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,6 +271,18 @@ def test_two_sets_of_directions_of_a_scan(geometry) -> None:
     assert list(rows) == ["brain 0, 2 x 5", "brain 1, 2 x 5", "brain 2, 2 x 5", "twice, 2 x 2"]
     assert 0 <= found["both"]["rank_one"] <= 1
     assert "| different scans |" in format_agreement(found)
+
+
+def test_the_benchmark_of_patch_sizes_probes_every_factor(geometry, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    benchmark = importlib.import_module("drope_patches")
+    monkeypatch.setattr(benchmark, "brain_geometry", lambda _grid: geometry)
+    encoders = {((8, 8, 4), epoch): Drope(TINY).eval() for epoch in (1, 2)}
+    found = benchmark.score(encoders, 10)
+    assert list(found) == list(encoders)
+    for by_feature in found.values():
+        assert list(by_feature) == ["cls", "pooled"]
+        assert all(np.isfinite(row).all() and len(row) == 5 for row in by_feature.values())
 
 
 def test_the_command(geometry, tmp_path, monkeypatch, capsys) -> None:
