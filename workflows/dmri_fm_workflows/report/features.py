@@ -169,9 +169,9 @@ def plot_features(
     maps
         Images of the encoder by what they show; not drawn where they are zero.
     ood_percentile
-        0 to 100: share of the training scans that are closer to their centre than this scan.
+        0 to 100: share of the training scans with a lower score.
     ood_score
-        The distance itself, as the model states it.
+        The score itself, as the model states it.
 
     Raises
     ------
