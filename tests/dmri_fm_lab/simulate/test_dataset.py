@@ -296,7 +296,7 @@ def test_folder_in_use_is_refused(tmp_path) -> None:
 def test_empty_folder_is_filled_and_kept_after_a_failure(tmp_path, monkeypatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    monkeypatch.setattr("dmri_fm_lab.simulate.dataset._write_participant", lambda *_: 0.0)
+    monkeypatch.setattr("dmri_fm_lab.simulate.dataset._write_participant", lambda *_, **__: 0.0)
     simulate_dataset(tmp_path / "link", n_participants=1, seed=0)
     assert (tmp_path / "real" / "dataset_description.json").is_file()
     (tmp_path / "other").mkdir()
