@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rich
 
 from tests.browser import Browser, open_browser
 
@@ -15,6 +16,13 @@ def bids(tmp_path: Path) -> Path:
     folder = tmp_path / "bids"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(autouse=True)
+def console_on_stdout() -> Iterator[None]:
+    """Undo what a command's start does to the console of the whole process: write to stderr."""
+    yield
+    rich.reconfigure()
 
 
 @pytest.fixture(scope="session")
