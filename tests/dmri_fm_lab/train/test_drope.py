@@ -306,13 +306,12 @@ def test_two_processes_see_slabs_of_their_own_and_share_gradients(
     first, second = (torch.load(folder / f"{m}.pt", weights_only=True) for m in (True, False))
     assert_equal(first["model"], second["model"])
     assert len(read_log(folder)) == 4
-    # One process with what both have seen.
+    # One process with what both have seen: slabs, and a mask for each.
     torch.manual_seed(training.optimisation.seed)
     model = build_autoencoder("drope")
     source = ScanSource(model.encoder.config, training, brains, devices=2)
-    for number in (0, 1):
-        losses = step_losses(model, training, model, source.get(number), 0)
-        (losses["loss"] / 2).backward()
+    seen = [*source.get(0), *source.get(1)]
+    step_losses(model, training, model, seen, 0)["loss"].backward()
     # Gradients are clipped in the order of the optimiser's groups.
     ordered = [p for group in _parameter_groups(model) for p in group["params"]]
     for gradient, parameter in zip(first["gradients"], ordered, strict=True):
