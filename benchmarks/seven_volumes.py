@@ -69,13 +69,20 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def read_methods(options: argparse.Namespace, baselines: Sequence[str]) -> dict[str, Method]:
     """Return baselines, the networks of the package, and those of runs, by the row's title."""
-    files = parse_weights(list(options.weights))
     methods: dict[str, Method] = {BASELINES[n].title: BASELINES[n].apply for n in baselines}
-    for name in dict.fromkeys((*PACKAGED, *files)):
-        methods[name] = partial(predict_tensor, model=name, weights=files.get(name))
+    networks = _read_networks(options)
+    for name in networks.models:
+        weights = networks.weights.get(name)
+        methods[name] = partial(predict_tensor, model=name, weights=weights)
     for folder in options.runs:
         methods[f"{folder.name} (run)"] = partial(estimate_tensors, load_tensor_run(folder))
     return methods
+
+
+def _read_networks(options: argparse.Namespace) -> Request:
+    """Return the request for the networks that ship, and those of `options.weights`."""
+    files = parse_weights(list(options.weights))
+    return Request(models=tuple(dict.fromkeys((*PACKAGED, *files))), weights=files)
 
 
 def find_series(options: argparse.Namespace) -> Iterator[tuple[Scan, str]]:
@@ -84,8 +91,7 @@ def find_series(options: argparse.Namespace) -> Iterator[tuple[Scan, str]]:
     The title says which networks were trained on the brain. Participants of :data:`HELD_OUT` are
     left out, and named, unless `options.participant_label` asks for them.
     """
-    files = parse_weights(list(options.weights))
-    request = Request(models=tuple(dict.fromkeys((*PACKAGED, *files))), weights=files)
+    request = _read_networks(options)
     labels = options.participant_label
     if labels is None:
         known = list_participants(options.bids)
@@ -94,7 +100,7 @@ def find_series(options: argparse.Namespace) -> Iterator[tuple[Scan, str]]:
             print(f"sub-{label} is left out: held out, read where --participant-label names it")
     if options.runs:
         print("Brains that the networks of --runs were trained on are not marked.")
-    networks = describe_networks(request.models, files)
+    networks = describe_networks(request.models, request.weights)
     for scan, _, trained_on in find_judged_scans([options.bids], labels, request, networks):
         title = f"sub-{scan.participant}, {scan.scanner}, {scan.name}"
         yield scan, ", ".join([title, *say_trained(trained_on)])

@@ -80,7 +80,7 @@ class Gate:
     maps
         Scans by map, one of :data:`MAPS`; maps that are absent are never primary.
     reasons
-        What the evaluation found against each other map, in words; it goes into sidecars.
+        What the evaluation holds against each other map, in words; it goes into sidecars.
     """
 
     maps: Mapping[str, MapGate]

@@ -40,6 +40,12 @@ def refuse_links(path: Path, *, root: Path) -> None:
             refuse_link(Path(folder, name), inside=root)
 
 
+def refuse_links_of(participant: str, output_dir: Path) -> None:
+    """Refuse links in the folder and at the page of a participant (with the prefix)."""
+    for name in (participant, f"{participant}.html"):
+        refuse_links(output_dir / name, root=output_dir)
+
+
 def refuse_link(path: Path, *, inside: Path) -> None:
     """Refuse a path that is a link, unless it leads to something inside a folder.
 

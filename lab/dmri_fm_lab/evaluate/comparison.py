@@ -124,6 +124,8 @@ class Comparison:
         :func:`~dmri_fm_lab.evaluate.scores.score`.
     uncertainties
         See :func:`~dmri_fm_lab.evaluate.verdicts.uncertainties`.
+    estimated_snr
+        Signal-to-noise ratio of the scan that smoothing is tuned to.
     snrs
         Signal-to-noise ratio of the scan by network, as the network's gate measures it.
     ood_fractions
@@ -133,6 +135,7 @@ class Comparison:
 
     rows: dict[str, dict[str, Row]]
     uncertainties: dict[str, dict[str, dict[str, Row]]]
+    estimated_snr: float
     snrs: dict[str, float]
     ood_fractions: dict[str, float | None]
 
@@ -199,6 +202,7 @@ def compare_methods(
     return Comparison(
         {name: rows[name] for name in row_titles(request) if name in rows},
         uncertainties(rows, draws, reference, networks=request.networks),
+        brain_snr(test, sigma),
         {m: 1 / max(estimates[m].metadata["NoiseOverMeanB0"], 1e-6) for m in request.networks},
         {m: estimates[m].metadata.get("OODFraction") for m in request.networks},
     )
@@ -336,8 +340,6 @@ def _compare_subset(
         return part.with_mask(brain) if material.truth is None else part
 
     acquired, noise = seven(material.dwi), reference.noise
-    test = material.bring(acquired)
-    sigma = None if material.noise is None else median_noise(material.noise, test)
     found = compare_methods(
         acquired,
         reference,
@@ -349,7 +351,7 @@ def _compare_subset(
     )
     return {
         **asdict(subset),
-        "estimated_snr": brain_snr(test, sigma),
+        "estimated_snr": found.estimated_snr,
         "network_snrs": found.snrs,
         "network_ood_fractions": found.ood_fractions,
         "reference_free": None if noise is None else noise.n_free,
@@ -380,6 +382,6 @@ def mean_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     names = ("n_voxels", "network_snrs", "floor", "methods", "uncertainties")
     means = {name: average([r[name] for r in records]) for name in names}
-    # Records of versions before 0.4.0 lack it.
+    # Records that earlier versions saved lack it.
     oods = average([r.get("network_ood_fractions", {}) for r in records])
     return {**means, "network_ood_fractions": oods}

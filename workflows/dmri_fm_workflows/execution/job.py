@@ -41,7 +41,7 @@ from dmri_fm_workflows.execution.provenance import (
     utc_now,
     write_provenance,
 )
-from dmri_fm_workflows.links import refuse_link, refuse_links
+from dmri_fm_workflows.links import refuse_link, refuse_links_of
 from dmri_fm_workflows.outputs.pages import list_pages
 from dmri_fm_workflows.outputs.publish import clear_partial, publish_text
 from dmri_fm_workflows.plan import ParticipantPlan
@@ -241,9 +241,7 @@ def _run_graph(job: Job, work_dir: Path, console: Console) -> GraphOutcome:
 def _place_pages(config: RunConfig, participant: str) -> None:
     """Write the pages of a complete participant where they are missing."""
     if not list_pages(config.output_dir, participant, [config.report_output_level]):
-        refuse_links(config.output_dir / participant, root=config.output_dir)
-        with locked(participant.removeprefix("sub-"), [config.output_dir / participant]):
-            render_again(config, participant)
+        render_again(config, participant)
 
 
 def _write_pages(
@@ -270,8 +268,7 @@ def _write_pages(
 
 def _refuse_links(output_dir: Path, label: str, work_dir: Path) -> None:
     """Refuse links in a participant's folders, which would be written through."""
-    for name in (f"sub-{label}", f"sub-{label}.html"):
-        refuse_links(output_dir / name, root=output_dir)
+    refuse_links_of(f"sub-{label}", output_dir)
     # Below, nipype makes links of its own, to the files that its nodes read.
     for folder in (work_dir.parent, work_dir):
         refuse_link(folder, inside=folder)

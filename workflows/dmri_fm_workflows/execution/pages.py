@@ -18,7 +18,7 @@ from dmri_fm_workflows.execution.provenance import find_stale
 from dmri_fm_workflows.execution.stopping import STOP
 from dmri_fm_workflows.group.collect import choose_participants
 from dmri_fm_workflows.group.status import SHOWN_PATHS, find_missing, read_records
-from dmri_fm_workflows.links import refuse_links
+from dmri_fm_workflows.links import refuse_links_of
 from dmri_fm_workflows.outputs.manifest import replace_pages
 from dmri_fm_workflows.outputs.root import DERIVATIVES, read_name
 from dmri_fm_workflows.report import (
@@ -47,12 +47,8 @@ def render_pages(config: RunConfig) -> bool:
     failed = []
     for participant in participants:
         STOP.check()
-        folder = config.output_dir / participant
         try:
-            for path in (folder, folder.with_suffix(".html")):
-                refuse_links(path, root=config.output_dir)
-            with locked(participant.removeprefix("sub-"), [folder]):
-                render_again(config, participant)
+            render_again(config, participant)
         except DmriError as error:
             LOGGER.error("%s: the page is not written: %s", participant, error)
             failed.append(participant)
@@ -62,8 +58,8 @@ def render_pages(config: RunConfig) -> bool:
     return not failed
 
 
-def render_again(config: RunConfig, participant: str) -> tuple[Path, ...]:
-    """Write the pages of a participant by the record of the latest run; return their paths.
+def render_again(config: RunConfig, participant: str) -> None:
+    """Write the pages of a participant by the record of the latest run, under their lock.
 
     Parameters
     ----------
@@ -75,8 +71,15 @@ def render_again(config: RunConfig, participant: str) -> tuple[Path, ...]:
     Raises
     ------
     DmriError
-        If there is no readable record, an output cannot be read, or a page not be written.
+        If there is no readable record, an output cannot be read, a page not be written, or a link
+        leads out of the output folder; or if another run is at work on the participant.
     """
+    refuse_links_of(participant, config.output_dir)
+    with locked(participant.removeprefix("sub-"), [config.output_dir / participant]):
+        _render(config, participant)
+
+
+def _render(config: RunConfig, participant: str) -> None:
     out, label = config.output_dir, participant.removeprefix("sub-")
     records, _ = read_records(out / participant)
     if not records:
@@ -108,7 +111,6 @@ def render_again(config: RunConfig, participant: str) -> tuple[Path, ...]:
         warnings=[_warn_of_missing(missing)] if missing else [],
     )
     replace_pages(out, participant, [p.relative_to(out).as_posix() for p in pages])
-    return pages
 
 
 def _warn_of_missing(missing: list[str]) -> ReportWarning:
