@@ -144,8 +144,9 @@ def has_lme4() -> bool:
     )
 
 
-@pytest.mark.skipif(not has_lme4(), reason="R with lme4 (r-cran-lme4) is not installed")
 def test_the_page_s_mixed_model_runs_in_r(tmp_path: Path) -> None:
+    if not has_lme4():
+        pytest.skip("R with lme4 (r-cran-lme4) is not installed")
     rng = np.random.default_rng(7)
     person = np.repeat(np.arange(60), 3)
     label = [f"sub-{i:03d}" for i in person]
