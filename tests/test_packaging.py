@@ -229,7 +229,7 @@ def test_links_of_pages_lead_to_files(page: Path) -> None:
 
 def test_scripts_use_options_that_exist() -> None:
     known = {o for a in build_parser()._actions for o in a.option_strings}
-    script = read("docs/hpc/array.sbatch")
+    script = read("docs/hpc/array.sh")
     command = script.partition("APP_OPTIONS=(")[2].partition(")")[0]
     used = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", command))
     assert used
