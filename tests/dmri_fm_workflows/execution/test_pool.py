@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import nipype.pipeline.engine as pe
 import pytest
 from nipype.interfaces import utility as niu
 
+from dmri_fm.errors import OutputError
 from dmri_fm_workflows.execution import pool
 from dmri_fm_workflows.execution.graph import read_crash
 from dmri_fm_workflows.execution.usage import join_iterations
@@ -38,6 +44,57 @@ def test_killed_worker_ends_the_run_with_a_crash_file(
         workflow.run(plugin=runner)
     (crash,) = tmp_path.glob("crash*.txt")
     assert "terminated abruptly" in crash.read_text()
+
+
+def name_temporary_folder() -> str:
+    """Return the folder of temporary files."""
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
+def run_with_temporary_folder(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a node in a pool, in a process of its own with this TMPDIR."""
+    code = (
+        "import sys\n"
+        "import nipype.pipeline.engine as pe\n"
+        "from nipype.interfaces.utility import Function\n"
+        "from dmri_fm_workflows.execution import pool\n"
+        "from tests.dmri_fm_workflows.execution.test_pool import name_temporary_folder as name\n"
+        "if __name__ == '__main__':\n"
+        "    pool._PRELOAD[:] = []\n"
+        "    workflow = pe.Workflow(name='wf', base_dir=sys.argv[1])\n"
+        "    workflow.add_nodes([pe.Node(Function(function=name, output_names=['out']), 'n')])\n"
+        "    graph = workflow.run(pool.ProcessPoolPlugin({'n_procs': 1, 'memory_gb': 4}))\n"
+        "    print(next(iter(graph.nodes)).result.outputs.out)\n"
+    )
+    script = folder.parent / "run.py"
+    script.write_text(code)
+    return subprocess.run(
+        [sys.executable, str(script), str(folder.parent / "work")],
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_a_temporary_folder_may_have_a_long_path(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    done = run_with_temporary_folder(folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(folder), "files go where they were sent"
+
+
+def test_no_place_for_sockets_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool.tempfile, "tempdir", str(tmp_path / ("long" * 20)))
+    monkeypatch.setattr(pool, "_SHORT_TEMPORARY", str(tmp_path / "absent"))
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {})
+    with pytest.raises(OutputError, match="is too long for them"):
+        pool._place_sockets()
+    assert tempfile.gettempdir() == str(tmp_path / ("long" * 20))
 
 
 def grow() -> int:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import fcntl
 import gc
 import multiprocessing
+import multiprocessing.util
 import os
 import select
 import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from pathlib import Path
 from socket import gethostname
 
 import nipype.pipeline.engine as pe
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
+from dmri_fm.errors import OutputError
 from dmri_fm_workflows.execution.stopping import STOP
 from dmri_fm_workflows.execution.usage import ITERATION_OF, USAGE_KEY, Usage, run_measured
 
 #: Modules that every worker needs, imported once by the server that forks the workers.
 _PRELOAD = ["dmri_fm_workflows.stages.participant", "ants"]
+
+#: Longest temporary folder, bytes: the path of a socket has 107 at most, of which multiprocessing
+#: adds `/pymp-xxxxxxxx/listener-xxxxxxxx`.
+_LONGEST_TEMPORARY = 75
+
+#: Folder of the sockets where the temporary folder's path is longer.
+_SHORT_TEMPORARY = "/tmp"
 
 #: A scheduler sends SIGTERM to every process of a job, in any order: a worker that has died waits
 #: this long, s, for the main process to be told as well before it counts as a failure.
@@ -51,6 +62,7 @@ class ProcessPoolPlugin(MultiProcPlugin):
     """
 
     def __init__(self, plugin_args: Mapping[str, object] | None = None) -> None:
+        _place_sockets()
         multiprocessing.set_forkserver_preload(_PRELOAD)
         gc.collect()
         gc.freeze()
@@ -134,6 +146,33 @@ class ProcessPoolPlugin(MultiProcPlugin):
         while not (self._is_ending or STOP.is_requested) and time.monotonic() < latest:
             time.sleep(0.02)
         return self._is_ending or STOP.is_requested
+
+
+def _place_sockets() -> None:
+    """Have multiprocessing put its sockets into /tmp where TMPDIR is too long for them.
+
+    As Python does by itself from 3.14 on; TMPDIR stays the folder of all other files.
+
+    Raises
+    ------
+    OutputError
+        If /tmp cannot be written either.
+    """
+    given = tempfile.gettempdir()
+    if len(os.fsencode(given)) <= _LONGEST_TEMPORARY:
+        return
+    tempfile.tempdir = _SHORT_TEMPORARY
+    try:
+        multiprocessing.util.get_temp_dir()
+    except OSError as error:
+        raise OutputError(
+            f"sockets of worker processes cannot be made here ({error.strerror}), and the path "
+            f"of TMPDIR, {given}, is too long for them",
+            path=Path(_SHORT_TEMPORARY),
+            expected=f"a TMPDIR of {_LONGEST_TEMPORARY} bytes at most, or a writable /tmp",
+        ) from None
+    finally:
+        tempfile.tempdir = given
 
 
 def _start_worker(cwd: str) -> None:
