@@ -61,14 +61,13 @@ def test_sides_that_do_not_fit_are_refused() -> None:
 @pytest.mark.slow
 def test_it_learns_one_batch_by_heart() -> None:
     torch.manual_seed(0)
-    network = ArtefactUnet(UnetConfig(NARROW.grid_shape, 8.0, 16, (8, 8, 8, 8)))
-    target = torch.rand(1, 16, 8, 8, 8)
+    network = ArtefactUnet(UnetConfig(NARROW.grid_shape, 8.0, 16, (16, 16, 16, 16)))
+    coarse = torch.rand(1, 16, 4, 4, 4)
+    target = torch.nn.functional.interpolate(coarse, (16, 16, 16), mode="trilinear")
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
-    first = last = 0.0
-    for step in range(300):
+    for _ in range(300):
         loss = (network(target) - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        first, last = (float(loss.detach()) if step == 0 else first), float(loss.detach())
-    assert last < 0.1 * first
+    assert float(loss.detach()) < 0.25 * float(target.var()), "far better than the mean"
