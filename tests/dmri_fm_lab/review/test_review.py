@@ -109,7 +109,7 @@ def test_context_helps_at_low_snr(tmp_path: Path, capsys: pytest.CaptureFixture[
     """By the command, as documented."""
     out = tmp_path / "review.json"
     arguments = ["study", "review", str(tmp_path / "runs"), "--which", "2", "--seeds", "0"]
-    assert main([*arguments, "--steps", "600", "--json", str(out)]) == 0
+    assert main([*arguments, "--json", str(out)]) == 0
     assert "## 2. Does context help" in capsys.readouterr().out
     scores = json.loads(out.read_text())["experiments"]["2"]["scores"]
     fa = {name: rows["SNR 5"]["fa"][0] for name, rows in scores.items()}
